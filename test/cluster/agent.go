@@ -1,0 +1,128 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopLimit is how long an agent may take to end after a signal: a DaemonSet's pod is given 30 s.
+const stopLimit = 10 * time.Second
+
+var errEnded = errors.New("the process has ended")
+
+// process is a command that runs, or has run, on a node.
+type process struct {
+	cmd *exec.Cmd
+	// ended is closed when the process is gone and err is set.
+	ended chan struct{}
+	err   error
+}
+
+// AgentOptions change how an agent is started; the zero value is how a node's agent is started.
+type AgentOptions struct {
+	// Kubeconfig is another identity or API server than the agents'.
+	Kubeconfig string
+	// WithoutNetAdmin takes from the agent the one capability that it can't do without.
+	WithoutNetAdmin bool
+	// Args are added to the command line.
+	Args []string
+}
+
+// StartAgent starts the node's agent, which writes its log below the cluster's folder. It doesn't wait.
+func (n *Node) StartAgent(options AgentOptions) error {
+	if n.AgentRunning() {
+		return fmt.Errorf("starting the agent of %s: one runs already", n.Name)
+	}
+	log, err := os.OpenFile(n.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("opening the agent's log: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(n.cluster.config.Agent, n.agentArgs(options)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	start := n.Do
+	if options.WithoutNetAdmin {
+		start = func(fn func() error) error { return n.DoWithout(unix.CAP_NET_ADMIN, fn) }
+	}
+	if err := start(cmd.Start); err != nil {
+		return fmt.Errorf("starting the agent of %s: %w", n.Name, err)
+	}
+	agent := &process{cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		agent.err = cmd.Wait()
+		close(agent.ended)
+	}()
+	n.agent = agent
+	return nil
+}
+
+func (n *Node) agentArgs(options AgentOptions) []string {
+	kubeconfig := options.Kubeconfig
+	if kubeconfig == "" {
+		kubeconfig = n.cluster.plane.kubeconfig(AgentUser)
+	}
+	args := []string{
+		"agent",
+		"--node-name", n.Name,
+		"--kubeconfig", kubeconfig,
+		"--cluster-cidr", PodRange4.String() + "," + PodRange6.String(),
+		"--service-cidr", serviceRange,
+		"--run-dir", n.RunDir,
+		"--cni-conf-dir", n.ConfDir,
+		"--listen", fmt.Sprintf("127.0.0.1:%d", agentPort),
+		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", metricsPort),
+	}
+	return append(args, options.Args...)
+}
+
+// StopAgent sends the agent a signal and waits until it has ended.
+func (n *Node) StopAgent(signal syscall.Signal) error {
+	if !n.AgentRunning() {
+		return fmt.Errorf("stopping the agent of %s: %w already", n.Name, errEnded)
+	}
+	if err := n.agent.cmd.Process.Signal(signal); err != nil {
+		return fmt.Errorf("stopping the agent of %s: %w", n.Name, err)
+	}
+	select {
+	case <-n.agent.ended:
+		return nil
+	case <-time.After(stopLimit):
+		return fmt.Errorf("stopping the agent of %s: still there %s after %s\nend of its log:\n%s",
+			n.Name, stopLimit, signal, n.LogTail(20))
+	}
+}
+
+// AgentRunning reports whether the agent's process is there.
+func (n *Node) AgentRunning() bool {
+	if n.agent == nil {
+		return false
+	}
+	select {
+	case <-n.agent.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// LogFile is where the agents of the node, one after the other, write.
+func (n *Node) LogFile() string { return filepath.Join(n.dir, "agent.log") }
+
+// LogTail is the end of the agent's log, for an error message.
+func (n *Node) LogTail(lines int) string {
+	content, err := os.ReadFile(n.LogFile())
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,134 @@
+package cluster
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// flowInterval makes 100 packets a second.
+	flowInterval = 10 * time.Millisecond
+	// flowLimit ends a flow that nobody stops after a minute.
+	flowLimit = 6000
+	// flowGrace is what the last packets' answers are waited for.
+	flowGrace = time.Second
+)
+
+// Flow is a ping that runs on while something happens to the cluster.
+type Flow struct {
+	echo *echo
+	name string
+
+	stop     chan struct{}
+	sending  sync.WaitGroup
+	received sync.WaitGroup
+
+	mu       sync.Mutex
+	sent     int
+	answers  map[int]int
+	lastSeen time.Time
+	gap      time.Duration
+	fault    error
+}
+
+// FlowReport counts a flow's packets.
+type FlowReport struct {
+	Name                       string
+	Sent, Received, Duplicates int
+	// LongestGap is the longest time between two answers.
+	LongestGap time.Duration
+	// Fault is the first error of a send.
+	Fault error
+}
+
+// Lost is the number of packets without an answer.
+func (r FlowReport) Lost() int { return r.Sent - r.Received }
+
+func (r FlowReport) String() string {
+	text := fmt.Sprintf("%s: %d sent, %d lost, %d duplicates, longest gap %s",
+		r.Name, r.Sent, r.Lost(), r.Duplicates, r.LongestGap.Round(time.Millisecond))
+	if r.Fault != nil {
+		text += ", first fault: " + r.Fault.Error()
+	}
+	return text
+}
+
+// StartFlow pings to from inside the namespace, 100 times a second, until Stop.
+func (n *Namespace) StartFlow(to netip.Addr) (*Flow, error) {
+	e, err := n.openEcho(to)
+	if err != nil {
+		return nil, err
+	}
+	flow := &Flow{
+		echo: e, name: fmt.Sprintf("%s -> %s", n.Name, to),
+		stop: make(chan struct{}), answers: map[int]int{}, lastSeen: time.Now(),
+	}
+	flow.sending.Go(flow.send)
+	flow.received.Go(flow.receive)
+	return flow, nil
+}
+
+func (f *Flow) send() {
+	tick := time.NewTicker(flowInterval)
+	defer tick.Stop()
+	for seq := range flowLimit {
+		select {
+		case <-f.stop:
+			return
+		case <-tick.C:
+		}
+		err := f.echo.send(seq)
+		f.mu.Lock()
+		f.sent++
+		if err != nil && f.fault == nil {
+			f.fault = err
+		}
+		f.mu.Unlock()
+	}
+}
+
+// receive ends when Stop closes the socket.
+func (f *Flow) receive() {
+	for {
+		seq, err := f.echo.receive(time.Now().Add(flowLimit * flowInterval))
+		if err != nil {
+			return
+		}
+		f.note(seq)
+	}
+}
+
+func (f *Flow) note(seq int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	f.gap = max(f.gap, now.Sub(f.lastSeen))
+	f.lastSeen = now
+	f.answers[seq]++
+}
+
+// Stop ends the sending, waits for the answers still under way (a second at most) and counts.
+func (f *Flow) Stop() FlowReport {
+	close(f.stop)
+	f.sending.Wait()
+	for limit := time.Now().Add(flowGrace); time.Now().Before(limit) && !f.complete(); {
+		time.Sleep(flowInterval)
+	}
+	f.echo.close()
+	f.received.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	report := FlowReport{Name: f.name, Sent: f.sent, Received: len(f.answers), LongestGap: f.gap, Fault: f.fault}
+	for _, copies := range f.answers {
+		report.Duplicates += copies - 1
+	}
+	return report
+}
+
+func (f *Flow) complete() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.answers) == f.sent
+}

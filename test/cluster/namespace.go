@@ -1,0 +1,165 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Namespace is a network namespace with a name that `ip netns exec` knows.
+type Namespace struct {
+	Name string
+
+	fd   netns.NsHandle
+	link *netlink.Handle
+}
+
+// newNamespace makes a network namespace whose loopback is up.
+func newNamespace(name string) (*Namespace, error) {
+	made := make(chan error, 1)
+	var fd netns.NsHandle
+	go func() {
+		// Never unlocked: the thread stays behind in the new namespace, so it has to end with this goroutine.
+		runtime.LockOSThread()
+		var err error
+		fd, err = netns.NewNamed(name)
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		return nil, fmt.Errorf("making network namespace %s: %w", name, err)
+	}
+	n, err := openNamespace(name, fd)
+	if err != nil {
+		return nil, err
+	}
+	return n, n.settle()
+}
+
+// lanNamespace is the namespace that this process itself is in.
+func lanNamespace() (*Namespace, error) {
+	fd, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("opening our own network namespace: %w", err)
+	}
+	n, err := openNamespace("lan", fd)
+	if err != nil {
+		return nil, err
+	}
+	return n, n.settle()
+}
+
+func openNamespace(name string, fd netns.NsHandle) (*Namespace, error) {
+	link, err := netlink.NewHandleAt(fd, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening netlink in namespace %s: %w", name, err)
+	}
+	return &Namespace{Name: name, fd: fd, link: link}, nil
+}
+
+// settle brings the loopback up and turns duplicate address detection off: on a LAN that we wire ourselves it finds
+// nothing, and an IPv6 address is of no use for the second or two that it takes.
+func (n *Namespace) settle() error {
+	for _, which := range []string{"all", "default"} {
+		if err := n.Sysctl("net/ipv6/conf/"+which+"/accept_dad", "0"); err != nil {
+			return err
+		}
+	}
+	return n.up("lo")
+}
+
+// Path is where the namespace is mounted, as a CNI plugin wants it.
+func (n *Namespace) Path() string { return filepath.Join("/run/netns", n.Name) }
+
+// Do runs fn on a thread that is in the namespace. Sockets that fn opens and processes that it starts stay in the
+// namespace; goroutines that it starts don't.
+func (n *Namespace) Do(fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- n.visit(fn) }()
+	return <-done
+}
+
+func (n *Namespace) visit(fn func() error) error {
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		return fmt.Errorf("opening the thread's network namespace: %w", err)
+	}
+	defer home.Close()
+	if err := netns.Set(n.fd); err != nil {
+		return fmt.Errorf("entering network namespace %s: %w", n.Name, err)
+	}
+	err = fn()
+	// A thread that can't get home is not given back: it ends with this goroutine.
+	if netns.Set(home) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
+}
+
+// DoWithout is Do on a thread that, with all that it starts, has lost a capability (of linux/capability.h) for good.
+// The thread is thrown away afterwards, since a capability can't be taken back into the bounding set.
+func (n *Namespace) DoWithout(capability uintptr, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := netns.Set(n.fd); err != nil {
+			done <- fmt.Errorf("entering network namespace %s: %w", n.Name, err)
+			return
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
+			done <- fmt.Errorf("dropping capability %d: %w", capability, err)
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
+
+// Dial connects from inside the namespace. The address has to be literal: a resolver would run on other threads.
+func (n *Namespace) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	var conn net.Conn
+	err := n.Do(func() (err error) {
+		var dialer net.Dialer
+		if strings.HasPrefix(network, "udp") {
+			conn, err = dialer.DialUDP(ctx, network, netip.AddrPort{}, to)
+			return err
+		}
+		conn, err = dialer.DialTCP(ctx, network, netip.AddrPort{}, to)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dialing %s from %s: %w", to, n.Name, err)
+	}
+	return conn, nil
+}
+
+// Sysctl writes a setting of the namespace; key is its path below /proc/sys.
+func (n *Namespace) Sysctl(key, value string) error {
+	return n.Do(func() error {
+		if err := os.WriteFile(filepath.Join("/proc/sys", key), []byte(value), 0); err != nil {
+			return fmt.Errorf("setting %s in %s: %w", key, n.Name, err)
+		}
+		return nil
+	})
+}
+
+// close lets go of the namespace, which the kernel keeps for as long as a socket or process is in it.
+func (n *Namespace) close() error {
+	n.link.Close()
+	if err := n.fd.Close(); err != nil {
+		return fmt.Errorf("closing network namespace %s: %w", n.Name, err)
+	}
+	if err := netns.DeleteNamed(n.Name); err != nil {
+		return fmt.Errorf("removing network namespace %s: %w", n.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,159 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Ports of the agent inside its node.
+const (
+	agentPort   = 9472
+	metricsPort = 9473
+)
+
+// readyInterval is how often WaitReady asks: shorter than anything that it measures.
+const readyInterval = 20 * time.Millisecond
+
+// Node is a machine of the LAN that is, or will be, a Kubernetes node.
+type Node struct {
+	*Host
+	// Subnets are the node's pod subnets, IPv4 first.
+	Subnets []netip.Prefix
+	// ConfDir is the node's CNI folder, RunDir the agent's folder.
+	ConfDir, RunDir string
+
+	cluster *Cluster
+	dir     string
+	agent   *process
+	http    *http.Client
+}
+
+// NewNode makes the machine of node number index (1 to 200): its namespace on the LAN and its folders. Nothing runs on
+// it and the API server doesn't know it yet.
+func (c *Cluster) NewNode(index int) (*Node, error) {
+	name := fmt.Sprintf("node%d", index)
+	machine, err := newMachine(c.LAN, name, hostOf(lan4, index), hostOf(lan6, index))
+	if err != nil {
+		return nil, fmt.Errorf("making %s: %w", name, err)
+	}
+	dir := filepath.Join(c.config.Dir, name)
+	node := &Node{
+		Host: machine, cluster: c, dir: dir,
+		Subnets: podSubnets(index),
+		ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run"),
+	}
+	node.http = &http.Client{Timeout: probeTimeout, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			to, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return nil, fmt.Errorf("dialing %s: %w", address, err)
+			}
+			return node.Dial(ctx, network, to)
+		},
+	}}
+	if err := os.MkdirAll(node.ConfDir, 0o755); err != nil {
+		return nil, fmt.Errorf("making the CNI folder of %s: %w", name, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = append(c.nodes, node)
+	return node, nil
+}
+
+// hostOf is node index's address on the LAN: .11 for node1, and ::11, which reads alike and is hexadecimal.
+func hostOf(lan netip.Prefix, index int) netip.Addr {
+	if lan.Addr().Is4() {
+		bytes := lan.Addr().As4()
+		bytes[3] = byte(10 + index)
+		return netip.AddrFrom4(bytes)
+	}
+	return netip.MustParseAddr(strings.TrimSuffix(lan.Addr().String(), "1") + fmt.Sprint(10+index))
+}
+
+func podSubnets(index int) []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", index)),
+		netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%d::/64", index)),
+	}
+}
+
+// AddNode makes a node with its Node object and a running agent. WaitReady tells when it is of use.
+func (c *Cluster) AddNode(ctx context.Context, index int) (*Node, error) {
+	node, err := c.NewNode(index)
+	if err != nil {
+		return nil, err
+	}
+	if err := node.Register(ctx); err != nil {
+		return nil, err
+	}
+	return node, node.StartAgent(AgentOptions{})
+}
+
+// Get reads a page of the agent, such as /readyz, from inside its node.
+func (n *Node) Get(ctx context.Context, path string) (code int, body string, err error) {
+	return n.get(ctx, agentPort, path)
+}
+
+// Metrics reads the agent's metrics page.
+func (n *Node) Metrics(ctx context.Context) (string, error) {
+	_, body, err := n.get(ctx, metricsPort, "/metrics")
+	return body, err
+}
+
+func (n *Node) get(ctx context.Context, port uint16, path string) (int, string, error) {
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+path, nil)
+	if err != nil {
+		return 0, "", fmt.Errorf("making a request for %s: %w", path, err)
+	}
+	response, err := n.http.Do(request)
+	if err != nil {
+		return 0, "", fmt.Errorf("asking the agent of %s: %w", n.Name, err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 16<<20))
+	if err != nil {
+		return 0, "", fmt.Errorf("reading the answer of the agent of %s: %w", n.Name, err)
+	}
+	return response.StatusCode, string(body), nil
+}
+
+// WaitReady waits until the agent's /readyz answers 200.
+func (n *Node) WaitReady(ctx context.Context) error {
+	return n.WaitReadyz(ctx, func(code int, _ string) bool { return code == http.StatusOK })
+}
+
+// WaitReadyz waits until want accepts the agent's /readyz. It gives up early when the agent has ended.
+func (n *Node) WaitReadyz(ctx context.Context, want func(code int, body string) bool) error {
+	last := "no answer"
+	for {
+		code, body, err := n.Get(ctx, "/readyz")
+		if err == nil {
+			if want(code, body) {
+				return nil
+			}
+			last = fmt.Sprintf("%d %s", code, strings.TrimSpace(body))
+		}
+		var failure error
+		select {
+		case <-ctx.Done():
+			failure = ctx.Err()
+		case <-n.agent.ended:
+			failure = fmt.Errorf("it ended: %w", errors.Join(n.agent.err, errEnded))
+		case <-time.After(readyInterval):
+			continue
+		}
+		return fmt.Errorf("waiting for the agent of %s (last /readyz: %s): %w\nend of its log:\n%s",
+			n.Name, last, failure, n.LogTail(20))
+	}
+}

@@ -1,0 +1,192 @@
+// Package sandbox runs the calling program a second time inside Linux namespaces of its own, so that whatever it
+// makes there (processes, mounts, network namespaces, files below /run) can't outlive it.
+//
+//	the program as started ("host")      waits, passes signals on, holds the lifeline
+//	└── PID 1 of the sandbox ("first")   mounts, reaps, ends when the lifeline is cut
+//	    └── the program again (inside)   does the work
+//
+// Nothing has to be undone: when PID 1 ends, for whatever reason, the kernel ends every process of the sandbox, and
+// with the last process go its mounts and its network namespaces. The lifeline is a pipe: kill -9 of the outermost
+// process closes it, which is the only notice that such an end gives.
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotPermitted says that this machine or user may not make namespaces; tests skip on it.
+var ErrNotPermitted = errors.New("making namespaces needs root with CAP_SYS_ADMIN")
+
+// stageVariable tells a copy of the program which of the three it is.
+const stageVariable = "PLAINROUTE_SANDBOX_STAGE"
+
+const (
+	stageFirst  = "first"
+	stageInside = "inside"
+)
+
+// kept is the one message of both pipes: from inside, that the sandbox shall stay; to PID 1, that it may.
+const kept = 'k'
+
+// Outside reports whether this is the host process: the one whose process ids are those of the machine.
+func Outside() bool { return os.Getenv(stageVariable) == "" }
+
+// Box is the sandbox as seen from inside.
+type Box struct {
+	status *os.File
+}
+
+// Enter runs the program again in a sandbox and returns three times: in the host process and in PID 1 with a nil Box
+// and the exit code that the process has to end with, and inside with a Box. It has to be called before the program
+// does anything else, from main or TestMain.
+//
+// onKept is called in the host process, with PID 1's process id as the host sees it, when the program inside has
+// called Keep. It may be nil.
+func Enter(onKept func(pid int) error) (box *Box, code int, err error) {
+	switch os.Getenv(stageVariable) {
+	case stageInside:
+		box, err = settle()
+	case stageFirst:
+		code, err = first()
+	default:
+		code, err = host(onKept)
+	}
+	if err != nil && code == 0 {
+		code = 1
+	}
+	return box, code, err
+}
+
+// settle is Enter inside: it hides the sandbox from the processes started from here.
+func settle() (*Box, error) {
+	unix.CloseOnExec(statusFD)
+	if err := os.Unsetenv(stageVariable); err != nil {
+		return nil, fmt.Errorf("clearing %s: %w", stageVariable, err)
+	}
+	return &Box{status: os.NewFile(statusFD, "status")}, nil
+}
+
+// Keep lets the host process return with exit code 0 while the sandbox stays up, detached: this process has no
+// standard output any more, and ends only when it returns or PID 1 is killed.
+func (b *Box) Keep() error {
+	if _, err := b.status.Write([]byte{kept}); err != nil {
+		return fmt.Errorf("telling the host process that the sandbox stays: %w", err)
+	}
+	return silence()
+}
+
+// silence lets go of the terminal or pipe that the host process was started with: `make demo | tee log` ends only
+// when nobody holds the pipe's other end.
+func silence() error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", os.DevNull, err)
+	}
+	defer null.Close()
+	for _, fd := range []int{unix.Stdout, unix.Stderr} {
+		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return fmt.Errorf("detaching descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
+}
+
+// host starts PID 1 and waits until it ends or the sandbox is to be kept.
+func host(onKept func(pid int) error) (int, error) {
+	lifelineEnd, lifeline, err := os.Pipe()
+	if err != nil {
+		return 1, fmt.Errorf("making the lifeline: %w", err)
+	}
+	defer lifeline.Close()
+	status, statusEnd, err := os.Pipe()
+	if err != nil {
+		return 1, fmt.Errorf("making the status pipe: %w", err)
+	}
+	cmd := command(lifelineEnd, statusEnd)
+	if err := cmd.Start(); err != nil {
+		return 1, startError(err)
+	}
+	lifelineEnd.Close()
+	statusEnd.Close()
+	defer passSignals(cmd.Process)()
+	if !readKept(status) {
+		return exitCode(cmd.Wait())
+	}
+	if _, err := lifeline.Write([]byte{kept}); err != nil {
+		return 1, fmt.Errorf("letting go of the sandbox: %w", err)
+	}
+	if onKept == nil {
+		return 0, nil
+	}
+	return 0, onKept(cmd.Process.Pid)
+}
+
+// command is this program once more, as PID 1 of new namespaces and in a session of its own: Ctrl-C reaches the host
+// process alone, which passes it on.
+func command(lifeline, status *os.File) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), stageVariable+"="+stageFirst)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{status, lifeline}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
+		Setsid:     true,
+	}
+	return cmd
+}
+
+func startError(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: %w", ErrNotPermitted, err)
+	}
+	return fmt.Errorf("starting the sandbox: %w", err)
+}
+
+// readKept blocks until the program inside asks to be kept (true) or every process that could has ended (false).
+func readKept(status io.Reader) bool {
+	message := make([]byte, 1)
+	_, err := io.ReadFull(status, message)
+	return err == nil && message[0] == kept
+}
+
+// passSignals hands signals on to PID 1; at the second Ctrl-C it is killed, and the kernel clears up.
+func passSignals(process *os.Process) (stop func()) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGHUP)
+	go func() {
+		for seen := 0; ; seen++ {
+			received := <-signals
+			if seen > 0 {
+				received = unix.SIGKILL
+			}
+			// The process may have ended meanwhile, and then there is nobody to tell.
+			_ = process.Signal(received)
+		}
+	}()
+	return func() { signal.Stop(signals) }
+}
+
+// exitCode turns what Wait returned into what a shell would report: 128 and the signal's number after a signal.
+func exitCode(err error) (int, error) {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, nil
+	case !errors.As(err, &exit):
+		return 1, fmt.Errorf("waiting for the sandbox: %w", err)
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	if ok && status.Signaled() {
+		return 128 + int(status.Signal()), nil
+	}
+	return exit.ExitCode(), nil
+}

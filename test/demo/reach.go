@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// seen is what three probes over one family found.
+type seen struct {
+	source netip.Addr
+	rtt    time.Duration
+}
+
+// probe sends TCP, UDP and a ping and requires that the receiver sees the packets come from want.
+func probe(ctx context.Context, from *cluster.Host, to, want netip.Addr) (seen, error) {
+	for _, ask := range []struct {
+		protocol string
+		probe    func(context.Context, netip.Addr) (cluster.Sighting, error)
+	}{{"TCP", from.TCP}, {"UDP", from.UDP}} {
+		sighting, err := ask.probe(ctx, to)
+		if err != nil {
+			return seen{}, err
+		}
+		if sighting.Source != want {
+			return seen{}, fmt.Errorf("%s from %s to %s over %s is seen as %s, not as %s",
+				from.Name, want, to, ask.protocol, sighting.Source, want)
+		}
+	}
+	rtt, err := from.Ping(ctx, to)
+	return seen{source: want, rtt: rtt}, err
+}
+
+// reachPair probes over both families and requires that the source is from's own address.
+func (s *story) reachPair(ctx context.Context, from, to *cluster.Host) error {
+	var results []seen
+	for _, address := range to.Addrs() {
+		result, err := probe(ctx, from, address, from.Addr(address))
+		if err != nil {
+			return err
+		}
+		results = append(results, result)
+	}
+	s.passed("%-7s -> %-7s  seen as %-12s and %-18s  tcp udp ping  %s %s",
+		from.Name, to.Name, results[0].source, results[1].source,
+		milliseconds(results[0].rtt), milliseconds(results[1].rtt))
+	return nil
+}
+
+func (s *story) reachPods(ctx context.Context) error {
+	for _, from := range s.pods {
+		for _, to := range s.pods {
+			if from == to {
+				continue
+			}
+			if err := s.reachPair(ctx, from.Host, to.Host); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// reachFromNodes includes the node's own pods: there the source is the bridge's address, the gateway of its pods.
+func (s *story) reachFromNodes(ctx context.Context) error {
+	for _, node := range s.nodes {
+		for _, pod := range s.pods {
+			if pod.Node != node {
+				if err := s.reachPair(ctx, node.Host, pod.Host); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := s.reachOwn(ctx, node, pod); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *story) reachOwn(ctx context.Context, node *cluster.Node, pod *cluster.Pod) error {
+	var gateways []netip.Addr
+	for i, address := range pod.Addrs() {
+		gateway := node.Subnets[i].Addr().Next()
+		if _, err := probe(ctx, node.Host, address, gateway); err != nil {
+			return err
+		}
+		gateways = append(gateways, gateway)
+	}
+	s.passed("%-7s -> %-7s  seen as %-12s and %-18s  tcp udp ping  (its bridge)",
+		node.Name, pod.Name, gateways[0], gateways[1])
+	return nil
+}
+
+func (s *story) reachOutside(ctx context.Context) error {
+	outside := s.cluster.Outside
+	for _, pod := range s.pods {
+		for _, address := range outside.Addrs() {
+			result, err := probe(ctx, pod.Host, address, pod.Node.Addr(address))
+			if err != nil {
+				return err
+			}
+			s.passed("%-7s -> %-14s  seen as %s, which is %s", pod.Name, address, result.source, pod.Node.Name)
+		}
+	}
+	return nil
+}

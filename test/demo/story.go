@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// storyLimit ends a demo that hangs, and stepLimit each single wait: a machine under load takes its time, but not
+// minutes.
+const (
+	storyLimit = 5 * time.Minute
+	stepLimit  = time.Minute
+)
+
+// story is the demo: its steps in the order in which they are told.
+type story struct {
+	*screen
+	config  cluster.Config
+	cluster *cluster.Cluster
+	nodes   []*cluster.Node
+	pods    []*cluster.Pod
+}
+
+func newStory(show *screen, config cluster.Config) *story {
+	return &story{screen: show, config: config}
+}
+
+func (s *story) tell(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, storyLimit)
+	defer cancel()
+	for _, step := range []struct {
+		title string
+		tell  func(context.Context) error
+	}{
+		{"A cluster of three nodes, each a network namespace on one LAN", s.startCluster},
+		{"Two pods on each node, attached by the stock bridge plugin with the config that the agent wrote", s.addPods},
+		{"What the agents put into the kernels", s.showRoutes},
+		{"Every pod reaches every pod, and is seen under its own address", s.reachPods},
+		{"Nodes reach pods", s.reachFromNodes},
+		{"Pods reach a host outside the cluster, masqueraded", s.reachOutside},
+		{"A fourth node joins", s.join},
+		{"It leaves again", s.leave},
+		{"A route deleted by hand comes back", s.heal},
+	} {
+		s.section(step.title)
+		if err := step.tell(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) startCluster(ctx context.Context) (err error) {
+	s.note("starting etcd and kube-apiserver")
+	if s.cluster, err = cluster.Start(ctx, s.config); err != nil {
+		return err
+	}
+	s.passed("kube-apiserver answers at https://%s", netip.AddrPortFrom(cluster.Router4, 6443))
+	for index := range 3 {
+		node, err := s.cluster.AddNode(ctx, index+1)
+		if err != nil {
+			return err
+		}
+		s.nodes = append(s.nodes, node)
+	}
+	for _, node := range s.nodes {
+		if err := s.waitReady(ctx, node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) waitReady(ctx context.Context, node *cluster.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	if err := node.WaitReady(ctx); err != nil {
+		return err
+	}
+	s.passed("%s is ready: %s %s, for pods %s %s", node.Name, node.V4, node.V6, node.Subnets[0], node.Subnets[1])
+	return nil
+}
+
+func (s *story) addPods(ctx context.Context) error {
+	for _, node := range s.nodes {
+		for _, name := range []string{"a", "b"} {
+			pod, err := node.AddPod(ctx, name)
+			if err != nil {
+				return err
+			}
+			s.pods = append(s.pods, pod)
+			s.passed("%s has %s %s", pod.Name, pod.V4, pod.V6)
+		}
+	}
+	return nil
+}
+
+func (s *story) showRoutes(ctx context.Context) error {
+	for _, node := range s.nodes {
+		if err := s.awaitPeers(ctx, node); err != nil {
+			return err
+		}
+		routes, err := node.Routes(ctx)
+		if err != nil {
+			return err
+		}
+		s.text(node.Name+"$ ip -4 route show proto 112; ip -6 route show proto 112", routes)
+	}
+	return nil
+}
+
+// awaitPeers waits for the routes to all peers: ready speaks of the own node only, so a peer that registered last may
+// be a moment behind.
+func (s *story) awaitPeers(ctx context.Context, node *cluster.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	for _, peer := range s.nodes {
+		if peer == node {
+			continue
+		}
+		if err := node.AwaitRoute(ctx, peer.Subnets...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) join(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	node, err := s.cluster.NewNode(4)
+	if err != nil {
+		return err
+	}
+	delays, err := cluster.AwaitRoutes(ctx, s.nodes, true, node.Subnets, func() error { return node.Register(ctx) })
+	if err != nil {
+		return err
+	}
+	s.tellDelays("has the routes to node4 %s after the call that creates the Node", delays)
+	if err := node.StartAgent(cluster.AgentOptions{}); err != nil {
+		return err
+	}
+	if err := s.waitReady(ctx, node); err != nil {
+		return err
+	}
+	pod, err := node.AddPod(ctx, "a")
+	if err != nil {
+		return err
+	}
+	s.nodes = append(s.nodes, node)
+	if err := s.awaitPeers(ctx, node); err != nil {
+		return err
+	}
+	return s.reachPair(ctx, pod.Host, s.pods[0].Host)
+}
+
+func (s *story) tellDelays(format string, delays []cluster.Delay) {
+	for _, delay := range delays {
+		s.passed("%s "+format, delay.Node, milliseconds(delay.Took))
+	}
+}
+
+func (s *story) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	node := s.nodes[3]
+	s.nodes = s.nodes[:3]
+	delays, err := cluster.AwaitRoutes(ctx, s.nodes, false, node.Subnets, func() error { return node.Deregister(ctx) })
+	if err != nil {
+		return err
+	}
+	s.tellDelays("is rid of the routes to node4 %s after the call that deletes the Node", delays)
+	return node.StopAgent(syscall.SIGTERM)
+}
+
+func (s *story) heal(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	for _, subnet := range s.nodes[1].Subnets {
+		took, err := s.nodes[0].Heal(ctx, subnet)
+		if err != nil {
+			return fmt.Errorf("deleting the route to %s on node1: %w", subnet, err)
+		}
+		s.passed("node1$ ip route del %s: back after %s", subnet, milliseconds(took))
+	}
+	return nil
+}
