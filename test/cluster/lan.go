@@ -118,7 +118,7 @@ func newMachine(lan *Namespace, name string, v4, v6 netip.Addr) (*Host, error) {
 		return nil, err
 	}
 	machine := &Host{Namespace: namespace, V4: v4, V6: v6}
-	port := "to-" + name
+	port := lanPort(name)
 	if err := lan.addCable(port, namespace, uplink); err != nil {
 		return nil, err
 	}

@@ -63,6 +63,21 @@ func (n *Namespace) plugIn(device, bridge string) error {
 	return nil
 }
 
+// lanPort is the end of a machine's cable at the switch.
+func lanPort(machine string) string { return "to-" + machine }
+
+// unplug takes a machine's cable away, both ends of it.
+func (n *Namespace) unplug(machine string) error {
+	port, err := n.link.LinkByName(lanPort(machine))
+	if err != nil {
+		return fmt.Errorf("finding the cable of %s: %w", machine, err)
+	}
+	if err := n.link.LinkDel(port); err != nil {
+		return fmt.Errorf("taking the cable of %s away: %w", machine, err)
+	}
+	return nil
+}
+
 func (n *Namespace) addAddresses(device string, addresses ...netip.Prefix) error {
 	link, err := n.link.LinkByName(device)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -41,25 +42,17 @@ type Node struct {
 // it and the API server doesn't know it yet.
 func (c *Cluster) NewNode(index int) (*Node, error) {
 	name := fmt.Sprintf("node%d", index)
-	machine, err := newMachine(c.LAN, name, hostOf(lan4, index), hostOf(lan6, index))
-	if err != nil {
-		return nil, fmt.Errorf("making %s: %w", name, err)
-	}
 	dir := filepath.Join(c.config.Dir, name)
 	node := &Node{
-		Host: machine, cluster: c, dir: dir,
-		Subnets: podSubnets(index),
+		cluster: c, dir: dir, Subnets: podSubnets(index),
 		ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run"),
 	}
+	var err error
+	if node.Host, err = newMachine(c.LAN, name, hostOf(lan4, index), hostOf(lan6, index)); err != nil {
+		return nil, fmt.Errorf("making %s: %w", name, err)
+	}
 	node.http = &http.Client{Timeout: probeTimeout, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			to, err := netip.ParseAddrPort(address)
-			if err != nil {
-				return nil, fmt.Errorf("dialing %s: %w", address, err)
-			}
-			return node.Dial(ctx, network, to)
-		},
+		DisableKeepAlives: true, DialContext: node.dialLiteral,
 	}}
 	if err := os.MkdirAll(node.ConfDir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the CNI folder of %s: %w", name, err)
@@ -68,6 +61,40 @@ func (c *Cluster) NewNode(index int) (*Node, error) {
 	defer c.mu.Unlock()
 	c.nodes = append(c.nodes, node)
 	return node, nil
+}
+
+// dialLiteral is the http client's way into the node.
+func (n *Node) dialLiteral(ctx context.Context, network, address string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("dialing %s: %w", address, err)
+	}
+	return n.Dial(ctx, network, to)
+}
+
+// Reboot takes from the node what a reboot does: its processes, its pods, all of the kernel's state and what is below
+// /run. The CNI folder, which is on disk, stays. The agent isn't started again.
+func (n *Node) Reboot() error {
+	if n.AgentRunning() {
+		if err := n.StopAgent(syscall.SIGKILL); err != nil {
+			return err
+		}
+	}
+	if err := n.cluster.LAN.unplug(n.Name); err != nil {
+		return err
+	}
+	if err := n.close(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(n.RunDir); err != nil {
+		return fmt.Errorf("rebooting %s: %w", n.Name, err)
+	}
+	machine, err := newMachine(n.cluster.LAN, n.Name, n.V4, n.V6)
+	if err != nil {
+		return fmt.Errorf("rebooting %s: %w", n.Name, err)
+	}
+	n.Host = machine
+	return nil
 }
 
 // hostOf is node index's address on the LAN: .11 for node1, and ::11, which reads alike and is hexadecimal.

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// protocol is the agent's mark on a route (see pkg/topology); repeated here, so that a changed mark is noticed.
-const protocol = 112
+// Protocol is the agent's mark on a route (see pkg/topology); repeated here, so that a changed mark is noticed.
+const Protocol = 112
 
 // Routes is what `ip -4 route show proto 112` and then `ip -6 …` print in the namespace, from ip itself where the
 // machine has it.
@@ -24,7 +24,7 @@ func (n *Namespace) Routes(ctx context.Context) (string, error) {
 	}
 	var text strings.Builder
 	for _, family := range []string{"-4", "-6"} {
-		command := exec.CommandContext(ctx, "ip", family, "route", "show", "proto", fmt.Sprint(protocol))
+		command := exec.CommandContext(ctx, "ip", family, "route", "show", "proto", fmt.Sprint(Protocol))
 		var output []byte
 		err := n.Do(func() (err error) {
 			output, err = command.CombinedOutput()
@@ -42,7 +42,7 @@ func (n *Namespace) Routes(ctx context.Context) (string, error) {
 
 // renderRoutes writes the routes of the agent's protocol the way ip does.
 func (n *Namespace) renderRoutes() (string, error) {
-	routes, err := n.list(func(route netlink.Route) bool { return route.Protocol == protocol })
+	routes, err := n.list(func(route netlink.Route) bool { return route.Protocol == Protocol })
 	if err != nil {
 		return "", err
 	}
@@ -113,7 +113,7 @@ func (n *Namespace) dump(family int) ([]netlink.Route, error) {
 // to be the same before and after anything that the agent does.
 func (n *Namespace) ForeignRoutes() ([]string, error) {
 	routes, err := n.list(func(route netlink.Route) bool {
-		return route.Protocol != protocol && route.Protocol != unix.RTPROT_KERNEL
+		return route.Protocol != Protocol && route.Protocol != unix.RTPROT_KERNEL
 	})
 	if err != nil {
 		return nil, err
@@ -128,9 +128,7 @@ func (n *Namespace) ForeignRoutes() ([]string, error) {
 
 // DeleteRoute takes the agent's route to a subnet away, as a person with `ip route del` would.
 func (n *Namespace) DeleteRoute(to netip.Prefix) error {
-	routes, err := n.list(func(route netlink.Route) bool {
-		return route.Protocol == protocol && route.Dst.String() == to.String()
-	})
+	routes, err := n.ownRoutes(to)
 	if err != nil {
 		return err
 	}
@@ -143,10 +141,9 @@ func (n *Namespace) DeleteRoute(to netip.Prefix) error {
 	return nil
 }
 
-// HasRoute reports whether the agent's route to a subnet is in the kernel.
-func (n *Namespace) HasRoute(to netip.Prefix) (bool, error) {
-	routes, err := n.list(func(route netlink.Route) bool {
-		return route.Protocol == protocol && route.Dst.String() == to.String()
+// ownRoutes are the agent's routes to a subnet.
+func (n *Namespace) ownRoutes(to netip.Prefix) ([]netlink.Route, error) {
+	return n.list(func(route netlink.Route) bool {
+		return route.Protocol == Protocol && route.Dst.String() == to.String()
 	})
-	return len(routes) > 0, err
 }

@@ -83,6 +83,22 @@ func (w *RouteWatch) Await(ctx context.Context, want func(RouteEvent) bool) (Rou
 	}
 }
 
+// Drain returns the events that came since the last look, without waiting.
+func (w *RouteWatch) Drain() []RouteEvent {
+	var events []RouteEvent
+	for {
+		select {
+		case event, open := <-w.events:
+			if !open {
+				return events
+			}
+			events = append(events, event)
+		default:
+			return events
+		}
+	}
+}
+
 // awaitAll waits until the kernel has announced that the agent's routes to all of subnets came, or went.
 func (w *RouteWatch) awaitAll(ctx context.Context, added bool, subnets []netip.Prefix) (RouteEvent, error) {
 	missing := map[netip.Prefix]bool{}
@@ -90,7 +106,7 @@ func (w *RouteWatch) awaitAll(ctx context.Context, added bool, subnets []netip.P
 		missing[subnet] = true
 	}
 	return w.Await(ctx, func(event RouteEvent) bool {
-		if event.Added == added && event.Protocol == protocol {
+		if event.Added == added && event.Protocol == Protocol {
 			delete(missing, event.To)
 		}
 		return len(missing) == 0
@@ -141,18 +157,27 @@ func (n *Node) Heal(ctx context.Context, to netip.Prefix) (time.Duration, error)
 
 // AwaitRoute waits until the agent's routes to all of subnets are in the kernel.
 func (n *Namespace) AwaitRoute(ctx context.Context, subnets ...netip.Prefix) error {
+	return n.awaitState(ctx, true, subnets)
+}
+
+// AwaitNoRoute waits until none of the agent's routes to subnets is in the kernel.
+func (n *Namespace) AwaitNoRoute(ctx context.Context, subnets ...netip.Prefix) error {
+	return n.awaitState(ctx, false, subnets)
+}
+
+func (n *Namespace) awaitState(ctx context.Context, there bool, subnets []netip.Prefix) error {
 	for _, subnet := range subnets {
 		for {
-			there, err := n.HasRoute(subnet)
+			routes, err := n.ownRoutes(subnet)
 			if err != nil {
 				return err
 			}
-			if there {
+			if len(routes) > 0 == there {
 				break
 			}
 			select {
 			case <-ctx.Done():
-				return fmt.Errorf("waiting for the route to %s on %s: %w", subnet, n.Name, ctx.Err())
+				return fmt.Errorf("waiting for the route to %s on %s (there: %t): %w", subnet, n.Name, !there, ctx.Err())
 			case <-time.After(readyInterval):
 			}
 		}

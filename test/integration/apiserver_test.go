@@ -1,0 +1,99 @@
+package integration
+
+import (
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// absentFor is above the two minutes after which an agent built on the manager's cache gives up (CacheSyncTimeout).
+const absentFor = 125 * time.Second
+
+// absent is a node whose agent runs from the start of the cluster on, while the API server isn't there for it.
+type absent struct {
+	node  *cluster.Node
+	gate  *cluster.Gate
+	since time.Time
+}
+
+func startAbsent(c *cluster.Cluster) (*absent, error) {
+	gate, err := c.NewGate("7443")
+	if err != nil {
+		return nil, err
+	}
+	node, err := c.NewNode(9)
+	if err != nil {
+		return nil, err
+	}
+	err = node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig()})
+	return &absent{node: node, gate: gate, since: time.Now()}, err
+}
+
+// Parallel tests run after all others, so the waiting of this one costs only what is left of it.
+func TestAPIServerAbsentForMinutes(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	if testing.Short() {
+		t.Skipf("waits until %s after the start; run without -short", absentFor)
+	}
+	node := f.absent.node
+	t.Cleanup(func() { retire(t, node) })
+	must(t, node.Register(t.Context()))
+	waitNotReady(t, node, "refused", "API server", "apiserver")
+	hasNoConfig(t, node)
+	time.Sleep(time.Until(f.absent.since.Add(absentFor)))
+	if !node.AgentRunning() {
+		t.Fatalf("the agent ended; end of its log:\n%s", node.LogTail(20))
+	}
+	must(t, f.absent.gate.Open())
+	comesAlive(t, node)
+	for _, peer := range f.nodes {
+		must(t, node.AwaitRoute(within(t, limit), peer.Subnets...))
+	}
+}
+
+// A lost API server changes nothing in the kernel; what happened meanwhile is seen when it is back.
+func TestAPIServerLost(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	gate, err := f.NewGate("7444")
+	must(t, err)
+	must(t, gate.Open())
+	node, late := f.node(t, 10), f.node(t, 14)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig()}))
+	must(t, node.WaitReady(ctx))
+	for _, peer := range f.nodes {
+		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	}
+	watch, err := node.WatchRoutes()
+	must(t, err)
+	defer watch.Close()
+
+	gate.Shut()
+	must(t, late.Register(ctx))
+	time.Sleep(3 * time.Second)
+	stays(t, watch)
+	_, err = node.Heal(ctx, f.nodes[0].Subnets[0])
+	must(t, err)
+	must(t, node.WaitReady(ctx))
+
+	delays, err := cluster.AwaitRoutes(ctx, []*cluster.Node{node}, true, late.Subnets, gate.Open)
+	must(t, err)
+	report(t, "routes to a node that came meanwhile, counted from the API server's return,", delays, 30*time.Second)
+}
+
+func TestAPIServerRefuses(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 6)
+	kubeconfig, err := f.AddUser("stranger")
+	must(t, err)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: kubeconfig}))
+	waitNotReady(t, node, "forbidden")
+	hasNoConfig(t, node)
+	must(t, f.Grant(ctx, "stranger"))
+	comesAlive(t, node)
+}

@@ -1,0 +1,90 @@
+package integration
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// foreignRoutes are an administrator's static routes on a node, inside and outside the pod range. They are there
+// before the agent first starts, and every test checks after itself that they are as they were.
+type foreignRoutes struct {
+	node   *cluster.Node
+	before []string
+	watch  *cluster.RouteWatch
+}
+
+func addForeignRoutes(node *cluster.Node) (*foreignRoutes, error) {
+	for subnet, gateway := range map[string]netip.Addr{
+		"10.244.99.0/24":      cluster.Router4,
+		"10.244.128.0/17":     cluster.Router4,
+		"172.30.0.0/16":       cluster.Router4,
+		"fd00:10:244:99::/64": cluster.Router6,
+		"fd00:172:30::/48":    cluster.Router6,
+	} {
+		if err := node.AddStaticRoute(netip.MustParsePrefix(subnet), gateway); err != nil {
+			return nil, err
+		}
+	}
+	before, err := node.ForeignRoutes()
+	if err != nil {
+		return nil, err
+	}
+	watch, err := node.WatchRoutes()
+	return &foreignRoutes{node: node, before: before, watch: watch}, err
+}
+
+// check fails the test if a foreign route is not what it was, or was away or changed for a moment.
+func (f *foreignRoutes) check(t *testing.T) {
+	after, err := f.node.ForeignRoutes()
+	if err != nil {
+		t.Error(err)
+	}
+	if !slices.Equal(f.before, after) {
+		t.Errorf("foreign routes of %s before:\n%q\nand after:\n%q", f.node.Name, f.before, after)
+	}
+	for _, event := range f.watch.Drain() {
+		if event.Protocol != cluster.Protocol && event.Protocol != kernelProtocol {
+			t.Errorf("a foreign route of %s was touched: %+v", f.node.Name, event)
+		}
+	}
+}
+
+// kernelProtocol is RTPROT_KERNEL of linux/rtnetlink.h: routes that come and go with addresses.
+const kernelProtocol = 2
+
+// A foreign route to a peer's very subnet wins, since its metric is lower; ours stands by and takes over at once.
+func TestForeignRouteToPeerSubnetWinsAndStays(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 15)
+	peer := f.nodes[0]
+	for i, subnet := range peer.Subnets {
+		must(t, node.AddStaticRoute(subnet, peer.Addrs()[i]))
+	}
+	before, err := node.ForeignRoutes()
+	must(t, err)
+
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.WaitReady(ctx))
+	must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	must(t, node.StopAgent(sigterm))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.WaitReady(ctx))
+
+	after, err := node.ForeignRoutes()
+	must(t, err)
+	if !slices.Equal(before, after) {
+		t.Errorf("foreign routes before:\n%q\nand after:\n%q", before, after)
+	}
+	code, status, err := node.Get(ctx, "/status")
+	must(t, err)
+	for _, subnet := range peer.Subnets {
+		if !contains(status, subnet.String()) {
+			t.Errorf("/status (%d) says nothing about the conflict over %s:\n%s", code, subnet, status)
+		}
+	}
+}

@@ -1,0 +1,43 @@
+package integration
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+func TestWithoutNetAdmin(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 7)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{WithoutNetAdmin: true}))
+	waitNotReady(t, node, "NET_ADMIN", "not permitted")
+	time.Sleep(2 * time.Second)
+	waitNotReady(t, node, "NET_ADMIN", "not permitted")
+	hasNoConfig(t, node)
+
+	must(t, node.StopAgent(sigterm))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	comesAlive(t, node)
+}
+
+func TestReadOnlyCNIFolder(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 8)
+	must(t, unix.Mount(node.ConfDir, node.ConfDir, "", unix.MS_BIND, ""))
+	must(t, unix.Mount("", node.ConfDir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	waitNotReady(t, node, "read-only")
+	hasNoConfig(t, node)
+	for _, peer := range f.nodes {
+		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	}
+	must(t, unix.Unmount(node.ConfDir, 0))
+	comesAlive(t, node)
+}

@@ -1,0 +1,216 @@
+// Package integration runs plainroute's agents on the embedded cluster of package cluster and asserts what
+// `make demo` shows, and more: what happens when things are missing, refused, killed or taken away.
+//
+// Everything runs in a sandbox. Where that can't be made (not root, no CAP_SYS_ADMIN) or binaries are missing, every
+// test is skipped with the reason.
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/cluster/sandbox"
+)
+
+// limit is what a single wait may take on a machine under load, before it counts as hanging.
+const limit = time.Minute
+
+// skipReason is set once, before any test runs.
+var skipReason string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	config, err := configuration()
+	if err != nil {
+		skipReason = err.Error()
+		return m.Run()
+	}
+	box, code, err := sandbox.Enter(nil)
+	switch {
+	case errors.Is(err, sandbox.ErrNotPermitted):
+		skipReason = err.Error()
+		return m.Run()
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "integration:", err)
+		return code
+	case box == nil:
+		return code
+	}
+	shared = sync.OnceValues(func() (*fixture, error) { return build(config) })
+	return m.Run()
+}
+
+func configuration() (cluster.Config, error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return cluster.Config{}, fmt.Errorf("finding the module's folder: %w", err)
+	}
+	config := cluster.ConfigFromEnv(root, "/run/cluster")
+	return config, config.Check()
+}
+
+// shared is the one cluster of all tests, made by the first that needs it.
+var shared func() (*fixture, error)
+
+// fixture is three nodes with two pods each, which stay as they are, so that each test finds them working. A test that
+// breaks something makes nodes of its own.
+type fixture struct {
+	*cluster.Cluster
+	nodes   []*cluster.Node
+	pods    []*cluster.Pod
+	foreign []*foreignRoutes
+	absent  *absent
+}
+
+func build(config cluster.Config) (*fixture, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+	defer cancel()
+	c, err := cluster.Start(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	f := &fixture{Cluster: c}
+	if !testing.Short() {
+		if f.absent, err = startAbsent(c); err != nil {
+			return nil, err
+		}
+	}
+	for index := 1; index <= 3; index++ {
+		if err := f.addNode(ctx, index); err != nil {
+			return nil, err
+		}
+	}
+	for _, node := range f.nodes {
+		if err := f.addPods(ctx, node); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// addNode makes a node that has foreign routes before its agent first runs.
+func (f *fixture) addNode(ctx context.Context, index int) error {
+	node, err := f.NewNode(index)
+	if err != nil {
+		return err
+	}
+	foreign, err := addForeignRoutes(node)
+	if err != nil {
+		return err
+	}
+	if err := node.Register(ctx); err != nil {
+		return err
+	}
+	f.nodes = append(f.nodes, node)
+	f.foreign = append(f.foreign, foreign)
+	return node.StartAgent(cluster.AgentOptions{})
+}
+
+func (f *fixture) addPods(ctx context.Context, node *cluster.Node) error {
+	if err := node.WaitReady(ctx); err != nil {
+		return err
+	}
+	for _, peer := range f.nodes {
+		if peer == node {
+			continue
+		}
+		if err := node.AwaitRoute(ctx, peer.Subnets...); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"a", "b"} {
+		pod, err := node.AddPod(ctx, name)
+		if err != nil {
+			return err
+		}
+		f.pods = append(f.pods, pod)
+	}
+	return nil
+}
+
+// setup gives a test the cluster, and checks after it that nobody touched a foreign route meanwhile.
+func setup(t *testing.T) *fixture {
+	t.Helper()
+	if skipReason != "" {
+		t.Skip(skipReason)
+	}
+	f, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, foreign := range f.foreign {
+			foreign.check(t)
+		}
+		if t.Failed() {
+			f.showLogs(t)
+		}
+	})
+	return f
+}
+
+// showLogs prints the ends of the logs of agents that run, among which the reason for a failure is likely to be.
+func (f *fixture) showLogs(t *testing.T) {
+	for _, node := range f.Nodes() {
+		if node.AgentRunning() {
+			t.Logf("end of the log of %s's agent:\n%s", node.Name, node.LogTail(15))
+		}
+	}
+}
+
+// node makes a node for one test, which is taken out of the cluster with it.
+func (f *fixture) node(t *testing.T, index int) *cluster.Node {
+	t.Helper()
+	node, err := f.NewNode(index)
+	must(t, err)
+	t.Cleanup(func() { retire(t, node) })
+	return node
+}
+
+// retire stops a node's agent and deletes its Node object, where they are.
+func retire(t *testing.T, node *cluster.Node) {
+	if node.AgentRunning() {
+		if err := node.StopAgent(syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := node.Deregister(context.Background()); err != nil && !apierrors.IsNotFound(err) {
+		t.Error(err)
+	}
+}
+
+// within limits what the test waits for.
+func within(t *testing.T, duration time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), duration)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stays fails the test if a route of ours came, went or was replaced since the watch was last looked at.
+func stays(t *testing.T, watch *cluster.RouteWatch) {
+	t.Helper()
+	events := watch.Drain()
+	if len(events) > 0 {
+		t.Errorf("%d changes of routes; want none; the first: %+v", len(events), events[:min(3, len(events))])
+	}
+}

@@ -1,0 +1,163 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+const sigterm = syscall.SIGTERM
+
+func contains(text, part string) bool { return strings.Contains(text, part) }
+
+// report logs how long each node took, and fails the test where it was over most.
+func report(t *testing.T, what string, delays []cluster.Delay, most time.Duration) {
+	t.Helper()
+	for _, delay := range delays {
+		t.Logf("%s: %s after %s", delay.Node, what, delay.Took)
+		if delay.Took > most {
+			t.Errorf("%s: %s after %s; want at most %s", delay.Node, what, delay.Took, most)
+		}
+	}
+}
+
+// waitNotReady waits until /readyz refuses with a reason that holds one of the words.
+func waitNotReady(t *testing.T, node *cluster.Node, words ...string) {
+	t.Helper()
+	var seen string
+	err := node.WaitReadyz(within(t, limit), func(code int, body string) bool {
+		seen = body
+		if code == http.StatusOK {
+			return true
+		}
+		for _, word := range words {
+			if strings.Contains(strings.ToLower(body), strings.ToLower(word)) {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		t.Fatalf("%s: /readyz names none of %q: %v", node.Name, words, err)
+	}
+	if code, body, err := node.Get(t.Context(), "/readyz"); err != nil || code == http.StatusOK {
+		t.Fatalf("%s is ready, or gone (%d %s %v)", node.Name, code, body, err)
+	}
+	t.Logf("%s says: %s", node.Name, strings.TrimSpace(seen))
+}
+
+// hasNoConfig checks that a runtime on the node finds nothing that makes it Ready.
+func hasNoConfig(t *testing.T, node *cluster.Node) {
+	t.Helper()
+	if _, err := node.CNIConfig(); !errors.Is(err, cluster.ErrNoCNIConfig) {
+		t.Errorf("%s has a CNI config (or fails otherwise): %v", node.Name, err)
+	}
+}
+
+func TestNodeJoinsAndLeaves(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 4)
+	delays, err := cluster.AwaitRoutes(ctx, f.nodes, true, node.Subnets, func() error { return node.Register(ctx) })
+	must(t, err)
+	report(t, "routes to the new node", delays, 2*time.Second)
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.WaitReady(ctx))
+	for _, peer := range f.nodes {
+		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	}
+	refusesUnknownPods(ctx, t, f.pods[0], node)
+
+	pod, err := node.AddPod(ctx, "a")
+	must(t, err)
+	reachesUnchanged(ctx, t, pod.Host, f.pods[0].Host)
+	reachesUnchanged(ctx, t, f.pods[0].Host, pod.Host)
+	reaches(ctx, t, pod.Host, f.Outside.V4, node.V4)
+	reaches(ctx, t, pod.Host, f.Outside.V6, node.V6)
+
+	delays, err = cluster.AwaitRoutes(ctx, f.nodes, false, node.Subnets, func() error { return node.Deregister(ctx) })
+	must(t, err)
+	report(t, "routes to the deleted node gone", delays, 2*time.Second)
+}
+
+// refusesUnknownPods checks the node's `unreachable` route: without it, a packet for a pod that doesn't exist would
+// leave over the default route and come back, until its hops are used up. TCP may send a second time, after 1 s, where
+// the kernel's limit on ICMP has held the first answer back.
+func refusesUnknownPods(ctx context.Context, t *testing.T, from *cluster.Pod, node *cluster.Node) {
+	t.Helper()
+	routes, err := node.Routes(ctx)
+	must(t, err)
+	for _, subnet := range node.Subnets {
+		if !contains(routes, "unreachable "+subnet.String()) {
+			t.Errorf("%s has no unreachable route to its own subnet %s:\n%s", node.Name, subnet, routes)
+		}
+		unknown := subnet.Addr().Next().Next().Next()
+		start := time.Now()
+		_, err := from.TCP(ctx, unknown)
+		if !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
+			t.Errorf("connecting to %s, which nobody has: %v; want it to be unreachable", unknown, err)
+		}
+		if took := time.Since(start); took > 2500*time.Millisecond {
+			t.Errorf("being refused by %s took %s", unknown, took)
+		}
+	}
+}
+
+func TestOwnNodeMissing(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 5)
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	waitNotReady(t, node, "node5")
+	hasNoConfig(t, node)
+	for _, peer := range f.nodes {
+		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	}
+	must(t, node.Register(ctx))
+	comesAlive(t, node)
+}
+
+func TestOwnNodeWithoutSubnetsYet(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 11)
+	must(t, node.RegisterWithoutSubnets(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	waitNotReady(t, node, "podCIDR", "pod subnet")
+	hasNoConfig(t, node)
+	for _, peer := range f.nodes {
+		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	}
+	must(t, node.AssignSubnets(ctx))
+	comesAlive(t, node)
+	for _, peer := range f.nodes {
+		must(t, peer.AwaitRoute(ctx, node.Subnets...))
+	}
+}
+
+// comesAlive waits until the node is ready and logs how long that took.
+func comesAlive(t *testing.T, node *cluster.Node) {
+	t.Helper()
+	start := time.Now()
+	must(t, node.WaitReady(within(t, limit)))
+	t.Logf("%s is ready after %s", node.Name, time.Since(start).Round(time.Millisecond))
+	if _, err := node.CNIConfig(); err != nil {
+		t.Errorf("%s is ready without a CNI config: %v", node.Name, err)
+	}
+}
+
+// subnetsOf lists the pod subnets of nodes.
+func subnetsOf(nodes ...*cluster.Node) []netip.Prefix {
+	var all []netip.Prefix
+	for _, node := range nodes {
+		all = append(all, node.Subnets...)
+	}
+	return all
+}

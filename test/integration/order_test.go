@@ -1,0 +1,92 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// settleTime is how long a witness goes on after the config has appeared, for what would come too late.
+const settleTime = 500 * time.Millisecond
+
+// The CNI config is what makes a node Ready: it may appear only when pods would work.
+func TestConfigAppearsLast(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 12)
+	must(t, node.Register(ctx))
+	seen := watchStart(t, node, cluster.AgentOptions{})
+	t.Logf("in the order of the kernel's notices: %s", seen)
+
+	config := slices.IndexFunc(seen, func(e occurrence) bool { return e.what == configAppeared })
+	if config < 0 || seen[config].detail != "10-plainroute.conflist" {
+		t.Fatal("no CNI config was renamed into place")
+	}
+	for _, what := range []happening{routeAdded, tableAdded, ruleAdded} {
+		if !slices.ContainsFunc(seen[:config], func(e occurrence) bool { return e.what == what }) {
+			t.Errorf("before the CNI config no %s was seen", what)
+		}
+	}
+	for _, late := range seen[config+1:] {
+		if late.what != configAppeared {
+			t.Errorf("after the CNI config: %s", late)
+		}
+	}
+	routes := 0
+	for _, e := range seen[:config] {
+		if e.what == routeAdded {
+			routes++
+		}
+	}
+	if want := len(subnetsOf(append(f.nodes, node)...)); routes < want {
+		t.Errorf("%d routes were added before the CNI config; want one to each of %d subnets", routes, want)
+	}
+}
+
+// watchStart starts the node's agent under a witness's eyes and returns what it saw.
+func watchStart(t *testing.T, node *cluster.Node, options cluster.AgentOptions) occurrences {
+	t.Helper()
+	w, err := newWitness(node)
+	must(t, err)
+	defer w.close()
+	must(t, node.StartAgent(options))
+	seen, err := w.watch(within(t, limit), settleTime)
+	must(t, err)
+	must(t, node.WaitReady(within(t, limit)))
+	return seen
+}
+
+// The config is what the issue of a node's subnets makes it, and a symlink into the folder that a reboot empties.
+func TestConfigContent(t *testing.T) {
+	f := setup(t)
+	node := f.nodes[0]
+	path := filepath.Join(node.ConfDir, "10-plainroute.conflist")
+	target, err := os.Readlink(path)
+	must(t, err)
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(node.ConfDir, target)
+	}
+	if inside, err := filepath.Rel(node.RunDir, target); err != nil || !filepath.IsLocal(inside) {
+		t.Errorf("%s points to %s; want a file below %s", path, target, node.RunDir)
+	}
+	entries, err := os.ReadDir(node.ConfDir)
+	must(t, err)
+	if len(entries) != 1 {
+		t.Errorf("the CNI folder holds %v; want the config alone", entries)
+	}
+	content, err := os.ReadFile(path)
+	must(t, err)
+	if !json.Valid(content) {
+		t.Errorf("the CNI config is no JSON:\n%s", content)
+	}
+	list, err := node.CNIConfig()
+	must(t, err)
+	if list.Name != "plainroute" || len(list.Plugins) != 2 || list.Plugins[0].Network.Type != "bridge" {
+		t.Errorf("the CNI config is not of the shape that the design gives:\n%s", content)
+	}
+}

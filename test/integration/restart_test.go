@@ -1,0 +1,117 @@
+package integration
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// crossFlows pings between a pod of node1 and one of node2, both ways and over both families, and from the former to
+// the host outside, whose packets depend on the masquerade rules too.
+func crossFlows(t *testing.T, f *fixture) []*cluster.Flow {
+	t.Helper()
+	first, second := f.pods[0], f.pods[2]
+	var flows []*cluster.Flow
+	for _, pair := range [][2]*cluster.Host{{first.Host, second.Host}, {second.Host, first.Host}, {first.Host, f.Outside}} {
+		for _, address := range pair[1].Addrs() {
+			flow, err := pair[0].StartFlow(address)
+			must(t, err)
+			flows = append(flows, flow)
+		}
+	}
+	return flows
+}
+
+// stopFlows fails the test for every packet lost.
+func stopFlows(t *testing.T, flows []*cluster.Flow) {
+	t.Helper()
+	for _, flow := range flows {
+		count := flow.Stop()
+		t.Log(count)
+		if count.Lost() != 0 || count.Sent == 0 {
+			t.Errorf("%s: want none lost", count)
+		}
+	}
+}
+
+// restart ends the agent with a signal, leaves it away for a while and starts it again.
+func restart(ctx context.Context, t *testing.T, node *cluster.Node, signal syscall.Signal) {
+	t.Helper()
+	must(t, node.StopAgent(signal))
+	time.Sleep(500 * time.Millisecond)
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.WaitReady(ctx))
+	time.Sleep(500 * time.Millisecond)
+}
+
+func TestKilledAgentLosesNoPacket(t *testing.T) {
+	f := setup(t)
+	flows := crossFlows(t, f)
+	restart(within(t, limit), t, f.nodes[0], syscall.SIGKILL)
+	restart(within(t, limit), t, f.nodes[1], syscall.SIGKILL)
+	stopFlows(t, flows)
+}
+
+func TestRestartedAgentLosesNoPacket(t *testing.T) {
+	f := setup(t)
+	flows := crossFlows(t, f)
+	restart(within(t, limit), t, f.nodes[0], syscall.SIGTERM)
+	restart(within(t, limit), t, f.nodes[1], syscall.SIGTERM)
+	stopFlows(t, flows)
+}
+
+// A restart finds the kernel as it should be, and changes nothing: not a route is so much as replaced.
+func TestRestartChangesNothing(t *testing.T) {
+	f := setup(t)
+	node := f.nodes[1]
+	watch, err := node.WatchRoutes()
+	must(t, err)
+	defer watch.Close()
+	restart(within(t, limit), t, node, syscall.SIGTERM)
+	stays(t, watch)
+}
+
+// What changes while an agent is away is caught up with when it starts.
+func TestRestartCatchesUp(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node, comes, goes := f.nodes[0], f.node(t, 16), f.node(t, 17)
+	must(t, goes.Register(ctx))
+	must(t, node.AwaitRoute(ctx, goes.Subnets...))
+	must(t, node.StopAgent(syscall.SIGKILL))
+	must(t, goes.Deregister(ctx))
+	must(t, comes.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.AwaitRoute(ctx, comes.Subnets...))
+	must(t, node.AwaitNoRoute(ctx, goes.Subnets...))
+	must(t, node.WaitReady(ctx))
+}
+
+// A reboot leaves the CNI folder, which is on disk, and nothing of /run or of the kernel. The old config must not make
+// the node Ready before the agent has run.
+func TestReboot(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 13)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.WaitReady(ctx))
+	must(t, node.Reboot())
+	hasNoConfig(t, node)
+	routes, err := node.Routes(ctx)
+	must(t, err)
+	if routes != "" {
+		t.Fatalf("routes outlived a reboot:\n%s", routes)
+	}
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	comesAlive(t, node)
+	pod, err := node.AddPod(ctx, "a")
+	must(t, err)
+	for _, peer := range f.nodes {
+		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	}
+	reachesUnchanged(ctx, t, pod.Host, f.pods[0].Host)
+}
