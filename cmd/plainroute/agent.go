@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/plainroute/plainroute/controllers"
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// agentFlags are the choices that concern the agent alone.
+type agentFlags struct {
+	networkFlags
+	nodeName      string
+	cniConfDir    string
+	procSys       string
+	listen        string
+	metricsListen string
+	resync        time.Duration
+	logFormat     string
+	logLevel      string
+}
+
+func agentCommand() *cobra.Command {
+	f := &agentFlags{}
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Keep this node's routes and CNI config in step with the Nodes",
+		Long: `agent runs on every node. It watches the Nodes, keeps a route to every other
+node's pod subnet in the kernel, and writes the CNI config once all is there.
+It needs CAP_NET_ADMIN and the right to list and watch Nodes. When it stops,
+everything stays as it is.
+
+Each flag can also be given as an environment variable: --cluster-cidr as
+PLAINROUTE_CLUSTER_CIDR, and so on.`,
+		Example: `  # In a pod, with NODE_NAME from the downward API
+  plainroute agent --cluster-cidr 10.244.0.0/16
+
+  # By hand on a node, dual-stack
+  plainroute agent --node-name node1 --kubeconfig /etc/kubernetes/kubelet.conf \
+    --cluster-cidr 10.244.0.0/16,fd00:10:244::/48`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	f.register(fs)
+	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
+	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings; in a pod, the host's mount")
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of /healthz, /readyz, /status and /metrics")
+	fs.StringVar(&f.metricsListen, "metrics-listen", "", "one more address for /metrics, for Prometheus to reach")
+	fs.DurationVar(&f.resync, "resync", time.Minute, "period of the slow audit, which heals what the kernel does not announce")
+	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func (f *agentFlags) run(cmd *cobra.Command) error {
+	opts, err := f.validate(cmd)
+	if err != nil {
+		return err
+	}
+	config, err := f.restConfig()
+	if err != nil {
+		return err
+	}
+	opts.APIServers = apiServers(config)
+	lock, err := lockRunDir(f.runDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	kernel, err := dataplane.New(dataplane.Config{
+		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf",
+		CNI: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir},
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.manage(cmd.Context(), config, opts, kernel), kernel.Close())
+}
+
+// validate lists every fault of every flag at once.
+func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
+	faults := environment(cmd.Flags())
+	if f.nodeName == "" {
+		f.nodeName = os.Getenv("NODE_NAME")
+	}
+	opts, more := f.options()
+	opts.NodeName = f.nodeName
+	faults = append(faults, more...)
+	if f.nodeName == "" {
+		faults = append(faults, errors.New("--node-name is missing, and $NODE_NAME is not set"))
+	}
+	for flag, value := range map[string]string{"cni-conf-dir": f.cniConfDir, "proc-sys": f.procSys} {
+		if !filepath.IsAbs(value) {
+			faults = append(faults, fmt.Errorf("--%s: %q is not an absolute path", flag, value))
+		}
+	}
+	for _, err := range []error{checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync), f.setUpLog()} {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return opts, faultsError(faults)
+}
+
+// setUpLog sends the logs of all libraries to standard error in one format.
+func (f *agentFlags) setUpLog() error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return fmt.Errorf("--log-level: %q is none of debug, info, warn, error", f.logLevel)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler
+	switch f.logFormat {
+	case "text":
+		handler = slog.NewTextHandler(os.Stderr, options)
+	case "json":
+		handler = slog.NewJSONHandler(os.Stderr, options)
+	default:
+		return fmt.Errorf("--log-format: %q is neither text nor json", f.logFormat)
+	}
+	logger := logr.FromSlogHandler(handler)
+	ctrl.SetLogger(logger)
+	klog.SetLogger(logger)
+	return nil
+}
+
+// lockRunDir admits one agent to a run folder. The lock goes with the process.
+func lockRunDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("making the run folder: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("locking %s: another agent runs on this node: %w", lock.Name(), err), lock.Close())
+	}
+	return lock, nil
+}
+
+// manage runs the loop and the servers until ctx ends. Nothing is taken down at
+// the end: a restart or an upgrade cuts no traffic.
+func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topology.Options, kernel *dataplane.Kernel) error {
+	nodes, err := controllers.NewNodeSource(config, f.ignoreNodesSelector)
+	if err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:  runtime.NewScheme(),
+		Metrics: metricsserver.Options{BindAddress: "0"}, // served by us, beside /status
+	})
+	if err != nil {
+		return fmt.Errorf("making the manager: %w", err)
+	}
+	reconciler := &controllers.NodeReconciler{
+		Options: opts, Nodes: nodes, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
+		Board: &status.Board{}, Metrics: controllers.NewMetrics(metrics.Registry, version), Version: version,
+	}
+	if err := reconciler.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the controller: %w", err)
+	}
+	if err := f.serve(mgr, reconciler); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+// serve opens the listeners at once, so that a taken port is an error at start.
+func (f *agentFlags) serve(mgr manager.Manager, r *controllers.NodeReconciler) error {
+	handlers := map[string]*status.Server{
+		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true},
+		f.metricsListen: {Metrics: metrics.Registry},
+	}
+	if f.metricsListen == f.listen {
+		handlers = map[string]*status.Server{f.listen: handlers[f.listen]}
+	}
+	for addr, s := range handlers {
+		if addr == "" {
+			continue
+		}
+		listener, err := net.Listen("tcp", addr)
+		if err != nil {
+			return fmt.Errorf("listening for probes and metrics: %w", err)
+		}
+		if err := mgr.Add(&manager.Server{Name: "http", Server: s.HTTP(), Listener: listener}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// networkFlags are the operator's choices that agent and plan share.
+type networkFlags struct {
+	kubeconfig          string
+	clusterCIDRs        []string
+	serviceCIDRs        []string
+	nodeCIDRs           []string
+	nonMasqueradeCIDRs  []string
+	maskSize4           int
+	maskSize6           int
+	masquerade          bool
+	mtu                 int
+	bridge              string
+	runDir              string
+	ignoreNodes         string
+	ignoreNodesSelector labels.Selector
+}
+
+func (f *networkFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: those of the pod)")
+	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "accept pod subnets only inside these ranges")
+	fs.IntVar(&f.maskSize4, "node-cidr-mask-size-ipv4", 0, "length in bits that an IPv4 pod subnet has (default: our own subnet's)")
+	fs.IntVar(&f.maskSize6, "node-cidr-mask-size-ipv6", 0, "length in bits that an IPv6 pod subnet has (default: our own subnet's)")
+	fs.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "ranges of Services, which pod subnets must not overlap")
+	fs.StringSliceVar(&f.nodeCIDRs, "node-cidr", nil, "accept next hops only inside these ranges")
+	fs.BoolVar(&f.masquerade, "masquerade", true, "give pods the node's address towards the world outside the cluster")
+	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see the pod's own address")
+	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
+	fs.StringVar(&f.bridge, "bridge", topology.Bridge, "name of the pods' bridge")
+	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, empty after a reboot")
+	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
+}
+
+// environment sets each flag that was not given from PLAINROUTE_<FLAG>.
+func environment(fs *pflag.FlagSet) []error {
+	var faults []error
+	fs.VisitAll(func(f *pflag.Flag) {
+		name := "PLAINROUTE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value, ok := os.LookupEnv(name)
+		if !ok || f.Changed {
+			return
+		}
+		if err := fs.Set(f.Name, value); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", name, err))
+		}
+	})
+	return faults
+}
+
+// options validates all flags at once; the faults are all there are.
+func (f *networkFlags) options() (topology.Options, []error) {
+	var faults []error
+	prefixes := func(flag string, values []string) []netip.Prefix {
+		ps, errs := parsePrefixes(flag, values)
+		faults = append(faults, errs...)
+		return ps
+	}
+	opts := topology.Options{
+		ClusterCIDRs:       prefixes("cluster-cidr", f.clusterCIDRs),
+		ServiceCIDRs:       prefixes("service-cidr", f.serviceCIDRs),
+		NodeCIDRs:          prefixes("node-cidr", f.nodeCIDRs),
+		NonMasqueradeCIDRs: prefixes("non-masquerade-cidr", f.nonMasqueradeCIDRs),
+		MaskSize4:          f.maskSize4, MaskSize6: f.maskSize6,
+		Masquerade: f.masquerade, MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
+	}
+	faults = append(faults, f.checkNumbers()...)
+	if f.bridge == "" || len(f.bridge) > 15 || strings.ContainsAny(f.bridge, "/ \t\n") || f.bridge == "." || f.bridge == ".." {
+		faults = append(faults, fmt.Errorf("--bridge: %q is no name of a device: 1 to 15 characters, no slash, no space", f.bridge))
+	}
+	if !strings.HasPrefix(f.runDir, "/") {
+		faults = append(faults, fmt.Errorf("--run-dir: %q is not an absolute path", f.runDir))
+	}
+	selector, err := labels.Parse(f.ignoreNodes)
+	if err != nil {
+		faults = append(faults, fmt.Errorf("--ignore-nodes: %w", err))
+	}
+	if f.ignoreNodes != "" {
+		f.ignoreNodesSelector = selector
+	}
+	faults = append(faults, clash(opts)...)
+	return opts, faults
+}
+
+func (f *networkFlags) checkNumbers() []error {
+	var faults []error
+	check := func(flag string, value, lowest, highest int) {
+		if value != 0 && (value < lowest || value > highest) {
+			faults = append(faults, fmt.Errorf("--%s: %d is not between %d and %d", flag, value, lowest, highest))
+		}
+	}
+	check("node-cidr-mask-size-ipv4", f.maskSize4, 8, 30)
+	check("node-cidr-mask-size-ipv6", f.maskSize6, 16, 126)
+	check("mtu", f.mtu, 576, 65535)
+	if f.mtu != 0 && f.mtu < 1280 && hasIPv6(f.clusterCIDRs) {
+		faults = append(faults, fmt.Errorf("--mtu: %d is less than the 1280 that IPv6 needs (RFC 8200)", f.mtu))
+	}
+	return faults
+}
+
+func hasIPv6(cidrs []string) bool { return strings.Contains(strings.Join(cidrs, ""), ":") }
+
+// clash finds ranges that can't be right together.
+func clash(opts topology.Options) []error {
+	var faults []error
+	for _, c := range opts.ClusterCIDRs {
+		for _, s := range opts.ServiceCIDRs {
+			if c.Overlaps(s) {
+				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --service-cidr %s", c, s))
+			}
+		}
+		for _, n := range opts.NodeCIDRs {
+			if c.Overlaps(n) {
+				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --node-cidr %s", c, n))
+			}
+		}
+		if size := map[bool]int{true: opts.MaskSize4, false: opts.MaskSize6}[c.Addr().Is4()]; size != 0 && size < c.Bits() {
+			faults = append(faults, fmt.Errorf("--cluster-cidr %s can hold no pod subnet of %d bits", c, size))
+		}
+	}
+	return faults
+}
+
+func parsePrefixes(flag string, values []string) (prefixes []netip.Prefix, faults []error) {
+	for _, v := range values {
+		p, err := netip.ParsePrefix(strings.TrimSpace(v))
+		switch {
+		case err != nil:
+			faults = append(faults, fmt.Errorf("--%s: %q is not a range such as 10.244.0.0/16", flag, v))
+		case p != p.Masked():
+			faults = append(faults, fmt.Errorf("--%s: %q has host bits set; did you mean %s?", flag, v, p.Masked()))
+		default:
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes, faults
+}
+
+// restConfig says how to reach the API server. Requests are not throttled: there
+// is one list and one watch.
+func (f *networkFlags) restConfig() (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	if f.kubeconfig == "" {
+		config, err = rest.InClusterConfig()
+	}
+	switch {
+	case errors.Is(err, rest.ErrNotInCluster):
+		return nil, errors.New("this is no pod of a cluster: give --kubeconfig FILE")
+	case err != nil && f.kubeconfig != "":
+		return nil, fmt.Errorf("reading --kubeconfig %s: %w", f.kubeconfig, err)
+	case err != nil:
+		return nil, fmt.Errorf("reading the pod's credentials: %w", err)
+	}
+	config.QPS = -1
+	config.UserAgent = "plainroute/" + version
+	return config, nil
+}
+
+// apiServers returns the API server's address, where the config has one rather
+// than a name.
+func apiServers(config *rest.Config) []netip.Addr {
+	u, err := url.Parse(config.Host)
+	if err != nil {
+		return nil
+	}
+	host := u.Hostname()
+	if u.Host == "" {
+		host = config.Host
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return nil
+	}
+	return []netip.Addr{addr.WithZone("").Unmap()}
+}
+
+// checkListen validates an address to listen on.
+func checkListen(flag, value string) error {
+	if value == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(value); err != nil {
+		return fmt.Errorf("--%s: %q is not HOST:PORT such as 127.0.0.1:9472", flag, value)
+	}
+	return nil
+}
+
+// checkResync keeps the audit from being a load or a fiction.
+func checkResync(d time.Duration) error {
+	if d < time.Second || d > 24*time.Hour {
+		return fmt.Errorf("--resync: %s is not between 1s and 24h", d)
+	}
+	return nil
+}
+
+// faultsError lists all faults, a line each.
+func faultsError(faults []error) error {
+	if len(faults) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d wrong setting(s):", len(faults))
+	for _, f := range faults {
+		b.WriteString("\n  " + f.Error())
+	}
+	return usageError{errors.New(b.String())}
+}

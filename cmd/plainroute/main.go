@@ -1,0 +1,70 @@
+// Command plainroute is a pod network made of plain kernel routes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes that scripts may rely on.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// usageError is a mistake in flags or arguments.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := rootCommand().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "plainroute:", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintln(os.Stderr, "Run 'plainroute --help' for usage.")
+		os.Exit(exitUsage)
+	}
+	os.Exit(exitFailure)
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "plainroute",
+		Short: "A pod network for Kubernetes made of plain kernel routes",
+		Long: `plainroute makes pods on all nodes reach each other by plain kernel routes:
+no encapsulation, no datapath of its own. On each node an agent watches the
+Nodes, programs a route to every other node's pod subnet, and writes the CNI
+config with which the stock bridge plugin attaches pods.
+
+Exit codes: 0 success, 1 failure, 2 wrong flags or arguments.`,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(agentCommand(), planCommand())
+	return root
+}
+
+// noArgs refuses arguments as a usage error.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return usageError{err}
+	}
+	return nil
+}

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes"
+	sigsyaml "sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// planFlags are the choices of the plan command.
+type planFlags struct {
+	networkFlags
+	file   string
+	node   string
+	host   string
+	link   string
+	output string
+}
+
+func planCommand() *cobra.Command {
+	f := &planFlags{}
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Print what the agent would do, without doing it",
+		Long: `plan computes the same as the agent does, offline: from Node objects, it prints
+the routes, the nftables table and the CNI config of one node or of all, and
+every Problem. It needs no root; with --filename no cluster either.
+
+What a node's own links are is not in its Node object. Unless --host gives that,
+plan takes it that all Nodes are on one link, --link, with an MTU of 1500.`,
+		Example: `  # What would happen in the cluster that kubectl speaks to
+  kubectl get nodes -o yaml | plainroute plan --filename - --cluster-cidr 10.244.0.0/16
+
+  # One node, with that machine's real links and routes
+  plainroute plan --filename nodes.yaml --node node1 --host host.yaml
+
+  # From the cluster, as JSON
+  plainroute plan --kubeconfig ~/.kube/config -o json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	f.register(fs)
+	fs.StringVarP(&f.file, "filename", "f", "", "file of Nodes in YAML or JSON, - for standard input (default: the cluster)")
+	fs.StringVar(&f.node, "node", "", "plan for this Node alone (default: all)")
+	fs.StringVar(&f.host, "host", "", "file with the node's links, foreign routes and nameservers; needs --node")
+	fs.StringVar(&f.link, "link", "eth0", "name of the link on which all Nodes are taken to be")
+	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+// nodePlan is what one node would be like.
+type nodePlan struct {
+	Node     string             `json:"node"`
+	State    topology.State     `json:"state"`
+	Problems []topology.Problem `json:"problems"`
+}
+
+func (f *planFlags) run(cmd *cobra.Command) error {
+	faults := environment(cmd.Flags())
+	opts, more := f.options()
+	faults = append(faults, more...)
+	if f.output != "text" && f.output != "json" {
+		faults = append(faults, fmt.Errorf("--output: %q is neither text nor json", f.output))
+	}
+	if f.host != "" && f.node == "" {
+		faults = append(faults, errors.New("--host describes one machine: say which with --node"))
+	}
+	if err := faultsError(faults); err != nil {
+		return err
+	}
+	nodes, err := f.nodes(cmd.Context(), cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	plans, err := f.plans(opts, nodes)
+	if err != nil {
+		return err
+	}
+	if f.output == "json" {
+		e := json.NewEncoder(cmd.OutOrStdout())
+		e.SetIndent("", "  ")
+		return e.Encode(plans)
+	}
+	for _, p := range plans {
+		if err := p.print(cmd.OutOrStdout()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodes reads the Nodes from where the flags say, less those to be ignored.
+func (f *planFlags) nodes(ctx context.Context, stdin io.Reader) ([]*topology.Node, error) {
+	objects, err := f.objects(ctx, stdin)
+	if err != nil {
+		return nil, err
+	}
+	var nodes []*topology.Node
+	for i := range objects {
+		if f.ignoreNodesSelector == nil || !f.ignoreNodesSelector.Matches(labels.Set(objects[i].Labels)) {
+			nodes = append(nodes, topology.NodeFrom(&objects[i]))
+		}
+	}
+	if len(nodes) == 0 {
+		return nil, errors.New("there are no Nodes in the input")
+	}
+	slices.SortFunc(nodes, func(a, b *topology.Node) int { return strings.Compare(a.Name, b.Name) })
+	for i := 1; i < len(nodes); i++ {
+		if nodes[i].Name == nodes[i-1].Name {
+			return nil, fmt.Errorf("node %s is in the input twice", nodes[i].Name)
+		}
+	}
+	return nodes, nil
+}
+
+func (f *planFlags) objects(ctx context.Context, stdin io.Reader) ([]corev1.Node, error) {
+	switch f.file {
+	case "":
+		return f.fromCluster(ctx)
+	case "-":
+		return readNodes(stdin)
+	}
+	file, err := os.Open(f.file)
+	if err != nil {
+		return nil, fmt.Errorf("reading Nodes: %w", err)
+	}
+	defer file.Close()
+	return readNodes(file)
+}
+
+func (f *planFlags) fromCluster(ctx context.Context) ([]corev1.Node, error) {
+	config, err := f.restConfig()
+	if err != nil {
+		return nil, fmt.Errorf("%w; or give --filename FILE", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing Nodes: %w", err)
+	}
+	return list.Items, nil
+}
+
+// readNodes reads YAML documents or JSON values, each a Node or a list of them.
+func readNodes(r io.Reader) ([]corev1.Node, error) {
+	var nodes []corev1.Node
+	documents := yaml.NewYAMLOrJSONDecoder(r, 4096)
+	for {
+		var raw json.RawMessage
+		err := documents.Decode(&raw)
+		if errors.Is(err, io.EOF) {
+			return nodes, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading Nodes: %w", err)
+		}
+		some, err := nodesOf(raw)
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, some...)
+	}
+}
+
+func nodesOf(raw json.RawMessage) ([]corev1.Node, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	var list struct {
+		Kind  string            `json:"kind"`
+		Items []json.RawMessage `json:"items"`
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fmt.Errorf("reading Nodes: %w", err)
+	}
+	switch list.Kind {
+	case "Node":
+		var node corev1.Node
+		if err := json.Unmarshal(raw, &node); err != nil {
+			return nil, fmt.Errorf("reading a Node: %w", err)
+		}
+		return []corev1.Node{node}, nil
+	case "List", "NodeList":
+		var nodes []corev1.Node
+		for _, item := range list.Items {
+			var node corev1.Node
+			if err := json.Unmarshal(item, &node); err != nil {
+				return nil, fmt.Errorf("reading a Node: %w", err)
+			}
+			if node.Kind == "Node" || node.Kind == "" && list.Kind == "NodeList" {
+				nodes = append(nodes, node)
+			}
+		}
+		return nodes, nil
+	}
+	return nil, fmt.Errorf("reading Nodes: found a %q where a Node or a list of Nodes is expected", list.Kind)
+}
+
+// plans computes what each node asked for would be like.
+func (f *planFlags) plans(opts topology.Options, nodes []*topology.Node) ([]nodePlan, error) {
+	var plans []nodePlan
+	for _, n := range nodes {
+		if f.node != "" && n.Name != f.node {
+			continue
+		}
+		host, err := f.hostOf(n, nodes)
+		if err != nil {
+			return nil, err
+		}
+		opts.NodeName = n.Name
+		state, problems := topology.Desired(opts, host, nodes, freshState(f.bridge, f.link))
+		plans = append(plans, nodePlan{n.Name, state, problems})
+	}
+	if len(plans) == 0 {
+		return nil, fmt.Errorf("there is no Node %q in the input", f.node)
+	}
+	return plans, nil
+}
+
+// hostOf reads --host, or takes it that all Nodes are on one link.
+func (f *planFlags) hostOf(n *topology.Node, nodes []*topology.Node) (topology.Host, error) {
+	if f.host != "" {
+		return readHost(f.host)
+	}
+	link := topology.Link{Name: f.link, MTU: 1500}
+	for _, addr := range n.Addrs {
+		link.Addrs = append(link.Addrs, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	host := topology.Host{Links: []topology.Link{link}}
+	for _, peer := range nodes {
+		for _, addr := range peer.Addrs {
+			if peer != n {
+				host.Routes = append(host.Routes, topology.Route{Dst: netip.PrefixFrom(addr, addr.BitLen()), Dev: f.link})
+			}
+		}
+	}
+	return host, nil
+}
+
+func readHost(file string) (topology.Host, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return topology.Host{}, fmt.Errorf("reading --host: %w", err)
+	}
+	var host topology.Host
+	if err := sigsyaml.UnmarshalStrict(b, &host); err != nil {
+		return topology.Host{}, fmt.Errorf("reading --host %s: %w", file, err)
+	}
+	return host, nil
+}
+
+// freshState is that of a host where nothing of ours is, with all settings that
+// a kernel has.
+func freshState(devices ...string) topology.State {
+	sysctls := map[string]string{
+		topology.SysctlForward4: "0", topology.SysctlForward6: "0", topology.SysctlBridgeNF4: "0", topology.SysctlBridgeNF6: "0",
+	}
+	for _, dev := range devices {
+		for _, family := range []int{4, 6} {
+			sysctls[topology.ConfSysctl(family, dev, "forwarding")] = "0"
+		}
+	}
+	return topology.State{Sysctls: sysctls}
+}
+
+// print gives the plan as commands that a shell would take.
+func (p nodePlan) print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Node %s\n", p.Node)
+	for _, problem := range p.Problems {
+		fmt.Fprintf(&b, "# Problem: %s\n", problem)
+	}
+	paths := make([]string, 0, len(p.State.Sysctls))
+	for path := range p.State.Sysctls {
+		paths = append(paths, path)
+	}
+	slices.Sort(paths)
+	for _, path := range paths {
+		fmt.Fprintf(&b, "sysctl -w %s=%s\n", path, p.State.Sysctls[path])
+	}
+	for _, r := range p.State.Routes {
+		fmt.Fprintf(&b, "ip route add %s\n", r)
+	}
+	if p.State.Masquerade != nil {
+		fmt.Fprintf(&b, "nft -f - <<'EOF'\n%sEOF\n", p.State.Masquerade.Ruleset())
+	}
+	if p.State.CNI != nil {
+		conf, err := cni.Render(*p.State.CNI)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "cat >/etc/cni/net.d/%s <<'EOF'\n%sEOF\n", topology.Conflist, conf)
+	}
+	b.WriteString("\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}

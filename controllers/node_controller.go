@@ -1,0 +1,323 @@
+// Package controllers holds the loop: Nodes and the kernel's news come in, one
+// request goes out, and each pass looks at the whole.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Dataplane is the host that is to be kept as it should be.
+type Dataplane interface {
+	// Facts tells what the host is, apart from what is ours.
+	Facts(context.Context) (topology.Host, error)
+	// Observe tells what of ours is there; it is valid until the next Apply.
+	Observe(context.Context) (topology.State, error)
+	// Apply makes changes in their order. It is idempotent, and what is absent
+	// already is deleted already. Errors are joined; those that concern a single
+	// peer are of type RouteFailure.
+	Apply(context.Context, plan.Changes) error
+}
+
+// RouteFailure is an error of Apply that concerns one route alone.
+type RouteFailure interface {
+	error
+	FailedRoute() topology.Route
+}
+
+// Watcher tells of changes that somebody else made to the host.
+type Watcher interface {
+	Watch(ctx context.Context, resync time.Duration, notify func()) error
+}
+
+// Pass is the one request, always equal to itself: any burst of news is one pass.
+type Pass struct{}
+
+// NodeReconciler keeps this host in step with the Nodes.
+type NodeReconciler struct {
+	Options   topology.Options
+	Nodes     *NodeSource
+	Dataplane Dataplane
+	Watcher   Watcher
+	// Resync is the period of the slow audit.
+	Resync  time.Duration
+	Board   *status.Board
+	Metrics *Metrics
+	Version string
+
+	number   int64
+	failures int
+	known    map[topology.Problem]bool
+	started  passClock
+}
+
+// passClock knows how long the running pass has taken.
+type passClock struct {
+	mu    sync.Mutex
+	start time.Time
+}
+
+func (c *passClock) set(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.start = t
+}
+
+// stuckAfter is longer than any pass takes that will ever end.
+const stuckAfter = time.Minute
+
+// Healthy fails if the loop is stuck.
+func (r *NodeReconciler) Healthy() error {
+	r.started.mu.Lock()
+	defer r.started.mu.Unlock()
+	if t := r.started.start; !t.IsZero() && time.Since(t) > stuckAfter {
+		return fmt.Errorf("the pass that began at %s has not ended", t.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// SetupWithManager makes Nodes and the kernel drive the loop.
+func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	type queue = workqueue.TypedRateLimitingInterface[Pass]
+	return builder.TypedControllerManagedBy[Pass](mgr).
+		Named("node").
+		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
+			q.Add(Pass{})
+			go r.Nodes.Run(ctx, func() { q.Add(Pass{}) })
+			return nil
+		})).
+		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
+			go r.watchHost(ctx, func() { q.Add(Pass{}) })
+			return nil
+		})).
+		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1}).
+		Complete(r)
+}
+
+// watchHost ends the process if the host can't be watched any more: a new one
+// starts with a look at everything.
+func (r *NodeReconciler) watchHost(ctx context.Context, notify func()) {
+	if err := r.Watcher.Watch(ctx, r.Resync, notify); err != nil && ctx.Err() == nil {
+		log.FromContext(ctx).Error(err, "Watching the kernel failed")
+		r.Metrics.watchFailed()
+		panic(fmt.Errorf("watching the kernel: %w", err))
+	}
+}
+
+// Reconcile is one pass: facts, desired State, difference, change, report.
+func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, error) {
+	begin := time.Now()
+	r.started.set(begin)
+	defer r.started.set(time.Time{})
+	view := r.Nodes.View()
+	r.number++
+	result := &status.Result{Version: r.Version, Node: r.Options.NodeName, Nodes: view.Nodes}
+	changes, err := 0, error(nil)
+	if view.Synced {
+		changes, err = r.pass(ctx, view, result)
+	} else {
+		result.Problems = []topology.Problem{waiting(view)}
+	}
+	if err != nil {
+		result.Problems = append(result.Problems, problemsOf(err, view.Nodes)...)
+	}
+	slices.SortFunc(result.Problems, topology.Problem.Compare)
+	result.Pass = status.Pass{Number: r.number, Time: begin, Duration: time.Since(begin), Changes: changes}
+	result.Ready = len(result.Blocking()) == 0
+	r.publish(ctx, result, view)
+	return ctrl.Result{RequeueAfter: r.retry(err)}, nil
+}
+
+const (
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// retry returns when to try again after an error, 0: never. The error is a
+// Problem by now; returned, it would be logged at each try.
+func (r *NodeReconciler) retry(err error) time.Duration {
+	if err == nil {
+		r.failures = 0
+		return 0
+	}
+	wait := firstRetry << min(r.failures, 16)
+	r.failures++
+	return min(wait, lastRetry)
+}
+
+// waiting says why there are no Nodes yet.
+func waiting(view View) topology.Problem {
+	p := topology.Problem{Reason: topology.APIUnavailable, Own: true,
+		Detail: "waiting for the first list of Nodes; routes stay as they are"}
+	if view.Err != nil {
+		p.Detail += ": " + view.Err.Error()
+	}
+	return p
+}
+
+// pass brings the host to where it should be. The CNI config makes kubelet say
+// Ready, so before it is written the kernel is looked at once more.
+func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Result) (int, error) {
+	changes, err := r.step(ctx, view, result)
+	if err != nil {
+		return 0, err
+	}
+	made := 0
+	if !changes.KernelEmpty() {
+		made = r.Metrics.applied(changes)
+		err = r.Dataplane.Apply(ctx, changes.WithoutCNI())
+		r.Metrics.observeLatency(view.Since)
+		r.logChanges(ctx, changes)
+		if onlyRoutes(err) && (changes.CNI != nil || changes.DeleteCNI) {
+			var again error
+			if changes, again = r.step(ctx, view, result); again != nil {
+				return made, errors.Join(err, again)
+			}
+		}
+	}
+	if onlyRoutes(err) && (changes.CNI != nil || changes.DeleteCNI) {
+		err = errors.Join(err, r.Dataplane.Apply(ctx, changes))
+		r.logChanges(ctx, plan.Changes{CNI: changes.CNI})
+	}
+	return made, err
+}
+
+// step computes what is to be done, less what an incomplete view could want back.
+func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Result) (plan.Changes, error) {
+	host, err := r.Dataplane.Facts(ctx)
+	if err != nil {
+		return plan.Changes{}, fmt.Errorf("learning about this host: %w", err)
+	}
+	actual, err := r.Dataplane.Observe(ctx)
+	if err != nil {
+		return plan.Changes{}, fmt.Errorf("observing the kernel: %w", err)
+	}
+	result.Desired, result.Problems = topology.Desired(r.Options, host, view.Nodes, actual)
+	changes := plan.Diff(result.Desired, actual)
+	r.Metrics.observed(actual, result.Desired)
+	if changes.Removes() && !r.knows(view.Nodes) {
+		changes = changes.WithoutRemovals()
+		result.Problems = append(result.Problems, topology.Problem{Reason: topology.PruneHeld,
+			Detail: "routes that no Node asks for stay until our own Node is in the list"})
+	}
+	return changes, nil
+}
+
+// knows tells whether the view is good enough to remove by: it has our own Node.
+func (r *NodeReconciler) knows(nodes []*topology.Node) bool {
+	return slices.ContainsFunc(nodes, func(n *topology.Node) bool { return n.Name == r.Options.NodeName })
+}
+
+// onlyRoutes tells whether an error of Apply leaves this node itself whole.
+func onlyRoutes(err error) bool {
+	for _, e := range flatten(err) {
+		var route RouteFailure
+		if !errors.As(e, &route) || ownFault(e) {
+			return false
+		}
+	}
+	return true
+}
+
+// flatten gives the errors that were joined.
+func flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, flatten(e)...)
+	}
+	return all
+}
+
+// problemsOf puts errors into words: a peer's route is that peer's affair.
+func problemsOf(err error, nodes []*topology.Node) []topology.Problem {
+	var problems []topology.Problem
+	for _, e := range flatten(err) {
+		var route RouteFailure
+		if errors.As(e, &route) && !ownFault(e) {
+			problems = append(problems, topology.Problem{Node: nodeOf(route.FailedRoute(), nodes), Reason: topology.RouteFailed, Detail: e.Error()})
+			continue
+		}
+		problems = append(problems, topology.Problem{Reason: topology.KernelFailed, Detail: advise(e), Own: true})
+	}
+	return slices.Compact(problems)
+}
+
+func nodeOf(route topology.Route, nodes []*topology.Node) string {
+	for _, n := range nodes {
+		if slices.Contains(n.PodCIDRs, route.Dst) && slices.Contains(n.Addrs, route.Via) {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+// publish tells the world, and the log only what is new.
+func (r *NodeReconciler) publish(ctx context.Context, result *status.Result, view View) {
+	logger := log.FromContext(ctx)
+	before := r.Board.Last()
+	r.Board.Publish(result)
+	r.Metrics.reported(result)
+	known := make(map[topology.Problem]bool, len(result.Problems))
+	for _, p := range result.Problems {
+		known[p] = true
+		if !r.known[p] {
+			logger.Info("Problem", "node", p.Node, "reason", p.Reason, "detail", p.Detail, "blocksReadiness", p.Own)
+		}
+	}
+	for p := range r.known {
+		if !known[p] {
+			logger.Info("Problem gone", "node", p.Node, "reason", p.Reason, "detail", p.Detail)
+		}
+	}
+	r.known = known
+	if result.Ready != before.Ready {
+		logger.Info("Readiness changed", "ready", result.Ready, "nodes", len(view.Nodes))
+	}
+}
+
+// manyRoutes is how many changed routes are worth a log line each.
+const manyRoutes = 20
+
+func (r *NodeReconciler) logChanges(ctx context.Context, c plan.Changes) {
+	logger := log.FromContext(ctx)
+	for _, s := range c.Sysctls {
+		logger.Info("Set", "sysctl", s.Path, "value", s.Value)
+	}
+	if c.Table != nil {
+		logger.Info("Wrote nftables table", "table", topology.Table)
+	}
+	if n := len(c.Add) + len(c.Replace) + len(c.Delete); n > manyRoutes {
+		logger.Info("Changed routes", "added", len(c.Add), "replaced", len(c.Replace), "deleted", len(c.Delete))
+	} else {
+		for verb, routes := range map[string][]topology.Route{"Added route": c.Add, "Replaced route": c.Replace, "Deleted route": c.Delete} {
+			for _, route := range routes {
+				logger.Info(verb, "route", route.String())
+			}
+		}
+	}
+	if c.CNI != nil {
+		logger.Info("Wrote CNI config", "subnets", c.CNI.Subnets, "mtu", c.CNI.MTU)
+	}
+}

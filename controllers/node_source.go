@@ -1,0 +1,285 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// NodeSource keeps the Nodes of the API server, as far as they matter to routes.
+//
+// It is a reflector with a store of our own rather than the manager's cache,
+// whose informer backs off for up to a minute, and gives up when there is no API
+// server for two.
+type NodeSource struct {
+	client rest.Interface
+	ignore labels.Selector
+	notify func()
+
+	mu      sync.Mutex
+	nodes   []*topology.Node // never changed in place: passes read them
+	index   map[string]int
+	synced  bool
+	lastErr error
+	pending time.Time // when the oldest change that no pass has seen arrived
+}
+
+// NewNodeSource makes a source that reads through the config. Nodes that ignore
+// selects are no peers; nil selects none.
+func NewNodeSource(config *rest.Config, ignore labels.Selector) (*NodeSource, error) {
+	client, err := nodesClient(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for Nodes: %w", err)
+	}
+	if ignore == nil {
+		ignore = labels.Nothing()
+	}
+	return &NodeSource{client: client, ignore: ignore, index: map[string]int{}}, nil
+}
+
+// View is what is known of the Nodes.
+type View struct {
+	// Nodes must not be changed.
+	Nodes []*topology.Node
+	// Synced tells that a full list has arrived since the start.
+	Synced bool
+	// Err is why the API server can't be asked just now, or nil.
+	Err error
+	// Since is when the oldest change in this view arrived that the view before
+	// did not have; zero: nothing changed.
+	Since time.Time
+}
+
+// View returns what is known, and begins a new account of what changed.
+func (s *NodeSource) View() View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := View{Nodes: slices.Clone(s.nodes), Synced: s.synced, Err: s.lastErr, Since: s.pending}
+	s.pending = time.Time{}
+	return v
+}
+
+// Run keeps the view up to date until ctx ends, and calls notify after each
+// change that matters: a heartbeat doesn't. Without an API server it waits for
+// as long as it takes.
+func (s *NodeSource) Run(ctx context.Context, notify func()) {
+	s.notify = notify
+	patience := patientClock{s}
+	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Cap: maxBackoff, Steps: 20, Factor: 2, Jitter: 1}
+	reflector := cache.NewReflectorWithOptions(s.listerWatcher(), &wireNode{}, s, cache.ReflectorOptions{
+		Name: "nodes", TypeDescription: "Node", Clock: patience, Backoff: &backoff,
+	})
+	delay := backoff.DelayWithReset(patience, time.Minute)
+	for ctx.Err() == nil {
+		if err := reflector.ListAndWatchWithContext(ctx); err != nil {
+			s.failed(err)
+		}
+		select {
+		case <-patience.After(delay()):
+		case <-ctx.Done():
+		}
+	}
+}
+
+const (
+	// maxBackoff is the longest wait between tries in a small cluster.
+	maxBackoff = 2500 * time.Millisecond
+	// manyNodes make us wait twelve times as long, 30 s at most: that many agents
+	// listing that many Nodes at once would be hundreds of gigabytes.
+	manyNodes = 5000
+	patience  = 12
+)
+
+// patientClock stretches the reflector's waits with the size of the cluster.
+// Backoffs can't be changed once a reflector has them; its clock can.
+type patientClock struct{ source *NodeSource }
+
+func (patientClock) Now() time.Time                         { return time.Now() }
+func (patientClock) Since(t time.Time) time.Duration        { return time.Since(t) }
+func (patientClock) NewTimer(d time.Duration) clock.Timer   { return clock.RealClock{}.NewTimer(d) }
+func (patientClock) Sleep(d time.Duration)                  { time.Sleep(d) }
+func (patientClock) Tick(d time.Duration) <-chan time.Time  { return time.Tick(d) }
+func (patientClock) NewTicker(d time.Duration) clock.Ticker { return clock.RealClock{}.NewTicker(d) }
+func (patientClock) AfterFunc(d time.Duration, f func()) clock.Timer {
+	return clock.RealClock{}.AfterFunc(d, f)
+}
+
+func (c patientClock) After(d time.Duration) <-chan time.Time {
+	c.source.mu.Lock()
+	n := min(len(c.source.nodes), manyNodes)
+	c.source.mu.Unlock()
+	return time.After(d + d*time.Duration((patience-1)*n)/manyNodes)
+}
+
+// listerWatcher remembers errors that the reflector only retries.
+func (s *NodeSource) listerWatcher() cache.ListerWatcher {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			list := &wireNodeList{}
+			err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Into(list)
+			s.failed(err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+			opts.Watch = true
+			w, err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Watch(ctx)
+			s.failed(err)
+			return w, err
+		},
+	}
+}
+
+// failed remembers why the API server can't be asked, nil: it can. A change of
+// that is news before the first list only; later, what is known still holds.
+func (s *NodeSource) failed(err error) {
+	s.mu.Lock()
+	news := !s.synced && fmt.Sprint(err) != fmt.Sprint(s.lastErr)
+	s.lastErr = err
+	s.mu.Unlock()
+	if news {
+		s.notify()
+	}
+}
+
+// Transformer makes this a TransformingStore: the reflector's own stores hold
+// what is kept only, so a list never stands in memory as it came.
+func (s *NodeSource) Transformer() cache.TransformFunc {
+	return func(obj any) (any, error) {
+		n, ok := obj.(*wireNode)
+		if !ok {
+			return obj, nil
+		}
+		kept := &keptNode{ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion}}
+		if !s.ignore.Matches(labels.Set(n.Labels)) {
+			kept.node = topology.NodeFrom(&n.Node)
+		}
+		return kept, nil
+	}
+}
+
+// keptNode is what the reflector's stores hold of a Node; node is nil where the
+// Node is ignored.
+type keptNode struct {
+	metav1.ObjectMeta
+	node *topology.Node
+}
+
+// keep returns what is kept of what the reflector gives, which for a deletion it
+// may have missed is wrapped.
+func (s *NodeSource) keep(obj any) (*keptNode, error) {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	obj, err := s.Transformer()(obj)
+	if err != nil {
+		return nil, err
+	}
+	kept, ok := obj.(*keptNode)
+	if !ok {
+		return nil, fmt.Errorf("storing Nodes: got a %T", obj)
+	}
+	return kept, nil
+}
+
+// Add stores a Node.
+func (s *NodeSource) Add(obj any) error { return s.Update(obj) }
+
+// Update stores a Node; one that gives rise to the same routes is no news.
+func (s *NodeSource) Update(obj any) error {
+	kept, err := s.keep(obj)
+	if err != nil {
+		return err
+	}
+	if kept.node == nil {
+		return s.Delete(obj)
+	}
+	s.change(func() bool {
+		i, known := s.index[kept.Name]
+		switch {
+		case !known:
+			s.index[kept.Name] = len(s.nodes)
+			s.nodes = append(s.nodes, kept.node)
+		case s.nodes[i].Equal(kept.node):
+			return false
+		default:
+			s.nodes[i] = kept.node
+		}
+		return true
+	})
+	return nil
+}
+
+// Delete forgets a Node.
+func (s *NodeSource) Delete(obj any) error {
+	kept, err := s.keep(obj)
+	if err != nil {
+		return err
+	}
+	s.change(func() bool {
+		i, known := s.index[kept.Name]
+		if !known {
+			return false
+		}
+		last := len(s.nodes) - 1
+		s.nodes[i] = s.nodes[last]
+		s.index[s.nodes[i].Name] = i
+		s.nodes[last] = nil
+		s.nodes = s.nodes[:last]
+		delete(s.index, kept.Name)
+		return true
+	})
+	return nil
+}
+
+// Replace takes a full list over. Sorted by pod subnet it is cheapest to sort
+// again in each pass.
+func (s *NodeSource) Replace(list []any, _ string) error {
+	nodes := make([]*topology.Node, 0, len(list))
+	for _, obj := range list {
+		kept, err := s.keep(obj)
+		if err != nil {
+			return err
+		}
+		if kept.node != nil {
+			nodes = append(nodes, kept.node)
+		}
+	}
+	slices.SortFunc(nodes, topology.CompareSubnets)
+	index := make(map[string]int, len(nodes))
+	for i, n := range nodes {
+		index[n.Name] = i
+	}
+	s.change(func() bool {
+		s.nodes, s.index, s.synced, s.lastErr = nodes, index, true, nil
+		return true
+	})
+	return nil
+}
+
+// Resync has nothing to do: each pass looks at everything.
+func (s *NodeSource) Resync() error { return nil }
+
+func (s *NodeSource) change(f func() bool) {
+	s.mu.Lock()
+	news := f()
+	if news && s.pending.IsZero() {
+		s.pending = time.Now()
+	}
+	s.mu.Unlock()
+	if news {
+		s.notify()
+	}
+}

@@ -1,0 +1,202 @@
+package controllers
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+)
+
+// wireNode is a Node of which only what matters is read from the wire. A busy
+// kubelet's Node is 12 KB of images and volumes, sent every few minutes by each:
+// skipping over them takes a third of the time and a tenth of the memory.
+type wireNode struct {
+	corev1.Node
+}
+
+// wireNodeList is what a server that can't stream a list answers with.
+type wireNodeList struct {
+	metav1.TypeMeta
+	metav1.ListMeta `json:"metadata"`
+	Items           []wireNode `json:"items"`
+}
+
+// DeepCopyObject makes a wireNode a runtime.Object.
+func (n *wireNode) DeepCopyObject() runtime.Object { return &wireNode{*n.Node.DeepCopy()} }
+
+// DeepCopyObject makes a wireNodeList a runtime.Object.
+func (l *wireNodeList) DeepCopyObject() runtime.Object {
+	c := &wireNodeList{TypeMeta: l.TypeMeta, ListMeta: l.ListMeta, Items: make([]wireNode, len(l.Items))}
+	for i := range l.Items {
+		l.Items[i].Node.DeepCopyInto(&c.Items[i].Node)
+	}
+	return c
+}
+
+// Reset clears the Node before Unmarshal, as the serializer asks.
+func (n *wireNode) Reset() { *n = wireNode{} }
+
+// Reset clears the list before Unmarshal, as the serializer asks.
+func (l *wireNodeList) Reset() { *l = wireNodeList{} }
+
+// Unmarshal reads message Node of k8s.io/api/core/v1/generated.proto.
+func (n *wireNode) Unmarshal(b []byte) error {
+	return eachField(b, func(number protowire.Number, value []byte) error {
+		switch number {
+		case 1:
+			return readObjectMeta(value, &n.ObjectMeta)
+		case 2:
+			return readSpec(value, &n.Spec)
+		case 3:
+			return readStatus(value, &n.Status)
+		}
+		return nil
+	})
+}
+
+// Unmarshal reads message NodeList of k8s.io/api/core/v1/generated.proto.
+func (l *wireNodeList) Unmarshal(b []byte) error {
+	return eachField(b, func(number protowire.Number, value []byte) error {
+		switch number {
+		case 1:
+			return l.ListMeta.Unmarshal(value)
+		case 2:
+			l.Items = append(l.Items, wireNode{})
+			return l.Items[len(l.Items)-1].Unmarshal(value)
+		}
+		return nil
+	})
+}
+
+// readObjectMeta reads message ObjectMeta of
+// k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto.
+func readObjectMeta(b []byte, m *metav1.ObjectMeta) error {
+	return eachField(b, func(number protowire.Number, value []byte) error {
+		switch number {
+		case 1:
+			m.Name = string(value)
+		case 5:
+			m.UID = types.UID(value)
+		case 6:
+			m.ResourceVersion = string(value)
+		case 8:
+			return m.CreationTimestamp.Unmarshal(value)
+		case 9:
+			m.DeletionTimestamp = &metav1.Time{Time: time.Time{}}
+			return m.DeletionTimestamp.Unmarshal(value)
+		case 11:
+			return readLabel(value, m)
+		case 12:
+			return readBookmark(value, m)
+		}
+		return nil
+	})
+}
+
+func readLabel(b []byte, m *metav1.ObjectMeta) error {
+	key, value, err := readEntry(b)
+	if m.Labels == nil {
+		m.Labels = map[string]string{}
+	}
+	m.Labels[key] = value
+	return err
+}
+
+// readBookmark keeps the one annotation that a reflector looks at: it ends the
+// initial events of a streamed list.
+func readBookmark(b []byte, m *metav1.ObjectMeta) error {
+	key, value, err := readEntry(b)
+	if key == metav1.InitialEventsAnnotationKey {
+		m.Annotations = map[string]string{key: value}
+	}
+	return err
+}
+
+// readEntry reads an entry of a protobuf map.
+func readEntry(b []byte) (key, value string, err error) {
+	err = eachField(b, func(number protowire.Number, v []byte) error {
+		switch number {
+		case 1:
+			key = string(v)
+		case 2:
+			value = string(v)
+		}
+		return nil
+	})
+	return key, value, err
+}
+
+func readSpec(b []byte, s *corev1.NodeSpec) error {
+	return eachField(b, func(number protowire.Number, value []byte) error {
+		switch number {
+		case 1:
+			s.PodCIDR = string(value)
+		case 7:
+			s.PodCIDRs = append(s.PodCIDRs, string(value))
+		}
+		return nil
+	})
+}
+
+func readStatus(b []byte, s *corev1.NodeStatus) error {
+	return eachField(b, func(number protowire.Number, value []byte) error {
+		if number != 5 {
+			return nil
+		}
+		address, kind, err := corev1.NodeAddress{}, "", error(nil)
+		kind, address.Address, err = readEntry(value)
+		address.Type = corev1.NodeAddressType(kind)
+		if address.Type == corev1.NodeInternalIP {
+			s.Addresses = append(s.Addresses, address)
+		}
+		return err
+	})
+}
+
+// eachField gives the length-delimited fields of a message and skips the rest.
+func eachField(b []byte, f func(protowire.Number, []byte) error) error {
+	for len(b) > 0 {
+		number, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("reading protobuf: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		if kind != protowire.BytesType {
+			if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
+				return fmt.Errorf("reading protobuf: %w", protowire.ParseError(n))
+			}
+			b = b[n:]
+			continue
+		}
+		value, n := protowire.ConsumeBytes(b)
+		if n < 0 {
+			return fmt.Errorf("reading protobuf: %w", protowire.ParseError(n))
+		}
+		if err := f(number, value); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// nodesClient returns a client that reads Nodes as wireNodes.
+func nodesClient(config *rest.Config) (rest.Interface, error) {
+	scheme := runtime.NewScheme()
+	scheme.AddKnownTypeWithName(corev1.SchemeGroupVersion.WithKind("Node"), &wireNode{})
+	scheme.AddKnownTypeWithName(corev1.SchemeGroupVersion.WithKind("NodeList"), &wireNodeList{})
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+
+	c := rest.CopyConfig(config)
+	c.APIPath, c.GroupVersion = "/api", &corev1.SchemeGroupVersion
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	c.ContentType = runtime.ContentTypeProtobuf
+	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	return rest.RESTClientFor(c)
+}

@@ -1,0 +1,228 @@
+// Package dataplane is the only one that touches the kernel: it tells what this
+// host is (Facts), what of ours is there (Observe), makes changes (Apply), and
+// says when somebody else made some (Watch).
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Config says where a Kernel finds what is not in the network namespace.
+type Config struct {
+	// Bridge is the name of the pods' bridge.
+	Bridge string
+	// ProcSys is the root of settings, /proc/sys but in a container.
+	ProcSys string
+	// ResolvConf is the file of resolv.conf(5).
+	ResolvConf string
+	// CNI is where our CNI config lives.
+	CNI cni.Store
+}
+
+// Kernel is the kernel as seen from the network namespace of the thread that
+// called New, and the CNI folder beside it.
+//
+// What it has read it keeps, together with what it wrote since, until Watch
+// hears of a change by somebody else: a pass then costs what changed, not what
+// there is. Without Watch running, call Forget before each Observe.
+type Kernel struct {
+	cfg    Config
+	handle *rtnl.Handle    // writes routes, lists links
+	dumper *netlink.Conn   // reads routes
+	nft    *nftables.Conn  // our table
+	nftPID uint32          // the port of nft, by which its echoes are known
+	events []*netlink.Conn // notifications, subscribed to before the first read
+
+	mu         sync.Mutex
+	links      *linkFacts
+	routes     *routeFacts
+	sysctls    map[string]string
+	masquerade *masqueradeFacts
+}
+
+// receiveBuffer holds the notifications of some 5,000 changes at once; the
+// default size holds 256.
+const receiveBuffer = 16 << 20
+
+// New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
+func New(cfg Config) (*Kernel, error) {
+	k := &Kernel{cfg: cfg}
+	if err := k.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
+	}
+	return k, nil
+}
+
+func (k *Kernel) open() error {
+	if err := k.subscribe(); err != nil {
+		return err
+	}
+	var err error
+	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	if k.dumper, err = dialDumper(); err != nil {
+		return err
+	}
+	k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		k.nftPID = c.PID()
+		return errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(receiveBuffer))
+	}))
+	return err
+}
+
+// Close closes the sockets. What was made in the kernel stays.
+func (k *Kernel) Close() error {
+	var errs []error
+	for _, c := range k.events {
+		errs = append(errs, c.Close())
+	}
+	if k.handle != nil {
+		k.handle.Close()
+	}
+	if k.dumper != nil {
+		errs = append(errs, k.dumper.Close())
+	}
+	if k.nft != nil {
+		errs = append(errs, k.nft.CloseLasting())
+	}
+	return errors.Join(errs...)
+}
+
+// Forget drops all that is kept, so that the next pass reads the kernel anew.
+func (k *Kernel) Forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.forget()
+}
+
+func (k *Kernel) forget() {
+	k.links, k.routes, k.sysctls, k.masquerade = nil, nil, nil, nil
+}
+
+// Facts tells what this host is, apart from what is ours.
+func (k *Kernel) Facts(context.Context) (topology.Host, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.load(); err != nil {
+		return topology.Host{}, err
+	}
+	servers, err := nameservers(k.cfg.ResolvConf)
+	if err != nil {
+		return topology.Host{}, err
+	}
+	return topology.Host{Links: k.links.list, Routes: k.routes.foreign, Nameservers: servers}, nil
+}
+
+// Observe tells what of ours is there. The caller must not change it.
+func (k *Kernel) Observe(context.Context) (topology.State, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.load(); err != nil {
+		return topology.State{}, err
+	}
+	conf, err := k.cfg.CNI.Read()
+	if err != nil {
+		return topology.State{}, fmt.Errorf("reading the CNI config: %w", err)
+	}
+	return topology.State{Sysctls: k.sysctls, Routes: k.routes.ours, Masquerade: k.masquerade.table, CNI: conf}, nil
+}
+
+// load reads what is not known.
+func (k *Kernel) load() error {
+	if k.links == nil || k.routes == nil {
+		k.sysctls = nil
+		if err := k.loadRoutes(); err != nil {
+			return err
+		}
+	}
+	if k.sysctls == nil {
+		k.loadSysctls()
+	}
+	if k.masquerade == nil {
+		facts, err := k.readMasquerade()
+		if err != nil {
+			return fmt.Errorf("reading nftables table %s: %w", topology.Table, err)
+		}
+		k.masquerade = facts
+	}
+	return nil
+}
+
+// A RouteError is the kernel's refusal of one route. It concerns that route's
+// Node alone; all other errors of Apply concern this node.
+type RouteError struct {
+	Op    string
+	Route topology.Route
+	Err   error
+}
+
+func (e *RouteError) Error() string {
+	return fmt.Sprintf("%s route %q: %v", e.Op, e.Route, e.Err)
+}
+
+func (e *RouteError) Unwrap() error { return e.Err }
+
+// FailedRoute returns the route that was refused.
+func (e *RouteError) FailedRoute() topology.Route { return e.Route }
+
+// Apply makes the changes in their order. It is idempotent: what is there
+// already, or gone already, is no error. A change that fails does not stop those
+// that don't depend on it; errors are joined, RouteErrors among them. After an
+// error the kernel is read anew.
+//
+// The CNI config is written only if all that this node's pods need is there.
+func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var errs []error
+	for _, s := range c.Sysctls {
+		errs = append(errs, k.writeSysctl(s))
+	}
+	errs = append(errs, k.writeTable(c.Table), k.changeSets(c.Widen))
+	own := errors.Join(errs...)
+
+	routes := k.applyRoutes(c)
+	if routes == nil {
+		own = errors.Join(own, k.changeSets(c.Narrow), k.deleteTable(c.DeleteTable))
+	}
+	if errors.Is(routes, unix.EPERM) {
+		own = errors.Join(own, routes)
+	}
+	if own == nil {
+		own = k.applyCNI(c)
+	}
+	err := errors.Join(own, routes)
+	if err != nil {
+		k.forget()
+	}
+	return err
+}
+
+func (k *Kernel) applyCNI(c plan.Changes) error {
+	switch {
+	case c.DeleteCNI:
+		return k.cfg.CNI.Remove()
+	case c.CNI != nil:
+		return k.cfg.CNI.Write(*c.CNI)
+	}
+	return nil
+}
+
+// sysctlFile returns the file of a setting.
+func (k *Kernel) sysctlFile(path string) string {
+	return filepath.Join(k.cfg.ProcSys, filepath.FromSlash(path))
+}

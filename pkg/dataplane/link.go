@@ -1,0 +1,142 @@
+package dataplane
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// linkFacts are the links that routes can go through: those with an address and
+// those that foreign routes name. The many ports of the bridge are left out.
+type linkFacts struct {
+	list  []topology.Link
+	names map[int]string // of all links, by index
+	byDev map[string]int
+}
+
+// readLinks lists links and addresses; routed are the devices of foreign routes.
+func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
+	links, err := retryDump(k.handle.LinkList)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing links: %w", err)
+	}
+	addrs, err := retryDump(func() ([]rtnl.Addr, error) { return k.handle.AddrList(nil, rtnl.FAMILY_ALL) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	facts := &linkFacts{names: make(map[int]string, len(links)), byDev: make(map[string]int, len(links))}
+	byIndex := make(map[int]*topology.Link, len(links))
+	for _, l := range links {
+		a := l.Attrs()
+		facts.names[a.Index], facts.byDev[a.Name] = a.Name, a.Index
+		byIndex[a.Index] = &topology.Link{Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0}
+	}
+	for _, a := range addrs {
+		if link := byIndex[a.LinkIndex]; link != nil {
+			addAddr(link, a)
+		}
+	}
+	return facts, byIndex, nil
+}
+
+// addAddr takes an address over, but for those that the kernel gives each IPv6
+// link by itself.
+func addAddr(link *topology.Link, a rtnl.Addr) {
+	ip, ok := netip.AddrFromSlice(a.IP)
+	if !ok || a.IPNet == nil {
+		return
+	}
+	ip = ip.Unmap()
+	if ip.Is6() && ip.IsLinkLocalUnicast() {
+		return
+	}
+	bits, _ := a.Mask.Size()
+	link.Addrs = append(link.Addrs, netip.PrefixFrom(ip, bits))
+	if ip.Is6() && a.Flags&unix.IFA_F_PERMANENT == 0 {
+		link.RouterAdvertised = true
+	}
+}
+
+// retryDump repeats a dump that a change interrupted; what it gave is not whole.
+func retryDump[T any](dump func() (T, error)) (T, error) {
+	const tries = 10
+	var last T
+	var err error
+	for range tries {
+		if last, err = dump(); !errors.Is(err, rtnl.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return last, err
+}
+
+// keepRouted drops links that no route can go through, in the order of names.
+func (f *linkFacts) keepRouted(byIndex map[int]*topology.Link, foreign []topology.Route, bridge string) {
+	routed := map[string]bool{bridge: true}
+	for _, r := range foreign {
+		routed[r.Dev] = true
+	}
+	for _, link := range byIndex {
+		if len(link.Addrs) > 0 || routed[link.Name] {
+			f.list = append(f.list, *link)
+		}
+	}
+	slices.SortFunc(f.list, func(a, b topology.Link) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// name returns a device's name; one that came after the list has its index.
+func (f *linkFacts) name(index int) string {
+	if name, ok := f.names[index]; ok {
+		return name
+	}
+	return "if" + strconv.Itoa(index)
+}
+
+// rename keeps names in step with links that come, go, or change theirs.
+func (f *linkFacts) rename(index int, name string, gone bool) {
+	delete(f.byDev, f.names[index])
+	delete(f.names, index)
+	if !gone && name != "" {
+		f.names[index], f.byDev[name] = name, index
+	}
+}
+
+// matters tells whether a change of a link can change a route of ours.
+func (f *linkFacts) matters(index int) bool {
+	name := f.names[index]
+	return slices.ContainsFunc(f.list, func(l topology.Link) bool { return l.Name == name })
+}
+
+// nameservers reads resolv.conf(5). A host without that file has none.
+func nameservers(path string) ([]netip.Addr, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading nameservers: %w", err)
+	}
+	defer f.Close()
+	var servers []netip.Addr
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		if addr, err := netip.ParseAddr(fields[1]); err == nil {
+			servers = append(servers, addr.WithZone("").Unmap())
+		}
+	}
+	return servers, nil
+}

@@ -1,0 +1,491 @@
+package dataplane
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// masqueradeFacts is what is in our nftables table; table is nil if there is
+// none.
+type masqueradeFacts struct {
+	table *topology.Masquerade
+}
+
+// perMessage is how many elements go into one netlink message: its length is a
+// 16-bit attribute's, and google/nftables cuts off silently what exceeds it.
+const perMessage = 500
+
+var nftTable = &nftables.Table{Name: topology.Table, Family: nftables.TableFamilyINet}
+
+// A family is what differs between IPv4 and IPv6 in our rules.
+type family struct {
+	is4                bool
+	nfproto            byte
+	saddr, daddr, size uint32 // offsets and size of addresses in the IP header
+	multicast          netip.Prefix
+	keyType            nftables.SetDatatype
+	cluster, nodes     string // names of the sets
+}
+
+var families = []family{
+	{true, unix.NFPROTO_IPV4, 12, 16, 4, netip.MustParsePrefix("224.0.0.0/4"), nftables.TypeIPAddr, "cluster4", "nodes4"},
+	{false, unix.NFPROTO_IPV6, 8, 24, 16, netip.MustParsePrefix("ff00::/8"), nftables.TypeIP6Addr, "cluster6", "nodes6"},
+}
+
+func (f family) clusterSet() *nftables.Set {
+	return &nftables.Set{Table: nftTable, Name: f.cluster, KeyType: f.keyType, Interval: true}
+}
+
+func (f family) nodesSet() *nftables.Set {
+	return &nftables.Set{Table: nftTable, Name: f.nodes, KeyType: f.keyType}
+}
+
+// A chain of ours with its rules.
+type chain struct {
+	*nftables.Chain
+	rules [][]expr.Any
+}
+
+// chains gives our chains; the sets of rules are named, so they need not exist
+// to be compared with what the kernel has.
+func chains(m *topology.Masquerade) []chain {
+	pre := chain{&nftables.Chain{
+		Name: "prerouting", Table: nftTable, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw, Policy: ptr(nftables.ChainPolicyAccept),
+	}, [][]expr.Any{dropLoopback(m.Bridge)}}
+	if len(m.Sources) == 0 {
+		return []chain{pre}
+	}
+	post := chain{&nftables.Chain{
+		Name: "postrouting", Table: nftTable, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource, Policy: ptr(nftables.ChainPolicyAccept),
+	}, [][]expr.Any{skipBridged(m.Bridge)}}
+	for _, src := range m.Sources {
+		post.rules = append(post.rules, masquerade(src))
+	}
+	return []chain{post, pre}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// skipBridged keeps NAT off packets between pods of this node, which br_netfilter
+// shows to the chain too.
+func skipBridged(bridge string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		equal(interfaceName(bridge)),
+		&expr.Verdict{Kind: expr.VerdictReturn},
+	}
+}
+
+// dropLoopback keeps pods off the host's loopback addresses, which portmap's
+// route_localnet would open to them (CVE-2020-8558 is that hole in kube-proxy).
+func dropLoopback(bridge string) []expr.Any {
+	return slices.Concat([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		equal(interfaceName(bridge)),
+	}, isFamily(families[0]), address(families[0].daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq), []expr.Any{
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	})
+}
+
+func masquerade(src netip.Prefix) []expr.Any {
+	f := families[0]
+	if src.Addr().Is6() {
+		f = families[1]
+	}
+	return slices.Concat(
+		isFamily(f),
+		address(f.saddr, src, expr.CmpOpEq),
+		notIn(f, f.cluster),
+		notIn(f, f.nodes),
+		address(f.daddr, f.multicast, expr.CmpOpNeq),
+		[]expr.Any{&expr.Masq{FullyRandom: true}},
+	)
+}
+
+func equal(data []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data}
+}
+
+func isFamily(f family) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal([]byte{f.nfproto})}
+}
+
+// address compares an address of the IP header with a prefix.
+func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
+	size := uint32(p.Addr().BitLen() / 8)
+	mask := make([]byte, size)
+	for i := range p.Bits() {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)},
+		&expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+func notIn(f family, set string) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.daddr, Len: f.size},
+		&expr.Lookup{SourceRegister: 1, SetName: set, Invert: true},
+	}
+}
+
+func interfaceName(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+// writeTable puts a new table in place of ours, if any, in one transaction.
+func (k *Kernel) writeTable(m *topology.Masquerade) error {
+	if m == nil {
+		return nil
+	}
+	k.nft.AddTable(nftTable)
+	k.nft.DelTable(nftTable)
+	k.nft.AddTable(nftTable)
+	for _, f := range families {
+		if len(m.Sources) == 0 {
+			break
+		}
+		if err := errors.Join(k.addSet(f.clusterSet(), intervals(f, m.Cluster)), k.addSet(f.nodesSet(), singles(f, m.Nodes))); err != nil {
+			return err
+		}
+	}
+	for _, c := range chains(m) {
+		k.nft.AddChain(c.Chain)
+		for _, rule := range c.rules {
+			k.nft.AddRule(&nftables.Rule{Table: nftTable, Chain: c.Chain, Exprs: rule})
+		}
+	}
+	return k.flush(m)
+}
+
+// flush sends what was queued as one transaction, and knows its outcome.
+func (k *Kernel) flush(outcome *topology.Masquerade) error {
+	if err := k.nft.Flush(); err != nil {
+		return wrapNFT(err)
+	}
+	k.masquerade = &masqueradeFacts{outcome}
+	return nil
+}
+
+func wrapNFT(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &nftError{err}
+}
+
+// nftError says what a bare errno of a transaction does not.
+type nftError struct{ err error }
+
+func (e *nftError) Error() string {
+	return "changing nftables table " + topology.Table + ": " + e.err.Error()
+}
+func (e *nftError) Unwrap() error { return e.err }
+
+func (k *Kernel) addSet(set *nftables.Set, elements []nftables.SetElement) error {
+	if err := k.nft.AddSet(set, nil); err != nil {
+		return wrapNFT(err)
+	}
+	return k.eachChunk(set, elements, k.nft.SetAddElements)
+}
+
+func (k *Kernel) eachChunk(set *nftables.Set, elements []nftables.SetElement, call func(*nftables.Set, []nftables.SetElement) error) error {
+	for chunk := range slices.Chunk(elements, perMessage) {
+		if err := call(set, chunk); err != nil {
+			return wrapNFT(err)
+		}
+	}
+	return nil
+}
+
+// changeSets changes elements of our sets in one transaction, deletions first.
+func (k *Kernel) changeSets(c plan.SetChange) error {
+	if c.Empty() {
+		return nil
+	}
+	for _, f := range families {
+		err := errors.Join(
+			k.eachChunk(f.clusterSet(), intervals(f, c.DeleteCluster), k.nft.SetDeleteElements),
+			k.eachChunk(f.nodesSet(), singles(f, c.DeleteNodes), k.nft.SetDeleteElements),
+			k.eachChunk(f.clusterSet(), intervals(f, c.AddCluster), k.nft.SetAddElements),
+			k.eachChunk(f.nodesSet(), singles(f, c.AddNodes), k.nft.SetAddElements),
+		)
+		if err != nil {
+			return err
+		}
+	}
+	return k.flush(changed(k.masquerade.table, c))
+}
+
+// changed is the table after a change of its sets.
+func changed(m *topology.Masquerade, c plan.SetChange) *topology.Masquerade {
+	after := *m
+	after.Cluster = topology.Outermost(append(without(m.Cluster, c.DeleteCluster), c.AddCluster...))
+	after.Nodes = append(without(m.Nodes, c.DeleteNodes), c.AddNodes...)
+	slices.SortFunc(after.Nodes, netip.Addr.Compare)
+	return &after
+}
+
+func without[T comparable](all, gone []T) []T {
+	set := make(map[T]bool, len(gone))
+	for _, x := range gone {
+		set[x] = true
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(x T) bool { return set[x] })
+}
+
+func (k *Kernel) deleteTable(really bool) error {
+	if !really {
+		return nil
+	}
+	k.nft.AddTable(nftTable)
+	k.nft.DelTable(nftTable)
+	return k.flush(nil)
+}
+
+// intervals gives prefixes as pairs of a first element and one past the last. At
+// the top of the address space there is nothing past the last.
+func intervals(f family, prefixes []netip.Prefix) []nftables.SetElement {
+	var elements []nftables.SetElement
+	for _, p := range prefixes {
+		if p.Addr().Is4() != f.is4 {
+			continue
+		}
+		elements = append(elements, nftables.SetElement{Key: p.Masked().Addr().AsSlice()})
+		if end := topology.Last(p).Next(); end.IsValid() {
+			elements = append(elements, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return elements
+}
+
+func singles(f family, addrs []netip.Addr) []nftables.SetElement {
+	var elements []nftables.SetElement
+	for _, a := range addrs {
+		if a.Is4() == f.is4 {
+			elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
+		}
+	}
+	return elements
+}
+
+// readMasquerade reads our table back. Whatever in it is not as we make it gives
+// an empty Masquerade, which no desired one equals, so the table is made anew.
+func (k *Kernel) readMasquerade() (*masqueradeFacts, error) {
+	if _, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return &masqueradeFacts{}, nil
+		}
+		return nil, err
+	}
+	m, err := k.readRules()
+	if err != nil || m == nil || len(m.Sources) == 0 {
+		return &masqueradeFacts{orForeign(m)}, err
+	}
+	for _, f := range families {
+		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
+		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
+		if errors.Is(errCluster, unix.ENOENT) || errors.Is(errNodes, unix.ENOENT) {
+			return &masqueradeFacts{orForeign(nil)}, nil
+		}
+		if err := errors.Join(errCluster, errNodes); err != nil {
+			return nil, err
+		}
+		ranges, ok := parseIntervals(cluster)
+		if !ok {
+			return &masqueradeFacts{orForeign(nil)}, nil
+		}
+		m.Cluster = append(m.Cluster, ranges...)
+		m.Nodes = append(m.Nodes, parseSingles(nodes)...)
+	}
+	return &masqueradeFacts{m}, nil
+}
+
+func orForeign(m *topology.Masquerade) *topology.Masquerade {
+	if m == nil {
+		return &topology.Masquerade{}
+	}
+	return m
+}
+
+// readRules tells for which bridge and pod subnets our chains were made, or nil
+// if they are not as we would make them for those.
+func (k *Kernel) readRules() (*topology.Masquerade, error) {
+	all, err := k.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, err
+	}
+	m := &topology.Masquerade{}
+	rules := map[string][]*nftables.Rule{}
+	found := map[string]*nftables.Chain{}
+	for _, c := range all {
+		if c.Table.Name != topology.Table {
+			continue
+		}
+		found[c.Name] = c
+		if rules[c.Name], err = k.nft.GetRules(nftTable, c); err != nil {
+			return nil, err
+		}
+		for _, r := range rules[c.Name] {
+			guess(m, r.Exprs)
+		}
+	}
+	want := chains(m)
+	if len(found) != len(want) {
+		return nil, nil
+	}
+	for _, c := range want {
+		if !sameChain(c, found[c.Name], rules[c.Name]) {
+			return nil, nil
+		}
+	}
+	return m, nil
+}
+
+// guess takes from a rule what ours vary in; whether the rest is ours too shows
+// when rules made from the guess are compared with it.
+func guess(m *topology.Masquerade, exprs []expr.Any) {
+	for i, e := range exprs {
+		switch e := e.(type) {
+		case *expr.Meta:
+			if cmp, ok := next[*expr.Cmp](exprs, i); ok && (e.Key == expr.MetaKeyOIFNAME || e.Key == expr.MetaKeyIIFNAME) {
+				m.Bridge = string(bytes.TrimRight(cmp.Data, "\x00"))
+			}
+		case *expr.Bitwise:
+			cmp, ok := next[*expr.Cmp](exprs, i)
+			if ok && cmp.Op == expr.CmpOpEq && hasMasq(exprs) {
+				m.Sources = append(m.Sources, prefixOf(cmp.Data, e.Mask))
+			}
+		}
+	}
+}
+
+func next[T expr.Any](exprs []expr.Any, i int) (T, bool) {
+	var zero T
+	if i+1 >= len(exprs) {
+		return zero, false
+	}
+	e, ok := exprs[i+1].(T)
+	return e, ok
+}
+
+func hasMasq(exprs []expr.Any) bool {
+	return slices.ContainsFunc(exprs, func(e expr.Any) bool { _, ok := e.(*expr.Masq); return ok })
+}
+
+func prefixOf(addr, mask []byte) netip.Prefix {
+	a, _ := netip.AddrFromSlice(addr)
+	bits := 0
+	for _, b := range mask {
+		for ; b != 0; b <<= 1 {
+			bits++
+		}
+	}
+	return netip.PrefixFrom(a, bits)
+}
+
+func sameChain(want chain, have *nftables.Chain, rules []*nftables.Rule) bool {
+	if have == nil || have.Type != want.Type || have.Hooknum == nil || *have.Hooknum != *want.Hooknum ||
+		have.Priority == nil || *have.Priority != *want.Priority || have.Policy == nil || *have.Policy != *want.Policy ||
+		len(rules) != len(want.rules) {
+		return false
+	}
+	for i, r := range rules {
+		if !sameExprs(want.rules[i], r.Exprs) {
+			return false
+		}
+	}
+	return true
+}
+
+// sameExprs compares rules; the kernel numbers sets by itself, so of a lookup
+// only the name counts.
+func sameExprs(want, have []expr.Any) bool {
+	if len(want) != len(have) {
+		return false
+	}
+	for i := range want {
+		have := have[i]
+		if l, ok := have.(*expr.Lookup); ok {
+			named := *l
+			named.SetID = 0
+			have = &named
+		}
+		if !reflect.DeepEqual(want[i], have) {
+			return false
+		}
+	}
+	return true
+}
+
+// parseIntervals pairs beginnings and ends; it is not ok if a range is no prefix.
+func parseIntervals(elements []nftables.SetElement) ([]netip.Prefix, bool) {
+	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
+		if c := bytes.Compare(a.Key, b.Key); c != 0 || a.IntervalEnd == b.IntervalEnd {
+			return c
+		}
+		if a.IntervalEnd {
+			return -1
+		}
+		return 1
+	})
+	var prefixes []netip.Prefix
+	for i := 0; i < len(elements); i++ {
+		if elements[i].IntervalEnd {
+			continue
+		}
+		start, _ := netip.AddrFromSlice(elements[i].Key)
+		var end netip.Addr
+		if i+1 < len(elements) && elements[i+1].IntervalEnd {
+			end, _ = netip.AddrFromSlice(elements[i+1].Key)
+		}
+		p, ok := rangePrefix(start, end)
+		if !ok {
+			return nil, false
+		}
+		prefixes = append(prefixes, p)
+	}
+	return prefixes, true
+}
+
+// rangePrefix returns the prefix that goes from start to just before end; an
+// invalid end is one past the top.
+func rangePrefix(start, end netip.Addr) (netip.Prefix, bool) {
+	for bits := start.BitLen(); bits >= 0; bits-- {
+		p := netip.PrefixFrom(start, bits)
+		if p.Masked() != p {
+			return netip.Prefix{}, false
+		}
+		if topology.Last(p).Next() == end {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+func parseSingles(elements []nftables.SetElement) []netip.Addr {
+	var addrs []netip.Addr
+	for _, e := range elements {
+		if a, ok := netip.AddrFromSlice(e.Key); ok {
+			addrs = append(addrs, a)
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs
+}

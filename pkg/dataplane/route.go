@@ -1,0 +1,337 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// routeFacts is the main table: ours, sorted, and the rest.
+type routeFacts struct {
+	ours, foreign []topology.Route
+}
+
+// dialDumper opens a socket whose dumps the kernel filters by table; without
+// that, each dump would carry the local table, and in IPv6 the cached routes.
+func dialDumper() (*netlink.Conn, error) {
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SetOption(netlink.GetStrictCheck, true); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// loadRoutes reads links and routes together, for routes name links.
+func (k *Kernel) loadRoutes() error {
+	links, byIndex, err := k.readLinks()
+	if err != nil {
+		return err
+	}
+	routes := &routeFacts{}
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		if err := k.dumpRoutes(family, links, byIndex, routes); err != nil {
+			return fmt.Errorf("listing routes: %w", err)
+		}
+	}
+	slices.SortFunc(routes.ours, topology.Route.Compare)
+	links.keepRouted(byIndex, routes.foreign, k.cfg.Bridge)
+	k.links, k.routes = links, routes
+	return nil
+}
+
+func (k *Kernel) dumpRoutes(family uint8, links *linkFacts, byIndex map[int]*topology.Link, facts *routeFacts) error {
+	const tries = 10
+	for range tries {
+		ours, foreign := facts.ours, facts.foreign
+		whole, err := k.dump(family, func(m message) {
+			route := m.route(links)
+			if m.mine() {
+				ours = append(ours, route)
+				return
+			}
+			if link := byIndex[m.oif]; link != nil && m.advertised(family) {
+				link.RouterAdvertised = true
+			}
+			foreign = append(foreign, route)
+		})
+		if err != nil {
+			return err
+		}
+		if whole {
+			facts.ours, facts.foreign = ours, foreign
+			return nil
+		}
+	}
+	return fmt.Errorf("family %d: %w, %d times", family, rtnl.ErrDumpInterrupted, tries)
+}
+
+// dump gives each route of the main table to f. It is not whole if the table
+// changed meanwhile.
+func (k *Kernel) dump(family uint8, f func(message)) (whole bool, err error) {
+	request := make([]byte, unix.SizeofRtMsg)
+	request[0], request[4] = family, unix.RT_TABLE_MAIN
+	_, err = k.dumper.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request | netlink.Dump},
+		Data:   request,
+	})
+	if err != nil {
+		return false, err
+	}
+	whole = true
+	for msg, err := range k.dumper.ReceiveIter() {
+		if err != nil {
+			// A table that no route was ever added to does not exist (fib_rules).
+			if errors.Is(err, unix.ENOENT) {
+				return true, nil
+			}
+			return false, err
+		}
+		if msg.Header.Flags&netlink.DumpInterrupted != 0 {
+			whole = false
+		}
+		if m, ok := parseRoute(msg.Data); ok {
+			f(m)
+		}
+	}
+	return whole, nil
+}
+
+// A message is a route of the main table as rtnetlink(7) sends it.
+type message struct {
+	kind     uint8
+	tos      uint8
+	dst      netip.Prefix
+	via, src netip.Addr
+	oif      int
+	metric   int
+	protocol int
+	expires  bool
+	hops     int // next hops of a multipath route
+}
+
+// parseRoute reads struct rtmsg and its attributes (linux/rtnetlink.h). It is
+// not ok for routes of other tables, cached ones and broken messages.
+func parseRoute(b []byte) (m message, ok bool) {
+	if len(b) < unix.SizeofRtMsg {
+		return m, false
+	}
+	family, bits, table := b[0], int(b[1]), uint32(b[4])
+	m.tos, m.protocol, m.kind = b[3], int(b[5]), b[7]
+	if binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0 {
+		return m, false
+	}
+	dst := netip.IPv4Unspecified()
+	if family == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	for b = b[unix.SizeofRtMsg:]; len(b) >= unix.SizeofRtAttr; {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < unix.SizeofRtAttr || length > len(b) {
+			return m, false
+		}
+		value := b[unix.SizeofRtAttr:length]
+		switch binary.NativeEndian.Uint16(b[2:]) {
+		case unix.RTA_TABLE:
+			table = number(value)
+		case unix.RTA_DST:
+			dst, _ = netip.AddrFromSlice(value)
+		case unix.RTA_CACHEINFO:
+			m.expires = len(value) >= 12 && binary.NativeEndian.Uint32(value[8:]) != 0
+		default:
+			m.attribute(binary.NativeEndian.Uint16(b[2:]), value)
+		}
+		b = b[min(len(b), (length+3)&^3):]
+	}
+	m.dst = netip.PrefixFrom(dst, bits)
+	return m, table == unix.RT_TABLE_MAIN && m.dst.IsValid() && !dst.IsLinkLocalUnicast() && !dst.IsMulticast()
+}
+
+func (m *message) attribute(kind uint16, value []byte) {
+	switch kind {
+	case unix.RTA_OIF:
+		m.oif = int(number(value))
+	case unix.RTA_PRIORITY:
+		m.metric = int(number(value))
+	case unix.RTA_GATEWAY:
+		m.via, _ = netip.AddrFromSlice(value)
+	case unix.RTA_VIA: // an IPv4 route by an IPv6 gateway: family, then address
+		if len(value) > 2 {
+			m.via, _ = netip.AddrFromSlice(value[2:])
+		}
+	case unix.RTA_PREFSRC:
+		m.src, _ = netip.AddrFromSlice(value)
+	case unix.RTA_MULTIPATH:
+		m.nextHops(value)
+	}
+}
+
+// nextHops reads the list of struct rtnexthop; the first stands for all.
+func (m *message) nextHops(b []byte) {
+	for len(b) >= unix.SizeofRtNexthop {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < unix.SizeofRtNexthop || length > len(b) {
+			return
+		}
+		if m.hops++; m.hops == 1 {
+			m.oif = int(binary.NativeEndian.Uint32(b[4:]))
+			for a := b[unix.SizeofRtNexthop:length]; len(a) >= unix.SizeofRtAttr; {
+				size := int(binary.NativeEndian.Uint16(a))
+				if size < unix.SizeofRtAttr || size > len(a) {
+					return
+				}
+				m.attribute(binary.NativeEndian.Uint16(a[2:]), a[unix.SizeofRtAttr:size])
+				a = a[min(len(a), (size+3)&^3):]
+			}
+		}
+		b = b[min(len(b), (length+3)&^3):]
+	}
+}
+
+func number(b []byte) uint32 {
+	if len(b) < 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(b)
+}
+
+// mine tells whether the route bears our mark. One that somebody appended a next
+// hop to is not ours alone any more, nor one with a TOS, which we never make.
+func (m message) mine() bool {
+	return m.protocol == topology.Protocol && m.hops < 2 && m.tos == 0 &&
+		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn)
+}
+
+// advertised tells whether the route came by router advertisement: a default
+// route says so, a prefix's route expires.
+func (m message) advertised(family uint8) bool {
+	return family == unix.AF_INET6 && (m.protocol == unix.RTPROT_RA || m.protocol == unix.RTPROT_KERNEL && m.expires)
+}
+
+// route translates; a route that leads nowhere has no device, although the
+// kernel names lo for it in IPv6.
+func (m message) route(links *linkFacts) topology.Route {
+	r := topology.Route{Type: routeTypes[m.kind], Dst: m.dst, Via: m.via, Src: m.src, Protocol: m.protocol, Metric: m.metric}
+	if r.Type == topology.Unicast && m.oif != 0 {
+		r.Dev = links.name(m.oif)
+	}
+	return r
+}
+
+var routeTypes = map[uint8]topology.RouteType{
+	unix.RTN_UNICAST:     topology.Unicast,
+	unix.RTN_LOCAL:       "local",
+	unix.RTN_BROADCAST:   "broadcast",
+	unix.RTN_ANYCAST:     "anycast",
+	unix.RTN_MULTICAST:   "multicast",
+	unix.RTN_BLACKHOLE:   "blackhole",
+	unix.RTN_UNREACHABLE: topology.Unreachable,
+	unix.RTN_PROHIBIT:    "prohibit",
+	unix.RTN_THROW:       "throw",
+}
+
+// applyRoutes adds first and deletes last. Each operation names all of our key,
+// so none can hit a foreign route: an add fails if the key is taken, a change
+// fails if it is not, a deletion names gateway, device and protocol as well.
+func (k *Kernel) applyRoutes(c plan.Changes) error {
+	var errs []error
+	run := func(op string, routes []topology.Route, call func(*rtnl.Route) error, done func(topology.Route)) {
+		for _, r := range routes {
+			if err := k.routeCall(r, call); err != nil {
+				errs = append(errs, &RouteError{op, r, err})
+				continue
+			}
+			done(r)
+		}
+	}
+	remember, drop := k.remember, k.drop
+	many := len(c.Add)+len(c.Replace)+len(c.Delete) > worthKeeping
+	if many {
+		remember, drop = func(topology.Route) {}, func(topology.Route) {}
+	}
+	run("adding", c.Add, k.handle.RouteAdd, remember)
+	run("changing", c.Replace, k.handle.RouteChange, remember)
+	run("deleting", c.Delete, ignoring(k.handle.RouteDel, unix.ESRCH), drop)
+	if many {
+		k.routes = nil
+	}
+	return errors.Join(errs...)
+}
+
+// worthKeeping is the number of changed routes above which reading the table
+// anew is cheaper than keeping what is known in step, one insertion at a time.
+const worthKeeping = 256
+
+func ignoring(call func(*rtnl.Route) error, errno unix.Errno) func(*rtnl.Route) error {
+	return func(r *rtnl.Route) error {
+		if err := call(r); !errors.Is(err, errno) {
+			return err
+		}
+		return nil
+	}
+}
+
+var errNoDevice = errors.New("no such device any more")
+
+func (k *Kernel) routeCall(r topology.Route, call func(*rtnl.Route) error) error {
+	route := &rtnl.Route{
+		Dst:      &net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(r.Dst.Bits(), r.Dst.Addr().BitLen())},
+		Gw:       r.Via.AsSlice(),
+		Src:      r.Src.AsSlice(),
+		Protocol: rtnl.RouteProtocol(r.Protocol),
+		Priority: r.Metric,
+		Table:    unix.RT_TABLE_MAIN,
+		Type:     unix.RTN_UNICAST,
+	}
+	if r.Type == topology.Unreachable {
+		route.Type = unix.RTN_UNREACHABLE
+	}
+	if r.Dev != "" {
+		index, ok := k.links.byDev[r.Dev]
+		if !ok {
+			return errNoDevice
+		}
+		route.LinkIndex = index
+	}
+	return call(route)
+}
+
+// remember and drop keep what is known in step with what was done.
+func (k *Kernel) remember(r topology.Route) {
+	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
+	if found {
+		k.routes.ours[i] = r
+		return
+	}
+	k.routes.ours = slices.Insert(k.routes.ours, i, r)
+}
+
+func (k *Kernel) drop(r topology.Route) {
+	if i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare); found {
+		k.routes.ours = slices.Delete(k.routes.ours, i, i+1)
+	}
+}
+
+// holds tells whether a notification says what we know already, as those of our
+// own changes do. It speaks of the final state of its key, and notifications of
+// a key come in order: if the last one agrees, what we know is true.
+func (k *Kernel) holds(m message, deleted bool) bool {
+	r := m.route(k.links)
+	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
+	if deleted {
+		return !found
+	}
+	return found && k.routes.ours[i] == r
+}

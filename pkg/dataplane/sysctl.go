@@ -1,0 +1,49 @@
+package dataplane
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// loadSysctls reads all settings that could matter on this host. One that does
+// not exist is left out: IPv6 or br_netfilter may be absent.
+func (k *Kernel) loadSysctls() {
+	k.sysctls = map[string]string{}
+	k.readSysctls(topology.SysctlForward4, topology.SysctlForward6, topology.SysctlBridgeNF4, topology.SysctlBridgeNF6)
+	for _, link := range k.links.list {
+		k.readSysctls(
+			topology.ConfSysctl(4, link.Name, "forwarding"),
+			topology.ConfSysctl(6, link.Name, "forwarding"),
+			topology.ConfSysctl(6, link.Name, "accept_ra"),
+		)
+	}
+}
+
+func (k *Kernel) readSysctls(paths ...string) {
+	for _, path := range paths {
+		if b, err := os.ReadFile(k.sysctlFile(path)); err == nil {
+			k.sysctls[path] = strings.TrimSpace(string(b))
+		}
+	}
+}
+
+func (k *Kernel) writeSysctl(s plan.Sysctl) error {
+	// No O_CREATE: below /proc a missing file means a missing feature.
+	f, err := os.OpenFile(k.sysctlFile(s.Path), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("setting %s=%s: %w", s.Path, s.Value, err)
+	}
+	_, err = f.WriteString(s.Value)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("setting %s=%s: %w", s.Path, s.Value, err)
+	}
+	k.sysctls[s.Path] = s.Value
+	return nil
+}

@@ -1,0 +1,74 @@
+// Package plan computes what has to change for a host to go from one State to
+// another, in the order in which the changes are made. It is pure.
+package plan
+
+import (
+	"net/netip"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Changes lead from the actual State to the desired one. They are made in the
+// order of the fields: what is needed first, what is removed last, the CNI
+// config at the very end.
+type Changes struct {
+	Sysctls []Sysctl
+	// Table is written anew as a whole: it is missing, or its rules differ.
+	Table *topology.Masquerade
+	// Widen brings a destination into the sets before its route exists, for a
+	// NAT binding outlives the rule that made it.
+	Widen SetChange
+	// Add and Replace are routes of ours that are missing, and those whose key is
+	// there with other values.
+	Add, Replace []topology.Route
+	// Delete are routes of ours that nothing asks for any more.
+	Delete []topology.Route
+	// Narrow takes destinations from the sets once their routes are gone.
+	Narrow      SetChange
+	DeleteTable bool
+	CNI         *topology.CNI
+	DeleteCNI   bool
+}
+
+// Sysctl is a setting below /proc/sys.
+type Sysctl struct{ Path, Value string }
+
+// SetChange is a change of the elements of our sets, made as one transaction:
+// deletions come first, for intervals may not overlap at any moment.
+type SetChange struct {
+	DeleteCluster, AddCluster []netip.Prefix
+	DeleteNodes, AddNodes     []netip.Addr
+}
+
+// Empty tells that no element changes.
+func (s SetChange) Empty() bool {
+	return len(s.DeleteCluster)+len(s.AddCluster)+len(s.DeleteNodes)+len(s.AddNodes) == 0
+}
+
+// Empty tells that nothing changes.
+func (c Changes) Empty() bool {
+	return c.KernelEmpty() && c.CNI == nil && !c.DeleteCNI
+}
+
+// KernelEmpty tells that nothing changes but the CNI config.
+func (c Changes) KernelEmpty() bool {
+	return len(c.Sysctls)+len(c.Add)+len(c.Replace)+len(c.Delete) == 0 &&
+		c.Table == nil && !c.DeleteTable && c.Widen.Empty() && c.Narrow.Empty()
+}
+
+// WithoutRemovals leaves out what a later, fuller view might want back.
+func (c Changes) WithoutRemovals() Changes {
+	c.Delete, c.Narrow, c.DeleteTable, c.DeleteCNI = nil, SetChange{}, false, false
+	return c
+}
+
+// WithoutCNI leaves the CNI config as it is.
+func (c Changes) WithoutCNI() Changes {
+	c.CNI, c.DeleteCNI = nil, false
+	return c
+}
+
+// Removes tells whether WithoutRemovals would leave anything out.
+func (c Changes) Removes() bool {
+	return len(c.Delete) > 0 || !c.Narrow.Empty() || c.DeleteTable || c.DeleteCNI
+}

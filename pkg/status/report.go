@@ -1,0 +1,142 @@
+// Package status says what a pass found: as JSON for machines, and in words.
+package status
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Report is the outcome of the last pass. It is never changed once published.
+type Report struct {
+	Version string `json:"version"`
+	Node    string `json:"node"`
+	// Ready tells that this node's pods are served as they should be.
+	Ready bool `json:"ready"`
+	// Problems are sorted: those that keep the node from being ready come first.
+	Problems []topology.Problem `json:"problems"`
+	// Peers has a row for each pod subnet of another Node.
+	Peers []Peer `json:"peers"`
+	// State is what the host should be like.
+	State topology.State `json:"state"`
+	// Pass says when the last pass was, and how long it took.
+	Pass Pass `json:"pass"`
+}
+
+// Pass is one run of the loop.
+type Pass struct {
+	Number   int64         `json:"number"`
+	Time     time.Time     `json:"time"`
+	Duration time.Duration `json:"durationNanoseconds"`
+	Changes  int           `json:"changes"`
+}
+
+// Peer is a pod subnet of another Node and how it is reached.
+type Peer struct {
+	Node   string       `json:"node"`
+	Subnet netip.Prefix `json:"subnet"`
+	// Via and Dev are empty where there is no route of ours.
+	Via    netip.Addr        `json:"via"`
+	Dev    string            `json:"dev,omitempty"`
+	State  PeerState         `json:"state"`
+	Reason []topology.Reason `json:"reasons,omitempty"`
+}
+
+// PeerState is how a peer is doing, in a word.
+type PeerState string
+
+// The states of a peer.
+const (
+	OK       PeerState = "ok"
+	Conflict PeerState = "conflict"
+	OffLink  PeerState = "off link"
+	Refused  PeerState = "refused"
+	Failed   PeerState = "failed"
+)
+
+// Result is what a pass hands over. Reports are made of it only when somebody
+// asks, for peers are many and questions few.
+type Result struct {
+	Version, Node string
+	Nodes         []*topology.Node
+	Desired       topology.State
+	Problems      []topology.Problem
+	Ready         bool
+	Pass          Pass
+}
+
+// Board is where the last Result hangs for all to read.
+type Board struct{ last atomic.Pointer[Result] }
+
+// Publish replaces the Result; it must not be changed afterwards.
+func (b *Board) Publish(r *Result) { b.last.Store(r) }
+
+// Last returns the Result of the last pass, or one that says that there was none.
+func (b *Board) Last() *Result {
+	if r := b.last.Load(); r != nil {
+		return r
+	}
+	return &Result{Problems: []topology.Problem{{Reason: topology.APIUnavailable, Detail: "starting: no pass has run yet", Own: true}}}
+}
+
+// Blocking returns the Problems that keep the node from being ready.
+func (r *Result) Blocking() []topology.Problem {
+	i := slices.IndexFunc(r.Problems, func(p topology.Problem) bool { return !p.Own })
+	if i < 0 {
+		return r.Problems
+	}
+	return r.Problems[:i]
+}
+
+// Report makes the full report of a Result.
+func (r *Result) Report() Report {
+	return Report{
+		Version: r.Version, Node: r.Node, Ready: r.Ready,
+		Problems: nonNil(r.Problems), Peers: nonNil(r.peers()), State: r.Desired, Pass: r.Pass,
+	}
+}
+
+// nonNil makes an empty list of none, for JSON.
+func nonNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func (r *Result) peers() []Peer {
+	reasons := map[string][]topology.Reason{}
+	for _, p := range r.Problems {
+		reasons[p.Node] = append(reasons[p.Node], p.Reason)
+	}
+	var peers []Peer
+	for _, n := range r.Nodes {
+		if n.Name == r.Node {
+			continue
+		}
+		for _, subnet := range n.PodCIDRs {
+			peers = append(peers, r.peer(n, subnet, reasons[n.Name]))
+		}
+	}
+	slices.SortFunc(peers, func(a, b Peer) int { return topology.ComparePrefix(a.Subnet, b.Subnet) })
+	return peers
+}
+
+func (r *Result) peer(n *topology.Node, subnet netip.Prefix, reasons []topology.Reason) Peer {
+	peer := Peer{Node: n.Name, Subnet: subnet, Reason: reasons, State: Refused}
+	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
+	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(reasons, topology.PodCIDRDisputed) {
+		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
+	}
+	for reason, state := range map[topology.Reason]PeerState{
+		topology.RouteConflict: Conflict, topology.OffLink: OffLink, topology.RouteFailed: Failed,
+	} {
+		if slices.Contains(reasons, reason) {
+			peer.State = state
+		}
+	}
+	return peer
+}

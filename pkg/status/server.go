@@ -1,0 +1,69 @@
+package status
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Server answers probes, Prometheus and people. It has no secrets to tell.
+type Server struct {
+	Board   *Board
+	Healthy func() error
+	Metrics prometheus.Gatherer
+	// Status says whether /healthz, /readyz and /status are served too.
+	Status bool
+}
+
+// HTTP returns a server that slow or malformed clients can't exhaust.
+func (s *Server) HTTP() *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	if s.Status {
+		mux.HandleFunc("GET /healthz", s.healthz)
+		mux.HandleFunc("GET /readyz", s.readyz)
+		mux.HandleFunc("GET /status", s.status)
+	}
+	return &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	if err := s.Healthy(); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// readyz says what keeps this node from being ready, a line each.
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	last := s.Board.Last()
+	if last.Ready {
+		fmt.Fprintln(w, "ok")
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	for _, p := range last.Blocking() {
+		fmt.Fprintln(w, p)
+	}
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	// An error here is the client's going away.
+	_ = e.Encode(s.Board.Last().Report())
+}

@@ -1,0 +1,340 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Desired computes what this host should be like so that its pods and those of
+// all other Nodes reach each other. The actual State decides disputes, for the
+// incumbent keeps what it holds, and stands in for what is not known yet: as
+// long as our own pod subnets are unknown, what they gave rise to stays.
+//
+// Routes come sorted, Problems too. The cost is O(n log n) in the Nodes.
+func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Problem) {
+	b := newBuilder(opts, host, nodes, actual)
+	b.ownSubnets()
+	b.peerRoutes()
+	b.sysctls()
+	b.masquerade()
+	b.conflicts()
+	b.cni()
+	slices.SortFunc(b.problems, Problem.Compare)
+	return b.desired, b.problems
+}
+
+// A builder holds what the steps of Desired share.
+type builder struct {
+	opts     Options
+	host     Host
+	actual   State
+	own      *Node
+	peers    []*Node
+	resolver *resolver
+	judge    *judge
+
+	subnets  []netip.Prefix // our own pod subnets
+	uplinks  []Link         // the links that bear our InternalIPs
+	claims   []claim        // accepted, with or without a way to them; one a subnet
+	desired  State
+	problems []Problem
+}
+
+func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
+	b := &builder{opts: opts, host: host, actual: actual, peers: make([]*Node, 0, len(nodes))}
+	for _, n := range nodes {
+		if n.Name == opts.NodeName {
+			b.own = n
+			continue
+		}
+		b.peers = append(b.peers, n)
+	}
+	var addrs []netip.Addr
+	if b.own != nil {
+		addrs = b.own.Addrs
+	}
+	b.resolver = newResolver(opts, host, addrs)
+	b.judge = newJudge(opts, host, b.own, b.peers)
+	return b
+}
+
+func (b *builder) report(p Problem) { b.problems = append(b.problems, p) }
+
+// ownProblem reports what keeps this node from being ready.
+func (b *builder) ownProblem(reason Reason, format string, args ...any) {
+	b.report(Problem{Node: b.opts.NodeName, Reason: reason, Detail: fmt.Sprintf(format, args...), Own: true})
+}
+
+// ownReady tells whether nothing is wrong with this node itself.
+func (b *builder) ownReady() bool {
+	return !slices.ContainsFunc(b.problems, func(p Problem) bool { return p.Own })
+}
+
+// ownSubnets finds our own pod subnets, makes the kernel refuse packets to pods
+// that don't exist, and finds the links by which peers know us.
+func (b *builder) ownSubnets() {
+	switch {
+	case b.own == nil:
+		b.ownProblem(NodeMissing, "the API server has no Node of this name; waiting for kubelet to register it (is --node-name right?)")
+	case len(b.own.PodCIDRs) == 0 && len(b.own.Faults) == 0:
+		b.ownProblem(PodCIDRMissing, "the Node has no podCIDR yet; kube-controller-manager gives it one when run with --allocate-node-cidrs and --cluster-cidr")
+	default:
+		b.acceptOwn()
+	}
+	if len(b.subnets) == 0 {
+		b.holdOwn()
+		return
+	}
+	for _, p := range b.subnets {
+		b.desired.Routes = append(b.desired.Routes, Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn})
+		b.findUplink(p.Addr().Is4())
+	}
+}
+
+func (b *builder) acceptOwn() {
+	for _, f := range b.own.Faults {
+		b.report(Problem{Node: b.own.Name, Reason: f.Reason, Detail: f.Detail, Own: f.Reason == PodCIDRMalformed})
+	}
+	for _, p := range b.own.PodCIDRs {
+		if why := b.judge.refuse(p); why != "" {
+			b.ownProblem(PodCIDRRefused, "%s", why)
+			continue
+		}
+		b.subnets = append(b.subnets, p)
+	}
+}
+
+// holdOwn keeps our unreachable routes while our subnets are unknown.
+func (b *builder) holdOwn() {
+	for _, r := range b.actual.Routes {
+		if r.Type == Unreachable && r.Metric == MetricOwn {
+			b.desired.Routes = append(b.desired.Routes, r)
+		}
+	}
+}
+
+func (b *builder) findUplink(is4 bool) {
+	family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
+	given := false
+	for _, addr := range b.own.Addrs {
+		if addr.Is4() != is4 {
+			continue
+		}
+		given = true
+		if link, ok := b.host.linkWith(addr); ok {
+			b.uplinks = append(b.uplinks, link)
+			return
+		}
+	}
+	if given {
+		b.ownProblem(AddressMissing, "no link of this host bears the Node's %s InternalIP; peers route our pods' traffic to it", family)
+		return
+	}
+	b.ownProblem(AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", family)
+}
+
+// peerRoutes judges what the peers claim and makes a route for each subnet.
+func (b *builder) peerRoutes() {
+	claims := b.collect()
+	b.judge.protect(claims)
+	b.settle(claims)
+	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
+	for i := range b.claims {
+		c := &b.claims[i]
+		if c.hop.dev == "" {
+			b.report(*c.why)
+			continue
+		}
+		b.desired.Routes = append(b.desired.Routes, Route{
+			Dst: c.subnet, Via: c.hop.addr, Dev: c.hop.dev,
+			Src:      b.resolver.src[c.hop.dev][c.hop.addr.Is4()].addr,
+			Protocol: Protocol, Metric: MetricPeer,
+		})
+	}
+}
+
+// collect gathers the claims that stand up on their own, sorted by subnet.
+func (b *builder) collect() []claim {
+	claims := make([]claim, 0, len(b.peers))
+	for _, n := range b.peers {
+		for _, f := range n.Faults {
+			b.report(Problem{Node: n.Name, Reason: f.Reason, Detail: f.Detail})
+		}
+		if len(n.PodCIDRs) == 0 && len(n.Faults) == 0 {
+			b.report(Problem{Node: n.Name, Reason: PodCIDRMissing, Detail: "the Node has no podCIDR yet"})
+		}
+		for _, p := range n.PodCIDRs {
+			if why := b.refuse(p); why != "" {
+				b.report(Problem{Node: n.Name, Reason: PodCIDRRefused, Detail: why})
+				continue
+			}
+			h, addr, why := b.resolver.hop(n, p.Addr().Is4())
+			claims = append(claims, claim{subnet: p, node: n, hop: h, addr: addr, why: why})
+		}
+	}
+	slices.SortFunc(claims, func(a, c claim) int { return ComparePrefix(a.subnet, c.subnet) })
+	return claims
+}
+
+// refuse is the judge's word on a peer's subnet, which must not be ours either.
+func (b *builder) refuse(p netip.Prefix) string {
+	for _, own := range b.subnets {
+		if own.Overlaps(p) {
+			return fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own)
+		}
+	}
+	return b.judge.refuse(p)
+}
+
+// settle gives each subnet to one Node. All subnets of a family have one length,
+// so those that overlap are equal, and stand together once sorted.
+func (b *builder) settle(claims []claim) {
+	b.claims = claims[:0]
+	for start, end := 0, 0; start < len(claims); start = end {
+		for end = start + 1; end < len(claims) && claims[end].subnet == claims[start].subnet; end++ {
+		}
+		winner := start
+		for i := start + 1; i < end; i++ {
+			if b.better(&claims[i], &claims[winner]) {
+				winner = i
+			}
+		}
+		for i := start; i < end; i++ {
+			if i != winner {
+				b.report(Problem{Node: claims[i].node.Name, Reason: PodCIDRDisputed,
+					Detail: fmt.Sprintf("podCIDR %s belongs to node %s", claims[i].subnet, claims[winner].node.Name)})
+			}
+		}
+		b.grant(claims[winner])
+	}
+	b.shared()
+}
+
+func (b *builder) grant(c claim) {
+	if older := b.judge.hides(&c); older != nil && !b.incumbent(&c) {
+		b.report(Problem{Node: c.node.Name, Reason: PodCIDRRefused,
+			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name)})
+		return
+	}
+	b.claims = append(b.claims, c)
+}
+
+func (b *builder) better(c, than *claim) bool {
+	if inc := b.incumbent(c); inc != b.incumbent(than) {
+		return inc
+	}
+	return c.node.older(than.node)
+}
+
+// incumbent tells whether our table sends the subnet to this Node already.
+func (b *builder) incumbent(c *claim) bool {
+	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: c.subnet, Metric: MetricPeer}, Route.Compare)
+	return ok && c.hop.dev != "" && b.actual.Routes[i].Via == c.hop.addr
+}
+
+// shared reports Nodes with one InternalIP. Neither is refused: a Node can only
+// misdirect its own subnet, and refusing would let one kubelet cut off others.
+func (b *builder) shared() {
+	holder := make(map[netip.Addr]*Node, len(b.claims))
+	for i := range b.claims {
+		c := &b.claims[i]
+		if c.hop.dev == "" {
+			continue
+		}
+		first, ok := holder[c.hop.addr]
+		switch {
+		case !ok:
+			holder[c.hop.addr] = c.node
+		case first != c.node:
+			b.report(Problem{Node: c.node.Name, Reason: AddressShared,
+				Detail: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.hop.addr, first.Name)})
+		}
+	}
+}
+
+// masquerade describes our nftables table. Nodes without a route stay out of its
+// sets: who claims a foreign address must not change how pods reach it.
+func (b *builder) masquerade() {
+	sources := b.subnets
+	if len(sources) == 0 {
+		if b.actual.Masquerade == nil {
+			return
+		}
+		sources = b.actual.Masquerade.Sources
+	}
+	m := &Masquerade{Bridge: b.opts.Bridge}
+	if b.opts.Masquerade && len(sources) > 0 {
+		m.Sources, m.Cluster, m.Nodes = sources, b.clusterRanges(sources), b.nextHops()
+	}
+	b.desired.Masquerade = m
+}
+
+func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
+	ranges := slices.Concat(sources, b.opts.NonMasqueradeCIDRs, b.opts.ClusterCIDRs)
+	if len(b.opts.ClusterCIDRs) == 0 {
+		ranges = slices.Grow(ranges, len(b.claims))
+		for i := range b.claims {
+			ranges = append(ranges, b.claims[i].subnet)
+		}
+	}
+	return Outermost(ranges)
+}
+
+func (b *builder) nextHops() []netip.Addr {
+	hops := make([]netip.Addr, 0, len(b.claims))
+	for i := range b.claims {
+		if b.claims[i].hop.dev != "" {
+			hops = append(hops, b.claims[i].hop.addr)
+		}
+	}
+	slices.SortFunc(hops, netip.Addr.Compare)
+	return slices.Compact(hops)
+}
+
+// cni describes our CNI config. It makes kubelet say Ready, so it changes only
+// while nothing is wrong with this node, and never goes away: while it is
+// missing, deleted pods stay Terminating.
+func (b *builder) cni() {
+	if !b.ownReady() {
+		b.desired.CNI = b.actual.CNI
+		return
+	}
+	mtu := b.opts.MTU
+	for _, link := range b.uplinks {
+		if b.opts.MTU == 0 && (mtu == 0 || link.MTU < mtu) {
+			mtu = link.MTU
+		}
+	}
+	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.subnets, IPAMDir: b.opts.ipamDir()}
+}
+
+// conflicts reports foreign routes that the kernel prefers to ours, and leaves
+// out ours where a foreign one has our very key, which only a replace could take.
+func (b *builder) conflicts() {
+	slices.SortFunc(b.desired.Routes, Route.Compare)
+	for _, foreign := range b.host.Routes {
+		if foreign.Dev == b.opts.Bridge {
+			continue
+		}
+		i, ok := slices.BinarySearchFunc(b.desired.Routes, foreign.Dst, func(r Route, dst netip.Prefix) int { return ComparePrefix(r.Dst, dst) })
+		if !ok || foreign.Metric > b.desired.Routes[i].Metric {
+			continue
+		}
+		ours := b.desired.Routes[i]
+		if foreign.Metric == ours.Metric {
+			b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
+		}
+		b.report(Problem{Node: b.holder(ours), Reason: RouteConflict, Own: ours.Metric == MetricOwn,
+			Detail: fmt.Sprintf("the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it", foreign, ours)})
+	}
+}
+
+// holder returns the Node that a route of ours leads to.
+func (b *builder) holder(r Route) string {
+	i, ok := slices.BinarySearchFunc(b.claims, r.Dst, func(c claim, dst netip.Prefix) int { return ComparePrefix(c.subnet, dst) })
+	if !ok {
+		return b.opts.NodeName
+	}
+	return b.claims[i].node.Name
+}

@@ -1,0 +1,34 @@
+// Package topology turns Nodes, the facts of this host and the operator's
+// options into the State that the kernel and the CNI folder should be in.
+//
+// It is pure: no I/O, no clock, no logging. The same input always gives the
+// same State, so that a pass can be repeated at any time.
+package topology
+
+// The marks by which we know what is ours. Nothing that lacks its mark is ever
+// changed, and no other record of what was installed is kept.
+const (
+	// Protocol is rtm_protocol of our routes (rtnetlink(7)): a number that no
+	// protocol in iproute2's rt_protos uses.
+	Protocol = 112
+
+	// MetricPeer is the metric of routes to peers' pod subnets. The kernel's key
+	// of a route is (table, prefix, tos, metric) and leaves the protocol out, so
+	// a metric of our own keeps a replace of ours from hitting a foreign route.
+	MetricPeer = 2048
+
+	// MetricOwn is the metric of the unreachable route to our own pod subnet. It
+	// is above that of the bridge's connected route (0, IPv6 256), which wins
+	// while it exists.
+	MetricOwn = 4096
+
+	// Table names our nftables table, of family inet.
+	Table = "plainroute"
+
+	// Bridge is the default name of the bridge that the stock plugin makes.
+	Bridge = "plainroute0"
+
+	// Conflist names our CNI config in the CNI folder, a symlink into the run
+	// folder. Container runtimes take the first name in lexical order.
+	Conflist = "10-plainroute.conflist"
+)

@@ -1,0 +1,155 @@
+package topology
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// A resolver answers how this host reaches an address, from the main table's
+// foreign routes: longest prefix first, then the lowest metric. Whether a prefix
+// holds the address is no answer, for a /32 address with an on-link gateway,
+// noprefixroute and more specific routes all break that.
+type resolver struct {
+	opts   Options
+	host   Host
+	local  map[netip.Addr]string       // our own addresses, broadcast ones too, and what they are
+	routes []map[netip.Prefix]Route    // by number of bits, best metric
+	bits   map[bool][]int              // by family (is4): the lengths in use, longest first
+	links  map[string]Link             // by name
+	src    map[string]map[bool]srcAddr // by link and family
+}
+
+// srcAddr is the preferred source of routes through a link.
+type srcAddr struct{ addr netip.Addr }
+
+func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
+	r := &resolver{
+		opts: opts, host: host,
+		local:  map[netip.Addr]string{},
+		routes: make([]map[netip.Prefix]Route, 129),
+		bits:   map[bool][]int{},
+		links:  map[string]Link{},
+		src:    map[string]map[bool]srcAddr{},
+	}
+	for _, link := range host.Links {
+		r.links[link.Name] = link
+		r.src[link.Name] = map[bool]srcAddr{true: source(link, own, true), false: source(link, own, false)}
+		for _, p := range link.Addrs {
+			r.addLocal(link.Name, p)
+		}
+	}
+	for _, route := range host.Routes {
+		r.addRoute(route)
+	}
+	for _, is4 := range []bool{true, false} {
+		slices.SortFunc(r.bits[is4], func(a, b int) int { return cmp.Compare(b, a) })
+	}
+	return r
+}
+
+// source picks our InternalIP as the preferred source where the kernel would
+// otherwise have a choice.
+func source(link Link, own []netip.Addr, is4 bool) srcAddr {
+	if link.globals(is4) < 2 {
+		return srcAddr{}
+	}
+	for _, addr := range own {
+		if addr.Is4() == is4 && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr }) {
+			return srcAddr{addr}
+		}
+	}
+	return srcAddr{}
+}
+
+func (r *resolver) addLocal(link string, p netip.Prefix) {
+	if p.Bits() < p.Addr().BitLen()-1 {
+		r.local[p.Masked().Addr()] = fmt.Sprintf("the network address of %s on %s", p.Masked(), link)
+		if p.Addr().Is4() {
+			r.local[Last(p.Masked())] = fmt.Sprintf("the broadcast address of %s on %s", p.Masked(), link)
+		}
+	}
+	r.local[p.Addr()] = "an address of this host, on " + link
+}
+
+func (r *resolver) addRoute(route Route) {
+	n := route.Dst.Bits()
+	if r.routes[n] == nil {
+		r.routes[n] = map[netip.Prefix]Route{}
+	}
+	is4 := route.Dst.Addr().Is4()
+	if !slices.Contains(r.bits[is4], n) {
+		r.bits[is4] = append(r.bits[is4], n)
+	}
+	if best, ok := r.routes[n][route.Dst]; !ok || route.Metric < best.Metric {
+		r.routes[n][route.Dst] = route
+	}
+}
+
+func (r *resolver) lookup(addr netip.Addr) (Route, bool) {
+	for _, n := range r.bits[addr.Is4()] {
+		p, err := addr.Prefix(n)
+		if err != nil {
+			continue
+		}
+		if route, ok := r.routes[n][p]; ok {
+			return route, true
+		}
+	}
+	return Route{}, false
+}
+
+// A hop is a way to a peer: its address and the link that it is on.
+type hop struct {
+	addr netip.Addr
+	dev  string
+}
+
+// hop picks a Node's next hop of a family: the first InternalIP that is on link,
+// else none, with the reason why the first of them is not.
+func (r *resolver) hop(node *Node, is4 bool) (hop, netip.Addr, *Problem) {
+	var first netip.Addr
+	var problem *Problem
+	for _, addr := range node.Addrs {
+		if addr.Is4() != is4 {
+			continue
+		}
+		dev, reason, detail := r.onLink(addr)
+		if reason == "" {
+			return hop{addr, dev}, addr, nil
+		}
+		if !first.IsValid() {
+			first, problem = addr, &Problem{Node: node.Name, Reason: reason, Detail: detail}
+		}
+	}
+	if problem == nil {
+		family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
+		problem = &Problem{Node: node.Name, Reason: AddressMissing, Detail: "no " + family + " InternalIP to route its pod subnet to"}
+	}
+	return hop{}, first, problem
+}
+
+// onLink returns the device through which addr is reached without a gateway, or
+// why it can't be a next hop.
+func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail string) {
+	if what, ok := r.local[addr]; ok {
+		return "", AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
+	}
+	if len(r.opts.NodeCIDRs) > 0 && !within(r.opts.NodeCIDRs, single(addr)) {
+		return "", AddressRefused, fmt.Sprintf("InternalIP %s is outside --node-cidr", addr)
+	}
+	if within(r.opts.ClusterCIDRs, single(addr)) {
+		return "", AddressRefused, fmt.Sprintf("InternalIP %s is inside --cluster-cidr, where pods live", addr)
+	}
+	route, ok := r.lookup(addr)
+	switch {
+	case !ok:
+		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it", addr)
+	case route.Via.IsValid():
+		return "", OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
+	case route.Type != Unicast || route.Dev == "" || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
+		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, route)
+	}
+	return route.Dev, "", ""
+}

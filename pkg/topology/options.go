@@ -1,0 +1,45 @@
+package topology
+
+import (
+	"net/netip"
+	"path/filepath"
+)
+
+// Options are the operator's choices, already validated.
+type Options struct {
+	// NodeName is the name of our own Node.
+	NodeName string
+	// ClusterCIDRs bound the pod subnets; empty: no bound.
+	ClusterCIDRs []netip.Prefix
+	// MaskSize4 and MaskSize6 are the one length that a pod subnet may have, in
+	// bits; 0: that of our own subnet.
+	MaskSize4, MaskSize6 int
+	// ServiceCIDRs must not be overlapped by pod subnets.
+	ServiceCIDRs []netip.Prefix
+	// NodeCIDRs bound the next hops; empty: no bound.
+	NodeCIDRs []netip.Prefix
+	// Masquerade says whether pods reach the world with the node's address.
+	Masquerade bool
+	// NonMasqueradeCIDRs are more destinations that see the pod's own address.
+	NonMasqueradeCIDRs []netip.Prefix
+	// MTU of the pods in bytes; 0: the uplink's.
+	MTU int
+	// Bridge is the name of the pods' bridge.
+	Bridge string
+	// RunDir is the folder of node-local state.
+	RunDir string
+	// APIServers are the API server's addresses, as far as they are known.
+	APIServers []netip.Addr
+}
+
+// maskSize returns the bits that the operator asks for in a family, or 0.
+func (o Options) maskSize(is4 bool) int {
+	if is4 {
+		return o.MaskSize4
+	}
+	return o.MaskSize6
+}
+
+// ipamDir is where host-local keeps its leases. Below the run folder they go
+// with a reboot, as the pods do.
+func (o Options) ipamDir() string { return filepath.Join(o.RunDir, "ipam") }

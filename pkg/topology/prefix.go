@@ -1,0 +1,115 @@
+package topology
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// special are the ranges that hold neither pods nor next hops: "this network",
+// loopback, link-local, multicast and reserved (RFC 6890, RFC 4291).
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/4"),
+	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("::/8"),
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// unicast tells whether an address can be a next hop or a pod's at all.
+func unicast(addr netip.Addr) bool {
+	return !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// Last returns the highest address of a prefix.
+func Last(p netip.Prefix) netip.Addr {
+	bytes := p.Addr().AsSlice()
+	for i := range bytes {
+		switch host := (i+1)*8 - p.Bits(); {
+		case host >= 8:
+			bytes[i] = 0xff
+		case host > 0:
+			bytes[i] |= 1<<host - 1
+		}
+	}
+	addr, _ := netip.AddrFromSlice(bytes)
+	return addr
+}
+
+// single returns the prefix that holds one address.
+func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
+// within tells whether one of the ranges holds all of p.
+func within(ranges []netip.Prefix, p netip.Prefix) bool {
+	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) })
+}
+
+// Outermost sorts prefixes and drops those that another one holds, so that what
+// remains is disjoint, as an nftables interval set requires.
+func Outermost(prefixes []netip.Prefix) []netip.Prefix {
+	prefixes = slices.Clone(prefixes)
+	slices.SortFunc(prefixes, ComparePrefix)
+	outer := prefixes[:0]
+	for _, p := range prefixes {
+		if n := len(outer); n == 0 || !outer[n-1].Overlaps(p) {
+			outer = append(outer, p)
+		}
+	}
+	return outer
+}
+
+// ComparePrefix orders by address, then wider ones first.
+func ComparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// A taken is a range that pod subnets must keep off, and what it belongs to.
+type taken struct {
+	netip.Prefix
+	what string
+}
+
+// A takenIndex finds what overlaps a prefix in O(log n), and O(n log n) to make.
+//
+// Ranges are sorted by their first address; reach[i] tells which of the first
+// i+1 ends last. A prefix overlaps one of those that begin before its end
+// exactly if the one that reaches furthest ends after its beginning:
+//
+//	|--- a ---|    |- c -|      sorted by beginning: a b c
+//	   |- b -|                  furthest reach:      a a c
+//	           |p|              c begins after p, a ends before it: free
+type takenIndex struct {
+	ranges []taken
+	reach  []int
+}
+
+func newTakenIndex(ranges []taken) takenIndex {
+	slices.SortFunc(ranges, func(a, b taken) int { return ComparePrefix(a.Prefix, b.Prefix) })
+	idx := takenIndex{ranges: ranges, reach: make([]int, len(ranges))}
+	for i := 1; i < len(ranges); i++ {
+		idx.reach[i] = i
+		if j := idx.reach[i-1]; Last(ranges[i].Prefix).Less(Last(ranges[j].Prefix)) {
+			idx.reach[i] = j
+		}
+	}
+	return idx
+}
+
+// overlap returns a range that overlaps p.
+func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
+	end := Last(p)
+	i, _ := slices.BinarySearchFunc(x.ranges, end, func(t taken, end netip.Addr) int {
+		if end.Less(t.Addr()) {
+			return 1
+		}
+		return -1
+	})
+	if i == 0 {
+		return taken{}, false
+	}
+	t := x.ranges[x.reach[i-1]]
+	return t, t.Overlaps(p)
+}

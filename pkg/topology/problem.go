@@ -1,0 +1,60 @@
+package topology
+
+import (
+	"cmp"
+	"fmt"
+)
+
+// Reason names a kind of Problem. There are few of them, so that a metric can
+// have them as a label.
+type Reason string
+
+// The reasons for which a Node, a claim of it, or a part of this host is left out.
+const (
+	NodeMissing      Reason = "NodeMissing"      // our own Node is not in the list
+	PodCIDRMissing   Reason = "PodCIDRMissing"   // no pod subnet yet
+	PodCIDRMalformed Reason = "PodCIDRMalformed" // not a prefix, host bits set, one family twice
+	PodCIDRRefused   Reason = "PodCIDRRefused"   // outside what a pod subnet may be
+	PodCIDRDisputed  Reason = "PodCIDRDisputed"  // another Node holds it
+	AddressMissing   Reason = "AddressMissing"   // no InternalIP of a family that is needed
+	AddressMalformed Reason = "AddressMalformed" // an InternalIP that is no plain unicast address
+	AddressRefused   Reason = "AddressRefused"   // an InternalIP that can be nobody's next hop here
+	AddressShared    Reason = "AddressShared"    // two Nodes with one InternalIP; neither is refused
+	OffLink          Reason = "OffLink"          // the next hop is behind a gateway
+	RouteConflict    Reason = "RouteConflict"    // a foreign route goes before ours
+	RouteFailed      Reason = "RouteFailed"      // the kernel refused a route
+	SettingMissing   Reason = "SettingMissing"   // the kernel lacks a setting that we need
+	KernelFailed     Reason = "KernelFailed"     // reading or changing the kernel failed
+	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
+	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet
+	PruneHeld        Reason = "PruneHeld"        // removals wait for a view that can be trusted
+)
+
+// Problem is something that keeps a part of the network from being as it
+// should, in words for the operator.
+type Problem struct {
+	// Node is the Node that it is about, our own too; empty: this host.
+	Node   string `json:"node,omitempty"`
+	Reason Reason `json:"reason"`
+	Detail string `json:"detail"`
+	// Own tells that pods of this node suffer from it, so the node is not ready.
+	Own bool `json:"own,omitempty"`
+}
+
+func (p Problem) String() string {
+	if p.Node == "" {
+		return fmt.Sprintf("%s: %s", p.Reason, p.Detail)
+	}
+	return fmt.Sprintf("node %s: %s: %s", p.Node, p.Reason, p.Detail)
+}
+
+// Compare orders Problems of our own first, then by Node, reason and detail.
+func (p Problem) Compare(q Problem) int {
+	if p.Own != q.Own {
+		if p.Own {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(p.Node, q.Node), cmp.Compare(p.Reason, q.Reason), cmp.Compare(p.Detail, q.Detail))
+}

@@ -1,0 +1,121 @@
+package topology
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// State is what plainroute makes of a host; desired and actual are the same
+// type. The zero State means that nothing of ours is there.
+type State struct {
+	// Sysctls by their path below /proc/sys. The actual State has all that could
+	// matter, the desired one those that must have a certain value.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Routes are sorted by Compare and unique by their Key.
+	Routes []Route `json:"routes,omitempty"`
+	// Masquerade is our nftables table; nil: none.
+	Masquerade *Masquerade `json:"masquerade,omitempty"`
+	// CNI is our CNI config; nil: none.
+	CNI *CNI `json:"cni,omitempty"`
+}
+
+// RouteType is rtm_type of rtnetlink(7), in the words of ip-route(8).
+type RouteType string
+
+// The types of our own routes. Foreign ones keep whatever type they have.
+const (
+	Unicast     RouteType = ""
+	Unreachable RouteType = "unreachable"
+)
+
+// Route is a route of the main table. It is comparable with ==.
+type Route struct {
+	Type RouteType    `json:"type,omitempty"`
+	Dst  netip.Prefix `json:"dst"`
+	// Via is the gateway; the zero Addr: on link.
+	Via netip.Addr `json:"via"`
+	// Dev is the device's name; empty for routes without one.
+	Dev string `json:"dev,omitempty"`
+	// Src is the preferred source; the zero Addr: the kernel's choice.
+	Src      netip.Addr `json:"src"`
+	Protocol int        `json:"protocol,omitempty"`
+	Metric   int        `json:"metric,omitempty"`
+}
+
+// Compare orders routes by destination, then metric: by their key in the kernel.
+func (r Route) Compare(s Route) int {
+	return cmp.Or(ComparePrefix(r.Dst, s.Dst), cmp.Compare(r.Metric, s.Metric))
+}
+
+// String gives the route as ip-route(8) takes it.
+func (r Route) String() string {
+	var b strings.Builder
+	if r.Type != Unicast {
+		b.WriteString(string(r.Type) + " ")
+	}
+	if r.Dst.Bits() == 0 {
+		b.WriteString("default")
+	} else {
+		b.WriteString(r.Dst.String())
+	}
+	if r.Via.IsValid() {
+		b.WriteString(" via ")
+		b.WriteString(r.Via.String())
+	}
+	if r.Dev != "" {
+		b.WriteString(" dev ")
+		b.WriteString(r.Dev)
+	}
+	if r.Protocol != 0 {
+		fmt.Fprintf(&b, " proto %d", r.Protocol)
+	}
+	if r.Src.IsValid() {
+		b.WriteString(" src ")
+		b.WriteString(r.Src.String())
+	}
+	if r.Metric != 0 {
+		fmt.Fprintf(&b, " metric %d", r.Metric)
+	}
+	return b.String()
+}
+
+// Masquerade is our nftables table: what leaves the cluster from a pod of ours
+// gets the node's address, and nothing else does.
+type Masquerade struct {
+	// Bridge is the pods' device.
+	Bridge string `json:"bridge"`
+	// Sources are our own pod subnets. Without masquerading there are none.
+	Sources []netip.Prefix `json:"sources,omitempty"`
+	// Cluster holds disjoint ranges that see a pod's own address, sorted.
+	Cluster []netip.Prefix `json:"cluster,omitempty"`
+	// Nodes are the next hops of peers, whose host-network pods are pods too,
+	// sorted.
+	Nodes []netip.Addr `json:"nodes,omitempty"`
+}
+
+// SameRules tells whether two tables differ in their sets at most.
+func (m *Masquerade) SameRules(o *Masquerade) bool {
+	return m.Bridge == o.Bridge && slices.Equal(m.Sources, o.Sources)
+}
+
+// CNI is what varies in our CNI config.
+type CNI struct {
+	Bridge string `json:"bridge"`
+	// MTU of the pods' devices in bytes.
+	MTU int `json:"mtu"`
+	// Subnets are our own pod subnets, at most one a family.
+	Subnets []netip.Prefix `json:"subnets"`
+	// IPAMDir is the folder of host-local's leases.
+	IPAMDir string `json:"ipamDir"`
+}
+
+// Equal tells whether two configs are the same; two nils are.
+func (c *CNI) Equal(o *CNI) bool {
+	if c == nil || o == nil {
+		return c == o
+	}
+	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && slices.Equal(c.Subnets, o.Subnets)
+}
