@@ -43,7 +43,7 @@ func keep(pid int, config cluster.Config) error {
 // hints are commands to look around with; those whose tool this machine lacks are left out.
 func hints(pid int, config cluster.Config) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To look around, as root:\n", pid)
+	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To look around:\n", pid)
 	enter := fmt.Sprintf("nsenter -t %d -a ", pid)
 	for _, hint := range []struct{ tool, command string }{
 		{"ip", "ip netns exec node1 ip route show proto 112"},

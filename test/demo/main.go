@@ -23,7 +23,7 @@ const clusterDir = "/run/cluster"
 const usage = `demo shows plainroute's main job on a cluster made of network namespaces.
 
 Usage:
-  demo [flags]     run it (as root); make demo builds what it needs and runs it
+  demo [flags]     run it; make demo builds what it needs and runs it
   demo down        take down a demo that was kept
 
 With KEEP=1 (or --keep) the cluster stays up in the background afterwards.

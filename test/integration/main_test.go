@@ -1,8 +1,8 @@
 // Package integration runs plainroute's agents on the embedded cluster of package cluster and asserts what
 // `make demo` shows, and more: what happens when things are missing, refused, killed or taken away.
 //
-// Everything runs in a sandbox. Where that can't be made (not root, no CAP_SYS_ADMIN) or binaries are missing, every
-// test is skipped with the reason.
+// Everything runs in a sandbox, for which root isn't needed where users may make namespaces. Where none can be made, or
+// binaries are missing, every test is skipped with the reason.
 package integration
 
 import (

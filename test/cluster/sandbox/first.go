@@ -19,7 +19,12 @@ const (
 // first is the life of PID 1: it prepares the mounts, starts the program inside and reaps every orphan until that
 // program has ended. An exec.Cmd couldn't do it, its Wait and the reaping would take each other's children.
 func first() (int, error) {
-	if err := mountAll(); err != nil {
+	err := mountAll()
+	if errors.Is(err, unix.EPERM) {
+		_, err = unix.Write(statusFD, []byte{refused})
+		return 1, err
+	}
+	if err != nil {
 		return 1, err
 	}
 	pid, err := startInside()
@@ -54,7 +59,7 @@ func startInside() (int, error) {
 
 // mindLifeline ends PID 1, and with it the sandbox, when the host process is gone without having let go.
 func mindLifeline(lifeline *os.File) {
-	if !readKept(lifeline) {
+	if read(lifeline) != kept {
 		os.Exit(128 + int(unix.SIGKILL))
 	}
 }

@@ -23,7 +23,7 @@ import (
 )
 
 // ErrNotPermitted says that this machine or user may not make namespaces; tests skip on it.
-var ErrNotPermitted = errors.New("making namespaces needs root with CAP_SYS_ADMIN")
+var ErrNotPermitted = errors.New("this machine allows making namespaces to root with CAP_SYS_ADMIN only")
 
 // stageVariable tells a copy of the program which of the three it is.
 const stageVariable = "PLAINROUTE_SANDBOX_STAGE"
@@ -33,8 +33,13 @@ const (
 	stageInside = "inside"
 )
 
-// kept is the one message of both pipes: from inside, that the sandbox shall stay; to PID 1, that it may.
-const kept = 'k'
+// The messages of the two pipes, a byte each.
+const (
+	// kept says from inside that the sandbox shall stay, and to PID 1 that it may.
+	kept = 'k'
+	// refused says from PID 1 that the kernel has given it namespaces, and no rights in them.
+	refused = 'r'
+)
 
 // Outside reports whether this is the host process: the one whose process ids are those of the machine.
 func Outside() bool { return os.Getenv(stageVariable) == "" }
@@ -117,7 +122,11 @@ func host(onKept func(pid int) error) (int, error) {
 	lifelineEnd.Close()
 	statusEnd.Close()
 	defer passSignals(cmd.Process)()
-	if !readKept(status) {
+	switch message := read(status); message {
+	case kept:
+	case refused:
+		return 1, errors.Join(ErrNotPermitted, cmd.Wait())
+	default:
 		return exitCode(cmd.Wait())
 	}
 	if _, err := lifeline.Write([]byte{kept}); err != nil {
@@ -141,21 +150,37 @@ func command(lifeline, status *os.File) *exec.Cmd {
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
 		Setsid:     true,
 	}
+	if os.Geteuid() != 0 {
+		becomeRoot(cmd.SysProcAttr)
+	}
 	return cmd
 }
 
+// becomeRoot adds a user namespace in which this user is root: where the machine allows that, nobody needs to be.
+func becomeRoot(attributes *syscall.SysProcAttr) {
+	attributes.Cloneflags |= unix.CLONE_NEWUSER
+	attributes.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+	attributes.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+}
+
+// startError tells refusals (clone(2): EPERM from rights and seccomp, ENOSPC and EUSERS from user.max_*_namespaces, EINVAL
+// from a kernel without them) from faults.
 func startError(err error) error {
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w: %w", ErrNotPermitted, err)
+	for _, refusal := range []error{unix.EPERM, unix.ENOSPC, unix.EUSERS, unix.EINVAL} {
+		if errors.Is(err, refusal) {
+			return fmt.Errorf("%w: %w", ErrNotPermitted, err)
+		}
 	}
 	return fmt.Errorf("starting the sandbox: %w", err)
 }
 
-// readKept blocks until the program inside asks to be kept (true) or every process that could has ended (false).
-func readKept(status io.Reader) bool {
+// read blocks for the pipe's one message; it is 0 when every process that could send one has ended.
+func read(pipe io.Reader) byte {
 	message := make([]byte, 1)
-	_, err := io.ReadFull(status, message)
-	return err == nil && message[0] == kept
+	if _, err := io.ReadFull(pipe, message); err != nil {
+		return 0
+	}
+	return message[0]
 }
 
 // passSignals hands signals on to PID 1; at the second Ctrl-C it is killed, and the kernel clears up.
