@@ -89,12 +89,16 @@ func overlapsCluster(opts Options, p netip.Prefix) bool {
 }
 
 // protect keeps pod subnets off InternalIPs that are no neighbours of ours: an
-// address on link is inside a connected prefix, which is taken already.
+// address on link is inside a connected prefix, which is taken already. Where the
+// operator says where pods live, an InternalIP in there is a lie, not a claim.
 func (j *judge) protect(claims []claim) {
+	if len(j.opts.ClusterCIDRs) > 0 {
+		return
+	}
 	var ranges []taken
 	for i := range claims {
 		addr := claims[i].addr
-		if !addr.IsValid() || claims[i].hop.dev != "" || !overlapsCluster(j.opts, single(addr)) {
+		if !addr.IsValid() || claims[i].hop.dev != "" {
 			continue
 		}
 		if held := j.owner[addr]; held == nil || claims[i].node.older(held) {

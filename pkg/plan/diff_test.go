@@ -1,0 +1,238 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// drawState draws States small enough that two of them often meet.
+func drawState(t *rapid.T, label string) topology.State {
+	s := topology.State{Sysctls: map[string]string{}}
+	for i := range 6 {
+		if rapid.Bool().Draw(t, label+" route") {
+			s.Routes = append(s.Routes, drawRoute(t, i))
+		}
+	}
+	if rapid.Bool().Draw(t, label+" table") {
+		s.Masquerade = drawMasquerade(t)
+	}
+	if rapid.Bool().Draw(t, label+" CNI") {
+		s.CNI = &topology.CNI{Bridge: "b", MTU: rapid.IntRange(1, 2).Draw(t, "mtu"), Subnets: []netip.Prefix{subnet(1)}}
+	}
+	for _, path := range []string{"net/ipv6/conf/eth0/accept_ra", topology.SysctlForward4, topology.SysctlForward6} {
+		s.Sysctls[path] = rapid.SampledFrom([]string{"0", "1", "2"}).Draw(t, path)
+	}
+	return s
+}
+
+func subnet(i int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)) }
+func addr(i int) netip.Addr     { return netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", i)) }
+
+func drawRoute(t *rapid.T, i int) topology.Route {
+	if rapid.Bool().Draw(t, "own") {
+		return topology.Route{Type: topology.Unreachable, Dst: subnet(i), Protocol: topology.Protocol, Metric: topology.MetricOwn}
+	}
+	return topology.Route{Dst: subnet(i), Via: addr(rapid.IntRange(1, 3).Draw(t, "via")), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+}
+
+func drawMasquerade(t *rapid.T) *topology.Masquerade {
+	m := &topology.Masquerade{Bridge: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "bridge"), Sources: []netip.Prefix{subnet(rapid.IntRange(1, 2).Draw(t, "source"))}}
+	var ranges []netip.Prefix
+	for i := range 6 {
+		if rapid.Bool().Draw(t, "range") {
+			ranges = append(ranges, netip.PrefixFrom(subnet(i).Addr(), rapid.IntRange(21, 24).Draw(t, "bits")).Masked())
+		}
+		if rapid.Bool().Draw(t, "node") {
+			m.Nodes = append(m.Nodes, addr(i))
+		}
+	}
+	m.Cluster = topology.Outermost(ranges)
+	return m
+}
+
+// apply makes the Changes as the kernel would, and calls step after each kind.
+func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) topology.State {
+	s.Sysctls = map[string]string{}
+	for _, sysctl := range c.Sysctls {
+		s.Sysctls[sysctl.Path] = sysctl.Value
+	}
+	if c.Table != nil {
+		s.Masquerade = c.Table
+	}
+	s.Masquerade = changeSets(t, s.Masquerade, c.Widen)
+	step(s)
+	s.Routes = slices.Clone(s.Routes)
+	for _, r := range c.Add {
+		i, taken := slices.BinarySearchFunc(s.Routes, r, topology.Route.Compare)
+		if taken {
+			t.Fatalf("%v is there already", r)
+		}
+		s.Routes = slices.Insert(s.Routes, i, r)
+		step(s)
+	}
+	for _, r := range c.Replace {
+		i, there := slices.BinarySearchFunc(s.Routes, r, topology.Route.Compare)
+		if !there {
+			t.Fatalf("%v is not there", r)
+		}
+		s.Routes[i] = r
+		step(s)
+	}
+	for _, r := range c.Delete {
+		i := slices.Index(s.Routes, r)
+		if i < 0 {
+			t.Fatalf("%v is not there", r)
+		}
+		s.Routes = slices.Delete(s.Routes, i, i+1)
+		step(s)
+	}
+	s.Masquerade = changeSets(t, s.Masquerade, c.Narrow)
+	if c.DeleteTable {
+		s.Masquerade = nil
+	}
+	if c.CNI != nil {
+		s.CNI = c.CNI
+	}
+	if c.DeleteCNI {
+		s.CNI = nil
+	}
+	return s
+}
+
+// changeSets fails as the kernel does: on overlaps, and on what is not there.
+func changeSets(t *rapid.T, m *topology.Masquerade, c SetChange) *topology.Masquerade {
+	if c.Empty() {
+		return m
+	}
+	after := *m
+	after.Cluster = slices.DeleteFunc(slices.Clone(m.Cluster), func(p netip.Prefix) bool { return slices.Contains(c.DeleteCluster, p) })
+	after.Nodes = slices.DeleteFunc(slices.Clone(m.Nodes), func(a netip.Addr) bool { return slices.Contains(c.DeleteNodes, a) })
+	if len(m.Cluster)-len(after.Cluster) != len(c.DeleteCluster) || len(m.Nodes)-len(after.Nodes) != len(c.DeleteNodes) {
+		t.Fatalf("deleting what is not there: %+v from %+v", c, m)
+	}
+	for _, p := range c.AddCluster {
+		if slices.ContainsFunc(after.Cluster, p.Overlaps) {
+			t.Fatalf("%v overlaps %v", p, after.Cluster)
+		}
+		after.Cluster = append(after.Cluster, p)
+	}
+	after.Nodes = append(after.Nodes, c.AddNodes...)
+	slices.SortFunc(after.Cluster, topology.ComparePrefix)
+	slices.SortFunc(after.Nodes, netip.Addr.Compare)
+	return &after
+}
+
+func TestApplyingTheDifferenceGivesTheDesired(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		desired, actual := drawState(t, "desired"), drawState(t, "actual")
+		changes := Diff(desired, actual)
+		got := apply(t, actual, changes, func(topology.State) {})
+		if !slices.Equal(got.Routes, desired.Routes) || !got.CNI.Equal(desired.CNI) || !sameTable(got.Masquerade, desired.Masquerade) {
+			t.Fatalf("got %+v\nwant %+v\nby %+v", got, desired, changes)
+		}
+		for path, value := range desired.Sysctls {
+			if actual.Sysctls[path] != value && got.Sysctls[path] != value {
+				t.Fatalf("%s is not set", path)
+			}
+		}
+	})
+}
+
+func sameTable(a, b *topology.Masquerade) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes)
+}
+
+func TestDiffOfTheSameIsEmpty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawState(t, "same")
+		if c := Diff(s, s); !c.Empty() {
+			t.Fatalf("%+v", c)
+		}
+	})
+}
+
+// TestARoutedDestinationIsInTheSets: a NAT binding outlives the rule that made
+// it, so whatever has a route, before or after, is in the sets meanwhile.
+func TestARoutedDestinationIsInTheSets(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		desired, actual := drawState(t, "desired"), drawState(t, "actual")
+		for _, s := range []*topology.State{&desired, &actual} {
+			s.Masquerade = &topology.Masquerade{Bridge: "b", Sources: []netip.Prefix{subnet(9)}}
+			for _, r := range s.Routes {
+				s.Masquerade.Cluster = append(s.Masquerade.Cluster, r.Dst)
+			}
+		}
+		apply(t, actual, Diff(desired, actual), func(s topology.State) {
+			for _, r := range s.Routes {
+				if !slices.Contains(s.Masquerade.Cluster, r.Dst) {
+					t.Fatalf("%v has a route and would be masqueraded: %v", r.Dst, s.Masquerade.Cluster)
+				}
+			}
+		})
+	})
+}
+
+func TestZeroStateRemovesAll(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		actual := drawState(t, "actual")
+		got := apply(t, actual, Diff(topology.State{}, actual), func(topology.State) {})
+		if len(got.Routes) > 0 || got.Masquerade != nil || got.CNI != nil {
+			t.Fatalf("left: %+v", got)
+		}
+	})
+}
+
+func TestWithoutRemovalsTakesNothingAway(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		desired, actual := drawState(t, "desired"), drawState(t, "actual")
+		c := Diff(desired, actual).WithoutRemovals()
+		if c.Removes() || len(c.Delete) > 0 {
+			t.Fatalf("%+v", c)
+		}
+		got := apply(t, actual, c, func(topology.State) {})
+		for _, r := range actual.Routes {
+			if _, there := slices.BinarySearchFunc(got.Routes, r, topology.Route.Compare); !there {
+				t.Fatalf("%v is gone", r)
+			}
+		}
+		if got.Masquerade == nil && actual.Masquerade != nil {
+			t.Fatal("the table is gone")
+		}
+	})
+}
+
+func TestAcceptRAComesBeforeForwarding(t *testing.T) {
+	c := Diff(topology.State{Sysctls: map[string]string{
+		topology.SysctlForward6: "1", "net/ipv6/conf/zzz/accept_ra": "2", topology.SysctlForward4: "1",
+	}}, topology.State{})
+	want := []Sysctl{{"net/ipv6/conf/zzz/accept_ra", "2"}, {topology.SysctlForward4, "1"}, {topology.SysctlForward6, "1"}}
+	if !reflect.DeepEqual(c.Sysctls, want) {
+		t.Errorf("got %v, want %v", c.Sysctls, want)
+	}
+}
+
+func BenchmarkDiff(b *testing.B) {
+	var s topology.State
+	s.Masquerade = &topology.Masquerade{Bridge: "b", Sources: []netip.Prefix{subnet(1)}, Cluster: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	for i := range 5000 {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+		s.Routes = append(s.Routes, topology.Route{Dst: p, Via: netip.AddrFrom4([4]byte{172, 20, byte(i >> 8), byte(i)}), Dev: "eth0", Metric: topology.MetricPeer})
+		s.Masquerade.Nodes = append(s.Masquerade.Nodes, s.Routes[i].Via)
+	}
+	other := s
+	other.Routes = slices.Delete(slices.Clone(s.Routes), 77, 78)
+	b.ReportAllocs()
+	for b.Loop() {
+		Diff(s, other)
+	}
+}

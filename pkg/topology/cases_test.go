@@ -1,0 +1,200 @@
+package topology
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/txtar"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "write what is computed as what is wanted; read the diff before you commit it")
+
+// TestCases runs testdata/*.txtar. A file holds cases one after another, each
+// with the sections
+//
+//	nodes    a line each: name, age, podCIDRs, InternalIPs; - for none
+//	options  flags, a line each; node1 is us
+//	host     a Host in YAML; without it, defaultHost
+//	actual   routes in our table: SUBNET via ADDRESS dev LINK
+//	want     the routes and Problems that come of it
+//
+// of which only nodes and want must be there. The comment before a case says
+// what it shows.
+func TestCases(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range archive.Files {
+			if name, ok := strings.CutSuffix(archive.Files[i].Name, "/want"); ok {
+				t.Run(name, func(t *testing.T) { runCase(t, archive, name, &archive.Files[i]) })
+			}
+		}
+		if *update {
+			if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func runCase(t *testing.T, archive *txtar.Archive, name string, want *txtar.File) {
+	sections := map[string]string{}
+	for _, f := range archive.Files {
+		if section, ok := strings.CutPrefix(f.Name, name+"/"); ok {
+			sections[section] = string(f.Data)
+		}
+	}
+	host := sections["host"]
+	if host == "" {
+		host = defaultHost
+	}
+	state, problems := Desired(parseOptions(t, sections["options"]), parseHost(t, host),
+		parseNodes(t, sections["nodes"]), parseActual(t, sections["actual"]))
+	got := describe(state, problems)
+	if *update {
+		want.Data = []byte(got)
+	} else if got != string(want.Data) {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want.Data)
+	}
+}
+
+const defaultHost = `
+links:
+- {name: lo, mtu: 65536, addrs: [127.0.0.1/8, "::1/128"], loopback: true}
+- {name: eth0, mtu: 1500, addrs: [192.168.1.11/24, "fd00:192:168:1::11/64"]}
+routes:
+- {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
+- {dst: "fd00:192:168:1::/64", dev: eth0, protocol: 2, metric: 256}
+- {dst: 0.0.0.0/0, via: 192.168.1.1, dev: eth0}
+- {dst: "::/0", via: "fd00:192:168:1::1", dev: eth0, metric: 1024}
+nameservers: [10.244.53.53]
+`
+
+func describe(state State, problems []Problem) string {
+	var b strings.Builder
+	for _, r := range state.Routes {
+		fmt.Fprintln(&b, r)
+	}
+	if state.CNI != nil {
+		fmt.Fprintf(&b, "CNI %v mtu %d\n", state.CNI.Subnets, state.CNI.MTU)
+	}
+	for _, p := range problems {
+		if p.Own {
+			b.WriteString("not ready: ")
+		}
+		fmt.Fprintln(&b, p)
+	}
+	return b.String()
+}
+
+func parseNodes(t *testing.T, text string) []*Node {
+	t.Helper()
+	var nodes []*Node
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != 4 {
+			t.Fatalf("a line of nodes has 4 fields: %q", line)
+		}
+		age, err := time.ParseDuration(f[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: f[0], CreationTimestamp: metav1.NewTime(time.Unix(1e9, 0).Add(-age))}}
+		if f[2] != "-" {
+			n.Spec.PodCIDRs = strings.Split(f[2], ",")
+		}
+		if f[3] != "-" {
+			for _, a := range expand(f[3]) {
+				n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+			}
+		}
+		nodes = append(nodes, NodeFrom(n))
+	}
+	return nodes
+}
+
+// expand lets a case say ADDRESS*NUMBER for very many of them.
+func expand(field string) []string {
+	if first, times, ok := strings.Cut(field, "*"); ok {
+		addr := netip.MustParseAddr(first)
+		n, _ := strconv.Atoi(times)
+		all := make([]string, n)
+		for i := range all {
+			all[i], addr = addr.String(), addr.Next()
+		}
+		return all
+	}
+	return strings.Split(field, ",")
+}
+
+func parseOptions(t *testing.T, text string) Options {
+	t.Helper()
+	o := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge, RunDir: "/run/plainroute"}
+	for line := range strings.Lines(text) {
+		flag, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch flag {
+		case "--cluster-cidr":
+			o.ClusterCIDRs = append(o.ClusterCIDRs, netip.MustParsePrefix(value))
+		case "--service-cidr":
+			o.ServiceCIDRs = append(o.ServiceCIDRs, netip.MustParsePrefix(value))
+		case "--node-cidr":
+			o.NodeCIDRs = append(o.NodeCIDRs, netip.MustParsePrefix(value))
+		case "--node-cidr-mask-size-ipv4":
+			o.MaskSize4, _ = strconv.Atoi(value)
+		case "api-server":
+			o.APIServers = append(o.APIServers, netip.MustParseAddr(value))
+		default:
+			t.Fatalf("unknown option %q", flag)
+		}
+	}
+	return o
+}
+
+func parseHost(t *testing.T, text string) Host {
+	t.Helper()
+	var h Host
+	if err := yaml.UnmarshalStrict([]byte(text), &h); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// parseActual reads routes of ours in a kernel with all settings in place.
+func parseActual(t *testing.T, text string) State {
+	t.Helper()
+	s := allSysctls("lo", "eth0", "eth1", Bridge)
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != 5 {
+			t.Fatalf("an actual route is SUBNET via ADDRESS dev LINK: %q", line)
+		}
+		s.Routes = append(s.Routes, Route{Dst: netip.MustParsePrefix(f[0]), Via: netip.MustParseAddr(f[2]), Dev: f[4], Protocol: Protocol, Metric: MetricPeer})
+	}
+	return s
+}
+
+func allSysctls(devs ...string) State {
+	s := State{Sysctls: map[string]string{SysctlForward4: "1", SysctlForward6: "1", SysctlBridgeNF4: "1", SysctlBridgeNF6: "1"}}
+	for _, dev := range devs {
+		for _, family := range []int{4, 6} {
+			s.Sysctls[ConfSysctl(family, dev, "forwarding")] = "1"
+		}
+	}
+	return s
+}

@@ -1,0 +1,263 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+)
+
+// goodCluster draws a cluster in which nobody lies.
+func goodCluster(t *rapid.T) []*Node {
+	n := rapid.IntRange(1, 12).Draw(t, "nodes")
+	nodes := make([]*Node, n)
+	for i := range nodes {
+		nodes[i] = NodeFrom(kubeNode(fmt.Sprintf("node%d", i+1), rapid.IntRange(0, 50).Draw(t, "age"),
+			[]string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)},
+			[]string{fmt.Sprintf("192.168.1.%d", i+11), fmt.Sprintf("fd00:192:168:1::%d", i+11)}))
+	}
+	return nodes
+}
+
+func kubeNode(name string, age int, cidrs, addrs []string) *corev1.Node {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(time.Unix(1e9-int64(age), 0))}}
+	n.Spec.PodCIDRs = cidrs
+	for _, a := range addrs {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+	}
+	return n
+}
+
+// hostileNode draws what a compromised kubelet may write.
+func hostileNode(t *rapid.T) *Node {
+	cidr := rapid.OneOf(
+		rapid.SampledFrom([]string{
+			"10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24", "10.244.200.0/24", "10.244.0.0/16", "10.244.2.0/25", "0.0.0.0/0", "::/0",
+			"192.168.1.0/24", "fd00:10:244:2::/64", "fd00:10:244:3::/65", "fd00:192:168:1::/64", "127.0.0.0/24", "10.244.53.0/24", "172.16.9.0/24",
+		}),
+		rapid.Custom(func(t *rapid.T) string {
+			return fmt.Sprintf("%d.%d.%d.0/%d", rapid.Byte().Draw(t, "a"), rapid.Byte().Draw(t, "b"), rapid.Byte().Draw(t, "c"), rapid.IntRange(0, 32).Draw(t, "bits"))
+		}),
+		rapid.String(),
+	)
+	addr := rapid.OneOf(
+		rapid.SampledFrom([]string{
+			"192.168.1.11", "192.168.1.12", "192.168.1.13", "192.168.1.77", "192.168.1.255", "192.168.1.1", "10.244.2.5", "10.244.3.1", "8.8.8.8",
+			"fd00:192:168:1::12", "fd00:10:244:2::9", "::ffff:192.168.1.12", "fe80::1%eth0", "224.0.0.1", "172.16.9.9",
+		}),
+		rapid.String(),
+	)
+	return NodeFrom(kubeNode("hostile", rapid.IntRange(-10, 100).Draw(t, "hostile age"),
+		rapid.SliceOfN(cidr, 0, 4).Draw(t, "cidrs"), rapid.SliceOfN(addr, 0, 6).Draw(t, "addrs")))
+}
+
+func drawOptions(t *rapid.T) Options {
+	o := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge, RunDir: "/run/plainroute"}
+	if rapid.Bool().Draw(t, "cluster-cidr") {
+		o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}
+	}
+	return o
+}
+
+func testHost(t *testing.T) Host { return parseHost(t, defaultHost) }
+
+func withKernel(s State) State {
+	s.Sysctls = allSysctls("lo", "eth0", Bridge).Sysctls
+	return s
+}
+
+// TestNobodysRouteMoves adds a hostile Node to a cluster that works.
+func TestNobodysRouteMoves(t *testing.T) {
+	host := testHost(t)
+	rapid.Check(t, func(t *rapid.T) {
+		opts, nodes := drawOptions(t), goodCluster(t)
+		before, _ := Desired(opts, host, nodes, withKernel(State{}))
+		after, problems := Desired(opts, host, append(slices.Clone(nodes), hostileNode(t)), withKernel(before))
+		for _, r := range before.Routes {
+			if !slices.Contains(after.Routes, r) {
+				t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
+			}
+		}
+		if !before.CNI.Equal(after.CNI) {
+			t.Fatalf("CNI config became %v", after.CNI)
+		}
+		for _, p := range problems {
+			if p.Own {
+				t.Fatalf("somebody else's Node keeps us from being ready: %v", p)
+			}
+		}
+	})
+}
+
+// TestRoutesStayInBounds looks at every route that comes of hostile lists.
+func TestRoutesStayInBounds(t *testing.T) {
+	host := testHost(t)
+	rapid.Check(t, func(t *rapid.T) {
+		opts := drawOptions(t)
+		nodes := goodCluster(t)[:1]
+		for i := range rapid.IntRange(0, 8).Draw(t, "hostile nodes") {
+			n := hostileNode(t)
+			n.Name = fmt.Sprintf("hostile%d", i)
+			nodes = append(nodes, n)
+		}
+		state, _ := Desired(opts, host, nodes, withKernel(State{}))
+		if !slices.IsSortedFunc(state.Routes, Route.Compare) {
+			t.Fatal("not sorted")
+		}
+		for i, r := range state.Routes {
+			if i > 0 && state.Routes[i-1].Compare(r) == 0 {
+				t.Fatalf("two routes of one key: %v", r)
+			}
+			checkBounds(t, opts, host, nodes[0], r)
+		}
+	})
+}
+
+func checkBounds(t *rapid.T, opts Options, host Host, own *Node, r Route) {
+	if len(opts.ClusterCIDRs) > 0 && !within(opts.ClusterCIDRs, r.Dst) {
+		t.Fatalf("outside --cluster-cidr: %v", r)
+	}
+	if want := own.podCIDR(r.Dst.Addr().Is4()).Bits(); r.Dst.Bits() != want {
+		t.Fatalf("length is not %d: %v", want, r)
+	}
+	if r.Type == Unreachable {
+		return
+	}
+	for _, link := range host.Links {
+		for _, p := range link.Addrs {
+			if p.Overlaps(r.Dst) || p.Addr() == r.Via {
+				t.Fatalf("touches %v of this host: %v", p, r)
+			}
+		}
+	}
+	for _, p := range append(own.PodCIDRs, netip.MustParsePrefix("10.244.53.53/32"), netip.MustParsePrefix("169.254.0.0/16")) {
+		if p.Overlaps(r.Dst) {
+			t.Fatalf("covers %v: %v", p, r)
+		}
+	}
+	if !unicast(r.Via) {
+		t.Fatalf("next hop is no unicast address: %v", r)
+	}
+}
+
+// TestOrderDoesNotMatter shuffles the Nodes.
+func TestOrderDoesNotMatter(t *testing.T) {
+	host := testHost(t)
+	rapid.Check(t, func(t *rapid.T) {
+		opts, nodes := drawOptions(t), append(goodCluster(t), hostileNode(t))
+		first, problems := Desired(opts, host, nodes, withKernel(State{}))
+		second, others := Desired(opts, host, rapid.Permutation(nodes).Draw(t, "order"), withKernel(State{}))
+		if !slices.Equal(first.Routes, second.Routes) || !first.CNI.Equal(second.CNI) {
+			t.Fatalf("%v\n%v", first.Routes, second.Routes)
+		}
+		if len(problems) != len(others) {
+			t.Fatalf("%v\n%v", problems, others)
+		}
+	})
+}
+
+// TestSteady computes twice: what is there already must be what is wanted.
+func TestSteady(t *testing.T) {
+	host := testHost(t)
+	rapid.Check(t, func(t *rapid.T) {
+		opts, nodes := drawOptions(t), append(goodCluster(t), hostileNode(t))
+		first, _ := Desired(opts, host, nodes, withKernel(State{}))
+		second, _ := Desired(opts, host, nodes, withKernel(first))
+		if !slices.Equal(first.Routes, second.Routes) {
+			t.Fatalf("%v\n%v", first.Routes, second.Routes)
+		}
+	})
+}
+
+// TestTakenIndex compares the index with looking at each range.
+func TestTakenIndex(t *testing.T) {
+	prefix := rapid.Custom(func(t *rapid.T) netip.Prefix {
+		if rapid.Bool().Draw(t, "v6") {
+			return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 15: rapid.Byte().Draw(t, "low")}), rapid.IntRange(118, 128).Draw(t, "bits")).Masked()
+		}
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, rapid.ByteMax(3).Draw(t, "b"), rapid.Byte().Draw(t, "low")}), rapid.IntRange(0, 32).Draw(t, "bits")).Masked()
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		var ranges []taken
+		for _, p := range rapid.SliceOfN(prefix, 0, 20).Draw(t, "ranges") {
+			ranges = append(ranges, taken{p, ""})
+		}
+		p := prefix.Draw(t, "p")
+		want := slices.ContainsFunc(ranges, func(r taken) bool { return r.Overlaps(p) })
+		if _, got := newTakenIndex(slices.Clone(ranges)).overlap(p); got != want {
+			t.Fatalf("overlap(%v) of %v is %v", p, ranges, got)
+		}
+	})
+}
+
+// TestOutermost checks that what remains is disjoint and covers the same.
+func TestOutermost(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var all []netip.Prefix
+		for range rapid.IntRange(0, 20).Draw(t, "n") {
+			all = append(all, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, rapid.Byte().Draw(t, "low")}), rapid.IntRange(20, 32).Draw(t, "bits")).Masked())
+		}
+		outer := Outermost(all)
+		for i := 1; i < len(outer); i++ {
+			if outer[i-1].Overlaps(outer[i]) {
+				t.Fatalf("%v overlaps %v", outer[i-1], outer[i])
+			}
+		}
+		for _, p := range all {
+			if !within(outer, p) {
+				t.Fatalf("%v is lost from %v", p, outer)
+			}
+		}
+	})
+}
+
+// FuzzNodeFrom feeds what a kubelet may write.
+func FuzzNodeFrom(f *testing.F) {
+	f.Add("10.244.2.0/24", "fd00::/64", "192.168.1.12", "fe80::1%eth0")
+	f.Add("0.0.0.0/0", "::ffff:10.0.0.0/120", "::ffff:1.2.3.4", "")
+	host := parseHost(&testing.T{}, defaultHost)
+	f.Fuzz(func(t *testing.T, cidr1, cidr2, addr1, addr2 string) {
+		n := NodeFrom(kubeNode("fuzzed", 1, []string{cidr1, cidr2}, []string{addr1, addr2}))
+		own := NodeFrom(kubeNode("node1", 1, []string{"10.244.1.0/24", "fd00:10:244:1::/64"}, []string{"192.168.1.11", "fd00:192:168:1::11"}))
+		state, _ := Desired(Options{NodeName: "node1", Bridge: Bridge}, host, []*Node{own, n}, withKernel(State{}))
+		for _, r := range state.Routes {
+			if r.Dst.Addr().Is4() && r.Dst.Bits() != 24 || r.Dst.Addr().Is6() && r.Dst.Bits() != 64 {
+				t.Errorf("route %v", r)
+			}
+		}
+	})
+}
+
+func BenchmarkDesired(b *testing.B) {
+	for _, n := range []int{100, 1000, 5000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			host := parseHost(&testing.T{}, defaultHost)
+			host.Links[1].Addrs = []netip.Prefix{netip.MustParsePrefix("172.20.0.1/16")}
+			host.Routes[0] = Route{Dst: netip.MustParsePrefix("172.20.0.0/16"), Dev: "eth0"}
+			opts := Options{NodeName: "node0", Masquerade: true, Bridge: Bridge, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}}
+			nodes := manyNodes(n)
+			actual, _ := Desired(opts, host, nodes, withKernel(State{}))
+			actual = withKernel(actual)
+			b.ReportAllocs()
+			for b.Loop() {
+				Desired(opts, host, nodes, actual)
+			}
+		})
+	}
+}
+
+func manyNodes(n int) []*Node {
+	nodes := make([]*Node, n)
+	subnet, addr := netip.MustParseAddr("10.128.0.0").As4(), netip.MustParseAddr("172.20.0.1")
+	for i := range nodes {
+		subnet[1], subnet[2] = byte(128+i>>8), byte(i)
+		nodes[i] = &Node{Name: fmt.Sprintf("node%d", i), PodCIDRs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4(subnet), 24)}, Addrs: []netip.Addr{addr}}
+		addr = addr.Next()
+	}
+	return nodes
+}
