@@ -14,7 +14,8 @@ import (
 	"path/filepath"
 	"sync"
 
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
 // Config says where things are.
@@ -100,9 +101,6 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 	return &Cluster{LAN: lan, Outside: outside, config: config, plane: plane}, nil
 }
 
-// Client is an administrator's client of the API server.
-func (c *Cluster) Client() kubernetes.Interface { return c.plane.client }
-
 // Nodes are the nodes made so far.
 func (c *Cluster) Nodes() []*Node {
 	c.mu.Lock()
@@ -116,5 +114,15 @@ func (c *Cluster) AddUser(name string) (kubeconfig string, err error) { return c
 // Grant gives an identity the agent's rights.
 func (c *Cluster) Grant(ctx context.Context, user string) error { return c.plane.grant(ctx, user) }
 
-// AdminKubeconfig is the path of an administrator's kubeconfig.
-func (c *Cluster) AdminKubeconfig() string { return c.plane.kubeconfig("admin") }
+// Kubeconfig writes a changed copy of the agents' kubeconfig and returns its path.
+func (c *Cluster) Kubeconfig(name string, change func(*clientcmdapi.Config)) (string, error) {
+	config, err := clientcmd.LoadFromFile(c.plane.kubeconfig(AgentUser))
+	if err != nil {
+		return "", fmt.Errorf("loading the agents' kubeconfig: %w", err)
+	}
+	change(config)
+	if err := clientcmd.WriteToFile(*config, c.plane.kubeconfig(name)); err != nil {
+		return "", fmt.Errorf("writing kubeconfig %s: %w", name, err)
+	}
+	return c.plane.kubeconfig(name), nil
+}

@@ -7,7 +7,7 @@ import (
 	"net"
 	"sync"
 
-	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
 // Gate is a second way to the API server that can be opened and shut: what an agent behind it sees is an API server
@@ -23,16 +23,13 @@ type Gate struct {
 
 // NewGate makes a gate at a port of the router's address, shut.
 func (c *Cluster) NewGate(port string) (*Gate, error) {
-	config, err := clientcmd.LoadFromFile(c.plane.kubeconfig(AgentUser))
+	path, err := c.Kubeconfig("gate-"+port, func(config *clientcmdapi.Config) {
+		for _, server := range config.Clusters {
+			server.Server = "https://" + apiAddress(port)
+		}
+	})
 	if err != nil {
-		return nil, fmt.Errorf("loading the agents' kubeconfig: %w", err)
-	}
-	for _, server := range config.Clusters {
-		server.Server = "https://" + apiAddress(port)
-	}
-	path := c.plane.kubeconfig("gate-" + port)
-	if err := clientcmd.WriteToFile(*config, path); err != nil {
-		return nil, fmt.Errorf("writing the gate's kubeconfig: %w", err)
+		return nil, err
 	}
 	return &Gate{port: port, kubeconfig: path, conns: map[net.Conn]bool{}}, nil
 }

@@ -13,6 +13,32 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// Forgery is a Node object that somebody made up: it says whatever the API server lets through.
+type Forgery struct {
+	Name                string
+	PodCIDRs, Addresses []string
+}
+
+// Forge creates the Node object.
+func (c *Cluster) Forge(ctx context.Context, forgery Forgery) error {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: forgery.Name}}
+	if len(forgery.PodCIDRs) > 0 {
+		node.Spec.PodCIDR, node.Spec.PodCIDRs = forgery.PodCIDRs[0], forgery.PodCIDRs
+	}
+	for _, address := range forgery.Addresses {
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
+	}
+	if _, err := c.plane.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("creating Node %s: %w", forgery.Name, err)
+	}
+	return nil
+}
+
+// Unforge deletes the Node object.
+func (c *Cluster) Unforge(ctx context.Context, forgery Forgery) error {
+	return c.plane.deleteNode(ctx, forgery.Name)
+}
+
 // object is the Node as a kubelet would have registered it, with the pod subnets that a controller-manager would have
 // allocated.
 func (n *Node) object(subnets []netip.Prefix) *corev1.Node {
@@ -90,9 +116,11 @@ func (n *Node) AssignSubnets(ctx context.Context) error {
 }
 
 // Deregister deletes the Node object.
-func (n *Node) Deregister(ctx context.Context) error {
-	if err := n.cluster.plane.client.CoreV1().Nodes().Delete(ctx, n.Name, metav1.DeleteOptions{}); err != nil {
-		return fmt.Errorf("deleting Node %s: %w", n.Name, err)
+func (n *Node) Deregister(ctx context.Context) error { return n.cluster.plane.deleteNode(ctx, n.Name) }
+
+func (p *controlPlane) deleteNode(ctx context.Context, name string) error {
+	if err := p.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("deleting Node %s: %w", name, err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
@@ -49,10 +50,21 @@ func (s *story) tell(ctx context.Context) error {
 	} {
 		s.section(step.title)
 		if err := step.tell(ctx); err != nil {
-			return err
+			return errors.Join(err, s.agentsThatEnded())
 		}
 	}
 	return nil
+}
+
+// agentsThatEnded names the agents that should run and don't: a likely reason for whatever failed.
+func (s *story) agentsThatEnded() error {
+	var failures []error
+	for _, node := range s.nodes {
+		if !node.AgentRunning() {
+			failures = append(failures, fmt.Errorf("the agent of %s has ended; end of its log:\n%s", node.Name, node.LogTail(10)))
+		}
+	}
+	return errors.Join(failures...)
 }
 
 func (s *story) startCluster(ctx context.Context) (err error) {

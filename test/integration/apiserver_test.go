@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -40,12 +42,13 @@ func TestAPIServerAbsentForMinutes(t *testing.T) {
 	node := f.absent.node
 	t.Cleanup(func() { retire(t, node) })
 	must(t, node.Register(t.Context()))
-	waitNotReady(t, node, "refused", "API server", "apiserver")
+	waitNotReady(t, node, "APIUnavailable", "connection refused")
 	hasNoConfig(t, node)
 	time.Sleep(time.Until(f.absent.since.Add(absentFor)))
 	if !node.AgentRunning() {
 		t.Fatalf("the agent ended; end of its log:\n%s", node.LogTail(20))
 	}
+	toldOnce(t, node, "APIUnavailable")
 	must(t, f.absent.gate.Open())
 	comesAlive(t, node)
 	for _, peer := range f.nodes {
@@ -92,8 +95,25 @@ func TestAPIServerRefuses(t *testing.T) {
 	must(t, err)
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: kubeconfig}))
-	waitNotReady(t, node, "forbidden")
+	waitNotReady(t, node, "APIUnavailable", "forbidden")
 	hasNoConfig(t, node)
 	must(t, f.Grant(ctx, "stranger"))
 	comesAlive(t, node)
+}
+
+// A kubeconfig whose credentials nobody knows: 401, where a stranger gets 403.
+func TestAPIServerDoesNotKnowUs(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t, 18)
+	kubeconfig, err := f.Kubeconfig("unknown", func(config *clientcmdapi.Config) {
+		for _, user := range config.AuthInfos {
+			*user = clientcmdapi.AuthInfo{Token: "nobody's"}
+		}
+	})
+	must(t, err)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: kubeconfig}))
+	waitNotReady(t, node, "APIUnavailable", "Unauthorized")
+	hasNoConfig(t, node)
 }

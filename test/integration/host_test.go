@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,12 +16,12 @@ func TestWithoutNetAdmin(t *testing.T) {
 	node := f.node(t, 7)
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{WithoutNetAdmin: true}))
-	waitNotReady(t, node, "NET_ADMIN", "not permitted")
+	waitNotReady(t, node, "KernelFailed", "NET_ADMIN")
 	time.Sleep(2 * time.Second)
-	waitNotReady(t, node, "NET_ADMIN", "not permitted")
+	waitNotReady(t, node, "KernelFailed", "NET_ADMIN")
 	hasNoConfig(t, node)
 
-	must(t, node.StopAgent(sigterm))
+	must(t, node.StopAgent(syscall.SIGTERM))
 	must(t, node.StartAgent(cluster.AgentOptions{}))
 	comesAlive(t, node)
 }
@@ -33,7 +34,7 @@ func TestReadOnlyCNIFolder(t *testing.T) {
 	must(t, unix.Mount("", node.ConfDir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{}))
-	waitNotReady(t, node, "read-only")
+	waitNotReady(t, node, "CNIFailed", "read-only")
 	hasNoConfig(t, node)
 	for _, peer := range f.nodes {
 		must(t, node.AwaitRoute(ctx, peer.Subnets...))

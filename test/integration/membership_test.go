@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"errors"
-	"net/http"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -12,10 +11,6 @@ import (
 
 	"github.com/plainroute/plainroute/test/cluster"
 )
-
-const sigterm = syscall.SIGTERM
-
-func contains(text, part string) bool { return strings.Contains(text, part) }
 
 // report logs how long each node took, and fails the test where it was over most.
 func report(t *testing.T, what string, delays []cluster.Delay, most time.Duration) {
@@ -26,31 +21,6 @@ func report(t *testing.T, what string, delays []cluster.Delay, most time.Duratio
 			t.Errorf("%s: %s after %s; want at most %s", delay.Node, what, delay.Took, most)
 		}
 	}
-}
-
-// waitNotReady waits until /readyz refuses with a reason that holds one of the words.
-func waitNotReady(t *testing.T, node *cluster.Node, words ...string) {
-	t.Helper()
-	var seen string
-	err := node.WaitReadyz(within(t, limit), func(code int, body string) bool {
-		seen = body
-		if code == http.StatusOK {
-			return true
-		}
-		for _, word := range words {
-			if strings.Contains(strings.ToLower(body), strings.ToLower(word)) {
-				return true
-			}
-		}
-		return false
-	})
-	if err != nil {
-		t.Fatalf("%s: /readyz names none of %q: %v", node.Name, words, err)
-	}
-	if code, body, err := node.Get(t.Context(), "/readyz"); err != nil || code == http.StatusOK {
-		t.Fatalf("%s is ready, or gone (%d %s %v)", node.Name, code, body, err)
-	}
-	t.Logf("%s says: %s", node.Name, strings.TrimSpace(seen))
 }
 
 // hasNoConfig checks that a runtime on the node finds nothing that makes it Ready.
@@ -95,7 +65,7 @@ func refusesUnknownPods(ctx context.Context, t *testing.T, from *cluster.Pod, no
 	routes, err := node.Routes(ctx)
 	must(t, err)
 	for _, subnet := range node.Subnets {
-		if !contains(routes, "unreachable "+subnet.String()) {
+		if !strings.Contains(routes, "unreachable "+subnet.String()) {
 			t.Errorf("%s has no unreachable route to its own subnet %s:\n%s", node.Name, subnet, routes)
 		}
 		unknown := subnet.Addr().Next().Next().Next()
@@ -115,7 +85,7 @@ func TestOwnNodeMissing(t *testing.T) {
 	ctx := within(t, limit)
 	node := f.node(t, 5)
 	must(t, node.StartAgent(cluster.AgentOptions{}))
-	waitNotReady(t, node, "node5")
+	waitNotReady(t, node, "NodeMissing")
 	hasNoConfig(t, node)
 	for _, peer := range f.nodes {
 		must(t, node.AwaitRoute(ctx, peer.Subnets...))
@@ -130,7 +100,7 @@ func TestOwnNodeWithoutSubnetsYet(t *testing.T) {
 	node := f.node(t, 11)
 	must(t, node.RegisterWithoutSubnets(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{}))
-	waitNotReady(t, node, "podCIDR", "pod subnet")
+	waitNotReady(t, node, "PodCIDRMissing")
 	hasNoConfig(t, node)
 	for _, peer := range f.nodes {
 		must(t, node.AwaitRoute(ctx, peer.Subnets...))

@@ -41,10 +41,10 @@ func stopFlows(t *testing.T, flows []*cluster.Flow) {
 func restart(ctx context.Context, t *testing.T, node *cluster.Node, signal syscall.Signal) {
 	t.Helper()
 	must(t, node.StopAgent(signal))
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(flowTime)
 	must(t, node.StartAgent(cluster.AgentOptions{}))
 	must(t, node.WaitReady(ctx))
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(flowTime)
 }
 
 func TestKilledAgentLosesNoPacket(t *testing.T) {

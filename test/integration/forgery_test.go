@@ -1,0 +1,116 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// forgery is a Node that claims what it has no business claiming, and why it gets nothing.
+type forgery struct {
+	cluster.Forgery
+	reason string
+}
+
+func forgeries() []forgery {
+	many := make([]string, 20_000)
+	for i := range many {
+		many[i] = fmt.Sprintf("203.0.%d.%d", i/256, i%256)
+	}
+	good := []string{"192.168.1.201", "fd00:192:168:1::201"}
+	claim := func(name, reason string, subnets ...string) forgery {
+		return forgery{cluster.Forgery{Name: name, PodCIDRs: subnets, Addresses: good}, reason}
+	}
+	via := func(name, reason, subnet string, addresses ...string) forgery {
+		return forgery{cluster.Forgery{Name: name, PodCIDRs: []string{subnet}, Addresses: addresses}, reason}
+	}
+	return []forgery{
+		claim("claims-nothing", "PodCIDRMissing"),
+		claim("claims-the-lan", "PodCIDRRefused", "192.168.1.0/24"),
+		claim("claims-everything", "PodCIDRRefused", "0.0.0.0/0"),
+		claim("claims-outside", "PodCIDRRefused", "10.99.0.0/24"),
+		claim("claims-loopback", "PodCIDRRefused", "127.0.0.0/24"),
+		claim("claims-link-local", "PodCIDRRefused", "169.254.1.0/24"),
+		claim("claims-a-longer-one", "PodCIDRRefused", "10.244.2.128/25"),
+		claim("claims-a-shorter-one", "PodCIDRRefused", "10.244.0.0/17"),
+		claim("claims-ours", "PodCIDRRefused", "10.244.1.0/24"),
+		claim("claims-node2s", "PodCIDRDisputed", "10.244.2.0/24"),
+		claim("claims-node2s-v6", "PodCIDRDisputed", "fd00:10:244:2::/64"),
+		via("has-no-address", "AddressMissing", "10.244.70.0/24"),
+		via("has-a-name", "AddressMalformed", "10.244.71.0/24", "router.example"),
+		via("has-a-zone", "AddressMalformed", "fd00:10:244:72::/64", "fe80::1%eth0"),
+		via("has-a-group", "AddressMalformed", "10.244.73.0/24", "224.0.0.1"),
+		via("has-our-address", "AddressRefused", "10.244.74.0/24", "192.168.1.11"),
+		via("has-the-broadcast", "AddressRefused", "10.244.75.0/24", "192.168.1.255"),
+		via("has-too-many", "OffLink", "10.244.76.0/24", many...),
+	}
+}
+
+// flowTime is enough for a flow to show what a change did to it.
+const flowTime = 500 * time.Millisecond
+
+// What a Node object says is under no control of ours: each of these harms itself alone.
+func TestForgedNodesHarmNobody(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, 2*limit)
+	node := f.nodes[0]
+	watch, err := node.WatchRoutes()
+	must(t, err)
+	defer watch.Close()
+	flows := crossFlows(t, f)
+	for _, forged := range forgeries() {
+		must(t, f.Forge(ctx, forged.Forgery))
+		t.Cleanup(func() { must(t, f.Unforge(context.Background(), forged.Forgery)) })
+	}
+	for _, forged := range forgeries() {
+		isRefused(ctx, t, node, forged)
+	}
+	time.Sleep(flowTime)
+	stopFlows(t, flows)
+	stays(t, watch)
+	must(t, node.WaitReady(ctx))
+	for _, peer := range f.nodes[1:] {
+		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	}
+}
+
+// isRefused waits until an agent names the reason, and checks that it says it once.
+func isRefused(ctx context.Context, t *testing.T, node *cluster.Node, forged forgery) {
+	t.Helper()
+	for !hasProblem(t, node, forged.Name, forged.reason, "") {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("/status of %s has no %s about %s", node.Name, forged.reason, forged.Name)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if told := countLog(t, node, "msg=Problem ", "node="+forged.Name+" ", "reason="+forged.reason); told != 1 {
+		t.Errorf("the log of %s tells %s about %s %d times; want once", node.Name, forged.reason, forged.Name, told)
+	}
+	metrics, err := node.Metrics(ctx)
+	must(t, err)
+	if want := fmt.Sprintf("plainroute_problems{own=\"false\",reason=%q}", forged.reason); !strings.Contains(metrics, want) {
+		t.Errorf("the metrics of %s lack %s", node.Name, want)
+	}
+}
+
+// Two Nodes with one InternalIP: neither is refused for it, since one of them may be honest.
+func TestSharedAddressCutsNobody(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	shared := cluster.Forgery{Name: "shares", PodCIDRs: []string{"10.244.80.0/24"}, Addresses: []string{f.nodes[1].V4.String()}}
+	flows := crossFlows(t, f)
+	must(t, f.Forge(ctx, shared))
+	t.Cleanup(func() { must(t, f.Unforge(context.Background(), shared)) })
+	must(t, f.nodes[0].AwaitRoute(ctx, netip.MustParsePrefix("10.244.80.0/24")))
+	if !hasProblem(t, f.nodes[0], "shares", "AddressShared", "node2") && !hasProblem(t, f.nodes[0], "node2", "AddressShared", "shares") {
+		t.Error("/status has no AddressShared about one of the two that names the other")
+	}
+	time.Sleep(flowTime)
+	stopFlows(t, flows)
+}

@@ -1,0 +1,86 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// mostTold is how often a reason may stand in the log: once when it comes, and again when what is known about it
+// changes, but not at every try.
+const mostTold = 3
+
+// waitNotReady waits until /readyz refuses for a reason, in words that hold all of words, and checks that /status, the
+// metrics and the log have the reason too.
+func waitNotReady(t *testing.T, node *cluster.Node, reason string, words ...string) {
+	t.Helper()
+	var seen string
+	err := node.WaitReadyz(within(t, limit), func(code int, body string) bool {
+		seen = body
+		return code == http.StatusServiceUnavailable && holdsAll(body, append(words, reason)...)
+	})
+	must(t, err)
+	t.Logf("%s says: %s", node.Name, strings.TrimSpace(seen))
+	if !hasProblem(t, node, "", reason, "") && !hasProblem(t, node, node.Name, reason, "") {
+		t.Errorf("/status of %s has no problem %s", node.Name, reason)
+	}
+	metrics, err := node.Metrics(t.Context())
+	must(t, err)
+	if want := fmt.Sprintf("plainroute_problems{own=\"true\",reason=%q} 1\n", reason); !strings.Contains(metrics, want) {
+		t.Errorf("the metrics of %s lack %s", node.Name, want)
+	}
+	toldOnce(t, node, reason)
+}
+
+// toldOnce checks that the log names a reason, and doesn't repeat itself.
+func toldOnce(t *testing.T, node *cluster.Node, reason string) {
+	t.Helper()
+	if told := countLog(t, node, "msg=Problem ", "reason="+reason); told < 1 || told > mostTold {
+		t.Errorf("the log of %s tells %s %d times; want once, or %d times at most:\n%s",
+			node.Name, reason, told, mostTold, node.LogTail(6))
+	}
+}
+
+// countLog counts the lines of a node's log that hold all parts.
+func countLog(t *testing.T, node *cluster.Node, parts ...string) int {
+	t.Helper()
+	content, err := os.ReadFile(node.LogFile())
+	must(t, err)
+	count := 0
+	for line := range strings.Lines(string(content)) {
+		if holdsAll(line, parts...) {
+			count++
+		}
+	}
+	return count
+}
+
+func holdsAll(text string, parts ...string) bool {
+	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(text, part) })
+}
+
+// hasProblem reports whether an agent's /status has a Problem about a Node (or the host: "") whose detail holds a text.
+func hasProblem(t *testing.T, on *cluster.Node, about, reason, detail string) bool {
+	t.Helper()
+	_, body, err := on.Get(t.Context(), "/status")
+	must(t, err)
+	var report struct {
+		Problems []topology.Problem `json:"problems"`
+	}
+	if err := json.Unmarshal([]byte(body), &report); err != nil {
+		t.Fatalf("reading /status of %s: %v\n%s", on.Name, err, body)
+	}
+	for _, problem := range report.Problems {
+		if problem.Node == about && string(problem.Reason) == reason && strings.Contains(problem.Detail, detail) {
+			return true
+		}
+	}
+	return false
+}
