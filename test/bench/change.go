@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// restBetween keeps a sample from meeting what the one before has left to do.
+const restBetween = 100 * time.Millisecond
+
+// measureNew measures the way from a new Node to its route, and to a plain client's watch beside it: what the API
+// server takes is no agent's to save.
+func measureNew(ctx context.Context, l *lab, r *report) error {
+	var routed, seen []time.Duration
+	first := l.opts.nodes
+	for index := first; index < first+l.opts.samples; index++ {
+		route, own, err := l.timeChange(ctx, index, watch.Added, peerRoute(subnet4(index)), func() error { return l.create(ctx, index) })
+		if err != nil {
+			return err
+		}
+		routed, seen = append(routed, route), append(seen, own)
+	}
+	r.add("new Node to a plain client's watch, median (a yardstick)", milliseconds(median(seen)), "ms", 0)
+	r.add("new Node to its route, median", milliseconds(median(routed)), "ms", 8)
+	r.add("new Node to its route, worst", milliseconds(worst(routed)), "ms", 0)
+
+	gone := l.opts.samples * len(l.subnets(ownIndex))
+	_, err := l.routes.await(ctx, func() error {
+		for index := first; index < first+l.opts.samples; index++ {
+			if err := l.deleteNode(ctx, index); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, peers(gone, false))
+	return err
+}
+
+// measureMove measures the way from a Node's new InternalIP to its route by it.
+func measureMove(ctx context.Context, l *lab, r *report) error {
+	var routed []time.Duration
+	longest := gap{}
+	for index := 1; index <= l.opts.samples; index++ {
+		moved := index + movedBy
+		subnet, via := subnet4(index), address4(moved)
+		route, _, err := l.timeChange(ctx, index, watch.Modified, func(e routeEvent) bool {
+			longest.learn(e, subnet)
+			return e.added && e.subnet == subnet && e.via == via
+		}, func() error { return l.move(ctx, index, l.addresses(moved)) })
+		if err != nil {
+			return err
+		}
+		routed = append(routed, route)
+	}
+	r.add("Node changes address to new route, median", milliseconds(median(routed)), "ms", 10)
+	r.add("Node changes address to new route, worst", milliseconds(worst(routed)), "ms", 0)
+	r.add("without a route meanwhile, worst", milliseconds(longest.longest), "ms", exactly0)
+	return nil
+}
+
+// gap is the longest time between a route's deletion and its return.
+type gap struct {
+	gone    time.Time
+	longest time.Duration
+}
+
+func (g *gap) learn(e routeEvent, subnet netip.Prefix) {
+	switch {
+	case e.subnet != subnet:
+	case !e.added:
+		g.gone = e.at
+	case !g.gone.IsZero():
+		g.longest = max(g.longest, e.at.Sub(g.gone))
+		g.gone = time.Time{}
+	}
+}
+
+// timeChange measures how long after the call of cause the wanted route was announced, and how long after it a watch
+// of our own saw the Node. Both begin just before the call.
+func (l *lab) timeChange(ctx context.Context, index int, kind watch.EventType, want func(routeEvent) bool, cause func() error) (routed, seen time.Duration, err error) {
+	nodes, err := l.watchNodes(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer nodes.Stop()
+	seenAt := make(chan time.Time, 1)
+	go noticeNode(nodes, nodeName(index), kind, seenAt)
+	if err := pause(ctx, restBetween); err != nil {
+		return 0, 0, err
+	}
+	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	start := time.Now()
+	routedAt, err := l.routes.await(limited, cause, want)
+	if err != nil {
+		return 0, 0, err
+	}
+	select {
+	case at := <-seenAt:
+		return routedAt.Sub(start), at.Sub(start), nil
+	case <-limited.Done():
+		return 0, 0, fmt.Errorf("waiting for a watch to show Node %d: %w", index, limited.Err())
+	}
+}
+
+// watchNodes watches from now on.
+func (l *lab) watchNodes(ctx context.Context) (watch.Interface, error) {
+	one, err := l.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return nil, fmt.Errorf("learning the resource version: %w", err)
+	}
+	nodes, err := l.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: one.ResourceVersion})
+	if err != nil {
+		return nil, fmt.Errorf("watching Nodes: %w", err)
+	}
+	return nodes, nil
+}
+
+func noticeNode(nodes watch.Interface, name string, kind watch.EventType, at chan<- time.Time) {
+	for event := range nodes.ResultChan() {
+		if node, ok := event.Object.(*corev1.Node); ok && node.Name == name && event.Type == kind {
+			at <- time.Now()
+			return
+		}
+	}
+}
+
+// move gives a Node other addresses, as its kubelet would.
+func (l *lab) move(ctx context.Context, index int, addresses []netip.Prefix) error {
+	return l.patchStatus(ctx, index, types.MergePatchType, "addresses", nodeAddresses(index, addresses))
+}
+
+// patchStatus sets one field of a Node's status.
+func (l *lab) patchStatus(ctx context.Context, index int, kind types.PatchType, field string, value any) error {
+	content, err := json.Marshal(map[string]any{"status": map[string]any{field: value}})
+	if err != nil {
+		return fmt.Errorf("rendering a patch: %w", err)
+	}
+	_, err = l.client.CoreV1().Nodes().Patch(ctx, nodeName(index), kind, content, metav1.PatchOptions{FieldManager: "kubelet"}, "status")
+	if err != nil {
+		return fmt.Errorf("changing the status of Node %d: %w", index, err)
+	}
+	return nil
+}
+
+func (l *lab) deleteNode(ctx context.Context, index int) error {
+	if err := l.client.CoreV1().Nodes().Delete(ctx, nodeName(index), metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("deleting Node %d: %w", index, err)
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// healLimit is above what the slowest of the field takes.
+const healLimit = time.Minute
+
+// measureDelete deletes one route at a time and waits for it to be back.
+func measureDelete(ctx context.Context, l *lab, r *report) error {
+	routes, err := l.ours()
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	for i := range l.opts.samples {
+		route := routes[1+i*(len(routes)-1)/l.opts.samples]
+		if err := pause(ctx, restBetween); err != nil {
+			return err
+		}
+		limited, cancel := context.WithTimeout(ctx, healLimit)
+		start := time.Now()
+		at, err := l.routes.await(limited, func() error { return l.link.RouteDel(&route) }, func(e routeEvent) bool {
+			return e.added && e.subnet.String() == route.Dst.String()
+		})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("deleting %s: %w", route.Dst, err)
+		}
+		took = append(took, at.Sub(start))
+	}
+	r.add("one deleted route back, median", milliseconds(median(took)), "ms", 0)
+	r.add("one deleted route back, worst", milliseconds(worst(took)), "ms", 20)
+	return l.complete()
+}
+
+// measureFlush deletes all routes of the agent's at once.
+func measureFlush(ctx context.Context, l *lab, r *report) error {
+	routes, err := l.ours()
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, healLimit)
+	defer cancel()
+	start := time.Now()
+	at, err := l.routes.await(limited, func() error {
+		for _, route := range routes {
+			if err := l.link.RouteDel(&route); err != nil {
+				return fmt.Errorf("deleting %s: %w", route.Dst, err)
+			}
+		}
+		return nil
+	}, peers(l.peerRoutes(), true))
+	if err != nil {
+		return err
+	}
+	r.add("whole table flushed, all back", seconds(at.Sub(start)), "s", 0.6)
+	return l.rested(ctx)
+}
+
+// measureFlap takes the link down and up again, and gives it back what a network manager would. Of the IPv4 routes
+// that go with it the kernel says nothing.
+func measureFlap(ctx context.Context, l *lab, r *report) error {
+	eth0, err := l.link.LinkByName("eth0")
+	if err != nil {
+		return fmt.Errorf("finding the NIC: %w", err)
+	}
+	limited, cancel := context.WithTimeout(ctx, healLimit)
+	defer cancel()
+	var up time.Time
+	at, err := l.routes.await(limited, func() error {
+		if err := l.link.LinkSetDown(eth0); err != nil {
+			return fmt.Errorf("taking the NIC down: %w", err)
+		}
+		if err := pause(ctx, restBetween); err != nil {
+			return err
+		}
+		up = time.Now()
+		if err := l.link.LinkSetUp(eth0); err != nil {
+			return fmt.Errorf("bringing the NIC up: %w", err)
+		}
+		return l.configure()
+	}, peers(l.peerRoutes(), true))
+	if err != nil {
+		return err
+	}
+	r.add("link up again after a flap, all routes back", seconds(at.Sub(up)), "s", 0.6)
+	return l.rested(ctx)
+}
+
+// rested checks that all routes are there once the agent is done.
+func (l *lab) rested(ctx context.Context) error {
+	if err := pause(ctx, 2*time.Second); err != nil {
+		return err
+	}
+	return l.complete()
+}

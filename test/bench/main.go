@@ -1,0 +1,166 @@
+// Command bench measures the agent in a cluster of thousands of Nodes: a real etcd and kube-apiserver, Node objects as
+// big as busy kubelets make them, and the real agent in a network namespace with one NIC. Times are taken from the
+// kernel's own notifications, CPU time and memory from the agent's process.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/cluster/sandbox"
+)
+
+// clusterDir is inside the sandbox, where /run is empty and in memory.
+const clusterDir = "/run/cluster"
+
+const usage = `bench measures the agent in a cluster of many Nodes, in namespaces of its own.
+
+Usage:
+  bench [flags]
+
+A short run: bench -nodes 1000 -starts 1 -samples 5 -settle 1s -only new,delete,flush
+
+Flags:
+`
+
+type options struct {
+	cluster.Config
+	nodes      int
+	dualStack  bool
+	only       string
+	starts     int
+	samples    int
+	heartbeats int
+	settle     time.Duration
+	idle       time.Duration
+	limit      time.Duration
+	output     string
+	agentLog   string
+}
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	opts, err := parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 2
+	}
+	if sandbox.Outside() {
+		if err := opts.Check(); err != nil {
+			return failed(err)
+		}
+	}
+	box, code, err := sandbox.Enter(nil)
+	if err != nil || box == nil {
+		return max(code, failed(err))
+	}
+	return inside(opts)
+}
+
+func parse(args []string) (options, error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return options{}, fmt.Errorf("finding the working directory: %w", err)
+	}
+	opts := options{Config: cluster.ConfigFromEnv(root, clusterDir)}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.StringVar(&opts.Assets, "assets", opts.Assets, "folder of etcd and kube-apiserver ($KUBEBUILDER_ASSETS)")
+	flags.StringVar(&opts.Plugins, "cni-bin", opts.Plugins, "folder of the CNI plugins ($CNI_BIN)")
+	flags.StringVar(&opts.Agent, "plainroute", opts.Agent, "the plainroute binary ($PLAINROUTE_BIN)")
+	flags.IntVar(&opts.nodes, "nodes", 5000, "number of Nodes, the agent's own too")
+	flags.BoolVar(&opts.dualStack, "dual-stack", false, "give Nodes an IPv6 address and pod subnet too")
+	flags.StringVar(&opts.only, "only", "", "measure these after the start, separated by commas, instead of all of "+strings.Join(sectionNames(), ","))
+	flags.IntVar(&opts.starts, "starts", 3, "how often to start on an empty table")
+	flags.IntVar(&opts.samples, "samples", 30, "how often to repeat what concerns one route")
+	flags.IntVar(&opts.heartbeats, "heartbeats", 500, "number of status heartbeats")
+	flags.DurationVar(&opts.settle, "settle", time.Minute, "when to read the peak memory again")
+	flags.DurationVar(&opts.idle, "idle", time.Minute, "how long nothing happens; the agent's audit comes once a minute")
+	flags.DurationVar(&opts.limit, "limit", 20*time.Minute, "give up after this long")
+	flags.StringVar(&opts.output, "o", "table", "table or json")
+	flags.StringVar(&opts.agentLog, "agent-log", filepath.Join(clusterDir, "bench.log"), "file that the agent's log is appended to")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), usage)
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	return opts, opts.validate(flags.Args())
+}
+
+func (o *options) validate(rest []string) error {
+	var faults []error
+	if len(rest) > 0 {
+		faults = append(faults, fmt.Errorf("%q: there are no arguments", rest))
+	}
+	if o.nodes < 2*fewNodes || o.nodes > maxNodes {
+		faults = append(faults, fmt.Errorf("-nodes: %d is not between %d and %d", o.nodes, 2*fewNodes, maxNodes))
+	}
+	if o.samples < 1 || o.samples > o.nodes/2 || o.starts < 1 || o.heartbeats < 1 {
+		faults = append(faults, errors.New("-starts, -samples, -heartbeats: at least 1, and no more samples than half the Nodes"))
+	}
+	if o.output != "table" && o.output != "json" {
+		faults = append(faults, fmt.Errorf("-o: %q is neither table nor json", o.output))
+	}
+	for _, name := range o.wanted() {
+		if !slices.Contains(sectionNames(), name) {
+			faults = append(faults, fmt.Errorf("-only: %q is none of %s", name, strings.Join(sectionNames(), ",")))
+		}
+	}
+	for _, path := range []*string{&o.Assets, &o.Plugins, &o.Agent, &o.agentLog} {
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		*path = absolute
+	}
+	return errors.Join(faults...)
+}
+
+// wanted are the sections to run.
+func (o *options) wanted() []string {
+	if o.only == "" {
+		return sectionNames()
+	}
+	return strings.Split(o.only, ",")
+}
+
+// inside is the bench proper, in the sandbox: it only has to return for everything to be taken down.
+func inside(opts options) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, opts.limit)
+	defer cancel()
+	told := make(chan error, 1)
+	go func() { told <- measure(ctx, opts) }()
+	select {
+	case <-ctx.Done():
+		return failed(context.Cause(ctx))
+	case err := <-told:
+		return failed(err)
+	}
+}
+
+func failed(err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	return 1
+}

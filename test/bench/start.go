@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// lists is how often the list is measured; the first one also makes the API server and its connections warm.
+const lists = 3
+
+// measureList measures what a plain client-go client needs to list all Nodes: a yardstick of the machine, so that
+// figures of different machines can be compared as ratios.
+func measureList(ctx context.Context, l *lab, r *report) error {
+	progress("measuring: list")
+	var took []time.Duration
+	for range lists {
+		start := time.Now()
+		nodes, err := l.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("listing Nodes: %w", err)
+		}
+		took = append(took, time.Since(start))
+		r.NodeBytes = nodes.Items[len(nodes.Items)/2].Size()
+	}
+	r.add("list of all Nodes by a plain client (a yardstick)", seconds(median(took)), "s", 0)
+	return nil
+}
+
+// measureStart starts the agent on an empty table, several times, and leaves the last one running.
+func measureStart(ctx context.Context, l *lab, r *report) error {
+	progress("measuring: start")
+	var took, used []time.Duration
+	var memory []float64
+	for i := range l.opts.starts {
+		if i > 0 {
+			if err := l.agent.stop(ctx); err != nil {
+				return err
+			}
+		}
+		at, cpu, mib, err := l.startOnce(ctx)
+		if err != nil {
+			return err
+		}
+		took, used, memory = append(took, at), append(used, cpu), append(memory, mib)
+		progress("start %d: %.2f s, CPU %.2f s, %.1f MiB", i+1, at.Seconds(), cpu.Seconds(), mib)
+	}
+	r.add("start to last route, median", seconds(median(took)), "s", 1.3)
+	r.add("CPU to get there, median", seconds(median(used)), "s", 1.2)
+	r.add("peak resident memory until then, worst", worst(memory), "MiB", 45)
+	if err := pause(ctx, l.opts.settle); err != nil {
+		return err
+	}
+	mib, err := l.agent.peakMemory()
+	if err != nil {
+		return err
+	}
+	r.add(fmt.Sprintf("peak resident memory %s later", l.opts.settle), mib, "MiB", 45)
+	return l.complete()
+}
+
+// startOnce is one start on a new machine: the time to the last route, and what had been used by then.
+func (l *lab) startOnce(ctx context.Context) (took, cpu time.Duration, mib float64, err error) {
+	if err := l.freshMachine(); err != nil {
+		return 0, 0, 0, err
+	}
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	at, err := l.routes.await(limited, l.startAgent, peers(l.peerRoutes(), true))
+	if err != nil {
+		return 0, 0, 0, fmt.Errorf("%w\nend of the agent's log:\n%s", err, l.agent.logTail())
+	}
+	if cpu, err = l.agent.cpu(); err != nil {
+		return 0, 0, 0, err
+	}
+	mib, err = l.agent.peakMemory()
+	// What the agent does last, such as writing the CNI config, is part of no figure.
+	return at.Sub(l.agent.started), cpu, mib, errorsOr(err, pause(ctx, time.Second))
+}
+
+// measureRestart restarts the agent twice: Nodes leave while it is down, and nothing changes at all.
+func measureRestart(ctx context.Context, l *lab, r *report) error {
+	if err := l.agent.stop(ctx); err != nil {
+		return err
+	}
+	for index := l.opts.nodes - fewNodes; index < l.opts.nodes; index++ {
+		if err := l.deleteNode(ctx, index); err != nil {
+			return err
+		}
+	}
+	l.opts.nodes -= fewNodes
+	gone := fewNodes * len(l.subnets(ownIndex))
+	before := l.routes.notifications()
+	at, err := l.routes.await(ctx, l.startAgent, peers(gone, false))
+	if err != nil {
+		return err
+	}
+	if err := l.settled(ctx); err != nil {
+		return err
+	}
+	r.add(fmt.Sprintf("restart to %d routes of Nodes that left gone", gone), seconds(at.Sub(l.agent.started)), "s", 0)
+	r.add("changes to other routes meanwhile", float64(l.routes.notifications()-before-gone), "", exactly0)
+
+	if err := l.agent.stop(ctx); err != nil {
+		return err
+	}
+	before = l.routes.notifications()
+	if err := l.startAgent(); err != nil {
+		return err
+	}
+	if err := l.settled(ctx); err != nil {
+		return err
+	}
+	r.add("route changes by a restart over a correct table", float64(l.routes.notifications()-before), "", exactly0)
+	return l.complete()
+}
+
+// settled waits until the agent says that it found all routes in the kernel, and for what might come after that.
+func (l *lab) settled(ctx context.Context) error {
+	want := fmt.Sprintf("plainroute_routes_desired %d\n", l.peerRoutes()+len(l.subnets(ownIndex)))
+	for {
+		code, body, err := l.machine.Get(ctx, "/metrics")
+		if err == nil && code == http.StatusOK && strings.Contains(body, want) {
+			return pause(ctx, 2*time.Second)
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return fmt.Errorf("waiting for the agent's first pass: %w", err)
+		}
+	}
+}
+
+func errorsOr(first, second error) error {
+	if first != nil {
+		return first
+	}
+	return second
+}
