@@ -50,7 +50,16 @@ type Kernel struct {
 	links      *linkFacts
 	routes     *routeFacts
 	sysctls    map[string]string
-	masquerade *masqueradeFacts
+	masquerade *topology.Masquerade
+	fresh      freshness
+}
+
+// freshness tells which of what is kept can be trusted. The rest stays in use
+// until the next pass reads it anew, for news may come in the midst of Apply.
+type freshness struct {
+	routes     bool // and links
+	sysctls    bool
+	masquerade bool
 }
 
 // receiveBuffer holds the notifications of some 5,000 changes at once; the
@@ -106,11 +115,7 @@ func (k *Kernel) Close() error {
 func (k *Kernel) Forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.forget()
-}
-
-func (k *Kernel) forget() {
-	k.links, k.routes, k.sysctls, k.masquerade = nil, nil, nil, nil
+	k.fresh = freshness{}
 }
 
 // Facts tells what this host is, apart from what is ours.
@@ -138,26 +143,27 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	if err != nil {
 		return topology.State{}, fmt.Errorf("reading the CNI config: %w", err)
 	}
-	return topology.State{Sysctls: k.sysctls, Routes: k.routes.ours, Masquerade: k.masquerade.table, CNI: conf}, nil
+	return topology.State{Sysctls: k.sysctls, Routes: k.routes.ours, Masquerade: k.masquerade, CNI: conf}, nil
 }
 
 // load reads what is not known.
 func (k *Kernel) load() error {
-	if k.links == nil || k.routes == nil {
-		k.sysctls = nil
+	if !k.fresh.routes {
 		if err := k.loadRoutes(); err != nil {
 			return err
 		}
+		k.fresh.routes, k.fresh.sysctls = true, false
 	}
-	if k.sysctls == nil {
+	if !k.fresh.sysctls {
 		k.loadSysctls()
+		k.fresh.sysctls = true
 	}
-	if k.masquerade == nil {
-		facts, err := k.readMasquerade()
+	if !k.fresh.masquerade {
+		table, err := k.readMasquerade()
 		if err != nil {
 			return fmt.Errorf("reading nftables table %s: %w", topology.Table, err)
 		}
-		k.masquerade = facts
+		k.masquerade, k.fresh.masquerade = table, true
 	}
 	return nil
 }
@@ -188,6 +194,11 @@ func (e *RouteError) FailedRoute() topology.Route { return e.Route }
 func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.routes == nil {
+		if err := k.load(); err != nil {
+			return err
+		}
+	}
 	var errs []error
 	for _, s := range c.Sysctls {
 		errs = append(errs, k.writeSysctl(s))
@@ -207,7 +218,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	}
 	err := errors.Join(own, routes)
 	if err != nil {
-		k.forget()
+		k.fresh = freshness{}
 	}
 	return err
 }

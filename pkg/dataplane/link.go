@@ -20,9 +20,16 @@ import (
 // linkFacts are the links that routes can go through: those with an address and
 // those that foreign routes name. The many ports of the bridge are left out.
 type linkFacts struct {
-	list  []topology.Link
-	names map[int]string // of all links, by index
-	byDev map[string]int
+	list   []topology.Link
+	idents map[int]linkIdent // of all links, by index
+	byName map[string]int
+}
+
+// A linkIdent is what of a link can change routes through it.
+type linkIdent struct {
+	name        string
+	mtu, master int
+	up          bool
 }
 
 // readLinks lists links and addresses; routed are the devices of foreign routes.
@@ -35,11 +42,11 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing addresses: %w", err)
 	}
-	facts := &linkFacts{names: make(map[int]string, len(links)), byDev: make(map[string]int, len(links))}
+	facts := &linkFacts{idents: make(map[int]linkIdent, len(links)), byName: make(map[string]int, len(links))}
 	byIndex := make(map[int]*topology.Link, len(links))
 	for _, l := range links {
 		a := l.Attrs()
-		facts.names[a.Index], facts.byDev[a.Name] = a.Name, a.Index
+		facts.note(a.Index, linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0}, false)
 		byIndex[a.Index] = &topology.Link{Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0}
 	}
 	for _, a := range addrs {
@@ -97,25 +104,25 @@ func (f *linkFacts) keepRouted(byIndex map[int]*topology.Link, foreign []topolog
 
 // name returns a device's name; one that came after the list has its index.
 func (f *linkFacts) name(index int) string {
-	if name, ok := f.names[index]; ok {
-		return name
+	if id, ok := f.idents[index]; ok {
+		return id.name
 	}
 	return "if" + strconv.Itoa(index)
 }
 
-// rename keeps names in step with links that come, go, or change theirs.
-func (f *linkFacts) rename(index int, name string, gone bool) {
-	delete(f.byDev, f.names[index])
-	delete(f.names, index)
-	if !gone && name != "" {
-		f.names[index], f.byDev[name] = name, index
+// note keeps names in step with links that come, go, or change theirs.
+func (f *linkFacts) note(index int, id linkIdent, gone bool) {
+	delete(f.byName, f.idents[index].name)
+	delete(f.idents, index)
+	if !gone && id.name != "" {
+		f.idents[index], f.byName[id.name] = id, index
 	}
 }
 
-// matters tells whether a change of a link can change a route of ours.
+// matters tells whether routes can go through a link.
 func (f *linkFacts) matters(index int) bool {
-	name := f.names[index]
-	return slices.ContainsFunc(f.list, func(l topology.Link) bool { return l.Name == name })
+	id, known := f.idents[index]
+	return known && slices.ContainsFunc(f.list, func(l topology.Link) bool { return l.Name == id.name })
 }
 
 // nameservers reads resolv.conf(5). A host without that file has none.

@@ -15,12 +15,6 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// masqueradeFacts is what is in our nftables table; table is nil if there is
-// none.
-type masqueradeFacts struct {
-	table *topology.Masquerade
-}
-
 // perMessage is how many elements go into one netlink message: its length is a
 // 16-bit attribute's, and google/nftables cuts off silently what exceeds it.
 const perMessage = 500
@@ -179,7 +173,7 @@ func (k *Kernel) flush(outcome *topology.Masquerade) error {
 	if err := k.nft.Flush(); err != nil {
 		return wrapNFT(err)
 	}
-	k.masquerade = &masqueradeFacts{outcome}
+	k.masquerade = outcome
 	return nil
 }
 
@@ -230,7 +224,7 @@ func (k *Kernel) changeSets(c plan.SetChange) error {
 			return err
 		}
 	}
-	return k.flush(changed(k.masquerade.table, c))
+	return k.flush(changed(k.masquerade, c))
 }
 
 // changed is the table after a change of its sets.
@@ -285,47 +279,40 @@ func singles(f family, addrs []netip.Addr) []nftables.SetElement {
 	return elements
 }
 
-// readMasquerade reads our table back. Whatever in it is not as we make it gives
-// an empty Masquerade, which no desired one equals, so the table is made anew.
-func (k *Kernel) readMasquerade() (*masqueradeFacts, error) {
-	if _, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			return &masqueradeFacts{}, nil
-		}
+// readMasquerade reads our table back, nil if there is none. Whatever in it is
+// not as we make it gives an empty Masquerade, which no desired one equals, so
+// the table is made anew.
+func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
+	_, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	m, err := k.readRules()
-	if err != nil || m == nil || len(m.Sources) == 0 {
-		return &masqueradeFacts{orForeign(m)}, err
+	if err != nil || len(m.Sources) == 0 {
+		return m, err
 	}
 	for _, f := range families {
 		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
 		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
-		if errors.Is(errCluster, unix.ENOENT) || errors.Is(errNodes, unix.ENOENT) {
-			return &masqueradeFacts{orForeign(nil)}, nil
-		}
-		if err := errors.Join(errCluster, errNodes); err != nil {
-			return nil, err
-		}
+		err := errors.Join(errCluster, errNodes)
 		ranges, ok := parseIntervals(cluster)
-		if !ok {
-			return &masqueradeFacts{orForeign(nil)}, nil
+		if errors.Is(err, unix.ENOENT) || !ok {
+			return &topology.Masquerade{}, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		m.Cluster = append(m.Cluster, ranges...)
 		m.Nodes = append(m.Nodes, parseSingles(nodes)...)
 	}
-	return &masqueradeFacts{m}, nil
+	return m, nil
 }
 
-func orForeign(m *topology.Masquerade) *topology.Masquerade {
-	if m == nil {
-		return &topology.Masquerade{}
-	}
-	return m
-}
-
-// readRules tells for which bridge and pod subnets our chains were made, or nil
-// if they are not as we would make them for those.
+// readRules tells for which bridge and pod subnets our chains were made, or
+// nothing if they are not as we would make them for those.
 func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	all, err := k.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
@@ -348,11 +335,11 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	}
 	want := chains(m)
 	if len(found) != len(want) {
-		return nil, nil
+		return &topology.Masquerade{}, nil
 	}
 	for _, c := range want {
 		if !sameChain(c, found[c.Name], rules[c.Name]) {
-			return nil, nil
+			return &topology.Masquerade{}, nil
 		}
 	}
 	return m, nil

@@ -265,7 +265,7 @@ func (k *Kernel) applyRoutes(c plan.Changes) error {
 	run("changing", c.Replace, k.handle.RouteChange, remember)
 	run("deleting", c.Delete, ignoring(k.handle.RouteDel, unix.ESRCH), drop)
 	if many {
-		k.routes = nil
+		k.fresh.routes = false
 	}
 	return errors.Join(errs...)
 }
@@ -299,7 +299,7 @@ func (k *Kernel) routeCall(r topology.Route, call func(*rtnl.Route) error) error
 		route.Type = unix.RTN_UNREACHABLE
 	}
 	if r.Dev != "" {
-		index, ok := k.links.byDev[r.Dev]
+		index, ok := k.links.byName[r.Dev]
 		if !ok {
 			return errNoDevice
 		}

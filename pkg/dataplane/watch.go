@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -111,7 +112,7 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 		if m.Header.PID == k.nftPID || !ofOurTable(m.Data) {
 			return false
 		}
-		k.masquerade = nil
+		k.fresh.masquerade = false
 		return true
 	}
 	switch m.Header.Type {
@@ -122,10 +123,10 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return k.learnAddr(m)
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
-		k.routes = nil
+		k.fresh.routes = false
 		return true
 	case unix.RTM_NEWNETCONF:
-		return k.learnSysctl()
+		return k.learnSysctl(m)
 	}
 	return false
 }
@@ -135,39 +136,55 @@ func (k *Kernel) learnRoute(m netlink.Message) bool {
 	if !ok {
 		return false
 	}
-	if k.routes != nil && k.links != nil && route.mine() && k.holds(route, m.Header.Type == unix.RTM_DELROUTE) {
+	if k.fresh.routes && route.mine() && k.holds(route, m.Header.Type == unix.RTM_DELROUTE) {
 		return false
 	}
-	k.routes = nil
+	k.fresh.routes = false
 	return true
 }
 
 // learnLink leaves out the ports of the bridge, which come and go with pods, but
-// for their names.
+// for their names; and what a link that matters says of itself without any change
+// to routes, as the bridge does at each of its ports.
 func (k *Kernel) learnLink(m netlink.Message) bool {
-	if k.links == nil || len(m.Data) < unix.SizeofIfInfomsg {
-		return k.links == nil
-	}
-	index := int(int32(binary.NativeEndian.Uint32(m.Data[4:])))
-	if !k.links.matters(index) {
-		k.links.rename(index, linkName(m.Data[unix.SizeofIfInfomsg:]), m.Header.Type == unix.RTM_DELLINK)
+	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] == unix.AF_BRIDGE {
 		return false
 	}
-	k.links, k.routes = nil, nil
+	if !k.fresh.routes {
+		return true
+	}
+	index, now := parseLink(m.Data)
+	deleted := m.Header.Type == unix.RTM_DELLINK
+	if !k.links.matters(index) {
+		k.links.note(index, now, deleted)
+		return false
+	}
+	if !deleted && now == k.links.idents[index] {
+		return false
+	}
+	k.fresh.routes = false
 	return true
 }
 
-func linkName(attributes []byte) string {
-	attrs, err := netlink.NewAttributeDecoder(attributes)
+// parseLink reads struct ifinfomsg and its attributes (linux/if_link.h).
+func parseLink(b []byte) (index int, id linkIdent) {
+	index = int(int32(binary.NativeEndian.Uint32(b[4:])))
+	id.up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
+	attrs, err := netlink.NewAttributeDecoder(b[unix.SizeofIfInfomsg:])
 	if err != nil {
-		return ""
+		return index, id
 	}
 	for attrs.Next() {
-		if attrs.Type() == unix.IFLA_IFNAME {
-			return attrs.String()
+		switch attrs.Type() {
+		case unix.IFLA_IFNAME:
+			id.name = attrs.String()
+		case unix.IFLA_MTU:
+			id.mtu = int(attrs.Uint32())
+		case unix.IFLA_MASTER:
+			id.master = int(attrs.Uint32())
 		}
 	}
-	return ""
+	return index, id
 }
 
 // learnAddr leaves out the link-local addresses that ports of the bridge get.
@@ -187,24 +204,57 @@ func (k *Kernel) learnAddr(m netlink.Message) bool {
 			return false
 		}
 	}
-	k.links, k.routes = nil, nil
+	k.fresh.routes = false
 	return true
 }
 
-// learnSysctl reads the settings again: most of these notifications come with a
-// pod's port, or are our own echo.
-func (k *Kernel) learnSysctl() bool {
-	if k.links == nil || k.sysctls == nil {
-		return true
+// Of linux/netconf.h, which x/sys/unix leaves out.
+const (
+	netconfIndex      = 1
+	netconfForwarding = 2
+	netconfAll        = -1
+)
+
+// learnSysctl compares forwarding, the one setting announced that we keep, with
+// what is known of it: most of these messages come with a pod's port. They are
+// struct netconfmsg and attributes (linux/netconf.h).
+func (k *Kernel) learnSysctl(m netlink.Message) bool {
+	const header = 4 // struct netconfmsg: the family, padded
+	if !k.fresh.routes || !k.fresh.sysctls || len(m.Data) < header {
+		return !k.fresh.sysctls
 	}
-	before := k.sysctls
-	k.loadSysctls()
-	for path, value := range before {
-		if k.sysctls[path] != value {
-			return true
+	attrs, err := netlink.NewAttributeDecoder(m.Data[header:])
+	if err != nil {
+		return false
+	}
+	index, value := int32(0), ""
+	for attrs.Next() {
+		switch attrs.Type() {
+		case netconfIndex:
+			index = attrs.Int32()
+		case netconfForwarding:
+			value = strconv.Itoa(int(attrs.Int32()))
 		}
 	}
-	return false
+	path := k.forwardingPath(m.Data[0], int(index))
+	if known, kept := k.sysctls[path]; !kept || value == "" || value == known {
+		return false
+	}
+	k.fresh.sysctls = false
+	return true
+}
+
+// forwardingPath returns the setting that a notification of an index speaks of.
+func (k *Kernel) forwardingPath(family uint8, index int) string {
+	switch {
+	case family == unix.AF_INET && index == netconfAll:
+		return topology.SysctlForward4
+	case family == unix.AF_INET6 && index == netconfAll:
+		return topology.SysctlForward6
+	case family == unix.AF_INET:
+		return topology.ConfSysctl(4, k.links.name(index), "forwarding")
+	}
+	return topology.ConfSysctl(6, k.links.name(index), "forwarding")
 }
 
 // ofOurTable looks for our table's name, attribute 1 of every message of

@@ -45,34 +45,41 @@ func diffSysctls(desired, actual map[string]string) []Sysctl {
 	return changes
 }
 
-// diffRoutes walks two sorted lists side by side.
-func (c *Changes) diffRoutes(desired, actual []topology.Route) {
+// walk goes over two sorted lists side by side.
+func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
 	for len(desired) > 0 || len(actual) > 0 {
-		switch order := compareHeads(desired, actual, topology.Route.Compare); {
+		order := 0
+		switch {
+		case len(actual) == 0:
+			order = -1
+		case len(desired) == 0:
+			order = 1
+		default:
+			order = compare(desired[0], actual[0])
+		}
+		switch {
 		case order < 0:
-			c.Add = append(c.Add, desired[0])
+			onlyDesired(desired[0])
 			desired = desired[1:]
 		case order > 0:
-			c.Delete = append(c.Delete, actual[0])
+			onlyActual(actual[0])
 			actual = actual[1:]
 		default:
-			if desired[0] != actual[0] {
-				c.Replace = append(c.Replace, desired[0])
-			}
+			both(desired[0], actual[0])
 			desired, actual = desired[1:], actual[1:]
 		}
 	}
 }
 
-// compareHeads compares the first elements; an empty list comes after all.
-func compareHeads[T any](a, b []T, compare func(T, T) int) int {
-	switch {
-	case len(b) == 0:
-		return -1
-	case len(a) == 0:
-		return 1
-	}
-	return compare(a[0], b[0])
+func (c *Changes) diffRoutes(desired, actual []topology.Route) {
+	walk(desired, actual, topology.Route.Compare,
+		func(r topology.Route) { c.Add = append(c.Add, r) },
+		func(r topology.Route) { c.Delete = append(c.Delete, r) },
+		func(want, have topology.Route) {
+			if want != have {
+				c.Replace = append(c.Replace, want)
+			}
+		})
 }
 
 // diffMasquerade goes over the union of both tables' sets: wide before the
@@ -89,8 +96,8 @@ func (c *Changes) diffMasquerade(desired, actual *topology.Masquerade) {
 	wide := topology.Masquerade{
 		Bridge:  desired.Bridge,
 		Sources: desired.Sources,
-		Cluster: topology.Outermost(slices.Concat(desired.Cluster, actual.Cluster)),
-		Nodes:   union(desired.Nodes, actual.Nodes),
+		Cluster: topology.Outermost(union(desired.Cluster, actual.Cluster, topology.ComparePrefix)),
+		Nodes:   union(desired.Nodes, actual.Nodes, netip.Addr.Compare),
 	}
 	if desired.SameRules(actual) {
 		c.Widen = diffSets(&wide, actual)
@@ -100,10 +107,12 @@ func (c *Changes) diffMasquerade(desired, actual *topology.Masquerade) {
 	c.Narrow = diffSets(desired, &wide)
 }
 
-func union(a, b []netip.Addr) []netip.Addr {
-	all := slices.Concat(a, b)
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all)
+// union merges two sorted lists.
+func union[T any](a, b []T, compare func(T, T) int) []T {
+	all := make([]T, 0, max(len(a), len(b)))
+	keep := func(x T) { all = append(all, x) }
+	walk(a, b, compare, keep, keep, func(x, _ T) { keep(x) })
+	return all
 }
 
 func diffSets(desired, actual *topology.Masquerade) SetChange {
@@ -114,15 +123,7 @@ func diffSets(desired, actual *topology.Masquerade) SetChange {
 }
 
 func diffSorted[T any](desired, actual []T, compare func(T, T) int) (add, remove []T) {
-	for len(desired) > 0 || len(actual) > 0 {
-		switch order := compareHeads(desired, actual, compare); {
-		case order < 0:
-			add, desired = append(add, desired[0]), desired[1:]
-		case order > 0:
-			remove, actual = append(remove, actual[0]), actual[1:]
-		default:
-			desired, actual = desired[1:], actual[1:]
-		}
-	}
+	walk(desired, actual, compare,
+		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})
 	return add, remove
 }

@@ -100,6 +100,9 @@ func newTakenIndex(ranges []taken) takenIndex {
 
 // overlap returns a range that overlaps p.
 func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
+	if len(x.ranges) == 0 {
+		return taken{}, false
+	}
 	end := Last(p)
 	i, _ := slices.BinarySearchFunc(x.ranges, end, func(t taken, end netip.Addr) int {
 		if end.Less(t.Addr()) {

@@ -1,0 +1,235 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+func TestFirstPassMakesAllAndSecondNothing(t *testing.T) {
+	m := newMachine(t)
+	before := m.foreignRoutes()
+	m.settle(nodes(5))
+	if n := len(m.ours()); n != 2*5 {
+		t.Errorf("%d routes of ours, want 4 peers and our own in 2 families", n)
+	}
+	if after := m.foreignRoutes(); !slices.Equal(before, after) {
+		t.Errorf("foreign routes changed:\n%v\n%v", before, after)
+	}
+	if _, err := os.Stat(filepath.Join(m.dir, "net.d", topology.Conflist)); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{topology.SysctlForward4, topology.SysctlForward6, "net/ipv4/conf/eth0/forwarding"} {
+		if m.readSysctl(path) != "1" {
+			t.Errorf("%s is not 1", path)
+		}
+	}
+}
+
+// What is kept must be what the kernel has, or passes would act on a fiction.
+func TestWhatIsKeptIsWhatIsThere(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(8)
+	for _, n := range []int{8, 5, 2, 7, 1, 8} {
+		m.pass(all[:n])
+		kept, err := m.Observe(context.Background())
+		m.must(err)
+		keptRoutes, keptTable := slices.Clone(kept.Routes), *kept.Masquerade
+		m.Forget()
+		read, err := m.Observe(context.Background())
+		m.must(err)
+		if !slices.Equal(keptRoutes, read.Routes) {
+			t.Errorf("%d nodes: kept %v\nread %v", n, keptRoutes, read.Routes)
+		}
+		if c := plan.Diff(topology.State{Masquerade: &keptTable, Routes: read.Routes, CNI: read.CNI}, read); !c.Empty() {
+			t.Errorf("%d nodes: kept table %+v\nread %+v", n, keptTable, read.Masquerade)
+		}
+	}
+}
+
+func TestManyRoutes(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(600))
+	m.settle(nodes(3))
+	if n := len(m.ours()); n != 2*3 {
+		t.Errorf("%d routes of ours are left, want 6", n)
+	}
+}
+
+func TestAddressChangeReplacesInPlace(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(3)
+	m.settle(all)
+	moved := *all[2]
+	moved.Addrs = []topology.Node{*nodes(9)[8]}[0].Addrs
+	c := m.diff([]*topology.Node{all[0], all[1], &moved})
+	if len(c.Replace) != 2 || len(c.Add)+len(c.Delete) != 0 {
+		t.Fatalf("changes are %+v", c)
+	}
+	m.settle([]*topology.Node{all[0], all[1], &moved})
+}
+
+// A foreign route that wins is left alone, and ours stands by.
+func TestForeignRouteWins(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(2)
+	subnet := all[1].PodCIDRs[0].String()
+	m.route(subnet, "192.168.1.99", "eth0", 0, 4)
+	m.route("10.0.0.0/8", "192.168.1.98", "eth0", 2048, 4)
+	before := m.foreignRoutes()
+	m.settle(all)
+	m.settle(all[:1])
+	m.settle(all)
+	if after := m.foreignRoutes(); !slices.Equal(before, after) {
+		t.Errorf("foreign routes changed:\n%v\n%v", before, after)
+	}
+	m.must(m.nl.RouteDel(m.foreign(subnet, "192.168.1.99", "eth0", 0, 4)))
+	got, err := m.nl.RouteGet(all[1].PodCIDRs[0].Addr().Next().AsSlice())
+	m.must(err)
+	if got[0].Gw.String() != all[1].Addrs[0].String() {
+		t.Errorf("traffic goes by %v", got[0])
+	}
+}
+
+// Someone has our very key, in both families: ours can't be there, and no
+// operation of ours may hit theirs.
+func TestForeignRouteWithOurKey(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(2)
+	m.route(all[1].PodCIDRs[0].String(), "192.168.1.99", "eth0", topology.MetricPeer, 4)
+	m.route(all[1].PodCIDRs[1].String(), "fd00:192:168:1::99", "eth0", topology.MetricPeer, 4)
+	before := m.foreignRoutes()
+	m.settle(all)
+	m.settle(all[:1])
+	if after := m.foreignRoutes(); !slices.Equal(before, after) {
+		t.Errorf("foreign routes changed:\n%v\n%v", before, after)
+	}
+	// Not even if we did not know: an add fails, a change fails, a deletion misses.
+	theirs := topology.Route{Dst: all[1].PodCIDRs[0], Via: all[1].Addrs[0], Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	if err := m.Apply(context.Background(), plan.Changes{Add: []topology.Route{theirs}}); !errors.Is(err, unix.EEXIST) {
+		t.Errorf("adding over a foreign route: %v", err)
+	}
+	m.pass(all)
+	if err := m.Apply(context.Background(), plan.Changes{Delete: []topology.Route{theirs}}); err != nil {
+		t.Errorf("deleting what is not there: %v", err)
+	}
+	if after := m.foreignRoutes(); !slices.Equal(before, after) {
+		t.Errorf("foreign routes changed:\n%v\n%v", before, after)
+	}
+}
+
+// A next hop appended to ours in IPv6 makes the route not ours alone.
+func TestAppendedNextHopIsLeftAlone(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(2)
+	m.settle(all)
+	foreign := m.foreign(all[1].PodCIDRs[1].String(), "fd00:192:168:1::99", "eth0", topology.MetricPeer, 4)
+	m.must(m.nl.RouteAppend(foreign))
+	m.Forget()
+	if c := m.diff(all); len(c.Replace)+len(c.Delete)+len(c.Add) != 0 {
+		t.Errorf("changes are %+v", c)
+	}
+}
+
+func TestSourceAmongSeveralAddresses(t *testing.T) {
+	m := newMachine(t)
+	m.addr("eth0", "192.168.1.200/24")
+	all := nodes(2)
+	m.settle(all)
+	for _, r := range m.ours() {
+		if r.Gw.To4() != nil && r.Src.String() != "192.168.1.11" {
+			t.Errorf("source of %v", r)
+		}
+	}
+}
+
+func TestUnreachableOwnSubnet(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(1))
+	if _, err := m.nl.RouteGet([]byte{10, 128, 0, 77}); !errors.Is(err, unix.EHOSTUNREACH) {
+		t.Errorf("a pod that does not exist: %v", err)
+	}
+	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
+	m.up(topology.Bridge)
+	m.addr(topology.Bridge, "10.128.0.1/24")
+	got, err := m.nl.RouteGet([]byte{10, 128, 0, 77})
+	m.must(err)
+	if got[0].LinkIndex != m.link(topology.Bridge).Attrs().Index {
+		t.Errorf("the bridge's route does not win: %v", got)
+	}
+	m.settle(nodes(1))
+}
+
+// A kernel that refuses one route gives a RouteError for it alone, and the CNI
+// config is written all the same.
+func TestRefusedRouteIsItsNodesAffair(t *testing.T) {
+	m := newMachine(t)
+	c := m.diff(nodes(3))
+	c.Add[1].Via = c.Add[1].Dst.Addr() // nobody's neighbour
+	err := m.Apply(context.Background(), c)
+	var refused *RouteError
+	if !errors.As(err, &refused) || refused.Route != c.Add[1] {
+		t.Fatalf("error is %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(m.dir, "net.d", topology.Conflist)); err != nil {
+		t.Error(err)
+	}
+	if n := len(m.ours()); n != 5 {
+		t.Errorf("%d routes of ours, want all but one of 6", n)
+	}
+}
+
+func TestZeroStateRemovesAllOfOurs(t *testing.T) {
+	m := newMachine(t)
+	before := m.foreignRoutes()
+	m.settle(nodes(4))
+	actual, err := m.Observe(context.Background())
+	m.must(err)
+	m.must(m.Apply(context.Background(), plan.Diff(topology.State{}, actual)))
+	m.Forget()
+	left, err := m.Observe(context.Background())
+	m.must(err)
+	if len(left.Routes) > 0 || left.Masquerade != nil || left.CNI != nil {
+		t.Errorf("left: %+v", left)
+	}
+	if after := m.foreignRoutes(); !slices.Equal(before, after) {
+		t.Errorf("foreign routes changed:\n%v\n%v", before, after)
+	}
+}
+
+// IPv6 forwarding must not cost the host its default route.
+func TestAcceptRAWhereARouterIsHeard(t *testing.T) {
+	m := newMachine(t)
+	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
+	ra := m.foreign("::/0", "fd00:192:168:1::1", "eth0", 1024, unix.RTPROT_RA)
+	m.must(m.nl.RouteAdd(ra))
+	m.settle(nodes(2))
+	if got := m.readSysctl("net/ipv6/conf/eth0/accept_ra"); got != "2" {
+		t.Errorf("accept_ra is %s", got)
+	}
+	if got := m.readSysctl("net/ipv6/conf/lo/accept_ra"); got == "2" {
+		t.Error("accept_ra of lo changed too")
+	}
+	if got := m.readSysctl(topology.SysctlForward6); got != "1" {
+		t.Error("IPv6 forwarding is off")
+	}
+}
+
+func TestNameservers(t *testing.T) {
+	m := newMachine(t)
+	m.must(os.WriteFile(filepath.Join(m.dir, "resolv.conf"), []byte("search x\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver\noptions x\n"), 0o644))
+	host, err := m.Facts(context.Background())
+	m.must(err)
+	if len(host.Nameservers) != 2 || host.Nameservers[0].String() != "10.0.0.53" || host.Nameservers[1].String() != "fe80::1" {
+		t.Errorf("got %v", host.Nameservers)
+	}
+}

@@ -1,0 +1,302 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+const (
+	insideEnv = "PLAINROUTE_TEST_INSIDE"
+	skipEnv   = "PLAINROUTE_TEST_NO_NAMESPACES"
+)
+
+// TestMain puts who is not root into a user namespace, where each test can make
+// network namespaces as root could.
+func TestMain(m *testing.M) {
+	if os.Geteuid() == 0 || os.Getenv(insideEnv) != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		// Tests run all the same, and skip aloud one by one.
+		os.Setenv(skipEnv, err.Error())
+		os.Exit(m.Run())
+	}
+}
+
+// A machine is a network namespace of a test's own: eth0 is 192.168.1.11 with a
+// router behind it, and nothing of ours is there.
+type machine struct {
+	*Kernel
+	t    *testing.T
+	dir  string
+	nl   *rtnl.Handle
+	eth0 rtnl.Link
+}
+
+// newMachine moves the test to a fresh namespace. Its thread ends with the test.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	if why := os.Getenv(skipEnv); why != "" {
+		t.Skipf("not root, and no user namespace to be root in: %s", why)
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("can't make network namespaces here: %v", err)
+	}
+	m := &machine{t: t, dir: t.TempDir()}
+	var err error
+	m.nl, err = rtnl.NewHandle()
+	m.must(err)
+	t.Cleanup(m.nl.Close)
+	m.up("lo")
+	m.addVeth("eth0", 1500)
+	m.eth0 = m.link("eth0")
+	m.addr("eth0", "192.168.1.11/24")
+	m.addr("eth0", "fd00:192:168:1::11/64")
+	m.route("default", "192.168.1.1", "eth0", 0, 4)
+	for _, dir := range []string{"net.d", "run"} {
+		m.must(os.Mkdir(filepath.Join(m.dir, dir), 0o755))
+	}
+	m.Kernel, err = New(Config{
+		Bridge: topology.Bridge, ProcSys: "/proc/sys", ResolvConf: filepath.Join(m.dir, "resolv.conf"),
+		CNI: cni.Store{ConfDir: filepath.Join(m.dir, "net.d"), RunDir: filepath.Join(m.dir, "run")},
+	})
+	m.must(err)
+	t.Cleanup(func() { m.must(m.Kernel.Close()) })
+	return m
+}
+
+func (m *machine) must(err error) {
+	m.t.Helper()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// addVeth makes a device whose other end, in the same namespace, is up too.
+func (m *machine) addVeth(name string, mtu int) {
+	m.t.Helper()
+	m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: name, MTU: mtu}, PeerName: name + "-peer"}))
+	m.sysctl("net/ipv6/conf/"+name+"/accept_dad", "0")
+	m.up(name + "-peer")
+	m.up(name)
+}
+
+func (m *machine) link(name string) rtnl.Link {
+	m.t.Helper()
+	l, err := m.nl.LinkByName(name)
+	m.must(err)
+	return l
+}
+
+func (m *machine) up(name string) { m.t.Helper(); m.must(m.nl.LinkSetUp(m.link(name))) }
+
+func (m *machine) addr(link, prefix string) {
+	m.t.Helper()
+	a, err := rtnl.ParseAddr(prefix)
+	m.must(err)
+	a.Flags = unix.IFA_F_NODAD
+	m.must(m.nl.AddrAdd(m.link(link), a))
+}
+
+func (m *machine) sysctl(path, value string) {
+	m.t.Helper()
+	m.must(os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0o644))
+}
+
+func (m *machine) readSysctl(path string) string {
+	m.t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc/sys", path))
+	m.must(err)
+	return strings.TrimSpace(string(b))
+}
+
+// route adds a foreign route.
+func (m *machine) route(dst, via, dev string, metric, protocol int) {
+	m.t.Helper()
+	m.must(m.nl.RouteAdd(m.foreign(dst, via, dev, metric, protocol)))
+}
+
+func (m *machine) foreign(dst, via, dev string, metric, protocol int) *rtnl.Route {
+	r := &rtnl.Route{LinkIndex: m.link(dev).Attrs().Index, Priority: metric, Protocol: rtnl.RouteProtocol(protocol)}
+	if dst != "default" {
+		_, r.Dst, _ = net.ParseCIDR(dst)
+	} else {
+		_, r.Dst, _ = net.ParseCIDR("0.0.0.0/0")
+	}
+	if via != "" {
+		r.Gw = net.ParseIP(via)
+	}
+	return r
+}
+
+// options are those of node1 in the tests' cluster.
+func options(m *machine) topology.Options {
+	return topology.Options{NodeName: "node1", Masquerade: true, Bridge: topology.Bridge, RunDir: filepath.Join(m.dir, "run")}
+}
+
+// nodes are n Nodes, dual-stack; the first is us.
+func nodes(n int) []*topology.Node {
+	all := make([]*topology.Node, n)
+	for i := range all {
+		low, high := byte(i), byte(i>>8)
+		all[i] = &topology.Node{
+			Name: fmt.Sprintf("node%d", i+1),
+			PodCIDRs: []netip.Prefix{
+				netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 128 + high, low, 0}), 24),
+				netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 1, 6: high, 7: low}), 64),
+			},
+			Addrs: []netip.Addr{
+				netip.AddrFrom4([4]byte{192, 168, 1, 11 + low%200}),
+				netip.AddrFrom16([16]byte{0: 0xfd, 3: 0x92 + 0, 14: high, 15: low}),
+			},
+		}
+		all[i].Addrs[1] = netip.MustParseAddr(fmt.Sprintf("fd00:192:168:1::%x", 0x11+i))
+	}
+	return all
+}
+
+// pass is what a pass of the controller does: it returns the changes it made.
+func (m *machine) pass(all []*topology.Node) plan.Changes {
+	m.t.Helper()
+	c := m.diff(all)
+	m.must(m.Apply(context.Background(), c))
+	return c
+}
+
+func (m *machine) diff(all []*topology.Node) plan.Changes {
+	m.t.Helper()
+	host, err := m.Facts(context.Background())
+	m.must(err)
+	actual, err := m.Observe(context.Background())
+	m.must(err)
+	desired, problems := topology.Desired(options(m), host, all, actual)
+	for _, p := range problems {
+		if p.Own {
+			m.t.Fatalf("this machine is not ready: %v", p)
+		}
+	}
+	return plan.Diff(desired, actual)
+}
+
+// settle passes until nothing is to be done, reading the kernel anew each time.
+func (m *machine) settle(all []*topology.Node) {
+	m.t.Helper()
+	for range 3 {
+		m.Forget()
+		if m.pass(all).Empty() {
+			return
+		}
+	}
+	m.Forget()
+	m.t.Fatalf("the kernel does not become what is desired: %+v", m.diff(all))
+}
+
+// ours lists the routes of our protocol as another program sees them.
+func (m *machine) ours() []rtnl.Route {
+	m.t.Helper()
+	all, err := m.nl.RouteListFiltered(rtnl.FAMILY_ALL, &rtnl.Route{Protocol: topology.Protocol, Table: unix.RT_TABLE_MAIN}, rtnl.RT_FILTER_PROTOCOL|rtnl.RT_FILTER_TABLE)
+	m.must(err)
+	return all
+}
+
+// foreignRoutes lists all others of the main table, for comparison.
+func (m *machine) foreignRoutes() []string {
+	m.t.Helper()
+	all, err := m.nl.RouteListFiltered(rtnl.FAMILY_ALL, &rtnl.Route{Table: unix.RT_TABLE_MAIN}, rtnl.RT_FILTER_TABLE)
+	m.must(err)
+	var others []string
+	for _, r := range all {
+		if r.Protocol != topology.Protocol && !r.Dst.IP.IsLinkLocalUnicast() {
+			others = append(others, r.String())
+		}
+	}
+	slices.Sort(others)
+	return others
+}
+
+// watch runs Watch; the channel gets a value for each notification.
+func (m *machine) watch() <-chan struct{} {
+	news := make(chan struct{}, 1000)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- m.Watch(ctx, time.Hour, func() { news <- struct{}{} }) }()
+	m.t.Cleanup(func() {
+		cancel()
+		m.must(<-done)
+	})
+	return news
+}
+
+// watchSettled watches once all is as desired, with no old news left.
+func (m *machine) watchSettled(all []*topology.Node) <-chan struct{} {
+	m.t.Helper()
+	news := m.watch()
+	m.settle(all)
+	drain(news)
+	m.settle(all)
+	drain(news)
+	return news
+}
+
+// expect waits for a notification.
+func (m *machine) expect(news <-chan struct{}, of string) {
+	m.t.Helper()
+	select {
+	case <-news:
+	case <-time.After(5 * time.Second):
+		m.t.Fatalf("no notification of %s", of)
+	}
+}
+
+// quiet fails if one comes.
+func (m *machine) quiet(news <-chan struct{}, about string) {
+	m.t.Helper()
+	select {
+	case <-news:
+		m.t.Fatalf("a notification of %s", about)
+	case <-time.After(200 * time.Millisecond):
+	}
+}
+
+func drain(news <-chan struct{}) {
+	for {
+		select {
+		case <-news:
+		case <-time.After(100 * time.Millisecond):
+			return
+		}
+	}
+}
