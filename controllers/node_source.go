@@ -2,7 +2,10 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -145,6 +148,7 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 // failed remembers why the API server can't be asked, nil: it can. A change of
 // that is news before the first list only; later, what is known still holds.
 func (s *NodeSource) failed(err error) {
+	err = essence(err)
 	s.mu.Lock()
 	news := !s.synced && fmt.Sprint(err) != fmt.Sprint(s.lastErr)
 	s.lastErr = err
@@ -152,6 +156,20 @@ func (s *NodeSource) failed(err error) {
 	if news {
 		s.notify()
 	}
+}
+
+// essence leaves out of an error what differs at each try, a URL's random
+// parameters and our own port, so that one cause is one Problem.
+func essence(err error) error {
+	var op *net.OpError
+	var request *url.Error
+	switch {
+	case errors.As(err, &op):
+		return fmt.Errorf("%s %s %v: %w", op.Op, op.Net, op.Addr, op.Err)
+	case errors.As(err, &request):
+		return request.Err
+	}
+	return err
 }
 
 // Transformer makes this a TransformingStore: the reflector's own stores hold
