@@ -179,22 +179,33 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 	}
 	made := 0
 	if !changes.KernelEmpty() {
-		made = r.Metrics.applied(changes)
-		err = r.Dataplane.Apply(ctx, changes.WithoutCNI())
+		made, err = r.apply(ctx, changes.WithoutCNI())
 		r.Metrics.observeLatency(view.Since)
-		r.logChanges(ctx, changes)
-		if onlyRoutes(err) && (changes.CNI != nil || changes.DeleteCNI) {
-			var again error
-			if changes, again = r.step(ctx, view, result); again != nil {
-				return made, errors.Join(err, again)
-			}
+		if !onlyRoutes(err) || !changes.TouchesCNI() {
+			return made, err
+		}
+		var again error
+		if changes, again = r.step(ctx, view, result); again == nil {
+			again = verify(changes, err)
+		}
+		if again != nil {
+			return made, errors.Join(err, again)
 		}
 	}
-	if onlyRoutes(err) && (changes.CNI != nil || changes.DeleteCNI) {
-		err = errors.Join(err, r.Dataplane.Apply(ctx, changes))
-		r.logChanges(ctx, plan.Changes{CNI: changes.CNI})
+	if changes.TouchesCNI() {
+		if _, e := r.apply(ctx, changes.OnlyCNI()); e != nil {
+			err = errors.Join(err, &cniError{e})
+		}
 	}
 	return made, err
+}
+
+// apply makes the changes, and tells metrics and log which were made.
+func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes) (int, error) {
+	err := r.Dataplane.Apply(ctx, changes)
+	done := achieved(changes, err)
+	r.logChanges(ctx, done)
+	return r.Metrics.applied(done), err
 }
 
 // step computes what is to be done, less what an incomplete view could want back.
@@ -221,56 +232,6 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 // knows tells whether the view is good enough to remove by: it has our own Node.
 func (r *NodeReconciler) knows(nodes []*topology.Node) bool {
 	return slices.ContainsFunc(nodes, func(n *topology.Node) bool { return n.Name == r.Options.NodeName })
-}
-
-// onlyRoutes tells whether an error of Apply leaves this node itself whole.
-func onlyRoutes(err error) bool {
-	for _, e := range flatten(err) {
-		var route RouteFailure
-		if !errors.As(e, &route) || ownFault(e) {
-			return false
-		}
-	}
-	return true
-}
-
-// flatten gives the errors that were joined.
-func flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	var all []error
-	for _, e := range joined.Unwrap() {
-		all = append(all, flatten(e)...)
-	}
-	return all
-}
-
-// problemsOf puts errors into words: a peer's route is that peer's affair.
-func problemsOf(err error, nodes []*topology.Node) []topology.Problem {
-	var problems []topology.Problem
-	for _, e := range flatten(err) {
-		var route RouteFailure
-		if errors.As(e, &route) && !ownFault(e) {
-			problems = append(problems, topology.Problem{Node: nodeOf(route.FailedRoute(), nodes), Reason: topology.RouteFailed, Detail: e.Error()})
-			continue
-		}
-		problems = append(problems, topology.Problem{Reason: topology.KernelFailed, Detail: advise(e), Own: true})
-	}
-	return slices.Compact(problems)
-}
-
-func nodeOf(route topology.Route, nodes []*topology.Node) string {
-	for _, n := range nodes {
-		if slices.Contains(n.PodCIDRs, route.Dst) && slices.Contains(n.Addrs, route.Via) {
-			return n.Name
-		}
-	}
-	return ""
 }
 
 // publish tells the world, and the log only what is new.

@@ -47,8 +47,11 @@ func (s SetChange) Empty() bool {
 
 // Empty tells that nothing changes.
 func (c Changes) Empty() bool {
-	return c.KernelEmpty() && c.CNI == nil && !c.DeleteCNI
+	return c.KernelEmpty() && !c.TouchesCNI()
 }
+
+// TouchesCNI tells that the CNI config is written or removed.
+func (c Changes) TouchesCNI() bool { return c.CNI != nil || c.DeleteCNI }
 
 // KernelEmpty tells that nothing changes but the CNI config.
 func (c Changes) KernelEmpty() bool {
@@ -67,6 +70,9 @@ func (c Changes) WithoutCNI() Changes {
 	c.CNI, c.DeleteCNI = nil, false
 	return c
 }
+
+// OnlyCNI leaves the kernel as it is.
+func (c Changes) OnlyCNI() Changes { return Changes{CNI: c.CNI, DeleteCNI: c.DeleteCNI} }
 
 // Removes tells whether WithoutRemovals would leave anything out.
 func (c Changes) Removes() bool {
