@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	apiPort = "6443"
+	apiPort = 6443
 
 	// AgentUser is who the nodes' agents are to the API server: bound to what the agent needs, and to nothing more.
 	AgentUser = "plainroute"
@@ -40,7 +41,7 @@ func startControlPlane(ctx context.Context, assets, dir string) (*controlPlane, 
 		Etcd: &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
 		APIServer: &envtest.APIServer{
 			Path:          filepath.Join(assets, "kube-apiserver"),
-			SecureServing: envtest.SecureServing{ListenAddr: envtest.ListenAddr{Address: Router4.String(), Port: apiPort}},
+			SecureServing: envtest.SecureServing{ListenAddr: envtest.ListenAddr{Address: Router4.String(), Port: strconv.Itoa(apiPort)}},
 			Out:           log,
 			Err:           log,
 		},
@@ -143,4 +144,4 @@ func (p *controlPlane) grant(ctx context.Context, user string) error {
 }
 
 // apiAddress is host and port of the API server.
-func apiAddress(port string) string { return net.JoinHostPort(Router4.String(), port) }
+func apiAddress(port int) string { return net.JoinHostPort(Router4.String(), strconv.Itoa(port)) }

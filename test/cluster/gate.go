@@ -13,7 +13,7 @@ import (
 // Gate is a second way to the API server that can be opened and shut: what an agent behind it sees is an API server
 // that isn't there.
 type Gate struct {
-	port       string
+	port       int
 	kubeconfig string
 
 	mu       sync.Mutex
@@ -22,8 +22,8 @@ type Gate struct {
 }
 
 // NewGate makes a gate at a port of the router's address, shut.
-func (c *Cluster) NewGate(port string) (*Gate, error) {
-	path, err := c.Kubeconfig("gate-"+port, func(config *clientcmdapi.Config) {
+func (c *Cluster) NewGate(port int) (*Gate, error) {
+	path, err := c.Kubeconfig(fmt.Sprintf("gate-%d", port), func(config *clientcmdapi.Config) {
 		for _, server := range config.Clusters {
 			server.Server = "https://" + apiAddress(port)
 		}
@@ -41,7 +41,7 @@ func (g *Gate) Kubeconfig() string { return g.kubeconfig }
 func (g *Gate) Open() error {
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", apiAddress(g.port))
 	if err != nil {
-		return fmt.Errorf("opening the gate at port %s: %w", g.port, err)
+		return fmt.Errorf("opening the gate at port %d: %w", g.port, err)
 	}
 	g.mu.Lock()
 	g.listener = listener

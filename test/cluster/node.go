@@ -27,6 +27,8 @@ const readyInterval = 20 * time.Millisecond
 // Node is a machine of the LAN that is, or will be, a Kubernetes node.
 type Node struct {
 	*Host
+	// Index is the node's number, from 1.
+	Index int
 	// Subnets are the node's pod subnets, IPv4 first.
 	Subnets []netip.Prefix
 	// ConfDir is the node's CNI folder, RunDir the agent's folder.
@@ -44,7 +46,7 @@ func (c *Cluster) NewNode(index int) (*Node, error) {
 	name := fmt.Sprintf("node%d", index)
 	dir := filepath.Join(c.config.Dir, name)
 	node := &Node{
-		cluster: c, dir: dir, Subnets: podSubnets(index),
+		cluster: c, dir: dir, Index: index, Subnets: podSubnets(index),
 		ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run"),
 	}
 	var err error

@@ -19,17 +19,22 @@ type absent struct {
 	since time.Time
 }
 
-func startAbsent(c *cluster.Cluster) (*absent, error) {
-	gate, err := c.NewGate("7443")
+func (f *fixture) startAbsent() (*absent, error) {
+	node, err := f.newNode()
 	if err != nil {
 		return nil, err
 	}
-	node, err := c.NewNode(9)
+	gate, err := f.gate(node)
 	if err != nil {
 		return nil, err
 	}
 	err = node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig()})
 	return &absent{node: node, gate: gate, since: time.Now()}, err
+}
+
+// gate makes a way to the API server for one node's agent.
+func (f *fixture) gate(node *cluster.Node) (*cluster.Gate, error) {
+	return f.NewGate(7000 + node.Index)
 }
 
 // Parallel tests run after all others, so the waiting of this one costs only what is left of it.
@@ -39,17 +44,26 @@ func TestAPIServerAbsentForMinutes(t *testing.T) {
 	if testing.Short() {
 		t.Skipf("waits until %s after the start; run without -short", absentFor)
 	}
-	node := f.absent.node
-	t.Cleanup(func() { retire(t, node) })
+	absent := f.absent
+	if f.absent = nil; absent == nil {
+		var err error
+		absent, err = f.startAbsent()
+		must(t, err)
+	}
+	node := absent.node
+	t.Cleanup(func() {
+		absent.gate.Shut()
+		f.retire(t, node)
+	})
 	must(t, node.Register(t.Context()))
 	waitNotReady(t, node, "APIUnavailable", "connection refused")
 	hasNoConfig(t, node)
-	time.Sleep(time.Until(f.absent.since.Add(absentFor)))
+	time.Sleep(time.Until(absent.since.Add(absentFor)))
 	if !node.AgentRunning() {
 		t.Fatalf("the agent ended; end of its log:\n%s", node.LogTail(20))
 	}
 	toldOnce(t, node, "APIUnavailable")
-	must(t, f.absent.gate.Open())
+	must(t, absent.gate.Open())
 	comesAlive(t, node)
 	for _, peer := range f.nodes {
 		must(t, node.AwaitRoute(within(t, limit), peer.Subnets...))
@@ -60,10 +74,11 @@ func TestAPIServerAbsentForMinutes(t *testing.T) {
 func TestAPIServerLost(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	gate, err := f.NewGate("7444")
+	node, late := f.node(t), f.node(t)
+	gate, err := f.gate(node)
 	must(t, err)
 	must(t, gate.Open())
-	node, late := f.node(t, 10), f.node(t, 14)
+	t.Cleanup(gate.Shut)
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig()}))
 	must(t, node.WaitReady(ctx))
@@ -90,14 +105,15 @@ func TestAPIServerLost(t *testing.T) {
 func TestAPIServerRefuses(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 6)
-	kubeconfig, err := f.AddUser("stranger")
+	node := f.node(t)
+	stranger := "stranger-on-" + node.Name
+	kubeconfig, err := f.AddUser(stranger)
 	must(t, err)
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: kubeconfig}))
 	waitNotReady(t, node, "APIUnavailable", "forbidden")
 	hasNoConfig(t, node)
-	must(t, f.Grant(ctx, "stranger"))
+	must(t, f.Grant(ctx, stranger))
 	comesAlive(t, node)
 }
 
@@ -105,7 +121,7 @@ func TestAPIServerRefuses(t *testing.T) {
 func TestAPIServerDoesNotKnowUs(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 18)
+	node := f.node(t)
 	kubeconfig, err := f.Kubeconfig("unknown", func(config *clientcmdapi.Config) {
 		for _, user := range config.AuthInfos {
 			*user = clientcmdapi.AuthInfo{Token: "nobody's"}

@@ -60,7 +60,7 @@ const kernelProtocol = 2
 func TestForeignRouteToPeerSubnetWinsAndStays(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 15)
+	node := f.node(t)
 	peer := f.nodes[0]
 	for i, subnet := range peer.Subnets {
 		must(t, node.AddStaticRoute(subnet, peer.Addrs()[i]))

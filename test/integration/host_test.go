@@ -13,7 +13,7 @@ import (
 func TestWithoutNetAdmin(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 7)
+	node := f.node(t)
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{WithoutNetAdmin: true}))
 	waitNotReady(t, node, "KernelFailed", "NET_ADMIN")
@@ -29,7 +29,7 @@ func TestWithoutNetAdmin(t *testing.T) {
 func TestReadOnlyCNIFolder(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 8)
+	node := f.node(t)
 	must(t, unix.Mount(node.ConfDir, node.ConfDir, "", unix.MS_BIND, ""))
 	must(t, unix.Mount("", node.ConfDir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	must(t, node.Register(ctx))

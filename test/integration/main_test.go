@@ -73,6 +73,8 @@ type fixture struct {
 	pods    []*cluster.Pod
 	foreign []*foreignRoutes
 	absent  *absent
+	// last is the number of the node made last: each test's nodes are new, also when it runs again (-count).
+	last int
 }
 
 func build(config cluster.Config) (*fixture, error) {
@@ -83,13 +85,8 @@ func build(config cluster.Config) (*fixture, error) {
 		return nil, err
 	}
 	f := &fixture{Cluster: c}
-	if !testing.Short() {
-		if f.absent, err = startAbsent(c); err != nil {
-			return nil, err
-		}
-	}
-	for index := 1; index <= 3; index++ {
-		if err := f.addNode(ctx, index); err != nil {
+	for range 3 {
+		if err := f.addNode(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -98,12 +95,20 @@ func build(config cluster.Config) (*fixture, error) {
 			return nil, err
 		}
 	}
-	return f, nil
+	if !testing.Short() {
+		f.absent, err = f.startAbsent()
+	}
+	return f, err
+}
+
+func (f *fixture) newNode() (*cluster.Node, error) {
+	f.last++
+	return f.NewNode(f.last)
 }
 
 // addNode makes a node that has foreign routes before its agent first runs.
-func (f *fixture) addNode(ctx context.Context, index int) error {
-	node, err := f.NewNode(index)
+func (f *fixture) addNode(ctx context.Context) error {
+	node, err := f.newNode()
 	if err != nil {
 		return err
 	}
@@ -172,16 +177,17 @@ func (f *fixture) showLogs(t *testing.T) {
 }
 
 // node makes a node for one test, which is taken out of the cluster with it.
-func (f *fixture) node(t *testing.T, index int) *cluster.Node {
+func (f *fixture) node(t *testing.T) *cluster.Node {
 	t.Helper()
-	node, err := f.NewNode(index)
+	node, err := f.newNode()
 	must(t, err)
-	t.Cleanup(func() { retire(t, node) })
+	t.Cleanup(func() { f.retire(t, node) })
 	return node
 }
 
-// retire stops a node's agent and deletes its Node object, where they are.
-func retire(t *testing.T, node *cluster.Node) {
+// retire stops a node's agent and deletes its Node object, where they are, and waits until the others know: the next
+// test may count changes.
+func (f *fixture) retire(t *testing.T, node *cluster.Node) {
 	if node.AgentRunning() {
 		if err := node.StopAgent(syscall.SIGKILL); err != nil {
 			t.Error(err)
@@ -189,6 +195,13 @@ func retire(t *testing.T, node *cluster.Node) {
 	}
 	if err := node.Deregister(context.Background()); err != nil && !apierrors.IsNotFound(err) {
 		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	for _, peer := range f.nodes {
+		if err := peer.AwaitNoRoute(ctx, node.Subnets...); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

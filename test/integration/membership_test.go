@@ -34,7 +34,7 @@ func hasNoConfig(t *testing.T, node *cluster.Node) {
 func TestNodeJoinsAndLeaves(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 4)
+	node := f.node(t)
 	delays, err := cluster.AwaitRoutes(ctx, f.nodes, true, node.Subnets, func() error { return node.Register(ctx) })
 	must(t, err)
 	report(t, "routes to the new node", delays, 2*time.Second)
@@ -83,7 +83,7 @@ func refusesUnknownPods(ctx context.Context, t *testing.T, from *cluster.Pod, no
 func TestOwnNodeMissing(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 5)
+	node := f.node(t)
 	must(t, node.StartAgent(cluster.AgentOptions{}))
 	waitNotReady(t, node, "NodeMissing")
 	hasNoConfig(t, node)
@@ -97,7 +97,7 @@ func TestOwnNodeMissing(t *testing.T) {
 func TestOwnNodeWithoutSubnetsYet(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 11)
+	node := f.node(t)
 	must(t, node.RegisterWithoutSubnets(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{}))
 	waitNotReady(t, node, "PodCIDRMissing")

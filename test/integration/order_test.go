@@ -18,7 +18,7 @@ const settleTime = 500 * time.Millisecond
 func TestConfigAppearsLast(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 12)
+	node := f.node(t)
 	must(t, node.Register(ctx))
 	seen := watchStart(t, node, cluster.AgentOptions{})
 	t.Logf("in the order of the kernel's notices: %s", seen)

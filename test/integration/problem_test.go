@@ -42,19 +42,27 @@ func waitNotReady(t *testing.T, node *cluster.Node, reason string, words ...stri
 // toldOnce checks that the log names a reason, and doesn't repeat itself.
 func toldOnce(t *testing.T, node *cluster.Node, reason string) {
 	t.Helper()
-	if told := countLog(t, node, "msg=Problem ", "reason="+reason); told < 1 || told > mostTold {
+	if told := countLog(t, node, 0, "msg=Problem ", "reason="+reason); told < 1 || told > mostTold {
 		t.Errorf("the log of %s tells %s %d times; want once, or %d times at most:\n%s",
 			node.Name, reason, told, mostTold, node.LogTail(6))
 	}
 }
 
-// countLog counts the lines of a node's log that hold all parts.
-func countLog(t *testing.T, node *cluster.Node, parts ...string) int {
+// logSize is how much has been logged so far, in bytes.
+func logSize(t *testing.T, node *cluster.Node) int64 {
+	t.Helper()
+	info, err := os.Stat(node.LogFile())
+	must(t, err)
+	return info.Size()
+}
+
+// countLog counts the lines of a node's log, from an offset on, that hold all parts.
+func countLog(t *testing.T, node *cluster.Node, from int64, parts ...string) int {
 	t.Helper()
 	content, err := os.ReadFile(node.LogFile())
 	must(t, err)
 	count := 0
-	for line := range strings.Lines(string(content)) {
+	for line := range strings.Lines(string(content[from:])) {
 		if holdsAll(line, parts...) {
 			count++
 		}

@@ -78,7 +78,7 @@ func TestRestartChangesNothing(t *testing.T) {
 func TestRestartCatchesUp(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node, comes, goes := f.nodes[0], f.node(t, 16), f.node(t, 17)
+	node, comes, goes := f.nodes[0], f.node(t), f.node(t)
 	must(t, goes.Register(ctx))
 	must(t, node.AwaitRoute(ctx, goes.Subnets...))
 	must(t, node.StopAgent(syscall.SIGKILL))
@@ -95,7 +95,7 @@ func TestRestartCatchesUp(t *testing.T) {
 func TestReboot(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	node := f.node(t, 13)
+	node := f.node(t)
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{}))
 	must(t, node.WaitReady(ctx))
