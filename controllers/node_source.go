@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -81,7 +82,7 @@ func (s *NodeSource) View() View {
 func (s *NodeSource) Run(ctx context.Context, notify func()) {
 	s.notify = notify
 	patience := patientClock{s}
-	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Cap: maxBackoff, Steps: 20, Factor: 2, Jitter: 1}
+	backoff := newBackoff()
 	reflector := cache.NewReflectorWithOptions(s.listerWatcher(), &wireNode{}, s, cache.ReflectorOptions{
 		Name: "nodes", TypeDescription: "Node", Clock: patience, Backoff: &backoff,
 	})
@@ -95,6 +96,12 @@ func (s *NodeSource) Run(ctx context.Context, notify func()) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// newBackoff spreads agents that lost their API server together: jitter makes a
+// wait up to twice as long.
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 200 * time.Millisecond, Cap: maxBackoff / 2, Steps: 20, Factor: 2, Jitter: 1}
 }
 
 const (
@@ -121,10 +128,14 @@ func (patientClock) AfterFunc(d time.Duration, f func()) clock.Timer {
 }
 
 func (c patientClock) After(d time.Duration) <-chan time.Time {
+	return time.After(c.stretch(d))
+}
+
+func (c patientClock) stretch(d time.Duration) time.Duration {
 	c.source.mu.Lock()
 	n := min(len(c.source.nodes), manyNodes)
 	c.source.mu.Unlock()
-	return time.After(d + d*time.Duration((patience-1)*n)/manyNodes)
+	return d + d*time.Duration((patience-1)*n)/manyNodes
 }
 
 // listerWatcher remembers errors that the reflector only retries.
@@ -150,12 +161,21 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 func (s *NodeSource) failed(err error) {
 	err = essence(err)
 	s.mu.Lock()
-	news := !s.synced && fmt.Sprint(err) != fmt.Sprint(s.lastErr)
-	s.lastErr = err
+	news := !s.synced && err != nil && !sameCause(err, s.lastErr)
+	if s.synced || news {
+		s.lastErr = err
+	}
 	s.mu.Unlock()
 	if news {
 		s.notify()
 	}
+}
+
+// sameCause tells whether two errors have one cause: who may not watch may not
+// list either, which the reflector tries in turn.
+func sameCause(a, b error) bool {
+	reason := apierrors.ReasonForError(a)
+	return fmt.Sprint(a) == fmt.Sprint(b) || reason != metav1.StatusReasonUnknown && reason == apierrors.ReasonForError(b)
 }
 
 // essence leaves out of an error what differs at each try, a URL's random

@@ -1,0 +1,157 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// newSource makes a source that nothing feeds but the test.
+func newSource(t *testing.T) (s *NodeSource, news *int) {
+	t.Helper()
+	s, err := NewNodeSource(&rest.Config{Host: "https://127.0.0.1:1"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	news = new(int)
+	s.notify = func() { *news++ }
+	return s, news
+}
+
+func wire(node *corev1.Node) *wireNode { return &wireNode{*node} }
+
+func names(v View) []string {
+	var all []string
+	for _, n := range v.Nodes {
+		all = append(all, n.Name)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestStoreKeepsTheView(t *testing.T) {
+	s, news := newSource(t)
+	step := func(what string, wantNews int, err error, want ...string) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if *news != wantNews {
+			t.Errorf("%s: %d calls of notify, want %d", what, *news, wantNews)
+		}
+		if got := names(s.View()); !slices.Equal(got, want) {
+			t.Errorf("%s: view has %q, want %q", what, got, want)
+		}
+	}
+	step("add", 1, s.Add(wire(peer(2))), "node2")
+	if s.View().Synced {
+		t.Error("synced before a full list")
+	}
+	step("replace", 2, s.Replace([]any{wire(peer(4)), wire(peer(3)), wire(peer(2))}, "7"), "node2", "node3", "node4")
+	if !s.View().Synced {
+		t.Error("not synced after a full list")
+	}
+	step("update without a change", 2, s.Update(wire(peer(3))), "node2", "node3", "node4")
+	step("update", 3, s.Update(wire(newNode("node3", "10.244.3.0/24", "192.168.1.33"))), "node2", "node3", "node4")
+	step("delete", 4, s.Delete(wire(peer(2))), "node3", "node4")
+	step("delete once more", 4, s.Delete(wire(peer(2))), "node3", "node4")
+	step("delete that was missed", 5, s.Delete(cache.DeletedFinalStateUnknown{Key: "node4", Obj: wire(peer(4))}), "node3")
+	step("add", 6, s.Add(wire(peer(5))), "node3", "node5")
+	step("replace by none", 7, s.Replace(nil, "9"))
+	if err := s.Add("a string"); err == nil {
+		t.Error("took a string for a Node")
+	}
+}
+
+// A pass may read a view while the source goes on.
+func TestViewIsNotChanged(t *testing.T) {
+	s, _ := newSource(t)
+	if err := s.Replace([]any{wire(peer(2)), wire(peer(3))}, "1"); err != nil {
+		t.Fatal(err)
+	}
+	before := s.View()
+	first := *before.Nodes[0]
+	_ = s.Update(wire(newNode("node2", "10.244.2.0/24", "192.168.1.99")))
+	_ = s.Delete(wire(peer(3)))
+	if got := names(before); !slices.Equal(got, []string{"node2", "node3"}) || !before.Nodes[0].Equal(&first) {
+		t.Errorf("the view became %q", got)
+	}
+}
+
+func TestViewSince(t *testing.T) {
+	s, _ := newSource(t)
+	if !s.View().Since.IsZero() {
+		t.Error("something changed though nothing came")
+	}
+	start := time.Now()
+	_ = s.Add(wire(peer(2)))
+	_ = s.Add(wire(peer(3)))
+	if since := s.View().Since; since.Before(start) || since.After(time.Now()) {
+		t.Errorf("the oldest change came at %s", since)
+	}
+	if !s.View().Since.IsZero() {
+		t.Error("the same change twice")
+	}
+}
+
+// The waits of the design: 2.5 s at most in a small cluster, 30 s in a large one.
+func TestBackoffIsBounded(t *testing.T) {
+	s, _ := newSource(t)
+	clock := patientClock{s}
+	delay := newBackoff().DelayFunc()
+	longest := time.Duration(0)
+	for range 2000 {
+		longest = max(longest, clock.stretch(delay()))
+	}
+	if longest > 2500*time.Millisecond || longest < 2*time.Second {
+		t.Errorf("the longest wait is %s, want nearly 2.5s", longest)
+	}
+	for _, nodes := range []int{5000, 50000} {
+		s.nodes = make([]*topology.Node, nodes)
+		if d := clock.stretch(2500 * time.Millisecond); d != 30*time.Second {
+			t.Errorf("with %d Nodes the longest wait is %s, want 30s", nodes, d)
+		}
+	}
+}
+
+// One cause is told once, however its words vary between tries.
+func TestOneCauseIsOneFault(t *testing.T) {
+	nodes := corev1.Resource("nodes")
+	dial := func(port int, err error) error {
+		return &url.Error{Op: "Get", URL: fmt.Sprintf("https://10.0.0.1/api/v1/nodes?timeoutSeconds=%d", 300+port),
+			Err: &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{Port: port}, Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 443}, Err: err}}
+	}
+	same := [][2]error{
+		{dial(1, syscall.ECONNREFUSED), dial(2, syscall.ECONNREFUSED)},
+		{dial(1, syscall.ECONNREFUSED), fmt.Errorf("failed to list Node: %w", dial(3, syscall.ECONNREFUSED))},
+		{apierrors.NewForbidden(nodes, "", errors.New("can't watch")), fmt.Errorf("failed to list: %w", apierrors.NewForbidden(nodes, "", errors.New("can't list")))},
+	}
+	other := [][2]error{
+		{dial(1, syscall.ECONNREFUSED), dial(1, syscall.EHOSTUNREACH)},
+		{dial(1, syscall.ECONNREFUSED), apierrors.NewForbidden(nodes, "", errors.New("can't list"))},
+		{apierrors.NewUnauthorized("who are you"), apierrors.NewForbidden(nodes, "", errors.New("can't list"))},
+	}
+	for want, pairs := range map[int][][2]error{1: same, 2: other} {
+		for _, pair := range pairs {
+			s, news := newSource(t)
+			s.failed(pair[0])
+			s.failed(nil) // connected, yet no list came of it
+			s.failed(pair[1])
+			if *news != want {
+				t.Errorf("%q, then %q: told %d times, want %d", pair[0], pair[1], *news, want)
+			}
+		}
+	}
+}
