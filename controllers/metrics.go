@@ -18,7 +18,6 @@ type Metrics struct {
 	desired   prometheus.Gauge
 	installed prometheus.Gauge
 	changes   *prometheus.CounterVec
-	failures  prometheus.Counter
 	passes    prometheus.Histogram
 	latency   prometheus.Histogram
 	success   prometheus.Gauge
@@ -36,7 +35,6 @@ func NewMetrics(registry prometheus.Registerer, version string) *Metrics {
 		desired:   gauge("routes_desired", "Routes that should be in the kernel."),
 		installed: gauge("routes_installed", "Routes of ours that the last pass found in the kernel."),
 		success:   gauge("last_success_timestamp_seconds", "When the last pass without an error ended."),
-		failures:  prometheus.NewCounter(prometheus.CounterOpts{Namespace: "plainroute", Name: "kernel_watch_failures_total", Help: "Times that watching the kernel failed."}),
 		problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "plainroute", Name: "problems",
 			Help: "Problems by reason, and whether they keep this node from being ready."}, []string{"reason", "own"}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "plainroute", Name: "changes_total",
@@ -52,11 +50,9 @@ func NewMetrics(registry prometheus.Registerer, version string) *Metrics {
 			Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version}})
 	}
 	info.Set(1)
-	registry.MustRegister(m.ready, m.nodes, m.problems, m.desired, m.installed, m.changes, m.failures, m.passes, m.latency, m.success, info)
+	registry.MustRegister(m.ready, m.nodes, m.problems, m.desired, m.installed, m.changes, m.passes, m.latency, m.success, info)
 	return m
 }
-
-func (m *Metrics) watchFailed() { m.failures.Inc() }
 
 // applied counts changes by kind, and returns how many there are.
 func (m *Metrics) applied(c plan.Changes) int {

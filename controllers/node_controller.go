@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -91,31 +92,49 @@ func (r *NodeReconciler) Healthy() error {
 	return nil
 }
 
-// SetupWithManager makes Nodes and the kernel drive the loop.
+// SetupWithManager makes Nodes and the kernel drive the loop. If the kernel can't
+// be watched any more, the manager ends: a new agent starts with a look at
+// everything.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
+	news := make(chan struct{}, 1)
+	watch := manager.RunnableFunc(func(ctx context.Context) error {
+		if err := r.Watcher.Watch(ctx, r.Resync, func() { signal(news) }); err != nil {
+			return fmt.Errorf("watching the kernel: %w", err)
+		}
+		return nil
+	})
+	if err := mgr.Add(watch); err != nil {
+		return err
+	}
 	return builder.TypedControllerManagedBy[Pass](mgr).
 		Named("node").
 		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
 			q.Add(Pass{})
 			go r.Nodes.Run(ctx, func() { q.Add(Pass{}) })
-			return nil
-		})).
-		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
-			go r.watchHost(ctx, func() { q.Add(Pass{}) })
+			go forward(ctx, news, q)
 			return nil
 		})).
 		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1}).
 		Complete(r)
 }
 
-// watchHost ends the process if the host can't be watched any more: a new one
-// starts with a look at everything.
-func (r *NodeReconciler) watchHost(ctx context.Context, notify func()) {
-	if err := r.Watcher.Watch(ctx, r.Resync, notify); err != nil && ctx.Err() == nil {
-		log.FromContext(ctx).Error(err, "Watching the kernel failed")
-		r.Metrics.watchFailed()
-		panic(fmt.Errorf("watching the kernel: %w", err))
+// signal leaves one signal for however many there were.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func forward(ctx context.Context, news <-chan struct{}, q workqueue.TypedInterface[Pass]) {
+	for {
+		select {
+		case <-news:
+			q.Add(Pass{})
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
