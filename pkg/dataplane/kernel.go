@@ -217,7 +217,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 		own = k.applyCNI(c)
 	}
 	err := errors.Join(own, routes)
-	if err != nil {
+	if err != nil || c.Table != nil {
 		k.fresh = freshness{}
 	}
 	return err
