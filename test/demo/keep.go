@@ -44,7 +44,7 @@ func keep(pid int, config cluster.Config) error {
 func hints(pid int, config cluster.Config) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To look around:\n", pid)
-	enter := fmt.Sprintf("nsenter -t %d -a ", pid)
+	enter := fmt.Sprintf("nsenter -t %d %s ", pid, namespaces())
 	for _, hint := range []struct{ tool, command string }{
 		{"ip", "ip netns exec node1 ip route show proto 112"},
 		{"ip", "ip netns exec node1 ip -6 route show proto 112"},
@@ -64,6 +64,14 @@ func hints(pid int, config cluster.Config) string {
 	}
 	fmt.Fprintf(&text, "To take it down:\n  make demo-down\n")
 	return text.String()
+}
+
+// namespaces are nsenter's flags for the sandbox's namespaces: all, or those that a user without root may enter.
+func namespaces() string {
+	if os.Geteuid() == 0 {
+		return "-a"
+	}
+	return "-U --preserve-credentials -m -n -p -i"
 }
 
 // find returns how to call a tool: by its name where it is in the path, by its path where it is among our own.
