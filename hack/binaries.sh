@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# Sees to it that the binaries which the demo, the tests and the linter need are below bin/:
+#
+#   hack/binaries.sh                  etcd, kube-apiserver and the CNI plugins
+#   hack/binaries.sh golangci-lint    the linter
+#   hack/binaries.sh govulncheck      the vulnerability scanner
+#
+# etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
+# setup-envtest, where its download works; else they are built from Go modules. The versions are those of the go.mod
+# files below hack/: a binary whose go.mod or go.sum has changed is made anew.
+#
+# Several runs at once wait for each other, and a run that is interrupted leaves nothing half done: each binary gets
+# its name only when it is complete.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bin=$root/bin
+k8s=$bin/k8s
+cni=$bin/cni
+tools=$bin/tools
+child=
+
+say() { printf '%s\n' "$*"; }
+die() {
+  printf 'binaries: %s\n' "$*" >&2
+  exit 1
+}
+
+# sum prints what a binary made from the module hack/$1 depends on. A change of the flags below is a new recipe.
+sum() {
+  { echo "recipe 1" && cat "$root/hack/$1/go.mod" "$root/hack/$1/go.sum" && go env GOVERSION GOOS GOARCH; } | sha256sum | cut -d' ' -f1
+}
+
+# fresh tells whether the file $1 is there, and made from hack/$2 as it is now.
+fresh() {
+  local stamp=${1%/*}/.${1##*/}.stamp
+  [[ -x $1 && -f $stamp && $(<"$stamp") == "$(sum "$2")" ]]
+}
+
+# finish gives the complete file $1 its name $2, and remembers that hack/$3 made it. The order matters: a name without
+# a stamp is made again, a stamp without its binary would be believed.
+finish() {
+  local stamp=${2%/*}/.${2##*/}.stamp
+  rm -f "$stamp"
+  mv -fT "$1" "$2"
+  sum "$3" >"$stamp.tmp"
+  mv -fT "$stamp.tmp" "$stamp"
+}
+
+# build makes the binary $1 from package $3 of the module hack/$2, with further flags of go build.
+build() {
+  local out=$1 module=$2 package=$3
+  shift 3
+  if fresh "$out" "$module"; then
+    return
+  fi
+  local name=${out##*/} tmp=${out%/*}/.${out##*/}.tmp log=${out%/*}/.${out##*/}.log start=$SECONDS
+  say "building $name from $package"
+  mkdir -p "${out%/*}"
+  CGO_ENABLED=0 GOWORK=off go build -C "$root/hack/$module" -v -mod=readonly -trimpath -buildvcs=false \
+    "$@" -o "$tmp" "$package" >"$log" 2>&1 &
+  child=$!
+  watch "$name" "$log" "$start"
+  if ! wait "$child"; then
+    child=
+    grep -v '^go: downloading' "$log" | tail -n 30 >&2 || true
+    rm -f "$tmp"
+    die "building $name failed after $((SECONDS - start)) s; the whole log is $log"
+  fi
+  child=
+  finish "$tmp" "$out" "$module"
+  rm -f "$log"
+  say "built $name in $((SECONDS - start)) s"
+}
+
+# watch prints a line every 10 s while the child runs. go build prints each package as it comes to it.
+watch() {
+  local name=$1 log=$2 start=$3 next=$((SECONDS + 10)) compiled last
+  while kill -0 "$child" 2>/dev/null; do
+    sleep 0.2
+    if ((SECONDS < next)); then
+      continue
+    fi
+    next=$((SECONDS + 10))
+    compiled=$(grep -cv '^go: ' "$log" || true)
+    last=$(tail -n 1 "$log")
+    last=${last#go: }
+    say "  $name: $((SECONDS - start)) s, $compiled packages compiled; now: ${last:-linking}"
+  done
+}
+
+# from_assets links etcd and kube-apiserver of the folder $1.
+from_assets() {
+  local name
+  for name in etcd kube-apiserver; do
+    rm -f "$k8s/.$name.stamp"
+    ln -sfn "$1/$name" "$k8s/.$name.tmp"
+    mv -fT "$k8s/.$name.tmp" "$k8s/$name"
+  done
+}
+
+complete() { [[ -x $1/etcd && -x $1/kube-apiserver ]]; }
+
+# kubernetes_version prints the version that hack/kubernetes pins, as in v1.37.2.
+kubernetes_version() {
+  awk '$1 == "k8s.io/kubernetes" { print $2; exit }' "$root/hack/kubernetes/go.mod"
+}
+
+# download gets both from setup-envtest. Failing is cheap: the first limit is for a list of versions that is a few
+# KiB long, and only when that has come is there something worth waiting for.
+download() {
+  local version dir name
+  version=$(kubernetes_version)
+  version=${version#v}
+  version=${version%.*}.x
+  build "$tools/setup-envtest" tools sigs.k8s.io/controller-runtime/tools/setup-envtest -ldflags="-s -w"
+  if ! timeout 20 "$tools/setup-envtest" list "$version" >/dev/null 2>&1; then
+    say "setup-envtest can't reach its downloads from here; building from modules instead"
+    return 1
+  fi
+  say "downloading etcd and kube-apiserver $version with setup-envtest"
+  if ! dir=$(timeout 180 "$tools/setup-envtest" use "$version" --bin-dir "$bin/envtest" --print path 2>&1) || ! complete "$dir"; then
+    say "setup-envtest did not get $version: $(tail -n 1 <<<"$dir"); building from modules instead"
+    return 1
+  fi
+  for name in etcd kube-apiserver; do
+    ln -sfn "$dir/$name" "$k8s/.$name.tmp"
+  done
+  finish "$k8s/.etcd.tmp" "$k8s/etcd" etcd
+  finish "$k8s/.kube-apiserver.tmp" "$k8s/kube-apiserver" kubernetes
+}
+
+control_plane() {
+  mkdir -p "$k8s"
+  local given=${KUBEBUILDER_ASSETS:-}
+  if [[ -n $given && $(realpath -m "$given") != "$(realpath -m "$k8s")" ]]; then
+    if complete "$given"; then
+      say "etcd and kube-apiserver: from KUBEBUILDER_ASSETS, $given"
+      from_assets "$(realpath "$given")"
+      return
+    fi
+    say "KUBEBUILDER_ASSETS is $given, which lacks etcd or kube-apiserver: not used"
+  fi
+  if fresh "$k8s/etcd" etcd && fresh "$k8s/kube-apiserver" kubernetes; then
+    return
+  fi
+  if download; then
+    return
+  fi
+  build "$k8s/etcd" etcd go.etcd.io/etcd/server/v3 -ldflags="-s -w"
+  build "$k8s/kube-apiserver" kubernetes k8s.io/kubernetes/cmd/kube-apiserver \
+    -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(kubernetes_version)"
+}
+
+plugins() {
+  local path
+  for path in main/bridge main/loopback ipam/host-local meta/portmap; do
+    build "$cni/${path##*/}" cni "github.com/containernetworking/plugins/plugins/$path" -ldflags="-s -w"
+  done
+}
+
+make_all() {
+  local target
+  for target in "$@"; do
+    case $target in
+      k8s) control_plane ;;
+      cni) plugins ;;
+      golangci-lint) build "$tools/golangci-lint" tools github.com/golangci/golangci-lint/v2/cmd/golangci-lint -ldflags="-s -w" ;;
+      govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
+      *) die "no such binary: $target" ;;
+    esac
+  done
+}
+
+# interrupted ends what runs, which a shell without job control does not do by itself.
+interrupted() {
+  if [[ -n $child ]]; then
+    kill "$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+  fi
+  say "binaries: interrupted" >&2
+  exit 130
+}
+
+command -v go >/dev/null || die "Go is needed and not on the PATH"
+mkdir -p "$bin"
+trap interrupted INT TERM HUP
+exec 9>"$bin/.lock"
+if ! flock --nonblock 9; then
+  say "waiting for another run that makes binaries"
+  flock 9
+fi
+find "$bin" -maxdepth 2 -name '.*.tmp' -delete
+if (($# == 0)); then
+  set -- k8s cni
+fi
+make_all "$@"
