@@ -35,19 +35,29 @@ func NewMetrics(registry prometheus.Registerer, version string) *Metrics {
 		desired:   gauge("routes_desired", "Routes that should be in the kernel."),
 		installed: gauge("routes_installed", "Routes of ours that the last pass found in the kernel."),
 		success:   gauge("last_success_timestamp_seconds", "When the last pass without an error ended."),
-		problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "plainroute", Name: "problems",
-			Help: "Problems by reason, and whether they keep this node from being ready."}, []string{"reason", "own"}),
-		changes: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "plainroute", Name: "changes_total",
-			Help: "Changes made to the host."}, []string{"kind"}),
-		passes: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "plainroute", Name: "pass_duration_seconds",
-			Help: "Time that a pass took.", Buckets: seconds}),
-		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "plainroute", Name: "node_event_to_kernel_seconds",
-			Help: "Time from a Node's change on the wire to the kernel.", Buckets: seconds}),
+		problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "plainroute", Name: "problems",
+			Help: "Problems by reason, and whether they keep this node from being ready.",
+		}, []string{"reason", "own"}),
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "plainroute", Name: "changes_total",
+			Help: "Changes made to the host.",
+		}, []string{"kind"}),
+		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "plainroute", Name: "pass_duration_seconds",
+			Help: "Time that a pass took.", Buckets: seconds,
+		}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "plainroute", Name: "node_event_to_kernel_seconds",
+			Help: "Time from a Node's change on the wire to the kernel.", Buckets: seconds,
+		}),
 	}
 	info := gauge("build_info", "1, with the version as a label.")
 	if version != "" {
-		info = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "plainroute", Name: "build_info",
-			Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version}})
+		info = prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "plainroute", Name: "build_info",
+			Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version},
+		})
 	}
 	info.Set(1)
 	registry.MustRegister(m.ready, m.nodes, m.problems, m.desired, m.installed, m.changes, m.passes, m.latency, m.success, info)

@@ -181,8 +181,10 @@ func (r *NodeReconciler) retry(err error) time.Duration {
 
 // waiting says why there are no Nodes yet.
 func waiting(view View) topology.Problem {
-	p := topology.Problem{Reason: topology.APIUnavailable, Own: true,
-		Detail: "waiting for the first list of Nodes; routes stay as they are"}
+	p := topology.Problem{
+		Reason: topology.APIUnavailable, Own: true,
+		Detail: "waiting for the first list of Nodes; routes stay as they are",
+	}
 	if view.Err != nil {
 		p.Detail += ": " + view.Err.Error()
 	}
@@ -242,8 +244,10 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	r.Metrics.observed(actual, result.Desired)
 	if changes.Removes() && !r.knows(view.Nodes) {
 		changes = changes.WithoutRemovals()
-		result.Problems = append(result.Problems, topology.Problem{Reason: topology.PruneHeld,
-			Detail: "routes that no Node asks for stay until our own Node is in the list"})
+		result.Problems = append(result.Problems, topology.Problem{
+			Reason: topology.PruneHeld,
+			Detail: "routes that no Node asks for stay until our own Node is in the list",
+		})
 	}
 	return changes, nil
 }

@@ -123,6 +123,7 @@ func (patientClock) NewTimer(d time.Duration) clock.Timer   { return clock.RealC
 func (patientClock) Sleep(d time.Duration)                  { time.Sleep(d) }
 func (patientClock) Tick(d time.Duration) <-chan time.Time  { return time.Tick(d) }
 func (patientClock) NewTicker(d time.Duration) clock.Ticker { return clock.RealClock{}.NewTicker(d) }
+
 func (patientClock) AfterFunc(d time.Duration, f func()) clock.Timer {
 	return clock.RealClock{}.AfterFunc(d, f)
 }

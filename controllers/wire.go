@@ -28,13 +28,13 @@ type wireNodeList struct {
 }
 
 // DeepCopyObject makes a wireNode a runtime.Object.
-func (n *wireNode) DeepCopyObject() runtime.Object { return &wireNode{*n.Node.DeepCopy()} }
+func (n *wireNode) DeepCopyObject() runtime.Object { return &wireNode{*n.DeepCopy()} }
 
 // DeepCopyObject makes a wireNodeList a runtime.Object.
 func (l *wireNodeList) DeepCopyObject() runtime.Object {
 	c := &wireNodeList{TypeMeta: l.TypeMeta, ListMeta: l.ListMeta, Items: make([]wireNode, len(l.Items))}
 	for i := range l.Items {
-		l.Items[i].Node.DeepCopyInto(&c.Items[i].Node)
+		l.Items[i].DeepCopyInto(&c.Items[i].Node)
 	}
 	return c
 }
@@ -149,11 +149,9 @@ func readStatus(b []byte, s *corev1.NodeStatus) error {
 		if number != 5 {
 			return nil
 		}
-		address, kind, err := corev1.NodeAddress{}, "", error(nil)
-		kind, address.Address, err = readEntry(value)
-		address.Type = corev1.NodeAddressType(kind)
-		if address.Type == corev1.NodeInternalIP {
-			s.Addresses = append(s.Addresses, address)
+		kind, address, err := readEntry(value)
+		if kind == string(corev1.NodeInternalIP) {
+			s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
 		}
 		return err
 	})

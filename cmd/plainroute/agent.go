@@ -183,14 +183,14 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller: %w", err)
 	}
-	if err := f.serve(mgr, reconciler); err != nil {
+	if err := f.serve(ctx, mgr, reconciler); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)
 }
 
 // serve opens the listeners at once, so that a taken port is an error at start.
-func (f *agentFlags) serve(mgr manager.Manager, r *controllers.NodeReconciler) error {
+func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler) error {
 	handlers := map[string]*status.Server{
 		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true},
 		f.metricsListen: {Metrics: metrics.Registry},
@@ -202,7 +202,7 @@ func (f *agentFlags) serve(mgr manager.Manager, r *controllers.NodeReconciler) e
 		if addr == "" {
 			continue
 		}
-		listener, err := net.Listen("tcp", addr)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 		if err != nil {
 			return fmt.Errorf("listening for probes and metrics: %w", err)
 		}

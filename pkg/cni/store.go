@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -34,9 +35,12 @@ func (s Store) Read() (*topology.CNI, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil || to != s.target() {
+	if notLink := errors.Is(err, syscall.EINVAL); notLink || err == nil && to != s.target() {
 		// Something else has our name: a file, a folder, another link.
 		return &topology.CNI{}, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	have, err := os.ReadFile(s.target())
 	if errors.Is(err, os.ErrNotExist) {

@@ -94,7 +94,7 @@ func newMachine(t *testing.T) *machine {
 		CNI: cni.Store{ConfDir: filepath.Join(m.dir, "net.d"), RunDir: filepath.Join(m.dir, "run")},
 	})
 	m.must(err)
-	t.Cleanup(func() { m.must(m.Kernel.Close()) })
+	t.Cleanup(func() { m.must(m.Close()) })
 	return m
 }
 

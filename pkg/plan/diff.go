@@ -48,7 +48,7 @@ func diffSysctls(desired, actual map[string]string) []Sysctl {
 // walk goes over two sorted lists side by side.
 func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
 	for len(desired) > 0 || len(actual) > 0 {
-		order := 0
+		var order int
 		switch {
 		case len(actual) == 0:
 			order = -1

@@ -191,30 +191,42 @@ func (b *builder) refuse(p netip.Prefix) string {
 // so those that overlap are equal, and stand together once sorted.
 func (b *builder) settle(claims []claim) {
 	b.claims = claims[:0]
-	for start, end := 0, 0; start < len(claims); start = end {
-		for end = start + 1; end < len(claims) && claims[end].subnet == claims[start].subnet; end++ {
+	for len(claims) > 0 {
+		n := 1
+		for n < len(claims) && claims[n].subnet == claims[0].subnet {
+			n++
 		}
-		winner := start
-		for i := start + 1; i < end; i++ {
-			if b.better(&claims[i], &claims[winner]) {
-				winner = i
-			}
-		}
-		for i := start; i < end; i++ {
-			if i != winner {
-				b.report(Problem{Node: claims[i].node.Name, Reason: PodCIDRDisputed,
-					Detail: fmt.Sprintf("podCIDR %s belongs to node %s", claims[i].subnet, claims[winner].node.Name)})
-			}
-		}
-		b.grant(claims[winner])
+		b.grant(b.dispute(claims[:n]))
+		claims = claims[n:]
 	}
 	b.shared()
 }
 
+// dispute returns the best of the claims to one subnet, and reports the others.
+func (b *builder) dispute(claims []claim) claim {
+	winner := &claims[0]
+	for i := range claims[1:] {
+		if c := &claims[1+i]; b.better(c, winner) {
+			winner = c
+		}
+	}
+	for i := range claims {
+		if c := &claims[i]; c != winner {
+			b.report(Problem{
+				Node: c.node.Name, Reason: PodCIDRDisputed,
+				Detail: fmt.Sprintf("podCIDR %s belongs to node %s", c.subnet, winner.node.Name),
+			})
+		}
+	}
+	return *winner
+}
+
 func (b *builder) grant(c claim) {
 	if older := b.judge.hides(&c); older != nil && !b.incumbent(&c) {
-		b.report(Problem{Node: c.node.Name, Reason: PodCIDRRefused,
-			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name)})
+		b.report(Problem{
+			Node: c.node.Name, Reason: PodCIDRRefused,
+			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
+		})
 		return
 	}
 	b.claims = append(b.claims, c)
@@ -247,8 +259,10 @@ func (b *builder) shared() {
 		case !ok:
 			holder[c.hop.addr] = c.node
 		case first != c.node:
-			b.report(Problem{Node: c.node.Name, Reason: AddressShared,
-				Detail: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.hop.addr, first.Name)})
+			b.report(Problem{
+				Node: c.node.Name, Reason: AddressShared,
+				Detail: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.hop.addr, first.Name),
+			})
 		}
 	}
 }
@@ -325,8 +339,10 @@ func (b *builder) conflicts() {
 		if foreign.Metric == ours.Metric {
 			b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
 		}
-		b.report(Problem{Node: b.holder(ours), Reason: RouteConflict, Own: ours.Metric == MetricOwn,
-			Detail: fmt.Sprintf("the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it", foreign, ours)})
+		b.report(Problem{
+			Node: b.holder(ours), Reason: RouteConflict, Own: ours.Metric == MetricOwn,
+			Detail: fmt.Sprintf("the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it", foreign, ours),
+		})
 	}
 }
 
