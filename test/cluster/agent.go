@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -46,7 +47,7 @@ func (n *Node) StartAgent(options AgentOptions) error {
 		return fmt.Errorf("opening the agent's log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(n.cluster.config.Agent, n.agentArgs(options)...)
+	cmd := exec.CommandContext(context.Background(), n.cluster.config.Agent, n.agentArgs(options)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	start := n.Do

@@ -46,9 +46,9 @@ type Cluster struct {
 func ConfigFromEnv(root, dir string) Config {
 	return Config{
 		Dir:     dir,
-		Assets:  environment("KUBEBUILDER_ASSETS", filepath.Join(root, "bin/k8s")),
-		Plugins: environment("CNI_BIN", filepath.Join(root, "bin/cni")),
-		Agent:   environment("PLAINROUTE_BIN", filepath.Join(root, "bin/plainroute")),
+		Assets:  environment("KUBEBUILDER_ASSETS", filepath.Join(root, "bin", "k8s")),
+		Plugins: environment("CNI_BIN", filepath.Join(root, "bin", "cni")),
+		Agent:   environment("PLAINROUTE_BIN", filepath.Join(root, "bin", "plainroute")),
 	}
 }
 

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -37,11 +38,12 @@ func startControlPlane(ctx context.Context, assets, dir string) (*controlPlane, 
 		return nil, fmt.Errorf("making the API server's log: %w", err)
 	}
 	defer log.Close()
+	listen := envtest.ListenAddr{Address: Router4.String(), Port: strconv.Itoa(apiPort)}
 	p := &controlPlane{dir: dir, servers: &envtest.ControlPlane{
 		Etcd: &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
 		APIServer: &envtest.APIServer{
 			Path:          filepath.Join(assets, "kube-apiserver"),
-			SecureServing: envtest.SecureServing{ListenAddr: envtest.ListenAddr{Address: Router4.String(), Port: strconv.Itoa(apiPort)}},
+			SecureServing: envtest.SecureServing{ListenAddr: listen},
 			Out:           log,
 			Err:           log,
 		},
@@ -50,7 +52,10 @@ func startControlPlane(ctx context.Context, assets, dir string) (*controlPlane, 
 	if err := p.servers.Start(); err != nil {
 		return nil, fmt.Errorf("starting etcd and kube-apiserver of %s (log: %s): %w", assets, log.Name(), err)
 	}
-	return p, p.prepare(ctx)
+	if err := p.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // prepare makes an administrator's client and the agents' identity.
@@ -113,32 +118,31 @@ func (p *controlPlane) writeCertificates(config *rest.Config) error {
 	return nil
 }
 
-// grant gives a user what the agent needs: read Nodes, post Events.
+// grant gives a user what the agent needs: read Nodes, and post Events, which land in the namespace default.
 func (p *controlPlane) grant(ctx context.Context, user string) error {
-	subjects := []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: user}}
+	rbac := p.client.RbacV1()
 	meta := metav1.ObjectMeta{Name: user}
-	roles := p.client.RbacV1()
-	if _, err := roles.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"}},
-	}}, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("making the ClusterRole of %s: %w", user, err)
+	subjects := []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: user}}
+	nodes := rbacv1.PolicyRule{
+		APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"},
 	}
-	if _, err := roles.ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+	events := rbacv1.PolicyRule{
+		APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"},
+	}
+	_, clusterRole := rbac.ClusterRoles().Create(ctx,
+		&rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{nodes}}, metav1.CreateOptions{})
+	_, clusterBinding := rbac.ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: meta, Subjects: subjects,
 		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
-	}, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("binding the ClusterRole of %s: %w", user, err)
-	}
-	if _, err := roles.Roles(metav1.NamespaceDefault).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
-	}}, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("making the Role of %s: %w", user, err)
-	}
-	if _, err := roles.RoleBindings(metav1.NamespaceDefault).Create(ctx, &rbacv1.RoleBinding{
+	}, metav1.CreateOptions{})
+	_, role := rbac.Roles(metav1.NamespaceDefault).Create(ctx,
+		&rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{events}}, metav1.CreateOptions{})
+	_, binding := rbac.RoleBindings(metav1.NamespaceDefault).Create(ctx, &rbacv1.RoleBinding{
 		ObjectMeta: meta, Subjects: subjects,
 		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
-	}, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("binding the Role of %s: %w", user, err)
+	}, metav1.CreateOptions{})
+	if err := errors.Join(clusterRole, clusterBinding, role, binding); err != nil {
+		return fmt.Errorf("granting %s an agent's rights: %w", user, err)
 	}
 	return nil
 }

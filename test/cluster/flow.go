@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -109,12 +110,29 @@ func (f *Flow) note(seq int) {
 	f.answers[seq]++
 }
 
+// Run lets so many more packets be sent.
+func (f *Flow) Run(ctx context.Context, packets int) error {
+	for goal := f.count() + packets; f.count() < goal; {
+		if err := pause(ctx, flowInterval); err != nil {
+			return fmt.Errorf("%s: sending %d packets: %w", f.name, packets, err)
+		}
+	}
+	return nil
+}
+
+func (f *Flow) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sent
+}
+
 // Stop ends the sending, waits for the answers still under way (a second at most) and counts.
 func (f *Flow) Stop() FlowReport {
 	close(f.stop)
 	f.sending.Wait()
-	for limit := time.Now().Add(flowGrace); time.Now().Before(limit) && !f.complete(); {
-		time.Sleep(flowInterval)
+	grace, cancel := context.WithTimeout(context.Background(), flowGrace)
+	defer cancel()
+	for !f.complete() && pause(grace, flowInterval) == nil {
 	}
 	f.echo.close()
 	f.received.Wait()

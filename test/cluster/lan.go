@@ -21,12 +21,14 @@ const (
 )
 
 var (
-	// PodRange4 and PodRange6 are the agents' --cluster-cidr.
+	// PodRange4 is the IPv4 part of the agents' --cluster-cidr.
 	PodRange4 = netip.MustParsePrefix("10.244.0.0/16")
+	// PodRange6 is its IPv6 part.
 	PodRange6 = netip.MustParsePrefix("fd00:10:244::/48")
 
-	// Router4 and Router6 are the nodes' default gateway, and where the API server listens.
+	// Router4 is the nodes' default gateway, and where the API server listens.
 	Router4 = netip.MustParseAddr("192.168.1.1")
+	// Router6 is the nodes' default gateway of IPv6.
 	Router6 = netip.MustParseAddr("fd00:192:168:1::1")
 
 	lan4     = netip.PrefixFrom(Router4, 24)
@@ -75,7 +77,10 @@ func newLAN() (*Namespace, error) {
 	if err := lan.addAddresses(lanBridge, lan4, lan6); err != nil {
 		return nil, err
 	}
-	return lan, lan.forward("1")
+	if err := lan.forward("1"); err != nil {
+		return nil, err
+	}
+	return lan, nil
 }
 
 // forward switches routing between devices on ("1") or off ("0").
@@ -108,7 +113,10 @@ func newOutside(lan *Namespace) (*Host, error) {
 	if err := namespace.AddStaticRoute(lan6.Masked(), wan6.Addr()); err != nil {
 		return nil, err
 	}
-	return outside, outside.serve()
+	if err := outside.serve(); err != nil {
+		return nil, err
+	}
+	return outside, nil
 }
 
 // newMachine makes a host on the LAN, with its default routes and without forwarding: that is the agent's to switch on.
@@ -137,5 +145,8 @@ func newMachine(lan *Namespace, name string, v4, v6 netip.Addr) (*Host, error) {
 	if err := namespace.AddStaticRoute(default6, Router6); err != nil {
 		return nil, fmt.Errorf("wiring %s: %w", name, err)
 	}
-	return machine, machine.serve()
+	if err := machine.serve(); err != nil {
+		return nil, err
+	}
+	return machine, nil
 }

@@ -20,14 +20,11 @@ func (n *Namespace) up(device string) error {
 	return nil
 }
 
-// routerMAC is given to the bridge, which otherwise takes the lowest of its ports' addresses: that changes when machines
-// come and go, and who knows the router under the old one loses it for half a minute.
-var routerMAC = net.HardwareAddr{0x02, 0, 192, 168, 1, 1}
-
-// addBridge makes the switch of the LAN.
+// addBridge makes the switch of the LAN. Left alone, a bridge takes the lowest of its ports' addresses, which changes
+// when machines come and go, and who knows the router under the old one loses it for half a minute.
 func (n *Namespace) addBridge(device string) error {
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
-	bridge.Name, bridge.HardwareAddr = device, routerMAC
+	bridge.Name, bridge.HardwareAddr = device, net.HardwareAddr{0x02, 0, 192, 168, 1, 1}
 	if err := n.link.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("making bridge %s in %s: %w", device, n.Name, err)
 	}

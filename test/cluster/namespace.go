@@ -6,9 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -21,6 +21,8 @@ type Namespace struct {
 
 	fd   netns.NsHandle
 	link *netlink.Handle
+	// lastEcho numbers the pings from here: raw sockets of one namespace get each other's answers.
+	lastEcho atomic.Uint32
 }
 
 // newNamespace makes a network namespace whose loopback is up.
@@ -37,11 +39,7 @@ func newNamespace(name string) (*Namespace, error) {
 	if err := <-made; err != nil {
 		return nil, fmt.Errorf("making network namespace %s: %w", name, err)
 	}
-	n, err := openNamespace(name, fd)
-	if err != nil {
-		return nil, err
-	}
-	return n, n.settle()
+	return openNamespace(name, fd)
 }
 
 // lanNamespace is the namespace that this process itself is in.
@@ -50,11 +48,7 @@ func lanNamespace() (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening our own network namespace: %w", err)
 	}
-	n, err := openNamespace("lan", fd)
-	if err != nil {
-		return nil, err
-	}
-	return n, n.settle()
+	return openNamespace("lan", fd)
 }
 
 func openNamespace(name string, fd netns.NsHandle) (*Namespace, error) {
@@ -62,7 +56,11 @@ func openNamespace(name string, fd netns.NsHandle) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening netlink in namespace %s: %w", name, err)
 	}
-	return &Namespace{Name: name, fd: fd, link: link}, nil
+	n := &Namespace{Name: name, fd: fd, link: link}
+	if err := n.settle(); err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 // settle brings the loopback up and turns duplicate address detection off: on a LAN that we wire ourselves it finds
@@ -77,7 +75,7 @@ func (n *Namespace) settle() error {
 }
 
 // Path is where the namespace is mounted, as a CNI plugin wants it.
-func (n *Namespace) Path() string { return filepath.Join("/run/netns", n.Name) }
+func (n *Namespace) Path() string { return "/run/netns/" + n.Name }
 
 // Do runs fn on a thread that is in the namespace. Sockets that fn opens and processes that it starts stay in the
 // namespace; goroutines that it starts don't.
@@ -137,7 +135,7 @@ func (n *Namespace) Dial(ctx context.Context, network string, to netip.AddrPort)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("dialing %s from %s: %w", to, n.Name, err)
+		return nil, fmt.Errorf("connecting to %s from %s: %w", to, n.Name, err)
 	}
 	return conn, nil
 }
@@ -145,7 +143,7 @@ func (n *Namespace) Dial(ctx context.Context, network string, to netip.AddrPort)
 // Sysctl writes a setting of the namespace; key is its path below /proc/sys.
 func (n *Namespace) Sysctl(key, value string) error {
 	return n.Do(func() error {
-		if err := os.WriteFile(filepath.Join("/proc/sys", key), []byte(value), 0); err != nil {
+		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0); err != nil {
 			return fmt.Errorf("setting %s in %s: %w", key, n.Name, err)
 		}
 		return nil

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,7 +68,7 @@ func (c *Cluster) NewNode(index int) (*Node, error) {
 func (n *Node) dialLiteral(ctx context.Context, network, address string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return nil, fmt.Errorf("dialing %s: %w", address, err)
+		return nil, fmt.Errorf("connecting to %s: %w", address, err)
 	}
 	return n.Dial(ctx, network, to)
 }
@@ -125,12 +124,25 @@ func (c *Cluster) AddNode(ctx context.Context, index int) (*Node, error) {
 	if err := node.Register(ctx); err != nil {
 		return nil, err
 	}
-	return node, node.StartAgent(AgentOptions{})
+	if err := node.StartAgent(AgentOptions{}); err != nil {
+		return nil, err
+	}
+	return node, nil
 }
 
 // Get reads a page of the agent, such as /readyz, from inside its node.
 func (n *Node) Get(ctx context.Context, path string) (code int, body string, err error) {
 	return n.get(ctx, agentPort, path)
+}
+
+// pause waits between two looks at something.
+func pause(ctx context.Context, interval time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(interval):
+		return nil
+	}
 }
 
 // Metrics reads the agent's metrics page.
@@ -173,13 +185,11 @@ func (n *Node) WaitReadyz(ctx context.Context, want func(code int, body string) 
 			}
 			last = fmt.Sprintf("%d %s", code, strings.TrimSpace(body))
 		}
-		var failure error
-		select {
-		case <-ctx.Done():
-			failure = ctx.Err()
-		case <-n.agent.ended:
-			failure = fmt.Errorf("it ended: %w", errors.Join(n.agent.err, errEnded))
-		case <-time.After(readyInterval):
+		failure := pause(ctx, readyInterval)
+		if !n.AgentRunning() {
+			failure = errEnded
+		}
+		if failure == nil {
 			continue
 		}
 		return fmt.Errorf("waiting for the agent of %s (last /readyz: %s): %w\nend of its log:\n%s",

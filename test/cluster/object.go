@@ -25,8 +25,9 @@ func (c *Cluster) Forge(ctx context.Context, forgery Forgery) error {
 	if len(forgery.PodCIDRs) > 0 {
 		node.Spec.PodCIDR, node.Spec.PodCIDRs = forgery.PodCIDRs[0], forgery.PodCIDRs
 	}
-	for _, address := range forgery.Addresses {
-		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
+	for _, text := range forgery.Addresses {
+		address := corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: text}
+		node.Status.Addresses = append(node.Status.Addresses, address)
 	}
 	if _, err := c.plane.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("creating Node %s: %w", forgery.Name, err)

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -20,9 +19,6 @@ const (
 	protocolICMP   = 1
 	protocolICMPv6 = 58
 )
-
-// lastEchoID numbers the pingers of this process: raw sockets of one namespace get each other's answers.
-var lastEchoID atomic.Uint32
 
 // echo is a raw ICMP socket in a namespace that speaks to one address.
 type echo struct {
@@ -37,7 +33,7 @@ func (n *Namespace) openEcho(to netip.Addr) (*echo, error) {
 	if to.Is6() {
 		network, local = "ip6:ipv6-icmp", "::"
 	}
-	e := &echo{to: to, id: int(lastEchoID.Add(1) & 0xffff)}
+	e := &echo{to: to, id: int(n.lastEcho.Add(1) & 0xffff)}
 	err := n.Do(func() (err error) {
 		e.conn, err = icmp.ListenPacket(network, local)
 		return err

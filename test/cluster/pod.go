@@ -69,7 +69,10 @@ func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
 	n.cluster.mu.Lock()
 	n.cluster.pods = append(n.cluster.pods, pod)
 	n.cluster.mu.Unlock()
-	return pod, pod.serve()
+	if err := pod.serve(); err != nil {
+		return nil, err
+	}
+	return pod, nil
 }
 
 // plugins calls the stock plugins; what they answered is kept in the node's folder, not on the machine.

@@ -1,36 +1,13 @@
 package cluster
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
 )
-
-// skipReason is set when no sandbox can be made here.
-var skipReason string
-
-func TestMain(m *testing.M) {
-	box, code, err := sandbox.Enter(nil)
-	switch {
-	case errors.Is(err, sandbox.ErrNotPermitted):
-		skipReason = err.Error()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "cluster:", err)
-		os.Exit(code)
-	case box == nil:
-		os.Exit(code)
-	}
-	os.Exit(m.Run())
-}
 
 // testLAN is a LAN with one machine on it; there is one for all tests, since it is this process' own namespace.
 func testLAN(t *testing.T, name string, index int) *Host {
@@ -92,15 +69,22 @@ func TestFlowCountsLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond)
+	run(t, flow)
 	away := netip.PrefixFrom(Router4, 32)
 	if err := machine.link.RouteAdd(&netlink.Route{Dst: ipNet(away), Type: unix.RTN_BLACKHOLE}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond)
+	run(t, flow)
 	count := flow.Stop()
 	t.Log(count)
 	if count.Received < 10 || count.Lost() < 10 || count.Fault == nil {
 		t.Errorf("%s: want at least 10 received and 10 lost, and a fault", count)
+	}
+}
+
+func run(t *testing.T, flow *Flow) {
+	t.Helper()
+	if err := flow.Run(t.Context(), 30); err != nil {
+		t.Fatal(err)
 	}
 }

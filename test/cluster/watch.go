@@ -121,14 +121,20 @@ type Delay struct {
 
 // AwaitRoutes calls cause and measures, on each node, the time from the call to the kernel's word that the agent's
 // routes to all of subnets came (added) or went.
-func AwaitRoutes(ctx context.Context, nodes []*Node, added bool, subnets []netip.Prefix, cause func() error) ([]Delay, error) {
+func AwaitRoutes(
+	ctx context.Context, nodes []*Node, added bool, subnets []netip.Prefix, cause func() error,
+) ([]Delay, error) {
 	var watches []*RouteWatch
+	defer func() {
+		for _, watch := range watches {
+			watch.Close()
+		}
+	}()
 	for _, node := range nodes {
 		watch, err := node.WatchRoutes()
 		if err != nil {
 			return nil, err
 		}
-		defer watch.Close()
 		watches = append(watches, watch)
 	}
 	start := time.Now()
@@ -175,10 +181,8 @@ func (n *Namespace) awaitState(ctx context.Context, there bool, subnets []netip.
 			if len(routes) > 0 == there {
 				break
 			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("waiting for the route to %s on %s (there: %t): %w", subnet, n.Name, !there, ctx.Err())
-			case <-time.After(readyInterval):
+			if err := pause(ctx, readyInterval); err != nil {
+				return fmt.Errorf("waiting for the route to %s on %s (there: %t): %w", subnet, n.Name, !there, err)
 			}
 		}
 	}

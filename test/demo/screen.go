@@ -18,7 +18,7 @@ type screen struct {
 	checks int
 }
 
-// newScreen uses colour on a terminal only, and not when NO_COLOR is set (no-color.org).
+// newScreen uses colour on a terminal only, and not when NO_COLOUR is set (no-color.org).
 func newScreen(out *os.File) *screen {
 	_, err := unix.IoctlGetTermios(int(out.Fd()), unix.TCGETS)
 	return &screen{

@@ -61,7 +61,8 @@ func (s *story) agentsThatEnded() error {
 	var failures []error
 	for _, node := range s.nodes {
 		if !node.AgentRunning() {
-			failures = append(failures, fmt.Errorf("the agent of %s has ended; end of its log:\n%s", node.Name, node.LogTail(10)))
+			failures = append(failures, fmt.Errorf("the agent of %s has ended; its last words:\n%s",
+				node.Name, node.LogTail(10)))
 		}
 	}
 	return errors.Join(failures...)

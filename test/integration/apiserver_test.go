@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
@@ -58,7 +59,7 @@ func TestAPIServerAbsentForMinutes(t *testing.T) {
 	must(t, node.Register(t.Context()))
 	waitNotReady(t, node, "APIUnavailable", "connection refused")
 	hasNoConfig(t, node)
-	time.Sleep(time.Until(absent.since.Add(absentFor)))
+	<-time.After(time.Until(absent.since.Add(absentFor)))
 	if !node.AgentRunning() {
 		t.Fatalf("the agent ended; end of its log:\n%s", node.LogTail(20))
 	}
@@ -91,7 +92,7 @@ func TestAPIServerLost(t *testing.T) {
 
 	gate.Shut()
 	must(t, late.Register(ctx))
-	time.Sleep(3 * time.Second)
+	<-time.After(3 * time.Second)
 	stays(t, watch)
 	_, err = node.Heal(ctx, f.nodes[0].Subnets[0])
 	must(t, err)
@@ -130,6 +131,6 @@ func TestAPIServerDoesNotKnowUs(t *testing.T) {
 	must(t, err)
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: kubeconfig}))
-	waitNotReady(t, node, "APIUnavailable", "Unauthorized")
+	waitNotReady(t, node, "APIUnavailable", http.StatusText(http.StatusUnauthorized))
 	hasNoConfig(t, node)
 }

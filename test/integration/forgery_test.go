@@ -51,9 +51,6 @@ func forgeries() []forgery {
 	}
 }
 
-// flowTime is enough for a flow to show what a change did to it.
-const flowTime = 500 * time.Millisecond
-
 // What a Node object says is under no control of ours: each of these harms itself alone.
 func TestForgedNodesHarmNobody(t *testing.T) {
 	f := setup(t)
@@ -70,7 +67,7 @@ func TestForgedNodesHarmNobody(t *testing.T) {
 	for _, forged := range forgeries() {
 		isRefused(ctx, t, node, logged, forged)
 	}
-	time.Sleep(flowTime)
+	must(t, flows[0].Run(ctx, flowTime))
 	stopFlows(t, flows)
 	stays(t, watch)
 	must(t, node.WaitReady(ctx))
@@ -94,7 +91,8 @@ func isRefused(ctx context.Context, t *testing.T, node *cluster.Node, logged int
 	}
 	metrics, err := node.Metrics(ctx)
 	must(t, err)
-	if want := fmt.Sprintf("plainroute_problems{own=\"false\",reason=%q}", forged.reason); !strings.Contains(metrics, want) {
+	want := fmt.Sprintf("plainroute_problems{own=\"false\",reason=%q}", forged.reason)
+	if !strings.Contains(metrics, want) {
 		t.Errorf("the metrics of %s lack %s", node.Name, want)
 	}
 }
@@ -103,14 +101,18 @@ func isRefused(ctx context.Context, t *testing.T, node *cluster.Node, logged int
 func TestSharedAddressCutsNobody(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	shared := cluster.Forgery{Name: "shares", PodCIDRs: []string{"10.244.80.0/24"}, Addresses: []string{f.nodes[1].V4.String()}}
+	node, honest := f.nodes[0], f.nodes[1]
+	shared := cluster.Forgery{
+		Name: "shares", PodCIDRs: []string{"10.244.80.0/24"}, Addresses: []string{honest.V4.String()},
+	}
 	flows := crossFlows(t, f)
 	must(t, f.Forge(ctx, shared))
 	t.Cleanup(func() { must(t, f.Unforge(context.Background(), shared)) })
-	must(t, f.nodes[0].AwaitRoute(ctx, netip.MustParsePrefix("10.244.80.0/24")))
-	if !hasProblem(t, f.nodes[0], "shares", "AddressShared", "node2") && !hasProblem(t, f.nodes[0], "node2", "AddressShared", "shares") {
+	must(t, node.AwaitRoute(ctx, netip.MustParsePrefix("10.244.80.0/24")))
+	if !hasProblem(t, node, shared.Name, "AddressShared", honest.Name) &&
+		!hasProblem(t, node, honest.Name, "AddressShared", shared.Name) {
 		t.Error("/status has no AddressShared about one of the two that names the other")
 	}
-	time.Sleep(flowTime)
+	must(t, flows[0].Run(ctx, flowTime))
 	stopFlows(t, flows)
 }

@@ -17,7 +17,7 @@ func TestWithoutNetAdmin(t *testing.T) {
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{WithoutNetAdmin: true}))
 	waitNotReady(t, node, "KernelFailed", "NET_ADMIN")
-	time.Sleep(2 * time.Second)
+	<-time.After(2 * time.Second)
 	waitNotReady(t, node, "KernelFailed", "NET_ADMIN")
 	hasNoConfig(t, node)
 

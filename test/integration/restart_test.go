@@ -4,7 +4,6 @@ import (
 	"context"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/plainroute/plainroute/test/cluster"
 )
@@ -15,7 +14,8 @@ func crossFlows(t *testing.T, f *fixture) []*cluster.Flow {
 	t.Helper()
 	first, second := f.pods[0], f.pods[2]
 	var flows []*cluster.Flow
-	for _, pair := range [][2]*cluster.Host{{first.Host, second.Host}, {second.Host, first.Host}, {first.Host, f.Outside}} {
+	pairs := [][2]*cluster.Host{{first.Host, second.Host}, {second.Host, first.Host}, {first.Host, f.Outside}}
+	for _, pair := range pairs {
 		for _, address := range pair[1].Addrs() {
 			flow, err := pair[0].StartFlow(address)
 			must(t, err)
@@ -37,41 +37,45 @@ func stopFlows(t *testing.T, flows []*cluster.Flow) {
 	}
 }
 
-// restart ends the agent with a signal, leaves it away for a while and starts it again.
-func restart(ctx context.Context, t *testing.T, node *cluster.Node, signal syscall.Signal) {
+// flowTime is how many packets of a flow show what something did to it: half a second of them.
+const flowTime = 50
+
+// restart ends the agent with a signal, leaves it away for a while and starts it again, under a flow of its node's.
+func restart(ctx context.Context, t *testing.T, node *cluster.Node, flow *cluster.Flow, signal syscall.Signal) {
 	t.Helper()
 	must(t, node.StopAgent(signal))
-	time.Sleep(flowTime)
+	must(t, flow.Run(ctx, flowTime))
 	must(t, node.StartAgent(cluster.AgentOptions{}))
 	must(t, node.WaitReady(ctx))
-	time.Sleep(flowTime)
+	must(t, flow.Run(ctx, flowTime))
 }
 
 func TestKilledAgentLosesNoPacket(t *testing.T) {
 	f := setup(t)
 	flows := crossFlows(t, f)
-	restart(within(t, limit), t, f.nodes[0], syscall.SIGKILL)
-	restart(within(t, limit), t, f.nodes[1], syscall.SIGKILL)
+	restart(within(t, limit), t, f.nodes[0], flows[0], syscall.SIGKILL)
+	restart(within(t, limit), t, f.nodes[1], flows[0], syscall.SIGKILL)
 	stopFlows(t, flows)
 }
 
 func TestRestartedAgentLosesNoPacket(t *testing.T) {
 	f := setup(t)
 	flows := crossFlows(t, f)
-	restart(within(t, limit), t, f.nodes[0], syscall.SIGTERM)
-	restart(within(t, limit), t, f.nodes[1], syscall.SIGTERM)
+	restart(within(t, limit), t, f.nodes[0], flows[0], syscall.SIGTERM)
+	restart(within(t, limit), t, f.nodes[1], flows[0], syscall.SIGTERM)
 	stopFlows(t, flows)
 }
 
 // A restart finds the kernel as it should be, and changes nothing: not a route is so much as replaced.
 func TestRestartChangesNothing(t *testing.T) {
 	f := setup(t)
-	node := f.nodes[1]
+	node, flows := f.nodes[1], crossFlows(t, f)
 	watch, err := node.WatchRoutes()
 	must(t, err)
 	defer watch.Close()
-	restart(within(t, limit), t, node, syscall.SIGTERM)
+	restart(within(t, limit), t, node, flows[0], syscall.SIGTERM)
 	stays(t, watch)
+	stopFlows(t, flows)
 }
 
 // What changes while an agent is away is caught up with when it starts.

@@ -106,7 +106,8 @@ func (w *witness) watch(ctx context.Context, settle time.Duration) (occurrences,
 	settling := false
 	for time.Now().Before(end) {
 		ready := []unix.PollFd{
-			{Fd: int32(w.routes), Events: unix.POLLIN}, {Fd: int32(w.tables), Events: unix.POLLIN},
+			{Fd: int32(w.routes), Events: unix.POLLIN},
+			{Fd: int32(w.tables), Events: unix.POLLIN},
 			{Fd: int32(w.folder), Events: unix.POLLIN},
 		}
 		if _, err := unix.Poll(ready, 20); err != nil && !errors.Is(err, unix.EINTR) {
@@ -174,7 +175,8 @@ func routeNotices(data []byte) (occurrences, error) {
 // tableNotices keeps new tables and rules, whose message types are NFT_MSG_NEWTABLE (0) and NFT_MSG_NEWRULE (6) of
 // subsystem 10 (linux/netfilter/nfnetlink.h). Nobody else makes any on a node of ours.
 func tableNotices(data []byte) (occurrences, error) {
-	kinds := map[uint16]happening{10<<8 | 0: tableAdded, 10<<8 | 6: ruleAdded}
+	const subsystem = 10 << 8
+	kinds := map[uint16]happening{subsystem: tableAdded, subsystem | 6: ruleAdded}
 	return notices(data, func(m syscall.NetlinkMessage) (happening, bool) {
 		what, known := kinds[m.Header.Type]
 		return what, known

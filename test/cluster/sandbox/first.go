@@ -37,7 +37,7 @@ func first() (int, error) {
 	if err := silence(); err != nil {
 		return 1, err
 	}
-	go mindLifeline(os.NewFile(lifelineFD, "lifeline"))
+	go mindLifeline(os.NewFile(lifelineFD, "lifeline"), pid)
 	go relaySignals(pid)
 	return reap(pid)
 }
@@ -57,10 +57,12 @@ func startInside() (int, error) {
 	return pid, nil
 }
 
-// mindLifeline ends PID 1, and with it the sandbox, when the host process is gone without having let go.
-func mindLifeline(lifeline *os.File) {
+// mindLifeline ends the program inside, and so PID 1 and the sandbox, when the host process is gone without having let
+// go.
+func mindLifeline(lifeline *os.File, inside int) {
 	if read(lifeline) != kept {
-		os.Exit(128 + int(unix.SIGKILL))
+		// Gone already is fine: reap is about to see it.
+		_ = unix.Kill(inside, unix.SIGKILL)
 	}
 }
 
@@ -86,7 +88,7 @@ func reap(inside int) (int, error) {
 			return 1, fmt.Errorf("waiting for the program inside the sandbox: %w", err)
 		case pid == inside && status.Exited():
 			return status.ExitStatus(), nil
-		case pid == inside && status.Signaled():
+		case pid == inside && status.Signal() > 0:
 			return 128 + int(status.Signal()), nil
 		}
 	}

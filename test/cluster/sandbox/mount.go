@@ -29,10 +29,11 @@ func mountAll() error {
 	if err != nil {
 		return err
 	}
+	const plain = unix.MS_NOSUID | unix.MS_NODEV
 	mounts := []mount{
 		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE, "making mounts private"},
-		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mounting /proc of the new process namespace"},
-		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mounting an empty /run"},
+		{"proc", "/proc", "proc", plain | unix.MS_NOEXEC, "mounting /proc of the new process namespace"},
+		{"tmpfs", "/run", "tmpfs", plain, "mounting an empty /run"},
 		{"/etc", "/etc", "", unix.MS_BIND | unix.MS_REC, "binding /etc"},
 		{"", "/etc", "", unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | locked, "making /etc read-only"},
 	}

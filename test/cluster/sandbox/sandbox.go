@@ -11,6 +11,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -141,7 +142,7 @@ func host(onKept func(pid int) error) (int, error) {
 // command is this program once more, as PID 1 of new namespaces and in a session of its own: Ctrl-C reaches the host
 // process alone, which passes it on.
 func command(lifeline, status *os.File) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), stageVariable+"="+stageFirst)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -163,8 +164,8 @@ func becomeRoot(attributes *syscall.SysProcAttr) {
 	attributes.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
 }
 
-// startError tells refusals (clone(2): EPERM from rights and seccomp, ENOSPC and EUSERS from user.max_*_namespaces, EINVAL
-// from a kernel without them) from faults.
+// startError tells refusals from faults. clone(2): EPERM comes from missing rights and from seccomp, ENOSPC and EUSERS
+// from user.max_*_namespaces, EINVAL from a kernel without them.
 func startError(err error) error {
 	for _, refusal := range []error{unix.EPERM, unix.ENOSPC, unix.EUSERS, unix.EINVAL} {
 		if errors.Is(err, refusal) {
@@ -210,7 +211,7 @@ func exitCode(err error) (int, error) {
 		return 1, fmt.Errorf("waiting for the sandbox: %w", err)
 	}
 	status, ok := exit.Sys().(syscall.WaitStatus)
-	if ok && status.Signaled() {
+	if ok && status.Signal() > 0 {
 		return 128 + int(status.Signal()), nil
 	}
 	return exit.ExitCode(), nil

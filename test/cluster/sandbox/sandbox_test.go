@@ -2,11 +2,9 @@ package sandbox
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,73 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleVariable makes the test binary a program that uses the sandbox; without it, it tests such programs.
-const roleVariable = "PLAINROUTE_SANDBOX_TEST_ROLE"
-
-// leftover is what the sandboxed programs start and leave behind: it has to go with the sandbox.
-var leftover = []string{"sleep", "86399"}
-
-func TestMain(m *testing.M) {
-	role := os.Getenv(roleVariable)
-	if role == "" {
-		os.Exit(m.Run())
-	}
-	box, code, err := Enter(func(pid int) error {
-		fmt.Println("kept", pid)
-		return nil
-	})
-	if box == nil || err != nil {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-		os.Exit(code)
-	}
-	os.Exit(play(role, box))
-}
-
-// play is what the program does inside.
-func play(role string, box *Box) int {
-	if err := exec.Command(leftover[0], leftover[1:]...).Start(); err != nil {
-		return 99
-	}
-	switch role {
-	case "exit":
-		return 7
-	case "crash":
-		unix.Kill(os.Getpid(), unix.SIGKILL)
-	case "signal":
-		signals := make(chan os.Signal, 1)
-		signal.Notify(signals, unix.SIGTERM)
-		fmt.Println("ready")
-		<-signals
-		return 30
-	case "write":
-		return write()
-	case "keep":
-		if box.Keep() != nil {
-			return 98
-		}
-	default:
-		fmt.Println("ready")
-	}
-	time.Sleep(time.Minute)
-	return 97
-}
-
-// write tries the places where a program inside must not, and may, leave something.
-func write() int {
-	if err := os.WriteFile("/etc/plainroute-sandbox-test", nil, 0o644); !errors.Is(err, unix.EROFS) {
-		return 96
-	}
-	if err := os.WriteFile("/run/plainroute-sandbox-test", nil, 0o644); err != nil {
-		return 95
-	}
-	if !strings.HasPrefix(os.TempDir(), "/run/") || os.Getpid() == 1 || os.Getenv(stageVariable) != "" {
-		return 94
-	}
-	return 0
-}
-
 func program(t *testing.T, role string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	skipUnlessPermitted(t)
@@ -89,7 +20,7 @@ func program(t *testing.T, role string) (*exec.Cmd, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
+	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	cmd.Stderr = os.Stderr
 	var out bytes.Buffer
@@ -100,7 +31,7 @@ func program(t *testing.T, role string) (*exec.Cmd, *bytes.Buffer) {
 // skipUnlessPermitted tries, with a program that does nothing, whether a sandbox can be made here.
 func skipUnlessPermitted(t *testing.T) {
 	t.Helper()
-	try := exec.Command("/proc/self/exe")
+	try := exec.CommandContext(t.Context(), "/proc/self/exe")
 	try.Env = append(os.Environ(), roleVariable+"=exit")
 	if output, _ := try.CombinedOutput(); strings.Contains(string(output), ErrNotPermitted.Error()) {
 		t.Skipf("%s", output)
@@ -157,7 +88,7 @@ func TestKeep(t *testing.T) {
 	if _, err := fmt.Sscanf(out.String(), "kept %d", &pid); err != nil {
 		t.Fatalf("%q: %v", out, err)
 	}
-	time.Sleep(200 * time.Millisecond)
+	<-time.After(200 * time.Millisecond)
 	if len(leftovers(t)) == 0 {
 		t.Error("the sandbox did not stay")
 	}
@@ -203,10 +134,11 @@ func leftovers(t *testing.T) []string {
 // gone waits until nothing of a sandbox is left.
 func gone(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for range 1000 {
 		if len(leftovers(t)) == 0 {
 			return
 		}
+		<-time.After(10 * time.Millisecond)
 	}
 	t.Errorf("processes outlived their sandbox: %v", leftovers(t))
 }
