@@ -120,7 +120,11 @@ func (n *Namespace) ForeignRoutes() ([]string, error) {
 	}
 	var lines []string
 	for _, route := range routes {
-		lines = append(lines, route.String())
+		line, err := n.renderRoute(route)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, fmt.Sprintf("%s proto %d", line, route.Protocol))
 	}
 	slices.Sort(lines)
 	return lines, nil
