@@ -130,8 +130,10 @@ func TestBackoffIsBounded(t *testing.T) {
 func TestOneCauseIsOneFault(t *testing.T) {
 	nodes := corev1.Resource("nodes")
 	dial := func(port int, err error) error {
-		return &url.Error{Op: "Get", URL: fmt.Sprintf("https://10.0.0.1/api/v1/nodes?timeoutSeconds=%d", 300+port),
-			Err: &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{Port: port}, Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 443}, Err: err}}
+		return &url.Error{
+			Op: "Get", URL: fmt.Sprintf("https://10.0.0.1/api/v1/nodes?timeoutSeconds=%d", 300+port),
+			Err: &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{Port: port}, Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 443}, Err: err},
+		}
 	}
 	same := [][2]error{
 		{dial(1, syscall.ECONNREFUSED), dial(2, syscall.ECONNREFUSED)},

@@ -1,0 +1,302 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// limit is what a wait may take on a machine under load.
+const limit = 20 * time.Second
+
+// agent is the real manager with the real reconciler and Node source in it, on a
+// host in memory.
+type agent struct {
+	t        *testing.T
+	host     *memoryHost
+	board    *status.Board
+	registry *prometheus.Registry
+	log      *logBook
+	nodes    *NodeSource
+	server   http.Handler
+	ended    chan error // the manager's last word
+}
+
+// agentOptions are what tests vary; the zero value is node1 on the LAN.
+type agentOptions struct {
+	config *rest.Config
+	ignore string
+	edit   func(*topology.Options)
+	host   func(*memoryHost) // changes it before the agent runs
+}
+
+// startAgent runs an agent until the test ends.
+func startAgent(t *testing.T, o agentOptions) *agent {
+	t.Helper()
+	host, err := newMemoryHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{t: t, host: host, board: &status.Board{}, registry: prometheus.NewRegistry(), log: &logBook{}}
+	book.Store(a.log)
+	opts := topology.Options{
+		NodeName: "node1", Masquerade: true, Bridge: "plainroute0", RunDir: "/run/plainroute",
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+	}
+	if o.edit != nil {
+		o.edit(&opts)
+	}
+	if o.host != nil {
+		o.host(host)
+	}
+	if o.config == nil {
+		o.config = cluster.reader
+	}
+	a.nodes = a.source(o)
+	r := &NodeReconciler{
+		Options: opts, Nodes: a.nodes, Dataplane: host, Watcher: host, Resync: time.Hour,
+		Board: a.board, Metrics: NewMetrics(a.registry, "test"), Version: "test",
+	}
+	a.server = (&status.Server{Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true}).HTTP().Handler
+	a.run(r, o.config)
+	return a
+}
+
+func (a *agent) source(o agentOptions) *NodeSource {
+	a.t.Helper()
+	var selector labels.Selector
+	if o.ignore != "" {
+		var err error
+		if selector, err = labels.Parse(o.ignore); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	nodes, err := NewNodeSource(o.config, selector)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return nodes
+}
+
+func (a *agent) run(r *NodeReconciler, api *rest.Config) {
+	a.t.Helper()
+	mgr, err := ctrl.NewManager(api, ctrl.Options{
+		Scheme:     runtime.NewScheme(),
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Controller: config.Controller{SkipNameValidation: ptr.To(true)}, // one process runs many agents here
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if err := r.SetupWithManager(mgr); err != nil {
+		a.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.ended = make(chan error, 1)
+	go func() {
+		a.ended <- mgr.Start(ctx)
+		close(a.ended)
+	}()
+	a.t.Cleanup(func() {
+		cancel()
+		if err := <-a.ended; err != nil {
+			a.t.Error("the manager ended with", err)
+		}
+		if a.t.Failed() {
+			a.t.Log("the agent's log:\n" + strings.Join(a.log.with(), "\n"))
+		}
+	})
+}
+
+// eventually waits until f has no objection any more.
+func (a *agent) eventually(f func() error) {
+	a.t.Helper()
+	a.within(limit, f)
+}
+
+func (a *agent) within(d time.Duration, f func() error) {
+	a.t.Helper()
+	deadline := time.Now().Add(d)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("after %s still: %v\nproblems: %v", d, err, a.board.Last().Problems)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// hasRoutes objects unless exactly these are our routes to peers.
+func (a *agent) hasRoutes(want ...string) func() error {
+	return func() error {
+		have := slices.DeleteFunc(a.host.routes(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
+		for i, r := range have {
+			have[i] = strings.TrimSuffix(r, " dev eth0 proto 112 metric 2048")
+		}
+		if !slices.Equal(have, want) {
+			return fmt.Errorf("routes are %q, want %q", have, want)
+		}
+		return nil
+	}
+}
+
+// ready objects unless /readyz answers 200, and the kernel's part and the CNI
+// config are there.
+func (a *agent) ready() error {
+	if code, body := a.get("/readyz"); code != http.StatusOK {
+		return fmt.Errorf("readyz is %d %s", code, body)
+	}
+	var err error
+	a.host.with(func() {
+		if a.host.state.CNI == nil || a.host.state.Masquerade == nil || a.host.state.Sysctls[topology.SysctlForward4] != "1" {
+			err = errors.New("ready without CNI config, masquerading or forwarding")
+		}
+	})
+	return err
+}
+
+// notReady objects unless /readyz answers 503 with these words.
+func (a *agent) notReady(words ...string) func() error {
+	return func() error {
+		code, body := a.get("/readyz")
+		if code != http.StatusServiceUnavailable {
+			return fmt.Errorf("readyz is %d, want 503", code)
+		}
+		for _, w := range words {
+			if !strings.Contains(body, w) {
+				return fmt.Errorf("readyz says %q, want %q in it", body, w)
+			}
+		}
+		return nil
+	}
+}
+
+func (a *agent) get(path string) (int, string) {
+	w := httptest.NewRecorder()
+	a.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+// problems returns the Problems of a Node as Board has them.
+func (a *agent) problems(node string) []topology.Problem {
+	return slices.DeleteFunc(slices.Clone(a.board.Last().Problems), func(p topology.Problem) bool { return p.Node != node })
+}
+
+// metric returns the sum of a metric's values whose labels are these.
+func (a *agent) metric(name string, labels map[string]string) float64 {
+	a.t.Helper()
+	families, err := a.registry.Gather()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			matched := 0
+			for _, l := range m.GetLabel() {
+				if labels[l.GetName()] == l.GetValue() {
+					matched++
+				}
+			}
+			if matched == len(labels) {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return sum
+}
+
+// sees objects unless these are the Nodes that the next pass will see.
+func (a *agent) sees(want ...string) func() error {
+	return func() error {
+		a.nodes.mu.Lock()
+		defer a.nodes.mu.Unlock()
+		var have []string
+		for _, n := range a.nodes.nodes {
+			have = append(have, n.Name)
+		}
+		if slices.Sort(have); !slices.Equal(have, want) {
+			return fmt.Errorf("the Nodes seen are %q, want %q", have, want)
+		}
+		return nil
+	}
+}
+
+func (a *agent) passes() int64 { return a.board.Last().Pass.Number }
+
+// metricIs objects unless the metric has the value; a pass may be about to set it.
+func (a *agent) metricIs(want float64, name string, labels map[string]string) func() error {
+	return func() error {
+		if got := a.metric(name, labels); got != want {
+			return fmt.Errorf("%s%v is %v, want %v", name, labels, got, want)
+		}
+		return nil
+	}
+}
+
+// settle waits until no pass has run for a while.
+func (a *agent) settle() {
+	a.t.Helper()
+	last, since := a.passes(), time.Now()
+	a.eventually(func() error {
+		if n := a.passes(); n != last {
+			last, since = n, time.Now()
+		}
+		if time.Since(since) < 150*time.Millisecond {
+			return errors.New("passes are running")
+		}
+		return nil
+	})
+}
+
+// onePassMore waits for a pass that begins now.
+func (a *agent) onePassMore() {
+	a.t.Helper()
+	last := a.passes()
+	a.host.disturb(func() {})
+	a.eventually(func() error {
+		if a.passes() == last {
+			return errors.New("no pass has run")
+		}
+		return nil
+	})
+}
+
+func contains(lines []string, part string) bool {
+	return slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, part) })
+}
+
+// hasProblem objects unless there is a Problem of the Node with the reason.
+func (a *agent) hasProblem(node string, reason topology.Reason) error {
+	for _, p := range a.problems(node) {
+		if p.Reason == reason {
+			return nil
+		}
+	}
+	return fmt.Errorf("no %s of node %q", reason, node)
+}

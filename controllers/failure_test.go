@@ -1,0 +1,259 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A route that the kernel refuses is that peer's affair: readiness speaks of our
+// own node only, or one bad peer would stall every rollout.
+func TestRefusedRouteDoesNotBlock(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2), peer(3), peer(4))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) {
+		h.refuse("10.244.2.0/24", syscall.EINVAL)
+		h.refuse("10.244.3.0/24", syscall.ENETUNREACH)
+	}})
+	a.eventually(a.ready)
+	a.eventually(a.hasRoutes(peerRoute(4)))
+	a.settleFailing()
+	for _, node := range []string{"node2", "node3"} {
+		if got := a.problems(node); len(got) != 1 || got[0].Own || got[0].Reason != topology.RouteFailed {
+			t.Errorf("problems of %s are %v, want one RouteFailed that is not our own", node, got)
+		}
+		if got := a.log.with("msg=Problem", "node="+node); len(got) != 1 {
+			t.Errorf("want one line in the log, got %q", got)
+		}
+	}
+	a.eventually(a.metricIs(2, "plainroute_problems", map[string]string{"reason": "RouteFailed", "own": "false"}))
+	if got := a.log.with("Added route", "10.244.2.0/24"); len(got) != 0 {
+		t.Errorf("the log says that a refused route was added: %q", got)
+	}
+
+	a.host.allow("10.244.2.0/24", "10.244.3.0/24")
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3), peerRoute(4)))
+	a.eventually(a.noProblems)
+}
+
+// Without CAP_NET_ADMIN nothing at all can be made: that is our own fault, and
+// is said once, however many peers there are.
+func TestNoPermissionBlocks(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2), peer(3))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refusedApply = syscall.EPERM }})
+	a.eventually(a.notReady("KernelFailed", "operation not permitted (the agent needs CAP_NET_ADMIN)"))
+	a.settleFailing()
+	if got := a.log.with("msg=Problem", "CAP_NET_ADMIN", "route"); len(got) != 1 {
+		t.Errorf("want one line in the log for all routes, got %q", got)
+	}
+	if got := a.log.with("Added route"); len(got) != 0 {
+		t.Errorf("the log says %q", got)
+	}
+	a.host.with(func() {
+		if a.host.state.CNI != nil {
+			t.Error("the CNI config was written though nothing works")
+		}
+		a.host.refusedApply = nil
+	})
+	a.eventually(a.ready)
+	a.eventually(a.noProblems)
+}
+
+// EPERM for a single route says the same as for all.
+func TestNoPermissionForARouteBlocks(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EPERM) }})
+	a.eventually(a.notReady("KernelFailed", "CAP_NET_ADMIN"))
+	a.settleFailing()
+	a.host.with(func() {
+		if a.host.state.CNI != nil {
+			t.Error("the CNI config was written")
+		}
+	})
+	a.host.allow("10.244.2.0/24")
+	a.eventually(a.ready)
+}
+
+func TestUnwritableCNIFolder(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) {
+		h.refusedCNI = fmt.Errorf("putting the CNI config into /etc/cni/net.d: %w", syscall.EROFS)
+	}})
+	a.eventually(a.notReady("CNIFailed", "read-only file system", "mount it writable"))
+	a.eventually(a.hasRoutes(peerRoute(2)))
+	a.settleFailing()
+	if got := a.log.with("msg=Problem", "read-only"); len(got) != 1 {
+		t.Errorf("want one line in the log, got %q", got)
+	}
+	if got := a.log.with("Wrote CNI config"); len(got) != 0 {
+		t.Errorf("the log says %q though it was not written", got)
+	}
+	a.eventually(a.metricIs(1, "plainroute_problems", map[string]string{"reason": "CNIFailed", "own": "true"}))
+	a.host.with(func() { a.host.refusedCNI = nil })
+	a.eventually(a.ready)
+	if got := a.log.with("Wrote CNI config"); len(got) != 1 {
+		t.Errorf("want one line in the log, got %q", got)
+	}
+}
+
+func TestUnreadableHost(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	for what, refused := range map[string]*error{"learning about this host": &a.host.refusedFacts, "observing the kernel": &a.host.refusedObserve} {
+		a.host.disturb(func() { *refused = syscall.ENOBUFS })
+		a.eventually(a.notReady("KernelFailed", what))
+		a.host.with(func() { *refused = nil })
+		a.eventually(a.ready)
+	}
+}
+
+// Tries come ever more slowly, and the first ones fast.
+func TestRetriesBackOff(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
+	a.eventually(a.ready)
+	var tries []time.Time
+	a.eventually(func() error {
+		a.host.with(func() { tries = slices.Clone(a.host.tries) })
+		if len(tries) < 9 {
+			return fmt.Errorf("%d tries", len(tries))
+		}
+		return nil
+	})
+	n := len(tries)
+	last, before := tries[n-1].Sub(tries[n-2]), tries[n-2].Sub(tries[n-3])
+	if last < before*3/2 || tries[n-1].Sub(tries[0]) < 500*time.Millisecond {
+		t.Errorf("waits between tries don't grow: %s, then %s", before, last)
+	}
+}
+
+func TestRetryWaits(t *testing.T) {
+	var r NodeReconciler
+	total := time.Duration(0)
+	for range 100 {
+		wait := r.retry(errors.New("refused"))
+		if wait <= 0 || wait > 30*time.Second {
+			t.Fatalf("waits %s", wait)
+		}
+		total += wait
+	}
+	if total < 40*time.Minute {
+		t.Errorf("100 tries took %s: backoff does not reach 30 s", total)
+	}
+	if wait := r.retry(nil); wait != 0 {
+		t.Errorf("after success waits %s", wait)
+	}
+	if wait := r.retry(errors.New("refused")); wait > 100*time.Millisecond {
+		t.Errorf("after success the first try again waits %s", wait)
+	}
+}
+
+func TestHealthyTellsAStuckPass(t *testing.T) {
+	var r NodeReconciler
+	if err := r.Healthy(); err != nil {
+		t.Error(err)
+	}
+	r.started.set(time.Now().Add(-2 * time.Minute))
+	if err := r.Healthy(); err == nil || !strings.Contains(err.Error(), "has not ended") {
+		t.Errorf("a pass of two minutes is healthy: %v", err)
+	}
+	r.started.set(time.Time{})
+	if err := r.Healthy(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A kernel that can't be watched any more ends the agent: what it knows can't be
+// trusted, and the next one looks at everything.
+func TestWatchFailureEndsTheAgent(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	before := a.host.routes()
+	a.host.refusedWatch <- syscall.ENOMEM
+	select {
+	case err := <-a.ended:
+		if !errors.Is(err, syscall.ENOMEM) {
+			t.Errorf("the manager ended with %v", err)
+		}
+	case <-time.After(limit):
+		t.Fatal("the manager goes on")
+	}
+	if got := a.host.routes(); !slices.Equal(got, before) {
+		t.Errorf("routes were %q and are %q", before, got)
+	}
+}
+
+// When an agent ends, all stays.
+func TestEndRemovesNothing(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	var host *memoryHost
+	t.Run("agent", func(t *testing.T) {
+		a := startAgent(t, agentOptions{})
+		a.eventually(a.ready)
+		a.eventually(a.hasRoutes(peerRoute(2)))
+		host = a.host
+	})
+	if done := host.since(0); contains(done, "delete") || len(host.routes()) != 3 || host.state.CNI == nil {
+		t.Errorf("the end of the agent left %q by %q", host.routes(), done)
+	}
+}
+
+func TestHealthzIsNotReadyz(t *testing.T) {
+	api := useNodes(t)
+	api.create(peer(2))
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.notReady("NodeMissing"))
+	if code, body := a.get("/healthz"); code != http.StatusOK {
+		t.Errorf("healthz is %d %s: a restart would cure nothing", code, body)
+	}
+}
+
+// refuse makes the host refuse routes to a subnet, allow ends that and says so
+// to nobody: the agent has to try again by itself.
+func (h *memoryHost) refuse(subnet string, err error) {
+	h.with(func() { h.refusedRoutes[netip.MustParsePrefix(subnet)] = err })
+}
+
+func (h *memoryHost) allow(subnets ...string) {
+	h.with(func() {
+		for _, s := range subnets {
+			delete(h.refusedRoutes, netip.MustParsePrefix(s))
+		}
+	})
+}
+
+// settleFailing waits for a few more passes, all of which fail.
+func (a *agent) settleFailing() {
+	a.t.Helper()
+	from := a.passes()
+	a.eventually(func() error {
+		if n := a.passes() - from; n < 3 {
+			return fmt.Errorf("%d passes", n)
+		}
+		return nil
+	})
+}
+
+func (a *agent) noProblems() error {
+	if p := a.board.Last().Problems; len(p) > 0 {
+		return fmt.Errorf("problems: %v", p)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package controllers
+
+import (
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+
+	"k8s.io/client-go/rest"
+)
+
+// gate is a way to the API server that can be opened and shut. Shut, its port is
+// one on which nobody listens.
+type gate struct {
+	t      *testing.T
+	addr   string
+	target string
+
+	mu       sync.Mutex
+	listener net.Listener
+	conns    map[net.Conn]bool
+}
+
+// newGate makes a gate, shut, and the agent's config to go through it.
+func newGate(t *testing.T) (*gate, *rest.Config) {
+	t.Helper()
+	server, err := url.Parse(cluster.reader.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	g := &gate{t: t, addr: free.Addr().String(), target: server.Host, conns: map[net.Conn]bool{}}
+	t.Cleanup(g.shut)
+	config := rest.CopyConfig(cluster.reader)
+	config.Host = "https://" + g.addr
+	return g, config
+}
+
+func (g *gate) open() {
+	g.t.Helper()
+	listener, err := net.Listen("tcp", g.addr)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.mu.Lock()
+	g.listener = listener
+	g.mu.Unlock()
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go g.pass(client)
+		}
+	}()
+}
+
+// shut refuses new connections and cuts the others.
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.listener != nil {
+		g.listener.Close()
+		g.listener = nil
+	}
+	for c := range g.conns {
+		c.Close()
+	}
+}
+
+func (g *gate) pass(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", g.target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	if !g.enter(client) {
+		return
+	}
+	go func() {
+		_, _ = io.Copy(server, client)
+		server.Close()
+	}()
+	_, _ = io.Copy(client, server)
+	g.mu.Lock()
+	delete(g.conns, client)
+	g.mu.Unlock()
+}
+
+func (g *gate) enter(client net.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.listener == nil {
+		return false
+	}
+	g.conns[client] = true
+	return true
+}
