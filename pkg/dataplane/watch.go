@@ -38,7 +38,9 @@ func (k *Kernel) subscribe() error {
 			return err
 		}
 		for _, group := range groups {
-			if err := c.JoinGroup(group); err != nil {
+			// Without CAP_NET_ADMIN some groups are closed. That is no reason to end:
+			// Observe meets the same refusal and says it where operators look.
+			if err := c.JoinGroup(group); err != nil && !errors.Is(err, unix.EPERM) {
 				return fmt.Errorf("joining notifications %d: %w", group, err)
 			}
 		}
