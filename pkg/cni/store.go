@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -28,28 +27,24 @@ type Store struct {
 func (s Store) link() string   { return filepath.Join(s.ConfDir, topology.Conflist) }
 func (s Store) target() string { return filepath.Join(s.RunDir, topology.Conflist) }
 
-// Read returns our config, or nil if there is none that a runtime could load. A
-// config that is not as Render makes it gives an empty one, to be written anew.
-func (s Store) Read() (*topology.CNI, error) {
+// Read returns our config, or nil if there is none that a runtime could load. One
+// that can't be read, or is not as Render makes it, gives an empty one, to be
+// written anew: what keeps it from being read is no reason to do nothing at all,
+// and if it persists, Write says so.
+func (s Store) Read() *topology.CNI {
 	to, err := os.Readlink(s.link())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
-	if notLink := errors.Is(err, syscall.EINVAL); notLink || err == nil && to != s.target() {
+	if err != nil || to != s.target() {
 		// Something else has our name: a file, a folder, another link.
-		return &topology.CNI{}, nil
-	}
-	if err != nil {
-		return nil, err
+		return &topology.CNI{}
 	}
 	have, err := os.ReadFile(s.target())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return parse(have), nil
+	return parse(have)
 }
 
 // parse reads what varies in a config, and the empty one if it is not ours.
@@ -99,7 +94,15 @@ func (s Store) writeTarget(content []byte) error {
 	if err != nil {
 		return err
 	}
-	return os.Rename(temp.Name(), s.target())
+	return rename(temp.Name(), s.target())
+}
+
+// rename replaces anything but a folder, which is somebody's work.
+func rename(from, to string) error {
+	if at, err := os.Lstat(to); err == nil && at.IsDir() {
+		return fmt.Errorf("%s is a folder, in the way of our file; remove it", to)
+	}
+	return os.Rename(from, to)
 }
 
 func (s Store) writeLink() error {
@@ -110,7 +113,7 @@ func (s Store) writeLink() error {
 	if err := os.Symlink(s.target(), temp); err != nil {
 		return err
 	}
-	if err := os.Rename(temp, s.link()); err != nil {
+	if err := rename(temp, s.link()); err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
 	return nil

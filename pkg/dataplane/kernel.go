@@ -139,11 +139,7 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	if err := k.load(); err != nil {
 		return topology.State{}, err
 	}
-	conf, err := k.cfg.CNI.Read()
-	if err != nil {
-		return topology.State{}, fmt.Errorf("reading the CNI config: %w", err)
-	}
-	return topology.State{Sysctls: k.sysctls, Routes: k.routes.ours, Masquerade: k.masquerade, CNI: conf}, nil
+	return topology.State{Sysctls: k.sysctls, Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read()}, nil
 }
 
 // load reads what is not known.

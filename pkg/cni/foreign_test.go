@@ -1,0 +1,164 @@
+package cni
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Whatever stands at our name gives way, and what it pointed to is untouched.
+func TestWriteReplacesWhatHasOurName(t *testing.T) {
+	for name, plant := range map[string]func(s Store, victim string) error{
+		"file":                    func(s Store, _ string) error { return os.WriteFile(s.link(), []byte("{}"), 0o600) },
+		"foreign symlink":         func(s Store, victim string) error { return os.Symlink(victim, s.link()) },
+		"dangling symlink":        func(s Store, _ string) error { return os.Symlink("/nowhere", s.link()) },
+		"symlink to itself":       func(s Store, _ string) error { return os.Symlink(s.link(), s.link()) },
+		"symlink at the target":   func(s Store, victim string) error { return os.Symlink(victim, s.target()) },
+		"file at the target":      func(s Store, _ string) error { return os.WriteFile(s.target(), []byte("{}"), 0o600) },
+		"symlink at the tempname": func(s Store, victim string) error { return os.Symlink(victim, s.link()+".plainroute-new") },
+		"file at the tempname":    func(s Store, _ string) error { return os.WriteFile(s.link()+".plainroute-new", nil, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			victim := filepath.Join(t.TempDir(), "victim")
+			must(t, os.WriteFile(victim, []byte("precious"), 0o600))
+			must(t, plant(s, victim))
+			if got := s.Read(); got != nil && got.Bridge != "" {
+				t.Errorf("took it for ours: %+v", got)
+			}
+			must(t, s.Write(dualStack()))
+			holds(t, s, dualStack())
+			if got, err := os.ReadFile(victim); string(got) != "precious" {
+				t.Errorf("the file that a symlink pointed to holds %q, %v", got, err)
+			}
+		})
+	}
+}
+
+// A folder is somebody's work. It stays, with all that is in it, and the error
+// says which it is.
+func TestFolderOfOurNameStays(t *testing.T) {
+	for name, place := range map[string]func(Store) string{
+		"link":   func(s Store) string { return s.link() },
+		"target": func(s Store) string { return s.target() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			if name == "target" {
+				must(t, os.Symlink(s.target(), s.link()))
+			}
+			folder := place(s)
+			must(t, os.MkdirAll(filepath.Join(folder, "work"), 0o755))
+			if got := s.Read(); got == nil || got.Bridge != "" {
+				t.Errorf("read %+v, want an empty config to be written anew", got)
+			}
+			if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), folder+" is a folder") {
+				t.Errorf("Write says %v, want an error that names the folder", err)
+			}
+			if err := s.Remove(); err == nil || !strings.Contains(err.Error(), folder) {
+				t.Errorf("Remove says %v, want an error that names the folder", err)
+			}
+			if _, err := os.Stat(filepath.Join(folder, "work")); err != nil {
+				t.Error("what was in the folder is gone:", err)
+			}
+			for _, dir := range []string{s.ConfDir, s.RunDir} {
+				for _, left := range list(t, dir) {
+					if left != topology.Conflist {
+						t.Errorf("%s was left in %s", left, filepath.Base(dir))
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestUnwritableFolder(t *testing.T) {
+	for name, place := range map[string]func(Store) string{
+		"conf folder": func(s Store) string { return s.ConfDir },
+		"run folder":  func(s Store) string { return s.RunDir },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			must(t, os.Chmod(s.ConfDir, 0o777))
+			must(t, os.Chmod(s.RunDir, 0o777))
+			must(t, os.Chmod(place(s), 0o555))
+			unprivileged(t, func() {
+				err := s.Write(dualStack())
+				if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), place(s)) {
+					t.Errorf("Write says %v, want a refusal that names the folder", err)
+				}
+			})
+			if left := list(t, place(s)); len(left) > 0 {
+				t.Errorf("left %q", left)
+			}
+			must(t, os.Chmod(place(s), 0o777))
+			unprivileged(t, func() {
+				if err := s.Write(dualStack()); err != nil {
+					t.Error(err)
+				}
+			})
+			holds(t, s, dualStack())
+		})
+	}
+}
+
+// A config that we may not read is written anew, not an end to everything.
+func TestUnreadableConfig(t *testing.T) {
+	s := newStore(t)
+	must(t, s.Write(dualStack()))
+	must(t, os.Chmod(s.target(), 0))
+	unprivileged(t, func() {
+		if got := s.Read(); got == nil || got.Bridge != "" {
+			t.Errorf("read %+v, want an empty config", got)
+		}
+	})
+}
+
+// unprivileged runs f without the right to overrule permissions, for root too:
+// a file system user other than root has no such capability (setfsuid(2)).
+func unprivileged(t *testing.T, f func()) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		const nobody = 65534
+		if err := unix.Setfsuid(nobody); err != nil {
+			t.Error(err)
+			return
+		}
+		f()
+	}()
+	<-done
+}
+
+func TestMissingFolder(t *testing.T) {
+	for name, place := range map[string]func(Store) string{
+		"conf folder": func(s Store) string { return s.ConfDir },
+		"run folder":  func(s Store) string { return s.RunDir },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			must(t, os.Remove(place(s)))
+			if got := s.Read(); got != nil {
+				t.Errorf("read %+v", got)
+			}
+			if err := s.Write(dualStack()); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), place(s)) {
+				t.Errorf("Write says %v, want an error that names the folder", err)
+			}
+			must(t, s.Remove())
+		})
+	}
+}

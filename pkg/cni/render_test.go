@@ -1,0 +1,131 @@
+package cni
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"pgregory.net/rapid"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+func TestRenderGolden(t *testing.T) {
+	want, err := os.ReadFile("testdata/dual-stack.conflist")
+	must(t, err)
+	if got := render(t, dualStack()); string(got) != string(want) {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// Runtimes load the config as libcni does: all files of these suffixes, by name.
+func TestRuntimeLoadsTheConfig(t *testing.T) {
+	s := newStore(t)
+	must(t, s.Write(dualStack()))
+	must(t, os.WriteFile(s.link()+".plainroute-new", nil, 0o644)) // as a crash would leave it
+	files, err := libcni.ConfFiles(s.ConfDir, []string{".conf", ".conflist", ".json"})
+	must(t, err)
+	if !slices.Equal(files, []string{filepath.Join(s.ConfDir, topology.Conflist)}) {
+		t.Fatalf("a runtime would load %q", files)
+	}
+	conf, err := libcni.ConfListFromFile(files[0])
+	must(t, err)
+	if conf.Name != "plainroute" || conf.CNIVersion != "1.0.0" || len(conf.Plugins) != 2 {
+		t.Fatalf("libcni reads %s of version %s with %d plugins", conf.Name, conf.CNIVersion, len(conf.Plugins))
+	}
+	bridge, portmap := conf.Plugins[0].Network, conf.Plugins[1].Network
+	if bridge.Type != "bridge" || bridge.IPAM.Type != "host-local" || portmap.Type != "portmap" || !portmap.Capabilities["portMappings"] {
+		t.Errorf("plugins are %+v and %+v", bridge, portmap)
+	}
+}
+
+// What the bridge plugin must be told aloud, for its defaults are others.
+func TestBridgeSettings(t *testing.T) {
+	var conf struct{ Plugins []map[string]any }
+	must(t, json.Unmarshal(render(t, dualStack()), &conf))
+	for key, want := range map[string]any{
+		"bridge": "plainroute0", "isDefaultGateway": true, "forceAddress": true, "hairpinMode": true,
+		"ipMasq": false, // it would hide pods from other nodes
+		"mtu":    1500.0,
+	} {
+		if got := conf.Plugins[0][key]; got != want {
+			t.Errorf("%s is %v, want %v", key, got, want)
+		}
+	}
+}
+
+func TestReadGivesWhatWasRendered(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := topology.CNI{
+			Bridge:  rapid.String().Draw(t, "bridge"),
+			MTU:     rapid.IntRange(0, 65535).Draw(t, "mtu"),
+			IPAMDir: rapid.String().Draw(t, "dir"),
+		}
+		for _, base := range []string{"10.244.0.0/16", "fd00:10:244::/48"} {
+			if rapid.Bool().Draw(t, base) {
+				c.Subnets = append(c.Subnets, netip.MustParsePrefix(base))
+			}
+		}
+		content, err := Render(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := parse(content); !reflect.DeepEqual(got, &c) {
+			t.Fatalf("got %+v, want %+v", got, c)
+		}
+	})
+}
+
+// A config that was cut short or changed is written anew, whatever it is.
+func TestDamagedConfigIsEmpty(t *testing.T) {
+	whole := render(t, dualStack())
+	for n := range whole {
+		if got := parse(whole[:n]); !reflect.DeepEqual(got, &topology.CNI{}) {
+			t.Fatalf("of %d bytes read %+v", n, got)
+		}
+		garbled := slices.Clone(whole)
+		garbled[n] ^= 1
+		if got := parse(garbled); reflect.DeepEqual(got, &topology.CNI{}) {
+			continue
+		} else if again := render(t, *got); string(again) != string(garbled) {
+			t.Fatalf("with byte %d changed read %+v, which is another config", n, got)
+		}
+	}
+	for _, s := range []string{"null", "[]", "0", `{"plugins":[]}`, `{"plugins":[{}]}`, `{"plugins":[{"ipam":{}}]}`, string(whole) + " ", "\x00"} {
+		if got := parse([]byte(s)); !reflect.DeepEqual(got, &topology.CNI{}) {
+			t.Errorf("of %q read %+v", s, got)
+		}
+	}
+	s := newStore(t)
+	must(t, s.Write(dualStack()))
+	must(t, os.Truncate(s.target(), int64(len(whole)/2)))
+	if got := s.Read(); !reflect.DeepEqual(got, &topology.CNI{}) {
+		t.Errorf("read %+v", got)
+	}
+	must(t, s.Write(dualStack()))
+	holds(t, s, dualStack())
+}
+
+// FuzzParse: whatever stands in the file, what is read from it renders to it.
+func FuzzParse(f *testing.F) {
+	content, err := Render(dualStack())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(content)
+	f.Add([]byte(`{"plugins":[{"ipam":{"ranges":[[{"subnet":"10.0.0.0/8"}],null]}}]}`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		c := parse(content)
+		if reflect.DeepEqual(c, &topology.CNI{}) {
+			return
+		}
+		if again := render(t, *c); string(again) != string(content) {
+			t.Errorf("read %+v, which renders to %q", c, again)
+		}
+	})
+}
