@@ -1,0 +1,93 @@
+# plainroute. `make` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+
+# What is built without cgo and with -trimpath shares the build cache with the API server's packages. The version comes
+# from above, so Go need not ask git, which refuses where the clone is another user's.
+GOBUILD := env CGO_ENABLED=0 go build -trimpath -buildvcs=false
+PATIENTLY := hack/patiently.sh
+
+# The race detector needs a C compiler.
+RACE ?= $(if $(shell command -v "$$(go env CC 2>/dev/null)" 2>/dev/null),-race)
+
+# Where tests find the binaries. KUBEBUILDER_ASSETS of the caller is where hack/binaries.sh takes them from.
+TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINROUTE_BIN=$(CURDIR)/bin/plainroute
+
+PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/status/... ./hack/...
+
+##@ Use
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build assets ## Show the main job on a cluster made of network namespaces. KEEP=1 leaves it up.
+	@$(PATIENTLY) "compiling the demo" $(GOBUILD) -o bin/demo ./test/demo
+	@KEEP="$(KEEP)" bin/demo
+
+.PHONY: demo-down
+demo-down: ## Take down a demo that was left up.
+	@if [[ -x bin/demo ]]; then bin/demo down; else echo "there is no demo to take down"; fi
+
+.PHONY: build
+build: ## Build bin/plainroute.
+	@$(PATIENTLY) "compiling plainroute $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION)" -o bin/plainroute ./cmd/plainroute
+
+.PHONY: assets
+assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
+	@hack/binaries.sh
+
+##@ Check
+
+.PHONY: test
+test: assets build vet bin/testsum ## Run every test that this machine can run: pure, API server, kernel, packets.
+	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
+	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -buildvcs=false -test -deps -export -f '{{""}}' ./...
+	@# One package at a time: some tests measure time, and must not compete with others for two cores.
+	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=1 -count=1 -timeout=10m ./...
+
+.PHONY: test-unit
+test-unit: bin/testsum ## Run the tests that need no kernel, no API server and no root.
+	@bin/testsum $(PURE)
+
+.PHONY: vet
+vet:
+	@$(PATIENTLY) "vetting" env CGO_ENABLED=0 go vet -trimpath -buildvcs=false ./...
+
+.PHONY: lint
+lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
+	@hack/binaries.sh golangci-lint
+	@$(PATIENTLY) "linting" bin/tools/golangci-lint run ./...
+	@go mod tidy -diff
+	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; else echo "shell scripts are not checked: no shellcheck here"; fi
+
+.PHONY: fmt
+fmt: ## Format the code.
+	@hack/binaries.sh golangci-lint
+	@bin/tools/golangci-lint fmt ./...
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities in what is called. Needs the Go vulnerability database ($GOVULNDB).
+	@hack/binaries.sh govulncheck
+	@bin/tools/govulncheck ./... || { echo "vuln: something was found, or could not be checked: see above"; exit 1; }
+
+.PHONY: bench
+bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes 1000" passes flags.
+	@$(PATIENTLY) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
+	@bin/bench $(BENCH)
+
+.PHONY: clean
+clean: demo-down ## Remove everything that was built or downloaded here.
+	rm -rf bin
+
+.PHONY: bin/testsum
+bin/testsum:
+	@$(GOBUILD) -o $@ ./hack/testsum
