@@ -7,9 +7,11 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 
-# What is built without cgo and with -trimpath shares the build cache with the API server's packages. The version comes
-# from above, so Go need not ask git, which refuses where the clone is another user's.
-GOBUILD := env CGO_ENABLED=0 go build -trimpath -buildvcs=false
+# The version comes from above, so Go need not ask git, which refuses to answer where the clone is another user's.
+export GOFLAGS := $(strip $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false)
+
+# What is built without cgo and with -trimpath shares the build cache with the API server's packages.
+GOBUILD := env CGO_ENABLED=0 go build -trimpath
 PATIENTLY := hack/patiently.sh
 
 # The race detector needs a C compiler.
@@ -50,7 +52,7 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 .PHONY: test
 test: assets build vet bin/testsum ## Run every test that this machine can run: pure, API server, kernel, packets.
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
-	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -buildvcs=false -test -deps -export -f '{{""}}' ./...
+	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
 	@# One package at a time: some tests measure time, and must not compete with others for two cores.
 	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=1 -count=1 -timeout=10m ./...
 
@@ -60,7 +62,7 @@ test-unit: bin/testsum ## Run the tests that need no kernel, no API server and n
 
 .PHONY: vet
 vet:
-	@$(PATIENTLY) "vetting" env CGO_ENABLED=0 go vet -trimpath -buildvcs=false ./...
+	@$(PATIENTLY) "vetting" env CGO_ENABLED=0 go vet -trimpath ./...
 
 .PHONY: lint
 lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
