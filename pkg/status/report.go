@@ -131,12 +131,21 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, reasons []topology.
 	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(reasons, topology.PodCIDRDisputed) {
 		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
 	}
-	for reason, state := range map[topology.Reason]PeerState{
-		topology.RouteConflict: Conflict, topology.OffLink: OffLink, topology.RouteFailed: Failed,
-	} {
-		if slices.Contains(reasons, reason) {
-			peer.State = state
+	for _, t := range troubles {
+		if slices.Contains(reasons, t.reason) && (t.state != OffLink || peer.State != OK) {
+			peer.State = t.state
 		}
 	}
 	return peer
+}
+
+// troubles are the states that a reason alone gives rise to; the last that
+// applies counts. A peer that is off link in one family may be fine in the other.
+var troubles = []struct {
+	reason topology.Reason
+	state  PeerState
+}{
+	{topology.OffLink, OffLink},
+	{topology.RouteConflict, Conflict},
+	{topology.RouteFailed, Failed},
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,10 @@ type Server struct {
 	Metrics prometheus.Gatherer
 	// Status says whether /healthz, /readyz and /status are served too.
 	Status bool
+
+	mu       sync.Mutex
+	reported *Result // that body is of
+	body     []byte
 }
 
 // HTTP returns a server that slow or malformed clients can't exhaust.
@@ -61,9 +66,29 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	body, err := s.report()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
 	// An error here is the client's going away.
-	_ = e.Encode(s.Board.Last().Report())
+	_, _ = w.Write(body)
+}
+
+// report gives the last Result as JSON. In a large cluster that is megabytes: it
+// is made once a Result, however many ask, and sent without the lock.
+func (s *Server) report() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.Board.Last()
+	if s.body != nil && last == s.reported {
+		return s.body, nil
+	}
+	body, err := json.MarshalIndent(last.Report(), "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding the report: %w", err)
+	}
+	s.reported, s.body = last, append(body, '\n')
+	return s.body, nil
 }
