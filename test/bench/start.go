@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -79,7 +80,7 @@ func (l *lab) startOnce(ctx context.Context) (took, cpu time.Duration, mib float
 	}
 	mib, err = l.agent.peakMemory()
 	// What the agent does last, such as writing the CNI config, is part of no figure.
-	return at.Sub(l.agent.started), cpu, mib, errorsOr(err, pause(ctx, time.Second))
+	return at.Sub(l.agent.started), cpu, mib, errors.Join(err, pause(ctx, time.Second))
 }
 
 // measureRestart restarts the agent twice: Nodes leave while it is down, and nothing changes at all.
@@ -131,11 +132,4 @@ func (l *lab) settled(ctx context.Context) error {
 			return fmt.Errorf("waiting for the agent's first pass: %w", err)
 		}
 	}
-}
-
-func errorsOr(first, second error) error {
-	if first != nil {
-		return first
-	}
-	return second
 }
