@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -86,8 +87,8 @@ func (f *networkFlags) options() (topology.Options, []error) {
 	if f.bridge == "" || len(f.bridge) > 15 || strings.ContainsAny(f.bridge, "/ \t\n") || f.bridge == "." || f.bridge == ".." {
 		faults = append(faults, fmt.Errorf("--bridge: %q is no name of a device: 1 to 15 characters, no slash, no space", f.bridge))
 	}
-	if !strings.HasPrefix(f.runDir, "/") {
-		faults = append(faults, fmt.Errorf("--run-dir: %q is not an absolute path", f.runDir))
+	if err := checkPath("run-dir", f.runDir); err != nil {
+		faults = append(faults, err)
 	}
 	selector, err := labels.Parse(f.ignoreNodes)
 	if err != nil {
@@ -177,15 +178,11 @@ func (f *networkFlags) restConfig() (*rest.Config, error) {
 // apiServers returns the API server's address, where the config has one rather
 // than a name.
 func apiServers(config *rest.Config) []netip.Addr {
-	u, err := url.Parse(config.Host)
+	u, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
 		return nil
 	}
-	host := u.Hostname()
-	if u.Host == "" {
-		host = config.Host
-	}
-	addr, err := netip.ParseAddr(host)
+	addr, err := netip.ParseAddr(u.Hostname())
 	if err != nil {
 		return nil
 	}
@@ -197,8 +194,20 @@ func checkListen(flag, value string) error {
 	if value == "" {
 		return nil
 	}
-	if _, _, err := net.SplitHostPort(value); err != nil {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
 		return fmt.Errorf("--%s: %q is not HOST:PORT such as 127.0.0.1:9472", flag, value)
+	}
+	return nil
+}
+
+// checkPath refuses a path that depends on where we were started.
+func checkPath(flag, value string) error {
+	if !filepath.IsAbs(value) {
+		return fmt.Errorf("--%s: %q is not an absolute path", flag, value)
 	}
 	return nil
 }

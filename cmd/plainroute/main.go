@@ -55,6 +55,8 @@ Exit codes: 0 success, 1 failure, 2 wrong flags or arguments.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          noArgs, // else the word that is no command is no usageError
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(agentCommand(), planCommand())

@@ -15,11 +15,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -114,6 +116,9 @@ func (f *planFlags) nodes(ctx context.Context, stdin io.Reader) ([]*topology.Nod
 	}
 	var nodes []*topology.Node
 	for i := range objects {
+		if len(validation.IsDNS1123Subdomain(objects[i].Name)) > 0 {
+			return nil, fmt.Errorf("%q in the input is no name of a Node", objects[i].Name)
+		}
 		if f.ignoreNodesSelector == nil || !f.ignoreNodesSelector.Matches(labels.Set(objects[i].Labels)) {
 			nodes = append(nodes, topology.NodeFrom(&objects[i]))
 		}
@@ -228,8 +233,8 @@ func (f *planFlags) plans(opts topology.Options, nodes []*topology.Node) ([]node
 			return nil, err
 		}
 		opts.NodeName = n.Name
-		state, problems := topology.Desired(opts, host, nodes, freshState(f.bridge, f.link))
-		plans = append(plans, nodePlan{n.Name, state, problems})
+		state, problems := topology.Desired(opts, host, nodes, freshState(f.bridge, host))
+		plans = append(plans, nodePlan{n.Name, state, append([]topology.Problem{}, problems...)})
 	}
 	if len(plans) == 0 {
 		return nil, fmt.Errorf("there is no Node %q in the input", f.node)
@@ -271,9 +276,14 @@ func readHost(file string) (topology.Host, error) {
 
 // freshState is that of a host where nothing of ours is, with all settings that
 // a kernel has.
-func freshState(devices ...string) topology.State {
+func freshState(bridge string, host topology.Host) topology.State {
 	sysctls := map[string]string{
 		topology.SysctlForward4: "0", topology.SysctlForward6: "0", topology.SysctlBridgeNF4: "0", topology.SysctlBridgeNF6: "0",
+	}
+	devices := []string{bridge}
+	for _, link := range host.Links {
+		devices = append(devices, link.Name)
+		sysctls[topology.ConfSysctl(6, link.Name, "accept_ra")] = "1"
 	}
 	for _, dev := range devices {
 		for _, family := range []int{4, 6} {
@@ -290,13 +300,8 @@ func (p nodePlan) print(w io.Writer) error {
 	for _, problem := range p.Problems {
 		fmt.Fprintf(&b, "# Problem: %s\n", problem)
 	}
-	paths := make([]string, 0, len(p.State.Sysctls))
-	for path := range p.State.Sysctls {
-		paths = append(paths, path)
-	}
-	slices.Sort(paths)
-	for _, path := range paths {
-		fmt.Fprintf(&b, "sysctl -w %s=%s\n", path, p.State.Sysctls[path])
+	for _, setting := range plan.Diff(p.State, topology.State{}).Sysctls { // in the order that keeps a default route
+		fmt.Fprintf(&b, "sysctl -w %s=%s\n", setting.Path, setting.Value)
 	}
 	for _, r := range p.State.Routes {
 		fmt.Fprintf(&b, "ip route add %s\n", r)
