@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -150,9 +152,13 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 		},
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 			opts.Watch = true
-			w, err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Watch(ctx)
+			body, err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Stream(ctx)
 			s.failed(err)
-			return w, err
+			if err != nil {
+				return nil, err
+			}
+			reporter := apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "ClientWatchDecoding")
+			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), newWireStream(body), reporter), nil
 		},
 	}
 }

@@ -195,6 +195,6 @@ func nodesClient(config *rest.Config) (rest.Interface, error) {
 	c.APIPath, c.GroupVersion = "/api", &corev1.SchemeGroupVersion
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeProtobuf
-	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	c.AcceptContentTypes = runtime.ContentTypeProtobuf
 	return rest.RESTClientFor(c)
 }

@@ -171,6 +171,7 @@ func (f *networkFlags) restConfig() (*rest.Config, error) {
 		return nil, fmt.Errorf("reading the pod's credentials: %w", err)
 	}
 	config.QPS = -1
+	config.DisableCompression = true // unpacking costs more than a LAN carries
 	config.UserAgent = "plainroute/" + version
 	return config, nil
 }

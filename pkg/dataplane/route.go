@@ -24,7 +24,7 @@ type routeFacts struct {
 // dialDumper opens a socket whose dumps the kernel filters by table; without
 // that, each dump would carry the local table, and in IPv6 the cached routes.
 func dialDumper() (*netlink.Conn, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{MessageBufferSize: messageBuffer})
 	if err != nil {
 		return nil, err
 	}
@@ -34,6 +34,11 @@ func dialDumper() (*netlink.Conn, error) {
 	return c, nil
 }
 
+// messageBuffer is more than the kernel puts into one message (32 KiB of a dump,
+// netlink_dump of net/netlink/af_netlink.c, if the reader has room for as much).
+// Without a size given, each read would first ask for it and dumps come in pages.
+const messageBuffer = 64 << 10
+
 // loadRoutes reads links and routes together, for routes name links.
 func (k *Kernel) loadRoutes() error {
 	links, byIndex, err := k.readLinks()
@@ -41,6 +46,9 @@ func (k *Kernel) loadRoutes() error {
 		return err
 	}
 	routes := &routeFacts{}
+	if k.routes != nil {
+		routes.ours = make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
+	}
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		if err := k.dumpRoutes(family, links, byIndex, routes); err != nil {
 			return fmt.Errorf("listing routes: %w", err)

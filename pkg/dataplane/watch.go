@@ -29,7 +29,7 @@ func (k *Kernel) subscribe() error {
 		unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES},
 	}
 	for protocol, groups := range sockets {
-		c, err := netlink.Dial(protocol, nil)
+		c, err := netlink.Dial(protocol, &netlink.Config{MessageBufferSize: messageBuffer})
 		if err != nil {
 			return err
 		}

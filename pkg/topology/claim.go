@@ -18,15 +18,15 @@ type claim struct {
 // A judge decides which claims are accepted.
 type judge struct {
 	opts  Options
-	sizes map[bool]int // by family (is4): the length that a pod subnet has
-	taken takenIndex   // what no pod subnet may overlap
-	nodes takenIndex   // Nodes' InternalIPs that none of the above protects
+	sizes byFamily[int] // the length that a pod subnet has
+	taken takenIndex    // what no pod subnet may overlap
+	nodes takenIndex    // Nodes' InternalIPs that none of the above protects
 	owner map[netip.Addr]*Node
 }
 
 func newJudge(opts Options, host Host, own *Node, peers []*Node) *judge {
 	j := &judge{opts: opts, owner: map[netip.Addr]*Node{}}
-	j.sizes = map[bool]int{true: opts.subnetBits(own, peers, true), false: opts.subnetBits(own, peers, false)}
+	j.sizes = byFamily[int]{opts.subnetBits(own, peers, true), opts.subnetBits(own, peers, false)}
 	j.taken = newTakenIndex(takenByHost(opts, host))
 	return j
 }
@@ -114,7 +114,7 @@ func (j *judge) refuse(p netip.Prefix) string {
 	if len(j.opts.ClusterCIDRs) > 0 && !within(j.opts.ClusterCIDRs, p) {
 		return fmt.Sprintf("podCIDR %s is outside --cluster-cidr", p)
 	}
-	if want := j.sizes[p.Addr().Is4()]; p.Bits() != want {
+	if want := *j.sizes.of(p.Addr().Is4()); p.Bits() != want {
 		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are /%d", p, p.Bits(), want)
 	}
 	if t, ok := j.taken.overlap(p); ok {

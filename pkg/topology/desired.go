@@ -37,6 +37,7 @@ type builder struct {
 	subnets  []netip.Prefix // our own pod subnets
 	uplinks  []Link         // the links that bear our InternalIPs
 	claims   []claim        // accepted, with or without a way to them; one a subnet
+	hops     []netip.Addr   // of all claims that have one, sorted, each once
 	desired  State
 	problems []Problem
 }
@@ -148,7 +149,7 @@ func (b *builder) peerRoutes() {
 		}
 		b.desired.Routes = append(b.desired.Routes, Route{
 			Dst: c.subnet, Via: c.hop.addr, Dev: c.hop.dev,
-			Src:      b.resolver.src[c.hop.dev][c.hop.addr.Is4()].addr,
+			Src:      b.resolver.source(c.hop),
 			Protocol: Protocol, Metric: MetricPeer,
 		})
 	}
@@ -248,6 +249,9 @@ func (b *builder) incumbent(c *claim) bool {
 // shared reports Nodes with one InternalIP. Neither is refused: a Node can only
 // misdirect its own subnet, and refusing would let one kubelet cut off others.
 func (b *builder) shared() {
+	if b.hops = b.nextHops(); len(b.hops) == b.reachable() {
+		return
+	}
 	holder := make(map[netip.Addr]*Node, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
@@ -279,7 +283,7 @@ func (b *builder) masquerade() {
 	}
 	m := &Masquerade{Bridge: b.opts.Bridge}
 	if b.opts.Masquerade && len(sources) > 0 {
-		m.Sources, m.Cluster, m.Nodes = sources, b.clusterRanges(sources), b.nextHops()
+		m.Sources, m.Cluster, m.Nodes = sources, b.clusterRanges(sources), b.hops
 	}
 	b.desired.Masquerade = m
 }
@@ -293,6 +297,17 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 		}
 	}
 	return Outermost(ranges)
+}
+
+// reachable counts the claims that have a next hop.
+func (b *builder) reachable() int {
+	n := 0
+	for i := range b.claims {
+		if b.claims[i].hop.dev != "" {
+			n++
+		}
+	}
+	return n
 }
 
 func (b *builder) nextHops() []netip.Addr {

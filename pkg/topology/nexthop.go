@@ -14,28 +14,24 @@ import (
 type resolver struct {
 	opts   Options
 	host   Host
-	local  map[netip.Addr]string       // our own addresses, broadcast ones too, and what they are
-	routes []map[netip.Prefix]Route    // by number of bits, best metric
-	bits   map[bool][]int              // by family (is4): the lengths in use, longest first
-	links  map[string]Link             // by name
-	src    map[string]map[bool]srcAddr // by link and family
+	local  map[netip.Addr]string           // our own addresses, broadcast ones too, and what they are
+	routes []map[netip.Prefix]Route        // by number of bits, best metric
+	bits   byFamily[[]int]                 // the lengths in use, longest first
+	links  map[string]Link                 // by name
+	src    map[string]byFamily[netip.Addr] // preferred sources, by link
 }
-
-// srcAddr is the preferred source of routes through a link.
-type srcAddr struct{ addr netip.Addr }
 
 func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 	r := &resolver{
 		opts: opts, host: host,
 		local:  map[netip.Addr]string{},
 		routes: make([]map[netip.Prefix]Route, 129),
-		bits:   map[bool][]int{},
 		links:  map[string]Link{},
-		src:    map[string]map[bool]srcAddr{},
+		src:    map[string]byFamily[netip.Addr]{},
 	}
 	for _, link := range host.Links {
 		r.links[link.Name] = link
-		r.src[link.Name] = map[bool]srcAddr{true: source(link, own, true), false: source(link, own, false)}
+		r.src[link.Name] = byFamily[netip.Addr]{source(link, own, true), source(link, own, false)}
 		for _, p := range link.Addrs {
 			r.addLocal(link.Name, p)
 		}
@@ -44,23 +40,29 @@ func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 		r.addRoute(route)
 	}
 	for _, is4 := range []bool{true, false} {
-		slices.SortFunc(r.bits[is4], func(a, b int) int { return cmp.Compare(b, a) })
+		slices.SortFunc(*r.bits.of(is4), func(a, b int) int { return cmp.Compare(b, a) })
 	}
 	return r
 }
 
 // source picks our InternalIP as the preferred source where the kernel would
 // otherwise have a choice.
-func source(link Link, own []netip.Addr, is4 bool) srcAddr {
+func source(link Link, own []netip.Addr, is4 bool) netip.Addr {
 	if link.globals(is4) < 2 {
-		return srcAddr{}
+		return netip.Addr{}
 	}
 	for _, addr := range own {
 		if addr.Is4() == is4 && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr }) {
-			return srcAddr{addr}
+			return addr
 		}
 	}
-	return srcAddr{}
+	return netip.Addr{}
+}
+
+// source is the preferred source of routes to a next hop.
+func (r *resolver) source(h hop) netip.Addr {
+	sources := r.src[h.dev]
+	return *sources.of(h.addr.Is4())
 }
 
 func (r *resolver) addLocal(link string, p netip.Prefix) {
@@ -79,8 +81,8 @@ func (r *resolver) addRoute(route Route) {
 		r.routes[n] = map[netip.Prefix]Route{}
 	}
 	is4 := route.Dst.Addr().Is4()
-	if !slices.Contains(r.bits[is4], n) {
-		r.bits[is4] = append(r.bits[is4], n)
+	if bits := r.bits.of(is4); !slices.Contains(*bits, n) {
+		*bits = append(*bits, n)
 	}
 	if best, ok := r.routes[n][route.Dst]; !ok || route.Metric < best.Metric {
 		r.routes[n][route.Dst] = route
@@ -88,7 +90,7 @@ func (r *resolver) addRoute(route Route) {
 }
 
 func (r *resolver) lookup(addr netip.Addr) (Route, bool) {
-	for _, n := range r.bits[addr.Is4()] {
+	for _, n := range *r.bits.of(addr.Is4()) {
 		p, err := addr.Prefix(n)
 		if err != nil {
 			continue

@@ -63,7 +63,10 @@ func Outermost(prefixes []netip.Prefix) []netip.Prefix {
 
 // ComparePrefix orders by address, then wider ones first.
 func ComparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Bits(), b.Bits())
 }
 
 // A taken is a range that pod subnets must keep off, and what it belongs to.
@@ -115,4 +118,15 @@ func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
 	}
 	t := x.ranges[x.reach[i-1]]
 	return t, t.Overlaps(p)
+}
+
+// byFamily has a value for each family of addresses. Unlike a map with two keys it
+// costs nothing to look at, which is done several times a Node.
+type byFamily[T any] struct{ v4, v6 T }
+
+func (f *byFamily[T]) of(is4 bool) *T {
+	if is4 {
+		return &f.v4
+	}
+	return &f.v6
 }

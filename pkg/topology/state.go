@@ -47,7 +47,10 @@ type Route struct {
 
 // Compare orders routes by destination, then metric: by their key in the kernel.
 func (r Route) Compare(s Route) int {
-	return cmp.Or(ComparePrefix(r.Dst, s.Dst), cmp.Compare(r.Metric, s.Metric))
+	if c := ComparePrefix(r.Dst, s.Dst); c != 0 {
+		return c
+	}
+	return cmp.Compare(r.Metric, s.Metric)
 }
 
 // String gives the route as ip-route(8) takes it.

@@ -50,9 +50,11 @@ func (b *builder) forwardOn(family int) {
 	for _, link := range b.uplinks {
 		devs[link.Name] = true
 	}
+	last := ""
 	for _, r := range b.desired.Routes {
-		if r.Dev != "" {
+		if r.Dev != last && r.Dev != "" {
 			devs[r.Dev] = true
+			last = r.Dev
 		}
 	}
 	for dev := range devs {
