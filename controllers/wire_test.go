@@ -75,7 +75,7 @@ func realisticNode(t *rapid.T) *corev1.Node {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: word.Draw(t, "name"), UID: types.UID(word.Draw(t, "uid")), ResourceVersion: word.Draw(t, "version"),
 		Labels: labels.Draw(t, "labels"), Annotations: labels.Draw(t, "annotations"), Finalizers: []string{"a", "b"}, Generation: 7,
-		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}}},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{}}`)}},
 	}}
 	if s := rapid.Int64Range(0, 1<<33).Draw(t, "created"); s > 0 {
 		n.CreationTimestamp = metav1.Unix(s, 0)

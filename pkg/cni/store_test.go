@@ -17,8 +17,10 @@ import (
 )
 
 func dualStack() topology.CNI {
-	return topology.CNI{Bridge: "plainroute0", MTU: 1500, IPAMDir: "/run/plainroute/ipam",
-		Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")}}
+	return topology.CNI{
+		Bridge: "plainroute0", MTU: 1500, IPAMDir: "/run/plainroute/ipam",
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")},
+	}
 }
 
 // newStore makes empty folders, which other users may enter.

@@ -33,8 +33,10 @@ func addrs(list ...string) []netip.Addr {
 }
 
 func peerRoute(dst, via string) topology.Route {
-	return topology.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0",
-		Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	return topology.Route{
+		Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0",
+		Protocol: topology.Protocol, Metric: topology.MetricPeer,
+	}
 }
 
 // example is a node with a peer in each state.
@@ -57,8 +59,10 @@ func example() *Result {
 				peerRoute("10.244.2.0/24", "192.168.1.12"), peerRoute("10.244.3.0/24", "192.168.1.13"),
 				peerRoute("10.244.6.0/24", "192.168.1.16"), peerRoute("fd00:10:244:2::/64", "fd00:192:168:1::12"),
 			},
-			Masquerade: &topology.Masquerade{Bridge: "plainroute0", Sources: prefixes("10.244.1.0/24"),
-				Cluster: prefixes("10.244.0.0/16"), Nodes: addrs("192.168.1.12")},
+			Masquerade: &topology.Masquerade{
+				Bridge: "plainroute0", Sources: prefixes("10.244.1.0/24"),
+				Cluster: prefixes("10.244.0.0/16"), Nodes: addrs("192.168.1.12"),
+			},
 			CNI: &topology.CNI{Bridge: "plainroute0", MTU: 1500, Subnets: prefixes("10.244.1.0/24"), IPAMDir: "/run/plainroute/ipam"},
 		},
 		Problems: []topology.Problem{

@@ -89,6 +89,7 @@ func (s *Server) report() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the report: %w", err)
 	}
-	s.reported, s.body = last, append(body, '\n')
-	return s.body, nil
+	body = append(body, '\n')
+	s.reported, s.body = last, body
+	return body, nil
 }

@@ -138,7 +138,7 @@ func TestSlowClientsBlockNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		body, err := io.ReadAll(answer.Body)
-		if answer.Body.Close(); err != nil || answer.StatusCode != 200 {
+		if answer.Body.Close(); err != nil || answer.StatusCode != http.StatusOK {
 			t.Errorf("%s: %d, %v", path, answer.StatusCode, err)
 		}
 		if path == "/status" && !json.Valid(body) {

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// planOf runs plan against an API server that gives this answer to all.
+func planOf(t *testing.T, code int, answer any) (stdout string, err error) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path != "/api/v1/nodes" || q.Method != http.MethodGet {
+			t.Errorf("asked for %s %s", q.Method, q.URL)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	defer server.Close()
+	config := clientcmdapi.NewConfig()
+	config.Clusters["a"] = &clientcmdapi.Cluster{Server: server.URL}
+	config.Contexts["a"] = &clientcmdapi.Context{Cluster: "a"}
+	config.CurrentContext = "a"
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, file); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	root := rootCommand()
+	root.SetArgs([]string{"plan", "--kubeconfig", file})
+	root.SetOut(&out)
+	err = root.ExecuteContext(context.Background())
+	return out.String(), err
+}
+
+func TestPlanFromTheCluster(t *testing.T) {
+	node := func(name, subnet, ip string) corev1.Node {
+		return corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: subnet},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: ip}}},
+		}
+	}
+	list := corev1.NodeList{TypeMeta: metav1.TypeMeta{Kind: "NodeList", APIVersion: "v1"}, Items: []corev1.Node{
+		node("node1", "10.244.1.0/24", "192.168.1.11"), node("node2", "10.244.2.0/24", "192.168.1.12"),
+	}}
+	out, err := planOf(t, http.StatusOK, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"# Node node1\n", "# Node node2\n", "ip route add 10.244.2.0/24 via 192.168.1.12 dev eth0 proto 112 metric 2048\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+}
+
+func TestPlanIsRefusedByTheCluster(t *testing.T) {
+	refusal := apierrors.NewForbidden(corev1.Resource("nodes"), "", errors.New("no right")).ErrStatus
+	refusal.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+	out, err := planOf(t, http.StatusForbidden, refusal)
+	if out != "" || err == nil || !strings.Contains(err.Error(), "listing Nodes: nodes is forbidden: no right") {
+		t.Errorf("got %v and %q", err, out)
+	}
+	if errors.As(err, new(usageError)) {
+		t.Error("a refusal is no wrong flag")
+	}
+}
+
+// The lock goes with its holder, so that nothing is left to clean up.
+func TestLockRunDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "deep", "run")
+	first, err := lockRunDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := lockRunDir(dir); err == nil || !strings.Contains(err.Error(), "another agent runs") {
+		t.Errorf("got a second lock %v, %v", second, err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	third, err := lockRunDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the run folder is %v, %v", info, err)
+	}
+}
