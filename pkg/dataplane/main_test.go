@@ -264,10 +264,11 @@ func (m *machine) watch() <-chan struct{} {
 func (m *machine) watchSettled(all []*topology.Node) <-chan struct{} {
 	m.t.Helper()
 	news := m.watch()
+	drain(news, settling)
 	m.settle(all)
-	drain(news)
+	drain(news, shortly)
 	m.settle(all)
-	drain(news)
+	drain(news, shortly)
 	return news
 }
 
@@ -291,11 +292,19 @@ func (m *machine) quiet(news <-chan struct{}, about string) {
 	}
 }
 
-func drain(news <-chan struct{}) {
+const (
+	shortly = 100 * time.Millisecond
+	// settling is longer than the second for which the kernel may hold back what
+	// it tells of carriers (net/core/link_watch.c).
+	settling = 1200 * time.Millisecond
+)
+
+// drain reads old news until there is none for a while.
+func drain(news <-chan struct{}, while time.Duration) {
 	for {
 		select {
 		case <-news:
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(while):
 			return
 		}
 	}

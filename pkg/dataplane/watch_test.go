@@ -61,7 +61,7 @@ func TestDisturbances(t *testing.T) {
 			news := m.watchSettled(nodes(4))
 			disturb(m)
 			m.expect(news, name)
-			drain(news)
+			drain(news, shortly)
 			if m.pass(nodes(4)).Empty() {
 				t.Error("the pass after it found nothing to do")
 			}
@@ -114,7 +114,7 @@ func TestOverflowIsAnAudit(t *testing.T) {
 	m.must(m.nl.RouteDel(&m.ours()[0]))
 	news := m.watch()
 	m.expect(news, "an overflow")
-	drain(news)
+	drain(news, shortly)
 	if m.pass(nodes(2)).Empty() {
 		t.Error("what was lost was not found")
 	}
