@@ -28,9 +28,7 @@ func measureNew(ctx context.Context, l *lab, r *report) error {
 		}
 		routed, seen = append(routed, route), append(seen, own)
 	}
-	r.add("new Node to a plain client's watch, median (a yardstick)", milliseconds(median(seen)), "ms", 0)
-	r.add("new Node to its route, median", milliseconds(median(routed)), "ms", 8)
-	r.add("new Node to its route, worst", milliseconds(worst(routed)), "ms", 0)
+	r.addChange("new Node to", "its route", routed, seen, 8)
 
 	gone := l.opts.samples * len(l.subnets(ownIndex))
 	_, err := l.routes.await(ctx, func() error {
@@ -46,22 +44,21 @@ func measureNew(ctx context.Context, l *lab, r *report) error {
 
 // measureMove measures the way from a Node's new InternalIP to its route by it.
 func measureMove(ctx context.Context, l *lab, r *report) error {
-	var routed []time.Duration
+	var routed, seen []time.Duration
 	longest := gap{}
 	for index := 1; index <= l.opts.samples; index++ {
 		moved := index + movedBy
 		subnet, via := subnet4(index), address4(moved)
-		route, _, err := l.timeChange(ctx, index, watch.Modified, func(e routeEvent) bool {
+		route, own, err := l.timeChange(ctx, index, watch.Modified, func(e routeEvent) bool {
 			longest.learn(e, subnet)
 			return e.added && e.subnet == subnet && e.via == via
 		}, func() error { return l.move(ctx, index, l.addresses(moved)) })
 		if err != nil {
 			return err
 		}
-		routed = append(routed, route)
+		routed, seen = append(routed, route), append(seen, own)
 	}
-	r.add("Node changes address to new route, median", milliseconds(median(routed)), "ms", 10)
-	r.add("Node changes address to new route, worst", milliseconds(worst(routed)), "ms", 0)
+	r.addChange("Node changes address to", "new route", routed, seen, 10)
 	r.add("without a route meanwhile, worst", milliseconds(longest.longest), "ms", exactly0)
 	return nil
 }

@@ -34,6 +34,15 @@ func (r *report) add(name string, value float64, unit string, must float64) {
 	r.Results = append(r.Results, result{name, value, unit, must})
 }
 
+// addChange adds what a change took to its route, and to a plain client's watch beside it: what the API server and a
+// busy machine take is no agent's to save.
+func (r *report) addChange(change, route string, routed, seen []time.Duration, must float64) {
+	r.add(change+" a plain client's watch, median (a yardstick)", milliseconds(median(seen)), "ms", 0)
+	r.add(change+" a plain client's watch, worst (a yardstick)", milliseconds(worst(seen)), "ms", 0)
+	r.add(change+" "+route+", median", milliseconds(median(routed)), "ms", must)
+	r.add(change+" "+route+", worst", milliseconds(worst(routed)), "ms", 0)
+}
+
 func (r *report) print(to io.Writer, format string) error {
 	if format == "json" {
 		encoder := json.NewEncoder(to)
