@@ -86,7 +86,8 @@ func TestStreamAndList(t *testing.T) {
 	}
 }
 
-// A server or a proxy that knows JSON only is understood as well.
+// A server that answers in JSON all the same can't be watched. It is listed again
+// and again, and what it says arrives, if later.
 func TestJSONOnly(t *testing.T) {
 	api := useNodes(t)
 	api.create(node1(), peer(2))

@@ -1,0 +1,160 @@
+package controllers
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/watch"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+)
+
+// frames gives events as an API server sends them, made by its own encoders.
+func frames(t testing.TB, kind watch.EventType, objects ...runtime.Object) []byte {
+	t.Helper()
+	var all bytes.Buffer
+	framer := protobuf.LengthDelimitedFramer.NewFrameWriter(&all)
+	for _, object := range objects {
+		var raw bytes.Buffer
+		if err := protobuf.NewSerializer(clientscheme.Scheme, clientscheme.Scheme).Encode(object, &raw); err != nil {
+			t.Fatal(err)
+		}
+		event := metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: raw.Bytes()}}
+		frame, err := event.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := framer.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all.Bytes()
+}
+
+func apiNode(node *corev1.Node) *corev1.Node {
+	node.TypeMeta = metav1.TypeMeta{Kind: "Node", APIVersion: "v1"}
+	return node
+}
+
+// The stream keeps one buffer for all, so what came earlier must not change when
+// more comes; and it arrives in whatever pieces.
+func TestWireStream(t *testing.T) {
+	bookmark := apiNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		ResourceVersion: "42",
+		Annotations:     map[string]string{metav1.InitialEventsAnnotationKey: "true", "other": "b"},
+	}})
+	gone := &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Reason: metav1.StatusReasonExpired, Code: 410, Message: "too old"}
+	all := bytes.Join([][]byte{
+		frames(t, watch.Added, apiNode(node1()), apiNode(peer(2))), frames(t, watch.Bookmark, bookmark),
+		frames(t, watch.Modified, apiNode(withAddresses(2000))), frames(t, watch.Deleted, apiNode(peer(2))), frames(t, watch.Error, gone),
+	}, nil)
+	want := []watch.Event{
+		{Type: watch.Added, Object: wire(kept(node1()))},
+		{Type: watch.Added, Object: wire(kept(peer(2)))},
+		{Type: watch.Bookmark, Object: wire(kept(bookmark))},
+		{Type: watch.Modified, Object: wire(kept(withAddresses(2000)))},
+		{Type: watch.Deleted, Object: wire(kept(peer(2)))},
+		{Type: watch.Error, Object: gone},
+	}
+	for name, reader := range map[string]io.Reader{"whole": bytes.NewReader(all), "byte by byte": iotest.OneByteReader(bytes.NewReader(all))} {
+		stream := newWireStream(io.NopCloser(reader))
+		var got []watch.Event
+		for {
+			kind, object, err := stream.Decode()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			got = append(got, watch.Event{Type: kind, Object: object})
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%s: %d events, want %d", name, len(got), len(want))
+		}
+		for i := range want {
+			if g, ok := got[i].Object.(*metav1.Status); ok {
+				g.TypeMeta = gone.TypeMeta // which is outside the message
+			}
+			if !reflect.DeepEqual(got[i], want[i]) {
+				t.Errorf("%s: event %d is %v, want %v", name, i, got[i], want[i])
+			}
+		}
+	}
+}
+
+// A connection that is cut in the middle of an event gives no part of it.
+func TestWireStreamCutShort(t *testing.T) {
+	first, second := frames(t, watch.Added, apiNode(node1())), frames(t, watch.Added, apiNode(peer(2)))
+	for n := range second {
+		stream := newWireStream(io.NopCloser(bytes.NewReader(append(bytes.Clone(first), second[:n]...))))
+		if _, _, err := stream.Decode(); err != nil {
+			t.Fatal(err)
+		}
+		_, object, err := stream.Decode()
+		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) || object != nil {
+			t.Fatalf("cut after %d bytes: %v, %v, want the end", n, object, err)
+		}
+	}
+}
+
+// What is no event is an error, and no reason to ask for memory.
+func TestWireStreamGarbage(t *testing.T) {
+	json := `{"type":"ADDED","object":{"kind":"Node"}}`
+	framed := binary.BigEndian.AppendUint32(nil, uint32(len(json)+4))
+	for name, c := range map[string]struct{ bytes, want string }{
+		"too large":        {"\x7f\xff\xff\xff", "an event of 2147483647 bytes"},
+		"JSON":             {json, "an event of"},
+		"empty":            {"\x00\x00\x00\x00", "not in protobuf"},
+		"JSON in a frame":  {string(framed) + "\x12\x2b\x0a\x29" + json, "not in protobuf"},
+		"no fields at all": {"\x00\x00\x00\x02\xff\xff", "reading protobuf"},
+	} {
+		stream := newWireStream(io.NopCloser(strings.NewReader(c.bytes)))
+		if _, object, err := stream.Decode(); object != nil || err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, %v, want an error with %q", name, object, err, c.want)
+		}
+	}
+}
+
+func TestWireStreamClose(t *testing.T) {
+	reader, writer := io.Pipe()
+	defer writer.Close()
+	stream := newWireStream(reader)
+	ended := make(chan error, 1)
+	go func() {
+		_, _, err := stream.Decode()
+		ended <- err
+	}()
+	stream.Close()
+	if err := <-ended; err == nil {
+		t.Error("Decode goes on after Close")
+	}
+}
+
+// FuzzWireStream: whatever comes, nothing panics, and an event without an error
+// has an object.
+func FuzzWireStream(f *testing.F) {
+	f.Add(frames(f, watch.Added, apiNode(node1()), apiNode(peer(2))))
+	f.Add([]byte("\x00\x00\x00\x02\x12\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		stream := newWireStream(io.NopCloser(bytes.NewReader(b)))
+		for range 10 {
+			_, object, err := stream.Decode()
+			if err != nil {
+				return
+			}
+			if object == nil {
+				t.Fatal("an event without an object")
+			}
+		}
+	})
+}
