@@ -1,0 +1,213 @@
+package dataplane
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// readMasquerade reads our table back, nil if there is none. Whatever in it is
+// not as we make it gives an empty Masquerade, which no desired one equals, so
+// the table is made anew.
+func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
+	_, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := k.readRules()
+	if err != nil || len(m.Sources) == 0 {
+		return m, err
+	}
+	for _, f := range families {
+		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
+		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
+		err := errors.Join(errCluster, errNodes)
+		ranges, ok := parseIntervals(cluster)
+		if errors.Is(err, unix.ENOENT) || !ok {
+			return &topology.Masquerade{}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		m.Cluster = append(m.Cluster, ranges...)
+		m.Nodes = append(m.Nodes, parseSingles(nodes)...)
+	}
+	return m, nil
+}
+
+// readRules tells for which bridge and pod subnets our chains were made, or
+// nothing if they are not as we would make them for those.
+func (k *Kernel) readRules() (*topology.Masquerade, error) {
+	all, err := k.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, err
+	}
+	m := &topology.Masquerade{}
+	rules := map[string][]*nftables.Rule{}
+	found := map[string]*nftables.Chain{}
+	for _, c := range all {
+		if c.Table.Name != topology.Table {
+			continue
+		}
+		found[c.Name] = c
+		if rules[c.Name], err = k.nft.GetRules(nftTable, c); err != nil {
+			return nil, err
+		}
+		for _, r := range rules[c.Name] {
+			guess(m, r.Exprs)
+		}
+	}
+	want := chains(m)
+	if len(found) != len(want) {
+		return &topology.Masquerade{}, nil
+	}
+	for _, c := range want {
+		if !sameChain(c, found[c.Name], rules[c.Name]) {
+			return &topology.Masquerade{}, nil
+		}
+	}
+	return m, nil
+}
+
+// guess takes from a rule what ours vary in; whether the rest is ours too shows
+// when rules made from the guess are compared with it.
+func guess(m *topology.Masquerade, exprs []expr.Any) {
+	for i, e := range exprs {
+		switch e := e.(type) {
+		case *expr.Meta:
+			if cmp, ok := next[*expr.Cmp](exprs, i); ok && (e.Key == expr.MetaKeyOIFNAME || e.Key == expr.MetaKeyIIFNAME) {
+				m.Bridge = string(bytes.TrimRight(cmp.Data, "\x00"))
+			}
+		case *expr.Bitwise:
+			cmp, ok := next[*expr.Cmp](exprs, i)
+			if ok && cmp.Op == expr.CmpOpEq && hasMasq(exprs) {
+				m.Sources = append(m.Sources, prefixOf(cmp.Data, e.Mask))
+			}
+		}
+	}
+}
+
+func next[T expr.Any](exprs []expr.Any, i int) (T, bool) {
+	var zero T
+	if i+1 >= len(exprs) {
+		return zero, false
+	}
+	e, ok := exprs[i+1].(T)
+	return e, ok
+}
+
+func hasMasq(exprs []expr.Any) bool {
+	return slices.ContainsFunc(exprs, func(e expr.Any) bool { _, ok := e.(*expr.Masq); return ok })
+}
+
+func prefixOf(addr, mask []byte) netip.Prefix {
+	a, _ := netip.AddrFromSlice(addr)
+	bits := 0
+	for _, b := range mask {
+		for ; b != 0; b <<= 1 {
+			bits++
+		}
+	}
+	return netip.PrefixFrom(a, bits)
+}
+
+func sameChain(want chain, have *nftables.Chain, rules []*nftables.Rule) bool {
+	if have == nil || have.Type != want.Type || have.Hooknum == nil || *have.Hooknum != *want.Hooknum ||
+		have.Priority == nil || *have.Priority != *want.Priority || have.Policy == nil || *have.Policy != *want.Policy ||
+		len(rules) != len(want.rules) {
+		return false
+	}
+	for i, r := range rules {
+		if !sameExprs(want.rules[i], r.Exprs) {
+			return false
+		}
+	}
+	return true
+}
+
+// sameExprs compares rules; the kernel numbers sets by itself, so of a lookup
+// only the name counts.
+func sameExprs(want, have []expr.Any) bool {
+	if len(want) != len(have) {
+		return false
+	}
+	for i := range want {
+		have := have[i]
+		if l, ok := have.(*expr.Lookup); ok {
+			named := *l
+			named.SetID = 0
+			have = &named
+		}
+		if !reflect.DeepEqual(want[i], have) {
+			return false
+		}
+	}
+	return true
+}
+
+// parseIntervals pairs beginnings and ends; it is not ok if a range is no prefix.
+func parseIntervals(elements []nftables.SetElement) ([]netip.Prefix, bool) {
+	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
+		if c := bytes.Compare(a.Key, b.Key); c != 0 || a.IntervalEnd == b.IntervalEnd {
+			return c
+		}
+		if a.IntervalEnd {
+			return -1
+		}
+		return 1
+	})
+	var prefixes []netip.Prefix
+	for i := 0; i < len(elements); i++ {
+		if elements[i].IntervalEnd {
+			continue
+		}
+		start, _ := netip.AddrFromSlice(elements[i].Key)
+		var end netip.Addr
+		if i+1 < len(elements) && elements[i+1].IntervalEnd {
+			end, _ = netip.AddrFromSlice(elements[i+1].Key)
+		}
+		p, ok := rangePrefix(start, end)
+		if !ok {
+			return nil, false
+		}
+		prefixes = append(prefixes, p)
+	}
+	return prefixes, true
+}
+
+// rangePrefix returns the prefix that goes from start to just before end; an
+// invalid end is one past the top.
+func rangePrefix(start, end netip.Addr) (netip.Prefix, bool) {
+	for bits := start.BitLen(); bits >= 0; bits-- {
+		p := netip.PrefixFrom(start, bits)
+		if p.Masked() != p {
+			return netip.Prefix{}, false
+		}
+		if topology.Last(p).Next() == end {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+func parseSingles(elements []nftables.SetElement) []netip.Addr {
+	var addrs []netip.Addr
+	for _, e := range elements {
+		if a, ok := netip.AddrFromSlice(e.Key); ok {
+			addrs = append(addrs, a)
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs
+}
