@@ -264,7 +264,6 @@ func (m *machine) watch() <-chan struct{} {
 func (m *machine) watchSettled(all []*topology.Node) <-chan struct{} {
 	m.t.Helper()
 	news := m.watch()
-	drain(news, settling)
 	m.settle(all)
 	drain(news, shortly)
 	m.settle(all)

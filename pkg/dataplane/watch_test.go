@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	rtnl "github.com/vishvananda/netlink"
@@ -92,6 +93,7 @@ func TestPodsComingAndGoingAreNoNews(t *testing.T) {
 	m.addr(topology.Bridge, "10.128.0.1/24")
 	m.addVeth("vethfirst", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("vethfirst"), m.link(topology.Bridge)))
+	time.Sleep(settling)
 	news := m.watchSettled(nodes(3))
 	m.addVeth("vethpod", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link(topology.Bridge)))
