@@ -53,8 +53,9 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 test: assets build vet bin/testsum ## Run every test that this machine can run: pure, API server, kernel, packets.
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
-	@# One package at a time: some tests measure time, and must not compete with others for two cores.
-	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=1 -count=1 -timeout=10m ./...
+	@# Two packages at a time: most wait more than they compute. test/integration, which measures time, comes last and has
+	@# the machine nearly to itself.
+	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=2 -count=1 -timeout=10m ./...
 
 .PHONY: test-unit
 test-unit: bin/testsum ## Run the tests that need no kernel, no API server and no root.
