@@ -100,9 +100,12 @@ func (a *agent) source(o agentOptions) *NodeSource {
 func (a *agent) run(r *NodeReconciler, api *rest.Config) {
 	a.t.Helper()
 	mgr, err := ctrl.NewManager(api, ctrl.Options{
-		Scheme:     runtime.NewScheme(),
-		Metrics:    metricsserver.Options{BindAddress: "0"},
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)}, // one process runs many agents here
+		Scheme:  runtime.NewScheme(),
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		Controller: config.Controller{
+			SkipNameValidation: ptr.To(true),    // one process runs many agents here
+			CacheSyncTimeout:   2 * time.Second, // 2 minutes by default: the agent must bear any wait
+		},
 	})
 	if err != nil {
 		a.t.Fatal(err)

@@ -117,6 +117,15 @@ func TestStatusIsOfTheLastResult(t *testing.T) {
 	}
 }
 
+// In a large cluster a report is megabytes: many who ask share one.
+func TestReportIsMadeOnce(t *testing.T) {
+	s := newServer()
+	s.Board.Publish(large())
+	if n := testing.AllocsPerRun(20, func() { _, _ = s.report() }); n > 10 {
+		t.Errorf("each request costs %v allocations", n)
+	}
+}
+
 // Clients that don't send, or don't read, hold up nobody else.
 func TestSlowClientsBlockNobody(t *testing.T) {
 	s := newServer()
