@@ -168,7 +168,7 @@ func Render(c topology.CNI) ([]byte, error) {
 	}
 	content, err := json.MarshalIndent(conflist{
 		CNIVersion: "1.0.0",
-		Name:       "plainroute",
+		Name:       topology.Network,
 		Plugins: []plugin{
 			{
 				Type: "bridge", Bridge: c.Bridge, IsDefaultGateway: true, ForceAddress: true, HairpinMode: true,

@@ -129,7 +129,10 @@ func (k *Kernel) Facts(context.Context) (topology.Host, error) {
 	if err != nil {
 		return topology.Host{}, err
 	}
-	return topology.Host{Links: k.links.list, Routes: k.routes.foreign, Nameservers: servers}, nil
+	return topology.Host{
+		Links: k.links.list, Routes: k.routes.foreign, Nameservers: servers,
+		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+	}, nil
 }
 
 // Observe tells what of ours is there. The caller must not change it.
@@ -139,7 +142,10 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	if err := k.load(); err != nil {
 		return topology.State{}, err
 	}
-	return topology.State{Sysctls: k.sysctls, Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read()}, nil
+	return topology.State{
+		Sysctls: k.sysctls, Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours,
+		Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
+	}, nil
 }
 
 // load reads what is not known.
@@ -199,10 +205,11 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	for _, s := range c.Sysctls {
 		errs = append(errs, k.writeSysctl(s))
 	}
-	errs = append(errs, k.writeTable(c.Table), k.changeSets(c.Widen))
+	errs = append(errs, k.addAddresses(c.AddAddresses), k.writeTable(c.Table), k.changeSets(c.Widen))
 	own := errors.Join(errs...)
 
 	routes := k.applyRoutes(c)
+	own = errors.Join(own, k.deleteAddresses(c.DeleteAddresses))
 	if routes == nil {
 		own = errors.Join(own, k.changeSets(c.Narrow), k.deleteTable(c.DeleteTable))
 	}

@@ -125,6 +125,21 @@ func (f *linkFacts) matters(index int) bool {
 	return known && slices.ContainsFunc(f.list, func(l topology.Link) bool { return l.Name == id.name })
 }
 
+// ports counts a bridge's ports.
+func (f *linkFacts) ports(bridge string) int {
+	master, ok := f.byName[bridge]
+	if !ok {
+		return 0
+	}
+	n := 0
+	for _, id := range f.idents {
+		if id.master == master {
+			n++
+		}
+	}
+	return n
+}
+
 // nameservers reads resolv.conf(5). A host without that file has none.
 func nameservers(path string) ([]netip.Addr, error) {
 	f, err := os.Open(path)

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -68,6 +67,9 @@ func (k *Kernel) dumpRoutes(family uint8, links *linkFacts, byIndex map[int]*top
 			route := m.route(links)
 			if m.mine() {
 				ours = append(ours, route)
+				for _, hop := range m.others {
+					foreign = append(foreign, hop.route(links))
+				}
 				return
 			}
 			if link := byIndex[m.oif]; link != nil && m.advertised(family) {
@@ -127,7 +129,8 @@ type message struct {
 	metric   int
 	protocol int
 	expires  bool
-	hops     int // next hops of a multipath route
+	hops     int       // next hops of a multipath route
+	others   []message // what was appended to an IPv6 route of ours
 }
 
 // parseRoute reads struct rtmsg and its attributes (linux/rtnetlink.h). It is
@@ -164,6 +167,9 @@ func parseRoute(b []byte) (m message, ok bool) {
 		b = b[min(len(b), (length+3)&^3):]
 	}
 	m.dst = netip.PrefixFrom(dst, bits)
+	for i := range m.others {
+		m.others[i].dst, m.others[i].metric = m.dst, m.metric
+	}
 	return m, table == unix.RT_TABLE_MAIN && m.dst.IsValid() && !dst.IsLinkLocalUnicast() && !dst.IsMulticast()
 }
 
@@ -193,18 +199,25 @@ func (m *message) nextHops(b []byte) {
 		if length < unix.SizeofRtNexthop || length > len(b) {
 			return
 		}
-		if m.hops++; m.hops == 1 {
-			m.oif = int(binary.NativeEndian.Uint32(b[4:]))
-			for a := b[unix.SizeofRtNexthop:length]; len(a) >= unix.SizeofRtAttr; {
-				size := int(binary.NativeEndian.Uint16(a))
-				if size < unix.SizeofRtAttr || size > len(a) {
-					return
-				}
-				m.attribute(binary.NativeEndian.Uint16(a[2:]), a[unix.SizeofRtAttr:size])
-				a = a[min(len(a), (size+3)&^3):]
-			}
+		hop := m
+		if m.hops++; m.hops > 1 {
+			m.others = append(m.others, message{kind: m.kind})
+			hop = &m.others[len(m.others)-1]
 		}
+		hop.oif = int(binary.NativeEndian.Uint32(b[4:]))
+		hop.attributes(b[unix.SizeofRtNexthop:length])
 		b = b[min(len(b), (length+3)&^3):]
+	}
+}
+
+func (m *message) attributes(b []byte) {
+	for len(b) >= unix.SizeofRtAttr {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofRtAttr || size > len(b) {
+			return
+		}
+		m.attribute(binary.NativeEndian.Uint16(b[2:]), b[unix.SizeofRtAttr:size])
+		b = b[min(len(b), (size+3)&^3):]
 	}
 }
 
@@ -215,10 +228,12 @@ func number(b []byte) uint32 {
 	return binary.NativeEndian.Uint32(b)
 }
 
-// mine tells whether the route bears our mark. One that somebody appended a next
-// hop to is not ours alone any more, nor one with a TOS, which we never make.
+// mine tells whether the route bears our mark; we never make one with a TOS. An
+// IPv6 route with several next hops began with ours: the kernel tells the first
+// one's protocol for all, and adds at the end (rt6_fill_node, fib6_add_rt2node). An
+// IPv4 route with several was made as a whole by somebody else.
 func (m message) mine() bool {
-	return m.protocol == topology.Protocol && m.hops < 2 && m.tos == 0 &&
+	return m.protocol == topology.Protocol && m.tos == 0 && (m.hops < 2 || m.dst.Addr().Is6()) &&
 		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn)
 }
 
@@ -231,7 +246,10 @@ func (m message) advertised(family uint8) bool {
 // route translates; a route that leads nowhere has no device, although the
 // kernel names lo for it in IPv6.
 func (m message) route(links *linkFacts) topology.Route {
-	r := topology.Route{Type: routeTypes[m.kind], Dst: m.dst, Via: m.via, Src: m.src, Protocol: m.protocol, Metric: m.metric}
+	r := topology.Route{
+		Type: routeTypes[m.kind], Dst: m.dst, Via: m.via, Src: m.src,
+		Protocol: m.protocol, Metric: m.metric, Shared: m.hops > 1 && m.mine(),
+	}
 	if r.Type == topology.Unicast && m.oif != 0 {
 		r.Dev = links.name(m.oif)
 	}
@@ -295,7 +313,7 @@ var errNoDevice = errors.New("no such device any more")
 
 func (k *Kernel) routeCall(r topology.Route, call func(*rtnl.Route) error) error {
 	route := &rtnl.Route{
-		Dst:      &net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(r.Dst.Bits(), r.Dst.Addr().BitLen())},
+		Dst:      ipNet(r.Dst),
 		Gw:       r.Via.AsSlice(),
 		Src:      r.Src.AsSlice(),
 		Protocol: rtnl.RouteProtocol(r.Protocol),

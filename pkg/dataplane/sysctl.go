@@ -14,6 +14,9 @@ import (
 func (k *Kernel) loadSysctls() {
 	k.sysctls = map[string]string{}
 	k.readSysctls(topology.SysctlForward4, topology.SysctlForward6, topology.SysctlBridgeNF4, topology.SysctlBridgeNF6)
+	for limit := 1; limit <= 3; limit++ {
+		k.readSysctls(topology.NeighSysctl(4, limit), topology.NeighSysctl(6, limit))
+	}
 	for _, link := range k.links.list {
 		k.readSysctls(
 			topology.ConfSysctl(4, link.Name, "forwarding"),

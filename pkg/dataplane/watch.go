@@ -58,6 +58,7 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	for _, c := range k.events {
 		done.Go(func() { cancel(k.listen(c, notify)) })
 	}
+	done.Go(func() { k.cfg.CNI.Watch(ctx, notify) })
 	audit := time.NewTicker(resync)
 	defer audit.Stop()
 	for ctx.Err() == nil {

@@ -13,6 +13,8 @@ import (
 // config at the very end.
 type Changes struct {
 	Sysctls []Sysctl
+	// AddAddresses are missing from the bridge.
+	AddAddresses []topology.Address
 	// Table is written anew as a whole: it is missing, or its rules differ.
 	Table *topology.Masquerade
 	// Widen brings a destination into the sets before its route exists, for a
@@ -23,6 +25,8 @@ type Changes struct {
 	Add, Replace []topology.Route
 	// Delete are routes of ours that nothing asks for any more.
 	Delete []topology.Route
+	// DeleteAddresses are the bridge's gateways of former subnets.
+	DeleteAddresses []topology.Address
 	// Narrow takes destinations from the sets once their routes are gone.
 	Narrow      SetChange
 	DeleteTable bool
@@ -55,13 +59,13 @@ func (c Changes) TouchesCNI() bool { return c.CNI != nil || c.DeleteCNI }
 
 // KernelEmpty tells that nothing changes but the CNI config.
 func (c Changes) KernelEmpty() bool {
-	return len(c.Sysctls)+len(c.Add)+len(c.Replace)+len(c.Delete) == 0 &&
+	return len(c.Sysctls)+len(c.AddAddresses)+len(c.Add)+len(c.Replace)+len(c.Delete)+len(c.DeleteAddresses) == 0 &&
 		c.Table == nil && !c.DeleteTable && c.Widen.Empty() && c.Narrow.Empty()
 }
 
 // WithoutRemovals leaves out what a later, fuller view might want back.
 func (c Changes) WithoutRemovals() Changes {
-	c.Delete, c.Narrow, c.DeleteTable, c.DeleteCNI = nil, SetChange{}, false, false
+	c.Delete, c.DeleteAddresses, c.Narrow, c.DeleteTable, c.DeleteCNI = nil, nil, SetChange{}, false, false
 	return c
 }
 
@@ -76,5 +80,5 @@ func (c Changes) OnlyCNI() Changes { return Changes{CNI: c.CNI, DeleteCNI: c.Del
 
 // Removes tells whether WithoutRemovals would leave anything out.
 func (c Changes) Removes() bool {
-	return len(c.Delete) > 0 || !c.Narrow.Empty() || c.DeleteTable || c.DeleteCNI
+	return len(c.Delete)+len(c.DeleteAddresses) > 0 || !c.Narrow.Empty() || c.DeleteTable || c.DeleteCNI
 }

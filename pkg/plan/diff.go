@@ -14,6 +14,7 @@ import (
 func Diff(desired, actual topology.State) Changes {
 	var c Changes
 	c.Sysctls = diffSysctls(desired.Sysctls, actual.Sysctls)
+	c.AddAddresses, c.DeleteAddresses = diffSorted(desired.Addresses, actual.Addresses, topology.Address.Compare)
 	c.diffRoutes(desired.Routes, actual.Routes)
 	c.diffMasquerade(desired.Masquerade, actual.Masquerade)
 	switch {

@@ -20,6 +20,11 @@ func drawState(t *rapid.T, label string) topology.State {
 			s.Routes = append(s.Routes, drawRoute(t, i))
 		}
 	}
+	for i := range 3 {
+		if rapid.Bool().Draw(t, label+" address") {
+			s.Addresses = append(s.Addresses, topology.Address{Dev: "b", Prefix: netip.PrefixFrom(topology.Gateway(subnet(i)), 24)})
+		}
+	}
 	if rapid.Bool().Draw(t, label+" table") {
 		s.Masquerade = drawMasquerade(t)
 	}
@@ -67,6 +72,7 @@ func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) t
 		s.Masquerade = c.Table
 	}
 	s.Masquerade = changeSets(t, s.Masquerade, c.Widen)
+	s.Addresses = append(slices.Clone(s.Addresses), c.AddAddresses...)
 	step(s)
 	s.Routes = slices.Clone(s.Routes)
 	for _, r := range c.Add {
@@ -93,6 +99,8 @@ func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) t
 		s.Routes = slices.Delete(s.Routes, i, i+1)
 		step(s)
 	}
+	s.Addresses = slices.DeleteFunc(s.Addresses, func(a topology.Address) bool { return slices.Contains(c.DeleteAddresses, a) })
+	slices.SortFunc(s.Addresses, topology.Address.Compare)
 	s.Masquerade = changeSets(t, s.Masquerade, c.Narrow)
 	if c.DeleteTable {
 		s.Masquerade = nil
@@ -134,7 +142,7 @@ func TestApplyingTheDifferenceGivesTheDesired(t *testing.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		changes := Diff(desired, actual)
 		got := apply(t, actual, changes, func(topology.State) {})
-		if !slices.Equal(got.Routes, desired.Routes) || !got.CNI.Equal(desired.CNI) || !sameTable(got.Masquerade, desired.Masquerade) {
+		if !slices.Equal(got.Routes, desired.Routes) || !slices.Equal(got.Addresses, desired.Addresses) || !got.CNI.Equal(desired.CNI) || !sameTable(got.Masquerade, desired.Masquerade) {
 			t.Fatalf("got %+v\nwant %+v\nby %+v", got, desired, changes)
 		}
 		for path, value := range desired.Sysctls {
@@ -186,7 +194,7 @@ func TestZeroStateRemovesAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		actual := drawState(t, "actual")
 		got := apply(t, actual, Diff(topology.State{}, actual), func(topology.State) {})
-		if len(got.Routes) > 0 || got.Masquerade != nil || got.CNI != nil {
+		if len(got.Routes)+len(got.Addresses) > 0 || got.Masquerade != nil || got.CNI != nil {
 			t.Fatalf("left: %+v", got)
 		}
 	})
@@ -196,7 +204,7 @@ func TestWithoutRemovalsTakesNothingAway(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		c := Diff(desired, actual).WithoutRemovals()
-		if c.Removes() || len(c.Delete) > 0 {
+		if c.Removes() || len(c.Delete)+len(c.DeleteAddresses) > 0 {
 			t.Fatalf("%+v", c)
 		}
 		got := apply(t, actual, c, func(topology.State) {})

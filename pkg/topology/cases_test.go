@@ -3,9 +3,11 @@ package topology
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,8 +27,9 @@ var update = flag.Bool("update", false, "write what is computed as what is wante
 //	nodes    a line each: name, age, podCIDRs, InternalIPs; - for none
 //	options  flags, a line each; node1 is us
 //	host     a Host in YAML; without it, defaultHost
-//	actual   routes in our table: SUBNET via ADDRESS dev LINK
-//	want     the routes and Problems that come of it
+//	actual   what is there: SUBNET via ADDRESS dev LINK [shared], address PREFIX
+//	         of the bridge, cni SUBNETS
+//	want     the routes, addresses, raised limits and Problems that come of it
 //
 // of which only nodes and want must be there. The comment before a case says
 // what it shows.
@@ -90,6 +93,17 @@ func describe(state State, problems []Problem) string {
 	var b strings.Builder
 	for _, r := range state.Routes {
 		fmt.Fprintln(&b, r)
+	}
+	for _, a := range state.Addresses {
+		fmt.Fprintln(&b, "address", a)
+	}
+	for _, path := range slices.Sorted(maps.Keys(state.Sysctls)) {
+		if strings.Contains(path, "gc_thresh") {
+			fmt.Fprintf(&b, "%s=%s\n", path, state.Sysctls[path])
+		}
+	}
+	if m := state.Masquerade; m != nil && len(m.Sources) > 1 {
+		fmt.Fprintln(&b, "masquerade", m.Sources)
 	}
 	if state.CNI != nil {
 		fmt.Fprintf(&b, "CNI %v mtu %d\n", state.CNI.Subnets, state.CNI.MTU)
@@ -157,6 +171,8 @@ func parseOptions(t *testing.T, text string) Options {
 			o.NodeCIDRs = append(o.NodeCIDRs, netip.MustParsePrefix(value))
 		case "--node-cidr-mask-size-ipv4":
 			o.MaskSize4, _ = strconv.Atoi(value)
+		case "--mode":
+			o.Router = value == "router"
 		case "api-server":
 			o.APIServers = append(o.APIServers, netip.MustParseAddr(value))
 		default:
@@ -175,16 +191,31 @@ func parseHost(t *testing.T, text string) Host {
 	return h
 }
 
-// parseActual reads routes of ours in a kernel with all settings in place.
+// parseActual reads what is ours on a host with all settings in place.
 func parseActual(t *testing.T, text string) State {
 	t.Helper()
 	s := allSysctls("lo", "eth0", "eth1", Bridge)
 	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) != 5 {
+		switch f := strings.Fields(line); {
+		case f[0] == "address":
+			s.Addresses = append(s.Addresses, Address{Bridge, netip.MustParsePrefix(f[1])})
+		case f[0] == "cni":
+			s.CNI = &CNI{Bridge: Bridge, MTU: 1500, IPAMDir: "/run/plainroute/ipam"}
+			for _, p := range f[1:] {
+				s.CNI.Subnets = append(s.CNI.Subnets, netip.MustParsePrefix(p))
+			}
+		case f[0] == "gc_thresh":
+			for _, path := range []string{NeighSysctl(4, 1), NeighSysctl(4, 2), NeighSysctl(4, 3)} {
+				s.Sysctls[path] = f[1]
+			}
+		case len(f) < 5:
 			t.Fatalf("an actual route is SUBNET via ADDRESS dev LINK: %q", line)
+		default:
+			s.Routes = append(s.Routes, Route{
+				Dst: netip.MustParsePrefix(f[0]), Via: netip.MustParseAddr(f[2]), Dev: f[4],
+				Protocol: Protocol, Metric: MetricPeer, Shared: len(f) > 5,
+			})
 		}
-		s.Routes = append(s.Routes, Route{Dst: netip.MustParsePrefix(f[0]), Via: netip.MustParseAddr(f[2]), Dev: f[4], Protocol: Protocol, Metric: MetricPeer})
 	}
 	return s
 }

@@ -17,9 +17,10 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.ownSubnets()
 	b.peerRoutes()
 	b.sysctls()
-	b.masquerade()
 	b.conflicts()
 	b.cni()
+	b.addresses()
+	b.masquerade()
 	slices.SortFunc(b.problems, Problem.Compare)
 	return b.desired, b.problems
 }
@@ -35,6 +36,7 @@ type builder struct {
 	judge    *judge
 
 	subnets  []netip.Prefix // our own pod subnets
+	former   []netip.Prefix // those that pods of ours still live on
 	uplinks  []Link         // the links that bear our InternalIPs
 	claims   []claim        // accepted, with or without a way to them; one a subnet
 	hops     []netip.Addr   // of all claims that have one, sorted, each once
@@ -45,7 +47,7 @@ type builder struct {
 func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 	b := &builder{opts: opts, host: host, actual: actual, peers: make([]*Node, 0, len(nodes))}
 	for _, n := range nodes {
-		if n.Name == opts.NodeName {
+		if n.Name == opts.NodeName && !opts.Router {
 			b.own = n
 			continue
 		}
@@ -76,6 +78,8 @@ func (b *builder) ownReady() bool {
 // that don't exist, and finds the links by which peers know us.
 func (b *builder) ownSubnets() {
 	switch {
+	case b.opts.Router:
+		return
 	case b.own == nil:
 		b.ownProblem(NodeMissing, "the API server has no Node of this name; waiting for kubelet to register it (is --node-name right?)")
 	case len(b.own.PodCIDRs) == 0 && len(b.own.Faults) == 0:
@@ -274,7 +278,7 @@ func (b *builder) shared() {
 // masquerade describes our nftables table. Nodes without a route stay out of its
 // sets: who claims a foreign address must not change how pods reach it.
 func (b *builder) masquerade() {
-	sources := b.subnets
+	sources := slices.Concat(b.subnets, b.former)
 	if len(sources) == 0 {
 		if b.actual.Masquerade == nil {
 			return
@@ -319,53 +323,4 @@ func (b *builder) nextHops() []netip.Addr {
 	}
 	slices.SortFunc(hops, netip.Addr.Compare)
 	return slices.Compact(hops)
-}
-
-// cni describes our CNI config. It makes kubelet say Ready, so it changes only
-// while nothing is wrong with this node, and never goes away: while it is
-// missing, deleted pods stay Terminating.
-func (b *builder) cni() {
-	if !b.ownReady() {
-		b.desired.CNI = b.actual.CNI
-		return
-	}
-	mtu := b.opts.MTU
-	for _, link := range b.uplinks {
-		if b.opts.MTU == 0 && (mtu == 0 || link.MTU < mtu) {
-			mtu = link.MTU
-		}
-	}
-	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.subnets, IPAMDir: b.opts.ipamDir()}
-}
-
-// conflicts reports foreign routes that the kernel prefers to ours, and leaves
-// out ours where a foreign one has our very key, which only a replace could take.
-func (b *builder) conflicts() {
-	slices.SortFunc(b.desired.Routes, Route.Compare)
-	for _, foreign := range b.host.Routes {
-		if foreign.Dev == b.opts.Bridge {
-			continue
-		}
-		i, ok := slices.BinarySearchFunc(b.desired.Routes, foreign.Dst, func(r Route, dst netip.Prefix) int { return ComparePrefix(r.Dst, dst) })
-		if !ok || foreign.Metric > b.desired.Routes[i].Metric {
-			continue
-		}
-		ours := b.desired.Routes[i]
-		if foreign.Metric == ours.Metric {
-			b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
-		}
-		b.report(Problem{
-			Node: b.holder(ours), Reason: RouteConflict, Own: ours.Metric == MetricOwn,
-			Detail: fmt.Sprintf("the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it", foreign, ours),
-		})
-	}
-}
-
-// holder returns the Node that a route of ours leads to.
-func (b *builder) holder(r Route) string {
-	i, ok := slices.BinarySearchFunc(b.claims, r.Dst, func(c claim, dst netip.Prefix) int { return ComparePrefix(c.subnet, dst) })
-	if !ok {
-		return b.opts.NodeName
-	}
-	return b.claims[i].node.Name
 }

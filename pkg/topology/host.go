@@ -10,6 +10,11 @@ type Host struct {
 	Routes []Route `json:"routes"`
 	// Nameservers are those of resolv.conf(5); no pod subnet may hide them.
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
+	// Ports counts the bridge's ports: pods that are attached to it.
+	Ports int `json:"ports,omitempty"`
+	// Leases are the addresses that pods of this host hold, or held when they were
+	// killed with nobody to detach them.
+	Leases []netip.Addr `json:"leases,omitempty"`
 }
 
 // Link is a network device.

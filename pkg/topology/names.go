@@ -31,4 +31,12 @@ const (
 	// Conflist names our CNI config in the CNI folder, a symlink into the run
 	// folder. Container runtimes take the first name in lexical order.
 	Conflist = "10-plainroute.conflist"
+
+	// Network is the name of the CNI network that our config describes; host-local
+	// keeps its leases in a folder of that name.
+	Network = "plainroute"
+
+	// IPAMDir is the folder in the run folder where those folders are. They go with
+	// a reboot, as the pods do.
+	IPAMDir = "ipam"
 )

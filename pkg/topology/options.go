@@ -9,6 +9,9 @@ import (
 type Options struct {
 	// NodeName is the name of our own Node.
 	NodeName string
+	// Router says that this host is no Node: it has routes to all Nodes' pods, and
+	// no pods of its own.
+	Router bool
 	// ClusterCIDRs bound the pod subnets; empty: no bound.
 	ClusterCIDRs []netip.Prefix
 	// MaskSize4 and MaskSize6 are the one length that a pod subnet may have, in
@@ -40,6 +43,5 @@ func (o Options) maskSize(is4 bool) int {
 	return o.MaskSize6
 }
 
-// ipamDir is where host-local keeps its leases. Below the run folder they go
-// with a reboot, as the pods do.
-func (o Options) ipamDir() string { return filepath.Join(o.RunDir, "ipam") }
+// ipamDir is where host-local keeps its leases.
+func (o Options) ipamDir() string { return filepath.Join(o.RunDir, IPAMDir) }

@@ -28,6 +28,8 @@ const (
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet
 	PruneHeld        Reason = "PruneHeld"        // removals wait for a view that can be trusted
+	SubnetChanged    Reason = "SubnetChanged"    // pods still live on a subnet that is not ours any more
+	Contested        Reason = "Contested"        // somebody on this host keeps undoing what we make
 )
 
 // Problem is something that keeps a part of the network from being as it

@@ -14,7 +14,10 @@ type State struct {
 	// Sysctls by their path below /proc/sys. The actual State has all that could
 	// matter, the desired one those that must have a certain value.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
-	// Routes are sorted by Compare and unique by their Key.
+	// Addresses are those of the bridge that the stock plugin gives it, sorted.
+	// Nobody else repairs them: after `ip addr del`, CNI's CHECK still says fine.
+	Addresses []Address `json:"addresses,omitempty"`
+	// Routes are sorted by Compare and unique by their key.
 	Routes []Route `json:"routes,omitempty"`
 	// Masquerade is our nftables table; nil: none.
 	Masquerade *Masquerade `json:"masquerade,omitempty"`
@@ -43,6 +46,10 @@ type Route struct {
 	Src      netip.Addr `json:"src"`
 	Protocol int        `json:"protocol,omitempty"`
 	Metric   int        `json:"metric,omitempty"`
+	// Shared tells that somebody appended a next hop of theirs to this IPv6 route,
+	// which the kernel keeps as one with ours (fib6_add_rt2node of
+	// net/ipv6/ip6_fib.c). It can be deleted, hop by hop, but not replaced.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // Compare orders routes by destination, then metric: by their key in the kernel.
@@ -84,6 +91,20 @@ func (r Route) String() string {
 	}
 	return b.String()
 }
+
+// Address is an address of a device, with the length of its prefix.
+type Address struct {
+	Dev    string       `json:"dev"`
+	Prefix netip.Prefix `json:"prefix"`
+}
+
+// Compare orders addresses.
+func (a Address) Compare(b Address) int {
+	return cmp.Or(ComparePrefix(a.Prefix, b.Prefix), cmp.Compare(a.Dev, b.Dev))
+}
+
+// String gives the address as ip-address(8) takes it.
+func (a Address) String() string { return a.Prefix.String() + " dev " + a.Dev }
 
 // Masquerade is our nftables table: what leaves the cluster from a pod of ours
 // gets the node's address, and nothing else does.

@@ -1,6 +1,11 @@
 package topology
 
-import "strconv"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+)
 
 // Paths of settings below /proc/sys. Those with a device take its name by
 // ConfSysctl: a name may hold dots, so dotted paths won't do.
@@ -16,23 +21,75 @@ func ConfSysctl(family int, dev, name string) string {
 	return "net/ipv" + strconv.Itoa(family) + "/conf/" + dev + "/" + name
 }
 
+// NeighSysctl returns the path of one of the limits of a family's neighbour table,
+// 1 to 3 (arp(7), gc_thresh).
+func NeighSysctl(family, limit int) string {
+	return "net/ipv" + strconv.Itoa(family) + "/neigh/default/gc_thresh" + strconv.Itoa(limit)
+}
+
 // sysctls asks for forwarding, on each device that pods' packets cross too, for
-// writing 1 over 1 into the global setting repairs no device; and for bridged
-// packets to pass the firewall, without which replies from a Service's pod on
-// the same node bypass the NAT that they need.
+// writing 1 over 1 into the global setting repairs no device; for bridged packets
+// to pass the firewall, without which replies from a Service's pod on the same
+// node bypass the NAT that they need; and for room in the neighbour table.
 func (b *builder) sysctls() {
 	b.desired.Sysctls = map[string]string{}
-	for _, p := range b.subnets {
-		if p.Addr().Is4() {
-			b.need(SysctlForward4, "IPv4 is off in this kernel")
-			b.need(SysctlBridgeNF4, "load the module br_netfilter, or Services time out between pods of this node")
-			b.forwardOn(4)
-			continue
-		}
+	if b.serves(true) {
+		b.need(SysctlForward4, "IPv4 is off in this kernel")
+		b.forwardOn(4)
+		b.neighbours(4)
+	}
+	if b.serves(false) {
 		b.acceptRA()
-		b.need(SysctlForward6, "IPv6 is off in this kernel, yet the Node has an IPv6 pod subnet")
-		b.need(SysctlBridgeNF6, "load the module br_netfilter, or Services time out between pods of this node")
+		b.need(SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets")
 		b.forwardOn(6)
+		b.neighbours(6)
+	}
+	for _, p := range b.subnets {
+		path := SysctlBridgeNF6
+		if p.Addr().Is4() {
+			path = SysctlBridgeNF4
+		}
+		b.need(path, "load the module br_netfilter, or Services time out between pods of this node")
+	}
+}
+
+// serves tells whether pods' packets of a family pass this host.
+func (b *builder) serves(is4 bool) bool {
+	if b.opts.Router {
+		return slices.ContainsFunc(b.claims, func(c claim) bool { return c.subnet.Addr().Is4() == is4 })
+	}
+	return slices.ContainsFunc(b.subnets, func(p netip.Prefix) bool { return p.Addr().Is4() == is4 })
+}
+
+const (
+	// podsPerNode is more than kubelet's --max-pods of 110, each a neighbour.
+	podsPerNode = 256
+	// plentyOfNeighbours fit into the kernel's default limits (128, 512, 1024;
+	// neigh_table of net/ipv4/arp.c) with as much room again.
+	plentyOfNeighbours = 512
+)
+
+// neighbours raises the limits of the neighbour table where peers and pods might
+// fill it; a full one cuts off whoever comes last. In steps of powers of two they
+// seldom change, and they are never lowered.
+func (b *builder) neighbours(family int) {
+	n := len(b.peers) + podsPerNode
+	if n <= plentyOfNeighbours {
+		return
+	}
+	limit := plentyOfNeighbours
+	for limit < n {
+		limit *= 2
+	}
+	for which := 1; which <= 3; which, limit = which+1, limit*2 {
+		path := NeighSysctl(family, which)
+		have, err := strconv.Atoi(b.actual.Sysctls[path])
+		switch {
+		case err != nil:
+			b.report(Problem{Reason: SettingMissing, Detail: fmt.Sprintf("/proc/sys/%s can't be seen from here, and may be too low for this many nodes; on the host it should be %d at least", path, limit)})
+		case have < limit:
+			b.desired.Sysctls[path] = strconv.Itoa(limit)
+		}
 	}
 }
 

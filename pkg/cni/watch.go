@@ -1,0 +1,55 @@
+package cni
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// unwatched is how often a folder that could not be watched is tried again: it is
+// not there, or the machine has too many watches (inotify(7), max_user_watches).
+const unwatched = time.Second
+
+// Watch calls notify when somebody touches our config, or the folders that it
+// lives in come or go, until ctx ends. What of our own doing it tells, too, costs
+// a pass that finds nothing.
+func (s Store) Watch(ctx context.Context, notify func()) {
+	for ctx.Err() == nil {
+		if w, err := fsnotify.NewWatcher(); err == nil {
+			s.follow(ctx, w, notify)
+			_ = w.Close()
+		}
+		select {
+		case <-time.After(unwatched):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// follow reads events for as long as both folders can be watched.
+func (s Store) follow(ctx context.Context, w *fsnotify.Watcher, notify func()) {
+	if w.Add(s.ConfDir) != nil || w.Add(s.RunDir) != nil {
+		return
+	}
+	notify() // for what happened before the watch
+	for {
+		select {
+		case e := <-w.Events:
+			switch filepath.Clean(e.Name) {
+			case s.link(), s.target():
+				notify()
+			case filepath.Clean(s.ConfDir), filepath.Clean(s.RunDir):
+				if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
+					notify()
+					return
+				}
+			}
+		case <-w.Errors: // events were lost
+			notify()
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,66 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// addresses returns those of a device, sorted.
+func (f *linkFacts) addresses(dev string) []topology.Address {
+	var all []topology.Address
+	for _, link := range f.list {
+		if link.Name != dev {
+			continue
+		}
+		for _, p := range link.Addrs {
+			all = append(all, topology.Address{Dev: dev, Prefix: p})
+		}
+	}
+	slices.SortFunc(all, topology.Address.Compare)
+	return all
+}
+
+// addAddresses gives the bridge what the plugin gave it before, at once usable:
+// the gateway of our own subnet can be nobody else's.
+func (k *Kernel) addAddresses(addrs []topology.Address) error {
+	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
+		if a.IP.To4() == nil {
+			a.Flags = unix.IFA_F_NODAD
+		}
+		return k.handle.AddrAdd(link, a)
+	}, unix.EEXIST)
+}
+
+func (k *Kernel) deleteAddresses(addrs []topology.Address) error {
+	return k.eachAddress("deleting", addrs, k.handle.AddrDel, unix.EADDRNOTAVAIL)
+}
+
+// eachAddress leaves out of its errors the one that says that it is done already.
+func (k *Kernel) eachAddress(op string, addrs []topology.Address, call func(rtnl.Link, *rtnl.Addr) error, done unix.Errno) error {
+	var errs []error
+	for _, a := range addrs {
+		k.fresh.routes = false // a connected route comes or goes with it
+		index, ok := k.links.byName[a.Dev]
+		err := errNoDevice
+		if ok {
+			link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: a.Dev}}
+			err = call(link, &rtnl.Addr{IPNet: ipNet(a.Prefix)})
+		}
+		if err != nil && !errors.Is(err, done) {
+			errs = append(errs, fmt.Errorf("%s address %s: %w", op, a, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

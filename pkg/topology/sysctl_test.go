@@ -1,0 +1,70 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Limits of the neighbour table are raised where a cluster might fill it, and
+// never lowered: what somebody made larger stays.
+func TestNeighbourLimits(t *testing.T) {
+	for _, c := range []struct {
+		nodes            int
+		have             string
+		want1, want2, w3 string
+	}{
+		{3, "128", "", "", ""},
+		{256, "128", "", "", ""},
+		{600, "128", "1024", "2048", "4096"},
+		{600, "2000", "", "2048", "4096"},
+		{600, "100000", "", "", ""},
+		{5000, "1024", "8192", "16384", "32768"},
+	} {
+		t.Run(fmt.Sprintf("%d nodes, %s", c.nodes, c.have), func(t *testing.T) {
+			actual := allSysctls("eth0")
+			for which := 1; which <= 3; which++ {
+				actual.Sysctls[NeighSysctl(4, which)] = c.have
+			}
+			state, problems := Desired(Options{NodeName: "node0", Bridge: Bridge}, parseHost(t, defaultHost), neighbours(c.nodes), actual)
+			for which, want := range []string{c.want1, c.want2, c.w3} {
+				if got := state.Sysctls[NeighSysctl(4, which+1)]; got != want {
+					t.Errorf("gc_thresh%d: got %q, want %q", which+1, got, want)
+				}
+			}
+			if i := slices.IndexFunc(problems, func(p Problem) bool { return p.Reason == SettingMissing }); i >= 0 {
+				t.Errorf("problem: %v", problems[i])
+			}
+		})
+	}
+}
+
+// In a network namespace that is not the first the limits can't be seen. That is
+// said, but keeps no node from being ready.
+func TestNeighbourLimitsUnseen(t *testing.T) {
+	_, problems := Desired(Options{NodeName: "node0", Bridge: Bridge}, parseHost(t, defaultHost), neighbours(600), allSysctls("eth0"))
+	told := func(p Problem) bool {
+		return p.Reason == SettingMissing && !p.Own && strings.Contains(p.Detail, "gc_thresh3") && strings.Contains(p.Detail, "4096 at least")
+	}
+	if !slices.ContainsFunc(problems, told) {
+		t.Errorf("got %v", problems)
+	}
+}
+
+// neighbours are us and peers on the LAN of defaultHost.
+func neighbours(n int) []*Node {
+	nodes := make([]*Node, n)
+	for i := range nodes {
+		nodes[i] = &Node{
+			Name:     fmt.Sprintf("node%d", i),
+			PodCIDRs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 100 + byte(i>>8), byte(i), 0}), 24)},
+			Addrs:    []netip.Addr{netip.MustParseAddr("192.168.1.11")},
+		}
+		if i > 0 {
+			nodes[i].Addrs[0] = netip.AddrFrom4([4]byte{192, 168, 1, 12 + byte(i%200)})
+		}
+	}
+	return nodes
+}
