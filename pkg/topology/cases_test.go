@@ -27,8 +27,8 @@ var update = flag.Bool("update", false, "write what is computed as what is wante
 //	nodes    a line each: name, age, podCIDRs, InternalIPs; - for none
 //	options  flags, a line each; node1 is us
 //	host     a Host in YAML; without it, defaultHost
-//	actual   what is there: SUBNET via ADDRESS dev LINK [shared], address PREFIX
-//	         of the bridge, cni SUBNETS
+//	actual   what is there: SUBNET via ADDRESS dev LINK [shared], unreachable
+//	         SUBNET, address PREFIX of the bridge, cni SUBNETS
 //	want     the routes, addresses, raised limits and Problems that come of it
 //
 // of which only nodes and want must be there. The comment before a case says
@@ -197,6 +197,8 @@ func parseActual(t *testing.T, text string) State {
 	s := allSysctls("lo", "eth0", "eth1", Bridge)
 	for line := range strings.Lines(text) {
 		switch f := strings.Fields(line); {
+		case f[0] == string(Unreachable):
+			s.Routes = append(s.Routes, Route{Type: Unreachable, Dst: netip.MustParsePrefix(f[1]), Protocol: Protocol, Metric: MetricOwn})
 		case f[0] == "address":
 			s.Addresses = append(s.Addresses, Address{Bridge, netip.MustParsePrefix(f[1])})
 		case f[0] == "cni":

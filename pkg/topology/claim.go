@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,39 +19,81 @@ type claim struct {
 // A judge decides which claims are accepted.
 type judge struct {
 	opts  Options
-	sizes byFamily[int] // the length that a pod subnet has
+	own   *Node
+	peers []*Node
+	sizes byFamily[int] // the length that a pod subnet has; 0: none can be told
 	taken takenIndex    // what no pod subnet may overlap
-	nodes takenIndex    // Nodes' InternalIPs that none of the above protects
-	owner map[netip.Addr]*Node
+	nodes []holder      // Nodes' InternalIPs that none of the above protects, sorted
 }
 
-func newJudge(opts Options, host Host, own *Node, peers []*Node) *judge {
-	j := &judge{opts: opts, owner: map[netip.Addr]*Node{}}
-	j.sizes = byFamily[int]{opts.subnetBits(own, peers, true), opts.subnetBits(own, peers, false)}
+// A holder is a Node with one of its InternalIPs.
+type holder struct {
+	addr netip.Addr
+	node *Node
+}
+
+func newJudge(opts Options, host Host, own *Node, peers []*Node, actual []Route) *judge {
+	j := &judge{opts: opts, own: own, peers: peers}
+	j.sizes = byFamily[int]{j.subnetBits(actual, true), j.subnetBits(actual, false)}
 	j.taken = newTakenIndex(takenByHost(opts, host))
 	return j
 }
 
 // subnetBits returns the length that pod subnets of a family have: the
-// operator's, else our own subnet's, else what most Nodes have.
-func (o Options) subnetBits(own *Node, peers []*Node, is4 bool) int {
-	if bits := o.maskSize(is4); bits != 0 {
+// operator's, else our own subnet's, else, while our own are not known, that of
+// the subnets which our table has, else what most Nodes have.
+func (j *judge) subnetBits(actual []Route, is4 bool) int {
+	if bits := j.opts.maskSize(is4); bits != 0 {
 		return bits
 	}
-	if own != nil && own.podCIDR(is4).IsValid() {
-		return own.podCIDR(is4).Bits()
+	if j.own != nil && j.own.podCIDR(is4).IsValid() {
+		return j.own.podCIDR(is4).Bits()
 	}
-	var count [129]int
+	var routed, claimed lengths
+	for _, n := range j.peers {
+		p := n.podCIDR(is4)
+		if !p.IsValid() || !j.plausible(p) {
+			continue
+		}
+		claimed[p.Bits()]++
+		if _, ok := slices.BinarySearchFunc(actual, Route{Dst: p, Metric: MetricPeer}, Route.Compare); ok {
+			routed[p.Bits()]++
+		}
+	}
+	if j.own == nil || len(j.own.PodCIDRs) == 0 {
+		return cmp.Or(routed.most(), claimed.most())
+	}
+	return claimed.most()
+}
+
+// plausible keeps a single Node from telling us what all pod subnets are like, in
+// a family of which we know none: 2000::/3, say. A /16 or a /48 is as much as
+// kube-controller-manager gives a whole cluster by default, or more.
+func (j *judge) plausible(p netip.Prefix) bool {
+	const widest4, widest6 = 16, 48
+	widest := byFamily[int]{widest4, widest6}
+	return len(j.opts.ClusterCIDRs) > 0 || p.Bits() >= *widest.of(p.Addr().Is4())
+}
+
+// lengths counts prefixes by their number of bits.
+type lengths [129]int
+
+// most returns the commonest length, the longer of two, or 0.
+func (l *lengths) most() int {
 	most := 0
-	for _, n := range peers {
-		if p := n.podCIDR(is4); p.IsValid() {
-			if count[p.Bits()]++; count[p.Bits()] > count[most] {
-				most = p.Bits()
-			}
+	for bits, n := range l {
+		if n > 0 && n >= l[most] {
+			most = bits
 		}
 	}
 	return most
 }
+
+// protocolKernel is RTPROT_KERNEL of linux/rtnetlink.h. Routes of it come with an
+// address, and lead to the prefix, or the peer, that the address is connected to.
+// Routes that somebody else made are no such sign: a tunnel's may be as wide as
+// 10.0.0.0/8, and pods may well live in there.
+const protocolKernel = 2
 
 // takenByHost lists what a pod subnet would hide from this host.
 func takenByHost(opts Options, host Host) []taken {
@@ -64,8 +107,11 @@ func takenByHost(opts Options, host Host) []taken {
 		}
 	}
 	for _, r := range host.Routes {
-		if r.Via.IsValid() {
+		switch {
+		case r.Via.IsValid():
 			ranges = append(ranges, taken{single(r.Via), "gateway " + r.Via.String()})
+		case r.Protocol == protocolKernel && r.Type == Unicast && r.Dev != opts.Bridge:
+			ranges = append(ranges, taken{r.Dst, fmt.Sprintf("%s, connected to %s of this host", r.Dst, r.Dev)})
 		}
 	}
 	for _, addr := range host.Nameservers {
@@ -88,25 +134,45 @@ func overlapsCluster(opts Options, p netip.Prefix) bool {
 	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
 }
 
-// protect keeps pod subnets off InternalIPs that are no neighbours of ours: an
-// address on link is inside a connected prefix, which is taken already. Where the
-// operator says where pods live, an InternalIP in there is a lie, not a claim.
+// protect keeps pod subnets off Nodes' InternalIPs, of each Node the one that
+// speaks for it, whether it has a pod subnet or not. Most are inside a connected
+// prefix, which is taken already. Where the operator says where pods live, an
+// InternalIP in there is a lie, not a claim.
 func (j *judge) protect(claims []claim) {
 	if len(j.opts.ClusterCIDRs) > 0 {
 		return
 	}
-	var ranges []taken
+	spoken := make(map[holderKey]bool, len(claims))
 	for i := range claims {
-		addr := claims[i].addr
-		if !addr.IsValid() || claims[i].hop.dev != "" {
-			continue
-		}
-		if held := j.owner[addr]; held == nil || claims[i].node.older(held) {
-			j.owner[addr] = claims[i].node
-		}
-		ranges = append(ranges, taken{single(addr), "InternalIP " + addr.String()})
+		c := &claims[i]
+		j.protectAddr(c.node, c.addr)
+		spoken[holderKey{c.node, c.subnet.Addr().Is4()}] = true
 	}
-	j.nodes = newTakenIndex(ranges)
+	for _, n := range j.peers {
+		for _, is4 := range []bool{true, false} {
+			if !spoken[holderKey{n, is4}] {
+				j.protectAddr(n, n.firstAddr(is4))
+			}
+		}
+	}
+	slices.SortFunc(j.nodes, func(a, b holder) int {
+		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.node.Name, b.node.Name))
+	})
+}
+
+// A holderKey is a Node's part in one family.
+type holderKey struct {
+	node *Node
+	is4  bool
+}
+
+func (j *judge) protectAddr(n *Node, addr netip.Addr) {
+	if !addr.IsValid() || len(j.opts.NodeCIDRs) > 0 && !within(j.opts.NodeCIDRs, single(addr)) {
+		return
+	}
+	if _, known := j.taken.overlap(single(addr)); !known {
+		j.nodes = append(j.nodes, holder{addr, n})
+	}
 }
 
 // refuse returns why a subnet can't be a pod subnet, or "".
@@ -114,7 +180,11 @@ func (j *judge) refuse(p netip.Prefix) string {
 	if len(j.opts.ClusterCIDRs) > 0 && !within(j.opts.ClusterCIDRs, p) {
 		return fmt.Sprintf("podCIDR %s is outside --cluster-cidr", p)
 	}
-	if want := *j.sizes.of(p.Addr().Is4()); p.Bits() != want {
+	want := *j.sizes.of(p.Addr().Is4())
+	if want == 0 {
+		return fmt.Sprintf("podCIDR %s is wider than a pod subnet is taken to be without --cluster-cidr", p)
+	}
+	if p.Bits() != want {
 		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are /%d", p, p.Bits(), want)
 	}
 	if t, ok := j.taken.overlap(p); ok {
@@ -127,12 +197,11 @@ func (j *judge) refuse(p netip.Prefix) string {
 // Node's does not count: a kubelet may write any address at any time, and could
 // make us refuse another Node's subnet by it.
 func (j *judge) hides(c *claim) *Node {
-	t, ok := j.nodes.overlap(c.subnet)
-	if !ok {
-		return nil
-	}
-	if owner := j.owner[t.Addr()]; owner != c.node && owner.older(c.node) {
-		return owner
+	i, _ := slices.BinarySearchFunc(j.nodes, c.subnet.Addr(), func(h holder, addr netip.Addr) int { return h.addr.Compare(addr) })
+	for ; i < len(j.nodes) && c.subnet.Contains(j.nodes[i].addr); i++ {
+		if n := j.nodes[i].node; n != c.node && n.older(c.node) {
+			return n
+		}
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 		addrs = b.own.Addrs
 	}
 	b.resolver = newResolver(opts, host, addrs)
-	b.judge = newJudge(opts, host, b.own, b.peers)
+	b.judge = newJudge(opts, host, b.own, b.peers, actual.Routes)
 	return b
 }
 
@@ -82,7 +82,7 @@ func (b *builder) ownSubnets() {
 		return
 	case b.own == nil:
 		b.ownProblem(NodeMissing, "the API server has no Node of this name; waiting for kubelet to register it (is --node-name right?)")
-	case len(b.own.PodCIDRs) == 0 && len(b.own.Faults) == 0:
+	case b.own.lacksPodCIDR():
 		b.ownProblem(PodCIDRMissing, "the Node has no podCIDR yet; kube-controller-manager gives it one when run with --allocate-node-cidrs and --cluster-cidr")
 	default:
 		b.acceptOwn()
@@ -166,7 +166,7 @@ func (b *builder) collect() []claim {
 		for _, f := range n.Faults {
 			b.report(Problem{Node: n.Name, Reason: f.Reason, Detail: f.Detail})
 		}
-		if len(n.PodCIDRs) == 0 && len(n.Faults) == 0 {
+		if n.lacksPodCIDR() {
 			b.report(Problem{Node: n.Name, Reason: PodCIDRMissing, Detail: "the Node has no podCIDR yet"})
 		}
 		for _, p := range n.PodCIDRs {
@@ -182,11 +182,13 @@ func (b *builder) collect() []claim {
 	return claims
 }
 
-// refuse is the judge's word on a peer's subnet, which must not be ours either.
+// refuse is the judge's word on a peer's subnet, which must not be ours either:
+// at this point the desired routes are those of our own subnets, also of former
+// ones that are held because none is known.
 func (b *builder) refuse(p netip.Prefix) string {
-	for _, own := range b.subnets {
-		if own.Overlaps(p) {
-			return fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own)
+	for _, own := range b.desired.Routes {
+		if own.Dst.Overlaps(p) {
+			return fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
 		}
 	}
 	return b.judge.refuse(p)
@@ -241,7 +243,17 @@ func (b *builder) better(c, than *claim) bool {
 	if inc := b.incumbent(c); inc != b.incumbent(than) {
 		return inc
 	}
+	if held := b.held(c); held != b.held(than) {
+		return held
+	}
 	return c.node.older(than.node)
+}
+
+// held tells whether our table sends the subnet to an InternalIP of this Node,
+// were it not its next hop any more, for a Node may get a better one.
+func (b *builder) held(c *claim) bool {
+	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: c.subnet, Metric: MetricPeer}, Route.Compare)
+	return ok && slices.Contains(c.node.Addrs, b.actual.Routes[i].Via)
 }
 
 // incumbent tells whether our table sends the subnet to this Node already.

@@ -14,6 +14,10 @@ import (
 // thousands; no machine has more than a few that peers could route to.
 const maxAddrs = 16
 
+// maxPodCIDRs is as many as an API server takes, one a family, and one more to
+// say that there are more.
+const maxPodCIDRs = 3
+
 // Node is what we keep of a Kubernetes Node.
 type Node struct {
 	Name     string
@@ -38,7 +42,7 @@ func NodeFrom(n *corev1.Node) *Node {
 	if len(cidrs) == 0 && n.Spec.PodCIDR != "" {
 		cidrs = []string{n.Spec.PodCIDR}
 	}
-	for _, s := range cidrs {
+	for _, s := range cidrs[:min(len(cidrs), maxPodCIDRs)] {
 		if reason := node.addPodCIDR(s); reason != "" {
 			node.Faults = append(node.Faults, Fault{PodCIDRMalformed, fmt.Sprintf("podCIDR %s %s", quote(s), reason)})
 		}
@@ -47,7 +51,7 @@ func NodeFrom(n *corev1.Node) *Node {
 		if a.Type != corev1.NodeInternalIP {
 			continue
 		}
-		if len(node.Addrs) == maxAddrs || len(node.Faults) == maxAddrs {
+		if len(node.Addrs) == maxAddrs || len(node.Faults) >= maxAddrs {
 			node.Faults = append(node.Faults, Fault{AddressRefused, fmt.Sprintf("more than %d InternalIPs; the rest are ignored", maxAddrs)})
 			break
 		}
@@ -103,6 +107,22 @@ func (n *Node) podCIDR(is4 bool) netip.Prefix {
 		}
 	}
 	return netip.Prefix{}
+}
+
+// lacksPodCIDR tells whether the Node was given no pod subnet yet, not even one
+// that can't be read.
+func (n *Node) lacksPodCIDR() bool {
+	return len(n.PodCIDRs) == 0 && !slices.ContainsFunc(n.Faults, func(f Fault) bool { return f.Reason == PodCIDRMalformed })
+}
+
+// firstAddr returns the Node's first InternalIP of a family, or the zero Addr.
+func (n *Node) firstAddr(is4 bool) netip.Addr {
+	for _, addr := range n.Addrs {
+		if addr.Is4() == is4 {
+			return addr
+		}
+	}
+	return netip.Addr{}
 }
 
 // older tells whether n has the better right than m when neither is incumbent.

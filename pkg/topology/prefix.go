@@ -89,12 +89,13 @@ type takenIndex struct {
 	reach  []int
 }
 
+// newTakenIndex sorts the ranges; of equal ones the first speaks for all.
 func newTakenIndex(ranges []taken) takenIndex {
-	slices.SortFunc(ranges, func(a, b taken) int { return ComparePrefix(a.Prefix, b.Prefix) })
+	slices.SortStableFunc(ranges, func(a, b taken) int { return ComparePrefix(a.Prefix, b.Prefix) })
 	idx := takenIndex{ranges: ranges, reach: make([]int, len(ranges))}
 	for i := 1; i < len(ranges); i++ {
 		idx.reach[i] = i
-		if j := idx.reach[i-1]; Last(ranges[i].Prefix).Less(Last(ranges[j].Prefix)) {
+		if j := idx.reach[i-1]; Last(ranges[i].Prefix).Compare(Last(ranges[j].Prefix)) <= 0 {
 			idx.reach[i] = j
 		}
 	}
