@@ -18,6 +18,7 @@ type Metrics struct {
 	desired   prometheus.Gauge
 	installed prometheus.Gauge
 	changes   *prometheus.CounterVec
+	repairs   *prometheus.CounterVec
 	passes    prometheus.Histogram
 	latency   prometheus.Histogram
 	success   prometheus.Gauge
@@ -43,6 +44,10 @@ func NewMetrics(registry prometheus.Registerer, version string) *Metrics {
 			Namespace: "plainroute", Name: "changes_total",
 			Help: "Changes made to the host.",
 		}, []string{"kind"}),
+		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "plainroute", Name: "repairs_total",
+			Help: "Things put back that somebody had taken away or changed.",
+		}, []string{"kind"}),
 		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "plainroute", Name: "pass_duration_seconds",
 			Help: "Time that a pass took.", Buckets: seconds,
@@ -60,7 +65,7 @@ func NewMetrics(registry prometheus.Registerer, version string) *Metrics {
 		})
 	}
 	info.Set(1)
-	registry.MustRegister(m.ready, m.nodes, m.problems, m.desired, m.installed, m.changes, m.passes, m.latency, m.success, info)
+	registry.MustRegister(m.ready, m.nodes, m.problems, m.desired, m.installed, m.changes, m.repairs, m.passes, m.latency, m.success, info)
 	return m
 }
 
@@ -72,12 +77,24 @@ func (m *Metrics) applied(c plan.Changes) int {
 	}
 	sum := 0
 	for kind, n := range map[string]int{
-		"sysctl": len(c.Sysctls), "route_add": len(c.Add), "route_replace": len(c.Replace), "route_delete": len(c.Delete), "table": table,
+		"sysctl": len(c.Sysctls), "address": len(c.AddAddresses) + len(c.DeleteAddresses), "route_add": len(c.Add), "route_replace": len(c.Replace), "route_delete": len(c.Delete), "table": table,
 	} {
 		m.changes.WithLabelValues(kind).Add(float64(n))
 		sum += n
 	}
 	return sum
+}
+
+// repaired counts what was put back, by kind.
+func (m *Metrics) repaired(keys []plan.Key) {
+	for _, k := range keys {
+		m.repairs.WithLabelValues(kindLabels[k.Kind]).Inc()
+	}
+}
+
+// kindLabels are kinds as Prometheus would have them.
+var kindLabels = map[plan.Kind]string{
+	plan.KindSysctl: "sysctl", plan.KindAddress: "address", plan.KindRoute: "route", plan.KindTable: "table", plan.KindCNI: "cni",
 }
 
 func (m *Metrics) observed(actual, desired topology.State) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -61,10 +62,13 @@ type NodeReconciler struct {
 	Metrics *Metrics
 	Version string
 
-	number   int64
-	failures int
-	known    map[topology.Problem]bool
-	started  passClock
+	number    int64
+	failures  int
+	known     map[topology.Problem]bool
+	started   passClock
+	rivals    *rivals
+	asked     *topology.State // what the last pass wanted
+	heldSince time.Time       // when removals began to wait for a confirmation
 }
 
 // passClock knows how long the running pass has taken.
@@ -97,6 +101,7 @@ func (r *NodeReconciler) Healthy() error {
 // everything.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
+	r.rivals = newRivals(time.Now)
 	news := make(chan struct{}, 1)
 	watch := manager.RunnableFunc(func(ctx context.Context) error {
 		if err := r.Watcher.Watch(ctx, r.Resync, func() { signal(news) }); err != nil {
@@ -127,13 +132,23 @@ func signal(c chan<- struct{}) {
 	}
 }
 
+// A host whose routes change all the time, by a routing daemon say, costs at most
+// so many passes a second; the first ones come at once.
+const (
+	newsPerSecond = 20
+	newsAtOnce    = 20
+)
+
 func forward(ctx context.Context, news <-chan struct{}, q workqueue.TypedInterface[Pass]) {
+	budget := rate.NewLimiter(newsPerSecond, newsAtOnce)
 	for {
 		select {
 		case <-news:
-			q.Add(Pass{})
 		case <-ctx.Done():
 			return
+		}
+		if budget.Wait(ctx) == nil {
+			q.Add(Pass{})
 		}
 	}
 }
@@ -148,18 +163,43 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result := &status.Result{Version: r.Version, Node: r.Options.NodeName, Nodes: view.Nodes}
 	changes, err := 0, error(nil)
 	if view.Synced {
-		changes, err = r.pass(ctx, view, result)
+		if changes, err = r.pass(ctx, view, result); err == nil {
+			r.asked = &result.Desired
+		}
 	} else {
 		result.Problems = []topology.Problem{waiting(view)}
 	}
 	if err != nil {
 		result.Problems = append(result.Problems, problemsOf(err, view.Nodes)...)
 	}
+	r.rivals.settle()
+	r.rivals.tell(ctx)
+	result.Problems = append(result.Problems, r.rivals.problems(view.Nodes)...)
 	slices.SortFunc(result.Problems, topology.Problem.Compare)
 	result.Pass = status.Pass{Number: r.number, Time: begin, Duration: time.Since(begin), Changes: changes}
 	result.Ready = len(result.Blocking()) == 0
 	r.publish(ctx, result, view)
-	return ctrl.Result{RequeueAfter: r.retry(err)}, nil
+	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), inhabitedWait(result.Problems))}, nil
+}
+
+// soonest returns the shortest of the waits that are any.
+func soonest(waits ...time.Duration) time.Duration {
+	least := time.Duration(0)
+	for _, w := range waits {
+		if w > 0 && (least == 0 || w < least) {
+			least = w
+		}
+	}
+	return least
+}
+
+// inhabitedWait returns when to look again for pods of a former subnet: that the
+// last one has gone, nothing tells.
+func inhabitedWait(problems []topology.Problem) time.Duration {
+	if slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == topology.SubnetChanged }) {
+		return time.Second
+	}
+	return 0
 }
 
 const (
@@ -200,7 +240,7 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 	}
 	made := 0
 	if !changes.KernelEmpty() {
-		made, err = r.apply(ctx, changes.WithoutCNI())
+		made, err = r.apply(ctx, changes.WithoutCNI(), result.Desired)
 		r.Metrics.observeLatency(view.Since)
 		if !onlyRoutes(err) || !changes.TouchesCNI() {
 			return made, err
@@ -214,7 +254,7 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 		}
 	}
 	if changes.TouchesCNI() {
-		if _, e := r.apply(ctx, changes.OnlyCNI()); e != nil {
+		if _, e := r.apply(ctx, changes.OnlyCNI(), result.Desired); e != nil {
 			err = errors.Join(err, &cniError{e})
 		}
 	}
@@ -222,10 +262,15 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 }
 
 // apply makes the changes, and tells metrics and log which were made.
-func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes) (int, error) {
+func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desired topology.State) (int, error) {
 	err := r.Dataplane.Apply(ctx, changes)
 	done := achieved(changes, err)
-	r.logChanges(ctx, done)
+	if r.asked != nil {
+		repairs := done.Repairs(*r.asked, desired)
+		r.rivals.repaired(repairs)
+		r.Metrics.repaired(repairs)
+	}
+	r.logChanges(ctx, done.Without(r.rivals.fought))
 	return r.Metrics.applied(done), err
 }
 
@@ -240,21 +285,11 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 		return plan.Changes{}, fmt.Errorf("observing the kernel: %w", err)
 	}
 	result.Desired, result.Problems = topology.Desired(r.Options, host, view.Nodes, actual)
-	changes := plan.Diff(result.Desired, actual)
+	changes := r.rivals.hold(plan.Diff(result.Desired, actual))
 	r.Metrics.observed(actual, result.Desired)
-	if changes.Removes() && !r.knows(view.Nodes) {
-		changes = changes.WithoutRemovals()
-		result.Problems = append(result.Problems, topology.Problem{
-			Reason: topology.PruneHeld,
-			Detail: "routes that no Node asks for stay until our own Node is in the list",
-		})
-	}
+	changes, held := r.prune(view, changes, result.Desired, actual)
+	result.Problems = append(result.Problems, held...)
 	return changes, nil
-}
-
-// knows tells whether the view is good enough to remove by: it has our own Node.
-func (r *NodeReconciler) knows(nodes []*topology.Node) bool {
-	return slices.ContainsFunc(nodes, func(n *topology.Node) bool { return n.Name == r.Options.NodeName })
 }
 
 // publish tells the world, and the log only what is new.
@@ -288,6 +323,12 @@ func (r *NodeReconciler) logChanges(ctx context.Context, c plan.Changes) {
 	logger := log.FromContext(ctx)
 	for _, s := range c.Sysctls {
 		logger.Info("Set", "sysctl", s.Path, "value", s.Value)
+	}
+	for _, a := range c.AddAddresses {
+		logger.Info("Added address", "address", a.String())
+	}
+	for _, a := range c.DeleteAddresses {
+		logger.Info("Deleted address", "address", a.String())
 	}
 	if c.Table != nil {
 		logger.Info("Wrote nftables table", "table", topology.Table)

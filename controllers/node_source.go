@@ -34,13 +34,19 @@ type NodeSource struct {
 	client rest.Interface
 	ignore labels.Selector
 	notify func()
+	ask    chan struct{} // for a confirmation
 
-	mu      sync.Mutex
-	nodes   []*topology.Node // never changed in place: passes read them
-	index   map[string]int
-	synced  bool
-	lastErr error
-	pending time.Time // when the oldest change that no pass has seen arrived
+	mu        sync.Mutex
+	nodes     []*topology.Node // never changed in place: passes read them
+	index     map[string]int
+	bare      map[string]string // versions of Nodes without pod subnets
+	synced    bool
+	lastErr   error
+	pending   time.Time // when the oldest change that no pass has seen arrived
+	listing   bool      // the list under way comes from the server's cache, however old
+	cached    bool      // the last one did, and nothing has confirmed it
+	confirmed time.Time // when a quorum read last agreed
+	doubt     error     // why it did not
 }
 
 // NewNodeSource makes a source that reads through the config. Nodes that ignore
@@ -53,7 +59,10 @@ func NewNodeSource(config *rest.Config, ignore labels.Selector) (*NodeSource, er
 	if ignore == nil {
 		ignore = labels.Nothing()
 	}
-	return &NodeSource{client: client, ignore: ignore, index: map[string]int{}}, nil
+	return &NodeSource{
+		client: client, ignore: ignore, ask: make(chan struct{}, 1),
+		index: map[string]int{}, bare: map[string]string{},
+	}, nil
 }
 
 // View is what is known of the Nodes.
@@ -67,13 +76,22 @@ type View struct {
 	// Since is when the oldest change in this view arrived that the view before
 	// did not have; zero: nothing changed.
 	Since time.Time
+	// Cached tells that the Nodes were listed from the server's cache, which may be
+	// of any age, and that nothing has confirmed them since.
+	Cached bool
+	// Confirmed is when a quorum read last agreed; Doubt is why the last one did not.
+	Confirmed time.Time
+	Doubt     error
 }
 
 // View returns what is known, and begins a new account of what changed.
 func (s *NodeSource) View() View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := View{Nodes: slices.Clone(s.nodes), Synced: s.synced, Err: s.lastErr, Since: s.pending}
+	v := View{
+		Nodes: slices.Clone(s.nodes), Synced: s.synced, Err: s.lastErr, Since: s.pending,
+		Cached: s.cached, Confirmed: s.confirmed, Doubt: s.doubt,
+	}
 	s.pending = time.Time{}
 	return v
 }
@@ -83,6 +101,7 @@ func (s *NodeSource) View() View {
 // as long as it takes.
 func (s *NodeSource) Run(ctx context.Context, notify func()) {
 	s.notify = notify
+	go s.confirmations(ctx)
 	patience := patientClock{s}
 	backoff := newBackoff()
 	reflector := cache.NewReflectorWithOptions(s.listerWatcher(), &wireNode{}, s, cache.ReflectorOptions{
@@ -109,8 +128,10 @@ func newBackoff() wait.Backoff {
 const (
 	// maxBackoff is the longest wait between tries in a small cluster.
 	maxBackoff = 2500 * time.Millisecond
-	// manyNodes make us wait twelve times as long, 30 s at most: that many agents
-	// listing that many Nodes at once would be hundreds of gigabytes.
+	// Up to fewNodes we are back soon; manyNodes make us wait twelve times as long,
+	// 30 s at most: that many agents listing that many Nodes at once would be
+	// hundreds of gigabytes.
+	fewNodes  = 1000
 	manyNodes = 5000
 	patience  = 12
 )
@@ -136,15 +157,16 @@ func (c patientClock) After(d time.Duration) <-chan time.Time {
 
 func (c patientClock) stretch(d time.Duration) time.Duration {
 	c.source.mu.Lock()
-	n := min(len(c.source.nodes), manyNodes)
+	n := min(max(len(c.source.nodes), fewNodes), manyNodes) - fewNodes
 	c.source.mu.Unlock()
-	return d + d*time.Duration((patience-1)*n)/manyNodes
+	return d + d*time.Duration((patience-1)*n)/(manyNodes-fewNodes)
 }
 
 // listerWatcher remembers errors that the reflector only retries.
 func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			s.began(opts)
 			list := &wireNodeList{}
 			err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Into(list)
 			s.failed(err)
@@ -152,6 +174,7 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 		},
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 			opts.Watch = true
+			s.began(opts)
 			body, err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Stream(ctx)
 			s.failed(err)
 			if err != nil {
@@ -160,6 +183,18 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 			reporter := apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "ClientWatchDecoding")
 			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), newWireStream(body), reporter), nil
 		},
+	}
+}
+
+// began notes where a list comes from. Of a paged one, the first page tells. Only
+// version "0" lets the server answer with something older than what we have seen
+// (the Kubernetes API concepts, semantics for get and list); a streamed list is as
+// fresh as a quorum read (KEP-3157).
+func (s *NodeSource) began(opts metav1.ListOptions) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if opts.Continue == "" && (!opts.Watch || opts.SendInitialEvents != nil) {
+		s.listing = opts.ResourceVersion == "0"
 	}
 }
 
@@ -252,6 +287,7 @@ func (s *NodeSource) Update(obj any) error {
 		return s.Delete(obj)
 	}
 	s.change(func() bool {
+		s.note(kept)
 		i, known := s.index[kept.Name]
 		switch {
 		case !known:
@@ -284,6 +320,7 @@ func (s *NodeSource) Delete(obj any) error {
 		s.nodes[last] = nil
 		s.nodes = s.nodes[:last]
 		delete(s.index, kept.Name)
+		delete(s.bare, kept.Name)
 		return true
 	})
 	return nil
@@ -292,23 +329,25 @@ func (s *NodeSource) Delete(obj any) error {
 // Replace takes a full list over. Sorted by pod subnet it is cheapest to sort
 // again in each pass.
 func (s *NodeSource) Replace(list []any, _ string) error {
-	nodes := make([]*topology.Node, 0, len(list))
+	kept := make([]*keptNode, 0, len(list))
 	for _, obj := range list {
-		kept, err := s.keep(obj)
+		k, err := s.keep(obj)
 		if err != nil {
 			return err
 		}
-		if kept.node != nil {
-			nodes = append(nodes, kept.node)
+		if k.node != nil {
+			kept = append(kept, k)
 		}
 	}
-	slices.SortFunc(nodes, topology.CompareSubnets)
-	index := make(map[string]int, len(nodes))
-	for i, n := range nodes {
-		index[n.Name] = i
-	}
+	slices.SortFunc(kept, func(a, b *keptNode) int { return topology.CompareSubnets(a.node, b.node) })
 	s.change(func() bool {
-		s.nodes, s.index, s.synced, s.lastErr = nodes, index, true, nil
+		s.nodes = make([]*topology.Node, len(kept))
+		s.index, s.bare = make(map[string]int, len(kept)), map[string]string{}
+		for i, k := range kept {
+			s.nodes[i], s.index[k.Name] = k.node, i
+			s.note(k)
+		}
+		s.synced, s.lastErr, s.cached = true, nil, s.listing
 		return true
 	})
 	return nil

@@ -76,24 +76,9 @@ func (s *wireStream) readFrame() error {
 
 var errNotProtobuf = errors.New("reading a watch: an object that is not in protobuf")
 
-// decodeObject reads the magic number and message Unknown of
-// k8s.io/apimachinery/pkg/runtime/generated.proto, and the Node or Status inside.
+// decodeObject reads a Node or Status.
 func decodeObject(b []byte) (runtime.Object, error) {
-	const magic = "k8s\x00"
-	if len(b) < len(magic) || string(b[:len(magic)]) != magic {
-		return nil, errNotProtobuf
-	}
-	var kind string
-	var raw []byte
-	err := eachField(b[len(magic):], func(number protowire.Number, value []byte) (err error) {
-		switch number {
-		case 1:
-			_, kind, err = readEntry(value) // message TypeMeta: apiVersion, kind
-		case 2:
-			raw = value
-		}
-		return err
-	})
+	kind, raw, err := unwrap(b)
 	if err != nil {
 		return nil, err
 	}
@@ -103,4 +88,23 @@ func decodeObject(b []byte) (runtime.Object, error) {
 	}
 	node := &wireNode{}
 	return node, node.Unmarshal(raw)
+}
+
+// unwrap reads the magic number and message Unknown of
+// k8s.io/apimachinery/pkg/runtime/generated.proto: an object's kind, and its bytes.
+func unwrap(b []byte) (kind string, raw []byte, err error) {
+	const magic = "k8s\x00"
+	if len(b) < len(magic) || string(b[:len(magic)]) != magic {
+		return "", nil, errNotProtobuf
+	}
+	err = eachField(b[len(magic):], func(number protowire.Number, value []byte) (err error) {
+		switch number {
+		case 1:
+			_, kind, err = readEntry(value) // message TypeMeta: apiVersion, kind
+		case 2:
+			raw = value
+		}
+		return err
+	})
+	return kind, raw, err
 }

@@ -1,0 +1,140 @@
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+const (
+	// namesPerPage keeps an answer small, whoever's labels are in it.
+	namesPerPage = 500
+	// spread is how much longer agents wait at random before they confirm, for each
+	// Node: all 5,000 of a cluster may want to at once, and take 30 s about it.
+	spread = 6 * time.Millisecond
+	// namesOnly asks for metadata without the rest (Metadata-only retrieval of the
+	// Kubernetes API concepts): our own parser wants it in protobuf.
+	namesOnly = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1," +
+		"application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+)
+
+// Confirm has all Nodes listed from etcd itself, by a quorum read, and the view
+// compared with it. It does not wait: once the view agrees there is a pass, and
+// View tells when that was.
+func (s *NodeSource) Confirm() { signal(s.ask) }
+
+// confirmations compares when asked, until ctx ends.
+func (s *NodeSource) confirmations(ctx context.Context) {
+	for {
+		select {
+		case <-s.ask:
+			s.confirm(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// confirm tries until the view agrees.
+func (s *NodeSource) confirm(ctx context.Context) {
+	backoff := wait.Backoff{Duration: time.Second, Cap: maxBackoff * patience / 2, Steps: 20, Factor: 2, Jitter: 1}
+	for delay := s.turn(); ; delay = backoff.Step() {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return
+		}
+		if s.compared(s.compare(ctx)) {
+			break
+		}
+	}
+	select {
+	case <-s.ask: // asked again meanwhile, and answered
+	default:
+	}
+	s.notify()
+}
+
+// turn returns how long to wait for one's turn.
+func (s *NodeSource) turn() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Duration(rand.Int64N(int64(spread) * int64(1+len(s.nodes))))
+}
+
+// compared remembers the outcome of a comparison.
+func (s *NodeSource) compared(err error) (agreed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.doubt = essence(err); err != nil {
+		return false
+	}
+	s.confirmed, s.cached = time.Now(), false
+	return true
+}
+
+// compare looks for Nodes of the server that the view lacks, or has an older one
+// of: what was routed for those must stay.
+func (s *NodeSource) compare(ctx context.Context) error {
+	opts := metav1.ListOptions{Limit: namesPerPage}
+	for {
+		page := &wireNodeList{}
+		raw, err := s.client.Get().Resource("nodes").SetHeader("Accept", namesOnly).
+			VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Raw()
+		if err == nil {
+			err = page.decode(raw)
+		}
+		if err != nil {
+			return fmt.Errorf("listing Nodes to confirm: %w", err)
+		}
+		if name := s.missing(page.Items); name != "" {
+			return fmt.Errorf("the API server has Node %s, which our list of Nodes lacks or has an older one of", name)
+		}
+		if opts.Continue = page.Continue; opts.Continue == "" {
+			return nil
+		}
+	}
+}
+
+// decode reads the list in either of the languages that were asked for.
+func (l *wireNodeList) decode(raw []byte) error {
+	_, list, err := unwrap(raw)
+	if err != nil {
+		return json.Unmarshal(raw, l)
+	}
+	return l.Unmarshal(list)
+}
+
+// missing returns the first of the server's Nodes that the view does not know as
+// well. Of one with pod subnets the identity is enough, for they never change; one
+// without may have got some since.
+func (s *NodeSource) missing(items []wireNode) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range items {
+		item := &items[i]
+		if s.ignore.Matches(labels.Set(item.Labels)) {
+			continue
+		}
+		at, known := s.index[item.Name]
+		if !known || s.nodes[at].UID != string(item.UID) || len(s.nodes[at].PodCIDRs) == 0 && s.bare[item.Name] != item.ResourceVersion {
+			return item.Name
+		}
+	}
+	return ""
+}
+
+// note remembers the version of Nodes that have no pod subnets yet.
+func (s *NodeSource) note(kept *keptNode) {
+	if len(kept.node.PodCIDRs) == 0 {
+		s.bare[kept.Name] = kept.ResourceVersion
+		return
+	}
+	delete(s.bare, kept.Name)
+}

@@ -1,0 +1,109 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Kind is a kind of change.
+type Kind string
+
+// The kinds of things that Changes make.
+const (
+	KindSysctl  Kind = "sysctl"
+	KindAddress Kind = "address"
+	KindRoute   Kind = "route"
+	KindTable   Kind = "nftables table"
+	KindCNI     Kind = "CNI config"
+)
+
+// Key names one thing that a change makes, replaces or removes.
+type Key struct {
+	Kind Kind
+	// Name is a path, a prefix or a name, as operators write it.
+	Name string
+}
+
+func (k Key) String() string { return string(k.Kind) + " " + k.Name }
+
+// Compare orders Keys.
+func (k Key) Compare(o Key) int {
+	return cmp.Or(cmp.Compare(k.Kind, o.Kind), cmp.Compare(k.Name, o.Name))
+}
+
+func sysctlKey(s Sysctl) Key            { return Key{KindSysctl, s.Path} }
+func addressKey(a topology.Address) Key { return Key{KindAddress, a.String()} }
+func routeKey(r topology.Route) Key     { return Key{KindRoute, r.Dst.String()} }
+
+var (
+	tableKey = Key{KindTable, topology.Table}
+	cniKey   = Key{KindCNI, topology.Conflist}
+)
+
+// Without leaves out the changes of all Keys that drop accepts.
+func (c Changes) Without(drop func(Key) bool) Changes {
+	c.Sysctls = without(c.Sysctls, sysctlKey, drop)
+	c.AddAddresses = without(c.AddAddresses, addressKey, drop)
+	c.Add, c.Replace, c.Delete = without(c.Add, routeKey, drop), without(c.Replace, routeKey, drop), without(c.Delete, routeKey, drop)
+	c.DeleteAddresses = without(c.DeleteAddresses, addressKey, drop)
+	if c.touchesTable() && drop(tableKey) {
+		c.Table, c.Widen, c.Narrow, c.DeleteTable = nil, SetChange{}, SetChange{}, false
+	}
+	if c.TouchesCNI() && drop(cniKey) {
+		c = c.WithoutCNI()
+	}
+	return c
+}
+
+func without[T any](all []T, key func(T) Key, drop func(Key) bool) []T {
+	return slices.DeleteFunc(slices.Clone(all), func(x T) bool { return drop(key(x)) })
+}
+
+func (c Changes) touchesTable() bool {
+	return c.Table != nil || c.DeleteTable || !c.Widen.Empty() || !c.Narrow.Empty()
+}
+
+// Repairs returns the Keys of changes that only put back what desired asked for
+// before as well: had nobody undone it, there would be nothing to change.
+func (c Changes) Repairs(before, desired topology.State) []Key {
+	var keys []Key
+	for _, s := range c.Sysctls {
+		if before.Sysctls[s.Path] == s.Value {
+			keys = append(keys, sysctlKey(s))
+		}
+	}
+	for _, a := range c.AddAddresses {
+		if _, asked := slices.BinarySearchFunc(before.Addresses, a, topology.Address.Compare); asked {
+			keys = append(keys, addressKey(a))
+		}
+	}
+	for _, r := range slices.Concat(c.Add, c.Replace, c.Delete) {
+		if sameRoute(before.Routes, desired.Routes, r) {
+			keys = append(keys, routeKey(r))
+		}
+	}
+	if c.touchesTable() && sameTables(before.Masquerade, desired.Masquerade) {
+		keys = append(keys, tableKey)
+	}
+	if c.TouchesCNI() && before.CNI != nil && before.CNI.Equal(desired.CNI) {
+		keys = append(keys, cniKey)
+	}
+	return keys
+}
+
+// sameRoute tells whether both ask for the same route, or neither for any, of the
+// key of r.
+func sameRoute(before, desired []topology.Route, r topology.Route) bool {
+	i, was := slices.BinarySearchFunc(before, r, topology.Route.Compare)
+	j, is := slices.BinarySearchFunc(desired, r, topology.Route.Compare)
+	return was == is && (!is || before[i] == desired[j])
+}
+
+func sameTables(a, b *topology.Masquerade) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes)
+}
