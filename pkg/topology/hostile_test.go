@@ -1,0 +1,284 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// hostileHosts are machines of several kinds: one LAN, a /32 address on a routed
+// LAN, and two links with a tunnel beside.
+var hostileHosts = []string{defaultHost, `
+links:
+- {name: eth0, mtu: 1500, addrs: [192.168.1.11/32, "fd00:192:168:1::11/128"]}
+routes:
+- {dst: 192.168.1.0/24, dev: eth0, protocol: 4}
+- {dst: "fd00:192:168:1::/64", dev: eth0, protocol: 4}
+- {dst: 0.0.0.0/0, via: 192.168.1.1, dev: eth0}
+nameservers: [10.244.53.53]
+`, `
+links:
+- {name: eth0, mtu: 1500, addrs: [192.168.1.11/25, "fd00:192:168:1::11/64"]}
+- {name: eth1, mtu: 1500, addrs: [192.168.1.211/25, 172.16.9.1/24]}
+- {name: wg0, mtu: 1420, addrs: [10.9.0.1/32]}
+routes:
+- {dst: 192.168.1.0/25, dev: eth0, protocol: 2}
+- {dst: 192.168.1.128/25, dev: eth1, protocol: 2}
+- {dst: 172.16.9.0/24, dev: eth1, protocol: 2}
+- {dst: "fd00:192:168:1::/64", dev: eth0, protocol: 2, metric: 256}
+- {dst: 10.9.0.2/32, dev: wg0, protocol: 2}
+- {dst: 10.0.0.0/8, dev: wg0, protocol: 4}
+- {dst: 0.0.0.0/0, via: 192.168.1.1, dev: eth0}
+`}
+
+// A siege is a cluster in which nobody lies, and what it is attacked with.
+type siege struct {
+	opts   Options
+	host   Host
+	honest []*Node
+}
+
+func drawSiege(t *rapid.T) siege {
+	s := siege{opts: drawOptions(t), honest: goodCluster(t)}
+	s.host = parseHost(&testing.T{}, rapid.SampledFrom(hostileHosts).Draw(t, "host"))
+	if rapid.Bool().Draw(t, "service-cidr") {
+		s.opts.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")}
+	}
+	if rapid.Bool().Draw(t, "api-server") {
+		s.opts.APIServers = []netip.Addr{netip.MustParseAddr("10.20.30.40"), netip.MustParseAddr("10.244.77.1")}
+	}
+	if rapid.Bool().Draw(t, "node-cidr") {
+		s.opts.NodeCIDRs = []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24"), netip.MustParsePrefix("fd00:192:168:1::/64")}
+	}
+	return s
+}
+
+// attackers draws Nodes of compromised kubelets, who know the others' subnets and
+// addresses, and may have any name and any age.
+func (s siege) attackers(t *rapid.T) []*Node {
+	names := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "node0", "node10000", "zzz", "-"}), 1, 4, rapid.ID).Draw(t, "attackers")
+	nodes := make([]*Node, 0, len(names))
+	for _, name := range names {
+		age := rapid.SampledFrom([]int{-100, -1, 0, 10, 50, 1000, 1 << 30}).Draw(t, "attacker's age")
+		nodes = append(nodes, NodeFrom(kubeNode(name, age,
+			rapid.SliceOfN(s.claim(), 0, 4).Draw(t, "claims"), rapid.SliceOfN(s.address(), 0, 6).Draw(t, "addresses"))))
+	}
+	return nodes
+}
+
+// claim draws a subnet: another Node's, as it is, wider or narrower, one of this
+// host's, a free one, or no subnet at all.
+func (s siege) claim() *rapid.Generator[string] {
+	copied := rapid.Custom(func(t *rapid.T) string {
+		p := rapid.SampledFrom(rapid.SampledFrom(s.honest).Draw(t, "of").PodCIDRs).Draw(t, "subnet")
+		bits := rapid.SampledFrom([]int{0, 0, 0, -1, -8, -20, 1, 4}).Draw(t, "more bits")
+		return netip.PrefixFrom(p.Addr(), min(max(p.Bits()+bits, 0), p.Addr().BitLen())).Masked().String()
+	})
+	ours := rapid.SampledFrom([]string{
+		"192.168.1.0/24", "10.244.53.0/24", "10.20.30.0/24", "10.244.77.0/24", "10.96.7.0/24", "172.16.9.0/24", "10.9.0.0/24",
+		"fd00:192:168:1::/64", "fd00:10:96::/64", "127.0.0.0/24", "169.254.169.0/24", "224.0.0.0/24", "fe80::/64", "ff02::/64", "::/64",
+		"0.0.0.0/0", "::/0", "2000::/3", "::ffff:10.244.2.0/120",
+	})
+	free := rapid.Custom(func(t *rapid.T) string {
+		return fmt.Sprintf("10.244.%d.0/24", rapid.IntRange(100, 255).Draw(t, "free"))
+	})
+	return rapid.OneOf(copied, copied, ours, free, rapid.String())
+}
+
+// address draws an InternalIP: another Node's, one inside another's subnet, one of
+// this host, a free one, in whatever form.
+func (s siege) address() *rapid.Generator[string] {
+	copied := rapid.Custom(func(t *rapid.T) string {
+		addr := rapid.SampledFrom(rapid.SampledFrom(s.honest).Draw(t, "of").Addrs).Draw(t, "address")
+		switch rapid.IntRange(0, 3).Draw(t, "form") {
+		case 0:
+			return netip.AddrFrom16(addr.As16()).String()
+		case 1:
+			return addr.String() + "%eth0"
+		}
+		return addr.String()
+	})
+	inside := rapid.Custom(func(t *rapid.T) string {
+		p := rapid.SampledFrom(rapid.SampledFrom(s.honest).Draw(t, "of").PodCIDRs).Draw(t, "subnet")
+		return p.Addr().Next().Next().String()
+	})
+	other := rapid.SampledFrom([]string{
+		"192.168.1.11", "192.168.1.1", "192.168.1.0", "192.168.1.255", "192.168.1.66", "192.168.1.211", "10.244.53.53", "10.20.30.40",
+		"fd00:192:168:1::11", "fd00:192:168:1::66", "fe80::1", "8.8.8.8", "172.16.9.9", "10.9.0.2", "127.0.0.1", "",
+	})
+	return rapid.OneOf(copied, copied, inside, other, rapid.String())
+}
+
+// unharmed fails unless all that honest Nodes gave rise to is still there, and
+// nobody's lies keep this node from being ready.
+func unharmed(t *rapid.T, before, after State, problems []Problem) {
+	for _, r := range before.Routes {
+		if !slices.Contains(after.Routes, r) {
+			t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
+		}
+	}
+	for _, p := range before.Masquerade.Cluster {
+		if !slices.Contains(after.Masquerade.Cluster, p) {
+			t.Fatalf("lost set element %v of %v", p, after.Masquerade.Cluster)
+		}
+	}
+	for _, a := range before.Masquerade.Nodes {
+		if !slices.Contains(after.Masquerade.Nodes, a) {
+			t.Fatalf("lost set element %v of %v", a, after.Masquerade.Nodes)
+		}
+	}
+	if !slices.Equal(before.Masquerade.Sources, after.Masquerade.Sources) || !before.CNI.Equal(after.CNI) {
+		t.Fatalf("masquerading or the CNI config became %v, %v", after.Masquerade, after.CNI)
+	}
+	if !reflect.DeepEqual(before.Sysctls, after.Sysctls) {
+		t.Fatalf("settings became %v, were %v", after.Sysctls, before.Sysctls)
+	}
+	for _, p := range problems {
+		if p.Own {
+			t.Fatalf("somebody else's Node keeps us from being ready: %v", p)
+		}
+	}
+}
+
+// TestSiege lets attackers come, change their minds, and go, with routes in place:
+// nothing that is others' moves, and in the end all is as if they had never been.
+func TestSiege(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSiege(t)
+		before, _ := Desired(s.opts, s.host, s.honest, withKernel(State{}))
+		state := before
+		for range rapid.IntRange(1, 4).Draw(t, "rounds") {
+			var problems []Problem
+			state, problems = Desired(s.opts, s.host, append(s.attackers(t), s.honest...), withKernel(state))
+			unharmed(t, before, state, problems)
+		}
+		state, _ = Desired(s.opts, s.host, s.honest, withKernel(state))
+		if !slices.Equal(state.Routes, before.Routes) || !reflect.DeepEqual(state.Masquerade, before.Masquerade) {
+			t.Fatalf("they left %v, %v", state.Routes, state.Masquerade)
+		}
+	})
+}
+
+// TestSiegeFromWithin lets this node's own kubelet write what it likes into its
+// status: this node may be unfit for pods then, but its routes to others stay.
+func TestSiegeFromWithin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSiege(t)
+		before, _ := Desired(s.opts, s.host, s.honest, withKernel(State{}))
+		own := *s.honest[0]
+		own.Addrs = NodeFrom(kubeNode(own.Name, 0, nil, rapid.SliceOfN(s.address(), 0, 20).Draw(t, "own addresses"))).Addrs
+		after, problems := Desired(s.opts, s.host, append([]*Node{&own}, s.honest[1:]...), withKernel(before))
+		for _, r := range before.Routes {
+			r.Src = netip.Addr{}
+			if !slices.ContainsFunc(after.Routes, func(have Route) bool { have.Src = netip.Addr{}; return have == r }) {
+				t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
+			}
+		}
+		if after.CNI == nil {
+			t.Fatalf("the CNI config went away: %v", problems)
+		}
+	})
+}
+
+// list draws a Node list with liars in it, in which our own Node may be missing
+// or new, for an empty table or one from before they came.
+func (s siege) list(t *rapid.T) (nodes []*Node, actual State) {
+	if rapid.Bool().Draw(t, "routes in place") {
+		actual, _ = Desired(s.opts, s.host, s.honest, withKernel(State{}))
+	}
+	nodes = append(s.attackers(t), s.honest...)
+	own := slices.Index(nodes, s.honest[0])
+	switch rapid.IntRange(0, 3).Draw(t, "our own Node") {
+	case 0:
+		nodes = slices.Delete(nodes, own, own+1)
+	case 1:
+		fresh := *nodes[own]
+		fresh.PodCIDRs = nil
+		nodes[own] = &fresh
+	}
+	return nodes, withKernel(actual)
+}
+
+// TestSiegeStaysInBounds looks at every route that comes of hostile lists.
+func TestSiegeStaysInBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSiege(t)
+		nodes, actual := s.list(t)
+		state, _ := Desired(s.opts, s.host, nodes, actual)
+		bits := map[bool]int{}
+		for i, r := range state.Routes {
+			if i > 0 && state.Routes[i-1].Dst.Overlaps(r.Dst) {
+				t.Fatalf("%v overlaps %v", r, state.Routes[i-1])
+			}
+			is4 := r.Dst.Addr().Is4()
+			if bits[is4] == 0 {
+				bits[is4] = r.Dst.Bits()
+			}
+			if r.Dst.Bits() != bits[is4] {
+				t.Fatalf("routes of two lengths: %v", state.Routes)
+			}
+			s.inBounds(t, r)
+		}
+	})
+}
+
+func (s siege) inBounds(t *rapid.T, r Route) {
+	if len(s.opts.ClusterCIDRs) > 0 && !within(s.opts.ClusterCIDRs, r.Dst) {
+		t.Fatalf("outside --cluster-cidr: %v", r)
+	}
+	forbidden := slices.Clone(s.opts.ServiceCIDRs)
+	for _, addr := range slices.Concat(s.opts.APIServers, s.host.Nameservers) {
+		forbidden = append(forbidden, single(addr))
+	}
+	for _, link := range s.host.Links {
+		for _, p := range link.Addrs {
+			forbidden = append(forbidden, p.Masked())
+			if p.Addr() == r.Via || p.Bits() < 31 && r.Via.Is4() && (r.Via == p.Masked().Addr() || r.Via == Last(p.Masked())) {
+				t.Fatalf("leads to ourselves: %v", r)
+			}
+		}
+	}
+	for _, route := range s.host.Routes {
+		switch {
+		case route.Via.IsValid():
+			forbidden = append(forbidden, single(route.Via))
+		case route.Protocol == 2:
+			forbidden = append(forbidden, route.Dst)
+		}
+	}
+	for _, p := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"} {
+		forbidden = append(forbidden, netip.MustParsePrefix(p))
+	}
+	if r.Type == Unicast {
+		if !r.Via.IsValid() || r.Via.Zone() != "" || r.Via.Is4() != r.Dst.Addr().Is4() || !unicast(r.Via) {
+			t.Fatalf("no next hop: %v", r)
+		}
+		if len(s.opts.NodeCIDRs) > 0 && !within(s.opts.NodeCIDRs, single(r.Via)) {
+			t.Fatalf("next hop outside --node-cidr: %v", r)
+		}
+	}
+	if i := slices.IndexFunc(forbidden, r.Dst.Overlaps); i >= 0 {
+		t.Fatalf("covers %v: %v", forbidden[i], r)
+	}
+}
+
+// TestSiegeInAnyOrder shuffles hostile lists: everything that comes of them, the
+// words of Problems too, is the same.
+func TestSiegeInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSiege(t)
+		nodes, actual := s.list(t)
+		first, problems := Desired(s.opts, s.host, nodes, actual)
+		second, others := Desired(s.opts, s.host, rapid.Permutation(nodes).Draw(t, "order"), actual)
+		if !reflect.DeepEqual(first, second) {
+			t.Fatalf("%+v\n%+v", first, second)
+		}
+		if !slices.Equal(problems, others) {
+			t.Fatalf("%v\n%v", problems, others)
+		}
+	})
+}
