@@ -45,7 +45,12 @@ func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 		case 1:
 			kind = string(value)
 		case 2:
-			return eachField(value, func(_ protowire.Number, raw []byte) error { object = raw; return nil })
+			return eachField(value, func(number protowire.Number, raw []byte) error {
+				if number == 1 {
+					object = raw
+				}
+				return nil
+			})
 		}
 		return nil
 	})

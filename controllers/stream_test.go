@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/watch"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // frames gives events as an API server sends them, made by its own encoders.
@@ -141,13 +143,15 @@ func TestWireStreamClose(t *testing.T) {
 }
 
 // FuzzWireStream: whatever comes, nothing panics, and an event without an error
-// has an object.
+// has an object: the Node that the API server's own decoders see in it.
 func FuzzWireStream(f *testing.F) {
 	f.Add(frames(f, watch.Added, apiNode(node1()), apiNode(peer(2))))
+	f.Add(frames(f, watch.Modified, apiNode(newNode("a", "bogus/", "::ffff:1.2.3.4", "fe80::1%eth0"))))
+	f.Add(frames(f, watch.Error, &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Code: 410}))
 	f.Add([]byte("\x00\x00\x00\x02\x12\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		stream := newWireStream(io.NopCloser(bytes.NewReader(b)))
-		for range 10 {
+		for i := range 10 {
 			_, object, err := stream.Decode()
 			if err != nil {
 				return
@@ -155,6 +159,28 @@ func FuzzWireStream(f *testing.F) {
 			if object == nil {
 				t.Fatal("an event without an object")
 			}
+			node, ok := object.(*wireNode)
+			if want := decodedInFull(b); i == 0 && ok && want != nil && !topology.NodeFrom(want).Equal(topology.NodeFrom(&node.Node)) {
+				t.Fatalf("want %v, got %v", want, node)
+			}
 		}
 	})
+}
+
+// decodedInFull reads the Node of the first event with the API server's own
+// decoders; nil if they won't.
+func decodedInFull(b []byte) *corev1.Node {
+	const header = 4
+	end := header + int(binary.BigEndian.Uint32(b))
+	var event metav1.WatchEvent
+	if end > len(b) || event.Unmarshal(b[header:end]) != nil {
+		return nil
+	}
+	raw, ok := bytes.CutPrefix(event.Object.Raw, []byte("k8s\x00"))
+	var unknown runtime.Unknown
+	node := &corev1.Node{}
+	if !ok || unknown.Unmarshal(raw) != nil || node.Unmarshal(unknown.Raw) != nil {
+		return nil
+	}
+	return node
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metafuzzer "k8s.io/apimachinery/pkg/apis/meta/fuzzer"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
@@ -157,7 +158,8 @@ func TestWireNodeReset(t *testing.T) {
 }
 
 // FuzzWireNode: whatever the bytes, nothing panics, and what both readers take
-// has the same effect. Ours is stricter with groups, which no API server sends.
+// has the same effect; every Node that there is, encoded as API servers encode,
+// reads the same. Ours is stricter with groups, which no API server sends.
 func FuzzWireNode(f *testing.F) {
 	for _, n := range []*corev1.Node{{}, node1(), newNode("a", "bogus/", "::ffff:1.2.3.4")} {
 		n.CreationTimestamp, n.Labels = metav1.Unix(1, 2), map[string]string{"a": "b"}
@@ -173,11 +175,45 @@ func FuzzWireNode(f *testing.F) {
 		read, full := &wireNode{}, &corev1.Node{}
 		err := read.Unmarshal(bytes)
 		_ = (&wireNodeList{}).Unmarshal(bytes)
-		if err != nil || full.Unmarshal(bytes) != nil {
+		if full.Unmarshal(bytes) != nil {
+			return
+		}
+		if err := sameOnWire(full); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil {
 			return
 		}
 		if want, got := topology.NodeFrom(full), topology.NodeFrom(&read.Node); !want.Equal(got) {
 			t.Fatalf("want %v, got %v", want, got)
+		}
+	})
+}
+
+// FuzzIgnoredNode: whatever labels a kubelet gives its Node, and whatever the
+// operator selects by, a Node is either kept as it is or ignored as the selector
+// says.
+func FuzzIgnoredNode(f *testing.F) {
+	f.Add("type=virtual-kubelet", "type", "virtual-kubelet")
+	f.Add("a in (b, c), !d", "d", "")
+	f.Add("a notin (b)", "a", "\xff")
+	f.Fuzz(func(t *testing.T, ignore, key, value string) {
+		selector, err := labels.Parse(ignore)
+		if err != nil {
+			return
+		}
+		node := peer(2)
+		node.Labels = map[string]string{key: value}
+		obj, err := (&NodeSource{ignore: selector}).Transformer()(&wireNode{*node})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := obj.(*keptNode).node
+		switch {
+		case selector.Matches(labels.Set(node.Labels)) != (kept == nil):
+			t.Fatalf("%q: kept %v of labels %v", ignore, kept, node.Labels)
+		case kept != nil && !kept.Equal(topology.NodeFrom(node)):
+			t.Fatalf("kept %v", kept)
 		}
 	})
 }

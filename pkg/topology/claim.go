@@ -199,7 +199,7 @@ func (j *judge) refuse(p netip.Prefix) string {
 func (j *judge) hides(c *claim) *Node {
 	i, _ := slices.BinarySearchFunc(j.nodes, c.subnet.Addr(), func(h holder, addr netip.Addr) int { return h.addr.Compare(addr) })
 	for ; i < len(j.nodes) && c.subnet.Contains(j.nodes[i].addr); i++ {
-		if n := j.nodes[i].node; n != c.node && n.older(c.node) {
+		if n := j.nodes[i].node; n.older(c.node) {
 			return n
 		}
 	}
