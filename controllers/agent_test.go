@@ -165,6 +165,15 @@ func (a *agent) hasRoutes(want ...string) func() error {
 	}
 }
 
+// routeCount objects unless there are so many routes to peers.
+func (a *agent) routeCount(want int) error {
+	have := slices.DeleteFunc(a.host.routes(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
+	if len(have) != want {
+		return fmt.Errorf("there are %d routes, want %d: %q", len(have), want, have)
+	}
+	return nil
+}
+
 // ready objects unless /readyz answers 200, and the kernel's part and the CNI
 // config are there.
 func (a *agent) ready() error {

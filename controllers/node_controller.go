@@ -287,7 +287,7 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	result.Desired, result.Problems = topology.Desired(r.Options, host, view.Nodes, actual)
 	changes := r.rivals.hold(plan.Diff(result.Desired, actual))
 	r.Metrics.observed(actual, result.Desired)
-	changes, held := r.prune(view, changes, result.Desired, actual)
+	changes, held := r.prune(view, changes, actual)
 	result.Problems = append(result.Problems, held...)
 	return changes, nil
 }

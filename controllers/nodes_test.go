@@ -93,12 +93,18 @@ func (n nodes) updateStatus(name string, edit func(*corev1.Node)) {
 
 func (n nodes) edit(name string, edit func(*corev1.Node), store func(context.Context, *corev1.Node, metav1.UpdateOptions) (*corev1.Node, error)) {
 	n.t.Helper()
-	node, err := n.Get(context.Background(), name, metav1.GetOptions{})
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	node := n.get(name)
 	edit(node)
 	if _, err := store(context.Background(), node, metav1.UpdateOptions{}); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+func (n nodes) get(name string) *corev1.Node {
+	n.t.Helper()
+	node, err := n.Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return node
 }

@@ -12,20 +12,20 @@ import (
 const fewPeers = 10
 
 // prune leaves removals out of changes until the view can be trusted with them, and
-// says why.
-func (r *NodeReconciler) prune(view View, changes plan.Changes, desired, actual topology.State) (plan.Changes, []topology.Problem) {
+// says why. A router, which has no Node of its own to tell a list of its cluster
+// by, has each removal confirmed.
+func (r *NodeReconciler) prune(view View, changes plan.Changes, actual topology.State) (plan.Changes, []topology.Problem) {
 	if !changes.Removes() {
 		r.heldSince = time.Time{}
 		return changes, nil
 	}
 	why := ""
 	switch {
-	case !r.knows(view.Nodes, desired, actual):
+	case r.Options.Router && len(view.Nodes) == 0:
+		why = "until the list of Nodes is not empty"
+	case !r.Options.Router && !r.knows(view.Nodes):
 		why = "until our own Node is in the list"
-		if r.Options.Router {
-			why = "until one of the routes that are there belongs to a Node of the list; if this is another cluster than before, remove the old routes by hand"
-		}
-	case !view.Cached && !massive(changes, actual):
+	case !r.Options.Router && !view.Cached && !massive(changes, actual):
 	case !r.confirmed(view):
 		why = "until the API server confirms, by a list that is not from its cache, that their Nodes are gone"
 		if view.Doubt != nil {
@@ -39,16 +39,9 @@ func (r *NodeReconciler) prune(view View, changes plan.Changes, desired, actual 
 	return changes.WithoutRemovals(), []topology.Problem{{Reason: topology.PruneHeld, Detail: "what no Node asks for stays " + why}}
 }
 
-// knows tells whether the list is of our cluster: our own Node is in it; a router,
-// which has none, must find one of its routes asked for.
-func (r *NodeReconciler) knows(nodes []*topology.Node, desired, actual topology.State) bool {
-	if !r.Options.Router {
-		return slices.ContainsFunc(nodes, func(n *topology.Node) bool { return n.Name == r.Options.NodeName })
-	}
-	return slices.ContainsFunc(desired.Routes, func(want topology.Route) bool {
-		_, there := slices.BinarySearchFunc(actual.Routes, want, topology.Route.Compare)
-		return there
-	})
+// knows tells whether our own Node is in the list.
+func (r *NodeReconciler) knows(nodes []*topology.Node) bool {
+	return slices.ContainsFunc(nodes, func(n *topology.Node) bool { return n.Name == r.Options.NodeName })
 }
 
 // massive tells whether more than half of many peers would be cut off.

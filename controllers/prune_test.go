@@ -1,0 +1,235 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	clientfeatures "k8s.io/client-go/features"
+	clientfeaturestesting "k8s.io/client-go/features/testing"
+	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// confirmations lets the agent's quorum lists through, or refuses them, and counts.
+type confirmations struct {
+	next    http.RoundTripper
+	allowed atomic.Bool
+	count   atomic.Int32
+}
+
+func withConfirmations() (*confirmations, *rest.Config) {
+	c := &confirmations{}
+	config := rest.CopyConfig(cluster.reader)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		c.next = next
+		return c
+	})
+	return c, config
+}
+
+// RoundTrip passes a request on unless it asks for metadata only.
+func (c *confirmations) RoundTrip(q *http.Request) (*http.Response, error) {
+	if strings.Contains(q.Header.Get("Accept"), "PartialObjectMetadataList") {
+		c.count.Add(1)
+		if q.URL.Query().Has("resourceVersion") {
+			return nil, errors.New("this is no quorum read: " + q.URL.String())
+		}
+		if !c.allowed.Load() {
+			return nil, errors.New("no confirmation yet")
+		}
+	}
+	return c.next.RoundTrip(q)
+}
+
+// leaveBehind puts a route on the host that an agent made before for Node i.
+func leaveBehind(i int) func(*memoryHost) {
+	return func(h *memoryHost) {
+		h.state.Routes = append(h.state.Routes, topology.Route{
+			Dst: netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)), Via: netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", 10+i)),
+			Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer,
+		})
+	}
+}
+
+// A list that the server gave from its cache may be of any age: what it lacks may
+// be there. Before anything is removed by it a quorum read has to agree.
+func TestPruneAfterACachedListIsConfirmed(t *testing.T) {
+	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	gate, config := withConfirmations()
+	a := startAgent(t, agentOptions{config: config, host: leaveBehind(9)})
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(9)))
+	a.eventually(a.ready)
+	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.eventually(func() error {
+		for _, p := range a.problems("") {
+			if strings.Contains(p.Detail, "no confirmation yet") {
+				return nil
+			}
+		}
+		a.host.disturb(func() {})
+		return fmt.Errorf("the report does not say why: %v", a.problems(""))
+	})
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(9)))
+
+	gate.allowed.Store(true)
+	a.eventually(a.hasRoutes(peerRoute(2)))
+	asked := gate.count.Load()
+	api.remove("node2")
+	a.eventually(a.hasRoutes())
+	a.settle()
+	if n := gate.count.Load(); n != asked {
+		t.Errorf("after a list was confirmed, %d more confirmations", n-asked)
+	}
+}
+
+// A streamed list is as fresh as a quorum read, so nothing waits.
+func TestPruneAfterAStreamedListNeedsNoConfirmation(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	gate, config := withConfirmations()
+	a := startAgent(t, agentOptions{config: config, host: leaveBehind(9)})
+	a.eventually(a.hasRoutes(peerRoute(2)))
+	if n := gate.count.Load(); n > 0 {
+		t.Errorf("%d confirmations", n)
+	}
+}
+
+// That most peers are gone at once is more likely a mistake than the truth.
+func TestLossOfMostPeersIsConfirmed(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1())
+	var all []string
+	for i := 2; i <= 13; i++ {
+		api.create(peer(i))
+		all = append(all, fmt.Sprintf("node%d", i))
+	}
+	gate, config := withConfirmations()
+	a := startAgent(t, agentOptions{config: config})
+	a.eventually(a.ready)
+	a.eventually(func() error { return a.routeCount(12) })
+	seen := slices.Sorted(slices.Values(all[5:]))
+	a.host.inOnePass(func() {
+		for _, name := range all[:5] {
+			api.remove(name)
+		}
+		a.eventually(a.sees(append([]string{"node1"}, seen...)...))
+	})
+	a.eventually(a.hasRoutes(peerRoute(7), peerRoute(8), peerRoute(9), peerRoute(10), peerRoute(11), peerRoute(12), peerRoute(13)))
+	if n := gate.count.Load(); n > 0 {
+		t.Fatalf("the loss of few peers needed %d confirmations", n)
+	}
+	api.create(peer(14), peer(15), peer(16))
+	a.eventually(func() error { return a.routeCount(10) })
+	a.host.inOnePass(func() {
+		for _, name := range all[5:11] {
+			api.remove(name)
+		}
+		a.eventually(a.sees("node1", "node13", "node14", "node15", "node16"))
+	})
+	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.settle()
+	if err := a.routeCount(10); err != nil {
+		t.Error(err)
+	}
+	gate.allowed.Store(true)
+	a.eventually(a.hasRoutes(peerRoute(13), peerRoute(14), peerRoute(15), peerRoute(16)))
+	a.settle()
+	if err := a.hasProblem("", topology.PruneHeld); err == nil {
+		t.Error("still held")
+	}
+}
+
+// What the server has and the view has not, or has only an older one of, is what
+// a quorum read is for.
+func TestConfirmationFindsWhatTheViewLacks(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2), newNode("bare", "192.168.1.99"))
+	list := func(drop string, edit func(*wireNode)) error {
+		t.Helper()
+		s, err := NewNodeSource(cluster.reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.notify = func() {}
+		var items []any
+		for _, name := range []string{"node1", "node2", "bare"} {
+			if name == drop {
+				continue
+			}
+			n := wire(api.get(name))
+			edit(n)
+			items = append(items, n)
+		}
+		if err := s.Replace(items, ""); err != nil {
+			t.Fatal(err)
+		}
+		return s.compare(t.Context())
+	}
+	same := func(*wireNode) {}
+	older := func(name string, f func(*wireNode)) func(*wireNode) {
+		return func(n *wireNode) {
+			if n.Name == name {
+				f(n)
+			}
+		}
+	}
+	for what, c := range map[string]struct {
+		drop  string
+		edit  func(*wireNode)
+		blame string
+	}{
+		"nothing":                    {"", same, ""},
+		"a Node":                     {"node2", same, "node2"},
+		"that a Node was made again": {"", older("node2", func(n *wireNode) { n.UID = "older" }), "node2"},
+		"a subnet given since":       {"", older("bare", func(n *wireNode) { n.ResourceVersion = "1" }), "bare"},
+		"no heartbeat of a Node":     {"", older("node2", func(n *wireNode) { n.ResourceVersion = "1" }), ""},
+	} {
+		err := list(c.drop, c.edit)
+		switch {
+		case c.blame == "" && err != nil:
+			t.Errorf("the view lacks %s: %v", what, err)
+		case c.blame != "" && (err == nil || !strings.Contains(err.Error(), "Node "+c.blame+",")):
+			t.Errorf("the view lacks %s: got %v, want Node %s blamed", what, err, c.blame)
+		}
+	}
+}
+
+// A router has no Node of its own to tell a list of its cluster by: each removal is
+// confirmed, and an empty list removes nothing.
+func TestRouter(t *testing.T) {
+	api := useNodes(t)
+	api.create(peer(2), peer(3))
+	gate, config := withConfirmations()
+	router := func(o *topology.Options) { o.Router, o.NodeName = true, "" }
+	a := startAgent(t, agentOptions{config: config, edit: router, host: leaveBehind(9)})
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3), peerRoute(9)))
+	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	gate.allowed.Store(true)
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
+	api.remove("node3")
+	a.eventually(a.hasRoutes(peerRoute(2)))
+	if n := gate.count.Load(); n < 2 {
+		t.Errorf("%d confirmations, want one for each removal", n)
+	}
+	if code, body := a.get("/readyz"); code != http.StatusOK {
+		t.Errorf("a router is not ready: %s", body)
+	}
+	a.host.with(func() {
+		if a.host.state.CNI != nil || a.host.state.Masquerade != nil || a.host.state.Sysctls[topology.SysctlForward4] != "1" {
+			t.Errorf("a router forwards, and has neither a CNI config nor a table; got %+v", a.host.state)
+		}
+	})
+	api.clear()
+	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.settle()
+	a.eventually(a.hasRoutes(peerRoute(2)))
+}

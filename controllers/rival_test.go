@@ -1,0 +1,98 @@
+package controllers
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Rivals on a clock of the test's own: how often a thing that somebody takes away
+// ten times a second is put back.
+func TestRepairsBackOff(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := newRivals(func() time.Time { return now })
+	route := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	taken, other := plan.Changes{Add: []topology.Route{route}}, plan.Changes{Sysctls: []plan.Sysctl{{Path: "net/ipv4/ip_forward", Value: "1"}}}
+	key := plan.Key{Kind: plan.KindRoute, Name: "10.244.2.0/24"}
+	repair := func(d time.Duration) (n int) {
+		for end := now.Add(d); now.Before(end); now = now.Add(100 * time.Millisecond) {
+			if !r.hold(taken).Empty() {
+				n++
+				r.repaired([]plan.Key{key})
+			}
+			r.settle()
+			if r.hold(other).Empty() {
+				t.Fatal("what nobody fights over is held back")
+			}
+		}
+		return n
+	}
+	if n := repair(time.Second); n != 10 || r.fought(key) {
+		t.Errorf("in the first second %d repairs, contested %t; want 10 and no contest", n, r.fought(key))
+	}
+	if n := repair(59 * time.Second); n < 35 || n > 45 {
+		t.Errorf("in the rest of a minute %d repairs, want ten more at once and one every 2 s", n)
+	}
+	if !r.fought(key) || r.wait() != repairEvery || len(r.problems(nil)) != 1 {
+		t.Errorf("contested %t, next look after %s, problems %v", r.fought(key), r.wait(), r.problems(nil))
+	}
+	now = now.Add(time.Minute)
+	r.settle()
+	if r.fought(key) || len(r.contests) != 0 || r.wait() != 0 {
+		t.Errorf("a minute later it still goes on: %v", r.contests)
+	}
+}
+
+// What the operator sees of it: a Problem, a count, and a line a minute.
+func TestRivalIsTold(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2), peer(3))
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
+	a.settle()
+	if n := a.metric("plainroute_repairs_total", nil); n != 0 {
+		t.Errorf("%v repairs before anybody did anything", n)
+	}
+	take := func() {
+		a.host.disturb(func() {
+			a.host.state.Routes = slices.DeleteFunc(a.host.state.Routes, func(r topology.Route) bool { return r.Metric == topology.MetricPeer })
+		})
+	}
+	for range 100 {
+		take()
+		time.Sleep(5 * time.Millisecond)
+	}
+	a.eventually(func() error { return a.hasProblem("node2", topology.Contested) })
+	repairs := a.metric("plainroute_repairs_total", map[string]string{"kind": "route"})
+	if repairs < 2*freeRepairs || repairs > 2*freeRepairs+8 {
+		t.Errorf("two routes taken 100 times in half a second were put back %v times, want %d and a few", repairs, 2*freeRepairs)
+	}
+	lines := a.log.with("Repaired again and again")
+	if len(lines) != 2 || !strings.Contains(strings.Join(lines, ""), "route 10.244.2.0/24") {
+		t.Errorf("the log says %q, want one line for each route", lines)
+	}
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
+}
+
+// A change that Nodes ask for is no repair, and never waits.
+func TestNodesAreNoRivals(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.hasRoutes(peerRoute(2)))
+	for range 2 * freeRepairs {
+		api.remove("node2")
+		a.eventually(a.hasRoutes())
+		api.create(peer(2))
+		a.eventually(a.hasRoutes(peerRoute(2)))
+	}
+	if n := a.metric("plainroute_repairs_total", nil); n != 0 {
+		t.Errorf("%v of Nodes' changes counted as repairs", n)
+	}
+}
