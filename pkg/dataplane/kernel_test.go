@@ -127,19 +127,6 @@ func TestForeignRouteWithOurKey(t *testing.T) {
 	}
 }
 
-// A next hop appended to ours in IPv6 makes the route not ours alone.
-func TestAppendedNextHopIsLeftAlone(t *testing.T) {
-	m := newMachine(t)
-	all := nodes(2)
-	m.settle(all)
-	foreign := m.foreign(all[1].PodCIDRs[1].String(), "fd00:192:168:1::99", "eth0", topology.MetricPeer, 4)
-	m.must(m.nl.RouteAppend(foreign))
-	m.Forget()
-	if c := m.diff(all); len(c.Replace)+len(c.Delete)+len(c.Add) != 0 {
-		t.Errorf("changes are %+v", c)
-	}
-}
-
 func TestSourceAmongSeveralAddresses(t *testing.T) {
 	m := newMachine(t)
 	m.addr("eth0", "192.168.1.200/24")

@@ -211,6 +211,23 @@ func (m *machine) diff(all []*topology.Node) plan.Changes {
 	return plan.Diff(desired, actual)
 }
 
+// settleOwnFault passes twice where this node itself has a fault of one kind.
+func (m *machine) settleOwnFault(all []*topology.Node, reason topology.Reason) {
+	m.t.Helper()
+	for range 2 {
+		m.Forget()
+		host, err := m.Facts(context.Background())
+		m.must(err)
+		actual, err := m.Observe(context.Background())
+		m.must(err)
+		desired, problems := topology.Desired(options(m), host, all, actual)
+		if !slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == reason }) {
+			m.t.Fatalf("no %s among %v", reason, problems)
+		}
+		m.must(m.Apply(context.Background(), plan.Diff(desired, actual)))
+	}
+}
+
 // settle passes until nothing is to be done, reading the kernel anew each time.
 func (m *machine) settle(all []*topology.Node) {
 	m.t.Helper()

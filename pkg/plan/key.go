@@ -35,7 +35,14 @@ func (k Key) Compare(o Key) int {
 
 func sysctlKey(s Sysctl) Key            { return Key{KindSysctl, s.Path} }
 func addressKey(a topology.Address) Key { return Key{KindAddress, a.String()} }
-func routeKey(r topology.Route) Key     { return Key{KindRoute, r.Dst.String()} }
+
+// routeKey tells our own subnet's route from a peer's to the same subnet.
+func routeKey(r topology.Route) Key {
+	if r.Metric == topology.MetricOwn {
+		return Key{KindRoute, string(topology.Unreachable) + " " + r.Dst.String()}
+	}
+	return Key{KindRoute, r.Dst.String()}
+}
 
 var (
 	tableKey = Key{KindTable, topology.Table}

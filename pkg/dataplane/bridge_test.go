@@ -1,0 +1,125 @@
+package dataplane
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// addBridge makes the pods' bridge with a pod on it, as the plugins do.
+func (m *machine) addBridge(gateways ...string) {
+	m.t.Helper()
+	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
+	m.up(topology.Bridge)
+	for _, a := range gateways {
+		m.addr(topology.Bridge, a)
+	}
+	m.addVeth("vethpod", 1500)
+	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link(topology.Bridge)))
+}
+
+func (m *machine) bridgeAddrs() []string {
+	m.t.Helper()
+	addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_ALL)
+	m.must(err)
+	var all []string
+	for _, a := range addrs {
+		if !a.IP.IsLinkLocalUnicast() {
+			all = append(all, a.IPNet.String())
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// The plugin gives the bridge its addresses when it attaches the first pod, and
+// never looks at them again.
+func TestBridgeAddressesComeBack(t *testing.T) {
+	m := newMachine(t)
+	m.addBridge("10.128.0.1/24", "fd01::1/64", "192.0.2.53/32")
+	want := m.bridgeAddrs()
+	news := m.watchSettled(nodes(2))
+	for _, s := range []string{"10.128.0.1/24", "fd01::1/64"} {
+		a, err := rtnl.ParseAddr(s)
+		m.must(err)
+		m.must(m.nl.AddrDel(m.link(topology.Bridge), a))
+		m.expect(news, "the loss of "+s)
+		m.settle(nodes(2))
+		if got := m.bridgeAddrs(); !slices.Equal(got, want) {
+			t.Errorf("without %s the bridge got %v, want %v", s, got, want)
+		}
+	}
+}
+
+// After our own subnet has changed, what pods of the old one need stays until the
+// last of them is gone; what somebody else gave the bridge stays for good.
+func TestOwnSubnetChangesUnderPods(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	m.addBridge("10.128.0.1/24", "fd01::1/64", "192.0.2.53/32")
+	m.lease("10.128.0.2")
+	m.settle(nodes(2))
+	moved := nodes(10)[9:]
+	moved[0].Name, moved[0].Addrs = "node1", nodes(1)[0].Addrs
+	moved[0].PodCIDRs[1] = nodes(1)[0].PodCIDRs[1]
+	m.settleOwnFault(moved, topology.SubnetChanged)
+	if got, want := m.bridgeAddrs(), []string{"10.128.0.1/24", "192.0.2.53/32", "fd01::1/64"}; !slices.Equal(got, want) {
+		t.Errorf("under pods the bridge has %v, want %v", got, want)
+	}
+	if got := m.Config().Subnets[0].String(); got != "10.128.0.0/24" {
+		t.Errorf("under pods the config has %s", got)
+	}
+
+	m.must(m.nl.LinkDel(m.link("vethpod")))
+	m.settle(moved)
+	if got, want := m.bridgeAddrs(), []string{"10.128.9.1/24", "192.0.2.53/32", "fd01::1/64"}; !slices.Equal(got, want) {
+		t.Errorf("without pods the bridge has %v, want %v", got, want)
+	}
+	if got := m.Config().Subnets[0].String(); got != "10.128.9.0/24" {
+		t.Errorf("without pods the config has %s", got)
+	}
+}
+
+// Config reads the CNI config back.
+func (m *machine) Config() *topology.CNI { return m.cfg.CNI.Read() }
+
+// lease does what host-local does for a pod.
+func (m *machine) lease(addr string) {
+	m.t.Helper()
+	dir := filepath.Join(m.dir, "run", topology.IPAMDir, topology.Network)
+	m.must(os.MkdirAll(dir, 0o755))
+	m.must(os.WriteFile(filepath.Join(dir, addr), nil, 0o644))
+}
+
+// Whatever happens to our config is announced.
+func TestConfigIsWatched(t *testing.T) {
+	for name, disturb := range map[string]func(link, target string) error{
+		"deleted":      func(link, _ string) error { return os.Remove(link) },
+		"truncated":    func(_, target string) error { return os.Truncate(target, 10) },
+		"dangling":     func(_, target string) error { return os.Remove(target) },
+		"overwritten":  func(_, target string) error { return os.WriteFile(target, []byte("{}"), 0o600) },
+		"renamed away": func(link, _ string) error { return os.Rename(link, link+".bak") },
+		"made a file":  func(link, _ string) error { return os.Rename(link+".other", link) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			link := filepath.Join(m.dir, "net.d", topology.Conflist)
+			m.must(os.WriteFile(link+".other", []byte("{}"), 0o644))
+			news := m.watchSettled(nodes(2))
+			m.must(disturb(link, filepath.Join(m.dir, "run", topology.Conflist)))
+			m.expect(news, name)
+			drain(news, shortly)
+			if m.pass(nodes(2)).CNI == nil {
+				t.Error("the pass after it found nothing to do")
+			}
+			if got := m.Config(); got == nil || len(got.Subnets) != 2 {
+				t.Errorf("the config is %+v", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,71 @@
+package plan
+
+import (
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// What was asked for before and is missing now was taken away by somebody; what
+// Nodes ask for anew was not.
+func TestRepairs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		desired, actual := drawState(t, "desired"), drawState(t, "actual")
+		changes := Diff(desired, actual)
+		if keys := changes.Repairs(desired, desired); len(keys) != len(keysOf(changes)) {
+			t.Fatalf("of %+v only %v are repairs", changes, keys)
+		}
+		before := drawState(t, "before")
+		for _, k := range changes.Repairs(before, desired) {
+			if slices.Contains(keysOf(Diff(desired, before)), k) {
+				t.Fatalf("%v was not asked for before, and counts as a repair", k)
+			}
+		}
+	})
+}
+
+// keysOf returns the Keys of all that changes.
+func keysOf(c Changes) []Key {
+	var keys []Key
+	c.Without(func(k Key) bool {
+		if !slices.Contains(keys, k) || k.Kind == KindRoute {
+			keys = append(keys, k)
+		}
+		return false
+	})
+	return keys
+}
+
+func TestWithout(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		changes := Diff(drawState(t, "desired"), drawState(t, "actual"))
+		keys := keysOf(changes)
+		if len(keys) == 0 {
+			t.Skip("nothing changes")
+		}
+		dropped := rapid.SampledFrom(keys).Draw(t, "dropped")
+		left := keysOf(changes.Without(func(k Key) bool { return k == dropped }))
+		for _, k := range keys {
+			if slices.Contains(left, k) == (k == dropped) {
+				t.Fatalf("without %v, %v is left", dropped, left)
+			}
+		}
+		if !changes.Without(func(Key) bool { return true }).Empty() {
+			t.Fatal("without anything, something is left")
+		}
+	})
+}
+
+// Another Node's route is no repair of the one that had its key.
+func TestRouteOfAnotherNodeIsNoRepair(t *testing.T) {
+	route := topology.Route{Dst: subnet(1), Via: addr(1), Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	other := route
+	other.Via = addr(2)
+	before, desired := topology.State{Routes: []topology.Route{route}}, topology.State{Routes: []topology.Route{other}}
+	if keys := Diff(desired, before).Repairs(before, desired); len(keys) != 0 {
+		t.Errorf("got %v", keys)
+	}
+}
