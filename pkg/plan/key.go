@@ -81,8 +81,8 @@ func (c Changes) Repairs(before, desired topology.State) []Key {
 			keys = append(keys, sysctlKey(s))
 		}
 	}
-	for _, a := range c.AddAddresses {
-		if _, asked := slices.BinarySearchFunc(before.Addresses, a, topology.Address.Compare); asked {
+	for _, a := range slices.Concat(c.AddAddresses, c.DeleteAddresses) {
+		if slices.Contains(before.Addresses, a) == slices.Contains(desired.Addresses, a) {
 			keys = append(keys, addressKey(a))
 		}
 	}
@@ -94,7 +94,7 @@ func (c Changes) Repairs(before, desired topology.State) []Key {
 	if c.touchesTable() && sameTables(before.Masquerade, desired.Masquerade) {
 		keys = append(keys, tableKey)
 	}
-	if c.TouchesCNI() && before.CNI != nil && before.CNI.Equal(desired.CNI) {
+	if c.TouchesCNI() && before.CNI.Equal(desired.CNI) {
 		keys = append(keys, cniKey)
 	}
 	return keys
