@@ -33,6 +33,7 @@ import (
 type agentFlags struct {
 	networkFlags
 	nodeName      string
+	mode          string
 	cniConfDir    string
 	procSys       string
 	listen        string
@@ -59,13 +60,17 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 
   # By hand on a node, dual-stack
   plainroute agent --node-name node1 --kubeconfig /etc/kubernetes/kubelet.conf \
-    --cluster-cidr 10.244.0.0/16,fd00:10:244::/48`,
+    --cluster-cidr 10.244.0.0/16,fd00:10:244::/48
+
+  # On a router of the nodes' LAN, which is no node of the cluster
+  plainroute agent --mode router --kubeconfig router.conf --cluster-cidr 10.244.0.0/16`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	f.register(fs)
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
+	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
 	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings; in a pod, the host's mount")
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of /healthz, /readyz, /status and /metrics")
@@ -111,17 +116,10 @@ const gcPercent = 50
 // validate lists every fault of every flag at once.
 func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	faults := environment(cmd.Flags())
-	if f.nodeName == "" {
-		f.nodeName = os.Getenv("NODE_NAME")
-	}
 	opts, more := f.options()
-	opts.NodeName = f.nodeName
 	faults = append(faults, more...)
-	if f.nodeName == "" {
-		faults = append(faults, errors.New("--node-name is missing, and $NODE_NAME is not set"))
-	}
 	for _, err := range []error{
-		checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys),
+		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys),
 		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
 	} {
 		if err != nil {
@@ -130,6 +128,32 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	}
 	faults = append(faults, f.setUpLog()...)
 	return opts, faultsError(faults)
+}
+
+const (
+	modeNode   = "node"
+	modeRouter = "router"
+)
+
+// checkMode settles who we are.
+func (f *agentFlags) checkMode(opts *topology.Options) error {
+	name := f.nodeName
+	if name == "" {
+		name = os.Getenv("NODE_NAME")
+	}
+	switch {
+	case f.mode == modeRouter && f.nodeName != "":
+		return errors.New("--node-name: a router has no Node; leave it out, or --mode router")
+	case f.mode == modeRouter:
+		opts.Router = true
+		return nil
+	case f.mode != modeNode:
+		return fmt.Errorf("--mode: %q is neither node nor router", f.mode)
+	case name == "":
+		return errors.New("--node-name is missing, and $NODE_NAME is not set")
+	}
+	opts.NodeName = name
+	return nil
 }
 
 // setUpLog sends the logs of all libraries to standard error in one format.
