@@ -248,7 +248,7 @@ func (m message) advertised(family uint8) bool {
 func (m message) route(links *linkFacts) topology.Route {
 	r := topology.Route{
 		Type: routeTypes[m.kind], Dst: m.dst, Via: m.via, Src: m.src,
-		Protocol: m.protocol, Metric: m.metric, Shared: m.hops > 1 && m.mine(),
+		Protocol: m.protocol, Metric: m.metric, TOS: int(m.tos), Shared: m.hops > 1 && m.mine(),
 	}
 	if r.Type == topology.Unicast && m.oif != 0 {
 		r.Dev = links.name(m.oif)

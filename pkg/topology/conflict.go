@@ -15,12 +15,12 @@ func (b *builder) conflicts() {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(b.desired.Routes, foreign, func(r, foreign Route) int { return ComparePrefix(r.Dst, foreign.Dst) })
-		if !ok || foreign.Metric > b.desired.Routes[i].Metric {
+		if !ok || foreign.TOS == 0 && foreign.Metric > b.desired.Routes[i].Metric {
 			continue
 		}
 		ours := b.desired.Routes[i]
 		verb := "the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it"
-		if foreign.Metric == ours.Metric {
+		if foreign.TOS == 0 && foreign.Metric == ours.Metric {
 			verb = "%q, which is not ours, has the metric of %q; remove it, or give it another"
 			b.standBy(i)
 		}

@@ -37,7 +37,9 @@ func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 		}
 	}
 	for _, route := range host.Routes {
-		r.addRoute(route)
+		if route.TOS == 0 {
+			r.addRoute(route)
+		}
 	}
 	for _, is4 := range []bool{true, false} {
 		slices.SortFunc(*r.bits.of(is4), func(a, b int) int { return cmp.Compare(b, a) })

@@ -46,6 +46,9 @@ type Route struct {
 	Src      netip.Addr `json:"src"`
 	Protocol int        `json:"protocol,omitempty"`
 	Metric   int        `json:"metric,omitempty"`
+	// TOS is the type of service that a packet must have to take this IPv4 route,
+	// which then goes before those of any metric without one; ours have none.
+	TOS int `json:"tos,omitempty"`
 	// Shared tells that somebody appended a next hop of theirs to this IPv6 route,
 	// which the kernel keeps as one with ours (fib6_add_rt2node of
 	// net/ipv6/ip6_fib.c). It can be deleted, hop by hop, but not replaced.
@@ -70,6 +73,9 @@ func (r Route) String() string {
 		b.WriteString("default")
 	} else {
 		b.WriteString(r.Dst.String())
+	}
+	if r.TOS != 0 {
+		fmt.Fprintf(&b, " tos %#x", r.TOS)
 	}
 	if r.Via.IsValid() {
 		b.WriteString(" via ")
