@@ -7,13 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -94,14 +92,15 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	lock, err := lockRunDir(f.runDir)
-	if err != nil {
+	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
+	if store.Lock, err = store.TakeLock(); err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer store.Lock.Close()
+	store.Sweep()
 	kernel, err := dataplane.New(dataplane.Config{
 		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf",
-		CNI: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir},
+		CNI: store,
 	})
 	if err != nil {
 		return err
@@ -180,21 +179,6 @@ func (f *agentFlags) setUpLog() []error {
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger)
 	return nil
-}
-
-// lockRunDir admits one agent to a run folder. The lock goes with the process.
-func lockRunDir(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("making the run folder: %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("opening the lock: %w", err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("locking %s: another agent runs on this node: %w", lock.Name(), err), lock.Close())
-	}
-	return lock, nil
 }
 
 // manage runs the loop and the servers until ctx ends. Nothing is taken down at

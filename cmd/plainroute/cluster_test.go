@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,28 +76,5 @@ func TestPlanIsRefusedByTheCluster(t *testing.T) {
 	}
 	if errors.As(err, new(usageError)) {
 		t.Error("a refusal is no wrong flag")
-	}
-}
-
-// The lock goes with its holder, so that nothing is left to clean up.
-func TestLockRunDir(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "deep", "run")
-	first, err := lockRunDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if second, err := lockRunDir(dir); err == nil || !strings.Contains(err.Error(), "another agent runs") {
-		t.Errorf("got a second lock %v, %v", second, err)
-	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	third, err := lockRunDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer third.Close()
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
-		t.Errorf("the run folder is %v, %v", info, err)
 	}
 }

@@ -25,6 +25,15 @@ func TestWriteReplacesWhatHasOurName(t *testing.T) {
 		"file at the target":      func(s Store, _ string) error { return os.WriteFile(s.target(), []byte("{}"), 0o600) },
 		"symlink at the tempname": func(s Store, victim string) error { return os.Symlink(victim, s.link()+".plainroute-new") },
 		"file at the tempname":    func(s Store, _ string) error { return os.WriteFile(s.link()+".plainroute-new", nil, 0o600) },
+		"symlink at the target's tempname": func(s Store, victim string) error {
+			return os.Symlink(victim, s.target()+".plainroute-new")
+		},
+		"hard link at the target's tempname": func(s Store, victim string) error {
+			return os.Link(victim, s.target()+".plainroute-new")
+		},
+		"pipe at the target's tempname": func(s Store, _ string) error {
+			return unix.Mkfifo(s.target()+".plainroute-new", 0o666)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
@@ -144,21 +153,59 @@ func unprivileged(t *testing.T, f func()) {
 	<-done
 }
 
+// The runtime's folder is not ours to make; the run folder is, whatever the umask.
 func TestMissingFolder(t *testing.T) {
-	for name, place := range map[string]func(Store) string{
-		"conf folder": func(s Store) string { return s.ConfDir },
-		"run folder":  func(s Store) string { return s.RunDir },
-	} {
-		t.Run(name, func(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	s := newStore(t)
+	must(t, os.Remove(s.ConfDir))
+	if err := s.Write(dualStack()); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), s.ConfDir) {
+		t.Errorf("Write says %v, want an error that names the folder", err)
+	}
+	must(t, os.RemoveAll(s.RunDir))
+	if got := s.Read(); got != nil {
+		t.Errorf("read %+v", got)
+	}
+	must(t, s.Remove())
+	must(t, os.Mkdir(s.ConfDir, 0o755))
+	must(t, s.Write(dualStack()))
+	holds(t, s, dualStack())
+	if at, err := os.Stat(s.RunDir); err != nil || at.Mode().Perm() != 0o755 {
+		t.Errorf("the run folder is %v, %v", at, err)
+	}
+}
+
+// A link in place of the run folder leads elsewhere, and so is not followed.
+func TestRunFolderIsALink(t *testing.T) {
+	s := newStore(t)
+	must(t, os.Remove(s.RunDir))
+	elsewhere := t.TempDir()
+	must(t, os.Symlink(elsewhere, s.RunDir))
+	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), s.RunDir+" is no folder") {
+		t.Errorf("Write says %v", err)
+	}
+	if _, err := s.TakeLock(); err == nil || !strings.Contains(err.Error(), s.RunDir+" is no folder") {
+		t.Errorf("TakeLock says %v", err)
+	}
+	if left := list(t, elsewhere); len(left) > 0 {
+		t.Errorf("wrote %q through the link", left)
+	}
+}
+
+// An empty folder is somebody's work too.
+func TestEmptyFolderStays(t *testing.T) {
+	for _, path := range []func(Store) string{Store.link, Store.target} {
+		for _, suffix := range []string{"", tempSuffix} {
 			s := newStore(t)
-			must(t, os.Remove(place(s)))
-			if got := s.Read(); got != nil {
-				t.Errorf("read %+v", got)
+			folder := path(s) + suffix
+			must(t, os.Mkdir(folder, 0o755))
+			if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), folder) {
+				t.Errorf("Write says %v, want an error that names %s", err, folder)
 			}
-			if err := s.Write(dualStack()); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), place(s)) {
-				t.Errorf("Write says %v, want an error that names the folder", err)
+			s.Sweep()
+			_ = s.Remove()
+			if _, err := os.Stat(folder); err != nil {
+				t.Error(err)
 			}
-			must(t, s.Remove())
-		})
+		}
 	}
 }

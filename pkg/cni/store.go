@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -22,7 +24,14 @@ type Store struct {
 	ConfDir string
 	// RunDir is the folder of node-local state.
 	RunDir string
+	// Lock is what Write must hold; nil: nothing.
+	Lock *Lock
 }
+
+// tempSuffix makes names that are written to and then renamed into place. No
+// runtime reads them, for it wants .conf, .conflist or .json. They are fixed, so
+// that what a crash leaves is found: only one agent writes.
+const tempSuffix = ".plainroute-new"
 
 func (s Store) link() string   { return filepath.Join(s.ConfDir, topology.Conflist) }
 func (s Store) target() string { return filepath.Join(s.RunDir, topology.Conflist) }
@@ -66,64 +75,85 @@ func parse(have []byte) *topology.CNI {
 	return &c
 }
 
-// Write puts the config in place. containerd takes up a changed target only when
-// the symlink itself is renamed into place again, so that is done each time; the
-// temporary names end so that no runtime reads them.
+// Write puts the config in place, and makes the run folder where it went away.
+// containerd takes up a changed target only when the symlink itself is renamed into
+// place again, so that is done each time.
 func (s Store) Write(c topology.CNI) error {
 	content, err := Render(c)
 	if err != nil {
 		return err
 	}
-	if err := s.writeTarget(content); err != nil {
+	if err := s.makeRunDir(); err != nil {
+		return err
+	}
+	if s.Lock != nil {
+		if err := s.Lock.Renew(); err != nil {
+			return err
+		}
+	}
+	if err := replace(s.target(), func(temp string) error { return writeFile(temp, content) }); err != nil {
 		return fmt.Errorf("writing the CNI config: %w", err)
 	}
-	if err := s.writeLink(); err != nil {
+	if err := replace(s.link(), func(temp string) error { return os.Symlink(s.target(), temp) }); err != nil {
 		return fmt.Errorf("putting the CNI config into %s: %w", s.ConfDir, err)
 	}
 	return nil
 }
 
-func (s Store) writeTarget(content []byte) error {
-	temp, err := os.CreateTemp(s.RunDir, ".conflist-*")
+// replace makes something by a temporary name and renames it into place. It takes
+// the place of anything but a folder, which is somebody's work.
+func replace(path string, create func(temp string) error) error {
+	temp := path + tempSuffix
+	if err := unlink(temp); err != nil {
+		return err
+	}
+	err := create(temp)
+	if err == nil {
+		if at, e := os.Lstat(path); e == nil && at.IsDir() {
+			err = fmt.Errorf("%s is a folder, in the way of our file; remove it", path)
+		} else {
+			err = os.Rename(temp, path)
+		}
+	}
 	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(content)
-	err = errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close())
-	if err != nil {
-		return err
-	}
-	return rename(temp.Name(), s.target())
-}
-
-// rename replaces anything but a folder, which is somebody's work.
-func rename(from, to string) error {
-	if at, err := os.Lstat(to); err == nil && at.IsDir() {
-		return fmt.Errorf("%s is a folder, in the way of our file; remove it", to)
-	}
-	return os.Rename(from, to)
-}
-
-func (s Store) writeLink() error {
-	temp := s.link() + ".plainroute-new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.Symlink(s.target(), temp); err != nil {
-		return err
-	}
-	if err := rename(temp, s.link()); err != nil {
-		return errors.Join(err, os.Remove(temp))
+		return errors.Join(err, unlink(temp))
 	}
 	return nil
+}
+
+// writeFile writes a new file that all may read, whatever the umask, and follows
+// no link to an old one (O_EXCL of open(2)).
+func writeFile(path string, content []byte) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	return errors.Join(err, file.Chmod(0o644), file.Sync(), file.Close())
+}
+
+// unlink takes away anything but a folder, even an empty one, if it is there.
+func unlink(path string) error {
+	err := unix.Unlink(path)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return &os.PathError{Op: "removing", Path: path, Err: err}
+}
+
+// Sweep takes away what a crash in the midst of Write left. Of what it can't take
+// away Write complains.
+func (s Store) Sweep() {
+	for _, path := range []string{s.link(), s.target()} {
+		_ = unlink(path + tempSuffix)
+	}
 }
 
 // Remove takes the config away. Until another one is there, the runtime can
 // neither start nor stop pods.
 func (s Store) Remove() error {
 	for _, path := range []string{s.link(), s.target()} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := unlink(path); err != nil {
 			return fmt.Errorf("removing the CNI config: %w", err)
 		}
 	}

@@ -1,0 +1,46 @@
+package cni
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(crashVariable) != "" {
+		writeForever(Store{ConfDir: os.Getenv("CONF_DIR"), RunDir: os.Getenv("RUN_DIR")})
+	}
+	os.Exit(m.Run())
+}
+
+func writeForever(s Store) {
+	for n := 0; ; n++ {
+		if err := s.Write(dualStack()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		if n == 0 {
+			fmt.Println("writing")
+		}
+	}
+}
+
+// crash kills a program that writes, at a random moment.
+func crash(t *testing.T, s Store) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), crashVariable+"=1", "CONF_DIR="+s.ConfDir, "RUN_DIR="+s.RunDir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	if _, err := fmt.Fscanln(out, new(string)); err != nil {
+		t.Fatal("the program does not write:", err)
+	}
+	time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait() // says that it was killed
+}

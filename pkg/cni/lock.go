@@ -1,0 +1,102 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Lock admits one agent to a run folder, and goes with the process.
+//
+// Whoever empties the run folder takes the lock's file away, though not the lock:
+// a second agent would lock a file of its own. So each Write looks whether the
+// file is still the one that is locked, and takes a new one if it is not; an agent
+// that comes too late then writes no more. Since the folder is watched, that is
+// milliseconds after.
+type Lock struct {
+	path string
+
+	mu   sync.Mutex
+	file *os.File
+}
+
+// TakeLock makes the run folder where it is missing, and locks it. What anybody
+// may write to is refused: a config that somebody else puts there is run by root.
+func (s Store) TakeLock() (*Lock, error) {
+	if err := s.makeRunDir(); err != nil {
+		return nil, err
+	}
+	at, err := os.Stat(s.RunDir)
+	if err != nil {
+		return nil, fmt.Errorf("looking at the run folder: %w", err)
+	}
+	if at.Mode().Perm()&0o002 != 0 {
+		return nil, fmt.Errorf("using the run folder: anybody may write to %s (%s)", s.RunDir, at.Mode())
+	}
+	l := &Lock{path: filepath.Join(s.RunDir, "lock")}
+	if err := l.Renew(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// makeRunDir makes the run folder, for others to read whatever the umask. A link in
+// its place would lead what is written to where somebody else wants it.
+func (s Store) makeRunDir() error {
+	at, err := os.Lstat(s.RunDir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = errors.Join(os.MkdirAll(s.RunDir, 0o755), os.Chmod(s.RunDir, 0o755))
+	case err == nil && !at.IsDir():
+		err = fmt.Errorf("%s is no folder (%s)", s.RunDir, at.Mode())
+	}
+	if err != nil {
+		return fmt.Errorf("making the run folder: %w", err)
+	}
+	return nil
+}
+
+// Renew locks the file of the lock, unless it is locked already.
+func (l *Lock) Renew() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held() {
+		return nil
+	}
+	file, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return fmt.Errorf("opening the lock: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("locking %s: another agent runs on this node: %w", l.path, err), file.Close())
+	}
+	if l.file != nil {
+		_ = l.file.Close() // of a file that is gone
+	}
+	l.file = file
+	return file.Chmod(0o644)
+}
+
+// held tells whether the file at the lock's path is the one that we have locked.
+func (l *Lock) held() bool {
+	if l.file == nil {
+		return false
+	}
+	ours, err := l.file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(l.path)
+	return err == nil && os.SameFile(ours, there)
+}
+
+// Close lets go of the lock.
+func (l *Lock) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file.Close()
+}

@@ -1,0 +1,121 @@
+package cni
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// The lock goes with its holder, so that nothing is left to clean up.
+func TestLockAdmitsOne(t *testing.T) {
+	s := Store{RunDir: filepath.Join(t.TempDir(), "deep", "run")}
+	first, err := s.TakeLock()
+	must(t, err)
+	if second, err := s.TakeLock(); second != nil || err == nil || !strings.Contains(err.Error(), "another agent runs") {
+		t.Errorf("got a second lock %v, %v", second, err)
+	}
+	must(t, first.Renew())
+	must(t, first.Close())
+	third, err := s.TakeLock()
+	must(t, err)
+	must(t, third.Close())
+	if at, err := os.Stat(s.RunDir); err != nil || at.Mode().Perm() != 0o755 {
+		t.Errorf("the run folder is %v, %v", at, err)
+	}
+}
+
+// With the run folder the lock's file goes, though not the lock: the next Write
+// takes it anew, and nobody else can.
+func TestLockOutlivesItsFile(t *testing.T) {
+	for name, remove := range map[string]func(Store) error{
+		"file":   func(s Store) error { return os.Remove(filepath.Join(s.RunDir, "lock")) },
+		"folder": func(s Store) error { return os.RemoveAll(s.RunDir) },
+		"foreign file": func(s Store) error {
+			path := filepath.Join(s.RunDir, "lock")
+			return os.Rename(path, path+".old")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			var err error
+			s.Lock, err = s.TakeLock()
+			must(t, err)
+			defer s.Lock.Close()
+			must(t, s.Write(dualStack()))
+			must(t, remove(s))
+			must(t, s.Write(dualStack()))
+			if second, err := s.TakeLock(); second != nil || err == nil {
+				t.Error("a second agent got in")
+			}
+			if s.Read() == nil {
+				t.Error("the config is not back")
+			}
+		})
+	}
+}
+
+// Who comes too late to take the lock anew writes no more.
+func TestLockLostToAnother(t *testing.T) {
+	s := newStore(t)
+	var err error
+	s.Lock, err = s.TakeLock()
+	must(t, err)
+	defer s.Lock.Close()
+	must(t, os.RemoveAll(s.RunDir))
+	other, err := s.TakeLock()
+	must(t, err)
+	defer other.Close()
+	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), "another agent runs") {
+		t.Errorf("Write says %v", err)
+	}
+	if left := list(t, s.ConfDir); len(left) > 0 {
+		t.Errorf("wrote %q", left)
+	}
+}
+
+func TestRunFolderForAnybodyIsRefused(t *testing.T) {
+	s := newStore(t)
+	must(t, os.Chmod(s.RunDir, 0o777))
+	if lock, err := s.TakeLock(); lock != nil || err == nil || !strings.Contains(err.Error(), "anybody may write to "+s.RunDir) {
+		t.Errorf("TakeLock says %v", err)
+	}
+}
+
+// crashVariable makes the test binary a program that writes until it is killed.
+const crashVariable = "PLAINROUTE_CNI_TEST_CRASH"
+
+// What a crash leaves is what a Write has made so far, and has one of two names:
+// the next agent takes it away when it starts, or writes over it.
+func TestCrashLeavesNothing(t *testing.T) {
+	s := newStore(t)
+	must(t, s.Write(dualStack()))
+	for range 30 {
+		crash(t, s)
+		if got := s.Read(); got == nil || got.Bridge == "" {
+			t.Fatalf("after a crash the config is %+v", got)
+		}
+		s.Sweep()
+		onlyConf(t, s.ConfDir)
+		onlyConf(t, s.RunDir)
+	}
+	must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
+	must(t, os.Symlink("/nowhere", s.link()+tempSuffix))
+	s.Sweep()
+	onlyConf(t, s.ConfDir)
+	onlyConf(t, s.RunDir)
+	must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
+	must(t, s.Write(dualStack()))
+	holds(t, s, dualStack())
+}
+
+// Nothing with our temporary names is loaded by a runtime.
+func TestTempNames(t *testing.T) {
+	for _, ending := range []string{".conf", ".conflist", ".json"} {
+		if strings.HasSuffix(topology.Conflist+tempSuffix, ending) {
+			t.Errorf("a runtime loads files that end in %s", ending)
+		}
+	}
+}
