@@ -87,6 +87,11 @@ bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes
 	@$(PATIENTLY) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
 	@bin/bench $(BENCH)
 
+.PHONY: soak
+soak: build assets ## Do 10,000 random faults to a node and look for leaks in its agent. SOAK="-for 8h" passes flags.
+	@$(PATIENTLY) "compiling the soak test" $(GOBUILD) -o bin/soak ./test/soak
+	@bin/soak $(SOAK)
+
 .PHONY: clean
 clean: demo-down ## Remove everything that was built or downloaded here.
 	rm -rf bin

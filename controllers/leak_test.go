@@ -1,0 +1,24 @@
+package controllers
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// An agent that ends leaves no goroutine behind, whatever it was in the midst of.
+func TestAgentLeavesNoGoroutine(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	run := func(t *testing.T) {
+		a := startAgent(t, agentOptions{host: leaveBehind(9)})
+		a.nodes.Confirm()
+		a.eventually(a.hasRoutes(peerRoute(2)))
+	}
+	t.Run("first", run) // opens the connection that client-go keeps for all
+	before := goleak.IgnoreCurrent()
+	for range 3 {
+		t.Run("agent", run)
+	}
+	goleak.VerifyNone(t, before)
+}

@@ -1,0 +1,43 @@
+package dataplane
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// Whoever watches and closes gets back all goroutines and descriptors.
+func TestNothingIsLeftOpen(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(3))
+	before := goleak.IgnoreCurrent()
+	descriptors := m.descriptors()
+	for range 20 {
+		k, err := New(m.cfg)
+		m.must(err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- k.Watch(ctx, time.Hour, func() {}) }()
+		_, err = k.Facts(ctx)
+		m.must(err)
+		_, err = k.Observe(ctx)
+		m.must(err)
+		cancel()
+		m.must(<-done)
+		m.must(k.Close())
+	}
+	goleak.VerifyNone(t, before)
+	if n := m.descriptors(); n != descriptors {
+		t.Errorf("%d file descriptors became %d", descriptors, n)
+	}
+}
+
+func (m *machine) descriptors() int {
+	m.t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	m.must(err)
+	return len(entries)
+}

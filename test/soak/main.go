@@ -1,0 +1,98 @@
+// Command soak does thousands of random faults to one node of a small cluster (a real etcd and kube-apiserver, the real
+// agent, a real kernel in namespaces) and then looks for what a slow leak would show: goroutines, file descriptors, heap.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/cluster/sandbox"
+)
+
+const usage = `soak does random faults to a node and looks for leaks in its agent.
+
+Usage:
+  soak [flags]
+
+It ends after -faults faults or after -for, whichever comes later. The same -seed gives the same faults.
+
+Flags:
+`
+
+type options struct {
+	cluster.Config
+	faults int
+	last   time.Duration
+	seed   uint64
+}
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	opts, err := parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "soak:", err)
+		return 2
+	}
+	if sandbox.Outside() {
+		if err := opts.Check(); err != nil {
+			return failed(err)
+		}
+	}
+	box, code, err := sandbox.Enter(nil)
+	if err != nil || box == nil {
+		return max(code, failed(err))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	return failed(soak(ctx, opts))
+}
+
+func parse(args []string) (options, error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return options{}, fmt.Errorf("finding the working directory: %w", err)
+	}
+	opts := options{Config: cluster.ConfigFromEnv(root, "/run/cluster")}
+	flags := flag.NewFlagSet("soak", flag.ContinueOnError)
+	flags.IntVar(&opts.faults, "faults", 10000, "how many faults at least")
+	flags.DurationVar(&opts.last, "for", 0, "how long at least")
+	flags.Uint64Var(&opts.seed, "seed", uint64(time.Now().UnixNano()), "what the faults are drawn from")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), usage)
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	if flags.NArg() > 0 || opts.faults < 1 || opts.last < 0 {
+		return options{}, errors.New("-faults is 1 at least, -for is no negative time, and there are no arguments")
+	}
+	for _, path := range []*string{&opts.Assets, &opts.Plugins, &opts.Agent} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return options{}, err
+		}
+	}
+	return opts, nil
+}
+
+func failed(err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "soak:", err)
+	return 1
+}
