@@ -72,6 +72,8 @@ func startAPIServer(assets string) (*apiServer, error) {
 		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
 		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver")},
 	}}
+	// As on real clusters: kubelets have the rights of their own Node, and no more.
+	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction")
 	if err := s.plane.Start(); err != nil {
 		return nil, err
 	}
