@@ -61,6 +61,16 @@ test: assets build vet bin/testsum ## Run every test that this machine can run: 
 test-unit: bin/testsum ## Run the tests that need no kernel, no API server and no root.
 	@bin/testsum $(PURE)
 
+.PHONY: test-faults
+test-faults: assets build bin/testsum ## Do to a cluster what goes wrong in operation; measure repair and loss.
+	@$(PATIENTLY) "compiling the fault suite" go list -test -deps -export -f '{{""}}' ./test/faults
+	@$(TESTENV) bin/testsum -vet=off -count=1 -timeout=10m ./test/faults -table $(CURDIR)/bin/faults.txt $(FAULTS)
+	@cat bin/faults.txt
+
+.PHONY: faults-doc
+faults-doc: ## Write what test-faults measures to docs/faults.md; wants a quiet machine.
+	@$(MAKE) test-faults FAULTS=-update
+
 .PHONY: vet
 vet:
 	@$(PATIENTLY) "vetting" env CGO_ENABLED=0 go vet -trimpath ./...

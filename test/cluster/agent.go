@@ -85,13 +85,24 @@ func (n *Node) agentArgs(options AgentOptions) []string {
 	return append(args, options.Args...)
 }
 
-// StopAgent sends the agent a signal and waits until it has ended.
-func (n *Node) StopAgent(signal syscall.Signal) error {
+// SignalAgent sends the agent a signal and doesn't wait for what comes of it.
+func (n *Node) SignalAgent(signal syscall.Signal) error {
 	if !n.AgentRunning() {
-		return fmt.Errorf("stopping the agent of %s: %w already", n.Name, errEnded)
+		return fmt.Errorf("sending %s to the agent of %s: %w already", signal, n.Name, errEnded)
 	}
 	if err := n.agent.cmd.Process.Signal(signal); err != nil {
-		return fmt.Errorf("stopping the agent of %s: %w", n.Name, err)
+		return fmt.Errorf("sending %s to the agent of %s: %w", signal, n.Name, err)
+	}
+	return nil
+}
+
+// AgentPID is the process id of the agent started last, as /proc of the sandbox shows it.
+func (n *Node) AgentPID() int { return n.agent.cmd.Process.Pid }
+
+// StopAgent sends the agent a signal and waits until it has ended.
+func (n *Node) StopAgent(signal syscall.Signal) error {
+	if err := n.SignalAgent(signal); err != nil {
+		return err
 	}
 	select {
 	case <-n.agent.ended:

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -76,6 +77,18 @@ func (n *Namespace) settle() error {
 
 // Path is where the namespace is mounted, as a CNI plugin wants it.
 func (n *Namespace) Path() string { return "/run/netns/" + n.Name }
+
+// Handle is the kernel's door to the namespace's links, addresses and routes.
+func (n *Namespace) Handle() *netlink.Handle { return n.link }
+
+// NFT opens nf_tables of the namespace.
+func (n *Namespace) NFT() (*nftables.Conn, error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(int(n.fd)))
+	if err != nil {
+		return nil, fmt.Errorf("opening nf_tables in namespace %s: %w", n.Name, err)
+	}
+	return conn, nil
+}
 
 // Do runs fn on a thread that is in the namespace. Sockets that fn opens and processes that it starts stay in the
 // namespace; goroutines that it starts don't.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,9 +10,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // Ports of the agent inside its node.
@@ -96,6 +100,41 @@ func (n *Node) Reboot() error {
 	}
 	n.Host = machine
 	return nil
+}
+
+// Retire takes the node out of the cluster for good, in whatever state it is: its agent, its Node object, its pods, its
+// namespace and its folders. Another node may have its number afterwards.
+func (n *Node) Retire(ctx context.Context) error {
+	var faults []error
+	if n.AgentRunning() {
+		faults = append(faults, n.StopAgent(syscall.SIGKILL))
+	}
+	if err := n.Deregister(ctx); !apierrors.IsNotFound(err) {
+		faults = append(faults, err)
+	}
+	faults = append(faults, n.cluster.LAN.unplug(n.Name))
+	for _, pod := range n.forget() {
+		faults = append(faults, pod.close())
+	}
+	return errors.Join(append(faults, n.close(), os.RemoveAll(n.dir))...)
+}
+
+// forget strikes the node and its pods off the cluster's lists, and returns the pods.
+func (n *Node) forget() []*Pod {
+	c := n.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var gone, left []*Pod
+	for _, pod := range c.pods {
+		if pod.Node == n {
+			gone = append(gone, pod)
+		} else {
+			left = append(left, pod)
+		}
+	}
+	c.pods = left
+	c.nodes = slices.DeleteFunc(c.nodes, func(other *Node) bool { return other == n })
+	return gone
 }
 
 // hostOf is node index's address on the LAN: .11 for node1, and ::11, which reads alike and is hexadecimal.

@@ -1,0 +1,143 @@
+package faults
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// section is a group of faults with a heading.
+type section struct {
+	title  string
+	faults []fault
+}
+
+// sections are all faults, in the order in which docs/faults.md shows them.
+func sections() []section {
+	return []section{
+		{"Routes, links and addresses", routeFaults()},
+	}
+}
+
+// fault is what goes wrong, and what may come of it.
+type fault struct {
+	// name says what happens, in an operator's words, and answer what the agent does about it.
+	name, answer string
+	// options are those of the node's agent.
+	options cluster.AgentOptions
+	// prepare, where it is given, changes the nodes before their agents start.
+	prepare func(*lab)
+	// strike does it, so many times: one if times is 0.
+	strike func(*lab)
+	times  int
+	// repaired tells what is not yet as it should be; nil: everything of ours has to be as it was.
+	repaired func(*lab) error
+	// within is the bound on repair, with headroom for machines under load.
+	within time.Duration
+	// loses is the bound on lost packets.
+	loses losses
+	// slow faults mostly wait.
+	slow bool
+}
+
+// losses is what a fault may cost the traffic.
+type losses int
+
+const (
+	// nothing: no packet is lost, as it has to be whatever the agent itself does or suffers.
+	nothing losses = iota
+	// untilRepaired: the fault itself cuts the traffic, from the strike until the repair and no longer.
+	untilRepaired
+)
+
+const (
+	packetInterval = 10 * time.Millisecond
+	// underWay is how many packets of a flow may be lost at either edge of a cut.
+	underWay = 2
+	// gapSlack is how late packets may be for want of a processor.
+	gapSlack = 200 * time.Millisecond
+	// before and after are how many packets of a flow prove that the traffic runs.
+	before, after = 20, 20
+)
+
+// measurement is what came of a fault.
+type measurement struct {
+	// repair is the longest time that a repair took.
+	repair time.Duration
+	// cut is how long the fault itself may have cut the traffic, in all and at the longest.
+	cut, longestCut time.Duration
+	// lost is that of the flow that lost most, mayLose its bound.
+	lost, mayLose int
+}
+
+func (f fault) run(t *testing.T, s *site) *measurement {
+	if f.slow && testing.Short() {
+		t.Skip("left out by -short: it takes half a minute or more")
+	}
+	l := newLab(t, s, f)
+	l.startTraffic()
+	var m measurement
+	for range max(1, f.times) {
+		l.run(before)
+		f.strikeOnce(l, &m)
+	}
+	l.run(after)
+	f.judge(l, &m)
+	l.checkUntouched()
+	return &m
+}
+
+func (f fault) strikeOnce(l *lab, m *measurement) {
+	l.broken()
+	f.strike(l)
+	repaired := l.checkOurs
+	if f.repaired != nil {
+		repaired = func() error { return f.repaired(l) }
+	}
+	l.await(repaired)
+	now := time.Now()
+	m.repair = max(m.repair, now.Sub(l.repairableAt))
+	m.cut += now.Sub(l.brokenAt)
+	m.longestCut = max(m.longestCut, now.Sub(l.brokenAt))
+	m.mayLose += f.mayLose(now.Sub(l.brokenAt))
+}
+
+func (f fault) mayLose(cut time.Duration) int {
+	if f.loses == nothing {
+		return 0
+	}
+	return int(cut/packetInterval) + underWay
+}
+
+// judge stops the traffic and compares what was measured with the bounds.
+func (f fault) judge(l *lab, m *measurement) {
+	l.t.Helper()
+	longestGap := gapSlack
+	if f.loses == untilRepaired {
+		longestGap += m.longestCut
+	}
+	for _, count := range l.stopTraffic() {
+		m.lost = max(m.lost, count.Lost())
+		if count.Lost() > m.mayLose || count.LongestGap > longestGap || count.Sent == 0 {
+			l.t.Errorf("%s: want at most %d lost and no gap over %s", count, m.mayLose, longestGap)
+		}
+	}
+	if m.repair > f.within {
+		l.t.Errorf("repaired after %s; want at most %s", m.repair, f.within)
+	}
+	l.t.Log(m)
+}
+
+func (m *measurement) String() string {
+	return fmt.Sprintf("repaired after %s at most; lost %d packets of a flow at most, bound %d", short(m.repair), m.lost, m.mayLose)
+}
+
+// short rounds to what is worth reading.
+func short(d time.Duration) time.Duration {
+	if d > time.Second {
+		return d.Round(10 * time.Millisecond)
+	}
+	return d.Round(100 * time.Microsecond)
+}

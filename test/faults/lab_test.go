@@ -1,0 +1,165 @@
+package faults
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// lab is what a fault strikes: node. Its peer has nothing to fear.
+//
+//	pod 0 ── node ── LAN ── peer ── pod 1
+type lab struct {
+	t          *testing.T
+	site       *site
+	node, peer *machine
+	pods       []*cluster.Pod
+	flows      []*cluster.Flow
+	// brokenAt is when the traffic was cut, repairableAt when the agent could first do something about it.
+	brokenAt, repairableAt time.Time
+}
+
+func newLab(t *testing.T, s *site, f fault) *lab {
+	t.Helper()
+	l := &lab{t: t, site: s}
+	l.node, l.peer = l.newMachine(), l.newMachine()
+	if f.prepare != nil {
+		f.prepare(l)
+	}
+	for _, m := range []*machine{l.node, l.peer} {
+		var err error
+		m.foreign, err = m.foreignState()
+		l.must(err)
+		l.must(m.Register(l.within(limit)))
+	}
+	l.must(l.node.StartAgent(f.options))
+	l.must(l.peer.StartAgent(cluster.AgentOptions{}))
+	for _, m := range []*machine{l.node, l.peer} {
+		l.must(m.WaitReady(l.within(limit)))
+	}
+	l.must(l.node.AwaitRoute(l.within(limit), l.peer.Subnets...))
+	l.must(l.peer.AwaitRoute(l.within(limit), l.node.Subnets...))
+	for _, m := range []*machine{l.node, l.peer} {
+		pod, err := m.AddPod(l.within(limit), "pod")
+		l.must(err)
+		l.pods = append(l.pods, pod)
+	}
+	return l
+}
+
+// newMachine makes a node with things of others on it, which is retired with the test.
+func (l *lab) newMachine() *machine {
+	l.t.Helper()
+	number := <-l.site.numbers
+	node, err := l.site.NewNode(number)
+	l.must(err)
+	m := &machine{Node: node}
+	l.t.Cleanup(func() {
+		if l.t.Failed() {
+			l.t.Logf("end of the log of %s's agent:\n%s", m.Name, m.LogTail(15))
+		}
+		if err := m.Retire(context.Background()); err != nil {
+			l.t.Errorf("retiring %s: %v", m.Name, err)
+			return
+		}
+		l.site.numbers <- number
+	})
+	l.must(m.plantForeign())
+	return m
+}
+
+// startTraffic pings between the pods, both ways and over both families, and remembers how all is when they are
+// answered.
+func (l *lab) startTraffic() {
+	l.t.Helper()
+	for i, from := range l.pods {
+		for _, to := range l.pods[1-i].Addrs() {
+			_, err := from.Ping(l.within(limit), to)
+			l.must(err)
+			flow, err := from.StartFlow(to)
+			l.must(err)
+			l.flows = append(l.flows, flow)
+		}
+	}
+	var err error
+	l.node.ours, err = l.node.ownState(l.peer)
+	l.must(err)
+}
+
+// run lets each flow send so many packets.
+func (l *lab) run(packets int) {
+	l.t.Helper()
+	for _, flow := range l.flows[:1] {
+		l.must(flow.Run(l.within(limit), packets))
+	}
+}
+
+func (l *lab) stopTraffic() []cluster.FlowReport {
+	var reports []cluster.FlowReport
+	for _, flow := range l.flows {
+		reports = append(reports, flow.Stop())
+	}
+	l.flows = nil
+	return reports
+}
+
+// broken notes that the traffic is cut from now on. It is called before a strike; one that prepares something first
+// calls it again.
+func (l *lab) broken() { l.brokenAt, l.repairableAt = time.Now(), time.Now() }
+
+// repairable notes that the agent can repair from now on: a strike calls it that has to give something back first, or
+// to wake the agent.
+func (l *lab) repairable() { l.repairableAt = time.Now() }
+
+// await looks every millisecond until wrong finds nothing wrong any more.
+func (l *lab) await(wrong func() error) {
+	l.t.Helper()
+	for deadline := time.Now().Add(limit); ; {
+		err := wrong()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			l.t.Fatalf("not repaired within %s: %v", limit, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// checkOurs tells in what the node's things of ours are not as they were.
+func (l *lab) checkOurs() error {
+	now, err := l.node.ownState(l.peer)
+	if err != nil {
+		return err
+	}
+	return l.node.ours.compare(now)
+}
+
+// checkUntouched fails the test if anything that is not ours is not as it was before the agents started.
+func (l *lab) checkUntouched() {
+	l.t.Helper()
+	for _, m := range []*machine{l.node, l.peer} {
+		now, err := m.foreignState()
+		l.must(err)
+		if err := m.foreign.compare(now); err != nil {
+			l.t.Errorf("what is not ours on %s: %v", m.Name, err)
+		}
+		l.must(m.checkLitter())
+	}
+}
+
+// within limits what the test waits for.
+func (l *lab) within(duration time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(l.t.Context(), duration)
+	l.t.Cleanup(cancel)
+	return ctx
+}
+
+func (l *lab) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}

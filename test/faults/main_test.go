@@ -1,0 +1,146 @@
+// Package faults does to a running cluster what goes wrong in operation, one fault after the other, and measures how
+// long it takes until all is as it was, and what the pods' traffic lost meanwhile.
+//
+// A fault is an entry of a table (see fault and sections). Each gets a lab: two fresh nodes with an agent and a pod
+// each, and pings between the pods all the time, 100 a second each way, over IPv4 and IPv6. Whatever the fault, what
+// is not the agent's is compared before and after: routes, nftables, settings, files.
+//
+// With -update the measurements are written to docs/faults.md.
+package faults
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/cluster/sandbox"
+)
+
+// limit is what a single wait may take on a machine under load, before it counts as hanging.
+const limit = time.Minute
+
+var (
+	update = flag.Bool("update", false, "write what was measured to docs/faults.md")
+	table  = flag.String("table", "", "write what was measured to this file, a line each")
+)
+
+// skipReason is set once, before any test runs.
+var skipReason string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	config, err := configuration()
+	if err != nil {
+		skipReason = err.Error()
+		return m.Run()
+	}
+	box, code, err := sandbox.Enter(nil)
+	switch {
+	case errors.Is(err, sandbox.ErrNotPermitted):
+		skipReason = err.Error()
+		return m.Run()
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "faults:", err)
+		return code
+	case box == nil:
+		return code
+	}
+	shared = sync.OnceValues(func() (*site, error) { return build(config) })
+	return m.Run()
+}
+
+func configuration() (cluster.Config, error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return cluster.Config{}, fmt.Errorf("finding the module's folder: %w", err)
+	}
+	config := cluster.ConfigFromEnv(root, "/run/cluster")
+	return config, config.Check()
+}
+
+// shared is the one cluster in which all labs are, made by the first that needs it.
+var shared func() (*site, error)
+
+// site is the cluster and the numbers of nodes that are free.
+type site struct {
+	*cluster.Cluster
+	numbers chan int
+}
+
+// mostNodes is how many nodes package cluster can address.
+const mostNodes = 200
+
+func build(config cluster.Config) (*site, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+	defer cancel()
+	c, err := cluster.Start(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	s := &site{Cluster: c, numbers: make(chan int, mostNodes)}
+	for number := range mostNodes {
+		s.numbers <- number + 1
+	}
+	return s, nil
+}
+
+// slowLanes is how many slow faults, which mostly wait, go on beside the quick ones.
+const slowLanes = 8
+
+// TestFaults runs the quick faults one after the other, for they measure milliseconds, and the slow ones beside them.
+func TestFaults(t *testing.T) {
+	if skipReason != "" {
+		t.Skip(skipReason)
+	}
+	s, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	book := newLogbook(sections())
+	quick, slow := make(chan fault, 1000), make(chan fault, 1000)
+	for _, section := range sections() {
+		for _, f := range section.faults {
+			if f.slow {
+				slow <- f
+			} else {
+				quick <- f
+			}
+		}
+	}
+	close(quick)
+	close(slow)
+	var lanes sync.WaitGroup
+	run := func(faults <-chan fault) {
+		for f := range faults {
+			t.Run(f.name, func(t *testing.T) { book.note(f, f.run(t, s)) })
+		}
+	}
+	for range slowLanes {
+		lanes.Go(func() { run(slow) })
+	}
+	run(quick)
+	lanes.Wait()
+	t.Log("\n" + book.String())
+	if *table != "" {
+		write(t, *table, book.String())
+	}
+	if *update && !t.Failed() {
+		write(t, "../../docs/faults.md", book.page())
+	}
+}
+
+func write(t *testing.T, path, content string) {
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Error(err)
+	}
+}
