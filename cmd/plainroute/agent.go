@@ -225,7 +225,7 @@ func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controll
 		if err != nil {
 			return fmt.Errorf("listening for probes and metrics: %w", err)
 		}
-		if err := mgr.Add(&manager.Server{Name: "http", Server: s.HTTP(), Listener: listener}); err != nil {
+		if err := mgr.Add(&manager.Server{Name: "http", Server: s.HTTP(), Listener: status.Bounded(listener)}); err != nil {
 			return err
 		}
 	}

@@ -190,7 +190,7 @@ func serve(t *testing.T, server *http.Server) string {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
+	go func() { ended <- server.Serve(Bounded(listener)) }()
 	t.Cleanup(func() {
 		server.Close()
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
