@@ -33,6 +33,8 @@ type AgentOptions struct {
 	Kubeconfig string
 	// WithoutNetAdmin takes from the agent the one capability that it can't do without.
 	WithoutNetAdmin bool
+	// Clock is what the agent takes for the time; nil: the machine's.
+	Clock *Clock
 	// Args are added to the command line.
 	Args []string
 }
@@ -50,11 +52,7 @@ func (n *Node) StartAgent(options AgentOptions) error {
 	cmd := exec.CommandContext(context.Background(), n.cluster.config.Agent, n.agentArgs(options)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	start := n.Do
-	if options.WithoutNetAdmin {
-		start = func(fn func() error) error { return n.DoWithout(unix.CAP_NET_ADMIN, fn) }
-	}
-	if err := start(cmd.Start); err != nil {
+	if err := n.start(cmd, options); err != nil {
 		return fmt.Errorf("starting the agent of %s: %w", n.Name, err)
 	}
 	agent := &process{cmd: cmd, ended: make(chan struct{})}
@@ -64,6 +62,17 @@ func (n *Node) StartAgent(options AgentOptions) error {
 	}()
 	n.agent = agent
 	return nil
+}
+
+func (n *Node) start(cmd *exec.Cmd, options AgentOptions) error {
+	switch {
+	case options.WithoutNetAdmin:
+		return n.DoWithout(unix.CAP_NET_ADMIN, cmd.Start)
+	case options.Clock != nil:
+		return n.startUnder(options.Clock, cmd)
+	default:
+		return n.Do(cmd.Start)
+	}
 }
 
 func (n *Node) agentArgs(options AgentOptions) []string {

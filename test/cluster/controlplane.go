@@ -30,6 +30,8 @@ type controlPlane struct {
 	servers *envtest.ControlPlane
 	client  *kubernetes.Clientset
 	dir     string
+	// command is what a killed API server was started with.
+	command []string
 }
 
 func startControlPlane(ctx context.Context, assets, dir string) (*controlPlane, error) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
@@ -18,7 +19,7 @@ type Gate struct {
 
 	mu       sync.Mutex
 	listener net.Listener
-	conns    map[net.Conn]bool
+	conns    map[net.Conn]*hole
 }
 
 // NewGate makes a gate at a port of the router's address, shut.
@@ -31,7 +32,7 @@ func (c *Cluster) NewGate(port int) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gate{port: port, kubeconfig: path, conns: map[net.Conn]bool{}}, nil
+	return &Gate{port: port, kubeconfig: path, conns: map[net.Conn]*hole{}}, nil
 }
 
 // Kubeconfig is the agents' identity at the gate's address.
@@ -71,6 +72,36 @@ func (g *Gate) Shut() {
 	}
 }
 
+// Forget swallows all that is sent from now on over the connections that are open, and keeps them open: a load balancer
+// or a firewall that has forgotten them. New ones work.
+func (g *Gate) Forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, hole := range g.conns {
+		hole.open.Store(true)
+	}
+}
+
+// hole swallows what goes over a connection, once it is open.
+type hole struct{ open atomic.Bool }
+
+// copy is io.Copy until the hole is open.
+func (h *hole) copy(to io.Writer, from io.Reader) {
+	buffer := make([]byte, 32<<10)
+	for {
+		size, err := from.Read(buffer)
+		if err != nil {
+			return
+		}
+		if h.open.Load() {
+			continue
+		}
+		if _, err := to.Write(buffer[:size]); err != nil {
+			return
+		}
+	}
+}
+
 // pass copies both ways until either end is closed.
 func (g *Gate) pass(client net.Conn) {
 	defer client.Close()
@@ -79,11 +110,12 @@ func (g *Gate) pass(client net.Conn) {
 		return
 	}
 	defer server.Close()
-	g.track(client, true)
-	defer g.track(client, false)
+	hole := &hole{}
+	g.track(client, hole)
+	defer g.track(client, nil)
 	over := make(chan struct{}, 2)
 	relay := func(to, from net.Conn) {
-		_, _ = io.Copy(to, from)
+		hole.copy(to, from)
 		over <- struct{}{}
 	}
 	go relay(server, client)
@@ -91,12 +123,13 @@ func (g *Gate) pass(client net.Conn) {
 	<-over
 }
 
-func (g *Gate) track(conn net.Conn, open bool) {
+// track remembers a connection, or forgets it: nil.
+func (g *Gate) track(client net.Conn, hole *hole) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if open {
-		g.conns[conn] = true
+	if hole != nil {
+		g.conns[client] = hole
 		return
 	}
-	delete(g.conns, conn)
+	delete(g.conns, client)
 }

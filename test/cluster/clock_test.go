@@ -1,0 +1,67 @@
+package cluster
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// clockVariable makes the test's program tell, again and again, what it takes for the time.
+const clockVariable = "PLAINROUTE_TELL_THE_TIME"
+
+func tellTheTime() {
+	start := time.Now()
+	for {
+		now := time.Now()
+		fmt.Println(now.UnixNano(), int64(now.Sub(start)))
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// A step shows in the process' wall clock at once, and in nothing else: not in its monotonic clock, not in ours.
+func TestClockStepsForOneProcess(t *testing.T) {
+	machine := testLAN(t, "clock", 3)
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), clockVariable+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := &Clock{}
+	if err := machine.startUnder(clock, cmd); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(output)
+	for _, step := range []time.Duration{0, 24 * time.Hour, -24 * time.Hour} {
+		before := time.Now()
+		clock.Step(step)
+		told := before.Add(-time.Hour)
+		var elapsed int64
+		for range 10 {
+			if !lines.Scan() {
+				t.Fatal("the process ended")
+			}
+			var wall int64
+			if _, err := fmt.Sscan(lines.Text(), &wall, &elapsed); err != nil {
+				t.Fatal(err)
+			}
+			told = time.Unix(0, wall)
+		}
+		off := told.Sub(time.Now()) - time.Duration(clock.step.Load())
+		if off.Abs() > time.Second || elapsed < 0 || elapsed > int64(time.Minute) {
+			t.Errorf("stepped by %s, the process says %s after %s; that is %s off", step, told, time.Duration(elapsed), off)
+		}
+	}
+	if clock.Asked() < 30 {
+		t.Errorf("asked for the time %d times; want it asked each time", clock.Asked())
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+}
