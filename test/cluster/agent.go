@@ -35,6 +35,8 @@ type AgentOptions struct {
 	WithoutNetAdmin bool
 	// Clock is what the agent takes for the time; nil: the machine's.
 	Clock *Clock
+	// WithoutClusterCIDR leaves the agent to find out what pod subnets there are.
+	WithoutClusterCIDR bool
 	// Args are added to the command line.
 	Args []string
 }
@@ -84,12 +86,14 @@ func (n *Node) agentArgs(options AgentOptions) []string {
 		"agent",
 		"--node-name", n.Name,
 		"--kubeconfig", kubeconfig,
-		"--cluster-cidr", PodRange4.String() + "," + PodRange6.String(),
 		"--service-cidr", serviceRange,
 		"--run-dir", n.RunDir,
 		"--cni-conf-dir", n.ConfDir,
 		"--listen", fmt.Sprintf("127.0.0.1:%d", agentPort),
 		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", metricsPort),
+	}
+	if !options.WithoutClusterCIDR {
+		args = append(args, "--cluster-cidr", PodRange4.String()+","+PodRange6.String())
 	}
 	return append(args, options.Args...)
 }
