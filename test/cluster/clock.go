@@ -103,9 +103,17 @@ type (
 func (c *Clock) answer(listener int) {
 	defer unix.Close(listener)
 	for {
+		ready := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
+		_, err := unix.Poll(ready, -1)
+		if err == nil && ready[0].Revents&unix.POLLIN == 0 {
+			return
+		}
 		var asked question
-		err := control(listener, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&asked))
-		if errors.Is(err, unix.EINTR) {
+		if err == nil {
+			err = control(listener, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&asked))
+		}
+		// A signal has interrupted us, or who asked: the question will be asked again.
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
@@ -116,7 +124,7 @@ func (c *Clock) answer(listener int) {
 		if err := c.tell(int(asked.PID), uintptr(asked.Args[1])); err != nil {
 			answered.Error = -int32(unix.EFAULT)
 		}
-		// ENOENT: the process was killed while it waited.
+		// ENOENT, the same here.
 		_ = control(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&answered))
 	}
 }

@@ -20,20 +20,7 @@ type fakeServer struct{}
 func (fakeServer) RoundTrip(request *http.Request) (*http.Response, error) {
 	names := []string{"node1", "node2", "node3"}
 	if !isWatch(request) {
-		var list runtime.Object
-		if request.Header.Get("Accept") == "names" {
-			list = &metav1.PartialObjectMetadataList{Items: make([]metav1.PartialObjectMetadata, 3)}
-			for i, name := range names {
-				list.(*metav1.PartialObjectMetadataList).Items[i].Name = name
-			}
-		} else {
-			nodes := &corev1.NodeList{Items: make([]corev1.Node, 3)}
-			for i, name := range names {
-				nodes.Items[i].Name = name
-			}
-			list = nodes
-		}
-		content, err := encode(list)
+		content, err := encode(listOf(names, request.Header.Get("Accept") == "names"))
 		return respond(request, http.StatusOK, runtime.ContentTypeProtobuf, bytes.NewReader(content)), err
 	}
 	var stream []byte
@@ -52,7 +39,20 @@ func (fakeServer) RoundTrip(request *http.Request) (*http.Response, error) {
 	return respond(request, http.StatusOK, watchStream, bytes.NewReader(stream)), nil
 }
 
-func ask(t *testing.T, trouble Trouble, query, accept string) (*http.Response, []byte) {
+func listOf(names []string, metadataOnly bool) runtime.Object {
+	nodes, metadata := &corev1.NodeList{}, &metav1.PartialObjectMetadataList{}
+	for _, name := range names {
+		named := metav1.ObjectMeta{Name: name}
+		nodes.Items = append(nodes.Items, corev1.Node{ObjectMeta: named})
+		metadata.Items = append(metadata.Items, metav1.PartialObjectMetadata{ObjectMeta: named})
+	}
+	if metadataOnly {
+		return metadata
+	}
+	return nodes
+}
+
+func ask(t *testing.T, trouble Trouble, query, accept string) (int, http.Header, []byte) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://server/api/v1/nodes?"+query, nil)
 	if err != nil {
@@ -68,7 +68,7 @@ func ask(t *testing.T, trouble Trouble, query, accept string) (*http.Response, [
 	if err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
-	return answer, body
+	return answer.StatusCode, answer.Header, body
 }
 
 // isNode2 is which Node is hidden.
@@ -119,26 +119,26 @@ func TestTroubles(t *testing.T) {
 		{"a server in error", Refused(500, 0), cache, "", 500, junk},
 		{"a list while watches expire", Expired, cache, "", 200, all},
 	} {
-		answer, body := ask(t, c.trouble, c.query, c.accept)
-		if got := names(t, body); answer.StatusCode != c.code || !slices.Equal(got, c.want) {
-			t.Errorf("%s: %d with %v; want %d with %v", c.name, answer.StatusCode, got, c.code, c.want)
+		code, _, body := ask(t, c.trouble, c.query, c.accept)
+		if got := names(t, body); code != c.code || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %d with %v; want %d with %v", c.name, code, got, c.code, c.want)
 		}
 	}
 }
 
 func TestRefusedAsksToWait(t *testing.T) {
-	answer, body := ask(t, Refused(http.StatusTooManyRequests, 1), "", "")
+	_, header, body := ask(t, Refused(http.StatusTooManyRequests, 1), "", "")
 	status, err := runtime.Decode(wire().UniversalDeserializer(), body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := answer.Header.Get("Retry-After"); got != "1" || status.(*metav1.Status).Code != http.StatusTooManyRequests {
+	if got := header.Get("Retry-After"); got != "1" || status.(*metav1.Status).Code != http.StatusTooManyRequests {
 		t.Errorf("Retry-After %q with %+v; want 1 and 429", got, status)
 	}
 }
 
 func TestExpiredEvent(t *testing.T) {
-	_, body := ask(t, Expired, "watch=1", "")
+	_, _, body := ask(t, Expired, "watch=1", "")
 	var event metav1.WatchEvent
 	if err := event.Unmarshal(body[4:]); err != nil {
 		t.Fatal(err)
@@ -167,7 +167,11 @@ func TestHangingEndsWithItsRequest(t *testing.T) {
 	if _, err := answer.Body.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
 		t.Errorf("reading a silent watch: %v; want it to end with the request", err)
 	}
-	if _, err := Hanging(fakeServer{}, request); !errors.Is(err, context.Canceled) {
+	none, err := Hanging(fakeServer{}, request)
+	if err == nil {
+		none.Body.Close()
+	}
+	if !errors.Is(err, context.Canceled) {
 		t.Errorf("a hanging request: %v; want it to end", err)
 	}
 }
