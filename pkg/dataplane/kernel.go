@@ -40,7 +40,7 @@ type Config struct {
 // there is. Without Watch running, call Forget before each Observe.
 type Kernel struct {
 	cfg    Config
-	handle *rtnl.Handle    // writes routes, lists links
+	handle *rtnl.Handle    // writes routes, lists links, forgets NAT bindings
 	dumper *netlink.Conn   // reads routes
 	nft    *nftables.Conn  // our table
 	nftPID uint32          // the port of nft, by which its echoes are known
@@ -80,7 +80,7 @@ func (k *Kernel) open() error {
 		return err
 	}
 	var err error
-	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
+	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return err
 	}
 	if k.dumper, err = dialDumper(); err != nil {
@@ -205,7 +205,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	for _, s := range c.Sysctls {
 		errs = append(errs, k.writeSysctl(s))
 	}
-	errs = append(errs, k.addAddresses(c.AddAddresses), k.writeTable(c.Table), k.changeSets(c.Widen))
+	errs = append(errs, k.addAddresses(c.AddAddresses), k.writeTable(c.Table), k.changeSets(c.Widen), k.release(k.masquerade, c.Widen.AddCluster))
 	own := errors.Join(errs...)
 
 	routes := k.applyRoutes(c)

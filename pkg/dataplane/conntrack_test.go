@@ -1,0 +1,46 @@
+package dataplane
+
+import (
+	"net"
+	"slices"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A flow to a pod subnet that was nobody's goes out masqueraded. Once the Node is
+// known its binding is forgotten, and no other.
+func TestBindingIsForgotten(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(3)
+	m.settle(all[:2])
+	conntrack, err := rtnl.NewHandle(unix.NETLINK_NETFILTER)
+	m.must(err)
+	t.Cleanup(conntrack.Close)
+	flow := func(port uint16, from, to, replyFrom, replyTo string) {
+		t.Helper()
+		m.must(conntrack.ConntrackCreate(rtnl.ConntrackTable, unix.AF_INET, &rtnl.ConntrackFlow{
+			FamilyType: unix.AF_INET, TimeOut: 100,
+			Forward: rtnl.IPTuple{SrcIP: net.ParseIP(from).To4(), DstIP: net.ParseIP(to).To4(), SrcPort: port, DstPort: 53, Protocol: unix.IPPROTO_UDP},
+			Reverse: rtnl.IPTuple{SrcIP: net.ParseIP(replyFrom).To4(), DstIP: net.ParseIP(replyTo).To4(), SrcPort: 53, DstPort: port, Protocol: unix.IPPROTO_UDP},
+		}))
+	}
+	const pod, node = "10.128.0.2", "192.168.1.11"
+	flow(1, pod, "10.128.2.5", "10.128.2.5", node)        // to the third Node's subnet, masqueraded
+	flow(2, pod, "10.128.2.6", "10.128.2.6", pod)         // not masqueraded
+	flow(3, pod, "192.0.2.1", "192.0.2.1", node)          // to the world
+	flow(4, pod, "10.96.0.10", "10.128.2.7", node)        // by way of a Service
+	flow(5, "10.9.9.9", "10.128.2.8", "10.128.2.8", node) // somebody else's
+	m.settle(all)
+	left, err := conntrack.ConntrackTableList(rtnl.ConntrackTable, unix.AF_INET)
+	m.must(err)
+	var ports []uint16
+	for _, f := range left {
+		ports = append(ports, f.Forward.SrcPort)
+	}
+	slices.Sort(ports)
+	if !slices.Equal(ports, []uint16{2, 3, 4, 5}) {
+		t.Errorf("left are %v, want all but 1", ports)
+	}
+}
