@@ -37,6 +37,10 @@ type AgentOptions struct {
 	Clock *Clock
 	// WithoutClusterCIDR leaves the agent to find out what pod subnets there are.
 	WithoutClusterCIDR bool
+	// Confined gives the agent what the DaemonSet gives it: CAP_NET_ADMIN alone and a read-only root.
+	Confined bool
+	// Env is added to the agent's environment.
+	Env []string
 	// Args are added to the command line.
 	Args []string
 }
@@ -53,6 +57,7 @@ func (n *Node) StartAgent(options AgentOptions) error {
 	defer log.Close()
 	cmd := exec.CommandContext(context.Background(), n.cluster.config.Agent, n.agentArgs(options)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), options.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := n.start(cmd, options); err != nil {
 		return fmt.Errorf("starting the agent of %s: %w", n.Name, err)
@@ -70,6 +75,8 @@ func (n *Node) start(cmd *exec.Cmd, options AgentOptions) error {
 	switch {
 	case options.WithoutNetAdmin:
 		return n.DoWithout(unix.CAP_NET_ADMIN, cmd.Start)
+	case options.Confined:
+		return n.DoConfined(cmd.Start)
 	case options.Clock != nil:
 		return n.startUnder(options.Clock, cmd)
 	default:
@@ -94,6 +101,9 @@ func (n *Node) agentArgs(options AgentOptions) []string {
 	}
 	if !options.WithoutClusterCIDR {
 		args = append(args, "--cluster-cidr", PodRange4.String()+","+PodRange6.String())
+	}
+	if options.Confined {
+		args = append(args, "--proc-sys", n.procSys())
 	}
 	return append(args, options.Args...)
 }

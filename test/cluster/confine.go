@@ -1,0 +1,101 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// DoConfined is Do on a thread that, with all that it starts, has what config/daemonset gives the agent's container: the
+// one capability CAP_NET_ADMIN, no way to get more, and a root that is read-only but for the CNI folder, the run folder
+// and a mount of /proc/sys/net. The thread is thrown away afterwards.
+func (n *Node) DoConfined(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		for _, step := range []func() error{n.enter, n.confineMounts, confineRights, fn} {
+			if err := step(); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	return <-done
+}
+
+func (n *Node) enter() error {
+	if err := netns.Set(n.fd); err != nil {
+		return fmt.Errorf("entering network namespace %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// procSys is where a confined agent finds the settings.
+func (n *Node) procSys() string { return filepath.Join(n.dir, "proc-sys") }
+
+// confineMounts gives the thread mounts of its own, all of them read-only but for three.
+func (n *Node) confineMounts() error {
+	settings := filepath.Join(n.procSys(), "net")
+	for _, dir := range []string{n.RunDir, settings} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("making a folder for the agent of %s: %w", n.Name, err)
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	writable := map[string]string{n.RunDir: n.RunDir, n.ConfDir: n.ConfDir, "/proc/sys/net": settings}
+	for from, to := range writable {
+		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("binding %s: %w", from, err)
+		}
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("making all mounts read-only: %w", err)
+	}
+	for _, to := range writable {
+		if err := unix.MountSetattr(unix.AT_FDCWD, to, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return fmt.Errorf("making %s writable: %w", to, err)
+		}
+	}
+	return nil
+}
+
+// confineRights takes all capabilities but CAP_NET_ADMIN from the thread, also from those that a program of root's would
+// get back when it starts (capabilities(7)).
+func confineRights() error {
+	for c := uintptr(0); ; c++ {
+		if c == unix.CAP_NET_ADMIN {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			break // the kernel has no more of them
+		}
+		if err != nil {
+			return fmt.Errorf("dropping capability %d: %w", c, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("dropping the ambient capabilities: %w", err)
+	}
+	const rights = 1 << unix.CAP_NET_ADMIN
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{{Effective: rights, Permitted: rights}}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("dropping capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("giving up new privileges: %w", err)
+	}
+	return nil
+}

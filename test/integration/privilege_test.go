@@ -1,0 +1,206 @@
+package integration
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// With what the DaemonSet gives it, CAP_NET_ADMIN and a read-only root, the agent does all that it does otherwise.
+func TestConfinedAgent(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{Confined: true}))
+	must(t, node.WaitReady(ctx))
+	confined(t, node)
+
+	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	for _, subnet := range f.nodes[0].Subnets {
+		took, err := node.Heal(ctx, subnet)
+		must(t, err)
+		t.Logf("route to %s back after %s", subnet, took)
+	}
+	const forward = "net/ipv4/ip_forward"
+	must(t, node.Sysctl(forward, "0"))
+	eventually(t, forward+" is 1 again", func() bool { return readSetting(t, node, forward) == "1" })
+	conflist := filepath.Join(node.ConfDir, topology.Conflist)
+	must(t, os.Remove(conflist))
+	eventually(t, "the CNI config is back", func() bool { _, err := os.Stat(conflist); return err == nil })
+
+	pod, err := node.AddPod(ctx, "a")
+	must(t, err)
+	must(t, f.nodes[0].AwaitRoute(ctx, node.Subnets...))
+	for _, to := range []*cluster.Pod{f.pods[0], f.pods[2]} {
+		_, err := pod.Ping(ctx, to.V4)
+		must(t, err)
+		_, err = pod.Ping(ctx, to.V6)
+		must(t, err)
+	}
+	must(t, pod.Remove(ctx))
+
+	must(t, node.StopAgent(syscall.SIGKILL))
+	must(t, node.StartAgent(cluster.AgentOptions{Confined: true}))
+	must(t, node.WaitReady(ctx))
+}
+
+// confined checks that the agent has no more than it should have, as the kernel sees it.
+func confined(t *testing.T, node *cluster.Node) {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", node.AgentPID())
+	content, err := os.ReadFile(proc + "status")
+	must(t, err)
+	none, netAdmin := fmt.Sprintf("%016x", 0), fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN)
+	for name, want := range map[string]string{
+		"CapInh": none, "CapPrm": netAdmin, "CapEff": netAdmin, "CapBnd": netAdmin, "CapAmb": none, "NoNewPrivs": "1",
+	} {
+		if !regexp.MustCompile(`(?m)^` + name + `:\s+` + want + `$`).Match(content) {
+			t.Errorf("%s of the agent is not %s:\n%s", name, want, content)
+		}
+	}
+	for _, path := range []string{"/plainroute-x", "/etc/plainroute-x", "/run/plainroute-x", "/tmp/plainroute-x", "/proc/sys/net/ipv4/ip_forward"} {
+		file, err := os.OpenFile(filepath.Join(proc, "root", path), os.O_CREATE|os.O_WRONLY, 0o644)
+		if err == nil {
+			file.Close()
+		}
+		if !errors.Is(err, unix.EROFS) {
+			t.Errorf("opening %s for writing as the agent sees it: %v, want a read-only file system", path, err)
+		}
+	}
+}
+
+// eventually waits for what the agent repairs.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for began := time.Now(); !done(); time.Sleep(time.Millisecond) {
+		if time.Since(began) > limit {
+			t.Fatalf("still not so: %s", what)
+		}
+	}
+}
+
+func readSetting(t *testing.T, node *cluster.Node, key string) string {
+	t.Helper()
+	var content []byte
+	must(t, node.Do(func() (err error) {
+		content, err = os.ReadFile("/proc/sys/" + key)
+		return err
+	}))
+	return strings.TrimSpace(string(content))
+}
+
+// What an agent says to whoever asks holds nothing of its credentials or its environment, neither while all is well nor
+// while the API server turns it away; nor does its log.
+func TestNothingTellsSecrets(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	const marked = "marked-secret-d41d8cd98f00b204"
+	env := []string{"PLAINROUTE_TEST_SECRET=" + marked, "AWS_SECRET_ACCESS_KEY=" + marked}
+	node := f.node(t)
+	must(t, node.Register(ctx))
+
+	withToken, err := f.Kubeconfig("marked", func(config *clientcmdapi.Config) {
+		for name := range config.AuthInfos {
+			config.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: marked}
+		}
+	})
+	must(t, err)
+	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: withToken, Env: env}))
+	must(t, node.WaitReadyz(ctx, func(code int, body string) bool {
+		return code == http.StatusServiceUnavailable && strings.Contains(body, "Unauthorized")
+	}))
+	tellsNone(t, node, []string{marked})
+	must(t, node.StopAgent(syscall.SIGTERM))
+
+	var secrets []string
+	own, err := f.Kubeconfig("read", func(config *clientcmdapi.Config) {
+		for _, user := range config.AuthInfos {
+			secrets = append(secrets, pieces(user.ClientKeyData)...)
+			secrets = append(secrets, pieces(user.ClientCertificateData)...)
+		}
+		for _, server := range config.Clusters {
+			secrets = append(secrets, pieces(server.CertificateAuthorityData)...)
+		}
+	})
+	must(t, err)
+	if len(secrets) < 6 {
+		t.Fatalf("the kubeconfig holds no keys: %d pieces", len(secrets))
+	}
+	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: own, Env: env, Args: []string{"--log-level", "debug"}}))
+	must(t, node.WaitReady(ctx))
+	tellsNone(t, node, append(secrets, marked))
+}
+
+// pieces are parts of a certificate or key by which it is known, as it is and as a kubeconfig has it.
+func pieces(data []byte) []string {
+	var all []string
+	for _, text := range []string{string(data), base64.StdEncoding.EncodeToString(data)} {
+		for _, line := range strings.Fields(text) {
+			if len(line) > 40 {
+				all = append(all, line[:40])
+			}
+		}
+	}
+	return all
+}
+
+func tellsNone(t *testing.T, node *cluster.Node, secrets []string) {
+	t.Helper()
+	log, err := os.ReadFile(node.LogFile())
+	must(t, err)
+	said := map[string]string{"the log": string(log)}
+	for _, path := range []string{"/metrics", "/status", "/readyz", "/healthz", "/", "/debug/pprof/", "/debug/pprof/cmdline", "/configz"} {
+		_, body, err := node.Get(t.Context(), path)
+		must(t, err)
+		said[path] = body
+	}
+	if len(said["/metrics"]) < 1000 || len(said["/status"]) < 100 {
+		t.Fatalf("the pages are empty: %v", said)
+	}
+	for where, text := range said {
+		for _, secret := range secrets {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s tells %q", where, secret)
+			}
+		}
+	}
+}
+
+// An agent listens where it is told to, and on no other address of its node.
+func TestListensOnOneAddress(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--metrics-listen", fmt.Sprintf("%s:9473", node.V4)}}))
+	must(t, node.WaitReady(ctx))
+	for address, answers := range map[string]bool{
+		"127.0.0.1:9472": true, fmt.Sprintf("%s:9473", node.V4): true,
+		fmt.Sprintf("%s:9472", node.V4): false, fmt.Sprintf("[%s]:9472", node.V6): false, "[::1]:9472": false,
+		"127.0.0.1:9473": false, fmt.Sprintf("[%s]:9473", node.V6): false,
+	} {
+		connection, err := node.Dial(ctx, "tcp", netip.MustParseAddrPort(address))
+		if (err == nil) != answers {
+			t.Errorf("connecting to %s: %v, want it to answer: %t", address, err, answers)
+		}
+		if err == nil {
+			connection.Close()
+		}
+	}
+}
