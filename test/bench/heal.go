@@ -32,8 +32,8 @@ func measureDelete(ctx context.Context, l *lab, r *report) error {
 		}
 		took = append(took, at.Sub(start))
 	}
-	r.add("one deleted route back, median", milliseconds(median(took)), "ms", 0)
-	r.add("one deleted route back, worst", milliseconds(worst(took)), "ms", 20)
+	r.add("one deleted route back"+l.during+", median", milliseconds(median(took)), "ms", 0)
+	r.add("one deleted route back"+l.during+", worst", milliseconds(worst(took)), "ms", 20)
 	return l.complete()
 }
 
@@ -57,7 +57,7 @@ func measureFlush(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add("whole table flushed, all back", seconds(at.Sub(start)), "s", 0.6)
+	r.add("whole table flushed"+l.during+", all back", seconds(at.Sub(start)), "s", 0.6)
 	return l.rested(ctx)
 }
 
@@ -87,8 +87,26 @@ func measureFlap(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add("link up again after a flap, all routes back", seconds(at.Sub(up)), "s", 0.6)
+	r.add("link up again after a flap"+l.during+", all routes back", seconds(at.Sub(up)), "s", 0.6)
 	return l.rested(ctx)
+}
+
+// measureAway repeats the repairs while there is no API server.
+func measureAway(ctx context.Context, l *lab, r *report) error {
+	if err := l.cluster.KillAPIServer(); err != nil {
+		return err
+	}
+	l.during = " while the API server is away"
+	for _, heal := range []func(context.Context, *lab, *report) error{measureDelete, measureFlush, measureFlap} {
+		if err := heal(ctx, l, r); err != nil {
+			return err
+		}
+	}
+	l.during = ""
+	if err := l.cluster.StartAPIServer(); err != nil {
+		return err
+	}
+	return l.cluster.AwaitAPIServer(ctx)
 }
 
 // rested checks that all routes are there once the agent is done.

@@ -20,6 +20,8 @@ import (
 // lab is the cluster and the one machine with an agent.
 type lab struct {
 	opts       options
+	cluster    *cluster.Cluster
+	during     string // what the figures of repairs are taken during
 	client     *kubernetes.Clientset
 	kubeconfig string
 	machine    *cluster.Node
@@ -33,7 +35,7 @@ func newLab(ctx context.Context, opts options) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{opts: opts, kubeconfig: kubeconfig(opts.Dir, cluster.AgentUser)}
+	l := &lab{opts: opts, cluster: c, kubeconfig: kubeconfig(opts.Dir, cluster.AgentUser)}
 	if l.client, err = protobufClient(kubeconfig(opts.Dir, "admin")); err != nil {
 		return nil, err
 	}

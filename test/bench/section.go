@@ -24,6 +24,7 @@ func sections() []section {
 		{"heartbeat", measureHeartbeat},
 		{"flush", measureFlush},
 		{"flap", measureFlap},
+		{"away", measureAway},
 		{"restart", measureRestart},
 	}
 }
