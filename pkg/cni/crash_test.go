@@ -11,16 +11,17 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(crashVariable) != "" {
-		writeForever(Store{ConfDir: os.Getenv("CONF_DIR"), RunDir: os.Getenv("RUN_DIR")})
+		fmt.Fprintln(os.Stderr, writeForever(Store{ConfDir: os.Getenv("CONF_DIR"), RunDir: os.Getenv("RUN_DIR")}))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-func writeForever(s Store) {
+// writeForever ends with what keeps it from writing.
+func writeForever(s Store) error {
 	for n := 0; ; n++ {
 		if err := s.Write(dualStack()); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			return err
 		}
 		if n == 0 {
 			fmt.Println("writing")

@@ -113,8 +113,9 @@ func TestCrashLeavesNothing(t *testing.T) {
 
 // Nothing with our temporary names is loaded by a runtime.
 func TestTempNames(t *testing.T) {
+	name := topology.Conflist + tempSuffix
 	for _, ending := range []string{".conf", ".conflist", ".json"} {
-		if strings.HasSuffix(topology.Conflist+tempSuffix, ending) {
+		if strings.HasSuffix(name, ending) {
 			t.Errorf("a runtime loads files that end in %s", ending)
 		}
 	}
