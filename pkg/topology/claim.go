@@ -24,6 +24,7 @@ type judge struct {
 	sizes byFamily[int] // the length that a pod subnet has; 0: none can be told
 	taken takenIndex    // what no pod subnet may overlap
 	nodes []holder      // Nodes' InternalIPs that none of the above protects, sorted
+	needs []netip.Addr  // the default gateways and nameservers of this host
 }
 
 // A holder is a Node with one of its InternalIPs.
@@ -36,6 +37,12 @@ func newJudge(opts Options, host Host, own *Node, peers []*Node, actual []Route)
 	j := &judge{opts: opts, own: own, peers: peers}
 	j.sizes = byFamily[int]{j.subnetBits(actual, true), j.subnetBits(actual, false)}
 	j.taken = newTakenIndex(takenByHost(opts, host))
+	j.needs = slices.Clone(host.Nameservers)
+	for _, r := range host.Routes {
+		if r.Via.IsValid() && r.Dst.Bits() == 0 {
+			j.needs = append(j.needs, r.Via)
+		}
+	}
 	return j
 }
 

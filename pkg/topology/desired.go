@@ -326,11 +326,14 @@ func (b *builder) reachable() int {
 	return n
 }
 
+// nextHops are the Nodes that see a pod's own address. A gateway or nameserver of
+// this host is none of them: it may not know the way back, and then a kubelet that
+// claims its address could cut off what all pods need.
 func (b *builder) nextHops() []netip.Addr {
 	hops := make([]netip.Addr, 0, len(b.claims))
 	for i := range b.claims {
-		if b.claims[i].hop.dev != "" {
-			hops = append(hops, b.claims[i].hop.addr)
+		if h := b.claims[i].hop; h.dev != "" && !slices.Contains(b.judge.needs, h.addr) {
+			hops = append(hops, h.addr)
 		}
 	}
 	slices.SortFunc(hops, netip.Addr.Compare)

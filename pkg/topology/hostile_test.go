@@ -282,3 +282,24 @@ func TestSiegeInAnyOrder(t *testing.T) {
 		}
 	})
 }
+
+// A kubelet that claims the address of what all pods need gets its own subnet
+// misdirected, and their packets to it masqueraded as before.
+func TestWhatPodsNeedStaysMasqueraded(t *testing.T) {
+	host := parseHost(t, defaultHost)
+	host.Nameservers = []netip.Addr{netip.MustParseAddr("192.168.1.53")}
+	opts := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge}
+	nodes := []*Node{
+		NodeFrom(kubeNode("node1", 3, []string{"10.244.1.0/24"}, []string{"192.168.1.11"})),
+		NodeFrom(kubeNode("node2", 2, []string{"10.244.2.0/24"}, []string{"192.168.1.12"})),
+		NodeFrom(kubeNode("gateway", 1, []string{"10.244.3.0/24"}, []string{"192.168.1.1"})),
+		NodeFrom(kubeNode("nameserver", 1, []string{"10.244.4.0/24"}, []string{"192.168.1.53"})),
+	}
+	state, problems := Desired(opts, host, nodes, withKernel(State{}))
+	if want := []netip.Addr{netip.MustParseAddr("192.168.1.12")}; !slices.Equal(state.Masquerade.Nodes, want) {
+		t.Errorf("not masqueraded is what goes to %v, want %v", state.Masquerade.Nodes, want)
+	}
+	if len(state.Routes) != 4 || len(problems) > 0 {
+		t.Errorf("routes %v, problems %v", state.Routes, problems)
+	}
+}
