@@ -72,7 +72,8 @@ func (s *NodeSource) turn() time.Duration {
 func (s *NodeSource) compared(err error) (agreed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.doubt = essence(err); err != nil {
+	s.doubt = essence(err)
+	if err != nil {
 		return false
 	}
 	s.confirmed, s.cached = time.Now(), false

@@ -46,8 +46,10 @@ func (s Store) follow(ctx context.Context, w *fsnotify.Watcher, notify func()) {
 					return
 				}
 			}
-		case <-w.Errors: // events were lost
-			notify()
+		case err := <-w.Errors: // events were lost, whatever it says
+			if err != nil {
+				notify()
+			}
 		case <-ctx.Done():
 			return
 		}
