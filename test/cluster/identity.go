@@ -42,6 +42,27 @@ func (c *Cluster) Claim(ctx context.Context, node string, addresses ...netip.Add
 	return nil
 }
 
+// Assign gives a Node object pod subnets that it has not had, as a controller-manager does, or anybody who may write
+// the Nodes' specs. The API server lets it happen once.
+func (c *Cluster) Assign(ctx context.Context, node string, subnets ...netip.Prefix) error {
+	var patch struct {
+		Spec struct {
+			PodCIDR  string   `json:"podCIDR"`
+			PodCIDRs []string `json:"podCIDRs"`
+		} `json:"spec"`
+	}
+	patch.Spec.PodCIDR, patch.Spec.PodCIDRs = subnets[0].String(), texts(subnets)
+	content, err := json.Marshal(patch)
+	if err != nil {
+		return fmt.Errorf("rendering a patch: %w", err)
+	}
+	nodes := c.plane.client.CoreV1().Nodes()
+	if _, err := nodes.Patch(ctx, node, types.StrategicMergePatchType, content, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("giving Node %s its subnets: %w", node, err)
+	}
+	return nil
+}
+
 // AddAddresses gives the machine more addresses on the LAN, beside those that it has.
 func (n *Node) AddAddresses(addresses ...netip.Addr) error {
 	var prefixes []netip.Prefix

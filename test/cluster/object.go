@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -10,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Forgery is a Node object that somebody made up: it says whatever the API server lets through.
@@ -98,22 +96,7 @@ func (n *Node) register(ctx context.Context, subnets []netip.Prefix) error {
 
 // AssignSubnets gives the Node object the pod subnets that it was registered without.
 func (n *Node) AssignSubnets(ctx context.Context) error {
-	var patch struct {
-		Spec struct {
-			PodCIDR  string   `json:"podCIDR"`
-			PodCIDRs []string `json:"podCIDRs"`
-		} `json:"spec"`
-	}
-	patch.Spec.PodCIDR, patch.Spec.PodCIDRs = n.Subnets[0].String(), texts(n.Subnets)
-	content, err := json.Marshal(patch)
-	if err != nil {
-		return fmt.Errorf("rendering a patch: %w", err)
-	}
-	nodes := n.cluster.plane.client.CoreV1().Nodes()
-	if _, err := nodes.Patch(ctx, n.Name, types.StrategicMergePatchType, content, metav1.PatchOptions{}); err != nil {
-		return fmt.Errorf("giving Node %s its subnets: %w", n.Name, err)
-	}
-	return nil
+	return n.cluster.Assign(ctx, n.Name, n.Subnets...)
 }
 
 // Deregister deletes the Node object.

@@ -24,6 +24,7 @@ import (
 type Proxy struct {
 	kubeconfig string
 	server     http.RoundTripper
+	front      *http.Server
 
 	mu       sync.Mutex
 	trouble  Trouble
@@ -37,8 +38,7 @@ type Proxy struct {
 // request off without an answer.
 type Trouble func(server http.RoundTripper, request *http.Request) (*http.Response, error)
 
-// NewProxy makes a proxy at a port of the router's address that passes everything on. Nothing stops it: it ends with
-// the sandbox.
+// NewProxy makes a proxy at a port of the router's address that passes everything on until it is closed.
 func (c *Cluster) NewProxy(port int) (*Proxy, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", c.plane.kubeconfig(AgentUser))
 	if err != nil {
@@ -83,12 +83,18 @@ func (p *Proxy) listen(port int, pair tls.Certificate) error {
 		Transport: p, FlushInterval: -1, ErrorLog: quiet,
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 	}
-	server := &http.Server{
+	p.front = &http.Server{
 		Handler: p.bounded(forward), ErrorLog: quiet, ReadHeaderTimeout: probeTimeout,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12},
 	}
-	go func() { _ = server.ServeTLS(listener, "", "") }()
+	go func() { _ = p.front.ServeTLS(listener, "", "") }()
 	return nil
+}
+
+// Close cuts all off and lets go of the port.
+func (p *Proxy) Close() {
+	p.Misbehave(Hanging)
+	_ = p.front.Close()
 }
 
 // bounded ends each request with the era in which it came.

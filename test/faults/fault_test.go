@@ -18,6 +18,10 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"Routes, links and addresses", routeFaults()},
+		{"The API server", apiFaults()},
+		{"What the API server says", listFaults()},
+		{"Nodes that come, go and change", identityFaults()},
+		{"Nodes that claim what is others'", claimFaults()},
 	}
 }
 
@@ -27,19 +31,23 @@ type fault struct {
 	name, answer string
 	// options are those of the node's agent.
 	options cluster.AgentOptions
-	// prepare, where it is given, changes the nodes before their agents start.
+	// prepare, where it is given, changes the nodes, and the agent's options, before the agents start.
 	prepare func(*lab)
 	// strike does it, so many times: one if times is 0.
 	strike func(*lab)
 	times  int
 	// repaired tells what is not yet as it should be; nil: everything of ours has to be as it was.
 	repaired func(*lab) error
+	// finally, where it is given, checks what else has to be true in the end.
+	finally func(*lab)
 	// within is the bound on repair, with headroom for machines under load.
 	within time.Duration
 	// loses is the bound on lost packets.
 	loses losses
 	// slow faults mostly wait.
 	slow bool
+	// alone are faults that strike the whole cluster: they come after all others.
+	alone bool
 }
 
 // losses is what a fault may cost the traffic.
@@ -85,6 +93,9 @@ func (f fault) run(t *testing.T, s *site) *measurement {
 	}
 	l.run(after)
 	f.judge(l, &m)
+	if f.finally != nil {
+		f.finally(l)
+	}
 	l.checkUntouched()
 	return &m
 }

@@ -16,14 +16,19 @@ type lab struct {
 	site       *site
 	node, peer *machine
 	pods       []*cluster.Pod
-	flows      []*cluster.Flow
+	// options are those of the node's agent.
+	options cluster.AgentOptions
+	flows   []*cluster.Flow
 	// brokenAt is when the traffic was cut, repairableAt when the agent could first do something about it.
 	brokenAt, repairableAt time.Time
+
+	// What some faults strike with.
+	weapons
 }
 
 func newLab(t *testing.T, s *site, f fault) *lab {
 	t.Helper()
-	l := &lab{t: t, site: s}
+	l := &lab{t: t, site: s, options: f.options}
 	l.node, l.peer = l.newMachine(), l.newMachine()
 	if f.prepare != nil {
 		f.prepare(l)
@@ -34,7 +39,7 @@ func newLab(t *testing.T, s *site, f fault) *lab {
 		l.must(err)
 		l.must(m.Register(l.within(limit)))
 	}
-	l.must(l.node.StartAgent(f.options))
+	l.must(l.node.StartAgent(l.options))
 	l.must(l.peer.StartAgent(cluster.AgentOptions{}))
 	for _, m := range []*machine{l.node, l.peer} {
 		l.must(m.WaitReady(l.within(limit)))
@@ -88,10 +93,10 @@ func (l *lab) startTraffic() {
 	l.must(err)
 }
 
-// run lets each flow send so many packets.
+// run lets each flow send so many packets, where there are any.
 func (l *lab) run(packets int) {
 	l.t.Helper()
-	for _, flow := range l.flows[:1] {
+	for _, flow := range l.flows[:min(1, len(l.flows))] {
 		l.must(flow.Run(l.within(limit), packets))
 	}
 }

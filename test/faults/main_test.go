@@ -107,18 +107,7 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	book := newLogbook(sections())
-	quick, slow := make(chan fault, 1000), make(chan fault, 1000)
-	for _, section := range sections() {
-		for _, f := range section.faults {
-			if f.slow {
-				slow <- f
-			} else {
-				quick <- f
-			}
-		}
-	}
-	close(quick)
-	close(slow)
+	quick, slow, alone := queues()
 	var lanes sync.WaitGroup
 	run := func(faults <-chan fault) {
 		for f := range faults {
@@ -130,6 +119,7 @@ func TestFaults(t *testing.T) {
 	}
 	run(quick)
 	lanes.Wait()
+	run(alone)
 	t.Log("\n" + book.String())
 	if *table != "" {
 		write(t, *table, book.String())
@@ -137,6 +127,27 @@ func TestFaults(t *testing.T) {
 	if *update && !t.Failed() {
 		write(t, "../../docs/faults.md", book.page())
 	}
+}
+
+// queues holds all faults by how they are to be run.
+func queues() (quick, slow, alone chan fault) {
+	quick, slow, alone = make(chan fault, 1000), make(chan fault, 1000), make(chan fault, 1000)
+	for _, section := range sections() {
+		for _, f := range section.faults {
+			switch {
+			case f.alone:
+				alone <- f
+			case f.slow:
+				slow <- f
+			default:
+				quick <- f
+			}
+		}
+	}
+	for _, queue := range []chan fault{quick, slow, alone} {
+		close(queue)
+	}
+	return quick, slow, alone
 }
 
 func write(t *testing.T, path, content string) {

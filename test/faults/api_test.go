@@ -1,0 +1,214 @@
+package faults
+
+import (
+	"fmt"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+const (
+	// returnLimit is what the first change may take after the API server's return, in a cluster of up to 1,000 Nodes.
+	returnLimit = 5 * time.Second
+	// waits is the answer to all that an API server can fail with.
+	waits = "all stays; the next change is made when it answers again"
+)
+
+func apiFaults() []fault {
+	return []fault{
+		apiKilled(),
+		{
+			name: "one route deleted while the API server is away", answer: "it is put back",
+			prepare: (*lab).useGate,
+			strike: func(l *lab) {
+				l.gate.Shut()
+				l.broken()
+				l.must(l.node.DeleteRoute(l.peer.Subnets[0]))
+			},
+			times: 10, within: healLimit, loses: untilRepaired,
+		},
+		startedWithout(),
+		misbehaving("answers 500", cluster.Refused(http.StatusInternalServerError, 0), 3),
+		misbehaving("answers 429 and asks to come back in a second", cluster.Refused(http.StatusTooManyRequests, 1), 2),
+		misbehaving("answers 503", cluster.Refused(http.StatusServiceUnavailable, 0), 3),
+		misbehaving("answers 410, resource version too old", cluster.Refused(http.StatusGone, 0), 3),
+		misbehaving("ends watches with resource version too old", cluster.Expired, 3),
+		misbehaving("cuts streams off in the middle of an event", cluster.Truncated(700), 3),
+		misbehaving("cuts lists off in the middle", cluster.WithoutStreaming(cluster.Truncated(700)), 4),
+		misbehaving("sends garbage", cluster.Garbled, 3),
+		misbehaving("sends garbage for lists", cluster.WithoutStreaming(cluster.Garbled), 4),
+		misbehaving("begins a watch and sends nothing", cluster.Silent, 1),
+		misbehaving("takes requests and never answers", cluster.Hanging, 1),
+		forgotten(),
+	}
+}
+
+// misbehaving is an API server that fails in one way for as long as some requests take.
+func misbehaving(how string, trouble cluster.Trouble, requests int) fault {
+	return fault{
+		name: "the API server " + how, answer: waits,
+		prepare: (*lab).useProxy,
+		strike: func(l *lab) {
+			l.proxy.Misbehave(trouble)
+			l.must(l.proxy.AwaitRequests(l.within(limit), requests))
+			l.run(after)
+			l.must(l.checkOurs())
+			l.join()
+			l.proxy.Misbehave(nil)
+			l.repairable()
+		},
+		repaired: (*lab).joinedRouted, within: returnLimit, loses: nothing,
+	}
+}
+
+// outage is how long the API server is away.
+const outage = 60 * time.Second
+
+// apiKilled is the one fault that the proxy can't show: connections break, and the server that returns has to fill its
+// cache first.
+func apiKilled() fault {
+	return fault{
+		name:   "the API server killed for 60 s, an agent restarted and a route deleted meanwhile",
+		answer: "all stays, also over the restart; the route is put back",
+		prepare: func(l *lab) {
+			l.crowd = l.newcomers(1)
+			l.forge(forgeriesOf(l.crowd)...)
+		},
+		strike: func(l *lab) {
+			gone := l.crowd[0].subnets[0]
+			l.must(l.node.AwaitRoute(l.within(limit), gone))
+			l.must(l.site.KillAPIServer())
+			back := time.Now().Add(outage)
+			took, err := l.node.Heal(l.within(limit), gone)
+			l.must(err)
+			if took > healLimit {
+				l.t.Errorf("a route deleted meanwhile is back after %s; want %s", took, healLimit)
+			}
+			l.observe()
+			l.must(l.peer.StopAgent(syscall.SIGTERM))
+			l.must(l.peer.StartAgent(cluster.AgentOptions{}))
+			l.awaitReport(l.peer, "", topology.APIUnavailable)
+			time.Sleep(time.Until(back))
+			l.checkUnmoved()
+			l.must(l.checkOurs())
+			_, err = l.peer.CNIConfig()
+			l.must(err)
+			l.must(l.site.StartAPIServer())
+			l.must(l.site.AwaitAPIServer(l.within(limit)))
+			l.repairable()
+			l.join()
+		},
+		repaired: (*lab).joinedRouted, within: returnLimit, loses: nothing, alone: true, slow: true,
+	}
+}
+
+// startedWithout is an agent that starts while there is no API server.
+func startedWithout() fault {
+	return fault{
+		name: "an agent started while the API server is away", answer: "it changes nothing and waits",
+		prepare: (*lab).useGate,
+		strike: func(l *lab) {
+			l.must(l.node.StopAgent(syscall.SIGKILL))
+			l.gate.Shut()
+			l.observe()
+			l.must(l.node.StartAgent(l.options))
+			l.awaitReport(l.node, "", topology.APIUnavailable)
+			l.join()
+			time.Sleep(5 * time.Second)
+			l.must(l.checkOurs())
+			l.must(l.gate.Open())
+			l.repairable()
+		},
+		repaired: func(l *lab) error {
+			if err := l.joinedRouted(); err != nil {
+				return err
+			}
+			return l.node.ready(l)
+		},
+		within: returnLimit, loses: nothing,
+	}
+}
+
+// ready tells why the node's agent is not.
+func (m *machine) ready(l *lab) error {
+	code, body, err := m.Get(l.t.Context(), "/readyz")
+	if err == nil && code != http.StatusOK {
+		return fmt.Errorf("%s is not ready: %s", m.Name, body)
+	}
+	return err
+}
+
+// forgotten is a connection that a load balancer has forgotten: nothing comes over it, and nothing closes it.
+func forgotten() fault {
+	return fault{
+		name:    "the connection to the API server is forgotten by what is in between",
+		answer:  "all stays; the agent notices within 45 s that nobody answers, and connects anew",
+		prepare: (*lab).useGate,
+		strike: func(l *lab) {
+			l.gate.Forget()
+			l.join()
+			l.repairable()
+		},
+		repaired: (*lab).joinedRouted, within: 50 * time.Second, loses: nothing, slow: true,
+	}
+}
+
+// listFaults are an API server that answers, and not with the truth.
+func listFaults() []fault {
+	isOther := func(l *lab) func(string) bool { return func(name string) bool { return name != l.node.Name } }
+	everyone := func(*lab) func(string) bool { return func(string) bool { return true } }
+	isUs := func(l *lab) func(string) bool { return func(name string) bool { return name == l.node.Name } }
+	streamed := func(hidden cluster.Trouble) cluster.Trouble { return hidden }
+	return []fault{
+		untrue("an empty list", true, 0, everyone, cluster.WithoutStreaming, topology.NodeMissing),
+		untrue("an empty stream", true, 0, everyone, streamed, topology.NodeMissing),
+		untrue("a list without our own Node", true, 0, isUs, cluster.WithoutStreaming, topology.NodeMissing),
+		untrue("a stream without our own Node", true, 0, isUs, streamed, topology.NodeMissing),
+		untrue("a list that lost 13 of 13 peers", false, 12, isOther, cluster.WithoutStreaming, topology.PruneHeld),
+		untrue("a stream that lost 13 of 13 peers", false, 12, isOther, streamed, topology.PruneHeld),
+		staleAfterRestart(isOther),
+	}
+}
+
+// untrue is an API server that hides Nodes, with so many more than the peer there to hide, until the agent reports it.
+func untrue(
+	what string, everywhere bool, more int, hide func(*lab) func(string) bool,
+	transport func(cluster.Trouble) cluster.Trouble, reason topology.Reason,
+) fault {
+	return fault{
+		name: "the API server sends " + what, answer: "nothing is pruned, " + string(reason) + " is reported",
+		prepare: func(l *lab) {
+			l.useProxy()
+			l.crowd = l.newcomers(more)
+			l.forge(forgeriesOf(l.crowd)...)
+		},
+		strike: func(l *lab) {
+			l.observe()
+			l.proxy.Misbehave(transport(cluster.Hidden(everywhere, hide(l))))
+			l.awaitReport(l.node, "", reason)
+			l.run(after)
+			l.must(l.checkOurs())
+			l.checkUnmoved(subnetsOf(l.crowd)...)
+			l.join()
+			l.proxy.Misbehave(nil)
+			l.repairable()
+		},
+		repaired: (*lab).joinedRouted, within: returnLimit, loses: nothing,
+	}
+}
+
+// staleAfterRestart is the worst of both: an agent that knows nothing yet is served an old list from the cache.
+func staleAfterRestart(hide func(*lab) func(string) bool) fault {
+	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, cluster.WithoutStreaming, topology.PruneHeld)
+	untilStart := f.strike
+	f.strike = func(l *lab) {
+		l.must(l.node.StopAgent(syscall.SIGTERM))
+		l.proxy.Misbehave(cluster.WithoutStreaming(cluster.Hidden(false, hide(l))))
+		l.must(l.node.StartAgent(l.options))
+		untilStart(l)
+	}
+	return f
+}

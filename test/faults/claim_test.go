@@ -1,0 +1,88 @@
+package faults
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// unmoved is the answer to every claim to what is another's.
+const unmoved = "nobody else's route moves"
+
+// claimFaults are Nodes that say what they have no business saying.
+func claimFaults() []fault {
+	return []fault{
+		claimed("two Nodes claim one subnet, and the loser is deleted", nil, func(l *lab) {
+			twin := l.newcomers(1)[0].Forgery
+			twin.PodCIDRs = l.claimOf(l.peer)
+			l.forge(twin)
+			l.awaitReport(l.node, twin.Name, topology.PodCIDRDisputed)
+			l.run(after)
+			l.must(l.site.Unforge(l.within(limit), twin))
+		}),
+		claimed("an older Node takes a younger one's subnet", func(l *lab) {
+			l.crowd = l.newcomers(1)
+			l.forge(cluster.Forgery{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
+			// The API server tells ages in seconds.
+			time.Sleep(1100 * time.Millisecond)
+		}, func(l *lab) {
+			l.must(l.site.Assign(l.within(limit), l.crowd[0].Name, l.peer.Subnets...))
+			l.awaitReport(l.node, l.crowd[0].Name, topology.PodCIDRDisputed)
+		}),
+		claimed("a cloned machine claims our address", nil, func(l *lab) {
+			clone := l.newcomers(1)[0].Forgery
+			clone.Addresses = []string{l.node.V4.String(), l.node.V6.String()}
+			l.forge(clone)
+			l.awaitReport(l.node, clone.Name, topology.AddressRefused)
+			l.awaitReport(l.peer, clone.Name, topology.AddressShared)
+		}),
+		claimed("a compromised kubelet claims everybody's addresses", func(l *lab) {
+			l.crowd = l.newcomers(1)
+			l.forge(forgeriesOf(l.crowd)...)
+		}, func(l *lab) {
+			all := slices.Concat(l.node.Addrs(), l.peer.Addrs(), []netip.Addr{cluster.Router4, cluster.Router6})
+			l.must(l.site.Claim(l.within(limit), l.crowd[0].Name, all...))
+			l.awaitReport(l.node, l.crowd[0].Name, topology.AddressShared)
+			l.awaitReport(l.peer, l.crowd[0].Name, topology.AddressShared)
+		}),
+		claimedRange("a compromised kubelet claims a wider subnet", -8),
+		claimedRange("a compromised kubelet claims a narrower subnet", +1),
+	}
+}
+
+// claimed is a claim that must not move any route.
+func claimed(name string, prepare, strike func(*lab)) fault {
+	return fault{
+		name: name, answer: unmoved, prepare: prepare,
+		strike: func(l *lab) {
+			l.observe()
+			strike(l)
+			l.run(after)
+			l.repairable()
+		},
+		finally: func(l *lab) { l.checkUnmoved() },
+		within:  joinLimit, loses: nothing,
+	}
+}
+
+// claimedRange is a claim to the peer's subnets, longer or shorter by some bits.
+func claimedRange(name string, bits int) fault {
+	return claimed(name, nil, func(l *lab) {
+		forged := l.newcomers(1)[0].Forgery
+		forged.PodCIDRs = nil
+		for _, subnet := range l.peer.Subnets {
+			claim := netip.PrefixFrom(subnet.Addr(), subnet.Bits()+bits).Masked()
+			forged.PodCIDRs = append(forged.PodCIDRs, claim.String())
+		}
+		l.forge(forged)
+		l.awaitReport(l.node, forged.Name, topology.PodCIDRRefused)
+	})
+}
+
+// claimOf are a machine's subnets as a Node object has them.
+func (l *lab) claimOf(m *machine) []string {
+	return []string{m.Subnets[0].String(), m.Subnets[1].String()}
+}
