@@ -30,7 +30,11 @@ func (s Store) Watch(ctx context.Context, notify func()) {
 
 // follow reads events for as long as both folders can be watched.
 func (s Store) follow(ctx context.Context, w *fsnotify.Watcher, notify func()) {
-	if w.Add(s.ConfDir) != nil || w.Add(s.RunDir) != nil {
+	if w.Add(s.RunDir) != nil {
+		notify() // a pass makes it anew
+		return
+	}
+	if w.Add(s.ConfDir) != nil {
 		return
 	}
 	notify() // for what happened before the watch

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/cluster"
 )
@@ -57,6 +58,32 @@ func TestConfinedAgent(t *testing.T) {
 
 	must(t, node.StopAgent(syscall.SIGKILL))
 	must(t, node.StartAgent(cluster.AgentOptions{Confined: true}))
+	must(t, node.WaitReady(ctx))
+}
+
+// Whoever empties the run folder takes the CNI config's target and the lock's file with it: both come back at once, and no
+// second agent gets in meanwhile.
+func TestRunFolderRemoved(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.WaitReady(ctx))
+	for range 3 {
+		must(t, os.RemoveAll(node.RunDir))
+		began := time.Now()
+		eventually(t, "the CNI config is back", func() bool { _, err := node.CNIConfig(); return err == nil })
+		took := time.Since(began)
+		t.Logf("the config was back after %s", took)
+		if took > 5*time.Second {
+			t.Error("want it within seconds, not at the next audit")
+		}
+		if lock, err := (cni.Store{RunDir: node.RunDir}).TakeLock(); err == nil {
+			t.Error("a second agent could start")
+			must(t, lock.Close())
+		}
+	}
 	must(t, node.WaitReady(ctx))
 }
 
