@@ -67,15 +67,15 @@ func (k *Kernel) dumpRoutes(family uint8, links *linkFacts, byIndex map[int]*top
 			route := m.route(links)
 			if m.mine() {
 				ours = append(ours, route)
-				for _, hop := range m.others {
-					foreign = append(foreign, hop.route(links))
-				}
-				return
+			} else {
+				foreign = append(foreign, route)
+			}
+			for _, hop := range m.others {
+				foreign = append(foreign, hop.route(links))
 			}
 			if link := byIndex[m.oif]; link != nil && m.advertised(family) {
 				link.RouterAdvertised = true
 			}
-			foreign = append(foreign, route)
 		})
 		if err != nil {
 			return err
@@ -130,7 +130,7 @@ type message struct {
 	protocol int
 	expires  bool
 	hops     int       // next hops of a multipath route
-	others   []message // what was appended to an IPv6 route of ours
+	others   []message // all but the first
 }
 
 // parseRoute reads struct rtmsg and its attributes (linux/rtnetlink.h). It is
@@ -168,7 +168,11 @@ func parseRoute(b []byte) (m message, ok bool) {
 	}
 	m.dst = netip.PrefixFrom(dst, bits)
 	for i := range m.others {
-		m.others[i].dst, m.others[i].metric = m.dst, m.metric
+		hop := &m.others[i]
+		hop.dst, hop.metric, hop.tos = m.dst, m.metric, m.tos
+		if !m.mine() { // else whose it is the kernel does not tell
+			hop.protocol = m.protocol
+		}
 	}
 	return m, table == unix.RT_TABLE_MAIN && m.dst.IsValid() && !dst.IsLinkLocalUnicast() && !dst.IsMulticast()
 }

@@ -5,8 +5,8 @@ import "net/netip"
 // Host is what this machine is, apart from what bears our mark.
 type Host struct {
 	Links []Link `json:"links"`
-	// Routes are the main table's routes that are not ours. Of a multipath
-	// route the first next hop stands for all.
+	// Routes are the main table's routes that are not ours, a multipath route as
+	// one for each next hop.
 	Routes []Route `json:"routes"`
 	// Nameservers are those of resolv.conf(5); no pod subnet may hide them.
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
