@@ -38,8 +38,10 @@ type Flow struct {
 type FlowReport struct {
 	Name                       string
 	Sent, Received, Duplicates int
-	// LongestGap is the longest time between two answers.
-	LongestGap time.Duration
+	// LongestGap is the longest time between two answers, LongestLoss how many packets in a row had none: the former
+	// grows with the machine's load, the latter doesn't.
+	LongestGap  time.Duration
+	LongestLoss int
 	// Fault is the first error of a send.
 	Fault error
 }
@@ -141,6 +143,14 @@ func (f *Flow) Stop() FlowReport {
 	report := FlowReport{Name: f.name, Sent: f.sent, Received: len(f.answers), LongestGap: f.gap, Fault: f.fault}
 	for _, copies := range f.answers {
 		report.Duplicates += copies - 1
+	}
+	missing := 0
+	for seq := range f.sent {
+		missing++
+		if f.answers[seq] > 0 {
+			missing = 0
+		}
+		report.LongestLoss = max(report.LongestLoss, missing)
 	}
 	return report
 }

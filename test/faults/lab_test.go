@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,11 +102,14 @@ func (l *lab) run(packets int) {
 	}
 }
 
+// stopTraffic stops all flows at once, for each waits for what is still under way.
 func (l *lab) stopTraffic() []cluster.FlowReport {
-	var reports []cluster.FlowReport
-	for _, flow := range l.flows {
-		reports = append(reports, flow.Stop())
+	reports := make([]cluster.FlowReport, len(l.flows))
+	var stopping sync.WaitGroup
+	for i, flow := range l.flows {
+		stopping.Go(func() { reports[i] = flow.Stop() })
 	}
+	stopping.Wait()
 	l.flows = nil
 	return reports
 }

@@ -60,6 +60,13 @@ func (m *machine) plantForeign() error {
 			return fmt.Errorf("adding %s: %w", route, err)
 		}
 	}
+	if err := m.plantTable(); err != nil {
+		return err
+	}
+	return m.plantFiles()
+}
+
+func (m *machine) plantTable() error {
 	conn, err := m.NFT()
 	if err != nil {
 		return err
@@ -77,6 +84,10 @@ func (m *machine) plantForeign() error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("adding an nftables table: %w", err)
 	}
+	return nil
+}
+
+func (m *machine) plantFiles() error {
 	for name, content := range map[string]string{
 		"99-other.conflist": `{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "ptp"}]}`,
 		"README":            "Here lives the CNI config.\n",
@@ -185,7 +196,7 @@ func (m *machine) ownState(peer *machine) (state, error) {
 	}
 	for _, set := range []string{"nodes4", "nodes6"} {
 		// A set that is gone lacks its elements.
-		if err := s.addElements(conn, set, m, peer); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := s.addElements(conn, set, peer); err != nil && !errors.Is(err, unix.ENOENT) {
 			return nil, err
 		}
 	}

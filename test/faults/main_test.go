@@ -94,10 +94,11 @@ func build(config cluster.Config) (*site, error) {
 	return s, nil
 }
 
-// slowLanes is how many slow faults, which mostly wait, go on beside the quick ones.
-const slowLanes = 8
+// quickLanes is how many quick faults go on at once. They measure milliseconds, and yet wait more than they compute.
+const quickLanes = 2
 
-// TestFaults runs the quick faults one after the other, for they measure milliseconds, and the slow ones beside them.
+// TestFaults runs the quick faults in a few lanes. The slow ones, which mostly wait, go on beside them, all at once, and
+// are set up first. Those that strike the whole cluster come last.
 func TestFaults(t *testing.T) {
 	if skipReason != "" {
 		t.Skip(skipReason)
@@ -107,19 +108,35 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	book := newLogbook(sections())
-	quick, slow, alone := queues()
-	var lanes sync.WaitGroup
-	run := func(faults <-chan fault) {
-		for f := range faults {
-			t.Run(f.name, func(t *testing.T) { book.note(f, f.run(t, s)) })
-		}
+	run := func(f fault, underWay func()) {
+		t.Run(f.name, func(t *testing.T) { book.note(f, f.run(t, s, underWay)) })
 	}
-	for range slowLanes {
-		lanes.Go(func() { run(slow) })
+	var starting, ending sync.WaitGroup
+	for _, f := range book.faults(func(f fault) bool { return f.slow && !f.alone }) {
+		starting.Add(1)
+		ending.Go(func() {
+			underWay := sync.OnceFunc(starting.Done)
+			defer underWay()
+			run(f, underWay)
+		})
 	}
-	run(quick)
-	lanes.Wait()
-	run(alone)
+	starting.Wait()
+	quick := make(chan fault)
+	for range quickLanes {
+		ending.Go(func() {
+			for f := range quick {
+				run(f, func() {})
+			}
+		})
+	}
+	for _, f := range book.faults(func(f fault) bool { return !f.slow && !f.alone }) {
+		quick <- f
+	}
+	close(quick)
+	ending.Wait()
+	for _, f := range book.faults(func(f fault) bool { return f.alone }) {
+		run(f, func() {})
+	}
 	t.Log("\n" + book.String())
 	if *table != "" {
 		write(t, *table, book.String())
@@ -127,27 +144,6 @@ func TestFaults(t *testing.T) {
 	if *update && !t.Failed() {
 		write(t, "../../docs/faults.md", book.page())
 	}
-}
-
-// queues holds all faults by how they are to be run.
-func queues() (quick, slow, alone chan fault) {
-	quick, slow, alone = make(chan fault, 1000), make(chan fault, 1000), make(chan fault, 1000)
-	for _, section := range sections() {
-		for _, f := range section.faults {
-			switch {
-			case f.alone:
-				alone <- f
-			case f.slow:
-				slow <- f
-			default:
-				quick <- f
-			}
-		}
-	}
-	for _, queue := range []chan fault{quick, slow, alone} {
-		close(queue)
-	}
-	return quick, slow, alone
 }
 
 func write(t *testing.T, path, content string) {

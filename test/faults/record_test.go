@@ -26,13 +26,28 @@ func (b *logbook) note(f fault, m *measurement) {
 	b.measured[f.name] = m
 }
 
+// faults are those that want accepts.
+func (b *logbook) faults(want func(fault) bool) []fault {
+	var faults []fault
+	for _, section := range b.sections {
+		for _, f := range section.faults {
+			if want(f) {
+				faults = append(faults, f)
+			}
+		}
+	}
+	return faults
+}
+
 // String is a line for each fault that was measured.
 func (b *logbook) String() string {
 	var text strings.Builder
 	for _, section := range b.sections {
+		fmt.Fprintf(&text, "%-10s %-8s %-12s %s\n", "repaired", "within", "lost", section.title)
 		for _, f := range section.faults {
 			if m := b.measured[f.name]; m != nil {
-				fmt.Fprintf(&text, "%-70s repaired %8s  lost %3d of %3d allowed\n", f.name, short(m.repair), m.lost, m.mayLose)
+				lost := fmt.Sprintf("%d of %d", m.lost, m.mayLose)
+				fmt.Fprintf(&text, "%-10s %-8s %-12s %s\n", short(m.repair), f.within, lost, f.name)
 			}
 		}
 	}

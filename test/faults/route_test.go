@@ -19,9 +19,92 @@ func routeFaults() []fault {
 			times:  5, within: healLimit, loses: untilRepaired,
 		},
 		{
-			name: "IPv4 forwarding switched off", answer: "it is switched on again",
-			strike: func(l *lab) { l.must(l.node.Sysctl("net/ipv4/ip_forward", "0")) },
-			times:  5, within: healLimit, loses: untilRepaired,
+			name: "all of plainroute's routes deleted", answer: "they are put back",
+			strike: func(l *lab) { l.flush(isOurs) },
+			times:  3, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "`ip route flush table main`",
+			answer: "connected, default and static routes are not plainroute's to restore: here `ip route restore` does; " +
+				"its own are put back then",
+			strike: flushMain, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name:   "uplink down and up",
+			answer: "IPv6 addresses and static routes are given back by whoever manages the host; plainroute's routes follow",
+			strike: linkFlap, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name:   "the uplink's addresses removed and added again",
+			answer: "the same",
+			strike: addressLoss, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name:   "uplink down, its addresses removed, up, and added again",
+			answer: "the same",
+			strike: linkAndAddressLoss, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "the bridge's IPv4 address deleted", answer: "it is given back",
+			strike: func(l *lab) { l.removeGateway(l.node.Subnets[0]) },
+			times:  3, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "the bridge's IPv6 address deleted", answer: "it is given back",
+			strike: func(l *lab) { l.removeGateway(l.node.Subnets[1]) },
+			times:  3, within: healLimit, loses: untilRepaired,
 		},
 	}
+}
+
+// lapse is how long a host is left without what it needs, before somebody gives it back.
+const lapse = 300 * time.Millisecond
+
+func flushMain(l *lab) {
+	saved := l.save()
+	l.broken()
+	l.flush(isAny)
+	time.Sleep(lapse)
+	l.restore(saved)
+	l.repairable()
+}
+
+// linkFlap loses routes by way of the uplink, IPv6 addresses too, which the kernel doesn't give back by itself.
+func linkFlap(l *lab) {
+	saved := l.save()
+	l.broken()
+	l.linkDown()
+	time.Sleep(lapse)
+	l.linkUp()
+	l.giveAddress(l.node.V6)
+	l.restore(saved)
+	l.repairable()
+}
+
+func addressLoss(l *lab) {
+	saved := l.save()
+	l.broken()
+	for _, address := range l.node.Addrs() {
+		l.removeAddress(address)
+	}
+	time.Sleep(lapse)
+	for _, address := range l.node.Addrs() {
+		l.giveAddress(address)
+	}
+	l.restore(saved)
+	l.repairable()
+}
+
+func linkAndAddressLoss(l *lab) {
+	saved := l.save()
+	l.broken()
+	l.linkDown()
+	l.removeAddress(l.node.V4)
+	time.Sleep(lapse)
+	l.linkUp()
+	for _, address := range l.node.Addrs() {
+		l.giveAddress(address)
+	}
+	l.restore(saved)
+	l.repairable()
 }

@@ -86,19 +86,16 @@ func (s state) addTables(conn *nftables.Conn, keep func(name string) bool) error
 	return nil
 }
 
-// addElements adds which of the nodes an nftables set of ours holds.
-func (s state) addElements(conn *nftables.Conn, set string, nodes ...*machine) error {
-	of := &nftables.Table{Name: "plainroute", Family: nftables.TableFamilyINet}
-	elements, err := conn.GetSetElements(&nftables.Set{Table: of, Name: set})
+// addElements adds which of a peer's addresses an nftables set of ours holds.
+func (s state) addElements(conn *nftables.Conn, set string, peer *machine) error {
+	elements, err := conn.GetSetElements(&nftables.Set{Table: ourTable(), Name: set})
 	if err != nil {
 		return fmt.Errorf("listing the elements of %s: %w", set, err)
 	}
 	for _, element := range elements {
-		for _, node := range nodes {
-			for _, address := range node.Addrs() {
-				if string(element.Key) == string(address.AsSlice()) {
-					s[fmt.Sprintf("%s in set %s", address, set)] = ""
-				}
+		for _, address := range peer.Addrs() {
+			if string(element.Key) == string(address.AsSlice()) {
+				s[fmt.Sprintf("%s in set %s", address, set)] = ""
 			}
 		}
 	}

@@ -163,22 +163,31 @@ func (m *machine) goesVia(peer *machine, addresses ...netip.Addr) error {
 
 // reports tells whether the agent's /status lacks a problem about a Node: "" is any.
 func (m *machine) reports(ctx context.Context, node string, reason topology.Reason) error {
-	_, body, err := m.Get(ctx, "/status")
+	problems, err := m.problems(ctx)
 	if err != nil {
 		return err
+	}
+	for _, problem := range problems {
+		if problem.Reason == reason && (node == "" || problem.Node == node) {
+			return nil
+		}
+	}
+	return fmt.Errorf("/status of %s has no %s about %q, but %v", m.Name, reason, node, problems)
+}
+
+// problems are those of the agent's /status.
+func (m *machine) problems(ctx context.Context) ([]topology.Problem, error) {
+	_, body, err := m.Get(ctx, "/status")
+	if err != nil {
+		return nil, err
 	}
 	var report struct {
 		Problems []topology.Problem `json:"problems"`
 	}
 	if err := json.Unmarshal([]byte(body), &report); err != nil {
-		return fmt.Errorf("reading /status of %s: %w", m.Name, err)
+		return nil, fmt.Errorf("reading /status of %s: %w", m.Name, err)
 	}
-	for _, problem := range report.Problems {
-		if problem.Reason == reason && (node == "" || problem.Node == node) {
-			return nil
-		}
-	}
-	return fmt.Errorf("/status of %s has no %s about %q, but %v", m.Name, reason, node, report.Problems)
+	return report.Problems, nil
 }
 
 // awaitReport waits until the node's agent reports a problem.

@@ -1,0 +1,226 @@
+package faults
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+func conflictFaults() []fault {
+	return []fault{
+		{
+			name:   "a foreign route to a peer's pods, preferred to ours, comes and goes",
+			answer: "it is reported and left alone; ours carries the traffic the instant it goes",
+			strike: func(l *lab) { l.foreignRoute(addForeign, cluster.Router4, 0) },
+			times:  2, within: healLimit, loses: untilRepaired, repaired: noConflict,
+		},
+		{
+			name:   "a foreign route at our own metric, before ours",
+			answer: "it is reported and left alone, and so is ours",
+			strike: func(l *lab) { l.foreignRoute(prependForeign, l.peer.V4, topology.MetricPeer) },
+			times:  2, within: healLimit, repaired: noConflict,
+		},
+		{
+			name:   "a foreign route at our own metric, after ours",
+			answer: "it is reported and left alone, and so is ours",
+			strike: func(l *lab) { l.foreignRoute(appendForeign, cluster.Router4, topology.MetricPeer) },
+			times:  2, within: healLimit, repaired: noConflict,
+		},
+		{
+			name:    "a foreign next hop appended to an IPv6 route of ours",
+			answer:  "it is reported and left alone; after it ours is as it was",
+			prepare: (*lab).join,
+			strike:  appendNextHop, times: 2, within: healLimit, repaired: noConflict,
+		},
+		{
+			name:    "a Node leaves whose IPv6 route has got a foreign next hop, and comes back when that is gone",
+			answer:  "our next hop goes and the foreign one stays; then there is a route of ours again",
+			prepare: (*lab).join,
+			strike:  leaveNextHop, within: healLimit, repaired: noConflict,
+		},
+		{
+			name:    "IPv6 forwarding switched on under a default route of a router's advertisement",
+			answer:  "the route stays: `accept_ra` is 2 before forwarding is on",
+			prepare: func(l *lab) { l.advertise() },
+			strike:  forwardAgain, within: startLimit, loses: untilRepaired,
+		},
+	}
+}
+
+// noConflict tells whether anything of a conflict is left.
+func noConflict(l *lab) error {
+	if err := l.checkNoProblem(topology.RouteConflict); err != nil {
+		return err
+	}
+	return l.joinedRouted()
+}
+
+// The three ways to add a route that shares others' key, by what `ip route` calls them.
+func addForeign(handle *netlink.Handle, route *netlink.Route) error { return handle.RouteAdd(route) }
+
+func prependForeign(handle *netlink.Handle, route *netlink.Route) error {
+	return handle.RouteAddEcmp(route)
+}
+
+func appendForeign(handle *netlink.Handle, route *netlink.Route) error {
+	return handle.RouteAppend(route)
+}
+
+// foreignRoute adds somebody's route to the peer's pods, waits until the agent has reported it, and takes it away.
+func (l *lab) foreignRoute(add func(*netlink.Handle, *netlink.Route) error, gateway netip.Addr, metric int) {
+	l.t.Helper()
+	route := &netlink.Route{
+		Dst: ipNet(l.peer.Subnets[0]), Gw: gateway.AsSlice(), Priority: metric, Protocol: unix.RTPROT_BIRD,
+	}
+	l.must(add(l.node.Handle(), route))
+	l.await(func() error { return l.checkProblem(topology.RouteConflict, gateway.String()) })
+	l.must(l.checkOurs())
+	l.must(l.node.Handle().RouteDel(route))
+	l.repairable()
+}
+
+// appendNextHop makes one route of two next hops out of ours to the pods of who joined, and undoes it.
+func appendNextHop(l *lab) {
+	hop := l.appendHop()
+	time.Sleep(lapse)
+	l.must(l.checkHops(netip.MustParseAddr(l.joined[0].Addresses[1]), cluster.Router6))
+	l.must(l.node.Handle().RouteDel(hop))
+	l.repairable()
+}
+
+func leaveNextHop(l *lab) {
+	hop := l.appendHop()
+	l.must(l.site.Unforge(l.within(limit), l.joined[0].Forgery))
+	l.await(func() error { return l.checkHops(cluster.Router6) })
+	l.must(l.node.Handle().RouteDel(hop))
+	l.must(l.site.Forge(l.within(limit), l.joined[0].Forgery))
+	l.repairable()
+}
+
+// appendHop adds a foreign next hop, which the kernel merges with ours, to the route to a Node that joined, and waits
+// until the agent has reported it.
+func (l *lab) appendHop() *netlink.Route {
+	l.t.Helper()
+	subnet := l.joined[0].subnets[1]
+	hop := &netlink.Route{
+		Dst: ipNet(subnet), Gw: cluster.Router6.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index,
+		Priority: topology.MetricPeer, Protocol: unix.RTPROT_BIRD,
+	}
+	l.await(l.joinedRouted)
+	l.must(l.node.Handle().RouteAppend(hop))
+	l.await(func() error { return l.checkProblem(topology.RouteConflict, subnet.String()) })
+	return hop
+}
+
+// checkHops tells if the gateways to the pods of the Node that joined are not those wanted.
+func (l *lab) checkHops(want ...netip.Addr) error {
+	routes, err := l.node.dump(unix.AF_INET6)
+	if err != nil {
+		return err
+	}
+	var hops []netip.Addr
+	for _, route := range routes {
+		if route.Dst.String() != l.joined[0].subnets[1].String() {
+			continue
+		}
+		gateways := []net.IP{route.Gw}
+		for _, hop := range route.MultiPath {
+			gateways = append(gateways, hop.Gw)
+		}
+		for _, gateway := range gateways {
+			if hop, ok := netip.AddrFromSlice(gateway); ok {
+				hops = append(hops, hop)
+			}
+		}
+	}
+	if slices.SortFunc(hops, netip.Addr.Compare); !slices.Equal(hops, slices.SortedFunc(slices.Values(want), netip.Addr.Compare)) {
+		return fmt.Errorf("the gateways to %s are %v; want %v", l.joined[0].subnets[1], hops, want)
+	}
+	return nil
+}
+
+// advertise gives the node, in place of its static IPv6 default route, one from a router's advertisement (RFC 4861,
+// 4.2), which is sent to it alone: other labs are on the LAN too.
+func (l *lab) advertise() {
+	l.t.Helper()
+	l.must(l.node.Sysctl("net/ipv6/conf/"+uplink+"/accept_ra", "1"))
+	l.flush(func(route netlink.Route) bool { return route.Family == unix.AF_INET6 && route.Dst.String() == "::/0" })
+	l.must(l.site.LAN.Do(func() error { return sendAdvertisement(l.linkLocal()) }))
+	l.await(l.checkDefault)
+}
+
+// linkLocal is the node's link-local address on the LAN.
+func (l *lab) linkLocal() net.IP {
+	l.t.Helper()
+	addresses, err := l.node.Handle().AddrList(l.link(uplink), unix.AF_INET6)
+	l.must(err)
+	for _, address := range addresses {
+		if address.IP.IsLinkLocalUnicast() {
+			return address.IP
+		}
+	}
+	l.t.Fatal("the uplink has no link-local address")
+	return nil
+}
+
+func sendAdvertisement(to net.IP) error {
+	conn, err := icmp.ListenPacket("ip6:ipv6-icmp", "::")
+	if err != nil {
+		return fmt.Errorf("opening a raw ICMPv6 socket: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.IPv6PacketConn().SetHopLimit(255); err != nil {
+		return fmt.Errorf("setting the hop limit: %w", err)
+	}
+	body := []byte{
+		64, 0, // hop limit of senders, no flags
+		0x07, 0x08, // a router for 1800 s
+		0, 0, 0, 0, 0, 0, 0, 0, // timers: not specified
+	}
+	message := icmp.Message{Type: ipv6.ICMPTypeRouterAdvertisement, Body: &icmp.RawBody{Data: body}}
+	packet, err := message.Marshal(nil)
+	if err != nil {
+		return fmt.Errorf("making an advertisement: %w", err)
+	}
+	if _, err := conn.WriteTo(packet, &net.IPAddr{IP: to, Zone: "lan0"}); err != nil {
+		return fmt.Errorf("sending an advertisement: %w", err)
+	}
+	return nil
+}
+
+// checkDefault tells if the default route of the advertisement is missing.
+func (l *lab) checkDefault() error {
+	routes, err := l.node.dump(unix.AF_INET6)
+	if err != nil {
+		return err
+	}
+	for _, route := range routes {
+		if route.Protocol == unix.RTPROT_RA && route.Dst.String() == "::/0" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has no default route of a router's advertisement", l.node.Name)
+}
+
+// forwardAgain puts the settings to what they are after a boot and starts the agent.
+func forwardAgain(l *lab) {
+	l.must(l.node.StopAgent(unix.SIGTERM))
+	l.broken()
+	l.must(l.node.Sysctl("net/ipv6/conf/all/forwarding", "0"))
+	l.must(l.node.Sysctl("net/ipv6/conf/"+uplink+"/accept_ra", "1"))
+	l.must(l.checkDefault())
+	l.repairable()
+	l.must(l.node.StartAgent(l.options))
+	l.must(l.node.WaitReady(l.within(limit)))
+	l.must(l.checkDefault())
+}

@@ -1,0 +1,101 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+const (
+	rivalInterval = 100 * time.Millisecond
+	rivalTime     = 20 * time.Second
+	// rivalCPU is how much of a processor the agent may use meanwhile.
+	rivalCPU = 0.05
+	// truceLimit bounds the repair after a rival gave up: the next of the agent's tries, which it makes every two seconds.
+	truceLimit = 3 * time.Second
+)
+
+func rivalFaults() []fault {
+	return []fault{
+		{
+			name:    "a rival deletes a route of ours every 100 ms, for 20 s",
+			answer:  "after 20 repairs the route is put back every 2 s, which is reported; other routes never wait",
+			prepare: (*lab).join,
+			strike:  deletingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
+		},
+		{
+			name:    "a rival overwrites a route of ours every 100 ms, for 20 s",
+			answer:  "it is reported and left alone; ours is back when the rival's is gone",
+			prepare: (*lab).join,
+			strike:  overwritingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
+		},
+	}
+}
+
+func deletingRival(l *lab) {
+	l.fight(func() { l.deleteOurs(l.joined[0].subnets[0]) })
+	l.must(l.checkProblem(topology.Contested, l.joined[0].subnets[0].String()))
+	if told := l.countLog("Repaired again and again"); told < 1 || told > 2 {
+		l.t.Errorf("the log tells of the rival %d times in %s; want once a minute", told, rivalTime)
+	}
+	l.repairable()
+}
+
+// overwritingRival is `ip route replace` with our own key, which deletes ours without a notice of it.
+func overwritingRival(l *lab) {
+	route := &netlink.Route{
+		Dst: ipNet(l.joined[0].subnets[0]), Gw: l.peer.V4.AsSlice(), Priority: topology.MetricPeer,
+		Protocol: unix.RTPROT_BIRD,
+	}
+	l.fight(func() { l.must(l.node.Handle().RouteReplace(route)) })
+	l.must(l.checkProblem(topology.RouteConflict, l.joined[0].subnets[0].String()))
+	l.must(l.node.Handle().RouteDel(route))
+	l.repairable()
+}
+
+// fight makes a rival go on for a while, and fails the test if the agent works itself up over it.
+func (l *lab) fight(blow func()) {
+	l.t.Helper()
+	used, end := l.cpuTime(), time.Now().Add(rivalTime)
+	for time.Now().Before(end) {
+		blow()
+		time.Sleep(rivalInterval)
+	}
+	share := float64(l.cpuTime()-used) / float64(rivalTime)
+	l.t.Logf("the agent used %.1f %% of a processor", 100*share)
+	if share > rivalCPU {
+		l.t.Errorf("want at most %.0f %%", 100*rivalCPU)
+	}
+}
+
+// cpuTime is what the agent has used so far: utime and stime of /proc/PID/stat, in clock ticks of 10 ms (proc_pid_stat(5)).
+func (l *lab) cpuTime() time.Duration {
+	l.t.Helper()
+	const utime, stime, tick = 11, 12, 10 * time.Millisecond // of the fields after the command's name
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", l.node.AgentPID()))
+	l.must(err)
+	_, rest, _ := strings.Cut(string(content), ") ")
+	fields := strings.Fields(rest)
+	var ticks int
+	for _, field := range []string{fields[utime], fields[stime]} {
+		count, err := strconv.Atoi(field)
+		l.must(err)
+		ticks += count
+	}
+	return time.Duration(ticks) * tick
+}
+
+// countLog counts the lines of the agent's log that hold a text.
+func (l *lab) countLog(text string) int {
+	l.t.Helper()
+	content, err := os.ReadFile(l.node.LogFile())
+	l.must(err)
+	return strings.Count(string(content), text)
+}
