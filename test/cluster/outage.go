@@ -21,6 +21,12 @@ const apiServer = "kube-apiserver"
 // KillAPIServer ends the API server as kill -9 does; etcd stays. StartAPIServer starts it again.
 func (c *Cluster) KillAPIServer() error { return c.plane.kill() }
 
+// APIServerRunning reports whether the API server's process is there.
+func (c *Cluster) APIServerRunning() bool {
+	_, _, err := findChild(apiServer)
+	return err == nil
+}
+
 // PauseAPIServer stops the API server without ending it: its connections stay and nobody answers on them.
 func (c *Cluster) PauseAPIServer() error { return c.plane.signal(syscall.SIGSTOP) }
 

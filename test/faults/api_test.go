@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"syscall"
@@ -20,6 +22,7 @@ const (
 func apiFaults() []fault {
 	return []fault{
 		apiKilled(),
+		apiPaused(),
 		{
 			name: "one route deleted while the API server is away", answer: "it is put back",
 			prepare: (*lab).useGate,
@@ -81,6 +84,7 @@ func apiKilled() fault {
 			gone := l.crowd[0].subnets[0]
 			l.must(l.node.AwaitRoute(l.within(limit), gone))
 			l.must(l.site.KillAPIServer())
+			l.t.Cleanup(l.reviveAPIServer)
 			back := time.Now().Add(outage)
 			took, err := l.node.Heal(l.within(limit), gone)
 			l.must(err)
@@ -97,6 +101,37 @@ func apiKilled() fault {
 			_, err = l.peer.CNIConfig()
 			l.must(err)
 			l.must(l.site.StartAPIServer())
+			l.must(l.site.AwaitAPIServer(l.within(limit)))
+			l.repairable()
+			l.join()
+		},
+		repaired: (*lab).joinedRouted, within: returnLimit, loses: nothing, alone: true, slow: true,
+	}
+}
+
+// reviveAPIServer is for who comes after a fault that failed.
+func (l *lab) reviveAPIServer() {
+	if l.site.APIServerRunning() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if err := errors.Join(l.site.StartAPIServer(), l.site.AwaitAPIServer(ctx)); err != nil {
+		l.t.Error(err)
+	}
+}
+
+// apiPaused is an API server whose connections stay, and nobody answers on them.
+func apiPaused() fault {
+	return fault{
+		name: "the API server stopped for 60 s, its connections open", answer: waits,
+		strike: func(l *lab) {
+			// Whatever fails here, those who come after need an API server.
+			l.t.Cleanup(func() { l.must(l.site.ResumeAPIServer()) })
+			l.must(l.site.PauseAPIServer())
+			time.Sleep(outage)
+			l.must(l.checkOurs())
+			l.must(l.site.ResumeAPIServer())
 			l.must(l.site.AwaitAPIServer(l.within(limit)))
 			l.repairable()
 			l.join()

@@ -99,6 +99,7 @@ func begunEarly(name string, options cluster.AgentOptions) fault {
 			}
 			return nil
 		},
-		within: time.Second, loses: nothing,
+		// Who was asked for before the pod was there is asked for again after a second (net/ipv4/neigh/default/retrans_time_ms).
+		within: 3 * time.Second, loses: nothing,
 	}
 }
