@@ -12,6 +12,9 @@ import (
 // unmoved is the answer to every claim to what is another's.
 const unmoved = "nobody else's route moves"
 
+// anAge makes a Node object older than the next: the API server tells ages in seconds.
+const anAge = 1100 * time.Millisecond
+
 // claimFaults are Nodes that say what they have no business saying.
 func claimFaults() []fault {
 	return []fault{
@@ -26,11 +29,26 @@ func claimFaults() []fault {
 		claimed("an older Node takes a younger one's subnet", func(l *lab) {
 			l.crowd = l.newcomers(1)
 			l.forge(cluster.Forgery{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
-			// The API server tells ages in seconds.
-			time.Sleep(1100 * time.Millisecond)
+			time.Sleep(anAge)
 		}, func(l *lab) {
 			l.must(l.site.Assign(l.within(limit), l.crowd[0].Name, l.peer.Subnets...))
 			l.awaitReport(l.node, l.crowd[0].Name, topology.PodCIDRDisputed)
+		}),
+		claimed("an older Node takes a peer's address, then its subnet, then its own address again", func(l *lab) {
+			l.crowd = l.newcomers(1)
+			l.forge(cluster.Forgery{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
+			time.Sleep(anAge)
+		}, func(l *lab) {
+			thief := l.crowd[0]
+			l.must(l.site.Claim(l.within(limit), thief.Name, l.peer.Addrs()...))
+			l.must(l.site.Assign(l.within(limit), thief.Name, l.peer.Subnets...))
+			l.run(after)
+			var own []netip.Addr
+			for _, address := range thief.Addresses {
+				own = append(own, netip.MustParseAddr(address))
+			}
+			l.must(l.site.Claim(l.within(limit), thief.Name, own...))
+			l.awaitReport(l.node, thief.Name, topology.PodCIDRDisputed)
 		}),
 		claimed("a cloned machine claims our address", nil, func(l *lab) {
 			clone := l.newcomers(1)[0].Forgery
