@@ -35,6 +35,8 @@ func Refused(code, retryAfter int) Trouble {
 func refusal(code int) *metav1.Status {
 	reason := map[int]metav1.StatusReason{
 		http.StatusInternalServerError: metav1.StatusReasonInternalError,
+		http.StatusUnauthorized:        metav1.StatusReasonUnauthorized,
+		http.StatusForbidden:           metav1.StatusReasonForbidden,
 		http.StatusTooManyRequests:     metav1.StatusReasonTooManyRequests,
 		http.StatusServiceUnavailable:  metav1.StatusReasonServiceUnavailable,
 		http.StatusGone:                metav1.StatusReasonExpired,

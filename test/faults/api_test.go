@@ -35,6 +35,8 @@ func apiFaults() []fault {
 		},
 		startedWithout(),
 		misbehaving("answers 500", cluster.Refused(http.StatusInternalServerError, 0), 3),
+		misbehaving("answers 401, it does not know us any more", cluster.Refused(http.StatusUnauthorized, 0), 3),
+		misbehaving("answers 403, we may not read Nodes any more", cluster.Refused(http.StatusForbidden, 0), 3),
 		misbehaving("answers 429 and asks to come back in a second", cluster.Refused(http.StatusTooManyRequests, 1), 2),
 		misbehaving("answers 503", cluster.Refused(http.StatusServiceUnavailable, 0), 3),
 		misbehaving("answers 410, resource version too old", cluster.Refused(http.StatusGone, 0), 3),
@@ -205,6 +207,17 @@ func listFaults() []fault {
 		untrue("a list that lost 13 of 13 peers", false, 12, isOther, cluster.WithoutStreaming, topology.PruneHeld),
 		untrue("a stream that lost 13 of 13 peers", false, 12, isOther, streamed, topology.PruneHeld),
 		staleAfterRestart(isOther),
+		trulyGone("12 of 13 Nodes deleted while the API server does not answer", func(l *lab, leave func()) {
+			l.proxy.Misbehave(cluster.Hanging)
+			leave()
+			l.proxy.Misbehave(nil)
+		}),
+		trulyGone("Nodes deleted while the agent was away, and a list from the cache of its API server", func(l *lab, leave func()) {
+			l.must(l.node.StopAgent(syscall.SIGTERM))
+			l.proxy.Misbehave(cluster.WithoutStreaming(nil))
+			leave()
+			l.must(l.node.StartAgent(l.options))
+		}),
 	}
 }
 
@@ -246,4 +259,25 @@ func staleAfterRestart(hide func(*lab) func(string) bool) fault {
 		untilStart(l)
 	}
 	return f
+}
+
+// trulyGone are many Nodes that leave while the agent doesn't see it: what it would not believe is true.
+func trulyGone(name string, unseen func(l *lab, leave func())) fault {
+	return fault{
+		name: name, answer: "their routes go, once a list from etcd has confirmed it",
+		prepare: func(l *lab) {
+			l.useProxy()
+			l.crowd = l.newcomers(12)
+			l.forge(forgeriesOf(l.crowd)...)
+		},
+		strike: func(l *lab) {
+			l.await(func() error { return l.crowdHas(2 * len(l.crowd)) })
+			l.observe()
+			unseen(l, func() { l.must(l.site.UnforgeAll(l.within(limit), forgeriesOf(l.crowd))) })
+			l.repairable()
+		},
+		repaired: func(l *lab) error { return l.crowdHas(0) },
+		finally:  func(l *lab) { l.checkUnmoved() },
+		within:   returnLimit, loses: nothing,
+	}
 }
