@@ -142,7 +142,11 @@ func TestFaults(t *testing.T) {
 		write(t, *table, book.String())
 	}
 	if *update && !t.Failed() {
-		write(t, "../../docs/faults.md", book.page())
+		page, err := book.page()
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, "../../docs/faults.md", page)
 	}
 }
 

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -65,8 +66,8 @@ func (l *lab) restart(signal syscall.Signal, meanwhile func()) {
 	l.must(l.node.WaitReady(l.within(limit)))
 }
 
-// killAtRandom keeps passes going by taking away routes that no traffic needs, to a Node that is there in name only.
-// Every second agent is killed while it starts.
+// killAtRandom keeps passes going by taking away what no traffic needs at that moment: routes to a Node that is there in
+// name only, and the CNI config. Every second agent is killed while it starts.
 func killAtRandom(l *lab) {
 	for life := range 50 {
 		moment := rand.N(30 * time.Millisecond)
@@ -88,6 +89,9 @@ func (l *lab) disturbUntil(killed <-chan error) {
 	l.t.Helper()
 	for {
 		l.deleteOurs(l.joined[0].subnets[rand.IntN(2)])
+		if err := os.Remove(l.config()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			l.t.Fatal(err)
+		}
 		select {
 		case err := <-killed:
 			l.must(err)

@@ -42,17 +42,16 @@ func (b *logbook) faults(want func(fault) bool) []fault {
 // String is a line for each fault that was measured.
 func (b *logbook) String() string {
 	var text strings.Builder
-	for _, section := range b.sections {
-		fmt.Fprintf(&text, "%-10s %-8s %-12s %s\n", "repaired", "within", "lost", section.title)
-		for _, f := range section.faults {
-			if m := b.measured[f.name]; m != nil {
-				lost := fmt.Sprintf("%d of %d", m.lost, m.mayLose)
-				fmt.Fprintf(&text, "%-10s %-8s %-12s %s\n", short(m.repair), f.within, lost, f.name)
-			}
-		}
+	fmt.Fprintf(&text, "%-10s %-8s %-12s %s\n", "repaired", "within", "lost", "fault")
+	for _, f := range b.faults(b.isMeasured) {
+		m := b.measured[f.name]
+		lost := fmt.Sprintf("%d of %d", m.lost, m.mayLose)
+		fmt.Fprintf(&text, "%-10s %-8s %-12s %s\n", short(m.repair), f.within, lost, f.name)
 	}
 	return text.String()
 }
+
+func (b *logbook) isMeasured(f fault) bool { return b.measured[f.name] != nil }
 
 const header = `# Faults
 
@@ -61,32 +60,38 @@ makes every one of these faults happen, test/faults, in network namespaces with 
 while pods of two nodes ping each other 100 times a second each way, over IPv4 and IPv6. This one was measured on
 %s with %d cores; ` + "`make faults-doc`" + ` measures again.
 
-- *Repaired*: from the moment when the agent can do something about it until everything of the agent's is as it was,
-  in the kernel and on disk. The longest of all repetitions, and the bound that fails the test; bounds leave room for
-  machines under load.
-- *Lost*: packets of the flow that lost most, in all repetitions, of 100 a second. Where the bound is 0 none may be
-  lost. Elsewhere the fault itself cuts the traffic, and the bound follows from how long the repair took.
+- *Repaired*: the time from the moment when the agent can do something about it until everything of the agent's is as
+  it should be, in the kernel and on disk, read every millisecond; the longest of all repetitions. *Within* is the
+  bound, above which the suite fails: it leaves room for machines under load.
+- *Lost*: packets of the flow that lost most, in all repetitions together. Where *of at most* is 0, none may be lost.
+  Elsewhere the fault itself cuts the traffic, and the bound is the time from the cut to the end of the repair, and two
+  packets more for each repetition.
 
-After each fault all that is not plainroute's is byte for byte as before: routes in the main table and in others, nftables
-tables, settings, files.
+After each fault all that is not plainroute's is byte for byte as before, which the suite compares: routes of the main
+table and of others, nftables tables, settings, files.
 `
 
 // page is docs/faults.md.
-func (b *logbook) page() string {
+func (b *logbook) page() (string, error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, header, kernel(), runtime.NumCPU())
 	for _, section := range b.sections {
 		fmt.Fprintf(&text, "\n## %s\n\n| fault | what happens | repaired | within | lost | of at most |\n"+
 			"| --- | --- | ---: | ---: | ---: | ---: |\n", section.title)
 		for _, f := range section.faults {
-			if m := b.measured[f.name]; m != nil {
-				fmt.Fprintf(&text, "| %s%s | %s | %s | %s | %d | %d |\n",
-					f.name, repetitions(f.times), f.answer, short(m.repair), f.within, m.lost, m.mayLose)
+			m := b.measured[f.name]
+			if m == nil {
+				return "", fmt.Errorf("writing the page: not measured: %s", f.name)
 			}
+			fmt.Fprintf(&text, "| %s%s | %s | %s | %s | %d | %d |\n",
+				sentence(f.name), repetitions(f.times), f.answer, short(m.repair), f.within, m.lost, m.mayLose)
 		}
 	}
-	return text.String()
+	return text.String(), nil
 }
+
+// sentence begins with a capital letter.
+func sentence(name string) string { return strings.ToUpper(name[:1]) + name[1:] }
 
 func repetitions(times int) string {
 	if times > 1 {

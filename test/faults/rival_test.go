@@ -18,6 +18,8 @@ const (
 	rivalTime     = 20 * time.Second
 	// rivalCPU is how much of a processor the agent may use meanwhile.
 	rivalCPU = 0.05
+	// freeRepairs is how many times in a row the agent repairs a thing at once.
+	freeRepairs = 20
 	// truceLimit bounds the repair after a rival gave up: the next of the agent's tries, which it makes every two seconds.
 	truceLimit = 3 * time.Second
 )
@@ -44,6 +46,9 @@ func deletingRival(l *lab) {
 	l.must(l.checkProblem(topology.Contested, l.joined[0].subnets[0].String()))
 	if told := l.countLog("Repaired again and again"); told < 1 || told > 2 {
 		l.t.Errorf("the log tells of the rival %d times in %s; want once a minute", told, rivalTime)
+	}
+	if err := l.checkRepairs("route", freeRepairs); err != nil {
+		l.t.Error(err)
 	}
 	l.repairable()
 }
@@ -73,6 +78,25 @@ func (l *lab) fight(blow func()) {
 	if share > rivalCPU {
 		l.t.Errorf("want at most %.0f %%", 100*rivalCPU)
 	}
+}
+
+// checkRepairs tells if plainroute_repairs_total of a kind is less than it has to be.
+func (l *lab) checkRepairs(kind string, least float64) error {
+	page, err := l.node.Metrics(l.t.Context())
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("plainroute_repairs_total{kind=%q} ", kind)
+	for line := range strings.Lines(page) {
+		if text, found := strings.CutPrefix(line, name); found {
+			count, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+			if err == nil && count < least {
+				err = fmt.Errorf("%s is %v; want %v at least", name, count, least)
+			}
+			return err
+		}
+	}
+	return fmt.Errorf("the metrics lack %s", name)
 }
 
 // cpuTime is what the agent has used so far: utime and stime of /proc/PID/stat, in clock ticks of 10 ms (proc_pid_stat(5)).

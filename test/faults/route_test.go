@@ -36,12 +36,13 @@ func routeFaults() []fault {
 		},
 		{
 			name:   "the uplink's addresses removed and added again",
-			answer: "the same",
+			answer: "the kernel takes all routes by way of them; whoever manages the host gives back what is theirs, " +
+				"plainroute's follow",
 			strike: addressLoss, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name:   "uplink down, its addresses removed, up, and added again",
-			answer: "the same",
+			answer: "both of the above",
 			strike: linkAndAddressLoss, within: healLimit, loses: untilRepaired,
 		},
 		{
