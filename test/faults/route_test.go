@@ -35,7 +35,7 @@ func routeFaults() []fault {
 			strike: linkFlap, within: healLimit, loses: untilRepaired,
 		},
 		{
-			name:   "the uplink's addresses removed and added again",
+			name: "the uplink's addresses removed and added again",
 			answer: "the kernel takes all routes by way of them; whoever manages the host gives back what is theirs, " +
 				"plainroute's follow",
 			strike: addressLoss, within: healLimit, loses: untilRepaired,
