@@ -1,8 +1,10 @@
 package faults
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -55,7 +57,7 @@ func claimFaults() []fault {
 			clone.Addresses = []string{l.node.V4.String(), l.node.V6.String()}
 			l.forge(clone)
 			l.awaitReport(l.node, clone.Name, topology.AddressRefused)
-			l.awaitReport(l.peer, clone.Name, topology.AddressShared)
+			l.awaitShared(l.peer, clone.Name)
 		}),
 		claimed("a compromised kubelet claims everybody's addresses", func(l *lab) {
 			l.crowd = l.newcomers(1)
@@ -63,8 +65,8 @@ func claimFaults() []fault {
 		}, func(l *lab) {
 			all := slices.Concat(l.node.Addrs(), l.peer.Addrs(), []netip.Addr{cluster.Router4, cluster.Router6})
 			l.must(l.site.Claim(l.within(limit), l.crowd[0].Name, all...))
-			l.awaitReport(l.node, l.crowd[0].Name, topology.AddressShared)
-			l.awaitReport(l.peer, l.crowd[0].Name, topology.AddressShared)
+			l.awaitShared(l.node, l.crowd[0].Name)
+			l.awaitShared(l.peer, l.crowd[0].Name)
 		}),
 		claimedRange("a compromised kubelet claims a wider subnet", -8),
 		claimedRange("a compromised kubelet claims a narrower subnet", +1),
@@ -84,6 +86,25 @@ func claimed(name string, prepare, strike func(*lab)) fault {
 		finally: func(l *lab) { l.checkUnmoved() },
 		within:  joinLimit, loses: nothing,
 	}
+}
+
+// awaitShared waits until the agent reports that two Nodes, one of which is given, have one address. Under whose name it
+// does so follows from their subnets.
+func (l *lab) awaitShared(m *machine, node string) {
+	l.t.Helper()
+	l.await(func() error {
+		problems, err := m.problems(l.t.Context())
+		if err != nil {
+			return err
+		}
+		for _, problem := range problems {
+			named := problem.Node == node || strings.Contains(problem.Detail, "node "+node+";")
+			if problem.Reason == topology.AddressShared && named {
+				return nil
+			}
+		}
+		return fmt.Errorf("/status of %s does not say that %s shares an address: %v", m.Name, node, problems)
+	})
 }
 
 // claimedRange is a claim to the peer's subnets, longer or shorter by some bits.
