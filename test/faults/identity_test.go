@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -31,10 +32,12 @@ func identityFaults() []fault {
 		},
 		{
 			name: "our own address changes", answer: "the others' routes to us, and our preferred source, are replaced in place",
-			prepare:  func(l *lab) { l.giveSpare(l.node) },
-			strike:   func(l *lab) { l.claim(l.node, l.spare...) },
-			repaired: func(l *lab) error { return l.peer.goesVia(l.node, l.spare...) },
-			within:   joinLimit, loses: nothing,
+			prepare: func(l *lab) { l.giveSpare(l.node) },
+			strike:  func(l *lab) { l.claim(l.node, l.spare...) },
+			repaired: func(l *lab) error {
+				return errors.Join(l.peer.goesVia(l.node, l.spare...), l.node.comesFrom(l.peer, l.spare...))
+			},
+			within: joinLimit, loses: nothing,
 		},
 		ownSubnetChanges(),
 		leftWhileAway(),

@@ -128,8 +128,8 @@ func (l *lab) joinedRouted() error {
 	return l.checkOurs()
 }
 
-// via is the next hop of the node's route of ours to a subnet, or an error that says that there is none.
-func (m *machine) via(subnet netip.Prefix) (netip.Addr, error) {
+// route is the node's one route of ours to a subnet.
+func (m *machine) route(subnet netip.Prefix) (netlink.Route, error) {
 	family := netlink.FAMILY_V4
 	if subnet.Addr().Is6() {
 		family = netlink.FAMILY_V6
@@ -138,13 +138,33 @@ func (m *machine) via(subnet netip.Prefix) (netip.Addr, error) {
 	routes, err := m.Handle().RouteListFiltered(family, filter,
 		netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("looking for the route to %s: %w", subnet, err)
+		return netlink.Route{}, fmt.Errorf("looking for the route to %s: %w", subnet, err)
 	}
 	if len(routes) != 1 {
-		return netip.Addr{}, fmt.Errorf("%s has %d routes of ours to %s", m.Name, len(routes), subnet)
+		return netlink.Route{}, fmt.Errorf("%s has %d routes of ours to %s", m.Name, len(routes), subnet)
 	}
-	via, _ := netip.AddrFromSlice(routes[0].Gw)
-	return via.Unmap(), nil
+	return routes[0], nil
+}
+
+// via is the next hop of the node's route of ours to a subnet, or an error that says that there is none.
+func (m *machine) via(subnet netip.Prefix) (netip.Addr, error) {
+	route, err := m.route(subnet)
+	via, _ := netip.AddrFromSlice(route.Gw)
+	return via.Unmap(), err
+}
+
+// comesFrom tells whether the node's routes to a peer prefer other sources than these.
+func (m *machine) comesFrom(peer *machine, sources ...netip.Addr) error {
+	for _, subnet := range peer.Subnets {
+		route, err := m.route(subnet)
+		if err != nil {
+			return err
+		}
+		if source, _ := netip.AddrFromSlice(route.Src); !slices.Contains(sources, source.Unmap()) {
+			return fmt.Errorf("the route of %s to %s has source %s; want %v", m.Name, subnet, source, sources)
+		}
+	}
+	return nil
 }
 
 // goesVia tells whether the node's routes to a peer lead to other addresses than these.
