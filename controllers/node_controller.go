@@ -68,6 +68,7 @@ type NodeReconciler struct {
 	started   passClock
 	rivals    *rivals
 	asked     *topology.State // what the last pass wanted
+	asking    *topology.State // what this one wants, as far as it has come
 	heldSince time.Time       // when removals began to wait for a confirmation
 }
 
@@ -163,9 +164,8 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result := &status.Result{Version: r.Version, Node: r.Options.NodeName, Nodes: view.Nodes}
 	changes, err := 0, error(nil)
 	if view.Synced {
-		if changes, err = r.pass(ctx, view, result); err == nil {
-			r.asked = &result.Desired
-		}
+		changes, err = r.pass(ctx, view, result)
+		r.asked = r.asking
 	} else {
 		result.Problems = []topology.Problem{waiting(view)}
 	}
@@ -284,7 +284,11 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	if err != nil {
 		return plan.Changes{}, fmt.Errorf("observing the kernel: %w", err)
 	}
+	if r.asked != nil {
+		actual = actual.After(*r.asked)
+	}
 	result.Desired, result.Problems = topology.Desired(r.Options, host, view.Nodes, actual)
+	r.asking = &result.Desired
 	changes := r.rivals.hold(plan.Diff(result.Desired, actual))
 	r.Metrics.observed(actual, result.Desired)
 	changes, held := r.prune(view, changes, actual)

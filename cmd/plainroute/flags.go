@@ -172,8 +172,23 @@ func (f *networkFlags) restConfig() (*rest.Config, error) {
 	}
 	config.QPS = -1
 	config.DisableCompression = true // unpacking costs more than a LAN carries
+	noticeDeadConnections()
 	config.UserAgent = "plainroute/" + version
 	return config, nil
+}
+
+// noticeDeadConnections has a connection to the API server asked for a sign of life
+// once it has been silent for so many seconds, and given up for dead after so many
+// more. A load balancer that has forgotten it says nothing, and client-go's own 30
+// and 15 would leave us blind for that long. It takes them from the environment
+// (net.ConfigureHTTP2Transport of k8s.io/apimachinery), where an operator's stay.
+func noticeDeadConnections() {
+	const seconds = "5"
+	for _, name := range []string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS", "HTTP2_PING_TIMEOUT_SECONDS"} {
+		if _, set := os.LookupEnv(name); !set {
+			_ = os.Setenv(name, seconds)
+		}
+	}
 }
 
 // apiServers returns the API server's address, where the config has one rather

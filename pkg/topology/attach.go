@@ -57,14 +57,17 @@ func (b *builder) addresses() {
 	if conf == nil || len(conf.Subnets) == 0 || !slices.ContainsFunc(b.host.Links, func(l Link) bool { return l.Name == b.opts.Bridge }) {
 		return
 	}
-	kept := slices.DeleteFunc(slices.Clone(b.actual.Addresses), func(a Address) bool {
-		return a.Dev != conf.Bridge || b.gateway(a.Prefix)
-	})
+	addrs := make([]Address, 0, len(conf.Subnets)+len(b.actual.Addresses))
 	for _, p := range conf.Subnets {
-		kept = append(kept, Address{conf.Bridge, netip.PrefixFrom(Gateway(p), p.Bits())})
+		addrs = append(addrs, Address{conf.Bridge, netip.PrefixFrom(Gateway(p), p.Bits())})
 	}
-	slices.SortFunc(kept, Address.Compare)
-	b.desired.Addresses = kept
+	for _, a := range b.actual.Addresses {
+		if a.Dev == conf.Bridge && !b.gateway(a.Prefix) && !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	slices.SortFunc(addrs, Address.Compare)
+	b.desired.Addresses = addrs
 }
 
 // gateway tells whether an address is of the shape that the stock plugin gives a

@@ -206,6 +206,7 @@ func (b *builder) settle(claims []claim) {
 		b.grant(b.dispute(claims[:n]))
 		claims = claims[n:]
 	}
+	b.desired.granted = b.claims
 	b.shared()
 }
 
@@ -229,7 +230,7 @@ func (b *builder) dispute(claims []claim) claim {
 }
 
 func (b *builder) grant(c claim) {
-	if older := b.judge.hides(&c); older != nil && !b.incumbent(&c) {
+	if older := b.judge.hides(&c); older != nil && !b.granted(&c) && !b.incumbent(&c) {
 		b.report(Problem{
 			Node: c.node.Name, Reason: PodCIDRRefused,
 			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
@@ -240,6 +241,9 @@ func (b *builder) grant(c claim) {
 }
 
 func (b *builder) better(c, than *claim) bool {
+	if granted := b.granted(c); granted != b.granted(than) {
+		return granted
+	}
 	if inc := b.incumbent(c); inc != b.incumbent(than) {
 		return inc
 	}
@@ -247,6 +251,13 @@ func (b *builder) better(c, than *claim) bool {
 		return held
 	}
 	return c.node.older(than.node)
+}
+
+// granted tells whether this very Node had the subnet before, whatever became of
+// its address since.
+func (b *builder) granted(c *claim) bool {
+	i, ok := slices.BinarySearchFunc(b.actual.granted, c.subnet, func(g claim, p netip.Prefix) int { return ComparePrefix(g.subnet, p) })
+	return ok && b.actual.granted[i].node.Name == c.node.Name && b.actual.granted[i].node.UID == c.node.UID
 }
 
 // held tells whether our table sends the subnet to an InternalIP of this Node,

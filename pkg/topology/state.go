@@ -23,6 +23,16 @@ type State struct {
 	Masquerade *Masquerade `json:"masquerade,omitempty"`
 	// CNI is our CNI config; nil: none.
 	CNI *CNI `json:"cni,omitempty"`
+
+	granted []claim // who has which pod subnet, sorted by subnet
+}
+
+// After returns what is there in the light of what was desired before: whom a pod
+// subnet was granted to is not written in the kernel, which knows a Node by its
+// address alone, and that may change.
+func (s State) After(desired State) State {
+	s.granted = desired.granted
+	return s
 }
 
 // RouteType is rtm_type of rtnetlink(7), in the words of ip-route(8).

@@ -182,14 +182,14 @@ func (m *machine) ready(l *lab) error {
 func forgotten() fault {
 	return fault{
 		name:    "the connection to the API server is forgotten by what is in between",
-		answer:  "all stays; the agent notices within 45 s that nobody answers, and connects anew",
+		answer:  "all stays; the agent notices within 10 s that nobody answers, and connects anew",
 		prepare: (*lab).useGate,
 		strike: func(l *lab) {
 			l.gate.Forget()
 			l.join()
 			l.repairable()
 		},
-		repaired: (*lab).joinedRouted, within: 50 * time.Second, loses: nothing, slow: true,
+		repaired: (*lab).joinedRouted, within: 15 * time.Second, loses: nothing, slow: true,
 	}
 }
 

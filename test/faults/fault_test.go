@@ -27,6 +27,7 @@ func sections() []section {
 		{"What the API server says", listFaults()},
 		{"Nodes that come, go and change", identityFaults()},
 		{"Nodes that claim what is others'", claimFaults()},
+		{"Nodes that wait for a peer's address to change", stolenFaults()},
 	}
 }
 

@@ -1,0 +1,59 @@
+package topology
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// Who has a subnet keeps it while its address changes, whoever else claims it: an
+// older Node, or one that calls the former address its own.
+func TestSubnetStaysWithItsNode(t *testing.T) {
+	subnet := netip.MustParsePrefix("10.244.2.0/24")
+	claimant := func(name string, age time.Duration, addrs ...string) *Node {
+		n := &Node{Name: name, UID: "uid of " + name, Created: time.Unix(1e9, 0).Add(-age), PodCIDRs: []netip.Prefix{subnet}}
+		for _, a := range addrs {
+			n.Addrs = append(n.Addrs, netip.MustParseAddr(a))
+		}
+		return n
+	}
+	own := claimant("node1", time.Hour, "192.168.1.11")
+	own.PodCIDRs[0] = netip.MustParsePrefix("10.244.1.0/24")
+	opts, host := parseOptions(t, ""), parseHost(t, defaultHost)
+	pass := func(before State, nodes ...*Node) State {
+		t.Helper()
+		actual := before
+		actual.Sysctls = allSysctls("eth0").Sysctls
+		state, _ := Desired(opts, host, append(nodes, own), actual.After(before))
+		return state
+	}
+	owner := claimant("owner", time.Hour, "192.168.1.12")
+	for name, thief := range map[string]*Node{
+		"an older Node":                claimant("thief", 9*time.Hour, "192.168.1.66"),
+		"one with the former address":  claimant("thief", time.Minute, "192.168.1.12"),
+		"one with the former one, too": claimant("thief", time.Minute, "192.168.1.66", "192.168.1.12"),
+		"an older one with both":       claimant("thief", 9*time.Hour, "192.168.1.12", "192.168.1.66"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			state := pass(State{}, owner)
+			state = pass(state, owner, thief)
+			moved := claimant("owner", time.Hour, "192.168.1.13")
+			for range 2 {
+				state = pass(state, moved, thief)
+				if got := state.Routes[1].Via.String(); got != "192.168.1.13" {
+					t.Fatalf("the subnet is routed to %s", got)
+				}
+			}
+			away := claimant("owner", time.Hour, "172.16.0.1") // off link for a while
+			state = pass(state, away, thief)
+			if len(state.Routes) != 1 {
+				t.Errorf("while the owner is off link, routes are %v", state.Routes)
+			}
+			again := claimant("owner", time.Hour, "192.168.1.13")
+			again.UID = "another"
+			if state = pass(state, again); len(state.Routes) != 2 {
+				t.Errorf("made again, and alone, the Node gets no route: %v", state.Routes)
+			}
+		})
+	}
+}
