@@ -10,65 +10,9 @@ import (
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
-// absentFor is above the two minutes after which an agent built on the manager's cache gives up (CacheSyncTimeout).
-const absentFor = 125 * time.Second
-
-// absent is a node whose agent runs from the start of the cluster on, while the API server isn't there for it.
-type absent struct {
-	node  *cluster.Node
-	gate  *cluster.Gate
-	since time.Time
-}
-
-func (f *fixture) startAbsent() (*absent, error) {
-	node, err := f.newNode()
-	if err != nil {
-		return nil, err
-	}
-	gate, err := f.gate(node)
-	if err != nil {
-		return nil, err
-	}
-	err = node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig()})
-	return &absent{node: node, gate: gate, since: time.Now()}, err
-}
-
 // gate makes a way to the API server for one node's agent.
 func (f *fixture) gate(node *cluster.Node) (*cluster.Gate, error) {
 	return f.NewGate(7000 + node.Index)
-}
-
-// Parallel tests run after all others, so the waiting of this one costs only what is left of it.
-func TestAPIServerAbsentForMinutes(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	if testing.Short() {
-		t.Skipf("waits until %s after the start; run without -short", absentFor)
-	}
-	absent := f.absent
-	if f.absent = nil; absent == nil {
-		var err error
-		absent, err = f.startAbsent()
-		must(t, err)
-	}
-	node := absent.node
-	t.Cleanup(func() {
-		absent.gate.Shut()
-		f.retire(t, node)
-	})
-	must(t, node.Register(t.Context()))
-	waitNotReady(t, node, "APIUnavailable", "connection refused")
-	hasNoConfig(t, node)
-	<-time.After(time.Until(absent.since.Add(absentFor)))
-	if !node.AgentRunning() {
-		t.Fatalf("the agent ended; end of its log:\n%s", node.LogTail(20))
-	}
-	toldOnce(t, node, "APIUnavailable")
-	must(t, absent.gate.Open())
-	comesAlive(t, node)
-	for _, peer := range f.nodes {
-		must(t, node.AwaitRoute(within(t, limit), peer.Subnets...))
-	}
 }
 
 // A lost API server changes nothing in the kernel; what happened meanwhile is seen when it is back.

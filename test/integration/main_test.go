@@ -72,7 +72,6 @@ type fixture struct {
 	nodes   []*cluster.Node
 	pods    []*cluster.Pod
 	foreign []*foreignRoutes
-	absent  *absent
 	// last is the number of the node made last: each test's nodes are new, also when it runs again (-count).
 	last int
 }
@@ -95,10 +94,7 @@ func build(config cluster.Config) (*fixture, error) {
 			return nil, err
 		}
 	}
-	if !testing.Short() {
-		f.absent, err = f.startAbsent()
-	}
-	return f, err
+	return f, nil
 }
 
 func (f *fixture) newNode() (*cluster.Node, error) {
