@@ -52,7 +52,7 @@ func conflictFaults() []fault {
 			name:    "IPv6 forwarding switched on under a default route of a router's advertisement",
 			answer:  "the route stays: `accept_ra` is 2 before forwarding is on",
 			prepare: func(l *lab) { l.advertise() },
-			strike:  forwardAgain, within: startLimit, loses: untilRepaired,
+			strike:  forwardAgain, within: startLimit, loses: untilRepaired, finally: acceptsAdvertisements,
 		},
 	}
 }
@@ -223,4 +223,15 @@ func forwardAgain(l *lab) {
 	l.must(l.node.StartAgent(l.options))
 	l.must(l.node.WaitReady(l.within(limit)))
 	l.must(l.checkDefault())
+}
+
+// acceptsAdvertisements checks the one setting that the agent changes for it.
+func acceptsAdvertisements(l *lab) {
+	const path = "ipv6/conf/" + uplink + "/accept_ra"
+	now := state{}
+	l.must(now.addSettings(l.node.Namespace, []string{path}))
+	if want := (state{"setting " + path: "2"}); want.compare(now) != nil {
+		l.t.Error(want.compare(now))
+	}
+	l.node.foreign["setting /proc/sys/net/"+path] = "2"
 }

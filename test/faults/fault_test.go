@@ -87,7 +87,7 @@ type measurement struct {
 // run calls underWay when the lab is set up.
 func (f fault) run(t *testing.T, s *site, underWay func()) *measurement {
 	if f.slow && testing.Short() {
-		t.Skip("left out by -short: it takes half a minute or more")
+		t.Skip("left out by -short: it takes long")
 	}
 	l := newLab(t, s, f)
 	l.startTraffic()

@@ -153,11 +153,9 @@ func notOurs(path string) bool {
 	parts := strings.Split(path, "/")
 	device, name := parts[len(parts)-2], parts[len(parts)-1]
 	switch {
-	case name == "ip_forward" || name == "forwarding" || name == "accept_ra" || name == "accept_redirects":
+	case name == "ip_forward" || name == "forwarding" || name == "accept_redirects":
 		return false
-	case strings.HasPrefix(name, "bridge-nf-call-") || strings.HasPrefix(name, "gc_thresh"):
-		return false
-	case strings.HasSuffix(name, "_count"):
+	case strings.HasPrefix(name, "bridge-nf-call-") || strings.HasSuffix(name, "_count"):
 		return false
 	}
 	perDevice := strings.Contains(path, "/conf/") || strings.Contains(path, "/neigh/")

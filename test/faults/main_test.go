@@ -95,7 +95,7 @@ func build(config cluster.Config) (*site, error) {
 }
 
 // quickLanes is how many quick faults go on at once. They measure milliseconds, and yet wait more than they compute.
-const quickLanes = 2
+const quickLanes = 3
 
 // TestFaults runs the quick faults in a few lanes. The slow ones, which mostly wait, go on beside them, all at once, and
 // are set up first. Those that strike the whole cluster come last.

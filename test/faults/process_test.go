@@ -20,6 +20,10 @@ import (
 // startLimit bounds what an agent that starts has to do: reach the API server, list the Nodes, look at the kernel.
 const startLimit = 5 * time.Second
 
+// wakeLimit bounds what an agent has to do that was stopped for long: its memory may have been put aside, and timers are
+// due all at once.
+const wakeLimit = time.Second
+
 func processFaults() []fault {
 	return []fault{
 		{
@@ -45,7 +49,7 @@ func processFaults() []fault {
 		},
 		{
 			name: "stopped for 30 s, a route deleted meanwhile", answer: "the route is put back when it goes on",
-			strike: stopForLong, within: healLimit, loses: untilRepaired, slow: true,
+			strike: stopForLong, within: wakeLimit, loses: untilRepaired, slow: true,
 		},
 		{
 			name:   "notifications lost: the socket overflows while the agent is stopped, a route deleted meanwhile",

@@ -1,9 +1,15 @@
 package faults
 
 import (
+	"time"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 )
+
+// commitLimit bounds a transaction of nftables, for whose end the kernel waits until all processors have passed a certain
+// point (synchronize_rcu): that takes tens of milliseconds, and more while namespaces end nearby.
+const commitLimit = time.Second
 
 func settingFaults() []fault {
 	off := func(setting string) func(*lab) {
@@ -33,23 +39,23 @@ func settingFaults() []fault {
 		{
 			name: "the nftables table deleted", answer: "it is made again",
 			strike: func(l *lab) { l.changeTable(func(conn *nftables.Conn) { conn.DelTable(ourTable()) }) },
-			times:  3, within: healLimit,
+			times:  3, within: commitLimit,
 		},
 		{
 			name: "a rule of the nftables table deleted", answer: "the table is made again in one step",
-			strike: deleteRule, times: 3, within: healLimit,
+			strike: deleteRule, times: 3, within: commitLimit,
 		},
 		{
 			name: "a rule added to the nftables table", answer: "the table is made again in one step",
-			strike: addRule, times: 3, within: healLimit,
+			strike: addRule, times: 3, within: commitLimit,
 		},
 		{
 			name: "a peer's address deleted from the nftables table", answer: "it is put back",
-			strike: deleteElement, times: 3, within: healLimit,
+			strike: deleteElement, times: 3, within: commitLimit,
 		},
 		{
 			name: "`nft flush ruleset`", answer: "plainroute's table is made again; here others give back theirs",
-			strike: flushRuleset, within: healLimit,
+			strike: flushRuleset, within: commitLimit,
 		},
 	}
 }
