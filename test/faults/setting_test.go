@@ -7,8 +7,8 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// commitLimit bounds a transaction of nftables, for whose end the kernel waits until all processors have passed a certain
-// point (synchronize_rcu): that takes tens of milliseconds, and more while namespaces end nearby.
+// commitLimit bounds a transaction of nftables. At its end the kernel waits for an RCU grace period: that takes tens of
+// milliseconds, and more while namespaces end nearby.
 const commitLimit = time.Second
 
 func settingFaults() []fault {
