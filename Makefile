@@ -53,8 +53,8 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 test: assets build vet bin/testsum ## Run every test that this machine can run: pure, API server, kernel, packets.
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
-	@# Two packages at a time: most wait more than they compute. test/integration, which measures time, comes last and has
-	@# the machine nearly to itself.
+	@# Two packages at a time: most wait more than they compute. test/faults and test/integration, which measure time, come
+	@# last and have the machine nearly to themselves.
 	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=2 -count=1 -timeout=10m ./...
 
 .PHONY: test-unit
