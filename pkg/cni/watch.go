@@ -12,8 +12,8 @@ import (
 // not there, or the machine has too many watches (inotify(7), max_user_watches).
 const unwatched = time.Second
 
-// Watch calls notify when somebody touches our config, or the folders that it
-// lives in come or go, until ctx ends. What of our own doing it tells, too, costs
+// Watch calls notify when somebody touches our config or one that goes before it, or
+// the folders that ours lives in come or go, until ctx ends. What of our own doing it tells, too, costs
 // a pass that finds nothing.
 func (s Store) Watch(ctx context.Context, notify func()) {
 	for ctx.Err() == nil {
@@ -41,10 +41,10 @@ func (s Store) follow(ctx context.Context, w *fsnotify.Watcher, notify func()) {
 	for {
 		select {
 		case e := <-w.Events:
-			switch filepath.Clean(e.Name) {
-			case s.link(), s.target():
+			switch name := filepath.Clean(e.Name); {
+			case name == s.link(), name == s.target(), before(filepath.Base(name)):
 				notify()
-			case filepath.Clean(s.ConfDir), filepath.Clean(s.RunDir):
+			case name == filepath.Clean(s.ConfDir), name == filepath.Clean(s.RunDir):
 				if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
 					notify()
 					return

@@ -131,7 +131,7 @@ func (k *Kernel) Facts(context.Context) (topology.Host, error) {
 	}
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, Nameservers: servers,
-		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 	}, nil
 }
 

@@ -22,6 +22,18 @@ func (b *builder) cni() {
 	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.subnets, IPAMDir: b.opts.ipamDir()}
 }
 
+// rivalConfigs reports other CNI configs by which the runtime attaches pods instead
+// of ours, which is written all the same: whoever moves from one network to another
+// has both for a while.
+func (b *builder) rivalConfigs() {
+	if b.opts.Router {
+		return
+	}
+	for _, name := range b.host.ConfigsBefore {
+		b.ownProblem(CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
+	}
+}
+
 // inhabited tells whether pods live on a subnet that was ours and is not any
 // more. With a new config the next pod would cut them off: the plugin takes the
 // old gateway from the bridge in IPv4, and leaves it in IPv6, where it hides the

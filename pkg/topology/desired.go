@@ -19,6 +19,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.sysctls()
 	b.conflicts()
 	b.cni()
+	b.rivalConfigs()
 	b.addresses()
 	b.masquerade()
 	slices.SortFunc(b.problems, Problem.Compare)

@@ -10,6 +10,9 @@ type Host struct {
 	Routes []Route `json:"routes"`
 	// Nameservers are those of resolv.conf(5); no pod subnet may hide them.
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
+	// ConfigsBefore are the files of other CNI configs that the container runtime
+	// takes before ours.
+	ConfigsBefore []string `json:"configsBefore,omitempty"`
 	// Ports counts the bridge's ports: pods that are attached to it.
 	Ports int `json:"ports,omitempty"`
 	// Leases are the addresses that pods of this host hold, or held when they were

@@ -26,6 +26,7 @@ const (
 	SettingMissing   Reason = "SettingMissing"   // the kernel lacks a setting that we need
 	KernelFailed     Reason = "KernelFailed"     // reading or changing the kernel failed
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
+	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours
 	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet
 	PruneHeld        Reason = "PruneHeld"        // removals wait for a view that can be trusted
 	SubnetChanged    Reason = "SubnetChanged"    // pods still live on a subnet that is not ours any more

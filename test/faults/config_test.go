@@ -52,7 +52,7 @@ func configFaults() []fault {
 			strike: deletePodMeanwhile, within: pluginLimit,
 		},
 		{
-			name: "another CNI's config appears that sorts before ours", answer: "it is left alone, and ours stays",
+			name: "another CNI's config appears that sorts before ours", answer: "it is reported and left alone, and ours stays",
 			strike: otherConfig, times: 2, within: healLimit,
 		},
 		{
@@ -129,6 +129,7 @@ func otherConfig(l *lab) {
 	l.must(os.WriteFile(path, []byte(`{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "ptp"}]}`), 0o600))
 	before := state{}
 	l.must(before.addFile(path))
+	l.await(func() error { return l.checkProblem(topology.CNIConflict, "05-other.conflist") })
 	time.Sleep(lapse)
 	l.must(l.checkOurs())
 	now := state{}
