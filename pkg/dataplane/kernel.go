@@ -40,8 +40,9 @@ type Config struct {
 // there is. Without Watch running, call Forget before each Observe.
 type Kernel struct {
 	cfg    Config
-	handle *rtnl.Handle    // writes routes, lists links, forgets NAT bindings
+	handle *rtnl.Handle    // lists links, writes addresses, forgets NAT bindings
 	dumper *netlink.Conn   // reads routes
+	writer *netlink.Conn   // writes routes
 	nft    *nftables.Conn  // our table
 	nftPID uint32          // the port of nft, by which its echoes are known
 	events []*netlink.Conn // notifications, subscribed to before the first read
@@ -86,6 +87,12 @@ func (k *Kernel) open() error {
 	if k.dumper, err = dialDumper(); err != nil {
 		return err
 	}
+	if k.writer, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{MessageBufferSize: messageBuffer}); err != nil {
+		return err
+	}
+	if err := k.writer.SetReadBuffer(receiveBuffer); err != nil {
+		return err
+	}
 	k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		k.nftPID = c.PID()
 		return errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(receiveBuffer))
@@ -102,8 +109,10 @@ func (k *Kernel) Close() error {
 	if k.handle != nil {
 		k.handle.Close()
 	}
-	if k.dumper != nil {
-		errs = append(errs, k.dumper.Close())
+	for _, c := range []*netlink.Conn{k.dumper, k.writer} {
+		if c != nil {
+			errs = append(errs, c.Close())
+		}
 	}
 	if k.nft != nil {
 		errs = append(errs, k.nft.CloseLasting())

@@ -11,7 +11,6 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -270,88 +269,6 @@ var routeTypes = map[uint8]topology.RouteType{
 	unix.RTN_UNREACHABLE: topology.Unreachable,
 	unix.RTN_PROHIBIT:    "prohibit",
 	unix.RTN_THROW:       "throw",
-}
-
-// applyRoutes adds first and deletes last. Each operation names all of our key,
-// so none can hit a foreign route: an add fails if the key is taken, a change
-// fails if it is not, a deletion names gateway, device and protocol as well.
-func (k *Kernel) applyRoutes(c plan.Changes) error {
-	var errs []error
-	run := func(op string, routes []topology.Route, call func(*rtnl.Route) error, done func(topology.Route)) {
-		for _, r := range routes {
-			if err := k.routeCall(r, call); err != nil {
-				errs = append(errs, &RouteError{op, r, err})
-				continue
-			}
-			done(r)
-		}
-	}
-	remember, drop := k.remember, k.drop
-	many := len(c.Add)+len(c.Replace)+len(c.Delete) > worthKeeping
-	if many {
-		remember, drop = func(topology.Route) {}, func(topology.Route) {}
-	}
-	run("adding", c.Add, k.handle.RouteAdd, remember)
-	run("changing", c.Replace, k.handle.RouteChange, remember)
-	run("deleting", c.Delete, ignoring(k.handle.RouteDel, unix.ESRCH), drop)
-	if many {
-		k.fresh.routes = false
-	}
-	return errors.Join(errs...)
-}
-
-// worthKeeping is the number of changed routes above which reading the table
-// anew is cheaper than keeping what is known in step, one insertion at a time.
-const worthKeeping = 256
-
-func ignoring(call func(*rtnl.Route) error, errno unix.Errno) func(*rtnl.Route) error {
-	return func(r *rtnl.Route) error {
-		if err := call(r); !errors.Is(err, errno) {
-			return err
-		}
-		return nil
-	}
-}
-
-var errNoDevice = errors.New("no such device any more")
-
-func (k *Kernel) routeCall(r topology.Route, call func(*rtnl.Route) error) error {
-	route := &rtnl.Route{
-		Dst:      ipNet(r.Dst),
-		Gw:       r.Via.AsSlice(),
-		Src:      r.Src.AsSlice(),
-		Protocol: rtnl.RouteProtocol(r.Protocol),
-		Priority: r.Metric,
-		Table:    unix.RT_TABLE_MAIN,
-		Type:     unix.RTN_UNICAST,
-	}
-	if r.Type == topology.Unreachable {
-		route.Type = unix.RTN_UNREACHABLE
-	}
-	if r.Dev != "" {
-		index, ok := k.links.byName[r.Dev]
-		if !ok {
-			return errNoDevice
-		}
-		route.LinkIndex = index
-	}
-	return call(route)
-}
-
-// remember and drop keep what is known in step with what was done.
-func (k *Kernel) remember(r topology.Route) {
-	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
-	if found {
-		k.routes.ours[i] = r
-		return
-	}
-	k.routes.ours = slices.Insert(k.routes.ours, i, r)
-}
-
-func (k *Kernel) drop(r topology.Route) {
-	if i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare); found {
-		k.routes.ours = slices.Delete(k.routes.ours, i, i+1)
-	}
 }
 
 // holds tells whether a notification says what we know already, as those of our
