@@ -126,12 +126,12 @@ func (l *lab) reviveAPIServer() {
 // apiPaused is an API server whose connections stay, and nobody answers on them.
 func apiPaused() fault {
 	return fault{
-		name: "the API server stopped for 60 s, its connections open", answer: waits,
+		name: "the API server stopped for 20 s, its connections open", answer: waits,
 		strike: func(l *lab) {
 			// Whatever fails here, those who come after need an API server.
 			l.t.Cleanup(func() { l.must(l.site.ResumeAPIServer()) })
 			l.must(l.site.PauseAPIServer())
-			time.Sleep(outage)
+			time.Sleep(20 * time.Second)
 			l.must(l.checkOurs())
 			l.must(l.site.ResumeAPIServer())
 			l.must(l.site.AwaitAPIServer(l.within(limit)))
