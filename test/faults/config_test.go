@@ -83,8 +83,9 @@ func overwriteConfig(l *lab) {
 
 func folderInTheWay(l *lab) {
 	l.must(l.node.SignalAgent(syscall.SIGSTOP))
-	l.must(os.Remove(l.config()))
-	l.must(os.Mkdir(l.config(), 0o755))
+	l.await(func() error { // until the signal has come to all threads, the agent may be quicker
+		return errors.Join(os.RemoveAll(l.config()), os.Mkdir(l.config(), 0o755))
+	})
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 	l.await(func() error { return l.checkProblem(topology.CNIFailed, "is a folder") })
 	time.Sleep(lapse)

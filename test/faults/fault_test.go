@@ -121,6 +121,17 @@ func (f fault) strikeOnce(l *lab, m *measurement) {
 	m.mayLose += f.mayLose(now.Sub(l.brokenAt))
 }
 
+// crowded is how much longer a repair may take when other faults and other packages share the processors: then it is
+// mostly the looking that is late. What is published is measured one by one, within the bounds as they are.
+const crowded = 4
+
+func (f fault) bound() time.Duration {
+	if *update {
+		return f.within
+	}
+	return crowded * f.within
+}
+
 func (f fault) mayLose(cut time.Duration) int {
 	if f.loses == nothing {
 		return 0
@@ -138,8 +149,8 @@ func (f fault) judge(l *lab, m *measurement) {
 			l.t.Errorf("%s, %d in a row: want at most %d lost, %d in a row", count, count.LongestLoss, m.mayLose, longest)
 		}
 	}
-	if m.repair > f.within {
-		l.t.Errorf("repaired after %s; want at most %s", m.repair, f.within)
+	if bound := f.bound(); m.repair > bound {
+		l.t.Errorf("repaired after %s; want at most %s", m.repair, bound)
 	}
 	l.t.Log(m)
 }
