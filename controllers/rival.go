@@ -86,12 +86,19 @@ func (r *rivals) settle() {
 }
 
 // fought tells whether a thing is fought over.
-func (r *rivals) fought(k plan.Key) bool { return slices.Contains(r.fights, k) }
+func (r *rivals) fought(k plan.Key) bool {
+	_, found := slices.BinarySearchFunc(r.fights, k, plan.Key.Compare)
+	return found
+}
+
+// few returns the fights that are worth a line each, and of very many, as when a
+// daemon flushes the whole table every few seconds, the first ones.
+func (r *rivals) few() []plan.Key { return r.fights[:min(len(r.fights), manyRoutes)] }
 
 // problems puts contests into words that stay the same while they last.
 func (r *rivals) problems(nodes []*topology.Node) []topology.Problem {
 	var problems []topology.Problem
-	for _, k := range r.fights {
+	for _, k := range r.few() {
 		p := topology.Problem{
 			Reason: topology.Contested, Own: k.Kind != plan.KindRoute,
 			Detail: fmt.Sprintf("somebody on this host keeps taking away or changing %s; it is repaired every %s until they stop (`ip monitor` and `nft monitor` show what they do)", k, repairEvery),
@@ -107,7 +114,7 @@ func (r *rivals) problems(nodes []*topology.Node) []topology.Problem {
 // tell says in the log how often each was repaired: at first, and once a minute.
 func (r *rivals) tell(ctx context.Context) {
 	now := r.now()
-	for _, k := range r.fights {
+	for _, k := range r.few() {
 		fight := r.contests[k]
 		if fight.told && now.Sub(fight.since) < contestLog {
 			continue

@@ -125,9 +125,11 @@ func (k *Kernel) answer(op operation) (refused, lost error) {
 	return nil, errors.Join(fmt.Errorf("reading the kernel's answer: %w", err), k.emptyWriter())
 }
 
-// emptyWriter reads what is left.
+// emptyWriter reads what is left. A deadline that has passed would end the first
+// read before it looks.
 func (k *Kernel) emptyWriter() error {
-	if err := k.writer.SetReadDeadline(time.Now()); err != nil {
+	const moment = 20 * time.Millisecond
+	if err := k.writer.SetReadDeadline(time.Now().Add(moment)); err != nil {
 		return err
 	}
 	for {

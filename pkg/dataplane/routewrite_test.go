@@ -3,8 +3,11 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
+	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -74,5 +77,18 @@ func TestLostAnswers(t *testing.T) {
 	m.settle(all)
 	if err := m.Apply(context.Background(), plan.Changes{Delete: c.Add}); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is left of a batch must not be taken for answers to the next.
+func TestEmptyWriter(t *testing.T) {
+	m := newMachine(t)
+	ask := netlink.Message{Header: netlink.Header{Type: unix.RTM_DELROUTE, Flags: netlink.Request | netlink.Acknowledge}, Data: make([]byte, unix.SizeofRtMsg)}
+	_, err := m.writer.SendMessages([]netlink.Message{ask, ask, ask})
+	m.must(err)
+	m.must(m.emptyWriter())
+	m.must(m.writer.SetReadDeadline(time.Now().Add(50 * time.Millisecond)))
+	if _, err := m.writer.Receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the socket is not empty: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -9,7 +10,7 @@ import (
 // while nothing is wrong with this node, and never goes away: while it is
 // missing, deleted pods stay Terminating.
 func (b *builder) cni() {
-	if b.opts.Router || !b.ownReady() || b.inhabited() {
+	if b.opts.Router || !b.ownReady() {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
@@ -19,7 +20,21 @@ func (b *builder) cni() {
 			mtu = link.MTU
 		}
 	}
-	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.subnets, IPAMDir: b.opts.ipamDir()}
+	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir()}
+}
+
+// inhabited returns our own subnets, and in a family in which pods live on a former
+// one, that.
+func (b *builder) inhabited() []netip.Prefix {
+	subnets := slices.Clone(b.subnets)
+	for i, p := range subnets {
+		for _, former := range b.former {
+			if former.Addr().Is4() == p.Addr().Is4() {
+				subnets[i] = former
+			}
+		}
+	}
+	return subnets
 }
 
 // rivalConfigs reports other CNI configs by which the runtime attaches pods instead
@@ -34,30 +49,37 @@ func (b *builder) rivalConfigs() {
 	}
 }
 
-// inhabited tells whether pods live on a subnet that was ours and is not any
-// more. With a new config the next pod would cut them off: the plugin takes the
-// old gateway from the bridge in IPv4, and leaves it in IPv6, where it hides the
+// formerSubnets finds those that were ours, are not any more, and still have pods.
+// With a new config the next pod would cut them off: the plugin takes the old
+// gateway from the bridge in IPv4, and leaves it in IPv6, where it hides the
 // subnet's new owner. So the old config stays, and what it needs, until they are
-// gone.
-func (b *builder) inhabited() bool {
-	if b.actual.CNI == nil || b.host.Ports == 0 {
-		return false
+// gone. The bridge remembers a subnet whose config somebody took away.
+func (b *builder) formerSubnets() {
+	if len(b.subnets) == 0 || b.host.Ports == 0 {
+		return
 	}
-	for _, p := range b.actual.CNI.Subnets {
-		if !slices.Contains(b.subnets, p) && slices.ContainsFunc(b.host.Leases, p.Contains) {
-			b.former = append(b.former, p)
+	var candidates []netip.Prefix
+	if b.actual.CNI != nil {
+		candidates = append(candidates, b.actual.CNI.Subnets...)
+	}
+	for _, a := range b.actual.Addresses {
+		if b.gateway(a.Prefix) {
+			candidates = append(candidates, a.Prefix.Masked())
 		}
 	}
-	for _, p := range b.former {
+	for _, p := range candidates {
 		pods := 0
 		for _, addr := range b.host.Leases {
 			if p.Contains(addr) {
 				pods++
 			}
 		}
-		b.ownProblem(SubnetChanged, "pods still live on %s, which is this node's subnet no more, and no other node reaches them (%d addresses are leased); drain the node, and the CNI config follows", p, pods)
+		if pods > 0 && !slices.Contains(b.subnets, p) && !slices.Contains(b.former, p) {
+			b.former = append(b.former, p)
+			b.report(Problem{Node: b.opts.NodeName, Reason: SubnetChanged, Own: true, Detail: fmt.Sprintf(
+				"pods still live on %s, which is this node's subnet no more, and no other node reaches them (%d addresses are leased); drain the node, and the CNI config follows", p, pods)})
+		}
 	}
-	return len(b.former) > 0
 }
 
 // addresses describes what the bridge bears, once the plugin has made it: the
@@ -82,12 +104,13 @@ func (b *builder) addresses() {
 	b.desired.Addresses = addrs
 }
 
-// gateway tells whether an address is of the shape that the stock plugin gives a
-// bridge for a pod subnet of this cluster.
+// gateway tells whether an address is what the stock plugin gives a bridge for a
+// pod subnet of this cluster: of that shape, and inside --cluster-cidr or the config
+// that is there.
 func (b *builder) gateway(p netip.Prefix) bool {
-	ranges := b.opts.ClusterCIDRs
-	return p.Addr() == Gateway(p.Masked()) && p.Bits() == *b.judge.sizes.of(p.Addr().Is4()) &&
-		(len(ranges) == 0 || within(ranges, p.Masked()))
+	subnet := p.Masked()
+	return p.Addr() == Gateway(subnet) && p.Bits() == *b.judge.sizes.of(p.Addr().Is4()) &&
+		(within(b.opts.ClusterCIDRs, subnet) || b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, subnet))
 }
 
 // Gateway returns the address that host-local keeps for the gateway of a subnet:

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 )
 
@@ -11,7 +12,7 @@ import (
 func (b *builder) conflicts() {
 	slices.SortFunc(b.desired.Routes, Route.Compare)
 	for _, foreign := range b.host.Routes {
-		if foreign.Dev == b.opts.Bridge {
+		if foreign.Dev == b.opts.Bridge && b.lived(foreign.Dst) {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(b.desired.Routes, foreign, func(r, foreign Route) int { return ComparePrefix(r.Dst, foreign.Dst) })
@@ -26,6 +27,12 @@ func (b *builder) conflicts() {
 		}
 		b.report(Problem{Node: b.holder(ours), Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: fmt.Sprintf(verb, foreign, ours)})
 	}
+}
+
+// lived tells whether pods of this host live, or lived, on a subnet: the bridge's
+// own route to it is as it should be.
+func (b *builder) lived(p netip.Prefix) bool {
+	return slices.Contains(b.subnets, p) || slices.Contains(b.former, p) || len(b.subnets) == 0
 }
 
 // standBy settles route i, whose key a foreign one has too: where ours is in place

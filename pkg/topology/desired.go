@@ -15,6 +15,7 @@ import (
 func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Problem) {
 	b := newBuilder(opts, host, nodes, actual)
 	b.ownSubnets()
+	b.formerSubnets()
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
@@ -70,9 +71,10 @@ func (b *builder) ownProblem(reason Reason, format string, args ...any) {
 	b.report(Problem{Node: b.opts.NodeName, Reason: reason, Detail: fmt.Sprintf(format, args...), Own: true})
 }
 
-// ownReady tells whether nothing is wrong with this node itself.
+// ownReady tells whether nothing is wrong with this node itself, but for pods of a
+// former subnet, whose config is to stay.
 func (b *builder) ownReady() bool {
-	return !slices.ContainsFunc(b.problems, func(p Problem) bool { return p.Own })
+	return !slices.ContainsFunc(b.problems, func(p Problem) bool { return p.Own && p.Reason != SubnetChanged })
 }
 
 // ownSubnets finds our own pod subnets, makes the kernel refuse packets to pods
