@@ -117,7 +117,9 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("node").
 		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
 			q.Add(Pass{})
-			go r.Nodes.Run(ctx, func() { q.Add(Pass{}) })
+			nodeNews := make(chan struct{}, 1)
+			go r.Nodes.Run(ctx, func() { signal(nodeNews) })
+			go forward(ctx, nodeNews, q)
 			go forward(ctx, news, q)
 			return nil
 		})).
@@ -133,8 +135,9 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-// A host whose routes change all the time, by a routing daemon say, costs at most
-// so many passes a second; the first ones come at once.
+// A host whose routes change all the time, by a routing daemon say, or a kubelet
+// that writes its Node as fast as it may, costs at most so many passes a second; the
+// first ones come at once.
 const (
 	newsPerSecond = 20
 	newsAtOnce    = 20

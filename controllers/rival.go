@@ -91,9 +91,17 @@ func (r *rivals) fought(k plan.Key) bool {
 	return found
 }
 
-// few returns the fights that are worth a line each, and of very many, as when a
-// daemon flushes the whole table every few seconds, the first ones.
-func (r *rivals) few() []plan.Key { return r.fights[:min(len(r.fights), manyRoutes)] }
+// few returns the fights that are worth a line each: of very many routes, as when
+// something flushes the whole table every few seconds, the first ones.
+func (r *rivals) few() []plan.Key {
+	routes := 0
+	return slices.DeleteFunc(slices.Clone(r.fights), func(k plan.Key) bool {
+		if k.Kind == plan.KindRoute {
+			routes++
+		}
+		return k.Kind == plan.KindRoute && routes > manyRoutes
+	})
+}
 
 // problems puts contests into words that stay the same while they last.
 func (r *rivals) problems(nodes []*topology.Node) []topology.Problem {

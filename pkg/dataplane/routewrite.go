@@ -133,8 +133,13 @@ func (k *Kernel) emptyWriter() error {
 		return err
 	}
 	for {
-		if _, err := k.writer.Receive(); errors.Is(err, os.ErrDeadlineExceeded) {
+		_, err := k.writer.Receive()
+		var errno unix.Errno
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			return k.writer.SetReadDeadline(time.Time{})
+		case err != nil && !errors.As(err, &errno): // of the socket, not of the kernel
+			return err
 		}
 	}
 }

@@ -23,17 +23,14 @@ func (b *builder) cni() {
 	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir()}
 }
 
-// inhabited returns our own subnets, and in a family in which pods live on a former
-// one, that.
+// inhabited returns the subnets that the config is to have: our own, and in a family
+// in which pods live on a former one, that.
 func (b *builder) inhabited() []netip.Prefix {
-	subnets := slices.Clone(b.subnets)
-	for i, p := range subnets {
-		for _, former := range b.former {
-			if former.Addr().Is4() == p.Addr().Is4() {
-				subnets[i] = former
-			}
-		}
-	}
+	subnets := slices.DeleteFunc(slices.Clone(b.subnets), func(p netip.Prefix) bool {
+		return slices.ContainsFunc(b.former, func(f netip.Prefix) bool { return f.Addr().Is4() == p.Addr().Is4() })
+	})
+	subnets = append(subnets, b.former...)
+	slices.SortFunc(subnets, ComparePrefix)
 	return subnets
 }
 
