@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/time/rate"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -308,18 +309,33 @@ func (r *NodeReconciler) publish(ctx context.Context, result *status.Result, vie
 	known := make(map[topology.Problem]bool, len(result.Problems))
 	for _, p := range result.Problems {
 		known[p] = true
-		if !r.known[p] {
-			logger.Info("Problem", "node", p.Node, "reason", p.Reason, "detail", p.Detail, "blocksReadiness", p.Own)
-		}
 	}
-	for p := range r.known {
-		if !known[p] {
-			logger.Info("Problem gone", "node", p.Node, "reason", p.Reason, "detail", p.Detail)
-		}
-	}
+	logProblems(logger, "Problem", known, r.known)
+	logProblems(logger, "Problem gone", r.known, known)
 	r.known = known
 	if result.Ready != before.Ready {
 		logger.Info("Readiness changed", "ready", result.Ready, "nodes", len(view.Nodes))
+	}
+}
+
+// logProblems tells those that are in one set and not in the other: of very many of
+// a kind, as when a link goes down, how many they are and one of them.
+func logProblems(logger logr.Logger, what string, in, notIn map[topology.Problem]bool) {
+	kinds := map[topology.Reason][]topology.Problem{}
+	for p := range in {
+		if !notIn[p] {
+			kinds[p.Reason] = append(kinds[p.Reason], p)
+		}
+	}
+	for reason, problems := range kinds {
+		slices.SortFunc(problems, topology.Problem.Compare)
+		if n := len(problems); n > manyRoutes {
+			logger.Info(what, "reason", reason, "count", n, "one", problems[0].String())
+			continue
+		}
+		for _, p := range problems {
+			logger.Info(what, "node", p.Node, "reason", p.Reason, "detail", p.Detail, "blocksReadiness", p.Own)
+		}
 	}
 }
 
