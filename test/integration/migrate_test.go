@@ -1,0 +1,137 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+const (
+	flannelBridge   = "cni0"
+	flannelConflist = "10-flannel.conflist"
+)
+
+// flannel plants on a node what flannel's host-gw leaves there: routes to its peers' subnets without a mark, at metric 0,
+// and a config that attaches pods to cni0. Its plugin would only hand that on to the bridge plugin, so the config here
+// names the bridge plugin itself.
+func flannel(t *testing.T, node, peer *cluster.Node) {
+	t.Helper()
+	for i, subnet := range peer.Subnets {
+		gateway := peer.Addrs()[i]
+		must(t, node.Handle().RouteAdd(flannelRoute(subnet, gateway)))
+	}
+	type settings = map[string]any
+	var ranges []any
+	for _, subnet := range node.Subnets {
+		ranges = append(ranges, []any{settings{"subnet": subnet.String()}})
+	}
+	content, err := json.Marshal(settings{
+		"name": "cbr0", "cniVersion": "1.0.0",
+		"plugins": []any{
+			settings{
+				"type": "bridge", "bridge": flannelBridge, "isDefaultGateway": true, "hairpinMode": true,
+				"ipam": settings{"type": "host-local", "dataDir": t.TempDir(), "ranges": ranges},
+			},
+			settings{"type": "portmap", "capabilities": settings{"portMappings": true}},
+		},
+	})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(node.ConfDir, flannelConflist), content, 0o600))
+}
+
+func flannelRoute(subnet netip.Prefix, gateway netip.Addr) *netlink.Route {
+	dst := &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen())}
+	return &netlink.Route{Dst: dst, Gw: gateway.AsSlice(), Protocol: unix.RTPROT_BOOT}
+}
+
+// The steps of docs/migrate-from-flannel.md: plainroute goes in beside flannel and touches nothing of it; then one node
+// after the other is drained and handed over, while pods of both networks reach each other; flannel's routes go last,
+// under traffic.
+func TestMigrationFromFlannel(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, 2*limit)
+	nodes := []*cluster.Node{f.node(t), f.node(t)}
+	pods := make([]*cluster.Pod, len(nodes))
+	for i, node := range nodes {
+		flannel(t, node, nodes[1-i])
+		must(t, node.Register(ctx))
+		must(t, node.Sysctl("net/ipv4/ip_forward", "1"))
+		must(t, node.Sysctl("net/ipv6/conf/all/forwarding", "1"))
+		var err error
+		pods[i], err = node.AddPod(ctx, "flannel")
+		must(t, err)
+	}
+	meet(ctx, t, pods)
+
+	flows := startFlows(t, pods)
+	for i, node := range nodes {
+		must(t, node.StartAgent(cluster.AgentOptions{}))
+		must(t, node.AwaitRoute(ctx, nodes[1-i].Subnets...))
+		waitNotReady(t, node, "CNIConflict", flannelConflist)
+		must(t, flows[0].Run(ctx, 20))
+	}
+	stopFlows(t, flows)
+
+	for i, node := range nodes {
+		must(t, pods[i].Remove(ctx))
+		must(t, os.Remove(filepath.Join(node.ConfDir, flannelConflist)))
+		removeLink(t, node, flannelBridge)
+		must(t, node.WaitReady(ctx))
+		var err error
+		pods[i], err = node.AddPod(ctx, "ours")
+		must(t, err)
+		meet(ctx, t, pods)
+	}
+
+	flows = startFlows(t, pods)
+	for i, node := range nodes {
+		peer := nodes[1-i]
+		for j, subnet := range peer.Subnets {
+			if !hasProblem(t, node, peer.Name, "RouteConflict", subnet.String()) {
+				t.Errorf("%s does not report flannel's route to %s", node.Name, subnet)
+			}
+			must(t, flows[0].Run(ctx, 10))
+			must(t, node.Handle().RouteDel(flannelRoute(subnet, peer.Addrs()[j])))
+			must(t, flows[0].Run(ctx, 10))
+		}
+		eventually(t, "no Problem is left on "+node.Name, func() bool { return !hasProblem(t, node, peer.Name, "RouteConflict", "") })
+	}
+	stopFlows(t, flows)
+}
+
+// meet checks that two pods see each other under their own addresses, both ways.
+func meet(ctx context.Context, t *testing.T, pods []*cluster.Pod) {
+	t.Helper()
+	reachesUnchanged(ctx, t, pods[0].Host, pods[1].Host)
+	reachesUnchanged(ctx, t, pods[1].Host, pods[0].Host)
+}
+
+// startFlows pings from each pod to the other, over both families.
+func startFlows(t *testing.T, pods []*cluster.Pod) []*cluster.Flow {
+	t.Helper()
+	var flows []*cluster.Flow
+	for i, from := range pods {
+		for _, to := range pods[1-i].Addrs() {
+			flow, err := from.StartFlow(to)
+			must(t, err)
+			flows = append(flows, flow)
+		}
+	}
+	return flows
+}
+
+func removeLink(t *testing.T, node *cluster.Node, name string) {
+	t.Helper()
+	link, err := node.Handle().LinkByName(name)
+	must(t, err)
+	must(t, node.Handle().LinkDel(link))
+}
