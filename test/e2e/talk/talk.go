@@ -1,0 +1,47 @@
+// Package talk is what the pods of the e2e tests say to each other and to the tests: who are you, whom do you take me
+// for, reach that address, keep a flow going and count what gets lost.
+package talk
+
+import "net/netip"
+
+// Identity is what a workload answers, over HTTP, TCP and UDP alike.
+type Identity struct {
+	// Pod and Node are names; on a host outside the cluster, Pod is the host's and Node is empty.
+	Pod  string `json:"pod"`
+	Node string `json:"node,omitempty"`
+	// Seen is where the question came from, in the eyes of who was asked: with NAT on the way it isn't the asker's own.
+	Seen netip.Addr `json:"seen"`
+}
+
+// Question asks a workload to reach something. Target is an address and a port, for DNS a name.
+type Question struct {
+	// Network is one of HTTP, TCP, UDP and DNS.
+	Network string `json:"network"`
+	Target  string `json:"target"`
+	// Host is the Host header, for HTTP.
+	Host string `json:"host,omitempty"`
+	// Count is how often to ask, one after another, each time over a connection of its own; 0 means once.
+	Count int `json:"count,omitempty"`
+}
+
+// The networks of a Question.
+const (
+	HTTP = "http"
+	TCP  = "tcp"
+	UDP  = "udp"
+	DNS  = "dns"
+)
+
+// Answer is what became of a Question.
+type Answer struct {
+	Question Question `json:"question"`
+	// From are those who answered, one each time.
+	From []Identity `json:"from,omitempty"`
+	// Addresses are what a name resolves to.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// Error is why the last time failed.
+	Error string `json:"error,omitempty"`
+}
+
+// TCPPort is where a workload that serves HTTP and UDP on port answers over bare TCP.
+func TCPPort(port uint16) uint16 { return port + 1 }
