@@ -4,6 +4,7 @@
 #   hack/binaries.sh                  etcd, kube-apiserver and the CNI plugins
 #   hack/binaries.sh golangci-lint    the linter
 #   hack/binaries.sh govulncheck      the vulnerability scanner
+#   hack/binaries.sh image            what makes container images, from hack/image
 #
 # etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
 # setup-envtest, where its download works; else they are built from Go modules. The versions are those of the go.mod
@@ -28,7 +29,12 @@ die() {
 
 # sum prints what a binary made from the module hack/$1 depends on. A change of the flags below is a new recipe.
 sum() {
-  { echo "recipe 1" && cat "$root/hack/$1/go.mod" "$root/hack/$1/go.sum" && go env GOVERSION GOOS GOARCH; } | sha256sum | cut -d' ' -f1
+  {
+    echo "recipe 1"
+    cat "$root/hack/$1/go.mod" "$root/hack/$1/go.sum"
+    go env GOVERSION GOOS GOARCH
+    find "$root/hack/$1" -name '*.go' -print0 | sort -z | xargs -0r cat # of a module with code of its own
+  } | sha256sum | cut -d' ' -f1
 }
 
 # fresh tells whether the file $1 is there, and made from hack/$2 as it is now.
@@ -152,10 +158,12 @@ control_plane() {
     -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(kubernetes_version)"
 }
 
+# plugins makes those that hack/cni lists as tools. They say their version, as official ones do.
 plugins() {
-  local path
-  for path in main/bridge main/loopback ipam/host-local meta/portmap; do
-    build "$cni/${path##*/}" cni "github.com/containernetworking/plugins/plugins/$path" -ldflags="-s -w"
+  local of=github.com/containernetworking/plugins package version
+  version=$(awk -v of="$of" '$1 == of { print $2; exit }' "$root/hack/cni/go.mod")
+  for package in $(go list -C "$root/hack/cni" tool); do
+    build "$cni/${package##*/}" cni "$package" -ldflags="-s -w -X $of/pkg/utils/buildversion.BuildVersion=$version"
   done
 }
 
@@ -166,6 +174,7 @@ make_all() {
       k8s) control_plane ;;
       cni) plugins ;;
       golangci-lint) build "$tools/golangci-lint" tools github.com/golangci/golangci-lint/v2/cmd/golangci-lint -ldflags="-s -w" ;;
+      image) build "$tools/image" image . -ldflags="-s -w" ;;
       govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
       *) die "no such binary: $target" ;;
     esac
