@@ -84,9 +84,7 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		Masquerade: f.masquerade, MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}
 	faults = append(faults, f.checkNumbers()...)
-	if f.bridge == "" || len(f.bridge) > 15 || strings.ContainsAny(f.bridge, "/ \t\n") || f.bridge == "." || f.bridge == ".." {
-		faults = append(faults, fmt.Errorf("--bridge: %q is no name of a device: 1 to 15 characters, no slash, no space", f.bridge))
-	}
+	faults = append(faults, checkBridge(f.bridge)...)
 	if err := checkPath("run-dir", f.runDir); err != nil {
 		faults = append(faults, err)
 	}
@@ -115,6 +113,14 @@ func (f *networkFlags) checkNumbers() []error {
 		faults = append(faults, fmt.Errorf("--mtu: %d is less than the 1280 that IPv6 needs (RFC 8200)", f.mtu))
 	}
 	return faults
+}
+
+// checkBridge refuses what is no name of a device (dev_valid_name of net/core/dev.c).
+func checkBridge(name string) []error {
+	if name != "" && len(name) <= 15 && !strings.ContainsAny(name, "/ \t\n") && name != "." && name != ".." {
+		return nil
+	}
+	return []error{fmt.Errorf("--bridge: %q is no name of a device: 1 to 15 characters, no slash, no space", name)}
 }
 
 func hasIPv6(cidrs []string) bool { return strings.Contains(strings.Join(cidrs, ""), ":") }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/plainroute/plainroute/pkg/cleanup"
 )
 
 // version is set by the linker.
@@ -19,6 +21,7 @@ var version = "dev"
 const (
 	exitFailure = 1
 	exitUsage   = 2
+	exitRefused = 3
 )
 
 // usageError is a mistake in flags or arguments.
@@ -39,6 +42,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "Run 'plainroute --help' for usage.")
 		os.Exit(exitUsage)
 	}
+	if errors.Is(err, cleanup.ErrRefused) {
+		os.Exit(exitRefused)
+	}
 	os.Exit(exitFailure)
 }
 
@@ -51,7 +57,8 @@ no encapsulation, no datapath of its own. On each node an agent watches the
 Nodes, programs a route to every other node's pod subnet, and writes the CNI
 config with which the stock bridge plugin attaches pods.
 
-Exit codes: 0 success, 1 failure, 2 wrong flags or arguments.`,
+Exit codes: 0 success, 1 failure, 2 wrong flags or arguments,
+3 refused (cleanup).`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -59,7 +66,7 @@ Exit codes: 0 success, 1 failure, 2 wrong flags or arguments.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(agentCommand(), planCommand())
+	root.AddCommand(agentCommand(), planCommand(), cleanupCommand())
 	return root
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +36,7 @@ func (s Store) TakeLock() (*Lock, error) {
 	if at.Mode().Perm()&0o002 != 0 {
 		return nil, fmt.Errorf("using the run folder: anybody may write to %s (%s)", s.RunDir, at.Mode())
 	}
-	l := &Lock{path: filepath.Join(s.RunDir, "lock")}
+	l := &Lock{path: s.lock()}
 	if err := l.Renew(); err != nil {
 		return nil, err
 	}

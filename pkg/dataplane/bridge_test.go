@@ -1,13 +1,16 @@
 package dataplane
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -121,5 +124,23 @@ func TestConfigIsWatched(t *testing.T) {
 				t.Errorf("the config is %+v", got)
 			}
 		})
+	}
+}
+
+// What cleanup looked at may have changed: a pod that came since is not cut off.
+func TestBridgeWithPortsIsNotDeleted(t *testing.T) {
+	m := newMachine(t)
+	m.addBridge("10.128.0.1/24")
+	gone := plan.Changes{DeleteBridge: topology.Bridge}
+	if err := m.Apply(context.Background(), gone); err == nil || !strings.Contains(err.Error(), "it has got 1 ports meanwhile") {
+		t.Errorf("got %v", err)
+	}
+	m.link(topology.Bridge)
+	m.must(m.nl.LinkDel(m.link("vethpod")))
+	for range 2 {
+		m.must(m.Apply(context.Background(), gone))
+	}
+	if _, err := m.nl.LinkByName(topology.Bridge); err == nil {
+		t.Error("the bridge is still there")
 	}
 }

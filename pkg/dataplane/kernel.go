@@ -152,7 +152,7 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 		return topology.State{}, err
 	}
 	return topology.State{
-		Sysctls: k.sysctls, Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours,
+		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours,
 		Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
 	}, nil
 }
@@ -218,7 +218,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	own := errors.Join(errs...)
 
 	routes := k.applyRoutes(c)
-	own = errors.Join(own, k.deleteAddresses(c.DeleteAddresses))
+	own = errors.Join(own, k.deleteAddresses(c.DeleteAddresses), k.deleteBridge(c.DeleteBridge))
 	if routes == nil {
 		own = errors.Join(own, k.changeSets(c.Narrow), k.deleteTable(c.DeleteTable))
 	}

@@ -23,6 +23,7 @@ type linkFacts struct {
 	list   []topology.Link
 	idents map[int]linkIdent // of all links, by index
 	byName map[string]int
+	kinds  map[string]string // what each was when all were read, by name
 }
 
 // A linkIdent is what of a link can change routes through it.
@@ -42,11 +43,12 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing addresses: %w", err)
 	}
-	facts := &linkFacts{idents: make(map[int]linkIdent, len(links)), byName: make(map[string]int, len(links))}
+	facts := &linkFacts{idents: make(map[int]linkIdent, len(links)), byName: make(map[string]int, len(links)), kinds: make(map[string]string, len(links))}
 	byIndex := make(map[int]*topology.Link, len(links))
 	for _, l := range links {
 		a := l.Attrs()
 		facts.note(a.Index, linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0}, false)
+		facts.kinds[a.Name] = l.Type()
 		byIndex[a.Index] = &topology.Link{Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0}
 	}
 	for _, a := range addrs {

@@ -27,6 +27,9 @@ type Changes struct {
 	Delete []topology.Route
 	// DeleteAddresses are the bridge's gateways of former subnets.
 	DeleteAddresses []topology.Address
+	// DeleteBridge names the bridge to take away; empty: none. It goes before the
+	// table, which tells its name to whoever finishes an interrupted cleanup.
+	DeleteBridge string
 	// Narrow takes destinations from the sets once their routes are gone.
 	Narrow      SetChange
 	DeleteTable bool
@@ -60,12 +63,12 @@ func (c Changes) TouchesCNI() bool { return c.CNI != nil || c.DeleteCNI }
 // KernelEmpty tells that nothing changes but the CNI config.
 func (c Changes) KernelEmpty() bool {
 	return len(c.Sysctls)+len(c.AddAddresses)+len(c.Add)+len(c.Replace)+len(c.Delete)+len(c.DeleteAddresses) == 0 &&
-		c.Table == nil && !c.DeleteTable && c.Widen.Empty() && c.Narrow.Empty()
+		c.DeleteBridge == "" && c.Table == nil && !c.DeleteTable && c.Widen.Empty() && c.Narrow.Empty()
 }
 
 // WithoutRemovals leaves out what a later, fuller view might want back.
 func (c Changes) WithoutRemovals() Changes {
-	c.Delete, c.DeleteAddresses, c.Narrow, c.DeleteTable, c.DeleteCNI = nil, nil, SetChange{}, false, false
+	c.Delete, c.DeleteAddresses, c.DeleteBridge, c.Narrow, c.DeleteTable, c.DeleteCNI = nil, nil, "", SetChange{}, false, false
 	return c
 }
 
@@ -80,5 +83,5 @@ func (c Changes) OnlyCNI() Changes { return Changes{CNI: c.CNI, DeleteCNI: c.Del
 
 // Removes tells whether WithoutRemovals would leave anything out.
 func (c Changes) Removes() bool {
-	return len(c.Delete)+len(c.DeleteAddresses) > 0 || !c.Narrow.Empty() || c.DeleteTable || c.DeleteCNI
+	return len(c.Delete)+len(c.DeleteAddresses) > 0 || c.DeleteBridge != "" || !c.Narrow.Empty() || c.DeleteTable || c.DeleteCNI
 }

@@ -15,6 +15,9 @@ func Diff(desired, actual topology.State) Changes {
 	var c Changes
 	c.Sysctls = diffSysctls(desired.Sysctls, actual.Sysctls)
 	c.AddAddresses, c.DeleteAddresses = diffSorted(desired.Addresses, actual.Addresses, topology.Address.Compare)
+	if desired.Bridge == "" {
+		c.DeleteBridge = actual.Bridge
+	}
 	c.diffRoutes(desired.Routes, actual.Routes)
 	c.diffMasquerade(desired.Masquerade, actual.Masquerade)
 	switch {

@@ -20,6 +20,9 @@ func drawState(t *rapid.T, label string) topology.State {
 			s.Routes = append(s.Routes, drawRoute(t, i))
 		}
 	}
+	if rapid.Bool().Draw(t, label+" bridge") {
+		s.Bridge = "b"
+	}
 	for i := range 3 {
 		if rapid.Bool().Draw(t, label+" address") {
 			s.Addresses = append(s.Addresses, topology.Address{Dev: "b", Prefix: netip.PrefixFrom(topology.Gateway(subnet(i)), 24)})
@@ -101,6 +104,9 @@ func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) t
 	}
 	s.Addresses = slices.DeleteFunc(s.Addresses, func(a topology.Address) bool { return slices.Contains(c.DeleteAddresses, a) })
 	slices.SortFunc(s.Addresses, topology.Address.Compare)
+	if c.DeleteBridge == s.Bridge {
+		s.Bridge = ""
+	}
 	s.Masquerade = changeSets(t, s.Masquerade, c.Narrow)
 	if c.DeleteTable {
 		s.Masquerade = nil
@@ -194,7 +200,7 @@ func TestZeroStateRemovesAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		actual := drawState(t, "actual")
 		got := apply(t, actual, Diff(topology.State{}, actual), func(topology.State) {})
-		if len(got.Routes)+len(got.Addresses) > 0 || got.Masquerade != nil || got.CNI != nil {
+		if len(got.Routes)+len(got.Addresses) > 0 || got.Bridge != "" || got.Masquerade != nil || got.CNI != nil {
 			t.Fatalf("left: %+v", got)
 		}
 	})
@@ -204,7 +210,7 @@ func TestWithoutRemovalsTakesNothingAway(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		c := Diff(desired, actual).WithoutRemovals()
-		if c.Removes() || len(c.Delete)+len(c.DeleteAddresses) > 0 {
+		if c.Removes() || c.DeleteBridge != "" || len(c.Delete)+len(c.DeleteAddresses) > 0 {
 			t.Fatalf("%+v", c)
 		}
 		got := apply(t, actual, c, func(topology.State) {})

@@ -14,6 +14,7 @@ type Kind string
 const (
 	KindSysctl  Kind = "sysctl"
 	KindAddress Kind = "address"
+	KindBridge  Kind = "bridge"
 	KindRoute   Kind = "route"
 	KindTable   Kind = "nftables table"
 	KindCNI     Kind = "CNI config"
@@ -55,6 +56,9 @@ func (c Changes) Without(drop func(Key) bool) Changes {
 	c.AddAddresses = without(c.AddAddresses, addressKey, drop)
 	c.Add, c.Replace, c.Delete = without(c.Add, routeKey, drop), without(c.Replace, routeKey, drop), without(c.Delete, routeKey, drop)
 	c.DeleteAddresses = without(c.DeleteAddresses, addressKey, drop)
+	if c.DeleteBridge != "" && drop(Key{KindBridge, c.DeleteBridge}) {
+		c.DeleteBridge = ""
+	}
 	if c.touchesTable() && drop(tableKey) {
 		c.Table, c.Widen, c.Narrow, c.DeleteTable = nil, SetChange{}, SetChange{}, false
 	}
@@ -90,6 +94,9 @@ func (c Changes) Repairs(before, desired topology.State) []Key {
 		if sameRoute(before.Routes, desired.Routes, r) {
 			keys = append(keys, routeKey(r))
 		}
+	}
+	if c.DeleteBridge != "" && before.Bridge == desired.Bridge {
+		keys = append(keys, Key{KindBridge, c.DeleteBridge})
 	}
 	if c.touchesTable() && sameTables(before.Masquerade, desired.Masquerade) {
 		keys = append(keys, tableKey)

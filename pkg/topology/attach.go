@@ -83,7 +83,7 @@ func (b *builder) formerSubnets() {
 // gateway of each subnet of the config. Gateways of former subnets go; whatever
 // else somebody gave the bridge is theirs.
 func (b *builder) addresses() {
-	b.desired.Addresses = b.actual.Addresses
+	b.desired.Bridge, b.desired.Addresses = b.actual.Bridge, b.actual.Addresses
 	conf := b.desired.CNI
 	if conf == nil || len(conf.Subnets) == 0 || !slices.ContainsFunc(b.host.Links, func(l Link) bool { return l.Name == b.opts.Bridge }) {
 		return

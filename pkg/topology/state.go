@@ -14,6 +14,9 @@ type State struct {
 	// Sysctls by their path below /proc/sys. The actual State has all that could
 	// matter, the desired one those that must have a certain value.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Bridge is the name of the pods' bridge, once the stock plugin has made it; no
+	// pass of the agent makes or removes it.
+	Bridge string `json:"bridge,omitempty"`
 	// Addresses are those of the bridge that the stock plugin gives it, sorted.
 	// Nobody else repairs them: after `ip addr del`, CNI's CHECK still says fine.
 	Addresses []Address `json:"addresses,omitempty"`

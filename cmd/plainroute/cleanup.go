@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plainroute/plainroute/pkg/cleanup"
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// cleanupFlags are the choices of the cleanup command.
+type cleanupFlags struct {
+	bridge     string
+	runDir     string
+	cniConfDir string
+	procSys    string
+	dryRun     bool
+	force      bool
+	wait       time.Duration
+	output     string
+	summary    string
+}
+
+func cleanupCommand() *cobra.Command {
+	f := &cleanupFlags{}
+	cmd := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove from this node what bears plainroute's mark, and nothing else",
+		Long: `cleanup removes from the node that it runs on the CNI config, the routes of
+protocol 112, the bridge, the nftables table inet plainroute and the files in the
+run folder. It needs CAP_NET_ADMIN and no API server, and can be repeated.
+
+It refuses while an agent runs on the node, which would put everything back, and
+while pods are attached to the bridge. With --force the bridge stays with its
+pods, their leases too, and the rest goes: they can speak to each other on this
+node only, and are not detached until another network takes over. Drain the node first,
+or install the next network first.
+
+Exit codes: 0 done, or nothing was there; 1 failure, and it can be repeated;
+2 wrong flags or arguments; 3 refused, and nothing was changed.`,
+		Example: `  # What would go?
+  plainroute cleanup --dry-run
+
+  # On a node that was drained, once its agent is being stopped
+  plainroute cleanup --wait 30s`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge (default: the one that our CNI config or our table names, else "+topology.Bridge+")")
+	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
+	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings, which are told and stay")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be removed, and change nothing")
+	fs.BoolVar(&f.force, "force", false, "go on while pods are attached; the bridge stays with them")
+	fs.DurationVar(&f.wait, "wait", 0, "how long to wait for an agent on this node to end")
+	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
+	fs.StringVar(&f.summary, "summary", "", "file for a summary in one line of JSON, such as a termination message")
+	return cmd
+}
+
+func (f *cleanupFlags) run(cmd *cobra.Command) error {
+	if err := f.validate(cmd); err != nil {
+		return err
+	}
+	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
+	result, err := f.clean(cmd, store)
+	if f.summary != "" {
+		err = errors.Join(err, writeSummary(f.summary, result.Summary(err)))
+	}
+	if f.output == "json" {
+		e := json.NewEncoder(cmd.OutOrStdout())
+		e.SetIndent("", "  ")
+		return errors.Join(err, e.Encode(result))
+	}
+	if err != nil && len(result.Removed) == 0 {
+		return err
+	}
+	return errors.Join(err, result.Print(cmd.OutOrStdout()))
+}
+
+func (f *cleanupFlags) validate(cmd *cobra.Command) error {
+	faults := environment(cmd.Flags())
+	if f.bridge != "" {
+		faults = append(faults, checkBridge(f.bridge)...)
+	}
+	for _, err := range []error{checkPath("run-dir", f.runDir), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys)} {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if f.wait < 0 {
+		faults = append(faults, fmt.Errorf("--wait: %s is less than nothing", f.wait))
+	}
+	if f.output != "table" && f.output != "json" {
+		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
+	}
+	return faultsError(faults)
+}
+
+func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Result, error) {
+	host, err := f.open(cmd.Context(), store)
+	if err != nil {
+		return cleanup.Result{DryRun: f.dryRun}, err
+	}
+	defer host.Close()
+	return cleanup.Cleanup{
+		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
+		Say: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
+	}.Run(cmd.Context())
+}
+
+// host is the kernel as cleanup sees it: nobody watches, so all is read anew.
+type host struct{ *dataplane.Kernel }
+
+func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
+	h.Forget()
+	facts, err := h.Facts(ctx)
+	if err != nil {
+		return facts, topology.State{}, err
+	}
+	state, err := h.Observe(ctx)
+	return facts, state, err
+}
+
+// open finds out the bridge's name by what bears our mark, so that nobody has to
+// remember the agent's flags.
+func (f *cleanupFlags) open(ctx context.Context, store cni.Store) (host, error) {
+	name := f.bridge
+	if name == "" {
+		name = topology.Bridge
+	}
+	for {
+		kernel, err := dataplane.New(dataplane.Config{Bridge: name, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
+		if err != nil {
+			return host{}, err
+		}
+		state, err := kernel.Observe(ctx)
+		if err != nil {
+			return host{}, errors.Join(fmt.Errorf("observing the kernel: %w", err), kernel.Close())
+		}
+		found := bridgeOf(state)
+		if f.bridge != "" || found == "" || found == name {
+			return host{kernel}, nil
+		}
+		if err := kernel.Close(); err != nil {
+			return host{}, err
+		}
+		name = found
+	}
+}
+
+// bridgeOf returns the bridge that our CNI config or our table was made for.
+func bridgeOf(s topology.State) string {
+	if s.CNI != nil && s.CNI.Bridge != "" {
+		return s.CNI.Bridge
+	}
+	if s.Masquerade != nil {
+		return s.Masquerade.Bridge
+	}
+	return ""
+}
+
+func writeSummary(path string, s cleanup.Summary) error {
+	line, err := s.Line()
+	if err == nil {
+		err = os.WriteFile(path, append(line, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the summary: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+// Package cleanup takes plainroute off one node: it is the loop with a zero State.
+// What bears our mark goes, nothing else does, and no API server is asked.
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Dataplane is the host that is to be cleaned.
+type Dataplane interface {
+	// Look reads the kernel anew: what the host is, and what of ours is there.
+	Look(context.Context) (topology.Host, topology.State, error)
+	// Apply makes changes; what is absent already is deleted already.
+	Apply(context.Context, plan.Changes) error
+}
+
+// Cleanup is one cleanup of this node.
+type Cleanup struct {
+	Dataplane Dataplane
+	Store     cni.Store
+	// Force goes on while pods are attached; what they need among themselves stays.
+	Force bool
+	// DryRun changes nothing.
+	DryRun bool
+	// Wait is how long to wait for an agent to end.
+	Wait time.Duration
+	// Say tells a person what is waited for.
+	Say func(string)
+}
+
+// ErrRefused says that nothing was done because something of this network still
+// runs here.
+var ErrRefused = errors.New("refused")
+
+// Run cleans, and tells what went. It can be repeated however it ended.
+func (c Cleanup) Run(ctx context.Context) (Result, error) {
+	result := Result{DryRun: c.DryRun}
+	files := append(c.Store.Configs(), c.Store.Leftovers()...) // before the lock, which is one too
+	s, err := c.look(ctx)
+	if err != nil {
+		return result, err
+	}
+	result.Settings, result.Kept = settings(s.State), s.kept(c.Store)
+	if s.attached && !c.Force {
+		result.Refusals = append(result.Refusals, fmt.Sprintf(
+			"pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports))
+	}
+	if c.DryRun {
+		if c.Store.Held() {
+			result.Refusals = append(result.Refusals, runs(c.Store))
+		}
+		result.Removed = without(inventory(s.State, files), inventory(s.desired(), s.keptFiles(c.Store)))
+		return result, nil
+	}
+	if len(result.Refusals) > 0 {
+		return result, fmt.Errorf("%w: %s", ErrRefused, result.Refusals[0])
+	}
+	lock, err := c.lock(ctx)
+	if err != nil {
+		result.Refusals = refusals(err)
+		return result, err
+	}
+	defer lock.Close()
+	return result, c.clean(ctx, files, &result)
+}
+
+// A sight is what was seen of this host.
+type sight struct {
+	topology.State
+	ports    int
+	attached bool // pods, to our bridge
+}
+
+func (c Cleanup) look(ctx context.Context) (sight, error) {
+	host, state, err := c.Dataplane.Look(ctx)
+	if err != nil {
+		return sight{}, fmt.Errorf("looking at this host: %w", err)
+	}
+	return sight{state, host.Ports, state.Bridge != "" && host.Ports > 0}, nil
+}
+
+// desired is the zero State, but for a bridge with pods on it, and for the addresses
+// of a device that has the bridge's name and is none.
+func (s sight) desired() topology.State {
+	switch {
+	case s.attached:
+		return topology.State{Bridge: s.Bridge, Addresses: s.Addresses}
+	case s.Bridge == "":
+		return topology.State{Addresses: s.Addresses}
+	}
+	return topology.State{}
+}
+
+// keptFiles are those that stay under pods: the leases of their addresses.
+func (s sight) keptFiles(store cni.Store) []string {
+	if s.attached && slices.Contains(store.Leftovers(), store.LeaseDir()) {
+		return []string{store.LeaseDir()}
+	}
+	return nil
+}
+
+// lockInterval is how often it is looked whether the agent has ended.
+const lockInterval = 100 * time.Millisecond
+
+// lock waits for the agent's lock. Not even Force does without: an agent would put
+// back within milliseconds what is taken away, and there is a way to end each.
+func (c Cleanup) lock(ctx context.Context) (*cni.Lock, error) {
+	deadline := time.Now().Add(c.Wait)
+	for said := false; ; said = true {
+		lock, err := c.Store.TakeLock()
+		if err == nil || !cni.Held(err) {
+			return lock, err
+		}
+		if !time.Now().Before(deadline) {
+			return nil, fmt.Errorf("%w: %s", ErrRefused, runs(c.Store))
+		}
+		if !said && c.Say != nil {
+			c.Say(fmt.Sprintf("waiting up to %s for the agent on this node to end", c.Wait))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for the agent to end: %w", ctx.Err())
+		case <-time.After(lockInterval):
+		}
+	}
+}
+
+func runs(s cni.Store) string {
+	return fmt.Sprintf("an agent runs on this node (it holds the lock in %s) and would put everything back; stop it first", s.RunDir)
+}
+
+// clean does it, once no agent can come. It takes the CNI config away first, so
+// that no pod comes either.
+func (c Cleanup) clean(ctx context.Context, files []string, result *Result) error {
+	if err := c.Dataplane.Apply(ctx, plan.Changes{DeleteCNI: len(c.Store.Configs()) > 0}); err != nil {
+		return err
+	}
+	before, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	had := inventory(before.State, files) // what was seen is valid until Apply only
+	err = errors.Join(
+		c.Dataplane.Apply(ctx, plan.Diff(before.desired(), before.State).WithoutCNI()),
+		c.Store.Clear(!before.attached),
+	)
+	after, lookErr := c.look(ctx)
+	if lookErr != nil {
+		return errors.Join(err, lookErr)
+	}
+	result.Kept = after.kept(c.Store)
+	result.Removed = without(had, inventory(after.State, append(c.Store.Configs(), c.Store.Leftovers()...)))
+	return errors.Join(err, left(plan.Diff(before.desired(), after.State), c.Store))
+}
+
+// left says what is still there, in spite of all.
+func left(changes plan.Changes, store cni.Store) error {
+	if files := store.Configs(); changes.WithoutCNI().Removes() || len(files) > 0 {
+		return fmt.Errorf("some of it is still there, or back (%d routes, table %t, bridge %t, %d files); repeat the cleanup",
+			len(changes.Delete), changes.DeleteTable, changes.DeleteBridge != "", len(files))
+	}
+	return nil
+}

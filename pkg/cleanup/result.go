@@ -1,0 +1,180 @@
+package cleanup
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Result is what a cleanup did, or would do.
+type Result struct {
+	DryRun bool `json:"dryRun,omitempty"`
+	// Removed is what went.
+	Removed []Thing `json:"removed"`
+	// Kept is what of ours stays, and why.
+	Kept []Kept `json:"kept,omitempty"`
+	// Settings are those that the agent may have made. They bear no mark, so nobody
+	// knows what they were before.
+	Settings []string `json:"settings,omitempty"`
+	// Refusals are why nothing was done, or would be done.
+	Refusals []string `json:"refusals,omitempty"`
+}
+
+// Kind is a kind of thing that bears our mark.
+type Kind string
+
+// The kinds, in the order in which they are told.
+const (
+	Config  Kind = "CNI config"
+	Route   Kind = "route"
+	Address Kind = "address"
+	Bridge  Kind = "bridge"
+	Table   Kind = "nftables table"
+	File    Kind = "file"
+)
+
+// Kinds are all there are.
+func Kinds() []Kind { return []Kind{Config, Route, Address, Bridge, Table, File} }
+
+// Thing is one thing that bears our mark.
+type Thing struct {
+	Kind Kind   `json:"kind"`
+	Name string `json:"name"`
+}
+
+// Kept is something of ours that stays.
+type Kept struct {
+	Thing
+	Why string `json:"why"`
+}
+
+// MarshalJSON makes an empty list of none.
+func (r Result) MarshalJSON() ([]byte, error) {
+	type plain Result
+	if r.Removed == nil {
+		r.Removed = []Thing{}
+	}
+	return json.Marshal(plain(r))
+}
+
+// inventory lists all of ours.
+func inventory(s topology.State, files []string) []Thing {
+	var all []Thing
+	for _, r := range s.Routes {
+		all = append(all, Thing{Route, r.String()})
+	}
+	for _, a := range s.Addresses {
+		all = append(all, Thing{Address, a.String()})
+	}
+	if s.Bridge != "" {
+		all = append(all, Thing{Bridge, s.Bridge})
+	}
+	if s.Masquerade != nil {
+		all = append(all, Thing{Table, "inet " + topology.Table})
+	}
+	for _, path := range files {
+		kind := File
+		if strings.Contains(path, topology.Conflist) {
+			kind = Config
+		}
+		all = append(all, Thing{kind, path})
+	}
+	slices.SortStableFunc(all, func(a, b Thing) int { return slices.Index(Kinds(), a.Kind) - slices.Index(Kinds(), b.Kind) })
+	return all
+}
+
+// without returns what is in the first inventory only.
+func without(before, after []Thing) []Thing {
+	still := make(map[Thing]bool, len(after))
+	for _, t := range after {
+		still[t] = true
+	}
+	return slices.DeleteFunc(before, func(t Thing) bool { return still[t] })
+}
+
+// kept tells what stays while pods are attached.
+func (s sight) kept(store cni.Store) []Kept {
+	if !s.attached {
+		return nil
+	}
+	all := []Kept{{Thing{Bridge, s.Bridge}, fmt.Sprintf("pods are attached to it (ports: %d)", s.ports)}}
+	for _, path := range s.keptFiles(store) {
+		all = append(all, Kept{Thing{File, path}, "an agent that comes next would else give away the addresses of these pods"})
+	}
+	return all
+}
+
+// settings tells those that are as the agent sets them and a kernel does not by
+// itself. That of a device follows from that of all.
+func settings(s topology.State) []string {
+	made := map[string]string{topology.SysctlForward4: "1", topology.SysctlForward6: "1", topology.SysctlBridgeNF4: "1", topology.SysctlBridgeNF6: "1"}
+	var all []string
+	for _, path := range slices.Sorted(maps.Keys(s.Sysctls)) {
+		value := s.Sysctls[path]
+		raised := strings.Contains(path, "/gc_thresh") && !slices.Contains(defaultLimits(), value)
+		if value == made[path] || raised || strings.HasSuffix(path, "/accept_ra") && value == "2" {
+			all = append(all, path+"="+value)
+		}
+	}
+	return all
+}
+
+// defaultLimits are the kernel's for the neighbour tables (arp_tbl of
+// net/ipv4/arp.c, nd_tbl of net/ipv6/ndisc.c).
+func defaultLimits() []string { return []string{"128", "512", "1024"} }
+
+// refusals puts an error into words, if it is a refusal.
+func refusals(err error) []string {
+	if !errors.Is(err, ErrRefused) {
+		return nil
+	}
+	return []string{strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")}
+}
+
+// manyOfAKind are told one by one at most; of more, one and their number.
+const manyOfAKind = 20
+
+// Print writes the result as a table, and what a person should know besides.
+func (r Result) Print(w io.Writer) error {
+	verb := map[bool]string{false: "removed", true: "would be removed"}[r.DryRun]
+	if len(r.Removed) == 0 {
+		fmt.Fprintf(w, "Nothing %s.\n", verb)
+	} else if err := r.table(w, strings.ToUpper(verb)); err != nil {
+		return err
+	}
+	for _, k := range r.Kept {
+		fmt.Fprintf(w, "%s %s stays: %s.\n", k.Kind, k.Name, k.Why)
+	}
+	if len(r.Settings) > 0 {
+		fmt.Fprintf(w, "Settings stay as they are, for nobody knows what they were before: %s.\n", strings.Join(r.Settings, ", "))
+	}
+	_, err := fmt.Fprintln(w, leftByOthers)
+	return err
+}
+
+// leftByOthers is what can't be told apart from other networks' doings.
+const leftByOthers = "Not ours to remove: the plugins' programs, and what portmap made for host ports of pods that nobody detached (iptables chains CNI-*)."
+
+func (r Result) table(w io.Writer, title string) error {
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, title+"\tNAME\tCOUNT")
+	for _, kind := range Kinds() {
+		some := slices.DeleteFunc(slices.Clone(r.Removed), func(t Thing) bool { return t.Kind != kind })
+		if n := len(some); n > manyOfAKind {
+			fmt.Fprintf(table, "%s\t%s, and %d more\t%d\n", kind, some[0].Name, n-1, n)
+			continue
+		}
+		for _, t := range some {
+			fmt.Fprintf(table, "%s\t%s\t1\n", kind, t.Name)
+		}
+	}
+	return table.Flush()
+}

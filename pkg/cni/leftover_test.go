@@ -1,0 +1,68 @@
+package cni
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// Clear takes all of ours and nothing else; what somebody else put into the run
+// folder keeps it.
+func TestClear(t *testing.T) {
+	for name, foreign := range map[string]bool{"alone": false, "beside a foreign file": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			must(t, s.Write(dualStack()))
+			lock, err := s.TakeLock()
+			must(t, err)
+			defer lock.Close()
+			must(t, os.MkdirAll(filepath.Join(s.LeaseDir(), "plainroute"), 0o755))
+			must(t, os.WriteFile(filepath.Join(s.LeaseDir(), "plainroute", "10.244.1.2"), nil, 0o644))
+			must(t, os.WriteFile(s.link()+tempSuffix, nil, 0o600))
+			must(t, os.Symlink("/nowhere", s.target()+tempSuffix))
+			if foreign {
+				must(t, os.WriteFile(filepath.Join(s.RunDir, "precious"), nil, 0o600))
+			}
+			if got := len(s.Configs()) + len(s.Leftovers()); got != 6 {
+				t.Errorf("found %q, %q", s.Configs(), s.Leftovers())
+			}
+			must(t, s.Clear(false))
+			if got := s.Leftovers(); !slices.Equal(got, []string{s.LeaseDir()}) {
+				t.Errorf("without the leases, left are %q", got)
+			}
+			for range 2 {
+				must(t, s.Clear(true))
+			}
+			if _, err := os.Stat(s.RunDir); foreign != (err == nil) {
+				t.Errorf("the run folder: %v", err)
+			}
+			if left := list(t, s.ConfDir); len(left) > 0 {
+				t.Errorf("left %q", left)
+			}
+		})
+	}
+}
+
+// Looking whether an agent runs makes no file, and neither keeps nor is kept by one.
+func TestHeld(t *testing.T) {
+	s := Store{RunDir: filepath.Join(t.TempDir(), "run")}
+	if s.Held() {
+		t.Error("held by nobody")
+	}
+	if _, err := os.Stat(s.RunDir); !os.IsNotExist(err) {
+		t.Error("looking made the run folder")
+	}
+	lock, err := s.TakeLock()
+	must(t, err)
+	if !s.Held() {
+		t.Error("an agent's lock was not seen")
+	}
+	if _, err := s.TakeLock(); !Held(err) {
+		t.Errorf("%v does not say that it is held", err)
+	}
+	must(t, lock.Close())
+	if s.Held() {
+		t.Error("held by nobody any more")
+	}
+}
