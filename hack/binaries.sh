@@ -5,6 +5,8 @@
 #   hack/binaries.sh golangci-lint    the linter
 #   hack/binaries.sh govulncheck      the vulnerability scanner
 #   hack/binaries.sh image            what makes container images, from hack/image
+#   hack/binaries.sh helm kustomize   what renders the manifests
+#   hack/binaries.sh coredns          the cluster DNS of the tests on a real cluster
 #
 # etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
 # setup-envtest, where its download works; else they are built from Go modules. The versions are those of the go.mod
@@ -19,6 +21,7 @@ bin=$root/bin
 k8s=$bin/k8s
 cni=$bin/cni
 tools=$bin/tools
+e2e=$bin/e2e
 child=
 
 say() { printf '%s\n' "$*"; }
@@ -107,16 +110,16 @@ from_assets() {
 
 complete() { [[ -x $1/etcd && -x $1/kube-apiserver ]]; }
 
-# kubernetes_version prints the version that hack/kubernetes pins, as in v1.37.2.
-kubernetes_version() {
-  awk '$1 == "k8s.io/kubernetes" { print $2; exit }' "$root/hack/kubernetes/go.mod"
+# pinned prints the version of the module $2 that hack/$1 pins, as in v1.37.2.
+pinned() {
+  awk -v module="$2" '$1 == module { print $2; exit } $1 == "require" && $2 == module { print $3; exit }' "$root/hack/$1/go.mod"
 }
 
 # download gets both from setup-envtest. Failing is cheap: the first limit is for a list of versions that is a few
 # KiB long, and only when that has come is there something worth waiting for.
 download() {
   local version dir name
-  version=$(kubernetes_version)
+  version=$(pinned kubernetes k8s.io/kubernetes)
   version=${version#v}
   version=${version%.*}.x
   build "$tools/setup-envtest" tools sigs.k8s.io/controller-runtime/tools/setup-envtest -ldflags="-s -w"
@@ -155,16 +158,27 @@ control_plane() {
   fi
   build "$k8s/etcd" etcd go.etcd.io/etcd/server/v3 -ldflags="-s -w"
   build "$k8s/kube-apiserver" kubernetes k8s.io/kubernetes/cmd/kube-apiserver \
-    -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(kubernetes_version)"
+    -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(pinned kubernetes k8s.io/kubernetes)"
 }
 
 # plugins makes those that hack/cni lists as tools. They say their version, as official ones do.
 plugins() {
   local of=github.com/containernetworking/plugins package version
-  version=$(awk -v of="$of" '$1 == of { print $2; exit }' "$root/hack/cni/go.mod")
+  version=$(pinned cni "$of")
   for package in $(go list -C "$root/hack/cni" tool); do
     build "$cni/${package##*/}" cni "$package" -ldflags="-s -w -X $of/pkg/utils/buildversion.BuildVersion=$version"
   done
+}
+
+# helm builds Helm. It takes the versions from the linker, and believes in a Kubernetes of years ago without them.
+helm() {
+  local client
+  client=$(pinned helm k8s.io/client-go)
+  client=${client#v0.}
+  build "$tools/helm" helm helm.sh/helm/v3/cmd/helm -ldflags="-s -w
+    -X helm.sh/helm/v3/internal/version.version=$(pinned helm helm.sh/helm/v3)
+    -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=${client%%.*}
+    -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=${client%%.*}"
 }
 
 make_all() {
@@ -176,6 +190,9 @@ make_all() {
       golangci-lint) build "$tools/golangci-lint" tools github.com/golangci/golangci-lint/v2/cmd/golangci-lint -ldflags="-s -w" ;;
       image) build "$tools/image" image . -ldflags="-s -w" ;;
       govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
+      helm) helm ;;
+      kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;
+      coredns) build "$e2e/coredns" coredns . -ldflags="-s -w" ;;
       *) die "no such binary: $target" ;;
     esac
   done
