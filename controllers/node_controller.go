@@ -98,16 +98,16 @@ func (r *NodeReconciler) Healthy() error {
 	return nil
 }
 
-// SetupWithManager makes Nodes and the kernel drive the loop. If the kernel can't
-// be watched any more, the manager ends: a new agent starts with a look at
-// everything.
+// SetupWithManager makes Nodes and the kernel drive the loop. If the host can't be
+// watched any more, the manager ends: a new agent starts with a look at everything,
+// and in a container with new mounts.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
 	r.rivals = newRivals(time.Now)
 	news := make(chan struct{}, 1)
 	watch := manager.RunnableFunc(func(ctx context.Context) error {
 		if err := r.Watcher.Watch(ctx, r.Resync, func() { signal(news) }); err != nil {
-			return fmt.Errorf("watching the kernel: %w", err)
+			return fmt.Errorf("watching this host: %w", err)
 		}
 		return nil
 	})

@@ -36,6 +36,9 @@ func (s Store) TakeLock() (*Lock, error) {
 	if at.Mode().Perm()&0o002 != 0 {
 		return nil, fmt.Errorf("using the run folder: anybody may write to %s (%s)", s.RunDir, at.Mode())
 	}
+	if removed(s.RunDir) {
+		return nil, &RemovedError{s.RunDir}
+	}
 	l := &Lock{path: s.lock()}
 	if err := l.Renew(); err != nil {
 		return nil, err

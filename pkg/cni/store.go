@@ -83,7 +83,7 @@ func (s Store) Write(c topology.CNI) error {
 	if err != nil {
 		return err
 	}
-	if err := s.makeRunDir(); err != nil {
+	if err := errors.Join(s.makeRunDir(), s.Mounted()); err != nil {
 		return err
 	}
 	if s.Lock != nil {

@@ -2,60 +2,125 @@ package cni
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
 
-// unwatched is how often a folder that could not be watched is tried again: it is
-// not there, or the machine has too many watches (inotify(7), max_user_watches).
-const unwatched = time.Second
+// look is how often a folder is looked for that could not be watched: it is not
+// there, or the machine has too many watches (inotify(7), max_user_watches). A
+// mount that died is found by it too, for of that inotify says nothing.
+const look = time.Second
 
 // Watch calls notify when somebody touches our config or one that goes before it, or
-// the folders that ours lives in come or go, until ctx ends. What of our own doing it tells, too, costs
-// a pass that finds nothing.
-func (s Store) Watch(ctx context.Context, notify func()) {
-	for ctx.Err() == nil {
-		if w, err := fsnotify.NewWatcher(); err == nil {
-			s.follow(ctx, w, notify)
-			_ = w.Close()
+// the folders that ours lives in come or go, until ctx ends. What of our own doing it
+// tells, too, costs a pass that finds nothing. It calls blind with what keeps it from
+// watching, and with nil when that is over.
+//
+// A folder that was removed under its mount ends it with a RemovedError: a new
+// container will see the new folder. If that was so from the start, it does not end:
+// we are that new container, and a newer one would see no more.
+func (s Store) Watch(ctx context.Context, notify func(), blind func(error)) error {
+	w := &folderWatch{Store: s, notify: notify, blind: blind, dead: s.Mounted() != nil, seen: map[string]bool{}}
+	defer w.close()
+	again := time.NewTicker(look)
+	defer again.Stop()
+	for {
+		if err := s.Mounted(); err != nil && !w.dead {
+			return err
 		}
-		select {
-		case <-time.After(unwatched):
-		case <-ctx.Done():
+		blind(w.add())
+		if !w.follow(ctx, again.C) {
+			return nil
 		}
 	}
 }
 
-// follow reads events for as long as both folders can be watched.
-func (s Store) follow(ctx context.Context, w *fsnotify.Watcher, notify func()) {
-	if w.Add(s.RunDir) != nil {
-		notify() // a pass makes it anew
-		return
+// A folderWatch is a Watch that runs.
+type folderWatch struct {
+	Store
+	notify  func()
+	blind   func(error)
+	dead    bool // since before we looked
+	watcher *fsnotify.Watcher
+	seen    map[string]bool // the folders that are watched
+}
+
+func (w *folderWatch) close() {
+	if w.watcher != nil {
+		_ = w.watcher.Close()
 	}
-	if w.Add(s.ConfDir) != nil {
-		return
+}
+
+// add watches what is not watched. A CNI folder that is not there is no error, for a
+// router has none; who needs it says so.
+func (w *folderWatch) add() error {
+	if w.watcher == nil {
+		watcher, err := fsnotify.NewWatcher()
+		if err != nil {
+			return fmt.Errorf("watching folders: %w", err)
+		}
+		w.watcher = watcher
 	}
-	notify() // for what happened before the watch
+	var errs []error
+	for _, folder := range w.folders() {
+		if w.seen[folder] {
+			continue
+		}
+		switch err := w.watcher.Add(folder); {
+		case err == nil:
+			w.seen[folder] = true
+			w.notify() // for what happened before
+		case errors.Is(err, fs.ErrNotExist):
+			if folder == filepath.Clean(w.RunDir) {
+				w.notify() // a pass makes it anew
+			}
+		default:
+			errs = append(errs, fmt.Errorf("watching %s: %w", folder, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s Store) folders() []string {
+	return []string{filepath.Clean(s.RunDir), filepath.Clean(s.ConfDir)}
+}
+
+// follow reads events until it is time to look again. It returns false if ctx ended.
+func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
+	var events chan fsnotify.Event
+	var lost chan error
+	if w.watcher != nil {
+		events, lost = w.watcher.Events, w.watcher.Errors
+	}
 	for {
 		select {
-		case e := <-w.Events:
-			switch name := filepath.Clean(e.Name); {
-			case name == s.link(), name == s.target(), before(filepath.Base(name)):
-				notify()
-			case name == filepath.Clean(s.ConfDir), name == filepath.Clean(s.RunDir):
-				if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
-					notify()
-					return
-				}
-			}
-		case err := <-w.Errors: // events were lost, whatever it says
+		case e := <-events:
+			w.learn(e)
+		case err := <-lost: // events were, whatever it says
 			if err != nil {
-				notify()
+				w.notify()
 			}
+		case <-again:
+			return true
 		case <-ctx.Done():
-			return
+			return false
 		}
+	}
+}
+
+func (w *folderWatch) learn(e fsnotify.Event) {
+	name := filepath.Clean(e.Name)
+	switch {
+	case name == w.link(), name == w.target(), before(filepath.Base(name)):
+		w.notify()
+	case w.seen[name] && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)):
+		delete(w.seen, name)
+		_ = w.watcher.Remove(name) // or a folder moved away would be watched still
+		w.notify()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"sync"
 
@@ -53,6 +54,8 @@ type Kernel struct {
 	sysctls    map[string]string
 	masquerade *topology.Masquerade
 	fresh      freshness
+	servers    []netip.Addr // of resolv.conf when it could last be read
+	blind      error        // why folders can't be watched
 }
 
 // freshness tells which of what is kept can be trusted. The rest stays in use
@@ -127,7 +130,8 @@ func (k *Kernel) Forget() {
 	k.fresh = freshness{}
 }
 
-// Facts tells what this host is, apart from what is ours.
+// Facts tells what this host is, apart from what is ours. What can't be read beside
+// the kernel is no reason to leave routes alone.
 func (k *Kernel) Facts(context.Context) (topology.Host, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -135,13 +139,25 @@ func (k *Kernel) Facts(context.Context) (topology.Host, error) {
 		return topology.Host{}, err
 	}
 	servers, err := nameservers(k.cfg.ResolvConf)
-	if err != nil {
-		return topology.Host{}, err
+	if err == nil {
+		k.servers = servers
 	}
 	return topology.Host{
-		Links: k.links.list, Routes: k.routes.foreign, Nameservers: servers,
+		Links: k.links.list, Routes: k.routes.foreign, Nameservers: k.servers,
 		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+		Unseen: texts(err, k.blind),
 	}, nil
+}
+
+// texts puts errors that are any into words.
+func texts(errs ...error) []string {
+	var all []string
+	for _, err := range errs {
+		if err != nil {
+			all = append(all, err.Error())
+		}
+	}
+	return all
 }
 
 // Observe tells what of ours is there. The caller must not change it.

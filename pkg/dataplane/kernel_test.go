@@ -220,3 +220,23 @@ func TestNameservers(t *testing.T) {
 		t.Errorf("got %v", host.Nameservers)
 	}
 }
+
+// What can't be read or watched beside the kernel is told, and nothing else waits for it: the nameservers of before are
+// kept.
+func TestUnseenStopsNothing(t *testing.T) {
+	m := newMachine(t)
+	file := filepath.Join(m.dir, "resolv.conf")
+	m.must(os.WriteFile(file, []byte("nameserver 10.0.0.53\n"), 0o644))
+	_, err := m.Facts(t.Context())
+	m.must(err)
+	m.must(errors.Join(os.Remove(file), os.Mkdir(file, 0o755)))
+	news := make(chan struct{}, 2)
+	for range 2 {
+		m.setBlind(errors.New("too many watches"), func() { news <- struct{}{} })
+	}
+	host, err := m.Facts(t.Context())
+	m.must(err)
+	if len(host.Nameservers) != 1 || len(host.Unseen) != 2 || len(news) != 1 {
+		t.Errorf("got nameservers %v, unseen %q, %d news; want one, two and one", host.Nameservers, host.Unseen, len(news))
+	}
+}

@@ -33,7 +33,8 @@ type linkIdent struct {
 	up          bool
 }
 
-// readLinks lists links and addresses; routed are the devices of foreign routes.
+// readLinks lists links and addresses. Of the links, all are given by index; which of
+// them are facts, keepRouted decides once the routes are known.
 func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	links, err := retryDump(k.handle.LinkList)
 	if err != nil {
@@ -153,7 +154,8 @@ func nameservers(path string) ([]netip.Addr, error) {
 	}
 	defer f.Close()
 	var servers []netip.Addr
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 2 || fields[0] != "nameserver" {
 			continue
@@ -161,6 +163,9 @@ func nameservers(path string) ([]netip.Addr, error) {
 		if addr, err := netip.ParseAddr(fields[1]); err == nil {
 			servers = append(servers, addr.WithZone("").Unmap())
 		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("reading nameservers: %w", err)
 	}
 	return servers, nil
 }

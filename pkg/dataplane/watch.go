@@ -50,7 +50,8 @@ func (k *Kernel) subscribe() error {
 
 // Watch calls notify when somebody else changed what a pass depends on, and each
 // resync for the few settings that the kernel does not announce. It returns when
-// ctx ends, and Kernel can't be watched again.
+// ctx ends, with an error when there is nothing left to watch, and Kernel can't be
+// watched again.
 func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -58,7 +59,11 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	for _, c := range k.events {
 		done.Go(func() { cancel(k.listen(c, notify)) })
 	}
-	done.Go(func() { k.cfg.CNI.Watch(ctx, notify) })
+	done.Go(func() {
+		if err := k.cfg.CNI.Watch(ctx, notify, func(err error) { k.setBlind(err, notify) }); err != nil {
+			cancel(err)
+		}
+	})
 	audit := time.NewTicker(resync)
 	defer audit.Stop()
 	for ctx.Err() == nil {
@@ -78,6 +83,18 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 		return err
 	}
 	return nil
+}
+
+// setBlind remembers what keeps us from watching folders, nil: nothing. A change of
+// that is news.
+func (k *Kernel) setBlind(err error, notify func()) {
+	k.mu.Lock()
+	news := fmt.Sprint(err) != fmt.Sprint(k.blind)
+	k.blind = err
+	k.mu.Unlock()
+	if news {
+		notify()
+	}
 }
 
 // listen reads notifications until the socket's deadline.

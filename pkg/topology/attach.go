@@ -46,6 +46,13 @@ func (b *builder) rivalConfigs() {
 	}
 }
 
+// unseen reports what can't be seen of this host. It serves its pods all the same.
+func (b *builder) unseen() {
+	for _, what := range b.host.Unseen {
+		b.report(Problem{Node: b.opts.NodeName, Reason: HostUnseen, Detail: what + "; until that is well, changes of it are found late or not at all"})
+	}
+}
+
 // formerSubnets finds those that were ours, are not any more, and still have pods.
 // With a new config the next pod would cut them off: the plugin takes the old
 // gateway from the bridge in IPv4, and leaves it in IPv6, where it hides the

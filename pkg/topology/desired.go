@@ -21,6 +21,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.conflicts()
 	b.cni()
 	b.rivalConfigs()
+	b.unseen()
 	b.addresses()
 	b.masquerade()
 	slices.SortFunc(b.problems, Problem.Compare)

@@ -18,6 +18,8 @@ type Host struct {
 	// Leases are the addresses that pods of this host hold, or held when they were
 	// killed with nobody to detach them.
 	Leases []netip.Addr `json:"leases,omitempty"`
+	// Unseen is what of this host can't be read or watched just now, in words.
+	Unseen []string `json:"unseen,omitempty"`
 }
 
 // Link is a network device.

@@ -24,6 +24,7 @@ const (
 	RouteConflict    Reason = "RouteConflict"    // a foreign route goes before ours
 	RouteFailed      Reason = "RouteFailed"      // the kernel refused a route
 	SettingMissing   Reason = "SettingMissing"   // the kernel lacks a setting that we need
+	HostUnseen       Reason = "HostUnseen"       // a part of this host can't be read or watched
 	KernelFailed     Reason = "KernelFailed"     // reading or changing the kernel failed
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours

@@ -136,6 +136,16 @@ func (n *Node) StopAgent(signal syscall.Signal) error {
 	}
 }
 
+// AwaitAgentEnd waits until the agent has ended by itself, and returns what its process says of that.
+func (n *Node) AwaitAgentEnd(ctx context.Context) error {
+	select {
+	case <-n.agent.ended:
+		return n.agent.err
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the agent of %s to end: %w", n.Name, ctx.Err())
+	}
+}
+
 // AgentRunning reports whether the agent's process is there.
 func (n *Node) AgentRunning() bool {
 	if n.agent == nil {

@@ -39,24 +39,36 @@ func (n *Node) enter() error {
 // procSys is where a confined agent finds the settings.
 func (n *Node) procSys() string { return filepath.Join(n.dir, "proc-sys") }
 
-// confineMounts gives the thread mounts of its own, all of them read-only but for three.
+// confineMounts gives the thread mounts of its own, all of them read-only but for three. They are mounted where a folder
+// of the thread's own is, as in a container: a mount goes with the folder that it is on, not with the one that it shows.
 func (n *Node) confineMounts() error {
-	settings := filepath.Join(n.procSys(), "net")
-	for _, dir := range []string{n.RunDir, settings} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("making a folder for the agent of %s: %w", n.Name, err)
-		}
-	}
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("making a mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
-	writable := map[string]string{n.RunDir: n.RunDir, n.ConfDir: n.ConfDir, "/proc/sys/net": settings}
-	for from, to := range writable {
-		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+	writable := []string{n.RunDir, n.ConfDir, filepath.Join(n.procSys(), "net")}
+	shown := make([]int, 0, len(writable))
+	for _, from := range []string{n.RunDir, n.ConfDir, "/proc/sys/net"} {
+		// The container runtime makes what of a pod's hostPath volumes is missing.
+		if err := os.MkdirAll(from, 0o755); err != nil {
+			return fmt.Errorf("making a folder for the agent of %s: %w", n.Name, err)
+		}
+		fd, err := unix.OpenTree(unix.AT_FDCWD, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
 			return fmt.Errorf("binding %s: %w", from, err)
+		}
+		defer unix.Close(fd)
+		shown = append(shown, fd)
+	}
+	if err := unix.Mount("tmpfs", n.dir, "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("hiding %s: %w", n.dir, err)
+	}
+	for i, to := range writable {
+		err := errors.Join(os.MkdirAll(to, 0o755), unix.MoveMount(shown[i], "", unix.AT_FDCWD, to, unix.MOVE_MOUNT_F_EMPTY_PATH))
+		if err != nil {
+			return fmt.Errorf("mounting %s: %w", to, err)
 		}
 	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
