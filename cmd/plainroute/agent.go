@@ -84,7 +84,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	config, err := f.restConfig()
+	config, err := restConfig(f.kubeconfig)
 	if err != nil {
 		return err
 	}

@@ -163,16 +163,16 @@ func parsePrefixes(flag string, values []string) (prefixes []netip.Prefix, fault
 
 // restConfig says how to reach the API server. Requests are not throttled: there
 // is one list and one watch.
-func (f *networkFlags) restConfig() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
-	if f.kubeconfig == "" {
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if kubeconfig == "" {
 		config, err = rest.InClusterConfig()
 	}
 	switch {
 	case errors.Is(err, rest.ErrNotInCluster):
 		return nil, errors.New("this is no pod of a cluster: give --kubeconfig FILE")
-	case err != nil && f.kubeconfig != "":
-		return nil, fmt.Errorf("reading --kubeconfig %s: %w", f.kubeconfig, err)
+	case err != nil && kubeconfig != "":
+		return nil, fmt.Errorf("reading --kubeconfig %s: %w", kubeconfig, err)
 	case err != nil:
 		return nil, fmt.Errorf("reading the pod's credentials: %w", err)
 	}

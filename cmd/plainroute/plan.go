@@ -151,7 +151,7 @@ func (f *planFlags) objects(ctx context.Context, stdin io.Reader) ([]corev1.Node
 }
 
 func (f *planFlags) fromCluster(ctx context.Context) ([]corev1.Node, error) {
-	config, err := f.restConfig()
+	config, err := restConfig(f.kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("%w; or give --filename FILE", err)
 	}

@@ -32,6 +32,10 @@ const (
 	// folder. Container runtimes take the first name in lexical order.
 	Conflist = "10-plainroute.conflist"
 
+	// ConditionReason is the reason of a Node's condition NetworkUnavailable that an
+	// agent keeps.
+	ConditionReason = "PlainrouteReady"
+
 	// Network is the name of the CNI network that our config describes; host-local
 	// keeps its leases in a folder of that name.
 	Network = "plainroute"

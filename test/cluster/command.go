@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 )
 
 // Command is a run of plainroute on a node, as an operator there would run it.
@@ -17,9 +18,15 @@ type Command struct {
 
 // Plainroute runs a command of plainroute on the node and waits for it; the end of ctx kills it.
 func (n *Node) Plainroute(ctx context.Context, args ...string) (Command, error) {
+	return n.PlainrouteUntil(ctx, syscall.SIGKILL, args...)
+}
+
+// PlainrouteUntil is Plainroute with another signal at the end of ctx.
+func (n *Node) PlainrouteUntil(ctx context.Context, signal syscall.Signal, args ...string) (Command, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, n.cluster.config.Agent, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(signal) }
 	err := n.Do(cmd.Start)
 	if err == nil {
 		err = cmd.Wait()

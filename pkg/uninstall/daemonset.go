@@ -1,0 +1,161 @@
+package uninstall
+
+import (
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Options say what the pods that clean the nodes are made of. There is no API
+// server to ask any more: the agents' DaemonSet, which knew, may be gone.
+type Options struct {
+	Namespace string
+	// Image is the agents'.
+	Image       string
+	PullPolicy  string
+	PullSecrets []string
+	// ServiceAccount of the pods, which need no rights; empty: the namespace's.
+	ServiceAccount string
+	// PriorityClass lets them in where a node is full; empty: none.
+	PriorityClass string
+	// CNIConfDir and RunDir are folders of the hosts.
+	CNIConfDir, RunDir string
+	// Bridge is the pods' bridge; empty: cleanup finds it out.
+	Bridge string
+	// DACOverride gives the pods that capability, where those folders aren't root's.
+	DACOverride bool
+	SELinux     *corev1.SELinuxOptions
+	// DryRun shows what would be removed.
+	DryRun bool
+	// Timeout is how long to wait after the last node got on.
+	Timeout time.Duration
+	// Owner takes the DaemonSet with it when it goes: the Pod that this runs in.
+	Owner *metav1.OwnerReference
+}
+
+const (
+	// Name is that of the DaemonSet and its containers.
+	Name = "plainroute-cleanup"
+
+	nameLabel      = "app.kubernetes.io/name"
+	managedByLabel = "app.kubernetes.io/managed-by"
+	managedBy      = "plainroute-uninstall"
+	cleaner        = "cleanup"
+
+	// agentWait is longer than a DaemonSet's pod may take to end (30 s unless it says
+	// otherwise, terminationGracePeriodSeconds).
+	agentWait = "60s"
+
+	// Where the pod has the CNI folder, wherever the host has it.
+	mountedConfDir = "/etc/cni/net.d"
+
+	summaryFile = "/dev/termination-log"
+)
+
+func labels() map[string]string { return map[string]string{nameLabel: Name, managedByLabel: managedBy} }
+
+// daemonSet has an init container clean, whose termination message is the result,
+// and then stays: a container that ends is started again.
+func (o Options) daemonSet() *appsv1.DaemonSet {
+	set := &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: Name, Namespace: o.Namespace, Labels: labels()},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels()},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels()}, Spec: o.podSpec()},
+		},
+	}
+	if o.Owner != nil {
+		set.OwnerReferences = []metav1.OwnerReference{*o.Owner}
+	}
+	return set
+}
+
+func (o Options) podSpec() corev1.PodSpec {
+	no, grace := false, int64(5)
+	spec := corev1.PodSpec{
+		ServiceAccountName:            o.ServiceAccount,
+		AutomountServiceAccountToken:  &no,
+		EnableServiceLinks:            &no,
+		HostNetwork:                   true,
+		PriorityClassName:             o.PriorityClass,
+		NodeSelector:                  map[string]string{corev1.LabelOSStable: "linux"},
+		Affinity:                      realNodes(),
+		Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		TerminationGracePeriodSeconds: &grace,
+		SecurityContext:               &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}, SELinuxOptions: o.SELinux},
+		Volumes:                       []corev1.Volume{hostFolder("cni-conf", o.CNIConfDir), hostFolder("run", o.RunDir)},
+		InitContainers:                []corev1.Container{o.cleaner()},
+		Containers:                    []corev1.Container{o.container("stay", "stay")},
+	}
+	for _, name := range o.PullSecrets {
+		spec.ImagePullSecrets = append(spec.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
+	}
+	return spec
+}
+
+func (o Options) cleaner() corev1.Container {
+	args := []string{"cleanup", "--run-dir=" + o.RunDir, "--cni-conf-dir=" + mountedConfDir, "--output=json", "--summary=" + summaryFile, "--force"}
+	if o.Bridge != "" {
+		args = append(args, "--bridge="+o.Bridge)
+	}
+	if o.DryRun {
+		args = append(args, "--dry-run")
+	} else {
+		args = append(args, "--wait="+agentWait)
+	}
+	c := o.container(cleaner, args...)
+	c.SecurityContext.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
+	if o.DACOverride {
+		c.SecurityContext.Capabilities.Add = append(c.SecurityContext.Capabilities.Add, "DAC_OVERRIDE")
+	}
+	c.TerminationMessagePath = summaryFile
+	c.VolumeMounts = []corev1.VolumeMount{
+		{Name: "cni-conf", MountPath: mountedConfDir},
+		{Name: "run", MountPath: o.RunDir}, // the CNI config points into it by this path
+	}
+	return c
+}
+
+func (o Options) container(name string, args ...string) corev1.Container {
+	no, yes, root := false, true, int64(0)
+	return corev1.Container{
+		Name: name, Image: o.Image, ImagePullPolicy: corev1.PullPolicy(o.PullPolicy), Args: args,
+		SecurityContext: &corev1.SecurityContext{
+			RunAsUser: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		},
+		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi"),
+		}},
+	}
+}
+
+// virtualKubelet is the label by which virtual kubelets tell themselves apart
+// (github.com/virtual-kubelet/virtual-kubelet): there is no kernel behind them.
+const (
+	typeLabel      = "type"
+	virtualKubelet = "virtual-kubelet"
+)
+
+func realNodes() *corev1.Affinity {
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: typeLabel, Operator: corev1.NodeSelectorOpNotIn, Values: []string{virtualKubelet}}},
+		}}},
+	}}
+}
+
+// isReal tells whether a Node gets a pod.
+func isReal(n *corev1.Node) bool {
+	return n.Labels[corev1.LabelOSStable] == "linux" && n.Labels[typeLabel] != virtualKubelet
+}
+
+// hostFolder is made where it is missing, or else the pod would not start on a node
+// that never had an agent.
+func hostFolder(name, path string) corev1.Volume {
+	kind := corev1.HostPathDirectoryOrCreate
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &kind}}}
+}

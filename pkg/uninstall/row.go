@@ -1,0 +1,136 @@
+package uninstall
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/plainroute/plainroute/pkg/cleanup"
+)
+
+// Row tells how it went on a node.
+type Row struct {
+	Node string `json:"node"`
+	// Clean tells that nothing of ours is left but what is kept.
+	Clean bool `json:"clean"`
+	// Gone tells that the Node was deleted meanwhile.
+	Gone bool `json:"gone,omitempty"`
+	// Error is why it is not clean.
+	Error string `json:"error,omitempty"`
+	cleanup.Summary
+}
+
+// Rows are of all nodes, sorted by name.
+type Rows []Row
+
+// rows makes them of what was seen; nodes are those that there are now.
+func (f *follower) rows(nodes map[string]*corev1.Node) Rows {
+	rows := make(Rows, 0, len(f.visits))
+	for name, v := range f.visits {
+		row := Row{Node: name, Clean: v.stage == clean, Summary: v.summary}
+		switch {
+		case !row.Clean:
+			row.Error, row.Gone = v.why(nodes[name]), nodes[name] == nil
+		case row.Refused: // in a dry run
+			row.Error = "it would be refused now: " + v.summary.Error
+		}
+		row.Summary.Error = ""
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return strings.Compare(a.Node, b.Node) })
+	return rows
+}
+
+// manyNames are as many as an error names.
+const manyNames = 20
+
+// err names the nodes that are left, nil: none.
+func (rows Rows) err() error {
+	var names []string
+	for _, r := range rows {
+		if !r.Clean && !r.Gone {
+			names = append(names, r.Node)
+		}
+	}
+	n := len(names)
+	if n == 0 {
+		return nil
+	}
+	if n > manyNames {
+		names = append(names[:manyNames], fmt.Sprintf("and %d more", n-manyNames))
+	}
+	return fmt.Errorf("%d of %d nodes are not clean: %s; once they can be, run `plainroute uninstall` again, or `plainroute cleanup --force` on each",
+		n, len(rows), strings.Join(names, ", "))
+}
+
+// Print writes the table.
+func (rows Rows) Print(w io.Writer) error {
+	var text bytes.Buffer
+	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, "NODE\tRESULT\tROUTES\tTABLE\tCNI CONFIG\tBRIDGE\tNOTE")
+	for _, r := range rows {
+		fmt.Fprintln(table, strings.Join([]string{
+			r.Node, r.result(), r.count(cleanup.Route), r.word(cleanup.Table), r.word(cleanup.Config), r.word(cleanup.Bridge), r.note(),
+		}, "\t"))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(text.String()) { // most have no note
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r Row) result() string {
+	switch {
+	case r.Clean && r.DryRun:
+		return "would be cleaned"
+	case r.Clean:
+		return "clean"
+	case r.Gone:
+		return "gone"
+	}
+	return "NOT CLEAN"
+}
+
+func (r Row) count(kind cleanup.Kind) string {
+	if !r.Clean {
+		return "-"
+	}
+	return strconv.Itoa(r.Removed[kind])
+}
+
+// word says what became of the one thing of a kind.
+func (r Row) word(kind cleanup.Kind) string {
+	switch {
+	case !r.Clean:
+		return "-"
+	case slices.ContainsFunc(r.Kept, func(k string) bool { return strings.HasPrefix(k, string(kind)+" ") }):
+		return "stays"
+	case r.Removed[kind] == 0:
+		return "none"
+	case r.DryRun:
+		return "goes"
+	}
+	return "removed"
+}
+
+func (r Row) note() string {
+	var notes []string
+	if r.Clean && len(r.Kept) > 0 {
+		notes = append(notes, "pods are attached, so these stay: "+strings.Join(r.Kept, ", "))
+	}
+	if r.Error != "" {
+		notes = append(notes, r.Error)
+	}
+	return strings.Join(notes, "; ")
+}

@@ -1,0 +1,190 @@
+// Package uninstall takes plainroute off all nodes of a cluster: a DaemonSet has
+// `plainroute cleanup` run on each, and what each says becomes one table.
+package uninstall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apilabels "k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Uninstall is one run of it.
+type Uninstall struct {
+	Client kubernetes.Interface
+	Options
+	// Say tells a person how it is getting on, a line at a time.
+	Say func(format string, args ...any)
+}
+
+// Run cleans all nodes and returns a row for each. The error, if rows came, says
+// what is left to do. The DaemonSet is removed whatever happens, when ctx ends too.
+func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
+	nodes, err := u.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	set, err := u.create(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := u.follow(ctx, set, nodes)
+	err = errors.Join(err, u.remove(ctx, set))
+	if ctx.Err() != nil {
+		return rows, errors.Join(fmt.Errorf("interrupted: %w", context.Cause(ctx)), err, rows.err())
+	}
+	return rows, errors.Join(err, u.deleteConditions(ctx), rows.err())
+}
+
+// nodes returns those that get a pod.
+func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) {
+	list, err := u.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing Nodes: %w", err)
+	}
+	nodes := make(map[string]*corev1.Node, len(list.Items))
+	for i := range list.Items {
+		if n := &list.Items[i]; isReal(n) {
+			nodes[n.Name] = n
+		}
+	}
+	return nodes, nil
+}
+
+// create makes the DaemonSet, in place of one that a run left which was killed.
+func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
+	sets := u.Client.AppsV1().DaemonSets(u.Namespace)
+	old, err := sets.Get(ctx, Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return nil, fmt.Errorf("looking for an older DaemonSet %s: %w", Name, err)
+	case old.Labels[managedByLabel] != managedBy:
+		return nil, fmt.Errorf("making DaemonSet %s in namespace %s: there is one of this name that is not ours", Name, u.Namespace)
+	default:
+		u.Say("removing the DaemonSet of a run that did not end")
+		if err := u.remove(ctx, old); err != nil {
+			return nil, err
+		}
+	}
+	set, err := sets.Create(ctx, u.daemonSet(), metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("making DaemonSet %s: %w", Name, err)
+	}
+	return set, nil
+}
+
+const (
+	// removal is how long the DaemonSet may take to go, after ctx has ended too: a pod
+	// has 30 s then.
+	removal      = 20 * time.Second
+	pollInterval = time.Second
+	// perNode makes polls rarer in large clusters: a list of all pods is megabytes.
+	perNode = time.Millisecond
+)
+
+// remove deletes the DaemonSet with its pods, and waits until they are gone. Those on
+// nodes that don't answer stay until their Node does, which is no fault.
+func (u *Uninstall) remove(ctx context.Context, set *appsv1.DaemonSet) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
+	defer cancel()
+	sets, foreground := u.Client.AppsV1().DaemonSets(u.Namespace), metav1.DeletePropagationForeground
+	err := sets.Delete(ctx, Name, metav1.DeleteOptions{
+		PropagationPolicy: &foreground, Preconditions: &metav1.Preconditions{UID: &set.UID},
+	})
+	for err == nil {
+		select {
+		case <-ctx.Done():
+			u.Say("DaemonSet %s goes as soon as its last pod does, on a node that does not answer", Name)
+			return nil
+		case <-time.After(pollInterval / 4):
+		}
+		var now *appsv1.DaemonSet
+		if now, err = sets.Get(ctx, Name, metav1.GetOptions{}); err == nil && now.UID != set.UID {
+			return nil
+		}
+	}
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or another one by now
+		return nil
+	}
+	return fmt.Errorf("removing DaemonSet %s: %w; delete it by hand", Name, err)
+}
+
+// follow looks at the pods until each node is clean, or none has got on for too long.
+func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map[string]*corev1.Node) (Rows, error) {
+	f := newFollower(u, nodes)
+	u.Say("cleaning %d nodes", len(nodes))
+	var failed error
+	for {
+		pods, err := u.pods(ctx, set)
+		if err != nil && fmt.Sprint(err) != fmt.Sprint(failed) && ctx.Err() == nil {
+			u.Say("%v; trying again", err)
+		}
+		if failed = err; err == nil {
+			f.see(pods)
+		}
+		if f.left() == 0 {
+			return f.rows(nodes), nil
+		}
+		if time.Since(f.progress) > u.Timeout || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-time.After(pollInterval + time.Duration(len(nodes))*perNode):
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() == nil {
+		now, err := u.nodes(ctx)
+		if err == nil {
+			nodes = now
+		}
+		failed = errors.Join(failed, err)
+	}
+	return f.rows(nodes), failed
+}
+
+// pods returns those of the DaemonSet by their node.
+func (u *Uninstall) pods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
+	list, err := u.Client.CoreV1().Pods(u.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: apilabels.Set(labels()).String(), ResourceVersion: "0",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the pods of DaemonSet %s: %w", Name, err)
+	}
+	pods := make(map[string]*corev1.Pod, len(list.Items))
+	for i := range list.Items {
+		if p := &list.Items[i]; metav1.IsControlledBy(p, set) {
+			pods[nodeOf(p)] = p
+		}
+	}
+	return pods, nil
+}
+
+// nodeOf returns the node that a pod is on or meant for: a DaemonSet's pod names it
+// before it is scheduled (ReplaceDaemonSetPodNodeNameNodeAffinity of
+// k8s.io/kubernetes/pkg/controller/daemon/util).
+func nodeOf(p *corev1.Pod) string {
+	if p.Spec.NodeName != "" {
+		return p.Spec.NodeName
+	}
+	a := p.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return ""
+	}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		for _, field := range term.MatchFields {
+			if field.Key == metav1.ObjectNameField && len(field.Values) == 1 {
+				return field.Values[0]
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,208 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/uninstall"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// removal is a cluster from which plainroute is being taken away, by a user who has the rights of which the help speaks
+// and no others.
+type removal struct {
+	*lab
+	kubelets   *cluster.Kubelets
+	kubeconfig string
+}
+
+func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node) *removal {
+	t.Helper()
+	l := cleanupLab(t, cluster.AgentOptions{})
+	name := strings.ToLower(t.Name())
+	r := &removal{lab: l, kubelets: &cluster.Kubelets{Cluster: l.site.Cluster, Namespace: name, Nodes: nodes(l)}}
+	ctx := l.within(limit)
+	_, err := l.site.Client().CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	l.must(err)
+	r.kubeconfig, err = l.site.AddUser(name)
+	l.must(err)
+	l.must(l.site.Allow(ctx, name, name,
+		rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"create", "get", "delete"}},
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}}))
+	l.must(l.site.Allow(ctx, name, "",
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}},
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}}))
+	playing, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.kubelets.Run(playing) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func both(l *lab) []*cluster.Node { return []*cluster.Node{l.node.Node, l.peer.Node} }
+
+func (r *removal) args() []string {
+	return []string{"uninstall", "--kubeconfig", r.kubeconfig, "--namespace", r.kubelets.Namespace, "--image", "localhost/plainroute:1", "-o", "json"}
+}
+
+// uninstall runs it where the API server can be reached.
+func (r *removal) uninstall(ctx context.Context, code int, args ...string) (uninstall.Rows, cluster.Command) {
+	r.t.Helper()
+	done, err := r.peer.Plainroute(ctx, append(r.args(), args...)...)
+	r.must(err)
+	if done.Code != code {
+		r.t.Fatalf("uninstall %q ended with %d, want %d\n%s%s", args, done.Code, code, done.Stdout, done.Stderr)
+	}
+	r.t.Logf("%s", done.Stderr)
+	sets, err := r.site.Client().AppsV1().DaemonSets(r.kubelets.Namespace).List(r.within(limit), metav1.ListOptions{})
+	r.must(err)
+	if len(sets.Items) > 0 {
+		r.t.Errorf("a DaemonSet is left: %v", sets.Items[0].Name)
+	}
+	var rows uninstall.Rows
+	if done.Stdout != "" {
+		r.must(json.Unmarshal([]byte(done.Stdout), &rows))
+		var table strings.Builder
+		r.must(rows.Print(&table))
+		r.t.Logf("\n%s", table.String())
+	}
+	return rows, done
+}
+
+// condition gives a Node the condition, as an agent or somebody else would.
+func (r *removal) condition(node *machine, reason string) {
+	r.t.Helper()
+	nodes := r.site.Client().CoreV1().Nodes()
+	object, err := nodes.Get(r.within(limit), node.Name, metav1.GetOptions{})
+	r.must(err)
+	object.Status.Conditions = append(object.Status.Conditions, corev1.NodeCondition{
+		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: reason,
+	})
+	_, err = nodes.UpdateStatus(r.within(limit), object, metav1.UpdateOptions{})
+	r.must(err)
+}
+
+func (r *removal) hasCondition(node *machine) bool {
+	r.t.Helper()
+	object, err := r.site.Client().CoreV1().Nodes().Get(r.within(limit), node.Name, metav1.GetOptions{})
+	r.must(err)
+	if len(object.Status.Conditions) == 0 {
+		r.t.Error("all conditions are gone")
+	}
+	return slices.ContainsFunc(object.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeNetworkUnavailable })
+}
+
+func TestUninstall(t *testing.T) {
+	r := newRemoval(t, both)
+	r.condition(r.node, topology.ConditionReason)
+	r.condition(r.peer, "CloudRoutes")
+	before := r.picture()
+	rows, _ := r.uninstall(r.within(limit), 0, "--dry-run")
+	if len(rows) != 2 || !rows[0].DryRun || !rows[0].Clean || !strings.Contains(rows[0].Error, "it would be refused now: an agent runs") {
+		t.Errorf("the dry run says %+v", rows)
+	}
+	r.same(before, "after a dry run")
+	if !r.hasCondition(r.node) {
+		t.Error("the dry run deleted a condition")
+	}
+
+	r.must(r.pods[0].Remove(r.within(limit)))
+	stopped := make(chan error, 1)
+	time.AfterFunc(2*time.Second, func() { // pods of agents may still be there
+		stopped <- r.node.StopAgent(syscall.SIGTERM)
+		stopped <- r.peer.StopAgent(syscall.SIGTERM)
+	})
+	rows, _ = r.uninstall(r.within(limit), 0)
+	r.must(<-stopped)
+	r.must(<-stopped)
+	if len(rows) != 2 || !rows[0].Clean || !rows[1].Clean || len(rows[0].Kept) > 0 || len(rows[1].Kept) != 2 || rows[0].Removed["route"] != 4 {
+		t.Errorf("got %+v", rows)
+	}
+	r.nothingLeft()
+	if r.hasCondition(r.node) || !r.hasCondition(r.peer) {
+		t.Error("the conditions are not as they should be: ours gone, the other there")
+	}
+	rows, _ = r.uninstall(r.within(limit), 0)
+	if len(rows) != 2 || len(rows[0].Removed) > 0 {
+		t.Errorf("the second time: %+v", rows)
+	}
+	r.comesBack()
+}
+
+// A node that can't be cleaned is a row, with the reason, and the others are clean.
+func TestUninstallLeavesNodes(t *testing.T) {
+	r := newRemoval(t, func(l *lab) []*cluster.Node { return []*cluster.Node{l.node.Node} })
+	r.kubelets.Change = func(_ *cluster.Node, args []string) []string {
+		return slices.DeleteFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--wait=") })
+	}
+	dead, err := r.site.Client().CoreV1().Nodes().Get(r.within(limit), r.peer.Name, metav1.GetOptions{})
+	r.must(err)
+	dead.Status.Conditions[0].Status = corev1.ConditionUnknown
+	_, err = r.site.Client().CoreV1().Nodes().UpdateStatus(r.within(limit), dead, metav1.UpdateOptions{})
+	r.must(err)
+	rows, done := r.uninstall(r.within(limit), 1, "--timeout", "2s")
+	if len(rows) != 2 || !strings.HasPrefix(rows[0].Error, "refused: an agent runs on this node") || rows[1].Error != "the node does not answer" {
+		t.Errorf("got %+v", rows)
+	}
+	if want := fmt.Sprintf("2 of 2 nodes are not clean: %s, %s; ", r.node.Name, r.peer.Name); !strings.Contains(done.Stderr, want) {
+		t.Errorf("said %q, want %q", done.Stderr, want)
+	}
+	r.must(r.node.WaitReady(r.within(limit)))
+	r.must(r.node.AwaitRoute(r.within(limit), r.peer.Subnets...))
+}
+
+// Whoever loses patience leaves nothing behind, and whoever is killed leaves what the next run takes away.
+func TestUninstallInterrupted(t *testing.T) {
+	r := newRemoval(t, func(*lab) []*cluster.Node { return nil })
+	stale, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	killed, err := r.peer.Plainroute(stale, r.args()...)
+	r.must(err)
+	sets := r.site.Client().AppsV1().DaemonSets(r.kubelets.Namespace)
+	left, err := sets.List(r.within(limit), metav1.ListOptions{})
+	r.must(err)
+	if killed.Code != -1 || len(left.Items) != 1 {
+		t.Fatalf("the killed run ended with %d and left %d DaemonSets", killed.Code, len(left.Items))
+	}
+	_, done := r.uninstall(r.within(limit), 1, "--timeout", "1s")
+	if !strings.Contains(done.Stderr, "removing the DaemonSet of a run that did not end") {
+		t.Errorf("said %q", done.Stderr)
+	}
+
+	impatient, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	interrupted, err := r.peer.PlainrouteUntil(impatient, syscall.SIGTERM, r.args()...)
+	r.must(err)
+	if interrupted.Code != 1 || !strings.Contains(interrupted.Stderr, "interrupted: ") {
+		t.Errorf("the interrupted run ended with %d and said %q", interrupted.Code, interrupted.Stderr)
+	}
+	if left, err = sets.List(r.within(limit), metav1.ListOptions{}); err != nil || len(left.Items) > 0 {
+		t.Errorf("the interrupted run left %v, %v", left, err)
+	}
+}
+
+// What is not allowed is said, and nothing is left of it.
+func TestUninstallWithoutRights(t *testing.T) {
+	r := newRemoval(t, both)
+	r.kubelets.Namespace = metav1.NamespaceDefault
+	_, done := r.uninstall(r.within(limit), 1)
+	if !strings.Contains(done.Stderr, `cannot get resource "daemonsets"`) {
+		t.Errorf("said %q", done.Stderr)
+	}
+}
