@@ -6,7 +6,7 @@
 #   hack/binaries.sh govulncheck      the vulnerability scanner
 #   hack/binaries.sh image            what makes container images, from hack/image
 #   hack/binaries.sh helm kustomize   what renders the manifests
-#   hack/binaries.sh coredns          the cluster DNS of the tests on a real cluster
+#   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster
 #
 # etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
 # setup-envtest, where its download works; else they are built from Go modules. The versions are those of the go.mod
@@ -193,6 +193,7 @@ make_all() {
       helm) helm ;;
       kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;
       coredns) build "$e2e/coredns" coredns . -ldflags="-s -w" ;;
+      ingress) build "$e2e/ingress" ingress . -ldflags="-s -w" ;;
       *) die "no such binary: $target" ;;
     esac
   done
