@@ -17,10 +17,14 @@ PATIENTLY := hack/patiently.sh
 # The race detector needs a C compiler.
 RACE ?= $(if $(shell command -v "$$(go env CC 2>/dev/null)" 2>/dev/null),-race)
 
+# The image that is made, and for what. Nothing is published: the name says that it comes from here.
+IMAGE ?= localhost/plainroute:dev
+PLATFORMS ?= linux/amd64,linux/arm64
+
 # Where tests find the binaries. KUBEBUILDER_ASSETS of the caller is where hack/binaries.sh takes them from.
 TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINROUTE_BIN=$(CURDIR)/bin/plainroute
 
-PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/status/... ./hack/...
+PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/status/... ./hack/...
 
 ##@ Use
 
@@ -42,6 +46,15 @@ demo-down: ## Take down a demo that was left up.
 .PHONY: build
 build: ## Build bin/plainroute.
 	@$(PATIENTLY) "compiling plainroute $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION)" -o bin/plainroute ./cmd/plainroute
+
+.PHONY: image
+image: ## Make the container image, bin/plainroute-image.tar. PLATFORMS=linux/amd64 is quicker.
+	@hack/binaries.sh image
+	@$(PATIENTLY) "making the image $(IMAGE), $(VERSION)" hack/make-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
+
+.PHONY: image-check
+image-check: image ## Make the image again elsewhere, with an empty build cache; it must be the same to the byte.
+	@$(PATIENTLY) "making the image a second time" hack/check-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
 
 .PHONY: assets
 assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
