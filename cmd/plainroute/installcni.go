@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/plugins"
+)
+
+// installFlags are the choices of the install-cni command.
+type installFlags struct {
+	plugins.Install
+	output string
+}
+
+func installCNICommand() *cobra.Command {
+	f := &installFlags{}
+	cmd := &cobra.Command{
+		Use:   "install-cni",
+		Short: "Install the stock CNI plugins on this node",
+		Long: `install-cni copies the stock CNI plugins into the folder from which the node's
+container runtime executes them. It is the init container of the DaemonSet.
+
+A plugin is installed where it is missing, and where a stock plugin is older
+than ours. Anything else is kept, unless --force is given:
+
+  missing, an empty file, or a symlink to a name in the
+    folder that does not exist                              ours is installed
+  a stock plugin, older                                     upgraded
+  a stock plugin that is not executable or cut short        repaired
+  a stock plugin, same version or newer                     kept
+  a stock plugin that does not tell its version (Debian's)  kept
+  any other program or script by that name                  kept
+  a symlink (k3s, MicroK8s), whatever it leads to           kept
+
+What is stock, and its version, is read from the Go build info of the binary;
+nothing is executed. Only major, minor and patch are compared: what follows a
+hyphen is a distributor's, and says neither newer nor older. A plugin of the same
+version and source that was built with an older Go is upgraded as well.
+
+With --force ours takes the place of all that differs; a symlink is replaced and
+never written through. A folder by a plugin's name always stays.
+
+Each plugin is written beside its place, synced, read back and renamed, so it is
+never there in part, and pods may start and stop meanwhile. Several runs take
+turns. What an interrupted one left is removed by the next.
+
+Where a plugin that the pod network needs is kept and is not known to be stock,
+or is not there at all, a warning says so; the exit code is that of success.`,
+		Example: `  # What the DaemonSet does
+  plainroute install-cni --from /cni --to /opt/cni/bin
+
+  # Two plugins only, even where others by these names are there
+  plainroute install-cni --from /cni --to /opt/cni/bin --plugins bridge,host-local --force`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.From, "from", "/cni", "folder of the plugins to install")
+	fs.StringVar(&f.To, "to", "/opt/cni/bin", "folder from which the container runtime executes plugins; made where it is missing")
+	fs.StringSliceVar(&f.Names, "plugins", nil, "names of the plugins to install (default: all in --from)")
+	fs.BoolVar(&f.Force, "force", false, "replace what is newer, what is not stock, and symlinks")
+	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+// installation is what the command says it did.
+type installation struct {
+	To       string           `json:"to"`
+	Plugins  []plugins.Result `json:"plugins"`
+	Warnings []string         `json:"warnings"`
+}
+
+func (f *installFlags) run(cmd *cobra.Command) error {
+	faults := environment(cmd.Flags())
+	if f.output != "text" && f.output != "json" {
+		faults = append(faults, fmt.Errorf("--output: %q is neither text nor json", f.output))
+	}
+	for _, name := range f.Names {
+		if name == "" || name == "." || name == ".." || filepath.Base(name) != name {
+			faults = append(faults, fmt.Errorf("--plugins: %q is no name of a plugin", name))
+		}
+	}
+	if f.From == "" || f.To == "" {
+		faults = append(faults, errors.New("--from and --to must not be empty"))
+	}
+	if err := faultsError(faults); err != nil {
+		return err
+	}
+	results, err := f.Run(cmd.Context())
+	if results == nil {
+		return err
+	}
+	done := installation{To: f.To, Plugins: results}
+	if done.Warnings, err = warnings(f.To, results, err); f.output == "json" {
+		e := json.NewEncoder(cmd.OutOrStdout())
+		e.SetIndent("", "  ")
+		return errors.Join(err, e.Encode(done))
+	}
+	return errors.Join(err, done.print(cmd.OutOrStdout(), cmd.ErrOrStderr()))
+}
+
+// warnings are about plugins that the pod network needs. They add to err what keeps
+// them from being told.
+func warnings(to string, results []plugins.Result, err error) ([]string, error) {
+	lines := []string{}
+	needed := map[string]bool{}
+	for _, name := range cni.Required() {
+		needed[name] = true
+	}
+	for _, r := range results {
+		if needed[r.Plugin] && r.Doubtful {
+			lines = append(lines, fmt.Sprintf("pods need the stock plugin %s; %s was kept: %s; if pods do not start, move it away or use --force",
+				r.Plugin, filepath.Join(to, r.Plugin), r.Reason))
+		}
+	}
+	missing, e := plugins.Missing(to, cni.Required())
+	for _, name := range missing {
+		lines = append(lines, fmt.Sprintf("pods need the plugin %s; it is not in %s", name, to))
+	}
+	return lines, errors.Join(err, e)
+}
+
+func (i installation) print(out, faults io.Writer) error {
+	for _, r := range i.Plugins {
+		if _, err := fmt.Fprintln(out, r); err != nil {
+			return err
+		}
+	}
+	for _, line := range i.Warnings {
+		if _, err := fmt.Fprintln(faults, "warning:", line); err != nil {
+			return err
+		}
+	}
+	return nil
+}

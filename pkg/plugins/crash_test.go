@@ -1,0 +1,164 @@
+package plugins
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What this binary does instead of testing: install once, for ever, or into a file
+// system of its own.
+const (
+	onceVariable    = "PLUGINS_ONCE"
+	foreverVariable = "PLUGINS_FOREVER"
+	mountVariable   = "PLUGINS_MOUNT"
+)
+
+func TestMain(m *testing.M) {
+	i := Install{From: os.Getenv("FROM"), To: os.Getenv("TO"), Force: true}
+	switch {
+	case os.Getenv(onceVariable) != "":
+		i.Force = false
+		results, err := i.Run(context.Background())
+		fmt.Println(lines(results), err)
+		os.Exit(0)
+	case os.Getenv(foreverVariable) != "":
+		fmt.Fprintln(os.Stderr, installForever(i, os.Getenv(foreverVariable)))
+		os.Exit(1)
+	case os.Getenv(mountVariable) != "":
+		fmt.Println(installMounted(i, os.Getenv(mountVariable)))
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// installForever installs from one folder and another in turn, and ends with what
+// keeps it from that.
+func installForever(i Install, other string) error {
+	for n := 0; ; n++ {
+		if _, err := i.Run(context.Background()); err != nil {
+			return err
+		}
+		i.From, other = other, i.From
+		if n == 0 {
+			fmt.Println("installing")
+		}
+	}
+}
+
+// Killed at any moment, what has a plugin's name is the old one or the new one, and
+// the next run leaves nothing over.
+func TestRunKilled(t *testing.T) {
+	b := newBench(t)
+	other := filepath.Join(t.TempDir(), "other")
+	must(t, os.Mkdir(other, 0o755))
+	must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
+	b.file(b.older, 0o755)(t)
+	halves := 0
+	for range 40 {
+		killed(t, b.Install, other)
+		content, err := os.ReadFile(b.at())
+		must(t, err)
+		if !bytes.Equal(content, b.ours) && !bytes.Equal(content, b.older) {
+			t.Fatalf("after a crash it is neither the old one nor the new one: %d bytes", len(content))
+		}
+		if at, err := os.Stat(b.at()); err != nil || at.Mode() != 0o755 {
+			t.Fatalf("after a crash: %v, %v", at.Mode(), err)
+		}
+		if _, err := os.Lstat(b.at() + tempSuffix); err == nil {
+			halves++
+		}
+	}
+	if halves == 0 {
+		t.Error("no crash came in the midst: this test tests nothing")
+	}
+	b.Force = true
+	b.run(t)
+	b.has(t, b.ours)
+}
+
+// killed starts a program that installs, and kills it at a random moment.
+func killed(t *testing.T, i Install, other string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), foreverVariable+"="+other, "FROM="+i.From, "TO="+i.To)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	if _, err := fmt.Fscanln(out, new(string)); err != nil {
+		t.Fatal("the program does not install:", err)
+	}
+	time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait() // says that it was killed
+}
+
+// installMounted mounts a tmpfs with options over the folder, and returns what
+// Run says, and what is in the folder then.
+func installMounted(i Install, options string) string {
+	var flags uintptr
+	for _, o := range strings.Split(options, ",") {
+		flags |= map[string]uintptr{"ro": unix.MS_RDONLY, "noexec": unix.MS_NOEXEC}[o]
+	}
+	data := "size=16m"
+	if strings.Contains(options, "full") {
+		data = "size=1m"
+	}
+	if err := unix.Mount("none", i.To, "tmpfs", flags, data); err != nil {
+		return "mounting: " + err.Error()
+	}
+	results, err := i.Run(context.Background())
+	left, e := os.ReadDir(i.To)
+	return fmt.Sprint(lines(results), "\n", err, "\n", left, e)
+}
+
+// What is wrong with the host's folder is told, with what to do; and nothing is left.
+func TestRunOnUnfitFileSystems(t *testing.T) {
+	b := newBench(t)
+	for options, want := range map[string][]string{
+		"rw":     {"bridge: installed v1.9.1", "<nil>", "[- bridge] <nil>"},
+		"ro":     {"bridge: failed", "read-only file system", "cni.binDir", "[] <nil>"},
+		"noexec": {"mounted with noexec", "remount it with exec", "[] <nil>"},
+		"full":   {"bridge: failed", "no space left on device", "30 MB", "[] <nil>"},
+	} {
+		t.Run(options, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+			cmd.Env = append(os.Environ(), mountVariable+"="+options, "FROM="+b.From, "TO="+b.To)
+			cmd.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+				UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+				GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+			}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Skip("no user namespace to mount in:", err)
+			}
+			for _, part := range want {
+				if !strings.Contains(string(out), part) {
+					t.Errorf("%q is not in:\n%s", part, out)
+				}
+			}
+		})
+	}
+}
+
+// Another user's folder needs more than root without capabilities.
+func TestExplainPermission(t *testing.T) {
+	err := explain(&os.PathError{Op: "openat", Path: "bridge", Err: unix.EACCES})
+	for _, part := range []string{"openat bridge: permission denied", "dacOverride", "seLinuxOptions"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q is not in %q", part, err)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package plugins
+
+import (
+	"bytes"
+	"fmt"
+	"go/version"
+
+	"golang.org/x/mod/semver"
+)
+
+// Action is what became of one plugin.
+type Action string
+
+// What can become of a plugin.
+const (
+	Installed Action = "installed" // it was missing
+	Upgraded  Action = "upgraded"  // it was a stock plugin, older than ours
+	Repaired  Action = "repaired"  // nothing could run by its name
+	Replaced  Action = "replaced"  // it was something else, and we were told to force ours
+	Kept      Action = "kept"
+	Failed    Action = "failed"
+)
+
+// Result says what became of a plugin, and why.
+type Result struct {
+	Plugin  string `json:"plugin"`
+	Action  Action `json:"action"`
+	Found   string `json:"found,omitempty"`   // version of what was there, where it is known
+	Offered string `json:"offered,omitempty"` // version of ours, where it is known
+	Reason  string `json:"reason,omitempty"`
+	// Doubtful: what was kept may not be what a pod network needs.
+	Doubtful bool `json:"doubtful,omitempty"`
+}
+
+// String is the result as one line.
+func (r Result) String() string {
+	line := r.Plugin + ": " + string(r.Action)
+	switch {
+	case r.Action == Upgraded:
+		line += " " + r.Found + " -> " + r.Offered
+	case r.Action != Kept && r.Action != Failed && r.Offered != "":
+		line += " " + r.Offered
+	}
+	if r.Reason != "" {
+		line += ": " + r.Reason
+	}
+	return line
+}
+
+// found is what stands in the target folder by a plugin's name.
+type found struct {
+	kind       kind
+	link       string // where a symlink leads to
+	content    []byte // of a file
+	executable bool   // by anybody; root may then too
+}
+
+type kind int
+
+const (
+	nothing kind = iota
+	file
+	deadLink // a symlink to what is not there, inside of the folder
+	link     // any other symlink
+	other    // a folder, a device...
+)
+
+// decide weighs what is there against ours. The action is Kept, or what putting
+// ours into place will have been.
+func decide(name string, ours []byte, have found, force bool) Result {
+	offer := identify(name, ours)
+	r := Result{Plugin: name, Offered: offer.version, Action: Kept}
+	switch {
+	case have.kind == nothing:
+		r.Action = Installed
+	case have.kind == deadLink:
+		r.Action, r.Reason = Repaired, "it was a symlink to "+have.link+", which is missing"
+	case have.kind == file && len(have.content) == 0:
+		r.Action, r.Reason = Repaired, "it was an empty file"
+	case have.kind == file && short(have.content):
+		r.Action, r.Reason = Repaired, "its end was missing"
+	case have.kind == file && bytes.Equal(have.content, ours):
+		r.Found, r.Reason = offer.version, "it is the same"
+		if !have.executable {
+			r.Action, r.Reason = Repaired, "it was not executable"
+		}
+	case force:
+		r.Action, r.Reason = Replaced, "forced"
+	case have.kind == link:
+		r.Reason = "a symlink to " + have.link
+	case have.kind == other:
+		r.Reason, r.Doubtful = "not a file", true
+	default:
+		r.weigh(offer, identify(name, have.content), have.executable)
+	}
+	return r
+}
+
+// weigh settles between two that differ, both of them files.
+func (r *Result) weigh(ours, theirs identity, executable bool) {
+	r.Found = theirs.version
+	switch {
+	case !theirs.stock:
+		r.Reason, r.Doubtful = "not a stock plugin", true
+	case theirs.version == "":
+		r.Reason, r.Doubtful = "a stock plugin that does not tell its version", true
+	case ours.version == "":
+		r.Reason = "the version of the one offered is not known"
+	default:
+		r.compare(ours, theirs, executable)
+	}
+}
+
+// compare settles between two stock plugins whose versions are known.
+func (r *Result) compare(ours, theirs identity, executable bool) {
+	switch order := semver.Compare(core(ours.version), core(theirs.version)); {
+	case order > 0:
+		r.Action = Upgraded
+	case order < 0:
+		r.Reason = "newer " + theirs.version
+	case !executable:
+		r.Action, r.Reason = Repaired, "it was not executable"
+	case ours.sum != "" && ours.sum == theirs.sum && version.Compare(ours.toolchain, theirs.toolchain) > 0:
+		// The same source, so what a newer Go mends is all that there is between them.
+		r.Action, r.Reason = Upgraded, fmt.Sprintf("built with %s, not %s", ours.toolchain, theirs.toolchain)
+	default:
+		r.Reason = "same version " + theirs.version
+	}
+}

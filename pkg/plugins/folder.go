@@ -1,0 +1,187 @@
+package plugins
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tempSuffix makes names that are written to and then renamed into place. They are
+// fixed, and only who holds the lock writes, so whatever has such a name when the
+// lock is taken was left by a crash.
+const tempSuffix = ".plainroute-new"
+
+// lockWait is how long to sleep between tries at the lock. It is held for about a
+// second.
+const lockWait = 50 * time.Millisecond
+
+// folder is a locked folder of plugins. Being an os.Root, it follows no symlink to
+// the outside: what such a one leads to in a container is not what it leads to on
+// the host.
+type folder struct {
+	root *os.Root
+	self *os.File // holds the lock
+}
+
+// open makes the folder where it is missing, and locks it.
+func open(ctx context.Context, path string) (*folder, error) {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	self, err := root.Open(".")
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	f := &folder{root, self}
+	if err := errors.Join(f.executable(), f.lock(ctx)); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// close also gives up the lock.
+func (f *folder) close() {
+	_ = f.self.Close() // both were only read from
+	_ = f.root.Close()
+}
+
+// executable refuses a folder from which nothing can be executed.
+func (f *folder) executable() error {
+	var at unix.Statfs_t
+	if err := unix.Fstatfs(int(f.self.Fd()), &at); err != nil {
+		return &os.PathError{Op: "statfs", Path: f.root.Name(), Err: err}
+	}
+	if at.Flags&unix.ST_NOEXEC != 0 {
+		return errNoExec{f.root.Name()}
+	}
+	return nil
+}
+
+// lock waits for others that install into the folder. The lock is on the folder
+// itself, so it leaves no file behind.
+func (f *folder) lock(ctx context.Context) error {
+	for {
+		err := unix.Flock(int(f.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return &os.PathError{Op: "locking", Path: f.root.Name(), Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for another installation into %s: %w", f.root.Name(), ctx.Err())
+		case <-time.After(lockWait):
+		}
+	}
+}
+
+// sweep takes away what a crash in the midst of put left.
+func (f *folder) sweep() error {
+	entries, err := f.self.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if strings.HasSuffix(entry.Name(), tempSuffix) && !entry.IsDir() {
+			if err := f.root.Remove(entry.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// look finds out what there is by a name.
+func (f *folder) look(name string) (found, error) {
+	at, err := f.root.Lstat(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return found{}, nil
+	case err != nil:
+		return found{}, err
+	case at.Mode()&os.ModeSymlink != 0:
+		return f.follow(name)
+	case !at.Mode().IsRegular():
+		return found{kind: other}, nil
+	}
+	content, err := f.root.ReadFile(name)
+	return found{kind: file, content: content, executable: at.Mode()&0o111 != 0}, err
+}
+
+// follow tells a symlink that leads to nothing from others. Only inside of the
+// folder can this be told; the error of one that leads out is not ErrNotExist.
+func (f *folder) follow(name string) (found, error) {
+	to, err := f.root.Readlink(name)
+	if err != nil {
+		return found{}, err
+	}
+	if _, err := f.root.Stat(name); errors.Is(err, os.ErrNotExist) {
+		return found{kind: deadLink, link: to}, nil
+	}
+	return found{kind: link, link: to}, nil
+}
+
+// put writes a file beside its place, reads it back, and renames it into place.
+// What runs goes on running from the file that had the name before; what is
+// executed from then on is ours (no file that is open for writing ever has the
+// name, so there is no ETXTBSY).
+func (f *folder) put(name string, content []byte) error {
+	temp := name + tempSuffix
+	file, err := f.root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(fill(file, content), file.Close()); err != nil {
+		return errors.Join(err, f.root.Remove(temp))
+	}
+	err = f.verify(temp, content)
+	if err == nil {
+		err = f.root.Rename(temp, name)
+	}
+	if err != nil {
+		return errors.Join(err, f.root.Remove(temp))
+	}
+	return f.self.Sync()
+}
+
+// fill writes to the disk what all may execute, whatever the umask.
+func fill(file *os.File, content []byte) error {
+	if _, err := file.Write(content); err != nil {
+		return err
+	}
+	return errors.Join(file.Chmod(0o755), file.Sync())
+}
+
+// verify reads back what was written, from the disk rather than from the kernel's
+// memory where the kernel follows the advice.
+func (f *folder) verify(name string, content []byte) error {
+	file, err := f.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // advice: not all file systems take it
+	got, err := io.ReadAll(file)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, content) {
+		return fmt.Errorf("reading back %s: it is not what was written: the disk or its file system is at fault", name)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package plugins
+
+import (
+	"bytes"
+	"debug/buildinfo"
+	"debug/elf"
+	"encoding/binary"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"golang.org/x/mod/semver"
+)
+
+// module is that of the stock plugins, and buildVersion its variable that a
+// release's build sets to the version (its scripts/release.sh).
+const (
+	module       = "github.com/containernetworking/plugins"
+	buildVersion = module + "/pkg/utils/buildversion.BuildVersion="
+)
+
+// identity is what a binary says of itself in its Go build info. Nothing is
+// executed to learn it.
+type identity struct {
+	// stock tells that it was built from the package of the stock plugin of
+	// this name.
+	stock bool
+	// version as in v1.9.1, or "" if the binary does not tell.
+	version string
+	// sum of the published module that it was built from; "" if it was built
+	// from a checkout, which may hold anything.
+	sum string
+	// toolchain is the version of Go, as in go1.26.8.
+	toolchain string
+}
+
+// identify reads the build info of the plugin called name. What has none, such as
+// a script, is not stock.
+//
+// Three kinds of stock plugin are about. Releases are built in a checkout: the
+// main module has no version, or what git says, and the linker's flags tell.
+// Ours, as those of `go install`, are built from the published module: it has a
+// version and a sum. Debian's are built without modules and tell no version.
+func identify(name string, content []byte) identity {
+	info, err := buildinfo.Read(bytes.NewReader(content))
+	if err != nil || !stock(name, info) {
+		return identity{}
+	}
+	id := identity{stock: true, version: versionOf(info), toolchain: info.GoVersion}
+	if info.Main.Path == module {
+		id.sum = info.Main.Sum
+	}
+	return id
+}
+
+// stock tells whether the main package is .../plugins/KIND/NAME of the stock
+// module. Its module is that very one too, not a fork of the same name.
+func stock(name string, info *debug.BuildInfo) bool {
+	kind, rest := path.Split(strings.TrimPrefix(info.Path, module+"/plugins/"))
+	if rest != name || (kind != "main/" && kind != "ipam/" && kind != "meta/") {
+		return false
+	}
+	return info.Main.Replace == nil && (info.Main.Path == "" || info.Main.Path == module)
+}
+
+// versionOf prefers what the release's build was told to what git said.
+func versionOf(info *debug.BuildInfo) string {
+	for _, setting := range info.Settings {
+		if setting.Key != "-ldflags" {
+			continue
+		}
+		if _, after, found := strings.Cut(setting.Value, buildVersion); found {
+			version, _, _ := strings.Cut(after, " ")
+			return plain(strings.Trim(version, `'"`))
+		}
+	}
+	return plain(info.Main.Version)
+}
+
+// plain returns a version that can be compared, else "". One with a +suffix was
+// changed by somebody, and v0.0.0 is git's word for a checkout without tags.
+func plain(version string) string {
+	if !semver.IsValid(version) || semver.Build(version) != "" || core(version) == "v0.0.0" {
+		return ""
+	}
+	return version
+}
+
+// core is a version without what follows a hyphen. Distributors add that to the
+// version that they patch (v1.7.1-k3s1), so it says neither newer nor older.
+func core(version string) string {
+	before, _, _ := strings.Cut(semver.Canonical(version), "-")
+	return before
+}
+
+// short tells of an ELF binary of 64 bits whether a segment that is to be loaded
+// reaches beyond the file's end: such a one can't run, whosever it is. Half a copy
+// is like that. It is no longer whole enough for debug/elf or for build info.
+func short(content []byte) bool {
+	if !bytes.HasPrefix(content, []byte(elf.ELFMAG)) || len(content) <= elf.EI_DATA {
+		return false
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if elf.Data(content[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	if elf.Class(content[elf.EI_CLASS]) != elf.ELFCLASS64 {
+		return false
+	}
+	size := uint64(len(content))
+	var header elf.Header64
+	if _, err := binary.Decode(content, order, &header); err != nil || header.Phoff > size {
+		return true
+	}
+	segments := make([]elf.Prog64, header.Phnum)
+	if _, err := binary.Decode(content[header.Phoff:], order, segments); err != nil {
+		return true
+	}
+	return slices.ContainsFunc(segments, func(s elf.Prog64) bool {
+		return elf.ProgType(s.Type) == elf.PT_LOAD && (s.Off > size || s.Filesz > size-s.Off)
+	})
+}

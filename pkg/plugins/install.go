@@ -1,0 +1,121 @@
+// Package plugins copies CNI plugins into the folder from which a node's container
+// runtime executes them, which other software puts plugins into as well.
+package plugins
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Install is one installation.
+type Install struct {
+	// From is the folder of the plugins to install.
+	From string
+	// To is the container runtime's folder. It is made where it is missing.
+	To string
+	// Names of the plugins; none: all executable files in From.
+	Names []string
+	// Force puts ours in place of anything that differs, but for a folder.
+	Force bool
+}
+
+// Run installs what is missing or older. One plugin that can't be installed does
+// not keep the others from it: Results tell of all of them, and the error joins what
+// went wrong. Where it went wrong before the first plugin, there are no Results.
+//
+// Whenever it is killed, each name in the folder has what it had before, or ours,
+// whole. Several that run at once on one folder take turns.
+func (i Install) Run(ctx context.Context) ([]Result, error) {
+	names, err := i.names()
+	if err != nil {
+		return nil, err
+	}
+	to, err := open(ctx, i.To)
+	if err != nil {
+		return nil, fmt.Errorf("opening the plugins' folder: %w", explain(err))
+	}
+	defer to.close()
+	if err := to.sweep(); err != nil {
+		return nil, fmt.Errorf("removing what an interrupted run left: %w", explain(err))
+	}
+	var results []Result
+	var faults []error
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return results, errors.Join(append(faults, err)...)
+		}
+		r, err := i.one(to, name)
+		if err != nil {
+			err = explain(err)
+			r = Result{Plugin: name, Action: Failed, Reason: err.Error()}
+			faults = append(faults, fmt.Errorf("installing %s: %w", name, err))
+		}
+		results = append(results, r)
+	}
+	return results, errors.Join(faults...)
+}
+
+// names are those of the plugins to install, in order.
+func (i Install) names() ([]string, error) {
+	if len(i.Names) > 0 {
+		names := slices.Clone(i.Names)
+		slices.Sort(names)
+		return slices.Compact(names), nil
+	}
+	entries, err := os.ReadDir(i.From)
+	if err != nil {
+		return nil, fmt.Errorf("looking for plugins: %w", err)
+	}
+	var names []string
+	for _, entry := range entries {
+		at, err := os.Stat(filepath.Join(i.From, entry.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("looking for plugins: %w", err)
+		}
+		if at.Mode().IsRegular() && at.Mode()&0o111 != 0 {
+			names = append(names, entry.Name())
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("looking for plugins: there are none in %s", i.From)
+	}
+	return names, nil
+}
+
+func (i Install) one(to *folder, name string) (Result, error) {
+	ours, err := os.ReadFile(filepath.Join(i.From, name))
+	if err != nil {
+		return Result{}, err
+	}
+	have, err := to.look(name)
+	if err != nil {
+		return Result{}, err
+	}
+	r := decide(name, ours, have, i.Force)
+	if r.Action == Kept {
+		return r, nil
+	}
+	return r, to.put(name, ours)
+}
+
+// Missing are those names by which there is nothing in the folder that could be
+// executed. Of a symlink that leads out of the folder this can't be said from in a
+// container, so it is believed.
+func Missing(dir string, names []string) ([]string, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the plugins' folder: %w", err)
+	}
+	defer root.Close()
+	var missing []string
+	for _, name := range names {
+		if _, err := root.Stat(name); errors.Is(err, os.ErrNotExist) {
+			missing = append(missing, name)
+		}
+	}
+	return missing, nil
+}
