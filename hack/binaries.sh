@@ -6,7 +6,8 @@
 #   hack/binaries.sh govulncheck      the vulnerability scanner
 #   hack/binaries.sh image            what makes container images, from hack/image
 #   hack/binaries.sh helm kustomize   what renders the manifests
-#   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster
+#   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster, and
+#                                     their images
 #
 # etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
 # setup-envtest, where its download works; else they are built from Go modules. The versions are those of the go.mod
@@ -170,6 +171,18 @@ plugins() {
   done
 }
 
+# served builds what a pod of the real cluster serves with, from the module hack/$1, and its image localhost/$1:1.
+served() {
+  local program=$e2e/$1 archive=$e2e/images/$1.tar
+  build "$program" "$1" . -ldflags="-s -w"
+  if [[ $archive -nt $program ]]; then
+    return
+  fi
+  build "$tools/image" image . -ldflags="-s -w"
+  mkdir -p "${archive%/*}"
+  "$tools/image" -o "$archive" -tag "localhost/$1:1" -entrypoint "/$1" "$program:/$1"
+}
+
 # helm builds Helm. It takes the versions from the linker, and believes in a Kubernetes of years ago without them.
 helm() {
   local client
@@ -192,8 +205,7 @@ make_all() {
       govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
       helm) helm ;;
       kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;
-      coredns) build "$e2e/coredns" coredns . -ldflags="-s -w" ;;
-      ingress) build "$e2e/ingress" ingress . -ldflags="-s -w" ;;
+      coredns | ingress) served "$target" ;;
       *) die "no such binary: $target" ;;
     esac
   done
