@@ -47,6 +47,7 @@ type agentOptions struct {
 	ignore string
 	edit   func(*topology.Options)
 	host   func(*memoryHost) // changes it before the agent runs
+	herald bool              // with all that it can tell
 }
 
 // startAgent runs an agent until the test ends.
@@ -75,6 +76,12 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 	r := &NodeReconciler{
 		Options: opts, Nodes: a.nodes, Dataplane: host, Watcher: host, Resync: time.Hour,
 		Board: a.board, Metrics: NewMetrics(a.registry, "test"), Version: "test",
+	}
+	if o.herald {
+		a.nodes.Own = "node1"
+		if r.Herald, err = NewHerald(o.config, "node1", true, startup); err != nil {
+			t.Fatal(err)
+		}
 	}
 	a.server = (&status.Server{Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true}).HTTP().Handler
 	a.run(r, o.config)

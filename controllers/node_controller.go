@@ -62,6 +62,8 @@ type NodeReconciler struct {
 	Board   *status.Board
 	Metrics *Metrics
 	Version string
+	// Herald tells the cluster that this node is ready; nil: nobody does.
+	Herald *Herald
 
 	number    int64
 	failures  int
@@ -113,6 +115,12 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	})
 	if err := mgr.Add(watch); err != nil {
 		return err
+	}
+	if r.Herald != nil {
+		r.Herald.notify = func() { signal(news) }
+		if err := mgr.Add(r.Herald); err != nil {
+			return err
+		}
 	}
 	return builder.TypedControllerManagedBy[Pass](mgr).
 		Named("node").
@@ -179,10 +187,12 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	r.rivals.settle()
 	r.rivals.tell(ctx)
 	result.Problems = append(result.Problems, r.rivals.problems(view.Nodes)...)
+	result.Problems = append(result.Problems, r.Herald.problems()...)
 	slices.SortFunc(result.Problems, topology.Problem.Compare)
 	result.Pass = status.Pass{Number: r.number, Time: begin, Duration: time.Since(begin), Changes: changes}
 	result.Ready = len(result.Blocking()) == 0
 	r.publish(ctx, result, view)
+	r.Herald.tell(result.Ready, view.standing)
 	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), inhabitedWait(result.Problems))}, nil
 }
 

@@ -31,6 +31,10 @@ import (
 // whose informer backs off for up to a minute, and gives up when there is no API
 // server for two.
 type NodeSource struct {
+	// Own is the Node whose standing is looked at too, for a Herald; empty: none. It is
+	// set before Run.
+	Own string
+
 	client rest.Interface
 	ignore labels.Selector
 	notify func()
@@ -47,6 +51,7 @@ type NodeSource struct {
 	cached    bool      // the last one did, and nothing has confirmed it
 	confirmed time.Time // when a quorum read last agreed
 	doubt     error     // why it did not
+	standing  *standing // of our own Node, if Own says so and there is one
 }
 
 // NewNodeSource makes a source that reads through the config. Nodes that ignore
@@ -82,6 +87,8 @@ type View struct {
 	// Confirmed is when a quorum read last agreed; Doubt is why the last one did not.
 	Confirmed time.Time
 	Doubt     error
+
+	standing *standing
 }
 
 // View returns what is known, and begins a new account of what changed.
@@ -90,7 +97,7 @@ func (s *NodeSource) View() View {
 	defer s.mu.Unlock()
 	v := View{
 		Nodes: slices.Clone(s.nodes), Synced: s.synced, Err: s.lastErr, Since: s.pending,
-		Cached: s.cached, Confirmed: s.confirmed, Doubt: s.doubt,
+		Cached: s.cached, Confirmed: s.confirmed, Doubt: s.doubt, standing: s.standing,
 	}
 	s.pending = time.Time{}
 	return v
@@ -167,7 +174,7 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 			s.began(opts)
-			list := &wireNodeList{}
+			list := &wireNodeList{own: s.Own}
 			err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Into(list)
 			s.failed(err)
 			return list, err
@@ -181,7 +188,9 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 				return nil, err
 			}
 			reporter := apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "ClientWatchDecoding")
-			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), newWireStream(body), reporter), nil
+			stream := newWireStream(body)
+			stream.own = s.Own
+			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
 		},
 	}
 }
@@ -246,6 +255,9 @@ func (s *NodeSource) Transformer() cache.TransformFunc {
 		if !s.ignore.Matches(labels.Set(n.Labels)) {
 			kept.node = topology.NodeFrom(&n.Node)
 		}
+		if s.Own != "" && n.Name == s.Own {
+			kept.standing = standingOf(&n.Node)
+		}
 		return kept, nil
 	}
 }
@@ -254,7 +266,8 @@ func (s *NodeSource) Transformer() cache.TransformFunc {
 // Node is ignored.
 type keptNode struct {
 	metav1.ObjectMeta
-	node *topology.Node
+	node     *topology.Node
+	standing *standing // of our own Node
 }
 
 // keep returns what is kept of what the reflector gives, which for a deletion it
@@ -289,12 +302,16 @@ func (s *NodeSource) Update(obj any) error {
 	s.change(func() bool {
 		s.note(kept)
 		i, known := s.index[kept.Name]
+		moved := kept.standing != nil && !kept.standing.equal(s.standing)
+		if moved {
+			s.standing = kept.standing
+		}
 		switch {
 		case !known:
 			s.index[kept.Name] = len(s.nodes)
 			s.nodes = append(s.nodes, kept.node)
 		case s.nodes[i].Equal(kept.node):
-			return false
+			return moved
 		default:
 			s.nodes[i] = kept.node
 		}
@@ -321,6 +338,9 @@ func (s *NodeSource) Delete(obj any) error {
 		s.nodes = s.nodes[:last]
 		delete(s.index, kept.Name)
 		delete(s.bare, kept.Name)
+		if kept.Name == s.Own {
+			s.standing = nil
+		}
 		return true
 	})
 	return nil
@@ -342,9 +362,13 @@ func (s *NodeSource) Replace(list []any, _ string) error {
 	slices.SortFunc(kept, func(a, b *keptNode) int { return topology.CompareSubnets(a.node, b.node) })
 	s.change(func() bool {
 		s.nodes = make([]*topology.Node, len(kept))
+		s.standing = nil
 		s.index, s.bare = make(map[string]int, len(kept)), map[string]string{}
 		for i, k := range kept {
 			s.nodes[i], s.index[k.Name] = k.node, i
+			if k.standing != nil {
+				s.standing = k.standing
+			}
 			s.note(k)
 		}
 		s.synced, s.lastErr, s.cached = true, nil, s.listing

@@ -23,6 +23,7 @@ type wireStream struct {
 	body  io.ReadCloser
 	reads *bufio.Reader
 	frame []byte
+	own   string // the Node of which more is read
 }
 
 // newWireStream reads what a server sends for ContentTypeProtobuf with stream=watch.
@@ -57,7 +58,7 @@ func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	decoded, err := decodeObject(object)
+	decoded, err := decodeObject(object, s.own)
 	return watch.EventType(kind), decoded, err
 }
 
@@ -82,7 +83,7 @@ func (s *wireStream) readFrame() error {
 var errNotProtobuf = errors.New("reading a watch: an object that is not in protobuf")
 
 // decodeObject reads a Node or Status.
-func decodeObject(b []byte) (runtime.Object, error) {
+func decodeObject(b []byte, own string) (runtime.Object, error) {
 	kind, raw, err := unwrap(b)
 	if err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func decodeObject(b []byte) (runtime.Object, error) {
 		return status, status.Unmarshal(raw)
 	}
 	node := &wireNode{}
-	return node, node.Unmarshal(raw)
+	return node, node.unmarshal(raw, own)
 }
 
 // unwrap reads the magic number and message Unknown of

@@ -25,6 +25,8 @@ type wireNodeList struct {
 	metav1.TypeMeta
 	metav1.ListMeta `json:"metadata"`
 	Items           []wireNode `json:"items"`
+
+	own string // the Node of which more is read, which is in no list's bytes
 }
 
 // DeepCopyObject makes a wireNode a runtime.Object.
@@ -43,18 +45,22 @@ func (l *wireNodeList) DeepCopyObject() runtime.Object {
 func (n *wireNode) Reset() { *n = wireNode{} }
 
 // Reset clears the list before Unmarshal, as the serializer asks.
-func (l *wireNodeList) Reset() { *l = wireNodeList{} }
+func (l *wireNodeList) Reset() { *l = wireNodeList{own: l.own} }
 
 // Unmarshal reads message Node of k8s.io/api/core/v1/generated.proto.
-func (n *wireNode) Unmarshal(b []byte) error {
+func (n *wireNode) Unmarshal(b []byte) error { return n.unmarshal(b, "") }
+
+// unmarshal reads more of the Node of one name: whether it counts as one with a
+// network. A Node's name comes first.
+func (n *wireNode) unmarshal(b []byte, own string) error {
 	return eachField(b, func(number protowire.Number, value []byte) error {
 		switch number {
 		case 1:
 			return readObjectMeta(value, &n.ObjectMeta)
 		case 2:
-			return readSpec(value, &n.Spec)
+			return readSpec(value, &n.Spec, own != "" && n.Name == own)
 		case 3:
-			return readStatus(value, &n.Status)
+			return readStatus(value, &n.Status, own != "" && n.Name == own)
 		}
 		return nil
 	})
@@ -68,7 +74,7 @@ func (l *wireNodeList) Unmarshal(b []byte) error {
 			return l.ListMeta.Unmarshal(value)
 		case 2:
 			l.Items = append(l.Items, wireNode{})
-			return l.Items[len(l.Items)-1].Unmarshal(value)
+			return l.Items[len(l.Items)-1].unmarshal(value, l.own)
 		}
 		return nil
 	})
@@ -132,11 +138,15 @@ func readEntry(b []byte) (key, value string, err error) {
 	return key, value, err
 }
 
-func readSpec(b []byte, s *corev1.NodeSpec) error {
+func readSpec(b []byte, s *corev1.NodeSpec, own bool) error {
 	return eachField(b, func(number protowire.Number, value []byte) error {
 		switch number {
 		case 1:
 			s.PodCIDR = string(value)
+		case 5:
+			if own {
+				return readTaint(value, s)
+			}
 		case 7:
 			s.PodCIDRs = append(s.PodCIDRs, string(value))
 		}
@@ -144,8 +154,11 @@ func readSpec(b []byte, s *corev1.NodeSpec) error {
 	})
 }
 
-func readStatus(b []byte, s *corev1.NodeStatus) error {
+func readStatus(b []byte, s *corev1.NodeStatus, own bool) error {
 	return eachField(b, func(number protowire.Number, value []byte) error {
+		if number == 4 && own {
+			return readCondition(value, s)
+		}
 		if number != 5 {
 			return nil
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -37,6 +38,8 @@ type agentFlags struct {
 	listen        string
 	metricsListen string
 	resync        time.Duration
+	nodeCondition bool
+	startupTaint  string
 	logFormat     string
 	logLevel      string
 }
@@ -74,6 +77,8 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of /healthz, /readyz, /status and /metrics")
 	fs.StringVar(&f.metricsListen, "metrics-listen", "", "one more address for /metrics, for Prometheus to reach")
 	fs.DurationVar(&f.resync, "resync", time.Minute, "period of the slow audit, which heals what the kernel does not announce")
+	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of our own Node False")
+	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint of this key from our own Node")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -120,6 +125,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	for _, err := range []error{
 		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys),
 		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
+		f.checkHerald(),
 	} {
 		if err != nil {
 			faults = append(faults, err)
@@ -127,6 +133,20 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	}
 	faults = append(faults, f.setUpLog()...)
 	return opts, faultsError(faults)
+}
+
+// checkHerald refuses what the API server would.
+func (f *agentFlags) checkHerald() error {
+	switch {
+	case f.mode == modeRouter && (f.nodeCondition || f.startupTaint != ""):
+		return errors.New("--node-condition, --startup-taint: a router has no Node")
+	case f.startupTaint == "":
+		return nil
+	}
+	if faults := validation.IsQualifiedName(f.startupTaint); len(faults) > 0 {
+		return fmt.Errorf("--startup-taint: %q is no key of a taint: %s", f.startupTaint, faults[0])
+	}
+	return nil
 }
 
 const (
@@ -195,9 +215,14 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
+	herald, err := f.herald(config, opts, nodes)
+	if err != nil {
+		return err
+	}
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: nodes, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
 		Board: &status.Board{}, Metrics: controllers.NewMetrics(metrics.Registry, version), Version: version,
+		Herald: herald,
 	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller: %w", err)
@@ -206,6 +231,15 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		return err
 	}
 	return mgr.Start(ctx)
+}
+
+// herald makes one where one is asked for.
+func (f *agentFlags) herald(config *rest.Config, opts topology.Options, nodes *controllers.NodeSource) (*controllers.Herald, error) {
+	if !f.nodeCondition && f.startupTaint == "" {
+		return nil, nil
+	}
+	nodes.Own = opts.NodeName
+	return controllers.NewHerald(config, opts.NodeName, f.nodeCondition, f.startupTaint)
 }
 
 // serve opens the listeners at once, so that a taken port is an error at start.

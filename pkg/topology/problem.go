@@ -31,6 +31,7 @@ const (
 	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet
 	PruneHeld        Reason = "PruneHeld"        // removals wait for a view that can be trusted
 	SubnetChanged    Reason = "SubnetChanged"    // pods still live on a subnet that is not ours any more
+	NodeUpdateFailed Reason = "NodeUpdateFailed" // our own Node's condition or taint can't be set, or does not stay so
 	Contested        Reason = "Contested"        // somebody on this host keeps undoing what we make
 )
 

@@ -1,0 +1,81 @@
+package controllers
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Whoever undoes it costs the API server a request a minute in the end, and is told
+// of, once, until it stops.
+func TestDutyUndone(t *testing.T) {
+	d := newDuty(networkAvailable{})
+	now, done := time.Now(), 0
+	attempt := func() (string, time.Duration) { return d.attempt(now, "1", func() error { done++; return nil }) }
+	told := 0
+	for range 600 { // undone every second for ten minutes
+		trouble, wait := attempt()
+		if wait <= 0 || wait > lastPause {
+			t.Fatalf("after %d attempts the pause is %s", done, wait)
+		}
+		if strings.Contains(trouble, "again and again") {
+			told++
+		} else if told > 0 {
+			t.Fatalf("it is told no more, after %d attempts", done)
+		}
+		if trouble, _ := d.rest(now); told > 0 && trouble == "" {
+			t.Fatal("it is not told while all is well for a moment")
+		}
+		now = now.Add(time.Second)
+	}
+	if done < 10 || done > 20 {
+		t.Errorf("%d attempts in ten minutes", done)
+	}
+	now = now.Add(2*lastPause + time.Second)
+	if trouble, wait := d.rest(now); trouble != "" || wait != 0 {
+		t.Errorf("long after, it says %q, for %s", trouble, wait)
+	}
+	if trouble, wait := attempt(); trouble != "" || wait != firstPause {
+		t.Errorf("anew, it says %q and pauses %s", trouble, wait)
+	}
+}
+
+// A failure is told at once, and forgotten once there is nothing to do.
+func TestDutyFails(t *testing.T) {
+	d := newDuty(startupTaint("a"))
+	trouble, wait := d.attempt(time.Now(), "1", func() error { return errors.New("no way") })
+	if trouble != "removing the taint a from our Node: no way" || wait != firstPause {
+		t.Errorf("got %q, %s", trouble, wait)
+	}
+	if trouble, wait := d.rest(time.Now()); trouble != "" || wait != 0 {
+		t.Errorf("got %q, %s", trouble, wait)
+	}
+}
+
+// Of our own Node more is read off the wire than of others.
+func TestStandingIsRead(t *testing.T) {
+	full := tainted()
+	full.UID = "1"
+	full.Spec.Taints[1].TimeAdded = nil
+	raw, err := full.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for own, want := range map[string]*standing{
+		"node1": standingOf(full), "node2": {uid: "1"}, "": {uid: "1"},
+	} {
+		n := &wireNode{}
+		if err := n.unmarshal(raw, own); err != nil {
+			t.Fatal(err)
+		}
+		if got := standingOf(&n.Node); !got.equal(want) {
+			t.Errorf("for %q got %+v, want %+v", own, got, want)
+		}
+	}
+	if got := standingOf(full); got.unavailable != corev1.ConditionTrue || len(got.taints) != 4 {
+		t.Errorf("got %+v", got)
+	}
+}
