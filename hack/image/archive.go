@@ -58,12 +58,19 @@ func (r *recipe) build(p v1.Platform) (built, error) {
 	if err != nil {
 		return built{}, err
 	}
+	last := len(layers) - 1
+	if r.licences != "" {
+		texts, err := licences(layers)
+		if err != nil {
+			return built{}, err
+		}
+		layers[last] = append(layers[last], content{as: r.licences, bytes: texts})
+	}
 	var bom []byte
 	if r.sbom != "" {
 		if bom, err = r.materials(p, layers); err != nil {
 			return built{}, err
 		}
-		last := len(layers) - 1
 		layers[last] = append(layers[last], content{as: r.sbom, bytes: bom})
 	}
 	img, err := r.image(p, layers)
