@@ -66,6 +66,7 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 test: assets build vet bin/testsum ## Run every test that this machine can run: pure, API server, kernel, packets.
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
+	@cd hack/image && $(CURDIR)/bin/testsum -count=1 ./...
 	@# Two packages at a time: most wait more than they compute. test/faults and test/integration, which measure time, come
 	@# last and have the machine nearly to themselves.
 	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=2 -count=1 -timeout=10m ./...
@@ -92,7 +93,9 @@ vet:
 lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
 	@hack/binaries.sh golangci-lint
 	@$(PATIENTLY) "linting" bin/tools/golangci-lint run ./...
+	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@go mod tidy -diff
+	@go -C hack/image mod tidy -diff
 	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; else echo "shell scripts are not checked: no shellcheck here"; fi
 
 .PHONY: fmt

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -72,7 +73,7 @@ func unpack(t *testing.T, r io.Reader, dir string) map[string]*tar.Header {
 	headers := map[string]*tar.Header{}
 	for archive := tar.NewReader(r); ; {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return headers
 		}
 		must(t, err)

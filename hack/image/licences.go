@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"debug/buildinfo"
 	"fmt"
 	"os"
@@ -117,7 +118,7 @@ func folderOf(m module.Version) (string, error) {
 }
 
 func goEnv(name string) (string, error) {
-	out, err := exec.Command("go", "env", name).Output()
+	out, err := exec.CommandContext(context.Background(), "go", "env", name).Output()
 	if err != nil {
 		return "", fmt.Errorf("asking Go for %s: %w", name, err)
 	}

@@ -25,6 +25,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	unix.Umask(0o077) // what is installed is for all to execute all the same
 	i := Install{From: os.Getenv("FROM"), To: os.Getenv("TO"), Force: true}
 	switch {
 	case os.Getenv(onceVariable) != "":
@@ -87,8 +88,37 @@ func TestRunKilled(t *testing.T) {
 	b.has(t, b.ours)
 }
 
+// While it is replaced over and over, a plugin can be executed at any moment: nothing
+// that is open for writing has its name (ETXTBSY of execve(2)).
+func TestRunWhileOthersExecute(t *testing.T) {
+	b := newBench(t)
+	other := filepath.Join(t.TempDir(), "other")
+	must(t, os.Mkdir(other, 0o755))
+	must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
+	end := installing(t, b.Install, other)
+	defer end()
+	seen := map[string]int{}
+	for range 200 {
+		out, err := exec.CommandContext(t.Context(), b.at()).Output()
+		must(t, err)
+		seen[string(out)]++
+	}
+	if len(seen) != 2 {
+		t.Errorf("what was executed said %v", seen)
+	}
+}
+
 // killed starts a program that installs, and kills it at a random moment.
 func killed(t *testing.T, i Install, other string) {
+	t.Helper()
+	end := installing(t, i, other)
+	time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
+	end()
+}
+
+// installing starts a program that installs from two folders in turn; it is ended
+// with what is returned.
+func installing(t *testing.T, i Install, other string) (end func()) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 	cmd.Env = append(os.Environ(), foreverVariable+"="+other, "FROM="+i.From, "TO="+i.To)
@@ -99,9 +129,10 @@ func killed(t *testing.T, i Install, other string) {
 	if _, err := fmt.Fscanln(out, new(string)); err != nil {
 		t.Fatal("the program does not install:", err)
 	}
-	time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
-	must(t, cmd.Process.Kill())
-	_ = cmd.Wait() // says that it was killed
+	return func() {
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait() // says that it was killed
+	}
 }
 
 // installMounted mounts a tmpfs with options over the folder, and returns what

@@ -33,7 +33,7 @@ type folder struct {
 // open makes the folder where it is missing, and locks it.
 func open(ctx context.Context, path string) (*folder, error) {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(path, 0o755); err != nil {
+		if err := errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, 0o755)); err != nil {
 			return nil, err
 		}
 	}

@@ -205,6 +205,9 @@ func TestRunMakesTheFolder(t *testing.T) {
 	b.To = filepath.Join(b.To, "opt", "cni", "bin")
 	b.run(t)
 	b.has(t, b.ours)
+	if at, err := os.Stat(b.To); err != nil || at.Mode().Perm() != 0o755 {
+		t.Errorf("its mode is %s, %v", at.Mode(), err)
+	}
 	b.From = filepath.Join(b.From, "nowhere")
 	if _, err := b.Run(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without a folder to take from: %v", err)
@@ -297,5 +300,19 @@ func TestMissing(t *testing.T) {
 	got, err := Missing(dir, []string{"bridge", "host-local", "loopback", "portmap"})
 	if want := []string{"host-local", "loopback"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+}
+
+// What a disk gives back other than it was written is not put into place.
+func TestVerify(t *testing.T) {
+	dir := t.TempDir()
+	f, err := open(t.Context(), dir)
+	must(t, err)
+	defer f.close()
+	for _, bad := range []string{"", "half", "whole and more", "wHole"} {
+		must(t, os.WriteFile(filepath.Join(dir, "bridge"), []byte(bad), 0o755))
+		if err := f.verify("bridge", []byte("whole")); err == nil {
+			t.Errorf("%q is taken for what was written", bad)
+		}
 	}
 }
