@@ -85,6 +85,33 @@ test-faults: assets build bin/testsum ## Do to a cluster what goes wrong in oper
 faults-doc: ## Write what test-faults measures to docs/faults.md; wants a quiet machine.
 	@$(MAKE) test-faults FAULTS=-update
 
+.PHONY: e2e
+e2e: e2e-assets ## Install, use, upgrade and remove it on a cluster of real kubelets: by Helm, then by kustomize.
+	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
+	@hack/e2e.sh $(E2E)
+
+.PHONY: e2e-assets
+e2e-assets: e2e-images ## Get or build all that a cluster of real kubelets needs.
+	@hack/binaries.sh e2e
+	@$(PATIENTLY) "compiling the cluster" $(GOBUILD) -o bin/cluster ./test/e2e/cmd/cluster
+
+.PHONY: cluster-up
+cluster-up: e2e-assets ## Start a cluster of real kubelets to play with. CLUSTER="--nodes 5" passes flags.
+	@bin/cluster up $(CLUSTER)
+
+.PHONY: cluster-down
+cluster-down: ## Take it down.
+	@if [[ -x bin/cluster ]]; then bin/cluster down; else echo "there is no cluster to take down"; fi
+
+.PHONY: e2e-images
+e2e-images: ## Make the images of the e2e tests.
+	@hack/binaries.sh image
+	@mkdir -p bin/e2e/images
+	@for program in pause workload; do \
+	  $(PATIENTLY) "compiling $$program" $(GOBUILD) -ldflags "-s -w" -o bin/e2e/$$program ./test/e2e/$$program; \
+	  bin/tools/image -o bin/e2e/images/$$program.tar -tag localhost/$$program:1 -entrypoint /$$program bin/e2e/$$program:/$$program >/dev/null; \
+	done
+
 .PHONY: vet
 vet:
 	@$(PATIENTLY) "vetting" env CGO_ENABLED=0 go vet -trimpath ./...

@@ -8,6 +8,8 @@
 #   hack/binaries.sh helm kustomize   what renders the manifests
 #   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster, and
 #                                     their images
+#   hack/binaries.sh kubelets         all else that the nodes of that cluster are made of
+#   hack/binaries.sh e2e              all that those tests need, from the API server to Helm
 #
 # etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
 # setup-envtest, where its download works; else they are built from Go modules. The versions are those of the go.mod
@@ -183,6 +185,50 @@ served() {
   "$tools/image" -o "$archive" -tag "localhost/$1:1" -entrypoint "/$1" "$program:/$1"
 }
 
+# kubelets builds what runs on nodes and beside the API server.
+kubelets() {
+  local name
+  for name in kubelet kube-proxy kube-scheduler kube-controller-manager kubectl; do
+    build "$e2e/$name" kubernetes "k8s.io/kubernetes/cmd/$name" \
+      -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(pinned kubernetes k8s.io/kubernetes)"
+  done
+  debian
+}
+
+# Of Debian's packages: the container runtime, and what kube-proxy and the portmap plugin call, with their libraries.
+packages=(containerd runc libseccomp2 nftables libnftables1 libnftnl11 libjansson4 libmnl0 libedit2 libbsd0 libmd0 libtinfo6
+  iptables libxtables12 libip4tc2 libip6tc2 libnfnetlink0 libnetfilter-conntrack3)
+
+# debian unpacks them and installs nothing. The versions are those that this machine's Debian has.
+debian() {
+  local to=$e2e/debian stamp=$e2e/.debian.stamp tmp=$e2e/.debian.tmp name
+  if [[ -f $stamp && $(<"$stamp") == "${packages[*]}" ]]; then
+    return
+  fi
+  [[ -n $(command -v apt-get) && -n $(command -v dpkg) ]] ||
+    die "containerd, runc, nftables and iptables come from Debian's packages, and there is no apt-get here"
+  say "unpacking ${packages[*]}"
+  rm -rf "$tmp" "$to"
+  mkdir -p "$tmp/packages" "$tmp/root"
+  (cd "$tmp/packages" && fetch) || die "apt-get can't download ${packages[*]}"
+  for name in "$tmp"/packages/*.deb; do
+    dpkg -x "$name" "$tmp/root"
+  done
+  # Debian chooses between two kinds of iptables by /etc/alternatives, which unpacking does not make.
+  for name in iptables ip6tables iptables-save ip6tables-save iptables-restore ip6tables-restore; do
+    ln -sfn xtables-nft-multi "$tmp/root/usr/sbin/$name"
+  done
+  mv -T "$tmp/root" "$to"
+  rm -rf "$tmp"
+  echo "${packages[*]}" >"$stamp"
+}
+
+# fetch downloads into the current folder; on a machine that has no lists of packages yet, it gets those first.
+fetch() {
+  local get=(apt-get -qq -o APT::Sandbox::User=root)
+  "${get[@]}" download "${packages[@]}" 2>/dev/null || { "${get[@]}" update && "${get[@]}" download "${packages[@]}"; }
+}
+
 # helm builds Helm. It takes the versions from the linker, and believes in a Kubernetes of years ago without them.
 helm() {
   local client
@@ -206,6 +252,8 @@ make_all() {
       helm) helm ;;
       kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;
       coredns | ingress) served "$target" ;;
+      kubelets) kubelets ;;
+      e2e) make_all k8s cni image helm kustomize coredns ingress kubelets ;;
       *) die "no such binary: $target" ;;
     esac
   done

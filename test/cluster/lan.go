@@ -125,8 +125,19 @@ func newMachine(lan *Namespace, name string, v4, v6 netip.Addr) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	machine := &Host{Namespace: namespace, V4: v4, V6: v6}
-	port := lanPort(name)
+	machine, err := wireMachine(lan, namespace, v4, v6)
+	if err != nil {
+		return nil, err
+	}
+	if err := machine.serve(); err != nil {
+		return nil, err
+	}
+	return machine, nil
+}
+
+// wireMachine connects a namespace with the LAN.
+func wireMachine(lan, namespace *Namespace, v4, v6 netip.Addr) (*Host, error) {
+	port := lanPort(namespace.Name)
 	if err := lan.addCable(port, namespace, uplink); err != nil {
 		return nil, err
 	}
@@ -140,13 +151,10 @@ func newMachine(lan *Namespace, name string, v4, v6 netip.Addr) (*Host, error) {
 		return nil, err
 	}
 	if err := namespace.AddStaticRoute(default4, Router4); err != nil {
-		return nil, fmt.Errorf("wiring %s: %w", name, err)
+		return nil, fmt.Errorf("wiring %s: %w", namespace.Name, err)
 	}
 	if err := namespace.AddStaticRoute(default6, Router6); err != nil {
-		return nil, fmt.Errorf("wiring %s: %w", name, err)
+		return nil, fmt.Errorf("wiring %s: %w", namespace.Name, err)
 	}
-	if err := machine.serve(); err != nil {
-		return nil, err
-	}
-	return machine, nil
+	return &Host{Namespace: namespace, V4: v4, V6: v6}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,20 @@ import (
 const (
 	statusFD   = 3
 	lifelineFD = 4
+	firstFD    = 5
 )
+
+// insideFD is the first of the passed files in the program inside.
+const insideFD = 4
+
+// passed is how many files were given to Enter.
+func passed() int {
+	count, err := strconv.Atoi(os.Getenv(filesVariable))
+	if err != nil {
+		return 0
+	}
+	return count
+}
 
 // first is the life of PID 1: it prepares the mounts, starts the program inside and reaps every orphan until that
 // program has ended. An exec.Cmd couldn't do it, its Wait and the reaping would take each other's children.
@@ -47,9 +61,12 @@ func startInside() (int, error) {
 	if err := os.Setenv(stageVariable, stageInside); err != nil {
 		return 0, fmt.Errorf("setting %s: %w", stageVariable, err)
 	}
+	files := []uintptr{uintptr(unix.Stdin), uintptr(unix.Stdout), uintptr(unix.Stderr), statusFD}
+	for i := range passed() {
+		files = append(files, uintptr(firstFD+i))
+	}
 	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
-		Env:   append(os.Environ(), "TMPDIR="+tempDir, "XDG_CACHE_HOME="+cacheDir),
-		Files: []uintptr{uintptr(unix.Stdin), uintptr(unix.Stdout), uintptr(unix.Stderr), statusFD},
+		Env: append(os.Environ(), "TMPDIR="+tempDir, "XDG_CACHE_HOME="+cacheDir), Files: files,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("starting the program inside the sandbox: %w", err)

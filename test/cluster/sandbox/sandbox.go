@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,9 @@ var ErrNotPermitted = errors.New("this machine allows making namespaces to root 
 
 // stageVariable tells a copy of the program which of the three it is.
 const stageVariable = "PLAINROUTE_SANDBOX_STAGE"
+
+// filesVariable tells how many files are passed.
+const filesVariable = "PLAINROUTE_SANDBOX_FILES"
 
 const (
 	stageFirst  = "first"
@@ -47,6 +51,9 @@ func Outside() bool { return os.Getenv(stageVariable) == "" }
 
 // Box is the sandbox as seen from inside.
 type Box struct {
+	// Files are what Enter was given in the host process.
+	Files []*os.File
+
 	status *os.File
 }
 
@@ -56,14 +63,17 @@ type Box struct {
 //
 // onKept is called in the host process, with PID 1's process id as the host sees it, when the program inside has
 // called Keep. It may be nil.
-func Enter(onKept func(pid int) error) (box *Box, code int, err error) {
+//
+// files, of the host process, are open inside too, and in PID 1 for as long as it lives: sockets of the host's network,
+// and pipes that tell when the sandbox has ended.
+func Enter(onKept func(pid int) error, files ...*os.File) (box *Box, code int, err error) {
 	switch os.Getenv(stageVariable) {
 	case stageInside:
 		box, err = settle()
 	case stageFirst:
 		code, err = first()
 	default:
-		code, err = host(onKept)
+		code, err = host(onKept, files)
 	}
 	if err != nil && code == 0 {
 		code = 1
@@ -74,10 +84,17 @@ func Enter(onKept func(pid int) error) (box *Box, code int, err error) {
 // settle is Enter inside: it hides the sandbox from the processes started from here.
 func settle() (*Box, error) {
 	unix.CloseOnExec(statusFD)
-	if err := os.Unsetenv(stageVariable); err != nil {
-		return nil, fmt.Errorf("clearing %s: %w", stageVariable, err)
+	box := &Box{status: os.NewFile(statusFD, "status")}
+	for i := range passed() {
+		unix.CloseOnExec(insideFD + i)
+		box.Files = append(box.Files, os.NewFile(uintptr(insideFD+i), "passed"))
 	}
-	return &Box{status: os.NewFile(statusFD, "status")}, nil
+	for _, name := range []string{stageVariable, filesVariable} {
+		if err := os.Unsetenv(name); err != nil {
+			return nil, fmt.Errorf("clearing %s: %w", name, err)
+		}
+	}
+	return box, nil
 }
 
 // Keep lets the host process return with exit code 0 while the sandbox stays up, detached: this process has no
@@ -106,7 +123,7 @@ func silence() error {
 }
 
 // host starts PID 1 and waits until it ends or the sandbox is to be kept.
-func host(onKept func(pid int) error) (int, error) {
+func host(onKept func(pid int) error, files []*os.File) (int, error) {
 	lifelineEnd, lifeline, err := os.Pipe()
 	if err != nil {
 		return 1, fmt.Errorf("making the lifeline: %w", err)
@@ -116,7 +133,7 @@ func host(onKept func(pid int) error) (int, error) {
 	if err != nil {
 		return 1, fmt.Errorf("making the status pipe: %w", err)
 	}
-	cmd := command(lifelineEnd, statusEnd)
+	cmd := command(lifelineEnd, statusEnd, files)
 	if err := cmd.Start(); err != nil {
 		return 1, startError(err)
 	}
@@ -141,12 +158,12 @@ func host(onKept func(pid int) error) (int, error) {
 
 // command is this program once more, as PID 1 of new namespaces and in a session of its own: Ctrl-C reaches the host
 // process alone, which passes it on.
-func command(lifeline, status *os.File) *exec.Cmd {
+func command(lifeline, status *os.File, files []*os.File) *exec.Cmd {
 	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), stageVariable+"="+stageFirst)
+	cmd.Env = append(os.Environ(), stageVariable+"="+stageFirst, filesVariable+"="+strconv.Itoa(len(files)))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{status, lifeline}
+	cmd.ExtraFiles = append([]*os.File{status, lifeline}, files...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
 		Setsid:     true,

@@ -1,0 +1,168 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// first is the life of a node's PID 1.
+func first(path string) error {
+	p, err := readPlan(path)
+	if err != nil {
+		return err
+	}
+	if err := unix.Sethostname([]byte(p.Name)); err != nil {
+		return err
+	}
+	if err := makeRoot(p); err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"PATH": nodePath, "HOME": "/root"} {
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	s := &supervisor{name: p.Name, waiting: map[int]chan syscall.WaitStatus{}, exited: make(chan error, 4)}
+	go s.reap()
+	if err := s.serve("containerd", "containerd", "--config", "/etc/containerd.toml"); err != nil {
+		return err
+	}
+	if err := s.load(p); err != nil {
+		return err
+	}
+	if err := s.serve("kubelet", "kubelet", "--config=/etc/kubelet.yaml", "--kubeconfig="+nodePKI+"/"+p.Name+".kubeconfig",
+		"--hostname-override="+p.Name, fmt.Sprintf("--node-ip=%s,%s", p.Addresses[0], p.Addresses[1]),
+		"--tls-cert-file="+nodePKI+"/serving-"+p.Name+".crt", "--tls-private-key-file="+nodePKI+"/serving-"+p.Name+".key"); err != nil {
+		return err
+	}
+	if err := s.serve("kube-proxy", "kube-proxy", "--config=/etc/kube-proxy.yaml", "--hostname-override="+p.Name); err != nil {
+		return err
+	}
+	return <-s.exited
+}
+
+// supervisor starts processes and reaps all that the kernel hands to PID 1: an exec.Cmd's Wait and the reaping would
+// take each other's children.
+type supervisor struct {
+	name   string
+	exited chan error
+
+	mu      sync.Mutex
+	waiting map[int]chan syscall.WaitStatus
+}
+
+// start starts a process that logs to a file.
+func (s *supervisor) start(log string, args ...string) (chan syscall.WaitStatus, error) {
+	out, err := os.OpenFile(filepath.Join(nodeLogs, s.name+"-"+log+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	path, err := lookPath(args[0])
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pid, err := syscall.ForkExec(path, args, &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: []uintptr{uintptr(unix.Stdin), out.Fd(), out.Fd()}, Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", args[0], err)
+	}
+	status := make(chan syscall.WaitStatus, 1)
+	s.waiting[pid] = status
+	return status, nil
+}
+
+func lookPath(name string) (string, error) {
+	for _, dir := range filepath.SplitList(nodePath) {
+		path := filepath.Join(dir, name)
+		if at, err := os.Stat(path); err == nil && at.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("there is no %s in %s", name, nodePath)
+}
+
+// serve starts a component that is to run as long as the node.
+func (s *supervisor) serve(name string, args ...string) error {
+	status, err := s.start(name, args...)
+	if err != nil {
+		return err
+	}
+	go func() { s.exited <- fmt.Errorf("%s has ended: %+v", name, <-status) }()
+	return nil
+}
+
+func (s *supervisor) reap() {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		if errors.Is(err, unix.ECHILD) {
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		s.mu.Lock()
+		if waiting := s.waiting[pid]; waiting != nil {
+			delete(s.waiting, pid)
+			waiting <- status
+		}
+		s.mu.Unlock()
+	}
+}
+
+// load gives the images to containerd once, as soon as that answers.
+func (s *supervisor) load(p plan) error {
+	const loaded = "/var/lib/images-loaded"
+	if err := s.answering(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(loaded); err == nil {
+		return nil
+	}
+	for i := range p.Images {
+		status, err := s.start("images", "ctr", "--namespace", "k8s.io", "images", "import", fmt.Sprintf("%s/%d.tar", nodeImages, i))
+		if err != nil {
+			return err
+		}
+		if ended := <-status; ended.ExitStatus() != 0 {
+			return fmt.Errorf("importing %s: ctr has ended with %d", p.Images[i], ended.ExitStatus())
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(loaded), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(loaded, nil, 0o644)
+}
+
+// answering waits for containerd.
+func (s *supervisor) answering() error {
+	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+		status, err := s.start("images", "ctr", "version")
+		if err != nil {
+			return err
+		}
+		if ended := <-status; ended.ExitStatus() == 0 {
+			return nil
+		}
+		select {
+		case err := <-s.exited:
+			return err
+		default:
+		}
+		if time.Now().After(deadline) {
+			return errors.New("containerd does not answer")
+		}
+	}
+}

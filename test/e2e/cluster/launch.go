@@ -1,0 +1,82 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The program is started again under more names, two of them for each node:
+//
+//	launchName   joins the node's cgroups, and starts
+//	firstName    PID 1 of the node, in namespaces of its own: makes the root, starts the components, reaps
+const (
+	launchName = "node-launch"
+	firstName  = "node-init"
+	pidFile    = "pid"
+)
+
+// Stage runs this program's part in a node, if it was started for one, and does not return then. It has to be called
+// before main does anything else.
+func Stage() {
+	var err error
+	switch os.Args[0] {
+	case launchName:
+		err = launch(os.Args[1])
+	case firstName:
+		err = first(os.Args[1])
+	case janitorName:
+		err = clean(os.Args[1])
+	default:
+		return
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func readPlan(path string) (plan, error) {
+	var p plan
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return p, err
+	}
+	return p, json.Unmarshal(content, &p)
+}
+
+// launch can't be done by who starts it: a cgroup namespace has its root where its maker is when it makes it
+// (cgroup_namespaces(7)).
+func launch(path string) error {
+	p, err := readPlan(path)
+	if err != nil {
+		return err
+	}
+	if err := join(p.Cgroups); err != nil {
+		return err
+	}
+	runtime.LockOSThread() // or the child's death signal would come with the end of a thread
+	cmd := exec.Command("/proc/self/exe", path)
+	cmd.Args[0] = firstName
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP,
+		Pdeathsig:  unix.SIGKILL,
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(p.Dir, pidFile), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
+		return errors.Join(err, cmd.Process.Kill())
+	}
+	return cmd.Wait()
+}
