@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -141,8 +142,10 @@ func (h *Herald) patch(ctx context.Context, p proclamation, s *standing) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patchLimit)
 	defer cancel()
-	err = request.Do(ctx).Error()
-	if apierrors.IsNotFound(err) {
+	switch err = request.Do(ctx).Error(); {
+	case err == nil:
+		log.FromContext(ctx).Info("Patched our Node", "for", p.String())
+	case apierrors.IsNotFound(err):
 		return nil // it comes back, or we are not ready soon
 	}
 	return essence(err)

@@ -111,8 +111,9 @@ func TestHerald(t *testing.T) {
 			api := useNodes(t)
 			api.create(tainted(), peer(2))
 			before := api.get("node1")
+			patches, config := countPatches(heraldConfig(t, mayPatch("nodes/status"), mayPatch("nodes")))
 			a := startAgent(t, agentOptions{
-				config: heraldConfig(t, mayPatch("nodes/status"), mayPatch("nodes")), herald: true,
+				config: config, herald: true,
 				host: func(h *memoryHost) { h.refusedFacts = errors.New("not yet") },
 			})
 			a.eventually(a.notReady("KernelFailed"))
@@ -123,6 +124,10 @@ func TestHerald(t *testing.T) {
 			a.eventually(api.available)
 			a.eventually(api.untainted)
 			api.onlyHeralded(before)
+			time.Sleep(firstPause + firstPause/2)
+			if got := patches.Load(); got > 3 { // two, and one more where news are late
+				t.Errorf("%d patches, although all is told", got)
+			}
 
 			api.updateStatus("node1", func(n *corev1.Node) {
 				n.Status.Conditions = slices.DeleteFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeNetworkUnavailable })
@@ -289,6 +294,39 @@ func TestStartupTaintAmongOthers(t *testing.T) {
 				t.Errorf("%s is lost", key)
 			}
 		}
+	}
+}
+
+// Of a Node that has changed since it was looked at, nothing is changed.
+func TestStalePatches(t *testing.T) {
+	api := useNodes(t)
+	api.create(tainted())
+	h, err := NewHerald(heraldConfig(t, mayPatch("nodes/status"), mayPatch("nodes")), "node1", true, startup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := standingOf(api.get("node1"))
+	another := &standing{uid: "another", taints: seen.taints}
+	api.update("node1", func(n *corev1.Node) { n.Spec.Taints = n.Spec.Taints[1:] })
+	before := api.get("node1")
+	for name, c := range map[string]struct {
+		what proclamation
+		of   *standing
+	}{
+		"taints that moved": {startupTaint(startup), seen}, "taints of another Node": {startupTaint(startup), another}, "condition of another Node": {networkAvailable{}, another},
+	} {
+		if err := h.patch(context.Background(), c.what, c.of); err == nil {
+			t.Errorf("%s: done", name)
+		}
+		if after := api.get("node1"); !reflect.DeepEqual(after, before) {
+			t.Errorf("%s: the Node became %+v", name, after)
+		}
+	}
+	if err := h.patch(context.Background(), startupTaint(startup), standingOf(before)); err != nil {
+		t.Error(err)
+	}
+	if err := api.untainted(); err != nil {
+		t.Error(err)
 	}
 }
 
