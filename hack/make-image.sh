@@ -42,7 +42,7 @@ for platform in "${platforms[@]}"; do
 done
 unset GOOS GOARCH
 
-# The plugins are a layer of their own: they seldom change, and nodes that have them need not pull them again.
+# The plugins are a layer of their own: they seldom change, and nodes that have that layer need not pull it again.
 files=(LICENSE:/LICENSE)
 for plugin in "$to"/cni/*; do
   files+=("$dir/{os}-{arch}/cni/${plugin##*/}:/cni/${plugin##*/}")

@@ -88,7 +88,7 @@ func runnable(b []byte, p v1.Platform) error {
 func (r *recipe) image(p v1.Platform, layers [][]content) (v1.Image, error) {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, files := range layers {
-		layer, err := r.layer(files)
+		layer, err := layer(files)
 		if err != nil {
 			return nil, err
 		}
@@ -125,20 +125,21 @@ func names(files []content) string {
 	return strings.Join(s, " ")
 }
 
-// layer packs files, with the folders that they are in.
-func (r *recipe) layer(files []content) (v1.Layer, error) {
+// layer packs files, with the folders that they are in. They bear no time (tar makes that 1970): a layer whose files
+// stay the same stays the same, and need not be pulled again.
+func layer(files []content) (v1.Layer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	made := map[string]bool{"/": true}
 	for _, f := range files {
-		if err := r.folders(w, path.Dir(f.as), made); err != nil {
+		if err := folders(w, path.Dir(f.as), made); err != nil {
 			return nil, err
 		}
 		mode := int64(0o644)
 		if f.executable {
 			mode = 0o755
 		}
-		header := &tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(f.as, "/"), Mode: mode, Size: int64(len(f.bytes)), ModTime: r.created}
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(f.as, "/"), Mode: mode, Size: int64(len(f.bytes))}
 		if err := w.WriteHeader(header); err != nil {
 			return nil, fmt.Errorf("packing %s: %w", f.as, err)
 		}
@@ -157,15 +158,15 @@ func (r *recipe) layer(files []content) (v1.Layer, error) {
 	return layer, nil
 }
 
-func (r *recipe) folders(w *tar.Writer, dir string, made map[string]bool) error {
+func folders(w *tar.Writer, dir string, made map[string]bool) error {
 	if made[dir] {
 		return nil
 	}
-	if err := r.folders(w, path.Dir(dir), made); err != nil {
+	if err := folders(w, path.Dir(dir), made); err != nil {
 		return err
 	}
 	made[dir] = true
-	header := &tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimPrefix(dir, "/") + "/", Mode: 0o755, ModTime: r.created}
+	header := &tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimPrefix(dir, "/") + "/", Mode: 0o755}
 	if err := w.WriteHeader(header); err != nil {
 		return fmt.Errorf("packing %s: %w", dir, err)
 	}

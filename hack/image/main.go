@@ -7,7 +7,8 @@
 //
 //	image -o x.tar -tag localhost/x:1 -entrypoint /x -platform linux/amd64,linux/arm64 'bin/{os}-{arch}/x:/x'
 //
-// Same files, same archive: times are those of $SOURCE_DATE_EPOCH (else 1970), owners are root, modes are 0755 or 0644.
+// Same files, same archive: owners are root, modes are 0755 or 0644, files bear no time; the image was created at
+// $SOURCE_DATE_EPOCH, else in 1970.
 package main
 
 import (
