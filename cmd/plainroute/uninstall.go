@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func (f *uninstallFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: those of the pod)")
 	fs.StringVar(&f.Namespace, "namespace", "", "namespace for the DaemonSet, which must admit pods on the host's network (default: $POD_NAMESPACE, else plainroute-system)")
-	fs.StringVar(&f.Image, "image", "", "plainroute's image; required")
+	fs.StringVar(&f.Image, "image", "", "plainroute's image (default: the one that runs this, in a pod that knows its $POD_NAME and $POD_UID)")
 	fs.StringVar(&f.PullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "Always, IfNotPresent or Never")
 	fs.StringSliceVar(&f.PullSecrets, "image-pull-secret", nil, "secrets to pull the image with")
 	fs.StringVar(&f.ServiceAccount, "service-account", "", "service account of the cleanup pods, which need no rights (default: the namespace's)")
@@ -87,6 +88,11 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("making a client: %w", err)
 	}
+	if f.Image == "" {
+		if f.Image, err = imageOf(cmd.Context(), client, f.Namespace, f.Owner.Name); err != nil {
+			return err
+		}
+	}
 	u := uninstall.Uninstall{Client: client, Options: f.Options, Say: func(format string, args ...any) {
 		fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...)
 	}}
@@ -102,10 +108,22 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
 }
 
+// imageOf returns the image of a pod's first container. It lists, which is a right that an uninstall needs anyway.
+func imageOf(ctx context.Context, client kubernetes.Interface, namespace, name string) (string, error) {
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		return "", fmt.Errorf("looking for the image that this runs: %w", err)
+	}
+	if len(pods.Items) == 0 {
+		return "", fmt.Errorf("looking for the image that this runs: there is no pod %s in namespace %s; --image names it", name, namespace)
+	}
+	return pods.Items[0].Spec.Containers[0].Image, nil
+}
+
 func (f *uninstallFlags) validate(cmd *cobra.Command) error {
 	faults := environment(cmd.Flags())
 	f.whereWeAre()
-	if f.Image == "" {
+	if f.Image == "" && f.Owner == nil {
 		faults = append(faults, errors.New("--image is missing: the cleanup pods run plainroute's own"))
 	}
 	if !slices.Contains([]corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}, corev1.PullPolicy(f.PullPolicy)) {
