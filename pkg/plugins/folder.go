@@ -3,6 +3,7 @@ package plugins
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -176,11 +177,11 @@ func (f *folder) verify(name string, content []byte) error {
 	}
 	defer file.Close()
 	_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // advice: not all file systems take it
-	got, err := io.ReadAll(file)
-	if err != nil {
+	sum, want := sha256.New(), sha256.Sum256(content)
+	if _, err := io.Copy(sum, file); err != nil {
 		return err
 	}
-	if !bytes.Equal(got, content) {
+	if !bytes.Equal(sum.Sum(nil), want[:]) {
 		return fmt.Errorf("reading back %s: it is not what was written: the disk or its file system is at fault", name)
 	}
 	return nil
