@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -24,21 +25,36 @@ const (
 		"application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 )
 
-// Confirm has all Nodes listed from etcd itself, by a quorum read, and the view
-// compared with it. It does not wait: once the view agrees there is a pass, and
-// View tells when that was.
-func (s *NodeSource) Confirm() { signal(s.ask) }
+// Confirm has all Nodes listed from etcd itself, by a quorum read that begins after
+// the given time, and the view compared with it. It does not wait: once the view
+// agrees there is a pass, and View tells when that was.
+func (s *NodeSource) Confirm(after time.Time) {
+	s.mu.Lock()
+	s.doubted = after
+	s.mu.Unlock()
+	signal(s.ask)
+}
 
 // confirmations compares when asked, until ctx ends.
 func (s *NodeSource) confirmations(ctx context.Context) {
 	for {
 		select {
 		case <-s.ask:
+			if s.answered() {
+				continue
+			}
 			s.confirm(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// answered tells whether who asked last has what they need: each pass asks again.
+func (s *NodeSource) answered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.confirmed.After(s.doubted)
 }
 
 // confirm tries until the view agrees.
@@ -50,15 +66,23 @@ func (s *NodeSource) confirm(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if s.compared(s.compare(ctx)) {
+		if begin := s.begin(); s.compared(begin, s.compare(ctx)) {
 			break
 		}
 	}
-	select {
-	case <-s.ask: // asked again meanwhile, and answered
-	default:
-	}
 	s.notify()
+}
+
+// A comparison is of one list, the one that was there when it began.
+type comparison struct {
+	begin time.Time
+	list  int
+}
+
+func (s *NodeSource) begin() comparison {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return comparison{time.Now(), s.lists}
 }
 
 // turn returns how long to wait for one's turn.
@@ -68,15 +92,21 @@ func (s *NodeSource) turn() time.Duration {
 	return time.Duration(rand.Int64N(int64(spread) * int64(1+len(s.nodes))))
 }
 
-// compared remembers the outcome of a comparison.
-func (s *NodeSource) compared(err error) (agreed bool) {
+// errReplaced says that a list arrived which the comparison saw in part at most.
+var errReplaced = errors.New("another list of Nodes arrived meanwhile")
+
+// compared remembers the outcome of a comparison. It counts from its begin.
+func (s *NodeSource) compared(c comparison, err error) (agreed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err == nil && c.list != s.lists {
+		err = errReplaced
+	}
 	s.doubt = essence(err)
 	if err != nil {
 		return false
 	}
-	s.confirmed, s.cached = time.Now(), false
+	s.confirmed, s.cached = c.begin, false
 	return true
 }
 

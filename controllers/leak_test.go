@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -13,7 +14,7 @@ func TestAgentLeavesNoGoroutine(t *testing.T) {
 	api.create(node1(), peer(2))
 	run := func(t *testing.T) {
 		a := startAgent(t, agentOptions{host: leaveBehind(9)})
-		a.nodes.Confirm()
+		a.nodes.Confirm(time.Now())
 		a.eventually(a.hasRoutes(peerRoute(2)))
 	}
 	before := goleak.IgnoreCurrent()

@@ -49,8 +49,10 @@ type NodeSource struct {
 	pending   time.Time // when the oldest change that no pass has seen arrived
 	listing   bool      // the list under way comes from the server's cache, however old
 	cached    bool      // the last one did, and nothing has confirmed it
-	confirmed time.Time // when a quorum read last agreed
+	lists     int       // how many have arrived
+	confirmed time.Time // when the last quorum read that agreed began
 	doubt     error     // why it did not
+	doubted   time.Time // when somebody began to need one
 	standing  *standing // of our own Node, if Own says so and there is one
 }
 
@@ -84,7 +86,8 @@ type View struct {
 	// Cached tells that the Nodes were listed from the server's cache, which may be
 	// of any age, and that nothing has confirmed them since.
 	Cached bool
-	// Confirmed is when a quorum read last agreed; Doubt is why the last one did not.
+	// Confirmed is when the last quorum read that agreed began; Doubt is why the last
+	// one did not.
 	Confirmed time.Time
 	Doubt     error
 
@@ -372,6 +375,7 @@ func (s *NodeSource) Replace(list []any, _ string) error {
 			s.note(k)
 		}
 		s.synced, s.lastErr, s.cached = true, nil, s.listing
+		s.lists++
 		return true
 	})
 	return nil

@@ -60,8 +60,8 @@ func massive(c plan.Changes, actual topology.State) bool {
 	return peers >= fewPeers && 2*gone > peers
 }
 
-// confirmed asks for a quorum read, and tells whether one has agreed since the
-// first pass that needed it.
+// confirmed asks for a quorum read, and tells whether one has agreed that
+// began after the first pass that needed it.
 func (r *NodeReconciler) confirmed(view View) bool {
 	if r.heldSince.IsZero() {
 		r.heldSince = time.Now()
@@ -69,6 +69,6 @@ func (r *NodeReconciler) confirmed(view View) bool {
 	if view.Confirmed.After(r.heldSince) {
 		return true
 	}
-	r.Nodes.Confirm()
+	r.Nodes.Confirm(r.heldSince)
 	return false
 }

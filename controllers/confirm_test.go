@@ -1,0 +1,121 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+)
+
+// pagedNodes is an API server that knows node1 and node2, and tells of them in two
+// pages.
+type pagedNodes struct {
+	asked     int       // rounds that began
+	firstPage time.Time // when the first one did
+	between   func(round int)
+}
+
+// ServeHTTP gives a page.
+func (p *pagedNodes) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	name, more := "node2", "more"
+	if q.URL.Query().Has("continue") {
+		name, more = "node1", ""
+		p.between(p.asked)
+	} else if p.asked++; p.asked == 1 {
+		p.firstPage = time.Now()
+	}
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"metadata":{"continue":%q},"items":[{"metadata":{"name":%q,"uid":%q}}]}`, more, name, name+"-uid")
+}
+
+func (p *pagedNodes) source(t *testing.T) *NodeSource {
+	t.Helper()
+	server := httptest.NewServer(p)
+	t.Cleanup(server.Close)
+	s, err := NewNodeSource(&rest.Config{Host: server.URL}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.notify = func() {}
+	return s
+}
+
+// lists is a list of Nodes with pod subnets, as the reflector gives it.
+func lists(t *testing.T, s *NodeSource, numbers ...int) {
+	t.Helper()
+	items := make([]any, 0, len(numbers))
+	for _, i := range numbers {
+		n := wire(peer(i))
+		n.Name = fmt.Sprintf("node%d", i)
+		n.UID = types.UID(n.Name + "-uid")
+		items = append(items, n)
+	}
+	if err := s.Replace(items, ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// A list that arrives while the one before is compared is not confirmed by that: what
+// it lacks may have been looked for already.
+func TestAListIsNotConfirmedByAComparisonOfTheOneBefore(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second/2) // before the second try
+	defer cancel()
+	var s *NodeSource
+	server := &pagedNodes{between: func(int) { lists(t, s, 1) }}
+	s = server.source(t)
+	lists(t, s, 1, 2)
+	s.confirm(ctx)
+	if view := s.View(); !view.Confirmed.IsZero() || view.Doubt == nil || server.asked != 1 {
+		t.Errorf("a list without node2 is confirmed at %s by %d comparisons, though the server has it; doubt: %v", view.Confirmed, server.asked, view.Doubt)
+	}
+}
+
+// A confirmation counts from when it began: what arrived later it may not have seen.
+func TestAConfirmationCountsFromItsBegin(t *testing.T) {
+	server := &pagedNodes{between: func(int) { time.Sleep(50 * time.Millisecond) }}
+	s := server.source(t)
+	lists(t, s, 1, 2)
+	s.confirm(t.Context())
+	if confirmed := s.View().Confirmed; confirmed.IsZero() || confirmed.After(server.firstPage) {
+		t.Errorf("confirmed at %s; want a time before the first page, %s", confirmed, server.firstPage)
+	}
+}
+
+// Who needs a confirmation that is there already gets no other, and who needs a newer
+// one gets it, though he asked while one was under way.
+func TestConfirmationsAreMadeForWhomTheyAreTooOld(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var s *NodeSource
+	begin := time.Now()
+	late := make(chan struct{})
+	server := &pagedNodes{between: func(round int) {
+		if round == 1 {
+			s.Confirm(begin) // again, as each pass does
+			s.Confirm(time.Now())
+			close(late)
+		}
+	}}
+	s = server.source(t)
+	lists(t, s, 1, 2)
+	done := make(chan struct{})
+	go func() { s.confirmations(ctx); close(done) }()
+	s.Confirm(begin)
+	<-late
+	needed := time.Now()
+	for s.View().Confirmed.Before(needed) && time.Since(needed) < 10*time.Second {
+		time.Sleep(time.Millisecond)
+	}
+	s.Confirm(needed.Add(-time.Minute))
+	time.Sleep(100 * time.Millisecond)
+	cancel()
+	<-done
+	if server.asked != 2 {
+		t.Errorf("compared %d times; want once for the first need and once for the later one", server.asked)
+	}
+}
