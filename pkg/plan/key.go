@@ -50,7 +50,8 @@ var (
 	cniKey   = Key{KindCNI, topology.Conflist}
 )
 
-// Without leaves out the changes of all Keys that drop accepts.
+// Without leaves out the changes of all Keys that drop accepts. Where routes go in,
+// the table goes with them: a destination is in the sets before its route is there.
 func (c Changes) Without(drop func(Key) bool) Changes {
 	c.Sysctls = without(c.Sysctls, sysctlKey, drop)
 	c.AddAddresses = without(c.AddAddresses, addressKey, drop)
@@ -59,7 +60,7 @@ func (c Changes) Without(drop func(Key) bool) Changes {
 	if c.DeleteBridge != "" && drop(Key{KindBridge, c.DeleteBridge}) {
 		c.DeleteBridge = ""
 	}
-	if c.touchesTable() && drop(tableKey) {
+	if c.touchesTable() && drop(tableKey) && len(c.Add)+len(c.Replace) == 0 {
 		c.Table, c.Widen, c.Narrow, c.DeleteTable = nil, SetChange{}, SetChange{}, false
 	}
 	if c.TouchesCNI() && drop(cniKey) {

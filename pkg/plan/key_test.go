@@ -49,7 +49,8 @@ func TestWithout(t *testing.T) {
 		dropped := rapid.SampledFrom(keys).Draw(t, "dropped")
 		left := keysOf(changes.Without(func(k Key) bool { return k == dropped }))
 		for _, k := range keys {
-			if slices.Contains(left, k) == (k == dropped) {
+			stays := k != dropped || k == tableKey && len(changes.Add)+len(changes.Replace) > 0
+			if slices.Contains(left, k) != stays {
 				t.Fatalf("without %v, %v is left", dropped, left)
 			}
 		}
@@ -68,4 +69,20 @@ func TestRouteOfAnotherNodeIsNoRepair(t *testing.T) {
 	if keys := Diff(desired, before).Repairs(before, desired); len(keys) != 0 {
 		t.Errorf("got %v", keys)
 	}
+}
+
+// A destination is in the sets before its route is there, also while somebody fights over the table.
+func TestAContestedTableGoesWithNewRoutes(t *testing.T) {
+	contested := func(k Key) bool { return k == tableKey }
+	rapid.Check(t, func(t *rapid.T) {
+		actual, desired := drawState(t, "actual"), drawState(t, "desired")
+		changes := Diff(desired, actual)
+		held := changes.Without(contested)
+		if len(changes.Add)+len(changes.Replace) > 0 && (held.Table != changes.Table || held.Widen.Empty() != changes.Widen.Empty()) {
+			t.Fatalf("routes go in without the table: %+v", held)
+		}
+		if len(changes.Add)+len(changes.Replace) == 0 && held.touchesTable() {
+			t.Fatalf("nothing needs the table, and it does not wait: %+v", held)
+		}
+	})
 }
