@@ -72,7 +72,8 @@ type NodeReconciler struct {
 	rivals    *rivals
 	asked     *topology.State // what the last pass wanted
 	asking    *topology.State // what this one wants, as far as it has come
-	heldSince time.Time       // when removals began to wait for a confirmation
+	held      *topology.State // what stays although no Node asks for it
+	heldSince time.Time       // since when, if it waits for a confirmation
 }
 
 // passClock knows how long the running pass has taken.
@@ -301,13 +302,12 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	if r.asked != nil {
 		actual = actual.After(*r.asked)
 	}
-	result.Desired, result.Problems = topology.Desired(r.Options, host, view.Nodes, actual)
+	desired, problems := topology.Desired(r.Options, host, view.Nodes, actual)
+	desired, changes, held := r.prune(view, desired, actual)
+	result.Desired, result.Problems = desired, slices.Concat(problems, held)
 	r.asking = &result.Desired
-	changes := r.rivals.hold(plan.Diff(result.Desired, actual))
 	r.Metrics.observed(actual, result.Desired)
-	changes, held := r.prune(view, changes, actual)
-	result.Problems = append(result.Problems, held...)
-	return changes, nil
+	return r.rivals.hold(changes), nil
 }
 
 // publish tells the world, and the log only what is new.

@@ -11,32 +11,50 @@ import (
 // fewPeers may all leave at once; of more, the loss of more than half is confirmed.
 const fewPeers = 10
 
-// prune leaves removals out of changes until the view can be trusted with them, and
-// says why. A router, which has no Node of its own to tell a list of its cluster
-// by, has each removal confirmed.
-func (r *NodeReconciler) prune(view View, changes plan.Changes, actual topology.State) (plan.Changes, []topology.Problem) {
-	if !changes.Removes() {
-		r.heldSince = time.Time{}
-		return changes, nil
+// prune returns the changes from actual to desired, less removals until the view can
+// be trusted with them, and says why. What is held is desired meanwhile, so that it
+// is repaired as the rest is. A router, which has no Node of its own to tell a list of
+// its cluster by, has each removal confirmed.
+func (r *NodeReconciler) prune(view View, desired, actual topology.State) (topology.State, plan.Changes, []topology.Problem) {
+	before := actual
+	if r.held != nil {
+		before = plan.With(actual, *r.held)
 	}
-	why := ""
-	switch {
-	case r.Options.Router && len(view.Nodes) == 0:
-		why = "until the list of Nodes is not empty"
-	case !r.Options.Router && !r.knows(view.Nodes):
-		why = "until our own Node is in the list"
-	case !r.Options.Router && !view.Cached && !massive(changes, actual):
-	case !r.confirmed(view):
-		why = "until the API server confirms, by a list that is not from its cache, that their Nodes are gone"
-		if view.Doubt != nil {
-			why += ": " + view.Doubt.Error()
-		}
-	}
+	changes := plan.Diff(desired, before)
+	why := r.mistrust(view, changes, before)
 	if why == "" {
-		r.heldSince = time.Time{}
-		return changes, nil
+		if r.held != nil {
+			changes = plan.Diff(desired, actual)
+		}
+		r.heldSince, r.held = time.Time{}, nil
+		return desired, changes, nil
 	}
-	return changes.WithoutRemovals(), []topology.Problem{{Reason: topology.PruneHeld, Detail: "what no Node asks for stays " + why}}
+	held := changes.Removed()
+	r.held, desired = &held, plan.With(desired, held)
+	return desired, plan.Diff(desired, actual).WithoutRemovals(),
+		[]topology.Problem{{Reason: topology.PruneHeld, Detail: "what no Node asks for stays " + why}}
+}
+
+// mistrust says for how long the view can't be trusted with the changes, if they
+// remove anything.
+func (r *NodeReconciler) mistrust(view View, changes plan.Changes, before topology.State) string {
+	switch {
+	case !changes.Removes():
+		return ""
+	case r.Options.Router && len(view.Nodes) == 0:
+		return "until the list of Nodes is not empty"
+	case !r.Options.Router && !r.knows(view.Nodes):
+		return "until our own Node is in the list"
+	case !r.Options.Router && !view.Cached && !massive(changes, before):
+		return ""
+	case r.confirmed(view):
+		return ""
+	}
+	why := "until the API server confirms, by a list that is not from its cache, that their Nodes are gone"
+	if view.Doubt != nil {
+		why += ": " + view.Doubt.Error()
+	}
+	return why
 }
 
 // knows tells whether our own Node is in the list.
@@ -45,9 +63,9 @@ func (r *NodeReconciler) knows(nodes []*topology.Node) bool {
 }
 
 // massive tells whether more than half of many peers would be cut off.
-func massive(c plan.Changes, actual topology.State) bool {
+func massive(c plan.Changes, before topology.State) bool {
 	peers, gone := 0, 0
-	for _, route := range actual.Routes {
+	for _, route := range before.Routes {
 		if route.Metric == topology.MetricPeer {
 			peers++
 		}

@@ -233,3 +233,20 @@ func TestRouter(t *testing.T) {
 	a.settle()
 	a.eventually(a.hasRoutes(peerRoute(2)))
 }
+
+// What is held is kept as it is, also where somebody takes it away meanwhile.
+func TestWhatIsHeldIsRepaired(t *testing.T) {
+	api := useNodes(t)
+	api.create(peer(2))
+	a := startAgent(t, agentOptions{host: leaveBehind(9)})
+	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(9)))
+	for range 2 {
+		a.host.disturb(func() { a.host.state.Routes = nil })
+		a.eventually(a.hasRoutes(peerRoute(2), peerRoute(9)))
+	}
+	api.create(node1())
+	a.eventually(a.hasRoutes(peerRoute(2)))
+	a.host.disturb(func() { a.host.state.Routes = nil })
+	a.eventually(a.hasRoutes(peerRoute(2)))
+}

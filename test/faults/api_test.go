@@ -211,6 +211,7 @@ func listFaults() []fault {
 		untrue("a list that lost 13 of 13 peers", false, 12, isOther, cluster.WithoutStreaming, topology.PruneHeld),
 		untrue("a stream that lost 13 of 13 peers", false, 12, isOther, streamed, topology.PruneHeld),
 		staleAfterRestart(isOther),
+		heldAndFlushed(isOther),
 		trulyGone("12 of 13 Nodes deleted while the API server does not answer", func(l *lab, leave func()) {
 			l.proxy.Misbehave(cluster.Hanging)
 			leave()
@@ -263,6 +264,26 @@ func staleAfterRestart(hide func(*lab) func(string) bool) fault {
 		untilStart(l)
 	}
 	return f
+}
+
+// heldAndFlushed is a second fault that strikes what is held because of the first.
+func heldAndFlushed(hide func(*lab) func(string) bool) fault {
+	return fault{
+		name: "the API server sends a list that lost 13 of 13 peers, and then all of plainroute's routes are deleted", answer: "they are put back",
+		prepare: func(l *lab) {
+			l.useProxy()
+			l.crowd = l.newcomers(12)
+			l.forge(forgeriesOf(l.crowd)...)
+		},
+		strike: func(l *lab) {
+			l.proxy.Misbehave(cluster.WithoutStreaming(cluster.Hidden(false, hide(l))))
+			l.awaitReport(l.node, "", topology.PruneHeld)
+			l.broken()
+			l.flush(isOurs)
+		},
+		repaired: func(l *lab) error { return errors.Join(l.checkOurs(), l.crowdHas(2*len(l.crowd))) },
+		within:   healLimit, loses: untilRepaired,
+	}
 }
 
 // trulyGone are many Nodes that leave while the agent doesn't see it: what it would not believe is true.
