@@ -40,8 +40,8 @@ as long as they run, the nodes refuse.
 Drain the nodes first, or install the next network first: pods that are attached
 keep their bridge, but nobody detaches them until another network takes over.
 
-It needs these rights: in its namespace create, get and delete daemonsets (apps) and
-list pods; in the cluster list nodes and patch nodes/status.
+It needs these rights: in its namespace create, get, list and delete daemonsets (apps)
+and list pods; in the cluster list nodes and patch nodes/status.
 
 Exit codes: 0 all nodes are clean; 1 some are not, or it failed, and it can be
 repeated; 2 wrong flags or arguments.`,

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apilabels "k8s.io/apimachinery/pkg/labels"
 )
 
 // Options say what the pods that clean the nodes are made of. There is no API
@@ -37,7 +38,7 @@ type Options struct {
 }
 
 const (
-	// Name is that of the DaemonSet and its containers.
+	// Name is what the DaemonSet's own begins with, and the label that it is found by.
 	Name = "plainroute-cleanup"
 
 	nameLabel      = "app.kubernetes.io/name"
@@ -57,11 +58,13 @@ const (
 
 func labels() map[string]string { return map[string]string{nameLabel: Name, managedByLabel: managedBy} }
 
+func selector() string { return apilabels.Set(labels()).String() }
+
 // daemonSet has an init container clean, whose termination message is the result,
 // and then stays: a container that ends is started again.
 func (o Options) daemonSet() *appsv1.DaemonSet {
 	set := &appsv1.DaemonSet{
-		ObjectMeta: metav1.ObjectMeta{Name: Name, Namespace: o.Namespace, Labels: labels()},
+		ObjectMeta: metav1.ObjectMeta{GenerateName: Name + "-", Namespace: o.Namespace, Labels: labels()},
 		Spec: appsv1.DaemonSetSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: labels()},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels()}, Spec: o.podSpec()},

@@ -130,7 +130,7 @@ func (v *visit) why(node *corev1.Node) string {
 	case silent(node):
 		return "the node does not answer"
 	case v.pod == nil:
-		return "no pod was made for it (kubectl describe daemonset " + Name + ")"
+		return "no pod was made for it (kubectl describe daemonsets -A -l " + nameLabel + "=" + Name + ")"
 	case v.stage == started:
 		return "cleanup has not ended"
 	}

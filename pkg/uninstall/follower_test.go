@@ -63,7 +63,7 @@ func TestRows(t *testing.T) {
 		"still running":  {node(" ", corev1.ConditionFalse), pod(running, none), "NOT CLEAN - - - - cleanup has not ended"},
 		"no image":       {node(" ", corev1.ConditionTrue), pod(backOff("ErrImagePull"), none), "NOT CLEAN - - - - its pod has not started: ErrImagePull back-off"},
 		"not scheduled":  {node(" ", corev1.ConditionTrue), unscheduled, "NOT CLEAN - - - - its pod has not started: Unschedulable Too many pods"},
-		"without a pod":  {node(" ", corev1.ConditionTrue), nil, "NOT CLEAN - - - - no pod was made for it (kubectl describe daemonset plainroute-cleanup)"},
+		"without a pod":  {node(" ", corev1.ConditionTrue), nil, "NOT CLEAN - - - - no pod was made for it (kubectl describe daemonsets -A -l app.kubernetes.io/name=plainroute-cleanup)"},
 		"does not speak": {node(" ", corev1.ConditionUnknown), pod(none, none), "NOT CLEAN - - - - the node does not answer"},
 		"deleted":        {nil, nil, "gone - - - - there is no such Node any more"},
 	} {

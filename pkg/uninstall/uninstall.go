@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	apilabels "k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -58,19 +57,20 @@ func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) 
 	return nodes, nil
 }
 
-// create makes the DaemonSet, in place of one that a run left which was killed.
+// create makes the DaemonSet. One that a killed run left goes; it has another name, for
+// it can't be gone before its pods on nodes that don't answer are.
 func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 	sets := u.Client.AppsV1().DaemonSets(u.Namespace)
-	old, err := sets.Get(ctx, Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-	case err != nil:
-		return nil, fmt.Errorf("looking for an older DaemonSet %s: %w", Name, err)
-	case old.Labels[managedByLabel] != managedBy:
-		return nil, fmt.Errorf("making DaemonSet %s in namespace %s: there is one of this name that is not ours", Name, u.Namespace)
-	default:
-		u.Say("removing the DaemonSet of a run that did not end")
-		if err := u.remove(ctx, old); err != nil {
+	old, err := sets.List(ctx, metav1.ListOptions{LabelSelector: selector()})
+	if err != nil {
+		return nil, fmt.Errorf("looking for DaemonSets of runs that did not end: %w", err)
+	}
+	for i := range old.Items {
+		if old.Items[i].DeletionTimestamp != nil {
+			continue
+		}
+		u.Say("removing DaemonSet %s of a run that did not end", old.Items[i].Name)
+		if err := u.delete(ctx, &old.Items[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -79,6 +79,18 @@ func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 		return nil, fmt.Errorf("making DaemonSet %s: %w", Name, err)
 	}
 	return set, nil
+}
+
+// delete has the DaemonSet go once its pods are gone.
+func (u *Uninstall) delete(ctx context.Context, set *appsv1.DaemonSet) error {
+	foreground := metav1.DeletePropagationForeground
+	err := u.Client.AppsV1().DaemonSets(u.Namespace).Delete(ctx, set.Name, metav1.DeleteOptions{
+		PropagationPolicy: &foreground, Preconditions: &metav1.Preconditions{UID: &set.UID},
+	})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("removing DaemonSet %s: %w; delete it by hand", set.Name, err)
+	}
+	return nil
 }
 
 const (
@@ -95,26 +107,21 @@ const (
 func (u *Uninstall) remove(ctx context.Context, set *appsv1.DaemonSet) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
 	defer cancel()
-	sets, foreground := u.Client.AppsV1().DaemonSets(u.Namespace), metav1.DeletePropagationForeground
-	err := sets.Delete(ctx, Name, metav1.DeleteOptions{
-		PropagationPolicy: &foreground, Preconditions: &metav1.Preconditions{UID: &set.UID},
-	})
-	for err == nil {
+	if err := u.delete(ctx, set); err != nil {
+		return err
+	}
+	for {
+		_, err := u.Client.AppsV1().DaemonSets(u.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
-			u.Say("DaemonSet %s goes as soon as its last pod does, on a node that does not answer", Name)
+			u.Say("DaemonSet %s goes as soon as its last pod does, on a node that does not answer", set.Name)
 			return nil
 		case <-time.After(pollInterval / 4):
 		}
-		var now *appsv1.DaemonSet
-		if now, err = sets.Get(ctx, Name, metav1.GetOptions{}); err == nil && now.UID != set.UID {
-			return nil
-		}
 	}
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or another one by now
-		return nil
-	}
-	return fmt.Errorf("removing DaemonSet %s: %w; delete it by hand", Name, err)
 }
 
 // follow looks at the pods until each node is clean, or none has got on for too long.
@@ -154,7 +161,7 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 // pods returns those of the DaemonSet by their node.
 func (u *Uninstall) pods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
 	list, err := u.Client.CoreV1().Pods(u.Namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: apilabels.Set(labels()).String(), ResourceVersion: "0",
+		LabelSelector: selector(), ResourceVersion: "0",
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the pods of DaemonSet %s: %w", Name, err)

@@ -88,7 +88,7 @@ func (k *Kubelets) play(ctx context.Context, set *appsv1.DaemonSet) ([]chan erro
 	var running []chan error
 	for _, node := range k.Nodes {
 		pod := &corev1.Pod{ObjectMeta: *set.Spec.Template.ObjectMeta.DeepCopy(), Spec: *set.Spec.Template.Spec.DeepCopy()}
-		pod.Name, pod.Spec.NodeName = set.Name+"-"+node.Name, node.Name
+		pod.Name, pod.Spec.NodeName = podName(set, node), node.Name
 		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
 		made, err := k.Cluster.Client().CoreV1().Pods(k.Namespace).Create(ctx, pod, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
@@ -104,12 +104,17 @@ func (k *Kubelets) play(ctx context.Context, set *appsv1.DaemonSet) ([]chan erro
 	return running, nil
 }
 
+func podName(set *appsv1.DaemonSet, node *Node) string { return set.Name + "-" + node.Name }
+
 // bury deletes the pods, then what the foreground deletion waits for.
 func (k *Kubelets) bury(ctx context.Context, set *appsv1.DaemonSet) error {
 	now := int64(0)
 	pods := k.Cluster.Client().CoreV1().Pods(k.Namespace)
-	if err := pods.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
-		return fmt.Errorf("deleting pods: %w", err)
+	for _, node := range k.Nodes {
+		err := pods.Delete(ctx, podName(set, node), metav1.DeleteOptions{GracePeriodSeconds: &now})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("deleting a pod: %w", err)
+		}
 	}
 	set.Finalizers = nil
 	_, err := k.Cluster.Client().AppsV1().DaemonSets(k.Namespace).Update(ctx, set, metav1.UpdateOptions{})

@@ -38,7 +38,7 @@ func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node) *removal {
 	r.kubeconfig, err = l.site.AddUser(name)
 	l.must(err)
 	l.must(l.site.Allow(ctx, name, name,
-		rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"create", "get", "delete"}},
+		rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"create", "get", "list", "delete"}},
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}}))
 	l.must(l.site.Allow(ctx, name, "",
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}},
@@ -181,7 +181,7 @@ func TestUninstallInterrupted(t *testing.T) {
 		t.Fatalf("the killed run ended with %d and left %d DaemonSets", killed.Code, len(left.Items))
 	}
 	_, done := r.uninstall(r.within(limit), 1, "--timeout", "1s")
-	if !strings.Contains(done.Stderr, "removing the DaemonSet of a run that did not end") {
+	if !strings.Contains(done.Stderr, " of a run that did not end") {
 		t.Errorf("said %q", done.Stderr)
 	}
 
@@ -202,7 +202,7 @@ func TestUninstallWithoutRights(t *testing.T) {
 	r := newRemoval(t, both)
 	r.kubelets.Namespace = metav1.NamespaceDefault
 	_, done := r.uninstall(r.within(limit), 1)
-	if !strings.Contains(done.Stderr, `cannot get resource "daemonsets"`) {
+	if !strings.Contains(done.Stderr, `cannot list resource "daemonsets"`) {
 		t.Errorf("said %q", done.Stderr)
 	}
 }
