@@ -88,7 +88,8 @@ faults-doc: ## Write what test-faults measures to docs/faults.md; wants a quiet 
 .PHONY: e2e
 e2e: e2e-assets ## Install, use, upgrade and remove it on a cluster of real kubelets: by Helm, then by kustomize.
 	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
-	@hack/e2e.sh $(E2E)
+	@# 75: this machine can't, and it has been said why.
+	@hack/e2e.sh $(E2E) || [[ $$? == 75 ]]
 
 .PHONY: e2e-assets
 e2e-assets: e2e-images ## Get or build all that a cluster of real kubelets needs.
