@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -98,7 +99,7 @@ func newOutside(lan *Namespace) (*Host, error) {
 		return nil, err
 	}
 	outside := &Host{Namespace: namespace, V4: outside4, V6: outside6}
-	if err := lan.addCable(wanDevice, namespace, uplink); err != nil {
+	if err := lan.addCable(wanDevice, namespace, uplink, nil); err != nil {
 		return nil, err
 	}
 	if err := lan.addAddresses(wanDevice, wan4, wan6); err != nil {
@@ -119,6 +120,11 @@ func newOutside(lan *Namespace) (*Host, error) {
 	return outside, nil
 }
 
+// cardOf is a locally administered MAC address with the IPv4 address in it.
+func cardOf(v4 netip.Addr) net.HardwareAddr {
+	return append(net.HardwareAddr{0x02, 0}, v4.AsSlice()...)
+}
+
 // newMachine makes a host on the LAN, with its default routes and without forwarding: that is the agent's to switch on.
 func newMachine(lan *Namespace, name string, v4, v6 netip.Addr) (*Host, error) {
 	namespace, err := newNamespace(name)
@@ -135,10 +141,11 @@ func newMachine(lan *Namespace, name string, v4, v6 netip.Addr) (*Host, error) {
 	return machine, nil
 }
 
-// wireMachine connects a namespace with the LAN.
+// wireMachine connects a namespace with the LAN. A machine of the same address has the same network card: others know it
+// for half a minute after it was switched off, and would look for the old one when it is back.
 func wireMachine(lan, namespace *Namespace, v4, v6 netip.Addr) (*Host, error) {
 	port := lanPort(namespace.Name)
-	if err := lan.addCable(port, namespace, uplink); err != nil {
+	if err := lan.addCable(port, namespace, uplink, cardOf(v4)); err != nil {
 		return nil, err
 	}
 	if err := lan.plugIn(port, lanBridge); err != nil {

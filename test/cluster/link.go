@@ -31,12 +31,14 @@ func (n *Namespace) addBridge(device string) error {
 	return n.up(device)
 }
 
-// addCable makes a pair of connected devices, one end here and the other in peer, both up.
-func (n *Namespace) addCable(device string, peer *Namespace, peerDevice string) error {
+// addCable makes a pair of connected devices, one end here and the other in peer, both up. The other end has the MAC
+// address card, or a random one if that is nil.
+func (n *Namespace) addCable(device string, peer *Namespace, peerDevice string, card net.HardwareAddr) error {
 	cable := &netlink.Veth{
-		LinkAttrs:     netlink.NewLinkAttrs(),
-		PeerName:      peerDevice,
-		PeerNamespace: netlink.NsFd(int(peer.fd)),
+		LinkAttrs:        netlink.NewLinkAttrs(),
+		PeerName:         peerDevice,
+		PeerHardwareAddr: card,
+		PeerNamespace:    netlink.NsFd(int(peer.fd)),
 	}
 	cable.Name = device
 	if err := n.link.LinkAdd(cable); err != nil {
