@@ -1,0 +1,73 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/plainroute/plainroute/test/e2e/talk"
+)
+
+// inquiry is what pods ask, and what there is to say against an answer.
+type inquiry struct {
+	from      []pod
+	questions func(from pod) []talk.Question
+	judge     func(from pod, answer talk.Answer) error
+}
+
+// ask lets all pods ask at the same time, and returns all that there is to complain of.
+func (s *story) ask(ctx context.Context, what inquiry) error {
+	complaints := make([]error, len(what.from))
+	var all sync.WaitGroup
+	for i, from := range what.from {
+		all.Go(func() {
+			answers, err := s.cluster.ask(ctx, from, what.questions(from))
+			if err == nil {
+				err = judgeAll(answers, func(answer talk.Answer) error { return what.judge(from, answer) })
+			}
+			if err != nil {
+				complaints[i] = fmt.Errorf("pod %s on node %s:\n%w", from.name, from.node, err)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(complaints...)
+}
+
+func judgeAll(answers []talk.Answer, judge func(talk.Answer) error) error {
+	var complaints []error
+	for _, answer := range answers {
+		err := judge(answer)
+		if answer.Error != "" {
+			err = errors.New(answer.Error)
+		}
+		if err != nil {
+			complaints = append(complaints, fmt.Errorf("%s %s: %w", answer.Question.Network, answer.Question.Target, err))
+		}
+	}
+	return errors.Join(complaints...)
+}
+
+// askUntilRight is for what takes others a while: kube-proxy's rules, CoreDNS's start.
+func (s *story) askUntilRight(ctx context.Context, t *testing.T, what inquiry) {
+	t.Helper()
+	await(ctx, t, "the right answers", func(ctx context.Context) error { return s.ask(ctx, what) })
+}
+
+// both are questions to an address over HTTP and UDP.
+func both(address netip.Addr, port uint16) []talk.Question {
+	target := netip.AddrPortFrom(address, port).String()
+	return []talk.Question{{Network: talk.HTTP, Target: target}, {Network: talk.UDP, Target: target}}
+}
+
+// addressed is the address in a question's target.
+func addressed(question talk.Question) netip.Addr {
+	target, err := netip.ParseAddrPort(question.Target)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return target.Addr()
+}

@@ -1,0 +1,205 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+const (
+	productNamespace = "plainroute-system"
+	productName      = "plainroute"
+)
+
+// installer does what a user would type.
+type installer interface {
+	install(context.Context) error
+	upgrade(context.Context) error
+	uninstall(context.Context) error
+}
+
+func newInstaller(t *testing.T, c *cluster) installer {
+	t.Helper()
+	switch *install {
+	case "helm":
+		return helm{c}
+	case "kustomize":
+		return kustomize{cluster: c, overlay: t.TempDir()}
+	}
+	t.Fatalf("-install is %q: want helm or kustomize", *install)
+	return nil
+}
+
+// notReady is what a cluster without a pod network is like.
+func (s *story) notReady(ctx context.Context, t *testing.T) {
+	await(ctx, t, "nodes that only lack a network", func(ctx context.Context) error {
+		nodes, err := s.cluster.nodes(ctx)
+		if err != nil {
+			return err
+		}
+		if len(nodes) < 2 {
+			return fmt.Errorf("there are %d nodes: want two at least", len(nodes))
+		}
+		for _, one := range nodes {
+			if one.isReady() == nil {
+				t.Fatalf("node %s is ready: this cluster has a network already", one.name)
+			}
+			if !strings.Contains(one.ready.Message, "cni plugin not initialized") || len(one.subnets) == 0 {
+				return fmt.Errorf("node %s: %s, subnets %s", one.name, one.ready.Message, one.subnets)
+			}
+		}
+		return nil
+	})
+	s.plant(ctx, t)
+}
+
+// installed waits until the agents have made all nodes Ready, and returns how long that took.
+func (s *story) installed(ctx context.Context, t *testing.T) time.Duration {
+	t.Helper()
+	nodes, err := s.cluster.nodes(ctx)
+	must(t, err)
+	start := time.Now()
+	must(t, s.product.install(ctx))
+	await(ctx, t, "all nodes to be ready", func(ctx context.Context) error { return s.cluster.allReady(ctx, len(nodes)) })
+	return time.Since(start)
+}
+
+func (s *story) install(ctx context.Context, t *testing.T) {
+	took := s.installed(ctx, t)
+	t.Logf("%s install to all nodes Ready: %.1f s (the goal on a quiet machine is 15 s)", *install, took.Seconds())
+	await(ctx, t, "the agents", s.cluster.rolledOut)
+}
+
+func (s *story) installAgain(ctx context.Context, t *testing.T) {
+	t.Logf("second %s install to all nodes Ready: %.1f s", *install, s.installed(ctx, t).Seconds())
+	must(t, s.cluster.makeObjects(ctx))
+	s.awaitPods(ctx, t, nil)
+	s.reach(ctx, t)
+	s.leave(ctx, t)
+}
+
+// helm installs the chart, as docs/install.md says.
+type helm struct{ cluster *cluster }
+
+func (h helm) install(ctx context.Context) error {
+	if err := h.cluster.makeNamespace(ctx, productNamespace); err != nil {
+		return err
+	}
+	ranges, err := json.Marshal(strings.Split(*clusterCIDR, ","))
+	if err != nil {
+		return err
+	}
+	return h.run(ctx, "install", productName, h.chart(), "--set-json=clusterCIDR="+string(ranges))
+}
+
+func (h helm) upgrade(ctx context.Context) error {
+	args := []string{"upgrade", productName, h.chart(), "--reuse-values", `--set-json=extraArgs=["--resync=50s"]`}
+	if *upgradeTag != "" {
+		args = append(args, "--set-string=image.tag="+*upgradeTag)
+	}
+	return h.run(ctx, args...)
+}
+
+func (h helm) uninstall(ctx context.Context) error {
+	if err := h.run(ctx, "uninstall", productName, "--wait", "--timeout=2m"); err != nil {
+		return err
+	}
+	return h.cluster.removeNamespace(ctx, productNamespace)
+}
+
+func (h helm) chart() string { return filepath.Join(*root, "charts/plainroute") }
+
+func (h helm) run(ctx context.Context, args ...string) error {
+	_, err := output(ctx, "", append([]string{tool("helm"), "--namespace=" + productNamespace}, args...)...)
+	return err
+}
+
+// kustomize applies an overlay of config/default, as a user would write it.
+type kustomize struct {
+	cluster *cluster
+	overlay string
+}
+
+func (k kustomize) install(ctx context.Context) error {
+	return k.apply(ctx, map[string]string{"PLAINROUTE_CLUSTER_CIDR": *clusterCIDR}, "")
+}
+
+func (k kustomize) upgrade(ctx context.Context) error {
+	return k.apply(ctx, map[string]string{"PLAINROUTE_CLUSTER_CIDR": *clusterCIDR, "PLAINROUTE_RESYNC": "50s"}, *upgradeTag)
+}
+
+// uninstall removes the agents first, for they heal what is cleaned; then a Job cleans the nodes.
+func (k kustomize) uninstall(ctx context.Context) error {
+	job := filepath.Join(*root, "config/uninstall")
+	if _, err := kubectl(ctx, "delete", "-k", k.overlay); err != nil {
+		return err
+	}
+	if _, err := kubectl(ctx, "apply", "-k", job); err != nil {
+		return err
+	}
+	if err := k.cluster.jobDone(ctx, productName+"-uninstall"); err != nil {
+		return err
+	}
+	_, err := kubectl(ctx, "delete", "-k", job)
+	return err
+}
+
+// jobDone waits for a Job's end, whatever that is.
+func (c *cluster) jobDone(ctx context.Context, name string) error {
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, limit, true, func(ctx context.Context) (bool, error) {
+		job, err := c.api.BatchV1().Jobs(productNamespace).Get(ctx, name, metav1.GetOptions{})
+		if err == nil && job.Status.Failed > 0 {
+			err = fmt.Errorf("the job %s failed, see its log", name)
+		}
+		return err == nil && job.Status.Succeeded > 0, err
+	})
+}
+
+func (k kustomize) apply(ctx context.Context, environment map[string]string, tag string) error {
+	base, err := filepath.Rel(k.overlay, filepath.Join(*root, "config/default"))
+	if err != nil {
+		return err
+	}
+	patch := map[string]any{
+		"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": map[string]string{"name": productName},
+		"spec": map[string]any{"template": map[string]any{"spec": map[string]any{
+			"containers": []any{map[string]any{"name": "agent", "env": variables(environment)}},
+		}}},
+	}
+	text, err := json.Marshal(patch)
+	if err != nil {
+		return err
+	}
+	overlay := map[string]any{
+		"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+		"namespace": productNamespace, "resources": []string{base},
+		"patches": []any{map[string]any{"patch": string(text), "target": map[string]string{"kind": "DaemonSet", "name": productName}}},
+	}
+	if tag != "" {
+		overlay["images"] = []any{map[string]string{"name": "localhost/plainroute", "newTag": tag}}
+	}
+	if text, err = json.Marshal(overlay); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(k.overlay, "kustomization.yaml"), text, 0o644); err != nil {
+		return err
+	}
+	_, err = kubectl(ctx, "apply", "-k", k.overlay)
+	return err
+}
+
+func variables(environment map[string]string) []any {
+	var list []any
+	for name, value := range environment {
+		list = append(list, map[string]string{"name": name, "value": value})
+	}
+	return list
+}

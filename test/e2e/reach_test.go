@@ -1,0 +1,151 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/plainroute/plainroute/test/e2e/talk"
+)
+
+// scene is the cluster as a check finds it.
+type scene struct {
+	nodes    []node
+	pods     []pod
+	families []string
+}
+
+func (s *story) scene(ctx context.Context, t *testing.T) scene {
+	t.Helper()
+	nodes, err := s.cluster.nodes(ctx)
+	must(t, err)
+	pods, err := s.cluster.readyPods(ctx, nil)
+	must(t, err)
+	return scene{nodes: nodes, pods: pods, families: families(nodes)}
+}
+
+// addresses: one of each family for each pod, from its own node's subnets, and no pod has another's.
+func (s *story) addresses(ctx context.Context, t *testing.T) {
+	now := s.scene(ctx, t)
+	owners := map[netip.Addr]string{}
+	for _, one := range now.pods {
+		if one.onHost() {
+			continue
+		}
+		if len(one.addresses) != len(now.families) {
+			t.Errorf("pod %s has the addresses %v: want one of each of %v", one.name, one.addresses, now.families)
+		}
+		for _, address := range one.addresses {
+			if !slices.ContainsFunc(now.node(one.node).subnets, func(p netip.Prefix) bool { return p.Contains(address) }) {
+				t.Errorf("pod %s has the address %s, none of its node's", one.name, address)
+			}
+			if owners[address] != "" {
+				t.Errorf("the pods %s and %s both have %s", owners[address], one.name, address)
+			}
+			owners[address] = one.name
+		}
+	}
+	t.Logf("%d addresses of pods, all different", len(owners))
+}
+
+func (s scene) node(name string) node {
+	i := slices.IndexFunc(s.nodes, func(one node) bool { return one.name == name })
+	if i < 0 {
+		return node{}
+	}
+	return s.nodes[i]
+}
+
+func (s *story) reach(ctx context.Context, t *testing.T) {
+	s.reachAll(ctx, t, s.scene(ctx, t))
+}
+
+// reachAll lets each pod ask each other one, on its network or the host's, over TCP and UDP and each family, who it is
+// and whom it takes the asker for. Nothing is asked twice: a pod that is ready on a node that is must answer.
+func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
+	t.Helper()
+	hosts, err := s.hostAddresses(ctx, now)
+	must(t, err)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var faults []error
+	count := 0
+	for _, from := range now.pods {
+		all.Go(func() {
+			asked, complaints := s.reachFrom(ctx, now, hosts, from)
+			mu.Lock()
+			defer mu.Unlock()
+			count += asked
+			faults = append(faults, complaints...)
+		})
+	}
+	all.Wait()
+	if len(faults) > 0 {
+		t.Errorf("%d wrong answers, the first:\n%v", len(faults), errors.Join(faults[:min(len(faults), 20)]...))
+	}
+	t.Logf("%d questions between %d pods on %d nodes", count, len(now.pods), len(now.nodes))
+}
+
+func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]netip.Addr, from pod) (asked int, complaints []error) {
+	var questions []talk.Question
+	var targets []pod
+	for _, to := range now.pods {
+		if to.name == from.name {
+			continue
+		}
+		for _, address := range to.addresses {
+			questions = append(questions,
+				talk.Question{Network: talk.TCP, Target: netip.AddrPortFrom(address, talk.TCPPort(to.port)).String()},
+				talk.Question{Network: talk.UDP, Target: netip.AddrPortFrom(address, to.port).String()})
+			targets = append(targets, to, to)
+		}
+	}
+	answers, err := s.cluster.ask(ctx, from, questions)
+	if err != nil {
+		return 0, []error{err}
+	}
+	for i, answer := range answers {
+		if err := now.judge(hosts, from, targets[i], answer); err != nil {
+			complaints = append(complaints, fmt.Errorf("pod %s on node %s to pod %s on node %s: %w", from.name, from.node, targets[i].name, targets[i].node, err))
+		}
+	}
+	return len(answers), complaints
+}
+
+// judge says what is wrong with an answer: not given, not by whom was asked, or to another address than the asker's.
+func (s scene) judge(hosts map[string][]netip.Addr, from, to pod, answer talk.Answer) error {
+	if answer.Error != "" {
+		return fmt.Errorf("no answer: %s", answer.Error)
+	}
+	got := answer.From[0]
+	if got.Pod != to.name {
+		return fmt.Errorf("pod %s answered", got.Pod)
+	}
+	allowed := from.addresses
+	if from.onHost() && from.node == to.node {
+		// To its own pods a node speaks from the bridge's address.
+		allowed = hosts[from.node]
+	}
+	if !slices.Contains(allowed, got.Seen) {
+		return fmt.Errorf("it was taken for %s: want one of %s", got.Seen, allowed)
+	}
+	return nil
+}
+
+// hostAddresses are all that a node has, its bridge's included.
+func (s *story) hostAddresses(ctx context.Context, now scene) (map[string][]netip.Addr, error) {
+	hosts := map[string][]netip.Addr{}
+	for _, one := range in(now.pods, groupHost) {
+		var addresses []netip.Addr
+		if err := s.cluster.tell(ctx, one, http.MethodGet, "/addresses", nil, &addresses); err != nil {
+			return nil, err
+		}
+		hosts[one.node] = addresses
+	}
+	return hosts, nil
+}

@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// The DaemonSet leaves nodes with this label alone. It is how an agent is held back.
+const (
+	virtualKey   = "type"
+	virtualValue = "virtual-kubelet"
+)
+
+// reboot starts a node anew whose agent is held back: the CNI config that was there before must not make it Ready, for it
+// has no routes. With the agent come the routes, then Ready, then the pods.
+func (s *story) reboot(ctx context.Context, t *testing.T) {
+	needsNodes(t)
+	now := s.scene(ctx, t)
+	name := now.nodes[1].name
+	old := on(now.pods, name)
+	must(t, s.cluster.label(ctx, name, virtualValue))
+	t.Cleanup(func() { _ = s.cluster.label(context.Background(), name, "") })
+	await(ctx, t, "the agent of node "+name+" to end", func(ctx context.Context) error { return s.cluster.hasNoAgent(ctx, name) })
+	must(t, s.hasRoutes(ctx, name)) // an agent that ends leaves them
+	listing, err := onNode(ctx, name, "ls -l "+confFolder)
+	must(t, err)
+	if !strings.Contains(listing, "10-plainroute.conflist") {
+		t.Fatalf("node %s has no CNI config before the reboot, so this shows nothing:\n%s", name, listing)
+	}
+	start := time.Now()
+	must(t, rebootNode(ctx, name))
+	s.staysUnready(ctx, t, name, start, in(old, groupHost)[0])
+	must(t, s.cluster.label(ctx, name, ""))
+	freed := time.Now()
+	s.awaitNode(ctx, t, name)
+	t.Logf("Ready %.1f s after its agent was let start", time.Since(freed).Seconds())
+	s.awaitPodsOn(ctx, t, name, old)
+	t.Logf("its pods are back %.1f s after the reboot began", time.Since(start).Seconds())
+}
+
+// staysUnready waits for two things after the reboot: that the kubelet says that there is no network, and that a pod on
+// the host's network runs again, which needs none. Until then the node must not have been Ready.
+func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, since time.Time, host pod) {
+	t.Helper()
+	await(ctx, t, "the kubelet to say that there is no network", func(ctx context.Context) error {
+		one, err := s.cluster.node(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !s.toldAfter(one, since) || !strings.Contains(one.ready.Message, "cni plugin not initialized") {
+			return fmt.Errorf("node %s said %q at %s", name, one.ready.Message, one.ready.LastHeartbeatTime)
+		}
+		return nil
+	})
+	await(ctx, t, "the pod on the host's network", func(ctx context.Context) error {
+		one, err := s.cluster.node(ctx, name)
+		if err != nil {
+			return err
+		}
+		if s.toldAfter(one, since) && one.isReady() == nil {
+			t.Fatalf("node %s is Ready without an agent", name)
+		}
+		pods, err := s.cluster.pods(ctx)
+		if err != nil {
+			return err
+		}
+		return areNew(in(on(pods, name), groupHost), []pod{host})
+	})
+	routes, err := ourRoutes(ctx, name)
+	must(t, err)
+	if routes != "" {
+		t.Errorf("these routes outlived a reboot, so this shows nothing:\n%s", routes)
+	}
+	t.Logf("%.1f s after the reboot began a pod on the host's network runs, and the node is not Ready", time.Since(since).Seconds())
+}
+
+// toldAfter tells whether the kubelet has spoken since; it gives whole seconds.
+func (s *story) toldAfter(one node, since time.Time) bool {
+	return one.ready.LastHeartbeatTime.After(since)
+}
+
+func (c *cluster) hasNoAgent(ctx context.Context, name string) error {
+	agents, err := c.agents(ctx)
+	for _, agent := range agents {
+		if agent.Spec.NodeName == name {
+			err = errors.Join(err, fmt.Errorf("the agent %s is still there", agent.Name))
+		}
+	}
+	return err
+}
+
+// label makes a node one that the agents' DaemonSet leaves alone; an empty value ends that.
+func (c *cluster) label(ctx context.Context, name, value string) error {
+	text := fmt.Sprintf("%q", value)
+	if value == "" {
+		text = "null"
+	}
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, virtualKey, text)
+	_, err := c.api.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	return err
+}
