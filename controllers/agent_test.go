@@ -48,6 +48,7 @@ type agentOptions struct {
 	edit   func(*topology.Options)
 	host   func(*memoryHost) // changes it before the agent runs
 	herald bool              // with all that it can tell
+	diary  *diary            // nil: one that goes by the machine's clock
 }
 
 // startAgent runs an agent until the test ends.
@@ -75,7 +76,7 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 	a.nodes = a.source(o)
 	r := &NodeReconciler{
 		Options: opts, Nodes: a.nodes, Dataplane: host, Watcher: host, Resync: time.Hour,
-		Board: a.board, Metrics: NewMetrics(a.registry, "test"), Version: "test",
+		Board: a.board, Metrics: NewMetrics(a.registry, "test"), Version: "test", diary: o.diary,
 	}
 	if o.herald {
 		a.nodes.Own = "node1"

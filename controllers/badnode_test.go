@@ -30,7 +30,11 @@ var update = flag.Bool("update", false, "write what is got into testdata as what
 func TestBadNodes(t *testing.T) {
 	api := useNodes(t)
 	api.create(node1(), newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
-	a := startAgent(t, agentOptions{})
+	now := time.Now()
+	a := startAgent(t, agentOptions{diary: newDiary(func() time.Time { // the cases are of one name, and hours apart
+		now = now.Add(time.Hour)
+		return now
+	})})
 	a.eventually(a.ready)
 	a.eventually(a.noProblems)
 	good := a.host.routes()

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	"golang.org/x/time/rate"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -70,6 +69,7 @@ type NodeReconciler struct {
 	known     map[topology.Problem]bool
 	started   passClock
 	rivals    *rivals
+	diary     *diary
 	asked     *topology.State // what the last pass wanted
 	asking    *topology.State // what this one wants, as far as it has come
 	held      *topology.State // what stays although no Node asks for it
@@ -107,6 +107,9 @@ func (r *NodeReconciler) Healthy() error {
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
 	r.rivals = newRivals(time.Now)
+	if r.diary == nil {
+		r.diary = newDiary(time.Now)
+	}
 	news := make(chan struct{}, 1)
 	watch := manager.RunnableFunc(func(ctx context.Context) error {
 		if err := r.Watcher.Watch(ctx, r.Resync, func() { signal(news) }); err != nil {
@@ -194,7 +197,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result.Ready = len(result.Blocking()) == 0
 	r.publish(ctx, result, view)
 	r.Herald.tell(result.Ready, view.standing)
-	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), inhabitedWait(result.Problems))}, nil
+	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), r.diary.wait(), inhabitedWait(result.Problems))}, nil
 }
 
 // soonest returns the shortest of the waits that are any.
@@ -285,7 +288,7 @@ func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desire
 		r.rivals.repaired(repairs)
 		r.Metrics.repaired(repairs)
 	}
-	r.logChanges(ctx, done.Without(r.rivals.fought))
+	r.diary.changes(log.FromContext(ctx), done.Without(r.rivals.fought))
 	return r.Metrics.applied(done), err
 }
 
@@ -304,7 +307,8 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	}
 	desired, problems := topology.Desired(r.Options, host, view.Nodes, actual)
 	desired, changes, held := r.prune(view, desired, actual)
-	result.Desired, result.Problems = desired, slices.Concat(problems, held)
+	problems = append(problems, held...)
+	result.Desired, result.Problems = desired, problems
 	r.asking = &result.Desired
 	r.Metrics.observed(actual, result.Desired)
 	return r.rivals.hold(changes), nil
@@ -320,62 +324,11 @@ func (r *NodeReconciler) publish(ctx context.Context, result *status.Result, vie
 	for _, p := range result.Problems {
 		known[p] = true
 	}
-	logProblems(logger, "Problem", known, r.known)
-	logProblems(logger, "Problem gone", r.known, known)
+	r.diary.problems(logger, "Problem", known, r.known)
+	r.diary.problems(logger, "Problem gone", r.known, known)
 	r.known = known
 	if result.Ready != before.Ready {
-		logger.Info("Readiness changed", "ready", result.Ready, "nodes", len(view.Nodes))
+		r.diary.write(logger, topic{"readiness", ""}, "Readiness changed", "ready", result.Ready, "nodes", len(view.Nodes))
 	}
-}
-
-// logProblems tells those that are in one set and not in the other: of very many of
-// a kind, as when a link goes down, how many they are and one of them.
-func logProblems(logger logr.Logger, what string, in, notIn map[topology.Problem]bool) {
-	kinds := map[topology.Reason][]topology.Problem{}
-	for p := range in {
-		if !notIn[p] {
-			kinds[p.Reason] = append(kinds[p.Reason], p)
-		}
-	}
-	for reason, problems := range kinds {
-		slices.SortFunc(problems, topology.Problem.Compare)
-		if n := len(problems); n > manyRoutes {
-			logger.Info(what, "reason", reason, "count", n, "one", problems[0].String())
-			continue
-		}
-		for _, p := range problems {
-			logger.Info(what, "node", p.Node, "reason", p.Reason, "detail", p.Detail, "blocksReadiness", p.Own)
-		}
-	}
-}
-
-// manyRoutes is how many changed routes are worth a log line each.
-const manyRoutes = 20
-
-func (r *NodeReconciler) logChanges(ctx context.Context, c plan.Changes) {
-	logger := log.FromContext(ctx)
-	for _, s := range c.Sysctls {
-		logger.Info("Set", "sysctl", s.Path, "value", s.Value)
-	}
-	for _, a := range c.AddAddresses {
-		logger.Info("Added address", "address", a.String())
-	}
-	for _, a := range c.DeleteAddresses {
-		logger.Info("Deleted address", "address", a.String())
-	}
-	if c.Table != nil {
-		logger.Info("Wrote nftables table", "table", topology.Table)
-	}
-	if n := len(c.Add) + len(c.Replace) + len(c.Delete); n > manyRoutes {
-		logger.Info("Changed routes", "added", len(c.Add), "replaced", len(c.Replace), "deleted", len(c.Delete))
-	} else {
-		for verb, routes := range map[string][]topology.Route{"Added route": c.Add, "Replaced route": c.Replace, "Deleted route": c.Delete} {
-			for _, route := range routes {
-				logger.Info(verb, "route", route.String())
-			}
-		}
-	}
-	if c.CNI != nil {
-		logger.Info("Wrote CNI config", "subnets", c.CNI.Subnets, "mtu", c.CNI.MTU)
-	}
+	r.diary.catchUp(ctx)
 }

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -105,16 +106,24 @@ func (r *rivals) few() []plan.Key {
 
 // problems puts contests into words that stay the same while they last.
 func (r *rivals) problems(nodes []*topology.Node) []topology.Problem {
+	few := r.few()
+	if len(few) == 0 {
+		return nil
+	}
+	owners := ownersOf(few, nodes)
 	var problems []topology.Problem
-	for _, k := range r.few() {
+	for _, k := range few {
 		p := topology.Problem{
 			Reason: topology.Contested, Own: k.Kind != plan.KindRoute,
 			Detail: fmt.Sprintf("somebody on this host keeps taking away or changing %s; it is repaired every %s until they stop (`ip monitor` and `nft monitor` show what they do)", k, repairEvery),
 		}
 		if k.Kind == plan.KindRoute {
-			p.Node = ownerOf(k.Name, nodes)
+			p.Node = owners[k.Name]
 		}
 		problems = append(problems, p)
+	}
+	if more := len(r.fights) - len(few); more > 0 {
+		problems = append(problems, topology.Problem{Reason: topology.Contested, Detail: fmt.Sprintf("and so they do with %d more routes", more)})
 	}
 	return problems
 }
@@ -140,14 +149,22 @@ func (r *rivals) wait() time.Duration {
 	return repairEvery
 }
 
-// ownerOf returns the Node whose subnet it is.
-func ownerOf(subnet string, nodes []*topology.Node) string {
+// ownersOf returns, by name, the Nodes whose subnets the routes among the Keys lead
+// to.
+func ownersOf(keys []plan.Key, nodes []*topology.Node) map[string]string {
+	names := make(map[netip.Prefix]string, len(keys))
+	for _, k := range keys {
+		if p, err := netip.ParsePrefix(k.Name); err == nil {
+			names[p] = k.Name
+		}
+	}
+	owners := make(map[string]string, len(keys))
 	for _, n := range nodes {
 		for _, p := range n.PodCIDRs {
-			if p.String() == subnet {
-				return n.Name
+			if name, wanted := names[p]; wanted {
+				owners[name] = n.Name
 			}
 		}
 	}
-	return ""
+	return owners
 }

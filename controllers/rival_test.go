@@ -96,3 +96,28 @@ func TestNodesAreNoRivals(t *testing.T) {
 		t.Errorf("%v of Nodes' changes counted as repairs", n)
 	}
 }
+
+// Something that flushes the whole table every second fights over thousands of routes: they cost a pass next to nothing.
+func TestFiveThousandFights(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := newRivals(func() time.Time { return now })
+	var keys []plan.Key
+	var nodes []*topology.Node
+	for i := range 5000 {
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+		keys = append(keys, plan.Key{Kind: plan.KindRoute, Name: subnet.String()})
+		nodes = append(nodes, &topology.Node{Name: "node-" + subnet.String(), PodCIDRs: []netip.Prefix{subnet}})
+	}
+	for range freeRepairs {
+		r.repaired(keys)
+	}
+	begin := time.Now()
+	r.settle()
+	problems := r.problems(nodes)
+	if took := time.Since(begin); took > time.Second/4 {
+		t.Errorf("it takes %s", took)
+	}
+	if len(problems) != manyRoutes+1 || problems[0].Node != "node-"+keys[0].Name || !strings.Contains(problems[manyRoutes].Detail, "4980 more routes") {
+		t.Errorf("%d problems: %v", len(problems), problems)
+	}
+}
