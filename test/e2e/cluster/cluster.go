@@ -104,7 +104,7 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	say("the control plane is up at %s", Server())
+	say("the control plane is up at %s", apiURL())
 	for _, node := range c.nodes {
 		if err := c.registered(ctx, node); err != nil {
 			return nil, err

@@ -24,10 +24,9 @@ const (
 	pidFile    = "pid"
 )
 
-// Stage runs this program's part in a node, if it was started for one, and does not return then. It has to be called
-// before main does anything else.
-func Stage() {
-	var err error
+// Stage runs this program's part in a node, or as the janitor, if it was started for one: main calls it first, and ends
+// if mine is true.
+func Stage() (mine bool, err error) {
 	switch os.Args[0] {
 	case launchName:
 		err = launch(os.Args[1])
@@ -36,13 +35,12 @@ func Stage() {
 	case janitorName:
 		err = clean(os.Args[1])
 	default:
-		return
+		return false, nil
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
-		os.Exit(1)
+		err = fmt.Errorf("%s: %w", os.Args[0], err)
 	}
-	os.Exit(0)
+	return true, err
 }
 
 func readPlan(path string) (plan, error) {

@@ -41,7 +41,7 @@ func (c *Cluster) newNode() (*Node, error) {
 	defer c.mu.Unlock()
 	c.last++
 	node := &Node{Name: fmt.Sprintf("node-%d", c.last), index: c.last}
-	if err := c.pki.kubeconfig(node.Name, Server(), identity{name: "system:node:" + node.Name, group: "system:nodes"}); err != nil {
+	if err := c.pki.kubeconfig(node.Name, apiURL(), identity{name: "system:node:" + node.Name, group: "system:nodes"}); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{diskVar, diskOpt + "/cni/bin", diskCNI + "/net.d", "root"} {

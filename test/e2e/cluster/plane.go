@@ -19,11 +19,13 @@ const (
 	podRanges     = "10.244.0.0/16,fd00:10:244::/56"
 	serviceRanges = "10.96.0.0/16,fd00:10:96::/112"
 	clusterDNS    = "10.96.0.10"
-	apiPort       = "6443"
+	apiPort       = 6443
 )
 
-// Server is the API server's address for all: the router of the LAN, on which the control plane runs.
-func Server() string { return "https://" + base.Router4.String() + ":" + apiPort }
+// APIServer is its address for all: that of the LAN's router, on which the control plane runs.
+func APIServer() netip.AddrPort { return netip.AddrPortFrom(base.Router4, apiPort) }
+
+func apiURL() string { return "https://" + APIServer().String() }
 
 // issueAll makes the certificates of the control plane.
 func (c *Cluster) issueAll() error {
@@ -39,7 +41,7 @@ func (c *Cluster) issueAll() error {
 		"kube-scheduler":          {name: "system:kube-scheduler"},
 		"kube-proxy":              {name: "system:kube-proxy"},
 	} {
-		if err := c.pki.kubeconfig(file, Server(), id); err != nil {
+		if err := c.pki.kubeconfig(file, apiURL(), id); err != nil {
 			return err
 		}
 	}
@@ -59,7 +61,7 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 		return err
 	}
 	if err := c.start("kube-apiserver", filepath.Join(c.config.Bin, "k8s", "kube-apiserver"),
-		"--etcd-servers=http://127.0.0.1:2379", "--advertise-address="+base.Router4.String(), "--secure-port="+apiPort,
+		"--etcd-servers=http://127.0.0.1:2379", "--advertise-address="+base.Router4.String(), fmt.Sprint("--secure-port=", apiPort),
 		"--service-cluster-ip-range="+serviceRanges,
 		"--client-ca-file="+pki("ca.crt"), "--tls-cert-file="+pki("kube-apiserver.crt"), "--tls-private-key-file="+pki("kube-apiserver.key"),
 		"--kubelet-client-certificate="+pki("kubelet-client.crt"), "--kubelet-client-key="+pki("kubelet-client.key"),

@@ -22,9 +22,11 @@ const (
 )
 
 func main() {
-	cluster.Stage()
 	code := 0
-	err := command(&code).ExecuteContext(context.Background())
+	mine, err := cluster.Stage()
+	if !mine {
+		err = command(&code).ExecuteContext(context.Background())
+	}
 	switch {
 	case errors.Is(err, cluster.ErrNotHere), errors.Is(err, sandbox.ErrNotPermitted):
 		code = notHere

@@ -217,11 +217,11 @@ func upOutside(dir string) (int, error) {
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 		return failed, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return failed, err
 	}
-	file, err := listener.(*net.TCPListener).File()
+	file, err := listener.File()
 	if err != nil {
 		return failed, err
 	}
@@ -247,7 +247,7 @@ func upInside(ctx context.Context, config cluster.Config, dir string) error {
 	if err != nil {
 		return err
 	}
-	go relay(listener, strings.TrimPrefix(cluster.Server(), "https://"))
+	go relay(listener, net.TCPAddrFromAddrPort(cluster.APIServer()))
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := writeKubeconfig(c.Kubeconfig(), kubeconfig, listener.Addr().String()); err != nil {
 		return err
@@ -272,26 +272,28 @@ func writeKubeconfig(from, to, address string) error {
 }
 
 // relay carries connections to a port of the machine into the sandbox.
-func relay(listener net.Listener, to string) {
+func relay(listener net.Listener, to *net.TCPAddr) {
 	for {
 		outer, err := listener.Accept()
 		if err != nil {
 			return
 		}
-		go func() {
-			defer outer.Close()
-			inner, err := net.Dial("tcp", to)
-			if err != nil {
-				return
-			}
-			defer inner.Close()
-			go func() {
-				_, _ = io.Copy(inner, outer)
-				_ = inner.(*net.TCPConn).CloseWrite()
-			}()
-			_, _ = io.Copy(outer, inner)
-		}()
+		go carry(outer, to)
 	}
+}
+
+func carry(outer net.Conn, to *net.TCPAddr) {
+	defer outer.Close()
+	inner, err := net.DialTCP("tcp", nil, to)
+	if err != nil {
+		return
+	}
+	defer inner.Close()
+	go func() {
+		_, _ = io.Copy(inner, outer)
+		_ = inner.CloseWrite()
+	}()
+	_, _ = io.Copy(outer, inner)
 }
 
 // running tells whether the cluster noted in a folder lives.

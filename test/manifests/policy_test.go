@@ -1,0 +1,340 @@
+package manifests
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// nodesOf is a client of an identity's.
+func nodesOf(t *testing.T, config *rest.Config) kubernetes.Interface {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(config)
+	must(t, err)
+	return client
+}
+
+// enforce applies what a chart with these values renders of policies and rights, and waits until the API server denies by
+// them: it takes a policy up with a delay. Everything is taken away with the test.
+func enforce(t *testing.T, denied func(context.Context) error, values ...string) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	for _, o := range helm(t, append([]string{`clusterCIDR=["10.244.0.0/16"]`}, values...)...) {
+		switch o.GetKind() {
+		case "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole", "ClusterRoleBinding", "ServiceAccount":
+		default:
+			continue
+		}
+		if o.GetAnnotations()["helm.sh/hook"] != "" {
+			continue
+		}
+		must(t, server.apply(ctx, o))
+		t.Cleanup(func() { remove(t, o) })
+	}
+	for !forbidden(denied(ctx)) {
+		select {
+		case <-ctx.Done():
+			t.Fatal("the policy does not deny what it is there to deny")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func remove(t *testing.T, o *unstructured.Unstructured) {
+	resource, err := server.resource(o)
+	must(t, err)
+	if err := resource.Delete(context.Background(), o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		t.Error(err)
+	}
+}
+
+// forbidden tells whether a policy of ours has refused.
+func forbidden(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'plainroute-")
+}
+
+func newNode(name string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/hostname": name}}}
+}
+
+func claiming(name string, subnets ...string) *corev1.Node {
+	node := newNode(name)
+	node.Spec.PodCIDR, node.Spec.PodCIDRs = subnets[0], subnets
+	return node
+}
+
+// attempt is something that somebody tries.
+type attempt struct {
+	name string
+	do   func(context.Context) error
+}
+
+// A kubelet registers and describes itself, and claims no subnet, at no time; who gives subnets still does.
+func TestKubeletClaimsNoSubnet(t *testing.T) {
+	needed(t)
+	ctx := within(t, time.Minute)
+	config, err := server.user("system:node:claimer", "system:nodes")
+	must(t, err)
+	kubelet := nodesOf(t, config).CoreV1().Nodes()
+	admin := server.admin.CoreV1().Nodes()
+	t.Cleanup(func() { _ = admin.Delete(context.Background(), "claimer", metav1.DeleteOptions{}) })
+	const subnets = `{"spec":{"podCIDR":"10.244.9.0/24","podCIDRs":["10.244.9.0/24"]}}`
+	patch := func(content string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := kubelet.Patch(ctx, "claimer", types.StrategicMergePatchType, []byte(content), metav1.PatchOptions{})
+			return err
+		}
+	}
+	create := func(ctx context.Context) error {
+		_, err := kubelet.Create(ctx, claiming("claimer", "10.244.9.0/24"), metav1.CreateOptions{})
+		return err
+	}
+	must(t, create(ctx)) // this is what it is about
+	must(t, admin.Delete(ctx, "claimer", metav1.DeleteOptions{}))
+
+	enforce(t, func(ctx context.Context) error {
+		if err := create(ctx); err != nil {
+			return err
+		}
+		return admin.Delete(ctx, "claimer", metav1.DeleteOptions{})
+	})
+	attack(ctx, t, []attempt{
+		{"create with a subnet", create},
+		{"create with the field of one subnet alone", func(ctx context.Context) error {
+			node := newNode("claimer")
+			node.Spec.PodCIDR = "10.244.9.0/24"
+			_, err := kubelet.Create(ctx, node, metav1.CreateOptions{})
+			return err
+		}},
+	})
+	_, err = kubelet.Create(ctx, newNode("claimer"), metav1.CreateOptions{})
+	must(t, err)
+	attack(ctx, t, []attempt{
+		{"set where there is none", patch(subnets)},
+		{"update where there is none", func(ctx context.Context) error {
+			node, err := kubelet.Get(ctx, "claimer", metav1.GetOptions{})
+			must(t, err)
+			node.Spec = claiming("claimer", "10.244.9.0/24").Spec
+			_, err = kubelet.Update(ctx, node, metav1.UpdateOptions{})
+			return err
+		}},
+	})
+	allow(ctx, t, []attempt{
+		{"label itself", patch(`{"metadata":{"labels":{"kubernetes.io/arch":"amd64"}}}`)},
+		{"tell its state", func(ctx context.Context) error {
+			_, err := kubelet.Patch(ctx, "claimer", types.StrategicMergePatchType,
+				[]byte(`{"status":{"addresses":[{"type":"InternalIP","address":"192.168.1.9"}]}}`), metav1.PatchOptions{}, "status")
+			return err
+		}},
+		{"be given a subnet by who may", func(ctx context.Context) error {
+			_, err := admin.Patch(ctx, "claimer", types.StrategicMergePatchType, []byte(subnets), metav1.PatchOptions{})
+			return err
+		}},
+		{"label itself once it has a subnet", patch(`{"metadata":{"labels":{"kubernetes.io/os":"linux"}}}`)},
+	})
+}
+
+func attack(ctx context.Context, t *testing.T, attempts []attempt) {
+	t.Helper()
+	for _, a := range attempts {
+		if err := a.do(ctx); !forbidden(err) {
+			t.Errorf("%s: %v; want it forbidden by a policy", a.name, err)
+		}
+	}
+}
+
+func allow(ctx context.Context, t *testing.T, attempts []attempt) {
+	t.Helper()
+	for _, a := range attempts {
+		if err := a.do(ctx); err != nil {
+			t.Errorf("%s: %v; want it allowed", a.name, err)
+		}
+	}
+}
+
+// agentOf makes a Node, and on it the Pod of an agent, whose bound token it returns as an identity.
+func agentOf(ctx context.Context, t *testing.T, node string) kubernetes.Interface {
+	t.Helper()
+	object := newNode(node)
+	object.Spec.Taints = []corev1.Taint{
+		{Key: "plainroute/starting", Effect: corev1.TaintEffectNoSchedule}, {Key: "dedicated", Value: "db", Effect: corev1.TaintEffectNoExecute},
+	}
+	created, err := server.admin.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, server.admin.CoreV1().Nodes().Delete(context.Background(), node, metav1.DeleteOptions{}))
+	})
+	created.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}}
+	created.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.1.7"}}
+	_, err = server.admin.CoreV1().Nodes().UpdateStatus(ctx, created, metav1.UpdateOptions{})
+	must(t, err)
+	pods, immediately := server.admin.CoreV1().Pods(namespace), int64(0)
+	pod, err := pods.Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "agent-on-" + node},
+		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: "plainroute", Containers: []corev1.Container{
+			{Name: "agent", Image: "localhost/plainroute:dev"},
+		}},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, pods.Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &immediately}))
+	})
+	token, err := server.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, "plainroute", &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{
+			Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID,
+		}},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	config := rest.AnonymousClientConfig(server.config)
+	config.BearerToken = token.Status.Token
+	config.QPS = -1
+	return nodesOf(t, config)
+}
+
+// An agent that may patch the status of Nodes changes one condition of one Node.
+func TestAgentChangesOneConditionOnly(t *testing.T) {
+	needed(t)
+	ctx := within(t, 2*time.Minute)
+	account(ctx, t)
+	agent := agentOf(ctx, t, "own").CoreV1().Nodes()
+	agentOf(ctx, t, "other")
+	patch := func(node, content string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := agent.Patch(ctx, node, types.StrategicMergePatchType, []byte(content), metav1.PatchOptions{}, "status")
+			return err
+		}
+	}
+	const good = `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False","reason":"PlainrouteReady"}]}}`
+	enforce(t, patch("other", good), "nodeCondition=true")
+	allow(ctx, t, []attempt{
+		{"set its condition", patch("own", good)},
+		{"set it again", patch("own", strings.Replace(good, "PlainrouteReady", "Else", 1))},
+	})
+	tricks := map[string]string{
+		"label its Node":              `{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`,
+		"take a label away":           `{"metadata":{"labels":{"kubernetes.io/hostname":null}}}`,
+		"annotate its Node":           `{"metadata":{"annotations":{"a":"b"}}}`,
+		"keep its Node from going":    `{"metadata":{"finalizers":["a.example/b"]}}`,
+		"give its Node an owner":      `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Namespace","name":"x","uid":"1"}]}}`,
+		"claim capacity":              `{"status":{"capacity":{"example.com/gpu":"8"}}}`,
+		"claim what is allocatable":   `{"status":{"allocatable":{"example.com/gpu":"8"}}}`,
+		"claim an address":            `{"status":{"addresses":[{"type":"InternalIP","address":"192.168.1.1"}]}}`,
+		"take addresses away":         `{"status":{"addresses":null}}`,
+		"call the Node ready":         `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`,
+		"take a condition away":       `{"status":{"conditions":[{"$patch":"delete","type":"Ready"}]}}`,
+		"add a condition":             `{"status":{"conditions":[{"type":"DiskPressure","status":"True"}]}}`,
+		"say that there is none":      `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`,
+		"say what images there are":   `{"status":{"images":[{"names":["evil:1"]}]}}`,
+		"say what volumes there are":  `{"status":{"volumesInUse":["a"]}}`,
+		"say where its kubelet is":    `{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":1}}}}`,
+		"say what the machine is":     `{"status":{"nodeInfo":{"machineID":"x"}}}`,
+		"its condition, and a label":  `{"metadata":{"labels":{"a":"b"}},` + good[1:],
+		"its condition, and capacity": `{"status":{"capacity":{"example.com/gpu":"8"},` + good[len(`{"status":{`):],
+	}
+	var attempts []attempt
+	for name, content := range tricks {
+		attempts = append(attempts, attempt{name, patch("own", content)})
+	}
+	attack(ctx, t, append(attempts, attempt{"change another Node's condition", patch("other", good)}))
+	unbound, err := server.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, "plainroute", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	must(t, err)
+	config := rest.AnonymousClientConfig(server.config)
+	config.BearerToken = unbound.Status.Token
+	agent = nodesOf(t, config).CoreV1().Nodes()
+	attack(ctx, t, []attempt{{"do it with a token of no Pod", patch("own", good)}})
+	doubts(ctx, t)
+}
+
+// An agent that may patch Nodes takes one taint off one Node.
+func TestAgentTakesOneTaintOnly(t *testing.T) {
+	needed(t)
+	ctx := within(t, 2*time.Minute)
+	account(ctx, t)
+	agent := agentOf(ctx, t, "own").CoreV1().Nodes()
+	agentOf(ctx, t, "other")
+	patch := func(node, content string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := agent.Patch(ctx, node, types.StrategicMergePatchType, []byte(content), metav1.PatchOptions{})
+			return err
+		}
+	}
+	// The API server has added one of its own, not-ready.
+	const rest = `{"key":"dedicated","value":"db","effect":"NoExecute"},{"key":"node.kubernetes.io/not-ready","effect":"NoSchedule"}`
+	const good = `{"spec":{"taints":[` + rest + `]}}`
+	enforce(t, patch("other", good), `startupTaint="plainroute/starting"`)
+	attack(ctx, t, []attempt{
+		{"take another Node's taint", patch("other", good)},
+		{"take all taints", patch("own", `{"spec":{"taints":null}}`)},
+		{"take another taint", patch("own", `{"spec":{"taints":[{"key":"plainroute/starting","effect":"NoSchedule"}]}}`)},
+		{"add a taint", patch("own", `{"spec":{"taints":[`+rest+`,{"key":"evil","effect":"NoExecute"}]}}`)},
+		{"cordon", patch("own", `{"spec":{"unschedulable":true}}`)},
+		{"claim a subnet", patch("own", `{"spec":{"podCIDR":"10.244.9.0/24","podCIDRs":["10.244.9.0/24"]}}`)},
+		{"claim to be a cloud's", patch("own", `{"spec":{"providerID":"x://y"}}`)},
+		{"label", patch("own", `{"metadata":{"labels":{"a":"b"}}}`)},
+		{"annotate", patch("own", `{"metadata":{"annotations":{"a":"b"}}}`)},
+		{"the taint, and a label", patch("own", `{"metadata":{"labels":{"a":"b"}},`+good[1:])},
+	})
+	allow(ctx, t, []attempt{{"take its taint", patch("own", good)}})
+	doubts(ctx, t)
+}
+
+// A right without its policy is what the policy is for: an attack that nothing stops must be an attack.
+func TestAttacksWorkWithoutPolicy(t *testing.T) {
+	needed(t)
+	ctx := within(t, time.Minute)
+	account(ctx, t)
+	agent := agentOf(ctx, t, "own").CoreV1().Nodes()
+	for _, o := range helm(t, `clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true") {
+		if strings.HasSuffix(o.GetName(), "node-condition") && strings.HasPrefix(o.GetKind(), "ClusterRole") {
+			must(t, server.apply(ctx, o))
+			t.Cleanup(func() { remove(t, o) })
+		}
+	}
+	for { // RBAC is taken up with a delay
+		node, err := agent.Patch(ctx, "own", types.StrategicMergePatchType,
+			[]byte(`{"metadata":{"labels":{"evil":"yes"}},"status":{"capacity":{"example.com/gpu":"8"}}}`), metav1.PatchOptions{}, "status")
+		if err == nil {
+			if node.Labels["evil"] != "yes" || len(node.Status.Capacity) == 0 {
+				t.Errorf("a status patch set labels %v and capacity %v; want both set", node.Labels, node.Status.Capacity)
+			}
+			return
+		}
+		if !apierrors.IsForbidden(err) || ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func account(ctx context.Context, t *testing.T) {
+	t.Helper()
+	accounts := server.admin.CoreV1().ServiceAccounts(namespace)
+	_, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "plainroute"}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+}
+
+// doubts fails the test for what the API server's type checking finds wrong with a policy.
+func doubts(ctx context.Context, t *testing.T) {
+	t.Helper()
+	policies, err := server.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies().List(ctx, metav1.ListOptions{})
+	must(t, err)
+	for _, policy := range policies.Items {
+		if checked := policy.Status.TypeChecking; checked != nil {
+			for _, warning := range checked.ExpressionWarnings {
+				t.Errorf("policy %s, %s: %s", policy.Name, warning.FieldRef, warning.Warning)
+			}
+		}
+	}
+}

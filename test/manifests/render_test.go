@@ -1,0 +1,237 @@
+package manifests
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+// choice is one way to install, told to both.
+type choice struct {
+	name string
+	// values are Helm's.
+	values []string
+	// resources and components are folders below config, env what an overlay sets for the agent.
+	resources, components []string
+	env                   map[string]string
+}
+
+func choices() []choice {
+	return []choice{
+		{name: "default", values: []string{`clusterCIDR=["10.244.0.0/16"]`, "uninstall.enabled=false"}, resources: []string{"default"}},
+		{
+			name: "dual-stack", resources: []string{"samples/dual-stack"},
+			values: []string{
+				`clusterCIDR=["10.244.0.0/16","fd00:10:244::/48"]`, `serviceCIDR=["10.96.0.0/16","fd00:10:96::/112"]`, "uninstall.enabled=false",
+			},
+		},
+		{
+			name: "everything", resources: []string{"default", "prometheus"},
+			components: []string{"node-condition", "startup-taint", "metrics"},
+			values: []string{
+				`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
+				"podMonitor.enabled=true", "masquerade=false", `nodeCIDR=["192.168.1.0/24"]`, "uninstall.enabled=false",
+			},
+			env: map[string]string{"PLAINROUTE_MASQUERADE": "false", "PLAINROUTE_NODE_CIDR": "192.168.1.0/24"},
+		},
+	}
+}
+
+// Whoever installs with Helm gets what whoever installs with kustomize gets.
+func TestSameObjects(t *testing.T) {
+	needed(t)
+	for _, choice := range choices() {
+		t.Run(choice.name, func(t *testing.T) {
+			compare(t, installed(helm(t, choice.values...)), installed(kustomize(t, choice)))
+		})
+	}
+	t.Run("uninstall", func(t *testing.T) {
+		hooks := slices.DeleteFunc(helm(t, `clusterCIDR=["10.244.0.0/16"]`), func(o *unstructured.Unstructured) bool {
+			return o.GetAnnotations()["helm.sh/hook"] != "post-delete"
+		})
+		compare(t, hooks, kustomize(t, choice{resources: []string{"uninstall"}}))
+	})
+}
+
+// installed leaves out hooks, among them the pod of `helm test`.
+func installed(objects []*unstructured.Unstructured) []*unstructured.Unstructured {
+	return slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetAnnotations()["helm.sh/hook"] != "" })
+}
+
+func compare(t *testing.T, byHelm, byKustomize []*unstructured.Unstructured) {
+	t.Helper()
+	if len(byHelm) == 0 {
+		t.Fatal("Helm renders nothing")
+	}
+	if diff := cmp.Diff(byName(t, byKustomize), byName(t, byHelm)); diff != "" {
+		t.Errorf("what kustomize (-) and Helm (+) make:\n%s", diff)
+	}
+}
+
+// byName takes away what may differ: the namespace, which Helm leaves to its user, labels and annotations of the tools, and
+// the order of environment variables.
+func byName(t *testing.T, objects []*unstructured.Unstructured) map[string]any {
+	t.Helper()
+	all := map[string]any{}
+	for _, o := range objects {
+		if o.GetKind() == "Namespace" {
+			continue
+		}
+		labels := o.GetLabels()
+		for _, label := range []string{"helm.sh/chart", "app.kubernetes.io/managed-by", "app.kubernetes.io/version"} {
+			delete(labels, label)
+		}
+		o.SetLabels(labels)
+		o.SetAnnotations(nil)
+		sortEnvironment(t, o)
+		name := o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
+		if all[name] != nil {
+			t.Errorf("%s is there twice", name)
+		}
+		all[name] = o.Object
+	}
+	return all
+}
+
+func sortEnvironment(t *testing.T, o *unstructured.Unstructured) {
+	t.Helper()
+	path := []string{"spec", "template", "spec", "containers"}
+	containers, there, err := unstructured.NestedSlice(o.Object, path...)
+	must(t, err)
+	if !there {
+		return
+	}
+	for _, one := range containers {
+		container := one.(map[string]any)
+		if env, ok := container["env"].([]any); ok {
+			slices.SortFunc(env, func(a, b any) int { return strings.Compare(variable(a), variable(b)) })
+		}
+	}
+	must(t, unstructured.SetNestedSlice(o.Object, containers, path...))
+}
+
+func variable(entry any) string { return fmt.Sprint(entry.(map[string]any)["name"]) }
+
+// helm renders the chart as users install it.
+func helm(t *testing.T, values ...string) []*unstructured.Unstructured {
+	t.Helper()
+	args := []string{"template", "plainroute", filepath.Join(root, "charts", "plainroute"), "--namespace", namespace}
+	for _, value := range values {
+		args = append(args, "--set-json", value)
+	}
+	return objects(t, command(t, tool("helm"), args...))
+}
+
+// kustomize renders an overlay as users write it.
+func kustomize(t *testing.T, c choice) []*unstructured.Unstructured {
+	t.Helper()
+	dir := t.TempDir()
+	config, err := filepath.Abs(filepath.Join(root, "config"))
+	must(t, err)
+	relative, err := filepath.Rel(dir, config)
+	must(t, err)
+	overlay := map[string]any{"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+	overlay["resources"] = below(relative, c.resources)
+	var components []string
+	for _, name := range c.components {
+		components = append(components, "components/"+name)
+	}
+	overlay["components"] = below(relative, components)
+	if len(c.env) > 0 {
+		var env []any
+		for name, value := range c.env {
+			env = append(env, map[string]any{"name": name, "value": value})
+		}
+		overlay["patches"] = []any{patch(t, env)}
+	}
+	content, err := json.Marshal(overlay)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), content, 0o600))
+	return objects(t, command(t, tool("kustomize"), "build", dir))
+}
+
+func below(config string, names []string) []string {
+	var paths []string
+	for _, name := range names {
+		paths = append(paths, filepath.Join(config, name))
+	}
+	return paths
+}
+
+func patch(t *testing.T, env []any) map[string]any {
+	t.Helper()
+	type settings = map[string]any
+	content, err := json.Marshal(settings{
+		"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": settings{"name": "plainroute"},
+		"spec": settings{"template": settings{"spec": settings{"containers": []any{settings{"name": "agent", "env": env}}}}},
+	})
+	must(t, err)
+	return settings{"patch": string(content), "target": settings{"kind": "DaemonSet", "name": "plainroute"}}
+}
+
+func command(t *testing.T, path string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", filepath.Base(path), strings.Join(args, " "), err, stderr.String())
+	}
+	return out
+}
+
+func objects(t *testing.T, content []byte) []*unstructured.Unstructured {
+	t.Helper()
+	var all []*unstructured.Unstructured
+	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), 4096); ; {
+		o := &unstructured.Unstructured{}
+		err := decoder.Decode(&o.Object)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		must(t, err)
+		if len(o.Object) > 0 {
+			all = append(all, o)
+		}
+	}
+}
+
+// The schema says no to what would go wrong later, in words that name the value.
+func TestValuesAreChecked(t *testing.T) {
+	needed(t)
+	for _, test := range []struct{ value, says string }{
+		{`masquerade=true`, "/clusterCIDR"},
+		{`clusterCIDR=["10.244.0.0"]`, "/clusterCIDR/0"},
+		{`clusterCidr=["10.244.0.0/16"]`, "clusterCidr"},
+		{`cni.confDir="etc/cni"`, "/cni/confDir"},
+		{`extraArgs=["mtu"]`, "/extraArgs/0"},
+		{`startupTaint="a b"`, "/startupTaint"},
+		{`image.digest="latest"`, "/image/digest"},
+	} {
+		args := []string{"template", "x", filepath.Join(root, "charts", "plainroute"), "--set-json", test.value}
+		if !strings.HasPrefix(test.says, "/clusterCIDR") {
+			args = append(args, "--set-json", `clusterCIDR=["10.244.0.0/16"]`)
+		}
+		out, err := exec.CommandContext(t.Context(), tool("helm"), args...).CombinedOutput()
+		if err == nil || !bytes.Contains(out, []byte(test.says)) {
+			t.Errorf("with %s Helm says %v, %s; want an error about %s", test.value, err, out, test.says)
+		}
+	}
+	if _, err := exec.CommandContext(t.Context(), tool("helm"), "template", "x", filepath.Join(root, "charts", "plainroute"),
+		"--set", "acceptAnyPodCIDR=true").CombinedOutput(); err != nil {
+		t.Errorf("acceptAnyPodCIDR does without clusterCIDR: %v", err)
+	}
+}
