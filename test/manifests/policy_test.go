@@ -124,7 +124,7 @@ func TestKubeletClaimsNoSubnet(t *testing.T) {
 		{"update where there is none", func(ctx context.Context) error {
 			node, err := kubelet.Get(ctx, "claimer", metav1.GetOptions{})
 			must(t, err)
-			node.Spec = claiming("claimer", "10.244.9.0/24").Spec
+			node.Spec.PodCIDR, node.Spec.PodCIDRs = "10.244.9.0/24", []string{"10.244.9.0/24"}
 			_, err = kubelet.Update(ctx, node, metav1.UpdateOptions{})
 			return err
 		}},
