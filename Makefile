@@ -95,6 +95,7 @@ e2e: e2e-assets ## Install, use, upgrade and remove it on a cluster of real kube
 .PHONY: e2e-assets
 e2e-assets: e2e-images ## Get or build all that a cluster of real kubelets needs.
 	@hack/binaries.sh e2e
+	@$(MAKE) image PLATFORMS=linux/$(shell go env GOARCH)
 	@$(PATIENTLY) "compiling the cluster" $(GOBUILD) -o bin/cluster ./test/e2e/cmd/cluster
 
 .PHONY: cluster-up
