@@ -78,12 +78,14 @@ func (s *story) install(ctx context.Context, t *testing.T) {
 	await(ctx, t, "the agents", s.cluster.rolledOut)
 }
 
+// installAgain leaves the product installed, and nothing of the tests.
 func (s *story) installAgain(ctx context.Context, t *testing.T) {
 	t.Logf("second %s install to all nodes Ready: %.1f s", *install, s.installed(ctx, t).Seconds())
 	must(t, s.cluster.makeObjects(ctx))
 	s.awaitPods(ctx, t, nil)
 	s.reach(ctx, t)
-	s.leave(ctx, t)
+	must(t, s.cluster.removeNamespace(ctx, namespace))
+	s.uproot(ctx, t)
 }
 
 // helm installs the chart, as docs/install.md says.
@@ -139,7 +141,7 @@ func (k kustomize) upgrade(ctx context.Context) error {
 // uninstall removes the agents first, for they heal what is cleaned; then a Job cleans the nodes.
 func (k kustomize) uninstall(ctx context.Context) error {
 	job := filepath.Join(*root, "config/uninstall")
-	if _, err := kubectl(ctx, "delete", "-k", k.overlay); err != nil {
+	if _, err := kubectl(ctx, "delete", "--namespace="+productNamespace, "daemonset", productName); err != nil {
 		return err
 	}
 	if _, err := kubectl(ctx, "apply", "-k", job); err != nil {
@@ -148,7 +150,10 @@ func (k kustomize) uninstall(ctx context.Context) error {
 	if err := k.cluster.jobDone(ctx, productName+"-uninstall"); err != nil {
 		return err
 	}
-	_, err := kubectl(ctx, "delete", "-k", job)
+	if _, err := kubectl(ctx, "delete", "-k", job); err != nil {
+		return err
+	}
+	_, err := kubectl(ctx, "delete", "--ignore-not-found", "-k", k.overlay)
 	return err
 }
 

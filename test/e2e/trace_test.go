@@ -40,7 +40,8 @@ func traces() []trace {
 		{"nftables table", "nft list tables | grep -w plainroute || true"},
 		{"device", "ip -o link | grep plainroute || true"},
 		{"CNI config", "ls -A " + confFolder + " | grep plainroute || true"},
-		{"run folder", "ls -Ad " + runFolder + " 2>/dev/null || true"},
+		// The folder itself is a mount where it is cleaned, and goes with a reboot.
+		{"state", "ls -A " + runFolder + " 2>/dev/null || true"},
 	}
 }
 
@@ -120,13 +121,13 @@ func (s *story) uproot(ctx context.Context, t *testing.T) {
 	}
 }
 
-// inventory lists what is on a node, ours or not: devices, routes, tables, files. The host-port plugin's own table stays
-// behind, see docs/uninstall.md.
+// inventory lists what is on a node, ours or not: devices, routes, tables, files. It leaves out the tables of kube-proxy, in
+// either mode, which makes them when it likes, and the host-port plugin's, which stays behind (see docs/uninstall.md).
 func inventory(ctx context.Context, name string) (string, error) {
 	return onNode(ctx, name, `
 		ip -o link | cut -d: -f2 | sed 's/^/link/' | sort
 		{ ip -4 route; ip -6 route; } | sed 's/ *linkdown//; s/expires [^ ]*//; s/ *$//; s/^/route /' | sort
-		nft list tables | grep -v cni_hostport | sort
+		nft list tables | grep -vwE 'kube-proxy|filter|nat|mangle|raw|cni_hostport' | sort
 		ls -A `+confFolder+` | sed 's/^/file /' | sort`)
 }
 
