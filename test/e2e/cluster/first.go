@@ -92,13 +92,31 @@ func lookPath(name string) (string, error) {
 	return "", fmt.Errorf("there is no %s in %s", name, nodePath)
 }
 
-// serve starts a component that is to run as long as the node.
+const (
+	// startPause and startTries are for a component that ends: some 20 s.
+	startPause = 200 * time.Millisecond
+	startTries = 100
+)
+
+// serve starts a component that is to run as long as the node. One that ends is started again, as on any machine: a
+// kubelet doesn't wait for a container runtime that is still recovering from a reboot.
 func (s *supervisor) serve(name string, args ...string) error {
 	status, err := s.start(name, args...)
 	if err != nil {
 		return err
 	}
-	go func() { s.exited <- fmt.Errorf("%s has ended: %+v", name, <-status) }()
+	go func() {
+		var ended syscall.WaitStatus
+		for range startTries {
+			ended = <-status
+			time.Sleep(startPause)
+			if status, err = s.start(name, args...); err != nil {
+				s.exited <- err
+				return
+			}
+		}
+		s.exited <- fmt.Errorf("%s has ended again and again: %+v", name, ended)
+	}()
 	return nil
 }
 
