@@ -1,22 +1,15 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/cluster/sandbox"
 )
-
-// downLimit is how long a killed sandbox may take to be gone, in milliseconds.
-const downLimit = 15_000
 
 // pidFile is beside the demo's binary, so that `demo down` finds it from any folder.
 func pidFile() (string, error) {
@@ -33,8 +26,8 @@ func keep(pid int, config cluster.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, fmt.Appendln(nil, pid), 0o644); err != nil {
-		return fmt.Errorf("noting process %d: %w", pid, err)
+	if err := sandbox.Note(path, pid); err != nil {
+		return err
 	}
 	fmt.Print(hints(pid, config))
 	return nil
@@ -86,77 +79,42 @@ func find(tool string, config cluster.Config) string {
 	return ""
 }
 
-// kept returns the process of a demo that was kept, held by a descriptor, so that its number can't come to mean
-// another one; it is -1 when none is up.
-func kept() (pid, fd int, err error) {
+// kept returns the first process of a demo that was kept, nil when none is up.
+func kept() (*sandbox.Kept, error) {
 	path, err := pidFile()
 	if err != nil {
-		return 0, -1, err
+		return nil, err
 	}
-	content, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, -1, nil
-	}
-	if err != nil {
-		return 0, -1, fmt.Errorf("reading the kept demo's process id: %w", err)
-	}
-	if pid, err = strconv.Atoi(strings.TrimSpace(string(content))); err != nil {
-		return 0, -1, fmt.Errorf("reading %s: %w", path, err)
-	}
-	fd, err = unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return 0, -1, os.Remove(path)
-	}
-	if err != nil {
-		return 0, -1, fmt.Errorf("opening process %d: %w", pid, err)
-	}
-	if !ours(pid) {
-		unix.Close(fd)
-		return 0, -1, os.Remove(path)
-	}
-	return pid, fd, nil
-}
-
-// ours reports whether a process runs our own binary, also one that was built over since.
-func ours(pid int) bool {
-	self, err := os.Executable()
-	if err != nil {
-		return false
-	}
-	other, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err == nil && strings.TrimSuffix(other, " (deleted)") == strings.TrimSuffix(self, " (deleted)")
+	return sandbox.Noted(path)
 }
 
 func refuseSecond() error {
-	pid, fd, err := kept()
-	if err != nil || fd < 0 {
+	demo, err := kept()
+	if err != nil || demo == nil {
 		return err
 	}
-	unix.Close(fd)
-	return fmt.Errorf("a demo is up already (process %d): `make demo-down` takes it down", pid)
+	defer demo.Close()
+	return fmt.Errorf("a demo is up already (process %d): `make demo-down` takes it down", demo.PID)
 }
 
-// down ends the kept demo: with its first process the kernel takes down all of it.
+// down ends the kept demo.
 func down() error {
-	pid, fd, err := kept()
+	demo, err := kept()
 	if err != nil {
 		return err
 	}
-	if fd < 0 {
+	if demo == nil {
 		fmt.Println("no demo is up")
 		return nil
 	}
-	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-		return fmt.Errorf("ending process %d: %w", pid, err)
-	}
-	if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, downLimit); err != nil || ready == 0 {
-		return fmt.Errorf("waiting for the end of process %d: %w", pid, errors.Join(err, os.ErrDeadlineExceeded))
+	defer demo.Close()
+	if err := demo.End(); err != nil {
+		return err
 	}
 	path, err := pidFile()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("the demo (process %d) is taken down\n", pid)
+	fmt.Printf("the demo (process %d) is taken down\n", demo.PID)
 	return os.Remove(path)
 }

@@ -92,10 +92,33 @@ func TestKeep(t *testing.T) {
 	if len(leftovers(t)) == 0 {
 		t.Error("the sandbox did not stay")
 	}
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+	note := filepath.Join(t.TempDir(), "pid")
+	if err := Note(note, pid); err != nil {
 		t.Fatal(err)
 	}
+	kept, err := Noted(note)
+	if err != nil || kept == nil {
+		t.Fatalf("process %d is not found: %v", pid, err)
+	}
+	defer kept.Close()
+	if err := kept.End(); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Noted(note); again != nil || err != nil {
+		t.Errorf("after its end it is found as %v, %v", again, err)
+	}
 	gone(t)
+}
+
+// A number that was noted may be another program's by now, which nobody must end.
+func TestNotedIsOurOwn(t *testing.T) {
+	note := filepath.Join(t.TempDir(), "pid")
+	if err := Note(note, 1); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := Noted(note); kept != nil || err != nil {
+		t.Errorf("process 1 is taken for ours: %v, %v", kept, err)
+	}
 }
 
 // ready starts the program and waits for its first line.

@@ -65,7 +65,9 @@ type Cluster struct {
 	pki    *authority
 	site   *base.Site
 	api    *kubernetes.Clientset
-	ended  chan string
+	// ended tells what component has ended, until the cluster is up.
+	ended chan string
+	up    chan struct{}
 
 	mu    sync.Mutex
 	nodes []*Node
@@ -80,10 +82,10 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	}
 	for _, dir := range []string{config.Dir, config.Logs} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("making a folder of the cluster: %w", err)
 		}
 	}
-	c := &Cluster{config: config, ended: make(chan string, 16)}
+	c := &Cluster{config: config, ended: make(chan string), up: make(chan struct{})}
 	var err error
 	if c.pki, err = newAuthority(filepath.Join(config.Dir, "pki")); err != nil {
 		return nil, err
@@ -95,11 +97,11 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	group, planning := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.startPlane(planning) })
 	for range config.Nodes {
-		node, err := c.newNode()
+		node, err := c.newNode("")
 		if err != nil {
 			return nil, err
 		}
-		group.Go(func() error { return c.boot(node) })
+		group.Go(func() error { return c.Start(node) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -111,6 +113,7 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 		}
 	}
 	say("%d nodes have registered", len(c.nodes))
+	close(c.up)
 	return c, nil
 }
 
@@ -139,7 +142,16 @@ func (c *Cluster) start(name, path string, args ...string) error {
 	}
 	go func() {
 		_ = cmd.Wait()
-		c.ended <- name
+		c.tellEnd(name)
 	}()
 	return nil
+}
+
+// tellEnd says that a component has ended which should not have, to whoever waits for something, or else to a person.
+func (c *Cluster) tellEnd(name string) {
+	select {
+	case c.ended <- name:
+	case <-c.up:
+		c.config.Say(fmt.Sprintf("%s has ended, see %s", name, c.log(name)))
+	}
 }

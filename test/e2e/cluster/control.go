@@ -16,7 +16,7 @@ import (
 
 // Request is what Ask sends to a cluster, with the caller's standard streams.
 type Request struct {
-	// Verb is one of exec, outside, reboot, stop, start, add.
+	// Verb is one of exec, outside, reboot, stop, start, add, load.
 	Verb string   `json:"verb"`
 	Node string   `json:"node,omitempty"`
 	Args []string `json:"args,omitempty"`
@@ -108,7 +108,7 @@ func receive(conn *net.UnixConn) (Request, []*os.File, error) {
 func (c *Cluster) do(ctx context.Context, request Request, streams []*os.File) (int, error) {
 	switch request.Verb {
 	case "add":
-		node, err := c.AddNode(ctx)
+		node, err := c.AddNode(ctx, request.Node)
 		if err == nil {
 			_, err = fmt.Fprintln(streams[1], node.Name)
 		}

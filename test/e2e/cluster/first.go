@@ -24,9 +24,13 @@ func first(path string) error {
 	if err := makeRoot(p); err != nil {
 		return err
 	}
+	if err := unix.Close(startingFD); err != nil {
+		return fmt.Errorf("telling that the root is made: %w", err)
+	}
+	os.Clearenv() // the sandbox's TMPDIR, for one, is not here
 	for name, value := range map[string]string{"PATH": nodePath, "HOME": "/root"} {
 		if err := os.Setenv(name, value); err != nil {
-			return err
+			return fmt.Errorf("setting %s: %w", name, err)
 		}
 	}
 	s := &supervisor{name: p.Name, waiting: map[int]chan syscall.WaitStatus{}, exited: make(chan error, 4)}
@@ -166,7 +170,7 @@ func (s *supervisor) load(p plan) error {
 
 // answering waits for containerd.
 func (s *supervisor) answering() error {
-	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(interval) {
 		status, err := s.start("images", "ctr", "version")
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,19 +22,22 @@ import (
 const (
 	launchName = "node-launch"
 	firstName  = "node-init"
-	pidFile    = "pid"
+	// pidFile holds the number of a PID 1, as the sandbox sees it, when its root is made.
+	pidFile = "pid"
+	// startingFD is what PID 1 closes to say so.
+	startingFD = 3
 )
 
-// Stage runs this program's part in a node, or as the janitor, if it was started for one: main calls it first, and ends
-// if mine is true.
-func Stage() (mine bool, err error) {
+// Stage runs this program's part in a node, if it was started for one; the program has to end then. It has to be called
+// before main does anything else.
+func Stage() (played bool, err error) {
 	switch os.Args[0] {
 	case launchName:
 		err = launch(os.Args[1])
 	case firstName:
 		err = first(os.Args[1])
 	case janitorName:
-		err = clean(os.Args[1])
+		err = clean(os.Args[1:])
 	default:
 		return false, nil
 	}
@@ -49,7 +53,10 @@ func readPlan(path string) (plan, error) {
 	if err != nil {
 		return p, err
 	}
-	return p, json.Unmarshal(content, &p)
+	if err := json.Unmarshal(content, &p); err != nil {
+		return p, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return p, nil
 }
 
 // launch can't be done by who starts it: a cgroup namespace has its root where its maker is when it makes it
@@ -62,16 +69,29 @@ func launch(path string) error {
 	if err := join(p.Cgroups); err != nil {
 		return err
 	}
-	runtime.LockOSThread() // or the child's death signal would come with the end of a thread
+	started, starting, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("making a pipe: %w", err)
+	}
+	runtime.LockOSThread()                      // or the child's death signal would come with the end of a thread
 	cmd := exec.Command("/proc/self/exe", path)
 	cmd.Args[0] = firstName
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{starting}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP,
 		Pdeathsig:  unix.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return fmt.Errorf("making the namespaces: %w", err)
+	}
+	if unified() { // we must not be in the way of the node's controllers
+		if err := joinLeaf(filepath.Dir(p.Cgroups[0]), launchName); err != nil {
+			return errors.Join(err, cmd.Process.Kill())
+		}
+	}
+	starting.Close()
+	if _, err := io.Copy(io.Discard, started); err != nil {
+		return errors.Join(err, cmd.Process.Kill())
 	}
 	if err := os.WriteFile(filepath.Join(p.Dir, pidFile), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
 		return errors.Join(err, cmd.Process.Kill())

@@ -11,9 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	base "github.com/plainroute/plainroute/test/cluster"
 )
@@ -23,11 +28,23 @@ type Node struct {
 	Name  string
 	index int
 
+	// mu is held while the node is switched on or off.
+	mu sync.Mutex
+	// machine is nil while it is off.
 	machine  *base.Host
 	cgroups  []string
 	launcher *exec.Cmd
+	// done is closed when the node's processes have ended; stopping tells that they were to.
 	done     chan struct{}
+	stopping atomic.Bool
 }
+
+const (
+	// maxNodes is how many addresses the LAN has for them, see test/cluster.
+	maxNodes = 200
+	// maxName leaves room for "to-" in the name of the cable's other end: IFNAMSIZ of linux/if.h is 16 with the zero.
+	maxName = 12
+)
 
 // Disk folders of a node: what is left after a reboot.
 const (
@@ -36,17 +53,30 @@ const (
 	diskCNI = "etc-cni"
 )
 
-func (c *Cluster) newNode() (*Node, error) {
+// newNode makes a node that is off; without a name it is node-1, node-2...
+func (c *Cluster) newNode(name string) (*Node, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.last == maxNodes {
+		return nil, fmt.Errorf("making one more node: there are %d already", maxNodes)
+	}
+	if name == "" {
+		name = fmt.Sprintf("node-%d", c.last+1)
+	}
+	if faults := validation.IsDNS1123Label(name); len(faults) > 0 || len(name) > maxName {
+		return nil, fmt.Errorf("making a node: its name %q has more than %d characters, or: %s", name, maxName, strings.Join(faults, "; "))
+	}
+	if slices.ContainsFunc(c.nodes, func(n *Node) bool { return n.Name == name }) {
+		return nil, fmt.Errorf("making a node: there is a %s already", name)
+	}
 	c.last++
-	node := &Node{Name: fmt.Sprintf("node-%d", c.last), index: c.last}
+	node := &Node{Name: name, index: c.last}
 	if err := c.pki.kubeconfig(node.Name, apiURL(), identity{name: "system:node:" + node.Name, group: "system:nodes"}); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{diskVar, diskOpt + "/cni/bin", diskCNI + "/net.d", "root"} {
 		if err := os.MkdirAll(filepath.Join(c.nodeDir(node), dir), 0o755); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("making the disk of %s: %w", name, err)
 		}
 	}
 	c.nodes = append(c.nodes, node)
@@ -55,13 +85,13 @@ func (c *Cluster) newNode() (*Node, error) {
 
 func (c *Cluster) nodeDir(node *Node) string { return filepath.Join(c.config.Dir, "nodes", node.Name) }
 
-// AddNode makes one more node and returns when it has registered.
-func (c *Cluster) AddNode(ctx context.Context) (*Node, error) {
-	node, err := c.newNode()
+// AddNode makes one more node and returns when it has registered. Without a name it gets the next number for one.
+func (c *Cluster) AddNode(ctx context.Context, name string) (*Node, error) {
+	node, err := c.newNode(name)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.boot(node); err != nil {
+	if err := c.Start(node); err != nil {
 		return nil, err
 	}
 	return node, c.registered(ctx, node)
@@ -78,9 +108,10 @@ func (c *Cluster) find(name string) (*Node, error) {
 	return c.nodes[i], nil
 }
 
-// boot starts the node's processes.
+// boot starts the node's processes; mu is held.
 func (c *Cluster) boot(node *Node) error {
 	var err error
+	node.stopping.Store(false)
 	if node.machine, err = c.site.NewMachine(node.Name, node.index); err != nil {
 		return err
 	}
@@ -108,9 +139,13 @@ func (c *Cluster) boot(node *Node) error {
 	}
 	done := make(chan struct{})
 	node.done = done
+	launcher := node.launcher
 	go func() {
-		_ = node.launcher.Wait()
+		_ = launcher.Wait()
 		close(done)
+		if !node.stopping.Load() {
+			c.tellEnd(node.Name)
+		}
 	}()
 	return nil
 }
@@ -128,32 +163,57 @@ func (c *Cluster) writePlan(node *Node, addresses []netip.Addr) (string, error) 
 		Addresses: addresses, Images: c.config.Images, Cgroups: node.cgroups,
 	})
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("rendering the plan of %s: %w", node.Name, err)
 	}
 	path := filepath.Join(c.nodeDir(node), "plan.json")
-	return path, os.WriteFile(path, content, 0o644)
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		return "", fmt.Errorf("writing the plan of %s: %w", node.Name, err)
+	}
+	return path, nil
 }
 
 // Stop is the node's power switch: its processes, network, memory and cgroups are gone, its disk stays.
 func (c *Cluster) Stop(node *Node) error {
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	return c.stop(node)
+}
+
+func (c *Cluster) stop(node *Node) error {
 	if node.machine == nil {
 		return fmt.Errorf("%s is off already", node.Name)
 	}
-	if first, err := c.pid(node); err == nil {
-		if err := unix.Kill(first, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
-		}
-	} else {
-		_ = node.launcher.Process.Kill()
+	node.stopping.Store(true)
+	if err := c.kill(node); err != nil {
+		return fmt.Errorf("switching %s off: %w", node.Name, err)
 	}
 	<-node.done
-	err := errors.Join(removeCgroups(node.cgroups), c.site.Remove(node.machine))
+	err := errors.Join(removeCgroups(node.cgroups), os.RemoveAll(c.pidFile(node)), c.site.Remove(node.machine))
 	node.machine = nil
 	return err
 }
 
+// kill ends the node's PID 1, or the launcher, with which it ends.
+func (c *Cluster) kill(node *Node) error {
+	select {
+	case <-node.done:
+		return nil
+	default:
+	}
+	victim, err := c.pid(node)
+	if err != nil {
+		victim = node.launcher.Process.Pid
+	}
+	if err := unix.Kill(victim, unix.SIGKILL); !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
 // Start switches a stopped node on.
 func (c *Cluster) Start(node *Node) error {
+	node.mu.Lock()
+	defer node.mu.Unlock()
 	if node.machine != nil {
 		return fmt.Errorf("%s is on already", node.Name)
 	}
@@ -162,7 +222,9 @@ func (c *Cluster) Start(node *Node) error {
 
 // Reboot is off and on again. It returns when the node's processes have been started.
 func (c *Cluster) Reboot(node *Node) error {
-	if err := c.Stop(node); err != nil {
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if err := c.stop(node); err != nil {
 		return err
 	}
 	return c.boot(node)
@@ -170,24 +232,47 @@ func (c *Cluster) Reboot(node *Node) error {
 
 // pid is the node's PID 1, as the launcher notes it: in the sandbox's process namespace, which is ours.
 func (c *Cluster) pid(node *Node) (int, error) {
-	content, err := os.ReadFile(filepath.Join(c.nodeDir(node), pidFile))
+	content, err := os.ReadFile(c.pidFile(node))
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("finding PID 1 of %s: %w", node.Name, err)
 	}
-	return strconv.Atoi(string(content))
+	pid, err := strconv.Atoi(string(content))
+	if err != nil {
+		return 0, fmt.Errorf("finding PID 1 of %s: %w", node.Name, err)
+	}
+	return pid, nil
 }
 
-// Command is one that runs on the node, with all that a process there sees.
-func (c *Cluster) Command(ctx context.Context, n *Node, args ...string) (*exec.Cmd, error) {
-	if n.machine == nil {
-		return nil, fmt.Errorf("%s is off", n.Name)
+// readyPID waits until the node's PID 1 has made its root.
+func (c *Cluster) readyPID(node *Node) (int, error) {
+	for {
+		pid, err := c.pid(node)
+		if err == nil {
+			return pid, nil
+		}
+		select {
+		case <-node.done:
+			return 0, fmt.Errorf("%s has ended, see %s", node.Name, c.log(node.Name))
+		case <-time.After(interval):
+		}
 	}
-	first, err := c.pid(n)
+}
+
+func (c *Cluster) pidFile(node *Node) string { return filepath.Join(c.nodeDir(node), pidFile) }
+
+// Command is one that runs on the node, with all that a process there sees. It has a process group of its own.
+func (c *Cluster) Command(ctx context.Context, node *Node, args ...string) (*exec.Cmd, error) {
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if node.machine == nil {
+		return nil, fmt.Errorf("%s is off", node.Name)
+	}
+	first, err := c.readyPID(node)
 	if err != nil {
-		return nil, fmt.Errorf("finding PID 1 of %s: %w", n.Name, err)
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{
-		"--target", strconv.Itoa(first), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--",
+		"--target", strconv.Itoa(first), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
 	}, args...)...)
 	cmd.Env = []string{"PATH=" + nodePath, "HOME=/root", "TERM=" + os.Getenv("TERM")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -88,8 +88,11 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 		"--kubeconfig="+pki("kube-scheduler.kubeconfig"), "--leader-elect=false", "--bind-address=127.0.0.1")
 }
 
-// limit of a single wait, on a machine under load.
-const limit = 2 * time.Minute
+// limit of a single wait, on a machine under load, and how often is looked.
+const (
+	limit    = 2 * time.Minute
+	interval = 20 * time.Millisecond
+)
 
 func (c *Cluster) awaitAPI(ctx context.Context) error {
 	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
@@ -124,7 +127,7 @@ func (c *Cluster) await(ctx context.Context, what string, ready func(context.Con
 			return fmt.Errorf("waiting for %s: %s has ended, see %s", what, name, c.log(name))
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for %s: %w", what, err)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(interval):
 		}
 	}
 }

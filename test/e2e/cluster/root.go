@@ -1,14 +1,16 @@
 package cluster
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
 // Where a node has what is the cluster's and no machine's.
@@ -20,11 +22,14 @@ const (
 	nodePath   = nodeBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 )
 
-// settings are those of the kernel, not of a namespace, that a kubelet writes unless they are so already. Each is hidden
-// behind a file, for they are this machine's.
-var settings = map[string]string{
-	"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
-	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
+// settings are those of the kernel, not of a namespace, that a kubelet writes unless they are so already, and what it
+// knows a reboot by. Each is hidden behind a file, for they are this machine's.
+func settings() map[string]string {
+	return map[string]string{
+		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
+		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
+		"kernel/random/boot_id": string(uuid.NewUUID()),
+	}
 }
 
 // makeRoot gives the node a root of its own and enters it: programs are this machine's, all else is the node's.
@@ -147,11 +152,11 @@ func (r root) devices() error {
 }
 
 func (r root) etc(p plan) error {
-	id := strings.Repeat(fmt.Sprintf("%02x", len(p.Name)+int(p.Name[len(p.Name)-1])), 16)
+	id := sha256.Sum256([]byte(p.Name))
 	files := map[string]string{
 		"passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
 		"group":  "root:x:0:\nnogroup:x:65534:\n",
-		"hosts":  "127.0.0.1 localhost\n::1 localhost\n", "hostname": p.Name + "\n", "machine-id": id + "\n",
+		"hosts":  "127.0.0.1 localhost\n::1 localhost\n", "hostname": p.Name + "\n", "machine-id": hex.EncodeToString(id[:16]) + "\n",
 		// Nobody answers there; that is as good as no name server, which a kubelet and CoreDNS won't have.
 		"resolv.conf":     "nameserver 192.0.2.53\n",
 		"nsswitch.conf":   "passwd: files\ngroup: files\nhosts: files dns\n",
@@ -192,7 +197,7 @@ func (r root) disk(p plan) error {
 }
 
 func (r root) settings() error {
-	for name, value := range settings {
+	for name, value := range settings() {
 		file := r.path("/run/settings/" + name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return err
@@ -209,7 +214,14 @@ func (r root) settings() error {
 
 // cgroups mounts each hierarchy; our namespace shows the node's own part of it.
 func (r root) cgroups() error {
-	if err := r.mount("tmpfs", cgroupRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755"); err != nil {
+	const plain = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if unified() {
+		if err := r.mount("cgroup2", cgroupRoot, "cgroup2", plain, ""); err != nil {
+			return err
+		}
+		return r.freeCgroup()
+	}
+	if err := r.mount("tmpfs", cgroupRoot, "tmpfs", plain, "mode=755"); err != nil {
 		return err
 	}
 	own, err := hierarchies()
@@ -217,16 +229,25 @@ func (r root) cgroups() error {
 		return err
 	}
 	for dir := range own {
-		name := filepath.Base(dir)
-		options := name
-		if name == "systemd" {
+		options := filepath.Base(dir)
+		if options == "systemd" {
 			options = "none,name=systemd"
 		}
-		if err := r.mount("cgroup", dir, "cgroup", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+		if err := r.mount("cgroup", dir, "cgroup", plain, options); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// freeCgroup moves PID 1 into a leaf, and so all that it starts, and lets the node's cgroup give controllers to those of
+// pods once the launcher has left it too.
+func (r root) freeCgroup() error {
+	dir := r.path(cgroupRoot)
+	if err := joinLeaf(dir, firstName); err != nil {
+		return err
+	}
+	return poll(func() error { return enable(dir) })
 }
 
 // enter makes it the root, and lets mounts of pods' volumes show in containers (mount_namespaces(7)).

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,13 +20,15 @@ const (
 	failed = 1
 	// notHere is EX_TEMPFAIL of sysexits.h: nothing is wrong, but this machine can't.
 	notHere = 75
+	// interrupted is what shells report of Ctrl-C.
+	interrupted = 130
 )
 
 func main() {
 	code := 0
-	mine, err := cluster.Stage()
-	if !mine {
-		err = command(&code).ExecuteContext(context.Background())
+	played, err := cluster.Stage()
+	if !played {
+		err = root(&code).ExecuteContext(context.Background())
 	}
 	switch {
 	case errors.Is(err, cluster.ErrNotHere), errors.Is(err, sandbox.ErrNotPermitted):
@@ -39,7 +42,7 @@ func main() {
 	os.Exit(code)
 }
 
-func command(code *int) *cobra.Command {
+func root(code *int) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cluster",
 		Short: "A Kubernetes cluster of real kubelets on this machine",
@@ -106,8 +109,10 @@ func nodeCommand(code *int) *cobra.Command {
 			return ask(code, cluster.Request{Verb: "exec", Node: args[0], Args: args[1:]})
 		},
 	}, &cobra.Command{
-		Use: "add", Short: "Make one more node, and print its name", Args: cobra.MaximumNArgs(1),
-		RunE: func(*cobra.Command, []string) error { return ask(code, cluster.Request{Verb: "add"}) },
+		Use: "add [NODE]", Short: "Make one more node, and print its name", Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return ask(code, cluster.Request{Verb: "add", Node: strings.Join(args, "")})
+		},
 	})
 	for verb, short := range map[string]string{
 		"reboot": "Switch a node off and on again", "stop": "Switch a node off", "start": "Switch a node on again",

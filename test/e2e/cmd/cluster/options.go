@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/e2e/cluster"
+)
+
+type options struct {
+	nodes     int
+	proxyMode string
+	images    []string
+	logs      string
+}
+
+func (o *options) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.IntVar(&o.nodes, "nodes", 3, "how many nodes there are at the start")
+	flags.StringVar(&o.proxyMode, "proxy-mode", "nftables", "kube-proxy's: nftables or iptables")
+	flags.StringSliceVar(&o.images, "image", nil, "image archives that all nodes have (default: bin/plainroute-image.tar and all in bin/e2e/images)")
+	flags.StringVar(&o.logs, "logs", "", "folder for the components' logs (default: bin/e2e/logs)")
+}
+
+// config fills in the defaults.
+func (o *options) config(bin string) (cluster.Config, error) {
+	c := cluster.Config{
+		Dir: inSandbox, Logs: o.logs, Bin: bin, Nodes: o.nodes, ProxyMode: o.proxyMode, Images: o.images,
+		Cgroup: os.Getenv(cgroupVariable),
+	}
+	if o.proxyMode != "nftables" && o.proxyMode != "iptables" {
+		return c, fmt.Errorf("--proxy-mode: %q is neither nftables nor iptables", o.proxyMode)
+	}
+	if o.nodes < 1 || o.nodes > 100 {
+		return c, errors.New("--nodes: 1 to 100 are possible")
+	}
+	if c.Logs == "" {
+		c.Logs = filepath.Join(bin, "e2e", "logs")
+	}
+	var err error
+	if c.Logs, err = filepath.Abs(c.Logs); err != nil {
+		return c, fmt.Errorf("--logs: %w", err)
+	}
+	if c.Images == nil {
+		c.Images = defaultImages(bin)
+	}
+	for i, image := range c.Images {
+		if c.Images[i], err = filepath.Abs(image); err != nil {
+			return c, fmt.Errorf("--image: %w", err)
+		}
+	}
+	return c, c.Check()
+}
+
+// defaultImages are the product's, where it is made, and those of the tests.
+func defaultImages(bin string) []string {
+	// The pattern is well-formed, and nothing else is an error.
+	images, _ := filepath.Glob(filepath.Join(bin, "e2e", "images", "*.tar"))
+	product := filepath.Join(bin, "plainroute-image.tar")
+	if _, err := os.Stat(product); err == nil {
+		images = append(images, product)
+	}
+	return images
+}
+
+// cgroupVariable carries the name of the cluster's cgroups into the sandbox.
+const cgroupVariable = "PLAINROUTE_CLUSTER_CGROUP"
+
+// enter is sandbox.Enter with a janitor for what outlives a sandbox. onKept learns who has to end for all to be gone: PID 1
+// of the sandbox and then the janitor.
+func enter(nodes int, onKept func(first, janitor int) error, files ...*os.File) (*sandbox.Box, int, error) {
+	if !sandbox.Outside() {
+		return sandbox.Enter(nil)
+	}
+	if err := cluster.Fit(nodes); err != nil {
+		return nil, failed, err
+	}
+	janitor, err := cluster.StartJanitor()
+	if err != nil {
+		return nil, failed, err
+	}
+	if err := os.Setenv(cgroupVariable, janitor.Cgroup()); err != nil {
+		return nil, failed, fmt.Errorf("setting %s: %w", cgroupVariable, err)
+	}
+	kept := false
+	box, code, err := sandbox.Enter(func(first int) error {
+		kept = true
+		return onKept(first, janitor.PID())
+	}, append([]*os.File{janitor.Pipe}, files...)...)
+	if !kept {
+		err = errors.Join(err, janitor.Wait())
+	}
+	return box, code, err
+}
