@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,6 +42,9 @@ func first(path string) error {
 	if err := s.load(p); err != nil {
 		return err
 	}
+	if err := poll(reachAPI); err != nil {
+		return err
+	}
 	if err := s.serve("kubelet", "kubelet", "--config=/etc/kubelet.yaml", "--kubeconfig="+nodePKI+"/"+p.Name+".kubeconfig",
 		"--hostname-override="+p.Name, fmt.Sprintf("--node-ip=%s,%s", p.Addresses[0], p.Addresses[1]),
 		"--tls-cert-file="+nodePKI+"/serving-"+p.Name+".crt", "--tls-private-key-file="+nodePKI+"/serving-"+p.Name+".key"); err != nil {
@@ -50,6 +54,15 @@ func first(path string) error {
 		return err
 	}
 	return <-s.exited
+}
+
+// reachAPI spares the kubelet its own way of waiting for the API server, which tries less and less often.
+func reachAPI() error {
+	conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(APIServer()))
+	if err != nil {
+		return fmt.Errorf("reaching the API server: %w", err)
+	}
+	return conn.Close()
 }
 
 // supervisor starts processes and reaps all that the kernel hands to PID 1: an exec.Cmd's Wait and the reaping would

@@ -73,7 +73,7 @@ func launch(path string) error {
 	if err != nil {
 		return fmt.Errorf("making a pipe: %w", err)
 	}
-	runtime.LockOSThread()                      // or the child's death signal would come with the end of a thread
+	runtime.LockOSThread() // or the child's death signal would come with the end of a thread
 	cmd := exec.Command("/proc/self/exe", path)
 	cmd.Args[0] = firstName
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{starting}
