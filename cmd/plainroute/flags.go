@@ -164,10 +164,11 @@ func parsePrefixes(flag string, values []string) (prefixes []netip.Prefix, fault
 // restConfig says how to reach the API server. Requests are not throttled: there
 // is one list and one watch.
 func restConfig(kubeconfig string) (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	read := func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
 	if kubeconfig == "" {
-		config, err = rest.InClusterConfig()
+		read = rest.InClusterConfig
 	}
+	config, err := read()
 	switch {
 	case errors.Is(err, rest.ErrNotInCluster):
 		return nil, errors.New("this is no pod of a cluster: give --kubeconfig FILE")
