@@ -12,9 +12,31 @@ import (
 // A flow to a pod subnet that was nobody's goes out masqueraded. Once the Node is
 // known its binding is forgotten, and no other.
 func TestBindingIsForgotten(t *testing.T) {
+	forgets(t, func(*machine) {})
+}
+
+// The same where the table has to be made anew at that very time.
+func TestBindingIsForgottenWithANewTable(t *testing.T) {
+	forgets(t, func(m *machine) {
+		m.nft.DelTable(nftTable)
+		m.must(m.nft.Flush())
+	})
+}
+
+// A Node that leaves and comes back is new again.
+func TestBindingIsForgottenOfANodeThatCameBack(t *testing.T) {
+	forgets(t, func(m *machine) {
+		m.settle(nodes(3))
+		m.settle(nodes(2))
+	})
+}
+
+func forgets(t *testing.T, meanwhile func(*machine)) {
+	t.Helper()
 	m := newMachine(t)
 	all := nodes(3)
 	m.settle(all[:2])
+	meanwhile(m)
 	conntrack, err := rtnl.NewHandle(unix.NETLINK_NETFILTER)
 	m.must(err)
 	t.Cleanup(conntrack.Close)

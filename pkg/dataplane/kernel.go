@@ -41,7 +41,7 @@ type Config struct {
 // there is. Without Watch running, call Forget before each Observe.
 type Kernel struct {
 	cfg    Config
-	handle *rtnl.Handle    // lists links, writes addresses, forgets NAT bindings
+	handle *rtnl.Handle    // lists links, writes addresses
 	dumper *netlink.Conn   // reads routes
 	writer *netlink.Conn   // writes routes
 	nft    *nftables.Conn  // our table
@@ -54,8 +54,9 @@ type Kernel struct {
 	sysctls    map[string]string
 	masquerade *topology.Masquerade
 	fresh      freshness
-	servers    []netip.Addr // of resolv.conf when it could last be read
-	blind      error        // why folders can't be watched
+	covered    []netip.Prefix // destinations that see pods' own addresses
+	servers    []netip.Addr   // of resolv.conf when it could last be read
+	blind      error          // why folders can't be watched
 }
 
 // freshness tells which of what is kept can be trusted. The rest stays in use
@@ -84,7 +85,7 @@ func (k *Kernel) open() error {
 		return err
 	}
 	var err error
-	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
+	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
 	if k.dumper, err = dialDumper(); err != nil {
@@ -191,6 +192,7 @@ func (k *Kernel) load() error {
 			return fmt.Errorf("reading nftables table %s: %w", topology.Table, err)
 		}
 		k.masquerade, k.fresh.masquerade = table, true
+		k.cover(table)
 	}
 	return nil
 }
@@ -230,7 +232,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	for _, s := range c.Sysctls {
 		errs = append(errs, k.writeSysctl(s))
 	}
-	errs = append(errs, k.addAddresses(c.AddAddresses), k.writeTable(c.Table), k.changeSets(c.Widen), k.release(k.masquerade, c.Widen.AddCluster))
+	errs = append(errs, k.addAddresses(c.AddAddresses), k.writeTable(c.Table), k.changeSets(c.Widen), k.releaseNew())
 	own := errors.Join(errs...)
 
 	routes := k.applyRoutes(c)
@@ -238,6 +240,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	if routes == nil {
 		own = errors.Join(own, k.changeSets(c.Narrow), k.deleteTable(c.DeleteTable))
 	}
+	k.cover(k.masquerade)
 	if errors.Is(routes, unix.EPERM) {
 		own = errors.Join(own, routes)
 	}
