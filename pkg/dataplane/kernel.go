@@ -51,6 +51,7 @@ type Kernel struct {
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
+	advertised map[string]bool // links that have heard a router, by name
 	sysctls    map[string]string
 	masquerade *topology.Masquerade
 	fresh      freshness
@@ -73,7 +74,7 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg}
+	k := &Kernel{cfg: cfg, advertised: map[string]bool{}}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}

@@ -240,3 +240,23 @@ func TestUnseenStopsNothing(t *testing.T) {
 		t.Errorf("got nameservers %v, unseen %q, %d news; want one, two and one", host.Nameservers, host.Unseen, len(news))
 	}
 }
+
+// A link that heard a router, and is made anew while the host forwards, would hear none again: it has the kernel's default
+// of accept_ra, which nothing announces. The link is announced.
+func TestAcceptRAOfALinkMadeAnew(t *testing.T) {
+	m := newMachine(t)
+	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
+	m.must(m.nl.RouteAdd(m.foreign("::/0", "fd00:192:168:1::1", "eth0", 1024, unix.RTPROT_RA)))
+	news := m.watchSettled(nodes(2))
+	m.must(m.nl.LinkDel(m.link("eth0")))
+	m.settleOwnFault(nodes(2), topology.AddressMissing)
+	drain(news, settling)
+	m.settleOwnFault(nodes(2), topology.AddressMissing)
+	m.addVeth("eth0", 1500)
+	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
+	m.expect(news, "a link that came back")
+	m.settleOwnFault(nodes(2), topology.AddressMissing)
+	if got := m.readSysctl("net/ipv6/conf/eth0/accept_ra"); got != "2" {
+		t.Errorf("accept_ra is %s", got)
+	}
+}

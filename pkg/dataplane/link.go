@@ -17,8 +17,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// linkFacts are the links that routes can go through: those with an address and
-// those that foreign routes name. The many ports of the bridge are left out.
+// linkFacts are the links that routes can go through: those with an address, those
+// that foreign routes name, and those that heard a router. The many ports of the bridge are left out.
 type linkFacts struct {
 	list   []topology.Link
 	idents map[int]linkIdent // of all links, by index
@@ -98,7 +98,7 @@ func (f *linkFacts) keepRouted(byIndex map[int]*topology.Link, foreign []topolog
 		routed[r.Dev] = true
 	}
 	for _, link := range byIndex {
-		if len(link.Addrs) > 0 || routed[link.Name] {
+		if len(link.Addrs) > 0 || link.RouterAdvertised || routed[link.Name] {
 			f.list = append(f.list, *link)
 		}
 	}

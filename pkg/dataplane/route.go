@@ -53,9 +53,22 @@ func (k *Kernel) loadRoutes() error {
 		}
 	}
 	slices.SortFunc(routes.ours, topology.Route.Compare)
+	k.rememberAdvertised(byIndex)
 	links.keepRouted(byIndex, routes.foreign, k.cfg.Bridge)
 	k.links, k.routes = links, routes
 	return nil
+}
+
+// rememberAdvertised keeps the names of links that heard a router. One that is made
+// anew has the kernel's default of accept_ra, 1, with which a host that forwards
+// hears none again: what it would be known by never comes.
+func (k *Kernel) rememberAdvertised(byIndex map[int]*topology.Link) {
+	for _, link := range byIndex {
+		if link.RouterAdvertised {
+			k.advertised[link.Name] = true
+		}
+		link.RouterAdvertised = k.advertised[link.Name]
+	}
 }
 
 func (k *Kernel) dumpRoutes(family uint8, links *linkFacts, byIndex map[int]*topology.Link, facts *routeFacts) error {

@@ -15,9 +15,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// An operation on routes. Each names all of our key, so none can hit a foreign
-// route: an add fails if the key is taken, a change fails if it is not, a deletion
-// names gateway, device and protocol as well.
+// An operation on routes. Each names all of our key: an add fails if the key is
+// taken, a change fails if it is not, a deletion names gateway, device and protocol
+// as well. So none hits a foreign route of another key. What shares ours is left out
+// by who looked before; if it came between the look and a change, it is hit: a change
+// can't name what it replaces. In IPv4 it takes the first of the key, whosever that
+// is, in IPv6 all next hops. That takes a rival with our metric and a moment of less
+// than a millisecond, and the notification of it makes the next pass look.
 type operation struct {
 	name  string
 	kind  netlink.HeaderType

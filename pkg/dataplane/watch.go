@@ -177,7 +177,11 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	deleted := m.Header.Type == unix.RTM_DELLINK
 	if !k.links.matters(index) {
 		k.links.note(index, now, deleted)
-		return false
+		if deleted || !k.advertised[now.name] {
+			return false
+		}
+		k.fresh.routes = false
+		return true
 	}
 	if !deleted && now == k.links.idents[index] {
 		return false

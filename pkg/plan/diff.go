@@ -38,13 +38,13 @@ func diffSysctls(desired, actual map[string]string) []Sysctl {
 		}
 	}
 	slices.SortFunc(changes, func(a, b Sysctl) int {
-		late := func(s Sysctl) int {
+		rank := func(s Sysctl) int {
 			if strings.HasSuffix(s.Path, "/accept_ra") {
 				return 0
 			}
 			return 1
 		}
-		return cmp.Or(cmp.Compare(late(a), late(b)), cmp.Compare(a.Path, b.Path))
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Path, b.Path))
 	})
 	return changes
 }

@@ -100,7 +100,11 @@ func (b *builder) addresses() {
 		addrs = append(addrs, Address{conf.Bridge, netip.PrefixFrom(Gateway(p), p.Bits())})
 	}
 	for _, a := range b.actual.Addresses {
-		if a.Dev == conf.Bridge && !b.gateway(a.Prefix) && !slices.Contains(addrs, a) {
+		switch {
+		case a.Dev != conf.Bridge, slices.Contains(addrs, a):
+		case b.gateway(a.Prefix), slices.Contains(b.actual.retired, a):
+			b.desired.retired = append(b.desired.retired, a)
+		default:
 			addrs = append(addrs, a)
 		}
 	}
@@ -109,12 +113,13 @@ func (b *builder) addresses() {
 }
 
 // gateway tells whether an address is what the stock plugin gives a bridge for a
-// pod subnet of this cluster: of that shape, and inside --cluster-cidr or the config
-// that is there.
+// pod subnet of this cluster: of that shape, and inside --cluster-cidr, of the config
+// that is there, or of a subnet of which host-local leased addresses to our pods.
 func (b *builder) gateway(p netip.Prefix) bool {
 	subnet := p.Masked()
 	return p.Addr() == Gateway(subnet) && p.Bits() == *b.judge.sizes.of(p.Addr().Is4()) &&
-		(within(b.opts.ClusterCIDRs, subnet) || b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, subnet))
+		(within(b.opts.ClusterCIDRs, subnet) || b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, subnet) ||
+			slices.ContainsFunc(b.host.Leases, subnet.Contains))
 }
 
 // Gateway returns the address that host-local keeps for the gateway of a subnet:

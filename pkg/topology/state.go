@@ -27,14 +27,16 @@ type State struct {
 	// CNI is our CNI config; nil: none.
 	CNI *CNI `json:"cni,omitempty"`
 
-	granted []claim // who has which pod subnet, sorted by subnet
+	granted []claim   // who has which pod subnet, sorted by subnet
+	retired []Address // gateways of former subnets, which are to go
 }
 
 // After returns what is there in the light of what was desired before: whom a pod
 // subnet was granted to is not written in the kernel, which knows a Node by its
-// address alone, and that may change.
+// address alone, and that may change; nor which of the bridge's addresses was a
+// gateway of ours, once the config has followed.
 func (s State) After(desired State) State {
-	s.granted = desired.granted
+	s.granted, s.retired = desired.granted, desired.retired
 	return s
 }
 
