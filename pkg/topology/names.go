@@ -6,7 +6,9 @@
 package topology
 
 // The marks by which we know what is ours. Nothing that lacks its mark is ever
-// changed, and no other record of what was installed is kept.
+// changed, and no other record of what was installed is kept on the host. What an
+// agent remembers beside it, for as long as it runs, only keeps things as they are:
+// who has which subnet, what removals wait for, which gateways are former ones.
 const (
 	// Protocol is rtm_protocol of our routes (rtnetlink(7)): a number that no
 	// protocol in iproute2's rt_protos uses.

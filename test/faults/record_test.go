@@ -61,14 +61,16 @@ while pods of two nodes ping each other 100 times a second each way, over IPv4 a
 %s with %d cores; ` + "`make faults-doc`" + ` measures again.
 
 - *Repaired*: the time from the moment when the agent can do something about it until everything of the agent's is as
-  it should be, in the kernel and on disk, read every millisecond; the longest of all repetitions. *Within* is the
-  bound, above which the suite fails: it leaves room for machines under load.
+    it should be, in the kernel and on disk, read every millisecond; the longest of all repetitions. *Within* is the
+  bound of this measurement, one fault at a time; where faults share the processors, as in ` + "`make test-faults`" + `, the
+  suite fails above four times as much.
 - *Lost*: packets of the flow that lost most, in all repetitions together. Where *of at most* is 0, none may be lost.
   Elsewhere the fault itself cuts the traffic, and the bound is the time from the cut to the end of the repair, and two
   packets more for each repetition.
 
-After each fault all that is not plainroute's is byte for byte as before, which the suite compares: routes of the main
-table and of others, nftables tables, settings, files.
+After each fault the suite compares what is not plainroute's with what it was before: routes of the main table and of
+others, chains and rules of other nftables tables, settings, and files byte for byte. Left out are the routes that the
+kernel makes by itself, ` + "`ip rule`" + `, which plainroute never touches, and the elements of others' nftables sets.
 `
 
 // page is docs/faults.md.
