@@ -61,7 +61,7 @@ while pods of two nodes ping each other 100 times a second each way, over IPv4 a
 %s with %d cores; ` + "`make faults-doc`" + ` measures again.
 
 - *Repaired*: the time from the moment when the agent can do something about it until everything of the agent's is as
-    it should be, in the kernel and on disk, read every millisecond; the longest of all repetitions. *Within* is the
+  it should be, in the kernel and on disk, read every millisecond; the longest of all repetitions. *Within* is the
   bound of this measurement, one fault at a time; where faults share the processors, as in ` + "`make test-faults`" + `, the
   suite fails above four times as much.
 - *Lost*: packets of the flow that lost most, in all repetitions together. Where *of at most* is 0, none may be lost.
