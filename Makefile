@@ -92,6 +92,13 @@ e2e: e2e-assets ## Install, use, upgrade and remove it on a cluster of real kube
 	@# 75: this machine can't, and it has been said why.
 	@hack/e2e.sh $(E2E) || [[ $$? == 75 ]]
 
+.PHONY: e2e-kind
+e2e-kind: e2e-images ## The same on kind, for those who have Docker, kind and kubectl. It was run nowhere yet.
+	@hack/binaries.sh helm coredns ingress
+	@$(MAKE) image PLATFORMS=linux/$(shell go env GOARCH)
+	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
+	@hack/kind.sh
+
 .PHONY: e2e-assets
 e2e-assets: e2e-images ## Get or build all that a cluster of real kubelets needs.
 	@hack/binaries.sh e2e

@@ -20,16 +20,16 @@ import (
 )
 
 func main() {
-	// As PID 1 of a container a signal that isn't asked for would be ignored, and each pod would take 30 s to end.
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer cancel()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "workload:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(args []string) error {
+	// As PID 1 of a container a signal that isn't asked for would be ignored, and each pod would take 30 s to end.
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
 	if len(args) == 0 {
 		return errors.New("choosing what to do: want serve, ask or addresses")
 	}
