@@ -32,7 +32,7 @@ PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/
 help: ## List the targets.
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build assets ## Show the main job on a cluster made of network namespaces. KEEP=1 leaves it up.
