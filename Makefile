@@ -99,6 +99,19 @@ e2e-kind: e2e-images ## The same on kind, for those who have Docker, kind and ku
 	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
 	@hack/kind.sh
 
+# Not part of e2e: it takes six to ten minutes, and tests Kubernetes more than it tests us.
+.PHONY: conformance
+conformance: e2e-assets ## Run Kubernetes' own network conformance tests on such a cluster. CONFORMANCE="flags" of theirs.
+	@hack/binaries.sh conformance
+	@bin/cluster run --logs bin/e2e/logs/conformance \
+	  --image bin/e2e/images/pause.tar,bin/e2e/images/coredns.tar,bin/e2e/conformance/image.tar,bin/plainroute-image.tar \
+	  -- hack/conformance/run.sh bin/conformance.md $(CONFORMANCE)
+	@cat bin/conformance.md
+
+.PHONY: conformance-doc
+conformance-doc: conformance ## Write what it finds to docs/conformance.md.
+	@sed -i '/^<!-- conformance -->$$/q' docs/conformance.md && cat bin/conformance.md >>docs/conformance.md
+
 .PHONY: e2e-assets
 e2e-assets: e2e-images ## Get or build all that a cluster of real kubelets needs.
 	@hack/binaries.sh e2e
@@ -133,7 +146,7 @@ lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
 	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@go mod tidy -diff
 	@go -C hack/image mod tidy -diff
-	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; else echo "shell scripts are not checked: no shellcheck here"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh hack/conformance/*.sh .ci/run; else echo "shell scripts are not checked: no shellcheck here"; fi
 
 .PHONY: fmt
 fmt: ## Format the code.

@@ -9,6 +9,7 @@
 #   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster, and
 #                                     their images
 #   hack/binaries.sh kubelets         all else that the nodes of that cluster are made of
+#   hack/binaries.sh conformance      Kubernetes' own network tests, and the image of their pods
 #   hack/binaries.sh e2e              all that those tests need, from the API server to Helm
 #
 # etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
@@ -229,6 +230,23 @@ fetch() {
   "${get[@]}" download "${packages[@]}" 2>/dev/null || { "${get[@]}" update && "${get[@]}" download "${packages[@]}"; }
 }
 
+# conformance builds Kubernetes' network tests, and the image that they want under several names. It is not among those
+# in images/, which all clusters load: it is large.
+conformance() {
+  local to=$e2e/conformance names
+  build "$to/tests" conformance . \
+    -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(pinned conformance k8s.io/kubernetes)"
+  build "$to/agnhost" conformance k8s.io/kubernetes/test/images/agnhost -ldflags="-s -w"
+  if [[ $to/image.tar -nt $to/agnhost && $to/image.tar -nt $to/tests && $to/image.tar -nt $root/hack/conformance/image.sh &&
+    $to/image.tar -nt $root/hack/conformance/repos.yaml ]]; then
+    return
+  fi
+  say "making the image of the conformance tests"
+  names=$(KUBE_TEST_REPO_LIST=$root/hack/conformance/repos.yaml "$to/tests" --list-images)
+  mapfile -t names < <(grep -E '^localhost/(agnhost|glibc-dns-testing|nginx|pause):' <<<"$names")
+  "$root/hack/conformance/image.sh" "$to/image.tar" "$to/agnhost" "${names[@]}"
+}
+
 # helm builds Helm. It takes the versions from the linker, and believes in a Kubernetes of years ago without them.
 helm() {
   local client
@@ -252,6 +270,7 @@ make_all() {
       helm) helm ;;
       kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;
       coredns | ingress) served "$target" ;;
+      conformance) conformance ;;
       kubelets) kubelets ;;
       e2e) make_all k8s cni image helm kustomize coredns ingress kubelets ;;
       *) die "no such binary: $target" ;;

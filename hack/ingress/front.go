@@ -53,7 +53,7 @@ func (f *front) handler(conf *dynamic.HTTPConfiguration) http.Handler {
 		if priority == 0 {
 			priority = muxer.GetRulePriority(router.Rule)
 		}
-		if err := mux.AddRoute(router.Rule, router.RuleSyntax, priority, "", backends(service.LoadBalancer.Servers)); err != nil {
+		if err := mux.AddRoute(router.Rule, "v3", priority, "", backends(service.LoadBalancer.Servers)); err != nil {
 			slog.Error("adding a router", "router", name, "error", err)
 		}
 	}
@@ -78,7 +78,9 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *front) ready(w http.ResponseWriter, _ *http.Request) {
 	if f.current.Load() == nil {
 		http.Error(w, "the cluster is not read yet", http.StatusServiceUnavailable)
+		return
 	}
+	w.WriteHeader(http.StatusOK)
 }
 
 // backends passes requests on to the servers by turns. Those that are about to end get none.

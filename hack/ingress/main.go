@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rs/zerolog"
 	ptypes "github.com/traefik/paerser/types"
 	"github.com/traefik/traefik/v3/pkg/config/dynamic"
 	"github.com/traefik/traefik/v3/pkg/provider/kubernetes/ingress"
@@ -26,16 +27,17 @@ func main() {
 	address := flag.String("address", ":8080", "answer HTTP here")
 	health := flag.String("health", ":8081", "answer /ready here")
 	flag.Parse()
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer cancel()
-	if err := serve(ctx, *class, *address, *health); err != nil {
+	zerolog.SetGlobalLevel(zerolog.InfoLevel) // Traefik's: it tells each event at the level below
+	if err := serve(*class, *address, *health); err != nil {
 		slog.Error("serving Ingresses", "error", err)
 		os.Exit(1)
 	}
 }
 
-// serve answers until ctx is done.
-func serve(ctx context.Context, class, address, health string) error {
+// serve answers until a signal ends it.
+func serve(class, address, health string) error {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer cancel()
 	front, err := newFront()
 	if err != nil {
 		return err
