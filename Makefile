@@ -164,7 +164,7 @@ bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes
 	@bin/bench $(BENCH)
 
 .PHONY: soak
-soak: build assets ## Do 10,000 random faults to a node and look for leaks in its agent. SOAK="-for 8h" passes flags.
+soak: build assets ## Do 3,000 random faults, in ten minutes, to a node and look for leaks in its agent. SOAK="-for 8h" passes flags.
 	@$(PATIENTLY) "compiling the soak test" $(GOBUILD) -o bin/soak ./test/soak
 	@bin/soak $(SOAK)
 

@@ -40,13 +40,14 @@ type Config struct {
 // hears of a change by somebody else: a pass then costs what changed, not what
 // there is. Without Watch running, call Forget before each Observe.
 type Kernel struct {
-	cfg    Config
-	handle *rtnl.Handle    // lists links, writes addresses
-	dumper *netlink.Conn   // reads routes
-	writer *netlink.Conn   // writes routes
-	nft    *nftables.Conn  // our table
-	nftPID uint32          // the port of nft, by which its echoes are known
-	events []*netlink.Conn // notifications, subscribed to before the first read
+	cfg     Config
+	handle  *rtnl.Handle    // lists links, writes addresses
+	dumper  *netlink.Conn   // reads routes
+	writer  *netlink.Conn   // writes routes
+	nft     *nftables.Conn  // our table
+	nftPID  uint32          // the port of nft, by which its echoes are known
+	ruleset *netlink.Conn   // asks for nftables' generation
+	events  []*netlink.Conn // notifications, subscribed to before the first read
 
 	mu         sync.Mutex
 	links      *linkFacts
@@ -98,6 +99,9 @@ func (k *Kernel) open() error {
 	if err := k.writer.SetReadBuffer(receiveBuffer); err != nil {
 		return err
 	}
+	if k.ruleset, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
+		return err
+	}
 	k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		k.nftPID = c.PID()
 		return errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(receiveBuffer))
@@ -114,7 +118,7 @@ func (k *Kernel) Close() error {
 	if k.handle != nil {
 		k.handle.Close()
 	}
-	for _, c := range []*netlink.Conn{k.dumper, k.writer} {
+	for _, c := range []*netlink.Conn{k.dumper, k.writer, k.ruleset} {
 		if c != nil {
 			errs = append(errs, c.Close())
 		}
@@ -188,7 +192,11 @@ func (k *Kernel) load() error {
 		k.fresh.sysctls = true
 	}
 	if !k.fresh.masquerade {
-		table, err := k.readMasquerade()
+		var table *topology.Masquerade
+		err := whole(k.generation, func() (err error) {
+			table, err = k.readMasquerade()
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("reading nftables table %s: %w", topology.Table, err)
 		}

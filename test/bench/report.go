@@ -43,6 +43,17 @@ func (r *report) addChange(change, route string, routed, seen []time.Duration, m
 	r.add(change+" "+route+", worst", milliseconds(worst(routed)), "ms", 0)
 }
 
+// missed are the results that are not below their limits.
+func (r *report) missed() []string {
+	var names []string
+	for _, result := range r.Results {
+		if !result.kept() {
+			names = append(names, result.Name)
+		}
+	}
+	return names
+}
+
 func (r *report) print(to io.Writer, format string) error {
 	if format == "json" {
 		encoder := json.NewEncoder(to)
@@ -67,18 +78,20 @@ func (r result) measured() string {
 }
 
 func (r result) limit() string {
-	switch {
-	case r.Must == 0:
+	limit := fmt.Sprintf("< %g %s", r.Must, r.Unit)
+	switch r.Must {
+	case 0:
 		return ""
-	case r.Must == exactly0 && r.Value == 0:
-		return "0"
-	case r.Must == exactly0:
-		return "0: missed"
-	case r.Value < r.Must:
-		return fmt.Sprintf("< %g %s", r.Must, r.Unit)
+	case exactly0:
+		limit = "0"
 	}
-	return fmt.Sprintf("< %g %s: missed", r.Must, r.Unit)
+	if !r.kept() {
+		limit += ": missed"
+	}
+	return limit
 }
+
+func (r result) kept() bool { return r.Must == 0 || r.Value < r.Must }
 
 func median(all []time.Duration) time.Duration {
 	sorted := slices.Sorted(slices.Values(all))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -64,7 +65,13 @@ func measure(ctx context.Context, opts options) error {
 			return fmt.Errorf("measuring %q: %w\nend of the agent's log:\n%s", s.name, err, l.agent.logTail())
 		}
 	}
-	return report.print(os.Stdout, opts.output)
+	if err := report.print(os.Stdout, opts.output); err != nil {
+		return err
+	}
+	if missed := report.missed(); opts.must && len(missed) > 0 {
+		return fmt.Errorf("missed: %s", strings.Join(missed, "; "))
+	}
+	return nil
 }
 
 // progress goes to standard error, so that standard output holds the figures alone.

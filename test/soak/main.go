@@ -29,9 +29,8 @@ Flags:
 
 type options struct {
 	cluster.Config
-	faults int
-	last   time.Duration
-	seed   uint64
+	pace
+	seed uint64
 }
 
 func main() {
@@ -68,7 +67,8 @@ func parse(args []string) (options, error) {
 	}
 	opts := options{Config: cluster.ConfigFromEnv(root, "/run/cluster")}
 	flags := flag.NewFlagSet("soak", flag.ContinueOnError)
-	flags.IntVar(&opts.faults, "faults", 10000, "how many faults at least")
+	flags.IntVar(&opts.faults, "faults", 3000, "how many faults at least")
+	flags.DurationVar(&opts.every, "every", 200*time.Millisecond, "how long one fault is after the other, on average; at much less they mostly meet the agent's back-off")
 	flags.DurationVar(&opts.last, "for", 0, "how long at least")
 	flags.Uint64Var(&opts.seed, "seed", uint64(time.Now().UnixNano()), "what the faults are drawn from")
 	flags.Usage = func() {
@@ -78,8 +78,8 @@ func parse(args []string) (options, error) {
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
-	if flags.NArg() > 0 || opts.faults < 1 || opts.last < 0 {
-		return options{}, errors.New("-faults is 1 at least, -for is no negative time, and there are no arguments")
+	if flags.NArg() > 0 || opts.faults < 1 || opts.last < 0 || opts.every <= 0 {
+		return options{}, errors.New("-faults is 1 at least, -for is no negative time, -every is a time, and there are no arguments")
 	}
 	for _, path := range []*string{&opts.Assets, &opts.Plugins, &opts.Agent} {
 		if *path, err = filepath.Abs(*path); err != nil {

@@ -17,7 +17,7 @@ const (
 	// warmUp is how many faults come before the first census: pools and caches have
 	// to fill once.
 	warmUp = 500
-	// between leaves room for the agent to see some faults alone and others in one go.
+	// between leaves room for the agent to see some faults of a burst or of the warm-up alone and others in one go.
 	between = 8 * time.Millisecond
 )
 
@@ -30,7 +30,7 @@ func soak(ctx context.Context, opts options) error {
 	say("seed %d; %d faults to warm up", opts.seed, warmUp)
 	random := rand.New(rand.NewPCG(opts.seed, 0))
 	counts := map[string]int{}
-	if err := v.torment(ctx, random, warmUp, 0, counts); err != nil {
+	if err := v.torment(ctx, random, pace{warmUp, 0, between}, counts); err != nil {
 		return err
 	}
 	before, err := v.census(ctx)
@@ -39,7 +39,7 @@ func soak(ctx context.Context, opts options) error {
 	}
 	clear(counts)
 	start := time.Now()
-	if err := v.torment(ctx, random, opts.faults, opts.last, counts); err != nil {
+	if err := v.torment(ctx, random, opts.pace, counts); err != nil {
 		return err
 	}
 	took := time.Since(start)
@@ -50,10 +50,18 @@ func soak(ctx context.Context, opts options) error {
 	return report(before, after, counts, took)
 }
 
-// torment does so many faults, for so long at least.
-func (v *victim) torment(ctx context.Context, random *rand.Rand, faults int, last time.Duration, counts map[string]int) error {
+// A pace is how many faults there are at least, for how long at least, and how long one is after the other on average. What
+// is taken away again and again is put back every two seconds only: at a crowded pace most faults meet that back-off.
+type pace struct {
+	faults int
+	last   time.Duration
+	every  time.Duration
+}
+
+// torment does faults.
+func (v *victim) torment(ctx context.Context, random *rand.Rand, p pace, counts map[string]int) error {
 	start, told := time.Now(), time.Now()
-	for n := 0; n < faults || time.Since(start) < last; n++ {
+	for n := 0; n < p.faults || time.Since(start) < p.last; n++ {
 		fault := allFaults[random.IntN(len(allFaults))]
 		if err := fault.do(ctx, v, random); err != nil {
 			return fmt.Errorf("fault %d, %s: %w", n, fault.name, err)
@@ -66,7 +74,7 @@ func (v *victim) torment(ctx context.Context, random *rand.Rand, faults int, las
 			told = time.Now()
 			say("%d faults done", n+1)
 		}
-		if err := pause(ctx, time.Duration(random.Int64N(int64(2*between)))); err != nil {
+		if err := pause(ctx, time.Duration(random.Int64N(int64(2*p.every)))); err != nil {
 			return err
 		}
 	}
