@@ -51,7 +51,7 @@ func StartJanitor() (*Janitor, error) {
 	defer end.Close()
 	cmd := exec.Command("/proc/self/exe", enabled...)
 	cmd.Args[0] = janitorName
-	cmd.Stderr, cmd.ExtraFiles = os.Stderr, []*os.File{end}
+	cmd.ExtraFiles = []*os.File{end} // and no stream of ours: who reads that would wait for the cluster's end
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the janitor: %w", err)
@@ -66,7 +66,12 @@ func (j *Janitor) PID() int { return j.cmd.Process.Pid }
 func (j *Janitor) Cgroup() string { return cgroupPrefix + strconv.Itoa(j.PID()) }
 
 // Wait returns when all is clean. The sandbox must have ended.
-func (j *Janitor) Wait() error { return errors.Join(j.Pipe.Close(), j.cmd.Wait()) }
+func (j *Janitor) Wait() error {
+	if err := errors.Join(j.Pipe.Close(), j.cmd.Wait()); err != nil {
+		return fmt.Errorf("removing the cgroups %s: %w", j.Cgroup(), err)
+	}
+	return nil
+}
 
 // clean is the janitor's life. In version 2 those controllers were enabled in the machine's root before the cluster.
 func clean(enabled []string) error {
