@@ -50,23 +50,23 @@ func (s *story) reboot(ctx context.Context, t *testing.T) {
 // the host's network runs again, which needs none. Until then the node must not have been Ready.
 func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, since time.Time, host pod) {
 	t.Helper()
-	await(ctx, t, "the kubelet to say that there is no network", func(ctx context.Context) error {
+	look := func(ctx context.Context) (node, error) {
 		one, err := s.cluster.node(ctx, name)
-		if err != nil {
-			return err
+		if err == nil && toldAfter(one, since) && one.isReady() == nil {
+			t.Fatalf("node %s is Ready without an agent", name)
 		}
-		if !s.toldAfter(one, since) || !strings.Contains(one.ready.Message, "cni plugin not initialized") {
-			return fmt.Errorf("node %s said %q at %s", name, one.ready.Message, one.ready.LastHeartbeatTime)
+		return one, err
+	}
+	await(ctx, t, "the kubelet to say that there is no network", func(ctx context.Context) error {
+		one, err := look(ctx)
+		if err == nil && (!toldAfter(one, since) || !strings.Contains(one.ready.Message, "cni plugin not initialized")) {
+			err = fmt.Errorf("node %s said %q at %s", name, one.ready.Message, one.ready.LastHeartbeatTime)
 		}
-		return nil
+		return err
 	})
 	await(ctx, t, "the pod on the host's network", func(ctx context.Context) error {
-		one, err := s.cluster.node(ctx, name)
-		if err != nil {
+		if _, err := look(ctx); err != nil {
 			return err
-		}
-		if s.toldAfter(one, since) && one.isReady() == nil {
-			t.Fatalf("node %s is Ready without an agent", name)
 		}
 		pods, err := s.cluster.pods(ctx)
 		if err != nil {
@@ -83,7 +83,7 @@ func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, sin
 }
 
 // toldAfter tells whether the kubelet has spoken since; it gives whole seconds.
-func (s *story) toldAfter(one node, since time.Time) bool {
+func toldAfter(one node, since time.Time) bool {
 	return one.ready.LastHeartbeatTime.After(since)
 }
 
