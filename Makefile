@@ -96,6 +96,9 @@ e2e: e2e-assets ## Install, use, upgrade and remove it on a cluster of real kube
 e2e-kind: e2e-images ## The same on kind, for those who have Docker, kind and kubectl. It was run nowhere yet.
 	@hack/binaries.sh helm coredns ingress
 	@$(MAKE) image PLATFORMS=linux/$(shell go env GOARCH)
+	@# What the e2e tests upgrade to: the same again, under another name and version.
+	@$(PATIENTLY) "making the image to upgrade to" hack/make-image.sh bin/e2e/images/upgrade.tar localhost/plainroute:upgrade \
+	  "$(VERSION)-upgrade" linux/$(shell go env GOARCH) >/dev/null
 	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
 	@hack/kind.sh
 
@@ -116,6 +119,9 @@ conformance-doc: conformance ## Write what it finds to docs/conformance.md.
 e2e-assets: e2e-images ## Get or build all that a cluster of real kubelets needs.
 	@hack/binaries.sh e2e
 	@$(MAKE) image PLATFORMS=linux/$(shell go env GOARCH)
+	@# What the e2e tests upgrade to: the same again, under another name and version.
+	@$(PATIENTLY) "making the image to upgrade to" hack/make-image.sh bin/e2e/images/upgrade.tar localhost/plainroute:upgrade \
+	  "$(VERSION)-upgrade" linux/$(shell go env GOARCH) >/dev/null
 	@$(PATIENTLY) "compiling the cluster" $(GOBUILD) -o bin/cluster ./test/e2e/cmd/cluster
 
 .PHONY: cluster-up

@@ -21,7 +21,7 @@ story() {
   shift 2
   echo "e2e: $install, kube-proxy in $mode mode"
   bin/cluster run --proxy-mode "$mode" --logs "bin/e2e/logs/$install" -- \
-    bin/e2e/e2e.test -test.v -test.timeout=20m -test.run '^TestStory$' -root . -install "$install" "$@" || code=$?
+    bin/e2e/e2e.test -test.v -test.timeout=20m -test.run '^TestStory$' -root . -install "$install" -upgrade-tag upgrade "$@" || code=$?
   if ((code == not_here)); then
     echo "e2e: SKIPPED, see above"
     exit "$not_here"

@@ -50,6 +50,11 @@ func (n *Node) confineMounts() error {
 	}
 	writable := []string{n.RunDir, n.ConfDir, filepath.Join(n.procSys(), "net")}
 	shown := make([]int, 0, len(writable))
+	defer func() {
+		for _, fd := range shown {
+			unix.Close(fd)
+		}
+	}()
 	for _, from := range []string{n.RunDir, n.ConfDir, "/proc/sys/net"} {
 		// The container runtime makes what of a pod's hostPath volumes is missing.
 		if err := os.MkdirAll(from, 0o755); err != nil {
@@ -59,7 +64,6 @@ func (n *Node) confineMounts() error {
 		if err != nil {
 			return fmt.Errorf("binding %s: %w", from, err)
 		}
-		defer unix.Close(fd)
 		shown = append(shown, fd)
 	}
 	if err := unix.Mount("tmpfs", n.dir, "tmpfs", 0, "mode=755"); err != nil {
