@@ -49,8 +49,3 @@ imagePullSecrets:
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 {{- end -}}
-
-{{/* The user name of the agents' service account. */}}
-{{- define "plainroute.user" -}}
-system:serviceaccount:{{ .Release.Namespace }}:{{ include "plainroute.name" . }}
-{{- end -}}
