@@ -124,6 +124,10 @@ e2e-assets: e2e-images ## Get or build all that a cluster of real kubelets needs
 	  "$(VERSION)-upgrade" linux/$(shell go env GOARCH) >/dev/null
 	@$(PATIENTLY) "compiling the cluster" $(GOBUILD) -o bin/cluster ./test/e2e/cmd/cluster
 
+.PHONY: e2e-left
+e2e-left: e2e-assets ## Interrupt and kill clusters of real kubelets; look for what is left. LEFT="-kills 20" for more.
+	@E2E=1 go test -count=1 -timeout=30m -v ./test/e2e/cmd/cluster -cluster $(CURDIR)/bin/cluster $(LEFT)
+
 .PHONY: cluster-up
 cluster-up: e2e-assets ## Start a cluster of real kubelets to play with. CLUSTER="--nodes 5" passes flags.
 	@bin/cluster up $(CLUSTER)
