@@ -64,6 +64,7 @@ type Cluster struct {
 	config Config
 	pki    *authority
 	site   *base.Site
+	stock  *stock
 	api    *kubernetes.Clientset
 	// ended tells what component has ended, until the cluster is up.
 	ended chan string
@@ -96,6 +97,10 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	say("starting etcd, kube-apiserver and %d nodes", config.Nodes)
 	group, planning := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.startPlane(planning) })
+	if c.stock, err = c.newStock(ctx); err != nil {
+		return nil, err
+	}
+	say("%d images are unpacked", len(config.Images))
 	for range config.Nodes {
 		node, err := c.newNode("")
 		if err != nil {

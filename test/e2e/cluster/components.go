@@ -2,6 +2,9 @@ package cluster
 
 import "fmt"
 
+// containerdSocket is where containerd listens unless told otherwise.
+const containerdSocket = "/run/containerd/containerd.sock"
+
 // containerdConfig is for containerd 1.6. Without CAP_SYS_RESOURCE no process may lower its score for the OOM killer,
 // which restrict_oom_score_adj respects.
 const containerdConfig = `version = 2
@@ -24,7 +27,7 @@ authentication:
 authorization: {mode: Webhook}
 cgroupDriver: cgroupfs
 failCgroupV1: false
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+containerRuntimeEndpoint: unix://%s
 clusterDomain: cluster.local
 clusterDNS: [%s]
 failSwapOn: false
@@ -32,7 +35,7 @@ evictionHard: {memory.available: 1Mi, nodefs.available: 1Mi, imagefs.available: 
 imageGCHighThresholdPercent: 100
 volumePluginDir: /var/lib/kubelet/volumeplugins
 registryPullQPS: 0
-`, nodePKI, clusterDNS)
+`, nodePKI, containerdSocket, clusterDNS)
 }
 
 // proxyConfig leaves conntrack's limits, which are this machine's, alone.

@@ -39,11 +39,10 @@ func first(path string) error {
 	if err := s.serve("containerd", "containerd", "--config", "/etc/containerd.toml"); err != nil {
 		return err
 	}
-	if err := s.load(p); err != nil {
-		return err
-	}
-	if err := poll(reachAPI); err != nil {
-		return err
+	for _, ready := range []func() error{func() error { return answers(containerdSocket) }, reachAPI} {
+		if err := poll(ready); err != nil {
+			return err
+		}
 	}
 	if err := s.serve("kubelet", "kubelet", "--config=/etc/kubelet.yaml", "--kubeconfig="+nodePKI+"/"+p.Name+".kubeconfig",
 		"--hostname-override="+p.Name, fmt.Sprintf("--node-ip=%s,%s", p.Addresses[0], p.Addresses[1]),
@@ -154,50 +153,5 @@ func (s *supervisor) reap() {
 			waiting <- status
 		}
 		s.mu.Unlock()
-	}
-}
-
-// load gives the images to containerd once, as soon as that answers.
-func (s *supervisor) load(p plan) error {
-	const loaded = "/var/lib/images-loaded"
-	if err := s.answering(); err != nil {
-		return err
-	}
-	if _, err := os.Stat(loaded); err == nil {
-		return nil
-	}
-	for i := range p.Images {
-		status, err := s.start("images", "ctr", "--namespace", "k8s.io", "images", "import", fmt.Sprintf("%s/%d.tar", nodeImages, i))
-		if err != nil {
-			return err
-		}
-		if ended := <-status; ended.ExitStatus() != 0 {
-			return fmt.Errorf("importing %s: ctr has ended with %d", p.Images[i], ended.ExitStatus())
-		}
-	}
-	if err := os.MkdirAll(filepath.Dir(loaded), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(loaded, nil, 0o644)
-}
-
-// answering waits for containerd.
-func (s *supervisor) answering() error {
-	for deadline := time.Now().Add(limit); ; time.Sleep(interval) {
-		status, err := s.start("images", "ctr", "version")
-		if err != nil {
-			return err
-		}
-		if ended := <-status; ended.ExitStatus() == 0 {
-			return nil
-		}
-		select {
-		case err := <-s.exited:
-			return err
-		default:
-		}
-		if time.Now().After(deadline) {
-			return errors.New("containerd does not answer")
-		}
 	}
 }

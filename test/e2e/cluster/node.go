@@ -79,6 +79,9 @@ func (c *Cluster) newNode(name string) (*Node, error) {
 			return nil, fmt.Errorf("making the disk of %s: %w", name, err)
 		}
 	}
+	if err := c.stock.give(filepath.Join(c.nodeDir(node), diskVar, "lib", "containerd")); err != nil {
+		return nil, err
+	}
 	c.nodes = append(c.nodes, node)
 	return node, nil
 }
@@ -154,13 +157,13 @@ func (c *Cluster) boot(node *Node) error {
 type plan struct {
 	Name, Dir, Bin, PKI, Logs, ProxyMode string
 	Addresses                            []netip.Addr
-	Images, Cgroups                      []string
+	Cgroups                              []string
 }
 
 func (c *Cluster) writePlan(node *Node, addresses []netip.Addr) (string, error) {
 	content, err := json.Marshal(plan{
 		Name: node.Name, Dir: c.nodeDir(node), Bin: c.config.Bin, PKI: c.config.Dir + "/pki", Logs: c.config.Logs, ProxyMode: c.config.ProxyMode,
-		Addresses: addresses, Images: c.config.Images, Cgroups: node.cgroups,
+		Addresses: addresses, Cgroups: node.cgroups,
 	})
 	if err != nil {
 		return "", fmt.Errorf("rendering the plan of %s: %w", node.Name, err)

@@ -15,11 +15,10 @@ import (
 
 // Where a node has what is the cluster's and no machine's.
 const (
-	nodeBin    = "/e2e/bin"
-	nodePKI    = "/e2e/pki"
-	nodeLogs   = "/e2e/logs"
-	nodeImages = "/e2e/images"
-	nodePath   = nodeBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
+	nodeBin  = "/e2e/bin"
+	nodePKI  = "/e2e/pki"
+	nodeLogs = "/e2e/logs"
+	nodePath = nodeBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 )
 
 // settings are those of the kernel, not of a namespace, that a kubelet writes unless they are so already, and what it
@@ -90,19 +89,9 @@ func (r root) programs(p plan) func() error {
 			}
 		}
 		return errors.Join(
-			r.bind(filepath.Join(p.Bin, "e2e"), nodeBin), r.bind(p.PKI, nodePKI), r.bind(p.Logs, nodeLogs), r.images(p.Images),
+			r.bind(filepath.Join(p.Bin, "e2e"), nodeBin), r.bind(p.PKI, nodePKI), r.bind(p.Logs, nodeLogs),
 		)
 	}
-}
-
-// images binds each archive to a name that is a number.
-func (r root) images(archives []string) error {
-	for i, archive := range archives {
-		if err := r.bindFile(archive, fmt.Sprintf("%s/%d.tar", nodeImages, i)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (r root) bindFile(source, inside string) error {
