@@ -66,8 +66,9 @@ func TestRunKilled(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
 	b.file(b.older, 0o755)(t)
 	halves := 0
-	for range 40 {
-		killed(t, b.Install, other)
+	// On a slow machine the moments are drawn from longer and longer times, until one is in the midst.
+	for n := 0; n < 40 || halves == 0 && n < 400; n++ {
+		killed(t, b.Install, other, 8*time.Millisecond*time.Duration(1+n/20))
 		content, err := os.ReadFile(b.at())
 		must(t, err)
 		if !bytes.Equal(content, b.ours) && !bytes.Equal(content, b.older) {
@@ -108,11 +109,11 @@ func TestRunWhileOthersExecute(t *testing.T) {
 	}
 }
 
-// killed starts a program that installs, and kills it at a random moment.
-func killed(t *testing.T, i Install, other string) {
+// killed starts a program that installs, and kills it at a random moment of a time.
+func killed(t *testing.T, i Install, other string, within time.Duration) {
 	t.Helper()
 	end := installing(t, i, other)
-	time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
+	time.Sleep(rand.N(within))
 	end()
 }
 
