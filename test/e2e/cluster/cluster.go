@@ -89,7 +89,7 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	c := &Cluster{config: config, ended: make(chan string), up: make(chan struct{})}
 	var err error
 	if c.pki, err = newAuthority(filepath.Join(config.Dir, "pki")); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("making the certificate authority: %w", err)
 	}
 	if c.site, err = base.NewSite(); err != nil {
 		return nil, err

@@ -20,10 +20,10 @@ func first(path string) error {
 		return err
 	}
 	if err := unix.Sethostname([]byte(p.Name)); err != nil {
-		return err
+		return fmt.Errorf("setting the host's name: %w", err)
 	}
 	if err := makeRoot(p); err != nil {
-		return err
+		return fmt.Errorf("making the root of the node: %w", err)
 	}
 	if err := unix.Close(startingFD); err != nil {
 		return fmt.Errorf("telling that the root is made: %w", err)
