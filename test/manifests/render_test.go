@@ -38,6 +38,13 @@ func choices() []choice {
 			},
 		},
 		{
+			name: "k3s", resources: []string{"samples/k3s"},
+			values: []string{
+				`clusterCIDR="10.42.0.0/16"`, `serviceCIDR="10.43.0.0/16"`, "uninstall.enabled=false",
+				`cni={"confDir":"/var/lib/rancher/k3s/agent/etc/cni/net.d","binDir":"/var/lib/rancher/k3s/data/cni"}`,
+			},
+		},
+		{
 			name: "everything", resources: []string{"default", "prometheus"},
 			components: []string{"node-condition", "startup-taint", "metrics"},
 			values: []string{
@@ -213,16 +220,21 @@ func objects(t *testing.T, content []byte) []*unstructured.Unstructured {
 func TestValuesAreChecked(t *testing.T) {
 	needed(t)
 	for _, test := range []struct{ value, says string }{
-		{`masquerade=true`, "/clusterCIDR"},
+		{`masquerade=true`, "at '/clusterCIDR': minItems: got 0, want 1"},
+		{`masquerade=true`, "at '/acceptAnyPodCIDR': value must be true"},
 		{`clusterCIDR=["10.244.0.0"]`, "/clusterCIDR/0"},
+		{`clusterCIDR=["10.244.0.0/16","fd00:10:244::/129"]`, "/clusterCIDR/1"},
+		{`clusterCIDR="10.244.0.0/33"`, "/clusterCIDR"},
+		{`serviceCIDR="10.96.0.0"`, "/serviceCIDR"},
 		{`clusterCidr=["10.244.0.0/16"]`, "clusterCidr"},
 		{`cni.confDir="etc/cni"`, "/cni/confDir"},
 		{`extraArgs=["mtu"]`, "/extraArgs/0"},
 		{`startupTaint="a b"`, "/startupTaint"},
 		{`image.digest="latest"`, "/image/digest"},
+		{`podMonitor.enabled=true`, "podMonitor.enabled needs metrics.enabled"},
 	} {
 		args := []string{"template", "x", filepath.Join(root, "charts", "plainroute"), "--set-json", test.value}
-		if !strings.HasPrefix(test.says, "/clusterCIDR") {
+		if test.value != `masquerade=true` && !strings.HasPrefix(test.value, "clusterCIDR") {
 			args = append(args, "--set-json", `clusterCIDR=["10.244.0.0/16"]`)
 		}
 		out, err := exec.CommandContext(t.Context(), tool("helm"), args...).CombinedOutput()

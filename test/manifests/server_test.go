@@ -12,19 +12,22 @@ import (
 	"k8s.io/client-go/restmapper"
 )
 
+// everything turns on all that is off by default.
+var everything = []string{
+	`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
+	"podMonitor.enabled=true", "dacOverride=true", `seLinuxOptions={"type":"spc_t"}`, `k8sServiceHost="192.168.1.1"`,
+	"installCNI.force=true", `image.pullSecrets=["one"]`, `podAnnotations={"a":"b"}`, `podLabels={"c":"d"}`, `extraArgs=["--mtu=1450"]`, "healthPort=9999", `extraEnv=[{"name":"GOGC","value":"50"}]`,
+}
+
 // A real API server takes every object, knows every field, and has no doubts about any expression of a policy.
 func TestServerTakesAll(t *testing.T) {
 	needed(t)
-	everything := []string{
-		`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
-		"podMonitor.enabled=true", "dacOverride=true", `seLinuxOptions={"type":"spc_t"}`, `k8sServiceHost="192.168.1.1"`,
-		"installCNI.force=true", `image.pullSecrets=["one"]`, `podAnnotations={"a":"b"}`, `podLabels={"c":"d"}`, `extraArgs=["--mtu=1450"]`,
-	}
 	ctx := within(t, time.Minute)
 	for name, all := range map[string][]*unstructured.Unstructured{
 		"Helm, default":      helm(t, `clusterCIDR=["10.244.0.0/16"]`),
 		"Helm, everything":   helm(t, everything...),
 		"kustomize, router":  kustomize(t, choice{resources: []string{"samples/router"}}),
+		"kustomize, k3s":     kustomize(t, choice{resources: []string{"samples/k3s"}}),
 		"kustomize, default": kustomize(t, choice{resources: []string{"default"}, components: []string{"node-condition", "startup-taint", "metrics"}}),
 		"kustomize, remove":  kustomize(t, choice{resources: []string{"uninstall"}}),
 	} {

@@ -1,5 +1,6 @@
 {{- define "plainroute.name" -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- $release := ternary .Release.Name (printf "%s-plainroute" .Release.Name) (contains "plainroute" .Release.Name) -}}
+{{- default $release .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "plainroute.selector" -}}
