@@ -23,15 +23,19 @@ import (
 // and no others.
 type removal struct {
 	*lab
-	kubelets   *cluster.Kubelets
-	kubeconfig string
+	namespace, kubeconfig string
 }
 
-func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node) *removal {
+// newRemoval has kubelets on some nodes, which may be changed before they start.
+func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node, change ...func(*cluster.Kubelets)) *removal {
 	t.Helper()
 	l := cleanupLab(t, cluster.AgentOptions{})
 	name := strings.ToLower(t.Name())
-	r := &removal{lab: l, kubelets: &cluster.Kubelets{Cluster: l.site.Cluster, Namespace: name, Nodes: nodes(l)}}
+	r := &removal{lab: l, namespace: name}
+	kubelets := &cluster.Kubelets{Cluster: l.site.Cluster, Namespace: name, Nodes: nodes(l)}
+	for _, apply := range change {
+		apply(kubelets)
+	}
 	ctx := l.within(limit)
 	_, err := l.site.Client().CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	l.must(err)
@@ -45,7 +49,7 @@ func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node) *removal {
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}}))
 	playing, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- r.kubelets.Run(playing) }()
+	go func() { ended <- kubelets.Run(playing) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -58,7 +62,7 @@ func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node) *removal {
 func both(l *lab) []*cluster.Node { return []*cluster.Node{l.node.Node, l.peer.Node} }
 
 func (r *removal) args() []string {
-	return []string{"uninstall", "--kubeconfig", r.kubeconfig, "--namespace", r.kubelets.Namespace, "--image", "localhost/plainroute:1", "-o", "json"}
+	return []string{"uninstall", "--kubeconfig", r.kubeconfig, "--namespace", r.namespace, "--image", "localhost/plainroute:1", "-o", "json"}
 }
 
 // uninstall runs it where the API server can be reached.
@@ -70,7 +74,7 @@ func (r *removal) uninstall(ctx context.Context, code int, args ...string) (unin
 		r.t.Fatalf("uninstall %q ended with %d, want %d\n%s%s", args, done.Code, code, done.Stdout, done.Stderr)
 	}
 	r.t.Logf("%s", done.Stderr)
-	sets, err := r.site.Client().AppsV1().DaemonSets(r.kubelets.Namespace).List(r.within(limit), metav1.ListOptions{})
+	sets, err := r.site.Client().AppsV1().DaemonSets(r.namespace).List(r.within(limit), metav1.ListOptions{})
 	r.must(err)
 	if len(sets.Items) > 0 {
 		r.t.Errorf("a DaemonSet is left: %v", sets.Items[0].Name)
@@ -83,6 +87,16 @@ func (r *removal) uninstall(ctx context.Context, code int, args ...string) (unin
 		r.t.Logf("\n%s", table.String())
 	}
 	return rows, done
+}
+
+// rowOf picks a node's row.
+func rowOf(t *testing.T, rows uninstall.Rows, node *machine) uninstall.Row {
+	t.Helper()
+	i := slices.IndexFunc(rows, func(row uninstall.Row) bool { return row.Node == node.Name })
+	if len(rows) != 2 || i < 0 {
+		t.Fatalf("there is no row of %s, or there are others than two: %+v", node.Name, rows)
+	}
+	return rows[i]
 }
 
 // condition gives a Node the condition, as an agent or somebody else would.
@@ -131,7 +145,8 @@ func TestUninstall(t *testing.T) {
 	rows, _ = r.uninstall(r.within(limit), 0)
 	r.must(<-stopped)
 	r.must(<-stopped)
-	if len(rows) != 2 || !rows[0].Clean || !rows[1].Clean || len(rows[0].Kept) > 0 || len(rows[1].Kept) != 2 || rows[0].Removed["route"] != 4 {
+	drained, busy := rowOf(t, rows, r.node), rowOf(t, rows, r.peer)
+	if !drained.Clean || !busy.Clean || len(drained.Kept) > 0 || len(busy.Kept) != 2 || drained.Removed["route"] != 4 {
 		t.Errorf("got %+v", rows)
 	}
 	r.nothingLeft()
@@ -139,7 +154,7 @@ func TestUninstall(t *testing.T) {
 		t.Error("the conditions are not as they should be: ours gone, the other there")
 	}
 	rows, _ = r.uninstall(r.within(limit), 0)
-	if len(rows) != 2 || len(rows[0].Removed) > 0 {
+	if removed := rowOf(t, rows, r.node).Removed; len(removed) > 0 {
 		t.Errorf("the second time: %+v", rows)
 	}
 	r.comesBack()
@@ -147,20 +162,23 @@ func TestUninstall(t *testing.T) {
 
 // A node that can't be cleaned is a row, with the reason, and the others are clean.
 func TestUninstallLeavesNodes(t *testing.T) {
-	r := newRemoval(t, func(l *lab) []*cluster.Node { return []*cluster.Node{l.node.Node} })
-	r.kubelets.Change = func(_ *cluster.Node, args []string) []string {
-		return slices.DeleteFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--wait=") })
-	}
+	r := newRemoval(t, func(l *lab) []*cluster.Node { return []*cluster.Node{l.node.Node} }, func(k *cluster.Kubelets) {
+		k.Change = func(_ *cluster.Node, args []string) []string {
+			return slices.DeleteFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--wait=") })
+		}
+	})
 	dead, err := r.site.Client().CoreV1().Nodes().Get(r.within(limit), r.peer.Name, metav1.GetOptions{})
 	r.must(err)
 	dead.Status.Conditions[0].Status = corev1.ConditionUnknown
 	_, err = r.site.Client().CoreV1().Nodes().UpdateStatus(r.within(limit), dead, metav1.UpdateOptions{})
 	r.must(err)
 	rows, done := r.uninstall(r.within(limit), 1, "--timeout", "2s")
-	if len(rows) != 2 || !strings.HasPrefix(rows[0].Error, "refused: an agent runs on this node") || rows[1].Error != "the node does not answer" {
+	if !strings.HasPrefix(rowOf(t, rows, r.node).Error, "refused: an agent runs on this node") || rowOf(t, rows, r.peer).Error != "the node does not answer" {
 		t.Errorf("got %+v", rows)
 	}
-	if want := fmt.Sprintf("2 of 2 nodes are not clean: %s, %s; ", r.node.Name, r.peer.Name); !strings.Contains(done.Stderr, want) {
+	names := []string{r.node.Name, r.peer.Name}
+	slices.Sort(names)
+	if want := fmt.Sprintf("2 of 2 nodes are not clean: %s; ", strings.Join(names, ", ")); !strings.Contains(done.Stderr, want) {
 		t.Errorf("said %q, want %q", done.Stderr, want)
 	}
 	r.must(r.node.WaitReady(r.within(limit)))
@@ -174,7 +192,7 @@ func TestUninstallInterrupted(t *testing.T) {
 	defer cancel()
 	killed, err := r.peer.Plainroute(stale, r.args()...)
 	r.must(err)
-	sets := r.site.Client().AppsV1().DaemonSets(r.kubelets.Namespace)
+	sets := r.site.Client().AppsV1().DaemonSets(r.namespace)
 	left, err := sets.List(r.within(limit), metav1.ListOptions{})
 	r.must(err)
 	if killed.Code != -1 || len(left.Items) != 1 {
@@ -200,7 +218,7 @@ func TestUninstallInterrupted(t *testing.T) {
 // What is not allowed is said, and nothing is left of it.
 func TestUninstallWithoutRights(t *testing.T) {
 	r := newRemoval(t, both)
-	r.kubelets.Namespace = metav1.NamespaceDefault
+	r.namespace = metav1.NamespaceDefault
 	_, done := r.uninstall(r.within(limit), 1)
 	if !strings.Contains(done.Stderr, `cannot list resource "daemonsets"`) {
 		t.Errorf("said %q", done.Stderr)
