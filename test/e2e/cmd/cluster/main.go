@@ -60,7 +60,7 @@ Exit codes: that of the command that was run; 1 failure; 75 this machine can't r
   cluster down`,
 		SilenceErrors: true, SilenceUsage: true,
 	}
-	root.AddCommand(runCommand(code), upCommand(code), downCommand(), nodeCommand(code), outsideCommand(code), loadCommand(code))
+	root.AddCommand(fitCommand(code), runCommand(code), upCommand(code), downCommand(), nodeCommand(code), outsideCommand(code), loadCommand(code))
 	return root
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/plainroute/plainroute/test/e2e/cluster"
 )
 
+const defaultNodes = 3
+
 type options struct {
 	nodes     int
 	proxyMode string
@@ -21,7 +23,7 @@ type options struct {
 
 func (o *options) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.IntVar(&o.nodes, "nodes", 3, "how many nodes there are at the start")
+	flags.IntVar(&o.nodes, "nodes", defaultNodes, "how many nodes there are at the start")
 	flags.StringVar(&o.proxyMode, "proxy-mode", "nftables", "kube-proxy's: nftables or iptables")
 	flags.StringSliceVar(&o.images, "image", nil, "image archives that all nodes have (default: bin/plainroute-image.tar and all in bin/e2e/images)")
 	flags.StringVar(&o.logs, "logs", "", "folder for the components' logs (default: bin/e2e/logs)")
