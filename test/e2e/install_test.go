@@ -186,7 +186,7 @@ func (k kustomize) apply(ctx context.Context, environment map[string]string, tag
 	overlay := map[string]any{
 		"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
 		"resources": []string{base},
-		"patches": []any{map[string]any{"patch": string(text), "target": map[string]string{"kind": "DaemonSet", "name": productName}}},
+		"patches":   []any{map[string]any{"patch": string(text), "target": map[string]string{"kind": "DaemonSet", "name": productName}}},
 	}
 	if tag != "" {
 		overlay["images"] = []any{map[string]string{"name": "localhost/plainroute", "newTag": tag}}
