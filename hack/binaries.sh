@@ -296,7 +296,7 @@ if ! flock --nonblock 9; then
   say "waiting for another run that makes binaries"
   flock 9
 fi
-find "$bin" -maxdepth 2 -name '.*.tmp' -delete
+find "$bin" -maxdepth 2 -name '.*.tmp' -prune -exec rm -rf {} +
 if (($# == 0)); then
   set -- k8s cni
 fi
