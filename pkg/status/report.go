@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -16,15 +17,86 @@ type Report struct {
 	Node    string `json:"node"`
 	// Ready tells that this node's pods are served as they should be.
 	Ready bool `json:"ready"`
+	// Host is what this node is, as far as the network is concerned.
+	Host Host `json:"host"`
+	// API is how well the Nodes are known.
+	API API `json:"api"`
 	// Problems are sorted: those that keep the node from being ready come first.
 	Problems []topology.Problem `json:"problems"`
 	// Peers has a row for each pod subnet of another Node.
 	Peers []Peer `json:"peers"`
 	// State is what the host should be like.
 	State topology.State `json:"state"`
+	// Drift is how the kernel and the CNI folder differ from State just now.
+	Drift Drift `json:"drift"`
 	// Pass says when the last pass was, and how long it took.
 	Pass Pass `json:"pass"`
+	// Passes are the last ones, the newest first.
+	Passes []Pass `json:"passes"`
 }
+
+// Host is what this node is, as far as the network is concerned.
+type Host struct {
+	// Router tells that it is no Node, and has no pods.
+	Router bool `json:"router,omitempty"`
+	// Addresses are the Node's InternalIPs, Subnets its pod subnets.
+	Addresses []netip.Addr   `json:"addresses"`
+	Subnets   []netip.Prefix `json:"subnets"`
+	// Uplinks are the links that bear the InternalIPs.
+	Uplinks []Uplink `json:"uplinks"`
+	// MTU is that of the pods in bytes; 0: there is no CNI config yet.
+	MTU int `json:"mtu"`
+	// Encapsulation is never, for there is none.
+	Encapsulation string `json:"encapsulation"`
+	// Bridge is the pods' device, and Ports how many of them are attached to it.
+	Bridge string `json:"bridge"`
+	Ports  int    `json:"ports"`
+	// Config is the path of our CNI config.
+	Config string `json:"config"`
+}
+
+// Uplink is a link by which peers reach this node.
+type Uplink struct {
+	Name string `json:"name"`
+	MTU  int    `json:"mtu"`
+}
+
+// API is how well the Nodes are known.
+type API struct {
+	// Synced tells that there was a full list of Nodes.
+	Synced bool `json:"synced"`
+	// Heard is when the API server last sent anything; zero: never.
+	Heard time.Time `json:"heard,omitzero"`
+	// Error is why it can't be asked just now.
+	Error string `json:"error,omitempty"`
+}
+
+// Drift is how the kernel and the CNI folder differ from what is desired.
+type Drift struct {
+	// Time is when they were looked at; zero: never.
+	Time        time.Time    `json:"time,omitzero"`
+	Differences []Difference `json:"differences"`
+	// Error is why they can't be looked at.
+	Error string `json:"error,omitempty"`
+}
+
+// Difference is one thing that is not as it should be.
+type Difference struct {
+	Kind  plan.Kind `json:"kind"`
+	Fault Fault     `json:"fault"`
+	// Name is the thing as operators write it: ip-route(8), ip-address(8), a path.
+	Name string `json:"name"`
+}
+
+// Fault is what is wrong with a thing.
+type Fault string
+
+// The faults of a thing: not there, there with other values, there and not desired.
+const (
+	Missing  Fault = "missing"
+	Altered  Fault = "altered"
+	Unwanted Fault = "unwanted"
+)
 
 // Pass is one run of the loop.
 type Pass struct {
@@ -43,6 +115,12 @@ type Peer struct {
 	Dev    string            `json:"dev,omitempty"`
 	State  PeerState         `json:"state"`
 	Reason []topology.Reason `json:"reasons,omitempty"`
+	// Detail says why it is in that state, in words; empty where all is well.
+	Detail string `json:"detail,omitempty"`
+	// Since is when its state last changed, as far as this agent knows.
+	Since time.Time `json:"since,omitzero"`
+	// Repaired is when its route was last put back after somebody had taken it away.
+	Repaired time.Time `json:"repaired,omitzero"`
 }
 
 // PeerState is how a peer is doing, in a word.
@@ -55,6 +133,8 @@ const (
 	OffLink  PeerState = "off link"
 	Refused  PeerState = "refused"
 	Failed   PeerState = "failed"
+	// Lost is a peer whose route should be in the kernel and is not.
+	Lost PeerState = "missing"
 )
 
 // Result is what a pass hands over. Reports are made of it only when somebody
@@ -65,7 +145,10 @@ type Result struct {
 	Desired       topology.State
 	Problems      []topology.Problem
 	Ready         bool
+	Host          Host
+	API           API
 	Pass          Pass
+	Passes        []Pass
 }
 
 // Board is where the last Result hangs for all to read.
@@ -94,9 +177,16 @@ func (r *Result) Blocking() []topology.Problem {
 // Report makes the full report of a Result.
 func (r *Result) Report() Report {
 	return Report{
-		Version: r.Version, Node: r.Node, Ready: r.Ready,
-		Problems: nonNil(r.Problems), Peers: nonNil(r.peers()), State: r.Desired, Pass: r.Pass,
+		Version: r.Version, Node: r.Node, Ready: r.Ready, Host: r.Host.lists(), API: r.API,
+		Problems: nonNil(r.Problems), Peers: nonNil(r.peers()), State: r.Desired,
+		Drift: Drift{Differences: []Difference{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
 	}
+}
+
+// lists makes empty lists of none.
+func (h Host) lists() Host {
+	h.Addresses, h.Subnets, h.Uplinks = nonNil(h.Addresses), nonNil(h.Subnets), nonNil(h.Uplinks)
+	return h
 }
 
 // nonNil makes an empty list of none, for JSON.

@@ -43,6 +43,11 @@ func peerRoute(dst, via string) topology.Route {
 func example() *Result {
 	r := &Result{
 		Version: "v1", Node: "node1", Ready: true,
+		Host: Host{
+			Addresses: addrs("192.168.1.11"), Subnets: prefixes("10.244.1.0/24"), Uplinks: []Uplink{{"eth0", 1500}},
+			MTU: 1500, Encapsulation: "never", Bridge: "plainroute0", Ports: 3, Config: "/etc/cni/net.d/10-plainroute.conflist",
+		},
+		API: API{Synced: true, Heard: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 		Nodes: []*topology.Node{
 			{Name: "node1", PodCIDRs: prefixes("10.244.1.0/24"), Addrs: addrs("192.168.1.11")},
 			{Name: "node6", PodCIDRs: prefixes("10.244.6.0/24"), Addrs: addrs("192.168.1.16")},
@@ -74,6 +79,7 @@ func example() *Result {
 		},
 		Pass: Pass{Number: 7, Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Duration: 1500 * time.Microsecond, Changes: 4},
 	}
+	r.Passes = []Pass{r.Pass, {Number: 6, Time: r.Pass.Time.Add(-time.Second), Duration: time.Millisecond}}
 	slices.SortFunc(r.Problems, topology.Problem.Compare)
 	return r
 }
