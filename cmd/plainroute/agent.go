@@ -81,6 +81,9 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint of this key from our own Node")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	offer(cmd, "mode", modeNode, modeRouter)
+	offer(cmd, "log-format", "text", "json")
+	offer(cmd, "log-level", "debug", "info", "warn", "error")
 	return cmd
 }
 

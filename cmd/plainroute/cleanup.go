@@ -63,6 +63,7 @@ Exit codes: 0 done, or nothing was there; 1 failure, and it can be repeated;
 	fs.BoolVar(&f.force, "force", false, "go on while pods are attached; the bridge stays with them")
 	fs.DurationVar(&f.wait, "wait", 0, "how long to wait for an agent on this node to end")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
+	offer(cmd, "output", "table", "json")
 	fs.StringVar(&f.summary, "summary", "", "file for a summary in one line of JSON, such as a termination message")
 	return cmd
 }

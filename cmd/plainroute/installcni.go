@@ -67,6 +67,7 @@ or is not there at all, a warning says so; the exit code is that of success.`,
 	fs.StringSliceVar(&f.Names, "plugins", nil, "names of the plugins to install (default: all in --from)")
 	fs.BoolVar(&f.Force, "force", false, "replace what is newer, what is not stock, and symlinks")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	offer(cmd, "output", "text", "json")
 	return cmd
 }
 

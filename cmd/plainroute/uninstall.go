@@ -74,6 +74,7 @@ func (f *uninstallFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.DryRun, "dry-run", false, "show what would be removed on each node, while agents run too, and change nothing")
 	fs.DurationVar(&f.Timeout, "timeout", 2*time.Minute, "how long to wait after a node last got on")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
+	offer(cmd, "output", "table", "json")
 }
 
 func (f *uninstallFlags) run(cmd *cobra.Command) error {
