@@ -100,6 +100,9 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	if err := forgetStartUp(); err != nil {
+		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
+	}
 	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
 	if store.Lock, err = store.TakeLock(); err != nil {
 		return err

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// What starting took of the program is given back, and the program goes on.
+func TestForgetStartUp(t *testing.T) {
+	before := resident(t)
+	if err := forgetStartUp(); err != nil {
+		t.Fatal(err)
+	}
+	after := resident(t)
+	if after >= before*3/4 {
+		t.Errorf("%d KiB of files are resident, and were %d before", after, before)
+	}
+	if err := rootCommand().Usage(); err != nil { // any work at all
+		t.Error(err)
+	}
+}
+
+// resident returns RssFile of proc_pid_status(5), in KiB.
+func resident(t *testing.T) int {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "RssFile:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
