@@ -1,0 +1,64 @@
+package integration
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// What users of other networks suffer from; docs/pains.md lists it all, with the tests of each.
+
+// "already has an IP address different from": a bridge that an earlier cluster left, with that one's gateway.
+func TestBridgeOfAnEarlierCluster(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t)
+	bridge := &rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}
+	must(t, node.Handle().LinkAdd(bridge))
+	must(t, node.Handle().LinkSetUp(bridge))
+	address := netip.MustParsePrefix("10.99.7.1/24")
+	must(t, node.Handle().AddrAdd(bridge, &rtnl.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}))
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	comesAlive(t, node)
+	pod, err := node.AddPod(ctx, "a")
+	must(t, err)
+	reachesUnchanged(ctx, t, pod.Host, f.pods[0].Host)
+	reachesUnchanged(ctx, t, f.pods[0].Host, pod.Host)
+}
+
+// Whoever holds the lock of iptables holds up neither an agent's start nor its repairs: it never takes it.
+func TestFirewallLockHeld(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	lock, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)
+	must(t, err)
+	defer lock.Close()
+	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	node := f.node(t)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	comesAlive(t, node)
+	nft, err := node.NFT()
+	must(t, err)
+	nft.DelTable(&nftables.Table{Name: topology.Table, Family: nftables.TableFamilyINet})
+	must(t, nft.Flush())
+	for {
+		tables, err := nft.ListTablesOfFamily(nftables.TableFamilyINet)
+		must(t, err)
+		if len(tables) == 1 {
+			break
+		}
+		must(t, ctx.Err())
+		time.Sleep(time.Millisecond)
+	}
+}
