@@ -308,7 +308,7 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	desired, problems := topology.Desired(r.Options, host, view.Nodes, actual)
 	desired, changes, held := r.prune(view, desired, actual)
 	problems = append(problems, held...)
-	result.Desired, result.Problems = desired, problems
+	result.Desired, result.Problems, result.Seen = desired, problems, true
 	r.asking = &result.Desired
 	r.Metrics.observed(actual, result.Desired)
 	return r.rivals.hold(changes), nil

@@ -17,6 +17,8 @@ type Report struct {
 	Node    string `json:"node"`
 	// Ready tells that this node's pods are served as they should be.
 	Ready bool `json:"ready"`
+	// Conditions are what that depends on, as /readyz?verbose lists them.
+	Conditions []Condition `json:"conditions"`
 	// Host is what this node is, as far as the network is concerned.
 	Host Host `json:"host"`
 	// API is how well the Nodes are known.
@@ -145,10 +147,12 @@ type Result struct {
 	Desired       topology.State
 	Problems      []topology.Problem
 	Ready         bool
-	Host          Host
-	API           API
-	Pass          Pass
-	Passes        []Pass
+	// Seen tells that the host was looked at, and Problems hold what was found.
+	Seen   bool
+	Host   Host
+	API    API
+	Pass   Pass
+	Passes []Pass
 }
 
 // Board is where the last Result hangs for all to read.
@@ -177,7 +181,7 @@ func (r *Result) Blocking() []topology.Problem {
 // Report makes the full report of a Result.
 func (r *Result) Report() Report {
 	return Report{
-		Version: r.Version, Node: r.Node, Ready: r.Ready, Host: r.Host.lists(), API: r.API,
+		Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
 		Problems: nonNil(r.Problems), Peers: nonNil(r.peers()), State: r.Desired,
 		Drift: Drift{Differences: []Difference{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
 	}

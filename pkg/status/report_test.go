@@ -42,7 +42,7 @@ func peerRoute(dst, via string) topology.Route {
 // example is a node with a peer in each state.
 func example() *Result {
 	r := &Result{
-		Version: "v1", Node: "node1", Ready: true,
+		Version: "v1", Node: "node1", Ready: true, Seen: true,
 		Host: Host{
 			Addresses: addrs("192.168.1.11"), Subnets: prefixes("10.244.1.0/24"), Uplinks: []Uplink{{"eth0", 1500}},
 			MTU: 1500, Encapsulation: "never", Bridge: "plainroute0", Ports: 3, Config: "/etc/cni/net.d/10-plainroute.conflist",

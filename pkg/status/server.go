@@ -51,17 +51,23 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// readyz says what keeps this node from being ready, a line each.
-func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+// readyz says what keeps this node from being ready, a line each; with ?verbose all
+// that it depends on.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	last := s.Board.Last()
-	if last.Ready {
-		fmt.Fprintln(w, "ok")
-		return
-	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(http.StatusServiceUnavailable)
-	for _, p := range last.Blocking() {
-		fmt.Fprintln(w, p)
+	if !last.Ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	switch {
+	case r.URL.Query().Has("verbose"):
+		writeConditions(w, last.Conditions(), last.Ready)
+	case last.Ready:
+		fmt.Fprintln(w, "ok")
+	default:
+		for _, p := range last.Blocking() {
+			fmt.Fprintln(w, p)
+		}
 	}
 }
 

@@ -24,8 +24,11 @@ const (
 	RouteConflict    Reason = "RouteConflict"    // a foreign route goes before ours
 	RouteFailed      Reason = "RouteFailed"      // the kernel refused a route
 	SettingMissing   Reason = "SettingMissing"   // the kernel lacks a setting that we need
+	SettingFailed    Reason = "SettingFailed"    // a setting can't be made, or does not stay
 	HostUnseen       Reason = "HostUnseen"       // a part of this host can't be read or watched
 	KernelFailed     Reason = "KernelFailed"     // reading or changing the kernel failed
+	TableFailed      Reason = "TableFailed"      // the nftables table can't be written
+	BridgeFailed     Reason = "BridgeFailed"     // the bridge's addresses can't be changed
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours
 	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet

@@ -1,0 +1,72 @@
+package topology
+
+import (
+	"maps"
+	"slices"
+)
+
+// Subject says whose fault a Reason is.
+type Subject int
+
+const (
+	// OfOthers is nothing that could be mended on this node.
+	OfOthers Subject = iota
+	// OfNode is a fault of the Node that the Problem names: ours, or a peer's.
+	OfNode
+	// OfHost is always a fault of this machine, whichever Node suffers from it.
+	OfHost
+)
+
+// reasons has every Reason, whose fault it is, and what to do about it where that is
+// known. Where the Subject is OfOthers no Problem of it keeps a node from being ready.
+var reasons = map[Reason]struct {
+	subject Subject
+	advice  string
+}{
+	NodeMissing:      {OfNode, "Start the kubelet, or give the agent the name under which it has registered (--node-name)."},
+	PodCIDRMissing:   {OfNode, "Run kube-controller-manager with --allocate-node-cidrs and --cluster-cidr, and look whether that range has subnets left; or set spec.podCIDR of the Node."},
+	PodCIDRMalformed: {OfNode, "Delete the Node and let its kubelet register it anew, so that it is given a well-formed podCIDR: a podCIDR can't be changed."},
+	PodCIDRRefused:   {OfNode, "Compare the Node's podCIDR with the agents' --cluster-cidr, --service-cidr and --node-cidr-mask-size-*, and with the networks that the machines are on; delete the Node and let its kubelet register it anew if the podCIDR is wrong."},
+	PodCIDRDisputed:  {OfOthers, "Two Nodes have one podCIDR: delete the Node that has it wrongly, and let its kubelet register it anew."},
+	AddressMissing:   {OfNode, "Give the kubelet the machine's own address (--node-ip), one of each family that has a pod subnet, and see that a link bears it (ip address)."},
+	AddressMalformed: {OfNode, "Correct the Node's InternalIP: the kubelet's --node-ip, or what the cloud's controller writes."},
+	AddressRefused:   {OfNode, "Correct the Node's InternalIP (the kubelet's --node-ip), or the agents' --node-cidr if it leaves that address out."},
+	AddressShared:    {OfOthers, "Two Nodes have one InternalIP: give one of the machines another address, or delete the Node that is left over."},
+	OffLink:          {OfOthers, "Put the Nodes on one network segment, or have the gateway between them route the pod subnets (plainroute agent --mode router)."},
+	RouteConflict:    {OfHost, "Find out who made the route (its protocol says: ip route show table all), and remove it there if nothing needs it; plainroute's own takes over at once."},
+	RouteFailed:      {OfOthers, "Look up what the kernel says about the route; the agent tries again by itself."},
+	SettingMissing:   {OfHost, "Load the kernel's module that brings the setting (modprobe br_netfilter, and a file in /etc/modules-load.d for the next boot), or turn IPv6 on."},
+	SettingFailed:    {OfHost, "Let the agent write /proc/sys/net (in a pod: the mount of the host's), or set the value yourself and keep it by a file in /etc/sysctl.d."},
+	HostUnseen:       {OfHost, "Let the agent read and watch the file or folder that is named; more inotify instances are to be had by fs.inotify.max_user_instances."},
+	KernelFailed:     {OfHost, "Give the agent CAP_NET_ADMIN in the host's network namespace if that is what the kernel refuses; else see the agent's log and the kernel's (dmesg)."},
+	TableFailed:      {OfHost, "See who holds the nftables table `inet plainroute` (nft list tables; a table may be bound to a process), and that the kernel has nf_tables and its NAT."},
+	BridgeFailed:     {OfHost, "See what the pods' bridge bears (ip address show) and who else manages it, such as NetworkManager or systemd-networkd; have them leave it alone."},
+	CNIFailed:        {OfHost, "Make the CNI folder and the run folder writable to the agent, with room left on their file systems."},
+	CNIConflict:      {OfHost, "Remove the other network's CNI config from the node if its network is not wanted any more, and start its pods anew."},
+	APIUnavailable:   {OfHost, "See that the API server is up and this node reaches it, and that the agent's credentials may list and watch nodes. Routes stay as they are meanwhile."},
+	PruneHeld:        {OfOthers, "Nothing, as a rule: what is not wanted any more goes once the list of Nodes is confirmed. If it stays so, see that the API server and its etcd are well."},
+	SubnetChanged:    {OfNode, "Drain the node: its pods still have addresses of its former podCIDR. The CNI config follows once they are gone."},
+	NodeUpdateFailed: {OfNode, "Let the agent patch its own Node as the chart's values nodeCondition and startupTaint do, or leave --node-condition and --startup-taint out."},
+	Contested:        {OfHost, "Find the program that undoes it (ip monitor, nft monitor, auditctl) and have it leave alone what is plainroute's; often it is another pod network, NetworkManager, systemd-networkd or a firewall's script."},
+}
+
+// Reasons returns all there are, sorted.
+func Reasons() []Reason { return slices.Sorted(maps.Keys(reasons)) }
+
+// Subject says whose fault it is.
+func (r Reason) Subject() Subject { return reasons[r].subject }
+
+// Advice says what to do about it, in a sentence or two.
+func (r Reason) Advice() string { return reasons[r].advice }
+
+// Concerns tells whether a Problem is a fault of this node, whose Node has the name:
+// something that is to be mended here, not at a peer.
+func (p Problem) Concerns(node string) bool {
+	switch p.Reason.Subject() {
+	case OfHost:
+		return true
+	case OfNode:
+		return p.Own || p.Node == node
+	}
+	return false
+}
