@@ -77,6 +77,7 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 	r := &NodeReconciler{
 		Options: opts, Nodes: a.nodes, Dataplane: host, Watcher: host, Resync: time.Hour,
 		Board: a.board, Metrics: NewMetrics(a.registry, "test"), Version: "test", diary: o.diary,
+		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
 	if o.herald {
 		a.nodes.Own = "node1"
@@ -84,7 +85,10 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 			t.Fatal(err)
 		}
 	}
-	a.server = (&status.Server{Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true}).HTTP().Handler
+	a.server = (&status.Server{
+		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: a.nodes.API,
+		Look: func() (topology.State, error) { return host.Observe(context.Background()) },
+	}).HTTP().Handler
 	a.run(r, o.config)
 	return a
 }

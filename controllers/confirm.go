@@ -119,6 +119,7 @@ func (s *NodeSource) compare(ctx context.Context) error {
 		raw, err := s.client.Get().Resource("nodes").SetHeader("Accept", namesOnly).
 			VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Raw()
 		if err == nil {
+			s.hear()
 			err = page.decode(raw)
 		}
 		if err != nil {

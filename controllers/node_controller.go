@@ -61,6 +61,8 @@ type NodeReconciler struct {
 	Board   *status.Board
 	Metrics *Metrics
 	Version string
+	// ConfigPath is where our CNI config is, for operators; empty on a router.
+	ConfigPath string
 	// Herald tells the cluster that this node is ready; nil: nobody does.
 	Herald *Herald
 
@@ -74,6 +76,8 @@ type NodeReconciler struct {
 	asking    *topology.State // what this one wants, as far as it has come
 	held      *topology.State // what stays although no Node asks for it
 	heldSince time.Time       // since when, if it waits for a confirmation
+	touched   status.Touched  // by this pass
+	history   status.History
 }
 
 // passClock knows how long the running pass has taken.
@@ -177,7 +181,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	defer r.started.set(time.Time{})
 	view := r.Nodes.View()
 	r.number++
-	result := &status.Result{Version: r.Version, Node: r.Options.NodeName, Nodes: view.Nodes}
+	result := r.account(view)
 	changes, err := 0, error(nil)
 	if view.Synced {
 		changes, err = r.pass(ctx, view, result)
@@ -194,6 +198,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result.Problems = append(result.Problems, r.Herald.problems()...)
 	slices.SortFunc(result.Problems, topology.Problem.Compare)
 	result.Pass = status.Pass{Number: r.number, Time: begin, Duration: time.Since(begin), Changes: changes}
+	result.Passes = status.Recent(r.Board.Last().Passes, result.Pass)
 	result.Ready = len(result.Blocking()) == 0
 	r.publish(ctx, result, view)
 	r.Herald.tell(result.Ready, view.standing)
@@ -283,11 +288,13 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desired topology.State) (int, error) {
 	err := r.Dataplane.Apply(ctx, changes)
 	done := achieved(changes, err)
+	var repairs []plan.Key
 	if r.asked != nil {
-		repairs := done.Repairs(*r.asked, desired)
+		repairs = done.Repairs(*r.asked, desired)
 		r.rivals.repaired(repairs)
 		r.Metrics.repaired(repairs)
 	}
+	touch(&r.touched, done, repairs)
 	r.diary.changes(log.FromContext(ctx), done.Without(r.rivals.fought))
 	return r.Metrics.applied(done), err
 }
@@ -308,7 +315,8 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	desired, problems := topology.Desired(r.Options, host, view.Nodes, actual)
 	desired, changes, held := r.prune(view, desired, actual)
 	problems = append(problems, held...)
-	result.Desired, result.Problems, result.Seen = desired, problems, true
+	result.Desired, result.Problems, result.Seen, result.Known = desired, problems, true, true
+	result.Host = r.hostOf(host, desired)
 	r.asking = &result.Desired
 	r.Metrics.observed(actual, result.Desired)
 	return r.rivals.hold(changes), nil
@@ -318,12 +326,13 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 func (r *NodeReconciler) publish(ctx context.Context, result *status.Result, view View) {
 	logger := log.FromContext(ctx)
 	before := r.Board.Last()
-	r.Board.Publish(result)
-	r.Metrics.reported(result)
 	known := make(map[topology.Problem]bool, len(result.Problems))
 	for _, p := range result.Problems {
 		known[p] = true
 	}
+	r.remember(before, result, known)
+	r.Board.Publish(result)
+	r.Metrics.reported(result)
 	r.diary.problems(logger, "Problem", known, r.known)
 	r.diary.problems(logger, "Problem gone", r.known, known)
 	r.known = known

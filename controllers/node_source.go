@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -39,6 +40,8 @@ type NodeSource struct {
 	ignore labels.Selector
 	notify func()
 	ask    chan struct{} // for a confirmation
+
+	heard atomic.Int64 // when the API server last sent anything, in nanoseconds
 
 	mu        sync.Mutex
 	nodes     []*topology.Node // never changed in place: passes read them
@@ -90,6 +93,8 @@ type View struct {
 	// one did not.
 	Confirmed time.Time
 	Doubt     error
+	// Heard is when the API server last sent anything; zero: never.
+	Heard time.Time
 
 	standing *standing
 }
@@ -100,7 +105,7 @@ func (s *NodeSource) View() View {
 	defer s.mu.Unlock()
 	v := View{
 		Nodes: slices.Clone(s.nodes), Synced: s.synced, Err: s.lastErr, Since: s.pending,
-		Cached: s.cached, Confirmed: s.confirmed, Doubt: s.doubt, standing: s.standing,
+		Cached: s.cached, Confirmed: s.confirmed, Doubt: s.doubt, Heard: s.heardAt(), standing: s.standing,
 	}
 	s.pending = time.Time{}
 	return v
@@ -192,7 +197,7 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 			}
 			reporter := apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "ClientWatchDecoding")
 			stream := newWireStream(body)
-			stream.own = s.Own
+			stream.own, stream.hear = s.Own, s.hear
 			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
 		},
 	}
@@ -213,6 +218,9 @@ func (s *NodeSource) began(opts metav1.ListOptions) {
 // failed remembers why the API server can't be asked, nil: it can. A change of
 // that is news before the first list only; later, what is known still holds.
 func (s *NodeSource) failed(err error) {
+	if err == nil {
+		s.hear()
+	}
 	err = essence(err)
 	s.mu.Lock()
 	news := !s.synced && err != nil && !sameCause(err, s.lastErr)

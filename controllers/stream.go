@@ -24,6 +24,7 @@ type wireStream struct {
 	reads *bufio.Reader
 	frame []byte
 	own   string // the Node of which more is read
+	hear  func() // is told that something came; nil: need not
 }
 
 // newWireStream reads what a server sends for ContentTypeProtobuf with stream=watch.
@@ -38,6 +39,9 @@ func (s *wireStream) Close() { _ = s.body.Close() }
 func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 	if err := s.readFrame(); err != nil {
 		return "", nil, err
+	}
+	if s.hear != nil {
+		s.hear()
 	}
 	var kind string
 	var object []byte

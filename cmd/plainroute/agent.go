@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -109,14 +110,16 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	}
 	defer store.Lock.Close()
 	store.Sweep()
-	kernel, err := dataplane.New(dataplane.Config{
-		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf",
-		CNI: store,
-	})
+	kernel, err := dataplane.New(f.hostConfig(store))
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.manage(cmd.Context(), config, opts, kernel), kernel.Close())
+}
+
+// hostConfig says where what is ours on this host is.
+func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
+	return dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store}
 }
 
 // gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB
@@ -230,6 +233,9 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		Board: &status.Board{}, Metrics: controllers.NewMetrics(metrics.Registry, version), Version: version,
 		Herald: herald,
 	}
+	if !opts.Router {
+		reconciler.ConfigPath = filepath.Join(f.cniConfDir, topology.Conflist)
+	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller: %w", err)
 	}
@@ -251,7 +257,7 @@ func (f *agentFlags) herald(config *rest.Config, opts topology.Options, nodes *c
 // serve opens the listeners at once, so that a taken port is an error at start.
 func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler) error {
 	handlers := map[string]*status.Server{
-		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true},
+		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: r.Nodes.API, Look: f.look},
 		f.metricsListen: {Metrics: metrics.Registry},
 	}
 	if f.metricsListen == f.listen {
@@ -270,4 +276,9 @@ func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controll
 		}
 	}
 	return nil
+}
+
+// look reads the host for who asks, without the lock that only writers need.
+func (f *agentFlags) look() (topology.State, error) {
+	return look(f.hostConfig(cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}))
 }

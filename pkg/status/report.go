@@ -153,6 +153,10 @@ type Result struct {
 	API    API
 	Pass   Pass
 	Passes []Pass
+	// Known tells that Desired has been computed, by this pass or one before.
+	Known bool
+	// History dates what the peers are like; nil: nobody does.
+	History *History
 }
 
 // Board is where the last Result hangs for all to read.
@@ -201,32 +205,64 @@ func nonNil[T any](s []T) []T {
 	return s
 }
 
-func (r *Result) peers() []Peer {
-	reasons := map[string][]topology.Reason{}
+// A plight is what is wrong with a Node.
+type plight struct {
+	reasons []topology.Reason
+	detail  string
+}
+
+func (r *Result) plights() map[string]plight {
+	all := map[string]plight{}
 	for _, p := range r.Problems {
-		reasons[p.Node] = append(reasons[p.Node], p.Reason)
+		node := all[p.Node]
+		node.reasons = append(node.reasons, p.Reason)
+		if node.detail != "" {
+			node.detail += "; "
+		}
+		node.detail += p.Detail
+		all[p.Node] = node
 	}
+	return all
+}
+
+func (r *Result) peers() []Peer {
+	plights := r.plights()
 	var peers []Peer
 	for _, n := range r.Nodes {
 		if n.Name == r.Node {
 			continue
 		}
 		for _, subnet := range n.PodCIDRs {
-			peers = append(peers, r.peer(n, subnet, reasons[n.Name]))
+			peers = append(peers, r.peer(n, subnet, plights[n.Name]))
 		}
 	}
 	slices.SortFunc(peers, func(a, b Peer) int { return topology.ComparePrefix(a.Subnet, b.Subnet) })
+	r.History.date(peers)
 	return peers
 }
 
-func (r *Result) peer(n *topology.Node, subnet netip.Prefix, reasons []topology.Reason) Peer {
-	peer := Peer{Node: n.Name, Subnet: subnet, Reason: reasons, State: Refused}
+// states returns the states of what was touched.
+func (r *Result) states(t Touched) map[row]PeerState {
+	plights := r.plights()
+	states := make(map[row]PeerState, len(t.Nodes)+len(t.Subnets))
+	for _, n := range r.Nodes {
+		for _, subnet := range n.PodCIDRs {
+			if _, routed := t.Subnets[subnet]; routed || t.Nodes[n.Name] {
+				states[row{n.Name, subnet}] = r.peer(n, subnet, plights[n.Name]).State
+			}
+		}
+	}
+	return states
+}
+
+func (r *Result) peer(n *topology.Node, subnet netip.Prefix, is plight) Peer {
+	peer := Peer{Node: n.Name, Subnet: subnet, Reason: is.reasons, Detail: is.detail, State: Refused}
 	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
-	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(reasons, topology.PodCIDRDisputed) {
+	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(is.reasons, topology.PodCIDRDisputed) {
 		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
 	}
 	for _, t := range troubles {
-		if slices.Contains(reasons, t.reason) && (t.state != OffLink || peer.State != OK) {
+		if slices.Contains(is.reasons, t.reason) && (t.state != OffLink || peer.State != OK) {
 			peer.State = t.state
 		}
 	}

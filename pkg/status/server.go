@@ -9,6 +9,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/plainroute/plainroute/pkg/plan"
 )
 
 // Server answers probes, Prometheus and people. It has no secrets to tell.
@@ -18,11 +20,19 @@ type Server struct {
 	Metrics prometheus.Gatherer
 	// Status says whether /healthz, /readyz and /status are served too.
 	Status bool
+	// Look has /status tell what the kernel holds when it is asked; nil: it doesn't.
+	Look Look
+	// API tells how well the Nodes are known when /status is asked; nil: as well as at
+	// the last pass.
+	API func() API
 
 	mu       sync.Mutex
 	reported *Result // that body is of
 	body     []byte
 }
+
+// fresh is for how long a report serves all who ask.
+const fresh = time.Second
 
 // HTTP returns a server that slow or malformed clients can't exhaust.
 func (s *Server) HTTP() *http.Server {
@@ -82,20 +92,46 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(body)
 }
 
-// report gives the last Result as JSON. In a large cluster that is megabytes: it
-// is made once a Result, however many ask, and sent without the lock.
+// report gives the last Result as JSON. In a large cluster that is megabytes, and the
+// kernel tells as much: it is made once a Result and second at most, however many ask,
+// sent without the lock, and forgotten when it is old.
 func (s *Server) report() ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last := s.Board.Last()
-	if s.body != nil && last == s.reported {
+	if s.body != nil && s.Board.Last() == s.reported {
 		return s.body, nil
 	}
-	body, err := json.MarshalIndent(last.Report(), "", "  ")
+	last, report := s.now()
+	body, err := json.MarshalIndent(report, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encoding the report: %w", err)
 	}
 	body = append(body, '\n')
 	s.reported, s.body = last, body
+	time.AfterFunc(fresh, func() { s.forget(body) })
 	return body, nil
+}
+
+// now makes a report of the last Result and of what can be seen at this moment.
+func (s *Server) now() (*Result, Report) {
+	last, drift, changes := s.Board.Last(), Drift{Differences: []Difference{}}, plan.Changes{}
+	if s.Look != nil {
+		last, drift, changes = look(s.Board, s.Look)
+	}
+	report := last.Report()
+	report.Drift = drift
+	lose(report.Peers, changes)
+	if s.API != nil {
+		report.API = s.API()
+	}
+	return last, report
+}
+
+// forget drops a report, unless there is another by now.
+func (s *Server) forget(body []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.body) > 0 && &s.body[0] == &body[0] {
+		s.reported, s.body = nil, nil
+	}
 }

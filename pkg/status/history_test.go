@@ -1,0 +1,169 @@
+package status
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+func at(second int) time.Time { return time.Date(2026, 1, 2, 3, 4, second, 0, time.UTC) }
+
+// passAt is the Result of a pass in which so many peers are fine.
+func passAt(second, peers int, problems ...topology.Problem) *Result {
+	r := &Result{Known: true, Pass: Pass{Time: at(second)}, Problems: problems}
+	for i := range peers {
+		subnet, via := fmt.Sprintf("10.244.%d.0/24", i), fmt.Sprintf("192.168.1.%d", i+1)
+		r.Nodes = append(r.Nodes, &topology.Node{Name: fmt.Sprintf("node%d", i), PodCIDRs: prefixes(subnet), Addrs: addrs(via)})
+		r.Desired.Routes = append(r.Desired.Routes, peerRoute(subnet, via))
+	}
+	return r
+}
+
+func subnetOf(i int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)) }
+
+// dates gives what a History says of each peer, in seconds: since/repaired.
+func dates(h *History, r *Result) string {
+	peers := (&Result{Nodes: r.Nodes, Desired: r.Desired, Problems: r.Problems, History: h}).peers()
+	var words []string
+	for _, p := range peers {
+		word := fmt.Sprint(p.Since.Second())
+		if !p.Repaired.IsZero() {
+			word += fmt.Sprint("/", p.Repaired.Second())
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, " ")
+}
+
+func TestHistory(t *testing.T) {
+	h := &History{}
+	step := func(before, after *Result, want string, touch ...func(*Touched)) {
+		t.Helper()
+		var touched Touched
+		for _, f := range touch {
+			f(&touched)
+		}
+		h.Note(before, after, touched)
+		if got := dates(h, after); got != want {
+			t.Errorf("the peers are there since %q, want %q", got, want)
+		}
+	}
+	route := func(i int) func(*Touched) { return func(t *Touched) { t.Route(subnetOf(i)) } }
+	repair := func(i int) func(*Touched) { return func(t *Touched) { t.Repair(subnetOf(i)) } }
+	node := func(name string) func(*Touched) { return func(t *Touched) { t.Node(name) } }
+	conflict := topology.Problem{Node: "node1", Reason: topology.RouteConflict, Detail: "one"}
+	other := topology.Problem{Node: "node1", Reason: topology.RouteConflict, Detail: "another"}
+
+	first := passAt(1, 2)
+	step(&Result{}, first, "1 1", route(0), route(1))
+	step(first, passAt(2, 2), "1 1")
+	step(first, passAt(3, 2), "1 1/3", route(1), repair(1))
+	step(first, passAt(4, 3), "1 1/3 4", route(2))
+	fought := passAt(5, 3, conflict)
+	step(passAt(4, 3), fought, "1 5/3 4", node("node1"))
+	step(fought, passAt(6, 3, other), "1 5/3 4", node("node1"))
+	step(fought, passAt(7, 3), "1 7/3 4", node("node1"))
+	// The last one leaves, and another of its name is a newcomer.
+	step(passAt(7, 3), passAt(8, 1), "1", route(1), route(2))
+	step(passAt(8, 1), passAt(9, 2), "1 9", route(1))
+}
+
+// What is kept of Nodes that left is bounded.
+func TestHistoryForgets(t *testing.T) {
+	h := &History{}
+	before := passAt(1, 1)
+	h.Note(&Result{}, before, Touched{})
+	for i := range 1000 {
+		after := passAt(2, 1)
+		after.Nodes = append(after.Nodes, &topology.Node{Name: fmt.Sprint("visitor", i), PodCIDRs: prefixes("10.245.0.0/24")})
+		var touched Touched
+		touched.Node(after.Nodes[1].Name)
+		h.Note(before, after, touched)
+		before = after
+	}
+	if len(h.stamps) > 100 {
+		t.Errorf("it remembers %d Nodes of which there are 2", len(h.stamps))
+	}
+}
+
+// A History has nothing to do where nothing was touched, in a cluster of any size.
+func TestQuietPassesCostNothing(t *testing.T) {
+	h := &History{}
+	r := large()
+	r.Known, r.Pass.Time = true, at(1)
+	h.Note(&Result{}, r, Touched{})
+	if n := testing.AllocsPerRun(10, func() { h.Note(r, r, Touched{}) }); n > 0 {
+		t.Errorf("a quiet pass costs %v allocations", n)
+	}
+	if len(h.stamps) > 0 {
+		t.Errorf("of the first pass %d stamps are kept", len(h.stamps))
+	}
+}
+
+// Many who ask have the kernel looked at once a second, and who asks later sees what
+// there is then.
+func TestKernelIsLookedAtOnceASecond(t *testing.T) {
+	s := newServer()
+	r := example()
+	r.Known = true
+	s.Board.Publish(r)
+	looks, heard := 0, at(1)
+	s.API = func() API { return API{Heard: heard} }
+	actual := r.Desired
+	s.Look = func() (topology.State, error) { looks++; return actual, nil }
+	for range 20 {
+		if _, _, body := ask(s, "GET", "/status"); strings.Contains(body, `"missing"`) || !strings.Contains(body, `"heard": "2026-01-02T03:04:01Z"`) {
+			t.Fatal(body)
+		}
+	}
+	if looks != 1 {
+		t.Errorf("the kernel was looked at %d times", looks)
+	}
+	actual.Routes, heard = nil, at(2)
+	deadline := time.Now().Add(10 * fresh)
+	for _, body := "", ""; !strings.Contains(body, `"missing"`); _, _, body = ask(s, "GET", "/status") {
+		if time.Now().After(deadline) {
+			t.Fatal("still what was there before:", body)
+		}
+		time.Sleep(fresh / 10)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !strings.Contains(string(s.body), `"heard": "2026-01-02T03:04:02Z"`) {
+		t.Error("what is heard meanwhile is not told")
+	}
+}
+
+// Probes don't wait for a kernel that is slow to answer.
+func TestProbesDontWaitForALook(t *testing.T) {
+	s := newServer()
+	r := example()
+	r.Known = true
+	s.Board.Publish(r)
+	asked, release := make(chan struct{}), make(chan struct{})
+	s.Look = func() (topology.State, error) {
+		close(asked)
+		<-release
+		return topology.State{}, errors.New("no memory")
+	}
+	answer := make(chan string)
+	go func() {
+		_, _, body := ask(s, "GET", "/status")
+		answer <- body
+	}()
+	<-asked
+	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		if code, _, _ := ask(s, "GET", path); code != 200 {
+			t.Errorf("%s is %d", path, code)
+		}
+	}
+	close(release)
+	if body := <-answer; !strings.Contains(body, `"error": "no memory"`) {
+		t.Error(body)
+	}
+}
