@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/kubernetes"
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // the ways to log in that kubectl knows
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/plainroute/plainroute/pkg/survey"
+)
+
+// workstationFlags are what commands take that speak to a cluster as kubectl does.
+type workstationFlags struct {
+	kubeconfig string
+	context    string
+	namespace  string
+}
+
+func (f *workstationFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: as kubectl, $KUBECONFIG or ~/.kube/config)")
+	fs.StringVar(&f.context, "context", "", "context of the kubeconfig (default: the current one)")
+	fs.StringVarP(&f.namespace, "namespace", "n", "", "namespace of the agents (default: all)")
+}
+
+// connect reads the kubeconfig by kubectl's rules. Requests are not throttled: who asks bounds them.
+func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = f.kubeconfig
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: f.context}
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
+	switch {
+	case clientcmd.IsEmptyConfig(err):
+		return nil, nil, errors.New("there is no kubeconfig: give --kubeconfig FILE or set KUBECONFIG")
+	case err != nil:
+		return nil, nil, fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	config.QPS = -1
+	config.UserAgent = "plainroute/" + version
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a client: %w", err)
+	}
+	return config, client, nil
+}
+
+// clusterFlags are the choices of commands that ask all agents.
+type clusterFlags struct {
+	workstationFlags
+	parallel int
+	timeout  time.Duration
+}
+
+func (f *clusterFlags) register(fs *pflag.FlagSet) {
+	f.workstationFlags.register(fs)
+	fs.IntVar(&f.parallel, "parallel", 32, "how many agents are asked at a time")
+	fs.DurationVar(&f.timeout, "timeout", 5*time.Second, "how long an agent may take to answer")
+}
+
+func (f *clusterFlags) faults() []error {
+	var faults []error
+	if f.parallel < 1 || f.parallel > 1000 {
+		faults = append(faults, fmt.Errorf("--parallel: %d is not between 1 and 1000", f.parallel))
+	}
+	if f.timeout <= 0 {
+		faults = append(faults, fmt.Errorf("--timeout: %s is no time to answer in", f.timeout))
+	}
+	return faults
+}
+
+// survey asks all agents, and says how far it is.
+func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
+	if err := faultsError(f.faults()); err != nil {
+		return nil, err
+	}
+	config, client, err := f.connect()
+	if err != nil {
+		return nil, err
+	}
+	p := newProgress(cmd.ErrOrStderr(), "asking agents")
+	defer p.end()
+	forward := &survey.Forward{Config: config, Client: client}
+	s := survey.Survey{
+		Client: client, Ask: forward.Ask, Namespace: f.namespace,
+		Parallel: f.parallel, Timeout: f.timeout, Progress: p.show,
+	}
+	return s.Run(cmd.Context())
+}
+
+// errUnwell ends a command with exitFailure that has shown what is wrong.
+var errUnwell = errors.New("something is wrong with the cluster, see above")
+
+// clusterStatus is status for all nodes.
+func clusterStatus(cmd *cobra.Command, f *clusterFlags, format survey.Format) error {
+	cluster, err := f.survey(cmd)
+	if err != nil {
+		return err
+	}
+	format.Colour = colourful(cmd.OutOrStdout())
+	if err := cluster.Print(cmd.OutOrStdout(), format); err != nil {
+		return err
+	}
+	if !cluster.OK() {
+		return errUnwell
+	}
+	return nil
+}
