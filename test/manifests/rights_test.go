@@ -111,11 +111,11 @@ func TestContainersAreConfined(t *testing.T) {
 	needed(t)
 	const agent, uninstall, test = "DaemonSet plainroute", "Job plainroute-uninstall", "Pod plainroute-test"
 	usual := map[string]string{
-		agent + ", install-cni": "as 0: /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN /etc/cni/net.d /run/plainroute /proc/sys/net",
+		agent + ", install-cni": "as 0: /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN /etc/cni/net.d /run/plainroute /opt/cni/bin (to read) /proc/sys/net",
 		uninstall + ", uninstall": "as 65534:", test + ", test": "as 65534:",
 	}
 	overriding := map[string]string{
-		agent + ", install-cni": "as 0: DAC_OVERRIDE /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN DAC_OVERRIDE /etc/cni/net.d /run/plainroute /proc/sys/net",
+		agent + ", install-cni": "as 0: DAC_OVERRIDE /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN DAC_OVERRIDE /etc/cni/net.d /run/plainroute /opt/cni/bin (to read) /proc/sys/net",
 		uninstall + ", uninstall": "as 65534:", test + ", test": "as 65534:",
 	}
 	for _, one := range []struct {
@@ -160,6 +160,9 @@ func confinement(t *testing.T, pod *corev1.PodSpec, container *corev1.Container)
 		for _, volume := range pod.Volumes {
 			if volume.Name == mount.Name {
 				text += " " + volume.HostPath.Path
+				if mount.ReadOnly {
+					text += " (to read)"
+				}
 			}
 		}
 	}
