@@ -92,9 +92,6 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
 	return s.Run(cmd.Context())
 }
 
-// errUnwell ends a command with exitFailure that has shown what is wrong.
-var errUnwell = errors.New("something is wrong with the cluster, see above")
-
 // clusterStatus is status for all nodes.
 func clusterStatus(cmd *cobra.Command, f *clusterFlags, format survey.Format) error {
 	cluster, err := f.survey(cmd)
@@ -106,7 +103,7 @@ func clusterStatus(cmd *cobra.Command, f *clusterFlags, format survey.Format) er
 		return err
 	}
 	if !cluster.OK() {
-		return errUnwell
+		return errShown
 	}
 	return nil
 }

@@ -29,17 +29,27 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// errShown ends a command with exitFailure that has shown what is wrong.
+var errShown = errors.New("something is wrong, as shown")
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := rootCommand().ExecuteContext(ctx)
+	root := rootCommand()
+	if isPlugin(os.Args[0]) {
+		asPlugin(root)
+	}
+	err := root.ExecuteContext(ctx)
 	stop()
 	if err == nil {
 		return
 	}
+	if errors.Is(err, errShown) {
+		os.Exit(exitFailure)
+	}
 	fmt.Fprintln(os.Stderr, "plainroute:", err)
 	var usage usageError
 	if errors.As(err, &usage) {
-		fmt.Fprintln(os.Stderr, "Run 'plainroute --help' for usage.")
+		fmt.Fprintf(os.Stderr, "Run '%s --help' for usage.\n", root.DisplayName())
 		os.Exit(exitUsage)
 	}
 	if errors.Is(err, cleanup.ErrRefused) {

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write what is got into the scripts as w
 
 // TestMain makes this binary serve as plainroute too, for the scripts to run.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"plainroute": main})
+	testscript.Main(m, map[string]func(){"plainroute": main, pluginName: main})
 }
 
 // Each script of testdata/script runs the real program, in a folder of its own
