@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // the ways to log in that kubectl knows
 	"k8s.io/client-go/rest"
@@ -89,7 +90,11 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
 		Client: client, Ask: forward.Ask, Namespace: f.namespace,
 		Parallel: f.parallel, Timeout: f.timeout, Progress: p.show,
 	}
-	return s.Run(cmd.Context())
+	cluster, err := s.Run(cmd.Context())
+	if apierrors.IsForbidden(err) && f.namespace == "" {
+		err = fmt.Errorf("%w (of pods, the right to list those in the agents' namespace is enough with --namespace; config/samples/viewer has all it takes)", err)
+	}
+	return cluster, err
 }
 
 // clusterStatus is status for all nodes.

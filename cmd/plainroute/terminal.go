@@ -30,10 +30,10 @@ type progress struct {
 	shown    bool
 }
 
-// Progress is silent for so long, and then speaks so often where nobody looks.
+// Progress is silent for so long, and then speaks so often on a terminal and elsewhere.
 const (
 	quiet  = time.Second
-	repeat = 100 * time.Millisecond
+	often  = 100 * time.Millisecond
 	rarely = 10 * time.Second
 )
 
@@ -46,7 +46,7 @@ func (p *progress) show(done, all int) {
 		return
 	}
 	if p.shown = true; p.terminal {
-		p.next = time.Now().Add(repeat)
+		p.next = time.Now().Add(often)
 		fmt.Fprintf(p.w, "\r\x1b[K%s: %d of %d", p.what, done, all)
 		return
 	}

@@ -56,22 +56,29 @@ type answer struct {
 
 func (a *answer) Close() error { return errors.Join(a.ReadCloser.Close(), a.hangUp()) }
 
-// dial opens a connection by WebSocket, and by SPDY where the API server or a proxy before it knows no WebSockets (those
-// came with Kubernetes 1.30). A refusal is one either way.
+// dial opens a connection by WebSocket, and by SPDY where that fails as kubectl does: an API server or a proxy before it
+// may know no WebSockets (they came with Kubernetes 1.30), and a WebSocket needs the right to get pods/portforward, while
+// older roles have but create.
 func (f *Forward) dial(ctx context.Context, agent *Agent) (httpstream.Connection, error) {
 	to := f.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(agent.Namespace).Name(agent.Pod).SubResource("portforward").URL()
 	conn, err := f.webSocket(ctx, to)
-	var upgrade *httpstream.UpgradeFailureError
-	switch {
-	case errors.As(err, &upgrade):
-		if refusal := apierrors.APIStatus(nil); errors.As(upgrade.Cause, &refusal) && !apierrors.IsBadRequest(upgrade.Cause) {
-			return nil, upgrade.Cause
-		}
-		return f.spdy(ctx, to)
-	case httpstream.IsHTTPSProxyError(err):
-		return f.spdy(ctx, to)
+	if !httpstream.IsUpgradeFailure(err) && !httpstream.IsHTTPSProxyError(err) {
+		return conn, err
 	}
-	return conn, err
+	conn, again := f.spdy(ctx, to)
+	if again != nil && apierrors.IsForbidden(cause(err)) {
+		return nil, cause(err) // SPDY says the same, but as text alone
+	}
+	return conn, again
+}
+
+// cause is what the API server said against an upgrade.
+func cause(err error) error {
+	var failure *httpstream.UpgradeFailureError
+	if errors.As(err, &failure) {
+		return failure.Cause
+	}
+	return err
 }
 
 func (f *Forward) webSocket(ctx context.Context, to *url.URL) (httpstream.Connection, error) {

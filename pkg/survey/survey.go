@@ -26,9 +26,12 @@ type Survey struct {
 	// Parallel is how many agents are asked at a time, and Timeout how long one may take.
 	Parallel int
 	Timeout  time.Duration
-	// Progress, unless nil, is told how many of all agents are done with. It is called by one goroutine at a time.
+	// Progress, unless nil, is told now and then how many of all agents are done with. It is called by one goroutine.
 	Progress func(done, all int)
 }
+
+// tick is how often Progress is told.
+const tick = 100 * time.Millisecond
 
 // maxReport is far more than a Report of 5,000 peers takes, which is 3 MiB.
 const maxReport = 64 << 20
@@ -86,21 +89,25 @@ func (s *Survey) each(ctx context.Context, rows []*Row, do func(context.Context,
 		g.SetLimit(max(s.Parallel, 1))
 		for _, row := range rows {
 			g.Go(func() error {
+				defer func() { finished <- struct{}{} }()
 				ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 				defer cancel()
 				do(ctx, row)
-				finished <- struct{}{}
 				return nil
 			})
 		}
 	}()
-	for i := range rows {
+	tick := time.NewTicker(tick)
+	defer tick.Stop()
+	for done := 0; done < len(rows); {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-finished:
+			done++
+		case <-tick.C:
 			if s.Progress != nil {
-				s.Progress(i+1, len(rows))
+				s.Progress(done, len(rows))
 			}
 		}
 	}
@@ -139,11 +146,11 @@ func (s *Survey) silence(err error, row *Row) (Silence, string) {
 	var no unreadable
 	switch {
 	case apierrors.IsForbidden(err):
-		return Forbidden, fmt.Sprintf("asking the agent needs the right to create pods/portforward in the namespace %s: %v", row.Agent.Namespace, err)
+		return Forbidden, fmt.Sprintf("you lack the right to create pods/portforward in the namespace %s, by which agents are asked (config/samples/viewer has all it takes)", row.Agent.Namespace)
 	case errors.As(err, &no):
 		return Unreadable, fmt.Sprintf("the answer of the agent (%s) is no report that this version can read: %v", row.Agent.Image, no.error)
 	case errors.Is(err, context.DeadlineExceeded):
-		err = fmt.Errorf("none within %s", s.Timeout)
+		err = fmt.Errorf("it runs, and says nothing for %s", s.Timeout)
 	}
 	text := fmt.Sprintf("no answer from the agent: %v", err)
 	if row.NotReady != "" {

@@ -1,0 +1,287 @@
+package survey
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/plainroute/plainroute/pkg/status"
+)
+
+const namespace = "plainroute-system"
+
+// server is a real API server, whose Nodes and pods are stand-ins.
+type server struct {
+	plane *envtest.ControlPlane
+	admin *kubernetes.Clientset
+}
+
+func startServer(t *testing.T) *server {
+	t.Helper()
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		assets = filepath.Join("..", "..", "bin", "k8s")
+	}
+	if _, err := os.Stat(filepath.Join(assets, "kube-apiserver")); err != nil {
+		t.Skipf("%v; `hack/binaries.sh k8s` makes it", err)
+	}
+	s := &server{plane: &envtest.ControlPlane{
+		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
+		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver")},
+	}}
+	s.plane.APIServer.Configure().Set("authorization-mode", "RBAC").Set("disable-admission-plugins", "ServiceAccount")
+	must(t, s.plane.Start())
+	t.Cleanup(func() { must(t, s.plane.Stop()) })
+	var err error
+	s.admin, err = kubernetes.NewForConfig(s.user(t, "admin", "system:masters"))
+	must(t, err)
+	_, err = s.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	must(t, err)
+	return s
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *server) user(t *testing.T, name string, groups ...string) *rest.Config {
+	t.Helper()
+	user, err := s.plane.AddUser(envtest.User{Name: name, Groups: groups}, nil)
+	must(t, err)
+	return user.Config()
+}
+
+// node makes a Node whose kubelet listens on a port of this machine.
+func (s *server) node(t *testing.T, name string, port int, labels map[string]string) {
+	t.Helper()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
+	node, err := s.admin.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{})
+	must(t, err)
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}}
+	node.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(port)
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	_, err = s.admin.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
+	must(t, err)
+}
+
+// agent makes a pod of an agent with a state of its container, listening on a port.
+func (s *server) agent(t *testing.T, node string, port int, state corev1.ContainerState) {
+	t.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "plainroute-" + node, Labels: map[string]string{"app.kubernetes.io/name": "plainroute"}},
+		Spec: corev1.PodSpec{NodeName: node, HostNetwork: true, Containers: []corev1.Container{{
+			Name: "agent", Image: "plainroute:1", Env: []corev1.EnvVar{{Name: "PLAINROUTE_LISTEN", Value: "127.0.0.1:" + strconv.Itoa(port)}},
+		}}},
+	}
+	pod, err := s.admin.CoreV1().Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{})
+	must(t, err)
+	pod.Status.Phase = corev1.PodRunning
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "agent", State: state}}
+	_, err = s.admin.CoreV1().Pods(namespace).UpdateStatus(t.Context(), pod, metav1.UpdateOptions{})
+	must(t, err)
+}
+
+func up() corev1.ContainerState {
+	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
+}
+
+// agentOn is an agent that says that it is on a node; wait delays what it says.
+func agentOn(t *testing.T, node string, wait time.Duration) (port int) {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(wait):
+		case <-r.Context().Done():
+		}
+		_ = json.NewEncoder(w).Encode(status.Report{Version: "v1", Node: node, Ready: true})
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return portOn(t, server.Listener)
+}
+
+func portOn(t *testing.T, l net.Listener) int {
+	t.Helper()
+	address, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		t.Fatalf("%s has no port", l.Addr())
+	}
+	return address.Port
+}
+
+// closed is a port on which nobody listens.
+func closed(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return portOn(t, l)
+}
+
+// TestSurvey asks agents by way of a real API server and a stand-in for kubelets.
+func TestSurvey(t *testing.T) {
+	s := startServer(t)
+	s.populate(t)
+	all := s.user(t, "admin", "system:masters")
+
+	t.Run("all there is to hear", func(t *testing.T) {
+		got := told(t, s.survey(t, all, "", 2*time.Second))
+		for _, want := range []string{
+			"answers: v1",
+			"closed: NoAnswer: no answer from the agent: nothing listens on port",
+			"crashes: NotRunning: the agent does not run: CrashLoopBackOff: back-off 5m0s; it last ended with exit code 2 (kubectl -n plainroute-system logs plainroute-crashes -p)",
+			"hangs: NoAnswer: no answer from the agent: it runs, and says nothing for 2s",
+			"impostor: Unreadable: the answer of the agent (plainroute:1) is no report that this version can read: it is that of node answers",
+			"none: NoAgent: no agent runs here",
+			"other: Unreadable: the answer of the agent (plainroute:1) is no report that this version can read: invalid character",
+			"virtual: NotManaged: no agent is meant to run here: the Node is labelled type=virtual-kubelet",
+		} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %q in:\n%s", want, got)
+			}
+		}
+	})
+	t.Run("in another namespace", func(t *testing.T) {
+		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent") {
+			t.Errorf("got:\n%s", got)
+		}
+	})
+	t.Run("interrupted", func(t *testing.T) { s.interrupted(t, all) })
+	t.Run("rights", s.rights)
+}
+
+func (s *server) populate(t *testing.T) {
+	port := kubelet(t)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello") }))
+	t.Cleanup(other.Close)
+	for node, state := range map[string]struct {
+		port  int
+		state corev1.ContainerState
+	}{
+		"answers":  {agentOn(t, "answers", 0), up()},
+		"closed":   {closed(t), up()},
+		"crashes":  {1, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 5m0s"}}},
+		"hangs":    {agentOn(t, "hangs", time.Minute), up()},
+		"impostor": {agentOn(t, "answers", 0), up()},
+		"other":    {portOn(t, other.Listener), up()},
+	} {
+		s.node(t, node, port, nil)
+		s.agent(t, node, state.port, state.state)
+	}
+	s.node(t, "none", port, nil)
+	s.node(t, "virtual", port, map[string]string{"type": "virtual-kubelet"})
+	pod, err := s.admin.CoreV1().Pods(namespace).Get(t.Context(), "plainroute-crashes", metav1.GetOptions{})
+	must(t, err)
+	pod.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 2}
+	_, err = s.admin.CoreV1().Pods(namespace).UpdateStatus(t.Context(), pod, metav1.UpdateOptions{})
+	must(t, err)
+}
+
+func (s *server) by(t *testing.T, config *rest.Config, namespace string, timeout time.Duration) *Survey {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(config)
+	must(t, err)
+	forward := &Forward{Config: config, Client: client}
+	return &Survey{Client: client, Ask: forward.Ask, Namespace: namespace, Parallel: 3, Timeout: timeout}
+}
+
+func (s *server) survey(t *testing.T, config *rest.Config, namespace string, timeout time.Duration) *Cluster {
+	t.Helper()
+	c, err := s.by(t, config, namespace, timeout).Run(t.Context())
+	must(t, err)
+	return c
+}
+
+// told is what each Node has to say, a line each.
+func told(t *testing.T, c *Cluster) string {
+	t.Helper()
+	var text strings.Builder
+	for i := range c.Nodes {
+		row := &c.Nodes[i]
+		if row.Report != nil {
+			fmt.Fprintf(&text, "%s: %s\n", row.Node, row.Version())
+			continue
+		}
+		fmt.Fprintf(&text, "%s: %s: %s\n", row.Node, row.Silence, row.Detail)
+	}
+	return text.String()
+}
+
+// interrupted ends at once, though an agent hangs.
+func (s *server) interrupted(t *testing.T, config *rest.Config) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer time.AfterFunc(time.Second, cancel).Stop()
+	start := time.Now()
+	_, err := s.by(t, config, "", time.Minute).Run(ctx)
+	if took := time.Since(start); !errors.Is(err, context.Canceled) || took > 10*time.Second {
+		t.Errorf("got %v after %s, want that it was cancelled at once", err, took)
+	}
+}
+
+// rights are added one by one, and what is missing is said in words.
+func (s *server) rights(t *testing.T) {
+	user := s.user(t, "viewer", "plainroute-viewers")
+	_, err := s.by(t, user, "", time.Second).Run(t.Context())
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `cannot list resource`) {
+		t.Errorf("got %v without any right", err)
+	}
+	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes", "pods"}, Verbs: []string{"list"}})
+	wait(t, func() string {
+		got, err := s.by(t, user, "", time.Second).Run(t.Context())
+		if err != nil {
+			return err.Error()
+		}
+		return told(t, got)
+	}, "answers: Forbidden: you lack the right to create pods/portforward in the namespace plainroute-system")
+	for _, verb := range []string{"create", "get"} { // older roles have but the first, and WebSockets want both
+		s.grant(t, verb, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/portforward"}, Verbs: []string{verb}})
+		wait(t, func() string { return told(t, s.survey(t, user, namespace, time.Second)) }, "answers: v1\n")
+	}
+}
+
+func (s *server) grant(t *testing.T, name string, rule rbacv1.PolicyRule) {
+	t.Helper()
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: []rbacv1.PolicyRule{rule}}
+	_, err := s.admin.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{})
+	must(t, err)
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "Group", Name: "plainroute-viewers"}},
+	}
+	_, err = s.admin.RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{})
+	must(t, err)
+}
+
+// wait asks until the answer has in it what is wanted: rights take effect a little later.
+func wait(t *testing.T, ask func() string, want string) {
+	t.Helper()
+	got := ""
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if got = ask(); strings.Contains(got, want) {
+			return
+		}
+	}
+	t.Errorf("no %q in:\n%s", want, got)
+}
