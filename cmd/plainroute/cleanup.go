@@ -108,7 +108,9 @@ func (f *cleanupFlags) validate(cmd *cobra.Command) error {
 }
 
 func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Result, error) {
-	host, err := f.open(cmd.Context(), store)
+	host, err := openHost(cmd.Context(), dataplane.Config{
+		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store,
+	})
 	if err != nil {
 		return cleanup.Result{DryRun: f.dryRun}, err
 	}
@@ -132,15 +134,15 @@ func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
 	return facts, state, err
 }
 
-// open finds out the bridge's name by what bears our mark, so that nobody has to
-// remember the agent's flags.
-func (f *cleanupFlags) open(ctx context.Context, store cni.Store) (host, error) {
-	name := f.bridge
-	if name == "" {
-		name = topology.Bridge
+// openHost finds out the bridge's name, if the config has none, by what bears our mark,
+// so that nobody has to remember the agent's flags.
+func openHost(ctx context.Context, config dataplane.Config) (host, error) {
+	given := config.Bridge != ""
+	if !given {
+		config.Bridge = topology.Bridge
 	}
 	for {
-		kernel, err := dataplane.New(dataplane.Config{Bridge: name, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
+		kernel, err := dataplane.New(config)
 		if err != nil {
 			return host{}, err
 		}
@@ -149,13 +151,13 @@ func (f *cleanupFlags) open(ctx context.Context, store cni.Store) (host, error) 
 			return host{}, errors.Join(fmt.Errorf("observing the kernel: %w", err), kernel.Close())
 		}
 		found := bridgeOf(state)
-		if f.bridge != "" || found == "" || found == name {
+		if given || found == "" || found == config.Bridge {
 			return host{kernel}, nil
 		}
 		if err := kernel.Close(); err != nil {
 			return host{}, err
 		}
-		name = found
+		config.Bridge = found
 	}
 }
 

@@ -17,6 +17,9 @@ func isTerminal(w io.Writer) bool {
 
 // colourful tells whether what is written there may have colours (https://no-color.org).
 func colourful(w io.Writer) bool {
+	if s, ok := w.(*screen); ok {
+		w = s.out
+	}
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(w)
 }
 

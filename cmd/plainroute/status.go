@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/survey"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// statusFlags are the choices of the status command.
+type statusFlags struct {
+	clusterFlags
+	cluster    bool
+	listen     string
+	bridge     string
+	runDir     string
+	cniConfDir string
+	procSys    string
+	output     string
+	problems   bool
+	watch      bool
+	interval   time.Duration
+}
+
+func statusCommand() *cobra.Command {
+	f := &statusFlags{}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what this node or the cluster is like, what is wrong, and what to do",
+		Long: `status asks the agent of the node that it runs on: what this node is, what is
+wrong and what to do about it, how the kernel differs at this moment from what
+it should be like, and how each peer is doing. It needs no API server. Where no
+agent answers, it shows what bears plainroute's mark on the node.
+
+A peer is ok; or missing: its route is not in the kernel; conflict: the kernel
+prefers somebody else's route; off link: it is behind a gateway; refused: what
+its Node claims can't be; failed: the kernel refused the route.
+
+With --cluster it asks all agents, from any workstation with a kubeconfig.
+
+Exit codes: 0 all is well; 1 something is wrong with this node or a peer (with
+--cluster: with any node), or there is no answer; 2 wrong flags or arguments.
+With --watch, as of the last look.`,
+		Example: `  # On a node, or in the agent's pod
+  plainroute status
+  kubectl exec -n plainroute-system ds/plainroute -- /plainroute status
+
+  # What is wrong, rewritten every two seconds
+  plainroute status --problems --watch
+
+  # The whole cluster
+  plainroute status --cluster
+
+  # The Nodes that this one has no good route to
+  plainroute status --problems -o name`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	f.clusterFlags.register(fs)
+	fs.BoolVar(&f.cluster, "cluster", false, "ask the agents of all nodes, through the API server")
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
+	fs.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge, if no agent answers (default: the one that our CNI config or our table names, else "+topology.Bridge+")")
+	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, if no agent answers")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder of CNI configs, if no agent answers")
+	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings, if no agent answers")
+	fs.StringVarP(&f.output, "output", "o", "table", strings.Join(status.Outputs, ", ")+"; with --cluster also matrix")
+	offer(cmd, "output", survey.Outputs...)
+	fs.BoolVar(&f.problems, "problems", false, "show only peers, or with --cluster nodes, with which something is wrong")
+	fs.BoolVarP(&f.watch, "watch", "w", false, "look again and again until interrupted")
+	fs.DurationVar(&f.interval, "interval", 2*time.Second, "how often --watch looks")
+	return cmd
+}
+
+func (f *statusFlags) run(cmd *cobra.Command) error {
+	if err := f.validate(cmd); err != nil {
+		return err
+	}
+	show := f.showNode
+	if f.cluster {
+		show = func(cmd *cobra.Command) error {
+			return clusterStatus(cmd, &f.clusterFlags, survey.Format{Output: f.output, Problems: f.problems})
+		}
+	}
+	if f.watch {
+		return watch(cmd, f.interval, f.output == "yaml", show)
+	}
+	return show(cmd)
+}
+
+func (f *statusFlags) validate(cmd *cobra.Command) error {
+	faults := environment(cmd.Flags())
+	faults = append(faults, f.faults()...)
+	if f.bridge != "" {
+		faults = append(faults, checkBridge(f.bridge)...)
+	}
+	outputs := status.Outputs
+	if f.cluster {
+		outputs = survey.Outputs
+	}
+	if !slices.Contains(outputs, f.output) {
+		faults = append(faults, fmt.Errorf("--output: %q is none of %s", f.output, strings.Join(outputs, ", ")))
+	}
+	if f.interval < 100*time.Millisecond {
+		faults = append(faults, fmt.Errorf("--interval: %s is less than 100ms", f.interval))
+	}
+	for _, err := range []error{
+		checkListen("listen", f.listen), checkPath("run-dir", f.runDir), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys),
+	} {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return faultsError(faults)
+}
+
+// showNode shows this node once.
+func (f *statusFlags) showNode(cmd *cobra.Command) error {
+	view := f.view(cmd.Context())
+	err := view.Print(cmd.OutOrStdout(), status.Format{Output: f.output, Problems: f.problems, Colour: colourful(cmd.OutOrStdout())})
+	if err != nil {
+		return err
+	}
+	if !view.OK() {
+		return errShown
+	}
+	return nil
+}
+
+// view asks the agent, and where it doesn't answer the kernel.
+func (f *statusFlags) view(ctx context.Context) *status.View {
+	report, err := askAgent(ctx, f.listen, f.timeout)
+	if err != nil {
+		return status.Silent(err.Error(), f.held(ctx), time.Now())
+	}
+	return status.Answered(*report, time.Now())
+}
+
+// held looks for what bears our mark.
+func (f *statusFlags) held(ctx context.Context) status.Held {
+	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
+	held := status.Held{Locked: store.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
+	host, err := openHost(ctx, dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
+	if err == nil {
+		var facts topology.Host
+		facts, held.State, err = host.Look(ctx)
+		held.Ports = facts.Ports
+		err = errors.Join(err, host.Close())
+	}
+	if err != nil {
+		held.Error = err.Error()
+	}
+	return held
+}
+
+// maxReport is more than the report of any cluster takes: some 500 bytes a peer.
+const maxReport = 256 << 20
+
+// askAgent gets the report of the agent that listens there.
+func askAgent(ctx context.Context, listen string, patience time.Duration) (*status.Report, error) {
+	if listen == "" {
+		return nil, errors.New("it listens nowhere (--listen is empty)")
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	where := url.URL{Scheme: "http", Host: reachable(listen), Path: "/status", RawQuery: "pretty=false"}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, where.String(), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Accept", "application/json")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // and no proxy
+	answer, err := client.Do(request)
+	if err != nil {
+		return nil, essence(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxReport))
+	if err != nil {
+		return nil, fmt.Errorf("reading what %s says: %w", where.Host, err)
+	}
+	report := &status.Report{}
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s says %s: %.200s", where.Host, answer.Status, body)
+	}
+	if err := json.Unmarshal(body, report); err != nil {
+		return nil, fmt.Errorf("%s is no agent, or one of another version: %w", where.Host, err)
+	}
+	return report, nil
+}
+
+// essence leaves out what we asked for: that is known.
+func essence(err error) error {
+	var request *url.Error
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return errors.New("it takes too long (--timeout)")
+	case errors.As(err, &request):
+		return request.Err
+	}
+	return err
+}
+
+// reachable is where to reach who listens there: who does on all addresses, does on
+// this one.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if addr, err := netip.ParseAddr(host); host != "" && (err != nil || !addr.IsUnspecified()) {
+		return listen
+	}
+	return net.JoinHostPort("localhost", port)
+}

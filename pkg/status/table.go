@@ -1,0 +1,298 @@
+package status
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// table says who this node is, what is wrong and what to do, and then lists the peers.
+func (v *View) table(w *bytes.Buffer, f Format) error {
+	if v.Silence != "" {
+		return v.silent(w, f)
+	}
+	v.identity(w, f)
+	v.problems(w, f)
+	v.differences(w, f)
+	if f.Output == "wide" {
+		v.wide(w)
+	}
+	return v.peerTable(w, f)
+}
+
+// none stands for what is not known.
+const none = "-"
+
+// fact writes a line of what is known.
+func fact(w *bytes.Buffer, name, format string, args ...any) {
+	fmt.Fprintf(w, "  %-11s %s\n", name, Printable(fmt.Sprintf(format, args...)))
+}
+
+func (v *View) identity(w *bytes.Buffer, f Format) {
+	who := "Node " + Printable(v.Node)
+	if v.Host.Router {
+		who = "Router"
+	}
+	verdict := f.paint(green, "ready")
+	if !v.Ready {
+		verdict = f.paint(red, "not ready")
+	}
+	fmt.Fprintf(w, "%s: %s (plainroute %s)\n", who, verdict, Printable(cmp.Or(v.Version, "of unknown version")))
+	h := &v.Host
+	if !h.Router {
+		fact(w, "addresses", "%s", list(h.Addresses))
+		fact(w, "subnets", "%s", list(h.Subnets))
+		uplinks := make([]string, len(h.Uplinks))
+		for i, u := range h.Uplinks {
+			uplinks[i] = fmt.Sprintf("%s (MTU %d)", u.Name, u.MTU)
+		}
+		fact(w, "uplinks", "%s", list(uplinks))
+		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", count(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
+		fact(w, "CNI config", "%s", v.config())
+	}
+	fact(w, "API server", "%s", v.api())
+	fact(w, "last pass", "%s ago in %s, %s", v.age(v.Pass.Time), v.Pass.Duration.Round(10*time.Microsecond), count(v.Pass.Changes, "change"))
+	fact(w, "kernel", "%s", v.kernel())
+}
+
+// config says what our CNI config is like.
+func (v *View) config() string {
+	if v.State.CNI == nil {
+		return "none yet: the node is not Ready in the cluster until there is one"
+	}
+	for _, d := range v.Drift.Differences {
+		if d.Name == v.Host.Config {
+			return v.Host.Config + ", " + string(d.Fault)
+		}
+	}
+	return v.Host.Config
+}
+
+func (v *View) api() string {
+	said := "has sent nothing yet"
+	if !v.API.Heard.IsZero() {
+		said = "heard of " + v.age(v.API.Heard) + " ago"
+	}
+	if !v.API.Synced {
+		said += "; there was no list of Nodes yet"
+	}
+	if v.API.Error != "" {
+		said += "; can't be asked just now: " + v.API.Error
+	}
+	return said
+}
+
+// kernel says whether the host is as it should be.
+func (v *View) kernel() string {
+	switch n := len(v.Drift.Differences); {
+	case v.Drift.Error != "":
+		return "can't be looked at: " + v.Drift.Error
+	case v.Drift.Time.IsZero():
+		return "what should be there is not known yet"
+	case n > 0:
+		return count(n, "difference") + ", " + v.age(v.Drift.Time) + " ago"
+	}
+	return "as it should be, " + v.age(v.Drift.Time) + " ago"
+}
+
+// few is how many lines of a kind are shown: of what thousands of peers have in common, some.
+const few = 10
+
+// problems says what is wrong, this node's own troubles first, and what to do about
+// each kind.
+func (v *View) problems(w *bytes.Buffer, f Format) {
+	if len(v.Problems) == 0 {
+		return
+	}
+	var order []topology.Reason
+	of := map[topology.Reason][]topology.Problem{}
+	for _, p := range v.Problems {
+		if of[p.Reason] == nil {
+			order = append(order, p.Reason)
+		}
+		of[p.Reason] = append(of[p.Reason], p)
+	}
+	fmt.Fprintf(w, "\nPROBLEMS (%d)\n", len(v.Problems))
+	for _, reason := range order {
+		for i, p := range of[reason] {
+			if i == few && f.Output != "wide" {
+				fmt.Fprintf(w, "  and %d more with %s: -o wide has them\n", len(of[reason])-i, Printable(string(reason)))
+				break
+			}
+			colour := yellow
+			if p.Own {
+				colour = red
+			}
+			fmt.Fprintln(w, f.paint(colour, "  "+Printable(p.String())))
+		}
+		if advice := reason.Advice(); advice != "" {
+			fmt.Fprintf(w, "    -> %s\n", advice)
+		}
+	}
+}
+
+// differences says how the host differs from what it should be like.
+func (v *View) differences(w *bytes.Buffer, f Format) {
+	all := v.Drift.Differences
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\nDIFFERENCES (%d)\n", len(all))
+	for i, d := range all {
+		if i == few && f.Output != "wide" {
+			fmt.Fprintf(w, "  and %d more: -o wide has them\n", len(all)-i)
+			break
+		}
+		fmt.Fprintln(w, f.paint(red, fmt.Sprintf("  %-8s %s", Printable(string(d.Fault)), Printable(string(d.Kind)+" "+d.Name))))
+	}
+	fmt.Fprintf(w, "    -> The agent puts things right within moments; what stays so, somebody undoes (ip monitor, nft monitor), or the agent's log says why.\n")
+}
+
+// wide lists what this node needs, and how the last passes went.
+func (v *View) wide(w *bytes.Buffer) {
+	if len(v.Conditions) > 0 {
+		fmt.Fprintln(w, "\nCONDITIONS")
+	}
+	for _, c := range v.Conditions {
+		fmt.Fprintf(w, "  %-15s %s\n", Printable(c.Name), Printable(strings.TrimSuffix(string(c.State)+": "+c.Detail, ": ")))
+	}
+	if len(v.Passes) > 0 {
+		fmt.Fprintln(w, "\nPASSES")
+	}
+	for _, p := range v.Passes[:min(len(v.Passes), few)] {
+		fmt.Fprintf(w, "  %-8d %s  %s, %s\n", p.Number, p.Time.UTC().Format(time.RFC3339), p.Duration.Round(10*time.Microsecond), count(p.Changes, "change"))
+	}
+}
+
+func (v *View) peerTable(w *bytes.Buffer, f Format) error {
+	peers := v.peers(f)
+	fmt.Fprintf(w, "\n%s\n", v.tally())
+	if len(peers) == 0 {
+		return nil
+	}
+	header := []string{"NODE", "SUBNET", "NEXT-HOP", "DEV", "STATE", "SINCE", "LAST-REPAIR", "REASON"}
+	if f.Output == "wide" {
+		header = append(header, "DETAIL")
+	}
+	rows := make([][]string, len(peers))
+	for i := range peers {
+		rows[i] = v.cells(&peers[i], f)
+	}
+	return aligned(w, header, rows, func(i int, line string) string { return f.paint(peers[i].colour(), line) })
+}
+
+func (v *View) cells(p *Peer, f Format) []string {
+	reasons := make([]string, len(p.Reason))
+	for i, r := range p.Reason {
+		reasons[i] = string(r)
+	}
+	cells := []string{
+		Printable(p.Node), p.Subnet.String(), orNone(p.Via), cmp.Or(Printable(p.Dev), none), Printable(string(p.State)),
+		v.age(p.Since), v.age(p.Repaired), cmp.Or(Printable(strings.Join(reasons, ",")), none),
+	}
+	if f.Output == "wide" {
+		cells = append(cells, cmp.Or(Printable(p.Detail), none))
+	}
+	return cells
+}
+
+// tally is the peers in a line.
+func (v *View) tally() string {
+	states := map[PeerState]int{}
+	for _, p := range v.Peers {
+		states[p.State]++
+	}
+	words := []string{fmt.Sprintf("PEERS: %d of %d ok", states[OK], len(v.Peers))}
+	delete(states, OK)
+	for state, n := range states {
+		words = append(words, fmt.Sprintf("%d %s", n, Printable(string(state))))
+	}
+	slices.Sort(words[1:])
+	return strings.Join(words, ", ")
+}
+
+// aligned writes rows in columns, and paints each line as a whole.
+func aligned(w *bytes.Buffer, header []string, rows [][]string, paint func(int, string) string) error {
+	var plain bytes.Buffer
+	columns := tabwriter.NewWriter(&plain, 0, 0, 3, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
+		_, _ = columns.Write([]byte(strings.Join(row, "\t") + "\n"))
+	}
+	if err := columns.Flush(); err != nil {
+		return err
+	}
+	i := -1
+	for line := range strings.Lines(plain.String()) {
+		line = strings.TrimRight(line, " \n")
+		if i >= 0 {
+			line = paint(i, line)
+		}
+		w.WriteString(line + "\n")
+		i++
+	}
+	return nil
+}
+
+// age is as kubectl writes it. What was a little in the future was just now.
+func (v *View) age(then time.Time) string {
+	if then.IsZero() {
+		return none
+	}
+	return duration.HumanDuration(max(v.now.Sub(then), 0))
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return strconv.Itoa(n) + " " + what + "s"
+}
+
+func list[T any](all []T) string {
+	words := make([]string, len(all))
+	for i, x := range all {
+		words[i] = fmt.Sprint(x)
+	}
+	return cmp.Or(strings.Join(words, ", "), none)
+}
+
+func orNone[T comparable](x T) string {
+	var zero T
+	if x == zero {
+		return none
+	}
+	return fmt.Sprint(x)
+}
+
+// The colours of a terminal, by ECMA-48's SGR.
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+func (p *Peer) colour() string {
+	switch p.State {
+	case OK:
+		return ""
+	case Conflict, OffLink, Refused:
+		return yellow
+	}
+	return red
+}
+
+func (f Format) paint(colour, text string) string {
+	if !f.Colour || colour == "" {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}

@@ -1,0 +1,193 @@
+package status
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// now is when the golden views are looked at.
+func now() time.Time { return at(5).Add(10 * time.Minute) }
+
+// busy is the View of a node with a peer in each state, one route that was lost, and
+// one that was put back.
+func busy() *View {
+	r := example()
+	r.Known, r.Seen = true, true
+	r.History = &History{
+		first: at(0),
+		stamps: map[row]stamp{
+			{"node3", netip.MustParsePrefix("10.244.3.0/24")}: {since: at(5).Add(8 * time.Minute).UnixNano()},
+			{"node6", netip.MustParsePrefix("10.244.6.0/24")}: {repaired: at(4).UnixNano()},
+		},
+	}
+	actual := r.Desired
+	actual.Routes = actual.Routes[:1:1] // but that of our own subnet
+	actual.Routes = append(actual.Routes, peerRoute("10.244.2.0/24", "192.168.1.99"), r.Desired.Routes[2], r.Desired.Routes[3], peerRoute("10.244.99.0/24", "192.168.1.99"), r.Desired.Routes[4])
+	actual.Masquerade = nil
+	report := r.Report()
+	changes := plan.Diff(r.Desired, actual)
+	report.Drift = Drift{Time: now(), Differences: Differences(changes, actual, r.Host.Config)}
+	lose(report.Peers, changes)
+	return Answered(report, now())
+}
+
+// calm is the View of a node with nothing to complain of.
+func calm() *View {
+	r := passAt(5, 4)
+	r.Version, r.Node, r.Ready, r.Seen, r.Host, r.API = "v1", "node1", true, true, example().Host, example().API
+	r.History = &History{first: at(0)}
+	r.Desired.CNI = example().Desired.CNI
+	report := r.Report()
+	report.Drift.Time = now()
+	return Answered(report, now())
+}
+
+// unready is the View of a node that has no Nodes yet.
+func unready() *View {
+	r := &Result{Version: "v1", Node: "node1", Problems: []topology.Problem{{
+		Reason: topology.APIUnavailable, Own: true, Detail: "waiting for the first list of Nodes; routes stay as they are: dial tcp 10.0.0.1:6443: connection refused",
+	}}, API: API{Error: "dial tcp 10.0.0.1:6443: connection refused"}, Host: Host{Encapsulation: "never", Bridge: "plainroute0"}, Pass: Pass{Number: 1, Time: at(0)}}
+	return Answered(r.Report(), now())
+}
+
+// forsaken is the View of a node without an agent.
+func forsaken() *View {
+	held := Held{State: example().Desired, Ports: 1, Config: "/etc/cni/net.d/10-plainroute.conflist"}
+	held.State.Bridge = "plainroute0"
+	held.State.Addresses = []topology.Address{{Dev: "plainroute0", Prefix: netip.MustParsePrefix("10.244.1.1/24")}}
+	return Silent("dial tcp 127.0.0.1:9472: connect: connection refused", held, now())
+}
+
+func TestViews(t *testing.T) {
+	views := map[string]func() *View{"busy": busy, "calm": calm, "unready": unready, "forsaken": forsaken}
+	for name, view := range views {
+		for _, output := range Outputs {
+			for _, problems := range []bool{false, true} {
+				file := name + "." + output
+				if problems {
+					file = name + "-problems." + output
+				}
+				var got bytes.Buffer
+				if err := view().Print(&got, Format{Output: output, Problems: problems}); err != nil {
+					t.Fatal(err)
+				}
+				compare(t, filepath.Join("testdata", "view", file), got.Bytes())
+			}
+		}
+		if ok := view().OK(); ok != (name == "calm") {
+			t.Errorf("%s is ok: %t", name, ok)
+		}
+	}
+}
+
+func compare(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: got:\n%s\nwant:\n%s", file, got, want)
+	}
+}
+
+// Colours are put around lines, so that columns stay where they are.
+func TestColoursLeaveTheTextAlone(t *testing.T) {
+	for _, output := range []string{"table", "wide"} {
+		var plain, colour bytes.Buffer
+		if err := busy().Print(&plain, Format{Output: output}); err != nil {
+			t.Fatal(err)
+		}
+		if err := busy().Print(&colour, Format{Output: output, Colour: true}); err != nil {
+			t.Fatal(err)
+		}
+		text := colour.String()
+		if !strings.Contains(text, "\x1b[31m  node2") && !strings.Contains(text, "\x1b[31mnode2") {
+			t.Errorf("a missing route isn't red:\n%s", text)
+		}
+		for _, code := range []string{"\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"} {
+			text = strings.ReplaceAll(text, code, "")
+		}
+		if text != plain.String() {
+			t.Errorf("with colours:\n%s\nwithout:\n%s", text, plain.String())
+		}
+	}
+}
+
+// What an agent says, and so what anybody who can write a Node says, reaches no
+// terminal as a command, whichever the format.
+func TestHostileWords(t *testing.T) {
+	const evil = "a\x1b[2J\x1b]0;x\a\u009b31m\u202ename\r\nfake\tline\x7f\u2028\U000e0001"
+	r := busy().Report
+	r.Node, r.Version, r.API.Error = evil, evil, evil
+	r.Host.Bridge, r.Host.Config, r.Host.Uplinks = evil, evil, []Uplink{{Name: evil}}
+	r.Drift.Error, r.Drift.Differences = evil, []Difference{{Kind: evil, Fault: evil, Name: evil}}
+	r.Problems = []topology.Problem{{Node: evil, Reason: evil, Detail: evil}}
+	r.Conditions = []Condition{{Name: evil, State: evil, Detail: evil}}
+	for i := range r.Peers {
+		p := &r.Peers[i]
+		p.Node, p.Dev, p.State, p.Detail, p.Reason = evil, evil, evil, evil, []topology.Reason{evil}
+	}
+	held := Held{State: example().Desired, Config: evil}
+	held.State.Bridge, held.State.CNI.Bridge = evil, evil
+	held.State.Routes[1].Dev = evil
+	for _, view := range []*View{Answered(r, now()), Silent(evil, held, now()), Silent(evil, Held{Error: evil}, now())} {
+		for _, output := range Outputs {
+			var got bytes.Buffer
+			if err := view.Print(&got, Format{Output: output}); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range got.String() {
+				if c != '\n' && !unicode.IsPrint(c) {
+					t.Errorf("-o %s prints %U:\n%q", output, c, got.String())
+					break
+				}
+			}
+			for line := range strings.Lines(got.String()) {
+				if strings.HasPrefix(line, "fake") {
+					t.Errorf("-o %s has a line that is not ours: %q", output, line)
+				}
+			}
+			var back View
+			if output == "json" && (json.Unmarshal(got.Bytes(), &back) != nil || back.Silence == "" && back.Node != evil) {
+				t.Errorf("JSON reads back as %q", back.Node)
+			}
+		}
+	}
+}
+
+// Of what thousands have in common, some lines are enough; wide has all.
+func TestManyProblemsAreShort(t *testing.T) {
+	v := calm()
+	for i := range 5000 {
+		v.Problems = append(v.Problems, topology.Problem{Node: fmt.Sprint("node", i), Reason: topology.OffLink, Detail: "behind a gateway"})
+		v.Drift.Differences = append(v.Drift.Differences, Difference{plan.KindRoute, Missing, fmt.Sprint("route", i)})
+	}
+	lines := map[string]int{}
+	for _, output := range []string{"table", "wide"} {
+		var got bytes.Buffer
+		if err := v.Print(&got, Format{Output: output}); err != nil {
+			t.Fatal(err)
+		}
+		lines[output] = bytes.Count(got.Bytes(), []byte("\n"))
+	}
+	if lines["table"] > 60 || lines["wide"] < 10000 {
+		t.Errorf("there are %v lines", lines)
+	}
+}
