@@ -146,7 +146,7 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 
 // view asks the agent, and where it doesn't answer the kernel.
 func (f *statusFlags) view(ctx context.Context) *status.View {
-	report, err := askAgent(ctx, f.listen, f.timeout)
+	report, err := askAgent(ctx, f.listen, f.timeout, f.output == "json" || f.output == "yaml")
 	if err != nil {
 		return status.Silent(err.Error(), f.held(ctx), time.Now())
 	}
@@ -173,8 +173,8 @@ func (f *statusFlags) held(ctx context.Context) status.Held {
 // maxReport is more than the report of any cluster takes: some 500 bytes a peer.
 const maxReport = 256 << 20
 
-// askAgent gets the report of the agent that listens there.
-func askAgent(ctx context.Context, listen string, patience time.Duration) (*status.Report, error) {
+// askAgent gets the report of the agent that listens there, as decode has it.
+func askAgent(ctx context.Context, listen string, patience time.Duration, whole bool) (*status.Report, error) {
 	if listen == "" {
 		return nil, errors.New("it listens nowhere (--listen is empty)")
 	}
@@ -196,14 +196,32 @@ func askAgent(ctx context.Context, listen string, patience time.Duration) (*stat
 	if err != nil {
 		return nil, fmt.Errorf("reading what %s says: %w", where.Host, err)
 	}
-	report := &status.Report{}
 	if answer.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%s says %s: %.200s", where.Host, answer.Status, body)
 	}
-	if err := json.Unmarshal(body, report); err != nil {
+	report, err := decode(body, whole)
+	if err != nil {
 		return nil, fmt.Errorf("%s is no agent, or one of another version: %w", where.Host, err)
 	}
 	return report, nil
+}
+
+// decode reads a report. Unless it is to be whole, that is without what each route and
+// setting should be like, for among thousands of peers that is half of the time.
+func decode(body []byte, whole bool) (*status.Report, error) {
+	if whole {
+		report := &status.Report{}
+		return report, json.Unmarshal(body, report)
+	}
+	var some struct {
+		status.Report
+		State struct {
+			CNI *topology.CNI `json:"cni"`
+		} `json:"state"`
+	}
+	err := json.Unmarshal(body, &some)
+	some.Report.State.CNI = some.State.CNI
+	return &some.Report, err
 }
 
 // essence leaves out what we asked for: that is known.
