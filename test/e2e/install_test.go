@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 )
@@ -76,6 +78,26 @@ func (s *story) install(ctx context.Context, t *testing.T) {
 	took := s.installed(ctx, t)
 	t.Logf("%s install to all nodes Ready: %.1f s (the goal on a quiet machine is 15 s)", *install, took.Seconds())
 	await(ctx, t, "the agents", s.cluster.rolledOut)
+	if _, isHelm := s.product.(helm); isHelm {
+		await(ctx, t, "the condition of each Node", func(ctx context.Context) error { return s.cluster.conditions(ctx, true) })
+	}
+}
+
+// conditions is nil if all Nodes have the condition that agents keep by nodeCondition, or none has it.
+func (c *cluster) conditions(ctx context.Context, want bool) error {
+	list, err := c.api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("listing nodes: %w", err)
+	}
+	for _, one := range list.Items {
+		has := slices.ContainsFunc(one.Status.Conditions, func(condition corev1.NodeCondition) bool {
+			return condition.Type == corev1.NodeNetworkUnavailable && condition.Status == corev1.ConditionFalse
+		})
+		if has != want {
+			return fmt.Errorf("node %s has NetworkUnavailable=False: %t, want %t", one.Name, has, want)
+		}
+	}
+	return nil
 }
 
 // installAgain leaves the product installed, and nothing of the tests.
@@ -99,7 +121,7 @@ func (h helm) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.run(ctx, "install", productName, h.chart(), "--set-json=clusterCIDR="+string(ranges))
+	return h.run(ctx, "install", productName, h.chart(), "--set-json=clusterCIDR="+string(ranges), "--set=nodeCondition=true")
 }
 
 func (h helm) upgrade(ctx context.Context) error {

@@ -21,6 +21,7 @@ func (s *story) uninstall(ctx context.Context, t *testing.T) {
 	if found != "" {
 		t.Errorf("still in the API:\n%s", found)
 	}
+	must(t, s.cluster.conditions(ctx, false))
 	s.leftNodes(ctx, t)
 }
 
