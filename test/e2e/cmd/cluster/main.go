@@ -74,7 +74,7 @@ func binFolder() (string, error) {
 }
 
 // socketVariable tells commands that `cluster run` runs where their cluster is.
-const socketVariable = "PLAINROUTE_CLUSTER"
+const socketVariable = "CLUSTER_SOCKET"
 
 // socket is where the cluster listens: the one that we were started in, else the one of `cluster up`.
 func socket() (string, error) {
