@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,8 +20,11 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/plainroute/plainroute/pkg/status"
@@ -242,7 +246,7 @@ func (s *server) interrupted(t *testing.T, config *rest.Config) {
 
 // rights are added one by one, and what is missing is said in words.
 func (s *server) rights(t *testing.T) {
-	user := s.user(t, "viewer", "plainroute-viewers")
+	user := s.user(t, "user", "users")
 	_, err := s.by(t, user, "", time.Second).Run(t.Context())
 	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `cannot list resource`) {
 		t.Errorf("got %v without any right", err)
@@ -255,9 +259,42 @@ func (s *server) rights(t *testing.T) {
 		}
 		return told(t, got)
 	}, "answers: Forbidden: you lack the right to create pods/portforward in the namespace plainroute-system")
-	for _, verb := range []string{"create", "get"} { // older roles have but the first, and WebSockets want both
-		s.grant(t, verb, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/portforward"}, Verbs: []string{verb}})
-		wait(t, func() string { return told(t, s.survey(t, user, namespace, time.Second)) }, "answers: v1\n")
+	s.grant(t, "create", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/portforward"}, Verbs: []string{"create"}})
+	wait(t, func() string { return told(t, s.survey(t, user, namespace, time.Second)) }, "answers: v1\n")
+
+	s.apply(t, filepath.Join("..", "..", "config", "samples", "viewer", "viewer.yaml"))
+	viewer := s.user(t, "viewer", "plainroute-viewers")
+	wait(t, func() string {
+		got, err := s.by(t, viewer, namespace, time.Second).Run(t.Context())
+		if err != nil {
+			return err.Error()
+		}
+		return told(t, got)
+	}, "answers: v1\n")
+	if _, err := s.by(t, viewer, "", time.Second).Run(t.Context()); !apierrors.IsForbidden(err) {
+		t.Errorf("got %v for a viewer who asks for the pods of all namespaces", err)
+	}
+}
+
+// apply makes all objects of a file, those with a namespace in that of the agents.
+func (s *server) apply(t *testing.T, file string) {
+	t.Helper()
+	text, err := os.Open(file)
+	must(t, err)
+	defer text.Close()
+	client, err := ctrlclient.New(s.user(t, "admin", "system:masters"), ctrlclient.Options{})
+	must(t, err)
+	for documents := yaml.NewYAMLOrJSONDecoder(text, 4096); ; {
+		var o unstructured.Unstructured
+		err := documents.Decode(&o)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		must(t, err)
+		if !strings.HasPrefix(o.GetKind(), "Cluster") {
+			o.SetNamespace(namespace)
+		}
+		must(t, client.Create(t.Context(), &o))
 	}
 }
 
@@ -268,7 +305,7 @@ func (s *server) grant(t *testing.T, name string, rule rbacv1.PolicyRule) {
 	must(t, err)
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "Group", Name: "plainroute-viewers"}},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "Group", Name: "users"}},
 	}
 	_, err = s.admin.RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{})
 	must(t, err)

@@ -27,6 +27,7 @@ func TestServerTakesAll(t *testing.T) {
 		"Helm, default":      helm(t, `clusterCIDR=["10.244.0.0/16"]`),
 		"Helm, everything":   helm(t, everything...),
 		"kustomize, router":  kustomize(t, choice{resources: []string{"samples/router"}}),
+		"kustomize, viewer":  kustomize(t, choice{resources: []string{"samples/viewer"}}),
 		"kustomize, k3s":     kustomize(t, choice{resources: []string{"samples/k3s"}}),
 		"kustomize, default": kustomize(t, choice{resources: []string{"default"}, components: []string{"node-condition", "startup-taint", "metrics"}}),
 		"kustomize, remove":  kustomize(t, choice{resources: []string{"uninstall"}}),
