@@ -94,7 +94,7 @@ e2e: bin/cluster ## Install, use, upgrade and remove it on a cluster of real kub
 	((code == 0)) && $(MAKE) e2e-run
 
 .PHONY: e2e-run
-e2e-run: e2e-assets
+e2e-run: e2e-assets build
 	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
 	@hack/e2e.sh $(E2E) || [[ $$? == 75 ]]
 
@@ -103,7 +103,7 @@ bin/cluster:
 	@$(PATIENTLY) "compiling the cluster" $(GOBUILD) -o $@ ./test/e2e/cmd/cluster
 
 .PHONY: e2e-kind
-e2e-kind: e2e-images ## The same on kind, for those who have Docker, kind and kubectl. It was run nowhere yet.
+e2e-kind: e2e-images build ## The same on kind, for those who have Docker, kind and kubectl. It was run nowhere yet.
 	@hack/binaries.sh helm coredns ingress
 	@$(MAKE) image PLATFORMS=linux/$(shell go env GOARCH)
 	@# What the e2e tests upgrade to: the same again, under another name and version.
