@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
@@ -27,6 +28,8 @@ import (
 // statusFlags are the choices of the status command.
 type statusFlags struct {
 	clusterFlags
+	// node are the flags that an agent has too, and that the environment may set as it does there.
+	node       *pflag.FlagSet
 	cluster    bool
 	listen     string
 	bridge     string
@@ -40,7 +43,7 @@ type statusFlags struct {
 }
 
 func statusCommand() *cobra.Command {
-	f := &statusFlags{}
+	f := &statusFlags{node: pflag.NewFlagSet("node", pflag.ContinueOnError)}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what this node or the cluster is like, what is wrong, and what to do",
@@ -76,11 +79,12 @@ With --watch, as of the last look.`,
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)
 	fs.BoolVar(&f.cluster, "cluster", false, "ask the agents of all nodes, through the API server")
-	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
-	fs.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge, if no agent answers (default: the one that our CNI config or our table names, else "+topology.Bridge+")")
-	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, if no agent answers")
-	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder of CNI configs, if no agent answers")
-	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings, if no agent answers")
+	f.node.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
+	f.node.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge, if no agent answers (default: the one that our CNI config or our table names, else "+topology.Bridge+")")
+	f.node.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, if no agent answers")
+	f.node.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder of CNI configs, if no agent answers")
+	f.node.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings, if no agent answers")
+	fs.AddFlagSet(f.node)
 	fs.StringVarP(&f.output, "output", "o", "table", strings.Join(status.Outputs, ", ")+"; with --cluster also matrix")
 	offer(cmd, "output", survey.Outputs...)
 	fs.BoolVar(&f.problems, "problems", false, "show only peers, or with --cluster nodes, with which something is wrong")
@@ -90,7 +94,7 @@ With --watch, as of the last look.`,
 }
 
 func (f *statusFlags) run(cmd *cobra.Command) error {
-	if err := f.validate(cmd); err != nil {
+	if err := f.validate(); err != nil {
 		return err
 	}
 	show := f.showNode
@@ -105,9 +109,8 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 	return show(cmd)
 }
 
-func (f *statusFlags) validate(cmd *cobra.Command) error {
-	faults := environment(cmd.Flags())
-	faults = append(faults, f.faults()...)
+func (f *statusFlags) validate() error {
+	faults := append(environment(f.node), f.faults()...)
 	if f.bridge != "" {
 		faults = append(faults, checkBridge(f.bridge)...)
 	}
@@ -137,6 +140,9 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 	err := view.Print(cmd.OutOrStdout(), status.Format{Output: f.output, Problems: f.problems, Colour: colourful(cmd.OutOrStdout())})
 	if err != nil {
 		return err
+	}
+	if view.Silence != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), "Is this no node? `plainroute status --cluster` asks the agents of all nodes, from wherever kubectl works.")
 	}
 	if !view.OK() {
 		return errShown
