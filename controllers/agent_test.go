@@ -48,6 +48,7 @@ type agentOptions struct {
 	edit   func(*topology.Options)
 	host   func(*memoryHost) // changes it before the agent runs
 	herald bool              // with all that it can tell
+	events *Events           // nil: none are told
 	diary  *diary            // nil: one that goes by the machine's clock
 }
 
@@ -79,6 +80,7 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 		Board: a.board, Metrics: NewMetrics(a.registry, "test"), Version: "test", diary: o.diary,
 		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
+	r.Events = o.events
 	if o.herald {
 		a.nodes.Own = "node1"
 		if r.Herald, err = NewHerald(o.config, "node1", true, startup); err != nil {

@@ -65,6 +65,8 @@ type NodeReconciler struct {
 	ConfigPath string
 	// Herald tells the cluster that this node is ready; nil: nobody does.
 	Herald *Herald
+	// Events tells of this node's faults by Events of its Node; nil: nobody does.
+	Events *Events
 
 	number    int64
 	failures  int
@@ -127,6 +129,11 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if r.Herald != nil {
 		r.Herald.notify = func() { signal(news) }
 		if err := mgr.Add(r.Herald); err != nil {
+			return err
+		}
+	}
+	if r.Events != nil {
+		if err := mgr.Add(r.Events); err != nil {
 			return err
 		}
 	}
@@ -202,6 +209,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result.Ready = len(result.Blocking()) == 0
 	r.publish(ctx, result, view)
 	r.Herald.tell(result.Ready, view.standing)
+	r.Events.tell(result)
 	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), r.diary.wait(), inhabitedWait(result.Problems))}, nil
 }
 

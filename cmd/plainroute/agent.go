@@ -41,6 +41,7 @@ type agentFlags struct {
 	resync        time.Duration
 	nodeCondition bool
 	startupTaint  string
+	events        bool
 	logFormat     string
 	logLevel      string
 }
@@ -80,6 +81,7 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.DurationVar(&f.resync, "resync", time.Minute, "period of the slow audit, which heals what the kernel does not announce")
 	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of our own Node False")
 	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint of this key from our own Node")
+	fs.BoolVar(&f.events, "events", true, "tell of this node's faults by Events of its Node")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	offer(cmd, "mode", modeNode, modeRouter)
@@ -228,10 +230,14 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return err
 	}
+	events, err := f.tellEvents(config, opts)
+	if err != nil {
+		return err
+	}
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: nodes, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
 		Board: &status.Board{}, Metrics: controllers.NewMetrics(metrics.Registry, version), Version: version,
-		Herald: herald,
+		Herald: herald, Events: events,
 	}
 	if !opts.Router {
 		reconciler.ConfigPath = filepath.Join(f.cniConfDir, topology.Conflist)
@@ -252,6 +258,14 @@ func (f *agentFlags) herald(config *rest.Config, opts topology.Options, nodes *c
 	}
 	nodes.Own = opts.NodeName
 	return controllers.NewHerald(config, opts.NodeName, f.nodeCondition, f.startupTaint)
+}
+
+// tellEvents makes what tells them; a router has no Node to tell of.
+func (f *agentFlags) tellEvents(config *rest.Config, opts topology.Options) (*controllers.Events, error) {
+	if !f.events || opts.Router {
+		return nil, nil
+	}
+	return controllers.NewEvents(config, opts.NodeName)
 }
 
 // serve opens the listeners at once, so that a taken port is an error at start.

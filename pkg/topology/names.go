@@ -38,6 +38,13 @@ const (
 	// agent keeps.
 	ConditionReason = "PlainrouteReady"
 
+	// EventReady is the reason of the Event that tells that what Events told of our own
+	// Node is over. Those of the others are Problems' Reasons.
+	EventReady Reason = "PodNetworkReady"
+
+	// EventSource is what Events of an agent name as their source.
+	EventSource = "plainroute"
+
 	// Network is the name of the CNI network that our config describes; host-local
 	// keeps its leases in a folder of that name.
 	Network = "plainroute"
