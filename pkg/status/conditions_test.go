@@ -1,6 +1,7 @@
 package status
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -89,5 +90,26 @@ func TestRoutersConditions(t *testing.T) {
 	}
 	if got, want := strings.Join(names, " "), "api-list settings kernel routes uncontested"; got != want {
 		t.Errorf("a router's conditions are %s, want %s", got, want)
+	}
+}
+
+// docs/events.md lists the conditions, and the reasons against each.
+func TestPageOfConditions(t *testing.T) {
+	content, err := os.ReadFile("../../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(content), "## Readiness in detail")
+	for _, c := range criteria {
+		var reasons []string
+		for _, r := range c.reasons {
+			reasons = append(reasons, "`"+string(r)+"`")
+		}
+		begin, end := "| `"+c.name+"` | ", " | "+strings.Join(reasons, ", ")+" |"
+		if !slices.ContainsFunc(strings.Split(table, "\n"), func(row string) bool {
+			return strings.HasPrefix(row, begin) && strings.HasSuffix(row, end)
+		}) {
+			t.Errorf("the page has no row %s...%s", begin, end)
+		}
 	}
 }

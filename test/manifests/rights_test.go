@@ -21,20 +21,21 @@ import (
 // What each may do in the cluster is what docs/security.md says, and grows only with what is asked for.
 func TestRightsAreFew(t *testing.T) {
 	needed(t)
-	agent := []string{"cluster: list watch nodes", "default: create patch events events.k8s.io"}
+	const events = "default: create patch events events.k8s.io"
 	for _, test := range []struct {
 		name   string
 		values []string
 		more   []string
 	}{
-		{name: "default"},
-		{name: "node condition", values: []string{"nodeCondition=true"}, more: []string{"cluster: patch nodes/status"}},
-		{name: "start-up taint", values: []string{`startupTaint="plainroute/starting"`}, more: []string{"cluster: patch nodes"}},
-		{name: "everything", values: everything, more: []string{"cluster: patch nodes", "cluster: patch nodes/status"}},
+		{name: "default", more: []string{events}},
+		{name: "no Events", values: []string{"events=false"}},
+		{name: "node condition", values: []string{"nodeCondition=true"}, more: []string{"cluster: patch nodes/status", events}},
+		{name: "start-up taint", values: []string{`startupTaint="plainroute/starting"`}, more: []string{"cluster: patch nodes", events}},
+		{name: "everything", values: everything, more: []string{"cluster: patch nodes", "cluster: patch nodes/status", events}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			all := helm(t, append([]string{`clusterCIDR=["10.244.0.0/16"]`}, test.values...)...)
-			want := slices.Sorted(slices.Values(append(test.more, agent...)))
+			want := slices.Sorted(slices.Values(append(test.more, "cluster: list watch nodes")))
 			if diff := cmp.Diff(want, rightsOf(t, all, "plainroute")); diff != "" {
 				t.Errorf("rights of agents, wanted (-) and rendered (+):\n%s", diff)
 			}

@@ -1,0 +1,41 @@
+package topology
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// docs/events.md has a row for each Reason that can be told as an Event, with the advice that
+// the Event gives, and no other.
+func TestPageOfEvents(t *testing.T) {
+	content, err := os.ReadFile("../../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(content), "## Reasons")
+	table, _, _ = strings.Cut(table, "## ")
+	rows := 1 // PodNetworkReady
+	for _, r := range Reasons() {
+		begin, end := fmt.Sprintf("\n| `%s` | ", r), " | "+r.Advice()+" |\n"
+		i := strings.Index(table, begin)
+		if r.Subject() == OfOthers {
+			if i >= 0 {
+				t.Errorf("the page has %s, which is not told as an Event", r)
+			}
+			continue
+		}
+		rows++
+		if i < 0 {
+			t.Errorf("the page lacks %s", r)
+			continue
+		}
+		if row, _, _ := strings.Cut(table[i+1:], "\n"); !strings.HasSuffix(row+"\n", end) {
+			t.Errorf("the page says\n%s\nof %s, and not what to do as the Event has it:\n%s", row, r, r.Advice())
+		}
+	}
+	if got := strings.Count(table, "\n| `"); got != rows || !strings.Contains(table, "\n| `"+string(EventReady)+"` |") {
+		t.Errorf("the page has %d rows, want %d, the last one of %s", got, rows, EventReady)
+	}
+}
