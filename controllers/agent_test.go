@@ -38,6 +38,7 @@ type agent struct {
 	log      *logBook
 	nodes    *NodeSource
 	server   http.Handler
+	loop     *NodeReconciler
 	ended    chan error // the manager's last word
 }
 
@@ -87,6 +88,7 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 			t.Fatal(err)
 		}
 	}
+	a.loop = r
 	a.server = (&status.Server{
 		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: a.nodes.API,
 		Look: func() (topology.State, error) { return host.Observe(context.Background()) },

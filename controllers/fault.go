@@ -17,6 +17,18 @@ type cniError struct{ err error }
 func (e *cniError) Error() string { return e.err.Error() }
 func (e *cniError) Unwrap() error { return e.err }
 
+// partFailure is an error of Apply that concerns one kind of things on this node.
+type partFailure interface {
+	error
+	FailedKind() plan.Kind
+}
+
+// partReasons say what is wrong when a kind of change fails.
+var partReasons = map[plan.Kind]topology.Reason{
+	plan.KindSysctl: topology.SettingFailed, plan.KindTable: topology.TableFailed,
+	plan.KindAddress: topology.BridgeFailed, plan.KindBridge: topology.BridgeFailed,
+}
+
 // failedRoutes returns the routes that an error of Apply names.
 func failedRoutes(err error) map[topology.Route]bool {
 	failed := map[topology.Route]bool{}
@@ -111,11 +123,14 @@ func ownFailure(e error) topology.Problem {
 	p := topology.Problem{Reason: topology.KernelFailed, Own: true}
 	var route RouteFailure
 	var conf *cniError
+	var part partFailure
 	switch {
 	case errors.As(e, &route):
 		e = fmt.Errorf("changing routes: %w", errors.Unwrap(route))
 	case errors.As(e, &conf):
 		p.Reason = topology.CNIFailed
+	case errors.As(e, &part):
+		p.Reason = partReasons[part.FailedKind()]
 	}
 	p.Detail = advise(e)
 	return p
@@ -139,6 +154,8 @@ func advise(err error) string {
 	switch {
 	case errors.Is(err, syscall.EROFS):
 		return err.Error() + " (mount it writable into the agent's pod)"
+	case errors.Is(err, syscall.EPERM) && concerns(err, plan.KindTable):
+		return err.Error() + " (the agent needs CAP_NET_ADMIN, and nobody else may hold the table)"
 	case errors.Is(err, syscall.EPERM) && !errors.As(err, new(*cniError)):
 		return err.Error() + " (the agent needs CAP_NET_ADMIN)"
 	case errors.Is(err, fs.ErrPermission):
@@ -147,4 +164,10 @@ func advise(err error) string {
 		return err.Error() + " (the file system is full)"
 	}
 	return err.Error()
+}
+
+// concerns tells whether an error is about a kind of things.
+func concerns(err error, kind plan.Kind) bool {
+	var part partFailure
+	return errors.As(err, &part) && part.FailedKind() == kind
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -31,7 +32,8 @@ type memoryHost struct {
 
 	refusedRoutes                map[netip.Prefix]error
 	refusedFacts, refusedObserve error
-	refusedApply                 error // of all that needs CAP_NET_ADMIN
+	holds                        atomic.Pointer[chan struct{}] // Apply, until it is closed
+	refusedApply                 error                         // of all that needs CAP_NET_ADMIN
 	refusedCNI                   error
 	forgetful                    bool // takes settings without an error, and keeps none
 	refusedWatch                 chan error
@@ -124,6 +126,9 @@ func (e *routeError) FailedRoute() topology.Route { return e.route }
 
 // Apply makes the changes in the order of their fields.
 func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
+	if hold := h.holds.Load(); hold != nil {
+		<-*hold
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tries = append(h.tries, time.Now())

@@ -45,7 +45,7 @@ type Kernel struct {
 	dumper  *netlink.Conn   // reads routes
 	writer  *netlink.Conn   // writes routes
 	nft     *nftables.Conn  // our table
-	nftPID  uint32          // the port of nft, by which its echoes are known
+	nftConn *netlink.Conn   // its socket, whose port tells its echoes
 	ruleset *netlink.Conn   // asks for nftables' generation
 	events  []*netlink.Conn // notifications, subscribed to before the first read
 
@@ -103,7 +103,7 @@ func (k *Kernel) open() error {
 		return err
 	}
 	k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		k.nftPID = c.PID()
+		k.nftConn = c
 		return errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(receiveBuffer))
 	}))
 	return err
@@ -239,15 +239,16 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	}
 	var errs []error
 	for _, s := range c.Sysctls {
-		errs = append(errs, k.writeSysctl(s))
+		errs = append(errs, part(plan.KindSysctl, k.writeSysctl(s)))
 	}
-	errs = append(errs, k.addAddresses(c.AddAddresses), k.writeTable(c.Table), k.changeSets(c.Widen), k.releaseNew())
+	errs = append(errs, k.addAddresses(c.AddAddresses), part(plan.KindTable, k.writeTable(c.Table)),
+		part(plan.KindTable, k.changeSets(c.Widen)), k.releaseNew())
 	own := errors.Join(errs...)
 
 	routes := k.applyRoutes(c)
-	own = errors.Join(own, k.deleteAddresses(c.DeleteAddresses), k.deleteBridge(c.DeleteBridge))
+	own = errors.Join(own, k.deleteAddresses(c.DeleteAddresses), part(plan.KindBridge, k.deleteBridge(c.DeleteBridge)))
 	if routes == nil {
-		own = errors.Join(own, k.changeSets(c.Narrow), k.deleteTable(c.DeleteTable))
+		own = errors.Join(own, part(plan.KindTable, k.changeSets(c.Narrow)), part(plan.KindTable, k.deleteTable(c.DeleteTable)))
 	}
 	k.cover(k.masquerade)
 	if errors.Is(routes, unix.EPERM) {

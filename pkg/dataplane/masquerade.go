@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -169,10 +170,26 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 // flush sends what was queued as one transaction, and knows its outcome.
 func (k *Kernel) flush(outcome *topology.Masquerade) error {
 	if err := k.nft.Flush(); err != nil {
-		return wrapNFT(err)
+		return wrapNFT(errors.Join(err, k.drain()))
 	}
 	k.masquerade = outcome
 	return nil
+}
+
+// drain throws away what the kernel says of a transaction that it refused: one error for
+// each message, of which google/nftables reads no more than the first that says EPERM.
+// It would take the others for answers to what is asked next, for ever. They are there
+// once the transaction has been sent.
+func (k *Kernel) drain() error {
+	const long = 10 * time.Millisecond
+	deadline := time.Now().Add(long)
+	if err := k.nftConn.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	for time.Now().Before(deadline) {
+		_, _ = k.nftConn.Receive() // errors are what it is about
+	}
+	return k.nftConn.SetReadDeadline(time.Time{})
 }
 
 func wrapNFT(err error) error {

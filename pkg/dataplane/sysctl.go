@@ -47,6 +47,16 @@ func (k *Kernel) writeSysctl(s plan.Sysctl) error {
 	if err != nil {
 		return fmt.Errorf("setting %s=%s: %w", s.Path, s.Value, err)
 	}
-	k.sysctls[s.Path] = s.Value
+	return k.verifySysctl(s)
+}
+
+// verifySysctl looks whether the setting has stayed: a file that is mounted over it, by
+// a sandbox say, takes any value and changes nothing.
+func (k *Kernel) verifySysctl(s plan.Sysctl) error {
+	delete(k.sysctls, s.Path)
+	k.readSysctls(s.Path)
+	if have := k.sysctls[s.Path]; have != s.Value {
+		return fmt.Errorf("setting %s=%s: it was taken, and the value is %q still", s.Path, s.Value, have)
+	}
 	return nil
 }

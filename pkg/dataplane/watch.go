@@ -129,7 +129,7 @@ func (k *Kernel) learn(msgs []netlink.Message) bool {
 
 func (k *Kernel) learnOne(m netlink.Message) bool {
 	if m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES {
-		if m.Header.PID == k.nftPID || !ofOurTable(m.Data) {
+		if m.Header.PID == k.nftConn.PID() || !ofOurTable(m.Data) {
 			return false
 		}
 		k.fresh.masquerade = false

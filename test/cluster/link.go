@@ -115,3 +115,12 @@ func (n *Namespace) AddStaticRoute(to netip.Prefix, gateway netip.Addr) error {
 	}
 	return nil
 }
+
+// DeleteStaticRoute takes away what AddStaticRoute made.
+func (n *Namespace) DeleteStaticRoute(to netip.Prefix, gateway netip.Addr) error {
+	route := &netlink.Route{Dst: ipNet(to), Gw: gateway.AsSlice(), Protocol: unix.RTPROT_STATIC}
+	if err := n.link.RouteDel(route); err != nil {
+		return fmt.Errorf("deleting the route to %s via %s in %s: %w", to, gateway, n.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package integration
+
+import (
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// ownedTable is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h: nobody else may change the table, and it goes with the
+// socket of who made it.
+const ownedTable = 2
+
+// A drift is something that the agent can't repair.
+type drift struct {
+	condition, reason string
+	words             []string
+	// strike makes it and returns what ends it.
+	strike func(*testing.T, *cluster.Node) (mend func())
+}
+
+// TestReadinessFollowsDrift makes what can't be repaired happen to a node that is ready, one thing after the other: it is
+// not ready by the one condition that says why, and then ready again.
+func TestReadinessFollowsDrift(t *testing.T) {
+	f := setup(t)
+	node := f.node(t)
+	settings, config := shadow(t, "/proc/sys"), shadow(t, node.ConfDir)
+	must(t, node.Register(within(t, limit)))
+	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--resync=1s"}}))
+	must(t, node.WaitReady(within(t, limit)))
+	for name, d := range map[string]drift{
+		"settings that can't be written": {"settings", "SettingFailed", []string{"ip_forward", "read-only"}, func(t *testing.T, node *cluster.Node) func() {
+			readOnly(t, settings, unix.MS_RDONLY)
+			must(t, node.Sysctl("net/ipv4/ip_forward", "0"))
+			return func() { readOnly(t, settings, 0) }
+		}},
+		"a setting that does not stay": {"settings", "SettingFailed", []string{"ip_forward", "still"}, func(t *testing.T, node *cluster.Node) func() {
+			forward := filepath.Join(settings, "net/ipv4/ip_forward") // another file in each network namespace
+			must(t, node.Do(func() error { return unix.Mount("/dev/null", forward, "", unix.MS_BIND, "") }))
+			return func() { must(t, node.Do(func() error { return unix.Unmount(forward, 0) })) }
+		}},
+		"a table that somebody holds": {"table", "TableFailed", []string{"not permitted"}, func(t *testing.T, node *cluster.Node) func() {
+			conn := holdTable(t, node)
+			return func() { must(t, conn.Close()) }
+		}},
+		"a config that can't be written": {"cni-config", "CNIFailed", []string{"read-only"}, func(t *testing.T, node *cluster.Node) func() {
+			readOnly(t, config, unix.MS_RDONLY)
+			must(t, os.Remove(filepath.Join(node.ConfDir, topology.Conflist)))
+			return func() { readOnly(t, config, 0) }
+		}},
+		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *cluster.Node) func() {
+			other := filepath.Join(node.ConfDir, "05-other.conflist")
+			must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
+			return func() { must(t, os.Remove(other)) }
+		}},
+		"a foreign route to our own subnet": {"routes", "RouteConflict", []string{"not ours"}, func(t *testing.T, node *cluster.Node) func() {
+			must(t, node.AddStaticRoute(node.Subnets[0], cluster.Router4))
+			return func() { must(t, node.DeleteStaticRoute(node.Subnets[0], cluster.Router4)) }
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mend := d.strike(t, node)
+			must(t, node.WaitReadyz(within(t, limit), func(code int, body string) bool {
+				return code == http.StatusServiceUnavailable && holdsAll(body, append(d.words, d.reason)...)
+			}))
+			_, body, err := node.Get(t.Context(), "/readyz?verbose")
+			must(t, err)
+			t.Log(body)
+			if !strings.Contains(body, "[-]"+d.condition+" failed: "+d.reason+": ") || strings.Count(body, "[-]") != 1 {
+				t.Errorf("not one condition but %s fails:\n%s", d.condition, body)
+			}
+			if code, body, err := node.Get(t.Context(), "/healthz"); err != nil || code != http.StatusOK {
+				t.Errorf("healthz is %d %s, %v; a restart would cure nothing", code, body, err)
+			}
+			mend()
+			must(t, node.WaitReady(within(t, limit)))
+		})
+	}
+}
+
+// shadow is another path of a folder, by which it can be made read-only for the agent alone.
+func shadow(t *testing.T, folder string) string {
+	t.Helper()
+	path := t.TempDir()
+	must(t, os.MkdirAll(folder, 0o755))
+	must(t, unix.Mount(folder, path, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(path, unix.MNT_DETACH)) })
+	return path
+}
+
+func readOnly(t *testing.T, path string, flag uintptr) {
+	t.Helper()
+	must(t, unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flag, ""))
+}
+
+// holdTable makes our table anew as one that nobody else may change, until the connection is closed. google/nftables
+// sends no flags of a table.
+func holdTable(t *testing.T, node *cluster.Node) *netlink.Conn {
+	t.Helper()
+	var conn *netlink.Conn
+	must(t, node.Do(func() (err error) {
+		conn, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		return err
+	}))
+	name := netlink.Attribute{Type: unix.NFTA_TABLE_NAME, Data: append([]byte(topology.Table), 0)}
+	flags := netlink.Attribute{Type: unix.NFTA_TABLE_FLAGS, Data: []byte{0, 0, 0, ownedTable}}
+	_, err := conn.SendMessages([]netlink.Message{
+		message(t, unix.NFNL_MSG_BATCH_BEGIN, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES),
+		message(t, nfTables|unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, 0, name),
+		message(t, nfTables|unix.NFT_MSG_NEWTABLE, unix.NFPROTO_INET, 0, name, flags),
+		message(t, unix.NFNL_MSG_BATCH_END, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES),
+	})
+	must(t, err)
+	return conn
+}
+
+const nfTables = unix.NFNL_SUBSYS_NFTABLES << 8
+
+// message is one to nfnetlink: a header of struct nfgenmsg, and attributes.
+func message(t *testing.T, kind, family, resource int, attributes ...netlink.Attribute) netlink.Message {
+	t.Helper()
+	data, err := netlink.MarshalAttributes(attributes)
+	must(t, err)
+	flags := netlink.Request
+	if kind == nfTables|unix.NFT_MSG_NEWTABLE {
+		flags |= netlink.Create
+	}
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: flags},
+		Data:   append([]byte{byte(family), unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}, data...),
+	}
+}
+
+// A peer that claims what it may not, one that can't be reached, and a foreign route in the way of a third keep no other
+// node from being ready.
+func TestPeersFaultsLeaveUsReady(t *testing.T) {
+	f := setup(t)
+	node, peer, liar := f.node(t), f.node(t), f.node(t)
+	ctx := within(t, limit)
+	must(t, node.AddStaticRoute(peer.Subnets[0], cluster.Router4))
+	must(t, peer.Register(ctx))
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	must(t, node.WaitReady(ctx))
+	liar.Subnets = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/24")}
+	must(t, liar.Register(ctx))
+	eventually(t, "the peers' faults are reported", func() bool {
+		return hasProblem(t, node, peer.Name, "RouteConflict", "") && hasProblem(t, node, liar.Name, "PodCIDRRefused", "")
+	})
+	code, body, err := node.Get(ctx, "/readyz?verbose")
+	must(t, err)
+	if code != http.StatusOK || strings.Contains(body, "[-]") || strings.Contains(body, "[?]") {
+		t.Errorf("readyz is %d:\n%s", code, body)
+	}
+	must(t, node.DeleteStaticRoute(peer.Subnets[0], cluster.Router4))
+	must(t, liar.Deregister(ctx))
+	liar.Subnets = nil
+}
