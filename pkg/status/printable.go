@@ -2,10 +2,13 @@ package status
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf16"
+
+	"sigs.k8s.io/yaml"
 )
 
 // Printable writes what does not print in numbers: what a Node's name or the kernel's
@@ -30,6 +33,19 @@ func Printable(s string) string {
 }
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// Encoded is what is shown of a value with -o json, or -o yaml, with nothing in it that
+// steers a terminal.
+func Encoded(what any, output string) ([]byte, error) {
+	text, err := json.MarshalIndent(what, "", "  ")
+	switch {
+	case err != nil:
+		return nil, err
+	case output == "yaml":
+		return yaml.JSONToYAML(printableJSON(text, spelt))
+	}
+	return append(printableJSON(text, escaped), '\n'), nil
+}
 
 // printableJSON does the same for JSON, where the lower control characters are
 // escaped already (RFC 8259, 7): others are written as escape has them.

@@ -2,13 +2,10 @@ package status
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
 	"time"
-
-	"sigs.k8s.io/yaml"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -97,14 +94,7 @@ func (v *View) peers(f Format) []Peer {
 func (v *View) encode(w *bytes.Buffer, f Format) error {
 	shown := *v
 	shown.Peers = v.peers(f)
-	text, err := json.MarshalIndent(shown, "", "  ")
-	switch {
-	case err != nil:
-	case f.Output == "yaml":
-		text, err = yaml.JSONToYAML(printableJSON(text, spelt))
-	default:
-		text = append(printableJSON(text, escaped), '\n')
-	}
+	text, err := Encoded(shown, f.Output)
 	if err != nil {
 		return fmt.Errorf("encoding the report: %w", err)
 	}

@@ -6,38 +6,45 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// complaints are all that is to say against a Row, in words, a line each.
-func (r *Row) complaints() []string {
-	if r.Report == nil {
-		return []string{cmp.Or(r.Detail, string(r.Silence))}
+// complaint is something to say against a Row, in words, and what to do about it.
+type complaint struct{ text, advice string }
+
+// complaints are all that is to say against a Row. What came over the network is made printable: it must not steer a
+// terminal.
+func (r *Row) complaints() []complaint {
+	var list []complaint
+	say := func(format string, args ...any) {
+		text := strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")
+		list = append(list, complaint{text: status.Printable(text)})
 	}
-	var list []string
-	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	if r.Report == nil {
+		say("%s", cmp.Or(r.Detail, string(r.Silence)))
+		return list
+	}
 	about := map[string]bool{}
 	for _, p := range r.Report.Problems {
 		about[p.Node] = true
-		list = append(list, r.about(p))
+		list = append(list, complaint{status.Printable(p.String()), p.Reason.Advice()})
 	}
-	if left := r.Count.Problems - len(r.Report.Problems); left > 0 {
-		say("and %d problems more", left)
-	}
-	for _, p := range r.Report.Peers {
-		if !about[p.Node] { // or it was said already
-			say("%s", strings.TrimSuffix(fmt.Sprintf("no route to %s of %s: %s: %s", p.Subnet, p.Node, p.State, p.Detail), ": "))
+	more := func(count, kept int, what string) {
+		if count > kept {
+			say("and %d %s more", count-kept, what)
 		}
 	}
-	if left := r.Count.Peers - r.Count.OK - len(r.Report.Peers); left > 0 {
-		say("and %d peers more that are not ok", left)
+	more(r.Count.Problems, len(r.Report.Problems), "problems")
+	for _, p := range r.Report.Peers {
+		if !about[p.Node] { // or it was said already
+			say("no route to %s of %s: %s: %s", p.Subnet, p.Node, p.State, p.Detail)
+		}
 	}
+	more(r.Count.Peers-r.Count.OK, len(r.Report.Peers), "peers that are not ok")
 	for _, d := range r.Report.Drift.Differences {
 		say("%s: %s", d.Fault, d.Name)
 	}
-	if left := r.Count.Drift - len(r.Report.Drift.Differences); left > 0 {
-		say("and %d differences more", left)
-	}
+	more(r.Count.Drift, len(r.Report.Drift.Differences), "differences")
 	if e := r.Report.Drift.Error; e != "" {
 		say("can't compare with the kernel: %s", e)
 	}
@@ -50,24 +57,16 @@ func (r *Row) complaints() []string {
 	return list
 }
 
-// about is a Problem as it is said below the node's name.
-func (r *Row) about(p topology.Problem) string {
-	if p.Node == r.Node {
-		p.Node = ""
-	}
-	return p.String()
-}
-
 // block is what is said of one Node or more.
 type block struct {
 	nodes []string
-	lines []string
+	lines []complaint
 }
 
 // blocks are all complaints; what many Nodes complain of is said once. Nodes with all the same to say share a block.
 func (c *Cluster) blocks() []block {
-	saying := map[string][]int{} // complaint: who
-	var order []string
+	saying := map[complaint][]int{} // who
+	var order []complaint
 	for i := range c.Nodes {
 		for _, line := range c.Nodes[i].complaints() {
 			if c.Nodes[i].Silence == NotManaged {

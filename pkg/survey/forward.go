@@ -137,7 +137,7 @@ func ask(ctx context.Context, conn httpstream.Connection, port int, path string)
 	}
 	response, err := http.ReadResponse(bufio.NewReader(data), request)
 	if err != nil {
-		return nil, complaint(complaints, port, err)
+		return nil, refusal(complaints, port, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
@@ -147,8 +147,8 @@ func ask(ctx context.Context, conn httpstream.Connection, port int, path string)
 	return response.Body, nil
 }
 
-// complaint is what the kubelet says about a stream that broke, else err.
-func complaint(from io.Reader, port int, err error) error {
+// refusal is what the kubelet says about a stream that broke, else err.
+func refusal(from io.Reader, port int, err error) error {
 	said := make(chan string, 1)
 	go func() {
 		text, _ := io.ReadAll(io.LimitReader(from, 4<<10))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -124,6 +125,23 @@ func TestFaults(t *testing.T) {
 		}
 		if fmt.Sprint(got) != fmt.Sprint(c.want) {
 			t.Errorf("%s: got %q, want %q", c.what, got, c.want)
+		}
+	}
+}
+
+// What came over the network steers no terminal and begins no line.
+func TestPrintHostile(t *testing.T) {
+	w := newWorld(2)
+	w.reports[name(0)].Version = "v1\x1b[2J"
+	w.lose(0, 1, status.Failed, topology.RouteFailed, "bad\nnode-2:\x1b[31m\u202e")
+	w.silence(1, NotRunning, "the agent does not run: \x1b]0;title\a")
+	c := w.survey(t)
+	c.Faults = append(c.Faults, Fault{Kind: Disagreement, Detail: "\x9b2J"})
+	for _, output := range Outputs {
+		for _, r := range string(printed(t, c, Format{Output: output})) {
+			if r != '\n' && !unicode.IsPrint(r) {
+				t.Errorf("-o %s prints %U", output, r)
+			}
 		}
 	}
 }

@@ -3,7 +3,6 @@ package survey
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -13,7 +12,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/duration"
-	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/pkg/status"
 )
 
 // Format is how a Cluster is shown.
@@ -77,14 +77,11 @@ func (c *Cluster) encode(w io.Writer, f Format) error {
 			shown.Nodes = append(shown.Nodes, bad)
 		}
 	}
-	text, err := json.MarshalIndent(shown, "", "  ")
-	if err == nil && f.Output == "yaml" {
-		text, err = yaml.JSONToYAML(text)
-	}
+	text, err := status.Encoded(shown, f.Output)
 	if err != nil {
 		return fmt.Errorf("encoding what the agents said: %w", err)
 	}
-	_, err = w.Write(append(bytes.TrimRight(text, "\n"), '\n'))
+	_, err = w.Write(text)
 	return err
 }
 
@@ -148,7 +145,7 @@ func (r *Row) fields(now time.Time) []string {
 	}
 	return []string{
 		r.Node, ready, fmt.Sprintf("%d/%d", r.Count.OK, r.Count.Peers), strconv.Itoa(r.Count.Problems), drift,
-		cmp.Or(r.Report.Version, none), started, age(now, r.Report.Pass.Time),
+		cmp.Or(status.Printable(r.Report.Version), none), started, age(now, r.Report.Pass.Time),
 	}
 }
 
@@ -165,7 +162,7 @@ func (r *Row) more() []string {
 	host := &r.Report.Host
 	var uplinks []string
 	for _, u := range host.Uplinks {
-		uplinks = append(uplinks, fmt.Sprintf("%s(%d)", u.Name, u.MTU))
+		uplinks = append(uplinks, fmt.Sprintf("%s(%d)", status.Printable(u.Name), u.MTU))
 	}
 	mtu := none
 	if host.MTU != 0 {
@@ -193,10 +190,10 @@ func age(now, then time.Time) string {
 // maxLines is how many lines are shown of what Nodes complain of.
 const maxLines = 60
 
-// printBlocks says what is wrong, the most common first.
+// printBlocks says what is wrong, the most common first, and what to do about it, once each.
 func (c *Cluster) printBlocks(w io.Writer) {
-	left := 0
-	lines := 0
+	left, lines := 0, 0
+	said := map[string]bool{"": true}
 	for _, b := range c.blocks() {
 		if lines > maxLines {
 			left += len(b.lines)
@@ -204,8 +201,12 @@ func (c *Cluster) printBlocks(w io.Writer) {
 		}
 		lines += len(b.lines)
 		fmt.Fprintf(w, "\n%s:\n", some(b.nodes, len(b.nodes)))
-		for _, line := range b.lines {
-			fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(line, "\n", "\n  "))
+		for i, line := range b.lines {
+			fmt.Fprintf(w, "  %s\n", line.text)
+			if last := i == len(b.lines)-1 || b.lines[i+1].advice != line.advice; last && !said[line.advice] {
+				said[line.advice] = true
+				fmt.Fprintf(w, "    -> %s\n", line.advice)
+			}
 		}
 	}
 	if left > 0 {
@@ -220,7 +221,7 @@ func (c *Cluster) printBlocks(w io.Writer) {
 			fmt.Fprintf(w, "  and %d more: -o json has them\n", len(c.Faults)-i)
 			return
 		}
-		fmt.Fprintf(w, "  %s\n", f.Detail)
+		fmt.Fprintf(w, "  %s\n", status.Printable(f.Detail))
 	}
 }
 
