@@ -91,8 +91,13 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
 		Parallel: f.parallel, Timeout: f.timeout, Progress: p.show,
 	}
 	cluster, err := s.Run(cmd.Context())
-	if apierrors.IsForbidden(err) && f.namespace == "" {
-		err = fmt.Errorf("%w (of pods, the right to list those in the agents' namespace is enough with --namespace; config/samples/viewer has all it takes)", err)
+	var refusal *apierrors.StatusError
+	if errors.As(err, &refusal) && apierrors.IsForbidden(err) {
+		hint := "config/samples/viewer has all the rights that it takes"
+		if details := refusal.ErrStatus.Details; f.namespace == "" && details != nil && details.Kind == "pods" {
+			hint += "; with --namespace, the right to list pods there is enough"
+		}
+		err = fmt.Errorf("%w (%s)", err, hint)
 	}
 	return cluster, err
 }

@@ -20,13 +20,24 @@ func isPlugin(name string) bool {
 func asPlugin(root *cobra.Command) {
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl plainroute"}
 	for _, cmd := range root.Commands() {
-		own := "plainroute " + cmd.Name()
-		cmd.Example = strings.ReplaceAll(cmd.Example, own, "kubectl "+own)
 		if flag := cmd.Flags().Lookup("cluster"); flag != nil && flag.Value.Type() == "bool" {
 			if err := flag.Value.Set("true"); err != nil {
 				panic(err) // a bool takes that
 			}
 			flag.DefValue = "true"
+			cmd.Example = ofClusters(cmd.Example)
+		}
+		cmd.Example = strings.ReplaceAll("\n"+cmd.Example, "\n  plainroute ", "\n  kubectl plainroute ")[1:]
+	}
+}
+
+// ofClusters are those of a command's examples that speak to a cluster, for where they do without --cluster.
+func ofClusters(examples string) string {
+	var list []string
+	for _, example := range strings.Split(examples, "\n\n") {
+		if strings.Contains(example, " --cluster") {
+			list = append(list, strings.ReplaceAll(example, " --cluster", ""))
 		}
 	}
+	return strings.Join(list, "\n\n")
 }

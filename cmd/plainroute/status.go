@@ -68,8 +68,14 @@ With --watch, as of the last look.`,
   # What is wrong, rewritten every two seconds
   plainroute status --problems --watch
 
-  # The whole cluster
+  # The whole cluster, from a workstation
   plainroute status --cluster
+
+  # Who has a route to whom
+  plainroute status --cluster -o matrix
+
+  # The nodes with which something is wrong, and why
+  plainroute status --cluster --problems
 
   # The Nodes that this one has no good route to
   plainroute status --problems -o name`,
