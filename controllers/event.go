@@ -82,8 +82,9 @@ func eventOf(node string, reason topology.Reason, note string, now time.Time) *e
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: eventName(node, reason, note)},
 		EventTime:  metav1.NewMicroTime(now), Type: kind, Reason: string(reason), Note: note, Action: "ServePods",
 		ReportingController: topology.EventSource, ReportingInstance: cut(node, instanceLimit),
-		// As the kubelet has it, by the name: `kubectl describe node` looks for Events of
-		// the Node's UID and of its name, and a Node may be missing or made anew.
+		// By the name: `kubectl describe node` looks for Events of the Node's UID and of
+		// its name for one (NodeDescriber of k8s.io/kubectl/pkg/describe), and a Node may
+		// be missing or made anew.
 		Regarding: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)},
 	}
 }

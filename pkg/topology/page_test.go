@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -18,7 +17,7 @@ func TestPageOfEvents(t *testing.T) {
 	table, _, _ = strings.Cut(table, "## ")
 	rows := 1 // PodNetworkReady
 	for _, r := range Reasons() {
-		begin, end := fmt.Sprintf("\n| `%s` | ", r), " | "+r.Advice()+" |\n"
+		begin, end := "\n| `"+string(r)+"` | ", " | "+r.Advice()+" |\n"
 		i := strings.Index(table, begin)
 		if r.Subject() == OfOthers {
 			if i >= 0 {

@@ -1,0 +1,43 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+// events gives a node another network's CNI config, of which the agent tells its user where they look first: at the Events
+// of the Node. It tells them as the service account that the installation made, with no more rights than that.
+func (s *story) events(ctx context.Context, t *testing.T) {
+	needsNodes(t)
+	nodes, err := s.cluster.nodes(ctx)
+	must(t, err)
+	const config = "/etc/cni/net.d/05-other.conflist"
+	node := nodes[0].name
+	t.Cleanup(func() { _, _ = onNode(context.Background(), node, "rm -f "+config) })
+	_, err = onNode(ctx, node, `echo '{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}' > `+config)
+	must(t, err)
+	await(ctx, t, "an Event of node "+node, func(ctx context.Context) error { return s.cluster.told(ctx, node, "CNIConflict") })
+	_, err = onNode(ctx, node, "rm "+config)
+	must(t, err)
+	await(ctx, t, "the agents", s.cluster.rolledOut)
+}
+
+// told is nil if `kubectl describe node` shows an Event of plainroute's with this reason, and what to do.
+func (c *cluster) told(ctx context.Context, node, reason string) error {
+	list, err := c.api.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: fields.Set{
+		"involvedObject.kind": "Node", "involvedObject.name": node, "involvedObject.uid": node,
+		"reportingComponent": productName, "reason": reason,
+	}.String()})
+	if err != nil {
+		return fmt.Errorf("listing events: %w", err)
+	}
+	if len(list.Items) != 1 || !strings.Contains(list.Items[0].Message, "What to do: ") {
+		return fmt.Errorf("there are %d Events of reason %s: %v", len(list.Items), reason, list.Items)
+	}
+	return nil
+}
