@@ -1,0 +1,149 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// statusOf runs plainroute status on a node.
+func statusOf(t *testing.T, ctx context.Context, node *cluster.Node, args ...string) cluster.Command {
+	t.Helper()
+	cmd, err := node.Plainroute(ctx, append([]string{"status", "--run-dir", node.RunDir, "--cni-conf-dir", node.ConfDir}, args...)...)
+	must(t, err)
+	return cmd
+}
+
+// viewOf is what plainroute status has as JSON.
+func viewOf(t *testing.T, ctx context.Context, node *cluster.Node) (status.View, int) {
+	t.Helper()
+	cmd := statusOf(t, ctx, node, "-o", "json")
+	var view status.View
+	if err := json.Unmarshal([]byte(cmd.Stdout), &view); err != nil {
+		t.Fatalf("%v in %s%s", err, cmd.Stdout, cmd.Stderr)
+	}
+	return view, cmd.Code
+}
+
+// shows asks until the answer is as it should be.
+func shows(t *testing.T, ctx context.Context, node *cluster.Node, what string, is func(status.View, int) bool) status.View {
+	t.Helper()
+	for {
+		view, code := viewOf(t, ctx, node)
+		if is(view, code) {
+			return view
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("%s: still exit code %d and %+v", what, code, view)
+		}
+	}
+}
+
+func peerTo(v status.View, subnet netip.Prefix) status.Peer {
+	for _, p := range v.Peers {
+		if p.Subnet == subnet {
+			return p
+		}
+	}
+	return status.Peer{}
+}
+
+// Somebody takes a route away as fast as it comes back, and the API server is away: status on the node says which one is
+// missing at this moment, and that the rest is fine; and when it is over, when it was last repaired.
+func TestStatusSeesAMissingRoute(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t)
+	gate, err := f.gate(node)
+	must(t, err)
+	must(t, gate.Open())
+	t.Cleanup(gate.Shut)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig(), Confined: true}))
+	must(t, node.WaitReady(ctx))
+	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	shows(t, ctx, node, "all is well", func(v status.View, code int) bool { return code == 0 && v.OK() && len(v.Peers) >= 6 })
+	gate.Shut()
+	shows(t, ctx, node, "the API server is away", func(v status.View, code int) bool { return code == 1 && v.API.Error != "" && v.Ready })
+
+	subnet := f.nodes[1].Subnets[0]
+	stop := undo(node, subnet)
+	lost := shows(t, ctx, node, "somebody fights", func(v status.View, code int) bool { return code == 1 && peerTo(v, subnet).State == status.Lost })
+	if d := lost.Drift.Differences; len(d) != 1 || d[0].Kind != plan.KindRoute || d[0].Fault != status.Missing || !strings.HasPrefix(d[0].Name, subnet.String()+" via ") {
+		t.Errorf("the differences are %+v", d)
+	}
+	for _, p := range lost.Peers {
+		if p.Subnet != subnet && p.State != status.OK {
+			t.Errorf("another peer suffers: %+v", p)
+		}
+	}
+	if text := statusOf(t, ctx, node, "--problems").Stdout; !strings.Contains(text, "Contested") && !strings.Contains(text, "missing") {
+		t.Errorf("for eyes it is\n%s", text)
+	}
+	stop()
+	shows(t, ctx, node, "it is over", func(v status.View, _ int) bool {
+		p := peerTo(v, subnet)
+		return p.State == status.OK && !p.Repaired.IsZero() && peerTo(v, f.nodes[2].Subnets[0]).Repaired.IsZero()
+	})
+}
+
+// undo deletes a route again and again, until the function that it returns is called.
+func undo(node *cluster.Node, subnet netip.Prefix) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			_ = node.DeleteRoute(subnet) // which is not always there
+			select {
+			case <-end:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-ended
+	}
+}
+
+// Without an agent status tells what the kernel and the CNI folder hold, and what they don't.
+func TestStatusWithoutAgent(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	node := f.node(t)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--bridge", "pods0"}}))
+	must(t, node.WaitReady(ctx))
+	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	must(t, node.SignalAgent(syscall.SIGSTOP))
+	if cmd := statusOf(t, ctx, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
+		t.Errorf("of an agent that hangs it says %d %s", cmd.Code, cmd.Stdout)
+	}
+	must(t, node.SignalAgent(syscall.SIGCONT))
+	must(t, node.StopAgent(syscall.SIGKILL))
+	gone, there := f.nodes[1].Subnets[0], f.nodes[2].Subnets[0]
+	must(t, node.DeleteRoute(gone))
+	cmd := statusOf(t, ctx, node)
+	for _, want := range []string{
+		"The agent does not answer: ", "No agent runs on this node", "subnets     " + node.Subnets[0].String(), "table       inet plainroute",
+		"10-plainroute.conflist: subnets ", "bridge pods0", "\n" + there.String() + " ",
+	} {
+		if !strings.Contains(cmd.Stdout, want) {
+			t.Errorf("there is no %q", want)
+		}
+	}
+	if cmd.Code != 1 || strings.Contains(cmd.Stdout, gone.String()) {
+		t.Errorf("exit code %d, and it shows\n%s%s", cmd.Code, cmd.Stdout, cmd.Stderr)
+	}
+}
