@@ -72,7 +72,7 @@ func (s *screen) flip() {
 		return
 	}
 	width, height, err := term.GetSize(int(f.Fd()))
-	if err != nil {
+	if err != nil || width == 0 || height == 0 { // as some that nobody has told theirs
 		width, height = 80, 24
 	}
 	const home, toEndOfLine, toEndOfScreen = "\x1b[H", "\x1b[K", "\x1b[J"

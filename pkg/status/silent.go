@@ -18,7 +18,7 @@ const (
 )
 
 // silent says what is there of ours where there is no agent to tell.
-func (v *View) silent(w *bytes.Buffer, f Format) error {
+func (v *View) silent(w *bytes.Buffer, f Format) {
 	fmt.Fprintf(w, "%s\n", f.paint(red, "The agent does not answer: "+Printable(v.Silence)))
 	advice := startIt
 	if v.Held.Locked {
@@ -27,7 +27,7 @@ func (v *View) silent(w *bytes.Buffer, f Format) error {
 	fmt.Fprintf(w, "  -> %s\n\nWhat bears plainroute's mark on this node:\n", advice)
 	if v.Held.Error != "" {
 		fact(w, "kernel", "can't be looked at: %s", v.Held.Error)
-		return nil
+		return
 	}
 	own, rows := v.Held.routes()
 	fact(w, "subnets", "%s", list(own))
@@ -36,10 +36,10 @@ func (v *View) silent(w *bytes.Buffer, f Format) error {
 	fact(w, "CNI config", "%s", v.Held.config())
 	fact(w, "routes", "%d to peers", len(rows))
 	if len(rows) == 0 || f.Problems {
-		return nil
+		return
 	}
 	w.WriteByte('\n')
-	return aligned(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
+	aligned(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
 }
 
 // routes gives our own subnets, and a row for each other.

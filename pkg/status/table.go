@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
@@ -16,9 +16,10 @@ import (
 )
 
 // table says who this node is, what is wrong and what to do, and then lists the peers.
-func (v *View) table(w *bytes.Buffer, f Format) error {
+func (v *View) table(w *bytes.Buffer, f Format) {
 	if v.Silence != "" {
-		return v.silent(w, f)
+		v.silent(w, f)
+		return
 	}
 	v.identity(w, f)
 	v.problems(w, f)
@@ -26,7 +27,7 @@ func (v *View) table(w *bytes.Buffer, f Format) error {
 	if f.Output == "wide" {
 		v.wide(w)
 	}
-	return v.peerTable(w, f)
+	v.peerTable(w, f)
 }
 
 // none stands for what is not known.
@@ -173,11 +174,11 @@ func (v *View) wide(w *bytes.Buffer) {
 	}
 }
 
-func (v *View) peerTable(w *bytes.Buffer, f Format) error {
+func (v *View) peerTable(w *bytes.Buffer, f Format) {
 	peers := v.peers(f)
 	fmt.Fprintf(w, "\n%s\n", v.tally())
 	if len(peers) == 0 {
-		return nil
+		return
 	}
 	header := []string{"NODE", "SUBNET", "NEXT-HOP", "DEV", "STATE", "SINCE", "LAST-REPAIR", "REASON"}
 	if f.Output == "wide" {
@@ -187,7 +188,7 @@ func (v *View) peerTable(w *bytes.Buffer, f Format) error {
 	for i := range peers {
 		rows[i] = v.cells(&peers[i], f)
 	}
-	return aligned(w, header, rows, func(i int, line string) string { return f.paint(peers[i].colour(), line) })
+	aligned(w, header, rows, func(i int, line string) string { return f.paint(peers[i].colour(), line) })
 }
 
 func (v *View) cells(p *Peer, f Format) []string {
@@ -220,26 +221,34 @@ func (v *View) tally() string {
 	return strings.Join(words, ", ")
 }
 
-// aligned writes rows in columns, and paints each line as a whole.
-func aligned(w *bytes.Buffer, header []string, rows [][]string, paint func(int, string) string) error {
-	var plain bytes.Buffer
-	columns := tabwriter.NewWriter(&plain, 0, 0, 3, ' ', 0)
+// aligned writes rows in columns, and paints each line as a whole. Of thousands of rows
+// text/tabwriter takes five times as long.
+func aligned(w *bytes.Buffer, header []string, rows [][]string, paint func(int, string) string) {
+	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {
-		_, _ = columns.Write([]byte(strings.Join(row, "\t") + "\n"))
-	}
-	if err := columns.Flush(); err != nil {
-		return err
-	}
-	i := -1
-	for line := range strings.Lines(plain.String()) {
-		line = strings.TrimRight(line, " \n")
-		if i >= 0 {
-			line = paint(i, line)
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
-		w.WriteString(line + "\n")
-		i++
 	}
-	return nil
+	w.Write(padded(header, widths))
+	w.WriteByte('\n')
+	for i, row := range rows {
+		w.WriteString(paint(i, string(padded(row, widths))))
+		w.WriteByte('\n')
+	}
+}
+
+// padded makes all cells but the last as wide as their columns.
+func padded(row []string, widths []int) []byte {
+	const between = 3
+	line := make([]byte, 0, 128)
+	for i, cell := range row {
+		line = append(line, cell...)
+		for n := utf8.RuneCountInString(cell); i < len(row)-1 && n < widths[i]+between; n++ {
+			line = append(line, ' ')
+		}
+	}
+	return line
 }
 
 // age is as kubectl writes it. What was a little in the future was just now.

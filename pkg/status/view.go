@@ -74,7 +74,7 @@ func (v *View) Print(w io.Writer, f Format) error {
 	case "name":
 		v.names(&text, f)
 	default:
-		err = v.table(&text, f)
+		v.table(&text, f)
 	}
 	if err != nil {
 		return err

@@ -191,3 +191,24 @@ func TestManyProblemsAreShort(t *testing.T) {
 		t.Errorf("there are %v lines", lines)
 	}
 }
+
+// Whatever is wrong makes a View one that is not ok.
+func TestOK(t *testing.T) {
+	if !calm().OK() {
+		t.Fatal("nothing is wrong")
+	}
+	for name, spoil := range map[string]func(*View){
+		"no answer":       func(v *View) { v.Silence = "connection refused" },
+		"not ready":       func(v *View) { v.Ready = false },
+		"a problem":       func(v *View) { v.Problems = []topology.Problem{{Reason: topology.PruneHeld}} },
+		"no API server":   func(v *View) { v.API.Error = "connection refused" },
+		"an unseen host":  func(v *View) { v.Drift.Error = "no memory" },
+		"a difference":    func(v *View) { v.Drift.Differences = []Difference{{plan.KindTable, Missing, "inet plainroute"}} },
+		"a peer in doubt": func(v *View) { v.Peers[1].State = OffLink },
+	} {
+		v := calm()
+		if spoil(v); v.OK() {
+			t.Errorf("%s is ok", name)
+		}
+	}
+}

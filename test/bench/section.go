@@ -23,6 +23,7 @@ func sections() []section {
 		{"move", measureMove},
 		{"delete", measureDelete},
 		{"heartbeat", measureHeartbeat},
+		{"status", measureStatus},
 		{"flush", measureFlush},
 		{"flap", measureFlap},
 		{"away", measureAway},
