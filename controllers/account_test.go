@@ -88,8 +88,8 @@ func TestPeersAreDated(t *testing.T) {
 	}
 
 	a.host.disturb(func() { a.host.dropRoute(route("10.244.2.0/24", "192.168.1.12")) })
-	a.eventually(a.peerIs("node2", func(p status.Peer) bool { return !p.Repaired.IsZero() && p.State == status.OK && p.Since == first }))
-	a.eventually(a.peerIs("node3", func(p status.Peer) bool { return p.Repaired.IsZero() && p.Since == first }))
+	a.eventually(a.peerIs("node2", func(p status.Peer) bool { return !p.Repaired.IsZero() && p.State == status.OK && p.Since.Equal(first) }))
+	a.eventually(a.peerIs("node3", func(p status.Peer) bool { return p.Repaired.IsZero() && p.Since.Equal(first) }))
 
 	a.host.disturb(func() { a.host.facts.Routes = append(a.host.facts.Routes, foreign(2)) })
 	a.eventually(a.peerIs("node2", func(p status.Peer) bool {

@@ -15,7 +15,7 @@ import (
 )
 
 // statusOf runs plainroute status on a node.
-func statusOf(t *testing.T, ctx context.Context, node *cluster.Node, args ...string) cluster.Command {
+func statusOf(ctx context.Context, t *testing.T, node *cluster.Node, args ...string) cluster.Command {
 	t.Helper()
 	cmd, err := node.Plainroute(ctx, append([]string{"status", "--run-dir", node.RunDir, "--cni-conf-dir", node.ConfDir}, args...)...)
 	must(t, err)
@@ -23,9 +23,9 @@ func statusOf(t *testing.T, ctx context.Context, node *cluster.Node, args ...str
 }
 
 // viewOf is what plainroute status has as JSON.
-func viewOf(t *testing.T, ctx context.Context, node *cluster.Node) (status.View, int) {
+func viewOf(ctx context.Context, t *testing.T, node *cluster.Node) (status.View, int) {
 	t.Helper()
-	cmd := statusOf(t, ctx, node, "-o", "json")
+	cmd := statusOf(ctx, t, node, "-o", "json")
 	var view status.View
 	if err := json.Unmarshal([]byte(cmd.Stdout), &view); err != nil {
 		t.Fatalf("%v in %s%s", err, cmd.Stdout, cmd.Stderr)
@@ -34,10 +34,10 @@ func viewOf(t *testing.T, ctx context.Context, node *cluster.Node) (status.View,
 }
 
 // shows asks until the answer is as it should be.
-func shows(t *testing.T, ctx context.Context, node *cluster.Node, what string, is func(status.View, int) bool) status.View {
+func shows(ctx context.Context, t *testing.T, node *cluster.Node, what string, is func(status.View, int) bool) status.View {
 	t.Helper()
 	for {
-		view, code := viewOf(t, ctx, node)
+		view, code := viewOf(ctx, t, node)
 		if is(view, code) {
 			return view
 		}
@@ -72,13 +72,13 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig(), Confined: true}))
 	must(t, node.WaitReady(ctx))
 	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
-	shows(t, ctx, node, "all is well", func(v status.View, code int) bool { return code == 0 && v.OK() && len(v.Peers) >= 6 })
+	shows(ctx, t, node, "all is well", func(v status.View, code int) bool { return code == 0 && v.OK() && len(v.Peers) >= 6 })
 	gate.Shut()
-	shows(t, ctx, node, "the API server is away", func(v status.View, code int) bool { return code == 1 && v.API.Error != "" && v.Ready })
+	shows(ctx, t, node, "the API server is away", func(v status.View, code int) bool { return code == 1 && v.API.Error != "" && v.Ready })
 
 	subnet := f.nodes[1].Subnets[0]
 	stop := undo(node, subnet)
-	lost := shows(t, ctx, node, "somebody fights", func(v status.View, code int) bool { return code == 1 && peerTo(v, subnet).State == status.Lost })
+	lost := shows(ctx, t, node, "somebody fights", func(v status.View, code int) bool { return code == 1 && peerTo(v, subnet).State == status.Lost })
 	if d := lost.Drift.Differences; len(d) != 1 || d[0].Kind != plan.KindRoute || d[0].Fault != status.Missing || !strings.HasPrefix(d[0].Name, subnet.String()+" via ") {
 		t.Errorf("the differences are %+v", d)
 	}
@@ -87,11 +87,11 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 			t.Errorf("another peer suffers: %+v", p)
 		}
 	}
-	if text := statusOf(t, ctx, node, "--problems").Stdout; !strings.Contains(text, "Contested") && !strings.Contains(text, "missing") {
+	if text := statusOf(ctx, t, node, "--problems").Stdout; !strings.Contains(text, "Contested") && !strings.Contains(text, "missing") {
 		t.Errorf("for eyes it is\n%s", text)
 	}
 	stop()
-	shows(t, ctx, node, "it is over", func(v status.View, _ int) bool {
+	shows(ctx, t, node, "it is over", func(v status.View, _ int) bool {
 		p := peerTo(v, subnet)
 		return p.State == status.OK && !p.Repaired.IsZero() && peerTo(v, f.nodes[2].Subnets[0]).Repaired.IsZero()
 	})
@@ -127,14 +127,14 @@ func TestStatusWithoutAgent(t *testing.T) {
 	must(t, node.WaitReady(ctx))
 	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
 	must(t, node.SignalAgent(syscall.SIGSTOP))
-	if cmd := statusOf(t, ctx, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
+	if cmd := statusOf(ctx, t, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
 		t.Errorf("of an agent that hangs it says %d %s", cmd.Code, cmd.Stdout)
 	}
 	must(t, node.SignalAgent(syscall.SIGCONT))
 	must(t, node.StopAgent(syscall.SIGKILL))
 	gone, there := f.nodes[1].Subnets[0], f.nodes[2].Subnets[0]
 	must(t, node.DeleteRoute(gone))
-	cmd := statusOf(t, ctx, node)
+	cmd := statusOf(ctx, t, node)
 	for _, want := range []string{
 		"The agent does not answer: ", "No agent runs on this node", "subnets     " + node.Subnets[0].String(), "table       inet plainroute",
 		"10-plainroute.conflist: subnets ", "bridge pods0", "\n" + there.String() + " ",
