@@ -203,7 +203,7 @@ func askAgent(ctx context.Context, listen string, patience time.Duration, whole 
 		return nil, err
 	}
 	request.Header.Set("Accept", "application/json")
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // and no proxy
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}} // and no proxy
 	answer, err := client.Do(request)
 	if err != nil {
 		return nil, essence(err)

@@ -2,6 +2,7 @@ package status
 
 import (
 	"bufio"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -218,4 +219,29 @@ func large() *Result {
 		r.Nodes = append(r.Nodes, &topology.Node{Name: fmt.Sprintf("node%d", i), PodCIDRs: []netip.Prefix{subnet}})
 	}
 	return r
+}
+
+// Who can unpack gets it packed, and the same.
+func TestStatusIsPacked(t *testing.T) {
+	s := &Server{Board: &Board{}, Metrics: prometheus.NewRegistry(), Status: true}
+	s.Board.Publish(&Result{Node: "node1", Ready: true})
+	answer := func(encoding string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "/status?pretty=false", http.NoBody)
+		r.Header.Set("Accept-Encoding", encoding)
+		s.HTTP().Handler.ServeHTTP(w, r)
+		return w
+	}
+	plain, packed := answer("identity"), answer("gzip, br")
+	if got := packed.Header().Get("Content-Encoding"); got != "gzip" || plain.Header().Get("Content-Encoding") != "" {
+		t.Fatalf("Content-Encoding is %q, and %q where nobody asked for any", got, plain.Header().Get("Content-Encoding"))
+	}
+	unpacked, err := gzip.NewReader(packed.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(unpacked)
+	if err != nil || string(got) != plain.Body.String() || len(got) == 0 {
+		t.Errorf("got %q and %v, want %q", got, err, plain.Body)
+	}
 }

@@ -3,6 +3,7 @@ package survey
 import (
 	"bufio"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -132,6 +133,7 @@ func ask(ctx context.Context, conn httpstream.Connection, port int, path string)
 	}
 	request.Close = true
 	request.Header.Set("Accept", "application/json")
+	request.Header.Set("Accept-Encoding", "gzip")
 	if err := request.Write(data); err != nil {
 		return nil, fmt.Errorf("asking: %w", err)
 	}
@@ -144,7 +146,15 @@ func ask(ctx context.Context, conn httpstream.Connection, port int, path string)
 		_ = response.Body.Close()
 		return nil, fmt.Errorf("it answers %s: %s", response.Status, strings.TrimSpace(string(text)))
 	}
-	return response.Body, nil
+	if response.Header.Get("Content-Encoding") != "gzip" { // of an older agent
+		return response.Body, nil
+	}
+	unpacked, err := gzip.NewReader(response.Body)
+	if err != nil {
+		_ = response.Body.Close()
+		return nil, fmt.Errorf("unpacking its answer: %w", err)
+	}
+	return unpacked, nil // who closes it closes the connection too
 }
 
 // refusal is what the kubelet says about a stream that broke, else err.

@@ -2,7 +2,6 @@ package survey
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -113,15 +113,15 @@ func up() corev1.ContainerState {
 // agentOn is an agent that says that it is on a node; wait delays what it says.
 func agentOn(t *testing.T, node string, wait time.Duration) (port int) {
 	t.Helper()
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+	own := &status.Server{Board: &status.Board{}, Metrics: prometheus.NewRegistry(), Status: true}
+	own.Board.Publish(&status.Result{Version: "v1", Node: node, Ready: true})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(wait):
+			own.HTTP().Handler.ServeHTTP(w, r)
 		case <-r.Context().Done():
 		}
-		_ = json.NewEncoder(w).Encode(status.Report{Version: "v1", Node: node, Ready: true})
-	})
-	server := httptest.NewServer(mux)
+	}))
 	t.Cleanup(server.Close)
 	return portOn(t, server.Listener)
 }

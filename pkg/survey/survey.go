@@ -121,13 +121,17 @@ func (s *Survey) report(ctx context.Context, row *Row) (*status.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	body, err := s.Ask(ctx, row.Agent, "/status")
+	body, err := s.Ask(ctx, row.Agent, "/status?pretty=false")
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	report := &status.Report{}
-	err = json.NewDecoder(io.LimitReader(body, maxReport)).Decode(report)
+	var said struct {
+		status.Report
+		State struct{} `json:"state"` // half of it all, and not kept
+	}
+	err = json.NewDecoder(io.LimitReader(body, maxReport)).Decode(&said)
+	report := &said.Report
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
