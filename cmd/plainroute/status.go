@@ -190,14 +190,14 @@ func (f *statusFlags) held(ctx context.Context) status.Held {
 // maxReport is more than the report of any cluster takes: some 500 bytes a peer.
 const maxReport = 256 << 20
 
-// askAgent gets the report of the agent that listens there, as decode has it.
+// askAgent gets the report of the agent that listens there, whole or with what is shown.
 func askAgent(ctx context.Context, listen string, patience time.Duration, whole bool) (*status.Report, error) {
 	if listen == "" {
 		return nil, errors.New("it listens nowhere (--listen is empty)")
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	where := url.URL{Scheme: "http", Host: reachable(listen), Path: "/status", RawQuery: "pretty=false"}
+	where := url.URL{Scheme: "http", Host: reachable(listen), Path: "/status", RawQuery: fmt.Sprintf("brief=%t", !whole)}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, where.String(), http.NoBody)
 	if err != nil {
 		return nil, err
@@ -216,29 +216,11 @@ func askAgent(ctx context.Context, listen string, patience time.Duration, whole 
 	if answer.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%s says %s: %.200s", where.Host, answer.Status, body)
 	}
-	report, err := decode(body, whole)
-	if err != nil {
+	report := &status.Report{}
+	if err := json.Unmarshal(body, report); err != nil {
 		return nil, fmt.Errorf("%s is no agent, or one of another version: %w", where.Host, err)
 	}
 	return report, nil
-}
-
-// decode reads a report. Unless it is to be whole, that is without what each route and
-// setting should be like, for among thousands of peers that is half of the time.
-func decode(body []byte, whole bool) (*status.Report, error) {
-	if whole {
-		report := &status.Report{}
-		return report, json.Unmarshal(body, report)
-	}
-	var some struct {
-		status.Report
-		State struct {
-			CNI *topology.CNI `json:"cni"`
-		} `json:"state"`
-	}
-	err := json.Unmarshal(body, &some)
-	some.Report.State.CNI = some.State.CNI
-	return &some.Report, err
 }
 
 // essence leaves out what we asked for: that is known.

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -134,8 +135,26 @@ func TestKernelIsLookedAtOnceASecond(t *testing.T) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !strings.Contains(string(s.body), `"heard":"2026-01-02T03:04:02Z"`) {
+	if !strings.Contains(string(s.sheets[false].body), `"heard":"2026-01-02T03:04:02Z"`) {
 		t.Error("what is heard meanwhile is not told")
+	}
+}
+
+// Who only shows a report gets it without what routes and settings should be like.
+func TestBriefReport(t *testing.T) {
+	s := newServer()
+	s.Board.Publish(example())
+	_, _, body := ask(s, "GET", "/status?brief=true")
+	var whole, brief Report
+	if err := json.Unmarshal([]byte(body), &brief); err != nil {
+		t.Fatal(err)
+	}
+	if brief.State.Routes != nil || brief.State.Masquerade != nil || brief.State.Sysctls != nil || brief.State.CNI == nil || len(brief.Peers) != 6 {
+		t.Errorf("the brief report is %s", body)
+	}
+	_, _, body = ask(s, "GET", "/status")
+	if err := json.Unmarshal([]byte(body), &whole); err != nil || len(whole.State.Routes) != 5 {
+		t.Errorf("the whole report is %s, %v", body, err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Server answers probes, Prometheus and people. It has no secrets to tell.
@@ -29,9 +30,14 @@ type Server struct {
 	// the last pass.
 	API func() API
 
-	mu       sync.Mutex
-	reported *Result // that body is of
-	body     []byte
+	mu     sync.Mutex
+	sheets map[bool]sheet // by whether they are brief
+}
+
+// A sheet is a report as it is sent.
+type sheet struct {
+	of   *Result
+	body []byte
 }
 
 // fresh is for how long a report serves all who ask.
@@ -84,15 +90,16 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// status is for eyes, unless it is asked for with ?pretty=false: among thousands of
-// peers blanks are half of it.
+// status is for eyes and whole, unless it is asked for with ?brief=true, as who only
+// shows it does: among thousands of peers, blanks and the desired State are most of it.
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
-	body, err := s.report()
+	brief := r.URL.Query().Get("brief") == "true"
+	body, err := s.report(brief)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	if r.URL.Query().Get("pretty") != "false" {
+	if !brief {
 		var b bytes.Buffer
 		_ = json.Indent(&b, body, "", "  ") // it is valid: we made it
 		body = b.Bytes()
@@ -119,20 +126,26 @@ func send(w http.ResponseWriter, r *http.Request, body []byte) {
 // report gives the last Result as JSON. In a large cluster that is megabytes, and the
 // kernel tells as much: it is made once a Result and second at most, however many ask,
 // sent without the lock, and forgotten when it is old.
-func (s *Server) report() ([]byte, error) {
+func (s *Server) report(brief bool) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.body != nil && s.Board.Last() == s.reported {
-		return s.body, nil
+	if made, ok := s.sheets[brief]; ok && made.of == s.Board.Last() {
+		return made.body, nil
 	}
 	last, report := s.now()
+	if brief {
+		report.State = topology.State{CNI: report.State.CNI}
+	}
 	body, err := json.Marshal(report)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the report: %w", err)
 	}
 	body = append(body, '\n')
-	s.reported, s.body = last, body
-	time.AfterFunc(fresh, func() { s.forget(body) })
+	if s.sheets == nil {
+		s.sheets = map[bool]sheet{}
+	}
+	s.sheets[brief] = sheet{last, body}
+	time.AfterFunc(fresh, func() { s.forget(brief, body) })
 	return body, nil
 }
 
@@ -152,10 +165,10 @@ func (s *Server) now() (*Result, Report) {
 }
 
 // forget drops a report, unless there is another by now.
-func (s *Server) forget(body []byte) {
+func (s *Server) forget(brief bool, body []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.body) > 0 && &s.body[0] == &body[0] {
-		s.reported, s.body = nil, nil
+	if made := s.sheets[brief].body; len(made) > 0 && &made[0] == &body[0] {
+		delete(s.sheets, brief)
 	}
 }

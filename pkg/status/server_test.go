@@ -122,7 +122,7 @@ func TestStatusIsOfTheLastResult(t *testing.T) {
 func TestReportIsMadeOnce(t *testing.T) {
 	s := newServer()
 	s.Board.Publish(large())
-	if n := testing.AllocsPerRun(20, func() { _, _ = s.report() }); n > 10 {
+	if n := testing.AllocsPerRun(20, func() { _, _ = s.report(false) }); n > 10 {
 		t.Errorf("each request costs %v allocations", n)
 	}
 }
