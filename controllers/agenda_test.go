@@ -255,10 +255,11 @@ func TestFaultsOfThisNodeOnly(t *testing.T) {
 		{Node: "peer", Reason: topology.PodCIDRRefused, Detail: "loopback"},
 		{Node: "peer", Reason: topology.RouteConflict, Detail: "one"},
 		{Node: "peer2", Reason: topology.RouteConflict, Detail: "another"},
+		{Reason: topology.Contested, Detail: "x\x1b[2Jy"},
 		{Node: "peer", Reason: topology.RouteFailed, Detail: "invalid argument"},
 		{Reason: topology.KernelFailed, Detail: long, Own: true},
 	}, "own")
-	want := []topology.Reason{topology.KernelFailed, topology.PodCIDRMissing, topology.RouteConflict}
+	want := []topology.Reason{topology.Contested, topology.KernelFailed, topology.PodCIDRMissing, topology.RouteConflict}
 	var reasons []topology.Reason
 	for reason, note := range got {
 		reasons = append(reasons, reason)
@@ -271,6 +272,9 @@ func TestFaultsOfThisNodeOnly(t *testing.T) {
 	}
 	if note := got[topology.RouteConflict]; !strings.HasPrefix(note, "one (and 1 more of this kind). ") {
 		t.Errorf("the note is %q", note)
+	}
+	if note := got[topology.Contested]; strings.Contains(note, "\x1b") {
+		t.Errorf("the note steers a terminal: %q", note)
 	}
 	if note := got[topology.KernelFailed]; strings.Contains(note, "\uFFFD") || !strings.Contains(note, "é...") {
 		t.Errorf("the note is cut within a character: %q", note)

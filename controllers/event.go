@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -39,7 +40,7 @@ func faultsOf(problems []topology.Problem, node string) map[topology.Reason]stri
 		if faults == nil {
 			faults = map[topology.Reason]string{}
 		}
-		faults[p.Reason] = p.Detail
+		faults[p.Reason] = status.Printable(p.Detail)
 	}
 	for reason, detail := range faults {
 		faults[reason] = noteOf(detail, more[reason], reason.Advice())

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -91,7 +90,7 @@ func writeConditions(w io.Writer, conditions []Condition, ready bool) {
 	for _, c := range conditions {
 		line := fmt.Sprintf("%s%s %s", marks[c.State], c.Name, c.State)
 		if c.State == Wrong {
-			line += fmt.Sprintf(": %s: %s", c.Reason, strings.ReplaceAll(c.Detail, "\n", " "))
+			line += fmt.Sprintf(": %s: %s", c.Reason, Printable(c.Detail))
 		}
 		fmt.Fprintln(w, line)
 	}

@@ -47,7 +47,7 @@ func TestVerboseReadyz(t *testing.T) {
 [+]podcidr ok
 [+]former-podcidr ok
 [+]addresses ok
-[-]settings failed: SettingMissing: no br_netfilter; setting it: read-only
+[-]settings failed: SettingMissing: no br_netfilter; setting it:; read-only
 [+]kernel ok
 [+]routes ok
 [+]table ok
