@@ -50,5 +50,10 @@ func measureStatus(ctx context.Context, l *lab, r *report) error {
 	r.add("CPU for plainroute status, the agent's", milliseconds((after-before)/time.Duration(len(took))), "ms", 0)
 	r.add("plainroute status, median", milliseconds(median(took)), "ms", 100)
 	r.add("plainroute status, worst", milliseconds(worst(took)), "ms", 0)
+	mib, err := l.agent.peakMemory()
+	if err != nil {
+		return err
+	}
+	r.add("peak resident memory after that", mib, "MiB", 45)
 	return nil
 }
