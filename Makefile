@@ -6,6 +6,7 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+REVISION ?= $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
 
 # The version comes from above, so Go need not ask git, which refuses to answer where the clone is another user's.
 export GOFLAGS := $(strip $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false)
@@ -45,7 +46,7 @@ demo-down: ## Take down a demo that was left up.
 
 .PHONY: build
 build: ## Build bin/plainroute.
-	@$(PATIENTLY) "compiling plainroute $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION)" -o bin/plainroute ./cmd/plainroute
+	@$(PATIENTLY) "compiling plainroute $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION) -X main.revision=$(REVISION)" -o bin/plainroute ./cmd/plainroute
 
 .PHONY: image
 image: ## Make the container image, bin/plainroute-image.tar. PLATFORMS=linux/amd64 is quicker.

@@ -78,7 +78,7 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 	a.nodes = a.source(o)
 	r := &NodeReconciler{
 		Options: opts, Nodes: a.nodes, Dataplane: host, Watcher: host, Resync: time.Hour,
-		Board: a.board, Metrics: NewMetrics(a.registry, "test"), Version: "test", diary: o.diary,
+		Board: a.board, Metrics: NewMetrics(a.registry, Build{"test", "abc"}, a.board, a.nodes), Version: "test", diary: o.diary,
 		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
 	r.Events = o.events

@@ -66,8 +66,8 @@ func verify(rest plan.Changes, err error) error {
 	failed := failedRoutes(err)
 	refused := func(r topology.Route) bool { return failed[r] }
 	rest = rest.WithoutRemovals()
-	rest.Add = slices.DeleteFunc(rest.Add, refused)
-	rest.Replace = slices.DeleteFunc(rest.Replace, refused)
+	rest.Add = slices.DeleteFunc(slices.Clone(rest.Add), refused)
+	rest.Replace = slices.DeleteFunc(slices.Clone(rest.Replace), refused)
 	if rest.KernelEmpty() {
 		return nil
 	}

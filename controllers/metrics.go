@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,79 +11,114 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Metrics are what Prometheus sees. No label takes a value that a Node chooses.
+// Build is what this program was made from.
+type Build struct{ Version, Revision string }
+
+// Metrics are what Prometheus sees; docs/metrics.md says what each means. No label
+// takes a value that a Node chooses, and each value that a label can take is there
+// from the start, so that a rate or an alert has a 0 to begin with.
 type Metrics struct {
 	ready     prometheus.Gauge
 	nodes     prometheus.Gauge
-	problems  *prometheus.GaugeVec
 	desired   prometheus.Gauge
 	installed prometheus.Gauge
+	success   prometheus.Gauge
+	problems  map[complaint]prometheus.Gauge
+	drift     map[string]prometheus.Gauge
 	changes   *prometheus.CounterVec
 	repairs   *prometheus.CounterVec
+	failures  prometheus.Counter
 	passes    prometheus.Histogram
 	latency   prometheus.Histogram
-	success   prometheus.Gauge
 }
 
-// NewMetrics makes the metrics and registers them.
-func NewMetrics(registry prometheus.Registerer, version string) *Metrics {
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "plainroute", Name: name, Help: help})
-	}
-	seconds := prometheus.ExponentialBuckets(0.0005, 2, 16)
+// A complaint is what the gauge of Problems tells of one.
+type complaint struct {
+	reason topology.Reason
+	own    bool
+}
+
+// The causes of a change: the first pass that was able to make it, news of Nodes, news
+// of this host, or that somebody had undone it.
+const (
+	causeStart  = "start"
+	causeNode   = "node"
+	causeHost   = "host"
+	causeRepair = "repair"
+)
+
+// seconds are the upper bounds of histograms: 0.5 ms to 16 s.
+func seconds() []float64 { return prometheus.ExponentialBuckets(0.0005, 2, 16) }
+
+// NewMetrics makes the metrics and registers them. What the API server says, and how
+// peers are, is asked for when Prometheus asks.
+func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board, nodes *NodeSource) *Metrics {
+	factory := maker{registry}
 	m := &Metrics{
-		ready:     gauge("ready", "1 if this node's pods are served as they should be."),
-		nodes:     gauge("nodes", "Nodes in the last view, our own too."),
-		desired:   gauge("routes_desired", "Routes that should be in the kernel."),
-		installed: gauge("routes_installed", "Routes of ours that the last pass found in the kernel."),
-		success:   gauge("last_success_timestamp_seconds", "When the last pass without an error ended."),
-		problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Namespace: "plainroute", Name: "problems",
-			Help: "Problems by reason, and whether they keep this node from being ready.",
-		}, []string{"reason", "own"}),
-		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "plainroute", Name: "changes_total",
-			Help: "Changes made to the host.",
-		}, []string{"kind"}),
-		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "plainroute", Name: "repairs_total",
-			Help: "Things put back that somebody had taken away or changed.",
-		}, []string{"kind"}),
-		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "plainroute", Name: "pass_duration_seconds",
-			Help: "Time that a pass took.", Buckets: seconds,
-		}),
-		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "plainroute", Name: "node_event_to_kernel_seconds",
-			Help: "Time from a Node's change on the wire to the kernel.", Buckets: seconds,
-		}),
+		ready:     factory.gauge("ready", "1 if this node's pods are served as they should be."),
+		nodes:     factory.gauge("nodes", "Nodes in the last view, our own too."),
+		desired:   factory.gauge("routes_desired", "Routes that should be in the kernel."),
+		installed: factory.gauge("routes_installed", "Routes of ours in the kernel after the last pass."),
+		success:   factory.gauge("last_success_timestamp_seconds", "When the last pass ended that failed in nothing but routes to single peers."),
+		failures:  factory.counter("pass_failures_total", "Passes that failed in more than routes to single peers."),
+		changes:   factory.counters("changes_total", "Changes made to the host, by what was changed and why.", "kind", "reason"),
+		repairs:   factory.counters("repairs_total", "Things put back that somebody had taken away or changed.", "kind"),
+		passes:    factory.histogram("pass_duration_seconds", "Time that a pass took."),
+		latency:   factory.histogram("node_event_to_kernel_seconds", "Time from a Node's change on the wire to the kernel."),
 	}
-	info := gauge("build_info", "1, with the version as a label.")
-	if version != "" {
-		info = prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: "plainroute", Name: "build_info",
-			Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version},
-		})
+	for kind := range tallied(plan.Tally{}) {
+		for _, cause := range []string{causeStart, causeNode, causeHost, causeRepair} {
+			m.changes.WithLabelValues(kind, cause)
+		}
 	}
-	info.Set(1)
-	registry.MustRegister(m.ready, m.nodes, m.problems, m.desired, m.installed, m.changes, m.repairs, m.passes, m.latency, m.success, info)
+	for _, kind := range kindLabels {
+		m.repairs.WithLabelValues(kind)
+	}
+	m.drift = map[string]prometheus.Gauge{}
+	drift := factory.gauges("drift", "Things that are not as they should be after the last pass.", "kind")
+	for kind := range differing(plan.Tally{}) {
+		m.drift[kind] = drift.WithLabelValues(kind)
+	}
+	m.problems = factory.problems()
+	info := factory.gauges("build_info", "1, with what this was built from as labels.", "version", "revision", "goversion")
+	info.WithLabelValues(orUnknown(build.Version), orUnknown(build.Revision), runtime.Version()).Set(1)
+	registry.MustRegister(&peerCollector{board: board})
+	factory.live(nodes)
 	return m
 }
 
-// applied counts changes by kind, and returns how many there are.
-func (m *Metrics) applied(c plan.Changes) int {
-	table := 0
-	if c.Table != nil || c.DeleteTable {
-		table = 1
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
 	}
-	sum := 0
-	for kind, n := range map[string]int{
-		"sysctl": len(c.Sysctls), "address": len(c.AddAddresses) + len(c.DeleteAddresses), "route_add": len(c.Add), "route_replace": len(c.Replace), "route_delete": len(c.Delete), "table": table,
-	} {
-		m.changes.WithLabelValues(kind).Add(float64(n))
-		sum += n
+	return s
+}
+
+// found notes what a pass found in the kernel and wants there.
+func (m *Metrics) found(routes int, desired topology.State) {
+	m.installed.Set(float64(routes))
+	m.desired.Set(float64(len(desired.Routes)))
+}
+
+// applied counts changes that were made for one reason.
+func (m *Metrics) applied(t plan.Tally, cause string) {
+	for kind, n := range tallied(t) {
+		m.changes.WithLabelValues(kind, cause).Add(float64(n))
 	}
-	return sum
+	m.installed.Add(float64(t.Added - t.Deleted))
+}
+
+// tallied names what changes are counted as.
+func tallied(t plan.Tally) map[string]int {
+	return map[string]int{
+		"sysctl": t.Sysctls, "address": t.Addresses, "table": t.Tables, "cni": t.Configs,
+		"route_add": t.Added, "route_replace": t.Replaced, "route_delete": t.Deleted,
+	}
+}
+
+// differing names what drift is counted as: a route is a route.
+func differing(t plan.Tally) map[string]int {
+	return map[string]int{"sysctl": t.Sysctls, "address": t.Addresses, "table": t.Tables, "cni": t.Configs, "route": t.Routes()}
 }
 
 // repaired counts what was put back, by kind.
@@ -92,14 +128,9 @@ func (m *Metrics) repaired(keys []plan.Key) {
 	}
 }
 
-// kindLabels are kinds as Prometheus would have them.
+// kindLabels are kinds as Prometheus would have them. The agent never removes a bridge.
 var kindLabels = map[plan.Kind]string{
 	plan.KindSysctl: "sysctl", plan.KindAddress: "address", plan.KindRoute: "route", plan.KindTable: "table", plan.KindCNI: "cni",
-}
-
-func (m *Metrics) observed(actual, desired topology.State) {
-	m.installed.Set(float64(len(actual.Routes)))
-	m.desired.Set(float64(len(desired.Routes)))
 }
 
 func (m *Metrics) observeLatency(since time.Time) {
@@ -108,20 +139,27 @@ func (m *Metrics) observeLatency(since time.Time) {
 	}
 }
 
-func (m *Metrics) reported(r *status.Result) {
+// reported tells what a pass came to.
+func (m *Metrics) reported(r *status.Result, failed bool) {
 	m.nodes.Set(float64(len(r.Nodes)))
-	m.passes.Observe(r.Pass.Duration.Seconds())
 	m.ready.Set(0)
 	if r.Ready {
 		m.ready.Set(1)
-		m.success.Set(float64(r.Pass.Time.Add(r.Pass.Duration).Unix()))
 	}
-	m.problems.Reset()
+	if failed {
+		m.failures.Inc()
+	} else if r.API.Synced {
+		m.success.Set(float64(r.Pass.Time.Add(r.Pass.Duration).UnixMilli()) / 1000)
+	}
+	for kind, n := range differing(r.Undone.Tally()) {
+		m.drift[kind].Set(float64(n))
+	}
+	counts := map[complaint]int{}
 	for _, p := range r.Problems {
-		own := "false"
-		if p.Own {
-			own = "true"
-		}
-		m.problems.WithLabelValues(string(p.Reason), own).Inc()
+		counts[complaint{p.Reason, p.Own}]++
 	}
+	for c, gauge := range m.problems {
+		gauge.Set(float64(counts[c]))
+	}
+	m.passes.Observe(r.Pass.Duration.Seconds())
 }

@@ -3,9 +3,12 @@ package controllers
 import (
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/client-go/rest"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -28,9 +31,18 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
 	}
-	for kind, want := range map[string]float64{"sysctl": 2, "table": 1, "route_add": 5, "route_replace": 0, "route_delete": 0} {
-		if got := a.metric("plainroute_changes_total", map[string]string{"kind": kind}); got != want {
-			t.Errorf("changes of kind %s are %v, want %v", kind, got, want)
+	for kind, want := range map[string]float64{"sysctl": 2, "table": 1, "cni": 1, "address": 0, "route_add": 4, "route_replace": 0, "route_delete": 0} {
+		if got := a.metric("plainroute_changes_total", map[string]string{"kind": kind, "reason": "start"}); got != want {
+			t.Errorf("changes of kind %s at the start are %v, want %v", kind, got, want)
+		}
+	}
+	repairs := map[string]string{"kind": "route_add", "reason": "repair"}
+	if got, all := a.metric("plainroute_changes_total", repairs), a.metric("plainroute_changes_total", nil); got != 1 || all != 9 {
+		t.Errorf("%v of %v changes are repairs of routes, want 1 of 9", got, all)
+	}
+	for state, want := range map[string]float64{"ok": 2, "refused": 1, "missing": 0, "conflict": 0, "off_link": 0, "failed": 0} {
+		if got := a.metric("plainroute_peers", map[string]string{"state": state}); got != want {
+			t.Errorf("%v peers are %s, want %v", got, state, want)
 		}
 	}
 	if a.metric("plainroute_last_success_timestamp_seconds", nil) == 0 || a.metric("plainroute_node_event_to_kernel_seconds", nil) == 0 {
@@ -54,7 +66,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if !slices.Contains([]string{"reason", "own", "kind", "version"}, l.GetName()) || strings.Contains(l.GetValue(), "evil") {
+				if !slices.Contains([]string{"reason", "own", "kind", "state", "version", "revision", "goversion"}, l.GetName()) || strings.Contains(l.GetValue(), "evil") {
 					t.Errorf("%s has label %s=%q", f.GetName(), l.GetName(), l.GetValue())
 				}
 			}
@@ -63,5 +75,107 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	complaints, err := testutil.GatherAndLint(a.registry)
 	if err != nil || len(complaints) > 0 {
 		t.Errorf("complaints are %v, %v", complaints, err)
+	}
+}
+
+// Each change is counted for why it was made.
+func TestReasonsOfChanges(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2), peer(3))
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	changes := func(kind, reason string) func(float64) func() error {
+		return func(want float64) func() error {
+			return a.metricIs(want, "plainroute_changes_total", map[string]string{"kind": kind, "reason": reason})
+		}
+	}
+	api.create(peer(4))
+	a.eventually(changes("route_add", "node")(1))
+	api.remove("node4")
+	a.eventually(changes("route_delete", "node")(1))
+	a.eventually(changes("table", "node")(2))
+	a.settle()
+	a.host.disturb(a.host.renameUplink)
+	a.eventually(changes("route_replace", "host")(2))
+	moved := route("10.244.3.0/24", "192.168.1.13")
+	moved.Dev = "eth9"
+	a.host.disturb(func() { a.host.dropRoute(moved) })
+	a.eventually(changes("route_add", "repair")(1))
+	a.settle()
+	for _, name := range []string{"plainroute_drift", "plainroute_pass_failures_total"} {
+		if got := a.metric(name, nil); got != 0 {
+			t.Errorf("%s is %v where nothing failed", name, got)
+		}
+	}
+}
+
+// renameUplink makes eth0 eth9, as if the peers were behind another link now.
+func (h *memoryHost) renameUplink() {
+	h.facts.Links[1].Name = "eth9"
+	for i := range h.facts.Routes {
+		h.facts.Routes[i].Dev = "eth9"
+	}
+}
+
+// What the kernel refuses is drift and a missing peer, and no repair once it is taken.
+func TestMetricsOfRefusedRoutes(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2), peer(3))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
+	a.eventually(a.ready)
+	a.eventually(a.metricIs(1, "plainroute_drift", map[string]string{"kind": "route"}))
+	a.eventually(a.metricIs(1, "plainroute_drift", nil))
+	a.eventually(a.metricIs(1, "plainroute_peers", map[string]string{"state": "failed"}))
+	a.eventually(a.metricIs(0, "plainroute_pass_failures_total", nil))
+	a.host.allow("10.244.2.0/24")
+	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
+	a.eventually(a.metricIs(0, "plainroute_drift", nil))
+	a.eventually(a.metricIs(2, "plainroute_peers", map[string]string{"state": "ok"}))
+	a.eventually(a.metricIs(4, "plainroute_changes_total", map[string]string{"kind": "route_add", "reason": "start"}))
+	a.eventually(a.metricIs(4, "plainroute_routes_installed", nil))
+	if got := a.metric("plainroute_repairs_total", nil); got != 0 {
+		t.Errorf("there were %v repairs, and nobody took anything away", got)
+	}
+}
+
+// What fails as a whole is a failed pass, until one succeeds.
+func TestMetricsOfFailedPasses(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refusedApply = syscall.EPERM }})
+	a.eventually(a.notReady("KernelFailed"))
+	a.settleFailing()
+	if a.metric("plainroute_pass_failures_total", nil) == 0 || a.metric("plainroute_last_success_timestamp_seconds", nil) != 0 {
+		t.Error("passes failed, and no failure was counted, or a success")
+	}
+	if got := a.metric("plainroute_drift", nil); got == 0 {
+		t.Error("nothing could be made, and there is no drift")
+	}
+	a.host.disturb(func() { a.host.refusedApply = nil })
+	a.eventually(a.ready)
+	a.eventually(a.metricIs(0, "plainroute_drift", nil))
+	a.eventually(a.metricIs(3, "plainroute_changes_total", map[string]string{"kind": "route_add"}))
+	a.eventually(a.metricIs(0, "plainroute_changes_total", map[string]string{"reason": "repair"}))
+	if age := time.Now().Unix() - int64(a.metric("plainroute_last_success_timestamp_seconds", nil)); age < 0 || age > 20 {
+		t.Errorf("the last success was %d s ago", age)
+	}
+}
+
+// A watch is established, and the server was heard; without a server neither.
+func TestMetricsOfTheWatch(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1())
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	a.eventually(a.metricIs(1, "plainroute_watch_established", nil))
+	if age := time.Since(time.Unix(int64(a.metric("plainroute_api_heard_timestamp_seconds", nil)), 0)); age > limit {
+		t.Errorf("the API server was heard %s ago", age)
+	}
+	nobody := startAgent(t, agentOptions{config: &rest.Config{Host: "https://127.0.0.1:1"}})
+	nobody.eventually(nobody.notReady("APIUnavailable"))
+	for _, name := range []string{"plainroute_watch_established", "plainroute_api_heard_timestamp_seconds"} {
+		if got := nobody.metric(name, nil); got != 0 {
+			t.Errorf("without an API server %s is %v", name, got)
+		}
 	}
 }

@@ -74,11 +74,14 @@ type NodeReconciler struct {
 	started   passClock
 	rivals    *rivals
 	diary     *diary
-	asked     *topology.State // what the last pass wanted
-	asking    *topology.State // what this one wants, as far as it has come
-	held      *topology.State // what stays although no Node asks for it
-	heldSince time.Time       // since when, if it waits for a confirmation
-	touched   status.Touched  // by this pass
+	asked     *topology.State     // what the last pass wanted
+	asking    *topology.State     // what this one wants, as far as it has come
+	held      *topology.State     // what stays although no Node asks for it
+	heldSince time.Time           // since when, if it waits for a confirmation
+	touched   status.Touched      // by this pass
+	undone    plan.Changes        // what this pass has still to do
+	moved     bool                // Nodes have changed since a pass last did all that they ask for
+	postponed map[plan.Key]string // what passes could not make, and why it was asked for
 	history   status.History
 }
 
@@ -188,10 +191,12 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	defer r.started.set(time.Time{})
 	view := r.Nodes.View()
 	r.number++
+	r.moved = r.moved || !view.Since.IsZero()
 	result := r.account(view)
 	changes, err := 0, error(nil)
 	if view.Synced {
 		changes, err = r.pass(ctx, view, result)
+		r.postpone()
 		r.asked = r.asking
 	} else {
 		result.Problems = []topology.Problem{waiting(view)}
@@ -207,7 +212,12 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result.Pass = status.Pass{Number: r.number, Time: begin, Duration: time.Since(begin), Changes: changes}
 	result.Passes = status.Recent(r.Board.Last().Passes, result.Pass)
 	result.Ready = len(result.Blocking()) == 0
+	result.Undone = r.undone
 	r.publish(ctx, result, view)
+	r.Metrics.reported(result, !onlyRoutes(err))
+	if err == nil {
+		r.moved = r.held != nil
+	}
 	r.Herald.tell(result.Ready, view.standing)
 	r.Events.tell(result)
 	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), r.diary.wait(), inhabitedWait(result.Problems))}, nil
@@ -300,11 +310,11 @@ func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desire
 	if r.asked != nil {
 		repairs = done.Repairs(*r.asked, desired)
 		r.rivals.repaired(repairs)
-		r.Metrics.repaired(repairs)
 	}
 	touch(&r.touched, done, repairs)
 	r.diary.changes(log.FromContext(ctx), done.Without(r.rivals.fought))
-	return r.Metrics.applied(done), err
+	r.undone = r.undone.Minus(done)
+	return r.count(done, repairs), err
 }
 
 // step computes what is to be done, less what an incomplete view could want back.
@@ -326,7 +336,8 @@ func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Res
 	result.Desired, result.Problems, result.Seen, result.Known = desired, problems, true, true
 	result.Host = r.hostOf(host, desired)
 	r.asking = &result.Desired
-	r.Metrics.observed(actual, result.Desired)
+	r.undone = changes
+	r.Metrics.found(len(actual.Routes), result.Desired)
 	return r.rivals.hold(changes), nil
 }
 
@@ -340,7 +351,6 @@ func (r *NodeReconciler) publish(ctx context.Context, result *status.Result, vie
 	}
 	r.remember(before, result, known)
 	r.Board.Publish(result)
-	r.Metrics.reported(result)
 	r.diary.problems(logger, "Problem", known, r.known)
 	r.diary.problems(logger, "Problem gone", r.known, known)
 	r.known = known

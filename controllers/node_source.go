@@ -41,7 +41,8 @@ type NodeSource struct {
 	notify func()
 	ask    chan struct{} // for a confirmation
 
-	heard atomic.Int64 // when the API server last sent anything, in nanoseconds
+	heard   atomic.Int64 // when the API server last sent anything, in nanoseconds
+	watches atomic.Int32 // that are open
 
 	mu        sync.Mutex
 	nodes     []*topology.Node // never changed in place: passes read them
@@ -198,6 +199,8 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 			reporter := apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "ClientWatchDecoding")
 			stream := newWireStream(body)
 			stream.own, stream.hear = s.Own, s.hear
+			s.watches.Add(1)
+			stream.over = sync.OnceFunc(func() { s.watches.Add(-1) })
 			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
 		},
 	}

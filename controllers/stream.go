@@ -25,6 +25,7 @@ type wireStream struct {
 	frame []byte
 	own   string // the Node of which more is read
 	hear  func() // is told that something came; nil: need not
+	over  func() // is told that nothing comes any more; nil: need not
 }
 
 // newWireStream reads what a server sends for ContentTypeProtobuf with stream=watch.
@@ -33,11 +34,21 @@ func newWireStream(body io.ReadCloser) *wireStream {
 }
 
 // Close ends a Decode that waits.
-func (s *wireStream) Close() { _ = s.body.Close() }
+func (s *wireStream) Close() {
+	_ = s.body.Close()
+	s.end()
+}
+
+func (s *wireStream) end() {
+	if s.over != nil {
+		s.over()
+	}
+}
 
 // Decode blocks for the next event.
 func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 	if err := s.readFrame(); err != nil {
+		s.end()
 		return "", nil, err
 	}
 	if s.hear != nil {

@@ -36,7 +36,7 @@ for platform in "${platforms[@]}"; do
   to=$dir/$GOOS-$GOARCH
   mkdir -p "$to/cni"
   echo "compiling for $platform"
-  go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$to/plainroute" ./cmd/plainroute
+  go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version -X main.revision=$revision" -o "$to/plainroute" ./cmd/plainroute
   go list -C hack/cni tool | xargs go build -C hack/cni -mod=readonly -trimpath -buildvcs=false \
     -ldflags "-s -w -X $plugins/pkg/utils/buildversion.BuildVersion=$plugins_version" -o "$to/cni/"
 done

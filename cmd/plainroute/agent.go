@@ -234,9 +234,10 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return err
 	}
+	board, build := &status.Board{}, controllers.Build{Version: version, Revision: revision}
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: nodes, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
-		Board: &status.Board{}, Metrics: controllers.NewMetrics(metrics.Registry, version), Version: version,
+		Board: board, Metrics: controllers.NewMetrics(metrics.Registry, build, board, nodes), Version: version,
 		Herald: herald, Events: events,
 	}
 	if !opts.Router {

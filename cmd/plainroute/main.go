@@ -14,8 +14,11 @@ import (
 	"github.com/plainroute/plainroute/pkg/cleanup"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and revision, the commit, are set by the linker.
+var (
+	version  = "dev"
+	revision = "unknown"
+)
 
 // Exit codes that scripts may rely on.
 const (

@@ -155,6 +155,9 @@ type Result struct {
 	Passes []Pass
 	// Known tells that Desired has been computed, by this pass or one before.
 	Known bool
+	// Undone is what the pass left as it should not be: the kernel refused it, or somebody
+	// keeps undoing it.
+	Undone plan.Changes
 	// History dates what the peers are like; nil: nobody does.
 	History *History
 }

@@ -1,0 +1,145 @@
+package controllers
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// anyValue stands for values that can't be listed.
+const anyValue = "…"
+
+// A sheet is what is said of a metric: its type, and the values of its labels.
+type sheet struct {
+	Type   string
+	Labels map[string][]string
+}
+
+// The page tells of each metric that there is, of each value that a label takes, and of
+// nothing else.
+func TestMetricsPage(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2))
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	families, err := a.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(page(t), gathered(families)); diff != "" {
+		t.Errorf("docs/metrics.md (-) and the metrics (+):\n%s", diff)
+	}
+	_, body := a.get("/metrics")
+	if want := countSeries(body) + " series"; !strings.Contains(pageText(t), want) {
+		t.Errorf("the page does not say that there are %s", want)
+	}
+}
+
+func pageText(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// page reads the rows of the page's tables of metrics.
+func page(t *testing.T) map[string]sheet {
+	t.Helper()
+	quoted := regexp.MustCompile("`([^`]+)`")
+	all := map[string]sheet{}
+	for line := range strings.Lines(pageText(t)) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 7 || !strings.Contains(cells[1], "`plainroute_") {
+			continue
+		}
+		labels := map[string][]string{}
+		for group := range strings.SplitSeq(cells[3], ";") {
+			name, values, listed := strings.Cut(group, ":")
+			for _, label := range quoted.FindAllStringSubmatch(name, -1) {
+				labels[label[1]] = []string{anyValue}
+			}
+			if !listed || strings.Contains(values, "as in") {
+				continue
+			}
+			var list []string
+			for _, value := range quoted.FindAllStringSubmatch(values, -1) {
+				list = append(list, value[1])
+			}
+			slices.Sort(list)
+			labels[quoted.FindStringSubmatch(name)[1]] = list
+		}
+		all[quoted.FindStringSubmatch(cells[1])[1]] = sheet{strings.TrimSpace(cells[2]), labels}
+		if name := quoted.FindStringSubmatch(cells[1])[1]; !strings.Contains(cells[5], name) {
+			t.Errorf("the example of %s is about something else", name)
+		}
+	}
+	return all
+}
+
+// gathered says the same of the metrics themselves. What they were built from, and the
+// reasons, which have a test of their own, are any value.
+func gathered(families []*dto.MetricFamily) map[string]sheet {
+	all := map[string]sheet{}
+	for _, f := range families {
+		values := map[string]map[string]bool{}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if values[l.GetName()] == nil {
+					values[l.GetName()] = map[string]bool{}
+				}
+				values[l.GetName()][l.GetValue()] = true
+			}
+		}
+		labels := map[string][]string{}
+		for name, set := range values {
+			labels[name] = slices.Sorted(maps.Keys(set))
+			if f.GetName() == "plainroute_build_info" || f.GetName() == "plainroute_problems" && name == "reason" {
+				labels[name] = []string{anyValue}
+			}
+		}
+		all[f.GetName()] = sheet{strings.ToLower(f.GetType().String()), labels}
+	}
+	return all
+}
+
+// countSeries counts what a scrape of our metrics brings.
+func countSeries(body string) string {
+	n := 0
+	for line := range strings.Lines(body) {
+		if strings.HasPrefix(line, "plainroute_") {
+			n++
+		}
+	}
+	return strconv.Itoa(n)
+}
+
+// Every reason is there before anything is wrong, and one that is never this node's own
+// is not there as such.
+func TestEveryReasonHasASeries(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1())
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	_, body := a.get("/metrics")
+	for _, reason := range topology.Reasons() {
+		for _, own := range []string{"true", "false"} {
+			want := own == "false" || reason.Subject() != topology.OfOthers
+			line := `plainroute_problems{own="` + own + `",reason="` + string(reason) + `"} 0`
+			if strings.Contains(body, line) != want {
+				t.Errorf("%s is there: %t, want %t", line, !want, want)
+			}
+		}
+	}
+}
