@@ -1,0 +1,46 @@
+package survey
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Not more agents are asked at a time than was said, and it is told how far it is.
+func TestEachIsBounded(t *testing.T) {
+	var now, most atomic.Int32
+	told := -1
+	s := &Survey{Parallel: 3, Timeout: time.Minute, Progress: func(done, all int) {
+		if all != 30 || done < told {
+			t.Errorf("told %d of %d after %d", done, all, told)
+		}
+		told = done
+	}}
+	err := s.each(t.Context(), make([]*Row, 30), func(context.Context, *Row) {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		time.Sleep(30 * time.Millisecond)
+		now.Add(-1)
+	})
+	if err != nil || most.Load() != 3 || told < 1 {
+		t.Errorf("got %v, %d at a time, want 3; told %d last", err, most.Load(), told)
+	}
+}
+
+// What doesn't listen to its context holds up nobody who wants to end.
+func TestEachEndsAtOnce(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	hang := make(chan struct{})
+	defer close(hang)
+	start := time.Now()
+	err := (&Survey{Parallel: 1, Timeout: time.Minute}).each(ctx, make([]*Row, 2), func(context.Context, *Row) {
+		cancel()
+		<-hang
+	})
+	if took := time.Since(start); !errors.Is(err, context.Canceled) || took > 10*time.Second {
+		t.Errorf("got %v after %s, want that it was cancelled at once", err, took)
+	}
+}
