@@ -1,0 +1,117 @@
+package doctor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// netAdmin is CAP_NET_ADMIN of linux/capability.h.
+const netAdmin = 12
+
+// capabilities looks at our own, which are those of the agent in whose pod we are.
+func capabilities(context.Context, *Patient) []Finding {
+	effective, err := effectiveCapabilities("/proc/self/status")
+	switch {
+	case err != nil:
+		return Skip(err.Error(), "")
+	case effective&(1<<netAdmin) != 0:
+		return nil
+	}
+	return []Finding{Fail("this process may not change routes", fmt.Sprintf("CapEff is %016x, without CAP_NET_ADMIN", effective),
+		"give the agent's container the capability NET_ADMIN (the manifests do); on a host, run this as root")}
+}
+
+func effectiveCapabilities(path string) (uint64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, fmt.Errorf("reading capabilities: %w", err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "CapEff:"); ok {
+			return strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		}
+	}
+	return 0, errors.New("reading capabilities: there is no line CapEff")
+}
+
+// forwarding looks at what makes this host a router, in general and on each device
+// that pods' packets pass: writing 1 over 1 in general repairs no device.
+func forwarding(_ context.Context, p *Patient) []Finding {
+	paths := []string{topology.SysctlForward4}
+	for _, dev := range p.devices() {
+		paths = append(paths, topology.ConfSysctl(4, dev, "forwarding"))
+	}
+	if p.dualStack() {
+		paths = append(paths, topology.SysctlForward6)
+	}
+	var found []Finding
+	for _, path := range paths {
+		value, err := p.Setting(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			found = append(found, Skip("reading "+path+": "+err.Error(), "")...)
+		case value == "0":
+			found = append(found, Fail("the kernel does not forward packets, so pods reach nobody beyond this node", path+" is 0",
+				"the agent sets it; if it does not stay 1, find what resets it (sysctl.d, a firewall's manager): sysctl -w "+path+"=1"))
+		}
+	}
+	return found
+}
+
+// devices are those that pods' packets pass.
+func (p *Patient) devices() []string {
+	var all []string
+	if p.Report != nil {
+		for _, u := range p.Report.Host.Uplinks {
+			all = append(all, u.Name)
+		}
+	}
+	if p.State.Bridge != "" {
+		all = append(all, p.State.Bridge)
+	}
+	return all
+}
+
+// dualStack tells whether pods have IPv6 addresses.
+func (p *Patient) dualStack() bool {
+	for _, s := range p.Subnets() {
+		if strings.Contains(s, ":") {
+			return true
+		}
+	}
+	return false
+}
+
+// bridgeNetfilter looks whether packets between pods of one node pass the firewall,
+// where kube-proxy translates the addresses of Services back.
+func bridgeNetfilter(_ context.Context, p *Patient) []Finding {
+	paths := []string{topology.SysctlBridgeNF4}
+	if p.dualStack() {
+		paths = append(paths, topology.SysctlBridgeNF6)
+	}
+	for _, path := range paths {
+		value, err := p.Setting(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return []Finding{Fail("the kernel module br_netfilter is not loaded, so a Service times out whose pod is on the node of who asks", path+" does not exist",
+				"modprobe br_netfilter, and for the next boot: echo br_netfilter >/etc/modules-load.d/plainroute.conf")}
+		case err != nil:
+			return Skip("reading "+path+": "+err.Error(), "")
+		case value == "0":
+			return []Finding{Fail("bridged packets pass no firewall, so a Service times out whose pod is on the node of who asks", path+" is 0",
+				"the agent sets it; if it does not stay 1, find what resets it: sysctl -w "+path+"=1")}
+		}
+	}
+	return nil
+}
