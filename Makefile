@@ -65,7 +65,7 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 
 .PHONY: test
 test: assets build vet bin/testsum ## Run every test that this machine can run: pure, API server, kernel, packets.
-	@hack/binaries.sh helm kustomize
+	@hack/binaries.sh helm kustomize prometheus
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
 	@cd hack/image && $(CURDIR)/bin/testsum -count=1 ./...

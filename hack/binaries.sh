@@ -6,6 +6,7 @@
 #   hack/binaries.sh govulncheck      the vulnerability scanner
 #   hack/binaries.sh image            what makes container images, from hack/image
 #   hack/binaries.sh helm kustomize   what renders the manifests
+#   hack/binaries.sh prometheus       Prometheus and promtool, for the tests of metrics, alerts and the dashboard
 #   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster, and
 #                                     their images
 #   hack/binaries.sh kubelets         all else that the nodes of that cluster are made of
@@ -258,6 +259,16 @@ helm() {
     -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=${client%%.*}"
 }
 
+# prometheus builds both without what finds targets by itself (no cloud's libraries, hundreds of them): the tests list
+# theirs. The web page is left out as well.
+prometheus() {
+  local name
+  for name in promtool prometheus; do
+    build "$tools/$name" prometheus "github.com/prometheus/prometheus/cmd/$name" -tags=remove_all_sd \
+      -ldflags="-s -w -X github.com/prometheus/common/version.Version=$(pinned prometheus github.com/prometheus/prometheus)"
+  done
+}
+
 make_all() {
   local target
   for target in "$@"; do
@@ -268,6 +279,7 @@ make_all() {
       image) build "$tools/image" image . -ldflags="-s -w" ;;
       govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
       helm) helm ;;
+      prometheus) prometheus ;;
       kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;
       coredns | ingress) served "$target" ;;
       conformance) conformance ;;

@@ -102,7 +102,7 @@ func (s *apiServer) prepare() error {
 	if s.dynamic, err = dynamic.NewForConfig(s.config); err != nil {
 		return err
 	}
-	if _, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{Paths: []string{"testdata/pod_monitor_crd.yaml"}}); err != nil {
+	if _, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{Paths: []string{"testdata/operator_crds.yaml"}}); err != nil {
 		return err
 	}
 	_, err = s.admin.CoreV1().Namespaces().Create(context.Background(),
