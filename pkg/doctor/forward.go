@@ -20,8 +20,12 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 		if !c.Drops {
 			continue
 		}
-		found = append(found, Warn("a firewall drops forwarded packets that none of its rules accepts; where none accepts those of pods, they reach nobody",
-			c.String(), "accept what comes from and goes to the pods there, before it drops: "+acceptRules(c.Family, c.Table, c.Name, p.Subnets())))
+		cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c.Family, c.Table, c.Name, p.Subnets())
+		if c.Rules == 0 {
+			found = append(found, Fail("a firewall drops all forwarded packets, so pods reach nobody beyond this node", c.String(), cure))
+			continue
+		}
+		found = append(found, Warn("a firewall drops forwarded packets that none of its rules accepts; where none accepts those of pods, they reach nobody", c.String(), cure))
 	}
 	return found
 }

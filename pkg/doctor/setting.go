@@ -18,7 +18,7 @@ const netAdmin = 12
 
 // capabilities looks at our own, which are those of the agent in whose pod we are.
 func capabilities(context.Context, *Patient) []Finding {
-	effective, err := effectiveCapabilities("/proc/self/status")
+	effective, err := effectiveCapabilities("/proc/thread-self/status")
 	switch {
 	case err != nil:
 		return Skip(err.Error(), "")

@@ -1,0 +1,115 @@
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Nothing is found where nothing is wrong.
+func TestHealthy(t *testing.T) {
+	w := newWard(t)
+	for _, name := range []string{"capabilities", "forwarding", "bridge-netfilter", "forward-policy", "foreign-routes", "cni-configs", "cni-plugins", "leftovers"} {
+		w.finds(name, OK)
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	w := newWard(t)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	w.must(unix.Capget(&header, &data[0]))
+	data[0].Effective &^= 1 << netAdmin
+	w.must(unix.Capset(&header, &data[0])) // of this thread, which ends with the test
+	f := w.finds("capabilities", Failure)
+	data[0].Effective |= 1 << netAdmin
+	w.must(unix.Capset(&header, &data[0]))
+	if !strings.Contains(f.Evidence, "CAP_NET_ADMIN") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+func TestForwarding(t *testing.T) {
+	w := newWard(t)
+	w.setting(topology.ConfSysctl(4, "eth0", "forwarding"), "0")
+	if f := w.finds("forwarding", Failure); !strings.Contains(f.Evidence, "eth0") {
+		t.Errorf("found %+v", f)
+	}
+	w.setting(topology.SysctlForward4, "0")
+	w.finds("forwarding", Failure)
+}
+
+func TestBridgeNetfilter(t *testing.T) {
+	w := newWard(t)
+	w.setting(topology.SysctlBridgeNF4, "0")
+	w.finds("bridge-netfilter", Failure)
+	w.ProcSys = t.TempDir() // that of a kernel without the module
+	if f := w.finds("bridge-netfilter", Failure); !strings.Contains(f.Cure, "modprobe") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// A chain that drops what no rule accepts, as Docker's and iptables-nft's are.
+func TestForwardPolicy(t *testing.T) {
+	w := newWard(t)
+	nft, err := nftables.New()
+	w.must(err)
+	table := nft.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
+	drop := nftables.ChainPolicyDrop
+	nft.AddChain(&nftables.Chain{
+		Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+		Priority: nftables.ChainPriorityFilter, Policy: &drop,
+	})
+	w.must(nft.Flush())
+	f := w.finds("forward-policy", Failure)
+	if !strings.Contains(f.Cure, "nft insert rule ip filter FORWARD ip saddr 10.244.1.0/24 accept") {
+		t.Errorf("the cure is %q", f.Cure)
+	}
+	nft.DelTable(table)
+	w.must(nft.Flush())
+	w.finds("forward-policy", OK)
+}
+
+func TestForeignRoutes(t *testing.T) {
+	w := newWard(t)
+	w.route("10.244.2.128/25", "192.168.1.1", 3, 0)
+	w.look()
+	if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Evidence, "10.244.2.128/25 via 192.168.1.1") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+func TestCNIConfigs(t *testing.T) {
+	w := newWard(t)
+	w.write(filepath.Join(w.Store.ConfDir, "05-other.conflist"), "{}")
+	if f := w.finds("cni-configs", Failure); !strings.Contains(f.Evidence, "05-other.conflist") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+func TestPlugins(t *testing.T) {
+	w := newWard(t)
+	w.must(os.Remove(filepath.Join(w.BinDir, "bridge")))
+	if f := w.finds("cni-plugins", Failure); !strings.HasSuffix(f.Evidence, ": bridge") {
+		t.Errorf("found %+v", f)
+	}
+	w.write(filepath.Join(w.BinDir, "bridge"), "<html>404</html>")
+	w.finds("cni-plugins", Failure)
+	w.BinDir = filepath.Join(w.BinDir, "none")
+	w.finds("cni-plugins", Skipped)
+}
+
+func TestLeftovers(t *testing.T) {
+	w := newWard(t)
+	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}})
+	if f := w.finds("leftovers", Warning); !strings.Contains(f.Fault, "flannel") {
+		t.Errorf("found %+v", f)
+	}
+}

@@ -1,0 +1,146 @@
+package doctor
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A ward is a network namespace of a test's own, with a healthy patient in it: node1 at 192.168.1.11 on eth0, for the
+// pods of 10.244.1.0/24, with a route to those of node2.
+type ward struct {
+	*Patient
+	t  *testing.T
+	nl *rtnl.Handle
+}
+
+func newWard(t *testing.T) *ward {
+	t.Helper()
+	runtime.LockOSThread() // and the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("can't make network namespaces here: %v", err)
+	}
+	w := &ward{t: t, Patient: &Patient{
+		Root: t.TempDir(), ProcSys: "/proc/sys", BinDir: t.TempDir(), Bridge: topology.Bridge, Node: "node1",
+		Store: cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()},
+		Report: &status.Report{Node: "node1", Host: status.Host{
+			Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, Uplinks: []status.Uplink{{Name: "eth0", MTU: 1500}}, MTU: 1500,
+			Addresses: []netip.Addr{netip.MustParseAddr("192.168.1.11")},
+		}},
+	}}
+	var err error
+	w.nl, err = rtnl.NewHandle()
+	w.must(err)
+	t.Cleanup(w.nl.Close)
+	w.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth0"}, PeerName: "lan"})
+	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}})
+	w.address("eth0", "192.168.1.11/24")
+	w.address(topology.Bridge, "10.244.1.1/24")
+	w.route("10.244.2.0/24", "192.168.1.12", topology.Protocol, topology.MetricPeer)
+	w.setting(topology.SysctlForward4, "1")
+	w.setting(topology.SysctlBridgeNF4, "1")
+	w.Kernel, err = dataplane.NewInspector()
+	w.must(err)
+	t.Cleanup(func() { w.must(w.Kernel.Close()) })
+	program, err := os.Executable()
+	w.must(err)
+	for _, name := range cni.Required() {
+		w.must(os.Symlink(program, filepath.Join(w.BinDir, name))) // a program, whatever it does
+	}
+	w.look()
+	return w
+}
+
+func (w *ward) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *ward) add(link rtnl.Link) {
+	w.t.Helper()
+	w.must(w.nl.LinkAdd(link))
+	w.must(w.nl.LinkSetUp(link))
+	if veth, ok := link.(*rtnl.Veth); ok {
+		peer, err := w.nl.LinkByName(veth.PeerName)
+		w.must(err)
+		w.must(w.nl.LinkSetUp(peer))
+	}
+}
+
+func (w *ward) address(dev, prefix string) {
+	w.t.Helper()
+	a, err := rtnl.ParseAddr(prefix)
+	w.must(err)
+	link, err := w.nl.LinkByName(dev)
+	w.must(err)
+	w.must(w.nl.AddrAdd(link, a))
+}
+
+func (w *ward) route(dst, via string, protocol, metric int) {
+	w.t.Helper()
+	link, err := w.nl.LinkByName("eth0")
+	w.must(err)
+	prefix, err := rtnl.ParseIPNet(dst)
+	w.must(err)
+	w.must(w.nl.RouteAdd(&rtnl.Route{
+		Dst: prefix, Gw: netip.MustParseAddr(via).AsSlice(), LinkIndex: link.Attrs().Index, Protocol: rtnl.RouteProtocol(protocol), Priority: metric,
+	}))
+}
+
+func (w *ward) setting(path, value string) {
+	w.t.Helper()
+	w.must(os.WriteFile(filepath.Join(w.ProcSys, path), []byte(value), 0o644))
+}
+
+func (w *ward) write(path, text string) {
+	w.t.Helper()
+	w.must(os.MkdirAll(filepath.Dir(path), 0o755))
+	w.must(os.WriteFile(path, []byte(text), 0o644))
+}
+
+// look reads the kernel anew.
+func (w *ward) look() {
+	w.t.Helper()
+	kernel, err := dataplane.New(dataplane.Config{Bridge: w.Bridge, ProcSys: w.ProcSys, ResolvConf: "/dev/null", CNI: w.Store})
+	w.must(err)
+	defer kernel.Close()
+	w.Host, err = kernel.Facts(w.t.Context())
+	w.must(err)
+	w.State, err = kernel.Observe(w.t.Context())
+	w.must(err)
+}
+
+// finds runs a check, which must come to a verdict, and say something of evidence and cure if it is a bad one.
+func (w *ward) finds(name string, want Verdict) Finding {
+	w.t.Helper()
+	for _, c := range Checks() {
+		if c.Name != name {
+			continue
+		}
+		found := c.Run(w.t.Context(), w.Patient) // on this thread, whose namespace it is
+		if len(found) == 0 {
+			found = []Finding{{Verdict: OK}}
+		}
+		if Worst(found) != want {
+			w.t.Fatalf("%s is %+v, want %s", name, found, want)
+		}
+		if f := found[0]; (want == Failure || want == Warning) && (f.Fault == "" || f.Evidence == "" || f.Cure == "") {
+			w.t.Errorf("%s says too little: %+v", name, f)
+		}
+		return found[0]
+	}
+	w.t.Fatalf("there is no check %s", name)
+	return Finding{}
+}
