@@ -1,0 +1,183 @@
+package monitoring
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// limit is what all may take on a machine under load.
+const limit = 2 * time.Minute
+
+// scrapeInterval is short, so that there are rates soon.
+const scrapeInterval = "1s"
+
+// lab is a cluster with something to tell, and a Prometheus.
+type lab struct {
+	t       *testing.T
+	ctx     context.Context
+	cluster *cluster.Cluster
+	nodes   []*cluster.Node
+	// at is where Prometheus listens, on the loopback of the sandbox.
+	at string
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	prometheus := tool(t, "prometheus")
+	if skipReason != "" {
+		t.Skip(skipReason)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	c, err := cluster.Start(ctx, configuration())
+	must(t, err)
+	l := &lab{t: t, ctx: ctx, cluster: c, at: "127.0.0.1:9090"}
+	for index := 1; index <= 3; index++ {
+		l.addNode(index)
+	}
+	for _, node := range l.nodes {
+		must(t, node.WaitReady(ctx))
+	}
+	l.startPrometheus(prometheus)
+	l.scraped()
+	return l
+}
+
+// addNode adds a node whose agent can be reached from the LAN, as Prometheus has to.
+func (l *lab) addNode(index int) {
+	l.t.Helper()
+	node, err := l.cluster.NewNode(index)
+	must(l.t, err)
+	must(l.t, node.Register(l.ctx))
+	must(l.t, node.StartAgent(cluster.AgentOptions{Args: []string{"--metrics-listen", metricsOf(node)}}))
+	l.nodes = append(l.nodes, node)
+}
+
+func metricsOf(n *cluster.Node) string { return netip.AddrPortFrom(n.V4, 9473).String() }
+
+// startPrometheus runs one that has the alerts, and scrapes the agents with the labels that the PodMonitor gives. It ends
+// with the test, or with the sandbox.
+func (l *lab) startPrometheus(binary string) {
+	l.t.Helper()
+	dir := l.t.TempDir()
+	rules, err := filepath.Abs(path("charts", "plainroute", "alerts.yaml"))
+	must(l.t, err)
+	var targets []any
+	for _, node := range l.nodes {
+		targets = append(targets, map[string]any{
+			"targets": []string{metricsOf(node)}, "labels": map[string]string{"node": node.Name, "cluster": "test"},
+		})
+	}
+	config, err := yaml.Marshal(map[string]any{
+		"global":         map[string]any{"scrape_interval": scrapeInterval, "evaluation_interval": scrapeInterval},
+		"rule_files":     []string{rules},
+		"scrape_configs": []any{map[string]any{"job_name": "plainroute", "static_configs": targets}},
+	})
+	must(l.t, err)
+	file := filepath.Join(dir, "prometheus.yaml")
+	must(l.t, os.WriteFile(file, config, 0o600))
+	var log bytes.Buffer
+	cmd := exec.CommandContext(context.Background(), binary, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+l.at)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	must(l.t, cmd.Start())
+	l.t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended already
+		_ = cmd.Wait()
+		if l.t.Failed() {
+			l.t.Log("Prometheus says:\n" + log.String())
+		}
+	})
+}
+
+// scraped waits until there is a first sample of each agent, for a rate is of what comes after it.
+func (l *lab) scraped() {
+	l.t.Helper()
+	for _, err := range l.eventually(limit/4, func() []error {
+		if err := l.query(fmt.Sprintf("count(up == 1) == %d", len(l.nodes))); err != nil {
+			return []error{err}
+		}
+		return nil
+	}) {
+		l.t.Fatal(err)
+	}
+}
+
+// happen makes something of all that is drawn happen: a Node joins, one is refused, somebody takes a route away.
+func (l *lab) happen() {
+	l.t.Helper()
+	joins, err := l.cluster.NewNode(len(l.nodes) + 1)
+	must(l.t, err)
+	must(l.t, joins.Register(l.ctx))
+	must(l.t, l.cluster.Forge(l.ctx, cluster.Forgery{Name: "bad", PodCIDRs: []string{"127.0.0.0/24"}, Addresses: []string{"192.168.1.200"}}))
+	must(l.t, l.nodes[0].DeleteRoute(l.nodes[1].Subnets[0]))
+	must(l.t, l.nodes[0].AwaitRoute(l.ctx, l.nodes[1].Subnets[0]))
+}
+
+// ask sends a request to Prometheus' API and returns the field data of its answer.
+func (l *lab) ask(endpoint string, args url.Values, into any) error {
+	request, err := http.NewRequestWithContext(l.ctx, http.MethodGet, "http://"+l.at+"/api/v1/"+endpoint+"?"+args.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	var answer struct {
+		Status, Error string
+		Data          json.RawMessage
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		return err
+	}
+	if answer.Status != "success" {
+		return fmt.Errorf("Prometheus says %s", answer.Error)
+	}
+	return json.Unmarshal(answer.Data, into)
+}
+
+// query returns why an expression has no data; a value that is no number is none.
+func (l *lab) query(expr string) error {
+	var data struct {
+		Result []struct {
+			Value [2]any
+		}
+	}
+	if err := l.ask("query", url.Values{"query": {expr}}, &data); err != nil {
+		return fmt.Errorf("%s: %w", expr, err)
+	}
+	for _, series := range data.Result {
+		if text, ok := series.Value[1].(string); ok && !strings.Contains(text, "NaN") {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: no data", expr)
+}
+
+// eventually asks until nothing objects, or returns the last objections.
+func (l *lab) eventually(patience time.Duration, objections func() []error) []error {
+	deadline := time.Now().Add(patience)
+	for {
+		last := objections()
+		if len(last) == 0 || time.Now().After(deadline) {
+			return last
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
