@@ -128,7 +128,7 @@ func TestRunbooksExist(t *testing.T) {
 		}
 	}
 	for _, a := range alerts(t) {
-		if m := runbook.FindStringSubmatch(a.Annotations["runbook_url"]); m != nil && !anchors[m[2]] {
+		if m := runbook.FindStringSubmatch(a.Annotations["runbook_url"]); len(m) == 3 && !anchors[m[2]] {
 			t.Errorf("%s leads to #%s, which docs/troubleshooting.md lacks", a.Alert, m[2])
 		}
 	}
