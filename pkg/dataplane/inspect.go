@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/google/nftables"
 	rtnl "github.com/vishvananda/netlink"
@@ -64,12 +65,17 @@ type Chain struct {
 	Drops bool
 	// Rules is how many there are.
 	Rules int
+	// Legacy tells a chain of iptables-legacy, which nftables does not show.
+	Legacy bool
 }
 
 func (c Chain) String() string {
 	policy := "accept"
 	if c.Drops {
 		policy = "drop"
+	}
+	if c.Legacy {
+		return fmt.Sprintf("%stables-legacy: chain %s (policy %s) with %d rules", c.Family, c.Name, strings.ToUpper(policy), c.Rules)
 	}
 	return fmt.Sprintf("chain %s %s %s { type filter hook forward; policy %s; } with %d rules", c.Family, c.Table, c.Name, policy, c.Rules)
 }
@@ -98,7 +104,10 @@ func (i *Inspector) ForwardChains() ([]Chain, error) {
 		if err != nil {
 			return nil, fmt.Errorf("listing the rules of %s: %w", c.Name, err)
 		}
-		found = append(found, Chain{family, c.Table.Name, c.Name, c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop, len(rules)})
+		found = append(found, Chain{
+			Family: family, Table: c.Table.Name, Name: c.Name,
+			Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop, Rules: len(rules),
+		})
 	}
 	return found, nil
 }

@@ -3,6 +3,8 @@ package doctor
 import (
 	"context"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/dataplane"
 )
 
 // forwardPolicy looks for base chains of hook forward that drop what no rule accepts:
@@ -12,6 +14,11 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 		return Skip("the kernel can't be looked at", "")
 	}
 	chains, err := p.Kernel.ForwardChains()
+	if err == nil {
+		var legacy []dataplane.Chain
+		legacy, err = p.Kernel.LegacyForwardChains()
+		chains = append(chains, legacy...)
+	}
 	if err != nil {
 		return Skip(err.Error(), "run it with CAP_NET_ADMIN")
 	}
@@ -20,7 +27,7 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 		if !c.Drops {
 			continue
 		}
-		cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c.Family, c.Table, c.Name, p.Subnets())
+		cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, p.Subnets())
 		if c.Rules == 0 {
 			found = append(found, Fail("a firewall drops all forwarded packets, so pods reach nobody beyond this node", c.String(), cure))
 			continue
@@ -30,23 +37,28 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 	return found
 }
 
-// acceptRules gives the commands that let pods through a chain of nftables.
-func acceptRules(family, table, chain string, subnets []string) string {
+// acceptRules gives the commands that let pods through a chain.
+func acceptRules(c dataplane.Chain, subnets []string) string {
+	program := "nft insert rule " + c.Family + " " + c.Table + " " + c.Name + " "
+	if c.Legacy {
+		program = c.Family + "tables-legacy -I " + c.Name + " "
+	}
 	var all []string
 	for _, s := range subnets {
-		kind := "ip"
+		family := "ip"
 		if strings.Contains(s, ":") {
-			kind = "ip6"
+			family = "ip6"
 		}
-		if family != "inet" && family != kind {
-			continue
-		}
-		for _, side := range []string{"saddr", "daddr"} {
-			all = append(all, strings.Join([]string{"nft insert rule", family, table, chain, kind, side, s, "accept"}, " "))
+		switch {
+		case c.Family != "inet" && c.Family != family:
+		case c.Legacy:
+			all = append(all, program+"-s "+s+" -j ACCEPT", program+"-d "+s+" -j ACCEPT")
+		default:
+			all = append(all, program+family+" saddr "+s+" accept", program+family+" daddr "+s+" accept")
 		}
 	}
 	if len(all) == 0 {
-		return "nft insert rule " + family + " " + table + " " + chain + " iifname plainroute0 accept, and the same with oifname"
+		return "by the pods' bridge, in and out"
 	}
 	return strings.Join(all, "; ")
 }

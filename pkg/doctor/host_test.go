@@ -2,7 +2,9 @@ package doctor
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -111,5 +113,55 @@ func TestLeftovers(t *testing.T) {
 	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}})
 	if f := w.finds("leftovers", Warning); !strings.Contains(f.Fault, "flannel") {
 		t.Errorf("found %+v", f)
+	}
+}
+
+// iptables-legacy writes where nftables does not show it.
+func TestForwardPolicyOfLegacyIPTables(t *testing.T) {
+	w := newWard(t)
+	run := legacyIPTables(t)
+	w.finds("forward-policy", OK)
+	if names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err != nil || len(names) > 0 {
+		t.Errorf("asking made the tables %q, %v", names, err)
+	}
+	run("iptables", "-P", "FORWARD", "DROP")
+	f := w.finds("forward-policy", Failure)
+	if !strings.HasPrefix(f.Evidence, "iptables-legacy: chain FORWARD (policy DROP) with 0 rules") || !strings.Contains(f.Cure, "iptables-legacy -I FORWARD -s 10.244.1.0/24 -j ACCEPT") {
+		t.Errorf("found %+v", f)
+	}
+	run("iptables", "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
+	run("iptables", "-A", "FORWARD", "-p", "tcp", "--dport", "80", "-m", "comment", "--comment", "a match", "-j", "ACCEPT")
+	if f := w.finds("forward-policy", Warning); !strings.Contains(f.Evidence, "with 2 rules") {
+		t.Errorf("found %+v", f)
+	}
+	run("iptables", "-P", "FORWARD", "ACCEPT")
+	w.finds("forward-policy", OK)
+	run("ip6tables", "-P", "FORWARD", "DROP")
+	w.finds("forward-policy", Failure)
+}
+
+// legacyIPTables runs iptables-legacy, this machine's or that of the tests' cluster of kubelets.
+func legacyIPTables(t *testing.T) func(args ...string) {
+	t.Helper()
+	const debian = "../../bin/e2e/debian/usr/"
+	program, err := exec.LookPath("xtables-legacy-multi")
+	if err != nil {
+		program, err = exec.LookPath(debian + "sbin/xtables-legacy-multi")
+	}
+	if err != nil {
+		t.Skipf("iptables-legacy is neither on this machine (apt-get install iptables) nor in bin/e2e (make e2e-assets): %v", err)
+	}
+	libraries := debian + "lib/" + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + "-linux-gnu"
+	lock := filepath.Join(t.TempDir(), "lock")
+	return func(args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+lock)
+		if strings.HasPrefix(program, "..") || strings.HasPrefix(program, debian) {
+			cmd.Env = append(cmd.Env, "LD_LIBRARY_PATH="+libraries, "XTABLES_LIBDIR="+libraries+"/xtables")
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
 	}
 }
