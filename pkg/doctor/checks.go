@@ -5,9 +5,11 @@ func Checks() []Check {
 	return []Check{
 		{"capabilities", capabilities},
 		{"forwarding", forwarding},
+		{"rp-filter", reversePath},
 		{"bridge-netfilter", bridgeNetfilter},
 		{"forward-policy", forwardPolicy},
 		{"foreign-routes", foreignRoutes},
+		{"policy-rules", policyRules},
 		{"cni-configs", cniConfigs},
 		{"cni-plugins", cniPlugins},
 		{"leftovers", leftovers},

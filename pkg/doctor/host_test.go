@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 // Nothing is found where nothing is wrong.
 func TestHealthy(t *testing.T) {
 	w := newWard(t)
-	for _, name := range []string{"capabilities", "forwarding", "bridge-netfilter", "forward-policy", "foreign-routes", "cni-configs", "cni-plugins", "leftovers"} {
+	for _, name := range []string{"capabilities", "forwarding", "rp-filter", "bridge-netfilter", "forward-policy", "foreign-routes", "policy-rules", "cni-configs", "cni-plugins", "leftovers"} {
 		w.finds(name, OK)
 	}
 }
@@ -86,6 +87,47 @@ func TestForeignRoutes(t *testing.T) {
 	if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Evidence, "10.244.2.128/25 via 192.168.1.1") {
 		t.Errorf("found %+v", f)
 	}
+}
+
+// A rule that has the kernel look elsewhere first, as VPNs and cloud agents make them.
+func TestPolicyRules(t *testing.T) {
+	w := newWard(t)
+	link, err := w.nl.LinkByName("eth0")
+	w.must(err)
+	everything, err := rtnl.ParseIPNet("0.0.0.0/0")
+	w.must(err)
+	w.must(w.nl.RouteAdd(&rtnl.Route{Dst: everything, Gw: net.IPv4(192, 168, 1, 1), LinkIndex: link.Attrs().Index, Table: 100}))
+	rule := rtnl.NewRule()
+	rule.Family, rule.Table, rule.Priority, rule.Src = unix.AF_INET, 100, 50, everything
+	w.must(w.nl.RuleAdd(rule))
+	if f := w.finds("policy-rules", Failure); !strings.Contains(f.Evidence, "they go via 192.168.1.1 dev eth0") {
+		t.Errorf("found %+v", f)
+	}
+	w.must(w.nl.RuleDel(rule))
+	w.must(w.nl.RouteAdd(&rtnl.Route{Dst: everything, Type: unix.RTN_PROHIBIT, Table: 101}))
+	rule.Table = 101
+	w.must(w.nl.RuleAdd(rule))
+	w.finds("policy-rules", Failure)
+}
+
+// Peers' pods that are reached by another link than the one that their packets come in by.
+func TestReversePath(t *testing.T) {
+	w := newWard(t)
+	w.setting("net/ipv4/conf/eth0/rp_filter", "1")
+	w.finds("rp-filter", OK)
+	w.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth1"}, PeerName: "lan1"})
+	w.address("eth1", "192.168.2.11/24")
+	other, err := w.nl.LinkByName("eth1")
+	w.must(err)
+	subnet, err := rtnl.ParseIPNet("10.244.3.0/24")
+	w.must(err)
+	w.must(w.nl.RouteAdd(&rtnl.Route{Dst: subnet, Gw: net.IPv4(192, 168, 2, 13), LinkIndex: other.Attrs().Index, Protocol: topology.Protocol, Priority: topology.MetricPeer}))
+	w.look()
+	if f := w.finds("rp-filter", Failure); !strings.Contains(f.Cure, "conf/eth0/rp_filter=2") {
+		t.Errorf("found %+v", f)
+	}
+	w.setting("net/ipv4/conf/all/rp_filter", "2")
+	w.finds("rp-filter", OK)
 }
 
 func TestCNIConfigs(t *testing.T) {
