@@ -111,3 +111,16 @@ func (i *Inspector) ForwardChains() ([]Chain, error) {
 	}
 	return found, nil
 }
+
+// Chains lists the names of all chains of nftables.
+func (i *Inspector) Chains() ([]string, error) {
+	chains, err := i.nft.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("listing chains: %w", err)
+	}
+	names := make([]string, 0, len(chains))
+	for _, c := range chains {
+		names = append(names, c.Name)
+	}
+	return names, nil
+}

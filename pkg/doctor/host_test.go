@@ -151,11 +151,31 @@ func TestPlugins(t *testing.T) {
 }
 
 func TestLeftovers(t *testing.T) {
-	w := newWard(t)
-	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}})
-	if f := w.finds("leftovers", Warning); !strings.Contains(f.Fault, "flannel") {
-		t.Errorf("found %+v", f)
+	for network, leave := range map[string]func(*ward){
+		"flannel": func(w *ward) { w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}}) },
+		"Calico":  func(w *ward) { w.route("10.99.0.0/26", "192.168.1.12", 80, 0) },
+		"Cilium":  func(w *ward) { w.write(filepath.Join(w.Store.ConfDir, "05-cilium.conflist"), "{}") },
+		"Weave":   func(w *ward) { w.chain("WEAVE-NPC") },
+		"a host":  func(w *ward) { w.chain("CNI-HOSTPORT-DNAT") },
+	} {
+		t.Run(network, func(t *testing.T) {
+			w := newWard(t)
+			leave(w)
+			w.look()
+			if f := w.finds("leftovers", Warning); !strings.HasPrefix(f.Fault, network) {
+				t.Errorf("found %+v", f)
+			}
+		})
 	}
+}
+
+// chain makes one as iptables-nft does.
+func (w *ward) chain(name string) {
+	w.t.Helper()
+	nft, err := nftables.New()
+	w.must(err)
+	nft.AddChain(&nftables.Chain{Name: name, Table: nft.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})})
+	w.must(nft.Flush())
 }
 
 // iptables-legacy writes where nftables does not show it.

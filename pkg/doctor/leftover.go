@@ -3,50 +3,129 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 )
 
-// traces are what other pod networks leave on a node, as they name it.
-var traces = []struct {
+// trace is what another pod network leaves on a node, as it names it. A name that ends
+// in * is how such names begin.
+type trace struct {
 	network string
-	devices []string // names, or how they begin where they end in *
-	cure    string
-}{
-	{"flannel", []string{"flannel.1", "flannel-v6.1", "cni0"}, "drain the node, ip link del DEVICE, and rm /etc/cni/net.d/10-flannel.conflist and /run/flannel"},
-	{"Calico", []string{"cali*", "vxlan.calico", "tunl0.calico"}, "drain the node and reboot it, or ip link del DEVICE; rm /etc/cni/net.d/10-calico.conflist"},
-	{"Cilium", []string{"cilium_*", "lxc*"}, "drain the node, cilium-dbg post-uninstall-cleanup, or reboot it; rm /etc/cni/net.d/05-cilium.conflist"},
-	{"Weave", []string{"weave", "vxlan-6784", "vethwe*"}, "drain the node, ip link del DEVICE, and rm /etc/cni/net.d/10-weave.conflist"},
+	devices []string
+	configs []string // in the CNI folder
+	chains  []string // of nftables, iptables-nft's too
+	// protocol is that of its routes (rtm_protocol); 0: none of its own.
+	protocol int
+	// idle tells that it means something only while no pod is attached.
+	idle bool
+	cure string
 }
 
-// leftovers looks for devices of other pod networks.
+var traces = []trace{
+	{
+		network: "flannel", devices: []string{"flannel.*", "flannel-v6.*", "flannel-wg*", "cni0"}, configs: []string{"10-flannel.conf*"},
+		chains: []string{"FLANNEL-*", "flannel-*"},
+		cure:   "drain the node, ip link del flannel.1 and cni0, rm /etc/cni/net.d/10-flannel.conflist and /run/flannel; docs/migrate-from-flannel.md has it step by step",
+	},
+	{
+		network: "Calico", devices: []string{"cali*", "vxlan.calico", "vxlan-v6.calico", "wireguard.cali"}, configs: []string{"10-calico.conflist", "calico-kubeconfig"},
+		chains: []string{"cali-*"}, protocol: 80,
+		cure: "drain the node, rm /etc/cni/net.d/10-calico.conflist and calico-kubeconfig, and reboot it, which takes its devices, routes and chains away",
+	},
+	{
+		network: "Cilium", devices: []string{"cilium_*", "lxc*"}, configs: []string{"05-cilium.conf*"}, chains: []string{"CILIUM_*"},
+		cure: "drain the node, rm /etc/cni/net.d/05-cilium.conflist, and reboot it, which takes its devices and programs away",
+	},
+	{
+		network: "Weave", devices: []string{"weave", "vxlan-6784", "vethwe*"}, configs: []string{"10-weave.conf*"}, chains: []string{"WEAVE*"},
+		cure: "drain the node, rm /etc/cni/net.d/10-weave.conflist, and reboot it",
+	},
+	{
+		network: "a host port of a pod that nobody detached", chains: []string{"CNI-HOSTPORT-*", "CNI-DN-*", "CNI-SN-*"},
+		idle: true,
+		cure: "no pod is attached here, so nobody uses it: nft list ruleset shows it, and a reboot takes it away",
+	},
+}
+
+// leftovers looks for what other pod networks have left, or make at this moment.
 func leftovers(_ context.Context, p *Patient) []Finding {
-	if p.Kernel == nil {
+	if p.Kernel == nil || p.KernelErr != nil {
 		return Skip("the kernel can't be looked at", "")
 	}
 	devices, err := p.Kernel.Devices()
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
+	chains, err := p.Kernel.Chains()
+	if err != nil {
+		return Skip(err.Error(), "run it with CAP_NET_ADMIN")
+	}
+	names := make([]string, 0, len(devices))
+	for _, d := range devices {
+		names = append(names, d.Name)
+	}
 	var found []Finding
 	for _, t := range traces {
-		var names []string
-		for _, d := range devices {
-			if matches(d.Name, t.devices) {
-				names = append(names, d.Name)
-			}
+		if t.idle && p.Host.Ports > 0 {
+			continue
 		}
-		if len(names) > 0 {
-			found = append(found, Warn(t.network+" was or is on this node, and may take its pods or their traffic", fmt.Sprintf("devices: %s", strings.Join(names, ", ")), t.cure))
+		if evidence := t.evidence(p, names, chains); len(evidence) > 0 {
+			found = append(found, Warn(t.network+" was or is on this node, and may take its pods or their traffic", strings.Join(evidence, "; "), t.cure))
 		}
 	}
 	return found
 }
 
-func matches(name string, patterns []string) bool {
-	for _, p := range patterns {
-		if prefix, open := strings.CutSuffix(p, "*"); name == p || open && strings.HasPrefix(name, prefix) {
-			return true
+func (t trace) evidence(p *Patient, devices, chains []string) []string {
+	var all []string
+	for _, kind := range []struct {
+		name           string
+		have, patterns []string
+	}{{"devices", devices, t.devices}, {"CNI configs", configs(p), t.configs}, {"chains", chains, t.chains}} {
+		if names := matching(kind.have, kind.patterns); len(names) > 0 {
+			all = append(all, kind.name+": "+few(names))
 		}
 	}
-	return false
+	for _, r := range p.Host.Routes {
+		if t.protocol != 0 && r.Protocol == t.protocol {
+			return append(all, "a route: "+r.String())
+		}
+	}
+	return all
+}
+
+// configs are the files of the CNI folder. One that can't be read has none: cni-configs
+// says so.
+func configs(p *Patient) []string {
+	entries, err := os.ReadDir(p.Store.ConfDir)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// few names the first of many.
+func few(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+func matching(names, patterns []string) []string {
+	var all []string
+	for _, name := range names {
+		for _, p := range patterns {
+			if prefix, open := strings.CutSuffix(p, "*"); name == p || open && strings.HasPrefix(name, prefix) {
+				all = append(all, name)
+				break
+			}
+		}
+	}
+	return all
 }
