@@ -13,5 +13,9 @@ func Checks() []Check {
 		{"cni-configs", cniConfigs},
 		{"cni-plugins", cniPlugins},
 		{"leftovers", leftovers},
+		{"neighbours", neighbours},
+		{"mac-addresses", cards},
+		{"path-mtu", pathMTU},
+		{"pod-packets", podPackets},
 	}
 }

@@ -39,6 +39,8 @@ type Patient struct {
 	// Nodes are all there are, as the API server has them.
 	Nodes    []corev1.Node
 	NodesErr error
+
+	round round // the visit to the peers
 }
 
 // Setting reads a setting by its path below /proc/sys.

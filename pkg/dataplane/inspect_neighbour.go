@@ -1,0 +1,133 @@
+package dataplane
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// NeighbourState is how well the kernel knows the MAC address of a neighbour, in the
+// words of ip-neighbour(8).
+type NeighbourState string
+
+// The states of a neighbour. Those from Stale to Probe were known once and may be gone.
+const (
+	Incomplete NeighbourState = "INCOMPLETE"
+	Reachable  NeighbourState = "REACHABLE"
+	Stale      NeighbourState = "STALE"
+	Delay      NeighbourState = "DELAY"
+	Probe      NeighbourState = "PROBE"
+	Failed     NeighbourState = "FAILED"
+	NoARP      NeighbourState = "NOARP"
+	Permanent  NeighbourState = "PERMANENT"
+)
+
+var neighbourStates = map[int]NeighbourState{
+	unix.NUD_INCOMPLETE: Incomplete, unix.NUD_REACHABLE: Reachable, unix.NUD_STALE: Stale, unix.NUD_DELAY: Delay,
+	unix.NUD_PROBE: Probe, unix.NUD_FAILED: Failed, unix.NUD_NOARP: NoARP, unix.NUD_PERMANENT: Permanent,
+}
+
+// Neighbour is an entry of the kernel's neighbour table.
+type Neighbour struct {
+	Addr netip.Addr
+	Dev  string
+	// MAC is empty while it is not known.
+	MAC   string
+	State NeighbourState
+}
+
+// String gives the entry as ip-neighbour(8) does.
+func (n Neighbour) String() string {
+	if n.MAC == "" {
+		return fmt.Sprintf("%s dev %s %s", n.Addr, n.Dev, n.State)
+	}
+	return fmt.Sprintf("%s dev %s lladdr %s %s", n.Addr, n.Dev, n.MAC, n.State)
+}
+
+// Neighbours lists the neighbours of both families, less those that the kernel needs
+// for itself: multicast groups and the like, which are NOARP.
+func (i *Inspector) Neighbours() ([]Neighbour, error) {
+	names, err := i.names()
+	if err != nil {
+		return nil, err
+	}
+	var all []Neighbour
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		entries, err := retryDump(func() ([]rtnl.Neigh, error) { return i.handle.NeighList(0, family) })
+		if err != nil {
+			return nil, fmt.Errorf("listing neighbours: %w", err)
+		}
+		for _, e := range entries {
+			addr, ok := netip.AddrFromSlice(e.IP)
+			if !ok || e.State == unix.NUD_NOARP && addr.IsMulticast() {
+				continue
+			}
+			all = append(all, Neighbour{addr.Unmap(), names[e.LinkIndex], e.HardwareAddr.String(), neighbourStates[e.State]})
+		}
+	}
+	slices.SortFunc(all, func(a, b Neighbour) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Dev, b.Dev)) })
+	return all, nil
+}
+
+func (i *Inspector) names() (map[int]string, error) {
+	links, err := retryDump(i.handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("listing links: %w", err)
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	return names, nil
+}
+
+// Cards returns the MAC addresses of this host's own devices that have any.
+func (i *Inspector) Cards() (map[string]string, error) {
+	links, err := retryDump(i.handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("listing links: %w", err)
+	}
+	cards := map[string]string{}
+	for _, l := range links {
+		if mac := l.Attrs().HardwareAddr; len(mac) > 0 {
+			cards[l.Attrs().Name] = mac.String()
+		}
+	}
+	return cards, nil
+}
+
+// Way is how the kernel sends a packet to an address, policy rules and all.
+type Way struct {
+	Dev string
+	// Via is the gateway; the zero Addr: the address is on link.
+	Via netip.Addr
+	// MTU is what the route sets it to; 0: the device's. What routers have told of the path
+	// is not in it.
+	MTU int
+}
+
+// WayTo asks the kernel, as `ip route get` does.
+func (i *Inspector) WayTo(to netip.Addr) (Way, error) {
+	routes, err := i.handle.RouteGet(to.AsSlice())
+	if err != nil {
+		return Way{}, fmt.Errorf("asking the way to %s: %w", to, err)
+	}
+	if len(routes) == 0 {
+		return Way{}, fmt.Errorf("asking the way to %s: the kernel gives none", to)
+	}
+	link, err := i.handle.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return Way{}, fmt.Errorf("asking the way to %s: %w", to, err)
+	}
+	via, _ := netip.AddrFromSlice(routes[0].Gw)
+	way := Way{Dev: link.Attrs().Name, Via: via.Unmap()}
+	entry, err := i.handle.RouteGetWithOptions(to.AsSlice(), &rtnl.RouteGetOptions{FIBMatch: true})
+	if err == nil && len(entry) > 0 {
+		way.MTU = entry[0].MTU
+	}
+	return way, nil
+}

@@ -1,0 +1,100 @@
+package doctor
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestNeighboursAnswer(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	l.peer(3)
+	p := l.patient()
+	begin := time.Now()
+	well(t, neighbours(t.Context(), p))
+	well(t, cards(t.Context(), p))
+	well(t, pathMTU(t.Context(), p))
+	well(t, podPackets(t.Context(), p))
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("it took %s where everybody answers", took)
+	}
+}
+
+func TestNeighbourDoesNotAnswer(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	l.addNode(3)
+	l.route(3, "192.168.1.13")
+	finds(t, neighbours(t.Context(), l.patient()), Failure, "node3", "192.168.1.13 dev lan0 FAILED")
+}
+
+// What the API server misses too is no fault of this node's.
+func TestNeighbourIsAway(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	l.addNode(3).Status.Conditions[0].Status = corev1.ConditionUnknown
+	l.route(3, "192.168.1.13")
+	finds(t, neighbours(t.Context(), l.patient()), Warning, "node3", "NotReady")
+}
+
+func TestNobodyAnswers(t *testing.T) {
+	l := newLAN(t)
+	for _, n := range []int{2, 3} {
+		l.addNode(n)
+	}
+	l.route(2, "192.168.1.12")
+	l.route(3, "192.168.1.13")
+	finds(t, neighbours(t.Context(), l.patient()), Failure, "no peer at all", "cable, VLAN")
+}
+
+// An entry that was good once is no proof: the peer is asked again.
+func TestNeighbourLeft(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	l.addNode(3)
+	l.route(3, "192.168.1.13")
+	link, err := l.nl.LinkByName("lan0")
+	l.must(err)
+	for _, addr := range []string{"192.168.1.13", "fd00:192:168:1::13"} {
+		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
+	}
+	finds(t, neighbours(t.Context(), l.patient()), Failure, "node3")
+}
+
+func TestCardsOfClones(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	l.peer(3)
+	clone := l.peer(4)
+	card, err := clone.nl.LinkByName("eth0")
+	l.must(err)
+	l.must(clone.nl.LinkSetHardwareAddr(card, mac(13)))
+	found := cards(t.Context(), l.patient())
+	finds(t, found, Failure, "node3, node4", "02:00:00:00:00:0d", "machine-id")
+}
+
+func TestCardOfThisNode(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	link, err := l.nl.LinkByName("lan0")
+	l.must(err)
+	l.addNode(3)
+	l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP("192.168.1.13"), HardwareAddr: mac(11), State: unix.NUD_PERMANENT}))
+	finds(t, cards(t.Context(), l.patient()), Failure, "MAC address of this node", "node3")
+}
+
+// A router that answers for all is no clone.
+func TestCardsOfRouter(t *testing.T) {
+	l := newLAN(t)
+	router := l.machine("router", mac(1))
+	addAddrs(t, router.nl, "eth0", "192.168.1.12/24", "192.168.1.13/24", "192.168.1.14/24")
+	for _, n := range []int{2, 3, 4} {
+		l.addNode(n).Spec.PodCIDRs = []string{prefixes(n)[0].String()}
+	}
+	finds(t, cards(t.Context(), l.patient()), Warning, "proxy ARP", "route for each pod subnet")
+}

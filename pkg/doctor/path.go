@@ -1,0 +1,169 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// pathMTU looks whether packets as large as pods send them reach the peers.
+func pathMTU(ctx context.Context, p *Patient) []Finding {
+	if found := p.noPeers(); found != nil {
+		return found
+	}
+	r := p.visit(ctx)
+	switch {
+	case r.err != nil:
+		return Skip(r.err.Error(), "")
+	case r.size == 0:
+		return Skip("the MTU of the pods is not known: there is no CNI config of ours yet", "")
+	}
+	found := append(p.tooLargeHere(r), p.narrow(r)...)
+	return append(found, p.swallowed(ctx, r)...)
+}
+
+// tooLargeHere compares the pods' MTU with what this node's own links and routes take.
+func (p *Patient) tooLargeHere(r *round) []Finding {
+	var names, shown []string
+	for _, one := range r.peers {
+		for _, hop := range one.hops {
+			if a := r.answers[question{hop, r.size}]; a.local && a.mtu > 0 {
+				names, shown = append(names, one.name), append(shown, fmt.Sprintf("the link towards %s takes %d bytes", hop, a.mtu))
+			} else if mtu := p.routeMTU(hop); mtu > 0 && mtu < r.size {
+				names, shown = append(names, one.name), append(shown, fmt.Sprintf("ip route get %s: mtu %d", hop, mtu))
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []Finding{Warn(fmt.Sprintf("pods may send packets of %d bytes, which is more than this node's own link or route takes: towards %s", r.size, named(names)), first(shown),
+		"give the agent that --mtu (0: the uplink's), and make the pods of this node anew; or raise the link's MTU")}
+}
+
+func (p *Patient) routeMTU(hop netip.Addr) int {
+	if p.Kernel == nil {
+		return 0
+	}
+	way, err := p.Kernel.WayTo(hop)
+	if err != nil {
+		return 0
+	}
+	return way.MTU
+}
+
+// narrow finds paths on which a router says that packets are too large: pods learn it,
+// unless a firewall keeps that from them.
+func (p *Patient) narrow(r *round) []Finding {
+	var names, shown []string
+	least := r.size
+	for _, one := range r.peers {
+		for _, hop := range one.hops {
+			if a := r.answers[question{hop, r.size}]; !a.local && a.mtu > 0 {
+				names, shown = append(names, one.name), append(shown, fmt.Sprintf("%s says of the path to %s: mtu %d", a.refused, hop, a.mtu))
+				least = min(least, a.mtu)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []Finding{Warn(fmt.Sprintf("the path takes less than the %d bytes that pods send: to %s", r.size, named(names)), first(shown),
+		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and make the pods anew; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))}
+}
+
+// swallowed finds black holes: small packets are answered, large ones are not, and
+// nobody says why. Answers are rationed, so a suspect is asked again: only a small
+// packet that is answered after a large one was not makes a case.
+func (p *Patient) swallowed(ctx context.Context, r *round) []Finding {
+	suspects := map[netip.Addr]string{}
+	for _, one := range r.peers {
+		for _, hop := range one.hops {
+			if r.answers[question{hop, small}].reached && !r.answers[question{hop, r.size}].came() {
+				suspects[hop] = one.name
+			}
+		}
+	}
+	if len(suspects) == 0 {
+		return nil
+	}
+	var questions []question
+	for hop := range suspects {
+		questions = append(questions, question{hop, r.size}, question{hop, small})
+	}
+	answers, err := ask(ctx, questions, patience)
+	if err != nil {
+		return Skip(err.Error(), "")
+	}
+	var names, shown []string
+	for hop, name := range suspects {
+		if answers[question{hop, small}].reached && !answers[question{hop, r.size}].came() {
+			names, shown = append(names, name), append(shown, fmt.Sprintf("%s answers packets of %d bytes, and none of %d with DF set", hop, small, r.size))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(shown)
+	return []Finding{Fail(fmt.Sprintf("the path swallows packets as large as pods send, %d bytes, and nobody says so: to %s; connections open, and hang when data flows", r.size, named(names)), first(shown),
+		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (`ping -M do -s SIZE` finds it), and make the pods anew")}
+}
+
+// first gives the first few of many pieces of evidence.
+func first(shown []string) string {
+	const few = 3
+	if len(shown) <= few {
+		return strings.Join(shown, "; ")
+	}
+	return fmt.Sprintf("%s; and %d more", strings.Join(shown[:few], "; "), len(shown)-few)
+}
+
+// podPackets looks whether packets for pods arrive at their nodes: clouds and switches
+// drop what is not addressed to the machine itself, unless told otherwise.
+func podPackets(ctx context.Context, p *Patient) []Finding {
+	if found := p.noPeers(); found != nil {
+		return found
+	}
+	r := p.visit(ctx)
+	if r.err != nil {
+		return Skip(r.err.Error(), "")
+	}
+	var names, shown []string
+	alive := 0
+	for _, one := range r.peers {
+		for _, subnet := range one.subnets {
+			hop, ok := one.hop(subnet)
+			if !ok || !r.alive(hop) || !p.routed(subnet) {
+				continue
+			}
+			alive++
+			if a := r.answers[question{gateway(subnet), small}]; !a.reached && a.refused != hop {
+				names, shown = append(names, one.name), append(shown, fmt.Sprintf("%s answers, %s behind it does not%s", hop, gateway(subnet), because(a)))
+			}
+		}
+	}
+	switch {
+	case len(names) > 0:
+		return []Finding{Warn("nodes answer, and what is sent to their pods' subnets does not arrive there, or its answer does not come back: "+named(names), first(shown), p.cloudCure())}
+	case alive == 0 && len(r.peers) > 0:
+		return Skip("no peer answers datagrams, so nobody can tell whether those for pods arrive", "let ICMP \"port unreachable\" pass between nodes, or run plainroute check")
+	}
+	return nil
+}
+
+func because(a answer) string {
+	if a.why == nil {
+		return ""
+	}
+	return fmt.Sprintf(" (%s says: %s)", a.refused, a.why)
+}
+
+// routed tells whether a route of ours to the subnet is in the kernel; without one,
+// silence says nothing about the network.
+func (p *Patient) routed(subnet netip.Prefix) bool {
+	return slices.ContainsFunc(p.State.Routes, func(r topology.Route) bool { return r.Dst == subnet && r.Type == topology.Unicast })
+}

@@ -1,0 +1,73 @@
+package doctor
+
+import (
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+)
+
+// A switch's port of a smaller MTU drops without a word: connections open, and hang.
+func TestPathSwallowsLargePackets(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	l.peer(3)
+	port, err := l.nl.LinkByName("to-node3")
+	l.must(err)
+	l.must(l.nl.LinkSetMTU(port, 1400))
+	found := pathMTU(t.Context(), l.patient())
+	finds(t, found, Failure, "node3", "1500 bytes", "hang")
+}
+
+// A router that says so is obeyed by pods that hear it.
+func TestPathIsNarrow(t *testing.T) {
+	l := newLAN(t)
+	router := l.machine("router", mac(1))
+	addAddrs(t, router.nl, "eth0", "192.168.1.1/24")
+	router.sysctl("net/ipv4/ip_forward", "1")
+	far := l.namespace("far")
+	l.must(router.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "far0", MTU: 1400}, PeerName: "eth0", PeerNamespace: rtnl.NsFd(int(far.fd))}))
+	addAddrs(t, router.nl, "far0", "192.168.2.1/24")
+	addAddrs(t, far.nl, "eth0", "192.168.2.12/24")
+	l.must(addRoute(far.nl, "192.168.1.0/24", "192.168.2.1", 4))
+	l.must(addRoute(l.nl, "192.168.2.0/24", "192.168.1.1", 4))
+	n := l.addNode(2)
+	n.Status.Addresses = n.Status.Addresses[:1]
+	n.Status.Addresses[0].Address = "192.168.2.12"
+	n.Spec.PodCIDRs = n.Spec.PodCIDRs[:1]
+	finds(t, pathMTU(t.Context(), l.patient()), Warning, "node2", "192.168.1.1 says", "mtu 1400", "--mtu=1400")
+}
+
+func TestPodsSendMoreThanTheLinkTakes(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	link, err := l.nl.LinkByName("lan0")
+	l.must(err)
+	l.must(l.nl.LinkSetMTU(link, 1450))
+	finds(t, pathMTU(t.Context(), l.patient()), Warning, "this node's own link", "takes 1450 bytes")
+}
+
+// A route that bears an MTU of its own narrows the path, whatever the link takes.
+func TestRouteOfSmallerMTU(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	link, err := l.nl.LinkByName("lan0")
+	l.must(err)
+	addr, err := rtnl.ParseIPNet("192.168.1.12/32")
+	l.must(err)
+	l.must(l.nl.RouteAdd(&rtnl.Route{LinkIndex: link.Attrs().Index, Dst: addr, MTU: 1300}))
+	finds(t, pathMTU(t.Context(), l.patient()), Warning, "ip route get 192.168.1.12: mtu 1300")
+}
+
+// A cloud that delivers only what is addressed to the machine itself.
+func TestPodPacketsAreDropped(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	m := l.peer(3)
+	l.nodes[0].Spec.ProviderID = "aws:///eu-west-1a/i-0123"
+	for _, p := range prefixes(3) {
+		dst, err := rtnl.ParseIPNet(p.String())
+		l.must(err)
+		l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: 6})) // RTN_BLACKHOLE
+	}
+	finds(t, podPackets(t.Context(), l.patient()), Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
+}
