@@ -81,12 +81,13 @@ func (f maker) live(nodes *NodeSource) {
 }
 
 // peerCollector counts peers by state when Prometheus asks, for a pass has no need to
-// know, and once for each Result.
+// know, and once for each pass. It keeps no Result, which among thousands of Nodes takes
+// a megabyte.
 type peerCollector struct {
 	board *status.Board
 
 	mu     sync.Mutex
-	of     *status.Result
+	pass   int64 // that counts are of
 	counts map[status.PeerState]int
 }
 
@@ -109,8 +110,8 @@ func (c *peerCollector) Collect(metrics chan<- prometheus.Metric) {
 func (c *peerCollector) count() map[status.PeerState]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last := c.board.Last(); last != c.of {
-		c.of, c.counts = last, last.CountPeers()
+	if last := c.board.Last(); c.counts == nil || last.Pass.Number != c.pass {
+		c.pass, c.counts = last.Pass.Number, last.CountPeers()
 	}
 	return c.counts
 }

@@ -123,8 +123,12 @@ func differing(t plan.Tally) map[string]int {
 
 // repaired counts what was put back, by kind.
 func (m *Metrics) repaired(keys []plan.Key) {
+	counts := map[plan.Kind]int{}
 	for _, k := range keys {
-		m.repairs.WithLabelValues(kindLabels[k.Kind]).Inc()
+		counts[k.Kind]++
+	}
+	for kind, n := range counts {
+		m.repairs.WithLabelValues(kindLabels[kind]).Add(float64(n))
 	}
 }
 
