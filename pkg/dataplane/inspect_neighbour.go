@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -130,4 +133,40 @@ func (i *Inspector) WayTo(to netip.Addr) (Way, error) {
 		way.MTU = entry[0].MTU
 	}
 	return way, nil
+}
+
+// NeighbourCount returns how many entries there are in the table of a family, 4 or 6,
+// that count against its limits. The kernel counts those of all network namespaces
+// together, and shows that in the initial one alone; elsewhere ours are counted.
+func (i *Inspector) NeighbourCount(family int) (int, error) {
+	name := map[int]string{4: "arp_cache", 6: "ndisc_cache"}[family]
+	if content, err := os.ReadFile("/proc/thread-self/net/stat/" + name); err == nil {
+		return parseCount(string(content))
+	}
+	all, err := i.Neighbours()
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, e := range all {
+		if e.Addr.Is4() == (family == 4) && e.State != Permanent {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// parseCount reads the column "entries" of the table's statistics, a row for each CPU
+// (neigh_stat_seq_show of net/core/neighbour.c).
+func parseCount(stat string) (int, error) {
+	lines := strings.SplitN(stat, "\n", 3)
+	if len(lines) < 2 || !strings.HasPrefix(lines[0], "entries") {
+		return 0, fmt.Errorf("reading the neighbour table's statistics: unexpected %q", lines[0])
+	}
+	field, _, _ := strings.Cut(strings.TrimSpace(lines[1]), " ")
+	n, err := strconv.ParseInt(field, 16, 32)
+	if err != nil {
+		return 0, fmt.Errorf("reading the neighbour table's statistics: %w", err)
+	}
+	return int(n), nil
 }

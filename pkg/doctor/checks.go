@@ -17,5 +17,7 @@ func Checks() []Check {
 		{"mac-addresses", cards},
 		{"path-mtu", pathMTU},
 		{"pod-packets", podPackets},
+		{"neighbour-limits", neighbourLimits},
+		{"duplicates", duplicates},
 	}
 }

@@ -1,0 +1,68 @@
+package doctor
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// different are Nodes that have nothing in common.
+func different(n int) *Patient {
+	l := &lan{}
+	for i := range n {
+		node := l.addNode(1)
+		node.Name = fmt.Sprintf("node%d", i+1)
+		node.Labels = map[string]string{corev1.LabelHostname: node.Name}
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: node.Name})
+		node.Status.Addresses[0].Address = fmt.Sprintf("192.168.%d.%d", i/250, 1+i%250)
+		node.Status.Addresses[1].Address = fmt.Sprintf("fd00:192::%x", i+1)
+		node.Spec.PodCIDRs = []string{fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), fmt.Sprintf("fd00:10:%x::/64", i)}
+		node.Status.NodeInfo = corev1.NodeSystemInfo{MachineID: "m" + node.Name, SystemUUID: "u" + node.Name, BootID: "b" + node.Name}
+	}
+	return &Patient{Node: "node1", Nodes: l.nodes}
+}
+
+func TestDuplicates(t *testing.T) {
+	for name, c := range map[string]struct {
+		change  func(a, b *corev1.Node)
+		verdict Verdict
+		words   []string
+	}{
+		"InternalIP": {func(a, b *corev1.Node) { b.Status.Addresses[1] = a.Status.Addresses[1] }, Failure, []string{"same InternalIP: node2, node3", "fd00:192::2 of node2, node3"}},
+		"hostname":   {func(a, b *corev1.Node) { b.Status.Addresses[2] = a.Status.Addresses[2] }, Warning, []string{"same host name", "hostnamectl"}},
+		"label":      {func(a, b *corev1.Node) { b.Labels = a.Labels }, Warning, []string{"kubernetes.io/hostname"}},
+		"machine ID": {func(a, b *corev1.Node) { b.Status.NodeInfo.MachineID = a.Status.NodeInfo.MachineID }, Warning, []string{"mnode2 of node2, node3", "systemd-machine-id-setup"}},
+		"UUID":       {func(_, b *corev1.Node) { b.Status.NodeInfo.SystemUUID = "UNODE2" }, Warning, []string{"system UUID"}},
+		"boot ID":    {func(a, b *corev1.Node) { b.Status.NodeInfo.BootID = a.Status.NodeInfo.BootID }, Warning, []string{"snapshot of memory"}},
+		"podCIDR":    {func(a, b *corev1.Node) { b.Spec.PodCIDRs[1] = a.Spec.PodCIDRs[1] }, Failure, []string{"overlapping", "fd00:10:1::/64 of node2 and fd00:10:1::/64 of node3"}},
+		"in another": {func(_, b *corev1.Node) { b.Spec.PodCIDRs[0] = "10.0.0.0/21" }, Failure, []string{"10.0.0.0/21 of node3 and 10.0.1.0/24 of node2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := different(3)
+			well(t, duplicates(t.Context(), p))
+			c.change(&p.Nodes[1], &p.Nodes[2])
+			finds(t, duplicates(t.Context(), p), c.verdict, c.words...)
+		})
+	}
+}
+
+// Nodes in containers of one machine, as kind makes them, are no clones.
+func TestNodesOfOneKernel(t *testing.T) {
+	p := different(3)
+	for i := range p.Nodes {
+		p.Nodes[i].Status.NodeInfo = corev1.NodeSystemInfo{MachineID: "m", SystemUUID: "u", BootID: "b"}
+	}
+	well(t, duplicates(t.Context(), p))
+}
+
+func TestDuplicatesAmong5000(t *testing.T) {
+	p := different(5000)
+	p.Nodes[4999].Spec.PodCIDRs = p.Nodes[17].Spec.PodCIDRs
+	begin := time.Now()
+	finds(t, duplicates(t.Context(), p), Failure, "node18, node5000")
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it took %s", took)
+	}
+}

@@ -1,0 +1,57 @@
+package doctor
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// limited is a node whose kernel shows these limits: no namespace but the first has any.
+func (l *lan) limited(soft, hard int) *Patient {
+	l.t.Helper()
+	p := l.patient()
+	p.ProcSys = l.t.TempDir()
+	for which, value := range map[int]int{2: soft, 3: hard} {
+		for _, family := range []int{4, 6} {
+			path := filepath.Join(p.ProcSys, topology.NeighSysctl(family, which))
+			l.must(os.MkdirAll(filepath.Dir(path), 0o755))
+			l.must(os.WriteFile(path, fmt.Appendln(nil, value), 0o644))
+		}
+	}
+	return p
+}
+
+func TestNeighbourLimits(t *testing.T) {
+	l := newLAN(t)
+	well(t, neighbourLimits(t.Context(), l.limited(512, 1024)))
+	for n := range 120 {
+		l.nodes = append(l.nodes, *l.addNode(2))
+		l.nodes[len(l.nodes)-1].Name = fmt.Sprintf("more%d", n)
+		l.nodes[len(l.nodes)-1].Spec.PodCIDRs = nil
+	}
+	for i := range l.nodes {
+		l.nodes[i].Spec.PodCIDRs = []string{"10.244.1.0/24"} // of one family
+	}
+	finds(t, neighbourLimits(t.Context(), l.limited(256, 1024)), Warning, "throws entries out", "gc_thresh2 256")
+	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "no room for this cluster", "gc_thresh3=1024")
+	finds(t, neighbourLimits(t.Context(), l.patient()), Skipped, "can't be seen from here")
+}
+
+// The table of a real kernel, filled.
+func TestNeighbourTableIsFull(t *testing.T) {
+	l := newLAN(t)
+	l.nodes[0].Spec.PodCIDRs = l.nodes[0].Spec.PodCIDRs[:1]
+	link, err := l.nl.LinkByName("lan0")
+	l.must(err)
+	for n := range 240 {
+		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(192, 168, 1, byte(n+12)), HardwareAddr: mac(n), State: unix.NUD_STALE}))
+	}
+	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "full or about to be", "240 entries")
+}
