@@ -2,6 +2,7 @@ package survey
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"compress/gzip"
 	"context"
@@ -35,12 +36,21 @@ type Forward struct {
 
 // Ask is for Survey.
 func (f *Forward) Ask(ctx context.Context, agent *Agent, path string) (io.ReadCloser, error) {
+	return f.send(ctx, agent, http.MethodGet, path, http.NoBody)
+}
+
+// Post sends a body to what listens on a port of a pod, and gets its answer.
+func (f *Forward) Post(ctx context.Context, to *Agent, path string, body []byte) (io.ReadCloser, error) {
+	return f.send(ctx, to, http.MethodPost, path, bytes.NewReader(body))
+}
+
+func (f *Forward) send(ctx context.Context, agent *Agent, method, path string, question io.Reader) (io.ReadCloser, error) {
 	conn, err := f.dial(ctx, agent)
 	if err != nil {
 		return nil, err
 	}
 	hangUp := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	body, err := ask(ctx, conn, agent.Port, path)
+	body, err := ask(ctx, conn, agent.Port, method, path, question)
 	if err != nil {
 		hangUp()
 		_ = conn.Close()
@@ -112,7 +122,7 @@ func (f *Forward) spdy(ctx context.Context, to *url.URL) (httpstream.Connection,
 }
 
 // ask sends a request over a stream of the connection. What the kubelet has to complain of comes over another.
-func ask(ctx context.Context, conn httpstream.Connection, port int, path string) (io.ReadCloser, error) {
+func ask(ctx context.Context, conn httpstream.Connection, port int, method, path string, question io.Reader) (io.ReadCloser, error) {
 	headers := http.Header{}
 	headers.Set(corev1.PortHeader, strconv.Itoa(port))
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
@@ -127,7 +137,7 @@ func ask(ctx context.Context, conn httpstream.Connection, port int, path string)
 	if err != nil {
 		return nil, fmt.Errorf("opening a stream: %w", err)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+strconv.Itoa(port)+path, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, method, "http://127.0.0.1:"+strconv.Itoa(port)+path, question)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,222 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	managedByLabel = "app.kubernetes.io/managed-by"
+	managedBy      = "plainroute-check"
+	nameLabel      = "app.kubernetes.io/name"
+	groupLabel     = "plainroute-check/group"
+	service        = "responder"
+)
+
+// groups are two pods a node, so that two of one node can speak to each other.
+var groups = []string{"a", "b"}
+
+// nobody is a user that owns nothing.
+const nobody = 65532
+
+func objectLabels(group string) map[string]string {
+	labels := map[string]string{nameLabel: managedBy, managedByLabel: managedBy}
+	if group != "" {
+		labels[groupLabel] = group
+	}
+	return labels
+}
+
+// namespaceObject is confined as far as Pod Security Standards go: the pods need nothing.
+func namespaceObject() *corev1.Namespace {
+	labels := objectLabels("")
+	labels["pod-security.kubernetes.io/enforce"] = "restricted"
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: managedBy + "-", Labels: labels}}
+}
+
+// daemonSet has a pod on each node that can have one, or on some.
+func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *appsv1.DaemonSet {
+	set := &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: service + "-" + group, Labels: objectLabels(group)},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: objectLabels(group)},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: objectLabels(group)}, Spec: podSpec(image, pull)},
+		},
+	}
+	if nodes != nil {
+		set.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: nodes}},
+			}}},
+		}}
+	}
+	return set
+}
+
+func podSpec(image string, pull corev1.PullPolicy) corev1.PodSpec {
+	no, yes, user, grace := false, true, int64(nobody), int64(1)
+	return corev1.PodSpec{
+		AutomountServiceAccountToken: &no, EnableServiceLinks: &no, TerminationGracePeriodSeconds: &grace,
+		NodeSelector: map[string]string{corev1.LabelOSStable: "linux"},
+		Tolerations:  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		SecurityContext: &corev1.PodSecurityContext{
+			RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user,
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		},
+		Containers: []corev1.Container{{
+			Name: service, Image: image, ImagePullPolicy: pull, Args: []string{"responder"},
+			SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			},
+			// From within the pod: whether the node reaches it is for a probe to find out.
+			ReadinessProbe: &corev1.Probe{
+				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/plainroute", "responder", "--ready"}}},
+				PeriodSeconds: 2, TimeoutSeconds: 5, FailureThreshold: 30,
+			},
+			Resources: corev1.ResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")},
+				Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")},
+			},
+		}},
+	}
+}
+
+// serviceObject has an address of each family that the cluster has.
+func serviceObject() *corev1.Service {
+	families := corev1.IPFamilyPolicyPreferDualStack
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: service, Labels: objectLabels("")},
+		Spec: corev1.ServiceSpec{
+			Selector: map[string]string{nameLabel: managedBy}, IPFamilyPolicy: &families,
+			Ports: []corev1.ServicePort{{Name: "http", Port: Port, TargetPort: intstr.FromInt32(Port)}},
+		},
+	}
+}
+
+// deploy makes all objects, and tells their namespace as soon as there is one.
+func (r *Run) deploy(ctx context.Context) (namespace string, err error) {
+	made, err := r.Client.CoreV1().Namespaces().Create(ctx, namespaceObject(), metav1.CreateOptions{})
+	if err != nil {
+		return "", fmt.Errorf("making a namespace for the test: %w", err)
+	}
+	namespace = made.Name
+	for _, group := range groups {
+		if _, err := r.Client.AppsV1().DaemonSets(namespace).Create(ctx, daemonSet(group, r.Image, r.Pull, r.sampled), metav1.CreateOptions{}); err != nil {
+			return namespace, fmt.Errorf("making the test's pods: %w", err)
+		}
+	}
+	if _, err := r.Client.CoreV1().Services(namespace).Create(ctx, serviceObject(), metav1.CreateOptions{}); err != nil {
+		return namespace, fmt.Errorf("making the test's Service: %w", err)
+	}
+	return namespace, nil
+}
+
+// Leftovers are the namespaces of runs that were not removed.
+func Leftovers(ctx context.Context, client kubernetes.Interface) ([]string, error) {
+	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: managedByLabel + "=" + managedBy})
+	if err != nil {
+		return nil, fmt.Errorf("listing namespaces: %w", err)
+	}
+	names := make([]string, 0, len(list.Items))
+	for i := range list.Items {
+		names = append(names, list.Items[i].Name)
+	}
+	return names, nil
+}
+
+// Remove takes a namespace away with all that is in it, and waits until it is gone.
+func Remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	err := client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("removing the namespace %s: %w", namespace, err)
+	}
+	err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		_, err := client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for the namespace %s to go: %w", namespace, err)
+	}
+	return nil
+}
+
+// await waits until all pods are ready, and says which are not and why.
+func (r *Run) await(ctx context.Context, namespace string) ([]corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+	var pods []corev1.Pod
+	var waiting []string
+	err := wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		sets, err := r.Client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		wanted, known := int32(0), true
+		for i := range sets.Items {
+			wanted += sets.Items[i].Status.DesiredNumberScheduled
+			known = known && sets.Items[i].Status.ObservedGeneration > 0 && sets.Items[i].Status.DesiredNumberScheduled > 0
+		}
+		list, err := r.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel + "=" + managedBy})
+		if err != nil {
+			return false, err
+		}
+		pods, waiting = list.Items, unready(list.Items)
+		r.say("pods ready", len(pods)-len(waiting), int(wanted))
+		return known && len(waiting) == 0 && len(pods) == int(wanted), nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("the test's pods are not ready within %s (--timeout): %s", r.Timeout, strings.Join(waiting[:min(len(waiting), 8)], "; "))
+	}
+	slices.SortFunc(pods, func(a, b corev1.Pod) int {
+		return strings.Compare(a.Spec.NodeName+a.Labels[groupLabel], b.Spec.NodeName+b.Labels[groupLabel])
+	})
+	return pods, err
+}
+
+// unready says which pods are not ready, and why.
+func unready(pods []corev1.Pod) []string {
+	var list []string
+	for i := range pods {
+		if why := waitsFor(&pods[i]); why != "" {
+			list = append(list, fmt.Sprintf("on node %s: %s", pods[i].Spec.NodeName, why))
+		}
+	}
+	return list
+}
+
+func waitsFor(p *corev1.Pod) string {
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil {
+			return strings.TrimSuffix(w.Reason+": "+w.Message, ": ")
+		}
+		if t := c.State.Terminated; t != nil {
+			return "it ended: " + t.Reason
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return ""
+		}
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			return c.Message
+		}
+	}
+	return "it starts"
+}
