@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -73,6 +74,13 @@ func TestRivalIsTold(t *testing.T) {
 	if repairs < 2*freeRepairs || repairs > 2*freeRepairs+8 {
 		t.Errorf("two routes taken 100 times in half a second were put back %v times, want %d and a few", repairs, 2*freeRepairs)
 	}
+	take()
+	a.eventually(func() error {
+		return errors.Join(
+			a.metricIs(2, "plainroute_drift", map[string]string{"kind": "route"})(),
+			a.metricIs(2, "plainroute_peers", map[string]string{"state": "missing"})(),
+		)
+	})
 	lines := a.log.with("Repaired again and again")
 	if len(lines) != 2 || !strings.Contains(strings.Join(lines, ""), "route 10.244.2.0/24") {
 		t.Errorf("the log says %q, want one line for each route", lines)

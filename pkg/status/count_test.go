@@ -1,0 +1,34 @@
+package status
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Prometheus counts what the table shows.
+func TestCountPeers(t *testing.T) {
+	r := example()
+	want := map[PeerState]int{}
+	for _, p := range r.Report().Peers {
+		want[p.State]++
+		if !slices.Contains(PeerStates(), p.State) {
+			t.Errorf("%q is among no states", p.State)
+		}
+	}
+	if got := r.CountPeers(); !maps.Equal(got, want) || len(want) < 4 {
+		t.Errorf("counted %v, and the table has %v", got, want)
+	}
+	ok := want[OK]
+	for _, p := range r.Report().Peers {
+		if p.State == OK {
+			r.Undone.Add = append(r.Undone.Add, topology.Route{Dst: p.Subnet, Metric: topology.MetricPeer})
+			break
+		}
+	}
+	if got := r.CountPeers(); got[OK] != ok-1 || got[Lost] != want[Lost]+1 {
+		t.Errorf("with one route that could not be put back, counted %v after %v", got, want)
+	}
+}
