@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/check"
+)
+
+// check has the product test its network, as a user does: all arrives; then a node has a foreign route, and what did not
+// arrive is told; then the test is interrupted. It leaves nothing.
+func (s *story) check(ctx context.Context, t *testing.T) {
+	plugin(t)
+	start := time.Now()
+	result, err := checked(ctx)
+	must(t, err)
+	if !result.OK() || result.Probes < 50 || len(result.Skipped) > 1 {
+		t.Errorf("%+v: want no faults, and names tried too", result)
+	}
+	t.Logf("%d probes on %d nodes, deployed and removed in %.1f s", result.Probes, len(result.Nodes), time.Since(start).Seconds())
+	s.interrupted(ctx, t)
+	needsNodes(t)
+	nodes, err := s.cluster.nodes(ctx)
+	must(t, err)
+	from, to := nodes[0].name, nodes[1]
+	foreign := fmt.Sprintf("blackhole %s metric 5", to.subnets[0])
+	t.Cleanup(func() { _, _ = onNode(context.Background(), from, "ip route del "+foreign+" 2>/dev/null") })
+	_, err = onNode(ctx, from, "ip route add "+foreign)
+	must(t, err)
+	result, err = checked(ctx)
+	must(t, err)
+	if !slices.ContainsFunc(result.Faults, func(f check.Fault) bool { return f.From == from && f.Target == to.name && f.Kind == check.TCP }) {
+		t.Errorf("%+v: want a fault from %s to %s", result, from, to.name)
+	}
+	s.noCheckLeft(ctx, t)
+}
+
+// checked runs the test, whose exit code goes with its result.
+func checked(ctx context.Context) (*check.Result, error) {
+	text, failure := kubectl(ctx, "plainroute", "check", "--output=json")
+	result := &check.Result{}
+	if err := json.Unmarshal([]byte(text), result); err != nil {
+		return nil, errors.Join(failure, err)
+	}
+	if (failure == nil) != result.OK() {
+		return nil, fmt.Errorf("it ends with %w, and OK is %t", failure, result.OK())
+	}
+	return result, nil
+}
+
+// interrupted stops it with Ctrl-C once there is something to remove.
+func (s *story) interrupted(ctx context.Context, t *testing.T) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, filepath.Join(*root, "bin/plainroute"), "check")
+	must(t, cmd.Start())
+	await(ctx, t, "the test's namespace", func(ctx context.Context) error {
+		left, err := check.Leftovers(ctx, s.cluster.api)
+		if err == nil && len(left) == 0 {
+			err = errors.New("there is none")
+		}
+		return err
+	})
+	must(t, cmd.Process.Signal(os.Interrupt))
+	if err := cmd.Wait(); err == nil {
+		t.Error("what was interrupted says that all is well")
+	}
+	s.noCheckLeft(ctx, t)
+}
+
+func (s *story) noCheckLeft(ctx context.Context, t *testing.T) {
+	t.Helper()
+	left, err := check.Leftovers(ctx, s.cluster.api)
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
