@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
@@ -149,7 +150,9 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir},
 	}
 	p.Report, p.ReportErr = askAgent(ctx, f.listen, 5*time.Second, true)
-	p.Nodes, p.NodesErr = f.nodes(ctx)
+	if p.API, p.NodesErr = restConfig(f.kubeconfig); p.NodesErr == nil {
+		p.Nodes, p.NodesErr = nodesOfCluster(ctx, p.API)
+	}
 	p.Host, p.State, p.KernelErr = f.look(ctx, p.Store)
 	if inspector, err := dataplane.NewInspector(); err == nil {
 		p.Kernel = inspector
@@ -168,12 +171,8 @@ func (f *doctorFlags) look(ctx context.Context, store cni.Store) (topology.Host,
 	return facts, state, errors.Join(err, host.Close())
 }
 
-// nodes asks the API server, with the agent's rights.
-func (f *doctorFlags) nodes(ctx context.Context) ([]corev1.Node, error) {
-	config, err := restConfig(f.kubeconfig)
-	if err != nil {
-		return nil, err
-	}
+// nodesOfCluster asks the API server, with the agent's rights.
+func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)

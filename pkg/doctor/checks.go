@@ -19,5 +19,8 @@ func Checks() []Check {
 		{"pod-packets", podPackets},
 		{"neighbour-limits", neighbourLimits},
 		{"duplicates", duplicates},
+		{"ports", ports},
+		{"node-ports", nodePorts},
+		{"clocks", clocks},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
@@ -39,6 +40,8 @@ type Patient struct {
 	// Nodes are all there are, as the API server has them.
 	Nodes    []corev1.Node
 	NodesErr error
+	// API is how the API server is asked; nil: nobody knows.
+	API *rest.Config
 
 	round round // the visit to the peers
 }
