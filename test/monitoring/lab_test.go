@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +26,12 @@ const limit = 2 * time.Minute
 
 // scrapeInterval is short, so that there are rates soon.
 const scrapeInterval = "1s"
+
+// start makes the one cluster of this process; each lab has nodes of its own, also when a test runs again (-count).
+var start = sync.OnceValues(func() (*cluster.Cluster, error) { return cluster.Start(context.Background(), configuration()) })
+
+// last is the number of the node made last.
+var last int
 
 // lab is a cluster with something to tell, and a Prometheus.
 type lab struct {
@@ -44,11 +51,11 @@ func newLab(t *testing.T) *lab {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	c, err := cluster.Start(ctx, configuration())
+	c, err := start()
 	must(t, err)
 	l := &lab{t: t, ctx: ctx, cluster: c, at: "127.0.0.1:9090"}
-	for index := 1; index <= 3; index++ {
-		l.addNode(index)
+	for range 3 {
+		l.addAgent()
 	}
 	for _, node := range l.nodes {
 		must(t, node.WaitReady(ctx))
@@ -58,12 +65,21 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// addNode adds a node whose agent can be reached from the LAN, as Prometheus has to.
-func (l *lab) addNode(index int) {
+// addNode adds a Node without an agent, until the test ends.
+func (l *lab) addNode() *cluster.Node {
 	l.t.Helper()
-	node, err := l.cluster.NewNode(index)
+	last++
+	node, err := l.cluster.NewNode(last)
 	must(l.t, err)
+	l.t.Cleanup(func() { must(l.t, node.Retire(context.Background())) })
 	must(l.t, node.Register(l.ctx))
+	return node
+}
+
+// addAgent adds a node whose agent can be reached from the LAN, as Prometheus has to.
+func (l *lab) addAgent() {
+	l.t.Helper()
+	node := l.addNode()
 	must(l.t, node.StartAgent(cluster.AgentOptions{Args: []string{"--metrics-listen", metricsOf(node)}}))
 	l.nodes = append(l.nodes, node)
 }
@@ -120,10 +136,10 @@ func (l *lab) scraped() {
 // happen makes something of all that is drawn happen: a Node joins, one is refused, somebody takes a route away.
 func (l *lab) happen() {
 	l.t.Helper()
-	joins, err := l.cluster.NewNode(len(l.nodes) + 1)
-	must(l.t, err)
-	must(l.t, joins.Register(l.ctx))
-	must(l.t, l.cluster.Forge(l.ctx, cluster.Forgery{Name: "bad", PodCIDRs: []string{"127.0.0.0/24"}, Addresses: []string{"192.168.1.200"}}))
+	l.addNode()
+	bad := cluster.Forgery{Name: "bad", PodCIDRs: []string{"127.0.0.0/24"}, Addresses: []string{"192.168.1.200"}}
+	must(l.t, l.cluster.Forge(l.ctx, bad))
+	l.t.Cleanup(func() { must(l.t, l.cluster.Unforge(context.Background(), bad)) })
 	must(l.t, l.nodes[0].DeleteRoute(l.nodes[1].Subnets[0]))
 	must(l.t, l.nodes[0].AwaitRoute(l.ctx, l.nodes[1].Subnets[0]))
 }

@@ -27,10 +27,10 @@ func TestQueriesHaveData(t *testing.T) {
 		all = append(all, selectors(a.Expr)...)
 	}
 	slices.Sort(all)
-	pending := slices.Compact(all)
-	t.Logf("%d queries and series", len(pending))
+	left := slices.Compact(all)
+	t.Logf("%d queries and series", len(left))
 	for _, err := range l.eventually(time.Minute, func() (faults []error) {
-		pending = slices.DeleteFunc(pending, func(q string) bool {
+		left = slices.DeleteFunc(left, func(q string) bool {
 			err := l.query(q)
 			if err != nil {
 				faults = append(faults, err)
@@ -49,8 +49,11 @@ func TestQueriesHaveData(t *testing.T) {
 	l.checkAlerts()
 }
 
-// checkAlerts waits until Prometheus has evaluated each rule without an error. Nothing has gone wrong for long enough to
-// be an alert yet.
+// pending are the alerts that what happened here would come to, were it to last: a Node is refused, and two have no agent.
+var pending = []string{"PlainrouteClaimRefused", "PlainrouteAgentMissing"}
+
+// checkAlerts waits until Prometheus has evaluated each rule without an error, and those are pending which should be, and
+// no others.
 func (l *lab) checkAlerts() {
 	l.t.Helper()
 	for _, err := range l.eventually(30*time.Second, func() (faults []error) {
@@ -66,7 +69,11 @@ func (l *lab) checkAlerts() {
 		for _, group := range data.Groups {
 			loaded += len(group.Rules)
 			for _, rule := range group.Rules {
-				if rule.Health != "ok" || rule.State == "firing" {
+				want := "inactive"
+				if slices.Contains(pending, rule.Name) {
+					want = "pending"
+				}
+				if rule.Health != "ok" || rule.State != want {
 					faults = append(faults, fmt.Errorf("%s is %s, %s %s", rule.Name, rule.State, rule.Health, rule.LastError))
 				}
 			}
