@@ -85,7 +85,7 @@ func podSpec(image string, pull corev1.PullPolicy) corev1.PodSpec {
 			// From within the pod: whether the node reaches it is for a probe to find out.
 			ReadinessProbe: &corev1.Probe{
 				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/plainroute", "responder", "--ready"}}},
-				PeriodSeconds: 2, TimeoutSeconds: 5, FailureThreshold: 30,
+				PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 30,
 			},
 			Resources: corev1.ResourceRequirements{
 				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")},
@@ -138,9 +138,19 @@ func Leftovers(ctx context.Context, client kubernetes.Interface) ([]string, erro
 	return names, nil
 }
 
-// Remove takes a namespace away with all that is in it, and waits until it is gone.
+// Remove takes a namespace away with all that is in it, and waits until it is gone. The
+// pods go first: a namespace that meets them on its way out waits for many seconds.
 func Remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	err := client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+	err := client.AppsV1().DaemonSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+	if err == nil {
+		err = awaitNoPods(ctx, client, namespace)
+	}
+	if err != nil && ctx.Err() == nil {
+		err = nil // the namespace takes them with it all the same
+	}
+	if err == nil {
+		err = client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("removing the namespace %s: %w", namespace, err)
 	}
@@ -155,6 +165,16 @@ func Remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 		return fmt.Errorf("waiting for the namespace %s to go: %w", namespace, err)
 	}
 	return nil
+}
+
+// podsEnd is longer than pods take to end that are told to.
+const podsEnd = 15 * time.Second
+
+func awaitNoPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, podsEnd, true, func(ctx context.Context) (bool, error) {
+		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		return err == nil && len(pods.Items) == 0, err
+	})
 }
 
 // await waits until all pods are ready, and says which are not and why.
