@@ -22,5 +22,6 @@ func Checks() []Check {
 		{"ports", ports},
 		{"node-ports", nodePorts},
 		{"clocks", clocks},
+		{"network-managers", networkManagers},
 	}
 }
