@@ -23,5 +23,8 @@ func Checks() []Check {
 		{"node-ports", nodePorts},
 		{"clocks", clocks},
 		{"network-managers", networkManagers},
+		{"bridge-address", bridgeAddress},
+		{"leases", leakedLeases},
+		{"old-subnet", oldSubnet},
 	}
 }

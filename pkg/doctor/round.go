@@ -75,10 +75,10 @@ func (r *round) alive(hop netip.Addr) bool {
 
 // podMTU is that of the pods; 0: not known.
 func (p *Patient) podMTU() int {
-	if p.State.CNI != nil {
+	switch {
+	case p.State.CNI != nil && p.State.CNI.MTU > 0:
 		return p.State.CNI.MTU
-	}
-	if p.Report != nil {
+	case p.Report != nil:
 		return p.Report.Host.MTU
 	}
 	return 0

@@ -1,0 +1,257 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// lease is an address that host-local gave to a pod: a file named by it, with the
+// container's ID in the first line (plugins/ipam/host-local of containernetworking).
+type lease struct {
+	addr      netip.Addr
+	container string
+	path      string
+	age       time.Duration
+}
+
+func (p *Patient) leasesHeld() ([]lease, error) {
+	dir := filepath.Join(p.Store.RunDir, topology.IPAMDir, topology.Network)
+	entries, err := os.ReadDir(dir)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the leases: %w", err)
+	}
+	var all []lease
+	for _, e := range entries {
+		addr, err := netip.ParseAddr(e.Name())
+		if err != nil {
+			continue // host-local's lock, and the last address it gave
+		}
+		path := filepath.Join(dir, e.Name())
+		content, err := os.ReadFile(path)
+		info, statErr := e.Info()
+		if err != nil || statErr != nil {
+			continue // given back meanwhile
+		}
+		id, _, _ := strings.Cut(string(content), "\n")
+		all = append(all, lease{addr, strings.TrimSpace(id), path, time.Since(info.ModTime())})
+	}
+	slices.SortFunc(all, func(a, b lease) int { return a.addr.Compare(b.addr) })
+	return all, nil
+}
+
+// ownSubnets are our pod subnets.
+func (p *Patient) ownSubnets() []netip.Prefix {
+	var all []netip.Prefix
+	for _, s := range p.Subnets() {
+		if subnet, err := netip.ParsePrefix(s); err == nil {
+			all = append(all, subnet)
+		}
+	}
+	return all
+}
+
+func within(subnets []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return s.Contains(addr) })
+}
+
+const noSubnets = "this node's pod subnets are not known: "
+
+// bridgeAddress compares the addresses of the pods' bridge, their gateway, with this
+// node's pod subnets, and looks whether another device has them.
+func bridgeAddress(_ context.Context, p *Patient) []Finding {
+	subnets := p.ownSubnets()
+	switch {
+	case p.KernelErr != nil:
+		return Skip("the kernel can't be looked at: "+p.KernelErr.Error(), "")
+	case len(subnets) == 0:
+		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
+	}
+	found := p.rivalBridges(subnets)
+	if p.State.Bridge == "" {
+		return found // no pod was attached yet
+	}
+	var have []string
+	for _, a := range p.State.Addresses {
+		have = append(have, a.String())
+		if !within(subnets, a.Prefix.Addr()) {
+			found = append(found, Fail("the pods' bridge has an address that is not of this node's pod subnets", fmt.Sprintf("%s; the subnets are %s", a, strings.Join(p.Subnets(), ", ")),
+				"if the Node was made anew, delete the pods that are older than it, and the agent takes the address away; or: ip address del "+a.String()))
+		}
+	}
+	for _, s := range subnets {
+		want := topology.Address{Dev: p.State.Bridge, Prefix: netip.PrefixFrom(gateway(s), s.Bits())}
+		if !slices.Contains(p.State.Addresses, want) {
+			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nobody beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(append(have, "nothing else"), ", ")),
+				"the agent puts it back at once: look whether it runs; or: ip address add "+want.String()))
+		}
+	}
+	return found
+}
+
+// rivalBridges are devices of others, as cni0 of another network, with addresses of our
+// pod subnets: the kernel takes our pods to be there.
+func (p *Patient) rivalBridges(subnets []netip.Prefix) []Finding {
+	var found []Finding
+	for _, link := range p.Host.Links {
+		for _, a := range link.Addrs {
+			if link.Name != p.Bridge && !link.Loopback && within(subnets, a.Addr()) {
+				found = append(found, Fail("another device has an address of this node's pod subnets, and takes what is for the pods", fmt.Sprintf("%s dev %s", a, link.Name),
+					"delete it once no pod uses it, as is left of another network: ip link del "+link.Name))
+			}
+		}
+	}
+	return found
+}
+
+// fresh is the age below which a lease's pod may still be in the making.
+const fresh = time.Minute
+
+// leakedLeases finds leases whose address nobody has: plugins that were killed, or a
+// crash of the container runtime, leave them, until no address is left.
+func leakedLeases(ctx context.Context, p *Patient) []Finding {
+	if p.Kernel == nil || p.KernelErr != nil {
+		return Skip("the kernel can't be looked at", "")
+	}
+	all, err := p.leasesHeld()
+	if err != nil {
+		return Skip(err.Error(), "mount the run folder, or say where it is: --run-dir")
+	}
+	leaked, err := p.leaked(ctx, all)
+	if err != nil {
+		return Skip(err.Error(), "")
+	}
+	crowded := p.crowded(all)
+	var shown, files []string
+	for _, l := range leaked {
+		shown = append(shown, fmt.Sprintf("%s, given %s ago to container %s", l.addr, l.age.Round(time.Second), l.container))
+		files = append(files, l.path)
+	}
+	cure := ""
+	if len(files) > 0 {
+		cure = "where `crictl pods --no-trunc` does not list the container, give the address back: rm " + strings.Join(files[:min(3, len(files))], " ")
+	}
+	switch {
+	case len(leaked) > 0 && crowded != "":
+		return []Finding{Fail(fmt.Sprintf("the node runs out of addresses for pods, and %d are leaked: nobody has them", len(leaked)), crowded+"; "+first(shown), cure)}
+	case len(leaked) > 0:
+		return []Finding{Warn(fmt.Sprintf("%d addresses seem to be leaked: they are given to containers, and nobody on the bridge has them", len(leaked)), first(shown), cure)}
+	case crowded != "":
+		return []Finding{Warn("the node runs out of addresses for pods", crowded, "give Nodes larger pod subnets (--node-cidr-mask-size of the controller manager, for Nodes made anew), or the kubelet fewer pods: maxPods")}
+	}
+	return nil
+}
+
+// leaked asks the addresses of all leases that are not fresh: a pod's kernel answers
+// ARP whatever the pod is doing.
+func (p *Patient) leaked(ctx context.Context, all []lease) ([]lease, error) {
+	var old []lease
+	for _, l := range all {
+		if l.age > fresh && !p.runs(l.container) {
+			old = append(old, l)
+		}
+	}
+	if len(old) == 0 || p.Host.Ports == 0 {
+		return old, nil
+	}
+	const most = 512
+	old = old[:min(most, len(old))]
+	var questions []question
+	var targets []target
+	for _, l := range old {
+		questions = append(questions, question{l.addr, small})
+		targets = append(targets, target{hop: l.addr, entry: dataplane.Neighbour{Addr: l.addr, Dev: p.Bridge, State: dataplane.Failed}})
+	}
+	answers, err := ask(ctx, questions, again)
+	if err != nil {
+		return nil, err
+	}
+	silent, err := p.silent(ctx, &round{answers: answers}, targets)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(old, func(l lease) bool {
+		return !slices.ContainsFunc(silent, func(t target) bool { return t.hop == l.addr })
+	}), nil
+}
+
+// runs tells whether containerd has a sandbox of that ID, where its folder can be seen.
+func (p *Patient) runs(container string) bool {
+	return container != "" && filepath.IsLocal(container) && p.exists("/run/containerd/io.containerd.runtime.v2.task/k8s.io/"+container)
+}
+
+// crowded says which subnet has less than a tenth of its addresses left, if any has:
+// host-local gives all but the first two and, in IPv4, the last.
+func (p *Patient) crowded(all []lease) string {
+	for _, s := range p.ownSubnets() {
+		bits := s.Addr().BitLen() - s.Bits()
+		if bits > 16 {
+			continue // more than a node has pods
+		}
+		room, used := 1<<bits-3, 0
+		for _, l := range all {
+			if s.Contains(l.addr) {
+				used++
+			}
+		}
+		if used*10 >= room*9 {
+			return fmt.Sprintf("%d of %d addresses of %s are given", used, room, s)
+		}
+	}
+	return ""
+}
+
+// oldSubnet finds pods that were attached while the Node had another pod subnet: other
+// nodes' routes to it lead elsewhere, or nowhere.
+func oldSubnet(_ context.Context, p *Patient) []Finding {
+	subnets := p.ownSubnets()
+	if len(subnets) == 0 {
+		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
+	}
+	if p.KernelErr != nil || p.Host.Ports == 0 {
+		return nil // no pod is attached
+	}
+	all, err := p.leasesHeld()
+	if err != nil {
+		return Skip(err.Error(), "mount the run folder, or say where it is: --run-dir")
+	}
+	var shown []string
+	for _, l := range all {
+		if !within(subnets, l.addr) {
+			shown = append(shown, fmt.Sprintf("%s is given to container %s", l.addr, l.container))
+		}
+	}
+	shown = append(shown, p.strangers(subnets)...)
+	if len(shown) == 0 {
+		return nil
+	}
+	return []Finding{Fail("pods have addresses of a former pod subnet, where nobody reaches them", fmt.Sprintf("%s; the subnets are %s", first(shown), strings.Join(p.Subnets(), ", ")),
+		"delete those pods, and they come back with addresses of now: kubectl get pod -A -o wide --field-selector spec.nodeName=NODE, then kubectl delete pod")}
+}
+
+// strangers are neighbours on the bridge with addresses of no subnet of ours and no
+// lease, as after an agent with another run folder.
+func (p *Patient) strangers(subnets []netip.Prefix) []string {
+	if p.Kernel == nil {
+		return nil
+	}
+	table, _ := p.Kernel.Neighbours() // the leases say most of it
+	var shown []string
+	for _, n := range table {
+		if n.Dev == p.Bridge && n.MAC != "" && n.State != dataplane.Failed && !n.Addr.IsLinkLocalUnicast() && !within(subnets, n.Addr) {
+			shown = append(shown, "ip neigh: "+n.String())
+		}
+	}
+	return shown
+}

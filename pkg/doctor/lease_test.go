@@ -1,0 +1,188 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	rtnl "github.com/vishvananda/netlink"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A host is a node on which the stock plugins attach pods.
+type host struct {
+	*lan
+	*Patient
+	conf    *libcni.NetworkConfigList
+	plugins *libcni.CNIConfig
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join("..", "..", "bin", "cni"))
+	if env := os.Getenv("CNI_BIN"); env != "" {
+		dir = env
+	}
+	if _, statErr := os.Stat(filepath.Join(dir, "bridge")); err != nil || statErr != nil {
+		t.Skipf("no CNI plugins here, `make assets` gets them: %v", statErr)
+	}
+	l := newLAN(t)
+	h := &host{lan: l, Patient: l.patient()}
+	h.plugins = libcni.NewCNIConfigWithCacheDir([]string{dir}, t.TempDir(), nil)
+	h.configure(1)
+	t.Cleanup(func() {
+		if bridge, err := l.nl.LinkByName(topology.Bridge); err == nil {
+			l.must(l.nl.LinkDel(bridge))
+		}
+	})
+	return h
+}
+
+// configure writes the CNI config that the agent would for the subnets of Node n.
+func (h *host) configure(n int) {
+	h.t.Helper()
+	text, err := cni.Render(topology.CNI{Bridge: topology.Bridge, MTU: podMTU, Subnets: prefixes(n), IPAMDir: filepath.Join(h.Store.RunDir, topology.IPAMDir)})
+	h.must(err)
+	h.conf, err = libcni.ConfListFromBytes([]byte(text))
+	h.must(err)
+}
+
+// pod attaches one, and gives its lease an age at which it has to answer.
+func (h *host) pod(name string) (detach func()) {
+	h.t.Helper()
+	m := h.namespace(name)
+	runtime := &libcni.RuntimeConf{ContainerID: name, NetNS: "/run/netns/" + name, IfName: "eth0"}
+	_, err := h.plugins.AddNetworkList(h.t.Context(), h.conf, runtime)
+	h.must(err)
+	leases, err := filepath.Glob(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "*"))
+	h.must(err)
+	for _, file := range leases {
+		hour := time.Now().Add(-time.Hour)
+		h.must(os.Chtimes(file, hour, hour))
+	}
+	return func() {
+		// As a plugin that is killed leaves it: the cable is gone, the lease is not.
+		cable, err := m.nl.LinkByName("eth0")
+		h.must(err)
+		h.must(m.nl.LinkDel(cable))
+	}
+}
+
+// look reads the kernel anew.
+func (h *host) look() *Patient {
+	h.t.Helper()
+	kernel, err := dataplane.New(dataplane.Config{Bridge: topology.Bridge, ProcSys: "/proc/sys", ResolvConf: "/dev/null", CNI: h.Store})
+	h.must(err)
+	defer kernel.Close()
+	h.Host, err = kernel.Facts(h.t.Context())
+	h.must(err)
+	h.Patient.State, err = kernel.Observe(h.t.Context())
+	h.must(err)
+	return h.Patient
+}
+
+func (h *host) must(err error) { h.t.Helper(); h.lan.must(err) }
+
+func TestPodsAreWell(t *testing.T) {
+	h := newHost(t)
+	well(t, bridgeAddress(t.Context(), h.look()))
+	h.pod("web")
+	h.pod("db")
+	begin := time.Now()
+	well(t, bridgeAddress(t.Context(), h.look()))
+	well(t, leakedLeases(t.Context(), h.Patient))
+	well(t, oldSubnet(t.Context(), h.Patient))
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("it took %s where all is well", took)
+	}
+}
+
+func TestLeakedLeases(t *testing.T) {
+	h := newHost(t)
+	kill := h.pod("killed")
+	h.pod("alive")
+	kill()
+	finds(t, leakedLeases(t.Context(), h.look()), Warning, "2 addresses seem to be leaked", "container killed", "crictl pods", "10.244.1.2")
+	// One that the container runtime knows is none of ours to judge.
+	h.must(os.MkdirAll(h.Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io/killed"), 0o755))
+	well(t, leakedLeases(t.Context(), h.look()))
+}
+
+func TestAllLeasesAreLeaked(t *testing.T) {
+	h := newHost(t)
+	h.pod("killed")()
+	finds(t, leakedLeases(t.Context(), h.look()), Warning, "2 addresses seem to be leaked")
+}
+
+func TestSubnetIsCrowded(t *testing.T) {
+	h := newHost(t)
+	h.pod("killed")()
+	h.crowd()
+	finds(t, leakedLeases(t.Context(), h.look()), Failure, "runs out of addresses", "233 of 253 addresses of 10.244.1.0/24")
+	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "10.244.1.2")))
+	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "fd00:10:244:1::2")))
+	finds(t, leakedLeases(t.Context(), h.look()), Warning, "runs out of addresses", "232 of 253")
+}
+
+// crowd gives nearly all addresses to containers that are in the making.
+func (h *host) crowd() {
+	for n := range 232 {
+		file := filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, fmt.Sprintf("10.244.1.%d", n+3))
+		h.must(os.WriteFile(file, fmt.Appendf(nil, "new%d\neth0", n), 0o600))
+	}
+}
+
+// The Node was deleted and came back with another subnet, under running pods.
+func TestPodsOfFormerSubnet(t *testing.T) {
+	h := newHost(t)
+	h.pod("old")
+	for i, s := range prefixes(9) {
+		h.Nodes[0].Spec.PodCIDRs[i] = s.String()
+	}
+	finds(t, oldSubnet(t.Context(), h.look()), Failure, "10.244.1.2 is given to container old", "the subnets are 10.244.9.0/24")
+	found := bridgeAddress(t.Context(), h.Patient)
+	if len(found) != 4 { // two addresses too many, two too few
+		t.Fatalf("found %+v", found)
+	}
+	finds(t, found[:1], Failure, "10.244.1.1/24 dev plainroute0")
+	finds(t, found[2:3], Failure, "10.244.9.1/24 dev plainroute0 is missing")
+}
+
+// Pods whose leases are gone are seen on the bridge.
+func TestPodWithoutLease(t *testing.T) {
+	h := newHost(t)
+	h.pod("old")
+	_, err := ask(t.Context(), []question{{netip.MustParseAddr("10.244.1.2"), small}}, patience)
+	h.must(err)
+	h.must(os.RemoveAll(filepath.Join(h.Store.RunDir, topology.IPAMDir)))
+	h.Nodes[0].Spec.PodCIDRs = []string{"10.244.9.0/24"}
+	finds(t, oldSubnet(t.Context(), h.look()), Failure, "10.244.1.2 dev plainroute0 lladdr")
+}
+
+func TestBridgeLostItsAddress(t *testing.T) {
+	h := newHost(t)
+	h.pod("web")
+	bridge, err := h.nl.LinkByName(topology.Bridge)
+	h.must(err)
+	gone, err := rtnl.ParseAddr("10.244.1.1/24")
+	h.must(err)
+	h.must(h.nl.AddrDel(bridge, gone))
+	finds(t, bridgeAddress(t.Context(), h.look()), Failure, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
+}
+
+// A bridge that another network left, with our subnet on it.
+func TestAnotherBridge(t *testing.T) {
+	h := newHost(t)
+	cni0 := &rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}}
+	h.must(h.nl.LinkAdd(cni0))
+	t.Cleanup(func() { h.must(h.nl.LinkDel(cni0)) })
+	addAddrs(t, h.nl, "cni0", "10.244.1.1/24")
+	finds(t, bridgeAddress(t.Context(), h.look()), Failure, "10.244.1.1/24 dev cni0", "ip link del cni0")
+}
