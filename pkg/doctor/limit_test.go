@@ -53,5 +53,5 @@ func TestNeighbourTableIsFull(t *testing.T) {
 	for n := range 240 {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(192, 168, 1, byte(n+12)), HardwareAddr: mac(n), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "full or about to be", "240 entries")
+	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "full or about to be", "entries, room", "gc_thresh3 is 256")
 }
