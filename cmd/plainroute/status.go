@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -20,8 +19,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/survey"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -168,23 +165,6 @@ func (f *statusFlags) view(ctx context.Context) *status.View {
 		return status.Silent(err.Error(), f.held(ctx), time.Now())
 	}
 	return status.Answered(*report, time.Now())
-}
-
-// held looks for what bears our mark.
-func (f *statusFlags) held(ctx context.Context) status.Held {
-	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
-	held := status.Held{Locked: store.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
-	host, err := openHost(ctx, dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
-	if err == nil {
-		var facts topology.Host
-		facts, held.State, err = host.Look(ctx)
-		held.Ports = facts.Ports
-		err = errors.Join(err, host.Close())
-	}
-	if err != nil {
-		held.Error = err.Error()
-	}
-	return held
 }
 
 // maxReport is more than the report of any cluster takes: some 500 bytes a peer.
