@@ -27,6 +27,9 @@ TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINR
 
 PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/status/... ./hack/...
 
+# Where `make install` puts it.
+PREFIX ?= /usr/local
+
 ##@ Use
 
 .PHONY: help
@@ -47,6 +50,20 @@ demo-down: ## Take down a demo that was left up.
 .PHONY: build
 build: ## Build bin/plainroute.
 	@$(PATIENTLY) "compiling plainroute $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION) -X main.revision=$(REVISION)" -o bin/plainroute ./cmd/plainroute
+
+.PHONY: man
+man: ## Write the man pages, docs/man, from what the commands say of themselves.
+	@go test -count=1 -run TestManPages ./cmd/plainroute -update
+
+.PHONY: install
+install: build ## Install bin/plainroute, as kubectl plugin too, and the man pages, below PREFIX (/usr/local).
+	@install -D -m 0755 bin/plainroute "$(DESTDIR)$(PREFIX)/bin/plainroute"
+	@ln -sf plainroute "$(DESTDIR)$(PREFIX)/bin/kubectl-plainroute"
+	@install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/man/man1" docs/man/*.1
+
+.PHONY: plugin
+plugin: ## Build the plugin of kubectl for a workstation, bin/kubectl-plainroute. GOOS=darwin GOARCH=arm64 for a Mac.
+	@$(PATIENTLY) "compiling the plugin $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION) -X main.revision=$(REVISION)" -o bin/kubectl-plainroute ./cmd/plainroute
 
 .PHONY: image
 image: ## Make the container image, bin/plainroute-image.tar. PLATFORMS=linux/amd64 is quicker.
@@ -164,6 +181,7 @@ lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
 	@hack/binaries.sh golangci-lint
 	@$(PATIENTLY) "linting" bin/tools/golangci-lint run ./...
 	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
+	@$(PATIENTLY) "compiling the plugin of kubectl for macOS" env GOOS=darwin GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/plainroute
 	@go mod tidy -diff
 	@go -C hack/image mod tidy -diff
 	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh hack/conformance/*.sh .ci/run; else echo "shell scripts are not checked: no shellcheck here"; fi
