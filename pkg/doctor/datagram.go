@@ -53,9 +53,9 @@ func ask(ctx context.Context, questions []question, patience time.Duration) (map
 		return nil, fmt.Errorf("opening sockets to probe peers: %w", err)
 	}
 	for ctx.Err() == nil && !a.done() {
-		a.sendAll()
+		a.sendAll(ctx)
 		for next := time.Now().Add(again); ctx.Err() == nil && !a.done() && time.Now().Before(next); {
-			a.wait()
+			a.wait(moment)
 		}
 	}
 	return a.answers, nil
@@ -106,10 +106,13 @@ func (a *asker) done() bool {
 	return true
 }
 
-func (a *asker) sendAll() {
+func (a *asker) sendAll(ctx context.Context) {
 	for i, q := range a.questions {
 		if a.answers[q].came() {
 			continue
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		if err := a.send(i, q); err != nil && !a.answers[q].came() {
 			a.answers[q] = answer{why: err, local: true}
@@ -130,11 +133,17 @@ func (a *asker) send(number int, q question) error {
 	payload := make([]byte, max(q.size-header, 4))
 	binary.BigEndian.PutUint32(payload, uint32(number))
 	var err error
-	for range 10 {
-		if err = unix.Sendto(int(a.sockets[at].Fd), payload, 0, sockaddr(q.to)); err == nil {
+	for range 5 {
+		err = unix.Sendto(int(a.sockets[at].Fd), payload, 0, sockaddr(q.to))
+		switch {
+		case err == nil:
+			a.wait(0) // or many answers overflow the socket's buffer
 			return nil
+		case errors.Is(err, unix.EAGAIN): // large packets fill the socket's buffer
+			a.wait(moment)
+		default:
+			a.wait(0)
 		}
-		a.wait()
 		if a.answers[q].came() {
 			return nil
 		}
@@ -149,10 +158,12 @@ func sockaddr(to netip.Addr) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: discard, Addr: to.As16()}
 }
 
-// wait reads what has come, waiting a moment for it.
-func (a *asker) wait() {
-	const moment = 20 // milliseconds
-	if n, err := unix.Poll(a.sockets, moment); err != nil || n <= 0 {
+// moment is how long to wait for an answer at a time, in milliseconds.
+const moment = 20
+
+// wait reads what has come, or comes within so many milliseconds.
+func (a *asker) wait(milliseconds int) {
+	if n, err := unix.Poll(a.sockets, milliseconds); err != nil || n <= 0 {
 		return
 	}
 	for _, s := range a.sockets {

@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	rtnl "github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -144,6 +146,24 @@ func (l *lan) machine(name string, card net.HardwareAddr) *machine {
 	return m
 }
 
+// settle waits until the switch has noticed all cables, for which the kernel may take a
+// second (net/core/link_watch.c).
+func (l *lan) settle() {
+	l.t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		links, err := l.nl.LinkList()
+		l.must(err)
+		if !slices.ContainsFunc(links, func(k rtnl.Link) bool {
+			return strings.HasPrefix(k.Attrs().Name, "to-") && k.Attrs().OperState != rtnl.OperUp
+		}) {
+			return
+		}
+		if time.Now().After(end) {
+			l.t.Fatal("a cable of the LAN does not come up")
+		}
+	}
+}
+
 func (l *lan) namespace(name string) *machine {
 	l.t.Helper()
 	m := &machine{lan: l, name: name}
@@ -221,6 +241,7 @@ func addAddrs(t *testing.T, nl *rtnl.Handle, dev string, addrs ...string) {
 // patient is the node on the LAN.
 func (l *lan) patient() *Patient {
 	l.t.Helper()
+	l.settle()
 	kernel, err := dataplane.NewInspector()
 	l.must(err)
 	l.t.Cleanup(func() { kernel.Close() })

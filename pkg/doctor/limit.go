@@ -17,6 +17,9 @@ func neighbourLimits(_ context.Context, p *Patient) []Finding {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
 	}
+	if _, err := p.Setting(topology.NeighSysctl(4, 3)); err != nil {
+		return Skip("the limits of the neighbour table can't be seen from here: "+err.Error(), "run it in the host's network namespace")
+	}
 	families := []int{4}
 	if p.dualStack() {
 		families = append(families, 6)
@@ -32,7 +35,7 @@ func (p *Patient) neighbourLimit(family int) []Finding {
 	hardest := topology.NeighSysctl(family, 3)
 	hard, err := p.threshold(hardest)
 	if err != nil {
-		return Skip("the limits of the neighbour table can't be seen from here: "+err.Error(), "run it in the host's network namespace")
+		return Skip(err.Error(), "")
 	}
 	soft, err := p.threshold(topology.NeighSysctl(family, 2))
 	if err != nil {

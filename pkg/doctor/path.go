@@ -141,7 +141,7 @@ func podPackets(ctx context.Context, p *Patient) []Finding {
 				continue
 			}
 			alive++
-			if a := r.answers[question{gateway(subnet), small}]; !a.reached && a.refused != hop {
+			if a := r.answers[question{gateway(subnet), small}]; !a.reached && !p.fromBehind(a) {
 				names, shown = append(names, one.name), append(shown, fmt.Sprintf("%s answers, %s behind it does not%s", hop, gateway(subnet), because(a)))
 			}
 		}
@@ -153,6 +153,18 @@ func podPackets(ctx context.Context, p *Patient) []Finding {
 		return Skip("no peer answers datagrams, so nobody can tell whether those for pods arrive", "let ICMP \"port unreachable\" pass between nodes, or run plainroute check")
 	}
 	return nil
+}
+
+// fromBehind tells that a packet was refused, and by somebody who is neither this host
+// nor a router of it: by the node that it was for, which has no such pod. Of its
+// addresses it may take any to say so.
+func (p *Patient) fromBehind(a answer) bool {
+	if !a.refused.IsValid() || slices.ContainsFunc(p.Host.Routes, func(r topology.Route) bool { return r.Via == a.refused }) {
+		return false
+	}
+	return !slices.ContainsFunc(p.Host.Links, func(l topology.Link) bool {
+		return slices.ContainsFunc(l.Addrs, func(own netip.Prefix) bool { return own.Addr() == a.refused })
+	})
 }
 
 func because(a answer) string {

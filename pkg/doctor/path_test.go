@@ -1,9 +1,12 @@
 package doctor
 
 import (
+	"net/netip"
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // A switch's port of a smaller MTU drops without a word: connections open, and hang.
@@ -70,4 +73,35 @@ func TestPodPacketsAreDropped(t *testing.T) {
 		l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: 6})) // RTN_BLACKHOLE
 	}
 	finds(t, podPackets(t.Context(), l.patient()), Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
+}
+
+// A router of this node that knows no way to the pods, as a cloud's does.
+func TestRouterRefusesPodPackets(t *testing.T) {
+	l := newLAN(t)
+	router := l.machine("router", mac(1))
+	addAddrs(t, router.nl, "eth0", "192.168.1.1/24")
+	router.sysctl("net/ipv4/ip_forward", "1")
+	l.peer(2)
+	for i, s := range prefixes(2)[:1] {
+		dst, err := rtnl.ParseIPNet(s.String())
+		l.must(err)
+		l.must(l.nl.RouteReplace(&rtnl.Route{Dst: dst, Gw: []byte{192, 168, 1, 1}, Protocol: topology.Protocol}))
+		l.nodes[1].Spec.PodCIDRs = l.nodes[1].Spec.PodCIDRs[:i+1]
+	}
+	p := l.patient()
+	p.Host.Routes = []topology.Route{{Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"}}
+	finds(t, podPackets(t.Context(), p), Warning, "node2", "192.168.1.1 says: network is unreachable")
+}
+
+// A node that says so from another address of its own than that of its Node has got it.
+func TestNodeRefusesByAnotherAddress(t *testing.T) {
+	l := newLAN(t)
+	m := l.peer(2)
+	card, err := m.nl.LinkByName("eth0")
+	l.must(err)
+	us, err := rtnl.ParseIPNet("192.168.1.11/32")
+	l.must(err)
+	addAddrs(t, m.nl, "eth0", "192.168.1.99/24")
+	l.must(m.nl.RouteAdd(&rtnl.Route{LinkIndex: card.Attrs().Index, Dst: us, Src: []byte{192, 168, 1, 99}}))
+	well(t, podPackets(t.Context(), l.patient()))
 }

@@ -1,0 +1,92 @@
+package dataplane
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// inspector looks at the machine.
+func (m *machine) inspector() *Inspector {
+	m.t.Helper()
+	i, err := NewInspector()
+	m.must(err)
+	m.t.Cleanup(func() { m.must(i.Close()) })
+	return i
+}
+
+func (m *machine) neighbour(addr string, state int) {
+	m.t.Helper()
+	m.must(m.nl.NeighAdd(&rtnl.Neigh{LinkIndex: m.eth0.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}, State: state}))
+}
+
+func TestNeighbours(t *testing.T) {
+	m := newMachine(t)
+	i := m.inspector()
+	before, err := i.NeighbourCount(4)
+	m.must(err)
+	m.neighbour("192.168.1.12", unix.NUD_REACHABLE)
+	m.neighbour("192.168.1.13", unix.NUD_PERMANENT) // which the kernel never throws out
+	m.neighbour("fd00:192:168:1::12", unix.NUD_STALE)
+	all, err := i.Neighbours()
+	m.must(err)
+	var got []string
+	for _, n := range all {
+		if n.Dev == "eth0" && n.MAC == "02:00:00:00:00:09" {
+			got = append(got, n.String())
+		}
+	}
+	want := []string{
+		"192.168.1.12 dev eth0 lladdr 02:00:00:00:00:09 REACHABLE", "192.168.1.13 dev eth0 lladdr 02:00:00:00:00:09 PERMANENT",
+		"fd00:192:168:1::12 dev eth0 lladdr 02:00:00:00:00:09 STALE",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if after, err := i.NeighbourCount(4); err != nil || after != before+1 {
+		t.Errorf("there are %d entries after %d, and one was added that counts (%v)", after, before, err)
+	}
+}
+
+// What the kernel shows of its tables in the initial namespace, here with two CPUs.
+func TestNeighbourCountOfKernel(t *testing.T) {
+	const stat = "entries  allocs   destroys hash_grows lookups  hits     res_failed rcv_probes_mcast rcv_probes_ucast periodic_gc_runs forced_gc_runs unresolved_discards table_fulls\n" +
+		"000003e9 00000007 00000003 00000000 00000149 00000145 00000000   00000000         00000000         00000058         00000000       00000000            00000000\n" +
+		"000003e9 00000000 00000000 00000000 00000000 00000000 00000000   00000000         00000000         00000000         00000000       00000000            00000000\n"
+	if n, err := parseCount(stat); n != 1001 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+	for _, bad := range []string{"", "entries\n", "entries\nxyz 1\n", "ip 1\n1 1\n"} {
+		if n, err := parseCount(bad); err == nil {
+			t.Errorf("%q is taken for %d", bad, n)
+		}
+	}
+}
+
+func TestWayTo(t *testing.T) {
+	m := newMachine(t)
+	i := m.inspector()
+	dst, err := rtnl.ParseIPNet("192.168.1.12/32")
+	m.must(err)
+	m.must(m.nl.RouteAdd(&rtnl.Route{LinkIndex: m.eth0.Attrs().Index, Dst: dst, MTU: 1400}))
+	for to, want := range map[string]Way{
+		"192.168.1.12":       {Dev: "eth0", MTU: 1400},
+		"192.168.1.13":       {Dev: "eth0"},
+		"198.51.100.1":       {Dev: "eth0", Via: netip.MustParseAddr("192.168.1.1")},
+		"fd00:192:168:1::12": {Dev: "eth0"},
+	} {
+		if got, err := i.WayTo(netip.MustParseAddr(to)); got != want || err != nil {
+			t.Errorf("the way to %s is %+v, %v, want %+v", to, got, err, want)
+		}
+	}
+	if way, err := i.WayTo(netip.MustParseAddr("2001:db8::1")); err == nil {
+		t.Errorf("there is a way to where there is none: %+v", way)
+	}
+	if cards, err := i.Cards(); err != nil || cards["eth0"] != m.eth0.Attrs().HardwareAddr.String() {
+		t.Errorf("the cards are %v, %v", cards, err)
+	}
+}

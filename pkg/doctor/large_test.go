@@ -1,0 +1,35 @@
+package doctor
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Among 5,000 Nodes the whole takes seconds, even where nobody answers.
+func TestAmong5000Nodes(t *testing.T) {
+	l := newLAN(t)
+	addAddrs(t, l.nl, "lan0", "172.20.255.254/16")
+	l.nodes = different(5000).Nodes
+	for i := range l.nodes[1:] {
+		l.nodes[i+1].Status.Addresses[0].Address = fmt.Sprintf("172.20.%d.%d", i/250, 1+i%250)
+	}
+	p := l.patient()
+	for _, one := range p.peers() {
+		p.State.Routes = append(p.State.Routes, topology.Route{Dst: one.subnets[0], Via: one.hops[0], Dev: "lan0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
+	}
+	begin := time.Now()
+	found := Examine(t.Context(), p, Checks())
+	took := time.Since(begin)
+	t.Logf("it took %s", took)
+	if took > 12*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	for _, f := range found {
+		if f.Check == "neighbours" && f.Verdict != Failure || f.Check == "duplicates" && f.Verdict != OK {
+			t.Errorf("found %+v", f)
+		}
+	}
+}
