@@ -50,7 +50,7 @@ func (h *host) configure(n int) {
 	h.t.Helper()
 	text, err := cni.Render(topology.CNI{Bridge: topology.Bridge, MTU: podMTU, Subnets: prefixes(n), IPAMDir: filepath.Join(h.Store.RunDir, topology.IPAMDir)})
 	h.must(err)
-	h.conf, err = libcni.ConfListFromBytes([]byte(text))
+	h.conf, err = libcni.ConfListFromBytes(text)
 	h.must(err)
 }
 
