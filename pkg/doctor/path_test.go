@@ -21,6 +21,19 @@ func TestPathSwallowsLargePackets(t *testing.T) {
 	finds(t, found, Failure, "node3", "1500 bytes", "hang")
 }
 
+// An answer may have been lost by chance, or rationed: a suspect is asked again.
+func TestPathSwallowedOnce(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	port, err := l.nl.LinkByName("to-node2")
+	l.must(err)
+	l.must(l.nl.LinkSetMTU(port, 1400))
+	p := l.patient()
+	p.visit(t.Context())
+	l.must(l.nl.LinkSetMTU(port, 1500))
+	well(t, pathMTU(t.Context(), p))
+}
+
 // A router that says so is obeyed by pods that hear it.
 func TestPathIsNarrow(t *testing.T) {
 	l := newLAN(t)
