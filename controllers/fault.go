@@ -108,7 +108,8 @@ func problemsOf(err error, nodes []*topology.Node) []topology.Problem {
 	for _, e := range flatten(err) {
 		var route RouteFailure
 		if errors.As(e, &route) && !ownFault(e) {
-			problems = append(problems, topology.Problem{Node: nodeOf(route.FailedRoute(), nodes), Reason: topology.RouteFailed, Detail: e.Error()})
+			failed := route.FailedRoute()
+			problems = append(problems, topology.Problem{Node: nodeOf(failed, nodes), Subnet: failed.Dst, Reason: topology.RouteFailed, Detail: e.Error()})
 			continue
 		}
 		problems = append(problems, ownFailure(e))

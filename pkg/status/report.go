@@ -208,22 +208,11 @@ func nonNil[T any](s []T) []T {
 	return s
 }
 
-// A plight is what is wrong with a Node.
-type plight struct {
-	reasons []topology.Reason
-	detail  string
-}
-
-func (r *Result) plights() map[string]plight {
-	all := map[string]plight{}
+// plights are the Problems of each Node.
+func (r *Result) plights() map[string][]topology.Problem {
+	all := map[string][]topology.Problem{}
 	for _, p := range r.Problems {
-		node := all[p.Node]
-		node.reasons = append(node.reasons, p.Reason)
-		if node.detail != "" {
-			node.detail += "; "
-		}
-		node.detail += p.Detail
-		all[p.Node] = node
+		all[p.Node] = append(all[p.Node], p)
 	}
 	return all
 }
@@ -258,22 +247,33 @@ func (r *Result) states(t Touched) map[row]PeerState {
 	return states
 }
 
-func (r *Result) peer(n *topology.Node, subnet netip.Prefix, is plight) Peer {
-	peer := Peer{Node: n.Name, Subnet: subnet, Reason: is.reasons, Detail: is.detail, State: Refused}
+// peer tells how one subnet of a Node is reached, by those of the Node's Problems that
+// are about it: what is wrong in one family may be well in the other.
+func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []topology.Problem) Peer {
+	peer := Peer{Node: n.Name, Subnet: subnet, State: Refused}
+	for _, p := range problems {
+		if p.Subnet.IsValid() && p.Subnet != subnet {
+			continue
+		}
+		peer.Reason = append(peer.Reason, p.Reason)
+		if peer.Detail != "" {
+			peer.Detail += "; "
+		}
+		peer.Detail += p.Detail
+	}
 	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
-	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(is.reasons, topology.PodCIDRDisputed) {
+	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, topology.PodCIDRDisputed) {
 		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
 	}
 	for _, t := range troubles {
-		if slices.Contains(is.reasons, t.reason) && (t.state != OffLink || peer.State != OK) {
+		if slices.Contains(peer.Reason, t.reason) && (t.state != OffLink || peer.State != OK) {
 			peer.State = t.state
 		}
 	}
 	return peer
 }
 
-// troubles are the states that a reason alone gives rise to; the last that
-// applies counts. A peer that is off link in one family may be fine in the other.
+// troubles are the states that a reason alone gives rise to; the last that applies counts.
 var troubles = []struct {
 	reason topology.Reason
 	state  PeerState

@@ -234,3 +234,25 @@ func TestReportDoesNotChangeTheResult(t *testing.T) {
 		t.Errorf("the Result became %+v", r)
 	}
 }
+
+// What is wrong in one family is not told of the other.
+func TestPeerOfTwoFamilies(t *testing.T) {
+	r := example()
+	four, six := netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("fd00:10:244:2::/64")
+	r.Problems = []topology.Problem{
+		{Node: "node2", Subnet: four, Reason: topology.RouteConflict, Detail: "the kernel prefers another"},
+		{Node: "node2", Reason: topology.AddressShared, Detail: "another has it too"},
+	}
+	for _, p := range r.Report().Peers {
+		switch p.Subnet {
+		case four:
+			if p.State != Conflict || len(p.Reason) != 2 || p.Detail != "the kernel prefers another; another has it too" {
+				t.Errorf("%+v", p)
+			}
+		case six:
+			if p.State != OK || len(p.Reason) != 1 || p.Detail != "another has it too" {
+				t.Errorf("%+v", p)
+			}
+		}
+	}
+}

@@ -25,7 +25,7 @@ func (b *builder) conflicts() {
 			verb = "%q, which is not ours, has the metric of %q; remove it, or give it another"
 			b.standBy(i)
 		}
-		b.report(Problem{Node: b.holder(ours), Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: fmt.Sprintf(verb, foreign, ours)})
+		b.report(Problem{Node: b.holder(ours), Subnet: ours.Dst, Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: fmt.Sprintf(verb, foreign, ours)})
 	}
 }
 

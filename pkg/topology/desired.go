@@ -175,10 +175,10 @@ func (b *builder) collect() []claim {
 		}
 		for _, p := range n.PodCIDRs {
 			if why := b.refuse(p); why != "" {
-				b.report(Problem{Node: n.Name, Reason: PodCIDRRefused, Detail: why})
+				b.report(Problem{Node: n.Name, Subnet: p, Reason: PodCIDRRefused, Detail: why})
 				continue
 			}
-			h, addr, why := b.resolver.hop(n, p.Addr().Is4())
+			h, addr, why := b.resolver.hop(n, p)
 			claims = append(claims, claim{subnet: p, node: n, hop: h, addr: addr, why: why})
 		}
 	}
@@ -225,7 +225,7 @@ func (b *builder) dispute(claims []claim) claim {
 	for i := range claims {
 		if c := &claims[i]; c != winner {
 			b.report(Problem{
-				Node: c.node.Name, Reason: PodCIDRDisputed,
+				Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRDisputed,
 				Detail: fmt.Sprintf("podCIDR %s belongs to node %s", c.subnet, winner.node.Name),
 			})
 		}
@@ -236,7 +236,7 @@ func (b *builder) dispute(claims []claim) claim {
 func (b *builder) grant(c claim) {
 	if older := b.judge.hides(&c); older != nil && !b.granted(&c) && !b.incumbent(&c) {
 		b.report(Problem{
-			Node: c.node.Name, Reason: PodCIDRRefused,
+			Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRRefused,
 			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
 		})
 		return

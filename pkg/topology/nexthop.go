@@ -110,9 +110,10 @@ type hop struct {
 	dev  string
 }
 
-// hop picks a Node's next hop of a family: the first InternalIP that is on link,
-// else none, with the reason why the first of them is not.
-func (r *resolver) hop(node *Node, is4 bool) (hop, netip.Addr, *Problem) {
+// hop picks a Node's next hop to one of its subnets: the first InternalIP of that family
+// that is on link, else none, with the reason why the first of them is not.
+func (r *resolver) hop(node *Node, to netip.Prefix) (hop, netip.Addr, *Problem) {
+	is4 := to.Addr().Is4()
 	var first netip.Addr
 	var problem *Problem
 	for _, addr := range node.Addrs {
@@ -124,12 +125,12 @@ func (r *resolver) hop(node *Node, is4 bool) (hop, netip.Addr, *Problem) {
 			return hop{addr, dev}, addr, nil
 		}
 		if !first.IsValid() {
-			first, problem = addr, &Problem{Node: node.Name, Reason: reason, Detail: detail}
+			first, problem = addr, &Problem{Node: node.Name, Subnet: to, Reason: reason, Detail: detail}
 		}
 	}
 	if problem == nil {
 		family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
-		problem = &Problem{Node: node.Name, Reason: AddressMissing, Detail: "no " + family + " InternalIP to route its pod subnet to"}
+		problem = &Problem{Node: node.Name, Subnet: to, Reason: AddressMissing, Detail: "no " + family + " InternalIP to route its pod subnet to"}
 	}
 	return hop{}, first, problem
 }

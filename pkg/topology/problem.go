@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 )
 
 // Reason names a kind of Problem. There are few of them, so that a metric can
@@ -42,9 +43,11 @@ const (
 // should, in words for the operator.
 type Problem struct {
 	// Node is the Node that it is about, our own too; empty: this host.
-	Node   string `json:"node,omitempty"`
-	Reason Reason `json:"reason"`
-	Detail string `json:"detail"`
+	Node string `json:"node,omitempty"`
+	// Subnet is the pod subnet that it is about; the zero Prefix: all of the Node's.
+	Subnet netip.Prefix `json:"subnet,omitzero"`
+	Reason Reason       `json:"reason"`
+	Detail string       `json:"detail"`
 	// Own tells that pods of this node suffer from it, so the node is not ready.
 	Own bool `json:"own,omitempty"`
 }
@@ -64,5 +67,5 @@ func (p Problem) Compare(q Problem) int {
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(p.Node, q.Node), cmp.Compare(p.Reason, q.Reason), cmp.Compare(p.Detail, q.Detail))
+	return cmp.Or(cmp.Compare(p.Node, q.Node), cmp.Compare(p.Reason, q.Reason), cmp.Compare(p.Detail, q.Detail), ComparePrefix(p.Subnet, q.Subnet))
 }
