@@ -25,6 +25,8 @@ type Report struct {
 	API API `json:"api"`
 	// Problems are sorted: those that keep the node from being ready come first.
 	Problems []topology.Problem `json:"problems"`
+	// Advice says what to do about each of their reasons.
+	Advice map[topology.Reason]string `json:"advice"`
 	// Peers has a row for each pod subnet of another Node.
 	Peers []Peer `json:"peers"`
 	// State is what the host should be like.
@@ -189,9 +191,19 @@ func (r *Result) Blocking() []topology.Problem {
 func (r *Result) Report() Report {
 	return Report{
 		Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
-		Problems: nonNil(r.Problems), Peers: nonNil(r.peers()), State: r.Desired,
+		Problems: nonNil(r.Problems), Advice: r.advice(), Peers: nonNil(r.peers()), State: r.Desired,
 		Drift: Drift{Differences: []Difference{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
 	}
+}
+
+func (r *Result) advice() map[topology.Reason]string {
+	advice := map[topology.Reason]string{}
+	for _, p := range r.Problems {
+		if text := p.Reason.Advice(); text != "" {
+			advice[p.Reason] = text
+		}
+	}
+	return advice
 }
 
 // lists makes empty lists of none.
