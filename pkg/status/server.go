@@ -3,6 +3,7 @@ package status
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/plainroute/plainroute/pkg/page"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -38,6 +40,10 @@ type Server struct {
 type sheet struct {
 	of   *Result
 	body []byte
+	// etag names all that it says but the times at which that was so, and heard is the
+	// one of them that does not go without saying.
+	etag  string
+	heard time.Time
 }
 
 // fresh is for how long a report serves all who ask.
@@ -50,7 +56,7 @@ func (s *Server) HTTP() *http.Server {
 	if s.Status {
 		mux.HandleFunc("GET /healthz", s.healthz)
 		mux.HandleFunc("GET /readyz", s.readyz)
-		mux.HandleFunc("GET /status", s.status)
+		mux.HandleFunc("GET /status", page.Guarded(s.status))
 	}
 	return &http.Server{
 		Handler:           mux,
@@ -92,13 +98,25 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 
 // status is for eyes and whole, unless it is asked for with ?brief=true, as who only
 // shows it does: among thousands of peers, blanks and the desired State are most of it.
+// A browser gets a page that asks for it.
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Vary", "Accept, Accept-Encoding")
+	if page.WantsHTML(r) {
+		page.Node.ServeHTTP(w, r)
+		return
+	}
 	brief := r.URL.Query().Get("brief") == "true"
-	body, err := s.report(brief)
+	made, err := s.report(brief)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	made.label(w.Header())
+	if page.Unchanged(r, made.etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	body := made.body
 	if !brief {
 		var b bytes.Buffer
 		_ = json.Indent(&b, body, "", "  ") // it is valid: we made it
@@ -108,10 +126,36 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	send(w, r, body)
 }
 
+// heardHeader has the API server's last sign of life, for those who have the rest.
+const heardHeader = "Plainroute-Heard"
+
+// label has who asks again and again get megabytes only when something is new.
+func (s sheet) label(h http.Header) {
+	h.Set("ETag", s.etag)
+	h.Set("Cache-Control", "no-store")
+	if !s.heard.IsZero() {
+		h.Set(heardHeader, s.heard.Format(time.RFC3339Nano))
+	}
+}
+
+// etag names a report by what it depends on. It is a weak one (RFC 9110, 8.8.1): times
+// are left out, and the report is sent in more than one form.
+func etag(r *Report) string {
+	seen := struct {
+		Node, Version string
+		Ready         bool
+		Pass          Pass
+		API           API
+		Drift         Drift
+	}{r.Node, r.Version, r.Ready, r.Pass, r.API, r.Drift}
+	seen.API.Heard, seen.Drift.Time = time.Time{}, time.Time{}
+	text, _ := json.Marshal(seen) // there is nothing in it that has no JSON
+	return fmt.Sprintf(`W/"%x"`, sha256.Sum256(text))
+}
+
 // send packs what it sends for those who can unpack: a survey of thousands of agents
 // would bring gigabytes through the API server otherwise.
 func send(w http.ResponseWriter, r *http.Request, body []byte) {
-	w.Header().Set("Vary", "Accept-Encoding")
 	// An error here is the client's going away.
 	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		_, _ = w.Write(body)
@@ -126,11 +170,11 @@ func send(w http.ResponseWriter, r *http.Request, body []byte) {
 // report gives the last Result as JSON. In a large cluster that is megabytes, and the
 // kernel tells as much: it is made once a Result and second at most, however many ask,
 // sent without the lock, and forgotten when it is old.
-func (s *Server) report(brief bool) ([]byte, error) {
+func (s *Server) report(brief bool) (sheet, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if made, ok := s.sheets[brief]; ok && made.of == s.Board.Last() {
-		return made.body, nil
+		return made, nil
 	}
 	last, report := s.now()
 	if brief {
@@ -138,15 +182,16 @@ func (s *Server) report(brief bool) ([]byte, error) {
 	}
 	body, err := json.Marshal(report)
 	if err != nil {
-		return nil, fmt.Errorf("encoding the report: %w", err)
+		return sheet{}, fmt.Errorf("encoding the report: %w", err)
 	}
 	body = append(body, '\n')
 	if s.sheets == nil {
 		s.sheets = map[bool]sheet{}
 	}
-	s.sheets[brief] = sheet{last, body}
+	made := sheet{last, body, etag(&report), report.API.Heard}
+	s.sheets[brief] = made
 	time.AfterFunc(fresh, func() { s.forget(brief, body) })
-	return body, nil
+	return made, nil
 }
 
 // now makes a report of the last Result and of what can be seen at this moment.

@@ -136,7 +136,7 @@ func TestSlowClientsBlockNobody(t *testing.T) {
 		c := dial(t, addr)
 		switch i % 3 {
 		case 0:
-			fmt.Fprint(c, "GET /status HTTP/1.1\r\nHost: x\r\n\r\n") // and never reads
+			fmt.Fprint(c, "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n") // and never reads
 		case 1:
 			fmt.Fprint(c, "GET /status HTTP/1.1\r\nHost:") // and never ends
 		}
