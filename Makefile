@@ -25,7 +25,7 @@ PLATFORMS ?= linux/amd64,linux/arm64
 # Where tests find the binaries. KUBEBUILDER_ASSETS of the caller is where hack/binaries.sh takes them from.
 TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINROUTE_BIN=$(CURDIR)/bin/plainroute
 
-PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/status/... ./hack/...
+PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/page/... ./pkg/status/... ./hack/...
 
 # Where `make install` puts it.
 PREFIX ?= /usr/local
@@ -86,6 +86,7 @@ test: assets build vet bin/testsum ## Run every test that this machine can run: 
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
 	@cd hack/image && $(CURDIR)/bin/testsum -count=1 ./...
+	@cd test/page && $(CURDIR)/bin/testsum -count=1 -timeout=10m ./...
 	@# Two packages at a time: most wait more than they compute. test/faults and test/integration, which measure time, come
 	@# last and have the machine nearly to themselves.
 	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=2 -count=1 -timeout=10m ./...
@@ -93,6 +94,10 @@ test: assets build vet bin/testsum ## Run every test that this machine can run: 
 .PHONY: test-unit
 test-unit: bin/testsum ## Run the tests that need no kernel, no API server and no root.
 	@bin/testsum $(PURE)
+
+.PHONY: test-page
+test-page: bin/testsum ## Look at the pages with Chromium. SCREENSHOTS=folder keeps pictures of them.
+	@cd test/page && $(CURDIR)/bin/testsum -count=1 -timeout=10m ./...
 
 .PHONY: test-faults
 test-faults: assets build bin/testsum ## Do to a cluster what goes wrong in operation; measure repair and loss.
@@ -182,8 +187,10 @@ lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
 	@$(PATIENTLY) "linting" bin/tools/golangci-lint run ./...
 	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@$(PATIENTLY) "compiling the plugin of kubectl for macOS" env GOOS=darwin GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/plainroute
+	@cd test/page && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@go mod tidy -diff
 	@go -C hack/image mod tidy -diff
+	@go -C test/page mod tidy -diff
 	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh hack/conformance/*.sh .ci/run; else echo "shell scripts are not checked: no shellcheck here"; fi
 
 .PHONY: fmt

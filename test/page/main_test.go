@@ -1,0 +1,175 @@
+// Package page looks at the pages with a browser: Chromium without a window, driven by the DevTools protocol. It is a
+// module of its own, so that the product's go.mod knows of no browser.
+package page
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// patience is how long one test may take.
+const patience = 60 * time.Second
+
+// tab is a browser's tab and what it complained of.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+
+	mu         sync.Mutex
+	complaints []string
+}
+
+// browse starts a browser of its own with one tab. Both end with the test, and the folder goes.
+func browse(t *testing.T) *tab {
+	t.Helper()
+	path := chromium(t)
+	quiet := func(string, ...any) {}                           // the library knows fewer events than the browser has
+	options := append(chromedp.DefaultExecAllocatorOptions[:], //nolint:gocritic // the defaults are not to be changed
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1280, 900))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // it is ended by what comes below
+	t.Cleanup(cancel)
+	ctx, end := chromedp.NewExecAllocator(ctx, options...)
+	t.Cleanup(end)
+	ctx, leave := chromedp.NewContext(ctx, chromedp.WithErrorf(quiet))
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil {
+			t.Logf("ending the browser: %v", err)
+		}
+		leave()
+	})
+	b := &tab{t: t, ctx: ctx}
+	chromedp.ListenTarget(ctx, b.listen)
+	b.run(cdplog.Enable(), runtime.Enable())
+	return b
+}
+
+// chromium is the path of a browser. Where there is none, a test is skipped, and says so; CI installs one.
+func chromium(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("there is no Chromium, and CI is to have one")
+	}
+	t.Skip("there is no Chromium on this machine: NOTHING of the pages was tested in a browser")
+	return ""
+}
+
+// listen notes what scripts throw and what the browser refuses.
+func (b *tab) listen(event any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch e := event.(type) {
+	case *runtime.EventExceptionThrown:
+		b.complaints = append(b.complaints, e.ExceptionDetails.Error())
+	case *runtime.EventConsoleAPICalled:
+		if e.Type == runtime.APITypeError || e.Type == runtime.APITypeWarning {
+			b.complaints = append(b.complaints, "the console says "+string(e.Args[0].Value)+e.Args[0].Description)
+		}
+	case *cdplog.EventEntryAdded:
+		if e.Entry.Level == cdplog.LevelError || e.Entry.Level == cdplog.LevelWarning {
+			b.complaints = append(b.complaints, e.Entry.Text)
+		}
+	}
+}
+
+// calm fails the test if the browser complained.
+func (b *tab) calm() {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.complaints {
+		b.t.Errorf("the browser complains: %s", c)
+	}
+}
+
+func (b *tab) run(actions ...chromedp.Action) {
+	b.t.Helper()
+	if err := chromedp.Run(b.ctx, actions...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// open goes to a page and waits until it shows something.
+func (b *tab) open(url string) {
+	b.t.Helper()
+	b.run(chromedp.Navigate(url))
+	b.until(`!document.querySelector("main").hidden`)
+}
+
+// is evaluates an expression.
+func is[T any](b *tab, expression string) T {
+	b.t.Helper()
+	var value T
+	b.run(chromedp.Evaluate(expression, &value, awaited))
+	return value
+}
+
+// awaited waits for what an expression promises.
+func awaited(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
+
+// until waits for an expression to be true.
+func (b *tab) until(expression string) {
+	b.t.Helper()
+	for end := time.Now().Add(15 * time.Second); !is[bool](b, expression); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			b.t.Fatalf("it does not come true: %s\n%s", expression, is[string](b, "document.body.innerText.slice(0, 2000)"))
+		}
+	}
+}
+
+// want fails the test unless an expression is true.
+func (b *tab) want(expression string) {
+	b.t.Helper()
+	if !is[bool](b, expression) {
+		b.t.Errorf("it is not true: %s", expression)
+	}
+}
+
+func (b *tab) size(width, height int64) {
+	b.t.Helper()
+	b.run(chromedp.EmulateViewport(width, height))
+}
+
+func (b *tab) dark() {
+	b.t.Helper()
+	b.run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}))
+}
+
+// shoot takes a picture of the whole page for people to look at, if $SCREENSHOTS names a folder.
+func (b *tab) shoot(name string) {
+	b.t.Helper()
+	folder := os.Getenv("SCREENSHOTS")
+	if folder == "" {
+		return
+	}
+	var picture []byte
+	b.run(chromedp.FullScreenshot(&picture, 100))
+	if err := os.WriteFile(filepath.Join(folder, name+".png"), picture, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// serve serves until the test ends.
+func serve(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	s := httptest.NewServer(handler)
+	t.Cleanup(s.Close)
+	return strings.Replace(s.URL, "127.0.0.1", "localhost", 1)
+}

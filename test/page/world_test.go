@@ -1,0 +1,82 @@
+package page
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+func subnet(i int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(128 + i>>8), byte(i), 0}), 24)
+}
+
+func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}) }
+
+// result is what the agent of node-1 finds among so many Nodes, all of them well.
+func result(nodes int) *status.Result {
+	now := time.Now().UTC()
+	r := &status.Result{
+		Version: "v1.2.3", Node: "node-1", Ready: true, Seen: true, Known: true,
+		Host: status.Host{
+			Addresses: []netip.Addr{address(1)}, Subnets: []netip.Prefix{subnet(1)}, Uplinks: []status.Uplink{{Name: "eth0", MTU: 1500}},
+			MTU: 1500, Encapsulation: "never", Bridge: "plainroute0", Ports: 23, Config: "/etc/cni/net.d/10-plainroute.conflist",
+		},
+		API:     status.API{Synced: true, Heard: now.Add(-6 * time.Second)},
+		Pass:    status.Pass{Number: 40, Time: now.Add(-8 * time.Second), Duration: 1500 * time.Microsecond},
+		History: &status.History{},
+	}
+	for i := 1; i <= nodes; i++ {
+		r.Nodes = append(r.Nodes, &topology.Node{Name: fmt.Sprintf("node-%d", i), PodCIDRs: []netip.Prefix{subnet(i)}, Addrs: []netip.Addr{address(i)}})
+		if i > 1 {
+			r.Desired.Routes = append(r.Desired.Routes, topology.Route{Dst: subnet(i), Via: address(i), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
+		}
+	}
+	for i := range 32 {
+		r.Passes = append(r.Passes, status.Pass{
+			Number: int64(40 - i), Time: now.Add(-time.Duration(8+60*i) * time.Second), Duration: time.Duration(900+(i*i*37)%1400) * time.Microsecond, Changes: i % 7 / 5,
+		})
+	}
+	r.History.Note(r, r, status.Touched{})
+	return r
+}
+
+// blame adds a Problem of a peer.
+func blame(r *status.Result, node int, reason topology.Reason, detail string) {
+	r.Problems = append(r.Problems, topology.Problem{Node: fmt.Sprintf("node-%d", node), Reason: reason, Detail: detail})
+}
+
+// broken is a cluster with a peer in each state, and a route that somebody took out of the kernel.
+func broken(nodes int) (*status.Result, status.Look) {
+	r := result(nodes)
+	r.Ready = false
+	r.Problems = append(r.Problems, topology.Problem{Reason: topology.SettingFailed, Detail: "net/ipv4/ip_forward is 0 and can't be set: read-only file system", Own: true})
+	blame(r, 3, topology.RouteConflict, `the kernel prefers "10.128.3.0/24 dev lo proto 3 metric 5", which is not ours, to "10.128.3.0/24 via 192.168.0.3 dev eth0 proto 112 metric 2048"; remove it if nothing needs it`)
+	blame(r, 4, topology.RouteFailed, "adding the route 10.128.4.0/24 via 192.168.0.4 dev eth0: invalid argument")
+	for i := 5; i < min(nodes, 17); i++ {
+		blame(r, i, topology.PodCIDRRefused, "podCIDR "+subnet(i).String()+" is outside of --cluster-cidr")
+	}
+	missing := r.Desired.Routes[0]
+	return r, func() (topology.State, error) {
+		actual := r.Desired
+		actual.Routes = nil
+		for _, route := range r.Desired.Routes {
+			if route.Dst != missing.Dst {
+				actual.Routes = append(actual.Routes, route)
+			}
+		}
+		actual.Sysctls = map[string]string{}
+		return actual, nil
+	}
+}
+
+// agent serves a Result as an agent does.
+func agent(r *status.Result, look status.Look) *status.Server {
+	s := &status.Server{Board: &status.Board{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true, Look: look}
+	s.Board.Publish(r)
+	return s
+}
