@@ -5,7 +5,7 @@ let report = {};
 let now = Date.now();
 
 const peers = new Table(byId("peers"), {
-  title: "Peers", noun: ["peer", "peers"], placeholder: "Filter: a name, address, reason …", sort: "state",
+  title: "Peers", noun: ["peer", "peers"], placeholder: "Filter by name, address, reason", sort: "state",
   key: (p) => p.node + " " + p.subnet,
   state: (p) => p.state,
   kind: badness,
@@ -96,7 +96,7 @@ function showDrift() {
   const differences = list(drift.differences);
   const looked = drift.time ? `looked at ${since(drift.time, now)}` : "not looked at yet";
   steady(byId("drift"), drift.error ? make("p", { class: "bad" }, `They can't be looked at: ${drift.error}`)
-    : differences.length === 0 ? make("p", { class: drift.time ? "ok" : "soft" }, drift.time ? "✓ All is as it should be" : "Nobody has looked", make("span", { class: "soft" }, `, ${looked}.`))
+    : differences.length === 0 ? make("p", { class: drift.time ? "ok" : "soft" }, drift.time ? "✓ All is as it should be" : "", make("span", { class: "soft" }, (drift.time ? ", " : "") + looked + "."))
       : [...grouped(differences, (d) => `${d.fault} ${d.kind}`)].map(([what, group]) => trouble("bad", `${what} – ${group.length}`, group, (d) => make("code", {}, d.name)))
         .concat(make("p", { class: "soft" }, looked)));
 }
