@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -21,9 +22,23 @@ func pathMTU(ctx context.Context, p *Patient) []Finding {
 		return Skip(r.err.Error(), "")
 	case r.size == 0:
 		return Skip("the MTU of the pods is not known: there is no CNI config of ours yet", "")
+	case r.mute():
+		return Skip("no peer answers datagrams, so nobody can tell how large they may be", letPass)
 	}
 	found := append(p.tooLargeHere(r), p.narrow(r)...)
 	return append(found, p.swallowed(ctx, r)...)
+}
+
+const letPass = "let UDP to the port 9 and ICMP \"port unreachable\" pass between nodes, or run plainroute check"
+
+// mute tells that there are peers, and no answer of any kind came.
+func (r *round) mute() bool {
+	for _, a := range r.answers {
+		if a.reached || a.mtu > 0 {
+			return false
+		}
+	}
+	return len(r.peers) > 0
 }
 
 // tooLargeHere compares the pods' MTU with what this node's own links and routes take.
@@ -95,7 +110,9 @@ func (p *Patient) swallowed(ctx context.Context, r *round) []Finding {
 	for hop := range suspects {
 		questions = append(questions, question{hop, r.size}, question{hop, small})
 	}
+	r.confirming.Lock()
 	answers, err := ask(ctx, questions, patience)
+	r.confirming.Unlock()
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
@@ -132,8 +149,33 @@ func podPackets(ctx context.Context, p *Patient) []Finding {
 	if r.err != nil {
 		return Skip(r.err.Error(), "")
 	}
+	suspects, alive := p.unarrived(r)
+	if alive == 0 && len(r.peers) > 0 {
+		return Skip("no peer answers datagrams, so nobody can tell whether those for pods arrive", letPass)
+	}
+	suspects, err := p.confirmed(ctx, r, suspects)
+	if err != nil {
+		return Skip(err.Error(), "")
+	}
+	if len(suspects) == 0 {
+		return nil
+	}
 	var names, shown []string
-	alive := 0
+	for _, s := range suspects {
+		names, shown = append(names, s.name), append(shown, fmt.Sprintf("%s answers, %s behind it does not%s", s.hop, s.gateway, because(s.last)))
+	}
+	return []Finding{Warn("nodes answer, and what is sent to their pods' subnets does not arrive there, or its answer does not come back: "+named(names), first(shown), p.cloudCure())}
+}
+
+// suspect is a subnet whose gateway was silent while its node answered.
+type suspect struct {
+	name         string
+	hop, gateway netip.Addr
+	last         answer
+}
+
+// unarrived lists the suspects, of so many subnets whose nodes answer.
+func (p *Patient) unarrived(r *round) (suspects []suspect, alive int) {
 	for _, one := range r.peers {
 		for _, subnet := range one.subnets {
 			hop, ok := one.hop(subnet)
@@ -141,19 +183,47 @@ func podPackets(ctx context.Context, p *Patient) []Finding {
 				continue
 			}
 			alive++
-			if a := r.answers[question{gateway(subnet), small}]; !a.reached && !p.fromBehind(a) {
-				names, shown = append(names, one.name), append(shown, fmt.Sprintf("%s answers, %s behind it does not%s", hop, gateway(subnet), because(a)))
+			if a := r.answers[question{gateway(subnet), small}]; !p.arrived(a) {
+				suspects = append(suspects, suspect{one.name, hop, gateway(subnet), a})
 			}
 		}
 	}
-	switch {
-	case len(names) > 0:
-		return []Finding{Warn("nodes answer, and what is sent to their pods' subnets does not arrive there, or its answer does not come back: "+named(names), first(shown), p.cloudCure())}
-	case alive == 0 && len(r.peers) > 0:
-		return Skip("no peer answers datagrams, so nobody can tell whether those for pods arrive", "let ICMP \"port unreachable\" pass between nodes, or run plainroute check")
-	}
-	return nil
+	return suspects, alive
 }
+
+// confirmed asks suspects again, after a pause: a host grants an answer a second, but
+// two of those for one that says that a route is unreachable (ip_error of
+// net/ipv4/route.c, icmpv4_xrlim_allow of net/ipv4/icmp.c). Only a node that answers
+// once more, after its gateway did not, makes a case.
+func (p *Patient) confirmed(ctx context.Context, r *round, suspects []suspect) ([]suspect, error) {
+	if len(suspects) == 0 {
+		return nil, nil
+	}
+	r.confirming.Lock()
+	defer r.confirming.Unlock()
+	select {
+	case <-ctx.Done():
+	case <-time.After(patience):
+	}
+	var gateways, nodes []question
+	for _, s := range suspects {
+		gateways, nodes = append(gateways, question{s.gateway, small}), append(nodes, question{s.hop, small})
+	}
+	answers, err := ask(ctx, gateways, again)
+	if err != nil {
+		return nil, err
+	}
+	alive, err := ask(ctx, nodes, again)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(suspects, func(s suspect) bool {
+		return p.arrived(answers[question{s.gateway, small}]) || !alive[question{s.hop, small}].came()
+	}), nil
+}
+
+// arrived tells that a packet for a pod got to its node.
+func (p *Patient) arrived(a answer) bool { return a.reached || p.fromBehind(a) }
 
 // fromBehind tells that a packet was refused, and by somebody who is neither this host
 // nor a router of it: by the node that it was for, which has no such pod. Of its

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -74,6 +75,19 @@ func TestRouteOfSmallerMTU(t *testing.T) {
 	finds(t, pathMTU(t.Context(), l.patient()), Warning, "ip route get 192.168.1.12: mtu 1300")
 }
 
+// Where a firewall drops datagrams, nobody says that all is well.
+func TestNobodyAnswersDatagrams(t *testing.T) {
+	l := newLAN(t)
+	m := l.peer(2)
+	m.mute()
+	us, err := rtnl.ParseIPNet("fd00:192:168:1::11/128")
+	l.must(err)
+	l.must(m.nl.RouteAdd(&rtnl.Route{Dst: us, Type: unix.RTN_BLACKHOLE}))
+	p := l.patient()
+	finds(t, pathMTU(t.Context(), p), Skipped, "no peer answers datagrams", "port 9")
+	finds(t, podPackets(t.Context(), p), Skipped, "no peer answers datagrams")
+}
+
 // A cloud that delivers only what is addressed to the machine itself.
 func TestPodPacketsAreDropped(t *testing.T) {
 	l := newLAN(t)
@@ -83,7 +97,7 @@ func TestPodPacketsAreDropped(t *testing.T) {
 	for _, p := range prefixes(3) {
 		dst, err := rtnl.ParseIPNet(p.String())
 		l.must(err)
-		l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: 6})) // RTN_BLACKHOLE
+		l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}))
 	}
 	finds(t, podPackets(t.Context(), l.patient()), Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
 }
@@ -104,6 +118,21 @@ func TestRouterRefusesPodPackets(t *testing.T) {
 	p := l.patient()
 	p.Host.Routes = []topology.Route{{Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"}}
 	finds(t, podPackets(t.Context(), p), Warning, "node2", "192.168.1.1 says: network is unreachable")
+}
+
+// Answers are rationed: what was not answered because much was asked before is asked again.
+func TestAnswersAreRationed(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	p := l.patient()
+	for range 3 {
+		q := question{prefixes(2)[0].Addr().Next(), small}
+		if _, err := ask(t.Context(), []question{q}, again/2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	well(t, podPackets(t.Context(), p))
+	well(t, pathMTU(t.Context(), p))
 }
 
 // A node that says so from another address of its own than that of its Node has got it.

@@ -28,6 +28,9 @@ type round struct {
 	size    int // of the large packets, as pods send them
 	answers map[question]answer
 	err     error
+
+	// confirming is held by who asks suspects again, for their answers are rationed.
+	confirming sync.Mutex
 }
 
 // visit asks each sampled peer, by a small packet and by one as large as pods send,
