@@ -30,6 +30,7 @@ type networkFlags struct {
 	maskSize6           int
 	masquerade          bool
 	mtu                 int
+	firewall            bool
 	bridge              string
 	runDir              string
 	ignoreNodes         string
@@ -46,6 +47,7 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.masquerade, "masquerade", true, "give pods the node's address towards the world outside the cluster")
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see the pod's own address")
 	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
+	fs.BoolVar(&f.firewall, "firewall-plugin", false, "have the stock firewall plugin accept each pod's packets, where a firewall drops what it forwards; needs iptables on the node")
 	fs.StringVar(&f.bridge, "bridge", topology.Bridge, "name of the pods' bridge")
 	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, empty after a reboot")
 	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
@@ -80,6 +82,7 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		ServiceCIDRs:       prefixes("service-cidr", f.serviceCIDRs),
 		NodeCIDRs:          prefixes("node-cidr", f.nodeCIDRs),
 		NonMasqueradeCIDRs: prefixes("non-masquerade-cidr", f.nonMasqueradeCIDRs),
+		Firewall:           f.firewall,
 		MaskSize4:          f.maskSize4, MaskSize6: f.maskSize6,
 		Masquerade: f.masquerade, MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}

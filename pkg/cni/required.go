@@ -1,7 +1,17 @@
 package cni
 
+import "github.com/plainroute/plainroute/pkg/topology"
+
 // Required are the plugins without which no pod starts: those of our config, and
 // loopback, which container runtimes call for each pod.
 func Required() []string {
 	return []string{"bridge", "host-local", "loopback", "portmap"}
+}
+
+// RequiredBy are those that a config takes.
+func RequiredBy(c *topology.CNI) []string {
+	if c != nil && c.Firewall {
+		return append(Required(), firewall)
+	}
+	return Required()
 }

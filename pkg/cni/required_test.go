@@ -6,21 +6,29 @@ import (
 	"testing"
 )
 
-// What our config calls is required.
+// What our config calls is required, and read back as it was.
 func TestRequiredHoldsWhatTheConfigCalls(t *testing.T) {
-	content, err := Render(dualStack())
-	must(t, err)
-	var l conflist
-	must(t, json.Unmarshal(content, &l))
-	want := []string{"loopback"}
-	for _, p := range l.Plugins {
-		want = append(want, p.Type)
-		if p.IPAM != nil {
-			want = append(want, p.IPAM.Type)
+	for _, withFirewall := range []bool{false, true} {
+		conf := dualStack()
+		conf.Firewall = withFirewall
+		content, err := Render(conf)
+		must(t, err)
+		var l conflist
+		must(t, json.Unmarshal(content, &l))
+		want := []string{"loopback"}
+		for _, p := range l.Plugins {
+			want = append(want, p.Type)
+			if p.IPAM != nil {
+				want = append(want, p.IPAM.Type)
+			}
 		}
-	}
-	slices.Sort(want)
-	if got := Required(); !slices.Equal(got, want) {
-		t.Errorf("required are %v, want %v", got, want)
+		got := RequiredBy(&conf)
+		slices.Sort(got)
+		if slices.Sort(want); !slices.Equal(got, want) || slices.Contains(got, "firewall") != withFirewall {
+			t.Errorf("required are %v, want %v", got, want)
+		}
+		if back := parse(content); !back.Equal(&conf) {
+			t.Errorf("read back as %+v", back)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -64,6 +65,7 @@ func parse(have []byte) *topology.CNI {
 	}
 	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
+	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == firewall })
 	for _, set := range bridge.IPAM.Ranges {
 		for _, r := range set {
 			c.Subnets = append(c.Subnets, r.Subnet)
@@ -177,6 +179,7 @@ type (
 		MTU              int             `json:"mtu,omitempty"`
 		IPAM             *ipam           `json:"ipam,omitempty"`
 		Capabilities     map[string]bool `json:"capabilities,omitempty"`
+		Backend          string          `json:"backend,omitempty"`
 	}
 	ipam struct {
 		Type    string    `json:"type"`
@@ -188,25 +191,28 @@ type (
 	}
 )
 
+// firewall is the plugin that lets pods' packets through iptables' chain FORWARD.
+const firewall = "firewall"
+
 // Render gives the config as a file: the stock bridge plugin with host-local,
-// then portmap for hostPorts.
+// then portmap for hostPorts, then the firewall plugin if it is asked for.
 func Render(c topology.CNI) ([]byte, error) {
 	masq := false // the bridge plugin's own would hide pods from other nodes
 	ranges := make([][]ipNet, 0, len(c.Subnets))
 	for _, p := range c.Subnets {
 		ranges = append(ranges, []ipNet{{p}})
 	}
-	content, err := json.MarshalIndent(conflist{
-		CNIVersion: "1.0.0",
-		Name:       topology.Network,
-		Plugins: []plugin{
-			{
-				Type: "bridge", Bridge: c.Bridge, IsDefaultGateway: true, ForceAddress: true, HairpinMode: true,
-				IPMasq: &masq, MTU: c.MTU, IPAM: &ipam{Type: "host-local", DataDir: c.IPAMDir, Ranges: ranges},
-			},
-			{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
+	plugins := []plugin{
+		{
+			Type: "bridge", Bridge: c.Bridge, IsDefaultGateway: true, ForceAddress: true, HairpinMode: true,
+			IPMasq: &masq, MTU: c.MTU, IPAM: &ipam{Type: "host-local", DataDir: c.IPAMDir, Ranges: ranges},
 		},
-	}, "", "  ")
+		{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
+	}
+	if c.Firewall {
+		plugins = append(plugins, plugin{Type: firewall, Backend: "iptables"})
+	}
+	content, err := json.MarshalIndent(conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("rendering the CNI config: %w", err)
 	}

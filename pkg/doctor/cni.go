@@ -25,7 +25,7 @@ func cniConfigs(_ context.Context, p *Patient) []Finding {
 // cniPlugins looks whether those that our config calls are there and can be run.
 func cniPlugins(_ context.Context, p *Patient) []Finding {
 	const cure = "let the init container install-cni put them there (the chart's installCNI.enabled), or install the stock CNI plugins"
-	missing, err := plugins.Missing(p.BinDir, cni.Required())
+	missing, err := plugins.Missing(p.BinDir, cni.RequiredBy(p.State.CNI))
 	if err != nil {
 		return Skip(err.Error(), "mount the plugins' folder, or say where it is: --cni-bin-dir")
 	}
@@ -33,7 +33,7 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 	if len(missing) > 0 {
 		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", p.BinDir, strings.Join(missing, ", ")), cure))
 	}
-	for _, name := range cni.Required() {
+	for _, name := range cni.RequiredBy(p.State.CNI) {
 		path := filepath.Join(p.BinDir, name)
 		if program, err := elf.Open(path); err == nil {
 			_ = program.Close()

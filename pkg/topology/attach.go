@@ -20,7 +20,7 @@ func (b *builder) cni() {
 			mtu = link.MTU
 		}
 	}
-	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir()}
+	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
 }
 
 // inhabited returns the subnets that the config is to have: our own, and in a family

@@ -27,6 +27,8 @@ type Options struct {
 	NonMasqueradeCIDRs []netip.Prefix
 	// MTU of the pods in bytes; 0: the uplink's.
 	MTU int
+	// Firewall has the stock firewall plugin accept each pod's packets.
+	Firewall bool
 	// Bridge is the name of the pods' bridge.
 	Bridge string
 	// RunDir is the folder of node-local state.

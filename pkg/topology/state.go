@@ -155,6 +155,8 @@ type CNI struct {
 	Subnets []netip.Prefix `json:"subnets"`
 	// IPAMDir is the folder of host-local's leases.
 	IPAMDir string `json:"ipamDir"`
+	// Firewall has the stock firewall plugin accept each pod's packets.
+	Firewall bool `json:"firewall,omitempty"`
 }
 
 // Equal tells whether two configs are the same; two nils are.
@@ -162,5 +164,5 @@ func (c *CNI) Equal(o *CNI) bool {
 	if c == nil || o == nil {
 		return c == o
 	}
-	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && slices.Equal(c.Subnets, o.Subnets)
+	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && c.Firewall == o.Firewall && slices.Equal(c.Subnets, o.Subnets)
 }
