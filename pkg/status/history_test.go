@@ -135,7 +135,7 @@ func TestKernelIsLookedAtOnceASecond(t *testing.T) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !strings.Contains(string(s.sheets[false].body), `"heard":"2026-01-02T03:04:02Z"`) {
+	if !strings.Contains(string(s.sheets[false].body), `"heard": "2026-01-02T03:04:02Z"`) {
 		t.Error("what is heard meanwhile is not told")
 	}
 }

@@ -116,14 +116,8 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	body := made.body
-	if !brief {
-		var b bytes.Buffer
-		_ = json.Indent(&b, body, "", "  ") // it is valid: we made it
-		body = b.Bytes()
-	}
 	w.Header().Set("Content-Type", "application/json")
-	send(w, r, body)
+	send(w, r, made.body)
 }
 
 // heardHeader has the API server's last sign of life, for those who have the rest.
@@ -180,11 +174,10 @@ func (s *Server) report(brief bool) (sheet, error) {
 	if brief {
 		report.State = topology.State{CNI: report.State.CNI}
 	}
-	body, err := json.Marshal(report)
+	body, err := encode(&report, brief)
 	if err != nil {
 		return sheet{}, fmt.Errorf("encoding the report: %w", err)
 	}
-	body = append(body, '\n')
 	if s.sheets == nil {
 		s.sheets = map[bool]sheet{}
 	}
@@ -192,6 +185,17 @@ func (s *Server) report(brief bool) (sheet, error) {
 	s.sheets[brief] = made
 	time.AfterFunc(fresh, func() { s.forget(brief, body) })
 	return made, nil
+}
+
+// encode is for eyes unless it is brief.
+func encode(r *Report, brief bool) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	if !brief {
+		e.SetIndent("", "  ")
+	}
+	err := e.Encode(r)
+	return b.Bytes(), err
 }
 
 // now makes a report of the last Result and of what can be seen at this moment.
