@@ -123,6 +123,7 @@ func TestIgnoreNodes(t *testing.T) {
 	api.update("node3", func(n *corev1.Node) { n.Labels = nil })
 	a.eventually(a.hasRoutes(peerRoute(3)))
 	a.eventually(a.sees("node1", "node3"))
+	a.settle()
 	before := a.passes()
 	api.update("node2", func(n *corev1.Node) { n.Labels["beat"] = "1" })
 	api.remove("node2")
