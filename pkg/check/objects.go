@@ -2,10 +2,9 @@ package check
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -14,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 )
@@ -41,10 +41,11 @@ func objectLabels(group string) map[string]string {
 }
 
 // namespaceObject is confined as far as Pod Security Standards go: the pods need nothing.
+// Its name is ours, so that it is known also where no answer came.
 func namespaceObject() *corev1.Namespace {
 	labels := objectLabels("")
 	labels["pod-security.kubernetes.io/enforce"] = "restricted"
-	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: managedBy + "-", Labels: labels}}
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: managedBy + "-" + rand.String(8), Labels: labels}}
 }
 
 // daemonSet has a pod on each node that can have one, or on some.
@@ -56,14 +57,40 @@ func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *app
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: objectLabels(group)}, Spec: podSpec(image, pull)},
 		},
 	}
-	if nodes != nil {
-		set.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: nodes}},
-			}}},
-		}}
-	}
+	set.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: requirements(nodes)}},
+		},
+	}}
 	return set
+}
+
+// virtuals are labels of nodes that have no kernel of their own, as the agents'
+// DaemonSet leaves them out.
+var virtuals = map[string][]string{
+	"type": {"virtual-kubelet", "kwok"}, "liqo.io/type": {"virtual-node"}, "eks.amazonaws.com/compute-type": {"fargate"},
+}
+
+// virtual tells such a node.
+func virtual(n *corev1.Node) bool {
+	for key, values := range virtuals {
+		if slices.Contains(values, n.Labels[key]) {
+			return true
+		}
+	}
+	return false
+}
+
+// requirements leave virtual nodes out, and, where some were drawn, all others.
+func requirements(drawn []string) []corev1.NodeSelectorRequirement {
+	var all []corev1.NodeSelectorRequirement
+	for _, key := range slices.Sorted(maps.Keys(virtuals)) {
+		all = append(all, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
+	}
+	if drawn != nil {
+		all = append(all, corev1.NodeSelectorRequirement{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: drawn})
+	}
+	return all
 }
 
 func podSpec(image string, pull corev1.PullPolicy) corev1.PodSpec {
@@ -109,11 +136,14 @@ func serviceObject() *corev1.Service {
 
 // deploy makes all objects, and tells their namespace as soon as there is one.
 func (r *Run) deploy(ctx context.Context) (namespace string, err error) {
-	made, err := r.Client.CoreV1().Namespaces().Create(ctx, namespaceObject(), metav1.CreateOptions{})
-	if err != nil {
-		return "", fmt.Errorf("making a namespace for the test: %w", err)
+	wanted := namespaceObject()
+	if _, err := r.Client.CoreV1().Namespaces().Create(ctx, wanted, metav1.CreateOptions{}); err != nil {
+		if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
+			namespace = wanted.Name // no answer came: it may be there
+		}
+		return namespace, fmt.Errorf("making a namespace for the test: %w", err)
 	}
-	namespace = made.Name
+	namespace = wanted.Name
 	for _, group := range groups {
 		if _, err := r.Client.AppsV1().DaemonSets(namespace).Create(ctx, daemonSet(group, r.Image, r.Pull, r.sampled), metav1.CreateOptions{}); err != nil {
 			return namespace, fmt.Errorf("making the test's pods: %w", err)
@@ -145,6 +175,10 @@ func Remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 	if err == nil {
 		err = awaitNoPods(ctx, client, namespace)
 	}
+	if err != nil && ctx.Err() == nil { // a kubelet that is away ends none, and they would hold the namespace for ever
+		now := int64(0)
+		err = client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
+	}
 	if err != nil && ctx.Err() == nil {
 		err = nil // the namespace takes them with it all the same
 	}
@@ -175,68 +209,4 @@ func awaitNoPods(ctx context.Context, client kubernetes.Interface, namespace str
 		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
 		return err == nil && len(pods.Items) == 0, err
 	})
-}
-
-// await waits until all pods are ready, and says which are not and why.
-func (r *Run) await(ctx context.Context, namespace string) ([]corev1.Pod, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
-	defer cancel()
-	var pods []corev1.Pod
-	var waiting []string
-	err := wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		sets, err := r.Client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return false, err
-		}
-		wanted, known := int32(0), true
-		for i := range sets.Items {
-			wanted += sets.Items[i].Status.DesiredNumberScheduled
-			known = known && sets.Items[i].Status.ObservedGeneration > 0 && sets.Items[i].Status.DesiredNumberScheduled > 0
-		}
-		list, err := r.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel + "=" + managedBy})
-		if err != nil {
-			return false, err
-		}
-		pods, waiting = list.Items, unready(list.Items)
-		r.say("pods ready", len(pods)-len(waiting), int(wanted))
-		return known && len(waiting) == 0 && len(pods) == int(wanted), nil
-	})
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("the test's pods are not ready within %s (--timeout): %s", r.Timeout, strings.Join(waiting[:min(len(waiting), 8)], "; "))
-	}
-	slices.SortFunc(pods, func(a, b corev1.Pod) int {
-		return strings.Compare(a.Spec.NodeName+a.Labels[groupLabel], b.Spec.NodeName+b.Labels[groupLabel])
-	})
-	return pods, err
-}
-
-// unready says which pods are not ready, and why.
-func unready(pods []corev1.Pod) []string {
-	var list []string
-	for i := range pods {
-		if why := waitsFor(&pods[i]); why != "" {
-			list = append(list, fmt.Sprintf("on node %s: %s", pods[i].Spec.NodeName, why))
-		}
-	}
-	return list
-}
-
-func waitsFor(p *corev1.Pod) string {
-	for _, c := range p.Status.ContainerStatuses {
-		if w := c.State.Waiting; w != nil {
-			return strings.TrimSuffix(w.Reason+": "+w.Message, ": ")
-		}
-		if t := c.State.Terminated; t != nil {
-			return "it ended: " + t.Reason
-		}
-	}
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			return ""
-		}
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
-			return c.Message
-		}
-	}
-	return "it starts"
 }

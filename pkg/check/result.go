@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/plainroute/plainroute/pkg/status"
 )
 
 // What is reached that is no pod of the test.
@@ -23,6 +25,8 @@ const (
 type Result struct {
 	// Nodes are those that took part, sorted.
 	Nodes []string `json:"nodes"`
+	// Absent are those that should have and could not.
+	Absent []Absence `json:"absent,omitempty"`
 	// Drawn tells that there are more.
 	Drawn bool `json:"drawn,omitempty"`
 	// Probes is how many were made.
@@ -45,7 +49,7 @@ type Fault struct {
 }
 
 // OK tells that all is well.
-func (r *Result) OK() bool { return len(r.Faults) == 0 }
+func (r *Result) OK() bool { return len(r.Faults) == 0 && len(r.Absent) == 0 }
 
 // MarshalJSON makes an empty list of none.
 func (r *Result) MarshalJSON() ([]byte, error) {
@@ -75,6 +79,7 @@ func (r *Result) Print(w io.Writer) error {
 	var b strings.Builder
 	r.matrix(&b)
 	r.faults(&b)
+	r.absent(&b)
 	for _, s := range r.Skipped {
 		fmt.Fprintf(&b, "Not tried: %s.\n", s)
 	}
@@ -84,6 +89,9 @@ func (r *Result) Print(w io.Writer) error {
 	verdict := "all is well"
 	if !r.OK() {
 		verdict = fmt.Sprintf("%d failed", len(r.Faults))
+	}
+	if len(r.Absent) > 0 {
+		verdict += fmt.Sprintf(", %d nodes could not take part", len(r.Absent))
 	}
 	fmt.Fprintf(&b, "%d nodes, %d probes: %s\n", len(r.Nodes), r.Probes, verdict)
 	_, err := io.WriteString(w, b.String())
@@ -154,7 +162,7 @@ var words = map[Kind]string{
 const most = 20
 
 func (r *Result) faults(b *strings.Builder) {
-	if r.OK() {
+	if len(r.Faults) == 0 {
 		return
 	}
 	b.WriteString("t: TCP, u: UDP, m: as large as the MTU, f: fragments, b: much by TCP, n: source translated, x: not reached\n\n")
@@ -163,9 +171,24 @@ func (r *Result) faults(b *strings.Builder) {
 			fmt.Fprintf(b, "and %d more (-o json has all)\n", len(r.Faults)-most)
 			break
 		}
-		fmt.Fprintf(b, "from %s to %s: %s to %s: %s\n", f.From, f.Target, words[f.Kind], f.To, f.Error)
+		fmt.Fprintf(b, "from %s to %s: %s to %s: %s\n", f.From, f.Target, words[f.Kind], f.To, status.Printable(f.Error))
 	}
 	fmt.Fprintf(b, "\n%s\n\n", r.advice())
+}
+
+// absent names the nodes that could not take part. What they say of themselves is
+// theirs, and not for the terminal to obey.
+func (r *Result) absent(b *strings.Builder) {
+	for i, a := range r.Absent {
+		if i == most {
+			fmt.Fprintf(b, "and %d more nodes (-o json has all)\n", len(r.Absent)-most)
+			break
+		}
+		fmt.Fprintf(b, "Node %s could not take part: %s\n", a.Node, status.Printable(a.Why))
+	}
+	if len(r.Absent) > 0 {
+		b.WriteString("Next: kubectl describe node, and the kubelet there: systemctl status kubelet, journalctl -u kubelet.\n\n")
+	}
 }
 
 // advice says where to look next.

@@ -76,7 +76,7 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	pods, err := r.await(ctx, namespace)
+	pods, absent, err := r.await(ctx, namespace, nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 		return nil, err
 	}
 	plan := newPlan(pods, nodes, svc.Spec.ClusterIPs, names, r.Outside)
-	result = &Result{Nodes: plan.nodes, Skipped: skipped, Drawn: r.sampled != nil}
+	result = &Result{Nodes: plan.nodes, Skipped: skipped, Absent: absent, Drawn: r.sampled != nil}
 	if len(r.Outside) == 0 {
 		result.Skipped = append(result.Skipped, "the world outside: --outside ADDRESS:PORT says whom to reach there")
 	}
@@ -102,6 +102,7 @@ func (r *Run) nodes(ctx context.Context) ([]corev1.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing nodes: %w", err)
 	}
+	list.Items = slices.DeleteFunc(list.Items, func(n corev1.Node) bool { return virtual(&n) })
 	if len(list.Items) == 0 {
 		return nil, errors.New("there is no node with Linux")
 	}
@@ -135,25 +136,34 @@ func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Resu
 	outcomes := make([][]Outcome, len(p.tasks))
 	var all errgroup.Group
 	all.SetLimit(podsAtOnce)
+	failures := make([]error, len(p.tasks))
 	for i := range p.tasks {
 		all.Go(func() error {
-			var err error
-			outcomes[i], err = r.ask(ctx, namespace, &p.tasks[i])
+			outcomes[i], failures[i] = r.ask(ctx, namespace, &p.tasks[i])
 			r.say("pods have tried everything", int(done.Add(1)), len(p.tasks))
-			return err
+			return nil
 		})
 	}
-	if err := all.Wait(); err != nil {
-		return err
-	}
+	_ = all.Wait()
+	silent := 0
 	for i, task := range p.tasks {
+		if failures[i] != nil { // of one node, and what the others found counts
+			result.Absent = append(result.Absent, Absence{task.from, failures[i].Error()})
+			silent++
+		}
 		for j, o := range outcomes[i] {
 			result.add(task.from, task.targets[j], task.probes[j], o)
 		}
 	}
+	if silent == len(p.tasks) {
+		return failures[0]
+	}
 	result.sort()
 	return nil
 }
+
+// answerMost is more than the outcomes of a pod's probes take.
+const answerMost = 32 << 20
 
 func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
@@ -169,7 +179,7 @@ func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, er
 	defer answer.Close()
 	var outcomes []Outcome
 	var all bytes.Buffer
-	if _, err := io.Copy(&all, answer); err != nil {
+	if _, err := io.Copy(&all, io.LimitReader(answer, answerMost)); err != nil {
 		return nil, fmt.Errorf("asking the pod on node %s: %w", t.from, err)
 	}
 	if err := json.Unmarshal(all.Bytes(), &outcomes); err != nil || len(outcomes) != len(t.probes) {

@@ -1,0 +1,136 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
+	clientgo "k8s.io/client-go/testing"
+)
+
+const testNamespace = "test"
+
+// waiting is a run in a cluster of three nodes whose pods are ready, unless changed.
+func waiting(t *testing.T, change func(pods []corev1.Pod, nodes []corev1.Node)) (pods []corev1.Pod, absent []Absence, err error) {
+	t.Helper()
+	all, nodes := cluster(3)
+	for i := range all {
+		all[i].Namespace = testNamespace
+		all[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	}
+	change(all, nodes)
+	client := fake.NewClientset(&corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: "e"}, Reason: "FailedCreate", Message: "exceeded quota",
+	})
+	for i := range all {
+		if all[i].Name != "" {
+			if _, err := client.CoreV1().Pods(testNamespace).Create(t.Context(), &all[i], metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := &Run{Client: client, Timeout: time.Second}
+	return r.await(t.Context(), testNamespace, nodes)
+}
+
+// A node that is away is named at once, and the others are tested.
+func TestNodeAway(t *testing.T) {
+	begin := time.Now()
+	pods, absent, err := waiting(t, func(pods []corev1.Pod, nodes []corev1.Node) {
+		nodes[2].Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}}
+		pods[4].Status.Conditions, pods[5].Status.Conditions = nil, nil
+	})
+	want := []Absence{{"node-3", "the node is NotReady: NodeStatusUnknown: Kubelet stopped posting node status."}}
+	if err != nil || len(pods) != 4 || !slices.Equal(absent, want) || time.Since(begin) > 900*time.Millisecond {
+		t.Errorf("after %s: %d pods, %v, %v; want 4, %v", time.Since(begin), len(pods), absent, err, want)
+	}
+}
+
+// A node that is said to be ready is waited for, then named.
+func TestPodNotReady(t *testing.T) {
+	pods, absent, err := waiting(t, func(pods []corev1.Pod, _ []corev1.Node) {
+		pods[1].Status = corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}}}}
+	})
+	want := []Absence{{"node-1", "its pod is not ready: ImagePullBackOff: no such image"}}
+	if err != nil || len(pods) != 4 || !slices.Equal(absent, want) {
+		t.Errorf("%d pods, %v, %v; want 4, %v", len(pods), absent, err, want)
+	}
+}
+
+// Where pods are refused it is said who refuses them.
+func TestPodsRefused(t *testing.T) {
+	_, absent, err := waiting(t, func(pods []corev1.Pod, _ []corev1.Node) { pods[0].Name = "" })
+	if want := []Absence{{"node-1", "it has no pod of the test: exceeded quota"}}; err != nil || !slices.Equal(absent, want) {
+		t.Errorf("%v, %v; want %v", absent, err, want)
+	}
+	_, _, err = waiting(t, func(pods []corev1.Pod, _ []corev1.Node) {
+		for i := range pods {
+			pods[i].Name = ""
+		}
+	})
+	if err == nil || !strings.Contains(err.Error(), "exceeded quota") {
+		t.Errorf("without any pod: %v; want the refusal", err)
+	}
+}
+
+// A node that does not answer, or with words for the terminal, does not hide the others.
+func TestNodeSilent(t *testing.T) {
+	pods, nodes := cluster(2)
+	p := newPlan(pods, nodes, nil, []string{"responder"}, nil)
+	r := &Run{Timeout: time.Second, Post: func(_ context.Context, _, pod, _ string, _ []byte) (io.ReadCloser, error) {
+		if pod == "node-2-a" {
+			return nil, errors.New("its kubelet is \x1b[31maway")
+		}
+		outcomes := strings.Repeat(`{"error":""},`, len(p.tasks[0].probes))
+		return io.NopCloser(strings.NewReader("[" + strings.TrimSuffix(outcomes, ",") + "]")), nil
+	}}
+	result := &Result{Nodes: p.nodes}
+	if err := r.probe(t.Context(), testNamespace, p, result); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := result.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	if result.OK() || result.Probes != len(p.tasks[0].probes) || !strings.Contains(b.String(), "Node node-2 could not take part") || strings.Contains(b.String(), "\x1b") {
+		t.Errorf("ok %t:\n%s", result.OK(), b.String())
+	}
+}
+
+// The API server may have made a namespace of which it could not tell us any more.
+func TestNamespaceWithoutAnswer(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		made bool
+	}{{context.Canceled, true}, {apierrors.NewForbidden(schema.GroupResource{}, "", nil), false}} {
+		client := fake.NewClientset()
+		client.PrependReactor("create", "namespaces", func(clientgo.Action) (bool, runtime.Object, error) { return true, nil, c.err })
+		namespace, err := (&Run{Client: client}).deploy(t.Context())
+		if (namespace != "") != c.made || !errors.Is(err, c.err) {
+			t.Errorf("after %v: %q, %v", c.err, namespace, err)
+		}
+	}
+}
+
+// A virtual node has no pod of the test, and none is waited for.
+func TestVirtualNodes(t *testing.T) {
+	r := &Run{Most: 10, Client: fake.NewClientset(
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Labels: map[string]string{corev1.LabelOSStable: "linux"}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "virtual", Labels: map[string]string{corev1.LabelOSStable: "linux", "type": "virtual-kubelet"}}},
+	)}
+	nodes, err := r.nodes(t.Context())
+	if err != nil || len(nodes) != 1 || nodes[0].Name != "node-1" {
+		t.Errorf("%v, %v; want node-1 alone", nodes, err)
+	}
+}
