@@ -43,10 +43,11 @@ MTU and larger ones, and sees that nobody translates their addresses. They try e
 node's address, a Service, names, and what --outside names. Then all is removed, on
 Ctrl-C too.
 
-Of more than --nodes nodes as many are drawn.
+Of more than --nodes nodes as many are drawn. A node that can't take part is named
+with the reason, and the others are tested.
 
-Exit codes: 0 all arrived; 1 something did not, or the test could not be made;
-2 wrong flags or arguments.`,
+Exit codes: 0 all arrived; 1 something did not, a node could not take part, or the
+test could not be made; 2 wrong flags or arguments.`,
 		Example: `  # The cluster of the current context
   plainroute check
 

@@ -87,11 +87,11 @@ func (r *Result) Print(w io.Writer) error {
 		fmt.Fprintf(&b, "%d nodes were drawn of more.\n", len(r.Nodes))
 	}
 	verdict := "all is well"
-	if !r.OK() {
+	if len(r.Faults) > 0 {
 		verdict = fmt.Sprintf("%d failed", len(r.Faults))
 	}
 	if len(r.Absent) > 0 {
-		verdict += fmt.Sprintf(", %d nodes could not take part", len(r.Absent))
+		verdict += fmt.Sprintf(" but for %d that could not take part", len(r.Absent))
 	}
 	fmt.Fprintf(&b, "%d nodes, %d probes: %s\n", len(r.Nodes), r.Probes, verdict)
 	_, err := io.WriteString(w, b.String())
