@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,6 +87,28 @@ func TestForeignRoutes(t *testing.T) {
 	w.look()
 	if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Evidence, "10.244.2.128/25 via 192.168.1.1") {
 		t.Errorf("found %+v", f)
+	}
+}
+
+// A route that comes with an address is not to be deleted, and thousands of routes are
+// not all told.
+func TestForeignRoutesOfKernelAndMany(t *testing.T) {
+	own := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.0.0/16"), Dev: "eth0", Protocol: topology.Protocol}
+	p := &Patient{}
+	p.State.Routes = []topology.Route{own}
+	lan := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.2.0/24"), Dev: "eth0", Protocol: kernelMade}
+	p.Host.Routes = []topology.Route{lan}
+	found := foreignRoutes(t.Context(), p)
+	if len(found) != 1 || strings.Contains(found[0].Cure, "ip route del") || !strings.Contains(found[0].Cure, "an address of eth0") {
+		t.Errorf("found %+v", found)
+	}
+	lan.Protocol = 0
+	for range 5000 {
+		p.Host.Routes = append(p.Host.Routes, lan)
+	}
+	found = foreignRoutes(t.Context(), p)
+	if last := found[len(found)-1]; len(found) != manyFindings+1 || !strings.HasPrefix(last.Fault, "4993 more") {
+		t.Errorf("%d findings, the last is %+v", len(found), last)
 	}
 }
 

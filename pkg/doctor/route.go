@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -15,17 +16,33 @@ func foreignRoutes(_ context.Context, p *Patient) []Finding {
 		return Skip("the kernel can't be looked at: "+p.KernelErr.Error(), "")
 	}
 	var found []Finding
+	taken := 0
 	for _, r := range p.Host.Routes {
-		for _, ours := range p.State.Routes {
-			if r.Dst.Bits() < ours.Dst.Bits() || !ours.Dst.Overlaps(r.Dst) || p.bridged(r, ours.Dst) {
-				continue
-			}
-			found = append(found, Fail(fmt.Sprintf("a route of somebody else's takes packets for the pods of %s", ours.Dst), r.String(),
-				"find who makes it (its protocol: /etc/iproute2/rt_protos), or remove it: ip route del "+r.String()))
-			break
+		i := slices.IndexFunc(p.State.Routes, func(ours topology.Route) bool {
+			return r.Dst.Bits() >= ours.Dst.Bits() && ours.Dst.Overlaps(r.Dst) && !p.bridged(r, ours.Dst)
+		})
+		if i < 0 {
+			continue
+		}
+		if taken++; taken <= manyFindings {
+			found = append(found, Fail(fmt.Sprintf("a route of somebody else's takes packets for the pods of %s", p.State.Routes[i].Dst), r.String(), cureOf(r)))
 		}
 	}
+	if taken > manyFindings {
+		found = append(found, Fail(fmt.Sprintf("%d more routes of others' take packets for pods", taken-manyFindings), "", "see them all: ip route; ip -6 route"))
+	}
 	return found
+}
+
+// kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: a route that comes and goes with an
+// address of this host. Who deletes it may cut the host off.
+const kernelMade = 2
+
+func cureOf(r topology.Route) string {
+	if r.Protocol == kernelMade {
+		return "an address of " + r.Dev + " brings it: the pod subnets (--cluster-cidr of the controller manager) overlap a network of this host, and one of them has to be another; leave the route, or this node may be cut off"
+	}
+	return "find who makes it (its protocol: /etc/iproute2/rt_protos), or remove it: ip route del " + r.String()
 }
 
 // bridged tells the routes that the kernel makes for the bridge's own addresses.
