@@ -91,15 +91,20 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
 		Parallel: f.parallel, Timeout: f.timeout, Progress: p.show,
 	}
 	cluster, err := s.Run(cmd.Context())
+	return cluster, f.hinted(err)
+}
+
+// hinted says which rights it takes where one is missing.
+func (f *clusterFlags) hinted(err error) error {
 	var refusal *apierrors.StatusError
 	if errors.As(err, &refusal) && apierrors.IsForbidden(err) {
 		hint := "config/samples/viewer has all the rights that it takes"
 		if details := refusal.ErrStatus.Details; f.namespace == "" && details != nil && details.Kind == "pods" {
 			hint += "; with --namespace, the right to list pods there is enough"
 		}
-		err = fmt.Errorf("%w (%s)", err, hint)
+		return fmt.Errorf("%w (%s)", err, hint)
 	}
-	return cluster, err
+	return err
 }
 
 // clusterStatus is status for all nodes.

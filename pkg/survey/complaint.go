@@ -9,16 +9,19 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// complaint is something to say against a Row, in words, and what to do about it.
-type complaint struct{ text, advice string }
+// Complaint is something to say against a Row, in words, and what to do about it, if that is known.
+type Complaint struct {
+	Text   string `json:"text"`
+	Advice string `json:"advice,omitempty"`
+}
 
 // complaints are all that is to say against a Row. What came over the network is made printable: it must not steer a
 // terminal.
-func (r *Row) complaints() []complaint {
-	var list []complaint
+func (r *Row) complaints() []Complaint {
+	var list []Complaint
 	say := func(format string, args ...any) {
 		text := strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")
-		list = append(list, complaint{text: status.Printable(text)})
+		list = append(list, Complaint{Text: status.Printable(text)})
 	}
 	if r.Report == nil {
 		say("%s", cmp.Or(r.Detail, string(r.Silence)))
@@ -27,7 +30,7 @@ func (r *Row) complaints() []complaint {
 	about := map[string]bool{}
 	for _, p := range r.Report.Problems {
 		about[p.Node] = true
-		list = append(list, complaint{status.Printable(p.String()), p.Reason.Advice()})
+		list = append(list, Complaint{status.Printable(p.String()), p.Reason.Advice()})
 	}
 	more := func(count, kept int, what string) {
 		if count > kept {
@@ -57,16 +60,17 @@ func (r *Row) complaints() []complaint {
 	return list
 }
 
-// block is what is said of one Node or more.
-type block struct {
-	nodes []string
-	lines []complaint
+// Block is what is to say against one Node or more.
+type Block struct {
+	Nodes []string    `json:"nodes"`
+	Lines []Complaint `json:"lines"`
 }
 
-// blocks are all complaints; what many Nodes complain of is said once. Nodes with all the same to say share a block.
-func (c *Cluster) blocks() []block {
-	saying := map[complaint][]int{} // who
-	var order []complaint
+// Blocks are all Complaints; what many Nodes complain of is said once. Nodes with all the same to say share a Block, and
+// what most complain of comes first.
+func (c *Cluster) Blocks() []Block {
+	saying := map[Complaint][]int{} // who
+	var order []Complaint
 	for i := range c.Nodes {
 		for _, line := range c.Nodes[i].complaints() {
 			if c.Nodes[i].Silence == NotManaged {
@@ -80,7 +84,7 @@ func (c *Cluster) blocks() []block {
 			}
 		}
 	}
-	var blocks []block
+	var blocks []Block
 	index := map[string]int{}
 	for _, line := range order {
 		who := fmt.Sprint(saying[line])
@@ -88,12 +92,12 @@ func (c *Cluster) blocks() []block {
 		if !ok {
 			i = len(blocks)
 			index[who] = i
-			blocks = append(blocks, block{nodes: c.names(saying[line])})
+			blocks = append(blocks, Block{Nodes: c.names(saying[line])})
 		}
-		blocks[i].lines = append(blocks[i].lines, line)
+		blocks[i].Lines = append(blocks[i].Lines, line)
 	}
-	slices.SortStableFunc(blocks, func(a, b block) int {
-		return cmp.Or(cmp.Compare(len(b.nodes), len(a.nodes)), cmp.Compare(a.nodes[0], b.nodes[0]))
+	slices.SortStableFunc(blocks, func(a, b Block) int {
+		return cmp.Or(cmp.Compare(len(b.Nodes), len(a.Nodes)), cmp.Compare(a.Nodes[0], b.Nodes[0]))
 	})
 	return blocks
 }

@@ -194,18 +194,18 @@ const maxLines = 60
 func (c *Cluster) printBlocks(w io.Writer) {
 	left, lines := 0, 0
 	said := map[string]bool{"": true}
-	for _, b := range c.blocks() {
+	for _, b := range c.Blocks() {
 		if lines > maxLines {
-			left += len(b.lines)
+			left += len(b.Lines)
 			continue
 		}
-		lines += len(b.lines)
-		fmt.Fprintf(w, "\n%s:\n", some(b.nodes, len(b.nodes)))
-		for i, line := range b.lines {
-			fmt.Fprintf(w, "  %s\n", line.text)
-			if last := i == len(b.lines)-1 || b.lines[i+1].advice != line.advice; last && !said[line.advice] {
-				said[line.advice] = true
-				fmt.Fprintf(w, "    -> %s\n", line.advice)
+		lines += len(b.Lines)
+		fmt.Fprintf(w, "\n%s:\n", some(b.Nodes, len(b.Nodes)))
+		for i, line := range b.Lines {
+			fmt.Fprintf(w, "  %s\n", line.Text)
+			if last := i == len(b.Lines)-1 || b.Lines[i+1].Advice != line.Advice; last && !said[line.Advice] {
+				said[line.Advice] = true
+				fmt.Fprintf(w, "    -> %s\n", line.Advice)
 			}
 		}
 	}
