@@ -79,7 +79,7 @@ Exit codes: 0 success, 1 failure, 2 wrong flags or arguments,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(statusCommand(), checkCommand(), planCommand(), uninstallCommand(), stayCommand())
+	root.AddCommand(statusCommand(), dashboardCommand(), checkCommand(), planCommand(), uninstallCommand(), stayCommand())
 	root.AddCommand(nodeCommands()...)
 	return root
 }

@@ -23,8 +23,13 @@ type Page struct {
 	styles, scripts []string
 }
 
-// Node shows the report of one agent.
-var Node = Page{"node.html", []string{"style.css"}, []string{"parts.js", "feed.js", "table.js", "picture.js", "node.js"}}
+// The pages there are.
+var (
+	// Node shows the report of one agent.
+	Node = Page{"node.html", []string{"style.css"}, []string{"parts.js", "feed.js", "table.js", "picture.js", "node.js"}}
+	// Cluster shows what all agents say.
+	Cluster = Page{"cluster.html", []string{"style.css", "cluster.css"}, []string{"parts.js", "feed.js", "table.js", "ring.js", "matrix.js", "cluster.js"}}
+)
 
 // The places in a frame where style and script go.
 const (

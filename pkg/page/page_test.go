@@ -24,7 +24,7 @@ func get(t *testing.T, h http.Handler, headers ...string) *httptest.ResponseReco
 	return w
 }
 
-var pages = map[string]Page{"node": Node}
+var pages = map[string]Page{"node": Node, "cluster": Cluster}
 
 // What the policy allows is what is in the page, and nothing else; so there is nothing to load from elsewhere either.
 func TestPolicy(t *testing.T) {

@@ -25,7 +25,8 @@ class Feed {
       const headers = this.#etag ? { Accept: "application/json", "If-None-Match": this.#etag } : { Accept: "application/json" };
       const answer = await fetch(this.#url, { headers, cache: "no-store", signal: AbortSignal.timeout(20000) });
       if (answer.status !== 200 && answer.status !== 304) {
-        throw new Error(`it answers ${answer.status}: ${(await answer.text()).slice(0, 300)}`);
+        const why = (await answer.text()).trim().slice(0, 500);
+        throw new Error(why || `it answers ${answer.status}`);
       }
       const data = answer.status === 200 ? await answer.json() : undefined;
       this.#etag = answer.headers.get("ETag") ?? "";

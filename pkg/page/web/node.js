@@ -144,4 +144,8 @@ follow(location.pathname + "?format=json&brief=true", 5000, "The agent", (data, 
   for (const part of [showProblems, showHost, showDrift, showPasses]) part();
 });
 
-byId("back").hidden = !location.pathname.startsWith("/nodes/");
+// A dashboard shows many nodes, also those whose agents have said nothing.
+if (location.pathname.startsWith("/nodes/")) {
+  byId("back").hidden = false;
+  byId("name").textContent = printable(decodeURIComponent(location.pathname.slice("/nodes/".length)));
+}

@@ -99,10 +99,3 @@ class Picture {
       + (targets.length ? "On the link: " + targets.map((t) => `${t.label} ${t.note}`).join("; ") : "No peers.");
   }
 }
-
-// cut leaves as many characters of a text as there is room for.
-function cut(text, room) {
-  const all = [...printable(text)];
-  const n = Math.max(0, Math.floor(room));
-  return all.length <= n ? all.join("") : n < 2 ? "" : all.slice(0, n - 1).join("") + "…";
-}

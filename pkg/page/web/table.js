@@ -34,6 +34,8 @@ class Table {
     section.append(make("div", { class: "tools" }, make("h2", { id: section.getAttribute("aria-labelledby") }, title), filter, this.#chips, this.#summary), this.#box);
   }
 
+  get empty() { return this.#rows.length === 0; }
+
   // update takes new rows, and keeps what is sorted, filtered and scrolled to.
   update(rows) {
     this.#rows = rows.map((row) => ({ row, text: this.#options.text(row).toLowerCase(), state: this.#options.state(row) }));
