@@ -127,7 +127,7 @@ func awaited(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithA
 // until waits for an expression to be true.
 func (b *tab) until(expression string) {
 	b.t.Helper()
-	for end := time.Now().Add(15 * time.Second); !is[bool](b, expression); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(15 * time.Second); !is[bool](b, "Boolean("+expression+")"); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.t.Fatalf("it does not come true: %s\n%s", expression, is[string](b, "document.body.innerText.slice(0, 2000)"))
 		}
@@ -137,7 +137,7 @@ func (b *tab) until(expression string) {
 // want fails the test unless an expression is true.
 func (b *tab) want(expression string) {
 	b.t.Helper()
-	if !is[bool](b, expression) {
+	if !is[bool](b, "Boolean("+expression+")") {
 		b.t.Errorf("it is not true: %s", expression)
 	}
 }
