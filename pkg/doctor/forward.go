@@ -28,7 +28,7 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 			continue
 		}
 		cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, p.Subnets()) +
-			"; or have the firewall plugin do it for each pod (--firewall-plugin, docs/install.md)"
+			"; or have the firewall plugin accept what pods begin, and one rule more what others begin (--firewall-plugin, docs/install.md)"
 		if c.Rules == 0 {
 			found = append(found, Fail("a firewall drops all forwarded packets, so pods reach nobody beyond this node", c.String(), cure))
 			continue
