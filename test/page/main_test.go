@@ -36,8 +36,8 @@ type tab struct {
 func browse(t *testing.T) *tab {
 	t.Helper()
 	path := chromium(t)
-	quiet := func(string, ...any) {}                           // the library knows fewer events than the browser has
-	options := append(chromedp.DefaultExecAllocatorOptions[:], //nolint:gocritic // the defaults are not to be changed
+	quiet := func(string, ...any) {} // the library knows fewer events than the browser has
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1280, 900))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // it is ended by what comes below
 	t.Cleanup(cancel)
