@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -119,6 +120,11 @@ func (f *doctorFlags) run(cmd *cobra.Command) error {
 
 func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
 	faults := append(environment(cmd.Flags()), checkBridge(f.bridge)...)
+	for name, path := range map[string]*string{"cni-conf-dir": &f.cniConfDir, "run-dir": &f.runDir, "cni-bin-dir": &f.cniBinDir} {
+		if !cmd.Flags().Changed(name) {
+			*path = filepath.Join(f.root, *path)
+		}
+	}
 	for _, err := range []error{
 		checkListen("listen", f.listen), checkPath("root", f.root), checkPath("proc-sys", f.procSys), checkPath("run-dir", f.runDir),
 		checkPath("cni-conf-dir", f.cniConfDir), checkPath("cni-bin-dir", f.cniBinDir),
@@ -202,7 +208,7 @@ func (f *doctorFlags) print(w io.Writer, found []doctor.Finding) error {
 			writeFinding(&b, finding, colourful(w))
 		}
 	}
-	fmt.Fprintf(&b, "%d checks passed, %d failures, %d warnings, %d skipped\n", count[doctor.OK], count[doctor.Failure], count[doctor.Warning], count[doctor.Skipped])
+	fmt.Fprintf(&b, "%d checks passed, %d failures, %d warnings, %d skipped (--verbose says why)\n", count[doctor.OK], count[doctor.Failure], count[doctor.Warning], count[doctor.Skipped])
 	_, err := io.WriteString(w, b.String())
 	return err
 }

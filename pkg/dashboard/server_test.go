@@ -117,7 +117,9 @@ func TestSurveysThatFail(t *testing.T) {
 	if w := get(s, "/?format=json", "If-None-Match", etag); w.Code != http.StatusNotModified || w.Body.Len() > 0 {
 		t.Errorf("what is known is answered by %d and %d bytes", w.Code, w.Body.Len())
 	}
-	s.Survey = func(context.Context, func(int, int)) (*survey.Cluster, error) { return nil, errors.New("no route to host") }
+	s.Survey = func(context.Context, func(int, int)) (*survey.Cluster, error) {
+		return nil, errors.New("no route to host")
+	}
 	s.look(t.Context())
 	w := get(s, "/?format=json", "If-None-Match", etag)
 	var got view

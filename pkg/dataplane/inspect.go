@@ -3,9 +3,11 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -61,9 +63,9 @@ func (i *Inspector) Devices() ([]Device, error) {
 // of hook forward. iptables-nft makes such chains too, in tables named filter.
 type Chain struct {
 	Family, Table, Name string
-	// Drops tells that what no rule accepts is dropped.
+	// Drops tells that what no rule accepts is dropped: by the policy, or by a last rule.
 	Drops bool
-	// Rules is how many there are.
+	// Rules is how many there are before that.
 	Rules int
 	// Legacy tells a chain of iptables-legacy, which nftables does not show.
 	Legacy bool
@@ -72,7 +74,7 @@ type Chain struct {
 func (c Chain) String() string {
 	policy := "accept"
 	if c.Drops {
-		policy = "drop"
+		policy = "drop" // or a last rule that is one
 	}
 	if c.Legacy {
 		return fmt.Sprintf("%stables-legacy: chain %s (policy %s) with %d rules", c.Family, c.Name, strings.ToUpper(policy), c.Rules)
@@ -104,12 +106,31 @@ func (i *Inspector) ForwardChains() ([]Chain, error) {
 		if err != nil {
 			return nil, fmt.Errorf("listing the rules of %s: %w", c.Name, err)
 		}
-		found = append(found, Chain{
-			Family: family, Table: c.Table.Name, Name: c.Name,
-			Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop, Rules: len(rules),
-		})
+		chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Rules: len(rules), Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
+		if last := slices.IndexFunc(rules, dropsAll); last >= 0 {
+			chain.Rules, chain.Drops = last, true // what comes after it is never reached
+		}
+		found = append(found, chain)
 	}
 	return found, nil
+}
+
+// dropsAll tells a rule that drops or refuses whatever comes to it, as firewalld's last
+// one does.
+func dropsAll(r *nftables.Rule) bool {
+	end := false
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Counter, *expr.Log:
+		case *expr.Reject:
+			end = true
+		case *expr.Verdict:
+			end = e.Kind == expr.VerdictDrop
+		default:
+			return false // it looks at the packet first
+		}
+	}
+	return end
 }
 
 // Chains lists the names of all chains of nftables.

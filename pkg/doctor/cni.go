@@ -4,7 +4,9 @@ import (
 	"context"
 	"debug/elf"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/plainroute/plainroute/pkg/cni"
@@ -14,12 +16,15 @@ import (
 
 // cniConfigs looks for those that a container runtime takes before ours.
 func cniConfigs(_ context.Context, p *Patient) []Finding {
+	if _, err := os.ReadDir(p.Store.ConfDir); err != nil {
+		return Skip(err.Error(), "say where CNI configs are: --cni-conf-dir")
+	}
 	before := p.Store.Before()
 	if len(before) == 0 {
 		return nil
 	}
 	return []Finding{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: rm "+filepath.Join(p.Store.ConfDir, before[0])+", and make the pods anew that it attached")}
+		"if that network is not wanted: rm "+p.onHost(filepath.Join(p.Store.ConfDir, before[0]))+", and make the pods anew that it attached")}
 }
 
 // cniPlugins looks whether those that our config calls are there and can be run.
@@ -34,12 +39,37 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", p.BinDir, strings.Join(missing, ", ")), cure))
 	}
 	for _, name := range cni.RequiredBy(p.State.CNI) {
-		path := filepath.Join(p.BinDir, name)
-		if program, err := elf.Open(path); err == nil {
-			_ = program.Close()
-		} else if len(missing) == 0 {
-			found = append(found, Fail("a CNI plugin is no program", err.Error(), cure))
+		if slices.Contains(missing, name) {
+			continue
+		}
+		if why := unfit(filepath.Join(p.BinDir, name)); why != "" {
+			found = append(found, Fail("a CNI plugin can't run", why, cure))
 		}
 	}
 	return found
+}
+
+// unfit says why a file is no program that this machine could run, or nothing.
+func unfit(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err.Error()
+	}
+	if info.Mode()&0o111 == 0 {
+		return path + " is not executable: " + info.Mode().String()
+	}
+	program, err := elf.Open(path)
+	if err != nil {
+		return path + ": " + err.Error()
+	}
+	defer program.Close()
+	own, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return ""
+	}
+	defer own.Close()
+	if program.Machine != own.Machine {
+		return fmt.Sprintf("%s is for %s, and this machine is %s", path, program.Machine, own.Machine)
+	}
+	return ""
 }

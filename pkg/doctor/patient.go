@@ -52,6 +52,11 @@ func (p *Patient) Setting(path string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
+// onHost is a path as the host has it.
+func (p *Patient) onHost(path string) string {
+	return filepath.Join("/", strings.TrimPrefix(path, filepath.Clean(p.Root)))
+}
+
 // Path is that of a file of the host.
 func (p *Patient) Path(path string) string { return filepath.Join(p.Root, path) }
 

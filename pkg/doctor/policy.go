@@ -29,7 +29,7 @@ func policyRules(ctx context.Context, p *Patient) []Finding {
 				"see which rule or route refuses them: ip rule; ip route get "+r.Dst.Addr().Next().String()))
 		case via != r.Via || out != r.Dev:
 			found = append(found, Fail("a rule sends packets for the pods of "+r.Dst.String()+" past the main table", fmt.Sprintf("they go via %s dev %s, and the route is %s", via, out, r),
-				"have the rule leave pods' packets to the main table: ip rule; ip rule add to "+r.Dst.String()+" lookup main priority 100"))
+				"have the rule leave pods' packets to the main table: ip rule shows it; ip rule add to "+r.Dst.String()+" lookup main priority N, with N below that of the rule"))
 		}
 		if len(found) >= manyFindings {
 			break

@@ -19,7 +19,8 @@ func foreignRoutes(_ context.Context, p *Patient) []Finding {
 	taken := 0
 	for _, r := range p.Host.Routes {
 		i := slices.IndexFunc(p.State.Routes, func(ours topology.Route) bool {
-			return r.Dst.Bits() >= ours.Dst.Bits() && ours.Dst.Overlaps(r.Dst) && !p.bridged(r, ours.Dst)
+			standsBy := r.Dst == ours.Dst && r.TOS == 0 && r.Metric > ours.Metric
+			return r.Dst.Bits() >= ours.Dst.Bits() && ours.Dst.Overlaps(r.Dst) && !standsBy && !p.bridged(r, ours.Dst)
 		})
 		if i < 0 {
 			continue
