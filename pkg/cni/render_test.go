@@ -16,10 +16,14 @@ import (
 )
 
 func TestRenderGolden(t *testing.T) {
-	want, err := os.ReadFile("testdata/dual-stack.conflist")
-	must(t, err)
-	if got := render(t, dualStack()); string(got) != string(want) {
-		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	withFirewall := dualStack()
+	withFirewall.Firewall = true
+	for file, conf := range map[string]topology.CNI{"dual-stack.conflist": dualStack(), "firewall.conflist": withFirewall} {
+		want, err := os.ReadFile(filepath.Join("testdata", file))
+		must(t, err)
+		if got := render(t, conf); string(got) != string(want) {
+			t.Errorf("got:\n%s\nwant %s:\n%s", got, file, want)
+		}
 	}
 }
 
@@ -65,6 +69,8 @@ func TestReadGivesWhatWasRendered(t *testing.T) {
 			Bridge:  rapid.String().Draw(t, "bridge"),
 			MTU:     rapid.IntRange(0, 65535).Draw(t, "mtu"),
 			IPAMDir: rapid.String().Draw(t, "dir"),
+
+			Firewall: rapid.Bool().Draw(t, "firewall"),
 		}
 		for _, base := range []string{"10.244.0.0/16", "fd00:10:244::/48"} {
 			if rapid.Bool().Draw(t, base) {

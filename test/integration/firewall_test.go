@@ -63,6 +63,61 @@ func TestFirewallPlugin(t *testing.T) {
 	must(t, cut.Remove(ctx)) // attached without the plugin, detached with it
 }
 
+// Where two nodes drop, the plugin lets out what pods begin at one and the other keeps it out, until CNI-ADMIN of both
+// lets it in. A pod that is deleted after the flag is gone leaves its rules: runtimes call the plugins of today's config.
+func TestFirewallPluginOfTwoNodes(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, limit)
+	iptables := useIPTables(t)
+	run := func(node *cluster.Node, args ...string) string {
+		t.Helper()
+		var out []byte
+		must(t, node.Do(func() (err error) {
+			out, err = exec.CommandContext(ctx, filepath.Join(iptables, args[0]), args[1:]...).CombinedOutput()
+			return err
+		}))
+		return string(out)
+	}
+	var nodes [2]*cluster.Node
+	var pods [2]*cluster.Pod
+	for i := range nodes {
+		nodes[i] = f.node(t)
+		run(nodes[i], "iptables", "-P", "FORWARD", "DROP")
+		run(nodes[i], "ip6tables", "-P", "FORWARD", "DROP")
+		must(t, nodes[i].Register(ctx))
+		must(t, nodes[i].StartAgent(cluster.AgentOptions{Args: []string{"--firewall-plugin"}}))
+		comesAlive(t, nodes[i])
+	}
+	for i := range nodes {
+		var err error
+		pods[i], err = nodes[i].AddPod(ctx, "let")
+		must(t, err)
+		reachesUnchanged(ctx, t, pods[i].Host, f.pods[0].Host)
+	}
+	for i, pod := range pods {
+		for _, address := range pods[1-i].Addrs() {
+			if _, err := pod.TCP(within(t, time.Second), address); err == nil {
+				t.Errorf("%s reaches %s by the plugin alone: the docs say that it takes a rule more", pod.Name, address)
+			}
+		}
+	}
+	for _, node := range nodes {
+		run(node, "iptables", "-A", "CNI-ADMIN", "-d", node.Subnets[0].String(), "-j", "ACCEPT")
+		run(node, "ip6tables", "-A", "CNI-ADMIN", "-d", node.Subnets[1].String(), "-j", "ACCEPT")
+	}
+	reachesUnchanged(ctx, t, pods[0].Host, pods[1].Host)
+	reachesUnchanged(ctx, t, pods[1].Host, pods[0].Host)
+	must(t, nodes[0].StopAgent(syscall.SIGTERM))
+	must(t, nodes[0].StartAgent(cluster.AgentOptions{}))
+	comesAlive(t, nodes[0])
+	must(t, pods[0].Remove(ctx))
+	for program, address := range map[string]string{"iptables": pods[0].V4.String() + "/32", "ip6tables": pods[0].V6.String() + "/128"} {
+		if rules := run(nodes[0], program, "-S", "CNI-FORWARD"); !strings.Contains(rules, address) {
+			t.Errorf("the docs say that rules stay of pods deleted without the flag; they are\n%s", rules)
+		}
+	}
+}
+
 // useIPTables puts iptables where plugins look for it, and returns its folder: this machine's, or that of the tests'
 // cluster of kubelets.
 func useIPTables(t *testing.T) string {
