@@ -47,7 +47,7 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.masquerade, "masquerade", true, "give pods the node's address towards the world outside the cluster")
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see the pod's own address")
 	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
-	fs.BoolVar(&f.firewall, "firewall-plugin", false, "have the stock firewall plugin accept each pod's packets, where a firewall drops what it forwards; needs iptables on the node")
+	fs.BoolVar(&f.firewall, "firewall-plugin", false, "have the stock firewall plugin accept what each pod sends and the answers, where a firewall drops what it forwards; needs iptables on the node")
 	fs.StringVar(&f.bridge, "bridge", topology.Bridge, "name of the pods' bridge")
 	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, empty after a reboot")
 	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
