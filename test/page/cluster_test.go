@@ -80,17 +80,26 @@ type world struct {
 	cluster atomic.Pointer[survey.Cluster]
 	failure atomic.Pointer[string]
 	surveys atomic.Int64
+	takes   time.Duration
 }
 
 // show has a dashboard show a cluster, and returns where.
 func show(t *testing.T, c *survey.Cluster) (*world, string) {
 	t.Helper()
-	w := &world{}
+	return showSlowly(t, c, 0)
+}
+
+// showSlowly does so where a survey takes that long.
+func showSlowly(t *testing.T, c *survey.Cluster, takes time.Duration) (*world, string) {
+	t.Helper()
+	w := &world{takes: takes}
 	w.cluster.Store(c)
 	d := &dashboard.Server{
 		Every: time.Second, Timeout: 5 * time.Second,
-		Survey: func(context.Context, func(int, int)) (*survey.Cluster, error) {
+		Survey: func(_ context.Context, progress func(int, int)) (*survey.Cluster, error) {
 			w.surveys.Add(1)
+			progress(1, len(c.Nodes))
+			time.Sleep(w.takes)
 			if why := w.failure.Load(); why != nil {
 				return nil, errors.New(*why)
 			}
@@ -146,6 +155,18 @@ func TestCluster(t *testing.T) {
 	b.want(`document.documentElement.scrollWidth <= 360`)
 	b.until(`document.querySelector("#ring svg").viewBox.baseVal.width <= 360`)
 	b.shoot("cluster-phone")
+	b.calm()
+}
+
+// While the first survey lasts, it is said how far it is.
+func TestFirstSurvey(t *testing.T) {
+	_, url := showSlowly(t, cluster(3), 3*time.Second)
+	b := browse(t)
+	b.run(chromedp.Navigate(url + "/"))
+	b.until(`document.querySelector("#loading").textContent === "Asking all agents … 1 of 3"`)
+	time.Sleep(time.Second) // some answers later, none of which is news
+	b.want(`document.querySelector("#loading").checkVisibility()`)
+	b.until(`!document.querySelector("#loading").checkVisibility() && document.querySelector("#nodes").checkVisibility()`)
 	b.calm()
 }
 

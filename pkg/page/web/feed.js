@@ -51,10 +51,12 @@ class Feed {
 // follow runs a Feed with the button that pauses it, and says in the page's head how old what it shows is.
 function follow(url, every, who, data) {
   const feed = new Feed(url, every, {
-    data(...all) {
-      byId("loading").hidden = true;
-      document.querySelector("main").hidden = false; // first, for what is not laid out has no width to draw for
-      return data(...all);
+    data(said, headers) {
+      if (said) {
+        byId("loading").hidden = true;
+        document.querySelector("main").hidden = false; // first, for what is not laid out has no width to draw for
+      }
+      return data(said, headers);
     },
     state({ age, failure, paused }) {
       const known = !Number.isNaN(age);
