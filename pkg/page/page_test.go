@@ -6,9 +6,11 @@ import (
 	"encoding/base64"
 	"io"
 	"io/fs"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -117,4 +119,52 @@ func TestNoMarkupOfStrings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// All text can be read by people who see contrasts badly (WCAG 2.2, 1.4.3), in the light and in the dark.
+func TestContrast(t *testing.T) {
+	themes := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindAllStringSubmatch(read("style.css"), -1)
+	if len(themes) != 2 {
+		t.Fatalf("there are %d themes, want 2", len(themes))
+	}
+	for i, theme := range themes {
+		light := map[string]float64{}
+		for _, c := range regexp.MustCompile(`--([a-z-]+): #([0-9a-f]+);`).FindAllStringSubmatch(theme[1], -1) {
+			light[c[1]] = luminance(t, c[2])
+		}
+		for _, text := range []string{"text", "soft", "ok", "warn", "bad", "link"} {
+			for _, ground := range []string{"ground", "card", "fill", text + "-fill"} {
+				a, b := light[text], light[ground]
+				if _, ok := light[ground]; !ok {
+					continue // only states have a ground of their own
+				}
+				if ratio := (max(a, b) + 0.05) / (min(a, b) + 0.05); ratio < 4.5 {
+					t.Errorf("theme %d: %s on %s has a contrast of %.2f, and 4.5 are needed", i, text, ground, ratio)
+				}
+			}
+		}
+	}
+}
+
+// luminance is that of a colour, relative to white (WCAG 2.2, relative luminance).
+func luminance(t *testing.T, hex string) float64 {
+	t.Helper()
+	if len(hex) == 3 {
+		hex = string([]byte{hex[0], hex[0], hex[1], hex[1], hex[2], hex[2]})
+	}
+	sum := 0.0
+	for i, weight := range []float64{0.2126, 0.7152, 0.0722} {
+		n, err := strconv.ParseUint(hex[2*i:2*i+2], 16, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := float64(n) / 255
+		if part <= 0.04045 {
+			part /= 12.92
+		} else {
+			part = math.Pow((part+0.055)/1.055, 2.4)
+		}
+		sum += weight * part
+	}
+	return sum
 }
