@@ -227,7 +227,7 @@ func TestStatusIsPacked(t *testing.T) {
 	s.Board.Publish(&Result{Node: "node1", Ready: true})
 	answer := func(encoding string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodGet, "/status?pretty=false", http.NoBody)
+		r := httptest.NewRequest(http.MethodGet, "/status?brief=true", http.NoBody)
 		r.Header.Set("Accept-Encoding", encoding)
 		s.HTTP().Handler.ServeHTTP(w, r)
 		return w

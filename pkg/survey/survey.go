@@ -121,7 +121,7 @@ func (s *Survey) report(ctx context.Context, row *Row) (*status.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	body, err := s.Ask(ctx, row.Agent, "/status?pretty=false")
+	body, err := s.Ask(ctx, row.Agent, "/status?brief=true")
 	if err != nil {
 		return nil, err
 	}

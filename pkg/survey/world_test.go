@@ -92,7 +92,7 @@ func (w *world) survey(t *testing.T) *Cluster {
 	c := &Cluster{Time: now, Nodes: w.rows}
 	d := newDigest(c)
 	s := &Survey{Parallel: 8, Timeout: time.Minute, Ask: func(_ context.Context, a *Agent, path string) (io.ReadCloser, error) {
-		if path != "/status?pretty=false" {
+		if path != "/status?brief=true" {
 			return nil, errors.New("no such path")
 		}
 		text, err := json.Marshal(w.reports[a.Container])
