@@ -4,6 +4,7 @@ package status
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -90,6 +91,11 @@ type Difference struct {
 	Fault Fault     `json:"fault"`
 	// Name is the thing as operators write it: ip-route(8), ip-address(8), a path.
 	Name string `json:"name"`
+}
+
+// IsRouteTo tells that it is the route to a subnet.
+func (d *Difference) IsRouteTo(subnet netip.Prefix) bool {
+	return d.Kind == plan.KindRoute && strings.HasPrefix(d.Name, subnet.String()+" ")
 }
 
 // Fault is what is wrong with a thing.

@@ -155,7 +155,7 @@ func (v *View) differences(w *bytes.Buffer, f Format) {
 		}
 		fmt.Fprintln(w, f.paint(red, fmt.Sprintf("  %-8s %s", Printable(string(d.Fault)), Printable(string(d.Kind)+" "+d.Name))))
 	}
-	fmt.Fprintf(w, "    -> The agent puts things right within moments; what stays so, somebody undoes (ip monitor, nft monitor), or the agent's log says why.\n")
+	fmt.Fprintf(w, "    -> %s\n", DriftAdvice)
 }
 
 // wide lists what this node needs, and how the last passes went.

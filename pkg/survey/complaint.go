@@ -3,10 +3,12 @@ package survey
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Complaint is something to say against a Row, in words, and what to do about it, if that is known.
@@ -18,46 +20,54 @@ type Complaint struct {
 // complaints are all that is to say against a Row. What came over the network is made printable: it must not steer a
 // terminal.
 func (r *Row) complaints() []Complaint {
-	var list []Complaint
-	say := func(format string, args ...any) {
-		text := strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")
-		list = append(list, Complaint{Text: status.Printable(text)})
-	}
 	if r.Report == nil {
-		say("%s", cmp.Or(r.Detail, string(r.Silence)))
-		return list
+		return []Complaint{complaint(r.Silence.advice(), "%s", cmp.Or(r.Detail, string(r.Silence)))}
+	}
+	var list []Complaint
+	say := func(advice, format string, args ...any) { list = append(list, complaint(advice, format, args...)) }
+	more := func(count, kept int, what string) {
+		if count > kept {
+			say("", "and %d %s more", count-kept, what)
+		}
 	}
 	about := map[string]bool{}
 	for _, p := range r.Report.Problems {
 		about[p.Node] = true
-		list = append(list, Complaint{status.Printable(p.String()), p.Reason.Advice()})
-	}
-	more := func(count, kept int, what string) {
-		if count > kept {
-			say("and %d %s more", count-kept, what)
-		}
+		say(p.Reason.Advice(), "%s", p)
 	}
 	more(r.Count.Problems, len(r.Report.Problems), "problems")
-	for _, p := range r.Report.Peers {
-		if !about[p.Node] { // or it was said already
-			say("no route to %s of %s: %s: %s", p.Subnet, p.Node, p.State, p.Detail)
+	var said []netip.Prefix
+	for i := range r.Report.Peers {
+		p := &r.Report.Peers[i]
+		if about[p.Node] { // it was said already
+			continue
 		}
+		said = append(said, p.Subnet)
+		say(ofPeer(p), "no route to %s of %s: %s: %s", p.Subnet, p.Node, p.State, p.Detail)
 	}
 	more(r.Count.Peers-r.Count.OK, len(r.Report.Peers), "peers that are not ok")
-	for _, d := range r.Report.Drift.Differences {
-		say("%s: %s", d.Fault, d.Name)
+	for i := range r.Report.Drift.Differences {
+		d := &r.Report.Drift.Differences[i]
+		if slices.ContainsFunc(said, d.IsRouteTo) {
+			continue // this, too
+		}
+		say(status.DriftAdvice, "%s %s %s", d.Fault, d.Kind, d.Name)
 	}
 	more(r.Count.Drift, len(r.Report.Drift.Differences), "differences")
 	if e := r.Report.Drift.Error; e != "" {
-		say("can't compare with the kernel: %s", e)
+		say(topology.KernelFailed.Advice(), "can't compare with the kernel: %s", e)
 	}
 	if e := r.Report.API.Error; e != "" {
-		say("can't ask the API server: %s", e)
+		say(topology.APIUnavailable.Advice(), "can't ask the API server: %s", e)
 	}
 	if !r.Report.Ready && len(list) == 0 {
-		say("not ready, and does not say why")
+		say(adviceOfLog, "not ready, and does not say why")
 	}
 	return list
+}
+
+func complaint(advice, format string, args ...any) Complaint {
+	return Complaint{status.Printable(strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")), advice}
 }
 
 // Block is what is to say against one Node or more.

@@ -14,6 +14,8 @@ type Fault struct {
 	// Nodes are those that it is about: at most Kept.
 	Nodes  []string `json:"nodes"`
 	Detail string   `json:"detail"`
+	// Advice says what to do about it.
+	Advice string `json:"advice"`
 	// Note tells that it need not be wrong: in an update there are two versions.
 	Note bool `json:"note,omitempty"`
 }
@@ -36,6 +38,9 @@ func (d *digest) faults() []Fault {
 	list := slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.versions())
 	if list == nil {
 		list = []Fault{}
+	}
+	for i := range list {
+		list[i].Advice = list[i].Kind.advice()
 	}
 	return list
 }

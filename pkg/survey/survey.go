@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -153,7 +154,7 @@ func (s *Survey) silence(err error, row *Row) (Silence, string) {
 		return Forbidden, fmt.Sprintf("you lack the right to create pods/portforward in the namespace %s, by which agents are asked (config/samples/viewer has all it takes)", row.Agent.Namespace)
 	case errors.As(err, &no):
 		return Unreadable, fmt.Sprintf("the answer of the agent (%s) is no report that this version can read: %v", row.Agent.Image, no.error)
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded): // of a pass, of a connection
 		err = fmt.Errorf("it runs, and says nothing for %s", s.Timeout)
 	}
 	text := fmt.Sprintf("no answer from the agent: %v", err)

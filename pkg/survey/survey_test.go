@@ -3,6 +3,8 @@ package survey
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,5 +44,37 @@ func TestEachEndsAtOnce(t *testing.T) {
 	})
 	if took := time.Since(start); !errors.Is(err, context.Canceled) || took > 10*time.Second {
 		t.Errorf("got %v after %s, want that it was cancelled at once", err, took)
+	}
+}
+
+// Whatever there is to complain of, something is said of what to do about it.
+func TestAdvice(t *testing.T) {
+	w := broken()
+	w.silence(0, NoAgent, "no agent runs here")
+	w.silence(1, NotRunning, "the agent does not run: ImagePullBackOff")
+	w.reports[name(3)].Drift.Error = "operation not permitted"
+	w.reports[name(6)].Problems, w.reports[name(6)].Drift.Differences = nil, nil // and it isn't ready
+	c := w.survey(t)
+	for _, b := range c.Blocks() {
+		for _, line := range b.Lines {
+			if line.Advice == "" {
+				t.Errorf("%v: no advice to: %s", b.Nodes, line.Text)
+			}
+		}
+	}
+	for _, f := range c.Faults {
+		if f.Advice == "" {
+			t.Errorf("no advice to: %s", f.Detail)
+		}
+	}
+}
+
+// A connection that says nothing until its time is up has the same words as a context's.
+func TestNoAnswerInTime(t *testing.T) {
+	s := Survey{Timeout: 5 * time.Second}
+	for _, err := range []error{context.DeadlineExceeded, fmt.Errorf("read tcp 192.168.1.1:43452: %w", os.ErrDeadlineExceeded)} {
+		if silence, text := s.silence(err, &Row{}); silence != NoAnswer || text != "no answer from the agent: it runs, and says nothing for 5s" {
+			t.Errorf("%v is told as %s: %s", err, silence, text)
+		}
 	}
 }

@@ -222,6 +222,9 @@ func (c *Cluster) printBlocks(w io.Writer) {
 			return
 		}
 		fmt.Fprintf(w, "  %s\n", status.Printable(f.Detail))
+		if last := i == len(c.Faults)-1 || c.Faults[i+1].Kind != f.Kind; last {
+			fmt.Fprintf(w, "    -> %s\n", f.Advice)
+		}
 	}
 }
 

@@ -127,6 +127,8 @@ func broken() *world {
 	w.reports[name(6)].Drift.Differences = []status.Difference{{Kind: plan.KindRoute, Fault: status.Missing, Name: "10.128.1.0/24 via 192.168.0.1 dev eth0 proto 112 metric 2048"}}
 	w.reports[name(6)].Peers[2].Node = name(0) // 10.128.2.0/24 is node-3's
 	w.reports[name(2)].API.Error = "connection refused"
+	// The route that node-4 lacks is said of the peer, and so not again.
+	w.reports[name(3)].Drift.Differences = []status.Difference{{Kind: plan.KindRoute, Fault: status.Missing, Name: "10.128.4.0/24 via 192.168.0.4 dev eth0 proto 112 metric 2048"}}
 	return w
 }
 

@@ -112,8 +112,9 @@ function showProblems() {
   const found = all.slice(0, most).map(({ group, cure, nodes: names, kind }) => trouble(kind, some(names), group,
     (s) => (group.some((o) => o.nodes !== s.nodes) ? some(s.nodes) + ": " : "") + s.text, cure));
   if (all.length > most) found.push(make("p", { class: "soft" }, `And ${count(all.length - most, "more", "more")}: the tables below have all.`));
-  for (const [note, group] of grouped(list(seen.faults), (f) => Boolean(f.note))) {
-    found.push(trouble(note ? "dim" : "warn", note ? "For your notice" : "All agents together", group, (f) => f.detail));
+  for (const [, group] of grouped(list(seen.faults), (f) => f.kind)) {
+    const { note, advice } = group[0];
+    found.push(trouble(note ? "dim" : "warn", note ? "For your notice" : "All agents together", group, (f) => f.detail, advice));
   }
   steady(byId("problems"), found.length > 0 ? found : make("p", { class: "ok" }, "✓ No problems."));
 }

@@ -1,0 +1,50 @@
+package survey
+
+import (
+	"github.com/plainroute/plainroute/pkg/status"
+)
+
+// adviceOfLog is for what nobody has words for.
+const adviceOfLog = "See the agent's log (kubectl logs), and run plainroute doctor in its pod."
+
+// advice says what to do about an agent of which there is no Report. Where the words themselves lead to the cure there
+// is none.
+func (s Silence) advice() string {
+	switch s {
+	case NoAgent:
+		return "See why the DaemonSet makes no pod there (kubectl describe daemonset): its nodeSelector or affinity leaves the node out, or pods are refused. Routes stay as they were meanwhile."
+	case NotRunning:
+		return "See the pod (kubectl describe pod) and its log: the image must have been brought to the node, and the flags be right. Routes stay as they were meanwhile."
+	case NoAnswer:
+		return "See whether the node's kubelet is up and the API server reaches it (port 10250). If so the agent hangs: delete its pod, which cuts no traffic. Routes stay as they were meanwhile."
+	case Unreadable:
+		return "Use the plainroute of the agents' version."
+	}
+	return ""
+}
+
+// ofPeer says what to do about a peer without a good route.
+func ofPeer(p *status.Peer) string {
+	for _, reason := range p.Reason {
+		if advice := reason.Advice(); advice != "" {
+			return advice
+		}
+	}
+	if p.State == status.Lost {
+		return status.DriftAdvice
+	}
+	return adviceOfLog
+}
+
+// advice says what to do about a Fault of the kind.
+func (k FaultKind) advice() string {
+	switch k {
+	case Asymmetry:
+		return "Mend what the Node without the route complains of, above; if its agent says nothing, that first."
+	case Disagreement:
+		return "An agent that says otherwise than most has an old view of the Nodes: see whether it hears of the API server (plainroute status there). If all do, two Nodes claim the subnet: delete the wrong one, and let its kubelet register it anew."
+	case Versions:
+		return "Nothing while an update rolls on. If none does: kubectl rollout status daemonset, and an image of the same tag on each node."
+	}
+	return ""
+}
