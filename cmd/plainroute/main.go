@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
+	"github.com/plainroute/plainroute/pkg/status"
 )
 
 // version and revision, the commit, are set by the linker.
@@ -49,7 +51,7 @@ func main() {
 	if errors.Is(err, errShown) {
 		os.Exit(exitFailure)
 	}
-	fmt.Fprintln(os.Stderr, "plainroute:", err)
+	fmt.Fprintln(os.Stderr, "plainroute:", printable(err))
 	var usage usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintf(os.Stderr, "Run '%s --help' for usage.\n", root.DisplayName())
@@ -59,6 +61,19 @@ func main() {
 		os.Exit(exitRefused)
 	}
 	os.Exit(exitFailure)
+}
+
+// printable is an error's text in which nothing steers a terminal: a Node's name, a file's text and what a server answers may
+// be in it. The faults of flags have a line each.
+func printable(err error) string {
+	lines := []string{err.Error()}
+	if usage := (usageError{}); errors.As(err, &usage) {
+		lines = strings.Split(lines[0], "\n")
+	}
+	for i, line := range lines {
+		lines[i] = status.Printable(line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func rootCommand() *cobra.Command {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -299,7 +300,7 @@ func (p nodePlan) print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Node %s\n", p.Node)
 	for _, problem := range p.Problems {
-		fmt.Fprintf(&b, "# Problem: %s\n", problem)
+		fmt.Fprintf(&b, "# Problem: %s\n", status.Printable(problem.String()))
 	}
 	for _, setting := range plan.Diff(p.State, topology.State{}).Sysctls { // in the order that keeps a default route
 		fmt.Fprintf(&b, "sysctl -w %s=%s\n", setting.Path, setting.Value)

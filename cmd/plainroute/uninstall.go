@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/uninstall"
 )
 
@@ -95,7 +96,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 		}
 	}
 	u := uninstall.Uninstall{Client: client, Options: f.Options, Say: func(format string, args ...any) {
-		fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...)
+		fmt.Fprintln(cmd.ErrOrStderr(), status.Printable(fmt.Sprintf(format, args...)))
 	}}
 	rows, err := u.Run(cmd.Context())
 	if rows == nil {

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
+	"github.com/plainroute/plainroute/pkg/status"
 )
 
 // Row tells how it went on a node.
@@ -130,7 +131,7 @@ func (r Row) note() string {
 		notes = append(notes, "pods are attached, so these stay: "+strings.Join(r.Kept, ", "))
 	}
 	if r.Error != "" {
-		notes = append(notes, r.Error)
+		notes = append(notes, status.Printable(r.Error))
 	}
 	return strings.Join(notes, "; ")
 }
