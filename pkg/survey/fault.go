@@ -29,13 +29,15 @@ const (
 	Asymmetry FaultKind = "Asymmetry"
 	// Disagreement is a subnet that is one Node's for some and another's for others.
 	Disagreement FaultKind = "Disagreement"
+	// Oversize is that some Nodes' pods send larger packets than others' links take.
+	Oversize FaultKind = "Oversize"
 	// Versions is that agents are of more than one version.
 	Versions FaultKind = "Versions"
 )
 
 // faults compares what all said.
 func (d *digest) faults() []Fault {
-	list := slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.versions())
+	list := slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.oversize(), d.cluster.versions())
 	if list == nil {
 		list = []Fault{}
 	}

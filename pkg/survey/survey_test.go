@@ -47,6 +47,21 @@ func TestEachEndsAtOnce(t *testing.T) {
 	}
 }
 
+// Pods must not send what another Node's link drops in silence. Smaller pods than links need be are no fault.
+func TestOversize(t *testing.T) {
+	w := newWorld(4)
+	w.reports["node-1"].Host.MTU = 1400
+	if c := w.survey(t); !c.OK() {
+		t.Errorf("with pods smaller than all links: %v", c.Faults)
+	}
+	w = newWorld(4)
+	w.reports["node-2"].Host.MTU, w.reports["node-2"].Host.Uplinks[0].MTU = 1400, 1400 // as an agent follows its link
+	c := w.survey(t)
+	if len(c.Faults) != 1 || c.Faults[0].Detail != "pods of node-1, node-3 and node-4 send packets of up to 1500 bytes, and node-2 can take but 1400: connections there open, and hang when data flows" {
+		t.Errorf("got %v", c.Faults)
+	}
+}
+
 // Whatever there is to complain of, something is said of what to do about it.
 func TestAdvice(t *testing.T) {
 	w := broken()

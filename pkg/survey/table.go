@@ -247,7 +247,7 @@ func (c *Cluster) summary() string {
 	case bad > 1:
 		verdict = fmt.Sprintf("something is wrong on %d nodes", bad)
 	case !c.OK():
-		verdict = "agents disagree"
+		verdict = "something is wrong between nodes"
 	}
 	return fmt.Sprintf("%d nodes, %d agents answered, %d of %d routes: %s", len(c.Nodes), answers, ok, routes, verdict)
 }

@@ -123,7 +123,7 @@ function showHead() {
   const counts = grouped(seen.nodes, wordOf);
   const bad = seen.nodes.filter((n) => !n.well).length;
   const answers = seen.nodes.filter((n) => !n.silence).length;
-  const verdict = bad > 0 ? `something is wrong on ${count(bad, "node")}` : seen.well ? "all is well" : "agents disagree";
+  const verdict = bad > 0 ? `something is wrong on ${count(bad, "node")}` : seen.well ? "all is well" : "something is wrong between nodes";
   document.title = `${seen.well ? "" : "! "}plainroute: ${verdict}`;
   steady(byId("verdict"), make("span", { class: "pill " + (seen.well ? "ok" : counts.has("not ready") || counts.has("no answer") ? "bad" : "warn") }, (seen.well ? "✓ " : "✕ ") + verdict),
     make("span", { class: "soft" }, ` ${count(seen.nodes.length, "node")}, ${count(answers, "agent")} answered`));
