@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/plainroute/plainroute/pkg/status"
 )
@@ -27,7 +25,7 @@ func (r *Run) await(ctx context.Context, namespace string, nodes []corev1.Node) 
 	limited, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 	var pods []corev1.Pod
-	err := wait.PollUntilContextCancel(limited, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+	err := poll(limited, r.Patience, func(ctx context.Context) (bool, error) {
 		list, err := r.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel + "=" + managedBy})
 		if err != nil {
 			return false, err
@@ -45,7 +43,8 @@ func (r *Run) await(ctx context.Context, namespace string, nodes []corev1.Node) 
 		r.say("nodes have pods that are ready", done, wanted)
 		return done == wanted, nil
 	})
-	if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+	var out *outage
+	if ctx.Err() != nil || errors.As(err, &out) {
 		return nil, nil, fmt.Errorf("waiting for the test's pods: %w", err)
 	}
 	return r.present(ctx, namespace, pods, nodes)

@@ -88,7 +88,7 @@ func TestPodsRefused(t *testing.T) {
 func TestNodeSilent(t *testing.T) {
 	pods, nodes := cluster(2)
 	p := newPlan(pods, nodes, nil, []string{"responder"}, nil)
-	r := &Run{Timeout: time.Second, Post: func(_ context.Context, _, pod, _ string, _ []byte) (io.ReadCloser, error) {
+	r := &Run{Client: fake.NewClientset(), Timeout: time.Second, Post: func(_ context.Context, _, pod, _ string, _ []byte) (io.ReadCloser, error) {
 		if pod == "node-2-a" {
 			return nil, errors.New("its kubelet is \x1b[31maway")
 		}

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/rand"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -137,7 +136,10 @@ func serviceObject() *corev1.Service {
 // deploy makes all objects, and tells their namespace as soon as there is one.
 func (r *Run) deploy(ctx context.Context) (namespace string, err error) {
 	wanted := namespaceObject()
-	if _, err := r.Client.CoreV1().Namespaces().Create(ctx, wanted, metav1.CreateOptions{}); err != nil {
+	if err := r.create(ctx, func(ctx context.Context) error {
+		_, err := r.Client.CoreV1().Namespaces().Create(ctx, wanted, metav1.CreateOptions{})
+		return err
+	}); err != nil {
 		if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
 			namespace = wanted.Name // no answer came: it may be there
 		}
@@ -145,11 +147,17 @@ func (r *Run) deploy(ctx context.Context) (namespace string, err error) {
 	}
 	namespace = wanted.Name
 	for _, group := range groups {
-		if _, err := r.Client.AppsV1().DaemonSets(namespace).Create(ctx, daemonSet(group, r.Image, r.Pull, r.sampled), metav1.CreateOptions{}); err != nil {
+		if err := r.create(ctx, func(ctx context.Context) error {
+			_, err := r.Client.AppsV1().DaemonSets(namespace).Create(ctx, daemonSet(group, r.Image, r.Pull, r.sampled), metav1.CreateOptions{})
+			return err
+		}); err != nil {
 			return namespace, fmt.Errorf("making the test's pods: %w", err)
 		}
 	}
-	if _, err := r.Client.CoreV1().Services(namespace).Create(ctx, serviceObject(), metav1.CreateOptions{}); err != nil {
+	if err := r.create(ctx, func(ctx context.Context) error {
+		_, err := r.Client.CoreV1().Services(namespace).Create(ctx, serviceObject(), metav1.CreateOptions{})
+		return err
+	}); err != nil {
 		return namespace, fmt.Errorf("making the test's Service: %w", err)
 	}
 	return namespace, nil
@@ -171,32 +179,21 @@ func Leftovers(ctx context.Context, client kubernetes.Interface) ([]string, erro
 // Remove takes a namespace away with all that is in it, and waits until it is gone. The
 // pods go first: a namespace that meets them on its way out waits for many seconds.
 func Remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	err := client.AppsV1().DaemonSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
-	if err == nil {
-		err = awaitNoPods(ctx, client, namespace)
-	}
-	if err != nil && ctx.Err() == nil { // a kubelet that is away ends none, and they would hold the namespace for ever
-		now := int64(0)
-		err = client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
-	}
-	if err != nil && ctx.Err() == nil {
-		err = nil // the namespace takes them with it all the same
-	}
-	if err == nil {
-		err = client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
-	}
-	if err != nil && !apierrors.IsNotFound(err) {
+	if err := endPods(ctx, client, namespace); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("removing the namespace %s: %w", namespace, err)
-	}
-	err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		_, err := client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	} // else the namespace takes them with it all the same
+	err := poll(ctx, Patience, func(ctx context.Context) (gone bool, err error) {
+		err = client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
+		}
+		if apierrors.IsConflict(err) { // it is on its way out
+			err = nil
 		}
 		return false, err
 	})
 	if err != nil {
-		return fmt.Errorf("waiting for the namespace %s to go: %w", namespace, err)
+		return fmt.Errorf("removing the namespace %s: %w", namespace, err)
 	}
 	return nil
 }
@@ -204,9 +201,26 @@ func Remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 // podsEnd is longer than pods take to end that are told to.
 const podsEnd = 15 * time.Second
 
-func awaitNoPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, podsEnd, true, func(ctx context.Context) (bool, error) {
+// endPods ends the pods. Those of a kubelet that is away are taken out of the API: it
+// ends none, and they would hold the namespace for ever.
+func endPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	err := insist(ctx, Patience, func(ctx context.Context) error {
+		return client.AppsV1().DaemonSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+	})
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, podsEnd)
+	defer cancel()
+	err = poll(limited, Patience, func(ctx context.Context) (bool, error) {
 		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
 		return err == nil && len(pods.Items) == 0, err
+	})
+	if err == nil {
+		return nil
+	}
+	return insist(ctx, Patience, func(ctx context.Context) error {
+		now := int64(0)
+		return client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
 	})
 }

@@ -34,6 +34,8 @@ type Run struct {
 	Outside []string
 	// Timeout bounds the wait for the pods, and the probes of one of them.
 	Timeout time.Duration
+	// Patience is how long the API server may fail meanwhile.
+	Patience time.Duration
 	// Keep leaves the pods there.
 	Keep bool
 	// Progress is told how far something is; Say is told what happens.
@@ -80,7 +82,11 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	svc, err := r.Client.CoreV1().Services(namespace).Get(ctx, service, metav1.GetOptions{})
+	var svc *corev1.Service
+	err = insist(ctx, r.Patience, func(ctx context.Context) (err error) {
+		svc, err = r.Client.CoreV1().Services(namespace).Get(ctx, service, metav1.GetOptions{})
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("looking at the test's Service: %w", err)
 	}
@@ -118,7 +124,11 @@ func (r *Run) nodes(ctx context.Context) ([]corev1.Node, error) {
 
 // names are what the cluster's DNS should know, if it has one.
 func (r *Run) names(ctx context.Context) (names, skipped []string, err error) {
-	list, err := r.Client.CoreV1().Services(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	var list *corev1.ServiceList
+	err = insist(ctx, r.Patience, func(ctx context.Context) (err error) {
+		list, err = r.Client.CoreV1().Services(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+		return err
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("looking for the cluster's DNS: %w", err)
 	}
@@ -139,7 +149,7 @@ func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Resu
 	failures := make([]error, len(p.tasks))
 	for i := range p.tasks {
 		all.Go(func() error {
-			outcomes[i], failures[i] = r.ask(ctx, namespace, &p.tasks[i])
+			outcomes[i], failures[i] = r.askTwice(ctx, namespace, &p.tasks[i])
 			r.say("pods have tried everything", int(done.Add(1)), len(p.tasks))
 			return nil
 		})
@@ -164,6 +174,22 @@ func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Resu
 
 // answerMost is more than the outcomes of a pod's probes take.
 const answerMost = 32 << 20
+
+// askTwice has what was lost on the way through the API server tried again, once that
+// answers.
+func (r *Run) askTwice(ctx context.Context, namespace string, t *task) ([]Outcome, error) {
+	outcomes, err := r.ask(ctx, namespace, t)
+	if err == nil || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+		return outcomes, err
+	}
+	if err := insist(ctx, r.Patience, func(ctx context.Context) error {
+		_, err := r.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return r.ask(ctx, namespace, t)
+}
 
 func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)

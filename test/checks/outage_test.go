@@ -1,0 +1,89 @@
+package checks
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/check"
+)
+
+// testRun is a run whose pods say that all arrived.
+func testRun(client kubernetes.Interface) *check.Run {
+	return &check.Run{
+		Client: client, Image: "localhost/plainroute:1", Most: 10, Timeout: limit, Patience: limit, Say: func(string) {},
+		Post: func(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
+			var probes []check.Probe
+			if err := json.Unmarshal(body, &probes); err != nil {
+				return nil, err
+			}
+			answer, err := json.Marshal(make([]check.Outcome, len(probes)))
+			return io.NopCloser(strings.NewReader(string(answer))), err
+		},
+	}
+}
+
+// An API server that starts again while pods are waited for changes nothing.
+func TestAPIServerStartsAgain(t *testing.T) {
+	c, p := play(t, "node-1", "node-2", "node-3")
+	var healthy atomic.Bool
+	p.kubelet = func(pod *corev1.Pod) {
+		if !healthy.Load() {
+			pod.Status.Conditions = nil
+		}
+	}
+	waits := make(chan struct{})
+	r := testRun(c.Client())
+	r.Progress = func(string, int, int) {
+		select {
+		case waits <- struct{}{}:
+		default:
+		}
+	}
+	done := make(chan *check.Result, 1)
+	go func() {
+		result, err := r.Do(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		done <- result
+	}()
+	<-waits
+	must(t, c.KillAPIServer())
+	time.Sleep(3 * time.Second) // many a list is refused
+	healthy.Store(true)
+	must(t, c.StartAPIServer())
+	must(t, c.AwaitAPIServer(t.Context()))
+	p.recover(t.Context())
+	if result := <-done; result == nil || !result.OK() || len(result.Nodes) != 3 {
+		t.Errorf("%+v: want three nodes and no fault", result)
+	}
+}
+
+// An API server that stays away ends the run after the patience, and is named.
+func TestAPIServerStaysAway(t *testing.T) {
+	c, p := play(t, "node-1")
+	p.kubelet = func(pod *corev1.Pod) { pod.Status.Conditions = nil }
+	r := testRun(c.Client())
+	r.Patience = 2 * time.Second
+	var begin time.Time
+	r.Progress = func(string, int, int) {
+		if begin.IsZero() {
+			begin = time.Now()
+			must(t, c.KillAPIServer())
+		}
+	}
+	time.AfterFunc(10*time.Second, func() { _ = c.StartAPIServer() }) // for what removes the pods
+	_, err := r.Do(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "the API server has failed for 2") || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("%v: want that the API server has failed, and how", err)
+	}
+	must(t, c.AwaitAPIServer(t.Context()))
+}
