@@ -58,7 +58,7 @@ func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *app
 	}
 	set.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
 		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: requirements(nodes)}},
+			NodeSelectorTerms: selection(nodes),
 		},
 	}}
 	return set
@@ -80,16 +80,24 @@ func virtual(n *corev1.Node) bool {
 	return false
 }
 
-// requirements leave virtual nodes out, and, where some were drawn, all others.
-func requirements(drawn []string) []corev1.NodeSelectorRequirement {
-	var all []corev1.NodeSelectorRequirement
-	for _, key := range slices.Sorted(maps.Keys(virtuals)) {
-		all = append(all, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
+// selection leaves virtual nodes out, and, where some were drawn, all others. Those go by
+// the Node's name, of which a term takes one: the label kubernetes.io/hostname may be
+// another's too.
+func selection(drawn []string) []corev1.NodeSelectorTerm {
+	if drawn == nil {
+		var real []corev1.NodeSelectorRequirement
+		for _, key := range slices.Sorted(maps.Keys(virtuals)) {
+			real = append(real, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
+		}
+		return []corev1.NodeSelectorTerm{{MatchExpressions: real}}
 	}
-	if drawn != nil {
-		all = append(all, corev1.NodeSelectorRequirement{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: drawn})
+	var terms []corev1.NodeSelectorTerm
+	for _, name := range drawn {
+		terms = append(terms, corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{
+			{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{name}},
+		}})
 	}
-	return all
+	return terms
 }
 
 func podSpec(image string, pull corev1.PullPolicy) corev1.PodSpec {

@@ -42,7 +42,7 @@ type Run struct {
 	Progress func(what string, done, all int)
 	Say      func(string)
 
-	sampled []string // the hostnames of nodes that take part; nil: all
+	sampled []string // the names of nodes that take part; nil: all
 	telling sync.Mutex
 }
 
@@ -116,7 +116,7 @@ func (r *Run) nodes(ctx context.Context) ([]corev1.Node, error) {
 		rand.Shuffle(len(list.Items), func(i, j int) { list.Items[i], list.Items[j] = list.Items[j], list.Items[i] })
 		list.Items = list.Items[:r.Most]
 		for i := range list.Items {
-			r.sampled = append(r.sampled, list.Items[i].Labels[corev1.LabelHostname])
+			r.sampled = append(r.sampled, list.Items[i].Name)
 		}
 	}
 	return list.Items, nil
