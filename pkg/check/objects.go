@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 const (
@@ -64,28 +66,13 @@ func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *app
 	return set
 }
 
-// virtuals are labels of nodes that have no kernel of their own, as the agents'
-// DaemonSet leaves them out.
-var virtuals = map[string][]string{
-	"type": {"virtual-kubelet", "kwok"}, "liqo.io/type": {"virtual-node"}, "eks.amazonaws.com/compute-type": {"fargate"},
-}
-
-// virtual tells such a node.
-func virtual(n *corev1.Node) bool {
-	for key, values := range virtuals {
-		if slices.Contains(values, n.Labels[key]) {
-			return true
-		}
-	}
-	return false
-}
-
 // selection leaves virtual nodes out, and, where some were drawn, all others. Those go by
 // the Node's name, of which a term takes one: the label kubernetes.io/hostname may be
 // another's too.
 func selection(drawn []string) []corev1.NodeSelectorTerm {
 	if drawn == nil {
 		var real []corev1.NodeSelectorRequirement
+		virtuals := topology.VirtualLabels()
 		for _, key := range slices.Sorted(maps.Keys(virtuals)) {
 			real = append(real, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
 		}

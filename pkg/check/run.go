@@ -18,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Run is one test of a cluster.
@@ -108,7 +110,7 @@ func (r *Run) nodes(ctx context.Context) ([]corev1.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing nodes: %w", err)
 	}
-	list.Items = slices.DeleteFunc(list.Items, func(n corev1.Node) bool { return virtual(&n) })
+	list.Items = slices.DeleteFunc(list.Items, func(n corev1.Node) bool { return topology.Virtual(n.Labels) })
 	if len(list.Items) == 0 {
 		return nil, errors.New("there is no node with Linux")
 	}

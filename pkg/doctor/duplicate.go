@@ -19,11 +19,24 @@ func duplicates(_ context.Context, p *Patient) []Finding {
 	if p.Nodes == nil {
 		return Skip("the Nodes are not known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
 	}
+	var real []*corev1.Node
+	for i := range p.Nodes {
+		if !virtual(&p.Nodes[i]) {
+			real = append(real, &p.Nodes[i])
+		}
+	}
 	var found []Finding
 	for _, k := range kinds {
-		found = append(found, k.find(p.Nodes)...)
+		found = append(found, k.find(real)...)
 	}
 	return append(found, overlaps(p.Nodes)...)
+}
+
+// virtual tells that no machine is behind a Node: it may have the addresses and the
+// identity of any. Virtual kubelets bear the taint unless told otherwise.
+func virtual(n *corev1.Node) bool {
+	return topology.Virtual(n.Labels) ||
+		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == "virtual-kubelet.io/provider" })
 }
 
 // kind is something of a Node that no other may have.
@@ -89,11 +102,11 @@ func hostnames(n *corev1.Node) []string {
 	return nil
 }
 
-func (k kind) find(nodes []corev1.Node) []Finding {
+func (k kind) find(nodes []*corev1.Node) []Finding {
 	owners := map[string][]*corev1.Node{}
-	for i := range nodes {
-		for _, value := range k.of(&nodes[i]) {
-			owners[value] = append(owners[value], &nodes[i])
+	for _, n := range nodes {
+		for _, value := range k.of(n) {
+			owners[value] = append(owners[value], n)
 		}
 	}
 	var all, shown []string
@@ -116,16 +129,18 @@ func (k kind) find(nodes []corev1.Node) []Finding {
 }
 
 // overlaps finds pod subnets that are the same, or of which one is in the other: sorted
-// by address, the wider first, each has to begin after all those before it.
+// by address, the wider first, each has to begin after all those before it. Those of two
+// virtual nodes may, for no pod has an address of them.
 func overlaps(nodes []corev1.Node) []Finding {
 	type claim struct {
-		subnet netip.Prefix
-		node   string
+		subnet  netip.Prefix
+		node    string
+		virtual bool
 	}
 	var claims []claim
 	for i := range nodes {
 		for _, subnet := range topology.NodeFrom(&nodes[i]).PodCIDRs {
-			claims = append(claims, claim{subnet, nodes[i].Name})
+			claims = append(claims, claim{subnet, nodes[i].Name, virtual(&nodes[i])})
 		}
 	}
 	slices.SortFunc(claims, func(a, b claim) int {
@@ -136,6 +151,9 @@ func overlaps(nodes []corev1.Node) []Finding {
 	for _, c := range claims {
 		if !widest.subnet.IsValid() || !widest.subnet.Overlaps(c.subnet) {
 			widest = c
+			continue
+		}
+		if widest.virtual && c.virtual {
 			continue
 		}
 		all = append(all, widest.node, c.node)

@@ -2,10 +2,12 @@ package doctor
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // different are Nodes that have nothing in common.
@@ -55,6 +57,51 @@ func TestNodesOfOneKernel(t *testing.T) {
 		p.Nodes[i].Status.NodeInfo = corev1.NodeSystemInfo{MachineID: "m", SystemUUID: "u", BootID: "b"}
 	}
 	well(t, duplicates(t.Context(), p))
+}
+
+// Virtual kubelets that run on one machine share what it has, as a real API server has
+// them; two machines, and a subnet that a machine needs, are told all the same.
+func TestDuplicatesOfVirtualNodes(t *testing.T) {
+	s := newAPIServer(t)
+	agent := s.agent()
+	s.node("node1", nil, "10.0.1.0/24")
+	s.node("virtual1", func(n *corev1.Node) { n.Labels = map[string]string{"type": "virtual-kubelet"} }, "10.9.0.0/16")
+	s.node("virtual2", func(n *corev1.Node) { n.Labels = map[string]string{"type": "kwok"} }, "10.9.1.0/24")
+	s.node("virtual3", func(n *corev1.Node) {
+		n.Spec.Taints = []corev1.Taint{{Key: "virtual-kubelet.io/provider", Value: "azure", Effect: corev1.TaintEffectNoSchedule}}
+	}, "10.9.2.0/24")
+	p := s.patient(agent)
+	well(t, duplicates(t.Context(), p))
+	if peers, doors := p.peers(), p.kubeletDoors(); len(peers) > 0 || len(doors) > 0 {
+		t.Errorf("virtual nodes are asked: %v, %v", peers, doors)
+	}
+
+	s.node("node2", nil, "10.9.3.0/24")
+	found := duplicates(t.Context(), s.patient(agent))
+	finds(t, found[:1], Failure, "same InternalIP: node1, node2", "192.0.2.10 of node1, node2")
+	last := found[len(found)-1:]
+	finds(t, last, Failure, "overlapping pod subnets", "10.9.0.0/16 of virtual1 and 10.9.3.0/24 of node2")
+	if len(found) != 4 || strings.Contains(fmt.Sprint(found), "virtual2") {
+		t.Errorf("found %+v", found)
+	}
+}
+
+// node registers one that says it is the machine at 192.0.2.10.
+func (s *apiServer) node(name string, change func(*corev1.Node), subnet string) {
+	s.t.Helper()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: subnet, PodCIDRs: []string{subnet}}}
+	if change != nil {
+		change(node)
+	}
+	node, err := s.admin.CoreV1().Nodes().Create(s.t.Context(), node, metav1.CreateOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.10"}, {Type: corev1.NodeHostName, Address: "machine"}}
+	node.Status.NodeInfo = corev1.NodeSystemInfo{MachineID: "m", SystemUUID: "u" + name, BootID: "b"}
+	if _, err := s.admin.CoreV1().Nodes().UpdateStatus(s.t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func TestDuplicatesAmong5000(t *testing.T) {

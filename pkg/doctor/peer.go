@@ -25,7 +25,7 @@ type peer struct {
 // for it, even while no pod is there and nobody has that address.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
 
-// peers are the other Nodes, as the API server or else the agent has them; their next
+// peers are the other Nodes that are machines, as the API server or else the agent has them; their next
 // hops are those of the routes in the kernel, where there are any.
 func (p *Patient) peers() []peer {
 	hops := map[netip.Prefix]netip.Addr{}
@@ -43,7 +43,7 @@ func (p *Patient) peers() []peer {
 func (p *Patient) peersOfNodes(hops map[netip.Prefix]netip.Addr) []peer {
 	var all []peer
 	for i := range p.Nodes {
-		if p.isOwn(&p.Nodes[i]) {
+		if p.isOwn(&p.Nodes[i]) || virtual(&p.Nodes[i]) {
 			continue
 		}
 		n := topology.NodeFrom(&p.Nodes[i])

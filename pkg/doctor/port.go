@@ -127,11 +127,11 @@ func controlPlane(n *corev1.Node) bool {
 	return is
 }
 
-// others are Nodes but our own that have an address, so many at most.
+// others are machines but our own that have an address, so many at most.
 func (p *Patient) others(limit int, which func(*corev1.Node) bool) []*corev1.Node {
 	var all []*corev1.Node
 	for i := range p.Nodes {
-		if n := &p.Nodes[i]; which(n) && !p.isOwn(n) && len(topology.NodeFrom(n).Addrs) > 0 {
+		if n := &p.Nodes[i]; which(n) && !p.isOwn(n) && !virtual(n) && len(topology.NodeFrom(n).Addrs) > 0 {
 			all = append(all, n)
 		}
 	}
