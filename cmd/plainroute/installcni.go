@@ -8,17 +8,20 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plugins"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // installFlags are the choices of the install-cni command.
 type installFlags struct {
 	plugins.Install
-	output string
+	network topology.CNI // what the agent on this node will write a config of
+	output  string
 }
 
 func installCNICommand() *cobra.Command {
@@ -68,6 +71,7 @@ or is not there at all, a warning says so; the exit code is that of success.`,
 	fs.StringVar(&f.To, "to", "/opt/cni/bin", "folder from which the container runtime executes plugins; made where it is missing")
 	fs.StringSliceVar(&f.Names, "plugins", nil, "names of the plugins to install (default: all in --from)")
 	fs.BoolVar(&f.Force, "force", false, "replace what is newer, what is not stock, and symlinks")
+	fs.BoolVar(&f.network.Firewall, "firewall-plugin", false, "warn of the plugin firewall too: the agent has this flag")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
 	offer(cmd, "output", "text", "json")
 	return cmd
@@ -101,7 +105,7 @@ func (f *installFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	done := installation{To: f.To, Plugins: results}
-	if done.Warnings, err = warnings(f.To, results, err); f.output == "json" {
+	if done.Warnings, err = f.warnings(results, err); f.output == "json" {
 		e := json.NewEncoder(cmd.OutOrStdout())
 		e.SetIndent("", "  ")
 		return errors.Join(err, e.Encode(done))
@@ -111,21 +115,17 @@ func (f *installFlags) run(cmd *cobra.Command) error {
 
 // warnings are about plugins that the pod network needs. They add to err what keeps
 // them from being told.
-func warnings(to string, results []plugins.Result, err error) ([]string, error) {
-	lines := []string{}
-	needed := map[string]bool{}
-	for _, name := range cni.Required() {
-		needed[name] = true
-	}
+func (f *installFlags) warnings(results []plugins.Result, err error) ([]string, error) {
+	lines, needed := []string{}, cni.RequiredBy(&f.network)
 	for _, r := range results {
-		if needed[r.Plugin] && r.Doubtful {
+		if slices.Contains(needed, r.Plugin) && r.Doubtful {
 			lines = append(lines, fmt.Sprintf("pods need the stock plugin %s; %s was kept: %s; if pods do not start, move it away or use --force",
-				r.Plugin, filepath.Join(to, r.Plugin), r.Reason))
+				r.Plugin, filepath.Join(f.To, r.Plugin), r.Reason))
 		}
 	}
-	missing, e := plugins.Missing(to, cni.Required())
+	missing, e := plugins.Missing(f.To, needed)
 	for _, name := range missing {
-		lines = append(lines, fmt.Sprintf("pods need the plugin %s; it is not in %s", name, to))
+		lines = append(lines, fmt.Sprintf("pods need the plugin %s; it is not in %s", name, f.To))
 	}
 	return lines, errors.Join(err, e)
 }

@@ -46,12 +46,12 @@ func choices() []choice {
 		},
 		{
 			name: "everything", resources: []string{"default", "prometheus"},
-			components: []string{"node-condition", "startup-taint", "metrics"},
+			components: []string{"node-condition", "startup-taint", "metrics", "firewall-plugin"},
 			values: []string{
 				`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
 				"podMonitor.enabled=true", "prometheusRule.enabled=true", "masquerade=false", "firewallPlugin=true", `nodeCIDR=["192.168.1.0/24"]`, "uninstall.enabled=false",
 			},
-			env: map[string]string{"PLAINROUTE_FIREWALL_PLUGIN": "true", "PLAINROUTE_MASQUERADE": "false", "PLAINROUTE_NODE_CIDR": "192.168.1.0/24"},
+			env: map[string]string{"PLAINROUTE_MASQUERADE": "false", "PLAINROUTE_NODE_CIDR": "192.168.1.0/24"},
 		},
 	}
 }
