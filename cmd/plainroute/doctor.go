@@ -44,6 +44,9 @@ type doctorFlags struct {
 	output     string
 }
 
+// imagePlugins is where the image has the stock CNI plugins (hack/make-image.sh).
+const imagePlugins = "/cni"
+
 func doctorCommand() *cobra.Command {
 	f := &doctorFlags{}
 	cmd := &cobra.Command{
@@ -154,7 +157,7 @@ func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
 // patient learns what it can; what it can't is for the checks to say.
 func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	p := &doctor.Patient{
-		Root: f.root, ProcSys: f.procSys, BinDir: f.cniBinDir, Bridge: f.bridge, Node: f.nodeName,
+		Root: f.root, ProcSys: f.procSys, BinDir: f.cniBinDir, Offered: imagePlugins, Bridge: f.bridge, Node: f.nodeName,
 		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir},
 	}
 	p.Report, p.ReportErr = askAgent(ctx, f.listen, 5*time.Second, true)

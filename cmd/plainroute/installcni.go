@@ -67,7 +67,7 @@ or is not there at all, a warning says so; the exit code is that of success.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.From, "from", "/cni", "folder of the plugins to install")
+	fs.StringVar(&f.From, "from", imagePlugins, "folder of the plugins to install")
 	fs.StringVar(&f.To, "to", "/opt/cni/bin", "folder from which the container runtime executes plugins; made where it is missing")
 	fs.StringSliceVar(&f.Names, "plugins", nil, "names of the plugins to install (default: all in --from)")
 	fs.BoolVar(&f.Force, "force", false, "replace what is newer, what is not stock, and symlinks")

@@ -27,7 +27,8 @@ func cniConfigs(_ context.Context, p *Patient) []Finding {
 		"if that network is not wanted: rm "+p.onHost(filepath.Join(p.Store.ConfDir, before[0]))+", and make the pods anew that it attached")}
 }
 
-// cniPlugins looks whether those that our config calls are there and can be run.
+// cniPlugins looks whether those that our config calls are there and can be run, and
+// what they are.
 func cniPlugins(_ context.Context, p *Patient) []Finding {
 	const cure = "let the init container install-cni put them there (the chart's installCNI.enabled), or install the stock CNI plugins"
 	missing, err := plugins.Missing(p.BinDir, cni.RequiredBy(p.State.CNI))
@@ -46,7 +47,54 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 			found = append(found, Fail("a CNI plugin can't run", why, cure))
 		}
 	}
+	if len(found) > 0 {
+		return found
+	}
+	return p.reviewPlugins()
+}
+
+// reviewPlugins looks whether those that can run are stock ones, and as new as ours.
+// What a symlink leads to is the distribution's (k3s, MicroK8s), and is believed.
+func (p *Patient) reviewPlugins() []Finding {
+	review := plugins.Install{From: p.Offered, To: p.BinDir, Names: cni.RequiredBy(p.State.CNI)}
+	results, err := review.Review()
+	if err != nil {
+		return Skip(err.Error(), "")
+	}
+	var old, odd, broken []string
+	for _, r := range results {
+		switch {
+		case r.Action == plugins.Repaired:
+			broken = append(broken, r.Plugin+": "+r.Reason)
+		case r.Action == plugins.Upgraded:
+			old = append(old, older(r))
+		case r.Doubtful:
+			odd = append(odd, r.Plugin+": "+r.Reason)
+		}
+	}
+	var found []Finding
+	in := "in " + p.BinDir + ": "
+	if len(broken) > 0 {
+		found = append(found, Fail("a CNI plugin can't run", in+strings.Join(broken, "; "), anewPlugins))
+	}
+	if len(old) > 0 {
+		found = append(found, Warn("CNI plugins are older than those of the image", in+strings.Join(old, "; "), anewPlugins+"; running pods are not touched"))
+	}
+	if len(odd) > 0 {
+		found = append(found, Warn("CNI plugins may be others than pods need", in+strings.Join(odd, "; "),
+			"if pods do not start, or without an address: move the plugin away, and "+anewPlugins+" (or install-cni --force)"))
+	}
 	return found
+}
+
+const anewPlugins = "make the agent's pod anew: its init container install-cni puts the image's plugins there (the chart's installCNI.enabled)"
+
+func older(r plugins.Result) string {
+	text := fmt.Sprintf("%s is %s, the image's is %s", r.Plugin, r.Found, r.Offered)
+	if r.Reason != "" {
+		text += " (" + r.Reason + ")"
+	}
+	return text
 }
 
 // unfit says why a file is no program that this machine could run, or nothing.

@@ -21,9 +21,11 @@ type Patient struct {
 	Root string
 	// ProcSys is the root of the kernel's settings.
 	ProcSys string
-	// Store is where our CNI config lives, BinDir where the plugins do.
-	Store  cni.Store
-	BinDir string
+	// Store is where our CNI config lives, BinDir where the plugins do, and Offered where
+	// the image has those that install-cni installs.
+	Store   cni.Store
+	BinDir  string
+	Offered string
 	// Bridge is the name of the pods' bridge.
 	Bridge string
 	// Node is the name of our own Node; empty: unknown.

@@ -1,10 +1,13 @@
 package doctor
 
 import (
+	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/nftables"
@@ -61,4 +64,55 @@ func TestPluginOfAnotherMachine(t *testing.T) {
 	binary.LittleEndian.PutUint16(b[18:], uint16(elf.EM_S390))
 	w.must(os.WriteFile(p, b, 0o755))
 	w.finds("cni-plugins", Failure)
+}
+
+// What a plugin is, is read from its build info: one of the image in another's place is
+// not the stock plugin of that name.
+func TestPluginsOfOthersAndOfOld(t *testing.T) {
+	w := newWard(t)
+	stock := os.Getenv("CNI_BIN")
+	if stock == "" {
+		stock = filepath.Join("..", "..", "bin", "cni")
+	}
+	bridge, err := os.ReadFile(filepath.Join(stock, "bridge"))
+	if err != nil {
+		t.Skipf("the stock plugins are not here, `make assets` gets them: %v", err)
+	}
+	w.Offered = stock
+	at := filepath.Join(w.BinDir, "bridge")
+	place := func(content []byte) {
+		w.must(os.RemoveAll(at))
+		w.must(os.WriteFile(at, content, 0o755))
+	}
+	place(bridge)
+	w.finds("cni-plugins", OK)
+
+	const module = "github.com/containernetworking/plugins\tv"
+	if !bytes.Contains(bridge, []byte(module+"1.")) {
+		t.Fatal("the stock bridge is no longer of version 1")
+	}
+	old := bytes.ReplaceAll(bridge, []byte(module+"1."), []byte(module+"0."))
+	place(old)
+	if f := w.finds("cni-plugins", Warning); !strings.Contains(f.Evidence, "bridge is v0.") || !strings.Contains(f.Evidence, "the image's is v1.") || !strings.Contains(f.Cure, "installCNI") {
+		t.Errorf("found %+v", f)
+	}
+	w.Offered = t.TempDir() // outside of the image nothing is offered
+	w.finds("cni-plugins", OK)
+
+	loopback, err := os.ReadFile(filepath.Join(stock, "loopback"))
+	w.must(err)
+	place(loopback)
+	if f := w.finds("cni-plugins", Warning); !strings.Contains(f.Evidence, "bridge: not a stock plugin") {
+		t.Errorf("found %+v", f)
+	}
+	place(bridge[:len(bridge)/2])
+	w.finds("cni-plugins", Failure)
+	// Older linkers write the sections' names in front of the code, so the header is whole.
+	half := slices.Clone(bridge[:len(bridge)/2])
+	clear(half[40:48]) // e_shoff of elf(5)
+	clear(half[60:64]) // e_shnum and e_shstrndx
+	place(half)
+	if f := w.finds("cni-plugins", Failure); !strings.Contains(f.Evidence, "its end was missing") {
+		t.Errorf("found %+v", f)
+	}
 }

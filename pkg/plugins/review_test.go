@@ -1,0 +1,41 @@
+package plugins
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A review says what an installation would do, and does nothing.
+func TestReview(t *testing.T) {
+	b := newBench(t)
+	b.Names = []string{"bridge", "host-local", "loopback"}
+	foreign := []byte("#!/bin/sh\n")
+	must(t, os.WriteFile(filepath.Join(b.To, "host-local"), foreign, 0o755))
+	for name, c := range map[string]struct {
+		content []byte
+		want    string
+	}{
+		"older":   {b.older, "bridge: upgraded v1.8.0 -> v1.9.1"},
+		"same":    {b.ours, "bridge: kept: it is the same"},
+		"newer":   {b.newer, "bridge: kept: newer v2.0.0"},
+		"foreign": {foreign, "bridge: kept: not a stock plugin"},
+		"cut":     {b.ours[:len(b.ours)/2], "bridge: repaired v1.9.1: its end was missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(t, os.WriteFile(b.at(), c.content, 0o755))
+			must(t, os.Chmod(b.at(), 0o755)) // whatever the umask
+			results, err := b.Review()
+			must(t, err)
+			// Nothing is offered for host-local, and there is no loopback.
+			if got := lines(results); got != c.want+"\nhost-local: kept: not a stock plugin" {
+				t.Errorf("it is\n%s", got)
+			}
+			b.has(t, c.content)
+		})
+	}
+	b.To = filepath.Join(b.To, "none")
+	if _, err := b.Review(); err == nil {
+		t.Error("a folder that is not there can be reviewed")
+	}
+}
