@@ -13,7 +13,7 @@ import (
 )
 
 // Inspector looks at what is not ours in a network namespace, for people. It keeps
-// nothing and changes nothing.
+// nothing and changes nothing, but for what Ask has the kernel find out anew.
 type Inspector struct {
 	handle *rtnl.Handle
 	nft    *nftables.Conn

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -74,6 +75,25 @@ func (i *Inspector) Neighbours() ([]Neighbour, error) {
 	}
 	slices.SortFunc(all, func(a, b Neighbour) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Dev, b.Dev)) })
 	return all, nil
+}
+
+// Ask has the kernel ask a neighbour whom it knows whether it is still there, once a
+// second and three times in all (arp(7): ucast_solicit, retrans_time). Meanwhile
+// packets go to where they went. It takes CAP_NET_ADMIN.
+func (i *Inspector) Ask(n Neighbour) error {
+	link, err := i.handle.LinkByName(n.Dev)
+	if err != nil {
+		return fmt.Errorf("asking %s: %w", n.Addr, err)
+	}
+	card, err := net.ParseMAC(n.MAC)
+	if err != nil {
+		return fmt.Errorf("asking %s: %w", n.Addr, err)
+	}
+	err = i.handle.NeighSet(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: n.Addr.AsSlice(), HardwareAddr: card, State: unix.NUD_PROBE})
+	if err != nil {
+		return fmt.Errorf("asking %s: %w", n.Addr, err)
+	}
+	return nil
 }
 
 func (i *Inspector) names() (map[int]string, error) {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -49,6 +50,43 @@ func TestNeighbours(t *testing.T) {
 	}
 	if after, err := i.NeighbourCount(4); err != nil || after != before+1 {
 		t.Errorf("there are %d entries after %d, and one was added that counts (%v)", after, before, err)
+	}
+}
+
+// Who was there a moment ago and is gone is trusted for half a minute, unless asked.
+func TestAskNeighbour(t *testing.T) {
+	m := newMachine(t)
+	i := m.inspector()
+	m.neighbour("192.168.1.14", unix.NUD_REACHABLE)
+	m.neighbour("fd00:192:168:1::14", unix.NUD_REACHABLE)
+	state := func() map[string]NeighbourState {
+		all, err := i.Neighbours()
+		m.must(err)
+		states := map[string]NeighbourState{}
+		for _, n := range all {
+			states[n.Addr.String()] = n.State
+		}
+		return states
+	}
+	for _, addr := range []string{"192.168.1.14", "fd00:192:168:1::14"} {
+		n := Neighbour{netip.MustParseAddr(addr), "eth0", "02:00:00:00:00:09", Reachable}
+		m.must(i.Ask(n))
+		if got := state()[addr]; got != Probe {
+			t.Errorf("%s is %s while it is asked", addr, got)
+		}
+		n.Dev = "none"
+		if i.Ask(n) == nil {
+			t.Error("a link that there is not can be asked on")
+		}
+	}
+	for end := time.Now().Add(6 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		s := state()
+		if s["192.168.1.14"] == Failed && s["fd00:192:168:1::14"] == Failed {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nobody is there, and they are %v", s)
+		}
 	}
 }
 

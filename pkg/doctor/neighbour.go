@@ -12,8 +12,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/dataplane"
 )
 
-// resolving is how long the kernel may take to find out: an entry that was good once is
-// trusted for 5 s more, then asked for 3 s (arp(7): delay_first_probe_time, retrans_time).
+// resolving is how long the kernel may take to find out: asked by us it takes 3 s; where
+// we may not, an entry that was good once is trusted for 5 s more, and then asked
+// (arp(7): delay_first_probe_time, retrans_time).
 const resolving = 9 * time.Second
 
 // neighbours looks whether the peers that are on link answer ARP or neighbour
@@ -56,10 +57,37 @@ func (p *Patient) onLink(r *round) []target {
 	return all
 }
 
+// doubt has the kernel ask those whom it believes to be there and of whom nothing was
+// heard: one that died a moment ago is believed for half a minute
+// (base_reachable_time of arp(7)). Who is alive answers at once, and is left alone.
+func (p *Patient) doubt(r *round, targets []target) error {
+	table, err := p.Kernel.Neighbours()
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		if r.alive(t.hop) {
+			continue
+		}
+		if i := t.in(table); i >= 0 && slices.Contains([]dataplane.NeighbourState{dataplane.Reachable, dataplane.Stale, dataplane.Delay}, table[i].State) {
+			_ = p.Kernel.Ask(table[i]) // without CAP_NET_ADMIN the kernel's word is all that there is
+		}
+	}
+	return nil
+}
+
+// in finds a target in the kernel's table; -1: it isn't there.
+func (t target) in(table []dataplane.Neighbour) int {
+	return slices.IndexFunc(table, func(n dataplane.Neighbour) bool { return n.Addr == t.hop && n.Dev == t.entry.Dev })
+}
+
 // silent waits until the kernel has made up its mind about all targets.
 func (p *Patient) silent(ctx context.Context, r *round, targets []target) ([]target, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolving)
 	defer cancel()
+	if err := p.doubt(r, targets); err != nil {
+		return nil, err
+	}
 	for {
 		table, err := p.Kernel.Neighbours()
 		if err != nil {
@@ -80,8 +108,7 @@ func (p *Patient) silent(ctx context.Context, r *round, targets []target) ([]tar
 // judge tells who is silent, and whether some entries are still being decided.
 func judge(r *round, targets []target, table []dataplane.Neighbour) (silent []target, open bool) {
 	for _, t := range targets {
-		i := slices.IndexFunc(table, func(n dataplane.Neighbour) bool { return n.Addr == t.hop && n.Dev == t.entry.Dev })
-		if i >= 0 {
+		if i := t.in(table); i >= 0 {
 			t.entry = table[i]
 		}
 		switch t.entry.State {

@@ -5,9 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/plainroute/plainroute/pkg/dataplane"
 )
 
 func TestNeighboursAnswer(t *testing.T) {
@@ -64,6 +68,57 @@ func TestNeighbourLeft(t *testing.T) {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
 	}
 	finds(t, neighbours(t.Context(), l.patient()), Failure, "node3")
+}
+
+// A peer that died a moment ago is REACHABLE for half a minute yet, and is named within
+// seconds all the same; one whose firewall drops what it is asked is not taken for dead.
+func TestNeighbourDied(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	dead, quiet := l.peer(3), l.peer(4)
+	well(t, neighbours(t.Context(), l.patient())) // now all are REACHABLE
+	p := l.patient()
+	card, err := dead.nl.LinkByName("eth0")
+	l.must(err)
+	l.must(dead.nl.LinkSetDown(card))
+	quiet.dropUDP()
+	for _, one := range []string{"192.168.1.13", "192.168.1.14"} {
+		if state := l.neighbour(p, one); state != dataplane.Reachable {
+			t.Fatalf("%s is %s", one, state)
+		}
+	}
+	begin := time.Now()
+	finds(t, neighbours(t.Context(), p), Failure, "reached from here: node3", "192.168.1.13 dev lan0 FAILED", "fd00:192:168:1::13 dev lan0 FAILED")
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+func (l *lan) neighbour(p *Patient, addr string) dataplane.NeighbourState {
+	l.t.Helper()
+	table, err := p.Kernel.Neighbours()
+	l.must(err)
+	for _, n := range table {
+		if n.Addr.String() == addr {
+			return n.State
+		}
+	}
+	return ""
+}
+
+// dropUDP makes the machine one with a firewall that drops what the doctor sends.
+func (m *machine) dropUDP() {
+	m.t.Helper()
+	nft, err := nftables.New(nftables.WithNetNSFd(int(m.fd)))
+	m.must(err)
+	table := nft.AddTable(&nftables.Table{Name: "quiet", Family: nftables.TableFamilyINet})
+	chain := nft.AddChain(&nftables.Chain{Name: "in", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	m.must(nft.Flush())
 }
 
 func TestCardsOfClones(t *testing.T) {
