@@ -7,6 +7,10 @@ import (
 // adviceOfLog is for what nobody has words for.
 const adviceOfLog = "See the agent's log (kubectl logs), and run plainroute doctor in its pod."
 
+// adviceOfRuntime is for a node that the kubelet calls not ready, though the agent has done its part.
+const adviceOfRuntime = "Right after an install it passes within seconds. If it speaks of CNI or the network and stays so, the container runtime reads " +
+	"its configs from another folder than the agent writes them to (the chart's cni.confDir; k3s and MicroK8s have their own); else see the kubelet's log."
+
 // advice says what to do about an agent of which there is no Report. Where the words themselves lead to the cure there
 // is none.
 func (s Silence) advice() string {

@@ -60,6 +60,9 @@ func (r *Row) complaints() []Complaint {
 	if e := r.Report.API.Error; e != "" {
 		say(topology.APIUnavailable.Advice(), "can't ask the API server: %s", e)
 	}
+	if r.Report.Ready && r.NotReady != "" {
+		say(adviceOfRuntime, "the agent is ready, and the node is not: %s", r.NotReady)
+	}
 	if !r.Report.Ready && len(list) == 0 {
 		say(adviceOfLog, "not ready, and does not say why")
 	}

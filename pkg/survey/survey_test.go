@@ -62,6 +62,16 @@ func TestOversize(t *testing.T) {
 	}
 }
 
+// Where the runtime reads its configs elsewhere, agents are content, and yet no pod starts.
+func TestNodeNotReady(t *testing.T) {
+	w := newWorld(2)
+	w.rows[1].NotReady = "container runtime network not ready: cni plugin not initialized"
+	c := w.survey(t)
+	if c.OK() || len(c.Blocks()) != 1 || c.Blocks()[0].Lines[0].Text != "the agent is ready, and the node is not: container runtime network not ready: cni plugin not initialized" {
+		t.Errorf("OK is %t, and what is told %v", c.OK(), c.Blocks())
+	}
+}
+
 // Whatever there is to complain of, something is said of what to do about it.
 func TestAdvice(t *testing.T) {
 	w := broken()
