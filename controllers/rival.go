@@ -104,6 +104,19 @@ func (r *rivals) few() []plan.Key {
 	})
 }
 
+// witness says what tells an operator who it is.
+func witness(k plan.Kind) string {
+	switch k {
+	case plan.KindSysctl:
+		return "no monitor tells who: look for what writes sysctls, such as a firewall's or a network manager's scripts"
+	case plan.KindTable:
+		return "`nft monitor` shows what they do"
+	case plan.KindCNI:
+		return "`auditctl -w` on the file tells who it is"
+	}
+	return "`ip monitor` shows what they do"
+}
+
 // problems puts contests into words that stay the same while they last.
 func (r *rivals) problems(nodes []*topology.Node) []topology.Problem {
 	few := r.few()
@@ -115,7 +128,7 @@ func (r *rivals) problems(nodes []*topology.Node) []topology.Problem {
 	for _, k := range few {
 		p := topology.Problem{
 			Reason: topology.Contested, Own: k.Kind != plan.KindRoute,
-			Detail: fmt.Sprintf("somebody on this host keeps taking away or changing %s; it is repaired every %s until they stop (`ip monitor` and `nft monitor` show what they do)", k, repairEvery),
+			Detail: fmt.Sprintf("somebody on this host keeps taking away or changing %s; it is repaired every %s until they stop (%s)", k, repairEvery, witness(k.Kind)),
 		}
 		if k.Kind == plan.KindRoute {
 			p.Node = owners[k.Name]

@@ -129,3 +129,15 @@ func TestFiveThousandFights(t *testing.T) {
 		t.Errorf("%d problems: %v", len(problems), problems)
 	}
 }
+
+// Who looks for a rival is sent to what can show it: no monitor of routes shows who writes a sysctl.
+func TestWitness(t *testing.T) {
+	for kind, want := range map[plan.Kind]string{
+		plan.KindSysctl: "what writes sysctls", plan.KindTable: "nft monitor", plan.KindCNI: "auditctl", plan.KindRoute: "ip monitor", plan.KindAddress: "ip monitor",
+	} {
+		r := rivals{fights: []plan.Key{{Kind: kind, Name: "it"}}}
+		if got := r.problems(nil)[0].Detail; !strings.Contains(got, want) {
+			t.Errorf("of a %s: %q does not name %s", kind, got, want)
+		}
+	}
+}
