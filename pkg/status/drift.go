@@ -9,7 +9,7 @@ import (
 )
 
 // DriftAdvice says what to do about Differences.
-const DriftAdvice = "The agent puts things right within moments; what stays so, somebody undoes (ip monitor, nft monitor), or the agent's log says why."
+const DriftAdvice = "Shown is what should be. The agent puts things right within moments; what stays so, somebody undoes (ip monitor, nft monitor), or the agent's log says why."
 
 // Look tells what of ours is in the kernel and in the CNI folder at this moment.
 type Look func() (topology.State, error)

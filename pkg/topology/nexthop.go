@@ -150,11 +150,22 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 	route, ok := r.lookup(addr)
 	switch {
 	case !ok:
-		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it", addr)
+		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
 	case route.Via.IsValid():
 		return "", OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
 	case route.Type != Unicast || route.Dev == "" || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, route)
 	}
 	return route.Dev, "", ""
+}
+
+// cut says that an address should be on a link of ours to which the kernel has no route: that of a link goes when the
+// link does.
+func (r *resolver) cut(addr netip.Addr) string {
+	for _, link := range r.host.Links {
+		if within(link.Addrs, single(addr)) {
+			return fmt.Sprintf(", though %s has an address of its network: is that link down?", link.Name)
+		}
+	}
+	return ""
 }
