@@ -11,11 +11,15 @@ import (
 // the foreign one goes.
 func (b *builder) conflicts() {
 	slices.SortFunc(b.desired.Routes, Route.Compare)
+	parts := b.parts()
 	for _, foreign := range b.host.Routes {
 		if foreign.Dev == b.opts.Bridge && b.lived(foreign.Dst) {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(b.desired.Routes, foreign, func(r, foreign Route) int { return ComparePrefix(r.Dst, foreign.Dst) })
+		if !ok {
+			parts.look(b, foreign)
+		}
 		if !ok || foreign.TOS == 0 && foreign.Metric > b.desired.Routes[i].Metric {
 			continue
 		}
@@ -26,6 +30,40 @@ func (b *builder) conflicts() {
 			b.standBy(i)
 		}
 		b.report(Problem{Node: b.holder(ours), Subnet: ours.Dst, Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: fmt.Sprintf(verb, foreign, ours)})
+	}
+}
+
+// parts finds foreign routes to a part of a peer's pod subnet, which go before ours at any metric. Of our own subnet
+// that is no fault: other networks lead to a pod of theirs by a route.
+type parts struct {
+	lengths byFamily[[]int]       // of our routes, nearly always one a family
+	told    map[netip.Prefix]bool // one of each subnet is told: there may be a route for each pod
+}
+
+func (b *builder) parts() *parts {
+	p := &parts{told: map[netip.Prefix]bool{}}
+	for _, r := range b.desired.Routes {
+		if lengths := p.lengths.of(r.Dst.Addr().Is4()); !slices.Contains(*lengths, r.Dst.Bits()) {
+			*lengths = append(*lengths, r.Dst.Bits())
+		}
+	}
+	return p
+}
+
+func (p *parts) look(b *builder, foreign Route) {
+	for _, bits := range *p.lengths.of(foreign.Dst.Addr().Is4()) {
+		whole, err := foreign.Dst.Addr().Prefix(bits)
+		if err != nil || bits >= foreign.Dst.Bits() || p.told[whole] {
+			continue
+		}
+		i, ok := slices.BinarySearchFunc(b.desired.Routes, Route{Dst: whole, Metric: MetricPeer}, Route.Compare)
+		if !ok {
+			continue
+		}
+		p.told[whole] = true
+		ours := b.desired.Routes[i]
+		b.report(Problem{Node: b.holder(ours), Subnet: whole, Reason: RouteConflict, Detail: fmt.Sprintf(
+			"the kernel prefers %q, which is not ours, to %q for a part of it; remove it if nothing needs it", foreign, ours)})
 	}
 }
 
