@@ -61,6 +61,9 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 		fact(w, "CNI config", "%s", v.config())
 	}
 	fact(w, "API server", "%s", v.api())
+	if v.API.Error != "" {
+		fmt.Fprintf(w, "    -> %s\n", topology.APIUnavailable.Advice())
+	}
 	fact(w, "last pass", "%s ago in %s, %s", v.age(v.Pass.Time), v.Pass.Duration.Round(10*time.Microsecond), count(v.Pass.Changes, "change"))
 	fact(w, "kernel", "%s", v.kernel())
 }

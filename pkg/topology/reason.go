@@ -23,7 +23,7 @@ var reasons = map[Reason]struct {
 	subject Subject
 	advice  string
 }{
-	NodeMissing:      {OfNode, "Start the kubelet, or give the agent the name under which it has registered (--node-name)."},
+	NodeMissing:      {OfNode, "Start the kubelet, or restart it if the Node was deleted: it registers only when it starts. Or give the agent the name under which it has registered (--node-name)."},
 	PodCIDRMissing:   {OfNode, "Run kube-controller-manager with --allocate-node-cidrs and --cluster-cidr, and look whether that range has subnets left; or set spec.podCIDR of the Node."},
 	PodCIDRMalformed: {OfNode, "Delete the Node and let its kubelet register it anew, so that it is given a well-formed podCIDR: a podCIDR can't be changed."},
 	PodCIDRRefused:   {OfNode, "Compare the Node's podCIDR with the agents' --cluster-cidr, --service-cidr and --node-cidr-mask-size-*, and with the networks that the machines are on; delete the Node and let its kubelet register it anew if the podCIDR is wrong."},
