@@ -43,7 +43,7 @@ var reasons = map[Reason]struct {
 	BridgeFailed:     {OfHost, "See what the pods' bridge bears (ip address show) and who else manages it, such as NetworkManager or systemd-networkd; have them leave it alone."},
 	CNIFailed:        {OfHost, "Make the CNI folder and the run folder writable to the agent, with room left on their file systems."},
 	CNIConflict:      {OfHost, "Remove the other network's CNI config from the node if its network is not wanted any more, and start its pods anew."},
-	APIUnavailable:   {OfHost, "See that the API server is up and this node reaches it, and that the agent's credentials may list and watch nodes. Routes stay as they are meanwhile."},
+	APIUnavailable:   {OfHost, "See that the API server is up and this node reaches it (its Service's address takes kube-proxy), and that the agent's credentials may list and watch nodes. Routes stay as they are meanwhile."},
 	PruneHeld:        {OfOthers, "Nothing, as a rule: what is not wanted any more goes once the list of Nodes is confirmed. If it stays so, see that the API server and its etcd are well."},
 	SubnetChanged:    {OfNode, "Drain the node: its pods still have addresses of its former podCIDR. The CNI config follows once they are gone."},
 	NodeUpdateFailed: {OfNode, "Let the agent patch its own Node as the chart's values nodeCondition and startupTaint do, or leave --node-condition and --startup-taint out."},
