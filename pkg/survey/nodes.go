@@ -54,6 +54,11 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 		return nil, nil, err
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return cmp.Compare(a.Node, b.Node) })
+	for i := range rows {
+		if namespace != "" && rows[i].Silence == NoAgent {
+			rows[i].Detail += "; only the namespace " + namespace + " was looked into"
+		}
+	}
 	return rows, pods, nil
 }
 

@@ -168,7 +168,7 @@ func TestSurvey(t *testing.T) {
 		}
 	})
 	t.Run("in another namespace", func(t *testing.T) {
-		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent") {
+		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent") || !strings.Contains(got, "only the namespace default was looked into") {
 			t.Errorf("got:\n%s", got)
 		}
 	})
