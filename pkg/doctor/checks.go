@@ -3,6 +3,7 @@ package doctor
 // Checks are all there are, in the order in which they are told.
 func Checks() []Check {
 	return []Check{
+		{"agent", agentsWord},
 		{"capabilities", capabilities},
 		{"forwarding", forwarding},
 		{"rp-filter", reversePath},

@@ -1,0 +1,45 @@
+package doctor
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// told is how much of what the agent says is repeated: `plainroute status` has all.
+const told = 3
+
+// agentsWord is what the agent says of itself, so that nobody takes a node for well whose agent knows that it isn't.
+func agentsWord(_ context.Context, p *Patient) []Finding {
+	if p.Report == nil {
+		return []Finding{Warn("no agent answers on this node: routes stay as they are, and no change of the cluster arrives", errorText(p.ReportErr),
+			"kubectl get pods -A -l app.kubernetes.io/name=plainroute -o wide, and the log of the pod that should run here")}
+	}
+	var evidence, cures []string
+	say := func(what, cure string) {
+		evidence = append(evidence, what)
+		if !slices.Contains(cures, cure) && cure != "" && len(evidence) <= told {
+			cures = append(cures, cure)
+		}
+	}
+	for i := range p.Report.Problems {
+		say(p.Report.Problems[i].String(), p.Report.Problems[i].Reason.Advice())
+	}
+	if p.Report.API.Error != "" {
+		say("can't ask the API server: "+p.Report.API.Error, topology.APIUnavailable.Advice())
+	}
+	for i := range p.Report.Drift.Differences {
+		d := &p.Report.Drift.Differences[i]
+		say(string(d.Fault)+" "+string(d.Kind)+" "+d.Name, status.DriftAdvice)
+	}
+	switch {
+	case !p.Report.Ready:
+		return []Finding{Fail("the agent says that this node's pods are not served as they should be", first(evidence), strings.Join(cures, " "))}
+	case len(evidence) > 0:
+		return []Finding{Warn("the agent has something to complain of", first(evidence), strings.Join(cures, " "))}
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+package doctor
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Whatever else is well: what the agent complains of is told, with its cure.
+func TestAgentsWord(t *testing.T) {
+	off := topology.Problem{Node: "node2", Reason: topology.OffLink, Detail: "this host has no route to it"}
+	for _, c := range []struct {
+		report *status.Report
+		want   Verdict
+		words  string
+	}{
+		{&status.Report{Ready: true}, OK, ""},
+		{&status.Report{Ready: true, Problems: []topology.Problem{off}}, Warning, "node node2: OffLink: this host has no route to it|Bring up this machine's link"},
+		{&status.Report{Problems: []topology.Problem{off, off, off, off}}, Failure, "; and 1 more|Bring up"},
+		{&status.Report{Ready: true, API: status.API{Error: "connection refused"}}, Warning, "can't ask the API server: connection refused|See that the API server is up"},
+		{&status.Report{Ready: true, Drift: status.Drift{Differences: []status.Difference{{Kind: "route", Fault: status.Missing, Name: "10.244.2.0/24"}}}}, Warning, "missing route 10.244.2.0/24|The agent puts things right"},
+		{nil, Warning, "connection refused|kubectl get pods"},
+	} {
+		p := &Patient{Report: c.report, ReportErr: errors.New("connection refused")}
+		found := agentsWord(t.Context(), p)
+		if Worst(found) != c.want {
+			t.Errorf("%+v: got %v, want %s", c.report, found, c.want)
+			continue
+		}
+		if evidence, cure, _ := strings.Cut(c.words, "|"); c.want != OK && (!strings.Contains(found[0].Evidence, evidence) || !strings.Contains(found[0].Cure, cure)) {
+			t.Errorf("%+v: got %v, want %s", c.report, found[0], c.words)
+		}
+	}
+}
