@@ -231,6 +231,9 @@ func TestValuesAreChecked(t *testing.T) {
 		{`extraArgs=["mtu"]`, "/extraArgs/0"},
 		{`startupTaint="a b"`, "/startupTaint"},
 		{`image.digest="latest"`, "/image/digest"},
+		{`image.tag=1`, "/image/tag"},
+		{`k8sServiceHost="192.168.1.1:6443"`, "/k8sServiceHost"},
+		{`k8sServiceHost="https://192.168.1.1"`, "/k8sServiceHost"},
 		{`podMonitor.enabled=true`, "podMonitor.enabled needs metrics.enabled"},
 	} {
 		args := []string{"template", "x", filepath.Join(root, "charts", "plainroute"), "--set-json", test.value}
