@@ -75,7 +75,22 @@ func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyA
 	}
 }
 
+// differing cuts off what two lists begin with and what they end with alike: where
+// one Node of thousands changed, that is nearly all.
+func differing[T comparable](a, b []T) (restA, restB []T) {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	a, b = a[n:], b[n:]
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return a, b
+}
+
 func (c *Changes) diffRoutes(desired, actual []topology.Route) {
+	desired, actual = differing(desired, actual)
 	walk(desired, actual, topology.Route.Compare,
 		func(r topology.Route) { c.Add = append(c.Add, r) },
 		func(r topology.Route) { c.Delete = append(c.Delete, r) },
@@ -100,8 +115,14 @@ func (c *Changes) diffMasquerade(desired, actual *topology.Masquerade) {
 	wide := topology.Masquerade{
 		Bridge:  desired.Bridge,
 		Sources: desired.Sources,
-		Cluster: topology.Outermost(union(desired.Cluster, actual.Cluster, topology.ComparePrefix)),
-		Nodes:   union(desired.Nodes, actual.Nodes, netip.Addr.Compare),
+		Cluster: desired.Cluster,
+		Nodes:   desired.Nodes,
+	}
+	if _, more := diffSorted(desired.Cluster, actual.Cluster, topology.ComparePrefix); len(more) > 0 {
+		wide.Cluster = topology.Outermost(union(desired.Cluster, more, topology.ComparePrefix))
+	}
+	if _, more := diffSorted(desired.Nodes, actual.Nodes, netip.Addr.Compare); len(more) > 0 {
+		wide.Nodes = union(desired.Nodes, more, netip.Addr.Compare)
 	}
 	if desired.SameRules(actual) {
 		c.Widen = diffSets(&wide, actual)
@@ -126,7 +147,8 @@ func diffSets(desired, actual *topology.Masquerade) SetChange {
 	return s
 }
 
-func diffSorted[T any](desired, actual []T, compare func(T, T) int) (add, remove []T) {
+func diffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add, remove []T) {
+	desired, actual = differing(desired, actual)
 	walk(desired, actual, compare,
 		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})
 	return add, remove
