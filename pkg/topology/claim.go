@@ -11,9 +11,9 @@ import (
 type claim struct {
 	subnet netip.Prefix
 	node   *Node
-	hop    hop        // zero: off link, or no address at all
-	addr   netip.Addr // the InternalIP that speaks for the Node
-	why    *Problem   // why there is no hop
+	addr   netip.Addr // the InternalIP that speaks for the Node: its next hop, if there is a link
+	dev    string     // the link that it is on; empty: off link, or no address at all
+	why    *Problem   // why there is no link
 }
 
 // A judge decides which claims are accepted.

@@ -151,13 +151,12 @@ func (b *builder) peerRoutes() {
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
-		if c.hop.dev == "" {
+		if c.dev == "" {
 			b.report(*c.why)
 			continue
 		}
 		b.desired.Routes = append(b.desired.Routes, Route{
-			Dst: c.subnet, Via: c.hop.addr, Dev: c.hop.dev,
-			Src:      b.resolver.source(c.hop),
+			Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.source(c.addr, c.dev),
 			Protocol: Protocol, Metric: MetricPeer,
 		})
 	}
@@ -178,8 +177,8 @@ func (b *builder) collect() []claim {
 				b.report(Problem{Node: n.Name, Subnet: p, Reason: PodCIDRRefused, Detail: why})
 				continue
 			}
-			h, addr, why := b.resolver.hop(n, p)
-			claims = append(claims, claim{subnet: p, node: n, hop: h, addr: addr, why: why})
+			addr, dev, why := b.resolver.hop(n, p)
+			claims = append(claims, claim{p, n, addr, dev, why})
 		}
 	}
 	slices.SortFunc(claims, func(a, c claim) int { return ComparePrefix(a.subnet, c.subnet) })
@@ -215,7 +214,7 @@ func (b *builder) settle(claims []claim) {
 }
 
 // dispute returns the best of the claims to one subnet, and reports the others.
-func (b *builder) dispute(claims []claim) claim {
+func (b *builder) dispute(claims []claim) *claim {
 	winner := &claims[0]
 	for i := range claims[1:] {
 		if c := &claims[1+i]; b.better(c, winner) {
@@ -230,18 +229,18 @@ func (b *builder) dispute(claims []claim) claim {
 			})
 		}
 	}
-	return *winner
+	return winner
 }
 
-func (b *builder) grant(c claim) {
-	if older := b.judge.hides(&c); older != nil && !b.granted(&c) && !b.incumbent(&c) {
+func (b *builder) grant(c *claim) {
+	if older := b.judge.hides(c); older != nil && !b.granted(c) && !b.incumbent(c) {
 		b.report(Problem{
 			Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRRefused,
 			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
 		})
 		return
 	}
-	b.claims = append(b.claims, c)
+	b.claims = append(b.claims, *c)
 }
 
 func (b *builder) better(c, than *claim) bool {
@@ -274,7 +273,7 @@ func (b *builder) held(c *claim) bool {
 // incumbent tells whether our table sends the subnet to this Node already.
 func (b *builder) incumbent(c *claim) bool {
 	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: c.subnet, Metric: MetricPeer}, Route.Compare)
-	return ok && c.hop.dev != "" && b.actual.Routes[i].Via == c.hop.addr
+	return ok && c.dev != "" && b.actual.Routes[i].Via == c.addr
 }
 
 // shared reports Nodes with one InternalIP. Neither is refused: a Node can only
@@ -286,17 +285,17 @@ func (b *builder) shared() {
 	holder := make(map[netip.Addr]*Node, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
-		if c.hop.dev == "" {
+		if c.dev == "" {
 			continue
 		}
-		first, ok := holder[c.hop.addr]
+		first, ok := holder[c.addr]
 		switch {
 		case !ok:
-			holder[c.hop.addr] = c.node
+			holder[c.addr] = c.node
 		case first != c.node:
 			b.report(Problem{
 				Node: c.node.Name, Reason: AddressShared,
-				Detail: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.hop.addr, first.Name),
+				Detail: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name),
 			})
 		}
 	}
@@ -334,7 +333,7 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 func (b *builder) reachable() int {
 	n := 0
 	for i := range b.claims {
-		if b.claims[i].hop.dev != "" {
+		if b.claims[i].dev != "" {
 			n++
 		}
 	}
@@ -347,10 +346,10 @@ func (b *builder) reachable() int {
 func (b *builder) nextHops() []netip.Addr {
 	hops := make([]netip.Addr, 0, len(b.claims))
 	for i := range b.claims {
-		if h := b.claims[i].hop; h.dev != "" && !slices.Contains(b.judge.needs, h.addr) {
-			hops = append(hops, h.addr)
+		if c := &b.claims[i]; c.dev != "" && !slices.Contains(b.judge.needs, c.addr) {
+			hops = append(hops, c.addr)
 		}
 	}
-	slices.SortFunc(hops, netip.Addr.Compare)
+	sortAddrs(hops)
 	return slices.Compact(hops)
 }

@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,22 +11,21 @@ import (
 // holds the address is no answer, for a /32 address with an on-link gateway,
 // noprefixroute and more specific routes all break that.
 type resolver struct {
-	opts   Options
-	host   Host
-	local  map[netip.Addr]string           // our own addresses, broadcast ones too, and what they are
-	routes []map[netip.Prefix]Route        // by number of bits, best metric
-	bits   byFamily[[]int]                 // the lengths in use, longest first
-	links  map[string]Link                 // by name
-	src    map[string]byFamily[netip.Addr] // preferred sources, by link
+	opts  Options
+	host  Host
+	local map[netip.Addr]string           // our own addresses, broadcast ones too, and what they are
+	ways  wayIndex                        // foreign routes, of one prefix the best
+	links map[string]Link                 // by name
+	src   map[string]byFamily[netip.Addr] // preferred sources, by link
 }
 
 func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 	r := &resolver{
 		opts: opts, host: host,
-		local:  map[netip.Addr]string{},
-		routes: make([]map[netip.Prefix]Route, 129),
-		links:  map[string]Link{},
-		src:    map[string]byFamily[netip.Addr]{},
+		local: map[netip.Addr]string{},
+		ways:  newWayIndex(host.Routes),
+		links: map[string]Link{},
+		src:   map[string]byFamily[netip.Addr]{},
 	}
 	for _, link := range host.Links {
 		r.links[link.Name] = link
@@ -35,14 +33,6 @@ func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 		for _, p := range link.Addrs {
 			r.addLocal(link.Name, p)
 		}
-	}
-	for _, route := range host.Routes {
-		if route.TOS == 0 {
-			r.addRoute(route)
-		}
-	}
-	for _, is4 := range []bool{true, false} {
-		slices.SortFunc(*r.bits.of(is4), func(a, b int) int { return cmp.Compare(b, a) })
 	}
 	return r
 }
@@ -62,9 +52,9 @@ func source(link Link, own []netip.Addr, is4 bool) netip.Addr {
 }
 
 // source is the preferred source of routes to a next hop.
-func (r *resolver) source(h hop) netip.Addr {
-	sources := r.src[h.dev]
-	return *sources.of(h.addr.Is4())
+func (r *resolver) source(via netip.Addr, dev string) netip.Addr {
+	sources := r.src[dev]
+	return *sources.of(via.Is4())
 }
 
 func (r *resolver) addLocal(link string, p netip.Prefix) {
@@ -77,42 +67,10 @@ func (r *resolver) addLocal(link string, p netip.Prefix) {
 	r.local[p.Addr()] = "an address of this host, on " + link
 }
 
-func (r *resolver) addRoute(route Route) {
-	n := route.Dst.Bits()
-	if r.routes[n] == nil {
-		r.routes[n] = map[netip.Prefix]Route{}
-	}
-	is4 := route.Dst.Addr().Is4()
-	if bits := r.bits.of(is4); !slices.Contains(*bits, n) {
-		*bits = append(*bits, n)
-	}
-	if best, ok := r.routes[n][route.Dst]; !ok || route.Metric < best.Metric {
-		r.routes[n][route.Dst] = route
-	}
-}
-
-func (r *resolver) lookup(addr netip.Addr) (Route, bool) {
-	for _, n := range *r.bits.of(addr.Is4()) {
-		p, err := addr.Prefix(n)
-		if err != nil {
-			continue
-		}
-		if route, ok := r.routes[n][p]; ok {
-			return route, true
-		}
-	}
-	return Route{}, false
-}
-
-// A hop is a way to a peer: its address and the link that it is on.
-type hop struct {
-	addr netip.Addr
-	dev  string
-}
-
-// hop picks a Node's next hop to one of its subnets: the first InternalIP of that family
-// that is on link, else none, with the reason why the first of them is not.
-func (r *resolver) hop(node *Node, to netip.Prefix) (hop, netip.Addr, *Problem) {
+// hop picks a Node's next hop to one of its subnets, and the link that it is on: the first
+// InternalIP of that family that is on link, else the first of them without a link, if
+// there is any, with the reason why it is not.
+func (r *resolver) hop(node *Node, to netip.Prefix) (addr netip.Addr, dev string, why *Problem) {
 	is4 := to.Addr().Is4()
 	var first netip.Addr
 	var problem *Problem
@@ -122,7 +80,7 @@ func (r *resolver) hop(node *Node, to netip.Prefix) (hop, netip.Addr, *Problem) 
 		}
 		dev, reason, detail := r.onLink(addr)
 		if reason == "" {
-			return hop{addr, dev}, addr, nil
+			return addr, dev, nil
 		}
 		if !first.IsValid() {
 			first, problem = addr, &Problem{Node: node.Name, Subnet: to, Reason: reason, Detail: detail}
@@ -132,7 +90,7 @@ func (r *resolver) hop(node *Node, to netip.Prefix) (hop, netip.Addr, *Problem) 
 		family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
 		problem = &Problem{Node: node.Name, Subnet: to, Reason: AddressMissing, Detail: "no " + family + " InternalIP to route its pod subnet to"}
 	}
-	return hop{}, first, problem
+	return first, "", problem
 }
 
 // onLink returns the device through which addr is reached without a gateway, or
@@ -147,14 +105,14 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 	if within(r.opts.ClusterCIDRs, single(addr)) {
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s is inside --cluster-cidr, where pods live", addr)
 	}
-	route, ok := r.lookup(addr)
+	route := r.ways.to(addr)
 	switch {
-	case !ok:
+	case route == nil:
 		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
 	case route.Via.IsValid():
 		return "", OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
 	case route.Type != Unicast || route.Dev == "" || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
-		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, route)
+		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	}
 	return route.Dev, "", ""
 }

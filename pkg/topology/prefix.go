@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 )
@@ -69,6 +70,52 @@ func ComparePrefix(a, b netip.Prefix) int {
 	return cmp.Compare(a.Bits(), b.Bits())
 }
 
+// sortAddrs sorts as netip.Addr.Compare does, IPv4 addresses by their digits: next hops
+// come in the order of the subnets behind them, which is any, and in every pass.
+func sortAddrs(addrs []netip.Addr) {
+	if slices.IsSortedFunc(addrs, netip.Addr.Compare) {
+		return
+	}
+	numbers := make([]uint32, 0, len(addrs))
+	others := addrs[:0]
+	for _, a := range addrs {
+		if a.Is4() {
+			b := a.As4()
+			numbers = append(numbers, binary.BigEndian.Uint32(b[:]))
+			continue
+		}
+		others = append(others, a)
+	}
+	sortNumbers(numbers)
+	slices.SortFunc(others, netip.Addr.Compare)
+	copy(addrs[len(numbers):], others)
+	for i, n := range numbers {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], n)
+		addrs[i] = netip.AddrFrom4(b)
+	}
+}
+
+// sortNumbers is a radix sort, the lowest byte first.
+func sortNumbers(from []uint32) {
+	to := make([]uint32, len(from))
+	for shift := 0; shift < 32; shift += 8 { // an even number of times, so that they end where they were
+		var next [257]int // where the next number goes that has this byte
+		for _, n := range from {
+			next[n>>shift&0xff+1]++
+		}
+		for i := range 256 {
+			next[i+1] += next[i]
+		}
+		for _, n := range from {
+			at := &next[n>>shift&0xff]
+			to[*at] = n
+			*at++
+		}
+		from, to = to, from
+	}
+}
+
 // A taken is a range that pod subnets must keep off, and what it belongs to.
 type taken struct {
 	netip.Prefix
@@ -107,9 +154,8 @@ func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
 	if len(x.ranges) == 0 {
 		return taken{}, false
 	}
-	end := Last(p)
-	i, _ := slices.BinarySearchFunc(x.ranges, end, func(t taken, end netip.Addr) int {
-		if end.Less(t.Addr()) {
+	i, _ := slices.BinarySearchFunc(x.ranges, p, func(t taken, p netip.Prefix) int {
+		if t.Addr().Compare(p.Addr()) > 0 && !p.Contains(t.Addr()) { // it begins after the end of p
 			return 1
 		}
 		return -1

@@ -239,8 +239,8 @@ func BenchmarkDesired(b *testing.B) {
 			host := parseHost(&testing.T{}, defaultHost)
 			host.Links[1].Addrs = []netip.Prefix{netip.MustParsePrefix("172.20.0.1/16")}
 			host.Routes[0] = Route{Dst: netip.MustParsePrefix("172.20.0.0/16"), Dev: "eth0"}
-			opts := Options{NodeName: "node0", Masquerade: true, Bridge: Bridge, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}}
-			nodes := manyNodes(n)
+			opts := Options{NodeName: fmt.Sprintf("node%d", n/2), Masquerade: true, Bridge: Bridge, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}}
+			nodes := scattered(manyNodes(n))
 			actual, _ := Desired(opts, host, nodes, withKernel(State{}))
 			actual = withKernel(actual)
 			b.ReportAllocs()
@@ -258,6 +258,17 @@ func manyNodes(n int) []*Node {
 		subnet[1], subnet[2] = byte(128+i>>8), byte(i)
 		nodes[i] = &Node{Name: fmt.Sprintf("node%d", i), PodCIDRs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4(subnet), 24)}, Addrs: []netip.Addr{addr}}
 		addr = addr.Next()
+	}
+	return nodes
+}
+
+// scattered gives each Node the InternalIP of another, as in life: subnets and addresses
+// are given by different parties.
+func scattered(nodes []*Node) []*Node {
+	const step = 1009 // a prime, so that all are hit
+	for i := range nodes {
+		other := nodes[i*step%len(nodes)]
+		nodes[i].Addrs, other.Addrs = other.Addrs, nodes[i].Addrs
 	}
 	return nodes
 }

@@ -1,0 +1,83 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestWayIsTheLongestPrefix compares the index with a look at every route.
+func TestWayIsTheLongestPrefix(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		routes := rapid.SliceOfN(rapid.Custom(drawRoute), 0, 30).Draw(t, "routes")
+		idx := newWayIndex(routes)
+		for range 20 {
+			addr := drawAddr(t)
+			var want *Route
+			for i := range routes {
+				r := &routes[i]
+				if r.TOS != 0 || !r.Dst.Contains(addr) {
+					continue
+				}
+				if want == nil || r.Dst.Bits() > want.Dst.Bits() || r.Dst == want.Dst && r.Metric < want.Metric {
+					want = r
+				}
+			}
+			got := idx.to(addr)
+			if (got == nil) != (want == nil) || got != nil && (got.Dst != want.Dst || got.Metric != want.Metric) {
+				t.Fatalf("%s is reached by %v, not %v", addr, got, want)
+			}
+		}
+	})
+}
+
+// drawAddr draws from so few that many are in each other's prefixes.
+func drawAddr(t *rapid.T) netip.Addr {
+	low := rapid.Uint16().Draw(t, "low")
+	if rapid.Bool().Draw(t, "IPv6") {
+		return netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(low >> 8), 15: byte(low)})
+	}
+	return netip.AddrFrom4([4]byte{10, 0, byte(low >> 8), byte(low)})
+}
+
+func drawRoute(t *rapid.T) Route {
+	addr := drawAddr(t)
+	host := rapid.SampledFrom([]int{0, 1, 4, 8, 9, 12, 16, addr.BitLen()}).Draw(t, "host bits")
+	return Route{
+		Dst:    netip.PrefixFrom(addr, addr.BitLen()-host).Masked(),
+		Metric: rapid.IntRange(0, 3).Draw(t, "metric"), TOS: rapid.SampledFrom([]int{0, 0, 0, 4}).Draw(t, "TOS"),
+	}
+}
+
+func TestAddrsAreSortedAsNetipDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		addrs := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) netip.Addr {
+			if rapid.Bool().Draw(t, "any IPv4") {
+				return netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "bytes")))
+			}
+			return drawAddr(t)
+		}), 0, 40).Draw(t, "addrs")
+		want := slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
+		if sortAddrs(addrs); !slices.Equal(addrs, want) {
+			t.Fatalf("%v, not %v", addrs, want)
+		}
+	})
+}
+
+// TestTakenIndexFindsWhatOverlaps compares the index with a look at every range.
+func TestTakenIndexFindsWhatOverlaps(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var ranges []taken
+		for _, r := range rapid.SliceOfN(rapid.Custom(drawRoute), 0, 20).Draw(t, "ranges") {
+			ranges = append(ranges, taken{r.Dst, r.Dst.String()})
+		}
+		idx := newTakenIndex(slices.Clone(ranges))
+		p := drawRoute(t).Dst
+		want := slices.ContainsFunc(ranges, func(r taken) bool { return r.Overlaps(p) })
+		if got, ok := idx.overlap(p); ok != want || ok && !got.Overlaps(p) {
+			t.Fatalf("%s overlaps %s: %t, not %t", p, got.Prefix, ok, want)
+		}
+	})
+}
