@@ -78,8 +78,13 @@ func (s *story) install(ctx context.Context, t *testing.T) {
 	took := s.installed(ctx, t)
 	t.Logf("%s install to all nodes Ready: %.1f s (the goal on a quiet machine is 15 s)", *install, took.Seconds())
 	await(ctx, t, "the agents", s.cluster.rolledOut)
-	if _, isHelm := s.product.(helm); isHelm {
-		await(ctx, t, "the condition of each Node", func(ctx context.Context) error { return s.cluster.conditions(ctx, true) })
+	if _, isHelm := s.product.(helm); !isHelm {
+		return
+	}
+	await(ctx, t, "the condition of each Node", func(ctx context.Context) error { return s.cluster.conditions(ctx, true) })
+	await(ctx, t, "each Node to lose its start-up taint", s.cluster.untainted)
+	if len(nodeCommand()) > 0 {
+		s.direct(ctx, t)
 	}
 }
 
@@ -110,7 +115,8 @@ func (s *story) installAgain(ctx context.Context, t *testing.T) {
 	s.uproot(ctx, t)
 }
 
-// helm installs the chart, as docs/install.md says.
+// helm installs the chart, as docs/install.md says, in a cluster that taints its new nodes and on agents that can do without
+// kube-proxy.
 type helm struct{ cluster *cluster }
 
 func (h helm) install(ctx context.Context) error {
@@ -121,11 +127,19 @@ func (h helm) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.run(ctx, "install", productName, h.chart(), "--set-json=clusterCIDR="+string(ranges), "--set=nodeCondition=true")
+	host, port, err := h.cluster.apiServer(ctx)
+	if err != nil {
+		return err
+	}
+	if err := h.cluster.taint(ctx); err != nil {
+		return err
+	}
+	return h.run(ctx, "install", productName, h.chart(), "--set-json=clusterCIDR="+string(ranges), "--set=nodeCondition=true",
+		"--set=startupTaint="+startupTaint, "--set=k8sServiceHost="+host, fmt.Sprintf("--set=k8sServicePort=%d", port))
 }
 
 func (h helm) upgrade(ctx context.Context) error {
-	args := []string{"upgrade", productName, h.chart(), "--reuse-values", `--set-json=extraArgs=["--resync=50s"]`}
+	args := []string{"upgrade", productName, h.chart(), "--reset-then-reuse-values", `--set-json=extraArgs=["--resync=50s"]`}
 	if *upgradeTag != "" {
 		args = append(args, "--set-string=image.tag="+*upgradeTag)
 	}
