@@ -108,7 +108,7 @@ var attacks = []attack{
 	}, {
 		name:    "registers with our own subnet and address",
 		do:      func(k kubelet) error { return k.register("10.244.1.0/24", "192.168.1.11") },
-		problem: topology.PodCIDRRefused,
+		problem: topology.PodCIDRDisputed,
 	}, {
 		name: "registers as if it had been there before everybody",
 		do: func(k kubelet) error {

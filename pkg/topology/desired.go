@@ -173,8 +173,8 @@ func (b *builder) collect() []claim {
 			b.report(Problem{Node: n.Name, Reason: PodCIDRMissing, Detail: "the Node has no podCIDR yet"})
 		}
 		for _, p := range n.PodCIDRs {
-			if why := b.refuse(p); why != "" {
-				b.report(Problem{Node: n.Name, Subnet: p, Reason: PodCIDRRefused, Detail: why})
+			if reason, why := b.refuse(p); why != "" {
+				b.report(Problem{Node: n.Name, Subnet: p, Reason: reason, Detail: why})
 				continue
 			}
 			addr, dev, why := b.resolver.hop(n, p)
@@ -187,14 +187,26 @@ func (b *builder) collect() []claim {
 
 // refuse is the judge's word on a peer's subnet, which must not be ours either:
 // at this point the desired routes are those of our own subnets, also of former
-// ones that are held because none is known.
-func (b *builder) refuse(p netip.Prefix) string {
+// ones that are held because none is known. All Nodes should say the same of it,
+// so what only we have against it comes last.
+func (b *builder) refuse(p netip.Prefix) (Reason, string) {
+	if why := b.judge.refuse(p); why != "" {
+		return PodCIDRRefused, why
+	}
+	if slices.Contains(b.subnets, p) {
+		return PodCIDRDisputed, belongs(p, b.opts.NodeName)
+	}
 	for _, own := range b.desired.Routes {
 		if own.Dst.Overlaps(p) {
-			return fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
+			return PodCIDRRefused, fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
 		}
 	}
-	return b.judge.refuse(p)
+	return "", ""
+}
+
+// belongs is said of a subnet that another Node has.
+func belongs(p netip.Prefix, node string) string {
+	return fmt.Sprintf("podCIDR %s belongs to node %s", p, node)
 }
 
 // settle gives each subnet to one Node. All subnets of a family have one length,
@@ -225,7 +237,7 @@ func (b *builder) dispute(claims []claim) *claim {
 		if c := &claims[i]; c != winner {
 			b.report(Problem{
 				Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRDisputed,
-				Detail: fmt.Sprintf("podCIDR %s belongs to node %s", c.subnet, winner.node.Name),
+				Detail: belongs(c.subnet, winner.node.Name),
 			})
 		}
 	}

@@ -38,7 +38,7 @@ func forgeries() []forgery {
 		claim("claims-link-local", "PodCIDRRefused", "169.254.1.0/24"),
 		claim("claims-a-longer-one", "PodCIDRRefused", "10.244.2.128/25"),
 		claim("claims-a-shorter-one", "PodCIDRRefused", "10.244.0.0/17"),
-		claim("claims-ours", "PodCIDRRefused", "10.244.1.0/24"),
+		claim("claims-ours", "PodCIDRDisputed", "10.244.1.0/24"),
 		claim("claims-node2s", "PodCIDRDisputed", "10.244.2.0/24"),
 		claim("claims-node2s-v6", "PodCIDRDisputed", "fd00:10:244:2::/64"),
 		via("has-no-address", "AddressMissing", "10.244.70.0/24"),
