@@ -79,8 +79,8 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
 	}
 	found := p.rivalBridges(subnets)
-	if p.State.Bridge == "" {
-		return found // no pod was attached yet
+	if p.State.Bridge == "" || p.moves() {
+		return found // no pod was attached yet, or old-subnet says what to do
 	}
 	var have []string
 	for _, a := range p.State.Addresses {
@@ -98,6 +98,12 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		}
 	}
 	return found
+}
+
+// moves tells that the agent leaves the bridge as it is until the last pod of a former subnet is gone: to take its
+// address away would cut that pod.
+func (p *Patient) moves() bool {
+	return p.Report != nil && slices.ContainsFunc(p.Report.Problems, func(q topology.Problem) bool { return q.Reason == topology.SubnetChanged })
 }
 
 // rivalBridges are devices of others, as cni0 of another network, with addresses of our

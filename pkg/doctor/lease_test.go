@@ -13,6 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -153,6 +154,11 @@ func TestPodsOfFormerSubnet(t *testing.T) {
 	}
 	finds(t, found[:1], Failure, "10.244.1.1/24 dev plainroute0")
 	finds(t, found[2:3], Failure, "10.244.9.1/24 dev plainroute0 is missing")
+	// An agent that knows leaves the bridge to its pods, and nobody should be told to change it.
+	h.Report = &status.Report{Problems: []topology.Problem{{Reason: topology.SubnetChanged}}}
+	if found := bridgeAddress(t.Context(), h.Patient); len(found) > 0 {
+		t.Errorf("while the agent waits for old pods: %+v", found)
+	}
 }
 
 // Pods whose leases are gone are seen on the bridge.
