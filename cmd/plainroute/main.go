@@ -94,7 +94,7 @@ Exit codes: 0 success, 1 failure, 2 wrong flags or arguments,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(statusCommand(), dashboardCommand(), checkCommand(), planCommand(), uninstallCommand(), stayCommand())
+	root.AddCommand(statusCommand(), dashboardCommand(), checkCommand(), doctorCommand(), planCommand(), uninstallCommand(), stayCommand())
 	root.AddCommand(nodeCommands()...)
 	return root
 }

@@ -4,5 +4,5 @@ import "github.com/spf13/cobra"
 
 // nodeCommands are those that work on a node.
 func nodeCommands() []*cobra.Command {
-	return []*cobra.Command{agentCommand(), installCNICommand(), cleanupCommand(), doctorCommand(), responderCommand()}
+	return []*cobra.Command{agentCommand(), installCNICommand(), cleanupCommand(), responderCommand()}
 }

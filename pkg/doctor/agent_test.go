@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/plainroute/plainroute/pkg/finding"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -26,7 +27,7 @@ func TestAgentsWord(t *testing.T) {
 	} {
 		p := &Patient{Report: c.report, ReportErr: errors.New("connection refused")}
 		found := agentsWord(t.Context(), p)
-		if Worst(found) != c.want {
+		if finding.Worst(found) != c.want {
 			t.Errorf("%+v: got %v, want %s", c.report, found, c.want)
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/plainroute/plainroute/pkg/finding"
 )
 
 // Check looks for one kind of fault.
@@ -20,28 +22,18 @@ type Check struct {
 }
 
 // Verdict is how bad a finding is.
-type Verdict string
+type Verdict = finding.Verdict
 
-// The verdicts. A failure keeps traffic from flowing, or will; a warning is a risk or
-// a hint; skipped is a check that can't see what it needs.
+// The verdicts, as package finding has them.
 const (
-	OK      Verdict = "ok"
-	Warning Verdict = "warning"
-	Failure Verdict = "failure"
-	Skipped Verdict = "skipped"
+	OK      = finding.OK
+	Warning = finding.Warning
+	Failure = finding.Failure
+	Skipped = finding.Skipped
 )
 
 // Finding is what a check found.
-type Finding struct {
-	Check   string  `json:"check"`
-	Verdict Verdict `json:"verdict"`
-	// Fault is what is wrong, or why the check was skipped.
-	Fault string `json:"fault,omitempty"`
-	// Evidence is what was seen, in the words of the tools that show it.
-	Evidence string `json:"evidence,omitempty"`
-	// Cure is what to do.
-	Cure string `json:"cure,omitempty"`
-}
+type Finding = finding.Finding
 
 // Fail makes a finding that something is wrong.
 func Fail(fault, evidence, cure string) Finding {
@@ -100,15 +92,4 @@ func (c Check) try(ctx context.Context, p *Patient) (found []Finding) {
 		}
 	}()
 	return c.Run(ctx, p)
-}
-
-// Worst returns the worst verdict there is.
-func Worst(found []Finding) Verdict {
-	worst := OK
-	for _, v := range []Verdict{Skipped, Warning, Failure} {
-		if slices.ContainsFunc(found, func(f Finding) bool { return f.Verdict == v }) {
-			worst = v
-		}
-	}
-	return worst
 }

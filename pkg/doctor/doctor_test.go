@@ -39,20 +39,6 @@ func TestCheckThatHangs(t *testing.T) {
 	}
 }
 
-func TestWorst(t *testing.T) {
-	for want, found := range map[Verdict][]Verdict{
-		OK: {OK, OK}, Skipped: {OK, Skipped}, Warning: {Warning, Skipped}, Failure: {Warning, Failure, OK},
-	} {
-		var all []Finding
-		for _, v := range found {
-			all = append(all, Finding{Verdict: v})
-		}
-		if got := Worst(all); got != want {
-			t.Errorf("the worst of %v is %s", found, got)
-		}
-	}
-}
-
 func TestNamesAreUnique(t *testing.T) {
 	seen := map[string]bool{}
 	for _, c := range Checks() {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/finding"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -133,7 +134,7 @@ func (w *ward) finds(name string, want Verdict) Finding {
 		if len(found) == 0 {
 			found = []Finding{{Verdict: OK}}
 		}
-		if Worst(found) != want {
+		if finding.Worst(found) != want {
 			w.t.Fatalf("%s is %+v, want %s", name, found, want)
 		}
 		if f := found[0]; (want == Failure || want == Warning) && (f.Fault == "" || f.Evidence == "" || f.Cure == "") {

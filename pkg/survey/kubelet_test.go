@@ -1,15 +1,19 @@
 package survey
 
 import (
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strconv"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
@@ -20,11 +24,14 @@ import (
 func kubelet(t *testing.T) (port int) {
 	t.Helper()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, "/portForward/") {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/portForward/"):
+			forwardPorts(w, r)
+		case strings.HasPrefix(r.URL.Path, "/exec/"):
+			execute(w, r)
+		default:
 			http.NotFound(w, r)
-			return
 		}
-		forwardPorts(w, r)
 	}))
 	t.Cleanup(server.Close)
 	_, text, err := net.SplitHostPort(server.Listener.Addr().String())
@@ -37,6 +44,54 @@ func kubelet(t *testing.T) (port int) {
 	}
 	return port
 }
+
+// execute is exec of pods in which each command behaves as its first argument says; more arguments are said.
+func execute(w http.ResponseWriter, r *http.Request) {
+	if _, err := httpstream.Handshake(r, w, []string{remotecommand.StreamProtocolV4Name}); err != nil {
+		return
+	}
+	streams := make(chan httpstream.Stream, 3)
+	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
+		streams <- s
+		return nil
+	})
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	by := map[string]httpstream.Stream{}
+	for range 3 {
+		s := <-streams
+		by[s.Headers().Get(corev1.StreamType)] = s
+	}
+	command := r.URL.Query()["command"]
+	end := &metav1.Status{Status: metav1.StatusSuccess}
+	switch command[0] {
+	case "hangs":
+		<-conn.CloseChan()
+		return
+	case "floods":
+		_, _ = io.Copy(by[corev1.StreamTypeStdout], io.LimitReader(endless{}, maxSaid+1))
+	case "fails", "complains":
+		end = &metav1.Status{Status: metav1.StatusFailure, Reason: remotecommand.NonZeroExitCodeReason, Details: &metav1.StatusDetails{
+			Causes: []metav1.StatusCause{{Type: remotecommand.ExitCodeCauseType, Message: "1"}},
+		}}
+	}
+	to := by[corev1.StreamTypeStdout]
+	if command[0] == "complains" {
+		to = by[corev1.StreamTypeStderr]
+	}
+	_, _ = io.WriteString(to, strings.Join(command[1:], " ")+" in "+path.Base(r.URL.Path))
+	_ = json.NewEncoder(by[corev1.StreamTypeError]).Encode(end)
+	for _, s := range by {
+		_ = s.Close()
+	}
+	<-conn.CloseChan()
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
 
 func forwardPorts(w http.ResponseWriter, r *http.Request) {
 	if _, err := httpstream.Handshake(r, w, []string{portforward.PortForwardProtocolV1Name}); err != nil {

@@ -69,6 +69,7 @@ func TestStory(t *testing.T) {
 	})
 	s.step(t, "an idle agent is cheap", s.cheap)
 	s.step(t, "the whole cluster's status", s.survey)
+	s.step(t, "all nodes examined", s.doctor)
 	s.step(t, "the network tested by itself", s.check)
 	s.step(t, "an Event tells of a fault", s.events)
 	s.step(t, "upgrade and restart under traffic", s.upgrade)

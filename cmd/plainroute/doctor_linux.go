@@ -1,0 +1,173 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/doctor"
+	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// nodeDoctor are the choices that are about the node that the doctor runs on.
+type nodeDoctor struct {
+	root       string
+	procSys    string
+	runDir     string
+	cniConfDir string
+	cniBinDir  string
+	bridge     string
+	nodeName   string
+	listen     string
+	list       bool
+}
+
+// imagePlugins is where the image has the stock CNI plugins (hack/make-image.sh).
+const imagePlugins = "/cni"
+
+func (f *doctorFlags) registerNode(cmd *cobra.Command) {
+	fs := pflag.NewFlagSet("node", pflag.ContinueOnError)
+	fs.StringVar(&f.root, "root", "/", "folder of the host's files; with kubectl debug node it is /host")
+	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings")
+	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
+	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins")
+	fs.StringVar(&f.bridge, "bridge", topology.Bridge, "name of the pods' bridge")
+	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
+	f.node = fs
+	cmd.Flags().AddFlagSet(fs)
+	cmd.Flags().BoolVar(&f.list, "list", false, "list the checks")
+	offer(cmd, "check", checkNames()...)
+}
+
+func checkNames() []string {
+	var names []string
+	for _, c := range doctor.Checks() {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+// ofNode examines the node that it runs on, or lists the checks.
+func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
+	checks, err := f.validate(cmd)
+	if err != nil {
+		return err
+	}
+	if f.list {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(checkNames(), "\n"))
+		return err
+	}
+	patient := f.patient(cmd.Context())
+	if patient.Kernel != nil {
+		defer patient.Kernel.Close()
+	}
+	found := doctor.Examine(cmd.Context(), patient, checks)
+	if err := finding.Print(cmd.OutOrStdout(), found, f.format(cmd)); err != nil {
+		return err
+	}
+	if finding.Worst(found) == finding.Failure {
+		return errShown
+	}
+	return nil
+}
+
+func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
+	faults := append(f.environment(cmd), checkBridge(f.bridge)...)
+	faults = append(faults, f.faults()...)
+	for name, path := range map[string]*string{"cni-conf-dir": &f.cniConfDir, "run-dir": &f.runDir, "cni-bin-dir": &f.cniBinDir} {
+		if !cmd.Flags().Changed(name) {
+			*path = filepath.Join(f.root, *path)
+		}
+	}
+	for _, err := range []error{
+		checkListen("listen", f.listen), checkPath("root", f.root), checkPath("proc-sys", f.procSys), checkPath("run-dir", f.runDir),
+		checkPath("cni-conf-dir", f.cniConfDir), checkPath("cni-bin-dir", f.cniBinDir),
+	} {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
+	checks := doctor.Checks()
+	for _, name := range f.checks {
+		if !slices.Contains(checkNames(), name) {
+			faults = append(faults, fmt.Errorf("--check: there is no check %q; --list has them all", name))
+		}
+	}
+	if len(f.checks) > 0 {
+		checks = slices.DeleteFunc(checks, func(c doctor.Check) bool { return !slices.Contains(f.checks, c.Name) })
+	}
+	if f.nodeName == "" {
+		f.nodeName = os.Getenv("NODE_NAME")
+	}
+	return checks, faultsError(faults)
+}
+
+// environment sets what an agent's pod may have set for its agent too.
+func (f *doctorFlags) environment(cmd *cobra.Command) []error {
+	for _, name := range []string{"kubeconfig", "check", "verbose", "output"} {
+		f.node.AddFlag(cmd.Flags().Lookup(name))
+	}
+	return environment(f.node)
+}
+
+// patient learns what it can; what it can't is for the checks to say.
+func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
+	p := &doctor.Patient{
+		Root: f.root, ProcSys: f.procSys, BinDir: f.cniBinDir, Offered: imagePlugins, Bridge: f.bridge, Node: f.nodeName,
+		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir},
+	}
+	p.Report, p.ReportErr = askAgent(ctx, f.listen, 5*time.Second, true)
+	if p.API, p.NodesErr = restConfig(f.kubeconfig); p.NodesErr == nil {
+		p.Nodes, p.NodesErr = nodesOfCluster(ctx, p.API)
+	}
+	p.Host, p.State, p.KernelErr = f.look(ctx, p.Store)
+	if inspector, err := dataplane.NewInspector(); err == nil {
+		p.Kernel = inspector
+	} else {
+		p.KernelErr = errors.Join(p.KernelErr, err)
+	}
+	return p
+}
+
+func (f *doctorFlags) look(ctx context.Context, store cni.Store) (topology.Host, topology.State, error) {
+	host, err := openHost(ctx, dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
+	if err != nil {
+		return topology.Host{}, topology.State{}, err
+	}
+	facts, state, err := host.Look(ctx)
+	return facts, state, errors.Join(err, host.Close())
+}
+
+// nodesOfCluster asks the API server, with the agent's rights.
+func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, fmt.Errorf("listing Nodes: %w", err)
+	}
+	return list.Items, nil
+}
