@@ -19,15 +19,15 @@ func duplicates(_ context.Context, p *Patient) []Finding {
 	if p.Nodes == nil {
 		return Skip("the Nodes are not known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
 	}
-	var real []*corev1.Node
+	var machines []*corev1.Node
 	for i := range p.Nodes {
 		if !virtual(&p.Nodes[i]) {
-			real = append(real, &p.Nodes[i])
+			machines = append(machines, &p.Nodes[i])
 		}
 	}
 	var found []Finding
 	for _, k := range kinds {
-		found = append(found, k.find(real)...)
+		found = append(found, k.find(machines)...)
 	}
 	return append(found, overlaps(p.Nodes)...)
 }
