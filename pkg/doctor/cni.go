@@ -30,7 +30,7 @@ func cniConfigs(_ context.Context, p *Patient) []Finding {
 // cniPlugins looks whether those that our config calls are there and can be run, and
 // what they are.
 func cniPlugins(_ context.Context, p *Patient) []Finding {
-	const cure = "let the init container install-cni put them there (the chart's installCNI.enabled), or install the stock CNI plugins"
+	const cure = "delete the agent's pod, whose init container install-cni puts them there (the chart's installCNI.enabled), or install the stock CNI plugins"
 	missing, err := plugins.Missing(p.BinDir, cni.RequiredBy(p.State.CNI))
 	if err != nil {
 		return Skip(err.Error(), "mount the plugins' folder, or say where it is: --cni-bin-dir")
