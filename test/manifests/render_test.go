@@ -231,6 +231,8 @@ func TestValuesAreChecked(t *testing.T) {
 		{`extraArgs=["mtu"]`, "/extraArgs/0"},
 		{`startupTaint="a b"`, "/startupTaint"},
 		{`image.digest="latest"`, "/image/digest"},
+		{`podLabels={"app.kubernetes.io/name":"mine"}`, "/podLabels"},
+		{`podMonitor.labels={"app.kubernetes.io/instance":"mine"}`, "/podMonitor/labels"},
 		{`image.tag=1`, "/image/tag"},
 		{`k8sServiceHost="192.168.1.1:6443"`, "/k8sServiceHost"},
 		{`k8sServiceHost="https://192.168.1.1"`, "/k8sServiceHost"},
