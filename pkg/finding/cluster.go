@@ -32,7 +32,7 @@ func (c *Cluster) OK() bool {
 type group struct {
 	Finding
 	nodes []string
-	// particular: evidence or cure are not the same on all of them; those of the first are shown.
+	// ownEvidence, ownCure: evidence or cure are not the same on all of them; those of the first are shown.
 	ownEvidence, ownCure bool
 }
 

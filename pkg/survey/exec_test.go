@@ -2,6 +2,9 @@ package survey
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"strings"
 	"testing"
 	"time"
@@ -44,11 +47,36 @@ func TestExec(t *testing.T) {
 		}
 	}
 
+	if got := visited(s.withoutWebSockets(t)); !strings.Contains(got, "fine: all is well in agent\n") {
+		t.Errorf("by SPDY it is:\n%s", got)
+	}
+
 	user := s.user(t, "user", "users")
 	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes", "pods"}, Verbs: []string{"list"}})
 	wait(t, func() string { return visited(user) }, "fine: Forbidden: you lack the right to create pods/exec in the namespace plainroute-system")
 	s.grant(t, "create", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/exec"}, Verbs: []string{"create"}})
 	wait(t, func() string { return visited(user) }, "fine: all is well in agent\n")
+}
+
+// withoutWebSockets is the administrator behind a proxy that knows none.
+func (s *server) withoutWebSockets(t *testing.T) *rest.Config {
+	t.Helper()
+	config := s.user(t, "proxy", "system:masters")
+	config.NextProtos = []string{"http/1.1"} // others have no upgrades
+	transport, err := rest.TransportFor(config)
+	must(t, err)
+	to, _, err := rest.DefaultServerUrlFor(config)
+	must(t, err)
+	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "websocket" {
+			http.Error(w, "no WebSockets here", http.StatusBadRequest)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(front.Close)
+	return &rest.Config{Host: front.URL}
 }
 
 // visited is what each Node's command said, a line each.
