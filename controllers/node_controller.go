@@ -150,7 +150,7 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			go forward(ctx, news, q)
 			return nil
 		})).
-		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1}).
+		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1, NewQueue: restingQueue}).
 		Complete(r)
 }
 
