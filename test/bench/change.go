@@ -21,6 +21,10 @@ const restBetween = 100 * time.Millisecond
 func measureNew(ctx context.Context, l *lab, r *report) error {
 	var routed, seen []time.Duration
 	first := l.opts.nodes
+	before, err := l.agent.cpu()
+	if err != nil {
+		return err
+	}
 	for index := first; index < first+l.opts.samples; index++ {
 		route, own, err := l.timeChange(ctx, index, watch.Added, peerRoute(subnet4(index)), func() error { return l.create(ctx, index) })
 		if err != nil {
@@ -29,9 +33,12 @@ func measureNew(ctx context.Context, l *lab, r *report) error {
 		routed, seen = append(routed, route), append(seen, own)
 	}
 	r.addChange("new Node to", "its route", routed, seen, 8)
+	if err := l.addCPU(r, "a new Node", before); err != nil {
+		return err
+	}
 
 	gone := l.opts.samples * len(l.subnets(ownIndex))
-	_, err := l.routes.await(ctx, func() error {
+	_, err = l.routes.await(ctx, func() error {
 		for index := first; index < first+l.opts.samples; index++ {
 			if err := l.deleteNode(ctx, index); err != nil {
 				return err
@@ -46,6 +53,10 @@ func measureNew(ctx context.Context, l *lab, r *report) error {
 func measureMove(ctx context.Context, l *lab, r *report) error {
 	var routed, seen []time.Duration
 	longest := gap{}
+	before, err := l.agent.cpu()
+	if err != nil {
+		return err
+	}
 	for index := 1; index <= l.opts.samples; index++ {
 		moved := index + movedBy
 		subnet, via := subnet4(index), address4(moved)
@@ -60,6 +71,16 @@ func measureMove(ctx context.Context, l *lab, r *report) error {
 	}
 	r.addChange("Node changes address to", "new route", routed, seen, 10)
 	r.add("without a route meanwhile, worst", milliseconds(longest.longest), "ms", exactly0)
+	return l.addCPU(r, "a change of address", before)
+}
+
+// addCPU adds what the agent used for one of the samples since before: a figure that a busy machine hardly moves.
+func (l *lab) addCPU(r *report, of string, before time.Duration) error {
+	after, err := l.agent.cpu()
+	if err != nil {
+		return err
+	}
+	r.add("CPU for "+of, milliseconds((after-before)/time.Duration(l.opts.samples)), "ms", 0)
 	return nil
 }
 
