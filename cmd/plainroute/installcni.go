@@ -38,7 +38,8 @@ than ours. Anything else is kept, unless --force is given:
   missing, an empty file, or a symlink to a name in the
     folder that does not exist                              ours is installed
   a stock plugin, older                                     upgraded
-  a stock plugin that is not executable or cut short        repaired
+  a stock plugin, same version, that is not executable      repaired
+  a program that is cut short                               repaired
   a stock plugin, same version or newer                     kept
   a stock plugin that does not tell its version (Debian's)  kept
   any other program or script by that name                  kept

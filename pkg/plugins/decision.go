@@ -116,6 +116,8 @@ func (r *Result) compare(ours, theirs identity, executable bool) {
 	switch order := semver.Compare(core(ours.version), core(theirs.version)); {
 	case order > 0:
 		r.Action = Upgraded
+	case order < 0 && !executable:
+		r.Reason, r.Doubtful = "newer "+theirs.version+", but not executable", true
 	case order < 0:
 		r.Reason = "newer " + theirs.version
 	case !executable:
