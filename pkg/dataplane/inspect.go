@@ -3,11 +3,9 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -63,10 +61,12 @@ func (i *Inspector) Devices() ([]Device, error) {
 // of hook forward. iptables-nft makes such chains too, in tables named filter.
 type Chain struct {
 	Family, Table, Name string
-	// Drops tells that what no rule accepts is dropped: by the policy, or by a last rule.
+	// Drops tells that its policy is to drop.
 	Drops bool
-	// Rules is how many there are before that.
+	// Rules is how many it has itself.
 	Rules int
+	// Fates are what becomes of the packets that were asked for, in their order.
+	Fates []Fate
 	// Legacy tells a chain of iptables-legacy, which nftables does not show.
 	Legacy bool
 }
@@ -74,7 +74,7 @@ type Chain struct {
 func (c Chain) String() string {
 	policy := "accept"
 	if c.Drops {
-		policy = "drop" // or a last rule that is one
+		policy = "drop"
 	}
 	if c.Legacy {
 		return fmt.Sprintf("%stables-legacy: chain %s (policy %s) with %d rules", c.Family, c.Name, strings.ToUpper(policy), c.Rules)
@@ -87,8 +87,8 @@ var nftFamilies = map[nftables.TableFamily]string{
 	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
 }
 
-// ForwardChains lists the base chains of hook forward.
-func (i *Inspector) ForwardChains() ([]Chain, error) {
+// ForwardChains lists the base chains of hook forward, and what they do with packets.
+func (i *Inspector) ForwardChains(packets []Packet) ([]Chain, error) {
 	chains, err := i.nft.ListChains()
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -102,35 +102,25 @@ func (i *Inspector) ForwardChains() ([]Chain, error) {
 		if !routed || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
 			continue
 		}
-		rules, err := i.nft.GetRules(c.Table, c)
-		if err != nil {
-			return nil, fmt.Errorf("listing the rules of %s: %w", c.Name, err)
+		rules := map[string][]rule{}
+		if err := (&ruleset{i.nft, c.Table, map[string]*elementSet{}}).rules(c.Name, rules); err != nil {
+			return nil, err
 		}
-		chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Rules: len(rules), Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
-		if last := slices.IndexFunc(rules, dropsAll); last >= 0 {
-			chain.Rules, chain.Drops = last, true // what comes after it is never reached
+		chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Rules: len(rules[c.Name]), Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
+		for _, p := range packets {
+			chain.Fates = append(chain.Fates, chain.fate(rules, c.Name, p))
 		}
 		found = append(found, chain)
 	}
 	return found, nil
 }
 
-// dropsAll tells a rule that drops or refuses whatever comes to it, as firewalld's last
-// one does.
-func dropsAll(r *nftables.Rule) bool {
-	end := false
-	for _, e := range r.Exprs {
-		switch e := e.(type) {
-		case *expr.Counter, *expr.Log:
-		case *expr.Reject:
-			end = true
-		case *expr.Verdict:
-			end = e.Kind == expr.VerdictDrop
-		default:
-			return false // it looks at the packet first
-		}
+// fate lets pass what is of the other family.
+func (c Chain) fate(rules map[string][]rule, base string, p Packet) Fate {
+	if c.Family == "ip" && !p.From.Addr().Is4() || c.Family == "ip6" && p.From.Addr().Is4() {
+		return Fate{Accepted: true}
 	}
-	return end
+	return fate(rules, base, c.Drops, p)
 }
 
 // Chains lists the names of all chains of nftables.

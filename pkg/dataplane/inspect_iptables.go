@@ -53,7 +53,7 @@ type xtInfo struct {
 // LegacyForwardChains gives the chains FORWARD of iptables-legacy and its like for
 // IPv6, where there are any. A table that is not there is not asked for: the kernel
 // would make it.
-func (*Inspector) LegacyForwardChains() ([]Chain, error) {
+func (*Inspector) LegacyForwardChains(packets []Packet) ([]Chain, error) {
 	var found []Chain
 	for _, l := range legacies {
 		names, err := os.ReadFile(l.tables)
@@ -67,9 +67,20 @@ func (*Inspector) LegacyForwardChains() ([]Chain, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the table filter of iptables: %w", err)
 		}
+		for _, p := range packets {
+			chain.Fates = append(chain.Fates, chain.legacyFate(p))
+		}
 		found = append(found, chain)
 	}
 	return found, nil
+}
+
+// legacyFate goes by the policy: the rules are not read.
+func (c Chain) legacyFate(p Packet) Fate {
+	if !c.Drops || (c.Family == "ip") != p.From.Addr().Is4() {
+		return Fate{Accepted: true}
+	}
+	return Fate{Accepted: c.Rules > 0, Dropped: true, By: "its policy", Doubt: "any of its rules"}
 }
 
 func (l legacy) forward() (Chain, error) {

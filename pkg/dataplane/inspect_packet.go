@@ -1,0 +1,204 @@
+package dataplane
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+)
+
+// meta are what the kernel knows of a packet beside its bytes.
+func (p Packet) meta(key expr.MetaKey) bits {
+	switch key {
+	case expr.MetaKeyIIFNAME:
+		return deviceName(p.In)
+	case expr.MetaKeyOIFNAME:
+		return deviceName(p.Out)
+	case expr.MetaKeyIIF:
+		return deviceIndex(p.In)
+	case expr.MetaKeyOIF:
+		return deviceIndex(p.Out)
+	case expr.MetaKeyL4PROTO:
+		return sure([]byte{unix.IPPROTO_TCP})
+	case expr.MetaKeyNFPROTO:
+		if p.From.Addr().Is4() {
+			return sure([]byte{unix.NFPROTO_IPV4})
+		}
+		return sure([]byte{unix.NFPROTO_IPV6})
+	case expr.MetaKeyPROTOCOL:
+		if p.From.Addr().Is4() {
+			return sure(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))
+		}
+		return sure(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))
+	}
+	return bits{}
+}
+
+func deviceName(name string) bits {
+	if name == "" {
+		return blank(unix.IFNAMSIZ)
+	}
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return sure(padded)
+}
+
+func deviceIndex(name string) bits {
+	dev, err := net.InterfaceByName(name)
+	if err != nil {
+		return blank(4)
+	}
+	return sure(binary.NativeEndian.AppendUint32(nil, uint32(dev.Index)))
+}
+
+// state is that of the connection, a bit of linux/netfilter/nf_conntrack_common.h.
+func (p Packet) state() uint32 {
+	if p.Answer {
+		return expr.CtStateBitESTABLISHED
+	}
+	return expr.CtStateBitNEW
+}
+
+func (p Packet) ct(key expr.CtKey) bits {
+	switch key {
+	case expr.CtKeySTATE:
+		return sure(binary.NativeEndian.AppendUint32(nil, p.state()))
+	case expr.CtKeyDIRECTION:
+		if p.Answer {
+			return sure([]byte{1})
+		}
+		return sure([]byte{0})
+	}
+	return bits{}
+}
+
+// payload cuts a field out of the header of IP: of it only protocol and addresses are known.
+func (p Packet) payload(e *expr.Payload) bits {
+	switch {
+	case e.Base == expr.PayloadBaseTransportHeader:
+		b := blank(e.Len)
+		b.varies = true
+		return b
+	case e.Base != expr.PayloadBaseNetworkHeader:
+		return bits{}
+	}
+	header, protocol, addresses := blank(20), 9, 12
+	if !p.From.Addr().Is4() {
+		header, protocol, addresses = blank(40), 6, 8
+	}
+	if end := uint64(e.Offset) + uint64(e.Len); end > uint64(len(header.value)) {
+		return bits{}
+	}
+	header.value[protocol], header.known[protocol] = unix.IPPROTO_TCP, 0xff
+	for _, a := range []netip.Prefix{p.From, p.To} {
+		copy(header.value[addresses:], a.Addr().AsSlice())
+		copy(header.known[addresses:], net.CIDRMask(a.Bits(), a.Addr().BitLen()))
+		addresses += a.Addr().BitLen() / 8
+	}
+	return bits{value: header.value[e.Offset:][:e.Len], known: header.known[e.Offset:][:e.Len]}
+}
+
+// xtMatch judges a match of iptables-nft that nftables has no words for.
+func (p Packet) xtMatch(e *expr.Match) truth {
+	switch e.Name {
+	case "comment":
+		return yes
+	case "tcp", "multiport", "limit":
+		return some
+	case "udp", "icmp", "icmp6":
+		return no
+	case "conntrack":
+		var flags, inverted, mask uint16
+		switch info := e.Info.(type) {
+		case *xt.ConntrackMtinfo2:
+			flags, inverted, mask = info.MatchFlags, info.InvertFlags, info.StateMask
+		case *xt.ConntrackMtinfo3:
+			flags, inverted, mask = info.MatchFlags, info.InvertFlags, info.StateMask
+		}
+		const state = uint16(xt.ConntrackState)
+		if flags&^uint16(xt.ConntrackStateAlias) != state || inverted&^state != 0 {
+			return unknown
+		}
+		return truth(min(uint32(mask)&p.state(), 1)).not(inverted&state != 0)
+	}
+	return unknown
+}
+
+// xtTarget judges a target of iptables.
+func xtTarget(name string) verdict {
+	switch name {
+	case "REJECT":
+		return verdict{kind: drop}
+	case "LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "AUDIT":
+		return verdict{}
+	}
+	return verdict{kind: dunno}
+}
+
+// bits are the value of a field, as far as it is known.
+type bits struct {
+	value, known []byte
+	varies       bool // what is not known differs from packet to packet
+}
+
+func sure(value []byte) bits {
+	return bits{value: value, known: bytes.Repeat([]byte{0xff}, len(value))}
+}
+
+func blank(n uint32) bits { return bits{value: make([]byte, n), known: make([]byte, n)} }
+
+// doubt is what a comparison gives that depends on unknown bits.
+func (b bits) doubt() truth {
+	if b.varies {
+		return some
+	}
+	return unknown
+}
+
+// equals compares as many bytes as are given: "eth*" is a comparison of three.
+func (b bits) equals(with []byte) truth {
+	if len(with) > len(b.value) {
+		return unknown
+	}
+	all := true
+	for i, w := range with {
+		if (b.value[i]^w)&b.known[i] != 0 {
+			return no
+		}
+		all = all && b.known[i] == 0xff
+	}
+	if !all {
+		return b.doubt()
+	}
+	return yes
+}
+
+// within compares with a range: all values that the bits may have are in it, none is,
+// or nobody can tell.
+func (b bits) within(from, to []byte) truth {
+	if len(from) != len(b.value) || len(to) != len(b.value) {
+		return unknown
+	}
+	least, most := make([]byte, len(from)), make([]byte, len(from))
+	for i, k := range b.known {
+		least[i], most[i] = b.value[i]&k, b.value[i]|^k
+	}
+	switch {
+	case bytes.Compare(most, from) < 0 || bytes.Compare(least, to) > 0:
+		return no
+	case bytes.Compare(least, from) >= 0 && bytes.Compare(most, to) <= 0:
+		return yes
+	}
+	return b.doubt()
+}
+
+func (t truth) not(not bool) truth {
+	if not && t <= yes {
+		return yes - t
+	}
+	return t
+}

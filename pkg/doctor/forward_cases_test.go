@@ -1,0 +1,134 @@
+package doctor
+
+// forwardCase is a ruleset for nft -f, or for iptables-restore, and what the check makes
+// of it. What it says is looked for in the evidence.
+type forwardCase struct {
+	rules string
+	want  Verdict
+	says  string
+}
+
+const forwardHook = " { type filter hook forward priority 0; policy "
+
+// nftForward is a table with one chain that drops what its rules leave.
+func nftForward(rules string) string {
+	return "table inet fw { chain forward" + forwardHook + "drop; " + rules + "\n}\n}\n"
+}
+
+var forwardCases = map[string]forwardCase{
+	"policy alone":        {nftForward(""), Failure, "policy drops what goes from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new"},
+	"by address":          {nftForward("ip saddr 10.244.0.0/16 accept"), OK, ""},
+	"one way":             {nftForward("ip saddr 10.244.1.0/24 accept"), Failure, "from 10.244.2.0/24 (eth0) to 10.244.1.7"},
+	"both ways":           {nftForward("ip saddr 10.244.1.0/24 accept; ip daddr 10.244.1.0/24 accept"), OK, ""},
+	"odd prefix":          {nftForward("ip saddr 10.240.0.0/13 accept; ip daddr 10.240.0.0/13 accept"), OK, ""},
+	"another prefix":      {nftForward("ip saddr 10.96.0.0/12 accept"), Failure, ""},
+	"inverted":            {nftForward("ip saddr != 10.96.0.0/12 accept"), OK, ""},
+	"some of peers' pods": {nftForward("ip saddr 10.244.1.0/24 accept; ip saddr 10.244.2.0/25 accept"), Warning, "in forward"},
+	"by device":           {nftForward(`iifname "plainroute0" accept; oifname "plainroute0" accept`), OK, ""},
+	"by index":            {nftForward(`iif "plainroute0" accept; oif "plainroute0" accept`), OK, ""},
+	"by another device":   {nftForward(`iifname "docker0" accept; oifname "docker0" accept`), Failure, ""},
+	"by a device's start": {nftForward(`iifname "plain*" accept; iifname "eth*" accept`), OK, ""},
+	"answers only":        {nftForward("ct state established,related accept"), Failure, "new"},
+	"answers and ours":    {nftForward(`ct state established,related accept; iifname "plainroute0" accept`), Failure, "from 10.244.2.0/24"},
+	"answers and new":     {nftForward("ct state established,related accept; ct state invalid drop; ct state new accept"), OK, ""},
+	"new without answers": {nftForward("ct state new accept"), Failure, "answer"},
+	"set of states":       {nftForward("ct state { established, new } accept"), OK, ""},
+	"map of states":       {nftForward("ct state vmap { established : accept, invalid : drop, new : accept }"), OK, ""},
+	"map without new":     {nftForward("ct state vmap { established : accept, invalid : drop }"), Failure, "new"},
+	"set of prefixes":     {nftForward("ip saddr { 10.244.0.0/16, 192.168.0.0/16 } accept"), OK, ""},
+	"set of others":       {nftForward("ip saddr { 10.96.0.0/12, 192.168.0.0/16 } accept"), Failure, ""},
+	"set of devices":      {nftForward("iifname { plainroute0, eth0 } accept"), OK, ""},
+	"range":               {nftForward("ip saddr 10.244.1.0-10.244.2.255 accept"), OK, ""},
+	"named set": {`table ip fw { set pods { type ipv4_addr; flags interval; elements = { 10.244.1.0/24, 10.244.2.0/24 }
+}
+		chain f` + forwardHook + `drop; ip saddr @pods ip daddr @pods accept
+}
+}`, OK, ""},
+	"port":           {nftForward("tcp dport 9 accept"), Warning, "the rule of handle"},
+	"port dropped":   {nftForward("tcp dport 9 drop; accept"), OK, ""},
+	"other protocol": {nftForward("meta l4proto udp accept"), Failure, ""},
+	"mark":           {nftForward("meta mark 7 accept"), Warning, ""},
+	"mark drops":     {"table ip fw { chain f" + forwardHook + "accept; meta mark != 0x7 drop\n}\n}\n", Warning, "the rule of handle"},
+	"sets a mark":    {nftForward("meta mark set 7 accept"), OK, ""},
+	"last rule":      {"table inet fw { chain f" + forwardHook + "accept; ip daddr 10.244.0.0/16 accept; counter reject\n}\n}\n", OK, ""},
+	"last rule cuts": {"table inet fw { chain f" + forwardHook + "accept; ip daddr 10.96.0.0/16 accept; counter reject\n}\n}\n", Failure, "the rule of handle"},
+	"pods of late":   {"table inet fw { chain f" + forwardHook + "accept; ip daddr 10.244.1.0/24 drop; ip daddr 10.244.0.0/16 accept\n}\n}\n", Failure, ""},
+	"jump":           {"table inet fw { chain pods { ip saddr 10.244.0.0/16 accept\n}\nchain f" + forwardHook + "drop; jump pods\n}\n}\n", OK, ""},
+	"jump returns":   {"table inet fw { chain pods { ip saddr 10.244.2.0/24 return; accept\n}\nchain f" + forwardHook + "drop; jump pods\n}\n}\n", Failure, ""},
+	"goto":           {"table inet fw { chain pods { ip saddr 10.96.0.0/12 accept\n}\nchain f" + forwardHook + "drop; goto pods; accept\n}\n}\n", Failure, ""},
+	"goto from jump": {"table inet fw { chain b { ct state invalid drop\n}\nchain a { goto b; drop\n}\nchain f" + forwardHook + "drop; jump a; accept\n}\n}\n", OK, ""},
+	"two chains":     {nftForward("accept") + " table ip other { chain f" + forwardHook + "drop; ct state established accept\n}\n}\n", Failure, "chain ip other f"},
+	"IPv6 alone":     {"table ip6 fw { chain f" + forwardHook + "drop\n}\n}\n", OK, ""},
+	"kube-proxy's": {`table ip kube-proxy { map no-endpoint-services { type ipv4_addr . inet_proto . inet_service : verdict; elements = { 10.96.0.10 . tcp . 53 : goto reject-chain }
+}
+		set cluster-ips { type ipv4_addr; elements = { 10.96.0.1, 10.96.0.10 }
+}
+		chain reject-chain { reject; }
+		chain service-endpoints-check { ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }
+		chain cluster-ips-check { ip daddr @cluster-ips reject; }
+		chain filter-forward { type filter hook forward priority -110; policy accept; ct state new jump service-endpoints-check; ct state new jump cluster-ips-check
+}
+}`, OK, ""},
+	"firewalld's": {`table inet firewalld { chain ZONES { iifname "eth0" goto PUBLIC; goto PUBLIC; }
+		chain PUBLIC { jump ALLOW; meta l4proto { icmp, ipv6-icmp } accept; }
+		chain ALLOW { ip saddr 10.244.0.0/16 accept; }
+		chain filter_FORWARD { type filter hook forward priority 10; policy accept; ct state { established, related } accept; ct status dnat accept; iifname "lo" accept; jump ZONES; ct state invalid drop; reject with icmpx admin-prohibited
+}
+}`, OK, ""},
+	"iptables' policy":        {"*filter\n:FORWARD DROP\nCOMMIT", Failure, "policy"},
+	"iptables by address":     {"*filter\n:FORWARD DROP\n-A FORWARD -s 10.244.1.0/24 -j ACCEPT\n-A FORWARD -d 10.244.1.0/24 -j ACCEPT\nCOMMIT", OK, ""},
+	"iptables last rule":      {"*filter\n:FORWARD ACCEPT\n-A FORWARD -s 10.96.0.0/12 -j ACCEPT\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT", Failure, "drops what goes"},
+	"iptables last rule drop": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -s 10.96.0.0/12 -j ACCEPT\n-A FORWARD -j DROP\nCOMMIT", Failure, "drops what goes"},
+	"iptables last rule late": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\n-A FORWARD -j REJECT\nCOMMIT", OK, ""},
+	"iptables inverted":       {"*filter\n:FORWARD ACCEPT\n-A FORWARD ! -s 10.244.0.0/16 -j DROP\n-A FORWARD ! -i plainroute0 ! -o plainroute0 -j DROP\nCOMMIT", OK, ""},
+	"iptables inverted state": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -m conntrack ! --ctstate ESTABLISHED -j DROP\nCOMMIT", Failure, "new"},
+	"iptables device's start": {"*filter\n:FORWARD DROP\n-A FORWARD -i plain+ -j ACCEPT\n-A FORWARD -i eth+ -j ACCEPT\nCOMMIT", OK, ""},
+	"iptables other protocol": {"*filter\n:FORWARD DROP\n-A FORWARD -p udp -j ACCEPT\nCOMMIT", Failure, ""},
+	"iptables any port":       {"*filter\n:FORWARD DROP\n-A FORWARD -p tcp -j ACCEPT\nCOMMIT", OK, ""},
+	"iptables port":           {"*filter\n:FORWARD DROP\n-A FORWARD -p tcp --dport 9 -j ACCEPT\nCOMMIT", Warning, ""},
+	"iptables port dropped":   {"*filter\n:FORWARD ACCEPT\n-A FORWARD -p tcp --dport 9 -j DROP\nCOMMIT", OK, ""},
+	"iptables logs":           {"*filter\n:FORWARD DROP\n-A FORWARD -m comment --comment why -j LOG\n-A FORWARD -m comment --comment why -j ACCEPT\nCOMMIT", OK, ""},
+	"iptables mark":           {"*filter\n:FORWARD DROP\n-A FORWARD -m mark --mark 7 -j ACCEPT\nCOMMIT", Warning, ""},
+	"iptables goto":           {"*filter\n:FORWARD ACCEPT\n:PODS - [0:0]\n-A FORWARD -s 10.244.1.0/24 -g PODS\n-A FORWARD -s 10.244.1.0/24 -j DROP\n-A PODS -d 10.96.0.0/12 -j DROP\nCOMMIT", OK, ""},
+	"iptables return":         {"*filter\n:FORWARD DROP\n:PODS - [0:0]\n-A FORWARD -j PODS\n-A PODS -s 10.244.1.0/24 -j RETURN\n-A PODS -j ACCEPT\nCOMMIT", Failure, "from 10.244.1.7"},
+	"docker's": {`*filter
+:FORWARD DROP
+:DOCKER - [0:0]
+:DOCKER-USER - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-ISOLATION-STAGE-2 - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+-A DOCKER-USER -j RETURN
+COMMIT`, Failure, "policy"},
+	"docker's with ours": {`*filter
+:FORWARD DROP
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -i docker0 -j ACCEPT
+-A DOCKER-USER -s 10.244.0.0/16 -j ACCEPT
+-A DOCKER-USER -j RETURN
+COMMIT`, OK, ""},
+	"firewall plugin's": {pluginRules + "COMMIT", Failure, "from 10.244.2.0/24 (eth0) to 10.244.1.7"},
+	"firewall plugin's and one rule more": {pluginRules + `-A CNI-ADMIN -d 10.244.0.0/16 -j ACCEPT
+COMMIT`, OK, ""},
+}
+
+// pluginRules are those of the stock plugin firewall for the pod.
+const pluginRules = `*filter
+:FORWARD DROP
+:CNI-ADMIN - [0:0]
+:CNI-FORWARD - [0:0]
+-A FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD
+-A CNI-FORWARD -m comment --comment "CNI firewall plugin admin overrides" -j CNI-ADMIN
+-A CNI-FORWARD -d 10.244.1.7/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A CNI-FORWARD -s 10.244.1.7/32 -j ACCEPT
+`

@@ -1,0 +1,178 @@
+package doctor
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	rtnl "github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A passage is a ward with a pod on its bridge and a peer's pod beyond its uplink:
+//
+//	pod 10.244.1.7 === bridge | node1 | eth0 === 192.168.1.12 far, 10.244.2.9
+type passage struct {
+	*ward
+	pod, far netns.NsHandle
+	port     int
+}
+
+const (
+	podAddr = "10.244.1.7"
+	farAddr = "10.244.2.9"
+)
+
+func newPassage(t *testing.T) *passage {
+	t.Helper()
+	p := &passage{ward: newWard(t)}
+	p.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "vethpod"}, PeerName: "pod0"})
+	bridge, err := p.nl.LinkByName(topology.Bridge)
+	p.must(err)
+	port, err := p.nl.LinkByName("vethpod")
+	p.must(err)
+	p.must(p.nl.LinkSetMaster(port, bridge))
+	p.pod = p.host("pod0", podAddr+"/24", "", "10.244.1.1")
+	p.far = p.host("lan", "192.168.1.12/24", farAddr+"/32", "192.168.1.11")
+	p.listen()
+	p.lease()
+	return p
+}
+
+// lease makes the pod known.
+func (p *passage) lease() {
+	p.t.Helper()
+	p.write(filepath.Join(p.Store.RunDir, topology.IPAMDir, topology.Network, podAddr), "container")
+}
+
+// host moves a device into a namespace of its own, with addresses and a default route.
+func (p *passage) host(dev, addr, more, gateway string) netns.NsHandle {
+	p.t.Helper()
+	home, err := netns.Get()
+	p.must(err)
+	defer home.Close()
+	host, err := netns.New() // and the thread is in it
+	p.must(err)
+	p.t.Cleanup(func() { host.Close() })
+	nl, err := rtnl.NewHandle()
+	p.must(err)
+	defer nl.Close()
+	p.must(netns.Set(home))
+	link, err := p.nl.LinkByName(dev)
+	p.must(err)
+	p.must(p.nl.LinkSetNsFd(link, int(host)))
+	link, err = nl.LinkByName(dev)
+	p.must(err)
+	for _, a := range strings.Fields(addr + " " + more) {
+		parsed, err := rtnl.ParseAddr(a)
+		p.must(err)
+		p.must(nl.AddrAdd(link, parsed))
+	}
+	p.must(nl.LinkSetUp(link))
+	p.must(nl.RouteAdd(&rtnl.Route{Gw: net.ParseIP(gateway), LinkIndex: link.Attrs().Index}))
+	return host
+}
+
+// in runs a function in a namespace: sockets made there stay there.
+func (p *passage) in(host netns.NsHandle, do func()) {
+	p.t.Helper()
+	home, err := netns.Get()
+	p.must(err)
+	defer home.Close()
+	p.must(netns.Set(host))
+	do()
+	p.must(netns.Set(home))
+}
+
+func (p *passage) listen() {
+	for _, host := range []netns.NsHandle{p.pod, p.far} {
+		p.in(host, func() {
+			l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p.port))
+			p.must(err)
+			p.t.Cleanup(func() { l.Close() })
+			p.port = l.Addr().(*net.TCPAddr).Port
+		})
+	}
+}
+
+// passes tells whether a connection comes about, for which both ways have to be open.
+func (p *passage) passes(from netns.NsHandle, source, to string) bool {
+	var err error
+	p.in(from, func() {
+		var c net.Conn
+		d := net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+		if c, err = d.DialContext(p.t.Context(), "tcp4", fmt.Sprintf("%s:%d", to, p.port)); err == nil {
+			c.Close()
+		}
+	})
+	return err == nil
+}
+
+// TestForwardPolicyAgainstTraffic compares the check with what the kernel does: where it
+// says nothing both pods reach each other, and where it fails one does not.
+func TestForwardPolicyAgainstTraffic(t *testing.T) {
+	p := newPassage(t)
+	for tries := 0; !p.passes(p.pod, podAddr, farAddr) || !p.passes(p.far, farAddr, podAddr); tries++ {
+		if tries == 20 { // devices that were just set up take a moment
+			t.Fatal("the pods do not reach each other without a firewall")
+		}
+	}
+	home, err := netns.Get()
+	p.must(err)
+	defer home.Close()
+	defer func() { p.t = t }() // cleanups are of this test
+	for name, c := range forwardCases {
+		t.Run(name, func(t *testing.T) {
+			p.t = t
+			runtime.LockOSThread() // and the thread ends with the test
+			p.must(netns.Set(home))
+			nft := debianProgram(t, "nft")
+			nft("", "flush", "ruleset")
+			if strings.HasPrefix(c.rules, "*filter") {
+				debianProgram(t, "xtables-nft-multi")(c.rules+"\n", "iptables-restore")
+			} else {
+				nft(c.rules+"\n", "-f", "-")
+			}
+			f := p.finds("forward-policy", c.want)
+			if both := p.passes(p.pod, podAddr, farAddr) && p.passes(p.far, farAddr, podAddr); c.want == OK && !both || c.want == Failure && both {
+				t.Errorf("that the pods reach each other is %v, and the check says %+v", both, f)
+			}
+			if !strings.Contains(f.Evidence, c.says) {
+				t.Errorf("the evidence lacks %q: %+v", c.says, f)
+			}
+		})
+	}
+}
+
+// debianProgram runs a program of this machine, or of the tests' cluster of kubelets.
+func debianProgram(t *testing.T, name string) func(stdin string, args ...string) {
+	t.Helper()
+	const debian = "../../bin/e2e/debian/usr/"
+	libraries := debian + "lib/" + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + "-linux-gnu"
+	var env []string
+	program, err := exec.LookPath(name)
+	if err != nil {
+		program, err = exec.LookPath(debian + "sbin/" + name)
+		env = []string{"LD_LIBRARY_PATH=" + libraries, "XTABLES_LIBDIR=" + libraries + "/xtables"}
+	}
+	if err != nil {
+		t.Skipf("%s is neither on this machine (apt-get install nftables iptables) nor in bin/e2e (make e2e-assets): %v", name, err)
+	}
+	env = append(env, "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
+	return func(stdin string, args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Env, cmd.Stdin = append(os.Environ(), env...), strings.NewReader(stdin)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v\n%s\n%s", name, args, err, out, stdin)
+		}
+	}
+}
