@@ -76,7 +76,7 @@ func (p Packet) ct(key expr.CtKey) bits {
 	return bits{}
 }
 
-// payload cuts a field out of the header of IP: of it only protocol and addresses are known.
+// payload cuts a field out of the header of IP, of which protocol and addresses are known.
 func (p Packet) payload(e *expr.Payload) bits {
 	switch {
 	case e.Base == expr.PayloadBaseTransportHeader:
@@ -87,6 +87,7 @@ func (p Packet) payload(e *expr.Payload) bits {
 		return bits{}
 	}
 	header, protocol, addresses := blank(20), 9, 12
+	header.known[6], header.known[7] = 0xbf, 0xff // no fragment; DF may be set
 	if !p.From.Addr().Is4() {
 		header, protocol, addresses = blank(40), 6, 8
 	}
@@ -100,6 +101,11 @@ func (p Packet) payload(e *expr.Payload) bits {
 		addresses += a.Addr().BitLen() / 8
 	}
 	return bits{value: header.value[e.Offset:][:e.Len], known: header.known[e.Offset:][:e.Len]}
+}
+
+// address is that of n bytes at a place of the header of IP.
+func (p Packet) address(at, n int) bits {
+	return p.payload(&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: uint32(at), Len: uint32(n)})
 }
 
 // xtMatch judges a match of iptables-nft that nftables has no words for.
@@ -201,4 +207,21 @@ func (t truth) not(not bool) truth {
 		return yes - t
 	}
 	return t
+}
+
+// and is what two conditions make: one that is not met is enough.
+func (t truth) and(o truth) truth {
+	if t == no || o == no {
+		return no
+	}
+	return max(t, o)
+}
+
+// masked makes sure of the bits that a mask leaves out: they are zero.
+func (b bits) masked(mask []byte) bits {
+	out := bits{make([]byte, len(b.value)), make([]byte, len(b.value)), b.varies}
+	for i := range b.value {
+		out.value[i], out.known[i] = b.value[i]&mask[i], b.known[i]|^mask[i]
+	}
+	return out
 }

@@ -91,6 +91,7 @@ var forwardCases = map[string]forwardCase{
 	"iptables mark":           {"*filter\n:FORWARD DROP\n-A FORWARD -m mark --mark 7 -j ACCEPT\nCOMMIT", Warning, ""},
 	"iptables goto":           {"*filter\n:FORWARD ACCEPT\n:PODS - [0:0]\n-A FORWARD -s 10.244.1.0/24 -g PODS\n-A FORWARD -s 10.244.1.0/24 -j DROP\n-A PODS -d 10.96.0.0/12 -j DROP\nCOMMIT", OK, ""},
 	"iptables return":         {"*filter\n:FORWARD DROP\n:PODS - [0:0]\n-A FORWARD -j PODS\n-A PODS -s 10.244.1.0/24 -j RETURN\n-A PODS -j ACCEPT\nCOMMIT", Failure, "from 10.244.1.7"},
+	"iptables fragments":      {"*filter\n:FORWARD ACCEPT\n-A FORWARD -f -j DROP\nCOMMIT", OK, ""},
 	"docker's": {`*filter
 :FORWARD DROP
 :DOCKER - [0:0]
@@ -118,7 +119,7 @@ COMMIT`, Failure, "policy"},
 -A DOCKER-USER -j RETURN
 COMMIT`, OK, ""},
 	"firewall plugin's": {pluginRules + "COMMIT", Failure, "from 10.244.2.0/24 (eth0) to 10.244.1.7"},
-	"firewall plugin's and one rule more": {pluginRules + `-A CNI-ADMIN -d 10.244.0.0/16 -j ACCEPT
+	"firewall plugin's and one rule more": {pluginRules + `-A CNI-ADMIN -d 10.244.1.0/24 -j ACCEPT
 COMMIT`, OK, ""},
 }
 

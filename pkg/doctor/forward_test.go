@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,31 +117,49 @@ func (p *passage) passes(from netns.NsHandle, source, to string) bool {
 	return err == nil
 }
 
-// TestForwardPolicyAgainstTraffic compares the check with what the kernel does: where it
-// says nothing both pods reach each other, and where it fails one does not.
+// The verdict is compared with what the kernel does: where the check says nothing both
+// pods reach each other, and where it fails one does not.
 func TestForwardPolicyAgainstTraffic(t *testing.T) {
-	p := newPassage(t)
+	newPassage(t).compare(func(t *testing.T, rules string) {
+		nft := debianProgram(t, "nft")
+		nft("", "flush", "ruleset")
+		if strings.HasPrefix(rules, "*filter") {
+			debianProgram(t, "xtables-nft-multi")(rules, "iptables-restore")
+			return
+		}
+		nft(rules, "-f", "-")
+	}, "")
+}
+
+// The same rules in the tables of iptables-legacy.
+func TestForwardPolicyOfLegacyAgainstTraffic(t *testing.T) {
+	newPassage(t).compare(func(t *testing.T, rules string) {
+		debianProgram(t, "xtables-legacy-multi")(rules, "iptables-restore")
+	}, "*filter")
+}
+
+// compare loads each ruleset that begins so.
+func (p *passage) compare(load func(t *testing.T, rules string), prefix string) {
+	test := p.t
+	test.Helper()
 	for tries := 0; !p.passes(p.pod, podAddr, farAddr) || !p.passes(p.far, farAddr, podAddr); tries++ {
 		if tries == 20 { // devices that were just set up take a moment
-			t.Fatal("the pods do not reach each other without a firewall")
+			test.Fatal("the pods do not reach each other without a firewall")
 		}
 	}
 	home, err := netns.Get()
 	p.must(err)
 	defer home.Close()
-	defer func() { p.t = t }() // cleanups are of this test
+	defer func() { p.t = test }() // cleanups are of this test
 	for name, c := range forwardCases {
-		t.Run(name, func(t *testing.T) {
+		if !strings.HasPrefix(c.rules, prefix) {
+			continue
+		}
+		test.Run(name, func(t *testing.T) {
 			p.t = t
 			runtime.LockOSThread() // and the thread ends with the test
 			p.must(netns.Set(home))
-			nft := debianProgram(t, "nft")
-			nft("", "flush", "ruleset")
-			if strings.HasPrefix(c.rules, "*filter") {
-				debianProgram(t, "xtables-nft-multi")(c.rules+"\n", "iptables-restore")
-			} else {
-				nft(c.rules+"\n", "-f", "-")
-			}
+			load(t, c.rules+"\n")
 			f := p.finds("forward-policy", c.want)
 			if both := p.passes(p.pod, podAddr, farAddr) && p.passes(p.far, farAddr, podAddr); c.want == OK && !both || c.want == Failure && both {
 				t.Errorf("that the pods reach each other is %v, and the check says %+v", both, f)
@@ -149,6 +168,26 @@ func TestForwardPolicyAgainstTraffic(t *testing.T) {
 				t.Errorf("the evidence lacks %q: %+v", c.says, f)
 			}
 		})
+	}
+}
+
+func TestForwardPolicyOfIPv6(t *testing.T) {
+	w := newWard(t)
+	w.Report.Host.Subnets = []netip.Prefix{netip.MustParsePrefix("fd00:10:244:1::/64")}
+	w.State.Routes = []topology.Route{{Dst: netip.MustParsePrefix("fd00:10:244:2::/64"), Dev: "eth0", Metric: topology.MetricPeer}}
+	rules := func(chain, more string) string { return "*filter\n:FORWARD " + chain + "\n" + more + "COMMIT\n" }
+	const both = "-A FORWARD -s fd00:10:244:1::/64 -i plainroute0 -j ACCEPT\n-A FORWARD -d fd00:10:244:1::/64 -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT\n"
+	for _, program := range []string{"xtables-nft-multi", "xtables-legacy-multi"} {
+		load := debianProgram(t, program)
+		load(rules("DROP", both), "ip6tables-restore")
+		w.finds("forward-policy", OK)
+		load(rules("DROP", "-A FORWARD -s fd00:10:244:1::/64 -j ACCEPT\n"), "ip6tables-restore")
+		w.finds("forward-policy", Failure)
+		load(rules("ACCEPT", both+"-A FORWARD -j REJECT\n"), "ip6tables-restore")
+		w.finds("forward-policy", OK)
+		load(rules("ACCEPT", "-A FORWARD -s fd00:10:96::/48 -j ACCEPT\n-A FORWARD -j REJECT\n"), "ip6tables-restore")
+		w.finds("forward-policy", Failure)
+		load(rules("ACCEPT", ""), "ip6tables-restore")
 	}
 }
 

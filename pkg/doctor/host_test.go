@@ -4,9 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -227,28 +225,12 @@ func TestForwardPolicyOfLegacyIPTables(t *testing.T) {
 	w.finds("forward-policy", Failure)
 }
 
-// legacyIPTables runs iptables-legacy, this machine's or that of the tests' cluster of kubelets.
+// legacyIPTables runs iptables-legacy.
 func legacyIPTables(t *testing.T) func(args ...string) {
 	t.Helper()
-	const debian = "../../bin/e2e/debian/usr/"
-	program, err := exec.LookPath("xtables-legacy-multi")
-	if err != nil {
-		program, err = exec.LookPath(debian + "sbin/xtables-legacy-multi")
-	}
-	if err != nil {
-		t.Skipf("iptables-legacy is neither on this machine (apt-get install iptables) nor in bin/e2e (make e2e-assets): %v", err)
-	}
-	libraries := debian + "lib/" + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + "-linux-gnu"
-	lock := filepath.Join(t.TempDir(), "lock")
+	program := debianProgram(t, "xtables-legacy-multi")
 	return func(args ...string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), program, args...)
-		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+lock)
-		if strings.HasPrefix(program, "..") || strings.HasPrefix(program, debian) {
-			cmd.Env = append(cmd.Env, "LD_LIBRARY_PATH="+libraries, "XTABLES_LIBDIR="+libraries+"/xtables")
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
+		program("", args...)
 	}
 }
