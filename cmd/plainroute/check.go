@@ -113,7 +113,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 		say(fmt.Sprintf("Another run goes on, or was killed and left %d namespaces; plainroute check --remove removes them.", len(left)))
 	}
 	r := &check.Run{
-		Client: client, Most: f.nodes, Outside: f.outside, Timeout: f.timeout, Patience: check.Patience, Keep: f.keep, Say: say,
+		Client: client, Most: f.nodes, Outside: f.outside, Timeout: f.timeout, Patience: check.Patience, Settling: check.Settling, Keep: f.keep, Say: say,
 		Post: func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
 			forward := survey.Forward{Config: config, Client: client}
 			return forward.Post(ctx, &survey.Agent{Namespace: namespace, Pod: pod, Port: check.Port}, path, body)

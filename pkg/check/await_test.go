@@ -40,7 +40,7 @@ func waiting(t *testing.T, timeout time.Duration, change func(pods []corev1.Pod,
 			}
 		}
 	}
-	r := &Run{Client: client, Timeout: timeout}
+	r := &Run{Client: client, Image: "plainroute:1", Timeout: timeout}
 	return r.await(t.Context(), testNamespace, nodes)
 }
 
@@ -51,7 +51,10 @@ func TestNodeAway(t *testing.T) {
 		nodes[2].Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}}
 		pods[4].Status.Conditions, pods[5].Status.Conditions = nil, nil
 	})
-	want := []Absence{{"node-3", "the node is NotReady: NodeStatusUnknown: Kubelet stopped posting node status."}}
+	want := []Absence{{
+		"node-3", "the node is NotReady: NodeStatusUnknown: Kubelet stopped posting node status.",
+		"kubectl describe node node-3, and there: systemctl status kubelet, journalctl -u kubelet",
+	}}
 	if err != nil || len(pods) != 4 || !slices.Equal(absent, want) || time.Since(begin) > 30*time.Second {
 		t.Errorf("after %s: %d pods, %v, %v; want 4, %v", time.Since(begin), len(pods), absent, err, want)
 	}
@@ -62,7 +65,10 @@ func TestPodNotReady(t *testing.T) {
 	pods, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
 		pods[1].Status = corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}}}}
 	})
-	want := []Absence{{"node-1", "its pod is not ready: ImagePullBackOff: no such image"}}
+	want := []Absence{{
+		"node-1", "its pod is not ready: ImagePullBackOff: no such image",
+		"bring plainroute:1 to the node, or name an image that it can get without a pull secret: --image",
+	}}
 	if err != nil || len(pods) != 4 || !slices.Equal(absent, want) {
 		t.Errorf("%d pods, %v, %v; want 4, %v", len(pods), absent, err, want)
 	}
@@ -71,8 +77,8 @@ func TestPodNotReady(t *testing.T) {
 // Where pods are refused it is said who refuses them.
 func TestPodsRefused(t *testing.T) {
 	_, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) { pods[0].Name = "" })
-	if want := []Absence{{"node-1", "it has no pod of the test: exceeded quota"}}; err != nil || !slices.Equal(absent, want) {
-		t.Errorf("%v, %v; want %v", absent, err, want)
+	if want := "the API server takes no pod of the test: exceeded quota"; err != nil || len(absent) != 1 || absent[0].Node != "node-1" || absent[0].Why != want {
+		t.Errorf("%v, %v; want %s", absent, err, want)
 	}
 	_, _, err = waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
 		for i := range pods {

@@ -93,9 +93,16 @@ func (r *Result) Print(w io.Writer) error {
 	if len(r.Absent) > 0 {
 		verdict += fmt.Sprintf(" but for %d that could not take part", len(r.Absent))
 	}
-	fmt.Fprintf(&b, "%d nodes, %d probes: %s\n", len(r.Nodes), r.Probes, verdict)
+	fmt.Fprintf(&b, "%s, %d probes: %s\n", counted(len(r.Nodes)), r.Probes, verdict)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func counted(nodes int) string {
+	if nodes == 1 {
+		return "1 node"
+	}
+	return strconv.Itoa(nodes) + " nodes"
 }
 
 // wide is how many nodes a matrix has at most; of more, those with a fault.
@@ -185,9 +192,12 @@ func (r *Result) absent(b *strings.Builder) {
 			break
 		}
 		fmt.Fprintf(b, "Node %s could not take part: %s\n", a.Node, status.Printable(a.Why))
+		if a.Cure != "" && (i+1 == len(r.Absent) || i+1 == most || r.Absent[i+1].Cure != a.Cure) { // what is said of many is said once
+			fmt.Fprintf(b, "  cure: %s\n", a.Cure)
+		}
 	}
 	if len(r.Absent) > 0 {
-		b.WriteString("Next: kubectl describe node, and the kubelet there: systemctl status kubelet, journalctl -u kubelet.\n\n")
+		b.WriteString("\n")
 	}
 }
 

@@ -38,6 +38,9 @@ type Run struct {
 	Timeout time.Duration
 	// Patience is how long the API server may fail meanwhile.
 	Patience time.Duration
+	// Settling is how long a kubelet or the API server may refuse pods until they are not
+	// waited for any more.
+	Settling time.Duration
 	// Keep leaves the pods there.
 	Keep bool
 	// Progress is told how far something is; Say is told what happens.
@@ -98,6 +101,10 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	}
 	plan := newPlan(pods, nodes, svc.Spec.ClusterIPs, names, r.Outside)
 	result = &Result{Nodes: plan.nodes, Skipped: skipped, Absent: absent, Drawn: r.sampled != nil}
+	if len(plan.nodes) == 1 {
+		result.Skipped = append(result.Skipped, "from node to node: "+plan.nodes[0]+" alone took part")
+	}
+	result.Skipped = append(result.Skipped, foreign(pods, r.Outside)...)
 	if len(r.Outside) == 0 {
 		result.Skipped = append(result.Skipped, "the world outside: --outside ADDRESS:PORT says whom to reach there")
 	}
@@ -160,7 +167,8 @@ func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Resu
 	silent := 0
 	for i, task := range p.tasks {
 		if failures[i] != nil { // of one node, and what the others found counts
-			result.Absent = append(result.Absent, Absence{task.from, failures[i].Error()})
+			result.Absent = append(result.Absent, Absence{task.from, failures[i].Error(),
+				"does the API server reach the kubelet there (port 10250)? kubectl describe node " + task.from})
 			silent++
 		}
 		for j, o := range outcomes[i] {
@@ -290,9 +298,28 @@ func (p *plan) taskOf(from *corev1.Pod, pods []corev1.Pod, nodes []corev1.Node, 
 		t.add(Names, Probe{Name, name})
 	}
 	for _, to := range outside {
-		t.add(World, Probe{Reach, to})
+		if !otherFamily(from, to) {
+			t.add(World, Probe{Reach, to})
+		}
 	}
 	return t
+}
+
+// otherFamily tells whether ADDRESS:PORT is of a family of which a pod has no address; a
+// name is of any.
+func otherFamily(p *corev1.Pod, to string) bool {
+	at, err := netip.ParseAddrPort(to)
+	return err == nil && !hasFamily(p, at.Addr().Unmap().String())
+}
+
+// foreign says which of the hosts outside no pod tries.
+func foreign(pods []corev1.Pod, outside []string) (skipped []string) {
+	for _, to := range outside {
+		if !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !otherFamily(&p, to) }) {
+			skipped = append(skipped, to+": no pod has an address of its family")
+		}
+	}
+	return skipped
 }
 
 // kubeletPort is where something listens on a node; if not, its kernel says so.

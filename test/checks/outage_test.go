@@ -1,34 +1,15 @@
 package checks
 
 import (
-	"context"
-	"encoding/json"
-	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/check"
 )
-
-// testRun is a run whose pods say that all arrived.
-func testRun(client kubernetes.Interface) *check.Run {
-	return &check.Run{
-		Client: client, Image: "localhost/plainroute:1", Most: 10, Timeout: limit, Patience: limit, Say: func(string) {},
-		Post: func(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
-			var probes []check.Probe
-			if err := json.Unmarshal(body, &probes); err != nil {
-				return nil, err
-			}
-			answer, err := json.Marshal(make([]check.Outcome, len(probes)))
-			return io.NopCloser(strings.NewReader(string(answer))), err
-		},
-	}
-}
 
 // An API server that starts again while pods are waited for changes nothing.
 func TestAPIServerStartsAgain(t *testing.T) {

@@ -19,8 +19,12 @@ import (
 // player plays the controllers' part, and the kubelets', with the namespaces of the test.
 type player struct {
 	client kubernetes.Interface
-	// Kubelet changes what becomes of a pod, which is ready otherwise.
+	// kubelet changes what becomes of a pod, which is ready otherwise.
 	kubelet func(*corev1.Pod)
+	// tenancy puts things into a new namespace.
+	tenancy func(ctx context.Context, client kubernetes.Interface, namespace string)
+	// webhook changes what is sent to the API server, as a mutating webhook does.
+	webhook func(*corev1.Pod)
 }
 
 // play begins, with nodes of these names and all labelled with one hostname, and ends with the test.
@@ -99,6 +103,9 @@ func (p *player) turn(ctx context.Context) {
 			p.bury(ctx, &namespace)
 			continue
 		}
+		if p.tenancy != nil {
+			p.tenancy(ctx, p.client, namespace.Name)
+		}
 		p.collect(ctx, namespace.Name, sets.Items)
 		for i := range sets.Items {
 			for j := range nodes.Items {
@@ -137,8 +144,11 @@ func (p *player) place(ctx context.Context, set *appsv1.DaemonSet, node *corev1.
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
 	pod.Name, pod.Spec.NodeName = set.Name+"-"+node.Name, node.Name
 	pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
+	if p.webhook != nil {
+		p.webhook(pod)
+	}
 	pod, err := p.client.CoreV1().Pods(set.Namespace).Create(ctx, pod, metav1.CreateOptions{})
-	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+	if ctx.Err() == nil && (apierrors.IsForbidden(err) || apierrors.IsInvalid(err)) {
 		_, _ = p.client.CoreV1().Events(set.Namespace).Create(ctx, &corev1.Event{
 			ObjectMeta:     metav1.ObjectMeta{Name: set.Name, Namespace: set.Namespace},
 			InvolvedObject: corev1.ObjectReference{Kind: "DaemonSet", Name: set.Name, Namespace: set.Namespace},

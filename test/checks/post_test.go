@@ -1,0 +1,59 @@
+package checks
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/check"
+)
+
+// post asks a pod.
+type post func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error)
+
+// testRun is a run whose pods say that all arrived.
+func testRun(client kubernetes.Interface) *check.Run {
+	return &check.Run{
+		Client: client, Image: "localhost/plainroute:1", Most: 10, Timeout: limit, Patience: limit, Settling: time.Second,
+		Say: func(string) {}, Post: arrived,
+	}
+}
+
+// arrived answers that all probes were well.
+func arrived(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
+	var probes []check.Probe
+	if err := json.Unmarshal(body, &probes); err != nil {
+		return nil, err
+	}
+	answer, err := json.Marshal(make([]check.Outcome, len(probes)))
+	return io.NopCloser(strings.NewReader(string(answer))), err
+}
+
+// recorded keeps what pods are asked.
+func recorded(next post, into io.Writer) post {
+	var writing sync.Mutex
+	return func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
+		writing.Lock()
+		defer writing.Unlock()
+		if _, err := into.Write(body); err != nil {
+			return nil, err
+		}
+		return next(ctx, namespace, pod, path, body)
+	}
+}
+
+// await waits for something that comes sooner or later.
+func await(t *testing.T, what string, there func(context.Context) bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !there(context.WithoutCancel(t.Context())); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
