@@ -83,6 +83,7 @@ type NodeReconciler struct {
 	moved     bool                // Nodes have changed since a pass last did all that they ask for
 	postponed map[plan.Key]string // what passes could not make, and why it was asked for
 	history   status.History
+	sweeper   sweeper
 }
 
 // passClock knows how long the running pass has taken.
@@ -220,6 +221,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	}
 	r.Herald.tell(result.Ready, view.standing)
 	r.Events.tell(result)
+	r.sweeper.afterPass()
 	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), r.diary.wait(), inhabitedWait(result.Problems))}, nil
 }
 

@@ -1,0 +1,49 @@
+package controllers
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+func TestGarbageIsCollectedWhenNearlyDue(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct {
+		heap heap
+		want bool
+	}{
+		{heap{8 * mib, 9 * mib, 12 * mib}, false},
+		{heap{8 * mib, 10 * mib, 12 * mib}, true},
+		{heap{8 * mib, 7 * mib, 12 * mib}, false}, // some was freed since
+		{heap{0, 3 * mib, 4 * mib}, true},         // before the first collection
+		{heap{8 * mib, 9 * mib, 8 * mib}, false},  // a limit on memory: the runtime collects all the time
+	} {
+		if got := c.heap.nearlyDue(); got != c.want {
+			t.Errorf("%v: %t", c.heap, got)
+		}
+	}
+}
+
+// TestGarbageOfAPassIsCollected: not in the pass, but soon after it.
+func TestGarbageOfAPassIsCollected(t *testing.T) {
+	runtime.GC()
+	h := readHeap()
+	made := make([]byte, (h.goal-h.live)/2)
+	defer runtime.KeepAlive(&made)
+	var s sweeper
+	before := collections()
+	s.afterPass()
+	for range 200 {
+		if collections() > before && !s.busy.Load() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("half the way to the next collection is gone, and nothing collects")
+}
+
+func collections() uint32 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.NumGC
+}
