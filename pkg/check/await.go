@@ -191,8 +191,11 @@ func (v *vigil) absence(node *corev1.Node, own []*corev1.Pod) absence {
 	switch {
 	case len(own) >= len(groups):
 	case v.refusal != "":
-		found = absence{"the API server takes no pod of the test: " + v.refusal,
-			"let pods pass in namespaces labelled " + managedByLabel + "=" + managedBy + ": the message names the quota, policy or webhook that does not", false, true}
+		found = absence{
+			text:  "the API server takes no pod of the test: " + v.refusal,
+			cure:  "let pods pass in namespaces labelled " + managedByLabel + "=" + managedBy + ": the message names the quota, policy or webhook that does not",
+			stuck: true,
+		}
 	default:
 		found = absence{text: "it has no pod of the test", cure: "does kube-controller-manager run? kubectl -n kube-system get pods, kubectl describe node " + node.Name}
 	}

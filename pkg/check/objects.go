@@ -71,12 +71,12 @@ func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *app
 // another's too.
 func selection(drawn []string) []corev1.NodeSelectorTerm {
 	if drawn == nil {
-		var real []corev1.NodeSelectorRequirement
+		var own []corev1.NodeSelectorRequirement
 		virtuals := topology.VirtualLabels()
 		for _, key := range slices.Sorted(maps.Keys(virtuals)) {
-			real = append(real, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
+			own = append(own, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
 		}
-		return []corev1.NodeSelectorTerm{{MatchExpressions: real}}
+		return []corev1.NodeSelectorTerm{{MatchExpressions: own}}
 	}
 	var terms []corev1.NodeSelectorTerm
 	for _, name := range drawn {

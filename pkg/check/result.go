@@ -200,16 +200,3 @@ func (r *Result) absent(b *strings.Builder) {
 		b.WriteString("\n")
 	}
 }
-
-// advice says where to look next.
-func (r *Result) advice() string {
-	var kinds []Kind
-	for _, f := range r.Faults {
-		kinds = append(kinds, f.Kind)
-	}
-	onlyLarge := !slices.ContainsFunc(kinds, func(k Kind) bool { return k == TCP || k == UDP || k == Reach || k == Name })
-	if onlyLarge {
-		return "Small packets arrive and large ones don't: the MTU on the way is smaller than the pods'. plainroute doctor on these nodes, and --mtu."
-	}
-	return "Next: plainroute status --cluster --problems, and on the nodes above plainroute doctor."
-}
