@@ -174,11 +174,13 @@ func removeAll(ctx context.Context, client kubernetes.Interface, namespaces []st
 	if len(namespaces) == 0 {
 		say("Nothing was left.")
 	}
+	var faults []error
 	for _, name := range namespaces {
 		if err := check.Remove(ctx, client, name); err != nil {
-			return err
+			faults = append(faults, err) // of one, which keeps none of the others
+			continue
 		}
 		say("Removed the namespace " + name + ".")
 	}
-	return nil
+	return errors.Join(faults...)
 }

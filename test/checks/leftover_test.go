@@ -1,0 +1,39 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/check"
+)
+
+// What a run leaves that was killed is found and removed, also while the API server starts again.
+func TestLeftovers(t *testing.T) {
+	c, p := play(t, "node-1", "node-2")
+	r := testRun(c.Client())
+	r.Keep = true // which leaves what a killed run leaves
+	_, err := r.Do(t.Context())
+	must(t, err)
+	r.Post = func(context.Context, string, string, string, []byte) (io.ReadCloser, error) { return nil, errors.New("away") }
+	if _, err := r.Do(t.Context()); err == nil {
+		t.Error("no pod answers, and nothing is said")
+	}
+	left, err := check.Leftovers(t.Context(), p.client)
+	must(t, err)
+	if len(left) != 2 {
+		t.Fatalf("found %v; want two namespaces", left)
+	}
+	must(t, c.KillAPIServer())
+	time.AfterFunc(2*time.Second, func() { _ = c.StartAPIServer() })
+	for _, namespace := range left {
+		must(t, check.Remove(t.Context(), p.client, namespace))
+	}
+	left, err = check.Leftovers(t.Context(), p.client)
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
