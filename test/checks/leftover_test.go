@@ -17,7 +17,9 @@ func TestLeftovers(t *testing.T) {
 	r.Keep = true // which leaves what a killed run leaves
 	_, err := r.Do(t.Context())
 	must(t, err)
-	r.Post = func(context.Context, string, string, string, []byte) (io.ReadCloser, error) { return nil, errors.New("away") }
+	r.Post = func(context.Context, string, string, string, []byte) (io.ReadCloser, error) {
+		return nil, errors.New("away")
+	}
 	if _, err := r.Do(t.Context()); err == nil {
 		t.Error("no pod answers, and nothing is said")
 	}
