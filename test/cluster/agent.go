@@ -119,6 +119,24 @@ func (n *Node) SignalAgent(signal syscall.Signal) error {
 	return nil
 }
 
+// PauseAgent stops the agent until it gets SIGCONT. All of its threads stand still when it returns: a parent is told of a
+// stop when the last of them has stopped (Linux, kernel/signal.c).
+func (n *Node) PauseAgent() error {
+	if err := n.SignalAgent(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, n.AgentPID(), nil, unix.WSTOPPED, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("waiting until the agent of %s has stopped: %w", n.Name, err)
+		}
+		return nil
+	}
+}
+
 // AgentPID is the process id of the agent started last, as /proc of the sandbox shows it.
 func (n *Node) AgentPID() int { return n.agent.cmd.Process.Pid }
 

@@ -82,10 +82,9 @@ func overwriteConfig(l *lab) {
 }
 
 func folderInTheWay(l *lab) {
-	l.must(l.node.SignalAgent(syscall.SIGSTOP))
-	l.await(func() error { // until the signal has come to all threads, the agent may be quicker
-		return errors.Join(os.RemoveAll(l.config()), os.Mkdir(l.config(), 0o755))
-	})
+	l.must(l.node.PauseAgent())
+	l.must(os.Remove(l.config()))
+	l.must(os.Mkdir(l.config(), 0o755))
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 	l.await(func() error { return l.checkProblem(topology.CNIFailed, "is a folder") })
 	time.Sleep(lapse)
@@ -114,7 +113,7 @@ func deletePodMeanwhile(l *lab) {
 	l.must(err)
 	other, aside := filepath.Join(l.node.ConfDir, "99-other.conflist"), filepath.Join(l.node.ConfDir, "99-other.aside")
 	l.must(os.Rename(other, aside))
-	l.must(l.node.SignalAgent(syscall.SIGSTOP))
+	l.must(l.node.PauseAgent())
 	l.must(os.Remove(l.config()))
 	if err := pod.Remove(l.within(limit)); !errors.Is(err, cluster.ErrNoCNIConfig) {
 		l.t.Errorf("removing a pod without a CNI config: %v; want %v", err, cluster.ErrNoCNIConfig)
@@ -160,7 +159,7 @@ func (l *lab) mountSmall(folder string) {
 
 // fullDisk deletes a file of the agent's on a disk that is full, until somebody makes room.
 func fullDisk(l *lab, disk, file string) {
-	l.must(l.node.SignalAgent(syscall.SIGSTOP))
+	l.must(l.node.PauseAgent())
 	l.must(os.Remove(file))
 	filler := fill(l, disk)
 	l.must(l.node.SignalAgent(syscall.SIGCONT))

@@ -112,7 +112,7 @@ func (l *lab) deleteOurs(subnet netip.Prefix) {
 }
 
 func stopForLong(l *lab) {
-	l.must(l.node.SignalAgent(syscall.SIGSTOP))
+	l.must(l.node.PauseAgent())
 	time.Sleep(29 * time.Second)
 	l.broken()
 	l.must(l.node.DeleteRoute(l.peer.Subnets[0]))
@@ -123,7 +123,7 @@ func stopForLong(l *lab) {
 
 // overflow changes somebody's routes until the agent's notification socket has no room left, and then ours.
 func overflow(l *lab) {
-	l.must(l.node.SignalAgent(syscall.SIGSTOP))
+	l.must(l.node.PauseAgent())
 	for number := 0; l.dropped() == 0; number++ {
 		if number == 200 {
 			l.t.Fatalf("no notification is lost after %d changes", 2*1000*number)

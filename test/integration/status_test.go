@@ -126,7 +126,7 @@ func TestStatusWithoutAgent(t *testing.T) {
 	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--bridge", "pods0"}}))
 	must(t, node.WaitReady(ctx))
 	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
-	must(t, node.SignalAgent(syscall.SIGSTOP))
+	must(t, node.PauseAgent())
 	if cmd := statusOf(ctx, t, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
 		t.Errorf("of an agent that hangs it says %d %s", cmd.Code, cmd.Stdout)
 	}
