@@ -16,8 +16,10 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/pager"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
@@ -157,7 +159,9 @@ func (f *doctorFlags) look(ctx context.Context, store cni.Store) (topology.Host,
 	return facts, state, errors.Join(err, host.Close())
 }
 
-// nodesOfCluster asks the API server, with the agent's rights.
+// nodesOfCluster asks the API server, with the agent's rights: in pages, and keeps of
+// each Node what checks look at. All of 5,000 at once would be more than the memory that
+// a doctor shares with its agent, which the kernel would end with it (memory.oom.group).
 func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -165,9 +169,35 @@ func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	pages := pager.New(pager.SimplePageFunc(func(options metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Nodes().List(ctx, options)
+	}))
+	pages.PageBufferSize = 0
+	nodes := []corev1.Node{} // not nil, for they are known
+	err = pages.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
+		if n, ok := o.(*corev1.Node); ok {
+			nodes = append(nodes, examined(n))
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing Nodes: %w", err)
 	}
-	return list.Items, nil
+	return nodes, nil
+}
+
+// examined leaves out what no check looks at, such as the names of images, which are
+// most of a Node.
+func examined(n *corev1.Node) corev1.Node {
+	var managed []metav1.ManagedFieldsEntry
+	for _, m := range n.ManagedFields {
+		managed = append(managed, metav1.ManagedFieldsEntry{Manager: m.Manager, Subresource: m.Subresource, Time: m.Time})
+	}
+	return corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels, ManagedFields: managed},
+		Spec:       n.Spec,
+		Status: corev1.NodeStatus{
+			Addresses: n.Status.Addresses, Conditions: n.Status.Conditions, DaemonEndpoints: n.Status.DaemonEndpoints, NodeInfo: n.Status.NodeInfo,
+		},
+	}
 }

@@ -1,0 +1,84 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+)
+
+// large is a Node as clusters have it: most of it are the names of images.
+func large(i int) corev1.Node {
+	n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node-%04d", i), Annotations: map[string]string{"a": strings.Repeat("x", 500)}}}
+	n.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Subresource: "status", Time: &metav1.Time{Time: time.Unix(1e9, 0)}, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"` + strings.Repeat("y", 2000) + `":{}}}`)}}}
+	n.Spec.PodCIDRs = []string{fmt.Sprintf("10.%d.%d.0/24", i/250, i%250)}
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.0.%d.%d", i/250, i%250)}}
+	n.Status.NodeInfo.MachineID = strconv.Itoa(i)
+	for j := range 50 {
+		n.Status.Images = append(n.Status.Images, corev1.ContainerImage{Names: []string{
+			fmt.Sprintf("registry.example/some/image-%d-%d@sha256:%s", i, j, strings.Repeat("0", 64)), fmt.Sprintf("registry.example/some/image-%d-%d:v1.2.3", i, j),
+		}, SizeBytes: int64(j)})
+	}
+	return n
+}
+
+// nodeServer lists so many, in pages if it is asked for them.
+func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
+	largest = new(int)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		from, _ := strconv.Atoi(query.Get("continue"))
+		limit, _ := strconv.Atoi(query.Get("limit"))
+		if limit == 0 || query.Get("resourceVersion") == "0" { // the API server's cache knows no pages
+			limit = count
+		}
+		list := corev1.NodeList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NodeList"}}
+		for i := from; i < min(from+limit, count); i++ {
+			list.Items = append(list.Items, large(i))
+		}
+		*largest = max(*largest, len(list.Items))
+		if from+limit < count {
+			list.Continue = strconv.Itoa(from + limit)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(list)
+	}))
+	t.Cleanup(server.Close)
+	return &rest.Config{Host: server.URL}, largest
+}
+
+// A doctor of 5,000 Nodes fits beside its agent, with which it shares a limit of memory.
+func TestNodesTakeLittleMemory(t *testing.T) {
+	const count = 5000
+	config, largest := nodeServer(t, count)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	nodes, err := nodesOfCluster(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if *largest > 500 {
+		t.Errorf("%d Nodes are asked for at once", *largest)
+	}
+	if kept := int(after.HeapAlloc-before.HeapAlloc) / count; kept > 4096 {
+		t.Errorf("%d bytes are kept of a Node", kept)
+	}
+	last := nodes[len(nodes)-1]
+	if len(nodes) != count || len(last.Spec.PodCIDRs) != 1 || len(last.Status.Addresses) != 1 || last.Status.NodeInfo.MachineID == "" || len(last.ManagedFields) != 1 || last.ManagedFields[0].Time == nil {
+		t.Errorf("%d Nodes, of which the last is %+v", len(nodes), last)
+	}
+}
