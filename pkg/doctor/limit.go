@@ -17,12 +17,9 @@ func neighbourLimits(_ context.Context, p *Patient) []Finding {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
 	}
-	if _, err := p.Setting(topology.NeighSysctl(4, 3)); err != nil {
+	families := p.families()
+	if _, err := p.Setting(topology.NeighSysctl(families[0], 3)); err != nil {
 		return Skip("the limits of the neighbour table can't be seen from here: "+err.Error(), "run it in the host's network namespace")
-	}
-	families := []int{4}
-	if p.dualStack() {
-		families = append(families, 6)
 	}
 	var found []Finding
 	for _, family := range families {

@@ -37,7 +37,11 @@ func TestNeighbourLimits(t *testing.T) {
 		l.nodes[len(l.nodes)-1].Spec.PodCIDRs = nil
 	}
 	for i := range l.nodes {
-		l.nodes[i].Spec.PodCIDRs = []string{"10.244.1.0/24"} // of one family
+		l.nodes[i].Spec.PodCIDRs = []string{"fd00:10:244:1::/64"}
+	}
+	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "neighbour table of IPv6") // and not IPv4's
+	for i := range l.nodes {
+		l.nodes[i].Spec.PodCIDRs = []string{"10.244.1.0/24"}
 	}
 	finds(t, neighbourLimits(t.Context(), l.limited(256, 1024)), Warning, "throws entries out", "gc_thresh2 256")
 	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "no room for this cluster", "gc_thresh3=1024")

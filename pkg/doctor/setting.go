@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,12 +48,16 @@ func effectiveCapabilities(path string) (uint64, error) {
 // forwarding looks at what makes this host a router, in general and on each device
 // that pods' packets pass: writing 1 over 1 in general repairs no device.
 func forwarding(_ context.Context, p *Patient) []Finding {
-	paths := []string{topology.SysctlForward4}
-	for _, dev := range p.devices() {
-		paths = append(paths, topology.ConfSysctl(4, dev, "forwarding"))
-	}
-	if p.dualStack() {
-		paths = append(paths, topology.SysctlForward6)
+	var paths []string
+	for _, family := range p.families() {
+		if family == 6 { // its setting for all counts alone (ip-sysctl.rst, conf/all/forwarding)
+			paths = append(paths, topology.SysctlForward6)
+			continue
+		}
+		paths = append(paths, topology.SysctlForward4)
+		for _, dev := range p.devices() {
+			paths = append(paths, topology.ConfSysctl(4, dev, "forwarding"))
+		}
 	}
 	var found []Finding
 	for _, path := range paths {
@@ -83,22 +88,30 @@ func (p *Patient) devices() []string {
 	return all
 }
 
-// dualStack tells whether pods have IPv6 addresses.
-func (p *Patient) dualStack() bool {
-	for _, s := range p.Subnets() {
-		if strings.Contains(s, ":") {
-			return true
+// families are those of which pods have addresses; IPv4's, where nobody knows.
+func (p *Patient) families() []int {
+	var families []int
+	for _, s := range p.ownSubnets() {
+		family := 6
+		if s.Addr().Is4() {
+			family = 4
+		}
+		if !slices.Contains(families, family) {
+			families = append(families, family)
 		}
 	}
-	return false
+	if len(families) == 0 {
+		return []int{4}
+	}
+	return families
 }
 
 // bridgeNetfilter looks whether packets between pods of one node pass the firewall,
 // where kube-proxy translates the addresses of Services back.
 func bridgeNetfilter(_ context.Context, p *Patient) []Finding {
-	paths := []string{topology.SysctlBridgeNF4}
-	if p.dualStack() {
-		paths = append(paths, topology.SysctlBridgeNF6)
+	var paths []string
+	for _, family := range p.families() {
+		paths = append(paths, map[int]string{4: topology.SysctlBridgeNF4, 6: topology.SysctlBridgeNF6}[family])
 	}
 	for _, path := range paths {
 		value, err := p.Setting(path)
