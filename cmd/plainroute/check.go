@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/survey"
 )
 
@@ -138,9 +138,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 func (f *checkFlags) print(w io.Writer, result *check.Result) error {
 	var err error
 	if f.output == "json" {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		err = e.Encode(result)
+		err = status.WriteJSON(w, result)
 	} else {
 		err = result.Print(w)
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -80,9 +80,7 @@ func (f *cleanupFlags) run(cmd *cobra.Command) error {
 		err = errors.Join(err, writeSummary(f.summary, result.Summary(err)))
 	}
 	if f.output == "json" {
-		e := json.NewEncoder(cmd.OutOrStdout())
-		e.SetIndent("", "  ")
-		return errors.Join(err, e.Encode(result))
+		return errors.Join(err, status.WriteJSON(cmd.OutOrStdout(), result))
 	}
 	if err != nil && len(result.Removed) == 0 {
 		return err

@@ -98,9 +98,7 @@ func (f *planFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	if f.output == "json" {
-		e := json.NewEncoder(cmd.OutOrStdout())
-		e.SetIndent("", "  ")
-		return e.Encode(plans)
+		return status.WriteJSON(cmd.OutOrStdout(), plans)
 	}
 	for _, p := range plans {
 		if err := p.print(cmd.OutOrStdout()); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -103,9 +102,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	if f.output == "json" {
-		e := json.NewEncoder(cmd.OutOrStdout())
-		e.SetIndent("", "  ")
-		return errors.Join(err, e.Encode(rows))
+		return errors.Join(err, status.WriteJSON(cmd.OutOrStdout(), rows))
 	}
 	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
 }

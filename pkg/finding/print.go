@@ -1,7 +1,6 @@
 package finding
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -24,7 +23,7 @@ func (f Format) shows(v Verdict) bool { return f.Verbose || v == Failure || v ==
 // Print shows what was found on one node.
 func Print(w io.Writer, found []Finding, format Format) error {
 	if format.Output == "json" {
-		return encode(w, found)
+		return status.WriteJSON(w, found)
 	}
 	var b strings.Builder
 	for _, f := range found {
@@ -42,7 +41,7 @@ func Print(w io.Writer, found []Finding, format Format) error {
 // Print shows what was found on all nodes: what nodes share, once.
 func (c *Cluster) Print(w io.Writer, format Format) error {
 	if format.Output == "json" {
-		return encode(w, c)
+		return status.WriteJSON(w, c)
 	}
 	var b strings.Builder
 	for _, g := range c.fold() {
@@ -75,12 +74,6 @@ func (c *Cluster) Print(w io.Writer, format Format) error {
 	fmt.Fprintf(&b, "%d of %d nodes examined: %s\n", answered, len(c.Nodes), summary(all))
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-func encode(w io.Writer, what any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(what)
 }
 
 func summary(found []Finding) string {

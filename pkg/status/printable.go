@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"unicode"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"sigs.k8s.io/yaml"
 )
@@ -15,7 +17,7 @@ import (
 // message has in it must not steer a terminal, turn the order of letters, nor begin a
 // line of its own.
 func Printable(s string) string {
-	if !strings.ContainsFunc(s, unprintable) {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, unprintable) {
 		return s
 	}
 	var b strings.Builder
@@ -26,7 +28,7 @@ func Printable(s string) string {
 		case unprintable(r):
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
-			b.WriteRune(r)
+			b.WriteRune(r) // U+FFFD for a byte that is no character
 		}
 	}
 	return b.String()
@@ -45,6 +47,16 @@ func Encoded(what any, output string) ([]byte, error) {
 		return yaml.JSONToYAML(printableJSON(text, spelt))
 	}
 	return append(printableJSON(text, escaped), '\n'), nil
+}
+
+// WriteJSON writes a value as Encoded has it.
+func WriteJSON(w io.Writer, what any) error {
+	text, err := Encoded(what, "json")
+	if err != nil {
+		return fmt.Errorf("encoding what there is to show: %w", err)
+	}
+	_, err = w.Write(text)
+	return err
 }
 
 // printableJSON does the same for JSON, where the lower control characters are
