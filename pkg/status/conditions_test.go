@@ -60,6 +60,9 @@ readyz check failed
 	if code != 503 || body != want {
 		t.Errorf("readyz?verbose is %d\n%s\nwant 503\n%s", code, body, want)
 	}
+	if _, _, body := ask(s, "GET", "/readyz"); strings.Count(body, "\n") != 3 { // a line each
+		t.Errorf("readyz says\n%s", body)
+	}
 	s.Board.Publish(example())
 	code, _, body = ask(s, "GET", "/readyz?verbose=1")
 	if code != 200 || strings.Count(body, "[+]") != len(criteria) || !strings.HasSuffix(body, "readyz check passed\n") {

@@ -91,7 +91,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "ok")
 	default:
 		for _, p := range last.Blocking() {
-			fmt.Fprintln(w, p)
+			fmt.Fprintln(w, Printable(p.String()))
 		}
 	}
 }

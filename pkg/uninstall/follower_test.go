@@ -57,6 +57,7 @@ func TestRows(t *testing.T) {
 			node(" ", corev1.ConditionFalse), pod(backOff("CrashLoopBackOff"), ended(3, `{"removed":{},"refused":true,"error":"an agent runs"}`)),
 			"NOT CLEAN - - - - refused: an agent runs",
 		},
+		"hostile":        {node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{},"kept":["bridge \u001b[31m"]}`), none), `clean 0 none none stays pods are attached, so these stay: bridge \u001b[31m`},
 		"failed":         {node(" ", corev1.ConditionFalse), pod(running, ended(1, `{"removed":{},"error":"listing links"}`)), "NOT CLEAN - - - - listing links"},
 		"killed":         {node(" ", corev1.ConditionFalse), pod(backOff("CrashLoopBackOff"), ended(137, "")), "NOT CLEAN - - - - cleanup ended with code 137 (Error)"},
 		"cut off":        {node(" ", corev1.ConditionFalse), pod(ended(1, `{"removed":{"rou`), none), `NOT CLEAN - - - - {"removed":{"rou`},

@@ -131,7 +131,7 @@ func (r Row) note() string {
 		notes = append(notes, "pods are attached, so these stay: "+strings.Join(r.Kept, ", "))
 	}
 	if r.Error != "" {
-		notes = append(notes, status.Printable(r.Error))
+		notes = append(notes, r.Error)
 	}
-	return strings.Join(notes, "; ")
+	return status.Printable(strings.Join(notes, "; "))
 }
