@@ -129,10 +129,18 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 	}
 	result, err := r.Do(ctx)
 	bar.end()
-	if result == nil || err != nil {
+	return f.end(cmd.OutOrStdout(), result, err)
+}
+
+// end shows what was found, if anything was, though the test's pods could not be removed.
+func (f *checkFlags) end(w io.Writer, result *check.Result, err error) error {
+	if result == nil {
 		return err
 	}
-	return f.print(cmd.OutOrStdout(), result)
+	if shown := f.print(w, result); err == nil {
+		return shown
+	}
+	return err
 }
 
 func (f *checkFlags) print(w io.Writer, result *check.Result) error {

@@ -65,7 +65,7 @@ var errInterrupted = errors.New("interrupted")
 const removal = time.Minute
 
 // Do deploys the pods, has them make their probes, and removes them again, whatever
-// happens.
+// happens. What they found stands where only the removal fails, which is the error then.
 func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	nodes, err := r.nodes(ctx)
 	if err != nil {
@@ -75,7 +75,7 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	if namespace != "" {
 		defer func() {
 			if ctx.Err() != nil {
-				err = errInterrupted // whatever that made of what went on
+				result, err = nil, errInterrupted // whatever that made of what went on
 			}
 			err = errors.Join(err, r.remove(ctx, namespace))
 		}()
@@ -108,7 +108,10 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	if len(r.Outside) == 0 {
 		result.Skipped = append(result.Skipped, "the world outside: --outside ADDRESS:PORT says whom to reach there")
 	}
-	return result, r.probe(ctx, namespace, plan, result)
+	if err := r.probe(ctx, namespace, plan, result); err != nil {
+		return nil, err
+	}
+	return result, nil
 }
 
 // nodes lists those that can have pods, and draws some where they are too many.

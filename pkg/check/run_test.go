@@ -1,0 +1,87 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clientgo "k8s.io/client-go/testing"
+)
+
+// healthy is a run in a cluster of two nodes that makes pods, and in which all probes arrive.
+func healthy(t *testing.T) (*Run, *fake.Clientset) {
+	t.Helper()
+	pods, nodes := cluster(2)
+	client := fake.NewClientset()
+	for i := range nodes {
+		nodes[i].Labels = map[string]string{corev1.LabelOSStable: "linux"}
+		if err := client.Tracker().Add(&nodes[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client.PrependReactor("create", "services", func(action clientgo.Action) (bool, runtime.Object, error) {
+		for i := range pods {
+			pods[i].Namespace = action.GetNamespace()
+			pods[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			if err := client.Tracker().Add(&pods[i]); err != nil {
+				t.Error(err)
+			}
+		}
+		return false, nil, nil
+	})
+	return &Run{
+		Client: client, Most: 10, Timeout: time.Minute, Patience: Patience, Settling: Settling, Say: func(string) {},
+		Post: func(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
+			var probes []Probe
+			if err := json.Unmarshal(body, &probes); err != nil {
+				return nil, err
+			}
+			answer, err := json.Marshal(make([]Outcome, len(probes)))
+			return io.NopCloser(strings.NewReader(string(answer))), err
+		},
+	}, client
+}
+
+// A namespace that does not go, as where an aggregated API is away, takes nothing from what was found.
+func TestResultThoughTheNamespaceStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, client := healthy(t)
+		client.PrependReactor("delete", "namespaces", func(clientgo.Action) (bool, runtime.Object, error) { return true, nil, nil })
+		result, err := r.Do(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "plainroute check --remove") {
+			t.Errorf("that the namespace stays is told as %v", err)
+		}
+		if result == nil || !result.OK() || result.Probes == 0 {
+			t.Errorf("the result is %+v", result)
+		}
+	})
+}
+
+// Of a test that was interrupted there is no result, and nothing is left.
+func TestInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, client := healthy(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		post := r.Post
+		r.Post = func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
+			cancel()
+			return post(ctx, namespace, pod, path, body)
+		}
+		result, err := r.Do(ctx)
+		if result != nil || !errors.Is(err, errInterrupted) {
+			t.Errorf("%+v, %v", result, err)
+		}
+		if left, err := client.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil || len(left.Items) > 0 {
+			t.Errorf("left are %v, %v", left, err)
+		}
+	})
+}
