@@ -64,7 +64,7 @@ test could not be made; 2 wrong flags or arguments.`,
 	fs.StringVar(&f.image, "image", "", "image of the pods (default: the agents')")
 	fs.IntVar(&f.nodes, "nodes", 200, "how many nodes take part at most; of more, as many are drawn")
 	fs.StringSliceVar(&f.outside, "outside", nil, "ADDRESS:PORT of a host beyond the cluster that pods should reach")
-	fs.DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long the pods may take to be ready, and one to try everything")
+	fs.DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long the pods may take to be ready, and one to answer beyond the time that its probes take")
 	fs.BoolVar(&f.keep, "keep", false, "leave the pods there, to look at")
 	fs.BoolVar(&f.remove, "remove", false, "remove what earlier runs left, and test nothing")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
@@ -84,7 +84,7 @@ func (f *checkFlags) validate() error {
 		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
 	}
 	for _, to := range f.outside {
-		if _, port, err := net.SplitHostPort(to); err != nil || port == "" {
+		if host, port, err := net.SplitHostPort(to); err != nil || host == "" || port == "" {
 			faults = append(faults, fmt.Errorf("--outside: %q is not ADDRESS:PORT such as 192.0.2.10:443", to))
 		}
 	}

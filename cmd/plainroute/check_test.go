@@ -31,3 +31,12 @@ func TestResultOfCheck(t *testing.T) {
 		}
 	}
 }
+
+func TestOutsideOfCheck(t *testing.T) {
+	for to, good := range map[string]bool{"192.0.2.1:443": true, "[2001:db8::1]:443": true, "www.example.com:443": true, ":443": false, "192.0.2.1": false, "192.0.2.1:": false} {
+		f := &checkFlags{nodes: 1, timeout: 1, output: "table", outside: []string{to}}
+		if err := f.validate(); (err == nil) != good {
+			t.Errorf("--outside %s: %v", to, err)
+		}
+	}
+}

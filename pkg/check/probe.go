@@ -68,6 +68,21 @@ const (
 	bulkSize  = 256 << 10
 )
 
+const (
+	// atOnce is how many probes a pod makes at a time.
+	atOnce = 128
+	// tries and patience bound a probe: a lost packet is no fault, three are. They are a
+	// second apart also where the answer is a refusal: what was just made, such as a
+	// Service's rules, may not be everywhere yet.
+	tries    = 3
+	patience = time.Second
+)
+
+// longest is how long a pod takes for so many probes if none arrives.
+func longest(probes int) time.Duration {
+	return time.Duration((probes+atOnce-1)/atOnce) * tries * patience
+}
+
 // header4 and header6 are what IP and UDP put before a datagram.
 const (
 	header4 = 20 + 8

@@ -17,16 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// atOnce is how many probes a pod makes at a time.
-	atOnce = 32
-	// tries and patience bound a probe: a lost packet is no fault, three are. They are a
-	// second apart also where the answer is a refusal: what was just made, such as a
-	// Service's rules, may not be everywhere yet.
-	tries    = 3
-	patience = time.Second
-)
-
 // tryAll makes all probes; their outcomes are in the same order.
 func tryAll(ctx context.Context, probes []Probe) []Outcome {
 	outcomes := make([]Outcome, len(probes))

@@ -34,7 +34,8 @@ type Run struct {
 	Most int
 	// Outside are ADDRESS:PORTs beyond the cluster that pods should reach.
 	Outside []string
-	// Timeout bounds the wait for the pods, and the probes of one of them.
+	// Timeout bounds the wait for the pods, and for the answer of one of them beyond the
+	// time that its probes may take.
 	Timeout time.Duration
 	// Patience is how long the API server may fail meanwhile.
 	Patience time.Duration
@@ -151,7 +152,7 @@ func (r *Run) names(ctx context.Context) (names, skipped []string, err error) {
 }
 
 // podsAtOnce is how many pods are asked at a time.
-const podsAtOnce = 16
+const podsAtOnce = 32
 
 func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Result) error {
 	var done atomic.Int32
@@ -206,7 +207,7 @@ func (r *Run) askTwice(ctx context.Context, namespace string, t *task) ([]Outcom
 }
 
 func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout+longest(len(t.probes)))
 	defer cancel()
 	body, err := json.Marshal(t.probes)
 	if err != nil {
@@ -222,8 +223,11 @@ func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, er
 	if _, err := io.Copy(&all, io.LimitReader(answer, answerMost)); err != nil {
 		return nil, fmt.Errorf("asking the pod on node %s: %w", t.from, err)
 	}
-	if err := json.Unmarshal(all.Bytes(), &outcomes); err != nil || len(outcomes) != len(t.probes) {
-		return nil, fmt.Errorf("the pod on node %s answers %d of %d probes: %w", t.from, len(outcomes), len(t.probes), err)
+	if err := json.Unmarshal(all.Bytes(), &outcomes); err != nil {
+		return nil, fmt.Errorf("reading what the pod on node %s answers: %w", t.from, err)
+	}
+	if len(outcomes) != len(t.probes) {
+		return nil, fmt.Errorf("the pod on node %s answers %d of %d probes", t.from, len(outcomes), len(t.probes))
 	}
 	return outcomes, nil
 }

@@ -85,3 +85,23 @@ func TestInterrupted(t *testing.T) {
 		}
 	})
 }
+
+// Where nothing arrives is when the test is needed: it ends in the time that it has, also of 200 nodes with two families.
+func TestNothingArrivesAmong200Nodes(t *testing.T) {
+	pods, nodes := cluster(200)
+	p := newPlan(pods, nodes, []string{"10.96.0.7", "fd00:10:96::7"}, []string{"responder", "kubernetes.default"}, nil)
+	first := &p.tasks[0]
+	if took := longest(len(first.probes)); took > time.Minute {
+		t.Errorf("a pod takes %s for %d probes", took, len(first.probes))
+	}
+	r := &Run{Timeout: time.Second, Post: func(ctx context.Context, _, _, _ string, _ []byte) (io.ReadCloser, error) {
+		if end, ok := ctx.Deadline(); !ok || time.Until(end) < longest(len(first.probes)) {
+			t.Errorf("the pod is waited for until %s", end)
+		}
+		return io.NopCloser(strings.NewReader("[]")), nil
+	}}
+	_, err := r.ask(t.Context(), testNamespace, first)
+	if err == nil || strings.Contains(err.Error(), "%!") || !strings.Contains(err.Error(), "answers 0 of") {
+		t.Errorf("an answer that is too short is told as %v", err)
+	}
+}
