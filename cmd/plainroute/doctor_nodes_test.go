@@ -21,7 +21,7 @@ import (
 // large is a Node as clusters have it: most of it are the names of images.
 func large(i int) corev1.Node {
 	n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node-%04d", i), Annotations: map[string]string{"a": strings.Repeat("x", 500)}}}
-	n.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Subresource: "status", Time: &metav1.Time{Time: time.Unix(1e9, 0)}, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"` + strings.Repeat("y", 2000) + `":{}}}`)}}}
+	n.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Subresource: "status", Time: &metav1.Time{Time: time.Unix(1e9, 0)}, FieldsV1: metav1.NewFieldsV1(`{"f:status":{"` + strings.Repeat("y", 2000) + `":{}}}`)}}
 	n.Spec.PodCIDRs = []string{fmt.Sprintf("10.%d.%d.0/24", i/250, i%250)}
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.0.%d.%d", i/250, i%250)}}
 	n.Status.NodeInfo.MachineID = strconv.Itoa(i)
