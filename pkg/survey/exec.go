@@ -85,7 +85,7 @@ func (e *Exec) stream(ctx context.Context, agent *Agent, command []string, strea
 	if again != nil {
 		return fmt.Errorf("making a transport: %w", again)
 	}
-	again = spdy.StreamWithContext(ctx, streams)
+	_, again = within(ctx, func() (struct{}, error) { return struct{}{}, spdy.StreamWithContext(ctx, streams) }, func(struct{}) {})
 	var exit exec.CodeExitError
 	if again != nil && !errors.As(again, &exit) && apierrors.IsForbidden(cause(err)) {
 		return cause(err) // SPDY says the same, but as text alone

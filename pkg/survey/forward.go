@@ -49,14 +49,14 @@ func (f *Forward) send(ctx context.Context, agent *Agent, method, path string, q
 	if err != nil {
 		return nil, err
 	}
-	hangUp := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
 	body, err := ask(ctx, conn, agent.Port, method, path, question)
 	if err != nil {
-		hangUp()
-		_ = conn.Close()
+		stop()
+		hangUp(conn)
 		return nil, cmp.Or(ctx.Err(), err)
 	}
-	return &answer{body, func() error { hangUp(); return conn.Close() }}, nil
+	return &answer{body, func() error { stop(); return conn.Close() }}, nil
 }
 
 // answer is a body that has its connection closed.
@@ -117,8 +117,17 @@ func (f *Forward) spdy(ctx context.Context, to *url.URL) (httpstream.Connection,
 	if err != nil {
 		return nil, err
 	}
-	conn, _, err := spdy.NegotiateStreaming(upgrader, &http.Client{Transport: transport}, request, portforward.PortForwardProtocolV1Name)
-	return conn, err
+	return within(ctx, func() (httpstream.Connection, error) {
+		conn, _, err := spdy.NegotiateStreaming(upgrader, &http.Client{Transport: transport}, request, portforward.PortForwardProtocolV1Name)
+		return conn, err
+	}, hangUp)
+}
+
+// hangUp ends a connection, if there is one.
+func hangUp(conn httpstream.Connection) {
+	if conn != nil {
+		_ = conn.Close()
+	}
 }
 
 // ask sends a request over a stream of the connection. What the kubelet has to complain of comes over another.
