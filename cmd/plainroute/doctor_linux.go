@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func (f *doctorFlags) registerNode(cmd *cobra.Command) {
 	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
 	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins")
-	fs.StringVar(&f.bridge, "bridge", topology.Bridge, "name of the pods' bridge")
+	fs.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge (default: the one that the agent, our CNI config or our table names, else "+topology.Bridge+")")
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
 	f.node = fs
@@ -93,8 +94,10 @@ func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
 }
 
 func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
-	faults := append(f.environment(cmd), checkBridge(f.bridge)...)
-	faults = append(faults, f.faults()...)
+	faults := append(f.environment(cmd), f.faults()...)
+	if f.bridge != "" {
+		faults = append(faults, checkBridge(f.bridge)...)
+	}
 	for name, path := range map[string]*string{"cni-conf-dir": &f.cniConfDir, "run-dir": &f.runDir, "cni-bin-dir": &f.cniBinDir} {
 		if !cmd.Flags().Changed(name) {
 			*path = filepath.Join(f.root, *path)
@@ -141,7 +144,11 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	if p.API, p.NodesErr = restConfig(f.kubeconfig); p.NodesErr == nil {
 		p.Nodes, p.NodesErr = nodesOfCluster(ctx, p.API)
 	}
-	p.Host, p.State, p.KernelErr = f.look(ctx, p.Store)
+	if p.Bridge == "" && p.Report != nil {
+		p.Bridge = p.Report.Host.Bridge
+	}
+	p.Host, p.State, p.KernelErr = f.look(ctx, p.Bridge, p.Store)
+	p.Bridge = cmp.Or(p.Bridge, bridgeOf(p.State), topology.Bridge)
 	if inspector, err := dataplane.NewInspector(); err == nil {
 		p.Kernel = inspector
 	} else {
@@ -150,8 +157,8 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	return p
 }
 
-func (f *doctorFlags) look(ctx context.Context, store cni.Store) (topology.Host, topology.State, error) {
-	host, err := openHost(ctx, dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
+func (f *doctorFlags) look(ctx context.Context, bridge string, store cni.Store) (topology.Host, topology.State, error) {
+	host, err := openHost(ctx, dataplane.Config{Bridge: bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
 	if err != nil {
 		return topology.Host{}, topology.State{}, err
 	}
