@@ -14,7 +14,8 @@ import (
 )
 
 // watch shows something again and again until it is interrupted: on a terminal in
-// place, else one block after the other. The last one decides the exit code.
+// place, else one block after the other. The last one decides the exit code. What can't
+// be seen for a while is waited for, unless it never was.
 func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func(*cobra.Command) error) error {
 	out := cmd.OutOrStdout()
 	s := &screen{out: out}
@@ -34,7 +35,10 @@ func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func
 			return last
 		}
 		if last = err; err != nil && !errors.Is(err, errShown) {
-			return err
+			if first {
+				return err
+			}
+			complain(cmd, s, err)
 		}
 		s.flip()
 		select {
@@ -43,6 +47,15 @@ func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func
 			return last
 		}
 	}
+}
+
+// complain says, on the screen if there is one, why there is nothing to see.
+func complain(cmd *cobra.Command, s *screen, err error) {
+	w := cmd.ErrOrStderr()
+	if s.terminal {
+		w = s
+	}
+	fmt.Fprintln(w, printable(err))
 }
 
 // separate begins another block.

@@ -1,9 +1,55 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spf13/cobra"
 )
+
+// An API server that starts again ends no watch, for who watches wants to see what becomes of it. One that can't be
+// asked at the first look is a mistake to tell of.
+func TestWatchGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := errors.New("connection refused")
+		for _, c := range []struct {
+			name  string
+			looks []error
+			want  error
+			told  int
+		}{
+			{"fails at once", []error{away}, away, 0},
+			{"fails meanwhile", []error{nil, away, away, nil}, nil, 2},
+			{"is ill in the end", []error{nil, away, errShown}, errShown, 1},
+			{"fails in the end", []error{errShown, away}, away, 1},
+		} {
+			ctx, cancel := context.WithCancel(t.Context())
+			var out, complaints bytes.Buffer
+			cmd := &cobra.Command{}
+			cmd.SetContext(ctx)
+			cmd.SetOut(&out)
+			cmd.SetErr(&complaints)
+			looks := 0
+			err := watch(cmd, time.Second, false, func(*cobra.Command) error {
+				looks++
+				if looks == len(c.looks) {
+					time.AfterFunc(time.Second/2, cancel)
+				}
+				return c.looks[looks-1]
+			})
+			cancel()
+			if !errors.Is(err, c.want) || looks != len(c.looks) || strings.Count(complaints.String(), "connection refused\n") != c.told {
+				t.Errorf("%s: %v after %d looks, told: %q", c.name, err, looks, complaints.String())
+			}
+		}
+	})
+}
 
 // What is more than a terminal holds would scroll, and rewriting it in place be a mess.
 func TestPageFits(t *testing.T) {
