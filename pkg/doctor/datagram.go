@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +27,7 @@ type question struct {
 type answer struct {
 	// reached tells that the host itself answered.
 	reached bool
-	// refused is who else said that the packet can't get there, and why.
+	// refused is who said that the packet can't get there or that nobody listens, and why.
 	refused netip.Addr
 	why     error
 	// mtu is what the way takes at most, as whoever dropped the packet tells; local
@@ -47,7 +49,7 @@ const again = time.Second
 func ask(ctx context.Context, questions []question, patience time.Duration) (map[question]answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	a := &asker{questions: questions, answers: map[question]answer{}}
+	a := &asker{questions: questions, answers: map[question]answer{}, own: ownAddrs()}
 	defer a.close()
 	if err := a.open(); err != nil {
 		return nil, fmt.Errorf("opening sockets to probe peers: %w", err)
@@ -61,10 +63,23 @@ func ask(ctx context.Context, questions []question, patience time.Duration) (map
 	return a.answers, nil
 }
 
+// ownAddrs are this host's; without them what a firewall of ours refuses is taken for an answer.
+func ownAddrs() []netip.Addr {
+	addrs, _ := net.InterfaceAddrs()
+	own := make([]netip.Addr, 0, len(addrs))
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own = append(own, p.Addr())
+		}
+	}
+	return own
+}
+
 // asker is a socket a family.
 type asker struct {
 	questions []question
 	answers   map[question]answer
+	own       []netip.Addr
 	sockets   []unix.PollFd
 }
 
@@ -203,6 +218,9 @@ func (a *asker) readError(fd int) bool {
 			continue
 		}
 		got := parseError(m.Data)
+		if got.reached && slices.Contains(a.own, got.refused) { // by a firewall of ours, before it left
+			got = answer{why: unix.EPERM, local: true}
+		}
 		q, ok := a.find(payload[:n], addressOf(to), errors.Is(got.why, unix.EMSGSIZE))
 		if ok && !a.answers[q].reached {
 			a.answers[q] = got
@@ -217,7 +235,7 @@ func parseError(data []byte) answer {
 	errno := unix.Errno(binary.NativeEndian.Uint32(data))
 	got := answer{why: errno, local: data[4] == unix.SO_EE_ORIGIN_LOCAL}
 	if errno == unix.ECONNREFUSED {
-		return answer{reached: true}
+		got = answer{reached: true}
 	}
 	if errno == unix.EMSGSIZE {
 		got.mtu = int(binary.NativeEndian.Uint32(data[8:]))
@@ -245,7 +263,7 @@ func cut(b []byte, from, to int) []byte {
 // where a router sends back no more than headers, by the address.
 func (a *asker) find(payload []byte, to netip.Addr, large bool) (question, bool) {
 	if len(payload) >= 4 {
-		if i := binary.BigEndian.Uint32(payload); int(i) < len(a.questions) && a.questions[i].to == to {
+		if i := binary.BigEndian.Uint32(payload); i < uint32(len(a.questions)) && a.questions[i].to == to { // an int may have 32 bits
 			return a.questions[i], true
 		}
 	}

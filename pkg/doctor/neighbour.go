@@ -3,11 +3,14 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
 )
@@ -57,6 +60,25 @@ func (p *Patient) onLink(r *round) []target {
 	return all
 }
 
+// errBarred tells that the kernel was not made to look for anybody.
+var errBarred = fmt.Errorf("this node's own firewall (hook output) drops what makes the kernel look for others, UDP to the port 9: %w", unix.EPERM)
+
+// asked leaves out those for whom the kernel never looked: this node's own firewall
+// dropped what was sent to them, and nobody else sought them.
+func (p *Patient) asked(r *round, targets []target) ([]target, error) {
+	table, err := p.Kernel.Neighbours()
+	if err != nil {
+		return nil, err
+	}
+	asked := slices.DeleteFunc(slices.Clone(targets), func(t target) bool {
+		return t.in(table) < 0 && errors.Is(r.answers[question{t.hop, small}].why, unix.EPERM)
+	})
+	if len(asked) == 0 && len(targets) > 0 {
+		return nil, errBarred
+	}
+	return asked, nil
+}
+
 // doubt has the kernel ask those whom it believes to be there and of whom nothing was
 // heard: one that died a moment ago is believed for half a minute
 // (base_reachable_time of arp(7)). Who is alive answers at once, and is left alone.
@@ -85,6 +107,10 @@ func (t target) in(table []dataplane.Neighbour) int {
 func (p *Patient) silent(ctx context.Context, r *round, targets []target) ([]target, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolving)
 	defer cancel()
+	targets, err := p.asked(r, targets)
+	if err != nil {
+		return nil, err
+	}
 	if err := p.doubt(r, targets); err != nil {
 		return nil, err
 	}

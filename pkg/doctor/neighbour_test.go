@@ -106,19 +106,78 @@ func (l *lan) neighbour(p *Patient, addr string) dataplane.NeighbourState {
 	return ""
 }
 
+// A firewall of this node that refuses what the doctor sends is no peer that answers.
+func TestFirewallOfThisNodeRefuses(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	nft, err := nftables.New()
+	l.must(err)
+	table := l.stopUDP(nft, nftables.ChainHookOutput, &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
+	t.Cleanup(func() {
+		nft.DelTable(table)
+		l.must(nft.Flush())
+	})
+	p := l.patient()
+	finds(t, neighbours(t.Context(), p), Skipped, "own firewall")
+	finds(t, podPackets(t.Context(), p), Skipped, "no peer answers")
+}
+
+// A firewall of this node that drops what the doctor sends keeps the kernel from asking: nobody is silent for that.
+func TestFirewallOfThisNode(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	l.peer(3)
+	nft, err := nftables.New()
+	l.must(err)
+	table := l.stopUDP(nft, nftables.ChainHookOutput, &expr.Verdict{Kind: expr.VerdictDrop})
+	t.Cleanup(func() {
+		nft.DelTable(table)
+		l.must(nft.Flush())
+	})
+	finds(t, neighbours(t.Context(), l.patient()), Skipped, "operation not permitted", "UDP")
+	l.addNode(4)
+	l.route(4, "192.168.1.14")
+	link, err := l.nl.LinkByName("lan0")
+	l.must(err)
+	for _, addr := range []string{"192.168.1.14", "fd00:192:168:1::14"} { // whom somebody else sought
+		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
+	}
+	finds(t, neighbours(t.Context(), l.patient()), Failure, "node4")
+}
+
+// Nor are the addresses of pods leaked for that.
+func TestLeasesBehindFirewallOfThisNode(t *testing.T) {
+	h := newHost(t)
+	h.pod("pod1")
+	nft, err := nftables.New()
+	h.must(err)
+	table := h.stopUDP(nft, nftables.ChainHookOutput, &expr.Verdict{Kind: expr.VerdictDrop})
+	t.Cleanup(func() {
+		nft.DelTable(table)
+		h.must(nft.Flush())
+	})
+	finds(t, leakedLeases(t.Context(), h.look()), Skipped, "own firewall")
+}
+
 // dropUDP makes the machine one with a firewall that drops what the doctor sends.
 func (m *machine) dropUDP() {
 	m.t.Helper()
 	nft, err := nftables.New(nftables.WithNetNSFd(int(m.fd)))
 	m.must(err)
+	m.stopUDP(nft, nftables.ChainHookInput, &expr.Verdict{Kind: expr.VerdictDrop})
+}
+
+func (l *lan) stopUDP(nft *nftables.Conn, hook *nftables.ChainHook, end expr.Any) *nftables.Table {
+	l.t.Helper()
 	table := nft.AddTable(&nftables.Table{Name: "quiet", Family: nftables.TableFamilyINet})
-	chain := nft.AddChain(&nftables.Chain{Name: "in", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+	chain := nft.AddChain(&nftables.Chain{Name: "udp", Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
 	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Verdict{Kind: expr.VerdictDrop},
+		end,
 	}})
-	m.must(nft.Flush())
+	l.must(nft.Flush())
+	return table
 }
 
 func TestCardsOfClones(t *testing.T) {
