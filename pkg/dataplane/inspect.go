@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/google/nftables"
 	rtnl "github.com/vishvananda/netlink"
@@ -14,6 +15,10 @@ import (
 // nothing and changes nothing, but for what Ask has the kernel find out anew.
 type Inspector struct {
 	handle *rtnl.Handle
+
+	// asking is held from a question to nftables to the end of its answer: of its rules
+	// the library asks by two calls, between which another might take the answer.
+	asking sync.Mutex
 	nft    *nftables.Conn
 }
 
@@ -28,7 +33,7 @@ func NewInspector() (*Inspector, error) {
 		handle.Close()
 		return nil, fmt.Errorf("opening nftables: %w", err)
 	}
-	return &Inspector{handle, nft}, nil
+	return &Inspector{handle: handle, nft: nft}, nil
 }
 
 // Close ends the inspection.
@@ -89,6 +94,8 @@ var nftFamilies = map[nftables.TableFamily]string{
 
 // ForwardChains lists the base chains of hook forward, and what they do with packets.
 func (i *Inspector) ForwardChains(packets []Packet) ([]Chain, error) {
+	i.asking.Lock()
+	defer i.asking.Unlock()
 	chains, err := i.nft.ListChains()
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -125,6 +132,8 @@ func (c Chain) fate(rules map[string][]rule, base string, p Packet) Fate {
 
 // Chains lists the names of all chains of nftables.
 func (i *Inspector) Chains() ([]string, error) {
+	i.asking.Lock()
+	defer i.asking.Unlock()
 	chains, err := i.nft.ListChains()
 	if err != nil {
 		return nil, fmt.Errorf("listing chains: %w", err)
