@@ -156,6 +156,9 @@ func (r Result) Print(w io.Writer) error {
 	if len(r.Settings) > 0 {
 		fmt.Fprintf(w, "Settings stay as they are, for nobody knows what they were before: %s.\n", strings.Join(r.Settings, ", "))
 	}
+	for _, why := range r.Refusals { // of a dry run: else there is no Result to print
+		fmt.Fprintf(w, "It would be refused now: %s.\n", why)
+	}
 	_, err := fmt.Fprintln(w, leftByOthers)
 	return err
 }
