@@ -17,15 +17,14 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/pages"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -176,17 +175,8 @@ func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	pages := pager.New(pager.SimplePageFunc(func(options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Nodes().List(ctx, options)
-	}))
-	pages.PageBufferSize = 0
 	nodes := []corev1.Node{} // not nil, for they are known
-	err = pages.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
-		if n, ok := o.(*corev1.Node); ok {
-			nodes = append(nodes, examined(n))
-		}
-		return nil
-	})
+	err = pages.Each(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { nodes = append(nodes, examined(n)) })
 	if err != nil {
 		return nil, fmt.Errorf("listing Nodes: %w", err)
 	}

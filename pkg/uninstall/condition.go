@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/plainroute/plainroute/pkg/pages"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -19,20 +20,19 @@ import (
 // --node-condition. Left as it is it would speak for a network that is gone; True
 // would leave a NoSchedule taint that no other network takes off.
 func (u *Uninstall) deleteConditions(ctx context.Context) error {
-	list, err := u.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("listing Nodes for their conditions: %w", err)
-	}
 	var errs []error
 	count := 0
-	for i := range list.Items {
-		if conditionOfOurs(&list.Items[i]) < 0 {
-			continue
+	err := pages.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
+		if conditionOfOurs(n) < 0 {
+			return
 		}
 		count++
 		if !u.DryRun {
-			errs = append(errs, u.deleteCondition(ctx, &list.Items[i]))
+			errs = append(errs, u.deleteCondition(ctx, n))
 		}
+	})
+	if err != nil {
+		errs = append(errs, fmt.Errorf("listing Nodes for their conditions: %w", err))
 	}
 	switch {
 	case u.DryRun && count > 0:

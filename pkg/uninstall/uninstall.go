@@ -13,6 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/pages"
 )
 
 // Uninstall is one run of it.
@@ -42,17 +44,19 @@ func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
 	return rows, errors.Join(err, u.deleteConditions(ctx), rows.err())
 }
 
-// nodes returns those that get a pod.
+// nodes returns those that get a pod, as far as is needed to say why one is not clean.
 func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) {
-	list, err := u.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	nodes := map[string]*corev1.Node{}
+	err := pages.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
+		if isReal(n) {
+			nodes[n.Name] = &corev1.Node{
+				ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels},
+				Status:     corev1.NodeStatus{Conditions: n.Status.Conditions},
+			}
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing Nodes: %w", err)
-	}
-	nodes := make(map[string]*corev1.Node, len(list.Items))
-	for i := range list.Items {
-		if n := &list.Items[i]; isReal(n) {
-			nodes[n.Name] = n
-		}
 	}
 	return nodes, nil
 }
@@ -158,19 +162,16 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 	return f.rows(nodes), failed
 }
 
-// pods returns those of the DaemonSet by their node.
+// pods returns those of the DaemonSet by their node, as far as is needed to follow them.
 func (u *Uninstall) pods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
-	list, err := u.Client.CoreV1().Pods(u.Namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: selector(), ResourceVersion: "0",
+	pods := map[string]*corev1.Pod{}
+	err := pages.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: selector()}, func(p *corev1.Pod) {
+		if metav1.IsControlledBy(p, set) {
+			pods[nodeOf(p)] = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Status: p.Status}
+		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the pods of DaemonSet %s: %w", Name, err)
-	}
-	pods := make(map[string]*corev1.Pod, len(list.Items))
-	for i := range list.Items {
-		if p := &list.Items[i]; metav1.IsControlledBy(p, set) {
-			pods[nodeOf(p)] = p
-		}
 	}
 	return pods, nil
 }
