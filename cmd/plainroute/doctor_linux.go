@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -169,6 +170,8 @@ func (f *doctorFlags) look(ctx context.Context, bridge string, store cni.Store) 
 // each Node what checks look at. All of 5,000 at once would be more than the memory that
 // a doctor shares with its agent, which the kernel would end with it (memory.oom.group).
 func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, error) {
+	config = rest.CopyConfig(config)
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON // half as much, and less work
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)

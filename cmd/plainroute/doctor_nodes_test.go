@@ -37,6 +37,9 @@ func large(i int) corev1.Node {
 func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 	largest = new(int)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if accept := r.Header.Get("Accept"); !strings.HasPrefix(accept, "application/vnd.kubernetes.protobuf") {
+			t.Errorf("what is asked for is %s", accept)
+		}
 		query := r.URL.Query()
 		from, _ := strconv.Atoi(query.Get("continue"))
 		limit, _ := strconv.Atoi(query.Get("limit"))
