@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -86,22 +87,35 @@ func (v *vigil) look(ctx context.Context) (bool, error) {
 	return done == wanted, nil
 }
 
-// lookAround sees whether nodes went away meanwhile, and whether pods are refused.
+// lookAround sees whether nodes went away meanwhile that lack pods, and whether pods are
+// refused. All Nodes of a large cluster at once would be megabytes each time.
 func (v *vigil) lookAround(ctx context.Context) error {
-	list, err := v.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: corev1.LabelOSStable + "=linux", ResourceVersion: "0"})
+	var all errgroup.Group
+	all.SetLimit(podsAtOnce)
+	for i, why := range v.absences() {
+		if why.text != "" {
+			all.Go(func() error { return v.lookAt(ctx, &v.nodes[i]) })
+		}
+	}
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	v.refusal = refusal(v.events(ctx))
+	return nil
+}
+
+// lookAt lists one Node, for which the right to list them is enough. One that was deleted
+// stays as it was.
+func (v *vigil) lookAt(ctx context.Context, node *corev1.Node) error {
+	list, err := v.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + node.Name, ResourceVersion: "0"})
 	if err != nil {
 		return err
 	}
-	now := map[string]*corev1.Node{}
-	for i := range list.Items {
-		now[list.Items[i].Name] = &list.Items[i]
-	}
-	for i := range v.nodes {
-		if node := now[v.nodes[i].Name]; node != nil {
-			v.nodes[i] = *node
+	for _, now := range list.Items {
+		if now.Name == node.Name {
+			*node = now
 		}
 	}
-	v.refusal = refusal(v.events(ctx))
 	return nil
 }
 

@@ -105,3 +105,36 @@ func TestNothingArrivesAmong200Nodes(t *testing.T) {
 		t.Errorf("an answer that is too short is told as %v", err)
 	}
 }
+
+// Who waits for pods looks at the nodes that lack theirs, and not at 5,000 others each time.
+func TestWaitLooksAtFewNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pods, nodes := cluster(3)
+		client := fake.NewClientset()
+		for i := range pods {
+			pods[i].Namespace = testNamespace
+			if pods[i].Spec.NodeName != "node-2" {
+				pods[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			}
+			if err := client.Tracker().Add(&pods[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var asked []string
+		client.PrependReactor("list", "nodes", func(action clientgo.Action) (bool, runtime.Object, error) {
+			list, _ := action.(clientgo.ListAction)
+			asked = append(asked, list.GetListRestrictions().Fields.String())
+			gone := nodes[1].DeepCopy()
+			gone.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown"}}
+			return true, &corev1.NodeList{Items: []corev1.Node{*gone}}, nil
+		})
+		r := &Run{Client: client, Timeout: time.Minute, Patience: Patience, Settling: Settling}
+		ready, absent, err := r.await(t.Context(), testNamespace, nodes)
+		if err != nil || len(ready) != 4 || len(absent) != 1 || !strings.HasPrefix(absent[0].Why, "the node is NotReady") {
+			t.Errorf("%d pods, %v, %v", len(ready), absent, err)
+		}
+		if len(asked) != 1 || asked[0] != "metadata.name=node-2" {
+			t.Errorf("asked for %q", asked)
+		}
+	})
+}
