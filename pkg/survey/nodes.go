@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/pager"
+
+	"github.com/plainroute/plainroute/pkg/pages"
 )
 
 const (
@@ -32,7 +32,7 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 	pods := map[string]*corev1.Pod{}
 	both, ctx := errgroup.WithContext(ctx)
 	both.Go(func() error {
-		err := eachOf(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { rows = append(rows, rowOf(n)) })
+		err := pages.Each(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { rows = append(rows, rowOf(n)) })
 		if err != nil {
 			return fmt.Errorf("listing Nodes: %w", err)
 		}
@@ -40,7 +40,7 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 	})
 	both.Go(func() error {
 		options := metav1.ListOptions{LabelSelector: agents}
-		err := eachOf(ctx, client.CoreV1().Pods(namespace).List, options, func(p *corev1.Pod) {
+		err := pages.Each(ctx, client.CoreV1().Pods(namespace).List, options, func(p *corev1.Pod) {
 			if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p) && (old == nil || rather(p, old)) {
 				pods[p.Spec.NodeName] = p
 			}
@@ -60,19 +60,6 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 		}
 	}
 	return rows, pods, nil
-}
-
-// eachOf lists in pages, so that of large clusters only what is needed is ever held.
-func eachOf[L runtime.Object, O any](ctx context.Context, list func(context.Context, metav1.ListOptions) (L, error), options metav1.ListOptions, use func(*O)) error {
-	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return list(ctx, options)
-	})
-	return pages.EachListItem(ctx, options, func(o runtime.Object) error {
-		if one, ok := o.(any).(*O); ok {
-			use(one)
-		}
-		return nil
-	})
 }
 
 func rowOf(n *corev1.Node) Row {
