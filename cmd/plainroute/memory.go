@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"debug/elf"
 	"fmt"
 	"os"
 	"strings"
@@ -20,6 +21,11 @@ func forgetStartUp() error {
 	if err != nil {
 		return err
 	}
+	file, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("reading our own program: %w", err)
+	}
+	defer file.Close()
 	maps, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return err
@@ -32,12 +38,25 @@ func forgetStartUp() error {
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &rights); err != nil {
 			return fmt.Errorf("reading /proc/self/maps: %w", err)
 		}
-		if rights[1] == 'w' || !strings.HasSuffix(lines.Text(), " "+program) {
-			continue // what was written would be lost
+		if !strings.HasSuffix(lines.Text(), " "+program) || !asInFile(rights, file.Type) {
+			continue
 		}
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
 			return fmt.Errorf("giving back memory: %w", errno)
 		}
 	}
 	return lines.Err()
+}
+
+// asInFile tells what is in memory as it is in the program's file; what was written since
+// would be lost. A program that can be anywhere (-buildmode=pie) has had its addresses
+// written into what may only be read afterwards (PT_GNU_RELRO of elf(5)), but for its code.
+func asInFile(rights string, kind elf.Type) bool {
+	switch {
+	case rights[1] == 'w':
+		return false
+	case kind == elf.ET_EXEC:
+		return true
+	}
+	return rights[2] == 'x'
 }

@@ -1,6 +1,9 @@
+//go:build linux
+
 package main
 
 import (
+	"debug/elf"
 	"io"
 	"os"
 	"strconv"
@@ -22,6 +25,21 @@ func TestForgetStartUp(t *testing.T) {
 	root.SetOut(io.Discard)
 	if err := root.Help(); err != nil { // any work at all
 		t.Error(err)
+	}
+}
+
+// A program that was put somewhere has addresses where it may not be written any more; without them it ends at once.
+func TestForgetNothingWritten(t *testing.T) {
+	for _, c := range []struct {
+		rights       string
+		fixed, moved bool
+	}{{"r-xp", true, true}, {"r--p", true, false}, {"rw-p", false, false}, {"rwxp", false, false}} {
+		if got := asInFile(c.rights, elf.ET_EXEC); got != c.fixed {
+			t.Errorf("%s of a program at its place: %t", c.rights, got)
+		}
+		if got := asInFile(c.rights, elf.ET_DYN); got != c.moved {
+			t.Errorf("%s of one that was moved: %t", c.rights, got)
+		}
 	}
 }
 
