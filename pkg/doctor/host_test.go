@@ -12,6 +12,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -149,6 +150,24 @@ func TestReversePath(t *testing.T) {
 	}
 	w.setting("net/ipv4/conf/all/rp_filter", "2")
 	w.finds("rp-filter", OK)
+}
+
+// A link to which peers send IPv6 alone drops nothing of IPv4.
+func TestReversePathOfAnotherFamily(t *testing.T) {
+	w := newWard(t)
+	w.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth1"}, PeerName: "lan1"})
+	w.address("eth1", "fd00:192:168:2::11/64")
+	w.Report.Host.Addresses = append(w.Report.Host.Addresses, netip.MustParseAddr("fd00:192:168:2::11"))
+	w.Report.Host.Uplinks = append(w.Report.Host.Uplinks, status.Uplink{Name: "eth1", MTU: 1500})
+	for dev, value := range map[string]string{"all": "0", "eth0": "0", "eth1": "1"} {
+		w.setting(topology.ConfSysctl(4, dev, "rp_filter"), value)
+	}
+	w.look()
+	w.finds("rp-filter", OK)
+	w.address("eth1", "192.168.2.11/24")
+	w.Report.Host.Addresses = append(w.Report.Host.Addresses, netip.MustParseAddr("192.168.2.11"))
+	w.look()
+	w.finds("rp-filter", Failure) // to this one they do send it
 }
 
 func TestCNIConfigs(t *testing.T) {

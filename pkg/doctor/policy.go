@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -71,23 +72,30 @@ func reversePath(_ context.Context, p *Patient) []Finding {
 	}
 	strict := map[string]string{}
 	for _, u := range p.Report.Host.Uplinks {
-		if path, ok := p.strict(u.Name); ok {
+		if path, ok := p.strict(u.Name); ok && p.bears4(u.Name) {
 			strict[u.Name] = path
 		}
-	}
-	if len(strict) == 0 {
-		return nil
 	}
 	for _, r := range p.State.Routes {
 		if r.Metric != topology.MetricPeer || !r.Dst.Addr().Is4() || strict[r.Dev] != "" {
 			continue
 		}
-		for dev, path := range strict {
+		for _, dev := range slices.Sorted(maps.Keys(strict)) {
 			return []Finding{Fail("what comes from peers' pods by "+dev+" is dropped, because answers leave by "+r.Dev,
-				fmt.Sprintf("%s=1, and the route is %s", path, r), "loosen it: sysctl -w net/ipv4/conf/"+dev+"/rp_filter=2")}
+				fmt.Sprintf("%s=1, and the route is %s", strict[dev], r), "loosen it: sysctl -w net/ipv4/conf/"+dev+"/rp_filter=2")}
 		}
 	}
 	return nil
+}
+
+// bears4 tells whether a link has an InternalIP of IPv4, to which peers send what is for
+// the pods.
+func (p *Patient) bears4(dev string) bool {
+	return slices.ContainsFunc(p.Host.Links, func(l topology.Link) bool {
+		return l.Name == dev && slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool {
+			return a.Addr().Is4() && slices.Contains(p.Report.Host.Addresses, a.Addr())
+		})
+	})
 }
 
 // strict tells whether a device checks sources strictly, and by which setting.
