@@ -30,7 +30,7 @@ type choice struct {
 
 func choices() []choice {
 	return []choice{
-		{name: "default", values: []string{`clusterCIDR=["10.244.0.0/16"]`, "uninstall.enabled=false"}, resources: []string{"default"}},
+		{name: "default", values: []string{`clusterCIDR=["10.244.0.0/16","fd00:10:244::/48"]`, "uninstall.enabled=false"}, resources: []string{"default"}},
 		{
 			name: "dual-stack", resources: []string{"samples/dual-stack"},
 			values: []string{
@@ -48,7 +48,7 @@ func choices() []choice {
 			name: "everything", resources: []string{"default", "prometheus"},
 			components: []string{"node-condition", "startup-taint", "metrics", "firewall-plugin"},
 			values: []string{
-				`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
+				`clusterCIDR=["10.244.0.0/16","fd00:10:244::/48"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
 				"podMonitor.enabled=true", "prometheusRule.enabled=true", "masquerade=false", "firewallPlugin=true", `nodeCIDR=["192.168.1.0/24"]`, "uninstall.enabled=false",
 			},
 			env: map[string]string{"PLAINROUTE_MASQUERADE": "false", "PLAINROUTE_NODE_CIDR": "192.168.1.0/24"},
