@@ -9,10 +9,12 @@ import (
 	"os/signal"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 
 	"github.com/plainroute/plainroute/pkg/check"
 	"github.com/plainroute/plainroute/pkg/status"
@@ -99,6 +101,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	klog.SetLogger(logr.Discard()) // client-go complains of what an interruption cuts short; all that fails is told by us
 	ctx := cmd.Context()
 	context.AfterFunc(ctx, func() { signal.Reset() }) // the next Ctrl-C ends it at once
 	say := func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -53,6 +55,8 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 // clusterFlags are the choices of commands that ask all agents.
 type clusterFlags struct {
 	workstationFlags
+	// rights says which rights it takes; empty: those of the viewer.
+	rights   string
 	parallel int
 	timeout  time.Duration
 }
@@ -94,11 +98,17 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
 	return cluster, f.hinted(err)
 }
 
-// hinted says which rights it takes where one is missing.
+// errInterrupted ends a command that somebody did not wait for.
+var errInterrupted = errors.New("interrupted")
+
+// hinted says which rights it takes where one is missing, and of an interruption no more than that it was one.
 func (f *clusterFlags) hinted(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return errInterrupted
+	}
 	var refusal *apierrors.StatusError
 	if errors.As(err, &refusal) && apierrors.IsForbidden(err) {
-		hint := "config/samples/viewer has all the rights that it takes"
+		hint := cmp.Or(f.rights, "config/samples/viewer has all the rights that it takes")
 		if details := refusal.ErrStatus.Details; f.namespace == "" && details != nil && details.Kind == "pods" {
 			hint += "; with --namespace, the right to list pods there is enough"
 		}

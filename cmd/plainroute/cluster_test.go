@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -76,5 +77,30 @@ func TestPlanIsRefusedByTheCluster(t *testing.T) {
 	}
 	if errors.As(err, new(usageError)) {
 		t.Error("a refusal is no wrong flag")
+	}
+}
+
+// What is said of a missing right must lead to it, and who presses Ctrl-C knows why it ends.
+func TestErrorsOfTheClusterLead(t *testing.T) {
+	forbidden := apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("no right"))
+	forbidden.ErrStatus.Details.Kind = "pods"
+	listing := fmt.Errorf("listing the agents' pods: %w", forbidden)
+	viewer, doctor := clusterFlags{}, clusterFlags{rights: doctorRights}
+	narrow := viewer
+	narrow.namespace = "there"
+	for _, c := range []struct {
+		name  string
+		flags clusterFlags
+		err   error
+		want  string
+	}{
+		{"a viewer", viewer, listing, listing.Error() + " (config/samples/viewer has all the rights that it takes; with --namespace, the right to list pods there is enough)"},
+		{"a viewer of one namespace", narrow, listing, listing.Error() + " (config/samples/viewer has all the rights that it takes)"},
+		{"a doctor", doctor, listing, listing.Error() + " (" + doctorRights + "; with --namespace, the right to list pods there is enough)"},
+		{"Ctrl-C", doctor, fmt.Errorf("listing Nodes: %w", context.Canceled), "interrupted"},
+	} {
+		if got := c.flags.hinted(c.err); got.Error() != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
 	}
 }

@@ -28,8 +28,11 @@ type doctorFlags struct {
 	output  string
 }
 
+// doctorRights are more than a viewer's: who may run commands in an agent's pod may change its node's network.
+const doctorRights = "doctor takes the rights to list Nodes, and in the agents' namespace to list pods and to create pods/exec: docs/operate.md"
+
 func doctorCommand() *cobra.Command {
-	f := &doctorFlags{node: pflag.NewFlagSet("node", pflag.ContinueOnError)}
+	f := &doctorFlags{clusterFlags: clusterFlags{rights: doctorRights}, node: pflag.NewFlagSet("node", pflag.ContinueOnError)}
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what is wrong with this node or all nodes, and say what to do",
@@ -161,7 +164,7 @@ func (f *doctorFlags) examine(ctx context.Context, s survey.Survey, exec *survey
 	}
 	cluster := &finding.Cluster{}
 	for _, row := range rows {
-		n := finding.Node{Node: row.Node, Silence: string(row.Silence), Detail: row.Detail, Excused: row.Silence == survey.NotManaged}
+		n := finding.Node{Node: row.Node, Silence: string(row.Silence), Detail: row.Detail, Cure: row.Silence.Advice(), Excused: row.Silence == survey.NotManaged}
 		if list, ok := found.Load(row.Node); ok && row.Silence == "" {
 			n.Findings, _ = list.([]finding.Finding)
 		}

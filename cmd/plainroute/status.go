@@ -149,7 +149,7 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if view.Silence != "" {
+	if view.Silence != "" && view.Held.Bare() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "Is this no node? `plainroute status --cluster` asks the agents of all nodes, from wherever kubectl works.")
 	}
 	if !view.OK() {

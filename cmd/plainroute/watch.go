@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -97,9 +99,12 @@ func (s *screen) flip() {
 	_, _ = io.WriteString(f, frame.String()+toEndOfScreen)
 }
 
-// fit cuts a page to what a terminal holds, so that it need not scroll.
+// fit makes a page what a terminal holds, so that it need not scroll: the rows of tables are cut, and words go on in the next line.
 func fit(page string, width, height int) []string {
-	lines := strings.Split(strings.TrimSuffix(page, "\n"), "\n")
+	var lines []string
+	for _, line := range strings.Split(strings.TrimSuffix(page, "\n"), "\n") {
+		lines = append(lines, wrap(line, width)...)
+	}
 	if room := max(height-1, 1); len(lines) > room {
 		more := len(lines) - room + 1
 		lines = append(lines[:room-1:room-1], fmt.Sprintf("... %d lines more (--problems leaves out what is well)", more))
@@ -109,6 +114,29 @@ func fit(page string, width, height int) []string {
 	}
 	return lines
 }
+
+// wrap breaks what is told in words, which is indented, at spaces: who is to do something must be able to read what.
+func wrap(line string, width int) []string {
+	shown := colours.ReplaceAllString(line, "")
+	indent := len(shown) - len(strings.TrimLeft(shown, " "))
+	if indent == 0 || utf8.RuneCountInString(shown) <= width {
+		return []string{line}
+	}
+	const deeper = 2
+	words := strings.Split(line, " ")
+	lines, column := words[:1:1], 0
+	for _, word := range words[1:] {
+		length := utf8.RuneCountInString(colours.ReplaceAllString(word, ""))
+		if column > indent && column+1+length > width {
+			lines, column = append(lines, strings.Repeat(" ", indent+deeper-1)), indent+deeper-1
+		}
+		lines[len(lines)-1] += " " + word
+		column += 1 + length
+	}
+	return lines
+}
+
+var colours = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
 // cut leaves so many characters of a line, and all of its colours.
 func cut(line string, width int) string {

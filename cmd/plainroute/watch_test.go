@@ -62,6 +62,8 @@ func TestPageFits(t *testing.T) {
 		{"just enough", "one\ntwo\n", 3, 3, []string{"one", "two"}},
 		{"too many lines", "one\ntwo\nthree\n", 80, 3, []string{"one", "... 2 lines more (--problems leaves out what is well)"}},
 		{"one line", "one\ntwo\n", 10, 1, []string{"... 2 line"}},
+		{"words", "  -> ask who did it\n\x1b[33m  über dich und mich\x1b[0m\n", 12, 24, []string{"  -> ask who", "    did it", "\x1b[33m  über dich", "    und mich\x1b[0m"}},
+		{"a word too long", "  -> abcdefghijklm no\n", 10, 24, []string{"  ->", "    abcdef", "    no"}},
 		{"long lines", "äöüß\n\x1b[31mred and long\x1b[0m\n", 3, 24, []string{"äöü", "\x1b[31mred\x1b[0m"}},
 	} {
 		if got := fit(c.page, c.width, c.height); !slices.Equal(got, c.want) {

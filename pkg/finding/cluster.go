@@ -9,10 +9,11 @@ import (
 type Node struct {
 	Node     string    `json:"node"`
 	Findings []Finding `json:"findings,omitempty"`
-	// Silence is why there are no findings, in a word; Detail the same in words that
-	// lead to a cure. Excused: none were to be expected, for no agent is meant to run there.
+	// Silence is why there are no findings, in a word; Detail the same in words, and
+	// Cure what to do about it. Excused: none were to be expected, for no agent is meant to run there.
 	Silence string `json:"silence,omitempty"`
 	Detail  string `json:"detail,omitempty"`
+	Cure    string `json:"cure,omitempty"`
 	Excused bool   `json:"excused,omitempty"`
 }
 
@@ -80,7 +81,7 @@ func (c *Cluster) silences(excused bool) []*group {
 		}
 		g := groups[n.Detail]
 		if g == nil {
-			g = &group{Finding: Finding{Fault: n.Detail}}
+			g = &group{Finding: Finding{Fault: n.Detail, Cure: n.Cure}}
 			groups[n.Detail], order = g, append(order, g)
 		}
 		g.nodes = append(g.nodes, n.Node)

@@ -33,7 +33,7 @@ func ward() *Cluster {
 	return &Cluster{Nodes: []Node{
 		{Node: "node1", Findings: []Finding{well, blind, shared("on eth0")}},
 		{Node: "node2", Findings: []Finding{{Check: "ports", Verdict: Failure, Fault: "no \x1b[31mkubelet", Evidence: "refused", Cure: "start it"}, blind, shared("on eth1")}},
-		{Node: "node3", Silence: "NoAnswer", Detail: "it hangs"},
+		{Node: "node3", Silence: "NoAnswer", Detail: "it hangs", Cure: "wake it"},
 		{Node: "node4", Silence: "NotManaged", Detail: "it is virtual", Excused: true},
 	}}
 }
@@ -53,6 +53,7 @@ warning: neighbours: node9 is away
   cure: bring it back
 not examined: it hangs
   on: 1 of 4 nodes: node3
+  cure: wake it
 2 of 4 nodes examined: 1 checks passed, 1 failures, 2 warnings, 2 skipped (--verbose says why)
 `},
 		"verbose": {Format{Output: "table", Verbose: true}, `failure: ports: no \u001b[31mkubelet
@@ -70,6 +71,7 @@ ok: forwarding
   on: 1 of 4 nodes: node1
 not examined: it hangs
   on: 1 of 4 nodes: node3
+  cure: wake it
 left out: it is virtual
   on: 1 of 4 nodes: node4
 2 of 4 nodes examined: 1 checks passed, 1 failures, 2 warnings, 2 skipped (--verbose says why)

@@ -64,6 +64,7 @@ func (c *Cluster) Print(w io.Writer, format Format) error {
 	for _, g := range c.silences(false) {
 		fmt.Fprintf(&b, "%s: %s\n", format.paint("31", "not examined"), status.Printable(g.Fault))
 		part(&b, "on", c.share(g.nodes))
+		part(&b, "cure", g.Cure)
 	}
 	for _, g := range c.silences(true) {
 		if format.Verbose {

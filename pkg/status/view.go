@@ -33,6 +33,11 @@ type Held struct {
 	Error string `json:"error,omitempty"`
 }
 
+// Bare tells that nothing on the node bears our mark, and no agent runs there: it may be no node at all.
+func (h *Held) Bare() bool {
+	return !h.Locked && h.State.CNI == nil && h.State.Masquerade == nil && len(h.State.Routes) == 0 && len(h.State.Addresses) == 0
+}
+
 // Answered is the View of an agent's Report.
 func Answered(r Report, now time.Time) *View { return &View{Report: r, now: now} }
 

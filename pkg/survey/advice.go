@@ -11,9 +11,9 @@ const adviceOfLog = "See the agent's log (kubectl logs), and run plainroute doct
 const adviceOfRuntime = "Right after an install it passes within seconds. If it speaks of CNI or the network and stays so, the container runtime reads " +
 	"its configs from another folder than the agent writes them to (the chart's cni.confDir; k3s and MicroK8s have their own); else see the kubelet's log."
 
-// advice says what to do about an agent of which there is no Report. Where the words themselves lead to the cure there
+// Advice says what to do about an agent of which there is no Report. Where the words themselves lead to the cure there
 // is none.
-func (s Silence) advice() string {
+func (s Silence) Advice() string {
 	switch s {
 	case NoAgent:
 		return "See why the DaemonSet makes no pod there (kubectl describe daemonset): its nodeSelector or affinity leaves the node out, or pods are refused. Routes stay as they were meanwhile."

@@ -21,7 +21,7 @@ type Complaint struct {
 // terminal.
 func (r *Row) complaints() []Complaint {
 	if r.Report == nil {
-		return []Complaint{complaint(r.Silence.advice(), "%s", cmp.Or(r.Detail, string(r.Silence)))}
+		return []Complaint{complaint(r.Silence.Advice(), "%s", cmp.Or(r.Detail, string(r.Silence)))}
 	}
 	var list []Complaint
 	say := func(advice, format string, args ...any) { list = append(list, complaint(advice, format, args...)) }
