@@ -176,10 +176,13 @@ func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, er
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
+	page := func(ctx context.Context, options metav1.ListOptions) (*corev1.NodeList, error) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // a large cluster has many pages
+		defer cancel()
+		return client.CoreV1().Nodes().List(ctx, options)
+	}
 	nodes := []corev1.Node{} // not nil, for they are known
-	err = pages.Each(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { nodes = append(nodes, examined(n)) })
+	err = pages.Each(ctx, page, metav1.ListOptions{}, func(n *corev1.Node) { nodes = append(nodes, examined(n)) })
 	if err != nil {
 		return nil, fmt.Errorf("listing Nodes: %w", err)
 	}

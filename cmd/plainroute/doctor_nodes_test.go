@@ -3,11 +3,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
+	goruntime "runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +15,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 )
 
@@ -25,17 +28,19 @@ func large(i int) corev1.Node {
 	n.Spec.PodCIDRs = []string{fmt.Sprintf("10.%d.%d.0/24", i/250, i%250)}
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.0.%d.%d", i/250, i%250)}}
 	n.Status.NodeInfo.MachineID = strconv.Itoa(i)
-	for j := range 50 {
-		n.Status.Images = append(n.Status.Images, corev1.ContainerImage{Names: []string{
-			fmt.Sprintf("registry.example/some/image-%d-%d@sha256:%s", i, j, strings.Repeat("0", 64)), fmt.Sprintf("registry.example/some/image-%d-%d:v1.2.3", i, j),
-		}, SizeBytes: int64(j)})
-	}
+	n.Status.Images = images
 	return n
 }
+
+// images are what a kubelet names of those that it has.
+var images = slices.Repeat([]corev1.ContainerImage{{Names: []string{
+	"registry.example/some/image@sha256:" + strings.Repeat("0", 64), "registry.example/some/image:v1.2.3",
+}, SizeBytes: 1}}, 50)
 
 // nodeServer lists so many, in pages if it is asked for them.
 func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 	largest = new(int)
+	encoder := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if accept := r.Header.Get("Accept"); !strings.HasPrefix(accept, "application/vnd.kubernetes.protobuf") {
 			t.Errorf("what is asked for is %s", accept)
@@ -46,7 +51,7 @@ func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 		if limit == 0 || query.Get("resourceVersion") == "0" { // the API server's cache knows no pages
 			limit = count
 		}
-		list := corev1.NodeList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NodeList"}}
+		list := corev1.NodeList{}
 		for i := from; i < min(from+limit, count); i++ {
 			list.Items = append(list.Items, large(i))
 		}
@@ -54,8 +59,8 @@ func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 		if from+limit < count {
 			list.Continue = strconv.Itoa(from + limit)
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(list)
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+		_ = encoder.Encode(&list, w)
 	}))
 	t.Cleanup(server.Close)
 	return &rest.Config{Host: server.URL}, largest
@@ -65,15 +70,15 @@ func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 func TestNodesTakeLittleMemory(t *testing.T) {
 	const count = 5000
 	config, largest := nodeServer(t, count)
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+	var before, after goruntime.MemStats
+	goruntime.GC()
+	goruntime.ReadMemStats(&before)
 	nodes, err := nodesOfCluster(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
+	goruntime.GC()
+	goruntime.ReadMemStats(&after)
 	if *largest > 500 {
 		t.Errorf("%d Nodes are asked for at once", *largest)
 	}
