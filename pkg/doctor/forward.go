@@ -47,12 +47,22 @@ func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (Finding,
 		}
 		return Fail(fault, c.String()+": "+c.Fates[i].By+" drops what goes "+packets[i].String(), cure), true
 	}
-	if i := slices.IndexFunc(c.Fates, func(f dataplane.Fate) bool { return f.Dropped }); i >= 0 {
-		return Warn("a firewall may drop packets of pods: it depends on a rule of which nobody can tell whether it fits them", c.String()+": "+
-			c.Fates[i].By+" drops what goes "+packets[i].String()+", or does not, by "+c.Fates[i].Doubt, cure), true
+	for i, f := range c.Fates {
+		if !f.Dropped || vague(packets[i]) {
+			continue
+		}
+		evidence := c.String() + ": " + f.By + " drops what goes " + packets[i].String() + ", or does not"
+		if f.Doubt != f.By {
+			evidence += ": that hangs on " + f.Doubt
+		}
+		return Warn("a firewall may drop packets of pods: it depends on a rule of which nobody can tell whether it fits them", evidence, cure), true
 	}
 	return Finding{}, false
 }
+
+// vague tells that an end of a packet is not known. Every rule about addresses fits some such packets, as kube-proxy's about those
+// of Services, and that says nothing.
+func vague(p dataplane.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() == 0 }
 
 // manyPods are as many as are looked at one by one: rules may be made for each.
 const manyPods = 64

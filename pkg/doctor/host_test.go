@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -78,6 +79,32 @@ func TestForwardPolicy(t *testing.T) {
 	nft.DelTable(table)
 	w.must(nft.Flush())
 	w.finds("forward-policy", OK)
+}
+
+// Where no peer is known, as on a cluster's first node, a rule about the addresses of Services, as kube-proxy's, is no fault.
+func TestForwardPolicyWithoutPeers(t *testing.T) {
+	w := newWard(t)
+	nft, err := nftables.New()
+	w.must(err)
+	table := nft.AddTable(&nftables.Table{Name: "kube-proxy", Family: nftables.TableFamilyIPv4})
+	chain := nft.AddChain(&nftables.Chain{
+		Name: "filter-forward", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+	})
+	const destination, length = 16, 4 // in IPv4's header
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: length},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{10, 96, 0, 1}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	w.must(nft.Flush())
+	w.finds("forward-policy", OK)
+	w.State.Routes = nil
+	w.finds("forward-policy", OK)
+	w.Report = nil
+	w.finds("forward-policy", OK)
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
+	w.must(nft.Flush())
+	w.finds("forward-policy", Failure)
 }
 
 func TestForeignRoutes(t *testing.T) {
