@@ -33,6 +33,9 @@ func (r *Row) complaints() []Complaint {
 	about := map[string]bool{}
 	for _, p := range r.Report.Problems {
 		about[p.Node] = true
+		if p.Node == r.Node && p.Reason.Subject() == topology.OfHost {
+			p.Node = "" // the Block has the name: what befalls many machines is to be said once
+		}
 		say(p.Reason.Advice(), "%s", p)
 	}
 	more(r.Count.Problems, len(r.Report.Problems), "problems")

@@ -8,6 +8,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Not more agents are asked at a time than was said, and it is told how far it is.
@@ -73,6 +76,22 @@ func TestNodeNotReady(t *testing.T) {
 }
 
 // Whatever there is to complain of, something is said of what to do about it.
+// What befell each machine is one fault, though each has a name of its own.
+func TestFaultOfManyHosts(t *testing.T) {
+	c := &Cluster{}
+	for _, name := range []string{"a", "b", "c"} {
+		row := Row{Node: name, Report: &status.Report{Node: name, Problems: []topology.Problem{
+			{Node: name, Reason: topology.CNIConflict, Detail: "another", Own: true}, {Node: "a", Reason: topology.PodCIDRRefused, Detail: "outside"},
+		}}}
+		c.Nodes = append(c.Nodes, row)
+	}
+	blocks := c.Blocks()
+	if len(blocks) != 1 || len(blocks[0].Nodes) != 3 || len(blocks[0].Lines) != 2 ||
+		blocks[0].Lines[0].Text != "CNIConflict: another" || blocks[0].Lines[1].Text != "node a: PodCIDRRefused: outside" {
+		t.Errorf("it is told as %+v", blocks)
+	}
+}
+
 func TestAdvice(t *testing.T) {
 	w := broken()
 	w.silence(0, NoAgent, "no agent runs here")
