@@ -38,6 +38,8 @@ type follower struct {
 	progress time.Time // when a node last got on
 	told     time.Time
 	done     int
+	// interrupted tells that nobody has waited for those that are left.
+	interrupted bool
 }
 
 func newFollower(u *Uninstall, nodes map[string]*corev1.Node) *follower {

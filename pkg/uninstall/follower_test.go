@@ -90,6 +90,27 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// Nobody knows how a node is to which nobody has listened to the end: its pod may have been made, and have done its work.
+func TestInterruptedRows(t *testing.T) {
+	names := map[string]*corev1.Node{"clean": nil, "refuses": nil, "runs": nil, "without a pod": nil}
+	f := newFollower(&Uninstall{Say: t.Logf}, names)
+	for name := range names {
+		names[name] = node(name, corev1.ConditionTrue)
+	}
+	f.see(map[string]*corev1.Pod{
+		"clean": pod(ended(0, "{}"), none), "runs": pod(running, none),
+		"refuses": pod(backOff("CrashLoopBackOff"), ended(3, `{"removed":{},"refused":true,"error":"an agent runs"}`)),
+	})
+	f.interrupted = true
+	const unknown = "interrupted before it could say whether it is clean"
+	want := map[string]string{"clean": "", "refuses": "refused: an agent runs", "runs": unknown, "without a pod": unknown}
+	for _, row := range f.rows(names) {
+		if row.Error != want[row.Node] || row.Clean != (row.Node == "clean") {
+			t.Errorf("%s: clean is %t, and it says %q", row.Node, row.Clean, row.Error)
+		}
+	}
+}
+
 // A pod that fails again and again is no progress, and a node that comes late is one
 // more to clean.
 func TestProgress(t *testing.T) {

@@ -36,6 +36,8 @@ func (f *follower) rows(nodes map[string]*corev1.Node) Rows {
 	for name, v := range f.visits {
 		row := Row{Node: name, Clean: v.stage == clean, Summary: v.summary}
 		switch {
+		case !row.Clean && f.interrupted && v.ended == nil:
+			row.Error = "interrupted before it could say whether it is clean"
 		case !row.Clean:
 			row.Error, row.Gone = v.why(nodes[name]), nodes[name] == nil
 		case row.Refused: // in a dry run

@@ -152,14 +152,14 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 		case <-ctx.Done():
 		}
 	}
-	if ctx.Err() == nil {
-		now, err := u.nodes(ctx)
-		if err == nil {
-			nodes = now
-		}
-		failed = errors.Join(failed, err)
+	if f.interrupted = ctx.Err() != nil; f.interrupted {
+		return f.rows(nodes), nil
 	}
-	return f.rows(nodes), failed
+	now, err := u.nodes(ctx)
+	if err == nil {
+		nodes = now
+	}
+	return f.rows(nodes), errors.Join(failed, err)
 }
 
 // pods returns those of the DaemonSet by their node, as far as is needed to follow them.
