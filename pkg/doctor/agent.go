@@ -38,8 +38,16 @@ func agentsWord(_ context.Context, p *Patient) []Finding {
 	switch {
 	case !p.Report.Ready:
 		return []Finding{Fail("the agent says that this node's pods are not served as they should be", first(evidence), strings.Join(cures, " "))}
+	case slices.ContainsFunc(p.Report.Problems, lasting):
+		return []Finding{Fail("the agent can't keep up what pods need: somebody undoes it, or the kernel refuses it", first(evidence), strings.Join(cures, " "))}
 	case len(evidence) > 0:
 		return []Finding{Warn("the agent has something to complain of", first(evidence), strings.Join(cures, " "))}
 	}
 	return nil
+}
+
+// lasting tells of a Problem that something which should be in the kernel is not there most of the time, be it the route to one
+// peer: the node may be ready all the same, and nothing is seen by who looks at what there is.
+func lasting(p topology.Problem) bool {
+	return p.Reason == topology.Contested || p.Reason == topology.RouteFailed
 }

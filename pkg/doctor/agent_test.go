@@ -13,6 +13,8 @@ import (
 // Whatever else is well: what the agent complains of is told, with its cure.
 func TestAgentsWord(t *testing.T) {
 	off := topology.Problem{Node: "node2", Reason: topology.OffLink, Detail: "this host has no route to it"}
+	undone := topology.Problem{Node: "node3", Reason: topology.Contested, Detail: "somebody takes away the route"}
+	refused := topology.Problem{Node: "node4", Reason: topology.RouteFailed, Detail: "no buffer space"}
 	for _, c := range []struct {
 		report *status.Report
 		want   Verdict
@@ -23,6 +25,8 @@ func TestAgentsWord(t *testing.T) {
 		{&status.Report{Problems: []topology.Problem{off, off, off, off}}, Failure, "; and 1 more|Bring up"},
 		{&status.Report{Ready: true, API: status.API{Error: "connection refused"}}, Warning, "can't ask the API server: connection refused|See that the API server is up"},
 		{&status.Report{Ready: true, Drift: status.Drift{Differences: []status.Difference{{Kind: "route", Fault: status.Missing, Name: "10.244.2.0/24"}}}}, Warning, "missing route 10.244.2.0/24|The agent puts things right"},
+		{&status.Report{Ready: true, Problems: []topology.Problem{off, undone}}, Failure, "Contested: somebody takes away the route|Bring up this machine's link"},
+		{&status.Report{Ready: true, Problems: []topology.Problem{refused}}, Failure, "RouteFailed: no buffer space|the agent tries again"},
 		{nil, Warning, "connection refused|kubectl get pods"},
 	} {
 		p := &Patient{Report: c.report, ReportErr: errors.New("connection refused")}
