@@ -37,9 +37,34 @@ func newTeller(t *testing.T, config *rest.Config) teller {
 	return teller{events, ahead}
 }
 
+// forward puts the clock forward once what is known is taken up, and what was told is noted.
 func (e teller) forward(d time.Duration) {
+	e.rest()
 	e.ahead.Add(int64(d))
 	signal(e.news)
+}
+
+// rest waits for a whole round: that there is room for the third piece of news tells that the round has ended
+// which the first one began.
+func (e teller) rest() {
+	for range 3 {
+		select {
+		case e.news <- struct{}{}:
+		case <-time.After(limit): // who waits for what it tells will say so
+		}
+	}
+}
+
+// knows objects until a pass has told of the fault.
+func (e teller) knows(reason topology.Reason) func() error {
+	return func() error {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if _, ok := e.faults[reason]; !ok {
+			return fmt.Errorf("what is known is %q", e.faults)
+		}
+		return nil
+	}
 }
 
 // mayTell is what config/rbac gives an agent.
@@ -99,6 +124,7 @@ func TestEvents(t *testing.T) {
 	events.forward(time.Hour)
 	a.host.disturb(func() { a.host.refusedFacts = errors.New("no such device") })
 	a.eventually(a.notReady("KernelFailed"))
+	a.eventually(events.knows(topology.KernelFailed))
 	events.forward(time.Minute)
 	a.eventually(api.told("Warning KernelFailed x1"))
 	api.wellFormed("no such device. What to do: " + topology.KernelFailed.Advice())
@@ -158,11 +184,11 @@ func TestEventsAreRefused(t *testing.T) {
 	a := startAgent(t, agentOptions{config: config, events: events.Events, host: func(h *memoryHost) {
 		h.refusedFacts = errors.New("no such device")
 	}})
-	a.eventually(a.notReady("KernelFailed"))
+	a.eventually(events.knows(topology.KernelFailed))
 	for range 20 {
 		events.forward(tellAgain)
-		time.Sleep(20 * time.Millisecond)
 	}
+	events.rest()
 	if got := a.log.with("Event not told", "forbidden"); len(got) != 1 {
 		t.Errorf("want one line in the log, got %q", got)
 	}

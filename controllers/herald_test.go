@@ -120,13 +120,19 @@ func TestHerald(t *testing.T) {
 			if got := api.get("node1"); !reflect.DeepEqual(got.Status, before.Status) || !reflect.DeepEqual(got.Spec, before.Spec) {
 				t.Errorf("not ready, it changed the Node to %+v", got)
 			}
+			begin := time.Now()
 			a.host.disturb(func() { a.host.refusedFacts = nil })
 			a.eventually(api.available)
 			a.eventually(api.untainted)
 			api.onlyHeralded(before)
+			a.eventually(a.knowsAllIsTold)
+			told := patches.Load()
+			if most := 3 + int64(2*time.Since(begin)/firstPause); told > most { // two, and more where news are late
+				t.Errorf("%d patches, want %d at most", told, most)
+			}
 			time.Sleep(firstPause + firstPause/2)
-			if got := patches.Load(); got > 3 { // two, and one more where news are late
-				t.Errorf("%d patches, although all is told", got)
+			if got := patches.Load(); got > told {
+				t.Errorf("%d patches, although all was told after %d", got, told)
 			}
 
 			api.updateStatus("node1", func(n *corev1.Node) {
@@ -141,6 +147,18 @@ func TestHerald(t *testing.T) {
 			a.eventually(a.ready)
 		})
 	}
+}
+
+// knowsAllIsTold objects until the Herald knows that our Node counts as one with a network, and has no startup taint.
+func (a *agent) knowsAllIsTold() error {
+	h := a.loop.Herald
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.standing
+	if s == nil || s.unavailable != corev1.ConditionFalse || slices.ContainsFunc(s.taints, func(t taint) bool { return t.key == startup }) {
+		return fmt.Errorf("our Node is known as %+v", s)
+	}
+	return nil
 }
 
 // onlyHeralded fails unless the Node is as before but for what the Herald tells.
@@ -168,6 +186,7 @@ func TestHeraldLeavesWhatIsRight(t *testing.T) {
 	a := startAgent(t, agentOptions{config: config, herald: true})
 	a.eventually(a.ready)
 	a.eventually(api.untainted)
+	a.eventually(a.knowsAllIsTold)
 	pass := a.settled()
 	for i := range 5 {
 		api.updateStatus("node1", func(n *corev1.Node) {

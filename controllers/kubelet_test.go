@@ -221,6 +221,7 @@ func TestCompromisedKubelet(t *testing.T) {
 	api.create(newNode("evil"))
 	time.Sleep(1100 * time.Millisecond) // creation times have seconds
 	api.create(node1(), peer(2), peer(3))
+	time.Sleep(1100 * time.Millisecond) // or who comes next would count as old as these
 	a := startAgent(t, agentOptions{ignore: "example.com/ignored"})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	a.eventually(a.ready)

