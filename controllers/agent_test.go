@@ -287,15 +287,15 @@ func (a *agent) metricIs(want float64, name string, labels map[string]string) fu
 	}
 }
 
-// settle waits until no pass has run for a while.
+// settle waits until no pass runs, and none has for a while.
 func (a *agent) settle() {
 	a.t.Helper()
 	last, since := a.passes(), time.Now()
 	a.eventually(func() error {
-		if n := a.passes(); n != last {
+		if n := a.passes(); n != last || a.loop.started.running() {
 			last, since = n, time.Now()
 		}
-		if time.Since(since) < 150*time.Millisecond {
+		if time.Since(since) < 300*time.Millisecond {
 			return errors.New("passes are running")
 		}
 		return nil

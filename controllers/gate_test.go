@@ -1,10 +1,12 @@
 package controllers
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/url"
 	"sync"
+	"syscall"
 	"testing"
 
 	"k8s.io/client-go/rest"
@@ -29,16 +31,34 @@ func newGate(t *testing.T) (*gate, *rest.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer free.Close()
-	g := &gate{t: t, addr: free.Addr().String(), target: server.Host, conns: map[net.Conn]bool{}}
+	g := &gate{t: t, addr: reserve(t), target: server.Host, conns: map[net.Conn]bool{}}
 	t.Cleanup(g.shut)
 	config := rest.CopyConfig(cluster.reader)
 	config.Host = "https://" + g.addr
 	return g, config
+}
+
+// reserve returns an address on loopback that nobody else is given until the test ends: it is bound, and not listened on.
+func reserve(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	err = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) // or we could not listen there either
+	if err == nil {
+		err = syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	at, ok := name.(*syscall.SockaddrInet4)
+	if err != nil || !ok {
+		t.Fatal(name, err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", at.Port)
 }
 
 func (g *gate) open() {

@@ -39,7 +39,7 @@ func TestHealthzFailsWhenStuck(t *testing.T) {
 	a.host.holds.Store(&hold)
 	api.create(peer(2))
 	a.eventually(func() error {
-		if !a.loop.started.running() {
+		if !a.host.stuck.Load() {
 			return errors.New("no pass is stuck")
 		}
 		return nil

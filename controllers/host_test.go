@@ -33,6 +33,7 @@ type memoryHost struct {
 	refusedRoutes                map[netip.Prefix]error
 	refusedFacts, refusedObserve error
 	holds                        atomic.Pointer[chan struct{}] // Apply, until it is closed
+	stuck                        atomic.Bool                   // Apply is held
 	refusedApply                 error                         // of all that needs CAP_NET_ADMIN
 	refusedCNI                   error
 	forgetful                    bool // takes settings without an error, and keeps none
@@ -127,7 +128,9 @@ func (e *routeError) FailedRoute() topology.Route { return e.route }
 // Apply makes the changes in the order of their fields.
 func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	if hold := h.holds.Load(); hold != nil {
+		h.stuck.Store(true)
 		<-*hold
+		h.stuck.Store(false)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

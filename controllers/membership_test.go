@@ -38,6 +38,7 @@ func TestHeartbeatTriggersNoPass(t *testing.T) {
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.eventually(a.ready)
+	a.settle()
 	before := a.passes()
 
 	for range 3 {
@@ -65,6 +66,7 @@ func TestBurstIsFewPasses(t *testing.T) {
 	api.create(node1())
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
+	a.settle()
 	before := a.passes()
 	a.host.inOnePass(func() {
 		for range 1000 {

@@ -44,6 +44,12 @@ func (r *requests) RoundTrip(q *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
+func (r *requests) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.list)
+}
+
 func (r *requests) with(words ...string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -68,14 +74,15 @@ func TestStreamAndList(t *testing.T) {
 			a := startAgent(t, agentOptions{config: config})
 			a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 			a.eventually(a.ready)
+			a.eventually(a.metricIs(1, "plainroute_watch_established", nil)) // all is asked for
 			if got := requests.with("sendInitialEvents=true", "watch=true") == 1; got != stream {
-				t.Errorf("streamed is %t, want %t: %q", got, stream, requests.list)
+				t.Errorf("streamed is %t, want %t: %q", got, stream, requests.all())
 			}
 			if got := requests.with("/api/v1/nodes") - requests.with("watch=true"); got != map[bool]int{true: 0, false: 1}[stream] {
-				t.Errorf("there were %d lists: %q", got, requests.list)
+				t.Errorf("there were %d lists: %q", got, requests.all())
 			}
-			if all, proto := len(requests.list), requests.with("application/vnd.kubernetes.protobuf"); all != proto {
-				t.Errorf("not all is protobuf: %q", requests.list)
+			if all, proto := requests.with(""), requests.with("application/vnd.kubernetes.protobuf"); all != proto {
+				t.Errorf("not all is protobuf: %q", requests.all())
 			}
 			api.create(peer(4))
 			a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3), peerRoute(4)))
@@ -129,6 +136,7 @@ func TestIgnoreNodes(t *testing.T) {
 	api.remove("node2")
 	api.create(peer(4))
 	a.eventually(a.hasRoutes(peerRoute(3), peerRoute(4)))
+	a.settle() // routes are there before their pass has ended
 	if got := a.passes() - before; got != 1 {
 		t.Errorf("changes of an ignored Node made %d passes", got-1)
 	}
