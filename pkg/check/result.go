@@ -35,6 +35,8 @@ type Result struct {
 	Faults []Fault `json:"faults"`
 	// Skipped is what was not tried, and why.
 	Skipped []string `json:"skipped,omitempty"`
+
+	tried map[[2]string]bool // by row and column of the matrix
 }
 
 // Fault is a probe that failed.
@@ -62,6 +64,10 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 
 func (r *Result) add(from, target string, p Probe, o Outcome) {
 	r.Probes++
+	if r.tried == nil {
+		r.tried = map[[2]string]bool{}
+	}
+	r.tried[[2]string{from, column(target)}] = true
 	// A Service may hand a pod's packet to the pod itself, which then sees another source.
 	if fault := o.Fault(target == Services); fault != "" {
 		r.Faults = append(r.Faults, Fault{from, target, p, fault, o.Error == ""})
@@ -108,7 +114,7 @@ func counted(nodes int) string {
 // wide is how many nodes a matrix has at most; of more, those with a fault.
 const wide = 40
 
-// matrix has a row and a column for each node: . is well, and a letter what is not.
+// matrix has a row and a column for each node: . is well, a letter what is not, and - what was not tried.
 func (r *Result) matrix(b *strings.Builder) {
 	shown := r.Nodes
 	if len(shown) > wide {
@@ -137,7 +143,12 @@ func (r *Result) matrix(b *strings.Builder) {
 	for i, from := range shown {
 		fmt.Fprintf(table, "%d %s", i+1, from)
 		for _, to := range append(slices.Clone(shown), others...) {
-			fmt.Fprint(table, "\t"+cmp.Or(cells[[2]string{from, to}], "."))
+			at := [2]string{from, to}
+			cell := "-"
+			if r.tried[at] {
+				cell = cmp.Or(cells[at], ".")
+			}
+			fmt.Fprint(table, "\t"+cell)
 		}
 		fmt.Fprintln(table)
 	}
