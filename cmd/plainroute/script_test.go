@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,9 +30,9 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(2 * time.Minute), // for an agent that should have ended
+		Deadline:            time.Now().Add(8 * time.Minute), // for an agent that should have ended
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "locked": locked,
+			"exits": exits, "locked": locked, "awaits": awaits,
 		},
 	})
 }
@@ -53,6 +54,23 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if code != want {
 		ts.Fatalf("exit code %d, want %d", code, want)
 	}
+}
+
+// awaits waits until a file that a command in the background writes has a text so many times: awaits TIMES TEXT FILE
+func awaits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: awaits TIMES TEXT FILE")
+	}
+	times, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	var content []byte
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		content, err = os.ReadFile(ts.MkAbs(args[2]))
+		if err == nil && strings.Count(string(content), args[1]) >= times {
+			return
+		}
+	}
+	ts.Fatalf("no %q %d times after a minute: %v\n%s", args[1], times, err, content)
 }
 
 // locked holds the lock of a run folder until the script ends, as an agent does.

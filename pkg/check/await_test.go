@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,48 +47,54 @@ func waiting(t *testing.T, timeout time.Duration, change func(pods []corev1.Pod,
 
 // A node that is away is named at once, and the others are tested.
 func TestNodeAway(t *testing.T) {
-	begin := time.Now()
-	pods, absent, err := waiting(t, time.Minute, func(pods []corev1.Pod, nodes []corev1.Node) {
-		nodes[2].Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}}
-		pods[4].Status.Conditions, pods[5].Status.Conditions = nil, nil
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		pods, absent, err := waiting(t, time.Minute, func(pods []corev1.Pod, nodes []corev1.Node) {
+			nodes[2].Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}}
+			pods[4].Status.Conditions, pods[5].Status.Conditions = nil, nil
+		})
+		want := []Absence{{
+			"node-3", "the node is NotReady: NodeStatusUnknown: Kubelet stopped posting node status.",
+			"kubectl describe node node-3, and there: systemctl status kubelet, journalctl -u kubelet",
+		}}
+		if err != nil || len(pods) != 4 || !slices.Equal(absent, want) || time.Since(begin) > 30*time.Second {
+			t.Errorf("after %s: %d pods, %v, %v; want 4, %v", time.Since(begin), len(pods), absent, err, want)
+		}
 	})
-	want := []Absence{{
-		"node-3", "the node is NotReady: NodeStatusUnknown: Kubelet stopped posting node status.",
-		"kubectl describe node node-3, and there: systemctl status kubelet, journalctl -u kubelet",
-	}}
-	if err != nil || len(pods) != 4 || !slices.Equal(absent, want) || time.Since(begin) > 30*time.Second {
-		t.Errorf("after %s: %d pods, %v, %v; want 4, %v", time.Since(begin), len(pods), absent, err, want)
-	}
 }
 
 // A node that is said to be ready is waited for, then named.
 func TestPodNotReady(t *testing.T) {
-	pods, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
-		pods[1].Status = corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}}}}
+	synctest.Test(t, func(t *testing.T) {
+		pods, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
+			pods[1].Status = corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}}}}
+		})
+		want := []Absence{{
+			"node-1", "its pod is not ready: ImagePullBackOff: no such image",
+			"bring plainroute:1 to the node, or name an image that it can get without a pull secret: --image",
+		}}
+		if err != nil || len(pods) != 4 || !slices.Equal(absent, want) {
+			t.Errorf("%d pods, %v, %v; want 4, %v", len(pods), absent, err, want)
+		}
 	})
-	want := []Absence{{
-		"node-1", "its pod is not ready: ImagePullBackOff: no such image",
-		"bring plainroute:1 to the node, or name an image that it can get without a pull secret: --image",
-	}}
-	if err != nil || len(pods) != 4 || !slices.Equal(absent, want) {
-		t.Errorf("%d pods, %v, %v; want 4, %v", len(pods), absent, err, want)
-	}
 }
 
 // Where pods are refused it is said who refuses them.
 func TestPodsRefused(t *testing.T) {
-	_, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) { pods[0].Name = "" })
-	if want := "the API server takes no pod of the test: exceeded quota"; err != nil || len(absent) != 1 || absent[0].Node != "node-1" || absent[0].Why != want {
-		t.Errorf("%v, %v; want %s", absent, err, want)
-	}
-	_, _, err = waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
-		for i := range pods {
-			pods[i].Name = ""
+	synctest.Test(t, func(t *testing.T) {
+		_, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) { pods[0].Name = "" })
+		if want := "the API server takes no pod of the test: exceeded quota"; err != nil || len(absent) != 1 || absent[0].Node != "node-1" || absent[0].Why != want {
+			t.Errorf("%v, %v; want %s", absent, err, want)
+		}
+		_, _, err = waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
+			for i := range pods {
+				pods[i].Name = ""
+			}
+		})
+		if err == nil || !strings.Contains(err.Error(), "exceeded quota") {
+			t.Errorf("without any pod: %v; want the refusal", err)
 		}
 	})
-	if err == nil || !strings.Contains(err.Error(), "exceeded quota") {
-		t.Errorf("without any pod: %v; want the refusal", err)
-	}
 }
 
 // A node that does not answer, or with words for the terminal, does not hide the others.

@@ -293,7 +293,7 @@ func (m *machine) expect(news <-chan struct{}, of string) {
 	m.t.Helper()
 	select {
 	case <-news:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		m.t.Fatalf("no notification of %s", of)
 	}
 }

@@ -34,7 +34,7 @@ func TestCheckThatHangs(t *testing.T) {
 	}}
 	begin := time.Now()
 	found := c.examine(t.Context(), &Patient{}, 10*time.Millisecond)
-	if len(found) != 1 || found[0].Verdict != Warning || time.Since(begin) > 10*time.Second {
+	if len(found) != 1 || found[0].Verdict != Warning || time.Since(begin) > time.Minute {
 		t.Errorf("found %+v after %s", found, time.Since(begin))
 	}
 }

@@ -150,7 +150,7 @@ func (l *lan) machine(name string, card net.HardwareAddr) *machine {
 // second (net/core/link_watch.c).
 func (l *lan) settle() {
 	l.t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		links, err := l.nl.LinkList()
 		l.must(err)
 		if !slices.ContainsFunc(links, func(k rtnl.Link) bool {
@@ -250,6 +250,17 @@ func (l *lan) patient() *Patient {
 		Root: dir, ProcSys: "/proc/sys", Node: "node1", Bridge: topology.Bridge, Kernel: kernel,
 		State: l.state, Nodes: l.nodes, Store: cni.Store{ConfDir: dir + "/net.d", RunDir: dir + "/run"},
 	}
+}
+
+// quickest is how long it takes at least, of five times: others may have the machine in some.
+func quickest(do func()) time.Duration {
+	least := time.Hour
+	for range 5 {
+		begin := time.Now()
+		do()
+		least = min(least, time.Since(begin))
+	}
+	return least
 }
 
 // well fails the test if a check finds anything.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -98,7 +99,7 @@ func TestQuietPassesCostNothing(t *testing.T) {
 	r := large()
 	r.Known, r.Pass.Time = true, at(1)
 	h.Note(&Result{}, r, Touched{})
-	if n := testing.AllocsPerRun(10, func() { h.Note(r, r, Touched{}) }); n > 0 {
+	if n := allocations(10, func() { h.Note(r, r, Touched{}) }); n > 0 {
 		t.Errorf("a quiet pass costs %v allocations", n)
 	}
 	if len(h.stamps) > 0 {
@@ -109,35 +110,37 @@ func TestQuietPassesCostNothing(t *testing.T) {
 // Many who ask have the kernel looked at once a second, and who asks later sees what
 // there is then.
 func TestKernelIsLookedAtOnceASecond(t *testing.T) {
-	s := newServer()
-	r := example()
-	r.Known = true
-	s.Board.Publish(r)
-	looks, heard := 0, at(1)
-	s.API = func() API { return API{Heard: heard} }
-	actual := r.Desired
-	s.Look = func() (topology.State, error) { looks++; return actual, nil }
-	for range 20 {
-		if _, _, body := ask(s, "GET", "/status"); strings.Contains(body, `"missing"`) || !strings.Contains(body, `"heard": "2026-01-02T03:04:01Z"`) {
-			t.Fatal(body)
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		r := example()
+		r.Known = true
+		s.Board.Publish(r)
+		looks, heard := 0, at(1)
+		s.API = func() API { return API{Heard: heard} }
+		actual := r.Desired
+		s.Look = func() (topology.State, error) { looks++; return actual, nil }
+		for range 20 {
+			if _, _, body := ask(s, "GET", "/status"); strings.Contains(body, `"missing"`) || !strings.Contains(body, `"heard": "2026-01-02T03:04:01Z"`) {
+				t.Fatal(body)
+			}
 		}
-	}
-	if looks != 1 {
-		t.Errorf("the kernel was looked at %d times", looks)
-	}
-	actual.Routes, heard = nil, at(2)
-	deadline := time.Now().Add(10 * fresh)
-	for _, body := "", ""; !strings.Contains(body, `"missing"`); _, _, body = ask(s, "GET", "/status") {
-		if time.Now().After(deadline) {
-			t.Fatal("still what was there before:", body)
+		if looks != 1 {
+			t.Errorf("the kernel was looked at %d times", looks)
 		}
-		time.Sleep(fresh / 10)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !strings.Contains(string(s.sheets[false].body), `"heard": "2026-01-02T03:04:02Z"`) {
-		t.Error("what is heard meanwhile is not told")
-	}
+		actual.Routes, heard = nil, at(2)
+		deadline := time.Now().Add(10 * fresh)
+		for _, body := "", ""; !strings.Contains(body, `"missing"`); _, _, body = ask(s, "GET", "/status") {
+			if time.Now().After(deadline) {
+				t.Fatal("still what was there before:", body)
+			}
+			time.Sleep(fresh / 10)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !strings.Contains(string(s.sheets[false].body), `"heard": "2026-01-02T03:04:02Z"`) {
+			t.Error("what is heard meanwhile is not told")
+		}
+	})
 }
 
 // Who only shows a report gets it without what routes and settings should be like.

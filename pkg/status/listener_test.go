@@ -16,7 +16,7 @@ import (
 func TestCrowd(t *testing.T) {
 	s := newServer()
 	s.Board.Publish(large())
-	addr := serve(t, s.HTTP())
+	addr := serve(t, patiently(s))
 	before := descriptors(t)
 	var mine []net.Conn
 	for i := range 4 * maxConns {
@@ -62,7 +62,7 @@ func TestMalformedClients(t *testing.T) {
 	} {
 		c := dial(t, addr)
 		go func() { _, _ = io.WriteString(c, sent) }() // the server may hang up before all is sent
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(longer))
 		answer := make([]byte, 4096)
 		n, _ := c.Read(answer)
 		if line, _, _ := strings.Cut(string(answer[:n]), "\r\n"); n > 0 && !strings.HasPrefix(line, "HTTP/1.1 4") && !strings.HasPrefix(line, "HTTP/1.1 5") {
@@ -88,7 +88,7 @@ func TestEndlessBody(t *testing.T) {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(longer):
 		t.Error("the server still reads a body that it has no use for")
 	}
 }
@@ -112,7 +112,7 @@ func TestOneAddress(t *testing.T) {
 // probe asks as the kubelet does.
 func probe(t *testing.T, addr string) {
 	t.Helper()
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: longer, Transport: &http.Transport{DisableKeepAlives: true}}
 	answer, err := client.Get("http://" + addr + "/healthz")
 	if err != nil {
 		t.Fatal("a probe gets no answer:", err)

@@ -122,16 +122,35 @@ func TestStatusIsOfTheLastResult(t *testing.T) {
 func TestReportIsMadeOnce(t *testing.T) {
 	s := newServer()
 	s.Board.Publish(large())
-	if n := testing.AllocsPerRun(20, func() { _, _ = s.report(false) }); n > 10 {
+	if n := allocations(20, func() { _, _ = s.report(false) }); n > 10 {
 		t.Errorf("each request costs %v allocations", n)
 	}
+}
+
+// allocations is how many a call makes at least, of five tries: what others make meanwhile counts as well.
+func allocations(runs int, do func()) float64 {
+	least := testing.AllocsPerRun(runs, do)
+	for range 4 {
+		least = min(least, testing.AllocsPerRun(runs, do))
+	}
+	return least
+}
+
+// longer is more than any answer takes on a machine under load.
+const longer = time.Minute
+
+// patiently is our server, but it hangs up on nobody before those who ask have given up.
+func patiently(s *Server) *http.Server {
+	server := s.HTTP()
+	server.ReadHeaderTimeout, server.ReadTimeout, server.WriteTimeout = 2*longer, 2*longer, 2*longer
+	return server
 }
 
 // Clients that don't send, or don't read, hold up nobody else.
 func TestSlowClientsBlockNobody(t *testing.T) {
 	s := newServer()
 	s.Board.Publish(large())
-	addr := serve(t, s.HTTP())
+	addr := serve(t, patiently(s))
 	for i := range 200 {
 		c := dial(t, addr)
 		switch i % 3 {
@@ -141,7 +160,7 @@ func TestSlowClientsBlockNobody(t *testing.T) {
 			fmt.Fprint(c, "GET /status HTTP/1.1\r\nHost:") // and never ends
 		}
 	}
-	client := &http.Client{Timeout: 5 * time.Second}
+	client := &http.Client{Timeout: longer}
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/status"} {
 		answer, err := client.Get("http://" + addr + path)
 		if err != nil {
@@ -166,7 +185,7 @@ func TestHalfRequestsEnd(t *testing.T) {
 	server.ReadHeaderTimeout = 100 * time.Millisecond
 	c := dial(t, serve(t, server))
 	fmt.Fprint(c, "GET /status HTTP/1.1\r\nHost:")
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(longer))
 	if _, err := io.ReadAll(c); err != nil {
 		t.Errorf("the connection is still there: %v", err)
 	}
@@ -177,7 +196,7 @@ func TestLargeHeaderIsRefused(t *testing.T) {
 	go func() { // the server may hang up before all is sent
 		_, _ = fmt.Fprintf(c, "GET /status HTTP/1.1\r\nHost: x\r\nA: %s\r\n\r\n", strings.Repeat("a", 1<<20))
 	}()
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(longer))
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil || !strings.Contains(line, "431") {
 		t.Errorf("a header of 1 MiB is answered by %q, %v", line, err)

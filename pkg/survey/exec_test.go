@@ -27,7 +27,7 @@ func TestExec(t *testing.T) {
 		"unreached": {"says"},
 	}
 	for node := range commands {
-		s.node(t, node, map[bool]int{false: port, true: closed(t)}[node == "unreached"], nil)
+		s.node(t, node, map[bool]int{false: port, true: closed}[node == "unreached"], nil)
 		s.agent(t, node, 1, up())
 	}
 	s.node(t, "none", port, nil)
@@ -38,7 +38,7 @@ func TestExec(t *testing.T) {
 		"ill: this is wrong in agent\n",
 		"old: NoAnswer: no answer from the agent: complains ends with 1: unknown command in agent\n",
 		"chatty: NoAnswer: no answer from the agent: floods writes more than",
-		"hangs: NoAnswer: no answer from the agent: it runs, and says nothing for 2s\n",
+		"hangs: NoAnswer: no answer from the agent: it runs, and says nothing for 5s\n",
 		"unreached: NoAnswer: no answer from the agent: ",
 		"none: NoAgent: no agent runs here",
 	} {
@@ -85,7 +85,7 @@ func (s *server) visited(t *testing.T, config *rest.Config, commands map[string]
 	client, err := kubernetes.NewForConfig(config)
 	must(t, err)
 	exec := &Exec{Config: config, Client: client}
-	survey := Survey{Client: client, Parallel: 3, Timeout: 2 * time.Second}
+	survey := Survey{Client: client, Parallel: 3, Timeout: 5 * time.Second}
 	said := make(chan string, len(commands))
 	rows, err := survey.Visit(t.Context(), func(ctx context.Context, row *Row) error {
 		text, err := exec.Run(ctx, row.Agent, commands[row.Node]...)

@@ -1,11 +1,10 @@
 package uninstall
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
+	goruntime "runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,7 +12,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 )
 
@@ -33,10 +35,11 @@ func large(i int) (corev1.Node, corev1.Pod) {
 	return n, p
 }
 
-// server lists so many of both, in pages if it is asked for them.
+// server lists so many of both, in pages if it is asked for them; in protobuf, which takes it a tenth of the time of JSON.
 func server(t *testing.T, count int) (client kubernetes.Interface, largest *int) {
 	t.Helper()
 	largest = new(int)
+	encoder := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		from, _ := strconv.Atoi(query.Get("continue"))
@@ -48,25 +51,34 @@ func server(t *testing.T, count int) (client kubernetes.Interface, largest *int)
 		if from+limit < count {
 			more.Continue = strconv.Itoa(from + limit)
 		}
-		nodes, pods := corev1.NodeList{ListMeta: more}, corev1.PodList{ListMeta: more}
+		nodes, pods := &corev1.NodeList{ListMeta: more}, &corev1.PodList{ListMeta: more}
 		for i := from; i < min(from+limit, count); i++ {
 			node, pod := large(i)
 			nodes.Items, pods.Items = append(nodes.Items, node), append(pods.Items, pod)
 		}
 		*largest = max(*largest, len(nodes.Items))
-		w.Header().Set("Content-Type", "application/json")
-		var list any = nodes
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+		var list runtime.Object = nodes
 		if strings.HasSuffix(r.URL.Path, "/pods") {
 			list = pods
 		}
-		_ = json.NewEncoder(w).Encode(list)
+		_ = encoder.Encode(list, w)
 	}))
 	t.Cleanup(s.Close)
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: s.URL, QPS: -1})
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: s.URL, QPS: -1, ContentConfig: rest.ContentConfig{AcceptContentTypes: runtime.ContentTypeProtobuf}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return client, largest
+}
+
+// inUse is the memory that is in use. What a sync.Pool keeps, the second collection frees.
+func inUse() int {
+	var stats goruntime.MemStats
+	goruntime.GC()
+	goruntime.GC()
+	goruntime.ReadMemStats(&stats)
+	return int(stats.HeapAlloc)
 }
 
 // Among 5,000 nodes the Job has the memory that the agents have (the chart's resources).
@@ -74,9 +86,7 @@ func TestLargeClusterTakesLittleMemory(t *testing.T) {
 	const count = 5000
 	client, largest := server(t, count)
 	u := &Uninstall{Client: client, Say: t.Logf}
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+	before := inUse()
 	nodes, err := u.nodes(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -88,12 +98,11 @@ func TestLargeClusterTakesLittleMemory(t *testing.T) {
 	if err := u.deleteConditions(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
+	after := inUse()
 	if *largest > 500 {
 		t.Errorf("%d Nodes or pods are asked for at once", *largest)
 	}
-	if kept := int(after.HeapAlloc-before.HeapAlloc) / count; kept > 6000 {
+	if kept := (after - before) / count; kept > 6000 {
 		t.Errorf("%d bytes are kept of a Node and its pod", kept)
 	}
 	last := fmt.Sprintf("node-%04d", count-1)
