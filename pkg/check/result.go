@@ -99,16 +99,9 @@ func (r *Result) Print(w io.Writer) error {
 	if len(r.Absent) > 0 {
 		verdict += fmt.Sprintf(" but for %d that could not take part", len(r.Absent))
 	}
-	fmt.Fprintf(&b, "%s, %d probes: %s\n", counted(len(r.Nodes)), r.Probes, verdict)
+	fmt.Fprintf(&b, "%s, %s: %s\n", status.Counted(len(r.Nodes), "node"), status.Counted(r.Probes, "probe"), verdict)
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-func counted(nodes int) string {
-	if nodes == 1 {
-		return "1 node"
-	}
-	return strconv.Itoa(nodes) + " nodes"
 }
 
 // wide is how many nodes a matrix has at most; of more, those with a fault.

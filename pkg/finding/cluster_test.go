@@ -54,7 +54,7 @@ warning: neighbours: node9 is away
 not examined: it hangs
   on: 1 of 4 nodes: node3
   cure: wake it
-2 of 4 nodes examined: 1 checks passed, 1 failures, 2 warnings, 2 skipped (--verbose says why)
+2 of 4 nodes examined: 1 check passed, 1 failure, 2 warnings, 2 skipped (--verbose says why)
 `},
 		"verbose": {Format{Output: "table", Verbose: true}, `failure: ports: no \u001b[31mkubelet
   on: 1 of 4 nodes: node2
@@ -74,7 +74,7 @@ not examined: it hangs
   cure: wake it
 left out: it is virtual
   on: 1 of 4 nodes: node4
-2 of 4 nodes examined: 1 checks passed, 1 failures, 2 warnings, 2 skipped (--verbose says why)
+2 of 4 nodes examined: 1 check passed, 1 failure, 2 warnings, 2 skipped (--verbose says why)
 `},
 	} {
 		var b strings.Builder

@@ -82,7 +82,8 @@ func summary(found []Finding) string {
 	for _, f := range found {
 		count[f.Verdict]++
 	}
-	return fmt.Sprintf("%d checks passed, %d failures, %d warnings, %d skipped (--verbose says why)", count[OK], count[Failure], count[Warning], count[Skipped])
+	return fmt.Sprintf("%s passed, %s, %s, %d skipped (--verbose says why)",
+		status.Counted(count[OK], "check"), status.Counted(count[Failure], "failure"), status.Counted(count[Warning], "warning"), count[Skipped])
 }
 
 // of says whose evidence or cure it is, where others have others.

@@ -58,7 +58,7 @@ func (h *Held) bridge() string {
 	if h.State.Bridge == "" {
 		return none
 	}
-	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, count(h.Ports, "port"), list(h.State.Addresses))
+	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, Counted(h.Ports, "port"), list(h.State.Addresses))
 }
 
 func (h *Held) table() string {

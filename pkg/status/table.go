@@ -57,14 +57,14 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 			uplinks[i] = fmt.Sprintf("%s (MTU %d)", u.Name, u.MTU)
 		}
 		fact(w, "uplinks", "%s", list(uplinks))
-		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", count(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
+		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", Counted(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
 		fact(w, "CNI config", "%s", v.config())
 	}
 	fact(w, "API server", "%s", v.api())
 	if v.API.Error != "" {
 		fmt.Fprintf(w, "    -> %s\n", topology.APIUnavailable.Advice())
 	}
-	fact(w, "last pass", "%s ago in %s, %s", v.age(v.Pass.Time), v.Pass.Duration.Round(10*time.Microsecond), count(v.Pass.Changes, "change"))
+	fact(w, "last pass", "%s ago in %s, %s", v.age(v.Pass.Time), v.Pass.Duration.Round(10*time.Microsecond), Counted(v.Pass.Changes, "change"))
 	fact(w, "kernel", "%s", v.kernel())
 }
 
@@ -103,7 +103,7 @@ func (v *View) kernel() string {
 	case v.Drift.Time.IsZero():
 		return "what should be there is not known yet"
 	case n > 0:
-		return count(n, "difference") + ", " + v.age(v.Drift.Time) + " ago"
+		return Counted(n, "difference") + ", " + v.age(v.Drift.Time) + " ago"
 	}
 	return "as it should be, " + v.age(v.Drift.Time) + " ago"
 }
@@ -173,7 +173,7 @@ func (v *View) wide(w *bytes.Buffer) {
 		fmt.Fprintln(w, "\nPASSES")
 	}
 	for _, p := range v.Passes[:min(len(v.Passes), few)] {
-		fmt.Fprintf(w, "  %-8d %s  %s, %s\n", p.Number, p.Time.UTC().Format(time.RFC3339), p.Duration.Round(10*time.Microsecond), count(p.Changes, "change"))
+		fmt.Fprintf(w, "  %-8d %s  %s, %s\n", p.Number, p.Time.UTC().Format(time.RFC3339), p.Duration.Round(10*time.Microsecond), Counted(p.Changes, "change"))
 	}
 }
 
@@ -262,7 +262,8 @@ func (v *View) age(then time.Time) string {
 	return duration.HumanDuration(max(v.now.Sub(then), 0))
 }
 
-func count(n int, what string) string {
+// Counted is so many of what has a plural in s.
+func Counted(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}

@@ -249,7 +249,7 @@ func (c *Cluster) summary() string {
 	case !c.OK():
 		verdict = "something is wrong between nodes"
 	}
-	return fmt.Sprintf("%d nodes, %d agents answered, %d of %d routes: %s", len(c.Nodes), answers, ok, routes, verdict)
+	return fmt.Sprintf("%s, %s answered, %d of %d routes: %s", status.Counted(len(c.Nodes), "node"), status.Counted(answers, "agent"), ok, routes, verdict)
 }
 
 // The colours of a terminal, by ECMA-48's SGR.
