@@ -23,10 +23,12 @@ func TestFirewallPlugin(t *testing.T) {
 	run := func(args ...string) string {
 		t.Helper()
 		var out []byte
-		must(t, node.Do(func() (err error) {
+		if err := node.Do(func() (err error) {
 			out, err = exec.CommandContext(ctx, filepath.Join(iptables, args[0]), args[1:]...).CombinedOutput()
 			return err
-		}))
+		}); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
 		return string(out)
 	}
 	for _, program := range []string{"iptables", "ip6tables"} {
@@ -35,6 +37,7 @@ func TestFirewallPlugin(t *testing.T) {
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{}))
 	comesAlive(t, node)
+	knownToAll(ctx, t, f, node)
 	other := f.pods[0]
 	cut, err := node.AddPod(ctx, "cut")
 	must(t, err)
@@ -72,10 +75,12 @@ func TestFirewallPluginOfTwoNodes(t *testing.T) {
 	run := func(node *cluster.Node, args ...string) string {
 		t.Helper()
 		var out []byte
-		must(t, node.Do(func() (err error) {
+		if err := node.Do(func() (err error) {
 			out, err = exec.CommandContext(ctx, filepath.Join(iptables, args[0]), args[1:]...).CombinedOutput()
 			return err
-		}))
+		}); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
 		return string(out)
 	}
 	var nodes [2]*cluster.Node
@@ -88,6 +93,7 @@ func TestFirewallPluginOfTwoNodes(t *testing.T) {
 		must(t, nodes[i].StartAgent(cluster.AgentOptions{Args: []string{"--firewall-plugin"}}))
 		comesAlive(t, nodes[i])
 	}
+	knownToAll(ctx, t, f, nodes[:]...)
 	for i := range nodes {
 		var err error
 		pods[i], err = nodes[i].AddPod(ctx, "let")

@@ -82,8 +82,8 @@ func TestForeignRouteToPeerSubnetWinsAndStays(t *testing.T) {
 		t.Errorf("foreign routes before:\n%q\nand after:\n%q", before, after)
 	}
 	for _, subnet := range peer.Subnets {
-		if !hasProblem(t, node, peer.Name, "RouteConflict", subnet.String()) {
-			t.Errorf("/status says nothing about the conflict over %s", subnet)
-		}
+		eventually(t, "/status tells of the conflict over "+subnet.String(), func() bool {
+			return hasProblem(t, node, peer.Name, "RouteConflict", subnet.String())
+		})
 	}
 }

@@ -11,6 +11,26 @@ import (
 // healLimit is ten times what it should take, for machines under load and for the race detector.
 const healLimit = 200 * time.Millisecond
 
+// tries is how often something is measured: a machine that is busy with other things is late now and then, an agent that
+// is too slow is so each time.
+const tries = 3
+
+// quickOnce fails the test if something takes longer than healLimit each time.
+func quickOnce(t *testing.T, what string, measure func(try int) time.Duration) {
+	t.Helper()
+	var took []time.Duration
+	for try := range tries {
+		took = append(took, measure(try))
+		if took[len(took)-1] <= healLimit {
+			break
+		}
+	}
+	t.Logf("%s: %s", what, took)
+	if took[len(took)-1] > healLimit {
+		t.Errorf("%s took %s; want at most %s once", what, took, healLimit)
+	}
+}
+
 func TestDeletedRouteComesBack(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
@@ -26,7 +46,7 @@ func TestDeletedRouteComesBack(t *testing.T) {
 		median := took[len(took)/2]
 		t.Logf("route to %s back after %s (median of %d; longest %s)", subnet, median, len(took), took[len(took)-1])
 		if median > healLimit {
-			t.Errorf("route to %s: want at most %s", subnet, healLimit)
+			t.Errorf("route to %s: back after %s; want a median of at most %s", subnet, took, healLimit)
 		}
 	}
 }
@@ -35,18 +55,22 @@ func TestDeletedRouteComesBack(t *testing.T) {
 func TestFlowOverDeletedRoute(t *testing.T) {
 	f := setup(t)
 	ctx := within(t, limit)
-	flow, err := f.pods[0].StartFlow(f.pods[2].V4)
-	must(t, err)
-	for range 5 {
-		_, err := f.nodes[0].Heal(ctx, f.nodes[1].Subnets[0])
+	quickOnce(t, "the longest gap of a flow", func(try int) time.Duration {
+		to := f.pods[2*(1+try%2)] // another route each time: the agent's patience with who takes one away is limited
+		flow, err := f.pods[0].StartFlow(to.V4)
 		must(t, err)
-		must(t, flow.Run(ctx, 5))
-	}
-	count := flow.Stop()
-	t.Log(count)
-	if count.LongestGap > healLimit {
-		t.Errorf("%s: want no gap over %s", count, healLimit)
-	}
+		for range 5 {
+			_, err := f.nodes[0].Heal(ctx, to.Node.Subnets[0])
+			must(t, err)
+			must(t, flow.Run(ctx, 5))
+		}
+		count := flow.Stop()
+		t.Log(count)
+		if count.Received == 0 {
+			t.Errorf("%s: nothing arrived", count)
+		}
+		return count.LongestGap
+	})
 }
 
 // All at once: what a route daemon that flushes the table does.
@@ -55,14 +79,16 @@ func TestAllRoutesDeleted(t *testing.T) {
 	ctx := within(t, limit)
 	node := f.nodes[2]
 	all := subnetsOf(f.nodes...)
-	delays, err := cluster.AwaitRoutes(ctx, []*cluster.Node{node}, true, all, func() error {
-		for _, subnet := range all {
-			if err := node.DeleteRoute(subnet); err != nil {
-				return err
+	quickOnce(t, "having all routes back", func(int) time.Duration {
+		delays, err := cluster.AwaitRoutes(ctx, []*cluster.Node{node}, true, all, func() error {
+			for _, subnet := range all {
+				if err := node.DeleteRoute(subnet); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
+		must(t, err)
+		return delays[0].Took
 	})
-	must(t, err)
-	report(t, "all routes back", delays, healLimit)
 }

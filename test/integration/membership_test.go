@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -120,6 +121,16 @@ func comesAlive(t *testing.T, node *cluster.Node) {
 	t.Logf("%s is ready after %s", node.Name, time.Since(start).Round(time.Millisecond))
 	if _, err := node.CNIConfig(); err != nil {
 		t.Errorf("%s is ready without a CNI config: %v", node.Name, err)
+	}
+}
+
+// knownToAll waits until there are routes both ways between nodes, and from each to the nodes that stay and back: that a
+// node is ready says nothing of what others know about it.
+func knownToAll(ctx context.Context, t *testing.T, f *fixture, nodes ...*cluster.Node) {
+	t.Helper()
+	all := slices.Concat(f.nodes, nodes)
+	for _, node := range all {
+		must(t, node.AwaitRoute(ctx, subnetsOf(all...)...))
 	}
 }
 

@@ -96,9 +96,9 @@ func TestMigrationFromFlannel(t *testing.T) {
 	for i, node := range nodes {
 		peer := nodes[1-i]
 		for j, subnet := range peer.Subnets {
-			if !hasProblem(t, node, peer.Name, "RouteConflict", subnet.String()) {
-				t.Errorf("%s does not report flannel's route to %s", node.Name, subnet)
-			}
+			eventually(t, node.Name+" reports flannel's route to "+subnet.String(), func() bool {
+				return hasProblem(t, node, peer.Name, "RouteConflict", subnet.String())
+			})
 			must(t, flows[0].Run(ctx, 10))
 			must(t, node.Handle().RouteDel(flannelRoute(subnet, peer.Addrs()[j])))
 			must(t, flows[0].Run(ctx, 10))

@@ -47,7 +47,7 @@ func TestConfinedAgent(t *testing.T) {
 
 	pod, err := node.AddPod(ctx, "a")
 	must(t, err)
-	must(t, f.nodes[0].AwaitRoute(ctx, node.Subnets...))
+	knownToAll(ctx, t, f, node)
 	for _, to := range []*cluster.Pod{f.pods[0], f.pods[2]} {
 		_, err := pod.Ping(ctx, to.V4)
 		must(t, err)
@@ -224,12 +224,17 @@ func TestListensOnOneAddress(t *testing.T) {
 		fmt.Sprintf("%s:9472", node.V4): false, fmt.Sprintf("[%s]:9472", node.V6): false, "[::1]:9472": false,
 		"127.0.0.1:9473": false, fmt.Sprintf("[%s]:9473", node.V6): false,
 	} {
-		connection, err := node.Dial(ctx, "tcp", netip.MustParseAddrPort(address))
-		if (err == nil) != answers {
-			t.Errorf("connecting to %s: %v, want it to answer: %t", address, err, answers)
+		dial := func() error {
+			connection, err := node.Dial(ctx, "tcp", netip.MustParseAddrPort(address))
+			if err == nil {
+				connection.Close()
+			}
+			return err
 		}
-		if err == nil {
-			connection.Close()
+		if answers { // what is ready may not serve its metrics yet
+			eventually(t, address+" answers", func() bool { return dial() == nil })
+		} else if dial() == nil {
+			t.Errorf("%s answers; nobody should listen there", address)
 		}
 	}
 }

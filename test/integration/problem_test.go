@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,8 +18,8 @@ import (
 // changes, but not at every try.
 const mostTold = 3
 
-// waitNotReady waits until /readyz refuses for a reason, in words that hold all of words, and checks that /status, the
-// metrics and the log have the reason too.
+// waitNotReady waits until /readyz refuses for a reason, in words that hold all of words, and until /status, the metrics
+// and the log, which a pass writes one after the other, have the reason too.
 func waitNotReady(t *testing.T, node *cluster.Node, reason string, words ...string) {
 	t.Helper()
 	var seen string
@@ -28,21 +29,36 @@ func waitNotReady(t *testing.T, node *cluster.Node, reason string, words ...stri
 	})
 	must(t, err)
 	t.Logf("%s says: %s", node.Name, strings.TrimSpace(seen))
-	if !hasProblem(t, node, "", reason, "") && !hasProblem(t, node, node.Name, reason, "") {
-		t.Errorf("/status of %s has no problem %s", node.Name, reason)
-	}
-	metrics, err := node.Metrics(t.Context())
-	must(t, err)
-	if want := fmt.Sprintf("plainroute_problems{own=\"true\",reason=%q} 1\n", reason); !strings.Contains(metrics, want) {
-		t.Errorf("the metrics of %s lack %s", node.Name, want)
-	}
+	eventually(t, "/status of "+node.Name+" has the problem "+reason, func() bool {
+		return hasProblem(t, node, "", reason, "") || hasProblem(t, node, node.Name, reason, "")
+	})
+	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"true\",reason=%q} 1\n", reason))
 	toldOnce(t, node, reason)
+}
+
+// hasMetric waits until an agent's metrics hold a text.
+func hasMetric(t *testing.T, node *cluster.Node, want string) {
+	t.Helper()
+	var metrics string
+	defer func() {
+		if t.Failed() {
+			t.Logf("of problems the metrics of %s say %q", node.Name, regexp.MustCompile(`(?m)^plainroute_problems.*`).FindAllString(metrics, 20))
+		}
+	}()
+	eventually(t, "the metrics of "+node.Name+" have "+want, func() bool {
+		var err error
+		metrics, err = node.Metrics(t.Context())
+		must(t, err)
+		return strings.Contains(metrics, want)
+	})
 }
 
 // toldOnce checks that the log names a reason, and doesn't repeat itself.
 func toldOnce(t *testing.T, node *cluster.Node, reason string) {
 	t.Helper()
-	if told := countLog(t, node, 0, "msg=Problem ", "reason="+reason); told < 1 || told > mostTold {
+	told := func() int { return countLog(t, node, 0, "msg=Problem ", "reason="+reason) }
+	eventually(t, "the log of "+node.Name+" tells "+reason, func() bool { return told() > 0 })
+	if told := told(); told > mostTold {
 		t.Errorf("the log of %s tells %s %d times; want once, or %d times at most:\n%s",
 			node.Name, reason, told, mostTold, node.LogTail(6))
 	}

@@ -114,8 +114,6 @@ func TestReboot(t *testing.T) {
 	comesAlive(t, node)
 	pod, err := node.AddPod(ctx, "a")
 	must(t, err)
-	for _, peer := range f.nodes {
-		must(t, node.AwaitRoute(ctx, peer.Subnets...))
-	}
+	knownToAll(ctx, t, f, node)
 	reachesUnchanged(ctx, t, pod.Host, f.pods[0].Host)
 }
