@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -69,8 +70,8 @@ type apiServer struct {
 
 func startAPIServer(assets string) (*apiServer, error) {
 	s := &apiServer{plane: &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver")},
+		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
+		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
 	}}
 	// As on real clusters: kubelets have the rights of their own Node, and no more.
 	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction")

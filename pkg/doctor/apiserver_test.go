@@ -4,8 +4,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	rtnl "github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -39,8 +41,8 @@ func newAPIServer(t *testing.T) *apiServer {
 	}
 	loopback(t)
 	s := &apiServer{t: t, plane: &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver")},
+		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
+		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
 	}}
 	s.plane.APIServer.Configure().Set("advertise-address", "192.0.2.1") // there is no default route to find one by
 	if err := s.plane.Start(); err != nil {
@@ -56,7 +58,26 @@ func newAPIServer(t *testing.T) *apiServer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.awaitNamespaces(metav1.NamespaceDefault, corev1.NamespaceNodeLease)
 	return s
+}
+
+// awaitNamespaces waits for namespaces that the API server makes once it has started.
+func (s *apiServer) awaitNamespaces(names ...string) {
+	s.t.Helper()
+	end := time.Now().Add(time.Minute)
+	for _, name := range names {
+		for {
+			_, err := s.admin.CoreV1().Namespaces().Get(s.t.Context(), name, metav1.GetOptions{})
+			if err == nil {
+				break
+			}
+			if time.Now().After(end) {
+				s.t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
 }
 
 func loopback(t *testing.T) {

@@ -48,8 +48,8 @@ func startServer(t *testing.T) *server {
 		t.Skipf("%v; `hack/binaries.sh k8s` makes it", err)
 	}
 	s := &server{plane: &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver")},
+		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
+		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
 	}}
 	s.plane.APIServer.Configure().Set("authorization-mode", "RBAC").Set("disable-admission-plugins", "ServiceAccount")
 	must(t, s.plane.Start())
