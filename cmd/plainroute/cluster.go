@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,6 +39,8 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: f.context}
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
 	switch {
+	case clientcmd.IsEmptyConfig(err) && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "":
+		return nil, nil, fmt.Errorf("there is no kubeconfig at %s, which KUBECONFIG names", os.Getenv(clientcmd.RecommendedConfigPathEnvVar))
 	case clientcmd.IsEmptyConfig(err):
 		return nil, nil, errors.New("there is no kubeconfig: give --kubeconfig FILE or set KUBECONFIG")
 	case err != nil:
