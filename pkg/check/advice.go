@@ -72,8 +72,8 @@ func (r *Result) kindsBetweenPods() map[Kind]bool {
 func (r *Result) beyondPods() (lines []string) {
 	said := map[string]bool{}
 	for _, f := range r.Faults {
-		target, _, _ := strings.Cut(f.Target, " ")
-		if said[target] || f.Translated {
+		target, node, _ := strings.Cut(f.Target, " ")
+		if said[target] || f.Translated || r.away(node) {
 			continue
 		}
 		said[target] = true
@@ -89,4 +89,9 @@ func (r *Result) beyondPods() (lines []string) {
 		}
 	}
 	return lines
+}
+
+// away tells that a node could not take part, of which it is told why: that it doesn't answer is no wonder.
+func (r *Result) away(node string) bool {
+	return slices.ContainsFunc(r.Absent, func(a Absence) bool { return a.Node == node })
 }

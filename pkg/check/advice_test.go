@@ -30,9 +30,10 @@ func TestAdvice(t *testing.T) {
 		{"DNS away", []probe{{"node-1", Names, Name, lost}, {"node-2", Names, Name, lost}}, "the cluster's DNS", "in common|firewall|MTU"},
 		{"no kube-proxy", []probe{{"node-1", Services, TCP, lost}}, "has node-1 in common|kube-proxy", "DNS|firewall"},
 		{"a firewall on a node", []probe{{"node-1", Nodes + " node-2", Reach, lost}, {"node-3", Nodes + " node-2", Reach, lost}}, "has node-2 in common|on that node", "DNS|MTU"},
+		{"a node is off", []probe{{"node-1", Nodes + " off", Reach, lost}, {"node-2", Nodes + " off", Reach, lost}}, "Next: ", "firewall"},
 		{"no way out", []probe{{"node-1", World, Reach, lost}}, "--masquerade", "DNS|firewall|MTU"},
 	} {
-		r := &Result{Nodes: []string{"node-1", "node-2", "node-3"}}
+		r := &Result{Nodes: []string{"node-1", "node-2", "node-3"}, Absent: []Absence{{Node: "off", Why: "the node is NotReady"}}}
 		for _, p := range c.probes {
 			r.add(p.from, p.target, Probe{p.kind, "192.0.2.1:9473"}, p.outcome)
 		}
