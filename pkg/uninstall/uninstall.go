@@ -78,6 +78,9 @@ func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 			return nil, err
 		}
 	}
+	// Nobody would know whether a call that is cut off has made one.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
+	defer cancel()
 	set, err := sets.Create(ctx, u.daemonSet(), metav1.CreateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("making DaemonSet %s: %w", Name, err)

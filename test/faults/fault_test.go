@@ -125,11 +125,11 @@ func (f fault) strikeOnce(l *lab, m *measurement) {
 // mostly the looking that is late. What is published is measured one by one, within the bounds as they are.
 const crowded = 4
 
-func (f fault) bound() time.Duration {
+func bound(limit time.Duration) time.Duration {
 	if *update {
-		return f.within
+		return limit
 	}
-	return crowded * f.within
+	return crowded * limit
 }
 
 func (f fault) mayLose(cut time.Duration) int {
@@ -149,7 +149,7 @@ func (f fault) judge(l *lab, m *measurement) {
 			l.t.Errorf("%s, %d in a row: want at most %d lost, %d in a row", count, count.LongestLoss, m.mayLose, longest)
 		}
 	}
-	if bound := f.bound(); m.repair > bound {
+	if bound := bound(f.within); m.repair > bound {
 		l.t.Errorf("repaired after %s; want at most %s", m.repair, bound)
 	}
 	l.t.Log(m)

@@ -185,12 +185,26 @@ func TestUninstallLeavesNodes(t *testing.T) {
 	r.must(r.node.AwaitRoute(r.within(limit), r.peer.Subnets...))
 }
 
+// untilUnderWay ends when there is a DaemonSet.
+func (r *removal) untilUnderWay() context.Context {
+	ctx, cancel := context.WithCancel(r.within(limit))
+	go func() {
+		defer cancel()
+		for ctx.Err() == nil {
+			sets, err := r.site.Client().AppsV1().DaemonSets(r.namespace).List(ctx, metav1.ListOptions{})
+			if err == nil && len(sets.Items) > 0 {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	return ctx
+}
+
 // Whoever loses patience leaves nothing behind, and whoever is killed leaves what the next run takes away.
 func TestUninstallInterrupted(t *testing.T) {
 	r := newRemoval(t, func(*lab) []*cluster.Node { return nil })
-	stale, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	killed, err := r.peer.Plainroute(stale, r.args()...)
+	killed, err := r.peer.Plainroute(r.untilUnderWay(), r.args()...)
 	r.must(err)
 	sets := r.site.Client().AppsV1().DaemonSets(r.namespace)
 	left, err := sets.List(r.within(limit), metav1.ListOptions{})
@@ -203,9 +217,7 @@ func TestUninstallInterrupted(t *testing.T) {
 		t.Errorf("said %q", done.Stderr)
 	}
 
-	impatient, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	interrupted, err := r.peer.PlainrouteUntil(impatient, syscall.SIGTERM, r.args()...)
+	interrupted, err := r.peer.PlainrouteUntil(r.untilUnderWay(), syscall.SIGTERM, r.args()...)
 	r.must(err)
 	if interrupted.Code != 1 || !strings.Contains(interrupted.Stderr, "interrupted: ") {
 		t.Errorf("the interrupted run ended with %d and said %q", interrupted.Code, interrupted.Stderr)
