@@ -32,6 +32,7 @@ func TestMetricsPage(t *testing.T) {
 	api.create(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
+	a.settle() // a pass has told readiness before it tells its metrics
 	families, err := a.registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -116,12 +116,17 @@ func TestPrintLargeCluster(t *testing.T) {
 		}
 		c.Nodes = append(c.Nodes, n)
 	}
-	begin := time.Now()
 	var b strings.Builder
-	if err := c.Print(&b, Format{}); err != nil {
-		t.Fatal(err)
+	took := time.Hour
+	for range 3 { // others may have the machine meanwhile
+		b.Reset()
+		begin := time.Now()
+		if err := c.Print(&b, Format{}); err != nil {
+			t.Fatal(err)
+		}
+		took = min(took, time.Since(begin))
 	}
-	if took := time.Since(begin); took > 5*time.Second || strings.Count(b.String(), "\n") != 61 || !strings.Contains(b.String(), "5000 of 5000 nodes: node0000, ") || !strings.Contains(b.String(), "node0009 and 4990 more") {
+	if took > 5*time.Second || strings.Count(b.String(), "\n") != 61 || !strings.Contains(b.String(), "5000 of 5000 nodes: node0000, ") || !strings.Contains(b.String(), "node0009 and 4990 more") {
 		t.Errorf("after %s it is\n%.2000s", took, b.String())
 	}
 }
