@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/pages"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 const (
@@ -81,15 +82,8 @@ func unmanaged(n *corev1.Node) string {
 	if os := n.Labels[corev1.LabelOSStable]; os != "" && os != "linux" {
 		return "no agent is meant to run here: the operating system is " + os
 	}
-	for _, l := range [...][2]string{
-		{"type", "virtual-kubelet"},
-		{"type", "kwok"},
-		{"liqo.io/type", "virtual-node"},
-		{"eks.amazonaws.com/compute-type", "fargate"},
-	} {
-		if n.Labels[l[0]] == l[1] {
-			return fmt.Sprintf("no agent is meant to run here: the Node is labelled %s=%s", l[0], l[1])
-		}
+	if label := topology.VirtualLabel(n.Labels); label != "" {
+		return "no agent is meant to run here: the Node is labelled " + label
 	}
 	return ""
 }

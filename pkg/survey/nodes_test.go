@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +51,16 @@ func TestRather(t *testing.T) {
 	} {
 		if !rather(c.better, c.worse) || rather(c.worse, c.better) {
 			t.Errorf("of %v and %v the wrong one is asked", c.better.ObjectMeta, c.worse.ObjectMeta)
+		}
+	}
+}
+
+// A Node without a kernel has no agent to miss.
+func TestVirtualNodesAreNotManaged(t *testing.T) {
+	for label, value := range map[string]string{"type": "kwok", "liqo.io/type": "virtual-node", "eks.amazonaws.com/compute-type": "fargate"} {
+		row := rowOf(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelOSStable: "linux", label: value}}})
+		if row.Silence != NotManaged || !strings.HasSuffix(row.Detail, label+"="+value) {
+			t.Errorf("%s=%s: %s, %s", label, value, row.Silence, row.Detail)
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package topology
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // VirtualLabels are labels, and values of them, by which the manifests' affinity keeps
 // agents off Nodes that have no kernel of their own: virtual kubelets, kwok's, Liqo's
@@ -11,12 +14,17 @@ func VirtualLabels() map[string][]string {
 	}
 }
 
-// Virtual tells by a Node's labels that there is no kernel behind it.
-func Virtual(labels map[string]string) bool {
-	for key, values := range VirtualLabels() {
-		if slices.Contains(values, labels[key]) {
-			return true
+// VirtualLabel is that of a Node's labels, KEY=VALUE, by which there is no kernel behind
+// it, or nothing.
+func VirtualLabel(labels map[string]string) string {
+	all := VirtualLabels()
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if value := labels[key]; slices.Contains(all[key], value) {
+			return key + "=" + value
 		}
 	}
-	return false
+	return ""
 }
+
+// Virtual tells by a Node's labels that there is no kernel behind it.
+func Virtual(labels map[string]string) bool { return VirtualLabel(labels) != "" }

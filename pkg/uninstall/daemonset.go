@@ -1,6 +1,8 @@
 package uninstall
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -8,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apilabels "k8s.io/apimachinery/pkg/labels"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Options say what the pods that clean the nodes are made of. There is no API
@@ -136,24 +140,20 @@ func (o Options) container(name string, args ...string) corev1.Container {
 	}
 }
 
-// virtualKubelet is the label by which virtual kubelets tell themselves apart
-// (github.com/virtual-kubelet/virtual-kubelet): there is no kernel behind them.
-const (
-	typeLabel      = "type"
-	virtualKubelet = "virtual-kubelet"
-)
-
 func realNodes() *corev1.Affinity {
+	var own []corev1.NodeSelectorRequirement
+	virtuals := topology.VirtualLabels()
+	for _, key := range slices.Sorted(maps.Keys(virtuals)) {
+		own = append(own, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
+	}
 	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: typeLabel, Operator: corev1.NodeSelectorOpNotIn, Values: []string{virtualKubelet}}},
-		}}},
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: own}}},
 	}}
 }
 
 // isReal tells whether a Node gets a pod.
 func isReal(n *corev1.Node) bool {
-	return n.Labels[corev1.LabelOSStable] == "linux" && n.Labels[typeLabel] != virtualKubelet
+	return n.Labels[corev1.LabelOSStable] == "linux" && !topology.Virtual(n.Labels)
 }
 
 // hostFolder is made where it is missing, or else the pod would not start on a node

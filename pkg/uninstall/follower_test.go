@@ -2,11 +2,15 @@ package uninstall
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 func node(name string, ready corev1.ConditionStatus) *corev1.Node {
@@ -145,10 +149,17 @@ func TestManyNodesAreLeft(t *testing.T) {
 func TestRealNodes(t *testing.T) {
 	windows, virtual := node("w", corev1.ConditionTrue), node("v", corev1.ConditionTrue)
 	windows.Labels[corev1.LabelOSStable] = "windows"
-	virtual.Labels["type"] = "virtual-kubelet"
+	virtual.Labels["liqo.io/type"] = "virtual-node"
 	for n, want := range map[*corev1.Node]bool{node("n", corev1.ConditionTrue): true, windows: false, virtual: false} {
 		if isReal(n) != want {
 			t.Errorf("%s: got %t", n.Name, !want)
 		}
+	}
+	excluded := map[string][]string{}
+	for _, r := range realNodes().NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchExpressions {
+		excluded[r.Key] = r.Values
+	}
+	if !maps.EqualFunc(excluded, topology.VirtualLabels(), slices.Equal) {
+		t.Errorf("the pods keep off %v", excluded)
 	}
 }
