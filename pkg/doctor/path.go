@@ -151,7 +151,7 @@ func podPackets(ctx context.Context, p *Patient) []Finding {
 	}
 	suspects, alive := p.unarrived(r)
 	if alive == 0 && len(r.peers) > 0 {
-		return Skip("no peer answers datagrams, so nobody can tell whether those for pods arrive", letPass)
+		return Skip("no peer answers datagrams by a route of ours, so nobody can tell whether those for pods arrive", letPass)
 	}
 	suspects, err := p.confirmed(ctx, r, suspects)
 	if err != nil {
@@ -244,8 +244,10 @@ func because(a answer) string {
 	return fmt.Sprintf(" (%s says: %s)", a.refused, a.why)
 }
 
-// routed tells whether a route of ours to the subnet is in the kernel; without one,
-// silence says nothing about the network.
+// routed tells whether a route of ours to the subnet is in the kernel, and no foreign one before it; else silence says nothing
+// about the network.
 func (p *Patient) routed(subnet netip.Prefix) bool {
-	return slices.ContainsFunc(p.State.Routes, func(r topology.Route) bool { return r.Dst == subnet && r.Type == topology.Unicast })
+	return slices.ContainsFunc(p.State.Routes, func(r topology.Route) bool {
+		return r.Dst == subnet && r.Type == topology.Unicast && !p.takenByMain(r)
+	})
 }

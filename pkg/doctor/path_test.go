@@ -118,6 +118,10 @@ func TestRouterRefusesPodPackets(t *testing.T) {
 	p := l.patient()
 	p.Host.Routes = []topology.Route{{Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"}}
 	finds(t, podPackets(t.Context(), p), Warning, "node2", "192.168.1.1 says: network is unreachable")
+
+	// Where a foreign route leads there, that is the fault, and told by another check.
+	p.Host.Routes = append(p.Host.Routes, topology.Route{Dst: prefixes(2)[0], Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"})
+	finds(t, podPackets(t.Context(), p), Skipped, "by a route of ours")
 }
 
 // Answers are rationed: what was not answered because much was asked before is asked again.
