@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -72,6 +73,7 @@ Exit codes: 0 no check failed (warnings there may be); 1 a check failed, or with
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "show all checks, the good ones too")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
+	offer(cmd, "check", finding.CheckNames()...)
 	f.registerNode(cmd)
 	return cmd
 }
@@ -110,6 +112,11 @@ func (f *doctorFlags) faults() []error {
 	faults := f.clusterFlags.faults()
 	if f.output != "table" && f.output != "json" {
 		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
+	}
+	for _, name := range f.checks {
+		if !slices.Contains(finding.CheckNames(), name) {
+			faults = append(faults, fmt.Errorf("--check: there is no check %q; there are %s", name, strings.Join(finding.CheckNames(), ", ")))
+		}
 	}
 	return faults
 }

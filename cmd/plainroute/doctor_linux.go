@@ -58,15 +58,6 @@ func (f *doctorFlags) registerNode(cmd *cobra.Command) {
 	f.node = fs
 	cmd.Flags().AddFlagSet(fs)
 	cmd.Flags().BoolVar(&f.list, "list", false, "list the checks")
-	offer(cmd, "check", checkNames()...)
-}
-
-func checkNames() []string {
-	var names []string
-	for _, c := range doctor.Checks() {
-		names = append(names, c.Name)
-	}
-	return names
 }
 
 // ofNode examines the node that it runs on, or lists the checks.
@@ -76,7 +67,7 @@ func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
 		return err
 	}
 	if f.list {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(checkNames(), "\n"))
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(finding.CheckNames(), "\n"))
 		return err
 	}
 	patient := f.patient(cmd.Context())
@@ -112,11 +103,6 @@ func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
 		}
 	}
 	checks := doctor.Checks()
-	for _, name := range f.checks {
-		if !slices.Contains(checkNames(), name) {
-			faults = append(faults, fmt.Errorf("--check: there is no check %q; --list has them all", name))
-		}
-	}
 	if len(f.checks) > 0 {
 		checks = slices.DeleteFunc(checks, func(c doctor.Check) bool { return !slices.Contains(f.checks, c.Name) })
 	}

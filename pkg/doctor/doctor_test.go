@@ -2,9 +2,12 @@ package doctor
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/pkg/finding"
 )
 
 // One check's fault hides nothing of what others found, and their order is that of the list.
@@ -41,10 +44,15 @@ func TestCheckThatHangs(t *testing.T) {
 
 func TestNamesAreUnique(t *testing.T) {
 	seen := map[string]bool{}
+	var names []string
 	for _, c := range Checks() {
 		if seen[c.Name] || c.Run == nil || strings.ContainsAny(c.Name, " ,_") {
 			t.Errorf("the check %q", c.Name)
 		}
 		seen[c.Name] = true
+		names = append(names, c.Name)
+	}
+	if !slices.Equal(names, finding.CheckNames()) {
+		t.Errorf("checks are %q, and those that can be asked for %q", names, finding.CheckNames())
 	}
 }
