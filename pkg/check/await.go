@@ -227,12 +227,22 @@ func (v *vigil) absence(node *corev1.Node, own []*corev1.Pod) absence {
 
 // notReady says why the API server calls a node so, or nothing.
 func notReady(n *corev1.Node) string {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-			return "the node is NotReady: " + strings.TrimSuffix(c.Reason+": "+c.Message, ": ")
-		}
+	switch c := readiness(n); {
+	case c == nil:
+		return "the node is NotReady: no kubelet has ever reported of it"
+	case c.Status != corev1.ConditionTrue:
+		return "the node is NotReady: " + strings.TrimSuffix(c.Reason+": "+c.Message, ": ")
 	}
 	return ""
+}
+
+// readiness is what is known of it; nil: nothing.
+func readiness(n *corev1.Node) *corev1.NodeCondition {
+	i := slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
+	if i < 0 {
+		return nil
+	}
+	return &n.Status.Conditions[i]
 }
 
 // imageReasons are a kubelet's words for an image that it can't get

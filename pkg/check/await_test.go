@@ -63,6 +63,24 @@ func TestNodeAway(t *testing.T) {
 	})
 }
 
+// A Node that was made by hand, or whose kubelet died at once, is named at once, not left out.
+func TestNodeWithoutKubelet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		r, client := healthy(t)
+		windows := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "windows", Labels: map[string]string{corev1.LabelOSStable: "windows"}}}
+		for _, n := range []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "made"}}, windows} {
+			if err := client.Tracker().Add(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		result, err := r.Do(t.Context())
+		if err != nil || len(result.Nodes) != 2 || len(result.Absent) != 1 || result.Absent[0].Node != "made" || !strings.HasSuffix(result.Absent[0].Why, "no kubelet has ever reported of it") || time.Since(begin) > 30*time.Second {
+			t.Errorf("after %s: %+v, %v", time.Since(begin), result, err)
+		}
+	})
+}
+
 // A node that is said to be ready is waited for, then named.
 func TestPodNotReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

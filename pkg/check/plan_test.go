@@ -22,7 +22,7 @@ func cluster(n int) (pods []corev1.Pod, nodes []corev1.Node) {
 		name := fmt.Sprintf("node-%d", i+1)
 		nodes = append(nodes, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
 			{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.168.1.%d", 11+i)}, {Type: corev1.NodeHostName, Address: name},
-		}}})
+		}, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}})
 		for j, group := range groups {
 			pods = append(pods, corev1.Pod{
 				ObjectMeta: metav1.ObjectMeta{Name: name + "-" + group, Labels: objectLabels(group)},

@@ -115,13 +115,17 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	return result, nil
 }
 
-// nodes lists those that can have pods, and draws some where they are too many.
+// nodes lists those that should have pods, and draws some where they are too many. One
+// that no kubelet has ever reported of lacks the labels too, by which it would be known.
 func (r *Run) nodes(ctx context.Context) ([]corev1.Node, error) {
-	list, err := r.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: corev1.LabelOSStable + "=linux"})
+	list, err := r.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("listing nodes: %w", err)
 	}
-	list.Items = slices.DeleteFunc(list.Items, func(n corev1.Node) bool { return topology.Virtual(n.Labels) })
+	list.Items = slices.DeleteFunc(list.Items, func(n corev1.Node) bool {
+		os, labelled := n.Labels[corev1.LabelOSStable]
+		return topology.Virtual(n.Labels) || os != "linux" && (labelled || readiness(&n) != nil)
+	})
 	if len(list.Items) == 0 {
 		return nil, errors.New("there is no node with Linux")
 	}
