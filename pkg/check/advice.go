@@ -68,27 +68,39 @@ func (r *Result) kindsBetweenPods() map[Kind]bool {
 	return kinds
 }
 
-// beyondPods says what to look at where pods reach each other, and not the rest.
+// beyond is what to look at where pods reach each other, and not the rest: causes first.
+var beyond = []struct{ target, look string }{
+	{Services, "Pods reach each other, and not by a Service: look at kube-proxy on these nodes."},
+	{Names, "Pods reach each other, and names are not found: look at the cluster's DNS: kubectl -n kube-system get pods,endpointslices -l k8s-app=kube-dns -o wide."},
+	{Nodes, "Pods reach each other, and not a node's own address: a firewall on that node drops what pods send to it."},
+	{World, "Pods reach each other, and not the world: do the nodes reach it, and does the agent masquerade (--masquerade)?"},
+}
+
+// beyondPods says what to look at beyond pods. The cluster's DNS is a Service: what
+// fails where no Service is reached is no fault of its own.
 func (r *Result) beyondPods() (lines []string) {
-	said := map[string]bool{}
-	for _, f := range r.Faults {
-		target, node, _ := strings.Cut(f.Target, " ")
-		if said[target] || f.Translated || r.away(node) {
-			continue
+	serviceless := r.failing(Services)
+	for _, b := range beyond {
+		from := r.failing(b.target)
+		if b.target == Names {
+			from = slices.DeleteFunc(from, func(node string) bool { return slices.Contains(serviceless, node) })
 		}
-		said[target] = true
-		switch target {
-		case Names:
-			lines = append(lines, "Pods reach each other, and names are not found: look at the cluster's DNS: kubectl -n kube-system get pods,endpointslices -l k8s-app=kube-dns -o wide.")
-		case Services:
-			lines = append(lines, "Pods reach each other, and not by a Service: look at kube-proxy on these nodes.")
-		case Nodes:
-			lines = append(lines, "Pods reach each other, and not a node's own address: a firewall on that node drops what pods send to it.")
-		case World:
-			lines = append(lines, "Pods reach each other, and not the world: do the nodes reach it, and does the agent masquerade (--masquerade)?")
+		if len(from) > 0 {
+			lines = append(lines, b.look)
 		}
 	}
 	return lines
+}
+
+// failing are the nodes whose pods don't reach targets of a sort.
+func (r *Result) failing(sort string) (from []string) {
+	for _, f := range r.Faults {
+		target, node, _ := strings.Cut(f.Target, " ")
+		if target == sort && !f.Translated && !r.away(node) && !slices.Contains(from, f.From) {
+			from = append(from, f.From)
+		}
+	}
+	return from
 }
 
 // away tells that a node could not take part, of which it is told why: that it doesn't answer is no wonder.

@@ -29,6 +29,8 @@ func TestAdvice(t *testing.T) {
 		{"masquerade", []probe{{"node-3", "node-1", TCP, seen}, {"node-3", "node-2", TCP, seen}}, "has node-3 in common|pods of node-3|--cluster-cidr", "firewall|MTU"},
 		{"DNS away", []probe{{"node-1", Names, Name, lost}, {"node-2", Names, Name, lost}}, "the cluster's DNS", "in common|firewall|MTU"},
 		{"no kube-proxy", []probe{{"node-1", Services, TCP, lost}}, "has node-1 in common|kube-proxy", "DNS|firewall"},
+		{"no kube-proxy, so no names", []probe{{"node-1", Names, Name, lost}, {"node-1", Services, TCP, lost}}, "kube-proxy", "DNS|firewall"},
+		{"no kube-proxy, and no DNS", []probe{{"node-2", Names, Name, lost}, {"node-1", Services, TCP, lost}}, "kube-proxy on these nodes.\nPods reach each other, and names are not found", "firewall"},
 		{"a firewall on a node", []probe{{"node-1", Nodes + " node-2", Reach, lost}, {"node-3", Nodes + " node-2", Reach, lost}}, "has node-2 in common|on that node", "DNS|MTU"},
 		{"a node is off", []probe{{"node-1", Nodes + " off", Reach, lost}, {"node-2", Nodes + " off", Reach, lost}}, "Next: ", "firewall"},
 		{"no way out", []probe{{"node-1", World, Reach, lost}}, "--masquerade", "DNS|firewall|MTU"},
