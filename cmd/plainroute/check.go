@@ -132,15 +132,16 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 	}
 	result, err := r.Do(ctx)
 	bar.end()
-	return f.end(cmd.OutOrStdout(), result, err)
+	return f.end(cmd, result, err)
 }
 
 // end shows what was found, if anything was, though the test's pods could not be removed.
-func (f *checkFlags) end(w io.Writer, result *check.Result, err error) error {
+func (f *checkFlags) end(cmd *cobra.Command, result *check.Result, err error) error {
 	if result == nil {
 		return err
 	}
-	if shown := f.print(w, result); err == nil {
+	result.Program = cmd.Root().DisplayName()
+	if shown := f.print(cmd.OutOrStdout(), result); err == nil {
 		return shown
 	}
 	return err

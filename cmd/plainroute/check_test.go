@@ -25,9 +25,32 @@ func TestResultOfCheck(t *testing.T) {
 		{nil, stays, stays, ""},
 	} {
 		var b strings.Builder
-		err := (&checkFlags{output: "table"}).end(&b, c.result, c.err)
+		cmd := checkCommand()
+		cmd.SetOut(&b)
+		err := (&checkFlags{output: "table"}).end(cmd, c.result, c.err)
 		if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || !strings.Contains(b.String(), c.shown) || c.shown == "" && b.Len() > 0 {
 			t.Errorf("%+v with %v ends with %v:\n%s", c.result, c.err, err, b.String())
+		}
+	}
+}
+
+// Who has but the plugin of kubectl is told to go on with it.
+func TestCheckKnowsItsName(t *testing.T) {
+	for _, want := range []string{"plainroute", "kubectl plainroute"} {
+		root := rootCommand()
+		if want != "plainroute" {
+			asPlugin(root)
+		}
+		cmd, _, err := root.Find([]string{"check"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		cmd.SetOut(&b)
+		result := &check.Result{Nodes: []string{"node-1"}, Probes: 3, Faults: []check.Fault{{From: "node-1", Target: check.Names}}}
+		_ = (&checkFlags{output: "table"}).end(cmd, result, nil)
+		if line := "Next: " + want + " status --cluster --problems, and of the nodes above " + want + " doctor --cluster."; !strings.Contains(b.String(), line) {
+			t.Errorf("want %q in:\n%s", line, b.String())
 		}
 	}
 }

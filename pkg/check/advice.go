@@ -1,12 +1,14 @@
 package check
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
 
 // advice says what the faults have in common, and where to look next.
 func (r *Result) advice() string {
+	program := cmp.Or(r.Program, "plainroute")
 	var lines []string
 	if node := r.common(); node != "" && len(r.Nodes) > 2 {
 		lines = append(lines, "All that failed has "+node+" in common: begin there.")
@@ -22,12 +24,12 @@ func (r *Result) advice() string {
 	case pods[UDP] && !pods[TCP]:
 		lines = append(lines, "TCP arrives and datagrams don't, so the routes are right: a firewall drops them, on one of the nodes or between them: nft list ruleset, iptables-save.")
 	case (pods[MTU] || pods[Large] || pods[Bulk]) && !pods[TCP]:
-		lines = append(lines, "Small packets arrive and large ones don't: the MTU on the way is smaller than the pods'. plainroute doctor on these nodes, and --mtu.")
+		lines = append(lines, "Small packets arrive and large ones don't: the MTU on the way is smaller than the pods'. "+program+" doctor --cluster, and the agents' --mtu.")
 	}
 	if len(pods) == 0 {
 		lines = append(lines, r.beyondPods()...)
 	}
-	return strings.Join(append(lines, "Next: plainroute status --cluster --problems, and on the nodes above plainroute doctor."), "\n")
+	return strings.Join(append(lines, "Next: "+program+" status --cluster --problems, and of the nodes above "+program+" doctor --cluster."), "\n")
 }
 
 // common is the one node without which nothing failed, or nothing.

@@ -36,6 +36,9 @@ type Result struct {
 	// Skipped is what was not tried, and why.
 	Skipped []string `json:"skipped,omitempty"`
 
+	// Program is how it was called that made the test: what is to be called next is it too.
+	Program string `json:"-"`
+
 	tried map[[2]string]bool // by row and column of the matrix
 }
 
