@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,12 +43,13 @@ func startControlPlane(ctx context.Context, assets, dir string) (*controlPlane, 
 	defer log.Close()
 	listen := envtest.ListenAddr{Address: Router4.String(), Port: strconv.Itoa(apiPort)}
 	p := &controlPlane{dir: dir, servers: &envtest.ControlPlane{
-		Etcd: &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
+		Etcd: &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
 		APIServer: &envtest.APIServer{
 			Path:          filepath.Join(assets, "kube-apiserver"),
 			SecureServing: envtest.SecureServing{ListenAddr: listen},
 			Out:           log,
 			Err:           log,
+			StartTimeout:  2 * time.Minute,
 		},
 	}}
 	p.servers.APIServer.Configure().Set("service-cluster-ip-range", serviceRange)

@@ -71,8 +71,8 @@ type apiServer struct {
 
 func startServer(assets string) (*apiServer, error) {
 	s := &apiServer{plane: &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver")},
+		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
+		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
 	}}
 	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction")
 	if err := s.plane.Start(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,8 +50,8 @@ func apiServer(t *testing.T) *rest.Config {
 		t.Skip("no API server: KUBEBUILDER_ASSETS is not set; `make test` sets it")
 	}
 	plane := &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd")},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver")},
+		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
+		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
 	}
 	plane.APIServer.Configure().Set("service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112")
 	if err := plane.Start(); err != nil {
