@@ -144,10 +144,7 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 		shown = append(shown, fmt.Sprintf("%s, given %s ago to container %s", l.addr, l.age.Round(time.Second), l.container))
 		files = append(files, l.path)
 	}
-	cure := ""
-	if len(files) > 0 {
-		cure = "where `crictl pods --no-trunc` does not list the container, give the address back: rm " + strings.Join(files[:min(3, len(files))], " ")
-	}
+	cure := giveBack(files)
 	switch {
 	case len(leaked) > 0 && crowded != "":
 		return []Finding{Fail(fmt.Sprintf("the node runs out of addresses for pods, and %d are leaked: nobody has them", len(leaked)), crowded+"; "+first(shown), cure)}
@@ -157,6 +154,19 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 		return []Finding{Warn("the node runs out of addresses for pods", crowded, "give Nodes larger pod subnets (--node-cidr-mask-size of the controller manager, for Nodes made anew), or the kubelet fewer pods: maxPods")}
 	}
 	return nil
+}
+
+// giveBack is how to free leases by hand, of which few are named.
+func giveBack(files []string) string {
+	if len(files) == 0 {
+		return ""
+	}
+	const few = 3
+	cure := "where `crictl pods --no-trunc` does not list the container, give the address back: rm " + strings.Join(files[:min(few, len(files))], " ")
+	if more := len(files) - few; more > 0 {
+		cure += fmt.Sprintf("; and so with %d more in %s: the first line of each file is its container's ID", more, filepath.Dir(files[0]))
+	}
+	return cure
 }
 
 // leaked asks the addresses of all leases that are not fresh: a pod's kernel answers

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,20 @@ func TestAllLeasesAreLeaked(t *testing.T) {
 	h := newHost(t)
 	h.pod("killed")()
 	finds(t, leakedLeases(t.Context(), h.look()), Warning, "2 addresses seem to be leaked")
+}
+
+// Of many leases few are named, and the rest is counted, with where they are.
+func TestCureOfManyLeases(t *testing.T) {
+	var files []string
+	for n := range 253 {
+		files = append(files, fmt.Sprintf("/run/leases/10.244.1.%d", n+2))
+	}
+	if cure := giveBack(files); !strings.Contains(cure, "rm /run/leases/10.244.1.2 /run/leases/10.244.1.3 /run/leases/10.244.1.4; and so with 250 more in /run/leases:") {
+		t.Errorf("of 253: %s", cure)
+	}
+	if cure := giveBack(files[:3]); strings.Contains(cure, "more") || !strings.HasSuffix(cure, files[2]) {
+		t.Errorf("of 3: %s", cure)
+	}
 }
 
 func TestSubnetIsCrowded(t *testing.T) {
