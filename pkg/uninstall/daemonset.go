@@ -46,6 +46,7 @@ const (
 	Name = "plainroute-cleanup"
 
 	nameLabel      = "app.kubernetes.io/name"
+	instanceLabel  = "app.kubernetes.io/instance" // the release, by Helm's custom
 	managedByLabel = "app.kubernetes.io/managed-by"
 	managedBy      = "plainroute-uninstall"
 	cleaner        = "cleanup"

@@ -1,15 +1,21 @@
 package uninstall
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clientgo "k8s.io/client-go/testing"
 
+	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -87,8 +93,8 @@ func TestRows(t *testing.T) {
 			if got := strings.Join(strings.Fields(lines[1])[1:], " "); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
-			if left := strings.HasPrefix(c.want, "NOT CLEAN"); left != (rows.err() != nil) {
-				t.Errorf("the error is %v", rows.err())
+			if left := strings.HasPrefix(c.want, "NOT CLEAN"); left != (rows.err("") != nil) {
+				t.Errorf("the error is %v", rows.err(""))
 			}
 		})
 	}
@@ -140,8 +146,34 @@ func TestManyNodesAreLeft(t *testing.T) {
 	for i := range 1000 {
 		rows = append(rows, Row{Node: fmt.Sprintf("node-%d", i)})
 	}
-	if err := rows.err(); err == nil || !strings.HasPrefix(err.Error(), "1000 of 1000 nodes are not clean: node-0, ") || !strings.Contains(err.Error(), "node-19, and 980 more;") {
+	if err := rows.err(""); err == nil || !strings.HasPrefix(err.Error(), "1000 of 1000 nodes are not clean: node-0, ") || !strings.Contains(err.Error(), "node-19, and 980 more;") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Where another release's agents run force leads nowhere: the release is named.
+func TestAnotherReleaseIsNamed(t *testing.T) {
+	rows := Rows{{Node: "a", Summary: cleanup.Summary{Refused: true}}, {Node: "b"}}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agents", Namespace: "network", Labels: map[string]string{nameLabel: "plainroute", instanceLabel: "other"}}}
+	for _, c := range []struct {
+		rows  Rows
+		sees  bool
+		wants string
+	}{
+		{rows, true, "agents run on 1 of them, of release other (DaemonSet agents in namespace network): remove that first"},
+		{rows, false, "agents run on 1 of them: remove those first (kubectl get daemonsets -A -l app.kubernetes.io/name=plainroute)"},
+		{rows[1:], true, "cleanup --force"},
+	} {
+		client := fake.NewClientset(set)
+		if !c.sees {
+			client.PrependReactor("list", "daemonsets", func(action clientgo.Action) (bool, runtime.Object, error) {
+				return action.GetNamespace() == "", nil, errors.New("forbidden")
+			})
+		}
+		u := &Uninstall{Client: client, Options: Options{Namespace: "ours"}}
+		if err := c.rows.err(u.agents(t.Context(), c.rows)); err == nil || !strings.Contains(err.Error(), c.wants) || (c.rows[0].Refused && strings.Contains(err.Error(), "--force")) {
+			t.Errorf("want %q in: %v", c.wants, err)
+		}
 	}
 }
 

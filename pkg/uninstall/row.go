@@ -53,12 +53,20 @@ func (f *follower) rows(nodes map[string]*corev1.Node) Rows {
 // manyNames are as many as an error names.
 const manyNames = 20
 
-// err names the nodes that are left, nil: none.
-func (rows Rows) err() error {
+// refused tells that an agent runs on the node: a cleanup by force refuses for nothing else.
+func (r Row) refused() bool { return !r.Clean && !r.Gone && r.Refused }
+
+// err names the nodes that are left, nil: none. Agents are whose those are that made
+// nodes refuse, if that is known.
+func (rows Rows) err(agents string) error {
 	var names []string
+	refused := 0
 	for _, r := range rows {
 		if !r.Clean && !r.Gone {
 			names = append(names, r.Node)
+		}
+		if r.refused() {
+			refused++
 		}
 	}
 	n := len(names)
@@ -68,8 +76,14 @@ func (rows Rows) err() error {
 	if n > manyNames {
 		names = append(names[:manyNames], fmt.Sprintf("and %d more", n-manyNames))
 	}
-	return fmt.Errorf("%d of %d nodes are not clean: %s; once they can be, run `plainroute uninstall` again, or `plainroute cleanup --force` on each",
-		n, len(rows), strings.Join(names, ", "))
+	next := "once they can be, run `plainroute uninstall` again, or `plainroute cleanup --force` on each"
+	switch {
+	case refused > 0 && agents != "":
+		next = fmt.Sprintf("agents run on %d of them, of %s: remove that first, then run `plainroute uninstall` again", refused, agents)
+	case refused > 0:
+		next = fmt.Sprintf("agents run on %d of them: remove those first (kubectl get daemonsets -A -l %s), then run `plainroute uninstall` again", refused, agentLabel)
+	}
+	return fmt.Errorf("%d of %d nodes are not clean: %s; %s", n, len(rows), strings.Join(names, ", "), next)
 }
 
 // Print writes the table.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -39,9 +41,9 @@ func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
 	rows, err := u.follow(ctx, set, nodes)
 	err = errors.Join(err, u.remove(ctx, set))
 	if ctx.Err() != nil {
-		return rows, errors.Join(fmt.Errorf("interrupted: %w", context.Cause(ctx)), err, rows.err())
+		return rows, errors.Join(fmt.Errorf("interrupted: %w", context.Cause(ctx)), err, rows.err(""))
 	}
-	return rows, errors.Join(err, u.deleteConditions(ctx), rows.err())
+	return rows, errors.Join(err, u.deleteConditions(ctx), rows.err(u.agents(ctx, rows)))
 }
 
 // nodes returns those that get a pod, as far as is needed to say why one is not clean.
@@ -59,6 +61,34 @@ func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) 
 		return nil, fmt.Errorf("listing Nodes: %w", err)
 	}
 	return nodes, nil
+}
+
+// agentLabel is what the manifests and the chart give the agents' DaemonSets.
+const agentLabel = nameLabel + "=plainroute"
+
+// agents names the releases whose agents made nodes refuse, as far as it may look: who
+// uninstalls need not have the right to see other namespaces.
+func (u *Uninstall) agents(ctx context.Context, rows Rows) string {
+	if !slices.ContainsFunc(rows, Row.refused) {
+		return ""
+	}
+	for _, namespace := range []string{metav1.NamespaceAll, u.Namespace} {
+		list, err := u.Client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabel})
+		if err != nil {
+			continue
+		}
+		var names []string
+		for i := range list.Items {
+			set := &list.Items[i]
+			name := fmt.Sprintf("DaemonSet %s in namespace %s", set.Name, set.Namespace)
+			if release := set.Labels[instanceLabel]; release != "" {
+				name = fmt.Sprintf("release %s (%s)", release, name)
+			}
+			names = append(names, name)
+		}
+		return strings.Join(names, ", ")
+	}
+	return ""
 }
 
 // create makes the DaemonSet. One that a killed run left goes; it has another name, for
