@@ -100,7 +100,7 @@ func (r *Result) Print(w io.Writer) error {
 		verdict = fmt.Sprintf("%d failed", len(r.Faults))
 	}
 	if len(r.Absent) > 0 {
-		verdict += fmt.Sprintf(" but for %d that could not take part", len(r.Absent))
+		verdict += fmt.Sprintf("; %s could not take part", status.Counted(len(r.Absent), "node"))
 	}
 	fmt.Fprintf(&b, "%s, %s: %s\n", status.Counted(len(r.Nodes), "node"), status.Counted(r.Probes, "probe"), verdict)
 	_, err := io.WriteString(w, b.String())

@@ -56,7 +56,13 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return cmp.Compare(a.Node, b.Node) })
 	for i := range rows {
-		if namespace != "" && rows[i].Silence == NoAgent {
+		if rows[i].Silence != NoAgent {
+			continue
+		}
+		if len(pods) == 0 {
+			rows[i].Detail = "no agent runs on any node: plainroute is not installed, or without the label " + agents + " on its pods"
+		}
+		if namespace != "" {
 			rows[i].Detail += "; only the namespace " + namespace + " was looked into"
 		}
 	}

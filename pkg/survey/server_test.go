@@ -162,7 +162,7 @@ func TestSurvey(t *testing.T) {
 		}
 	})
 	t.Run("in another namespace", func(t *testing.T) {
-		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent") || !strings.Contains(got, "only the namespace default was looked into") {
+		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent: no agent runs on any node: plainroute is not installed") || !strings.Contains(got, "only the namespace default was looked into") {
 			t.Errorf("got:\n%s", got)
 		}
 	})
