@@ -26,12 +26,12 @@ func startContainerd(t *testing.T) *containerd {
 	t.Helper()
 	bin := os.Getenv("CONTAINERD_BIN")
 	if bin == "" {
-		bin = "../../bin/e2e"
+		bin = "../../bin/e2e/debian/usr/bin"
 	}
 	bin, err := filepath.Abs(bin)
 	must(t, err)
 	if _, err := os.Stat(filepath.Join(bin, "containerd")); err != nil || os.Getuid() != 0 {
-		t.Skip("this takes root, and containerd in CONTAINERD_BIN or bin/e2e")
+		t.Skip("this takes root, and containerd in CONTAINERD_BIN, or of make e2e-assets")
 	}
 	dir := t.TempDir()
 	c := &containerd{filepath.Join(bin, "ctr"), filepath.Join(dir, "sock"), filepath.Join(dir, "root")}
