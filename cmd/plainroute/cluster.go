@@ -24,12 +24,16 @@ type workstationFlags struct {
 	kubeconfig string
 	context    string
 	namespace  string
+	as         string
+	asGroups   []string
 }
 
 func (f *workstationFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: as kubectl, $KUBECONFIG or ~/.kube/config)")
 	fs.StringVar(&f.context, "context", "", "context of the kubeconfig (default: the current one)")
 	fs.StringVarP(&f.namespace, "namespace", "n", "", "namespace of the agents (default: all)")
+	fs.StringVar(&f.as, "as", "", "user to be for the API server, if you may impersonate; a ServiceAccount is system:serviceaccount:NAMESPACE:NAME")
+	fs.StringArrayVar(&f.asGroups, "as-group", nil, "group to be in for the API server; may be given more than once")
 }
 
 // connect reads the kubeconfig by kubectl's rules. Requests are not throttled: who asks bounds them.
@@ -37,6 +41,7 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: f.context}
+	overrides.AuthInfo.Impersonate, overrides.AuthInfo.ImpersonateGroups = f.as, f.asGroups
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
 	switch {
 	case clientcmd.IsEmptyConfig(err) && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "":

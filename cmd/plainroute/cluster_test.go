@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,20 +33,43 @@ func planOf(t *testing.T, code int, answer any) (stdout string, err error) {
 		_ = json.NewEncoder(w).Encode(answer)
 	}))
 	defer server.Close()
+	var out bytes.Buffer
+	root := rootCommand()
+	root.SetArgs([]string{"plan", "--kubeconfig", kubeconfigOf(t, server.URL)})
+	root.SetOut(&out)
+	err = root.ExecuteContext(context.Background())
+	return out.String(), err
+}
+
+// kubeconfigOf writes one for a server that wants no credentials.
+func kubeconfigOf(t *testing.T, server string) string {
+	t.Helper()
 	config := clientcmdapi.NewConfig()
-	config.Clusters["a"] = &clientcmdapi.Cluster{Server: server.URL}
+	config.Clusters["a"] = &clientcmdapi.Cluster{Server: server}
 	config.Contexts["a"] = &clientcmdapi.Context{Cluster: "a"}
 	config.CurrentContext = "a"
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(*config, file); err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	root := rootCommand()
-	root.SetArgs([]string{"plan", "--kubeconfig", file})
-	root.SetOut(&out)
-	err = root.ExecuteContext(context.Background())
-	return out.String(), err
+	return file
+}
+
+// Who may impersonate others asks as they would.
+func TestAsSomebodyElse(t *testing.T) {
+	f := workstationFlags{}
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	f.register(fs)
+	if err := fs.Parse([]string{"--kubeconfig", kubeconfigOf(t, "https://192.0.2.1"), "--as", "jane", "--as-group", "a", "--as-group", "b,c"}); err != nil {
+		t.Fatal(err)
+	}
+	config, _, err := f.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who := config.Impersonate; who.UserName != "jane" || !slices.Equal(who.Groups, []string{"a", "b,c"}) {
+		t.Errorf("it is %+v", who)
+	}
 }
 
 func TestPlanFromTheCluster(t *testing.T) {

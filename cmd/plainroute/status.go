@@ -186,7 +186,7 @@ func askAgent(ctx context.Context, listen string, patience time.Duration, whole 
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}} // and no proxy
 	answer, err := client.Do(request)
 	if err != nil {
-		return nil, essence(err)
+		return nil, essence(err, patience)
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxReport))
@@ -203,12 +203,19 @@ func askAgent(ctx context.Context, listen string, patience time.Duration, whole 
 	return report, nil
 }
 
+// silence is how long nothing was said.
+type silence time.Duration
+
+func (s silence) Error() string { return "it says nothing for " + time.Duration(s).String() }
+
+func (silence) Unwrap() error { return context.DeadlineExceeded }
+
 // essence leaves out what we asked for: that is known.
-func essence(err error) error {
+func essence(err error, patience time.Duration) error {
 	var request *url.Error
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return errors.New("it takes too long (--timeout)")
+		return silence(patience)
 	case errors.As(err, &request):
 		return request.Err
 	}

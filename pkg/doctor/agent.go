@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -14,7 +15,11 @@ const told = 3
 
 // agentsWord is what the agent says of itself, so that nobody takes a node for well whose agent knows that it isn't.
 func agentsWord(_ context.Context, p *Patient) []Finding {
-	if p.Report == nil {
+	switch {
+	case p.Report == nil && errors.Is(p.ReportErr, context.DeadlineExceeded):
+		return []Finding{Fail("the agent is there and does not answer: it may repair nothing, and no change of the cluster may arrive", errorText(p.ReportErr),
+			"delete its pod, which cuts no traffic, once you have its log (kubectl logs)")}
+	case p.Report == nil:
 		return []Finding{Warn("no agent answers on this node: routes stay as they are, and no change of the cluster arrives", errorText(p.ReportErr),
 			"kubectl get pods -A -l app.kubernetes.io/name=plainroute -o wide, and the log of the pod that should run here")}
 	}

@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -17,19 +19,21 @@ func TestAgentsWord(t *testing.T) {
 	refused := topology.Problem{Node: "node4", Reason: topology.RouteFailed, Detail: "no buffer space"}
 	for _, c := range []struct {
 		report *status.Report
+		err    error
 		want   Verdict
 		words  string
 	}{
-		{&status.Report{Ready: true}, OK, ""},
-		{&status.Report{Ready: true, Problems: []topology.Problem{off}}, Warning, "node node2: OffLink: this host has no route to it|Bring up this machine's link"},
-		{&status.Report{Problems: []topology.Problem{off, off, off, off}}, Failure, "; and 1 more|Bring up"},
-		{&status.Report{Ready: true, API: status.API{Error: "connection refused"}}, Warning, "can't ask the API server: connection refused|See that the API server is up"},
-		{&status.Report{Ready: true, Drift: status.Drift{Differences: []status.Difference{{Kind: "route", Fault: status.Missing, Name: "10.244.2.0/24"}}}}, Warning, "missing route 10.244.2.0/24|The agent puts things right"},
-		{&status.Report{Ready: true, Problems: []topology.Problem{off, undone}}, Failure, "Contested: somebody takes away the route|Bring up this machine's link"},
-		{&status.Report{Ready: true, Problems: []topology.Problem{refused}}, Failure, "RouteFailed: no buffer space|the agent tries again"},
-		{nil, Warning, "connection refused|kubectl get pods"},
+		{&status.Report{Ready: true}, nil, OK, ""},
+		{&status.Report{Ready: true, Problems: []topology.Problem{off}}, nil, Warning, "node node2: OffLink: this host has no route to it|Bring up this machine's link"},
+		{&status.Report{Problems: []topology.Problem{off, off, off, off}}, nil, Failure, "; and 1 more|Bring up"},
+		{&status.Report{Ready: true, API: status.API{Error: "connection refused"}}, nil, Warning, "can't ask the API server: connection refused|See that the API server is up"},
+		{&status.Report{Ready: true, Drift: status.Drift{Differences: []status.Difference{{Kind: "route", Fault: status.Missing, Name: "10.244.2.0/24"}}}}, nil, Warning, "missing route 10.244.2.0/24|The agent puts things right"},
+		{&status.Report{Ready: true, Problems: []topology.Problem{off, undone}}, nil, Failure, "Contested: somebody takes away the route|Bring up this machine's link"},
+		{&status.Report{Ready: true, Problems: []topology.Problem{refused}}, nil, Failure, "RouteFailed: no buffer space|the agent tries again"},
+		{nil, errors.New("connection refused"), Warning, "connection refused|kubectl get pods"},
+		{nil, fmt.Errorf("it says nothing for 5s: %w", context.DeadlineExceeded), Failure, "it says nothing|delete its pod"},
 	} {
-		p := &Patient{Report: c.report, ReportErr: errors.New("connection refused")}
+		p := &Patient{Report: c.report, ReportErr: c.err}
 		found := agentsWord(t.Context(), p)
 		if finding.Worst(found) != c.want {
 			t.Errorf("%+v: got %v, want %s", c.report, found, c.want)
