@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -113,6 +115,21 @@ func TestPodsRefused(t *testing.T) {
 			t.Errorf("without any pod: %v; want the refusal", err)
 		}
 	})
+}
+
+// A pod that says nothing is not asked again, and it is told how long it was waited for.
+func TestPodSilent(t *testing.T) {
+	pods, nodes := cluster(2)
+	p := newPlan(pods, nodes, nil, []string{"responder"}, nil)
+	asked := 0
+	r := &Run{Client: fake.NewClientset(), Timeout: time.Minute, Post: func(context.Context, string, string, string, []byte) (io.ReadCloser, error) {
+		asked++
+		return nil, fmt.Errorf("reading: %w", os.ErrDeadlineExceeded)
+	}}
+	_, err := r.askTwice(t.Context(), testNamespace, &p.tasks[0])
+	if want := "the pod on node node-1 says nothing for 1m3s: "; asked != 1 || err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("asked %d times: %v; want once, %s", asked, err, want)
+	}
 }
 
 // A node that does not answer, or with words for the terminal, does not hide the others.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -211,7 +212,8 @@ func (r *Run) askTwice(ctx context.Context, namespace string, t *task) ([]Outcom
 }
 
 func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout+longest(len(t.probes)))
+	patience := r.Timeout + longest(len(t.probes))
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	body, err := json.Marshal(t.probes)
 	if err != nil {
@@ -219,13 +221,13 @@ func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, er
 	}
 	answer, err := r.Post(ctx, namespace, t.pod, "/probe", body)
 	if err != nil {
-		return nil, fmt.Errorf("asking the pod on node %s: %w", t.from, err)
+		return nil, t.unheard(err, patience)
 	}
 	defer answer.Close()
 	var outcomes []Outcome
 	var all bytes.Buffer
 	if _, err := io.Copy(&all, io.LimitReader(answer, answerMost)); err != nil {
-		return nil, fmt.Errorf("asking the pod on node %s: %w", t.from, err)
+		return nil, t.unheard(err, patience)
 	}
 	if err := json.Unmarshal(all.Bytes(), &outcomes); err != nil {
 		return nil, fmt.Errorf("reading what the pod on node %s answers: %w", t.from, err)
@@ -234,6 +236,14 @@ func (r *Run) ask(ctx context.Context, namespace string, t *task) ([]Outcome, er
 		return nil, fmt.Errorf("the pod on node %s answers %d of %d probes", t.from, len(outcomes), len(t.probes))
 	}
 	return outcomes, nil
+}
+
+// unheard says why a pod's outcomes are not known; a context.DeadlineExceeded, if time ran out.
+func (t *task) unheard(err error, patience time.Duration) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) { // of the connection
+		return fmt.Errorf("the pod on node %s says nothing for %s: %w", t.from, patience, context.DeadlineExceeded)
+	}
+	return fmt.Errorf("asking the pod on node %s: %w", t.from, err)
 }
 
 func (r *Run) remove(ctx context.Context, namespace string) error {
