@@ -105,13 +105,15 @@ func (b *builder) acceptOwn() {
 	for _, f := range b.own.Faults {
 		b.report(Problem{Node: b.own.Name, Reason: f.Reason, Detail: f.Detail, Own: f.Reason == PodCIDRMalformed})
 	}
+	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
 		if why := b.judge.refuse(p); why != "" {
 			b.ownProblem(PodCIDRRefused, "%s", why)
 			continue
 		}
-		b.subnets = append(b.subnets, p)
+		accepted = append(accepted, p)
 	}
+	b.serveFamilies(accepted)
 }
 
 // holdOwn keeps our unreachable routes while our subnets are unknown.
@@ -124,8 +126,7 @@ func (b *builder) holdOwn() {
 }
 
 func (b *builder) findUplink(is4 bool) {
-	family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
-	given := false
+	family, given := familyName(is4), false
 	for _, addr := range b.own.Addrs {
 		if addr.Is4() != is4 {
 			continue
@@ -165,6 +166,7 @@ func (b *builder) peerRoutes() {
 // collect gathers the claims that stand up on their own, sorted by subnet.
 func (b *builder) collect() []claim {
 	claims := make([]claim, 0, len(b.peers))
+	unserved := 0
 	for _, n := range b.peers {
 		for _, f := range n.Faults {
 			b.report(Problem{Node: n.Name, Reason: f.Reason, Detail: f.Detail})
@@ -173,6 +175,10 @@ func (b *builder) collect() []claim {
 			b.report(Problem{Node: n.Name, Reason: PodCIDRMissing, Detail: "the Node has no podCIDR yet"})
 		}
 		for _, p := range n.PodCIDRs {
+			if b.lacksFamily(p.Addr().Is4()) {
+				unserved++
+				continue
+			}
 			if reason, why := b.refuse(p); why != "" {
 				b.report(Problem{Node: n.Name, Subnet: p, Reason: reason, Detail: why})
 				continue
@@ -181,6 +187,7 @@ func (b *builder) collect() []claim {
 			claims = append(claims, claim{p, n, addr, dev, why})
 		}
 	}
+	b.routerLacksIPv6(unserved)
 	slices.SortFunc(claims, func(a, c claim) int { return ComparePrefix(a.subnet, c.subnet) })
 	return claims
 }
@@ -193,7 +200,7 @@ func (b *builder) refuse(p netip.Prefix) (Reason, string) {
 	if why := b.judge.refuse(p); why != "" {
 		return PodCIDRRefused, why
 	}
-	if slices.Contains(b.subnets, p) {
+	if slices.Contains(b.subnets, p) || b.own != nil && slices.Contains(b.own.PodCIDRs, p) {
 		return PodCIDRDisputed, belongs(p, b.opts.NodeName)
 	}
 	for _, own := range b.desired.Routes {

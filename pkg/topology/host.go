@@ -8,6 +8,9 @@ type Host struct {
 	// Routes are the main table's routes that are not ours, a multipath route as
 	// one for each next hop.
 	Routes []Route `json:"routes"`
+	// NoIPv6 reports that the kernel knows no IPv6 at all (ipv6.disable=1, or not compiled in): no
+	// setting, no address and no socket of it exists.
+	NoIPv6 bool `json:"noIPv6,omitempty"`
 	// Nameservers are those of resolv.conf(5); no pod subnet may hide them.
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	// ConfigsBefore are the files of other CNI configs that the container runtime

@@ -87,8 +87,7 @@ func (r *resolver) hop(node *Node, to netip.Prefix) (addr netip.Addr, dev string
 		}
 	}
 	if problem == nil {
-		family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
-		problem = &Problem{Node: node.Name, Subnet: to, Reason: AddressMissing, Detail: "no " + family + " InternalIP to route its pod subnet to"}
+		problem = &Problem{Node: node.Name, Subnet: to, Reason: AddressMissing, Detail: "no " + familyName(is4) + " InternalIP to route its pod subnet to"}
 	}
 	return first, "", problem
 }
