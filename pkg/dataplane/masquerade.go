@@ -64,6 +64,11 @@ func chains(m *topology.Masquerade) []chain {
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource, Policy: ptr(nftables.ChainPolicyAccept),
 	}, [][]expr.Any{skipBridged(m.Bridge)}}
 	for _, src := range m.Sources {
+		for _, e := range m.Egress {
+			if e.Addr.Is4() == src.Addr().Is4() {
+				post.rules = append(post.rules, translate(src, e))
+			}
+		}
 		post.rules = append(post.rules, masquerade(src))
 	}
 	return []chain{post, pre}
@@ -92,19 +97,38 @@ func dropLoopback(bridge string) []expr.Any {
 	})
 }
 
-func masquerade(src netip.Prefix) []expr.Any {
-	f := families[0]
-	if src.Addr().Is6() {
-		f = families[1]
-	}
+// outside matches packets from a pod subnet to destinations that don't see pods' addresses.
+func outside(f family, src netip.Prefix) []expr.Any {
 	return slices.Concat(
 		isFamily(f),
 		address(f.saddr, src, expr.CmpOpEq),
 		notIn(f, f.cluster),
 		notIn(f, f.nodes),
 		address(f.daddr, f.multicast, expr.CmpOpNeq),
-		[]expr.Any{&expr.Masq{FullyRandom: true}},
 	)
+}
+
+// masquerade leaves the source address to the kernel: that of the link, which has one only.
+func masquerade(src netip.Prefix) []expr.Any {
+	return append(outside(familyOf(src.Addr()), src), &expr.Masq{FullyRandom: true})
+}
+
+// translate names the source address for a link where the kernel would have a choice.
+func translate(src netip.Prefix, e topology.Egress) []expr.Any {
+	f := familyOf(src.Addr())
+	return append(outside(f, src),
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		equal(interfaceName(e.Dev)),
+		&expr.Immediate{Register: 1, Data: e.Addr.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegAddrMax: 1, FullyRandom: true},
+	)
+}
+
+func familyOf(addr netip.Addr) family {
+	if addr.Is6() {
+		return families[1]
+	}
+	return families[0]
 }
 
 func equal(data []byte) expr.Any {
@@ -151,8 +175,8 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 	k.nft.DelTable(nftTable)
 	k.nft.AddTable(nftTable)
 	for _, f := range families {
-		if len(m.Sources) == 0 {
-			break
+		if !m.Serves(f.is4) {
+			continue
 		}
 		if err := errors.Join(k.addSet(f.clusterSet(), intervals(f, m.Cluster)), k.addSet(f.nodesSet(), singles(f, m.Nodes))); err != nil {
 			return err

@@ -30,6 +30,9 @@ func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
 		return m, err
 	}
 	for _, f := range families {
+		if !m.Serves(f.is4) {
+			continue
+		}
 		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
 		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
 		err := errors.Join(errCluster, errNodes)
@@ -46,7 +49,7 @@ func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
 	return m, nil
 }
 
-// readRules tells for which bridge and pod subnets our chains were made, or
+// readRules returns for which bridge, pod subnets and egress links our chains were made, or
 // nothing if they are not as we would make them for those.
 func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	all, err := k.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
@@ -68,6 +71,7 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 			guess(m, r.Exprs)
 		}
 	}
+	slices.SortFunc(m.Egress, topology.Egress.Compare)
 	want := chains(m)
 	if len(found) != len(want) {
 		return &topology.Masquerade{}, nil
@@ -83,19 +87,54 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 // guess takes from a rule what ours vary in; whether the rest is ours too shows
 // when rules made from the guess are compared with it.
 func guess(m *topology.Masquerade, exprs []expr.Any) {
+	if e, ok := egressOf(exprs); ok {
+		if !slices.Contains(m.Egress, e) {
+			m.Egress = append(m.Egress, e)
+		}
+		return
+	}
 	for i, e := range exprs {
 		switch e := e.(type) {
 		case *expr.Meta:
-			if cmp, ok := next[*expr.Cmp](exprs, i); ok && (e.Key == expr.MetaKeyOIFNAME || e.Key == expr.MetaKeyIIFNAME) {
-				m.Bridge = string(bytes.TrimRight(cmp.Data, "\x00"))
+			if name, ok := nameOf(exprs, i); ok {
+				m.Bridge = name
 			}
 		case *expr.Bitwise:
 			cmp, ok := next[*expr.Cmp](exprs, i)
-			if ok && cmp.Op == expr.CmpOpEq && hasMasq(exprs) {
+			if ok && cmp.Op == expr.CmpOpEq && has[*expr.Masq](exprs) {
 				m.Sources = append(m.Sources, prefixOf(cmp.Data, e.Mask))
 			}
 		}
 	}
+}
+
+// egressOf returns what a rule that names the source address has for link and address.
+func egressOf(exprs []expr.Any) (e topology.Egress, ok bool) {
+	if !has[*expr.NAT](exprs) {
+		return e, false
+	}
+	for i, x := range exprs {
+		if name, is := nameOf(exprs, i); is {
+			e.Dev = name
+		}
+		if value, is := x.(*expr.Immediate); is {
+			e.Addr, ok = netip.AddrFromSlice(value.Data)
+		}
+	}
+	return e, ok
+}
+
+// nameOf returns the device's name with which expression i and the next compare.
+func nameOf(exprs []expr.Any, i int) (string, bool) {
+	meta, is := exprs[i].(*expr.Meta)
+	if !is || meta.Key != expr.MetaKeyOIFNAME && meta.Key != expr.MetaKeyIIFNAME {
+		return "", false
+	}
+	cmp, is := next[*expr.Cmp](exprs, i)
+	if !is {
+		return "", false
+	}
+	return string(bytes.TrimRight(cmp.Data, "\x00")), true
 }
 
 func next[T expr.Any](exprs []expr.Any, i int) (T, bool) {
@@ -107,8 +146,9 @@ func next[T expr.Any](exprs []expr.Any, i int) (T, bool) {
 	return e, ok
 }
 
-func hasMasq(exprs []expr.Any) bool {
-	return slices.ContainsFunc(exprs, func(e expr.Any) bool { _, ok := e.(*expr.Masq); return ok })
+// has reports whether a rule has an expression of a type.
+func has[T expr.Any](exprs []expr.Any) bool {
+	return slices.ContainsFunc(exprs, func(e expr.Any) bool { _, ok := e.(T); return ok })
 }
 
 func prefixOf(addr, mask []byte) netip.Prefix {

@@ -115,6 +115,7 @@ func (c *Changes) diffMasquerade(desired, actual *topology.Masquerade) {
 	wide := topology.Masquerade{
 		Bridge:  desired.Bridge,
 		Sources: desired.Sources,
+		Egress:  desired.Egress,
 		Cluster: desired.Cluster,
 		Nodes:   desired.Nodes,
 	}

@@ -105,6 +105,11 @@ func describe(state State, problems []Problem) string {
 	if m := state.Masquerade; m != nil && len(m.Sources) > 1 {
 		fmt.Fprintln(&b, "masquerade", m.Sources)
 	}
+	if m := state.Masquerade; m != nil {
+		for _, e := range m.Egress {
+			fmt.Fprintln(&b, "egress", e.Dev, e.Addr)
+		}
+	}
 	if state.CNI != nil {
 		fmt.Fprintf(&b, "CNI %v mtu %d\n", state.CNI.Subnets, state.CNI.MTU)
 	}

@@ -320,34 +320,6 @@ func (b *builder) shared() {
 	}
 }
 
-// masquerade describes our nftables table. Nodes without a route stay out of its
-// sets: who claims a foreign address must not change how pods reach it.
-func (b *builder) masquerade() {
-	sources := slices.Concat(b.subnets, b.former)
-	if len(sources) == 0 {
-		if b.actual.Masquerade == nil {
-			return
-		}
-		sources = b.actual.Masquerade.Sources
-	}
-	m := &Masquerade{Bridge: b.opts.Bridge}
-	if b.opts.Masquerade && len(sources) > 0 {
-		m.Sources, m.Cluster, m.Nodes = sources, b.clusterRanges(sources), b.hops
-	}
-	b.desired.Masquerade = m
-}
-
-func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
-	ranges := slices.Concat(sources, b.opts.NonMasqueradeCIDRs, b.opts.ClusterCIDRs)
-	if len(b.opts.ClusterCIDRs) == 0 {
-		ranges = slices.Grow(ranges, len(b.claims))
-		for i := range b.claims {
-			ranges = append(ranges, b.claims[i].subnet)
-		}
-	}
-	return Outermost(ranges)
-}
-
 // reachable counts the claims that have a next hop.
 func (b *builder) reachable() int {
 	n := 0
@@ -357,18 +329,4 @@ func (b *builder) reachable() int {
 		}
 	}
 	return n
-}
-
-// nextHops are the Nodes that see a pod's own address. A gateway or nameserver of
-// this host is none of them: it may not know the way back, and then a kubelet that
-// claims its address could cut off what all pods need.
-func (b *builder) nextHops() []netip.Addr {
-	hops := make([]netip.Addr, 0, len(b.claims))
-	for i := range b.claims {
-		if c := &b.claims[i]; c.dev != "" && !slices.Contains(b.judge.needs, c.addr) {
-			hops = append(hops, c.addr)
-		}
-	}
-	sortAddrs(hops)
-	return slices.Compact(hops)
 }

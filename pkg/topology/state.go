@@ -134,6 +134,9 @@ type Masquerade struct {
 	Bridge string `json:"bridge"`
 	// Sources are our own pod subnets. Without masquerading there are none.
 	Sources []netip.Prefix `json:"sources,omitempty"`
+	// Egress are the links where the kernel would have a choice of the address that
+	// pods get towards the world, and the InternalIP of this node that they get there, sorted.
+	Egress []Egress `json:"egress,omitempty"`
 	// Cluster holds disjoint ranges that see a pod's own address, sorted.
 	Cluster []netip.Prefix `json:"cluster,omitempty"`
 	// Nodes are the next hops of peers, whose host-network pods are pods too,
@@ -141,9 +144,26 @@ type Masquerade struct {
 	Nodes []netip.Addr `json:"nodes,omitempty"`
 }
 
-// SameRules tells whether two tables differ in their sets at most.
+// SameRules reports whether two tables differ in their sets at most.
 func (m *Masquerade) SameRules(o *Masquerade) bool {
-	return m.Bridge == o.Bridge && slices.Equal(m.Sources, o.Sources)
+	return m.Bridge == o.Bridge && slices.Equal(m.Sources, o.Sources) && slices.Equal(m.Egress, o.Egress)
+}
+
+// Serves reports whether the table masquerades pods of a family; it has sets of that family
+// only then.
+func (m *Masquerade) Serves(is4 bool) bool {
+	return slices.ContainsFunc(m.Sources, func(p netip.Prefix) bool { return p.Addr().Is4() == is4 })
+}
+
+// Egress is a link with the source address that pods' packets to the world get on it.
+type Egress struct {
+	Dev  string     `json:"dev"`
+	Addr netip.Addr `json:"addr"`
+}
+
+// Compare orders by address, then link.
+func (e Egress) Compare(o Egress) int {
+	return cmp.Or(e.Addr.Compare(o.Addr), cmp.Compare(e.Dev, o.Dev))
 }
 
 // CNI is what varies in our CNI config.

@@ -12,7 +12,7 @@ func (m *Masquerade) Ruleset() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", Table)
 	for _, f := range families {
-		if len(m.Sources) > 0 {
+		if m.Serves(f.is4) {
 			writeSet(&b, "cluster"+f.suffix, f.setType, true, pick(m.Cluster, f.is4, netip.Prefix.Addr))
 			writeSet(&b, "nodes"+f.suffix, f.setType, false, pick(m.Nodes, f.is4, func(a netip.Addr) netip.Addr { return a }))
 		}
@@ -22,8 +22,14 @@ func (m *Masquerade) Ruleset() string {
 		fmt.Fprintf(&b, "\t\toifname %q return\n", m.Bridge)
 		for _, f := range families {
 			for _, src := range pick(m.Sources, f.is4, netip.Prefix.Addr) {
-				fmt.Fprintf(&b, "\t\t%[1]s saddr %[2]s %[1]s daddr != @cluster%[3]s %[1]s daddr != @nodes%[3]s %[1]s daddr != %[4]s masquerade fully-random\n",
+				outside := fmt.Sprintf("%[1]s saddr %[2]s %[1]s daddr != @cluster%[3]s %[1]s daddr != @nodes%[3]s %[1]s daddr != %[4]s",
 					f.nft, src, f.suffix, f.multicast)
+				for _, e := range m.Egress {
+					if e.Addr.Is4() == f.is4 {
+						fmt.Fprintf(&b, "\t\t%s oifname %q snat %s to %s fully-random\n", outside, e.Dev, f.nft, e.Addr)
+					}
+				}
+				fmt.Fprintf(&b, "\t\t%s masquerade fully-random\n", outside)
 			}
 		}
 		b.WriteString("\t}\n")

@@ -1,0 +1,86 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// masquerade describes our nftables table. Nodes without a route stay out of its
+// sets: who claims a foreign address must not change how pods reach it.
+func (b *builder) masquerade() {
+	m := &Masquerade{Bridge: b.opts.Bridge}
+	sources, egress := slices.Concat(b.subnets, b.former), b.egress
+	if len(sources) == 0 {
+		have := b.actual.Masquerade
+		if have == nil {
+			return
+		}
+		sources, egress = have.Sources, func(*Masquerade) []Egress { return have.Egress }
+	}
+	if b.opts.Masquerade && len(sources) > 0 {
+		m.Sources = sources
+		m.Egress = egress(m)
+		m.Cluster = served(m, b.clusterRanges(sources), netip.Prefix.Addr)
+		m.Nodes = served(m, b.hops, func(a netip.Addr) netip.Addr { return a })
+	}
+	b.desired.Masquerade = m
+}
+
+func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
+	ranges := slices.Concat(sources, b.opts.NonMasqueradeCIDRs, b.opts.ClusterCIDRs)
+	if len(b.opts.ClusterCIDRs) == 0 {
+		ranges = slices.Grow(ranges, len(b.claims))
+		for i := range b.claims {
+			ranges = append(ranges, b.claims[i].subnet)
+		}
+	}
+	return Outermost(ranges)
+}
+
+// egress lists the links that bear an InternalIP of this node beside other addresses of its
+// family: a floating or temporary address, or an older one, by which the kernel would
+// masquerade as well (inet_select_addr of net/ipv4/devinet.c, RFC 6724 in IPv6).
+func (b *builder) egress(m *Masquerade) []Egress {
+	var all []Egress
+	for _, link := range b.host.Links {
+		for _, is4 := range []bool{true, false} {
+			src := b.resolver.src[link.Name]
+			if addr := *src.of(is4); addr.IsValid() && m.Serves(is4) {
+				all = append(all, Egress{link.Name, addr})
+			}
+		}
+	}
+	slices.SortFunc(all, Egress.Compare)
+	return all
+}
+
+// served returns what of a sorted list, IPv4 first, is of the families that the table serves.
+func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
+	split, _ := slices.BinarySearchFunc(sorted, false, func(x T, _ bool) int {
+		if addr(x).Is4() {
+			return -1
+		}
+		return 1
+	})
+	switch has4, has6 := m.Serves(true), m.Serves(false); {
+	case has4 && has6:
+		return sorted
+	case has4:
+		return sorted[:split:split]
+	}
+	return sorted[split:]
+}
+
+// nextHops are the Nodes that see a pod's own address. A gateway or nameserver of
+// this host is none of them: it may not know the way back, and then a kubelet that
+// claims its address could cut off what all pods need.
+func (b *builder) nextHops() []netip.Addr {
+	hops := make([]netip.Addr, 0, len(b.claims))
+	for i := range b.claims {
+		if c := &b.claims[i]; c.dev != "" && !slices.Contains(b.judge.needs, c.addr) {
+			hops = append(hops, c.addr)
+		}
+	}
+	sortAddrs(hops)
+	return slices.Compact(hops)
+}
