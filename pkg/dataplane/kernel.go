@@ -149,7 +149,7 @@ func (k *Kernel) Facts(context.Context) (topology.Host, error) {
 		k.servers = servers
 	}
 	return topology.Host{
-		Links: k.links.list, Routes: k.routes.foreign, Nameservers: k.servers,
+		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: lacksIPv6(), Nameservers: k.servers,
 		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		Unseen: texts(err, k.blind),
 	}, nil
