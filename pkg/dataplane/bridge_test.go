@@ -120,7 +120,7 @@ func TestConfigIsWatched(t *testing.T) {
 			if m.pass(nodes(2)).CNI == nil {
 				t.Error("the pass after it found nothing to do")
 			}
-			if got := m.Config(); got == nil || len(got.Subnets) != 2 {
+			if got := m.Config(); got == nil || len(got.Subnets) != m.families() {
 				t.Errorf("the config is %+v", got)
 			}
 		})

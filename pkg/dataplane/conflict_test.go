@@ -14,6 +14,7 @@ import (
 // our protocol. Both stay; when the Node goes, only our next hop does.
 func TestAppendedNextHop(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	all := nodes(2)
 	news := m.watchSettled(all)
 	subnet := all[1].PodCIDRs[1]
@@ -48,6 +49,7 @@ func TestAppendedNextHop(t *testing.T) {
 // that would take theirs along: ours goes, and theirs is told of.
 func TestAddressChangeBesideAnAppendedNextHop(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	all := nodes(2)
 	m.settle(all)
 	theirs := m.foreign(all[1].PodCIDRs[1].String(), "fd00:192:168:1::99", "eth0", topology.MetricPeer, 4)

@@ -27,6 +27,7 @@ func (m *machine) neighbour(addr string, state int) {
 
 func TestNeighbours(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	i := m.inspector()
 	before, err := i.NeighbourCount(4)
 	m.must(err)
@@ -56,6 +57,7 @@ func TestNeighbours(t *testing.T) {
 // Who was there a moment ago and is gone is trusted for half a minute, unless asked.
 func TestAskNeighbour(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	i := m.inspector()
 	m.neighbour("192.168.1.14", unix.NUD_REACHABLE)
 	m.neighbour("fd00:192:168:1::14", unix.NUD_REACHABLE)
@@ -107,6 +109,7 @@ func TestNeighbourCountOfKernel(t *testing.T) {
 
 func TestWayTo(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	i := m.inspector()
 	dst, err := rtnl.ParseIPNet("192.168.1.12/32")
 	m.must(err)

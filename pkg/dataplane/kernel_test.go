@@ -19,7 +19,7 @@ func TestFirstPassMakesAllAndSecondNothing(t *testing.T) {
 	m := newMachine(t)
 	before := m.foreignRoutes()
 	m.settle(nodes(5))
-	if n := len(m.ours()); n != 2*5 {
+	if n := len(m.ours()); n != m.families()*5 {
 		t.Errorf("%d routes of ours, want 4 peers and our own in 2 families", n)
 	}
 	if after := m.foreignRoutes(); !slices.Equal(before, after) {
@@ -28,7 +28,11 @@ func TestFirstPassMakesAllAndSecondNothing(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(m.dir, "net.d", topology.Conflist)); err != nil {
 		t.Error(err)
 	}
-	for _, path := range []string{topology.SysctlForward4, topology.SysctlForward6, "net/ipv4/conf/eth0/forwarding"} {
+	paths := []string{topology.SysctlForward4, "net/ipv4/conf/eth0/forwarding"}
+	if m.ipv6 {
+		paths = append(paths, topology.SysctlForward6)
+	}
+	for _, path := range paths {
 		if m.readSysctl(path) != "1" {
 			t.Errorf("%s is not 1", path)
 		}
@@ -60,7 +64,7 @@ func TestManyRoutes(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(600))
 	m.settle(nodes(3))
-	if n := len(m.ours()); n != 2*3 {
+	if n := len(m.ours()); n != m.families()*3 {
 		t.Errorf("%d routes of ours are left, want 6", n)
 	}
 }
@@ -72,7 +76,7 @@ func TestAddressChangeReplacesInPlace(t *testing.T) {
 	moved := *all[2]
 	moved.Addrs = []topology.Node{*nodes(9)[8]}[0].Addrs
 	c := m.diff([]*topology.Node{all[0], all[1], &moved})
-	if len(c.Replace) != 2 || len(c.Add)+len(c.Delete) != 0 {
+	if len(c.Replace) != m.families() || len(c.Add)+len(c.Delete) != 0 {
 		t.Fatalf("changes are %+v", c)
 	}
 	m.settle([]*topology.Node{all[0], all[1], &moved})
@@ -106,7 +110,9 @@ func TestForeignRouteWithOurKey(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(2)
 	m.route(all[1].PodCIDRs[0].String(), "192.168.1.99", "eth0", topology.MetricPeer, 4)
-	m.route(all[1].PodCIDRs[1].String(), "fd00:192:168:1::99", "eth0", topology.MetricPeer, 4)
+	if m.ipv6 {
+		m.route(all[1].PodCIDRs[1].String(), "fd00:192:168:1::99", "eth0", topology.MetricPeer, 4)
+	}
 	before := m.foreignRoutes()
 	m.settle(all)
 	m.settle(all[:1])
@@ -170,8 +176,8 @@ func TestRefusedRouteIsItsNodesAffair(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(m.dir, "net.d", topology.Conflist)); err != nil {
 		t.Error(err)
 	}
-	if n := len(m.ours()); n != 5 {
-		t.Errorf("%d routes of ours, want all but one of 6", n)
+	if n := len(m.ours()); n != m.families()*3-1 {
+		t.Errorf("%d routes of ours, want all but one of %d", n, m.families()*3)
 	}
 }
 
@@ -196,6 +202,7 @@ func TestZeroStateRemovesAllOfOurs(t *testing.T) {
 // IPv6 forwarding must not cost the host its default route.
 func TestAcceptRAWhereARouterIsHeard(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
 	ra := m.foreign("::/0", "fd00:192:168:1::1", "eth0", 1024, unix.RTPROT_RA)
 	m.must(m.nl.RouteAdd(ra))
@@ -245,6 +252,7 @@ func TestUnseenStopsNothing(t *testing.T) {
 // of accept_ra, which nothing announces. The link is announced.
 func TestAcceptRAOfALinkMadeAnew(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
 	m.must(m.nl.RouteAdd(m.foreign("::/0", "fd00:192:168:1::1", "eth0", 1024, unix.RTPROT_RA)))
 	news := m.watchSettled(nodes(2))

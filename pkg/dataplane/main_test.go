@@ -61,6 +61,7 @@ type machine struct {
 	*Kernel
 	t    *testing.T
 	dir  string
+	ipv6 bool // whether it has any
 	nl   *rtnl.Handle
 	eth0 rtnl.Link
 }
@@ -76,6 +77,7 @@ func newMachine(t *testing.T) *machine {
 		t.Skipf("can't make network namespaces here: %v", err)
 	}
 	m := &machine{t: t, dir: t.TempDir()}
+	m.switchIPv6()
 	var err error
 	m.nl, err = rtnl.NewHandle()
 	m.must(err)
@@ -84,7 +86,9 @@ func newMachine(t *testing.T) *machine {
 	m.addVeth("eth0", 1500)
 	m.eth0 = m.link("eth0")
 	m.addr("eth0", "192.168.1.11/24")
-	m.addr("eth0", "fd00:192:168:1::11/64")
+	if m.ipv6 {
+		m.addr("eth0", "fd00:192:168:1::11/64")
+	}
 	m.route("default", "192.168.1.1", "eth0", 0, 4)
 	for _, dir := range []string{"net.d", "run"} {
 		m.must(os.Mkdir(filepath.Join(m.dir, dir), 0o755))
@@ -109,7 +113,9 @@ func (m *machine) must(err error) {
 func (m *machine) addVeth(name string, mtu int) {
 	m.t.Helper()
 	m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: name, MTU: mtu}, PeerName: name + "-peer"}))
-	m.sysctl("net/ipv6/conf/"+name+"/accept_dad", "0")
+	if m.ipv6 {
+		m.sysctl("net/ipv6/conf/"+name+"/accept_dad", "0")
+	}
 	m.up(name + "-peer")
 	m.up(name)
 }
@@ -202,7 +208,7 @@ func (m *machine) diff(all []*topology.Node) plan.Changes {
 	m.must(err)
 	actual, err := m.Observe(context.Background())
 	m.must(err)
-	desired, problems := topology.Desired(options(m), host, all, actual)
+	desired, problems := topology.Desired(options(m), host, m.stated(all), actual)
 	for _, p := range problems {
 		if p.Own {
 			m.t.Fatalf("this machine is not ready: %v", p)

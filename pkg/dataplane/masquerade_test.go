@@ -14,6 +14,7 @@ import (
 // What names the source address on a link is read back as it was written, and goes when the link has no other address.
 func TestEgressIsReadBack(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.addr("eth0", "192.168.1.200/24")
 	m.addr("eth0", "fd00:192:168:1::200/64")
 	all := nodes(3)
@@ -37,6 +38,9 @@ func TestTableOfOneFamily(t *testing.T) {
 	for i, family := range []string{"IPv4", "IPv6"} {
 		t.Run(family, func(t *testing.T) {
 			m := newMachine(t)
+			if i > 0 {
+				m.needIPv6()
+			}
 			all := nodes(3)
 			all[0].PodCIDRs = all[0].PodCIDRs[i : i+1]
 			m.settle(all)

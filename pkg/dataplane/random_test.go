@@ -161,7 +161,7 @@ func (r *randomTable) disturb(when string) {
 }
 
 func (r *randomTable) drawForeign() *rtnl.Route {
-	is4 := rapid.Bool().Draw(r.T, "IPv4")
+	is4 := !r.ipv6 || rapid.Bool().Draw(r.T, "IPv4")
 	subnets, gateways := []string{"10.128.0.0/16", "10.128.1.128/25", "10.128.2.7/32"}, strangers4
 	if !is4 {
 		subnets, gateways = []string{"fd01::/48", "fd01:0:0:1::/65", "fd01:0:0:2::7/128"}, strangers6
@@ -245,7 +245,7 @@ func (r *randomTable) desire() topology.State {
 	r.need(err)
 	actual, err := r.Observe(context.Background())
 	r.need(err)
-	desired, _ := topology.Desired(options(r.machine), host, r.all, actual)
+	desired, _ := topology.Desired(options(r.machine), host, r.stated(r.all), actual)
 	return desired
 }
 
@@ -305,7 +305,7 @@ func (d tableDump) String() string {
 func (r *randomTable) complete(before, after tableDump) {
 	want := map[string]string{}
 	for _, n := range r.all {
-		for i, p := range n.PodCIDRs {
+		for i, p := range n.PodCIDRs[:r.families()] {
 			if n.Name == "node1" {
 				want[key(p.String(), topology.MetricOwn)] = "type 7 " // unreachable
 			} else {

@@ -39,7 +39,7 @@ func TestEachRouteGetsItsAnswer(t *testing.T) {
 	if told != len(refused) {
 		t.Errorf("%d of %d refusals are told", told, len(refused))
 	}
-	if n, want := len(m.ours()), len(c.Add)+2-len(refused); n != want {
+	if n, want := len(m.ours()), len(c.Add)+m.families()-len(refused); n != want {
 		t.Errorf("%d routes of ours, want %d", n, want)
 	}
 	m.settle(all)

@@ -21,14 +21,7 @@ import (
 // no change falls between. Routes are not filtered by our protocol: one that is
 // overwritten shows only the foreign one. RTM_NEWNETCONF tells of forwarding.
 func (k *Kernel) subscribe() error {
-	sockets := map[int][]uint32{
-		unix.NETLINK_ROUTE: {
-			unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-			unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NEXTHOP,
-		},
-		unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES},
-	}
-	for protocol, groups := range sockets {
+	for protocol, groups := range notifications() {
 		c, err := netlink.Dial(protocol, &netlink.Config{MessageBufferSize: messageBuffer})
 		if err != nil {
 			return err
@@ -46,6 +39,17 @@ func (k *Kernel) subscribe() error {
 		}
 	}
 	return nil
+}
+
+// notifications are the groups to join, by netlink protocol.
+func notifications() map[int][]uint32 {
+	return map[int][]uint32{
+		unix.NETLINK_ROUTE: {
+			unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
+			unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NEXTHOP,
+		},
+		unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES},
+	}
 }
 
 // Watch calls notify when somebody else changed what a pass depends on, and each

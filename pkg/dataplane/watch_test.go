@@ -27,10 +27,12 @@ func TestDisturbances(t *testing.T) {
 		"link down and up": func(m *machine) {
 			m.must(m.nl.LinkSetDown(m.eth0))
 			m.up("eth0")
-			m.addr("eth0", "fd00:192:168:1::11/64")
+			if m.ipv6 {
+				m.addr("eth0", "fd00:192:168:1::11/64")
+			}
 		},
 		"address removed and added back": func(m *machine) {
-			for _, s := range []string{"192.168.1.11/24", "fd00:192:168:1::11/64"} {
+			for _, s := range []string{"192.168.1.11/24", "fd00:192:168:1::11/64"}[:m.families()] {
 				a, _ := rtnl.ParseAddr(s)
 				m.must(m.nl.AddrDel(m.eth0, a))
 				m.addr("eth0", s)
@@ -55,7 +57,11 @@ func TestDisturbances(t *testing.T) {
 			m.must(c.Flush())
 		},
 		"forwarding off":        func(m *machine) { m.sysctl(topology.SysctlForward4, "0") },
-		"device forwarding off": func(m *machine) { m.sysctl("net/ipv6/conf/eth0/forwarding", "0") },
+		"device forwarding off": func(m *machine) { m.sysctl("net/ipv4/conf/eth0/forwarding", "0") },
+		"device forwarding off, IPv6": func(m *machine) {
+			m.needIPv6()
+			m.sysctl("net/ipv6/conf/eth0/forwarding", "0")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)

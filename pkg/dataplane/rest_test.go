@@ -1,0 +1,70 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Where nothing changes, nothing is written: no audit, however often, makes the kernel announce anything.
+func TestAtRestNothingIsWritten(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(4)
+	m.settle(all)
+	monitors := m.monitors()
+	const audits = 50
+	for range audits {
+		m.Forget()
+		if c := m.pass(all); !c.Empty() {
+			t.Fatalf("an audit finds something to do: %+v", c)
+		}
+	}
+	if types := m.heard(monitors); len(types) > 0 {
+		t.Errorf("%d messages, of types %v", len(types), types)
+	}
+	// Monitors that hear nothing would show nothing.
+	m.must(m.nl.LinkSetMTU(m.eth0, 1400))
+	if types := m.heard(monitors); len(types) == 0 {
+		t.Error("a change of a link is not announced to the monitors")
+	}
+}
+
+// monitors opens a socket for each protocol of which Watch is told something, in all of its groups.
+func (m *machine) monitors() []int {
+	m.t.Helper()
+	var sockets []int
+	for protocol, groups := range notifications() {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+		m.must(err)
+		m.t.Cleanup(func() { m.must(unix.Close(fd)) })
+		m.must(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
+		for _, group := range groups {
+			m.must(unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, int(group)))
+		}
+		sockets = append(sockets, fd)
+	}
+	return sockets
+}
+
+// heard returns the types of the messages that have come since. The kernel announces what is written before the write
+// ends, so there is nothing to wait for.
+func (m *machine) heard(monitors []int) []uint16 {
+	m.t.Helper()
+	var types []uint16
+	b := make([]byte, messageBuffer)
+	for _, fd := range monitors {
+		for {
+			n, _, err := unix.Recvfrom(fd, b, 0)
+			if errors.Is(err, unix.EAGAIN) {
+				break
+			}
+			m.must(err)
+			if n >= unix.SizeofNlMsghdr {
+				types = append(types, binary.NativeEndian.Uint16(b[4:])) // the first of each, struct nlmsghdr
+			}
+		}
+	}
+	return types
+}
