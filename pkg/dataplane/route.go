@@ -135,12 +135,15 @@ func (k *Kernel) dump(family uint8, f func(message)) (whole bool, err error) {
 type message struct {
 	kind     uint8
 	tos      uint8
+	flags    uint32 // rtm_flags, or rtnh_flags of a next hop
 	dst      netip.Prefix
+	from     netip.Prefix
 	via, src netip.Addr
 	oif      int
 	metric   int
 	protocol int
 	expires  bool
+	encap    bool
 	hops     int       // next hops of a multipath route
 	others   []message // all but the first
 }
@@ -151,9 +154,9 @@ func parseRoute(b []byte) (m message, ok bool) {
 	if len(b) < unix.SizeofRtMsg {
 		return m, false
 	}
-	family, bits, table := b[0], int(b[1]), uint32(b[4])
-	m.tos, m.protocol, m.kind = b[3], int(b[5]), b[7]
-	if binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0 {
+	family, bits, fromBits, table := b[0], int(b[1]), int(b[2]), uint32(b[4])
+	m.tos, m.protocol, m.kind, m.flags = b[3], int(b[5]), b[7], binary.NativeEndian.Uint32(b[8:])
+	if m.flags&unix.RTM_F_CLONED != 0 {
 		return m, false
 	}
 	dst := netip.IPv4Unspecified()
@@ -171,6 +174,9 @@ func parseRoute(b []byte) (m message, ok bool) {
 			table = number(value)
 		case unix.RTA_DST:
 			dst, _ = netip.AddrFromSlice(value)
+		case unix.RTA_SRC:
+			from, _ := netip.AddrFromSlice(value)
+			m.from = netip.PrefixFrom(from, fromBits)
 		case unix.RTA_CACHEINFO:
 			m.expires = len(value) >= 12 && binary.NativeEndian.Uint32(value[8:]) != 0
 		default:
@@ -181,7 +187,7 @@ func parseRoute(b []byte) (m message, ok bool) {
 	m.dst = netip.PrefixFrom(dst, bits)
 	for i := range m.others {
 		hop := &m.others[i]
-		hop.dst, hop.metric, hop.tos = m.dst, m.metric, m.tos
+		hop.dst, hop.from, hop.metric, hop.tos = m.dst, m.from, m.metric, m.tos
 		if !m.mine() { // else whose it is the kernel does not tell
 			hop.protocol = m.protocol
 		}
@@ -203,6 +209,8 @@ func (m *message) attribute(kind uint16, value []byte) {
 		}
 	case unix.RTA_PREFSRC:
 		m.src, _ = netip.AddrFromSlice(value)
+	case unix.RTA_ENCAP:
+		m.encap = true
 	case unix.RTA_MULTIPATH:
 		m.nextHops(value)
 	}
@@ -220,7 +228,7 @@ func (m *message) nextHops(b []byte) {
 			m.others = append(m.others, message{kind: m.kind})
 			hop = &m.others[len(m.others)-1]
 		}
-		hop.oif = int(binary.NativeEndian.Uint32(b[4:]))
+		hop.flags, hop.oif = uint32(b[2]), int(binary.NativeEndian.Uint32(b[4:]))
 		hop.attributes(b[unix.SizeofRtNexthop:length])
 		b = b[min(len(b), (length+3)&^3):]
 	}
@@ -244,12 +252,12 @@ func number(b []byte) uint32 {
 	return binary.NativeEndian.Uint32(b)
 }
 
-// mine tells whether the route bears our mark; we never make one with a TOS. An
+// mine tells whether the route bears our mark; we never make one with a TOS or a source. An
 // IPv6 route with several next hops began with ours: the kernel tells the first
 // one's protocol for all, and adds at the end (rt6_fill_node, fib6_add_rt2node). An
 // IPv4 route with several was made as a whole by somebody else.
 func (m message) mine() bool {
-	return m.protocol == topology.Protocol && m.tos == 0 && (m.hops < 2 || m.dst.Addr().Is6()) &&
+	return m.protocol == topology.Protocol && m.tos == 0 && !m.from.IsValid() && (m.hops < 2 || m.dst.Addr().Is6()) &&
 		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn)
 }
 
@@ -265,6 +273,7 @@ func (m message) route(links *linkFacts) topology.Route {
 	r := topology.Route{
 		Type: routeTypes[m.kind], Dst: m.dst, Via: m.via, Src: m.src,
 		Protocol: m.protocol, Metric: m.metric, TOS: int(m.tos), Shared: m.hops > 1 && m.mine(),
+		From: m.from, Encap: m.encap, Dead: m.flags&unix.RTNH_F_DEAD != 0 && !m.mine(),
 	}
 	if r.Type == topology.Unicast && m.oif != 0 {
 		r.Dev = links.name(m.oif)
