@@ -64,7 +64,7 @@ func (m *machine) ask(kind netlink.HeaderType, flags netlink.HeaderFlags, data [
 // foreignTo returns the foreign route to a destination.
 func (m *machine) foreignTo(dst string) topology.Route {
 	m.t.Helper()
-	host, err := m.Facts(context.Background())
+	host, err := m.Facts(context.Background(), nil)
 	m.must(err)
 	for _, r := range host.Routes {
 		if r.Dst.String() == dst {
