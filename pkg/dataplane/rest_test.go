@@ -53,7 +53,7 @@ func (m *machine) monitors() []int {
 func (m *machine) heard(monitors []int) []uint16 {
 	m.t.Helper()
 	var types []uint16
-	b := make([]byte, messageBuffer)
+	b := make([]byte, readBuffer)
 	for _, fd := range monitors {
 		for {
 			n, _, err := unix.Recvfrom(fd, b, 0)
