@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -108,6 +110,13 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err := forgetStartUp(); err != nil {
 		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
+	lock, err := f.lockNamespace(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if lock != nil {
+		defer lock.Close()
+	}
 	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
 	if store.Lock, err = store.TakeLock(); err != nil {
 		return err
@@ -118,7 +127,28 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.manage(cmd.Context(), config, opts, kernel), kernel.Close())
+	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
+}
+
+// lockNamespace takes the lock that admits one agent to this network namespace. Without it, and
+// without an agent that has it, the agent runs all the same: then the lock is nil.
+func (f *agentFlags) lockNamespace(ctx context.Context) (*nslock.Lock, error) {
+	lock, err := nslock.Take(ctx, f.self())
+	if errors.As(err, new(*nslock.HeldError)) {
+		return nil, fmt.Errorf("%w; routes and the nftables table bear one mark, so one network namespace has room for one agent", err)
+	}
+	if err != nil {
+		ctrl.Log.Info("Running without the lock that keeps a second agent away; trying to get it", "why", err.Error())
+	}
+	return lock, nil
+}
+
+// self says who we are to another agent that finds the lock taken.
+func (f *agentFlags) self() string {
+	if f.mode == modeRouter {
+		return "router, run folder " + f.runDir
+	}
+	return fmt.Sprintf("node %s, run folder %s", cmp.Or(f.nodeName, os.Getenv("NODE_NAME")), f.runDir)
 }
 
 // hostConfig says where what is ours on this host is.
@@ -216,7 +246,7 @@ func (f *agentFlags) setUpLog() []error {
 
 // manage runs the loop and the servers until ctx ends. Nothing is taken down at
 // the end: a restart or an upgrade cuts no traffic.
-func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topology.Options, kernel *dataplane.Kernel) error {
+func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topology.Options, kernel *dataplane.Kernel, unlocked bool) error {
 	nodes, err := controllers.NewNodeSource(config, f.ignoreNodesSelector)
 	if err != nil {
 		return err
@@ -250,6 +280,12 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	}
 	if err := f.serve(ctx, mgr, reconciler); err != nil {
 		return err
+	}
+	if unlocked {
+		seek := manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) })
+		if err := mgr.Add(seek); err != nil {
+			return err
+		}
 	}
 	return mgr.Start(ctx)
 }
