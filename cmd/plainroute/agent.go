@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +57,8 @@ func agentCommand() *cobra.Command {
 		Long: `agent runs on every node. It watches the Nodes, keeps a route to every other
 node's pod subnet in the kernel, and writes the CNI config once all is there.
 It needs CAP_NET_ADMIN and the right to list and watch Nodes. When it stops,
-everything stays as it is.
+everything stays as it is. A second agent in the same network namespace is
+refused, whatever its folders: one router serves one cluster.
 
 Each flag can also be given as an environment variable: --cluster-cidr as
 PLAINROUTE_CLUSTER_CIDR, and so on.`,
@@ -110,45 +110,21 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err := forgetStartUp(); err != nil {
 		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
-	lock, err := f.lockNamespace(cmd.Context())
+	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
+	lock, err := f.lock(cmd.Context(), &store)
 	if err != nil {
 		return err
 	}
+	defer store.Lock.Close()
 	if lock != nil {
 		defer lock.Close()
 	}
-	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
-	if store.Lock, err = store.TakeLock(); err != nil {
-		return err
-	}
-	defer store.Lock.Close()
 	store.Sweep()
 	kernel, err := dataplane.New(f.hostConfig(store))
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
-}
-
-// lockNamespace takes the lock that admits one agent to this network namespace. Without it, and
-// without an agent that has it, the agent runs all the same: then the lock is nil.
-func (f *agentFlags) lockNamespace(ctx context.Context) (*nslock.Lock, error) {
-	lock, err := nslock.Take(ctx, f.self())
-	if errors.As(err, new(*nslock.HeldError)) {
-		return nil, fmt.Errorf("%w; routes and the nftables table bear one mark, so one network namespace has room for one agent", err)
-	}
-	if err != nil {
-		ctrl.Log.Info("Running without the lock that keeps a second agent away; trying to get it", "why", err.Error())
-	}
-	return lock, nil
-}
-
-// self says who we are to another agent that finds the lock taken.
-func (f *agentFlags) self() string {
-	if f.mode == modeRouter {
-		return "router, run folder " + f.runDir
-	}
-	return fmt.Sprintf("node %s, run folder %s", cmp.Or(f.nodeName, os.Getenv("NODE_NAME")), f.runDir)
 }
 
 // hostConfig says where what is ours on this host is.

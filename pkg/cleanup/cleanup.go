@@ -134,35 +134,35 @@ func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// tryLock takes the lock of the network namespace, then that of the run folder. Where an agent
-// holds one of them, it says so. A process that is no agent keeps nobody from a cleanup.
+// tryLock takes the lock of the run folder and that of the network namespace. Where an agent holds
+// one of them it says so, and has made no file. A process that is no agent keeps nobody from a
+// cleanup.
 func (c Cleanup) tryLock(ctx context.Context) (release func(), why string, err error) {
-	release = func() {}
-	namespace, err := nslock.Take(ctx, "cleanup, run folder "+c.Store.RunDir)
-	var held *nslock.HeldError
-	switch {
-	case errors.As(err, &held):
-		return nil, runs(held.Holder), nil
-	case err == nil:
-		release = func() { _ = namespace.Close() }
+	if why := c.held(ctx); why != "" {
+		return nil, why, nil
 	}
 	folder, err := c.Store.TakeLock()
+	if cni.Held(err) {
+		return nil, runs(lockIn(c.Store)), nil
+	}
 	if err != nil {
-		release()
-		if cni.Held(err) {
-			return nil, runs(lockIn(c.Store)), nil
-		}
 		return nil, "", err
+	}
+	namespace, err := nslock.Take(ctx, "cleanup, run folder "+c.Store.RunDir)
+	if held := new(nslock.HeldError); errors.As(err, &held) {
+		return nil, runs(held.Holder), folder.Close()
 	}
 	return func() {
 		_ = folder.Close()
-		release()
+		if namespace != nil {
+			_ = namespace.Close()
+		}
 	}, "", nil
 }
 
 // held says why lock would refuse now, and takes nothing.
 func (c Cleanup) held(ctx context.Context) string {
-	var held *nslock.HeldError
+	held := new(nslock.HeldError)
 	switch {
 	case errors.As(nslock.Find(ctx), &held):
 		return runs(held.Holder)

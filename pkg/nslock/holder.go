@@ -35,28 +35,14 @@ func ask(ctx context.Context) error {
 		return fmt.Errorf("asking who holds the lock of this network namespace: %w", err)
 	}
 	defer conn.Close()
-	peer, err := credentials(conn.(*net.UnixConn))
+	uid, pid, err := credentials(conn.(*net.UnixConn))
 	if err != nil {
 		return fmt.Errorf("asking who holds the lock of this network namespace: %w", err)
 	}
-	if !ownUser(int(peer.Uid)) {
-		return &ForeignError{UID: int(peer.Uid), PID: int(peer.Pid)}
+	if !ownUser(uid) {
+		return &ForeignError{uid, pid}
 	}
-	return &HeldError{describe(answerOf(conn), int(peer.Pid))}
-}
-
-// credentials are those of the process that called listen. The kernel gives them for a connection
-// that was not accepted yet, so a stopped agent is found too.
-func credentials(conn *net.UnixConn) (*unix.Ucred, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var peer *unix.Ucred
-	controlErr := raw.Control(func(fd uintptr) {
-		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	return peer, errors.Join(err, controlErr)
+	return &HeldError{describe(answerOf(conn), pid)}
 }
 
 // answerOf reads the holder's line; it is empty if none comes in time.
@@ -81,7 +67,7 @@ func describe(answer string, pid int) string {
 		answer = "it does not answer"
 	}
 	if pid == 0 {
-		return answer + " (in another PID namespace)"
+		return answer + ", in another PID namespace"
 	}
-	return fmt.Sprintf("%s (pid %d)", answer, pid)
+	return fmt.Sprintf("%s, pid %d", answer, pid)
 }

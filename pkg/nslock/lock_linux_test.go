@@ -110,7 +110,7 @@ func TestOneAtATime(t *testing.T) {
 	must(t, Find(t.Context()))
 	first, err := Take(t.Context(), "node one, run folder /run/one")
 	must(t, err)
-	want := fmt.Sprintf("node one, run folder /run/one (pid %d)", os.Getpid())
+	want := fmt.Sprintf("node one, run folder /run/one, pid %d", os.Getpid())
 	_, err = Take(t.Context(), "node two")
 	heldBy(t, err, want)
 	heldBy(t, Find(t.Context()), want)
@@ -158,7 +158,7 @@ func TestManyAtOnce(t *testing.T) {
 			must(t, lock.Close())
 			continue
 		}
-		heldBy(t, errs[i], fmt.Sprintf("one of many (pid %d)", os.Getpid()))
+		heldBy(t, errs[i], fmt.Sprintf("one of many, pid %d", os.Getpid()))
 	}
 	if holders != 1 {
 		t.Errorf("%d of %d have the lock", holders, agents)
@@ -170,7 +170,7 @@ func TestCrashFrees(t *testing.T) {
 	freshNamespace(t)
 	holder := startHolder(t, asAgent, 0)
 	_, err := Take(t.Context(), "us")
-	heldBy(t, err, fmt.Sprintf("holder (pid %d)", holder.Process.Pid))
+	heldBy(t, err, fmt.Sprintf("holder, pid %d", holder.Process.Pid))
 	must(t, holder.Process.Kill())
 	_ = holder.Wait()
 	lock, err := Take(t.Context(), "us")
@@ -188,7 +188,7 @@ func TestStoppedHolderIsNamed(t *testing.T) {
 	must(t, err)
 	for range 3 {
 		_, err = Take(t.Context(), "us")
-		heldBy(t, err, fmt.Sprintf("it does not answer (pid %d)", holder.Process.Pid))
+		heldBy(t, err, fmt.Sprintf("it does not answer, pid %d", holder.Process.Pid))
 	}
 }
 
@@ -256,7 +256,7 @@ func TestHolderBearsIdlers(t *testing.T) {
 		must(t, err)
 		idle = append(idle, conn)
 	}
-	heldBy(t, Find(t.Context()), fmt.Sprintf("us (pid %d)", os.Getpid()))
+	heldBy(t, Find(t.Context()), fmt.Sprintf("us, pid %d", os.Getpid()))
 	if now := runtime.NumGoroutine(); now > before {
 		t.Errorf("%d goroutines were there and %d are", before, now)
 	}
