@@ -68,7 +68,7 @@ func newMemoryHost() (*memoryHost, error) {
 }
 
 // Facts tells what the host is.
-func (h *memoryHost) Facts(context.Context) (topology.Host, error) {
+func (h *memoryHost) Facts(context.Context, []netip.Prefix) (topology.Host, error) {
 	select {
 	case release := <-h.held:
 		<-release

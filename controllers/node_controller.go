@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -26,8 +27,9 @@ import (
 
 // Dataplane is the host that is to be kept as it should be.
 type Dataplane interface {
-	// Facts tells what the host is, apart from what is ours.
-	Facts(context.Context) (topology.Host, error)
+	// Facts tells what the host is, apart from what is ours. Others' routes that
+	// overlap none of the ranges, disjoint and sorted, may be left out; nil: none may.
+	Facts(ctx context.Context, concerns []netip.Prefix) (topology.Host, error)
 	// Observe tells what of ours is there; it is valid until the next Apply.
 	Observe(context.Context) (topology.State, error)
 	// Apply makes changes in their order. It is idempotent, and what is absent
@@ -71,6 +73,7 @@ type NodeReconciler struct {
 	number    int64
 	failures  int
 	known     map[topology.Problem]bool
+	concerns  []netip.Prefix // where others' routes can matter to these Nodes
 	started   passClock
 	rivals    *rivals
 	diary     *diary
@@ -196,6 +199,9 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result := r.account(view)
 	changes, err := 0, error(nil)
 	if view.Synced {
+		if r.concerns == nil || !view.Since.IsZero() {
+			r.concerns = topology.Concerns(r.Options, view.Nodes)
+		}
 		changes, err = r.pass(ctx, view, result)
 		r.postpone()
 		r.asked = r.asking
@@ -321,7 +327,7 @@ func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desire
 
 // step computes what is to be done, less what an incomplete view could want back.
 func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Result) (plan.Changes, error) {
-	host, err := r.Dataplane.Facts(ctx)
+	host, err := r.Dataplane.Facts(ctx, r.concerns)
 	if err != nil {
 		return plan.Changes{}, fmt.Errorf("learning about this host: %w", err)
 	}

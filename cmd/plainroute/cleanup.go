@@ -126,7 +126,7 @@ type host struct{ *dataplane.Kernel }
 
 func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
 	h.Forget()
-	facts, err := h.Facts(ctx)
+	facts, err := h.Facts(ctx, nil)
 	if err != nil {
 		return facts, topology.State{}, err
 	}

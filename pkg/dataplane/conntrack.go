@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -27,7 +26,7 @@ func (k *Kernel) releaseNew() error {
 	}
 	k.mu.Unlock()
 	defer k.mu.Lock()
-	return release(m.Sources, destinations)
+	return k.release(m.Sources, destinations)
 }
 
 // cover remembers which destinations see pods' own addresses. While the table is
@@ -40,24 +39,20 @@ func (k *Kernel) cover(m *topology.Masquerade) {
 
 // release forgets bindings. Who was reached by way of a Service keeps its binding,
 // for kube-proxy might choose another pod for what goes on.
-func release(sources, destinations []netip.Prefix) (err error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageBuffer})
-	if err != nil {
-		return fmt.Errorf("forgetting NAT bindings: %w", err)
-	}
-	defer func() { err = errors.Join(err, c.Close()) }()
+func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
+	conntrack := newSocket(k.namespace, unix.NETLINK_NETFILTER)
+	defer func() { err = errors.Join(err, conntrack.close()) }()
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		bindings, err := bindings(c, family, sources, destinations)
+		bindings, err := bindings(conntrack, family, sources, destinations)
 		// Without ctnetlink, bindings can't be seen.
 		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("reading NAT bindings: %w", err)
 		}
-		for _, entry := range bindings {
-			_, err := c.Execute(netlink.Message{
-				Header: netlink.Header{Type: conntrackDelete, Flags: netlink.Request | netlink.Acknowledge}, Data: entry,
-			})
-			if err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("forgetting a NAT binding: %w", err)
+		for batch := range slices.Chunk(bindings, perSend) {
+			for _, err := range conntrack.acknowledge(batch) {
+				if err != nil && !errors.Is(err, unix.ENOENT) {
+					return fmt.Errorf("forgetting a NAT binding: %w", err)
+				}
 			}
 		}
 	}
@@ -66,6 +61,7 @@ func release(sources, destinations []netip.Prefix) (err error) {
 
 // Of linux/netfilter/nfnetlink_conntrack.h.
 const (
+	conntrackNew    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
 	conntrackGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	conntrackDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 
@@ -78,32 +74,27 @@ const (
 	ctaV6Dst      = 4
 )
 
-// bindings returns the entries to be forgotten, as the kernel sent them, which is how
-// it takes them back. Of a table of a million, no more is kept. What changes during
+// bindings returns requests to forget entries, which are as the kernel sent them: so it takes
+// them back. Of a table of a million, no more is kept. What changes during
 // the look is younger than the rule, so a dump need not be whole.
-func bindings(c *netlink.Conn, family byte, sources, destinations []netip.Prefix) ([][]byte, error) {
-	_, err := c.Send(netlink.Message{
-		Header: netlink.Header{Type: conntrackGet, Flags: netlink.Request | netlink.Dump},
-		Data:   []byte{family, unix.NFNETLINK_V0, 0, 0}, // struct nfgenmsg
+func bindings(conntrack *socket, family byte, sources, destinations []netip.Prefix) ([]request, error) {
+	var found []request
+	header := []byte{family, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
+	_, err := conntrack.read(request{conntrackGet, unix.NLM_F_DUMP, header}, func(kind uint16, data []byte) {
+		f, ok := parseFlow(data)
+		if kind == conntrackNew && ok && f.family == family && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
+			found = append(found, request{kind: conntrackDelete, data: bytes.Clone(data)})
+		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	var found [][]byte
-	for m, err := range c.ReceiveIter() {
-		if err != nil {
-			return nil, err
-		}
-		if f, ok := parseFlow(m.Data); ok && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
-			found = append(found, bytes.Clone(m.Data))
-		}
-	}
-	return found, nil
+	return found, err
 }
 
 // A flow has the addresses of its first packet, and of the reply to it, which tells
 // what is on the wire.
-type flow struct{ from, to, replyFrom, replyTo netip.Addr }
+type flow struct {
+	family                       byte
+	from, to, replyFrom, replyTo netip.Addr
+}
 
 // masqueraded tells whether the flow has another source address on the wire than its
 // own, and no other destination.
@@ -115,40 +106,31 @@ func parseFlow(b []byte) (f flow, ok bool) {
 	if len(b) < header {
 		return f, false
 	}
-	attrs, err := netlink.NewAttributeDecoder(b[header:])
-	if err != nil {
-		return f, false
-	}
-	for attrs.Next() {
-		switch attrs.Type() {
+	f.family = b[0]
+	whole := eachAttribute(b[header:], func(kind uint16, value []byte) {
+		switch kind {
 		case ctaTupleOrig:
-			f.from, f.to = parseTuple(attrs)
+			f.from, f.to = parseTuple(value)
 		case ctaTupleReply:
-			f.replyFrom, f.replyTo = parseTuple(attrs)
+			f.replyFrom, f.replyTo = parseTuple(value)
 		}
-	}
-	return f, attrs.Err() == nil && f.from.IsValid() && f.replyTo.IsValid()
+	})
+	return f, whole && f.from.IsValid() && f.replyTo.IsValid()
 }
 
-func parseTuple(attrs *netlink.AttributeDecoder) (src, dst netip.Addr) {
-	attrs.Nested(func(tuple *netlink.AttributeDecoder) error {
-		for tuple.Next() {
-			if tuple.Type() != ctaTupleIP {
-				continue
-			}
-			tuple.Nested(func(ip *netlink.AttributeDecoder) error {
-				for ip.Next() {
-					switch ip.Type() {
-					case ctaV4Src, ctaV6Src:
-						src, _ = netip.AddrFromSlice(ip.Bytes())
-					case ctaV4Dst, ctaV6Dst:
-						dst, _ = netip.AddrFromSlice(ip.Bytes())
-					}
-				}
-				return nil
-			})
+func parseTuple(tuple []byte) (src, dst netip.Addr) {
+	eachAttribute(tuple, func(kind uint16, ip []byte) {
+		if kind != ctaTupleIP {
+			return
 		}
-		return nil
+		eachAttribute(ip, func(kind uint16, value []byte) {
+			switch kind {
+			case ctaV4Src, ctaV6Src:
+				src, _ = netip.AddrFromSlice(value)
+			case ctaV4Dst, ctaV6Dst:
+				dst, _ = netip.AddrFromSlice(value)
+			}
+		})
 	})
 	return src, dst
 }

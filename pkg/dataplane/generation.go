@@ -5,41 +5,39 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // Of linux/netfilter/nf_tables.h, which x/sys/unix leaves out in part.
-const nftGetGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
+const (
+	nftNewGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+	nftGetGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
+)
 
 // generation returns the number of nftables' ruleset, which each transaction of
 // anybody in this network namespace raises.
 func (k *Kernel) generation() (uint32, error) {
-	answers, err := k.ruleset.Execute(netlink.Message{
-		Header: netlink.Header{Type: nftGetGeneration, Flags: netlink.Request},
-		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, // struct nfgenmsg
+	const header = 4 // struct nfgenmsg
+	generation, told := uint32(0), false
+	ask := request{kind: nftGetGeneration, data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}}
+	_, err := k.nfnetlink.read(ask, func(kind uint16, data []byte) {
+		if kind != nftNewGeneration || len(data) < header {
+			return
+		}
+		eachAttribute(data[header:], func(kind uint16, value []byte) {
+			if kind == unix.NFTA_GEN_ID && len(value) == 4 {
+				generation, told = binary.BigEndian.Uint32(value), true
+			}
+		})
 	})
+	if err == nil && !told {
+		err = errors.New("no answer")
+	}
 	if err != nil {
 		return 0, fmt.Errorf("asking for the ruleset's generation: %w", err)
 	}
-	for _, m := range answers {
-		const header = 4
-		if len(m.Data) < header {
-			continue
-		}
-		attrs, err := netlink.NewAttributeDecoder(m.Data[header:])
-		if err != nil {
-			return 0, err
-		}
-		attrs.ByteOrder = binary.BigEndian
-		for attrs.Next() {
-			if attrs.Type() == unix.NFTA_GEN_ID {
-				return attrs.Uint32(), attrs.Err()
-			}
-		}
-	}
-	return 0, errors.New("asking for the ruleset's generation: no answer")
+	return generation, nil
 }
 
 // whole repeats a read in several dumps until no transaction came between them, for

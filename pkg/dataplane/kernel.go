@@ -40,18 +40,22 @@ type Config struct {
 // hears of a change by somebody else: a pass then costs what changed, not what
 // there is. Without Watch running, call Forget before each Observe.
 type Kernel struct {
-	cfg     Config
-	handle  *rtnl.Handle    // lists links, writes addresses
-	dumper  *netlink.Conn   // reads routes
-	writer  *netlink.Conn   // writes routes
-	nft     *nftables.Conn  // our table
-	nftConn *netlink.Conn   // its socket, whose port tells its echoes
-	ruleset *netlink.Conn   // asks for nftables' generation
-	events  []*netlink.Conn // notifications, subscribed to before the first read
+	cfg    Config
+	handle *rtnl.Handle    // lists links, writes addresses
+	events []*netlink.Conn // notifications, subscribed to before the first read
+
+	namespace *namespace     // in which the sockets are made
+	rtnetlink *socket        // reads and writes routes
+	nfnetlink *socket        // asks for nftables' generation
+	nft       *nftables.Conn // our table
+	nftConn   *netlink.Conn  // its socket, whose port tells its echoes
 
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
+	concerns   []netip.Prefix  // what foreign routes matter for; nil: anything
+	seen       map[egress]bool // those looked into since the last audit
+	objects    bool            // routes name next hops that are objects of their own
 	advertised map[string]bool // links that have heard a router, by name
 	sysctls    map[string]string
 	masquerade *topology.Masquerade
@@ -65,6 +69,7 @@ type Kernel struct {
 // until the next pass reads it anew, for news may come in the midst of Apply.
 type freshness struct {
 	routes     bool // and links
+	ours       bool // our own routes
 	sysctls    bool
 	masquerade bool
 }
@@ -75,7 +80,7 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, advertised: map[string]bool{}}
+	k := &Kernel{cfg: cfg, advertised: map[string]bool{}, seen: map[egress]bool{}}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
@@ -90,23 +95,11 @@ func (k *Kernel) open() error {
 	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
-	if k.dumper, err = dialDumper(); err != nil {
+	if k.namespace, err = openNamespace(); err != nil {
 		return err
 	}
-	if k.writer, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{MessageBufferSize: messageBuffer}); err != nil {
-		return err
-	}
-	if err := k.writer.SetReadBuffer(receiveBuffer); err != nil {
-		return err
-	}
-	if k.ruleset, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
-		return err
-	}
-	k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		k.nftConn = c
-		return errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(receiveBuffer))
-	}))
-	return err
+	k.rtnetlink, k.nfnetlink = newSocket(k.namespace, unix.NETLINK_ROUTE), newSocket(k.namespace, unix.NETLINK_NETFILTER)
+	return errors.Join(k.rtnetlink.open(), k.nfnetlink.open(), k.dialNFT())
 }
 
 // Close closes the sockets. What was made in the kernel stays.
@@ -118,11 +111,7 @@ func (k *Kernel) Close() error {
 	if k.handle != nil {
 		k.handle.Close()
 	}
-	for _, c := range []*netlink.Conn{k.dumper, k.writer, k.ruleset} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
-	}
+	errs = append(errs, k.rtnetlink.close(), k.nfnetlink.close(), k.namespace.close())
 	if k.nft != nil {
 		errs = append(errs, k.nft.CloseLasting())
 	}
@@ -133,14 +122,19 @@ func (k *Kernel) Close() error {
 func (k *Kernel) Forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.fresh = freshness{}
+	k.fresh, k.seen = freshness{}, map[egress]bool{}
 }
 
-// Facts tells what this host is, apart from what is ours. What can't be read beside
-// the kernel is no reason to leave routes alone.
-func (k *Kernel) Facts(context.Context) (topology.Host, error) {
+// Facts tells what this host is, apart from what is ours. Of foreign routes it leaves out those that
+// concern nobody: they overlap none of the given ranges, disjoint and sorted (topology.Concerns), are
+// narrower than a /8, and come with no address of this host. Of the routes by one gateway and device one
+// is there all the same. With nil it has all.
+//
+// What can't be read beside the kernel is no reason to leave routes alone.
+func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Host, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.concern(concerns)
 	if err := k.load(); err != nil {
 		return topology.Host{}, err
 	}
@@ -185,7 +179,13 @@ func (k *Kernel) load() error {
 		if err := k.loadRoutes(); err != nil {
 			return err
 		}
-		k.fresh.routes, k.fresh.sysctls = true, false
+		k.fresh.routes, k.fresh.ours, k.fresh.sysctls = true, true, false
+	}
+	if !k.fresh.ours {
+		if err := k.loadOurs(); err != nil {
+			return err
+		}
+		k.fresh.ours = true
 	}
 	if !k.fresh.sysctls {
 		k.loadSysctls()

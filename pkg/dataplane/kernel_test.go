@@ -214,7 +214,7 @@ func TestAcceptRAWhereARouterIsHeard(t *testing.T) {
 func TestNameservers(t *testing.T) {
 	m := newMachine(t)
 	m.must(os.WriteFile(filepath.Join(m.dir, "resolv.conf"), []byte("search x\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver\noptions x\n"), 0o644))
-	host, err := m.Facts(context.Background())
+	host, err := m.Facts(context.Background(), nil)
 	m.must(err)
 	if len(host.Nameservers) != 2 || host.Nameservers[0].String() != "10.0.0.53" || host.Nameservers[1].String() != "fe80::1" {
 		t.Errorf("got %v", host.Nameservers)
@@ -227,14 +227,14 @@ func TestUnseenStopsNothing(t *testing.T) {
 	m := newMachine(t)
 	file := filepath.Join(m.dir, "resolv.conf")
 	m.must(os.WriteFile(file, []byte("nameserver 10.0.0.53\n"), 0o644))
-	_, err := m.Facts(t.Context())
+	_, err := m.Facts(t.Context(), nil)
 	m.must(err)
 	m.must(errors.Join(os.Remove(file), os.Mkdir(file, 0o755)))
 	news := make(chan struct{}, 2)
 	for range 2 {
 		m.setBlind(errors.New("too many watches"), func() { news <- struct{}{} })
 	}
-	host, err := m.Facts(t.Context())
+	host, err := m.Facts(t.Context(), nil)
 	m.must(err)
 	if len(host.Nameservers) != 1 || len(host.Unseen) != 2 || len(news) != 1 {
 		t.Errorf("got nameservers %v, unseen %q, %d news; want one, two and one", host.Nameservers, host.Unseen, len(news))

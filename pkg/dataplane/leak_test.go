@@ -21,7 +21,7 @@ func TestNothingIsLeftOpen(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
 		go func() { done <- k.Watch(ctx, time.Hour, func() {}) }()
-		_, err = k.Facts(ctx)
+		_, err = k.Facts(ctx, nil)
 		m.must(err)
 		_, err = k.Observe(ctx)
 		m.must(err)

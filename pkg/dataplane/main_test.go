@@ -198,7 +198,7 @@ func (m *machine) pass(all []*topology.Node) plan.Changes {
 
 func (m *machine) diff(all []*topology.Node) plan.Changes {
 	m.t.Helper()
-	host, err := m.Facts(context.Background())
+	host, err := m.Facts(context.Background(), nil)
 	m.must(err)
 	actual, err := m.Observe(context.Background())
 	m.must(err)
@@ -211,12 +211,20 @@ func (m *machine) diff(all []*topology.Node) plan.Changes {
 	return plan.Diff(desired, actual)
 }
 
+// observe returns what of ours is there.
+func (m *machine) observe() topology.State {
+	m.t.Helper()
+	state, err := m.Observe(context.Background())
+	m.must(err)
+	return state
+}
+
 // settleOwnFault passes twice where this node itself has a fault of one kind.
 func (m *machine) settleOwnFault(all []*topology.Node, reason topology.Reason) {
 	m.t.Helper()
 	for range 2 {
 		m.Forget()
-		host, err := m.Facts(context.Background())
+		host, err := m.Facts(context.Background(), nil)
 		m.must(err)
 		actual, err := m.Observe(context.Background())
 		m.must(err)

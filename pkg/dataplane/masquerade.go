@@ -4,10 +4,10 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -155,7 +155,7 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 			break
 		}
 		if err := errors.Join(k.addSet(f.clusterSet(), intervals(f, m.Cluster)), k.addSet(f.nodesSet(), singles(f, m.Nodes))); err != nil {
-			return err
+			return k.abandon(err)
 		}
 	}
 	for _, c := range chains(m) {
@@ -170,33 +170,38 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 // flush sends what was queued as one transaction, and knows its outcome.
 func (k *Kernel) flush(outcome *topology.Masquerade) error {
 	if err := k.nft.Flush(); err != nil {
-		return wrapNFT(errors.Join(err, k.drain()))
+		return k.abandon(err)
 	}
 	k.masquerade = outcome
 	return nil
 }
 
-// drain throws away what the kernel says of a transaction that it refused: one error for
-// each message, of which google/nftables reads no more than the first that says EPERM.
-// It would take the others for answers to what is asked next, for ever. They are there
-// once the transaction has been sent.
-func (k *Kernel) drain() error {
-	const long = 10 * time.Millisecond
-	deadline := time.Now().Add(long)
-	if err := k.nftConn.SetReadDeadline(deadline); err != nil {
-		return err
-	}
-	for time.Now().Before(deadline) {
-		_, _ = k.nftConn.Receive() // errors are what it is about
-	}
-	return k.nftConn.SetReadDeadline(time.Time{})
+// abandon drops what is queued after a failure.
+func (k *Kernel) abandon(err error) error {
+	return &nftError{errors.Join(err, k.dialNFT())}
 }
 
-func wrapNFT(err error) error {
-	if err == nil {
-		return nil
+// dialNFT opens a connection for our table, in place of one that has failed. On that answers may be
+// left: of a refused transaction the kernel sends an error for each message, and google/nftables, which
+// takes answers by their order, reads no more than the first that says EPERM.
+func (k *Kernel) dialNFT() error {
+	var conn *netlink.Conn
+	var nft *nftables.Conn
+	err := k.namespace.do(func() (err error) {
+		nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			conn = c
+			return errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(receiveBuffer))
+		}))
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return &nftError{err}
+	if k.nft != nil {
+		err = k.nft.CloseLasting()
+	}
+	k.nft, k.nftConn = nft, conn
+	return err
 }
 
 // nftError says what a bare errno of a transaction does not.
@@ -209,7 +214,7 @@ func (e *nftError) Unwrap() error { return e.err }
 
 func (k *Kernel) addSet(set *nftables.Set, elements []nftables.SetElement) error {
 	if err := k.nft.AddSet(set, nil); err != nil {
-		return wrapNFT(err)
+		return err
 	}
 	return k.eachChunk(set, elements, k.nft.SetAddElements)
 }
@@ -217,7 +222,7 @@ func (k *Kernel) addSet(set *nftables.Set, elements []nftables.SetElement) error
 func (k *Kernel) eachChunk(set *nftables.Set, elements []nftables.SetElement, call func(*nftables.Set, []nftables.SetElement) error) error {
 	for chunk := range slices.Chunk(elements, perMessage) {
 		if err := call(set, chunk); err != nil {
-			return wrapNFT(err)
+			return err
 		}
 	}
 	return nil
@@ -236,7 +241,7 @@ func (k *Kernel) changeSets(c plan.SetChange) error {
 			k.eachChunk(f.nodesSet(), singles(f, c.AddNodes), k.nft.SetAddElements),
 		)
 		if err != nil {
-			return err
+			return k.abandon(err)
 		}
 	}
 	return k.flush(changed(k.masquerade, c))

@@ -18,7 +18,7 @@ func TestAllNextHopsOfAForeignRouteAreKnown(t *testing.T) {
 		return &rtnl.NexthopInfo{LinkIndex: m.eth0.Attrs().Index, Gw: net.ParseIP(gateway)}
 	}
 	m.must(m.nl.RouteAdd(&rtnl.Route{Dst: everything, MultiPath: []*rtnl.NexthopInfo{hop("192.168.1.71"), hop("192.168.1.72")}, Protocol: 4}))
-	host, err := m.Facts(context.Background())
+	host, err := m.Facts(context.Background(), nil)
 	m.must(err)
 	var gateways []string
 	for _, r := range host.Routes {

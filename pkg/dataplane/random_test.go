@@ -241,7 +241,7 @@ func (r *randomTable) passes() {
 
 func (r *randomTable) desire() topology.State {
 	r.Forget()
-	host, err := r.Facts(context.Background())
+	host, err := r.Facts(context.Background(), nil)
 	r.need(err)
 	actual, err := r.Observe(context.Background())
 	r.need(err)

@@ -14,10 +14,19 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// readMasquerade reads our table back, nil if there is none. Whatever in it is
-// not as we make it gives an empty Masquerade, which no desired one equals, so
-// the table is made anew.
+// readMasquerade reads our table back, nil if there is none. After a failure the connection is made
+// anew, for answers may be left on it.
 func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
+	m, err := k.readTable()
+	if err != nil {
+		return nil, errors.Join(err, k.dialNFT())
+	}
+	return m, nil
+}
+
+// readTable gives an empty Masquerade for a table in which anything is not as we make it. No desired one
+// equals that, so the table is made anew.
+func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	_, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -57,7 +66,7 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	rules := map[string][]*nftables.Rule{}
 	found := map[string]*nftables.Chain{}
 	for _, c := range all {
-		if c.Table.Name != topology.Table {
+		if c.Table.Name != topology.Table || c.Table.Family != nftables.TableFamilyINet {
 			continue
 		}
 		found[c.Name] = c

@@ -1,41 +1,31 @@
 package dataplane
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// routeFacts is the main table: ours, sorted, and the rest.
+// routeFacts is the main table: ours, sorted, and of the rest what can concern anyone.
 type routeFacts struct {
 	ours, foreign []topology.Route
+	// blocks are the ranges that foreign routes are kept for, disjoint and sorted; nil: all are kept.
+	blocks []netip.Prefix
+	// representatives are the foreign routes that stand for all with their gateway and device.
+	representatives map[egress]topology.Route
+	// objects are the next hops that are objects of their own, by their ids; nil: they were not read.
+	objects map[uint32]object
+	// named are the ids of those that routes kept here name, members of groups too.
+	named map[uint32]bool
+	// unread is set if routes name such objects, and these were not read.
+	unread bool
 }
-
-// dialDumper opens a socket whose dumps the kernel filters by table; without
-// that, each dump would carry the local table, and in IPv6 the cached routes.
-func dialDumper() (*netlink.Conn, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{MessageBufferSize: messageBuffer})
-	if err != nil {
-		return nil, err
-	}
-	if err := c.SetOption(netlink.GetStrictCheck, true); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
-}
-
-// messageBuffer is more than the kernel puts into one message (32 KiB of a dump,
-// netlink_dump of net/netlink/af_netlink.c, if the reader has room for as much).
-// Without a size given, each read would first ask for it and dumps come in pages.
-const messageBuffer = 64 << 10
 
 // loadRoutes reads links and routes together, for routes name links.
 func (k *Kernel) loadRoutes() error {
@@ -43,16 +33,10 @@ func (k *Kernel) loadRoutes() error {
 	if err != nil {
 		return err
 	}
-	routes := &routeFacts{}
-	if k.routes != nil {
-		routes.ours = make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
+	routes, err := k.readRoutes(links, byIndex)
+	if err != nil {
+		return fmt.Errorf("listing routes: %w", err)
 	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		if err := k.dumpRoutes(family, links, byIndex, routes); err != nil {
-			return fmt.Errorf("listing routes: %w", err)
-		}
-	}
-	slices.SortFunc(routes.ours, topology.Route.Compare)
 	k.rememberAdvertised(byIndex)
 	links.keepRouted(byIndex, routes.foreign, k.cfg.Bridge)
 	k.links, k.routes = links, routes
@@ -71,223 +55,115 @@ func (k *Kernel) rememberAdvertised(byIndex map[int]*topology.Link) {
 	}
 }
 
-func (k *Kernel) dumpRoutes(family uint8, links *linkFacts, byIndex map[int]*topology.Link, facts *routeFacts) error {
-	const tries = 10
-	for range tries {
-		ours, foreign := facts.ours, facts.foreign
-		whole, err := k.dump(family, func(m message) {
-			route := m.route(links)
+// dumpTries bounds how often a dump is repeated that a change interrupted.
+const dumpTries = 10
+
+// readRoutes reads the table until what it has read is whole. Where a route of ours leads
+// outside of what concerns the Nodes, to one that has left, say, foreign routes to there
+// concern us too.
+func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
+	blocks := k.concerns
+	for range dumpTries {
+		facts, whole, err := k.dumpRoutes(blocks, links, byIndex)
+		if err != nil {
+			return nil, err
+		}
+		outside := facts.outside()
+		switch {
+		case facts.unread:
+			k.objects = true
+		case len(outside) > 0:
+			blocks = topology.Outermost(slices.Concat(blocks, outside))
+		case whole:
+			return facts, nil
+		}
+	}
+	return nil, fmt.Errorf("%w, %d times", rtnl.ErrDumpInterrupted, dumpTries)
+}
+
+func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map[int]*topology.Link) (facts *routeFacts, whole bool, err error) {
+	facts = &routeFacts{blocks: blocks, representatives: map[egress]topology.Route{}, named: map[uint32]bool{}}
+	if k.routes != nil {
+		facts.ours = make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
+	}
+	if k.objects {
+		if facts.objects, err = k.readObjects(); err != nil {
+			return nil, false, err
+		}
+	}
+	whole, err = k.dump(unix.RTPROT_UNSPEC, func(m *message) {
+		if link := byIndex[m.oif]; link != nil && m.advertised() {
+			link.RouterAdvertised = true
+		}
+		facts.take(m, links)
+	})
+	slices.SortFunc(facts.ours, topology.Route.Compare)
+	return facts, whole, err
+}
+
+// loadOurs reads our own routes alone, which the kernel picks out: among a million of others
+// that takes a tenth of the time.
+func (k *Kernel) loadOurs() error {
+	for range dumpTries {
+		ours := make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
+		whole, err := k.dump(topology.Protocol, func(m *message) {
 			if m.mine() {
-				ours = append(ours, route)
-			} else {
-				foreign = append(foreign, route)
-			}
-			for _, hop := range m.others {
-				foreign = append(foreign, hop.route(links))
-			}
-			if link := byIndex[m.oif]; link != nil && m.advertised(family) {
-				link.RouterAdvertised = true
+				ours = append(ours, m.route(k.links))
 			}
 		})
 		if err != nil {
-			return err
+			return fmt.Errorf("listing routes of ours: %w", err)
 		}
 		if whole {
-			facts.ours, facts.foreign = ours, foreign
+			slices.SortFunc(ours, topology.Route.Compare)
+			k.routes.ours = ours
 			return nil
 		}
 	}
-	return fmt.Errorf("family %d: %w, %d times", family, rtnl.ErrDumpInterrupted, tries)
+	return fmt.Errorf("listing routes of ours: %w, %d times", rtnl.ErrDumpInterrupted, dumpTries)
 }
 
-// dump gives each route of the main table to f. It is not whole if the table
-// changed meanwhile.
-func (k *Kernel) dump(family uint8, f func(message)) (whole bool, err error) {
-	request := make([]byte, unix.SizeofRtMsg)
-	request[0], request[4] = family, unix.RT_TABLE_MAIN
-	_, err = k.dumper.Send(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request | netlink.Dump},
-		Data:   request,
-	})
-	if err != nil {
-		return false, err
-	}
+// dump gives each route of the main table to f, of a protocol or, with 0, of all. It is not
+// whole if the table changed meanwhile. The message is valid during the call.
+func (k *Kernel) dump(protocol uint8, f func(*message)) (whole bool, err error) {
 	whole = true
-	for msg, err := range k.dumper.ReceiveIter() {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		once, err := k.dumpFamily(family, protocol, f)
 		if err != nil {
-			// A table that no route was ever added to does not exist (fib_rules).
-			if errors.Is(err, unix.ENOENT) {
-				return true, nil
-			}
-			return false, err
+			return false, fmt.Errorf("family %d: %w", family, err)
 		}
-		if msg.Header.Flags&netlink.DumpInterrupted != 0 {
-			whole = false
-		}
-		if m, ok := parseRoute(msg.Data); ok {
-			f(m)
-		}
+		whole = whole && once
 	}
 	return whole, nil
 }
 
-// A message is a route of the main table as rtnetlink(7) sends it.
-type message struct {
-	kind     uint8
-	tos      uint8
-	dst      netip.Prefix
-	via, src netip.Addr
-	oif      int
-	metric   int
-	protocol int
-	expires  bool
-	hops     int       // next hops of a multipath route
-	others   []message // all but the first
-}
-
-// parseRoute reads struct rtmsg and its attributes (linux/rtnetlink.h). It is
-// not ok for routes of other tables, cached ones and broken messages.
-func parseRoute(b []byte) (m message, ok bool) {
-	if len(b) < unix.SizeofRtMsg {
-		return m, false
-	}
-	family, bits, table := b[0], int(b[1]), uint32(b[4])
-	m.tos, m.protocol, m.kind = b[3], int(b[5]), b[7]
-	if binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0 {
-		return m, false
-	}
-	dst := netip.IPv4Unspecified()
-	if family == unix.AF_INET6 {
-		dst = netip.IPv6Unspecified()
-	}
-	for b = b[unix.SizeofRtMsg:]; len(b) >= unix.SizeofRtAttr; {
-		length := int(binary.NativeEndian.Uint16(b))
-		if length < unix.SizeofRtAttr || length > len(b) {
-			return m, false
+// dumpFamily takes no route of another family, which a kernel without this one would give.
+func (k *Kernel) dumpFamily(family, protocol uint8, f func(*message)) (whole bool, err error) {
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0], header[4], header[5] = family, unix.RT_TABLE_MAIN, protocol
+	var m message
+	whole, err = k.rtnetlink.read(request{unix.RTM_GETROUTE, unix.NLM_F_DUMP, header}, func(kind uint16, data []byte) {
+		if kind == unix.RTM_NEWROUTE && m.parse(data) && m.family == family {
+			f(&m)
 		}
-		value := b[unix.SizeofRtAttr:length]
-		switch binary.NativeEndian.Uint16(b[2:]) {
-		case unix.RTA_TABLE:
-			table = number(value)
-		case unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(value)
-		case unix.RTA_CACHEINFO:
-			m.expires = len(value) >= 12 && binary.NativeEndian.Uint32(value[8:]) != 0
-		default:
-			m.attribute(binary.NativeEndian.Uint16(b[2:]), value)
-		}
-		b = b[min(len(b), (length+3)&^3):]
+	})
+	if absent(err) {
+		return true, nil
 	}
-	m.dst = netip.PrefixFrom(dst, bits)
-	for i := range m.others {
-		hop := &m.others[i]
-		hop.dst, hop.metric, hop.tos = m.dst, m.metric, m.tos
-		if !m.mine() { // else whose it is the kernel does not tell
-			hop.protocol = m.protocol
-		}
-	}
-	return m, table == unix.RT_TABLE_MAIN && m.dst.IsValid() && !dst.IsLinkLocalUnicast() && !dst.IsMulticast()
+	return whole, err
 }
 
-func (m *message) attribute(kind uint16, value []byte) {
-	switch kind {
-	case unix.RTA_OIF:
-		m.oif = int(number(value))
-	case unix.RTA_PRIORITY:
-		m.metric = int(number(value))
-	case unix.RTA_GATEWAY:
-		m.via, _ = netip.AddrFromSlice(value)
-	case unix.RTA_VIA: // an IPv4 route by an IPv6 gateway: family, then address
-		if len(value) > 2 {
-			m.via, _ = netip.AddrFromSlice(value[2:])
-		}
-	case unix.RTA_PREFSRC:
-		m.src, _ = netip.AddrFromSlice(value)
-	case unix.RTA_MULTIPATH:
-		m.nextHops(value)
-	}
+// absent reports whether an error says that there is nothing to be read: the kernel does not
+// know the address family, or its main table does not exist, which no route was ever added to
+// (fib_rules).
+func absent(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT)
 }
 
-// nextHops reads the list of struct rtnexthop; the first stands for all.
-func (m *message) nextHops(b []byte) {
-	for len(b) >= unix.SizeofRtNexthop {
-		length := int(binary.NativeEndian.Uint16(b))
-		if length < unix.SizeofRtNexthop || length > len(b) {
-			return
-		}
-		hop := m
-		if m.hops++; m.hops > 1 {
-			m.others = append(m.others, message{kind: m.kind})
-			hop = &m.others[len(m.others)-1]
-		}
-		hop.oif = int(binary.NativeEndian.Uint32(b[4:]))
-		hop.attributes(b[unix.SizeofRtNexthop:length])
-		b = b[min(len(b), (length+3)&^3):]
-	}
-}
-
-func (m *message) attributes(b []byte) {
-	for len(b) >= unix.SizeofRtAttr {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < unix.SizeofRtAttr || size > len(b) {
-			return
-		}
-		m.attribute(binary.NativeEndian.Uint16(b[2:]), b[unix.SizeofRtAttr:size])
-		b = b[min(len(b), (size+3)&^3):]
-	}
-}
-
-func number(b []byte) uint32 {
-	if len(b) < 4 {
-		return 0
-	}
-	return binary.NativeEndian.Uint32(b)
-}
-
-// mine tells whether the route bears our mark; we never make one with a TOS. An
-// IPv6 route with several next hops began with ours: the kernel tells the first
-// one's protocol for all, and adds at the end (rt6_fill_node, fib6_add_rt2node). An
-// IPv4 route with several was made as a whole by somebody else.
-func (m message) mine() bool {
-	return m.protocol == topology.Protocol && m.tos == 0 && (m.hops < 2 || m.dst.Addr().Is6()) &&
-		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn)
-}
-
-// advertised tells whether the route came by router advertisement: a default
-// route says so, a prefix's route expires.
-func (m message) advertised(family uint8) bool {
-	return family == unix.AF_INET6 && (m.protocol == unix.RTPROT_RA || m.protocol == unix.RTPROT_KERNEL && m.expires)
-}
-
-// route translates; a route that leads nowhere has no device, although the
-// kernel names lo for it in IPv6.
-func (m message) route(links *linkFacts) topology.Route {
-	r := topology.Route{
-		Type: routeTypes[m.kind], Dst: m.dst, Via: m.via, Src: m.src,
-		Protocol: m.protocol, Metric: m.metric, TOS: int(m.tos), Shared: m.hops > 1 && m.mine(),
-	}
-	if r.Type == topology.Unicast && m.oif != 0 {
-		r.Dev = links.name(m.oif)
-	}
-	return r
-}
-
-var routeTypes = map[uint8]topology.RouteType{
-	unix.RTN_UNICAST:     topology.Unicast,
-	unix.RTN_LOCAL:       "local",
-	unix.RTN_BROADCAST:   "broadcast",
-	unix.RTN_ANYCAST:     "anycast",
-	unix.RTN_MULTICAST:   "multicast",
-	unix.RTN_BLACKHOLE:   "blackhole",
-	unix.RTN_UNREACHABLE: topology.Unreachable,
-	unix.RTN_PROHIBIT:    "prohibit",
-	unix.RTN_THROW:       "throw",
-}
-
-// holds tells whether a notification says what we know already, as those of our
+// holds reports whether a notification says what we know already, as those of our
 // own changes do. It speaks of the final state of its key, and notifications of
 // a key come in order: if the last one agrees, what we know is true.
-func (k *Kernel) holds(m message, deleted bool) bool {
+func (k *Kernel) holds(m *message, deleted bool) bool {
 	r := m.route(k.links)
 	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
 	if deleted {

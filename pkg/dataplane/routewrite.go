@@ -3,12 +3,8 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"os"
 	"slices"
-	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -24,20 +20,20 @@ import (
 // than a millisecond, and the notification of it makes the next pass look.
 type operation struct {
 	name  string
-	kind  netlink.HeaderType
-	flags netlink.HeaderFlags
+	kind  uint16
+	flags uint16
 	scope byte
 	done  unix.Errno // says that it is done already; 0: nothing does
 }
 
 var (
-	adding   = operation{"adding", unix.RTM_NEWROUTE, netlink.Create | netlink.Excl, unix.RT_SCOPE_UNIVERSE, 0}
-	changing = operation{"changing", unix.RTM_NEWROUTE, netlink.Replace, unix.RT_SCOPE_UNIVERSE, 0}
+	adding   = operation{"adding", unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_EXCL, unix.RT_SCOPE_UNIVERSE, 0}
+	changing = operation{"changing", unix.RTM_NEWROUTE, unix.NLM_F_REPLACE, unix.RT_SCOPE_UNIVERSE, 0}
 	deleting = operation{"deleting", unix.RTM_DELROUTE, 0, unix.RT_SCOPE_NOWHERE, unix.ESRCH}
 )
 
-// perSend is how many routes go to the kernel in one go: as many answers fit into
-// the socket's buffer, and beyond that there is little left to save.
+// perSend is how many routes go to the kernel in one go: as many answers fit into a socket's buffer
+// of the usual size, and beyond that there is little left to save.
 const perSend = 128
 
 // worthKeeping is the number of changed routes above which reading the table
@@ -49,7 +45,7 @@ func (k *Kernel) applyRoutes(c plan.Changes) error {
 	remember, drop := k.remember, k.drop
 	if len(c.Add)+len(c.Replace)+len(c.Delete) > worthKeeping {
 		remember, drop = func(topology.Route) {}, func(topology.Route) {}
-		defer func() { k.fresh.routes = false }()
+		defer func() { k.fresh.ours = false }()
 	}
 	return errors.Join(
 		k.writeRoutes(adding, c.Add, remember),
@@ -75,77 +71,29 @@ func (k *Kernel) writeRoutes(op operation, routes []topology.Route, done func(to
 
 var errNoDevice = errors.New("no such device any more")
 
-// answerLimit is for answers that the socket had no room for, which are dropped in
-// silence: the kernel answers before a send returns.
-const answerLimit = time.Second
-
-// send returns what the kernel answers to each of the routes. It takes messages
-// and answers them in their order (netlink_rcv_skb of net/netlink/af_netlink.c).
+// send returns what the kernel answers to each of the routes.
 func (k *Kernel) send(op operation, routes []topology.Route) []error {
 	answers := make([]error, len(routes))
-	messages := make([]netlink.Message, 0, len(routes))
-	sent := make([]int, 0, len(routes)) // which route a message is about
+	requests := make([]request, 0, len(routes))
+	sent := make([]int, 0, len(routes)) // which route a request is about
 	for i, r := range routes {
 		index, ok := k.links.byName[r.Dev]
 		if r.Dev != "" && !ok {
 			answers[i] = errNoDevice
 			continue
 		}
-		messages = append(messages, netlink.Message{
-			Header: netlink.Header{Type: op.kind, Flags: netlink.Request | netlink.Acknowledge | op.flags},
-			Data:   encodeRoute(r, index, op.scope),
-		})
+		requests = append(requests, request{op.kind, op.flags, encodeRoute(r, index, op.scope)})
 		sent = append(sent, i)
 	}
-	if len(messages) == 0 {
+	if len(requests) == 0 {
 		return answers
 	}
-	_, err := k.writer.SendMessages(messages)
-	err = errors.Join(err, k.writer.SetReadDeadline(time.Now().Add(answerLimit)))
-	for _, i := range sent {
-		if err != nil {
-			answers[i] = fmt.Errorf("asking the kernel: %w", err)
-			continue
-		}
-		if answers[i], err = k.answer(op); err != nil {
-			answers[i] = err
+	for i, err := range k.rtnetlink.acknowledge(requests) {
+		if op.done == 0 || !errors.Is(err, op.done) {
+			answers[sent[i]] = err
 		}
 	}
 	return answers
-}
-
-// answer reads one answer. If one was lost, those that were read since it can't be
-// told apart: that is the second error, and the socket is empty. Whoever gets an
-// error reads the table anew.
-func (k *Kernel) answer(op operation) (refused, lost error) {
-	_, err := k.writer.Receive()
-	var errno unix.Errno
-	switch {
-	case err == nil || op.done != 0 && errors.Is(err, op.done):
-		return nil, nil
-	case errors.As(err, &errno) && errno != unix.ENOBUFS:
-		return errno, nil
-	}
-	return nil, errors.Join(fmt.Errorf("reading the kernel's answer: %w", err), k.emptyWriter())
-}
-
-// emptyWriter reads what is left. A deadline that has passed would end the first
-// read before it looks.
-func (k *Kernel) emptyWriter() error {
-	const moment = 20 * time.Millisecond
-	if err := k.writer.SetReadDeadline(time.Now().Add(moment)); err != nil {
-		return err
-	}
-	for {
-		_, err := k.writer.Receive()
-		var errno unix.Errno
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return k.writer.SetReadDeadline(time.Time{})
-		case err != nil && !errors.As(err, &errno): // of the socket, not of the kernel
-			return err
-		}
-	}
 }
 
 // encodeRoute makes struct rtmsg and its attributes (rtnetlink(7)).

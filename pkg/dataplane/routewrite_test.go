@@ -3,14 +3,11 @@ package dataplane
 import (
 	"context"
 	"errors"
-	"os"
 	"testing"
-	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Many routes go to the kernel in one go, and each answer is told to its own.
@@ -18,8 +15,16 @@ func TestEachRouteGetsItsAnswer(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(3*perSend + 7)
 	m.settle(all[:1])
+	m.applyMixed(all)
+	m.settle(all)
+}
+
+// applyMixed asks for routes of which every third can't be, and one has no device. Each
+// refusal must be told of its own route, and every other route be there.
+func (m *machine) applyMixed(all []*topology.Node) {
+	m.t.Helper()
 	c := m.diff(all)
-	const bad = 3 // every third can't be, and one has no device
+	const bad = 3
 	refused := map[string]error{}
 	for i := range c.Add {
 		switch r := &c.Add[i]; {
@@ -27,22 +32,18 @@ func TestEachRouteGetsItsAnswer(t *testing.T) {
 			r.Dev = "nowhere"
 			refused[r.Dst.String()] = errNoDevice
 		case i%bad == 0 && r.Via.Is4():
-			r.Via = r.Dst.Addr() // nobody's neighbour
+			r.Via = r.Dst.Addr() // nobody's neighbor
 			refused[r.Dst.String()] = unix.ENETUNREACH
 		}
 	}
+	before := len(m.ours())
 	err := m.Apply(context.Background(), c)
-	told := 0
-	for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
-		told += m.tell(e, refused)
+	if told := m.tell(err, refused); told != len(refused) {
+		m.t.Errorf("%d of %d refusals are told", told, len(refused))
 	}
-	if told != len(refused) {
-		t.Errorf("%d of %d refusals are told", told, len(refused))
+	if n, want := len(m.ours()), before+len(c.Add)-len(refused); n != want {
+		m.t.Errorf("%d routes of ours, want %d", n, want)
 	}
-	if n, want := len(m.ours()), len(c.Add)+2-len(refused); n != want {
-		t.Errorf("%d routes of ours, want %d", n, want)
-	}
-	m.settle(all)
 }
 
 // tell counts the RouteErrors in an error that are as expected.
@@ -61,34 +62,4 @@ func (m *machine) tell(err error, want map[string]error) int {
 		return 0
 	}
 	return 1
-}
-
-// A second answer is not mistaken for one that was lost.
-func TestLostAnswers(t *testing.T) {
-	m := newMachine(t)
-	all := nodes(600)
-	m.settle(all[:1])
-	m.must(m.writer.SetReadBuffer(2048)) // holds a few answers of a hundred
-	c := m.diff(all)
-	if err := m.Apply(context.Background(), c); err == nil {
-		t.Fatal("no answer was lost")
-	}
-	m.must(m.writer.SetReadBuffer(receiveBuffer))
-	m.settle(all)
-	if err := m.Apply(context.Background(), plan.Changes{Delete: c.Add}); err != nil {
-		t.Error(err)
-	}
-}
-
-// What is left of a batch must not be taken for answers to the next.
-func TestEmptyWriter(t *testing.T) {
-	m := newMachine(t)
-	ask := netlink.Message{Header: netlink.Header{Type: unix.RTM_DELROUTE, Flags: netlink.Request | netlink.Acknowledge}, Data: make([]byte, unix.SizeofRtMsg)}
-	_, err := m.writer.SendMessages([]netlink.Message{ask, ask, ask})
-	m.must(err)
-	m.must(m.emptyWriter())
-	m.must(m.writer.SetReadDeadline(time.Now().Add(50 * time.Millisecond)))
-	if _, err := m.writer.Receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the socket is not empty: %v", err)
-	}
 }

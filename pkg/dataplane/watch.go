@@ -29,7 +29,7 @@ func (k *Kernel) subscribe() error {
 		unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES},
 	}
 	for protocol, groups := range sockets {
-		c, err := netlink.Dial(protocol, &netlink.Config{MessageBufferSize: messageBuffer})
+		c, err := netlink.Dial(protocol, &netlink.Config{MessageBufferSize: readBuffer})
 		if err != nil {
 			return err
 		}
@@ -143,20 +143,44 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return k.learnAddr(m)
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
-		k.fresh.routes = false
-		return true
+		return k.learnObject(m)
 	case unix.RTM_NEWNETCONF:
 		return k.learnSysctl(m)
 	}
 	return false
 }
 
-func (k *Kernel) learnRoute(m netlink.Message) bool {
-	route, ok := parseRoute(m.Data)
-	if !ok {
+// learnRoute reports news. Of our own routes it makes those alone doubtful. A foreign one that has
+// our key, or joins ours in IPv6, concerns us, so all are read anew for it.
+func (k *Kernel) learnRoute(received netlink.Message) bool {
+	var m message
+	if !m.parse(received.Data) {
 		return false
 	}
-	if k.fresh.routes && route.mine() && k.holds(route, m.Header.Type == unix.RTM_DELROUTE) {
+	if k.routes == nil {
+		return true
+	}
+	m.resolve(k.routes.objects)
+	deleted := received.Header.Type == unix.RTM_DELROUTE
+	switch {
+	case !m.mine():
+		if !k.matters(&m, deleted) {
+			return false
+		}
+		k.fresh.routes = false
+	case k.fresh.routes && k.fresh.ours && k.holds(&m, deleted):
+		return false
+	default:
+		k.fresh.ours = false
+		k.fresh.routes = k.fresh.routes && !m.shared()
+	}
+	return true
+}
+
+// learnObject reports news of a next hop that routes name by its id.
+func (k *Kernel) learnObject(m netlink.Message) bool {
+	id, _ := parseObject(m.Data)
+	if k.routes != nil && !k.routes.named[id] {
 		return false
 	}
 	k.fresh.routes = false

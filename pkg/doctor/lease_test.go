@@ -83,7 +83,7 @@ func (h *host) look() *Patient {
 	kernel, err := dataplane.New(dataplane.Config{Bridge: topology.Bridge, ProcSys: "/proc/sys", ResolvConf: "/dev/null", CNI: h.Store})
 	h.must(err)
 	defer kernel.Close()
-	h.Host, err = kernel.Facts(h.t.Context())
+	h.Host, err = kernel.Facts(h.t.Context(), nil)
 	h.must(err)
 	h.Patient.State, err = kernel.Observe(h.t.Context())
 	h.must(err)

@@ -117,7 +117,7 @@ func (w *ward) look() {
 	kernel, err := dataplane.New(dataplane.Config{Bridge: w.Bridge, ProcSys: w.ProcSys, ResolvConf: "/dev/null", CNI: w.Store})
 	w.must(err)
 	defer kernel.Close()
-	w.Host, err = kernel.Facts(w.t.Context())
+	w.Host, err = kernel.Facts(w.t.Context(), nil)
 	w.must(err)
 	w.State, err = kernel.Observe(w.t.Context())
 	w.must(err)

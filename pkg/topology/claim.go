@@ -77,8 +77,7 @@ func (j *judge) subnetBits(actual []Route, is4 bool) int {
 // a family of which we know none: 2000::/3, say. A /16 or a /48 is as much as
 // kube-controller-manager gives a whole cluster by default, or more.
 func (j *judge) plausible(p netip.Prefix) bool {
-	const widest4, widest6 = 16, 48
-	widest := byFamily[int]{widest4, widest6}
+	widest := byFamily[int]{wide4, wide6}
 	return len(j.opts.ClusterCIDRs) > 0 || p.Bits() >= *widest.of(p.Addr().Is4())
 }
 

@@ -68,6 +68,16 @@ type Route struct {
 	// which the kernel keeps as one with ours (fib6_add_rt2node of
 	// net/ipv6/ip6_fib.c). It can be deleted, hop by hop, but not replaced.
 	Shared bool `json:"shared,omitempty"`
+	// Dead is set on a foreign route that the kernel does not use for now
+	// (RTNH_F_DEAD of linux/rtnetlink.h): its device has no carrier, and
+	// ignore_routes_with_linkdown is set on it.
+	Dead bool `json:"dead,omitempty"`
+	// Encap is set on a route whose packets get an outer header (RTA_ENCAP,
+	// lwtunnel), so it does not prove that its destination is on link.
+	Encap bool `json:"encap,omitempty"`
+	// From is the source that a packet must have to take this IPv6 route
+	// (rtm_src_len and RTA_SRC); the zero Prefix: any. Ours have none.
+	From netip.Prefix `json:"from,omitzero"`
 }
 
 // Compare orders routes by destination, then metric: by their key in the kernel.
@@ -88,6 +98,9 @@ func (r Route) String() string {
 		b.WriteString("default")
 	} else {
 		b.WriteString(r.Dst.String())
+	}
+	if r.From.IsValid() {
+		b.WriteString(" from " + r.From.String())
 	}
 	if r.TOS != 0 {
 		fmt.Fprintf(&b, " tos %#x", r.TOS)

@@ -1,0 +1,144 @@
+package dataplane
+
+import (
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// An egress is where a foreign route leads packets out: its gateway, if that address can
+// concern anyone, and its device, by its index.
+type egress struct {
+	via netip.Addr
+	oif int
+}
+
+// take keeps a route if it is ours, can concern anyone, or is the first by its egress.
+func (f *routeFacts) take(m *message, links *linkFacts) {
+	resolved := m.resolve(f.objects)
+	kept := f.concerns(m)
+	switch {
+	case m.mine():
+		f.ours = append(f.ours, m.route(links))
+	case kept || f.represents(m, m.hop, links):
+		f.foreign = append(f.foreign, m.route(links))
+	}
+	for _, h := range m.others {
+		if kept || f.represents(m, h, links) {
+			f.foreign = append(f.foreign, m.other(h, links))
+		}
+	}
+	f.unread = f.unread || f.objects == nil && (!resolved || kept && m.object != 0)
+	if kept && m.object != 0 {
+		f.named[m.object] = true
+		for _, member := range f.objects[m.object].members {
+			f.named[member] = true
+		}
+	}
+}
+
+// concerns reports whether a route can matter to a Node's address or a pod subnet. One to the
+// rest of the world is kept by its width, or comes with an address of this host; all others lead
+// to networks where none of ours are.
+func (f *routeFacts) concerns(m *message) bool {
+	const wide = 8
+	return f.blocks == nil || m.dst.Bits() < wide || m.protocol == unix.RTPROT_KERNEL || overlap(f.blocks, m.dst)
+}
+
+// overlap reports whether a prefix overlaps one of disjoint, sorted blocks: the last one that begins with
+// it or before it, or the next one.
+func overlap(blocks []netip.Prefix, p netip.Prefix) bool {
+	i, _ := slices.BinarySearchFunc(blocks, p.Addr(), func(b netip.Prefix, a netip.Addr) int {
+		if b.Addr().Compare(a) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	return i > 0 && blocks[i-1].Overlaps(p) || i < len(blocks) && blocks[i].Overlaps(p)
+}
+
+func (f *routeFacts) egress(h hop) egress {
+	e := egress{oif: h.oif}
+	if h.via.IsValid() && overlap(f.blocks, netip.PrefixFrom(h.via, h.via.BitLen())) {
+		e.via = h.via
+	}
+	return e
+}
+
+// represents reports whether a route that concerns nobody is the first by its egress; then it
+// stands for all of them.
+func (f *routeFacts) represents(m *message, h hop, links *linkFacts) bool {
+	if m.kind != unix.RTN_UNICAST {
+		return false
+	}
+	e := f.egress(h)
+	if _, known := f.representatives[e]; known {
+		return false
+	}
+	f.representatives[e] = m.other(h, links)
+	return true
+}
+
+// outside returns the destinations of our own routes that the blocks leave out.
+func (f *routeFacts) outside() []netip.Prefix {
+	if f.blocks == nil {
+		return nil
+	}
+	var outside []netip.Prefix
+	for _, r := range f.ours {
+		if !within(f.blocks, r.Dst) {
+			outside = append(outside, r.Dst)
+		}
+	}
+	return outside
+}
+
+// within reports whether one of disjoint, sorted blocks holds all of a prefix.
+func within(blocks []netip.Prefix, p netip.Prefix) bool {
+	i, found := slices.BinarySearchFunc(blocks, p.Addr(), func(b netip.Prefix, a netip.Addr) int { return b.Addr().Compare(a) })
+	if found {
+		i++
+	}
+	return i > 0 && blocks[i-1].Bits() <= p.Bits() && blocks[i-1].Contains(p.Addr())
+}
+
+// concern says for which ranges foreign routes are kept; nil: all. If some were left out that are
+// wanted now, the table is read anew.
+func (k *Kernel) concern(blocks []netip.Prefix) {
+	k.concerns = blocks
+	if k.routes == nil || k.routes.blocks == nil {
+		return
+	}
+	if blocks == nil || slices.ContainsFunc(blocks, func(p netip.Prefix) bool { return !within(k.routes.blocks, p) }) {
+		k.fresh.routes = false
+	}
+}
+
+// matters reports whether a notification of a foreign route makes what is kept doubtful: it can
+// concern anyone, shows that a link hears a router, is the first by an egress, or stood for all
+// by one. Between two audits each egress is looked into once, for a routing daemon may add and
+// delete its only route many times a second.
+func (k *Kernel) matters(m *message, deleted bool) bool {
+	if k.routes.concerns(m) || !deleted && m.advertised() && !k.advertised[k.links.name(m.oif)] {
+		return true
+	}
+	if m.kind != unix.RTN_UNICAST {
+		return false
+	}
+	news := k.egressNews(m, m.hop, deleted)
+	for _, h := range m.others {
+		news = k.egressNews(m, h, deleted) || news
+	}
+	return news
+}
+
+func (k *Kernel) egressNews(m *message, h hop, deleted bool) bool {
+	e := k.routes.egress(h)
+	representative, known := k.routes.representatives[e]
+	if k.seen[e] || known != deleted || deleted && representative != m.other(h, k.links) {
+		return false
+	}
+	k.seen[e] = true
+	return true
+}

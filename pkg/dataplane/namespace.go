@@ -1,0 +1,72 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// A namespace is the network namespace of the thread that opened it. A socket stays in the
+// namespace in which it was made, so one that replaces another has to be made in there too,
+// on whatever thread that happens.
+type namespace struct{ file *os.File }
+
+func openNamespace() (*namespace, error) {
+	// That of this thread; /proc/self has that of the process's first one.
+	file, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("opening the network namespace: %w", err)
+	}
+	return &namespace{file}, nil
+}
+
+func (n *namespace) close() error {
+	if n == nil {
+		return nil
+	}
+	return n.file.Close()
+}
+
+// do calls f on a thread inside the namespace. All threads of the agent are; elsewhere
+// moving one takes CAP_SYS_ADMIN.
+func (n *namespace) do(f func() error) error {
+	runtime.LockOSThread()
+	here, err := openNamespace()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer here.file.Close()
+	if err := n.enter(here); err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	err = f()
+	back := here.enter(n)
+	if back == nil { // else the thread stays locked, so that it ends with its goroutine
+		runtime.UnlockOSThread()
+	}
+	return errors.Join(err, back)
+}
+
+// enter moves this thread, unless it is in the namespace already.
+func (n *namespace) enter(from *namespace) error {
+	to, err := n.file.Stat()
+	if err != nil {
+		return fmt.Errorf("entering a network namespace: %w", err)
+	}
+	at, err := from.file.Stat()
+	if err != nil {
+		return fmt.Errorf("entering a network namespace: %w", err)
+	}
+	if os.SameFile(to, at) {
+		return nil
+	}
+	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering a network namespace: %w", err)
+	}
+	return nil
+}

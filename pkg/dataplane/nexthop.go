@@ -1,0 +1,79 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// An object is a next hop that the kernel keeps apart from routes (ip-nexthop(8)), which name it by
+// its id: a single one, or a group of single ones.
+type object struct {
+	hop
+	members []uint32
+}
+
+// readObjects returns them by their ids. Routes tell no gateway and no device while
+// net.ipv4.nexthop_compat_mode is 0.
+func (k *Kernel) readObjects() (map[uint32]object, error) {
+	for range dumpTries {
+		objects := map[uint32]object{}
+		whole, err := k.rtnetlink.read(request{unix.RTM_GETNEXTHOP, unix.NLM_F_DUMP, make([]byte, unix.SizeofNhmsg)}, func(kind uint16, data []byte) {
+			if id, o := parseObject(data); kind == unix.RTM_NEWNEXTHOP && id != 0 {
+				objects[id] = o
+			}
+		})
+		if absent(err) || err == nil && whole {
+			return objects, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing next hops: %w", err)
+		}
+	}
+	return nil, fmt.Errorf("listing next hops: %w, %d times", rtnl.ErrDumpInterrupted, dumpTries)
+}
+
+// parseObject reads struct nhmsg and its attributes (linux/nexthop.h); the id of a broken message is 0.
+func parseObject(b []byte) (id uint32, o object) {
+	if len(b) < unix.SizeofNhmsg {
+		return 0, o
+	}
+	o.dead = binary.NativeEndian.Uint32(b[4:])&unix.RTNH_F_DEAD != 0
+	eachAttribute(b[unix.SizeofNhmsg:], func(kind uint16, value []byte) {
+		switch kind {
+		case unix.NHA_ID:
+			id = number(value)
+		case unix.NHA_GROUP: // struct nexthop_grp: an id, and a weight
+			for ; len(value) >= 8; value = value[8:] {
+				o.members = append(o.members, number(value))
+			}
+		case unix.NHA_OIF:
+			o.hop.attribute(unix.RTA_OIF, value)
+		case unix.NHA_GATEWAY:
+			o.hop.attribute(unix.RTA_GATEWAY, value)
+		case unix.NHA_ENCAP:
+			o.encap = true
+		}
+	})
+	return id, o
+}
+
+// resolve fills in next hops that the route only names. It fails if they are not known.
+func (m *message) resolve(objects map[uint32]object) bool {
+	if m.object == 0 || m.oif != 0 || m.shared() || m.kind != unix.RTN_UNICAST {
+		return true
+	}
+	o, known := objects[m.object]
+	if !known {
+		return false
+	}
+	if len(o.members) == 0 {
+		m.hop = o.hop
+	}
+	for i, member := range o.members {
+		m.add(objects[member].hop, i == 0)
+	}
+	return true
+}
