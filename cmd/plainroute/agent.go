@@ -27,6 +27,7 @@ import (
 	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -56,7 +57,8 @@ func agentCommand() *cobra.Command {
 		Long: `agent runs on every node. It watches the Nodes, keeps a route to every other
 node's pod subnet in the kernel, and writes the CNI config once all is there.
 It needs CAP_NET_ADMIN and the right to list and watch Nodes. When it stops,
-everything stays as it is.
+everything stays as it is. A second agent in the same network namespace is
+refused, whatever its folders: one router serves one cluster.
 
 Each flag can also be given as an environment variable: --cluster-cidr as
 PLAINROUTE_CLUSTER_CIDR, and so on.`,
@@ -109,16 +111,20 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
 	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
-	if store.Lock, err = store.TakeLock(); err != nil {
+	lock, err := f.lock(cmd.Context(), &store)
+	if err != nil {
 		return err
 	}
 	defer store.Lock.Close()
+	if lock != nil {
+		defer lock.Close()
+	}
 	store.Sweep()
 	kernel, err := dataplane.New(f.hostConfig(store))
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.manage(cmd.Context(), config, opts, kernel), kernel.Close())
+	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
 }
 
 // hostConfig says where what is ours on this host is.
@@ -216,7 +222,7 @@ func (f *agentFlags) setUpLog() []error {
 
 // manage runs the loop and the servers until ctx ends. Nothing is taken down at
 // the end: a restart or an upgrade cuts no traffic.
-func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topology.Options, kernel *dataplane.Kernel) error {
+func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topology.Options, kernel *dataplane.Kernel, unlocked bool) error {
 	nodes, err := controllers.NewNodeSource(config, f.ignoreNodesSelector)
 	if err != nil {
 		return err
@@ -250,6 +256,12 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	}
 	if err := f.serve(ctx, mgr, reconciler); err != nil {
 		return err
+	}
+	if unlocked {
+		seek := manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) })
+		if err := mgr.Add(seek); err != nil {
+			return err
+		}
 	}
 	return mgr.Start(ctx)
 }

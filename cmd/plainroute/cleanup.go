@@ -40,8 +40,8 @@ func cleanupCommand() *cobra.Command {
 protocol 112, the bridge, the nftables table inet plainroute and the files in the
 run folder. It needs CAP_NET_ADMIN and no API server, and can be repeated.
 
-It refuses while an agent runs on the node, which would put everything back, and
-while pods are attached to the bridge. With --force the bridge stays with its
+It refuses while an agent runs on the node, with whatever run folder, which would
+put everything back, and while pods are attached to the bridge. With --force the bridge stays with its
 pods, their leases too, and the rest goes: they can speak to each other on this
 node only, and are not detached until another network takes over. Drain the node first,
 or install the next network first.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -54,8 +55,8 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 			"pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports))
 	}
 	if c.DryRun {
-		if c.Store.Held() {
-			result.Refusals = append(result.Refusals, runs(c.Store))
+		if why := c.held(ctx); why != "" {
+			result.Refusals = append(result.Refusals, why)
 		}
 		result.Removed = without(inventory(s.State, files), inventory(s.desired(), s.keptFiles(c.Store)))
 		return result, nil
@@ -63,12 +64,12 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 	if len(result.Refusals) > 0 {
 		return result, fmt.Errorf("%w: %s", ErrRefused, result.Refusals[0])
 	}
-	lock, err := c.lock(ctx)
+	release, err := c.lock(ctx)
 	if err != nil {
 		result.Refusals = refusals(err)
 		return result, err
 	}
-	defer lock.Close()
+	defer release()
 	return result, c.clean(ctx, files, &result)
 }
 
@@ -110,17 +111,17 @@ func (s sight) keptFiles(store cni.Store) []string {
 // lockInterval is how often it is looked whether the agent has ended.
 const lockInterval = 100 * time.Millisecond
 
-// lock waits for the agent's lock. Not even Force does without: an agent would put
+// lock waits for the agent's locks. Not even Force does without: an agent would put
 // back within milliseconds what is taken away, and there is a way to end each.
-func (c Cleanup) lock(ctx context.Context) (*cni.Lock, error) {
+func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
 	deadline := time.Now().Add(c.Wait)
 	for said := false; ; said = true {
-		lock, err := c.Store.TakeLock()
-		if err == nil || !cni.Held(err) {
-			return lock, err
+		release, why, err := c.tryLock(ctx)
+		if why == "" {
+			return release, err
 		}
 		if !time.Now().Before(deadline) {
-			return nil, fmt.Errorf("%w: %s", ErrRefused, runs(c.Store))
+			return nil, fmt.Errorf("%w: %s", ErrRefused, why)
 		}
 		if !said && c.Say != nil {
 			c.Say(fmt.Sprintf("waiting up to %s for the agent on this node to end", c.Wait))
@@ -133,8 +134,48 @@ func (c Cleanup) lock(ctx context.Context) (*cni.Lock, error) {
 	}
 }
 
-func runs(s cni.Store) string {
-	return fmt.Sprintf("an agent runs on this node (it holds the lock in %s) and would put everything back; stop it first", s.RunDir)
+// tryLock takes the lock of the run folder and that of the network namespace. Where an agent holds
+// one of them it says so, and has made no file. A process that is no agent keeps nobody from a
+// cleanup.
+func (c Cleanup) tryLock(ctx context.Context) (release func(), why string, err error) {
+	if why := c.held(ctx); why != "" {
+		return nil, why, nil
+	}
+	folder, err := c.Store.TakeLock()
+	if cni.Held(err) {
+		return nil, runs(lockIn(c.Store)), nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	namespace, err := nslock.Take(ctx, "cleanup, run folder "+c.Store.RunDir)
+	if held := new(nslock.HeldError); errors.As(err, &held) {
+		return nil, runs(held.Holder), folder.Close()
+	}
+	return func() {
+		_ = folder.Close()
+		if namespace != nil {
+			_ = namespace.Close()
+		}
+	}, "", nil
+}
+
+// held says why lock would refuse now, and takes nothing.
+func (c Cleanup) held(ctx context.Context) string {
+	held := new(nslock.HeldError)
+	switch {
+	case errors.As(nslock.Find(ctx), &held):
+		return runs(held.Holder)
+	case c.Store.Held():
+		return runs(lockIn(c.Store))
+	}
+	return ""
+}
+
+func lockIn(s cni.Store) string { return "it holds the lock in " + s.RunDir }
+
+func runs(holder string) string {
+	return fmt.Sprintf("an agent runs on this node (%s) and would put everything back; stop it first", holder)
 }
 
 // clean does it, once no agent can come. It takes the CNI config away first, so

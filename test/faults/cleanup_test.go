@@ -211,6 +211,34 @@ func TestCleanupWaitsForTheAgent(t *testing.T) {
 	l.nothingLeft()
 }
 
+// The agent is found whatever its run folder is, and a cleanup with another one changes nothing.
+func TestCleanupWithAnotherRunFolder(t *testing.T) {
+	l := cleanupLab(t, cluster.AgentOptions{})
+	before := l.picture()
+	other := filepath.Join(t.TempDir(), "run")
+	args := []string{"--force", "--run-dir", other}
+	holder := "an agent runs on this node (node " + l.node.Name + ", run folder " + l.node.RunDir
+	if refused := l.cleanup(3, args...); !strings.Contains(refused.Stderr, holder) {
+		t.Errorf("said %q, want %q", refused.Stderr, holder)
+	}
+	if plan := l.cleanup(0, append(args, "--dry-run")...); !strings.Contains(plan.Stdout, "It would be refused now: "+holder) {
+		t.Errorf("said\n%s", plan.Stdout)
+	}
+	if _, err := os.Stat(other); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the other run folder: %v", err)
+	}
+	l.same(before, "after refusals")
+
+	l.must(l.pods[0].Remove(l.within(limit)))
+	stopped := make(chan error, 1)
+	time.AfterFunc(lapse, func() { stopped <- l.node.StopAgent(syscall.SIGTERM) })
+	done := l.cleanup(0, append(args, "--wait", "1m")...)
+	l.must(<-stopped)
+	if !strings.Contains(done.Stderr, "waiting up to 1m0s for the agent") {
+		t.Errorf("said %q", done.Stderr)
+	}
+}
+
 // After a reboot there is but a symlink that leads nowhere.
 func TestCleanupAfterReboot(t *testing.T) {
 	l := cleanupLab(t, cluster.AgentOptions{})

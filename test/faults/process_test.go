@@ -1,11 +1,13 @@
 package faults
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/plainroute/plainroute/test/cluster"
 )
@@ -56,6 +59,21 @@ func processFaults() []fault {
 			answer: "everything is looked at anew, and the route put back",
 			strike: overflow, within: startLimit, loses: untilRepaired,
 		},
+		{
+			name:   "a second agent is started with folders, a port and a cluster of its own",
+			answer: "it is refused at once, and told who runs here",
+			strike: secondAgent, times: 2, within: startLimit,
+		},
+		{
+			name:   "a second agent is started while the first is stopped",
+			answer: "it is refused at once, and told the process id of the first",
+			strike: func(l *lab) {
+				l.must(l.node.PauseAgent())
+				defer func() { l.must(l.node.SignalAgent(syscall.SIGCONT)) }()
+				l.refusedAgent(fmt.Sprintf("it does not answer, pid %d", l.node.AgentPID()))
+			},
+			within: startLimit,
+		},
 	}
 }
 
@@ -68,6 +86,30 @@ func (l *lab) restart(signal syscall.Signal, meanwhile func()) {
 	l.repairable()
 	l.must(l.node.StartAgent(l.options))
 	l.must(l.node.WaitReady(l.within(limit)))
+}
+
+func secondAgent(l *lab) {
+	l.refusedAgent(fmt.Sprintf("node %s, run folder %s, pid %d", l.node.Name, l.node.RunDir, l.node.AgentPID()))
+}
+
+// refusedAgent starts a router's agent for another cluster beside the node's own, and fails the test
+// unless it ends with an error that names the holder, and leaves nothing behind.
+func (l *lab) refusedAgent(holder string) {
+	l.t.Helper()
+	kubeconfig, err := l.site.Kubeconfig(l.node.Name+"-second", func(*clientcmdapi.Config) {})
+	l.must(err)
+	runDir := filepath.Join(l.t.TempDir(), "run")
+	ctx, cancel := context.WithTimeout(l.t.Context(), limit)
+	defer cancel()
+	done, err := l.node.Plainroute(ctx, "agent", "--mode", "router", "--kubeconfig", kubeconfig,
+		"--cluster-cidr", "10.99.0.0/16", "--run-dir", runDir, "--listen", "127.0.0.1:19472")
+	l.must(err)
+	if done.Code != 1 || !strings.Contains(done.Stderr, "another agent runs in this network namespace: "+holder) {
+		l.t.Errorf("the second agent ended with %d and said %q; want that it names %q", done.Code, done.Stderr, holder)
+	}
+	if _, err := os.Stat(runDir); !errors.Is(err, os.ErrNotExist) {
+		l.t.Errorf("the second agent left its run folder: %v", err)
+	}
 }
 
 // killAtRandom keeps passes going by taking away what no traffic needs at that moment: routes to a Node that is there in

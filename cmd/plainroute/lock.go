@@ -1,0 +1,48 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/nslock"
+)
+
+// lock takes the locks of the run folder and of this network namespace. A refused agent makes no
+// file. Where no agent has the latter and it can't be had, the agent runs without: then it is nil.
+func (f *agentFlags) lock(ctx context.Context, store *cni.Store) (lock *nslock.Lock, err error) {
+	if err := nslock.Find(ctx); err != nil {
+		return nil, oneAgent(err)
+	}
+	if store.Lock, err = store.TakeLock(); err != nil {
+		return nil, err
+	}
+	lock, err = nslock.Take(ctx, f.self())
+	if errors.As(err, new(*nslock.HeldError)) {
+		return nil, errors.Join(oneAgent(err), store.Lock.Close())
+	}
+	if err != nil {
+		ctrl.Log.Info("Running without the lock that keeps a second agent away; trying to get it", "why", err.Error())
+	}
+	return lock, nil
+}
+
+// oneAgent says why a second agent can't run.
+func oneAgent(err error) error {
+	return fmt.Errorf("%w; two would delete each other's routes, which bear one mark", err)
+}
+
+// self says who we are to another agent that finds the lock taken.
+func (f *agentFlags) self() string {
+	if f.mode == modeRouter {
+		return "router, run folder " + f.runDir
+	}
+	return fmt.Sprintf("node %s, run folder %s", cmp.Or(f.nodeName, os.Getenv("NODE_NAME")), f.runDir)
+}

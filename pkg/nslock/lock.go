@@ -1,0 +1,164 @@
+// Package nslock admits one agent to a network namespace, whatever its folders are: routes, the
+// nftables table and the bridge carry one mark per network namespace, so a second agent would
+// delete what the first one made.
+//
+// The lock is an abstract unix socket (unix(7)), whose names belong to the network namespace. The
+// kernel gives a name to one socket at a time and frees it when that socket's process ends, so a
+// crash leaves nothing behind.
+//
+// Any process of the network namespace can take the name first. The kernel reports the user of a
+// listening socket (SO_PEERCRED), so only a process of root or of our own user counts as an agent;
+// any other holder is reported and can't keep an agent from starting.
+package nslock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// name is that of the socket; the @ makes it abstract.
+const name = "@plainroute"
+
+const (
+	// patience is how long Take waits for a holder that is bound but not listening yet, which
+	// takes an agent microseconds.
+	patience = 2 * time.Second
+	// attemptInterval is how often Take looks again meanwhile.
+	attemptInterval = 20 * time.Millisecond
+	// seekInterval is how often Seek tries to take a lock that something else keeps from us.
+	seekInterval = 5 * time.Second
+	// pause after each answer bounds what a process can cost the holder that connects in a loop.
+	pause = time.Millisecond
+	// talkLimit bounds one conversation on either side.
+	talkLimit = 500 * time.Millisecond
+)
+
+// A HeldError is returned when an agent, or a cleanup, holds the lock.
+type HeldError struct {
+	// Holder says who it is, as far as it answers.
+	Holder string
+}
+
+func (e *HeldError) Error() string {
+	return "another agent runs in this network namespace: " + e.Holder
+}
+
+// A ForeignError is returned when a process that can't be an agent holds the lock's name.
+type ForeignError struct{ UID, PID int }
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("a process of user %d (pid %d), which is not an agent, holds the socket %s", e.UID, e.PID, name)
+}
+
+// Take takes the lock of the calling thread's network namespace. While it is held, whoever asks for
+// the holder is told self, one line.
+//
+// It returns a HeldError if an agent holds the lock. Any other error means that nothing is known of
+// another agent and that the lock can't be had: something else holds its name (ForeignError, or an
+// error of connecting if that does not listen), or the kernel refuses the socket.
+func Take(ctx context.Context, self string) (*Lock, error) {
+	for deadline := time.Now().Add(patience); ; {
+		listener, err := listen(ctx)
+		if err == nil {
+			return hold(listener, self), nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("taking the lock of this network namespace: %w", err)
+		}
+		// The holder may be between bind and listen, or have ended since.
+		err = ask(ctx)
+		if !errors.Is(err, errSilent) || time.Now().After(deadline) {
+			return nil, err
+		}
+		select {
+		case <-time.After(attemptInterval):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Seek takes the lock as soon as it can be had and holds it until ctx ends. It is for an agent that
+// runs without the lock because something else holds its name: two such agents find each other when
+// the name is free again. It returns a HeldError if another agent was faster.
+func Seek(ctx context.Context, self string) error {
+	for {
+		lock, err := Take(ctx, self)
+		switch {
+		case err == nil:
+			<-ctx.Done()
+			return lock.Close()
+		case errors.As(err, new(*HeldError)):
+			return err
+		}
+		select {
+		case <-time.After(seekInterval):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Find returns a HeldError if an agent holds the lock, and takes nothing.
+func Find(ctx context.Context) error {
+	err := ask(ctx)
+	if errors.As(err, new(*HeldError)) {
+		return err
+	}
+	return nil
+}
+
+func listen(ctx context.Context) (*net.UnixListener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "unix", name)
+	if err != nil {
+		return nil, err
+	}
+	return listener.(*net.UnixListener), nil
+}
+
+// A Lock is held until Close, or until its process ends.
+type Lock struct {
+	listener *net.UnixListener
+	self     string
+	ended    chan struct{}
+}
+
+func hold(listener *net.UnixListener, self string) *Lock {
+	l := &Lock{listener, self, make(chan struct{})}
+	go l.answer()
+	return l
+}
+
+// Close lets go of the lock.
+func (l *Lock) Close() error {
+	err := l.listener.Close()
+	<-l.ended
+	return err
+}
+
+// answer tells each that connects who we are, one after the other. A line fits into the socket's
+// buffer, so none of them can make it wait.
+func (l *Lock) answer() {
+	defer close(l.ended)
+	for {
+		conn, err := l.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			_ = conn.SetDeadline(time.Now().Add(talkLimit))
+			_, _ = conn.Write([]byte(l.self + "\n"))
+			_ = conn.Close()
+		}
+		time.Sleep(pause)
+	}
+}
+
+// ownUser reports whether a process of that user can be an agent.
+func ownUser(uid int) bool { return uid == 0 || uid == os.Geteuid() }
