@@ -25,8 +25,14 @@ type wayIndex struct {
 
 func newWayIndex(foreign []Route) wayIndex {
 	routes := make([]Route, 0, len(foreign))
+	forSource := map[netip.Prefix]bool{}
 	for _, r := range foreign {
-		if !r.passedOver() {
+		if r.From.IsValid() && r.Dst.Bits() > 0 {
+			forSource[r.Dst] = true
+		}
+	}
+	for _, r := range foreign {
+		if !r.passedOver() && !forSource[r.Dst] && !r.From.IsValid() {
 			routes = append(routes, r)
 		}
 	}
@@ -40,9 +46,11 @@ func newWayIndex(foreign []Route) wayIndex {
 	return idx
 }
 
-// passedOver reports whether the kernel does not take the route to an address as such:
-// for now, or because it is for packets of one type of service or one source only.
-func (r *Route) passedOver() bool { return r.TOS != 0 || r.From.IsValid() || r.Dead }
+// passedOver reports whether the kernel does not take a route: for now, or because it is for
+// packets of one type of service only. Those for packets of one source it passes over with
+// all others to the same prefix, but for the default routes, and goes on with a shorter
+// one (fib6_node_lookup_1 of net/ipv6/ip6_fib.c).
+func (r *Route) passedOver() bool { return r.TOS != 0 || r.Dead }
 
 // proof orders routes with one prefix and metric. The kernel chooses among them by a
 // hash of the flow, by their order, which a Host has as well, and by what it knows of
