@@ -263,8 +263,7 @@ func (w *wayTest) chooses(host topology.Host, addr netip.Addr, dev string) bool 
 func (w *wayTest) best(host topology.Host, addr netip.Addr) []topology.Route {
 	var best []topology.Route
 	for _, r := range host.Routes {
-		forSource := slices.ContainsFunc(host.Routes, func(s topology.Route) bool { return s.Dst == r.Dst && s.From.IsValid() && s.Dst.Bits() > 0 })
-		if !r.Dst.Contains(addr) || r.TOS != 0 || r.From.IsValid() || forSource || r.Dead {
+		if !r.Dst.Contains(addr) || r.TOS != 0 || r.From.IsValid() || r.Dead {
 			continue
 		}
 		switch {
@@ -282,7 +281,7 @@ func (w *wayTest) offLink(host topology.Host, kernel answer, addr netip.Addr, de
 	if kernel.err != nil || kernel.gateway {
 		return
 	}
-	reasons := []string{"an address of this host", "the network address of", "the broadcast address of", "as wide as a default", "with an encapsulation"}
+	reasons := []string{"an address of this host", "the network address of", "the broadcast address of", "as wide as a default", "with an encapsulation", "other sources may not take"}
 	if slices.ContainsFunc(reasons, func(r string) bool { return strings.Contains(detail, r) }) {
 		return
 	}

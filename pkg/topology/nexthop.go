@@ -64,7 +64,20 @@ func (r *resolver) addLocal(link string, p netip.Prefix) {
 			r.local[Last(p.Masked())] = fmt.Sprintf("the broadcast address of %s on %s", p.Masked(), link)
 		}
 	}
-	r.local[p.Addr()] = "an address of this host, on " + link
+	what := "an address of this host, on " + link
+	if link == ipvsDevice {
+		what += ", which has the externalIPs and load balancer addresses of Services"
+	}
+	r.local[p.Addr()] = what
+}
+
+// ipvsDevice bears the addresses of Services where kube-proxy uses IPVS
+// (defaultDummyDevice of pkg/proxy/ipvs/proxier.go).
+const ipvsDevice = "kube-ipvs0"
+
+// lostCarrier reports whether the kernel uses no route by way of a device for now.
+func (r *resolver) lostCarrier(dev string) bool {
+	return slices.ContainsFunc(r.host.Routes, func(route Route) bool { return route.Dev == dev && route.Dead })
 }
 
 // hop picks a Node's next hop to one of its subnets, and the link that it is on: the first
@@ -116,6 +129,8 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
+	case route.From.IsValid():
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route.Dev == "":
 		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
 	case wide(route.Dst):

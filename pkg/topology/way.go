@@ -25,14 +25,15 @@ type wayIndex struct {
 
 func newWayIndex(foreign []Route) wayIndex {
 	routes := make([]Route, 0, len(foreign))
-	forSource := map[netip.Prefix]bool{}
-	for _, r := range foreign {
-		if r.From.IsValid() && r.Dst.Bits() > 0 {
-			forSource[r.Dst] = true
+	sources := map[netip.Prefix]netip.Prefix{}
+	for i := range foreign {
+		if foreign[i].From.IsValid() {
+			sources[foreign[i].Dst] = foreign[i].From
 		}
 	}
 	for _, r := range foreign {
-		if !r.passedOver() && !forSource[r.Dst] && !r.From.IsValid() {
+		if !r.passedOver() {
+			r.From = sources[r.Dst]
 			routes = append(routes, r)
 		}
 	}
@@ -46,11 +47,12 @@ func newWayIndex(foreign []Route) wayIndex {
 	return idx
 }
 
-// passedOver reports whether the kernel does not take a route: for now, or because it is for
-// packets of one type of service only. Those for packets of one source it passes over with
-// all others to the same prefix, but for the default routes, and goes on with a shorter
-// one (fib6_node_lookup_1 of net/ipv6/ip6_fib.c).
-func (r *Route) passedOver() bool { return r.TOS != 0 || r.Dead }
+// passedOver reports whether the kernel does not take the route to an address as such: for
+// now, or because it is for packets of one type of service or one source. (Another route to
+// the same prefix as one for a source is at times passed over with it, fib6_node_lookup_1 of
+// net/ipv6/ip6_fib.c, and at times not, fib6_backtrack of net/ipv6/route.c. In an index
+// it has that source.)
+func (r *Route) passedOver() bool { return r.TOS != 0 || r.From.IsValid() || r.Dead }
 
 // proof orders routes with one prefix and metric. The kernel chooses among them by a
 // hash of the flow, by their order, which a Host has as well, and by what it knows of
