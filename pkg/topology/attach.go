@@ -80,6 +80,9 @@ func (b *builder) formerSubnets() {
 		}
 		if pods > 0 && !slices.Contains(b.subnets, p) && !slices.Contains(b.former, p) {
 			b.former = append(b.former, p)
+			if slices.Contains(b.own.PodCIDRs, p) { // refused, which is told, and not another Node's
+				continue
+			}
 			b.report(Problem{Node: b.opts.NodeName, Reason: SubnetChanged, Own: true, Detail: fmt.Sprintf(
 				"pods still live on %s, which is this node's subnet no more, and no other node reaches them (addresses leased: %d); drain the node, and the CNI config follows", p, pods)})
 		}

@@ -13,7 +13,8 @@ type claim struct {
 	node   *Node
 	addr   netip.Addr // the InternalIP that speaks for the Node: its next hop, if there is a link
 	dev    string     // the link that it is on; empty: off link, or no address at all
-	why    *Problem   // why there is no link
+	kept   *Route     // our route that stays as it is, whatever this host has against its next hop
+	why    *Problem   // why there is no link, or why the route is kept
 }
 
 // A judge decides which claims are accepted.
@@ -22,7 +23,8 @@ type judge struct {
 	own   *Node
 	peers []*Node
 	sizes byFamily[int] // the length that a pod subnet has; 0: none can be told
-	taken takenIndex    // what no pod subnet may overlap
+	never takenIndex    // what no pod subnet may overlap, by the options and the standards
+	taken takenIndex    // what of this host none may overlap that is not in place
 	nodes []holder      // Nodes' InternalIPs that none of the above protects, sorted
 	needs []netip.Addr  // the default gateways and nameservers of this host
 }
@@ -33,13 +35,13 @@ type holder struct {
 	node *Node
 }
 
-func newJudge(opts Options, host Host, own *Node, peers []*Node, actual []Route) *judge {
+func newJudge(opts Options, host Host, ranges *hostRanges, own *Node, peers []*Node, actual []Route) *judge {
 	j := &judge{opts: opts, own: own, peers: peers}
 	j.sizes = byFamily[int]{j.subnetBits(actual, true), j.subnetBits(actual, false)}
-	j.taken = newTakenIndex(takenByHost(opts, host))
+	j.never, j.taken = newTakenIndex(bounds(opts)), newTakenIndex(ranges.taken)
 	j.needs = slices.Clone(host.Nameservers)
 	for _, r := range host.Routes {
-		if r.Via.IsValid() && r.Dst.Bits() == 0 {
+		if r.Via.IsValid() && wide(r.Dst) {
 			j.needs = append(j.needs, r.Via)
 		}
 	}
@@ -95,51 +97,6 @@ func (l *lengths) most() int {
 	return most
 }
 
-// protocolKernel is RTPROT_KERNEL of linux/rtnetlink.h. Routes of it come with an
-// address, and lead to the prefix, or the peer, that the address is connected to.
-// Routes that somebody else made are no such sign: a tunnel's may be as wide as
-// 10.0.0.0/8, and pods may well live in there.
-const protocolKernel = 2
-
-// takenByHost lists what a pod subnet would hide from this host.
-func takenByHost(opts Options, host Host) []taken {
-	var ranges []taken
-	for _, link := range host.Links {
-		if link.Name == opts.Bridge {
-			continue
-		}
-		for _, p := range link.Addrs {
-			ranges = append(ranges, taken{p.Masked(), fmt.Sprintf("%s on %s of this host", p, link.Name)})
-		}
-	}
-	for _, r := range host.Routes {
-		switch {
-		case r.Via.IsValid():
-			ranges = append(ranges, taken{single(r.Via), "gateway " + r.Via.String()})
-		case r.Protocol == protocolKernel && r.Type == Unicast && r.Dev != opts.Bridge:
-			ranges = append(ranges, taken{r.Dst, fmt.Sprintf("%s, connected to %s of this host", r.Dst, r.Dev)})
-		}
-	}
-	for _, addr := range host.Nameservers {
-		ranges = append(ranges, taken{single(addr), "nameserver " + addr.String()})
-	}
-	for _, addr := range opts.APIServers {
-		ranges = append(ranges, taken{single(addr), "API server " + addr.String()})
-	}
-	for _, p := range opts.ServiceCIDRs {
-		ranges = append(ranges, taken{p.Masked(), "service range " + p.String()})
-	}
-	for _, p := range special {
-		ranges = append(ranges, taken{p, "special range " + p.String()})
-	}
-	return slices.DeleteFunc(ranges, func(t taken) bool { return !overlapsCluster(opts, t.Prefix) })
-}
-
-// overlapsCluster tells whether a range can matter to any claim at all.
-func overlapsCluster(opts Options, p netip.Prefix) bool {
-	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
-}
-
 // protect keeps pod subnets off Nodes' InternalIPs, of each Node the one that
 // speaks for it, whether it has a pod subnet or not. Most are inside a connected
 // prefix, which is taken already. Where the operator says where pods live, an
@@ -176,12 +133,14 @@ func (j *judge) protectAddr(n *Node, addr netip.Addr) {
 	if !addr.IsValid() || len(j.opts.NodeCIDRs) > 0 && !within(j.opts.NodeCIDRs, single(addr)) {
 		return
 	}
-	if _, known := j.taken.overlap(single(addr)); !known {
+	_, service := j.never.overlap(single(addr))
+	if _, known := j.taken.overlap(single(addr)); !known && !service {
 		j.nodes = append(j.nodes, holder{addr, n})
 	}
 }
 
-// refuse returns why a subnet can't be a pod subnet, or "".
+// refuse returns why a subnet can't be a pod subnet, by what the operator and the
+// standards say, or "".
 func (j *judge) refuse(p netip.Prefix) string {
 	if len(j.opts.ClusterCIDRs) > 0 && !within(j.opts.ClusterCIDRs, p) {
 		return fmt.Sprintf("podCIDR %s is outside --cluster-cidr", p)
@@ -193,10 +152,7 @@ func (j *judge) refuse(p netip.Prefix) string {
 	if p.Bits() != want {
 		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are /%d", p, p.Bits(), want)
 	}
-	if t, ok := j.taken.overlap(p); ok {
-		return fmt.Sprintf("podCIDR %s overlaps %s", p, t.what)
-	}
-	return ""
+	return j.never.clash(p)
 }
 
 // hides returns the older Node whose InternalIP the claim would hide. A younger

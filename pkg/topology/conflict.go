@@ -67,26 +67,45 @@ func (p *parts) look(b *builder, foreign Route) {
 	}
 }
 
+// overlaps reports what of this host is inside pods' ranges, or around them, and costs
+// nobody its subnet; and that nobody routes to this node's pods because of its address.
+func (b *builder) overlaps() {
+	for _, t := range b.ranges.wider {
+		b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: fmt.Sprintf(
+			"%s is of a network that is wider than --cluster-cidr; in there pods go first, so no other machine of that network can have an address in --cluster-cidr", t.what)})
+	}
+	for _, t := range b.ranges.leftover {
+		b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: fmt.Sprintf(
+			"%s is inside this node's podCIDR; if another pod network left that device behind, delete it: a pod that is given this address is not reached", t.what)})
+	}
+}
+
 // lived tells whether pods of this host live, or lived, on a subnet: the bridge's
 // own route to it is as it should be.
 func (b *builder) lived(p netip.Prefix) bool {
 	return slices.Contains(b.subnets, p) || slices.Contains(b.former, p) || len(b.subnets) == 0
 }
 
-// standBy settles route i, whose key a foreign one has too: where ours is in place
-// it stays; else it is not asked for, since an addition would be refused, and a
-// replacement takes the first in the kernel's list, whosever that is (fib_table_insert
-// of net/ipv4/fib_trie.c).
+// standBy settles route i, whose key a foreign one has too: where ours is in place and
+// still leads to its Node, it stays as it is; else it is not asked for, since an addition
+// would be refused, and a replacement takes the first in the kernel's list, whosever that
+// is (fib_table_insert of net/ipv4/fib_trie.c).
 func (b *builder) standBy(i int) {
 	want := &b.desired.Routes[i]
 	if at, ok := slices.BinarySearchFunc(b.actual.Routes, *want, Route.Compare); ok {
 		have := b.actual.Routes[at]
-		want.Shared = have.Shared
-		if *want == have {
+		if have.Type == want.Type && (have.Via == want.Via || b.states(want.Dst, have.Via)) {
+			*want = have
 			return
 		}
 	}
 	b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
+}
+
+// states reports whether the Node that a subnet was granted to has an InternalIP.
+func (b *builder) states(subnet netip.Prefix, addr netip.Addr) bool {
+	i, ok := slices.BinarySearchFunc(b.claims, subnet, func(c claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
+	return ok && slices.Contains(b.claims[i].node.Addrs, addr)
 }
 
 // holder returns the Node that a route of ours leads to.

@@ -36,6 +36,7 @@ type builder struct {
 	own      *Node
 	peers    []*Node
 	resolver *resolver
+	ranges   *hostRanges
 	judge    *judge
 
 	subnets  []netip.Prefix // our own pod subnets
@@ -61,7 +62,8 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 		addrs = b.own.Addrs
 	}
 	b.resolver = newResolver(opts, host, addrs)
-	b.judge = newJudge(opts, host, b.own, b.peers, actual.Routes)
+	b.ranges = rangesOf(opts, host, b.own, b.resolver)
+	b.judge = newJudge(opts, host, b.ranges, b.own, b.peers, actual.Routes)
 	return b
 }
 
@@ -107,13 +109,21 @@ func (b *builder) acceptOwn() {
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
-		if why := b.judge.refuse(p); why != "" {
+		why, clash := b.judge.refuse(p), b.judge.taken.clash(p)
+		if why == "" && !b.inPlaceOwn(p) {
+			why = clash
+		}
+		if why != "" {
 			b.ownProblem(PodCIDRRefused, "%s", why)
 			continue
+		}
+		if clash != "" {
+			b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: clash + "; it is in use and stays, but none of its pods can have an address in there"})
 		}
 		accepted = append(accepted, p)
 	}
 	b.serveFamilies(accepted)
+	b.overlaps()
 }
 
 // holdOwn keeps our unreachable routes while our subnets are unknown.
@@ -152,14 +162,12 @@ func (b *builder) peerRoutes() {
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
-		if c.dev == "" {
+		if c.why != nil {
 			b.report(*c.why)
-			continue
 		}
-		b.desired.Routes = append(b.desired.Routes, Route{
-			Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.source(c.addr, c.dev),
-			Protocol: Protocol, Metric: MetricPeer,
-		})
+		if c.dev != "" {
+			b.desired.Routes = append(b.desired.Routes, b.route(c))
+		}
 	}
 }
 
@@ -179,12 +187,14 @@ func (b *builder) collect() []claim {
 				unserved++
 				continue
 			}
-			if reason, why := b.refuse(p); why != "" {
+			c := claim{subnet: p, node: n}
+			if reason, why := b.refuse(&c); why != "" {
 				b.report(Problem{Node: n.Name, Subnet: p, Reason: reason, Detail: why})
 				continue
 			}
-			addr, dev, why := b.resolver.hop(n, p)
-			claims = append(claims, claim{p, n, addr, dev, why})
+			c.addr, c.dev, c.why = b.resolver.hop(n, p)
+			b.keep(&c)
+			claims = append(claims, c)
 		}
 	}
 	b.routerLacksIPv6(unserved)
@@ -195,8 +205,10 @@ func (b *builder) collect() []claim {
 // refuse is the judge's word on a peer's subnet, which must not be ours either:
 // at this point the desired routes are those of our own subnets, also of former
 // ones that are held because none is known. All Nodes should say the same of it,
-// so what only we have against it comes last.
-func (b *builder) refuse(p netip.Prefix) (Reason, string) {
+// so what only we have against it comes last; what only this host has is no reason to
+// take away a subnet that is in place.
+func (b *builder) refuse(c *claim) (Reason, string) {
+	p := c.subnet
 	if why := b.judge.refuse(p); why != "" {
 		return PodCIDRRefused, why
 	}
@@ -207,6 +219,13 @@ func (b *builder) refuse(p netip.Prefix) (Reason, string) {
 		if own.Dst.Overlaps(p) {
 			return PodCIDRRefused, fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
 		}
+	}
+	clash := b.judge.taken.clash(p)
+	if clash != "" && !b.granted(c) && !b.held(c) {
+		return PodCIDRRefused, clash
+	}
+	if clash != "" {
+		b.report(Problem{Node: c.node.Name, Subnet: p, Reason: RangeOverlap, Detail: clash + "; the Node had it before and keeps it, so packets to there go to its pods"})
 	}
 	return "", ""
 }
@@ -252,7 +271,7 @@ func (b *builder) dispute(claims []claim) *claim {
 }
 
 func (b *builder) grant(c *claim) {
-	if older := b.judge.hides(c); older != nil && !b.granted(c) && !b.incumbent(c) {
+	if older := b.judge.hides(c); older != nil && !b.granted(c) && !b.held(c) {
 		b.report(Problem{
 			Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRRefused,
 			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
@@ -285,14 +304,14 @@ func (b *builder) granted(c *claim) bool {
 // held tells whether our table sends the subnet to an InternalIP of this Node,
 // were it not its next hop any more, for a Node may get a better one.
 func (b *builder) held(c *claim) bool {
-	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: c.subnet, Metric: MetricPeer}, Route.Compare)
-	return ok && slices.Contains(c.node.Addrs, b.actual.Routes[i].Via)
+	r, ok := b.inPlace(c.subnet)
+	return ok && slices.Contains(c.node.Addrs, r.Via)
 }
 
 // incumbent tells whether our table sends the subnet to this Node already.
 func (b *builder) incumbent(c *claim) bool {
-	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: c.subnet, Metric: MetricPeer}, Route.Compare)
-	return ok && c.dev != "" && b.actual.Routes[i].Via == c.addr
+	r, ok := b.inPlace(c.subnet)
+	return ok && c.dev != "" && r.Via == c.addr
 }
 
 // shared reports Nodes with one InternalIP. Neither is refused: a Node can only

@@ -7,9 +7,9 @@ import (
 )
 
 // A resolver answers how this host reaches an address, from the main table's
-// foreign routes: longest prefix first, then the lowest metric. Whether a prefix
-// holds the address is no answer, for a /32 address with an on-link gateway,
-// noprefixroute and more specific routes all break that.
+// foreign routes. Whether a link has an address of the same network is no answer:
+// a /32 address with an on-link gateway, noprefixroute and more specific routes all
+// break that.
 type resolver struct {
 	opts  Options
 	host  Host
@@ -64,7 +64,20 @@ func (r *resolver) addLocal(link string, p netip.Prefix) {
 			r.local[Last(p.Masked())] = fmt.Sprintf("the broadcast address of %s on %s", p.Masked(), link)
 		}
 	}
-	r.local[p.Addr()] = "an address of this host, on " + link
+	what := "an address of this host, on " + link
+	if link == ipvsDevice {
+		what += ", which has the externalIPs and load balancer addresses of Services"
+	}
+	r.local[p.Addr()] = what
+}
+
+// ipvsDevice bears the addresses of Services where kube-proxy uses IPVS
+// (defaultDummyDevice of pkg/proxy/ipvs/proxier.go).
+const ipvsDevice = "kube-ipvs0"
+
+// lostCarrier reports whether the kernel uses no route by way of a device for now.
+func (r *resolver) lostCarrier(dev string) bool {
+	return slices.ContainsFunc(r.host.Routes, func(route Route) bool { return route.Dev == dev && route.Dead })
 }
 
 // hop picks a Node's next hop to one of its subnets, and the link that it is on: the first
@@ -98,30 +111,53 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 	if what, ok := r.local[addr]; ok {
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
 	}
-	if len(r.opts.NodeCIDRs) > 0 && !within(r.opts.NodeCIDRs, single(addr)) {
-		return "", AddressRefused, fmt.Sprintf("InternalIP %s is outside --node-cidr", addr)
-	}
-	if within(r.opts.ClusterCIDRs, single(addr)) {
-		return "", AddressRefused, fmt.Sprintf("InternalIP %s is inside --cluster-cidr, where pods live", addr)
+	if why := r.excluded(addr); why != "" {
+		return "", AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
 	}
 	route := r.ways.to(addr)
 	switch {
-	case route == nil:
+	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
 		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
 	case route.Via.IsValid():
-		return "", OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
-	case route.Type != Unicast || route.Dev == "" || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
+		detail := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
+		if wide(route.Dst) {
+			detail += r.cut(addr)
+		}
+		return "", OffLink, detail
+	case route.Type != Unicast || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
+	case route.Encap:
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
+	case route.From.IsValid():
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
+	case route.Dev == "":
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
+	case wide(route.Dst):
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.cut(addr))
 	}
 	return route.Dev, "", ""
 }
 
-// cut says that an address should be on a link of ours to which the kernel has no route: that of a link goes when the
-// link does.
+// throw is a route that ends the search in its table; nothing follows the main one.
+const throw RouteType = "throw"
+
+// excluded returns why the operator's options rule an address out as a next hop, or "".
+func (r *resolver) excluded(addr netip.Addr) string {
+	switch {
+	case len(r.opts.NodeCIDRs) > 0 && !within(r.opts.NodeCIDRs, single(addr)):
+		return "is outside --node-cidr"
+	case within(r.opts.ClusterCIDRs, single(addr)):
+		return "is inside --cluster-cidr, where pods live"
+	}
+	return ""
+}
+
+// cut says that an address should be on a link of ours, by the address of which its network is known, if the kernel has
+// no route to that network: it goes when the link goes down, and network managers take it away for a moment.
 func (r *resolver) cut(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		if within(link.Addrs, single(addr)) {
-			return fmt.Sprintf(", though %s has an address of its network: is that link down?", link.Name)
+			return fmt.Sprintf(", though %s has an address of its network: is that link down, or its route gone?", link.Name)
 		}
 	}
 	return ""

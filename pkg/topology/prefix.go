@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -14,11 +15,15 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("224.0.0.0/4"),
-	netip.MustParsePrefix("240.0.0.0/4"),
+	reserved,
 	netip.MustParsePrefix("::/8"),
 	netip.MustParsePrefix("fe80::/10"),
 	netip.MustParsePrefix("ff00::/8"),
 }
+
+// reserved is "for future use" (RFC 1112, section 4); Linux routes it, and clusters that
+// have run out of RFC 1918's addresses use it for pods.
+var reserved = netip.MustParsePrefix("240.0.0.0/4")
 
 // unicast tells whether an address can be a next hop or a pod's at all.
 func unicast(addr netip.Addr) bool {
@@ -165,6 +170,14 @@ func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
 	}
 	t := x.ranges[x.reach[i-1]]
 	return t, t.Overlaps(p)
+}
+
+// clash says what a pod subnet overlaps, if anything.
+func (x takenIndex) clash(p netip.Prefix) string {
+	if t, ok := x.overlap(p); ok {
+		return fmt.Sprintf("podCIDR %s overlaps %s", p, t.what)
+	}
+	return ""
 }
 
 // byFamily has a value for each family of addresses. Unlike a map with two keys it

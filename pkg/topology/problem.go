@@ -23,6 +23,8 @@ const (
 	AddressShared    Reason = "AddressShared"    // two Nodes with one InternalIP; neither is refused
 	OffLink          Reason = "OffLink"          // the next hop is behind a gateway
 	RouteConflict    Reason = "RouteConflict"    // a foreign route goes before ours
+	RouteKept        Reason = "RouteKept"        // this host sees no neighbor at a next hop any more; the route stays
+	RangeOverlap     Reason = "RangeOverlap"     // something of this host is inside pods' ranges; pods are served all the same
 	RouteFailed      Reason = "RouteFailed"      // the kernel refused a route
 	SettingMissing   Reason = "SettingMissing"   // the kernel lacks a setting that we need
 	SettingFailed    Reason = "SettingFailed"    // a setting can't be made, or does not stay

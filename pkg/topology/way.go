@@ -6,8 +6,10 @@ import (
 	"slices"
 )
 
-// A wayIndex finds the route of the longest prefix to an address, without a look at
-// each length there is: it is asked for each InternalIP of all Nodes, in every pass.
+// A wayIndex finds the route by which the kernel reaches an address, without a look at
+// each length there is: it is asked for each InternalIP of all Nodes, in every pass. The
+// longest prefix decides, then the lowest metric (fib_table_lookup of net/ipv4/fib_trie.c,
+// fib6_table_lookup of net/ipv6/route.c).
 //
 // Prefixes either are disjoint or one holds the other. Sorted, wider ones first, the last
 // one that begins before an address holds it, or one of those that hold that one does:
@@ -16,19 +18,26 @@ import (
 //	   |---- b ----|  |- d -|        outer: of b a, of c b, of d a
 //	      |- c -|   x                x comes after c; neither c nor b has it, a does
 type wayIndex struct {
-	routes []Route      // of one prefix the one with the lowest metric
+	routes []Route      // one of each prefix
 	begins []netip.Addr // where each begins
 	outer  []int        // which one holds each; -1: none
 }
 
 func newWayIndex(foreign []Route) wayIndex {
 	routes := make([]Route, 0, len(foreign))
+	sources := map[netip.Prefix]netip.Prefix{}
+	for i := range foreign {
+		if foreign[i].From.IsValid() {
+			sources[foreign[i].Dst] = foreign[i].From
+		}
+	}
 	for _, r := range foreign {
-		if r.TOS == 0 {
+		if !r.passedOver() {
+			r.From = sources[r.Dst]
 			routes = append(routes, r)
 		}
 	}
-	slices.SortStableFunc(routes, Route.Compare)
+	slices.SortStableFunc(routes, func(a, b Route) int { return cmp.Or(a.Compare(b), cmp.Compare(a.proof(), b.proof())) })
 	routes = slices.CompactFunc(routes, func(a, b Route) bool { return a.Dst == b.Dst })
 	idx := wayIndex{routes, make([]netip.Addr, len(routes)), make([]int, len(routes))}
 	for i := range routes {
@@ -36,6 +45,39 @@ func newWayIndex(foreign []Route) wayIndex {
 		idx.outer[i] = idx.holding(i-1, idx.begins[i])
 	}
 	return idx
+}
+
+// passedOver reports whether the kernel does not take the route to an address as such: for
+// now, or because it is for packets of one type of service or one source. (Another route to
+// the same prefix as one for a source is at times passed over with it, fib6_node_lookup_1 of
+// net/ipv6/ip6_fib.c, and at times not, fib6_backtrack of net/ipv6/route.c. In an index
+// it has that source.)
+func (r *Route) passedOver() bool { return r.TOS != 0 || r.From.IsValid() || r.Dead }
+
+// proof orders routes with one prefix and metric. The kernel chooses among them by a
+// hash of the flow, by their order, which a Host has as well, and by what it knows of
+// their gateways. So one that leads elsewhere comes first, and the address counts as on
+// link only if all of them say so.
+func (r *Route) proof() int {
+	switch {
+	case r.Type != Unicast:
+		return 0
+	case r.Via.IsValid() || r.Encap:
+		return 1
+	}
+	return 2
+}
+
+// wide reports whether a route's destination is as wide as a default: a default route
+// itself, or a part of one, such as 0.0.0.0/1 and 128.0.0.0/1 of a VPN, or 2000::/3, which is
+// all that is assigned of IPv6 (RFC 4291, 2.4). Such a route without a gateway (PPP, a
+// modem, a container's venet0) says where packets leave, and nothing of neighbors.
+func wide(dst netip.Prefix) bool {
+	const net4, net6 = 8, 16 // as wide as a LAN is: 10.0.0.0/8, and no more
+	if dst.Addr().Is4() {
+		return dst.Bits() < net4
+	}
+	return dst.Bits() < net6
 }
 
 // holding climbs from route i to one that holds the address.

@@ -1,0 +1,64 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// What is in place stays while Nodes and options say the same, whatever this host looks like:
+// addresses come up on devices of load balancers, network managers take routes away for a
+// moment, and the packets go on by the routes that the kernel has. It does not look at a next
+// hop again once a route is there.
+
+// keep lets a claim stay with the route of ours that is in place, if its next hop is one that
+// the Node states, and this host alone has changed its view of that. A later InternalIP is no
+// reason to leave it, unless the link of the former one is without carrier.
+func (b *builder) keep(c *claim) {
+	if c.dev != "" && c.addr == c.node.firstAddr(c.subnet.Addr().Is4()) {
+		return
+	}
+	r, ok := b.inPlace(c.subnet)
+	if !ok || !slices.Contains(c.node.Addrs, r.Via) || b.resolver.excluded(r.Via) != "" {
+		return
+	}
+	if c.dev != "" && (slices.Index(c.node.Addrs, r.Via) >= slices.Index(c.node.Addrs, c.addr) || b.resolver.lostCarrier(r.Dev)) {
+		return
+	}
+	_, _, detail := b.resolver.onLink(r.Via)
+	c.addr, c.dev, c.kept = r.Via, r.Dev, &r
+	c.why = &Problem{
+		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
+		Detail: fmt.Sprintf("%s; %q is in place and stays, because the Node still has that address", detail, r),
+	}
+}
+
+// inPlace returns our table's route to a peer's subnet.
+func (b *builder) inPlace(subnet netip.Prefix) (Route, bool) {
+	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: subnet, Metric: MetricPeer}, Route.Compare)
+	if !ok || b.actual.Routes[i].Type != Unicast || b.actual.Routes[i].Via.Is4() != subnet.Addr().Is4() {
+		return Route{}, false
+	}
+	return b.actual.Routes[i], true
+}
+
+// inPlaceOwn reports whether a subnet of our own has its route.
+func (b *builder) inPlaceOwn(subnet netip.Prefix) bool {
+	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: subnet, Metric: MetricOwn}, Route.Compare)
+	return ok && b.actual.Routes[i].Type == Unreachable
+}
+
+// route returns the route that an accepted claim with a link gives rise to. While our own Node
+// is away, which of our addresses is its InternalIP is not known, so the source stays.
+func (b *builder) route(c *claim) Route {
+	if c.kept != nil {
+		return *c.kept
+	}
+	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.source(c.addr, c.dev), Protocol: Protocol, Metric: MetricPeer}
+	if b.own == nil && !b.opts.Router {
+		if have, ok := b.inPlace(c.subnet); ok && have.Via == r.Via && have.Dev == r.Dev {
+			r.Src = have.Src
+		}
+	}
+	return r
+}

@@ -1,0 +1,144 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// The table "who may hold an address or a route in a pod range" of docs/design.md, in code.
+
+// protocolKernel is RTPROT_KERNEL of linux/rtnetlink.h. Routes of it come with an
+// address, and lead to the prefix, or the peer, that the address is connected to.
+// Routes that somebody else made are no such sign: a tunnel's may be as wide as
+// 10.0.0.0/8, and pods may well live in there.
+const protocolKernel = 2
+
+// hostRanges is what of this host pod subnets overlap, or could.
+type hostRanges struct {
+	opts     Options
+	own      []netip.Prefix // our Node's podCIDRs
+	resolver *resolver
+	taken    []taken // what no pod subnet may hide
+	wider    []taken // addresses of networks that are wider than a range of --cluster-cidr
+	leftover []taken // single addresses in our own subnets, of devices of other networks
+}
+
+// rangesOf lists what a pod subnet would hide from this host.
+func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
+	h := &hostRanges{opts: opts, resolver: r}
+	if own != nil {
+		h.own = own.PodCIDRs
+	}
+	uplinks := uplinksOf(host, own)
+	for _, link := range host.Links {
+		if link.Name == opts.Bridge {
+			continue
+		}
+		for _, p := range link.Addrs {
+			h.address(p, link.Name, link.Loopback || uplinks[link.Name])
+		}
+	}
+	for _, route := range host.Routes {
+		switch {
+		case route.Via.IsValid():
+			if h.guards(route) {
+				h.take(single(route.Via), "gateway "+route.Via.String())
+			}
+		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != opts.Bridge && !h.isWider(route.Dst):
+			h.take(route.Dst, fmt.Sprintf("%s, connected to %s of this host", route.Dst, route.Dev))
+		}
+	}
+	for _, addr := range host.Nameservers {
+		h.take(single(addr), "nameserver "+addr.String())
+	}
+	for _, addr := range opts.APIServers {
+		h.take(single(addr), "API server "+addr.String())
+	}
+	return h
+}
+
+// uplinksOf names the links by which this host is reached: those with an InternalIP of our
+// Node, and those of default routes.
+func uplinksOf(host Host, own *Node) map[string]bool {
+	uplinks := map[string]bool{}
+	if own != nil {
+		for _, addr := range own.Addrs {
+			if link, ok := host.linkWith(addr); ok {
+				uplinks[link.Name] = true
+			}
+		}
+	}
+	for i := range host.Routes {
+		if wide(host.Routes[i].Dst) {
+			uplinks[host.Routes[i].Dev] = true
+		}
+	}
+	return uplinks
+}
+
+func (h *hostRanges) take(p netip.Prefix, what string) {
+	if overlapsCluster(h.opts, p) {
+		h.taken = append(h.taken, taken{p, what})
+	}
+}
+
+// address takes the prefix of an address, or, where that is wider than the pods' range, the
+// address alone. One address of a device that other machines don't know, in our own subnet,
+// costs at most one pod its address.
+func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
+	what := fmt.Sprintf("%s on %s of this host", p, link)
+	switch {
+	case h.isWider(p.Masked()):
+		h.wider = append(h.wider, taken{p.Masked(), what})
+		h.take(single(p.Addr()), what)
+	case p.IsSingleIP() && !reached && slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(p.Addr()) }):
+		h.leftover = append(h.leftover, taken{p, what})
+	default:
+		h.take(p.Masked(), what)
+	}
+}
+
+// isWider reports whether a prefix holds a range of --cluster-cidr and more: a LAN of
+// 10.0.0.0/8 around 10.244.0.0/16. The operator has taken the more specific range for pods.
+func (h *hostRanges) isWider(p netip.Prefix) bool {
+	return slices.ContainsFunc(Outermost(h.opts.ClusterCIDRs), func(c netip.Prefix) bool { return p.Bits() < c.Bits() && p.Contains(c.Addr()) })
+}
+
+// guards reports whether a route's gateway is a machine that this host needs. A local pod is
+// none, nor is a gateway to which nothing leads but the route itself: what an overlay network
+// calls so is an address of its own on a peer (10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink).
+func (h *hostRanges) guards(r Route) bool {
+	if r.Dev == h.opts.Bridge {
+		return false
+	}
+	if wide(r.Dst) {
+		return true
+	}
+	if slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(r.Via) }) {
+		return false
+	}
+	way := h.resolver.ways.to(r.Via)
+	alone := way == nil || way.Via == r.Via || way.Dst.Bits() < r.Dst.Bits()
+	return !alone || !r.Dst.Contains(r.Via)
+}
+
+// bounds lists what the operator and the standards keep pod subnets off, always.
+func bounds(opts Options) []taken {
+	var ranges []taken
+	for _, p := range opts.ServiceCIDRs {
+		ranges = append(ranges, taken{p.Masked(), "service range " + p.String()})
+	}
+	for _, p := range special {
+		if p == reserved && slices.ContainsFunc(opts.ClusterCIDRs, func(c netip.Prefix) bool { return within([]netip.Prefix{reserved}, c) }) {
+			p = single(Last(reserved)) // the limited broadcast address
+		}
+		ranges = append(ranges, taken{p, "special range " + p.String()})
+	}
+	return slices.DeleteFunc(ranges, func(t taken) bool { return !overlapsCluster(opts, t.Prefix) })
+}
+
+// overlapsCluster tells whether a range can matter to any claim at all.
+func overlapsCluster(opts Options, p netip.Prefix) bool {
+	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
+}
