@@ -201,7 +201,7 @@ func (w *wayTest) drawHops(route *rtnl.Route, link int) {
 // compare has each address as the InternalIP of a Node, and asks the kernel for it.
 func (w *wayTest) compare(addrs []netip.Addr) {
 	w.Forget()
-	host, err := w.Facts(context.Background())
+	host, err := w.Facts(context.Background(), nil)
 	w.need(err)
 	all := make([]*topology.Node, 1, len(addrs)+1)
 	all[0] = nodes(1)[0]
