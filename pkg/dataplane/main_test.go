@@ -79,7 +79,7 @@ func newMachine(t *testing.T) *machine {
 	m := &machine{t: t, dir: t.TempDir()}
 	m.switchIPv6()
 	var err error
-	m.nl, err = rtnl.NewHandle()
+	m.nl, err = rtnl.NewHandle(unix.NETLINK_ROUTE)
 	m.must(err)
 	t.Cleanup(m.nl.Close)
 	m.up("lo")
