@@ -24,7 +24,7 @@ func concernNode(name string, subnets []netip.Prefix, addrs ...string) *Node {
 }
 
 // What concerns a cluster is where its pods and its Nodes are, in few blocks, and no kubelet makes it the world.
-func TestConcerns(t *testing.T) {
+func TestConcernsOfACluster(t *testing.T) {
 	own := concernNode("own", prefixes("10.244.0.0/24", "fd01:0:0:1::/64"), "192.168.1.11", "fd00:192:168:1::11")
 	peer := concernNode("peer", prefixes("10.245.7.0/24", "fd01:0:0:2::/64"), "192.168.200.12", "172.16.3.4")
 	around := []string{"10.244.0.0/16", "10.245.0.0/16", "172.16.0.0/16", "192.168.0.0/16", "fd00:192:168::/48", "fd01::/48"}
