@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/google/nftables"
 	rtnl "github.com/vishvananda/netlink"
@@ -14,12 +13,8 @@ import (
 // Inspector looks at what is not ours in a network namespace, for people. It keeps
 // nothing and changes nothing, but for what Ask has the kernel find out anew.
 type Inspector struct {
-	handle *rtnl.Handle
-
-	// asking is held from a question to nftables to the end of its answer: of its rules
-	// the library asks by two calls, between which another might take the answer.
-	asking sync.Mutex
-	nft    *nftables.Conn
+	handle    *rtnl.Handle
+	namespace *namespace
 }
 
 // NewInspector looks from the network namespace of the thread that calls it.
@@ -28,18 +23,30 @@ func NewInspector() (*Inspector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening netlink: %w", err)
 	}
-	nft, err := nftables.New(nftables.AsLasting())
+	namespace, err := openNamespace()
 	if err != nil {
 		handle.Close()
-		return nil, fmt.Errorf("opening nftables: %w", err)
+		return nil, err
 	}
-	return &Inspector{handle: handle, nft: nft}, nil
+	return &Inspector{handle, namespace}, nil
+}
+
+// askNFT gives f a connection that opens a socket for each question: the library takes answers by
+// their order, so on one socket what is left of one answer would be taken for the next.
+func (i *Inspector) askNFT(f func(*nftables.Conn) error) error {
+	return i.namespace.do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("opening nftables: %w", err)
+		}
+		return f(conn)
+	})
 }
 
 // Close ends the inspection.
 func (i *Inspector) Close() error {
 	i.handle.Close()
-	return i.nft.CloseLasting()
+	return i.namespace.close()
 }
 
 // Device is a network device of any kind.
@@ -93,33 +100,30 @@ var nftFamilies = map[nftables.TableFamily]string{
 }
 
 // ForwardChains lists the base chains of hook forward, and what they do with packets.
-func (i *Inspector) ForwardChains(packets []Packet) ([]Chain, error) {
-	i.asking.Lock()
-	defer i.asking.Unlock()
-	chains, err := i.nft.ListChains()
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("listing chains: %w", err)
-	}
-	var found []Chain
-	for _, c := range chains {
-		family, routed := nftFamilies[c.Table.Family]
-		if !routed || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
-			continue
+func (i *Inspector) ForwardChains(packets []Packet) (found []Chain, err error) {
+	err = i.askNFT(func(conn *nftables.Conn) error {
+		chains, err := conn.ListChains()
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("listing chains: %w", err)
 		}
-		rules := map[string][]rule{}
-		if err := (&ruleset{i.nft, c.Table, map[string]*elementSet{}}).rules(c.Name, rules); err != nil {
-			return nil, err
+		for _, c := range chains {
+			family, routed := nftFamilies[c.Table.Family]
+			if !routed || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+				continue
+			}
+			rules := map[string][]rule{}
+			if err := (&ruleset{conn, c.Table, map[string]*elementSet{}}).rules(c.Name, rules); err != nil {
+				return err
+			}
+			chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Rules: len(rules[c.Name]), Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
+			for _, p := range packets {
+				chain.Fates = append(chain.Fates, chain.fate(rules, c.Name, p))
+			}
+			found = append(found, chain)
 		}
-		chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Rules: len(rules[c.Name]), Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
-		for _, p := range packets {
-			chain.Fates = append(chain.Fates, chain.fate(rules, c.Name, p))
-		}
-		found = append(found, chain)
-	}
-	return found, nil
+		return nil
+	})
+	return found, err
 }
 
 // fate lets pass what is of the other family.
@@ -131,16 +135,16 @@ func (c Chain) fate(rules map[string][]rule, base string, p Packet) Fate {
 }
 
 // Chains lists the names of all chains of nftables.
-func (i *Inspector) Chains() ([]string, error) {
-	i.asking.Lock()
-	defer i.asking.Unlock()
-	chains, err := i.nft.ListChains()
-	if err != nil {
-		return nil, fmt.Errorf("listing chains: %w", err)
-	}
-	names := make([]string, 0, len(chains))
-	for _, c := range chains {
-		names = append(names, c.Name)
-	}
-	return names, nil
+func (i *Inspector) Chains() (names []string, err error) {
+	err = i.askNFT(func(conn *nftables.Conn) error {
+		chains, err := conn.ListChains()
+		if err != nil {
+			return fmt.Errorf("listing chains: %w", err)
+		}
+		for _, c := range chains {
+			names = append(names, c.Name)
+		}
+		return nil
+	})
+	return names, err
 }

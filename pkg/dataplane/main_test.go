@@ -204,7 +204,7 @@ func (m *machine) pass(all []*topology.Node) plan.Changes {
 
 func (m *machine) diff(all []*topology.Node) plan.Changes {
 	m.t.Helper()
-	host, err := m.Facts(context.Background(), nil)
+	host, err := m.Facts(context.Background(), topology.Concerns(options(m), all))
 	m.must(err)
 	actual, err := m.Observe(context.Background())
 	m.must(err)
@@ -230,7 +230,7 @@ func (m *machine) settleOwnFault(all []*topology.Node, reason topology.Reason) {
 	m.t.Helper()
 	for range 2 {
 		m.Forget()
-		host, err := m.Facts(context.Background(), nil)
+		host, err := m.Facts(context.Background(), topology.Concerns(options(m), all))
 		m.must(err)
 		actual, err := m.Observe(context.Background())
 		m.must(err)

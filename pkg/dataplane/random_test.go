@@ -241,7 +241,7 @@ func (r *randomTable) passes() {
 
 func (r *randomTable) desire() topology.State {
 	r.Forget()
-	host, err := r.Facts(context.Background(), nil)
+	host, err := r.Facts(context.Background(), topology.Concerns(options(r.machine), r.all))
 	r.need(err)
 	actual, err := r.Observe(context.Background())
 	r.need(err)

@@ -1,9 +1,6 @@
 package topology
 
-import (
-	"net/netip"
-	"slices"
-)
+import "net/netip"
 
 // Concerns returns the ranges in which others' routes can matter to this cluster: where pods live, which
 // is --cluster-cidr, else all around each pod subnet, and all around each InternalIP of a Node. Around is a /16
@@ -22,7 +19,7 @@ func Concerns(opts Options, nodes []*Node) []netip.Prefix {
 		}
 	}
 	for _, p := range opts.ClusterCIDRs {
-		c.add(p.Masked())
+		c.all = append(c.all, p.Masked())
 	}
 	for _, n := range nodes {
 		c.addNode(n)
@@ -35,6 +32,8 @@ type concerns struct {
 	widest byFamily[int] // bits of the widest pod subnet that can be accepted
 	seen   map[netip.Prefix]bool
 	all    []netip.Prefix
+
+	addrs, pods byFamily[netip.Prefix] // the last block of each
 }
 
 // widen takes note of a length that pod subnets have.
@@ -48,26 +47,30 @@ func (c *concerns) widen(bits int, is4 bool) {
 // could have all the world concern us by.
 func (c *concerns) addNode(n *Node) {
 	for _, addr := range n.Addrs {
-		c.add(around(single(addr)))
+		c.add(single(addr), &c.addrs)
 	}
 	if len(c.opts.ClusterCIDRs) > 0 {
 		return
 	}
 	for _, p := range n.PodCIDRs {
 		if p.Bits() >= *c.widest.of(p.Addr().Is4()) {
-			c.add(around(p))
+			c.add(p, &c.pods)
 		}
 	}
 }
 
-// add skips what it has. Nodes that follow each other have the same blocks, of addresses and of
-// subnets in two families, so a look at the last four nearly always does.
-func (c *concerns) add(p netip.Prefix) {
-	if slices.Contains(c.all[max(0, len(c.all)-4):], p) || c.seen[p] {
+// add skips what it has, most of all the last block of the same kind, in which the next Node's
+// nearly always is.
+func (c *concerns) add(p netip.Prefix, kind *byFamily[netip.Prefix]) {
+	last := kind.of(p.Addr().Is4())
+	if last.Contains(p.Addr()) && last.Bits() <= p.Bits() {
 		return
 	}
-	c.seen[p] = true
-	c.all = append(c.all, p)
+	*last = around(p)
+	if !c.seen[*last] {
+		c.seen[*last] = true
+		c.all = append(c.all, *last)
+	}
 }
 
 // Bits of the blocks around an address, which is also as wide as a pod subnet may be that nobody

@@ -37,6 +37,12 @@ func conflictFaults() []fault {
 			times:  2, within: healLimit, repaired: noConflict,
 		},
 		{
+			name:    "50,000 routes of a routing daemon, one of which comes and goes all the time, and one of ours deleted",
+			answer:  "ours is put back; what concerns neither Nodes nor pods is not looked at",
+			prepare: (*lab).fillTable,
+			strike:  deleteAmongFlaps, times: 3, within: healLimit, loses: untilRepaired, repaired: peerRouted,
+		},
+		{
 			name:    "a foreign next hop appended to an IPv6 route of ours",
 			answer:  "it is reported and left alone; after it ours is as it was",
 			prepare: (*lab).join,
@@ -87,6 +93,60 @@ func (l *lab) foreignRoute(add func(*netlink.Handle, *netlink.Route) error, gate
 	l.must(l.checkOurs())
 	l.must(l.node.Handle().RouteDel(route))
 	l.repairable()
+}
+
+// fillTable gives the node routes to 50,000 networks that have nothing to do with the cluster.
+func (l *lab) fillTable() {
+	l.t.Helper()
+	const networks = 50_000
+	for i := range networks {
+		to := netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i), 0}), 24)
+		l.must(l.node.Handle().RouteAdd(daemonRoute(to)))
+	}
+}
+
+func daemonRoute(to netip.Prefix) *netlink.Route {
+	return &netlink.Route{Dst: ipNet(to), Gw: cluster.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD}
+}
+
+// deleteAmongFlaps has one of these routes come and go until ours is back.
+func deleteAmongFlaps(l *lab) {
+	const flaps = 100 // a second
+	flapping := daemonRoute(netip.MustParsePrefix("198.51.100.0/24"))
+	ours := l.ownRoute(l.peer.Subnets[0])
+	for i := range 2 * flaps {
+		if i == flaps {
+			l.broken()
+			l.must(l.node.Handle().RouteDel(ours))
+		}
+		l.must(l.node.Handle().RouteAdd(flapping))
+		time.Sleep(time.Second / (2 * flaps))
+		l.must(l.node.Handle().RouteDel(flapping))
+		time.Sleep(time.Second / (2 * flaps))
+		if i >= flaps && peerRouted(l) == nil {
+			return
+		}
+	}
+}
+
+// ownRoute is ours to a peer's IPv4 subnet.
+func (l *lab) ownRoute(to netip.Prefix) *netlink.Route {
+	return &netlink.Route{
+		Dst: ipNet(to), Gw: l.peer.V4.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index, Priority: topology.MetricPeer, Protocol: cluster.Protocol,
+	}
+}
+
+// peerRouted tells whether packets to the peer's pods do not go to the peer. A look at the whole table would take longer
+// than a repair.
+func peerRouted(l *lab) error {
+	routes, err := l.node.Handle().RouteGet(l.peer.Subnets[0].Addr().Next().AsSlice())
+	if err != nil {
+		return err
+	}
+	if len(routes) != 1 || !routes[0].Gw.Equal(l.peer.V4.AsSlice()) {
+		return fmt.Errorf("packets to the peer's pods go by way of %v", routes)
+	}
+	return nil
 }
 
 // appendNextHop makes one route of two next hops out of ours to the pods of who joined, and undoes it.
