@@ -29,7 +29,7 @@ func (b *builder) keep(c *claim) {
 	c.addr, c.dev, c.kept = r.Via, r.Dev, &r
 	c.why = &Problem{
 		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
-		Detail: fmt.Sprintf("%s; %q is in place and stays, because the Node still has that address", detail, r),
+		Detail: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
 	}
 }
 

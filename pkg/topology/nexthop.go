@@ -119,6 +119,8 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 	switch {
 	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
 		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
+	case route.From.IsValid():
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route.Via.IsValid():
 		detail := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
 		if wide(route.Dst) {
@@ -129,8 +131,6 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
-	case route.From.IsValid():
-		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route.Dev == "":
 		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
 	case wide(route.Dst):
@@ -158,7 +158,7 @@ func (r *resolver) excluded(addr netip.Addr) string {
 func (r *resolver) cut(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		if within(link.Addrs, single(addr)) {
-			return fmt.Sprintf(", though %s has an address of its network: is that link down, or its route gone?", link.Name)
+			return fmt.Sprintf(", though %s has an address of its network (is that link down, or its route gone?)", link.Name)
 		}
 	}
 	return ""

@@ -27,7 +27,7 @@ func newWayIndex(foreign []Route) wayIndex {
 	routes := make([]Route, 0, len(foreign))
 	sources := map[netip.Prefix]netip.Prefix{}
 	for i := range foreign {
-		if foreign[i].From.IsValid() {
+		if foreign[i].From.IsValid() && foreign[i].Dst.Bits() > 0 {
 			sources[foreign[i].Dst] = foreign[i].From
 		}
 	}
