@@ -117,10 +117,10 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 	}
 	route := r.ways.to(addr)
 	switch {
+	case route != nil && route.From.IsValid():
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
 		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
-	case route.From.IsValid():
-		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route.Via.IsValid():
 		detail := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
 		if wide(route.Dst) {
