@@ -75,6 +75,20 @@ func (r *resolver) addLocal(link string, p netip.Prefix) {
 // (defaultDummyDevice of pkg/proxy/ipvs/proxier.go).
 const ipvsDevice = "kube-ipvs0"
 
+// eclipse says that an address is still on the link of a device, and that the network which
+// another one has an address of is in front of it: Docker's, of a part of the LAN. That is
+// no word about the Node, as a route is that somebody has made.
+func (r *resolver) eclipse(addr netip.Addr, dev string) string {
+	front := r.ways.to(addr)
+	behind := func(s Route) bool {
+		return s.Dev == dev && s.Dst.Bits() < front.Dst.Bits() && s.Dst.Contains(addr) && !s.passedOver() && s.proof() == plain && !wide(s.Dst)
+	}
+	if front.Protocol != protocolKernel || !slices.ContainsFunc(r.host.Routes, behind) {
+		return ""
+	}
+	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
+}
+
 // lostCarrier reports whether the kernel uses no route by way of a device for now.
 func (r *resolver) lostCarrier(dev string) bool {
 	return slices.ContainsFunc(r.host.Routes, func(route Route) bool { return route.Dev == dev && route.Dead })
