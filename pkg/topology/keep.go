@@ -22,7 +22,8 @@ func (b *builder) keep(c *claim) {
 	if detail == "" {
 		return
 	}
-	c.addr, c.dev, c.kept = r.Via, r.Dev, &r
+	kept := r // a copy, so that only a route which is kept is allocated
+	c.addr, c.dev, c.kept = r.Via, r.Dev, &kept
 	c.why = &Problem{
 		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
 		Detail: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
