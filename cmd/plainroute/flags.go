@@ -138,7 +138,7 @@ func clash(opts topology.Options) []error {
 			}
 		}
 		for _, n := range opts.NodeCIDRs {
-			if c.Overlaps(n) {
+			if c.Overlaps(n) && c.Bits() <= n.Bits() { // a wider network of Nodes around the pods' range gives way to it
 				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --node-cidr %s", c, n))
 			}
 		}

@@ -67,19 +67,6 @@ func (p *parts) look(b *builder, foreign Route) {
 	}
 }
 
-// overlaps reports what of this host is inside pods' ranges, or around them, and costs
-// nobody its subnet; and that nobody routes to this node's pods because of its address.
-func (b *builder) overlaps() {
-	for _, t := range b.ranges.wider {
-		b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: fmt.Sprintf(
-			"%s is of a network that is wider than --cluster-cidr; in there pods go first, so no other machine of that network can have an address in --cluster-cidr", t.what)})
-	}
-	for _, t := range b.ranges.leftover {
-		b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: fmt.Sprintf(
-			"%s is inside this node's podCIDR; if another pod network left that device behind, delete it: a pod that is given this address is not reached", t.what)})
-	}
-}
-
 // lived tells whether pods of this host live, or lived, on a subnet: the bridge's
 // own route to it is as it should be.
 func (b *builder) lived(p netip.Prefix) bool {

@@ -15,6 +15,7 @@ import (
 func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Problem) {
 	b := newBuilder(opts, host, nodes, actual)
 	b.ownSubnets()
+	b.overlaps()
 	b.formerSubnets()
 	b.peerRoutes()
 	b.sysctls()
@@ -118,12 +119,12 @@ func (b *builder) acceptOwn() {
 			continue
 		}
 		if clash != "" {
-			b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: clash + "; it is in use and stays, but none of its pods can have an address in there"})
+			b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: clash + "; it is in use and stays, but that and a pod can't both have one address"})
 		}
 		accepted = append(accepted, p)
 	}
 	b.serveFamilies(accepted)
-	b.overlaps()
+	b.unroutable()
 }
 
 // holdOwn keeps our unreachable routes while our subnets are unknown.
@@ -225,7 +226,7 @@ func (b *builder) refuse(c *claim) (Reason, string) {
 		return PodCIDRRefused, clash
 	}
 	if clash != "" {
-		b.report(Problem{Node: c.node.Name, Subnet: p, Reason: RangeOverlap, Detail: clash + "; the Node had it before and keeps it, so packets to there go to its pods"})
+		b.report(Problem{Node: c.node.Name, Subnet: p, Reason: RangeOverlap, Detail: clash + "; the Node had it before and keeps it"})
 	}
 	return "", ""
 }

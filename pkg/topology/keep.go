@@ -12,25 +12,38 @@ import (
 // hop again once a route is there.
 
 // keep lets a claim stay with the route of ours that is in place, if its next hop is one that
-// the Node states, and this host alone has changed its view of that. A later InternalIP is no
-// reason to leave it, unless the link of the former one is without carrier.
+// the Node states, and this host alone has changed its view of that.
 func (b *builder) keep(c *claim) {
-	if c.dev != "" && c.addr == c.node.firstAddr(c.subnet.Addr().Is4()) {
-		return
-	}
 	r, ok := b.inPlace(c.subnet)
-	if !ok || !slices.Contains(c.node.Addrs, r.Via) || b.resolver.excluded(r.Via) != "" {
+	if !ok || r.Via == c.addr && r.Dev == c.dev || !slices.Contains(c.node.Addrs, r.Via) || b.resolver.excluded(r.Via) != "" {
 		return
 	}
-	if c.dev != "" && (slices.Index(c.node.Addrs, r.Via) >= slices.Index(c.node.Addrs, c.addr) || b.resolver.lostCarrier(r.Dev)) {
+	detail := b.unseenBy(c, r)
+	if detail == "" {
 		return
 	}
-	_, _, detail := b.resolver.onLink(r.Via)
-	c.addr, c.dev, c.kept = r.Via, r.Dev, &r
+	kept := r // a copy, so that only a route which is kept is allocated
+	c.addr, c.dev, c.kept = r.Via, r.Dev, &kept
 	c.why = &Problem{
 		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
-		Detail: fmt.Sprintf("%s; %q is in place and stays, because the Node still has that address", detail, r),
+		Detail: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
 	}
+}
+
+// unseenBy says what this host has against a route that is in place, if it is no reason to
+// leave it. Reasons to leave it are a better InternalIP of the Node, and a later one where
+// the link of the former is without carrier.
+func (b *builder) unseenBy(c *claim, r Route) string {
+	_, reason, detail := b.resolver.onLink(r.Via)
+	switch {
+	case c.dev == "":
+		return detail
+	case reason != "" && slices.Index(c.node.Addrs, r.Via) < slices.Index(c.node.Addrs, c.addr) && !b.resolver.lostCarrier(r.Dev):
+		return detail
+	case r.Via == c.addr:
+		return b.resolver.eclipse(r.Via, r.Dev)
+	}
+	return ""
 }
 
 // inPlace returns our table's route to a peer's subnet.

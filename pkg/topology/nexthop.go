@@ -75,6 +75,20 @@ func (r *resolver) addLocal(link string, p netip.Prefix) {
 // (defaultDummyDevice of pkg/proxy/ipvs/proxier.go).
 const ipvsDevice = "kube-ipvs0"
 
+// eclipse says that an address is still on the link of a device, and that the network which
+// another one has an address of is in front of it: Docker's, of a part of the LAN. That is
+// no word about the Node, as a route is that somebody has made.
+func (r *resolver) eclipse(addr netip.Addr, dev string) string {
+	front := r.ways.to(addr)
+	behind := func(s Route) bool {
+		return s.Dev == dev && s.Dst.Bits() < front.Dst.Bits() && s.Dst.Contains(addr) && !s.passedOver() && s.proof() == plain && !wide(s.Dst)
+	}
+	if front.Protocol != protocolKernel || !slices.ContainsFunc(r.host.Routes, behind) {
+		return ""
+	}
+	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
+}
+
 // lostCarrier reports whether the kernel uses no route by way of a device for now.
 func (r *resolver) lostCarrier(dev string) bool {
 	return slices.ContainsFunc(r.host.Routes, func(route Route) bool { return route.Dev == dev && route.Dead })
@@ -116,6 +130,8 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 	}
 	route := r.ways.to(addr)
 	switch {
+	case route != nil && route.From.IsValid():
+		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
 		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
 	case route.Via.IsValid():
@@ -128,8 +144,6 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
-	case route.From.IsValid():
-		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route.Dev == "":
 		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
 	case wide(route.Dst):
@@ -157,7 +171,7 @@ func (r *resolver) excluded(addr netip.Addr) string {
 func (r *resolver) cut(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		if within(link.Addrs, single(addr)) {
-			return fmt.Sprintf(", though %s has an address of its network: is that link down, or its route gone?", link.Name)
+			return fmt.Sprintf(", though %s has an address of its network (is that link down, or its route gone?)", link.Name)
 		}
 	}
 	return ""

@@ -18,15 +18,16 @@ const protocolKernel = 2
 type hostRanges struct {
 	opts     Options
 	own      []netip.Prefix // our Node's podCIDRs
+	cluster  []netip.Prefix // --cluster-cidr, disjoint
 	resolver *resolver
 	taken    []taken // what no pod subnet may hide
-	wider    []taken // addresses of networks that are wider than a range of --cluster-cidr
+	wider    []taken // networks that are wider than a range of --cluster-cidr, an address of each
 	leftover []taken // single addresses in our own subnets, of devices of other networks
 }
 
 // rangesOf lists what a pod subnet would hide from this host.
 func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
-	h := &hostRanges{opts: opts, resolver: r}
+	h := &hostRanges{opts: opts, resolver: r, cluster: Outermost(opts.ClusterCIDRs)}
 	if own != nil {
 		h.own = own.PodCIDRs
 	}
@@ -45,7 +46,7 @@ func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 			if h.guards(route) {
 				h.take(single(route.Via), "gateway "+route.Via.String())
 			}
-		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != opts.Bridge && !h.isWider(route.Dst):
+		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != opts.Bridge && !wide(route.Dst) && !h.isWider(route.Dst):
 			h.take(route.Dst, fmt.Sprintf("%s, connected to %s of this host", route.Dst, route.Dev))
 		}
 	}
@@ -89,8 +90,12 @@ func (h *hostRanges) take(p netip.Prefix, what string) {
 func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
 	what := fmt.Sprintf("%s on %s of this host", p, link)
 	switch {
+	case wide(p):
+		h.take(single(p.Addr()), what)
 	case h.isWider(p.Masked()):
-		h.wider = append(h.wider, taken{p.Masked(), what})
+		if !slices.ContainsFunc(h.wider, func(t taken) bool { return t.Prefix == p.Masked() }) {
+			h.wider = append(h.wider, taken{p.Masked(), what})
+		}
 		h.take(single(p.Addr()), what)
 	case p.IsSingleIP() && !reached && slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(p.Addr()) }):
 		h.leftover = append(h.leftover, taken{p, what})
@@ -102,7 +107,7 @@ func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
 // isWider reports whether a prefix holds a range of --cluster-cidr and more: a LAN of
 // 10.0.0.0/8 around 10.244.0.0/16. The operator has taken the more specific range for pods.
 func (h *hostRanges) isWider(p netip.Prefix) bool {
-	return slices.ContainsFunc(Outermost(h.opts.ClusterCIDRs), func(c netip.Prefix) bool { return p.Bits() < c.Bits() && p.Contains(c.Addr()) })
+	return slices.ContainsFunc(h.cluster, func(c netip.Prefix) bool { return p.Bits() < c.Bits() && p.Contains(c.Addr()) })
 }
 
 // guards reports whether a route's gateway is a machine that this host needs. A local pod is
@@ -141,4 +146,30 @@ func bounds(opts Options) []taken {
 // overlapsCluster tells whether a range can matter to any claim at all.
 func overlapsCluster(opts Options, p netip.Prefix) bool {
 	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
+}
+
+// overlaps reports what of this host is inside pods' ranges, or around them, and costs
+// nobody its subnet.
+func (b *builder) overlaps() {
+	for _, t := range b.ranges.wider {
+		b.report(Problem{Node: b.opts.NodeName, Reason: RangeOverlap, Detail: fmt.Sprintf(
+			"%s is of a network around --cluster-cidr; in there, routes to pods go before that network, so none of its machines can have an address in --cluster-cidr", t.what)})
+	}
+	for _, t := range b.ranges.leftover {
+		b.report(Problem{Node: b.opts.NodeName, Reason: RangeOverlap, Detail: fmt.Sprintf(
+			"%s is inside this node's podCIDR; delete the device if another pod network left it behind, because a pod that is given that address is not reached", t.what)})
+	}
+}
+
+// unroutable reports InternalIPs of our own Node that no other agent takes for a next hop, if it
+// has the same options.
+func (b *builder) unroutable() {
+	for _, p := range b.own.PodCIDRs {
+		addr := b.own.firstAddr(p.Addr().Is4())
+		others := slices.ContainsFunc(b.own.Addrs, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() && b.resolver.excluded(a) == "" })
+		if addr.IsValid() && !others {
+			b.report(Problem{Node: b.own.Name, Reason: AddressRefused, Detail: fmt.Sprintf(
+				"InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))})
+		}
+	}
 }

@@ -27,7 +27,7 @@ func newWayIndex(foreign []Route) wayIndex {
 	routes := make([]Route, 0, len(foreign))
 	sources := map[netip.Prefix]netip.Prefix{}
 	for i := range foreign {
-		if foreign[i].From.IsValid() {
+		if foreign[i].From.IsValid() && foreign[i].Dst.Bits() > 0 {
 			sources[foreign[i].Dst] = foreign[i].From
 		}
 	}
@@ -65,8 +65,11 @@ func (r *Route) proof() int {
 	case r.Via.IsValid() || r.Encap:
 		return 1
 	}
-	return 2
+	return plain
 }
+
+// plain is the proof that all of an address's routes must have for it to be on link.
+const plain = 2
 
 // wide reports whether a route's destination is as wide as a default: a default route
 // itself, or a part of one, such as 0.0.0.0/1 and 128.0.0.0/1 of a VPN, or 2000::/3, which is

@@ -35,7 +35,7 @@ func TestWayIsTheLongestPrefix(t *testing.T) {
 
 // sameWay reports whether a way is a route, with the source of another to its prefix if any has one.
 func sameWay(got, want Route, routes []Route) bool {
-	beside := slices.ContainsFunc(routes, func(r Route) bool { return r.Dst == want.Dst && r.From.IsValid() })
+	beside := slices.ContainsFunc(routes, func(r Route) bool { return r.Dst == want.Dst && r.From.IsValid() && r.Dst.Bits() > 0 })
 	want.From = got.From
 	return got == want && got.From.IsValid() == beside
 }

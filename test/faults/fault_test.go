@@ -20,6 +20,7 @@ func sections() []section {
 		{"Routes, links and addresses", routeFaults()},
 		{"Settings and nftables", settingFaults()},
 		{"Foreign routes", conflictFaults()},
+		{"What the node looks like", viewFaults()},
 		{"The CNI config", configFaults()},
 		{"The agent", processFaults()},
 		{"Rivals on the host", rivalFaults()},

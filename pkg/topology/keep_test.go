@@ -1,0 +1,137 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// changedHost draws what may become of a machine of a cluster: addresses on devices of
+// load balancers and of other networks, routes that come and go, nameservers anywhere.
+func changedHost(t *rapid.T, nodes []*Node) Host {
+	var addrs []netip.Addr
+	for _, n := range nodes {
+		addrs = append(addrs, n.Addrs...)
+		for _, p := range n.PodCIDRs {
+			addrs = append(addrs, p.Addr(), p.Addr().Next().Next())
+		}
+	}
+	for _, a := range []string{"192.168.1.1", "192.168.1.77", "fd00:192:168:1::1", "10.99.0.1"} {
+		addrs = append(addrs, netip.MustParseAddr(a))
+	}
+	addr := rapid.SampledFrom(addrs)
+	prefix := rapid.Custom(func(t *rapid.T) netip.Prefix {
+		a := addr.Draw(t, "address")
+		host := rapid.SampledFrom([]int{0, 0, 0, 1, 8, 16, 24, 31, 64, 128}).Draw(t, "host bits")
+		return netip.PrefixFrom(a, max(a.BitLen()-host, 0))
+	})
+	h := Host{Nameservers: rapid.SliceOfN(addr, 0, 2).Draw(t, "nameservers"), Ports: 1, Leases: []netip.Addr{netip.MustParseAddr("10.244.1.2")}}
+	for _, name := range []string{"docker0", "eth0", "eth1", "flannel.1", "kube-ipvs0"} {
+		link := Link{Name: name, MTU: 1500, Addrs: rapid.SliceOfN(prefix, 0, 2).Draw(t, "addresses of "+name)}
+		if name == "eth0" && rapid.Bool().Draw(t, "eth0 has ours") {
+			link.Addrs = append(link.Addrs, netip.MustParsePrefix("192.168.1.11/24"), netip.MustParsePrefix("fd00:192:168:1::11/64"))
+		}
+		h.Links = append(h.Links, link)
+	}
+	for range rapid.IntRange(0, 8).Draw(t, "routes") {
+		h.Routes = append(h.Routes, changedRoute(t, prefix, addr))
+	}
+	for _, lan := range []string{"192.168.1.0/24", "fd00:192:168:1::/64"} {
+		if rapid.Bool().Draw(t, "connected "+lan) {
+			h.Routes = append(h.Routes, Route{Dst: netip.MustParsePrefix(lan), Dev: "eth0", Protocol: protocolKernel})
+		}
+	}
+	return h
+}
+
+func changedRoute(t *rapid.T, prefix *rapid.Generator[netip.Prefix], addr *rapid.Generator[netip.Addr]) Route {
+	r := Route{
+		Dst: prefix.Draw(t, "destination").Masked(), Dev: rapid.SampledFrom([]string{"", "eth0", "eth1", "docker0", "flannel.1", Bridge}).Draw(t, "device"),
+		Type:     rapid.SampledFrom([]RouteType{Unicast, Unicast, Unicast, "blackhole", Unreachable, throw}).Draw(t, "type"),
+		Metric:   rapid.SampledFrom([]int{0, 100, MetricPeer, MetricOwn, 5000}).Draw(t, "metric"),
+		Protocol: rapid.SampledFrom([]int{protocolKernel, 4, 16}).Draw(t, "protocol"),
+		Dead:     rapid.IntRange(0, 5).Draw(t, "dead") == 0, Encap: rapid.IntRange(0, 9).Draw(t, "encap") == 0,
+	}
+	if r.Type == Unicast && rapid.Bool().Draw(t, "by gateway") {
+		r.Via = addr.Draw(t, "gateway")
+	}
+	return r
+}
+
+// TestTheHostAloneRemovesNothing lets a machine change under a cluster that stays as it is, with
+// an agent that goes on or is started anew: no route of ours goes, none moves but to where
+// the machine, as it is now, would have it from the start, and nothing that pods need goes.
+func TestTheHostAloneRemovesNothing(t *testing.T) {
+	host := parseHost(t, defaultHost)
+	rapid.Check(t, func(t *rapid.T) {
+		opts, nodes := drawOptions(t), goodCluster(t)
+		if rapid.Bool().Draw(t, "second addresses") {
+			for i, n := range nodes {
+				n.Addrs = append(n.Addrs, netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", 150+i)), netip.MustParseAddr(fmt.Sprintf("fd00:192:168:1::%d", 150+i)))
+			}
+		}
+		before, _ := Desired(opts, host, nodes, withKernel(State{}))
+		before, _ = Desired(opts, host, nodes, withKernel(before))
+		for range rapid.IntRange(1, 4).Draw(t, "changes") {
+			changed := changedHost(t, nodes)
+			if rapid.Bool().Draw(t, "agent started anew") {
+				before.granted, before.retired = nil, nil
+			}
+			after, problems := Desired(opts, changed, nodes, withKernel(before))
+			fresh, _ := Desired(opts, changed, nodes, withKernel(State{}))
+			unremoved(t, changed, before, after, fresh, problems)
+			before = after
+		}
+	})
+}
+
+func unremoved(t *rapid.T, host Host, before, after, fresh State, problems []Problem) {
+	for _, r := range before.Routes {
+		i := slices.IndexFunc(after.Routes, func(a Route) bool { return a.Compare(r) == 0 && a.Type == r.Type })
+		if i < 0 {
+			t.Fatalf("lost %q of\n%+v\nproblems %v", r, host, problems)
+		}
+		now := after.Routes[i]
+		j := slices.IndexFunc(fresh.Routes, func(f Route) bool { return f.Compare(r) == 0 })
+		if moved := now.Via != r.Via || now.Dev != r.Dev; moved && j >= 0 && now != fresh.Routes[j] {
+			t.Fatalf("%q became %q, and not %q; problems %v", r, now, fresh.Routes[j], problems)
+		}
+	}
+	if !before.CNI.Equal(after.CNI) || !slices.Equal(before.Masquerade.Sources, after.Masquerade.Sources) {
+		t.Fatalf("the CNI config became %v, masquerading %v; problems %v", after.CNI, after.Masquerade, problems)
+	}
+	for _, p := range before.Masquerade.Cluster {
+		if !within(after.Masquerade.Cluster, p) {
+			t.Fatalf("lost set element %v of %v", p, after.Masquerade.Cluster)
+		}
+	}
+	for _, a := range before.Masquerade.Nodes {
+		if !slices.Contains(after.Masquerade.Nodes, a) && !needed(host, a) && slices.ContainsFunc(after.Routes, func(r Route) bool { return r.Via == a }) {
+			t.Fatalf("lost set element %v of %v", a, after.Masquerade.Nodes)
+		}
+	}
+}
+
+// needed reports whether an address is what all pods need: that stays masqueraded.
+func needed(host Host, addr netip.Addr) bool {
+	return slices.Contains(host.Nameservers, addr) ||
+		slices.ContainsFunc(host.Routes, func(r Route) bool { return r.Via == addr && wide(r.Dst) })
+}
+
+// While our own Node is away, its InternalIP is no longer known as the source, which stays.
+func TestSourceStaysWhileOurNodeIsAway(t *testing.T) {
+	host := parseHost(t, defaultHost)
+	host.Links[1].Addrs = append(host.Links[1].Addrs, netip.MustParsePrefix("192.168.1.200/24"))
+	opts, nodes := parseOptions(t, ""), parseNodes(t, "node1 3h 10.244.1.0/24 192.168.1.11\nnode2 2h 10.244.2.0/24 192.168.1.12\n")
+	before, _ := Desired(opts, host, nodes, withKernel(State{}))
+	if before.Routes[1].Src != nodes[0].Addrs[0] {
+		t.Fatalf("the source of %q is not our InternalIP", before.Routes[1])
+	}
+	after, _ := Desired(opts, host, nodes[1:], withKernel(before))
+	if !slices.Equal(before.Routes, after.Routes) {
+		t.Errorf("%v became %v", before.Routes, after.Routes)
+	}
+}
