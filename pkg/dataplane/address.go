@@ -29,10 +29,13 @@ func (f *linkFacts) addresses(dev string) []topology.Address {
 	return all
 }
 
-// addAddresses gives the bridge what the plugin gave it before, at once usable:
-// the gateway of our own subnet can be nobody else's.
+// addAddresses gives the bridge its addresses, at once usable: the gateway of our own
+// subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address.
 func (k *Kernel) addAddresses(addrs []topology.Address) error {
 	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
+		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
+			return err
+		}
 		if a.IP.To4() == nil {
 			a.Flags = unix.IFA_F_NODAD
 		}

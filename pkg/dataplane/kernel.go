@@ -47,6 +47,7 @@ type Kernel struct {
 	nft     *nftables.Conn  // our table
 	nftConn *netlink.Conn   // its socket, whose port tells its echoes
 	ruleset *netlink.Conn   // asks for nftables' generation
+	peers   *netlink.Conn   // asks for addresses in other network namespaces
 	events  []*netlink.Conn // notifications, subscribed to before the first read
 
 	mu         sync.Mutex
@@ -102,6 +103,9 @@ func (k *Kernel) open() error {
 	if k.ruleset, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
 		return err
 	}
+	if k.peers, err = dialDumper(); err != nil {
+		return err
+	}
 	k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		k.nftConn = c
 		return errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(receiveBuffer))
@@ -118,7 +122,7 @@ func (k *Kernel) Close() error {
 	if k.handle != nil {
 		k.handle.Close()
 	}
-	for _, c := range []*netlink.Conn{k.dumper, k.writer, k.ruleset} {
+	for _, c := range []*netlink.Conn{k.dumper, k.writer, k.ruleset, k.peers} {
 		if c != nil {
 			errs = append(errs, c.Close())
 		}
@@ -174,8 +178,8 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 		return topology.State{}, err
 	}
 	return topology.State{
-		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours,
-		Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
+		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Devices: k.links.devices(k.cfg.Bridge),
+		Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
 	}, nil
 }
 
@@ -237,11 +241,14 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 			return err
 		}
 	}
-	var errs []error
+	errs := []error{k.addBridge(c.AddBridge)}
+	if errs[0] != nil {
+		c = c.WithoutBridge()
+	}
 	for _, s := range c.Sysctls {
 		errs = append(errs, part(plan.KindSysctl, k.writeSysctl(s)))
 	}
-	errs = append(errs, k.addAddresses(c.AddAddresses), part(plan.KindTable, k.writeTable(c.Table)),
+	errs = append(errs, k.setDevices(c.SetDevices), k.addAddresses(c.AddAddresses), part(plan.KindTable, k.writeTable(c.Table)),
 		part(plan.KindTable, k.changeSets(c.Widen)), k.releaseNew())
 	own := errors.Join(errs...)
 
