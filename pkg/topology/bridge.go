@@ -39,10 +39,23 @@ func (b *builder) bridge() {
 	if _, taken := b.nameTaken(); taken || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
 		return
 	}
+	if b.actual.Bridge == "" && b.gatewayElsewhere(conf) {
+		return
+	}
 	b.desired.Bridge = conf.Bridge
 	b.devices(conf)
 	b.bridgeSysctls(conf)
 	b.addresses(conf)
+}
+
+// gatewayElsewhere reports whether another device has one of the gateways, as a bridge that
+// was renamed, or one of another network, which may have pods. A second one would take
+// their packets.
+func (b *builder) gatewayElsewhere(conf *CNI) bool {
+	return slices.ContainsFunc(conf.Subnets, func(p netip.Prefix) bool {
+		link, found := b.host.linkWith(Gateway(p))
+		return found && link.Name != conf.Bridge
+	})
 }
 
 // devices describes the bridge and its ports: all are up, and ports of pods are in the
@@ -73,7 +86,7 @@ func (b *builder) devices(conf *CNI) {
 // it stays there.
 func (b *builder) port(d Device, bridge string) Device {
 	if d.Master != "" && d.Master != bridge {
-		b.ownProblem(BridgeFailed, "%s, the port of the pod %s, is in %s instead of %s, so that pod is cut off; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
+		b.ownProblem(BridgeFailed, "%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
 		return d
 	}
 	return Device{Name: d.Name, Master: bridge, Up: true}
