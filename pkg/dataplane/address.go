@@ -58,6 +58,9 @@ func (k *Kernel) eachAddress(op string, addrs []topology.Address, call func(rtnl
 			link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: a.Dev}}
 			err = call(link, &rtnl.Addr{IPNet: ipNet(a.Prefix)})
 		}
+		if errors.Is(err, unix.EACCES) { // addrconf_add_dev of net/ipv6/addrconf.c
+			err = fmt.Errorf("%w (IPv6 is switched off on that device: %s)", err, topology.ConfSysctl(6, a.Dev, "disable_ipv6"))
+		}
 		if err != nil && !errors.Is(err, done) {
 			errs = append(errs, part(plan.KindAddress, fmt.Errorf("%s address %s: %w", op, a, err)))
 		}
