@@ -16,8 +16,44 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A sandbox is the network namespace of a pod, with a device eth0.
-type sandbox struct{ nl *rtnl.Handle }
+// A sandbox is the network namespace of a pod or of another machine.
+type sandbox struct {
+	nl *rtnl.Handle
+	fd int
+	do func(func() error) error // runs something inside
+}
+
+// newSandbox makes a network namespace that ends with the test.
+func (m *machine) newSandbox() sandbox {
+	m.t.Helper()
+	work, done := make(chan func() error), make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		for f := range work {
+			done <- f()
+		}
+	}()
+	s := sandbox{do: func(f func() error) error {
+		work <- f
+		return <-done
+	}}
+	m.must(s.do(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		if s.nl, err = rtnl.NewHandle(); err != nil {
+			return err
+		}
+		s.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return err
+	}))
+	m.t.Cleanup(func() {
+		s.nl.Close()
+		m.must(unix.Close(s.fd))
+		close(work)
+	})
+	return s
+}
 
 // addPod attaches a pod with leased addresses as the stock plugins do. The port is called
 // like the pod.
@@ -37,32 +73,9 @@ func (m *machine) addPod(name string, addrs ...string) sandbox {
 // addSandbox makes a network namespace, and a device that leads to it.
 func (m *machine) addSandbox(name string, addrs ...string) sandbox {
 	m.t.Helper()
-	type made struct {
-		nl  *rtnl.Handle
-		ns  *os.File
-		err error
-	}
-	result := make(chan made)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- made{err: err}
-			return
-		}
-		nl, err := rtnl.NewHandle()
-		if err != nil {
-			result <- made{err: err}
-			return
-		}
-		ns, err := os.Open("/proc/thread-self/ns/net")
-		result <- made{nl, ns, err}
-	}()
-	pod := <-result
-	m.must(pod.err)
-	m.t.Cleanup(pod.nl.Close)
+	pod := m.newSandbox()
 	m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: name, MTU: 1500}, PeerName: name + "-eth0"}))
-	m.must(m.nl.LinkSetNsFd(m.link(name+"-eth0"), int(pod.ns.Fd())))
-	m.must(pod.ns.Close())
+	m.must(m.nl.LinkSetNsFd(m.link(name+"-eth0"), pod.fd))
 	m.up(name)
 	eth0, err := pod.nl.LinkByName(name + "-eth0")
 	m.must(err)
@@ -73,7 +86,7 @@ func (m *machine) addSandbox(name string, addrs ...string) sandbox {
 		a.Flags = unix.IFA_F_NODAD
 		m.must(pod.nl.AddrAdd(eth0, a))
 	}
-	return sandbox{pod.nl}
+	return pod
 }
 
 func (m *machine) master(name string) string {
