@@ -117,6 +117,12 @@ func (d *diary) changes(logger logr.Logger, c plan.Changes) {
 	for _, s := range c.Sysctls {
 		d.write(logger, topic{"sysctl", s.Path}, "Set", "sysctl", s.Path, "value", s.Value)
 	}
+	if c.AddBridge != nil {
+		d.write(logger, topic{"bridge", c.AddBridge.Name}, "Made bridge", "bridge", c.AddBridge.Name, "mac", c.AddBridge.MAC, "mtu", c.AddBridge.MTU)
+	}
+	for _, dev := range c.SetDevices {
+		d.write(logger, topic{"device", dev.Name}, "Set device", "device", dev.Name, "master", dev.Master, "up", dev.Up)
+	}
 	for _, a := range c.AddAddresses {
 		d.write(logger, topic{"address", a.String()}, "Added address", "address", a.String())
 	}

@@ -26,7 +26,7 @@ type partFailure interface {
 // partReasons say what is wrong when a kind of change fails.
 var partReasons = map[plan.Kind]topology.Reason{
 	plan.KindSysctl: topology.SettingFailed, plan.KindTable: topology.TableFailed,
-	plan.KindAddress: topology.BridgeFailed, plan.KindBridge: topology.BridgeFailed,
+	plan.KindAddress: topology.BridgeFailed, plan.KindBridge: topology.BridgeFailed, plan.KindDevice: topology.BridgeFailed,
 }
 
 // failedRoutes returns the routes that an error of Apply names.
@@ -71,8 +71,8 @@ func verify(rest plan.Changes, err error) error {
 	if rest.KernelEmpty() {
 		return nil
 	}
-	return fmt.Errorf("the kernel does not hold what was written (%d settings, %d routes, table %t); trying again",
-		len(rest.Sysctls), len(rest.Add)+len(rest.Replace), rest.Table != nil || !rest.Widen.Empty())
+	return fmt.Errorf("the kernel does not hold what was written (%d settings, %d devices, %d addresses, %d routes, table %t); trying again",
+		len(rest.Sysctls), rest.Tally().Devices, len(rest.AddAddresses), len(rest.Add)+len(rest.Replace), rest.Table != nil || !rest.Widen.Empty())
 }
 
 // onlyRoutes tells whether an error of Apply leaves this node itself whole.
@@ -109,7 +109,7 @@ func problemsOf(err error, nodes []*topology.Node) []topology.Problem {
 		var route RouteFailure
 		if errors.As(e, &route) && !ownFault(e) {
 			failed := route.FailedRoute()
-			problems = append(problems, topology.Problem{Node: nodeOf(failed, nodes), Subnet: failed.Dst, Reason: topology.RouteFailed, Detail: e.Error()})
+			problems = append(problems, topology.Problem{Node: nodeOf(failed, nodes), Subnet: failed.Dst, Reason: topology.RouteFailed, Detail: adviseRoute(e, failed)})
 			continue
 		}
 		problems = append(problems, ownFailure(e))
@@ -147,8 +147,9 @@ func nodeOf(route topology.Route, nodes []*topology.Node) string {
 }
 
 // ownFault tells whether an error, though it met a peer's route, is a fault of
-// this node: without CAP_NET_ADMIN no route at all can be made.
-func ownFault(err error) bool { return errors.Is(err, fs.ErrPermission) }
+// this node: without CAP_NET_ADMIN no route at all can be made. EACCES is the kernel's answer
+// where IPv6 is off on the route's device.
+func ownFault(err error) bool { return errors.Is(err, syscall.EPERM) }
 
 // advise adds to an error what to do about it, where that is known.
 func advise(err error) string {
@@ -159,10 +160,20 @@ func advise(err error) string {
 		return err.Error() + " (the agent needs CAP_NET_ADMIN, and nobody else may hold the table)"
 	case errors.Is(err, syscall.EPERM) && !errors.As(err, new(*cniError)):
 		return err.Error() + " (the agent needs CAP_NET_ADMIN)"
+	case errors.Is(err, syscall.EACCES) && concerns(err, plan.KindAddress): // of netlink: it says itself why
+		return err.Error()
 	case errors.Is(err, fs.ErrPermission):
 		return err.Error() + " (the folder's or file's owner must let the agent write)"
 	case errors.Is(err, syscall.ENOSPC):
 		return err.Error() + " (the file system is full)"
+	}
+	return err.Error()
+}
+
+// adviseRoute is advise for an error that concerns one route.
+func adviseRoute(err error, r topology.Route) string {
+	if errors.Is(err, syscall.EACCES) && r.Dst.Addr().Is6() {
+		return err.Error() + " (IPv6 is switched off on that device: " + topology.ConfSysctl(6, r.Dev, "disable_ipv6") + ")"
 	}
 	return err.Error()
 }

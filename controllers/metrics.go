@@ -111,14 +111,16 @@ func (m *Metrics) applied(t plan.Tally, cause string) {
 // tallied names what changes are counted as.
 func tallied(t plan.Tally) map[string]int {
 	return map[string]int{
-		"sysctl": t.Sysctls, "address": t.Addresses, "table": t.Tables, "cni": t.Configs,
+		"sysctl": t.Sysctls, "device": t.Devices, "address": t.Addresses, "table": t.Tables, "cni": t.Configs,
 		"route_add": t.Added, "route_replace": t.Replaced, "route_delete": t.Deleted,
 	}
 }
 
 // differing names what drift is counted as: a route is a route.
 func differing(t plan.Tally) map[string]int {
-	return map[string]int{"sysctl": t.Sysctls, "address": t.Addresses, "table": t.Tables, "cni": t.Configs, "route": t.Routes()}
+	return map[string]int{
+		"sysctl": t.Sysctls, "device": t.Devices, "address": t.Addresses, "table": t.Tables, "cni": t.Configs, "route": t.Routes(),
+	}
 }
 
 // repaired counts what was put back, by kind.
@@ -132,9 +134,10 @@ func (m *Metrics) repaired(keys []plan.Key) {
 	}
 }
 
-// kindLabels are kinds as Prometheus would have them. The agent never removes a bridge.
+// kindLabels are kinds as Prometheus would have them. The bridge is a device like its ports.
 var kindLabels = map[plan.Kind]string{
-	plan.KindSysctl: "sysctl", plan.KindAddress: "address", plan.KindRoute: "route", plan.KindTable: "table", plan.KindCNI: "cni",
+	plan.KindSysctl: "sysctl", plan.KindBridge: "device", plan.KindDevice: "device", plan.KindAddress: "address",
+	plan.KindRoute: "route", plan.KindTable: "table", plan.KindCNI: "cni",
 }
 
 func (m *Metrics) observeLatency(since time.Time) {

@@ -281,6 +281,8 @@ func freshState(bridge string, host topology.Host) topology.State {
 		topology.SysctlForward4: "0", topology.SysctlForward6: "0", topology.SysctlBridgeNF4: "0", topology.SysctlBridgeNF6: "0",
 	}
 	devices := []string{bridge}
+	sysctls[topology.ConfSysctl(6, bridge, "accept_ra")] = "1"
+	sysctls[topology.ConfSysctl(6, bridge, "disable_ipv6")] = "0"
 	for _, link := range host.Links {
 		devices = append(devices, link.Name)
 		sysctls[topology.ConfSysctl(6, link.Name, "accept_ra")] = "1"
@@ -300,8 +302,18 @@ func (p nodePlan) print(w io.Writer) error {
 	for _, problem := range p.Problems {
 		fmt.Fprintf(&b, "# Problem: %s\n", status.Printable(problem.String()))
 	}
-	for _, setting := range plan.Diff(p.State, topology.State{}).Sysctls { // in the order that keeps a default route
+	changes := plan.Diff(p.State, topology.State{}) // in the order that keeps a default route
+	if d := changes.AddBridge; d != nil {
+		fmt.Fprintf(&b, "ip link add %s address %s mtu %d type bridge\n", d.Name, d.MAC, d.MTU)
+	}
+	for _, setting := range changes.Sysctls {
 		fmt.Fprintf(&b, "sysctl -w %s=%s\n", setting.Path, setting.Value)
+	}
+	for _, d := range changes.SetDevices {
+		fmt.Fprintf(&b, "ip link set %s\n", d)
+	}
+	for _, a := range p.State.Addresses {
+		fmt.Fprintf(&b, "ip address add %s\n", a)
 	}
 	for _, r := range p.State.Routes {
 		fmt.Fprintf(&b, "ip route add %s\n", r)

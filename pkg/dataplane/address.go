@@ -29,10 +29,13 @@ func (f *linkFacts) addresses(dev string) []topology.Address {
 	return all
 }
 
-// addAddresses gives the bridge what the plugin gave it before, at once usable:
-// the gateway of our own subnet can be nobody else's.
+// addAddresses gives the bridge its addresses, at once usable: the gateway of our own
+// subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address.
 func (k *Kernel) addAddresses(addrs []topology.Address) error {
 	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
+		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
+			return err
+		}
 		if a.IP.To4() == nil {
 			a.Flags = unix.IFA_F_NODAD
 		}
@@ -54,6 +57,9 @@ func (k *Kernel) eachAddress(op string, addrs []topology.Address, call func(rtnl
 		if ok {
 			link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: a.Dev}}
 			err = call(link, &rtnl.Addr{IPNet: ipNet(a.Prefix)})
+		}
+		if errors.Is(err, unix.EACCES) { // addrconf_add_dev of net/ipv6/addrconf.c
+			err = fmt.Errorf("%w (IPv6 is switched off on that device: %s)", err, topology.ConfSysctl(6, a.Dev, "disable_ipv6"))
 		}
 		if err != nil && !errors.Is(err, done) {
 			errs = append(errs, part(plan.KindAddress, fmt.Errorf("%s address %s: %w", op, a, err)))

@@ -3,18 +3,63 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"net"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // bridge returns the name if there is such a bridge. Something else of that name
 // is somebody else's.
 func (f *linkFacts) bridge(name string) string {
-	if _, there := f.byName[name]; there && f.kinds[name] == "bridge" {
+	if _, there := f.byName[name]; there && f.kinds[name] == topology.KindBridge {
 		return name
 	}
 	return ""
+}
+
+// deviceError marks an error that is about the bridge or a port.
+func deviceError(op string, err error) error {
+	return part(plan.KindDevice, fmt.Errorf("%s: %w", op, err))
+}
+
+// addBridge makes the bridge, which stays down. A bridge whose MAC address was given does
+// not take that of its ports, as others do (br_stp_recalculate_bridge_id of
+// net/bridge/br_stp_if.c).
+func (k *Kernel) addBridge(d *topology.Device) error {
+	if d == nil {
+		return nil
+	}
+	k.fresh.routes = false
+	op := "adding bridge " + d.Name
+	mac, err := net.ParseMAC(d.MAC)
+	if err != nil {
+		return deviceError(op, err)
+	}
+	attrs := rtnl.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU, mac
+	if err := k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return deviceError(op, err)
+	}
+	link, err := k.handle.LinkByName(d.Name)
+	if err != nil {
+		return deviceError(op, err)
+	}
+	k.links.note(link.Attrs().Index, linkIdent{name: d.Name, mtu: d.MTU}, false)
+	return nil
+}
+
+// keepMAC has a bridge that somebody else made keep the MAC address that it has: it would
+// take another at each port that comes and goes.
+func (k *Kernel) keepMAC(bridge string, index int) error {
+	mac, err := net.ParseMAC(k.links.mac)
+	if err != nil || bridge != k.cfg.Bridge {
+		return nil // it was made by us, just now
+	}
+	return k.handle.LinkSetHardwareAddr(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, mac)
 }
 
 // deleteBridge looks at the ports once more: a pod that a plugin attached meanwhile

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,18 +10,25 @@ import (
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// addBridge makes the pods' bridge with a pod on it, as the plugins do.
-func (m *machine) addBridge(gateways ...string) {
+// addBridge makes the pods' bridge if it is not there, as the plugins do, with addresses and
+// a pod on it.
+func (m *machine) addBridge(addrs ...string) {
 	m.t.Helper()
-	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
+	if err := m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}); !errors.Is(err, unix.EEXIST) {
+		m.must(err)
+	}
 	m.up(topology.Bridge)
-	for _, a := range gateways {
-		m.addr(topology.Bridge, a)
+	have := m.bridgeAddrs()
+	for _, a := range addrs {
+		if !slices.Contains(have, a) {
+			m.addr(topology.Bridge, a)
+		}
 	}
 	m.addVeth("vethpod", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link(topology.Bridge)))

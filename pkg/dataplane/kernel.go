@@ -168,8 +168,8 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 		return topology.State{}, err
 	}
 	return topology.State{
-		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours,
-		Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
+		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Devices: k.links.devices(k.cfg.Bridge),
+		Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
 	}, nil
 }
 
@@ -237,11 +237,14 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 			return err
 		}
 	}
-	var errs []error
+	errs := []error{k.addBridge(c.AddBridge)}
+	if errs[0] != nil {
+		c = c.WithoutBridge()
+	}
 	for _, s := range c.Sysctls {
 		errs = append(errs, part(plan.KindSysctl, k.writeSysctl(s)))
 	}
-	errs = append(errs, k.addAddresses(c.AddAddresses), part(plan.KindTable, k.writeTable(c.Table)),
+	errs = append(errs, k.setDevices(c.SetDevices), k.addAddresses(c.AddAddresses), part(plan.KindTable, k.writeTable(c.Table)),
 		part(plan.KindTable, k.changeSets(c.Widen)), k.releaseNew())
 	own := errors.Join(errs...)
 

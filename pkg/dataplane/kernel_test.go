@@ -8,7 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -54,7 +53,7 @@ func TestWhatIsKeptIsWhatIsThere(t *testing.T) {
 		if !slices.Equal(keptRoutes, read.Routes) {
 			t.Errorf("%d nodes: kept %v\nread %v", n, keptRoutes, read.Routes)
 		}
-		if c := plan.Diff(topology.State{Masquerade: &keptTable, Routes: read.Routes, CNI: read.CNI}, read); !c.Empty() {
+		if c := plan.Diff(topology.State{Masquerade: &keptTable, Routes: read.Routes, CNI: read.CNI, Bridge: read.Bridge, Addresses: read.Addresses}, read); !c.Empty() {
 			t.Errorf("%d nodes: kept table %+v\nread %+v", n, keptTable, read.Masquerade)
 		}
 	}
@@ -148,18 +147,16 @@ func TestSourceAmongSeveralAddresses(t *testing.T) {
 func TestUnreachableOwnSubnet(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(1))
+	m.must(m.nl.LinkDel(m.link(topology.Bridge)))
 	if _, err := m.nl.RouteGet([]byte{10, 128, 0, 77}); !errors.Is(err, unix.EHOSTUNREACH) {
-		t.Errorf("a pod that does not exist: %v", err)
+		t.Errorf("a pod while there is no bridge: %v", err)
 	}
-	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
-	m.up(topology.Bridge)
-	m.addr(topology.Bridge, "10.128.0.1/24")
+	m.settle(nodes(1))
 	got, err := m.nl.RouteGet([]byte{10, 128, 0, 77})
 	m.must(err)
 	if got[0].LinkIndex != m.link(topology.Bridge).Attrs().Index {
 		t.Errorf("the bridge's route does not win: %v", got)
 	}
-	m.settle(nodes(1))
 }
 
 // A kernel that refuses one route gives a RouteError for it alone, and the CNI

@@ -18,12 +18,14 @@ import (
 )
 
 // linkFacts are the links that routes can go through: those with an address, those
-// that foreign routes name, and those that heard a router. The many ports of the bridge are left out.
+// that foreign routes name, and those on which a router may be heard. The many ports of the bridge are left out.
 type linkFacts struct {
 	list   []topology.Link
 	idents map[int]linkIdent // of all links, by index
 	byName map[string]int
-	kinds  map[string]string // what each was when all were read, by name
+	kinds  map[string]string  // what each was when all were read, by name
+	pods   map[int]netip.Addr // an address of the pod behind a port that is down or out of the bridge
+	mac    string             // of the bridge
 }
 
 // A linkIdent is what of a link can change routes through it.
@@ -44,20 +46,40 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing addresses: %w", err)
 	}
-	facts := &linkFacts{idents: make(map[int]linkIdent, len(links)), byName: make(map[string]int, len(links)), kinds: make(map[string]string, len(links))}
+	facts := newLinkFacts(len(links))
 	byIndex := make(map[int]*topology.Link, len(links))
 	for _, l := range links {
 		a := l.Attrs()
 		facts.note(a.Index, linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0}, false)
-		facts.kinds[a.Name] = l.Type()
-		byIndex[a.Index] = &topology.Link{Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0}
+		facts.kinds[a.Name] = kindOf(l)
+		byIndex[a.Index] = &topology.Link{
+			Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0, Kind: kindOf(l), Enslaved: a.MasterIndex != 0,
+		}
+		if a.Name == k.cfg.Bridge {
+			facts.mac = a.HardwareAddr.String()
+		}
 	}
+	k.findPods(links, facts)
 	for _, a := range addrs {
 		if link := byIndex[a.LinkIndex]; link != nil {
 			addAddr(link, a)
 		}
 	}
 	return facts, byIndex, nil
+}
+
+func newLinkFacts(n int) *linkFacts {
+	return &linkFacts{
+		idents: make(map[int]linkIdent, n), byName: make(map[string]int, n), kinds: make(map[string]string, n), pods: map[int]netip.Addr{},
+	}
+}
+
+// kindOf returns the kernel's name of a link's kind; netlink has one of its own for tun.
+func kindOf(l rtnl.Link) string {
+	if kind := l.Type(); kind != "tuntap" {
+		return kind
+	}
+	return "tun"
 }
 
 // addAddr takes an address over, but for those that the kernel gives each IPv6
@@ -91,14 +113,15 @@ func retryDump[T any](dump func() (T, error)) (T, error) {
 	return last, err
 }
 
-// keepRouted drops links that no route can go through, in the order of names.
+// keepRouted drops links that no route can go through and on which no router is to be heard.
+// The rest is sorted by name.
 func (f *linkFacts) keepRouted(byIndex map[int]*topology.Link, foreign []topology.Route, bridge string) {
 	routed := map[string]bool{bridge: true}
 	for _, r := range foreign {
 		routed[r.Dev] = true
 	}
 	for _, link := range byIndex {
-		if len(link.Addrs) > 0 || link.RouterAdvertised || routed[link.Name] {
+		if len(link.Addrs) > 0 || link.RouterAdvertised || routed[link.Name] || !link.Enslaved && !topology.FacesGuests(link.Kind) {
 			f.list = append(f.list, *link)
 		}
 	}
@@ -128,15 +151,12 @@ func (f *linkFacts) matters(index int) bool {
 	return known && slices.ContainsFunc(f.list, func(l topology.Link) bool { return l.Name == id.name })
 }
 
-// ports counts a bridge's ports.
+// ports counts a bridge's ports, and those of pods that are out of it.
 func (f *linkFacts) ports(bridge string) int {
-	master, ok := f.byName[bridge]
-	if !ok {
-		return 0
-	}
+	master, there := f.byName[bridge]
 	n := 0
-	for _, id := range f.idents {
-		if id.master == master {
+	for index, id := range f.idents {
+		if there && id.master == master || f.pods[index].IsValid() {
 			n++
 		}
 	}

@@ -263,14 +263,19 @@ func (m *machine) ours() []rtnl.Route {
 	return all
 }
 
-// foreignRoutes lists all others of the main table, for comparison.
+// foreignRoutes lists all others of the main table, for comparison; not those that the
+// kernel makes for the bridge's addresses.
 func (m *machine) foreignRoutes() []string {
 	m.t.Helper()
 	all, err := m.nl.RouteListFiltered(rtnl.FAMILY_ALL, &rtnl.Route{Table: unix.RT_TABLE_MAIN}, rtnl.RT_FILTER_TABLE)
 	m.must(err)
+	bridge := -1
+	if l, err := m.nl.LinkByName(topology.Bridge); err == nil {
+		bridge = l.Attrs().Index
+	}
 	var others []string
 	for _, r := range all {
-		if r.Protocol != topology.Protocol && !r.Dst.IP.IsLinkLocalUnicast() {
+		if r.LinkIndex != bridge && r.Protocol != topology.Protocol && !r.Dst.IP.IsLinkLocalUnicast() {
 			others = append(others, r.String())
 		}
 	}

@@ -21,12 +21,12 @@ func TestAtRestNothingIsWritten(t *testing.T) {
 			t.Fatalf("an audit finds something to do: %+v", c)
 		}
 	}
-	if types := m.heard(monitors); len(types) > 0 {
+	if types := m.announced(monitors); len(types) > 0 {
 		t.Errorf("%d messages, of types %v", len(types), types)
 	}
 	// Monitors that hear nothing would show nothing.
 	m.must(m.nl.LinkSetMTU(m.eth0, 1400))
-	if types := m.heard(monitors); len(types) == 0 {
+	if types := m.announced(monitors); len(types) == 0 {
 		t.Error("a change of a link is not announced to the monitors")
 	}
 }
@@ -48,9 +48,9 @@ func (m *machine) monitors() []int {
 	return sockets
 }
 
-// heard returns the types of the messages that have come since. The kernel announces what is written before the write
+// announced returns the types of the messages that have come since. The kernel announces what is written before the write
 // ends, so there is nothing to wait for.
-func (m *machine) heard(monitors []int) []uint16 {
+func (m *machine) announced(monitors []int) []uint16 {
 	m.t.Helper()
 	var types []uint16
 	b := make([]byte, readBuffer)

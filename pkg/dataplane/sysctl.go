@@ -17,11 +17,13 @@ func (k *Kernel) loadSysctls() {
 	for limit := 1; limit <= 3; limit++ {
 		k.readSysctls(topology.NeighSysctl(4, limit), topology.NeighSysctl(6, limit))
 	}
+	k.readSysctls(topology.ConfSysctl(6, "all", "disable_ipv6"))
 	for _, link := range k.links.list {
 		k.readSysctls(
 			topology.ConfSysctl(4, link.Name, "forwarding"),
 			topology.ConfSysctl(6, link.Name, "forwarding"),
 			topology.ConfSysctl(6, link.Name, "accept_ra"),
+			topology.ConfSysctl(6, link.Name, "disable_ipv6"),
 		)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -201,30 +202,48 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	if !k.fresh.routes {
 		return true
 	}
-	index, now := parseLink(m.Data)
+	index, now, kind := parseLink(m.Data)
 	deleted := m.Header.Type == unix.RTM_DELLINK
-	if !k.links.matters(index) {
-		k.links.note(index, now, deleted)
-		if deleted || !k.advertised[now.name] {
-			return false
-		}
-		k.fresh.routes = false
-		return true
+	was := k.links.idents[index]
+	news := false
+	switch {
+	case !deleted && now == was:
+	case k.links.matters(index), deleted && k.links.pods[index].IsValid():
+		news = true
+	case deleted:
+	case now.name == k.cfg.Bridge, k.advertised[now.name], now.master == 0 && !topology.FacesGuests(kind):
+		news = true
+	default:
+		news = k.cutOff(index, was, now)
 	}
-	if !deleted && now == k.links.idents[index] {
+	if !news {
+		k.links.note(index, now, deleted)
 		return false
 	}
 	k.fresh.routes = false
 	return true
 }
 
+// cutOff reports whether a port of a pod was set down, taken out of the bridge or put into
+// another. The kernel says the same of a port that it is about to delete, and deletes it
+// before it answers.
+func (k *Kernel) cutOff(index int, was, now linkIdent) bool {
+	bridge, there := k.links.byName[k.cfg.Bridge]
+	port := there && was.master == bridge
+	if !port && !k.links.pods[index].IsValid() || port && now.master == was.master && now.up {
+		return false
+	}
+	_, err := k.handle.LinkByIndex(index)
+	return !errors.As(err, new(rtnl.LinkNotFoundError)) && !errors.Is(err, unix.ENODEV)
+}
+
 // parseLink reads struct ifinfomsg and its attributes (linux/if_link.h).
-func parseLink(b []byte) (index int, id linkIdent) {
-	index = int(int32(binary.NativeEndian.Uint32(b[4:])))
+func parseLink(b []byte) (index int, id linkIdent, kind string) {
+	index, kind = int(int32(binary.NativeEndian.Uint32(b[4:]))), "device"
 	id.up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
 	attrs, err := netlink.NewAttributeDecoder(b[unix.SizeofIfInfomsg:])
 	if err != nil {
-		return index, id
+		return index, id, kind
 	}
 	for attrs.Next() {
 		switch attrs.Type() {
@@ -234,9 +253,18 @@ func parseLink(b []byte) (index int, id linkIdent) {
 			id.mtu = int(attrs.Uint32())
 		case unix.IFLA_MASTER:
 			id.master = int(attrs.Uint32())
+		case unix.IFLA_LINKINFO:
+			attrs.Nested(func(info *netlink.AttributeDecoder) error {
+				for info.Next() {
+					if info.Type() == unix.IFLA_INFO_KIND {
+						kind = info.String()
+					}
+				}
+				return nil
+			})
 		}
 	}
-	return index, id
+	return index, id, kind
 }
 
 // learnAddr leaves out the link-local addresses that ports of the bridge get.

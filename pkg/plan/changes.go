@@ -4,6 +4,8 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -12,7 +14,12 @@ import (
 // order of the fields: what is needed first, what is removed last, the CNI
 // config at the very end.
 type Changes struct {
-	Sysctls []Sysctl
+	// AddBridge is the bridge to make; nil: none. It is made before the settings,
+	// because some are its own, and is set up after them.
+	AddBridge *topology.Device
+	Sysctls   []Sysctl
+	// SetDevices are the bridge and ports that are down or that lack their master.
+	SetDevices []topology.Device
 	// AddAddresses are missing from the bridge.
 	AddAddresses []topology.Address
 	// Table is written anew as a whole: it is missing, or its rules differ.
@@ -62,13 +69,26 @@ func (c Changes) TouchesCNI() bool { return c.CNI != nil || c.DeleteCNI }
 
 // KernelEmpty tells that nothing changes but the CNI config.
 func (c Changes) KernelEmpty() bool {
-	return len(c.Sysctls)+len(c.AddAddresses)+len(c.Add)+len(c.Replace)+len(c.Delete)+len(c.DeleteAddresses) == 0 &&
-		c.DeleteBridge == "" && c.Table == nil && !c.DeleteTable && c.Widen.Empty() && c.Narrow.Empty()
+	return len(c.Sysctls)+len(c.SetDevices)+len(c.AddAddresses)+len(c.Add)+len(c.Replace)+len(c.Delete)+len(c.DeleteAddresses) == 0 &&
+		c.AddBridge == nil && c.DeleteBridge == "" && c.Table == nil && !c.DeleteTable && c.Widen.Empty() && c.Narrow.Empty()
 }
 
 // WithoutRemovals leaves out what a later, fuller view might want back.
 func (c Changes) WithoutRemovals() Changes {
 	c.Delete, c.DeleteAddresses, c.DeleteBridge, c.Narrow, c.DeleteTable, c.DeleteCNI = nil, nil, "", SetChange{}, false, false
+	return c
+}
+
+// WithoutBridge leaves out the making of the bridge, and what can't be done without it.
+func (c Changes) WithoutBridge() Changes {
+	if c.AddBridge == nil {
+		return c
+	}
+	name := c.AddBridge.Name
+	c.Sysctls = slices.DeleteFunc(slices.Clone(c.Sysctls), func(s Sysctl) bool {
+		return slices.Contains(strings.Split(s.Path, "/"), name)
+	})
+	c.AddBridge, c.SetDevices, c.AddAddresses = nil, nil, nil
 	return c
 }
 

@@ -15,9 +15,7 @@ func Diff(desired, actual topology.State) Changes {
 	var c Changes
 	c.Sysctls = diffSysctls(desired.Sysctls, actual.Sysctls)
 	c.AddAddresses, c.DeleteAddresses = diffSorted(desired.Addresses, actual.Addresses, topology.Address.Compare)
-	if desired.Bridge == "" {
-		c.DeleteBridge = actual.Bridge
-	}
+	c.diffDevices(desired, actual)
 	c.diffRoutes(desired.Routes, actual.Routes)
 	c.diffMasquerade(desired.Masquerade, actual.Masquerade)
 	switch {
@@ -27,6 +25,27 @@ func Diff(desired, actual topology.State) Changes {
 		c.CNI = desired.CNI
 	}
 	return c
+}
+
+// diffDevices never takes a port out of the bridge. A port that is only in the desired
+// State has gone with its pod.
+func (c *Changes) diffDevices(desired, actual topology.State) {
+	if desired.Bridge == "" {
+		c.DeleteBridge = actual.Bridge
+	}
+	walk(desired.Devices, actual.Devices, topology.Device.Compare,
+		func(d topology.Device) {
+			if d.Name == desired.Bridge && actual.Bridge == "" {
+				c.AddBridge = &d
+				c.SetDevices = append(c.SetDevices, d)
+			}
+		},
+		func(topology.Device) {},
+		func(want, have topology.Device) {
+			if !want.Like(have) {
+				c.SetDevices = append(c.SetDevices, want)
+			}
+		})
 }
 
 // diffSysctls puts accept_ra first: forwarding would drop what it keeps.

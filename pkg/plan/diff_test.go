@@ -23,6 +23,7 @@ func drawState(t *rapid.T, label string) topology.State {
 	if rapid.Bool().Draw(t, label+" bridge") {
 		s.Bridge = "b"
 	}
+	s.Devices = drawDevices(t, label, s.Bridge)
 	for i := range 3 {
 		if rapid.Bool().Draw(t, label+" address") {
 			s.Addresses = append(s.Addresses, topology.Address{Dev: "b", Prefix: netip.PrefixFrom(topology.Gateway(subnet(i)), 24)})
@@ -38,6 +39,23 @@ func drawState(t *rapid.T, label string) topology.State {
 		s.Sysctls[path] = rapid.SampledFrom([]string{"0", "1", "2"}).Draw(t, path)
 	}
 	return s
+}
+
+// drawDevices draws the bridge, if there is one, and ports in it, out of it, or elsewhere.
+func drawDevices(t *rapid.T, label, bridge string) []topology.Device {
+	var devices []topology.Device
+	if bridge != "" {
+		devices = append(devices, topology.Device{Name: bridge, Up: rapid.Bool().Draw(t, label+" bridge up")})
+	}
+	for _, name := range []string{"veth1", "veth2"} {
+		if rapid.Bool().Draw(t, label+" "+name) {
+			devices = append(devices, topology.Device{
+				Name: name, Up: rapid.Bool().Draw(t, label+" port up"),
+				Master: rapid.SampledFrom([]string{"b", "", "other"}).Draw(t, label+" master"),
+			})
+		}
+	}
+	return devices
 }
 
 func subnet(i int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)) }
@@ -68,6 +86,15 @@ func drawMasquerade(t *rapid.T) *topology.Masquerade {
 // apply makes the Changes as the kernel would, and calls step after each kind.
 func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) topology.State {
 	s.Sysctls = map[string]string{}
+	s.Devices = slices.Clone(s.Devices)
+	if c.AddBridge != nil {
+		if s.Bridge != "" {
+			t.Fatalf("%s is made, and %s is there", c.AddBridge.Name, s.Bridge)
+		}
+		s.Bridge = c.AddBridge.Name
+		s.Devices = slices.Insert(s.Devices, 0, topology.Device{Name: s.Bridge})
+	}
+	setDevices(t, s.Devices, c.SetDevices)
 	for _, sysctl := range c.Sysctls {
 		s.Sysctls[sysctl.Path] = sysctl.Value
 	}
@@ -104,8 +131,8 @@ func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) t
 	}
 	s.Addresses = slices.DeleteFunc(s.Addresses, func(a topology.Address) bool { return slices.Contains(c.DeleteAddresses, a) })
 	slices.SortFunc(s.Addresses, topology.Address.Compare)
-	if c.DeleteBridge == s.Bridge {
-		s.Bridge = ""
+	if c.DeleteBridge == s.Bridge && s.Bridge != "" {
+		s.Devices, s.Bridge = slices.DeleteFunc(s.Devices, func(d topology.Device) bool { return d.Name == s.Bridge }), ""
 	}
 	s.Masquerade = changeSets(t, s.Masquerade, c.Narrow)
 	if c.DeleteTable {
@@ -118,6 +145,17 @@ func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) t
 		s.CNI = nil
 	}
 	return s
+}
+
+// setDevices fails as the kernel does on devices that are not there.
+func setDevices(t *rapid.T, devices, changes []topology.Device) {
+	for _, d := range changes {
+		i := slices.IndexFunc(devices, func(have topology.Device) bool { return have.Name == d.Name })
+		if i < 0 {
+			t.Fatalf("%v is not there", d)
+		}
+		devices[i] = d
+	}
 }
 
 // changeSets fails as the kernel does: on overlaps, and on what is not there.
@@ -150,6 +188,14 @@ func TestApplyingTheDifferenceGivesTheDesired(t *testing.T) {
 		got := apply(t, actual, changes, func(topology.State) {})
 		if !slices.Equal(got.Routes, desired.Routes) || !slices.Equal(got.Addresses, desired.Addresses) || !got.CNI.Equal(desired.CNI) || !sameTable(got.Masquerade, desired.Masquerade) {
 			t.Fatalf("got %+v\nwant %+v\nby %+v", got, desired, changes)
+		}
+		if want := desired.Bridge; got.Bridge != want {
+			t.Fatalf("the bridge is %q; want %q", got.Bridge, want)
+		}
+		for _, d := range got.Devices {
+			if i := slices.IndexFunc(desired.Devices, func(want topology.Device) bool { return want.Name == d.Name }); i >= 0 && !d.Like(desired.Devices[i]) {
+				t.Fatalf("%v is not as desired: %v", d, desired.Devices[i])
+			}
 		}
 		for path, value := range desired.Sysctls {
 			if actual.Sysctls[path] != value && got.Sysctls[path] != value {
@@ -232,6 +278,16 @@ func TestAcceptRAComesBeforeForwarding(t *testing.T) {
 	want := []Sysctl{{"net/ipv6/conf/zzz/accept_ra", "2"}, {topology.SysctlForward4, "1"}, {topology.SysctlForward6, "1"}}
 	if !reflect.DeepEqual(c.Sysctls, want) {
 		t.Errorf("got %v, want %v", c.Sysctls, want)
+	}
+}
+
+// A port that has gone since it was desired, with its pod, is no change.
+func TestAPortThatIsGoneIsNoChange(t *testing.T) {
+	bridge := topology.Device{Name: "b", Up: true}
+	before := topology.State{Bridge: "b", Devices: []topology.Device{bridge, {Name: "veth1", Master: "b", Up: true}}}
+	now := topology.State{Bridge: "b", Devices: []topology.Device{bridge, {Name: "veth2", Master: "b", Up: true}}}
+	if c := Diff(before, now); !c.Empty() {
+		t.Errorf("%+v", c)
 	}
 }
 

@@ -15,6 +15,7 @@ const (
 	KindSysctl  Kind = "sysctl"
 	KindAddress Kind = "address"
 	KindBridge  Kind = "bridge"
+	KindDevice  Kind = "device"
 	KindRoute   Kind = "route"
 	KindTable   Kind = "nftables table"
 	KindCNI     Kind = "CNI config"
@@ -36,6 +37,8 @@ func (k Key) Compare(o Key) int {
 
 func sysctlKey(s Sysctl) Key            { return Key{KindSysctl, s.Path} }
 func addressKey(a topology.Address) Key { return Key{KindAddress, a.String()} }
+func deviceKey(d topology.Device) Key   { return Key{KindDevice, d.Name} }
+func bridgeKey(name string) Key         { return Key{KindBridge, name} }
 
 // routeKey tells our own subnet's route from a peer's to the same subnet.
 func routeKey(r topology.Route) Key {
@@ -52,12 +55,17 @@ var (
 
 // Without leaves out the changes of all Keys that drop accepts. Where routes go in,
 // the table goes with them: a destination is in the sets before its route is there.
+// Without the bridge nothing of it is changed.
 func (c Changes) Without(drop func(Key) bool) Changes {
+	if c.AddBridge != nil && drop(bridgeKey(c.AddBridge.Name)) {
+		c = c.WithoutBridge()
+	}
 	c.Sysctls = without(c.Sysctls, sysctlKey, drop)
+	c.SetDevices = without(c.SetDevices, deviceKey, drop)
 	c.AddAddresses = without(c.AddAddresses, addressKey, drop)
 	c.Add, c.Replace, c.Delete = without(c.Add, routeKey, drop), without(c.Replace, routeKey, drop), without(c.Delete, routeKey, drop)
 	c.DeleteAddresses = without(c.DeleteAddresses, addressKey, drop)
-	if c.DeleteBridge != "" && drop(Key{KindBridge, c.DeleteBridge}) {
+	if c.DeleteBridge != "" && drop(bridgeKey(c.DeleteBridge)) {
 		c.DeleteBridge = ""
 	}
 	if c.touchesTable() && drop(tableKey) && len(c.Add)+len(c.Replace) == 0 {
@@ -80,7 +88,7 @@ func (c Changes) touchesTable() bool {
 // Repairs returns the Keys of changes that only put back what desired asked for
 // before as well: had nobody undone it, there would be nothing to change.
 func (c Changes) Repairs(before, desired topology.State) []Key {
-	var keys []Key
+	keys := c.bridgeRepairs(before, desired)
 	for _, s := range c.Sysctls {
 		if before.Sysctls[s.Path] == s.Value {
 			keys = append(keys, sysctlKey(s))
@@ -96,14 +104,33 @@ func (c Changes) Repairs(before, desired topology.State) []Key {
 			keys = append(keys, routeKey(r))
 		}
 	}
-	if c.DeleteBridge != "" && before.Bridge == desired.Bridge {
-		keys = append(keys, Key{KindBridge, c.DeleteBridge})
-	}
 	if c.touchesTable() && sameTables(before.Masquerade, desired.Masquerade) {
 		keys = append(keys, tableKey)
 	}
 	if c.TouchesCNI() && before.CNI.Equal(desired.CNI) {
 		keys = append(keys, cniKey)
+	}
+	return keys
+}
+
+// bridgeRepairs is the part of Repairs that is about the bridge and its ports. A port that
+// has come since the State before was desired was in the bridge as well.
+func (c Changes) bridgeRepairs(before, desired topology.State) []Key {
+	if before.Bridge != desired.Bridge {
+		return nil
+	}
+	var keys []Key
+	if c.AddBridge != nil {
+		keys = append(keys, bridgeKey(c.AddBridge.Name))
+	}
+	for _, d := range c.SetDevices {
+		i, known := slices.BinarySearchFunc(before.Devices, d, topology.Device.Compare)
+		if !known || before.Devices[i].Like(d) {
+			keys = append(keys, deviceKey(d))
+		}
+	}
+	if c.DeleteBridge != "" {
+		keys = append(keys, bridgeKey(c.DeleteBridge))
 	}
 	return keys
 }

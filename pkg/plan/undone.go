@@ -8,7 +8,10 @@ import (
 
 // Minus returns what is left of the Changes once some of them are done.
 func (c Changes) Minus(done Changes) Changes {
-	c.Sysctls = minus(c.Sysctls, done.Sysctls)
+	if done.AddBridge != nil {
+		c.AddBridge = nil
+	}
+	c.Sysctls, c.SetDevices = minus(c.Sysctls, done.Sysctls), minus(c.SetDevices, done.SetDevices)
 	c.AddAddresses, c.DeleteAddresses = minus(c.AddAddresses, done.AddAddresses), minus(c.DeleteAddresses, done.DeleteAddresses)
 	c.Add, c.Replace, c.Delete = minus(c.Add, done.Add), minus(c.Replace, done.Replace), minus(c.Delete, done.Delete)
 	if done.DeleteBridge != "" {
@@ -41,8 +44,14 @@ func minus[T comparable](all, done []T) []T {
 // Keys names everything that the Changes make, replace or remove.
 func (c Changes) Keys() []Key {
 	var keys []Key
+	if c.AddBridge != nil {
+		keys = append(keys, bridgeKey(c.AddBridge.Name))
+	}
 	for _, s := range c.Sysctls {
 		keys = append(keys, sysctlKey(s))
+	}
+	for _, d := range c.SetDevices {
+		keys = append(keys, deviceKey(d))
 	}
 	for _, addresses := range [][]topology.Address{c.AddAddresses, c.DeleteAddresses} {
 		for _, a := range addresses {
@@ -55,7 +64,7 @@ func (c Changes) Keys() []Key {
 		}
 	}
 	if c.DeleteBridge != "" {
-		keys = append(keys, Key{KindBridge, c.DeleteBridge})
+		keys = append(keys, bridgeKey(c.DeleteBridge))
 	}
 	if c.touchesTable() {
 		keys = append(keys, tableKey)
@@ -67,16 +76,19 @@ func (c Changes) Keys() []Key {
 }
 
 // A Tally is how many Changes of each sort there are. The table counts as one,
-// whatever of it changes.
+// whatever of it changes. The bridge and its ports are Devices.
 type Tally struct {
-	Sysctls, Addresses, Added, Replaced, Deleted, Tables, Configs int
+	Sysctls, Devices, Addresses, Added, Replaced, Deleted, Tables, Configs int
 }
 
 // Tally counts the Changes.
 func (c Changes) Tally() Tally {
 	t := Tally{
-		Sysctls: len(c.Sysctls), Addresses: len(c.AddAddresses) + len(c.DeleteAddresses),
+		Sysctls: len(c.Sysctls), Devices: len(c.SetDevices), Addresses: len(c.AddAddresses) + len(c.DeleteAddresses),
 		Added: len(c.Add), Replaced: len(c.Replace), Deleted: len(c.Delete),
+	}
+	if c.AddBridge != nil {
+		t.Devices++
 	}
 	if c.touchesTable() {
 		t.Tables = 1
@@ -91,4 +103,6 @@ func (c Changes) Tally() Tally {
 func (t Tally) Routes() int { return t.Added + t.Replaced + t.Deleted }
 
 // Sum is how many Changes there are.
-func (t Tally) Sum() int { return t.Sysctls + t.Addresses + t.Routes() + t.Tables + t.Configs }
+func (t Tally) Sum() int {
+	return t.Sysctls + t.Devices + t.Addresses + t.Routes() + t.Tables + t.Configs
+}

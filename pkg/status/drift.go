@@ -49,6 +49,14 @@ func Differences(c plan.Changes, actual topology.State, config string) []Differe
 	for _, s := range c.Sysctls {
 		say(plan.KindSysctl, Altered, s.Path+"="+s.Value)
 	}
+	if c.AddBridge != nil {
+		say(plan.KindBridge, Missing, c.AddBridge.Name)
+	}
+	for _, d := range c.SetDevices {
+		if c.AddBridge == nil || d.Name != c.AddBridge.Name {
+			say(plan.KindDevice, Altered, d.String())
+		}
+	}
 	for _, a := range c.AddAddresses {
 		say(plan.KindAddress, Missing, a.String())
 	}

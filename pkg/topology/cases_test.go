@@ -28,8 +28,11 @@ var update = flag.Bool("update", false, "write what is computed as what is wante
 //	options  flags, a line each; node1 is us
 //	host     a Host in YAML; without it, defaultHost
 //	actual   what is there: SUBNET via ADDRESS dev LINK [shared], unreachable
-//	         SUBNET, address PREFIX of the bridge, cni SUBNETS
-//	want     the routes, addresses, raised limits and Problems that come of it
+//	         SUBNET, address PREFIX of the bridge, cni SUBNETS, sysctl PATH=VALUE,
+//	         bridge [up] [in MASTER] [mac MAC], port NAME [up] [in MASTER] [pod ADDRESS]
+//	want     the routes, raised limits and Problems that come of it; also the devices
+//	         and addresses where the case mentions a bridge, and the settings that the
+//	         section actual names
 //
 // of which only nodes and want must be there. The comment before a case says
 // what it shows.
@@ -67,8 +70,15 @@ func runCase(t *testing.T, archive *txtar.Archive, name string, want *txtar.File
 	if host == "" {
 		host = defaultHost
 	}
+	actual := sections["actual"]
 	state, problems := Desired(parseOptions(t, sections["options"]), parseHost(t, host),
-		parseNodes(t, sections["nodes"]), parseActual(t, sections["actual"]))
+		parseNodes(t, sections["nodes"]), parseActual(t, actual))
+	if about := name + host + actual; !strings.Contains(about, "bridge") && !strings.Contains(about, Bridge) {
+		state.Addresses, state.Devices = nil, nil
+	}
+	maps.DeleteFunc(state.Sysctls, func(path, _ string) bool {
+		return !strings.Contains(path, "gc_thresh") && !strings.Contains(actual, "sysctl "+path)
+	})
 	got := describe(state, problems)
 	if *update {
 		want.Data = []byte(got)
@@ -94,13 +104,14 @@ func describe(state State, problems []Problem) string {
 	for _, r := range state.Routes {
 		fmt.Fprintln(&b, r)
 	}
+	for _, d := range state.Devices {
+		fmt.Fprintln(&b, d)
+	}
 	for _, a := range state.Addresses {
 		fmt.Fprintln(&b, "address", a)
 	}
 	for _, path := range slices.Sorted(maps.Keys(state.Sysctls)) {
-		if strings.Contains(path, "gc_thresh") {
-			fmt.Fprintf(&b, "%s=%s\n", path, state.Sysctls[path])
-		}
+		fmt.Fprintf(&b, "%s=%s\n", path, state.Sysctls[path])
 	}
 	if m := state.Masquerade; m != nil && len(m.Sources) > 1 {
 		fmt.Fprintln(&b, "masquerade", m.Sources)
@@ -211,6 +222,14 @@ func parseActual(t *testing.T, text string) State {
 			for _, p := range f[1:] {
 				s.CNI.Subnets = append(s.CNI.Subnets, netip.MustParsePrefix(p))
 			}
+		case f[0] == "sysctl":
+			path, value, _ := strings.Cut(f[1], "=")
+			s.Sysctls[path] = value
+		case f[0] == "bridge":
+			s.Bridge = Bridge
+			s.Devices = append(s.Devices, parseDevice(append([]string{Bridge}, f[1:]...)))
+		case f[0] == "port":
+			s.Devices = append(s.Devices, parseDevice(f[1:]))
 		case f[0] == "gc_thresh":
 			for _, path := range []string{NeighSysctl(4, 1), NeighSysctl(4, 2), NeighSysctl(4, 3)} {
 				s.Sysctls[path] = f[1]
@@ -227,6 +246,24 @@ func parseActual(t *testing.T, text string) State {
 	return s
 }
 
+// parseDevice reads NAME [up] [in MASTER] [mac MAC] [pod ADDRESS].
+func parseDevice(f []string) Device {
+	d := Device{Name: f[0]}
+	for i, word := range f {
+		switch word {
+		case "up":
+			d.Up = true
+		case "in":
+			d.Master = f[i+1]
+		case "mac":
+			d.MAC = f[i+1]
+		case "pod":
+			d.Pod = netip.MustParseAddr(f[i+1])
+		}
+	}
+	return d
+}
+
 func allSysctls(devs ...string) State {
 	s := State{Sysctls: map[string]string{SysctlForward4: "1", SysctlForward6: "1", SysctlBridgeNF4: "1", SysctlBridgeNF6: "1"}}
 	for _, dev := range devs {
@@ -234,5 +271,6 @@ func allSysctls(devs ...string) State {
 			s.Sysctls[ConfSysctl(family, dev, "forwarding")] = "1"
 		}
 	}
+	s.Sysctls[ConfSysctl(6, Bridge, "accept_ra")], s.Sysctls[ConfSysctl(6, Bridge, "disable_ipv6")] = "0", "0"
 	return s
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Desired computes what this host should be like so that its pods and those of
@@ -20,10 +21,11 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
+	b.bridgeName()
 	b.cni()
 	b.rivalConfigs()
 	b.unseen()
-	b.addresses()
+	b.bridge()
 	b.masquerade()
 	slices.SortFunc(b.problems, Problem.Compare)
 	return b.desired, b.problems
@@ -147,6 +149,10 @@ func (b *builder) findUplink(is4 bool) {
 			b.uplinks = append(b.uplinks, link)
 			return
 		}
+	}
+	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
+		b.ownProblem(AddressMissing, "IPv6 is switched off on this host, so no link bears the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
+		return
 	}
 	if given {
 		b.ownProblem(AddressMissing, "no link of this host bears the Node's %s InternalIP; peers route our pods' traffic to it", family)

@@ -16,7 +16,7 @@ type Host struct {
 	// ConfigsBefore are the files of other CNI configs that the container runtime
 	// takes before ours.
 	ConfigsBefore []string `json:"configsBefore,omitempty"`
-	// Ports counts the bridge's ports: pods that are attached to it.
+	// Ports counts the bridge's ports and the ports of pods that are not in the bridge.
 	Ports int `json:"ports,omitempty"`
 	// Leases are the addresses that pods of this host hold, or held when they were
 	// killed with nobody to detach them.
@@ -29,6 +29,12 @@ type Host struct {
 type Link struct {
 	Name string `json:"name"`
 	MTU  int    `json:"mtu"`
+	// Kind is the kernel's kind of link (IFLA_INFO_KIND), such as bridge, veth or vlan;
+	// hardware has the kind device. Empty: not known.
+	Kind string `json:"kind,omitempty"`
+	// Enslaved reports whether the link has a master: it is a port of a bridge, a slave
+	// of a bond or a member of a VRF.
+	Enslaved bool `json:"enslaved,omitempty"`
 	// Addrs are its addresses with their prefix lengths, link-local ones too.
 	Addrs []netip.Prefix `json:"addrs"`
 	// RouterAdvertised tells that an address or a route of it came by router
@@ -37,6 +43,22 @@ type Link struct {
 	RouterAdvertised bool `json:"routerAdvertised,omitempty"`
 	// Loopback tells the device lo.
 	Loopback bool `json:"loopback,omitempty"`
+}
+
+// Kinds of links (IFLA_INFO_KIND).
+const (
+	KindBridge = "bridge"
+	KindVeth   = "veth"
+)
+
+// FacesGuests reports whether links of a kind usually lead to guests of this host, such as
+// containers and virtual machines. A guest must not be able to act as this host's router.
+func FacesGuests(kind string) bool {
+	switch kind {
+	case KindBridge, KindVeth, "netkit", "tun", "macvtap", "ipvtap":
+		return true
+	}
+	return false
 }
 
 // linkWith returns the link that bears the address.

@@ -42,7 +42,7 @@ var reasons = map[Reason]struct {
 	HostUnseen:       {OfHost, "Let the agent read and watch the file or folder that is named; more inotify instances are to be had by fs.inotify.max_user_instances."},
 	KernelFailed:     {OfHost, "Give the agent CAP_NET_ADMIN in the host's network namespace if that is what the kernel refuses; else see the agent's log and the kernel's (dmesg)."},
 	TableFailed:      {OfHost, "See who holds the nftables table `inet plainroute` (nft list tables; a table may be bound to a process), and that the kernel has nf_tables and its NAT."},
-	BridgeFailed:     {OfHost, "See what the pods' bridge bears (ip address show) and who else manages it, such as NetworkManager or systemd-networkd; have them leave it alone."},
+	BridgeFailed:     {OfHost, "See what the pods' bridge bears (ip address show), what is in it (bridge link show), and who else manages them, such as NetworkManager or systemd-networkd; have them leave the bridge and its ports alone."},
 	CNIFailed:        {OfHost, "Make the CNI folder and the run folder writable to the agent, with room left on their file systems."},
 	CNIConflict:      {OfHost, "Remove the other network's CNI config from the node if its network is not wanted any more, and start its pods anew."},
 	APIUnavailable:   {OfHost, "See that the API server is up and this node reaches it (its Service's address takes kube-proxy), and that the agent's credentials may list and watch nodes. Routes stay as they are meanwhile."},

@@ -14,11 +14,14 @@ type State struct {
 	// Sysctls by their path below /proc/sys. The actual State has all that could
 	// matter, the desired one those that must have a certain value.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
-	// Bridge is the name of the pods' bridge, once the stock plugin has made it; no
-	// pass of the agent makes or removes it.
+	// Bridge is the name of the pods' bridge; empty: there is none. The agent makes it
+	// and never removes it.
 	Bridge string `json:"bridge,omitempty"`
-	// Addresses are those of the bridge that the stock plugin gives it, sorted.
-	// Nobody else repairs them: after `ip addr del`, CNI's CHECK still says fine.
+	// Devices are the bridge and the ports of pods, sorted by name. The actual State
+	// also has a pod's port that is not in the bridge.
+	Devices []Device `json:"devices,omitempty"`
+	// Addresses are those of the bridge, sorted. Only the agent repairs them: after
+	// `ip addr del`, CNI's CHECK still says fine.
 	Addresses []Address `json:"addresses,omitempty"`
 	// Routes are sorted by Compare and unique by their key.
 	Routes []Route `json:"routes,omitempty"`
@@ -29,14 +32,16 @@ type State struct {
 
 	granted []claim   // who has which pod subnet, sorted by subnet
 	retired []Address // gateways of former subnets, which are to go
+	mac     string    // of the bridge; running pods have it in their neighbor tables
 }
 
 // After returns what is there in the light of what was desired before: whom a pod
 // subnet was granted to is not written in the kernel, which knows a Node by its
 // address alone, and that may change; nor which of the bridge's addresses was a
-// gateway of ours, once the config has followed.
+// gateway of ours, once the config has followed; nor the MAC address of a bridge that
+// was deleted.
 func (s State) After(desired State) State {
-	s.granted, s.retired = desired.granted, desired.retired
+	s.granted, s.retired, s.mac = desired.granted, desired.retired, desired.mac
 	return s
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Paths of settings below /proc/sys. Those with a device take its name by
@@ -122,14 +123,89 @@ func (b *builder) forwardOn(family int) {
 	}
 }
 
-// acceptRA keeps what the host learned from routers: once it forwards, the
-// kernel drops it, the default route too, unless accept_ra is 2
-// (ip-sysctl.rst, accept_ra).
+// acceptRA has this host listen to routers although it forwards: at accept_ra 1 the kernel
+// then ignores them, and drops what they have said, the default route too (ip-sysctl.rst,
+// accept_ra). A router may speak for the first time long after forwarding went on, so the
+// setting does not wait for it. 0 is the operator's choice.
 func (b *builder) acceptRA() {
 	for _, link := range b.host.Links {
 		path := ConfSysctl(6, link.Name, "accept_ra")
-		if link.RouterAdvertised && (b.actual.Sysctls[path] == "1" || b.actual.Sysctls[path] == "2") {
+		if b.hasRouters(link) && (b.actual.Sysctls[path] == "1" || b.actual.Sysctls[path] == "2") {
 			b.desired.Sysctls[path] = "2"
 		}
 	}
+}
+
+// hasRouters reports whether routers of this host may be on a link. A link that leads to
+// guests has none unless one was heard there or the Node is known by an address on it: a
+// container must not become the router of its host.
+func (b *builder) hasRouters(link Link) bool {
+	switch {
+	case link.Loopback, link.Name == b.opts.Bridge:
+		return false
+	case link.RouterAdvertised:
+		return true
+	case link.Enslaved:
+		return false
+	}
+	return !FacesGuests(link.Kind) || b.own != nil && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool {
+		return slices.Contains(b.own.Addrs, p.Addr())
+	})
+}
+
+// minMTU6 is the least MTU of a link that carries IPv6 (RFC 8200, section 5).
+const minMTU6 = 1280
+
+// bridgeSysctls asks for settings of the bridge, also of one that is still to be made. It
+// ignores router advertisements, which could only come from a pod. IPv6 is on where pods
+// have it, whatever the host's default for new devices is.
+func (b *builder) bridgeSysctls(conf *CNI) {
+	_, has6 := b.actual.Sysctls[SysctlForward6]
+	for _, s := range []struct {
+		path, value string
+		wanted      bool
+	}{
+		{ConfSysctl(4, conf.Bridge, "forwarding"), "1", b.serves(true)},
+		{ConfSysctl(6, conf.Bridge, "forwarding"), "1", b.serves(false)},
+		{ConfSysctl(6, conf.Bridge, "accept_ra"), "0", true},
+		{ConfSysctl(6, conf.Bridge, "disable_ipv6"), "0", slices.ContainsFunc(conf.Subnets, is6)},
+	} {
+		_, there := b.actual.Sysctls[s.path]
+		comes := b.actual.Bridge == "" && (strings.HasPrefix(s.path, "net/ipv4/") || has6 && conf.MTU >= minMTU6)
+		if s.wanted && (there || comes) {
+			b.desired.Sysctls[s.path] = s.value
+		}
+	}
+}
+
+func is6(p netip.Prefix) bool { return p.Addr().Is6() }
+
+// switchedOff returns the settings by which IPv6 is off on the links that could bear an
+// InternalIP, as paths.
+func (b *builder) switchedOff() []string {
+	var paths []string
+	for _, dev := range b.candidates() {
+		if path := ConfSysctl(6, dev, "disable_ipv6"); b.actual.Sysctls[path] == "1" {
+			paths = append(paths, path+"=1")
+		}
+	}
+	if all := ConfSysctl(6, "all", "disable_ipv6"); len(paths) > 0 && b.actual.Sysctls[all] == "1" {
+		paths = append([]string{all + "=1"}, paths...)
+	}
+	return paths
+}
+
+// candidates returns the links that bear the Node's InternalIPs of the other family, or
+// else all links that routers may be on.
+func (b *builder) candidates() []string {
+	var devs []string
+	for _, link := range b.uplinks {
+		devs = append(devs, link.Name)
+	}
+	for _, link := range b.host.Links {
+		if len(b.uplinks) == 0 && b.hasRouters(link) {
+			devs = append(devs, link.Name)
+		}
+	}
+	return devs
 }

@@ -1,0 +1,137 @@
+package topology
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+)
+
+// bridgeName reports a device of the bridge's name that is something else. It is not
+// ours, and nothing of it is changed.
+func (b *builder) bridgeName() {
+	if kind, taken := b.nameTaken(); taken {
+		b.ownProblem(BridgeFailed, "the device %s is not a bridge (its kind is %s), so no pod can be attached; rename or delete it, or give the agent another name (--bridge)", b.opts.Bridge, kind)
+	}
+}
+
+// nameTaken returns the kind of the device that has the bridge's name, if it is not a
+// bridge.
+func (b *builder) nameTaken() (kind string, taken bool) {
+	if b.opts.Router {
+		return "", false
+	}
+	for _, link := range b.host.Links {
+		if link.Name == b.opts.Bridge && link.Kind != KindBridge && link.Kind != "" {
+			return link.Kind, true
+		}
+	}
+	return "", false
+}
+
+// bridge describes the bridge and what is on it, once the subnets of the CNI config are
+// known. The bridge is made before the first pod comes, because the stock plugin can't make
+// one where the host switches IPv6 off on new devices, and never looks at its state again.
+func (b *builder) bridge() {
+	b.desired.Bridge, b.desired.Devices, b.desired.Addresses = b.actual.Bridge, b.actual.Devices, b.actual.Addresses
+	b.desired.mac = b.actual.mac
+	conf := b.desired.CNI
+	if _, taken := b.nameTaken(); taken || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
+		return
+	}
+	if b.actual.Bridge == "" && b.gatewayElsewhere(conf) {
+		return
+	}
+	b.desired.Bridge = conf.Bridge
+	b.devices(conf)
+	b.bridgeSysctls(conf)
+	b.addresses(conf)
+}
+
+// gatewayElsewhere reports whether another device has one of the gateways, as a bridge that
+// was renamed, or one of another network, which may have pods. A second one would take
+// their packets.
+func (b *builder) gatewayElsewhere(conf *CNI) bool {
+	return slices.ContainsFunc(conf.Subnets, func(p netip.Prefix) bool {
+		link, found := b.host.linkWith(Gateway(p))
+		return found && link.Name != conf.Bridge
+	})
+}
+
+// devices describes the bridge and its ports: all are up, and ports of pods are in the
+// bridge.
+func (b *builder) devices(conf *CNI) {
+	own := Device{Name: conf.Bridge, MAC: b.actual.mac, MTU: conf.MTU}
+	if own.MAC == "" {
+		own.MAC = bridgeMAC(conf.Subnets[0])
+	}
+	var ports []Device
+	for _, d := range b.actual.Devices {
+		if d.Name == conf.Bridge {
+			own = d
+			continue
+		}
+		ports = append(ports, b.port(d, conf.Bridge))
+	}
+	if own.Master != "" {
+		b.ownProblem(BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
+	}
+	own.Up = true
+	b.desired.mac = own.MAC
+	b.desired.Devices = append(ports, own)
+	slices.SortFunc(b.desired.Devices, Device.Compare)
+}
+
+// port describes a pod's port. One that is in another bridge was put there on purpose, so
+// it stays there.
+func (b *builder) port(d Device, bridge string) Device {
+	if d.Master != "" && d.Master != bridge {
+		b.ownProblem(BridgeFailed, "%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
+		return d
+	}
+	return Device{Name: d.Name, Master: bridge, Up: true}
+}
+
+// bridgeMAC derives the bridge's MAC address from a pod subnet. A bridge that is made anew
+// has the same one, so the neighbor tables of running pods stay right. It is unicast and
+// locally administered (IEEE 802, 48-bit universal LAN MAC addresses).
+func bridgeMAC(subnet netip.Prefix) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(subnet.String())) // a hash.Hash never fails
+	sum := h.Sum(nil)
+	return fmt.Sprintf("0a:58:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3])
+}
+
+// addresses describes the bridge's addresses: the gateway of each subnet of the config.
+// Gateways of former subnets are removed; all other addresses are left alone.
+func (b *builder) addresses(conf *CNI) {
+	addrs := make([]Address, 0, len(conf.Subnets)+len(b.actual.Addresses))
+	for _, p := range conf.Subnets {
+		addrs = append(addrs, Address{conf.Bridge, netip.PrefixFrom(Gateway(p), p.Bits())})
+	}
+	for _, a := range b.actual.Addresses {
+		switch {
+		case a.Dev != conf.Bridge, slices.Contains(addrs, a):
+		case b.gateway(a.Prefix), slices.Contains(b.actual.retired, a):
+			b.desired.retired = append(b.desired.retired, a)
+		default:
+			addrs = append(addrs, a)
+		}
+	}
+	slices.SortFunc(addrs, Address.Compare)
+	b.desired.Addresses = addrs
+}
+
+// gateway tells whether an address is what the stock plugin gives a bridge for a
+// pod subnet of this cluster: of that shape, and inside --cluster-cidr, of the config
+// that is there, or of a subnet of which host-local leased addresses to our pods.
+func (b *builder) gateway(p netip.Prefix) bool {
+	subnet := p.Masked()
+	return p.Addr() == Gateway(subnet) && p.Bits() == *b.judge.sizes.of(p.Addr().Is4()) &&
+		(within(b.opts.ClusterCIDRs, subnet) || b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, subnet) ||
+			slices.ContainsFunc(b.host.Leases, subnet.Contains))
+}
+
+// Gateway returns the address that host-local keeps for the gateway of a subnet:
+// the first.
+func Gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }

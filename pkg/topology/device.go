@@ -1,0 +1,40 @@
+package topology
+
+import (
+	"cmp"
+	"net/netip"
+)
+
+// Device is the pods' bridge, or the port of a pod. It is comparable with ==.
+type Device struct {
+	Name string `json:"name"`
+	// Master is the bridge that a port is in; empty: none.
+	Master string `json:"master,omitempty"`
+	// Up is the administrative state, IFF_UP.
+	Up bool `json:"up"`
+	// MAC and MTU (in bytes) are the bridge's. They are given to a new bridge and not
+	// changed later, because running pods rely on them.
+	MAC string `json:"mac,omitempty"`
+	MTU int    `json:"mtu,omitempty"`
+	// Pod is an address of the pod behind a port that is down or not in the bridge; the
+	// zero Addr for other devices.
+	Pod netip.Addr `json:"pod,omitzero"`
+}
+
+// Compare orders devices by name.
+func (d Device) Compare(e Device) int { return cmp.Compare(d.Name, e.Name) }
+
+// Like reports whether two devices of one name need no change to become the same.
+func (d Device) Like(e Device) bool { return d.Master == e.Master && d.Up == e.Up }
+
+// String gives the device as `ip link set` of ip-link(8) takes it.
+func (d Device) String() string {
+	s := "dev " + d.Name
+	if d.Master != "" {
+		s += " master " + d.Master
+	}
+	if d.Up {
+		return s + " up"
+	}
+	return s + " down"
+}
