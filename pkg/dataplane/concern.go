@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -113,6 +114,43 @@ func (k *Kernel) concern(blocks []netip.Prefix) {
 	if blocks == nil || slices.ContainsFunc(blocks, func(p netip.Prefix) bool { return !within(k.routes.blocks, p) }) {
 		k.fresh.routes = false
 	}
+}
+
+// learnRoute reports news. Of our own routes it makes those alone doubtful. A foreign one that has
+// our key, or joins ours in IPv6, concerns us, so all are read anew for it.
+func (k *Kernel) learnRoute(received netlink.Message) bool {
+	var m message
+	if !m.parse(received.Data) {
+		return false
+	}
+	if k.routes == nil {
+		return true
+	}
+	m.resolve(k.routes.objects)
+	deleted := received.Header.Type == unix.RTM_DELROUTE
+	switch {
+	case !m.mine():
+		if !k.matters(&m, deleted) {
+			return false
+		}
+		k.fresh.routes = false
+	case k.fresh.routes && k.fresh.ours && k.holds(&m, deleted):
+		return false
+	default:
+		k.fresh.ours = false
+		k.fresh.routes = k.fresh.routes && !m.shared()
+	}
+	return true
+}
+
+// learnObject reports news of a next hop that routes name by its id.
+func (k *Kernel) learnObject(m netlink.Message) bool {
+	id, _ := parseObject(m.Data)
+	if k.routes != nil && !k.routes.named[id] {
+		return false
+	}
+	k.fresh.routes = false
+	return true
 }
 
 // matters reports whether a notification of a foreign route makes what is kept doubtful: it can

@@ -314,7 +314,7 @@ func TestRenamedBridgeIsReported(t *testing.T) {
 	m.must(m.nl.LinkSetName(m.link(topology.Bridge), "br-old"))
 	m.up("br-old")
 	m.expect(news, "a bridge that is renamed")
-	m.settleOwnFault(nodes(2), topology.PodCIDRRefused) // it names br-old
+	m.settleOwnFault(nodes(2), topology.RouteConflict) // it names br-old
 	if _, err := m.nl.LinkByName(topology.Bridge); err == nil || m.master("vethpod") != "br-old" {
 		t.Errorf("another bridge is there: %v; the port is in %s", err, m.master("vethpod"))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,12 +29,6 @@ type socket struct {
 
 // A request is a message to the kernel, without its header.
 type request struct {
-	kind, flags uint16
-	data        []byte
-}
-
-// A reply is a message of the kernel. Its data is valid until the next one is read.
-type reply struct {
 	kind, flags uint16
 	data        []byte
 }
@@ -101,8 +96,8 @@ func (s *socket) acknowledge(requests []request) []error {
 		requests[i].flags |= unix.NLM_F_ACK
 		answers[i] = errLost
 	}
-	err := s.ask(requests, func(i int, r reply) bool {
-		refusal, ended := r.end()
+	err := s.ask(requests, func(i int, m netlink.Message) bool {
+		refusal, ended := end(m)
 		if ended {
 			answers[i] = refusal
 		}
@@ -124,10 +119,10 @@ func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, 
 	}
 	whole = true
 	var refusal error
-	lost := s.ask([]request{r}, func(_ int, r reply) (ended bool) {
-		whole = whole && r.flags&unix.NLM_F_DUMP_INTR == 0
-		if refusal, ended = r.end(); !ended {
-			f(r.kind, r.data)
+	lost := s.ask([]request{r}, func(_ int, m netlink.Message) (ended bool) {
+		whole = whole && m.Header.Flags&netlink.DumpInterrupted == 0
+		if refusal, ended = end(m); !ended {
+			f(uint16(m.Header.Type), m.Data)
 		}
 		return ended
 	})
@@ -138,12 +133,12 @@ func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, 
 }
 
 // end reports whether a message is the last one of an answer, and what it says.
-func (r reply) end() (refusal error, ended bool) {
-	if r.kind != unix.NLMSG_DONE && r.kind != unix.NLMSG_ERROR {
+func end(m netlink.Message) (refusal error, ended bool) {
+	if m.Header.Type != netlink.Done && m.Header.Type != netlink.Error {
 		return nil, false
 	}
-	if len(r.data) >= 4 {
-		if errno := int32(binary.NativeEndian.Uint32(r.data)); errno < 0 {
+	if len(m.Data) >= 4 {
+		if errno := int32(binary.NativeEndian.Uint32(m.Data)); errno < 0 {
 			return unix.Errno(-errno), true
 		}
 	}
@@ -152,7 +147,7 @@ func (r reply) end() (refusal error, ended bool) {
 
 // ask sends requests and calls f with what the kernel says to each, until f has said of all
 // that they are answered. Else an answer is lost, and the socket with it.
-func (s *socket) ask(requests []request, f func(i int, r reply) (ended bool)) error {
+func (s *socket) ask(requests []request, f func(i int, m netlink.Message) (ended bool)) error {
 	if err := s.open(); err != nil {
 		return err
 	}
@@ -168,15 +163,15 @@ func (s *socket) ask(requests []request, f func(i int, r reply) (ended bool)) er
 
 // collect reads until the last n requests are answered. What has another number was left of
 // an earlier question.
-func (s *socket) collect(n int, f func(i int, r reply) (ended bool)) error {
+func (s *socket) collect(n int, f func(i int, m netlink.Message) (ended bool)) error {
 	first := s.sequence - uint32(n) + 1
 	for open := n; open > 0; {
 		size, err := s.receive()
 		if err != nil {
 			return err
 		}
-		eachReply(s.in[:size], func(sequence uint32, r reply) {
-			if i := sequence - first; i < uint32(n) && f(int(i), r) {
+		eachMessage(s.in[:size], func(m netlink.Message) {
+			if i := m.Header.Sequence - first; i < uint32(n) && f(int(i), m) {
 				open--
 			}
 		})
@@ -223,16 +218,23 @@ func (s *socket) receive() (int, error) {
 	}
 }
 
-// eachReply takes a buffer of messages apart.
-func eachReply(b []byte, f func(sequence uint32, r reply)) {
+// eachMessage takes a datagram apart. The messages are valid for as long as it is.
+func eachMessage(b []byte, f func(netlink.Message)) {
 	for len(b) >= unix.SizeofNlMsghdr {
 		length := int(binary.NativeEndian.Uint32(b))
 		if length < unix.SizeofNlMsghdr || length > len(b) {
 			return
 		}
-		f(binary.NativeEndian.Uint32(b[8:]), reply{
-			binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), b[unix.SizeofNlMsghdr:length],
-		})
+		f(netlink.Message{Header: headerOf(b), Data: b[unix.SizeofNlMsghdr:length]})
 		b = b[min(len(b), (length+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
+	}
+}
+
+// headerOf reads struct nlmsghdr (linux/netlink.h).
+func headerOf(b []byte) netlink.Header {
+	return netlink.Header{
+		Length: binary.NativeEndian.Uint32(b), Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])),
+		Flags:    netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
+		Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -44,8 +45,8 @@ func TestAnswersThatAreReadLateCount(t *testing.T) {
 	m.must(m.rtnetlink.send(requests))
 	m.addVeth("eth1", 1500) // the kernel has much else to do meanwhile
 	answered := map[int]bool{}
-	m.must(m.rtnetlink.collect(perSend, func(i int, r reply) bool {
-		refusal, ended := r.end()
+	m.must(m.rtnetlink.collect(perSend, func(i int, m netlink.Message) bool {
+		refusal, ended := end(m)
 		answered[i] = refusal != nil
 		return ended
 	}))

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -102,33 +104,48 @@ func (k *Kernel) setBlind(err error, notify func()) {
 	}
 }
 
-// listen reads notifications until the socket's deadline.
+// listen reads notifications until the socket's deadline, into one buffer: there may be thousands a
+// second that concern nobody.
 func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("reading notifications: %w", err)
+	}
+	buffer := make([]byte, readBuffer)
 	for {
-		msgs, err := c.Receive()
+		n, err := receive(raw, buffer)
 		switch {
-		case errors.Is(err, unix.ENOBUFS):
+		case errors.Is(err, unix.ENOBUFS), n > len(buffer):
 			// Notifications were lost: nothing that is kept can be trusted.
 			k.Forget()
 			notify()
 		case err != nil:
 			return fmt.Errorf("reading notifications: %w", err)
-		case k.learn(msgs):
+		case k.learn(buffer[:n]):
 			notify()
 		}
 	}
 }
 
-// learn drops what the messages make doubtful, and tells whether they did.
-func (k *Kernel) learn(msgs []netlink.Message) bool {
+// receive waits for the next datagram. It returns the length that it has, were it longer than the buffer.
+func receive(raw syscall.RawConn, buffer []byte) (n int, err error) {
+	ended := raw.Read(func(fd uintptr) bool {
+		n, _, err = unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	return n, cmp.Or(ended, err)
+}
+
+// learn drops what the messages make doubtful, and reports whether they did.
+func (k *Kernel) learn(messages []byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	news := false
-	for _, m := range msgs {
+	eachMessage(messages, func(m netlink.Message) {
 		if k.learnOne(m) {
 			news = true
 		}
-	}
+	})
 	return news
 }
 
@@ -153,43 +170,6 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 		return k.learnSysctl(m)
 	}
 	return false
-}
-
-// learnRoute reports news. Of our own routes it makes those alone doubtful. A foreign one that has
-// our key, or joins ours in IPv6, concerns us, so all are read anew for it.
-func (k *Kernel) learnRoute(received netlink.Message) bool {
-	var m message
-	if !m.parse(received.Data) {
-		return false
-	}
-	if k.routes == nil {
-		return true
-	}
-	m.resolve(k.routes.objects)
-	deleted := received.Header.Type == unix.RTM_DELROUTE
-	switch {
-	case !m.mine():
-		if !k.matters(&m, deleted) {
-			return false
-		}
-		k.fresh.routes = false
-	case k.fresh.routes && k.fresh.ours && k.holds(&m, deleted):
-		return false
-	default:
-		k.fresh.ours = false
-		k.fresh.routes = k.fresh.routes && !m.shared()
-	}
-	return true
-}
-
-// learnObject reports news of a next hop that routes name by its id.
-func (k *Kernel) learnObject(m netlink.Message) bool {
-	id, _ := parseObject(m.Data)
-	if k.routes != nil && !k.routes.named[id] {
-		return false
-	}
-	k.fresh.routes = false
-	return true
 }
 
 // learnLink leaves out the ports of the bridge, which come and go with pods, but
