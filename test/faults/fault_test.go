@@ -18,6 +18,7 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"Routes, links and addresses", routeFaults()},
+		{"The bridge and its ports", bridgeFaults()},
 		{"Settings and nftables", settingFaults()},
 		{"Foreign routes", conflictFaults()},
 		{"The CNI config", configFaults()},
