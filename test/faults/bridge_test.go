@@ -12,6 +12,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
+// carrierLag is how long the kernel of a pod may take to find that its link is up again: it looks once a second
+// (linkwatch_schedule_work of net/core/link_watch.c).
+const carrierLag = 1500 * time.Millisecond
+
 func bridgeFaults() []fault {
 	return []fault{
 		{
@@ -27,7 +31,7 @@ func bridgeFaults() []fault {
 		{
 			name: "a pod's port set down", answer: "it is set up again",
 			strike: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.port())) },
-			times:  3, within: healLimit, loses: untilRepaired,
+			within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port taken out of the bridge while the agent is away", answer: "the next agent knows it by its lease, and puts it back",
