@@ -152,18 +152,36 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 }
 
 func (h *memoryHost) setUp(c plan.Changes) {
+	if c.AddBridge != nil {
+		h.note("bridge %s", c.AddBridge.Name)
+		h.state.Bridge = c.AddBridge.Name
+	}
 	for _, s := range c.Sysctls {
 		h.note("sysctl %s=%s", s.Path, s.Value)
 		if !h.forgetful {
 			h.state.Sysctls[s.Path] = s.Value
 		}
 	}
+	for _, d := range c.SetDevices {
+		h.note("set %s", d)
+		others := change(h.state.Devices, nil, named(h.state.Devices, d), topology.Device.Compare)
+		h.state.Devices = change(others, []topology.Device{d}, nil, topology.Device.Compare)
+	}
+	for _, a := range c.AddAddresses {
+		h.note("add address %s", a)
+	}
+	h.state.Addresses = change(h.state.Addresses, c.AddAddresses, nil, topology.Address.Compare)
 	if c.Table != nil {
 		h.note("table")
 		m := *c.Table
 		h.state.Masquerade = &m
 	}
 	h.changeSets("widen", c.Widen)
+}
+
+// named returns those of devices that have the name of d.
+func named(devices []topology.Device, d topology.Device) []topology.Device {
+	return slices.DeleteFunc(slices.Clone(devices), func(have topology.Device) bool { return have.Name != d.Name })
 }
 
 func (h *memoryHost) changeSets(what string, c plan.SetChange) {
@@ -220,6 +238,7 @@ func (h *memoryHost) dropRoute(r topology.Route) {
 }
 
 func (h *memoryHost) tearDown(c plan.Changes) {
+	h.state.Addresses = change(h.state.Addresses, nil, c.DeleteAddresses, topology.Address.Compare)
 	h.changeSets("narrow", c.Narrow)
 	if c.DeleteTable {
 		h.note("delete table")

@@ -31,14 +31,14 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	a.eventually(func() error { return a.metricIs(float64(a.passes()), "plainroute_pass_duration_seconds", nil)() })
-	for kind, want := range map[string]float64{"sysctl": 2, "table": 1, "cni": 1, "address": 0, "route_add": 4, "route_replace": 0, "route_delete": 0} {
+	for kind, want := range map[string]float64{"sysctl": 6, "device": 2, "table": 1, "cni": 1, "address": 2, "route_add": 4, "route_replace": 0, "route_delete": 0} {
 		if got := a.metric("plainroute_changes_total", map[string]string{"kind": kind, "reason": "start"}); got != want {
 			t.Errorf("changes of kind %s at the start are %v, want %v", kind, got, want)
 		}
 	}
 	repairs := map[string]string{"kind": "route_add", "reason": "repair"}
-	if got, all := a.metric("plainroute_changes_total", repairs), a.metric("plainroute_changes_total", nil); got != 1 || all != 9 {
-		t.Errorf("%v of %v changes are repairs of routes, want 1 of 9", got, all)
+	if got, all := a.metric("plainroute_changes_total", repairs), a.metric("plainroute_changes_total", nil); got != 1 || all != 17 {
+		t.Errorf("%v of %v changes are repairs of routes, want 1 of 17", got, all)
 	}
 	for state, want := range map[string]float64{"ok": 2, "refused": 1, "missing": 0, "conflict": 0, "off_link": 0, "failed": 0} {
 		if got := a.metric("plainroute_peers", map[string]string{"state": state}); got != want {

@@ -49,6 +49,7 @@ func (k *Kernel) addBridge(d *topology.Device) error {
 		return deviceError(op, err)
 	}
 	k.links.note(link.Attrs().Index, linkIdent{name: d.Name, mtu: d.MTU}, false)
+	k.links.local6 = false
 	return nil
 }
 

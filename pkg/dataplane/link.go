@@ -26,6 +26,7 @@ type linkFacts struct {
 	kinds  map[string]string  // what each was when all were read, by name
 	pods   map[int]netip.Addr // an address of the pod behind a port that is down or out of the bridge
 	mac    string             // of the bridge
+	local6 bool               // whether the bridge has an IPv6 link-local address
 }
 
 // A linkIdent is what of a link can change routes through it.
@@ -63,6 +64,7 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	for _, a := range addrs {
 		if link := byIndex[a.LinkIndex]; link != nil {
 			addAddr(link, a)
+			facts.local6 = facts.local6 || link.Name == k.cfg.Bridge && a.IP.To4() == nil && a.IP.IsLinkLocalUnicast()
 		}
 	}
 	return facts, byIndex, nil

@@ -103,7 +103,7 @@ func (f *linkFacts) devices(bridge string) []topology.Device {
 		}
 		switch {
 		case there && index == master:
-			d.MAC, d.MTU = f.mac, id.mtu
+			d.MAC, d.MTU, d.LinkLocal = f.mac, id.mtu, f.local6
 			all = append(all, d)
 		case d.Pod.IsValid(), there && id.master == master && id.up:
 			all = append(all, d)
@@ -145,5 +145,24 @@ func (k *Kernel) setDevice(d topology.Device) error {
 			return err
 		}
 	}
-	return k.handle.LinkSetUp(link)
+	if err := k.handle.LinkSetUp(link); err != nil {
+		return err
+	}
+	return k.addLinkLocal(link, d)
+}
+
+// addLinkLocal gives the bridge the IPv6 link-local address that the kernel would make of its
+// MAC address (RFC 4291, appendix A) later: once a port is up, and after it has looked for
+// duplicates for a second or two, in which no pod is found.
+func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
+	mac, err := net.ParseMAC(d.MAC)
+	if !d.LinkLocal || err != nil || len(mac) != 6 || k.links.local6 {
+		return nil
+	}
+	ip := [16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
+	addr := &rtnl.Addr{IPNet: ipNet(netip.PrefixFrom(netip.AddrFrom16(ip), 64)), Flags: unix.IFA_F_NODAD}
+	if err := k.handle.AddrAdd(link, addr); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -177,7 +178,23 @@ func TestBridgeDisturbances(t *testing.T) {
 		"port taken out": func(m *machine) { m.must(m.nl.LinkSetNoMaster(m.link("vethpod"))) },
 		"port down":      func(m *machine) { m.must(m.nl.LinkSetDown(m.link("vethpod"))) },
 		"bridge deleted": func(m *machine) { m.must(m.nl.LinkDel(m.link(topology.Bridge))) },
-		"IPv6 off":       func(m *machine) { m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1") },
+		"addresses flushed": func(m *machine) {
+			addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_ALL)
+			m.must(err)
+			for _, a := range addrs {
+				m.must(m.nl.AddrDel(m.link(topology.Bridge), &a))
+			}
+		},
+		"link-local address deleted": func(m *machine) {
+			addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
+			m.must(err)
+			for _, a := range addrs {
+				if a.IP.IsLinkLocalUnicast() {
+					m.must(m.nl.AddrDel(m.link(topology.Bridge), &a))
+				}
+			}
+		},
+		"IPv6 off": func(m *machine) { m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -191,6 +208,11 @@ func TestBridgeDisturbances(t *testing.T) {
 			}
 			m.settle(nodes(2))
 			m.attached("vethpod")
+			locals, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
+			m.must(err)
+			if !slices.ContainsFunc(locals, func(a rtnl.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
+				t.Error("the bridge has no link-local address")
+			}
 			if got := m.bridgeAddrs(); len(got) != 2 || !m.isUp(topology.Bridge) {
 				t.Errorf("the bridge has %v, up %t", got, m.isUp(topology.Bridge))
 			}

@@ -247,7 +247,8 @@ func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	return index, id, kind
 }
 
-// learnAddr leaves out the link-local addresses that ports of the bridge get.
+// learnAddr leaves out the link-local addresses that ports of the bridge get, and that
+// the kernel gives to the bridge.
 func (k *Kernel) learnAddr(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return false
@@ -260,12 +261,21 @@ func (k *Kernel) learnAddr(m netlink.Message) bool {
 		if attrs.Type() != unix.IFA_ADDRESS {
 			continue
 		}
-		if addr, ok := netip.AddrFromSlice(attrs.Bytes()); ok && addr.Is6() && addr.IsLinkLocalUnicast() {
+		if addr, ok := netip.AddrFromSlice(attrs.Bytes()); ok && addr.Is6() && addr.IsLinkLocalUnicast() && !k.ofBridge(m) {
 			return false
 		}
 	}
 	k.fresh.routes = false
 	return true
+}
+
+// ofBridge reports whether a notification says that the bridge has lost an address.
+func (k *Kernel) ofBridge(m netlink.Message) bool {
+	index, there := 0, false
+	if k.links != nil {
+		index, there = k.links.byName[k.cfg.Bridge]
+	}
+	return there && m.Header.Type == unix.RTM_DELADDR && int(binary.NativeEndian.Uint32(m.Data[4:])) == index
 }
 
 // Of linux/netconf.h, which x/sys/unix leaves out.

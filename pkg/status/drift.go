@@ -54,7 +54,7 @@ func Differences(c plan.Changes, actual topology.State, config string) []Differe
 	}
 	for _, d := range c.SetDevices {
 		if c.AddBridge == nil || d.Name != c.AddBridge.Name {
-			say(plan.KindDevice, Altered, d.String())
+			say(plan.KindDevice, Altered, deviceText(d))
 		}
 	}
 	for _, a := range c.AddAddresses {
@@ -81,6 +81,13 @@ func Differences(c plan.Changes, actual topology.State, config string) []Differe
 		say(plan.KindCNI, fault, config)
 	}
 	return all
+}
+
+func deviceText(d topology.Device) string {
+	if d.LinkLocal {
+		return d.String() + ", with an IPv6 link-local address"
+	}
+	return d.String()
 }
 
 // faultOf says what is wrong with a thing of which there is one.

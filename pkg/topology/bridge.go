@@ -76,7 +76,7 @@ func (b *builder) devices(conf *CNI) {
 	if own.Master != "" {
 		b.ownProblem(BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
 	}
-	own.Up = true
+	own.Up, own.LinkLocal = true, own.LinkLocal || slices.ContainsFunc(conf.Subnets, is6)
 	b.desired.mac = own.MAC
 	b.desired.Devices = append(ports, own)
 	slices.SortFunc(b.desired.Devices, Device.Compare)

@@ -16,6 +16,9 @@ type Device struct {
 	// changed later, because running pods rely on them.
 	MAC string `json:"mac,omitempty"`
 	MTU int    `json:"mtu,omitempty"`
+	// LinkLocal reports whether the bridge has an IPv6 link-local address. Without one the
+	// kernel can't ask for the MAC address of a pod (ndisc_send_ns of net/ipv6/ndisc.c).
+	LinkLocal bool `json:"linkLocal,omitempty"`
 	// Pod is an address of the pod behind a port that is down or not in the bridge; the
 	// zero Addr for other devices.
 	Pod netip.Addr `json:"pod,omitzero"`
@@ -25,7 +28,9 @@ type Device struct {
 func (d Device) Compare(e Device) int { return cmp.Compare(d.Name, e.Name) }
 
 // Like reports whether two devices of one name need no change to become the same.
-func (d Device) Like(e Device) bool { return d.Master == e.Master && d.Up == e.Up }
+func (d Device) Like(e Device) bool {
+	return d.Master == e.Master && d.Up == e.Up && d.LinkLocal == e.LinkLocal
+}
 
 // String gives the device as `ip link set` of ip-link(8) takes it.
 func (d Device) String() string {

@@ -293,5 +293,4 @@ func acceptsAdvertisements(l *lab) {
 	if want := (state{"setting " + path: "2"}); want.compare(now) != nil {
 		l.t.Error(want.compare(now))
 	}
-	l.node.foreign["setting /proc/sys/net/"+path] = "2"
 }

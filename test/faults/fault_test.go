@@ -18,6 +18,7 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"Routes, links and addresses", routeFaults()},
+		{"The bridge and its ports", bridgeFaults()},
 		{"Settings and nftables", settingFaults()},
 		{"Foreign routes", conflictFaults()},
 		{"What the node looks like", viewFaults()},
@@ -51,6 +52,8 @@ type fault struct {
 	within time.Duration
 	// loses is the bound on lost packets.
 	loses losses
+	// lag is how long the kernel may take to use what is repaired.
+	lag time.Duration
 	// slow faults mostly wait.
 	slow bool
 	// alone are faults that strike the whole cluster: they come after all others.
@@ -137,7 +140,7 @@ func (f fault) mayLose(cut time.Duration) int {
 	if f.loses == nothing {
 		return 0
 	}
-	return int(cut/packetInterval) + edge
+	return int((cut+f.lag)/packetInterval) + edge
 }
 
 // judge stops the traffic and compares what was measured with the bounds.

@@ -148,12 +148,14 @@ func (m *machine) foreignState() (state, error) {
 
 // notOurs tells whether a setting is to stay as it is. Not so those that the agent sets, and what the kernel itself
 // changes with them: forwarding of every device, and IPv4's accept_redirects (Documentation/networking/ip-sysctl.rst,
-// ip_forward). Nor those of devices that come with pods, nor counters.
+// ip_forward), and accept_ra of the uplink. Nor those of devices that come with pods, nor counters.
 func notOurs(path string) bool {
 	parts := strings.Split(path, "/")
 	device, name := parts[len(parts)-2], parts[len(parts)-1]
 	switch {
 	case name == "ip_forward" || name == "forwarding" || name == "accept_redirects":
+		return false
+	case name == "accept_ra" && device == uplink:
 		return false
 	case strings.HasPrefix(name, "bridge-nf-call-") || strings.HasSuffix(name, "_count"):
 		return false
@@ -164,7 +166,7 @@ func notOurs(path string) bool {
 
 // ownSettings are the settings without which pods' packets don't pass.
 func ownSettings() []string {
-	settings := []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"}
+	settings := []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/" + bridge + "/accept_ra", "ipv6/conf/" + bridge + "/disable_ipv6"}
 	for _, family := range []string{"ipv4", "ipv6"} {
 		for _, device := range []string{uplink, bridge} {
 			settings = append(settings, family+"/conf/"+device+"/forwarding")
@@ -199,6 +201,9 @@ func (m *machine) ownState(peer *machine) (state, error) {
 		}
 	}
 	if err := s.addSettings(m.Namespace, ownSettings()); err != nil {
+		return nil, err
+	}
+	if err := s.addDevices(m); err != nil {
 		return nil, err
 	}
 	s["CNI config"] = readConfig(filepath.Join(m.ConfDir, conflist))

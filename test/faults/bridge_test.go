@@ -1,0 +1,203 @@
+package faults
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// carrierLag is how long the kernel of a pod may take to find that its link is up again: it looks once a second
+// (linkwatch_schedule_work of net/core/link_watch.c).
+const carrierLag = 1500 * time.Millisecond
+
+func bridgeFaults() []fault {
+	return []fault{
+		{
+			name: "the bridge set down", answer: "it is set up again",
+			strike: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.link(bridge))) },
+			times:  3, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "a pod's port taken out of the bridge", answer: "it is put back",
+			strike: func(l *lab) { l.must(l.node.Handle().LinkSetNoMaster(l.port())) },
+			times:  3, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "a pod's port set down", answer: "it is set up again",
+			strike: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.port())) },
+			within: healLimit, loses: untilRepaired, lag: carrierLag,
+		},
+		{
+			name: "a pod's port taken out of the bridge while the agent is away", answer: "the next agent knows it by its lease, and puts it back",
+			strike: strayWhileAway, within: startLimit, loses: untilRepaired,
+		},
+		{
+			name: "a pod's port put into another bridge", answer: "it is reported and left there; put back by hand, the report is gone",
+			strike: portElsewhere, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "the bridge deleted under its pods", answer: "it is made again with the same MAC address, and the ports are put back",
+			strike: func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
+			times:  3, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "IPv6 switched off on the bridge", answer: "it is switched on again, and the addresses are given back",
+			strike: func(l *lab) { l.must(l.node.Sysctl("net/ipv6/conf/"+bridge+"/disable_ipv6", "1")) },
+			times:  3, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "IPv6 switched off on the whole host", answer: "one problem names the settings; other devices are left alone, and all is well once the operator gives back what is theirs",
+			strike: withoutIPv6, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "the bridge deleted on a host that has IPv6 off on new devices", answer: "pods can be made from the first on; IPv6 is on on the bridge alone",
+			prepare: func(l *lab) { l.must(l.node.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")) },
+			strike:  func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
+			times:   2, within: healLimit, loses: untilRepaired,
+		},
+		{
+			name: "a bridge of plainroute's name that an operator made, without addresses", answer: "it is given what it needs; `status --problems` has none",
+			prepare: func(l *lab) {
+				l.must(l.node.Handle().LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge}}))
+			},
+			strike: func(*lab) {}, repaired: (*lab).checkStatus, within: time.Second,
+		},
+		{
+			name: "a rival takes a pod's port out of the bridge every 100 ms, for 20 s", answer: "after 20 repairs it is put back every 2 s, which is reported",
+			strike: portRival, within: truceLimit, loses: untilRepaired, slow: true,
+		},
+	}
+}
+
+// port is the node's end of the link to its pod.
+func (l *lab) port() netlink.Link {
+	l.t.Helper()
+	links, err := l.node.pods()
+	l.must(err)
+	if len(links) != 1 {
+		l.t.Fatalf("%s has %d ports of pods, want 1", l.node.Name, len(links))
+	}
+	return links[0]
+}
+
+// pods returns the node's ends of links to pods, which the stock plugin calls veth and a number.
+func (m *machine) pods() ([]netlink.Link, error) {
+	all, err := m.Handle().LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing the links of %s: %w", m.Name, err)
+	}
+	var pods []netlink.Link
+	for _, link := range all {
+		if strings.HasPrefix(link.Attrs().Name, "veth") {
+			pods = append(pods, link)
+		}
+	}
+	return pods, nil
+}
+
+// addDevices adds the bridge and the ports of pods.
+func (s state) addDevices(m *machine) error {
+	own, err := m.Handle().LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("finding the bridge: %w", err)
+	}
+	s["bridge "+bridge] = fmt.Sprintf("up %t, MAC address %s", own.Attrs().Flags&net.FlagUp != 0, own.Attrs().HardwareAddr)
+	pods, err := m.pods()
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		hairpin := "no port"
+		if pod.Attrs().MasterIndex != 0 {
+			info, err := m.Handle().LinkGetProtinfo(pod)
+			if err != nil {
+				return fmt.Errorf("asking for a port: %w", err)
+			}
+			hairpin = fmt.Sprint(info.Hairpin)
+		}
+		s["port "+pod.Attrs().Name] = fmt.Sprintf("up %t, in the bridge %t, hairpin %s",
+			pod.Attrs().Flags&net.FlagUp != 0, pod.Attrs().MasterIndex == own.Attrs().Index, hairpin)
+	}
+	return nil
+}
+
+func strayWhileAway(l *lab) {
+	l.must(l.node.StopAgent(unix.SIGTERM))
+	l.broken()
+	l.must(l.node.Handle().LinkSetNoMaster(l.port()))
+	l.repairable()
+	l.must(l.node.StartAgent(l.options))
+}
+
+func portElsewhere(l *lab) {
+	other := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br-other"}}
+	l.must(l.node.Handle().LinkAdd(other))
+	l.broken()
+	l.must(l.node.Handle().LinkSetMaster(l.port(), other))
+	l.await(func() error {
+		return l.checkProblem(topology.BridgeFailed, l.port().Attrs().Name+", the port of the pod")
+	})
+	if l.port().Attrs().MasterIndex != l.link("br-other").Attrs().Index {
+		l.t.Error("the port does not stay where it was put")
+	}
+	l.must(l.node.Handle().LinkDel(other))
+	l.repairable()
+}
+
+// withoutIPv6 is `sysctl net.ipv6.conf.all.disable_ipv6=1`, and some time later its reversal by whoever manages the host.
+func withoutIPv6(l *lab) {
+	saved := l.save()
+	l.broken()
+	l.must(l.node.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
+	l.await(func() error {
+		return l.checkProblem(topology.AddressMissing, "net/ipv6/conf/"+uplink+"/disable_ipv6=1")
+	})
+	l.await(l.onlyOneOwn)
+	l.must(l.node.Sysctl("net/ipv6/conf/all/disable_ipv6", "0"))
+	l.giveAddress(l.node.V6)
+	l.restore(saved)
+	l.repairable()
+}
+
+// onlyOneOwn tells if more than one problem keeps the node from being ready.
+func (l *lab) onlyOneOwn() error {
+	problems, err := l.node.problems(l.t.Context())
+	if err != nil {
+		return err
+	}
+	var own []topology.Problem
+	for _, p := range problems {
+		if p.Own {
+			own = append(own, p)
+		}
+	}
+	if len(own) != 1 {
+		return fmt.Errorf("%d problems of the node's own, want 1: %v", len(own), own)
+	}
+	return nil
+}
+
+// checkStatus tells if an operator is told of anything.
+func (l *lab) checkStatus() error {
+	done, err := l.node.Plainroute(l.within(limit), "status", "--problems")
+	if err == nil && done.Code != 0 {
+		err = fmt.Errorf("status --problems ends with %d: %s", done.Code, done.Stdout)
+	}
+	return err
+}
+
+func portRival(l *lab) {
+	port := l.port()
+	l.fight(func() { l.must(l.node.Handle().LinkSetNoMaster(port)) })
+	l.must(l.checkProblem(topology.Contested, "device "+port.Attrs().Name))
+	if err := l.checkRepairs("device", freeRepairs); err != nil {
+		l.t.Error(err)
+	}
+	l.repairable()
+}
