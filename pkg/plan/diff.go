@@ -138,10 +138,10 @@ func (c *Changes) diffMasquerade(desired, actual *topology.Masquerade) {
 		Cluster: desired.Cluster,
 		Nodes:   desired.Nodes,
 	}
-	if _, more := diffSorted(desired.Cluster, actual.Cluster, topology.ComparePrefix); len(more) > 0 {
+	if more := leaving(desired, desired.Cluster, actual.Cluster, topology.ComparePrefix, netip.Prefix.Addr); len(more) > 0 {
 		wide.Cluster = topology.Outermost(union(desired.Cluster, more, topology.ComparePrefix))
 	}
-	if _, more := diffSorted(desired.Nodes, actual.Nodes, netip.Addr.Compare); len(more) > 0 {
+	if more := leaving(desired, desired.Nodes, actual.Nodes, netip.Addr.Compare, netip.Addr.Unmap); len(more) > 0 {
 		wide.Nodes = union(desired.Nodes, more, netip.Addr.Compare)
 	}
 	if desired.SameRules(actual) {
@@ -150,6 +150,13 @@ func (c *Changes) diffMasquerade(desired, actual *topology.Masquerade) {
 		c.Table = &wide
 	}
 	c.Narrow = diffSets(desired, &wide)
+}
+
+// leaving returns the elements that only the actual sets have, of the families for which the
+// desired table has sets at all.
+func leaving[T comparable](m *topology.Masquerade, desired, actual []T, compare func(T, T) int, addr func(T) netip.Addr) []T {
+	_, more := diffSorted(desired, actual, compare)
+	return slices.DeleteFunc(more, func(x T) bool { return !m.Serves(addr(x).Is4()) })
 }
 
 // union merges two sorted lists.

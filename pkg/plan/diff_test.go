@@ -306,3 +306,21 @@ func BenchmarkDiff(b *testing.B) {
 		Diff(s, other)
 	}
 }
+
+// A table that no longer serves a family has no sets of it, so nothing is taken out of those.
+func TestTableLosesAFamily(t *testing.T) {
+	v6 := netip.MustParsePrefix("fd00:10:244:1::/64")
+	dual := &topology.Masquerade{
+		Bridge: "b", Sources: []netip.Prefix{subnet(1), v6}, Cluster: []netip.Prefix{subnet(1), subnet(2), v6},
+		Nodes: []netip.Addr{netip.MustParseAddr("192.168.1.12"), netip.MustParseAddr("fd00::12")},
+	}
+	single := &topology.Masquerade{Bridge: "b", Sources: dual.Sources[:1], Cluster: []netip.Prefix{subnet(1)}}
+	c := Diff(topology.State{Masquerade: single}, topology.State{Masquerade: dual})
+	want := SetChange{DeleteCluster: []netip.Prefix{subnet(2)}, DeleteNodes: dual.Nodes[:1]}
+	if !reflect.DeepEqual(c.Narrow, want) {
+		t.Errorf("taken out in the end: %+v, want %+v", c.Narrow, want)
+	}
+	if c.Table == nil || !slices.Equal(c.Table.Cluster, dual.Cluster[:2]) || !slices.Equal(c.Table.Nodes, dual.Nodes[:1]) {
+		t.Errorf("the table in between is %+v", c.Table)
+	}
+}
