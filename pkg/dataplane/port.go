@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -113,10 +114,14 @@ func (f *linkFacts) devices(bridge string) []topology.Device {
 	return all
 }
 
-// setDevices sets devices up and puts ports into the bridge. One that has gone is done: its
-// pod has gone.
+// setDevices puts ports into the bridge and sets devices up, the bridge last: if it has a port
+// by then, it sends at once, and else after the kernel has looked at its carrier, which it does
+// once a second (dev_activate of net/sched/sch_generic.c). A device that is not there any more
+// is done, because its pod has gone.
 func (k *Kernel) setDevices(devices []topology.Device) error {
 	var errs []error
+	devices = slices.Clone(devices)
+	slices.SortStableFunc(devices, func(a, b topology.Device) int { return cmp.Compare(b.Master, a.Master) })
 	for _, d := range devices {
 		k.fresh.routes = false
 		if err := k.setDevice(d); err != nil && !errors.Is(err, unix.ENODEV) {

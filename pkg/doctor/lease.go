@@ -78,7 +78,7 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 	case len(subnets) == 0:
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
 	}
-	found := p.rivalBridges(subnets)
+	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts())
 	if p.State.Bridge == "" || p.moves() {
 		return found // no pod was attached yet, or old-subnet says what to do
 	}
@@ -95,6 +95,22 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		if !slices.Contains(p.State.Addresses, want) {
 			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nobody beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(append(have, "nothing else"), ", ")),
 				"the agent puts it back at once: look whether it runs; or: ip address add "+want.String()))
+		}
+	}
+	return found
+}
+
+// cutPorts are the bridge if it is down, and ports of pods that are down or not in it.
+func (p *Patient) cutPorts() []Finding {
+	var found []Finding
+	for _, d := range p.State.Devices {
+		switch {
+		case d.Name == p.State.Bridge && !d.Up:
+			found = append(found, Fail("the pods' bridge is down, so this node's pods reach nobody", "ip link shows "+d.String(),
+				"the agent sets it up at once: look whether it runs; or: ip link set dev "+d.Name+" up"))
+		case d.Pod.IsValid():
+			found = append(found, Fail("a pod is cut off: its port is not in the pods' bridge, or down", fmt.Sprintf("%s leads to the pod %s, and ip link shows %s", d.Name, d.Pod, d),
+				fmt.Sprintf("the agent puts it back at once if no other bridge has it: look whether it runs; or: ip link set dev %s master %s up", d.Name, p.Bridge)))
 		}
 	}
 	return found
@@ -173,13 +189,17 @@ func giveBack(files []string) string {
 // ARP whatever the pod is doing.
 func (p *Patient) leaked(ctx context.Context, all []lease) ([]lease, error) {
 	var old []lease
+	lives := p.cutOff(all)
 	for _, l := range all {
-		if l.age > fresh && !p.runs(l.container) {
+		if l.age > fresh && !p.runs(l.container) && !lives[l.container] {
 			old = append(old, l)
 		}
 	}
 	if len(old) == 0 || p.Host.Ports == 0 {
 		return old, nil
+	}
+	if slices.ContainsFunc(p.State.Devices, func(d topology.Device) bool { return d.Name == p.State.Bridge && !d.Up }) {
+		return nil, nil // no pod can answer
 	}
 	const most = 512
 	old = old[:min(most, len(old))]
@@ -200,6 +220,18 @@ func (p *Patient) leaked(ctx context.Context, all []lease) ([]lease, error) {
 	return slices.DeleteFunc(old, func(l lease) bool {
 		return !slices.ContainsFunc(silent, func(t target) bool { return t.hop == l.addr })
 	}), nil
+}
+
+// cutOff returns the containers whose ports the kernel knows, although their addresses do not
+// answer: the port is down or not in the bridge.
+func (p *Patient) cutOff(all []lease) map[string]bool {
+	lives := map[string]bool{}
+	for _, l := range all {
+		if slices.ContainsFunc(p.State.Devices, func(d topology.Device) bool { return d.Pod == l.addr }) {
+			lives[l.container] = true
+		}
+	}
+	return lives
 }
 
 // runs tells whether containerd has a sandbox of that ID, where its folder can be seen.

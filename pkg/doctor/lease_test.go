@@ -199,6 +199,44 @@ func TestBridgeLostItsAddress(t *testing.T) {
 	finds(t, bridgeAddress(t.Context(), h.look()), Failure, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
 }
 
+// A pod whose port is down or out of the bridge lives: its leases are not to be given away.
+func TestPodThatIsCutOff(t *testing.T) {
+	h := newHost(t)
+	h.pod("web")
+	h.pod("db")
+	port := h.firstPort()
+	h.must(h.nl.LinkSetNoMaster(port))
+	well(t, leakedLeases(t.Context(), h.look()))
+	finds(t, bridgeAddress(t.Context(), h.Patient), Failure, port.Attrs().Name+" leads to the pod 10.244.1.2",
+		"ip link set dev "+port.Attrs().Name+" master plainroute0 up")
+	bridge, err := h.nl.LinkByName(topology.Bridge)
+	h.must(err)
+	h.must(h.nl.LinkSetMaster(port, bridge))
+	h.must(h.nl.LinkSetDown(port))
+	well(t, leakedLeases(t.Context(), h.look()))
+	finds(t, bridgeAddress(t.Context(), h.Patient), Failure, port.Attrs().Name+" leads to the pod 10.244.1.2", "down")
+	h.must(h.nl.LinkSetUp(port))
+	h.must(h.nl.LinkSetDown(bridge))
+	well(t, leakedLeases(t.Context(), h.look()))
+	if found := bridgeAddress(t.Context(), h.Patient); len(found) == 0 || !strings.Contains(found[0].Cure, "ip link set dev plainroute0 up") {
+		t.Errorf("of a bridge that is down: %+v", found)
+	}
+}
+
+// firstPort returns the port that the plugin made first.
+func (h *host) firstPort() rtnl.Link {
+	h.t.Helper()
+	all, err := h.nl.LinkList()
+	h.must(err)
+	for _, l := range all {
+		if strings.HasPrefix(l.Attrs().Name, "veth") && l.Attrs().MasterIndex != 0 {
+			return l
+		}
+	}
+	h.t.Fatal("no pod has a port")
+	return nil
+}
+
 // A bridge that another network left, with our subnet on it.
 func TestAnotherBridge(t *testing.T) {
 	h := newHost(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// carrierLag is how long the kernel of a pod may take to find that its link is up again: it looks once a second
-// (linkwatch_schedule_work of net/core/link_watch.c).
+// carrierLag is how long the kernel may take to find that the pod's link, or the bridge with the one port that it has
+// here, has a carrier again: it looks once a second (linkwatch_schedule_work of net/core/link_watch.c).
 const carrierLag = 1500 * time.Millisecond
 
 func bridgeFaults() []fault {
@@ -21,12 +21,12 @@ func bridgeFaults() []fault {
 		{
 			name: "the bridge set down", answer: "it is set up again",
 			strike: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.link(bridge))) },
-			times:  3, within: healLimit, loses: untilRepaired,
+			times:  3, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port taken out of the bridge", answer: "it is put back",
 			strike: func(l *lab) { l.must(l.node.Handle().LinkSetNoMaster(l.port())) },
-			times:  3, within: healLimit, loses: untilRepaired,
+			times:  3, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port set down", answer: "it is set up again",
@@ -35,16 +35,16 @@ func bridgeFaults() []fault {
 		},
 		{
 			name: "a pod's port taken out of the bridge while the agent is away", answer: "the next agent knows it by its lease, and puts it back",
-			strike: strayWhileAway, within: startLimit, loses: untilRepaired,
+			strike: strayWhileAway, within: startLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port put into another bridge", answer: "it is reported and left there; put back by hand, the report is gone",
-			strike: portElsewhere, within: healLimit, loses: untilRepaired,
+			strike: portElsewhere, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "the bridge deleted under its pods", answer: "it is made again with the same MAC address, and the ports are put back",
 			strike: func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
-			times:  3, within: healLimit, loses: untilRepaired,
+			times:  3, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "IPv6 switched off on the bridge", answer: "it is switched on again, and the addresses are given back",
@@ -59,7 +59,7 @@ func bridgeFaults() []fault {
 			name: "the bridge deleted on a host that has IPv6 off on new devices", answer: "pods can be made from the first on; IPv6 is on on the bridge alone",
 			prepare: func(l *lab) { l.must(l.node.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")) },
 			strike:  func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
-			times:   2, within: healLimit, loses: untilRepaired,
+			times:   2, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a bridge of plainroute's name that an operator made, without addresses", answer: "it is given what it needs; `status --problems` has none",

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -62,8 +64,12 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			return func() { must(t, os.Remove(other)) }
 		}},
 		"a foreign route to our own subnet": {"routes", "RouteConflict", []string{"not ours"}, func(t *testing.T, node *cluster.Node) func() {
-			must(t, node.AddStaticRoute(node.Subnets[0], cluster.Router4))
-			return func() { must(t, node.DeleteStaticRoute(node.Subnets[0], cluster.Router4)) }
+			subnet := node.Subnets[0] // the bridge's own route has metric 0
+			route := &rtnl.Route{
+				Dst: &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), 32)}, Gw: cluster.Router4.AsSlice(), Priority: 100,
+			}
+			must(t, node.Handle().RouteAdd(route))
+			return func() { must(t, node.Handle().RouteDel(route)) }
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
