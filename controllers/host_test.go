@@ -21,14 +21,15 @@ import (
 // on it, makes Changes in their order, and writes down each in a journal. It can
 // be told to refuse things, as kernels and file systems do.
 type memoryHost struct {
-	mu      sync.Mutex
-	facts   topology.Host
-	state   topology.State
-	journal []string
-	tries   []time.Time // when Apply was called
-	notify  func()
-	watched chan struct{} // closed once notify is there
-	held    chan chan struct{}
+	mu       sync.Mutex
+	facts    topology.Host
+	state    topology.State
+	journal  []string
+	tries    []time.Time // when Apply was called
+	notify   func()
+	concerns []netip.Prefix // of the last pass
+	watched  chan struct{}  // closed once notify is there
+	held     chan chan struct{}
 
 	refusedRoutes                map[netip.Prefix]error
 	refusedFacts, refusedObserve error
@@ -67,8 +68,8 @@ func newMemoryHost() (*memoryHost, error) {
 	return h, yaml.UnmarshalStrict([]byte(lan), &h.facts)
 }
 
-// Facts tells what the host is.
-func (h *memoryHost) Facts(context.Context, []netip.Prefix) (topology.Host, error) {
+// Facts leaves out what need not be there.
+func (h *memoryHost) Facts(_ context.Context, concerns []netip.Prefix) (topology.Host, error) {
 	select {
 	case release := <-h.held:
 		<-release
@@ -77,7 +78,10 @@ func (h *memoryHost) Facts(context.Context, []netip.Prefix) (topology.Host, erro
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	facts := h.facts
-	facts.Routes = slices.Clone(facts.Routes)
+	facts.Routes = slices.DeleteFunc(slices.Clone(facts.Routes), func(r topology.Route) bool {
+		return r.Dst.Bits() > 0 && !slices.ContainsFunc(concerns, r.Dst.Overlaps)
+	})
+	h.concerns = concerns
 	return facts, h.refusedFacts
 }
 

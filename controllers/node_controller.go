@@ -27,7 +27,7 @@ import (
 
 // Dataplane is the host that is to be kept as it should be.
 type Dataplane interface {
-	// Facts tells what the host is, apart from what is ours. Others' routes that
+	// Facts returns what the host is, apart from what is ours. Foreign routes that
 	// overlap none of the ranges, disjoint and sorted, may be left out; nil: none may.
 	Facts(ctx context.Context, concerns []netip.Prefix) (topology.Host, error)
 	// Observe tells what of ours is there; it is valid until the next Apply.
@@ -73,7 +73,7 @@ type NodeReconciler struct {
 	number    int64
 	failures  int
 	known     map[topology.Problem]bool
-	concerns  []netip.Prefix // where others' routes can matter to these Nodes
+	concerns  []netip.Prefix // where foreign routes can matter to these Nodes
 	started   passClock
 	rivals    *rivals
 	diary     *diary

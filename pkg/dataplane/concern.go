@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An egress is where a foreign route leads packets out: its gateway, if that address can
-// concern anyone, and its device, by its index.
+// An egress is where a foreign route sends packets: its gateway, if that address is in a range
+// that matters, and its device's index.
 type egress struct {
 	via netip.Addr
 	oif int
 }
 
-// take keeps a route if it is ours, can concern anyone, or is the first by its egress.
+// take keeps a route if it is ours, matters to the cluster, or is the first by its egress.
 func (f *routeFacts) take(m *message, links *linkFacts) {
 	resolved := m.resolve(f.objects)
 	kept := f.concerns(m)
@@ -39,16 +39,15 @@ func (f *routeFacts) take(m *message, links *linkFacts) {
 	}
 }
 
-// concerns reports whether a route can matter to a Node's address or a pod subnet. One to the
-// rest of the world is kept by its width, or comes with an address of this host; all others lead
-// to networks where none of ours are.
+// concerns reports whether a route can matter to a Node's address or a pod subnet: it overlaps
+// one of the blocks, is a default route or nearly as wide, or comes with an address of this host.
 func (f *routeFacts) concerns(m *message) bool {
 	const wide = 8
 	return f.blocks == nil || m.dst.Bits() < wide || m.protocol == unix.RTPROT_KERNEL || overlap(f.blocks, m.dst)
 }
 
-// overlap reports whether a prefix overlaps one of disjoint, sorted blocks: the last one that begins with
-// it or before it, or the next one.
+// overlap reports whether a prefix overlaps one of disjoint, sorted blocks: the last one that
+// begins no later than the prefix, or the next one.
 func overlap(blocks []netip.Prefix, p netip.Prefix) bool {
 	i, _ := slices.BinarySearchFunc(blocks, p.Addr(), func(b netip.Prefix, a netip.Addr) int {
 		if b.Addr().Compare(a) <= 0 {
@@ -67,8 +66,8 @@ func (f *routeFacts) egress(h hop) egress {
 	return e
 }
 
-// represents reports whether a route that concerns nobody is the first by its egress; then it
-// stands for all of them.
+// represents reports whether a route outside the blocks is the first by its egress. It is kept
+// for all of them, because their gateway and device still matter.
 func (f *routeFacts) represents(m *message, h hop, links *linkFacts) bool {
 	if m.kind != unix.RTN_UNICAST {
 		return false
@@ -104,8 +103,8 @@ func within(blocks []netip.Prefix, p netip.Prefix) bool {
 	return i > 0 && blocks[i-1].Bits() <= p.Bits() && blocks[i-1].Contains(p.Addr())
 }
 
-// concern says for which ranges foreign routes are kept; nil: all. If some were left out that are
-// wanted now, the table is read anew.
+// concern sets the ranges for which foreign routes are kept; nil: all. If the last read left out
+// routes that are wanted now, the table is read again.
 func (k *Kernel) concern(blocks []netip.Prefix) {
 	k.concerns = blocks
 	if k.routes == nil || k.routes.blocks == nil {
@@ -116,8 +115,9 @@ func (k *Kernel) concern(blocks []netip.Prefix) {
 	}
 }
 
-// learnRoute reports news. Of our own routes it makes those alone doubtful. A foreign one that has
-// our key, or joins ours in IPv6, concerns us, so all are read anew for it.
+// learnRoute reports whether a notification differs from what is kept. A change of a route of ours
+// makes only our routes stale. A foreign route with our key, or a next hop that joined ours in
+// IPv6, makes both stale.
 func (k *Kernel) learnRoute(received netlink.Message) bool {
 	var m message
 	if !m.parse(received.Data) {
@@ -143,7 +143,7 @@ func (k *Kernel) learnRoute(received netlink.Message) bool {
 	return true
 }
 
-// learnObject reports news of a next hop that routes name by its id.
+// learnObject reports whether a route that is kept names the next hop by its id.
 func (k *Kernel) learnObject(m netlink.Message) bool {
 	id, _ := parseObject(m.Data)
 	if k.routes != nil && !k.routes.named[id] {
@@ -153,10 +153,10 @@ func (k *Kernel) learnObject(m netlink.Message) bool {
 	return true
 }
 
-// matters reports whether a notification of a foreign route makes what is kept doubtful: it can
-// concern anyone, shows that a link hears a router, is the first by an egress, or stood for all
-// by one. Between two audits each egress is looked into once, for a routing daemon may add and
-// delete its only route many times a second.
+// matters reports whether a notification of a foreign route makes the foreign routes stale: the
+// route matters to the cluster, shows that a link receives router advertisements, is the first by
+// an egress, or was kept for all by one. Each egress counts once between two audits, because a
+// routing daemon may add and delete its only route many times a second.
 func (k *Kernel) matters(m *message, deleted bool) bool {
 	if k.routes.concerns(m) || !deleted && m.advertised() && !k.advertised[k.links.name(m.oif)] {
 		return true

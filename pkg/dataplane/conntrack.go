@@ -74,9 +74,9 @@ const (
 	ctaV6Dst      = 4
 )
 
-// bindings returns requests to forget entries, which are as the kernel sent them: so it takes
-// them back. Of a table of a million, no more is kept. What changes during
-// the look is younger than the rule, so a dump need not be whole.
+// bindings returns the requests that delete entries. Their data is what the kernel sent, which it
+// accepts back. Of a table of a million, nothing else is kept. What changes during
+// the dump is younger than the rule, so the dump need not be whole.
 func bindings(conntrack *socket, family byte, sources, destinations []netip.Prefix) ([]request, error) {
 	var found []request
 	header := []byte{family, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg

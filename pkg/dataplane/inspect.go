@@ -31,8 +31,8 @@ func NewInspector() (*Inspector, error) {
 	return &Inspector{handle, namespace}, nil
 }
 
-// askNFT gives f a connection that opens a socket for each question: the library takes answers by
-// their order, so on one socket what is left of one answer would be taken for the next.
+// askNFT calls f with a connection that opens a socket for each request: the library matches answers
+// by their order, so on one socket a part of an answer that it left would be taken for the next.
 func (i *Inspector) askNFT(f func(*nftables.Conn) error) error {
 	return i.namespace.do(func() error {
 		conn, err := nftables.New()

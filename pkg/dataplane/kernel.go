@@ -48,14 +48,14 @@ type Kernel struct {
 	rtnetlink *socket        // reads and writes routes
 	nfnetlink *socket        // asks for nftables' generation
 	nft       *nftables.Conn // our table
-	nftConn   *netlink.Conn  // its socket, whose port tells its echoes
+	nftConn   *netlink.Conn  // its socket, by whose port our own notifications are known
 
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
-	concerns   []netip.Prefix  // what foreign routes matter for; nil: anything
-	seen       map[egress]bool // those looked into since the last audit
-	objects    bool            // routes name next hops that are objects of their own
+	concerns   []netip.Prefix  // the ranges for which foreign routes are kept; nil: all
+	seen       map[egress]bool // those that made routes stale since the last audit
+	objects    bool            // routes refer to nexthop objects
 	advertised map[string]bool // links that have heard a router, by name
 	sysctls    map[string]string
 	masquerade *topology.Masquerade
@@ -125,10 +125,10 @@ func (k *Kernel) Forget() {
 	k.fresh, k.seen = freshness{}, map[egress]bool{}
 }
 
-// Facts tells what this host is, apart from what is ours. Of foreign routes it leaves out those that
-// concern nobody: they overlap none of the given ranges, disjoint and sorted (topology.Concerns), are
-// narrower than a /8, and come with no address of this host. Of the routes by one gateway and device one
-// is there all the same. With nil it has all.
+// Facts returns what this host is, apart from what is ours. It leaves out foreign routes that overlap
+// none of the given ranges, which are disjoint and sorted (topology.Concerns), unless the route is wider
+// than a /8, comes with an address of this host, or is the first by its gateway and device. With nil it
+// leaves out none.
 //
 // What can't be read beside the kernel is no reason to leave routes alone.
 func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Host, error) {

@@ -200,14 +200,14 @@ func (k *Kernel) flush(outcome *topology.Masquerade) error {
 	return nil
 }
 
-// abandon drops what is queued after a failure.
+// abandon drops what is queued, and the connection, after a failure.
 func (k *Kernel) abandon(err error) error {
 	return &nftError{errors.Join(err, k.dialNFT())}
 }
 
-// dialNFT opens a connection for our table, in place of one that has failed. On that answers may be
-// left: of a refused transaction the kernel sends an error for each message, and google/nftables, which
-// takes answers by their order, reads no more than the first that says EPERM.
+// dialNFT opens a connection for our table. It replaces one that has failed, because answers may be
+// left on that: the kernel sends an error for each message of a refused transaction, and google/nftables
+// matches answers by their order but stops reading at the first EPERM or ENOBUFS.
 func (k *Kernel) dialNFT() error {
 	var conn *netlink.Conn
 	var nft *nftables.Conn

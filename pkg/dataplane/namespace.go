@@ -15,7 +15,7 @@ import (
 type namespace struct{ file *os.File }
 
 func openNamespace() (*namespace, error) {
-	// That of this thread; /proc/self has that of the process's first one.
+	// /proc/self has the namespace of the process's first thread.
 	file, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("opening the network namespace: %w", err)
@@ -30,8 +30,8 @@ func (n *namespace) close() error {
 	return n.file.Close()
 }
 
-// do calls f on a thread inside the namespace. All threads of the agent are; elsewhere
-// moving one takes CAP_SYS_ADMIN.
+// do calls f on a thread in the namespace. In the agent all threads are; to move one from
+// another namespace needs CAP_SYS_ADMIN.
 func (n *namespace) do(f func() error) error {
 	runtime.LockOSThread()
 	here, err := openNamespace()

@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An object is a next hop that the kernel keeps apart from routes (ip-nexthop(8)), which name it by
-// its id: a single one, or a group of single ones.
+// An object is a nexthop object (ip-nexthop(8)), to which routes refer by its id: a single next
+// hop, or a group of those.
 type object struct {
 	hop
 	members []uint32
 }
 
-// readObjects returns them by their ids. Routes tell no gateway and no device while
-// net.ipv4.nexthop_compat_mode is 0.
+// readObjects returns nexthop objects by their ids. With net.ipv4.nexthop_compat_mode=0 a dump of
+// routes has neither gateways nor devices of routes that refer to one.
 func (k *Kernel) readObjects() (map[uint32]object, error) {
 	for range dumpTries {
 		objects := map[uint32]object{}
@@ -60,7 +60,8 @@ func parseObject(b []byte) (id uint32, o object) {
 	return id, o
 }
 
-// resolve fills in next hops that the route only names. It fails if they are not known.
+// resolve fills in the next hops of a route that has only the id of an object. It returns false if
+// the object is not known.
 func (m *message) resolve(objects map[uint32]object) bool {
 	if m.object == 0 || m.oif != 0 || m.shared() || m.kind != unix.RTN_UNICAST {
 		return true

@@ -14,8 +14,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// readMasquerade reads our table back, nil if there is none. After a failure the connection is made
-// anew, for answers may be left on it.
+// readMasquerade returns our table, nil if there is none. After a failure it replaces the connection,
+// because answers may be left on it.
 func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
 	m, err := k.readTable()
 	if err != nil {
@@ -24,7 +24,7 @@ func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
 	return m, nil
 }
 
-// readTable gives an empty Masquerade for a table in which anything is not as we make it. No desired one
+// readTable returns an empty Masquerade for a table in which anything is not as we make it. No desired one
 // equals that, so the table is made anew.
 func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	_, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)

@@ -33,10 +33,10 @@ type hop struct {
 	dead, encap bool
 }
 
-// parse reads struct rtmsg and its attributes (linux/rtnetlink.h), in place of what the message
-// was before. It is not ok for routes of other tables and families, cached ones, those of each
-// link's own and broken messages: a kernel answers for all families if it lacks the one that was
-// asked for (rtnetlink_rcv_msg of net/core/rtnetlink.c).
+// parse reads struct rtmsg and its attributes (linux/rtnetlink.h) into the message, whose memory
+// it reuses. It is not ok for broken messages, cached routes, link-local and multicast routes, and
+// those of other tables and families: a kernel that lacks a family answers a dump of it with all
+// families (rtnetlink_rcv_msg of net/core/rtnetlink.c).
 func (m *message) parse(b []byte) (ok bool) {
 	*m = message{others: m.others[:0]}
 	if len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
@@ -148,7 +148,7 @@ func number(b []byte) uint32 {
 func (m *message) shared() bool { return len(m.others) > 0 }
 
 // mine reports whether the route bears our mark; we never make one with a TOS or a source. An
-// IPv6 route with several next hops began with ours: the kernel tells the first
+// IPv6 route with several next hops began with ours: the kernel shows the first
 // one's protocol for all, and adds at the end (rt6_fill_node, fib6_add_rt2node). An
 // IPv4 route with several was made as a whole by somebody else.
 func (m *message) mine() bool {
@@ -162,8 +162,8 @@ func (m *message) advertised() bool {
 	return m.family == unix.AF_INET6 && (m.protocol == unix.RTPROT_RA || m.protocol == unix.RTPROT_KERNEL && m.expires)
 }
 
-// route translates the route by its first next hop. One that leads nowhere has no device, although the
-// kernel names lo for it in IPv6. Ours are not compared by whether they are dead, which is their device's doing.
+// route returns the route by its first next hop. Ours are never Dead: no write of ours can change
+// that, so they would differ from what is desired for as long as the device has no carrier.
 func (m *message) route(links *linkFacts) topology.Route {
 	r := m.by(m.hop, links)
 	r.Protocol, r.Src = m.protocol, m.src
@@ -173,7 +173,8 @@ func (m *message) route(links *linkFacts) topology.Route {
 	return r
 }
 
-// other translates the route by another of its next hops. Beside ours, whose it is the kernel does not tell.
+// other returns the route by another of its next hops. If the first is ours, the kernel does not
+// show the protocol of the others.
 func (m *message) other(h hop, links *linkFacts) topology.Route {
 	r := m.by(h, links)
 	if !m.mine() {
@@ -182,6 +183,8 @@ func (m *message) other(h hop, links *linkFacts) topology.Route {
 	return r
 }
 
+// by returns the route by a next hop. One that leads nowhere has no device, although the kernel
+// shows lo for it in IPv6.
 func (m *message) by(h hop, links *linkFacts) topology.Route {
 	r := topology.Route{
 		Type: routeTypes[m.kind], Dst: m.dst, From: m.from, Via: h.via, Metric: m.metric, TOS: int(m.tos), Dead: h.dead, Encap: h.encap,

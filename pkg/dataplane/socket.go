@@ -9,16 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket asks the kernel by netlink(7). It numbers what it asks and takes nothing but
-// answers with such a number, so an answer that was left behind is never taken for another's.
+// A socket sends requests to the kernel by netlink(7). It numbers them and ignores all answers
+// with another number, so an answer that was left unread is never taken for that of a later
+// request.
 //
-// It has no clock. The kernel works off what is sent, and queues all its answers, before the
-// sending returns (netlink_unicast_kernel and netlink_rcv_skb of net/netlink/af_netlink.c);
-// a dump goes on at each read (netlink_recvmsg). So an answer is there or it is lost, however
-// late it is read, and a reader never waits. After a loss the next question goes out by a
-// new socket.
+// It has no deadline. The kernel handles a request and queues all its answers before sendmsg
+// returns (netlink_unicast_kernel and netlink_rcv_skb of net/netlink/af_netlink.c), and continues
+// a dump at each read (netlink_recvmsg). So an answer is in the queue or it is lost, however
+// late it is read, and reads never wait. After a lost answer the next request uses a new
+// socket.
 //
-// It is for one goroutine at a time.
+// A socket must not be used by two goroutines at once.
 type socket struct {
 	namespace *namespace
 	protocol  int
@@ -33,7 +34,7 @@ type request struct {
 	data        []byte
 }
 
-// errLost is that of a request whose answer the socket had no room for, or that was cut off.
+// errLost is returned for a request whose answer did not fit into the socket's queue or the buffer.
 var errLost = errors.New("the kernel's answer was lost")
 
 // readBuffer is more than the kernel puts into one message: 32 KiB of a dump, if the reader has as
@@ -65,8 +66,8 @@ func (s *socket) open() error {
 	})
 }
 
-// options makes room for answers, which beyond the usual size takes CAP_NET_ADMIN, and has the
-// kernel filter dumps of routes: else each would bring the local table, and in IPv6 the cached routes.
+// options enlarges the queue, which needs CAP_NET_ADMIN beyond net.core.rmem_max, and makes the kernel
+// filter dumps of routes by table. Otherwise each dump would include the local table and, in IPv6, cached routes.
 func (s *socket) options(fd int) error {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
@@ -88,8 +89,8 @@ func (s *socket) close() error {
 	return err
 }
 
-// acknowledge sends requests in one go. It returns what the kernel says to each: nil, its
-// refusal, a unix.Errno, or errLost.
+// acknowledge sends requests in one sendmsg. It returns the kernel's answer to each: nil, a
+// unix.Errno, or errLost.
 func (s *socket) acknowledge(requests []request) []error {
 	answers := make([]error, len(requests))
 	for i := range requests {
@@ -111,11 +112,11 @@ func (s *socket) acknowledge(requests []request) []error {
 	return answers
 }
 
-// read sends a request and calls f with each message of its answer, up to the end. The answer is
-// not whole if what it tells of changed meanwhile.
+// read sends a request and calls f with each message of its answer. It is not whole if the kernel's
+// table changed during the dump. The data is valid during the call.
 func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, err error) {
 	if r.flags&unix.NLM_F_DUMP == 0 {
-		r.flags |= unix.NLM_F_ACK // which ends it, as a dump ends by itself
+		r.flags |= unix.NLM_F_ACK // the acknowledgment marks the end, as NLMSG_DONE does for a dump
 	}
 	whole = true
 	var refusal error
@@ -132,7 +133,7 @@ func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, 
 	return whole, nil
 }
 
-// end reports whether a message is the last one of an answer, and what it says.
+// end reports whether a message is the last one of an answer, and returns the error in it.
 func end(m netlink.Message) (refusal error, ended bool) {
 	if m.Header.Type != netlink.Done && m.Header.Type != netlink.Error {
 		return nil, false
@@ -145,8 +146,8 @@ func end(m netlink.Message) (refusal error, ended bool) {
 	return nil, true
 }
 
-// ask sends requests and calls f with what the kernel says to each, until f has said of all
-// that they are answered. Else an answer is lost, and the socket with it.
+// ask sends requests and calls f with each message of their answers, until f has returned true
+// for each request. If an answer is lost, it closes the socket.
 func (s *socket) ask(requests []request, f func(i int, m netlink.Message) (ended bool)) error {
 	if err := s.open(); err != nil {
 		return err
@@ -161,8 +162,8 @@ func (s *socket) ask(requests []request, f func(i int, m netlink.Message) (ended
 	return nil
 }
 
-// collect reads until the last n requests are answered. What has another number was left of
-// an earlier question.
+// collect reads until the last n requests are answered. Messages with another number belong to
+// earlier requests.
 func (s *socket) collect(n int, f func(i int, m netlink.Message) (ended bool)) error {
 	first := s.sequence - uint32(n) + 1
 	for open := n; open > 0; {
@@ -199,8 +200,8 @@ func (s *socket) send(requests []request) error {
 	return nil
 }
 
-// receive reads what is queued next. That some answer had no room is told before those that had
-// (netlink_overrun); they count all the same.
+// receive reads the next datagram. The kernel reports an overrun of the queue before the answers
+// that are in it (netlink_overrun), and those still count.
 func (s *socket) receive() (int, error) {
 	for {
 		n, from, err := unix.Recvfrom(s.fd, s.in, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
@@ -218,7 +219,7 @@ func (s *socket) receive() (int, error) {
 	}
 }
 
-// eachMessage takes a datagram apart. The messages are valid for as long as it is.
+// eachMessage calls f with each message of a datagram. The messages are slices of it.
 func eachMessage(b []byte, f func(netlink.Message)) {
 	for len(b) >= unix.SizeofNlMsghdr {
 		length := int(binary.NativeEndian.Uint32(b))

@@ -104,8 +104,8 @@ func (k *Kernel) setBlind(err error, notify func()) {
 	}
 }
 
-// listen reads notifications until the socket's deadline, into one buffer: there may be thousands a
-// second that concern nobody.
+// listen reads notifications until the socket's deadline. It uses one buffer, because a routing daemon
+// may cause thousands of them a second.
 func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -127,7 +127,7 @@ func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
 	}
 }
 
-// receive waits for the next datagram. It returns the length that it has, were it longer than the buffer.
+// receive waits for the next datagram and returns its length, which may exceed the buffer's.
 func receive(raw syscall.RawConn, buffer []byte) (n int, err error) {
 	ended := raw.Read(func(fd uintptr) bool {
 		n, _, err = unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT|unix.MSG_TRUNC)

@@ -2,10 +2,9 @@ package topology
 
 import "net/netip"
 
-// Concerns returns the ranges in which others' routes can matter to this cluster: where pods live, which
-// is --cluster-cidr, else all around each pod subnet, and all around each InternalIP of a Node. Around is a /16
-// in IPv4 and a /48 in IPv6, so that they are few, and seldom change as Nodes come and go. They are
-// disjoint, sorted and never nil.
+// Concerns returns the ranges in which foreign routes can matter to this cluster: --cluster-cidr, or
+// without it the /16 (IPv4) or /48 (IPv6) around each pod subnet, and the same around each InternalIP.
+// So they are few, and seldom change as Nodes come and go. They are disjoint, sorted and never nil.
 func Concerns(opts Options, nodes []*Node) []netip.Prefix {
 	c := concerns{opts: opts, widest: byFamily[int]{wide4, wide6}, seen: map[netip.Prefix]bool{}, all: []netip.Prefix{}}
 	for _, is4 := range []bool{true, false} {
@@ -36,15 +35,15 @@ type concerns struct {
 	addrs, pods byFamily[netip.Prefix] // the last block of each
 }
 
-// widen takes note of a length that pod subnets have.
+// widen admits a length that pod subnets have.
 func (c *concerns) widen(bits int, is4 bool) {
 	if widest := c.widest.of(is4); bits > 0 {
 		*widest = min(*widest, bits)
 	}
 }
 
-// addNode leaves out a subnet that is wider than any that can be accepted, which a single kubelet
-// could have all the world concern us by.
+// addNode leaves out a subnet that is wider than any that can be accepted. Otherwise a single
+// kubelet could make all foreign routes matter.
 func (c *concerns) addNode(n *Node) {
 	for _, addr := range n.Addrs {
 		c.add(single(addr), &c.addrs)
@@ -59,8 +58,7 @@ func (c *concerns) addNode(n *Node) {
 	}
 }
 
-// add skips what it has, most of all the last block of the same kind, in which the next Node's
-// nearly always is.
+// add skips what is in the last block of the same kind, as the next Node nearly always is.
 func (c *concerns) add(p netip.Prefix, kind *byFamily[netip.Prefix]) {
 	last := kind.of(p.Addr().Is4())
 	if last.Contains(p.Addr()) && last.Bits() <= p.Bits() {
@@ -73,8 +71,8 @@ func (c *concerns) add(p netip.Prefix, kind *byFamily[netip.Prefix]) {
 	}
 }
 
-// Bits of the blocks around an address, which is also as wide as a pod subnet may be that nobody
-// vouches for.
+// wide4 and wide6 are the bits of a block, and of the widest pod subnet that is plausible without
+// --cluster-cidr.
 const wide4, wide6 = 16, 48
 
 // around returns the block that holds a prefix, or a wider prefix itself.
