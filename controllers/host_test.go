@@ -36,6 +36,7 @@ type memoryHost struct {
 	stuck                        atomic.Bool                   // Apply is held
 	refusedApply                 error                         // of all that needs CAP_NET_ADMIN
 	refusedCNI                   error
+	refusedTable                 error
 	forgetful                    bool // takes settings without an error, and keeps none
 	refusedWatch                 chan error
 }
@@ -139,7 +140,7 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	if !c.KernelEmpty() && h.refusedApply != nil {
 		errs = append(errs, h.refusedApply)
 	} else {
-		h.setUp(c)
+		errs = append(errs, h.setUp(c))
 	}
 	errs = append(errs, h.applyRoutes(c)...)
 	if errors.Join(errs...) == nil {
@@ -151,12 +152,15 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	return errors.Join(errs...)
 }
 
-func (h *memoryHost) setUp(c plan.Changes) {
+func (h *memoryHost) setUp(c plan.Changes) error {
 	for _, s := range c.Sysctls {
 		h.note("sysctl %s=%s", s.Path, s.Value)
 		if !h.forgetful {
 			h.state.Sysctls[s.Path] = s.Value
 		}
+	}
+	if c.Table != nil && h.refusedTable != nil {
+		return partError{h.refusedTable, tableKey}
 	}
 	if c.Table != nil {
 		h.note("table")
@@ -164,6 +168,7 @@ func (h *memoryHost) setUp(c plan.Changes) {
 		h.state.Masquerade = &m
 	}
 	h.changeSets("widen", c.Widen)
+	return nil
 }
 
 func (h *memoryHost) changeSets(what string, c plan.SetChange) {

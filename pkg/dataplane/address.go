@@ -56,7 +56,7 @@ func (k *Kernel) eachAddress(op string, addrs []topology.Address, call func(rtnl
 			err = call(link, &rtnl.Addr{IPNet: ipNet(a.Prefix)})
 		}
 		if err != nil && !errors.Is(err, done) {
-			errs = append(errs, part(plan.KindAddress, fmt.Errorf("%s address %s: %w", op, a, err)))
+			errs = append(errs, part(plan.KindAddress, a.String(), fmt.Errorf("%s address %s: %w", op, a, err)))
 		}
 	}
 	return errors.Join(errs...)

@@ -19,6 +19,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
+	b.tableUnread()
 	b.cni()
 	b.rivalConfigs()
 	b.unseen()
@@ -315,7 +316,14 @@ func (b *builder) shared() {
 
 // masquerade describes our nftables table. Nodes without a route stay out of its
 // sets: who claims a foreign address must not change how pods reach it.
+//
+// A table that can't be read stays what it was: it would else be written over and
+// over, and what it holds can't be compared with anything.
 func (b *builder) masquerade() {
+	if b.host.TableUnread != "" {
+		b.desired.Masquerade = b.actual.Masquerade
+		return
+	}
 	sources := slices.Concat(b.subnets, b.former)
 	if len(sources) == 0 {
 		if b.actual.Masquerade == nil {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Paths of settings below /proc/sys. Those with a device take its name by
@@ -132,4 +133,10 @@ func (b *builder) acceptRA() {
 			b.desired.Sysctls[path] = "2"
 		}
 	}
+}
+
+// IsNeighSysctl reports whether the path is that of a limit of the neighbour table. Pods are
+// connected without it, up to that limit.
+func IsNeighSysctl(path string) bool {
+	return strings.HasPrefix(path, "net/") && strings.Contains(path, "/neigh/default/gc_thresh")
 }
