@@ -30,6 +30,8 @@ type Config struct {
 	ProcSys string
 	// ResolvConf is the file of resolv.conf(5).
 	ResolvConf string
+	// ResolvConfNeeded reports it if that file is missing; a host without it has no nameservers.
+	ResolvConfNeeded bool
 	// CNI is where our CNI config lives.
 	CNI cni.Store
 }
@@ -147,7 +149,7 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	if err := k.load(); err != nil {
 		return topology.Host{}, err
 	}
-	servers, err := nameservers(k.cfg.ResolvConf)
+	servers, err := nameservers(k.cfg.ResolvConf, k.cfg.ResolvConfNeeded)
 	if err == nil {
 		k.servers = servers
 	}
