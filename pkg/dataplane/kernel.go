@@ -251,14 +251,16 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 		k.releaseNew(),
 	)
 
-	routes := k.applyRoutes(c)
+	routes := k.applyRoutes(plan.Changes{Add: c.Add, Replace: c.Replace})
+	staying := k.applyRoutes(plan.Changes{Delete: c.Delete})
 	errs = append(errs, k.deleteAddresses(c.DeleteAddresses), part(plan.KindBridge, c.DeleteBridge, k.deleteBridge(c.DeleteBridge)))
-	if routes == nil && table == nil {
+	if staying == nil && table == nil { // a destination is in the sets for as long as its route is there
 		table = errors.Join(
 			k.changeTable(!c.Narrow.Empty(), func() error { return k.changeSets(c.Narrow) }),
 			k.changeTable(c.DeleteTable, k.deleteTable))
 	}
 	k.cover(k.masquerade)
+	routes = errors.Join(routes, staying)
 	if errors.Is(routes, unix.EPERM) {
 		errs = append(errs, routes)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -178,4 +179,21 @@ func TestUnreadTableStopsNothing(t *testing.T) {
 		t.Errorf("problems are %v", problems)
 	}
 	m.settle(nodes(4))
+}
+
+// A route that the kernel refuses for ever does not keep in the sets what is not wanted there any more.
+func TestRefusedRouteNarrowsSets(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(3))
+	gone := nodes(3)[2].Addrs[0]
+	refused := topology.Route{
+		Dst: netip.MustParsePrefix("10.128.77.0/24"), Via: gone, Dev: "missing", Protocol: topology.Protocol, Metric: topology.MetricPeer,
+	}
+	err := m.Apply(t.Context(), plan.Changes{Add: []topology.Route{refused}, Narrow: plan.SetChange{DeleteNodes: []netip.Addr{gone}}})
+	if route := new(RouteError); !errors.As(err, &route) {
+		t.Fatalf("got %v", err)
+	}
+	if got := m.observe().Masquerade.Nodes; slices.Contains(got, gone) {
+		t.Errorf("the set still has %s among %s", gone, got)
+	}
 }
