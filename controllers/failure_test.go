@@ -44,6 +44,88 @@ func TestRefusedRouteDoesNotBlock(t *testing.T) {
 	a.eventually(a.noProblems)
 }
 
+// While the kernel refuses one route for ever, another one that it refuses once is tried again at once: the waits of
+// the first are its own.
+func TestRefusedRouteDelaysNoOther(t *testing.T) {
+	api := useNodes(t)
+	api.create(node1(), peer(2), peer(3))
+	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
+	a.eventually(a.ready)
+	const tries = 10 // the next one would be after 20 s
+	a.eventually(func() (err error) {
+		a.host.with(func() {
+			if len(a.host.tries) < tries {
+				err = fmt.Errorf("%d tries", len(a.host.tries))
+			}
+		})
+		return err
+	})
+	a.host.disturb(func() {
+		a.host.state.Routes = slices.DeleteFunc(a.host.state.Routes, func(r topology.Route) bool { return r.Dst == netip.MustParsePrefix("10.244.3.0/24") })
+		a.host.refusedRoutes[netip.MustParsePrefix("10.244.3.0/24")] = syscall.ENOBUFS
+	})
+	a.eventually(func() error {
+		if got := a.problems("node3"); len(got) != 1 {
+			return fmt.Errorf("problems of node3 are %v", got)
+		}
+		return nil
+	})
+	before := a.passes()
+	a.eventually(func() error { // by itself: nobody has news
+		if n := a.passes() - before; n < 4 {
+			return fmt.Errorf("%d passes", n)
+		}
+		return nil
+	})
+	a.host.allow("10.244.3.0/24")
+	a.eventually(a.hasRoutes(peerRoute(3)))
+}
+
+// A table that can't be read or written delays nothing else, and keeps the node from being ready only where it masquerades.
+func TestFailedTableStopsNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		masquerade bool
+		fail       func(*memoryHost)
+		detail     string
+	}{
+		"unread, needed":      {true, func(h *memoryHost) { h.facts.TableUnread = "reading it: refused" }, "reading it: refused"},
+		"unread, not needed":  {false, func(h *memoryHost) { h.facts.TableUnread = "reading it: refused" }, "127.0.0.0/8"},
+		"refused, needed":     {true, func(h *memoryHost) { h.refusedTable = errors.New("writing it: refused") }, "writing it: refused"},
+		"refused, not needed": {false, func(h *memoryHost) { h.refusedTable = errors.New("writing it: refused") }, "127.0.0.0/8"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := useNodes(t)
+			api.create(node1(), peer(2))
+			a := startAgent(t, agentOptions{host: c.fail, edit: func(o *topology.Options) { o.Masquerade = c.masquerade }})
+			a.eventually(a.hasRoutes(peerRoute(2)))
+			if c.masquerade {
+				a.eventually(a.notReady("TableFailed", c.detail))
+			} else {
+				a.eventually(func() error {
+					last := a.board.Last()
+					if p := last.Problems; !last.Ready || len(p) != 1 || p[0].Reason != topology.TableFailed || p[0].Own || !strings.Contains(p[0].Detail, c.detail) {
+						return fmt.Errorf("ready: %t, problems: %v", last.Ready, p)
+					}
+					return nil
+				})
+			}
+			a.host.with(func() {
+				if got := a.host.state.CNI != nil; got == c.masquerade {
+					t.Errorf("the CNI config is there: %t", got)
+				}
+			})
+			a.settleFailing()
+			a.host.with(func() { a.host.facts.TableUnread, a.host.refusedTable = "", nil })
+			a.eventually(a.noProblems)
+			a.host.with(func() {
+				if a.host.state.Masquerade == nil || a.host.state.CNI == nil {
+					t.Error("the table or the CNI config is missing")
+				}
+			})
+		})
+	}
+}
+
 // Without CAP_NET_ADMIN nothing at all can be made: that is our own fault, and
 // is said once, however many peers there are.
 func TestNoPermissionBlocks(t *testing.T) {
@@ -141,27 +223,6 @@ func TestRetriesBackOff(t *testing.T) {
 	// A machine under load may make any of them longer, and none shorter; news may part one.
 	if sorted := slices.Sorted(slices.Values(waits)); slices.Min(waits[:3]) > time.Second || sorted[6] < firstRetry<<5 {
 		t.Errorf("waits between tries don't grow from %s on: %s", firstRetry, waits)
-	}
-}
-
-func TestRetryWaits(t *testing.T) {
-	var r NodeReconciler
-	total := time.Duration(0)
-	for range 100 {
-		wait := r.retry(errors.New("refused"))
-		if wait <= 0 || wait > 30*time.Second {
-			t.Fatalf("waits %s", wait)
-		}
-		total += wait
-	}
-	if total < 40*time.Minute {
-		t.Errorf("100 tries took %s: backoff does not reach 30 s", total)
-	}
-	if wait := r.retry(nil); wait != 0 {
-		t.Errorf("after success waits %s", wait)
-	}
-	if wait := r.retry(errors.New("refused")); wait > 100*time.Millisecond {
-		t.Errorf("after success the first try again waits %s", wait)
 	}
 }
 

@@ -17,73 +17,65 @@ type cniError struct{ err error }
 func (e *cniError) Error() string { return e.err.Error() }
 func (e *cniError) Unwrap() error { return e.err }
 
-// partFailure is an error of Apply that concerns one kind of things on this node.
-type partFailure interface {
-	error
-	FailedKind() plan.Kind
-}
-
 // partReasons say what is wrong when a kind of change fails.
 var partReasons = map[plan.Kind]topology.Reason{
-	plan.KindSysctl: topology.SettingFailed, plan.KindTable: topology.TableFailed,
+	plan.KindSysctl:  topology.SettingFailed,
 	plan.KindAddress: topology.BridgeFailed, plan.KindBridge: topology.BridgeFailed, plan.KindDevice: topology.BridgeFailed,
 }
 
-// failedRoutes returns the routes that an error of Apply names.
-func failedRoutes(err error) map[topology.Route]bool {
-	failed := map[topology.Route]bool{}
-	for _, e := range flatten(err) {
-		var route RouteFailure
-		if errors.As(e, &route) {
-			failed[route.FailedRoute()] = true
-		}
-	}
-	return failed
-}
-
-// achieved returns what of the changes was made, as far as the error of Apply tells:
-// all but the routes that it names, and of the rest nothing if it names more.
+// achieved returns what of the changes was made, as far as the error of Apply tells: all but what it
+// names. If it names less than all that failed, that is the routes only.
 func achieved(c plan.Changes, err error) plan.Changes {
 	if err == nil {
 		return c
 	}
-	done := plan.Changes{}
-	if onlyRoutes(err) {
-		done = c
+	failed := failedKeys(err)
+	if failed[plan.Key{Kind: kindOther}] {
+		c = plan.Changes{Add: c.Add, Replace: c.Replace, Delete: c.Delete}
 	}
-	failed := failedRoutes(err)
-	refused := func(r topology.Route) bool { return failed[r] }
-	done.Add = slices.DeleteFunc(slices.Clone(c.Add), refused)
-	done.Replace = slices.DeleteFunc(slices.Clone(c.Replace), refused)
-	done.Delete = slices.DeleteFunc(slices.Clone(c.Delete), refused)
+	done := c.Without(func(k plan.Key) bool { return failed[k] })
+	if failed[tableKey] { // which goes with routes
+		done = done.Minus(plan.Changes{DeleteTable: true})
+	}
 	return done
 }
 
-// verify tells whether the kernel has taken what it was given, from what is
-// still to be done after an Apply that ended with err. Routes that it refused
+// verify reports whether the kernel has taken what it was given, from what is
+// still to be done after an Apply that ended with err. What it refused
 // and removals can wait.
 func verify(rest plan.Changes, err error) error {
-	failed := failedRoutes(err)
-	refused := func(r topology.Route) bool { return failed[r] }
-	rest = rest.WithoutRemovals()
-	rest.Add = slices.DeleteFunc(slices.Clone(rest.Add), refused)
-	rest.Replace = slices.DeleteFunc(slices.Clone(rest.Replace), refused)
+	failed := failedKeys(err)
+	rest = rest.WithoutRemovals().Without(func(k plan.Key) bool { return failed[k] })
 	if rest.KernelEmpty() {
 		return nil
 	}
-	return fmt.Errorf("the kernel does not hold what was written (%d settings, %d devices, %d addresses, %d routes, table %t); trying again",
-		len(rest.Sysctls), rest.Tally().Devices, len(rest.AddAddresses), len(rest.Add)+len(rest.Replace), rest.Table != nil || !rest.Widen.Empty())
+	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%d settings, %d devices, %d addresses, %d routes, table %t); trying again",
+		len(rest.Sysctls), rest.Tally().Devices, len(rest.AddAddresses), len(rest.Add)+len(rest.Replace), rest.Table != nil || !rest.Widen.Empty())}
 }
 
-// onlyRoutes tells whether an error of Apply leaves this node itself whole.
-func onlyRoutes(err error) bool {
-	for _, e := range flatten(err) {
-		var route RouteFailure
-		if !errors.As(e, &route) || ownFault(e) {
-			return false
-		}
+// tableKey is that of our nftables table, as errors of Apply and Facts have it.
+var tableKey = plan.Key{Kind: plan.KindTable, Name: topology.Table}
+
+// blocks reports whether the error of a pass keeps pods of this node from what they need. A peer's route
+// is that peer's affair; the limits of the neighbor table are reached by few; and without masquerading
+// the table connects nobody.
+func blocks(err error, opts topology.Options) bool {
+	return slices.ContainsFunc(flatten(err), func(e error) bool { return blocksOne(e, opts) })
+}
+
+func blocksOne(e error, opts topology.Options) bool {
+	var route RouteFailure
+	var part PartFailure
+	switch {
+	case errors.As(e, &route):
+		return ownFault(e)
+	case !errors.As(e, &part):
+		return true
+	case part.FailedKey() == tableKey:
+		return opts.Masquerade
 	}
-	return true
+	key := part.FailedKey()
+	return key.Kind != plan.KindSysctl || !topology.IsNeighSysctl(key.Name)
 }
 
 // flatten gives the errors that were joined.
@@ -103,7 +95,7 @@ func flatten(err error) []error {
 }
 
 // problemsOf puts errors into words: a peer's route is that peer's affair.
-func problemsOf(err error, nodes []*topology.Node) []topology.Problem {
+func problemsOf(err error, nodes []*topology.Node, opts topology.Options) []topology.Problem {
 	var problems []topology.Problem
 	for _, e := range flatten(err) {
 		var route RouteFailure
@@ -112,26 +104,28 @@ func problemsOf(err error, nodes []*topology.Node) []topology.Problem {
 			problems = append(problems, topology.Problem{Node: nodeOf(failed, nodes), Subnet: failed.Dst, Reason: topology.RouteFailed, Detail: adviseRoute(e, failed)})
 			continue
 		}
-		problems = append(problems, ownFailure(e))
+		problems = append(problems, ownFailure(e, opts))
 	}
 	slices.SortFunc(problems, topology.Problem.Compare)
 	return slices.Compact(problems)
 }
 
-// ownFailure puts an error into words that keeps this node from being ready. One
+// ownFailure puts an error into words that keeps this node from being ready, or could. One
 // that meets every route is told once.
-func ownFailure(e error) topology.Problem {
-	p := topology.Problem{Reason: topology.KernelFailed, Own: true}
+func ownFailure(e error, opts topology.Options) topology.Problem {
+	p := topology.Problem{Reason: topology.KernelFailed, Own: blocksOne(e, opts)}
 	var route RouteFailure
 	var conf *cniError
-	var part partFailure
+	var part PartFailure
 	switch {
 	case errors.As(e, &route):
 		e = fmt.Errorf("changing routes: %w", errors.Unwrap(route))
 	case errors.As(e, &conf):
 		p.Reason = topology.CNIFailed
+	case errors.As(e, &part) && part.FailedKey() == tableKey:
+		return opts.TableProblem(e.Error())
 	case errors.As(e, &part):
-		p.Reason = partReasons[part.FailedKind()]
+		p.Reason = partReasons[part.FailedKey().Kind]
 	}
 	p.Detail = advise(e)
 	return p
@@ -156,11 +150,9 @@ func advise(err error) string {
 	switch {
 	case errors.Is(err, syscall.EROFS):
 		return err.Error() + " (mount it writable into the agent's pod)"
-	case errors.Is(err, syscall.EPERM) && concerns(err, plan.KindTable):
-		return err.Error() + " (the agent needs CAP_NET_ADMIN, and nobody else may hold the table)"
 	case errors.Is(err, syscall.EPERM) && !errors.As(err, new(*cniError)):
 		return err.Error() + " (the agent needs CAP_NET_ADMIN)"
-	case errors.Is(err, syscall.EACCES) && concerns(err, plan.KindAddress): // of netlink: it says itself why
+	case errors.Is(err, syscall.EACCES) && concernsAddress(err): // of netlink: it says itself why
 		return err.Error()
 	case errors.Is(err, fs.ErrPermission):
 		return err.Error() + " (the folder's or file's owner must let the agent write)"
@@ -178,8 +170,8 @@ func adviseRoute(err error, r topology.Route) string {
 	return err.Error()
 }
 
-// concerns tells whether an error is about a kind of things.
-func concerns(err error, kind plan.Kind) bool {
-	var part partFailure
-	return errors.As(err, &part) && part.FailedKind() == kind
+// concernsAddress reports whether an error is about an address of the bridge.
+func concernsAddress(err error) bool {
+	var part PartFailure
+	return errors.As(err, &part) && part.FailedKey().Kind == plan.KindAddress
 }

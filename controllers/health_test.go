@@ -92,22 +92,36 @@ func TestHealthzBearsAllElse(t *testing.T) {
 // partError is what the dataplane gives for a part of this node.
 type partError struct {
 	error
-	kind plan.Kind
+	key plan.Key
 }
 
-func (e partError) FailedKind() plan.Kind { return e.kind }
+func (e partError) FailedKey() plan.Key { return e.key }
 
-// Which part of this node can't be made is told apart.
+// Which part of this node can't be made is told apart, and what pods don't need keeps no node from being ready.
 func TestFailedPartsHaveReasons(t *testing.T) {
-	for kind, want := range map[plan.Kind]topology.Reason{
-		plan.KindSysctl: topology.SettingFailed, plan.KindTable: topology.TableFailed,
-		plan.KindAddress: topology.BridgeFailed, plan.KindBridge: topology.BridgeFailed,
+	masquerades, routesOnly := topology.Options{Masquerade: true}, topology.Options{}
+	limit := plan.Key{Kind: plan.KindSysctl, Name: topology.NeighSysctl(4, 1)}
+	for _, c := range []struct {
+		key  plan.Key
+		opts topology.Options
+		want topology.Problem
+	}{
+		{plan.Key{Kind: plan.KindSysctl, Name: topology.SysctlForward4}, routesOnly, topology.Problem{Reason: topology.SettingFailed, Detail: "refused", Own: true}},
+		{limit, masquerades, topology.Problem{Reason: topology.SettingFailed, Detail: "refused"}},
+		{plan.Key{Kind: plan.KindAddress}, routesOnly, topology.Problem{Reason: topology.BridgeFailed, Detail: "refused", Own: true}},
+		{plan.Key{Kind: plan.KindBridge}, routesOnly, topology.Problem{Reason: topology.BridgeFailed, Detail: "refused", Own: true}},
+		{tableKey, masquerades, topology.Problem{Reason: topology.TableFailed, Detail: "refused", Own: true}},
+		{tableKey, routesOnly, topology.Problem{Reason: topology.TableFailed, Detail: "refused; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"}},
 	} {
-		got := problemsOf(errors.Join(errors.New("other"), partError{errors.New("refused"), kind}), nil)
-		wanted := []topology.Problem{{Reason: topology.KernelFailed, Detail: "other", Own: true}, {Reason: want, Detail: "refused", Own: true}}
+		err := errors.Join(errors.New("other"), partError{errors.New("refused"), c.key})
+		got := problemsOf(err, nil, c.opts)
+		wanted := []topology.Problem{{Reason: topology.KernelFailed, Detail: "other", Own: true}, c.want}
 		slices.SortFunc(wanted, topology.Problem.Compare)
 		if !slices.Equal(got, wanted) {
-			t.Errorf("%s: %v, want %v", kind, got, wanted)
+			t.Errorf("%s: %v, want %v", c.key, got, wanted)
+		}
+		if got := blocks(partError{errors.New("refused"), c.key}, c.opts); got != c.want.Own {
+			t.Errorf("%s blocks: %t, want %t", c.key, got, c.want.Own)
 		}
 	}
 }

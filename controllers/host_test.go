@@ -37,6 +37,7 @@ type memoryHost struct {
 	stuck                        atomic.Bool                   // Apply is held
 	refusedApply                 error                         // of all that needs CAP_NET_ADMIN
 	refusedCNI                   error
+	refusedTable                 error
 	forgetful                    bool // takes settings without an error, and keeps none
 	refusedWatch                 chan error
 }
@@ -143,7 +144,7 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	if !c.KernelEmpty() && h.refusedApply != nil {
 		errs = append(errs, h.refusedApply)
 	} else {
-		h.setUp(c)
+		errs = append(errs, h.setUp(c))
 	}
 	errs = append(errs, h.applyRoutes(c)...)
 	if errors.Join(errs...) == nil {
@@ -155,7 +156,7 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	return errors.Join(errs...)
 }
 
-func (h *memoryHost) setUp(c plan.Changes) {
+func (h *memoryHost) setUp(c plan.Changes) error {
 	if c.AddBridge != nil {
 		h.note("bridge %s", c.AddBridge.Name)
 		h.state.Bridge = c.AddBridge.Name
@@ -175,12 +176,16 @@ func (h *memoryHost) setUp(c plan.Changes) {
 		h.note("add address %s", a)
 	}
 	h.state.Addresses = change(h.state.Addresses, c.AddAddresses, nil, topology.Address.Compare)
+	if c.Table != nil && h.refusedTable != nil {
+		return partError{h.refusedTable, tableKey}
+	}
 	if c.Table != nil {
 		h.note("table")
 		m := *c.Table
 		h.state.Masquerade = &m
 	}
 	h.changeSets("widen", c.Widen)
+	return nil
 }
 
 // named returns those of devices that have the name of d.

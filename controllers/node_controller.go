@@ -33,8 +33,9 @@ type Dataplane interface {
 	// Observe tells what of ours is there; it is valid until the next Apply.
 	Observe(context.Context) (topology.State, error)
 	// Apply makes changes in their order. It is idempotent, and what is absent
-	// already is deleted already. Errors are joined; those that concern a single
-	// peer are of type RouteFailure.
+	// already is deleted already, and a failure stops nothing that does not depend on
+	// it. Errors are joined; those that concern a single peer are of type
+	// RouteFailure, and those that concern one part of this node PartFailure.
 	Apply(context.Context, plan.Changes) error
 }
 
@@ -42,6 +43,12 @@ type Dataplane interface {
 type RouteFailure interface {
 	error
 	FailedRoute() topology.Route
+}
+
+// PartFailure is an error of Apply that concerns one thing on this node alone.
+type PartFailure interface {
+	error
+	FailedKey() plan.Key
 }
 
 // Watcher tells of changes that somebody else made to the host.
@@ -71,7 +78,8 @@ type NodeReconciler struct {
 	Events *Events
 
 	number    int64
-	failures  int
+	retries   *retries
+	unread    bool // our nftables table, in this pass
 	known     map[topology.Problem]bool
 	concerns  []netip.Prefix // where foreign routes can matter to these Nodes
 	started   passClock
@@ -119,7 +127,7 @@ func (r *NodeReconciler) Healthy() error {
 // and in a container with new mounts.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
-	r.rivals = newRivals(time.Now)
+	r.rivals, r.retries = newRivals(time.Now), newRetries()
 	if r.diary == nil {
 		r.diary = newDiary(time.Now)
 	}
@@ -209,7 +217,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 		result.Problems = []topology.Problem{waiting(view)}
 	}
 	if err != nil {
-		result.Problems = append(result.Problems, problemsOf(err, view.Nodes)...)
+		result.Problems = append(result.Problems, problemsOf(err, view.Nodes, r.Options)...)
 	}
 	r.rivals.settle()
 	r.rivals.tell(ctx)
@@ -221,7 +229,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result.Ready = len(result.Blocking()) == 0
 	result.Undone = r.undone
 	r.publish(ctx, result, view)
-	r.Metrics.reported(result, !onlyRoutes(err))
+	r.Metrics.reported(result, blocks(err, r.Options))
 	if err == nil {
 		r.moved = r.held != nil
 	}
@@ -251,21 +259,14 @@ func inhabitedWait(problems []topology.Problem) time.Duration {
 	return 0
 }
 
-const (
-	firstRetry = 20 * time.Millisecond
-	lastRetry  = 30 * time.Second
-)
-
-// retry returns when to try again after an error, 0: never. The error is a
-// Problem by now; returned, it would be logged at each try.
+// retry returns when to try again what has failed, 0: never. The error is a Problem by
+// now; returned, it would be logged at each try.
 func (r *NodeReconciler) retry(err error) time.Duration {
-	if err == nil {
-		r.failures = 0
-		return 0
+	failed := failedKeys(err)
+	if r.unread {
+		failed[tableKey] = true
 	}
-	wait := firstRetry << min(r.failures, 16)
-	r.failures++
-	return min(wait, lastRetry)
+	return r.retries.after(failed, !errors.As(err, new(*lookError)))
 }
 
 // waiting says why there are no Nodes yet.
@@ -291,7 +292,7 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 	if !changes.KernelEmpty() {
 		made, err = r.apply(ctx, changes.WithoutCNI(), result.Desired)
 		r.Metrics.observeLatency(view.Since)
-		if !onlyRoutes(err) || !changes.TouchesCNI() {
+		if blocks(err, r.Options) || !changes.TouchesCNI() {
 			return made, err
 		}
 		var again error
@@ -329,12 +330,13 @@ func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desire
 func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Result) (plan.Changes, error) {
 	host, err := r.Dataplane.Facts(ctx, r.concerns)
 	if err != nil {
-		return plan.Changes{}, fmt.Errorf("learning about this host: %w", err)
+		return plan.Changes{}, &lookError{fmt.Errorf("learning about this host: %w", err)}
 	}
 	actual, err := r.Dataplane.Observe(ctx)
 	if err != nil {
-		return plan.Changes{}, fmt.Errorf("observing the kernel: %w", err)
+		return plan.Changes{}, &lookError{fmt.Errorf("observing the kernel: %w", err)}
 	}
+	r.unread = host.TableUnread != ""
 	if r.asked != nil {
 		actual = actual.After(*r.asked)
 	}

@@ -39,6 +39,7 @@ type agentFlags struct {
 	mode          string
 	cniConfDir    string
 	procSys       string
+	resolvConf    string
 	listen        string
 	metricsListen string
 	resync        time.Duration
@@ -80,6 +81,7 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
 	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings; in a pod, the host's mount")
+	registerResolvConf(fs, &f.resolvConf)
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of /healthz, /readyz, /status and /metrics")
 	fs.StringVar(&f.metricsListen, "metrics-listen", "", "one more address for /metrics, for Prometheus to reach")
 	fs.DurationVar(&f.resync, "resync", time.Minute, "period of the slow audit, which heals what the kernel does not announce")
@@ -129,7 +131,10 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 
 // hostConfig says where what is ours on this host is.
 func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
-	return dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store}
+	return dataplane.Config{
+		Bridge: f.bridge, ProcSys: f.procSys, CNI: store,
+		ResolvConf: f.resolvConf, ResolvConfNeeded: f.resolvConf != defaultResolvConf,
+	}
 }
 
 // gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB
@@ -142,7 +147,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	opts, more := f.options()
 	faults = append(faults, more...)
 	for _, err := range []error{
-		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys),
+		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf),
 		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
 		f.checkHerald(),
 	} {

@@ -109,7 +109,7 @@ func (f *cleanupFlags) validate(cmd *cobra.Command) error {
 
 func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Result, error) {
 	host, err := openHost(cmd.Context(), dataplane.Config{
-		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store,
+		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: store,
 	})
 	if err != nil {
 		return cleanup.Result{DryRun: f.dryRun}, err
@@ -131,6 +131,9 @@ func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
 		return facts, topology.State{}, err
 	}
 	state, err := h.Observe(ctx)
+	if err == nil && facts.TableUnread != "" { // what of ours is in there, nobody knows
+		err = errors.New(facts.TableUnread)
+	}
 	return facts, state, err
 }
 

@@ -144,7 +144,7 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 }
 
 func (f *doctorFlags) look(ctx context.Context, bridge string, store cni.Store) (topology.Host, topology.State, error) {
-	host, err := openHost(ctx, dataplane.Config{Bridge: bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
+	host, err := openHost(ctx, dataplane.Config{Bridge: bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: store})
 	if err != nil {
 		return topology.Host{}, topology.State{}, err
 	}

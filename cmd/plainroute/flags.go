@@ -53,6 +53,13 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
 }
 
+// defaultResolvConf is the file of resolv.conf(5). In a pod it is a copy of the pod's creation.
+const defaultResolvConf = "/etc/resolv.conf"
+
+func registerResolvConf(fs *pflag.FlagSet, path *string) {
+	fs.StringVar(path, "resolv-conf", defaultResolvConf, "file of this host's nameservers, which no pod subnet may hide; in a pod, the host's mount, for its own is as old as the pod")
+}
+
 // environment sets each flag that was not given from PLAINROUTE_<FLAG>.
 func environment(fs *pflag.FlagSet) []error {
 	var faults []error

@@ -17,7 +17,7 @@ import (
 func (f *statusFlags) held(ctx context.Context) status.Held {
 	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
 	held := status.Held{Locked: store.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
-	host, err := openHost(ctx, dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: "/etc/resolv.conf", CNI: store})
+	host, err := openHost(ctx, dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: store})
 	if err == nil {
 		var facts topology.Host
 		facts, held.State, err = host.Look(ctx)

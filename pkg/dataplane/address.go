@@ -62,7 +62,7 @@ func (k *Kernel) eachAddress(op string, addrs []topology.Address, call func(rtnl
 			err = fmt.Errorf("%w (IPv6 is switched off on that device: %s)", err, topology.ConfSysctl(6, a.Dev, "disable_ipv6"))
 		}
 		if err != nil && !errors.Is(err, done) {
-			errs = append(errs, part(plan.KindAddress, fmt.Errorf("%s address %s: %w", op, a, err)))
+			errs = append(errs, part(plan.KindAddress, a.String(), fmt.Errorf("%s address %s: %w", op, a, err)))
 		}
 	}
 	return errors.Join(errs...)

@@ -21,14 +21,14 @@ func TestALateRouterIsHeard(t *testing.T) {
 	router := m.newSandbox()
 	m.connect(router)
 	m.settle(nodes(2))
-	m.hears(router, "fd00:5:1::")
+	m.hearsRouter(router, "fd00:5:1::")
 
 	again, err := New(m.cfg)
 	m.must(err)
 	m.must(m.Close())
 	m.Kernel = again
 	m.settle(nodes(2))
-	m.hears(router, "fd00:5:2::")
+	m.hearsRouter(router, "fd00:5:2::")
 
 	m.must(m.nl.LinkDel(m.eth0))
 	m.addVeth("eth0", 1500)
@@ -37,7 +37,7 @@ func TestALateRouterIsHeard(t *testing.T) {
 	m.addr("eth0", "fd00:192:168:1::11/64")
 	m.connect(router)
 	m.settle(nodes(2))
-	m.hears(router, "fd00:5:3::")
+	m.hearsRouter(router, "fd00:5:3::")
 }
 
 // A container must not become its host's router: what leads to one ignores advertisements once the host forwards.
@@ -53,7 +53,7 @@ func TestARouterInAContainerIsNotHeard(t *testing.T) {
 	}
 	router := m.newSandbox()
 	m.connect(router)
-	m.hears(router, "fd00:5:1::") // later, so the other one would have been heard by now
+	m.hearsRouter(router, "fd00:5:1::") // later, so the other one would have been heard by now
 	if _, heard := m.heard("vethdocker", "fd00:bad::"); heard {
 		t.Error("the container's router is heard")
 	}
@@ -73,8 +73,8 @@ func (m *machine) connect(router sandbox) {
 	m.must(router.nl.LinkSetUp(peer))
 }
 
-// hears waits until the host has an address and a default route by a router's word, which is repeated as routers do.
-func (m *machine) hears(router sandbox, prefix string) {
+// hearsRouter waits until the host has an address and a default route by a router's word, which is repeated as routers do.
+func (m *machine) hearsRouter(router sandbox, prefix string) {
 	m.t.Helper()
 	var route bool
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {

@@ -21,11 +21,6 @@ func (f *linkFacts) bridge(name string) string {
 	return ""
 }
 
-// deviceError marks an error that is about the bridge or a port.
-func deviceError(op string, err error) error {
-	return part(plan.KindDevice, fmt.Errorf("%s: %w", op, err))
-}
-
 // addBridge makes the bridge, which stays down. A bridge whose MAC address was given does
 // not take that of its ports, as others do (br_stp_recalculate_bridge_id of
 // net/bridge/br_stp_if.c).
@@ -34,19 +29,21 @@ func (k *Kernel) addBridge(d *topology.Device) error {
 		return nil
 	}
 	k.fresh.routes = false
-	op := "adding bridge " + d.Name
+	failed := func(err error) error {
+		return part(plan.KindBridge, d.Name, fmt.Errorf("adding bridge %s: %w", d.Name, err))
+	}
 	mac, err := net.ParseMAC(d.MAC)
 	if err != nil {
-		return deviceError(op, err)
+		return failed(err)
 	}
 	attrs := rtnl.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU, mac
 	if err := k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return deviceError(op, err)
+		return failed(err)
 	}
 	link, err := k.handle.LinkByName(d.Name)
 	if err != nil {
-		return deviceError(op, err)
+		return failed(err)
 	}
 	k.links.note(link.Attrs().Index, linkIdent{name: d.Name, mtu: d.MTU}, false)
 	k.links.local6 = false

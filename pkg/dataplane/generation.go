@@ -35,7 +35,7 @@ func (k *Kernel) generation() (uint32, error) {
 		err = errors.New("no answer")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("asking for the ruleset's generation: %w", err)
+		return 0, fmt.Errorf("asking for the ruleset's generation: %w", withoutNFT(err))
 	}
 	return generation, nil
 }

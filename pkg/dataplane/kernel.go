@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -29,6 +30,8 @@ type Config struct {
 	ProcSys string
 	// ResolvConf is the file of resolv.conf(5).
 	ResolvConf string
+	// ResolvConfNeeded reports it if that file is missing; a host without it has no nameservers.
+	ResolvConfNeeded bool
 	// CNI is where our CNI config lives.
 	CNI cni.Store
 }
@@ -47,8 +50,10 @@ type Kernel struct {
 	namespace *namespace     // in which the sockets are made
 	rtnetlink *socket        // reads and writes routes
 	nfnetlink *socket        // asks for nftables' generation
-	nft       *nftables.Conn // our table
+	nft       *nftables.Conn // our table; nil while the kernel has no nf_tables
 	nftConn   *netlink.Conn  // its socket, by whose port our own notifications are known
+	nftEvents *netlink.Conn  // notifications of nftables; nil while the kernel has none
+	hears     chan *netlink.Conn
 
 	mu         sync.Mutex
 	links      *linkFacts
@@ -63,6 +68,7 @@ type Kernel struct {
 	covered    []netip.Prefix // destinations that see pods' own addresses
 	servers    []netip.Addr   // of resolv.conf when it could last be read
 	blind      error          // why folders can't be watched
+	unread     error          // why our table can't be read
 }
 
 // freshness tells which of what is kept can be trusted. The rest stays in use
@@ -80,26 +86,28 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, advertised: map[string]bool{}, seen: map[egress]bool{}}
+	k := &Kernel{cfg: cfg, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1)}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
 	return k, nil
 }
 
-func (k *Kernel) open() error {
-	if err := k.subscribe(); err != nil {
-		return err
-	}
-	var err error
-	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return err
-	}
+func (k *Kernel) open() (err error) {
 	if k.namespace, err = openNamespace(); err != nil {
 		return err
 	}
-	k.rtnetlink, k.nfnetlink = newSocket(k.namespace, unix.NETLINK_ROUTE), newSocket(k.namespace, unix.NETLINK_NETFILTER)
-	return errors.Join(k.rtnetlink.open(), k.nfnetlink.open(), k.dialNFT())
+	if err := k.subscribe(); err != nil {
+		return err
+	}
+	// A kernel without nf_tables still routes. What fails here fails again, and is
+	// reported, when the table is read or written.
+	_ = k.openNFT()
+	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	k.rtnetlink = newSocket(k.namespace, unix.NETLINK_ROUTE)
+	return k.rtnetlink.open()
 }
 
 // Close closes the sockets. What was made in the kernel stays.
@@ -114,6 +122,9 @@ func (k *Kernel) Close() error {
 	errs = append(errs, k.rtnetlink.close(), k.nfnetlink.close(), k.namespace.close())
 	if k.nft != nil {
 		errs = append(errs, k.nft.CloseLasting())
+	}
+	if k.nftEvents != nil {
+		errs = append(errs, k.nftEvents.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -138,14 +149,14 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	if err := k.load(); err != nil {
 		return topology.Host{}, err
 	}
-	servers, err := nameservers(k.cfg.ResolvConf)
+	servers, err := nameservers(k.cfg.ResolvConf, k.cfg.ResolvConfNeeded)
 	if err == nil {
 		k.servers = servers
 	}
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: lacksIPv6(), Nameservers: k.servers,
 		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
-		Unseen: texts(err, k.blind),
+		Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
 }
 
@@ -173,7 +184,8 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	}, nil
 }
 
-// load reads what is not known.
+// load reads what is not known. What it can't read of our table is no error: routes don't
+// depend on that.
 func (k *Kernel) load() error {
 	if !k.fresh.routes {
 		if err := k.loadRoutes(); err != nil {
@@ -192,16 +204,7 @@ func (k *Kernel) load() error {
 		k.fresh.sysctls = true
 	}
 	if !k.fresh.masquerade {
-		var table *topology.Masquerade
-		err := whole(k.generation, func() (err error) {
-			table, err = k.readMasquerade()
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("reading nftables table %s: %w", topology.Table, err)
-		}
-		k.masquerade, k.fresh.masquerade = table, true
-		k.cover(table)
+		k.loadTable()
 	}
 	return nil
 }
@@ -242,29 +245,47 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 		c = c.WithoutBridge()
 	}
 	for _, s := range c.Sysctls {
-		errs = append(errs, part(plan.KindSysctl, k.writeSysctl(s)))
+		errs = append(errs, part(plan.KindSysctl, s.Path, k.writeSysctl(s)))
 	}
-	errs = append(errs, k.setDevices(c.SetDevices), k.addAddresses(c.AddAddresses), part(plan.KindTable, k.writeTable(c.Table)),
-		part(plan.KindTable, k.changeSets(c.Widen)), k.releaseNew())
-	own := errors.Join(errs...)
+	errs = append(errs, k.setDevices(c.SetDevices), k.addAddresses(c.AddAddresses))
+	table := errors.Join(
+		k.changeTable(c.Table != nil, func() error { return k.writeTable(c.Table) }),
+		k.changeTable(!c.Widen.Empty(), func() error { return k.changeSets(c.Widen) }),
+		k.releaseNew(),
+	)
 
-	routes := k.applyRoutes(c)
-	own = errors.Join(own, k.deleteAddresses(c.DeleteAddresses), part(plan.KindBridge, k.deleteBridge(c.DeleteBridge)))
-	if routes == nil {
-		own = errors.Join(own, part(plan.KindTable, k.changeSets(c.Narrow)), part(plan.KindTable, k.deleteTable(c.DeleteTable)))
+	routes := k.applyRoutes(plan.Changes{Add: c.Add, Replace: c.Replace})
+	staying := k.applyRoutes(plan.Changes{Delete: c.Delete})
+	errs = append(errs, k.deleteAddresses(c.DeleteAddresses), part(plan.KindBridge, c.DeleteBridge, k.deleteBridge(c.DeleteBridge)))
+	if staying == nil && table == nil { // a destination is in the sets for as long as its route is there
+		table = errors.Join(
+			k.changeTable(!c.Narrow.Empty(), func() error { return k.changeSets(c.Narrow) }),
+			k.changeTable(c.DeleteTable, k.deleteTable))
 	}
 	k.cover(k.masquerade)
+	routes = errors.Join(routes, staying)
 	if errors.Is(routes, unix.EPERM) {
-		own = errors.Join(own, routes)
+		errs = append(errs, routes)
 	}
+	own := errors.Join(append(errs, part(plan.KindTable, topology.Table, table))...)
 	if own == nil {
 		own = k.applyCNI(c)
 	}
-	err := errors.Join(own, routes)
-	if err != nil || c.Table != nil {
+	k.distrust(c, errors.Join(append(errs, routes)...), table)
+	return errors.Join(own, routes)
+}
+
+// distrust has the kernel read anew after an error, or after the table was written. A table that is
+// refused while nothing else changes may be refused for as long as the kernel runs, so then only the
+// table is read anew.
+func (k *Kernel) distrust(c plan.Changes, others, table error) {
+	onlyTable := c.Minus(plan.Changes{DeleteTable: true}).KernelEmpty()
+	switch {
+	case others == nil && table != nil && onlyTable:
+		k.fresh.masquerade = false
+	case others != nil || table != nil || c.Table != nil:
 		k.fresh = freshness{}
 	}
-	return err
 }
 
 func (k *Kernel) applyCNI(c plan.Changes) error {

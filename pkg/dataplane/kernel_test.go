@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -242,6 +243,31 @@ func TestUnseenStopsNothing(t *testing.T) {
 	m.must(err)
 	if len(host.Nameservers) != 1 || len(host.Unseen) != 2 || len(news) != 1 {
 		t.Errorf("got nameservers %v, unseen %q, %d news; want one, two and one", host.Nameservers, host.Unseen, len(news))
+	}
+}
+
+// A host without resolv.conf has no nameservers. One that an operator has named, such as the host's in a mount, is missed,
+// and what it said is kept.
+func TestMissingResolvConf(t *testing.T) {
+	for _, needed := range []bool{false, true} {
+		m := newMachine(t)
+		m.cfg.ResolvConfNeeded = needed
+		file := filepath.Join(m.dir, "resolv.conf")
+		m.must(os.WriteFile(file, []byte("nameserver 10.0.0.53\n"), 0o644))
+		_, err := m.Facts(t.Context(), nil)
+		m.must(err)
+		m.must(os.WriteFile(file, []byte("nameserver 10.0.0.54\n"), 0o644))
+		host, err := m.Facts(t.Context(), nil)
+		m.must(err)
+		if got := fmt.Sprint(host.Nameservers); got != "[10.0.0.54]" {
+			t.Errorf("after a change: %s", got)
+		}
+		m.must(os.Remove(file))
+		host, err = m.Facts(t.Context(), nil)
+		m.must(err)
+		if needed != (len(host.Nameservers) == 1) || needed != (len(host.Unseen) == 1) {
+			t.Errorf("needed %t: nameservers %v, unseen %q", needed, host.Nameservers, host.Unseen)
+		}
 	}
 }
 

@@ -165,10 +165,10 @@ func (f *linkFacts) ports(bridge string) int {
 	return n
 }
 
-// nameservers reads resolv.conf(5). A host without that file has none.
-func nameservers(path string) ([]netip.Addr, error) {
+// nameservers reads resolv.conf(5). A host without that file has none, unless it is needed.
+func nameservers(path string, needed bool) ([]netip.Addr, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) && !needed {
 		return nil, nil
 	}
 	if err != nil {

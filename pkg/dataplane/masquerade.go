@@ -168,9 +168,6 @@ func interfaceName(name string) []byte {
 
 // writeTable puts a new table in place of ours, if any, in one transaction.
 func (k *Kernel) writeTable(m *topology.Masquerade) error {
-	if m == nil {
-		return nil
-	}
 	k.nft.AddTable(nftTable)
 	k.nft.DelTable(nftTable)
 	k.nft.AddTable(nftTable)
@@ -202,7 +199,7 @@ func (k *Kernel) flush(outcome *topology.Masquerade) error {
 
 // abandon drops what is queued, and the connection, after a failure.
 func (k *Kernel) abandon(err error) error {
-	return &nftError{errors.Join(err, k.dialNFT())}
+	return errors.Join(err, k.dialNFT())
 }
 
 // dialNFT opens a connection for our table. It replaces one that has failed, because answers may be
@@ -228,14 +225,6 @@ func (k *Kernel) dialNFT() error {
 	return err
 }
 
-// nftError says what a bare errno of a transaction does not.
-type nftError struct{ err error }
-
-func (e *nftError) Error() string {
-	return "changing nftables table " + topology.Table + ": " + e.err.Error()
-}
-func (e *nftError) Unwrap() error { return e.err }
-
 func (k *Kernel) addSet(set *nftables.Set, elements []nftables.SetElement) error {
 	if err := k.nft.AddSet(set, nil); err != nil {
 		return err
@@ -254,9 +243,6 @@ func (k *Kernel) eachChunk(set *nftables.Set, elements []nftables.SetElement, ca
 
 // changeSets changes elements of our sets in one transaction, deletions first.
 func (k *Kernel) changeSets(c plan.SetChange) error {
-	if c.Empty() {
-		return nil
-	}
 	for _, f := range families {
 		err := errors.Join(
 			k.eachChunk(f.clusterSet(), intervals(f, c.DeleteCluster), k.nft.SetDeleteElements),
@@ -288,10 +274,7 @@ func without[T comparable](all, gone []T) []T {
 	return slices.DeleteFunc(slices.Clone(all), func(x T) bool { return set[x] })
 }
 
-func (k *Kernel) deleteTable(really bool) error {
-	if !really {
-		return nil
-	}
+func (k *Kernel) deleteTable() error {
 	k.nft.AddTable(nftTable)
 	k.nft.DelTable(nftTable)
 	return k.flush(nil)

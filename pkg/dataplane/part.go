@@ -4,20 +4,20 @@ import "github.com/plainroute/plainroute/pkg/plan"
 
 // A PartError is an error of Apply that says which part of this node it concerns.
 type PartError struct {
-	Kind plan.Kind
-	Err  error
+	Key plan.Key
+	Err error
 }
 
 func (e *PartError) Error() string { return e.Err.Error() }
 func (e *PartError) Unwrap() error { return e.Err }
 
-// FailedKind returns the kind of the change that failed.
-func (e *PartError) FailedKind() plan.Kind { return e.Kind }
+// FailedKey returns what could not be changed.
+func (e *PartError) FailedKey() plan.Key { return e.Key }
 
 // part marks an error, if there is one.
-func part(kind plan.Kind, err error) error {
+func part(kind plan.Kind, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &PartError{kind, err}
+	return &PartError{plan.Key{Kind: kind, Name: name}, err}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -125,7 +127,7 @@ func (k *Kernel) setDevices(devices []topology.Device) error {
 	for _, d := range devices {
 		k.fresh.routes = false
 		if err := k.setDevice(d); err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, deviceError("setting "+d.String(), err))
+			errs = append(errs, part(plan.KindDevice, d.Name, fmt.Errorf("setting %s: %w", d, err)))
 		}
 	}
 	return errors.Join(errs...)

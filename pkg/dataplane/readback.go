@@ -27,16 +27,26 @@ func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
 // readTable returns an empty Masquerade for a table in which anything is not as we make it. No desired one
 // equals that, so the table is made anew.
 func (k *Kernel) readTable() (*topology.Masquerade, error) {
-	_, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
+	table, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	if table.Flags != 0 { // dormant: no chain sees a packet; owned: it goes with a process
+		return &topology.Masquerade{}, nil
+	}
 	m, err := k.readRules()
 	if err != nil || len(m.Sources) == 0 {
 		return m, err
+	}
+	shapes, err := k.shapes()
+	if err != nil {
+		return nil, err
+	}
+	if !sameShapes(shapes) {
+		return &topology.Masquerade{}, nil
 	}
 	for _, f := range families {
 		if !m.Serves(f.is4) {
@@ -46,7 +56,7 @@ func (k *Kernel) readTable() (*topology.Masquerade, error) {
 		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
 		err := errors.Join(errCluster, errNodes)
 		ranges, ok := parseIntervals(cluster)
-		if errors.Is(err, unix.ENOENT) || !ok {
+		if errors.Is(err, unix.ENOENT) || !ok || slices.ContainsFunc(nodes, foreignElement) {
 			return &topology.Masquerade{}, nil
 		}
 		if err != nil {
@@ -65,6 +75,10 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	if err != nil {
 		return nil, err
 	}
+	counts, err := k.expressions()
+	if err != nil {
+		return nil, err
+	}
 	m := &topology.Masquerade{}
 	rules := map[string][]*nftables.Rule{}
 	found := map[string]*nftables.Chain{}
@@ -77,6 +91,9 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 			return nil, err
 		}
 		for _, r := range rules[c.Name] {
+			if counts[r.Handle] != len(r.Exprs) {
+				return &topology.Masquerade{}, nil
+			}
 			guess(m, r.Exprs)
 		}
 	}
@@ -205,8 +222,17 @@ func sameExprs(want, have []expr.Any) bool {
 	return true
 }
 
+// foreignElement reports whether an element is none that we make: one without a key matches
+// everything (NFT_SET_ELEM_CATCHALL).
+func foreignElement(e nftables.SetElement) bool {
+	return len(e.Key) == 0 || len(e.KeyEnd) > 0 || e.Timeout != 0
+}
+
 // parseIntervals pairs beginnings and ends; it is not ok if a range is no prefix.
 func parseIntervals(elements []nftables.SetElement) ([]netip.Prefix, bool) {
+	if slices.ContainsFunc(elements, foreignElement) {
+		return nil, false
+	}
 	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
 		if c := bytes.Compare(a.Key, b.Key); c != 0 || a.IntervalEnd == b.IntervalEnd {
 			return c

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -20,38 +21,23 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// subscribe opens the sockets of notifications before anything is read, so that
+// subscribe opens the socket of notifications before anything is read, so that
 // no change falls between. Routes are not filtered by our protocol: one that is
 // overwritten shows only the foreign one. RTM_NEWNETCONF tells of forwarding.
 func (k *Kernel) subscribe() error {
-	for protocol, groups := range notifications() {
-		c, err := netlink.Dial(protocol, &netlink.Config{MessageBufferSize: readBuffer})
-		if err != nil {
-			return err
-		}
-		k.events = append(k.events, c)
-		if err := c.SetReadBuffer(receiveBuffer); err != nil {
-			return err
-		}
-		for _, group := range groups {
-			// Without CAP_NET_ADMIN some groups are closed. That is no reason to end:
-			// Observe meets the same refusal and says it where operators look.
-			if err := c.JoinGroup(group); err != nil && !errors.Is(err, unix.EPERM) {
-				return fmt.Errorf("joining notifications %d: %w", group, err)
-			}
-		}
+	c, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...)
+	if err != nil {
+		return err
 	}
+	k.events = append(k.events, c)
 	return nil
 }
 
-// notifications are the groups to join, by netlink protocol.
-func notifications() map[int][]uint32 {
-	return map[int][]uint32{
-		unix.NETLINK_ROUTE: {
-			unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-			unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NEXTHOP,
-		},
-		unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES},
+// routeGroups are the groups of notifications of rtnetlink(7) that matter here.
+func routeGroups() []uint32 {
+	return []uint32{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
+		unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NEXTHOP,
 	}
 }
 
@@ -63,8 +49,10 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var done sync.WaitGroup
-	for _, c := range k.events {
-		done.Go(func() { cancel(k.listen(c, notify)) })
+	events := slices.Clone(k.events)
+	listen := func(c *netlink.Conn) { done.Go(func() { cancel(k.listen(c, notify)) }) }
+	for _, c := range events {
+		listen(c)
 	}
 	done.Go(func() {
 		if err := k.cfg.CNI.Watch(ctx, notify, func(err error) { k.setBlind(err, notify) }); err != nil {
@@ -78,10 +66,13 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 		case <-audit.C:
 			k.Forget()
 			notify()
+		case c := <-k.hears: // nftables, at once or when a module brings it
+			events = append(events, c)
+			listen(c)
 		case <-ctx.Done():
 		}
 	}
-	for _, c := range k.events {
+	for _, c := range events {
 		// Ends the reads. The sockets are closed by Close.
 		_ = c.SetReadDeadline(time.Unix(1, 0))
 	}
@@ -151,7 +142,7 @@ func (k *Kernel) learn(messages []byte) bool {
 
 func (k *Kernel) learnOne(m netlink.Message) bool {
 	if m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES {
-		if m.Header.PID == k.nftConn.PID() || !ofOurTable(m.Data) {
+		if k.nftConn != nil && m.Header.PID == k.nftConn.PID() || !ofOurTable(m.Data) {
 			return false
 		}
 		k.fresh.masquerade = false

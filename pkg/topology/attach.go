@@ -53,6 +53,24 @@ func (b *builder) unseen() {
 	}
 }
 
+// tableUnread reports that our nftables table can't be read.
+func (b *builder) tableUnread() {
+	if b.host.TableUnread != "" {
+		b.report(b.opts.TableProblem(b.host.TableUnread))
+	}
+}
+
+// TableProblem returns the Problem of an nftables table that can't be read or written.
+// Without masquerading the table only guards the host's loopback addresses (dropLoopback
+// in pkg/dataplane), and pods are connected without it.
+func (o Options) TableProblem(detail string) Problem {
+	p := Problem{Reason: TableFailed, Detail: detail, Own: o.Masquerade}
+	if !o.Masquerade {
+		p.Detail += "; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"
+	}
+	return p
+}
+
 // formerSubnets finds those that were ours, are not any more, and still have pods.
 // With a new config the next pod would cut them off: the plugin takes the old
 // gateway from the bridge in IPv4, and leaves it in IPv6, where it hides the

@@ -187,6 +187,8 @@ func parseOptions(t *testing.T, text string) Options {
 			o.NodeCIDRs = append(o.NodeCIDRs, netip.MustParsePrefix(value))
 		case "--node-cidr-mask-size-ipv4":
 			o.MaskSize4, _ = strconv.Atoi(value)
+		case "--masquerade":
+			o.Masquerade = value == "true"
 		case "--mode":
 			o.Router = value == "router"
 		case "api-server":

@@ -22,6 +22,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.sysctls()
 	b.conflicts()
 	b.bridgeName()
+	b.tableUnread()
 	b.cni()
 	b.rivalConfigs()
 	b.unseen()

@@ -23,6 +23,9 @@ type Host struct {
 	Leases []netip.Addr `json:"leases,omitempty"`
 	// Unseen is what of this host can't be read or watched just now, in words.
 	Unseen []string `json:"unseen,omitempty"`
+	// TableUnread says why our nftables table can't be read; empty: it can. What is
+	// known of the table is then what it was before.
+	TableUnread string `json:"tableUnread,omitempty"`
 }
 
 // Link is a network device.

@@ -7,7 +7,14 @@ import (
 
 // masquerade describes our nftables table. Nodes without a route stay out of its
 // sets: who claims a foreign address must not change how pods reach it.
+//
+// A table that can't be read stays what it was: it would else be written over and
+// over, and what it holds can't be compared with anything.
 func (b *builder) masquerade() {
+	if b.host.TableUnread != "" {
+		b.desired.Masquerade = b.actual.Masquerade
+		return
+	}
 	m := &Masquerade{Bridge: b.opts.Bridge}
 	sources, egress := slices.Concat(b.subnets, b.former), b.egress
 	if len(sources) == 0 {

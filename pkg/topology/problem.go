@@ -30,7 +30,7 @@ const (
 	SettingFailed    Reason = "SettingFailed"    // a setting can't be made, or does not stay
 	HostUnseen       Reason = "HostUnseen"       // a part of this host can't be read or watched
 	KernelFailed     Reason = "KernelFailed"     // reading or changing the kernel failed
-	TableFailed      Reason = "TableFailed"      // the nftables table can't be written
+	TableFailed      Reason = "TableFailed"      // the nftables table can't be read or written
 	BridgeFailed     Reason = "BridgeFailed"     // the bridge, a port or an address of it can't be made or set
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours

@@ -209,3 +209,9 @@ func (b *builder) candidates() []string {
 	}
 	return devs
 }
+
+// IsNeighSysctl reports whether the path is that of a limit of the neighbour table. Pods are
+// connected without it, up to that limit.
+func IsNeighSysctl(path string) bool {
+	return strings.HasPrefix(path, "net/") && strings.Contains(path, "/neigh/default/gc_thresh")
+}

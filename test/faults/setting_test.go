@@ -1,10 +1,14 @@
 package faults
 
 import (
+	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	mdlayher "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // commitLimit bounds a transaction of nftables. At its end the kernel waits for an RCU grace period: that takes tens of
@@ -52,6 +56,10 @@ func settingFaults() []fault {
 		{
 			name: "a peer's address deleted from the nftables table", answer: "it is put back",
 			strike: deleteElement, times: 3, within: commitLimit,
+		},
+		{
+			name: "the nftables table switched off (`flags dormant`)", answer: "the table is made again in one step",
+			strike: dormant, times: 3, within: commitLimit, repaired: notDormant,
 		},
 		{
 			name: "`nft flush ruleset`", answer: "plainroute's table is made again; here others give back theirs",
@@ -104,4 +112,52 @@ func deleteElement(l *lab) {
 func flushRuleset(l *lab) {
 	l.changeTable(func(conn *nftables.Conn) { conn.FlushRuleset() })
 	l.must(l.node.plantTable())
+}
+
+// dormant does `nft add table inet plainroute '{ flags dormant; }'`, which google/nftables has no words for: one change of
+// a table between the messages that begin and end a transaction (nfnetlink_rcv_batch of net/netfilter/nfnetlink.c).
+func dormant(l *lab) {
+	header := func(family byte, resource uint16) []byte {
+		return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
+	}
+	table, err := mdlayher.MarshalAttributes([]mdlayher.Attribute{
+		{Type: unix.NFTA_TABLE_NAME, Data: []byte("plainroute\x00")},
+		{Type: unix.NFTA_TABLE_FLAGS, Data: []byte{0, 0, 0, unix.NFT_TABLE_F_DORMANT}},
+	})
+	l.must(err)
+	message := func(kind mdlayher.HeaderType, flags mdlayher.HeaderFlags, data []byte) mdlayher.Message {
+		return mdlayher.Message{Header: mdlayher.Header{Type: kind, Flags: mdlayher.Request | flags}, Data: data}
+	}
+	l.must(l.node.Do(func() error {
+		conn, err := mdlayher.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = conn.SendMessages([]mdlayher.Message{
+			message(unix.NFNL_MSG_BATCH_BEGIN, 0, header(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)),
+			message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, mdlayher.Acknowledge, append(header(unix.NFPROTO_INET, 0), table...)),
+			message(unix.NFNL_MSG_BATCH_END, 0, header(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)),
+		})
+		if err == nil {
+			_, err = conn.Receive()
+		}
+		return err
+	}))
+}
+
+// notDormant tells if the table is switched off, or anything of ours is not as it was.
+func notDormant(l *lab) error {
+	conn, err := l.node.NFT()
+	if err != nil {
+		return err
+	}
+	table, err := conn.ListTableOfFamily("plainroute", nftables.TableFamilyINet)
+	if err != nil {
+		return err
+	}
+	if table.Flags != 0 {
+		return fmt.Errorf("the table's flags are %#x", table.Flags)
+	}
+	return l.checkOurs()
 }

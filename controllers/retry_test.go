@@ -1,0 +1,143 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// keys makes things that fail.
+func keys(names ...string) map[plan.Key]bool {
+	all := map[plan.Key]bool{}
+	for _, name := range names {
+		all[plan.Key{Kind: plan.KindRoute, Name: name}] = true
+	}
+	return all
+}
+
+// Waits grow from 20 ms to 30 s and stay there.
+func TestRetriesGrow(t *testing.T) {
+	r := newRetries()
+	want := firstRetry
+	for range 100 {
+		if got := r.after(keys("a"), true); got != want {
+			t.Fatalf("waits %s, want %s", got, want)
+		}
+		want = min(2*want, lastRetry)
+	}
+	if got := r.after(nil, true); got != 0 {
+		t.Errorf("after success waits %s", got)
+	}
+	if got := r.after(keys("a"), true); got != firstRetry {
+		t.Errorf("after success the first try again waits %s", got)
+	}
+}
+
+// What fails for ever delays nothing that fails anew, in whatever order they come.
+func TestRetriesAreEachThings(t *testing.T) {
+	r := newRetries()
+	for range 20 {
+		r.after(keys("old"), true)
+	}
+	for want := firstRetry; want < time.Second; want *= 2 {
+		if got := r.after(keys("old", "new"), true); got != want {
+			t.Fatalf("waits %s, want %s", got, want)
+		}
+	}
+	if got := r.after(keys("old"), true); got != lastRetry {
+		t.Errorf("without the new one waits %s, want %s", got, lastRetry)
+	}
+}
+
+// A pass that could not look at the host has tried nothing, so that nothing is known to be well.
+func TestRetriesOutliveABlindPass(t *testing.T) {
+	r := newRetries()
+	for range 20 {
+		r.after(keys("a"), true)
+	}
+	if got := r.after(keys("host"), false); got != firstRetry {
+		t.Errorf("waits %s, want %s", got, firstRetry)
+	}
+	if got := r.after(keys("a"), true); got != lastRetry {
+		t.Errorf("waits %s, want %s", got, lastRetry)
+	}
+}
+
+// No more is remembered than what fails.
+func TestRetriesForget(t *testing.T) {
+	r := newRetries()
+	for generation := range 10 {
+		failed := map[plan.Key]bool{}
+		for i := range 5000 {
+			failed[plan.Key{Kind: plan.KindRoute, Name: fmt.Sprint(generation, i)}] = true
+		}
+		r.after(failed, true)
+		if len(r.failing) != len(failed) {
+			t.Fatalf("%d are remembered, and %d fail", len(r.failing), len(failed))
+		}
+	}
+	r.after(nil, true)
+	for generation := range 10 {
+		if n := r.backoff.NumRequeues(plan.Key{Kind: plan.KindRoute, Name: fmt.Sprint(generation, 0)}); n != 0 || len(r.failing) != 0 {
+			t.Errorf("%d are remembered, and one of them %d times", len(r.failing), n)
+		}
+	}
+}
+
+// Each error of a pass is about a thing of its own.
+func TestFailedKeys(t *testing.T) {
+	peer := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Metric: topology.MetricPeer}
+	own := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Metric: topology.MetricOwn, Type: topology.Unreachable}
+	failed := errors.New("refused")
+	got := failedKeys(errors.Join(
+		&routeError{peer, failed}, errors.Join(&routeError{own, failed}, partError{failed, tableKey}),
+		&cniError{failed}, &lookError{failed}, &verifyError{failed}, failed,
+	))
+	want := []plan.Key{
+		{Kind: plan.KindRoute, Name: "10.244.2.0/24"}, {Kind: plan.KindRoute, Name: "unreachable 10.244.2.0/24"}, tableKey,
+		{Kind: plan.KindCNI, Name: topology.Conflist}, {Kind: kindHost}, {Kind: kindVerify}, {Kind: kindOther},
+	}
+	if len(got) != len(want) {
+		t.Errorf("got %v", got)
+	}
+	for _, k := range want {
+		if !got[k] {
+			t.Errorf("%v is not among %v", k, got)
+		}
+	}
+	if len(failedKeys(nil)) != 0 {
+		t.Error("something has failed without an error")
+	}
+}
+
+// What an error names is not done, and all else is.
+func TestAchieved(t *testing.T) {
+	route := func(dst string) topology.Route {
+		return topology.Route{Dst: netip.MustParsePrefix(dst), Metric: topology.MetricPeer}
+	}
+	setting := plan.Sysctl{Path: topology.SysctlForward4, Value: "1"}
+	c := plan.Changes{
+		Sysctls: []plan.Sysctl{setting}, Table: &topology.Masquerade{},
+		Add: []topology.Route{route("10.244.2.0/24"), route("10.244.3.0/24")},
+	}
+	failed := errors.New("refused")
+	for name, test := range map[string]struct {
+		err  error
+		want plan.Tally
+	}{
+		"nothing":   {nil, plan.Tally{Sysctls: 1, Added: 2, Tables: 1}},
+		"a route":   {&routeError{route("10.244.2.0/24"), failed}, plan.Tally{Sysctls: 1, Added: 1, Tables: 1}},
+		"the table": {partError{failed, tableKey}, plan.Tally{Sysctls: 1, Added: 2}},
+		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, plan.Tally{Added: 2, Tables: 1}},
+		"unknown":   {failed, plan.Tally{Added: 2}},
+	} {
+		if got := achieved(c, test.err).Tally(); got != test.want {
+			t.Errorf("%s failed: %+v was done, want %+v", name, got, test.want)
+		}
+	}
+}

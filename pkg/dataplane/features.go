@@ -1,0 +1,105 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Of linux/netfilter/nf_tables.h, which x/sys/unix leaves out in part.
+const (
+	nftGetRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
+	nftNewRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE
+	nftGetSet  = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSET
+	nftNewSet  = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSET
+)
+
+// A setShape is what google/nftables does not show of a set, or not as one.
+type setShape struct {
+	flags   uint32 // NFT_SET_*
+	size    uint32 // the most elements, 0: no limit
+	timeout bool   // elements are forgotten
+}
+
+// shapes reads how the sets of our table are made, by name.
+func (k *Kernel) shapes() (map[string]setShape, error) {
+	all := map[string]setShape{}
+	err := k.dumpTable(nftGetSet, nftNewSet, func(attributes []byte) {
+		var name string
+		var shape setShape
+		eachAttribute(attributes, func(kind uint16, value []byte) {
+			switch kind {
+			case unix.NFTA_SET_NAME:
+				name = cString(value)
+			case unix.NFTA_SET_FLAGS:
+				shape.flags = bigEndian(value)
+			case unix.NFTA_SET_TIMEOUT:
+				shape.timeout = true
+			case unix.NFTA_SET_DESC:
+				eachAttribute(value, func(kind uint16, value []byte) {
+					if kind == unix.NFTA_SET_DESC_SIZE {
+						shape.size = bigEndian(value)
+					}
+				})
+			}
+		})
+		all[name] = shape
+	})
+	return all, err
+}
+
+// sameShapes reports whether our sets are made as we make them: without limits or timeouts.
+func sameShapes(have map[string]setShape) bool {
+	for _, f := range families {
+		if have[f.cluster] != (setShape{flags: unix.NFT_SET_INTERVAL}) || have[f.nodes] != (setShape{}) {
+			return false
+		}
+	}
+	return true
+}
+
+// expressions counts those of our table's rules, by the rules' handles: google/nftables leaves out what
+// it does not know, and a rule with such a condition would pass for ours.
+func (k *Kernel) expressions() (map[uint64]int, error) {
+	counts := map[uint64]int{}
+	err := k.dumpTable(nftGetRule, nftNewRule, func(attributes []byte) {
+		handle, n := uint64(0), 0
+		eachAttribute(attributes, func(kind uint16, value []byte) {
+			switch {
+			case kind == unix.NFTA_RULE_HANDLE && len(value) == 8:
+				handle = binary.BigEndian.Uint64(value)
+			case kind == unix.NFTA_RULE_EXPRESSIONS:
+				eachAttribute(value, func(uint16, []byte) { n++ })
+			}
+		})
+		counts[handle] = n
+	})
+	return counts, err
+}
+
+// dumpTable calls f with the attributes of each rule or set of our table. Attribute 1 of all of them
+// is the table's name.
+func (k *Kernel) dumpTable(ask, told uint16, f func(attributes []byte)) error {
+	const header = 4 // struct nfgenmsg
+	data := []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}
+	data = appendAttribute(data, unix.NFTA_TABLE_NAME, append([]byte(topology.Table), make([]byte, 4-len(topology.Table)%4)...))
+	_, err := k.nfnetlink.read(request{kind: ask, flags: unix.NLM_F_DUMP, data: data}, func(kind uint16, data []byte) {
+		if kind == told && len(data) >= header {
+			f(data[header:])
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("dumping it: %w", err)
+	}
+	return nil
+}
+
+func bigEndian(b []byte) uint32 {
+	if len(b) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}

@@ -1,0 +1,199 @@
+package dataplane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// withoutNetfilter makes the rest of the test, and what it starts, live with a kernel that knows no NETLINK_NETFILTER:
+// socket(2) fails as it does there. The thread ends with the test.
+func withoutNetfilter(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	load := func(offset uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+	}
+	// unless skips so many instructions where the value is another.
+	unless := func(value uint32, skip uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
+	}
+	answer := func(value uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value} }
+	// struct seccomp_data: the call at 0, its arguments from 16 on, 8 bytes each; little-endian.
+	const firstArgument, thirdArgument = 16, 32
+	filter := []unix.SockFilter{
+		load(0), unless(unix.SYS_SOCKET, 5),
+		load(firstArgument), unless(unix.AF_NETLINK, 3),
+		load(thirdArgument), unless(unix.NETLINK_NETFILTER, 1),
+		answer(unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)),
+		answer(unix.SECCOMP_RET_ALLOW),
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
+		t.Skipf("can't filter system calls here: %v", err)
+	}
+}
+
+// withoutTable makes a pass, and returns what Apply says.
+func (m *machine) withoutTable(all []*topology.Node, opts topology.Options) error {
+	m.t.Helper()
+	host, err := m.Facts(context.Background(), nil)
+	m.must(err)
+	actual, err := m.Observe(context.Background())
+	m.must(err)
+	desired, _ := topology.Desired(opts, host, all, actual)
+	return m.Apply(context.Background(), plan.Diff(desired, actual).WithoutCNI())
+}
+
+// onlyTableFailed fails the test unless the error is about our table alone, and says what is missing.
+func (m *machine) onlyTableFailed(err error, want string) {
+	m.t.Helper()
+	var part *PartError
+	if !errors.As(err, &part) || part.Key != (plan.Key{Kind: plan.KindTable, Name: topology.Table}) || !strings.Contains(err.Error(), want) {
+		m.t.Errorf("got %v, want an error of the table that says %q", err, want)
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) != 1 {
+		m.t.Errorf("more has failed: %v", err)
+	}
+}
+
+const inWithoutNetfilter = "PLAINROUTE_TEST_WITHOUT_NETFILTER"
+
+// A kernel without nfnetlink has no table, and all its routes. The filter of system calls stays with a thread, so that a
+// process of its own has it.
+func TestKernelWithoutNetfilter(t *testing.T) {
+	if os.Getenv(inWithoutNetfilter) == "" {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestKernelWithoutNetfilter$", "-test.v")
+		cmd.Env = append(os.Environ(), inWithoutNetfilter+"=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		if bytes.Contains(out, []byte("--- SKIP")) {
+			t.Skip(string(out))
+		}
+		return
+	}
+	m := newMachine(t)
+	withoutNetfilter(t)
+	m.must(m.Close())
+	var err error
+	m.Kernel, err = New(m.cfg)
+	m.must(err)
+	for range 2 { // it is tried each time
+		m.onlyTableFailed(m.withoutTable(nodes(4), options(m)), "this kernel has no nf_tables (load the module nf_tables")
+	}
+	if got := len(m.ours()); got != 8 {
+		t.Errorf("%d routes are there, want 8", got)
+	}
+	news := m.watch()
+	drain(news, shortly)
+	m.must(m.nl.RouteDel(&m.ours()[0]))
+	m.expect(news, "a deleted route")
+	m.onlyTableFailed(m.withoutTable(nodes(4), options(m)), "no nf_tables")
+	if got := len(m.ours()); got != 8 {
+		t.Errorf("%d routes are there, want 8", got)
+	}
+}
+
+// nf_tables that come later, with a module, are found by the next pass, and their news are heard.
+func TestNetfilterComesLater(t *testing.T) {
+	m := newMachine(t)
+	m.must(m.nft.CloseLasting())
+	m.must(m.nfnetlink.close())
+	m.must(m.nftEvents.Close())
+	m.nft, m.nftConn, m.nftEvents = nil, nil, nil
+	<-m.hears
+	news := m.watchSettled(nodes(4))
+	c := m.nft4test()
+	c.DelTable(nftTable)
+	m.must(c.Flush())
+	m.expect(news, "the deleted table")
+	m.settle(nodes(4))
+}
+
+// A kernel that refuses the table gets its routes all the same, and the words say what is missing. The connection is one
+// that google/nftables has for tests.
+func TestRefusedTableStopsNothing(t *testing.T) {
+	for errno, want := range map[unix.Errno]string{
+		unix.EOPNOTSUPP: "CONFIG_NF_TABLES_INET", unix.ENOENT: "NAT in inet tables, which came with Linux 5.2",
+		unix.EPERM: "nobody else may hold the table", unix.ENOMEM: "cannot allocate memory",
+	} {
+		m := newMachine(t)
+		refuse := func([]netlink.Message) ([]netlink.Message, error) { return nil, errno }
+		var err error
+		m.nft, err = nftables.New(nftables.WithTestDial(refuse))
+		m.must(err)
+		m.fresh.masquerade = true // there is none
+		m.onlyTableFailed(m.withoutTable(nodes(4), options(m)), want)
+		if got := len(m.ours()); got != 8 {
+			t.Errorf("%v: %d routes are there, want 8", errno, got)
+		}
+		m.settle(nodes(4))
+	}
+}
+
+// A table that can't be read is told, stays what it was, and stops no route.
+func TestUnreadTableStopsNothing(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	before := m.observe().Masquerade
+	refuse := func([]netlink.Message) ([]netlink.Message, error) { return nil, unix.ENOBUFS }
+	var err error
+	m.must(m.nft.CloseLasting())
+	m.nft, err = nftables.New(nftables.WithTestDial(refuse))
+	m.must(err)
+	m.Forget()
+	host, err := m.Facts(t.Context(), nil)
+	m.must(err)
+	if !strings.Contains(host.TableUnread, "reading nftables table plainroute: ") {
+		t.Errorf("said %q", host.TableUnread)
+	}
+	actual := topology.State{Routes: m.routes.ours, Masquerade: m.masquerade}
+	if actual.Masquerade == nil || !slices.Equal(actual.Masquerade.Nodes, before.Nodes) {
+		t.Errorf("the table is taken for %+v", actual.Masquerade)
+	}
+	desired, problems := topology.Desired(options(m), host, nodes(4), actual)
+	if desired.Masquerade != actual.Masquerade || len(desired.Routes) != 8 {
+		t.Errorf("desired is %+v", desired)
+	}
+	if !slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == topology.TableFailed && p.Own }) {
+		t.Errorf("problems are %v", problems)
+	}
+	m.settle(nodes(4))
+}
+
+// A route that the kernel refuses for ever does not keep in the sets what is not wanted there any more.
+func TestRefusedRouteNarrowsSets(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(3))
+	gone := nodes(3)[2].Addrs[0]
+	refused := topology.Route{
+		Dst: netip.MustParsePrefix("10.128.77.0/24"), Via: gone, Dev: "missing", Protocol: topology.Protocol, Metric: topology.MetricPeer,
+	}
+	err := m.Apply(t.Context(), plan.Changes{Add: []topology.Route{refused}, Narrow: plan.SetChange{DeleteNodes: []netip.Addr{gone}}})
+	if route := new(RouteError); !errors.As(err, &route) {
+		t.Fatalf("got %v", err)
+	}
+	if got := m.observe().Masquerade.Nodes; slices.Contains(got, gone) {
+		t.Errorf("the set still has %s among %s", gone, got)
+	}
+}
