@@ -148,8 +148,12 @@ func TestFlapOfAnOnlyGatewayIsLookedIntoOnce(t *testing.T) {
 func TestAnotherRangeIsReadAnew(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(2)
+	m.route("9.9.9.0/24", "192.168.1.1", "eth0", 0, 4) // comes first, so it stands for the gateway
 	m.route("10.77.3.0/24", "192.168.1.1", "eth0", 0, 4)
 	m.settle(all)
+	if routes := m.facts(all); slices.ContainsFunc(routes, func(s string) bool { return routeTo(s) == "10.77.3.0/24" }) {
+		t.Errorf("a route that concerns no Node is kept: %q", routes)
+	}
 	other := nodes(3)[2]
 	other.PodCIDRs[0] = netip.MustParsePrefix("10.77.5.0/24")
 	if routes := m.facts(append(all, other)); !slices.ContainsFunc(routes, func(s string) bool { return routeTo(s) == "10.77.3.0/24" }) {
@@ -169,6 +173,7 @@ func TestRoutesBesideOursConcernUs(t *testing.T) {
 	all := nodes(2)
 	all[1].PodCIDRs[0] = netip.MustParsePrefix("10.77.5.0/24")
 	m.settle(all)
+	m.route("9.9.9.0/24", "192.168.1.1", "eth0", 0, 4) // comes first, so it stands for the gateway
 	m.route("10.77.5.0/25", "192.168.1.1", "eth0", 0, 4)
 	m.Forget()
 	if routes := m.facts(all[:1]); !slices.ContainsFunc(routes, func(s string) bool { return routeTo(s) == "10.77.5.0/25" }) {
@@ -191,4 +196,22 @@ func TestOverwrittenRouteConcernsUs(t *testing.T) {
 	if slices.ContainsFunc(m.observe().Routes, func(ours topology.Route) bool { return ours.Dst.String() == r.Dst.String() }) {
 		t.Error("a route that is gone is taken for there")
 	}
+}
+
+// A route from a router advertisement shows that its link hears a router, wherever it leads.
+func TestAdvertisedRouteIsNoticed(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(2)
+	gateway := "fd00:192:168:1::1"
+	m.must(m.nl.RouteAdd(m.foreign("2001:db8:8::/48", gateway, "eth0", 0, 4)))
+	news := m.watchSettled(all)
+	m.must(m.nl.RouteAdd(m.foreign("2001:db8:9::/48", gateway, "eth0", 0, unix.RTPROT_RA)))
+	m.expect(news, "an advertised route")
+	host, err := m.Facts(context.Background(), topology.Concerns(options(m), all))
+	m.must(err)
+	if !slices.ContainsFunc(host.Links, func(l topology.Link) bool { return l.Name == "eth0" && l.RouterAdvertised }) {
+		t.Errorf("eth0 is not known to hear a router: %+v", host.Links)
+	}
+	m.must(m.nl.RouteAdd(m.foreign("2001:db8:a::/48", gateway, "eth0", 0, unix.RTPROT_RA)))
+	m.quiet(news, "another advertised route")
 }
