@@ -14,13 +14,26 @@ func (b *builder) cni() {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
-	mtu := b.opts.MTU
+	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
+}
+
+// mtu returns the least MTU of the links by which peers know us. A Node whose address is on
+// lo, as with a routing daemon, has that of the links that lead to peers.
+func (b *builder) mtu() int {
+	devs := map[string]bool{}
 	for _, link := range b.uplinks {
-		if b.opts.MTU == 0 && (mtu == 0 || link.MTU < mtu) {
+		devs[link.Name] = true
+		for i := 0; link.Loopback && i < len(b.desired.Routes); i++ {
+			devs[b.desired.Routes[i].Dev] = true
+		}
+	}
+	mtu := b.opts.MTU
+	for _, link := range b.host.Links {
+		if b.opts.MTU == 0 && devs[link.Name] && !link.Loopback && (mtu == 0 || link.MTU < mtu) {
 			mtu = link.MTU
 		}
 	}
-	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: mtu, Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
+	return mtu
 }
 
 // inhabited returns the subnets that the config is to have: our own, and in a family

@@ -106,7 +106,7 @@ func (b *builder) need(path, cure string) {
 func (b *builder) forwardOn(family int) {
 	devs := map[string]bool{b.opts.Bridge: true}
 	for _, link := range b.uplinks {
-		devs[link.Name] = true
+		devs[link.Name] = !link.Loopback
 	}
 	last := ""
 	for _, r := range b.desired.Routes {
@@ -115,9 +115,9 @@ func (b *builder) forwardOn(family int) {
 			last = r.Dev
 		}
 	}
-	for dev := range devs {
+	for dev, wanted := range devs {
 		path := ConfSysctl(family, dev, "forwarding")
-		if _, ok := b.actual.Sysctls[path]; ok {
+		if _, ok := b.actual.Sysctls[path]; ok && wanted {
 			b.desired.Sysctls[path] = "1"
 		}
 	}

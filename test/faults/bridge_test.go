@@ -62,13 +62,6 @@ func bridgeFaults() []fault {
 			times:   2, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
-			name: "a bridge of plainroute's name that an operator made, without addresses", answer: "it is given what it needs; `status --problems` has none",
-			prepare: func(l *lab) {
-				l.must(l.node.Handle().LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge}}))
-			},
-			strike: func(*lab) {}, repaired: (*lab).checkStatus, within: time.Second,
-		},
-		{
 			name: "a rival takes a pod's port out of the bridge every 100 ms, for 20 s", answer: "after 20 repairs it is put back every 2 s, which is reported",
 			strike: portRival, within: truceLimit, loses: untilRepaired, slow: true,
 		},
@@ -181,15 +174,6 @@ func (l *lab) onlyOneOwn() error {
 		return fmt.Errorf("%d problems of the node's own, want 1: %v", len(own), own)
 	}
 	return nil
-}
-
-// checkStatus tells if an operator is told of anything.
-func (l *lab) checkStatus() error {
-	done, err := l.node.Plainroute(l.within(limit), "status", "--problems")
-	if err == nil && done.Code != 0 {
-		err = fmt.Errorf("status --problems ends with %d: %s", done.Code, done.Stdout)
-	}
-	return err
 }
 
 func portRival(l *lab) {
