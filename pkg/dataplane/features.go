@@ -51,9 +51,13 @@ func (k *Kernel) shapes() (map[string]setShape, error) {
 	return all, err
 }
 
-// sameShapes reports whether our sets are made as we make them: without limits or timeouts.
-func sameShapes(have map[string]setShape) bool {
+// sameShapes reports whether the sets that the table needs are made as we make them: without limits
+// or timeouts.
+func sameShapes(m *topology.Masquerade, have map[string]setShape) bool {
 	for _, f := range families {
+		if !m.Serves(f.is4) {
+			continue
+		}
 		if have[f.cluster] != (setShape{flags: unix.NFT_SET_INTERVAL}) || have[f.nodes] != (setShape{}) {
 			return false
 		}

@@ -45,7 +45,7 @@ func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !sameShapes(shapes) {
+	if !sameShapes(m, shapes) {
 		return &topology.Masquerade{}, nil
 	}
 	for _, f := range families {
