@@ -17,6 +17,7 @@ import (
 // it, and on a link that was made anew.
 func TestALateRouterIsHeard(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.sysctl("net/ipv6/conf/default/accept_ra", "1")
 	router := m.newSandbox()
 	m.connect(router)
@@ -43,6 +44,7 @@ func TestALateRouterIsHeard(t *testing.T) {
 // A container must not become its host's router: what leads to one ignores advertisements once the host forwards.
 func TestARouterInAContainerIsNotHeard(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	container := m.addSandbox("vethdocker", "172.17.0.2/16")
 	m.addr("vethdocker", "172.17.0.1/16")
 	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "docker0"}}))

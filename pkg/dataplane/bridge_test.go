@@ -25,7 +25,7 @@ func (m *machine) addBridge(addrs ...string) {
 	}
 	m.up(topology.Bridge)
 	have := m.bridgeAddrs()
-	for _, a := range addrs {
+	for _, a := range m.known(addrs...) {
 		if !slices.Contains(have, a) {
 			m.addr(topology.Bridge, a)
 		}
@@ -55,7 +55,7 @@ func TestBridgeAddressesComeBack(t *testing.T) {
 	m.addBridge("10.128.0.1/24", "fd01::1/64", "192.0.2.53/32")
 	want := m.bridgeAddrs()
 	news := m.watchSettled(nodes(2))
-	for _, s := range []string{"10.128.0.1/24", "fd01::1/64"} {
+	for _, s := range m.known("10.128.0.1/24", "fd01::1/64") {
 		a, err := rtnl.ParseAddr(s)
 		m.must(err)
 		m.must(m.nl.AddrDel(m.link(topology.Bridge), a))
@@ -79,7 +79,7 @@ func TestOwnSubnetChangesUnderPods(t *testing.T) {
 	moved[0].Name, moved[0].Addrs = "node1", nodes(1)[0].Addrs
 	moved[0].PodCIDRs[1] = nodes(1)[0].PodCIDRs[1]
 	m.settleOwnFault(moved, topology.SubnetChanged)
-	if got, want := m.bridgeAddrs(), []string{"10.128.0.1/24", "192.0.2.53/32", "fd01::1/64"}; !slices.Equal(got, want) {
+	if got, want := m.bridgeAddrs(), m.known("10.128.0.1/24", "192.0.2.53/32", "fd01::1/64"); !slices.Equal(got, want) {
 		t.Errorf("under pods the bridge has %v, want %v", got, want)
 	}
 	if got := m.Config().Subnets[0].String(); got != "10.128.0.0/24" {
@@ -88,7 +88,7 @@ func TestOwnSubnetChangesUnderPods(t *testing.T) {
 
 	m.must(m.nl.LinkDel(m.link("vethpod")))
 	m.settle(moved)
-	if got, want := m.bridgeAddrs(), []string{"10.128.9.1/24", "192.0.2.53/32", "fd01::1/64"}; !slices.Equal(got, want) {
+	if got, want := m.bridgeAddrs(), m.known("10.128.9.1/24", "192.0.2.53/32", "fd01::1/64"); !slices.Equal(got, want) {
 		t.Errorf("without pods the bridge has %v, want %v", got, want)
 	}
 	if got := m.Config().Subnets[0].String(); got != "10.128.9.0/24" {

@@ -49,6 +49,7 @@ func (m *machine) facts(all []*topology.Node) []string {
 // gateway among them and each device.
 func TestOnlyWhatConcernsAnyoneIsKept(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.addVeth("eth1", 1500)
 	m.bulk(300, "192.168.1.1")
 	kept := map[string]*rtnl.Route{
@@ -201,6 +202,7 @@ func TestOverwrittenRouteConcernsUs(t *testing.T) {
 // A route from a router advertisement shows that its link hears a router, wherever it leads.
 func TestAdvertisedRouteIsNoticed(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	all := nodes(2)
 	gateway := "fd00:192:168:1::1"
 	m.must(m.nl.RouteAdd(m.foreign("2001:db8:8::/48", gateway, "eth0", 0, 4)))

@@ -18,6 +18,7 @@ import (
 // any source, and without an outer header.
 func TestForeignRoutesThatProveNothing(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.addVeth("eth1", 1500)
 	m.addr("eth1", "192.168.9.11/24")
 	m.settle(nodes(2))

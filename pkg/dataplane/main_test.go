@@ -234,7 +234,7 @@ func (m *machine) settleOwnFault(all []*topology.Node, reason topology.Reason) {
 		m.must(err)
 		actual, err := m.Observe(context.Background())
 		m.must(err)
-		desired, problems := topology.Desired(options(m), host, all, actual)
+		desired, problems := topology.Desired(options(m), host, m.stated(all), actual)
 		if !slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == reason }) {
 			m.t.Fatalf("no %s among %v", reason, problems)
 		}

@@ -65,6 +65,7 @@ func TestRoutesByNextHopObjects(t *testing.T) {
 	for _, compat := range []string{"1", "0"} {
 		t.Run("nexthop_compat_mode="+compat, func(t *testing.T) {
 			m := newMachine(t)
+			m.needIPv6()
 			m.sysctl("net/ipv4/nexthop_compat_mode", compat)
 			all := nodes(3)
 			m.settle(all)

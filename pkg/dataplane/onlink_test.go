@@ -23,6 +23,7 @@ import (
 // not, though the kernel would, it must be for a reason that docs/design.md gives.
 func TestOnLinkIsWhatTheKernelSays(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.addLinks()
 	rapid.Check(t, func(t *rapid.T) {
 		w := &wayTest{machine: m, T: t}

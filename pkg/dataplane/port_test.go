@@ -60,6 +60,7 @@ func (m *machine) newSandbox() sandbox {
 // like the pod.
 func (m *machine) addPod(name string, addrs ...string) sandbox {
 	m.t.Helper()
+	addrs = m.known(addrs...)
 	pod := m.addSandbox(name, addrs...)
 	for _, a := range addrs {
 		ip, _, err := net.ParseCIDR(a)
@@ -81,7 +82,7 @@ func (m *machine) addSandbox(name string, addrs ...string) sandbox {
 	eth0, err := pod.nl.LinkByName(name + "-eth0")
 	m.must(err)
 	m.must(pod.nl.LinkSetUp(eth0))
-	for _, s := range addrs {
+	for _, s := range m.known(addrs...) {
 		a, err := rtnl.ParseAddr(s)
 		m.must(err)
 		a.Flags = unix.IFA_F_NODAD
@@ -120,6 +121,7 @@ func (m *machine) attached(name string) {
 // without IPv6 of the host's default for new devices.
 func TestBridgeIsMadeOnceAndAgain(t *testing.T) {
 	m := newMachine(t)
+	m.needIPv6()
 	m.sysctl("net/ipv6/conf/default/disable_ipv6", "1")
 	m.sysctl("net/ipv6/conf/default/accept_ra", "1")
 	m.settle(nodes(2))
@@ -149,7 +151,9 @@ func TestBridgeIsMadeOnceAndAgain(t *testing.T) {
 // fault.
 func TestBridgeIsMadeInOnePass(t *testing.T) {
 	m := newMachine(t)
-	m.sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+	if m.ipv6 {
+		m.sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+	}
 	m.sysctl("net/ipv4/conf/default/forwarding", "0")
 	c := m.diff(nodes(2))
 	m.must(m.Apply(context.Background(), c.WithoutCNI()))
@@ -166,7 +170,7 @@ func TestBridgeOfAnOperatorKeepsItsMAC(t *testing.T) {
 	mac := m.link(topology.Bridge).Attrs().HardwareAddr.String()
 	m.addPod("vethpod", "10.128.0.2/24")
 	m.must(m.nl.LinkSetHardwareAddr(m.link("vethpod"), net.HardwareAddr{0x02, 0, 0, 0, 0, 1}))
-	if got := m.link(topology.Bridge).Attrs().HardwareAddr.String(); got != mac || !m.isUp(topology.Bridge) || len(m.bridgeAddrs()) != 2 {
+	if got := m.link(topology.Bridge).Attrs().HardwareAddr.String(); got != mac || !m.isUp(topology.Bridge) || len(m.bridgeAddrs()) != m.families() {
 		t.Errorf("the bridge's MAC address was %s and is %s; up %t, addresses %v", mac, got, m.isUp(topology.Bridge), m.bridgeAddrs())
 	}
 }
@@ -186,6 +190,7 @@ func TestBridgeDisturbances(t *testing.T) {
 			}
 		},
 		"link-local address deleted": func(m *machine) {
+			m.needIPv6()
 			addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
 			m.must(err)
 			for _, a := range addrs {
@@ -194,7 +199,10 @@ func TestBridgeDisturbances(t *testing.T) {
 				}
 			}
 		},
-		"IPv6 off": func(m *machine) { m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1") },
+		"IPv6 off": func(m *machine) {
+			m.needIPv6()
+			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -210,10 +218,10 @@ func TestBridgeDisturbances(t *testing.T) {
 			m.attached("vethpod")
 			locals, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
 			m.must(err)
-			if !slices.ContainsFunc(locals, func(a rtnl.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
+			if m.ipv6 && !slices.ContainsFunc(locals, func(a rtnl.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
 				t.Error("the bridge has no link-local address")
 			}
-			if got := m.bridgeAddrs(); len(got) != 2 || !m.isUp(topology.Bridge) {
+			if got := m.bridgeAddrs(); len(got) != m.families() || !m.isUp(topology.Bridge) {
 				t.Errorf("the bridge has %v, up %t", got, m.isUp(topology.Bridge))
 			}
 		})
@@ -250,7 +258,7 @@ func TestOnlyPortsOfOurPodsArePutBack(t *testing.T) {
 	if host.Ports != 2 {
 		t.Errorf("%d ports of pods, want 2", host.Ports)
 	}
-	_, problems := topology.Desired(options(m), host, nodes(2), m.observed())
+	_, problems := topology.Desired(options(m), host, m.stated(nodes(2)), m.observed())
 	if !strings.Contains(problems[0].Detail, "vethleft, the port of the pod 10.128.0.3, is in br-lan") {
 		t.Errorf("problems: %v", problems)
 	}

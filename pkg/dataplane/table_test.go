@@ -59,7 +59,7 @@ func (m *machine) withoutTable(all []*topology.Node, opts topology.Options) erro
 	m.must(err)
 	actual, err := m.Observe(context.Background())
 	m.must(err)
-	desired, _ := topology.Desired(opts, host, all, actual)
+	desired, _ := topology.Desired(opts, host, m.stated(all), actual)
 	return m.Apply(context.Background(), plan.Diff(desired, actual).WithoutCNI())
 }
 
@@ -101,16 +101,16 @@ func TestKernelWithoutNetfilter(t *testing.T) {
 	for range 2 { // it is tried each time
 		m.onlyTableFailed(m.withoutTable(nodes(4), options(m)), "this kernel has no nf_tables (load the module nf_tables")
 	}
-	if got := len(m.ours()); got != 8 {
-		t.Errorf("%d routes are there, want 8", got)
+	if got := len(m.ours()); got != 4*m.families() {
+		t.Errorf("%d routes are there, want %d", got, 4*m.families())
 	}
 	news := m.watch()
 	drain(news, shortly)
 	m.must(m.nl.RouteDel(&m.ours()[0]))
 	m.expect(news, "a deleted route")
 	m.onlyTableFailed(m.withoutTable(nodes(4), options(m)), "no nf_tables")
-	if got := len(m.ours()); got != 8 {
-		t.Errorf("%d routes are there, want 8", got)
+	if got := len(m.ours()); got != 4*m.families() {
+		t.Errorf("%d routes are there, want %d", got, 4*m.families())
 	}
 }
 
@@ -144,8 +144,8 @@ func TestRefusedTableStopsNothing(t *testing.T) {
 		m.must(err)
 		m.fresh.masquerade = true // there is none
 		m.onlyTableFailed(m.withoutTable(nodes(4), options(m)), want)
-		if got := len(m.ours()); got != 8 {
-			t.Errorf("%v: %d routes are there, want 8", errno, got)
+		if got := len(m.ours()); got != 4*m.families() {
+			t.Errorf("%v: %d routes are there, want %d", errno, got, 4*m.families())
 		}
 		m.settle(nodes(4))
 	}
@@ -171,8 +171,8 @@ func TestUnreadTableStopsNothing(t *testing.T) {
 	if actual.Masquerade == nil || !slices.Equal(actual.Masquerade.Nodes, before.Nodes) {
 		t.Errorf("the table is taken for %+v", actual.Masquerade)
 	}
-	desired, problems := topology.Desired(options(m), host, nodes(4), actual)
-	if desired.Masquerade != actual.Masquerade || len(desired.Routes) != 8 {
+	desired, problems := topology.Desired(options(m), host, m.stated(nodes(4)), actual)
+	if desired.Masquerade != actual.Masquerade || len(desired.Routes) != 4*m.families() {
 		t.Errorf("desired is %+v", desired)
 	}
 	if !slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == topology.TableFailed && p.Own }) {
