@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -65,6 +67,11 @@ func processFaults() []fault {
 			strike: secondAgent, times: 2, within: startLimit,
 		},
 		{
+			name:   "restarted while an unprivileged process holds the socket that keeps a second agent away",
+			answer: "it starts without, and takes the socket when it is free: a second agent is refused again",
+			strike: squat, within: startLimit,
+		},
+		{
 			name:   "a second agent is started while the first is stopped",
 			answer: "it is refused at once, and told the process id of the first",
 			strike: func(l *lab) {
@@ -90,6 +97,38 @@ func (l *lab) restart(signal syscall.Signal, meanwhile func()) {
 
 func secondAgent(l *lab) {
 	l.refusedAgent(fmt.Sprintf("node %s, run folder %s, pid %d", l.node.Name, l.node.RunDir, l.node.AgentPID()))
+}
+
+// squat holds the agent's socket as user 65534 while the agent starts.
+func squat(l *lab) {
+	var squatter net.Listener
+	l.restart(syscall.SIGTERM, func() {
+		// The thread of this goes away with its user.
+		l.must(l.node.DoWithout(unix.CAP_NET_ADMIN, func() (err error) {
+			const nobody = 65534
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+				return errno
+			}
+			squatter, err = net.Listen("unix", "@plainroute")
+			return err
+		}))
+	})
+	log, err := os.ReadFile(l.node.LogFile())
+	l.must(err)
+	if want := "a process of user 65534"; !strings.Contains(string(log), want) {
+		l.t.Errorf("the agent's log does not say %q", want)
+	}
+	l.must(squatter.Close())
+	l.await(func() error {
+		return l.node.Do(func() error {
+			if err := nslock.Find(l.t.Context()); err == nil {
+				return errors.New("the agent has not taken its socket")
+			}
+			return nil
+		})
+	})
+	secondAgent(l)
+	l.repairable()
 }
 
 // refusedAgent starts a router's agent for another cluster beside the node's own, and fails the test
