@@ -47,6 +47,7 @@ type Kernel struct {
 	handle *rtnl.Handle    // lists links, writes addresses
 	events []*netlink.Conn // notifications, subscribed to before the first read
 
+	families  []uint8        // of routes to read
 	namespace *namespace     // in which the sockets are made
 	rtnetlink *socket        // reads and writes routes
 	nfnetlink *socket        // asks for nftables' generation
@@ -86,7 +87,7 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1)}
+	k := &Kernel{cfg: cfg, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1)}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}

@@ -94,10 +94,11 @@ func newMachine(t *testing.T) *machine {
 		m.must(os.Mkdir(filepath.Join(m.dir, dir), 0o755))
 	}
 	m.Kernel, err = New(Config{
-		Bridge: topology.Bridge, ProcSys: "/proc/sys", ResolvConf: filepath.Join(m.dir, "resolv.conf"),
+		Bridge: topology.Bridge, ProcSys: m.procSys(), ResolvConf: filepath.Join(m.dir, "resolv.conf"),
 		CNI: cni.Store{ConfDir: filepath.Join(m.dir, "net.d"), RunDir: filepath.Join(m.dir, "run")},
 	})
 	m.must(err)
+	m.askForNoIPv6()
 	t.Cleanup(func() { m.must(m.Close()) })
 	return m
 }

@@ -126,7 +126,7 @@ func (k *Kernel) loadOurs() error {
 // if the table changed meanwhile. The message is valid during the call.
 func (k *Kernel) dump(protocol uint8, f func(*message)) (whole bool, err error) {
 	whole = true
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+	for _, family := range k.families {
 		once, err := k.dumpFamily(family, protocol, f)
 		if err != nil {
 			return false, fmt.Errorf("family %d: %w", family, err)

@@ -7,11 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -22,34 +20,10 @@ import (
 )
 
 // withoutNetfilter makes the rest of the test, and what it starts, live with a kernel that knows no NETLINK_NETFILTER:
-// socket(2) fails as it does there. The thread ends with the test.
+// socket(2) fails as it does there.
 func withoutNetfilter(t *testing.T) {
 	t.Helper()
-	runtime.LockOSThread()
-	load := func(offset uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
-	}
-	// unless skips so many instructions where the value is another.
-	unless := func(value uint32, skip uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
-	}
-	answer := func(value uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value} }
-	// struct seccomp_data: the call at 0, its arguments from 16 on, 8 bytes each; little-endian.
-	const firstArgument, thirdArgument = 16, 32
-	filter := []unix.SockFilter{
-		load(0), unless(unix.SYS_SOCKET, 5),
-		load(firstArgument), unless(unix.AF_NETLINK, 3),
-		load(thirdArgument), unless(unix.NETLINK_NETFILTER, 1),
-		answer(unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)),
-		answer(unix.SECCOMP_RET_ALLOW),
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
-		t.Skipf("can't filter system calls here: %v", err)
-	}
+	refuseSockets(t, unix.EPROTONOSUPPORT, unix.AF_NETLINK, unix.NETLINK_NETFILTER)
 }
 
 // withoutTable makes a pass, and returns what Apply says.

@@ -1,0 +1,39 @@
+package dataplane
+
+import (
+	"runtime"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// refuseSockets has socket(2) fail on the test's thread for a domain, and of that for one protocol if one is named. The
+// thread ends with the test.
+func refuseSockets(t *testing.T, errno unix.Errno, domain uint32, protocol ...uint32) {
+	t.Helper()
+	runtime.LockOSThread()
+	load := func(offset uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+	}
+	// unless skips so many instructions where the value is another.
+	unless := func(value uint32, skip int) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: uint8(skip)}
+	}
+	answer := func(value uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value} }
+	// struct seccomp_data: the call at 0, its arguments from 16 on, 8 bytes each; little-endian.
+	const firstArgument, thirdArgument = 16, 32
+	more := 2 * len(protocol)
+	filter := []unix.SockFilter{load(0), unless(unix.SYS_SOCKET, 3+more), load(firstArgument), unless(domain, 1+more)}
+	for _, p := range protocol {
+		filter = append(filter, load(thirdArgument), unless(p, 1))
+	}
+	filter = append(filter, answer(unix.SECCOMP_RET_ERRNO|uint32(errno)), answer(unix.SECCOMP_RET_ALLOW))
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
+		t.Skipf("can't filter system calls here: %v", err)
+	}
+}
