@@ -42,7 +42,7 @@ func (m *machine) newSandbox() sandbox {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
-		if s.nl, err = rtnl.NewHandle(); err != nil {
+		if s.nl, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
 		s.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -3,8 +3,12 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
+	"net"
+	"slices"
 	"testing"
+	"time"
 
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,6 +17,7 @@ func TestAtRestNothingIsWritten(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(4)
 	m.settle(all)
+	m.awaitCarriers()
 	monitors := m.monitors()
 	const audits = 50
 	for range audits {
@@ -28,6 +33,25 @@ func TestAtRestNothingIsWritten(t *testing.T) {
 	m.must(m.nl.LinkSetMTU(m.eth0, 1400))
 	if types := m.announced(monitors); len(types) == 0 {
 		t.Error("a change of a link is not announced to the monitors")
+	}
+}
+
+// awaitCarriers waits until the kernel has announced what it found out about the carriers of all links, which it does by
+// and by (net/core/link_watch.c).
+func (m *machine) awaitCarriers() {
+	m.t.Helper()
+	unknown := func(l rtnl.Link) bool {
+		return l.Attrs().Flags&net.FlagLoopback == 0 && l.Attrs().OperState == rtnl.OperUnknown
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(shortly) {
+		links, err := m.nl.LinkList()
+		m.must(err)
+		if !slices.ContainsFunc(links, unknown) {
+			return
+		}
+		if time.Now().After(end) {
+			m.t.Fatalf("the carriers are not known: %v", links)
+		}
 	}
 }
 
