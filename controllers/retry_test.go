@@ -99,8 +99,13 @@ func TestFailedKeys(t *testing.T) {
 		&cniError{failed}, &lookError{failed}, &verifyError{failed}, failed,
 	))
 	want := []plan.Key{
-		{Kind: plan.KindRoute, Name: "10.244.2.0/24"}, {Kind: plan.KindRoute, Name: "unreachable 10.244.2.0/24"}, tableKey,
-		{Kind: plan.KindCNI, Name: topology.Conflist}, {Kind: kindHost}, {Kind: kindVerify}, {Kind: kindOther},
+		{Kind: plan.KindRoute, Name: "10.244.2.0/24"},
+		{Kind: plan.KindRoute, Name: "unreachable 10.244.2.0/24"},
+		tableKey,
+		{Kind: plan.KindCNI, Name: topology.Conflist},
+		{Kind: kindHost},
+		{Kind: kindVerify},
+		{Kind: kindOther},
 	}
 	if len(got) != len(want) {
 		t.Errorf("got %v", got)

@@ -18,7 +18,7 @@ import (
 // lock takes the locks of the run folder and of this network namespace. A refused agent makes no
 // file. Where no agent has the latter and it can't be had, the agent runs without: then it is nil.
 func (f *agentFlags) lock(ctx context.Context, store *cni.Store) (lock *nslock.Lock, err error) {
-	if err := nslock.Find(ctx); err != nil {
+	if err := nslock.Find(); err != nil {
 		return nil, oneAgent(err)
 	}
 	if store.Lock, err = store.TakeLock(); err != nil {

@@ -55,7 +55,7 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 			"pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports))
 	}
 	if c.DryRun {
-		if why := c.held(ctx); why != "" {
+		if why := c.held(); why != "" {
 			result.Refusals = append(result.Refusals, why)
 		}
 		result.Removed = without(inventory(s.State, files), inventory(s.desired(), s.keptFiles(c.Store)))
@@ -138,7 +138,7 @@ func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
 // one of them it says so, and has made no file. A process that is no agent keeps nobody from a
 // cleanup.
 func (c Cleanup) tryLock(ctx context.Context) (release func(), why string, err error) {
-	if why := c.held(ctx); why != "" {
+	if why := c.held(); why != "" {
 		return nil, why, nil
 	}
 	folder, err := c.Store.TakeLock()
@@ -161,10 +161,10 @@ func (c Cleanup) tryLock(ctx context.Context) (release func(), why string, err e
 }
 
 // held says why lock would refuse now, and takes nothing.
-func (c Cleanup) held(ctx context.Context) string {
+func (c Cleanup) held() string {
 	held := new(nslock.HeldError)
 	switch {
-	case errors.As(nslock.Find(ctx), &held):
+	case errors.As(nslock.Find(), &held):
 		return runs(held.Holder)
 	case c.Store.Held():
 		return runs(lockIn(c.Store))

@@ -61,7 +61,7 @@ func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 
 // Of linux/netfilter/nfnetlink_conntrack.h.
 const (
-	conntrackNew    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	conntrackNew    = unix.NFNL_SUBSYS_CTNETLINK << 8
 	conntrackGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	conntrackDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 

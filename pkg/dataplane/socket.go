@@ -98,7 +98,7 @@ func (s *socket) acknowledge(requests []request) []error {
 		answers[i] = errLost
 	}
 	err := s.ask(requests, func(i int, m netlink.Message) bool {
-		refusal, ended := end(m)
+		ended, refusal := end(m)
 		if ended {
 			answers[i] = refusal
 		}
@@ -122,7 +122,7 @@ func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, 
 	var refusal error
 	lost := s.ask([]request{r}, func(_ int, m netlink.Message) (ended bool) {
 		whole = whole && m.Header.Flags&netlink.DumpInterrupted == 0
-		if refusal, ended = end(m); !ended {
+		if ended, refusal = end(m); !ended {
 			f(uint16(m.Header.Type), m.Data)
 		}
 		return ended
@@ -134,16 +134,16 @@ func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, 
 }
 
 // end reports whether a message is the last one of an answer, and returns the error in it.
-func end(m netlink.Message) (refusal error, ended bool) {
+func end(m netlink.Message) (ended bool, refusal error) {
 	if m.Header.Type != netlink.Done && m.Header.Type != netlink.Error {
-		return nil, false
+		return false, nil
 	}
 	if len(m.Data) >= 4 {
 		if errno := int32(binary.NativeEndian.Uint32(m.Data)); errno < 0 {
-			return unix.Errno(-errno), true
+			return true, unix.Errno(-errno)
 		}
 	}
-	return nil, true
+	return true, nil
 }
 
 // ask sends requests and calls f with each message of their answers, until f has returned true

@@ -46,7 +46,7 @@ func TestAnswersThatAreReadLateCount(t *testing.T) {
 	m.addVeth("eth1", 1500) // the kernel has much else to do meanwhile
 	answered := map[int]bool{}
 	m.must(m.rtnetlink.collect(perSend, func(i int, m netlink.Message) bool {
-		refusal, ended := end(m)
+		ended, refusal := end(m)
 		answered[i] = refusal != nil
 		return ended
 	}))

@@ -12,7 +12,24 @@ import (
 
 // Each disturbance is announced, and a pass after it makes all good again.
 func TestDisturbances(t *testing.T) {
-	for name, disturb := range map[string]func(*machine){
+	for name, disturb := range disturbances() {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			news := m.watchSettled(nodes(4))
+			disturb(m)
+			// What comes first may be late news of before, after which there is nothing to do.
+			for found := false; !found; {
+				m.expect(news, name+" after which a pass finds something to do")
+				drain(news, shortly)
+				found = !m.pass(nodes(4)).Empty()
+			}
+			m.settle(nodes(4))
+		})
+	}
+}
+
+func disturbances() map[string]func(*machine) {
+	return map[string]func(*machine){
 		"route deleted": func(m *machine) { m.must(m.nl.RouteDel(&m.ours()[0])) },
 		"all of ours deleted": func(m *machine) {
 			for _, r := range m.ours() {
@@ -62,19 +79,6 @@ func TestDisturbances(t *testing.T) {
 			m.needIPv6()
 			m.sysctl("net/ipv6/conf/eth0/forwarding", "0")
 		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			m := newMachine(t)
-			news := m.watchSettled(nodes(4))
-			disturb(m)
-			// What comes first may be late news of before, after which there is nothing to do.
-			for found := false; !found; {
-				m.expect(news, name+" after which a pass finds something to do")
-				drain(news, shortly)
-				found = !m.pass(nodes(4)).Empty()
-			}
-			m.settle(nodes(4))
-		})
 	}
 }
 

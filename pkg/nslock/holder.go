@@ -2,7 +2,6 @@ package nslock
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,10 +22,8 @@ const longestAnswer = 512
 
 // ask connects to the holder and returns who it is as an error: a HeldError, a ForeignError,
 // errSilent, or what keeps us from asking.
-func ask(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, talkLimit)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", name)
+func ask() error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: name, Net: "unix"})
 	// EAGAIN: more connections wait to be accepted than the socket has room for.
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EAGAIN) {
 		return fmt.Errorf("%w: %w", errSilent, err)
@@ -35,7 +32,7 @@ func ask(ctx context.Context) error {
 		return fmt.Errorf("asking who holds the lock of this network namespace: %w", err)
 	}
 	defer conn.Close()
-	uid, pid, err := credentials(conn.(*net.UnixConn))
+	uid, pid, err := credentials(conn)
 	if err != nil {
 		return fmt.Errorf("asking who holds the lock of this network namespace: %w", err)
 	}

@@ -72,7 +72,7 @@ func Take(ctx context.Context, self string) (*Lock, error) {
 			return nil, fmt.Errorf("taking the lock of this network namespace: %w", err)
 		}
 		// The holder may be between bind and listen, or have ended since.
-		err = ask(ctx)
+		err = ask()
 		if !errors.Is(err, errSilent) || time.Now().After(deadline) {
 			return nil, err
 		}
@@ -106,30 +106,26 @@ func Seek(ctx context.Context, self string) error {
 }
 
 // Find returns a HeldError if an agent holds the lock, and takes nothing.
-func Find(ctx context.Context) error {
-	err := ask(ctx)
+func Find() error {
+	err := ask()
 	if errors.As(err, new(*HeldError)) {
 		return err
 	}
 	return nil
 }
 
-func listen(ctx context.Context) (*net.UnixListener, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "unix", name)
-	if err != nil {
-		return nil, err
-	}
-	return listener.(*net.UnixListener), nil
+func listen(ctx context.Context) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(ctx, "unix", name)
 }
 
 // A Lock is held until Close, or until its process ends.
 type Lock struct {
-	listener *net.UnixListener
+	listener net.Listener
 	self     string
 	ended    chan struct{}
 }
 
-func hold(listener *net.UnixListener, self string) *Lock {
+func hold(listener net.Listener, self string) *Lock {
 	l := &Lock{listener, self, make(chan struct{})}
 	go l.answer()
 	return l

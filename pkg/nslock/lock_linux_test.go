@@ -107,15 +107,15 @@ func heldBy(t *testing.T, err error, want string) {
 
 func TestOneAtATime(t *testing.T) {
 	freshNamespace(t)
-	must(t, Find(t.Context()))
+	must(t, Find())
 	first, err := Take(t.Context(), "node one, run folder /run/one")
 	must(t, err)
 	want := fmt.Sprintf("node one, run folder /run/one, pid %d", os.Getpid())
 	_, err = Take(t.Context(), "node two")
 	heldBy(t, err, want)
-	heldBy(t, Find(t.Context()), want)
+	heldBy(t, Find(), want)
 	must(t, first.Close())
-	must(t, Find(t.Context()))
+	must(t, Find())
 	second, err := Take(t.Context(), "node two")
 	must(t, err)
 	must(t, second.Close())
@@ -207,7 +207,7 @@ func TestStrangersDoNotCount(t *testing.T) {
 			if lock != nil || errors.As(err, new(*HeldError)) || !strings.Contains(fmt.Sprint(err), want) {
 				t.Errorf("got %v, want %q", err, want)
 			}
-			must(t, Find(t.Context()))
+			must(t, Find())
 		})
 	}
 }
@@ -256,7 +256,7 @@ func TestHolderBearsIdlers(t *testing.T) {
 		must(t, err)
 		idle = append(idle, conn)
 	}
-	heldBy(t, Find(t.Context()), fmt.Sprintf("us, pid %d", os.Getpid()))
+	heldBy(t, Find(), fmt.Sprintf("us, pid %d", os.Getpid()))
 	if now := runtime.NumGoroutine(); now > before {
 		t.Errorf("%d goroutines were there and %d are", before, now)
 	}

@@ -78,7 +78,8 @@ func (b *builder) devices(conf *CNI) {
 	}
 	own.Up, own.LinkLocal = true, own.LinkLocal || slices.ContainsFunc(conf.Subnets, is6)
 	b.desired.mac = own.MAC
-	b.desired.Devices = append(ports, own)
+	ports = append(ports, own)
+	b.desired.Devices = ports
 	slices.SortFunc(b.desired.Devices, Device.Compare)
 }
 

@@ -38,7 +38,8 @@ func TestConcernsOfACluster(t *testing.T) {
 		"in any order":    {Options{}, []*Node{peer, own, peer}, around},
 		"without subnets": {Options{}, []*Node{concernNode("new", nil, "192.168.1.12")}, []string{"192.168.0.0/16"}},
 		"with --cluster-cidr": {
-			Options{ClusterCIDRs: prefixes("10.0.0.0/8", "fd01::/40")}, []*Node{own, peer},
+			Options{ClusterCIDRs: prefixes("10.0.0.0/8", "fd01::/40")},
+			[]*Node{own, peer},
 			[]string{"10.0.0.0/8", "172.16.0.0/16", "192.168.0.0/16", "fd00:192:168::/48", "fd01::/40"},
 		},
 		"a subnet as wide as the world": {
@@ -48,7 +49,8 @@ func TestConcernsOfACluster(t *testing.T) {
 			Options{MaskSize4: 12}, []*Node{concernNode("wide", prefixes("10.16.0.0/12"))}, []string{"10.16.0.0/12"},
 		},
 		"wide subnets, of which ours is one": {
-			Options{NodeName: "wide"}, []*Node{concernNode("wide", prefixes("10.16.0.0/12")), concernNode("too", prefixes("10.32.0.0/12"))},
+			Options{NodeName: "wide"},
+			[]*Node{concernNode("wide", prefixes("10.16.0.0/12")), concernNode("too", prefixes("10.32.0.0/12"))},
 			[]string{"10.16.0.0/12", "10.32.0.0/12"},
 		},
 	} {

@@ -121,7 +121,7 @@ func squat(l *lab) {
 	l.must(squatter.Close())
 	l.await(func() error {
 		return l.node.Do(func() error {
-			if err := nslock.Find(l.t.Context()); err == nil {
+			if err := nslock.Find(); err == nil {
 				return errors.New("the agent has not taken its socket")
 			}
 			return nil
