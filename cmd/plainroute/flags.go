@@ -188,11 +188,16 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("reading the pod's credentials: %w", err)
 	}
 	config.QPS = -1
+	config.Dial = (&net.Dialer{Timeout: dialLimit, KeepAlive: 30 * time.Second}).DialContext
 	config.DisableCompression = true // unpacking costs more than a LAN carries
 	noticeDeadConnections()
 	config.UserAgent = "plainroute/" + version
 	return config, nil
 }
+
+// dialLimit bounds one try to connect to the API server. client-go's own 30 s would leave an agent blind
+// for that long that starts in a moment of wrong routes.
+const dialLimit = 5 * time.Second
 
 // noticeDeadConnections has a connection to the API server asked for a sign of life
 // once it has been silent for so many seconds, and given up for dead after so many

@@ -14,23 +14,37 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// addresses returns those of a device, sorted.
-func (f *linkFacts) addresses(dev string) []topology.Address {
+// addresses returns those of the bridge, sorted. One whose network has no route by the bridge,
+// because somebody deleted that or gave the address without (noprefixroute), connects no pod, so
+// it counts as missing. A bridge that is down has no IPv4 routes, and gets them when it is up.
+func (k *Kernel) addresses() []topology.Address {
+	dev := k.cfg.Bridge
+	up := k.links.idents[k.links.byName[dev]].up
 	var all []topology.Address
-	for _, link := range f.list {
+	for _, link := range k.links.list {
 		if link.Name != dev {
 			continue
 		}
 		for _, p := range link.Addrs {
-			all = append(all, topology.Address{Dev: dev, Prefix: p})
+			if !up || p.IsSingleIP() || k.routes.connects(dev, p.Masked()) {
+				all = append(all, topology.Address{Dev: dev, Prefix: p})
+			}
 		}
 	}
 	slices.SortFunc(all, topology.Address.Compare)
 	return all
 }
 
+// connects reports whether a device has a route to a network that goes before our unreachable one.
+func (f *routeFacts) connects(dev string, network netip.Prefix) bool {
+	return slices.ContainsFunc(f.foreign, func(r topology.Route) bool {
+		return r.Dev == dev && r.Dst == network && r.Type == topology.Unicast && r.Metric < topology.MetricOwn
+	})
+}
+
 // addAddresses gives the bridge its addresses, at once usable: the gateway of our own
-// subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address.
+// subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address. One that
+// is there lacks its route, which the kernel makes with the address alone.
 func (k *Kernel) addAddresses(addrs []topology.Address) error {
 	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
 		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
@@ -39,7 +53,11 @@ func (k *Kernel) addAddresses(addrs []topology.Address) error {
 		if a.IP.To4() == nil {
 			a.Flags = unix.IFA_F_NODAD
 		}
-		return k.handle.AddrAdd(link, a)
+		err := k.handle.AddrAdd(link, a)
+		if errors.Is(err, unix.EEXIST) {
+			err = errors.Join(k.handle.AddrDel(link, a), k.handle.AddrAdd(link, a))
+		}
+		return err
 	}, unix.EEXIST)
 }
 

@@ -152,3 +152,47 @@ func TestBridgeWithPortsIsNotDeleted(t *testing.T) {
 		t.Error("the bridge is still there")
 	}
 }
+
+// The bridge's addresses connect pods only with their routes, which somebody may delete, or give the addresses without.
+func TestConnectedRouteComesBack(t *testing.T) {
+	connected := func(m *machine) []rtnl.Route {
+		var all []rtnl.Route
+		for _, family := range []int{rtnl.FAMILY_V4, rtnl.FAMILY_V6} {
+			routes, err := m.nl.RouteListFiltered(family, &rtnl.Route{LinkIndex: m.link(topology.Bridge).Attrs().Index, Table: unix.RT_TABLE_MAIN}, rtnl.RT_FILTER_OIF|rtnl.RT_FILTER_TABLE)
+			m.must(err)
+			all = append(all, slices.DeleteFunc(routes, func(r rtnl.Route) bool { return r.Dst == nil || r.Dst.IP.IsLinkLocalUnicast() })...)
+		}
+		return all
+	}
+	for name, disturb := range map[string]func(*machine){
+		"deleted": func(m *machine) {
+			for _, r := range connected(m) {
+				m.must(m.nl.RouteDel(&r))
+			}
+		},
+		"address without": func(m *machine) {
+			a, err := rtnl.ParseAddr("10.128.0.1/24")
+			m.must(err)
+			m.must(m.nl.AddrDel(m.link(topology.Bridge), a))
+			a.Flags = unix.IFA_F_NOPREFIXROUTE
+			m.must(m.nl.AddrAdd(m.link(topology.Bridge), a))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			m.settle(nodes(2))
+			m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")
+			news := m.watchSettled(nodes(2))
+			before := len(connected(m))
+			disturb(m)
+			for found := false; !found; {
+				m.expect(news, name)
+				found = !m.pass(nodes(2)).Empty()
+			}
+			m.settle(nodes(2))
+			if got := connected(m); before != m.families() || len(got) != before {
+				t.Errorf("%d routes of the bridge, and %d before: %v", len(got), before, got)
+			}
+		})
+	}
+}

@@ -34,7 +34,7 @@ const unknownFamily = unix.AF_X25
 func (m *machine) switchIPv6() {
 	m.t.Helper()
 	mode := os.Getenv(ipv6Env)
-	m.ipv6 = !lacksIPv6() && mode == ""
+	m.ipv6 = !refusesIPv6() && mode == ""
 	if mode == "" {
 		return
 	}
@@ -102,7 +102,7 @@ func (m *machine) needIPv6() {
 // The kernel tier passes on a host with IPv6 switched off, and on one without it. The third way, ipv6.disable=1, takes
 // another boot.
 func TestWithoutIPv6(t *testing.T) {
-	if os.Getenv(ipv6Env) != "" || lacksIPv6() || testing.Short() {
+	if os.Getenv(ipv6Env) != "" || refusesIPv6() || testing.Short() {
 		t.Skip("is run by itself, or takes too long")
 	}
 	for _, mode := range []string{ipv6Disabled, ipv6Unknown} {

@@ -155,7 +155,7 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 		k.servers = servers
 	}
 	return topology.Host{
-		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: lacksIPv6(), Nameservers: k.servers,
+		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
 		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
@@ -181,7 +181,7 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	}
 	return topology.State{
 		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Devices: k.links.devices(k.cfg.Bridge),
-		Addresses: k.links.addresses(k.cfg.Bridge), Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
+		Addresses: k.addresses(), Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
 	}, nil
 }
 

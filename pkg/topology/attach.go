@@ -14,22 +14,54 @@ func (b *builder) cni() {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
-	b.desired.CNI = &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
+	conf := &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
+	if conf.MTU != 0 && conf.MTU < minMTU6 && slices.ContainsFunc(conf.Subnets, is6) {
+		b.ownProblem(BridgeFailed, "pods would get an MTU of %d, as the links to peers have, and IPv6 takes %d at least; raise the MTU of these links", conf.MTU, minMTU6)
+		conf = b.actual.CNI
+	}
+	b.desired.CNI = conf
 }
 
-// mtu returns the least MTU of the links by which peers know us. A Node whose address is on
-// lo, as with a routing daemon, has that of the links that lead to peers.
+// maxMTU is the most that the kernel gives a bridge (ETH_MAX_MTU of linux/if_ether.h).
+const maxMTU = 65535
+
+// mtu returns the least MTU of the links that bear our InternalIPs and lead to peers. Where
+// that is none, as with an address on lo or a dummy device, it is that of the links that lead
+// to peers; in a cluster of one Node, that of the uplinks, or of the default routes.
 func (b *builder) mtu() int {
-	devs := map[string]bool{}
-	for _, link := range b.uplinks {
-		devs[link.Name] = true
-		for i := 0; link.Loopback && i < len(b.desired.Routes); i++ {
-			devs[b.desired.Routes[i].Dev] = true
+	if b.opts.MTU != 0 {
+		return b.opts.MTU
+	}
+	uplinks, peers, defaults := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, r := range b.desired.Routes {
+		peers[r.Dev] = true
+	}
+	for _, r := range b.host.Routes {
+		if r.Dst.Bits() == 0 {
+			defaults[r.Dev] = true
 		}
 	}
-	mtu := b.opts.MTU
+	for _, link := range b.uplinks {
+		uplinks[link.Name] = true
+	}
+	for _, leads := range []func(dev string) bool{
+		func(dev string) bool { return uplinks[dev] && peers[dev] },
+		func(dev string) bool { return peers[dev] },
+		func(dev string) bool { return uplinks[dev] },
+		func(dev string) bool { return defaults[dev] },
+	} {
+		if mtu := b.leastMTU(leads); mtu > 0 {
+			return min(mtu, maxMTU)
+		}
+	}
+	return 0
+}
+
+// leastMTU returns the least MTU of some links, lo left out; 0: there is none of them.
+func (b *builder) leastMTU(of func(dev string) bool) int {
+	mtu := 0
 	for _, link := range b.host.Links {
-		if b.opts.MTU == 0 && devs[link.Name] && !link.Loopback && (mtu == 0 || link.MTU < mtu) {
+		if of(link.Name) && !link.Loopback && (mtu == 0 || link.MTU < mtu) {
 			mtu = link.MTU
 		}
 	}

@@ -14,6 +14,7 @@ type claim struct {
 	addr   netip.Addr // the InternalIP that speaks for the Node: its next hop, if there is a link
 	dev    string     // the link that it is on; empty: off link, or no address at all
 	kept   *Route     // our route that stays as it is, whatever this host has against its next hop
+	led    bool       // there was a route to this address since the subnet was granted
 	why    *Problem   // why there is no link, or why the route is kept
 }
 

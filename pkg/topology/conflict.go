@@ -20,7 +20,7 @@ func (b *builder) conflicts() {
 		if !ok {
 			parts.look(b, foreign)
 		}
-		if !ok || foreign.TOS == 0 && foreign.Metric > b.desired.Routes[i].Metric {
+		if !ok || foreign.TOS == 0 && foreign.Metric > b.desired.Routes[i].Metric || foreign.Dead && foreign.Metric != b.desired.Routes[i].Metric {
 			continue
 		}
 		ours := b.desired.Routes[i]

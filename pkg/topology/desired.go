@@ -46,6 +46,7 @@ type builder struct {
 	subnets  []netip.Prefix // our own pod subnets
 	former   []netip.Prefix // those that pods of ours still live on
 	uplinks  []Link         // the links that bear our InternalIPs
+	off6     bool           // IPv6 is switched off here, which is told, and why no peer is reached by it
 	claims   []claim        // accepted, with or without a way to them; one a subnet
 	hops     []netip.Addr   // of all claims that have one, sorted, each once
 	desired  State
@@ -152,6 +153,7 @@ func (b *builder) findUplink(is4 bool) {
 		}
 	}
 	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
+		b.off6 = true
 		b.ownProblem(AddressMissing, "IPv6 is switched off on this host, so no link bears the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
 		return
 	}
@@ -170,7 +172,7 @@ func (b *builder) peerRoutes() {
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
-		if c.why != nil {
+		if c.why != nil && (c.dev != "" || !b.off6 || c.subnet.Addr().Is4()) {
 			b.report(*c.why)
 		}
 		if c.dev != "" {
@@ -201,12 +203,12 @@ func (b *builder) collect() []claim {
 				continue
 			}
 			c.addr, c.dev, c.why = b.resolver.hop(n, p)
-			b.keep(&c)
 			claims = append(claims, c)
 		}
 	}
 	b.routerLacksIPv6(unserved)
 	slices.SortFunc(claims, func(a, c claim) int { return ComparePrefix(a.subnet, c.subnet) })
+	b.keepAll(claims)
 	return claims
 }
 
@@ -304,9 +306,15 @@ func (b *builder) better(c, than *claim) bool {
 
 // granted tells whether this very Node had the subnet before, whatever became of
 // its address since.
-func (b *builder) granted(c *claim) bool {
+func (b *builder) granted(c *claim) bool { return b.grantOf(c) != nil }
+
+// grantOf returns the claim as it was granted in the pass before, nil if it was not.
+func (b *builder) grantOf(c *claim) *claim {
 	i, ok := slices.BinarySearchFunc(b.actual.granted, c.subnet, func(g claim, p netip.Prefix) int { return ComparePrefix(g.subnet, p) })
-	return ok && b.actual.granted[i].node.Name == c.node.Name && b.actual.granted[i].node.UID == c.node.UID
+	if !ok || b.actual.granted[i].node.Name != c.node.Name || b.actual.granted[i].node.UID != c.node.UID {
+		return nil
+	}
+	return &b.actual.granted[i]
 }
 
 // held tells whether our table sends the subnet to an InternalIP of this Node,

@@ -64,16 +64,21 @@ func FacesGuests(kind string) bool {
 	return false
 }
 
-// linkWith returns the link that bears the address.
-func (h Host) linkWith(addr netip.Addr) (Link, bool) {
+// linkWith returns the link that bears the address. Where several do, it is one that has it
+// with its network: kube-proxy's kube-ipvs0 may have an InternalIP too, as a single address.
+func (h Host) linkWith(addr netip.Addr) (found Link, ok bool) {
 	for _, link := range h.Links {
 		for _, p := range link.Addrs {
-			if p.Addr() == addr {
+			switch {
+			case p.Addr() != addr:
+			case !p.IsSingleIP():
 				return link, true
+			case !ok || found.Name == ipvsDevice:
+				found, ok = link, true
 			}
 		}
 	}
-	return Link{}, false
+	return found, ok
 }
 
 // globals counts the link's addresses of a family that the kernel may choose

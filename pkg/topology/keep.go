@@ -11,11 +11,29 @@ import (
 // moment, and the packets go on by the routes that the kernel has. It does not look at a next
 // hop again once a route is there.
 
+// keepAll goes over sorted claims and our table side by side.
+func (b *builder) keepAll(claims []claim) {
+	routes := b.actual.Routes
+	for i := range claims {
+		c := &claims[i]
+		at := Route{Dst: c.subnet, Metric: MetricPeer}
+		for len(routes) > 0 && routes[0].Compare(at) < 0 {
+			routes = routes[1:]
+		}
+		if len(routes) > 0 && leadsTo(routes[0], c.subnet) {
+			b.keep(c, routes[0])
+		}
+		if c.dev == "" {
+			b.regain(c)
+		}
+		c.led = c.led || c.dev != ""
+	}
+}
+
 // keep lets a claim stay with the route of ours that is in place, if its next hop is one that
 // the Node states, and this host alone has changed its view of that.
-func (b *builder) keep(c *claim) {
-	r, ok := b.inPlace(c.subnet)
-	if !ok || r.Via == c.addr && r.Dev == c.dev || !slices.Contains(c.node.Addrs, r.Via) || b.resolver.excluded(r.Via) != "" {
+func (b *builder) keep(c *claim, r Route) {
+	if r.Via == c.addr && r.Dev == c.dev || !slices.Contains(c.node.Addrs, r.Via) || b.resolver.excluded(r.Via) != "" {
 		return
 	}
 	detail := b.unseenBy(c, r)
@@ -27,6 +45,26 @@ func (b *builder) keep(c *claim) {
 	c.why = &Problem{
 		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
 		Detail: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
+	}
+}
+
+// regain lets a claim that had a route before have it again, if nothing but an address
+// on another device of this host is in the way, as on kube-ipvs0: the kernel takes such a
+// route in IPv4, and goes by it. After a restart nobody knows that it was granted.
+func (b *builder) regain(c *claim) {
+	before := b.grantOf(c)
+	c.led = before != nil && before.led && before.addr == c.addr
+	if !c.led || b.resolver.excluded(c.addr) != "" || !b.resolver.singleElsewhere(c.addr) {
+		return
+	}
+	dev, reason, _ := b.resolver.reached(c.addr)
+	if reason != "" {
+		return
+	}
+	c.dev = dev
+	c.why = &Problem{
+		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
+		Detail: fmt.Sprintf("InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev),
 	}
 }
 
@@ -49,10 +87,15 @@ func (b *builder) unseenBy(c *claim, r Route) string {
 // inPlace returns our table's route to a peer's subnet.
 func (b *builder) inPlace(subnet netip.Prefix) (Route, bool) {
 	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: subnet, Metric: MetricPeer}, Route.Compare)
-	if !ok || b.actual.Routes[i].Type != Unicast || b.actual.Routes[i].Via.Is4() != subnet.Addr().Is4() {
+	if !ok || !leadsTo(b.actual.Routes[i], subnet) {
 		return Route{}, false
 	}
 	return b.actual.Routes[i], true
+}
+
+// leadsTo reports whether a route of ours is one to a peer's subnet.
+func leadsTo(r Route, subnet netip.Prefix) bool {
+	return r.Dst == subnet && r.Metric == MetricPeer && r.Type == Unicast && r.Via.Is4() == subnet.Addr().Is4()
 }
 
 // inPlaceOwn reports whether a subnet of our own has its route.

@@ -135,3 +135,29 @@ func TestSourceStaysWhileOurNodeIsAway(t *testing.T) {
 		t.Errorf("%v became %v", before.Routes, after.Routes)
 	}
 }
+
+// A route that went with its link comes back with it, though the Node's address is on kube-ipvs0 meanwhile. A Node that
+// states such an address for the first time gets none.
+func TestRouteComesBackBesideAnAddressElsewhere(t *testing.T) {
+	host := parseHost(t, defaultHost)
+	ipvs := Link{Name: ipvsDevice, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("192.168.1.12/32")}}
+	opts := parseOptions(t, "")
+	nodes := parseNodes(t, "node1 3h 10.244.1.0/24 192.168.1.11\nnode2 2h 10.244.2.0/24 192.168.1.12\n")
+	down := Host{Links: host.Links, Routes: nil}
+	down.Links = append(slices.Clone(host.Links), ipvs)
+	up := down
+	up.Routes = host.Routes
+	leads := func(s State) bool {
+		return slices.ContainsFunc(s.Routes, func(r Route) bool { return r.Via == netip.MustParseAddr("192.168.1.12") && r.Dev == "eth0" })
+	}
+	for name, first := range map[string]Host{"had a route": host, "is new": up} {
+		before, _ := Desired(opts, first, nodes, State{})
+		for _, h := range []Host{down, down, up} {
+			actual := State{}.After(before) // the kernel has lost all routes
+			before, _ = Desired(opts, h, nodes, actual)
+		}
+		if want := name == "had a route"; leads(before) != want {
+			t.Errorf("a Node that %s: %v", name, before.Routes)
+		}
+	}
+}

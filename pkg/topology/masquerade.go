@@ -50,6 +50,9 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 func (b *builder) egress(m *Masquerade) []Egress {
 	var all []Egress
 	for _, link := range b.host.Links {
+		if link.Loopback || link.Name == ipvsDevice {
+			continue // nothing leaves by it
+		}
 		for _, is4 := range []bool{true, false} {
 			src := b.resolver.src[link.Name]
 			if addr := *src.of(is4); addr.IsValid() && m.Serves(is4) {

@@ -128,6 +128,26 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail st
 	if why := r.excluded(addr); why != "" {
 		return "", AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
 	}
+	return r.reached(addr)
+}
+
+// singleElsewhere reports whether this host has an address, and on each link that has it as a
+// single one, which brings no network.
+func (r *resolver) singleElsewhere(addr netip.Addr) bool {
+	has := false
+	for _, link := range r.host.Links {
+		for _, p := range link.Addrs {
+			if p.Addr() == addr && !p.IsSingleIP() {
+				return false
+			}
+			has = has || p.Addr() == addr
+		}
+	}
+	return has
+}
+
+// reached returns what onLink does, of an address that is not this host's.
+func (r *resolver) reached(addr netip.Addr) (dev string, reason Reason, detail string) {
 	route := r.ways.to(addr)
 	switch {
 	case route != nil && route.From.IsValid():
