@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -122,11 +123,19 @@ func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Resul
 }
 
 // host is the kernel as cleanup sees it: nobody watches, so all is read anew.
-type host struct{ *dataplane.Kernel }
+type host struct {
+	*dataplane.Kernel
+	// foreign asks for all routes of others too, of which there may be a million.
+	foreign bool
+}
 
 func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
 	h.Forget()
-	facts, err := h.Facts(ctx, nil)
+	concerns := []netip.Prefix{}
+	if h.foreign {
+		concerns = nil
+	}
+	facts, err := h.Facts(ctx, concerns)
 	if err != nil {
 		return facts, topology.State{}, err
 	}
@@ -155,7 +164,7 @@ func openHost(ctx context.Context, config dataplane.Config) (host, error) {
 		}
 		found := bridgeOf(state)
 		if given || found == "" || found == config.Bridge {
-			return host{kernel}, nil
+			return host{Kernel: kernel}, nil
 		}
 		if err := kernel.Close(); err != nil {
 			return host{}, err

@@ -148,6 +148,7 @@ func (f *doctorFlags) look(ctx context.Context, bridge string, store cni.Store) 
 	if err != nil {
 		return topology.Host{}, topology.State{}, err
 	}
+	host.foreign = true
 	facts, state, err := host.Look(ctx)
 	return facts, state, errors.Join(err, host.Close())
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -18,6 +19,11 @@ func look(config dataplane.Config) (topology.State, error) {
 	if err != nil {
 		return topology.State{}, err
 	}
-	state, err := kernel.Observe(context.Background())
+	ctx := context.Background()
+	_, err = kernel.Facts(ctx, []netip.Prefix{}) // none of others' routes, of which there may be a million
+	if err != nil {
+		return topology.State{}, errors.Join(err, kernel.Close())
+	}
+	state, err := kernel.Observe(ctx)
 	return state, errors.Join(err, kernel.Close())
 }
