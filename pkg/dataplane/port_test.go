@@ -65,7 +65,7 @@ func (m *machine) addPod(name string, addrs ...string) sandbox {
 	for _, a := range addrs {
 		ip, _, err := net.ParseCIDR(a)
 		m.must(err)
-		m.lease(ip.String())
+		m.leaseTo(ip.String(), name, name+"-eth0")
 	}
 	m.must(m.nl.LinkSetMaster(m.link(name), m.link(topology.Bridge)))
 	m.must(m.nl.LinkSetHairpin(m.link(name), true))
@@ -259,7 +259,7 @@ func TestOnlyPortsOfOurPodsArePutBack(t *testing.T) {
 		t.Errorf("%d ports of pods, want 2", host.Ports)
 	}
 	_, problems := topology.Desired(options(m), host, m.stated(nodes(2)), m.observed())
-	if !strings.Contains(problems[0].Detail, "vethleft, the port of the pod 10.128.0.3, is in br-lan") {
+	if problems[0].Own || !strings.Contains(problems[0].Detail, "vethleft leads to a container with the address 10.128.0.3, which a pod leased, and is in br-lan") {
 		t.Errorf("problems: %v", problems)
 	}
 }
@@ -281,6 +281,9 @@ func TestAPortElsewhereIsFollowed(t *testing.T) {
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link("br-lan")))
 	m.expect(news, "a port that is moved")
 	m.settleOwnFault(nodes(2), topology.BridgeFailed)
+	if problems := m.problems(nodes(2)); len(problems) != 1 || !problems[0].Own {
+		t.Errorf("of a port that was seen in the bridge: %v", problems)
+	}
 	drain(news, shortly)
 	m.settleOwnFault(nodes(2), topology.BridgeFailed)
 	m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))

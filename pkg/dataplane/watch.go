@@ -170,11 +170,14 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] == unix.AF_BRIDGE {
 		return false
 	}
+	index, now, kind := parseLink(m.Data)
+	deleted := m.Header.Type == unix.RTM_DELLINK
+	if k.links != nil {
+		k.links.see(index, now, deleted, k.cfg.Bridge)
+	}
 	if !k.fresh.routes {
 		return true
 	}
-	index, now, kind := parseLink(m.Data)
-	deleted := m.Header.Type == unix.RTM_DELLINK
 	was := k.links.idents[index]
 	news := false
 	switch {

@@ -84,13 +84,23 @@ func (b *builder) devices(conf *CNI) {
 }
 
 // port describes a pod's port. One that is in another bridge was put there on purpose, so
-// it stays there.
+// it stays there. Only of one that the agent itself has seen in the bridge is it sure that
+// a pod of ours is behind it: a lease proves no more than that somebody has that address.
 func (b *builder) port(d Device, bridge string) Device {
-	if d.Master != "" && d.Master != bridge {
-		b.ownProblem(BridgeFailed, "%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
-		return d
+	p := Problem{Node: b.opts.NodeName, Reason: BridgeFailed, Own: d.Known}
+	switch {
+	case d.Rival != "":
+		p.Own = false
+		p.Detail = fmt.Sprintf("%s and %s both lead to a container with the address %s, which a pod leased, so neither is put into %s; take the address from the one that is no pod's", d.Name, d.Rival, d.Pod, bridge)
+	case d.Master == "" || d.Master == bridge:
+		return Device{Name: d.Name, Master: bridge, Up: true}
+	case d.Known:
+		p.Detail = fmt.Sprintf("%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
+	default:
+		p.Detail = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, for another network's container may have given itself that address: look whose it is", d.Name, d.Pod, d.Master, bridge)
 	}
-	return Device{Name: d.Name, Master: bridge, Up: true}
+	b.report(p)
+	return d
 }
 
 // bridgeMAC derives the bridge's MAC address from a pod subnet. A bridge that is made anew

@@ -22,6 +22,11 @@ type Device struct {
 	// Pod is an address of the pod behind a port that is down or not in the bridge; the
 	// zero Addr for other devices.
 	Pod netip.Addr `json:"pod,omitzero"`
+	// Known reports whether this process itself has seen such a port in the bridge.
+	Known bool `json:"known,omitempty"`
+	// Rival is another such port whose pod has the same address; empty: there is none.
+	// A container of another network may have given itself that address.
+	Rival string `json:"rival,omitempty"`
 }
 
 // Compare orders devices by name.
