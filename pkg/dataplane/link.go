@@ -35,7 +35,12 @@ type linkFacts struct {
 type linkIdent struct {
 	name        string
 	mtu, master int
-	up          bool
+	up, noARP   bool
+	mac         string // its bytes
+}
+
+func identOf(a *rtnl.LinkAttrs) linkIdent {
+	return linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0, a.RawFlags&unix.IFF_NOARP != 0, string(a.HardwareAddr)}
 }
 
 // readLinks lists links and addresses. Of the links, all are given by index; which of
@@ -53,7 +58,7 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	byIndex := make(map[int]*topology.Link, len(links))
 	for _, l := range links {
 		a := l.Attrs()
-		facts.note(a.Index, linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0}, false)
+		facts.note(a.Index, identOf(a), false)
 		facts.kinds[a.Name] = kindOf(l)
 		byIndex[a.Index] = &topology.Link{
 			Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0, Kind: kindOf(l), Enslaved: a.MasterIndex != 0,

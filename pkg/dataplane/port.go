@@ -29,7 +29,7 @@ func (f *linkFacts) devices(bridge string) []topology.Device {
 		}
 		switch {
 		case there && index == master:
-			d.MAC, d.MTU, d.LinkLocal = f.mac, id.mtu, f.local6
+			d.MAC, d.MTU, d.NoARP, d.LinkLocal = f.mac, id.mtu, id.noARP, f.local6
 			all = append(all, d)
 		case d.Pod.IsValid(), there && id.master == master && id.up:
 			all = append(all, d)
@@ -74,6 +74,9 @@ func (k *Kernel) setDevice(d topology.Device) error {
 		if err := k.handle.LinkSetHairpin(link, true); err != nil {
 			return err
 		}
+	}
+	if err := k.setAddress(link, d); err != nil {
+		return err
 	}
 	if err := k.handle.LinkSetUp(link); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
@@ -59,12 +60,10 @@ func (b *builder) gatewayElsewhere(conf *CNI) bool {
 }
 
 // devices describes the bridge and its ports: all are up, and ports of pods are in the
-// bridge.
+// bridge. The bridge keeps its MAC address, and its MTU unless that is too small for pods'
+// IPv6: the kernel takes IPv6 off such a device (addrconf_notify of net/ipv6/addrconf.c).
 func (b *builder) devices(conf *CNI) {
-	own := Device{Name: conf.Bridge, MAC: b.actual.mac, MTU: conf.MTU}
-	if own.MAC == "" {
-		own.MAC = bridgeMAC(conf.Subnets[0])
-	}
+	own := Device{Name: conf.Bridge, MAC: bridgeMAC(conf.Subnets[0]), MTU: conf.MTU}
 	var ports []Device
 	for _, d := range b.actual.Devices {
 		if d.Name == conf.Bridge {
@@ -76,7 +75,12 @@ func (b *builder) devices(conf *CNI) {
 	if own.Master != "" {
 		b.ownProblem(BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
 	}
-	own.Up, own.LinkLocal = true, own.LinkLocal || slices.ContainsFunc(conf.Subnets, is6)
+	has6 := slices.ContainsFunc(conf.Subnets, is6)
+	own.Up, own.NoARP, own.LinkLocal = true, false, own.LinkLocal || has6
+	if has6 && own.MTU != 0 && own.MTU < minMTU6 {
+		own.MTU = max(conf.MTU, minMTU6)
+	}
+	own.MAC = cmp.Or(b.actual.mac, own.MAC)
 	b.desired.mac = own.MAC
 	ports = append(ports, own)
 	b.desired.Devices = ports
