@@ -23,7 +23,9 @@ func (f *linkFacts) bridge(name string) string {
 
 // addBridge makes the bridge, which stays down. A bridge whose MAC address was given does
 // not take that of its ports, as others do (br_stp_recalculate_bridge_id of
-// net/bridge/br_stp_if.c).
+// net/bridge/br_stp_if.c). Nor does one whose MTU was changed since it was made: so it is
+// made with another (br_change_mtu of net/bridge/br_device.c). Otherwise a port with an MTU
+// below 1280 would take IPv6 off the bridge.
 func (k *Kernel) addBridge(d *topology.Device) error {
 	if d == nil {
 		return nil
@@ -37,16 +39,59 @@ func (k *Kernel) addBridge(d *topology.Device) error {
 		return failed(err)
 	}
 	attrs := rtnl.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU, mac
-	if err := k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return failed(err)
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU-1, mac
+	made := k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs})
+	if made != nil && !errors.Is(made, unix.EEXIST) {
+		return failed(made)
 	}
 	link, err := k.handle.LinkByName(d.Name)
+	if err == nil && link.Type() != topology.KindBridge {
+		err = fmt.Errorf("a device of that name is there, and its kind is %s", kindOf(link))
+	}
+	if err == nil && made == nil && d.MTU > 0 {
+		err = k.handle.LinkSetMTU(link, d.MTU)
+	}
 	if err != nil {
 		return failed(err)
 	}
 	k.links.note(link.Attrs().Index, linkIdent{name: d.Name, mtu: d.MTU}, false)
-	k.links.local6 = false
+	k.links.kinds[d.Name], k.links.mac, k.links.local6 = topology.KindBridge, "", false
+	return nil
+}
+
+// setMTU gives the bridge the MTU that its pods need, before any of its settings and addresses
+// of IPv6, which it has none of below 1280.
+func (k *Kernel) setMTU(devices []topology.Device) error {
+	var errs []error
+	for _, d := range devices {
+		index, there := k.links.byName[d.Name]
+		if !there || d.MTU == 0 || k.links.idents[index].mtu == d.MTU {
+			continue
+		}
+		k.fresh.routes = false
+		err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, d.MTU)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, part(plan.KindDevice, d.Name, fmt.Errorf("setting the MTU of %s from %d to %d: %w", d.Name, k.links.idents[index].mtu, d.MTU, err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setAddress puts back the MAC address that the bridge's pods know, and has it answer ARP.
+func (k *Kernel) setAddress(link rtnl.Link, d topology.Device) error {
+	if d.MAC != "" && k.links.mac != "" && d.MAC != k.links.mac {
+		mac, err := net.ParseMAC(d.MAC)
+		if err != nil {
+			return err
+		}
+		if err := k.handle.LinkSetHardwareAddr(link, mac); err != nil {
+			return err
+		}
+		k.links.mac = d.MAC
+	}
+	if k.links.idents[link.Attrs().Index].noARP && d.Name == k.cfg.Bridge {
+		return k.handle.LinkSetARPOn(link)
+	}
 	return nil
 }
 

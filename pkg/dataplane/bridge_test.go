@@ -100,11 +100,13 @@ func TestOwnSubnetChangesUnderPods(t *testing.T) {
 func (m *machine) Config() *topology.CNI { return m.cfg.CNI.Read() }
 
 // lease does what host-local does for a pod.
-func (m *machine) lease(addr string) {
+func (m *machine) lease(addr string) { m.t.Helper(); m.leaseTo(addr, "", "") }
+
+func (m *machine) leaseTo(addr, container, device string) {
 	m.t.Helper()
 	dir := filepath.Join(m.dir, "run", topology.IPAMDir, topology.Network)
 	m.must(os.MkdirAll(dir, 0o755))
-	m.must(os.WriteFile(filepath.Join(dir, addr), nil, 0o644))
+	m.must(os.WriteFile(filepath.Join(dir, addr), []byte(container+"\r\n"+device), 0o644))
 }
 
 // Whatever happens to our config is announced.

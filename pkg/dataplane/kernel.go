@@ -245,6 +245,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	if errs[0] != nil {
 		c = c.WithoutBridge()
 	}
+	errs = append(errs, k.setMTU(c.SetDevices))
 	for _, s := range c.Sysctls {
 		errs = append(errs, part(plan.KindSysctl, s.Path, k.writeSysctl(s)))
 	}

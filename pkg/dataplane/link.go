@@ -25,6 +25,8 @@ type linkFacts struct {
 	byName map[string]int
 	kinds  map[string]string  // what each was when all were read, by name
 	pods   map[int]netip.Addr // an address of the pod behind a port that is down or out of the bridge
+	rivals map[int]int        // of those, which have the same address as another
+	seen   map[int]bool       // links that were seen in the bridge, now or before
 	mac    string             // of the bridge
 	local6 bool               // whether the bridge has an IPv6 link-local address
 }
@@ -33,7 +35,12 @@ type linkFacts struct {
 type linkIdent struct {
 	name        string
 	mtu, master int
-	up          bool
+	up, noARP   bool
+	mac         string // its bytes
+}
+
+func identOf(a *rtnl.LinkAttrs) linkIdent {
+	return linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0, a.RawFlags&unix.IFF_NOARP != 0, string(a.HardwareAddr)}
 }
 
 // readLinks lists links and addresses. Of the links, all are given by index; which of
@@ -51,7 +58,7 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	byIndex := make(map[int]*topology.Link, len(links))
 	for _, l := range links {
 		a := l.Attrs()
-		facts.note(a.Index, linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0}, false)
+		facts.note(a.Index, identOf(a), false)
 		facts.kinds[a.Name] = kindOf(l)
 		byIndex[a.Index] = &topology.Link{
 			Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0, Kind: kindOf(l), Enslaved: a.MasterIndex != 0,
@@ -60,6 +67,7 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 			facts.mac = a.HardwareAddr.String()
 		}
 	}
+	facts.remember(k.links, k.cfg.Bridge)
 	k.findPods(links, facts)
 	for _, a := range addrs {
 		if link := byIndex[a.LinkIndex]; link != nil {
@@ -72,7 +80,8 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 
 func newLinkFacts(n int) *linkFacts {
 	return &linkFacts{
-		idents: make(map[int]linkIdent, n), byName: make(map[string]int, n), kinds: make(map[string]string, n), pods: map[int]netip.Addr{},
+		idents: make(map[int]linkIdent, n), byName: make(map[string]int, n), kinds: make(map[string]string, n),
+		pods: map[int]netip.Addr{}, rivals: map[int]int{}, seen: map[int]bool{},
 	}
 }
 
@@ -144,6 +153,25 @@ func (f *linkFacts) note(index int, id linkIdent, gone bool) {
 	delete(f.idents, index)
 	if !gone && id.name != "" {
 		f.idents[index], f.byName[id.name] = id, index
+	}
+}
+
+// remember takes over which links were seen in the bridge before, and adds those that are.
+func (f *linkFacts) remember(before *linkFacts, bridge string) {
+	for index, id := range f.idents {
+		f.see(index, id, false, bridge)
+		if before != nil && before.seen[index] {
+			f.seen[index] = true
+		}
+	}
+}
+
+// see remembers a link that is in the bridge, until it goes.
+func (f *linkFacts) see(index int, id linkIdent, gone bool, bridge string) {
+	if gone {
+		delete(f.seen, index)
+	} else if master, there := f.byName[f.bridge(bridge)]; there && id.master == master {
+		f.seen[index] = true
 	}
 }
 

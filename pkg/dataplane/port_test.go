@@ -65,7 +65,7 @@ func (m *machine) addPod(name string, addrs ...string) sandbox {
 	for _, a := range addrs {
 		ip, _, err := net.ParseCIDR(a)
 		m.must(err)
-		m.lease(ip.String())
+		m.leaseTo(ip.String(), name, name+"-eth0")
 	}
 	m.must(m.nl.LinkSetMaster(m.link(name), m.link(topology.Bridge)))
 	m.must(m.nl.LinkSetHairpin(m.link(name), true))
@@ -199,6 +199,8 @@ func TestBridgeDisturbances(t *testing.T) {
 				}
 			}
 		},
+		"MTU too small for IPv6": func(m *machine) { m.needIPv6(); m.must(m.nl.LinkSetMTU(m.link(topology.Bridge), 1200)) },
+		"ARP off":                func(m *machine) { m.must(m.nl.LinkSetARPOff(m.link(topology.Bridge))) },
 		"IPv6 off": func(m *machine) {
 			m.needIPv6()
 			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
@@ -207,6 +209,7 @@ func TestBridgeDisturbances(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			m.settle(nodes(2))
+			made := m.link(topology.Bridge).Attrs()
 			m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")
 			news := m.watchSettled(nodes(2))
 			disturb(m)
@@ -215,6 +218,10 @@ func TestBridgeDisturbances(t *testing.T) {
 				found = !m.pass(nodes(2)).Empty()
 			}
 			m.settle(nodes(2))
+			now := m.link(topology.Bridge).Attrs()
+			if now.HardwareAddr.String() != made.HardwareAddr.String() || now.MTU != made.MTU || now.RawFlags&unix.IFF_NOARP != 0 {
+				t.Errorf("the bridge has MAC address %s, MTU %d, flags %#x; it had %s, %d", now.HardwareAddr, now.MTU, now.RawFlags, made.HardwareAddr, made.MTU)
+			}
 			m.attached("vethpod")
 			locals, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
 			m.must(err)
@@ -258,8 +265,8 @@ func TestOnlyPortsOfOurPodsArePutBack(t *testing.T) {
 	if host.Ports != 2 {
 		t.Errorf("%d ports of pods, want 2", host.Ports)
 	}
-	_, problems := topology.Desired(options(m), host, m.stated(nodes(2)), m.observed())
-	if !strings.Contains(problems[0].Detail, "vethleft, the port of the pod 10.128.0.3, is in br-lan") {
+	problems := m.problems(nodes(2))
+	if len(problems) != 1 || problems[0].Own || !strings.Contains(problems[0].Detail, "vethleft leads to a container with the address 10.128.0.3, which a pod leased, and is in br-lan") {
 		t.Errorf("problems: %v", problems)
 	}
 }
@@ -281,6 +288,9 @@ func TestAPortElsewhereIsFollowed(t *testing.T) {
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link("br-lan")))
 	m.expect(news, "a port that is moved")
 	m.settleOwnFault(nodes(2), topology.BridgeFailed)
+	if problems := m.problems(nodes(2)); len(problems) != 1 || !problems[0].Own {
+		t.Errorf("of a port that was seen in the bridge: %v", problems)
+	}
 	drain(news, shortly)
 	m.settleOwnFault(nodes(2), topology.BridgeFailed)
 	m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))

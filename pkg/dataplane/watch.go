@@ -170,11 +170,14 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] == unix.AF_BRIDGE {
 		return false
 	}
+	index, now, kind := parseLink(m.Data)
+	deleted := m.Header.Type == unix.RTM_DELLINK
+	if k.links != nil {
+		k.links.see(index, now, deleted, k.cfg.Bridge)
+	}
 	if !k.fresh.routes {
 		return true
 	}
-	index, now, kind := parseLink(m.Data)
-	deleted := m.Header.Type == unix.RTM_DELLINK
 	was := k.links.idents[index]
 	news := false
 	switch {
@@ -211,7 +214,8 @@ func (k *Kernel) cutOff(index int, was, now linkIdent) bool {
 // parseLink reads struct ifinfomsg and its attributes (linux/if_link.h).
 func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	index, kind = int(int32(binary.NativeEndian.Uint32(b[4:]))), "device"
-	id.up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
+	flags := binary.NativeEndian.Uint32(b[8:])
+	id.up, id.noARP = flags&unix.IFF_UP != 0, flags&unix.IFF_NOARP != 0
 	attrs, err := netlink.NewAttributeDecoder(b[unix.SizeofIfInfomsg:])
 	if err != nil {
 		return index, id, kind
@@ -222,6 +226,8 @@ func parseLink(b []byte) (index int, id linkIdent, kind string) {
 			id.name = attrs.String()
 		case unix.IFLA_MTU:
 			id.mtu = int(attrs.Uint32())
+		case unix.IFLA_ADDRESS:
+			id.mac = string(attrs.Bytes())
 		case unix.IFLA_MASTER:
 			id.master = int(attrs.Uint32())
 		case unix.IFLA_LINKINFO:

@@ -100,7 +100,7 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 	return found
 }
 
-// cutPorts are the bridge if it is down, and ports of pods that are down or not in it.
+// cutPorts are the bridge if it is down, and ports that are, or may be, of pods and are down or not in it.
 func (p *Patient) cutPorts() []Finding {
 	var found []Finding
 	for _, d := range p.State.Devices {
@@ -108,9 +108,12 @@ func (p *Patient) cutPorts() []Finding {
 		case d.Name == p.State.Bridge && !d.Up:
 			found = append(found, Fail("the pods' bridge is down, so this node's pods reach nobody", "ip link shows "+d.String(),
 				"the agent sets it up at once: look whether it runs; or: ip link set dev "+d.Name+" up"))
+		case d.Pod.IsValid() && (d.Rival != "" || d.Master != "" && d.Master != p.Bridge):
+			found = append(found, Warn("a container that is not in the pods' bridge has a pod's address", fmt.Sprintf("%s leads to %s, and ip link shows %s", d.Name, d.Pod, d),
+				fmt.Sprintf("look whose it is, for another network's container may have given itself that address; if it is the pod's: ip link set dev %s master %s up", d.Name, p.Bridge)))
 		case d.Pod.IsValid():
 			found = append(found, Fail("a pod is cut off: its port is not in the pods' bridge, or down", fmt.Sprintf("%s leads to the pod %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("the agent puts it back at once if no other bridge has it: look whether it runs; or: ip link set dev %s master %s up", d.Name, p.Bridge)))
+				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: ip link set dev %s master %s up", d.Name, p.Bridge)))
 		}
 	}
 	return found

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
@@ -59,12 +60,10 @@ func (b *builder) gatewayElsewhere(conf *CNI) bool {
 }
 
 // devices describes the bridge and its ports: all are up, and ports of pods are in the
-// bridge.
+// bridge. The bridge keeps its MAC address, and its MTU unless that is too small for pods'
+// IPv6: the kernel takes IPv6 off such a device (addrconf_notify of net/ipv6/addrconf.c).
 func (b *builder) devices(conf *CNI) {
-	own := Device{Name: conf.Bridge, MAC: b.actual.mac, MTU: conf.MTU}
-	if own.MAC == "" {
-		own.MAC = bridgeMAC(conf.Subnets[0])
-	}
+	own := Device{Name: conf.Bridge, MAC: bridgeMAC(conf.Subnets[0]), MTU: conf.MTU}
 	var ports []Device
 	for _, d := range b.actual.Devices {
 		if d.Name == conf.Bridge {
@@ -76,7 +75,12 @@ func (b *builder) devices(conf *CNI) {
 	if own.Master != "" {
 		b.ownProblem(BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
 	}
-	own.Up, own.LinkLocal = true, own.LinkLocal || slices.ContainsFunc(conf.Subnets, is6)
+	has6 := slices.ContainsFunc(conf.Subnets, is6)
+	own.Up, own.NoARP, own.LinkLocal = true, false, own.LinkLocal || has6
+	if has6 && own.MTU != 0 && own.MTU < minMTU6 {
+		own.MTU = max(conf.MTU, minMTU6)
+	}
+	own.MAC = cmp.Or(b.actual.mac, own.MAC)
 	b.desired.mac = own.MAC
 	ports = append(ports, own)
 	b.desired.Devices = ports
@@ -84,13 +88,23 @@ func (b *builder) devices(conf *CNI) {
 }
 
 // port describes a pod's port. One that is in another bridge was put there on purpose, so
-// it stays there.
+// it stays there. Only of one that the agent itself has seen in the bridge is it sure that
+// a pod of ours is behind it: a lease proves no more than that somebody has that address.
 func (b *builder) port(d Device, bridge string) Device {
-	if d.Master != "" && d.Master != bridge {
-		b.ownProblem(BridgeFailed, "%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
-		return d
+	p := Problem{Node: b.opts.NodeName, Reason: BridgeFailed, Own: d.Known}
+	switch {
+	case d.Rival != "":
+		p.Own = false
+		p.Detail = fmt.Sprintf("%s and %s both lead to a container with the address %s, which a pod leased, so neither is put into %s; take the address from the one that is no pod's", d.Name, d.Rival, d.Pod, bridge)
+	case d.Master == "" || d.Master == bridge:
+		return Device{Name: d.Name, Master: bridge, Up: true}
+	case d.Known:
+		p.Detail = fmt.Sprintf("%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
+	default:
+		p.Detail = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, for another network's container may have given itself that address: look whose it is", d.Name, d.Pod, d.Master, bridge)
 	}
-	return Device{Name: d.Name, Master: bridge, Up: true}
+	b.report(p)
+	return d
 }
 
 // bridgeMAC derives the bridge's MAC address from a pod subnet. A bridge that is made anew

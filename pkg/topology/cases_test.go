@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what is computed as what is wante
 //	host     a Host in YAML; without it, defaultHost
 //	actual   what is there: SUBNET via ADDRESS dev LINK [shared], unreachable
 //	         SUBNET, address PREFIX of the bridge, cni SUBNETS, sysctl PATH=VALUE,
-//	         bridge [up] [in MASTER] [mac MAC], port NAME [up] [in MASTER] [pod ADDRESS]
+//	         bridge [up] [in MASTER] [mac MAC], port NAME [up] [in MASTER] [pod ADDRESS [known] [rival NAME]]
 //	want     the routes, raised limits and Problems that come of it; also the devices
 //	         and addresses where the case mentions a bridge, and the settings that the
 //	         section actual names
@@ -248,7 +248,7 @@ func parseActual(t *testing.T, text string) State {
 	return s
 }
 
-// parseDevice reads NAME [up] [in MASTER] [mac MAC] [pod ADDRESS].
+// parseDevice reads NAME [up] [in MASTER] [mac MAC] [pod ADDRESS [known] [rival NAME]].
 func parseDevice(f []string) Device {
 	d := Device{Name: f[0]}
 	for i, word := range f {
@@ -261,6 +261,10 @@ func parseDevice(f []string) Device {
 			d.MAC = f[i+1]
 		case "pod":
 			d.Pod = netip.MustParseAddr(f[i+1])
+		case "known":
+			d.Known = true
+		case "rival":
+			d.Rival = f[i+1]
 		}
 	}
 	return d

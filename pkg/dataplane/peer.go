@@ -1,0 +1,79 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// peerAddrs returns the addresses of the device at the other end of a port, in another network
+// namespace, IPv4 ones first and without link-local ones. There are none if the kernel does not
+// tell, because the device has gone or CAP_NET_ADMIN is lacking over there.
+func (k *Kernel) peerAddrs(port *rtnl.LinkAttrs) []netip.Addr {
+	var addrs []netip.Addr
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		ask := request{kind: unix.RTM_GETADDR, flags: unix.NLM_F_DUMP, data: encodeAddrRequest(family, port.NetNsID, port.ParentIndex)}
+		_, _ = k.rtnetlink.read(ask, func(kind uint16, data []byte) {
+			if addr, ok := parsePeerAddr(kind, data, family, port.NetNsID, port.ParentIndex); ok && !addr.IsLinkLocalUnicast() {
+				addrs = append(addrs, addr)
+			}
+		})
+	}
+	return addrs
+}
+
+// peerName returns the name of the device at the other end of a port; empty: the kernel does
+// not tell. It is asked with the number by which this network namespace knows the other
+// (IFLA_TARGET_NETNSID of linux/if_link.h).
+func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
+	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
+	binary.NativeEndian.PutUint32(data[4:], uint32(port.ParentIndex))
+	data = appendAttribute(data, unix.IFLA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(port.NetNsID)))
+	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(kind uint16, data []byte) {
+		if kind != unix.RTM_NEWLINK || len(data) < unix.SizeofIfInfomsg {
+			return
+		}
+		if index, id, _ := parseLink(data); index == port.ParentIndex {
+			name = id.name
+		}
+	})
+	return name
+}
+
+// encodeAddrRequest makes struct ifaddrmsg (rtnetlink(7)) with the number by which this
+// network namespace knows another (IFA_TARGET_NETNSID of linux/if_addr.h, kernel 4.20).
+func encodeAddrRequest(family uint8, namespace, index int) []byte {
+	b := []byte{family, 0, 0, 0}
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	return appendAttribute(b, unix.IFA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(namespace)))
+}
+
+// parsePeerAddr reads an address of the device. A kernel that does not know the attribute of
+// the namespace answers for this one, without the attribute.
+func parsePeerAddr(kind uint16, b []byte, family uint8, namespace, index int) (addr netip.Addr, ok bool) {
+	if kind != unix.RTM_NEWADDR || len(b) < unix.SizeofIfAddrmsg || b[0] != family || int(binary.NativeEndian.Uint32(b[4:])) != index {
+		return addr, false
+	}
+	attrs, err := netlink.NewAttributeDecoder(b[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return addr, false
+	}
+	local := false
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.IFA_TARGET_NETNSID:
+			ok = int(attrs.Int32()) == namespace
+		case unix.IFA_LOCAL:
+			addr, _ = netip.AddrFromSlice(attrs.Bytes())
+			local = true
+		case unix.IFA_ADDRESS: // the other end's, where a link is point-to-point
+			if !local {
+				addr, _ = netip.AddrFromSlice(attrs.Bytes())
+			}
+		}
+	}
+	return addr, ok && attrs.Err() == nil
+}

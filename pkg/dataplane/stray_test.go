@@ -1,0 +1,152 @@
+package dataplane
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// addStranger makes a container of another network that has taken a name and addresses.
+func (m *machine) addStranger(port, device string, addrs ...string) {
+	m.t.Helper()
+	s := m.addSandbox(port, addrs...)
+	l, err := s.nl.LinkByName(port + "-eth0")
+	m.must(err)
+	m.must(s.nl.LinkSetDown(l))
+	m.must(s.nl.LinkSetName(l, device))
+	m.must(s.nl.LinkSetUp(l))
+}
+
+// problems returns those of the bridge and its ports.
+func (m *machine) problems(all []*topology.Node) []topology.Problem {
+	m.t.Helper()
+	host, err := m.Facts(context.Background(), topology.Concerns(options(m), all))
+	m.must(err)
+	_, problems := topology.Desired(options(m), host, m.stated(all), m.observed())
+	return slices.DeleteFunc(problems, func(p topology.Problem) bool { return p.Reason != topology.BridgeFailed })
+}
+
+// restart forgets what a new process would not know.
+func (m *machine) restart() {
+	m.Forget()
+	m.links = nil
+}
+
+// Who has CAP_NET_ADMIN in a container of another network can give itself a pod's address, and gets neither into the
+// pods' bridge by that, nor makes the node not ready.
+func TestStrangerWithAPodsAddress(t *testing.T) {
+	const pods = "10.128.0.2/24"
+	for name, c := range map[string]struct {
+		arrange func(*machine)
+		report  string
+	}{
+		"of a pod that is attached": {arrange: func(m *machine) { m.addStranger("vethother", "vethpod-eth0", pods) }},
+		"of a pod that is attached, in another bridge": {arrange: func(m *machine) {
+			m.addStranger("vethother", "vethpod-eth0", pods)
+			m.into("vethother", "docker0")
+		}},
+		"of a pod that is gone, beside its own": {arrange: func(m *machine) {
+			m.leaseTo("10.128.0.9", "gone", "eth0")
+			m.addStranger("vethother", "eth0", "10.128.0.9/32", "172.17.0.2/16")
+		}},
+		"of a pod that is gone, on a device of another name": {arrange: func(m *machine) {
+			m.leaseTo("10.128.0.9", "gone", "eth0")
+			m.addStranger("vethother", "eth1", "10.128.0.9/32")
+		}},
+		"of two pods": {arrange: func(m *machine) {
+			m.leaseTo("10.128.0.8", "gone", "eth0")
+			m.leaseTo("10.128.0.9", "gone too", "eth0")
+			m.addStranger("vethother", "eth0", "10.128.0.8/32", "10.128.0.9/32")
+		}},
+		"of a pod that is gone, in another bridge": {arrange: func(m *machine) {
+			m.leaseTo("10.128.0.9", "gone", "eth0")
+			m.addStranger("vethother", "eth0", "10.128.0.9/32")
+			m.into("vethother", "docker0")
+		}, report: "look whose it is"},
+		"of a pod whose port is out": {arrange: func(m *machine) {
+			m.addStranger("vethother", "vethpod-eth0", pods)
+			m.settle(nodes(2)) // which sees the pod's port in the bridge
+			m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))
+		}},
+		"of a pod whose port is down, after a restart": {arrange: func(m *machine) {
+			m.addStranger("vethother", "vethpod-eth0", pods)
+			m.must(m.nl.LinkSetDown(m.link("vethpod")))
+			m.restart()
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			m.settle(nodes(2))
+			m.addPod("vethpod", pods)
+			c.arrange(m)
+			before := m.master("vethother")
+			m.settle(nodes(2)) // fails where this node is not ready
+			m.attached("vethpod")
+			if got := m.master("vethother"); got != before {
+				t.Errorf("the stranger was in %q, and is in %q", before, got)
+			}
+			problems := m.problems(nodes(2))
+			if c.report == "" && len(problems) > 0 || c.report != "" && (len(problems) != 1 || !strings.Contains(problems[0].Detail, c.report)) {
+				t.Errorf("problems: %v", problems)
+			}
+		})
+	}
+}
+
+func (m *machine) into(port, bridge string) {
+	m.t.Helper()
+	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: bridge}}))
+	m.must(m.nl.LinkSetMaster(m.link(port), m.link(bridge)))
+}
+
+// Where nothing tells which of two is the pod, neither is touched.
+func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")
+	m.addStranger("vethother", "vethpod-eth0", "10.128.0.2/24")
+	m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))
+	m.restart()
+	m.settle(nodes(2))
+	if pod, other := m.master("vethpod"), m.master("vethother"); pod != "" || other != "" {
+		t.Errorf("the pod is in %q, and the stranger in %q", pod, other)
+	}
+	problems := m.problems(nodes(2))
+	if len(problems) != 2 || problems[0].Own {
+		t.Errorf("problems: %v", problems)
+	}
+	m.must(m.nl.LinkDel(m.link("vethother")))
+	m.settle(nodes(2))
+	m.attached("vethpod")
+}
+
+// The memory of a port ends with it, and follows what is told between two reads.
+func TestPortsThatWereSeenAreForgottenWithThem(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	news := m.watchSettled(nodes(2))
+	m.addPod("vethpod", "10.128.0.2/24")
+	m.quiet(news, "a pod that comes")
+	index := m.link("vethpod").Attrs().Index
+	seen := func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.links.seen[index]
+	}
+	if !seen() {
+		t.Error("a port that came is not remembered")
+	}
+	m.must(os.Remove(filepath.Join(m.dir, "run", topology.IPAMDir, topology.Network, "10.128.0.2")))
+	m.must(m.nl.LinkDel(m.link("vethpod")))
+	m.quiet(news, "a pod that goes")
+	if seen() {
+		t.Error("a port that went is remembered")
+	}
+}
