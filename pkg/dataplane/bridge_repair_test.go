@@ -49,7 +49,12 @@ func TestMACAddressIsPutBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
-			m.addBridge("10.128.0.1/24", "fd01::1/64") // its MAC address is that of its ports
+			m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}})) // it takes the MAC addresses of ports
+			m.up(topology.Bridge)
+			for _, a := range m.known("10.128.0.1/24", "fd01::1/64") {
+				m.addr(topology.Bridge, a)
+			}
+			m.addPod("vethpod", "10.128.0.2/24")
 			var before topology.State
 			made := m.mac(topology.Bridge)
 			m.passAfter(&before)

@@ -16,8 +16,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// addBridge makes the pods' bridge if it is not there, as the plugins do, with addresses and
-// a pod on it.
+// addBridge makes the pods' bridge if it is not there, as the plugins do, with addresses, a MAC
+// address that stays, and a pod on it.
 func (m *machine) addBridge(addrs ...string) {
 	m.t.Helper()
 	if err := m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}); !errors.Is(err, unix.EEXIST) {
@@ -30,6 +30,7 @@ func (m *machine) addBridge(addrs ...string) {
 			m.addr(topology.Bridge, a)
 		}
 	}
+	m.must(m.nl.LinkSetHardwareAddr(m.link(topology.Bridge), m.link(topology.Bridge).Attrs().HardwareAddr))
 	m.addVeth("vethpod", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link(topology.Bridge)))
 }

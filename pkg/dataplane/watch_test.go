@@ -103,6 +103,8 @@ func TestPodsComingAndGoingAreNoNews(t *testing.T) {
 	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
 	m.up(topology.Bridge)
 	m.addr(topology.Bridge, "10.128.0.1/24")
+	bridge := m.link(topology.Bridge)
+	m.must(m.nl.LinkSetHardwareAddr(bridge, bridge.Attrs().HardwareAddr)) // as the plugin does, or each port changes it
 	m.addVeth("vethfirst", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("vethfirst"), m.link(topology.Bridge)))
 	time.Sleep(settling)
