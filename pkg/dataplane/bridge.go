@@ -23,9 +23,7 @@ func (f *linkFacts) bridge(name string) string {
 
 // addBridge makes the bridge, which stays down. A bridge whose MAC address was given does
 // not take that of its ports, as others do (br_stp_recalculate_bridge_id of
-// net/bridge/br_stp_if.c). Nor does one whose MTU was changed since it was made: so it is
-// made with another (br_change_mtu of net/bridge/br_device.c). Otherwise a port with an MTU
-// below 1280 would take IPv6 off the bridge.
+// net/bridge/br_stp_if.c).
 func (k *Kernel) addBridge(d *topology.Device) error {
 	if d == nil {
 		return nil
@@ -39,17 +37,13 @@ func (k *Kernel) addBridge(d *topology.Device) error {
 		return failed(err)
 	}
 	attrs := rtnl.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU-1, mac
-	made := k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs})
-	if made != nil && !errors.Is(made, unix.EEXIST) {
-		return failed(made)
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU, mac
+	if err := k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return failed(err)
 	}
 	link, err := k.handle.LinkByName(d.Name)
 	if err == nil && link.Type() != topology.KindBridge {
 		err = fmt.Errorf("a device of that name is there, and its kind is %s", kindOf(link))
-	}
-	if err == nil && made == nil && d.MTU > 0 {
-		err = k.handle.LinkSetMTU(link, d.MTU)
 	}
 	if err != nil {
 		return failed(err)

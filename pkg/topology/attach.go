@@ -25,9 +25,9 @@ func (b *builder) cni() {
 // maxMTU is the most that the kernel gives a bridge (ETH_MAX_MTU of linux/if_ether.h).
 const maxMTU = 65535
 
-// mtu returns the least MTU of the links that bear our InternalIPs and lead to peers. Where
-// that is none, as with an address on lo or a dummy device, it is that of the links that lead
-// to peers; in a cluster of one Node, that of the uplinks, or of the default routes.
+// mtu returns the least MTU of the links that bear our InternalIPs. What peers state has no
+// part in it, unless those addresses are on lo or a dummy device, by which nothing is sent:
+// then it is that of the links that lead to peers, or, without peers, of the default routes.
 func (b *builder) mtu() int {
 	if b.opts.MTU != 0 {
 		return b.opts.MTU
@@ -42,15 +42,10 @@ func (b *builder) mtu() int {
 		}
 	}
 	for _, link := range b.uplinks {
-		uplinks[link.Name] = true
+		uplinks[link.Name] = link.Kind != KindDummy
 	}
-	for _, leads := range []func(dev string) bool{
-		func(dev string) bool { return uplinks[dev] && peers[dev] },
-		func(dev string) bool { return peers[dev] },
-		func(dev string) bool { return uplinks[dev] },
-		func(dev string) bool { return defaults[dev] },
-	} {
-		if mtu := b.leastMTU(leads); mtu > 0 {
+	for _, links := range []map[string]bool{uplinks, peers, defaults} {
+		if mtu := b.leastMTU(links); mtu > 0 {
 			return min(mtu, maxMTU)
 		}
 	}
@@ -58,10 +53,10 @@ func (b *builder) mtu() int {
 }
 
 // leastMTU returns the least MTU of some links, lo left out; 0: there is none of them.
-func (b *builder) leastMTU(of func(dev string) bool) int {
+func (b *builder) leastMTU(of map[string]bool) int {
 	mtu := 0
 	for _, link := range b.host.Links {
-		if of(link.Name) && !link.Loopback && (mtu == 0 || link.MTU < mtu) {
+		if of[link.Name] && !link.Loopback && (mtu == 0 || link.MTU < mtu) {
 			mtu = link.MTU
 		}
 	}

@@ -52,6 +52,7 @@ type Link struct {
 const (
 	KindBridge = "bridge"
 	KindVeth   = "veth"
+	KindDummy  = "dummy"
 )
 
 // FacesGuests reports whether links of a kind usually lead to guests of this host, such as

@@ -171,11 +171,19 @@ func (b *builder) bridgeSysctls(conf *CNI) {
 		{ConfSysctl(6, conf.Bridge, "disable_ipv6"), "0", slices.ContainsFunc(conf.Subnets, is6)},
 	} {
 		_, there := b.actual.Sysctls[s.path]
-		comes := b.actual.Bridge == "" && (strings.HasPrefix(s.path, "net/ipv4/") || has6 && conf.MTU >= minMTU6)
+		comes := b.actual.Bridge == "" && strings.HasPrefix(s.path, "net/ipv4/") || has6 && b.getsIPv6(conf)
 		if s.wanted && (there || comes) {
 			b.desired.Sysctls[s.path] = s.value
 		}
 	}
+}
+
+// getsIPv6 reports whether the bridge has its settings of IPv6 once it is made, or its MTU is raised, before them.
+func (b *builder) getsIPv6(conf *CNI) bool {
+	if b.actual.Bridge == "" {
+		return conf.MTU >= minMTU6
+	}
+	return slices.ContainsFunc(b.actual.Devices, func(d Device) bool { return d.Name == conf.Bridge && d.MTU != 0 && d.MTU < minMTU6 })
 }
 
 func is6(p netip.Prefix) bool { return p.Addr().Is6() }
