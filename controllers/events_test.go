@@ -67,6 +67,16 @@ func (e teller) knows(reason topology.Reason) func() error {
 	}
 }
 
+// lacks objects while a fault is known. That a node is ready can be seen a moment before its Events know.
+func (e teller) lacks(reason topology.Reason) func() error {
+	return func() error {
+		if e.knows(reason)() == nil {
+			return fmt.Errorf("%s is known still", reason)
+		}
+		return nil
+	}
+}
+
 // mayTell is what config/rbac gives an agent.
 func mayTell() rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}}
@@ -121,6 +131,7 @@ func TestEvents(t *testing.T) {
 	a := startAgent(t, agentOptions{config: cluster.reader, events: events.Events})
 	a.eventually(a.ready)
 	a.eventually(func() error { return a.hasProblem("node3", topology.PodCIDRRefused) })
+	a.eventually(events.lacks(topology.APIUnavailable))
 	events.forward(time.Hour)
 	a.host.disturb(func() { a.host.refusedFacts = errors.New("no such device") })
 	a.eventually(a.notReady("KernelFailed"))
