@@ -28,6 +28,7 @@ type cleanupFlags struct {
 	dryRun     bool
 	force      bool
 	wait       time.Duration
+	settle     time.Duration
 	output     string
 	summary    string
 }
@@ -65,6 +66,7 @@ Exit codes: 0 done, or nothing was there; 1 failure, and it can be repeated;
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be removed, and change nothing")
 	fs.BoolVar(&f.force, "force", false, "go on while pods are attached; the bridge stays with them")
 	fs.DurationVar(&f.wait, "wait", 0, "how long to wait for an agent on this node to end")
+	fs.DurationVar(&f.settle, "settle", 0, "how long to go on removing lease folders that late detaching of dead pods makes")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
 	fs.StringVar(&f.summary, "summary", "", "file for a summary in one line of JSON, such as a termination message")
@@ -102,6 +104,9 @@ func (f *cleanupFlags) validate(cmd *cobra.Command) error {
 	if f.wait < 0 {
 		faults = append(faults, fmt.Errorf("--wait: %s is less than nothing", f.wait))
 	}
+	if f.settle < 0 {
+		faults = append(faults, fmt.Errorf("--settle: %s is less than nothing", f.settle))
+	}
 	if f.output != "table" && f.output != "json" {
 		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
 	}
@@ -117,7 +122,7 @@ func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Resul
 	}
 	defer host.Close()
 	return cleanup.Cleanup{
-		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
+		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait, Settle: f.settle,
 		Say: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
 	}.Run(cmd.Context())
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -33,6 +34,9 @@ type Cleanup struct {
 	DryRun bool
 	// Wait is how long to wait for an agent to end.
 	Wait time.Duration
+	// Settle is how long to go on removing the lease folder. The kubelet collects dead sandboxes once a
+	// minute (containerGCPeriod of pkg/kubelet), and each late CNI DEL makes host-local's folder anew.
+	Settle time.Duration
 	// Say tells a person what is waited for.
 	Say func(string)
 }
@@ -70,7 +74,34 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	defer release()
-	return result, c.clean(ctx, files, &result)
+	if err := c.clean(ctx, files, &result); err != nil {
+		return result, err
+	}
+	return result, c.settle(ctx, s.attached)
+}
+
+// settleInterval is how often settle looks.
+const settleInterval = 200 * time.Millisecond
+
+// settle removes lease folders that late CNI DELs make, for as long as they may come. Where pods
+// are attached their leases stay.
+func (c Cleanup) settle(ctx context.Context, attached bool) error {
+	if attached {
+		return nil
+	}
+	for end := time.Now().Add(c.Settle); time.Now().Before(end); {
+		select {
+		case <-time.After(settleInterval):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if _, err := os.Lstat(c.Store.LeaseDir()); err == nil {
+			if err := c.Store.Clear(true); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // A sight is what was seen of this host.
