@@ -105,7 +105,7 @@ func (o Options) podSpec() corev1.PodSpec {
 }
 
 func (o Options) cleaner() corev1.Container {
-	args := []string{"cleanup", "--run-dir=" + o.RunDir, "--cni-conf-dir=" + mountedConfDir, "--output=json", "--summary=" + summaryFile, "--force", "--settle=65s"}
+	args := []string{"cleanup", "--run-dir=" + o.RunDir, "--cni-conf-dir=" + mountedConfDir, "--output=json", "--summary=" + summaryFile, "--force", "--settle=61s"}
 	if o.Bridge != "" {
 		args = append(args, "--bridge="+o.Bridge)
 	}
