@@ -55,6 +55,7 @@ type Kernel struct {
 	nftConn   *netlink.Conn  // its socket, by whose port our own notifications are known
 	nftEvents *netlink.Conn  // notifications of nftables; nil while the kernel has none
 	hears     chan *netlink.Conn
+	left      chan struct{} // a port has left the bridge, or may have
 
 	mu         sync.Mutex
 	links      *linkFacts
@@ -87,7 +88,7 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1)}
+	k := &Kernel{cfg: cfg, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1)}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
