@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -56,6 +57,7 @@ type Kernel struct {
 	nftEvents *netlink.Conn  // notifications of nftables; nil while the kernel has none
 	hears     chan *netlink.Conn
 	left      chan struct{} // a port has left the bridge, or may have
+	departed  atomic.Uint64 // links that have gone
 
 	mu         sync.Mutex
 	links      *linkFacts
