@@ -287,7 +287,7 @@ func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, k
 		}
 		defer host.Close()
 		collector := &leases.Collector{
-			Store: cni.Store{RunDir: f.runDir}, Host: host, Departures: kernel.Departures, Log: ctrl.Log.WithName("leases"),
+			Store: cni.Store{RunDir: f.runDir}, Host: host, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
 		}
 		return collector.Run(ctx)
 	}))

@@ -57,7 +57,7 @@ type Kernel struct {
 	nftEvents *netlink.Conn  // notifications of nftables; nil while the kernel has none
 	hears     chan *netlink.Conn
 	left      chan struct{} // a port has left the bridge, or may have
-	departed  atomic.Uint64 // links that have gone
+	comings   atomic.Uint64 // and goings of links
 
 	mu         sync.Mutex
 	links      *linkFacts

@@ -106,4 +106,3 @@ func oneFamily(all []*topology.Node, which int) []*topology.Node {
 	}
 	return all
 }
-

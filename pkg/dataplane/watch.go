@@ -88,8 +88,8 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	return nil
 }
 
-// Departures counts the links that have gone since Watch began, or more after notifications were lost.
-func (k *Kernel) Departures() uint64 { return k.departed.Load() }
+// LinkChanges counts the links that have come and gone, or more. It counts while Watch runs.
+func (k *Kernel) LinkChanges() uint64 { return k.comings.Load() }
 
 // setBlind remembers what keeps us from watching folders, nil: nothing. A change of
 // that is news.
@@ -118,7 +118,7 @@ func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
 			// Notifications were lost: nothing that is kept can be trusted.
 			k.Forget()
 			k.portLeft()
-			k.departed.Add(1)
+			k.comings.Add(1)
 			notify()
 		case err != nil:
 			return fmt.Errorf("reading notifications: %w", err)
@@ -188,8 +188,8 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	}
 	index, now, kind := parseLink(m.Data)
 	deleted := m.Header.Type == unix.RTM_DELLINK
-	if deleted {
-		k.departed.Add(1)
+	if deleted || k.links == nil || k.links.idents[index].name == "" {
+		k.comings.Add(1)
 	}
 	if k.links != nil {
 		k.links.see(index, now, deleted, k.cfg.Bridge)

@@ -40,8 +40,8 @@ type Collector struct {
 	Store Store
 	Host  Host
 	Log   logr.Logger
-	// Departures counts the links that have gone from this host.
-	Departures func() uint64
+	// LinkChanges counts the links that have come to this host and gone from it.
+	LinkChanges func() uint64
 
 	// Period is how often leases are looked at; zero: 10 s.
 	Period time.Duration
@@ -77,11 +77,11 @@ type guest struct {
 	addrs map[netip.Addr]bool
 }
 
-// settled is what was there when all leases were found to be of live pods. Without a new lease or a
-// departed link they still are.
+// settled is what was there when all leases were found to be of live pods. They still are until a lease
+// or a link comes or a link goes.
 type settled struct {
-	leases     map[cni.Lease]bool
-	departures uint64
+	leases  map[cni.Lease]bool
+	changes uint64
 }
 
 // Run looks at leases until ctx ends.
@@ -116,9 +116,9 @@ func (c *Collector) Run(ctx context.Context) error {
 // look releases what is ripe. The leases are read before the namespaces, so that a lease's pod is
 // there to be seen.
 func (c *Collector) look(ctx context.Context) error {
-	departures := c.Departures()
+	changes := c.LinkChanges()
 	held, err := c.Store.HeldLeases()
-	if err != nil || len(held) == 0 || c.settled.covers(held, departures) {
+	if err != nil || c.settled.covers(held, changes) {
 		return err
 	}
 	guests, err := c.Host.Guests()
@@ -130,7 +130,7 @@ func (c *Collector) look(ctx context.Context) error {
 	c.meet(now, guests)
 	c.settled = settled{}
 	if allIn(held, guests) {
-		c.settled = settle(held, departures)
+		c.settled = settle(held, changes)
 	}
 	return c.release(ctx, c.ripe(now, held))
 }
@@ -237,8 +237,8 @@ func (c *Collector) mayBeOfAnother(l *lease) bool {
 	return false
 }
 
-func settle(held []cni.Lease, departures uint64) settled {
-	s := settled{leases: make(map[cni.Lease]bool, len(held)), departures: departures}
+func settle(held []cni.Lease, changes uint64) settled {
+	s := settled{leases: make(map[cni.Lease]bool, len(held)), changes: changes}
 	for _, l := range held {
 		s.leases[l] = true
 	}
@@ -246,6 +246,6 @@ func settle(held []cni.Lease, departures uint64) settled {
 }
 
 // covers reports whether nothing has come or gone, but leases that were given back.
-func (s settled) covers(held []cni.Lease, departures uint64) bool {
-	return s.leases != nil && departures == s.departures && !slices.ContainsFunc(held, func(l cni.Lease) bool { return !s.leases[l] })
+func (s settled) covers(held []cni.Lease, changes uint64) bool {
+	return s.leases != nil && changes == s.changes && !slices.ContainsFunc(held, func(l cni.Lease) bool { return !s.leases[l] })
 }

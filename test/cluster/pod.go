@@ -117,6 +117,11 @@ func (p *Pod) Remove(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("detaching pod %s: %w", p.Name, err)
 	}
+	return p.Die()
+}
+
+// Die ends the pod's namespace without detaching it, as a crash of the container runtime does. Its lease stays.
+func (p *Pod) Die() error {
 	c := p.Node.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
