@@ -113,7 +113,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err := forgetStartUp(); err != nil {
 		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
-	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
+	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir, BinDir: hostPlugins}
 	lock, err := f.lock(cmd.Context(), &store)
 	if err != nil {
 		return err
@@ -137,6 +137,9 @@ func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
 		ResolvConf: f.resolvConf, ResolvConfNeeded: f.resolvConf != defaultResolvConf,
 	}
 }
+
+// hostPlugins is the container runtime's folder of plugins.
+const hostPlugins = "/opt/cni/bin"
 
 // gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB
 // instead of the 47 of Go's default, on a program that is idle nearly always.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/plugins"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -58,6 +59,8 @@ type Kernel struct {
 	hears     chan *netlink.Conn
 	left      chan struct{} // a port has left the bridge, or may have
 	comings   atomic.Uint64 // and goings of links
+
+	speakers plugins.Speakers // which plugins accept what
 
 	mu         sync.Mutex
 	links      *linkFacts
@@ -159,9 +162,17 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	}
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+		ConfigsBefore: k.cfg.CNI.Before(), CNI11: k.cni11(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
+}
+
+// cni11 returns which plugins that our config may take accept CNI 1.1.0.
+func (k *Kernel) cni11() []string {
+	if k.cfg.CNI.BinDir == "" {
+		return nil
+	}
+	return k.speakers.CNI11(k.cfg.CNI.BinDir, cni.RequiredBy(&topology.CNI{Firewall: true}))
 }
 
 // texts puts errors that are any into words.
