@@ -137,88 +137,91 @@ func (n *node) leases(want ...string) {
 
 const long = time.Hour
 
-func TestLeases(t *testing.T) {
-	for name, c := range map[string]struct {
-		do   func(*node)
-		left []string
-	}{
-		"of a live pod":                         {func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.pass(long) }, []string{"10.0.0.2", "fd00::2"}},
-		"of a dead pod":                         {func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.pass(period); n.die(1); n.pass(50 * time.Second) }, nil},
-		"of one that died before the agent ran": {func(n *node) { n.lease("10.0.0.2", "gone"); n.pass(50 * time.Second) }, nil},
-		"without a holder":                      {func(n *node) { n.lease("10.0.0.2", ""); n.pass(50 * time.Second) }, nil},
-		"of one that died a moment ago": {
-			func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.die(1); n.pass(period) }, []string{"10.0.0.2"},
-		},
-		"given to another pod meanwhile": {func(n *node) {
+// leaseCases say which leases are left after what happened.
+var leaseCases = map[string]struct {
+	do   func(*node)
+	left []string
+}{
+	"of a live pod":                         {func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.pass(long) }, []string{"10.0.0.2", "fd00::2"}},
+	"of a dead pod":                         {func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.pass(period); n.die(1); n.pass(50 * time.Second) }, nil},
+	"of one that died before the agent ran": {func(n *node) { n.lease("10.0.0.2", "gone"); n.pass(50 * time.Second) }, nil},
+	"without a holder":                      {func(n *node) { n.lease("10.0.0.2", ""); n.pass(50 * time.Second) }, nil},
+	"of one that died a moment ago": {
+		func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.die(1); n.pass(period) }, []string{"10.0.0.2"},
+	},
+	"given to another pod meanwhile": {func(n *node) {
+		n.pod(1, "10.0.0.2")
+		n.die(1)
+		n.pass(period)
+		n.clock = n.clock.Add(period)
+		n.lease("10.0.0.2", "next") // its namespace comes in a moment
+		n.pass(period)
+	}, []string{"10.0.0.2"}},
+	"of a pod that lost its address": {func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.show(1); n.changes++; n.pass(long) }, []string{"10.0.0.2"}},
+	"of a pod that lost its cable":   {func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.cut(1); n.pass(long) }, []string{"10.0.0.2"}},
+	"of a pod that lost its cable, and then died": {
+		func(n *node) {
 			n.pod(1, "10.0.0.2")
-			n.die(1)
 			n.pass(period)
+			n.cut(1)
+			n.pass(long)
+			n.die(1)
+			n.pass(50 * time.Second)
+		}, nil,
+	},
+	"of a pod that lost its cable, and then died unseen": {
+		func(n *node) {
+			n.pod(1, "10.0.0.2")
+			n.pass(period)
+			n.cut(1)
+			n.pass(long)
+			delete(n.guests, 1)
+			n.pass(50 * time.Second)
+		}, nil,
+	},
+	"of a pod that lost its cable before the agent ran": {
+		func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.cut(1); n.restart(); n.pass(long) }, []string{"10.0.0.2"},
+	},
+	"of a pod that has shown no address": {func(n *node) { n.empty(1); n.lease("10.0.0.2", "gvisor"); n.pass(long) }, []string{"10.0.0.2"}},
+	"of a pod whose address comes late": {func(n *node) {
+		n.empty(1)
+		n.pass(2 * time.Minute)
+		n.lease("10.0.0.2", "slow")
+		n.pass(long)
+	}, []string{"10.0.0.2"}},
+	"of a dead pod, beside one that has shown no address": {func(n *node) {
+		n.empty(1)
+		n.pass(long)
+		n.pod(2, "10.0.0.3")
+		n.pass(period)
+		n.die(2)
+		n.pass(50 * time.Second)
+	}, nil},
+	"of a dead pod, beside others in the making": {func(n *node) {
+		n.lease("10.0.0.2", "gone")
+		n.pass(period)
+		for id := range 5 {
 			n.clock = n.clock.Add(period)
-			n.lease("10.0.0.2", "next") // its namespace comes in a moment
-			n.pass(period)
-		}, []string{"10.0.0.2"}},
-		"of a pod that lost its address": {func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.show(1); n.changes++; n.pass(long) }, []string{"10.0.0.2"}},
-		"of a pod that lost its cable":   {func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.cut(1); n.pass(long) }, []string{"10.0.0.2"}},
-		"of a pod that lost its cable, and then died": {
-			func(n *node) {
-				n.pod(1, "10.0.0.2")
-				n.pass(period)
-				n.cut(1)
-				n.pass(long)
-				n.die(1)
-				n.pass(50 * time.Second)
-			}, nil,
-		},
-		"of a pod that lost its cable, and then died unseen": {
-			func(n *node) {
-				n.pod(1, "10.0.0.2")
-				n.pass(period)
-				n.cut(1)
-				n.pass(long)
-				delete(n.guests, 1)
-				n.pass(50 * time.Second)
-			}, nil,
-		},
-		"of a pod that lost its cable before the agent ran": {
-			func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.cut(1); n.restart(); n.pass(long) }, []string{"10.0.0.2"},
-		},
-		"of a pod that has shown no address": {func(n *node) { n.empty(1); n.lease("10.0.0.2", "gvisor"); n.pass(long) }, []string{"10.0.0.2"}},
-		"of a pod whose address comes late": {func(n *node) {
-			n.empty(1)
-			n.pass(2 * time.Minute)
-			n.lease("10.0.0.2", "slow")
-			n.pass(long)
-		}, []string{"10.0.0.2"}},
-		"of a dead pod, beside one that has shown no address": {func(n *node) {
-			n.empty(1)
-			n.pass(long)
-			n.pod(2, "10.0.0.3")
-			n.pass(period)
-			n.die(2)
-			n.pass(50 * time.Second)
-		}, nil},
-		"of a dead pod, beside others in the making": {func(n *node) {
-			n.lease("10.0.0.2", "gone")
-			n.pass(period)
-			for id := range 5 {
-				n.clock = n.clock.Add(period)
-				n.empty(id + 1) // one at each look
-				n.pass(0)
-			}
-		}, nil},
-		"of a dead pod, beside a node that this one is a guest of": {func(n *node) {
-			n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Uplink: true}
-			n.lease("10.0.0.2", "gone")
-			n.pass(50 * time.Second)
-		}, nil},
-		"of a dead pod whose number another has got": {func(n *node) {
-			n.pod(1, "10.0.0.2")
-			n.pass(period)
-			n.die(1)
-			n.pod(1, "10.0.0.3")
-			n.pass(50 * time.Second)
-		}, []string{"10.0.0.3"}},
-	} {
+			n.empty(id + 1) // one at each look
+			n.pass(0)
+		}
+	}, nil},
+	"of a dead pod, beside a node that this one is a guest of": {func(n *node) {
+		n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Uplink: true}
+		n.lease("10.0.0.2", "gone")
+		n.pass(50 * time.Second)
+	}, nil},
+	"of a dead pod whose number another has got": {func(n *node) {
+		n.pod(1, "10.0.0.2")
+		n.pass(period)
+		n.die(1)
+		n.pod(1, "10.0.0.3")
+		n.pass(50 * time.Second)
+	}, []string{"10.0.0.3"}},
+}
+
+func TestLeases(t *testing.T) {
+	for name, c := range leaseCases {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
 			c.do(n)
