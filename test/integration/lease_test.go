@@ -33,7 +33,7 @@ func TestAddressesOfDeadPodsAreGivenBack(t *testing.T) {
 	dead := leak(t, store, 10_000)
 	killed, err := node.AddPod(ctx, "killed")
 	must(t, err)
-	must(t, killed.Die())
+	must(t, killed.End())
 
 	start := time.Now()
 	for n := 0; leaked(t, store, dead) > 0; n++ { // at work like a node whose pods crash
@@ -45,7 +45,7 @@ func TestAddressesOfDeadPodsAreGivenBack(t *testing.T) {
 				t.Fatalf("%s has an address of %s", pod.Name, other.Name)
 			}
 		}
-		must(t, pod.Die())
+		must(t, pod.End())
 	}
 	t.Logf("10,000 leases were given back in %s", time.Since(start))
 	onlyLive(ctx, t, store, live)
