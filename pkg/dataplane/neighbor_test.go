@@ -74,6 +74,10 @@ func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 		n.LinkIndex, n.HardwareAddr = m.link(topology.Bridge).Attrs().Index, net.HardwareAddr{2, 0, 0, 0, 0, 7}
 		m.must(m.nl.NeighSet(&n))
 	}
+	again, err := New(m.cfg) // which has heard nothing of the pod
+	m.must(err)
+	m.must(m.Close())
+	m.Kernel = again
 	m.watch()
 	m.awaitNoNeighbor(pod.mac)
 	m.must(m.dropNeighbors()) // which ends after all of it has been done
