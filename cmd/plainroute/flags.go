@@ -56,7 +56,7 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 const (
 	maskSizeFlag4   = "node-cidr-mask-size-ipv4"
 	maskSizeFlag6   = "node-cidr-mask-size-ipv6"
-	maskSizeDefault = "(default: in a range of --cluster-cidr any up to a sixteenth of it, and our own subnet's; else our own subnet's alone)"
+	maskSizeDefault = "(default: our own subnet's and, inside --cluster-cidr, any up to a sixteenth of the range)"
 )
 
 // defaultResolvConf is the file of resolv.conf(5). In a pod it is a copy of the pod's creation.

@@ -235,7 +235,7 @@ func (b *builder) refuse(c *claim) (Reason, string) {
 		}
 	}
 	clash := b.judge.taken.clash(p)
-	if clash != "" && !b.granted(c) && !b.held(c) {
+	if clash != "" && b.right(c) == 0 {
 		return PodCIDRRefused, clash
 	}
 	if clash != "" {
@@ -255,19 +255,6 @@ func (b *builder) grantOf(c *claim) *claim {
 		return nil
 	}
 	return &b.actual.granted[i]
-}
-
-// held tells whether our table sends the subnet to an InternalIP of this Node,
-// were it not its next hop any more, for a Node may get a better one.
-func (b *builder) held(c *claim) bool {
-	r, ok := b.inPlace(c.subnet)
-	return ok && slices.Contains(c.node.Addrs, r.Via)
-}
-
-// incumbent tells whether our table sends the subnet to this Node already.
-func (b *builder) incumbent(c *claim) bool {
-	r, ok := b.inPlace(c.subnet)
-	return ok && c.dev != "" && r.Via == c.addr
 }
 
 // shared reports Nodes with one InternalIP. Neither is refused: a Node can only

@@ -31,7 +31,7 @@ func (b *builder) settle(claims []claim) {
 // hiding reports whether a claim is refused because it would hide another Node's InternalIP.
 func (b *builder) hiding(c claim) bool {
 	older := b.judge.hides(&c)
-	if older == nil || b.granted(&c) || b.held(&c) {
+	if older == nil || b.right(&c) > 0 {
 		return false
 	}
 	b.report(Problem{
@@ -86,16 +86,20 @@ func (c contestant) compare(o contestant) int {
 	return cmp.Or(cmp.Compare(o.right, c.right), c.node.compareAge(o.node))
 }
 
-// right says by what a claim goes before others, whatever their lengths: that it was granted, else
-// that our table leads to it, else that it leads to another InternalIP of its Node.
+// right returns by what a claim goes before others, whatever their lengths; more is better: it was
+// granted in the pass before, our table sends the subnet to its Node, or to another InternalIP of
+// that Node, for a Node may get a better one.
 func (b *builder) right(c *claim) int {
-	right := 0
-	for i, has := range []func(*claim) bool{b.held, b.incumbent, b.granted} {
-		if has(c) {
-			right |= 1 << i
-		}
+	if b.granted(c) {
+		return 3
 	}
-	return right
+	switch r, ok := b.inPlace(c.subnet); {
+	case ok && c.dev != "" && r.Via == c.addr:
+		return 2
+	case ok && slices.Contains(c.node.Addrs, r.Via):
+		return 1
+	}
+	return 0
 }
 
 // A plot is a subnet that is claimed. Prefixes never cross, so plots are nested:
