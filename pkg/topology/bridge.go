@@ -148,8 +148,9 @@ func (b *builder) gateway(p netip.Prefix) bool {
 	case b.attached(subnet):
 		return true
 	}
-	return b.judge.lengths(subnet).has(subnet.Bits()) &&
-		(within(b.opts.ClusterCIDRs, subnet) || slices.ContainsFunc(b.host.Leases, subnet.Contains))
+	lengths, inside := b.judge.lengths(subnet)
+	return lengths.has(subnet.Bits()) &&
+		(inside && len(b.opts.ClusterCIDRs) > 0 || slices.ContainsFunc(b.host.Leases, subnet.Contains))
 }
 
 // Gateway returns the address that host-local keeps for the gateway of a subnet:

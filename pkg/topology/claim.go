@@ -20,15 +20,15 @@ type claim struct {
 
 // A judge decides which claims are accepted.
 type judge struct {
-	opts    Options
-	own     *Node
-	peers   []*Node
-	usual   byFamily[Lengths] // the lengths that pod subnets seem to have; zero: none can be told
-	cluster []netip.Prefix    // --cluster-cidr, disjoint
-	never   takenIndex        // what no pod subnet may overlap, by the options and the standards
-	taken   takenIndex        // what of this host none may overlap that is not in place
-	nodes   []holder          // Nodes' InternalIPs that none of the above protects, sorted
-	needs   []netip.Addr      // the default gateways and nameservers of this host
+	opts   Options
+	own    *Node
+	peers  []*Node
+	ranges []podRange        // of --cluster-cidr, disjoint
+	others byFamily[Lengths] // the lengths of pod subnets elsewhere; zero: none can be told
+	never  takenIndex        // what no pod subnet may overlap, by the options and the standards
+	taken  takenIndex        // what of this host none may overlap that is not in place
+	nodes  []holder          // Nodes' InternalIPs that none of the above protects, sorted
+	needs  []netip.Addr      // the default gateways and nameservers of this host
 }
 
 // A holder is a Node with one of its InternalIPs.
@@ -38,8 +38,8 @@ type holder struct {
 }
 
 func newJudge(opts Options, host Host, ranges *hostRanges, own *Node, peers []*Node, actual []Route) *judge {
-	j := &judge{opts: opts, own: own, peers: peers, cluster: ranges.cluster}
-	j.usual = byFamily[Lengths]{j.usualLengths(actual, true), j.usualLengths(actual, false)}
+	j := &judge{opts: opts, own: own, peers: peers}
+	j.setLengths(ranges.cluster, actual)
 	j.never, j.taken = newTakenIndex(bounds(opts)), newTakenIndex(ranges.taken)
 	j.needs = slices.Clone(host.Nameservers)
 	for _, r := range host.Routes {
@@ -95,10 +95,9 @@ func (j *judge) protectAddr(n *Node, addr netip.Addr) {
 // refuse returns why a subnet can't be a pod subnet, by what the operator and the
 // standards say, or "".
 func (j *judge) refuse(p netip.Prefix) string {
-	if len(j.opts.ClusterCIDRs) > 0 && !within(j.opts.ClusterCIDRs, p) {
+	switch lengths, inside := j.lengths(p); {
+	case !inside:
 		return fmt.Sprintf("podCIDR %s is outside --cluster-cidr", p)
-	}
-	switch lengths := j.lengths(p); {
 	case lengths == Lengths{}:
 		return fmt.Sprintf("podCIDR %s is wider than a pod subnet is taken to be without --cluster-cidr", p)
 	case !lengths.has(p.Bits()):

@@ -10,7 +10,9 @@ import (
 // settle gives each address to one Node at most. Claims come sorted, so those that overlap stand
 // together, behind the widest of them.
 func (b *builder) settle(claims []claim) {
-	claims = slices.DeleteFunc(claims, b.hiding)
+	if len(b.judge.nodes) > 0 {
+		claims = slices.DeleteFunc(claims, b.hiding)
+	}
 	b.claims = claims[:0]
 	for len(claims) > 0 {
 		n := 1

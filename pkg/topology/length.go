@@ -26,31 +26,57 @@ const narrowest4, narrowest6 = 30, 126
 // lengths: a sixteenth. A /16 then takes a /20, and one Node can't take much from those to come.
 const shareBits = 4
 
-// lengths returns the lengths that pod subnets where a prefix is may have: the operator's; else, in
-// a range of --cluster-cidr, those that take no more than a share of it; else the usual ones. The
-// usual ones are accepted in a small range too.
-func (j *judge) lengths(p netip.Prefix) Lengths {
-	is4 := p.Addr().Is4()
-	if given := j.opts.maskSizes(is4); given != (Lengths{}) {
-		return given
+// A podRange is a range of --cluster-cidr with the lengths that pod subnets in there may have.
+type podRange struct {
+	netip.Prefix
+	lengths Lengths
+}
+
+// setLengths finds the lengths that pod subnets may have: the operator's; else, in a range of
+// --cluster-cidr, those that take no more than a share of it; else the usual ones. The usual ones
+// are accepted in a small range too.
+func (j *judge) setLengths(cluster []netip.Prefix, actual []Route) {
+	for _, is4 := range []bool{true, false} {
+		lengths := j.others.of(is4)
+		if *lengths = j.opts.maskSizes(is4); *lengths == (Lengths{}) {
+			*lengths = j.usualLengths(cluster, actual, is4)
+		}
 	}
-	usual := *j.usual.of(is4)
-	i := j.rangeOf(p)
-	if i < 0 {
-		return usual
+	for _, c := range cluster {
+		is4 := c.Addr().Is4()
+		r := podRange{c, *j.others.of(is4)}
+		if j.opts.maskSizes(is4) == (Lengths{}) {
+			r.lengths = widened(r.lengths, c)
+		}
+		j.ranges = append(j.ranges, r)
 	}
+}
+
+// widened adds to the usual lengths those that take no more than a share of a range.
+func widened(usual Lengths, c netip.Prefix) Lengths {
 	narrowest := byFamily[int]{narrowest4, narrowest6}
-	wide := Lengths{j.cluster[i].Bits() + shareBits, *narrowest.of(is4)}
-	if usual == (Lengths{}) {
-		return wide
+	l := Lengths{c.Bits() + shareBits, *narrowest.of(c.Addr().Is4())}
+	if usual != (Lengths{}) {
+		l = Lengths{min(l.Widest, usual.Widest), max(l.Narrowest, usual.Narrowest)}
 	}
-	return Lengths{min(wide.Widest, usual.Widest), max(wide.Narrowest, usual.Narrowest)}
+	return l
+}
+
+// lengths returns the lengths that pod subnets may have where a prefix is, and whether that is
+// inside --cluster-cidr, if there is one.
+func (j *judge) lengths(p netip.Prefix) (lengths Lengths, inside bool) {
+	for i := range j.ranges {
+		if r := &j.ranges[i]; r.Contains(p.Addr()) {
+			return r.lengths, r.Bits() <= p.Bits()
+		}
+	}
+	return *j.others.of(p.Addr().Is4()), len(j.ranges) == 0
 }
 
 // usualLengths returns the lengths that pod subnets of a family seem to have: our own subnet's,
 // else, while our own are not known, from the widest to the narrowest of those which our table has,
 // else what most Nodes have.
-func (j *judge) usualLengths(actual []Route, is4 bool) Lengths {
+func (j *judge) usualLengths(cluster []netip.Prefix, actual []Route, is4 bool) Lengths {
 	if j.own != nil && j.own.podCIDR(is4).IsValid() {
 		bits := j.own.podCIDR(is4).Bits()
 		return Lengths{bits, bits}
@@ -58,7 +84,7 @@ func (j *judge) usualLengths(actual []Route, is4 bool) Lengths {
 	var routed, claimed lengthCount
 	for _, n := range j.peers {
 		p := n.podCIDR(is4)
-		if !p.IsValid() || !j.plausible(p) {
+		if !p.IsValid() || !plausible(cluster, p) {
 			continue
 		}
 		claimed[p.Bits()]++
@@ -76,18 +102,12 @@ func (j *judge) usualLengths(actual []Route, is4 bool) Lengths {
 // plausible keeps a single Node from telling us what all pod subnets are like, in
 // a family of which we know none: 2000::/3, say, or all of --cluster-cidr. A /16 or a /48 is
 // as much as kube-controller-manager gives a whole cluster by default, or more.
-func (j *judge) plausible(p netip.Prefix) bool {
-	if len(j.cluster) > 0 {
-		i := j.rangeOf(p)
-		return i >= 0 && j.cluster[i].Bits() < p.Bits()
+func plausible(cluster []netip.Prefix, p netip.Prefix) bool {
+	if len(cluster) > 0 {
+		return within(cluster, p) && !slices.Contains(cluster, p)
 	}
 	widest := byFamily[int]{wide4, wide6}
 	return p.Bits() >= *widest.of(p.Addr().Is4())
-}
-
-// rangeOf returns the index of the range of --cluster-cidr that a prefix begins in, or -1.
-func (j *judge) rangeOf(p netip.Prefix) int {
-	return slices.IndexFunc(j.cluster, func(c netip.Prefix) bool { return c.Contains(p.Addr()) })
 }
 
 // lengthCount counts prefixes by their number of bits.

@@ -15,7 +15,7 @@ type Options struct {
 	// ClusterCIDRs bound the pod subnets; empty: no bound.
 	ClusterCIDRs []netip.Prefix
 	// MaskSizes4 and MaskSizes6 are the lengths that a pod subnet may have; the zero Lengths:
-	// see judge.lengths.
+	// see judge.setLengths.
 	MaskSizes4, MaskSizes6 Lengths
 	// ServiceCIDRs must not be overlapped by pod subnets.
 	ServiceCIDRs []netip.Prefix
