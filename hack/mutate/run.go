@@ -49,7 +49,7 @@ func newSuite(ctx context.Context, pkg, folder string, args []string) (*suite, e
 		return nil, err
 	}
 	s := &suite{source: src, binary: filepath.Join(folder, "test"), folder: folder, mutants: mutants}
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-overlay", overlay, "-o", s.binary, pkg)
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-trimpath", "-overlay", overlay, "-o", s.binary, pkg)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("compiling %s with its mutants: %w\n%s", pkg, err, out)

@@ -130,22 +130,39 @@ func (s *source) compilable(mutants []*mutant) ([]*mutant, map[string]string, er
 		bad := map[*mutant]bool{}
 		for _, err := range errs {
 			at := err.Fset.Position(err.Pos)
-			m := innermost(mutants, where, at)
-			if m == nil {
+			guilty := innermost(mutants, where, at)
+			if len(guilty) == 0 {
+				guilty = ofLine(mutants, where, at, texts[at.Filename])
+			}
+			if len(guilty) == 0 {
 				return nil, nil, fmt.Errorf("weaving mutants: %w", err)
 			}
-			bad[m] = true
+			for _, m := range guilty {
+				bad[m] = true
+			}
 		}
 		mutants = slices.DeleteFunc(slices.Clone(mutants), func(m *mutant) bool { return bad[m] })
 	}
 }
 
 // innermost returns the mutant that stands most closely around a place in a woven file.
-func innermost(mutants []*mutant, where map[*mutant][2]int, at token.Position) (found *mutant) {
-	size := func(m *mutant) int { return where[m][1] - where[m][0] }
+func innermost(mutants []*mutant, where map[*mutant][2]int, at token.Position) (found []*mutant) {
+	least := 0
 	for _, m := range mutants {
-		if m.file == at.Filename && where[m][0] <= at.Offset && at.Offset < where[m][1] && (found == nil || size(m) < size(found)) {
-			found = m
+		from, to := where[m][0], where[m][1]
+		if m.file == at.Filename && from <= at.Offset && at.Offset < to && (found == nil || to-from < least) {
+			found, least = []*mutant{m}, to-from
+		}
+	}
+	return found
+}
+
+// ofLine returns the mutants that begin on the line of a place in a woven file: the type of one may not
+// fit what stands around it.
+func ofLine(mutants []*mutant, where map[*mutant][2]int, at token.Position, text string) (found []*mutant) {
+	for _, m := range mutants {
+		if m.file == at.Filename && 1+strings.Count(text[:where[m][0]], "\n") == at.Line {
+			found = append(found, m)
 		}
 	}
 	return found
