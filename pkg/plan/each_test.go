@@ -89,6 +89,30 @@ func TestEachChangeAlone(t *testing.T) {
 	}
 }
 
+// Two changes don't make up for each other.
+func TestEachPairOfChanges(t *testing.T) {
+	for one := range lones {
+		for other := range lones {
+			c := lones[one].changes
+			field := reflect.ValueOf(&c).Elem().FieldByName(other)
+			field.Set(reflect.ValueOf(lones[other].changes).FieldByName(other))
+			if c.Empty() || c.KernelEmpty() != (lones[one].config && lones[other].config) || c.Removes() != (lones[one].removes || lones[other].removes) {
+				t.Errorf("%s and %s: empty %v, but for the config %v, removing %v", one, other, c.Empty(), c.KernelEmpty(), c.Removes())
+			}
+		}
+	}
+	for _, s := range []SetChange{
+		{AddCluster: []netip.Prefix{aPrefix}, DeleteCluster: []netip.Prefix{aPrefix}},
+		{AddCluster: []netip.Prefix{aPrefix}, DeleteNodes: []netip.Addr{anAddr}},
+		{AddCluster: []netip.Prefix{aPrefix}, AddNodes: []netip.Addr{anAddr}},
+		{DeleteNodes: []netip.Addr{anAddr}, AddNodes: []netip.Addr{anAddr}},
+	} {
+		if s.Empty() {
+			t.Errorf("%+v counts as empty", s)
+		}
+	}
+}
+
 // Each sort of change of a set by itself is one.
 func TestEachSetChangeAlone(t *testing.T) {
 	for _, s := range []SetChange{
