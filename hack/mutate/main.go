@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -38,14 +39,15 @@ func main() {
 
 // options are the flags.
 type options struct {
-	sample int
-	seed   uint64
-	list   string
-	json   string
-	match  string
-	only   string
-	args   string
-	pkgs   []string
+	sample   int
+	seed     uint64
+	list     string
+	json     string
+	match    string
+	only     string
+	args     string
+	patience time.Duration
+	pkgs     []string
 }
 
 func parse(args []string) (options, error) {
@@ -58,6 +60,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.match, "match", "", "try only mutants whose key contains this, as in pkg/plan/diff.go")
 	fs.StringVar(&o.only, "tests", "", "run only tests whose name matches this regular expression")
 	fs.StringVar(&o.args, "args", "-rapid.seed=1 -rapid.nofailfile -rapid.shrinktime=0s", "flags for test binaries that know them")
+	fs.DurationVar(&o.patience, "patience", 10*time.Second, "a mutant is stuck once tests take ten times as long as without it, and this more")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}

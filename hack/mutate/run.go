@@ -25,6 +25,8 @@ type suite struct {
 	mutants []*mutant
 	tests   []*test
 	broken  []string // tests that fail without any mutant
+
+	patience time.Duration // beyond slower times what tests take without a mutant
 }
 
 // A test with how long it takes, and which mutants it comes by.
@@ -169,11 +171,8 @@ func lastLines(out []byte) string {
 	return strings.Join(lines[max(0, len(lines)-5):], " | ")
 }
 
-// patience is how many times longer than without a mutant tests may take, and a moment more.
-const (
-	patience = 10
-	moment   = 10 * time.Second
-)
+// slower is how many times longer than without a mutant tests may take.
+const slower = 10
 
 // A fate is what became of a mutant.
 type fate string
@@ -196,7 +195,7 @@ func (s *suite) try(ctx context.Context, m *mutant) (fate, error) {
 		for _, t := range batch {
 			took += t.took
 		}
-		result, _, err := s.run(ctx, batch, patience*took+moment, fmt.Sprintf("MUTATE_ON=%d", m.id))
+		result, _, err := s.run(ctx, batch, slower*took+s.patience, fmt.Sprintf("MUTATE_ON=%d", m.id))
 		switch {
 		case err != nil:
 			return "", err

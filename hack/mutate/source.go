@@ -34,13 +34,14 @@ type sourceFile struct {
 // listed is what go list prints of a package.
 type listed struct {
 	Dir, ImportPath, Name, Export string
-	GoFiles, CgoFiles             []string
-	DepOnly                       bool
+	GoFiles                       []string
+	DepOnly, Standard             bool
 }
 
 // load reads the package in the given folder, as in ./pkg/plan, and type-checks it.
 func load(pkg string) (*source, error) {
-	cmd := exec.Command("go", "list", "-export", "-deps", "-trimpath", "-json=Dir,ImportPath,Name,Export,GoFiles,CgoFiles,DepOnly", pkg)
+	cmd := exec.Command("go", "list", "-export", "-deps", "-trimpath", "-json=Dir,ImportPath,Name,Export,GoFiles,DepOnly,Standard", pkg,
+		"os", "strconv", "sync/atomic", "syscall") // of the switches
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -56,7 +57,7 @@ func load(pkg string) (*source, error) {
 			return nil, fmt.Errorf("reading go list's answer: %w", err)
 		}
 		exports[p.ImportPath] = p.Export
-		if !p.DepOnly {
+		if !p.DepOnly && !p.Standard {
 			target = p
 		}
 	}
@@ -75,6 +76,19 @@ func load(pkg string) (*source, error) {
 		return nil, fmt.Errorf("type-checking %s: %w", pkg, errs[0])
 	}
 	return s, nil
+}
+
+// parse makes a package of one file, which imports what the standard library has.
+func (s *source) parse(name, text string) error {
+	s.fset = token.NewFileSet()
+	s.importer = importer.ForCompiler(s.fset, "source", nil)
+	if err := s.add(name, []byte(text)); err != nil {
+		return err
+	}
+	if errs := s.check(); len(errs) > 0 {
+		return errs[0]
+	}
+	return nil
 }
 
 func (s *source) add(name string, text []byte) error {

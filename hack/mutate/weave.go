@@ -21,13 +21,13 @@ const switches = `package %s
 import (
 	mutOS__ "os"
 	mutConv__ "strconv"
-	mutSync__ "sync"
+	mutAtomic__ "sync/atomic"
 	mutCall__ "syscall"
 )
 
 var mutOn__, mutHits__ = mutStart__()
 
-var mutSeen__ mutSync__.Map
+var mutSeen__ [%d]mutAtomic__.Bool
 
 func mutStart__() (int, *mutOS__.File) {
 	on, err := mutConv__.Atoi(mutOS__.Getenv("MUTATE_ON"))
@@ -40,10 +40,8 @@ func mutStart__() (int, *mutOS__.File) {
 }
 
 func mut__(id int) bool {
-	if mutHits__ != nil {
-		if _, seen := mutSeen__.LoadOrStore(id, true); !seen {
-			_, _ = mutHits__.WriteAt([]byte{1}, int64(id))
-		}
+	if mutHits__ != nil && !mutSeen__[id].Swap(true) {
+		_, _ = mutHits__.WriteAt([]byte{1}, int64(id))
 	}
 	return id == mutOn__
 }
@@ -106,9 +104,10 @@ func numbered(text string, id int) string { return strings.ReplaceAll(text, "ID_
 
 // compilable returns those mutants that compile, and the woven files with them.
 func (s *source) compilable(mutants []*mutant) ([]*mutant, map[string]string, error) {
+	all := len(mutants)
 	for {
 		woven := &source{dir: s.dir, path: s.path, name: s.name, fset: token.NewFileSet(), importer: s.importer}
-		texts := map[string]string{"zz_mutate.go": fmt.Sprintf(switches, s.name)}
+		texts := map[string]string{"zz_mutate.go": fmt.Sprintf(switches, s.name, all+1)}
 		where := map[*mutant][2]int{}
 		for _, f := range s.files {
 			mine := slices.DeleteFunc(slices.Clone(mutants), func(m *mutant) bool { return m.file != f.name })
