@@ -43,7 +43,7 @@ func TestFates(t *testing.T) {
 			t.Errorf("%s: %q, want %q", key, fates[key], want)
 		}
 	}
-	for _, want := range []string{"alive: ./example.go:16 Sum: boundary\n\t- x > limit\n\t+ x >= limit\n", "more than one mutant in 20 is alive"} {
+	for _, want := range []string{"alive: ./example.go:15 Sum: boundary\n\t- x > limit\n\t+ x >= limit\n", "more than one mutant in 20 is alive"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, out.String())
 		}

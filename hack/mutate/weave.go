@@ -156,11 +156,11 @@ func innermost(mutants []*mutant, where map[*mutant][2]int, at token.Position) (
 	return found
 }
 
-// ofLine returns the mutants that begin on the line of a place in a woven file: the type of one may not
-// fit what stands around it.
+// ofLine returns the mutants of arithmetic that begin on the line of a place in a woven file: a constant
+// that has its type from where it stands is an int in a call.
 func ofLine(mutants []*mutant, where map[*mutant][2]int, at token.Position, text string) (found []*mutant) {
 	for _, m := range mutants {
-		if m.file == at.Filename && 1+strings.Count(text[:where[m][0]], "\n") == at.Line {
+		if m.operator == "arithmetic" && m.file == at.Filename && 1+strings.Count(text[:where[m][0]], "\n") == at.Line {
 			found = append(found, m)
 		}
 	}
