@@ -129,9 +129,9 @@ func (s *source) compilable(mutants []*mutant) ([]*mutant, map[string]string, er
 		bad := map[*mutant]bool{}
 		for _, err := range errs {
 			at := err.Fset.Position(err.Pos)
-			guilty := innermost(mutants, where, at)
+			guilty := ofLine(mutants, where, at, texts[at.Filename])
 			if len(guilty) == 0 {
-				guilty = ofLine(mutants, where, at, texts[at.Filename])
+				guilty = innermost(mutants, where, at)
 			}
 			if len(guilty) == 0 {
 				return nil, nil, fmt.Errorf("weaving mutants: %w", err)
