@@ -204,6 +204,9 @@ func TestKeptElementsNeedATable(t *testing.T) {
 		"sets": {&table, &topology.Masquerade{
 			Sources: []netip.Prefix{aPrefix}, Cluster: []netip.Prefix{aPrefix, netip.MustParsePrefix("10.244.9.0/24")},
 		}},
+		"the same": {&topology.Masquerade{Sources: []netip.Prefix{aPrefix}, Cluster: kept.Masquerade.Cluster}, &topology.Masquerade{
+			Sources: []netip.Prefix{aPrefix}, Cluster: kept.Masquerade.Cluster,
+		}},
 	} {
 		got := With(topology.State{Masquerade: c.before}, kept)
 		if diff := cmp.Diff(c.after, got.Masquerade, alike...); diff != "" {
