@@ -28,7 +28,7 @@ TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINR
 PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/page/... ./pkg/status/... ./hack/...
 
 # The packages that `make mutate` puts faults into, and of how many faults it tries one.
-MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane ./controllers
+MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./controllers
 SAMPLE ?= 1
 
 # Where `make install` puts it.

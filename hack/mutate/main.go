@@ -3,7 +3,7 @@
 //
 //	mutate ./pkg/plan ./pkg/topology
 //
-// All mutants of a package are compiled into one test binary, each behind a switch, so that a mutant
+// ./pkg/a+./pkg/b has the tests of b look as well. All mutants of a package are compiled into one test binary, each behind a switch, so that a mutant
 // costs one run of the tests that come by it. Its exit code is 1 if more than one in twenty is alive,
 // or if the list of those known to be alive is wrong.
 package main
@@ -44,7 +44,7 @@ type options struct {
 	list     string
 	json     string
 	match    string
-	only     string
+	skip     string
 	args     string
 	patience time.Duration
 	pkgs     []string
@@ -58,9 +58,9 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.list, "known", "", "file that lists mutants known to be alive, with the reason")
 	fs.StringVar(&o.json, "json", "", "write what became of each mutant to this file")
 	fs.StringVar(&o.match, "match", "", "try only mutants whose key contains this, as in pkg/plan/diff.go")
-	fs.StringVar(&o.only, "tests", "", "run only tests whose name matches this regular expression")
+	fs.StringVar(&o.skip, "skip", "^$", "run no test whose name matches this regular expression, as slow ones")
 	fs.StringVar(&o.args, "args", "-rapid.seed=1 -rapid.nofailfile -rapid.shrinktime=0s", "flags for test binaries that know them")
-	fs.DurationVar(&o.patience, "patience", 10*time.Second, "a mutant is stuck once tests take ten times as long as without it, and this more")
+	fs.DurationVar(&o.patience, "patience", 10*time.Second, "a mutant is stuck once tests take five times as long as without it, and this more")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}

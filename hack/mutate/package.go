@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,13 +17,17 @@ const sayEvery = 10 * time.Second
 
 // mutate tries the mutants of one package.
 func (o options) mutate(ctx context.Context, pkg string, r *report) error {
+	skip, err := regexp.Compile(o.skip)
+	if err != nil {
+		return err
+	}
 	folder, err := os.MkdirTemp("", "mutate-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(folder)
 	begin := time.Now()
-	t := &tally{dir: filepath.ToSlash(filepath.Clean(pkg)), fates: map[fate]int{}}
+	t := &tally{dir: directory(pkg), fates: map[fate]int{}}
 	r.tallies = append(r.tallies, t)
 	r.say("%s: compiling it with its mutants", t.dir)
 	s, err := newSuite(ctx, pkg, folder, strings.Fields(o.args))
@@ -35,7 +40,7 @@ func (o options) mutate(ctx context.Context, pkg string, r *report) error {
 		r.known.found[m.key(t.dir)] = true
 	}
 	r.say("%s: %d mutants, compiled in %s; running each test", t.dir, t.made, time.Since(begin).Round(time.Second))
-	if err := s.measure(ctx, o.only, r.say); err != nil {
+	if err := s.measure(ctx, skip, r.say); err != nil {
 		return err
 	}
 	t.tests, t.broken, t.measure = len(s.tests), len(s.broken), time.Since(begin)
@@ -55,6 +60,12 @@ func (o options) mutate(ctx context.Context, pkg string, r *report) error {
 		t.all = time.Since(begin)
 	}
 	return nil
+}
+
+// directory returns the folder of the package that has the mutants.
+func directory(name string) string {
+	pkg, _, _ := strings.Cut(name, "+")
+	return filepath.ToSlash(filepath.Clean(pkg))
 }
 
 // chooses reports whether a mutant is of the sample: its key decides, so that a change of the code

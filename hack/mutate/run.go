@@ -16,29 +16,37 @@ import (
 	"time"
 )
 
-// A suite is the test binary of one package with its mutants.
+// A suite is a package with its mutants, and the tests that are to see them.
 type suite struct {
 	*source
-	binary  string
-	folder  string // of temporary files
-	args    []string
-	mutants []*mutant
-	tests   []*test
-	broken  []string // tests that fail without any mutant
+	folder   string // of temporary files
+	mutants  []*mutant
+	binaries []*binary
+	tests    []*test
+	broken   []string // tests that fail without any mutant
 
 	patience time.Duration // beyond slower times what tests take without a mutant
 }
 
-// A test with how long it takes, and which mutants it comes by.
-type test struct {
-	name string
-	took time.Duration
-	hits map[int]bool
+// A binary has the tests of one package: of the one with the mutants, or of another that uses it.
+type binary struct {
+	dir, file string
+	args      []string // those that it knows
 }
 
-// newSuite compiles the package once, with all its mutants.
-func newSuite(ctx context.Context, pkg, folder string, args []string) (*suite, error) {
-	src, err := load(pkg)
+// A test with how long it takes, and which mutants it comes by.
+type test struct {
+	binary *binary
+	name   string
+	took   time.Duration
+	hits   map[int]bool
+}
+
+// newSuite compiles a package once, with all its mutants. A name as in ./pkg/a+./pkg/b is that of package
+// a, with the tests of b beside its own.
+func newSuite(ctx context.Context, name, folder string, args []string) (*suite, error) {
+	pkgs := strings.Split(name, "+")
+	src, err := load(pkgs[0])
 	if err != nil {
 		return nil, err
 	}
@@ -50,14 +58,18 @@ func newSuite(ctx context.Context, pkg, folder string, args []string) (*suite, e
 	if err != nil {
 		return nil, err
 	}
-	s := &suite{source: src, binary: filepath.Join(folder, "test"), folder: folder, mutants: mutants}
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-trimpath", "-overlay", overlay, "-o", s.binary, pkg)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("compiling %s with its mutants: %w\n%s", pkg, err, out)
-	}
-	if _, err := s.list(ctx, args); err == nil {
-		s.args = args
+	s := &suite{source: src, folder: folder, mutants: mutants}
+	for i, pkg := range pkgs {
+		b := &binary{dir: pkg, file: filepath.Join(folder, fmt.Sprintf("test%d", i))}
+		build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-trimpath", "-overlay", overlay, "-o", b.file, pkg)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("compiling %s with mutants: %w\n%s", pkg, err, out)
+		}
+		if _, err := b.list(ctx, args); err == nil {
+			b.args = args
+		}
+		s.binaries = append(s.binaries, b)
 	}
 	return s, nil
 }
@@ -71,8 +83,8 @@ const (
 	timedOut
 )
 
-// run runs tests with the given environment.
-func (s *suite) run(ctx context.Context, tests []*test, limit time.Duration, env string) (outcome, []byte, error) {
+// run runs tests of the binary with the given environment.
+func (b *binary) run(ctx context.Context, tests []*test, limit time.Duration, env string) (outcome, []byte, error) {
 	names := make([]string, len(tests))
 	for i, t := range tests {
 		names[i] = regexp.QuoteMeta(t.name)
@@ -80,8 +92,8 @@ func (s *suite) run(ctx context.Context, tests []*test, limit time.Duration, env
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	args := []string{"-test.run=^(" + strings.Join(names, "|") + ")$", "-test.failfast", "-test.timeout=0"}
-	cmd := exec.CommandContext(ctx, s.binary, append(args, s.args...)...)
-	cmd.Dir = s.dir
+	cmd := exec.CommandContext(ctx, b.file, append(args, b.args...)...)
+	cmd.Dir = b.dir
 	cmd.Env = append(os.Environ(), env)
 	// All that a test has started goes with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -105,9 +117,9 @@ func (s *suite) run(ctx context.Context, tests []*test, limit time.Duration, env
 }
 
 // list returns the names of all tests.
-func (s *suite) list(ctx context.Context, args []string) ([]string, error) {
-	cmd := exec.CommandContext(ctx, s.binary, append([]string{"-test.list=^(Test|Fuzz|Example)"}, args...)...)
-	cmd.Dir = s.dir
+func (b *binary) list(ctx context.Context, args []string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, b.file, append([]string{"-test.list=^(Test|Fuzz|Example)"}, args...)...)
+	cmd.Dir = b.dir
 	out, err := cmd.Output()
 	return strings.Fields(string(out)), err
 }
@@ -116,40 +128,43 @@ func (s *suite) list(ctx context.Context, args []string) ([]string, error) {
 const slow = 5 * time.Minute
 
 // measure runs each test by itself, without a mutant, and notes what it comes by.
-func (s *suite) measure(ctx context.Context, only string, say func(string, ...any)) error {
-	names, err := s.list(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("listing tests: %w", err)
-	}
-	for _, name := range names {
-		if matches, err := regexp.MatchString(only, name); err != nil || !matches {
-			if err != nil {
+func (s *suite) measure(ctx context.Context, skip *regexp.Regexp, say func(string, ...any)) error {
+	for _, b := range s.binaries {
+		names, err := b.list(ctx, nil)
+		if err != nil {
+			return fmt.Errorf("listing tests of %s: %w", b.dir, err)
+		}
+		for _, name := range names {
+			if skip.MatchString(name) {
+				continue
+			}
+			if err := s.measureOne(ctx, &test{binary: b, name: name}, say); err != nil {
 				return err
 			}
-			continue
 		}
-		t := &test{name: name}
-		file := filepath.Join(s.folder, "hits")
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
-			return err
-		}
-		begin := time.Now()
-		result, said, err := s.run(ctx, []*test{t}, slow, "MUTATE_HITS="+file)
-		if err != nil {
-			return err
-		}
-		if t.took = time.Since(begin); result != passed {
-			s.broken = append(s.broken, name)
-			say("%s fails without any mutant, and is left out: %s", name, lastLines(said))
-			continue
-		}
-		if err := t.read(file); err != nil {
-			return err
-		}
-		s.tests = append(s.tests, t)
 	}
 	slices.SortStableFunc(s.tests, func(a, b *test) int { return cmp.Compare(a.took, b.took) })
 	return nil
+}
+
+func (s *suite) measureOne(ctx context.Context, t *test, say func(string, ...any)) error {
+	file := filepath.Join(s.folder, "hits")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return err
+	}
+	begin := time.Now()
+	result, said, err := t.binary.run(ctx, []*test{t}, slow, "MUTATE_HITS="+file)
+	if err != nil {
+		return err
+	}
+	t.took = time.Since(begin)
+	if result != passed {
+		s.broken = append(s.broken, t.name)
+		say("%s fails without any mutant, and is left out: %s", t.name, lastLines(said))
+		return nil
+	}
+	s.tests = append(s.tests, t)
+	return t.read(file)
 }
 
 func (t *test) read(file string) error {
@@ -172,7 +187,7 @@ func lastLines(out []byte) string {
 }
 
 // slower is how many times longer than without a mutant tests may take.
-const slower = 10
+const slower = 5
 
 // A fate is what became of a mutant.
 type fate string
@@ -191,21 +206,27 @@ func (s *suite) try(ctx context.Context, m *mutant) (fate, error) {
 		return notCovered, nil
 	}
 	for batch := range batches(tests) {
-		var took time.Duration
-		for _, t := range batch {
-			took += t.took
-		}
-		result, _, err := s.run(ctx, batch, slower*took+s.patience, fmt.Sprintf("MUTATE_ON=%d", m.id))
-		switch {
-		case err != nil:
-			return "", err
-		case result == failed:
-			return killed, nil
-		case result == timedOut:
-			return stuck, nil
+		for _, b := range s.binaries {
+			if f, err := s.tryBatch(ctx, b, batch, m); f != alive || err != nil {
+				return f, err
+			}
 		}
 	}
 	return alive, nil
+}
+
+// tryBatch runs those tests of a batch that a binary has.
+func (s *suite) tryBatch(ctx context.Context, b *binary, batch []*test, m *mutant) (fate, error) {
+	mine := slices.DeleteFunc(slices.Clone(batch), func(t *test) bool { return t.binary != b })
+	if len(mine) == 0 {
+		return alive, nil
+	}
+	var took time.Duration
+	for _, t := range mine {
+		took += t.took
+	}
+	result, _, err := b.run(ctx, mine, slower*took+s.patience, fmt.Sprintf("MUTATE_ON=%d", m.id))
+	return map[outcome]fate{passed: alive, failed: killed, timedOut: stuck}[result], err
 }
 
 // batches cuts tests, which are sorted by how long they take, into runs each of which may take a few
