@@ -25,6 +25,8 @@ type Store struct {
 	ConfDir string
 	// RunDir is the folder of node-local state.
 	RunDir string
+	// BinDir is the runtime's folder of plugins, which Watch looks at too; empty: it does not.
+	BinDir string
 	// Lock is what Write must hold; nil: nothing.
 	Lock *Lock
 }
@@ -65,7 +67,7 @@ func parse(have []byte) *topology.CNI {
 	}
 	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
-	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == firewall })
+	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == topology.FirewallPlugin })
 	for _, set := range bridge.IPAM.Ranges {
 		for _, r := range set {
 			c.Subnets = append(c.Subnets, r.Subnet)
@@ -191,9 +193,6 @@ type (
 	}
 )
 
-// firewall is the plugin that lets pods' packets through iptables' chain FORWARD.
-const firewall = "firewall"
-
 // Render gives the config as a file: the stock bridge plugin with host-local,
 // then portmap for hostPorts, then the firewall plugin if it is asked for.
 func Render(c topology.CNI) ([]byte, error) {
@@ -210,7 +209,7 @@ func Render(c topology.CNI) ([]byte, error) {
 		{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
 	}
 	if c.Firewall {
-		plugins = append(plugins, plugin{Type: firewall, Backend: "iptables"})
+		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: "iptables"})
 	}
 	content, err := json.MarshalIndent(conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}, "", "  ")
 	if err != nil {

@@ -63,6 +63,9 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		byIndex[a.Index] = &topology.Link{
 			Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0, Kind: kindOf(l), Enslaved: a.MasterIndex != 0,
 		}
+		if kindOf(l) == topology.KindBridge {
+			byIndex[a.Index].MAC = a.HardwareAddr.String()
+		}
 		if a.Name == k.cfg.Bridge {
 			facts.mac = a.HardwareAddr.String()
 		}

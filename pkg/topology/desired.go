@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,11 +19,13 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.ownSubnets()
 	b.overlaps()
 	b.formerSubnets()
+	b.fullSubnets()
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
 	b.bridgeName()
 	b.tableUnread()
+	b.unfitPlugins()
 	b.cni()
 	b.rivalConfigs()
 	b.unseen()
@@ -114,7 +117,7 @@ func (b *builder) acceptOwn() {
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
-		why, clash := b.judge.refuse(p), b.judge.taken.clash(p)
+		why, clash := cmp.Or(b.judge.refuse(p), lacksRoom(p)), b.judge.taken.clash(p)
 		if why == "" && !b.inPlaceOwn(p) {
 			why = clash
 		}
@@ -140,24 +143,28 @@ func (b *builder) holdOwn() {
 	}
 }
 
-func (b *builder) findUplink(is4 bool) {
-	family, given := familyName(is4), false
+// uplink returns the link that bears our Node's InternalIP of a family.
+func (b *builder) uplink(is4 bool) (Link, bool) {
 	for _, addr := range b.own.Addrs {
-		if addr.Is4() != is4 {
-			continue
+		if link, ok := b.host.linkWith(addr); ok && addr.Is4() == is4 {
+			return link, true
 		}
-		given = true
-		if link, ok := b.host.linkWith(addr); ok {
-			b.uplinks = append(b.uplinks, link)
-			return
-		}
+	}
+	return Link{}, false
+}
+
+func (b *builder) findUplink(is4 bool) {
+	if link, ok := b.uplink(is4); ok {
+		b.uplinks = append(b.uplinks, link)
+		return
 	}
 	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
 		b.off6 = true
 		b.ownProblem(AddressMissing, "IPv6 is switched off on this host, so no link bears the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
 		return
 	}
-	if given {
+	family := familyName(is4)
+	if b.own.firstAddr(is4).IsValid() {
 		b.ownProblem(AddressMissing, "no link of this host bears the Node's %s InternalIP; peers route our pods' traffic to it", family)
 		return
 	}
