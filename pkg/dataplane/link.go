@@ -189,7 +189,7 @@ func (f *linkFacts) ports(bridge string) int {
 	master, there := f.byName[bridge]
 	n := 0
 	for index, id := range f.idents {
-		if there && id.master == master || f.pods[index].IsValid() {
+		if (there && id.master == master || f.pods[index].IsValid()) && id.name != trialPort {
 			n++
 		}
 	}

@@ -46,7 +46,9 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 			found = append(found, Fail("a CNI plugin can't run", why, cure))
 		}
 	}
-	slices.SortFunc(found, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Evidence, b.Evidence)) })
+	slices.SortFunc(found, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Evidence, b.Evidence))
+	})
 	if len(found) > 0 {
 		return found
 	}
