@@ -14,14 +14,15 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cniConfigs looks for those that a container runtime takes before ours.
+// cniConfigs looks for those that a container runtime takes before ours, and whether it reads
+// the folder that ours is in.
 func cniConfigs(_ context.Context, p *Patient) []Finding {
 	if _, err := os.ReadDir(p.Store.ConfDir); err != nil {
 		return Skip(err.Error(), "say where CNI configs are: --cni-conf-dir")
 	}
 	before := p.Store.Before()
 	if len(before) == 0 {
-		return nil
+		return p.unreadConfigs()
 	}
 	return []Finding{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
 		"if that network is not wanted: rm "+p.onHost(filepath.Join(p.Store.ConfDir, before[0]))+", and make the pods anew that it attached")}
@@ -49,6 +50,9 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 	slices.SortFunc(found, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Evidence, b.Evidence))
 	})
+	if len(found) == 0 {
+		found = p.otherFolder(p.BinDir, "bin_dir", "bin_dirs", "plugin_dirs")
+	}
 	if len(found) > 0 {
 		return found
 	}

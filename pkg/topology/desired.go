@@ -49,6 +49,7 @@ type builder struct {
 	subnets  []netip.Prefix // our own pod subnets
 	former   []netip.Prefix // those that pods of ours still live on
 	uplinks  []Link         // the links that bear our InternalIPs
+	renamed  string         // the name that the bridge has now, if it was renamed
 	off6     bool           // IPv6 is switched off here, which is told, and why no peer is reached by it
 	claims   []claim        // accepted, with or without a way to them; one a subnet
 	hops     []netip.Addr   // of all claims that have one, sorted, each once
@@ -68,6 +69,10 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 	var addrs []netip.Addr
 	if b.own != nil {
 		addrs = b.own.Addrs
+	}
+	if b.renamed = b.findRenamed(); b.renamed != "" {
+		host = host.without(b.renamed)
+		b.host = host
 	}
 	b.resolver = newResolver(opts, host, addrs)
 	b.ranges = rangesOf(opts, host, b.own, b.resolver)
