@@ -35,8 +35,9 @@ func TestReadinessFollowsDrift(t *testing.T) {
 	f := setup(t)
 	node := f.node(t)
 	settings, config := shadow(t, "/proc/sys"), shadow(t, node.ConfDir)
+	plugins := linkPlugins(t, f.Plugins())
 	must(t, node.Register(within(t, limit)))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--resync=1s"}}))
+	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--cni-bin-dir=" + plugins, "--resync=1s"}}))
 	must(t, node.WaitReady(within(t, limit)))
 	for name, d := range map[string]drift{
 		"settings that can't be written": {"settings", "SettingFailed", []string{"ip_forward", "read-only"}, func(t *testing.T, node *cluster.Node) func() {
@@ -57,6 +58,15 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			readOnly(t, config, unix.MS_RDONLY)
 			must(t, os.Remove(filepath.Join(node.ConfDir, topology.Conflist)))
 			return func() { readOnly(t, config, 0) }
+		}},
+		"a plugin that is not there": {"cni-plugins", "PluginMissing", []string{"the CNI plugin host-local is not in " + plugins}, func(t *testing.T, _ *cluster.Node) func() {
+			path := filepath.Join(plugins, "host-local")
+			must(t, os.Rename(path, path+".aside"))
+			return func() { must(t, os.Rename(path+".aside", path)) }
+		}},
+		"a bridge that was renamed": {"bridge", "BridgeFailed", []string{"ip link set dev br-renamed name " + topology.Bridge}, func(t *testing.T, node *cluster.Node) func() {
+			rename(t, node, topology.Bridge, "br-renamed")
+			return func() { rename(t, node, "br-renamed", topology.Bridge) }
 		}},
 		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *cluster.Node) func() {
 			other := filepath.Join(node.ConfDir, "05-other.conflist")
@@ -93,6 +103,25 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			must(t, node.WaitReady(within(t, limit)))
 		})
 	}
+}
+
+// linkPlugins makes a folder of links to the plugins of another.
+func linkPlugins(t *testing.T, folder string) string {
+	t.Helper()
+	path := t.TempDir()
+	files, err := os.ReadDir(folder)
+	must(t, err)
+	for _, file := range files {
+		must(t, os.Symlink(filepath.Join(folder, file.Name()), filepath.Join(path, file.Name())))
+	}
+	return path
+}
+
+func rename(t *testing.T, node *cluster.Node, from, to string) {
+	t.Helper()
+	link, err := node.Handle().LinkByName(from)
+	must(t, err)
+	must(t, node.Handle().LinkSetName(link, to))
 }
 
 // shadow is another path of a folder, by which it can be made read-only for the agent alone.
