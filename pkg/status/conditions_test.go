@@ -53,8 +53,10 @@ func TestVerboseReadyz(t *testing.T) {
 [+]table ok
 [+]bridge ok
 [+]uncontested ok
+[+]cni-plugins ok
 [+]cni-config ok
 [-]cni-first failed: CNIConflict: 05-other.conflist goes first
+[+]cni-read ok
 readyz check failed
 `
 	if code != 503 || body != want {

@@ -25,7 +25,8 @@ func leastMTUOf(subnets []netip.Prefix) int {
 }
 
 // mtu returns the MTU of pods: the least of the links that lead to peers, in each family that
-// pods have, or else of those of the default routes.
+// pods have, or else of those of the default routes. While there is none of them, it stays as it
+// is; 0: it is not known.
 func (b *builder) mtu() int {
 	if b.opts.MTU != 0 {
 		return b.opts.MTU
@@ -39,7 +40,11 @@ func (b *builder) mtu() int {
 			defaults[r.Dev] = true
 		}
 	}
-	return min(cmp.Or(b.leastMTU(links), b.leastMTU(defaults)), maxMTU)
+	mtu := cmp.Or(b.leastMTU(links), b.leastMTU(defaults))
+	if mtu == 0 && b.actual.CNI != nil {
+		mtu = b.actual.CNI.MTU
+	}
+	return min(mtu, maxMTU)
 }
 
 // linksToPeers adds the links by which peers are reached in a family: the link that bears our
