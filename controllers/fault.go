@@ -176,9 +176,9 @@ func adviseFile(err error) string {
 	return err.Error()
 }
 
-// concernsFile reports whether an error is about a file or folder.
+// concernsFile reports whether an error is about a file or folder, as EROFS always is.
 func concernsFile(err error) bool {
-	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError))
+	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) || errors.Is(err, syscall.EROFS)
 }
 
 // adviseRoute is advise for an error that concerns one route.

@@ -21,7 +21,7 @@ const retryLimit = 3 * time.Second
 const pluginLimit = 2 * time.Second
 
 func configFaults() []fault {
-	return []fault{
+	return append(pluginFaults(), []fault{
 		{
 			name: "the CNI config deleted", answer: "it is written again",
 			strike: func(l *lab) { l.must(os.Remove(l.config())) }, times: 5, within: healLimit,
@@ -56,18 +56,6 @@ func configFaults() []fault {
 			strike: otherConfig, times: 2, within: healLimit,
 		},
 		{
-			name: "a CNI plugin deleted", answer: "it is reported, and the CNI config stays for pods that go; with the plugin all is well again",
-			prepare: ownPlugins,
-			strike:  func(l *lab) { l.withoutPlugin(func(path string) error { return os.Remove(path) }) },
-			times:   2, within: healLimit, repaired: allPlugins,
-		},
-		{
-			name: "a CNI plugin replaced by half of a copy of it", answer: "it is reported, and the CNI config stays; with the whole plugin all is well again",
-			prepare: ownPlugins,
-			strike:  func(l *lab) { l.withoutPlugin(halfCopy) },
-			within:  healLimit, repaired: allPlugins,
-		},
-		{
 			name:    "the disk of the CNI folder full, and the config deleted",
 			answer:  "it is reported; written as soon as there is room",
 			prepare: func(l *lab) { l.mountSmall(l.node.ConfDir) },
@@ -80,6 +68,24 @@ func configFaults() []fault {
 			prepare: func(l *lab) { l.mountSmall(l.node.RunDir) },
 			strike:  func(l *lab) { fullDisk(l, l.node.RunDir, filepath.Join(l.node.RunDir, conflist)) },
 			within:  retryLimit,
+		},
+	}...)
+}
+
+// pluginFaults keep the node from making pods.
+func pluginFaults() []fault {
+	return []fault{
+		{
+			name: "a CNI plugin deleted", answer: "it is reported, and the CNI config stays for pods that go; with the plugin all is well again",
+			prepare: ownPlugins,
+			strike:  func(l *lab) { l.withoutPlugin(os.Remove) },
+			times:   2, within: healLimit, repaired: allPlugins,
+		},
+		{
+			name: "a CNI plugin replaced by half of a copy of it", answer: "it is reported, and the CNI config stays; with the whole plugin all is well again",
+			prepare: ownPlugins,
+			strike:  func(l *lab) { l.withoutPlugin(halfCopy) },
+			within:  healLimit, repaired: allPlugins,
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -39,7 +40,7 @@ func TestReadinessFollowsDrift(t *testing.T) {
 	must(t, node.Register(within(t, limit)))
 	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--cni-bin-dir=" + plugins, "--resync=1s"}}))
 	must(t, node.WaitReady(within(t, limit)))
-	for name, d := range map[string]drift{
+	drifts := map[string]drift{
 		"settings that can't be written": {"settings", "SettingFailed", []string{"ip_forward", "read-only"}, func(t *testing.T, node *cluster.Node) func() {
 			readOnly(t, settings, unix.MS_RDONLY)
 			must(t, node.Sysctl("net/ipv4/ip_forward", "0"))
@@ -59,20 +60,6 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			must(t, os.Remove(filepath.Join(node.ConfDir, topology.Conflist)))
 			return func() { readOnly(t, config, 0) }
 		}},
-		"a plugin that is not there": {"cni-plugins", "PluginMissing", []string{"the CNI plugin host-local is not in " + plugins}, func(t *testing.T, _ *cluster.Node) func() {
-			path := filepath.Join(plugins, "host-local")
-			must(t, os.Rename(path, path+".aside"))
-			return func() { must(t, os.Rename(path+".aside", path)) }
-		}},
-		"a bridge that was renamed": {"bridge", "BridgeFailed", []string{"ip link set dev br-renamed name " + topology.Bridge}, func(t *testing.T, node *cluster.Node) func() {
-			rename(t, node, topology.Bridge, "br-renamed")
-			return func() { rename(t, node, "br-renamed", topology.Bridge) }
-		}},
-		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *cluster.Node) func() {
-			other := filepath.Join(node.ConfDir, "05-other.conflist")
-			must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
-			return func() { must(t, os.Remove(other)) }
-		}},
 		"a foreign route to our own subnet": {"routes", "RouteConflict", []string{"not ours"}, func(t *testing.T, node *cluster.Node) func() {
 			subnet := node.Subnets[0] // the bridge's own route has metric 0
 			route := &rtnl.Route{
@@ -81,7 +68,9 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			must(t, node.Handle().RouteAdd(route))
 			return func() { must(t, node.Handle().RouteDel(route)) }
 		}},
-	} {
+	}
+	maps.Copy(drifts, podDrifts(plugins))
+	for name, d := range drifts {
 		t.Run(name, func(t *testing.T) {
 			mend := d.strike(t, node)
 			must(t, node.WaitReadyz(within(t, limit), func(code int, body string) bool {
@@ -102,6 +91,26 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			mend()
 			must(t, node.WaitReady(within(t, limit)))
 		})
+	}
+}
+
+// podDrifts keep the node from making pods.
+func podDrifts(plugins string) map[string]drift {
+	return map[string]drift{
+		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *cluster.Node) func() {
+			other := filepath.Join(node.ConfDir, "05-other.conflist")
+			must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
+			return func() { must(t, os.Remove(other)) }
+		}},
+		"a plugin that is not there": {"cni-plugins", "PluginMissing", []string{"the CNI plugin host-local is not in " + plugins}, func(t *testing.T, _ *cluster.Node) func() {
+			path := filepath.Join(plugins, "host-local")
+			must(t, os.Rename(path, path+".aside"))
+			return func() { must(t, os.Rename(path+".aside", path)) }
+		}},
+		"a bridge that was renamed": {"bridge", "BridgeFailed", []string{"ip link set dev br-renamed name " + topology.Bridge}, func(t *testing.T, node *cluster.Node) func() {
+			rename(t, node, topology.Bridge, "br-renamed")
+			return func() { rename(t, node, "br-renamed", topology.Bridge) }
+		}},
 	}
 }
 
