@@ -27,6 +27,7 @@ import (
 	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/leases"
 	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -277,6 +278,9 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err := f.serve(ctx, mgr, reconciler); err != nil {
 		return err
 	}
+	if err := f.collectLeases(mgr, opts, kernel); err != nil {
+		return err
+	}
 	if unlocked {
 		seek := manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) })
 		if err := mgr.Add(seek); err != nil {
@@ -284,6 +288,24 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		}
 	}
 	return mgr.Start(ctx)
+}
+
+// collectLeases has the addresses of pods that are gone given back; a router has no pods.
+func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, kernel *dataplane.Kernel) error {
+	if opts.Router {
+		return nil
+	}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		host, err := dataplane.NewInspector()
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		collector := &leases.Collector{
+			Store: cni.Store{RunDir: f.runDir}, Host: host, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
+		}
+		return collector.Run(ctx)
+	}))
 }
 
 // herald makes one where one is asked for.

@@ -25,7 +25,7 @@ type Store struct {
 	ConfDir string
 	// RunDir is the folder of node-local state.
 	RunDir string
-	// BinDir is the runtime's folder of plugins, which Watch looks at too; empty: it does not.
+	// BinDir is the runtime's folder of plugins; empty: they are neither looked at nor watched.
 	BinDir string
 	// Lock is what Write must hold; nil: nothing.
 	Lock *Lock
@@ -67,6 +67,7 @@ func parse(have []byte) *topology.CNI {
 	}
 	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
+	c.Spec11 = len(l.CNIVersions) > 0
 	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == topology.FirewallPlugin })
 	for _, set := range bridge.IPAM.Ranges {
 		for _, r := range set {
@@ -164,12 +165,13 @@ func (s Store) Remove() error {
 	return nil
 }
 
-// The parts of a conflist of the CNI spec 1.0.0 that we write.
+// The parts of a conflist of the CNI spec that we write.
 type (
 	conflist struct {
-		CNIVersion string   `json:"cniVersion"`
-		Name       string   `json:"name"`
-		Plugins    []plugin `json:"plugins"`
+		CNIVersion  string   `json:"cniVersion"`
+		CNIVersions []string `json:"cniVersions,omitempty"`
+		Name        string   `json:"name"`
+		Plugins     []plugin `json:"plugins"`
 	}
 	plugin struct {
 		Type             string          `json:"type"`
@@ -211,7 +213,13 @@ func Render(c topology.CNI) ([]byte, error) {
 	if c.Firewall {
 		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: "iptables"})
 	}
-	content, err := json.MarshalIndent(conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}, "", "  ")
+	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
+	if c.Spec11 {
+		// A runtime takes the latest that it knows. One that does not know this list (libcni before
+		// 1.2.0: containerd 1.6 and 1.7) takes cniVersion, and would refuse 1.1.0 there.
+		list.CNIVersions = []string{"1.0.0", "1.1.0"}
+	}
+	content, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("rendering the CNI config: %w", err)
 	}

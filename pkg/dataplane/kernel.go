@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -57,6 +58,10 @@ type Kernel struct {
 	nftConn   *netlink.Conn  // its socket, by whose port our own notifications are known
 	nftEvents *netlink.Conn  // notifications of nftables; nil while the kernel has none
 	hears     chan *netlink.Conn
+	left      chan struct{} // a port has left the bridge, or may have
+	comings   atomic.Uint64 // and goings of links
+
+	speakers plugins.Speakers // which plugins accept what
 
 	mu         sync.Mutex
 	links      *linkFacts
@@ -90,7 +95,7 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, plugins: plugins.Folder{Path: cfg.CNI.BinDir}, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1)}
+	k := &Kernel{cfg: cfg, plugins: plugins.Folder{Path: cfg.CNI.BinDir}, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1)}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
@@ -159,7 +164,7 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	}
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+		ConfigsBefore: k.cfg.CNI.Before(), CNI11: k.cni11(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		UnfitPlugins: k.unfitPlugins(), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
 }
@@ -170,6 +175,14 @@ func (k *Kernel) unfitPlugins() map[string]string {
 		return nil
 	}
 	return k.plugins.Unfit(append(cni.Required(), topology.FirewallPlugin))
+}
+
+// cni11 returns which plugins that our config may take accept CNI 1.1.0.
+func (k *Kernel) cni11() []string {
+	if k.cfg.CNI.BinDir == "" {
+		return nil
+	}
+	return k.speakers.CNI11(k.cfg.CNI.BinDir, cni.RequiredBy(&topology.CNI{Firewall: true}))
 }
 
 // texts puts errors that are any into words.

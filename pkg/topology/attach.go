@@ -14,7 +14,7 @@ func (b *builder) cni() {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
-	conf := &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
+	conf := &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall, Spec11: b.acceptCNI11()}
 	if least := leastMTUOf(conf.Subnets); conf.MTU != 0 && conf.MTU < least {
 		source, cure := "as the links to peers have", "raise the MTU of these links"
 		if b.opts.MTU != 0 {
@@ -24,6 +24,16 @@ func (b *builder) cni() {
 		conf = b.actual.CNI
 	}
 	b.desired.CNI = conf
+}
+
+// acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. A runtime that picks it
+// would make no pod if one of them did not.
+func (b *builder) acceptCNI11() bool {
+	names := []string{"bridge", "host-local", "portmap"}
+	if b.opts.Firewall {
+		names = append(names, FirewallPlugin)
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
 }
 
 // inhabited returns the subnets that the config is to have: our own, and in a family

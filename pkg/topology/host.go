@@ -16,6 +16,8 @@ type Host struct {
 	// ConfigsBefore are the files of other CNI configs that the container runtime
 	// takes before ours.
 	ConfigsBefore []string `json:"configsBefore,omitempty"`
+	// CNI11 are the CNI plugins that accept version 1.1.0 of the CNI spec.
+	CNI11 []string `json:"cni11,omitempty"`
 	// UnfitPlugins says, by their names, why the container runtime can't execute CNI plugins
 	// that a config of ours may call.
 	UnfitPlugins map[string]string `json:"unfitPlugins,omitempty"`
