@@ -78,6 +78,10 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 	case len(subnets) == 0:
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
 	}
+	if name := p.Host.RenamedBridge(p.Bridge, subnets, ""); name != "" {
+		return []Finding{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
+			fmt.Sprintf("ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
+	}
 	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts())
 	if p.State.Bridge == "" || p.moves() {
 		return found // no pod was attached yet, or old-subnet says what to do
@@ -242,15 +246,13 @@ func (p *Patient) runs(container string) bool {
 	return container != "" && filepath.IsLocal(container) && p.exists("/run/containerd/io.containerd.runtime.v2.task/k8s.io/"+container)
 }
 
-// crowded says which subnet has less than a tenth of its addresses left, if any has:
-// host-local gives all but the first two and, in IPv4, the last.
+// crowded says which subnet has less than a tenth of its addresses left, if any has.
 func (p *Patient) crowded(all []lease) string {
 	for _, s := range p.ownSubnets() {
-		bits := s.Addr().BitLen() - s.Bits()
-		if bits > 16 {
-			continue // more than a node has pods
+		room, used := topology.Room(s), 0
+		if room == 0 || room > 1<<16 {
+			continue // no pod can be there, or more than a node has
 		}
-		room, used := 1<<bits-3, 0
 		for _, l := range all {
 			if s.Contains(l.addr) {
 				used++
