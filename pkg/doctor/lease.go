@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -153,22 +154,29 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	if err != nil {
 		return Skip(err.Error(), "mount the run folder, or say where it is: --run-dir")
 	}
-	leaked, err := p.leaked(ctx, all)
+	silent, ports, err := p.unclaimed(ctx, all)
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
 	crowded := p.crowded(all)
-	var shown, files []string
-	for _, l := range leaked {
-		shown = append(shown, fmt.Sprintf("%s, given %s ago to container %s", l.addr, l.age.Round(time.Second), l.container))
-		files = append(files, l.path)
+	verdict, room := Warn, ""
+	if crowded != "" {
+		verdict, room = Fail, crowded+"; "
 	}
-	cure := giveBack(files)
+	containers := map[string]bool{}
+	var shown, files []string
+	for _, l := range silent {
+		containers[l.container] = true
+		shown = append(shown, fmt.Sprintf("%s, given %s ago to container %s", l.addr, l.age.Round(time.Second), l.container))
+		files = append(files, p.onHost(l.path))
+	}
 	switch {
-	case len(leaked) > 0 && crowded != "":
-		return []Finding{Fail(fmt.Sprintf("the node runs out of addresses for pods, and %d are leaked: nobody has them", len(leaked)), crowded+"; "+first(shown), cure)}
-	case len(leaked) > 0:
-		return []Finding{Warn(fmt.Sprintf("%d addresses seem to be leaked: they are given to containers, and nobody on the bridge has them", len(leaked)), first(shown), cure)}
+	case len(containers) > 0 && ports <= 0:
+		return []Finding{verdict(fmt.Sprintf("%d addresses are leaked: they are given to containers, and nobody on the bridge has them", len(silent)), room+first(shown), giveBack(files))}
+	case len(containers) > ports:
+		return []Finding{verdict(fmt.Sprintf("addresses of at least %d containers are leaked: nobody answers for those of %d", len(containers)-ports, len(containers)),
+			fmt.Sprintf("%s%d ports of the bridge are of pods that don't answer; %s", room, ports, first(shown)),
+			"see which containers live, and remove the files of the others alone: `crictl pods --no-trunc`; the first line of each file in "+p.onHost(filepath.Dir(silent[0].path))+" is its container's ID")}
 	case crowded != "":
 		return []Finding{Warn("the node runs out of addresses for pods", crowded, "give Nodes larger pod subnets (--node-cidr-mask-size of the controller manager, for Nodes made anew), or the kubelet fewer pods: maxPods")}
 	}
@@ -177,56 +185,89 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 
 // giveBack is how to free leases by hand, of which few are named.
 func giveBack(files []string) string {
-	if len(files) == 0 {
-		return ""
-	}
 	const few = 3
-	cure := "where `crictl pods --no-trunc` does not list the container, give the address back: rm " + strings.Join(files[:min(few, len(files))], " ")
+	cure := "give the addresses back: `rm " + strings.Join(files[:min(few, len(files))], " ") + "`"
 	if more := len(files) - few; more > 0 {
-		cure += fmt.Sprintf("; and so with %d more in %s: the first line of each file is its container's ID", more, filepath.Dir(files[0]))
+		cure += fmt.Sprintf("; and so with %d more in %s whose container, in the first line of the file, `crictl pods --no-trunc` does not list", more, filepath.Dir(files[0]))
 	}
 	return cure
 }
 
-// leaked asks the addresses of all leases that are not fresh: a pod's kernel answers
-// ARP whatever the pod is doing.
-func (p *Patient) leaked(ctx context.Context, all []lease) ([]lease, error) {
-	var old []lease
-	lives := p.cutOff(all)
-	for _, l := range all {
-		if l.age > fresh && !p.runs(l.container) && !lives[l.container] {
-			old = append(old, l)
+// batch is how many addresses are asked at a time: the neighbor table has to hold them all.
+const batch = 512
+
+// unclaimed returns the leases that are not fresh and for which nobody answers, and how many ports are
+// of pods that no answer came from: so many of the containers may live, for a port that is there
+// and forwards nothing (blocked by STP, a filter) hides its pod.
+func (p *Patient) unclaimed(ctx context.Context, all []lease) (silent []lease, ports int, err error) {
+	heard := p.cutOff(all)
+	if ports, err = p.portsOfPods(); err != nil {
+		return nil, 0, err
+	}
+	if ports > 0 && slices.ContainsFunc(p.State.Devices, func(d topology.Device) bool { return d.Name == p.State.Bridge && !d.Up }) {
+		return nil, ports, nil // no pod can answer
+	}
+	for some := range slices.Chunk(all, batch) {
+		if len(heard) >= ports || ctx.Err() != nil {
+			break
+		}
+		if err := p.hear(ctx, some, heard); err != nil {
+			return nil, 0, err
 		}
 	}
-	if len(old) == 0 || p.Host.Ports == 0 {
-		return old, nil
+	for _, l := range all {
+		if !heard[l.container] && l.age > fresh && !p.runs(l.container) {
+			silent = append(silent, l)
+		}
 	}
-	if slices.ContainsFunc(p.State.Devices, func(d topology.Device) bool { return d.Name == p.State.Bridge && !d.Up }) {
-		return nil, nil // no pod can answer
-	}
-	const most = 512
-	old = old[:min(most, len(old))]
+	return silent, ports - len(heard), nil
+}
+
+// hear asks the addresses of leases: a pod's kernel answers ARP whatever the pod is doing.
+func (p *Patient) hear(ctx context.Context, leases []lease, heard map[string]bool) error {
 	var questions []question
 	var targets []target
-	for _, l := range old {
+	for _, l := range leases {
 		questions = append(questions, question{l.addr, small})
 		targets = append(targets, target{hop: l.addr, entry: dataplane.Neighbour{Addr: l.addr, Dev: p.Bridge, State: dataplane.Failed}})
 	}
 	answers, err := ask(ctx, questions, again)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	silent, err := p.silent(ctx, &round{answers: answers}, targets)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return slices.DeleteFunc(old, func(l lease) bool {
-		return !slices.ContainsFunc(silent, func(t target) bool { return t.hop == l.addr })
-	}), nil
+	for _, l := range leases {
+		if !slices.ContainsFunc(silent, func(t target) bool { return t.hop == l.addr }) {
+			heard[l.container] = true
+		}
+	}
+	return nil
 }
 
+// portsOfPods is how many ports pods have: those of the bridge, and those that may have been taken
+// out of it, as the stock plugin names them.
+func (p *Patient) portsOfPods() (int, error) {
+	devices, err := p.Kernel.Devices()
+	if err != nil {
+		return 0, err
+	}
+	ports := 0
+	for _, d := range devices {
+		if d.Master == p.Bridge || d.Kind == "veth" && d.Master == "" && podPort.MatchString(d.Name) {
+			ports++
+		}
+	}
+	return ports, nil
+}
+
+// podPort is how the plugin names a pod's port (RandomVethName of containernetworking/plugins/pkg/ip).
+var podPort = regexp.MustCompile("^veth[0-9a-f]{8}$")
+
 // cutOff returns the containers whose ports the kernel knows, although their addresses do not
-// answer: the port is down or not in the bridge.
+// answer because the port is down or not in the bridge.
 func (p *Patient) cutOff(all []lease) map[string]bool {
 	lives := map[string]bool{}
 	for _, l := range all {
