@@ -88,14 +88,14 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		have = append(have, a.String())
 		if !within(subnets, a.Prefix.Addr()) {
 			found = append(found, Fail("the pods' bridge has an address that is not of this node's pod subnets", fmt.Sprintf("%s; the subnets are %s", a, strings.Join(p.Subnets(), ", ")),
-				"if the Node was made anew, delete the pods that are older than it, and the agent takes the address away; or: ip address del "+a.String()))
+				"if the Node was made anew, delete the pods that are older than it, and the agent takes the address away; or: `ip address del "+a.String()+"`"))
 		}
 	}
 	for _, s := range subnets {
 		want := topology.Address{Dev: p.State.Bridge, Prefix: netip.PrefixFrom(gateway(s), s.Bits())}
 		if !slices.Contains(p.State.Addresses, want) {
 			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nobody beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(append(have, "nothing else"), ", ")),
-				"the agent puts it back at once: look whether it runs; or: ip address add "+want.String()))
+				"the agent puts it back at once: look whether it runs; or: `ip address add "+want.String()+"`"))
 		}
 	}
 	return found
@@ -108,13 +108,13 @@ func (p *Patient) cutPorts() []Finding {
 		switch {
 		case d.Name == p.State.Bridge && !d.Up:
 			found = append(found, Fail("the pods' bridge is down, so this node's pods reach nobody", "ip link shows "+d.String(),
-				"the agent sets it up at once: look whether it runs; or: ip link set dev "+d.Name+" up"))
+				"the agent sets it up at once: look whether it runs; or: `ip link set dev "+d.Name+" up`"))
 		case d.Pod.IsValid() && (d.Rival != "" || d.Master != "" && d.Master != p.Bridge):
 			found = append(found, Warn("a container that is not in the pods' bridge has a pod's address", fmt.Sprintf("%s leads to %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("look whose it is, for another network's container may have given itself that address; if it is the pod's: ip link set dev %s master %s up", d.Name, p.Bridge)))
+				fmt.Sprintf("look whose it is, for another network's container may have given itself that address; if it is the pod's: `ip link set dev %s master %s up`", d.Name, p.Bridge)))
 		case d.Pod.IsValid():
 			found = append(found, Fail("a pod is cut off: its port is not in the pods' bridge, or down", fmt.Sprintf("%s leads to the pod %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: ip link set dev %s master %s up", d.Name, p.Bridge)))
+				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: `ip link set dev %s master %s up`", d.Name, p.Bridge)))
 		}
 	}
 	return found
@@ -133,12 +133,22 @@ func (p *Patient) rivalBridges(subnets []netip.Prefix) []Finding {
 	for _, link := range p.Host.Links {
 		for _, a := range link.Addrs {
 			if link.Name != p.Bridge && !link.Loopback && within(subnets, a.Addr()) {
-				found = append(found, Fail("another device has an address of this node's pod subnets, and takes what is for the pods", fmt.Sprintf("%s dev %s", a, link.Name),
-					"delete it once no pod uses it, as is left of another network: ip link del "+link.Name))
+				found = append(found, Fail("another device has an address of this node's pod subnets, and takes what is for the pods", fmt.Sprintf("%s dev %s", a, link.Name), rivalCure(link.Name)))
 			}
 		}
 	}
 	return found
+}
+
+// rivalCure deletes nothing but what a pod network is known to leave: this node may be reached by
+// any other device.
+func rivalCure(dev string) string {
+	for _, t := range traces {
+		if len(matching([]string{dev}, t.devices)) > 0 {
+			return "it is left of " + t.network + "; once no pod uses it: `ip link del " + dev + "`"
+		}
+	}
+	return "give the pods another range (--cluster-cidr of the controller manager), or the network of " + dev + "; leave the device as it is, because this node may be reached by it"
 }
 
 // fresh is the age below which a lease's pod may still be in the making.
