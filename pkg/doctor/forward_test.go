@@ -103,13 +103,19 @@ func (p *passage) in(host netns.NsHandle, do func()) {
 
 func (p *passage) listen() {
 	for _, host := range []netns.NsHandle{p.pod, p.two, p.far} {
-		p.in(host, func() {
-			l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p.port))
-			p.must(err)
-			p.t.Cleanup(func() { l.Close() })
-			p.port = l.Addr().(*net.TCPAddr).Port
-		})
+		p.listenOn(host)
 	}
+}
+
+// listenOn has a host accept connections, at one port on all of them.
+func (p *passage) listenOn(host netns.NsHandle) {
+	p.t.Helper()
+	p.in(host, func() {
+		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p.port))
+		p.must(err)
+		p.t.Cleanup(func() { l.Close() })
+		p.port = l.Addr().(*net.TCPAddr).Port
+	})
 }
 
 // passes tells whether a connection comes about, for which both ways have to be open.

@@ -111,7 +111,7 @@ func (p *Patient) cutPorts() []Finding {
 				"the agent sets it up at once: look whether it runs; or: `ip link set dev "+d.Name+" up`"))
 		case d.Pod.IsValid() && (d.Rival != "" || d.Master != "" && d.Master != p.Bridge):
 			found = append(found, Warn("a container that is not in the pods' bridge has a pod's address", fmt.Sprintf("%s leads to %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("look whose it is, for another network's container may have given itself that address; if it is the pod's: `ip link set dev %s master %s up`", d.Name, p.Bridge)))
+				"look whose it is, because another network's container may have given itself that address: take it from that one. If it is the pod's own, delete the pod, and the new one's port is in the bridge"))
 		case d.Pod.IsValid():
 			found = append(found, Fail("a pod is cut off: its port is not in the pods' bridge, or down", fmt.Sprintf("%s leads to the pod %s, and ip link shows %s", d.Name, d.Pod, d),
 				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: `ip link set dev %s master %s up`", d.Name, p.Bridge)))
@@ -173,16 +173,16 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	if crowded != "" {
 		verdict, room = Fail, crowded+"; "
 	}
-	containers := map[string]bool{}
-	var shown, files []string
+	var containers, shown []string
 	for _, l := range silent {
-		containers[l.container] = true
+		if !slices.Contains(containers, l.container) {
+			containers = append(containers, l.container)
+		}
 		shown = append(shown, fmt.Sprintf("%s, given %s ago to container %s", l.addr, l.age.Round(time.Second), l.container))
-		files = append(files, p.onHost(l.path))
 	}
 	switch {
 	case len(containers) > 0 && ports <= 0:
-		return []Finding{verdict(fmt.Sprintf("%d addresses are leaked: they are given to containers, and nobody on the bridge has them", len(silent)), room+first(shown), giveBack(files))}
+		return []Finding{verdict(fmt.Sprintf("%d addresses are leaked: they are given to containers, and nobody on the bridge has them", len(silent)), room+first(shown), giveBack(p.onHost(filepath.Dir(silent[0].path)), containers))}
 	case len(containers) > ports:
 		return []Finding{verdict(fmt.Sprintf("addresses of at least %d containers are leaked: nobody answers for those of %d", len(containers)-ports, len(containers)),
 			fmt.Sprintf("%s%d ports of the bridge are of pods that don't answer; %s", room, ports, first(shown)),
@@ -193,15 +193,28 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	return nil
 }
 
-// giveBack is how to free leases by hand, of which few are named.
-func giveBack(files []string) string {
+// giveBack is how to free the leases of containers by hand, of which few are named. The command goes by
+// the container's ID, because the address may be another pod's when somebody runs it.
+func giveBack(dir string, containers []string) string {
 	const few = 3
-	cure := "give the addresses back: `rm " + strings.Join(files[:min(few, len(files))], " ") + "`"
-	if more := len(files) - few; more > 0 {
-		cure += fmt.Sprintf("; and so with %d more in %s whose container, in the first line of the file, `crictl pods --no-trunc` does not list", more, filepath.Dir(files[0]))
+	var all []string
+	for _, id := range containers {
+		if len(all) < few && containerID.MatchString(id) {
+			all = append(all, fmt.Sprintf("grep -lr '^%s' %s | xargs -r rm", id, dir))
+		}
+	}
+	if len(all) == 0 {
+		return "remove their files in " + dir
+	}
+	cure := "give the addresses back: `" + strings.Join(all, "; ") + "`"
+	if more := len(containers) - len(all); more > 0 {
+		cure += fmt.Sprintf("; and so for %d containers more, whose IDs are in the first lines of the files there and not in `crictl pods --no-trunc`", more)
 	}
 	return cure
 }
+
+// containerID is what a container runtime may choose (CNI's specification, CNI_CONTAINERID).
+var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // batch is how many addresses are asked at a time: the neighbor table has to hold them all.
 const batch = 512

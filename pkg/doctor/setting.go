@@ -113,6 +113,7 @@ func bridgeNetfilter(_ context.Context, p *Patient) []Finding {
 	for _, family := range p.families() {
 		paths = append(paths, map[int]string{4: topology.SysctlBridgeNF4, 6: topology.SysctlBridgeNF6}[family])
 	}
+	var found []Finding
 	for _, path := range paths {
 		value, err := p.Setting(path)
 		switch {
@@ -122,9 +123,9 @@ func bridgeNetfilter(_ context.Context, p *Patient) []Finding {
 		case err != nil:
 			return Skip("reading "+path+": "+err.Error(), "")
 		case value == "0":
-			return []Finding{Fail("bridged packets pass no firewall, so a Service times out whose pod is on the node of who asks", path+" is 0",
-				"the agent sets it; if it does not stay 1, find what resets it: `sysctl -w "+path+"=1`")}
+			found = append(found, Fail("bridged packets pass no firewall, so a Service times out whose pod is on the node of who asks", path+" is 0",
+				"the agent sets it; if it does not stay 1, find what resets it: `sysctl -w "+path+"=1`"))
 		}
 	}
-	return nil
+	return found
 }

@@ -70,7 +70,9 @@ func newDualWard(t *testing.T) *ward {
 	w.sh(`sysctl -qw net/ipv6/conf/all/forwarding=1 net/ipv6/conf/default/accept_dad=0
 		ip -6 addr add fd00:192:168:1::11/64 dev eth0 nodad
 		ip -6 addr add fd00:10:244:1::1/64 dev plainroute0 nodad
-		ip -6 route add fd00:10:244:2::/64 via fd00:192:168:1::12 dev eth0 proto 112 metric 2048`)
+		ip -6 route add fd00:10:244:2::/64 via fd00:192:168:1::12 dev eth0 proto 112 metric 2048
+		ip route add unreachable 10.244.1.0/24 proto 112 metric 4096; ip -6 route add unreachable fd00:10:244:1::/64 proto 112 metric 4096
+		ip link set plainroute0 address 02:00:00:00:00:01`) // as the agent pins it
 	w.Report.Host.Addresses = append(w.Report.Host.Addresses, netip.MustParseAddr("fd00:192:168:1::11"))
 	w.Report.Host.Subnets = append(w.Report.Host.Subnets, netip.MustParsePrefix("fd00:10:244:1::/64"))
 	w.Report.Host.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
