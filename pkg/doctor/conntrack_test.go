@@ -13,8 +13,14 @@ func TestConntrackFindings(t *testing.T) {
 		count, most, early int
 		want               Verdict
 	}{
-		{0, 262144, 0, OK}, {899, 1000, 0, OK}, {900, 1000, 0, Failure}, {1000, 1000, 5, Failure},
-		{749, 1000, 5, OK}, {750, 1000, 5, Warning}, {750, 1000, 0, OK}, {1 << 20, 0, 5, OK},
+		{0, 262144, 0, OK},
+		{899, 1000, 0, OK},
+		{900, 1000, 0, Failure},
+		{1000, 1000, 5, Failure},
+		{749, 1000, 5, OK},
+		{750, 1000, 5, Warning},
+		{750, 1000, 0, OK},
+		{1 << 20, 0, 5, OK},
 	} {
 		found := conntrackFindings(c.count, c.most, c.early)
 		if c.want == OK {
