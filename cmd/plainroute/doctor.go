@@ -30,7 +30,7 @@ type doctorFlags struct {
 }
 
 // doctorRights are more than a viewer's: who may run commands in an agent's pod may change its node's network.
-const doctorRights = "doctor takes the rights to list Nodes, and in the agents' namespace to list pods and to create pods/exec: docs/operate.md"
+const doctorRights = "doctor takes the rights to list Nodes, and in the agents' namespace to list daemonsets (apps) and pods and to create pods/exec: docs/operate.md"
 
 func doctorCommand() *cobra.Command {
 	f := &doctorFlags{clusterFlags: clusterFlags{rights: doctorRights}, node: pflag.NewFlagSet("node", pflag.ContinueOnError)}

@@ -25,7 +25,17 @@ func cniConfigs(_ context.Context, p *Patient) []Finding {
 		return p.unreadConfigs()
 	}
 	return []Finding{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: rm "+p.onHost(filepath.Join(p.Store.ConfDir, before[0]))+", and make the pods anew that it attached")}
+		"if that network is not wanted: `"+p.putAway(before)+"`, and make the pods anew that it attached")}
+}
+
+// putAway is the command that hides CNI configs from the container runtime, and can be undone.
+func (p *Patient) putAway(configs []string) string {
+	var all []string
+	for _, name := range configs {
+		file := p.onHost(filepath.Join(p.Store.ConfDir, name))
+		all = append(all, "mv "+file+" "+file+".off")
+	}
+	return strings.Join(all, " && ")
 }
 
 // cniPlugins looks whether those that our config calls are there and can be run, and
