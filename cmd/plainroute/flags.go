@@ -28,7 +28,7 @@ type networkFlags struct {
 	nonMasqueradeCIDRs  []string
 	maskSize4           int
 	maskSize6           int
-	masquerade          bool
+	masquerade          masquerade
 	mtu                 int
 	firewall            bool
 	bridge              string
@@ -44,13 +44,31 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&f.maskSize6, "node-cidr-mask-size-ipv6", 0, "length in bits that an IPv6 pod subnet has (default: our own subnet's)")
 	fs.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "ranges of Services, which pod subnets must not overlap")
 	fs.StringSliceVar(&f.nodeCIDRs, "node-cidr", nil, "accept next hops only inside these ranges")
-	fs.BoolVar(&f.masquerade, "masquerade", true, "give pods the node's address towards the world outside the cluster")
+	f.masquerade = "true"
+	fs.Var(&f.masquerade, "masquerade", "give pods the node's address towards the world outside the cluster: true, false, or ipv4 or ipv6 alone")
+	fs.Lookup("masquerade").NoOptDefVal = "true"
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see the pod's own address")
 	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
 	fs.BoolVar(&f.firewall, "firewall-plugin", false, "have the stock firewall plugin accept what each pod sends and the answers, where a firewall drops what it forwards; needs iptables on the node")
 	fs.StringVar(&f.bridge, "bridge", topology.Bridge, "name of the pods' bridge")
 	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, empty after a reboot")
 	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
+}
+
+// masquerade is a flag's value: true, false, ipv4 or ipv6. It reads booleans as pflag does.
+type masquerade string
+
+func (m *masquerade) String() string { return string(*m) }
+func (m *masquerade) Type() string   { return "families" }
+
+func (m *masquerade) Set(value string) error {
+	if both, err := strconv.ParseBool(value); err == nil {
+		value = strconv.FormatBool(both)
+	} else if value != "ipv4" && value != "ipv6" {
+		return fmt.Errorf("%q is none of true, false, ipv4, ipv6", value)
+	}
+	*m = masquerade(value)
+	return nil
 }
 
 // defaultResolvConf is the file of resolv.conf(5). In a pod it is a copy of the pod's creation.
@@ -91,7 +109,8 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		NonMasqueradeCIDRs: prefixes("non-masquerade-cidr", f.nonMasqueradeCIDRs),
 		Firewall:           f.firewall,
 		MaskSize4:          f.maskSize4, MaskSize6: f.maskSize6,
-		Masquerade: f.masquerade, MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
+		Masquerade: f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
+		MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}
 	faults = append(faults, f.checkNumbers()...)
 	faults = append(faults, checkBridge(f.bridge)...)

@@ -93,7 +93,7 @@ func (s *server) node(t *testing.T, name string, port int, labels map[string]str
 func (s *server) agent(t *testing.T, node string, port int, state corev1.ContainerState) {
 	t.Helper()
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "plainroute-" + node, Labels: map[string]string{"app.kubernetes.io/name": "plainroute"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "plainroute-" + node, Labels: map[string]string{"app.kubernetes.io/part-of": "plainroute", "app.kubernetes.io/component": "agent"}},
 		Spec: corev1.PodSpec{NodeName: node, HostNetwork: true, Containers: []corev1.Container{{
 			Name: "agent", Image: "plainroute:1", Env: []corev1.EnvVar{{Name: "PLAINROUTE_LISTEN", Value: "127.0.0.1:" + strconv.Itoa(port)}},
 		}}},
