@@ -165,7 +165,7 @@ func (f *checkFlags) imageOf(ctx context.Context, client kubernetes.Interface) (
 	if f.image != "" {
 		return f.image, corev1.PullIfNotPresent, nil
 	}
-	sets, err := client.AppsV1().DaemonSets(f.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=plainroute"})
+	sets, err := client.AppsV1().DaemonSets(f.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent"})
 	if err != nil {
 		return "", "", fmt.Errorf("looking for the agents' image: %w (or say which: --image)", err)
 	}
