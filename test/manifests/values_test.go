@@ -60,7 +60,7 @@ var others = map[string]string{
 	"mtu":                          `1400`,
 	"nameOverride":                 `"routes"`,
 	"nodeCIDRMaskSizeIPv4":         `25`,
-	"nodeCIDRMaskSizeIPv6":         `72`,
+	"nodeCIDRMaskSizeIPv6":         `"64-72"`,
 	"nonMasqueradeCIDR":            `["172.16.0.0/12"]`,
 	"nodeCIDR":                     `"192.168.1.0/24"`,
 	"nodeCondition":                `true`,
