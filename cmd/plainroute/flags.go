@@ -123,7 +123,7 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		Firewall:           f.firewall,
 		MaskSizes4:         lengths(maskSizeFlag4, f.maskSizes4, 8, 30),
 		MaskSizes6:         lengths(maskSizeFlag6, f.maskSizes6, 16, 126),
-		Masquerade: f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
+		Masquerade:         f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
 		MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}
 	faults = append(faults, f.checkNumbers()...)
