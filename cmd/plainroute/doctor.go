@@ -52,7 +52,7 @@ Exit codes: 0 no check failed (warnings there may be); 1 a check failed, or with
   kubectl exec -n plainroute-system ds/plainroute -- /plainroute doctor
 
   # With all that there is on a node
-  kubectl debug node/node1 -it --profile=sysadmin --image=localhost/plainroute:dev -- /plainroute doctor --root /host
+  kubectl debug node/node1 -it --profile=sysadmin --image=localhost/plainroute:0.1.0 -- /plainroute doctor --root /host
 
   # One check, as JSON
   plainroute doctor --check forward-policy -o json

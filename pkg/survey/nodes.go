@@ -21,7 +21,7 @@ import (
 
 const (
 	// agents is the label that the manifests give them.
-	agents = "app.kubernetes.io/name=plainroute"
+	agents = "app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent"
 	// container is the agent's in its pod, by the manifests.
 	container = "agent"
 	// defaultPort is where agents listen unless they are told otherwise.

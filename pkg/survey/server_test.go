@@ -124,7 +124,7 @@ func (s *server) agent(t *testing.T, node string, port int, state corev1.Contain
 func (s *server) pod(t *testing.T, namespace, name, node string, port int, state corev1.ContainerState, owners []metav1.OwnerReference) {
 	t.Helper()
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/name": "plainroute"}, OwnerReferences: owners},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/part-of": "plainroute", "app.kubernetes.io/component": "agent"}, OwnerReferences: owners},
 		Spec: corev1.PodSpec{NodeName: node, HostNetwork: true, Containers: []corev1.Container{{
 			Name: "agent", Image: "plainroute:1", Env: []corev1.EnvVar{{Name: "PLAINROUTE_LISTEN", Value: "127.0.0.1:" + strconv.Itoa(port)}},
 		}}},
