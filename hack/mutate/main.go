@@ -47,6 +47,7 @@ type options struct {
 	skip     string
 	args     string
 	patience time.Duration
+	budget   time.Duration
 	pkgs     []string
 }
 
@@ -61,6 +62,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.skip, "skip", "^$", "run no test whose name matches this regular expression, as slow ones")
 	fs.StringVar(&o.args, "args", "-rapid.seed=1 -rapid.nofailfile -rapid.shrinktime=0s", "flags for test binaries that know them")
 	fs.DurationVar(&o.patience, "patience", 10*time.Second, "a mutant is stuck once tests take five times as long as without it, and this more")
+	fs.DurationVar(&o.budget, "budget", time.Hour, "of the tests that come by a mutant, run the quickest, as many as take this long together")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -83,6 +85,7 @@ func command(ctx context.Context, args []string) (bool, error) {
 	r := &report{known: known, out: os.Stdout}
 	for _, pkg := range o.pkgs {
 		if err := o.mutate(ctx, pkg, r); err != nil {
+			r.finish() // of what was tried
 			return false, errors.Join(err, r.write(o.json))
 		}
 	}
