@@ -190,3 +190,25 @@ func TestOutermostLeavesItsArgumentAlone(t *testing.T) {
 		t.Errorf("got %v; the argument is %v", got, given)
 	}
 }
+
+// A Node whose address kube-proxy has put on a device of this host keeps its route, which is told; one whose address
+// brings a network there does not.
+func TestAddressElsewhereKeepsTheRoute(t *testing.T) {
+	nodes, opts := goodNodes(), Options{NodeName: "node1", Bridge: Bridge, RunDir: "/run/plainroute"}
+	first, _ := Desired(opts, testHost(t), nodes, withKernel(State{}))
+	subnet := nodes[1].PodCIDRs[0]
+	for prefix, kept := range map[string]bool{"192.168.1.12/32": true, "192.168.1.12/24": false} {
+		host := testHost(t)
+		host.Links = append(host.Links, Link{Name: ipvsDevice, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix(prefix)}})
+		state, problems := Desired(opts, host, nodes, withKernel(State{}).After(first))
+		if got := slices.ContainsFunc(state.Routes, func(r Route) bool { return r.Dst == subnet }); got != kept {
+			t.Errorf("with %s the route is there: %v, want %v", prefix, got, kept)
+		}
+		told := slices.ContainsFunc(problems, func(p Problem) bool {
+			return p.Node == "node2" && p.Subnet == subnet && p.Reason == RouteKept && strings.Contains(p.Detail, "192.168.1.12 is an address of this host, on kube-ipvs0")
+		})
+		if told != kept {
+			t.Errorf("with %s the problems are %v", prefix, problems)
+		}
+	}
+}
