@@ -19,22 +19,26 @@ import (
 	"time"
 )
 
-func main() {
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run returns the exit code.
+func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ok, err := command(ctx, os.Args[1:])
+	ok, err := command(ctx, args)
 	switch {
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(os.Stderr, "mutate: interrupted")
-		os.Exit(130)
+		return 130
 	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
+		return 2
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "mutate:", err)
-		os.Exit(2)
+		return 2
 	case !ok:
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // options are the flags.

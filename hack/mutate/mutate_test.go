@@ -174,7 +174,7 @@ func TestSample(t *testing.T) {
 		if o.chooses(key) {
 			chosen++
 		}
-		if o.chooses(key) != o.chooses(key) || !(options{sample: 1}).chooses(key) || (options{sample: 1, match: "pkg/b"}).chooses(key) {
+		if again := o; again.chooses(key) != o.chooses(key) || !(options{sample: 1}).chooses(key) || (options{sample: 1, match: "pkg/b"}).chooses(key) {
 			t.Fatalf("%s is chosen otherwise", key)
 		}
 	}

@@ -47,7 +47,7 @@ type test struct {
 // a, with the tests of b beside its own.
 func newSuite(ctx context.Context, name, folder string, args []string) (*suite, error) {
 	pkgs := strings.Split(name, "+")
-	src, err := load(pkgs[0])
+	src, err := load(ctx, pkgs[0])
 	if err != nil {
 		return nil, err
 	}
