@@ -27,6 +27,7 @@ import (
 	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/leases"
 	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -112,7 +113,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err := forgetStartUp(); err != nil {
 		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
-	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
+	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir, BinDir: hostPlugins}
 	lock, err := f.lock(cmd.Context(), &store)
 	if err != nil {
 		return err
@@ -136,6 +137,9 @@ func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
 		ResolvConf: f.resolvConf, ResolvConfNeeded: f.resolvConf != defaultResolvConf,
 	}
 }
+
+// hostPlugins is the container runtime's folder of plugins.
+const hostPlugins = "/opt/cni/bin"
 
 // gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB
 // instead of the 47 of Go's default, on a program that is idle nearly always.
@@ -262,6 +266,9 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err := f.serve(ctx, mgr, reconciler); err != nil {
 		return err
 	}
+	if err := f.collectLeases(mgr, opts, kernel); err != nil {
+		return err
+	}
 	if unlocked {
 		seek := manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) })
 		if err := mgr.Add(seek); err != nil {
@@ -269,6 +276,24 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		}
 	}
 	return mgr.Start(ctx)
+}
+
+// collectLeases has the addresses of pods that are gone given back; a router has no pods.
+func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, kernel *dataplane.Kernel) error {
+	if opts.Router {
+		return nil
+	}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		host, err := dataplane.NewInspector()
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		collector := &leases.Collector{
+			Store: cni.Store{RunDir: f.runDir}, Host: host, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
+		}
+		return collector.Run(ctx)
+	}))
 }
 
 // herald makes one where one is asked for.

@@ -25,6 +25,8 @@ type Store struct {
 	ConfDir string
 	// RunDir is the folder of node-local state.
 	RunDir string
+	// BinDir is the runtime's folder of plugins; empty: they are not looked at.
+	BinDir string
 	// Lock is what Write must hold; nil: nothing.
 	Lock *Lock
 }
@@ -65,6 +67,7 @@ func parse(have []byte) *topology.CNI {
 	}
 	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
+	c.Spec11 = len(l.CNIVersions) > 0
 	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == firewall })
 	for _, set := range bridge.IPAM.Ranges {
 		for _, r := range set {
@@ -162,12 +165,13 @@ func (s Store) Remove() error {
 	return nil
 }
 
-// The parts of a conflist of the CNI spec 1.0.0 that we write.
+// The parts of a conflist of the CNI spec that we write.
 type (
 	conflist struct {
-		CNIVersion string   `json:"cniVersion"`
-		Name       string   `json:"name"`
-		Plugins    []plugin `json:"plugins"`
+		CNIVersion  string   `json:"cniVersion"`
+		CNIVersions []string `json:"cniVersions,omitempty"`
+		Name        string   `json:"name"`
+		Plugins     []plugin `json:"plugins"`
 	}
 	plugin struct {
 		Type             string          `json:"type"`
@@ -212,7 +216,13 @@ func Render(c topology.CNI) ([]byte, error) {
 	if c.Firewall {
 		plugins = append(plugins, plugin{Type: firewall, Backend: "iptables"})
 	}
-	content, err := json.MarshalIndent(conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}, "", "  ")
+	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
+	if c.Spec11 {
+		// A runtime takes the latest that it knows. One that does not know this list (libcni before
+		// 1.2.0: containerd 1.6 and 1.7) takes cniVersion, and would refuse 1.1.0 there.
+		list.CNIVersions = []string{"1.0.0", "1.1.0"}
+	}
+	content, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("rendering the CNI config: %w", err)
 	}

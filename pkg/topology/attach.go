@@ -14,12 +14,22 @@ func (b *builder) cni() {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
-	conf := &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
+	conf := &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall, Spec11: b.acceptCNI11()}
 	if conf.MTU != 0 && conf.MTU < minMTU6 && slices.ContainsFunc(conf.Subnets, is6) {
 		b.ownProblem(BridgeFailed, "pods would get an MTU of %d, as the links to peers have, and IPv6 takes %d at least; raise the MTU of these links", conf.MTU, minMTU6)
 		conf = b.actual.CNI
 	}
 	b.desired.CNI = conf
+}
+
+// acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. A runtime that picks it
+// would make no pod if one of them did not.
+func (b *builder) acceptCNI11() bool {
+	names := []string{"bridge", "host-local", "portmap"}
+	if b.opts.Firewall {
+		names = append(names, "firewall")
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
 }
 
 // maxMTU is the most that the kernel gives a bridge (ETH_MAX_MTU of linux/if_ether.h).

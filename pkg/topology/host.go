@@ -16,6 +16,8 @@ type Host struct {
 	// ConfigsBefore are the files of other CNI configs that the container runtime
 	// takes before ours.
 	ConfigsBefore []string `json:"configsBefore,omitempty"`
+	// CNI11 are the CNI plugins that accept version 1.1.0 of the CNI spec.
+	CNI11 []string `json:"cni11,omitempty"`
 	// Ports counts the bridge's ports and the ports of pods that are not in the bridge.
 	Ports int `json:"ports,omitempty"`
 	// Leases are the addresses that pods of this host hold, or held when they were

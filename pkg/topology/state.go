@@ -195,6 +195,8 @@ type CNI struct {
 	IPAMDir string `json:"ipamDir"`
 	// Firewall has the stock firewall plugin accept each pod's packets.
 	Firewall bool `json:"firewall,omitempty"`
+	// Spec11 offers the runtime version 1.1.0 of the CNI spec, beside 1.0.0.
+	Spec11 bool `json:"spec11,omitempty"`
 }
 
 // Equal tells whether two configs are the same; two nils are.
@@ -202,5 +204,5 @@ func (c *CNI) Equal(o *CNI) bool {
 	if c == nil || o == nil {
 		return c == o
 	}
-	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && c.Firewall == o.Firewall && slices.Equal(c.Subnets, o.Subnets)
+	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && c.Firewall == o.Firewall && c.Spec11 == o.Spec11 && slices.Equal(c.Subnets, o.Subnets)
 }

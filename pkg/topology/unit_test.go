@@ -175,7 +175,7 @@ func TestConcernsOfOptions(t *testing.T) {
 	for want, opts := range map[string]Options{
 		"[10.244.0.0/15 192.168.0.0/16]":                {ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/15")}},
 		"[10.244.0.0/16 192.168.0.0/16]":                {},
-		"[10.244.0.0/16 192.168.0.0/16 fd00:4400::/40]": {MaskSize6: 40},
+		"[10.244.0.0/16 192.168.0.0/16 fd00:4400::/40]": {MaskSizes6: Lengths{40, 40}},
 	} {
 		if got := fmt.Sprint(Concerns(opts, nodes)); got != want {
 			t.Errorf("got %s, want %s", got, want)
