@@ -25,7 +25,7 @@ type Store struct {
 	ConfDir string
 	// RunDir is the folder of node-local state.
 	RunDir string
-	// BinDir is the runtime's folder of plugins; empty: they are not looked at.
+	// BinDir is the runtime's folder of plugins; empty: they are neither looked at nor watched.
 	BinDir string
 	// Lock is what Write must hold; nil: nothing.
 	Lock *Lock
@@ -68,7 +68,7 @@ func parse(have []byte) *topology.CNI {
 	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
 	c.Spec11 = len(l.CNIVersions) > 0
-	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == firewall })
+	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == topology.FirewallPlugin })
 	for _, set := range bridge.IPAM.Ranges {
 		for _, r := range set {
 			c.Subnets = append(c.Subnets, r.Subnet)
@@ -195,9 +195,6 @@ type (
 	}
 )
 
-// firewall is the plugin that lets pods' packets through iptables' chain FORWARD.
-const firewall = "firewall"
-
 // Render gives the config as a file: the stock bridge plugin with host-local,
 // then portmap for hostPorts, then the firewall plugin if it is asked for.
 func Render(c topology.CNI) ([]byte, error) {
@@ -214,7 +211,7 @@ func Render(c topology.CNI) ([]byte, error) {
 		{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
 	}
 	if c.Firewall {
-		plugins = append(plugins, plugin{Type: firewall, Backend: "iptables"})
+		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: "iptables"})
 	}
 	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
 	if c.Spec11 {

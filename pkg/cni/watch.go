@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -16,8 +17,8 @@ import (
 // mount that died is found by it too, for of that inotify says nothing.
 const look = time.Second
 
-// Watch calls notify when somebody touches our config or one that goes before it, or
-// the folders that ours lives in come or go, until ctx ends. What of our own doing it
+// Watch calls notify when somebody touches our config or one that goes before it, or a
+// plugin, or the folders that they live in come or go, until ctx ends. What of our own doing it
 // tells, too, costs a pass that finds nothing. It calls blind with what keeps it from
 // watching, and with nil when that is over.
 //
@@ -87,7 +88,11 @@ func (w *folderWatch) add() error {
 }
 
 func (s Store) folders() []string {
-	return []string{filepath.Clean(s.RunDir), filepath.Clean(s.ConfDir)}
+	folders := []string{filepath.Clean(s.RunDir), filepath.Clean(s.ConfDir)}
+	if s.BinDir != "" {
+		folders = append(folders, filepath.Clean(s.BinDir))
+	}
+	return folders
 }
 
 // follow reads events until it is time to look again. It returns false if ctx ended.
@@ -116,11 +121,17 @@ func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
 func (w *folderWatch) learn(e fsnotify.Event) {
 	name := filepath.Clean(e.Name)
 	switch {
-	case name == w.link(), name == w.target(), before(filepath.Base(name)):
+	case name == w.link(), name == w.target(), before(filepath.Base(name)), w.isPlugin(name):
 		w.notify()
 	case w.seen[name] && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)):
 		delete(w.seen, name)
 		_ = w.watcher.Remove(name) // or a folder moved away would be watched still
 		w.notify()
 	}
+}
+
+// isPlugin reports whether a path is that of a plugin. Temporary files of install-cni are
+// left out: it renames them.
+func (w *folderWatch) isPlugin(path string) bool {
+	return w.BinDir != "" && filepath.Dir(path) == filepath.Clean(w.BinDir) && !strings.HasSuffix(path, tempSuffix)
 }

@@ -1,8 +1,8 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
-	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,24 +14,36 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cniConfigs looks for those that a container runtime takes before ours.
+// cniConfigs looks for those that a container runtime takes before ours, and whether it reads
+// the folder that ours is in.
 func cniConfigs(_ context.Context, p *Patient) []Finding {
 	if _, err := os.ReadDir(p.Store.ConfDir); err != nil {
 		return Skip(err.Error(), "say where CNI configs are: --cni-conf-dir")
 	}
 	before := p.Store.Before()
 	if len(before) == 0 {
-		return nil
+		return p.unreadConfigs()
 	}
 	return []Finding{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: rm "+p.onHost(filepath.Join(p.Store.ConfDir, before[0]))+", and make the pods anew that it attached")}
+		"if that network is not wanted: `"+p.putAway(before)+"`, and make the pods anew that it attached")}
+}
+
+// putAway is the command that hides CNI configs from the container runtime, and can be undone.
+func (p *Patient) putAway(configs []string) string {
+	var all []string
+	for _, name := range configs {
+		file := p.onHost(filepath.Join(p.Store.ConfDir, name))
+		all = append(all, "mv "+file+" "+file+".off")
+	}
+	return strings.Join(all, " && ")
 }
 
 // cniPlugins looks whether those that our config calls are there and can be run, and
 // what they are.
 func cniPlugins(_ context.Context, p *Patient) []Finding {
 	const cure = "delete the agent's pod, whose init container install-cni puts them there (the chart's installCNI.enabled), or install the stock CNI plugins"
-	missing, err := plugins.Missing(p.BinDir, cni.RequiredBy(p.State.CNI))
+	needed := cni.RequiredBy(p.State.CNI)
+	missing, err := plugins.Missing(p.BinDir, needed)
 	if err != nil {
 		return Skip(err.Error(), "mount the plugins' folder, or say where it is: --cni-bin-dir")
 	}
@@ -39,13 +51,17 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 	if len(missing) > 0 {
 		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", p.BinDir, strings.Join(missing, ", ")), cure))
 	}
-	for _, name := range cni.RequiredBy(p.State.CNI) {
-		if slices.Contains(missing, name) {
-			continue
-		}
-		if why := unfit(filepath.Join(p.BinDir, name)); why != "" {
+	folder := plugins.Folder{Path: p.BinDir}
+	for name, why := range folder.Unfit(needed) {
+		if !slices.Contains(missing, name) {
 			found = append(found, Fail("a CNI plugin can't run", why, cure))
 		}
+	}
+	slices.SortFunc(found, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Evidence, b.Evidence))
+	})
+	if len(found) == 0 {
+		found = p.otherFolder(p.BinDir, "bin_dir", "bin_dirs", "plugin_dirs")
 	}
 	if len(found) > 0 {
 		return found
@@ -95,29 +111,4 @@ func older(r plugins.Result) string {
 		text += " (" + r.Reason + ")"
 	}
 	return text
-}
-
-// unfit says why a file is no program that this machine could run, or nothing.
-func unfit(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err.Error()
-	}
-	if info.Mode()&0o111 == 0 {
-		return path + " is not executable: " + info.Mode().String()
-	}
-	program, err := elf.Open(path)
-	if err != nil {
-		return path + ": " + err.Error()
-	}
-	defer program.Close()
-	own, err := elf.Open("/proc/self/exe")
-	if err != nil {
-		return ""
-	}
-	defer own.Close()
-	if program.Machine != own.Machine {
-		return fmt.Sprintf("%s is for %s, and this machine is %s", path, program.Machine, own.Machine)
-	}
-	return ""
 }

@@ -34,6 +34,9 @@ const (
 	BridgeFailed     Reason = "BridgeFailed"     // the bridge, a port or an address of it can't be made or set
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours
+	CNIUnread        Reason = "CNIUnread"        // our CNI config is in place, and the runtime has no pod network
+	PluginMissing    Reason = "PluginMissing"    // a CNI plugin that our config calls is missing or can't run
+	SubnetFull       Reason = "SubnetFull"       // all addresses of a pod subnet are leased
 	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet
 	PruneHeld        Reason = "PruneHeld"        // removals wait for a view that can be trusted
 	SubnetChanged    Reason = "SubnetChanged"    // pods still live on a subnet that is not ours any more
