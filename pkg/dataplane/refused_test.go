@@ -63,15 +63,16 @@ func TestEachRefusalIsTold(t *testing.T) {
 	}
 }
 
-// failedKeys lists those of all PartErrors in an error, as sorted as they are.
+// failedKeys lists those of all PartErrors in an error, in their order.
 func failedKeys(err error) (keys []string) {
-	if part := new(PartError); errors.As(err, &part) && error(part) == err {
-		return []string{part.FailedKey().String()}
-	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			keys = append(keys, failedKeys(e)...)
 		}
+		return keys
+	}
+	if part := new(PartError); errors.As(err, &part) {
+		keys = append(keys, part.FailedKey().String())
 	}
 	return keys
 }
