@@ -38,6 +38,10 @@ type agentFlags struct {
 	nodeName      string
 	mode          string
 	cniConfDir    string
+	cniBinDir     string
+	cniPluginsDir string
+	cniConfig     string
+	cniBefore     []string
 	procSys       string
 	resolvConf    string
 	listen        string
@@ -80,6 +84,10 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
 	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
+	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins; a drop-in plugin that is missing there is left out")
+	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, that are called after plainroute's own, in the order of their names")
+	fs.StringVar(&f.cniConfig, "cni-config", cniLink, "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone")
+	registerBefore(fs, &f.cniBefore)
 	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings; in a pod, the host's mount")
 	registerResolvConf(fs, &f.resolvConf)
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of /healthz, /readyz, /status and /metrics")
@@ -91,6 +99,7 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	offer(cmd, "mode", modeNode, modeRouter)
+	offer(cmd, "cni-config", cniLink, cniFile)
 	offer(cmd, "log-format", "text", "json")
 	offer(cmd, "log-level", "debug", "info", "warn", "error")
 	return cmd
@@ -112,7 +121,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err := forgetStartUp(); err != nil {
 		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
-	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
+	store := f.store()
 	lock, err := f.lock(cmd.Context(), &store)
 	if err != nil {
 		return err
@@ -127,6 +136,11 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
+}
+
+// store says where our CNI config and what belongs to it is.
+func (f *agentFlags) store() cni.Store {
+	return cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir, BinDir: f.cniBinDir, PluginsDir: f.cniPluginsDir}
 }
 
 // hostConfig says where what is ours on this host is.
@@ -148,6 +162,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	faults = append(faults, more...)
 	for _, err := range []error{
 		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf),
+		checkPath("cni-bin-dir", f.cniBinDir), f.checkChaining(&opts),
 		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
 		f.checkHerald(),
 	} {
@@ -171,6 +186,25 @@ func (f *agentFlags) checkHerald() error {
 		return fmt.Errorf("--startup-taint: %q is no key of a taint: %s", f.startupTaint, faults[0])
 	}
 	return nil
+}
+
+const (
+	cniLink = "link"
+	cniFile = "file"
+)
+
+// checkChaining settles what other programs may do with our CNI config.
+func (f *agentFlags) checkChaining(opts *topology.Options) error {
+	opts.ConfigFile, opts.ConfigsBefore = f.cniConfig == cniFile, f.cniBefore
+	if f.cniConfig != cniLink && f.cniConfig != cniFile {
+		return fmt.Errorf("--cni-config: %q is neither link nor file", f.cniConfig)
+	}
+	if f.cniPluginsDir != "" {
+		if err := checkPath("cni-plugins-dir", f.cniPluginsDir); err != nil {
+			return err
+		}
+	}
+	return checkBefore(f.cniBefore)
 }
 
 const (
@@ -314,5 +348,5 @@ func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controll
 
 // look reads the host for who asks, without the lock that only writers need.
 func (f *agentFlags) look() (topology.State, error) {
-	return look(f.hostConfig(cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}))
+	return look(f.hostConfig(f.store()))
 }

@@ -154,9 +154,10 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	if err == nil {
 		k.servers = servers
 	}
+	plugins, faults := k.cfg.CNI.Plugins()
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
 }

@@ -14,12 +14,23 @@ func (b *builder) cni() {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
-	conf := &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall}
+	conf := &CNI{
+		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall,
+		Plugins: b.chained(), Layout: b.opts.layout(),
+	}
 	if conf.MTU != 0 && conf.MTU < minMTU6 && slices.ContainsFunc(conf.Subnets, is6) {
 		b.ownProblem(BridgeFailed, "pods would get an MTU of %d, as the links to peers have, and IPv6 takes %d at least; raise the MTU of these links", conf.MTU, minMTU6)
 		conf = b.actual.CNI
 	}
 	b.desired.CNI = conf
+}
+
+// chained returns the further plugins of our config; the firewall plugin is called once.
+func (b *builder) chained() []Plugin {
+	if !b.opts.Firewall {
+		return b.host.Plugins
+	}
+	return slices.DeleteFunc(slices.Clone(b.host.Plugins), func(p Plugin) bool { return p.Type == "firewall" })
 }
 
 // maxMTU is the most that the kernel gives a bridge (ETH_MAX_MTU of linux/if_ether.h).
@@ -75,14 +86,28 @@ func (b *builder) inhabited() []netip.Prefix {
 }
 
 // rivalConfigs reports other CNI configs by which the runtime attaches pods instead
-// of ours, which is written all the same: whoever moves from one network to another
-// has both for a while.
+// of ours, unless the operator wants them. Ours is written all the same: whoever moves from
+// one network to another has both for a while.
 func (b *builder) rivalConfigs() {
 	if b.opts.Router {
 		return
 	}
 	for _, name := range b.host.ConfigsBefore {
+		if slices.Contains(b.opts.ConfigsBefore, name) {
+			continue
+		}
 		b.ownProblem(CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
+	}
+}
+
+// refusedPlugins reports drop-in plugins that are left out of the chain. Pods are attached
+// without them.
+func (b *builder) refusedPlugins() {
+	if b.opts.Router {
+		return
+	}
+	for _, why := range b.host.PluginFaults {
+		b.report(Problem{Node: b.opts.NodeName, Reason: CNIPluginRefused, Detail: why})
 	}
 }
 

@@ -25,6 +25,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.tableUnread()
 	b.cni()
 	b.rivalConfigs()
+	b.refusedPlugins()
 	b.unseen()
 	b.bridge()
 	b.masquerade()

@@ -16,6 +16,11 @@ type Host struct {
 	// ConfigsBefore are the files of other CNI configs that the container runtime
 	// takes before ours.
 	ConfigsBefore []string `json:"configsBefore,omitempty"`
+	// Plugins are to be chained after our own: those of drop-in files, then those that other
+	// programs appended to our config.
+	Plugins []Plugin `json:"plugins,omitempty"`
+	// PluginFaults say which drop-in files are left out, and why.
+	PluginFaults []string `json:"pluginFaults,omitempty"`
 	// Ports counts the bridge's ports and the ports of pods that are not in the bridge.
 	Ports int `json:"ports,omitempty"`
 	// Leases are the addresses that pods of this host hold, or held when they were

@@ -34,6 +34,7 @@ const (
 	BridgeFailed     Reason = "BridgeFailed"     // the bridge, a port or an address of it can't be made or set
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours
+	CNIPluginRefused Reason = "CNIPluginRefused" // a drop-in CNI plugin is left out of the chain
 	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet
 	PruneHeld        Reason = "PruneHeld"        // removals wait for a view that can be trusted
 	SubnetChanged    Reason = "SubnetChanged"    // pods still live on a subnet that is not ours any more
