@@ -222,11 +222,14 @@ func element(p topology.Plugin) (json.RawMessage, error) {
 }
 
 // latest returns the further plugins of that file of our config which was written last. Another
-// program may have changed any of them: installers write a new file over ours, or into it.
+// program may have changed any of them: installers write a new file over ours, or into it. Times
+// may be equal, because kernels count them in ticks of some milliseconds. Then a file that is not
+// as we write it goes before one that is.
 func (s Store) latest() []topology.Plugin {
 	var plugins []topology.Plugin
-	var written time.Time
-	for _, path := range []string{s.target(), s.gate(), s.link()} {
+	var last time.Time
+	var edited bool
+	for _, path := range []string{s.target(), s.link(), s.gate()} {
 		var at unix.Stat_t
 		if unix.Lstat(path, &at) != nil || at.Mode&unix.S_IFMT != unix.S_IFREG {
 			continue
@@ -235,9 +238,10 @@ func (s Store) latest() []topology.Plugin {
 		if err != nil {
 			continue
 		}
-		changed := time.Unix(at.Ctim.Unix())
-		if chain, ours := further(content); ours && !changed.Before(written) {
-			plugins, written = chain, changed
+		chain, ours := further(content)
+		changed, others := time.Unix(at.Ctim.Unix()), !s.written(content)
+		if ours && (changed.After(last) || changed.Equal(last) && (others || !edited)) {
+			plugins, last, edited = chain, changed, others
 		}
 	}
 	return plugins

@@ -125,9 +125,29 @@ func (s Store) shares(c topology.CNI) bool {
 
 // parse reads what varies in a config, and the empty one if it is not ours.
 func parse(have []byte) *topology.CNI {
+	c := fields(have)
+	if want, err := Render(c); err != nil || !bytes.Equal(have, want) {
+		return &topology.CNI{}
+	}
+	return &c
+}
+
+// written reports whether a file is as we write it.
+func (s Store) written(have []byte) bool {
+	c := fields(have)
+	for _, guard := range []string{"", s.target()} {
+		if want, err := guarded(c, guard); err == nil && bytes.Equal(have, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// fields reads what varies in a config, as far as it looks like ours.
+func fields(have []byte) topology.CNI {
 	var l conflist
 	if json.Unmarshal(have, &l) != nil || len(l.Plugins) == 0 || l.Plugins[0].IPAM == nil {
-		return &topology.CNI{}
+		return topology.CNI{}
 	}
 	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
@@ -139,10 +159,7 @@ func parse(have []byte) *topology.CNI {
 			c.Subnets = append(c.Subnets, r.Subnet)
 		}
 	}
-	if want, err := Render(c); err != nil || !bytes.Equal(have, want) {
-		return &topology.CNI{}
-	}
-	return &c
+	return c
 }
 
 // Write puts the config in place, and makes the run folder where it went away.
