@@ -96,6 +96,7 @@ func (n *Node) agentArgs(options AgentOptions) []string {
 		"--service-cidr", serviceRange,
 		"--run-dir", n.RunDir,
 		"--cni-conf-dir", n.ConfDir,
+		"--cni-bin-dir", n.cluster.config.Plugins,
 		"--listen", fmt.Sprintf("127.0.0.1:%d", agentPort),
 		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", metricsPort),
 	}

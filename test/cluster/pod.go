@@ -51,6 +51,11 @@ func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
+	return n.Attach(ctx, name, list)
+}
+
+// Attach makes a pod and attaches it with a CNI config. The name has to be unique on the node.
+func (n *Node) Attach(ctx context.Context, name string, list *libcni.NetworkConfigList) (*Pod, error) {
 	namespace, err := newNamespace(n.Name + "-" + name)
 	if err != nil {
 		return nil, err
@@ -113,7 +118,12 @@ func (p *Pod) Remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = p.Node.Do(func() error { return p.Node.plugins().DelNetworkList(ctx, list, p.runtime()) })
+	return p.Detach(ctx, list)
+}
+
+// Detach detaches the pod with a CNI config and ends its namespace.
+func (p *Pod) Detach(ctx context.Context, list *libcni.NetworkConfigList) error {
+	err := p.Node.Do(func() error { return p.Node.plugins().DelNetworkList(ctx, list, p.runtime()) })
 	if err != nil {
 		return fmt.Errorf("detaching pod %s: %w", p.Name, err)
 	}
