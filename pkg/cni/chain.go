@@ -221,10 +221,10 @@ func element(p topology.Plugin) (json.RawMessage, error) {
 	return json.Marshal(e)
 }
 
-// latest returns the further plugins of that file of our config which was written last. Another
-// program may have changed any of them: installers write a new file over ours, or into it. Times
-// may be equal, because kernels count them in ticks of some milliseconds. Then a file that is not
-// as we write it goes before one that is.
+// latest returns the further plugins of our config. Another program may have changed any file of
+// it: installers write a new file over ours, or into it. A file that is not as we write it goes
+// before one that is, then the one that was changed last. The time alone does not tell: we may
+// have written a file while another program changed another one.
 func (s Store) latest() []topology.Plugin {
 	var plugins []topology.Plugin
 	var last time.Time
@@ -240,7 +240,7 @@ func (s Store) latest() []topology.Plugin {
 		}
 		chain, ours := further(content)
 		changed, others := time.Unix(at.Ctim.Unix()), !s.written(content)
-		if ours && (changed.After(last) || changed.Equal(last) && (others || !edited)) {
+		if ours && (others && !edited || others == edited && !changed.Before(last)) {
 			plugins, last, edited = chain, changed, others
 		}
 	}

@@ -9,7 +9,9 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sys/unix"
@@ -470,4 +472,87 @@ func TestChained(t *testing.T) {
 	if got := Chained(&c); !reflect.DeepEqual(got, []string{"a", "b"}) || Chained(nil) != nil {
 		t.Errorf("got %q", got)
 	}
+}
+
+// A plugin that is taken back, or changed, after a pass has looked is not written anew by that pass.
+func TestWriteOfAnOldLook(t *testing.T) {
+	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
+		s := newChain(t, "bandwidth")
+		s.settle(t, layout)
+		edit(t, installers()["rename"], s.link(), add(mesh(1)))
+		s.settle(t, layout)
+		s.drop(t, "10-bandwidth.json", `{"type": "bandwidth"}`)
+		old := s.chain(t, layout)
+		edit(t, installers()["rename"], s.link(), without("mesh-cni"))
+		must(t, s.Write(old))
+		s.settle(t, layout)
+		calls(t, s.first(layout), "bridge", "portmap", "bandwidth")
+		calls(t, s.link(), "bridge", "portmap", "bandwidth")
+	}
+}
+
+// An installer may choose any moment of an agent that writes all the time. Its change is lost only if it falls between the last
+// look and the rename, which is why installers watch what they wrote.
+func TestInstallerAgainstWriter(t *testing.T) {
+	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate} {
+		s := newChain(t)
+		s.settle(t, layout)
+		w := startWriter(t, s, layout)
+		lost := 0
+		for i := range 50 {
+			for there, change := range map[bool]func([]any) []any{true: add(mesh(i)), false: without("mesh-cni")} {
+				edit(t, installers()["rename"], s.link(), change)
+				w.await(2)
+				if slices.Contains(types(t, s.first(layout)), "mesh-cni") != there {
+					lost++
+				}
+			}
+		}
+		w.end()
+		if lost > 10 {
+			t.Errorf("layout %q: %d of 100 changes were lost", layout, lost)
+		}
+	}
+}
+
+// A writer is an agent whose own part of the config changes with each pass.
+type writer struct {
+	passes        atomic.Int64
+	stop, stopped chan struct{}
+}
+
+func startWriter(t *testing.T, s Store, layout topology.Layout) *writer {
+	t.Helper()
+	w := &writer{stop: make(chan struct{}), stopped: make(chan struct{})}
+	c := dualStack()
+	c.IPAMDir, c.Layout = filepath.Join(s.RunDir, "ipam"), layout
+	go func() {
+		defer close(w.stopped)
+		for {
+			select {
+			case <-w.stop:
+				return
+			default:
+			}
+			c.MTU = 2900 - c.MTU
+			c.Plugins, _ = s.Plugins()
+			if err := s.Write(c); err != nil {
+				t.Error(err)
+			}
+			w.passes.Add(1)
+		}
+	}()
+	return w
+}
+
+// await waits for passes that begin and end from now on.
+func (w *writer) await(passes int64) {
+	for until := w.passes.Load() + passes + 1; w.passes.Load() < until; {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (w *writer) end() {
+	close(w.stop)
+	<-w.stopped
 }

@@ -179,34 +179,75 @@ func (s Store) Write(c topology.CNI) error {
 			return err
 		}
 	}
+	seen := s.stamps()
+	if s.outdated(c) {
+		return nil // what another program changed meanwhile brings another pass
+	}
 	if err := replace(s.target(), func(temp string) error { return writeFile(temp, content) }); err != nil {
 		return fmt.Errorf("writing the CNI config: %w", err)
 	}
-	if err := s.place(c); err != nil {
+	if err := s.place(c, seen); err != nil && !errors.Is(err, errChanged) {
 		return fmt.Errorf("putting the CNI config into %s: %w", s.ConfDir, err)
 	}
 	return nil
 }
 
+// errChanged is returned when another program changes a file while we are about to replace it.
+// What it wrote stays, and brings another pass.
+var errChanged = errors.New("changed meanwhile")
+
+// A stamp tells whether what stands at a path has changed.
+type stamp struct {
+	inode uint64
+	time  unix.Timespec
+}
+
+func stampOf(path string) stamp {
+	var at unix.Stat_t
+	if unix.Lstat(path, &at) != nil {
+		return stamp{}
+	}
+	return stamp{at.Ino, at.Ctim}
+}
+
+func (s Store) stamps() map[string]stamp {
+	return map[string]stamp{s.link(): stampOf(s.link()), s.gate(): stampOf(s.gate())}
+}
+
+// outdated reports whether another program has taken back a plugin that a config calls.
+func (s Store) outdated(c topology.CNI) bool {
+	latest := s.latest()
+	return slices.ContainsFunc(c.Plugins, func(p topology.Plugin) bool { return p.File == "" && !slices.Contains(latest, p) })
+}
+
 // place puts into the CNI folder what the layout asks for. The gate comes before the
 // regular file and goes after it, so that no runtime sees the latter alone where there is
 // to be a gate.
-func (s Store) place(c topology.CNI) error {
+func (s Store) place(c topology.CNI, seen map[string]stamp) error {
+	put := func(path string, create func(temp string) error) error {
+		return replace(path, func(temp string) error {
+			err := create(temp)
+			if err == nil && stampOf(path) != seen[path] {
+				err = errChanged
+			}
+			return err
+		})
+	}
 	symlink := func(temp string) error { return os.Symlink(s.target(), temp) }
 	switch c.Layout {
 	case topology.LayoutGate:
-		if err := replace(s.gate(), symlink); err != nil {
+		if err := put(s.gate(), symlink); err != nil {
 			return err
 		}
-		return s.share(c)
+		return s.share(c, put)
 	case topology.LayoutFile:
-		return errors.Join(s.share(c), unlink(s.gate()))
+		return errors.Join(s.share(c, put), unlink(s.gate()))
 	}
-	return errors.Join(replace(s.link(), symlink), unlink(s.gate()))
+	return errors.Join(put(s.link(), symlink), unlink(s.gate()))
 }
 
 // share writes the regular file that other programs read.
-func (s Store) share(c topology.CNI) error {
+func (s Store) share(c topology.CNI, put func(string, func(string) error) error) error {
 	if s.shares(c) {
 		return nil
 	}
@@ -214,7 +255,7 @@ func (s Store) share(c topology.CNI) error {
 	if err != nil {
 		return err
 	}
-	return replace(s.link(), func(temp string) error { return writeFile(temp, content) })
+	return put(s.link(), func(temp string) error { return writeFile(temp, content) })
 }
 
 // replace makes something by a temporary name and renames it into place. It takes
