@@ -28,7 +28,8 @@ type cleanupFlags struct {
 	dryRun     bool
 	force      bool
 	wait       time.Duration
-	settle     time.Duration
+	detach     time.Duration
+	cacheDir   string
 	output     string
 	summary    string
 }
@@ -66,7 +67,8 @@ Exit codes: 0 done, or nothing was there; 1 failure, and it can be repeated;
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be removed, and change nothing")
 	fs.BoolVar(&f.force, "force", false, "go on while pods are attached; the bridge stays with them")
 	fs.DurationVar(&f.wait, "wait", 0, "how long to wait for an agent on this node to end")
-	fs.DurationVar(&f.settle, "settle", 0, "how long to go on removing lease folders that late detaching of dead pods makes")
+	fs.DurationVar(&f.detach, "detach-timeout", cleanup.DetachTimeout, "how long to wait for the container runtime to detach dead sandboxes, after the last one; 0: not at all")
+	fs.StringVar(&f.cacheDir, "cni-cache-dir", cni.CacheDir, "folder where the container runtime keeps account of attached sandboxes")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
 	fs.StringVar(&f.summary, "summary", "", "file for a summary in one line of JSON, such as a termination message")
@@ -96,7 +98,7 @@ func (f *cleanupFlags) validate(cmd *cobra.Command) error {
 	if f.bridge != "" {
 		faults = append(faults, checkBridge(f.bridge)...)
 	}
-	for _, err := range []error{checkPath("run-dir", f.runDir), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys)} {
+	for _, err := range []error{checkPath("run-dir", f.runDir), checkPath("cni-conf-dir", f.cniConfDir), checkPath("cni-cache-dir", f.cacheDir), checkPath("proc-sys", f.procSys)} {
 		if err != nil {
 			faults = append(faults, err)
 		}
@@ -104,8 +106,8 @@ func (f *cleanupFlags) validate(cmd *cobra.Command) error {
 	if f.wait < 0 {
 		faults = append(faults, fmt.Errorf("--wait: %s is less than nothing", f.wait))
 	}
-	if f.settle < 0 {
-		faults = append(faults, fmt.Errorf("--settle: %s is less than nothing", f.settle))
+	if f.detach < 0 {
+		faults = append(faults, fmt.Errorf("--detach-timeout: %s is less than nothing", f.detach))
 	}
 	if f.output != "table" && f.output != "json" {
 		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
@@ -122,7 +124,8 @@ func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Resul
 	}
 	defer host.Close()
 	return cleanup.Cleanup{
-		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait, Settle: f.settle,
+		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
+		DetachTimeout: f.detach, CacheDir: f.cacheDir,
 		Say: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
 	}.Run(cmd.Context())
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/uninstall"
 )
@@ -67,12 +68,13 @@ func (f *uninstallFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.ServiceAccount, "service-account", "", "service account of the cleanup pods, which need no rights (default: the namespace's)")
 	fs.StringVar(&f.PriorityClass, "priority-class", "system-node-critical", "priority class of the cleanup pods; empty: none")
 	fs.StringVar(&f.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "the hosts' folder from which the container runtime reads CNI configs")
+	fs.StringVar(&f.CNICacheDir, "cni-cache-dir", cni.CacheDir, "the hosts' folder where the container runtime keeps account of attached sandboxes")
 	fs.StringVar(&f.RunDir, "run-dir", "/run/plainroute", "the hosts' folder of node-local state")
 	fs.StringVar(&f.Bridge, "bridge", "", "name of the pods' bridge (default: as cleanup finds it out)")
 	fs.BoolVar(&f.DACOverride, "dac-override", false, "give the cleanup pods CAP_DAC_OVERRIDE, where those folders are not root's")
 	fs.StringToStringVar(&f.seLinux, "selinux-options", nil, "SELinux options of the cleanup pods: user, role, type, level")
 	fs.BoolVar(&f.DryRun, "dry-run", false, "show what would be removed on each node, while agents run too, and change nothing")
-	fs.DurationVar(&f.Timeout, "timeout", 2*time.Minute, "how long to wait after a node last got on")
+	fs.DurationVar(&f.Timeout, "timeout", 3*time.Minute, "how long to wait after a node last got on")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
 }
@@ -131,7 +133,7 @@ func (f *uninstallFlags) validate(cmd *cobra.Command) error {
 	if f.Bridge != "" {
 		faults = append(faults, checkBridge(f.Bridge)...)
 	}
-	for _, err := range []error{checkPath("cni-conf-dir", f.CNIConfDir), checkPath("run-dir", f.RunDir), f.checkSELinux()} {
+	for _, err := range []error{checkPath("cni-conf-dir", f.CNIConfDir), checkPath("cni-cache-dir", f.CNICacheDir), checkPath("run-dir", f.RunDir), f.checkSELinux()} {
 		if err != nil {
 			faults = append(faults, err)
 		}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -34,9 +33,10 @@ type Cleanup struct {
 	DryRun bool
 	// Wait is how long to wait for an agent to end.
 	Wait time.Duration
-	// Settle is how long to go on removing the lease folder. The kubelet collects dead sandboxes once a
-	// minute (containerGCPeriod of pkg/kubelet), and each late CNI DEL makes host-local's folder anew.
-	Settle time.Duration
+	// DetachTimeout is how long to wait for the runtime to detach dead sandboxes, after the last one.
+	DetachTimeout time.Duration
+	// CacheDir is the runtime's account of what is attached, cni.CacheDir by default.
+	CacheDir string
 	// Say tells a person what is waited for.
 	Say func(string)
 }
@@ -74,34 +74,23 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	defer release()
-	if err := c.clean(ctx, files, &result); err != nil {
-		return result, err
-	}
-	return result, c.settle(ctx, s.attached)
+	return result, c.detachAndClean(ctx, s.attached, files, &result)
 }
 
-// settleInterval is how often settle looks.
-const settleInterval = 200 * time.Millisecond
-
-// settle removes lease folders that late CNI DELs make, for as long as they may come. Where pods
-// are attached their leases stay.
-func (c Cleanup) settle(ctx context.Context, attached bool) error {
+// detachAndClean leaves the CNI config to the runtime until dead sandboxes are detached. Under
+// pods it doesn't wait: these are attached, and their leases stay.
+func (c Cleanup) detachAndClean(ctx context.Context, attached bool, files []string, result *Result) (err error) {
 	if attached {
-		return nil
+		return c.clean(ctx, files, result)
 	}
-	for end := time.Now().Add(c.Settle); time.Now().Before(end); {
-		select {
-		case <-time.After(settleInterval):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if _, err := os.Lstat(c.Store.LeaseDir()); err == nil {
-			if err := c.Store.Clear(true); err != nil {
-				return err
-			}
-		}
+	if result.Undetached, err = c.awaitDetach(ctx); err != nil {
+		return err
 	}
-	return nil
+	hadConfig := c.Store.Read() != nil
+	if err := c.clean(ctx, files, result); err != nil || !hadConfig {
+		return err
+	}
+	return c.settle(ctx)
 }
 
 // A sight is what was seen of this host.

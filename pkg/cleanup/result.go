@@ -21,6 +21,8 @@ type Result struct {
 	Removed []Thing `json:"removed"`
 	// Kept is what of ours stays, and why.
 	Kept []Kept `json:"kept,omitempty"`
+	// Undetached counts the dead sandboxes that the runtime has not detached. It may yet.
+	Undetached int `json:"undetached,omitempty"`
 	// Settings are those that the agent may have made. They bear no mark, so nobody
 	// knows what they were before.
 	Settings []string `json:"settings,omitempty"`
@@ -152,6 +154,10 @@ func (r Result) Print(w io.Writer) error {
 	}
 	for _, k := range r.Kept {
 		fmt.Fprintf(w, "%s %s stays: %s.\n", k.Kind, k.Name, k.Why)
+	}
+	if r.Undetached > 0 {
+		fmt.Fprintf(w, "The container runtime has not detached all dead sandboxes (%d): when it does, the folder %s may be made anew; repeat the cleanup then.\n",
+			r.Undetached, topology.IPAMDir)
 	}
 	if len(r.Settings) > 0 {
 		fmt.Fprintf(w, "Settings stay as they are, for nobody knows what they were before: %s.\n", strings.Join(r.Settings, ", "))

@@ -8,6 +8,8 @@ type Summary struct {
 	DryRun  bool         `json:"dryRun,omitempty"`
 	Removed map[Kind]int `json:"removed"`
 	Kept    []string     `json:"kept,omitempty"`
+	// Undetached counts the dead sandboxes that the runtime has not detached.
+	Undetached int `json:"undetached,omitempty"`
 	// Refused tells that nothing was done, for the reason in Error.
 	Refused bool   `json:"refused,omitempty"`
 	Error   string `json:"error,omitempty"`
@@ -18,7 +20,7 @@ const longestError = 2 << 10
 
 // Summary sums up what Run returned.
 func (r Result) Summary(err error) Summary {
-	s := Summary{DryRun: r.DryRun, Removed: map[Kind]int{}, Refused: len(r.Refusals) > 0}
+	s := Summary{DryRun: r.DryRun, Removed: map[Kind]int{}, Undetached: r.Undetached, Refused: len(r.Refusals) > 0}
 	for _, t := range r.Removed {
 		s.Removed[t.Kind]++
 	}

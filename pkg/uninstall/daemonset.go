@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apilabels "k8s.io/apimachinery/pkg/labels"
 
+	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -26,8 +27,8 @@ type Options struct {
 	ServiceAccount string
 	// PriorityClass lets them in where a node is full; empty: none.
 	PriorityClass string
-	// CNIConfDir and RunDir are folders of the hosts.
-	CNIConfDir, RunDir string
+	// CNIConfDir, CNICacheDir and RunDir are folders of the hosts.
+	CNIConfDir, CNICacheDir, RunDir string
 	// Bridge is the pods' bridge; empty: cleanup finds it out.
 	Bridge string
 	// DACOverride gives the pods that capability, where those folders aren't root's.
@@ -94,7 +95,7 @@ func (o Options) podSpec() corev1.PodSpec {
 		Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 		TerminationGracePeriodSeconds: &grace,
 		SecurityContext:               &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}, SELinuxOptions: o.SELinux},
-		Volumes:                       []corev1.Volume{hostFolder("cni-conf", o.CNIConfDir), hostFolder("run", o.RunDir)},
+		Volumes:                       []corev1.Volume{hostFolder("cni-conf", o.CNIConfDir), hostFolder("cni-cache", o.CNICacheDir), hostFolder("run", o.RunDir)},
 		InitContainers:                []corev1.Container{o.cleaner()},
 		Containers:                    []corev1.Container{o.container("stay", "stay")},
 	}
@@ -105,7 +106,8 @@ func (o Options) podSpec() corev1.PodSpec {
 }
 
 func (o Options) cleaner() corev1.Container {
-	args := []string{"cleanup", "--run-dir=" + o.RunDir, "--cni-conf-dir=" + mountedConfDir, "--output=json", "--summary=" + summaryFile, "--force", "--settle=61s"}
+	args := []string{"cleanup", "--run-dir=" + o.RunDir, "--cni-conf-dir=" + mountedConfDir, "--cni-cache-dir=" + cni.CacheDir,
+		"--output=json", "--summary=" + summaryFile, "--force"}
 	if o.Bridge != "" {
 		args = append(args, "--bridge="+o.Bridge)
 	}
@@ -122,6 +124,7 @@ func (o Options) cleaner() corev1.Container {
 	c.TerminationMessagePath = summaryFile
 	c.VolumeMounts = []corev1.VolumeMount{
 		{Name: "cni-conf", MountPath: mountedConfDir},
+		{Name: "cni-cache", MountPath: cni.CacheDir, ReadOnly: true},
 		{Name: "run", MountPath: o.RunDir}, // the CNI config points into it by this path
 	}
 	return c

@@ -63,6 +63,10 @@ func TestRows(t *testing.T) {
 			node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{"route":7},"kept":["bridge plainroute0"]}`), none),
 			"clean 7 none none stays pods are attached, so these stay: bridge plainroute0",
 		},
+		"not detached": {
+			node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{"bridge":1},"undetached":2}`), none),
+			"clean 0 none none removed dead sandboxes are not detached (2), and a late CNI DEL may make the folder ipam of the run folder anew",
+		},
 		"refused": {
 			node(" ", corev1.ConditionFalse), pod(backOff("CrashLoopBackOff"), ended(3, `{"removed":{},"refused":true,"error":"an agent runs"}`)),
 			"NOT CLEAN - - - - refused: an agent runs",

@@ -13,6 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Row tells how it went on a node.
@@ -145,6 +146,9 @@ func (r Row) note() string {
 	var notes []string
 	if r.Clean && len(r.Kept) > 0 {
 		notes = append(notes, "pods are attached, so these stay: "+strings.Join(r.Kept, ", "))
+	}
+	if r.Clean && r.Undetached > 0 {
+		notes = append(notes, fmt.Sprintf("dead sandboxes are not detached (%d), and a late CNI DEL may make the folder %s of the run folder anew", r.Undetached, topology.IPAMDir))
 	}
 	if r.Error != "" {
 		notes = append(notes, r.Error)

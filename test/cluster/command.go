@@ -39,5 +39,5 @@ func (n *Node) PlainrouteUntil(ctx context.Context, signal syscall.Signal, args 
 
 // Cleanup runs plainroute cleanup with the node's folders.
 func (n *Node) Cleanup(ctx context.Context, args ...string) (Command, error) {
-	return n.Plainroute(ctx, append([]string{"cleanup", "--run-dir", n.RunDir, "--cni-conf-dir", n.ConfDir}, args...)...)
+	return n.Plainroute(ctx, append([]string{"cleanup", "--run-dir", n.RunDir, "--cni-conf-dir", n.ConfDir, "--cni-cache-dir", n.cacheDir()}, args...)...)
 }

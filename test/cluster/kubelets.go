@@ -16,6 +16,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/cni"
 )
 
 // Client is the administrator's.
@@ -155,6 +157,7 @@ func (k *Kubelets) args(node *Node, init corev1.Container, message string) []str
 	for i, arg := range args {
 		arg = strings.Replace(arg, "=/run/plainroute", "="+node.RunDir, 1)
 		arg = strings.Replace(arg, "=/etc/cni/net.d", "="+node.ConfDir, 1)
+		arg = strings.Replace(arg, "="+cni.CacheDir, "="+node.cacheDir(), 1)
 		args[i] = strings.Replace(arg, "="+init.TerminationMessagePath, "="+message, 1)
 	}
 	if k.Change != nil {

@@ -82,8 +82,10 @@ func (n *Node) Attach(ctx context.Context, name string, list *libcni.NetworkConf
 
 // plugins calls the stock plugins; what they answered is kept in the node's folder, not on the machine.
 func (n *Node) plugins() *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir([]string{n.cluster.config.Plugins}, filepath.Join(n.dir, "cache"), nil)
+	return libcni.NewCNIConfigWithCacheDir([]string{n.cluster.config.Plugins}, n.cacheDir(), nil)
 }
+
+func (n *Node) cacheDir() string { return filepath.Join(n.dir, "cache") }
 
 func (p *Pod) runtime() *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{ContainerID: p.Name, NetNS: p.Path(), IfName: uplink}
@@ -118,15 +120,23 @@ func (p *Pod) Remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.Detach(ctx, list)
+	if err := p.Detach(ctx, list); err != nil {
+		return err
+	}
+	return p.End()
 }
 
-// Detach detaches the pod with a CNI config and ends its namespace.
+// Detach has the plugins detach the pod, or what is left of it.
 func (p *Pod) Detach(ctx context.Context, list *libcni.NetworkConfigList) error {
 	err := p.Node.Do(func() error { return p.Node.plugins().DelNetworkList(ctx, list, p.runtime()) })
 	if err != nil {
 		return fmt.Errorf("detaching pod %s: %w", p.Name, err)
 	}
+	return nil
+}
+
+// End ends the pod's namespace, as a death does of which no runtime hears.
+func (p *Pod) End() error {
 	c := p.Node.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -147,7 +147,7 @@ func (h helm) upgrade(ctx context.Context) error {
 }
 
 func (h helm) uninstall(ctx context.Context) error {
-	if err := h.run(ctx, "uninstall", productName, "--wait", "--timeout=2m"); err != nil {
+	if err := h.run(ctx, "uninstall", productName, "--wait", "--timeout=4m"); err != nil {
 		return err
 	}
 	return h.cluster.removeNamespace(ctx, productNamespace)
@@ -195,7 +195,7 @@ func (k kustomize) uninstall(ctx context.Context) error {
 
 // jobDone waits for a Job's end, whatever that is.
 func (c *cluster) jobDone(ctx context.Context, name string) error {
-	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, limit, true, func(ctx context.Context) (bool, error) {
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 2*limit, true, func(ctx context.Context) (bool, error) {
 		job, err := c.api.BatchV1().Jobs(productNamespace).Get(ctx, name, metav1.GetOptions{})
 		if err == nil && job.Status.Failed > 0 {
 			err = fmt.Errorf("the job %s failed, see its log", name)

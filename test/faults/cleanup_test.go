@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
+	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -237,6 +238,64 @@ func TestCleanupWithAnotherRunFolder(t *testing.T) {
 	if !strings.Contains(done.Stderr, "waiting up to 1m0s for the agent") {
 		t.Errorf("said %q", done.Stderr)
 	}
+}
+
+// The kubelet has dead sandboxes detached while the cleanup runs, and host-local makes its folder anew for each.
+func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
+	l := cleanupLab(t, cluster.AgentOptions{})
+	pods := []*cluster.Pod{l.pods[0]}
+	for _, name := range []string{"second", "third"} {
+		pod, err := l.node.AddPod(l.within(limit), name)
+		l.must(err)
+		pods = append(pods, pod)
+	}
+	list, err := l.node.CNIConfig()
+	l.must(err)
+	for _, pod := range pods {
+		l.must(pod.End())
+	}
+	l.must(l.node.StopAgent(syscall.SIGTERM))
+	ended := make(chan cluster.Command, 1)
+	go func() {
+		done, err := l.node.Cleanup(l.within(limit))
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- done
+	}()
+	store := cni.Store{RunDir: l.node.RunDir, ConfDir: l.node.ConfDir}
+	l.await(func() error {
+		if !store.Held() {
+			return errors.New("the cleanup has not begun")
+		}
+		return nil
+	})
+	for _, pod := range pods {
+		l.must(pod.Detach(l.within(limit), list))
+	}
+	done := <-ended
+	if done.Code != 0 || !strings.Contains(done.Stderr, "detach dead sandboxes (3, among them ") || strings.Contains(done.Stdout, "has not detached") {
+		t.Errorf("it ended with %d and said\n%s%s", done.Code, done.Stdout, done.Stderr)
+	}
+	l.nothingLeft()
+}
+
+// Nobody can wait for a runtime that is off. What its late work may leave is told, and the next cleanup takes it.
+func TestCleanupTellsOfDeadSandboxes(t *testing.T) {
+	l := cleanupLab(t, cluster.AgentOptions{})
+	list, err := l.node.CNIConfig()
+	l.must(err)
+	l.must(l.pods[0].End())
+	l.must(l.node.StopAgent(syscall.SIGTERM))
+	if done := l.cleanup(0, "--detach-timeout", "0s"); !strings.Contains(done.Stdout, "has not detached all dead sandboxes (1): when it does, the folder ipam") {
+		t.Errorf("said\n%s", done.Stdout)
+	}
+	l.nothingLeft()
+	l.must(l.pods[0].Detach(l.within(limit), list))
+	if done := l.cleanup(0); !strings.Contains(done.Stdout, filepath.Join(l.node.RunDir, "ipam")) || strings.Contains(done.Stdout, "has not detached") {
+		t.Errorf("said\n%s", done.Stdout)
+	}
+	l.nothingLeft()
 }
 
 // After a reboot there is but a symlink that leads nowhere.

@@ -378,6 +378,7 @@ func TestMetaPlugin(t *testing.T) {
 	must(t, err)
 	checkPod(ctx, t, f, node, pod, "64")
 	must(t, pod.Detach(ctx, delegate(t, node, run)))
+	must(t, pod.End())
 
 	other := filepath.Join(node.ConfDir, "05-other.conflist")
 	must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
@@ -395,6 +396,7 @@ func TestMetaPlugin(t *testing.T) {
 	must(t, err)
 	checkPod(ctx, t, f, node, pod, "64")
 	must(t, pod.Detach(ctx, delegate(t, node, run)))
+	must(t, pod.End())
 	leavesNothing(ctx, t, node, metaConfig)
 }
 

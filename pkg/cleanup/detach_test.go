@@ -10,12 +10,12 @@ import (
 	"github.com/plainroute/plainroute/pkg/cni"
 )
 
-// A late CNI DEL makes the lease folder again, and settle removes it each time.
+// A CNI DEL that had begun when the config went makes the lease folder again, and each time it goes.
 func TestSettleRemovesWhatLateDetachingMakes(t *testing.T) {
-	c := Cleanup{Store: cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()}, Settle: time.Hour}
+	c := Cleanup{Store: cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()}, DetachTimeout: time.Hour}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- c.settle(ctx, false) }()
+	go func() { ended <- c.settle(ctx) }()
 	for range 2 {
 		if err := os.MkdirAll(c.Store.LeaseDir(), 0o755); err != nil {
 			t.Fatal(err)
@@ -31,20 +31,6 @@ func TestSettleRemovesWhatLateDetachingMakes(t *testing.T) {
 	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-}
-
-// The leases of attached pods stay.
-func TestSettleLeavesLeasesOfAttachedPods(t *testing.T) {
-	c := Cleanup{Store: cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()}, Settle: time.Hour}
-	if err := os.MkdirAll(c.Store.LeaseDir(), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.settle(t.Context(), true); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(c.Store.LeaseDir()); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,78 @@
+package cleanup
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+)
+
+const (
+	// DetachTimeout is longer than the kubelet takes to come round to dead sandboxes: it
+	// collects them once a minute (ContainerGCPeriod of pkg/kubelet/kubelet.go).
+	DetachTimeout = 70 * time.Second
+
+	detachInterval = 100 * time.Millisecond
+	// quietTime is longer than a CNI DEL takes that had begun when its config went.
+	quietTime = 3 * time.Second
+)
+
+// awaitDetach waits until the runtime has detached what is attached to our network, which takes
+// our CNI config, and returns how many it has not. It gives up DetachTimeout after the last one:
+// the rest are of a runtime that is off, or were never detached and never will be.
+func (c Cleanup) awaitDetach(ctx context.Context) (left int, err error) {
+	progress, before := time.Now(), -1
+	for {
+		attached, err := cni.Attachments(c.CacheDir)
+		if err != nil {
+			return 0, err
+		}
+		left = len(attached)
+		if left == 0 || c.Store.Read() == nil {
+			return left, nil
+		}
+		if before < 0 && c.Say != nil {
+			c.Say(fmt.Sprintf("waiting for the container runtime to detach dead sandboxes (%d, among them %s); the kubelet asks for it once a minute",
+				left, attached[0].Container))
+		}
+		if left < before {
+			progress = time.Now()
+		}
+		if before = left; time.Since(progress) >= c.DetachTimeout {
+			return left, nil
+		}
+		if err := pause(ctx); err != nil {
+			return left, fmt.Errorf("waiting for dead sandboxes to be detached: %w", err)
+		}
+	}
+}
+
+// settle removes the lease folder for as long as CNI DELs make it anew that had begun when the
+// config went: host-local makes its folder before it looks for a lease.
+func (c Cleanup) settle(ctx context.Context) error {
+	end := time.Now().Add(c.DetachTimeout)
+	for quiet := time.Now(); time.Since(quiet) < min(quietTime, c.DetachTimeout) && time.Now().Before(end); {
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("looking for what late detaching leaves: %w", err)
+		}
+		if _, err := os.Lstat(c.Store.LeaseDir()); err != nil {
+			continue
+		}
+		if err := c.Store.Clear(true); err != nil {
+			return err
+		}
+		quiet = time.Now()
+	}
+	return nil
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(detachInterval):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
