@@ -316,9 +316,9 @@ func TestOurPartIsPutBack(t *testing.T) {
 		},
 		"put first": func(all []any) []any { return append(all[:1:1], append([]any{mesh(2)}, all[1:]...)...) },
 		"a firewall plugin of ours, which is not wanted": add(map[string]any{"type": "firewall", "backend": "iptables"}),
-		"another interface":                              add(map[string]any{"type": "macvlan"}),
-		"a path":                                         add(map[string]any{"type": "/bin/sh"}),
-		"an address":                                     add(map[string]any{"type": "host-local"}),
+		"another interface": add(map[string]any{"type": "macvlan"}),
+		"a path":            add(map[string]any{"type": "/bin/sh"}),
+		"an address":        add(map[string]any{"type": "host-local"}),
 	} {
 		for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
 			t.Run(name+" "+string(layout), func(t *testing.T) {
@@ -447,7 +447,7 @@ func TestGuard(t *testing.T) {
 func TestBeforeOurs(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"00-multus.conf": true, "05-other.conflist": true, "10-a.json": true, "10-plainroute.conflist": false, topology.Gate: false,
-		"99-other.conf": false, "a/00-x.conf": false, "": false, "..": false, "00-multus": false, "00-multus.conf ": false,
+		"99-other.conf": false, "a/00-x.conf": false, "": false, "..": false, "00-multus": false, "00 multus.con f": false,
 	} {
 		if err := CheckBefore(name); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
