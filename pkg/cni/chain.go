@@ -260,7 +260,7 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 		return nil, false
 	}
 	for _, e := range l.Plugins[1:] {
-		if own(e) || len(plugins) == maxPlugins {
+		if ownFirewall(e) || len(plugins) == maxPlugins {
 			continue
 		}
 		if p, err := e.plugin(); err == nil {
@@ -270,9 +270,9 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	return plugins, true
 }
 
-// own reports whether an entry is one that Render makes of options, apart from the bridge.
-func own(e entry) bool {
-	return e["type"] == "portmap" || reflect.DeepEqual(e, entry{"type": firewall, "backend": firewallBackend})
+// ownFirewall reports whether an entry is the firewall plugin as Render has it.
+func ownFirewall(e entry) bool {
+	return reflect.DeepEqual(e, entry{"type": firewall, "backend": firewallBackend})
 }
 
 // sameJSON reports whether two texts say the same.
