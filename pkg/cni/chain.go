@@ -64,14 +64,17 @@ func (s Store) Plugins() (plugins []topology.Plugin, faults []string) {
 		dropIns = slices.DeleteFunc(slices.Clone(latest), func(p topology.Plugin) bool { return p.File == "" })
 	}
 	for _, p := range append(dropIns, slices.DeleteFunc(latest, func(p topology.Plugin) bool { return p.File != "" })...) {
-		same := func(q topology.Plugin) bool { return q.Type == p.Type }
-		if i := slices.IndexFunc(plugins, same); i < 0 {
+		if !hasType(plugins, p.Type) {
 			plugins = append(plugins, p)
 		} else if p.File != "" {
-			faults = append(faults, fmt.Sprintf("%s: plugin %s is that of %s already", filepath.Join(s.PluginsDir, p.File), p.Type, plugins[i].File))
+			faults = append(faults, fmt.Sprintf("%s: a file before it has plugin %s already", filepath.Join(s.PluginsDir, p.File), p.Type))
 		}
 	}
 	return plugins, faults
+}
+
+func hasType(plugins []topology.Plugin, name string) bool {
+	return slices.ContainsFunc(plugins, func(p topology.Plugin) bool { return p.Type == name })
 }
 
 // dropIns reads the folder of drop-in files.

@@ -214,10 +214,21 @@ func (s Store) stamps() map[string]stamp {
 	return map[string]stamp{s.link(): stampOf(s.link()), s.gate(): stampOf(s.gate())}
 }
 
-// outdated reports whether another program has taken back a plugin that a config calls.
+// outdated reports whether other programs have appended or taken back plugins since a config
+// was computed.
 func (s Store) outdated(c topology.CNI) bool {
-	latest := s.latest()
-	return slices.ContainsFunc(c.Plugins, func(p topology.Plugin) bool { return p.File == "" && !slices.Contains(latest, p) })
+	var now []topology.Plugin
+	for _, p := range c.Plugins {
+		if p.File != "" {
+			now = append(now, p)
+		}
+	}
+	for _, p := range s.latest() {
+		if p.File == "" && !hasType(now, p.Type) && !(c.Firewall && p.Type == firewall) {
+			now = append(now, p)
+		}
+	}
+	return !slices.Equal(now, c.Plugins)
 }
 
 // place puts into the CNI folder what the layout asks for. The gate comes before the
