@@ -27,6 +27,10 @@ TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINR
 
 PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/page/... ./pkg/status/... ./hack/...
 
+# The packages that `make mutate` puts faults into, and of how many faults it tries one.
+MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./controllers
+SAMPLE ?= 1
+
 # Where `make install` puts it.
 PREFIX ?= /usr/local
 
@@ -94,6 +98,17 @@ test: assets build vet bin/testsum ## Run every test that this machine can run: 
 .PHONY: test-unit
 test-unit: bin/testsum ## Run the tests that need no kernel, no API server and no root.
 	@bin/testsum $(PURE)
+
+.PHONY: mutate
+mutate: assets build bin/mutate ## Put faults into the code and see that tests fail. SAMPLE=50 tries one in 50; MUTATE="./pkg/plan" chooses packages.
+	@$(TESTENV) bin/mutate -sample $(SAMPLE) -known hack/mutate/alive.txt -json bin/mutants.json $(MUTATE)
+
+# Of packages whose tests are quick and pure, so that the same mutants die each time.
+.PHONY: mutate-sample
+mutate-sample: SAMPLE = 20
+mutate-sample: MUTATE = ./pkg/plan ./pkg/topology ./pkg/cni
+mutate-sample: bin/mutate ## The same with some mutants of the quick packages, as in CI.
+	@bin/mutate -sample $(SAMPLE) -known hack/mutate/alive.txt $(MUTATE)
 
 .PHONY: test-page
 test-page: bin/testsum ## Look at the pages with Chromium. SCREENSHOTS=folder keeps pictures of them.
@@ -220,3 +235,7 @@ clean: demo-down ## Remove everything that was built or downloaded here.
 .PHONY: bin/testsum
 bin/testsum:
 	@$(GOBUILD) -o $@ ./hack/testsum
+
+.PHONY: bin/mutate
+bin/mutate:
+	@$(GOBUILD) -o $@ ./hack/mutate

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,11 +19,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// cluster is the one API server of all tests; nil where there are no binaries.
+// cluster is the one API server of all tests; nil until the first one needs it.
 var cluster *apiServer
 
-// skipReason says why there is no cluster.
-var skipReason string
+// needCluster starts it, and returns why there is none where there are no binaries. Tests that need none are quick.
+var needCluster = sync.OnceValues(func() (skipReason string, err error) {
+	assets, err := findAssets()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "SKIP: tests with a real API server:", err)
+		return err.Error(), nil
+	}
+	cluster, err = startAPIServer(assets)
+	return "", err
+})
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -32,19 +41,11 @@ func run(m *testing.M) int {
 	logger := logr.FromSlogHandler(currentBook{})
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger)
-	assets, err := findAssets()
-	if err != nil {
-		skipReason = err.Error()
-		fmt.Fprintln(os.Stderr, "SKIP: tests with a real API server:", skipReason)
-		return m.Run()
+	code := m.Run()
+	if cluster != nil {
+		cluster.stop()
 	}
-	cluster, err = startAPIServer(assets)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "starting the API server:", err)
-		return 1
-	}
-	defer cluster.stop()
-	return m.Run()
+	return code
 }
 
 // findAssets returns the folder of etcd and kube-apiserver.

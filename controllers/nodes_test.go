@@ -21,7 +21,10 @@ type nodes struct {
 // useNodes gives the test an API server without Nodes, or skips it.
 func useNodes(t *testing.T) nodes {
 	t.Helper()
-	if cluster == nil {
+	switch skipReason, err := needCluster(); {
+	case err != nil:
+		t.Fatal("starting the API server:", err)
+	case skipReason != "":
 		t.Skip(skipReason)
 	}
 	n := nodes{t, cluster.admin.CoreV1().Nodes()}

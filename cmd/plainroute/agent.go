@@ -27,6 +27,7 @@ import (
 	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/leases"
 	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -84,7 +85,7 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
 	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
-	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins; a drop-in plugin that is missing there is left out")
+	fs.StringVar(&f.cniBinDir, "cni-bin-dir", hostPlugins, "folder of the CNI plugins; a drop-in plugin that is missing there is left out")
 	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, that are called after plainroute's own, in the order of their names")
 	fs.StringVar(&f.cniConfig, "cni-config", cniLink, "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone")
 	registerBefore(fs, &f.cniBefore)
@@ -150,6 +151,9 @@ func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
 		ResolvConf: f.resolvConf, ResolvConfNeeded: f.resolvConf != defaultResolvConf,
 	}
 }
+
+// hostPlugins is the container runtime's folder of plugins.
+const hostPlugins = "/opt/cni/bin"
 
 // gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB
 // instead of the 47 of Go's default, on a program that is idle nearly always.
@@ -296,6 +300,9 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err := f.serve(ctx, mgr, reconciler); err != nil {
 		return err
 	}
+	if err := f.collectLeases(mgr, opts, kernel); err != nil {
+		return err
+	}
 	if unlocked {
 		seek := manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) })
 		if err := mgr.Add(seek); err != nil {
@@ -303,6 +310,24 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		}
 	}
 	return mgr.Start(ctx)
+}
+
+// collectLeases has the addresses of pods that are gone given back; a router has no pods.
+func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, kernel *dataplane.Kernel) error {
+	if opts.Router {
+		return nil
+	}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		host, err := dataplane.NewInspector()
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		collector := &leases.Collector{
+			Store: cni.Store{RunDir: f.runDir}, Host: host, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
+		}
+		return collector.Run(ctx)
+	}))
 }
 
 // herald makes one where one is asked for.

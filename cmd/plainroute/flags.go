@@ -27,8 +27,8 @@ type networkFlags struct {
 	serviceCIDRs        []string
 	nodeCIDRs           []string
 	nonMasqueradeCIDRs  []string
-	maskSize4           int
-	maskSize6           int
+	maskSizes4          string
+	maskSizes6          string
 	masquerade          bool
 	mtu                 int
 	firewall            bool
@@ -41,8 +41,8 @@ type networkFlags struct {
 func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: those of the pod)")
 	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "accept pod subnets only inside these ranges")
-	fs.IntVar(&f.maskSize4, "node-cidr-mask-size-ipv4", 0, "length in bits that an IPv4 pod subnet has (default: our own subnet's)")
-	fs.IntVar(&f.maskSize6, "node-cidr-mask-size-ipv6", 0, "length in bits that an IPv6 pod subnet has (default: our own subnet's)")
+	fs.StringVar(&f.maskSizes4, maskSizeFlag4, "", "lengths in bits that IPv4 pod subnets may have: one, or a range such as 24-28 "+maskSizeDefault)
+	fs.StringVar(&f.maskSizes6, maskSizeFlag6, "", "lengths in bits that IPv6 pod subnets may have: one, or a range such as 64-80 "+maskSizeDefault)
 	fs.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "ranges of Services, which pod subnets must not overlap")
 	fs.StringSliceVar(&f.nodeCIDRs, "node-cidr", nil, "accept next hops only inside these ranges")
 	fs.BoolVar(&f.masquerade, "masquerade", true, "give pods the node's address towards the world outside the cluster")
@@ -53,6 +53,12 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, empty after a reboot")
 	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
 }
+
+const (
+	maskSizeFlag4   = "node-cidr-mask-size-ipv4"
+	maskSizeFlag6   = "node-cidr-mask-size-ipv6"
+	maskSizeDefault = "(default: our own subnet's and, inside --cluster-cidr, any up to a sixteenth of the range)"
+)
 
 // defaultResolvConf is the file of resolv.conf(5). In a pod it is a copy of the pod's creation.
 const defaultResolvConf = "/etc/resolv.conf"
@@ -99,14 +105,22 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		faults = append(faults, errs...)
 		return ps
 	}
+	lengths := func(flag, value string, lowest, highest int) topology.Lengths {
+		parsed, err := parseLengths(flag, value, lowest, highest)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		return parsed
+	}
 	opts := topology.Options{
 		ClusterCIDRs:       prefixes("cluster-cidr", f.clusterCIDRs),
 		ServiceCIDRs:       prefixes("service-cidr", f.serviceCIDRs),
 		NodeCIDRs:          prefixes("node-cidr", f.nodeCIDRs),
 		NonMasqueradeCIDRs: prefixes("non-masquerade-cidr", f.nonMasqueradeCIDRs),
 		Firewall:           f.firewall,
-		MaskSize4:          f.maskSize4, MaskSize6: f.maskSize6,
-		Masquerade: f.masquerade, MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
+		MaskSizes4:         lengths(maskSizeFlag4, f.maskSizes4, 8, 30),
+		MaskSizes6:         lengths(maskSizeFlag6, f.maskSizes6, 16, 126),
+		Masquerade:         f.masquerade, MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}
 	faults = append(faults, f.checkNumbers()...)
 	faults = append(faults, checkBridge(f.bridge)...)
@@ -131,8 +145,6 @@ func (f *networkFlags) checkNumbers() []error {
 			faults = append(faults, fmt.Errorf("--%s: %d is not between %d and %d", flag, value, lowest, highest))
 		}
 	}
-	check("node-cidr-mask-size-ipv4", f.maskSize4, 8, 30)
-	check("node-cidr-mask-size-ipv6", f.maskSize6, 16, 126)
 	check("mtu", f.mtu, 576, 65535)
 	if f.mtu != 0 && f.mtu < 1280 && hasIPv6(f.clusterCIDRs) {
 		faults = append(faults, fmt.Errorf("--mtu: %d is less than the 1280 that IPv6 needs (RFC 8200)", f.mtu))
@@ -164,11 +176,33 @@ func clash(opts topology.Options) []error {
 				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --node-cidr %s", c, n))
 			}
 		}
-		if size := map[bool]int{true: opts.MaskSize4, false: opts.MaskSize6}[c.Addr().Is4()]; size != 0 && size < c.Bits() {
-			faults = append(faults, fmt.Errorf("--cluster-cidr %s can hold no pod subnet of %d bits", c, size))
+		if sizes := map[bool]topology.Lengths{true: opts.MaskSizes4, false: opts.MaskSizes6}[c.Addr().Is4()]; sizes != (topology.Lengths{}) && sizes.Narrowest < c.Bits() {
+			faults = append(faults, fmt.Errorf("--cluster-cidr %s can hold no pod subnet of %d bits", c, sizes.Narrowest))
 		}
 	}
 	return faults
+}
+
+// parseLengths reads the lengths of pod subnets: 24, or 24-28; 0 is none, as it was when this was a number.
+func parseLengths(flag, value string, lowest, highest int) (topology.Lengths, error) {
+	if value == "" || value == "0" {
+		return topology.Lengths{}, nil
+	}
+	first, last, isRange := strings.Cut(value, "-")
+	if !isRange {
+		last = first
+	}
+	widest, err1 := strconv.Atoi(first)
+	narrowest, err2 := strconv.Atoi(last)
+	switch {
+	case err1 != nil || err2 != nil:
+		return topology.Lengths{}, fmt.Errorf("--%s: %q is neither a length such as 24 nor a range such as 24-28", flag, value)
+	case widest < lowest || narrowest > highest:
+		return topology.Lengths{}, fmt.Errorf("--%s: %s is not between %d and %d", flag, value, lowest, highest)
+	case widest > narrowest:
+		return topology.Lengths{}, fmt.Errorf("--%s: %s begins with the longer prefix; did you mean %d-%d?", flag, value, narrowest, widest)
+	}
+	return topology.Lengths{Widest: widest, Narrowest: narrowest}, nil
 }
 
 func parsePrefixes(flag string, values []string) (prefixes []netip.Prefix, faults []error) {

@@ -1,10 +1,16 @@
 package cni
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -38,11 +44,124 @@ type Holder struct {
 // Holder reads whom an address is leased to. host-local writes the container's ID and the device
 // in a line each, which "\r\n" parts (backend/disk of its sources). There is none without both.
 func (s Store) Holder(addr netip.Addr) (Holder, bool) {
-	b, err := os.ReadFile(filepath.Join(s.leaseDir(), addr.String()))
+	b, err := os.ReadFile(s.leaseFile(addr))
 	if err != nil {
 		return Holder{}, false
 	}
-	container, device, _ := strings.Cut(string(b), "\n")
-	h := Holder{strings.TrimSpace(container), strings.TrimSpace(device)}
+	h := parseHolder(b)
 	return h, h.Container != "" && h.Device != ""
+}
+
+// A Lease is an address that host-local has given to a container. A crash of host-local may leave one
+// without a holder.
+type Lease struct {
+	Addr netip.Addr
+	Holder
+}
+
+// HeldLeases returns all leases with their holders, in no order. One that is given back meanwhile is left out.
+func (s Store) HeldLeases() ([]Lease, error) {
+	entries, err := os.ReadDir(s.leaseDir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the leases: %w", err)
+	}
+	leases := make([]Lease, 0, len(entries))
+	for _, e := range entries {
+		addr, err := netip.ParseAddr(e.Name())
+		if err != nil || addr.String() != e.Name() {
+			continue // host-local's lock, and the last address that it gave
+		}
+		l := Lease{Addr: addr}
+		switch content, err := os.ReadFile(s.leaseFile(addr)); {
+		case errors.Is(err, os.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("reading the leases: %w", err)
+		default:
+			l.Holder = parseHolder(content)
+		}
+		leases = append(leases, l)
+	}
+	return leases, nil
+}
+
+func (s Store) leaseFile(addr netip.Addr) string { return filepath.Join(s.leaseDir(), addr.String()) }
+
+func parseHolder(content []byte) Holder {
+	container, device, _ := strings.Cut(string(content), "\n")
+	return Holder{strings.TrimSpace(container), strings.TrimSpace(device)}
+}
+
+// leasesPerLock bounds how long the plugins of pods that start or end wait for Release.
+const leasesPerLock = 500
+
+// Release gives leases back as host-local does, under its lock. A lease that is another container's by
+// now stays. It returns how many it gave back.
+func (s Store) Release(ctx context.Context, leases []Lease) (released int, err error) {
+	for some := range slices.Chunk(leases, leasesPerLock) {
+		n, err := s.release(ctx, some)
+		released += n
+		if err != nil {
+			return released, fmt.Errorf("giving back leases: %w", err)
+		}
+	}
+	return released, nil
+}
+
+func (s Store) release(ctx context.Context, leases []Lease) (released int, err error) {
+	unlock, err := lockFile(ctx, filepath.Join(s.leaseDir(), "lock"))
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	var errs []error
+	for _, l := range leases {
+		content, err := os.ReadFile(s.leaseFile(l.Addr))
+		if errors.Is(err, os.ErrNotExist) || err == nil && parseHolder(content) != l.Holder {
+			continue
+		}
+		if err == nil {
+			err = os.Remove(s.leaseFile(l.Addr))
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		released++
+	}
+	return released, errors.Join(errs...)
+}
+
+// lockFile waits for a lock of flock(2) until ctx ends. host-local makes the file with the first lease.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	locked := make(chan error, 1)
+	go func() { locked <- flock(file) }()
+	select {
+	case err := <-locked:
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), file.Close())
+		}
+		return func() { _ = file.Close() }, nil
+	case <-ctx.Done():
+		go func() {
+			_ = <-locked
+			_ = file.Close()
+		}()
+		return nil, fmt.Errorf("locking %s: %w", path, context.Cause(ctx))
+	}
+}
+
+func flock(file *os.File) error {
+	for {
+		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }

@@ -18,7 +18,11 @@ import (
 func TestRenderGolden(t *testing.T) {
 	withFirewall := dualStack()
 	withFirewall.Firewall = true
-	for file, conf := range map[string]topology.CNI{"dual-stack.conflist": dualStack(), "firewall.conflist": withFirewall} {
+	latest := dualStack()
+	latest.Spec11 = true
+	for file, conf := range map[string]topology.CNI{
+		"dual-stack.conflist": dualStack(), "firewall.conflist": withFirewall, "spec-1.1.conflist": latest,
+	} {
 		want, err := os.ReadFile(filepath.Join("testdata", file))
 		must(t, err)
 		if got := render(t, conf); string(got) != string(want) {
@@ -48,6 +52,24 @@ func TestRuntimeLoadsTheConfig(t *testing.T) {
 	}
 }
 
+// A runtime takes the latest version of the spec that it knows. Those that know no list of versions, as containerd 1.6
+// and 1.7, find the one that they know where they look.
+func TestRuntimeTakesTheLatestVersion(t *testing.T) {
+	latest := dualStack()
+	latest.Spec11 = true
+	content := render(t, latest)
+	conf, err := libcni.NetworkConfFromBytes(content)
+	must(t, err)
+	if conf.CNIVersion != "1.1.0" {
+		t.Errorf("libcni takes %s", conf.CNIVersion)
+	}
+	var old struct{ CNIVersion string }
+	must(t, json.Unmarshal(content, &old))
+	if old.CNIVersion != "1.0.0" {
+		t.Errorf("an old runtime takes %s", old.CNIVersion)
+	}
+}
+
 // What the bridge plugin must be told aloud, for its defaults are others.
 func TestBridgeSettings(t *testing.T) {
 	var conf struct{ Plugins []map[string]any }
@@ -71,6 +93,7 @@ func TestReadGivesWhatWasRendered(t *testing.T) {
 			IPAMDir: rapid.String().Draw(t, "dir"),
 
 			Firewall: rapid.Bool().Draw(t, "firewall"),
+			Spec11:   rapid.Bool().Draw(t, "spec11"),
 		}
 		for _, base := range []string{"10.244.0.0/16", "fd00:10:244::/48"} {
 			if rapid.Bool().Draw(t, base) {

@@ -150,7 +150,7 @@ func fields(have []byte) topology.CNI {
 		return topology.CNI{}
 	}
 	bridge := l.Plugins[0]
-	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
+	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
 	c.Plugins, _ = further(have)
 	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == firewall }) &&
 		!slices.ContainsFunc(c.Plugins, func(p topology.Plugin) bool { return p.Type == firewall })
@@ -333,12 +333,13 @@ func (s Store) Remove() error {
 	return nil
 }
 
-// The parts of a conflist of the CNI spec 1.0.0 that we write.
+// The parts of a conflist of the CNI spec that we write.
 type (
 	conflist struct {
-		CNIVersion string   `json:"cniVersion"`
-		Name       string   `json:"name"`
-		Plugins    []plugin `json:"plugins"`
+		CNIVersion  string   `json:"cniVersion"`
+		CNIVersions []string `json:"cniVersions,omitempty"`
+		Name        string   `json:"name"`
+		Plugins     []plugin `json:"plugins"`
 	}
 	plugin struct {
 		Type             string          `json:"type"`
@@ -412,7 +413,13 @@ func guarded(c topology.CNI, guard string) ([]byte, error) {
 		}
 		plugins = append(plugins, plugin{further: e})
 	}
-	content, err := json.MarshalIndent(conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}, "", "  ")
+	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
+	if c.Spec11 {
+		// A runtime takes the latest that it knows. One that does not know this list (libcni before
+		// 1.2.0: containerd 1.6 and 1.7) takes cniVersion, and would refuse 1.1.0 there.
+		list.CNIVersions = []string{"1.0.0", "1.1.0"}
+	}
+	content, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("rendering the CNI config: %w", err)
 	}

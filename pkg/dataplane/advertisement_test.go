@@ -89,12 +89,20 @@ func (m *machine) hearsRouter(router sandbox, prefix string) {
 	m.t.Fatalf("the router that advertises %s is not heard: default route %t", prefix, route)
 }
 
-// heard tells whether a link has a router's default route, and an address of its prefix.
+// heard reports whether a link has a router's default route, and an address of its prefix.
 func (m *machine) heard(dev, prefix string) (route, address bool) {
 	m.t.Helper()
-	routes, err := m.nl.RouteListFiltered(unix.AF_INET6, &rtnl.Route{Protocol: unix.RTPROT_RA, LinkIndex: m.link(dev).Attrs().Index}, rtnl.RT_FILTER_PROTOCOL|rtnl.RT_FILTER_OIF)
+	return m.heardBy(m.nl, dev, prefix)
+}
+
+// heardBy is heard in the network namespace of a handle.
+func (m *machine) heardBy(nl *rtnl.Handle, dev, prefix string) (route, address bool) {
+	m.t.Helper()
+	link, err := nl.LinkByName(dev)
 	m.must(err)
-	addrs, err := m.nl.AddrList(m.link(dev), unix.AF_INET6)
+	routes, err := nl.RouteListFiltered(unix.AF_INET6, &rtnl.Route{Protocol: unix.RTPROT_RA, LinkIndex: link.Attrs().Index}, rtnl.RT_FILTER_PROTOCOL|rtnl.RT_FILTER_OIF)
+	m.must(err)
+	addrs, err := nl.AddrList(link, unix.AF_INET6)
 	m.must(err)
 	want := netip.PrefixFrom(netip.MustParseAddr(prefix), 64)
 	for _, a := range addrs {

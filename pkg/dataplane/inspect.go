@@ -15,6 +15,7 @@ import (
 type Inspector struct {
 	handle    *rtnl.Handle
 	namespace *namespace
+	rtnetlink *socket
 }
 
 // NewInspector looks from the network namespace of the thread that calls it.
@@ -28,7 +29,7 @@ func NewInspector() (*Inspector, error) {
 		handle.Close()
 		return nil, err
 	}
-	return &Inspector{handle, namespace}, nil
+	return &Inspector{handle, namespace, newSocket(namespace, unix.NETLINK_ROUTE)}, nil
 }
 
 // askNFT calls f with a connection that opens a socket for each request: the library matches answers
@@ -46,7 +47,7 @@ func (i *Inspector) askNFT(f func(*nftables.Conn) error) error {
 // Close ends the inspection.
 func (i *Inspector) Close() error {
 	i.handle.Close()
-	return i.namespace.close()
+	return errors.Join(i.rtnetlink.close(), i.namespace.close())
 }
 
 // Device is a network device of any kind.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/plugins"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -55,6 +57,10 @@ type Kernel struct {
 	nftConn   *netlink.Conn  // its socket, by whose port our own notifications are known
 	nftEvents *netlink.Conn  // notifications of nftables; nil while the kernel has none
 	hears     chan *netlink.Conn
+	left      chan struct{} // a port has left the bridge, or may have
+	comings   atomic.Uint64 // and goings of links
+
+	speakers plugins.Speakers // which plugins accept what
 
 	mu         sync.Mutex
 	links      *linkFacts
@@ -87,7 +93,7 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1)}
+	k := &Kernel{cfg: cfg, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1)}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
@@ -157,9 +163,19 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	plugins, faults := k.cfg.CNI.Plugins()
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, CNI11: k.cni11(plugins),
+		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
+}
+
+// cni11 returns which plugins that our config may take accept CNI 1.1.0.
+func (k *Kernel) cni11(further []topology.Plugin) []string {
+	if k.cfg.CNI.BinDir == "" {
+		return nil
+	}
+	all := topology.CNI{Firewall: true, Plugins: further}
+	return k.speakers.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
 }
 
 // texts puts errors that are any into words.

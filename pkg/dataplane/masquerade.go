@@ -55,7 +55,7 @@ func chains(m *topology.Masquerade) []chain {
 	pre := chain{&nftables.Chain{
 		Name: "prerouting", Table: nftTable, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw, Policy: ptr(nftables.ChainPolicyAccept),
-	}, [][]expr.Any{dropLoopback(m.Bridge)}}
+	}, [][]expr.Any{dropLoopback(m.Bridge), dropAdvertisement(m.Bridge)}}
 	if len(m.Sources) == 0 {
 		return []chain{pre}
 	}
@@ -93,6 +93,24 @@ func dropLoopback(bridge string) []expr.Any {
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 		equal(interfaceName(bridge)),
 	}, isFamily(families[0]), address(families[0].daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq), []expr.Any{
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	})
+}
+
+// ndRouterAdvert is the ICMPv6 type of a router advertisement (RFC 4861, section 4.2).
+const ndRouterAdvert = 134
+
+// dropAdvertisement keeps a pod from becoming the router of its neighbors and of its node. Packets
+// between pods of one node pass this chain if bridge-nf-call-ip6tables is 1.
+func dropAdvertisement(bridge string) []expr.Any {
+	return slices.Concat([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		equal(interfaceName(bridge)),
+	}, isFamily(families[1]), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		equal([]byte{unix.IPPROTO_ICMPV6}),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		equal([]byte{ndRouterAdvert}),
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	})
 }

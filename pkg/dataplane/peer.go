@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"github.com/mdlayher/netlink"
@@ -13,16 +14,24 @@ import (
 // namespace, IPv4 ones first and without link-local ones. There are none if the kernel does not
 // tell, because the device has gone or CAP_NET_ADMIN is lacking over there.
 func (k *Kernel) peerAddrs(port *rtnl.LinkAttrs) []netip.Addr {
-	var addrs []netip.Addr
+	addrs, _, _ := addrsIn(k.rtnetlink, port.NetNsID, port.ParentIndex)
+	return addrs
+}
+
+// addrsIn returns the addresses of a device in the network namespace of a number, IPv4 ones first and
+// without link-local ones; with index 0 those of all devices. They are not whole if one changed meanwhile.
+func addrsIn(s *socket, namespace, index int) (addrs []netip.Addr, whole bool, err error) {
+	whole = true
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		ask := request{kind: unix.RTM_GETADDR, flags: unix.NLM_F_DUMP, data: encodeAddrRequest(family, port.NetNsID, port.ParentIndex)}
-		_, _ = k.rtnetlink.read(ask, func(kind uint16, data []byte) {
-			if addr, ok := parsePeerAddr(kind, data, family, port.NetNsID, port.ParentIndex); ok && !addr.IsLinkLocalUnicast() {
+		ask := request{kind: unix.RTM_GETADDR, flags: unix.NLM_F_DUMP, data: encodeAddrRequest(family, namespace, index)}
+		all, failure := s.read(ask, func(kind uint16, data []byte) {
+			if addr, ok := parsePeerAddr(kind, data, family, namespace, index); ok && !addr.IsLinkLocalUnicast() {
 				addrs = append(addrs, addr)
 			}
 		})
+		whole, err = whole && all, errors.Join(err, failure)
 	}
-	return addrs
+	return addrs, whole, err
 }
 
 // peerName returns the name of the device at the other end of a port; empty: the kernel does
@@ -51,10 +60,10 @@ func encodeAddrRequest(family uint8, namespace, index int) []byte {
 	return appendAttribute(b, unix.IFA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(namespace)))
 }
 
-// parsePeerAddr reads an address of the device. A kernel that does not know the attribute of
+// parsePeerAddr reads an address of the device, or with index 0 of any. A kernel that does not know the attribute of
 // the namespace answers for this one, without the attribute.
 func parsePeerAddr(kind uint16, b []byte, family uint8, namespace, index int) (addr netip.Addr, ok bool) {
-	if kind != unix.RTM_NEWADDR || len(b) < unix.SizeofIfAddrmsg || b[0] != family || int(binary.NativeEndian.Uint32(b[4:])) != index {
+	if kind != unix.RTM_NEWADDR || len(b) < unix.SizeofIfAddrmsg || b[0] != family || index != 0 && int(binary.NativeEndian.Uint32(b[4:])) != index {
 		return addr, false
 	}
 	attrs, err := netlink.NewAttributeDecoder(b[unix.SizeofIfAddrmsg:])

@@ -61,6 +61,7 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	})
 	audit := time.NewTicker(resync)
 	defer audit.Stop()
+	k.portLeft() // while nobody watched
 	for ctx.Err() == nil {
 		select {
 		case <-audit.C:
@@ -69,6 +70,10 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 		case c := <-k.hears: // nftables, at once or when a module brings it
 			events = append(events, c)
 			listen(c)
+		case <-k.left:
+			// What fails is tried again when the next port leaves. Meanwhile the kernel finds out
+			// by itself, as it would without us.
+			_ = k.dropNeighbors()
 		case <-ctx.Done():
 		}
 	}
@@ -82,6 +87,9 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	}
 	return nil
 }
+
+// LinkChanges counts the links that have come and gone, or more. It counts while Watch runs.
+func (k *Kernel) LinkChanges() uint64 { return k.comings.Load() }
 
 // setBlind remembers what keeps us from watching folders, nil: nothing. A change of
 // that is news.
@@ -109,6 +117,8 @@ func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
 		case errors.Is(err, unix.ENOBUFS), n > len(buffer):
 			// Notifications were lost: nothing that is kept can be trusted.
 			k.Forget()
+			k.portLeft()
+			k.comings.Add(1)
 			notify()
 		case err != nil:
 			return fmt.Errorf("reading notifications: %w", err)
@@ -167,11 +177,20 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 // for their names; and what a link that matters says of itself without any change
 // to routes, as the bridge does at each of its ports.
 func (k *Kernel) learnLink(m netlink.Message) bool {
-	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] == unix.AF_BRIDGE {
+	if len(m.Data) < unix.SizeofIfInfomsg {
+		return false
+	}
+	if m.Data[0] == unix.AF_BRIDGE {
+		if k.leaves(m) {
+			k.portLeft()
+		}
 		return false
 	}
 	index, now, kind := parseLink(m.Data)
 	deleted := m.Header.Type == unix.RTM_DELLINK
+	if deleted || k.links == nil || k.links.idents[index].name == "" {
+		k.comings.Add(1)
+	}
 	if k.links != nil {
 		k.links.see(index, now, deleted, k.cfg.Bridge)
 	}

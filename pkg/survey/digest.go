@@ -3,6 +3,7 @@ package survey
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -122,22 +123,43 @@ func (c claim) String() string {
 	return fmt.Sprintf("%s (say %s and %d more)", c.node, c.first, c.count-1)
 }
 
-// disputes are the subnets of which reports don't say the same.
+// disputes are the subnets of which reports don't say the same: one says that a Node has it, another that some other
+// Node has it, or one that overlaps it.
 func (d *digest) disputes() []Fault {
 	var faults []Fault
-	for subnet, claims := range d.claims {
-		if len(claims) < 2 {
-			continue
+	subnets := slices.SortedFunc(maps.Keys(d.claims), topology.ComparePrefix)
+	for len(subnets) > 0 {
+		n := 1
+		for n < len(subnets) && subnets[0].Contains(subnets[n].Addr()) {
+			n++
 		}
-		slices.SortFunc(claims, func(a, b claim) int { return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.node, b.node)) })
-		fault := Fault{Kind: Disagreement}
-		var said []string
-		for _, c := range claims {
-			fault.Nodes, said = append(fault.Nodes, c.node), append(said, c.String())
+		if fault, disputed := d.dispute(subnets[:n]); disputed {
+			faults = append(faults, fault)
 		}
-		fault.Detail = fmt.Sprintf("agents do not agree who has %s: %s", subnet, strings.Join(said, ", "))
-		faults = append(faults, fault)
+		subnets = subnets[n:]
 	}
 	slices.SortFunc(faults, func(a, b Fault) int { return cmp.Compare(a.Detail, b.Detail) })
 	return faults
+}
+
+// dispute reports whether several Nodes are said to have a subnet, or it and parts of it.
+func (d *digest) dispute(subnets []netip.Prefix) (Fault, bool) {
+	fault := Fault{Kind: Disagreement}
+	var said []string
+	for _, subnet := range subnets {
+		claims := d.claims[subnet]
+		slices.SortFunc(claims, func(a, b claim) int { return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.node, b.node)) })
+		for _, c := range claims {
+			text := c.String()
+			if subnet != subnets[0] {
+				text = fmt.Sprintf("%s has %s", text, subnet)
+			}
+			said = append(said, text)
+			if !slices.Contains(fault.Nodes, c.node) {
+				fault.Nodes = append(fault.Nodes, c.node)
+			}
+		}
+	}
+	fault.Detail = fmt.Sprintf("agents do not agree who has %s: %s", subnets[0], strings.Join(said, ", "))
+	return fault, len(fault.Nodes) > 1
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"unicode"
@@ -110,6 +111,9 @@ func TestFaults(t *testing.T) {
 		}, []string{"Asymmetry [node-1 node-2 node-3 node-4]"}},
 		{"unaware of one", func(w *world) { w.reports["node-3"].Peers = w.reports["node-3"].Peers[:2] }, []string{"Asymmetry [node-3 node-4]"}},
 		{"another's subnet", func(w *world) { w.reports["node-1"].Peers[0].Node = "node-4" }, []string{"Disagreement [node-2 node-4]", "Asymmetry [node-1 node-2]"}},
+		{"a part of another's subnet", func(w *world) {
+			w.reports["node-1"].Peers[0].Node, w.reports["node-1"].Peers[0].Subnet = "node-4", netip.PrefixFrom(subnet(1).Addr(), subnet(1).Bits()+2)
+		}, []string{"Disagreement [node-2 node-4]", "Asymmetry [node-1 node-2]"}},
 		{"another's idea of its own", func(w *world) { w.reports["node-1"].Host.Subnets[0] = subnet(9) }, nil},
 		{"two versions", func(w *world) { w.reports["node-2"].Version = "v0" }, []string{"Versions [node-2] note"}},
 	} {

@@ -16,7 +16,7 @@ func (b *builder) cni() {
 	}
 	conf := &CNI{
 		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall,
-		Plugins: b.chained(), Layout: b.opts.layout(),
+		Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
 	if conf.MTU != 0 && conf.MTU < minMTU6 && slices.ContainsFunc(conf.Subnets, is6) {
 		b.ownProblem(BridgeFailed, "pods would get an MTU of %d, as the links to peers have, and IPv6 takes %d at least; raise the MTU of these links", conf.MTU, minMTU6)
@@ -31,6 +31,19 @@ func (b *builder) chained() []Plugin {
 		return b.host.Plugins
 	}
 	return slices.DeleteFunc(slices.Clone(b.host.Plugins), func(p Plugin) bool { return p.Type == "firewall" })
+}
+
+// acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. A runtime that picks it
+// would make no pod if one of them did not.
+func (b *builder) acceptCNI11() bool {
+	names := []string{"bridge", "host-local", "portmap"}
+	if b.opts.Firewall {
+		names = append(names, "firewall")
+	}
+	for _, p := range b.chained() {
+		names = append(names, p.Type)
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
 }
 
 // maxMTU is the most that the kernel gives a bridge (ETH_MAX_MTU of linux/if_ether.h).

@@ -142,9 +142,15 @@ func (b *builder) addresses(conf *CNI) {
 // that is there, or of a subnet of which host-local leased addresses to our pods.
 func (b *builder) gateway(p netip.Prefix) bool {
 	subnet := p.Masked()
-	return p.Addr() == Gateway(subnet) && p.Bits() == *b.judge.sizes.of(p.Addr().Is4()) &&
-		(within(b.opts.ClusterCIDRs, subnet) || b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, subnet) ||
-			slices.ContainsFunc(b.host.Leases, subnet.Contains))
+	switch {
+	case p.Addr() != Gateway(subnet):
+		return false
+	case b.attached(subnet):
+		return true
+	}
+	lengths, inside := b.judge.lengths(subnet)
+	return lengths.has(subnet.Bits()) &&
+		(inside && len(b.opts.ClusterCIDRs) > 0 || slices.ContainsFunc(b.host.Leases, subnet.Contains))
 }
 
 // Gateway returns the address that host-local keeps for the gateway of a subnet:

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -186,7 +187,7 @@ func parseOptions(t *testing.T, text string) Options {
 		case "--node-cidr":
 			o.NodeCIDRs = append(o.NodeCIDRs, netip.MustParsePrefix(value))
 		case "--node-cidr-mask-size-ipv4":
-			o.MaskSize4, _ = strconv.Atoi(value)
+			o.MaskSizes4 = parseLengths(t, value)
 		case "--masquerade":
 			o.Masquerade = value == "true"
 		case "--mode":
@@ -198,6 +199,21 @@ func parseOptions(t *testing.T, text string) Options {
 		}
 	}
 	return o
+}
+
+// parseLengths reads 24 or 24-28.
+func parseLengths(t *testing.T, text string) Lengths {
+	t.Helper()
+	widest, narrowest, both := strings.Cut(text, "-")
+	if !both {
+		narrowest = widest
+	}
+	first, err1 := strconv.Atoi(widest)
+	last, err2 := strconv.Atoi(narrowest)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	return Lengths{first, last}
 }
 
 func parseHost(t *testing.T, text string) Host {

@@ -20,14 +20,15 @@ type claim struct {
 
 // A judge decides which claims are accepted.
 type judge struct {
-	opts  Options
-	own   *Node
-	peers []*Node
-	sizes byFamily[int] // the length that a pod subnet has; 0: none can be told
-	never takenIndex    // what no pod subnet may overlap, by the options and the standards
-	taken takenIndex    // what of this host none may overlap that is not in place
-	nodes []holder      // Nodes' InternalIPs that none of the above protects, sorted
-	needs []netip.Addr  // the default gateways and nameservers of this host
+	opts   Options
+	own    *Node
+	peers  []*Node
+	ranges []podRange        // of --cluster-cidr, disjoint
+	others byFamily[Lengths] // the lengths of pod subnets elsewhere; zero: none can be told
+	never  takenIndex        // what no pod subnet may overlap, by the options and the standards
+	taken  takenIndex        // what of this host none may overlap that is not in place
+	nodes  []holder          // Nodes' InternalIPs that none of the above protects, sorted
+	needs  []netip.Addr      // the default gateways and nameservers of this host
 }
 
 // A holder is a Node with one of its InternalIPs.
@@ -38,7 +39,7 @@ type holder struct {
 
 func newJudge(opts Options, host Host, ranges *hostRanges, own *Node, peers []*Node, actual []Route) *judge {
 	j := &judge{opts: opts, own: own, peers: peers}
-	j.sizes = byFamily[int]{j.subnetBits(actual, true), j.subnetBits(actual, false)}
+	j.setLengths(ranges.cluster, actual)
 	j.never, j.taken = newTakenIndex(bounds(opts)), newTakenIndex(ranges.taken)
 	j.needs = slices.Clone(host.Nameservers)
 	for _, r := range host.Routes {
@@ -47,55 +48,6 @@ func newJudge(opts Options, host Host, ranges *hostRanges, own *Node, peers []*N
 		}
 	}
 	return j
-}
-
-// subnetBits returns the length that pod subnets of a family have: the
-// operator's, else our own subnet's, else, while our own are not known, that of
-// the subnets which our table has, else what most Nodes have.
-func (j *judge) subnetBits(actual []Route, is4 bool) int {
-	if bits := j.opts.maskSize(is4); bits != 0 {
-		return bits
-	}
-	if j.own != nil && j.own.podCIDR(is4).IsValid() {
-		return j.own.podCIDR(is4).Bits()
-	}
-	var routed, claimed lengths
-	for _, n := range j.peers {
-		p := n.podCIDR(is4)
-		if !p.IsValid() || !j.plausible(p) {
-			continue
-		}
-		claimed[p.Bits()]++
-		if _, ok := slices.BinarySearchFunc(actual, Route{Dst: p, Metric: MetricPeer}, Route.Compare); ok {
-			routed[p.Bits()]++
-		}
-	}
-	if j.own == nil || len(j.own.PodCIDRs) == 0 {
-		return cmp.Or(routed.most(), claimed.most())
-	}
-	return claimed.most()
-}
-
-// plausible keeps a single Node from telling us what all pod subnets are like, in
-// a family of which we know none: 2000::/3, say. A /16 or a /48 is as much as
-// kube-controller-manager gives a whole cluster by default, or more.
-func (j *judge) plausible(p netip.Prefix) bool {
-	widest := byFamily[int]{wide4, wide6}
-	return len(j.opts.ClusterCIDRs) > 0 || p.Bits() >= *widest.of(p.Addr().Is4())
-}
-
-// lengths counts prefixes by their number of bits.
-type lengths [129]int
-
-// most returns the commonest length, the longer of two, or 0.
-func (l *lengths) most() int {
-	most := 0
-	for bits, n := range l {
-		if n > 0 && n >= l[most] {
-			most = bits
-		}
-	}
-	return most
 }
 
 // protect keeps pod subnets off Nodes' InternalIPs, of each Node the one that
@@ -143,15 +95,13 @@ func (j *judge) protectAddr(n *Node, addr netip.Addr) {
 // refuse returns why a subnet can't be a pod subnet, by what the operator and the
 // standards say, or "".
 func (j *judge) refuse(p netip.Prefix) string {
-	if len(j.opts.ClusterCIDRs) > 0 && !within(j.opts.ClusterCIDRs, p) {
+	switch lengths, inside := j.lengths(p); {
+	case !inside:
 		return fmt.Sprintf("podCIDR %s is outside --cluster-cidr", p)
-	}
-	want := *j.sizes.of(p.Addr().Is4())
-	if want == 0 {
+	case lengths == Lengths{}:
 		return fmt.Sprintf("podCIDR %s is wider than a pod subnet is taken to be without --cluster-cidr", p)
-	}
-	if p.Bits() != want {
-		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are /%d", p, p.Bits(), want)
+	case !lengths.has(p.Bits()):
+		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are %s", p, p.Bits(), lengths)
 	}
 	return j.never.clash(p)
 }

@@ -8,7 +8,7 @@ import "net/netip"
 func Concerns(opts Options, nodes []*Node) []netip.Prefix {
 	c := concerns{opts: opts, widest: byFamily[int]{wide4, wide6}, seen: map[netip.Prefix]bool{}, all: []netip.Prefix{}}
 	for _, is4 := range []bool{true, false} {
-		c.widen(opts.maskSize(is4), is4)
+		c.widen(opts.maskSizes(is4).Widest, is4)
 	}
 	for _, n := range nodes {
 		if n.Name == opts.NodeName && !opts.Router {

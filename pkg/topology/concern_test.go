@@ -46,7 +46,7 @@ func TestConcernsOfACluster(t *testing.T) {
 			Options{}, []*Node{concernNode("liar", prefixes("0.0.0.0/0", "2000::/3"), "192.168.1.66")}, []string{"192.168.0.0/16"},
 		},
 		"wide subnets that the operator asks for": {
-			Options{MaskSize4: 12}, []*Node{concernNode("wide", prefixes("10.16.0.0/12"))}, []string{"10.16.0.0/12"},
+			Options{MaskSizes4: Lengths{12, 24}}, []*Node{concernNode("wide", prefixes("10.16.0.0/12"))}, []string{"10.16.0.0/12"},
 		},
 		"wide subnets, of which ours is one": {
 			Options{NodeName: "wide"},

@@ -36,7 +36,7 @@ func (b *builder) conflicts() {
 // parts finds foreign routes to a part of a peer's pod subnet, which go before ours at any metric. Of our own subnet
 // that is no fault: other networks lead to a pod of theirs by a route.
 type parts struct {
-	lengths byFamily[[]int]       // of our routes, nearly always one a family
+	lengths byFamily[[]int]       // of our routes, seldom more than a few a family
 	told    map[netip.Prefix]bool // one of each subnet is told: there may be a route for each pod
 }
 

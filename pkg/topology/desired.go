@@ -44,7 +44,8 @@ type builder struct {
 	ranges   *hostRanges
 	judge    *judge
 
-	subnets  []netip.Prefix // our own pod subnets
+	stated   []netip.Prefix // our own podCIDRs that may be pod subnets
+	subnets  []netip.Prefix // those of them that are served
 	former   []netip.Prefix // those that pods of ours still live on
 	uplinks  []Link         // the links that bear our InternalIPs
 	off6     bool           // IPv6 is switched off here, which is told, and why no peer is reached by it
@@ -116,6 +117,9 @@ func (b *builder) acceptOwn() {
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
 		why, clash := b.judge.refuse(p), b.judge.taken.clash(p)
+		if why == "" {
+			b.stated = append(b.stated, p)
+		}
 		if why == "" && !b.inPlaceOwn(p) {
 			why = clash
 		}
@@ -223,8 +227,8 @@ func (b *builder) refuse(c *claim) (Reason, string) {
 	if why := b.judge.refuse(p); why != "" {
 		return PodCIDRRefused, why
 	}
-	if slices.Contains(b.subnets, p) || b.own != nil && slices.Contains(b.own.PodCIDRs, p) {
-		return PodCIDRDisputed, belongs(p, b.opts.NodeName)
+	if i := slices.IndexFunc(b.stated, p.Overlaps); i >= 0 {
+		return PodCIDRDisputed, belongs(p, b.stated[i], b.opts.NodeName)
 	}
 	for _, own := range b.desired.Routes {
 		if own.Dst.Overlaps(p) {
@@ -232,77 +236,13 @@ func (b *builder) refuse(c *claim) (Reason, string) {
 		}
 	}
 	clash := b.judge.taken.clash(p)
-	if clash != "" && !b.granted(c) && !b.held(c) {
+	if clash != "" && b.right(c) == 0 {
 		return PodCIDRRefused, clash
 	}
 	if clash != "" {
 		b.report(Problem{Node: c.node.Name, Subnet: p, Reason: RangeOverlap, Detail: clash + "; the Node had it before and keeps it"})
 	}
 	return "", ""
-}
-
-// belongs is said of a subnet that another Node has.
-func belongs(p netip.Prefix, node string) string {
-	return fmt.Sprintf("podCIDR %s belongs to node %s", p, node)
-}
-
-// settle gives each subnet to one Node. All subnets of a family have one length,
-// so those that overlap are equal, and stand together once sorted.
-func (b *builder) settle(claims []claim) {
-	b.claims = claims[:0]
-	for len(claims) > 0 {
-		n := 1
-		for n < len(claims) && claims[n].subnet == claims[0].subnet {
-			n++
-		}
-		b.grant(b.dispute(claims[:n]))
-		claims = claims[n:]
-	}
-	b.desired.granted = b.claims
-	b.shared()
-}
-
-// dispute returns the best of the claims to one subnet, and reports the others.
-func (b *builder) dispute(claims []claim) *claim {
-	winner := &claims[0]
-	for i := range claims[1:] {
-		if c := &claims[1+i]; b.better(c, winner) {
-			winner = c
-		}
-	}
-	for i := range claims {
-		if c := &claims[i]; c != winner {
-			b.report(Problem{
-				Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRDisputed,
-				Detail: belongs(c.subnet, winner.node.Name),
-			})
-		}
-	}
-	return winner
-}
-
-func (b *builder) grant(c *claim) {
-	if older := b.judge.hides(c); older != nil && !b.granted(c) && !b.held(c) {
-		b.report(Problem{
-			Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRRefused,
-			Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
-		})
-		return
-	}
-	b.claims = append(b.claims, *c)
-}
-
-func (b *builder) better(c, than *claim) bool {
-	if granted := b.granted(c); granted != b.granted(than) {
-		return granted
-	}
-	if inc := b.incumbent(c); inc != b.incumbent(than) {
-		return inc
-	}
-	if held := b.held(c); held != b.held(than) {
-		return held
-	}
-	return c.node.older(than.node)
 }
 
 // granted tells whether this very Node had the subnet before, whatever became of
@@ -316,19 +256,6 @@ func (b *builder) grantOf(c *claim) *claim {
 		return nil
 	}
 	return &b.actual.granted[i]
-}
-
-// held tells whether our table sends the subnet to an InternalIP of this Node,
-// were it not its next hop any more, for a Node may get a better one.
-func (b *builder) held(c *claim) bool {
-	r, ok := b.inPlace(c.subnet)
-	return ok && slices.Contains(c.node.Addrs, r.Via)
-}
-
-// incumbent tells whether our table sends the subnet to this Node already.
-func (b *builder) incumbent(c *claim) bool {
-	r, ok := b.inPlace(c.subnet)
-	return ok && c.dev != "" && r.Via == c.addr
 }
 
 // shared reports Nodes with one InternalIP. Neither is refused: a Node can only

@@ -21,6 +21,8 @@ type Host struct {
 	Plugins []Plugin `json:"plugins,omitempty"`
 	// PluginFaults say which drop-in files are left out, and why.
 	PluginFaults []string `json:"pluginFaults,omitempty"`
+	// CNI11 are the CNI plugins that accept version 1.1.0 of the CNI spec.
+	CNI11 []string `json:"cni11,omitempty"`
 	// Ports counts the bridge's ports and the ports of pods that are not in the bridge.
 	Ports int `json:"ports,omitempty"`
 	// Leases are the addresses that pods of this host hold, or held when they were

@@ -43,7 +43,8 @@ type siege struct {
 }
 
 func drawSiege(t *rapid.T) siege {
-	s := siege{opts: drawOptions(t), honest: goodCluster(t)}
+	s := siege{opts: drawOptions(t)}
+	s.honest = goodCluster(t, s.opts)
 	s.host = parseHost(&testing.T{}, rapid.SampledFrom(hostileHosts).Draw(t, "host"))
 	if rapid.Bool().Draw(t, "service-cidr") {
 		s.opts.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")}
@@ -75,7 +76,7 @@ func (s siege) attackers(t *rapid.T) []*Node {
 func (s siege) claim() *rapid.Generator[string] {
 	copied := rapid.Custom(func(t *rapid.T) string {
 		p := rapid.SampledFrom(rapid.SampledFrom(s.honest).Draw(t, "of").PodCIDRs).Draw(t, "subnet")
-		bits := rapid.SampledFrom([]int{0, 0, 0, -1, -8, -20, 1, 4}).Draw(t, "more bits")
+		bits := rapid.SampledFrom([]int{0, 0, 0, -1, -2, -3, -4, -8, -20, 1, 2, 4, 8}).Draw(t, "more bits")
 		return netip.PrefixFrom(p.Addr(), min(max(p.Bits()+bits, 0), p.Addr().BitLen())).Masked().String()
 	})
 	ours := rapid.SampledFrom([]string{
@@ -86,7 +87,13 @@ func (s siege) claim() *rapid.Generator[string] {
 	free := rapid.Custom(func(t *rapid.T) string {
 		return fmt.Sprintf("10.244.%d.0/24", rapid.IntRange(100, 255).Draw(t, "free"))
 	})
-	return rapid.OneOf(copied, copied, ours, free, rapid.String())
+	anyLength := rapid.Custom(func(t *rapid.T) string {
+		if rapid.Bool().Draw(t, "v6") {
+			return subnetIn(t, "fd00:10:244::/48", 80)
+		}
+		return subnetIn(t, "10.244.0.0/16", 32)
+	})
+	return rapid.OneOf(copied, copied, ours, free, anyLength, rapid.String())
 }
 
 // address draws an InternalIP: another Node's, one inside another's subnet, one of
@@ -119,6 +126,9 @@ func unharmed(t *rapid.T, before, after State, problems []Problem) {
 	for _, r := range before.Routes {
 		if !slices.Contains(after.Routes, r) {
 			t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
+		}
+		if i := slices.IndexFunc(after.Routes, func(o Route) bool { return o.Dst != r.Dst && o.Dst.Overlaps(r.Dst) }); i >= 0 {
+			t.Fatalf("%v takes addresses of %v; problems %v", after.Routes[i], r, problems)
 		}
 	}
 	for _, p := range before.Masquerade.Cluster {
@@ -209,21 +219,40 @@ func TestSiegeStaysInBounds(t *testing.T) {
 		s := drawSiege(t)
 		nodes, actual := s.list(t)
 		state, _ := Desired(s.opts, s.host, nodes, actual)
-		bits := map[bool]int{}
+		lengths := map[bool]lengthCount{}
 		for i, r := range state.Routes {
 			if i > 0 && state.Routes[i-1].Dst.Overlaps(r.Dst) {
 				t.Fatalf("%v overlaps %v", r, state.Routes[i-1])
 			}
-			is4 := r.Dst.Addr().Is4()
-			if bits[is4] == 0 {
-				bits[is4] = r.Dst.Bits()
-			}
-			if r.Dst.Bits() != bits[is4] {
-				t.Fatalf("routes of two lengths: %v", state.Routes)
-			}
+			count := lengths[r.Dst.Addr().Is4()]
+			count[r.Dst.Bits()]++
+			lengths[r.Dst.Addr().Is4()] = count
 			s.inBounds(t, r)
 		}
+		own := slices.IndexFunc(nodes, func(n *Node) bool { return n.Name == s.opts.NodeName })
+		known := own >= 0 && len(nodes[own].PodCIDRs) > 0
+		for is4, count := range lengths {
+			s.checkLengths(t, is4, known, count.span())
+		}
 	})
+}
+
+// checkLengths bounds the lengths of one pass. While our own Node is not known, nor a table, Nodes
+// can tell us of wide ones, but never of all the range.
+func (s siege) checkLengths(t *rapid.T, is4, known bool, have Lengths) {
+	want := acceptable(s.opts, s.honest[0], is4)
+	switch {
+	case known || s.opts.maskSizes(is4) != (Lengths{}):
+	case len(s.opts.ClusterCIDRs) == 0 && have.Widest == have.Narrowest:
+		return
+	case is4:
+		want = Lengths{17, 32}
+	default:
+		want = Lengths{49, 128}
+	}
+	if !want.has(have.Widest) || !want.has(have.Narrowest) {
+		t.Fatalf("routes are %s, want %s", have, want)
+	}
 }
 
 func (s siege) inBounds(t *rapid.T, r Route) {

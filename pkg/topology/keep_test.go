@@ -67,7 +67,8 @@ func changedRoute(t *rapid.T, prefix *rapid.Generator[netip.Prefix], addr *rapid
 func TestTheHostAloneRemovesNothing(t *testing.T) {
 	host := parseHost(t, defaultHost)
 	rapid.Check(t, func(t *rapid.T) {
-		opts, nodes := drawOptions(t), goodCluster(t)
+		opts := drawOptions(t)
+		nodes := goodCluster(t, opts)
 		if rapid.Bool().Draw(t, "second addresses") {
 			for i, n := range nodes {
 				n.Addrs = append(n.Addrs, netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", 150+i)), netip.MustParseAddr(fmt.Sprintf("fd00:192:168:1::%d", 150+i)))

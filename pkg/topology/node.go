@@ -125,12 +125,12 @@ func (n *Node) firstAddr(is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// older tells whether n has the better right than m when neither is incumbent.
-func (n *Node) older(m *Node) bool {
-	if !n.Created.Equal(m.Created) {
-		return n.Created.Before(m.Created)
-	}
-	return n.Name < m.Name
+// older reports whether n has the better right than m when neither is incumbent.
+func (n *Node) older(m *Node) bool { return n.compareAge(m) < 0 }
+
+// compareAge orders by age, the oldest first, then by name.
+func (n *Node) compareAge(m *Node) int {
+	return cmp.Or(n.Created.Compare(m.Created), cmp.Compare(n.Name, m.Name))
 }
 
 // quote shortens what a kubelet wrote to what a log line can bear.

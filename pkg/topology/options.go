@@ -14,9 +14,9 @@ type Options struct {
 	Router bool
 	// ClusterCIDRs bound the pod subnets; empty: no bound.
 	ClusterCIDRs []netip.Prefix
-	// MaskSize4 and MaskSize6 are the one length that a pod subnet may have, in
-	// bits; 0: that of our own subnet.
-	MaskSize4, MaskSize6 int
+	// MaskSizes4 and MaskSizes6 are the lengths that a pod subnet may have; the zero Lengths:
+	// see judge.setLengths.
+	MaskSizes4, MaskSizes6 Lengths
 	// ServiceCIDRs must not be overlapped by pod subnets.
 	ServiceCIDRs []netip.Prefix
 	// NodeCIDRs bound the next hops; empty: no bound.
@@ -41,12 +41,12 @@ type Options struct {
 	APIServers []netip.Addr
 }
 
-// maskSize returns the bits that the operator asks for in a family, or 0.
-func (o Options) maskSize(is4 bool) int {
+// maskSizes returns the lengths that the operator asks for in a family.
+func (o Options) maskSizes(is4 bool) Lengths {
 	if is4 {
-		return o.MaskSize4
+		return o.MaskSizes4
 	}
-	return o.MaskSize6
+	return o.MaskSizes6
 }
 
 // layout returns which files hold our CNI config. Behind a config that is wanted before ours

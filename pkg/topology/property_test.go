@@ -12,16 +12,36 @@ import (
 	"pgregory.net/rapid"
 )
 
-// goodCluster draws a cluster in which nobody lies.
-func goodCluster(t *rapid.T) []*Node {
+// goodCluster draws a cluster in which nobody lies. Where the options allow it, its pod subnets may
+// be of mixed lengths.
+func goodCluster(t *rapid.T, opts Options) []*Node {
 	n := rapid.IntRange(1, 12).Draw(t, "nodes")
 	nodes := make([]*Node, n)
+	mixed := (len(opts.ClusterCIDRs) > 0 || opts.MaskSizes4 != (Lengths{})) && rapid.Bool().Draw(t, "mixed lengths")
 	for i := range nodes {
-		nodes[i] = NodeFrom(kubeNode(fmt.Sprintf("node%d", i+1), rapid.IntRange(0, 50).Draw(t, "age"),
-			[]string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)},
+		subnets := []string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)}
+		if mixed {
+			subnets = []string{
+				subnetIn(t, fmt.Sprintf("10.244.%d.0/21", 104+8*i), 28), subnetIn(t, fmt.Sprintf("fd00:10:244:%d00::/56", i+1), 72),
+			}
+		}
+		nodes[i] = NodeFrom(kubeNode(fmt.Sprintf("node%d", i+1), rapid.IntRange(0, 50).Draw(t, "age"), subnets,
 			[]string{fmt.Sprintf("192.168.1.%d", i+11), fmt.Sprintf("fd00:192:168:1::%d", i+11)}))
 	}
 	return nodes
+}
+
+// subnetIn draws a subnet of a range, the range itself or one of at most so many bits.
+func subnetIn(t *rapid.T, text string, narrowest int) string {
+	whole := netip.MustParsePrefix(text)
+	bits := rapid.IntRange(whole.Bits(), narrowest).Draw(t, "bits")
+	addr := whole.Addr().AsSlice()
+	for i, b := range rapid.SliceOfN(rapid.Byte(), len(addr), len(addr)).Draw(t, "place") {
+		free := min(max((i+1)*8-whole.Bits(), 0), 8) // bits of this byte that the range leaves free
+		addr[i] |= b & byte(1<<free-1)
+	}
+	first, _ := netip.AddrFromSlice(addr)
+	return netip.PrefixFrom(first, bits).Masked().String()
 }
 
 func kubeNode(name string, age int, cidrs, addrs []string) *corev1.Node {
@@ -38,6 +58,7 @@ func hostileNode(t *rapid.T) *Node {
 	cidr := rapid.OneOf(
 		rapid.SampledFrom([]string{
 			"10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24", "10.244.200.0/24", "10.244.0.0/16", "10.244.2.0/25", "0.0.0.0/0", "::/0",
+			"10.244.2.128/26", "10.244.0.0/20", "10.244.112.0/20", "10.244.128.0/17", "fd00:10:244::/52",
 			"192.168.1.0/24", "fd00:10:244:2::/64", "fd00:10:244:3::/65", "fd00:192:168:1::/64", "127.0.0.0/24", "10.244.53.0/24", "172.16.9.0/24",
 		}),
 		rapid.Custom(func(t *rapid.T) string {
@@ -61,6 +82,9 @@ func drawOptions(t *rapid.T) Options {
 	if rapid.Bool().Draw(t, "cluster-cidr") {
 		o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}
 	}
+	if rapid.IntRange(0, 3).Draw(t, "mask sizes") == 0 {
+		o.MaskSizes4, o.MaskSizes6 = Lengths{21, 28}, Lengths{56, 72}
+	}
 	return o
 }
 
@@ -75,7 +99,8 @@ func withKernel(s State) State {
 func TestNobodysRouteMoves(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
-		opts, nodes := drawOptions(t), goodCluster(t)
+		opts := drawOptions(t)
+		nodes := goodCluster(t, opts)
 		before, _ := Desired(opts, host, nodes, withKernel(State{}))
 		after, problems := Desired(opts, host, append(slices.Clone(nodes), hostileNode(t)), withKernel(before))
 		for _, r := range before.Routes {
@@ -99,7 +124,7 @@ func TestRoutesStayInBounds(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
 		opts := drawOptions(t)
-		nodes := goodCluster(t)[:1]
+		nodes := goodCluster(t, opts)[:1]
 		for i := range rapid.IntRange(0, 8).Draw(t, "hostile nodes") {
 			n := hostileNode(t)
 			n.Name = fmt.Sprintf("hostile%d", i)
@@ -122,8 +147,8 @@ func checkBounds(t *rapid.T, opts Options, host Host, own *Node, r Route) {
 	if len(opts.ClusterCIDRs) > 0 && !within(opts.ClusterCIDRs, r.Dst) {
 		t.Fatalf("outside --cluster-cidr: %v", r)
 	}
-	if want := own.podCIDR(r.Dst.Addr().Is4()).Bits(); r.Dst.Bits() != want {
-		t.Fatalf("length is not %d: %v", want, r)
+	if want := acceptable(opts, own, r.Dst.Addr().Is4()); !want.has(r.Dst.Bits()) {
+		t.Fatalf("length is not %s: %v", want, r)
 	}
 	if r.Type == Unreachable {
 		return
@@ -145,11 +170,26 @@ func checkBounds(t *rapid.T, opts Options, host Host, own *Node, r Route) {
 	}
 }
 
+// acceptable returns the lengths that a drawn cluster may have while our own Node is known.
+func acceptable(opts Options, own *Node, is4 bool) Lengths {
+	bits := own.podCIDR(is4).Bits()
+	switch given := opts.maskSizes(is4); {
+	case given != Lengths{}:
+		return given
+	case len(opts.ClusterCIDRs) == 0:
+		return Lengths{bits, bits}
+	case is4:
+		return Lengths{20, 30}
+	}
+	return Lengths{52, 126}
+}
+
 // TestOrderDoesNotMatter shuffles the Nodes.
 func TestOrderDoesNotMatter(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
-		opts, nodes := drawOptions(t), append(goodCluster(t), hostileNode(t))
+		opts := drawOptions(t)
+		nodes := append(goodCluster(t, opts), hostileNode(t))
 		first, problems := Desired(opts, host, nodes, withKernel(State{}))
 		second, others := Desired(opts, host, rapid.Permutation(nodes).Draw(t, "order"), withKernel(State{}))
 		if !slices.Equal(first.Routes, second.Routes) || !first.CNI.Equal(second.CNI) {
@@ -165,7 +205,8 @@ func TestOrderDoesNotMatter(t *testing.T) {
 func TestSteady(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
-		opts, nodes := drawOptions(t), append(goodCluster(t), hostileNode(t))
+		opts := drawOptions(t)
+		nodes := append(goodCluster(t, opts), hostileNode(t))
 		first, _ := Desired(opts, host, nodes, withKernel(State{}))
 		second, _ := Desired(opts, host, nodes, withKernel(first))
 		if !slices.Equal(first.Routes, second.Routes) {
@@ -219,15 +260,23 @@ func TestOutermost(t *testing.T) {
 // FuzzNodeFrom feeds what a kubelet may write.
 func FuzzNodeFrom(f *testing.F) {
 	f.Add("10.244.2.0/24", "fd00::/64", "192.168.1.12", "fe80::1%eth0")
+	f.Add("10.244.1.64/26", "fd00:10:244::/60", "192.168.1.12", "fd00:192:168:1::12")
+	f.Add("10.244.16.0/20", "fd00:10:244:4000::/52", "192.168.1.12", "fd00:192:168:1::12")
 	f.Add("0.0.0.0/0", "::ffff:10.0.0.0/120", "::ffff:1.2.3.4", "")
 	host := parseHost(&testing.T{}, defaultHost)
 	f.Fuzz(func(t *testing.T, cidr1, cidr2, addr1, addr2 string) {
 		n := NodeFrom(kubeNode("fuzzed", 1, []string{cidr1, cidr2}, []string{addr1, addr2}))
 		own := NodeFrom(kubeNode("node1", 1, []string{"10.244.1.0/24", "fd00:10:244:1::/64"}, []string{"192.168.1.11", "fd00:192:168:1::11"}))
-		state, _ := Desired(Options{NodeName: "node1", Bridge: Bridge}, host, []*Node{own, n}, withKernel(State{}))
-		for _, r := range state.Routes {
-			if r.Dst.Addr().Is4() && r.Dst.Bits() != 24 || r.Dst.Addr().Is6() && r.Dst.Bits() != 64 {
-				t.Errorf("route %v", r)
+		bounded := Options{NodeName: "node1", Bridge: Bridge, ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48")}
+		for _, opts := range []Options{{NodeName: "node1", Bridge: Bridge}, bounded} {
+			state, _ := Desired(opts, host, []*Node{own, n}, withKernel(State{}))
+			for i, r := range state.Routes {
+				if want := acceptable(opts, own, r.Dst.Addr().Is4()); !want.has(r.Dst.Bits()) {
+					t.Errorf("length is not %s: %v", want, r)
+				}
+				if i > 0 && state.Routes[i-1].Dst.Overlaps(r.Dst) {
+					t.Errorf("%v overlaps %v", r, state.Routes[i-1])
+				}
 			}
 		}
 	})
@@ -236,9 +285,7 @@ func FuzzNodeFrom(f *testing.F) {
 func BenchmarkDesired(b *testing.B) {
 	for _, n := range []int{100, 1000, 5000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			host := parseHost(&testing.T{}, defaultHost)
-			host.Links[1].Addrs = []netip.Prefix{netip.MustParsePrefix("172.20.0.1/16")}
-			host.Routes[0] = Route{Dst: netip.MustParsePrefix("172.20.0.0/16"), Dev: "eth0"}
+			host := largeHost()
 			opts := Options{NodeName: fmt.Sprintf("node%d", n/2), Masquerade: true, Bridge: Bridge, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}}
 			nodes := scattered(manyNodes(n))
 			actual, _ := Desired(opts, host, nodes, withKernel(State{}))
@@ -249,6 +296,14 @@ func BenchmarkDesired(b *testing.B) {
 			}
 		})
 	}
+}
+
+// largeHost is on link with manyNodes.
+func largeHost() Host {
+	host := parseHost(&testing.T{}, defaultHost)
+	host.Links[1].Addrs = []netip.Prefix{netip.MustParsePrefix("172.20.0.1/16")}
+	host.Routes[0] = Route{Dst: netip.MustParsePrefix("172.20.0.0/16"), Dev: "eth0"}
+	return host
 }
 
 func manyNodes(n int) []*Node {

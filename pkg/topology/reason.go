@@ -27,7 +27,7 @@ var reasons = map[Reason]struct {
 	PodCIDRMissing:   {OfNode, "Run kube-controller-manager with --allocate-node-cidrs and --cluster-cidr, and look whether that range has subnets left; or set spec.podCIDR of the Node."},
 	PodCIDRMalformed: {OfNode, "Delete the Node and let its kubelet register it anew, so that it is given a well-formed podCIDR: a podCIDR can't be changed."},
 	PodCIDRRefused:   {OfNode, "If the cluster does give out that range, add it to the agents' --cluster-cidr (the chart's clusterCIDR). Else compare it with --service-cidr, --node-cidr-mask-size-* and the networks that the machines are on; if it is wrong, delete the Node and let its kubelet register it anew."},
-	PodCIDRDisputed:  {OfOthers, "Two Nodes have one podCIDR: delete the Node that has it wrongly, and let its kubelet register it anew."},
+	PodCIDRDisputed:  {OfOthers, "Two Nodes have one podCIDR, or podCIDRs that overlap: delete the Node that has it wrongly, and let its kubelet register it anew."},
 	AddressMissing:   {OfNode, "Give the kubelet the machine's own address (--node-ip), one of each family that has a pod subnet, and see that a link which is up bears it (ip address)."},
 	AddressMalformed: {OfNode, "Correct the Node's InternalIP: the kubelet's --node-ip, or what the cloud's controller writes."},
 	AddressRefused:   {OfNode, "If the Node's InternalIP is wrong, correct it (the kubelet's --node-ip). If it is right, take it off the device of this machine that is named (on kube-ipvs0: a Service's externalIPs or load balancer address), or have the agents' --node-cidr and --cluster-cidr leave it to Nodes."},

@@ -195,6 +195,8 @@ type CNI struct {
 	IPAMDir string `json:"ipamDir"`
 	// Firewall has the stock firewall plugin accept each pod's packets.
 	Firewall bool `json:"firewall,omitempty"`
+	// Spec11 offers the runtime version 1.1.0 of the CNI spec, beside 1.0.0.
+	Spec11 bool `json:"spec11,omitempty"`
 	// Plugins are called after our own plugins, in this order.
 	Plugins []Plugin `json:"plugins,omitempty"`
 	// Layout says which files hold the config.
@@ -233,5 +235,5 @@ func (c *CNI) Equal(o *CNI) bool {
 		return c == o
 	}
 	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && c.Firewall == o.Firewall &&
-		c.Layout == o.Layout && slices.Equal(c.Subnets, o.Subnets) && slices.Equal(c.Plugins, o.Plugins)
+		c.Spec11 == o.Spec11 && c.Layout == o.Layout && slices.Equal(c.Subnets, o.Subnets) && slices.Equal(c.Plugins, o.Plugins)
 }

@@ -52,6 +52,17 @@ func (b *builder) sysctls() {
 		}
 		b.need(path, "load the module br_netfilter, or Services time out between pods of this node")
 	}
+	b.filterAdvertisements()
+}
+
+// filterAdvertisements has our table see the router advertisements between pods of this node, also
+// where pods have no IPv6 addresses of ours: they would listen to them.
+func (b *builder) filterAdvertisements() {
+	_, there := b.actual.Sysctls[SysctlBridgeNF6]
+	_, has6 := b.actual.Sysctls[SysctlForward6]
+	if there && has6 && len(b.subnets) > 0 {
+		b.desired.Sysctls[SysctlBridgeNF6] = "1"
+	}
 }
 
 // serves tells whether pods' packets of a family pass this host.

@@ -35,7 +35,8 @@ func (m *Masquerade) Ruleset() string {
 		b.WriteString("\t}\n")
 	}
 	b.WriteString("\tchain prerouting {\n\t\ttype filter hook prerouting priority raw; policy accept;\n")
-	fmt.Fprintf(&b, "\t\tiifname %q ip daddr 127.0.0.0/8 drop\n\t}\n}\n", m.Bridge)
+	fmt.Fprintf(&b, "\t\tiifname %q ip daddr 127.0.0.0/8 drop\n", m.Bridge)
+	fmt.Fprintf(&b, "\t\tiifname %q icmpv6 type nd-router-advert drop\n\t}\n}\n", m.Bridge)
 	return b.String()
 }
 

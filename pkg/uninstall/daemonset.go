@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apilabels "k8s.io/apimachinery/pkg/labels"
 
-	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -56,8 +55,9 @@ const (
 	// otherwise, terminationGracePeriodSeconds).
 	agentWait = "60s"
 
-	// Where the pod has the CNI folder, wherever the host has it.
-	mountedConfDir = "/etc/cni/net.d"
+	// Where the pod has the CNI folders, wherever the host has them.
+	mountedConfDir  = "/etc/cni/net.d"
+	mountedCacheDir = "/var/lib/cni"
 
 	summaryFile = "/dev/termination-log"
 )
@@ -106,8 +106,10 @@ func (o Options) podSpec() corev1.PodSpec {
 }
 
 func (o Options) cleaner() corev1.Container {
-	args := []string{"cleanup", "--run-dir=" + o.RunDir, "--cni-conf-dir=" + mountedConfDir, "--cni-cache-dir=" + cni.CacheDir,
-		"--output=json", "--summary=" + summaryFile, "--force"}
+	args := []string{
+		"cleanup", "--run-dir=" + o.RunDir, "--cni-conf-dir=" + mountedConfDir, "--cni-cache-dir=" + mountedCacheDir,
+		"--output=json", "--summary=" + summaryFile, "--force",
+	}
 	if o.Bridge != "" {
 		args = append(args, "--bridge="+o.Bridge)
 	}
@@ -124,7 +126,7 @@ func (o Options) cleaner() corev1.Container {
 	c.TerminationMessagePath = summaryFile
 	c.VolumeMounts = []corev1.VolumeMount{
 		{Name: "cni-conf", MountPath: mountedConfDir},
-		{Name: "cni-cache", MountPath: cni.CacheDir, ReadOnly: true},
+		{Name: "cni-cache", MountPath: mountedCacheDir, ReadOnly: true},
 		{Name: "run", MountPath: o.RunDir}, // the CNI config points into it by this path
 	}
 	return c

@@ -68,8 +68,8 @@ func claimFaults() []fault {
 			l.awaitShared(l.node, l.crowd[0].Name)
 			l.awaitShared(l.peer, l.crowd[0].Name)
 		}),
-		claimedRange("a compromised kubelet claims a wider subnet", -8),
-		claimedRange("a compromised kubelet claims a narrower subnet", +1),
+		claimedRange("a compromised kubelet claims a wider subnet", -2, topology.PodCIDRDisputed),
+		claimedRange("a compromised kubelet claims a narrower subnet", +1, topology.PodCIDRDisputed),
 	}
 }
 
@@ -108,7 +108,7 @@ func (l *lab) awaitShared(m *machine, node string) {
 }
 
 // claimedRange is a claim to the peer's subnets, longer or shorter by some bits.
-func claimedRange(name string, bits int) fault {
+func claimedRange(name string, bits int, reason topology.Reason) fault {
 	return claimed(name, nil, func(l *lab) {
 		forged := l.newcomers(1)[0].Forgery
 		forged.PodCIDRs = nil
@@ -117,7 +117,7 @@ func claimedRange(name string, bits int) fault {
 			forged.PodCIDRs = append(forged.PodCIDRs, claim.String())
 		}
 		l.forge(forged)
-		l.awaitReport(l.node, forged.Name, topology.PodCIDRRefused)
+		l.awaitReport(l.node, forged.Name, reason)
 	})
 }
 

@@ -57,7 +57,7 @@ func (l *lab) foreignDevice(name string, addresses ...netip.Addr) netlink.Link {
 	return device
 }
 
-// addressesOfThePeer does what kube-proxy does in its IPVS mode; its ARP setting is among that.
+// addressesOfThePeer (own-address-elsewhere) does what kube-proxy does in its IPVS mode; its ARP setting is among that.
 func addressesOfThePeer(l *lab) {
 	const ignore = "net/ipv4/conf/" + uplink + "/arp_ignore"
 	l.must(l.node.Sysctl(ignore, "1"))

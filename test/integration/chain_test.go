@@ -188,15 +188,15 @@ func livesWithMesh(t *testing.T, f *fixture, node *cluster.Node, start func() *m
 	must(t, node.Register(ctx))
 	must(t, node.StartAgent(cluster.AgentOptions{Args: args}))
 	must(t, node.WaitReady(ctx))
-	before := addPod(ctx, t, f, node, "before", "64")
+	before := addChained(ctx, t, f, node, "before", "64")
 	m := start()
 	awaitChain(t, node, "bridge", "portmap", meshType)
-	pod := addPod(ctx, t, f, node, "meshed", meshTTL)
+	pod := addChained(ctx, t, f, node, "meshed", meshTTL)
 	must(t, before.Remove(ctx))
 
 	must(t, os.WriteFile(filepath.Join(dropIns, "bandwidth.json"), []byte(`{"type":"bandwidth","ingressRate":100000000,"ingressBurst":10000000}`), 0o644))
 	awaitChain(t, node, "bridge", "portmap", "bandwidth", meshType)
-	limited := addPod(ctx, t, f, node, "limited", meshTTL)
+	limited := addChained(ctx, t, f, node, "limited", meshTTL)
 	if !shaped(t, node) {
 		t.Error("no port of the node is shaped, so the bandwidth plugin did nothing")
 	}
@@ -225,14 +225,14 @@ func livesWithMesh(t *testing.T, f *fixture, node *cluster.Node, start func() *m
 	must(t, node.StartAgent(cluster.AgentOptions{Args: args}))
 	must(t, node.WaitReady(ctx))
 	awaitChain(t, node, "bridge", "portmap", "bandwidth", meshType)
-	pod = addPod(ctx, t, f, node, "rebooted", meshTTL)
+	pod = addChained(ctx, t, f, node, "rebooted", meshTTL)
 
 	must(t, os.Remove(filepath.Join(dropIns, "bandwidth.json")))
 	awaitChain(t, node, "bridge", "portmap", meshType)
 	m.uninstall(t)
 	awaitChain(t, node, "bridge", "portmap")
 	must(t, pod.Remove(ctx))
-	must(t, addPod(ctx, t, f, node, "after", "64").Remove(ctx))
+	must(t, addChained(ctx, t, f, node, "after", "64").Remove(ctx))
 	peace(ctx, t, node, m)
 	leavesNothing(ctx, t, node)
 }
@@ -267,8 +267,8 @@ func leavesNothing(ctx context.Context, t *testing.T, node *cluster.Node, stays 
 	}
 }
 
-// addPod attaches a pod, checks by its TTL whether the mesh's plugin was called, and that it reaches another node's pod.
-func addPod(ctx context.Context, t *testing.T, f *fixture, node *cluster.Node, name, ttl string) *cluster.Pod {
+// addChained attaches a pod, checks by its TTL whether the mesh's plugin was called, and that it reaches another node's pod.
+func addChained(ctx context.Context, t *testing.T, f *fixture, node *cluster.Node, name, ttl string) *cluster.Pod {
 	t.Helper()
 	pod, err := node.AddPod(ctx, name)
 	must(t, err)
@@ -411,11 +411,11 @@ func TestBrokenDropIn(t *testing.T) {
 	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--cni-plugins-dir=" + dropIns}}))
 	must(t, node.WaitReady(ctx))
 	eventually(t, "the file is reported", func() bool { return hasProblem(t, node, node.Name, "CNIPluginRefused", file) })
-	must(t, addPod(ctx, t, f, node, "without", "64").Remove(ctx))
+	must(t, addChained(ctx, t, f, node, "without", "64").Remove(ctx))
 	content, err := json.Marshal(meshPlugin())
 	must(t, err)
 	must(t, os.WriteFile(file, content, 0o644))
 	awaitChain(t, node, "bridge", "portmap", "tuning")
 	eventually(t, "the file is no longer reported", func() bool { return !hasProblem(t, node, node.Name, "CNIPluginRefused", "") })
-	must(t, addPod(ctx, t, f, node, "with", meshTTL).Remove(ctx))
+	must(t, addChained(ctx, t, f, node, "with", meshTTL).Remove(ctx))
 }

@@ -1,0 +1,91 @@
+// Command mutate puts small faults into the code, one at a time, and sees whether a test fails. Those
+// with which all tests pass are alive: they are what the tests can't see.
+//
+//	mutate ./pkg/plan ./pkg/topology
+//
+// ./pkg/a+./pkg/b has the tests of b look as well. All mutants of a package are compiled into one test binary, each behind a switch, so that a mutant
+// costs one run of the tests that come by it. Its exit code is 1 if more than one in twenty is alive,
+// or if the list of those known to be alive is wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := command(ctx, os.Args[1:])
+	switch {
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "mutate: interrupted")
+		os.Exit(130)
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "mutate:", err)
+		os.Exit(2)
+	case !ok:
+		os.Exit(1)
+	}
+}
+
+// options are the flags.
+type options struct {
+	sample   int
+	seed     uint64
+	list     string
+	json     string
+	match    string
+	skip     string
+	args     string
+	patience time.Duration
+	pkgs     []string
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("mutate", flag.ContinueOnError)
+	fs.IntVar(&o.sample, "sample", 1, "try one mutant in this many, the same ones each time")
+	fs.Uint64Var(&o.seed, "seed", 1, "which ones those are")
+	fs.StringVar(&o.list, "known", "", "file that lists mutants known to be alive, with the reason")
+	fs.StringVar(&o.json, "json", "", "write what became of each mutant to this file")
+	fs.StringVar(&o.match, "match", "", "try only mutants whose key contains this, as in pkg/plan/diff.go")
+	fs.StringVar(&o.skip, "skip", "^$", "run no test whose name matches this regular expression, as slow ones")
+	fs.StringVar(&o.args, "args", "-rapid.seed=1 -rapid.nofailfile -rapid.shrinktime=0s", "flags for test binaries that know them")
+	fs.DurationVar(&o.patience, "patience", 10*time.Second, "a mutant is stuck once tests take five times as long as without it, and this more")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	o.pkgs = fs.Args()
+	if len(o.pkgs) == 0 || o.sample < 1 {
+		return o, errors.New("say which packages, as in ./pkg/plan; --sample is 1 or more")
+	}
+	return o, nil
+}
+
+func command(ctx context.Context, args []string) (bool, error) {
+	o, err := parse(args)
+	if err != nil {
+		return false, err
+	}
+	known, err := readKnown(o.list)
+	if err != nil {
+		return false, err
+	}
+	r := &report{known: known, out: os.Stdout}
+	for _, pkg := range o.pkgs {
+		if err := o.mutate(ctx, pkg, r); err != nil {
+			return false, errors.Join(err, r.write(o.json))
+		}
+	}
+	r.finish()
+	return r.good(), r.write(o.json)
+}

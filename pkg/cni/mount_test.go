@@ -1,0 +1,128 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A deadStore is a Store with both folders mounted from elsewhere.
+type deadStore struct {
+	Store
+	sources map[string]string // of what is mounted on a folder
+}
+
+// newDeadStore mounts in a namespace of the test's own, which ends with its thread.
+func newDeadStore(t *testing.T) deadStore {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Skipf("can't make mount namespaces here: %v", err)
+	}
+	must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	dir := t.TempDir()
+	d := deadStore{Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}, map[string]string{}}
+	for _, folder := range []string{d.ConfDir, d.RunDir} {
+		source := folder + "-on-the-host"
+		must(t, os.Mkdir(source, 0o755))
+		must(t, os.Mkdir(folder, 0o755))
+		must(t, unix.Mount(source, folder, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
+		d.sources[folder] = source
+	}
+	return d
+}
+
+func (d deadStore) remove(t *testing.T, folder string) {
+	t.Helper()
+	must(t, os.Remove(d.sources[folder]))
+}
+
+func isRemoved(err error, folder string) bool {
+	var removed *RemovedError
+	return errors.As(err, &removed) && removed.Folder == folder && strings.Contains(err.Error(), folder+" was removed")
+}
+
+// A folder that was removed on the host is told by its name, and nothing is written to it.
+func TestDeadMountIsTold(t *testing.T) {
+	for _, which := range []func(Store) string{func(s Store) string { return s.ConfDir }, func(s Store) string { return s.RunDir }} {
+		d := newDeadStore(t)
+		must(t, d.Mounted())
+		folder := which(d.Store)
+		d.remove(t, folder)
+		if err := d.Mounted(); !isRemoved(err, folder) {
+			t.Errorf("of %s it says %v", folder, err)
+		}
+		if err := d.Write(dualStack()); !isRemoved(err, folder) {
+			t.Errorf("writing without %s says %v", folder, err)
+		}
+		lock, err := d.TakeLock()
+		if folder == d.RunDir && !isRemoved(err, folder) {
+			t.Errorf("locking in the dead %s says %v", folder, err)
+		}
+		if lock != nil {
+			must(t, lock.Close())
+		}
+	}
+}
+
+// A folder whose name ends as the kernel marks a dead one is alive.
+func TestFolderWithAMarkInItsName(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "run (deleted)")
+	must(t, os.Mkdir(folder, 0o755))
+	if removed(folder) || removed(folder+"not there") {
+		t.Errorf("%s counts as removed, or what is not there does", folder)
+	}
+}
+
+// A watch ends when a folder dies, and lasts if one was dead from the start: a newer container would see no more.
+func TestWatchOfADeadMount(t *testing.T) {
+	d := newDeadStore(t)
+	once := false
+	err := d.Watch(t.Context(), func() {
+		if !once {
+			once = true
+			d.remove(t, d.RunDir)
+		}
+	}, func(error) {})
+	if !isRemoved(err, d.RunDir) {
+		t.Errorf("it ended with %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*look+look/2)
+	defer cancel()
+	looks := 0
+	must(t, d.Watch(ctx, func() {}, func(error) { looks++ }))
+	if looks < 2 || ctx.Err() == nil {
+		t.Errorf("it ended after %d looks", looks)
+	}
+}
+
+// What can't be watched is told, until it can.
+func TestUnwatchableFolderIsTold(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	s := Store{ConfDir: filepath.Join(file, "net.d"), RunDir: dir}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var told []error
+	must(t, s.Watch(ctx, func() {}, func(err error) {
+		switch told = append(told, err); {
+		case len(told) == 1:
+			must(t, os.Remove(file))
+			must(t, os.MkdirAll(s.ConfDir, 0o755))
+		case err == nil:
+			cancel()
+		}
+	}))
+	if told[0] == nil || !strings.Contains(told[0].Error(), "watching "+s.ConfDir+": ") || told[len(told)-1] != nil {
+		t.Errorf("told %v", told)
+	}
+}

@@ -1,0 +1,212 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A datagram is what the pod sends, or this host itself by one of its links.
+type datagram struct{ src, dst, by string }
+
+const (
+	firstPort = 40000 // the source port of the first datagram; each has one of its own, as conntrack remembers
+	toPort    = 30000
+)
+
+// listen opens a tap of all links, and sockets for what comes to this host. The thread stays on one CPU, so that the
+// kernel handles packets in the order in which they are sent.
+func (m *packetMachine) listen() {
+	m.t.Helper()
+	var all, one unix.CPUSet
+	m.must(unix.SchedGetaffinity(0, &all))
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	m.must(unix.SchedSetaffinity(0, &one))
+	m.tap = m.socket(unix.AF_PACKET, int(htons(unix.ETH_P_ALL)))
+	for i, at := range []unix.Sockaddr{&unix.SockaddrInet4{Port: toPort}, &unix.SockaddrInet6{Port: toPort}} {
+		m.here[i] = m.socket([]int{unix.AF_INET, unix.AF_INET6}[i], 0)
+		if i > 0 {
+			m.must(unix.SetsockoptInt(m.here[i], unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1))
+		}
+		m.must(unix.Bind(m.here[i], at))
+	}
+}
+
+func (m *packetMachine) socket(family, protocol int) int {
+	m.t.Helper()
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	m.must(err)
+	m.t.Cleanup(func() { m.must(unix.Close(fd)) })
+	return fd
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+// send returns how a datagram comes out: its source, and the link or this host; "" if it does not. A source port that
+// was changed is told; where an address was and the port was not, another one may show that this was chance.
+func (m *packetMachine) send(d datagram) string {
+	m.t.Helper()
+	out := m.once(d)
+	if out != "" && !strings.HasPrefix(out, d.src+" ") && !strings.Contains(out, "another port") {
+		out = m.once(d)
+	}
+	return out
+}
+
+func (m *packetMachine) once(d datagram) string {
+	m.t.Helper()
+	payload, port := fmt.Sprintf("datagram %d", m.sent), firstPort+m.sent
+	m.sent++
+	m.inject(d, port, payload)
+	m.inject(datagram{src: pod4, dst: "10.128.1.9"}, port, "after "+payload)
+	var outs []string
+	for after := false; !after; {
+		packet, from := m.await()
+		name := m.links.name(from.Ifindex)
+		src, srcPort, data, ok := parseDatagram(packet)
+		if !ok || from.Pkttype != unix.PACKET_OUTGOING || name != "eth0" && name != "eth1" && name != topology.Bridge {
+			continue
+		}
+		if data == payload {
+			outs = append(outs, cameOut(src, srcPort == port, "by "+name))
+		}
+		after = data == "after "+payload
+	}
+	for _, fd := range m.here {
+		b := make([]byte, 2000)
+		for {
+			n, from, err := unix.Recvfrom(fd, b, 0)
+			if errors.Is(err, unix.EAGAIN) {
+				break
+			}
+			m.must(err)
+			if src, srcPort := sockaddr(from); string(b[:n]) == payload {
+				outs = append(outs, cameOut(src, srcPort == port, "to this host"))
+			}
+		}
+	}
+	return strings.Join(outs, " and ")
+}
+
+func cameOut(src netip.Addr, samePort bool, how string) string {
+	if !samePort {
+		how += ", of another port"
+	}
+	return src.String() + " " + how
+}
+
+func sockaddr(s unix.Sockaddr) (netip.Addr, int) {
+	switch s := s.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(s.Addr), s.Port
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(s.Addr), s.Port
+	}
+	return netip.Addr{}, 0
+}
+
+// await returns the next packet of the tap.
+func (m *packetMachine) await() ([]byte, *unix.SockaddrLinklayer) {
+	m.t.Helper()
+	poll := []unix.PollFd{{Fd: int32(m.tap), Events: unix.POLLIN}}
+	b := make([]byte, 2000)
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		if _, err := unix.Poll(poll, 1000); err != nil && !errors.Is(err, unix.EINTR) {
+			m.t.Fatal(err)
+		}
+		n, from, err := unix.Recvfrom(m.tap, b, 0)
+		if link, ok := from.(*unix.SockaddrLinklayer); err == nil && ok {
+			return b[:n], link
+		}
+	}
+	m.t.Fatal("the datagram that comes after does not come out")
+	return nil, nil
+}
+
+// inject has the pod's end of its port send a datagram to the bridge, or a socket of this host send it by a link.
+func (m *packetMachine) inject(d datagram, port int, payload string) {
+	m.t.Helper()
+	src, dst := netip.MustParseAddr(d.src), netip.MustParseAddr(d.dst)
+	if d.by != "" {
+		m.injectHere(d.by, netip.AddrPortFrom(src, uint16(port)), dst, payload)
+		return
+	}
+	protocol := uint16(unix.ETH_P_IP)
+	if dst.Is6() {
+		protocol = unix.ETH_P_IPV6
+	}
+	to := &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: m.link("pod-peer").Attrs().Index, Halen: 6}
+	copy(to.Addr[:], m.link(topology.Bridge).Attrs().HardwareAddr)
+	m.must(unix.Sendto(m.tap, encodeDatagram(src, dst, port, payload), 0, to))
+}
+
+func (m *packetMachine) injectHere(dev string, src netip.AddrPort, dst netip.Addr, payload string) {
+	m.t.Helper()
+	family, from, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(src.Port()), Addr: src.Addr().As16()}),
+		unix.Sockaddr(&unix.SockaddrInet6{Port: toPort, Addr: dst.As16()})
+	if dst.Is4() {
+		family, from = unix.AF_INET, &unix.SockaddrInet4{Port: int(src.Port()), Addr: src.Addr().As4()}
+		to = &unix.SockaddrInet4{Port: toPort, Addr: dst.As4()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	m.must(err)
+	defer unix.Close(fd)
+	m.must(unix.BindToDevice(fd, dev))
+	m.must(unix.Bind(fd, from))
+	m.must(unix.Sendto(fd, []byte(payload), 0, to))
+}
+
+// encodeDatagram makes an IP packet of UDP (RFC 791, 8200, 768).
+func encodeDatagram(src, dst netip.Addr, port int, payload string) []byte {
+	udp := binary.BigEndian.AppendUint16(nil, uint16(port))
+	udp = binary.BigEndian.AppendUint16(udp, toPort)
+	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(payload)))
+	udp = append(udp, 0, 0)
+	udp = append(udp, payload...)
+	pseudo := append(append(src.AsSlice(), dst.AsSlice()...), 0, unix.IPPROTO_UDP, 0, byte(len(udp)))
+	binary.BigEndian.PutUint16(udp[6:], checksum(append(pseudo, udp...)))
+	if dst.Is6() {
+		ip := []byte{0x60, 0, 0, 0, 0, byte(len(udp)), unix.IPPROTO_UDP, 64}
+		return append(append(append(ip, src.AsSlice()...), dst.AsSlice()...), udp...)
+	}
+	ip := []byte{0x45, 0, 0, byte(20 + len(udp)), 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
+	ip = append(append(ip, src.AsSlice()...), dst.AsSlice()...)
+	binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+	return append(ip, udp...)
+}
+
+// checksum is that of RFC 1071.
+func checksum(b []byte) uint16 {
+	sum := uint32(0)
+	for i, x := range b {
+		sum += uint32(x) << (8 * (1 - i%2))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// parseDatagram is the opposite of encodeDatagram.
+func parseDatagram(b []byte) (src netip.Addr, port int, payload string, ok bool) {
+	header, at, size, protocol := 20, 12, 4, 9
+	if len(b) > 0 && b[0]>>4 == 6 {
+		header, at, size, protocol = 40, 8, 16, 6
+	}
+	if len(b) < header+8 || b[protocol] != unix.IPPROTO_UDP {
+		return src, 0, "", false
+	}
+	src, ok = netip.AddrFromSlice(b[at : at+size])
+	return src, int(binary.BigEndian.Uint16(b[header:])), string(b[header+8:]), ok
+}

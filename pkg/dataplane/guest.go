@@ -1,0 +1,112 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A Guest is another network namespace that this one is or was connected with, such as a pod's.
+type Guest struct {
+	// ID is the number by which this namespace knows it. The kernel gives it to another once it is gone.
+	ID int
+	// Ports are the indexes of the veths that lead to it, in whatever bridge they are. There are none if
+	// its cable is gone.
+	Ports []int
+	// Addrs are the addresses of all its devices, without loopback and link-local ones. A namespace that
+	// can't be looked into has none.
+	Addrs []netip.Addr
+	// Uplink is set if a port has an address of its own here, so that it leads to this host's
+	// neighbors (a node of kind).
+	Uplink bool
+}
+
+// Guests returns all such namespaces. It needs CAP_NET_ADMIN, and a kernel since 4.20, to look into them.
+func (i *Inspector) Guests() ([]Guest, error) {
+	// The kernel numbers a namespace at the latest when it lists a port that leads there.
+	links, err := retryDump(i.handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("listing links: %w", err)
+	}
+	addrs, err := retryDump(func() ([]rtnl.Addr, error) { return i.handle.AddrList(nil, rtnl.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	ids, err := i.namespaces()
+	if err != nil {
+		return nil, fmt.Errorf("listing network namespaces: %w", err)
+	}
+	routed := map[int]bool{}
+	for _, a := range addrs {
+		routed[a.LinkIndex] = routed[a.LinkIndex] || !a.IP.IsLinkLocalUnicast()
+	}
+	ports := map[int][]int{}
+	for _, l := range links {
+		if a := l.Attrs(); a.NetNsID >= 0 && l.Type() == topology.KindVeth {
+			ports[a.NetNsID] = append(ports[a.NetNsID], a.Index)
+		}
+	}
+	var guests []Guest
+	for _, id := range ids {
+		g := Guest{ID: id, Ports: ports[id]}
+		for _, port := range g.Ports {
+			g.Uplink = g.Uplink || routed[port]
+		}
+		if g.Addrs, err = i.addrsOf(id); errors.Is(err, unix.EINVAL) {
+			continue // it is gone (rtnl_get_net_ns_capable of net/core/rtnetlink.c)
+		} else if err != nil {
+			return nil, fmt.Errorf("listing addresses in network namespace %d: %w", id, err)
+		}
+		guests = append(guests, g)
+	}
+	return guests, nil
+}
+
+// namespaces returns the numbers of those that this one knows (rtnl_net_dumpid of
+// net/core/net_namespace.c).
+func (i *Inspector) namespaces() ([]int, error) {
+	const header = 4 // struct rtgenmsg, padded
+	return retryDump(func() (ids []int, err error) {
+		whole, err := i.rtnetlink.read(request{kind: unix.RTM_GETNSID, flags: unix.NLM_F_DUMP, data: make([]byte, header)}, func(kind uint16, data []byte) {
+			if kind != unix.RTM_NEWNSID || len(data) < header {
+				return
+			}
+			eachAttribute(data[header:], func(kind uint16, value []byte) {
+				if kind == unix.NETNSA_NSID && len(value) == 4 {
+					ids = append(ids, int(int32(binary.NativeEndian.Uint32(value))))
+				}
+			})
+		})
+		if err == nil && !whole {
+			err = rtnl.ErrDumpInterrupted
+		}
+		return ids, err
+	})
+}
+
+func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {
+	return retryDump(func() ([]netip.Addr, error) {
+		all, whole, err := addrsIn(i.rtnetlink, namespace, 0)
+		switch {
+		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+			// It is of another user namespace, or this kernel lacks a family.
+		case err != nil:
+			return nil, err
+		case !whole:
+			return nil, rtnl.ErrDumpInterrupted
+		}
+		var addrs []netip.Addr
+		for _, addr := range all {
+			if !addr.IsLoopback() {
+				addrs = append(addrs, addr)
+			}
+		}
+		return addrs, nil
+	})
+}

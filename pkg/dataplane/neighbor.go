@@ -1,0 +1,118 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// portLeft has Watch drop the neighbors of a port that has left the bridge. Several at once are one
+// look at the table.
+func (k *Kernel) portLeft() {
+	select {
+	case k.left <- struct{}{}:
+	default:
+	}
+}
+
+// leaves reports whether a notification of the bridge's own family says that a port has left it
+// (del_nbp of net/bridge/br_if.c), be it deleted or taken out.
+func (k *Kernel) leaves(m netlink.Message) bool {
+	if m.Header.Type != unix.RTM_DELLINK {
+		return false
+	}
+	_, port, _ := parseLink(m.Data)
+	return k.links == nil || k.links.name(port.master) == k.cfg.Bridge
+}
+
+// A neighbor is what RTM_GETNEIGH says of an entry of the neighbor table or of a bridge's forwarding
+// table (struct ndmsg of linux/neighbour.h).
+type neighbor struct {
+	family uint8
+	index  int
+	state  uint16
+	flags  uint8
+	addr   []byte
+	mac    string // its bytes
+}
+
+const (
+	learned     = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
+	ofElsewhere = unix.NTF_EXT_LEARNED | unix.NTF_PROXY
+)
+
+// dropNeighbors deletes the neighbors on the bridge whose MAC address is behind none of its ports.
+// The kernel would go on sending to it for half a minute or more, although the address may be the
+// next pod's by now, and asks anew instead. Nothing is lost by an entry of a live pod that has been
+// silent for so long that the bridge has forgotten its MAC address.
+func (k *Kernel) dropNeighbors() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	link, err := k.handle.LinkByName(k.cfg.Bridge)
+	if err != nil {
+		return nil // a bridge that is not there has no neighbors
+	}
+	bridge := link.Attrs().Index
+	var known []neighbor
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		err = errors.Join(err, k.neighbors(family, unix.NDA_IFINDEX, bridge, func(n neighbor) {
+			if n.family == family && n.index == bridge && n.state&learned != 0 && n.flags&ofElsewhere == 0 {
+				known = append(known, n)
+			}
+		}))
+	}
+	behind := map[string]bool{}
+	err = errors.Join(err, k.neighbors(unix.AF_BRIDGE, unix.NDA_MASTER, bridge, func(n neighbor) { behind[n.mac] = true }))
+	if err != nil {
+		return fmt.Errorf("listing neighbors of %s: %w", k.cfg.Bridge, err)
+	}
+	var gone []request
+	for _, n := range known {
+		if !behind[n.mac] {
+			gone = append(gone, request{kind: unix.RTM_DELNEIGH, data: appendAttribute(neighborMessage(n.family, bridge), unix.NDA_DST, n.addr)})
+		}
+	}
+	for _, err := range k.rtnetlink.acknowledge(gone) {
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("deleting neighbors of %s: %w", k.cfg.Bridge, err)
+		}
+	}
+	return nil
+}
+
+// neighbors calls f with the entries of a family that the kernel filters by an attribute.
+func (k *Kernel) neighbors(family uint8, filter uint16, index int, f func(neighbor)) error {
+	data := appendAttribute(neighborMessage(family, 0), filter, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+	_, err := k.rtnetlink.read(request{kind: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP, data: data}, func(kind uint16, data []byte) {
+		if kind == unix.RTM_NEWNEIGH && len(data) >= unix.SizeofNdMsg {
+			f(parseNeighbor(data))
+		}
+	})
+	return err
+}
+
+// neighborMessage is a struct ndmsg.
+func neighborMessage(family uint8, index int) []byte {
+	data := make([]byte, unix.SizeofNdMsg)
+	data[0] = family
+	binary.NativeEndian.PutUint32(data[4:], uint32(index))
+	return data
+}
+
+func parseNeighbor(b []byte) neighbor {
+	n := neighbor{
+		family: b[0], index: int(int32(binary.NativeEndian.Uint32(b[4:]))), state: binary.NativeEndian.Uint16(b[8:]), flags: b[10],
+	}
+	eachAttribute(b[unix.SizeofNdMsg:], func(kind uint16, value []byte) {
+		switch kind {
+		case unix.NDA_DST:
+			n.addr = append([]byte(nil), value...)
+		case unix.NDA_LLADDR:
+			n.mac = string(value)
+		}
+	})
+	return n
+}

@@ -1,0 +1,262 @@
+package leases
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+)
+
+// A node has pods in network namespaces, and host-local's leases.
+type node struct {
+	*Collector
+	t       *testing.T
+	held    map[netip.Addr]cni.Holder
+	guests  map[int]dataplane.Guest
+	port    int // the latest index
+	changes uint64
+	clock   time.Time
+	looks   int
+	broken  error
+}
+
+func newNode(t *testing.T) *node {
+	n := &node{t: t, held: map[netip.Addr]cni.Holder{}, guests: map[int]dataplane.Guest{}, clock: time.Unix(1, 0)}
+	n.restart()
+	return n
+}
+
+func (n *node) restart() {
+	n.Collector = &Collector{Store: n, Host: n, LinkChanges: func() uint64 { return n.changes }, Grace: grace, now: func() time.Time { return n.clock }}
+}
+
+func (n *node) HeldLeases() (all []cni.Lease, err error) {
+	for addr, h := range n.held {
+		all = append(all, cni.Lease{Addr: addr, Holder: h})
+	}
+	return all, nil
+}
+
+func (n *node) Release(_ context.Context, leases []cni.Lease) (released int, err error) {
+	for _, l := range leases {
+		if h, there := n.held[l.Addr]; there && h == l.Holder {
+			delete(n.held, l.Addr)
+			released++
+		}
+	}
+	return released, nil
+}
+
+func (n *node) Guests() (all []dataplane.Guest, err error) {
+	n.looks++
+	for _, g := range n.guests {
+		all = append(all, g)
+	}
+	return all, n.broken
+}
+
+// pod attaches one with a lease of each address.
+func (n *node) pod(id int, addrs ...string) {
+	n.empty(id)
+	for _, a := range addrs {
+		n.lease(a, fmt.Sprintf("pod%d-%d", id, n.port))
+	}
+	g := n.guests[id]
+	g.Addrs = parse(addrs...)
+	n.guests[id] = g
+}
+
+// empty makes a namespace with a port and no address.
+func (n *node) empty(id int) {
+	n.port++
+	n.changes++
+	n.guests[id] = dataplane.Guest{ID: id, Ports: []int{n.port}}
+}
+
+func (n *node) lease(addr, container string) {
+	n.held[netip.MustParseAddr(addr)] = cni.Holder{Container: container, Device: "eth0"}
+}
+
+// die takes a pod's namespace away without DEL.
+func (n *node) die(id int) {
+	delete(n.guests, id)
+	n.changes++
+}
+
+func (n *node) show(id int, addrs ...string) {
+	g := n.guests[id]
+	g.Addrs = parse(addrs...)
+	n.guests[id] = g
+}
+
+func (n *node) cut(id int) {
+	g := n.guests[id]
+	g.Ports, g.Addrs = nil, nil
+	n.guests[id] = g
+	n.changes++
+}
+
+func parse(addrs ...string) (all []netip.Addr) {
+	for _, a := range addrs {
+		all = append(all, netip.MustParseAddr(a))
+	}
+	return all
+}
+
+// pass lets time pass, with a look each period.
+func (n *node) pass(d time.Duration) {
+	n.t.Helper()
+	for end := n.clock.Add(d); ; n.clock = n.clock.Add(period) {
+		if err := n.look(n.t.Context()); err != nil {
+			n.t.Fatal(err)
+		}
+		if !n.clock.Before(end) {
+			return
+		}
+	}
+}
+
+// leases fails the test unless these addresses are leased, and no others.
+func (n *node) leases(want ...string) {
+	n.t.Helper()
+	var have []string
+	for addr := range n.held {
+		have = append(have, addr.String())
+	}
+	slices.Sort(have)
+	if !slices.Equal(have, want) {
+		n.t.Errorf("leased are %v, want %v", have, want)
+	}
+}
+
+const long = time.Hour
+
+// leaseCases say which leases are left after what happened.
+var leaseCases = map[string]struct {
+	do   func(*node)
+	left []string
+}{
+	"of a live pod":                         {func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.pass(long) }, []string{"10.0.0.2", "fd00::2"}},
+	"of a dead pod":                         {func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.pass(period); n.die(1); n.pass(50 * time.Second) }, nil},
+	"of one that died before the agent ran": {func(n *node) { n.lease("10.0.0.2", "gone"); n.pass(50 * time.Second) }, nil},
+	"without a holder":                      {func(n *node) { n.lease("10.0.0.2", ""); n.pass(50 * time.Second) }, nil},
+	"of one that died a moment ago": {
+		func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.die(1); n.pass(period) }, []string{"10.0.0.2"},
+	},
+	"given to another pod meanwhile": {func(n *node) {
+		n.pod(1, "10.0.0.2")
+		n.die(1)
+		n.pass(period)
+		n.clock = n.clock.Add(period)
+		n.lease("10.0.0.2", "next") // its namespace comes in a moment
+		n.pass(period)
+	}, []string{"10.0.0.2"}},
+	"of a pod that lost its address": {func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.show(1); n.changes++; n.pass(long) }, []string{"10.0.0.2"}},
+	"of a pod that lost its cable":   {func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.cut(1); n.pass(long) }, []string{"10.0.0.2"}},
+	"of a pod that lost its cable, and then died": {
+		func(n *node) {
+			n.pod(1, "10.0.0.2")
+			n.pass(period)
+			n.cut(1)
+			n.pass(long)
+			n.die(1)
+			n.pass(50 * time.Second)
+		}, nil,
+	},
+	"of a pod that lost its cable, and then died unseen": {
+		func(n *node) {
+			n.pod(1, "10.0.0.2")
+			n.pass(period)
+			n.cut(1)
+			n.pass(long)
+			delete(n.guests, 1)
+			n.pass(50 * time.Second)
+		}, nil,
+	},
+	"of a pod that lost its cable before the agent ran": {
+		func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.cut(1); n.restart(); n.pass(long) }, []string{"10.0.0.2"},
+	},
+	"of a pod that has shown no address": {func(n *node) { n.empty(1); n.lease("10.0.0.2", "gvisor"); n.pass(long) }, []string{"10.0.0.2"}},
+	"of a pod whose address comes late": {func(n *node) {
+		n.empty(1)
+		n.pass(2 * time.Minute)
+		n.lease("10.0.0.2", "slow")
+		n.pass(long)
+	}, []string{"10.0.0.2"}},
+	"of a dead pod, beside one that has shown no address": {func(n *node) {
+		n.empty(1)
+		n.pass(long)
+		n.pod(2, "10.0.0.3")
+		n.pass(period)
+		n.die(2)
+		n.pass(50 * time.Second)
+	}, nil},
+	"of a dead pod, beside others in the making": {func(n *node) {
+		n.lease("10.0.0.2", "gone")
+		n.pass(period)
+		for id := range 5 {
+			n.clock = n.clock.Add(period)
+			n.empty(id + 1) // one at each look
+			n.pass(0)
+		}
+	}, nil},
+	"of a dead pod, beside a node that this one is a guest of": {func(n *node) {
+		n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Uplink: true}
+		n.lease("10.0.0.2", "gone")
+		n.pass(50 * time.Second)
+	}, nil},
+	"of a dead pod whose number another has got": {func(n *node) {
+		n.pod(1, "10.0.0.2")
+		n.pass(period)
+		n.die(1)
+		n.pod(1, "10.0.0.3")
+		n.pass(50 * time.Second)
+	}, []string{"10.0.0.3"}},
+}
+
+func TestLeases(t *testing.T) {
+	for name, c := range leaseCases {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			c.do(n)
+			n.leases(c.left...)
+		})
+	}
+}
+
+// Where nothing comes or goes, no network namespace is looked into.
+func TestNothingIsReadAtRest(t *testing.T) {
+	n := newNode(t)
+	n.pass(long)
+	n.pod(1, "10.0.0.2")
+	n.pass(long)
+	if n.looks != 2 {
+		t.Errorf("with a pod that came and stays, namespaces are looked into %d times", n.looks)
+	}
+}
+
+// What can't be read takes nothing away, and is no sign of death either.
+func TestAFailedLookCountsForNothing(t *testing.T) {
+	n := newNode(t)
+	n.pod(1, "10.0.0.2")
+	n.pass(period)
+	n.changes++
+	pod := n.guests[1]
+	delete(n.guests, 1)
+	n.broken = errors.New("no answer")
+	for range 10 {
+		n.clock = n.clock.Add(period)
+		if err := n.look(t.Context()); err == nil {
+			t.Fatal("a failure is not returned")
+		}
+	}
+	n.guests[1], n.broken = pod, nil
+	n.pass(period)
+	n.leases("10.0.0.2")
+}

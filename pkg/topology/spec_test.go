@@ -1,0 +1,23 @@
+package topology
+
+import "testing"
+
+// CNI 1.1.0 is offered if all plugins of the config accept it, and only then.
+func TestCNI11TakesAllPlugins(t *testing.T) {
+	for _, c := range []struct {
+		plugins  []string
+		firewall bool
+		want     bool
+	}{
+		{nil, false, false},
+		{[]string{"bridge", "host-local", "portmap"}, false, true},
+		{[]string{"bridge", "host-local", "portmap"}, true, false},
+		{[]string{"bridge", "firewall", "host-local", "loopback", "portmap"}, true, true},
+		{[]string{"bridge", "portmap"}, false, false},
+	} {
+		b := &builder{opts: Options{Firewall: c.firewall}, host: Host{CNI11: c.plugins}}
+		if got := b.acceptCNI11(); got != c.want {
+			t.Errorf("plugins %v, firewall %t: %t", c.plugins, c.firewall, got)
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/txtar"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Problems of a subnet name it. The file has those of all cases.
+func TestProblemsNameSubnets(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	var b strings.Builder
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sections := map[string]string{"host": defaultHost}
+		for _, f := range archive.Files {
+			name, section := filepath.Split(f.Name)
+			sections[section] = string(f.Data)
+			if section != "want" {
+				continue
+			}
+			_, problems := Desired(parseOptions(t, sections["options"]), parseHost(t, sections["host"]),
+				parseNodes(t, sections["nodes"]), parseActual(t, sections["actual"]))
+			for _, p := range problems {
+				if p.Subnet.IsValid() {
+					fmt.Fprintf(&b, "%s %s %s %s\n", filepath.Clean(name), p.Node, p.Reason, p.Subnet)
+				}
+			}
+			sections = map[string]string{"host": defaultHost}
+		}
+	}
+	const file = "testdata/whole/subnets.txt"
+	if *update {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil || string(want) != b.String() {
+		t.Errorf("(%v) got:\n%s\nwant:\n%s", err, b.String(), want)
+	}
+}
+
+// A bridge that is made anew, or whose MAC address was changed, gets the one that pods know, also after a time without
+// a config.
+func TestMACAddressIsRemembered(t *testing.T) {
+	host, nodes := testHost(t), goodNodes()
+	opts := Options{NodeName: "node1", Bridge: Bridge, RunDir: "/run/plainroute"}
+	kernel := func() State { return withKernel(State{}) }
+	first, _ := Desired(opts, host, nodes, kernel())
+	mac := first.Devices[0].MAC
+	there := kernel()
+	there.Bridge, there.Devices = Bridge, []Device{{Name: Bridge, Up: true, MAC: "02:00:00:00:00:99"}}
+	if again, _ := Desired(opts, host, nodes, there.After(first)); again.Devices[0].MAC != mac {
+		t.Errorf("a changed address becomes %s, want %s", again.Devices[0].MAC, mac)
+	}
+	if restarted, _ := Desired(opts, host, nodes, there); restarted.Devices[0].MAC != "02:00:00:00:00:99" {
+		t.Errorf("after a restart the address becomes %s", restarted.Devices[0].MAC)
+	}
+	away, _ := Desired(opts, host, nil, kernel().After(first))
+	nodes[0].PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}
+	if back, _ := Desired(opts, host, nodes, kernel().After(away)); back.Devices[0].MAC != mac {
+		t.Errorf("a bridge that is made anew gets %s, want %s", back.Devices[0].MAC, mac)
+	}
+}
+
+// goodNodes are node1 and node2, of IPv4.
+func goodNodes() []*Node {
+	return []*Node{
+		{Name: "node1", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.11")}},
+		{Name: "node2", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24")}, Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.12")}},
+	}
+}
+
+// A Node is read with either form of its subnets, by its InternalIPs alone, and with a bound on what it says.
+func TestNodeIsRead(t *testing.T) {
+	created := metav1.NewTime(time.Unix(1e9, 0))
+	object := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "u", CreationTimestamp: created}}
+	object.Spec.PodCIDR = "10.244.1.0/24"
+	object.Status.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeHostName, Address: "a"}, {Type: corev1.NodeExternalIP, Address: "198.51.100.1"}, {Type: corev1.NodeInternalIP, Address: "192.168.1.11"},
+	}
+	want := &Node{
+		Name: "a", UID: "u", Created: created.Time, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+		Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.11")},
+	}
+	if got := NodeFrom(object); !got.Equal(want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	object.Spec.PodCIDRs = []string{"fd00::/64"}
+	want.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("fd00::/64")}
+	if got := NodeFrom(object); !got.Equal(want) {
+		t.Errorf("with podCIDRs, got %+v, want %+v", got, want)
+	}
+	object.Status.Addresses = nil
+	for range 40 {
+		object.Status.Addresses = append(object.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "x"})
+	}
+	faults := NodeFrom(object).Faults
+	if len(faults) != maxAddrs+1 || faults[maxAddrs].Reason != AddressRefused || faults[maxAddrs-1].Reason != AddressMalformed {
+		t.Errorf("%d faults: %v", len(faults), faults)
+	}
+}
+
+func TestQuoteIsShort(t *testing.T) {
+	for n, want := range map[int]int{0: 2, 64: 66, 65: 69, 1000: 69} {
+		if got := quote(strings.Repeat("x", n)); len(got) != want {
+			t.Errorf("%d characters become %d: %s", n, len(got), got)
+		}
+	}
+}
+
+// Of an address that several links have, the one with its network counts; else any but kube-proxy's.
+func TestLinkWithAnAddress(t *testing.T) {
+	addr := netip.MustParseAddr("192.168.1.11")
+	link := func(name, prefix string) Link {
+		return Link{Name: name, Addrs: []netip.Prefix{netip.MustParsePrefix(prefix)}}
+	}
+	for want, links := range map[string][]Link{
+		"":     {link("eth0", "192.168.1.12/24")},
+		"eth1": {link("kube-ipvs0", "192.168.1.11/32"), link("eth1", "192.168.1.11/32"), link("eth2", "192.168.1.11/32")},
+		"eth2": {link("eth1", "192.168.1.11/32"), link("eth2", "192.168.1.11/24"), link("eth3", "192.168.1.11/24")},
+		"eth5": {link("eth5", "192.168.1.11/32"), link("kube-ipvs0", "192.168.1.11/32")},
+	} {
+		got, ok := Host{Links: links}.linkWith(addr)
+		if got.Name != want || ok != (want != "") {
+			t.Errorf("of %v it is %q, %v", links, got.Name, ok)
+		}
+		single := !slices.ContainsFunc(links, func(l Link) bool { return l.Addrs[0].Addr() == addr && !l.Addrs[0].IsSingleIP() })
+		r := &resolver{host: Host{Links: links}}
+		if got := r.singleElsewhere(addr); got != (single && want != "") {
+			t.Errorf("of %v it is a single one elsewhere: %v", links, got)
+		}
+	}
+}
+
+// A route of ours leads to a peer's subnet only with that subnet, our metric, no type and a gateway of its family.
+func TestLeadsTo(t *testing.T) {
+	subnet := netip.MustParsePrefix("10.244.2.0/24")
+	good := Route{Dst: subnet, Metric: MetricPeer, Via: netip.MustParseAddr("192.168.1.12")}
+	if !leadsTo(good, subnet) {
+		t.Error("a good one does not")
+	}
+	for i, change := range []func(*Route){
+		func(r *Route) { r.Dst = netip.MustParsePrefix("10.244.2.0/25") }, func(r *Route) { r.Metric++ },
+		func(r *Route) { r.Type = Unreachable }, func(r *Route) { r.Via = netip.MustParseAddr("fd00::12") },
+	} {
+		bad := good
+		change(&bad)
+		if leadsTo(bad, subnet) {
+			t.Errorf("%d: %+v does", i, bad)
+		}
+	}
+}
+
+// With --cluster-cidr, that and the nodes' networks concern a cluster; without it, what pod subnets can be.
+func TestConcernsOfOptions(t *testing.T) {
+	nodes := goodNodes()
+	nodes[1].PodCIDRs = append(nodes[1].PodCIDRs, netip.MustParsePrefix("fd00:4400::/40"))
+	for want, opts := range map[string]Options{
+		"[10.244.0.0/15 192.168.0.0/16]":                {ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/15")}},
+		"[10.244.0.0/16 192.168.0.0/16]":                {},
+		"[10.244.0.0/16 192.168.0.0/16 fd00:4400::/40]": {MaskSizes6: Lengths{40, 40}},
+	} {
+		if got := fmt.Sprint(Concerns(opts, nodes)); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func TestOutermostLeavesItsArgumentAlone(t *testing.T) {
+	given := []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.0.0/16")}
+	before := slices.Clone(given)
+	if got := Outermost(given); len(got) != 1 || !slices.Equal(given, before) {
+		t.Errorf("got %v; the argument is %v", got, given)
+	}
+}

@@ -1,0 +1,108 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/cluster"
+)
+
+// After 10,000 deaths without DEL, while other pods come and die, the leases of the dead are gone, and no live pod has
+// lost its own. (pkg/leases tests which pods count as live.)
+func TestAddressesOfDeadPodsAreGivenBack(t *testing.T) {
+	f := setup(t)
+	ctx := within(t, 3*limit)
+	node := f.node(t)
+	must(t, node.Register(ctx))
+	must(t, node.StartAgent(cluster.AgentOptions{}))
+	comesAlive(t, node)
+	store := cni.Store{RunDir: node.RunDir}
+	var live []*cluster.Pod
+	for i := range 3 {
+		pod, err := node.AddPod(ctx, fmt.Sprintf("live-%d", i))
+		must(t, err)
+		live = append(live, pod)
+	}
+	dead := leak(t, store, 10_000)
+	killed, err := node.AddPod(ctx, "killed")
+	must(t, err)
+	must(t, killed.End())
+
+	start := time.Now()
+	for n := 0; leaked(t, store, dead) > 0; n++ { // at work like a node whose pods crash
+		must(t, ctx.Err())
+		pod, err := node.AddPod(ctx, fmt.Sprintf("short-%d", n))
+		must(t, err)
+		for _, other := range live {
+			if pod.V4 == other.V4 || pod.V6 == other.V6 {
+				t.Fatalf("%s has an address of %s", pod.Name, other.Name)
+			}
+		}
+		must(t, pod.End())
+	}
+	t.Logf("10,000 leases were given back in %s", time.Since(start))
+	onlyLive(ctx, t, store, live)
+	for _, pod := range live[1:] {
+		reachesUnchanged(ctx, t, live[0].Host, pod.Host)
+	}
+}
+
+// leak makes leases of containers that are gone, as host-local writes them.
+func leak(t *testing.T, store cni.Store, n int) map[netip.Addr]bool {
+	t.Helper()
+	dir := filepath.Join(store.LeaseDir(), topology.Network)
+	dead := make(map[netip.Addr]bool, n)
+	addr := netip.MustParseAddr("10.200.0.1")
+	for i := range n {
+		must(t, os.WriteFile(filepath.Join(dir, addr.String()), fmt.Appendf(nil, "gone-%d\r\neth0", i), 0o600))
+		dead[addr], addr = true, addr.Next()
+	}
+	return dead
+}
+
+// leaked counts the leases that are left of some.
+func leaked(t *testing.T, store cni.Store, dead map[netip.Addr]bool) int {
+	t.Helper()
+	n := 0
+	for _, addr := range store.Leases() {
+		if dead[addr] {
+			n++
+		}
+	}
+	return n
+}
+
+// onlyLive waits until no other lease is left than those of live pods, which all must be there.
+func onlyLive(ctx context.Context, t *testing.T, store cni.Store, live []*cluster.Pod) {
+	t.Helper()
+	for {
+		held := map[netip.Addr]string{}
+		leases, err := store.HeldLeases()
+		must(t, err)
+		for _, l := range leases {
+			held[l.Addr] = l.Container
+		}
+		for _, pod := range live {
+			for _, addr := range pod.Addrs() {
+				if held[addr] != pod.Name {
+					t.Fatalf("the lease of %s of %s is held by %q", addr, pod.Name, held[addr])
+				}
+			}
+		}
+		if len(held) == 2*len(live) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("leases are left: %v", held)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
