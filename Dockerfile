@@ -1,6 +1,6 @@
 # The image of plainroute for those who would rather have Docker make it:
 #
-#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=v0.1.0 -t localhost/plainroute:dev .
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=0.1.0 -t localhost/plainroute:0.1.0 .
 #
 # It holds what `make image` makes, which needs no Docker; only times and digest differ. It was not run with Docker by
 # those who wrote it, who have none; the commands of its RUN were.

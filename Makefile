@@ -5,7 +5,11 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+# The release that is being made, and the tag of its image: the chart names both.
+RELEASE := $(shell awk '$$1 == "appVersion:" { print $$2 }' charts/plainroute/Chart.yaml)
+# Between two tags it is the last one with the commit; without a tag the release with the commit, and without git the release.
+COMMIT := $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
+VERSION ?= $(or $(shell git describe --tags --dirty 2>/dev/null),$(RELEASE)$(COMMIT:%=-g%))
 REVISION ?= $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
 
 # The version comes from above, so Go need not ask git, which refuses to answer where the clone is another user's.
@@ -19,7 +23,7 @@ PATIENTLY := hack/patiently.sh
 RACE ?= $(if $(shell command -v "$$(go env CC 2>/dev/null)" 2>/dev/null),-race)
 
 # The image that is made, and for what. Nothing is published: the name says that it comes from here.
-IMAGE ?= localhost/plainroute:dev
+IMAGE ?= localhost/plainroute:$(RELEASE)
 PLATFORMS ?= linux/amd64,linux/arm64
 
 # Where tests find the binaries. KUBEBUILDER_ASSETS of the caller is where hack/binaries.sh takes them from.

@@ -24,7 +24,7 @@ func (r *NodeReconciler) account(view View) *status.Result {
 func (r *NodeReconciler) hostOf(facts topology.Host, desired topology.State) status.Host {
 	h := status.Host{
 		Router: r.Options.Router, Encapsulation: "never",
-		Bridge: r.Options.Bridge, Ports: facts.Ports, Config: r.ConfigPath,
+		Bridge: r.Options.Bridge, Ports: facts.Ports, Config: r.ConfigPath, ClusterCIDRs: r.Options.ClusterCIDRs,
 	}
 	if desired.CNI != nil {
 		h.MTU = desired.CNI.MTU

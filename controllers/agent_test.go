@@ -51,6 +51,7 @@ type agentOptions struct {
 	herald bool              // with all that it can tell
 	events *Events           // nil: none are told
 	diary  *diary            // nil: one that goes by the machine's clock
+	clock  func() time.Time  // of how long the runtime has had no network; nil: the machine's
 }
 
 // startAgent runs an agent until the test ends.
@@ -82,8 +83,11 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
 	r.Events = o.events
+	if o.clock != nil {
+		r.unloaded = &unreadConfig{now: o.clock}
+	}
+	a.nodes.Own = opts.NodeName
 	if o.herald {
-		a.nodes.Own = "node1"
 		if r.Herald, err = NewHerald(o.config, "node1", true, startup); err != nil {
 			t.Fatal(err)
 		}

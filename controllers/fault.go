@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"syscall"
 
@@ -120,6 +121,8 @@ func ownFailure(e error, opts topology.Options) topology.Problem {
 	switch {
 	case errors.As(e, &route):
 		e = fmt.Errorf("changing routes: %w", errors.Unwrap(route))
+	case errors.As(e, &part) && part.FailedKey().Kind == plan.KindCNI: // what it would be for can't be made
+		p.Reason = topology.BridgeFailed
 	case errors.As(e, &conf):
 		p.Reason = topology.CNIFailed
 	case errors.As(e, &part) && part.FailedKey() == tableKey:
@@ -145,15 +148,26 @@ func nodeOf(route topology.Route, nodes []*topology.Node) string {
 // where IPv6 is off on the route's device.
 func ownFault(err error) bool { return errors.Is(err, syscall.EPERM) }
 
-// advise adds to an error what to do about it, where that is known.
+// advise adds to an error what to do about it, where that is known. The kernel gives the same
+// errors for files and for netlink, and they mean other things there.
 func advise(err error) string {
+	if concernsFile(err) {
+		return adviseFile(err)
+	}
+	switch {
+	case errors.Is(err, syscall.EPERM):
+		return err.Error() + " (the agent needs CAP_NET_ADMIN)"
+	case errors.Is(err, syscall.EOPNOTSUPP):
+		return err.Error() + " (the kernel lacks what it takes, or the module that brings it can't be loaded)"
+	}
+	return err.Error()
+}
+
+// adviseFile is advise for an error of a file or folder.
+func adviseFile(err error) string {
 	switch {
 	case errors.Is(err, syscall.EROFS):
 		return err.Error() + " (mount it writable into the agent's pod)"
-	case errors.Is(err, syscall.EPERM) && !errors.As(err, new(*cniError)):
-		return err.Error() + " (the agent needs CAP_NET_ADMIN)"
-	case errors.Is(err, syscall.EACCES) && concernsAddress(err): // of netlink: it says itself why
-		return err.Error()
 	case errors.Is(err, fs.ErrPermission):
 		return err.Error() + " (the folder's or file's owner must let the agent write)"
 	case errors.Is(err, syscall.ENOSPC):
@@ -162,16 +176,15 @@ func advise(err error) string {
 	return err.Error()
 }
 
+// concernsFile reports whether an error is about a file or folder, as EROFS always is.
+func concernsFile(err error) bool {
+	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) || errors.Is(err, syscall.EROFS)
+}
+
 // adviseRoute is advise for an error that concerns one route.
 func adviseRoute(err error, r topology.Route) string {
 	if errors.Is(err, syscall.EACCES) && r.Dst.Addr().Is6() {
 		return err.Error() + " (IPv6 is switched off on that device: " + topology.ConfSysctl(6, r.Dev, "disable_ipv6") + ")"
 	}
 	return err.Error()
-}
-
-// concernsAddress reports whether an error is about an address of the bridge.
-func concernsAddress(err error) bool {
-	var part PartFailure
-	return errors.As(err, &part) && part.FailedKey().Kind == plan.KindAddress
 }

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	dto "github.com/prometheus/client_model/go"
+	"sigs.k8s.io/yaml"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -113,6 +115,91 @@ func gathered(families []*dto.MetricFamily) map[string]sheet {
 		all[f.GetName()] = sheet{strings.ToLower(f.GetType().String()), labels}
 	}
 	return all
+}
+
+// relabeling is a rule of Prometheus for series (relabel_config).
+type relabeling struct {
+	SourceLabels  []string
+	Regex, Action string
+}
+
+// What the chart's PodMonitor keeps by default of a node's series is the page's number, however many peers there are.
+func TestPodMonitorBoundsSeries(t *testing.T) {
+	content, err := os.ReadFile(filepath.Join("..", "charts", "plainroute", "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values struct {
+		PodMonitor struct{ MetricRelabelings []relabeling }
+	}
+	if err := yaml.Unmarshal(content, &values); err != nil {
+		t.Fatal(err)
+	}
+	const nodes = 5000
+	var kept []int
+	for _, peers := range []int{1, 50} {
+		t.Run(fmt.Sprint(peers), func(t *testing.T) {
+			kept = append(kept, countKept(t, values.PodMonitor.MetricRelabelings, peers))
+		})
+	}
+	if len(kept) != 2 || kept[0] != kept[1] {
+		t.Fatalf("with more peers other series are kept: %v", kept)
+	}
+	want := fmt.Sprintf("%d series a node, %d among 5,000 Nodes", kept[0], kept[0]*nodes)
+	if text := strings.Join(strings.Fields(pageText(t)), " "); !strings.Contains(text, want) {
+		t.Errorf("the page does not say %q", want)
+	}
+}
+
+// countKept counts what the rules keep of an agent's series.
+func countKept(t *testing.T, rules []relabeling, peers int) int {
+	t.Helper()
+	api := useNodes(t)
+	api.create(node1())
+	for i := range peers {
+		api.create(peer(i + 2))
+	}
+	a := startAgent(t, agentOptions{})
+	a.eventually(a.ready)
+	a.settle()
+	_, body := a.get("/metrics")
+	kept := 2 // of the process, which the test's registry does not have
+	for line := range strings.Lines(body) {
+		if series := labelsOf(line); series != nil && keeps(rules, series) {
+			kept++
+		}
+	}
+	return kept
+}
+
+// keeps applies the rules: regexps are anchored, and labels are joined by semicolons.
+func keeps(rules []relabeling, series map[string]string) bool {
+	for _, rule := range rules {
+		var joined []string
+		for _, label := range rule.SourceLabels {
+			joined = append(joined, series[label])
+		}
+		if regexp.MustCompile("^(?:"+rule.Regex+")$").MatchString(strings.Join(joined, ";")) != (rule.Action == "keep") {
+			return false
+		}
+	}
+	return true
+}
+
+// labelsOf reads a line of the text format: the labels of its series with the name among them, nil for a comment.
+func labelsOf(line string) map[string]string {
+	if strings.HasPrefix(line, "#") {
+		return nil
+	}
+	name, rest, _ := strings.Cut(line, " ")
+	if before, labels, found := strings.Cut(line, "{"); found {
+		name, rest = before, labels
+	}
+	series := map[string]string{"__name__": name}
+	for _, label := range regexp.MustCompile(`(\w+)="([^"]*)"`).FindAllStringSubmatch(rest, -1) {
+		series[label[1]] = label[2]
+	}
+	return series
 }
 
 // countSeries counts what a scrape of our metrics brings.

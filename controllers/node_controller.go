@@ -80,6 +80,7 @@ type NodeReconciler struct {
 	number    int64
 	retries   *retries
 	unread    bool // our nftables table, in this pass
+	unloaded  *unreadConfig
 	known     map[topology.Problem]bool
 	concerns  []netip.Prefix // where foreign routes can matter to these Nodes
 	started   passClock
@@ -128,6 +129,9 @@ func (r *NodeReconciler) Healthy() error {
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
 	r.rivals, r.retries = newRivals(time.Now), newRetries()
+	if r.unloaded == nil {
+		r.unloaded = &unreadConfig{now: time.Now}
+	}
 	if r.diary == nil {
 		r.diary = newDiary(time.Now)
 	}
@@ -223,11 +227,13 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	r.rivals.tell(ctx)
 	result.Problems = append(result.Problems, r.rivals.problems(view.Nodes)...)
 	result.Problems = append(result.Problems, r.Herald.problems()...)
+	result.Undone = r.undone
+	unread, wait := r.unloaded.look(result, view.standing, r.ConfigPath)
+	result.Problems = append(result.Problems, unread...)
 	slices.SortFunc(result.Problems, topology.Problem.Compare)
 	result.Pass = status.Pass{Number: r.number, Time: begin, Duration: time.Since(begin), Changes: changes}
 	result.Passes = status.Recent(r.Board.Last().Passes, result.Pass)
 	result.Ready = len(result.Blocking()) == 0
-	result.Undone = r.undone
 	r.publish(ctx, result, view)
 	r.Metrics.reported(result, blocks(err, r.Options))
 	if err == nil {
@@ -236,7 +242,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	r.Herald.tell(result.Ready, view.standing)
 	r.Events.tell(result)
 	r.sweeper.afterPass()
-	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), r.diary.wait(), inhabitedWait(result.Problems))}, nil
+	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), r.diary.wait(), inhabitedWait(result.Problems), wait)}, nil
 }
 
 // soonest returns the shortest of the waits that are any.

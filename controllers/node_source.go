@@ -32,8 +32,7 @@ import (
 // whose informer backs off for up to a minute, and gives up when there is no API
 // server for two.
 type NodeSource struct {
-	// Own is the Node whose standing is looked at too, for a Herald; empty: none. It is
-	// set before Run.
+	// Own is the Node whose standing is looked at too; empty: none. It is set before Run.
 	Own string
 
 	client rest.Interface

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,8 @@ type standing struct {
 	// none, and by whose reason.
 	unavailable corev1.ConditionStatus
 	reason      string
+	// noNetwork reports whether its kubelet says that the container runtime has no pod network.
+	noNetwork bool
 	// taints are all, in their order.
 	taints []taint
 }
@@ -29,14 +32,17 @@ func (s *standing) equal(o *standing) bool {
 	if s == nil || o == nil {
 		return s == o
 	}
-	return s.uid == o.uid && s.unavailable == o.unavailable && s.reason == o.reason && slices.Equal(s.taints, o.taints)
+	return s.uid == o.uid && s.unavailable == o.unavailable && s.reason == o.reason && s.noNetwork == o.noNetwork && slices.Equal(s.taints, o.taints)
 }
 
 func standingOf(n *corev1.Node) *standing {
 	s := &standing{uid: n.UID}
 	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeNetworkUnavailable {
+		switch c.Type {
+		case corev1.NodeNetworkUnavailable:
 			s.unavailable, s.reason = c.Status, c.Reason
+		case corev1.NodeReady:
+			s.noNetwork = saysNoNetwork(c)
 		}
 	}
 	for _, t := range n.Spec.Taints {
@@ -61,8 +67,19 @@ func readTaint(b []byte, s *corev1.NodeSpec) error {
 	return err
 }
 
+// networkNotReady is the reason that container runtimes give in the CRI's condition
+// NetworkReady when they have loaded no CNI config (containerd's networkNotReadyReason; CRI-O
+// has the same). The kubelet puts it into the message of the Node's condition Ready.
+const networkNotReady = "NetworkPluginNotReady"
+
+// saysNoNetwork reports whether the condition Ready is false because the container runtime has
+// no pod network. Unknown is said by others when the kubelet is silent.
+func saysNoNetwork(c corev1.NodeCondition) bool {
+	return c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:"+networkNotReady)
+}
+
 // readCondition reads message NodeCondition of k8s.io/api/core/v1/generated.proto, if
-// it is the one about the network.
+// it is one about the network.
 func readCondition(b []byte, s *corev1.NodeStatus) error {
 	var c corev1.NodeCondition
 	err := eachField(b, func(number protowire.Number, value []byte) error {
@@ -73,10 +90,12 @@ func readCondition(b []byte, s *corev1.NodeStatus) error {
 			c.Status = corev1.ConditionStatus(value)
 		case 5:
 			c.Reason = string(value)
+		case 6:
+			c.Message = string(value)
 		}
 		return nil
 	})
-	if c.Type == corev1.NodeNetworkUnavailable {
+	if c.Type == corev1.NodeNetworkUnavailable || c.Type == corev1.NodeReady {
 		s.Conditions = append(s.Conditions, c)
 	}
 	return err

@@ -85,10 +85,10 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
 	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
-	fs.StringVar(&f.cniBinDir, "cni-bin-dir", hostPlugins, "folder of the CNI plugins; a drop-in plugin that is missing there is left out")
 	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, that are called after plainroute's own, in the order of their names")
 	fs.StringVar(&f.cniConfig, "cni-config", cniLink, "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone")
 	registerBefore(fs, &f.cniBefore)
+	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder from which the container runtime executes CNI plugins; without those that pods take, no CNI config is written (\"\": not looked at)")
 	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings; in a pod, the host's mount")
 	registerResolvConf(fs, &f.resolvConf)
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of /healthz, /readyz, /status and /metrics")
@@ -101,6 +101,7 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	offer(cmd, "mode", modeNode, modeRouter)
 	offer(cmd, "cni-config", cniLink, cniFile)
+	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
 	offer(cmd, "log-format", "text", "json")
 	offer(cmd, "log-level", "debug", "info", "warn", "error")
 	return cmd
@@ -136,6 +137,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	kernel.Sweep()
 	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
 }
 
@@ -152,9 +154,6 @@ func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
 	}
 }
 
-// hostPlugins is the container runtime's folder of plugins.
-const hostPlugins = "/opt/cni/bin"
-
 // gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB
 // instead of the 47 of Go's default, on a program that is idle nearly always.
 const gcPercent = 50
@@ -165,8 +164,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	opts, more := f.options()
 	faults = append(faults, more...)
 	for _, err := range []error{
-		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf),
-		checkPath("cni-bin-dir", f.cniBinDir), f.checkChaining(&opts),
+		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf), f.checkBinDir(), f.checkChaining(&opts),
 		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
 		f.checkHerald(),
 	} {
@@ -176,6 +174,14 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	}
 	faults = append(faults, f.setUpLog()...)
 	return opts, faultsError(faults)
+}
+
+// checkBinDir lets the operator name no folder.
+func (f *agentFlags) checkBinDir() error {
+	if f.cniBinDir == "" {
+		return nil
+	}
+	return checkPath("cni-bin-dir", f.cniBinDir)
 }
 
 // checkHerald refuses what the API server would.
@@ -277,7 +283,8 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	herald, err := f.herald(config, opts, nodes)
+	nodes.Own = opts.NodeName
+	herald, err := f.herald(config, opts)
 	if err != nil {
 		return err
 	}
@@ -331,11 +338,10 @@ func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, k
 }
 
 // herald makes one where one is asked for.
-func (f *agentFlags) herald(config *rest.Config, opts topology.Options, nodes *controllers.NodeSource) (*controllers.Herald, error) {
+func (f *agentFlags) herald(config *rest.Config, opts topology.Options) (*controllers.Herald, error) {
 	if !f.nodeCondition && f.startupTaint == "" {
 		return nil, nil
 	}
-	nodes.Own = opts.NodeName
 	return controllers.NewHerald(config, opts.NodeName, f.nodeCondition, f.startupTaint)
 }
 

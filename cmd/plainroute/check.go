@@ -12,7 +12,6 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
@@ -165,16 +164,13 @@ func (f *checkFlags) imageOf(ctx context.Context, client kubernetes.Interface) (
 	if f.image != "" {
 		return f.image, corev1.PullIfNotPresent, nil
 	}
-	sets, err := client.AppsV1().DaemonSets(f.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=plainroute"})
+	sets, err := survey.DaemonSets(ctx, client, f.namespace)
 	if err != nil {
-		return "", "", fmt.Errorf("looking for the agents' image: %w (or say which: --image)", err)
+		return "", "", asUsage(fmt.Errorf("looking for the agents' image: %w (or say which: --image)", err))
 	}
-	for i := range sets.Items {
-		for _, c := range sets.Items[i].Spec.Template.Spec.Containers {
-			if c.Name == "agent" {
-				return c.Image, c.ImagePullPolicy, nil
-			}
-		}
+	if len(sets) > 0 {
+		image, pull := survey.AgentImage(&sets[0])
+		return image, pull, nil
 	}
 	return "", "", errors.New("there are no agents in the cluster whose image could be used; say which: --image")
 }

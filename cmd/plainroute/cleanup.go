@@ -133,17 +133,14 @@ func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Resul
 // host is the kernel as cleanup sees it: nobody watches, so all is read anew.
 type host struct {
 	*dataplane.Kernel
-	// foreign asks for all routes of others too, of which there may be a million.
-	foreign bool
+	// concerns are the ranges for which others' routes are read; nil: none are, since there may be a
+	// million.
+	concerns []netip.Prefix
 }
 
 func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
 	h.Forget()
-	concerns := []netip.Prefix{}
-	if h.foreign {
-		concerns = nil
-	}
-	facts, err := h.Facts(ctx, concerns)
+	facts, err := h.Facts(ctx, append([]netip.Prefix{}, h.concerns...)) // not nil, which stands for all
 	if err != nil {
 		return facts, topology.State{}, err
 	}

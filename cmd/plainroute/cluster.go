@@ -31,7 +31,7 @@ type workstationFlags struct {
 func (f *workstationFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: as kubectl, $KUBECONFIG or ~/.kube/config)")
 	fs.StringVar(&f.context, "context", "", "context of the kubeconfig (default: the current one)")
-	fs.StringVarP(&f.namespace, "namespace", "n", "", "namespace of the agents (default: all)")
+	fs.StringVarP(&f.namespace, "namespace", "n", "", "namespace of the agents (default: kube-system or plainroute-system, whichever has their DaemonSet)")
 	fs.StringVar(&f.as, "as", "", "user to be for the API server, if you may impersonate; a ServiceAccount is system:serviceaccount:NAMESPACE:NAME")
 	fs.StringArrayVar(&f.asGroups, "as-group", nil, "group to be in for the API server; may be given more than once")
 }
@@ -114,13 +114,22 @@ func (f *clusterFlags) hinted(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return errInterrupted
 	}
+	err = asUsage(err)
 	var refusal *apierrors.StatusError
 	if errors.As(err, &refusal) && apierrors.IsForbidden(err) {
 		hint := cmp.Or(f.rights, "config/samples/viewer has all the rights that it takes")
-		if details := refusal.ErrStatus.Details; f.namespace == "" && details != nil && details.Kind == "pods" {
-			hint += "; with --namespace, the right to list pods there is enough"
+		if details := refusal.ErrStatus.Details; f.namespace == "" && details != nil && details.Kind == "daemonsets" {
+			hint += "; agents in another namespace than kube-system and plainroute-system take --namespace"
 		}
 		return fmt.Errorf("%w (%s)", err, hint)
+	}
+	return err
+}
+
+// asUsage makes a wrong use of what a flag settles.
+func asUsage(err error) error {
+	if choice := (&survey.ChoiceError{}); errors.As(err, &choice) {
+		return usageError{err}
 	}
 	return err
 }

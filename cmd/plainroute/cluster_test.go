@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -107,9 +108,9 @@ func TestPlanIsRefusedByTheCluster(t *testing.T) {
 
 // What is said of a missing right must lead to it, and who presses Ctrl-C knows why it ends.
 func TestErrorsOfTheClusterLead(t *testing.T) {
-	forbidden := apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("no right"))
-	forbidden.ErrStatus.Details.Kind = "pods"
-	listing := fmt.Errorf("listing the agents' pods: %w", forbidden)
+	forbidden := apierrors.NewForbidden(appsv1.Resource("daemonsets"), "", errors.New("no right"))
+	forbidden.ErrStatus.Details.Kind = "daemonsets"
+	listing := fmt.Errorf("listing the agents' DaemonSets: %w", forbidden)
 	viewer, doctor := clusterFlags{}, clusterFlags{rights: doctorRights}
 	narrow := viewer
 	narrow.namespace = "there"
@@ -119,9 +120,9 @@ func TestErrorsOfTheClusterLead(t *testing.T) {
 		err   error
 		want  string
 	}{
-		{"a viewer", viewer, listing, listing.Error() + " (config/samples/viewer has all the rights that it takes; with --namespace, the right to list pods there is enough)"},
+		{"a viewer", viewer, listing, listing.Error() + " (config/samples/viewer has all the rights that it takes; agents in another namespace than kube-system and plainroute-system take --namespace)"},
 		{"a viewer of one namespace", narrow, listing, listing.Error() + " (config/samples/viewer has all the rights that it takes)"},
-		{"a doctor", doctor, listing, listing.Error() + " (" + doctorRights + "; with --namespace, the right to list pods there is enough)"},
+		{"a doctor", doctor, listing, listing.Error() + " (" + doctorRights + "; agents in another namespace than kube-system and plainroute-system take --namespace)"},
 		{"Ctrl-C", doctor, fmt.Errorf("listing Nodes: %w", context.Canceled), "interrupted"},
 	} {
 		if got := c.flags.hinted(c.err); got.Error() != c.want {

@@ -30,7 +30,7 @@ type doctorFlags struct {
 }
 
 // doctorRights are more than a viewer's: who may run commands in an agent's pod may change its node's network.
-const doctorRights = "doctor takes the rights to list Nodes, and in the agents' namespace to list pods and to create pods/exec: docs/operate.md"
+const doctorRights = "doctor takes the rights to list Nodes, and in the agents' namespace to list daemonsets (apps) and pods and to create pods/exec: docs/operate.md"
 
 func doctorCommand() *cobra.Command {
 	f := &doctorFlags{clusterFlags: clusterFlags{rights: doctorRights}, node: pflag.NewFlagSet("node", pflag.ContinueOnError)}
@@ -52,7 +52,7 @@ Exit codes: 0 no check failed (warnings there may be); 1 a check failed, or with
   kubectl exec -n plainroute-system ds/plainroute -- /plainroute doctor
 
   # With all that there is on a node
-  kubectl debug node/node1 -it --profile=sysadmin --image=localhost/plainroute:dev -- /plainroute doctor --root /host
+  kubectl debug node/node1 -it --profile=sysadmin --image=localhost/plainroute:0.1.0 -- /plainroute doctor --root /host
 
   # One check, as JSON
   plainroute doctor --check forward-policy -o json

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -135,7 +136,7 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	if p.Bridge == "" && p.Report != nil {
 		p.Bridge = p.Report.Host.Bridge
 	}
-	p.Host, p.State, p.KernelErr = f.look(ctx, p.Bridge, p.Store)
+	p.Host, p.State, p.KernelErr = f.look(ctx, p)
 	p.Bridge = cmp.Or(p.Bridge, bridgeOf(p.State), topology.Bridge)
 	if inspector, err := dataplane.NewInspector(); err == nil {
 		p.Kernel = inspector
@@ -145,14 +146,47 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	return p
 }
 
-func (f *doctorFlags) look(ctx context.Context, bridge string, store cni.Store) (topology.Host, topology.State, error) {
-	host, err := openHost(ctx, dataplane.Config{Bridge: bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: store})
+func (f *doctorFlags) look(ctx context.Context, p *doctor.Patient) (topology.Host, topology.State, error) {
+	host, err := openHost(ctx, dataplane.Config{Bridge: p.Bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: p.Store})
 	if err != nil {
 		return topology.Host{}, topology.State{}, err
 	}
-	host.foreign = true
+	ours, err := host.Observe(ctx)
+	if err != nil {
+		return topology.Host{}, topology.State{}, errors.Join(err, host.Close())
+	}
+	host.concerns = concerns(p, ours)
 	facts, state, err := host.Look(ctx)
 	return facts, state, errors.Join(err, host.Close())
+}
+
+// concerns are the ranges in which others' routes matter, by all that is known of the cluster: the
+// Nodes, what the agent says, and our own routes.
+func concerns(p *doctor.Patient, ours topology.State) []netip.Prefix {
+	var nodes []*topology.Node
+	add := func(name string, subnets []netip.Prefix, addrs ...netip.Addr) {
+		nodes = append(nodes, &topology.Node{Name: name, PodCIDRs: subnets, Addrs: addrs})
+	}
+	for i := range p.Nodes {
+		n := topology.NodeFrom(&p.Nodes[i])
+		add(n.Name, n.PodCIDRs, n.Addrs...)
+	}
+	opts := topology.Options{NodeName: p.Node}
+	if p.Report != nil {
+		opts.ClusterCIDRs = p.Report.Host.ClusterCIDRs
+		add(p.Report.Node, p.Report.Host.Subnets, p.Report.Host.Addresses...)
+		for i := range p.Report.Peers {
+			add(p.Report.Peers[i].Node, []netip.Prefix{p.Report.Peers[i].Subnet})
+		}
+	}
+	var routed []netip.Prefix
+	for _, r := range ours.Routes {
+		routed = append(routed, r.Dst)
+		if r.Via.IsValid() {
+			add("", nil, r.Via)
+		}
+	}
+	return topology.Outermost(append(topology.Concerns(opts, nodes), routed...))
 }
 
 // nodesOfCluster asks the API server, with the agent's rights: in pages, and keeps of

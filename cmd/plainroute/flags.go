@@ -29,7 +29,7 @@ type networkFlags struct {
 	nonMasqueradeCIDRs  []string
 	maskSizes4          string
 	maskSizes6          string
-	masquerade          bool
+	masquerade          masquerade
 	mtu                 int
 	firewall            bool
 	bridge              string
@@ -45,7 +45,9 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.maskSizes6, maskSizeFlag6, "", "lengths in bits that IPv6 pod subnets may have: one, or a range such as 64-80 "+maskSizeDefault)
 	fs.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "ranges of Services, which pod subnets must not overlap")
 	fs.StringSliceVar(&f.nodeCIDRs, "node-cidr", nil, "accept next hops only inside these ranges")
-	fs.BoolVar(&f.masquerade, "masquerade", true, "give pods the node's address towards the world outside the cluster")
+	f.masquerade = "true"
+	fs.Var(&f.masquerade, "masquerade", "give pods the node's address towards the world outside the cluster: true, false, or ipv4 or ipv6 alone")
+	fs.Lookup("masquerade").NoOptDefVal = "true"
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see the pod's own address")
 	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
 	fs.BoolVar(&f.firewall, "firewall-plugin", false, "have the stock firewall plugin accept what each pod sends and the answers, where a firewall drops what it forwards; needs iptables on the node")
@@ -59,6 +61,22 @@ const (
 	maskSizeFlag6   = "node-cidr-mask-size-ipv6"
 	maskSizeDefault = "(default: our own subnet's and, inside --cluster-cidr, any up to a sixteenth of the range)"
 )
+
+// masquerade is a flag's value: true, false, ipv4 or ipv6. It reads booleans as pflag does.
+type masquerade string
+
+func (m *masquerade) String() string { return string(*m) }
+func (m *masquerade) Type() string   { return "families" }
+
+func (m *masquerade) Set(value string) error {
+	if both, err := strconv.ParseBool(value); err == nil {
+		value = strconv.FormatBool(both)
+	} else if value != "ipv4" && value != "ipv6" {
+		return fmt.Errorf("%q is none of true, false, ipv4, ipv6", value)
+	}
+	*m = masquerade(value)
+	return nil
+}
 
 // defaultResolvConf is the file of resolv.conf(5). In a pod it is a copy of the pod's creation.
 const defaultResolvConf = "/etc/resolv.conf"
@@ -120,7 +138,8 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		Firewall:           f.firewall,
 		MaskSizes4:         lengths(maskSizeFlag4, f.maskSizes4, 8, 30),
 		MaskSizes6:         lengths(maskSizeFlag6, f.maskSizes6, 16, 126),
-		Masquerade:         f.masquerade, MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
+		Masquerade:         f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
+		MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}
 	faults = append(faults, f.checkNumbers()...)
 	faults = append(faults, checkBridge(f.bridge)...)

@@ -65,6 +65,7 @@ plan takes it that all Nodes are on one link, --link, with an MTU of 1500.`,
 	fs.StringVar(&f.host, "host", "", "file with the node's links, foreign routes and nameservers; needs --node")
 	fs.StringVar(&f.link, "link", "eth0", "name of the link on which all Nodes are taken to be")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
 	offer(cmd, "output", "text", "json")
 	return cmd
 }

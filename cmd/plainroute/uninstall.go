@@ -35,8 +35,9 @@ func uninstallCommand() *cobra.Command {
 		Long: `uninstall takes plainroute off all nodes: it makes a DaemonSet of pods that run
 "plainroute cleanup --force", shows what each removed, removes the DaemonSet, and
 deletes the condition NetworkUnavailable from the Nodes whose agents had set it.
-It is what the Helm chart's post-delete hook runs. It does not delete the agents:
-as long as they run, the nodes refuse.
+It is what the Helm chart's post-delete hook runs. It does not delete the agents: it
+refuses while a DaemonSet of theirs is in its namespace, or a pod of theirs that
+nobody deletes, and so does each node on which an agent runs.
 
 Drain the nodes first, or install the next network first: pods that are attached
 keep their bridge, but nobody detaches them until another network takes over.
@@ -45,12 +46,12 @@ It needs these rights: in its namespace create, get, list and delete daemonsets 
 and list pods; in the cluster list nodes and patch nodes/status.
 
 Exit codes: 0 all nodes are clean; 1 some are not, or it failed, and it can be
-repeated; 2 wrong flags or arguments.`,
+repeated; 2 wrong flags or arguments; 3 refused, because agents run.`,
 		Example: `  # After the agents are gone, from a workstation
-  plainroute uninstall --kubeconfig ~/.kube/config --image localhost/plainroute:dev
+  plainroute uninstall --kubeconfig ~/.kube/config --image localhost/plainroute:0.1.0
 
   # What would go?
-  plainroute uninstall --kubeconfig ~/.kube/config --image localhost/plainroute:dev --dry-run`,
+  plainroute uninstall --kubeconfig ~/.kube/config --image localhost/plainroute:0.1.0 --dry-run`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}

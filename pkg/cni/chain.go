@@ -275,7 +275,7 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 
 // ownFirewall reports whether an entry is the firewall plugin as Render has it.
 func ownFirewall(e entry) bool {
-	return reflect.DeepEqual(e, entry{"type": firewall, "backend": firewallBackend})
+	return reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend})
 }
 
 // sameJSON reports whether two texts say the same.

@@ -18,7 +18,7 @@ func (e *RemovedError) Error() string {
 
 // Mounted returns a RemovedError if one of the folders is dead.
 func (s Store) Mounted() error {
-	for _, folder := range []string{s.RunDir, s.ConfDir} {
+	for _, folder := range s.folders() {
 		if removed(folder) {
 			return &RemovedError{folder}
 		}

@@ -11,7 +11,7 @@ func Required() []string {
 // RequiredBy are those that a config takes of ours.
 func RequiredBy(c *topology.CNI) []string {
 	if c != nil && c.Firewall {
-		return append(Required(), firewall)
+		return append(Required(), topology.FirewallPlugin)
 	}
 	return Required()
 }

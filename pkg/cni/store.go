@@ -39,7 +39,7 @@ type Store struct {
 	RunDir string
 	// PluginsDir is the folder of drop-in plugins; empty: there are none.
 	PluginsDir string
-	// BinDir is the runtime's folder of plugins; empty: whether a plugin is there is not looked at.
+	// BinDir is the runtime's folder of plugins; empty: they are neither looked at nor watched.
 	BinDir string
 	// Lock is what Write must hold; nil: nothing.
 	Lock *Lock
@@ -152,8 +152,8 @@ func fields(have []byte) topology.CNI {
 	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
 	c.Plugins, _ = further(have)
-	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == firewall }) &&
-		!slices.ContainsFunc(c.Plugins, func(p topology.Plugin) bool { return p.Type == firewall })
+	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == topology.FirewallPlugin }) &&
+		!slices.ContainsFunc(c.Plugins, func(p topology.Plugin) bool { return p.Type == topology.FirewallPlugin })
 	for _, set := range bridge.IPAM.Ranges {
 		for _, r := range set {
 			c.Subnets = append(c.Subnets, r.Subnet)
@@ -224,7 +224,7 @@ func (s Store) outdated(c topology.CNI) bool {
 		}
 	}
 	for _, p := range s.latest() {
-		if p.File == "" && !hasType(now, p.Type) && !(c.Firewall && p.Type == firewall) {
+		if p.File == "" && !hasType(now, p.Type) && !(c.Firewall && p.Type == topology.FirewallPlugin) {
 			now = append(now, p)
 		}
 	}
@@ -375,11 +375,8 @@ func (p plugin) MarshalJSON() ([]byte, error) {
 	return json.Marshal(ours(p))
 }
 
-// firewall is the plugin that lets pods' packets through iptables' chain FORWARD.
-const (
-	firewall        = "firewall"
-	firewallBackend = "iptables"
-)
+// firewallBackend has the firewall plugin let pods' packets through iptables' chain FORWARD.
+const firewallBackend = "iptables"
 
 // Render gives the config as a file: the stock bridge plugin with host-local,
 // then portmap for hostPorts, then the firewall plugin if it is asked for, then
@@ -404,7 +401,7 @@ func guarded(c topology.CNI, guard string) ([]byte, error) {
 		{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
 	}
 	if c.Firewall {
-		plugins = append(plugins, plugin{Type: firewall, Backend: firewallBackend})
+		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: firewallBackend})
 	}
 	for _, p := range c.Plugins {
 		e, err := element(p)

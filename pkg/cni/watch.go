@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -19,8 +20,8 @@ import (
 // mount that died is found by it too, for of that inotify says nothing.
 const look = time.Second
 
-// Watch calls notify when somebody touches our config, one that goes before it or a drop-in
-// plugin, or the folders that ours lives in come or go, until ctx ends. What of our own doing it
+// Watch calls notify when somebody touches our config, one that goes before it, a drop-in file or
+// a plugin, or the folders that they live in come or go, until ctx ends. What of our own doing it
 // tells, too, costs a pass that finds nothing. It calls blind with what keeps it from
 // watching, and with nil when that is over.
 //
@@ -94,6 +95,9 @@ func (s Store) folders() []string {
 	if s.PluginsDir != "" {
 		folders = append(folders, filepath.Clean(s.PluginsDir))
 	}
+	if s.BinDir != "" {
+		folders = append(folders, filepath.Clean(s.BinDir))
+	}
 	return folders
 }
 
@@ -135,11 +139,17 @@ func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
 func (w *folderWatch) learn(e fsnotify.Event) {
 	name := filepath.Clean(e.Name)
 	switch {
-	case slices.Contains(w.paths(), name), w.before(name), w.isDropIn(name):
+	case slices.Contains(w.paths(), name), w.before(name), w.isDropIn(name), w.isPlugin(name):
 		w.notify()
 	case w.seen[name] && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)):
 		delete(w.seen, name)
 		_ = w.watcher.Remove(name) // or a folder moved away would be watched still
 		w.notify()
 	}
+}
+
+// isPlugin reports whether a path is that of a plugin. Temporary files of install-cni are
+// left out: it renames them.
+func (w *folderWatch) isPlugin(path string) bool {
+	return w.BinDir != "" && filepath.Dir(path) == filepath.Clean(w.BinDir) && !strings.HasSuffix(path, tempSuffix)
 }

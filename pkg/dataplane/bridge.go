@@ -106,6 +106,7 @@ func (k *Kernel) deleteBridge(name string) error {
 		return nil
 	}
 	k.fresh.routes = false
+	k.Sweep()
 	links, _, err := k.readLinks()
 	if err != nil {
 		return fmt.Errorf("deleting bridge %s: %w", name, err)

@@ -13,8 +13,12 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A datagram is what the pod sends, or this host itself by one of its links.
-type datagram struct{ src, dst, by string }
+// A datagram is what the pod sends, or this host itself by one of its links. It is of UDP, or of ICMPv6 with a type, and
+// has the port in the four bytes that come after the checksum.
+type datagram struct {
+	src, dst, by string
+	icmp         byte
+}
 
 const (
 	firstPort = 40000 // the source port of the first datagram; each has one of its own, as conntrack remembers
@@ -148,7 +152,7 @@ func (m *packetMachine) inject(d datagram, port int, payload string) {
 	}
 	to := &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: m.link("pod-peer").Attrs().Index, Halen: 6}
 	copy(to.Addr[:], m.link(topology.Bridge).Attrs().HardwareAddr)
-	m.must(unix.Sendto(m.tap, encodeDatagram(src, dst, port, payload), 0, to))
+	m.must(unix.Sendto(m.tap, encodeDatagram(src, dst, d.icmp, port, payload), 0, to))
 }
 
 func (m *packetMachine) injectHere(dev string, src netip.AddrPort, dst netip.Addr, payload string) {
@@ -167,8 +171,11 @@ func (m *packetMachine) injectHere(dev string, src netip.AddrPort, dst netip.Add
 	m.must(unix.Sendto(fd, []byte(payload), 0, to))
 }
 
-// encodeDatagram makes an IP packet of UDP (RFC 791, 8200, 768).
-func encodeDatagram(src, dst netip.Addr, port int, payload string) []byte {
+// encodeDatagram makes an IP packet of UDP or ICMPv6 (RFC 791, 8200, 768, 4443).
+func encodeDatagram(src, dst netip.Addr, icmp byte, port int, payload string) []byte {
+	if icmp != 0 {
+		return encodeICMP(src, dst, icmp, port, payload)
+	}
 	udp := binary.BigEndian.AppendUint16(nil, uint16(port))
 	udp = binary.BigEndian.AppendUint16(udp, toPort)
 	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(payload)))
@@ -184,6 +191,15 @@ func encodeDatagram(src, dst netip.Addr, port int, payload string) []byte {
 	ip = append(append(ip, src.AsSlice()...), dst.AsSlice()...)
 	binary.BigEndian.PutUint16(ip[10:], checksum(ip))
 	return append(ip, udp...)
+}
+
+func encodeICMP(src, dst netip.Addr, kind byte, port int, payload string) []byte {
+	message := binary.BigEndian.AppendUint16([]byte{kind, 0, 0, 0}, uint16(port))
+	message = append(append(message, 0, 0), payload...)
+	pseudo := append(append(src.AsSlice(), dst.AsSlice()...), 0, unix.IPPROTO_ICMPV6, 0, byte(len(message)))
+	binary.BigEndian.PutUint16(message[2:], checksum(append(pseudo, message...)))
+	ip := []byte{0x60, 0, 0, 0, 0, byte(len(message)), unix.IPPROTO_ICMPV6, 64}
+	return append(append(append(ip, src.AsSlice()...), dst.AsSlice()...), message...)
 }
 
 // checksum is that of RFC 1071.
@@ -204,9 +220,13 @@ func parseDatagram(b []byte) (src netip.Addr, port int, payload string, ok bool)
 	if len(b) > 0 && b[0]>>4 == 6 {
 		header, at, size, protocol = 40, 8, 16, 6
 	}
-	if len(b) < header+8 || b[protocol] != unix.IPPROTO_UDP {
+	if len(b) < header+8 || b[protocol] != unix.IPPROTO_UDP && b[protocol] != unix.IPPROTO_ICMPV6 {
 		return src, 0, "", false
 	}
 	src, ok = netip.AddrFromSlice(b[at : at+size])
-	return src, int(binary.BigEndian.Uint16(b[header:])), string(b[header+8:]), ok
+	portAt := header
+	if b[protocol] == unix.IPPROTO_ICMPV6 {
+		portAt += 4
+	}
+	return src, int(binary.BigEndian.Uint16(b[portAt:])), string(b[header+8:]), ok
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Lookup asks the kernel where a packet goes, by all tables and rules (RTM_GETROUTE):
@@ -28,3 +29,27 @@ func (i *Inspector) Lookup(to netip.Addr, dev string, from netip.Addr) (via neti
 	}
 	return via.Unmap(), out, nil
 }
+
+// FirstRule returns the lowest priority of the rules of a family that lead elsewhere than to the
+// tables local and main (ip-rule(8)).
+func (i *Inspector) FirstRule(is4 bool) (int, error) {
+	family := unix.AF_INET6
+	if is4 {
+		family = unix.AF_INET
+	}
+	rules, err := retryDump(func() ([]rtnl.Rule, error) { return i.handle.RuleList(family) })
+	if err != nil {
+		return 0, fmt.Errorf("listing rules: %w", err)
+	}
+	first := mainPriority
+	for _, r := range rules {
+		if r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN {
+			first = min(first, max(r.Priority, 0)) // the library has -1 for 0
+		}
+	}
+	return first, nil
+}
+
+// mainPriority is that of the rule which leads to the main table (fib_default_rules_init of
+// net/ipv4/fib_rules.c).
+const mainPriority = 32766

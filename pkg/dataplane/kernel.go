@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,9 +46,10 @@ type Config struct {
 // hears of a change by somebody else: a pass then costs what changed, not what
 // there is. Without Watch running, call Forget before each Observe.
 type Kernel struct {
-	cfg    Config
-	handle *rtnl.Handle    // lists links, writes addresses
-	events []*netlink.Conn // notifications, subscribed to before the first read
+	cfg     Config
+	plugins plugins.Folder
+	handle  *rtnl.Handle    // lists links, writes addresses
+	events  []*netlink.Conn // notifications, subscribed to before the first read
 
 	families  []uint8        // of routes to read
 	namespace *namespace     // in which the sockets are made
@@ -74,6 +76,7 @@ type Kernel struct {
 	fresh      freshness
 	covered    []netip.Prefix // destinations that see pods' own addresses
 	servers    []netip.Addr   // of resolv.conf when it could last be read
+	tried      trial          // the last one that went well
 	blind      error          // why folders can't be watched
 	unread     error          // why our table can't be read
 }
@@ -93,7 +96,7 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1)}
+	k := &Kernel{cfg: cfg, plugins: plugins.Folder{Path: cfg.CNI.BinDir}, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1)}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
@@ -165,8 +168,16 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
 		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, CNI11: k.cni11(plugins),
 		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
-		Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
+		UnfitPlugins: k.unfitPlugins(plugins), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
+}
+
+// unfitPlugins looks at all plugins that a config of ours may call.
+func (k *Kernel) unfitPlugins(further []topology.Plugin) map[string]string {
+	if k.plugins.Path == "" {
+		return nil
+	}
+	return k.plugins.Unfit(slices.Concat(cni.Required(), []string{topology.FirewallPlugin}, cni.Chained(&topology.CNI{Plugins: further})))
 }
 
 // cni11 returns which plugins that our config may take accept CNI 1.1.0.
@@ -249,7 +260,8 @@ func (e *RouteError) FailedRoute() topology.Route { return e.Route }
 // that don't depend on it; errors are joined, RouteErrors among them. After an
 // error the kernel is read anew.
 //
-// The CNI config is written only if all that this node's pods need is there.
+// The CNI config is written only if all that this node's pods need is there, and a port as
+// they get it can be made.
 func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -312,6 +324,9 @@ func (k *Kernel) applyCNI(c plan.Changes) error {
 	case c.DeleteCNI:
 		return k.cfg.CNI.Remove()
 	case c.CNI != nil:
+		if err := k.tryPort(*c.CNI); err != nil {
+			return part(plan.KindCNI, topology.Conflist, err)
+		}
 		return k.cfg.CNI.Write(*c.CNI)
 	}
 	return nil

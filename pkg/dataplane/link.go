@@ -18,7 +18,8 @@ import (
 )
 
 // linkFacts are the links that routes can go through: those with an address, those
-// that foreign routes name, and those on which a router may be heard. The many ports of the bridge are left out.
+// that foreign routes name, and those on which a router may be heard; and bridges, of which one
+// may be ours under another name. The many ports of the bridge are left out.
 type linkFacts struct {
 	list   []topology.Link
 	idents map[int]linkIdent // of all links, by index
@@ -62,6 +63,9 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		facts.kinds[a.Name] = kindOf(l)
 		byIndex[a.Index] = &topology.Link{
 			Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0, Kind: kindOf(l), Enslaved: a.MasterIndex != 0,
+		}
+		if kindOf(l) == topology.KindBridge {
+			byIndex[a.Index].MAC = a.HardwareAddr.String()
 		}
 		if a.Name == k.cfg.Bridge {
 			facts.mac = a.HardwareAddr.String()
@@ -124,15 +128,15 @@ func retryDump[T any](dump func() (T, error)) (T, error) {
 	return last, err
 }
 
-// keepRouted drops links that no route can go through and on which no router is to be heard.
-// The rest is sorted by name.
+// keepRouted drops links that no route can go through and on which no router is to be heard,
+// but for bridges. The rest is sorted by name.
 func (f *linkFacts) keepRouted(byIndex map[int]*topology.Link, foreign []topology.Route, bridge string) {
 	routed := map[string]bool{bridge: true}
 	for _, r := range foreign {
 		routed[r.Dev] = true
 	}
 	for _, link := range byIndex {
-		if len(link.Addrs) > 0 || link.RouterAdvertised || routed[link.Name] || !link.Enslaved && !topology.FacesGuests(link.Kind) {
+		if len(link.Addrs) > 0 || link.RouterAdvertised || routed[link.Name] || link.Kind == topology.KindBridge || !link.Enslaved && !topology.FacesGuests(link.Kind) {
 			f.list = append(f.list, *link)
 		}
 	}
@@ -186,7 +190,7 @@ func (f *linkFacts) ports(bridge string) int {
 	master, there := f.byName[bridge]
 	n := 0
 	for index, id := range f.idents {
-		if there && id.master == master || f.pods[index].IsValid() {
+		if (there && id.master == master || f.pods[index].IsValid()) && id.name != trialPort {
 			n++
 		}
 	}

@@ -59,6 +59,7 @@ func TestAReusedPodAddressIsReachedAtOnce(t *testing.T) {
 func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
+	m.attach("other") // without a port the bridge would lose its carrier, and the kernel forget all neighbors
 	pod := m.attach("pod")
 	for _, addr := range pod.addrs {
 		m.reach(addr, pod.mac)
@@ -73,8 +74,13 @@ func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 		n.LinkIndex, n.HardwareAddr = m.link(topology.Bridge).Attrs().Index, net.HardwareAddr{2, 0, 0, 0, 0, 7}
 		m.must(m.nl.NeighSet(&n))
 	}
+	again, err := New(m.cfg) // which has heard nothing of the pod
+	m.must(err)
+	m.must(m.Close())
+	m.Kernel = again
 	m.watch()
 	m.awaitNoNeighbor(pod.mac)
+	m.must(m.dropNeighbors()) // which ends after all of it has been done
 	for _, n := range given {
 		addr, _ := netip.AddrFromSlice(n.IP)
 		if _, there := m.neighborOf(addr.Unmap()); !there {

@@ -54,6 +54,9 @@ var rules = []ruleTest{
 	{
 		`iifname "plainroute0" ip daddr 127.0.0.0/8 drop`, datagram{src: pod4, dst: "127.255.255.254"}, "", "10.128.0.7 to this host",
 	},
+	{
+		`iifname "plainroute0" icmpv6 type nd-router-advert drop`, datagram{src: pod6, dst: "fd01:0:0:1::7", icmp: 134}, "", "fd01::7 by eth0",
+	},
 }
 
 // untouched are packets that rules leave out, one for each condition of a rule.
@@ -64,6 +67,9 @@ var untouched = map[string]ruleTest{
 	"another node, IPv6":               {send: datagram{src: pod6, dst: "fd00:192:168:1::12"}, with: "fd01::7 by eth0"},
 	"multicast, IPv4":                  {send: datagram{src: "10.128.0.1", dst: "239.1.2.3", by: "eth0"}, with: "10.128.0.1 by eth0"},
 	"multicast, IPv6":                  {send: datagram{src: "fd01::1", dst: "ff0e::1:2:3", by: "eth0"}, with: "fd01::1 by eth0"},
+	"a router's solicitation":          {send: datagram{src: pod6, dst: "fd01:0:0:1::7", icmp: 133}, with: "fd01::7 by eth0"},
+	"a neighbor's solicitation":        {send: datagram{src: pod6, dst: "fd01:0:0:1::7", icmp: 135}, with: "fd01::7 by eth0"},
+	"an answer to a ping":              {send: datagram{src: pod6, dst: "fd01:0:0:1::7", icmp: 129}, with: "fd01::7 by eth0"},
 	"no pod's source, IPv4":            {send: datagram{src: "10.200.0.7", dst: "198.51.100.2"}, with: "10.200.0.7 by eth0"},
 	"no pod's source, IPv6":            {send: datagram{src: "fd02::7", dst: "2001:db8:51::2"}, with: "fd02::7 by eth0"},
 	"this host's loopback by itself":   {send: datagram{src: "127.0.0.1", dst: "127.0.0.1", by: "lo"}, with: "127.0.0.1 to this host"},

@@ -22,6 +22,7 @@ func TestAPodsAdvertisementIsDropped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			m.needIPv6()
+			m.sysctl(topology.SysctlBridgeNF6, "0")
 			m.settle(of(2))
 			rogue, victim := m.attach("rogue"), m.attach("victim")
 			m.sysctl(topology.ConfSysctl(6, topology.Bridge, "accept_ra"), "2") // as if the agent had not set it

@@ -21,7 +21,7 @@ func agentsWord(_ context.Context, p *Patient) []Finding {
 			"delete its pod, which cuts no traffic, once you have its log (kubectl logs)")}
 	case p.Report == nil:
 		return []Finding{Warn("no agent answers on this node: routes stay as they are, and no change of the cluster arrives", errorText(p.ReportErr),
-			"kubectl get pods -A -l app.kubernetes.io/name=plainroute -o wide, and the log of the pod that should run here")}
+			"kubectl get pods -A -l app.kubernetes.io/part-of=plainroute -o wide, and the log of the pod that should run here")}
 	}
 	var evidence, cures []string
 	say := func(what, cure string) {

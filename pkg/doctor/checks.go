@@ -19,6 +19,7 @@ func Checks() []Check {
 		{"path-mtu", pathMTU},
 		{"pod-packets", podPackets},
 		{"neighbour-limits", neighbourLimits},
+		{"conntrack", conntrack},
 		{"duplicates", duplicates},
 		{"ports", ports},
 		{"node-ports", nodePorts},

@@ -1,8 +1,8 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
-	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,17 +14,28 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cniConfigs looks for those that a container runtime takes before ours, and that nobody wants.
+// cniConfigs looks for those that a container runtime takes before ours and that nobody wants, and
+// whether it reads the folder that ours is in.
 func cniConfigs(_ context.Context, p *Patient) []Finding {
 	if _, err := os.ReadDir(p.Store.ConfDir); err != nil {
 		return Skip(err.Error(), "say where CNI configs are: --cni-conf-dir")
 	}
 	before := slices.DeleteFunc(p.Store.Before(), func(name string) bool { return slices.Contains(p.ConfigsBefore, name) })
 	if len(before) == 0 {
-		return nil
+		return p.unreadConfigs()
 	}
 	return []Finding{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: rm "+p.onHost(filepath.Join(p.Store.ConfDir, before[0]))+", and make the pods anew that it attached; if it is a meta plugin's that calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")}
+		"if that network is not wanted: `"+p.putAway(before)+"`, and make the pods anew that it attached; if it is a meta plugin's that calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")}
+}
+
+// putAway is the command that hides CNI configs from the container runtime, and can be undone.
+func (p *Patient) putAway(configs []string) string {
+	var all []string
+	for _, name := range configs {
+		file := p.onHost(filepath.Join(p.Store.ConfDir, name))
+		all = append(all, "mv "+file+" "+file+".off")
+	}
+	return strings.Join(all, " && ")
 }
 
 // cniPlugins looks whether those that our config calls are there and can be run, and
@@ -40,13 +51,17 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 	if len(missing) > 0 {
 		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", p.BinDir, strings.Join(missing, ", ")), cure+"; one that another program has added to the CNI config, that program installs"))
 	}
-	for _, name := range cni.RequiredBy(p.State.CNI) { // a plugin of others may be a script
-		if slices.Contains(missing, name) {
-			continue
-		}
-		if why := unfit(filepath.Join(p.BinDir, name)); why != "" {
+	folder := plugins.Folder{Path: p.BinDir}
+	for name, why := range folder.Unfit(needed) {
+		if !slices.Contains(missing, name) {
 			found = append(found, Fail("a CNI plugin can't run", why, cure))
 		}
+	}
+	slices.SortFunc(found, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Evidence, b.Evidence))
+	})
+	if len(found) == 0 {
+		found = p.otherFolder(p.BinDir, "bin_dir", "bin_dirs", "plugin_dirs")
 	}
 	if len(found) > 0 {
 		return found
@@ -96,29 +111,4 @@ func older(r plugins.Result) string {
 		text += " (" + r.Reason + ")"
 	}
 	return text
-}
-
-// unfit says why a file is no program that this machine could run, or nothing.
-func unfit(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err.Error()
-	}
-	if info.Mode()&0o111 == 0 {
-		return path + " is not executable: " + info.Mode().String()
-	}
-	program, err := elf.Open(path)
-	if err != nil {
-		return path + ": " + err.Error()
-	}
-	defer program.Close()
-	own, err := elf.Open("/proc/self/exe")
-	if err != nil {
-		return ""
-	}
-	defer own.Close()
-	if program.Machine != own.Machine {
-		return fmt.Sprintf("%s is for %s, and this machine is %s", path, program.Machine, own.Machine)
-	}
-	return ""
 }

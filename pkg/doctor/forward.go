@@ -16,7 +16,8 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
 	}
-	packets := p.forwarded()
+	inside, outside := p.forwarded(), p.outside()
+	packets := slices.Concat(inside, outside)
 	chains, err := p.Kernel.ForwardChains(packets)
 	if err == nil {
 		var legacy []dataplane.Chain
@@ -28,26 +29,31 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 	}
 	var found []Finding
 	for _, c := range chains {
-		if f, bad := p.judge(c, packets); bad {
+		if f, bad := p.judge(c, inside); bad {
+			found = append(found, f)
+		} else if f, bad := p.judgeOutside(c, outside, c.Fates[len(inside):]); bad {
 			found = append(found, f)
 		}
 	}
 	return found
 }
 
-// judge tells the worst that a chain does to any of the packets.
+// lost reports whether a packet is dropped for certain.
+func lost(f dataplane.Fate) bool { return f.Dropped && !f.Accepted }
+
+// judge tells the worst that a chain does to any of the packets within the cluster.
 func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (Finding, bool) {
+	fates := c.Fates[:len(packets)]
 	cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, p.Subnets()) +
 		"; or have the firewall plugin accept what pods begin, and one rule more what others begin (--firewall-plugin, docs/install.md)"
-	lost := func(f dataplane.Fate) bool { return f.Dropped && !f.Accepted }
-	if i := slices.IndexFunc(c.Fates, lost); i >= 0 {
+	if i := slices.IndexFunc(fates, lost); i >= 0 {
 		fault := "a firewall drops packets of pods"
 		if !slices.ContainsFunc(c.Fates, func(f dataplane.Fate) bool { return !lost(f) }) {
 			fault = "a firewall drops all forwarded packets, so pods reach nobody beyond this node"
 		}
-		return Fail(fault, c.String()+": "+c.Fates[i].By+" drops what goes "+packets[i].String(), cure), true
+		return Fail(fault, c.String()+": "+fates[i].By+" drops what goes "+packets[i].String(), cure), true
 	}
-	for i, f := range c.Fates {
+	for i, f := range fates {
 		if !f.Dropped || vague(packets[i]) {
 			continue
 		}
@@ -60,6 +66,17 @@ func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (Finding,
 	return Finding{}, false
 }
 
+// judgeOutside tells what a chain drops for certain of what pods and the world beyond the cluster send
+// each other. Somebody may want that.
+func (p *Patient) judgeOutside(c dataplane.Chain, packets []dataplane.Packet, fates []dataplane.Fate) (Finding, bool) {
+	i := slices.IndexFunc(fates, lost)
+	if i < 0 {
+		return Finding{}, false
+	}
+	return Warn("a firewall drops packets between pods and the world beyond the cluster", c.String()+": "+fates[i].By+" drops what goes "+packets[i].String(),
+		"if pods are not meant to be alone, accept what comes from and goes to them there, before it drops: "+acceptRules(c, p.Subnets())), true
+}
+
 // vague tells that an end of a packet is not known. Every rule about addresses fits some such packets, as kube-proxy's about those
 // of Services, and that says nothing.
 func vague(p dataplane.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() == 0 }
@@ -67,14 +84,13 @@ func vague(p dataplane.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() =
 // manyPods are as many as are looked at one by one: rules may be made for each.
 const manyPods = 64
 
-// forwarded are the packets that matter: between a pod here and one of a peer, begun here
-// and there, and the answers. Where no pod is known, any of our subnets has to do.
-func (p *Patient) forwarded() []dataplane.Packet {
+// pods are addresses of pods here, so many at most; where no pod is known, all of the subnet.
+func (p *Patient) pods() []netip.Prefix {
 	var pods, all []netip.Prefix
 	leases, _ := p.leasesHeld() // the check leases tells why they can't be read
 	for _, l := range leases {
 		if within(p.ownSubnets(), l.addr) && len(pods) < manyPods {
-			pods = append(pods, netip.PrefixFrom(l.addr, l.addr.BitLen()))
+			pods = append(pods, single(l.addr))
 		}
 	}
 	for _, s := range p.ownSubnets() {
@@ -85,28 +101,70 @@ func (p *Patient) forwarded() []dataplane.Packet {
 	if all = append(all, pods...); len(all) == 0 {
 		all = []netip.Prefix{anywhere(true)}
 	}
+	return all
+}
+
+// forwarded are the packets that a cluster lives by: between a pod here and a peer's pod, the peer
+// itself (its host-network pods, its kubelet, the API server, node ports), and another pod here
+// (bridge-nf-call, Services), begun by either, and the answers.
+func (p *Patient) forwarded() []dataplane.Packet {
 	var packets []dataplane.Packet
-	for _, pod := range all {
-		peer, uplink := p.somePeer(pod.Addr().Is4())
+	between := func(pod netip.Prefix, far netip.Prefix, dev string) {
 		for _, answer := range []bool{false, true} {
-			packets = append(packets, dataplane.Packet{In: p.Bridge, Out: uplink, From: pod, To: peer, Answer: answer},
-				dataplane.Packet{In: uplink, Out: p.Bridge, From: peer, To: pod, Answer: answer})
+			packets = append(packets, dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: far, Answer: answer},
+				dataplane.Packet{In: dev, Out: p.Bridge, From: far, To: pod, Answer: answer})
+		}
+	}
+	for _, pod := range p.pods() {
+		peer, hop, uplink := p.somePeer(pod.Addr().Is4())
+		between(pod, peer, uplink)
+		if hop.IsValid() {
+			between(pod, single(hop), uplink)
+		}
+		for _, s := range p.ownSubnets() {
+			if s.Contains(pod.Addr()) {
+				between(pod, s, p.Bridge)
+			}
 		}
 	}
 	return packets
 }
 
-// somePeer is the pod subnet of a peer, and the uplink that leads there.
-func (p *Patient) somePeer(is4 bool) (netip.Prefix, string) {
+// outside are the packets between a pod of each family and the world: begun here, by way of a node
+// port there, and the answers. Without a default route there is no world.
+func (p *Patient) outside() []dataplane.Packet {
+	var packets []dataplane.Packet
+	for _, family := range p.families() {
+		world := netip.MustParsePrefix("11.0.0.1/32") // as good as any that is neither private nor for documentation
+		if family == 6 {
+			world = netip.MustParsePrefix("2600::1/128")
+		}
+		i := slices.IndexFunc(p.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() == 0 && r.Dst.Addr().Is4() == (family == 4) })
+		if i < 0 {
+			continue
+		}
+		for _, pod := range p.pods() {
+			if dev := p.Host.Routes[i].Dev; pod.Addr().Is4() == (family == 4) && pod.Bits() > 0 {
+				packets = append(packets,
+					dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: world}, dataplane.Packet{In: dev, Out: p.Bridge, From: world, To: pod, Answer: true},
+					dataplane.Packet{In: dev, Out: p.Bridge, From: world, To: pod}, dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: world, Answer: true})
+			}
+		}
+	}
+	return packets
+}
+
+// somePeer is the pod subnet of a peer, its InternalIP, and the uplink that leads there.
+func (p *Patient) somePeer(is4 bool) (subnet netip.Prefix, hop netip.Addr, dev string) {
 	for _, r := range p.State.Routes {
 		if r.Metric == topology.MetricPeer && r.Dst.Addr().Is4() == is4 {
-			return r.Dst, r.Dev
+			return r.Dst, r.Via, r.Dev
 		}
 	}
 	if p.Report != nil && len(p.Report.Host.Uplinks) == 1 {
-		return anywhere(is4), p.Report.Host.Uplinks[0].Name
+		return anywhere(is4), netip.Addr{}, p.Report.Host.Uplinks[0].Name
 	}
-	return anywhere(is4), ""
+	return anywhere(is4), netip.Addr{}, ""
 }
 
 func anywhere(is4 bool) netip.Prefix {
@@ -139,5 +197,5 @@ func acceptRules(c dataplane.Chain, subnets []string) string {
 	if len(all) == 0 {
 		return "by the pods' bridge, in and out"
 	}
-	return strings.Join(all, "; ")
+	return "`" + strings.Join(all, "; ") + "`"
 }

@@ -17,13 +17,17 @@ func nftForward(rules string) string {
 
 var forwardCases = map[string]forwardCase{
 	"policy alone":        {nftForward(""), Failure, "policy drops what goes from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new"},
-	"by address":          {nftForward("ip saddr 10.244.0.0/16 accept"), OK, ""},
+	"by address":          {nftForward("ip saddr 10.244.0.0/16 accept"), Failure, "from 192.168.1.12 (eth0) to 10.244.1.7 (plainroute0), new"},
+	"by all addresses":    {nftForward("ip saddr { 10.244.0.0/16, 192.168.1.0/24 } accept"), OK, ""},
+	"to pods alone":       {nftForward("ip daddr 10.244.0.0/16 accept"), Failure, "from 10.244.1.7 (plainroute0) to 192.168.1.12 (eth0), new"},
+	"not on this node":    {"table inet fw { chain f" + forwardHook + `accept; iifname "plainroute0" oifname "plainroute0" drop` + "\n}\n}\n", Failure, "from 10.244.1.7 (plainroute0) to 10.244.1.0/24 (plainroute0), new"},
+	"no node's answers":   {"table inet fw { chain f" + forwardHook + `accept; ip saddr 192.168.1.0/24 ct state established drop` + "\n}\n}\n", Failure, "from 192.168.1.12 (eth0) to 10.244.1.7 (plainroute0), answer"},
 	"one way":             {nftForward("ip saddr 10.244.1.0/24 accept"), Failure, "from 10.244.2.0/24 (eth0) to 10.244.1.7"},
 	"both ways":           {nftForward("ip saddr 10.244.1.0/24 accept; ip daddr 10.244.1.0/24 accept"), OK, ""},
 	"odd prefix":          {nftForward("ip saddr 10.240.0.0/13 accept; ip daddr 10.240.0.0/13 accept"), OK, ""},
 	"another prefix":      {nftForward("ip saddr 10.96.0.0/12 accept"), Failure, ""},
 	"inverted":            {nftForward("ip saddr != 10.96.0.0/12 accept"), OK, ""},
-	"some of peers' pods": {nftForward("ip saddr 10.244.1.0/24 accept; ip saddr 10.244.2.0/25 accept"), Warning, "in forward"},
+	"some of peers' pods": {nftForward("ip saddr { 10.244.1.0/24, 192.168.1.0/24 } accept; ip saddr 10.244.2.0/25 accept"), Warning, "in forward"},
 	"by device":           {nftForward(`iifname "plainroute0" accept; oifname "plainroute0" accept`), OK, ""},
 	"by index":            {nftForward(`iif "plainroute0" accept; oif "plainroute0" accept`), OK, ""},
 	"by another device":   {nftForward(`iifname "docker0" accept; oifname "docker0" accept`), Failure, ""},
@@ -38,8 +42,8 @@ var forwardCases = map[string]forwardCase{
 	"set of prefixes":     {nftForward("ip saddr { 10.244.0.0/16, 192.168.0.0/16 } accept"), OK, ""},
 	"set of others":       {nftForward("ip saddr { 10.96.0.0/12, 192.168.0.0/16 } accept"), Failure, ""},
 	"set of devices":      {nftForward("iifname { plainroute0, eth0 } accept"), OK, ""},
-	"range":               {nftForward("ip saddr 10.244.1.0-10.244.2.255 accept"), OK, ""},
-	"named set": {`table ip fw { set pods { type ipv4_addr; flags interval; elements = { 10.244.1.0/24, 10.244.2.0/24 }
+	"range":               {nftForward("ip saddr 10.244.1.0-10.244.2.255 accept; ip saddr 192.168.1.0-192.168.1.20 accept"), OK, ""},
+	"named set": {`table ip fw { set pods { type ipv4_addr; flags interval; elements = { 10.244.1.0/24, 10.244.2.0/24, 192.168.1.0/24 }
 }
 		chain f` + forwardHook + `drop; ip saddr @pods ip daddr @pods accept
 }
@@ -50,10 +54,10 @@ var forwardCases = map[string]forwardCase{
 	"mark":           {nftForward("meta mark 7 accept"), Warning, ""},
 	"mark drops":     {"table ip fw { chain f" + forwardHook + "accept; meta mark != 0x7 drop\n}\n}\n", Warning, "the rule of handle"},
 	"sets a mark":    {nftForward("meta mark set 7 accept"), OK, ""},
-	"last rule":      {"table inet fw { chain f" + forwardHook + "accept; ip daddr 10.244.0.0/16 accept; counter reject\n}\n}\n", OK, ""},
+	"last rule":      {"table inet fw { chain f" + forwardHook + "accept; ip daddr 10.244.0.0/16 accept; ip daddr 192.168.0.0/16 accept; counter reject\n}\n}\n", OK, ""},
 	"last rule cuts": {"table inet fw { chain f" + forwardHook + "accept; ip daddr 10.96.0.0/16 accept; counter reject\n}\n}\n", Failure, "the rule of handle"},
 	"pods of late":   {"table inet fw { chain f" + forwardHook + "accept; ip daddr 10.244.1.0/24 drop; ip daddr 10.244.0.0/16 accept\n}\n}\n", Failure, ""},
-	"jump":           {"table inet fw { chain pods { ip saddr 10.244.0.0/16 accept\n}\nchain f" + forwardHook + "drop; jump pods\n}\n}\n", OK, ""},
+	"jump":           {"table inet fw { chain pods { ip saddr 10.244.0.0/16 accept; ip saddr 192.168.0.0/16 accept\n}\nchain f" + forwardHook + "drop; jump pods\n}\n}\n", OK, ""},
 	"jump returns":   {"table inet fw { chain pods { ip saddr 10.244.2.0/24 return; accept\n}\nchain f" + forwardHook + "drop; jump pods\n}\n}\n", Failure, ""},
 	"goto":           {"table inet fw { chain pods { ip saddr 10.96.0.0/12 accept\n}\nchain f" + forwardHook + "drop; goto pods; accept\n}\n}\n", Failure, ""},
 	"goto from jump": {"table inet fw { chain b { ct state invalid drop\n}\nchain a { goto b; drop\n}\nchain f" + forwardHook + "drop; jump a; accept\n}\n}\n", OK, ""},
@@ -71,7 +75,7 @@ var forwardCases = map[string]forwardCase{
 }`, OK, ""},
 	"firewalld's": {`table inet firewalld { chain ZONES { iifname "eth0" goto PUBLIC; goto PUBLIC; }
 		chain PUBLIC { jump ALLOW; meta l4proto { icmp, ipv6-icmp } accept; }
-		chain ALLOW { ip saddr 10.244.0.0/16 accept; }
+		chain ALLOW { ip saddr 10.244.0.0/16 accept; ip saddr 192.168.1.0/24 accept; }
 		chain filter_FORWARD { type filter hook forward priority 10; policy accept; ct state { established, related } accept; ct status dnat accept; iifname "lo" accept; jump ZONES; ct state invalid drop; reject with icmpx admin-prohibited
 }
 }`, OK, ""},
@@ -79,8 +83,8 @@ var forwardCases = map[string]forwardCase{
 	"iptables by address":     {"*filter\n:FORWARD DROP\n-A FORWARD -s 10.244.1.0/24 -j ACCEPT\n-A FORWARD -d 10.244.1.0/24 -j ACCEPT\nCOMMIT", OK, ""},
 	"iptables last rule":      {"*filter\n:FORWARD ACCEPT\n-A FORWARD -s 10.96.0.0/12 -j ACCEPT\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT", Failure, "drops what goes"},
 	"iptables last rule drop": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -s 10.96.0.0/12 -j ACCEPT\n-A FORWARD -j DROP\nCOMMIT", Failure, "drops what goes"},
-	"iptables last rule late": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\n-A FORWARD -j REJECT\nCOMMIT", OK, ""},
-	"iptables inverted":       {"*filter\n:FORWARD ACCEPT\n-A FORWARD ! -s 10.244.0.0/16 -j DROP\n-A FORWARD ! -i plainroute0 ! -o plainroute0 -j DROP\nCOMMIT", OK, ""},
+	"iptables last rule late": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\n-A FORWARD -s 192.168.0.0/16 -j ACCEPT\n-A FORWARD -j REJECT\nCOMMIT", OK, ""},
+	"iptables inverted":       {"*filter\n:FORWARD ACCEPT\n-A FORWARD -i plainroute0 ! -s 10.244.0.0/16 -j DROP\n-A FORWARD ! -i plainroute0 ! -o plainroute0 -j DROP\nCOMMIT", OK, ""},
 	"iptables inverted state": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -m conntrack ! --ctstate ESTABLISHED -j DROP\nCOMMIT", Failure, "new"},
 	"iptables device's start": {"*filter\n:FORWARD DROP\n-A FORWARD -i plain+ -j ACCEPT\n-A FORWARD -i eth+ -j ACCEPT\nCOMMIT", OK, ""},
 	"iptables other protocol": {"*filter\n:FORWARD DROP\n-A FORWARD -p udp -j ACCEPT\nCOMMIT", Failure, ""},
@@ -116,6 +120,7 @@ COMMIT`, Failure, "policy"},
 -A FORWARD -j DOCKER-USER
 -A FORWARD -i docker0 -j ACCEPT
 -A DOCKER-USER -s 10.244.0.0/16 -j ACCEPT
+-A DOCKER-USER -s 192.168.1.0/24 -j ACCEPT
 -A DOCKER-USER -j RETURN
 COMMIT`, OK, ""},
 	"firewall plugin's": {pluginRules + "COMMIT", Failure, "from 10.244.2.0/24 (eth0) to 10.244.1.7"},

@@ -18,31 +18,39 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A passage is a ward with a pod on its bridge and a peer's pod beyond its uplink:
+// A passage is a ward with two pods on its bridge, and beyond its uplink a peer, a pod of the peer's
+// and the world:
 //
-//	pod 10.244.1.7 === bridge | node1 | eth0 === 192.168.1.12 far, 10.244.2.9
+//	pod 10.244.1.7 === bridge | node1 | eth0 === far 192.168.1.12, 10.244.2.9, 11.0.0.1
+//	two 10.244.1.8 ======|
 type passage struct {
 	*ward
-	pod, far netns.NsHandle
-	port     int
+	pod, two, far netns.NsHandle
+	port          int
 }
 
 const (
-	podAddr = "10.244.1.7"
-	farAddr = "10.244.2.9"
+	podAddr   = "10.244.1.7"
+	twoAddr   = "10.244.1.8"
+	farAddr   = "10.244.2.9"
+	peerAddr  = "192.168.1.12"
+	worldAddr = "11.0.0.1"
 )
 
 func newPassage(t *testing.T) *passage {
 	t.Helper()
 	p := &passage{ward: newWard(t)}
-	p.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "vethpod"}, PeerName: "pod0"})
-	bridge, err := p.nl.LinkByName(topology.Bridge)
-	p.must(err)
-	port, err := p.nl.LinkByName("vethpod")
-	p.must(err)
-	p.must(p.nl.LinkSetMaster(port, bridge))
+	for _, name := range []string{"pod", "two"} {
+		p.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "veth" + name}, PeerName: name + "0"})
+		bridge, err := p.nl.LinkByName(topology.Bridge)
+		p.must(err)
+		port, err := p.nl.LinkByName("veth" + name)
+		p.must(err)
+		p.must(p.nl.LinkSetMaster(port, bridge))
+	}
 	p.pod = p.host("pod0", podAddr+"/24", "", "10.244.1.1")
-	p.far = p.host("lan", "192.168.1.12/24", farAddr+"/32", "192.168.1.11")
+	p.two = p.host("two0", twoAddr+"/24", "", "10.244.1.1")
+	p.far = p.host("lan", peerAddr+"/24", farAddr+"/32 "+worldAddr+"/32", "192.168.1.11")
 	p.listen()
 	p.lease()
 	return p
@@ -94,14 +102,20 @@ func (p *passage) in(host netns.NsHandle, do func()) {
 }
 
 func (p *passage) listen() {
-	for _, host := range []netns.NsHandle{p.pod, p.far} {
-		p.in(host, func() {
-			l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p.port))
-			p.must(err)
-			p.t.Cleanup(func() { l.Close() })
-			p.port = l.Addr().(*net.TCPAddr).Port
-		})
+	for _, host := range []netns.NsHandle{p.pod, p.two, p.far} {
+		p.listenOn(host)
 	}
+}
+
+// listenOn has a host accept connections, at one port on all of them.
+func (p *passage) listenOn(host netns.NsHandle) {
+	p.t.Helper()
+	p.in(host, func() {
+		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p.port))
+		p.must(err)
+		p.t.Cleanup(func() { l.Close() })
+		p.port = l.Addr().(*net.TCPAddr).Port
+	})
 }
 
 // passes tells whether a connection comes about, for which both ways have to be open.
@@ -115,6 +129,12 @@ func (p *passage) passes(from netns.NsHandle, source, to string) bool {
 		}
 	})
 	return err == nil
+}
+
+// allPass reports whether every connection of the cluster comes about.
+func (p *passage) allPass() bool {
+	return p.passes(p.pod, podAddr, farAddr) && p.passes(p.far, farAddr, podAddr) && p.passes(p.pod, podAddr, peerAddr) &&
+		p.passes(p.far, peerAddr, podAddr) && p.passes(p.pod, podAddr, twoAddr)
 }
 
 // The verdict is compared with what the kernel does: where the check says nothing both
@@ -142,7 +162,7 @@ func TestForwardPolicyOfLegacyAgainstTraffic(t *testing.T) {
 func (p *passage) compare(load func(t *testing.T, rules string), prefix string) {
 	test := p.t
 	test.Helper()
-	for tries := 0; !p.passes(p.pod, podAddr, farAddr) || !p.passes(p.far, farAddr, podAddr); tries++ {
+	for tries := 0; !p.allPass(); tries++ {
 		if tries == 20 { // devices that were just set up take a moment
 			test.Fatal("the pods do not reach each other without a firewall")
 		}
@@ -161,8 +181,8 @@ func (p *passage) compare(load func(t *testing.T, rules string), prefix string) 
 			p.must(netns.Set(home))
 			load(t, c.rules+"\n")
 			f := p.finds("forward-policy", c.want)
-			if both := p.passes(p.pod, podAddr, farAddr) && p.passes(p.far, farAddr, podAddr); c.want == OK && !both || c.want == Failure && both {
-				t.Errorf("that the pods reach each other is %v, and the check says %+v", both, f)
+			if all := p.allPass(); c.want == OK && !all || c.want == Failure && all {
+				t.Errorf("that all reach each other is %v, and the check says %+v", all, f)
 			}
 			if !strings.Contains(f.Evidence, c.says) {
 				t.Errorf("the evidence lacks %q: %+v", c.says, f)
@@ -212,6 +232,38 @@ func debianProgram(t *testing.T, name string) func(stdin string, args ...string)
 		cmd.Env, cmd.Stdin = append(os.Environ(), env...), strings.NewReader(stdin)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s %v: %v\n%s\n%s", name, args, err, out, stdin)
+		}
+	}
+}
+
+// What pods and the world send each other may be dropped on purpose: that is a warning, compared with what the kernel does.
+func TestForwardPolicyTowardsTheWorld(t *testing.T) {
+	p := newPassage(t)
+	nft := debianProgram(t, "nft")
+	p.sh("ip route add default via " + peerAddr)
+	p.look()
+	both := func() bool { return p.passes(p.pod, podAddr, worldAddr) && p.passes(p.far, worldAddr, podAddr) }
+	for tries := 0; !both() || !p.allPass(); tries++ {
+		if tries == 20 {
+			t.Fatal("the pod and the world do not reach each other without a firewall")
+		}
+	}
+	p.finds("forward-policy", OK)
+	const cluster = "ip saddr { 10.244.0.0/16, 192.168.1.0/24 } ip daddr { 10.244.0.0/16, 192.168.1.0/24 } accept; "
+	for name, c := range map[string]forwardCase{
+		"all of it":   {nftForward(cluster), Warning, "from 10.244.1.7 (plainroute0) to 11.0.0.1 (eth0), new"},
+		"what begins": {nftForward(cluster + "ct state established accept; ip saddr 10.244.1.0/24 accept"), Warning, "from 11.0.0.1 (eth0) to 10.244.1.7 (plainroute0), new"},
+		"answers":     {nftForward(cluster + "ip saddr 10.244.1.0/24 accept"), Warning, "from 11.0.0.1 (eth0) to 10.244.1.7 (plainroute0), answer"},
+		"nothing":     {nftForward("ip saddr 10.244.1.0/24 accept; ip daddr 10.244.1.0/24 accept"), OK, ""},
+		"some ports":  {nftForward(cluster + "ip saddr 10.244.1.0/24 accept; ct state established accept; tcp dport 443 accept"), OK, ""},
+	} {
+		nft("", "flush", "ruleset")
+		nft(c.rules, "-f", "-")
+		if f := p.finds("forward-policy", c.want); !strings.Contains(f.Evidence, c.says) {
+			t.Errorf("%s: the evidence lacks %q: %+v", name, c.says, f)
+		}
+		if pass := both(); c.want == Warning && pass || name == "nothing" && !pass {
+			t.Errorf("%s: that both reach each other is %v", name, pass)
 		}
 	}
 }

@@ -159,6 +159,39 @@ func TestPolicyRules(t *testing.T) {
 	w.finds("policy-rules", Failure)
 }
 
+// A rule about one kind of packet only: each way of each family is asked by itself.
+func TestPolicyRulesOfEachKind(t *testing.T) {
+	for name, c := range map[string]struct{ rule, says, cure string }{
+		"from this node's address":  {"from 192.168.1.11", "from 192.168.1.11 to 10.244.2.1 (this node to a peer's pod)", "`ip rule add to 10.244.0.0/16 lookup main priority 999`"},
+		"from pods here":            {"from 10.244.1.0/24", "from 10.244.1.2 to 10.244.2.1 (a pod here to a peer's pod)", "to 10.244.0.0/16"},
+		"to a peer":                 {"from 10.244.1.0/24 to 192.168.1.12", "from 10.244.1.2 to 192.168.1.12 (a pod here to a peer)", "to 192.168.1.12/32"},
+		"from a peer":               {"from 192.168.1.12", "from 192.168.1.12 to 10.244.1.2 (a peer to a pod here)", "to 10.244.0.0/16"},
+		"from peers' pods":          {"from 10.244.2.0/24", "from 10.244.2.1 to 10.244.1.2 (a peer's pod to a pod here)", "to 10.244.0.0/16"},
+		"by the uplink":             {"from all iif eth0", "(a peer's pod to a pod here)", "to 10.244.0.0/16"},
+		"to pods here":              {"from 192.168.1.11 to 10.244.1.0/24", "from 192.168.1.11 to 10.244.1.2 (this node to a pod here)", "to 10.244.0.0/16"},
+		"IPv6 from this node":       {"-6 from fd00:192:168:1::11", "to fd00:10:244:2::1 (this node to a peer's pod)", "`ip -6 rule add to fd00:10:244:2::/64 lookup main priority 999`"},
+		"IPv6 from a peer":          {"-6 from fd00:192:168:1::12", "to fd00:10:244:1::2 (a peer to a pod here)", "to fd00:10:244:1::/64"},
+		"IPv6 from pods to a peer":  {"-6 from fd00:10:244:1::/64 to fd00:192:168:1::12", "(a pod here to a peer)", "to fd00:192:168:1::12/128"},
+		"IPv6 from pods to others'": {"-6 from fd00:10:244:1::/64", "(a pod here to a peer's pod)", "to fd00:10:244:2::/64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newDualWard(t)
+			w.finds("policy-rules", OK)
+			w.sh("ip route add default via 192.168.1.1 table 100; ip -6 route add default via fd00:192:168:1::1 table 100")
+			family, rule, six := strings.Cut(c.rule, "-6 ")
+			if !six {
+				family, rule = "", family
+			} else {
+				family = "-6 "
+			}
+			w.sh("ip " + family + "rule add " + rule + " lookup 100 priority 1000")
+			if f := w.finds("policy-rules", Failure); !strings.Contains(f.Fault, c.says) || !strings.Contains(f.Cure, c.cure) {
+				t.Errorf("found %+v", f)
+			}
+		})
+	}
+}
+
 // Peers' pods that are reached by another link than the one that their packets come in by.
 func TestReversePath(t *testing.T) {
 	w := newWard(t)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -78,6 +79,10 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 	case len(subnets) == 0:
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
 	}
+	if name := p.Host.RenamedBridge(p.Bridge, subnets, ""); name != "" {
+		return []Finding{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
+			fmt.Sprintf("ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
+	}
 	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts())
 	if p.State.Bridge == "" || p.moves() {
 		return found // no pod was attached yet, or old-subnet says what to do
@@ -87,14 +92,14 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		have = append(have, a.String())
 		if !within(subnets, a.Prefix.Addr()) {
 			found = append(found, Fail("the pods' bridge has an address that is not of this node's pod subnets", fmt.Sprintf("%s; the subnets are %s", a, strings.Join(p.Subnets(), ", ")),
-				"if the Node was made anew, delete the pods that are older than it, and the agent takes the address away; or: ip address del "+a.String()))
+				"if the Node was made anew, delete the pods that are older than it, and the agent takes the address away; or: `ip address del "+a.String()+"`"))
 		}
 	}
 	for _, s := range subnets {
 		want := topology.Address{Dev: p.State.Bridge, Prefix: netip.PrefixFrom(gateway(s), s.Bits())}
 		if !slices.Contains(p.State.Addresses, want) {
 			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nobody beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(append(have, "nothing else"), ", ")),
-				"the agent puts it back at once: look whether it runs; or: ip address add "+want.String()))
+				"the agent puts it back at once: look whether it runs; or: `ip address add "+want.String()+"`"))
 		}
 	}
 	return found
@@ -107,13 +112,13 @@ func (p *Patient) cutPorts() []Finding {
 		switch {
 		case d.Name == p.State.Bridge && !d.Up:
 			found = append(found, Fail("the pods' bridge is down, so this node's pods reach nobody", "ip link shows "+d.String(),
-				"the agent sets it up at once: look whether it runs; or: ip link set dev "+d.Name+" up"))
+				"the agent sets it up at once: look whether it runs; or: `ip link set dev "+d.Name+" up`"))
 		case d.Pod.IsValid() && (d.Rival != "" || d.Master != "" && d.Master != p.Bridge):
 			found = append(found, Warn("a container that is not in the pods' bridge has a pod's address", fmt.Sprintf("%s leads to %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("look whose it is, for another network's container may have given itself that address; if it is the pod's: ip link set dev %s master %s up", d.Name, p.Bridge)))
+				"look whose it is, because another network's container may have given itself that address: take it from that one. If it is the pod's own, delete the pod, and the new one's port is in the bridge"))
 		case d.Pod.IsValid():
 			found = append(found, Fail("a pod is cut off: its port is not in the pods' bridge, or down", fmt.Sprintf("%s leads to the pod %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: ip link set dev %s master %s up", d.Name, p.Bridge)))
+				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: `ip link set dev %s master %s up`", d.Name, p.Bridge)))
 		}
 	}
 	return found
@@ -132,12 +137,22 @@ func (p *Patient) rivalBridges(subnets []netip.Prefix) []Finding {
 	for _, link := range p.Host.Links {
 		for _, a := range link.Addrs {
 			if link.Name != p.Bridge && !link.Loopback && within(subnets, a.Addr()) {
-				found = append(found, Fail("another device has an address of this node's pod subnets, and takes what is for the pods", fmt.Sprintf("%s dev %s", a, link.Name),
-					"delete it once no pod uses it, as is left of another network: ip link del "+link.Name))
+				found = append(found, Fail("another device has an address of this node's pod subnets, and takes what is for the pods", fmt.Sprintf("%s dev %s", a, link.Name), rivalCure(link.Name)))
 			}
 		}
 	}
 	return found
+}
+
+// rivalCure deletes nothing but what a pod network is known to leave: this node may be reached by
+// any other device.
+func rivalCure(dev string) string {
+	for _, t := range traces {
+		if len(matching([]string{dev}, t.devices)) > 0 {
+			return "it is left of " + t.network + "; once no pod uses it: `ip link del " + dev + "`"
+		}
+	}
+	return "give the pods another range (--cluster-cidr of the controller manager), or the network of " + dev + "; leave the device as it is, because this node may be reached by it"
 }
 
 // fresh is the age below which a lease's pod may still be in the making.
@@ -153,80 +168,133 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	if err != nil {
 		return Skip(err.Error(), "mount the run folder, or say where it is: --run-dir")
 	}
-	leaked, err := p.leaked(ctx, all)
+	silent, ports, err := p.unclaimed(ctx, all)
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
 	crowded := p.crowded(all)
-	var shown, files []string
-	for _, l := range leaked {
-		shown = append(shown, fmt.Sprintf("%s, given %s ago to container %s", l.addr, l.age.Round(time.Second), l.container))
-		files = append(files, l.path)
+	verdict, room := Warn, ""
+	if crowded != "" {
+		verdict, room = Fail, crowded+"; "
 	}
-	cure := giveBack(files)
+	var containers, shown []string
+	for _, l := range silent {
+		if !slices.Contains(containers, l.container) {
+			containers = append(containers, l.container)
+		}
+		shown = append(shown, fmt.Sprintf("%s, given %s ago to container %s", l.addr, l.age.Round(time.Second), l.container))
+	}
 	switch {
-	case len(leaked) > 0 && crowded != "":
-		return []Finding{Fail(fmt.Sprintf("the node runs out of addresses for pods, and %d are leaked: nobody has them", len(leaked)), crowded+"; "+first(shown), cure)}
-	case len(leaked) > 0:
-		return []Finding{Warn(fmt.Sprintf("%d addresses seem to be leaked: they are given to containers, and nobody on the bridge has them", len(leaked)), first(shown), cure)}
+	case len(containers) > 0 && ports <= 0:
+		return []Finding{verdict(fmt.Sprintf("%d addresses are leaked: they are given to containers, and nobody on the bridge has them", len(silent)), room+first(shown), giveBack(p.onHost(filepath.Dir(silent[0].path)), containers))}
+	case len(containers) > ports:
+		return []Finding{verdict(fmt.Sprintf("addresses of at least %d containers are leaked: nobody answers for those of %d", len(containers)-ports, len(containers)),
+			fmt.Sprintf("%s%d ports of the bridge are of pods that don't answer; %s", room, ports, first(shown)),
+			"see which containers live, and remove the files of the others alone: `crictl pods --no-trunc`; the first line of each file in "+p.onHost(filepath.Dir(silent[0].path))+" is its container's ID")}
 	case crowded != "":
 		return []Finding{Warn("the node runs out of addresses for pods", crowded, "give Nodes larger pod subnets (--node-cidr-mask-size of the controller manager, for Nodes made anew), or the kubelet fewer pods: maxPods")}
 	}
 	return nil
 }
 
-// giveBack is how to free leases by hand, of which few are named.
-func giveBack(files []string) string {
-	if len(files) == 0 {
-		return ""
-	}
+// giveBack is how to free the leases of containers by hand, of which few are named. The command goes by
+// the container's ID, because the address may be another pod's when somebody runs it.
+func giveBack(dir string, containers []string) string {
 	const few = 3
-	cure := "where `crictl pods --no-trunc` does not list the container, give the address back: rm " + strings.Join(files[:min(few, len(files))], " ")
-	if more := len(files) - few; more > 0 {
-		cure += fmt.Sprintf("; and so with %d more in %s: the first line of each file is its container's ID", more, filepath.Dir(files[0]))
+	var all []string
+	for _, id := range containers {
+		if len(all) < few && containerID.MatchString(id) {
+			all = append(all, fmt.Sprintf("grep -lr '^%s' %s | xargs -r rm", id, dir))
+		}
+	}
+	if len(all) == 0 {
+		return "remove their files in " + dir
+	}
+	cure := "give the addresses back: `" + strings.Join(all, "; ") + "`"
+	if more := len(containers) - len(all); more > 0 {
+		cure += fmt.Sprintf("; and so for %d containers more, whose IDs are in the first lines of the files there and not in `crictl pods --no-trunc`", more)
 	}
 	return cure
 }
 
-// leaked asks the addresses of all leases that are not fresh: a pod's kernel answers
-// ARP whatever the pod is doing.
-func (p *Patient) leaked(ctx context.Context, all []lease) ([]lease, error) {
-	var old []lease
-	lives := p.cutOff(all)
-	for _, l := range all {
-		if l.age > fresh && !p.runs(l.container) && !lives[l.container] {
-			old = append(old, l)
+// containerID is what a container runtime may choose (CNI's specification, CNI_CONTAINERID).
+var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+
+// batch is how many addresses are asked at a time: the neighbor table has to hold them all.
+const batch = 512
+
+// unclaimed returns the leases that are not fresh and for which nobody answers, and how many ports are
+// of pods that no answer came from: so many of the containers may live, for a port that is there
+// and forwards nothing (blocked by STP, a filter) hides its pod.
+func (p *Patient) unclaimed(ctx context.Context, all []lease) (silent []lease, ports int, err error) {
+	heard := p.cutOff(all)
+	if ports, err = p.portsOfPods(); err != nil {
+		return nil, 0, err
+	}
+	if ports > 0 && slices.ContainsFunc(p.State.Devices, func(d topology.Device) bool { return d.Name == p.State.Bridge && !d.Up }) {
+		return nil, ports, nil // no pod can answer
+	}
+	for some := range slices.Chunk(all, batch) {
+		if len(heard) >= ports || ctx.Err() != nil {
+			break
+		}
+		if err := p.hear(ctx, some, heard); err != nil {
+			return nil, 0, err
 		}
 	}
-	if len(old) == 0 || p.Host.Ports == 0 {
-		return old, nil
+	for _, l := range all {
+		if !heard[l.container] && l.age > fresh && !p.runs(l.container) {
+			silent = append(silent, l)
+		}
 	}
-	if slices.ContainsFunc(p.State.Devices, func(d topology.Device) bool { return d.Name == p.State.Bridge && !d.Up }) {
-		return nil, nil // no pod can answer
-	}
-	const most = 512
-	old = old[:min(most, len(old))]
+	return silent, ports - len(heard), nil
+}
+
+// hear asks the addresses of leases: a pod's kernel answers ARP whatever the pod is doing.
+func (p *Patient) hear(ctx context.Context, leases []lease, heard map[string]bool) error {
 	var questions []question
 	var targets []target
-	for _, l := range old {
+	for _, l := range leases {
 		questions = append(questions, question{l.addr, small})
 		targets = append(targets, target{hop: l.addr, entry: dataplane.Neighbour{Addr: l.addr, Dev: p.Bridge, State: dataplane.Failed}})
 	}
 	answers, err := ask(ctx, questions, again)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	silent, err := p.silent(ctx, &round{answers: answers}, targets)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return slices.DeleteFunc(old, func(l lease) bool {
-		return !slices.ContainsFunc(silent, func(t target) bool { return t.hop == l.addr })
-	}), nil
+	for _, l := range leases {
+		if !slices.ContainsFunc(silent, func(t target) bool { return t.hop == l.addr }) {
+			heard[l.container] = true
+		}
+	}
+	return nil
 }
 
+// portsOfPods is how many ports pods have: those of the bridge, and those that may have been taken
+// out of it, as the stock plugin names them.
+func (p *Patient) portsOfPods() (int, error) {
+	devices, err := p.Kernel.Devices()
+	if err != nil {
+		return 0, err
+	}
+	ports := 0
+	for _, d := range devices {
+		if d.Master == p.Bridge || d.Kind == "veth" && d.Master == "" && podPort.MatchString(d.Name) {
+			ports++
+		}
+	}
+	return ports, nil
+}
+
+// podPort is how the plugin names a pod's port (RandomVethName of containernetworking/plugins/pkg/ip).
+var podPort = regexp.MustCompile("^veth[0-9a-f]{8}$")
+
 // cutOff returns the containers whose ports the kernel knows, although their addresses do not
-// answer: the port is down or not in the bridge.
+// answer because the port is down or not in the bridge.
 func (p *Patient) cutOff(all []lease) map[string]bool {
 	lives := map[string]bool{}
 	for _, l := range all {
@@ -242,15 +310,13 @@ func (p *Patient) runs(container string) bool {
 	return container != "" && filepath.IsLocal(container) && p.exists("/run/containerd/io.containerd.runtime.v2.task/k8s.io/"+container)
 }
 
-// crowded says which subnet has less than a tenth of its addresses left, if any has:
-// host-local gives all but the first two and, in IPv4, the last.
+// crowded says which subnet has less than a tenth of its addresses left, if any has.
 func (p *Patient) crowded(all []lease) string {
 	for _, s := range p.ownSubnets() {
-		bits := s.Addr().BitLen() - s.Bits()
-		if bits > 16 {
-			continue // more than a node has pods
+		room, used := topology.Room(s), 0
+		if room == 0 || room > 1<<16 {
+			continue // no pod can be there, or more than a node has
 		}
-		room, used := 1<<bits-3, 0
 		for _, l := range all {
 			if s.Contains(l.addr) {
 				used++

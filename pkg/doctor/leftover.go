@@ -62,7 +62,9 @@ func leftovers(_ context.Context, p *Patient) []Finding {
 	}
 	names := make([]string, 0, len(devices))
 	for _, d := range devices {
-		names = append(names, d.Name)
+		if d.Name != p.Bridge { // the agents' --bridge may be cni0
+			names = append(names, d.Name)
+		}
 	}
 	var found []Finding
 	for _, t := range traces {

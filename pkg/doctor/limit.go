@@ -43,7 +43,8 @@ func (p *Patient) neighbourLimit(family int) []Finding {
 		return Skip(err.Error(), "")
 	}
 	need := len(p.peers()) + podsOfNode
-	cure := fmt.Sprintf("the agent raises them; if they do not stay, find what resets them, and: sysctl -w %s=%d, with gc_thresh2 and gc_thresh1 at a half and a quarter of it", hardest, roomFor(need))
+	room := max(hard, roomFor(max(need, have))) // never lower
+	cure := fmt.Sprintf("the agent raises them; if they do not stay, find what resets them, and: `sysctl -w %s=%d %s=%d`", hardest, room, topology.NeighSysctl(family, 2), room/2)
 	shown := fmt.Sprintf("%d entries, room for about %d nodes and pods needed; %s is %d, gc_thresh2 %d", have, need, hardest, hard, soft)
 	switch {
 	case have*10 >= hard*9:

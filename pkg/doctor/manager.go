@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// networkManagers looks whether systemd-networkd and NetworkManager keep their hands
-// off our routes and devices.
+// networkManagers looks whether the programs that configure this host's network leave our routes and
+// devices alone. Of netplan only what it renders counts, files of one of the first two.
 func networkManagers(_ context.Context, p *Patient) []Finding {
 	if !p.seesHost() {
 		return Skip("the host's files can't be seen from here", fromHost)
@@ -22,7 +22,7 @@ func networkManagers(_ context.Context, p *Patient) []Finding {
 	if p.exists("/run/NetworkManager") {
 		found = append(found, p.networkManager()...)
 	}
-	return found
+	return append(found, p.otherManagers()...)
 }
 
 func (p *Patient) exists(file string) bool {
@@ -39,7 +39,10 @@ func (p *Patient) below(name string) []string {
 	return all
 }
 
-const networkdSnippet = "put this into /etc/systemd/networkd.conf.d/plainroute.conf, then systemctl restart systemd-networkd: [Network] ManageForeignRoutes=no ManageForeignRoutingPolicyRules=no (a line each)"
+// dropIn is the command that writes a config file.
+func dropIn(file string, lines ...string) string {
+	return fmt.Sprintf("`mkdir -p %s && printf '%%s\\n' '%s' >%s`", path.Dir(file), strings.Join(lines, "' '"), file)
+}
 
 // networkd deletes routes and rules that it did not make whenever it configures a link
 // anew, unless told otherwise (networkd.conf(5)). The agent puts routes back within
@@ -70,7 +73,8 @@ func (p *Patient) networkd() []Finding {
 	if len(shown) == 0 {
 		return nil
 	}
-	return []Finding{Warn("systemd-networkd runs, and deletes the routes or rules of others when it configures a link", strings.Join(shown, "; "), networkdSnippet)}
+	return []Finding{Warn("systemd-networkd runs, and deletes the routes or rules of others when it configures a link", strings.Join(shown, "; "),
+		dropIn("/etc/systemd/networkd.conf.d/plainroute.conf", "[Network]", "ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no")+", then systemctl restart systemd-networkd")}
 }
 
 // device is what a manager sees of one, for its patterns.
@@ -102,7 +106,7 @@ func (p *Patient) networkFiles() []Finding {
 		return nil
 	}
 	return []Finding{Warn("systemd-networkd configures the devices of pods, and may take addresses and routes from them", strings.Join(shown, "; "),
-		fmt.Sprintf("put this into /etc/systemd/network/05-plainroute.network, then networkctl reload: [Match] Name=%s veth* [Link] Unmanaged=yes (a line each); or narrow the [Match] of that file, as by Kind=!*", p.Bridge))}
+		dropIn("/etc/systemd/network/05-plainroute.network", "[Match]", "Name="+p.Bridge+" veth*", "[Link]", "Unmanaged=yes")+", then networkctl reload; or narrow the [Match] of that file, as by Kind=!*")}
 }
 
 func unmanaged(settings []setting) bool {
@@ -155,7 +159,7 @@ func (p *Patient) networkManager() []Finding {
 		return nil
 	}
 	return []Finding{Warn("NetworkManager runs, and is not told to leave the devices of pods alone", "neither unmanaged-devices nor managed=0 in its config matches "+strings.Join(managed, ", "),
-		fmt.Sprintf("put this into /etc/NetworkManager/conf.d/plainroute.conf, then systemctl reload NetworkManager: [keyfile] unmanaged-devices+=interface-name:%s;interface-name:veth* (a line each)", p.Bridge))}
+		dropIn("/etc/NetworkManager/conf.d/plainroute.conf", "[keyfile]", "unmanaged-devices+=interface-name:"+p.Bridge+";interface-name:veth*")+", then systemctl reload NetworkManager")}
 }
 
 func (d device) leftAlone(settings []setting) bool {

@@ -127,7 +127,7 @@ func (p *Patient) swallowed(ctx context.Context, r *round) []Finding {
 	}
 	slices.Sort(shown)
 	return []Finding{Fail(fmt.Sprintf("the path swallows packets as large as pods send, %d bytes, and nobody says so: to %s; connections open, and hang when data flows", r.size, named(names)), first(shown),
-		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (`ping -M do -s SIZE` finds it), and make the pods anew")}
+		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (ping -M do -s SIZE finds it), and make the pods anew")}
 }
 
 // first gives the first few of many pieces of evidence.

@@ -2,41 +2,163 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// policyRules asks the kernel itself where it sends packets for peers' pods: rules may
-// have it look into other tables than main, where ours are not.
+// policyRules asks the kernel itself where it sends the packets that a cluster needs: rules may have it
+// look into other tables than main, where our routes are not.
 func policyRules(ctx context.Context, p *Patient) []Finding {
 	if p.Kernel == nil || p.KernelErr != nil {
 		return Skip("the kernel can't be looked at", "")
 	}
 	var found []Finding
-	for _, r := range p.State.Routes {
-		if r.Metric != topology.MetricPeer || ctx.Err() != nil || p.takenByMain(r) {
+	for _, w := range p.ways() {
+		if ctx.Err() != nil || len(found) >= manyFindings {
+			break
+		}
+		via, out, err := p.Kernel.Lookup(w.to, w.in, w.from)
+		if errors.Is(err, unix.EXDEV) { // the source is not valid on that link: see the check rp-filter
 			continue
 		}
-		dev, from := p.podOf(r.Dst.Addr().Is4())
-		via, out, err := p.Kernel.Lookup(r.Dst.Addr().Next(), dev, from)
+		what := fmt.Sprintf("what goes from %s to %s (%s)", orSource(w.from), w.to, w.kind)
 		switch {
 		case err != nil:
-			found = append(found, Fail("the kernel has no way for packets from pods here to those of "+r.Dst.String(), err.Error(),
-				"see which rule or route refuses them: ip rule; ip route get "+r.Dst.Addr().Next().String()))
-		case via != r.Via || out != r.Dev:
-			found = append(found, Fail("a rule sends packets for the pods of "+r.Dst.String()+" past the main table", fmt.Sprintf("they go via %s dev %s, and the route is %s", via, out, r),
-				"have the rule leave pods' packets to the main table: ip rule shows it; ip rule add to "+r.Dst.String()+" lookup main priority N, with N below that of the rule"))
-		}
-		if len(found) >= manyFindings {
-			break
+			found = append(found, Fail("the kernel has no way for "+what, err.Error(), p.ruleCure(w)))
+		case via != w.via || out != w.out:
+			found = append(found, Fail("a rule sends past the main table "+what, fmt.Sprintf("they go %s, and by the main table %s", hopOf(via, out), hopOf(w.via, w.out)), p.ruleCure(w)))
 		}
 	}
 	return found
+}
+
+func orSource(from netip.Addr) string {
+	if !from.IsValid() {
+		return "this node"
+	}
+	return from.String()
+}
+
+func hopOf(via netip.Addr, dev string) string {
+	if via.IsValid() {
+		return "via " + via.String() + " dev " + dev
+	}
+	return "dev " + dev
+}
+
+// A way is one kind of packet, and where the main table sends it.
+type way struct {
+	kind     string
+	to, from netip.Addr
+	in       string // the device where it comes in; empty: this host sends it
+	via      netip.Addr
+	out      string
+	// dst is the range to which main has to be asked first.
+	dst netip.Prefix
+}
+
+// ways are the packets that policyRules asks about: from pods here to all peers' pods, and to and
+// from a sample of the peers every other kind.
+func (p *Patient) ways() []way {
+	var routes []topology.Route
+	for _, r := range p.State.Routes {
+		if r.Metric == topology.MetricPeer && r.Type == topology.Unicast && !p.takenByMain(r) {
+			routes = append(routes, r)
+		}
+	}
+	var all []way
+	for _, r := range routes {
+		bridge, pod := p.podOf(r.Dst.Addr().Is4())
+		all = append(all, way{"a pod here to a peer's pod", gateway(r.Dst), pod, bridge, r.Via, r.Dev, p.rangeOf(r.Dst)})
+	}
+	for _, r := range spread(routes, sampled, func(topology.Route) bool { return false }) {
+		all = append(all, p.waysOfPeer(r)...)
+	}
+	for _, node := range p.nodeAddrs() {
+		if bridge, pod := p.podOf(node.Is4()); bridge != "" {
+			all = append(all, way{"this node to a pod here", pod, node, "", netip.Addr{}, bridge, p.rangeOf(single(pod))})
+		}
+	}
+	return all
+}
+
+func (p *Patient) waysOfPeer(r topology.Route) []way {
+	var all []way
+	for _, node := range p.nodeAddrs() {
+		if node.Is4() == r.Dst.Addr().Is4() {
+			all = append(all, way{"this node to a peer's pod", gateway(r.Dst), node, "", r.Via, r.Dev, p.rangeOf(r.Dst)})
+		}
+	}
+	bridge, pod := p.podOf(r.Dst.Addr().Is4())
+	if bridge == "" {
+		return all
+	}
+	ours := p.rangeOf(single(pod))
+	return append(all,
+		way{"a peer's pod to a pod here", pod, gateway(r.Dst), r.Dev, netip.Addr{}, bridge, ours},
+		way{"a peer to a pod here", pod, r.Via, r.Dev, netip.Addr{}, bridge, ours},
+		way{"a pod here to a peer", r.Via, pod, bridge, netip.Addr{}, r.Dev, single(r.Via)})
+}
+
+// nodeAddrs are the InternalIPs that this host has: it can send nothing from others.
+func (p *Patient) nodeAddrs() []netip.Addr {
+	if p.Report == nil {
+		return nil
+	}
+	var all []netip.Addr
+	for _, addr := range p.Report.Host.Addresses {
+		if slices.ContainsFunc(p.Host.Links, func(l topology.Link) bool {
+			return slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool { return a.Addr() == addr })
+		}) {
+			all = append(all, addr)
+		}
+	}
+	return all
+}
+
+func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
+// rangeOf is the range of pods around a subnet, as far as it is known, so that one rule does for all.
+func (p *Patient) rangeOf(subnet netip.Prefix) netip.Prefix {
+	if p.Report != nil {
+		for _, c := range p.Report.Host.ClusterCIDRs {
+			if c.Overlaps(subnet) {
+				return c
+			}
+		}
+	}
+	if subnet.IsSingleIP() {
+		for _, s := range p.ownSubnets() {
+			if s.Contains(subnet.Addr()) {
+				return s
+			}
+		}
+	}
+	return subnet
+}
+
+// ruleCure has the main table asked before the first rule that leads to another one.
+func (p *Patient) ruleCure(w way) string {
+	cure := "find who makes the rule, and have it leave pods' packets to the main table: `ip " + familyOption(w.to) + "rule`"
+	if priority, err := p.Kernel.FirstRule(w.to.Is4()); err == nil && priority > 1 {
+		cure += fmt.Sprintf("; until then: `ip %srule add to %s lookup main priority %d`", familyOption(w.to), w.dst, priority-1)
+	}
+	return cure
+}
+
+func familyOption(a netip.Addr) string {
+	if a.Is4() {
+		return ""
+	}
+	return "-6 "
 }
 
 // manyFindings of one kind say no more than a few do.
@@ -82,7 +204,7 @@ func reversePath(_ context.Context, p *Patient) []Finding {
 		}
 		for _, dev := range slices.Sorted(maps.Keys(strict)) {
 			return []Finding{Fail("what comes from peers' pods by "+dev+" is dropped, because answers leave by "+r.Dev,
-				fmt.Sprintf("%s=1, and the route is %s", strict[dev], r), "loosen it: sysctl -w net/ipv4/conf/"+dev+"/rp_filter=2")}
+				fmt.Sprintf("%s=1, and the route is %s", strict[dev], r), "loosen it: `sysctl -w net/ipv4/conf/"+dev+"/rp_filter=2`")}
 		}
 	}
 	return nil

@@ -18,10 +18,7 @@ func foreignRoutes(_ context.Context, p *Patient) []Finding {
 	var found []Finding
 	taken := 0
 	for _, r := range p.Host.Routes {
-		i := slices.IndexFunc(p.State.Routes, func(ours topology.Route) bool {
-			standsBy := r.Dst == ours.Dst && r.TOS == 0 && r.Metric > ours.Metric
-			return r.Dst.Bits() >= ours.Dst.Bits() && ours.Dst.Overlaps(r.Dst) && !standsBy && !p.bridged(r, ours.Dst)
-		})
+		i := slices.IndexFunc(p.State.Routes, func(ours topology.Route) bool { return p.takes(r, ours) })
 		if i < 0 {
 			continue
 		}
@@ -30,9 +27,19 @@ func foreignRoutes(_ context.Context, p *Patient) []Finding {
 		}
 	}
 	if taken > manyFindings {
-		found = append(found, Fail(fmt.Sprintf("%d more routes of others' take packets for pods", taken-manyFindings), "", "see them all: ip route; ip -6 route"))
+		found = append(found, Fail(fmt.Sprintf("%d more routes of others' take packets for pods", taken-manyFindings), "", "see them all: `ip route; ip -6 route`"))
 	}
 	return found
+}
+
+// takes reports whether a foreign route takes packets for the pods of ours. To a part of our own
+// subnet only one that leads nowhere does: other networks lead to a pod of theirs by a route.
+func (p *Patient) takes(r, ours topology.Route) bool {
+	standsBy := r.Dst == ours.Dst && r.TOS == 0 && r.Metric > ours.Metric
+	if r.Dst.Bits() < ours.Dst.Bits() || !ours.Dst.Overlaps(r.Dst) || standsBy || p.bridged(r, ours.Dst) {
+		return false
+	}
+	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeadsNowhere()
 }
 
 // kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: a route that comes and goes with an
@@ -43,7 +50,7 @@ func cureOf(r topology.Route) string {
 	if r.Protocol == kernelMade {
 		return "an address of " + r.Dev + " brings it: the pod subnets (--cluster-cidr of the controller manager) overlap a network of this host, and one of them has to be another; leave the route, or this node may be cut off"
 	}
-	return "find who makes it (its protocol: /etc/iproute2/rt_protos), or remove it: ip route del " + r.String()
+	return "find who makes it (its protocol: /etc/iproute2/rt_protos), or if nothing needs it: `ip route del " + r.String() + "`"
 }
 
 // bridged tells the routes that the kernel makes for the bridge's own addresses.

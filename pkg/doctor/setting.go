@@ -68,7 +68,7 @@ func forwarding(_ context.Context, p *Patient) []Finding {
 			found = append(found, Skip("reading "+path+": "+err.Error(), "")...)
 		case value == "0":
 			found = append(found, Fail("the kernel does not forward packets, so pods reach nobody beyond this node", path+" is 0",
-				"the agent sets it; if it does not stay 1, find what resets it (sysctl.d, a firewall's manager): sysctl -w "+path+"=1"))
+				"the agent sets it; if it does not stay 1, find what resets it (sysctl.d, a firewall's manager): `sysctl -w "+path+"=1`"))
 		}
 	}
 	return found
@@ -113,18 +113,19 @@ func bridgeNetfilter(_ context.Context, p *Patient) []Finding {
 	for _, family := range p.families() {
 		paths = append(paths, map[int]string{4: topology.SysctlBridgeNF4, 6: topology.SysctlBridgeNF6}[family])
 	}
+	var found []Finding
 	for _, path := range paths {
 		value, err := p.Setting(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return []Finding{Fail("the kernel module br_netfilter is not loaded, so a Service times out whose pod is on the node of who asks", path+" does not exist",
-				"modprobe br_netfilter, and for the next boot: echo br_netfilter >/etc/modules-load.d/plainroute.conf")}
+				"`modprobe br_netfilter`, and for the next boot: `echo br_netfilter >/etc/modules-load.d/plainroute.conf`")}
 		case err != nil:
 			return Skip("reading "+path+": "+err.Error(), "")
 		case value == "0":
-			return []Finding{Fail("bridged packets pass no firewall, so a Service times out whose pod is on the node of who asks", path+" is 0",
-				"the agent sets it; if it does not stay 1, find what resets it: sysctl -w "+path+"=1")}
+			found = append(found, Fail("bridged packets pass no firewall, so a Service times out whose pod is on the node of who asks", path+" is 0",
+				"the agent sets it; if it does not stay 1, find what resets it: `sysctl -w "+path+"=1`"))
 		}
 	}
-	return nil
+	return found
 }

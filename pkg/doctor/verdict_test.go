@@ -112,7 +112,7 @@ func TestPluginsOfOthersAndOfOld(t *testing.T) {
 	clear(half[40:48]) // e_shoff of elf(5)
 	clear(half[60:64]) // e_shnum and e_shstrndx
 	place(half)
-	if f := w.finds("cni-plugins", Failure); !strings.Contains(f.Evidence, "its end was missing") {
+	if f := w.finds("cni-plugins", Failure); !strings.Contains(f.Evidence, "its end is missing") {
 		t.Errorf("found %+v", f)
 	}
 }

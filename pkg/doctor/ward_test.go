@@ -3,6 +3,7 @@ package doctor
 import (
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -60,6 +61,32 @@ func newWard(t *testing.T) *ward {
 	}
 	w.look()
 	return w
+}
+
+// newDualWard is a ward of both families, whose --cluster-cidr has IPv4 alone.
+func newDualWard(t *testing.T) *ward {
+	t.Helper()
+	w := newWard(t)
+	w.sh(`sysctl -qw net/ipv6/conf/all/forwarding=1 net/ipv6/conf/default/accept_dad=0
+		ip -6 addr add fd00:192:168:1::11/64 dev eth0 nodad
+		ip -6 addr add fd00:10:244:1::1/64 dev plainroute0 nodad
+		ip -6 route add fd00:10:244:2::/64 via fd00:192:168:1::12 dev eth0 proto 112 metric 2048
+		ip route add unreachable 10.244.1.0/24 proto 112 metric 4096; ip -6 route add unreachable fd00:10:244:1::/64 proto 112 metric 4096
+		ip link set plainroute0 address 02:00:00:00:00:01`) // as the agent pins it
+	w.Report.Host.Addresses = append(w.Report.Host.Addresses, netip.MustParseAddr("fd00:192:168:1::11"))
+	w.Report.Host.Subnets = append(w.Report.Host.Subnets, netip.MustParsePrefix("fd00:10:244:1::/64"))
+	w.Report.Host.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
+	w.look()
+	return w
+}
+
+// sh runs commands in the ward.
+func (w *ward) sh(commands string) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), "sh", "-ec", commands) // of this thread's namespace
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("%s: %v\n%s", commands, err, out)
+	}
 }
 
 func (w *ward) must(err error) {

@@ -20,6 +20,7 @@ func CheckNames() []string {
 		"path-mtu",
 		"pod-packets",
 		"neighbour-limits",
+		"conntrack",
 		"duplicates",
 		"ports",
 		"node-ports",

@@ -197,6 +197,22 @@ var leaseCases = map[string]struct {
 		n.die(2)
 		n.pass(50 * time.Second)
 	}, nil},
+	"of a dead pod, beside one that lost its address": {func(n *node) {
+		n.pod(1, "10.0.0.2")
+		n.lease("10.0.0.9", "gone")
+		n.pass(0)
+		n.show(1)
+		n.pass(50 * time.Second)
+	}, []string{"10.0.0.2"}},
+	"of one whose address came late, and who died a moment ago": {func(n *node) {
+		n.empty(1)
+		n.lease("10.0.0.2", "slow")
+		n.pass(period)
+		n.show(1, "10.0.0.2")
+		n.pass(time.Minute)
+		n.die(1)
+		n.pass(period)
+	}, []string{"10.0.0.2"}},
 	"of a dead pod, beside others in the making": {func(n *node) {
 		n.lease("10.0.0.2", "gone")
 		n.pass(period)

@@ -47,7 +47,7 @@ func open(ctx context.Context, path string) (*folder, error) {
 		return nil, errors.Join(err, root.Close())
 	}
 	f := &folder{root, self}
-	if err := errors.Join(f.executable(), f.lock(ctx)); err != nil {
+	if err := errors.Join(executable(root), f.lock(ctx)); err != nil {
 		f.close()
 		return nil, err
 	}
@@ -58,18 +58,6 @@ func open(ctx context.Context, path string) (*folder, error) {
 func (f *folder) close() {
 	_ = f.self.Close() // both were only read from
 	_ = f.root.Close()
-}
-
-// executable refuses a folder from which nothing can be executed.
-func (f *folder) executable() error {
-	var at unix.Statfs_t
-	if err := unix.Fstatfs(int(f.self.Fd()), &at); err != nil {
-		return &os.PathError{Op: "statfs", Path: f.root.Name(), Err: err}
-	}
-	if at.Flags&unix.ST_NOEXEC != 0 {
-		return errNoExec{f.root.Name()}
-	}
-	return nil
 }
 
 // lock waits for others that install into the folder. The lock is on the folder

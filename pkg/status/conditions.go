@@ -48,8 +48,10 @@ var criteria = []struct {
 	{"table", []topology.Reason{topology.TableFailed}, true},
 	{"bridge", []topology.Reason{topology.BridgeFailed}, true},
 	{"uncontested", []topology.Reason{topology.Contested}, false},
+	{"cni-plugins", []topology.Reason{topology.PluginMissing}, true},
 	{"cni-config", []topology.Reason{topology.CNIFailed}, true},
 	{"cni-first", []topology.Reason{topology.CNIConflict}, true},
+	{"cni-read", []topology.Reason{topology.CNIUnread}, true},
 }
 
 // Conditions says of each thing that this node needs how it is. What is wrong with

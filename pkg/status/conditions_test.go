@@ -10,7 +10,7 @@ import (
 )
 
 // harmless are Reasons of this node that never keep it from being ready.
-var harmless = []topology.Reason{topology.HostUnseen, topology.NodeUpdateFailed, topology.RouteKept, topology.RangeOverlap, topology.CNIPluginRefused}
+var harmless = []topology.Reason{topology.HostUnseen, topology.NodeUpdateFailed, topology.RouteKept, topology.RangeOverlap, topology.SubnetFull, topology.CNIPluginRefused}
 
 // What can be wrong with this node speaks against exactly one condition, and what can
 // be wrong with peers against none.
@@ -53,8 +53,10 @@ func TestVerboseReadyz(t *testing.T) {
 [+]table ok
 [+]bridge ok
 [+]uncontested ok
+[+]cni-plugins ok
 [+]cni-config ok
 [-]cni-first failed: CNIConflict: 05-other.conflist goes first
+[+]cni-read ok
 readyz check failed
 `
 	if code != 503 || body != want {

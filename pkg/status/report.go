@@ -47,6 +47,8 @@ type Host struct {
 	// Addresses are the Node's InternalIPs, Subnets its pod subnets.
 	Addresses []netip.Addr   `json:"addresses"`
 	Subnets   []netip.Prefix `json:"subnets"`
+	// ClusterCIDRs are the ranges of --cluster-cidr.
+	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs,omitempty"`
 	// Uplinks are the links that bear the InternalIPs.
 	Uplinks []Uplink `json:"uplinks"`
 	// MTU is that of the pods in bytes; 0: there is no CNI config yet.

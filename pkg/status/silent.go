@@ -11,7 +11,7 @@ import (
 
 // What to do where no agent answers.
 const (
-	startIt = "No agent runs on this node: see its pod (kubectl get pods -A -l app.kubernetes.io/name=plainroute -o wide) and its log. " +
+	startIt = "No agent runs on this node: see its pod (kubectl get pods -A -l app.kubernetes.io/part-of=plainroute -o wide) and its log. " +
 		"Routes stay as they are meanwhile, but no change of the cluster arrives."
 	findIt = "An agent runs on this node, but not on that address (--listen, PLAINROUTE_LISTEN), or it hangs: see its log. " +
 		"Routes stay as they are meanwhile."

@@ -52,7 +52,7 @@ func TestExec(t *testing.T) {
 	}
 
 	user := s.user(t, "user", "users")
-	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes", "pods"}, Verbs: []string{"list"}})
+	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{"", "apps"}, Resources: []string{"nodes", "pods", "daemonsets"}, Verbs: []string{"list"}})
 	wait(t, func() string { return visited(user) }, "fine: Forbidden: you lack the right to create pods/exec in the namespace plainroute-system")
 	s.grant(t, "create", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/exec"}, Verbs: []string{"create"}})
 	wait(t, func() string { return visited(user) }, "fine: all is well in agent\n")

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/pages"
@@ -20,15 +21,23 @@ import (
 
 const (
 	// agents is the label that the manifests give them.
-	agents = "app.kubernetes.io/name=plainroute"
+	agents = "app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent"
 	// container is the agent's in its pod, by the manifests.
 	container = "agent"
 	// defaultPort is where agents listen unless they are told otherwise.
 	defaultPort = 9472
 )
 
-// find lists the Nodes, each with its agent's pod.
+// find lists the Nodes, each with its agent's pod: one that the agents' DaemonSet controls.
 func find(ctx context.Context, client kubernetes.Interface, namespace string) ([]Row, map[string]*corev1.Pod, error) {
+	sets, err := DaemonSets(ctx, client, namespace)
+	if err != nil {
+		return nil, nil, err
+	}
+	uids := map[types.UID]bool{}
+	for i := range sets {
+		namespace, uids[sets[i].UID] = sets[i].Namespace, true
+	}
 	var rows []Row
 	pods := map[string]*corev1.Pod{}
 	both, ctx := errgroup.WithContext(ctx)
@@ -40,9 +49,12 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 		return nil
 	})
 	both.Go(func() error {
+		if len(sets) == 0 {
+			return nil
+		}
 		options := metav1.ListOptions{LabelSelector: agents}
 		err := pages.Each(ctx, client.CoreV1().Pods(namespace).List, options, func(p *corev1.Pod) {
-			if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p) && (old == nil || rather(p, old)) {
+			if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p, uids) && (old == nil || rather(p, old)) {
 				pods[p.Spec.NodeName] = p
 			}
 		})
@@ -59,14 +71,20 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 		if rows[i].Silence != NoAgent {
 			continue
 		}
-		if len(pods) == 0 {
-			rows[i].Detail = "no agent runs on any node: plainroute is not installed, or without the label " + agents + " on its pods"
-		}
-		if namespace != "" {
-			rows[i].Detail += "; only the namespace " + namespace + " was looked into"
-		}
+		rows[i].Detail = missing(namespace, len(sets), len(pods))
 	}
 	return rows, pods, nil
+}
+
+// missing says why a Node has no agent, of so many DaemonSets and pods of agents in a namespace.
+func missing(namespace string, sets, pods int) string {
+	switch {
+	case sets == 0:
+		return fmt.Sprintf("no agent runs on any node: plainroute is not installed, or its DaemonSet lacks the label %s; searched in: %s", agents, cmp.Or(namespace, strings.Join(defaultNamespaces, ", ")))
+	case pods == 0:
+		return fmt.Sprintf("no agent runs on any node: the DaemonSet has no pod (kubectl -n %s describe daemonset -l %s)", namespace, agents)
+	}
+	return fmt.Sprintf("no agent runs here: the DaemonSet has no pod on this node (kubectl -n %s describe daemonset -l %s)", namespace, agents)
 }
 
 func rowOf(n *corev1.Node) Row {
@@ -76,7 +94,7 @@ func rowOf(n *corev1.Node) Row {
 			row.NotReady = cmp.Or(c.Message, c.Reason, "the kubelet does not say why")
 		}
 	}
-	row.Silence, row.Detail = NoAgent, "no agent runs here: the DaemonSet has no pod on this node (kubectl get daemonset -A -l "+agents+")"
+	row.Silence = NoAgent
 	if why := unmanaged(n); why != "" {
 		row.Silence, row.Detail = NotManaged, why
 	}
@@ -94,15 +112,17 @@ func unmanaged(n *corev1.Node) string {
 	return ""
 }
 
-// isAgent tells an agent from other pods that bear the label.
-func isAgent(p *corev1.Pod) bool { return agentContainer(p) != nil }
+// isAgent reports whether a pod with the label is an agent's.
+func isAgent(p *corev1.Pod, sets map[types.UID]bool) bool {
+	return owned(p, sets) && agentContainer(&p.Spec) != nil
+}
 
-func agentContainer(p *corev1.Pod) *corev1.Container {
-	i := slices.IndexFunc(p.Spec.Containers, func(c corev1.Container) bool { return c.Name == container })
+func agentContainer(p *corev1.PodSpec) *corev1.Container {
+	i := slices.IndexFunc(p.Containers, func(c corev1.Container) bool { return c.Name == container })
 	if i < 0 {
 		return nil
 	}
-	return &p.Spec.Containers[i]
+	return &p.Containers[i]
 }
 
 // rather tells which of two pods on a node is the one to ask: in an update the old one goes while the new one comes.
@@ -114,7 +134,7 @@ func rather(p, q *corev1.Pod) bool {
 }
 
 func agentOf(p *corev1.Pod) *Agent {
-	c := agentContainer(p)
+	c := agentContainer(&p.Spec)
 	a := &Agent{Namespace: p.Namespace, Pod: p.Name, Container: c.Name, Image: c.Image, Port: portOf(c)}
 	if s := containerStatus(p); s != nil && s.State.Running != nil {
 		a.Started = s.State.Running.StartedAt.UTC()

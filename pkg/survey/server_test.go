@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,6 +37,7 @@ const namespace = "plainroute-system"
 type server struct {
 	plane *envtest.ControlPlane
 	admin *kubernetes.Clientset
+	set   *appsv1.DaemonSet // the agents'
 }
 
 func startServer(t *testing.T) *server {
@@ -59,7 +61,30 @@ func startServer(t *testing.T) *server {
 	must(t, err)
 	_, err = s.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	must(t, err)
+	s.set = s.daemonSet(t, namespace)
 	return s
+}
+
+// daemonSet creates one as the manifests have it. No controller makes its pods here.
+func (s *server) daemonSet(t *testing.T, namespace string) *appsv1.DaemonSet {
+	t.Helper()
+	labels := map[string]string{"app.kubernetes.io/name": "plainroute"}
+	set, err := s.admin.AppsV1().DaemonSets(namespace).Create(t.Context(), &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "plainroute", Labels: labels},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "agent", Image: "plainroute:1"}}},
+			},
+		},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	return set
+}
+
+func controlledBy(set *appsv1.DaemonSet) []metav1.OwnerReference {
+	return []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
 }
 
 func must(t *testing.T, err error) {
@@ -92,8 +117,14 @@ func (s *server) node(t *testing.T, name string, port int, labels map[string]str
 // agent makes a pod of an agent with a state of its container, listening on a port.
 func (s *server) agent(t *testing.T, node string, port int, state corev1.ContainerState) {
 	t.Helper()
+	s.pod(t, namespace, "plainroute-"+node, node, port, state, controlledBy(s.set))
+}
+
+// pod makes one with the agents' label.
+func (s *server) pod(t *testing.T, namespace, name, node string, port int, state corev1.ContainerState, owners []metav1.OwnerReference) {
+	t.Helper()
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "plainroute-" + node, Labels: map[string]string{"app.kubernetes.io/name": "plainroute"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/part-of": "plainroute", "app.kubernetes.io/component": "agent"}, OwnerReferences: owners},
 		Spec: corev1.PodSpec{NodeName: node, HostNetwork: true, Containers: []corev1.Container{{
 			Name: "agent", Image: "plainroute:1", Env: []corev1.EnvVar{{Name: "PLAINROUTE_LISTEN", Value: "127.0.0.1:" + strconv.Itoa(port)}},
 		}}},
@@ -162,12 +193,13 @@ func TestSurvey(t *testing.T) {
 		}
 	})
 	t.Run("in another namespace", func(t *testing.T) {
-		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent: no agent runs on any node: plainroute is not installed") || !strings.Contains(got, "only the namespace default was looked into") {
+		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent: no agent runs on any node: plainroute is not installed") || !strings.Contains(got, "searched in: default") {
 			t.Errorf("got:\n%s", got)
 		}
 	})
 	t.Run("interrupted", func(t *testing.T) { s.interrupted(t, all) })
 	t.Run("rights", s.rights)
+	t.Run("tenants", s.tenants)
 }
 
 func (s *server) populate(t *testing.T) {
@@ -241,18 +273,18 @@ func (s *server) interrupted(t *testing.T, config *rest.Config) {
 // rights are added one by one, and what is missing is said in words.
 func (s *server) rights(t *testing.T) {
 	user := s.user(t, "user", "users")
-	_, err := s.by(t, user, "", time.Second).Run(t.Context())
-	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `cannot list resource`) {
-		t.Errorf("got %v without any right", err)
-	}
-	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes", "pods"}, Verbs: []string{"list"}})
-	wait(t, func() string {
+	refused := func() string {
 		got, err := s.by(t, user, "", time.Second).Run(t.Context())
 		if err != nil {
 			return err.Error()
 		}
 		return told(t, got)
-	}, "answers: Forbidden: you lack the right to create pods/portforward in the namespace plainroute-system")
+	}
+	wait(t, refused, `listing the agents' DaemonSets: daemonsets.apps is forbidden: User "user" cannot list resource "daemonsets" in API group "apps" in the namespace "plainroute-system"`)
+	s.grant(t, "sets", rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"list"}})
+	wait(t, refused, `cannot list resource`)
+	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes", "pods"}, Verbs: []string{"list"}})
+	wait(t, refused, "answers: Forbidden: you lack the right to create pods/portforward in the namespace plainroute-system")
 	s.grant(t, "create", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/portforward"}, Verbs: []string{"create"}})
 	wait(t, func() string { return told(t, s.survey(t, user, namespace, time.Second)) }, "answers: v1\n")
 
@@ -265,8 +297,11 @@ func (s *server) rights(t *testing.T) {
 		}
 		return told(t, got)
 	}, "answers: v1\n")
-	if _, err := s.by(t, viewer, "", time.Second).Run(t.Context()); !apierrors.IsForbidden(err) {
-		t.Errorf("got %v for a viewer who asks for the pods of all namespaces", err)
+	if got := told(t, s.survey(t, viewer, "", time.Second)); !strings.Contains(got, "answers: v1\n") {
+		t.Errorf("got:\n%s\nfor a viewer who names no namespace", got)
+	}
+	if _, err := s.by(t, viewer, "default", time.Second).Run(t.Context()); !apierrors.IsForbidden(err) {
+		t.Errorf("got %v for a viewer who asks for another namespace", err)
 	}
 }
 

@@ -18,8 +18,12 @@ func (b *builder) cni() {
 		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall,
 		Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
-	if conf.MTU != 0 && conf.MTU < minMTU6 && slices.ContainsFunc(conf.Subnets, is6) {
-		b.ownProblem(BridgeFailed, "pods would get an MTU of %d, as the links to peers have, and IPv6 takes %d at least; raise the MTU of these links", conf.MTU, minMTU6)
+	if least := leastMTUOf(conf.Subnets); conf.MTU != 0 && conf.MTU < least {
+		source, cure := "as the links to peers have", "raise the MTU of these links"
+		if b.opts.MTU != 0 {
+			source, cure = "as --mtu says", "give the agent a larger one"
+		}
+		b.ownProblem(BridgeFailed, "pods would get an MTU of %d, %s, and their addresses take %d at least; %s", conf.MTU, source, least, cure)
 		conf = b.actual.CNI
 	}
 	b.desired.CNI = conf
@@ -38,53 +42,12 @@ func (b *builder) chained() []Plugin {
 func (b *builder) acceptCNI11() bool {
 	names := []string{"bridge", "host-local", "portmap"}
 	if b.opts.Firewall {
-		names = append(names, "firewall")
+		names = append(names, FirewallPlugin)
 	}
 	for _, p := range b.chained() {
 		names = append(names, p.Type)
 	}
 	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
-}
-
-// maxMTU is the most that the kernel gives a bridge (ETH_MAX_MTU of linux/if_ether.h).
-const maxMTU = 65535
-
-// mtu returns the least MTU of the links that bear our InternalIPs. What peers state has no
-// part in it, unless those addresses are on lo or a dummy device, by which nothing is sent:
-// then it is that of the links that lead to peers, or, without peers, of the default routes.
-func (b *builder) mtu() int {
-	if b.opts.MTU != 0 {
-		return b.opts.MTU
-	}
-	uplinks, peers, defaults := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	for _, r := range b.desired.Routes {
-		peers[r.Dev] = true
-	}
-	for _, r := range b.host.Routes {
-		if r.Dst.Bits() == 0 {
-			defaults[r.Dev] = true
-		}
-	}
-	for _, link := range b.uplinks {
-		uplinks[link.Name] = link.Kind != KindDummy
-	}
-	for _, links := range []map[string]bool{uplinks, peers, defaults} {
-		if mtu := b.leastMTU(links); mtu > 0 {
-			return min(mtu, maxMTU)
-		}
-	}
-	return 0
-}
-
-// leastMTU returns the least MTU of some links, lo left out; 0: there is none of them.
-func (b *builder) leastMTU(of map[string]bool) int {
-	mtu := 0
-	for _, link := range b.host.Links {
-		if of[link.Name] && !link.Loopback && (mtu == 0 || link.MTU < mtu) {
-			mtu = link.MTU
-		}
-	}
-	return mtu
 }
 
 // inhabited returns the subnets that the config is to have: our own, and in a family

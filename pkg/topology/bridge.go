@@ -11,6 +11,10 @@ import (
 // bridgeName reports a device of the bridge's name that is something else. It is not
 // ours, and nothing of it is changed.
 func (b *builder) bridgeName() {
+	if b.renamed != "" {
+		b.ownProblem(BridgeFailed, "the pods' bridge %s was renamed to %s, so the next pod would get another bridge, and cut off those on this one; give it its name back: ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)",
+			b.opts.Bridge, b.renamed, b.renamed, b.opts.Bridge)
+	}
 	if kind, taken := b.nameTaken(); taken {
 		b.ownProblem(BridgeFailed, "the device %s is not a bridge (its kind is %s), so no pod can be attached; rename or delete it, or give the agent another name (--bridge)", b.opts.Bridge, kind)
 	}
@@ -37,7 +41,7 @@ func (b *builder) bridge() {
 	b.desired.Bridge, b.desired.Devices, b.desired.Addresses = b.actual.Bridge, b.actual.Devices, b.actual.Addresses
 	b.desired.mac = b.actual.mac
 	conf := b.desired.CNI
-	if _, taken := b.nameTaken(); taken || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
+	if _, taken := b.nameTaken(); taken || b.renamed != "" || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
 		return
 	}
 	if b.actual.Bridge == "" && b.gatewayElsewhere(conf) {
@@ -49,9 +53,47 @@ func (b *builder) bridge() {
 	b.addresses(conf)
 }
 
-// gatewayElsewhere reports whether another device has one of the gateways, as a bridge that
-// was renamed, or one of another network, which may have pods. A second one would take
-// their packets.
+// findRenamed returns the name of a link that is our bridge under another name, or "".
+func (b *builder) findRenamed() string {
+	if b.opts.Router {
+		return ""
+	}
+	var subnets []netip.Prefix
+	if b.own != nil {
+		subnets = append(subnets, b.own.PodCIDRs...)
+	}
+	if b.actual.CNI != nil {
+		subnets = append(subnets, b.actual.CNI.Subnets...)
+	}
+	return b.host.RenamedBridge(b.opts.Bridge, subnets, b.actual.mac)
+}
+
+// RenamedBridge returns the name that the pods' bridge has now if there is no device of its
+// old name, or "". It is known by its MAC address: the given one, or that which is derived
+// from one of the subnets.
+func (h Host) RenamedBridge(old string, subnets []netip.Prefix, mac string) string {
+	name := ""
+	for _, link := range h.Links {
+		ours := link.MAC == mac || slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return link.MAC == bridgeMAC(p) })
+		switch {
+		case link.Name == old:
+			return ""
+		case link.Kind == KindBridge && link.MAC != "" && ours:
+			name = link.Name
+		}
+	}
+	return name
+}
+
+// without leaves out a link and the routes by way of it, which are no one else's either.
+func (h Host) without(dev string) Host {
+	h.Links = slices.DeleteFunc(slices.Clone(h.Links), func(l Link) bool { return l.Name == dev })
+	h.Routes = slices.DeleteFunc(slices.Clone(h.Routes), func(r Route) bool { return r.Dev == dev })
+	return h
+}
+
+// gatewayElsewhere reports whether another device has one of the gateways, as a bridge of
+// another network, which may have pods. A second one would take their packets.
 func (b *builder) gatewayElsewhere(conf *CNI) bool {
 	return slices.ContainsFunc(conf.Subnets, func(p netip.Prefix) bool {
 		link, found := b.host.linkWith(Gateway(p))

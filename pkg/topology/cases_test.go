@@ -188,6 +188,10 @@ func parseOptions(t *testing.T, text string) Options {
 			o.NodeCIDRs = append(o.NodeCIDRs, netip.MustParsePrefix(value))
 		case "--node-cidr-mask-size-ipv4":
 			o.MaskSizes4 = parseLengths(t, value)
+		case "--mtu":
+			o.MTU, _ = strconv.Atoi(value)
+		case "--firewall-plugin":
+			o.Firewall = true
 		case "--masquerade":
 			o.Masquerade = value == "true"
 		case "--mode":

@@ -33,8 +33,9 @@ func (b *builder) conflicts() {
 	}
 }
 
-// parts finds foreign routes to a part of a peer's pod subnet, which go before ours at any metric. Of our own subnet
-// that is no fault: other networks lead to a pod of theirs by a route.
+// parts finds foreign routes to a part of a pod subnet, which the kernel prefers to ours at any metric.
+// In our own subnet only those that lead nowhere are a fault, as the ones that Calico leaves: other
+// networks lead to a pod of theirs by a route.
 type parts struct {
 	lengths byFamily[[]int]       // of our routes, seldom more than a few a family
 	told    map[netip.Prefix]bool // one of each subnet is told: there may be a route for each pod
@@ -56,14 +57,17 @@ func (p *parts) look(b *builder, foreign Route) {
 		if err != nil || bits >= foreign.Dst.Bits() || p.told[whole] {
 			continue
 		}
-		i, ok := slices.BinarySearchFunc(b.desired.Routes, Route{Dst: whole, Metric: MetricPeer}, Route.Compare)
-		if !ok {
+		i, ok := slices.BinarySearchFunc(b.desired.Routes, whole, func(r Route, p netip.Prefix) int { return ComparePrefix(r.Dst, p) })
+		if !ok || b.desired.Routes[i].Metric == MetricOwn && !foreign.LeadsNowhere() {
 			continue
 		}
 		p.told[whole] = true
 		ours := b.desired.Routes[i]
-		b.report(Problem{Node: b.holder(ours), Subnet: whole, Reason: RouteConflict, Detail: fmt.Sprintf(
-			"the kernel prefers %q, which is not ours, to %q for a part of it; remove it if nothing needs it", foreign, ours)})
+		detail := fmt.Sprintf("the kernel prefers %q, which is not ours, to %q for a part of it; remove it if nothing needs it", foreign, ours)
+		if ours.Metric == MetricOwn {
+			detail = fmt.Sprintf("%q, which is not ours, leads nowhere, so pods with addresses in it are cut off; remove it if nothing needs it", foreign)
+		}
+		b.report(Problem{Node: b.holder(ours), Subnet: whole, Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: detail})
 	}
 }
 

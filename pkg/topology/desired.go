@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,11 +19,13 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.ownSubnets()
 	b.overlaps()
 	b.formerSubnets()
+	b.fullSubnets()
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
 	b.bridgeName()
 	b.tableUnread()
+	b.unfitPlugins()
 	b.cni()
 	b.rivalConfigs()
 	b.refusedPlugins()
@@ -48,6 +51,7 @@ type builder struct {
 	subnets  []netip.Prefix // those of them that are served
 	former   []netip.Prefix // those that pods of ours still live on
 	uplinks  []Link         // the links that bear our InternalIPs
+	renamed  string         // the name that the bridge has now, if it was renamed
 	off6     bool           // IPv6 is switched off here, which is told, and why no peer is reached by it
 	claims   []claim        // accepted, with or without a way to them; one a subnet
 	hops     []netip.Addr   // of all claims that have one, sorted, each once
@@ -67,6 +71,10 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 	var addrs []netip.Addr
 	if b.own != nil {
 		addrs = b.own.Addrs
+	}
+	if b.renamed = b.findRenamed(); b.renamed != "" {
+		host = host.without(b.renamed)
+		b.host = host
 	}
 	b.resolver = newResolver(opts, host, addrs)
 	b.ranges = rangesOf(opts, host, b.own, b.resolver)
@@ -116,7 +124,7 @@ func (b *builder) acceptOwn() {
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
-		why, clash := b.judge.refuse(p), b.judge.taken.clash(p)
+		why, clash := cmp.Or(b.judge.refuse(p), lacksRoom(p)), b.judge.taken.clash(p)
 		if why == "" {
 			b.stated = append(b.stated, p)
 		}
@@ -145,24 +153,28 @@ func (b *builder) holdOwn() {
 	}
 }
 
-func (b *builder) findUplink(is4 bool) {
-	family, given := familyName(is4), false
+// uplink returns the link that bears our Node's InternalIP of a family.
+func (b *builder) uplink(is4 bool) (Link, bool) {
 	for _, addr := range b.own.Addrs {
-		if addr.Is4() != is4 {
-			continue
+		if link, ok := b.host.linkWith(addr); ok && addr.Is4() == is4 {
+			return link, true
 		}
-		given = true
-		if link, ok := b.host.linkWith(addr); ok {
-			b.uplinks = append(b.uplinks, link)
-			return
-		}
+	}
+	return Link{}, false
+}
+
+func (b *builder) findUplink(is4 bool) {
+	if link, ok := b.uplink(is4); ok {
+		b.uplinks = append(b.uplinks, link)
+		return
 	}
 	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
 		b.off6 = true
 		b.ownProblem(AddressMissing, "IPv6 is switched off on this host, so no link bears the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
 		return
 	}
-	if given {
+	family := familyName(is4)
+	if b.own.firstAddr(is4).IsValid() {
 		b.ownProblem(AddressMissing, "no link of this host bears the Node's %s InternalIP; peers route our pods' traffic to it", family)
 		return
 	}

@@ -23,6 +23,9 @@ type Host struct {
 	PluginFaults []string `json:"pluginFaults,omitempty"`
 	// CNI11 are the CNI plugins that accept version 1.1.0 of the CNI spec.
 	CNI11 []string `json:"cni11,omitempty"`
+	// UnfitPlugins says, by their names, why the container runtime can't execute CNI plugins
+	// that a config of ours may call.
+	UnfitPlugins map[string]string `json:"unfitPlugins,omitempty"`
 	// Ports counts the bridge's ports and the ports of pods that are not in the bridge.
 	Ports int `json:"ports,omitempty"`
 	// Leases are the addresses that pods of this host hold, or held when they were
@@ -42,6 +45,8 @@ type Link struct {
 	// Kind is the kernel's kind of link (IFLA_INFO_KIND), such as bridge, veth or vlan;
 	// hardware has the kind device. Empty: not known.
 	Kind string `json:"kind,omitempty"`
+	// MAC is a bridge's MAC address. Empty: not known, or the link is no bridge.
+	MAC string `json:"mac,omitempty"`
 	// Enslaved reports whether the link has a master: it is a port of a bridge, a slave
 	// of a bond or a member of a VRF.
 	Enslaved bool `json:"enslaved,omitempty"`

@@ -24,13 +24,23 @@ func (b *builder) masquerade() {
 		}
 		sources, egress = have.Sources, func(*Masquerade) []Egress { return have.Egress }
 	}
-	if b.opts.Masquerade && len(sources) > 0 {
+	if sources = b.masqueraded(sources); len(sources) > 0 {
 		m.Sources = sources
 		m.Egress = egress(m)
 		m.Cluster = served(m, b.clusterRanges(sources), netip.Prefix.Addr)
 		m.Nodes = served(m, b.hops, func(a netip.Addr) netip.Addr { return a })
 	}
 	b.desired.Masquerade = m
+}
+
+// masqueraded returns those of our subnets whose pods get the node's address.
+func (b *builder) masqueraded(subnets []netip.Prefix) []netip.Prefix {
+	if !b.opts.Masquerade {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool {
+		return p.Addr().Is4() && b.opts.Unmasqueraded4 || p.Addr().Is6() && b.opts.Unmasqueraded6
+	})
 }
 
 func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {

@@ -53,6 +53,9 @@ const (
 	// keeps its leases in a folder of that name.
 	Network = "plainroute"
 
+	// FirewallPlugin is the stock plugin that lets pods' packets through iptables' chain FORWARD.
+	FirewallPlugin = "firewall"
+
 	// IPAMDir is the folder in the run folder where those folders are. They go with
 	// a reboot, as the pods do.
 	IPAMDir = "ipam"

@@ -23,6 +23,8 @@ type Options struct {
 	NodeCIDRs []netip.Prefix
 	// Masquerade says whether pods reach the world with the node's address.
 	Masquerade bool
+	// Unmasqueraded4 and Unmasqueraded6 are families that Masquerade leaves out.
+	Unmasqueraded4, Unmasqueraded6 bool
 	// NonMasqueradeCIDRs are more destinations that see the pod's own address.
 	NonMasqueradeCIDRs []netip.Prefix
 	// MTU of the pods in bytes; 0: the uplink's.

@@ -35,6 +35,9 @@ const (
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours
 	CNIPluginRefused Reason = "CNIPluginRefused" // a drop-in CNI plugin is left out of the chain
+	CNIUnread        Reason = "CNIUnread"        // our CNI config is in place, and the runtime has no pod network
+	PluginMissing    Reason = "PluginMissing"    // a CNI plugin that our config calls is missing or can't run
+	SubnetFull       Reason = "SubnetFull"       // all addresses of a pod subnet are leased
 	APIUnavailable   Reason = "APIUnavailable"   // no list of Nodes yet
 	PruneHeld        Reason = "PruneHeld"        // removals wait for a view that can be trusted
 	SubnetChanged    Reason = "SubnetChanged"    // pods still live on a subnet that is not ours any more

@@ -85,6 +85,12 @@ type Route struct {
 	From netip.Prefix `json:"from,omitzero"`
 }
 
+// LeadsNowhere reports whether packets that take the route are dropped or refused: its type is
+// blackhole, unreachable, prohibit, or throw, which ends the search in the last table.
+func (r Route) LeadsNowhere() bool {
+	return slices.Contains([]RouteType{"blackhole", Unreachable, "prohibit", "throw"}, r.Type)
+}
+
 // Compare orders routes by destination, then metric: by their key in the kernel.
 func (r Route) Compare(s Route) int {
 	if c := ComparePrefix(r.Dst, s.Dst); c != 0 {

@@ -164,9 +164,6 @@ func (b *builder) hasRouters(link Link) bool {
 	})
 }
 
-// minMTU6 is the least MTU of a link that carries IPv6 (RFC 8200, section 5).
-const minMTU6 = 1280
-
 // bridgeSysctls asks for settings of the bridge, also of one that is still to be made. It
 // ignores router advertisements, which could only come from a pod. IPv6 is on where pods
 // have it, whatever the host's default for new devices is.

@@ -46,7 +46,7 @@ func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 			if h.guards(route) {
 				h.take(single(route.Via), "gateway "+route.Via.String())
 			}
-		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != opts.Bridge && !wide(route.Dst) && !h.isWider(route.Dst):
+		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != opts.Bridge && !wide(route.Dst) && !h.isWider(route.Dst) && !ofAddress(host, route):
 			h.take(route.Dst, fmt.Sprintf("%s, connected to %s of this host", route.Dst, route.Dev))
 		}
 	}
@@ -57,6 +57,13 @@ func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 		h.take(single(addr), "API server "+addr.String())
 	}
 	return h
+}
+
+// ofAddress reports whether a route leads to a single address that its link bears. The kernel
+// makes one in IPv6, and none in IPv4; the address says it all.
+func ofAddress(host Host, r Route) bool {
+	link, found := host.linkWith(r.Dst.Addr())
+	return r.Dst.IsSingleIP() && found && link.Name == r.Dev
 }
 
 // uplinksOf names the links by which this host is reached: those with an InternalIP of our

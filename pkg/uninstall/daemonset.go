@@ -48,6 +48,8 @@ const (
 	nameLabel      = "app.kubernetes.io/name"
 	instanceLabel  = "app.kubernetes.io/instance" // the release, by Helm's custom
 	managedByLabel = "app.kubernetes.io/managed-by"
+	partOfLabel    = "app.kubernetes.io/part-of"
+	componentLabel = "app.kubernetes.io/component"
 	managedBy      = "plainroute-uninstall"
 	cleaner        = "cleanup"
 

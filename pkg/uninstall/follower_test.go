@@ -158,14 +158,14 @@ func TestManyNodesAreLeft(t *testing.T) {
 // Where another release's agents run force leads nowhere: the release is named.
 func TestAnotherReleaseIsNamed(t *testing.T) {
 	rows := Rows{{Node: "a", Summary: cleanup.Summary{Refused: true}}, {Node: "b"}}
-	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agents", Namespace: "network", Labels: map[string]string{nameLabel: "plainroute", instanceLabel: "other"}}}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agents", Namespace: "network", Labels: map[string]string{partOfLabel: "plainroute", componentLabel: "agent", instanceLabel: "other"}}}
 	for _, c := range []struct {
 		rows  Rows
 		sees  bool
 		wants string
 	}{
 		{rows, true, "agents run on 1 of them, of release other (DaemonSet agents in namespace network): remove that first"},
-		{rows, false, "agents run on 1 of them: remove those first (kubectl get daemonsets -A -l app.kubernetes.io/name=plainroute)"},
+		{rows, false, "agents run on 1 of them: remove those first (kubectl get daemonsets -A -l app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent)"},
 		{rows[1:], true, "cleanup --force"},
 	} {
 		client := fake.NewClientset(set)

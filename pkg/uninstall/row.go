@@ -57,7 +57,8 @@ const manyNames = 20
 // refused tells that an agent runs on the node: a cleanup by force refuses for nothing else.
 func (r Row) refused() bool { return !r.Clean && !r.Gone && r.Refused }
 
-// err names the nodes that are left, nil: none. Agents are whose those are that made
+// err names the nodes that are left, nil: none. It is cleanup.ErrRefused if agents run on
+// all of them. Agents are whose those are that made
 // nodes refuse, if that is known.
 func (rows Rows) err(agents string) error {
 	var names []string
@@ -82,9 +83,13 @@ func (rows Rows) err(agents string) error {
 	case refused > 0 && agents != "":
 		next = fmt.Sprintf("agents run on %d of them, of %s: remove that first, then run `plainroute uninstall` again", refused, agents)
 	case refused > 0:
-		next = fmt.Sprintf("agents run on %d of them: remove those first (kubectl get daemonsets -A -l %s), then run `plainroute uninstall` again", refused, agentLabel)
+		next = fmt.Sprintf("agents run on %d of them: remove those first (kubectl get daemonsets -A -l %s), then run `plainroute uninstall` again", refused, agentLabels)
 	}
-	return fmt.Errorf("%d of %d nodes are not clean: %s; %s", n, len(rows), strings.Join(names, ", "), next)
+	err := fmt.Errorf("%d of %d nodes are not clean: %s; %s", n, len(rows), strings.Join(names, ", "), next)
+	if refused == n {
+		err = fmt.Errorf("%w: %w", cleanup.ErrRefused, err)
+	}
+	return err
 }
 
 // Print writes the table.

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/pages"
 )
 
@@ -29,7 +30,13 @@ type Uninstall struct {
 
 // Run cleans all nodes and returns a row for each. The error, if rows came, says
 // what is left to do. The DaemonSet is removed whatever happens, when ctx ends too.
+// It returns cleanup.ErrRefused while agents run, also where they come back meanwhile.
 func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
+	if !u.DryRun {
+		if err := u.awaitAgents(ctx, agentDeletion); err != nil {
+			return nil, err
+		}
+	}
 	nodes, err := u.nodes(ctx)
 	if err != nil {
 		return nil, err
@@ -40,8 +47,11 @@ func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
 	}
 	rows, err := u.follow(ctx, set, nodes)
 	err = errors.Join(err, u.remove(ctx, set))
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return rows, errors.Join(fmt.Errorf("interrupted: %w", context.Cause(ctx)), err, rows.err(""))
+	case errors.Is(err, cleanup.ErrRefused):
+		return rows, err // agents are back, and keep the condition
 	}
 	return rows, errors.Join(err, u.deleteConditions(ctx), rows.err(u.agents(ctx, rows)))
 }
@@ -63,9 +73,6 @@ func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) 
 	return nodes, nil
 }
 
-// agentLabel is what the manifests and the chart give the agents' DaemonSets.
-const agentLabel = nameLabel + "=plainroute"
-
 // agents names the releases whose agents made nodes refuse, as far as it may look: who
 // uninstalls need not have the right to see other namespaces.
 func (u *Uninstall) agents(ctx context.Context, rows Rows) string {
@@ -73,7 +80,7 @@ func (u *Uninstall) agents(ctx context.Context, rows Rows) string {
 		return ""
 	}
 	for _, namespace := range []string{metav1.NamespaceAll, u.Namespace} {
-		list, err := u.Client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabel})
+		list, err := u.Client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
 		if err != nil {
 			continue
 		}
@@ -167,7 +174,11 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 	u.Say("cleaning %d nodes", len(nodes))
 	var failed error
 	for {
-		pods, err := u.pods(ctx, set)
+		pods, err := u.look(ctx, set)
+		if errors.Is(err, cleanup.ErrRefused) {
+			f.interrupted = true
+			return f.rows(nodes), err
+		}
 		if err != nil && fmt.Sprint(err) != fmt.Sprint(failed) && ctx.Err() == nil {
 			u.Say("%v; trying again", err)
 		}
@@ -193,6 +204,16 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 		nodes = now
 	}
 	return f.rows(nodes), errors.Join(failed, err)
+}
+
+// look returns the pods that clean, and cleanup.ErrRefused if there are agents again.
+func (u *Uninstall) look(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
+	if !u.DryRun {
+		if err := u.refuseDaemonSets(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return u.pods(ctx, set)
 }
 
 // pods returns those of the DaemonSet by their node, as far as is needed to follow them.

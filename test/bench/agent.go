@@ -39,6 +39,7 @@ func (l *lab) startAgent() error {
 		"--cluster-cidr", l.podRanges(),
 		"--run-dir", l.machine.RunDir,
 		"--cni-conf-dir", l.machine.ConfDir,
+		"--cni-bin-dir", l.opts.Plugins,
 		"--listen", "127.0.0.1:9472",
 	)
 	cmd.Stdout, cmd.Stderr = log, log

@@ -52,6 +52,9 @@ func ConfigFromEnv(root, dir string) Config {
 	}
 }
 
+// Plugins is the folder of the CNI plugins that pods are attached with.
+func (c *Cluster) Plugins() string { return c.config.Plugins }
+
 func environment(key, otherwise string) string {
 	if value := os.Getenv(key); value != "" {
 		return value

@@ -79,6 +79,7 @@ func TestStory(t *testing.T) {
 		{"a node is deleted and added again", s.replace},
 	})
 	s.step(t, "all reach each other after that", s.reachAgain)
+	s.step(t, "a rendered chart is applied over the release", s.render)
 	s.step(t, "uninstall", s.uninstall)
 	s.step(t, "second install", s.installAgain)
 }

@@ -13,7 +13,7 @@ import (
 func (s *story) uninstall(ctx context.Context, t *testing.T) {
 	s.plant(ctx, t) // reboots took it away
 	s.leave(ctx, t)
-	found, err := kubectl(ctx, "get", "--all-namespaces", "--selector=app.kubernetes.io/name="+productName, "--output=name", strings.Join([]string{
+	found, err := kubectl(ctx, "get", "--all-namespaces", "--selector=app.kubernetes.io/part-of="+productName, "--output=name", strings.Join([]string{
 		"daemonsets", "pods", "jobs", "serviceaccounts", "configmaps", "secrets", "clusterroles", "clusterrolebindings", "roles", "rolebindings",
 		"validatingadmissionpolicies", "validatingadmissionpolicybindings", "namespaces", "services",
 	}, ","))

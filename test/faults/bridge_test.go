@@ -42,6 +42,10 @@ func bridgeFaults() []fault {
 			strike: portElsewhere, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
+			name: "the bridge renamed under its pods", answer: "it is reported by its new name, and no bridge is made beside it; with its old name all is as it was",
+			strike: renamedBridge, times: 2, within: healLimit, loses: untilRepaired,
+		},
+		{
 			name: "the bridge deleted under its pods", answer: "it is made again with the same MAC address, and the ports are put back",
 			strike: func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
 			times:  3, within: healLimit, loses: untilRepaired, lag: carrierLag,
@@ -140,6 +144,22 @@ func portElsewhere(l *lab) {
 		l.t.Error("the port does not stay where it was put")
 	}
 	l.must(l.node.Handle().LinkDel(other))
+	l.repairable()
+}
+
+// renamedBridge gives the bridge another name, and its own again once that is reported.
+func renamedBridge(l *lab) {
+	const name = "br-renamed"
+	l.broken()
+	l.must(l.node.Handle().LinkSetName(l.link(bridge), name))
+	l.await(func() error {
+		return l.checkProblem(topology.BridgeFailed, "ip link set dev "+name+" name "+bridge)
+	})
+	time.Sleep(lapse)
+	if _, err := l.node.Handle().LinkByName(bridge); err == nil {
+		l.t.Error("another bridge was made")
+	}
+	l.must(l.node.Handle().LinkSetName(l.link(name), bridge))
 	l.repairable()
 }
 

@@ -21,7 +21,7 @@ const retryLimit = 3 * time.Second
 const pluginLimit = 2 * time.Second
 
 func configFaults() []fault {
-	return []fault{
+	return append(pluginFaults(), []fault{
 		{
 			name: "the CNI config deleted", answer: "it is written again",
 			strike: func(l *lab) { l.must(os.Remove(l.config())) }, times: 5, within: healLimit,
@@ -69,11 +69,71 @@ func configFaults() []fault {
 			strike:  func(l *lab) { fullDisk(l, l.node.RunDir, filepath.Join(l.node.RunDir, conflist)) },
 			within:  retryLimit,
 		},
+	}...)
+}
+
+// pluginFaults keep the node from making pods.
+func pluginFaults() []fault {
+	return []fault{
+		{
+			name: "a CNI plugin deleted", answer: "it is reported, and the CNI config stays for pods that go; with the plugin all is well again",
+			prepare: ownPlugins,
+			strike:  func(l *lab) { l.withoutPlugin(os.Remove) },
+			times:   2, within: healLimit, repaired: allPlugins,
+		},
+		{
+			name: "a CNI plugin replaced by half of a copy of it", answer: "it is reported, and the CNI config stays; with the whole plugin all is well again",
+			prepare: ownPlugins,
+			strike:  func(l *lab) { l.withoutPlugin(halfCopy) },
+			within:  healLimit, repaired: allPlugins,
+		},
 	}
 }
 
 // config is the path of the node's CNI config.
 func (l *lab) config() string { return filepath.Join(l.node.ConfDir, conflist) }
+
+// ownPlugins gives the node's agent a folder of plugins of its own.
+func ownPlugins(l *lab) {
+	folder := l.t.TempDir()
+	l.must(os.CopyFS(folder, os.DirFS(l.site.Plugins())))
+	l.options.Args = append(l.options.Args, "--cni-bin-dir="+folder)
+	l.plugins = folder
+}
+
+// withoutPlugin spoils the bridge plugin, waits until that is reported, and gives the plugin back.
+func (l *lab) withoutPlugin(spoil func(path string) error) {
+	path := filepath.Join(l.plugins, "bridge")
+	aside := path + ".aside"
+	content, err := os.ReadFile(path)
+	l.must(err)
+	l.must(os.WriteFile(aside, content, 0o755))
+	l.must(spoil(path))
+	l.await(func() error { return l.checkProblem(topology.PluginMissing, "bridge") })
+	time.Sleep(lapse)
+	if _, err := os.Stat(l.config()); err != nil {
+		l.t.Errorf("the CNI config: %v", err)
+	}
+	l.must(os.Rename(aside, path))
+	l.repairable()
+}
+
+// allPlugins tells if a plugin is still reported, or anything of ours is not as it was.
+func allPlugins(l *lab) error {
+	if err := l.checkNoProblem(topology.PluginMissing); err != nil {
+		return err
+	}
+	return l.checkOurs()
+}
+
+// halfCopy is what a copy to a full disk leaves.
+func halfCopy(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(path, info.Size()/2)
+}
 
 // overwriteConfig is an editor or another CNI that keeps the name.
 func overwriteConfig(l *lab) {

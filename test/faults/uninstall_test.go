@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -183,6 +184,37 @@ func TestUninstallLeavesNodes(t *testing.T) {
 	}
 	r.must(r.node.WaitReady(r.within(limit)))
 	r.must(r.node.AwaitRoute(r.within(limit), r.peer.Subnets...))
+}
+
+// While a DaemonSet makes agents, no node is touched. This is what comes of `helm template | kubectl apply`, which makes the
+// hook's Job beside them.
+func TestUninstallRefusesBesideDaemonSet(t *testing.T) {
+	r := newRemoval(t, both)
+	before := r.picture()
+	labels := map[string]string{"app.kubernetes.io/part-of": "plainroute", "app.kubernetes.io/component": "agent"}
+	sets := r.site.Client().AppsV1().DaemonSets(r.namespace)
+	_, err := sets.Create(r.within(limit), &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "agents", Labels: labels},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "agent", Image: "localhost/plainroute:1"}}},
+			},
+		},
+	}, metav1.CreateOptions{})
+	r.must(err)
+	done, err := r.peer.Plainroute(r.within(limit), r.args()...)
+	r.must(err)
+	if want := "refused: DaemonSet agents in namespace " + r.namespace; done.Code != 3 || done.Stdout != "" || !strings.Contains(done.Stderr, want) {
+		t.Errorf("it ended with %d, printed %q and said %q; want 3 and %q", done.Code, done.Stdout, done.Stderr, want)
+	}
+	r.same(before, "after a refusal")
+	left, err := sets.List(r.within(limit), metav1.ListOptions{})
+	r.must(err)
+	if len(left.Items) != 1 {
+		t.Errorf("there are %d DaemonSets; want that of the agents alone", len(left.Items))
+	}
 }
 
 // untilUnderWay ends when there is a DaemonSet.

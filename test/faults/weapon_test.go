@@ -30,6 +30,8 @@ type weapons struct {
 	// third is a machine that nobody knows yet, and talks are what the node's pod says to one of its pods.
 	third *machine
 	talks []*talk
+	// plugins is the folder of the node's own CNI plugins.
+	plugins string
 }
 
 // newcomer is a Node object without a machine.

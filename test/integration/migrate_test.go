@@ -29,6 +29,12 @@ func flannel(t *testing.T, node, peer *cluster.Node) {
 		gateway := peer.Addrs()[i]
 		must(t, node.Handle().RouteAdd(flannelRoute(subnet, gateway)))
 	}
+	flannelConfig(t, node, 0)
+}
+
+// flannelConfig writes flannel's CNI config, with an MTU or with the plugin's own choice of it.
+func flannelConfig(t *testing.T, node *cluster.Node, mtu int) {
+	t.Helper()
 	type settings = map[string]any
 	var ranges []any
 	for _, subnet := range node.Subnets {
@@ -38,7 +44,7 @@ func flannel(t *testing.T, node, peer *cluster.Node) {
 		"name": "cbr0", "cniVersion": "1.0.0",
 		"plugins": []any{
 			settings{
-				"type": "bridge", "bridge": flannelBridge, "isDefaultGateway": true, "hairpinMode": true,
+				"type": "bridge", "bridge": flannelBridge, "isDefaultGateway": true, "hairpinMode": true, "mtu": mtu,
 				"ipam": settings{"type": "host-local", "dataDir": t.TempDir(), "ranges": ranges},
 			},
 			settings{"type": "portmap", "capabilities": settings{"portMappings": true}},
@@ -49,8 +55,11 @@ func flannel(t *testing.T, node, peer *cluster.Node) {
 }
 
 func flannelRoute(subnet netip.Prefix, gateway netip.Addr) *netlink.Route {
-	dst := &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen())}
-	return &netlink.Route{Dst: dst, Gw: gateway.AsSlice(), Protocol: unix.RTPROT_BOOT}
+	return &netlink.Route{Dst: ipNet(subnet), Gw: gateway.AsSlice(), Protocol: unix.RTPROT_BOOT}
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // The steps of docs/migrate-from-flannel.md: plainroute goes in beside flannel and touches nothing of it; then one node

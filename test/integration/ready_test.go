@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -35,10 +36,11 @@ func TestReadinessFollowsDrift(t *testing.T) {
 	f := setup(t)
 	node := f.node(t)
 	settings, config := shadow(t, "/proc/sys"), shadow(t, node.ConfDir)
+	plugins := linkPlugins(t, f.Plugins())
 	must(t, node.Register(within(t, limit)))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--resync=1s"}}))
+	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--cni-bin-dir=" + plugins, "--resync=1s"}}))
 	must(t, node.WaitReady(within(t, limit)))
-	for name, d := range map[string]drift{
+	drifts := map[string]drift{
 		"settings that can't be written": {"settings", "SettingFailed", []string{"ip_forward", "read-only"}, func(t *testing.T, node *cluster.Node) func() {
 			readOnly(t, settings, unix.MS_RDONLY)
 			must(t, node.Sysctl("net/ipv4/ip_forward", "0"))
@@ -58,11 +60,6 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			must(t, os.Remove(filepath.Join(node.ConfDir, topology.Conflist)))
 			return func() { readOnly(t, config, 0) }
 		}},
-		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *cluster.Node) func() {
-			other := filepath.Join(node.ConfDir, "05-other.conflist")
-			must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
-			return func() { must(t, os.Remove(other)) }
-		}},
 		"a foreign route to our own subnet": {"routes", "RouteConflict", []string{"not ours"}, func(t *testing.T, node *cluster.Node) func() {
 			subnet := node.Subnets[0] // the bridge's own route has metric 0
 			route := &rtnl.Route{
@@ -71,7 +68,9 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			must(t, node.Handle().RouteAdd(route))
 			return func() { must(t, node.Handle().RouteDel(route)) }
 		}},
-	} {
+	}
+	maps.Copy(drifts, podDrifts(plugins))
+	for name, d := range drifts {
 		t.Run(name, func(t *testing.T) {
 			mend := d.strike(t, node)
 			must(t, node.WaitReadyz(within(t, limit), func(code int, body string) bool {
@@ -93,6 +92,45 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			must(t, node.WaitReady(within(t, limit)))
 		})
 	}
+}
+
+// podDrifts keep the node from making pods.
+func podDrifts(plugins string) map[string]drift {
+	return map[string]drift{
+		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *cluster.Node) func() {
+			other := filepath.Join(node.ConfDir, "05-other.conflist")
+			must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
+			return func() { must(t, os.Remove(other)) }
+		}},
+		"a plugin that is not there": {"cni-plugins", "PluginMissing", []string{"the CNI plugin host-local is not in " + plugins}, func(t *testing.T, _ *cluster.Node) func() {
+			path := filepath.Join(plugins, "host-local")
+			must(t, os.Rename(path, path+".aside"))
+			return func() { must(t, os.Rename(path+".aside", path)) }
+		}},
+		"a bridge that was renamed": {"bridge", "BridgeFailed", []string{"ip link set dev br-renamed name " + topology.Bridge}, func(t *testing.T, node *cluster.Node) func() {
+			rename(t, node, topology.Bridge, "br-renamed")
+			return func() { rename(t, node, "br-renamed", topology.Bridge) }
+		}},
+	}
+}
+
+// linkPlugins makes a folder of links to the plugins of another.
+func linkPlugins(t *testing.T, folder string) string {
+	t.Helper()
+	path := t.TempDir()
+	files, err := os.ReadDir(folder)
+	must(t, err)
+	for _, file := range files {
+		must(t, os.Symlink(filepath.Join(folder, file.Name()), filepath.Join(path, file.Name())))
+	}
+	return path
+}
+
+func rename(t *testing.T, node *cluster.Node, from, to string) {
+	t.Helper()
+	link, err := node.Handle().LinkByName(from)
+	must(t, err)
+	must(t, node.Handle().LinkSetName(link, to))
 }
 
 // shadow is another path of a folder, by which it can be made read-only for the agent alone.

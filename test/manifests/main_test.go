@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
 )
 
 // namespace is where both install to.
@@ -24,6 +25,8 @@ const namespace = "plainroute-system"
 
 var (
 	root = filepath.Join("..", "..")
+	// namespaceFile is what an install by Helm begins with.
+	namespaceFile = filepath.Join(root, "charts", "plainroute", "namespace.yaml")
 	// skipReason tells why nothing can be tested here.
 	skipReason string
 	server     *apiServer
@@ -61,7 +64,19 @@ func needed(t *testing.T) {
 
 func tool(name string) string { return filepath.Join(root, "bin", "tools", name) }
 
-// apiServer is a real one, with the authorizers and the admission of a real cluster.
+// restricted has a cluster enforce Pod Security where a namespace does not say otherwise.
+const restricted = `
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+  - name: PodSecurity
+    configuration:
+      apiVersion: pod-security.admission.config.k8s.io/v1
+      kind: PodSecurityConfiguration
+      defaults: {enforce: restricted, enforce-version: latest}
+`
+
+// apiServer is a real one, with the authorizers and the admission of a real cluster that is strict about pods.
 type apiServer struct {
 	plane   *envtest.ControlPlane
 	config  *rest.Config
@@ -74,7 +89,17 @@ func startServer(assets string) (*apiServer, error) {
 		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
 		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
 	}}
-	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction")
+	dir, err := os.MkdirTemp("", "manifests")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	admission := filepath.Join(dir, "admission.yaml")
+	if err := os.WriteFile(admission, []byte(restricted), 0o600); err != nil {
+		return nil, err
+	}
+	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction").
+		Set("admission-control-config-file", admission)
 	if err := s.plane.Start(); err != nil {
 		return nil, err
 	}
@@ -105,8 +130,15 @@ func (s *apiServer) prepare() error {
 	if _, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{Paths: []string{"testdata/operator_crds.yaml"}}); err != nil {
 		return err
 	}
-	_, err = s.admin.CoreV1().Namespaces().Create(context.Background(),
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	content, err := os.ReadFile(namespaceFile)
+	if err != nil {
+		return err
+	}
+	var made corev1.Namespace
+	if err := yaml.UnmarshalStrict(content, &made); err != nil {
+		return err
+	}
+	_, err = s.admin.CoreV1().Namespaces().Create(context.Background(), &made, metav1.CreateOptions{})
 	return err
 }
 

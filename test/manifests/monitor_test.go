@@ -3,14 +3,77 @@ package manifests
 import (
 	"encoding/json"
 	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
 )
+
+// relabeling is a rule of Prometheus for series (relabel_config).
+type relabeling struct {
+	SourceLabels  []string
+	Regex, Action string
+}
+
+// keep reports whether the rules keep a series: all regexps are anchored, and labels are joined by semicolons.
+func keep(t *testing.T, rules []relabeling, series map[string]string) bool {
+	t.Helper()
+	for _, rule := range rules {
+		var values []string
+		for _, label := range rule.SourceLabels {
+			values = append(values, series[label])
+		}
+		matches, err := regexp.MatchString("^(?:"+rule.Regex+")$", strings.Join(values, ";"))
+		must(t, err)
+		if matches != (rule.Action == "keep") {
+			return false
+		}
+	}
+	return true
+}
+
+// What alerts and the dashboard ask for is kept by default, the buckets among which an alert has its limit too.
+func TestPodMonitorKeepsWhatIsUsed(t *testing.T) {
+	needed(t)
+	rendered := command(t, tool("helm"), "template", "x", filepath.Join(root, "charts", "plainroute"), "--show-only=templates/pod_monitor.yaml",
+		"--set=acceptAnyPodCIDR=true,metrics.enabled=true,podMonitor.enabled=true")
+	var monitor podMonitor
+	must(t, yaml.Unmarshal(rendered, &monitor))
+	rules := monitor.Spec.Endpoints[0].MetricRelabelings
+	used := map[string]bool{}
+	for _, file := range []string{"alerts.yaml", "dashboards/plainroute.json"} {
+		content, err := os.ReadFile(filepath.Join(root, "charts", "plainroute", file))
+		must(t, err)
+		for _, name := range regexp.MustCompile(`\b(plainroute|process)_[a-z_]+`).FindAllString(string(content), -1) {
+			used[name] = true
+		}
+	}
+	if len(used) < 15 {
+		t.Fatalf("only %d metrics are used", len(used))
+	}
+	for name := range used {
+		series := map[string]string{"__name__": name}
+		if strings.HasSuffix(name, "_bucket") {
+			series["le"] = "1.024" // PlainrouteLatencyHigh
+		}
+		if !keep(t, rules, series) {
+			t.Errorf("%v is dropped", series)
+		}
+	}
+	for _, series := range []map[string]string{{"__name__": "go_goroutines"}, {"__name__": "plainroute_pass_duration_seconds_bucket", "le": "0.001"}} {
+		if keep(t, rules, series) {
+			t.Errorf("%v is kept", series)
+		}
+	}
+}
 
 // podMonitor is what we look at of one (monitoring.coreos.com/v1).
 type podMonitor struct {
@@ -23,6 +86,7 @@ type podMonitor struct {
 				SourceLabels []string
 				TargetLabel  string
 			}
+			MetricRelabelings []relabeling
 		} `json:"podMetricsEndpoints"`
 	}
 }
@@ -59,8 +123,8 @@ func checkMonitor(t *testing.T, monitor podMonitor, agents appsv1.DaemonSet) {
 	if s := monitor.Spec.Selector.MatchLabels; len(s) == 0 || !labels.SelectorFromSet(s).Matches(labels.Set(pod.Labels)) {
 		t.Errorf("it selects %v, and pods have %v", s, pod.Labels)
 	}
-	// The instance is called plainroute here as well; the name always is.
-	if label := monitor.Spec.JobLabel; label != "app.kubernetes.io/name" || pod.Labels[label] != "plainroute" {
+	// The name is the chart's nameOverride, and the instance the release.
+	if label := monitor.Spec.JobLabel; label != "app.kubernetes.io/part-of" || pod.Labels[label] != "plainroute" {
 		t.Errorf("the job is called as the label %s has it, %q", label, pod.Labels[label])
 	}
 	ports := map[string]bool{}

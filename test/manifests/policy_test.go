@@ -118,7 +118,7 @@ func agentOf(ctx context.Context, t *testing.T, node string) kubernetes.Interfac
 	pod, err := pods.Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "agent-on-" + node},
 		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: "plainroute", Containers: []corev1.Container{
-			{Name: "agent", Image: "localhost/plainroute:dev"},
+			{Name: "agent", Image: "localhost/plainroute:0.1.0"},
 		}},
 	}, metav1.CreateOptions{})
 	must(t, err)

@@ -38,7 +38,7 @@ func TestReadmeHasAllValues(t *testing.T) {
 }
 
 // opaque are values that are handed on as they are.
-var opaque = []string{"resources", "nodeSelector", "affinity", "updateStrategy"}
+var opaque = []string{"resources", "nodeSelector", "affinity", "updateStrategy", "livenessProbe", "readinessProbe"}
 
 // names are those of all values, as `helm --set` has them.
 func names(values map[string]any) []string {

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
 )
 
 // What each may do in the cluster is what docs/security.md says, and grows only with what is asked for.
@@ -112,11 +113,11 @@ func TestContainersAreConfined(t *testing.T) {
 	needed(t)
 	const agent, uninstall, test = "DaemonSet plainroute", "Job plainroute-uninstall", "Pod plainroute-test"
 	usual := map[string]string{
-		agent + ", install-cni": "as 0: /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN /etc/cni/net.d /run/plainroute /opt/cni/bin (to read) /proc/sys/net",
+		agent + ", install-cni": "as 0: /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN /etc/cni/net.d /run/plainroute /opt/cni/bin (to read) /proc/sys/net token (to read)",
 		uninstall + ", uninstall": "as 65534:", test + ", test": "as 65534:",
 	}
 	overriding := map[string]string{
-		agent + ", install-cni": "as 0: DAC_OVERRIDE /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN DAC_OVERRIDE /etc/cni/net.d /run/plainroute /opt/cni/bin (to read) /proc/sys/net",
+		agent + ", install-cni": "as 0: DAC_OVERRIDE /opt/cni/bin", agent + ", agent": "as 0: NET_ADMIN DAC_OVERRIDE /etc/cni/net.d /run/plainroute /opt/cni/bin (to read) /proc/sys/net token (to read)",
 		uninstall + ", uninstall": "as 65534:", test + ", test": "as 65534:",
 	}
 	for _, one := range []struct {
@@ -160,7 +161,7 @@ func confinement(t *testing.T, pod *corev1.PodSpec, container *corev1.Container)
 	for _, mount := range container.VolumeMounts {
 		for _, volume := range pod.Volumes {
 			if volume.Name == mount.Name {
-				text += " " + volume.HostPath.Path
+				text += " " + what(&volume)
 				if mount.ReadOnly {
 					text += " (to read)"
 				}
@@ -170,19 +171,74 @@ func confinement(t *testing.T, pod *corev1.PodSpec, container *corev1.Container)
 	return text
 }
 
-// The namespace of config/namespace admits all, the level below it does not admit the agents, and the pod of `helm test` is
-// admitted anywhere.
+// what is the folder of the node that a volume is, or else the credentials of the pod.
+func what(volume *corev1.Volume) string {
+	if volume.HostPath != nil {
+		return volume.HostPath.Path
+	}
+	if volume.Projected != nil && volume.Projected.Sources[0].ServiceAccountToken != nil {
+		return "token"
+	}
+	return volume.Name
+}
+
+// Of the agents' pods the agent alone has credentials, where client-go looks for them, and they are those that the API server
+// would give every container: a bound token that is renewed, the API server's CA, and the namespace.
+func TestInstallCNIHasNoToken(t *testing.T) {
+	needed(t)
+	for name, all := range map[string][]*unstructured.Unstructured{
+		"Helm":      helm(t, `clusterCIDR=["10.244.0.0/16"]`),
+		"kustomize": kustomize(t, choice{resources: []string{"default"}}),
+	} {
+		spec := pods(t, all)["DaemonSet plainroute"].Spec
+		if mounts := spec.AutomountServiceAccountToken; mounts == nil || *mounts {
+			t.Errorf("%s: the API server gives all containers a token", name)
+		}
+		for _, container := range slices.Concat(spec.InitContainers, spec.Containers) {
+			text := confinement(t, &spec, &container)
+			if has := strings.Contains(text, " token (to read)"); has != (container.Name == "agent") {
+				t.Errorf("%s: container %s has %s", name, container.Name, text)
+			}
+		}
+		want := &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: ptr.To(int64(3607))}},
+			{ConfigMap: &corev1.ConfigMapProjection{
+				LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
+			}},
+			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
+				{Path: "namespace", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.namespace"}},
+			}}},
+		}}
+		i := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Projected != nil })
+		if i < 0 {
+			t.Fatalf("%s: the agent has no token", name)
+		}
+		if diff := cmp.Diff(want, spec.Volumes[i].Projected); diff != "" {
+			t.Errorf("%s: the agent's credentials, wanted (-) and rendered (+):\n%s", name, diff)
+		}
+	}
+}
+
+// The namespace of config/namespace and of the chart admits all, the level below it and a namespace without labels in a strict
+// cluster do not admit the agents, and the pod of `helm test` is admitted anywhere.
 func TestPodSecurity(t *testing.T) {
 	needed(t)
 	ctx := within(t, time.Minute)
 	all := pods(t, helm(t, `clusterCIDR=["10.244.0.0/16"]`))
 	labels := kustomize(t, choice{resources: []string{"namespace"}})[0].GetLabels()
+	made, err := server.admin.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	must(t, err)
+	delete(made.Labels, "kubernetes.io/metadata.name")
+	if diff := cmp.Diff(labels, made.Labels); diff != "" {
+		t.Errorf("labels of the namespace of config/namespace (-) and of the chart's (+):\n%s", diff)
+	}
 	for _, test := range []struct {
 		level    string
 		labels   map[string]string
 		admitted []string
 	}{
 		{"as-in-config", labels, []string{"DaemonSet plainroute", "Job plainroute-uninstall", "Pod plainroute-test"}},
+		{"restricted-by-default", nil, []string{"Pod plainroute-test"}},
 		{"baseline", map[string]string{"pod-security.kubernetes.io/enforce": "baseline"}, []string{"Pod plainroute-test"}},
 		{"restricted", map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}, []string{"Pod plainroute-test"}},
 	} {
@@ -194,7 +250,7 @@ func TestPodSecurity(t *testing.T) {
 		for name, template := range all {
 			if err := admits(ctx, test.level, template); err == nil {
 				admitted = append(admitted, name)
-			} else if !strings.Contains(err.Error(), `violates PodSecurity "`+test.level) {
+			} else if !strings.Contains(err.Error(), `violates PodSecurity "`+strings.TrimSuffix(test.level, "-by-default")) {
 				t.Errorf("%s in %s: %v", name, test.level, err)
 			}
 		}
@@ -207,7 +263,7 @@ func TestPodSecurity(t *testing.T) {
 
 func admits(ctx context.Context, namespace string, template corev1.PodTemplateSpec) error {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "try", Labels: template.Labels}, Spec: template.Spec}
-	pod.Spec.ServiceAccountName = ""
+	pod.Spec.ServiceAccountName = "any" // of which a projected token must be
 	_, err := server.admin.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	return err
 }

@@ -26,6 +26,7 @@ var others = map[string]string{
 	"affinity":                     `{"nodeAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[{"weight":1,"preference":{"matchExpressions":[{"key":"a","operator":"Exists"}]}}]}}`,
 	"clusterCIDR":                  `["10.244.0.0/16","fd00:10:244::/48"]`,
 	"cni.before":                   `["00-multus.conf"]`,
+	"bridge":                       `"pods0"`,
 	"cni.binDir":                   `"/other/bin"`,
 	"cni.config":                   `"file"`,
 	"cni.plugins":                  `[{"type":"bandwidth","capabilities":{"bandwidth":true}}]`,
@@ -33,12 +34,16 @@ var others = map[string]string{
 	"dacOverride":                  `true`,
 	"events":                       `false`,
 	"extraArgs":                    `["--mtu=1450"]`,
+	"extraVolumeMounts":            `[{"name":"more","mountPath":"/more"}]`,
+	"extraVolumes":                 `[{"name":"more","emptyDir":{}}]`,
+	"fullnameOverride":             `"routes"`,
 	"extraEnv":                     `[{"name":"GOGC","value":"50"}]`,
 	"firewallPlugin":               `true`,
 	"grafanaDashboard.annotations": `{"grafana_folder":"Network"}`,
 	"grafanaDashboard.enabled":     `true`,
 	"grafanaDashboard.labels":      `{"dashboards":"yes"}`,
 	"healthPort":                   `9999`,
+	"ignoreNodes":                  `"type=virtual-kubelet"`,
 	"image.digest":                 `"sha256:` + strings.Repeat("0123456789abcdef", 4) + `"`,
 	"image.pullPolicy":             `"Always"`,
 	"image.pullSecrets":            `["one","two"]`,
@@ -48,10 +53,18 @@ var others = map[string]string{
 	"installCNI.force":             `true`,
 	"k8sServiceHost":               `"fd00:192:168:1::1"`,
 	"k8sServicePort":               `443`,
-	"masquerade":                   `false`,
+	"livenessProbe":                `{"failureThreshold":9}`,
+	"logFormat":                    `"json"`,
+	"logLevel":                     `"debug"`,
+	"masquerade.ipv4":              `false`,
+	"masquerade.ipv6":              `false`,
 	"metrics.enabled":              `true`,
 	"metrics.port":                 `9999`,
+	"mtu":                          `1400`,
 	"nameOverride":                 `"routes"`,
+	"nodeCIDRMaskSizeIPv4":         `25`,
+	"nodeCIDRMaskSizeIPv6":         `"64-72"`,
+	"nonMasqueradeCIDR":            `["172.16.0.0/12"]`,
 	"nodeCIDR":                     `"192.168.1.0/24"`,
 	"nodeCondition":                `true`,
 	"nodeSelector":                 `{"pool":"a"}`,
@@ -64,6 +77,9 @@ var others = map[string]string{
 	"priorityClassName":            `"system-cluster-critical"`,
 	"prometheusRule.enabled":       `true`,
 	"prometheusRule.labels":        `{"g":"h"}`,
+	"readinessProbe":               `{"periodSeconds":1}`,
+	"resync":                       `"5m"`,
+	"serviceAccount.annotations":   `{"i":"j"}`,
 	"resources":                    `{"limits":{"memory":"512Mi"}}`,
 	"seLinuxOptions":               `{"type":"spc_t","level":"s0:c1,c2"}`,
 	"serviceCIDR":                  `["10.96.0.0/16","fd00:10:96::/112"]`,
@@ -78,6 +94,7 @@ var others = map[string]string{
 
 // unlike the others, these do something only with another value or without it.
 var with = map[string][]string{
+	"extraVolumeMounts":            {`extraVolumes=[{"name":"more","emptyDir":{}}]`},
 	"acceptAnyPodCIDR":             {"clusterCIDR=[]"}, // and NOTES warn
 	"grafanaDashboard.annotations": {"grafanaDashboard.enabled=true"},
 	"grafanaDashboard.labels":      {"grafanaDashboard.enabled=true"},
@@ -132,13 +149,18 @@ func difference(before, after []*unstructured.Unstructured) []*unstructured.Unst
 // All at once are taken too.
 func TestAllValuesAtOnce(t *testing.T) {
 	needed(t)
+	server.takes(within(t, time.Minute), t, helm(t, allValues()...))
+}
+
+// allValues are others, but those that take others away.
+func allValues() []string {
 	var values []string
 	for name, other := range others {
-		if name != "uninstall.enabled" && name != "installCNI.enabled" { // these take others away
+		if name != "uninstall.enabled" && name != "installCNI.enabled" {
 			values = append(values, name+"="+other)
 		}
 	}
-	server.takes(within(t, time.Minute), t, helm(t, values...))
+	return values
 }
 
 func (s *apiServer) takes(ctx context.Context, t *testing.T, all []*unstructured.Unstructured) {

@@ -1,23 +1,61 @@
+{{- /* What objects' label app.kubernetes.io/name says. */ -}}
 {{- define "plainroute.name" -}}
-{{- $release := ternary .Release.Name (printf "%s-plainroute" .Release.Name) (contains "plainroute" .Release.Name) -}}
-{{- default $release .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* What objects are called. With -uninstall appended it is a Job's name, which has 63 characters at most. */ -}}
+{{- define "plainroute.fullname" -}}
+{{- $name := include "plainroute.name" . -}}
+{{- $release := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $release .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "plainroute.selector" -}}
-app.kubernetes.io/name: plainroute
+app.kubernetes.io/name: {{ include "plainroute.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- /* Commands find agents by these, whatever the release and nameOverride are called. */ -}}
+{{- define "plainroute.podLabels" -}}
+{{ include "plainroute.selector" . }}
+app.kubernetes.io/component: agent
+app.kubernetes.io/part-of: plainroute
 {{- end -}}
 
 {{- define "plainroute.common" -}}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end -}}
 
 {{- define "plainroute.labels" -}}
-app.kubernetes.io/name: plainroute
+{{ include "plainroute.podLabels" . }}
 {{ include "plainroute.common" . }}
+{{- end -}}
+
+{{- define "plainroute.uninstallPodLabels" -}}
+app.kubernetes.io/name: {{ include "plainroute.name" . }}-uninstall
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: uninstall
+app.kubernetes.io/part-of: plainroute
+{{- end -}}
+
+{{- define "plainroute.uninstallLabels" -}}
+{{ include "plainroute.uninstallPodLabels" . }}
+{{ include "plainroute.common" . }}
+{{- end -}}
+
+{{- /* true, false, ipv4 or ipv6, as --masquerade has it. */ -}}
+{{- define "plainroute.masquerade" -}}
+{{- $families := .Values.masquerade -}}
+{{- if not (kindIs "map" $families) -}}
+{{- $families = dict "ipv4" .Values.masquerade "ipv6" .Values.masquerade -}}
+{{- end -}}
+{{- if eq $families.ipv4 $families.ipv6 -}}
+{{- $families.ipv4 -}}
+{{- else -}}
+{{- ternary "ipv4" "ipv6" $families.ipv4 -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "plainroute.image" -}}

@@ -1,0 +1,80 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Names of the two ends of a trial's veth pair.
+const (
+	trialPort = "plainroute-try0"
+	trialPod  = "plainroute-try1"
+)
+
+// trial is what the result of a trial depends on: the bridge, by its index, and the MTU.
+type trial struct{ bridge, mtu int }
+
+// tryPort makes what the bridge plugin is going to make for each pod, and deletes it: a veth
+// pair with the config's MTU, one end of which is in the bridge and in hairpin mode. The
+// plugin moves the other end to the pod's network namespace, which takes CAP_SYS_ADMIN; this
+// takes CAP_NET_ADMIN. Both ends stay down, so no packet is sent. What went well once is not
+// tried again for the same bridge and MTU.
+func (k *Kernel) tryPort(conf topology.CNI) error {
+	index, there := k.links.byName[k.links.bridge(conf.Bridge)]
+	if !there || k.tried == (trial{index, conf.MTU}) {
+		return nil // without a bridge, another Problem says so
+	}
+	if err := k.removeTrial(); err != nil {
+		return fmt.Errorf("trying to make a pod's port: removing what an earlier agent left: %w", err)
+	}
+	attrs := rtnl.NewLinkAttrs()
+	attrs.Name, attrs.MTU = trialPort, conf.MTU
+	port := &rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}
+	if err := k.handle.LinkAdd(port); err != nil {
+		return fmt.Errorf("trying to make a pod's port: adding a veth device with an MTU of %d: %w", conf.MTU, err)
+	}
+	err := k.attach(index)
+	if err := errors.Join(err, k.removeTrial()); err != nil {
+		return fmt.Errorf("trying to make a pod's port: putting a veth device into %s: %w", conf.Bridge, err)
+	}
+	k.tried = trial{index, conf.MTU}
+	return nil
+}
+
+// attach puts the trial's port into the bridge of that index.
+func (k *Kernel) attach(bridge int) error {
+	port, err := k.handle.LinkByName(trialPort)
+	if err != nil {
+		return err
+	}
+	if err := k.handle.LinkSetMasterByIndex(port, bridge); err != nil {
+		return err
+	}
+	return k.handle.LinkSetHairpin(port, true)
+}
+
+// removeTrial deletes the veth pair of a trial, if it is there.
+func (k *Kernel) removeTrial() error {
+	port, err := k.handle.LinkByName(trialPort)
+	switch {
+	case errors.As(err, new(rtnl.LinkNotFoundError)):
+		return nil
+	case err != nil:
+		return err
+	case port.Type() != topology.KindVeth:
+		return fmt.Errorf("the device %s is of another kind, %s", trialPort, kindOf(port))
+	}
+	if err := k.handle.LinkDel(port); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}
+
+// Sweep deletes what a crash in the midst of Apply left. It is for who has the agent's lock.
+// What it can't delete, Apply reports.
+func (k *Kernel) Sweep() { _ = k.removeTrial() }

@@ -1,0 +1,193 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// noTrial fails the test if a device of a trial is left.
+func (m *machine) noTrial() {
+	m.t.Helper()
+	for _, name := range []string{trialPort, trialPod} {
+		if _, err := m.nl.LinkByName(name); !errors.As(err, new(rtnl.LinkNotFoundError)) {
+			m.t.Errorf("%s is left: %v", name, err)
+		}
+	}
+}
+
+// withoutConfig is a machine that lacks nothing but the CNI config, and returns the change
+// that writes it.
+func (m *machine) withoutConfig() plan.Changes {
+	m.t.Helper()
+	m.settle(nodes(2))
+	m.must(m.cfg.CNI.Remove())
+	m.tried = trial{}
+	m.Forget()
+	c := m.diff(nodes(2))
+	if c.CNI == nil || !c.KernelEmpty() {
+		m.t.Fatalf("without the config the changes are %+v", c)
+	}
+	return c
+}
+
+// A config by which the kernel refuses each pod's port is not written, and the error says what
+// is refused.
+func TestConfigWithoutAPortIsNotWritten(t *testing.T) {
+	for name, c := range map[string]struct {
+		disturb func(*machine, *topology.CNI)
+		mend    func(*machine, *topology.CNI)
+		words   string
+		err     error
+	}{
+		"MTU too large": {
+			func(_ *machine, conf *topology.CNI) { conf.MTU = 65536 },
+			func(_ *machine, conf *topology.CNI) { conf.MTU = 65535 }, "an MTU of 65536", unix.EINVAL,
+		},
+		"MTU too small": {
+			func(_ *machine, conf *topology.CNI) { conf.MTU = 67 },
+			func(_ *machine, conf *topology.CNI) { conf.MTU = 68 }, "an MTU of 67", unix.EINVAL,
+		},
+		"bridge full": {fillBridge, emptyBridge, "putting a veth device into " + topology.Bridge, unix.EXFULL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			change := m.withoutConfig()
+			c.disturb(m, change.CNI)
+			err := m.Apply(context.Background(), change)
+			var failed *PartError
+			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.words) || !errors.As(err, &failed) || failed.Key.Kind != plan.KindCNI {
+				t.Errorf("got %v", err)
+			}
+			m.noTrial()
+			if m.Config() != nil {
+				t.Error("the config was written")
+			}
+			c.mend(m, change.CNI)
+			m.must(m.Apply(context.Background(), change))
+			m.noTrial()
+			if m.Config() == nil {
+				t.Error("the config was not written")
+			}
+		})
+	}
+}
+
+// mostPorts is BR_MAX_PORTS of net/bridge/br_private.h, less the one that is never given.
+const mostPorts = 1<<10 - 1
+
+// fillBridge makes both ends of each pair ports, which stay down.
+func fillBridge(m *machine, _ *topology.CNI) {
+	bridge := m.link(topology.Bridge)
+	for n := range (mostPorts + 1) / 2 {
+		a, b := fmt.Sprintf("full%d", n), fmt.Sprintf("more%d", n)
+		m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: a}, PeerName: b}))
+		m.must(m.nl.LinkSetMaster(m.link(a), bridge))
+		if err := m.nl.LinkSetMaster(m.link(b), bridge); err != nil && n < mostPorts/2 {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// emptyBridge makes room.
+func emptyBridge(m *machine, _ *topology.CNI) { m.must(m.nl.LinkDel(m.link("full7"))) }
+
+// What went well is not tried again, with another MTU or bridge it is, and what a crash left is
+// no port of a pod.
+func TestTrial(t *testing.T) {
+	m := newMachine(t)
+	change := m.withoutConfig()
+	apply := func() {
+		t.Helper()
+		m.must(m.Apply(context.Background(), change))
+		m.noTrial()
+	}
+	apply()
+	first := m.tried
+	if first.mtu != 1500 || first.bridge != m.link(topology.Bridge).Attrs().Index {
+		t.Errorf("tried %+v", first)
+	}
+	attrs := rtnl.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex = trialPort, first.bridge
+	leave := func() {
+		m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}))
+		m.must(m.nl.LinkSetMasterByIndex(m.link(trialPort), first.bridge))
+		m.Forget()
+	}
+	leave()
+	m.must(m.Apply(context.Background(), change))
+	m.link(trialPort) // not tried, or it were gone
+	host, err := m.Facts(context.Background(), nil)
+	m.must(err)
+	if host.Ports != 0 {
+		t.Errorf("%d ports of pods", host.Ports)
+	}
+	m.Sweep()
+	m.noTrial()
+	leave()
+	change.CNI.MTU = 1400
+	apply()
+	leave()
+	m.must(m.Apply(context.Background(), plan.Changes{DeleteBridge: topology.Bridge}))
+	m.noTrial()
+	if _, err := m.nl.LinkByName(topology.Bridge); err == nil {
+		t.Error("the bridge is still there")
+	}
+}
+
+// A device that has the name of a trial's and is of another kind is not ours.
+func TestTrialLeavesOthersAlone(t *testing.T) {
+	m := newMachine(t)
+	change := m.withoutConfig()
+	attrs := rtnl.NewLinkAttrs()
+	attrs.Name = trialPort
+	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs}))
+	if err := m.Apply(context.Background(), change); err == nil || !strings.Contains(err.Error(), "the device "+trialPort+" is of another kind, bridge") {
+		t.Errorf("got %v", err)
+	}
+	m.Sweep()
+	m.link(trialPort)
+}
+
+// A plugin that goes is announced, and one that comes.
+func TestPluginsAreWatched(t *testing.T) {
+	m := newMachine(t)
+	m.cfg.CNI.BinDir = t.TempDir()
+	m.plugins.Path = m.cfg.CNI.BinDir
+	bridge := filepath.Join(m.cfg.CNI.BinDir, "bridge")
+	for _, name := range []string{"bridge", "host-local", "loopback", "portmap"} {
+		m.must(os.WriteFile(filepath.Join(m.cfg.CNI.BinDir, name), []byte("#!/bin/sh\n"), 0o755))
+	}
+	news := m.watchSettled(nodes(2))
+	for _, step := range []struct {
+		what    string
+		disturb func() error
+		want    string
+	}{
+		{"a plugin made a plain file", func() error { return os.Chmod(bridge, 0o644) }, "is not executable"},
+		{"a plugin made a program", func() error { return os.Chmod(bridge, 0o755) }, ""},
+		{"a plugin deleted", func() error { return os.Remove(bridge) }, "is not in"},
+		{"a plugin written", func() error { return os.WriteFile(bridge, []byte("#!/bin/sh\n"), 0o755) }, ""},
+		{"a plugin truncated", func() error { return os.Truncate(bridge, 0) }, "only 0 bytes"},
+	} {
+		m.must(step.disturb())
+		for found := false; !found; {
+			m.expect(news, step.what)
+			host, err := m.Facts(context.Background(), nil)
+			m.must(err)
+			why, unfit := host.UnfitPlugins["bridge"]
+			found = unfit == (step.want != "") && strings.Contains(why, step.want)
+		}
+		drain(news, shortly)
+	}
+}

@@ -1,0 +1,61 @@
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestConntrackFindings(t *testing.T) {
+	for _, c := range []struct {
+		count, most, early int
+		want               Verdict
+	}{
+		{0, 262144, 0, OK},
+		{899, 1000, 0, OK},
+		{900, 1000, 0, Failure},
+		{1000, 1000, 5, Failure},
+		{749, 1000, 5, OK},
+		{750, 1000, 5, Warning},
+		{750, 1000, 0, OK},
+		{1 << 20, 0, 5, OK},
+	} {
+		found := conntrackFindings(c.count, c.most, c.early)
+		if c.want == OK {
+			well(t, found)
+			continue
+		}
+		finds(t, found, c.want, "nf_conntrack_count is "+strconv.Itoa(c.count), "`sysctl -w net/netfilter/nf_conntrack_max=2000`")
+	}
+}
+
+func TestConntrackStatistics(t *testing.T) {
+	const text = "entries  clashres found drop early_drop icmp_error\n0000000a 00000000 00000000 00000001 00000010 00000000\n0000000a 00000000 00000000 00000000 0000000f 00000000\n"
+	if got := sumOf(strings.NewReader(text), "early_drop"); got != 31 {
+		t.Errorf("early_drop is %d, want 31", got)
+	}
+	for _, odd := range []string{"", "entries\n", "early_drop\nnothing\n\n"} {
+		if got := sumOf(strings.NewReader(odd), "early_drop"); got != 0 {
+			t.Errorf("of %q early_drop is %d", odd, got)
+		}
+	}
+}
+
+// The kernel's own files are read as they are; a limit that is reached is one of a file here, because the real one is the
+// whole machine's.
+func TestConntrack(t *testing.T) {
+	w := newWard(t)
+	w.finds("conntrack", OK)
+	w.ProcSys = t.TempDir()
+	w.finds("conntrack", OK) // the module is not loaded
+	w.write(filepath.Join(w.ProcSys, conntrackCount), "65000\n")
+	w.finds("conntrack", Skipped)
+	w.write(filepath.Join(w.ProcSys, conntrackMax), "65536\n")
+	w.finds("conntrack", Failure)
+	statistics, err := os.ReadFile("/proc/thread-self/net/stat/nf_conntrack")
+	if err == nil && !strings.Contains(string(statistics), "early_drop") {
+		t.Errorf("this kernel's statistics have other names: %s", statistics)
+	}
+}

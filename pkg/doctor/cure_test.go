@@ -1,0 +1,379 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	rtnl "github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A clinic is a healthy node of both families whose pods were attached by the real stock plugins, and
+// a peer with a pod beyond its uplink.
+type clinic struct {
+	*passage
+	plugins *libcni.CNIConfig
+	conf    *libcni.NetworkConfigList
+	pods    map[string]netns.NsHandle // by their IPv4 address
+	files   string                    // the host's, where a fault is in them
+}
+
+func newClinic(t *testing.T) *clinic {
+	t.Helper()
+	dir := os.Getenv("CNI_BIN")
+	if dir == "" {
+		dir = filepath.Join("..", "..", "bin", "cni")
+	}
+	dir, err := filepath.Abs(dir)
+	if _, statErr := os.Stat(filepath.Join(dir, "bridge")); err != nil || statErr != nil {
+		t.Skipf("no CNI plugins here, `make assets` gets them: %v", statErr)
+	}
+	c := &clinic{passage: &passage{ward: newDualWard(t)}, pods: map[string]netns.NsHandle{}}
+	c.Root = "/" // where its commands run
+	c.far = c.host("lan", peerAddr+"/24", farAddr+"/32", "192.168.1.11")
+	config := topology.CNI{Bridge: topology.Bridge, MTU: podMTU, Subnets: c.Report.Host.Subnets, IPAMDir: filepath.Join(c.Store.RunDir, topology.IPAMDir)}
+	text, err := cni.Render(config)
+	c.must(err)
+	c.conf, err = libcni.ConfListFromBytes(text)
+	c.must(err)
+	c.plugins = libcni.NewCNIConfigWithCacheDir([]string{dir}, t.TempDir(), nil)
+	c.attach("one")
+	c.attach("another")
+	c.listenOn(c.far)
+	c.look()
+	return c
+}
+
+// attach makes a pod, and gives its lease an age at which it has to answer.
+func (c *clinic) attach(id string) (addr string, detach func()) {
+	c.t.Helper()
+	home, err := netns.Get()
+	c.must(err)
+	defer home.Close()
+	pod, err := netns.New() // and the thread is in it
+	c.must(err)
+	c.t.Cleanup(func() { pod.Close() })
+	c.sh("ip link set lo up")
+	c.must(netns.Set(home))
+	runtime := &libcni.RuntimeConf{ContainerID: id, NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(pod)), IfName: "eth0"}
+	_, err = c.plugins.AddNetworkList(c.t.Context(), c.conf, runtime)
+	c.must(err)
+	leases, err := filepath.Glob(filepath.Join(c.leaseDir(), "*"))
+	c.must(err)
+	hour := time.Now().Add(-time.Hour)
+	for _, file := range leases {
+		content, err := os.ReadFile(file)
+		c.must(err)
+		if a, err := netip.ParseAddr(filepath.Base(file)); err == nil && a.Is4() && strings.HasPrefix(string(content), id) {
+			addr = a.String()
+		}
+		c.must(os.Chtimes(file, hour, hour))
+	}
+	c.pods[addr] = pod
+	c.listenOn(pod)
+	return addr, func() { // as a plugin that is killed leaves it: the cable is gone, the lease is not
+		delete(c.pods, addr)
+		c.in(pod, func() { c.sh("ip link del eth0") })
+	}
+}
+
+func (c *clinic) leaseDir() string {
+	return filepath.Join(c.Store.RunDir, topology.IPAMDir, topology.Network)
+}
+
+// serves fails the test unless all pods and the peer reach each other.
+func (c *clinic) serves(when string) {
+	c.t.Helper()
+	for addr, pod := range c.pods {
+		reach := func() bool {
+			for other := range c.pods {
+				if other != addr && !c.passes(pod, addr, other) {
+					return false
+				}
+			}
+			return c.passes(pod, addr, farAddr) && c.passes(pod, addr, peerAddr) && c.passes(c.far, farAddr, addr) && c.passes(c.far, peerAddr, addr)
+		}
+		for end := time.Now().Add(30 * time.Second); !reach(); time.Sleep(50 * time.Millisecond) { // a port that comes up learns
+			if time.Now().After(end) {
+				c.t.Fatalf("%s: the pod %s does not reach all, or is not reached", when, addr)
+			}
+		}
+	}
+}
+
+// examine returns what one check finds, with all of the kernel read anew.
+func (c *clinic) examine(name string) []Finding {
+	c.t.Helper()
+	c.look()
+	i := slices.IndexFunc(Checks(), func(k Check) bool { return k.Name == name })
+	return Checks()[i].Run(c.t.Context(), c.Patient) // on this thread, whose namespace it is
+}
+
+// commands are what stands in backquotes in the cures, in their order.
+func commands(found []Finding) []string {
+	var all []string
+	for _, f := range found {
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(f.Cure, -1) {
+			if !slices.Contains(all, m[1]) {
+				all = append(all, m[1])
+			}
+		}
+	}
+	return all
+}
+
+// order runs a command as it stands, with the files of the fault where the host's would be.
+func (c *clinic) order(command string) error {
+	if strings.HasPrefix(command, "crictl ") { // it only looks, and there is no container runtime here
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	stand := "mount --bind " + c.ProcSys + " /proc/sys; "
+	if c.files != "" {
+		stand += "mount --bind '" + c.files + "/etc' /etc; "
+	}
+	cmd := exec.CommandContext(ctx, "unshare", "-m", "sh", "-ec", stand+command)
+	debian, err := filepath.Abs("../../bin/e2e/debian/usr")
+	c.must(err)
+	libraries, err := filepath.Glob(debian + "/lib/*-linux-gnu")
+	c.must(err)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":"+debian+"/sbin", "LD_LIBRARY_PATH="+strings.Join(libraries, ":"), "XTABLES_LIBDIR="+strings.Join(libraries, ":")+"/xtables", "XTABLES_LOCKFILE="+filepath.Join(c.t.TempDir(), "lock"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", command, err, out)
+	}
+	return nil
+}
+
+// A cured fault is made on a healthy node, and its check names commands against it.
+type cured struct {
+	name  string
+	fault func(*clinic)
+}
+
+// cures has every check whose cure is a command, with each fault that has commands of its own.
+var cures = map[string][]cured{
+	"forwarding": {
+		{"on a device", func(c *clinic) { c.setting(topology.ConfSysctl(4, "eth0", "forwarding"), "0") }},
+		{"in general", func(c *clinic) { c.setting(topology.SysctlForward4, "0"); c.setting(topology.SysctlForward6, "0") }},
+	},
+	"bridge-netfilter": {
+		{"off", func(c *clinic) { c.setting(topology.SysctlBridgeNF4, "0"); c.setting(topology.SysctlBridgeNF6, "0") }},
+	},
+	"rp-filter": {{"strict", func(c *clinic) {
+		c.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth1"}, PeerName: "lan1"})
+		c.sh("sysctl -qw net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/eth0/rp_filter=1; ip addr add 192.168.2.11/24 dev eth1; ip route add 10.244.3.0/24 via 192.168.2.13 proto 112 metric 2048")
+	}}},
+	"forward-policy": {
+		{"nftables", func(c *clinic) { debianProgram(c.t, "nft")(nftForward(""), "-f", "-") }},
+		{"iptables-legacy", func(c *clinic) { debianProgram(c.t, "xtables-legacy-multi")("", "iptables", "-P", "FORWARD", "DROP") }},
+		{"towards the world", func(c *clinic) {
+			c.sh("ip route add default via " + peerAddr)
+			debianProgram(c.t, "nft")("table ip fw { chain forward"+forwardHook+"drop; ip saddr { 10.244.0.0/16, 192.168.1.0/24 } ip daddr { 10.244.0.0/16, 192.168.1.0/24 } accept\n}\n}\n", "-f", "-")
+		}},
+	},
+	"foreign-routes": {
+		{"by a gateway", func(c *clinic) { c.sh("ip route add 10.244.2.0/25 via 192.168.1.99 proto 80") }},
+		{"nowhere in our subnet", func(c *clinic) {
+			c.sh("ip route add blackhole 10.244.1.0/26 proto 80; ip -6 route add prohibit fd00:10:244:1::/80; ip route add throw 10.244.1.64/26 metric 7; ip route add unreachable 10.244.1.128/26")
+		}},
+		{"by type of service", func(c *clinic) { c.sh("ip route add 10.244.2.0/24 via 192.168.1.99 tos 0x10") }},
+		{"IPv6", func(c *clinic) { c.sh("ip -6 route add fd00:10:244:2::/80 via fd00:192:168:1::99 dev eth0") }},
+	},
+	"policy-rules": {
+		{"from this node", func(c *clinic) {
+			c.sh("ip route add default via 192.168.1.1 table 100; ip rule add from 192.168.1.11 lookup 100 priority 1000")
+		}},
+		{"to a peer, both families", func(c *clinic) {
+			c.sh("ip route add default via 192.168.1.1 table 100; ip rule add from 10.244.1.0/24 lookup 100 priority 1000; ip -6 route add unreachable default table 100; ip -6 rule add from fd00:10:244:1::/64 lookup 100 priority 2")
+		}},
+	},
+	"cni-configs": {{"two before ours", func(c *clinic) {
+		for _, name := range []string{"00-a.conf", "05-b.conflist"} {
+			c.write(filepath.Join(c.Store.ConfDir, name), "{}")
+		}
+	}}},
+	"neighbour-limits": {
+		{"full", func(c *clinic) { c.limits(4, 8) }},
+		{"too low", func(c *clinic) { c.limits(64, 1024) }},
+	},
+	"conntrack": {{"full", func(c *clinic) {
+		c.cover(map[string]string{conntrackCount: "65000", conntrackMax: "65536"})
+	}}},
+	"network-managers": {
+		{"systemd-networkd", func(c *clinic) {
+			c.has(map[string]string{runs: "", "/etc/systemd/network/99-default.network": "[Match]\nName=*\n[Network]\nDHCP=yes\n"})
+		}},
+		{"NetworkManager", func(c *clinic) {
+			c.has(map[string]string{nmRuns: "", "/etc/NetworkManager/NetworkManager.conf": "[main]\n"})
+		}},
+		{"dhcpcd", func(c *clinic) {
+			c.has(map[string]string{"/run/dhcpcd/pid": "7", dhcpcdConf: "hostname\ninterface eth0\nstatic routers=192.168.1.1\n"})
+		}},
+		{"dhcpcd without a config", func(c *clinic) { c.has(map[string]string{"/run/dhcpcd/pid": "7", dhcpcdConf: ""}) }},
+	},
+	"bridge-address": {
+		{"bridge down", func(c *clinic) { c.sh("ip link set plainroute0 down") }},
+		{"port down", func(c *clinic) { c.sh("ip link set " + c.ports()[0] + " down") }},
+		{"port out of the bridge", func(c *clinic) { c.sh("ip link set " + c.ports()[0] + " nomaster") }},
+		{"gateways missing", func(c *clinic) { c.sh("ip addr flush dev plainroute0 scope global") }},
+		{"another subnet's", func(c *clinic) { c.sh("ip addr add 10.99.0.1/24 dev plainroute0") }},
+		{"left of flannel", func(c *clinic) {
+			c.sh("ip link add cni0 type bridge; ip addr add 10.244.1.1/24 dev cni0; ip link set cni0 up")
+		}},
+	},
+	"leases": {{"a killed plugin", func(c *clinic) {
+		_, kill := c.attach("killed")
+		kill()
+	}}},
+}
+
+// prose has the checks whose cure is no command, and why.
+var prose = map[string]string{
+	"agent":         "says what status advises, most of it about Nodes and flags",
+	"capabilities":  "what the agent may do is in its manifest",
+	"cni-plugins":   "the init container of a new pod installs them",
+	"leftovers":     "a node is drained and rebooted, step by step; running pods may be attached to what is left",
+	"neighbours":    "another machine, cable or switch",
+	"mac-addresses": "another machine's hypervisor",
+	"path-mtu":      "a switch or tunnel between the nodes, or the agents' --mtu",
+	"pod-packets":   "the cloud's or the hypervisor's settings",
+	"duplicates":    "another machine, or a Node that somebody has to choose",
+	"ports":         "a firewall between the nodes, or a program on another one",
+	"node-ports":    "a firewall between the nodes",
+	"clocks":        "an NTP client, of which each distribution has another",
+	"old-subnet":    "pods that somebody has to choose are deleted by kubectl",
+}
+
+func TestEachCureIsTriedOrExplained(t *testing.T) {
+	for _, c := range Checks() {
+		if tried, explained := len(cures[c.Name]) > 0, prose[c.Name] != ""; tried == explained {
+			t.Errorf("%s: tried is %v and explained is %v, want one of them", c.Name, tried, explained)
+		}
+	}
+	if len(cures)+len(prose) != len(Checks()) {
+		t.Errorf("%d checks are tried and %d explained, of %d", len(cures), len(prose), len(Checks()))
+	}
+}
+
+// Each cure is run to the letter on its fault, which it ends, and once more where all is well, when it changes nothing for
+// anybody.
+func TestCures(t *testing.T) {
+	var all []string
+	for check, faults := range cures {
+		for _, f := range faults {
+			t.Run(check+"/"+f.name, func(t *testing.T) { all = append(all, f.try(t, check)...) })
+		}
+	}
+	t.Run("all on a healthy node", func(t *testing.T) {
+		c := newClinic(t)
+		c.serves("at first")
+		for _, command := range all {
+			if err := c.order(command); err != nil {
+				t.Logf("to no effect: %v", err)
+			}
+		}
+		c.serves("after all cures")
+		for check := range cures {
+			if found := c.examine(check); finding.Worst(found) == Failure || finding.Worst(found) == Warning {
+				t.Errorf("after all cures %s finds %+v", check, found)
+			}
+		}
+	})
+}
+
+func (f cured) try(t *testing.T, check string) []string {
+	c := newClinic(t)
+	c.serves("before the fault")
+	f.fault(c)
+	found := c.examine(check)
+	all := commands(found)
+	if worst := finding.Worst(found); worst != Failure && worst != Warning || len(all) == 0 {
+		t.Fatalf("the fault is %+v, with the commands %q", found, all)
+	}
+	for _, command := range all {
+		if err := c.order(command); err != nil {
+			t.Error(err)
+		}
+	}
+	if found := c.examine(check); len(found) > 0 {
+		t.Errorf("after %q there is still %+v", all, found)
+	}
+	c.serves("after the cure")
+	c.attach("later") // which may get what was given back
+	before := c.leases()
+	for _, command := range all {
+		_ = c.order(command) // there may be nothing left to do
+	}
+	c.serves("after the cure of what was well")
+	if found := c.examine(check); len(found) > 0 {
+		t.Errorf("the cure of what was well leaves %+v", found)
+	}
+	if after := c.leases(); !slices.Equal(after, before) {
+		t.Errorf("the leases are %q, and were %q", after, before)
+	}
+	return all
+}
+
+// leases are the names of the files of pods' addresses.
+func (c *clinic) leases() []string {
+	c.t.Helper()
+	entries, err := os.ReadDir(c.leaseDir())
+	c.must(err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// ports are the names of pods' ports.
+func (c *clinic) ports() []string {
+	c.t.Helper()
+	links, err := c.nl.LinkList()
+	c.must(err)
+	var names []string
+	for _, l := range links {
+		if podPort.MatchString(l.Attrs().Name) {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names
+}
+
+// cover has files stand in for settings of the kernel that only the first namespace has, or the whole machine.
+func (c *clinic) cover(settings map[string]string) {
+	c.t.Helper()
+	c.ProcSys = c.t.TempDir()
+	for path, value := range settings {
+		c.write(filepath.Join(c.ProcSys, path), value+"\n")
+	}
+}
+
+// limits are those of both neighbor tables.
+func (c *clinic) limits(soft, hard int) {
+	c.cover(map[string]string{
+		topology.NeighSysctl(4, 2): fmt.Sprint(soft), topology.NeighSysctl(4, 3): fmt.Sprint(hard),
+		topology.NeighSysctl(6, 2): fmt.Sprint(soft), topology.NeighSysctl(6, 3): fmt.Sprint(hard),
+	})
+}
+
+// has gives the host files, which commands see below /etc.
+func (c *clinic) has(all map[string]string) {
+	c.Root = files(c.t, all).Root
+	c.files = c.Root
+}

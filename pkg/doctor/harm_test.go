@@ -1,0 +1,104 @@
+package doctor
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	rtnl "github.com/vishvananda/netlink"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A device by which this node may be reached is not to be deleted, whatever address it has.
+func TestNoCureDeletesAnUplink(t *testing.T) {
+	w := newWard(t)
+	w.sh("ip addr add 10.244.1.50/24 dev eth0")
+	w.look()
+	f := w.finds("bridge-address", Failure)
+	if strings.Contains(f.Cure, "del ") || !strings.Contains(f.Cure, "leave the device as it is") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// An agent's bridge may be named as flannel's is.
+func TestNoCureDeletesOurBridge(t *testing.T) {
+	w := newWard(t)
+	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}})
+	w.finds("leftovers", Warning)
+	w.Bridge = "cni0"
+	w.finds("leftovers", OK)
+}
+
+// Other networks lead to a pod of theirs by a route, of which neither status nor doctor complains.
+func TestRouteToALocalPodIsNoFault(t *testing.T) {
+	w := newDualWard(t)
+	w.sh("ip link add veth1 type veth peer name veth2; ip link set veth1 up; ip link set veth2 up; ip route add 10.244.1.70/32 dev veth1; ip route add 10.244.1.80/28 via 10.244.1.2")
+	w.look()
+	w.finds("foreign-routes", OK)
+	w.sh("ip route add blackhole 10.244.1.64/26 proto 80")
+	w.look()
+	if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Cure, "`ip route del blackhole 10.244.1.64/26 proto 80`") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// What another network's container gave itself does not get into the pods' bridge by a cure.
+func TestNoCurePlugsInARival(t *testing.T) {
+	w := newWard(t)
+	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Rival: "docker0"})
+	f := w.finds("bridge-address", Warning)
+	if strings.Contains(f.Cure, "master") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// What stands in backquotes is run as it stands, so nothing in it is to be filled in first.
+func TestCommandsAreWhole(t *testing.T) {
+	blank := regexp.MustCompile("`[^`]*\\b(NODE|NAME|SIZE|DEV|ID|FILE|PORT|SUBNET|ADDRESS|IMAGE|N)\\b[^`]*`")
+	for _, source := range sources(t) {
+		for _, literal := range source.literals {
+			if blank.MatchString(literal) {
+				t.Errorf("%s: %s", source.name, literal)
+			}
+		}
+	}
+}
+
+type source struct {
+	name     string
+	literals []string
+}
+
+// sources are the files of this package, with their strings.
+func sources(t *testing.T) []source {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []source
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := source{name: name}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING && literal.Value[0] == '"' {
+				s.literals = append(s.literals, literal.Value)
+			}
+			return true
+		})
+		all = append(all, s)
+	}
+	return all
+}

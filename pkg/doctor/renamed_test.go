@@ -1,0 +1,45 @@
+package doctor
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A bridge that was renamed is one fault, whose cure gives it its name back. Its address and
+// its routes are no faults of another network.
+func TestRenamedBridge(t *testing.T) {
+	w := newWard(t)
+	bridge, err := w.nl.LinkByName(topology.Bridge)
+	w.must(err)
+	mac, err := net.ParseMAC("0a:58:fe:d3:02:e2") // which the agent derives from 10.244.1.0/24
+	w.must(err)
+	w.must(w.nl.LinkSetHardwareAddr(bridge, mac))
+	w.look()
+	before := w.failing()
+	w.must(w.nl.LinkSetDown(bridge))
+	w.must(w.nl.LinkSetName(bridge, "br-old"))
+	w.must(w.nl.LinkSetUp(bridge))
+	w.look()
+	if f := w.finds("bridge-address", Failure); !strings.Contains(f.Fault, "was renamed") || !strings.HasPrefix(f.Cure, "ip link set dev br-old name "+topology.Bridge) {
+		t.Errorf("found %+v", f)
+	}
+	more := slices.DeleteFunc(w.failing(), func(name string) bool { return slices.Contains(before, name) })
+	if !slices.Equal(more, []string{"bridge-address"}) {
+		t.Errorf("by the new name these checks fail: %v", more)
+	}
+}
+
+// failing names the checks that fail.
+func (w *ward) failing() []string {
+	var names []string
+	for _, c := range Checks() {
+		if slices.ContainsFunc(c.Run(w.t.Context(), w.Patient), func(f Finding) bool { return f.Verdict == Failure }) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,91 @@
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+const notInitialized = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized"
+
+// The Node's word for a runtime without a network counts once our config has been in place for
+// some time.
+func TestConfigThatNobodyReads(t *testing.T) {
+	w := newWard(t)
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Message: notInitialized}
+	w.Nodes = []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{ready}}}}
+	w.finds("cni-configs", OK) // none of ours is there
+	w.must(w.Store.Write(topology.CNI{Bridge: topology.Bridge, MTU: 1500}))
+	w.look()
+	w.finds("cni-configs", OK)
+	w.age(filepath.Join(w.Store.ConfDir, topology.Conflist))
+	f := w.finds("cni-configs", Failure)
+	if !strings.Contains(f.Evidence, "cni plugin not initialized") || !strings.Contains(f.Cure, "cni.confDir") || !strings.Contains(f.Cure, "crictl info") {
+		t.Errorf("found %+v", f)
+	}
+	ready.Status, ready.Message = corev1.ConditionTrue, "kubelet is posting ready status"
+	w.Nodes[0].Status.Conditions = []corev1.NodeCondition{ready}
+	w.finds("cni-configs", OK)
+	ready.Status, ready.Message = corev1.ConditionFalse, "PLEG is not healthy"
+	w.Nodes[0].Status.Conditions = []corev1.NodeCondition{ready}
+	w.finds("cni-configs", OK)
+}
+
+// Where the host's files can be seen, the runtime's own settings tell which folders it uses.
+func TestRuntimeUsesOtherFolders(t *testing.T) {
+	for name, c := range map[string]struct {
+		socket, file, content, check string
+		want                         Verdict
+		evidence                     string
+	}{
+		"containerd reads ours":       {"run/containerd/containerd.sock", "etc/containerd/config.toml", "[plugins.cni]\n  conf_dir = \"/etc/cni/net.d\"\n", "cni-configs", OK, ""},
+		"containerd reads another":    {"run/containerd/containerd.sock", "etc/containerd/config.toml", "  conf_dir = '/var/lib/cni/net.d/'\n", "cni-configs", Failure, "/etc/containerd/config.toml says /var/lib/cni/net.d, and plainroute uses /etc/cni/net.d"},
+		"another key":                 {"run/containerd/containerd.sock", "etc/containerd/config.toml", "cni_conf_dir = \"/x\"\n# conf_dir = \"/y\"\n", "cni-configs", OK, ""},
+		"containerd does not run":     {"run/crio/crio.sock", "etc/containerd/config.toml", "conf_dir = \"/x\"\n", "cni-configs", OK, ""},
+		"CRI-O reads another":         {"run/crio/crio.sock", "etc/crio/crio.conf.d/10-net", "network_dir = \"/x\"\n", "cni-configs", Failure, "/etc/crio/crio.conf.d/10-net says /x"},
+		"CRI-O executes ours too":     {"run/crio/crio.sock", "etc/crio/crio.conf", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/cni/bin/\",\n]\n", "cni-plugins", OK, ""},
+		"containerd executes others":  {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dirs = [\"/usr/lib/cni\", '/x']\n", "cni-plugins", Failure, "says /usr/lib/cni, /x, and plainroute uses /opt/cni/bin"},
+		"containerd's default is set": {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dir = \"\"\n", "cni-plugins", OK, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWard(t)
+			confDir, binDir := w.Path("etc/cni/net.d"), w.Path("opt/cni/bin")
+			w.must(os.MkdirAll(confDir, 0o755))
+			w.must(os.MkdirAll(filepath.Dir(binDir), 0o755))
+			w.must(os.Rename(w.BinDir, binDir))
+			w.Store.ConfDir, w.BinDir = confDir, binDir
+			w.write(w.Path(c.socket), "")
+			w.write(w.Path(c.file), c.content)
+			w.finds(c.check, OK) // nothing says that these are the host's files
+			w.write(w.Path("etc/os-release"), "")
+			if f := w.finds(c.check, c.want); !strings.Contains(f.Evidence, c.evidence) {
+				t.Errorf("found %+v", f)
+			}
+		})
+	}
+}
+
+// A subnet without room for a pod is not counted as one that runs out of addresses.
+func TestLeasesWithoutRoom(t *testing.T) {
+	for _, subnet := range []string{"10.244.1.0/32", "10.244.1.0/31", "fd00:10:244::/127", "fd00:10:244::/64"} {
+		w := newWard(t)
+		w.Report = nil
+		w.Nodes = []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{subnet}}}}
+		w.finds("leases", OK)
+	}
+}
+
+// age makes a file older than any that is new, whatever it is.
+func (w *ward) age(path string) {
+	w.t.Helper()
+	old := unix.NsecToTimespec(time.Now().Add(-time.Hour).UnixNano())
+	w.must(unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{old, old}, unix.AT_SYMLINK_NOFOLLOW))
+}

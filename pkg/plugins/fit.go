@@ -1,0 +1,180 @@
+package plugins
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Folder is the container runtime's folder of plugins, which is only read. It remembers what
+// it found in files that have not changed since.
+type Folder struct {
+	Path string
+
+	mu   sync.Mutex
+	seen map[string]verdict
+}
+
+// verdict is why a file can't be executed, "" if it can, and the file by which that was found.
+type verdict struct {
+	of  fileID
+	why string
+}
+
+// fileID changes whenever a file or its mode does.
+type fileID struct {
+	device, inode uint64
+	size          int64
+	changed       time.Time
+}
+
+// Unfit returns by their names why the container runtime can't execute plugins. Fit ones are
+// left out. Nothing is executed to find that out: a plugin may need libraries that the host
+// has and this container has not. A symlink that leads out of the folder is believed, because
+// where it leads to on the host can't be seen from in a container.
+func (f *Folder) Unfit(names []string) map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	unfit := map[string]string{}
+	fail := func(why string) map[string]string {
+		for _, name := range names {
+			unfit[name] = why
+		}
+		return unfit
+	}
+	root, err := os.OpenRoot(f.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fail(fmt.Sprintf("the folder of CNI plugins, %s, is not there", f.Path))
+	}
+	if err != nil {
+		return fail(fmt.Sprintf("the folder of CNI plugins can't be read: %v", err))
+	}
+	defer root.Close()
+	if err := executable(root); err != nil {
+		return fail(err.Error())
+	}
+	if f.seen == nil {
+		f.seen = map[string]verdict{}
+	}
+	for _, name := range names {
+		if why := f.look(root, name); why != "" {
+			unfit[name] = why
+		}
+	}
+	return unfit
+}
+
+// look returns why one plugin can't be executed.
+func (f *Folder) look(root *os.Root, name string) string {
+	path := filepath.Join(f.Path, name)
+	info, err := root.Stat(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Sprintf("the CNI plugin %s is not in %s", name, f.Path)
+	case err != nil:
+		return "" // it leads out of the folder
+	case !info.Mode().IsRegular():
+		return fmt.Sprintf("%s is not a file (%s)", path, info.Mode())
+	case info.Mode()&0o111 == 0:
+		return fmt.Sprintf("%s is not executable (%s); chmod 755 it", path, info.Mode())
+	}
+	id := idOf(info)
+	if known, ok := f.seen[name]; ok && known.of == id {
+		return known.why
+	}
+	why := ""
+	if err := runnable(root, name); err != nil {
+		why = fmt.Sprintf("%s can't be executed: %v", path, err)
+	}
+	f.seen[name] = verdict{id, why}
+	return why
+}
+
+func idOf(info fs.FileInfo) fileID {
+	id := fileID{size: info.Size(), changed: info.ModTime()}
+	if at, ok := info.Sys().(*syscall.Stat_t); ok {
+		id.device, id.inode, id.changed = at.Dev, at.Ino, time.Unix(at.Ctim.Unix())
+	}
+	return id
+}
+
+// runnable returns why the kernel of this machine does not execute a file, whatever its mode:
+// it takes scripts and whole ELF programs for this processor.
+func runnable(root *os.Root, name string) error {
+	file, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	head := make([]byte, 4)
+	if n, err := io.ReadFull(file, head); err != nil {
+		return fmt.Errorf("it has only %d bytes", n)
+	}
+	if string(head[:2]) == "#!" {
+		return nil
+	}
+	if string(head) != elf.ELFMAG {
+		return errors.New("it is not a program")
+	}
+	return wholeProgram(file)
+}
+
+// wholeProgram returns what is wrong with an ELF file. A copy that was cut short lacks its
+// last segments, or the table of sections behind them.
+func wholeProgram(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	program, err := elf.NewFile(file)
+	if err != nil {
+		return fmt.Errorf("it is not a whole program: %w", err)
+	}
+	for _, p := range program.Progs {
+		if size := uint64(info.Size()); p.Type == elf.PT_LOAD && (p.Off > size || p.Filesz > size-p.Off) {
+			return errors.New("it is not a whole program: its end is missing")
+		}
+	}
+	own, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return nil // nothing to compare with
+	}
+	defer own.Close()
+	if !runs(own.Machine, program.Machine) {
+		return fmt.Errorf("it is for %s, and this machine is %s", program.Machine, own.Machine)
+	}
+	return nil
+}
+
+// runs reports whether a machine executes programs for another: those of 32 bits, too.
+func runs(machine, program elf.Machine) bool {
+	return machine == program ||
+		machine == elf.EM_X86_64 && program == elf.EM_386 ||
+		machine == elf.EM_AARCH64 && program == elf.EM_ARM
+}
+
+// executable returns an error if nothing can be executed from a folder.
+func executable(root *os.Root) error {
+	self, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	var at unix.Statfs_t
+	if err := unix.Fstatfs(int(self.Fd()), &at); err != nil {
+		return &os.PathError{Op: "statfs", Path: root.Name(), Err: err}
+	}
+	if at.Flags&unix.ST_NOEXEC != 0 {
+		return errNoExec{root.Name()}
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package uninstall
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/cleanup"
+	"github.com/plainroute/plainroute/pkg/pages"
+)
+
+// agentLabels select the agents' DaemonSets and pods, whatever the chart's nameOverride is.
+const agentLabels = partOfLabel + "=plainroute," + componentLabel + "=agent"
+
+// agentDeletion bounds how long the garbage collector may take to find pods whose DaemonSet is gone.
+const agentDeletion = time.Minute
+
+// awaitAgents returns once no DaemonSet makes agents in the namespace and each of their pods is
+// being deleted: on each node cleanup then waits until the agent has ended. It returns
+// cleanup.ErrRefused at once for a DaemonSet that stays, because `kubectl apply` of a rendered
+// chart makes it and the hook's Job alike, and after within for a pod that stays.
+func (u *Uninstall) awaitAgents(ctx context.Context, within time.Duration) error {
+	deadline := time.Now().Add(within)
+	for said := false; ; said = true {
+		if err := u.refuseDaemonSets(ctx); err != nil {
+			return err
+		}
+		left, err := u.runningAgent(ctx)
+		if err != nil || left == nil {
+			return err
+		}
+		if !time.Now().Before(deadline) {
+			return fmt.Errorf("%w: agents run that no DaemonSet controls, such as pod %s in namespace %s on node %s: "+
+				"delete their pods, then run `plainroute uninstall` again", cleanup.ErrRefused, left.Name, u.Namespace, left.Spec.NodeName)
+		}
+		if !said {
+			u.Say("waiting until the agents' pods are deleted, such as %s on node %s", left.Name, left.Spec.NodeName)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// refuseDaemonSets returns cleanup.ErrRefused if a DaemonSet of agents is there to stay.
+func (u *Uninstall) refuseDaemonSets(ctx context.Context) error {
+	list, err := u.Client.AppsV1().DaemonSets(u.Namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
+	if err != nil {
+		return fmt.Errorf("looking for DaemonSets of agents: %w", err)
+	}
+	for i := range list.Items {
+		if set := &list.Items[i]; set.DeletionTimestamp == nil {
+			return fmt.Errorf("%w: DaemonSet %s in namespace %s runs agents, which put back what is removed. To uninstall, delete it first. "+
+				"If the Job of the chart's post-delete hook was made by `helm template | kubectl apply`, delete that Job and "+
+				"render with --no-hooks", cleanup.ErrRefused, set.Name, set.Namespace)
+		}
+	}
+	return nil
+}
+
+// runningAgent returns an agent's pod that is not being deleted, nil: there is none.
+func (u *Uninstall) runningAgent(ctx context.Context) (*corev1.Pod, error) {
+	var left *corev1.Pod
+	err := pages.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: agentLabels}, func(p *corev1.Pod) {
+		ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+		if p.DeletionTimestamp == nil && !ended {
+			left = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Spec: corev1.PodSpec{NodeName: p.Spec.NodeName}}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("looking for pods of agents: %w", err)
+	}
+	return left, nil
+}
