@@ -67,7 +67,7 @@ func (s Store) Read() *topology.CNI {
 		return nil
 	case errors.Is(err, os.ErrNotExist) && link != foreign && gate != foreign:
 		return nil
-	case err != nil:
+	case err != nil || link == foreign || gate == foreign:
 		return &topology.CNI{Layout: topology.LayoutMixed}
 	}
 	c := parse(have)
