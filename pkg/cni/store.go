@@ -68,7 +68,7 @@ func (s Store) Read() *topology.CNI {
 	case errors.Is(err, os.ErrNotExist) && link != foreign && gate != foreign:
 		return nil
 	case err != nil || link == foreign || gate == foreign:
-		return &topology.CNI{Layout: topology.LayoutMixed}
+		return &topology.CNI{}
 	}
 	c := parse(have)
 	c.Layout = topology.LayoutMixed
