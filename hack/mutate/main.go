@@ -5,7 +5,7 @@
 //
 // ./pkg/a+./pkg/b has the tests of b look as well. All mutants of a package are compiled into one test binary, each behind a switch, so that a mutant
 // costs one run of the tests that come by it. Its exit code is 1 if more than one in twenty is alive,
-// or if the list of those known to be alive is wrong.
+// or if the list of those known to be alive is wrong. In a sample, those on the list don't count.
 package main
 
 import (
@@ -19,22 +19,26 @@ import (
 	"time"
 )
 
-func main() {
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run returns the exit code.
+func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ok, err := command(ctx, os.Args[1:])
+	ok, err := command(ctx, args)
 	switch {
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(os.Stderr, "mutate: interrupted")
-		os.Exit(130)
+		return 130
 	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
+		return 2
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "mutate:", err)
-		os.Exit(2)
+		return 2
 	case !ok:
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // options are the flags.
@@ -47,6 +51,7 @@ type options struct {
 	skip     string
 	args     string
 	patience time.Duration
+	budget   time.Duration
 	pkgs     []string
 }
 
@@ -61,6 +66,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.skip, "skip", "^$", "run no test whose name matches this regular expression, as slow ones")
 	fs.StringVar(&o.args, "args", "-rapid.seed=1 -rapid.nofailfile -rapid.shrinktime=0s", "flags for test binaries that know them")
 	fs.DurationVar(&o.patience, "patience", 10*time.Second, "a mutant is stuck once tests take five times as long as without it, and this more")
+	fs.DurationVar(&o.budget, "budget", time.Hour, "of the tests that come by a mutant, run the quickest, as many as take this long together")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -80,9 +86,10 @@ func command(ctx context.Context, args []string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r := &report{known: known, out: os.Stdout}
+	r := &report{known: known, sampled: o.sample > 1, out: os.Stdout}
 	for _, pkg := range o.pkgs {
 		if err := o.mutate(ctx, pkg, r); err != nil {
+			r.finish() // of what was tried
 			return false, errors.Join(err, r.write(o.json))
 		}
 	}

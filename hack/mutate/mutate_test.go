@@ -19,7 +19,7 @@ func TestFates(t *testing.T) {
 	t.Chdir("testdata/example")
 	var out bytes.Buffer
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: &out}
-	if err := (options{sample: 1, patience: time.Second, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
+	if err := (options{sample: 1, patience: time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
 		t.Fatal(err)
 	}
 	r.finish()
@@ -58,7 +58,7 @@ func TestFates(t *testing.T) {
 func TestFatesByTestsOfAnother(t *testing.T) {
 	t.Chdir("testdata/example")
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
-	if err := (options{sample: 1, patience: time.Second, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
+	if err := (options{sample: 1, patience: time.Second, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.results) != 3 || r.tallies[0].fates[killed] != 3 || r.tallies[0].tests != 3 || !r.good() {
@@ -73,7 +73,7 @@ func TestInterruption(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: interrupting{cancel}}
-	if err := (options{sample: 1, match: "Wait", skip: "^$"}).mutate(ctx, ".", r); !errors.Is(err, context.Canceled) {
+	if err := (options{sample: 1, match: "Wait", budget: time.Hour, skip: "^$"}).mutate(ctx, ".", r); !errors.Is(err, context.Canceled) {
 		t.Errorf("it ended with %v", err)
 	}
 	if left, err := filepath.Glob(temp + "/mutate-*"); err != nil || len(left) > 0 {
@@ -174,7 +174,7 @@ func TestSample(t *testing.T) {
 		if o.chooses(key) {
 			chosen++
 		}
-		if o.chooses(key) != o.chooses(key) || !(options{sample: 1}).chooses(key) || (options{sample: 1, match: "pkg/b"}).chooses(key) {
+		if again := o; again.chooses(key) != o.chooses(key) || !(options{sample: 1}).chooses(key) || (options{sample: 1, match: "pkg/b"}).chooses(key) {
 			t.Fatalf("%s is chosen otherwise", key)
 		}
 	}

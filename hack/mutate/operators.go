@@ -25,7 +25,7 @@ func (s *source) mutants() []*mutant {
 		for _, decl := range file.ast.Decls {
 			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Body != nil {
 				f.fn = functionName(fn)
-				f.results = s.info.Defs[fn.Name].Type().(*types.Signature).Results()
+				f.results = results(s.info.Defs[fn.Name].Type())
 				f.block(fn.Body.List)
 			}
 		}
@@ -39,6 +39,14 @@ func (s *source) mutants() []*mutant {
 		m.id = i + 1
 	}
 	return all
+}
+
+// results are those of a function's type.
+func results(t types.Type) *types.Tuple {
+	if signature, ok := t.(*types.Signature); ok {
+		return signature.Results()
+	}
+	return nil
 }
 
 // note adds a mutant of a node: the code before and after, and what makes it.
@@ -103,7 +111,7 @@ func (f *finder) walk(node ast.Node) {
 			return false
 		case *ast.FuncLit:
 			outer := f.results
-			f.results = f.info.TypeOf(n).(*types.Signature).Results()
+			f.results = results(f.info.TypeOf(n))
 			f.block(n.Body.List)
 			f.results = outer
 			return false

@@ -34,7 +34,7 @@ func (o options) mutate(ctx context.Context, pkg string, r *report) error {
 	if err != nil {
 		return err
 	}
-	s.patience = o.patience
+	s.patience, s.budget = o.patience, o.budget
 	t.made = len(s.mutants)
 	for _, m := range s.mutants {
 		r.known.found[m.key(t.dir)] = true

@@ -35,6 +35,7 @@ type tally struct {
 // A report is of all packages.
 type report struct {
 	known   *knownList
+	sampled bool
 	out     io.Writer
 	tallies []*tally
 	results []result
@@ -78,12 +79,16 @@ func (r *report) finish() {
 	}
 }
 
-// good reports whether few enough are alive, and the list is true.
+// good reports whether few enough are alive, and the list is true. Of a sample those that are listed don't
+// count, because chance may have put many of them into it.
 func (r *report) good() bool {
 	tried, living, broken := 0, 0, 0
 	for _, t := range r.tallies {
 		tried += t.tried
 		living += t.fates[alive] + t.fates[notCovered]
+		if r.sampled {
+			living -= t.reasoned
+		}
 		broken += t.broken
 	}
 	return living*limit <= tried && broken == 0 && len(r.stale()) == 0

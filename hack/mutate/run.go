@@ -25,6 +25,7 @@ type suite struct {
 	tests    []*test
 	broken   []string // tests that fail without any mutant
 
+	budget   time.Duration // for the tests of one mutant
 	patience time.Duration // beyond slower times what tests take without a mutant
 }
 
@@ -46,7 +47,7 @@ type test struct {
 // a, with the tests of b beside its own.
 func newSuite(ctx context.Context, name, folder string, args []string) (*suite, error) {
 	pkgs := strings.Split(name, "+")
-	src, err := load(pkgs[0])
+	src, err := load(ctx, pkgs[0])
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +206,7 @@ func (s *suite) try(ctx context.Context, m *mutant) (fate, error) {
 	if len(tests) == 0 {
 		return notCovered, nil
 	}
-	for batch := range batches(tests) {
+	for batch := range batches(within(tests, s.budget)) {
 		for _, b := range s.binaries {
 			if f, err := s.tryBatch(ctx, b, batch, m); f != alive || err != nil {
 				return f, err
@@ -229,21 +230,27 @@ func (s *suite) tryBatch(ctx context.Context, b *binary, batch []*test, m *mutan
 	return map[outcome]fate{passed: alive, failed: killed, timedOut: stuck}[result], err
 }
 
+// within returns the quickest tests, at least one, that take no longer than a budget.
+func within(tests []*test, budget time.Duration) []*test {
+	n, sum := 0, time.Duration(0)
+	for n < len(tests) && (n == 0 || sum+tests[n].took <= budget) {
+		sum += tests[n].took
+		n++
+	}
+	return tests[:n]
+}
+
 // batches cuts tests, which are sorted by how long they take, into runs each of which may take a few
 // times as long as the one before.
 func batches(tests []*test) func(func([]*test) bool) {
 	return func(yield func([]*test) bool) {
 		limit := time.Second / 2
 		for len(tests) > 0 {
-			n, sum := 0, time.Duration(0)
-			for n < len(tests) && (n == 0 || sum+tests[n].took <= limit) {
-				sum += tests[n].took
-				n++
-			}
-			if !yield(tests[:n]) {
+			batch := within(tests, limit)
+			if !yield(batch) {
 				return
 			}
-			tests, limit = tests[n:], 4*limit
+			tests, limit = tests[len(batch):], 4*limit
 		}
 	}
 }

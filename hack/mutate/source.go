@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,8 +40,8 @@ type listed struct {
 }
 
 // load reads the package in the given folder, as in ./pkg/plan, and type-checks it.
-func load(pkg string) (*source, error) {
-	cmd := exec.Command("go", "list", "-export", "-deps", "-trimpath", "-json=Dir,ImportPath,Name,Export,GoFiles,DepOnly,Standard", pkg,
+func load(ctx context.Context, pkg string) (*source, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-export", "-deps", "-trimpath", "-json=Dir,ImportPath,Name,Export,GoFiles,DepOnly,Standard", pkg,
 		"os", "strconv", "sync/atomic", "syscall") // of the switches
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()

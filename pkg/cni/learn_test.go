@@ -106,13 +106,13 @@ func TestClearTellsWhatStays(t *testing.T) {
 		must(t, s.Write(dualStack()))
 		must(t, os.MkdirAll(s.leaseDir(), 0o755))
 		must(t, os.Chmod(s.ConfDir, 0o555))
-		defer os.Chmod(s.ConfDir, 0o755)
+		defer func() { must(t, os.Chmod(s.ConfDir, 0o755)) }()
 		if err := s.Clear(false); err == nil || !strings.Contains(err.Error(), "removing our files: ") {
 			t.Errorf("it says %v", err)
 		}
 		must(t, os.Chmod(s.ConfDir, 0o755))
 		must(t, os.Chmod(filepath.Dir(s.leaseDir()), 0o555))
-		defer os.Chmod(filepath.Dir(s.leaseDir()), 0o755)
+		defer func() { must(t, os.Chmod(filepath.Dir(s.leaseDir()), 0o755)) }()
 		if err := s.Clear(true); err == nil || !strings.Contains(err.Error(), "removing our files: ") {
 			t.Errorf("of leases it says %v", err)
 		}

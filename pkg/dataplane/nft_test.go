@@ -37,7 +37,8 @@ func masquerades() map[string]*topology.Masquerade {
 			Bridge: topology.Bridge, Sources: prefixes("10.128.0.0/24", "fd01::/64"),
 			Cluster: prefixes("10.128.0.0/16", "172.16.0.0/12", "fd01::/48"), Nodes: addrs("192.168.1.12", "192.168.1.13", "fd00:192:168:1::12"),
 			Egress: []topology.Egress{
-				{Dev: "eth0", Addr: netip.MustParseAddr("192.168.1.11")}, {Dev: "eth1", Addr: netip.MustParseAddr("192.168.2.11")},
+				{Dev: "eth0", Addr: netip.MustParseAddr("192.168.1.11")},
+				{Dev: "eth1", Addr: netip.MustParseAddr("192.168.2.11")},
 				{Dev: "eth0", Addr: netip.MustParseAddr("fd00:192:168:1::11")},
 			},
 		},

@@ -116,8 +116,10 @@ func TestEachPairOfChanges(t *testing.T) {
 // Each sort of change of a set by itself is one.
 func TestEachSetChangeAlone(t *testing.T) {
 	for _, s := range []SetChange{
-		{AddCluster: []netip.Prefix{aPrefix}}, {DeleteCluster: []netip.Prefix{aPrefix}},
-		{AddNodes: []netip.Addr{anAddr}}, {DeleteNodes: []netip.Addr{anAddr}},
+		{AddCluster: []netip.Prefix{aPrefix}},
+		{DeleteCluster: []netip.Prefix{aPrefix}},
+		{AddNodes: []netip.Addr{anAddr}},
+		{DeleteNodes: []netip.Addr{anAddr}},
 	} {
 		if s.Empty() {
 			t.Errorf("%+v counts as empty", s)

@@ -68,7 +68,7 @@ func startServer(t *testing.T) *server {
 // daemonSet creates one as the manifests have it. No controller makes its pods here.
 func (s *server) daemonSet(t *testing.T, namespace string) *appsv1.DaemonSet {
 	t.Helper()
-	labels := map[string]string{"app.kubernetes.io/name": "plainroute"}
+	labels := map[string]string{"app.kubernetes.io/part-of": "plainroute", "app.kubernetes.io/component": "agent"}
 	set, err := s.admin.AppsV1().DaemonSets(namespace).Create(t.Context(), &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "plainroute", Labels: labels},
 		Spec: appsv1.DaemonSetSpec{

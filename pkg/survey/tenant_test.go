@@ -78,5 +78,5 @@ func (s *server) choices(t *testing.T, all *rest.Config, theirs *appsv1.DaemonSe
 			return err.Error()
 		}
 		return told(t, c)
-	}, "answers: NoAgent: no agent runs on any node: plainroute is not installed, or its DaemonSet lacks the label app.kubernetes.io/name=plainroute; searched in: kube-system, plainroute-system")
+	}, "answers: NoAgent: no agent runs on any node: plainroute is not installed, or its DaemonSet lacks the label app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent; searched in: kube-system, plainroute-system")
 }
