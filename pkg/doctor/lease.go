@@ -148,6 +148,9 @@ func (p *Patient) rivalBridges(subnets []netip.Prefix) []Finding {
 // any other device.
 func rivalCure(dev string) string {
 	for _, t := range traces {
+		if len(matching([]string{dev}, t.tunnels)) > 0 {
+			return "it is left of " + t.network + ", and other nodes may still send into it: " + t.cure
+		}
 		if len(matching([]string{dev}, t.devices)) > 0 {
 			return "it is left of " + t.network + "; once no pod uses it: `ip link del " + dev + "`"
 		}

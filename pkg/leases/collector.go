@@ -74,7 +74,10 @@ type guest struct {
 	ports []int // the latest
 	since time.Time
 	shown bool // it has had an address
-	addrs map[netip.Addr]bool
+	// latest are the addresses that the last look found. The lease of one may have come after the
+	// leases were read, and the address may go before the next look.
+	latest []netip.Addr
+	addrs  map[netip.Addr]bool // those that were leased
 }
 
 // settled is what was there when all leases were found to be of live pods. They still are until a lease
@@ -217,11 +220,12 @@ func (c *Collector) meet(now time.Time, guests []dataplane.Guest) {
 			known.ports = g.Ports
 		}
 		known.shown = known.shown || g.Uplink || len(g.Addrs) > 0
-		for _, addr := range g.Addrs {
+		for _, addr := range slices.Concat(known.latest, g.Addrs) {
 			if leased[addr] {
 				known.addrs[addr] = true
 			}
 		}
+		known.latest = g.Addrs
 		met[g.ID] = known
 	}
 	c.guests = met

@@ -189,6 +189,14 @@ var leaseCases = map[string]struct {
 		n.lease("10.0.0.2", "slow")
 		n.pass(long)
 	}, []string{"10.0.0.2"}},
+	"of a pod that was made during a look, and then took its address off its device": {func(n *node) {
+		n.empty(1)
+		n.show(1, "10.0.0.2") // the leases had been read by then
+		n.pass(0)
+		n.lease("10.0.0.2", "gvisor")
+		n.show(1)
+		n.pass(long)
+	}, []string{"10.0.0.2"}},
 	"of a dead pod, beside one that has shown no address": {func(n *node) {
 		n.empty(1)
 		n.pass(long)

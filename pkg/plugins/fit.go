@@ -40,7 +40,8 @@ type fileID struct {
 // Unfit returns by their names why the container runtime can't execute plugins. Fit ones are
 // left out. Nothing is executed to find that out: a plugin may need libraries that the host
 // has and this container has not. A symlink that leads out of the folder is believed, because
-// where it leads to on the host can't be seen from in a container.
+// where it leads to on the host can't be seen from in a container, and so is what this process
+// may not read: the runtime may.
 func (f *Folder) Unfit(names []string) map[string]string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -54,6 +55,9 @@ func (f *Folder) Unfit(names []string) map[string]string {
 	root, err := os.OpenRoot(f.Path)
 	if errors.Is(err, os.ErrNotExist) {
 		return fail(fmt.Sprintf("the folder of CNI plugins, %s, is not there", f.Path))
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return unfit
 	}
 	if err != nil {
 		return fail(fmt.Sprintf("the folder of CNI plugins can't be read: %v", err))
@@ -81,7 +85,7 @@ func (f *Folder) look(root *os.Root, name string) string {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Sprintf("the CNI plugin %s is not in %s", name, f.Path)
 	case err != nil:
-		return "" // it leads out of the folder
+		return "" // it leads out of the folder, or may not be looked at
 	case !info.Mode().IsRegular():
 		return fmt.Sprintf("%s is not a file (%s)", path, info.Mode())
 	case info.Mode()&0o111 == 0:
@@ -92,7 +96,7 @@ func (f *Folder) look(root *os.Root, name string) string {
 		return known.why
 	}
 	why := ""
-	if err := runnable(root, name); err != nil {
+	if err := runnable(root, name); err != nil && !errors.Is(err, fs.ErrPermission) {
 		why = fmt.Sprintf("%s can't be executed: %v", path, err)
 	}
 	f.seen[name] = verdict{id, why}
