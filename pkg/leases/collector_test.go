@@ -265,6 +265,25 @@ func TestNothingIsReadAtRest(t *testing.T) {
 	}
 }
 
+// So it is beside pods whose addresses can't be seen.
+func TestNothingIsReadAtRestBesideHiddenAddresses(t *testing.T) {
+	n := newNode(t)
+	n.empty(1)
+	n.lease("10.0.0.2", "gvisor")
+	n.pod(2, "10.0.0.3")
+	n.pass(0)
+	n.show(2) // it takes its address off
+	n.changes++
+	n.pass(long)
+	if n.looks != 2 {
+		t.Errorf("namespaces are looked into %d times", n.looks)
+	}
+	n.die(1)
+	n.die(2)
+	n.pass(50 * time.Second)
+	n.leases()
+}
+
 // What can't be read takes nothing away, and is no sign of death either.
 func TestAFailedLookCountsForNothing(t *testing.T) {
 	n := newNode(t)
