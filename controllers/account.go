@@ -29,6 +29,11 @@ func (r *NodeReconciler) hostOf(facts topology.Host, desired topology.State) sta
 	if desired.CNI != nil {
 		h.MTU = desired.CNI.MTU
 	}
+	for _, name := range facts.ConfigsBefore {
+		if slices.Contains(r.Options.ConfigsBefore, name) {
+			h.ConfigsBefore = append(h.ConfigsBefore, name)
+		}
+	}
 	own := r.Nodes.node(r.Options.NodeName)
 	if own == nil || r.Options.Router {
 		return h

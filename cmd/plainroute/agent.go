@@ -40,6 +40,9 @@ type agentFlags struct {
 	mode          string
 	cniConfDir    string
 	cniBinDir     string
+	cniPluginsDir string
+	cniConfig     string
+	cniBefore     []string
 	procSys       string
 	resolvConf    string
 	listen        string
@@ -82,6 +85,9 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
 	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
+	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, that are called after plainroute's own, in the order of their names")
+	fs.StringVar(&f.cniConfig, "cni-config", cniLink, "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone")
+	registerBefore(fs, &f.cniBefore)
 	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder from which the container runtime executes CNI plugins; without those that pods take, no CNI config is written (\"\": not looked at)")
 	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings; in a pod, the host's mount")
 	registerResolvConf(fs, &f.resolvConf)
@@ -94,6 +100,7 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	offer(cmd, "mode", modeNode, modeRouter)
+	offer(cmd, "cni-config", cniLink, cniFile)
 	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
 	offer(cmd, "log-format", "text", "json")
 	offer(cmd, "log-level", "debug", "info", "warn", "error")
@@ -116,10 +123,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err := forgetStartUp(); err != nil {
 		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
-	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
-	if !opts.Router {
-		store.BinDir = f.cniBinDir
-	}
+	store := f.store()
 	lock, err := f.lock(cmd.Context(), &store)
 	if err != nil {
 		return err
@@ -135,6 +139,11 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	}
 	kernel.Sweep()
 	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
+}
+
+// store says where our CNI config and what belongs to it is.
+func (f *agentFlags) store() cni.Store {
+	return cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir, BinDir: f.cniBinDir, PluginsDir: f.cniPluginsDir}
 }
 
 // hostConfig says where what is ours on this host is.
@@ -155,7 +164,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	opts, more := f.options()
 	faults = append(faults, more...)
 	for _, err := range []error{
-		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf), f.checkBinDir(),
+		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf), f.checkBinDir(), f.checkChaining(&opts),
 		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
 		f.checkHerald(),
 	} {
@@ -187,6 +196,25 @@ func (f *agentFlags) checkHerald() error {
 		return fmt.Errorf("--startup-taint: %q is no key of a taint: %s", f.startupTaint, faults[0])
 	}
 	return nil
+}
+
+const (
+	cniLink = "link"
+	cniFile = "file"
+)
+
+// checkChaining settles what other programs may do with our CNI config.
+func (f *agentFlags) checkChaining(opts *topology.Options) error {
+	opts.ConfigFile, opts.ConfigsBefore = f.cniConfig == cniFile, f.cniBefore
+	if f.cniConfig != cniLink && f.cniConfig != cniFile {
+		return fmt.Errorf("--cni-config: %q is neither link nor file", f.cniConfig)
+	}
+	if f.cniPluginsDir != "" {
+		if err := checkPath("cni-plugins-dir", f.cniPluginsDir); err != nil {
+			return err
+		}
+	}
+	return checkBefore(f.cniBefore)
 }
 
 const (
@@ -351,5 +379,5 @@ func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controll
 
 // look reads the host for who asks, without the lock that only writers need.
 func (f *agentFlags) look() (topology.State, error) {
-	return look(f.hostConfig(cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}))
+	return look(f.hostConfig(f.store()))
 }

@@ -37,6 +37,7 @@ type nodeDoctor struct {
 	runDir     string
 	cniConfDir string
 	cniBinDir  string
+	cniBefore  []string
 	bridge     string
 	nodeName   string
 	listen     string
@@ -53,6 +54,7 @@ func (f *doctorFlags) registerNode(cmd *cobra.Command) {
 	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
 	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins")
+	registerBefore(fs, &f.cniBefore)
 	fs.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge (default: the one that the agent, our CNI config or our table names, else "+topology.Bridge+")")
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
@@ -97,7 +99,7 @@ func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
 	}
 	for _, err := range []error{
 		checkListen("listen", f.listen), checkPath("root", f.root), checkPath("proc-sys", f.procSys), checkPath("run-dir", f.runDir),
-		checkPath("cni-conf-dir", f.cniConfDir), checkPath("cni-bin-dir", f.cniBinDir),
+		checkPath("cni-conf-dir", f.cniConfDir), checkPath("cni-bin-dir", f.cniBinDir), checkBefore(f.cniBefore),
 	} {
 		if err != nil {
 			faults = append(faults, err)
@@ -125,7 +127,7 @@ func (f *doctorFlags) environment(cmd *cobra.Command) []error {
 func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	p := &doctor.Patient{
 		Root: f.root, ProcSys: f.procSys, BinDir: f.cniBinDir, Offered: imagePlugins, Bridge: f.bridge, Node: f.nodeName,
-		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir},
+		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}, ConfigsBefore: f.cniBefore,
 	}
 	p.Report, p.ReportErr = askAgent(ctx, f.listen, 5*time.Second, true)
 	if p.API, p.NodesErr = restConfig(f.kubeconfig); p.NodesErr == nil {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -82,6 +83,20 @@ const defaultResolvConf = "/etc/resolv.conf"
 
 func registerResolvConf(fs *pflag.FlagSet, path *string) {
 	fs.StringVar(path, "resolv-conf", defaultResolvConf, "file of this host's nameservers, which no pod subnet may hide; in a pod, the host's mount, for its own is as old as the pod")
+}
+
+func registerBefore(fs *pflag.FlagSet, names *[]string) {
+	fs.StringSliceVar(names, "cni-config-before", nil, "names of other CNI configs that are wanted before ours, such as 00-multus.conf")
+}
+
+// checkBefore refuses names that no config before ours can have.
+func checkBefore(names []string) error {
+	for _, name := range names {
+		if err := cni.CheckBefore(name); err != nil {
+			return fmt.Errorf("--cni-config-before: %w", err)
+		}
+	}
+	return nil
 }
 
 // environment sets each flag that was not given from PLAINROUTE_<FLAG>.

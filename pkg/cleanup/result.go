@@ -84,7 +84,7 @@ func inventory(s topology.State, files []string) []Thing {
 	}
 	for _, path := range files {
 		kind := File
-		if strings.Contains(path, topology.Conflist) {
+		if strings.Contains(path, topology.Conflist) || strings.Contains(path, topology.Gate) {
 			kind = Config
 		}
 		all = append(all, Thing{kind, path})

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,15 +20,29 @@ func (s Store) Before() []string {
 	if err != nil {
 		return nil
 	}
+	first := topology.Conflist
+	if s.kind(s.gate()) == linked {
+		first = topology.Gate
+	}
 	var names []string
 	for _, e := range entries {
-		if !e.IsDir() && before(e.Name()) {
-			names = append(names, e.Name())
+		if name := e.Name(); !e.IsDir() && name < first && name != topology.Gate && loadable(name) {
+			names = append(names, name)
 		}
 	}
 	return names
 }
 
-func before(name string) bool {
-	return name < topology.Conflist && slices.Contains(suffixes, filepath.Ext(name))
+// loadable reports whether a runtime loads a file of this name.
+func loadable(name string) bool { return slices.Contains(suffixes, filepath.Ext(name)) }
+
+// CheckBefore returns an error if a config of this name can't go before ours.
+func CheckBefore(name string) error {
+	switch {
+	case filepath.Base(name) != name || !loadable(name):
+		return fmt.Errorf("%q is not the name of a CNI config, such as 00-multus.conf", name)
+	case name >= topology.Gate:
+		return fmt.Errorf("%q is not before %s by name", name, topology.Gate)
+	}
+	return nil
 }

@@ -32,7 +32,11 @@ func (s Store) LeaseDir() string { return filepath.Join(s.RunDir, topology.IPAMD
 // Configs returns which files of our config are there, with what a crash left of
 // them. A folder of our name is somebody's work.
 func (s Store) Configs() []string {
-	return existing(s.link(), s.link()+tempSuffix, s.target(), s.target()+tempSuffix)
+	var paths []string
+	for _, path := range s.paths() {
+		paths = append(paths, path, path+tempSuffix)
+	}
+	return existing(paths...)
 }
 
 // Leftovers returns what else of ours is in the run folder.

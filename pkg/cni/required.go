@@ -8,10 +8,21 @@ func Required() []string {
 	return []string{"bridge", "host-local", "loopback", "portmap"}
 }
 
-// RequiredBy are those that a config takes.
+// RequiredBy are those that a config takes of ours.
 func RequiredBy(c *topology.CNI) []string {
 	if c != nil && c.Firewall {
 		return append(Required(), topology.FirewallPlugin)
 	}
 	return Required()
+}
+
+// Chained are the further plugins that a config calls.
+func Chained(c *topology.CNI) []string {
+	var names []string
+	if c != nil {
+		for _, p := range c.Plugins {
+			names = append(names, p.Type)
+		}
+	}
+	return names
 }

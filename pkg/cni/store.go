@@ -20,11 +20,25 @@ import (
 // Store is where our CNI config lives: a file in the run folder, which a reboot
 // empties, and a symlink to it in the folder of the container runtime. So after
 // a reboot a stale config can't make the Node Ready before the agent has run.
+//
+// Programs that see the runtime's folder alone can't follow the symlink. For them
+// topology.LayoutGate keeps a regular file of the same content:
+//
+//	net.d/10-plainroute-gate.conflist -> RunDir/10-plainroute.conflist   the runtime loads it, for it is the first
+//	net.d/10-plainroute.conflist                                         others read it, and append plugins to it
+//
+// After a reboot the gate leads nowhere. containerd then loads nothing, because it
+// gives up at the first file that it can't load (loadFromConfDir of
+// containerd/go-cni). CRI-O goes on to the next (loadNetworks of cri-o/ocicni), and
+// so do meta plugins: with the regular file no pod can be attached until the file
+// in the run folder is there, which host-local then can't read (see guarded).
 type Store struct {
 	// ConfDir is the runtime's folder, /etc/cni/net.d by default.
 	ConfDir string
 	// RunDir is the folder of node-local state.
 	RunDir string
+	// PluginsDir is the folder of drop-in plugins; empty: there are none.
+	PluginsDir string
 	// BinDir is the runtime's folder of plugins; empty: they are neither looked at nor watched.
 	BinDir string
 	// Lock is what Write must hold; nil: nothing.
@@ -37,52 +51,121 @@ type Store struct {
 const tempSuffix = ".plainroute-new"
 
 func (s Store) link() string   { return filepath.Join(s.ConfDir, topology.Conflist) }
+func (s Store) gate() string   { return filepath.Join(s.ConfDir, topology.Gate) }
 func (s Store) target() string { return filepath.Join(s.RunDir, topology.Conflist) }
 
 // Read returns our config, or nil if there is none that a runtime could load. One
 // that can't be read, or is not as Render makes it, gives an empty one, to be
 // written anew: what keeps it from being read is no reason to do nothing at all,
-// and if it persists, Write says so.
+// and if it persists, Write says so. Where the files in the CNI folder are not as
+// Write leaves them, the layout is topology.LayoutMixed.
 func (s Store) Read() *topology.CNI {
-	to, err := os.Readlink(s.link())
-	if errors.Is(err, os.ErrNotExist) {
+	link, gate := s.kind(s.link()), s.kind(s.gate())
+	have, err := os.ReadFile(s.target())
+	switch {
+	case link == absent && gate == absent:
 		return nil
-	}
-	if err != nil || to != s.target() {
-		// Something else has our name: a file, a folder, another link.
+	case errors.Is(err, os.ErrNotExist) && link != foreign && gate != foreign:
+		return nil
+	case err != nil || link == foreign || gate == foreign:
 		return &topology.CNI{}
 	}
-	have, err := os.ReadFile(s.target())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	c := parse(have)
+	c.Layout = topology.LayoutMixed
+	switch {
+	case link == linked && gate == absent:
+		c.Layout = topology.LayoutLink
+	case gate == linked && s.shares(*c):
+		c.Layout = topology.LayoutGate
+	case gate == absent && s.shares(*c):
+		c.Layout = topology.LayoutFile
 	}
-	return parse(have)
+	return c
+}
+
+// A kind is what stands at a path of ours.
+type kind int
+
+const (
+	absent  kind = iota
+	linked       // a symlink to the file in the run folder
+	regular      // a regular file
+	foreign      // a folder, another symlink
+)
+
+func (s Store) kind(path string) kind {
+	at, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return absent
+	case err != nil:
+		return foreign
+	case at.Mode().IsRegular():
+		return regular
+	}
+	if to, err := os.Readlink(path); err == nil && to == s.target() {
+		return linked
+	}
+	return foreign
+}
+
+// shares reports whether the regular file in the CNI folder says what a config says, in
+// whatever form another program left it.
+func (s Store) shares(c topology.CNI) bool {
+	if s.kind(s.link()) != regular {
+		return false
+	}
+	have, err := readRegular(s.link(), maxConfigSize)
+	if err != nil {
+		return false
+	}
+	want, err := guarded(c, s.target())
+	return err == nil && sameJSON(have, want)
 }
 
 // parse reads what varies in a config, and the empty one if it is not ours.
 func parse(have []byte) *topology.CNI {
-	var l conflist
-	if json.Unmarshal(have, &l) != nil || len(l.Plugins) == 0 || l.Plugins[0].IPAM == nil {
-		return &topology.CNI{}
-	}
-	bridge := l.Plugins[0]
-	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir}
-	c.Spec11 = len(l.CNIVersions) > 0
-	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == topology.FirewallPlugin })
-	for _, set := range bridge.IPAM.Ranges {
-		for _, r := range set {
-			c.Subnets = append(c.Subnets, r.Subnet)
-		}
-	}
+	c := fields(have)
 	if want, err := Render(c); err != nil || !bytes.Equal(have, want) {
 		return &topology.CNI{}
 	}
 	return &c
 }
 
+// written reports whether a file is as we write it.
+func (s Store) written(have []byte) bool {
+	c := fields(have)
+	for _, guard := range []string{"", s.target()} {
+		if want, err := guarded(c, guard); err == nil && bytes.Equal(have, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// fields reads what varies in a config, as far as it looks like ours.
+func fields(have []byte) topology.CNI {
+	var l conflist
+	if json.Unmarshal(have, &l) != nil || len(l.Plugins) == 0 || l.Plugins[0].IPAM == nil {
+		return topology.CNI{}
+	}
+	bridge := l.Plugins[0]
+	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
+	c.Plugins, _ = further(have)
+	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == topology.FirewallPlugin }) &&
+		!slices.ContainsFunc(c.Plugins, func(p topology.Plugin) bool { return p.Type == topology.FirewallPlugin })
+	for _, set := range bridge.IPAM.Ranges {
+		for _, r := range set {
+			c.Subnets = append(c.Subnets, r.Subnet)
+		}
+	}
+	return c
+}
+
 // Write puts the config in place, and makes the run folder where it went away.
 // containerd takes up a changed target only when the symlink itself is renamed into
-// place again, so that is done each time.
+// place again, so that is done each time. A regular file that says the same is left
+// as it is: an installer that wrote it may watch it.
 func (s Store) Write(c topology.CNI) error {
 	content, err := Render(c)
 	if err != nil {
@@ -96,13 +179,94 @@ func (s Store) Write(c topology.CNI) error {
 			return err
 		}
 	}
+	seen := s.stamps()
+	if s.outdated(c) {
+		return nil // what another program changed meanwhile brings another pass
+	}
 	if err := replace(s.target(), func(temp string) error { return writeFile(temp, content) }); err != nil {
 		return fmt.Errorf("writing the CNI config: %w", err)
 	}
-	if err := replace(s.link(), func(temp string) error { return os.Symlink(s.target(), temp) }); err != nil {
+	if err := s.place(c, seen); err != nil && !errors.Is(err, errChanged) {
 		return fmt.Errorf("putting the CNI config into %s: %w", s.ConfDir, err)
 	}
 	return nil
+}
+
+// errChanged is returned when another program changes a file while we are about to replace it.
+// What it wrote stays, and brings another pass.
+var errChanged = errors.New("changed meanwhile")
+
+// A stamp tells whether what stands at a path has changed.
+type stamp struct {
+	inode uint64
+	time  unix.Timespec
+}
+
+func stampOf(path string) stamp {
+	var at unix.Stat_t
+	if unix.Lstat(path, &at) != nil {
+		return stamp{}
+	}
+	return stamp{at.Ino, at.Ctim}
+}
+
+func (s Store) stamps() map[string]stamp {
+	return map[string]stamp{s.link(): stampOf(s.link()), s.gate(): stampOf(s.gate())}
+}
+
+// outdated reports whether other programs have appended or taken back plugins since a config
+// was computed.
+func (s Store) outdated(c topology.CNI) bool {
+	var now []topology.Plugin
+	for _, p := range c.Plugins {
+		if p.File != "" {
+			now = append(now, p)
+		}
+	}
+	for _, p := range s.latest() {
+		if p.File == "" && !hasType(now, p.Type) && !(c.Firewall && p.Type == topology.FirewallPlugin) {
+			now = append(now, p)
+		}
+	}
+	return !slices.Equal(now, c.Plugins)
+}
+
+// place puts into the CNI folder what the layout asks for. The gate comes before the
+// regular file and goes after it, so that no runtime sees the latter alone where there is
+// to be a gate.
+func (s Store) place(c topology.CNI, seen map[string]stamp) error {
+	put := func(path string, create func(temp string) error) error {
+		return replace(path, func(temp string) error {
+			err := create(temp)
+			if err == nil && stampOf(path) != seen[path] {
+				err = errChanged
+			}
+			return err
+		})
+	}
+	symlink := func(temp string) error { return os.Symlink(s.target(), temp) }
+	switch c.Layout {
+	case topology.LayoutGate:
+		if err := put(s.gate(), symlink); err != nil {
+			return err
+		}
+		return s.share(c, put)
+	case topology.LayoutFile:
+		return errors.Join(s.share(c, put), unlink(s.gate()))
+	}
+	return errors.Join(put(s.link(), symlink), unlink(s.gate()))
+}
+
+// share writes the regular file that other programs read.
+func (s Store) share(c topology.CNI, put func(string, func(string) error) error) error {
+	if s.shares(c) {
+		return nil
+	}
+	content, err := guarded(c, s.target())
+	if err != nil {
+		return err
+	}
+	return put(s.link(), func(temp string) error { return writeFile(temp, content) })
 }
 
 // replace makes something by a temporary name and renames it into place. It takes
@@ -149,15 +313,19 @@ func unlink(path string) error {
 // Sweep takes away what a crash in the midst of Write left. Of what it can't take
 // away Write complains.
 func (s Store) Sweep() {
-	for _, path := range []string{s.link(), s.target()} {
+	for _, path := range s.paths() {
 		_ = unlink(path + tempSuffix)
 	}
 }
 
+// paths are those of our config, in the order in which they are removed: no runtime ever
+// sees the regular file without the gate.
+func (s Store) paths() []string { return []string{s.link(), s.gate(), s.target()} }
+
 // Remove takes the config away. Until another one is there, the runtime can
 // neither start nor stop pods.
 func (s Store) Remove() error {
-	for _, path := range []string{s.link(), s.target()} {
+	for _, path := range s.paths() {
 		if err := unlink(path); err != nil {
 			return fmt.Errorf("removing the CNI config: %w", err)
 		}
@@ -184,20 +352,42 @@ type (
 		IPAM             *ipam           `json:"ipam,omitempty"`
 		Capabilities     map[string]bool `json:"capabilities,omitempty"`
 		Backend          string          `json:"backend,omitempty"`
+
+		further json.RawMessage // a plugin of others, whole
 	}
 	ipam struct {
-		Type    string    `json:"type"`
-		DataDir string    `json:"dataDir"`
-		Ranges  [][]ipNet `json:"ranges"`
+		Type       string    `json:"type"`
+		DataDir    string    `json:"dataDir"`
+		ResolvConf string    `json:"resolvConf,omitempty"`
+		Ranges     [][]ipNet `json:"ranges"`
 	}
 	ipNet struct {
 		Subnet netip.Prefix `json:"subnet"`
 	}
 )
 
+// MarshalJSON gives a plugin of others as it is.
+func (p plugin) MarshalJSON() ([]byte, error) {
+	if p.further != nil {
+		return p.further, nil
+	}
+	type ours plugin
+	return json.Marshal(ours(p))
+}
+
+// firewallBackend has the firewall plugin let pods' packets through iptables' chain FORWARD.
+const firewallBackend = "iptables"
+
 // Render gives the config as a file: the stock bridge plugin with host-local,
-// then portmap for hostPorts, then the firewall plugin if it is asked for.
-func Render(c topology.CNI) ([]byte, error) {
+// then portmap for hostPorts, then the firewall plugin if it is asked for, then
+// further plugins.
+func Render(c topology.CNI) ([]byte, error) { return guarded(c, "") }
+
+// guarded gives the config with a guard, if any: a file without which no pod is attached,
+// because host-local fails an ADD when it can't read its resolvConf. It takes the lines from
+// there that begin with a word of resolv.conf(5), of which JSON has none. So with the file in
+// the run folder as the guard, no pod is attached after a reboot before the agent has run.
+func guarded(c topology.CNI, guard string) ([]byte, error) {
 	masq := false // the bridge plugin's own would hide pods from other nodes
 	ranges := make([][]ipNet, 0, len(c.Subnets))
 	for _, p := range c.Subnets {
@@ -206,12 +396,19 @@ func Render(c topology.CNI) ([]byte, error) {
 	plugins := []plugin{
 		{
 			Type: "bridge", Bridge: c.Bridge, IsDefaultGateway: true, ForceAddress: true, HairpinMode: true,
-			IPMasq: &masq, MTU: c.MTU, IPAM: &ipam{Type: "host-local", DataDir: c.IPAMDir, Ranges: ranges},
+			IPMasq: &masq, MTU: c.MTU, IPAM: &ipam{Type: "host-local", DataDir: c.IPAMDir, ResolvConf: guard, Ranges: ranges},
 		},
 		{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
 	}
 	if c.Firewall {
-		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: "iptables"})
+		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: firewallBackend})
+	}
+	for _, p := range c.Plugins {
+		e, err := element(p)
+		if err != nil {
+			return nil, fmt.Errorf("rendering plugin %s: %w", p.Type, err)
+		}
+		plugins = append(plugins, plugin{further: e})
 	}
 	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
 	if c.Spec11 {

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // look is how often a folder is looked for that could not be watched: it is not
@@ -17,8 +20,8 @@ import (
 // mount that died is found by it too, for of that inotify says nothing.
 const look = time.Second
 
-// Watch calls notify when somebody touches our config or one that goes before it, or a
-// plugin, or the folders that they live in come or go, until ctx ends. What of our own doing it
+// Watch calls notify when somebody touches our config, one that goes before it, a drop-in file or
+// a plugin, or the folders that they live in come or go, until ctx ends. What of our own doing it
 // tells, too, costs a pass that finds nothing. It calls blind with what keeps it from
 // watching, and with nil when that is over.
 //
@@ -89,10 +92,25 @@ func (w *folderWatch) add() error {
 
 func (s Store) folders() []string {
 	folders := []string{filepath.Clean(s.RunDir), filepath.Clean(s.ConfDir)}
+	if s.PluginsDir != "" {
+		folders = append(folders, filepath.Clean(s.PluginsDir))
+	}
 	if s.BinDir != "" {
 		folders = append(folders, filepath.Clean(s.BinDir))
 	}
 	return folders
+}
+
+// isDropIn reports whether a path is in the folder of drop-in plugins. Of a mounted ConfigMap only a
+// link there changes.
+func (s Store) isDropIn(path string) bool {
+	return s.PluginsDir != "" && filepath.Dir(path) == filepath.Clean(s.PluginsDir)
+}
+
+// before reports whether a path may be that of a config before ours.
+func (s Store) before(path string) bool {
+	name := filepath.Base(path)
+	return filepath.Dir(path) == filepath.Clean(s.ConfDir) && loadable(name) && name < topology.Conflist
 }
 
 // follow reads events until it is time to look again. It returns false if ctx ended.
@@ -121,7 +139,7 @@ func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
 func (w *folderWatch) learn(e fsnotify.Event) {
 	name := filepath.Clean(e.Name)
 	switch {
-	case name == w.link(), name == w.target(), before(filepath.Base(name)), w.isPlugin(name):
+	case slices.Contains(w.paths(), name), w.before(name), w.isDropIn(name), w.isPlugin(name):
 		w.notify()
 	case w.seen[name] && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)):
 		delete(w.seen, name)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,27 +163,30 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	if err == nil {
 		k.servers = servers
 	}
+	plugins, faults := k.cfg.CNI.Plugins()
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), CNI11: k.cni11(), Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
-		UnfitPlugins: k.unfitPlugins(), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
+		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, CNI11: k.cni11(plugins),
+		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
+		UnfitPlugins: k.unfitPlugins(plugins), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
 }
 
 // unfitPlugins looks at all plugins that a config of ours may call.
-func (k *Kernel) unfitPlugins() map[string]string {
+func (k *Kernel) unfitPlugins(further []topology.Plugin) map[string]string {
 	if k.plugins.Path == "" {
 		return nil
 	}
-	return k.plugins.Unfit(append(cni.Required(), topology.FirewallPlugin))
+	return k.plugins.Unfit(slices.Concat(cni.Required(), []string{topology.FirewallPlugin}, cni.Chained(&topology.CNI{Plugins: further})))
 }
 
 // cni11 returns which plugins that our config may take accept CNI 1.1.0.
-func (k *Kernel) cni11() []string {
+func (k *Kernel) cni11(further []topology.Plugin) []string {
 	if k.cfg.CNI.BinDir == "" {
 		return nil
 	}
-	return k.speakers.CNI11(k.cfg.CNI.BinDir, cni.RequiredBy(&topology.CNI{Firewall: true}))
+	all := topology.CNI{Firewall: true, Plugins: further}
+	return k.speakers.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
 }
 
 // texts puts errors that are any into words.

@@ -14,18 +14,18 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cniConfigs looks for those that a container runtime takes before ours, and whether it reads
-// the folder that ours is in.
+// cniConfigs looks for those that a container runtime takes before ours and that nobody wants, and
+// whether it reads the folder that ours is in.
 func cniConfigs(_ context.Context, p *Patient) []Finding {
 	if _, err := os.ReadDir(p.Store.ConfDir); err != nil {
 		return Skip(err.Error(), "say where CNI configs are: --cni-conf-dir")
 	}
-	before := p.Store.Before()
+	before := slices.DeleteFunc(p.Store.Before(), func(name string) bool { return slices.Contains(p.ConfigsBefore, name) })
 	if len(before) == 0 {
 		return p.unreadConfigs()
 	}
 	return []Finding{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: `"+p.putAway(before)+"`, and make the pods anew that it attached")}
+		"if that network is not wanted: `"+p.putAway(before)+"`, and make the pods anew that it attached; if it is a meta plugin's that calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")}
 }
 
 // putAway is the command that hides CNI configs from the container runtime, and can be undone.
@@ -42,14 +42,14 @@ func (p *Patient) putAway(configs []string) string {
 // what they are.
 func cniPlugins(_ context.Context, p *Patient) []Finding {
 	const cure = "delete the agent's pod, whose init container install-cni puts them there (the chart's installCNI.enabled), or install the stock CNI plugins"
-	needed := cni.RequiredBy(p.State.CNI)
+	needed := append(cni.RequiredBy(p.State.CNI), cni.Chained(p.State.CNI)...)
 	missing, err := plugins.Missing(p.BinDir, needed)
 	if err != nil {
 		return Skip(err.Error(), "mount the plugins' folder, or say where it is: --cni-bin-dir")
 	}
 	var found []Finding
 	if len(missing) > 0 {
-		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", p.BinDir, strings.Join(missing, ", ")), cure))
+		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", p.BinDir, strings.Join(missing, ", ")), cure+"; one that another program has added to the CNI config, that program installs"))
 	}
 	folder := plugins.Folder{Path: p.BinDir}
 	for name, why := range folder.Unfit(needed) {

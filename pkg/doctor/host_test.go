@@ -236,6 +236,23 @@ func TestCNIConfigs(t *testing.T) {
 	if f := w.finds("cni-configs", Failure); !strings.Contains(f.Evidence, "05-other.conflist") {
 		t.Errorf("found %+v", f)
 	}
+	w.ConfigsBefore = []string{"05-other.conflist"}
+	w.finds("cni-configs", OK)
+	w.write(filepath.Join(w.Store.ConfDir, "06-other.conflist"), "{}")
+	if f := w.finds("cni-configs", Failure); strings.Contains(f.Evidence, "05-") || !strings.Contains(f.Cure, "06-other.conflist") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// A plugin that others have added may be a script of theirs, but it must be there.
+func TestChainedPlugins(t *testing.T) {
+	w := newWard(t)
+	w.State.CNI = &topology.CNI{Plugins: []topology.Plugin{{Type: "mesh-cni"}}}
+	if f := w.finds("cni-plugins", Failure); !strings.HasSuffix(f.Evidence, ": mesh-cni") || !strings.Contains(f.Cure, "that program installs") {
+		t.Errorf("found %+v", f)
+	}
+	w.write(filepath.Join(w.BinDir, "mesh-cni"), "#!/bin/sh")
+	w.finds("cni-plugins", OK)
 }
 
 func TestPlugins(t *testing.T) {

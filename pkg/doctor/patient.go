@@ -26,6 +26,8 @@ type Patient struct {
 	Store   cni.Store
 	BinDir  string
 	Offered string
+	// ConfigsBefore are names of CNI configs that are wanted before ours.
+	ConfigsBefore []string
 	// Bridge is the name of the pods' bridge.
 	Bridge string
 	// Node is the name of our own Node; empty: unknown.

@@ -10,7 +10,7 @@ import (
 )
 
 // harmless are Reasons of this node that never keep it from being ready.
-var harmless = []topology.Reason{topology.HostUnseen, topology.NodeUpdateFailed, topology.RouteKept, topology.RangeOverlap, topology.SubnetFull}
+var harmless = []topology.Reason{topology.HostUnseen, topology.NodeUpdateFailed, topology.RouteKept, topology.RangeOverlap, topology.SubnetFull, topology.CNIPluginRefused}
 
 // What can be wrong with this node speaks against exactly one condition, and what can
 // be wrong with peers against none.

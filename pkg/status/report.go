@@ -60,6 +60,8 @@ type Host struct {
 	Ports  int    `json:"ports"`
 	// Config is the path of our CNI config.
 	Config string `json:"config"`
+	// ConfigsBefore are names of other CNI configs that the runtime takes before ours, and that are wanted.
+	ConfigsBefore []string `json:"configsBefore,omitempty"`
 }
 
 // Uplink is a link by which peers reach this node.

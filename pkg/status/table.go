@@ -59,6 +59,9 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 		fact(w, "uplinks", "%s", list(uplinks))
 		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", Counted(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
 		fact(w, "CNI config", "%s", v.config())
+		if chained := v.chained(); chained != "" {
+			fact(w, "chained", "%s", chained)
+		}
 	}
 	fact(w, "API server", "%s", v.api())
 	if v.API.Error != "" {
@@ -78,7 +81,22 @@ func (v *View) config() string {
 			return v.Host.Config + ", " + string(d.Fault)
 		}
 	}
+	if len(v.Host.ConfigsBefore) > 0 {
+		return fmt.Sprintf("%s, after %s, which is wanted", v.Host.Config, strings.Join(v.Host.ConfigsBefore, ", "))
+	}
 	return v.Host.Config
+}
+
+// chained names the plugins after our own, and where each comes from.
+func (v *View) chained() string {
+	if v.State.CNI == nil {
+		return ""
+	}
+	names := make([]string, len(v.State.CNI.Plugins))
+	for i, p := range v.State.CNI.Plugins {
+		names[i] = fmt.Sprintf("%s (%s)", p.Type, cmp.Or(p.File, "added by another program"))
+	}
+	return strings.Join(names, ", ")
 }
 
 func (v *View) api() string {

@@ -91,6 +91,27 @@ func TestViews(t *testing.T) {
 	}
 }
 
+// Plugins after our own are named with where they come from, and so is a config that is wanted before ours.
+func TestViewOfAChain(t *testing.T) {
+	v := calm()
+	v.State.CNI.Plugins = []topology.Plugin{{Type: "bandwidth", File: "10-bandwidth.json"}, {Type: "mesh-cni", Config: `{"secret":"x"}`}}
+	v.Host.ConfigsBefore = []string{"00-multus.conf"}
+	for output, want := range map[string][]string{
+		"table": {v.Host.Config + ", after 00-multus.conf, which is wanted\n", "bandwidth (10-bandwidth.json), mesh-cni (added by another program)\n"},
+		"json":  {`"file": "10-bandwidth.json"`, `"type": "mesh-cni"`},
+	} {
+		var got bytes.Buffer
+		if err := v.Print(&got, Format{Output: output}); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range want {
+			if !strings.Contains(got.String(), text) || strings.Contains(got.String(), "secret") {
+				t.Errorf("%s lacks %q, or has the plugin's config:\n%s", output, text, &got)
+			}
+		}
+	}
+}
+
 func compare(t *testing.T, file string, got []byte) {
 	t.Helper()
 	if *update {

@@ -14,7 +14,10 @@ func (b *builder) cni() {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
-	conf := &CNI{Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall, Spec11: b.acceptCNI11()}
+	conf := &CNI{
+		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall,
+		Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
+	}
 	if least := leastMTUOf(conf.Subnets); conf.MTU != 0 && conf.MTU < least {
 		source, cure := "as the links to peers have", "raise the MTU of these links"
 		if b.opts.MTU != 0 {
@@ -26,12 +29,23 @@ func (b *builder) cni() {
 	b.desired.CNI = conf
 }
 
+// chained returns the further plugins of our config; the firewall plugin is called once.
+func (b *builder) chained() []Plugin {
+	if !b.opts.Firewall {
+		return b.host.Plugins
+	}
+	return slices.DeleteFunc(slices.Clone(b.host.Plugins), func(p Plugin) bool { return p.Type == "firewall" })
+}
+
 // acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. A runtime that picks it
 // would make no pod if one of them did not.
 func (b *builder) acceptCNI11() bool {
 	names := []string{"bridge", "host-local", "portmap"}
 	if b.opts.Firewall {
 		names = append(names, FirewallPlugin)
+	}
+	for _, p := range b.chained() {
+		names = append(names, p.Type)
 	}
 	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
 }
@@ -48,14 +62,28 @@ func (b *builder) inhabited() []netip.Prefix {
 }
 
 // rivalConfigs reports other CNI configs by which the runtime attaches pods instead
-// of ours, which is written all the same: whoever moves from one network to another
-// has both for a while.
+// of ours, unless the operator wants them. Ours is written all the same: whoever moves from
+// one network to another has both for a while.
 func (b *builder) rivalConfigs() {
 	if b.opts.Router {
 		return
 	}
 	for _, name := range b.host.ConfigsBefore {
+		if slices.Contains(b.opts.ConfigsBefore, name) {
+			continue
+		}
 		b.ownProblem(CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
+	}
+}
+
+// refusedPlugins reports drop-in plugins that are left out of the chain. Pods are attached
+// without them.
+func (b *builder) refusedPlugins() {
+	if b.opts.Router {
+		return
+	}
+	for _, why := range b.host.PluginFaults {
+		b.report(Problem{Node: b.opts.NodeName, Reason: CNIPluginRefused, Detail: why})
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 // the foreign one goes.
 func (b *builder) conflicts() {
 	slices.SortFunc(b.desired.Routes, Route.Compare)
-	parts := b.parts()
+	parts, moved := b.parts(), false
 	for _, foreign := range b.host.Routes {
 		if foreign.Dev == b.opts.Bridge && b.lived(foreign.Dst) {
 			continue
@@ -27,9 +27,12 @@ func (b *builder) conflicts() {
 		verb := "the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it"
 		if foreign.TOS == 0 && foreign.Metric == ours.Metric {
 			verb = "%q, which is not ours, has the metric of %q; remove it, or give it another"
-			b.standBy(i)
+			moved = b.standBy(i) || moved
 		}
 		b.report(Problem{Node: b.holder(ours), Subnet: ours.Dst, Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: fmt.Sprintf(verb, foreign, ours)})
+	}
+	if moved {
+		b.hops = b.nextHops()
 	}
 }
 
@@ -80,30 +83,37 @@ func (b *builder) lived(p netip.Prefix) bool {
 // standBy settles route i, whose key a foreign one has too: where ours is in place and
 // still leads to its Node, it stays as it is; else it is not asked for, since an addition
 // would be refused, and a replacement takes the first in the kernel's list, whosever that
-// is (fib_table_insert of net/ipv4/fib_trie.c).
-func (b *builder) standBy(i int) {
+// is (fib_table_insert of net/ipv4/fib_trie.c). It reports whether the claim has another next
+// hop by that.
+func (b *builder) standBy(i int) (moved bool) {
 	want := &b.desired.Routes[i]
 	if at, ok := slices.BinarySearchFunc(b.actual.Routes, *want, Route.Compare); ok {
-		have := b.actual.Routes[at]
-		if have.Type == want.Type && (have.Via == want.Via || b.states(want.Dst, have.Via)) {
-			*want = have
-			return
+		have, c := b.actual.Routes[at], b.claimTo(want.Dst)
+		if have.Type == want.Type && (have.Via == want.Via || c != nil && slices.Contains(c.node.Addrs, have.Via)) {
+			if *want = have; c != nil {
+				moved, c.addr, c.dev = c.addr != have.Via, have.Via, have.Dev
+			}
+			return moved
 		}
 	}
 	b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
+	return false
 }
 
-// states reports whether the Node that a subnet was granted to has an InternalIP.
-func (b *builder) states(subnet netip.Prefix, addr netip.Addr) bool {
+// claimTo returns the accepted claim to a subnet, nil if there is none.
+func (b *builder) claimTo(subnet netip.Prefix) *claim {
 	i, ok := slices.BinarySearchFunc(b.claims, subnet, func(c claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
-	return ok && slices.Contains(b.claims[i].node.Addrs, addr)
+	if !ok {
+		return nil
+	}
+	return &b.claims[i]
 }
 
 // holder returns the Node that a route of ours leads to.
 func (b *builder) holder(r Route) string {
-	i, ok := slices.BinarySearchFunc(b.claims, r, func(c claim, r Route) int { return ComparePrefix(c.subnet, r.Dst) })
-	if !ok {
+	c := b.claimTo(r.Dst)
+	if c == nil {
 		return b.opts.NodeName
 	}
-	return b.claims[i].node.Name
+	return c.node.Name
 }

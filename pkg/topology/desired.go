@@ -28,6 +28,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.unfitPlugins()
 	b.cni()
 	b.rivalConfigs()
+	b.refusedPlugins()
 	b.unseen()
 	b.bridge()
 	b.masquerade()

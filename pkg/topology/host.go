@@ -16,6 +16,11 @@ type Host struct {
 	// ConfigsBefore are the files of other CNI configs that the container runtime
 	// takes before ours.
 	ConfigsBefore []string `json:"configsBefore,omitempty"`
+	// Plugins are to be chained after our own: those of drop-in files, then those that other
+	// programs appended to our config.
+	Plugins []Plugin `json:"plugins,omitempty"`
+	// PluginFaults say which drop-in files are left out, and why.
+	PluginFaults []string `json:"pluginFaults,omitempty"`
 	// CNI11 are the CNI plugins that accept version 1.1.0 of the CNI spec.
 	CNI11 []string `json:"cni11,omitempty"`
 	// UnfitPlugins says, by their names, why the container runtime can't execute CNI plugins

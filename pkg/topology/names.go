@@ -30,9 +30,13 @@ const (
 	// Bridge is the default name of the bridge that the stock plugin makes.
 	Bridge = "plainroute0"
 
-	// Conflist names our CNI config in the CNI folder, a symlink into the run
-	// folder. Container runtimes take the first name in lexical order.
+	// Conflist names our CNI config in the CNI folder. Container runtimes take the
+	// first name in lexical order.
 	Conflist = "10-plainroute.conflist"
+
+	// Gate names the symlink that the runtime loads where Conflist is a regular file. It
+	// sorts directly before Conflist.
+	Gate = "10-plainroute-gate.conflist"
 
 	// ConditionReason is the reason of a Node's condition NetworkUnavailable that an
 	// agent keeps.

@@ -31,6 +31,10 @@ type Options struct {
 	MTU int
 	// Firewall has the stock firewall plugin accept each pod's packets.
 	Firewall bool
+	// ConfigFile makes our CNI config a regular file, which can be read from the CNI folder alone.
+	ConfigFile bool
+	// ConfigsBefore are names of other CNI configs that are wanted before ours.
+	ConfigsBefore []string
 	// Bridge is the name of the pods' bridge.
 	Bridge string
 	// RunDir is the folder of node-local state.
@@ -45,6 +49,18 @@ func (o Options) maskSizes(is4 bool) Lengths {
 		return o.MaskSizes4
 	}
 	return o.MaskSizes6
+}
+
+// layout returns which files hold our CNI config. Behind a config that is wanted before ours
+// there is no gate: a meta plugin would take it for the default network's config.
+func (o Options) layout() Layout {
+	switch {
+	case !o.ConfigFile:
+		return LayoutLink
+	case len(o.ConfigsBefore) > 0:
+		return LayoutFile
+	}
+	return LayoutGate
 }
 
 // ipamDir is where host-local keeps its leases.

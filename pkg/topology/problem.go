@@ -34,6 +34,7 @@ const (
 	BridgeFailed     Reason = "BridgeFailed"     // the bridge, a port or an address of it can't be made or set
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
 	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours
+	CNIPluginRefused Reason = "CNIPluginRefused" // a drop-in CNI plugin is left out of the chain
 	CNIUnread        Reason = "CNIUnread"        // our CNI config is in place, and the runtime has no pod network
 	PluginMissing    Reason = "PluginMissing"    // a CNI plugin that our config calls is missing or can't run
 	SubnetFull       Reason = "SubnetFull"       // all addresses of a pod subnet are leased

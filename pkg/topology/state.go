@@ -203,12 +203,43 @@ type CNI struct {
 	Firewall bool `json:"firewall,omitempty"`
 	// Spec11 offers the runtime version 1.1.0 of the CNI spec, beside 1.0.0.
 	Spec11 bool `json:"spec11,omitempty"`
+	// Plugins are called after our own plugins, in this order.
+	Plugins []Plugin `json:"plugins,omitempty"`
+	// Layout says which files hold the config.
+	Layout Layout `json:"layout,omitempty"`
 }
+
+// Plugin is a CNI plugin that is chained after our own. It is comparable with ==.
+type Plugin struct {
+	Type string `json:"type"`
+	// File is the name of the drop-in file; empty: another program, such as a service mesh,
+	// appended the plugin to our config.
+	File string `json:"file,omitempty"`
+	// Config is the plugin's configuration: a JSON object with sorted keys. Reports leave it out.
+	Config string `json:"-"`
+}
+
+// Layout says which files hold our CNI config. A file in the run folder holds it in each.
+type Layout string
+
+const (
+	// LayoutLink has a symlink to the run folder in the CNI folder. After a reboot it leads
+	// nowhere, so no runtime loads the config before the agent has run.
+	LayoutLink Layout = ""
+	// LayoutGate has a regular file in the CNI folder, which other programs can read and add to,
+	// and before it by name a symlink to the run folder: the gate, which the runtime loads.
+	LayoutGate Layout = "gate"
+	// LayoutFile has the regular file alone, after another config that is wanted before it.
+	LayoutFile Layout = "file"
+	// LayoutMixed is none of these: a file is missing, or is not as the agent wrote it.
+	LayoutMixed Layout = "mixed"
+)
 
 // Equal tells whether two configs are the same; two nils are.
 func (c *CNI) Equal(o *CNI) bool {
 	if c == nil || o == nil {
 		return c == o
 	}
-	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && c.Firewall == o.Firewall && c.Spec11 == o.Spec11 && slices.Equal(c.Subnets, o.Subnets)
+	return c.Bridge == o.Bridge && c.MTU == o.MTU && c.IPAMDir == o.IPAMDir && c.Firewall == o.Firewall &&
+		c.Spec11 == o.Spec11 && c.Layout == o.Layout && slices.Equal(c.Subnets, o.Subnets) && slices.Equal(c.Plugins, o.Plugins)
 }

@@ -51,6 +51,11 @@ func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
+	return n.Attach(ctx, name, list)
+}
+
+// Attach makes a pod and attaches it with a CNI config. The name has to be unique on the node.
+func (n *Node) Attach(ctx context.Context, name string, list *libcni.NetworkConfigList) (*Pod, error) {
 	namespace, err := newNamespace(n.Name + "-" + name)
 	if err != nil {
 		return nil, err

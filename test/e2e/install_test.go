@@ -135,7 +135,7 @@ func (h helm) install(ctx context.Context) error {
 		return err
 	}
 	return h.run(ctx, "install", productName, h.chart(), "--set-json=clusterCIDR="+string(ranges), "--set=nodeCondition=true",
-		"--set=startupTaint="+startupTaint, "--set=k8sServiceHost="+host, fmt.Sprintf("--set=k8sServicePort=%d", port))
+		"--set=cni.config=file", "--set=startupTaint="+startupTaint, "--set=k8sServiceHost="+host, fmt.Sprintf("--set=k8sServicePort=%d", port))
 }
 
 func (h helm) upgrade(ctx context.Context) error {

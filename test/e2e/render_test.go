@@ -37,6 +37,9 @@ func (s *story) render(ctx context.Context, t *testing.T) {
 	if names(before) != names(after) {
 		t.Errorf("agents were %s and are %s", names(before), names(after))
 	}
+	// The pod of `helm test` is on the pod network: before an uninstall no such pod may be left.
+	_, err = kubectl(ctx, "--namespace="+productNamespace, "delete", "pod", "--selector=app.kubernetes.io/component=test")
+	must(t, err)
 }
 
 func names(pods []corev1.Pod) string {

@@ -1,0 +1,285 @@
+package cni
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+const (
+	// fileKey marks the plugins of drop-in files in our config, so that a plugin goes with its
+	// file, also after a reboot. Plugins ignore keys that they don't know.
+	fileKey = "plainroute.file"
+
+	// maxPluginSize bounds a drop-in file, maxPlugins how many plugins the chain takes from
+	// drop-in files and from others each, and maxConfigSize the config that others rewrote.
+	maxPluginSize = 64 << 10
+	maxPlugins    = 16
+	maxConfigSize = 1 << 20
+)
+
+// pluginName is the name of a program in the runtime's folder of plugins.
+var pluginName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+
+// unchainable are stock plugins that make an interface of their own or give addresses
+// (containernetworking/plugins), and portmap, which our config calls already.
+var unchainable = []string{
+	"bridge", "dummy", "host-device", "ipvlan", "loopback", "macvlan", "ptp", "tap", "vlan", "dhcp", "host-local", "static", "portmap",
+}
+
+// checkType returns an error if a plugin can't be chained after our own plugins.
+func checkType(name string) error {
+	switch {
+	case name == "":
+		return errors.New(`it has no "type", which names the plugin`)
+	case !pluginName.MatchString(name):
+		return fmt.Errorf("type %.100q is not the name of a program: letters, digits, hyphens, dots and underscores", name)
+	case slices.Contains(unchainable, name):
+		return fmt.Errorf("plugin %s can't be called after plainroute's own, which give the pod its interface, its addresses and its host ports", name)
+	}
+	return nil
+}
+
+// Plugins returns the plugins to be chained after our own: those of drop-in files by the files'
+// names, then those that other programs appended to our config. The faults say which files are
+// left out, and why. While the folder can't be read, its plugins stay as they are in the config.
+func (s Store) Plugins() (plugins []topology.Plugin, faults []string) {
+	latest := s.latest()
+	dropIns, faults, err := s.dropIns()
+	if err != nil {
+		faults = append(faults, err.Error())
+		dropIns = slices.DeleteFunc(slices.Clone(latest), func(p topology.Plugin) bool { return p.File == "" })
+	}
+	for _, p := range append(dropIns, slices.DeleteFunc(latest, func(p topology.Plugin) bool { return p.File != "" })...) {
+		if !hasType(plugins, p.Type) {
+			plugins = append(plugins, p)
+		} else if p.File != "" {
+			faults = append(faults, fmt.Sprintf("%s: a file before it has plugin %s already", filepath.Join(s.PluginsDir, p.File), p.Type))
+		}
+	}
+	return plugins, faults
+}
+
+func hasType(plugins []topology.Plugin, name string) bool {
+	return slices.ContainsFunc(plugins, func(p topology.Plugin) bool { return p.Type == name })
+}
+
+// dropIns reads the folder of drop-in files.
+func (s Store) dropIns() (plugins []topology.Plugin, faults []string, err error) {
+	if s.PluginsDir == "" {
+		return nil, nil, nil
+	}
+	entries, err := os.ReadDir(s.PluginsDir) // sorted by name
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the folder of drop-in plugins: %w", err)
+	}
+	for _, e := range entries {
+		if !dropInFile(e.Name()) {
+			continue
+		}
+		path := filepath.Join(s.PluginsDir, e.Name())
+		p, err := s.dropIn(path)
+		if err == nil && len(plugins) == maxPlugins {
+			err = fmt.Errorf("there are more than %d drop-in plugins", maxPlugins)
+		}
+		if err != nil {
+			faults = append(faults, fmt.Sprintf("%s: %v", path, err))
+			continue
+		}
+		plugins = append(plugins, p)
+	}
+	return plugins, faults, nil
+}
+
+// dropInFile reports whether a file of this name is a drop-in file. Names with a leading dot are
+// an editor's, or those of a mounted ConfigMap's own links.
+func dropInFile(name string) bool {
+	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".conf", ".json"}, filepath.Ext(name))
+}
+
+// dropIn reads and checks one drop-in file.
+func (s Store) dropIn(path string) (topology.Plugin, error) {
+	content, err := readRegular(path, maxPluginSize)
+	if err != nil {
+		return topology.Plugin{}, err
+	}
+	if slices.Contains([]string{"", "null"}, string(bytes.TrimSpace(content))) {
+		return topology.Plugin{}, errors.New("the file is empty")
+	}
+	entry, err := decodeEntry(content)
+	if err != nil {
+		return topology.Plugin{}, err
+	}
+	if _, ok := entry["plugins"]; ok {
+		return topology.Plugin{}, errors.New(`it is a list ("plugins"); a drop-in file holds one plugin`)
+	}
+	p, err := entry.plugin()
+	if err != nil {
+		return topology.Plugin{}, err
+	}
+	p.File = filepath.Base(path)
+	return p, s.installed(p.Type)
+}
+
+// installed returns an error if the folder of plugins can be read and lacks a plugin.
+func (s Store) installed(plugin string) error {
+	if s.BinDir == "" {
+		return nil
+	}
+	if _, err := os.ReadDir(s.BinDir); err != nil {
+		return nil // nothing is known of it, and doctor says why
+	}
+	at, err := os.Stat(filepath.Join(s.BinDir, plugin))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("plugin %s is not in %s", plugin, s.BinDir)
+	case err == nil && (!at.Mode().IsRegular() || at.Mode()&0o111 == 0):
+		return fmt.Errorf("plugin %s in %s is not a program: %s", plugin, s.BinDir, at.Mode())
+	}
+	return nil
+}
+
+// readRegular reads a regular file of bounded size, by links too. It waits for no writer of a pipe.
+func readRegular(path string, most int64) ([]byte, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer file.Close()
+	at, err := file.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !at.Mode().IsRegular():
+		return nil, fmt.Errorf("not a regular file: %s", at.Mode())
+	}
+	content, err := io.ReadAll(io.LimitReader(file, most+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(content)) > most:
+		return nil, fmt.Errorf("larger than %d bytes", most)
+	}
+	return content, nil
+}
+
+// An entry is an element of the list "plugins" of a conflist.
+type entry map[string]any
+
+func decodeEntry(content []byte) (e entry, err error) {
+	d := json.NewDecoder(bytes.NewReader(content))
+	d.UseNumber()
+	if err = d.Decode(&e); err == nil && e == nil {
+		err = errors.New("null")
+	}
+	if err == nil && d.More() {
+		err = errors.New("something follows the object")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("not one JSON object: %w", err)
+	}
+	return e, nil
+}
+
+// plugin returns the entry as a plugin of the chain, or why it can't be one.
+func (e entry) plugin() (topology.Plugin, error) {
+	name, ok := e["type"].(string)
+	if _, given := e["type"]; given && !ok {
+		return topology.Plugin{}, errors.New(`"type" is not a string`)
+	}
+	if err := checkType(name); err != nil {
+		return topology.Plugin{}, err
+	}
+	file, _ := e[fileKey].(string)
+	delete(e, fileKey)
+	content, err := json.Marshal(e) // with sorted keys
+	if err != nil {
+		return topology.Plugin{}, err
+	}
+	return topology.Plugin{Type: name, File: file, Config: string(content)}, nil
+}
+
+// element returns the plugin as it stands in our config.
+func element(p topology.Plugin) (json.RawMessage, error) {
+	e, err := decodeEntry([]byte(p.Config))
+	if err != nil {
+		return nil, err
+	}
+	if p.File != "" {
+		e[fileKey] = p.File
+	}
+	return json.Marshal(e)
+}
+
+// latest returns the further plugins of our config. Another program may have changed any file of
+// it: installers write a new file over ours, or into it. A file that is not as we write it goes
+// before one that is, then the one that was changed last. The time alone does not tell: we may
+// have written a file while another program changed another one.
+func (s Store) latest() []topology.Plugin {
+	var plugins []topology.Plugin
+	var last time.Time
+	var edited bool
+	for _, path := range []string{s.target(), s.link(), s.gate()} {
+		var at unix.Stat_t
+		if unix.Lstat(path, &at) != nil || at.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		content, err := readRegular(path, maxConfigSize)
+		if err != nil {
+			continue
+		}
+		chain, ours := further(content)
+		changed, others := time.Unix(at.Ctim.Unix()), !s.written(content)
+		if ours && (others && !edited || others == edited && !changed.Before(last)) {
+			plugins, last, edited = chain, changed, others
+		}
+	}
+	return plugins
+}
+
+// further returns the plugins after our own in a config that is or was ours. Plugins that can't
+// be chained are left out.
+func further(content []byte) (plugins []topology.Plugin, ours bool) {
+	var l struct {
+		Name    string  `json:"name"`
+		Plugins []entry `json:"plugins"`
+	}
+	d := json.NewDecoder(bytes.NewReader(content))
+	d.UseNumber()
+	if d.Decode(&l) != nil || l.Name != topology.Network || len(l.Plugins) == 0 || l.Plugins[0]["type"] != "bridge" {
+		return nil, false
+	}
+	for _, e := range l.Plugins[1:] {
+		if ownFirewall(e) || len(plugins) == maxPlugins {
+			continue
+		}
+		if p, err := e.plugin(); err == nil {
+			plugins = append(plugins, p)
+		}
+	}
+	return plugins, true
+}
+
+// ownFirewall reports whether an entry is the firewall plugin as Render has it.
+func ownFirewall(e entry) bool {
+	return reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend})
+}
+
+// sameJSON reports whether two texts say the same.
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}
