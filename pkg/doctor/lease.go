@@ -69,6 +69,9 @@ func within(subnets []netip.Prefix, addr netip.Addr) bool {
 
 const noSubnets = "this node's pod subnets are not known: "
 
+// renamedBridge is the name that the pods' bridge has now, if that is another.
+func (p *Patient) renamedBridge() string { return p.Host.RenamedBridge(p.Bridge, p.ownSubnets(), "") }
+
 // bridgeAddress compares the addresses of the pods' bridge, their gateway, with this
 // node's pod subnets, and looks whether another device has them.
 func bridgeAddress(_ context.Context, p *Patient) []Finding {
@@ -79,9 +82,9 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 	case len(subnets) == 0:
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
 	}
-	if name := p.Host.RenamedBridge(p.Bridge, subnets, ""); name != "" {
+	if name := p.renamedBridge(); name != "" {
 		return []Finding{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
-			fmt.Sprintf("ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
+			fmt.Sprintf("`ip link set dev %s name %s` (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
 	}
 	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts())
 	if p.State.Bridge == "" || p.moves() {
@@ -163,6 +166,9 @@ const fresh = time.Minute
 func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	if p.Kernel == nil || p.KernelErr != nil {
 		return Skip("the kernel can't be looked at", "")
+	}
+	if name := p.renamedBridge(); name != "" {
+		return Skip("the pods' bridge is called "+name+" now, where no pod is asked", "give it its name back, see bridge-address")
 	}
 	all, err := p.leasesHeld()
 	if err != nil {
@@ -247,7 +253,7 @@ func (p *Patient) unclaimed(ctx context.Context, all []lease) (silent []lease, p
 			silent = append(silent, l)
 		}
 	}
-	return silent, ports - len(heard), nil
+	return silent, max(0, ports-len(heard)), nil
 }
 
 // hear asks the addresses of leases: a pod's kernel answers ARP whatever the pod is doing.

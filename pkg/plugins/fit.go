@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -119,13 +120,20 @@ func runnable(root *os.Root, name string) error {
 	if n, err := io.ReadFull(file, head); err != nil {
 		return fmt.Errorf("it has only %d bytes", n)
 	}
-	if string(head[:2]) == "#!" {
+	switch {
+	case !isProgram(head):
+		return errors.New("it is not a program")
+	case bytes.HasPrefix(head, shebang):
 		return nil
 	}
-	if string(head) != elf.ELFMAG {
-		return errors.New("it is not a program")
-	}
 	return wholeProgram(file)
+}
+
+var shebang = []byte("#!")
+
+// isProgram reports whether the kernel takes what begins so for a program: a script, or ELF.
+func isProgram(content []byte) bool {
+	return bytes.HasPrefix(content, shebang) || bytes.HasPrefix(content, []byte(elf.ELFMAG))
 }
 
 // wholeProgram returns what is wrong with an ELF file. A copy that was cut short lacks its

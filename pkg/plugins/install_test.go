@@ -97,6 +97,9 @@ func TestRun(t *testing.T) {
 		},
 		"empty":     {plant: b.file(nil, 0o755), want: "bridge: repaired v1.9.1: it was an empty file", after: b.ours},
 		"cut short": {plant: b.file(b.newer[:len(b.newer)/2], 0o755), want: "bridge: repaired v1.9.1: its end was missing", after: b.ours},
+		"a page of a web server": {
+			plant: b.file([]byte("<html>404</html>"), 0o755), want: "bridge: repaired v1.9.1: it was not a program", after: b.ours,
+		},
 		"a dead symlink": {
 			plant: b.link("cni"), want: "bridge: repaired v1.9.1: it was a symlink to cni, which is missing", after: b.ours,
 		},
