@@ -86,7 +86,7 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		return []Finding{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
 			fmt.Sprintf("`ip link set dev %s name %s` (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
 	}
-	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts())
+	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts(), p.narrowBridge())
 	if p.State.Bridge == "" || p.moves() {
 		return found // no pod was attached yet, or old-subnet says what to do
 	}
@@ -125,6 +125,18 @@ func (p *Patient) cutPorts() []Finding {
 		}
 	}
 	return found
+}
+
+// narrowBridge tells that the bridge takes smaller packets than new pods send: it keeps its MTU for the older ones when
+// the agent is given a larger one.
+func (p *Patient) narrowBridge() []Finding {
+	for _, d := range p.State.Devices {
+		if size := p.podMTU(); d.Name == p.State.Bridge && 0 < d.MTU && d.MTU < size {
+			return []Finding{Warn("the pods' bridge takes smaller packets than new pods send, so fragments and large datagrams to them are lost", fmt.Sprintf("%s has an MTU of %d, and new pods have %d", d.Name, d.MTU, size),
+				fmt.Sprintf("make the pods anew that are older than the change of the MTU, and then: `ip link set dev %s mtu %d`", d.Name, size))}
+		}
+	}
+	return nil
 }
 
 // moves tells that the agent leaves the bridge as it is until the last pod of a former subnet is gone: to take its
