@@ -163,6 +163,16 @@ func wholeProgram(file *os.File) error {
 	return nil
 }
 
+// foreign reports whether a program can't run where ours does. A script can.
+func foreign(ours, theirs []byte) bool {
+	own, err := elf.NewFile(bytes.NewReader(ours))
+	if err != nil {
+		return false
+	}
+	program, err := elf.NewFile(bytes.NewReader(theirs))
+	return err == nil && !runs(own.Machine, program.Machine)
+}
+
 // runs reports whether a machine executes programs for another: those of 32 bits, too.
 func runs(machine, program elf.Machine) bool {
 	return machine == program ||
