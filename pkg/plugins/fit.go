@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -123,13 +124,20 @@ func runnable(root *os.Root, name string) error {
 	if n, err := io.ReadFull(file, head); err != nil {
 		return fmt.Errorf("it has only %d bytes", n)
 	}
-	if string(head[:2]) == "#!" {
+	switch {
+	case !isProgram(head):
+		return errors.New("it is not a program")
+	case bytes.HasPrefix(head, shebang):
 		return nil
 	}
-	if string(head) != elf.ELFMAG {
-		return errors.New("it is not a program")
-	}
 	return wholeProgram(file)
+}
+
+var shebang = []byte("#!")
+
+// isProgram reports whether the kernel takes what begins so for a program: a script, or ELF.
+func isProgram(content []byte) bool {
+	return bytes.HasPrefix(content, shebang) || bytes.HasPrefix(content, []byte(elf.ELFMAG))
 }
 
 // wholeProgram returns what is wrong with an ELF file. A copy that was cut short lacks its
@@ -157,6 +165,16 @@ func wholeProgram(file *os.File) error {
 		return fmt.Errorf("it is for %s, and this machine is %s", program.Machine, own.Machine)
 	}
 	return nil
+}
+
+// foreign reports whether a program can't run where ours does. A script can.
+func foreign(ours, theirs []byte) bool {
+	own, err := elf.NewFile(bytes.NewReader(ours))
+	if err != nil {
+		return false
+	}
+	program, err := elf.NewFile(bytes.NewReader(theirs))
+	return err == nil && !runs(own.Machine, program.Machine)
 }
 
 // runs reports whether a machine executes programs for another: those of 32 bits, too.
