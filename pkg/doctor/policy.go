@@ -172,14 +172,18 @@ func (p *Patient) takenByMain(ours topology.Route) bool {
 }
 
 // podOf gives the device and an address that packets of our own pods come in with;
-// none, where there are none.
+// none, where there are none, or where foreign-routes has something to say of it.
 func (p *Patient) podOf(is4 bool) (string, netip.Addr) {
 	if p.Report == nil || p.State.Bridge == "" {
 		return "", netip.Addr{}
 	}
 	for _, s := range p.Report.Host.Subnets {
 		if s.Addr().Is4() == is4 && slices.ContainsFunc(p.State.Addresses, func(a topology.Address) bool { return s.Contains(a.Prefix.Addr()) }) {
-			return p.State.Bridge, s.Addr().Next().Next()
+			pod := s.Addr().Next().Next()
+			if slices.ContainsFunc(p.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() > s.Bits() && r.Dst.Contains(pod) }) {
+				return "", netip.Addr{}
+			}
+			return p.State.Bridge, pod
 		}
 	}
 	return "", netip.Addr{}
