@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/token"
 	"io"
 	"os"
 	"path/filepath"
@@ -115,9 +116,17 @@ func f(mu *sync.Mutex, a, b int, all []point, ok bool) (point, error) {
 	return point{}, nil
 }
 `
-	s := &source{name: "p", path: "p", dir: "."}
-	if err := s.parse("p.go", code); err != nil {
+	t.Chdir("testdata/example") // whose imports it has
+	s, err := load(t.Context(), ".")
+	if err != nil {
 		t.Fatal(err)
+	}
+	s.name, s.fset, s.files = "p", token.NewFileSet(), nil
+	if err := s.add("p.go", []byte(code)); err != nil {
+		t.Fatal(err)
+	}
+	if errs := s.check(); len(errs) > 0 {
+		t.Fatal(errs)
 	}
 	var got []string
 	for _, m := range s.mutants() {

@@ -79,19 +79,6 @@ func load(ctx context.Context, pkg string) (*source, error) {
 	return s, nil
 }
 
-// parse makes a package of one file, which imports what the standard library has.
-func (s *source) parse(name, text string) error {
-	s.fset = token.NewFileSet()
-	s.importer = importer.ForCompiler(s.fset, "source", nil)
-	if err := s.add(name, []byte(text)); err != nil {
-		return err
-	}
-	if errs := s.check(); len(errs) > 0 {
-		return errs[0]
-	}
-	return nil
-}
-
 func (s *source) add(name string, text []byte) error {
 	file, err := parser.ParseFile(s.fset, name, text, parser.SkipObjectResolution)
 	if err != nil {

@@ -224,7 +224,7 @@ func (s Store) outdated(c topology.CNI) bool {
 		}
 	}
 	for _, p := range s.latest() {
-		if p.File == "" && !hasType(now, p.Type) && !(c.Firewall && p.Type == topology.FirewallPlugin) {
+		if p.File == "" && !hasType(now, p.Type) && (!c.Firewall || p.Type != topology.FirewallPlugin) {
 			now = append(now, p)
 		}
 	}
