@@ -62,6 +62,16 @@ func TestRouteToALocalPodIsNoFault(t *testing.T) {
 	if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Cure, "`ip route del blackhole 10.244.1.64/26 proto 80`") {
 		t.Errorf("found %+v", f)
 	}
+	w.sh("ip route del blackhole 10.244.1.64/26 proto 80")
+	for _, route := range []string{"10.244.1.128/26 via 192.168.1.13 dev eth0 proto 12", "10.244.1.0/26 dev eth0 proto 3 metric 20"} {
+		w.sh("ip route add " + route)
+		w.look()
+		w.finds("policy-rules", OK)
+		if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Cure, "`ip route del "+route+"`") {
+			t.Errorf("found %+v", f)
+		}
+		w.sh("ip route del " + route)
+	}
 }
 
 // What another network's container gave itself does not get into the pods' bridge by a cure.

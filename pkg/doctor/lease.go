@@ -86,7 +86,7 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		return []Finding{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
 			fmt.Sprintf("`ip link set dev %s name %s` (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
 	}
-	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts(), p.narrowBridge())
+	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts(), p.mutePorts(), p.narrowBridge())
 	if p.State.Bridge == "" || p.moves() {
 		return found // no pod was attached yet, or old-subnet says what to do
 	}
