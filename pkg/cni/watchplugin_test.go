@@ -1,0 +1,71 @@
+package cni
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// Of the folders of drop-in files and of plugins every file is news, but for those that install-cni is still writing.
+func TestNewsOfPlugins(t *testing.T) {
+	s := newChain(t)
+	dir := filepath.Dir(s.RunDir)
+	for name, c := range map[string]struct {
+		name string
+		news bool
+	}{
+		"a drop-in file":                {"plugins.d/10-tuning.json", true},
+		"a link of a ConfigMap":         {"plugins.d/..data", true},
+		"deeper than drop-in files":     {"plugins.d/more/10-tuning.json", false},
+		"a plugin":                      {"bin/bridge", true},
+		"a plugin that is being copied": {"bin/bridge" + tempSuffix, false},
+		"deeper than plugins":           {"bin/more/bridge", false},
+		"beside the folders":            {"bridge", false},
+		"after ours by name":            {"net.d/99-other.conf", false},
+	} {
+		for _, op := range []fsnotify.Op{fsnotify.Create, fsnotify.Write, fsnotify.Remove, fsnotify.Chmod} {
+			news := 0
+			w := &folderWatch{Store: s, notify: func() { news++ }, seen: map[string]bool{}}
+			w.learn(fsnotify.Event{Name: filepath.Join(dir, c.name), Op: op})
+			if (news == 1) != c.news || news > 1 {
+				t.Errorf("%s, %s: %d news", name, op, news)
+			}
+		}
+	}
+}
+
+// Without such folders nothing is one of their files: an empty name is not the folder that a process runs in.
+func TestNoNewsOfFoldersNotSet(t *testing.T) {
+	w := &folderWatch{Store: newStore(t), notify: func() { t.Error("a file of no folder is news") }, seen: map[string]bool{}}
+	w.learn(fsnotify.Event{Name: "bridge", Op: fsnotify.Create})
+	if got := w.folders(); len(got) != 2 {
+		t.Errorf("folders are %q", got)
+	}
+}
+
+// What is made in any of the four folders reaches us through the kernel.
+func TestWatchSeesEachFolder(t *testing.T) {
+	s := newChain(t)
+	for _, folder := range []string{s.ConfDir, s.PluginsDir, s.BinDir} {
+		news := 0
+		w := &folderWatch{Store: s, notify: func() { news++ }, seen: map[string]bool{}}
+		must(t, w.add())
+		if news != 4 {
+			t.Errorf("%d news of four folders that are there", news)
+		}
+		news = 0
+		must(t, os.WriteFile(filepath.Join(folder, "05-a.json"), nil, 0o644))
+		for until := time.After(time.Minute); news == 0; {
+			select {
+			case e := <-w.watcher.Events:
+				w.learn(e)
+			case <-until:
+				t.Fatalf("no news of a file in %s", folder)
+			}
+		}
+		w.close()
+	}
+}
