@@ -116,3 +116,129 @@ func after(path, other string) bool {
 	a, b := stampOf(path).time, stampOf(other).time
 	return time.Unix(a.Unix()).After(time.Unix(b.Unix()))
 }
+
+// A file that others changed goes before one that we wrote after it.
+func TestEditGoesBeforeOurOwnWriting(t *testing.T) {
+	for _, order := range [][]func(Store) string{{Store.link, Store.target}, {Store.target, Store.link}} {
+		s := newChain(t)
+		s.settle(t, topology.LayoutGate)
+		theirs, ours := order[0](s), order[1](s)
+		edit(t, installers()["write"], theirs, add(mesh(1)))
+		content, err := os.ReadFile(ours)
+		must(t, err)
+		for until := time.Now().Add(time.Minute); !after(ours, theirs); {
+			if time.Now().After(until) {
+				t.Fatalf("%s is not later than %s", ours, theirs)
+			}
+			must(t, os.WriteFile(ours, content, 0o644))
+		}
+		if plugins, _ := s.Plugins(); len(plugins) != 1 || plugins[0].Type != "mesh-cni" {
+			t.Errorf("%s was changed by others: got %+v", filepath.Base(theirs), plugins)
+		}
+	}
+}
+
+// A runtime finds no config where both names are gone, and one where a single name is: it is put right.
+func TestReadWithoutNames(t *testing.T) {
+	s := newChain(t)
+	s.settle(t, topology.LayoutGate)
+	must(t, os.Remove(s.link()))
+	if got := s.Read(); got == nil || got.Layout != topology.LayoutMixed || got.Bridge == "" {
+		t.Errorf("with the gate alone it reads %+v", got)
+	}
+	s.settle(t, topology.LayoutGate)
+	must(t, os.Remove(s.link()))
+	must(t, os.Remove(s.gate()))
+	if got := s.Read(); got != nil {
+		t.Errorf("without a name it reads %+v", got)
+	}
+}
+
+// A file that another program has written into since we looked is not replaced, as one that it has replaced is not.
+func TestPlaceSeesWritingInPlace(t *testing.T) {
+	s := newChain(t)
+	c := s.settle(t, topology.LayoutGate)
+	seen := s.stamps()
+	theirs := []byte(`{"theirs": true}`)
+	before := seen[s.link()].time
+	for until := time.Now().Add(time.Minute); ; { // until the kernel's clock has ticked
+		must(t, os.WriteFile(s.link(), theirs, 0o644))
+		at, err := os.Stat(s.link())
+		must(t, err)
+		if at.ModTime().After(time.Unix(before.Unix())) {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("the time of a file that is written does not change")
+		}
+	}
+	if err := s.place(c, seen); !errors.Is(err, errChanged) {
+		t.Errorf("it says %v", err)
+	}
+	if got, err := os.ReadFile(s.link()); err != nil || string(got) != string(theirs) {
+		t.Errorf("the file holds %q, %v", got, err)
+	}
+}
+
+// Beside our own firewall plugin no other one is kept, so that one which others append makes no pass outdated. Without
+// ours it is a plugin like any other.
+func TestOutdatedByAFirewall(t *testing.T) {
+	for _, c := range []struct {
+		ours     bool
+		appended any
+		outdated bool
+	}{
+		{true, map[string]any{"type": topology.FirewallPlugin, "backend": "nftables"}, false},
+		{false, map[string]any{"type": topology.FirewallPlugin, "backend": "nftables"}, true},
+		{true, mesh(1), true},
+		{false, mesh(1), true},
+	} {
+		s := newChain(t)
+		old := s.settle(t, topology.LayoutLink)
+		old.Firewall = c.ours
+		must(t, s.Write(old))
+		if s.outdated(old) {
+			t.Errorf("firewall %t: outdated by nothing", c.ours)
+		}
+		edit(t, installers()["rename"], s.link(), add(c.appended))
+		if got := s.outdated(old); got != c.outdated {
+			t.Errorf("firewall %t, %v appended: outdated is %t", c.ours, c.appended, got)
+		}
+	}
+}
+
+// What keeps a file from being put into the CNI folder is told in each layout, and by the file's name.
+func TestWriteTellsWhatIsInTheWay(t *testing.T) {
+	for _, c := range []struct {
+		layout topology.Layout
+		path   func(Store) string
+	}{
+		{topology.LayoutLink, Store.link}, {topology.LayoutLink, Store.gate}, {topology.LayoutFile, Store.link},
+		{topology.LayoutFile, Store.gate}, {topology.LayoutGate, Store.link}, {topology.LayoutGate, Store.gate},
+	} {
+		s := newChain(t)
+		must(t, os.Mkdir(c.path(s), 0o755))
+		if err := s.Write(s.chain(t, c.layout)); err == nil || !strings.Contains(err.Error(), c.path(s)) {
+			t.Errorf("layout %q, a folder at %s: Write says %v", c.layout, filepath.Base(c.path(s)), err)
+		}
+	}
+}
+
+// A regular file that can't be made is told with the system's reason, and one that can't be rendered is not made.
+func TestShareTellsWhy(t *testing.T) {
+	s := newChain(t)
+	c := s.chain(t, topology.LayoutFile)
+	must(t, os.Chmod(s.RunDir, 0o777))
+	must(t, os.Chmod(s.ConfDir, 0o555))
+	unprivileged(t, func() {
+		if err := s.Write(c); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), s.link()) {
+			t.Errorf("Write says %v", err)
+		}
+	})
+	must(t, os.Chmod(s.ConfDir, 0o755))
+	c.Plugins = []topology.Plugin{{Type: "tuning", Config: "{"}}
+	put := func(path string, _ func(string) error) error { t.Errorf("put %s", path); return nil }
+	if err := s.share(c, put); err == nil || !strings.Contains(err.Error(), "rendering plugin tuning: ") {
+		t.Errorf("it says %v", err)
+	}
+}

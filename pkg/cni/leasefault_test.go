@@ -137,7 +137,7 @@ func TestHeldLeasesLeavesOut(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}, {first6, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)
 	must(t, os.WriteFile(filepath.Join(s.leaseDir(), "fd00:0::5"), []byte("b\r\neth0"), 0o600)) // not as host-local writes it
-	must(t, os.Symlink("/nowhere", s.leaseFile(netip.MustParseAddr("10.0.0.1"))))              // reading it finds nothing
+	must(t, os.Symlink("/nowhere", s.leaseFile(netip.MustParseAddr("10.0.0.1"))))               // reading it finds nothing
 	if got := held(t, s); !slices.Equal(got, was) {
 		t.Errorf("held are %v, want %v", got, was)
 	}
