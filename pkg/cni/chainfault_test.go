@@ -213,8 +213,12 @@ func TestWriteTellsWhatIsInTheWay(t *testing.T) {
 		layout topology.Layout
 		path   func(Store) string
 	}{
-		{topology.LayoutLink, Store.link}, {topology.LayoutLink, Store.gate}, {topology.LayoutFile, Store.link},
-		{topology.LayoutFile, Store.gate}, {topology.LayoutGate, Store.link}, {topology.LayoutGate, Store.gate},
+		{topology.LayoutLink, Store.link},
+		{topology.LayoutLink, Store.gate},
+		{topology.LayoutFile, Store.link},
+		{topology.LayoutFile, Store.gate},
+		{topology.LayoutGate, Store.link},
+		{topology.LayoutGate, Store.gate},
 	} {
 		s := newChain(t)
 		must(t, os.Mkdir(c.path(s), 0o755))

@@ -151,7 +151,7 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 		return func() { _ = file.Close() }, nil
 	case <-ctx.Done():
 		go func() {
-			<-locked
+			_ = <-locked
 			_ = file.Close()
 		}()
 		return nil, fmt.Errorf("locking %s: %w", path, context.Cause(ctx))

@@ -28,7 +28,7 @@ func lockIsFree(t *testing.T, s Store) bool {
 	return err == nil
 }
 
-// manyLeases returns leases of neighboring addresses.
+// manyLeases returns leases of consecutive addresses.
 func manyLeases(n int) []Lease {
 	leases := make([]Lease, n)
 	for i := range leases {

@@ -25,6 +25,8 @@ func TestNewsOfPlugins(t *testing.T) {
 		"deeper than plugins":           {"bin/more/bridge", false},
 		"beside the folders":            {"bridge", false},
 		"after ours by name":            {"net.d/99-other.conf", false},
+		"what no runtime loads":         {"net.d/05-other.txt", false},
+		"a config where none is loaded": {"run/05-other.conf", false},
 	} {
 		for _, op := range []fsnotify.Op{fsnotify.Create, fsnotify.Write, fsnotify.Remove, fsnotify.Chmod} {
 			news := 0
@@ -67,5 +69,13 @@ func TestWatchSeesEachFolder(t *testing.T) {
 			}
 		}
 		w.close()
+	}
+}
+
+// A config of our own name is not one before ours.
+func TestOurConfigIsNotBeforeOurs(t *testing.T) {
+	s := newStore(t)
+	if s.before(s.link()) || !s.before(s.gate()) {
+		t.Errorf("before ours: %s %t, %s %t", s.link(), s.before(s.link()), s.gate(), s.before(s.gate()))
 	}
 }
