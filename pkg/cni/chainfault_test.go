@@ -14,8 +14,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// What is wrong with a file is told in the system's words, without a second path.
-func TestReadRegularTellsWhy(t *testing.T) {
+// readRegular returns the system's error without the path, which its callers name.
+func TestReadRegularErrors(t *testing.T) {
 	dir := t.TempDir()
 	pipe := filepath.Join(dir, "pipe")
 	must(t, unix.Mkfifo(pipe, 0o644))
@@ -30,7 +30,7 @@ func TestReadRegularTellsWhy(t *testing.T) {
 	}
 	// Nothing is mapped at address 0 of our own memory, which is a regular file.
 	if content, err := readRegular("/proc/self/mem", 10); content != nil || !errors.Is(err, unix.EIO) {
-		t.Errorf("of memory that is not there: %q, %v", content, err)
+		t.Errorf("reading an unmapped address: %q, %v", content, err)
 	}
 }
 
@@ -46,8 +46,8 @@ func TestReadRegularOfTheLimit(t *testing.T) {
 	}
 }
 
-// What is no object is an error that says what it is.
-func TestDecodeEntryTellsWhy(t *testing.T) {
+// decodeEntry returns an error with the cause for anything but one object.
+func TestDecodeEntryErrors(t *testing.T) {
 	for content, want := range map[string]string{
 		"null": "not one JSON object: null", `{"type":`: "not one JSON object: unexpected EOF",
 		"": "not one JSON object: EOF", "{} {}": "not one JSON object: something follows the object",
@@ -59,7 +59,7 @@ func TestDecodeEntryTellsWhy(t *testing.T) {
 }
 
 // A plugin that JSON can't express is an error, and no config is rendered with it.
-func TestPluginThatIsNoJSON(t *testing.T) {
+func TestUnmarshalablePlugin(t *testing.T) {
 	if p, err := (entry{"type": "tuning", "x": func() {}}).plugin(); err == nil {
 		t.Errorf("got %+v", p)
 	}
@@ -70,11 +70,11 @@ func TestPluginThatIsNoJSON(t *testing.T) {
 	}
 	s := newStore(t)
 	if err := s.Write(c); err == nil || !strings.Contains(err.Error(), "rendering plugin tuning: ") {
-		t.Errorf("Write says %v", err)
+		t.Errorf("Write returned %v", err)
 	}
 }
 
-// A link that leads out of our files is not ours, and so are the plugins of what it leads to.
+// A symlink to another file is not our config, and the plugins in that file are not appended to ours.
 func TestPluginsBehindAForeignLink(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutLink)
@@ -138,7 +138,7 @@ func TestEditGoesBeforeOurOwnWriting(t *testing.T) {
 	}
 }
 
-// A runtime finds no config where both names are gone, and one where a single name is: it is put right.
+// Without both names in the CNI folder there is no config. With one of them there is one in a mixed layout, to be written anew.
 func TestReadWithoutNames(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutGate)
@@ -154,7 +154,7 @@ func TestReadWithoutNames(t *testing.T) {
 	}
 }
 
-// A file that another program has written into since we looked is not replaced, as one that it has replaced is not.
+// place does not replace a file that another program has written into since the stamps were taken.
 func TestPlaceSeesWritingInPlace(t *testing.T) {
 	s := newChain(t)
 	c := s.settle(t, topology.LayoutGate)
@@ -173,15 +173,15 @@ func TestPlaceSeesWritingInPlace(t *testing.T) {
 		}
 	}
 	if err := s.place(c, seen); !errors.Is(err, errChanged) {
-		t.Errorf("it says %v", err)
+		t.Errorf("got error %v", err)
 	}
 	if got, err := os.ReadFile(s.link()); err != nil || string(got) != string(theirs) {
 		t.Errorf("the file holds %q, %v", got, err)
 	}
 }
 
-// Beside our own firewall plugin no other one is kept, so that one which others append makes no pass outdated. Without
-// ours it is a plugin like any other.
+// With our own firewall plugin in the config, a firewall plugin that others append does not make a config outdated. Without
+// it, their plugin counts like any other.
 func TestOutdatedByAFirewall(t *testing.T) {
 	for _, c := range []struct {
 		ours     bool
@@ -207,8 +207,8 @@ func TestOutdatedByAFirewall(t *testing.T) {
 	}
 }
 
-// What keeps a file from being put into the CNI folder is told in each layout, and by the file's name.
-func TestWriteTellsWhatIsInTheWay(t *testing.T) {
+// In each layout Write returns an error with the path of a folder that stands in the way of a file.
+func TestWriteNamesWhatIsInTheWay(t *testing.T) {
 	for _, c := range []struct {
 		layout topology.Layout
 		path   func(Store) string
@@ -223,26 +223,43 @@ func TestWriteTellsWhatIsInTheWay(t *testing.T) {
 		s := newChain(t)
 		must(t, os.Mkdir(c.path(s), 0o755))
 		if err := s.Write(s.chain(t, c.layout)); err == nil || !strings.Contains(err.Error(), c.path(s)) {
-			t.Errorf("layout %q, a folder at %s: Write says %v", c.layout, filepath.Base(c.path(s)), err)
+			t.Errorf("layout %q, a folder at %s: Write returned %v", c.layout, filepath.Base(c.path(s)), err)
 		}
 	}
 }
 
-// A regular file that can't be made is told with the system's reason, and one that can't be rendered is not made.
-func TestShareTellsWhy(t *testing.T) {
+// share returns the error of creating the file, and creates none if the config can't be rendered.
+func TestShareErrors(t *testing.T) {
 	s := newChain(t)
 	c := s.chain(t, topology.LayoutFile)
 	must(t, os.Chmod(s.RunDir, 0o777))
 	must(t, os.Chmod(s.ConfDir, 0o555))
 	unprivileged(t, func() {
 		if err := s.Write(c); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), s.link()) {
-			t.Errorf("Write says %v", err)
+			t.Errorf("Write returned %v", err)
 		}
 	})
 	must(t, os.Chmod(s.ConfDir, 0o755))
 	c.Plugins = []topology.Plugin{{Type: "tuning", Config: "{"}}
 	put := func(path string, _ func(string) error) error { t.Errorf("put %s", path); return nil }
 	if err := s.share(c, put); err == nil || !strings.Contains(err.Error(), "rendering plugin tuning: ") {
-		t.Errorf("it says %v", err)
+		t.Errorf("got error %v", err)
+	}
+}
+
+// The stamps of two files differ, also if both were changed in one tick of the kernel's clock.
+func TestStampsOfTwoFiles(t *testing.T) {
+	a, b := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	for until := time.Now().Add(time.Minute); ; {
+		must(t, os.WriteFile(a, nil, 0o600))
+		must(t, os.WriteFile(b, nil, 0o600))
+		if x, y := stampOf(a), stampOf(b); x == y {
+			t.Fatalf("both are %+v", x)
+		} else if x.time == y.time {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatal("no two files are changed in one tick")
+		}
 	}
 }

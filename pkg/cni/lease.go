@@ -150,10 +150,7 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 		}
 		return func() { _ = file.Close() }, nil
 	case <-ctx.Done():
-		go func() {
-			_ = <-locked
-			_ = file.Close()
-		}()
+		go func() { _ = errors.Join(<-locked, file.Close()) }()
 		return nil, fmt.Errorf("locking %s: %w", path, context.Cause(ctx))
 	}
 }

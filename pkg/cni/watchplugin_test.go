@@ -9,7 +9,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Of the folders of drop-in files and of plugins every file is news, but for those that install-cni is still writing.
+// Any change in the folders of drop-in files and of plugins is reported, except of files that install-cni is still writing.
 func TestNewsOfPlugins(t *testing.T) {
 	s := newChain(t)
 	dir := filepath.Dir(s.RunDir)
@@ -39,7 +39,7 @@ func TestNewsOfPlugins(t *testing.T) {
 	}
 }
 
-// Without such folders nothing is one of their files: an empty name is not the folder that a process runs in.
+// An empty PluginsDir or BinDir is not the working directory of the process.
 func TestNoNewsOfFoldersNotSet(t *testing.T) {
 	w := &folderWatch{Store: newStore(t), notify: func() { t.Error("a file of no folder is news") }, seen: map[string]bool{}}
 	w.learn(fsnotify.Event{Name: "bridge", Op: fsnotify.Create})
@@ -48,7 +48,7 @@ func TestNoNewsOfFoldersNotSet(t *testing.T) {
 	}
 }
 
-// What is made in any of the four folders reaches us through the kernel.
+// A file that is created in the CNI folder, PluginsDir or BinDir is reported through inotify.
 func TestWatchSeesEachFolder(t *testing.T) {
 	s := newChain(t)
 	for _, folder := range []string{s.ConfDir, s.PluginsDir, s.BinDir} {
@@ -72,7 +72,7 @@ func TestWatchSeesEachFolder(t *testing.T) {
 	}
 }
 
-// A config of our own name is not one before ours.
+// before reports a config before ours by name, and not our own.
 func TestOurConfigIsNotBeforeOurs(t *testing.T) {
 	s := newStore(t)
 	if s.before(s.link()) || !s.before(s.gate()) {
