@@ -29,7 +29,7 @@ const look = time.Second
 // container will see the new folder. If that was so from the start, it does not end:
 // we are that new container, and a newer one would see no more.
 func (s Store) Watch(ctx context.Context, notify func(), blind func(error)) error {
-	w := &folderWatch{Store: s, notify: notify, blind: blind, dead: s.Mounted() != nil, seen: map[string]bool{}}
+	w := &folderWatch{Store: s, notify: notify, dead: s.Mounted() != nil, seen: map[string]bool{}}
 	defer w.close()
 	again := time.NewTicker(look)
 	defer again.Stop()
@@ -48,7 +48,6 @@ func (s Store) Watch(ctx context.Context, notify func(), blind func(error)) erro
 type folderWatch struct {
 	Store
 	notify  func()
-	blind   func(error)
 	dead    bool // since before we looked
 	watcher *fsnotify.Watcher
 	seen    map[string]bool // the folders that are watched
