@@ -1,8 +1,11 @@
 package dataplane
 
 import (
+	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,26 +33,36 @@ func (i *Inspector) Lookup(to netip.Addr, dev string, from netip.Addr) (via neti
 	return via.Unmap(), out, nil
 }
 
-// FirstRule returns the lowest priority of the rules of a family that lead elsewhere than to the
-// tables local and main (ip-rule(8)).
-func (i *Inspector) FirstRule(is4 bool) (int, error) {
+// A Rule leads packets to another table than local and main (ip-rule(8)).
+type Rule struct {
+	Priority int
+	// From and To are what a packet must come from and go to; the zero Prefix: any.
+	From, To netip.Prefix
+}
+
+// Rules returns the rules of a family, by their priorities.
+func (i *Inspector) Rules(is4 bool) ([]Rule, error) {
 	family := unix.AF_INET6
 	if is4 {
 		family = unix.AF_INET
 	}
 	rules, err := retryDump(func() ([]rtnl.Rule, error) { return i.handle.RuleList(family) })
 	if err != nil {
-		return 0, fmt.Errorf("listing rules: %w", err)
+		return nil, fmt.Errorf("listing rules: %w", err)
 	}
-	first := mainPriority
+	var all []Rule
 	for _, r := range rules {
 		if r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN {
-			first = min(first, max(r.Priority, 0)) // the library has -1 for 0
+			all = append(all, Rule{max(r.Priority, 0), rulePrefix(r.Src), rulePrefix(r.Dst)}) // the library has -1 for 0
 		}
 	}
-	return first, nil
+	slices.SortStableFunc(all, func(a, b Rule) int { return cmp.Compare(a.Priority, b.Priority) })
+	return all, nil
 }
 
-// mainPriority is that of the rule which leads to the main table (fib_default_rules_init of
-// net/ipv4/fib_rules.c).
-const mainPriority = 32766
+func rulePrefix(n *net.IPNet) netip.Prefix {
+	if n == nil {
+		return netip.Prefix{}
+	}
+	return prefixOf(n.IP, n.Mask)
+}

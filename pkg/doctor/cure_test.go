@@ -230,7 +230,18 @@ var cures = map[string][]cured{
 		{"bridge down", func(c *clinic) { c.sh("ip link set plainroute0 down") }},
 		{"port down", func(c *clinic) { c.sh("ip link set " + c.ports()[0] + " down") }},
 		{"port out of the bridge", func(c *clinic) { c.sh("ip link set " + c.ports()[0] + " nomaster") }},
+		{"port that forwards nothing", func(c *clinic) { c.sh("bridge link set dev " + c.ports()[0] + " state 0") }},
+		{"spanning tree", func(c *clinic) {
+			port := c.ports()[0]
+			c.sh("ip link set plainroute0 type bridge stp_state 1; ip link set " + port + " down; ip link set " + port + " up")
+		}},
+		{"ports isolated", func(c *clinic) {
+			for _, port := range c.ports() {
+				c.sh("bridge link set dev " + port + " isolated on")
+			}
+		}},
 		{"gateways missing", func(c *clinic) { c.sh("ip addr flush dev plainroute0 scope global") }},
+		{"an MTU of former pods", func(c *clinic) { c.sh("ip link set plainroute0 mtu 1300") }},
 		{"another subnet's", func(c *clinic) { c.sh("ip addr add 10.99.0.1/24 dev plainroute0") }},
 		{"left of flannel", func(c *clinic) {
 			c.sh("ip link add cni0 type bridge; ip addr add 10.244.1.1/24 dev cni0; ip link set cni0 up")

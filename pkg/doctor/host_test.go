@@ -169,6 +169,9 @@ func TestPolicyRulesOfEachKind(t *testing.T) {
 		"from peers' pods":          {"from 10.244.2.0/24", "from 10.244.2.1 to 10.244.1.2 (a peer's pod to a pod here)", "to 10.244.0.0/16"},
 		"by the uplink":             {"from all iif eth0", "(a peer's pod to a pod here)", "to 10.244.0.0/16"},
 		"to pods here":              {"from 192.168.1.11 to 10.244.1.0/24", "from 192.168.1.11 to 10.244.1.2 (this node to a pod here)", "to 10.244.0.0/16"},
+		"from a single pod":         {"from 10.244.1.70", "from 10.244.1.70 to 10.244.2.1 (a pod here to a peer's pod)", "to 10.244.0.0/16"},
+		"to some of a peer's pods":  {"to 10.244.2.128/25", "from 10.244.1.2 to 10.244.2.129 (a pod here to a peer's pod)", "to 10.244.0.0/16"},
+		"IPv6 from a single pod":    {"-6 from fd00:10:244:1::77", "from fd00:10:244:1::77 to fd00:10:244:2::1 (a pod here to a peer's pod)", "to fd00:10:244:2::/64"},
 		"IPv6 from this node":       {"-6 from fd00:192:168:1::11", "to fd00:10:244:2::1 (this node to a peer's pod)", "`ip -6 rule add to fd00:10:244:2::/64 lookup main priority 999`"},
 		"IPv6 from a peer":          {"-6 from fd00:192:168:1::12", "to fd00:10:244:1::2 (a peer to a pod here)", "to fd00:10:244:1::/64"},
 		"IPv6 from pods to a peer":  {"-6 from fd00:10:244:1::/64 to fd00:192:168:1::12", "(a pod here to a peer)", "to fd00:192:168:1::12/128"},
@@ -265,6 +268,10 @@ func TestPlugins(t *testing.T) {
 	w.finds("cni-plugins", Failure)
 	w.BinDir = filepath.Join(w.BinDir, "none")
 	w.finds("cni-plugins", Skipped)
+	w.BinDir = ""
+	if f := w.finds("cni-plugins", Skipped); !strings.Contains(f.Fault+f.Evidence, "does not look at CNI plugins") {
+		t.Errorf("found %+v", f)
+	}
 }
 
 func TestLeftovers(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -74,38 +75,86 @@ func (p *Patient) ways() []way {
 			routes = append(routes, r)
 		}
 	}
+	rules := p.rules()
 	var all []way
 	for _, r := range routes {
-		bridge, pod := p.podOf(r.Dst.Addr().Is4())
-		all = append(all, way{"a pod here to a peer's pod", gateway(r.Dst), pod, bridge, r.Via, r.Dev, p.rangeOf(r.Dst)})
+		bridge, pods := p.podsOf(r.Dst.Addr().Is4(), rules)
+		for _, there := range rules.addrs(r.Dst, gateway(r.Dst)) {
+			for _, pod := range pods {
+				all = append(all, way{"a pod here to a peer's pod", there, pod, bridge, r.Via, r.Dev, p.rangeOf(r.Dst)})
+			}
+		}
 	}
-	for _, r := range spread(routes, sampled, func(topology.Route) bool { return false }) {
-		all = append(all, p.waysOfPeer(r)...)
+	for _, r := range spread(routes, sampled, func(r topology.Route) bool { return len(rules.addrs(r.Dst, gateway(r.Dst))) > 1 }) {
+		all = append(all, p.waysOfPeer(r, rules)...)
 	}
 	for _, node := range p.nodeAddrs() {
-		if bridge, pod := p.podOf(node.Is4()); bridge != "" {
-			all = append(all, way{"this node to a pod here", pod, node, "", netip.Addr{}, bridge, p.rangeOf(single(pod))})
+		bridge, pods := p.podsOf(node.Is4(), rules)
+		for _, pod := range pods {
+			if bridge != "" {
+				all = append(all, way{"this node to a pod here", pod, node, "", netip.Addr{}, bridge, p.rangeOf(single(pod))})
+			}
 		}
 	}
 	return all
 }
 
-func (p *Patient) waysOfPeer(r topology.Route) []way {
+func (p *Patient) waysOfPeer(r topology.Route, rules rules) []way {
 	var all []way
-	for _, node := range p.nodeAddrs() {
-		if node.Is4() == r.Dst.Addr().Is4() {
-			all = append(all, way{"this node to a peer's pod", gateway(r.Dst), node, "", r.Via, r.Dev, p.rangeOf(r.Dst)})
+	bridge, pods := p.podsOf(r.Dst.Addr().Is4(), rules)
+	for _, there := range rules.addrs(r.Dst, gateway(r.Dst)) {
+		for _, node := range p.nodeAddrs() {
+			if node.Is4() == r.Dst.Addr().Is4() {
+				all = append(all, way{"this node to a peer's pod", there, node, "", r.Via, r.Dev, p.rangeOf(r.Dst)})
+			}
+		}
+		for _, pod := range pods {
+			if bridge != "" {
+				all = append(all, way{"a peer's pod to a pod here", pod, there, r.Dev, netip.Addr{}, bridge, p.rangeOf(single(pod))})
+			}
 		}
 	}
-	bridge, pod := p.podOf(r.Dst.Addr().Is4())
-	if bridge == "" {
-		return all
+	for _, pod := range pods {
+		if bridge != "" {
+			all = append(all,
+				way{"a peer to a pod here", pod, r.Via, r.Dev, netip.Addr{}, bridge, p.rangeOf(single(pod))},
+				way{"a pod here to a peer", r.Via, pod, bridge, netip.Addr{}, r.Dev, single(r.Via)})
+		}
 	}
-	ours := p.rangeOf(single(pod))
-	return append(all,
-		way{"a peer's pod to a pod here", pod, gateway(r.Dst), r.Dev, netip.Addr{}, bridge, ours},
-		way{"a peer to a pod here", pod, r.Via, r.Dev, netip.Addr{}, bridge, ours},
-		way{"a pod here to a peer", r.Via, pod, bridge, netip.Addr{}, r.Dev, single(r.Via)})
+	return all
+}
+
+// rules are those that lead to other tables than main, of both families.
+type rules []dataplane.Rule
+
+func (p *Patient) rules() rules {
+	var all rules
+	for _, is4 := range []bool{true, false} {
+		some, err := p.Kernel.Rules(is4)
+		if err == nil {
+			all = append(all, some...)
+		}
+	}
+	return all
+}
+
+// addrs are addresses of a subnet to ask about: the usual one, and one of each part of the subnet for
+// which there is a rule, such as that of a single pod.
+func (r rules) addrs(subnet netip.Prefix, usual netip.Addr) []netip.Addr {
+	all := []netip.Addr{usual}
+	for _, rule := range r {
+		for _, part := range []netip.Prefix{rule.From, rule.To} {
+			if part.Bits() <= subnet.Bits() || !subnet.Contains(part.Addr()) || part.Contains(usual) || len(all) > manyFindings {
+				continue
+			}
+			if part.IsSingleIP() {
+				all = append(all, part.Addr())
+			} else {
+				all = append(all, part.Addr().Next())
+			}
+		}
+	}
+	return all
 }
 
 // nodeAddrs are the InternalIPs that this host has: it can send nothing from others.
@@ -148,11 +197,23 @@ func (p *Patient) rangeOf(subnet netip.Prefix) netip.Prefix {
 // ruleCure has the main table asked before the first rule that leads to another one.
 func (p *Patient) ruleCure(w way) string {
 	cure := "find who makes the rule, and have it leave pods' packets to the main table: `ip " + familyOption(w.to) + "rule`"
-	if priority, err := p.Kernel.FirstRule(w.to.Is4()); err == nil && priority > 1 {
+	rules, err := p.Kernel.Rules(w.to.Is4())
+	if err != nil {
+		return cure
+	}
+	priority := mainPriority
+	if len(rules) > 0 {
+		priority = min(priority, rules[0].Priority)
+	}
+	if priority > 1 {
 		cure += fmt.Sprintf("; until then: `ip %srule add to %s lookup main priority %d`", familyOption(w.to), w.dst, priority-1)
 	}
 	return cure
 }
+
+// mainPriority is that of the rule which leads to the main table (fib_default_rules_init of
+// net/ipv4/fib_rules.c).
+const mainPriority = 32766
 
 func familyOption(a netip.Addr) string {
 	if a.Is4() {
@@ -171,18 +232,23 @@ func (p *Patient) takenByMain(ours topology.Route) bool {
 	})
 }
 
-// podOf gives the device and an address that packets of our own pods come in with;
-// none, where there are none.
-func (p *Patient) podOf(is4 bool) (string, netip.Addr) {
+// podsOf gives the device and addresses that packets of our own pods come in with; the device is
+// empty where there are no pods, or where foreign-routes has something to say of them.
+func (p *Patient) podsOf(is4 bool, rules rules) (string, []netip.Addr) {
 	if p.Report == nil || p.State.Bridge == "" {
-		return "", netip.Addr{}
+		return "", []netip.Addr{{}}
 	}
 	for _, s := range p.Report.Host.Subnets {
 		if s.Addr().Is4() == is4 && slices.ContainsFunc(p.State.Addresses, func(a topology.Address) bool { return s.Contains(a.Prefix.Addr()) }) {
-			return p.State.Bridge, s.Addr().Next().Next()
+			pods := slices.DeleteFunc(rules.addrs(s, s.Addr().Next().Next()), func(pod netip.Addr) bool {
+				return slices.ContainsFunc(p.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() > s.Bits() && r.Dst.Contains(pod) })
+			})
+			if len(pods) > 0 {
+				return p.State.Bridge, pods
+			}
 		}
 	}
-	return "", netip.Addr{}
+	return "", []netip.Addr{{}}
 }
 
 // reversePath looks for links that drop what comes from peers' pods, because the

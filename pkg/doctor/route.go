@@ -33,13 +33,25 @@ func foreignRoutes(_ context.Context, p *Patient) []Finding {
 }
 
 // takes reports whether a foreign route takes packets for the pods of ours. To a part of our own
-// subnet only one that leads nowhere does: other networks lead to a pod of theirs by a route.
+// subnet only one that leads nowhere or off this host does: other networks lead to a pod of theirs
+// by a route.
 func (p *Patient) takes(r, ours topology.Route) bool {
 	standsBy := r.Dst == ours.Dst && r.TOS == 0 && r.Metric > ours.Metric
 	if r.Dst.Bits() < ours.Dst.Bits() || !ours.Dst.Overlaps(r.Dst) || standsBy || p.bridged(r, ours.Dst) {
 		return false
 	}
-	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeadsNowhere()
+	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeavesOwnSubnet(p.State.Bridge, p.uplinks())
+}
+
+// uplinks are the links that bear the InternalIPs, by their names.
+func (p *Patient) uplinks() map[string]bool {
+	names := map[string]bool{}
+	if p.Report != nil {
+		for _, u := range p.Report.Host.Uplinks {
+			names[u.Name] = true
+		}
+	}
+	return names
 }
 
 // kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: a route that comes and goes with an
@@ -53,7 +65,7 @@ func cureOf(r topology.Route) string {
 	return "find who makes it (its protocol: /etc/iproute2/rt_protos), or if nothing needs it: `ip route del " + r.String() + "`"
 }
 
-// bridged tells the routes that the kernel makes for the bridge's own addresses.
+// bridged tells the routes that the kernel makes for the bridge's own addresses, whatever its name is now.
 func (p *Patient) bridged(r topology.Route, subnet netip.Prefix) bool {
-	return p.State.Bridge != "" && r.Dev == p.State.Bridge && r.Dst == subnet
+	return r.Dst == subnet && r.Dev != "" && (r.Dev == p.State.Bridge || r.Dev == p.renamedBridge())
 }

@@ -37,15 +37,16 @@ func (b *builder) conflicts() {
 }
 
 // parts finds foreign routes to a part of a pod subnet, which the kernel prefers to ours at any metric.
-// In our own subnet only those that lead nowhere are a fault, as the ones that Calico leaves: other
-// networks lead to a pod of theirs by a route.
+// In our own subnet only those that lead nowhere or off this host are a fault, as the ones that Calico
+// leaves: other networks lead to a pod of theirs by a route.
 type parts struct {
 	lengths byFamily[[]int]       // of our routes, seldom more than a few a family
 	told    map[netip.Prefix]bool // one of each subnet is told: there may be a route for each pod
+	uplinks map[string]bool
 }
 
 func (b *builder) parts() *parts {
-	p := &parts{told: map[netip.Prefix]bool{}}
+	p := &parts{told: map[netip.Prefix]bool{}, uplinks: uplinksOf(b.host, b.own)}
 	for _, r := range b.desired.Routes {
 		if lengths := p.lengths.of(r.Dst.Addr().Is4()); !slices.Contains(*lengths, r.Dst.Bits()) {
 			*lengths = append(*lengths, r.Dst.Bits())
@@ -61,14 +62,18 @@ func (p *parts) look(b *builder, foreign Route) {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(b.desired.Routes, whole, func(r Route, p netip.Prefix) int { return ComparePrefix(r.Dst, p) })
-		if !ok || b.desired.Routes[i].Metric == MetricOwn && !foreign.LeadsNowhere() {
+		if !ok || b.desired.Routes[i].Metric == MetricOwn && !foreign.LeavesOwnSubnet(b.opts.Bridge, p.uplinks) {
 			continue
 		}
 		p.told[whole] = true
 		ours := b.desired.Routes[i]
 		detail := fmt.Sprintf("the kernel prefers %q, which is not ours, to %q for a part of it; remove it if nothing needs it", foreign, ours)
 		if ours.Metric == MetricOwn {
-			detail = fmt.Sprintf("%q, which is not ours, leads nowhere, so pods with addresses in it are cut off; remove it if nothing needs it", foreign)
+			where := "off this node"
+			if foreign.LeadsNowhere() {
+				where = "nowhere"
+			}
+			detail = fmt.Sprintf("%q, which is not ours, leads %s, so pods with addresses in it are cut off; remove it if nothing needs it", foreign, where)
 		}
 		b.report(Problem{Node: b.holder(ours), Subnet: whole, Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: detail})
 	}

@@ -25,9 +25,10 @@ var special = []netip.Prefix{
 // have run out of RFC 1918's addresses use it for pods.
 var reserved = netip.MustParsePrefix("240.0.0.0/4")
 
-// unicast tells whether an address can be a next hop or a pod's at all.
+// unicast reports whether an address can be a next hop at all. One of the reserved range can,
+// except for the limited broadcast address: whether it is on link, this host's routes show.
 func unicast(addr netip.Addr) bool {
-	return !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return addr != Last(reserved) && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p != reserved && p.Contains(addr) })
 }
 
 // Last returns the highest address of a prefix.

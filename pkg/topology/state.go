@@ -91,6 +91,21 @@ func (r Route) LeadsNowhere() bool {
 	return slices.Contains([]RouteType{"blackhole", Unreachable, "prohibit", "throw"}, r.Type)
 }
 
+// LeavesOwnSubnet reports whether a foreign route to a part of this node's own pod subnet takes
+// packets away from the pods there: it leads nowhere, out of one of the uplinks, or to a gateway
+// that is not behind the bridge, as those to the blocks of Calico's other nodes do. One to another
+// device is left out, because other networks lead to a pod of theirs by it, and so is one that the
+// kernel makes for an address: see who may hold one in docs/design.md.
+func (r Route) LeavesOwnSubnet(bridge string, uplinks map[string]bool) bool {
+	if r.LeadsNowhere() {
+		return true
+	}
+	if r.Dead || r.Dev == bridge || r.Protocol == protocolKernel {
+		return false
+	}
+	return r.Via.IsValid() || uplinks[r.Dev]
+}
+
 // Compare orders routes by destination, then metric: by their key in the kernel.
 func (r Route) Compare(s Route) int {
 	if c := ComparePrefix(r.Dst, s.Dst); c != 0 {

@@ -1,0 +1,44 @@
+package doctor
+
+import (
+	"fmt"
+
+	"github.com/plainroute/plainroute/pkg/dataplane"
+)
+
+// mutePorts are ports in the pods' bridge that do not forward all that pods send: the spanning tree protocol
+// holds them back for half a minute, or somebody used bridge(8).
+func (p *Patient) mutePorts() []Finding {
+	if p.Kernel == nil || p.State.Bridge == "" {
+		return nil
+	}
+	ports, err := p.Kernel.Ports(p.State.Bridge)
+	if err != nil {
+		return Skip("the bridge's ports can't be looked at: "+err.Error(), "")
+	}
+	var found []Finding
+	var isolated []dataplane.Port
+	for _, port := range ports {
+		if port.Isolated {
+			isolated = append(isolated, port)
+		}
+		if port.State == dataplane.PortForwarding {
+			continue
+		}
+		cure := fmt.Sprintf("`bridge link set dev %s state %d`", port.Name, dataplane.PortForwarding)
+		if port.State == dataplane.PortListening || port.State == dataplane.PortLearning {
+			cure = "a pods' bridge needs no spanning tree protocol: `ip link set dev " + p.State.Bridge + " type bridge stp_state 0`, then " + cure
+		}
+		found = append(found, Fail("a pod is cut off: its port in the pods' bridge forwards nothing", fmt.Sprintf("bridge link shows %s in state %s", port.Name, port.State), cure))
+	}
+	if len(isolated) > 1 {
+		for _, port := range isolated {
+			found = append(found, Fail("a pod reaches not all pods of this node: its port in the pods' bridge is isolated", fmt.Sprintf("bridge -d link shows %s isolated on, as %d ports are", port.Name, len(isolated)),
+				"`bridge link set dev "+port.Name+" isolated off`"))
+		}
+	}
+	if len(found) > manyFindings {
+		found = append(found[:manyFindings], Fail(fmt.Sprintf("%d more ports of the pods' bridge", len(found)-manyFindings), "", "see them all: `bridge -d link`"))
+	}
+	return found
+}
