@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // Whoever undoes it costs the API server a request a minute in the end, and is told
@@ -77,5 +79,24 @@ func TestStandingIsRead(t *testing.T) {
 	}
 	if got := standingOf(full); got.unavailable != corev1.ConditionTrue || len(got.taints) != 4 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// A patch that the server finds invalid is not reported the first time, because the Node may have changed since we looked.
+// It is from the second time on, like one that it forbids is at once.
+func TestInvalidPatchIsReportedTheSecondTime(t *testing.T) {
+	kind := schema.GroupKind{Kind: "Node"}
+	now, invalid := time.Now(), apierrors.NewInvalid(kind, "node1", nil)
+	d := newDuty(startupTaint("a"))
+	if trouble, _ := d.attempt(now, "1", func() error { return invalid }); trouble != "" {
+		t.Errorf("the first time it says %q", trouble)
+	}
+	if trouble, _ := d.attempt(now.Add(lastPause), "1", func() error { return invalid }); !strings.Contains(trouble, invalid.Error()) {
+		t.Errorf("the second time it says %q", trouble)
+	}
+	d = newDuty(startupTaint("a"))
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "nodes"}, "node1", nil)
+	if trouble, _ := d.attempt(now, "1", func() error { return forbidden }); !strings.Contains(trouble, forbidden.Error()) {
+		t.Errorf("of what is forbidden it says %q", trouble)
 	}
 }

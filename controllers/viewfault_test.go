@@ -109,3 +109,14 @@ func TestUnreadConfigAtTheEndOfItsWait(t *testing.T) {
 		t.Errorf("at the end there are %d problems and a wait of %s", n, wait)
 	}
 }
+
+// A Result starts with what the last pass found, and leads to the history of this agent.
+func TestResultStartsWithTheLast(t *testing.T) {
+	s, _ := newSource(t)
+	board := &status.Board{}
+	board.Publish(&status.Result{Known: true})
+	r := &NodeReconciler{Version: "1", Board: board}
+	if got := r.account(s.View()); got.History != &r.history || !got.Known || got.Version != "1" {
+		t.Errorf("got %+v", got)
+	}
+}
