@@ -164,7 +164,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	opts, more := f.options()
 	faults = append(faults, more...)
 	for _, err := range []error{
-		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf), f.checkBinDir(), f.checkChaining(&opts),
+		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf), checkBinDir(f.cniBinDir), f.checkChaining(&opts),
 		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
 		f.checkHerald(),
 	} {
@@ -177,11 +177,11 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 }
 
 // checkBinDir lets the operator name no folder.
-func (f *agentFlags) checkBinDir() error {
-	if f.cniBinDir == "" {
+func checkBinDir(path string) error {
+	if path == "" {
 		return nil
 	}
-	return checkPath("cni-bin-dir", f.cniBinDir)
+	return checkPath("cni-bin-dir", path)
 }
 
 // checkHerald refuses what the API server would.

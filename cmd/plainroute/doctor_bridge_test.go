@@ -3,9 +3,11 @@
 package main
 
 import (
+	"bytes"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/cni"
@@ -48,5 +50,17 @@ func TestDoctorFindsTheBridge(t *testing.T) {
 				t.Errorf("the bridge is %s, want %s; %v", p.Bridge, c.want, p.KernelErr)
 			}
 		})
+	}
+}
+
+// The agent's environment in its container is the doctor's too, an empty folder among it.
+func TestDoctorOfAnAgentThatLooksAtNoPlugins(t *testing.T) {
+	t.Setenv("PLAINROUTE_CNI_BIN_DIR", "")
+	var out bytes.Buffer
+	cmd := doctorCommand()
+	cmd.SetArgs([]string{"--check=cni-plugins", "--verbose", "--listen=127.0.0.1:1", "--kubeconfig=" + filepath.Join(t.TempDir(), "none")})
+	cmd.SetOut(&out)
+	if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), "the agent does not look at CNI plugins") {
+		t.Errorf("%v:\n%s", err, &out)
 	}
 }

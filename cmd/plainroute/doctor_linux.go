@@ -99,7 +99,7 @@ func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
 	}
 	for _, err := range []error{
 		checkListen("listen", f.listen), checkPath("root", f.root), checkPath("proc-sys", f.procSys), checkPath("run-dir", f.runDir),
-		checkPath("cni-conf-dir", f.cniConfDir), checkPath("cni-bin-dir", f.cniBinDir), checkBefore(f.cniBefore),
+		checkPath("cni-conf-dir", f.cniConfDir), checkBinDir(f.cniBinDir), checkBefore(f.cniBefore),
 	} {
 		if err != nil {
 			faults = append(faults, err)

@@ -20,7 +20,7 @@ func TestFates(t *testing.T) {
 	t.Chdir("testdata/example")
 	var out bytes.Buffer
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: &out}
-	if err := (options{sample: 1, patience: time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
+	if err := (options{sample: 1, patience: 10 * time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
 		t.Fatal(err)
 	}
 	r.finish()
@@ -59,7 +59,7 @@ func TestFates(t *testing.T) {
 func TestFatesByTestsOfAnother(t *testing.T) {
 	t.Chdir("testdata/example")
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
-	if err := (options{sample: 1, patience: time.Second, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
+	if err := (options{sample: 1, patience: time.Minute, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.results) != 3 || r.tallies[0].fates[killed] != 3 || r.tallies[0].tests != 3 || !r.good() {

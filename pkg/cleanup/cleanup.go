@@ -55,8 +55,7 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 	}
 	result.Settings, result.Kept = settings(s.State), s.kept(c.Store)
 	if s.attached && !c.Force {
-		result.Refusals = append(result.Refusals, fmt.Sprintf(
-			"pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports))
+		result.Refusals = append(result.Refusals, s.busy())
 	}
 	if c.DryRun {
 		if why := c.held(); why != "" {
@@ -86,8 +85,15 @@ func (c Cleanup) detachAndClean(ctx context.Context, attached bool, files []stri
 	if result.Undetached, err = c.awaitDetach(ctx); err != nil {
 		return err
 	}
+	switch s, err := c.look(ctx); { // the config was there, so pods may have come
+	case err != nil:
+		return err
+	case s.attached && !c.Force:
+		result.Refusals = append(result.Refusals, s.busy())
+		return fmt.Errorf("%w: %s", ErrRefused, s.busy())
+	}
 	hadConfig := c.Store.Read() != nil
-	if err := c.clean(ctx, files, result); err != nil || !hadConfig {
+	if err := c.clean(ctx, files, result); err != nil || !hadConfig || len(result.Kept) > 0 {
 		return err
 	}
 	return c.settle(ctx)
@@ -98,6 +104,11 @@ type sight struct {
 	topology.State
 	ports    int
 	attached bool // pods, to our bridge
+}
+
+// busy says why nothing is taken away without Force.
+func (s sight) busy() string {
+	return fmt.Sprintf("pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports)
 }
 
 func (c Cleanup) look(ctx context.Context) (sight, error) {

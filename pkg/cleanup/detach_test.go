@@ -4,11 +4,54 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
+
+// A busyHost gets a pod as soon as it is looked at, while there is a CNI config.
+type busyHost struct{ store cni.Store }
+
+func (h busyHost) Look(context.Context) (topology.Host, topology.State, error) {
+	return topology.Host{Ports: 1}, topology.State{Bridge: topology.Bridge}, nil
+}
+
+func (h busyHost) Apply(_ context.Context, c plan.Changes) error {
+	if c.DeleteCNI {
+		return h.store.Remove()
+	}
+	return nil
+}
+
+// The config is there while dead sandboxes are detached, so pods may come. Without force nothing is taken away under them, and
+// with it their leases stay.
+func TestPodsThatComeWhileSandboxesAreDetached(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		store := cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()}
+		lease := filepath.Join(store.LeaseDir(), topology.Network, "10.244.1.2")
+		for _, err := range []error{store.Write(topology.CNI{Bridge: topology.Bridge, MTU: 1500}), os.MkdirAll(filepath.Dir(lease), 0o755), os.WriteFile(lease, nil, 0o600)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := Cleanup{Dataplane: busyHost{store}, Store: store, Force: force, CacheDir: t.TempDir(), DetachTimeout: time.Second}
+		var result Result
+		err := c.detachAndClean(t.Context(), false, nil, &result)
+		if refused := errors.Is(err, ErrRefused) && len(result.Refusals) == 1; refused == force || force && err != nil {
+			t.Errorf("force %t: %v, %q", force, err, result.Refusals)
+		}
+		if there := store.Read() != nil; there == force {
+			t.Errorf("force %t: that the config is there is %t", force, there)
+		}
+		if _, err := os.Stat(lease); err != nil {
+			t.Errorf("force %t: the lease of a live pod: %v", force, err)
+		}
+	}
+}
 
 // A CNI DEL that had begun when the config went makes the lease folder again, and each time it goes.
 func TestSettleRemovesWhatLateDetachingMakes(t *testing.T) {

@@ -141,8 +141,15 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	locked := make(chan error, 1)
-	go func() { locked <- flock(file) }()
+	locked := make(chan error)
+	go func() {
+		err := flock(file)
+		select {
+		case locked <- err:
+		case <-ctx.Done(): // nobody waits any more
+			_ = file.Close()
+		}
+	}()
 	select {
 	case err := <-locked:
 		if err != nil {
@@ -150,10 +157,6 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 		}
 		return func() { _ = file.Close() }, nil
 	case <-ctx.Done():
-		go func() {
-			<-locked
-			_ = file.Close()
-		}()
 		return nil, fmt.Errorf("locking %s: %w", path, context.Cause(ctx))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -52,20 +53,37 @@ func (i *Inspector) Guests() ([]Guest, error) {
 			ports[a.NetNsID] = append(ports[a.NetNsID], a.Index)
 		}
 	}
-	var guests []Guest
+	var guests, doubtful []Guest
 	for _, id := range ids {
 		g := Guest{ID: id, Ports: ports[id]}
 		for _, port := range g.Ports {
 			g.Uplink = g.Uplink || routed[port]
 		}
-		if g.Addrs, err = i.addrsOf(id); errors.Is(err, unix.EINVAL) {
-			continue // it is gone (rtnl_get_net_ns_capable of net/core/rtnetlink.c)
-		} else if err != nil {
+		g.Addrs, err = i.addrsOf(id)
+		if errors.Is(err, unix.EINVAL) { // as of one that is gone (rtnl_get_net_ns_capable of net/core/rtnetlink.c)
+			doubtful = append(doubtful, g)
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("listing addresses in network namespace %d: %w", id, err)
 		}
 		guests = append(guests, g)
 	}
-	return guests, nil
+	there, err := i.stillThere(doubtful)
+	return append(guests, there...), err
+}
+
+// stillThere returns the namespaces that the kernel knows in spite of its answer. Nothing is known of
+// their addresses, which is not the same as that they are gone.
+func (i *Inspector) stillThere(doubtful []Guest) ([]Guest, error) {
+	if len(doubtful) == 0 {
+		return nil, nil
+	}
+	ids, err := i.namespaces()
+	if err != nil {
+		return nil, fmt.Errorf("listing network namespaces again: %w", err)
+	}
+	return slices.DeleteFunc(doubtful, func(g Guest) bool { return !slices.Contains(ids, g.ID) }), nil
 }
 
 // namespaces returns the numbers of those that this one knows (rtnl_net_dumpid of

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
@@ -63,6 +64,30 @@ func TestGuests(t *testing.T) {
 				t.Errorf("it has %v, want %v", guests[0].Addrs, want)
 			}
 		})
+	}
+}
+
+// An answer by which a namespace seems to be gone is believed only if the kernel lists it no more.
+func TestAGuestThatSeemsToBeGone(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	inspector, err := NewInspector()
+	m.must(err)
+	defer inspector.Close()
+	m.attach("pod")
+	guests, err := inspector.Guests()
+	m.must(err)
+	if len(guests) != 1 {
+		t.Fatalf("guests: %+v", guests)
+	}
+	const never = 1 << 20
+	if _, err := inspector.addrsOf(never); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("of a namespace that is not there, the kernel says: %v", err)
+	}
+	there, err := inspector.stillThere([]Guest{{ID: never}, {ID: guests[0].ID}})
+	m.must(err)
+	if len(there) != 1 || there[0].ID != guests[0].ID {
+		t.Errorf("still there: %+v", there)
 	}
 }
 

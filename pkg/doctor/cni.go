@@ -42,6 +42,9 @@ func (p *Patient) putAway(configs []string) string {
 // what they are.
 func cniPlugins(_ context.Context, p *Patient) []Finding {
 	const cure = "delete the agent's pod, whose init container install-cni puts them there (the chart's installCNI.enabled), or install the stock CNI plugins"
+	if p.BinDir == "" {
+		return Skip("the agent does not look at CNI plugins (--cni-bin-dir is empty)", "say where they are: --cni-bin-dir")
+	}
 	needed := append(cni.RequiredBy(p.State.CNI), cni.Chained(p.State.CNI)...)
 	missing, err := plugins.Missing(p.BinDir, needed)
 	if err != nil {

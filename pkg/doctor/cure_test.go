@@ -231,6 +231,7 @@ var cures = map[string][]cured{
 		{"port down", func(c *clinic) { c.sh("ip link set " + c.ports()[0] + " down") }},
 		{"port out of the bridge", func(c *clinic) { c.sh("ip link set " + c.ports()[0] + " nomaster") }},
 		{"gateways missing", func(c *clinic) { c.sh("ip addr flush dev plainroute0 scope global") }},
+		{"an MTU of former pods", func(c *clinic) { c.sh("ip link set plainroute0 mtu 1300") }},
 		{"another subnet's", func(c *clinic) { c.sh("ip addr add 10.99.0.1/24 dev plainroute0") }},
 		{"left of flannel", func(c *clinic) {
 			c.sh("ip link add cni0 type bridge; ip addr add 10.244.1.1/24 dev cni0; ip link set cni0 up")

@@ -35,6 +35,22 @@ func TestNoCureDeletesOurBridge(t *testing.T) {
 	w.finds("leftovers", OK)
 }
 
+// What peers send into the tunnel of another network is lost once its device is deleted, so no cure begins with that.
+func TestNoCureCutsATunnel(t *testing.T) {
+	w := newWard(t)
+	w.sh("ip link add flannel.1 type bridge; ip addr add 10.244.1.0/32 dev flannel.1")
+	w.look()
+	for check, verdict := range map[string]Verdict{"bridge-address": Failure, "leftovers": Warning} {
+		f := w.finds(check, verdict)
+		if strings.Contains(f.Cure, "`ip link del flannel.1") || !strings.Contains(f.Cure, "docs/migrate-from-flannel.md") {
+			t.Errorf("%s has the cure: %s", check, f.Cure)
+		}
+		if bridge, tunnel := strings.Index(f.Cure, "cni0"), strings.Index(f.Cure, "flannel.1"); bridge < 0 || tunnel < bridge {
+			t.Errorf("%s begins with the tunnel: %s", check, f.Cure)
+		}
+	}
+}
+
 // Other networks lead to a pod of theirs by a route, of which neither status nor doctor complains.
 func TestRouteToALocalPodIsNoFault(t *testing.T) {
 	w := newDualWard(t)

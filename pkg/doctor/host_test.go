@@ -265,6 +265,10 @@ func TestPlugins(t *testing.T) {
 	w.finds("cni-plugins", Failure)
 	w.BinDir = filepath.Join(w.BinDir, "none")
 	w.finds("cni-plugins", Skipped)
+	w.BinDir = ""
+	if f := w.finds("cni-plugins", Skipped); !strings.Contains(f.Fault+f.Evidence, "does not look at CNI plugins") {
+		t.Errorf("found %+v", f)
+	}
 }
 
 func TestLeftovers(t *testing.T) {

@@ -69,6 +69,9 @@ func within(subnets []netip.Prefix, addr netip.Addr) bool {
 
 const noSubnets = "this node's pod subnets are not known: "
 
+// renamedBridge is the name that the pods' bridge has now, if that is another.
+func (p *Patient) renamedBridge() string { return p.Host.RenamedBridge(p.Bridge, p.ownSubnets(), "") }
+
 // bridgeAddress compares the addresses of the pods' bridge, their gateway, with this
 // node's pod subnets, and looks whether another device has them.
 func bridgeAddress(_ context.Context, p *Patient) []Finding {
@@ -79,11 +82,11 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 	case len(subnets) == 0:
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
 	}
-	if name := p.Host.RenamedBridge(p.Bridge, subnets, ""); name != "" {
+	if name := p.renamedBridge(); name != "" {
 		return []Finding{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
-			fmt.Sprintf("ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
+			fmt.Sprintf("`ip link set dev %s name %s` (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
 	}
-	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts())
+	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts(), p.narrowBridge())
 	if p.State.Bridge == "" || p.moves() {
 		return found // no pod was attached yet, or old-subnet says what to do
 	}
@@ -124,6 +127,18 @@ func (p *Patient) cutPorts() []Finding {
 	return found
 }
 
+// narrowBridge tells that the bridge takes smaller packets than new pods send: it keeps its MTU for the older ones when
+// the agent is given a larger one.
+func (p *Patient) narrowBridge() []Finding {
+	for _, d := range p.State.Devices {
+		if size := p.podMTU(); d.Name == p.State.Bridge && 0 < d.MTU && d.MTU < size {
+			return []Finding{Warn("the pods' bridge takes smaller packets than new pods send, so fragments and large datagrams to them are lost", fmt.Sprintf("%s has an MTU of %d, and new pods have %d", d.Name, d.MTU, size),
+				fmt.Sprintf("make the pods anew that are older than the change of the MTU, and then: `ip link set dev %s mtu %d`", d.Name, size))}
+		}
+	}
+	return nil
+}
+
 // moves tells that the agent leaves the bridge as it is until the last pod of a former subnet is gone: to take its
 // address away would cut that pod.
 func (p *Patient) moves() bool {
@@ -148,6 +163,9 @@ func (p *Patient) rivalBridges(subnets []netip.Prefix) []Finding {
 // any other device.
 func rivalCure(dev string) string {
 	for _, t := range traces {
+		if len(matching([]string{dev}, t.tunnels)) > 0 {
+			return "it is left of " + t.network + ", and other nodes may still send into it: " + t.cure
+		}
 		if len(matching([]string{dev}, t.devices)) > 0 {
 			return "it is left of " + t.network + "; once no pod uses it: `ip link del " + dev + "`"
 		}
@@ -163,6 +181,9 @@ const fresh = time.Minute
 func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	if p.Kernel == nil || p.KernelErr != nil {
 		return Skip("the kernel can't be looked at", "")
+	}
+	if name := p.renamedBridge(); name != "" {
+		return Skip("the pods' bridge is called "+name+" now, where no pod is asked", "give it its name back, see bridge-address")
 	}
 	all, err := p.leasesHeld()
 	if err != nil {
@@ -247,7 +268,7 @@ func (p *Patient) unclaimed(ctx context.Context, all []lease) (silent []lease, p
 			silent = append(silent, l)
 		}
 	}
-	return silent, ports - len(heard), nil
+	return silent, max(0, ports-len(heard)), nil
 }
 
 // hear asks the addresses of leases: a pod's kernel answers ARP whatever the pod is doing.

@@ -12,6 +12,8 @@ import (
 type trace struct {
 	network string
 	devices []string
+	// tunnels are those of the devices into which other nodes may still send.
+	tunnels []string
 	configs []string // in the CNI folder
 	chains  []string // of nftables, iptables-nft's too
 	// protocol is that of its routes (rtm_protocol); 0: none of its own.
@@ -24,12 +26,12 @@ type trace struct {
 var traces = []trace{
 	{
 		network: "flannel", devices: []string{"flannel.*", "flannel-v6.*", "flannel-wg*", "cni0"}, configs: []string{"10-flannel.conf*"},
-		chains: []string{"FLANNEL-*", "flannel-*"},
-		cure:   "drain the node, ip link del flannel.1 and cni0, rm /etc/cni/net.d/10-flannel.conflist and /run/flannel; docs/migrate-from-flannel.md has it step by step",
+		tunnels: []string{"flannel.*", "flannel-v6.*", "flannel-wg*"}, chains: []string{"FLANNEL-*", "flannel-*"},
+		cure: "drain the node, rm /etc/cni/net.d/10-flannel.conflist, ip link del cni0; once that is done on all nodes, remove flannel's routes on all of them, and then flannel.1; docs/migrate-from-flannel.md has it step by step",
 	},
 	{
 		network: "Calico", devices: []string{"cali*", "vxlan.calico", "vxlan-v6.calico", "wireguard.cali"}, configs: []string{"10-calico.conflist", "calico-kubeconfig"},
-		chains: []string{"cali-*"}, protocol: 80,
+		tunnels: []string{"vxlan.calico", "vxlan-v6.calico", "wireguard.cali"}, chains: []string{"cali-*"}, protocol: 80,
 		cure: "drain the node, rm /etc/cni/net.d/10-calico.conflist and calico-kubeconfig, and reboot it, which takes its devices, routes and chains away",
 	},
 	{
@@ -37,7 +39,7 @@ var traces = []trace{
 		cure: "drain the node, rm /etc/cni/net.d/05-cilium.conflist, and reboot it, which takes its devices and programs away",
 	},
 	{
-		network: "Weave", devices: []string{"weave", "vxlan-6784", "vethwe*"}, configs: []string{"10-weave.conf*"}, chains: []string{"WEAVE*"},
+		network: "Weave", devices: []string{"weave", "vxlan-6784", "vethwe*"}, tunnels: []string{"vxlan-6784"}, configs: []string{"10-weave.conf*"}, chains: []string{"WEAVE*"},
 		cure: "drain the node, rm /etc/cni/net.d/10-weave.conflist, and reboot it",
 	},
 	{

@@ -53,7 +53,7 @@ func cureOf(r topology.Route) string {
 	return "find who makes it (its protocol: /etc/iproute2/rt_protos), or if nothing needs it: `ip route del " + r.String() + "`"
 }
 
-// bridged tells the routes that the kernel makes for the bridge's own addresses.
+// bridged tells the routes that the kernel makes for the bridge's own addresses, whatever its name is now.
 func (p *Patient) bridged(r topology.Route, subnet netip.Prefix) bool {
-	return p.State.Bridge != "" && r.Dev == p.State.Bridge && r.Dst == subnet
+	return r.Dst == subnet && r.Dev != "" && (r.Dev == p.State.Bridge || r.Dev == p.renamedBridge())
 }

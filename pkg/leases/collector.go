@@ -8,6 +8,7 @@ package leases
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -45,7 +46,7 @@ type Collector struct {
 
 	// Period is how often leases are looked at; zero: 10 s.
 	Period time.Duration
-	// Grace is how long an address must have been in no namespace; zero: 20 s. A runtime that works
+	// Grace is how long a lease must have been of no pod; zero: 20 s. A runtime that works
 	// has called DEL by then.
 	Grace time.Duration
 
@@ -66,19 +67,23 @@ const (
 // A lease is what was seen of one.
 type lease struct {
 	since  time.Time // the first look at it
-	orphan time.Time // the first of the latest looks that found its address nowhere; zero: it was found
+	orphan time.Time // the first of the latest looks by which it is of no pod; zero: it may be of one
 }
 
 // A guest is what was seen of a network namespace.
 type guest struct {
-	ports []int // the latest
-	since time.Time
-	shown bool // it has had an address
-	addrs map[netip.Addr]bool
+	ports  []int // the latest
+	cabled bool  // it has ports now
+	since  time.Time
+	shown  bool // it has had an address
+	// latest are the addresses that the last look found. The lease of one may have come after the
+	// leases were read, and the address may go before the next look.
+	latest []netip.Addr
+	addrs  map[netip.Addr]bool // all that it has had and that were leased
 }
 
-// settled is what was there when all leases were found to be of live pods. They still are until a lease
-// or a link comes or a link goes.
+// settled is what was there when all leases were found to be of live pods, or to be kept for them. They
+// still are until a lease or a link comes or a link goes.
 type settled struct {
 	leases  map[cni.Lease]bool
 	changes uint64
@@ -129,41 +134,46 @@ func (c *Collector) look(ctx context.Context) error {
 	c.see(now, held)
 	c.meet(now, guests)
 	c.settled = settled{}
-	if allIn(held, guests) {
+	if c.allLast(held) {
 		c.settled = settle(held, changes)
 	}
 	return c.release(ctx, c.ripe(now, held))
 }
 
-// allIn reports whether each lease's address is in a namespace now, so that a lease can leak only
-// when a link goes.
-func allIn(held []cni.Lease, guests []dataplane.Guest) bool {
-	there := map[netip.Addr]bool{}
-	for _, g := range guests {
-		for _, addr := range g.Addrs {
-			there[addr] = true
+// allLast reports whether each lease is, or may be, that of a namespace to which a port leads, so that
+// a lease can leak only when a link goes.
+func (c *Collector) allLast(held []cni.Lease) bool {
+	cabled := map[int]*guest{}
+	for id, g := range c.guests {
+		if g.cabled {
+			cabled[id] = g
 		}
 	}
-	return !slices.ContainsFunc(held, func(l cni.Lease) bool { return !there[l.Addr] })
+	found := addrsOf(cabled)
+	return !slices.ContainsFunc(held, func(l cni.Lease) bool { return !found[l.Addr] && !mayBeOf(cabled, c.leases[l]) })
+}
+
+// addrsOf returns the leased addresses that namespaces have had.
+func addrsOf(guests map[int]*guest) map[netip.Addr]bool {
+	found := map[netip.Addr]bool{}
+	for _, g := range guests {
+		maps.Copy(found, g.addrs)
+	}
+	return found
 }
 
 // ripe returns the leases that have been of no pod for long enough.
 func (c *Collector) ripe(now time.Time, held []cni.Lease) []cni.Lease {
-	found := map[netip.Addr]bool{}
-	for _, g := range c.guests {
-		for addr := range g.addrs {
-			found[addr] = true
-		}
-	}
+	found := addrsOf(c.guests)
 	var ripe []cni.Lease
 	for _, l := range held {
 		seen := c.leases[l]
 		switch {
-		case found[l.Addr]:
+		case found[l.Addr] || mayBeOf(c.guests, seen):
 			seen.orphan = time.Time{}
 		case seen.orphan.IsZero():
 			seen.orphan = now
-		case now.Sub(seen.orphan) >= c.Grace && !c.mayBeOfAnother(seen):
+		case now.Sub(seen.orphan) >= c.Grace:
 			ripe = append(ripe, l)
 		}
 	}
@@ -213,23 +223,24 @@ func (c *Collector) meet(now time.Time, guests []dataplane.Guest) {
 		if !same {
 			known = &guest{since: now, addrs: map[netip.Addr]bool{}}
 		}
-		if len(g.Ports) > 0 {
+		if known.cabled = len(g.Ports) > 0; known.cabled {
 			known.ports = g.Ports
 		}
 		known.shown = known.shown || g.Uplink || len(g.Addrs) > 0
-		for _, addr := range g.Addrs {
+		for _, addr := range slices.Concat(known.latest, g.Addrs) {
 			if leased[addr] {
 				known.addrs[addr] = true
 			}
 		}
+		known.latest = g.Addrs
 		met[g.ID] = known
 	}
 	c.guests = met
 }
 
-// mayBeOfAnother reports whether a namespace that has shown no address may be that of the lease's pod.
-func (c *Collector) mayBeOfAnother(l *lease) bool {
-	for _, g := range c.guests {
+// mayBeOf reports whether one of the namespaces that have shown no address may be that of the lease's pod.
+func mayBeOf(guests map[int]*guest, l *lease) bool {
+	for _, g := range guests {
 		if !g.shown && !l.since.Before(g.since) && l.since.Before(g.since.Add(making)) {
 			return true
 		}

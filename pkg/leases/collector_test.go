@@ -189,6 +189,14 @@ var leaseCases = map[string]struct {
 		n.lease("10.0.0.2", "slow")
 		n.pass(long)
 	}, []string{"10.0.0.2"}},
+	"of a pod that was made during a look, and then took its address off its device": {func(n *node) {
+		n.empty(1)
+		n.show(1, "10.0.0.2") // the leases had been read by then
+		n.pass(0)
+		n.lease("10.0.0.2", "gvisor")
+		n.show(1)
+		n.pass(long)
+	}, []string{"10.0.0.2"}},
 	"of a dead pod, beside one that has shown no address": {func(n *node) {
 		n.empty(1)
 		n.pass(long)
@@ -255,6 +263,25 @@ func TestNothingIsReadAtRest(t *testing.T) {
 	if n.looks != 2 {
 		t.Errorf("with a pod that came and stays, namespaces are looked into %d times", n.looks)
 	}
+}
+
+// So it is beside pods whose addresses can't be seen.
+func TestNothingIsReadAtRestBesideHiddenAddresses(t *testing.T) {
+	n := newNode(t)
+	n.empty(1)
+	n.lease("10.0.0.2", "gvisor")
+	n.pod(2, "10.0.0.3")
+	n.pass(0)
+	n.show(2) // it takes its address off
+	n.changes++
+	n.pass(long)
+	if n.looks != 2 {
+		t.Errorf("namespaces are looked into %d times", n.looks)
+	}
+	n.die(1)
+	n.die(2)
+	n.pass(50 * time.Second)
+	n.leases()
 }
 
 // What can't be read takes nothing away, and is no sign of death either.

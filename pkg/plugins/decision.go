@@ -79,6 +79,10 @@ func decide(name string, ours []byte, have found, force bool) Result {
 		r.Action, r.Reason = Repaired, "it was an empty file"
 	case have.kind == file && short(have.content):
 		r.Action, r.Reason = Repaired, "its end was missing"
+	case have.kind == file && !isProgram(have.content):
+		r.Action, r.Reason = Repaired, "it was not a program"
+	case have.kind == file && foreign(ours, have.content):
+		r.Action, r.Reason = Repaired, "it was for another processor"
 	case have.kind == file && bytes.Equal(have.content, ours):
 		r.Found, r.Reason = offer.version, "it is the same"
 		if !have.executable {

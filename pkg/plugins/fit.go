@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -40,7 +41,8 @@ type fileID struct {
 // Unfit returns by their names why the container runtime can't execute plugins. Fit ones are
 // left out. Nothing is executed to find that out: a plugin may need libraries that the host
 // has and this container has not. A symlink that leads out of the folder is believed, because
-// where it leads to on the host can't be seen from in a container.
+// where it leads to on the host can't be seen from in a container, and so is what this process
+// may not read: the runtime may.
 func (f *Folder) Unfit(names []string) map[string]string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -54,6 +56,9 @@ func (f *Folder) Unfit(names []string) map[string]string {
 	root, err := os.OpenRoot(f.Path)
 	if errors.Is(err, os.ErrNotExist) {
 		return fail(fmt.Sprintf("the folder of CNI plugins, %s, is not there", f.Path))
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return unfit
 	}
 	if err != nil {
 		return fail(fmt.Sprintf("the folder of CNI plugins can't be read: %v", err))
@@ -81,7 +86,7 @@ func (f *Folder) look(root *os.Root, name string) string {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Sprintf("the CNI plugin %s is not in %s", name, f.Path)
 	case err != nil:
-		return "" // it leads out of the folder
+		return "" // it leads out of the folder, or may not be looked at
 	case !info.Mode().IsRegular():
 		return fmt.Sprintf("%s is not a file (%s)", path, info.Mode())
 	case info.Mode()&0o111 == 0:
@@ -92,7 +97,7 @@ func (f *Folder) look(root *os.Root, name string) string {
 		return known.why
 	}
 	why := ""
-	if err := runnable(root, name); err != nil {
+	if err := runnable(root, name); err != nil && !errors.Is(err, fs.ErrPermission) {
 		why = fmt.Sprintf("%s can't be executed: %v", path, err)
 	}
 	f.seen[name] = verdict{id, why}
@@ -119,13 +124,20 @@ func runnable(root *os.Root, name string) error {
 	if n, err := io.ReadFull(file, head); err != nil {
 		return fmt.Errorf("it has only %d bytes", n)
 	}
-	if string(head[:2]) == "#!" {
+	switch {
+	case !isProgram(head):
+		return errors.New("it is not a program")
+	case bytes.HasPrefix(head, shebang):
 		return nil
 	}
-	if string(head) != elf.ELFMAG {
-		return errors.New("it is not a program")
-	}
 	return wholeProgram(file)
+}
+
+var shebang = []byte("#!")
+
+// isProgram reports whether the kernel takes what begins so for a program: a script, or ELF.
+func isProgram(content []byte) bool {
+	return bytes.HasPrefix(content, shebang) || bytes.HasPrefix(content, []byte(elf.ELFMAG))
 }
 
 // wholeProgram returns what is wrong with an ELF file. A copy that was cut short lacks its
@@ -153,6 +165,16 @@ func wholeProgram(file *os.File) error {
 		return fmt.Errorf("it is for %s, and this machine is %s", program.Machine, own.Machine)
 	}
 	return nil
+}
+
+// foreign reports whether a program can't run where ours does. A script can.
+func foreign(ours, theirs []byte) bool {
+	own, err := elf.NewFile(bytes.NewReader(ours))
+	if err != nil {
+		return false
+	}
+	program, err := elf.NewFile(bytes.NewReader(theirs))
+	return err == nil && !runs(own.Machine, program.Machine)
 }
 
 // runs reports whether a machine executes programs for another: those of 32 bits, too.

@@ -3,8 +3,10 @@ package plugins
 import (
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +121,48 @@ func TestUnfitFolder(t *testing.T) {
 	if unfit := f.Unfit(names); len(unfit) != 2 || !strings.Contains(unfit["bridge"], "noexec") {
 		t.Errorf("got %v", unfit)
 	}
+}
+
+// What root may not read without its capabilities, as in the agent's container, is believed: the runtime has them.
+func TestUnreadableIsBelieved(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const other = 65534
+	for name, spoil := range map[string]func(dir string) error{
+		"program": func(dir string) error {
+			return errors.Join(os.Chown(filepath.Join(dir, "bridge"), other, other), os.Chmod(filepath.Join(dir, "bridge"), 0o700))
+		},
+		"folder":          func(dir string) error { return errors.Join(os.Chown(dir, other, other), os.Chmod(dir, 0o700)) },
+		"unlisted folder": func(dir string) error { return errors.Join(os.Chown(dir, other, other), os.Chmod(dir, 0o711)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &Folder{Path: t.TempDir()}
+			must(t, os.Chmod(filepath.Dir(f.Path), 0o755))
+			must(t, os.WriteFile(filepath.Join(f.Path, "bridge"), ownProgram(t), 0o755))
+			must(t, spoil(f.Path))
+			withoutDAC(t)
+			if _, err := os.ReadFile(filepath.Join(f.Path, "bridge")); name != "unlisted folder" && !errors.Is(err, os.ErrPermission) {
+				t.Fatalf("it can be read: %v", err)
+			}
+			if unfit := f.Unfit([]string{"bridge"}); len(unfit) > 0 {
+				t.Errorf("got %v", unfit)
+			}
+		})
+	}
+}
+
+// withoutDAC takes the capabilities by which root reads everything off the test's thread.
+func withoutDAC(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	must(t, unix.Capget(&header, &data[0]))
+	all := data
+	data[0].Effective &^= 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
+	must(t, unix.Capset(&header, &data[0]))
+	t.Cleanup(func() { must(t, unix.Capset(&header, &all[0])) })
 }
 
 // The stock plugins are fit.

@@ -3,6 +3,8 @@ package plugins
 import (
 	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -80,6 +82,8 @@ func (b *bench) has(t *testing.T, content []byte) {
 func TestRun(t *testing.T) {
 	b := newBench(t)
 	script := []byte("#!/bin/sh\n")
+	foreign := slices.Clone(b.newer)
+	binary.LittleEndian.PutUint16(foreign[18:], uint16(elf.EM_S390)) // e_machine of elf(5)
 	for name, c := range map[string]struct {
 		plant func(t *testing.T)
 		want  string
@@ -97,6 +101,12 @@ func TestRun(t *testing.T) {
 		},
 		"empty":     {plant: b.file(nil, 0o755), want: "bridge: repaired v1.9.1: it was an empty file", after: b.ours},
 		"cut short": {plant: b.file(b.newer[:len(b.newer)/2], 0o755), want: "bridge: repaired v1.9.1: its end was missing", after: b.ours},
+		"a page of a web server": {
+			plant: b.file([]byte("<html>404</html>"), 0o755), want: "bridge: repaired v1.9.1: it was not a program", after: b.ours,
+		},
+		"for another machine": {
+			plant: b.file(foreign, 0o755), want: "bridge: repaired v1.9.1: it was for another processor", after: b.ours,
+		},
 		"a dead symlink": {
 			plant: b.link("cni"), want: "bridge: repaired v1.9.1: it was a symlink to cni, which is missing", after: b.ours,
 		},

@@ -46,7 +46,7 @@ func (k FaultKind) advice() string {
 	case Asymmetry:
 		return "Mend what the Node without the route complains of, above; if its agent says nothing, that first."
 	case Disagreement:
-		return "An agent that says otherwise than most has an old view of the Nodes: see whether it hears of the API server (plainroute status there). If all do, two Nodes claim the subnet: delete the wrong one, and let its kubelet register it anew."
+		return "An agent that says otherwise than most has an old view of the Nodes: see whether it hears of the API server (plainroute status there). If all do, two Nodes claim the subnet: delete the wrong one, and restart its kubelet, which registers it anew."
 	case Oversize:
 		return "Give the links of all Nodes one MTU (ip link set DEV mtu SIZE, and where the link is configured), or all agents the --mtu that fits the smallest; pods made from then on have it."
 	case Versions:

@@ -37,12 +37,8 @@ func (s *server) tenants(t *testing.T) {
 		s.pod(t, forgery.namespace, name+"-on-answers", "answers", liar, up(), forgery.owners)
 	}
 	for _, where := range []string{"", namespace} {
-		got := told(t, s.survey(t, all, where, 5*time.Second))
-		for _, want := range []string{"answers: v1\n", "none: NoAgent: no agent runs here: the DaemonSet has no pod on this node"} {
-			if !strings.Contains(got, want) {
-				t.Errorf("namespace %q: no %q in:\n%s", where, want, got)
-			}
-		}
+		wait(t, func() string { return told(t, s.survey(t, all, where, 5*time.Second)) },
+			"answers: v1\n", "none: NoAgent: no agent runs here: the DaemonSet has no pod on this node")
 	}
 	s.choices(t, all, theirs)
 }

@@ -34,7 +34,7 @@ func (b *builder) chained() []Plugin {
 	if !b.opts.Firewall {
 		return b.host.Plugins
 	}
-	return slices.DeleteFunc(slices.Clone(b.host.Plugins), func(p Plugin) bool { return p.Type == "firewall" })
+	return slices.DeleteFunc(slices.Clone(b.host.Plugins), func(p Plugin) bool { return p.Type == FirewallPlugin })
 }
 
 // acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. A runtime that picks it

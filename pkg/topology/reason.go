@@ -25,9 +25,9 @@ var reasons = map[Reason]struct {
 }{
 	NodeMissing:      {OfNode, "Start the kubelet, or restart it if the Node was deleted: it registers only when it starts. Or give the agent the name under which it has registered (--node-name)."},
 	PodCIDRMissing:   {OfNode, "Run kube-controller-manager with --allocate-node-cidrs and --cluster-cidr, and look whether that range has subnets left; or set spec.podCIDR of the Node."},
-	PodCIDRMalformed: {OfNode, "Delete the Node and let its kubelet register it anew, so that it is given a well-formed podCIDR: a podCIDR can't be changed."},
-	PodCIDRRefused:   {OfNode, "If a device that another pod network left (cni0) is named, delete it (ip link delete). If the cluster gives out that range, add it to --cluster-cidr. Else compare it with --service-cidr, --node-cidr-mask-size-* and the machines' networks; if it is wrong, delete the Node: its kubelet makes it anew."},
-	PodCIDRDisputed:  {OfOthers, "Two Nodes have one podCIDR, or podCIDRs that overlap: delete the Node that has it wrongly, and let its kubelet register it anew."},
+	PodCIDRMalformed: {OfNode, "Delete the Node and restart its kubelet, which registers it anew, so that it is given a well-formed podCIDR: a podCIDR can't be changed."},
+	PodCIDRRefused:   {OfNode, "If a device that another pod network left (cni0) is named, delete it (ip link delete). If the cluster gives out that range, add it to --cluster-cidr. Else compare it with --service-cidr, --node-cidr-mask-size-* and the machines' networks; if it is wrong, delete the Node and restart its kubelet."},
+	PodCIDRDisputed:  {OfOthers, "Two Nodes have one podCIDR, or podCIDRs that overlap: delete the Node that has it wrongly, and restart its kubelet, which registers it anew."},
 	AddressMissing:   {OfNode, "Give the kubelet the machine's own address (--node-ip), one of each family that has a pod subnet, and see that a link which is up bears it (ip address)."},
 	AddressMalformed: {OfNode, "Correct the Node's InternalIP: the kubelet's --node-ip, or what the cloud's controller writes."},
 	AddressRefused:   {OfNode, "If the Node's InternalIP is wrong, correct it (the kubelet's --node-ip). If it is right, take it off the device of this machine that is named (on kube-ipvs0: a Service's externalIPs or load balancer address), or have the agents' --node-cidr and --cluster-cidr leave it to Nodes."},

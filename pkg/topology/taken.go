@@ -62,8 +62,11 @@ func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 // ofAddress reports whether a route leads to a single address that its link bears. The kernel
 // makes one in IPv6, and none in IPv4; the address says it all.
 func ofAddress(host Host, r Route) bool {
+	if !r.Dst.IsSingleIP() {
+		return false
+	}
 	link, found := host.linkWith(r.Dst.Addr())
-	return r.Dst.IsSingleIP() && found && link.Name == r.Dev
+	return found && link.Name == r.Dev
 }
 
 // uplinksOf names the links by which this host is reached: those with an InternalIP of our

@@ -30,7 +30,7 @@ func TestNames(t *testing.T) {
 		{strings.Repeat("n", 53), "", strings.Repeat("n", 50), "plainroute"},
 	} {
 		all := objects(t, command(t, tool("helm"), "template", test.release, filepath.Join(root, "charts", "plainroute"),
-			"--namespace="+namespace, "--set=acceptAnyPodCIDR=true,"+test.set))
+			"--namespace="+namespace, "--set=acceptAnyPodCIDR=true,cni.plugins[0].type=bandwidth,"+test.set))
 		found := false
 		for _, o := range all {
 			if !strings.HasPrefix(o.GetName(), test.object) {

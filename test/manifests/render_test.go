@@ -235,6 +235,7 @@ func TestValuesAreChecked(t *testing.T) {
 		{`extraArgs=["mtu"]`, "/extraArgs/0"},
 		{`startupTaint="a b"`, "/startupTaint"},
 		{`mtu=575`, "/mtu"},
+		{`clusterCIDR=["10.244.0.0/16","fd00:10:244::/48"],mtu=1279`, "/mtu"},
 		{`bridge="a-name-too-long-for-a-device"`, "/bridge"},
 		{`masquerade="ipv4"`, "/masquerade"},
 		{`nodeCIDRMaskSizeIPv4=31`, "/nodeCIDRMaskSizeIPv4"},
