@@ -72,7 +72,8 @@ func (k *Kernel) setDevice(d topology.Device) error {
 			return err
 		}
 		if err := k.handle.LinkSetHairpin(link, true); err != nil {
-			return err
+			// A port that is in the bridge is left as it is by later passes.
+			return errors.Join(err, k.handle.LinkSetNoMaster(link))
 		}
 	}
 	if err := k.setAddress(link, d); err != nil {

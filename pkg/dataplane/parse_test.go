@@ -1,0 +1,159 @@
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Messages that are cut off, cached or of another family are no routes, next hops or addresses.
+func TestBrokenMessagesAreLeftOut(t *testing.T) {
+	var m message
+	good := encodeRoute(topology.Route{Dst: netip.MustParsePrefix("10.128.1.0/24"), Protocol: topology.Protocol, Metric: topology.MetricPeer}, 7, unix.RT_SCOPE_UNIVERSE)
+	if !m.parse(good) || m.oif != 7 || m.metric != topology.MetricPeer {
+		t.Fatalf("a whole route is %+v", m)
+	}
+	cached := append([]byte(nil), good...)
+	cached[9] |= unix.RTM_F_CLONED >> 8
+	other := append([]byte{unix.AF_BRIDGE}, good[1:]...)
+	for name, b := range map[string][]byte{"short": good[:unix.SizeofRtMsg-1], "of another family": other, "cached": cached} {
+		if m.parse(b) {
+			t.Errorf("a message that is %s is a route: %+v", name, m)
+		}
+	}
+	if id, _ := parseObject(make([]byte, unix.SizeofNhmsg-1)); id != 0 {
+		t.Errorf("a short next hop has id %d", id)
+	}
+	object := appendAttribute(make([]byte, unix.SizeofNhmsg), unix.NHA_ID, []byte{1, 0, 0, 0})
+	if id, o := parseObject(appendAttribute(object, unix.NHA_ENCAP, nil)); id == 0 || !o.encap {
+		t.Errorf("a next hop with an encapsulation is %+v", o)
+	}
+	if _, ok := parsePeerAddr(unix.RTM_NEWADDR, []byte{unix.AF_INET}, unix.AF_INET, 1, 0); ok {
+		t.Error("a short message is an address")
+	}
+}
+
+// An IPv4 route by an IPv6 gateway has the family before the address.
+func TestGatewayOfAnotherFamily(t *testing.T) {
+	via := netip.MustParseAddr("fd00::1")
+	var h hop
+	if h.attribute(unix.RTA_VIA, append([]byte{unix.AF_INET6, 0}, via.AsSlice()...)); h.via != via {
+		t.Errorf("got %v", h.via)
+	}
+	if h.attribute(unix.RTA_VIA, []byte{unix.AF_INET6, 0}); h.via != via {
+		t.Errorf("an empty one is %v", h.via)
+	}
+}
+
+// What differs from what we make is not taken for ours.
+func TestWhatIsNotAsWeMakeIt(t *testing.T) {
+	meta, cmp := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(interfaceName("eth0"))
+	if name, ok := nameOf([]expr.Any{meta, cmp}, 0); !ok || name != "eth0" {
+		t.Errorf("the name is %q, %t", name, ok)
+	}
+	for _, exprs := range [][]expr.Any{{meta}, {meta, meta}, {cmp, cmp}} {
+		if name, ok := nameOf(exprs, 0); ok || name != "" {
+			t.Errorf("%v has the name %q", exprs, name)
+		}
+	}
+	for name, c := range map[string]struct{ want, have []expr.Any }{
+		"longer": {[]expr.Any{meta}, []expr.Any{meta, cmp}}, "shorter": {[]expr.Any{meta, cmp}, []expr.Any{meta}}, "another": {[]expr.Any{meta}, []expr.Any{cmp}},
+	} {
+		if sameExprs(c.want, c.have) {
+			t.Errorf("a rule that is %s counts as the same", name)
+		}
+	}
+	ours := chains(&topology.Masquerade{Bridge: topology.Bridge})[0]
+	rules := []*nftables.Rule{{Exprs: ours.rules[0]}, {Exprs: ours.rules[1]}}
+	if !sameChain(ours, ours.Chain, rules) || sameChain(ours, nil, rules) || sameChain(ours, ours.Chain, rules[:1]) || sameChain(ours, ours.Chain, []*nftables.Rule{rules[1], rules[0]}) {
+		t.Error("chains are not compared rule by rule")
+	}
+	ip := netip.MustParseAddr
+	if p, ok := rangePrefix(ip("10.0.0.0"), ip("10.0.1.0")); !ok || p.String() != "10.0.0.0/24" {
+		t.Errorf("got %v, %t", p, ok)
+	}
+	for _, end := range []string{"10.0.0.3", "10.0.2.1", "9.0.0.0"} {
+		if p, ok := rangePrefix(ip("10.0.0.1"), ip(end)); ok {
+			t.Errorf("10.0.0.1 to %s is %v", end, p)
+		}
+	}
+	for name, elements := range map[string][]nftables.SetElement{
+		"no prefix": {{Key: []byte{10, 0, 0, 1}}, {Key: []byte{10, 0, 0, 4}, IntervalEnd: true}}, "catch-all": {{}},
+	} {
+		if got, ok := parseIntervals(elements); ok {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// A refused look at NAT bindings is reported; a kernel without ctnetlink has none.
+func TestRefusedBindingsAreTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	r := newRefuser(t)
+	ranges := []netip.Prefix{netip.MustParsePrefix("10.128.0.0/16")}
+	for errno, told := range map[unix.Errno]bool{unix.EOPNOTSUPP: false, unix.EINVAL: false, unix.ENOMEM: true} {
+		r.requests(errno, conntrackGet)
+		err := m.release(ranges, ranges)
+		if errors.Is(err, errno) != told || (err != nil) != told || told && !strings.Contains(err.Error(), "reading NAT bindings: ") {
+			t.Errorf("after %v: %v", errno, err)
+		}
+	}
+	r.nothing()
+}
+
+// What can't be made is reported before the kernel is asked: a bridge with a broken MAC address, a port of a bridge that
+// is not there.
+func TestImpossibleDevicesAreTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	if err := m.Apply(t.Context(), plan.Changes{AddBridge: &topology.Device{Name: "br7", MAC: "no MAC"}}); err == nil || !strings.Contains(err.Error(), "adding bridge br7: ") {
+		t.Errorf("got %v", err)
+	}
+	if err := m.Apply(t.Context(), plan.Changes{SetDevices: []topology.Device{{Name: "eth0", Master: "nowhere"}}}); !errors.Is(err, errNoDevice) {
+		t.Errorf("got %v", err)
+	}
+	r := newRefuser(t)
+	r.requests(unix.ENOMEM, unix.RTM_GETADDR)
+	if err := m.Apply(t.Context(), plan.Changes{DeleteBridge: topology.Bridge}); !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "deleting bridge plainroute0: listing addresses: ") {
+		t.Errorf("got %v", err)
+	}
+	r.nothing()
+}
+
+// Each refused part of a look at other network namespaces is reported by its name. Of one that is
+// there all the same no address is known.
+func TestRefusedGuestsAreTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	m.addPod("vethpod", "10.128.0.2/24")
+	i, err := NewInspector()
+	m.must(err)
+	t.Cleanup(func() { m.must(i.Close()) })
+	guests, err := i.Guests()
+	m.must(err)
+	if len(guests) != 1 || len(guests[0].Addrs) != 1 {
+		t.Fatalf("got %+v", guests)
+	}
+	r := newRefuser(t)
+	for n, want := range []string{"listing links: ", "listing addresses: ", "listing network namespaces: ", "listing addresses in network namespace "} {
+		end := r.nth(unix.ENOMEM, n+1)
+		_, err := i.Guests()
+		if end(); !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("without request %d: %v", n+1, err)
+		}
+	}
+	end := r.nth(unix.EINVAL, 4)
+	guests, err = i.Guests()
+	if end(); err != nil || len(guests) != 1 || len(guests[0].Addrs) != 0 {
+		t.Errorf("of one that is there and gives no answer: %+v, %v", guests, err)
+	}
+}
