@@ -255,6 +255,7 @@ func TestChainedPlugins(t *testing.T) {
 		t.Errorf("found %+v", f)
 	}
 	w.write(filepath.Join(w.BinDir, "mesh-cni"), "#!/bin/sh")
+	w.must(os.Chmod(filepath.Join(w.BinDir, "mesh-cni"), 0o755))
 	w.finds("cni-plugins", OK)
 }
 
