@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -240,6 +241,27 @@ func TestCleanupWithAnotherRunFolder(t *testing.T) {
 	}
 }
 
+// die ends pods that nobody detaches. The kernel takes their ports away some time later.
+func (l *lab) die(pods ...*cluster.Pod) {
+	l.t.Helper()
+	for _, pod := range pods {
+		l.must(pod.End())
+	}
+	at := l.link(bridge).Attrs().Index
+	l.await(func() error {
+		links, err := l.node.Handle().LinkList()
+		if err != nil {
+			return err
+		}
+		for _, link := range links {
+			if link.Attrs().MasterIndex == at {
+				return fmt.Errorf("the bridge has the port %s", link.Attrs().Name)
+			}
+		}
+		return nil
+	})
+}
+
 // The kubelet has dead sandboxes detached while the cleanup runs, and host-local makes its folder anew for each.
 func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 	l := cleanupLab(t, cluster.AgentOptions{})
@@ -251,9 +273,7 @@ func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 	}
 	list, err := l.node.CNIConfig()
 	l.must(err)
-	for _, pod := range pods {
-		l.must(pod.End())
-	}
+	l.die(pods...)
 	l.must(l.node.StopAgent(syscall.SIGTERM))
 	ended := make(chan cluster.Command, 1)
 	go func() {
@@ -285,7 +305,7 @@ func TestCleanupTellsOfDeadSandboxes(t *testing.T) {
 	l := cleanupLab(t, cluster.AgentOptions{})
 	list, err := l.node.CNIConfig()
 	l.must(err)
-	l.must(l.pods[0].End())
+	l.die(l.pods[0])
 	l.must(l.node.StopAgent(syscall.SIGTERM))
 	if done := l.cleanup(0, "--detach-timeout", "0s"); !strings.Contains(done.Stdout, "has not detached all dead sandboxes (1): when it does, the folder ipam") {
 		t.Errorf("said\n%s", done.Stdout)
