@@ -17,7 +17,7 @@ type standing struct {
 	// none, and by whose reason.
 	unavailable corev1.ConditionStatus
 	reason      string
-	// noNetwork reports whether its kubelet says that the container runtime has no pod network.
+	// noNetwork reports whether the kubelet reports NetworkPluginNotReady.
 	noNetwork bool
 	// taints are all, in their order.
 	taints []taint

@@ -139,6 +139,12 @@ func (s sight) keptFiles(store cni.Store) []string {
 	return nil
 }
 
+func (c Cleanup) say(format string, args ...any) {
+	if c.Say != nil {
+		c.Say(fmt.Sprintf(format, args...))
+	}
+}
+
 // lockInterval is how often it is looked whether the agent has ended.
 const lockInterval = 100 * time.Millisecond
 
@@ -154,8 +160,8 @@ func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
 		if !time.Now().Before(deadline) {
 			return nil, fmt.Errorf("%w: %s", ErrRefused, why)
 		}
-		if !said && c.Say != nil {
-			c.Say(fmt.Sprintf("waiting up to %s for the agent on this node to end", c.Wait))
+		if !said {
+			c.say("waiting up to %s for the agent on this node to end", c.Wait)
 		}
 		select {
 		case <-ctx.Done():

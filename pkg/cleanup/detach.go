@@ -19,23 +19,25 @@ const (
 	quietTime = 3 * time.Second
 )
 
-// awaitDetach waits until the runtime has detached what is attached to our network, which takes
-// our CNI config, and returns how many it has not. It gives up DetachTimeout after the last one:
-// the rest are of a runtime that is off, or were never detached and never will be.
+// awaitDetach waits until the runtime has detached all sandboxes from our network, and returns the
+// number of those that are left. The runtime needs our CNI config for that, so it must still be in
+// place. The wait ends DetachTimeout after the last sandbox was detached, because the runtime may be
+// off, or may have lost the rest.
 func (c Cleanup) awaitDetach(ctx context.Context) (left int, err error) {
 	progress, before := time.Now(), -1
 	for {
 		attached, err := cni.Attachments(c.CacheDir)
-		if err != nil {
-			return 0, err
+		if err != nil { // no reason to leave the rest in place
+			c.say("not waiting for dead sandboxes: %v", err)
+			return 0, nil
 		}
 		left = len(attached)
 		if left == 0 || c.Store.Read() == nil {
 			return left, nil
 		}
-		if before < 0 && c.Say != nil {
-			c.Say(fmt.Sprintf("waiting for the container runtime to detach dead sandboxes (%d, among them %s); the kubelet asks for it once a minute",
-				left, attached[0].Container))
+		if before < 0 {
+			c.say("waiting for the container runtime to detach dead sandboxes (%d, among them %s); the kubelet asks for it once a minute",
+				left, attached[0].Container)
 		}
 		if left < before {
 			progress = time.Now()
@@ -49,8 +51,8 @@ func (c Cleanup) awaitDetach(ctx context.Context) (left int, err error) {
 	}
 }
 
-// settle removes the lease folder for as long as CNI DELs make it anew that had begun when the
-// config went: host-local makes its folder before it looks for a lease.
+// settle removes the lease folder until no CNI DEL that began before the config was removed can
+// create it again: host-local creates its folder before it looks for a lease.
 func (c Cleanup) settle(ctx context.Context) error {
 	end := time.Now().Add(c.DetachTimeout)
 	for quiet := time.Now(); time.Since(quiet) < min(quietTime, c.DetachTimeout) && time.Now().Before(end); {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -75,5 +77,19 @@ func TestSettleRemovesWhatLateDetachingMakes(t *testing.T) {
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// A runtime's account that can't be read, as under SELinux, is reported and stops no cleanup.
+func TestUnreadableAccountStopsNothing(t *testing.T) {
+	cache := t.TempDir()
+	if err := os.WriteFile(filepath.Join(cache, "results"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	c := Cleanup{CacheDir: cache, DetachTimeout: time.Hour, Say: func(what string) { said = append(said, what) }}
+	left, err := c.awaitDetach(t.Context())
+	if left != 0 || err != nil || len(said) != 1 || !strings.HasPrefix(said[0], "not waiting for dead sandboxes: reading ") {
+		t.Errorf("got %d, %v, said %q", left, err, said)
 	}
 }
