@@ -29,7 +29,7 @@ type linkFacts struct {
 	rivals map[int]int        // of those, which have the same address as another
 	seen   map[int]bool       // links that were seen in the bridge, now or before
 	mac    string             // of the bridge
-	local6 bool               // whether the bridge has an IPv6 link-local address
+	local6 bool               // whether the bridge has a usable IPv6 link-local address
 }
 
 // A linkIdent is what of a link can change routes through it.
@@ -76,10 +76,17 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	for _, a := range addrs {
 		if link := byIndex[a.LinkIndex]; link != nil {
 			addAddr(link, a)
-			facts.local6 = facts.local6 || link.Name == k.cfg.Bridge && a.IP.To4() == nil && a.IP.IsLinkLocalUnicast()
+			facts.local6 = facts.local6 || link.Name == k.cfg.Bridge && usableLinkLocal(a)
 		}
 	}
 	return facts, byIndex, nil
+}
+
+// usableLinkLocal reports whether an address is an IPv6 link-local one that the kernel sends from.
+// It asks no pod for its MAC address from one that it still checks for duplicates, and from then
+// on only after a second (ndisc_send_ns of net/ipv6/ndisc.c).
+func usableLinkLocal(a rtnl.Addr) bool {
+	return a.IP.To4() == nil && a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
 }
 
 func newLinkFacts(n int) *linkFacts {

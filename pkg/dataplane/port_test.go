@@ -162,6 +162,46 @@ func TestBridgeIsMadeInOnePass(t *testing.T) {
 	}
 }
 
+// The bridge's link-local address is there only once the kernel takes packets to it.
+func TestLinkLocalAddressIsUsableAtOnce(t *testing.T) {
+	m := newMachine(t)
+	m.needIPv6()
+	m.settle(nodes(2))
+	for range 50 {
+		ip := m.linkLocal(topology.Bridge)
+		m.must(m.nl.AddrDel(m.link(topology.Bridge), &rtnl.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(64, 128)}}))
+		m.fresh = freshness{}
+		_, err := m.Observe(context.Background())
+		m.must(err)
+		bridge := m.links.devices(topology.Bridge)[0]
+		bridge.LinkLocal = true
+		m.must(m.setDevice(bridge))
+		m.takesPackets(m.linkLocal(topology.Bridge))
+	}
+}
+
+// linkLocal is a device's IPv6 link-local address.
+func (m *machine) linkLocal(dev string) net.IP {
+	m.t.Helper()
+	addrs, err := m.nl.AddrList(m.link(dev), rtnl.FAMILY_V6)
+	m.must(err)
+	at := slices.IndexFunc(addrs, func(a rtnl.Addr) bool { return a.IP.IsLinkLocalUnicast() })
+	if at < 0 {
+		m.t.Fatalf("%s has no link-local address", dev)
+	}
+	return addrs[at].IP
+}
+
+// takesPackets checks that the kernel takes packets to an address of the bridge, as pods' answers.
+func (m *machine) takesPackets(ip net.IP) {
+	m.t.Helper()
+	routes, err := m.nl.RouteGetWithOptions(ip, &rtnl.RouteGetOptions{OifIndex: m.link(topology.Bridge).Attrs().Index})
+	m.must(err)
+	if len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL {
+		m.t.Errorf("packets to %s are routed by %v", ip, routes)
+	}
+}
+
 // A bridge that an operator made takes the lowest MAC address of its ports until it is given one.
 func TestBridgeOfAnOperatorKeepsItsMAC(t *testing.T) {
 	m := newMachine(t)
@@ -205,6 +245,11 @@ func TestBridgeDisturbances(t *testing.T) {
 			m.needIPv6()
 			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
 		},
+		"IPv6 off and on, so that the kernel gives it a link-local address that is still checked": func(m *machine) {
+			m.needIPv6()
+			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
+			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "0")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -225,8 +270,10 @@ func TestBridgeDisturbances(t *testing.T) {
 			m.attached("vethpod")
 			locals, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
 			m.must(err)
-			if m.ipv6 && !slices.ContainsFunc(locals, func(a rtnl.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
-				t.Error("the bridge has no link-local address")
+			if m.ipv6 && !slices.ContainsFunc(locals, func(a rtnl.Addr) bool {
+				return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
+			}) {
+				t.Errorf("the bridge has no usable link-local address: %v", locals)
 			}
 			if got := m.bridgeAddrs(); len(got) != m.families() || !m.isUp(topology.Bridge) {
 				t.Errorf("the bridge has %v, up %t", got, m.isUp(topology.Bridge))

@@ -26,6 +26,11 @@ func (k *Kernel) loadSysctls() {
 			topology.ConfSysctl(6, link.Name, "disable_ipv6"),
 		)
 	}
+	// The link-local address, if it was still there when links were read, is gone by now, and the
+	// one that the kernel makes when IPv6 is back is not usable at first.
+	if k.sysctls[topology.ConfSysctl(6, k.cfg.Bridge, "disable_ipv6")] == "1" {
+		k.links.local6 = false
+	}
 }
 
 func (k *Kernel) readSysctls(paths ...string) {

@@ -19,8 +19,9 @@ type Device struct {
 	MTU int    `json:"mtu,omitempty"`
 	// NoARP is IFF_NOARP of the bridge: it neither asks for MAC addresses nor answers.
 	NoARP bool `json:"noARP,omitempty"`
-	// LinkLocal reports whether the bridge has an IPv6 link-local address. Without one the
-	// kernel can't ask for the MAC address of a pod (ndisc_send_ns of net/ipv6/ndisc.c).
+	// LinkLocal reports whether the bridge has an IPv6 link-local address that passed the check
+	// for duplicates. Without one the kernel can't ask for the MAC address of a pod
+	// (ndisc_send_ns of net/ipv6/ndisc.c).
 	LinkLocal bool `json:"linkLocal,omitempty"`
 	// Pod is an address of the pod behind a port that is down or not in the bridge; the
 	// zero Addr for other devices.
