@@ -3,9 +3,10 @@
 //
 //	mutate ./pkg/plan ./pkg/topology
 //
-// ./pkg/a+./pkg/b has the tests of b look as well. All mutants of a package are compiled into one test binary, each behind a switch, so that a mutant
-// costs one run of the tests that come by it. Its exit code is 1 if more than one in twenty is alive,
-// or if the list of those known to be alive is wrong. In a sample, those on the list don't count.
+// ./pkg/a+./pkg/b has the tests of b look as well. All mutants of a package are compiled into one test
+// binary, each behind a switch, so that a mutant costs one run of the tests that come by it. Its exit
+// code is 1 if more than one in twenty is alive, or if the list of those known to be alive is wrong. In
+// a sample, those on the list don't count.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -50,6 +52,8 @@ type options struct {
 	match    string
 	skip     string
 	args     string
+	coverage string
+	jobs     int
 	patience time.Duration
 	budget   time.Duration
 	pkgs     []string
@@ -62,17 +66,19 @@ func parse(args []string) (options, error) {
 	fs.Uint64Var(&o.seed, "seed", 1, "which ones those are")
 	fs.StringVar(&o.list, "known", "", "file that lists mutants known to be alive, with the reason")
 	fs.StringVar(&o.json, "json", "", "write what became of each mutant to this file")
-	fs.StringVar(&o.match, "match", "", "try only mutants whose key contains this, as in pkg/plan/diff.go")
+	fs.StringVar(&o.match, "match", "", "try only mutants whose key matches this regular expression, as in pkg/plan/(diff|key).go")
 	fs.StringVar(&o.skip, "skip", "^$", "run no test whose name matches this regular expression, as slow ones")
 	fs.StringVar(&o.args, "args", "-rapid.seed=1 -rapid.nofailfile -rapid.shrinktime=0s", "flags for test binaries that know them")
+	fs.StringVar(&o.coverage, "coverage", "", "keep in this file how long tests take and which mutants they come by, for as long as the code stays; of tests that changed, delete it")
+	fs.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "try so many mutants at once")
 	fs.DurationVar(&o.patience, "patience", 10*time.Second, "a mutant is stuck once tests take five times as long as without it, and this more")
 	fs.DurationVar(&o.budget, "budget", time.Hour, "of the tests that come by a mutant, run the quickest, as many as take this long together")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
 	o.pkgs = fs.Args()
-	if len(o.pkgs) == 0 || o.sample < 1 {
-		return o, errors.New("say which packages, as in ./pkg/plan; --sample is 1 or more")
+	if len(o.pkgs) == 0 || o.sample < 1 || o.jobs < 1 {
+		return o, errors.New("say which packages, as in ./pkg/plan; --sample and --jobs are 1 or more")
 	}
 	return o, nil
 }

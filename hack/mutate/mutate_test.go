@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/token"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,7 +22,7 @@ func TestFates(t *testing.T) {
 	t.Chdir("testdata/example")
 	var out bytes.Buffer
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: &out}
-	if err := (options{sample: 1, patience: 10 * time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
+	if err := (options{sample: 1, jobs: 2, patience: 10 * time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
 		t.Fatal(err)
 	}
 	r.finish()
@@ -55,11 +57,64 @@ func TestFates(t *testing.T) {
 	}
 }
 
+// What tests come by is kept for as long as the code stays.
+func TestCoverageIsKept(t *testing.T) {
+	t.Chdir("testdata/example")
+	file := filepath.Join(t.TempDir(), "coverage.json")
+	uncovered := func() int {
+		t.Helper()
+		r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
+		o := options{sample: 1, jobs: 2, patience: time.Minute, budget: time.Hour, match: "Sum: return", skip: "TestWait", coverage: file}
+		if err := o.mutate(t.Context(), ".", r); err != nil {
+			t.Fatal(err)
+		}
+		return r.tallies[0].fates[notCovered]
+	}
+	rewrite := func(change func(c *coverages)) {
+		t.Helper()
+		all := map[string]coverages{}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(b, &all); err != nil || len(all["."].Tests) == 0 {
+			t.Fatalf("kept: %s (%v)", b, err)
+		}
+		c := all["."]
+		change(&c)
+		all["."] = c
+		if b, err = json.Marshal(all); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := uncovered(); got != 0 {
+		t.Errorf("measured, %d are not covered", got)
+	}
+	if got := uncovered(); got != 0 {
+		t.Errorf("remembered, %d are not covered", got)
+	}
+	rewrite(func(c *coverages) {
+		for name := range c.Tests {
+			c.Tests[name] = testCoverage{}
+		}
+	})
+	if got := uncovered(); got != 2 {
+		t.Errorf("with a file that says that tests come by nothing, %d are not covered", got)
+	}
+	rewrite(func(c *coverages) { c.Code = "other" })
+	if got := uncovered(); got != 0 {
+		t.Errorf("after a change of the code, %d are not covered", got)
+	}
+}
+
 // The tests of another package can look as well.
 func TestFatesByTestsOfAnother(t *testing.T) {
 	t.Chdir("testdata/example")
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
-	if err := (options{sample: 1, patience: time.Minute, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
+	if err := (options{sample: 1, jobs: 2, patience: time.Minute, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.results) != 3 || r.tallies[0].fates[killed] != 3 || r.tallies[0].tests != 3 || !r.good() {
@@ -74,7 +129,7 @@ func TestInterruption(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: interrupting{cancel}}
-	if err := (options{sample: 1, match: "Wait", budget: time.Hour, skip: "^$"}).mutate(ctx, ".", r); !errors.Is(err, context.Canceled) {
+	if err := (options{sample: 1, jobs: 2, match: "Wait", budget: time.Hour, skip: "^$"}).mutate(ctx, ".", r); !errors.Is(err, context.Canceled) {
 		t.Errorf("it ended with %v", err)
 	}
 	if left, err := filepath.Glob(temp + "/mutate-*"); err != nil || len(left) > 0 {
@@ -178,12 +233,13 @@ func TestKnownList(t *testing.T) {
 // A sample is the same each time, about as large as it should be, and part of a larger one with another seed.
 func TestSample(t *testing.T) {
 	o, chosen := options{sample: 10, seed: 1}, 0
+	any, other := regexp.MustCompile(""), regexp.MustCompile("pkg/b")
 	for i := range 10000 {
 		key := fmt.Sprintf("pkg/a/a.go F: remove: %d", i)
-		if o.chooses(key) {
+		if o.chooses(key, any) {
 			chosen++
 		}
-		if again := o; again.chooses(key) != o.chooses(key) || !(options{sample: 1}).chooses(key) || (options{sample: 1, match: "pkg/b"}).chooses(key) {
+		if o.chooses(key, any) != o.chooses(key, any) || !(options{sample: 1}).chooses(key, any) || (options{sample: 1}).chooses(key, other) {
 			t.Fatalf("%s is chosen otherwise", key)
 		}
 	}

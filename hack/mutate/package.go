@@ -26,6 +26,10 @@ func (o options) mutate(ctx context.Context, pkg string, r *report) error {
 		return err
 	}
 	defer os.RemoveAll(folder)
+	match, err := regexp.Compile(o.match)
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	t := &tally{dir: directory(pkg), fates: map[fate]int{}}
 	r.tallies = append(r.tallies, t)
@@ -40,26 +44,21 @@ func (o options) mutate(ctx context.Context, pkg string, r *report) error {
 		r.known.found[m.key(t.dir)] = true
 	}
 	r.say("%s: %d mutants, compiled in %s; running each test", t.dir, t.made, time.Since(begin).Round(time.Second))
-	if err := s.measure(ctx, skip, r.say); err != nil {
+	if err := s.measure(ctx, skip, newCoverage(o.coverage, s), r.say); err != nil {
 		return err
 	}
 	t.tests, t.broken, t.measure = len(s.tests), len(s.broken), time.Since(begin)
-	chosen := slices.DeleteFunc(slices.Clone(s.mutants), func(m *mutant) bool { return !o.chooses(m.key(t.dir)) })
+	chosen := slices.DeleteFunc(slices.Clone(s.mutants), func(m *mutant) bool { return !o.chooses(m.key(t.dir), match) })
 	r.say("%s: %d tests after %s; trying %d mutants", t.dir, t.tests, t.measure.Round(time.Second), len(chosen))
 	last := time.Now()
-	for i, m := range chosen {
-		if time.Since(last) > sayEvery {
-			last = time.Now()
-			r.say("%s: %d of %d tried after %s", t.dir, i, len(chosen), time.Since(begin).Round(time.Second))
-		}
-		f, err := s.try(ctx, m)
-		if err != nil {
-			return err
-		}
+	return s.tryAll(ctx, chosen, o.jobs, func(m *mutant, f fate) {
 		r.add(t, m, f)
 		t.all = time.Since(begin)
-	}
-	return nil
+		if time.Since(last) > sayEvery {
+			last = time.Now()
+			r.say("%s: %d of %d tried after %s", t.dir, t.tried, len(chosen), t.all.Round(time.Second))
+		}
+	})
 }
 
 // directory returns the folder of the package that has the mutants.
@@ -70,8 +69,8 @@ func directory(name string) string {
 
 // chooses reports whether a mutant is of the sample: its key decides, so that a change of the code
 // leaves the others of the sample what they are.
-func (o options) chooses(key string) bool {
+func (o options) chooses(key string, match *regexp.Regexp) bool {
 	hash := fnv.New64a()
 	hash.Write([]byte(strconv.FormatUint(o.seed, 10) + " " + key))
-	return hash.Sum64()%uint64(o.sample) == 0 && strings.Contains(key, o.match)
+	return hash.Sum64()%uint64(o.sample) == 0 && match.MatchString(key)
 }

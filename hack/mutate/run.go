@@ -31,6 +31,7 @@ type suite struct {
 
 // A binary has the tests of one package: of the one with the mutants, or of another that uses it.
 type binary struct {
+	of        string // the package that has the mutants
 	dir, file string
 	args      []string // those that it knows
 }
@@ -42,6 +43,8 @@ type test struct {
 	took   time.Duration
 	hits   map[int]bool
 }
+
+func (t *test) key() string { return t.binary.dir + " " + t.name }
 
 // newSuite compiles a package once, with all its mutants. A name as in ./pkg/a+./pkg/b is that of package
 // a, with the tests of b beside its own.
@@ -61,7 +64,7 @@ func newSuite(ctx context.Context, name, folder string, args []string) (*suite, 
 	}
 	s := &suite{source: src, folder: folder, mutants: mutants}
 	for i, pkg := range pkgs {
-		b := &binary{dir: pkg, file: filepath.Join(folder, fmt.Sprintf("test%d", i))}
+		b := &binary{of: pkgs[0], dir: pkg, file: filepath.Join(folder, fmt.Sprintf("test%d", i))}
 		build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-trimpath", "-overlay", overlay, "-o", b.file, pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -129,20 +132,28 @@ func (b *binary) list(ctx context.Context, args []string) ([]string, error) {
 const slow = 5 * time.Minute
 
 // measure runs each test by itself, without a mutant, and notes what it comes by.
-func (s *suite) measure(ctx context.Context, skip *regexp.Regexp, say func(string, ...any)) error {
+func (s *suite) measure(ctx context.Context, skip *regexp.Regexp, known *coverage, say func(string, ...any)) error {
 	for _, b := range s.binaries {
 		names, err := b.list(ctx, nil)
 		if err != nil {
 			return fmt.Errorf("listing tests of %s: %w", b.dir, err)
 		}
 		for _, name := range names {
-			if skip.MatchString(name) {
+			t := &test{binary: b, name: name}
+			switch {
+			case skip.MatchString(name):
+				continue
+			case known.has(t):
+				s.tests = append(s.tests, t)
 				continue
 			}
-			if err := s.measureOne(ctx, &test{binary: b, name: name}, say); err != nil {
+			if err := s.measureOne(ctx, t, say); err != nil {
 				return err
 			}
 		}
+	}
+	if err := known.write(s.tests); err != nil {
+		return err
 	}
 	slices.SortStableFunc(s.tests, func(a, b *test) int { return cmp.Compare(a.took, b.took) })
 	return nil
@@ -199,6 +210,43 @@ const (
 	alive      fate = "alive"
 	notCovered fate = "not covered"
 )
+
+// tryAll tries mutants, a few at once, and hands over what became of each as it comes.
+func (s *suite) tryAll(ctx context.Context, mutants []*mutant, jobs int, done func(*mutant, fate)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		mutant *mutant
+		fate   fate
+		err    error
+	}
+	todo, results := make(chan *mutant), make(chan result)
+	for range jobs {
+		go func() {
+			for m := range todo {
+				f, err := s.try(ctx, m)
+				results <- result{m, f, err}
+			}
+		}()
+	}
+	go func() {
+		defer close(todo)
+		for _, m := range mutants {
+			todo <- m
+		}
+	}()
+	var failed error
+	for range mutants {
+		switch r := <-results; {
+		case failed == nil && r.err == nil:
+			done(r.mutant, r.fate)
+		case failed == nil:
+			failed = r.err
+			cancel()
+		}
+	}
+	return failed
+}
 
 // try runs the tests that come by a mutant, quick ones first, until one fails.
 func (s *suite) try(ctx context.Context, m *mutant) (fate, error) {
