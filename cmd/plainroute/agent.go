@@ -331,7 +331,7 @@ func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, k
 		}
 		defer host.Close()
 		collector := &leases.Collector{
-			Store: cni.Store{RunDir: f.runDir}, Host: host, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
+			Store: cni.Store{RunDir: f.runDir}, Host: host, Bridge: f.bridge, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
 		}
 		return collector.Run(ctx)
 	}))

@@ -23,13 +23,13 @@ type Guest struct {
 	// Addrs are the addresses of all its devices, without loopback and link-local ones. A namespace that
 	// can't be looked into has none.
 	Addrs []netip.Addr
-	// Uplink is set if a port has an address of its own here, so that it leads to this host's
-	// neighbors (a node of kind).
-	Uplink bool
+	// Foreign is set if it is no pod of the bridge's: a port has an address of its own here, so that it
+	// leads to this host's neighbors (a node of kind), or all are in other bridges.
+	Foreign bool
 }
 
-// Guests returns all such namespaces. It needs CAP_NET_ADMIN, and a kernel since 4.20, to look into them.
-func (i *Inspector) Guests() ([]Guest, error) {
+// Guests returns all such namespaces, seen from the given bridge. It needs CAP_NET_ADMIN, and a kernel since 4.20, to look into them.
+func (i *Inspector) Guests(bridge string) ([]Guest, error) {
 	// The kernel numbers a namespace at the latest when it lists a port that leads there.
 	links, err := retryDump(i.handle.LinkList)
 	if err != nil {
@@ -43,22 +43,10 @@ func (i *Inspector) Guests() ([]Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing network namespaces: %w", err)
 	}
-	routed := map[int]bool{}
-	for _, a := range addrs {
-		routed[a.LinkIndex] = routed[a.LinkIndex] || !a.IP.IsLinkLocalUnicast()
-	}
-	ports := map[int][]int{}
-	for _, l := range links {
-		if a := l.Attrs(); a.NetNsID >= 0 && l.Type() == topology.KindVeth {
-			ports[a.NetNsID] = append(ports[a.NetNsID], a.Index)
-		}
-	}
+	ports, foreign := guestPorts(links, addrs, bridge)
 	var guests, doubtful []Guest
 	for _, id := range ids {
-		g := Guest{ID: id, Ports: ports[id]}
-		for _, port := range g.Ports {
-			g.Uplink = g.Uplink || routed[port]
-		}
+		g := Guest{ID: id, Ports: ports[id], Foreign: foreign[id]}
 		g.Addrs, err = i.addrsOf(id)
 		if errors.Is(err, unix.EINVAL) { // as of one that is gone (rtnl_get_net_ns_capable of net/core/rtnetlink.c)
 			doubtful = append(doubtful, g)
@@ -71,6 +59,31 @@ func (i *Inspector) Guests() ([]Guest, error) {
 	}
 	there, err := i.stillThere(doubtful)
 	return append(guests, there...), err
+}
+
+// guestPorts returns the veths that lead to each namespace, and which namespaces are foreign to a bridge.
+func guestPorts(links []rtnl.Link, addrs []rtnl.Addr, bridge string) (ports map[int][]int, foreign map[int]bool) {
+	routed := map[int]bool{}
+	for _, a := range addrs {
+		routed[a.LinkIndex] = routed[a.LinkIndex] || !a.IP.IsLinkLocalUnicast()
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	ports, foreign = map[int][]int{}, map[int]bool{}
+	uplink, near := map[int]bool{}, map[int]bool{}
+	for _, l := range links {
+		a := l.Attrs()
+		if a.NetNsID < 0 || l.Type() != topology.KindVeth {
+			continue
+		}
+		ports[a.NetNsID] = append(ports[a.NetNsID], a.Index)
+		uplink[a.NetNsID] = uplink[a.NetNsID] || routed[a.Index]
+		near[a.NetNsID] = near[a.NetNsID] || a.MasterIndex == 0 || names[a.MasterIndex] == bridge
+		foreign[a.NetNsID] = uplink[a.NetNsID] || !near[a.NetNsID]
+	}
+	return ports, foreign
 }
 
 // stillThere returns the namespaces that the kernel knows in spite of its answer. Nothing is known of

@@ -51,9 +51,9 @@ func TestGuests(t *testing.T) {
 			defer inspector.Close()
 			pod := m.attach("pod")
 			c.do(m, pod)
-			guests, err := inspector.Guests()
+			guests, err := inspector.Guests(topology.Bridge)
 			m.must(err)
-			if len(guests) != 1 || len(guests[0].Ports) != c.ports || guests[0].Uplink {
+			if len(guests) != 1 || len(guests[0].Ports) != c.ports || guests[0].Foreign != (name == "in another bridge") {
 				t.Fatalf("guests: %+v", guests)
 			}
 			want := pod.addrs
@@ -75,7 +75,7 @@ func TestAGuestThatSeemsToBeGone(t *testing.T) {
 	m.must(err)
 	defer inspector.Close()
 	m.attach("pod")
-	guests, err := inspector.Guests()
+	guests, err := inspector.Guests(topology.Bridge)
 	m.must(err)
 	if len(guests) != 1 {
 		t.Fatalf("guests: %+v", guests)
@@ -105,11 +105,37 @@ func TestAHostIsAnUplink(t *testing.T) {
 	inspector, err := NewInspector()
 	m.must(err)
 	defer inspector.Close()
-	guests, err := inspector.Guests()
+	guests, err := inspector.Guests(topology.Bridge)
 	m.must(err)
 	want := []netip.Addr{netip.MustParseAddr("192.168.1.1")}
-	if len(guests) != 1 || !guests[0].Uplink || !slices.Equal(guests[0].Addrs, want) {
+	if len(guests) != 1 || !guests[0].Foreign || !slices.Equal(guests[0].Addrs, want) {
 		t.Errorf("guests: %+v", guests)
+	}
+}
+
+// A container of another bridge is foreign; a pod whose port is in none may be ours.
+func TestAContainerOfAnotherBridge(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	pod := m.attach("pod")
+	inspector, err := NewInspector()
+	m.must(err)
+	defer inspector.Close()
+	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "docker0"}}))
+	for _, c := range []struct {
+		master  string
+		foreign bool
+	}{{"docker0", true}, {topology.Bridge, false}, {"", false}} {
+		if c.master == "" {
+			m.must(m.nl.LinkSetNoMaster(m.link(pod.port)))
+		} else {
+			m.must(m.nl.LinkSetMaster(m.link(pod.port), m.link(c.master)))
+		}
+		guests, err := inspector.Guests(topology.Bridge)
+		m.must(err)
+		if len(guests) != 1 || guests[0].Foreign != c.foreign {
+			t.Errorf("in %q: %+v", c.master, guests)
+		}
 	}
 }
 
@@ -123,7 +149,7 @@ func TestAGuestThatCantBeLookedInto(t *testing.T) {
 	defer inspector.Close()
 	m.must(inspector.rtnetlink.open())
 	m.withoutNetAdmin()
-	guests, err := inspector.Guests()
+	guests, err := inspector.Guests(topology.Bridge)
 	m.must(err)
 	if len(guests) != 1 || len(guests[0].Addrs) > 0 {
 		t.Errorf("guests: %+v", guests)

@@ -138,7 +138,7 @@ func TestRefusedGuestsAreTold(t *testing.T) {
 	i, err := NewInspector()
 	m.must(err)
 	t.Cleanup(func() { m.must(i.Close()) })
-	guests, err := i.Guests()
+	guests, err := i.Guests(topology.Bridge)
 	m.must(err)
 	if len(guests) != 1 || len(guests[0].Addrs) != 1 {
 		t.Fatalf("got %+v", guests)
@@ -146,13 +146,13 @@ func TestRefusedGuestsAreTold(t *testing.T) {
 	r := newRefuser(t)
 	for n, want := range []string{"listing links: ", "listing addresses: ", "listing network namespaces: ", "listing addresses in network namespace "} {
 		end := r.nth(unix.ENOMEM, n+1)
-		_, err := i.Guests()
+		_, err := i.Guests(topology.Bridge)
 		if end(); !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("without request %d: %v", n+1, err)
 		}
 	}
 	end := r.nth(unix.EINVAL, 4)
-	guests, err = i.Guests()
+	guests, err = i.Guests(topology.Bridge)
 	if end(); err != nil || len(guests) != 1 || len(guests[0].Addrs) != 0 {
 		t.Errorf("of one that is there and gives no answer: %+v, %v", guests, err)
 	}

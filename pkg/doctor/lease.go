@@ -248,7 +248,7 @@ const batch = 512
 // of pods that no answer came from: so many of the containers may live, for a port that is there
 // and forwards nothing (blocked by STP, a filter) hides its pod.
 func (p *Patient) unclaimed(ctx context.Context, all []lease) (silent []lease, ports int, err error) {
-	heard := p.cutOff(all)
+	heard := p.attached(all)
 	if ports, err = p.portsOfPods(); err != nil {
 		return nil, 0, err
 	}
@@ -314,12 +314,13 @@ func (p *Patient) portsOfPods() (int, error) {
 // podPort is how the plugin names a pod's port (RandomVethName of containernetworking/plugins/pkg/ip).
 var podPort = regexp.MustCompile("^veth[0-9a-f]{8}$")
 
-// cutOff returns the containers whose ports the kernel knows, although their addresses do not
-// answer because the port is down or not in the bridge.
-func (p *Patient) cutOff(all []lease) map[string]bool {
+// attached returns the containers one of whose addresses is in a network namespace, whether a port leads to it or not,
+// and whether it can answer. Where the kernel shows no namespaces, there are none.
+func (p *Patient) attached(all []lease) map[string]bool {
+	guests, _ := p.Kernel.Guests(p.Bridge)
 	lives := map[string]bool{}
 	for _, l := range all {
-		if slices.ContainsFunc(p.State.Devices, func(d topology.Device) bool { return d.Pod == l.addr }) {
+		if slices.ContainsFunc(guests, func(g dataplane.Guest) bool { return slices.Contains(g.Addrs, l.addr) }) {
 			lives[l.container] = true
 		}
 	}

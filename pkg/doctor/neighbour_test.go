@@ -146,10 +146,11 @@ func TestFirewallOfThisNode(t *testing.T) {
 	finds(t, neighbours(t.Context(), l.patient()), Failure, "node4")
 }
 
-// Nor are the addresses of pods leaked for that.
+// Nor are the addresses of pods leaked for that, where they have to be asked.
 func TestLeasesBehindFirewallOfThisNode(t *testing.T) {
 	h := newHost(t)
 	h.pod("pod1")
+	h.hide("pod1")
 	nft, err := nftables.New()
 	h.must(err)
 	table := h.stopUDP(nft, nftables.ChainHookOutput, &expr.Verdict{Kind: expr.VerdictDrop})

@@ -27,20 +27,22 @@ type Store interface {
 
 // Host reads the network namespaces of pods.
 type Host interface {
-	Guests() ([]dataplane.Guest, error)
+	Guests(bridge string) ([]dataplane.Guest, error)
 }
 
 // A Collector releases each lease whose address has been in no network namespace for a while. A live
 // pod's address is in its namespace, whether its port is up, in the bridge, elsewhere or deleted: a
 // namespace keeps the leases that were seen in it for as long as it exists.
 //
-// Of a namespace that has shown no address (gVisor takes it off the device; a pod in the making has none
-// yet), the lease is not known. It is none that was seen before the namespace was, because the plugin
+// Of a namespace that has shown no leased address (gVisor takes it off the device, a pod may have taken it
+// off, and one in the making has none yet), the lease is not known. It is none that was seen before the namespace was, because the plugin
 // makes the device first, and none that came much later. What came in between stays.
 type Collector struct {
 	Store Store
 	Host  Host
 	Log   logr.Logger
+	// Bridge is that of the pods.
+	Bridge string
 	// LinkChanges counts the links that have come to this host and gone from it.
 	LinkChanges func() uint64
 
@@ -75,7 +77,7 @@ type guest struct {
 	ports  []int // the latest
 	cabled bool  // it has ports now
 	since  time.Time
-	shown  bool // it has had an address
+	shown  bool // it is foreign, or has had a leased address
 	// latest are the addresses that the last look found. The lease of one may have come after the
 	// leases were read, and the address may go before the next look.
 	latest []netip.Addr
@@ -126,7 +128,7 @@ func (c *Collector) look(ctx context.Context) error {
 	if err != nil || c.settled.covers(held, changes) {
 		return err
 	}
-	guests, err := c.Host.Guests()
+	guests, err := c.Host.Guests(c.Bridge)
 	if err != nil {
 		return fmt.Errorf("looking into network namespaces: %w", err)
 	}
@@ -149,27 +151,33 @@ func (c *Collector) allLast(held []cni.Lease) bool {
 			cabled[id] = g
 		}
 	}
-	found := addrsOf(cabled)
-	return !slices.ContainsFunc(held, func(l cni.Lease) bool { return !found[l.Addr] && !mayBeOf(cabled, c.leases[l]) })
+	lives := living(cabled, held)
+	return !slices.ContainsFunc(held, func(l cni.Lease) bool { return !lives(l) && !mayBeOf(cabled, c.leases[l]) })
 }
 
-// addrsOf returns the leased addresses that namespaces have had.
-func addrsOf(guests map[int]*guest) map[netip.Addr]bool {
+// living returns whether a lease is of a pod one of whose leased addresses its namespace has had.
+func living(guests map[int]*guest, held []cni.Lease) func(cni.Lease) bool {
 	found := map[netip.Addr]bool{}
 	for _, g := range guests {
 		maps.Copy(found, g.addrs)
 	}
-	return found
+	containers := map[string]bool{}
+	for _, l := range held {
+		if found[l.Addr] && l.Container != "" {
+			containers[l.Container] = true
+		}
+	}
+	return func(l cni.Lease) bool { return found[l.Addr] || containers[l.Container] }
 }
 
 // ripe returns the leases that have been of no pod for long enough.
 func (c *Collector) ripe(now time.Time, held []cni.Lease) []cni.Lease {
-	found := addrsOf(c.guests)
+	lives := living(c.guests, held)
 	var ripe []cni.Lease
 	for _, l := range held {
 		seen := c.leases[l]
 		switch {
-		case found[l.Addr] || mayBeOf(c.guests, seen):
+		case lives(l) || mayBeOf(c.guests, seen):
 			seen.orphan = time.Time{}
 		case seen.orphan.IsZero():
 			seen.orphan = now
@@ -226,19 +234,19 @@ func (c *Collector) meet(now time.Time, guests []dataplane.Guest) {
 		if known.cabled = len(g.Ports) > 0; known.cabled {
 			known.ports = g.Ports
 		}
-		known.shown = known.shown || g.Uplink || len(g.Addrs) > 0
 		for _, addr := range slices.Concat(known.latest, g.Addrs) {
 			if leased[addr] {
 				known.addrs[addr] = true
 			}
 		}
+		known.shown = g.Foreign || len(known.addrs) > 0
 		known.latest = g.Addrs
 		met[g.ID] = known
 	}
 	c.guests = met
 }
 
-// mayBeOf reports whether one of the namespaces that have shown no address may be that of the lease's pod.
+// mayBeOf reports whether one of the namespaces that have shown no leased address may be that of the lease's pod.
 func mayBeOf(guests map[int]*guest, l *lease) bool {
 	for _, g := range guests {
 		if !g.shown && !l.since.Before(g.since) && l.since.Before(g.since.Add(making)) {

@@ -53,7 +53,7 @@ func (n *node) Release(_ context.Context, leases []cni.Lease) (released int, err
 	return released, nil
 }
 
-func (n *node) Guests() (all []dataplane.Guest, err error) {
+func (n *node) Guests(string) (all []dataplane.Guest, err error) {
 	n.looks++
 	for _, g := range n.guests {
 		all = append(all, g)
@@ -183,6 +183,18 @@ var leaseCases = map[string]struct {
 		func(n *node) { n.pod(1, "10.0.0.2"); n.pass(period); n.cut(1); n.restart(); n.pass(long) }, []string{"10.0.0.2"},
 	},
 	"of a pod that has shown no address": {func(n *node) { n.empty(1); n.lease("10.0.0.2", "gvisor"); n.pass(long) }, []string{"10.0.0.2"}},
+	"of a pod that shows another network's address alone since before the agent ran": {
+		func(n *node) { n.pod(1, "10.0.0.2"); n.show(1, "192.168.7.2"); n.pass(long) }, []string{"10.0.0.2"},
+	},
+	"of a pod that had lost one of its two before the agent ran": {
+		func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.show(1, "10.0.0.2"); n.pass(long) }, []string{"10.0.0.2", "fd00::2"},
+	},
+	"of a dead pod, beside one of another network": {func(n *node) {
+		n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Addrs: parse("172.17.0.2"), Foreign: true}
+		n.lease("10.0.0.2", "gone")
+		n.lease("fd00::2", "")
+		n.pass(50 * time.Second)
+	}, nil},
 	"of a pod whose address comes late": {func(n *node) {
 		n.empty(1)
 		n.pass(2 * time.Minute)
@@ -231,7 +243,7 @@ var leaseCases = map[string]struct {
 		}
 	}, nil},
 	"of a dead pod, beside a node that this one is a guest of": {func(n *node) {
-		n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Uplink: true}
+		n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Foreign: true}
 		n.lease("10.0.0.2", "gone")
 		n.pass(50 * time.Second)
 	}, nil},
