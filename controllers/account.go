@@ -58,11 +58,9 @@ func (r *NodeReconciler) remember(before, result *status.Result, known map[topol
 
 // touch notes whose routes were written, and which of them were only put back.
 func touch(t *status.Touched, done plan.Changes, repairs []plan.Key) {
-	for _, routes := range [][]topology.Route{done.Add, done.Replace, done.Delete} {
-		for _, route := range routes {
-			if route.Metric == topology.MetricPeer {
-				t.Route(route.Dst)
-			}
+	for _, route := range plan.Objects[plan.Route](done, plan.Add, plan.Replace, plan.Delete) {
+		if route.Metric == topology.MetricPeer {
+			t.Route(route.Dst)
 		}
 	}
 	for _, k := range repairs {

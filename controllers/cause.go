@@ -22,21 +22,6 @@ func (r *NodeReconciler) cause() string {
 // before could not make was never there, so it is no repair: it is made now for the
 // reason that it was asked for then.
 func (r *NodeReconciler) count(done plan.Changes, repairs []plan.Key) int {
-	tally, cause := done.Tally(), r.cause()
-	switch {
-	case len(r.postponed) == 0 && len(repairs) == 0:
-		r.Metrics.applied(tally, cause)
-	case len(r.postponed) == 0 && len(repairs) == tally.Sum():
-		r.Metrics.applied(tally, causeRepair)
-		r.Metrics.repaired(repairs)
-	default:
-		r.countEach(done, repairs, cause)
-	}
-	return tally.Sum()
-}
-
-// countEach is for passes that changed things for several reasons.
-func (r *NodeReconciler) countEach(done plan.Changes, repairs []plan.Key, cause string) {
 	causes := make(map[plan.Key]string, len(r.postponed)+len(repairs))
 	maps.Copy(causes, r.postponed)
 	var genuine []plan.Key
@@ -47,16 +32,7 @@ func (r *NodeReconciler) countEach(done plan.Changes, repairs []plan.Key, cause 
 		}
 	}
 	r.Metrics.repaired(genuine)
-	rest := done
-	for _, one := range []string{causeStart, causeNode, causeHost, causeRepair} {
-		others := rest.Without(func(k plan.Key) bool {
-			c, known := causes[k]
-			return c == one || !known && one == cause
-		})
-		r.Metrics.applied(rest.Minus(others).Tally(), one)
-		rest = others
-	}
-	r.Metrics.applied(rest.Tally(), cause) // the table, where it went in with routes of another cause
+	return r.Metrics.applied(done, r.cause(), causes)
 }
 
 // postpone notes at the end of a pass what it left undone, and why that was asked for;

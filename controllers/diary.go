@@ -112,40 +112,36 @@ func (d *diary) problems(logger logr.Logger, what string, in, notIn map[topology
 	}
 }
 
-// changes tells what was made.
+// changes logs what was made. Of very many routes it is how many.
 func (d *diary) changes(logger logr.Logger, c plan.Changes) {
-	for _, s := range c.Sysctls {
-		d.write(logger, topic{"sysctl", s.Path}, "Set", "sysctl", s.Path, "value", s.Value)
+	if routes := c.Only(plan.KindRoute); len(routes) > manyRoutes {
+		counts := map[plan.Op]int{}
+		for _, x := range routes {
+			counts[x.Op]++
+		}
+		d.write(logger, topic{"route", "many"}, "Changed routes", "added", counts[plan.Add], "replaced", counts[plan.Replace], "deleted", counts[plan.Delete])
+		c = c.Except(plan.KindRoute)
 	}
-	if c.AddBridge != nil {
-		d.write(logger, topic{"bridge", c.AddBridge.Name}, "Made bridge", "bridge", c.AddBridge.Name, "mac", c.AddBridge.MAC, "mtu", c.AddBridge.MTU)
-	}
-	for _, dev := range c.SetDevices {
-		d.write(logger, topic{"device", dev.Name}, "Set device", "device", dev.Name, "master", dev.Master, "up", dev.Up)
-	}
-	for _, a := range c.AddAddresses {
-		d.write(logger, topic{"address", a.String()}, "Added address", "address", a.String())
-	}
-	for _, a := range c.DeleteAddresses {
-		d.write(logger, topic{"address", a.String()}, "Deleted address", "address", a.String())
-	}
-	if c.Table != nil {
-		d.write(logger, topic{"table", topology.Table}, "Wrote nftables table", "table", topology.Table)
-	}
-	d.routes(logger, c)
-	if c.CNI != nil {
-		d.write(logger, topic{"CNI config", ""}, "Wrote CNI config", "subnets", c.CNI.Subnets, "mtu", c.CNI.MTU)
+	for _, x := range c {
+		if _, sets := x.Object.(plan.Sets); !sets { // which follow the routes
+			key := x.Key()
+			d.write(logger, topic{string(key.Kind), key.Name}, done(x)+" "+string(key.Kind), kindLabels[key.Kind], x.Object.String())
+		}
 	}
 }
 
-func (d *diary) routes(logger logr.Logger, c plan.Changes) {
-	if len(c.Add)+len(c.Replace)+len(c.Delete) > manyRoutes {
-		d.write(logger, topic{"routes", "many"}, "Changed routes", "added", len(c.Add), "replaced", len(c.Replace), "deleted", len(c.Delete))
-		return
+// done is what was done to an object.
+func done(c plan.Change) string {
+	kind := c.Kind()
+	switch {
+	case c.Op == plan.Delete:
+		return "Deleted"
+	case kind == plan.KindTable, kind == plan.KindCNI:
+		return "Wrote"
+	case kind == plan.KindSysctl, kind == plan.KindDevice:
+		return "Set"
+	case c.Op == plan.Replace:
+		return "Replaced"
 	}
-	for verb, routes := range map[string][]topology.Route{"Added route": c.Add, "Replaced route": c.Replace, "Deleted route": c.Delete} {
-		for _, route := range routes {
-			d.write(logger, topic{"route", route.Dst.String()}, verb, "route", route.String())
-		}
-	}
+	return "Added"
 }

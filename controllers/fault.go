@@ -32,11 +32,11 @@ func achieved(c plan.Changes, err error) plan.Changes {
 	}
 	failed := failedKeys(err)
 	if failed[plan.Key{Kind: kindOther}] {
-		c = plan.Changes{Add: c.Add, Replace: c.Replace, Delete: c.Delete}
+		c = c.Only(plan.KindRoute)
 	}
 	done := c.Without(func(k plan.Key) bool { return failed[k] })
 	if failed[tableKey] { // which goes with routes
-		done = done.Minus(plan.Changes{DeleteTable: true})
+		done = done.Except(plan.KindTable)
 	}
 	return done
 }
@@ -47,11 +47,11 @@ func achieved(c plan.Changes, err error) plan.Changes {
 func verify(rest plan.Changes, err error) error {
 	failed := failedKeys(err)
 	rest = rest.WithoutRemovals().Without(func(k plan.Key) bool { return failed[k] })
-	if rest.KernelEmpty() {
+	rest = rest.Except(plan.KindCNI).Distinct()
+	if len(rest) == 0 {
 		return nil
 	}
-	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%d settings, %d devices, %d addresses, %d routes, table %t); trying again",
-		len(rest.Sysctls), rest.Tally().Devices, len(rest.AddAddresses), len(rest.Add)+len(rest.Replace), rest.Table != nil || !rest.Widen.Empty())}
+	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%d changes, the first: %s %s); trying again", len(rest), rest[0].Kind(), rest[0].Object)}
 }
 
 // tableKey is that of our nftables table, as errors of Apply and Facts have it.

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"runtime"
 	"time"
 
@@ -66,18 +67,16 @@ func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board
 		passes:    factory.histogram("pass_duration_seconds", "Time that a pass took."),
 		latency:   factory.histogram("node_event_to_kernel_seconds", "Time from a Node's change on the wire to the kernel."),
 	}
-	for kind := range tallied(plan.Tally{}) {
-		for _, cause := range []string{causeStart, causeNode, causeHost, causeRepair} {
-			m.changes.WithLabelValues(kind, cause)
-		}
-	}
-	for _, kind := range kindLabels {
-		m.repairs.WithLabelValues(kind)
-	}
 	m.drift = map[string]prometheus.Gauge{}
 	drift := factory.gauges("drift", "Things that are not as they should be after the last pass.", "kind")
-	for kind := range differing(plan.Tally{}) {
-		m.drift[kind] = drift.WithLabelValues(kind)
+	for kind, label := range kindLabels {
+		for _, op := range []plan.Op{plan.Add, plan.Replace, plan.Delete} {
+			for _, cause := range []string{causeStart, causeNode, causeHost, causeRepair} {
+				m.changes.WithLabelValues(changeLabel(kind, op), cause)
+			}
+		}
+		m.repairs.WithLabelValues(label)
+		m.drift[label] = drift.WithLabelValues(label)
 	}
 	m.problems = factory.problems()
 	info := factory.gauges("build_info", "1, with what this was built from as labels.", "version", "revision", "goversion")
@@ -100,27 +99,31 @@ func (m *Metrics) found(routes int, desired topology.State) {
 	m.desired.Set(float64(len(desired.Routes)))
 }
 
-// applied counts changes that were made for one reason.
-func (m *Metrics) applied(t plan.Tally, cause string) {
-	for kind, n := range tallied(t) {
-		m.changes.WithLabelValues(kind, cause).Add(float64(n))
+// applied counts changes, each for its own cause or else the given one, and returns how many there are.
+func (m *Metrics) applied(c plan.Changes, cause string, causes map[plan.Key]string) int {
+	type count struct{ label, cause string }
+	counts := map[count]int{}
+	all := c.Distinct()
+	for _, x := range all {
+		why := cause
+		if len(causes) > 0 {
+			why = cmp.Or(causes[x.Key()], cause)
+		}
+		counts[count{changeLabel(x.Kind(), x.Op), why}]++
 	}
-	m.installed.Add(float64(t.Added - t.Deleted))
+	for of, n := range counts {
+		m.changes.WithLabelValues(of.label, of.cause).Add(float64(n))
+	}
+	m.installed.Add(float64(len(plan.Objects[plan.Route](c, plan.Add)) - len(plan.Objects[plan.Route](c, plan.Delete))))
+	return len(all)
 }
 
-// tallied names what changes are counted as.
-func tallied(t plan.Tally) map[string]int {
-	return map[string]int{
-		"sysctl": t.Sysctls, "device": t.Devices, "address": t.Addresses, "table": t.Tables, "cni": t.Configs,
-		"route_add": t.Added, "route_replace": t.Replaced, "route_delete": t.Deleted,
+// changeLabel is what a change is counted as: of routes, what is done to them.
+func changeLabel(kind plan.Kind, op plan.Op) string {
+	if kind == plan.KindRoute {
+		return "route_" + string(op)
 	}
-}
-
-// differing names what drift is counted as: a route is a route.
-func differing(t plan.Tally) map[string]int {
-	return map[string]int{
-		"sysctl": t.Sysctls, "device": t.Devices, "address": t.Addresses, "table": t.Tables, "cni": t.Configs, "route": t.Routes(),
-	}
+	return kindLabels[kind]
 }
 
 // repaired counts what was put back, by kind.
@@ -158,8 +161,12 @@ func (m *Metrics) reported(r *status.Result, failed bool) {
 	} else if r.API.Synced {
 		m.success.Set(float64(r.Pass.Time.Add(r.Pass.Duration).UnixMilli()) / 1000)
 	}
-	for kind, n := range differing(r.Undone.Tally()) {
-		m.drift[kind].Set(float64(n))
+	drift := map[string]int{}
+	for _, x := range r.Undone.Distinct() {
+		drift[kindLabels[x.Kind()]]++
+	}
+	for label, gauge := range m.drift {
+		gauge.Set(float64(drift[label]))
 	}
 	counts := map[complaint]int{}
 	for _, p := range r.Problems {

@@ -295,10 +295,10 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 		return 0, err
 	}
 	made := 0
-	if !changes.KernelEmpty() {
-		made, err = r.apply(ctx, changes.WithoutCNI(), result.Desired)
+	if kernel := changes.Except(plan.KindCNI); len(kernel) > 0 {
+		made, err = r.apply(ctx, kernel, result.Desired)
 		r.Metrics.observeLatency(view.Since)
-		if blocks(err, r.Options) || !changes.TouchesCNI() {
+		if blocks(err, r.Options) || !changes.Has(plan.KindCNI) {
 			return made, err
 		}
 		var again error
@@ -309,8 +309,8 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 			return made, errors.Join(err, again)
 		}
 	}
-	if changes.TouchesCNI() {
-		if _, e := r.apply(ctx, changes.OnlyCNI(), result.Desired); e != nil {
+	if config := changes.Only(plan.KindCNI); len(config) > 0 {
+		if _, e := r.apply(ctx, config, result.Desired); e != nil {
 			err = errors.Join(err, &cniError{e})
 		}
 	}
@@ -336,11 +336,11 @@ func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desire
 func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Result) (plan.Changes, error) {
 	host, err := r.Dataplane.Facts(ctx, r.concerns)
 	if err != nil {
-		return plan.Changes{}, &lookError{fmt.Errorf("learning about this host: %w", err)}
+		return nil, &lookError{fmt.Errorf("learning about this host: %w", err)}
 	}
 	actual, err := r.Dataplane.Observe(ctx)
 	if err != nil {
-		return plan.Changes{}, &lookError{fmt.Errorf("observing the kernel: %w", err)}
+		return nil, &lookError{fmt.Errorf("observing the kernel: %w", err)}
 	}
 	r.unread = host.TableUnread != ""
 	if r.asked != nil {

@@ -18,7 +18,7 @@ const fewPeers = 10
 func (r *NodeReconciler) prune(view View, desired, actual topology.State) (topology.State, plan.Changes, []topology.Problem) {
 	before := actual
 	if r.held != nil {
-		before = plan.With(actual, *r.held)
+		before = plan.Joined(actual, *r.held)
 	}
 	changes := plan.Diff(desired, before)
 	why := r.mistrust(view, changes, before)
@@ -30,7 +30,7 @@ func (r *NodeReconciler) prune(view View, desired, actual topology.State) (topol
 		return desired, changes, nil
 	}
 	held := changes.Removed()
-	r.held, desired = &held, plan.With(desired, held)
+	r.held, desired = &held, plan.Joined(desired, held)
 	return desired, plan.Diff(desired, actual).WithoutRemovals(),
 		[]topology.Problem{{Reason: topology.PruneHeld, Detail: "what no Node asks for stays " + why}}
 }
@@ -70,7 +70,7 @@ func massive(c plan.Changes, before topology.State) bool {
 			peers++
 		}
 	}
-	for _, route := range c.Delete {
+	for _, route := range plan.Objects[plan.Route](c, plan.Delete) {
 		if route.Metric == topology.MetricPeer {
 			gone++
 		}

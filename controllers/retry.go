@@ -7,7 +7,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/plainroute/plainroute/pkg/plan"
-	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 const (
@@ -71,17 +70,16 @@ func (e *verifyError) Unwrap() error { return e.err }
 // failedKeys returns the things that the error of a pass is about.
 func failedKeys(err error) map[plan.Key]bool {
 	keys := map[plan.Key]bool{}
-	var routes []topology.Route
 	for _, e := range flatten(err) {
 		var route RouteFailure
 		var part PartFailure
 		switch {
 		case errors.As(e, &route):
-			routes = append(routes, route.FailedRoute())
+			keys[plan.Change{Object: plan.Route{Route: route.FailedRoute()}}.Key()] = true
 		case errors.As(e, &part):
 			keys[part.FailedKey()] = true
 		case errors.As(e, new(*cniError)):
-			keys[plan.Key{Kind: plan.KindCNI, Name: topology.Conflist}] = true
+			keys[plan.Change{Object: plan.Config{}}.Key()] = true
 		case errors.As(e, new(*lookError)):
 			keys[plan.Key{Kind: kindHost}] = true
 		case errors.As(e, new(*verifyError)):
@@ -89,9 +87,6 @@ func failedKeys(err error) map[plan.Key]bool {
 		default:
 			keys[plan.Key{Kind: kindOther}] = true
 		}
-	}
-	for _, k := range (plan.Changes{Add: routes}).Keys() {
-		keys[k] = true
 	}
 	return keys
 }

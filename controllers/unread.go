@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -21,7 +22,7 @@ type unreadConfig struct {
 
 // look returns the Problem once that has lasted, and until then how long to wait for it.
 func (u *unreadConfig) look(result *status.Result, s *standing, path string) ([]topology.Problem, time.Duration) {
-	written := result.Known && result.Desired.CNI != nil && !result.Undone.TouchesCNI() && len(result.Blocking()) == 0
+	written := result.Known && result.Desired.CNI != nil && !result.Undone.Has(plan.KindCNI) && len(result.Blocking()) == 0
 	if s == nil || !s.noNetwork || !written {
 		u.since = time.Time{}
 		return nil, 0

@@ -303,31 +303,16 @@ func (p nodePlan) print(w io.Writer) error {
 	for _, problem := range p.Problems {
 		fmt.Fprintf(&b, "# Problem: %s\n", status.Printable(problem.String()))
 	}
-	changes := plan.Diff(p.State, topology.State{}) // in the order that keeps a default route
-	if d := changes.AddBridge; d != nil {
-		fmt.Fprintf(&b, "ip link add %s address %s mtu %d type bridge\n", d.Name, d.MAC, d.MTU)
-	}
-	for _, setting := range changes.Sysctls {
-		fmt.Fprintf(&b, "sysctl -w %s=%s\n", setting.Path, setting.Value)
-	}
-	for _, d := range changes.SetDevices {
-		fmt.Fprintf(&b, "ip link set %s\n", d)
-	}
-	for _, a := range p.State.Addresses {
-		fmt.Fprintf(&b, "ip address add %s\n", a)
-	}
-	for _, r := range p.State.Routes {
-		fmt.Fprintf(&b, "ip route add %s\n", r)
-	}
-	if p.State.Masquerade != nil {
-		fmt.Fprintf(&b, "nft -f - <<'EOF'\n%sEOF\n", p.State.Masquerade.Ruleset())
-	}
-	if p.State.CNI != nil {
-		conf, err := cni.Render(*p.State.CNI)
-		if err != nil {
-			return err
+	for _, change := range plan.Diff(p.State, topology.State{}) {
+		if conf, ok := change.Object.(plan.Config); ok {
+			text, err := cni.Render(*conf.CNI)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, "cat >/etc/cni/net.d/%s <<'EOF'\n%sEOF\n", topology.Conflist, text)
+			continue
 		}
-		fmt.Fprintf(&b, "cat >/etc/cni/net.d/%s <<'EOF'\n%sEOF\n", topology.Conflist, conf)
+		fmt.Fprintln(&b, change)
 	}
 	b.WriteString("\n")
 	_, err := io.WriteString(w, b.String())

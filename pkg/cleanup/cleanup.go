@@ -218,8 +218,10 @@ func runs(holder string) string {
 // clean does it, once no agent can come. It takes the CNI config away first, so
 // that no pod comes either.
 func (c Cleanup) clean(ctx context.Context, files []string, result *Result) error {
-	if err := c.Dataplane.Apply(ctx, plan.Changes{DeleteCNI: len(c.Store.Configs()) > 0}); err != nil {
-		return err
+	if len(c.Store.Configs()) > 0 {
+		if err := c.Dataplane.Apply(ctx, plan.Changes{{Op: plan.Delete, Object: plan.Config{}}}); err != nil {
+			return err
+		}
 	}
 	before, err := c.look(ctx)
 	if err != nil {
@@ -227,7 +229,7 @@ func (c Cleanup) clean(ctx context.Context, files []string, result *Result) erro
 	}
 	had := inventory(before.State, files) // what was seen is valid until Apply only
 	err = errors.Join(
-		c.Dataplane.Apply(ctx, plan.Diff(before.desired(), before.State).WithoutCNI()),
+		c.Dataplane.Apply(ctx, plan.Diff(before.desired(), before.State).Except(plan.KindCNI)),
 		c.Store.Clear(!before.attached),
 	)
 	after, lookErr := c.look(ctx)
@@ -241,9 +243,10 @@ func (c Cleanup) clean(ctx context.Context, files []string, result *Result) erro
 
 // left says what is still there, in spite of all.
 func left(changes plan.Changes, store cni.Store) error {
-	if files := store.Configs(); changes.WithoutCNI().Removes() || len(files) > 0 {
-		return fmt.Errorf("some of it is still there, or back (%d routes, table %t, bridge %t, %d files); repeat the cleanup",
-			len(changes.Delete), changes.DeleteTable, changes.DeleteBridge != "", len(files))
+	files, rest := store.Configs(), changes.Except(plan.KindCNI).Filter(func(x plan.Change) bool { return x.Op == plan.Delete })
+	if len(rest) == 0 && len(files) == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("some of it is still there, or back (%d routes, table %t, bridge %t, %d files); repeat the cleanup",
+		len(rest.Only(plan.KindRoute)), rest.Has(plan.KindTable), rest.Has(plan.KindBridge), len(files))
 }

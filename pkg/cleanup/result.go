@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -18,7 +19,7 @@ import (
 type Result struct {
 	DryRun bool `json:"dryRun,omitempty"`
 	// Removed is what went.
-	Removed []Thing `json:"removed"`
+	Removed []plan.Key `json:"removed"`
 	// Kept is what of ours stays, and why.
 	Kept []Kept `json:"kept,omitempty"`
 	// Undetached counts the dead sandboxes that the runtime has not detached. It may yet.
@@ -30,31 +31,17 @@ type Result struct {
 	Refusals []string `json:"refusals,omitempty"`
 }
 
-// Kind is a kind of thing that bears our mark.
-type Kind string
+// KindFile is the kind of files other than CNI configs.
+const KindFile plan.Kind = "file"
 
-// The kinds, in the order in which they are told.
-const (
-	Config  Kind = "CNI config"
-	Route   Kind = "route"
-	Address Kind = "address"
-	Bridge  Kind = "bridge"
-	Table   Kind = "nftables table"
-	File    Kind = "file"
-)
-
-// Kinds are all there are.
-func Kinds() []Kind { return []Kind{Config, Route, Address, Bridge, Table, File} }
-
-// Thing is one thing that bears our mark.
-type Thing struct {
-	Kind Kind   `json:"kind"`
-	Name string `json:"name"`
+// kinds are those of what bears our mark, in the order in which they are printed.
+func kinds() []plan.Kind {
+	return []plan.Kind{plan.KindCNI, plan.KindRoute, plan.KindAddress, plan.KindBridge, plan.KindTable, KindFile}
 }
 
 // Kept is something of ours that stays.
 type Kept struct {
-	Thing
+	plan.Key
 	Why string `json:"why"`
 }
 
@@ -62,44 +49,35 @@ type Kept struct {
 func (r Result) MarshalJSON() ([]byte, error) {
 	type plain Result
 	if r.Removed == nil {
-		r.Removed = []Thing{}
+		r.Removed = []plan.Key{}
 	}
 	return json.Marshal(plain(r))
 }
 
-// inventory lists all of ours.
-func inventory(s topology.State, files []string) []Thing {
-	var all []Thing
-	for _, r := range s.Routes {
-		all = append(all, Thing{Route, r.String()})
-	}
-	for _, a := range s.Addresses {
-		all = append(all, Thing{Address, a.String()})
-	}
-	if s.Bridge != "" {
-		all = append(all, Thing{Bridge, s.Bridge})
-	}
-	if s.Masquerade != nil {
-		all = append(all, Thing{Table, "inet " + topology.Table})
+// inventory lists all of ours: what of it is in the kernel, as an operator would write it, and files.
+func inventory(s topology.State, files []string) []plan.Key {
+	var all []plan.Key
+	for _, x := range plan.Diff(topology.State{}, s).Except(plan.KindCNI) {
+		all = append(all, plan.Key{Kind: x.Kind(), Name: x.Object.String()})
 	}
 	for _, path := range files {
-		kind := File
+		kind := KindFile
 		if strings.Contains(path, topology.Conflist) || strings.Contains(path, topology.Gate) {
-			kind = Config
+			kind = plan.KindCNI
 		}
-		all = append(all, Thing{kind, path})
+		all = append(all, plan.Key{Kind: kind, Name: path})
 	}
-	slices.SortStableFunc(all, func(a, b Thing) int { return slices.Index(Kinds(), a.Kind) - slices.Index(Kinds(), b.Kind) })
+	slices.SortStableFunc(all, func(a, b plan.Key) int { return slices.Index(kinds(), a.Kind) - slices.Index(kinds(), b.Kind) })
 	return all
 }
 
 // without returns what is in the first inventory only.
-func without(before, after []Thing) []Thing {
-	still := make(map[Thing]bool, len(after))
+func without(before, after []plan.Key) []plan.Key {
+	still := make(map[plan.Key]bool, len(after))
 	for _, t := range after {
 		still[t] = true
 	}
-	return slices.DeleteFunc(before, func(t Thing) bool { return still[t] })
+	return slices.DeleteFunc(before, func(t plan.Key) bool { return still[t] })
 }
 
 // kept tells what stays while pods are attached.
@@ -107,9 +85,9 @@ func (s sight) kept(store cni.Store) []Kept {
 	if !s.attached {
 		return nil
 	}
-	all := []Kept{{Thing{Bridge, s.Bridge}, fmt.Sprintf("pods are attached to it (ports: %d)", s.ports)}}
+	all := []Kept{{plan.Key{Kind: plan.KindBridge, Name: s.Bridge}, fmt.Sprintf("pods are attached to it (ports: %d)", s.ports)}}
 	for _, path := range s.keptFiles(store) {
-		all = append(all, Kept{Thing{File, path}, "an agent that comes next would else give away the addresses of these pods"})
+		all = append(all, Kept{plan.Key{Kind: KindFile, Name: path}, "an agent that comes next would else give away the addresses of these pods"})
 	}
 	return all
 }
@@ -175,8 +153,8 @@ const leftByOthers = "Not ours to remove: the plugins' programs, and what portma
 func (r Result) table(w io.Writer, title string) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, title+"\tNAME\tCOUNT")
-	for _, kind := range Kinds() {
-		some := slices.DeleteFunc(slices.Clone(r.Removed), func(t Thing) bool { return t.Kind != kind })
+	for _, kind := range kinds() {
+		some := slices.DeleteFunc(slices.Clone(r.Removed), func(t plan.Key) bool { return t.Kind != kind })
 		if n := len(some); n > manyOfAKind {
 			fmt.Fprintf(table, "%s\t%s, and %d more\t%d\n", kind, some[0].Name, n-1, n)
 			continue

@@ -45,7 +45,7 @@ func (f *routeFacts) connects(dev string, network netip.Prefix) bool {
 // addAddresses gives the bridge its addresses, at once usable: the gateway of our own
 // subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address. One that
 // is there lacks its route, which the kernel makes with the address alone.
-func (k *Kernel) addAddresses(addrs []topology.Address) error {
+func (k *Kernel) addAddresses(addrs []plan.Address) error {
 	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
 		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
 			return err
@@ -61,12 +61,12 @@ func (k *Kernel) addAddresses(addrs []topology.Address) error {
 	}, unix.EEXIST)
 }
 
-func (k *Kernel) deleteAddresses(addrs []topology.Address) error {
+func (k *Kernel) deleteAddresses(addrs []plan.Address) error {
 	return k.eachAddress("deleting", addrs, k.handle.AddrDel, unix.EADDRNOTAVAIL)
 }
 
 // eachAddress leaves out of its errors the one that says that it is done already.
-func (k *Kernel) eachAddress(op string, addrs []topology.Address, call func(rtnl.Link, *rtnl.Addr) error, done unix.Errno) error {
+func (k *Kernel) eachAddress(op string, addrs []plan.Address, call func(rtnl.Link, *rtnl.Addr) error, done unix.Errno) error {
 	var errs []error
 	for _, a := range addrs {
 		k.fresh.routes = false // a connected route comes or goes with it
@@ -80,7 +80,7 @@ func (k *Kernel) eachAddress(op string, addrs []topology.Address, call func(rtnl
 			err = fmt.Errorf("%w (IPv6 is switched off on that device: %s)", err, topology.ConfSysctl(6, a.Dev, "disable_ipv6"))
 		}
 		if err != nil && !errors.Is(err, done) {
-			errs = append(errs, part(plan.KindAddress, a.String(), fmt.Errorf("%s address %s: %w", op, a, err)))
+			errs = append(errs, part(a, fmt.Errorf("%s address %s: %w", op, a, err)))
 		}
 	}
 	return errors.Join(errs...)

@@ -24,14 +24,10 @@ func (f *linkFacts) bridge(name string) string {
 // addBridge makes the bridge, which stays down. A bridge whose MAC address was given does
 // not take that of its ports, as others do (br_stp_recalculate_bridge_id of
 // net/bridge/br_stp_if.c).
-func (k *Kernel) addBridge(d *topology.Device) error {
-	if d == nil {
-		return nil
-	}
+func (k *Kernel) addBridge(b plan.Bridge) error {
 	k.fresh.routes = false
-	failed := func(err error) error {
-		return part(plan.KindBridge, d.Name, fmt.Errorf("adding bridge %s: %w", d.Name, err))
-	}
+	d := b.Device
+	failed := func(err error) error { return part(b, fmt.Errorf("adding bridge %s: %w", d.Name, err)) }
 	mac, err := net.ParseMAC(d.MAC)
 	if err != nil {
 		return failed(err)
@@ -55,17 +51,17 @@ func (k *Kernel) addBridge(d *topology.Device) error {
 
 // setMTU gives the bridge the MTU that its pods need, before any of its settings and addresses
 // of IPv6, which it has none of below 1280.
-func (k *Kernel) setMTU(devices []topology.Device) error {
+func (k *Kernel) setMTU(mtus []plan.MTU) error {
 	var errs []error
-	for _, d := range devices {
-		index, there := k.links.byName[d.Name]
-		if !there || d.MTU == 0 || k.links.idents[index].mtu == d.MTU {
+	for _, m := range mtus {
+		index, there := k.links.byName[m.Dev]
+		if !there {
 			continue
 		}
 		k.fresh.routes = false
-		err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, d.MTU)
+		err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, m.Bytes)
 		if err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, part(plan.KindDevice, d.Name, fmt.Errorf("setting the MTU of %s from %d to %d: %w", d.Name, k.links.idents[index].mtu, d.MTU, err)))
+			errs = append(errs, part(m, fmt.Errorf("setting the MTU of %s from %d to %d: %w", m.Dev, k.links.idents[index].mtu, m.Bytes, err)))
 		}
 	}
 	return errors.Join(errs...)
@@ -102,9 +98,6 @@ func (k *Kernel) keepMAC(bridge string, index int) error {
 // deleteBridge looks at the ports once more: a pod that a plugin attached meanwhile
 // would be cut off without a word.
 func (k *Kernel) deleteBridge(name string) error {
-	if name == "" {
-		return nil
-	}
 	k.fresh.routes = false
 	k.Sweep()
 	links, _, err := k.readLinks()

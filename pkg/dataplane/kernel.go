@@ -270,66 +270,117 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 			return err
 		}
 	}
-	errs := []error{k.addBridge(c.AddBridge)}
-	if errs[0] != nil {
+	var f failures
+	all := c
+	for _, b := range plan.Objects[plan.Bridge](c, plan.Add) {
+		f.own = k.addBridge(b)
+	}
+	if f.own != nil {
 		c = c.WithoutBridge()
 	}
-	errs = append(errs, k.setMTU(c.SetDevices))
-	for _, s := range c.Sysctls {
-		errs = append(errs, part(plan.KindSysctl, s.Path, k.writeSysctl(s)))
-	}
-	errs = append(errs, k.setDevices(c.SetDevices), k.addAddresses(c.AddAddresses))
-	table := errors.Join(
-		k.changeTable(c.Table != nil, func() error { return k.writeTable(c.Table) }),
-		k.changeTable(!c.Widen.Empty(), func() error { return k.changeSets(c.Widen) }),
-		k.releaseNew(),
-	)
-
-	routes := k.applyRoutes(plan.Changes{Add: c.Add, Replace: c.Replace})
-	staying := k.applyRoutes(plan.Changes{Delete: c.Delete})
-	errs = append(errs, k.deleteAddresses(c.DeleteAddresses), part(plan.KindBridge, c.DeleteBridge, k.deleteBridge(c.DeleteBridge)))
-	if staying == nil && table == nil { // a destination is in the sets for as long as its route is there
-		table = errors.Join(
-			k.changeTable(!c.Narrow.Empty(), func() error { return k.changeSets(c.Narrow) }),
-			k.changeTable(c.DeleteTable, k.deleteTable))
-	}
+	before, rest := c.BeforeRoutes()
+	k.makeSteps(before, &f)
+	f.table = errors.Join(f.table, k.releaseNew())
+	k.makeSteps(rest, &f)
 	k.cover(k.masquerade)
-	routes = errors.Join(routes, staying)
-	if errors.Is(routes, unix.EPERM) {
-		errs = append(errs, routes)
+	return f.end(k, all)
+}
+
+// failures are the errors of an Apply, by what depends on their not being there.
+type failures struct {
+	own     error // of what this node's pods need, but for the table
+	table   error
+	routes  error // additions and changes
+	staying error // routes that are not deleted
+	config  error
+}
+
+// makeSteps makes each of the steps that no failure stands in the way of.
+func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
+	for step := range c.Steps() {
+		op := step[0].Op
+		switch step[0].Object.(type) {
+		case plan.Route:
+			err := k.applyRoutes(op, plan.Objects[plan.Route](step, op))
+			if op == plan.Delete {
+				f.staying = errors.Join(f.staying, err)
+			} else {
+				f.routes = errors.Join(f.routes, err)
+			}
+		case plan.Table, plan.Sets:
+			if op != plan.Delete || f.table == nil && f.staying == nil { // a destination is in the sets for as long as its route is there
+				f.table = errors.Join(f.table, k.changeTable(step[0]))
+			}
+		case plan.Config:
+			if f.ownError() == nil {
+				f.config = k.applyCNI(step[0])
+			}
+		default:
+			f.own = errors.Join(f.own, k.makeOwn(op, step))
+		}
 	}
-	own := errors.Join(append(errs, part(plan.KindTable, topology.Table, table))...)
-	if own == nil {
-		own = k.applyCNI(c)
+}
+
+// makeOwn makes a step of what is neither a route, nor the table, nor the CNI config.
+func (k *Kernel) makeOwn(op plan.Op, step plan.Changes) error {
+	var errs []error
+	switch step[0].Object.(type) {
+	case plan.MTU:
+		return k.setMTU(plan.Objects[plan.MTU](step, op))
+	case plan.Sysctl:
+		for _, s := range plan.Objects[plan.Sysctl](step, op) {
+			errs = append(errs, part(s, k.writeSysctl(s)))
+		}
+	case plan.Device:
+		return k.setDevices(plan.Objects[plan.Device](step, op))
+	case plan.Address:
+		if op == plan.Add {
+			return k.addAddresses(plan.Objects[plan.Address](step, op))
+		}
+		return k.deleteAddresses(plan.Objects[plan.Address](step, op))
+	case plan.Bridge:
+		for _, b := range plan.Objects[plan.Bridge](step, plan.Delete) {
+			errs = append(errs, part(b, k.deleteBridge(b.Name())))
+		}
 	}
-	k.distrust(c, errors.Join(append(errs, routes)...), table)
+	return errors.Join(errs...)
+}
+
+// ownError is what keeps the CNI config from being written: all but the refusal of single routes.
+func (f *failures) ownError() error {
+	err := errors.Join(f.own, part(plan.Table{}, f.table))
+	if routes := errors.Join(f.routes, f.staying); errors.Is(routes, unix.EPERM) {
+		return errors.Join(err, routes)
+	}
+	return err
+}
+
+// end has the kernel read anew after an error, or after the table was written, and returns all errors. A
+// table that is refused while nothing else changes may be refused for as long as the kernel runs, so
+// then only the table is read anew.
+func (f *failures) end(k *Kernel, c plan.Changes) error {
+	routes := errors.Join(f.routes, f.staying)
+	others := errors.Join(f.own, routes)
+	onlyTable := len(c.Except(plan.KindTable).Except(plan.KindCNI)) == 0
+	switch {
+	case others == nil && f.table != nil && onlyTable:
+		k.fresh.masquerade = false
+	case others != nil || f.table != nil || len(plan.Objects[plan.Table](c, plan.Add, plan.Replace)) > 0:
+		k.fresh = freshness{}
+	}
+	own := errors.Join(f.ownError(), f.config)
 	return errors.Join(own, routes)
 }
 
-// distrust has the kernel read anew after an error, or after the table was written. A table that is
-// refused while nothing else changes may be refused for as long as the kernel runs, so then only the
-// table is read anew.
-func (k *Kernel) distrust(c plan.Changes, others, table error) {
-	onlyTable := c.Minus(plan.Changes{DeleteTable: true}).KernelEmpty()
-	switch {
-	case others == nil && table != nil && onlyTable:
-		k.fresh.masquerade = false
-	case others != nil || table != nil || c.Table != nil:
-		k.fresh = freshness{}
-	}
-}
-
-func (k *Kernel) applyCNI(c plan.Changes) error {
-	switch {
-	case c.DeleteCNI:
+func (k *Kernel) applyCNI(c plan.Change) error {
+	if c.Op == plan.Delete {
 		return k.cfg.CNI.Remove()
-	case c.CNI != nil:
-		if err := k.tryPort(*c.CNI); err != nil {
-			return part(plan.KindCNI, topology.Conflist, err)
-		}
-		return k.cfg.CNI.Write(*c.CNI)
 	}
-	return nil
+	conf := *c.Object.(plan.Config).CNI //nolint:forcetypeassert // of a step of Configs
+	if err := k.tryPort(conf); err != nil {
+		return part(c.Object, err)
+	}
+	return k.cfg.CNI.Write(conf)
 }
 
 // sysctlFile returns the file of a setting.

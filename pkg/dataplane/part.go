@@ -14,10 +14,10 @@ func (e *PartError) Unwrap() error { return e.Err }
 // FailedKey returns what could not be changed.
 func (e *PartError) FailedKey() plan.Key { return e.Key }
 
-// part marks an error, if there is one.
-func part(kind plan.Kind, name string, err error) error {
+// part marks an error with what it concerns, if there is one.
+func part(o plan.Object, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &PartError{plan.Key{Kind: kind, Name: name}, err}
+	return &PartError{plan.Change{Object: o}.Key(), err}
 }

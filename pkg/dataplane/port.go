@@ -44,14 +44,13 @@ func (f *linkFacts) devices(bridge string) []topology.Device {
 // by then, it sends at once, and else after the kernel has looked at its carrier, which it does
 // once a second (dev_activate of net/sched/sch_generic.c). A device that is not there any more
 // is done, because its pod has gone.
-func (k *Kernel) setDevices(devices []topology.Device) error {
+func (k *Kernel) setDevices(devices []plan.Device) error {
 	var errs []error
-	devices = slices.Clone(devices)
-	slices.SortStableFunc(devices, func(a, b topology.Device) int { return cmp.Compare(b.Master, a.Master) })
+	slices.SortStableFunc(devices, func(a, b plan.Device) int { return cmp.Compare(b.Master, a.Master) })
 	for _, d := range devices {
 		k.fresh.routes = false
-		if err := k.setDevice(d); err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, part(plan.KindDevice, d.Name, fmt.Errorf("setting %s: %w", d, err)))
+		if err := k.setDevice(d.Device); err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, part(d, fmt.Errorf("setting %s: %w", d, err)))
 		}
 	}
 	return errors.Join(errs...)

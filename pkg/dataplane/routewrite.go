@@ -40,30 +40,25 @@ const perSend = 128
 // anew is cheaper than keeping what is known in step, one insertion at a time.
 const worthKeeping = 256
 
-// applyRoutes adds first and deletes last.
-func (k *Kernel) applyRoutes(c plan.Changes) error {
-	remember, drop := k.remember, k.drop
-	if len(c.Add)+len(c.Replace)+len(c.Delete) > worthKeeping {
-		remember, drop = func(topology.Route) {}, func(topology.Route) {}
+// applyRoutes does an operation to each route, and keeps what is known in step.
+func (k *Kernel) applyRoutes(op plan.Op, routes []plan.Route) error {
+	done := k.remember
+	switch {
+	case len(routes) > worthKeeping:
+		done = func(topology.Route) {}
 		defer func() { k.fresh.ours = false }()
+	case op == plan.Delete:
+		done = k.drop
 	}
-	return errors.Join(
-		k.writeRoutes(adding, c.Add, remember),
-		k.writeRoutes(changing, c.Replace, remember),
-		k.writeRoutes(deleting, c.Delete, drop),
-	)
-}
-
-// writeRoutes does the operation to each route, and calls done where it succeeds.
-func (k *Kernel) writeRoutes(op operation, routes []topology.Route, done func(topology.Route)) error {
+	how := map[plan.Op]operation{plan.Add: adding, plan.Replace: changing, plan.Delete: deleting}[op]
 	var errs []error
 	for batch := range slices.Chunk(routes, perSend) {
-		for i, err := range k.send(op, batch) {
+		for i, err := range k.send(how, batch) {
 			if err != nil {
-				errs = append(errs, &RouteError{op.name, batch[i], err})
+				errs = append(errs, &RouteError{how.name, batch[i].Route, err})
 				continue
 			}
-			done(batch[i])
+			done(batch[i].Route)
 		}
 	}
 	return errors.Join(errs...)
@@ -72,7 +67,7 @@ func (k *Kernel) writeRoutes(op operation, routes []topology.Route, done func(to
 var errNoDevice = errors.New("no such device any more")
 
 // send returns what the kernel answers to each of the routes.
-func (k *Kernel) send(op operation, routes []topology.Route) []error {
+func (k *Kernel) send(op operation, routes []plan.Route) []error {
 	answers := make([]error, len(routes))
 	requests := make([]request, 0, len(routes))
 	sent := make([]int, 0, len(routes)) // which route a request is about
@@ -82,7 +77,7 @@ func (k *Kernel) send(op operation, routes []topology.Route) []error {
 			answers[i] = errNoDevice
 			continue
 		}
-		requests = append(requests, request{op.kind, op.flags, encodeRoute(r, index, op.scope)})
+		requests = append(requests, request{op.kind, op.flags, encodeRoute(r.Route, index, op.scope)})
 		sent = append(sent, i)
 	}
 	if len(requests) == 0 {

@@ -7,6 +7,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -104,20 +105,28 @@ func (k *Kernel) wholeTable() (table *topology.Masquerade, err error) {
 	return table, err
 }
 
-// changeTable calls change, which changes our table in a transaction, unless there is nothing to
-// change, and says what a bare errno of it does not.
-func (k *Kernel) changeTable(needed bool, change func() error) error {
-	if !needed {
-		return nil
-	}
+// changeTable makes a change of our table in a transaction, and says what a bare errno of it does not.
+func (k *Kernel) changeTable(c plan.Change) error {
 	err := k.openNFT()
 	if err == nil {
-		err = change()
+		switch o := c.Object.(type) {
+		case plan.Sets:
+			err = k.changeSets(*o.SetChange)
+		case plan.Table:
+			err = k.putTable(c.Op, o.Masquerade)
+		}
 	}
 	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("changing nftables table %s: %w%s", topology.Table, err, missing(err))
+}
+
+func (k *Kernel) putTable(op plan.Op, m *topology.Masquerade) error {
+	if op == plan.Delete {
+		return k.deleteTable()
+	}
+	return k.writeTable(m)
 }
 
 // missing says what a kernel lacks that refuses our table.

@@ -6,18 +6,24 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Removed is what WithoutRemovals keeps, as far as somebody else could take it away
-// while it is kept: routes, addresses, and elements of the sets.
+// A keeper is an Object that somebody else could take away while its deletion is held back: a route, an
+// address, and elements of the sets.
+type keeper interface{ keep(*topology.State) }
+
+// Removed is what WithoutRemovals keeps, as far as it has to be desired meanwhile.
 func (c Changes) Removed() topology.State {
-	return topology.State{
-		Routes: c.Delete, Addresses: c.DeleteAddresses,
-		Masquerade: &topology.Masquerade{Cluster: c.Narrow.DeleteCluster, Nodes: c.Narrow.DeleteNodes},
+	var kept topology.State
+	for _, x := range c {
+		if o, ok := x.Object.(keeper); ok && x.Op == Delete {
+			o.keep(&kept)
+		}
 	}
+	return kept
 }
 
-// With is a State and of another what it lacks. Where both have something of one
+// Joined is a State and of another what it lacks. Where both have something of one
 // key, it is the former's. A table that is not there, or has no sets, gets none.
-func With(s, kept topology.State) topology.State {
+func Joined(s, kept topology.State) topology.State {
 	if len(kept.Routes) > 0 {
 		s.Routes = union(s.Routes, kept.Routes, topology.Route.Compare)
 	}

@@ -3,6 +3,7 @@ package status
 import (
 	"net/netip"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -14,11 +15,9 @@ func PeerStates() []PeerState { return []PeerState{OK, Lost, Conflict, OffLink, 
 func (r *Result) CountPeers() map[PeerState]int {
 	counts := map[PeerState]int{}
 	plights := r.plights()
-	lost := make(map[netip.Prefix]bool, len(r.Undone.Add)+len(r.Undone.Replace))
-	for _, routes := range [][]topology.Route{r.Undone.Add, r.Undone.Replace} {
-		for _, route := range routes {
-			lost[route.Dst] = route.Metric == topology.MetricPeer
-		}
+	lost := map[netip.Prefix]bool{}
+	for _, route := range plan.Objects[plan.Route](r.Undone, plan.Add, plan.Replace) {
+		lost[route.Dst] = route.Metric == topology.MetricPeer
 	}
 	for _, n := range r.Nodes {
 		if n.Name == r.Node {

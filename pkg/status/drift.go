@@ -22,7 +22,7 @@ func look(board *Board, at Look) (*Result, Drift, plan.Changes) {
 	var err error
 	for range 3 {
 		if !last.Known {
-			return last, Drift{Differences: []Difference{}}, plan.Changes{}
+			return last, Drift{Differences: []Difference{}}, nil
 		}
 		actual, err = at()
 		next := board.Last()
@@ -34,84 +34,55 @@ func look(board *Board, at Look) (*Result, Drift, plan.Changes) {
 	d := Drift{Time: time.Now().UTC(), Differences: []Difference{}}
 	if err != nil {
 		d.Error = err.Error()
-		return last, d, plan.Changes{}
+		return last, d, nil
 	}
 	changes := plan.Diff(last.Desired, actual)
-	d.Differences = append(d.Differences, Differences(changes, actual, last.Host.Config)...)
+	d.Differences = append(d.Differences, Differences(changes, last.Host.Config)...)
 	return last, d, changes
 }
 
 // Differences puts Changes from the actual State into words; config is the path of
 // our CNI config.
-func Differences(c plan.Changes, actual topology.State, config string) []Difference {
+func Differences(c plan.Changes, config string) []Difference {
 	var all []Difference
-	say := func(kind plan.Kind, fault Fault, name string) { all = append(all, Difference{kind, fault, name}) }
-	for _, s := range c.Sysctls {
-		say(plan.KindSysctl, Altered, s.Path+"="+s.Value)
-	}
-	if c.AddBridge != nil {
-		say(plan.KindBridge, Missing, c.AddBridge.Name)
-	}
-	for _, d := range c.SetDevices {
-		if c.AddBridge == nil || d.Name != c.AddBridge.Name {
-			say(plan.KindDevice, Altered, deviceText(d))
+	bridge := len(plan.Objects[plan.Bridge](c, plan.Add)) > 0
+	for _, x := range c.Distinct() {
+		if d, ok := x.Object.(plan.Device); ok && bridge && d.Master == "" {
+			continue // it is missing as a whole
 		}
-	}
-	for _, a := range c.AddAddresses {
-		say(plan.KindAddress, Missing, a.String())
-	}
-	for _, a := range c.DeleteAddresses {
-		say(plan.KindAddress, Unwanted, a.String())
-	}
-	for _, routes := range []struct {
-		fault Fault
-		list  []topology.Route
-	}{{Missing, c.Add}, {Altered, c.Replace}, {Unwanted, c.Delete}} {
-		for _, r := range routes.list {
-			say(plan.KindRoute, routes.fault, r.String())
-		}
-	}
-	if c.DeleteBridge != "" {
-		say(plan.KindBridge, Unwanted, c.DeleteBridge)
-	}
-	if fault := faultOf(c.Table != nil || !c.Widen.Empty() || !c.Narrow.Empty(), c.DeleteTable, actual.Masquerade != nil); fault != "" {
-		say(plan.KindTable, fault, "inet "+topology.Table)
-	}
-	if fault := faultOf(c.CNI != nil, c.DeleteCNI, actual.CNI != nil); fault != "" {
-		say(plan.KindCNI, fault, config)
+		all = append(all, Difference{x.Kind(), faultOf(x), nameOf(x.Object, config)})
 	}
 	return all
 }
 
-func deviceText(d topology.Device) string {
-	if d.LinkLocal {
-		return d.String() + ", with an IPv6 link-local address"
+func faultOf(c plan.Change) Fault {
+	if _, sets := c.Object.(plan.Sets); sets {
+		return Altered
 	}
-	return d.String()
+	return map[plan.Op]Fault{plan.Add: Missing, plan.Replace: Altered, plan.Delete: Unwanted}[c.Op]
 }
 
-// faultOf says what is wrong with a thing of which there is one.
-func faultOf(written, deleted, there bool) Fault {
-	switch {
-	case deleted:
-		return Unwanted
-	case written && there:
-		return Altered
-	case written:
-		return Missing
+func nameOf(o plan.Object, config string) string {
+	switch o := o.(type) {
+	case plan.Config:
+		return config
+	case plan.Device:
+		if o.LinkLocal {
+			return o.String() + ", with an IPv6 link-local address"
+		}
 	}
-	return ""
+	return o.String()
 }
 
 // lose marks the peers whose routes the kernel lacks.
 func lose(peers []Peer, c plan.Changes) {
-	lost := make(map[netip.Prefix]string, len(c.Add)+len(c.Replace))
-	for _, r := range c.Add {
+	lost := map[netip.Prefix]string{}
+	for _, r := range plan.Objects[plan.Route](c, plan.Add) {
 		if r.Metric == topology.MetricPeer {
 			lost[r.Dst] = "the kernel lacks the route " + r.String()
 		}
 	}
-	for _, r := range c.Replace {
+	for _, r := range plan.Objects[plan.Route](c, plan.Replace) {
 		if r.Metric == topology.MetricPeer {
 			lost[r.Dst] = "the kernel has another route instead of " + r.String()
 		}

@@ -200,7 +200,7 @@ func encode(r *Report, brief bool) ([]byte, error) {
 
 // now makes a report of the last Result and of what can be seen at this moment.
 func (s *Server) now() (*Result, Report) {
-	last, drift, changes := s.Board.Last(), Drift{Differences: []Difference{}}, plan.Changes{}
+	last, drift, changes := s.Board.Last(), Drift{Differences: []Difference{}}, plan.Changes(nil)
 	if s.Look != nil {
 		last, drift, changes = look(s.Board, s.Look)
 	}

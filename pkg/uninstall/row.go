@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -99,7 +100,7 @@ func (rows Rows) Print(w io.Writer) error {
 	fmt.Fprintln(table, "NODE\tRESULT\tROUTES\tTABLE\tCNI CONFIG\tBRIDGE\tNOTE")
 	for _, r := range rows {
 		fmt.Fprintln(table, strings.Join([]string{
-			r.Node, r.result(), r.count(cleanup.Route), r.word(cleanup.Table), r.word(cleanup.Config), r.word(cleanup.Bridge), r.note(),
+			r.Node, r.result(), r.count(plan.KindRoute), r.word(plan.KindTable), r.word(plan.KindCNI), r.word(plan.KindBridge), r.note(),
 		}, "\t"))
 	}
 	if err := table.Flush(); err != nil {
@@ -125,7 +126,7 @@ func (r Row) result() string {
 	return "NOT CLEAN"
 }
 
-func (r Row) count(kind cleanup.Kind) string {
+func (r Row) count(kind plan.Kind) string {
 	if !r.Clean {
 		return "-"
 	}
@@ -133,7 +134,7 @@ func (r Row) count(kind cleanup.Kind) string {
 }
 
 // word says what became of the one thing of a kind.
-func (r Row) word(kind cleanup.Kind) string {
+func (r Row) word(kind plan.Kind) string {
 	switch {
 	case !r.Clean:
 		return "-"

@@ -1,0 +1,127 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Bridge is the pods' bridge itself. To be deleted, it has its name alone.
+type Bridge struct{ topology.Device }
+
+// Kind is KindBridge.
+func (b Bridge) Kind() Kind { return KindBridge }
+
+// Name is that of the device.
+func (b Bridge) Name() string { return b.Device.Name }
+
+// String gives the bridge's name.
+func (b Bridge) String() string { return b.Device.Name }
+
+func (b Bridge) command(op Op) string {
+	if op == Delete {
+		return "ip link delete " + b.Device.Name
+	}
+	return fmt.Sprintf("ip link add %s address %s mtu %d type bridge", b.Device.Name, b.MAC, b.Device.MTU)
+}
+
+func (b Bridge) same(before, desired topology.State) bool { return before.Bridge == desired.Bridge }
+
+// MTU is the bridge's, in bytes.
+type MTU struct {
+	Dev   string
+	Bytes int
+}
+
+// Kind is KindDevice.
+func (m MTU) Kind() Kind { return KindDevice }
+
+// Name is that of the device.
+func (m MTU) Name() string { return m.Dev }
+
+// String gives the MTU as ip-link(8) takes it.
+func (m MTU) String() string { return fmt.Sprintf("dev %s mtu %d", m.Dev, m.Bytes) }
+
+func (m MTU) command(Op) string { return "ip link set " + m.String() }
+
+func (m MTU) same(before, desired topology.State) bool {
+	return sameDevice(before, desired, func(a, b topology.Device) bool { return a.MTU == b.MTU }, m.Dev)
+}
+
+// Device is the bridge or a port of it, as it should be: up, and in the bridge.
+type Device struct{ topology.Device }
+
+// Kind is KindDevice.
+func (d Device) Kind() Kind { return KindDevice }
+
+// Name is that of the device.
+func (d Device) Name() string { return d.Device.Name }
+
+func (d Device) command(Op) string { return "ip link set " + d.Device.String() }
+
+func (d Device) same(before, desired topology.State) bool {
+	return sameDevice(before, desired, topology.Device.Like, d.Device.Name)
+}
+
+// sameDevice reports whether a device was desired before as it is now. A port that has come since
+// was in the bridge as well.
+func sameDevice(before, desired topology.State, like func(a, b topology.Device) bool, name string) bool {
+	find := func(s topology.State) (topology.Device, bool) {
+		i, found := slices.BinarySearchFunc(s.Devices, topology.Device{Name: name}, topology.Device.Compare)
+		if !found {
+			return topology.Device{}, false
+		}
+		return s.Devices[i], true
+	}
+	was, known := find(before)
+	now, _ := find(desired)
+	return before.Bridge == desired.Bridge && (!known || like(was, now))
+}
+
+// diffLinks never takes a port out of the bridge. A port that is only in the desired
+// State has gone with its pod.
+func diffLinks(desired, actual topology.State) Changes {
+	var c Changes
+	if desired.Bridge == "" && actual.Bridge != "" {
+		c = append(c, Change{Delete, Bridge{topology.Device{Name: actual.Bridge}}})
+	}
+	walk(desired.Devices, actual.Devices, topology.Device.Compare,
+		func(d topology.Device) {
+			if d.Name == desired.Bridge && actual.Bridge == "" {
+				c = append(c, Change{Add, Bridge{d}}, Change{Replace, Device{d}})
+			}
+		},
+		func(topology.Device) {},
+		func(want, have topology.Device) {
+			if want.MTU != have.MTU && want.MTU != 0 {
+				c = append(c, Change{Replace, MTU{want.Name, want.MTU}})
+			}
+			if !want.Like(have) {
+				c = append(c, Change{Replace, Device{want}})
+			}
+		})
+	return c
+}
+
+func (c Change) makesBridge() bool { return c.Kind() == KindBridge && c.Op == Add }
+
+// WithoutBridge leaves out the making of the bridge, and what can't be done without it.
+func (c Changes) WithoutBridge() Changes {
+	i := slices.IndexFunc(c, Change.makesBridge)
+	if i < 0 {
+		return c
+	}
+	name := c[i].Object.Name()
+	return c.Filter(func(x Change) bool {
+		switch o := x.Object.(type) {
+		case Bridge, MTU, Device:
+			return x.Op == Delete
+		case Address:
+			return x.Op == Delete
+		case Sysctl:
+			return !o.of(name)
+		}
+		return true
+	})
+}

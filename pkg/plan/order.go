@@ -1,0 +1,63 @@
+package plan
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+)
+
+// order is that of application: what others need comes first, what others need no more comes last,
+// and the CNI config, by which the kubelet sends pods, at the very end.
+var order = []Change{
+	{Add, Bridge{}},     // before the settings, some of which are its own
+	{Replace, MTU{}},    // IPv6 leaves a device whose MTU is too small, and its settings go with it
+	{Replace, Sysctl{}}, // before the bridge is up
+	{Replace, Device{}},
+	{Add, Address{}},
+	{Add, Table{}},
+	{Replace, Table{}},
+	{Add, Sets{}}, // a NAT binding outlives the rule that made it, so a destination is in the sets before its route is there
+	{Add, Route{}},
+	{Replace, Route{}},
+	{Delete, Route{}},
+	{Delete, Address{}},
+	{Delete, Bridge{}}, // before the table, which names it for whoever finishes an interrupted cleanup
+	{Delete, Sets{}},   // and as long as its route is there
+	{Delete, Table{}},
+	{Add, Config{}},
+	{Replace, Config{}},
+	{Delete, Config{}},
+}
+
+// A step is a type of Object, and what is done to it.
+type step struct {
+	op     Op
+	object reflect.Type
+}
+
+var ranks = rankSteps()
+
+func rankSteps() map[step]int {
+	all := make(map[step]int, len(order))
+	for i, c := range order {
+		all[step{c.Op, reflect.TypeOf(c.Object)}] = i
+	}
+	return all
+}
+
+func (c Change) rank() int { return ranks[step{c.Op, reflect.TypeOf(c.Object)}] }
+
+// BeforeRoutes cuts the Changes in two: those that are made before any route is, and the rest.
+func (c Changes) BeforeRoutes() (before, rest Changes) {
+	first := Change{Add, Route{}}.rank()
+	n := slices.IndexFunc(c, func(x Change) bool { return x.rank() >= first })
+	if n < 0 {
+		return c, nil
+	}
+	return c[:n], c[n:]
+}
+
+// sort puts Changes into the order of application. Those of a step stay in theirs.
+func (c Changes) sort() {
+	slices.SortStableFunc(c, func(a, b Change) int { return cmp.Compare(a.rank(), b.rank()) })
+}

@@ -1,0 +1,157 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Table is our nftables table as a whole, which is written anew where its rules differ. To be deleted,
+// it is that which is there.
+type Table struct{ *topology.Masquerade }
+
+// Kind is KindTable.
+func (t Table) Kind() Kind { return KindTable }
+
+// Name is that of the table.
+func (t Table) Name() string { return topology.Table }
+
+// String gives the table as nft(8) names it.
+func (t Table) String() string { return "inet " + topology.Table }
+
+func (t Table) command(op Op) string {
+	if op == Delete {
+		return "nft delete table " + t.String()
+	}
+	return fmt.Sprintf("nft -f - <<'EOF'\n%sEOF", t.Ruleset())
+}
+
+func (t Table) same(before, desired topology.State) bool {
+	return sameTables(before.Masquerade, desired.Masquerade)
+}
+
+// Sets are elements that our table's sets get and lose, as one transaction. They are added as
+// wide as both States need it, and deleted to what the desired one needs.
+type Sets struct{ *SetChange }
+
+// SetChange is a change of the elements of our sets. Deletions come first, for intervals may not
+// overlap at any moment.
+type SetChange struct {
+	DeleteCluster, AddCluster []netip.Prefix
+	DeleteNodes, AddNodes     []netip.Addr
+}
+
+// Kind is KindTable: the sets are the table's.
+func (s Sets) Kind() Kind { return KindTable }
+
+// Name is that of the table.
+func (s Sets) Name() string { return topology.Table }
+
+// String gives the table as nft(8) names it.
+func (s Sets) String() string { return "inet " + topology.Table }
+
+func (s Sets) command(Op) string {
+	var commands []string
+	for _, change := range []struct {
+		verb   string
+		ranges []netip.Prefix
+		nodes  []netip.Addr
+	}{{"delete", s.DeleteCluster, s.DeleteNodes}, {"add", s.AddCluster, s.AddNodes}} {
+		for _, is4 := range []bool{true, false} {
+			ranges := slices.DeleteFunc(slices.Clone(change.ranges), func(p netip.Prefix) bool { return p.Addr().Is4() != is4 })
+			nodes := slices.DeleteFunc(slices.Clone(change.nodes), func(a netip.Addr) bool { return a.Is4() != is4 })
+			commands = append(commands, elements(change.verb, "cluster", is4, ranges), elements(change.verb, "nodes", is4, nodes))
+		}
+	}
+	return "nft " + strings.Join(slices.DeleteFunc(commands, func(s string) bool { return s == "" }), "; ")
+}
+
+// elements is nft's command for some elements of a set.
+func elements[T fmt.Stringer](verb, set string, is4 bool, all []T) string {
+	if len(all) == 0 {
+		return ""
+	}
+	names := make([]string, len(all))
+	for i, e := range all {
+		names[i] = e.String()
+	}
+	family := 6
+	if is4 {
+		family = 4
+	}
+	return fmt.Sprintf("%s element inet %s %s%d { %s }", verb, topology.Table, set, family, strings.Join(names, ", "))
+}
+
+func (s Sets) same(before, desired topology.State) bool {
+	return sameTables(before.Masquerade, desired.Masquerade)
+}
+
+func (s Sets) keep(state *topology.State) {
+	state.Masquerade = &topology.Masquerade{Cluster: s.DeleteCluster, Nodes: s.DeleteNodes}
+}
+
+// Empty reports whether no element changes.
+func (s SetChange) Empty() bool {
+	return len(s.DeleteCluster)+len(s.AddCluster)+len(s.DeleteNodes)+len(s.AddNodes) == 0
+}
+
+func sameTables(a, b *topology.Masquerade) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes)
+}
+
+// diffTable goes over the union of both tables' sets: wide before the
+// routes change, narrow after.
+func diffTable(desiredState, actualState topology.State) Changes {
+	desired, actual := desiredState.Masquerade, actualState.Masquerade
+	switch {
+	case desired == nil && actual == nil:
+		return nil
+	case desired == nil:
+		return Changes{{Delete, Table{actual}}}
+	case actual == nil:
+		return Changes{{Add, Table{desired}}}
+	}
+	wide := widened(desired, actual)
+	var c Changes
+	if !desired.SameRules(actual) {
+		c = append(c, Change{Replace, Table{wide}})
+	} else if s := diffSets(wide, actual); !s.Empty() {
+		c = append(c, Change{Add, Sets{&s}})
+	}
+	if s := diffSets(desired, wide); !s.Empty() {
+		c = append(c, Change{Delete, Sets{&s}})
+	}
+	return c
+}
+
+// widened is the desired table with the elements of both.
+func widened(desired, actual *topology.Masquerade) *topology.Masquerade {
+	wide := *desired
+	if more := leaving(desired, desired.Cluster, actual.Cluster, topology.ComparePrefix, netip.Prefix.Addr); len(more) > 0 {
+		wide.Cluster = topology.Outermost(union(desired.Cluster, more, topology.ComparePrefix))
+	}
+	if more := leaving(desired, desired.Nodes, actual.Nodes, netip.Addr.Compare, netip.Addr.Unmap); len(more) > 0 {
+		wide.Nodes = union(desired.Nodes, more, netip.Addr.Compare)
+	}
+	return &wide
+}
+
+// leaving returns the elements that only the actual sets have, of the families for which the
+// desired table has sets at all.
+func leaving[T comparable](m *topology.Masquerade, desired, actual []T, compare func(T, T) int, addr func(T) netip.Addr) []T {
+	_, more := diffSorted(desired, actual, compare)
+	return slices.DeleteFunc(more, func(x T) bool { return !m.Serves(addr(x).Is4()) })
+}
+
+func diffSets(desired, actual *topology.Masquerade) SetChange {
+	var s SetChange
+	s.AddCluster, s.DeleteCluster = diffSorted(desired.Cluster, actual.Cluster, topology.ComparePrefix)
+	s.AddNodes, s.DeleteNodes = diffSorted(desired.Nodes, actual.Nodes, netip.Addr.Compare)
+	return s
+}
