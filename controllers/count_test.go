@@ -15,9 +15,9 @@ import (
 
 // routeTo is a change that adds a route to the pods of a peer.
 func routeTo(i byte) plan.Changes {
-	return plan.Changes{Add: []topology.Route{{
+	return plan.Of(plan.Add, plan.Route{Route: topology.Route{
 		Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i}), 24), Via: netip.AddrFrom4([4]byte{192, 168, 1, i}), Dev: "eth0",
-	}}}
+	}})
 }
 
 // positive returns the counters of a family that are not zero, by the values of their labels.
@@ -53,7 +53,7 @@ func labelValues(m *dto.Metric) string {
 // then, and the rest by that of this pass.
 func TestChangesAreCountedByCause(t *testing.T) {
 	first, second := routeTo(2), routeTo(3)
-	both := plan.Changes{Add: append(first.Add, second.Add...)}
+	both := first.With(second...)
 	keys := both.Keys()
 	for name, c := range map[string]struct {
 		moved     bool

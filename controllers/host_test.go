@@ -130,7 +130,7 @@ func (e *routeError) Error() string               { return fmt.Sprintf("route %q
 func (e *routeError) Unwrap() error               { return e.err }
 func (e *routeError) FailedRoute() topology.Route { return e.route }
 
-// Apply makes the changes in the order of their fields.
+// Apply makes the changes in their order.
 func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	if hold := h.holds.Load(); hold != nil {
 		h.stuck.Store(true)
@@ -141,50 +141,51 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	defer h.mu.Unlock()
 	h.tries = append(h.tries, time.Now())
 	var errs []error
-	if !c.KernelEmpty() && h.refusedApply != nil {
+	before, rest := c.BeforeRoutes()
+	if !c.Except(plan.KindCNI).Empty() && h.refusedApply != nil {
 		errs = append(errs, h.refusedApply)
 	} else {
-		errs = append(errs, h.setUp(c))
+		errs = append(errs, h.setUp(before))
 	}
-	errs = append(errs, h.applyRoutes(c)...)
+	errs = append(errs, h.applyRoutes(rest)...)
 	if errors.Join(errs...) == nil {
-		h.tearDown(c)
+		h.tearDown(rest)
 	}
 	if h.refusedApply == nil {
-		errs = append(errs, h.applyCNI(c))
+		errs = append(errs, h.applyCNI(rest))
 	}
 	return errors.Join(errs...)
 }
 
 func (h *memoryHost) setUp(c plan.Changes) error {
-	if c.AddBridge != nil {
-		h.note("bridge %s", c.AddBridge.Name)
-		h.state.Bridge = c.AddBridge.Name
-	}
-	for _, s := range c.Sysctls {
-		h.note("sysctl %s=%s", s.Path, s.Value)
-		if !h.forgetful {
-			h.state.Sysctls[s.Path] = s.Value
+	for _, x := range c {
+		switch o := x.Object.(type) {
+		case plan.Bridge:
+			h.note("bridge %s", o)
+			h.state.Bridge = o.Name()
+		case plan.Sysctl:
+			h.note("sysctl %s", o)
+			if !h.forgetful {
+				h.state.Sysctls[o.Path] = o.Value
+			}
+		case plan.Device:
+			h.note("set %s", o)
+			others := change(h.state.Devices, nil, named(h.state.Devices, o.Device), topology.Device.Compare)
+			h.state.Devices = change(others, []topology.Device{o.Device}, nil, topology.Device.Compare)
+		case plan.Address:
+			h.note("add address %s", o)
+			h.state.Addresses = change(h.state.Addresses, []topology.Address{o.Address}, nil, topology.Address.Compare)
+		case plan.Table:
+			if h.refusedTable != nil {
+				return partError{h.refusedTable, tableKey}
+			}
+			h.note("table")
+			m := *o.Masquerade
+			h.state.Masquerade = &m
+		case plan.Sets:
+			h.changeSets("widen", *o.SetChange)
 		}
 	}
-	for _, d := range c.SetDevices {
-		h.note("set %s", d)
-		others := change(h.state.Devices, nil, named(h.state.Devices, d), topology.Device.Compare)
-		h.state.Devices = change(others, []topology.Device{d}, nil, topology.Device.Compare)
-	}
-	for _, a := range c.AddAddresses {
-		h.note("add address %s", a)
-	}
-	h.state.Addresses = change(h.state.Addresses, c.AddAddresses, nil, topology.Address.Compare)
-	if c.Table != nil && h.refusedTable != nil {
-		return partError{h.refusedTable, tableKey}
-	}
-	if c.Table != nil {
-		h.note("table")
-		m := *c.Table
-		h.state.Masquerade = &m
-	}
-	h.changeSets("widen", c.Widen)
 	return nil
 }
 
@@ -194,9 +195,6 @@ func named(devices []topology.Device, d topology.Device) []topology.Device {
 }
 
 func (h *memoryHost) changeSets(what string, c plan.SetChange) {
-	if c.Empty() {
-		return
-	}
 	h.note("%s", what)
 	m := h.state.Masquerade
 	m.Cluster = change(m.Cluster, c.AddCluster, c.DeleteCluster, topology.ComparePrefix)
@@ -211,23 +209,23 @@ func change[T comparable](have, add, remove []T, compare func(T, T) int) []T {
 
 func (h *memoryHost) applyRoutes(c plan.Changes) []error {
 	var errs []error
-	do := func(verb string, routes []topology.Route, f func(topology.Route)) {
-		for _, r := range routes {
-			err := h.refusedRoutes[r.Dst]
-			if err == nil {
-				err = h.refusedApply
-			}
-			if err != nil {
-				errs = append(errs, &routeError{r, err})
-				continue
-			}
-			h.note("%s %s", verb, r)
-			f(r)
+	for _, x := range c.Only(plan.KindRoute) {
+		r := x.Object.(plan.Route).Route
+		err := h.refusedRoutes[r.Dst]
+		if err == nil {
+			err = h.refusedApply
+		}
+		if err != nil {
+			errs = append(errs, &routeError{r, err})
+			continue
+		}
+		h.note("%s %s", x.Op, r)
+		if x.Op == plan.Delete {
+			h.dropRoute(r)
+		} else {
+			h.putRoute(r)
 		}
 	}
-	do("add", c.Add, h.putRoute)
-	do("replace", c.Replace, h.putRoute)
-	do("delete", c.Delete, h.dropRoute)
 	return errs
 }
 
@@ -247,24 +245,31 @@ func (h *memoryHost) dropRoute(r topology.Route) {
 }
 
 func (h *memoryHost) tearDown(c plan.Changes) {
-	h.state.Addresses = change(h.state.Addresses, nil, c.DeleteAddresses, topology.Address.Compare)
-	h.changeSets("narrow", c.Narrow)
-	if c.DeleteTable {
-		h.note("delete table")
-		h.state.Masquerade = nil
+	for _, x := range c {
+		switch o := x.Object.(type) {
+		case plan.Address:
+			h.state.Addresses = change(h.state.Addresses, nil, []topology.Address{o.Address}, topology.Address.Compare)
+		case plan.Sets:
+			h.changeSets("narrow", *o.SetChange)
+		case plan.Table:
+			h.note("delete table")
+			h.state.Masquerade = nil
+		}
 	}
 }
 
 func (h *memoryHost) applyCNI(c plan.Changes) error {
-	switch {
-	case h.refusedCNI != nil && (c.CNI != nil || c.DeleteCNI):
-		return h.refusedCNI
-	case c.CNI != nil:
-		h.note("cni")
-		h.state.CNI = c.CNI
-	case c.DeleteCNI:
-		h.note("delete cni")
-		h.state.CNI = nil
+	for _, x := range c.Only(plan.KindCNI) {
+		switch {
+		case h.refusedCNI != nil:
+			return h.refusedCNI
+		case x.Op == plan.Delete:
+			h.note("delete cni")
+			h.state.CNI = nil
+		default:
+			h.note("cni")
+			h.state.CNI = x.Object.(plan.Config).CNI
+		}
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func BenchmarkMetrics(b *testing.B) {
 	board := &status.Board{}
 	m := NewMetrics(prometheus.NewRegistry(), Build{}, board, nodes)
 	r := &NodeReconciler{Metrics: m, asked: &result.Desired, asking: &result.Desired}
-	one := plan.Changes{Add: result.Desired.Routes[:1]}
+	one := plan.Of(plan.Add, plan.Route{Route: result.Desired.Routes[0]})
 	b.Run("pass", func(b *testing.B) {
 		for range b.N {
 			m.found(len(result.Desired.Routes), result.Desired)

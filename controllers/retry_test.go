@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,23 +127,25 @@ func TestAchieved(t *testing.T) {
 		return topology.Route{Dst: netip.MustParsePrefix(dst), Metric: topology.MetricPeer}
 	}
 	setting := plan.Sysctl{Path: topology.SysctlForward4, Value: "1"}
-	c := plan.Changes{
-		Sysctls: []plan.Sysctl{setting}, Table: &topology.Masquerade{},
-		Add: []topology.Route{route("10.244.2.0/24"), route("10.244.3.0/24")},
-	}
+	c := plan.Of(plan.Replace, setting).With(plan.Of(plan.Add, plan.Table{Masquerade: &topology.Masquerade{}},
+		plan.Route{Route: route("10.244.2.0/24")}, plan.Route{Route: route("10.244.3.0/24")})...)
 	failed := errors.New("refused")
 	for name, test := range map[string]struct {
 		err  error
-		want plan.Tally
+		want string
 	}{
-		"nothing":   {nil, plan.Tally{Sysctls: 1, Added: 2, Tables: 1}},
-		"a route":   {&routeError{route("10.244.2.0/24"), failed}, plan.Tally{Sysctls: 1, Added: 1, Tables: 1}},
-		"the table": {partError{failed, tableKey}, plan.Tally{Sysctls: 1, Added: 2}},
-		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, plan.Tally{Added: 2, Tables: 1}},
-		"unknown":   {failed, plan.Tally{Added: 2}},
+		"nothing":   {nil, "sysctl, nftables table, route, route"},
+		"a route":   {&routeError{route("10.244.2.0/24"), failed}, "sysctl, nftables table, route"},
+		"the table": {partError{failed, tableKey}, "sysctl, route, route"},
+		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, "nftables table, route, route"},
+		"unknown":   {failed, "route, route"},
 	} {
-		if got := achieved(c, test.err).Tally(); got != test.want {
-			t.Errorf("%s failed: %+v was done, want %+v", name, got, test.want)
+		var kinds []string
+		for _, x := range achieved(c, test.err) {
+			kinds = append(kinds, string(x.Kind()))
+		}
+		if got := strings.Join(kinds, ", "); got != test.want {
+			t.Errorf("%s failed: %s was done, want %s", name, got, test.want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func TestRepairsBackOff(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	r := newRivals(func() time.Time { return now })
 	route := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Protocol: topology.Protocol, Metric: topology.MetricPeer}
-	taken, other := plan.Changes{Add: []topology.Route{route}}, plan.Changes{Sysctls: []plan.Sysctl{{Path: "net/ipv4/ip_forward", Value: "1"}}}
+	taken, other := plan.Of(plan.Add, plan.Route{Route: route}), plan.Of(plan.Replace, plan.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"})
 	key := plan.Key{Kind: plan.KindRoute, Name: "10.244.2.0/24"}
 	repair := func(d time.Duration) (n int) {
 		for end := now.Add(d); now.Before(end); now = now.Add(100 * time.Millisecond) {

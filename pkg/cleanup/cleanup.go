@@ -219,7 +219,7 @@ func runs(holder string) string {
 // that no pod comes either.
 func (c Cleanup) clean(ctx context.Context, files []string, result *Result) error {
 	if len(c.Store.Configs()) > 0 {
-		if err := c.Dataplane.Apply(ctx, plan.Changes{{Op: plan.Delete, Object: plan.Config{}}}); err != nil {
+		if err := c.Dataplane.Apply(ctx, plan.Of(plan.Delete, plan.Config{})); err != nil {
 			return err
 		}
 	}

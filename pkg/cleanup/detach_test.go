@@ -22,7 +22,7 @@ func (h busyHost) Look(context.Context) (topology.Host, topology.State, error) {
 }
 
 func (h busyHost) Apply(_ context.Context, c plan.Changes) error {
-	if c.DeleteCNI {
+	if c.Has(plan.KindCNI) {
 		return h.store.Remove()
 	}
 	return nil

@@ -22,10 +22,8 @@ func TestFailedDeletionKeepsSets(t *testing.T) {
 	m.settle(nodes(3))
 	gone := nodes(3)[2]
 	stays := topology.Route{Dst: gone.PodCIDRs[0], Via: gone.Addrs[0], Dev: "missing", Protocol: topology.Protocol, Metric: topology.MetricPeer}
-	c := plan.Changes{
-		Delete: []topology.Route{stays},
-		Narrow: plan.SetChange{DeleteNodes: gone.Addrs[:1], DeleteCluster: gone.PodCIDRs[:1]},
-	}
+	narrowed := sets(plan.Delete, plan.SetChange{DeleteNodes: gone.Addrs[:1], DeleteCluster: gone.PodCIDRs[:1]})
+	c := routes(plan.Delete, stays).With(narrowed...)
 	route := new(RouteError)
 	if err := m.Apply(t.Context(), c); !errors.As(err, &route) || route.Op != "deleting" {
 		t.Fatalf("got %v", err)
@@ -33,14 +31,14 @@ func TestFailedDeletionKeepsSets(t *testing.T) {
 	if have := m.table(); !slices.Contains(have.Nodes, gone.Addrs[0]) || !slices.Contains(have.Cluster, gone.PodCIDRs[0]) {
 		t.Errorf("narrowed although the deletion failed: %+v", have)
 	}
-	c.DeleteTable = true
+	c = c.With(plan.Of(plan.Delete, plan.Table{})...)
 	if err := m.Apply(t.Context(), c); err == nil {
 		t.Fatal("the deletion has not failed")
 	}
 	if m.table() == nil {
 		t.Error("the table is gone although a deletion failed")
 	}
-	c.Delete = nil
+	c = c.Except(plan.KindRoute)
 	m.must(m.Apply(t.Context(), c))
 	if m.table() != nil {
 		t.Error("the table is there although nothing has failed")
@@ -53,10 +51,8 @@ func TestFailedTableKeepsSets(t *testing.T) {
 	m.settle(nodes(3))
 	gone := nodes(3)[2].Addrs[0]
 	nobody := netip.MustParseAddr("192.168.77.77")
-	err := m.Apply(t.Context(), plan.Changes{
-		Widen:  plan.SetChange{DeleteNodes: []netip.Addr{nobody}}, // which the kernel refuses: it is not there
-		Narrow: plan.SetChange{DeleteNodes: []netip.Addr{gone}},
-	})
+	err := m.Apply(t.Context(), sets(plan.Add, plan.SetChange{DeleteNodes: []netip.Addr{nobody}}). // which the kernel refuses: it is not there
+											With(sets(plan.Delete, plan.SetChange{DeleteNodes: []netip.Addr{gone}})...))
 	if err == nil {
 		t.Fatal("the kernel deletes an element that is not there")
 	}
@@ -73,7 +69,7 @@ func TestSettingIsReadBack(t *testing.T) {
 	file := m.sysctlFile(topology.SysctlForward4)
 	m.must(os.MkdirAll(filepath.Dir(file), 0o755))
 	m.must(os.Symlink("/dev/null", file))
-	err := m.Apply(t.Context(), plan.Changes{Sysctls: []plan.Sysctl{{Path: topology.SysctlForward4, Value: "1"}}})
+	err := m.Apply(t.Context(), plan.Of(plan.Replace, plan.Sysctl{Path: topology.SysctlForward4, Value: "1"}))
 	part := new(PartError)
 	if !errors.As(err, &part) || part.Key != (plan.Key{Kind: plan.KindSysctl, Name: topology.SysctlForward4}) || !strings.Contains(err.Error(), `the value is "" still`) {
 		t.Errorf("got %v", err)
@@ -98,7 +94,7 @@ func TestDeletionSparesOtherProtocols(t *testing.T) {
 		dst, _ := netip.ParsePrefix(ours.Dst.String())
 		via, _ := netip.AddrFromSlice(ours.Gw)
 		mine := topology.Route{Dst: dst, Via: via.Unmap(), Dev: "eth0", Protocol: topology.Protocol, Metric: ours.Priority}
-		m.must(m.Apply(t.Context(), plan.Changes{Delete: []topology.Route{mine}}))
+		m.must(m.Apply(t.Context(), routes(plan.Delete, mine)))
 		if left, err := m.nl.RouteListFiltered(rtnl.FAMILY_ALL, &rtnl.Route{Dst: ours.Dst}, rtnl.RT_FILTER_DST); err != nil || len(left) != 1 {
 			t.Errorf("of %s there are %v (%v)", ours.Dst, left, err)
 		}

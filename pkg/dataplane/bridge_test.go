@@ -128,7 +128,7 @@ func TestConfigIsWatched(t *testing.T) {
 			m.must(disturb(link, filepath.Join(m.dir, "run", topology.Conflist)))
 			m.expect(news, name)
 			drain(news, shortly)
-			if m.pass(nodes(2)).CNI == nil {
+			if !m.pass(nodes(2)).Has(plan.KindCNI) {
 				t.Error("the pass after it found nothing to do")
 			}
 			if got := m.Config(); got == nil || len(got.Subnets) != m.families() {
@@ -142,7 +142,7 @@ func TestConfigIsWatched(t *testing.T) {
 func TestBridgeWithPortsIsNotDeleted(t *testing.T) {
 	m := newMachine(t)
 	m.addBridge("10.128.0.1/24")
-	gone := plan.Changes{DeleteBridge: topology.Bridge}
+	gone := plan.Of(plan.Delete, bridge(topology.Bridge))
 	if err := m.Apply(context.Background(), gone); err == nil || !strings.Contains(err.Error(), "it has got 1 ports meanwhile") {
 		t.Errorf("got %v", err)
 	}

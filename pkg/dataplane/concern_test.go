@@ -10,6 +10,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -109,7 +110,7 @@ func TestForeignFlapIsNoNews(t *testing.T) {
 	flap(300, m.foreign("172.30.0.0/16", "192.168.1.1", "eth0", 0, 4))
 	m.must(m.nl.RouteDel(&m.ours()[0]))
 	m.expect(news, "a route of ours that was deleted")
-	if c := m.pass(all); len(c.Add) != 1 {
+	if c := m.pass(all); count(c, plan.Add) != 1 {
 		t.Errorf("after one of ours was deleted: %+v", c)
 	}
 	flap(300, m.foreign("172.30.0.0/16", "192.168.1.1", "eth0", 0, 4))

@@ -55,9 +55,9 @@ func TestWrittenRoutesAreKnown(t *testing.T) {
 		changes plan.Changes
 		want    topology.Route
 	}{
-		{plan.Changes{Add: []topology.Route{route}}, route},
-		{plan.Changes{Replace: []topology.Route{changed}}, changed},
-		{plan.Changes{Delete: []topology.Route{changed}}, topology.Route{}},
+		{routes(plan.Add, route), route},
+		{routes(plan.Replace, changed), changed},
+		{routes(plan.Delete, changed), topology.Route{}},
 	} {
 		m.must(m.Apply(t.Context(), step.changes))
 		var got topology.Route

@@ -76,7 +76,7 @@ func TestAddressChangeReplacesInPlace(t *testing.T) {
 	moved := *all[2]
 	moved.Addrs = []topology.Node{*nodes(9)[8]}[0].Addrs
 	c := m.diff([]*topology.Node{all[0], all[1], &moved})
-	if len(c.Replace) != m.families() || len(c.Add)+len(c.Delete) != 0 {
+	if count(c, plan.Replace) != m.families() || count(c, plan.Add, plan.Delete) != 0 {
 		t.Fatalf("changes are %+v", c)
 	}
 	m.settle([]*topology.Node{all[0], all[1], &moved})
@@ -121,11 +121,11 @@ func TestForeignRouteWithOurKey(t *testing.T) {
 	}
 	// Not even if we did not know: an add fails, a change fails, a deletion misses.
 	theirs := topology.Route{Dst: all[1].PodCIDRs[0], Via: all[1].Addrs[0], Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
-	if err := m.Apply(context.Background(), plan.Changes{Add: []topology.Route{theirs}}); !errors.Is(err, unix.EEXIST) {
+	if err := m.Apply(context.Background(), routes(plan.Add, theirs)); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("adding over a foreign route: %v", err)
 	}
 	m.pass(all)
-	if err := m.Apply(context.Background(), plan.Changes{Delete: []topology.Route{theirs}}); err != nil {
+	if err := m.Apply(context.Background(), routes(plan.Delete, theirs)); err != nil {
 		t.Errorf("deleting what is not there: %v", err)
 	}
 	if after := m.foreignRoutes(); !slices.Equal(before, after) {
@@ -165,10 +165,13 @@ func TestUnreachableOwnSubnet(t *testing.T) {
 func TestRefusedRouteIsItsNodesAffair(t *testing.T) {
 	m := newMachine(t)
 	c := m.diff(nodes(3))
-	c.Add[1].Via = c.Add[1].Dst.Addr() // nobody's neighbour
+	at := slices.IndexFunc(c, func(x plan.Change) bool { return x.Kind() == plan.KindRoute }) + 1
+	bad := c[at].Object.(plan.Route)
+	bad.Via = bad.Dst.Addr() // nobody's neighbour
+	c[at].Object = bad
 	err := m.Apply(context.Background(), c)
 	var refused *RouteError
-	if !errors.As(err, &refused) || refused.Route != c.Add[1] {
+	if !errors.As(err, &refused) || refused.Route != bad.Route {
 		t.Fatalf("error is %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(m.dir, "net.d", topology.Conflist)); err != nil {

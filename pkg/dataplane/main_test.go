@@ -345,3 +345,31 @@ func drain(news <-chan struct{}, while time.Duration) {
 		}
 	}
 }
+
+// routes, addresses, devices and sets are Changes that do one thing to each of some objects.
+func routes(op plan.Op, all ...topology.Route) plan.Changes {
+	return objects(op, all, func(r topology.Route) plan.Object { return plan.Route{Route: r} })
+}
+
+func addresses(op plan.Op, all ...topology.Address) plan.Changes {
+	return objects(op, all, func(a topology.Address) plan.Object { return plan.Address{Address: a} })
+}
+
+func devices(all ...topology.Device) plan.Changes {
+	return objects(plan.Replace, all, func(d topology.Device) plan.Object { return plan.Device{Device: d} })
+}
+
+func sets(op plan.Op, s plan.SetChange) plan.Changes { return plan.Of(op, plan.Sets{SetChange: &s}) }
+
+func bridge(name string) plan.Object { return plan.Bridge{Device: topology.Device{Name: name}} }
+
+func objects[T any](op plan.Op, all []T, object func(T) plan.Object) plan.Changes {
+	var c plan.Changes
+	for _, x := range all {
+		c = append(c, plan.Change{Op: op, Object: object(x)})
+	}
+	return c
+}
+
+// count returns how many routes are added, replaced or deleted.
+func count(c plan.Changes, ops ...plan.Op) int { return len(plan.Objects[plan.Route](c, ops...)) }

@@ -115,15 +115,15 @@ func TestRefusedBindingsAreTold(t *testing.T) {
 func TestImpossibleDevicesAreTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	if err := m.Apply(t.Context(), plan.Changes{AddBridge: &topology.Device{Name: "br7", MAC: "no MAC"}}); err == nil || !strings.Contains(err.Error(), "adding bridge br7: ") {
+	if err := m.Apply(t.Context(), plan.Of(plan.Add, plan.Bridge{Device: topology.Device{Name: "br7", MAC: "no MAC"}})); err == nil || !strings.Contains(err.Error(), "adding bridge br7: ") {
 		t.Errorf("got %v", err)
 	}
-	if err := m.Apply(t.Context(), plan.Changes{SetDevices: []topology.Device{{Name: "eth0", Master: "nowhere"}}}); !errors.Is(err, errNoDevice) {
+	if err := m.Apply(t.Context(), devices(topology.Device{Name: "eth0", Master: "nowhere"})); !errors.Is(err, errNoDevice) {
 		t.Errorf("got %v", err)
 	}
 	r := newRefuser(t)
 	r.requests(unix.ENOMEM, unix.RTM_GETADDR)
-	if err := m.Apply(t.Context(), plan.Changes{DeleteBridge: topology.Bridge}); !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "deleting bridge plainroute0: listing addresses: ") {
+	if err := m.Apply(t.Context(), plan.Of(plan.Delete, bridge(topology.Bridge))); !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "deleting bridge plainroute0: listing addresses: ") {
 		t.Errorf("got %v", err)
 	}
 	r.nothing()

@@ -156,8 +156,8 @@ func TestBridgeIsMadeInOnePass(t *testing.T) {
 	}
 	m.sysctl("net/ipv4/conf/default/forwarding", "0")
 	c := m.diff(nodes(2))
-	m.must(m.Apply(context.Background(), c.WithoutCNI()))
-	if rest := m.diff(nodes(2)).WithoutCNI(); !rest.Empty() {
+	m.must(m.Apply(context.Background(), c.Except(plan.KindCNI)))
+	if rest := m.diff(nodes(2)).Except(plan.KindCNI); !rest.Empty() {
 		t.Errorf("left to do: %+v", rest)
 	}
 }
@@ -438,7 +438,7 @@ func TestBridgeOfAPodWhosePortIsOutIsNotDeleted(t *testing.T) {
 	m.settle(nodes(2))
 	m.addPod("vethpod", "10.128.0.2/24")
 	m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))
-	if err := m.Apply(context.Background(), plan.Changes{DeleteBridge: topology.Bridge}); err == nil {
+	if err := m.Apply(context.Background(), plan.Of(plan.Delete, bridge(topology.Bridge))); err == nil {
 		t.Error("the bridge is deleted")
 	}
 	m.link(topology.Bridge)

@@ -80,7 +80,7 @@ func TestEachRefusedRequestOfALookIsTold(t *testing.T) {
 		}
 		m.settle(nodes(3))
 	}
-	if got := m.observe(); !slices.Equal(got.Routes, want.Routes) || plan.Diff(want, got).Table != nil {
+	if got := m.observe(); !slices.Equal(got.Routes, want.Routes) || plan.Diff(want, got).Has(plan.KindTable) {
 		t.Errorf("%+v became %+v", want, got)
 	}
 }
@@ -97,10 +97,10 @@ func TestWhatIsDoneAlreadyIsNoError(t *testing.T) {
 		kind    uint16
 		errno   unix.Errno
 	}{
-		"route to delete":   {plan.Changes{Delete: there.Routes[:1]}, unix.RTM_DELROUTE, unix.ESRCH},
-		"address to delete": {plan.Changes{DeleteAddresses: there.Addresses[:1]}, unix.RTM_DELADDR, unix.EADDRNOTAVAIL},
-		"MTU of a device":   {plan.Changes{SetDevices: []topology.Device{port}}, unix.RTM_NEWLINK, unix.ENODEV},
-		"bridge to delete":  {plan.Changes{DeleteBridge: topology.Bridge}, unix.RTM_DELLINK, unix.ENODEV},
+		"route to delete":   {routes(plan.Delete, there.Routes[:1]...), unix.RTM_DELROUTE, unix.ESRCH},
+		"address to delete": {addresses(plan.Delete, there.Addresses[:1]...), unix.RTM_DELADDR, unix.EADDRNOTAVAIL},
+		"MTU of a device":   {devices(port), unix.RTM_NEWLINK, unix.ENODEV},
+		"bridge to delete":  {plan.Of(plan.Delete, bridge(topology.Bridge)), unix.RTM_DELLINK, unix.ENODEV},
 	} {
 		for errno, want := range map[unix.Errno]bool{c.errno: false, unix.ENOMEM: true} {
 			r.requests(errno, c.kind)
@@ -166,7 +166,7 @@ func TestRefusedSocketsAreTold(t *testing.T) {
 	if _, err := m.Observe(t.Context()); !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "listing routes of ours: ") {
 		t.Errorf("Observe of ours alone: %v", err)
 	}
-	err := m.Apply(t.Context(), plan.Changes{Delete: m.routes.ours[:1]})
+	err := m.Apply(t.Context(), routes(plan.Delete, m.routes.ours[:1]...))
 	refused := new(RouteError)
 	if !errors.As(err, &refused) || !errors.Is(err, unix.ENFILE) || refused.FailedRoute() != m.routes.ours[0] {
 		t.Errorf("Apply: %v", err)
@@ -180,12 +180,12 @@ func TestRefusalsNameTheSetting(t *testing.T) {
 	m.settle(nodes(2))
 	m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
 	gateway := topology.Address{Dev: topology.Bridge, Prefix: netip.MustParsePrefix("fd02::1/64")}
-	err := m.Apply(t.Context(), plan.Changes{AddAddresses: []topology.Address{gateway}})
+	err := m.Apply(t.Context(), addresses(plan.Add, gateway))
 	if !errors.Is(err, unix.EACCES) || !strings.Contains(err.Error(), "(IPv6 is switched off on that device: net/ipv6/conf/plainroute0/disable_ipv6)") {
 		t.Errorf("got %v", err)
 	}
 	for path, errno := range map[string]unix.Errno{"net/ipv4/no_such_setting": unix.ENOENT, topology.SysctlForward4: unix.EINVAL} {
-		err := m.Apply(t.Context(), plan.Changes{Sysctls: []plan.Sysctl{{Path: path, Value: "nonsense"}}})
+		err := m.Apply(t.Context(), plan.Of(plan.Replace, plan.Sysctl{Path: path, Value: "nonsense"}))
 		if !errors.Is(err, errno) || !strings.Contains(err.Error(), "setting "+path+"=nonsense: ") {
 			t.Errorf("%s: %v", path, err)
 		}

@@ -31,23 +31,23 @@ func TestEachRefusalIsTold(t *testing.T) {
 		keys    []string
 		says    string
 	}{
-		"bridge":           {plan.Changes{AddBridge: &bridge}, []string{"bridge plainroute0"}, "adding bridge plainroute0: "},
-		"MTU":              {plan.Changes{SetDevices: []topology.Device{bridge}}, []string{"device plainroute0", "device plainroute0"}, "setting the MTU of plainroute0 from "},
-		"address":          {plan.Changes{AddAddresses: []topology.Address{gateway}}, []string{"address " + gateway.String()}, "adding address "},
-		"former address":   {plan.Changes{DeleteAddresses: there.Addresses[:1]}, []string{"address " + there.Addresses[0].String()}, "deleting address "},
-		"bridge to delete": {plan.Changes{DeleteBridge: topology.Bridge}, []string{"bridge plainroute0"}, "deleting bridge plainroute0: "},
-		"table":            {plan.Changes{Table: there.Masquerade}, []string{table}, "changing nftables table plainroute: "},
-		"wider sets":       {plan.Changes{Widen: plan.SetChange{AddNodes: []netip.Addr{addr}}}, []string{table}, "the agent needs CAP_NET_ADMIN"},
-		"wider ranges":     {plan.Changes{Widen: plan.SetChange{AddCluster: []netip.Prefix{dst}}}, []string{table}, "the agent needs CAP_NET_ADMIN"},
-		"narrower sets":    {plan.Changes{Narrow: plan.SetChange{DeleteNodes: there.Masquerade.Nodes[:1]}}, []string{table}, "the agent needs CAP_NET_ADMIN"},
-		"narrower ranges":  {plan.Changes{Narrow: plan.SetChange{DeleteCluster: there.Masquerade.Cluster[:1]}}, []string{table}, "the agent needs CAP_NET_ADMIN"},
-		"table to delete":  {plan.Changes{DeleteTable: true}, []string{table}, "changing nftables table plainroute: "},
-		"route":            {plan.Changes{Add: []topology.Route{route}}, nil, `adding route "10.128.9.0/24 via 192.168.1.99 dev eth0 proto 112 metric 2048": `},
-		"changed route":    {plan.Changes{Replace: there.Routes[:1]}, nil, "changing route "},
-		"route to delete":  {plan.Changes{Delete: there.Routes[:1]}, nil, "deleting route "},
+		"bridge":           {plan.Of(plan.Add, plan.Bridge{Device: bridge}), []string{"bridge plainroute0"}, "adding bridge plainroute0: "},
+		"MTU":              {devices(bridge), []string{"device plainroute0", "device plainroute0"}, "setting the MTU of plainroute0 from "},
+		"address":          {addresses(plan.Add, gateway), []string{"address " + gateway.String()}, "adding address "},
+		"former address":   {addresses(plan.Delete, there.Addresses[:1]...), []string{"address " + there.Addresses[0].String()}, "deleting address "},
+		"bridge to delete": {plan.Of(plan.Delete, plan.Bridge{Device: topology.Device{Name: topology.Bridge}}), []string{"bridge plainroute0"}, "deleting bridge plainroute0: "},
+		"table":            {plan.Of(plan.Replace, plan.Table{Masquerade: there.Masquerade}), []string{table}, "changing nftables table plainroute: "},
+		"wider sets":       {sets(plan.Add, plan.SetChange{AddNodes: []netip.Addr{addr}}), []string{table}, "the agent needs CAP_NET_ADMIN"},
+		"wider ranges":     {sets(plan.Add, plan.SetChange{AddCluster: []netip.Prefix{dst}}), []string{table}, "the agent needs CAP_NET_ADMIN"},
+		"narrower sets":    {sets(plan.Delete, plan.SetChange{DeleteNodes: there.Masquerade.Nodes[:1]}), []string{table}, "the agent needs CAP_NET_ADMIN"},
+		"narrower ranges":  {sets(plan.Delete, plan.SetChange{DeleteCluster: there.Masquerade.Cluster[:1]}), []string{table}, "the agent needs CAP_NET_ADMIN"},
+		"table to delete":  {plan.Of(plan.Delete, plan.Table{}), []string{table}, "changing nftables table plainroute: "},
+		"route":            {routes(plan.Add, route), nil, `adding route "10.128.9.0/24 via 192.168.1.99 dev eth0 proto 112 metric 2048": `},
+		"changed route":    {routes(plan.Replace, there.Routes[:1]...), nil, "changing route "},
+		"route to delete":  {routes(plan.Delete, there.Routes[:1]...), nil, "deleting route "},
 	} {
-		c.changes.CNI = &topology.CNI{Bridge: topology.Bridge, MTU: 1234, Subnets: []netip.Prefix{dst}}
-		err := m.Apply(t.Context(), c.changes)
+		conf := plan.Config{CNI: &topology.CNI{Bridge: topology.Bridge, MTU: 1234, Subnets: []netip.Prefix{dst}}}
+		err := m.Apply(t.Context(), c.changes.With(plan.Of(plan.Replace, conf)...))
 		if err == nil || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: it says %v", name, err)
 		}

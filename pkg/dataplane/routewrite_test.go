@@ -3,10 +3,12 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -26,8 +28,9 @@ func (m *machine) applyMixed(all []*topology.Node) {
 	c := m.diff(all)
 	const bad = 3
 	refused := map[string]error{}
-	for i := range c.Add {
-		switch r := &c.Add[i]; {
+	for i, r := range plan.Objects[plan.Route](c, plan.Add) {
+		at := slices.Index(c, plan.Change{Op: plan.Add, Object: r})
+		switch {
 		case i == perSend:
 			r.Dev = "nowhere"
 			refused[r.Dst.String()] = errNoDevice
@@ -35,13 +38,14 @@ func (m *machine) applyMixed(all []*topology.Node) {
 			r.Via = r.Dst.Addr() // nobody's neighbor
 			refused[r.Dst.String()] = unix.ENETUNREACH
 		}
+		c[at].Object = r
 	}
 	before := len(m.ours())
 	err := m.Apply(context.Background(), c)
 	if told := m.tell(err, refused); told != len(refused) {
 		m.t.Errorf("%d of %d refusals are told", told, len(refused))
 	}
-	if n, want := len(m.ours()), before+len(c.Add)-len(refused); n != want {
+	if n, want := len(m.ours()), before+count(c, plan.Add)-len(refused); n != want {
 		m.t.Errorf("%d routes of ours, want %d", n, want)
 	}
 }

@@ -29,7 +29,7 @@ func TestLeftAnswersAreNobodys(t *testing.T) {
 	leave()
 	m.settle(all)
 	leave()
-	m.must(m.Apply(context.Background(), plan.Changes{Delete: m.observe().Routes[:10]}))
+	m.must(m.Apply(context.Background(), routes(plan.Delete, m.observe().Routes[:10]...)))
 	m.settle(all)
 }
 
@@ -64,7 +64,7 @@ func TestLostAnswers(t *testing.T) {
 	all := nodes(3 * perSend)
 	m.settle(all[:1])
 	m.must(unix.SetsockoptInt(m.rtnetlink.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 2048)) // a few answers of a hundred
-	routes := m.diff(all).Add
+	routes := plan.Objects[plan.Route](m.diff(all), plan.Add)
 	answers, lost := m.send(adding, routes[:perSend]), 0
 	for i, err := range answers {
 		if errors.Is(err, errLost) {

@@ -34,7 +34,7 @@ func (m *machine) withoutTable(all []*topology.Node, opts topology.Options) erro
 	actual, err := m.Observe(context.Background())
 	m.must(err)
 	desired, _ := topology.Desired(opts, host, m.stated(all), actual)
-	return m.Apply(context.Background(), plan.Diff(desired, actual).WithoutCNI())
+	return m.Apply(context.Background(), plan.Diff(desired, actual).Except(plan.KindCNI))
 }
 
 // onlyTableFailed fails the test unless the error is about our table alone, and says what is missing.
@@ -163,7 +163,7 @@ func TestRefusedRouteNarrowsSets(t *testing.T) {
 	refused := topology.Route{
 		Dst: netip.MustParsePrefix("10.128.77.0/24"), Via: gone, Dev: "missing", Protocol: topology.Protocol, Metric: topology.MetricPeer,
 	}
-	err := m.Apply(t.Context(), plan.Changes{Add: []topology.Route{refused}, Narrow: plan.SetChange{DeleteNodes: []netip.Addr{gone}}})
+	err := m.Apply(t.Context(), routes(plan.Add, refused).With(sets(plan.Delete, plan.SetChange{DeleteNodes: []netip.Addr{gone}})...))
 	if route := new(RouteError); !errors.As(err, &route) {
 		t.Fatalf("got %v", err)
 	}

@@ -35,11 +35,14 @@ func (m *machine) withoutConfig() plan.Changes {
 	m.tried = trial{}
 	m.Forget()
 	c := m.diff(nodes(2))
-	if c.CNI == nil || !c.KernelEmpty() {
+	if !c.Has(plan.KindCNI) || !c.Except(plan.KindCNI).Empty() {
 		m.t.Fatalf("without the config the changes are %+v", c)
 	}
 	return c
 }
+
+// configIn is the config that Changes write.
+func configIn(c plan.Changes) *topology.CNI { return plan.Objects[plan.Config](c, plan.Add)[0].CNI }
 
 // A config by which the kernel refuses each pod's port is not written, and the error says what
 // is refused.
@@ -63,7 +66,7 @@ func TestConfigWithoutAPortIsNotWritten(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			change := m.withoutConfig()
-			c.disturb(m, change.CNI)
+			c.disturb(m, configIn(change))
 			err := m.Apply(context.Background(), change)
 			var failed *PartError
 			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.words) || !errors.As(err, &failed) || failed.Key.Kind != plan.KindCNI {
@@ -73,7 +76,7 @@ func TestConfigWithoutAPortIsNotWritten(t *testing.T) {
 			if m.Config() != nil {
 				t.Error("the config was written")
 			}
-			c.mend(m, change.CNI)
+			c.mend(m, configIn(change))
 			m.must(m.Apply(context.Background(), change))
 			m.noTrial()
 			if m.Config() == nil {
@@ -135,10 +138,10 @@ func TestTrial(t *testing.T) {
 	m.Sweep()
 	m.noTrial()
 	leave()
-	change.CNI.MTU = 1400
+	configIn(change).MTU = 1400
 	apply()
 	leave()
-	m.must(m.Apply(context.Background(), plan.Changes{DeleteBridge: topology.Bridge}))
+	m.must(m.Apply(context.Background(), plan.Of(plan.Delete, bridge(topology.Bridge))))
 	m.noTrial()
 	if _, err := m.nl.LinkByName(topology.Bridge); err == nil {
 		t.Error("the bridge is still there")

@@ -52,6 +52,18 @@ func (c Change) Key() Key { return Key{c.Object.Kind(), c.Object.Name()} }
 // Changes lead from the actual State to the desired one, in the order in which they are made.
 type Changes []Change
 
+// Of returns Changes that do one thing to each of some Objects.
+func Of(op Op, objects ...Object) Changes {
+	c := make(Changes, len(objects))
+	for i, o := range objects {
+		c[i] = Change{op, o}
+	}
+	return c
+}
+
+// Empty reports whether nothing changes.
+func (c Changes) Empty() bool { return len(c) == 0 }
+
 // Filter returns the Changes that keep accepts.
 func (c Changes) Filter(keep func(Change) bool) Changes {
 	return slices.DeleteFunc(slices.Clone(c), func(x Change) bool { return !keep(x) })

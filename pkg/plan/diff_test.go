@@ -3,10 +3,10 @@ package plan
 import (
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -83,68 +83,70 @@ func drawMasquerade(t *rapid.T) *topology.Masquerade {
 	return m
 }
 
-// apply makes the Changes as the kernel would, and calls step after each kind.
-func apply(t *rapid.T, s topology.State, c Changes, step func(topology.State)) topology.State {
+// apply makes the Changes as the kernel would, and calls watch before the first route is made, and then after each change.
+func apply(t *rapid.T, s topology.State, c Changes, watch func(topology.State)) topology.State {
 	s.Sysctls = map[string]string{}
-	s.Devices = slices.Clone(s.Devices)
-	if c.AddBridge != nil {
-		if s.Bridge != "" {
-			t.Fatalf("%s is made, and %s is there", c.AddBridge.Name, s.Bridge)
-		}
-		s.Bridge = c.AddBridge.Name
-		s.Devices = slices.Insert(s.Devices, 0, topology.Device{Name: s.Bridge})
+	s.Devices, s.Addresses, s.Routes = slices.Clone(s.Devices), slices.Clone(s.Addresses), slices.Clone(s.Routes)
+	before, rest := c.BeforeRoutes()
+	for _, x := range before {
+		applyOne(t, &s, x)
 	}
-	setDevices(t, s.Devices, c.SetDevices)
-	for _, sysctl := range c.Sysctls {
-		s.Sysctls[sysctl.Path] = sysctl.Value
-	}
-	if c.Table != nil {
-		s.Masquerade = c.Table
-	}
-	s.Masquerade = changeSets(t, s.Masquerade, c.Widen)
-	s.Addresses = append(slices.Clone(s.Addresses), c.AddAddresses...)
-	step(s)
-	s.Routes = slices.Clone(s.Routes)
-	for _, r := range c.Add {
-		i, taken := slices.BinarySearchFunc(s.Routes, r, topology.Route.Compare)
-		if taken {
-			t.Fatalf("%v is there already", r)
-		}
-		s.Routes = slices.Insert(s.Routes, i, r)
-		step(s)
-	}
-	for _, r := range c.Replace {
-		i, there := slices.BinarySearchFunc(s.Routes, r, topology.Route.Compare)
-		if !there {
-			t.Fatalf("%v is not there", r)
-		}
-		s.Routes[i] = r
-		step(s)
-	}
-	for _, r := range c.Delete {
-		i := slices.Index(s.Routes, r)
-		if i < 0 {
-			t.Fatalf("%v is not there", r)
-		}
-		s.Routes = slices.Delete(s.Routes, i, i+1)
-		step(s)
-	}
-	s.Addresses = slices.DeleteFunc(s.Addresses, func(a topology.Address) bool { return slices.Contains(c.DeleteAddresses, a) })
-	slices.SortFunc(s.Addresses, topology.Address.Compare)
-	if c.DeleteBridge == s.Bridge && s.Bridge != "" {
-		s.Devices, s.Bridge = slices.DeleteFunc(s.Devices, func(d topology.Device) bool { return d.Name == s.Bridge }), ""
-	}
-	s.Masquerade = changeSets(t, s.Masquerade, c.Narrow)
-	if c.DeleteTable {
-		s.Masquerade = nil
-	}
-	if c.CNI != nil {
-		s.CNI = c.CNI
-	}
-	if c.DeleteCNI {
-		s.CNI = nil
+	watch(s)
+	for _, x := range rest {
+		applyOne(t, &s, x)
+		watch(s)
 	}
 	return s
+}
+
+// applyOne fails as the kernel does on what is not there, or there already.
+func applyOne(t *rapid.T, s *topology.State, c Change) {
+	switch o := c.Object.(type) {
+	case Bridge:
+		if (s.Bridge != "") != (c.Op == Delete) || c.Op == Delete && o.Name() != s.Bridge {
+			t.Fatalf("%s, and %q is there", c, s.Bridge)
+		}
+		if c.Op == Delete {
+			s.Devices, s.Bridge = slices.DeleteFunc(s.Devices, func(d topology.Device) bool { return d.Name == s.Bridge }), ""
+			return
+		}
+		s.Bridge = o.Name()
+		s.Devices = slices.Insert(s.Devices, 0, topology.Device{Name: s.Bridge})
+	case Device:
+		setDevices(t, s.Devices, []topology.Device{o.Device})
+	case Sysctl:
+		s.Sysctls[o.Path] = o.Value
+	case Address:
+		s.Addresses = applySorted(t, c, s.Addresses, o.Address, topology.Address.Compare)
+	case Route:
+		s.Routes = applySorted(t, c, s.Routes, o.Route, topology.Route.Compare)
+	case Table:
+		if s.Masquerade = o.Masquerade; c.Op == Delete {
+			s.Masquerade = nil
+		}
+	case Sets:
+		s.Masquerade = changeSets(t, s.Masquerade, *o.SetChange)
+	case Config:
+		if s.CNI = o.CNI; c.Op == Delete {
+			s.CNI = nil
+		}
+	default:
+		t.Fatalf("what is %s?", c)
+	}
+}
+
+func applySorted[T comparable](t *rapid.T, c Change, all []T, x T, compare func(T, T) int) []T {
+	i, there := slices.BinarySearchFunc(all, x, compare)
+	switch {
+	case there != (c.Op != Add), c.Op == Delete && all[i] != x:
+		t.Fatalf("%s, and there are %v", c, all)
+	case c.Op == Add:
+		return slices.Insert(all, i, x)
+	case c.Op == Delete:
+		return slices.Delete(all, i, i+1)
+	}
+	all[i] = x
+	return all
 }
 
 // setDevices fails as the kernel does on devices that are not there.
@@ -160,9 +162,6 @@ func setDevices(t *rapid.T, devices, changes []topology.Device) {
 
 // changeSets fails as the kernel does: on overlaps, and on what is not there.
 func changeSets(t *rapid.T, m *topology.Masquerade, c SetChange) *topology.Masquerade {
-	if c.Empty() {
-		return m
-	}
 	after := *m
 	after.Cluster = slices.DeleteFunc(slices.Clone(m.Cluster), func(p netip.Prefix) bool { return slices.Contains(c.DeleteCluster, p) })
 	after.Nodes = slices.DeleteFunc(slices.Clone(m.Nodes), func(a netip.Addr) bool { return slices.Contains(c.DeleteNodes, a) })
@@ -256,7 +255,7 @@ func TestWithoutRemovalsTakesNothingAway(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		c := Diff(desired, actual).WithoutRemovals()
-		if c.Removes() || c.DeleteBridge != "" || len(c.Delete)+len(c.DeleteAddresses) > 0 {
+		if c.Removes() {
 			t.Fatalf("%+v", c)
 		}
 		got := apply(t, actual, c, func(topology.State) {})
@@ -275,9 +274,9 @@ func TestAcceptRAComesBeforeForwarding(t *testing.T) {
 	c := Diff(topology.State{Sysctls: map[string]string{
 		topology.SysctlForward6: "1", "net/ipv6/conf/zzz/accept_ra": "2", topology.SysctlForward4: "1",
 	}}, topology.State{})
-	want := []Sysctl{{"net/ipv6/conf/zzz/accept_ra", "2"}, {topology.SysctlForward4, "1"}, {topology.SysctlForward6, "1"}}
-	if !reflect.DeepEqual(c.Sysctls, want) {
-		t.Errorf("got %v, want %v", c.Sysctls, want)
+	want := Of(Replace, Sysctl{"net/ipv6/conf/zzz/accept_ra", "2"}, Sysctl{topology.SysctlForward4, "1"}, Sysctl{topology.SysctlForward6, "1"})
+	if !slices.Equal(c, want) {
+		t.Errorf("got %v, want %v", c, want)
 	}
 }
 
@@ -316,11 +315,10 @@ func TestTableLosesAFamily(t *testing.T) {
 	}
 	single := &topology.Masquerade{Bridge: "b", Sources: dual.Sources[:1], Cluster: []netip.Prefix{subnet(1)}}
 	c := Diff(topology.State{Masquerade: single}, topology.State{Masquerade: dual})
-	want := SetChange{DeleteCluster: []netip.Prefix{subnet(2)}, DeleteNodes: dual.Nodes[:1]}
-	if !reflect.DeepEqual(c.Narrow, want) {
-		t.Errorf("taken out in the end: %+v, want %+v", c.Narrow, want)
-	}
-	if c.Table == nil || !slices.Equal(c.Table.Cluster, dual.Cluster[:2]) || !slices.Equal(c.Table.Nodes, dual.Nodes[:1]) {
-		t.Errorf("the table in between is %+v", c.Table)
+	wide := *single
+	wide.Cluster, wide.Nodes = dual.Cluster[:2], dual.Nodes[:1]
+	want := Changes{{Replace, Table{&wide}}, {Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{subnet(2)}, DeleteNodes: dual.Nodes[:1]}}}}
+	if diff := cmp.Diff(want, c, alike...); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -1,125 +1,155 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A lone change is Changes with one field set, and what is to be said of it.
+// A lone change is one of each step, and what is to be said of it.
 type lone struct {
-	changes Changes
-	keys    string // in the words of Key.String, with commas
-	tally   Tally
+	change  Change
+	key     string // in the words of Key.String
+	command string
 	removes bool // it waits where removals wait
-	config  bool // it is about the CNI config alone
 }
 
 var (
 	aPrefix  = netip.MustParsePrefix("10.244.7.0/24")
 	anAddr   = netip.MustParseAddr("192.168.1.7")
 	aRoute   = topology.Route{Dst: aPrefix, Via: anAddr, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
-	aDevice  = topology.Device{Name: "plainroute0", Up: true}
+	aDevice  = topology.Device{Name: "plainroute0", MAC: "0a:58:00:00:00:01", MTU: 1500, Up: true}
 	anOrigin = topology.Address{Dev: "plainroute0", Prefix: netip.MustParsePrefix("10.244.7.1/24")}
+	aTable   = &topology.Masquerade{Bridge: "plainroute0"}
 )
 
-// lones has each field of Changes, by its name.
-var lones = map[string]lone{
-	"AddBridge":       {Changes{AddBridge: &aDevice}, "bridge plainroute0", Tally{Devices: 1}, false, false},
-	"Sysctls":         {Changes{Sysctls: []Sysctl{{"net/ipv4/ip_forward", "1"}}}, "sysctl net/ipv4/ip_forward", Tally{Sysctls: 1}, false, false},
-	"SetDevices":      {Changes{SetDevices: []topology.Device{aDevice}}, "device plainroute0", Tally{Devices: 1}, false, false},
-	"AddAddresses":    {Changes{AddAddresses: []topology.Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", Tally{Addresses: 1}, false, false},
-	"Table":           {Changes{Table: &topology.Masquerade{}}, "nftables table plainroute", Tally{Tables: 1}, false, false},
-	"Widen":           {Changes{Widen: SetChange{AddNodes: []netip.Addr{anAddr}}}, "nftables table plainroute", Tally{Tables: 1}, false, false},
-	"Add":             {Changes{Add: []topology.Route{aRoute}}, "route 10.244.7.0/24", Tally{Added: 1}, false, false},
-	"Replace":         {Changes{Replace: []topology.Route{aRoute}}, "route 10.244.7.0/24", Tally{Replaced: 1}, false, false},
-	"Delete":          {Changes{Delete: []topology.Route{aRoute}}, "route 10.244.7.0/24", Tally{Deleted: 1}, true, false},
-	"DeleteAddresses": {Changes{DeleteAddresses: []topology.Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", Tally{Addresses: 1}, true, false},
-	"DeleteBridge":    {Changes{DeleteBridge: "plainroute0"}, "bridge plainroute0", Tally{}, true, false},
-	"Narrow":          {Changes{Narrow: SetChange{DeleteCluster: []netip.Prefix{aPrefix}}}, "nftables table plainroute", Tally{Tables: 1}, true, false},
-	"DeleteTable":     {Changes{DeleteTable: true}, "nftables table plainroute", Tally{Tables: 1}, true, false},
-	"CNI":             {Changes{CNI: &topology.CNI{}}, "CNI config 10-plainroute.conflist", Tally{Configs: 1}, false, true},
-	"DeleteCNI":       {Changes{DeleteCNI: true}, "CNI config 10-plainroute.conflist", Tally{Configs: 1}, true, true},
+// lones has a change of each step, in the order in which they are made. Each pair of them is in this order:
+// why, the comments of the table in order.go say.
+var lones = []lone{
+	{Change{Add, Bridge{aDevice}}, "bridge plainroute0", "ip link add plainroute0 address 0a:58:00:00:00:01 mtu 1500 type bridge", false},
+	{Change{Replace, MTU{"plainroute0", 1500}}, "device plainroute0", "ip link set dev plainroute0 mtu 1500", false},
+	{Change{Replace, Sysctl{"net/ipv4/ip_forward", "1"}}, "sysctl net/ipv4/ip_forward", "sysctl -w net/ipv4/ip_forward=1", false},
+	{Change{Replace, Device{aDevice}}, "device plainroute0", "ip link set dev plainroute0 up", false},
+	{Change{Add, Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", "ip address add 10.244.7.1/24 dev plainroute0", false},
+	{Change{Add, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
+	{Change{Replace, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
+	{Change{Add, Sets{&SetChange{AddNodes: []netip.Addr{anAddr}}}}, "nftables table plainroute", "nft add element inet plainroute nodes4 { 192.168.1.7 }", false},
+	{Change{Add, Route{aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
+	{Change{Replace, Route{aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
+	{Change{Delete, Route{aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
+	{Change{Delete, Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", "ip address delete 10.244.7.1/24 dev plainroute0", true},
+	{Change{Delete, Bridge{topology.Device{Name: "plainroute0"}}}, "bridge plainroute0", "ip link delete plainroute0", true},
+	{
+		Change{Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{aPrefix, netip.MustParsePrefix("fd00::/64")}, AddCluster: []netip.Prefix{subnet(8)}}}}, "nftables table plainroute",
+		"nft delete element inet plainroute cluster4 { 10.244.7.0/24 }; delete element inet plainroute cluster6 { fd00::/64 }; add element inet plainroute cluster4 { 10.244.8.0/24 }", true,
+	},
+	{Change{Delete, Table{aTable}}, "nftables table plainroute", "nft delete table inet plainroute", true},
+	{Change{Add, Config{&topology.CNI{}}}, "CNI config 10-plainroute.conflist", "cat >10-plainroute.conflist", false},
+	{Change{Replace, Config{&topology.CNI{}}}, "CNI config 10-plainroute.conflist", "cat >10-plainroute.conflist", false},
+	{Change{Delete, Config{&topology.CNI{}}}, "CNI config 10-plainroute.conflist", "rm 10-plainroute.conflist", true},
 }
 
-// Each field of Changes by itself is seen by all that looks at Changes; a new field needs a row.
+// Each step has a row, in its place, and is seen by all that looks at Changes.
 func TestEachChangeAlone(t *testing.T) {
-	fields := reflect.TypeFor[Changes]()
-	for i := range fields.NumField() {
-		if name := fields.Field(i).Name; reflect.ValueOf(lones[name].changes).Field(i).IsZero() {
-			t.Errorf("%s has no row", name)
-		}
+	if len(lones) != len(order) {
+		t.Errorf("there are %d rows of %d steps", len(lones), len(order))
 	}
-	for name, l := range lones {
-		c := l.changes
-		keys := c.Keys()
-		if len(keys) != 1 || keys[0].String() != l.keys {
-			t.Errorf("%s: keys are %v, want %s", name, keys, l.keys)
+	for i, l := range lones {
+		name := l.change.String()
+		if got := l.change.rank(); got != i {
+			t.Errorf("%s is made as number %d, want %d", name, got, i)
 		}
+		c := Changes{l.change}
+		keys := c.Keys()
+		if len(keys) != 1 || keys[0].String() != l.key || keys[0] != l.change.Key() {
+			t.Errorf("%s: keys are %v, want %s", name, keys, l.key)
+		}
+		if name != l.command {
+			t.Errorf("the command is %q, want %q", name, l.command)
+		}
+		kind := l.change.Kind()
 		for what, is := range map[string][2]bool{
-			"empty":                       {c.Empty(), false},
-			"empty but for the config":    {c.KernelEmpty(), l.config},
-			"about the config":            {c.TouchesCNI(), l.config},
-			"removing":                    {c.Removes(), l.removes},
-			"empty without removals":      {c.WithoutRemovals().Empty(), l.removes},
-			"empty without the config":    {c.WithoutCNI().Empty(), l.config},
-			"empty with the config alone": {c.OnlyCNI().Empty(), !l.config},
-			"empty less itself":           {c.Minus(c).Empty(), true},
-			"empty without its key":       {c.Without(func(k Key) bool { return k == keys[0] }).Empty(), true},
-			"empty without other keys":    {c.Without(func(k Key) bool { return k != keys[0] }).Empty(), false},
+			"empty":                           {c.Empty(), false},
+			"of its kind":                     {c.Has(kind), true},
+			"of another kind":                 {c.Has("other"), false},
+			"removing":                        {c.Removes(), l.removes},
+			"empty without removals":          {c.WithoutRemovals().Empty(), l.removes},
+			"empty without its kind":          {c.Except(kind).Empty(), true},
+			"empty but for its kind":          {c.Only(kind).Empty(), false},
+			"empty but for another":           {c.Only("other").Empty(), true},
+			"empty without another":           {c.Except("other").Empty(), false},
+			"empty less itself":               {c.Minus(c).Empty(), true},
+			"empty less nothing":              {c.Minus(nil).Empty(), false},
+			"empty without its key":           {c.Without(func(k Key) bool { return k == keys[0] }).Empty(), true},
+			"empty without other keys":        {c.Without(func(k Key) bool { return k != keys[0] }).Empty(), false},
+			"changed where no bridge is made": {slices.Equal(c, c.WithoutBridge()), !l.change.makesBridge()},
 		} {
 			if is[0] != is[1] {
 				t.Errorf("%s is %s: %v, want %v", name, what, is[0], is[1])
 			}
 		}
-		if got := c.Tally(); got != l.tally {
-			t.Errorf("%s: the tally is %+v, want %+v", name, got, l.tally)
-		}
-		if diff := cmp.Diff(c, c.Minus(Changes{}), alike...); diff != "" {
-			t.Errorf("%s less nothing (-want +got):\n%s", name, diff)
-		}
-		if diff := cmp.Diff(c, c.WithoutBridge(), alike...); diff != "" && name != "AddBridge" {
-			t.Errorf("%s where no bridge is made (-want +got):\n%s", name, diff)
-		}
 	}
 }
 
-// Two changes don't make up for each other.
-func TestEachPairOfChanges(t *testing.T) {
-	for one := range lones {
-		for other := range lones {
-			c := lones[one].changes
-			field := reflect.ValueOf(&c).Elem().FieldByName(other)
-			field.Set(reflect.ValueOf(lones[other].changes).FieldByName(other))
-			if c.Empty() || c.KernelEmpty() != (lones[one].config && lones[other].config) || c.Removes() != (lones[one].removes || lones[other].removes) {
-				t.Errorf("%s and %s: empty %v, but for the config %v, removing %v", one, other, c.Empty(), c.KernelEmpty(), c.Removes())
+// Whatever comes together is made in the order of the table, and changes of one step stay in theirs.
+func TestOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		drawn := rapid.SliceOfN(rapid.IntRange(0, len(lones)-1), 0, 30).Draw(t, "steps")
+		var c Changes
+		for i, n := range drawn {
+			x := lones[n].change
+			if s, ok := x.Object.(Sysctl); ok {
+				s.Value = fmt.Sprint(i)
+				x.Object = s
 			}
+			c = c.With(x)
 		}
-	}
-	for _, s := range []SetChange{
-		{AddCluster: []netip.Prefix{aPrefix}, DeleteCluster: []netip.Prefix{aPrefix}},
-		{AddCluster: []netip.Prefix{aPrefix}, DeleteNodes: []netip.Addr{anAddr}},
-		{AddCluster: []netip.Prefix{aPrefix}, AddNodes: []netip.Addr{anAddr}},
-		{DeleteNodes: []netip.Addr{anAddr}, AddNodes: []netip.Addr{anAddr}},
-	} {
-		if s.Empty() {
-			t.Errorf("%+v counts as empty", s)
+		before, rest := c.BeforeRoutes()
+		if !slices.Equal(c, slices.Concat(before, rest)) || slices.ContainsFunc(before, func(x Change) bool { return x.Kind() == KindRoute || x.Op == Delete }) {
+			t.Fatalf("before the routes come %v, then %v", before, rest)
 		}
-	}
+		last := -1
+		var stepped Changes
+		for s := range c.Steps() {
+			rank := s[0].rank()
+			if rank <= last || slices.ContainsFunc(s, func(x Change) bool { return x.rank() != rank }) {
+				t.Fatalf("%v is made after step %d", s, last)
+			}
+			last = rank
+			stepped = append(stepped, s...)
+		}
+		if !slices.Equal(c, stepped) || len(c) != len(drawn) {
+			t.Fatalf("the steps are %v of %v", stepped, c)
+		}
+		value := -1
+		for _, s := range Objects[Sysctl](c, Replace) {
+			n, err := strconv.Atoi(s.Value)
+			if err != nil || n <= value {
+				t.Fatalf("settings lost their order: %v", c)
+			}
+			value = n
+		}
+	})
 }
 
-// Each sort of change of a set by itself is one.
+// Each sort of change of a set by itself is one, and two don't make up for each other.
 func TestEachSetChangeAlone(t *testing.T) {
 	for _, s := range []SetChange{
 		{AddCluster: []netip.Prefix{aPrefix}},
 		{DeleteCluster: []netip.Prefix{aPrefix}},
 		{AddNodes: []netip.Addr{anAddr}},
 		{DeleteNodes: []netip.Addr{anAddr}},
+		{AddCluster: []netip.Prefix{aPrefix}, DeleteCluster: []netip.Prefix{aPrefix}},
+		{AddCluster: []netip.Prefix{aPrefix}, DeleteNodes: []netip.Addr{anAddr}},
+		{AddCluster: []netip.Prefix{aPrefix}, AddNodes: []netip.Addr{anAddr}},
+		{DeleteNodes: []netip.Addr{anAddr}, AddNodes: []netip.Addr{anAddr}},
 	} {
 		if s.Empty() {
 			t.Errorf("%+v counts as empty", s)
@@ -150,7 +180,7 @@ func TestEachRepairIsNamed(t *testing.T) {
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("repairs (-want +got):\n%s", diff)
 	}
-	if taken := Diff(topology.State{}, desired).Repairs(topology.State{}, topology.State{}); !slices.ContainsFunc(taken, func(k Key) bool { return k == bridgeKey("plainroute0") }) {
+	if taken := Diff(topology.State{}, desired).Repairs(topology.State{}, topology.State{}); !slices.ContainsFunc(taken, func(k Key) bool { return k == Key{KindBridge, "plainroute0"} }) {
 		t.Errorf("of what is taken away again only %v are repairs", taken)
 	}
 	if anew := Diff(desired, topology.State{}).Repairs(topology.State{}, desired); len(anew) > 0 {
@@ -162,7 +192,7 @@ func TestEachRepairIsNamed(t *testing.T) {
 func TestOwnRouteHasAKeyOfItsOwn(t *testing.T) {
 	own := aRoute
 	own.Metric = topology.MetricOwn
-	if got := routeKey(own).String(); got != "route unreachable 10.244.7.0/24" {
+	if got := (Change{Add, Route{own}}).Key().String(); got != "route unreachable 10.244.7.0/24" {
 		t.Errorf("the key is %q", got)
 	}
 }
@@ -185,11 +215,11 @@ func TestTableWrittenAnewIsWide(t *testing.T) {
 	}
 	c := Diff(topology.State{Masquerade: desired}, topology.State{Masquerade: actual})
 	want := Changes{
-		Table: &topology.Masquerade{
+		{Replace, Table{&topology.Masquerade{
 			Bridge: "plainroute0", Sources: []netip.Prefix{aPrefix}, Egress: egress,
 			Cluster: []netip.Prefix{aPrefix, netip.MustParsePrefix("10.244.9.0/24")}, Nodes: []netip.Addr{anAddr},
-		},
-		Narrow: SetChange{DeleteCluster: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}, DeleteNodes: []netip.Addr{anAddr}},
+		}}},
+		{Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}, DeleteNodes: []netip.Addr{anAddr}}}},
 	}
 	if diff := cmp.Diff(want, c, alike...); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -198,7 +228,7 @@ func TestTableWrittenAnewIsWide(t *testing.T) {
 
 // What is kept joins a table that has sets, and no other.
 func TestKeptElementsNeedATable(t *testing.T) {
-	kept := Changes{Narrow: SetChange{DeleteCluster: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}}}.Removed()
+	kept := Of(Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}}}).Removed()
 	table := topology.Masquerade{Sources: []netip.Prefix{aPrefix}, Cluster: []netip.Prefix{aPrefix}}
 	for name, c := range map[string]struct{ before, after *topology.Masquerade }{
 		"none":    {nil, nil},
@@ -210,7 +240,7 @@ func TestKeptElementsNeedATable(t *testing.T) {
 			Sources: []netip.Prefix{aPrefix}, Cluster: kept.Masquerade.Cluster,
 		}},
 	} {
-		got := With(topology.State{Masquerade: c.before}, kept)
+		got := Joined(topology.State{Masquerade: c.before}, kept)
 		if diff := cmp.Diff(c.after, got.Masquerade, alike...); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}

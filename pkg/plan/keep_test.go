@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -13,17 +14,18 @@ func TestWhatIsHeldIsDesired(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		held := Diff(desired, actual).Removed()
-		kept := With(desired, held)
+		kept := Joined(desired, held)
 		c := Diff(kept, actual)
 		sets := kept.Masquerade != nil && len(kept.Masquerade.Sources) > 0
-		if len(c.Delete)+len(c.DeleteAddresses) > 0 || sets && len(c.Narrow.DeleteNodes) > 0 {
+		narrowed := slices.ContainsFunc(Objects[Sets](c, Delete), func(s Sets) bool { return len(s.DeleteNodes) > 0 })
+		if len(Objects[Route](c, Delete))+len(Objects[Address](c, Delete)) > 0 || sets && narrowed {
 			t.Fatalf("%+v", c)
 		}
 		flushed := apply(t, topology.State{}, Diff(kept, topology.State{}), func(topology.State) {})
-		if again := Diff(kept, flushed).WithoutCNI(); !again.KernelEmpty() {
+		if again := Diff(kept, flushed).Except(KindCNI); !again.Empty() {
 			t.Fatalf("after a flush: %+v", again)
 		}
-		if again := Diff(desired, kept); len(again.Add)+len(again.Replace)+len(again.AddAddresses) > 0 {
+		if again := Diff(desired, kept); len(Objects[Route](again, Add, Replace))+len(Objects[Address](again, Add)) > 0 {
 			t.Fatalf("what is desired is not in it: %+v", again)
 		}
 	})

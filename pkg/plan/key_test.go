@@ -15,44 +15,32 @@ func TestRepairs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		changes := Diff(desired, actual)
-		if keys := changes.Repairs(desired, desired); len(keys) != len(keysOf(changes)) {
+		if keys := changes.Repairs(desired, desired); len(keys) != len(changes.Keys()) {
 			t.Fatalf("of %+v only %v are repairs", changes, keys)
 		}
 		before := drawState(t, "before")
 		for _, k := range changes.Repairs(before, desired) {
-			if slices.Contains(keysOf(Diff(desired, before)), k) {
+			if slices.Contains(Diff(desired, before).Keys(), k) {
 				t.Fatalf("%v was not asked for before, and counts as a repair", k)
 			}
 		}
 	})
 }
 
-// keysOf returns the Keys of all that changes.
-func keysOf(c Changes) []Key {
-	var keys []Key
-	c.Without(func(k Key) bool {
-		if !slices.Contains(keys, k) || k.Kind == KindRoute {
-			keys = append(keys, k)
-		}
-		return false
-	})
-	return keys
-}
-
 func TestWithout(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		changes := Diff(drawState(t, "desired"), drawState(t, "actual"))
-		keys := keysOf(changes)
+		keys := changes.Keys()
 		if len(keys) == 0 {
 			t.Skip("nothing changes")
 		}
 		dropped := rapid.SampledFrom(keys).Draw(t, "dropped")
-		left := keysOf(changes.Without(func(k Key) bool { return k == dropped }))
+		left := changes.Without(func(k Key) bool { return k == dropped }).Keys()
 		for _, k := range keys {
-			if dropped.Kind == KindBridge && changes.AddBridge != nil && (k.Kind == KindDevice || k.Kind == KindAddress) {
+			if dropped.Kind == KindBridge && slices.ContainsFunc(changes, Change.makesBridge) && (k.Kind == KindDevice || k.Kind == KindAddress) {
 				continue // can't be done without the bridge
 			}
-			stays := k != dropped || k == tableKey && len(changes.Add)+len(changes.Replace) > 0
+			stays := k != dropped || k == tableKey && slices.ContainsFunc(changes, Change.putsRoute)
 			if slices.Contains(left, k) != stays {
 				t.Fatalf("without %v, %v is left", dropped, left)
 			}
@@ -66,13 +54,11 @@ func TestWithout(t *testing.T) {
 // While the making of the bridge waits, so does all that needs it, and nothing else.
 func TestWithoutTheBridgeNothingOfItIsMade(t *testing.T) {
 	own, other := Sysctl{"net/ipv6/conf/b/disable_ipv6", "0"}, Sysctl{"net/ipv6/conf/b2/forwarding", "1"}
-	bridge := topology.Device{Name: "b", Up: true}
-	c := Changes{
-		AddBridge: &bridge, SetDevices: []topology.Device{bridge, {Name: "veth1", Master: "b", Up: true}},
-		AddAddresses: []topology.Address{{Dev: "b", Prefix: subnet(1)}}, Sysctls: []Sysctl{own, other}, Add: []topology.Route{{Dst: subnet(2)}},
-	}
-	left := c.Without(func(k Key) bool { return k.Kind == KindBridge }).Keys()
-	if want := []Key{sysctlKey(other), routeKey(c.Add[0])}; !slices.Equal(left, want) {
+	bridge, route := topology.Device{Name: "b", Up: true}, Route{topology.Route{Dst: subnet(2)}}
+	c := Of(Add, Bridge{bridge}, Address{topology.Address{Dev: "b", Prefix: subnet(1)}}, route).
+		With(Of(Replace, Device{bridge}, Device{topology.Device{Name: "veth1", Master: "b", Up: true}}, own, other)...)
+	left := c.Without(func(k Key) bool { return k.Kind == KindBridge })
+	if want := (Changes{{Replace, other}, {Add, route}}); !slices.Equal(left, want) {
 		t.Errorf("left %v; want %v", left, want)
 	}
 }
@@ -95,10 +81,11 @@ func TestAContestedTableGoesWithNewRoutes(t *testing.T) {
 		actual, desired := drawState(t, "actual"), drawState(t, "desired")
 		changes := Diff(desired, actual)
 		held := changes.Without(contested)
-		if len(changes.Add)+len(changes.Replace) > 0 && (held.Table != changes.Table || held.Widen.Empty() != changes.Widen.Empty()) {
+		routes := slices.ContainsFunc(changes, Change.putsRoute)
+		if routes && !slices.Equal(held, changes) {
 			t.Fatalf("routes go in without the table: %+v", held)
 		}
-		if len(changes.Add)+len(changes.Replace) == 0 && held.touchesTable() {
+		if !routes && held.Has(KindTable) {
 			t.Fatalf("nothing needs the table, and it does not wait: %+v", held)
 		}
 	})

@@ -24,7 +24,7 @@ func TestCountPeers(t *testing.T) {
 	ok := want[OK]
 	for _, p := range r.Report().Peers {
 		if p.State == OK {
-			r.Undone.Add = append(r.Undone.Add, topology.Route{Dst: p.Subnet, Metric: topology.MetricPeer})
+			r.Undone = plan.Of(plan.Add, plan.Route{Route: topology.Route{Dst: p.Subnet, Metric: topology.MetricPeer}})
 			break
 		}
 	}

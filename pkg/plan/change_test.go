@@ -1,0 +1,64 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+func some() Changes {
+	route := func(s string) topology.Route {
+		return topology.Route{Dst: netip.MustParsePrefix(s), Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	}
+	return Changes{
+		{Add, Bridge{topology.Device{Name: "plainroute0", Up: true}}},
+		{Replace, Sysctl{"net/ipv4/ip_forward", "1"}},
+		{Replace, Sysctl{"net/ipv6/conf/all/forwarding", "1"}},
+		{Replace, Device{topology.Device{Name: "plainroute0", Up: true}}},
+		{Replace, Device{topology.Device{Name: "veth1", Master: "plainroute0", Up: true}}},
+		{Add, Address{topology.Address{Dev: "plainroute0", Prefix: netip.MustParsePrefix("10.244.1.1/24")}}},
+		{Add, Sets{&SetChange{AddNodes: []netip.Addr{netip.MustParseAddr("192.168.1.2")}}}},
+		{Add, Route{route("10.244.2.0/24")}},
+		{Add, Route{route("10.244.3.0/24")}},
+		{Replace, Route{route("10.244.4.0/24")}},
+		{Delete, Route{route("10.244.5.0/24")}},
+		{Delete, Sets{&SetChange{DeleteNodes: []netip.Addr{netip.MustParseAddr("192.168.1.5")}}}},
+		{Add, Config{&topology.CNI{}}},
+	}
+}
+
+var alike = []cmp.Option{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, topology.Route{}, topology.Address{}, topology.Device{})}
+
+// What is done is not to be done any more, and nothing else is lost.
+func TestMinus(t *testing.T) {
+	all := some()
+	for i := range all {
+		done := Changes{all[i]}
+		if left, want := all.Minus(done), slices.Delete(slices.Clone(all), i, i+1); !slices.Equal(left, want) {
+			t.Errorf("less %v it is %v", done, left)
+		}
+		if left := done.Minus(all[1:]); (i > 0) != left.Empty() {
+			t.Errorf("%v less all but the first is %v", done, left)
+		}
+	}
+	if left := all.Minus(all); !left.Empty() {
+		t.Errorf("all less all is %+v", left)
+	}
+	if left := all.Minus(nil); !slices.Equal(left, all) {
+		t.Errorf("all less nothing is %v", left)
+	}
+}
+
+// The table is one thing, whatever of it changes.
+func TestDistinct(t *testing.T) {
+	all := some()
+	want := slices.Delete(slices.Clone(all), 11, 12)
+	if got := all.Distinct(); !slices.Equal(got, want) || len(all.Keys()) != len(want) {
+		t.Errorf("got %v with keys %v", got, all.Keys())
+	}
+}
