@@ -103,20 +103,23 @@ func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
 	if err != nil {
 		return err
 	}
-	k.awaitLocal(link, ip[:])
-	return nil
+	return k.awaitLocal(link, ip[:])
 }
 
 // awaitLocal waits until the kernel takes packets to a new IPv6 address of the bridge, which it
 // does from a work queue (addrconf_dad_work of net/ipv6/addrconf.c), mostly within 10 ms. With the
 // addresses that come next it asks pods for their MAC addresses: answers that arrive too early are
 // lost, and it asks again after a second only.
-func (k *Kernel) awaitLocal(link rtnl.Link, ip net.IP) {
+func (k *Kernel) awaitLocal(link rtnl.Link, ip net.IP) error {
 	const limit, pause = 200 * time.Millisecond, 200 * time.Microsecond
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pause) {
 		routes, err := k.handle.RouteGetWithOptions(ip, &rtnl.RouteGetOptions{OifIndex: link.Attrs().Index})
-		if err != nil || len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
-			return
+		switch {
+		case err != nil:
+			return fmt.Errorf("looking up %s: %w", ip, err)
+		case len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL:
+			return nil
 		}
 	}
+	return nil
 }
