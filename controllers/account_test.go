@@ -148,7 +148,7 @@ func TestDriftIsSeen(t *testing.T) {
 	})
 	a.eventually(a.peerIs("node2", func(p status.Peer) bool { return p.State == status.Lost && p.Detail != "" && p.Via.IsValid() }))
 	a.eventually(a.peerIs("node3", inState(status.OK)))
-	if got := a.report().Drift.Differences; len(got) != 2 || got[0].Fault != status.Missing || got[1].Name != "inet plainroute" {
+	if got := a.report().Drift.Differences; len(got) != 2 || got[1].Fault != status.Missing || got[0].Name != "inet plainroute" {
 		t.Errorf("the differences are %+v", got)
 	}
 	a.host.disturb(func() { a.host.refusedObserve = errors.New("no memory") })

@@ -67,7 +67,7 @@ func TestUnreadConfig(t *testing.T) {
 	for what, result := range map[string]*status.Result{
 		"nothing known":         {Desired: topology.State{CNI: conf}},
 		"no config wanted":      {Known: true},
-		"a config to write":     {Known: true, Desired: topology.State{CNI: conf}, Undone: plan.Changes{CNI: conf}},
+		"a config to write":     {Known: true, Desired: topology.State{CNI: conf}, Undone: plan.Of(plan.Add, plan.Config{CNI: conf})},
 		"another fault of ours": {Known: true, Desired: topology.State{CNI: conf}, Problems: []topology.Problem{{Reason: topology.CNIConflict, Own: true}}},
 	} {
 		expect(what, result, without, 0, 0)

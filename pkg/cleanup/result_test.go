@@ -3,12 +3,14 @@ package cleanup
 import (
 	"strings"
 	"testing"
+
+	"github.com/plainroute/plainroute/pkg/plan"
 )
 
 // Who asks what would go is told, too, that nothing would as things are.
 func TestPrintRefusals(t *testing.T) {
 	r := Result{
-		DryRun: true, Removed: []Thing{{Route, "10.244.1.0/24 via 192.168.1.12 dev eth0"}},
+		DryRun: true, Removed: []plan.Key{{Kind: plan.KindRoute, Name: "10.244.1.0/24 via 192.168.1.12 dev eth0"}},
 		Refusals: []string{"pods are attached to bridge plainroute0 (ports: 2); drain this node", "an agent runs on this node"},
 	}
 	var b strings.Builder

@@ -52,7 +52,7 @@ func TestFailedTableKeepsSets(t *testing.T) {
 	gone := nodes(3)[2].Addrs[0]
 	nobody := netip.MustParseAddr("192.168.77.77")
 	err := m.Apply(t.Context(), sets(plan.Add, plan.SetChange{DeleteNodes: []netip.Addr{nobody}}). // which the kernel refuses: it is not there
-											With(sets(plan.Delete, plan.SetChange{DeleteNodes: []netip.Addr{gone}})...))
+													With(sets(plan.Delete, plan.SetChange{DeleteNodes: []netip.Addr{gone}})...))
 	if err == nil {
 		t.Fatal("the kernel deletes an element that is not there")
 	}

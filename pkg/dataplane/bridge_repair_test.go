@@ -143,7 +143,7 @@ func TestPortOfASmallMTUTakesNoIPv6OffTheBridge(t *testing.T) {
 func TestMTUThatIsRefusedIsNamed(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	err := m.Apply(context.Background(), devices(topology.Device{Name: topology.Bridge, Up: true, MTU: 1 << 20}))
+	err := m.Apply(context.Background(), plan.Of(plan.Replace, plan.MTU{Dev: topology.Bridge, Bytes: 1 << 20}))
 	if err == nil || !strings.Contains(err.Error(), "setting the MTU of plainroute0 from 1500 to 1048576: ") {
 		t.Errorf("got %v", err)
 	}

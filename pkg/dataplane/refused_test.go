@@ -32,7 +32,7 @@ func TestEachRefusalIsTold(t *testing.T) {
 		says    string
 	}{
 		"bridge":           {plan.Of(plan.Add, plan.Bridge{Device: bridge}), []string{"bridge plainroute0"}, "adding bridge plainroute0: "},
-		"MTU":              {devices(bridge), []string{"device plainroute0", "device plainroute0"}, "setting the MTU of plainroute0 from "},
+		"MTU":              {plan.Of(plan.Replace, plan.MTU{Dev: bridge.Name, Bytes: bridge.MTU}), []string{"device plainroute0"}, "setting the MTU of plainroute0 from "},
 		"address":          {addresses(plan.Add, gateway), []string{"address " + gateway.String()}, "adding address "},
 		"former address":   {addresses(plan.Delete, there.Addresses[:1]...), []string{"address " + there.Addresses[0].String()}, "deleting address "},
 		"bridge to delete": {plan.Of(plan.Delete, plan.Bridge{Device: topology.Device{Name: topology.Bridge}}), []string{"bridge plainroute0"}, "deleting bridge plainroute0: "},

@@ -1,6 +1,10 @@
 package plan
 
-import "github.com/plainroute/plainroute/pkg/topology"
+import (
+	"fmt"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
 
 // Config is the node's CNI config. To be deleted, it is that which is there.
 type Config struct{ *topology.CNI }
@@ -11,8 +15,13 @@ func (c Config) Kind() Kind { return KindCNI }
 // Name is that of its file.
 func (c Config) Name() string { return topology.Conflist }
 
-// String gives its file's name.
-func (c Config) String() string { return topology.Conflist }
+// String gives its file's name, and what it says of pods.
+func (c Config) String() string {
+	if c.CNI == nil {
+		return topology.Conflist
+	}
+	return fmt.Sprintf("%s: subnets %v, MTU %d", topology.Conflist, c.Subnets, c.CNI.MTU)
+}
 
 func (c Config) command(op Op) string {
 	if op == Delete {

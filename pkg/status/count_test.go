@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 

@@ -37,7 +37,7 @@ func busy() *View {
 	actual.Masquerade = nil
 	report := r.Report()
 	changes := plan.Diff(r.Desired, actual)
-	report.Drift = Drift{Time: now(), Differences: Differences(changes, actual, r.Host.Config)}
+	report.Drift = Drift{Time: now(), Differences: Differences(changes, r.Host.Config)}
 	lose(report.Peers, changes)
 	return Answered(report, now())
 }
