@@ -125,7 +125,7 @@ func (d *diary) changes(logger logr.Logger, c plan.Changes) {
 	for _, x := range c {
 		if _, sets := x.Object.(plan.Sets); !sets { // which follow the routes
 			key := x.Key()
-			d.write(logger, topic{string(key.Kind), key.Name}, done(x)+" "+string(key.Kind), kindLabels[key.Kind], x.Object.String())
+			d.write(logger, topic{string(key.Kind), key.Name}, done(x)+" "+string(key.Kind), key.Kind.Label(), x.Object.String())
 		}
 	}
 }

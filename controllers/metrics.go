@@ -69,14 +69,14 @@ func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board
 	}
 	m.drift = map[string]prometheus.Gauge{}
 	drift := factory.gauges("drift", "Things that are not as they should be after the last pass.", "kind")
-	for kind, label := range kindLabels {
+	for _, kind := range plan.Kinds() {
 		for _, op := range []plan.Op{plan.Add, plan.Replace, plan.Delete} {
 			for _, cause := range []string{causeStart, causeNode, causeHost, causeRepair} {
 				m.changes.WithLabelValues(changeLabel(kind, op), cause)
 			}
 		}
-		m.repairs.WithLabelValues(label)
-		m.drift[label] = drift.WithLabelValues(label)
+		m.repairs.WithLabelValues(kind.Label())
+		m.drift[kind.Label()] = drift.WithLabelValues(kind.Label())
 	}
 	m.problems = factory.problems()
 	info := factory.gauges("build_info", "1, with what this was built from as labels.", "version", "revision", "goversion")
@@ -123,7 +123,7 @@ func changeLabel(kind plan.Kind, op plan.Op) string {
 	if kind == plan.KindRoute {
 		return "route_" + string(op)
 	}
-	return kindLabels[kind]
+	return kind.Label()
 }
 
 // repaired counts what was put back, by kind.
@@ -133,14 +133,8 @@ func (m *Metrics) repaired(keys []plan.Key) {
 		counts[k.Kind]++
 	}
 	for kind, n := range counts {
-		m.repairs.WithLabelValues(kindLabels[kind]).Add(float64(n))
+		m.repairs.WithLabelValues(kind.Label()).Add(float64(n))
 	}
-}
-
-// kindLabels are kinds as Prometheus would have them. The bridge is a device like its ports.
-var kindLabels = map[plan.Kind]string{
-	plan.KindSysctl: "sysctl", plan.KindBridge: "device", plan.KindDevice: "device", plan.KindAddress: "address",
-	plan.KindRoute: "route", plan.KindTable: "table", plan.KindCNI: "cni",
 }
 
 func (m *Metrics) observeLatency(since time.Time) {
@@ -163,7 +157,7 @@ func (m *Metrics) reported(r *status.Result, failed bool) {
 	}
 	drift := map[string]int{}
 	for _, x := range r.Undone.Distinct() {
-		drift[kindLabels[x.Kind()]]++
+		drift[x.Kind().Label()]++
 	}
 	for label, gauge := range m.drift {
 		gauge.Set(float64(drift[label]))

@@ -1,71 +1,90 @@
 package plan
 
-import "github.com/plainroute/plainroute/pkg/topology"
+import (
+	"cmp"
+	"reflect"
+	"slices"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
 
 // Diff computes the Changes from actual to desired. Diff(s, s) is empty, and
 // both States' routes must be sorted, as Desired and Observe give them.
 func Diff(desired, actual topology.State) Changes {
 	var c Changes
-	for _, diff := range []func(desired, actual topology.State) Changes{
-		diffSysctls, diffLinks, diffAddresses, diffTable, diffRoutes, diffConfig,
-	} {
+	for _, diff := range diffs {
 		c = append(c, diff(desired, actual)...)
 	}
 	c.sort()
 	return c
 }
 
-// walk goes over two sorted lists side by side.
-func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
-	for len(desired) > 0 || len(actual) > 0 {
-		var order int
-		switch {
-		case len(actual) == 0:
-			order = -1
-		case len(desired) == 0:
-			order = 1
-		default:
-			order = compare(desired[0], actual[0])
-		}
-		switch {
-		case order < 0:
-			onlyDesired(desired[0])
-			desired = desired[1:]
-		case order > 0:
-			onlyActual(actual[0])
-			actual = actual[1:]
-		default:
-			both(desired[0], actual[0])
-			desired, actual = desired[1:], actual[1:]
-		}
-	}
+// diffs are those of each type of Object.
+var diffs = []func(desired, actual topology.State) Changes{diffSysctls, diffLinks, diffAddresses, diffTable, diffRoutes, diffConfig}
+
+// order is that of application: what others need comes first, what others need no more comes last,
+// and the CNI config, by which the kubelet sends pods, at the very end.
+var order = []Change{
+	{Add, Bridge{}},     // before the settings, some of which are its own
+	{Replace, MTU{}},    // IPv6 leaves a device whose MTU is too small, and its settings go with it
+	{Replace, Sysctl{}}, // before the bridge is up
+	{Replace, Device{}},
+	{Add, Address{}},
+	{Add, Table{}},
+	{Replace, Table{}},
+	{Add, Sets{}}, // a NAT binding outlives the rule that made it, so a destination is in the sets before its route is there
+	{Add, Route{}},
+	{Replace, Route{}},
+	{Delete, Route{}},
+	{Delete, Address{}},
+	{Delete, Bridge{}}, // before the table, which names it for whoever finishes an interrupted cleanup
+	{Delete, Sets{}},   // and as long as its route is there
+	{Delete, Table{}},
+	{Add, Config{}},
+	{Replace, Config{}},
+	{Delete, Config{}},
 }
 
-// differing cuts off what two lists begin with and what they end with alike: where
-// one Node of thousands changed, that is nearly all.
-func differing[T comparable](a, b []T) (restA, restB []T) {
-	n := 0
-	for n < min(len(a), len(b)) && a[n] == b[n] {
-		n++
-	}
-	a, b = a[n:], b[n:]
-	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
-		a, b = a[:len(a)-1], b[:len(b)-1]
-	}
-	return a, b
+// A step is a type of Object, and what is done to it.
+type step struct {
+	op     Op
+	object reflect.Type
 }
 
-// union merges two sorted lists.
-func union[T any](a, b []T, compare func(T, T) int) []T {
-	all := make([]T, 0, max(len(a), len(b)))
-	keep := func(x T) { all = append(all, x) }
-	walk(a, b, compare, keep, keep, func(x, _ T) { keep(x) })
+// Kinds returns those of all Objects, each once, in the order in which the first of it is made.
+func Kinds() []Kind {
+	var kinds []Kind
+	for _, c := range order {
+		if !slices.Contains(kinds, c.Kind()) {
+			kinds = append(kinds, c.Kind())
+		}
+	}
+	return kinds
+}
+
+var ranks = rankSteps()
+
+func rankSteps() map[step]int {
+	all := make(map[step]int, len(order))
+	for i, c := range order {
+		all[step{c.Op, reflect.TypeOf(c.Object)}] = i
+	}
 	return all
 }
 
-func diffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add, remove []T) {
-	desired, actual = differing(desired, actual)
-	walk(desired, actual, compare,
-		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})
-	return add, remove
+func (c Change) rank() int { return ranks[step{c.Op, reflect.TypeOf(c.Object)}] }
+
+// BeforeRoutes cuts the Changes in two: those that are made before any route is, and the rest.
+func (c Changes) BeforeRoutes() (before, rest Changes) {
+	first := Change{Add, Route{}}.rank()
+	n := slices.IndexFunc(c, func(x Change) bool { return x.rank() >= first })
+	if n < 0 {
+		return c, nil
+	}
+	return c[:n], c[n:]
+}
+
+// sort puts Changes into the order of application. Those of a step stay in theirs.
+func (c Changes) sort() {
+	slices.SortStableFunc(c, func(a, b Change) int { return cmp.Compare(a.rank(), b.rank()) })
 }

@@ -31,7 +31,7 @@ var (
 )
 
 // lones has a change of each step, in the order in which they are made. Each pair of them is in this order:
-// why, the comments of the table in order.go say.
+// why, the comments of the table in diff.go say.
 var lones = []lone{
 	{Change{Add, Bridge{aDevice}}, "bridge plainroute0", "ip link add plainroute0 address 0a:58:00:00:00:01 mtu 1500 type bridge", false},
 	{Change{Replace, MTU{"plainroute0", 1500}}, "device plainroute0", "ip link set dev plainroute0 mtu 1500", false},

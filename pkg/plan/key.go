@@ -20,6 +20,19 @@ const (
 	KindCNI     Kind = "CNI config"
 )
 
+// Label is the kind as metrics and logs have it: a word. The bridge is a device like its ports.
+func (k Kind) Label() string {
+	switch k {
+	case KindTable:
+		return "table"
+	case KindCNI:
+		return "cni"
+	case KindBridge:
+		return string(KindDevice)
+	}
+	return string(k)
+}
+
 // Key names one thing on this host.
 type Key struct {
 	Kind Kind `json:"kind"`

@@ -1,0 +1,56 @@
+package plan
+
+// walk goes over two sorted lists side by side.
+func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
+	for len(desired) > 0 || len(actual) > 0 {
+		var order int
+		switch {
+		case len(actual) == 0:
+			order = -1
+		case len(desired) == 0:
+			order = 1
+		default:
+			order = compare(desired[0], actual[0])
+		}
+		switch {
+		case order < 0:
+			onlyDesired(desired[0])
+			desired = desired[1:]
+		case order > 0:
+			onlyActual(actual[0])
+			actual = actual[1:]
+		default:
+			both(desired[0], actual[0])
+			desired, actual = desired[1:], actual[1:]
+		}
+	}
+}
+
+// differing cuts off what two lists begin with and what they end with alike: where
+// one Node of thousands changed, that is nearly all.
+func differing[T comparable](a, b []T) (restA, restB []T) {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	a, b = a[n:], b[n:]
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return a, b
+}
+
+// union merges two sorted lists.
+func union[T any](a, b []T, compare func(T, T) int) []T {
+	all := make([]T, 0, max(len(a), len(b)))
+	keep := func(x T) { all = append(all, x) }
+	walk(a, b, compare, keep, keep, func(x, _ T) { keep(x) })
+	return all
+}
+
+func diffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add, remove []T) {
+	desired, actual = differing(desired, actual)
+	walk(desired, actual, compare,
+		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})
+	return add, remove
+}
