@@ -10,16 +10,6 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// account begins a Result with what is known before the pass: where the host can't be
-// looked at, what was desired still is.
-func (r *NodeReconciler) account(view View) *status.Result {
-	last := r.Board.Last()
-	return &status.Result{
-		Version: r.Version, Node: r.Options.NodeName, Nodes: view.Nodes,
-		Desired: last.Desired, Known: last.Known, Host: last.Host, API: view.api(), History: &r.history,
-	}
-}
-
 // hostOf tells operators what this node is.
 func (r *NodeReconciler) hostOf(facts topology.Host, desired topology.State) status.Host {
 	h := status.Host{
@@ -48,16 +38,10 @@ func (r *NodeReconciler) hostOf(facts topology.Host, desired topology.State) sta
 	return h
 }
 
-// remember dates what this pass changed of the peers.
-func (r *NodeReconciler) remember(before, result *status.Result, known map[topology.Problem]bool) {
-	touchNodes(&r.touched, known, r.known)
-	touchNodes(&r.touched, r.known, known)
-	r.history.Note(before, result, r.touched)
-	r.touched = status.Touched{}
-}
-
-// touch notes whose routes were written, and which of them were only put back.
-func touch(t *status.Touched, done plan.Changes, repairs []plan.Key) {
+// touchedBy is what a pass did to peers: whose routes it wrote, which of them it only put back, and
+// whose Problems came or went.
+func touchedBy(done plan.Changes, repairs []plan.Key, before, after map[topology.Problem]bool) status.Touched {
+	var t status.Touched
 	for _, route := range plan.Objects[plan.Route](done, plan.Add, plan.Replace, plan.Delete) {
 		if route.Metric == topology.MetricPeer {
 			t.Route(route.Dst)
@@ -68,6 +52,9 @@ func touch(t *status.Touched, done plan.Changes, repairs []plan.Key) {
 			t.Repair(p)
 		}
 	}
+	touchNodes(&t, before, after)
+	touchNodes(&t, after, before)
+	return t
 }
 
 // touchNodes notes the Nodes whose Problems are in one set alone.

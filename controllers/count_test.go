@@ -3,6 +3,7 @@ package controllers
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -74,10 +75,17 @@ func TestChangesAreCountedByCause(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, _ := newSource(t)
 			registry := prometheus.NewRegistry()
-			r := &NodeReconciler{
-				Metrics: NewMetrics(registry, Build{}, &status.Board{}, s), asked: &topology.State{}, moved: c.moved, postponed: c.postponed,
+			l := ledger{wanted: &topology.State{}, moved: c.moved, causes: c.postponed}
+			wanted := topology.State{}
+			for _, k := range c.repairs { // asked for before, too
+				i := slices.Index(keys, k)
+				l.wanted.Routes = append(l.wanted.Routes, both[i].Object.(plan.Route).Route)
 			}
-			if n := r.count(both, c.repairs); n != 2 {
+			for _, x := range both {
+				wanted.Routes = append(wanted.Routes, x.Object.(plan.Route).Route)
+			}
+			books := l.Record(entry{saw: true, wanted: wanted, planned: both, done: both, complete: true})
+			if n := NewMetrics(registry, Build{}, &status.Board{}, s).applied(both, books); n != 2 {
 				t.Errorf("counted %d changes", n)
 			}
 			if got := positive(t, registry, "plainroute_changes_total"); !maps.Equal(got, c.changes) {

@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"cmp"
 	"runtime"
 	"time"
 
@@ -38,15 +37,6 @@ type complaint struct {
 	reason topology.Reason
 	own    bool
 }
-
-// The causes of a change: the first pass that was able to make it, news of Nodes, news
-// of this host, or that somebody had undone it.
-const (
-	causeStart  = "start"
-	causeNode   = "node"
-	causeHost   = "host"
-	causeRepair = "repair"
-)
 
 // seconds are the upper bounds of histograms: 0.5 ms to 16 s.
 func seconds() []float64 { return prometheus.ExponentialBuckets(0.0005, 2, 16) }
@@ -99,23 +89,33 @@ func (m *Metrics) found(routes int, desired topology.State) {
 	m.desired.Set(float64(len(desired.Routes)))
 }
 
-// applied counts changes, each for its own cause or else the given one, and returns how many there are.
-func (m *Metrics) applied(c plan.Changes, cause string, causes map[plan.Key]string) int {
+// applied counts changes, each by its cause, and returns how many there are.
+func (m *Metrics) applied(c plan.Changes, by account) int {
 	type count struct{ label, cause string }
-	counts := map[count]int{}
+	changes, repairs := map[count]int{}, map[string]int{}
 	all := c.Distinct()
 	for _, x := range all {
-		why := cause
-		if len(causes) > 0 {
-			why = cmp.Or(causes[x.Key()], cause)
+		cause := by.trigger
+		if len(by.causes) > 0 {
+			cause = by.cause(x.Key())
 		}
-		counts[count{changeLabel(x.Kind(), x.Op), why}]++
+		changes[count{changeLabel(x.Kind(), x.Op), cause}]++
+		if cause == causeRepair {
+			repairs[x.Kind().Label()]++
+		}
 	}
-	for of, n := range counts {
+	for of, n := range changes {
 		m.changes.WithLabelValues(of.label, of.cause).Add(float64(n))
 	}
-	m.installed.Add(float64(len(plan.Objects[plan.Route](c, plan.Add)) - len(plan.Objects[plan.Route](c, plan.Delete))))
+	for label, n := range repairs {
+		m.repairs.WithLabelValues(label).Add(float64(n))
+	}
 	return len(all)
+}
+
+// wrote keeps the number of our routes in step with what was done since found.
+func (m *Metrics) wrote(c plan.Changes) {
+	m.installed.Add(float64(len(plan.Objects[plan.Route](c, plan.Add)) - len(plan.Objects[plan.Route](c, plan.Delete))))
 }
 
 // changeLabel is what a change is counted as: of routes, what is done to them.
@@ -124,17 +124,6 @@ func changeLabel(kind plan.Kind, op plan.Op) string {
 		return "route_" + string(op)
 	}
 	return kind.Label()
-}
-
-// repaired counts what was put back, by kind.
-func (m *Metrics) repaired(keys []plan.Key) {
-	counts := map[plan.Kind]int{}
-	for _, k := range keys {
-		counts[k.Kind]++
-	}
-	for kind, n := range counts {
-		m.repairs.WithLabelValues(kind.Label()).Add(float64(n))
-	}
 }
 
 func (m *Metrics) observeLatency(since time.Time) {

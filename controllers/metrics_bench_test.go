@@ -29,14 +29,12 @@ func BenchmarkMetrics(b *testing.B) {
 	}
 	board := &status.Board{}
 	m := NewMetrics(prometheus.NewRegistry(), Build{}, board, nodes)
-	r := &NodeReconciler{Metrics: m, asked: &result.Desired, asking: &result.Desired}
+	l := ledger{wanted: &result.Desired}
 	one := plan.Of(plan.Add, plan.Route{Route: result.Desired.Routes[0]})
 	b.Run("pass", func(b *testing.B) {
 		for range b.N {
 			m.found(len(result.Desired.Routes), result.Desired)
-			r.undone = one.Minus(one)
-			r.count(one, nil)
-			r.postpone()
+			m.applied(one, l.Record(entry{saw: true, wanted: result.Desired, planned: one, done: one, complete: true}))
 			m.reported(result, false)
 		}
 	})

@@ -77,25 +77,17 @@ type NodeReconciler struct {
 	// Events tells of this node's faults by Events of its Node; nil: nobody does.
 	Events *Events
 
-	number    int64
-	retries   *retries
-	unread    bool // our nftables table, in this pass
-	unloaded  *unreadConfig
-	known     map[topology.Problem]bool
-	concerns  []netip.Prefix // where foreign routes can matter to these Nodes
-	started   passClock
-	rivals    *rivals
-	diary     *diary
-	asked     *topology.State     // what the last pass wanted
-	asking    *topology.State     // what this one wants, as far as it has come
-	held      *topology.State     // what stays although no Node asks for it
-	heldSince time.Time           // since when, if it waits for a confirmation
-	touched   status.Touched      // by this pass
-	undone    plan.Changes        // what this pass has still to do
-	moved     bool                // Nodes have changed since a pass last did all that they ask for
-	postponed map[plan.Key]string // what passes could not make, and why it was asked for
-	history   status.History
-	sweeper   sweeper
+	concerns []netip.Prefix // where foreign routes can matter to these Nodes
+
+	started  passClock
+	ledger   ledger
+	held     removals
+	retries  *retries
+	rivals   *rivals
+	unloaded *unreadConfig
+	diary    *diary
+	history  status.History
+	sweeper  sweeper
 }
 
 // passClock knows how long the running pass has taken.
@@ -200,49 +192,147 @@ func forward(ctx context.Context, news <-chan struct{}, q workqueue.TypedInterfa
 	}
 }
 
-// Reconcile is one pass: facts, desired State, difference, change, report.
+// A pass is what is known of one while it runs.
+type pass struct {
+	begin  time.Time
+	view   View
+	result *status.Result
+	unread bool // our nftables table
+	saw    bool // this host
+
+	planned, done plan.Changes
+	err           error
+}
+
+// Reconcile is one pass: observe, compute, diff, apply, report.
 func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, error) {
-	begin := time.Now()
-	r.started.set(begin)
+	p := r.begin()
 	defer r.started.set(time.Time{})
-	view := r.Nodes.View()
-	r.number++
-	r.moved = r.moved || !view.Since.IsZero()
-	result := r.account(view)
-	changes, err := 0, error(nil)
-	if view.Synced {
-		if r.concerns == nil || !view.Since.IsZero() {
-			r.concerns = topology.Concerns(r.Options, view.Nodes)
-		}
-		changes, err = r.pass(ctx, view, result)
-		r.postpone()
-		r.asked = r.asking
+	if p.view.Synced {
+		p.err = r.converge(ctx, p)
 	} else {
-		result.Problems = []topology.Problem{waiting(view)}
+		p.result.Problems = []topology.Problem{waiting(p.view)}
 	}
+	return ctrl.Result{RequeueAfter: r.report(ctx, p)}, nil
+}
+
+// begin begins a pass with what is known before it: where the host can't be looked at, what was desired
+// still is.
+func (r *NodeReconciler) begin() *pass {
+	p := &pass{begin: time.Now(), view: r.Nodes.View()}
+	r.started.set(p.begin)
+	last := r.Board.Last()
+	p.result = &status.Result{
+		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,
+		Desired: last.Desired, Known: last.Known, Host: last.Host, API: p.view.api(), History: &r.history,
+	}
+	if p.view.Synced && (r.concerns == nil || p.nodesChanged()) {
+		r.concerns = topology.Concerns(r.Options, p.view.Nodes)
+	}
+	return p
+}
+
+func (p *pass) nodesChanged() bool { return !p.view.Since.IsZero() }
+
+// converge brings the host to where it should be. The CNI config makes kubelet say
+// Ready, so before it is written the kernel is looked at once more.
+func (r *NodeReconciler) converge(ctx context.Context, p *pass) error {
+	changes, err := r.compute(ctx, p)
 	if err != nil {
-		result.Problems = append(result.Problems, problemsOf(err, view.Nodes, r.Options)...)
+		return err
 	}
+	if kernel := changes.Except(plan.KindCNI); !kernel.Empty() {
+		err = r.apply(ctx, p, kernel)
+		r.Metrics.observeLatency(p.view.Since)
+		if blocks(err, r.Options) || !changes.Has(plan.KindCNI) {
+			return err
+		}
+		var again error
+		if changes, again = r.compute(ctx, p); again == nil {
+			again = verify(changes, err)
+		}
+		if again != nil {
+			return errors.Join(err, again)
+		}
+	}
+	if config := changes.Only(plan.KindCNI); !config.Empty() {
+		if e := r.apply(ctx, p, config); e != nil {
+			err = errors.Join(err, &cniError{e})
+		}
+	}
+	return err
+}
+
+// compute looks at the host and returns what is to be done, less what an incomplete view could want back, and
+// what somebody undoes all the time.
+func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, error) {
+	host, err := r.Dataplane.Facts(ctx, r.concerns)
+	if err != nil {
+		return nil, &lookError{fmt.Errorf("learning about this host: %w", err)}
+	}
+	actual, err := r.Dataplane.Observe(ctx)
+	if err != nil {
+		return nil, &lookError{fmt.Errorf("observing the kernel: %w", err)}
+	}
+	p.saw, p.unread = true, host.TableUnread != ""
+	if r.ledger.wanted != nil {
+		actual = actual.After(*r.ledger.wanted)
+	}
+	desired, problems := topology.Desired(r.Options, host, p.view.Nodes, actual)
+	desired, changes, held := r.prune(p.view, desired, actual)
+	p.planned = changes
+	p.result.Desired, p.result.Problems, p.result.Seen, p.result.Known = desired, append(problems, held...), true, true
+	p.result.Host = r.hostOf(host, desired)
+	r.Metrics.found(len(actual.Routes), desired)
+	return r.rivals.hold(changes), nil
+}
+
+// apply makes the changes, and notes which were made.
+func (r *NodeReconciler) apply(ctx context.Context, p *pass, changes plan.Changes) error {
+	err := r.Dataplane.Apply(ctx, changes)
+	done := achieved(changes, err)
+	p.done = append(p.done, done...)
+	r.Metrics.wrote(done)
+	return err
+}
+
+// report puts a pass into words, metrics and the log, and returns when the next one is due, 0: when there
+// is news.
+func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
+	books := r.ledger.Record(entry{
+		nodesChanged: p.nodesChanged(), saw: p.saw, wanted: p.result.Desired, planned: p.planned, done: p.done,
+		complete: p.err == nil, held: r.held.state != nil,
+	})
+	changes := r.Metrics.applied(p.done, books)
+	r.rivals.repaired(books.repairs)
+	r.diary.changes(log.FromContext(ctx), p.done.Without(r.rivals.fought))
 	r.rivals.settle()
 	r.rivals.tell(ctx)
-	result.Problems = append(result.Problems, r.rivals.problems(view.Nodes)...)
-	result.Problems = append(result.Problems, r.Herald.problems()...)
-	result.Undone = r.undone
-	unread, wait := r.unloaded.look(result, view.standing, r.ConfigPath)
-	result.Problems = append(result.Problems, unread...)
-	slices.SortFunc(result.Problems, topology.Problem.Compare)
-	result.Pass = status.Pass{Number: r.number, Time: begin, Duration: time.Since(begin), Changes: changes}
-	result.Passes = status.Recent(r.Board.Last().Passes, result.Pass)
-	result.Ready = len(result.Blocking()) == 0
-	r.publish(ctx, result, view)
-	r.Metrics.reported(result, blocks(err, r.Options))
-	if err == nil {
-		r.moved = r.held != nil
-	}
-	r.Herald.tell(result.Ready, view.standing)
-	r.Events.tell(result)
+	p.result.Undone = books.left
+	wait := r.addProblems(p)
+	p.result.Pass = status.Pass{Number: r.Board.Last().Pass.Number + 1, Time: p.begin, Duration: time.Since(p.begin), Changes: changes}
+	p.result.Passes = status.Recent(r.Board.Last().Passes, p.result.Pass)
+	p.result.Ready = len(p.result.Blocking()) == 0
+	r.publish(ctx, p, books)
+	r.Metrics.reported(p.result, blocks(p.err, r.Options))
+	r.Herald.tell(p.result.Ready, p.view.standing)
+	r.Events.tell(p.result)
 	r.sweeper.afterPass()
-	return ctrl.Result{RequeueAfter: soonest(r.retry(err), r.rivals.wait(), r.diary.wait(), inhabitedWait(result.Problems), wait)}, nil
+	return soonest(r.retry(p), r.rivals.wait(), r.diary.wait(), inhabitedWait(p.result.Problems), wait)
+}
+
+// addProblems adds what is wrong besides what Desired found, and returns when to look at it again, 0: need not.
+func (r *NodeReconciler) addProblems(p *pass) time.Duration {
+	all := &p.result.Problems
+	if p.err != nil {
+		*all = append(*all, problemsOf(p.err, p.view.Nodes, r.Options)...)
+	}
+	*all = append(*all, r.rivals.problems(p.view.Nodes)...)
+	*all = append(*all, r.Herald.problems()...)
+	unread, wait := r.unloaded.look(p.result, p.view.standing, r.ConfigPath)
+	*all = append(*all, unread...)
+	slices.SortFunc(*all, topology.Problem.Compare)
+	return wait
 }
 
 // soonest returns the shortest of the waits that are any.
@@ -267,12 +357,12 @@ func inhabitedWait(problems []topology.Problem) time.Duration {
 
 // retry returns when to try again what has failed, 0: never. The error is a Problem by
 // now; returned, it would be logged at each try.
-func (r *NodeReconciler) retry(err error) time.Duration {
-	failed := failedKeys(err)
-	if r.unread {
+func (r *NodeReconciler) retry(p *pass) time.Duration {
+	failed := failedKeys(p.err)
+	if p.unread {
 		failed[tableKey] = true
 	}
-	return r.retries.after(failed, !errors.As(err, new(*lookError)))
+	return r.retries.after(failed, !errors.As(p.err, new(*lookError)))
 }
 
 // waiting says why there are no Nodes yet.
@@ -287,91 +377,25 @@ func waiting(view View) topology.Problem {
 	return p
 }
 
-// pass brings the host to where it should be. The CNI config makes kubelet say
-// Ready, so before it is written the kernel is looked at once more.
-func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Result) (int, error) {
-	changes, err := r.step(ctx, view, result)
-	if err != nil {
-		return 0, err
-	}
-	made := 0
-	if kernel := changes.Except(plan.KindCNI); len(kernel) > 0 {
-		made, err = r.apply(ctx, kernel, result.Desired)
-		r.Metrics.observeLatency(view.Since)
-		if blocks(err, r.Options) || !changes.Has(plan.KindCNI) {
-			return made, err
-		}
-		var again error
-		if changes, again = r.step(ctx, view, result); again == nil {
-			again = verify(changes, err)
-		}
-		if again != nil {
-			return made, errors.Join(err, again)
-		}
-	}
-	if config := changes.Only(plan.KindCNI); len(config) > 0 {
-		if _, e := r.apply(ctx, config, result.Desired); e != nil {
-			err = errors.Join(err, &cniError{e})
-		}
-	}
-	return made, err
-}
-
-// apply makes the changes, and tells metrics and log which were made.
-func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desired topology.State) (int, error) {
-	err := r.Dataplane.Apply(ctx, changes)
-	done := achieved(changes, err)
-	var repairs []plan.Key
-	if r.asked != nil {
-		repairs = done.Repairs(*r.asked, desired)
-		r.rivals.repaired(repairs)
-	}
-	touch(&r.touched, done, repairs)
-	r.diary.changes(log.FromContext(ctx), done.Without(r.rivals.fought))
-	r.undone = r.undone.Minus(done)
-	return r.count(done, repairs), err
-}
-
-// step computes what is to be done, less what an incomplete view could want back.
-func (r *NodeReconciler) step(ctx context.Context, view View, result *status.Result) (plan.Changes, error) {
-	host, err := r.Dataplane.Facts(ctx, r.concerns)
-	if err != nil {
-		return nil, &lookError{fmt.Errorf("learning about this host: %w", err)}
-	}
-	actual, err := r.Dataplane.Observe(ctx)
-	if err != nil {
-		return nil, &lookError{fmt.Errorf("observing the kernel: %w", err)}
-	}
-	r.unread = host.TableUnread != ""
-	if r.asked != nil {
-		actual = actual.After(*r.asked)
-	}
-	desired, problems := topology.Desired(r.Options, host, view.Nodes, actual)
-	desired, changes, held := r.prune(view, desired, actual)
-	problems = append(problems, held...)
-	result.Desired, result.Problems, result.Seen, result.Known = desired, problems, true, true
-	result.Host = r.hostOf(host, desired)
-	r.asking = &result.Desired
-	r.undone = changes
-	r.Metrics.found(len(actual.Routes), result.Desired)
-	return r.rivals.hold(changes), nil
-}
-
-// publish tells the world, and the log only what is new.
-func (r *NodeReconciler) publish(ctx context.Context, result *status.Result, view View) {
+// publish puts the result where operators look, and into the log what of it is new.
+func (r *NodeReconciler) publish(ctx context.Context, p *pass, books account) {
 	logger := log.FromContext(ctx)
 	before := r.Board.Last()
-	known := make(map[topology.Problem]bool, len(result.Problems))
-	for _, p := range result.Problems {
-		known[p] = true
-	}
-	r.remember(before, result, known)
-	r.Board.Publish(result)
-	r.diary.problems(logger, "Problem", known, r.known)
-	r.diary.problems(logger, "Problem gone", r.known, known)
-	r.known = known
-	if result.Ready != before.Ready {
-		r.diary.write(logger, topic{"readiness", ""}, "Readiness changed", "ready", result.Ready, "nodes", len(view.Nodes))
+	was, is := setOf(before.Problems), setOf(p.result.Problems)
+	r.history.Note(before, p.result, touchedBy(p.done, books.repairs, was, is))
+	r.Board.Publish(p.result)
+	r.diary.problems(logger, "Problem", is, was)
+	r.diary.problems(logger, "Problem gone", was, is)
+	if p.result.Ready != before.Ready {
+		r.diary.write(logger, topic{"readiness", ""}, "Readiness changed", "ready", p.result.Ready, "nodes", len(p.view.Nodes))
 	}
 	r.diary.catchUp(ctx)
+}
+
+func setOf(problems []topology.Problem) map[topology.Problem]bool {
+	set := make(map[topology.Problem]bool, len(problems))
+	for _, p := range problems {
+		set[p] = true
+	}
+	return set
 }

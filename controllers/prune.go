@@ -11,26 +11,32 @@ import (
 // fewPeers may all leave at once; of more, the loss of more than half is confirmed.
 const fewPeers = 10
 
+// removals are those that wait for a view that can be trusted with them.
+type removals struct {
+	state *topology.State // what stays although no Node asks for it; nil: nothing does
+	since time.Time       // since when, if it waits for a confirmation
+}
+
 // prune returns the changes from actual to desired, less removals until the view can
 // be trusted with them, and says why. What is held is desired meanwhile, so that it
 // is repaired as the rest is. A router, which has no Node of its own to tell a list of
 // its cluster by, has each removal confirmed.
 func (r *NodeReconciler) prune(view View, desired, actual topology.State) (topology.State, plan.Changes, []topology.Problem) {
 	before := actual
-	if r.held != nil {
-		before = plan.Joined(actual, *r.held)
+	if r.held.state != nil {
+		before = plan.Joined(actual, *r.held.state)
 	}
 	changes := plan.Diff(desired, before)
 	why := r.mistrust(view, changes, before)
 	if why == "" {
-		if r.held != nil {
+		if r.held.state != nil {
 			changes = plan.Diff(desired, actual)
 		}
-		r.heldSince, r.held = time.Time{}, nil
+		r.held = removals{}
 		return desired, changes, nil
 	}
 	held := changes.Removed()
-	r.held, desired = &held, plan.Joined(desired, held)
+	r.held.state, desired = &held, plan.Joined(desired, held)
 	return desired, plan.Diff(desired, actual).WithoutRemovals(),
 		[]topology.Problem{{Reason: topology.PruneHeld, Detail: "what no Node asks for stays " + why}}
 }
@@ -81,12 +87,12 @@ func massive(c plan.Changes, before topology.State) bool {
 // confirmed asks for a quorum read, and tells whether one has agreed that
 // began after the first pass that needed it.
 func (r *NodeReconciler) confirmed(view View) bool {
-	if r.heldSince.IsZero() {
-		r.heldSince = time.Now()
+	if r.held.since.IsZero() {
+		r.held.since = time.Now()
 	}
-	if view.Confirmed.After(r.heldSince) {
+	if view.Confirmed.After(r.held.since) {
 		return true
 	}
-	r.Nodes.Confirm(r.heldSince)
+	r.Nodes.Confirm(r.held.since)
 	return false
 }

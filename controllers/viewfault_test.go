@@ -115,8 +115,8 @@ func TestResultStartsWithTheLast(t *testing.T) {
 	s, _ := newSource(t)
 	board := &status.Board{}
 	board.Publish(&status.Result{Known: true})
-	r := &NodeReconciler{Version: "1", Board: board}
-	if got := r.account(s.View()); got.History != &r.history || !got.Known || got.Version != "1" {
+	r := &NodeReconciler{Version: "1", Board: board, Nodes: s}
+	if got := r.begin().result; got.History != &r.history || !got.Known || got.Version != "1" {
 		t.Errorf("got %+v", got)
 	}
 }

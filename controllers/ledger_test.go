@@ -1,0 +1,79 @@
+package controllers
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// wanting is a State with the routes of some Changes.
+func wanting(changes ...plan.Changes) topology.State {
+	var s topology.State
+	for _, x := range slices.Concat(changes...) {
+		s.Routes = append(s.Routes, x.Object.(plan.Route).Route)
+	}
+	return s
+}
+
+// A posting is a pass, and what the ledger makes of it.
+type posting struct {
+	name  string
+	entry entry
+	// causes are those of what was done, in its order; repairs and left are counts.
+	causes        []string
+	repairs, left int
+}
+
+// What is done late is done for the reason for which it was asked, what somebody had undone stays a repair, and the rest is done for
+// the news of this pass.
+func TestLedger(t *testing.T) {
+	one, two, three := routeTo(2), routeTo(3), routeTo(4)
+	both := slices.Concat(one, two)
+	for name, passes := range map[string][]posting{
+		"all at once": {
+			{"the first pass", entry{saw: true, wanted: wanting(both), planned: both, done: both, complete: true}, []string{causeStart, causeStart}, 0, 0},
+			{"a Node comes", entry{nodesChanged: true, saw: true, wanted: wanting(both, three), planned: three, done: three, complete: true}, []string{causeNode}, 0, 0},
+			{"a route is taken away", entry{saw: true, wanted: wanting(both, three), planned: one, done: one, complete: true}, []string{causeRepair}, 1, 0},
+			{"nothing", entry{saw: true, wanted: wanting(both, three), complete: true}, nil, 0, 0},
+			{"this host changes", entry{saw: true, wanted: wanting(both), planned: plan.Of(plan.Delete, three[0].Object), done: plan.Of(plan.Delete, three[0].Object), complete: true}, []string{causeHost}, 0, 0},
+		},
+		"late": {
+			{"the first pass can make one", entry{saw: true, wanted: wanting(both), planned: both, done: one}, []string{causeStart}, 0, 1},
+			{"the next can't see the host", entry{nodesChanged: true}, nil, 0, 1},
+			{"a Node has come meanwhile", entry{saw: true, wanted: wanting(both, three), planned: slices.Concat(two, three), done: three}, []string{causeNode}, 0, 1},
+			{"what the first could not make", entry{saw: true, wanted: wanting(both, three), planned: two, done: two, complete: true}, []string{causeStart}, 1, 0},
+			{"and is taken away later", entry{saw: true, wanted: wanting(both, three), planned: two, done: two, complete: true}, []string{causeRepair}, 1, 0},
+		},
+		"taken away, and refused at first": {
+			{"the first pass", entry{saw: true, wanted: wanting(both), planned: both, done: both, complete: true}, []string{causeStart, causeStart}, 0, 0},
+			{"it is refused", entry{saw: true, wanted: wanting(both), planned: two}, nil, 0, 1},
+			{"and then not", entry{nodesChanged: true, saw: true, wanted: wanting(both), planned: two, done: two, complete: true}, []string{causeRepair}, 1, 0},
+		},
+		"Nodes wait": {
+			{"the first pass", entry{saw: true, wanted: wanting(one), planned: one, done: one, complete: true}, []string{causeStart}, 0, 0},
+			{"a Node is gone, and its route is held", entry{nodesChanged: true, saw: true, wanted: wanting(one), complete: true, held: true}, nil, 0, 0},
+			{"it is confirmed", entry{saw: true, planned: plan.Of(plan.Delete, one[0].Object), done: plan.Of(plan.Delete, one[0].Object), complete: true}, []string{causeNode}, 0, 0},
+			{"this host changes", entry{saw: true, wanted: wanting(two), planned: two, done: two, complete: true}, []string{causeHost}, 0, 0},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var l ledger
+			for _, p := range passes {
+				got := l.Record(p.entry)
+				var causes []string
+				for _, k := range p.entry.done.Keys() {
+					causes = append(causes, got.cause(k))
+				}
+				if !slices.Equal(causes, p.causes) || len(got.repairs) != p.repairs || len(got.left) != p.left {
+					t.Errorf("%s: causes are %q, want %q; %d repairs, want %d; %d left, want %d", p.name, causes, p.causes, len(got.repairs), p.repairs, len(got.left), p.left)
+				}
+			}
+			if len(l.left) != 0 || len(l.causes) != 0 {
+				t.Errorf("in the end %v are left, for %v", l.left, maps.Clone(l.causes))
+			}
+		})
+	}
+}
