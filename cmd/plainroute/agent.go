@@ -38,14 +38,11 @@ type agentFlags struct {
 	networkFlags
 	nodeName      string
 	mode          string
-	cniConfDir    string
 	cniBinDir     string
 	cniPluginsDir string
 	cniConfig     string
 	cniBefore     []string
-	procSys       string
 	resolvConf    string
-	listen        string
 	metricsListen string
 	resync        time.Duration
 	nodeCondition bool
@@ -84,14 +81,12 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 	f.register(fs)
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
 	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
-	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
+	f.declare(fs, "cni-conf-dir", "proc-sys", "listen")
 	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, that are called after plainroute's own, in the order of their names")
 	fs.StringVar(&f.cniConfig, "cni-config", cniLink, "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone")
 	registerBefore(fs, &f.cniBefore)
 	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder from which the container runtime executes CNI plugins; without those that pods take, no CNI config is written (\"\": not looked at)")
-	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings; in a pod, the host's mount")
 	registerResolvConf(fs, &f.resolvConf)
-	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of /healthz, /readyz, /status and /metrics")
 	fs.StringVar(&f.metricsListen, "metrics-listen", "", "one more address for /metrics, for Prometheus to reach")
 	fs.DurationVar(&f.resync, "resync", time.Minute, "period of the slow audit, which heals what the kernel does not announce")
 	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of our own Node False")
@@ -119,9 +114,6 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	opts.APIServers = apiServers(config)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-	}
-	if err := forgetStartUp(); err != nil {
-		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
 	}
 	store := f.store()
 	lock, err := f.lock(cmd.Context(), &store)
@@ -162,10 +154,10 @@ const gcPercent = 50
 func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	faults := environment(cmd.Flags())
 	opts, more := f.options()
-	faults = append(faults, more...)
+	faults = append(append(faults, more...), f.wrong(cmd.Flags())...)
 	for _, err := range []error{
-		f.checkMode(&opts), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys), checkPath("resolv-conf", f.resolvConf), checkBinDir(f.cniBinDir), f.checkChaining(&opts),
-		checkListen("listen", f.listen), checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
+		f.checkMode(&opts), checkPath("resolv-conf", f.resolvConf), checkBinDir(f.cniBinDir), f.checkChaining(&opts),
+		checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
 		f.checkHerald(),
 	} {
 		if err != nil {

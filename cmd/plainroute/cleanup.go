@@ -21,17 +21,14 @@ import (
 
 // cleanupFlags are the choices of the cleanup command.
 type cleanupFlags struct {
-	bridge     string
-	runDir     string
-	cniConfDir string
-	procSys    string
-	dryRun     bool
-	force      bool
-	wait       time.Duration
-	detach     time.Duration
-	cacheDir   string
-	output     string
-	summary    string
+	nodeFlags
+	dryRun   bool
+	force    bool
+	wait     time.Duration
+	detach   time.Duration
+	cacheDir string
+	output   string
+	summary  string
 }
 
 func cleanupCommand() *cobra.Command {
@@ -60,10 +57,7 @@ Exit codes: 0 done, or nothing was there; 1 failure, and it can be repeated;
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge (default: the one that our CNI config or our table names, else "+topology.Bridge+")")
-	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state")
-	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
-	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings, which are told and stay")
+	f.declare(fs, "bridge", "run-dir", "cni-conf-dir", "proc-sys")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be removed, and change nothing")
 	fs.BoolVar(&f.force, "force", false, "go on while pods are attached; the bridge stays with them")
 	fs.DurationVar(&f.wait, "wait", 0, "how long to wait for an agent on this node to end")
@@ -95,13 +89,9 @@ func (f *cleanupFlags) run(cmd *cobra.Command) error {
 
 func (f *cleanupFlags) validate(cmd *cobra.Command) error {
 	faults := environment(cmd.Flags())
-	if f.bridge != "" {
-		faults = append(faults, checkBridge(f.bridge)...)
-	}
-	for _, err := range []error{checkPath("run-dir", f.runDir), checkPath("cni-conf-dir", f.cniConfDir), checkPath("cni-cache-dir", f.cacheDir), checkPath("proc-sys", f.procSys)} {
-		if err != nil {
-			faults = append(faults, err)
-		}
+	faults = append(faults, f.wrong(cmd.Flags())...)
+	if err := checkPath("cni-cache-dir", f.cacheDir); err != nil {
+		faults = append(faults, err)
 	}
 	if f.wait < 0 {
 		faults = append(faults, fmt.Errorf("--wait: %s is less than nothing", f.wait))

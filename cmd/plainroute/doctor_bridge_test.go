@@ -41,7 +41,7 @@ func TestDoctorFindsTheBridge(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			f := &doctorFlags{nodeDoctor: nodeDoctor{root: dir, procSys: "/proc/sys", runDir: store.RunDir, cniConfDir: store.ConfDir, bridge: c.flag, listen: c.listen}}
+			f := &doctorFlags{nodeDoctor: nodeDoctor{root: dir, nodeFlags: nodeFlags{procSys: "/proc/sys", runDir: store.RunDir, cniConfDir: store.ConfDir, bridge: c.flag, listen: c.listen}}}
 			p := f.patient(t.Context())
 			if p.Kernel != nil {
 				defer p.Kernel.Close()

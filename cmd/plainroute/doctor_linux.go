@@ -32,16 +32,12 @@ import (
 
 // nodeDoctor are the choices that are about the node that the doctor runs on.
 type nodeDoctor struct {
-	root       string
-	procSys    string
-	runDir     string
-	cniConfDir string
-	cniBinDir  string
-	cniBefore  []string
-	bridge     string
-	nodeName   string
-	listen     string
-	list       bool
+	nodeFlags
+	root      string
+	cniBinDir string
+	cniBefore []string
+	nodeName  string
+	list      bool
 }
 
 // imagePlugins is where the image has the stock CNI plugins (hack/make-image.sh).
@@ -50,14 +46,10 @@ const imagePlugins = "/cni"
 func (f *doctorFlags) registerNode(cmd *cobra.Command) {
 	fs := pflag.NewFlagSet("node", pflag.ContinueOnError)
 	fs.StringVar(&f.root, "root", "/", "folder of the host's files; with kubectl debug node it is /host")
-	fs.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings")
-	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state")
-	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder from which the container runtime reads CNI configs")
+	f.declare(fs, "proc-sys", "run-dir", "cni-conf-dir", "bridge", "listen")
 	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins")
 	registerBefore(fs, &f.cniBefore)
-	fs.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge (default: the one that the agent, our CNI config or our table names, else "+topology.Bridge+")")
 	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
-	fs.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
 	f.node = fs
 	cmd.Flags().AddFlagSet(fs)
 	cmd.Flags().BoolVar(&f.list, "list", false, "list the checks")
@@ -89,22 +81,19 @@ func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
 
 func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
 	faults := append(f.environment(cmd), f.faults()...)
-	if f.bridge != "" {
-		faults = append(faults, checkBridge(f.bridge)...)
-	}
 	for name, path := range map[string]*string{"cni-conf-dir": &f.cniConfDir, "run-dir": &f.runDir, "cni-bin-dir": &f.cniBinDir} {
 		if !cmd.Flags().Changed(name) {
 			*path = filepath.Join(f.root, *path)
 		}
 	}
 	for _, err := range []error{
-		checkListen("listen", f.listen), checkPath("root", f.root), checkPath("proc-sys", f.procSys), checkPath("run-dir", f.runDir),
-		checkPath("cni-conf-dir", f.cniConfDir), checkBinDir(f.cniBinDir), checkBefore(f.cniBefore),
+		checkPath("root", f.root), checkBinDir(f.cniBinDir), checkBefore(f.cniBefore),
 	} {
 		if err != nil {
 			faults = append(faults, err)
 		}
 	}
+	faults = append(faults, f.wrong(f.node)...)
 	checks := doctor.Checks()
 	if len(f.checks) > 0 {
 		checks = slices.DeleteFunc(checks, func(c doctor.Check) bool { return !slices.Contains(f.checks, c.Name) })

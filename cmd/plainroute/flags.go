@@ -22,6 +22,7 @@ import (
 
 // networkFlags are the operator's choices that agent and plan share.
 type networkFlags struct {
+	nodeFlags
 	kubeconfig          string
 	clusterCIDRs        []string
 	serviceCIDRs        []string
@@ -32,8 +33,6 @@ type networkFlags struct {
 	masquerade          masquerade
 	mtu                 int
 	firewall            bool
-	bridge              string
-	runDir              string
 	ignoreNodes         string
 	ignoreNodesSelector labels.Selector
 }
@@ -51,8 +50,8 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see the pod's own address")
 	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
 	fs.BoolVar(&f.firewall, "firewall-plugin", false, "have the stock firewall plugin accept what each pod sends and the answers, where a firewall drops what it forwards; needs iptables on the node")
-	fs.StringVar(&f.bridge, "bridge", topology.Bridge, "name of the pods' bridge")
-	fs.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, empty after a reboot")
+	f.bridge = topology.Bridge
+	f.declare(fs, "bridge", "run-dir")
 	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
 }
 
@@ -142,10 +141,6 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}
 	faults = append(faults, f.checkNumbers()...)
-	faults = append(faults, checkBridge(f.bridge)...)
-	if err := checkPath("run-dir", f.runDir); err != nil {
-		faults = append(faults, err)
-	}
 	selector, err := labels.Parse(f.ignoreNodes)
 	if err != nil {
 		faults = append(faults, fmt.Errorf("--ignore-nodes: %w", err))
@@ -172,11 +167,11 @@ func (f *networkFlags) checkNumbers() []error {
 }
 
 // checkBridge refuses what is no name of a device (dev_valid_name of net/core/dev.c).
-func checkBridge(name string) []error {
+func checkBridge(flag, name string) error {
 	if name != "" && len(name) <= 15 && !strings.ContainsAny(name, "/ \t\n") && name != "." && name != ".." {
 		return nil
 	}
-	return []error{fmt.Errorf("--bridge: %q is no name of a device: 1 to 15 characters, no slash, no space", name)}
+	return fmt.Errorf("--%s: %q is no name of a device: 1 to 15 characters, no slash, no space", flag, name)
 }
 
 func hasIPv6(cidrs []string) bool { return strings.Contains(strings.Join(cidrs, ""), ":") }

@@ -80,7 +80,7 @@ type nodePlan struct {
 func (f *planFlags) run(cmd *cobra.Command) error {
 	faults := environment(cmd.Flags())
 	opts, more := f.options()
-	faults = append(faults, more...)
+	faults = append(append(faults, more...), f.wrong(cmd.Flags())...)
 	if f.output != "text" && f.output != "json" {
 		faults = append(faults, fmt.Errorf("--output: %q is neither text nor json", f.output))
 	}

@@ -21,24 +21,19 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/survey"
-	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // statusFlags are the choices of the status command.
 type statusFlags struct {
 	clusterFlags
+	nodeFlags
 	// node are the flags that an agent has too, and that the environment may set as it does there.
-	node       *pflag.FlagSet
-	cluster    bool
-	listen     string
-	bridge     string
-	runDir     string
-	cniConfDir string
-	procSys    string
-	output     string
-	problems   bool
-	watch      bool
-	interval   time.Duration
+	node     *pflag.FlagSet
+	cluster  bool
+	output   string
+	problems bool
+	watch    bool
+	interval time.Duration
 }
 
 func statusCommand() *cobra.Command {
@@ -84,11 +79,7 @@ With --watch, as of the last look.`,
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)
 	fs.BoolVar(&f.cluster, "cluster", false, "ask the agents of all nodes, through the API server")
-	f.node.StringVar(&f.listen, "listen", "127.0.0.1:9472", "address of this node's agent")
-	f.node.StringVar(&f.bridge, "bridge", "", "name of the pods' bridge, if no agent answers (default: the one that our CNI config or our table names, else "+topology.Bridge+")")
-	f.node.StringVar(&f.runDir, "run-dir", "/run/plainroute", "folder of node-local state, if no agent answers")
-	f.node.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder of CNI configs, if no agent answers")
-	f.node.StringVar(&f.procSys, "proc-sys", "/proc/sys", "root of the kernel's settings, if no agent answers")
+	f.declare(f.node, "listen", "bridge", "run-dir", "cni-conf-dir", "proc-sys")
 	fs.AddFlagSet(f.node)
 	fs.StringVarP(&f.output, "output", "o", "table", strings.Join(status.Outputs, ", ")+"; with --cluster also matrix")
 	offer(cmd, "output", survey.Outputs...)
@@ -119,9 +110,7 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 
 func (f *statusFlags) validate() error {
 	faults := append(environment(f.node), f.faults()...)
-	if f.bridge != "" {
-		faults = append(faults, checkBridge(f.bridge)...)
-	}
+	faults = append(faults, f.wrong(f.node)...)
 	outputs := status.Outputs
 	if f.cluster {
 		outputs = survey.Outputs
@@ -131,13 +120,6 @@ func (f *statusFlags) validate() error {
 	}
 	if f.interval < 100*time.Millisecond {
 		faults = append(faults, fmt.Errorf("--interval: %s is less than 100ms", f.interval))
-	}
-	for _, err := range []error{
-		checkListen("listen", f.listen), checkPath("run-dir", f.runDir), checkPath("cni-conf-dir", f.cniConfDir), checkPath("proc-sys", f.procSys),
-	} {
-		if err != nil {
-			faults = append(faults, err)
-		}
 	}
 	return faultsError(faults)
 }

@@ -22,6 +22,7 @@ import (
 // uninstallFlags are the choices of the uninstall command.
 type uninstallFlags struct {
 	uninstall.Options
+	nodeFlags
 	kubeconfig string
 	seLinux    map[string]string
 	output     string
@@ -68,10 +69,8 @@ func (f *uninstallFlags) register(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.PullSecrets, "image-pull-secret", nil, "secrets to pull the image with")
 	fs.StringVar(&f.ServiceAccount, "service-account", "", "service account of the cleanup pods, which need no rights (default: the namespace's)")
 	fs.StringVar(&f.PriorityClass, "priority-class", "system-node-critical", "priority class of the cleanup pods; empty: none")
-	fs.StringVar(&f.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "the hosts' folder from which the container runtime reads CNI configs")
+	f.declare(fs, "cni-conf-dir", "run-dir", "bridge")
 	fs.StringVar(&f.CNICacheDir, "cni-cache-dir", cni.CacheDir, "the hosts' folder where the container runtime keeps account of attached sandboxes")
-	fs.StringVar(&f.RunDir, "run-dir", "/run/plainroute", "the hosts' folder of node-local state")
-	fs.StringVar(&f.Bridge, "bridge", "", "name of the pods' bridge (default: as cleanup finds it out)")
 	fs.BoolVar(&f.DACOverride, "dac-override", false, "give the cleanup pods CAP_DAC_OVERRIDE, where those folders are not root's")
 	fs.StringToStringVar(&f.seLinux, "selinux-options", nil, "SELinux options of the cleanup pods: user, role, type, level")
 	fs.BoolVar(&f.DryRun, "dry-run", false, "show what would be removed on each node, while agents run too, and change nothing")
@@ -131,10 +130,9 @@ func (f *uninstallFlags) validate(cmd *cobra.Command) error {
 	if !slices.Contains([]corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}, corev1.PullPolicy(f.PullPolicy)) {
 		faults = append(faults, fmt.Errorf("--image-pull-policy: %q is none of Always, IfNotPresent, Never", f.PullPolicy))
 	}
-	if f.Bridge != "" {
-		faults = append(faults, checkBridge(f.Bridge)...)
-	}
-	for _, err := range []error{checkPath("cni-conf-dir", f.CNIConfDir), checkPath("cni-cache-dir", f.CNICacheDir), checkPath("run-dir", f.RunDir), f.checkSELinux()} {
+	f.CNIConfDir, f.RunDir, f.Bridge = f.cniConfDir, f.runDir, f.bridge
+	faults = append(faults, f.wrong(cmd.Flags())...)
+	for _, err := range []error{checkPath("cni-cache-dir", f.CNICacheDir), f.checkSELinux()} {
 		if err != nil {
 			faults = append(faults, err)
 		}
