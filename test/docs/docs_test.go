@@ -4,6 +4,7 @@ package docs
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -159,4 +160,57 @@ func anchors(page string) []string {
 		}, heading))
 	}
 	return all
+}
+
+// The map of packages in design.md has each one, and no other, with what it imports of ours.
+func TestMapOfPackages(t *testing.T) {
+	const module = "github.com/plainroute/plainroute/"
+	list := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
+	list.Dir = root
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	imports := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		var ours []string
+		for _, w := range words[1:] {
+			if name, is := strings.CutPrefix(w, module); is {
+				ours = append(ours, strings.TrimPrefix(name, "pkg/"))
+			}
+		}
+		slices.Sort(ours)
+		imports[strings.TrimPrefix(words[0], module)] = ours
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "design.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		if len(cells) != 3 {
+			continue
+		}
+		for i, name := range regexp.MustCompile("`((?:cmd|pkg|test|hack)/[a-z0-9/]+|controllers)`").FindAllStringSubmatch(cells[0]+cells[1], -1) {
+			ours, there := imports[name[1]]
+			named[name[1]] = true
+			if !there {
+				t.Errorf("the map has %s, which is no package", name[1])
+			}
+			if cell := strings.TrimSpace(cells[2]); i == 0 && cell != "" && cell != "all" {
+				want := strings.Split(cell, ", ")
+				slices.Sort(want)
+				if got := strings.Join(ours, ", "); got != strings.TrimPrefix(strings.Join(want, ", "), "none") {
+					t.Errorf("%s imports %s, and the map says %s", name[1], got, cell)
+				}
+			}
+		}
+	}
+	for name := range imports {
+		if !named[name] {
+			t.Errorf("the map lacks %s", name)
+		}
+	}
 }
