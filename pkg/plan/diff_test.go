@@ -45,7 +45,8 @@ func drawState(t *rapid.T, label string) topology.State {
 func drawDevices(t *rapid.T, label, bridge string) []topology.Device {
 	var devices []topology.Device
 	if bridge != "" {
-		devices = append(devices, topology.Device{Name: bridge, Up: rapid.Bool().Draw(t, label+" bridge up")})
+		mtu := rapid.SampledFrom([]int{1400, 1500}).Draw(t, label+" mtu")
+		devices = append(devices, topology.Device{Name: bridge, Up: rapid.Bool().Draw(t, label+" bridge up"), MTU: mtu})
 	}
 	for _, name := range []string{"veth1", "veth2"} {
 		if rapid.Bool().Draw(t, label+" "+name) {
@@ -111,7 +112,13 @@ func applyOne(t *rapid.T, s *topology.State, c Change) {
 			return
 		}
 		s.Bridge = o.Name()
-		s.Devices = slices.Insert(s.Devices, 0, topology.Device{Name: s.Bridge})
+		s.Devices = slices.Insert(s.Devices, 0, topology.Device{Name: s.Bridge, MTU: o.Device.MTU})
+	case MTU:
+		i := slices.IndexFunc(s.Devices, func(d topology.Device) bool { return d.Name == o.Dev })
+		if i < 0 || s.Devices[i].MTU == o.Bytes || o.Bytes == 0 {
+			t.Fatalf("%s, and there are %v", c, s.Devices)
+		}
+		s.Devices[i].MTU = o.Bytes
 	case Device:
 		setDevices(t, s.Devices, []topology.Device{o.Device})
 	case Sysctl:
@@ -156,6 +163,7 @@ func setDevices(t *rapid.T, devices, changes []topology.Device) {
 		if i < 0 {
 			t.Fatalf("%v is not there", d)
 		}
+		d.MTU = devices[i].MTU // which is another change
 		devices[i] = d
 	}
 }

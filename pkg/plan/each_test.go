@@ -40,7 +40,10 @@ var lones = []lone{
 	{Change{Add, Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", "ip address add 10.244.7.1/24 dev plainroute0", false},
 	{Change{Add, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
 	{Change{Replace, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
-	{Change{Add, Sets{&SetChange{AddNodes: []netip.Addr{anAddr}}}}, "nftables table plainroute", "nft add element inet plainroute nodes4 { 192.168.1.7 }", false},
+	{
+		Change{Add, Sets{&SetChange{DeleteNodes: []netip.Addr{netip.MustParseAddr("fd00::7")}, AddNodes: []netip.Addr{anAddr}}}}, "nftables table plainroute",
+		"nft delete element inet plainroute nodes6 { fd00::7 }; add element inet plainroute nodes4 { 192.168.1.7 }", false,
+	},
 	{Change{Add, Route{aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
 	{Change{Replace, Route{aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
 	{Change{Delete, Route{aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
@@ -244,5 +247,68 @@ func TestKeptElementsNeedATable(t *testing.T) {
 		if diff := cmp.Diff(c.after, got.Masquerade, alike...); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// The difference by one object is one change of it, or a few.
+func TestEachDiff(t *testing.T) {
+	conf, other := &topology.CNI{Bridge: "b", MTU: 1500, Subnets: []netip.Prefix{aPrefix}}, &topology.CNI{Bridge: "b", MTU: 1400}
+	small, far := aDevice, aRoute
+	small.MTU, far.Via = 1200, netip.MustParseAddr("192.168.1.9")
+	devices := func(d topology.Device) topology.State {
+		return topology.State{Bridge: d.Name, Devices: []topology.Device{d}}
+	}
+	for name, c := range map[string]struct {
+		desired, actual topology.State
+		want            Changes
+		words           string
+	}{
+		"a config":           {topology.State{CNI: conf}, topology.State{}, Changes{{Add, Config{conf}}}, "10-plainroute.conflist: subnets [10.244.7.0/24], MTU 1500"},
+		"another config":     {topology.State{CNI: conf}, topology.State{CNI: other}, Changes{{Replace, Config{conf}}}, "10-plainroute.conflist: subnets [10.244.7.0/24], MTU 1500"},
+		"no config":          {topology.State{}, topology.State{CNI: other}, Changes{{Delete, Config{other}}}, "10-plainroute.conflist: subnets [], MTU 1400"},
+		"a table":            {topology.State{Masquerade: aTable}, topology.State{}, Changes{{Add, Table{aTable}}}, "inet plainroute"},
+		"no table":           {topology.State{}, topology.State{Masquerade: aTable}, Changes{{Delete, Table{aTable}}}, "inet plainroute"},
+		"a bridge":           {devices(aDevice), topology.State{}, Changes{{Add, Bridge{aDevice}}, {Replace, Device{aDevice}}}, "plainroute0"},
+		"a bridge of an MTU": {devices(aDevice), devices(small), Changes{{Replace, MTU{"plainroute0", 1500}}, {Replace, Device{aDevice}}}, "dev plainroute0 mtu 1500"},
+		"another route":      {topology.State{Routes: []topology.Route{aRoute}}, topology.State{Routes: []topology.Route{far}}, Changes{{Replace, Route{aRoute}}}, aRoute.String()},
+		"a setting":          {topology.State{Sysctls: map[string]string{"a": "1"}}, topology.State{Sysctls: map[string]string{"a": "0"}}, Changes{{Replace, Sysctl{"a", "1"}}}, "a=1"},
+	} {
+		got := Diff(c.desired, c.actual)
+		if !slices.Equal(got, c.want) || got[0].Object.String() != c.words {
+			t.Errorf("%s: %v, %s", name, got, got[0].Object)
+		}
+		for _, x := range got {
+			if !x.Object.same(c.desired, c.desired) || x.Object.same(c.actual, c.desired) {
+				t.Errorf("%s: %s is asked for by both, or not by the same", name, x)
+			}
+		}
+	}
+	if got := (Config{}).String(); got != "10-plainroute.conflist" {
+		t.Errorf("a config of which nothing is known is %q", got)
+	}
+}
+
+// Kinds have labels of one word.
+func TestKinds(t *testing.T) {
+	var labels []string
+	for _, k := range Kinds() {
+		labels = append(labels, k.Label())
+	}
+	if want := []string{"device", "device", "sysctl", "address", "table", "route", "cni"}; !slices.Equal(labels, want) {
+		t.Errorf("got %v", labels)
+	}
+}
+
+// Routes that are added and replaced go in, and those that are deleted do not; Objects picks by type and operation.
+func TestObjects(t *testing.T) {
+	c := Of(Add, Route{aRoute}, Address{anOrigin}).With(Of(Delete, Route{aRoute})...)
+	if got := Objects[Route](c, Add); !slices.Equal(got, []Route{{aRoute}}) {
+		t.Errorf("added are %v", got)
+	}
+	if got := Objects[Route](c, Add, Delete); len(got) != 2 {
+		t.Errorf("added and deleted are %v", got)
+	}
+	if !c[1].putsRoute() || c[0].putsRoute() || c[2].putsRoute() {
+		t.Errorf("of %v some put a route", c)
 	}
 }

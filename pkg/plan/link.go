@@ -46,7 +46,7 @@ func (m MTU) String() string { return fmt.Sprintf("dev %s mtu %d", m.Dev, m.Byte
 func (m MTU) command(Op) string { return "ip link set " + m.String() }
 
 func (m MTU) same(before, desired topology.State) bool {
-	return sameDevice(before, desired, func(a, b topology.Device) bool { return a.MTU == b.MTU }, m.Dev)
+	return sameDevice(before, desired, m.Dev)
 }
 
 // Device is the bridge or a port of it, as it should be: up, and in the bridge.
@@ -61,22 +61,18 @@ func (d Device) Name() string { return d.Device.Name }
 func (d Device) command(Op) string { return "ip link set " + d.Device.String() }
 
 func (d Device) same(before, desired topology.State) bool {
-	return sameDevice(before, desired, topology.Device.Like, d.Device.Name)
+	return sameDevice(before, desired, d.Device.Name)
 }
 
 // sameDevice reports whether a device was desired before as it is now. A port that has come since
 // was in the bridge as well.
-func sameDevice(before, desired topology.State, like func(a, b topology.Device) bool, name string) bool {
-	find := func(s topology.State) (topology.Device, bool) {
-		i, found := slices.BinarySearchFunc(s.Devices, topology.Device{Name: name}, topology.Device.Compare)
-		if !found {
-			return topology.Device{}, false
-		}
-		return s.Devices[i], true
+func sameDevice(before, desired topology.State, name string) bool {
+	find := func(s topology.State) (int, bool) {
+		return slices.BinarySearchFunc(s.Devices, topology.Device{Name: name}, topology.Device.Compare)
 	}
-	was, known := find(before)
-	now, _ := find(desired)
-	return before.Bridge == desired.Bridge && (!known || like(was, now))
+	i, was := find(before)
+	j, is := find(desired)
+	return before.Bridge == desired.Bridge && (!was || is && before.Devices[i].Like(desired.Devices[j]))
 }
 
 // diffLinks never takes a port out of the bridge. A port that is only in the desired
@@ -94,7 +90,7 @@ func diffLinks(desired, actual topology.State) Changes {
 		},
 		func(topology.Device) {},
 		func(want, have topology.Device) {
-			if want.MTU != have.MTU && want.MTU != 0 {
+			if want.MTU != have.MTU {
 				c = append(c, Change{Replace, MTU{want.Name, want.MTU}})
 			}
 			if !want.Like(have) {
