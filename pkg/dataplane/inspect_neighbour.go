@@ -55,7 +55,7 @@ func (n Neighbour) String() string {
 // Neighbours lists the neighbours of both families, less those that the kernel needs
 // for itself: multicast groups and the like, which are NOARP.
 func (i *Inspector) Neighbours() ([]Neighbour, error) {
-	names, err := i.names()
+	_, names, err := i.links()
 	if err != nil {
 		return nil, err
 	}
@@ -96,23 +96,11 @@ func (i *Inspector) Ask(n Neighbour) error {
 	return nil
 }
 
-func (i *Inspector) names() (map[int]string, error) {
-	links, err := retryDump(i.handle.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("listing links: %w", err)
-	}
-	names := make(map[int]string, len(links))
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	return names, nil
-}
-
 // Cards returns the MAC addresses of this host's own devices that have any.
 func (i *Inspector) Cards() (map[string]string, error) {
-	links, err := retryDump(i.handle.LinkList)
+	links, _, err := i.links()
 	if err != nil {
-		return nil, fmt.Errorf("listing links: %w", err)
+		return nil, err
 	}
 	cards := map[string]string{}
 	for _, l := range links {
