@@ -1,9 +1,13 @@
 package dataplane
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +55,103 @@ func TestNeighbours(t *testing.T) {
 	}
 	if after, err := i.NeighbourCount(4); err != nil || after != before+1 {
 		t.Errorf("there are %d entries after %d, and one was added that counts (%v)", after, before, err)
+	}
+}
+
+// Neighbours are in the order of their addresses and devices; multicast groups, which the kernel has for itself, are none.
+func TestOrderOfNeighbours(t *testing.T) {
+	m := newMachine(t)
+	m.addVeth("eth1", 1500)
+	i := m.inspector()
+	for _, state := range []struct {
+		addr, dev string
+		state     int
+	}{
+		{"192.168.1.13", "eth1", unix.NUD_STALE}, {"192.168.1.13", "eth0", unix.NUD_NOARP}, {"224.0.0.77", "eth0", unix.NUD_NOARP},
+		{"224.0.0.78", "eth0", unix.NUD_PERMANENT}, {"10.0.0.9", "eth1", unix.NUD_INCOMPLETE},
+	} {
+		neighbour := rtnl.Neigh{LinkIndex: m.link(state.dev).Attrs().Index, IP: net.ParseIP(state.addr), State: state.state}
+		if state.state != unix.NUD_INCOMPLETE {
+			neighbour.HardwareAddr = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+		}
+		m.must(m.nl.NeighAdd(&neighbour))
+	}
+	all, err := i.Neighbours()
+	m.must(err)
+	var got []string
+	for _, n := range all {
+		if n.Addr.Is4() && strings.HasPrefix(n.Dev, "eth") {
+			got = append(got, n.String())
+		}
+	}
+	want := []string{
+		"10.0.0.9 dev eth1 INCOMPLETE", "192.168.1.13 dev eth0 lladdr 02:00:00:00:00:09 NOARP", "192.168.1.13 dev eth1 lladdr 02:00:00:00:00:09 STALE",
+		"224.0.0.78 dev eth0 lladdr 02:00:00:00:00:09 PERMANENT",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What the kernel refuses to show or to ask is reported.
+func TestRefusedNeighboursAreTold(t *testing.T) {
+	m := newMachine(t)
+	i := m.inspector()
+	m.neighbour("192.168.1.14", unix.NUD_REACHABLE)
+	n := Neighbour{netip.MustParseAddr("192.168.1.14"), "eth0", "", Reachable}
+	if err := i.Ask(n); err == nil || !strings.HasPrefix(err.Error(), "asking 192.168.1.14: ") {
+		t.Errorf("without a MAC address: %v", err)
+	}
+	n.MAC = "02:00:00:00:00:09"
+	neighbours := func() error { _, err := i.Neighbours(); return err }
+	r := newRefuser(t)
+	for _, c := range []struct {
+		kind uint16
+		do   func() error
+		want string
+	}{
+		{unix.RTM_GETLINK, neighbours, "listing links: "},
+		{unix.RTM_GETNEIGH, neighbours, "listing neighbours: "},
+		{unix.RTM_GETNEIGH, func() error { _, err := i.NeighbourCount(4); return err }, "listing neighbours: "},
+		{unix.RTM_GETLINK, func() error { _, err := i.Cards(); return err }, "listing links: "},
+		{unix.RTM_GETLINK, func() error { return i.Ask(n) }, "asking 192.168.1.14: "},
+		{unix.RTM_NEWNEIGH, func() error { return i.Ask(n) }, "asking 192.168.1.14: "},
+	} {
+		r.requests(unix.ENOMEM, c.kind)
+		if err := c.do(); !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("without requests of kind %d: got %v, want %s", c.kind, err, c.want)
+		}
+	}
+}
+
+// In the initial network namespace the kernel shows its count.
+func TestNeighbourCountOfAllNamespaces(t *testing.T) {
+	i, err := NewInspector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	for family, name := range map[int]string{4: "arp_cache", 6: "ndisc_cache"} {
+		count := func() (n int) {
+			content, err := os.ReadFile("/proc/thread-self/net/stat/" + name)
+			if err != nil {
+				t.Skipf("the kernel shows no count here: %v", err)
+			}
+			if _, err := fmt.Sscanf(strings.SplitN(string(content), "\n", 3)[1], "%x", &n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		for end := time.Now().Add(time.Minute); ; { // others may come and go meanwhile
+			before := count()
+			n, err := i.NeighbourCount(family)
+			if err == nil && n == before && n == count() {
+				break
+			}
+			if err != nil || time.Now().After(end) {
+				t.Fatalf("got %d, %v, and the kernel counts %d", n, err, before)
+			}
+		}
 	}
 }
 

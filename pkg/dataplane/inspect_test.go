@@ -48,11 +48,11 @@ func (m *machine) firewall() (b *nftables.Rule) {
 		return c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
 	}
 	for range 2 {
-		add(forward, ip(saddr, 4), &expr.Lookup{SourceRegister: 1, SetName: "pods", SetID: pods.ID, IsDestRegSet: true})
+		add(forward, ipField(sourceAt, 4), &expr.Lookup{SourceRegister: 1, SetName: "pods", SetID: pods.ID, IsDestRegSet: true})
 	}
 	add(forward, &expr.Verdict{Kind: expr.VerdictGoto, Chain: "a"})
-	add(chainA, ip(daddr, 4), &expr.Lookup{SourceRegister: 1, SetName: "nets", SetID: nets.ID}, &expr.Verdict{Kind: expr.VerdictAccept})
-	add(chainB, ip(daddr, 4), is(10, 244, 2, 9), &expr.Verdict{Kind: expr.VerdictDrop})
+	add(chainA, ipField(targetAt, 4), &expr.Lookup{SourceRegister: 1, SetName: "nets", SetID: nets.ID}, &expr.Verdict{Kind: expr.VerdictAccept})
+	add(chainB, ipField(targetAt, 4), cmpIs(10, 244, 2, 9), &expr.Verdict{Kind: expr.VerdictDrop})
 	m.must(c.Flush())
 	rules, err := c.GetRules(table, chainB)
 	m.must(err)
@@ -68,7 +68,7 @@ var firewalled = []Packet{
 	{From: netip.MustParsePrefix("fd00::7/128"), To: netip.MustParsePrefix("fd00::8/128")},
 }
 
-func fates(chains []Chain) (all []string) {
+func fatesOf(chains []Chain) (all []string) {
 	for _, c := range chains {
 		all = append(all, c.String())
 		for _, f := range c.Fates {
@@ -94,7 +94,7 @@ func TestForwardChains(t *testing.T) {
 		"chain ip6 fw6 forward { type filter hook forward; policy accept; } with 0 rules",
 		"accepted", "accepted", "accepted", "accepted", "accepted", "accepted",
 	}
-	if got := fates(chains); !slices.Equal(got, want) {
+	if got := fatesOf(chains); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	names, err := i.Chains()

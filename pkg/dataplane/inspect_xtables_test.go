@@ -177,61 +177,69 @@ func conntrackState(mask uint16, inverted xt.ConntrackFlags) []byte {
 	return xtPart("conntrack", 3, info)
 }
 
+var (
+	xtComment = xtPart("comment", 0, make([]byte, 256))
+	xtMark    = xtPart("mark", 1, make([]byte, 12))
+	xtUDP     = xtPart("udp", 0, make([]byte, 12))
+	xtTCP     = xtPart("tcp", 0, make([]byte, 12))
+)
+
+var ruleCases = []struct {
+	want string // of a new packet and an answer, or of the one of IPv6
+	s    xtSpec
+}{
+	{"yes yes", xtSpec{}},
+	{"yes no", xtSpec{from: "10.244.1.7/32"}},
+	{"no yes", xtSpec{from: "10.244.1.7/32", inverted: invertFrom}},
+	{"no no", xtSpec{from: "10.244.1.6/32"}},
+	{"yes no", xtSpec{from: "10.244.1.0/24"}},
+	{"yes no", xtSpec{to: "10.244.2.0/24"}},
+	{"no yes", xtSpec{to: "10.244.2.0/24", inverted: invertTo}},
+	{"unknown no", xtSpec{to: "10.244.2.0/25"}},
+	{"unknown yes", xtSpec{to: "10.244.2.0/25", inverted: invertTo}},
+	{"no unknown", xtSpec{from: "10.244.2.0/25", to: "10.244.1.0/24"}},
+	{"yes yes", xtSpec{in: "lo"}},
+	{"no no", xtSpec{in: "lo", inverted: invertIn}},
+	{"no no", xtSpec{in: "lo0"}},
+	{"yes yes", xtSpec{in: "lo0", inverted: invertIn}},
+	{"yes yes", xtSpec{in: "l+"}},
+	{"yes yes", xtSpec{in: "lo+"}},
+	{"no no", xtSpec{in: "eth+"}},
+	{"unknown unknown", xtSpec{out: "eth0"}},
+	{"unknown unknown", xtSpec{out: "eth0", inverted: invertOut}},
+	{"yes yes", xtSpec{protocol: unix.IPPROTO_TCP}},
+	{"no no", xtSpec{protocol: unix.IPPROTO_TCP, inverted: invertProtocol}},
+	{"no no", xtSpec{protocol: unix.IPPROTO_UDP}},
+	{"yes yes", xtSpec{protocol: unix.IPPROTO_UDP, inverted: invertProtocol}},
+	{"no no", xtSpec{flags: flagFragment}},
+	{"yes yes", xtSpec{flags: flagFragment, inverted: invertFragment}},
+	{"yes yes", xtSpec{flags: flagGoTo4}},
+	{"yes yes", xtSpec{matches: [][]byte{xtComment}}},
+	{"yes no", xtSpec{matches: [][]byte{xtComment, conntrackState(8, 0)}}},
+	{"no yes", xtSpec{matches: [][]byte{conntrackState(8, xt.ConntrackState), xtComment}}},
+	{"some some", xtSpec{matches: [][]byte{xtTCP}}},
+	{"unknown unknown", xtSpec{matches: [][]byte{xtTCP, xtMark, xtComment}}},
+	{"no no", xtSpec{matches: [][]byte{xtUDP, xtMark}}},
+
+	{"yes", xtSpec{}},
+	{"yes", xtSpec{from: "fd00::7/128"}},
+	{"no", xtSpec{from: "fd00::7/128", inverted: invertFrom}},
+	{"no", xtSpec{from: "fd00::8/128"}},
+	{"yes", xtSpec{to: "fd00:2::/64"}},
+	{"unknown", xtSpec{to: "fd00:2::/96"}},
+	{"no", xtSpec{to: "fd00:3::/64"}},
+	{"yes", xtSpec{in: "lo", out: "eth0"}},
+	{"no", xtSpec{in: "lo", out: "eth1"}},
+	{"yes", xtSpec{in: "lo", out: "eth1", inverted: invertOut}},
+	{"no", xtSpec{in: "eth0", out: "eth0"}},
+	{"yes", xtSpec{flags: 1, protocol: unix.IPPROTO_TCP}}, // IP6T_F_PROTO
+	{"no", xtSpec{flags: 1, protocol: unix.IPPROTO_ICMPV6}},
+	{"yes", xtSpec{matches: [][]byte{conntrackState(8, 0)}}},
+}
+
 // How rules fit packets (ip_packet_match and ip6_packet_match).
 func TestRulesOfIPTables(t *testing.T) {
-	comment, mark, udp, tcp := xtPart("comment", 0, make([]byte, 256)), xtPart("mark", 1, make([]byte, 12)), xtPart("udp", 0, make([]byte, 12)), xtPart("tcp", 0, make([]byte, 12))
-	for _, c := range []struct {
-		want string // of a new packet and an answer, or of the one of IPv6
-		s    xtSpec
-	}{
-		{"yes yes", xtSpec{}},
-		{"yes no", xtSpec{from: "10.244.1.7/32"}},
-		{"no yes", xtSpec{from: "10.244.1.7/32", inverted: invertFrom}},
-		{"no no", xtSpec{from: "10.244.1.6/32"}},
-		{"yes no", xtSpec{from: "10.244.1.0/24"}},
-		{"yes no", xtSpec{to: "10.244.2.0/24"}},
-		{"no yes", xtSpec{to: "10.244.2.0/24", inverted: invertTo}},
-		{"unknown no", xtSpec{to: "10.244.2.0/25"}},
-		{"unknown yes", xtSpec{to: "10.244.2.0/25", inverted: invertTo}},
-		{"no unknown", xtSpec{from: "10.244.2.0/25", to: "10.244.1.0/24"}},
-		{"yes yes", xtSpec{in: "lo"}},
-		{"no no", xtSpec{in: "lo", inverted: invertIn}},
-		{"no no", xtSpec{in: "lo0"}},
-		{"yes yes", xtSpec{in: "lo0", inverted: invertIn}},
-		{"yes yes", xtSpec{in: "l+"}},
-		{"yes yes", xtSpec{in: "lo+"}},
-		{"no no", xtSpec{in: "eth+"}},
-		{"unknown unknown", xtSpec{out: "eth0"}},
-		{"unknown unknown", xtSpec{out: "eth0", inverted: invertOut}},
-		{"yes yes", xtSpec{protocol: unix.IPPROTO_TCP}},
-		{"no no", xtSpec{protocol: unix.IPPROTO_TCP, inverted: invertProtocol}},
-		{"no no", xtSpec{protocol: unix.IPPROTO_UDP}},
-		{"yes yes", xtSpec{protocol: unix.IPPROTO_UDP, inverted: invertProtocol}},
-		{"no no", xtSpec{flags: flagFragment}},
-		{"yes yes", xtSpec{flags: flagFragment, inverted: invertFragment}},
-		{"yes yes", xtSpec{flags: flagGoTo4}},
-		{"yes yes", xtSpec{matches: [][]byte{comment}}},
-		{"yes no", xtSpec{matches: [][]byte{comment, conntrackState(8, 0)}}},
-		{"no yes", xtSpec{matches: [][]byte{conntrackState(8, xt.ConntrackState), comment}}},
-		{"some some", xtSpec{matches: [][]byte{tcp}}},
-		{"unknown unknown", xtSpec{matches: [][]byte{tcp, mark, comment}}},
-		{"no no", xtSpec{matches: [][]byte{udp, mark}}},
-
-		{"yes", xtSpec{}},
-		{"yes", xtSpec{from: "fd00::7/128"}},
-		{"no", xtSpec{from: "fd00::7/128", inverted: invertFrom}},
-		{"no", xtSpec{from: "fd00::8/128"}},
-		{"yes", xtSpec{to: "fd00:2::/64"}},
-		{"unknown", xtSpec{to: "fd00:2::/96"}},
-		{"no", xtSpec{to: "fd00:3::/64"}},
-		{"yes", xtSpec{in: "lo", out: "eth0"}},
-		{"no", xtSpec{in: "lo", out: "eth1"}},
-		{"yes", xtSpec{in: "lo", out: "eth1", inverted: invertOut}},
-		{"no", xtSpec{in: "eth0", out: "eth0"}},
-		{"yes", xtSpec{flags: 1, protocol: unix.IPPROTO_TCP}}, // IP6T_F_PROTO
-		{"no", xtSpec{flags: 1, protocol: unix.IPPROTO_ICMPV6}},
-		{"yes", xtSpec{matches: [][]byte{conntrackState(8, 0)}}},
-	} {
+	for _, c := range ruleCases {
 		l, packets := legacies[0], []Packet{newPacket, answerPacket}
 		if !strings.Contains(c.want, " ") {
 			l, packets = legacies[1], []Packet{ipv6Packet}
@@ -239,7 +247,7 @@ func TestRulesOfIPTables(t *testing.T) {
 		var got []string
 		for _, p := range packets {
 			fits, _ := l.rule(c.s.encode(l, 0, nil), 0).judge(p)
-			got = append(got, truths[fits])
+			got = append(got, truthNames[fits])
 		}
 		if s := strings.Join(got, " "); s != c.want {
 			t.Errorf("%s: %+v: got %s, want %s", l.family, c.s, s, c.want)
@@ -260,10 +268,10 @@ func TestVerdictsOfIPTables(t *testing.T) {
 				s.flags = goTo
 			}
 			table := append(make([]byte, 512), s.encode(l, 512, map[string]int{"A": 4096, "B": 8192})...)
-			if got := judged(l.rule(table, 512).judge(Packet{From: netip.MustParsePrefix("::/0")})); l.family == "ip6" && got != want {
+			if got := judgment(l.rule(table, 512).judge(Packet{From: netip.MustParsePrefix("::/0")})); l.family == "ip6" && got != want {
 				t.Errorf("%s of %s: got %s, want %s", target, l.family, got, want)
 			}
-			if got := judged(yes, l.rule(table, 512).verdict()); got != want {
+			if got := judgment(yes, l.rule(table, 512).verdict()); got != want {
 				t.Errorf("%s of %s: got %s, want %s", target, l.family, got, want)
 			}
 		}
@@ -300,7 +308,7 @@ func (m *machine) replace(l legacy, info xtInfo, table []byte) {
 func forwardTable(l legacy, policy string, goTo byte, address func(int) string) (xtInfo, []byte) {
 	return xtTable(l, policy, []xtSpec{
 		{in: "lo", to: address(2), flags: goTo, target: "A"},
-		{matches: [][]byte{xtPart("comment", 0, make([]byte, 256))}},
+		{matches: [][]byte{xtComment}},
 		{target: "B"},
 		{from: address(9), target: "ACCEPT"},
 	}, map[string][]xtSpec{
