@@ -136,7 +136,7 @@ func (w *walk) follow(v expr.Verdict, name string) ends {
 	case expr.VerdictGoto:
 		return w.chain(v.Chain)
 	default:
-		return ends{accept: true, drop: true, on: true, by: name, doubt: name}
+		return ends{accept: true, drop: true, by: name, doubt: name}
 	}
 }
 

@@ -3,7 +3,6 @@ package dataplane
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -85,11 +84,7 @@ func (i *Inspector) Ask(n Neighbour) error {
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", n.Addr, err)
 	}
-	card, err := net.ParseMAC(n.MAC)
-	if err != nil {
-		return fmt.Errorf("asking %s: %w", n.Addr, err)
-	}
-	err = i.handle.NeighSet(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: n.Addr.AsSlice(), HardwareAddr: card, State: unix.NUD_PROBE})
+	err = i.handle.NeighSet(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: n.Addr.AsSlice(), State: unix.NUD_PROBE})
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", n.Addr, err)
 	}

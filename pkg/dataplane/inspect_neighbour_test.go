@@ -63,12 +63,23 @@ func TestOrderOfNeighbours(t *testing.T) {
 	m := newMachine(t)
 	m.addVeth("eth1", 1500)
 	i := m.inspector()
+	counts := func() [2]int {
+		four, err := i.NeighbourCount(4)
+		m.must(err)
+		six, err := i.NeighbourCount(6)
+		m.must(err)
+		return [2]int{four, six}
+	}
+	before := counts()
 	for _, state := range []struct {
 		addr, dev string
 		state     int
 	}{
-		{"192.168.1.13", "eth1", unix.NUD_STALE}, {"192.168.1.13", "eth0", unix.NUD_NOARP}, {"224.0.0.77", "eth0", unix.NUD_NOARP},
-		{"224.0.0.78", "eth0", unix.NUD_PERMANENT}, {"10.0.0.9", "eth1", unix.NUD_INCOMPLETE},
+		{"192.168.1.13", "eth1", unix.NUD_STALE},
+		{"192.168.1.13", "eth0", unix.NUD_NOARP},
+		{"224.0.0.77", "eth0", unix.NUD_NOARP},
+		{"224.0.0.78", "eth0", unix.NUD_PERMANENT},
+		{"10.0.0.9", "eth1", unix.NUD_INCOMPLETE},
 	} {
 		neighbour := rtnl.Neigh{LinkIndex: m.link(state.dev).Attrs().Index, IP: net.ParseIP(state.addr), State: state.state}
 		if state.state != unix.NUD_INCOMPLETE {
@@ -78,6 +89,9 @@ func TestOrderOfNeighbours(t *testing.T) {
 	}
 	all, err := i.Neighbours()
 	m.must(err)
+	if after := counts(); after != [2]int{before[0] + 3, before[1]} {
+		t.Errorf("there were %d entries of both families that count against the limits, and now %d", before, after)
+	}
 	var got []string
 	for _, n := range all {
 		if n.Addr.Is4() && strings.HasPrefix(n.Dev, "eth") {
@@ -98,11 +112,10 @@ func TestRefusedNeighboursAreTold(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
 	m.neighbour("192.168.1.14", unix.NUD_REACHABLE)
-	n := Neighbour{netip.MustParseAddr("192.168.1.14"), "eth0", "", Reachable}
-	if err := i.Ask(n); err == nil || !strings.HasPrefix(err.Error(), "asking 192.168.1.14: ") {
-		t.Errorf("without a MAC address: %v", err)
+	n := Neighbour{netip.MustParseAddr("192.168.1.14"), "eth0", "02:00:00:00:00:09", Reachable}
+	if err := i.Ask(Neighbour{Addr: netip.MustParseAddr("192.168.1.15"), Dev: "eth0"}); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("one that the kernel has never heard of: %v", err)
 	}
-	n.MAC = "02:00:00:00:00:09"
 	neighbours := func() error { _, err := i.Neighbours(); return err }
 	r := newRefuser(t)
 	for _, c := range []struct {
@@ -199,6 +212,9 @@ func TestNeighbourCountOfKernel(t *testing.T) {
 		"000003e9 00000007 00000003 00000000 00000149 00000145 00000000   00000000         00000000         00000058         00000000       00000000            00000000\n" +
 		"000003e9 00000000 00000000 00000000 00000000 00000000 00000000   00000000         00000000         00000000         00000000       00000000            00000000\n"
 	if n, err := parseCount(stat); n != 1001 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+	if n, err := parseCount("entries\n1f 0"); n != 31 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 	for _, bad := range []string{"", "entries\n", "entries\nxyz 1\n", "ip 1\n1 1\n"} {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,11 +30,10 @@ func (t *ruleset) read(name string) error {
 	if _, done := t.chains[name]; done {
 		return nil
 	}
-	list, err := t.conn.GetRules(t.table, &nftables.Chain{Name: name, Table: t.table})
+	list, err := t.conn.GetRules(t.table, &nftables.Chain{Name: name})
 	if err != nil {
 		return fmt.Errorf("listing the rules of %s: %w", name, err)
 	}
-	t.chains[name] = nil
 	var next []string
 	for _, r := range list {
 		t.chains[name] = append(t.chains[name], rule{fmt.Sprintf("the rule of handle %d in %s", r.Handle, name), func(p Packet) (truth, expr.Verdict) {
@@ -172,13 +172,8 @@ func (m *nftMachine) lookup(e *expr.Lookup) (truth, expr.Verdict) {
 	key, set := m.take(e.SourceRegister), m.sets[e.SetName]
 	fits, v := no, pass
 	for i, element := range set.elements {
-		t := set.fits(key, i)
-		if t == no {
-			continue
-		}
-		if fits, v = max(fits, t), verdictOf(element); t == yes {
-			fits = yes
-			break
+		if t := set.fits(key, i); t != no { // of one alone, or it is in doubt: they don't overlap
+			fits, v = t, verdictOf(element)
 		}
 	}
 	switch {
@@ -218,16 +213,21 @@ func (s elementSet) fits(key bits, i int) truth {
 	return t
 }
 
-// verdictOf reads the verdict that a map has for a key: two attributes of
-// linux/netfilter/nf_tables.h, NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN, if there is one.
-func verdictOf(e nftables.SetElement) expr.Verdict {
-	const code, chain = 4, 12
-	if len(e.Val) < code+4 {
-		return pass
+// verdictOf reads the verdict that a map has for a key (NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN of
+// linux/netfilter/nf_tables.h), if there is one.
+func verdictOf(e nftables.SetElement) (v expr.Verdict) {
+	attrs, err := netlink.NewAttributeDecoder(e.Val)
+	if err != nil {
+		return expr.Verdict{}
 	}
-	v := expr.Verdict{Kind: expr.VerdictKind(int32(binary.BigEndian.Uint32(e.Val[code:])))}
-	if len(e.Val) > chain {
-		v.Chain = cString(e.Val[chain:])
+	attrs.ByteOrder = binary.BigEndian
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			v.Kind = expr.VerdictKind(int32(attrs.Uint32()))
+		case unix.NFTA_VERDICT_CHAIN:
+			v.Chain = attrs.String()
+		}
 	}
 	return v
 }

@@ -14,7 +14,7 @@ import (
 // The packets of these tests: of a pod to pods of a peer, by devices of which one is known, the answer, and one of IPv6.
 var (
 	newPacket    = Packet{In: "lo", From: netip.MustParsePrefix("10.244.1.7/32"), To: netip.MustParsePrefix("10.244.2.0/24")}
-	answerPacket = Packet{In: "lo", From: newPacket.To, To: newPacket.From, Answer: true}
+	answerPacket = Packet{In: "lo", Out: "lo", From: newPacket.To, To: newPacket.From, Answer: true}
 	ipv6Packet   = Packet{In: "lo", Out: "eth0", From: netip.MustParsePrefix("fd00::7/128"), To: netip.MustParsePrefix("fd00:2::/64")}
 )
 
@@ -36,6 +36,7 @@ func judgment(fits truth, v expr.Verdict) string {
 func headerField(base expr.PayloadBase, offset, n uint32) expr.Any {
 	return &expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: n}
 }
+
 func ipField(offset, n uint32) expr.Any   { return headerField(expr.PayloadBaseNetworkHeader, offset, n) }
 func metaField(key expr.MetaKey) expr.Any { return &expr.Meta{Key: key, Register: 1} }
 func ctField(key expr.CtKey) expr.Any     { return &expr.Ct{Key: key, Register: 1} }
@@ -46,6 +47,7 @@ func cmpIs(data ...byte) expr.Any { return cmpWith(expr.CmpOpEq, data...) }
 func cmpRange(op expr.CmpOp, from, to []byte) expr.Any {
 	return &expr.Range{Op: op, Register: 1, FromData: from, ToData: to}
 }
+
 func maskWith(mask, xor []byte) expr.Any {
 	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: xor}
 }
@@ -149,6 +151,7 @@ var expressionCases = []struct {
 	{"yes", newPacket, []expr.Any{metaField(expr.MetaKeyIIF), cmpIs(1, 0, 0, 0)}}, // in each network namespace
 	{"no", newPacket, []expr.Any{metaField(expr.MetaKeyIIF), cmpIs(2, 0, 0, 0)}},
 	{"unknown", newPacket, []expr.Any{metaField(expr.MetaKeyOIF), cmpIs(1, 0, 0, 0)}},
+	{"yes", answerPacket, []expr.Any{metaField(expr.MetaKeyOIF), cmpIs(1, 0, 0, 0)}},
 	{"unknown", newPacket, []expr.Any{metaField(expr.MetaKeyMARK), cmpIs(1, 0, 0, 0)}},
 	// Protocols: of IP in the order of the host, of Ethernet in that of the network.
 	{"yes", newPacket, []expr.Any{metaField(expr.MetaKeyL4PROTO), cmpIs(unix.IPPROTO_TCP)}},
@@ -191,7 +194,7 @@ func TestShiftIntoAnotherRegister(t *testing.T) {
 
 // jumpTo is an element's verdict as the kernel sends it: attributes NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN.
 func valJump(chain string) []byte {
-	b := []byte{8, 0, 0, 1, 0xff, 0xff, 0xff, 0xfd, byte(5 + len(chain)), 0, 0, 2}
+	b := []byte{8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfd, byte(5 + len(chain)), 0, 2, 0}
 	return append(append(b, chain...), 0)
 }
 
@@ -199,11 +202,12 @@ func elementFrom(key ...byte) nftables.SetElement { return nftables.SetElement{K
 func elementEnd(key ...byte) nftables.SetElement {
 	return nftables.SetElement{Key: key, IntervalEnd: true}
 }
+
 func elementTo(v []byte, key ...byte) nftables.SetElement {
 	return nftables.SetElement{Key: key, Val: v}
 }
 
-var valAccept = []byte{8, 0, 0, 1, 0, 0, 0, 1}
+var valAccept = []byte{8, 0, 1, 0, 0, 0, 0, 1}
 
 // lookupSets are of two bytes of an address, and of those and a port.
 var lookupSets = map[string]elementSet{
@@ -217,11 +221,11 @@ var lookupSets = map[string]elementSet{
 	"whole":     {true, []nftables.SetElement{elementFrom(2, 0), elementEnd(2, 0), elementEnd(3, 0)}},
 	"others":    {true, []nftables.SetElement{elementFrom(1, 0), elementEnd(1, 7), elementFrom(3, 0)}},
 	"rest":      {true, []nftables.SetElement{elementFrom(1, 7)}},
-	"map":       {elements: []nftables.SetElement{elementTo(valJump("a"), 1, 7), elementTo(valAccept, 2, 1)}},
+	"map":       {elements: []nftables.SetElement{elementTo(valJump("a"), 1, 7), elementTo(valAccept, 2, 1), elementTo(valAccept, 10, 244)}},
 	"range":     {true, []nftables.SetElement{{Key: []byte{1, 0}, KeyEnd: []byte{1, 7}}, {Key: []byte{2, 0}, KeyEnd: []byte{2, 1}}}},
 	"pairs":     {elements: []nftables.SetElement{elementFrom(1, 7, 0, 80), elementFrom(1, 8, 0, 80)}},
 	"pairs map": {elements: []nftables.SetElement{elementTo(valAccept, 1, 7, 0, 80)}},
-	"data map":  {elements: []nftables.SetElement{elementTo([]byte{0, 0, 0, 1}, 1, 7), elementTo(valJump("a"), 1, 8)}},
+	"data map":  {elements: []nftables.SetElement{elementTo([]byte{9, 9, 9, 9}, 1, 7), elementTo(valJump("a"), 1, 8)}},
 }
 
 // Sets and maps are searched as nft_lookup_eval does.
@@ -258,6 +262,7 @@ func TestLookups(t *testing.T) {
 		{"yes", peer, in, "rest"},
 		{"yes jumpa", source, toVerdict, "map"},
 		{"unknown queue", peer, toVerdict, "map"},
+		{"yes accept", ipField(sourceAt, 2), toVerdict, "map"},
 		{"no", source, toVerdict, "none"},
 		{"yes", source, in, "range"},
 		{"unknown", peer, in, "range"},

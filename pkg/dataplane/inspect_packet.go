@@ -50,7 +50,7 @@ func deviceName(name string) bits {
 func deviceIndex(name string) bits {
 	dev, err := net.InterfaceByName(name)
 	if err != nil {
-		return blank(4)
+		return bits{}
 	}
 	return sure(binary.NativeEndian.AppendUint32(nil, uint32(dev.Index)))
 }
@@ -175,7 +175,7 @@ func (b bits) equals(with []byte) truth {
 // within compares with a range: all values that the bits may have are in it, none is,
 // or nobody can tell.
 func (b bits) within(from, to []byte) truth {
-	if len(from) != len(b.value) || len(to) != len(b.value) {
+	if len(from) != len(b.value) {
 		return unknown
 	}
 	least, most := make([]byte, len(from)), make([]byte, len(from))

@@ -41,8 +41,10 @@ func (m *machine) firewall() (b *nftables.Rule) {
 	}))
 	nets := &nftables.Set{Table: table, Name: "nets", Interval: true, KeyType: nftables.TypeIPAddr}
 	m.must(c.AddSet(nets, []nftables.SetElement{
-		{Key: []byte{10, 244, 2, 0}}, {Key: []byte{10, 244, 3, 0}, IntervalEnd: true},
-		{Key: []byte{10, 244, 3, 0}}, {Key: []byte{10, 244, 4, 0}, IntervalEnd: true},
+		{Key: []byte{10, 244, 2, 0}},
+		{Key: []byte{10, 244, 3, 0}, IntervalEnd: true},
+		{Key: []byte{10, 244, 3, 0}},
+		{Key: []byte{10, 244, 4, 0}, IntervalEnd: true},
 	}))
 	add := func(chain *nftables.Chain, exprs ...expr.Any) *nftables.Rule {
 		return c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})

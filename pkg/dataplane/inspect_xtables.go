@@ -62,7 +62,7 @@ func (l legacy) rule(table []byte, at int) xtRule {
 }
 
 // name is that of the target; a verdict has none.
-func (r xtRule) name() string { return cString(r.blob[r.target+2 : r.target+xtHeader-1]) }
+func (r xtRule) name() string { return cString(r.blob[r.target+2:]) }
 
 func (r xtRule) verdict() expr.Verdict {
 	if r.name() != "" {
@@ -116,7 +116,7 @@ func (r xtRule) judge(p Packet) (truth, expr.Verdict) {
 
 // xtMatch reads a match. Neither family differs in those that are understood.
 func xtMatch(b []byte) *expr.Match {
-	m := &expr.Match{Name: cString(b[2 : xtHeader-1]), Rev: uint32(b[xtHeader-1])}
+	m := &expr.Match{Name: cString(b[2:]), Rev: uint32(b[xtHeader-1])}
 	m.Info, _ = xt.Unmarshal(m.Name, unix.NFPROTO_IPV6, m.Rev, b[xtHeader:])
 	return m
 }
