@@ -20,27 +20,32 @@ type Inspector struct {
 
 // NewInspector looks from the network namespace of the thread that calls it.
 func NewInspector() (*Inspector, error) {
-	handle, err := rtnl.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("opening netlink: %w", err)
-	}
 	namespace, err := openNamespace()
 	if err != nil {
-		handle.Close()
 		return nil, err
+	}
+	handle, err := rtnl.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), namespace.close())
 	}
 	return &Inspector{handle, namespace, newSocket(namespace, unix.NETLINK_ROUTE)}, nil
 }
 
-// askNFT calls f with a connection that opens a socket for each request: the library matches answers
-// by their order, so on one socket a part of an answer that it left would be taken for the next.
-func (i *Inspector) askNFT(f func(*nftables.Conn) error) error {
+// eachChain calls f with all chains of nftables. The connection opens a socket for each request: the library matches
+// answers by their order, so on one socket a part of an answer that it left would be taken for the next.
+func (i *Inspector) eachChain(f func(*nftables.Conn, *nftables.Chain) error) error {
 	return i.namespace.do(func() error {
-		conn, err := nftables.New()
+		conn := &nftables.Conn{}
+		chains, err := conn.ListChains()
 		if err != nil {
-			return fmt.Errorf("opening nftables: %w", err)
+			return fmt.Errorf("listing chains: %w", err)
 		}
-		return f(conn)
+		for _, c := range chains {
+			if err := f(conn, c); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -55,19 +60,28 @@ type Device struct{ Name, Kind, Master string }
 
 // Devices lists all there are.
 func (i *Inspector) Devices() ([]Device, error) {
-	links, err := retryDump(i.handle.LinkList)
+	links, names, err := i.links()
 	if err != nil {
-		return nil, fmt.Errorf("listing links: %w", err)
+		return nil, err
 	}
-	names := make(map[int]string, len(links))
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	devices := make([]Device, 0, len(links))
+	var devices []Device
 	for _, l := range links {
 		devices = append(devices, Device{l.Attrs().Name, l.Type(), names[l.Attrs().MasterIndex]})
 	}
 	return devices, nil
+}
+
+// links returns all devices, and their names by index.
+func (i *Inspector) links() ([]rtnl.Link, map[int]string, error) {
+	links, err := retryDump(i.handle.LinkList)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing links: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	return links, names, nil
 }
 
 // Chain is a base chain of nftables that packets on their way through this host pass:
@@ -102,49 +116,39 @@ var nftFamilies = map[nftables.TableFamily]string{
 
 // ForwardChains lists the base chains of hook forward, and what they do with packets.
 func (i *Inspector) ForwardChains(packets []Packet) (found []Chain, err error) {
-	err = i.askNFT(func(conn *nftables.Conn) error {
-		chains, err := conn.ListChains()
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("listing chains: %w", err)
+	err = i.eachChain(func(conn *nftables.Conn, c *nftables.Chain) error {
+		family, routed := nftFamilies[c.Table.Family]
+		if !routed || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+			return nil
 		}
-		for _, c := range chains {
-			family, routed := nftFamilies[c.Table.Family]
-			if !routed || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
-				continue
-			}
-			rules := map[string][]rule{}
-			if err := (&ruleset{conn, c.Table, map[string]*elementSet{}}).rules(c.Name, rules); err != nil {
-				return err
-			}
-			chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Rules: len(rules[c.Name]), Drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
-			for _, p := range packets {
-				chain.Fates = append(chain.Fates, chain.fate(rules, c.Name, p))
-			}
-			found = append(found, chain)
+		set := ruleset{conn, c.Table, map[string][]rule{"": nil}, map[string]elementSet{}}
+		chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Drops: *c.Policy == nftables.ChainPolicyDrop}
+		if err := set.read(c.Name); err != nil {
+			return err
 		}
+		found = append(found, chain.with(set.chains, packets))
 		return nil
 	})
 	return found, err
 }
 
-// fate lets pass what is of the other family.
-func (c Chain) fate(rules map[string][]rule, base string, p Packet) Fate {
-	if c.Family == "ip" && !p.From.Addr().Is4() || c.Family == "ip6" && p.From.Addr().Is4() {
-		return Fate{Accepted: true}
+// with returns the chain with its rules, and the fates of packets. Those of the other family don't come by.
+func (c Chain) with(chains map[string][]rule, packets []Packet) Chain {
+	c.Rules = len(chains[c.Name])
+	for _, p := range packets {
+		if c.Family == "ip" && !p.From.Addr().Is4() || c.Family == "ip6" && p.From.Addr().Is4() {
+			c.Fates = append(c.Fates, Fate{Accepted: true})
+		} else {
+			c.Fates = append(c.Fates, fate(chains, c.Name, c.Drops, p))
+		}
 	}
-	return fate(rules, base, c.Drops, p)
+	return c
 }
 
 // Chains lists the names of all chains of nftables.
 func (i *Inspector) Chains() (names []string, err error) {
-	err = i.askNFT(func(conn *nftables.Conn) error {
-		chains, err := conn.ListChains()
-		if err != nil {
-			return fmt.Errorf("listing chains: %w", err)
-		}
-		for _, c := range chains {
-			names = append(names, c.Name)
-		}
+	err = i.eachChain(func(_ *nftables.Conn, c *nftables.Chain) error {
+		names = append(names, c.Name)
 		return nil
 	})
 	return names, err

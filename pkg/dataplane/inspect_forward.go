@@ -3,6 +3,8 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/google/nftables/expr"
 )
 
 // Packet is one that this host forwards: a segment of TCP, of ports that nobody knows.
@@ -48,27 +50,16 @@ const (
 	unknown // nobody can tell
 )
 
-// verdict is what a rule does with what it fits.
-type verdict struct {
-	kind  verdictKind
-	chain string // of jump and goto
-}
-
-type verdictKind int
-
-const (
-	pass verdictKind = iota // to the next rule
-	accept
-	drop
-	jump
-	goTo
-	giveBack
-	dunno
+// What a rule does with what it fits is a verdict of nftables.
+var (
+	pass  = expr.Verdict{Kind: expr.VerdictContinue} // to the next rule
+	drop  = expr.Verdict{Kind: expr.VerdictDrop}
+	dunno = expr.Verdict{Kind: expr.VerdictQueue} // that another program decides, or nobody can tell
 )
 
 type rule struct {
 	name  string
-	judge func(Packet) (truth, verdict)
+	judge func(Packet) (truth, expr.Verdict)
 }
 
 // walk is the way of one packet through the chains of a table. A kernel takes no chains
@@ -98,49 +89,54 @@ func fate(chains map[string][]rule, base string, policyDrops bool, p Packet) Fat
 }
 
 func (w *walk) chain(name string) ends {
-	if e, ok := w.known[name]; ok {
-		return e
+	all, known := w.known[name]
+	if !known {
+		all = w.rules(w.chains[name])
+		w.known[name] = all
 	}
-	all := ends{}
-	for _, r := range w.chains[name] {
+	return all
+}
+
+func (w *walk) rules(rules []rule) (all ends) {
+	for _, r := range rules {
 		fits, v := r.judge(w.packet)
-		if fits == no || v.kind == pass {
+		if fits == no {
 			continue
 		}
 		e := w.follow(v, r.name)
 		if fits == some {
 			e.drop = false // a rule against some ports cuts nobody off
 		}
-		if all.doubt == "" && fits != yes && (e.accept || e.drop || e.back) {
-			all.doubt = r.name
+		if fits != yes && (e.accept || e.drop || e.back) {
+			e.doubt = r.name
 		}
 		all.add(e)
 		if fits == yes && !e.on {
-			w.known[name] = all
 			return all
 		}
 	}
 	all.back = true
-	w.known[name] = all
 	return all
 }
 
-func (w *walk) follow(v verdict, name string) ends {
-	switch v.kind {
-	case accept:
+func (w *walk) follow(v expr.Verdict, name string) ends {
+	switch v.Kind {
+	case expr.VerdictContinue:
+		return ends{on: true}
+	case expr.VerdictAccept:
 		return ends{accept: true}
-	case drop:
+	case expr.VerdictDrop:
 		return ends{drop: true, by: name}
-	case giveBack:
+	case expr.VerdictReturn:
 		return ends{back: true}
-	case jump:
-		e := w.chain(v.chain)
+	case expr.VerdictJump:
+		e := w.chain(v.Chain)
 		e.on, e.back = e.back, false
 		return e
-	case goTo:
-		return w.chain(v.chain)
+	case expr.VerdictGoto:
+		return w.chain(v.Chain)
 	default:
-		return ends{accept: true, drop: true, on: true, by: name, doubt: name}
+		return ends{accept: true, drop: true, by: name, doubt: name}
 	}
 }
 

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -81,40 +80,26 @@ func (l legacy) forward(packets []Packet) (Chain, error) {
 		return Chain{}, err
 	}
 	defer unix.Close(fd)
-	for range 3 { // until nobody changes it in between
-		var chain Chain
-		if chain, err = l.read(fd, packets); !errors.Is(err, unix.EAGAIN) {
-			return chain, err
-		}
-	}
-	return Chain{}, err
-}
-
-func (l legacy) read(fd int, packets []Packet) (Chain, error) {
 	info := xtInfo{}
 	copy(info.Name[:], "filter")
-	asked := make([]byte, binary.Size(info))
-	copy(asked, "filter")
-	if err := getsockopt(fd, l.level, getInfo, asked); err != nil {
-		return Chain{}, err
-	}
-	if err := binary.Read(bytes.NewReader(asked), binary.NativeEndian, &info); err != nil {
+	if err := getsockopt(fd, l.level, getInfo, unsafe.Pointer(&info), binary.Size(info)); err != nil {
 		return Chain{}, err
 	}
 	table := make([]byte, entriesAt+int(info.Size))
 	copy(table, "filter")
 	binary.NativeEndian.PutUint32(table[nameSize:], info.Size)
-	if err := getsockopt(fd, l.level, getEntries, table); err != nil {
+	// It fails with EAGAIN if the table has changed since.
+	if err := getsockopt(fd, l.level, getEntries, unsafe.Pointer(&table[0]), len(table)); err != nil {
 		return Chain{}, err
 	}
-	return l.parse(info, table[entriesAt:], packets)
+	return l.parse(info, table[entriesAt:], packets), nil
 }
 
 // getsockopt reads into a buffer that says what is asked.
-func getsockopt(fd, level, option int, buffer []byte) error {
-	size := uint32(len(buffer))
+func getsockopt(fd, level, option int, buffer unsafe.Pointer, size int) error {
+	length := uint32(size)
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
-		uintptr(unsafe.Pointer(&buffer[0])), uintptr(unsafe.Pointer(&size)), 0)
+		uintptr(buffer), uintptr(unsafe.Pointer(&length)), 0)
 	if errno != 0 {
 		return errno
 	}

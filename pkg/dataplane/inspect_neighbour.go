@@ -3,7 +3,6 @@ package dataplane
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -55,7 +54,7 @@ func (n Neighbour) String() string {
 // Neighbours lists the neighbours of both families, less those that the kernel needs
 // for itself: multicast groups and the like, which are NOARP.
 func (i *Inspector) Neighbours() ([]Neighbour, error) {
-	names, err := i.names()
+	_, names, err := i.links()
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +65,8 @@ func (i *Inspector) Neighbours() ([]Neighbour, error) {
 			return nil, fmt.Errorf("listing neighbours: %w", err)
 		}
 		for _, e := range entries {
-			addr, ok := netip.AddrFromSlice(e.IP)
-			if !ok || e.State == unix.NUD_NOARP && addr.IsMulticast() {
+			addr, _ := netip.AddrFromSlice(e.IP)
+			if e.State == unix.NUD_NOARP && addr.IsMulticast() {
 				continue
 			}
 			all = append(all, Neighbour{addr.Unmap(), names[e.LinkIndex], e.HardwareAddr.String(), neighbourStates[e.State]})
@@ -85,74 +84,24 @@ func (i *Inspector) Ask(n Neighbour) error {
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", n.Addr, err)
 	}
-	card, err := net.ParseMAC(n.MAC)
-	if err != nil {
-		return fmt.Errorf("asking %s: %w", n.Addr, err)
-	}
-	err = i.handle.NeighSet(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: n.Addr.AsSlice(), HardwareAddr: card, State: unix.NUD_PROBE})
+	err = i.handle.NeighSet(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: n.Addr.AsSlice(), State: unix.NUD_PROBE})
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", n.Addr, err)
 	}
 	return nil
 }
 
-func (i *Inspector) names() (map[int]string, error) {
-	links, err := retryDump(i.handle.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("listing links: %w", err)
-	}
-	names := make(map[int]string, len(links))
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	return names, nil
-}
-
-// Cards returns the MAC addresses of this host's own devices that have any.
+// Cards returns the MAC addresses of this host's own devices, empty for those that have none.
 func (i *Inspector) Cards() (map[string]string, error) {
-	links, err := retryDump(i.handle.LinkList)
+	links, _, err := i.links()
 	if err != nil {
-		return nil, fmt.Errorf("listing links: %w", err)
+		return nil, err
 	}
 	cards := map[string]string{}
 	for _, l := range links {
-		if mac := l.Attrs().HardwareAddr; len(mac) > 0 {
-			cards[l.Attrs().Name] = mac.String()
-		}
+		cards[l.Attrs().Name] = l.Attrs().HardwareAddr.String()
 	}
 	return cards, nil
-}
-
-// Way is how the kernel sends a packet to an address, policy rules and all.
-type Way struct {
-	Dev string
-	// Via is the gateway; the zero Addr: the address is on link.
-	Via netip.Addr
-	// MTU is what the route sets it to; 0: the device's. What routers have told of the path
-	// is not in it.
-	MTU int
-}
-
-// WayTo asks the kernel, as `ip route get` does.
-func (i *Inspector) WayTo(to netip.Addr) (Way, error) {
-	routes, err := i.handle.RouteGet(to.AsSlice())
-	if err != nil {
-		return Way{}, fmt.Errorf("asking the way to %s: %w", to, err)
-	}
-	if len(routes) == 0 {
-		return Way{}, fmt.Errorf("asking the way to %s: the kernel gives none", to)
-	}
-	link, err := i.handle.LinkByIndex(routes[0].LinkIndex)
-	if err != nil {
-		return Way{}, fmt.Errorf("asking the way to %s: %w", to, err)
-	}
-	via, _ := netip.AddrFromSlice(routes[0].Gw)
-	way := Way{Dev: link.Attrs().Name, Via: via.Unmap()}
-	entry, err := i.handle.RouteGetWithOptions(to.AsSlice(), &rtnl.RouteGetOptions{FIBMatch: true})
-	if err == nil && len(entry) > 0 {
-		way.MTU = entry[0].MTU
-	}
-	return way, nil
 }
 
 // NeighbourCount returns how many entries there are in the table of a family, 4 or 6,

@@ -1,9 +1,13 @@
 package dataplane
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,6 +58,116 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
+// Neighbours are in the order of their addresses and devices; multicast groups, which the kernel has for itself, are none.
+func TestOrderOfNeighbours(t *testing.T) {
+	m := newMachine(t)
+	m.addVeth("eth1", 1500)
+	i := m.inspector()
+	counts := func() [2]int {
+		four, err := i.NeighbourCount(4)
+		m.must(err)
+		six, err := i.NeighbourCount(6)
+		m.must(err)
+		return [2]int{four, six}
+	}
+	before := counts()
+	for _, state := range []struct {
+		addr, dev string
+		state     int
+	}{
+		{"192.168.1.13", "eth1", unix.NUD_STALE},
+		{"192.168.1.13", "eth0", unix.NUD_NOARP},
+		{"224.0.0.77", "eth0", unix.NUD_NOARP},
+		{"224.0.0.78", "eth0", unix.NUD_PERMANENT},
+		{"10.0.0.9", "eth1", unix.NUD_INCOMPLETE},
+	} {
+		neighbour := rtnl.Neigh{LinkIndex: m.link(state.dev).Attrs().Index, IP: net.ParseIP(state.addr), State: state.state}
+		if state.state != unix.NUD_INCOMPLETE {
+			neighbour.HardwareAddr = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+		}
+		m.must(m.nl.NeighAdd(&neighbour))
+	}
+	all, err := i.Neighbours()
+	m.must(err)
+	if after := counts(); after != [2]int{before[0] + 3, before[1]} {
+		t.Errorf("there were %d entries of both families that count against the limits, and now %d", before, after)
+	}
+	var got []string
+	for _, n := range all {
+		if n.Addr.Is4() && strings.HasPrefix(n.Dev, "eth") {
+			got = append(got, n.String())
+		}
+	}
+	want := []string{
+		"10.0.0.9 dev eth1 INCOMPLETE", "192.168.1.13 dev eth0 lladdr 02:00:00:00:00:09 NOARP", "192.168.1.13 dev eth1 lladdr 02:00:00:00:00:09 STALE",
+		"224.0.0.78 dev eth0 lladdr 02:00:00:00:00:09 PERMANENT",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What the kernel refuses to show or to ask is reported.
+func TestRefusedNeighboursAreTold(t *testing.T) {
+	m := newMachine(t)
+	i := m.inspector()
+	m.neighbour("192.168.1.14", unix.NUD_REACHABLE)
+	n := Neighbour{netip.MustParseAddr("192.168.1.14"), "eth0", "02:00:00:00:00:09", Reachable}
+	if err := i.Ask(Neighbour{Addr: netip.MustParseAddr("192.168.1.15"), Dev: "eth0"}); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("one that the kernel has never heard of: %v", err)
+	}
+	neighbours := func() error { _, err := i.Neighbours(); return err }
+	r := newRefuser(t)
+	for _, c := range []struct {
+		kind uint16
+		do   func() error
+		want string
+	}{
+		{unix.RTM_GETLINK, neighbours, "listing links: "},
+		{unix.RTM_GETNEIGH, neighbours, "listing neighbours: "},
+		{unix.RTM_GETNEIGH, func() error { _, err := i.NeighbourCount(4); return err }, "listing neighbours: "},
+		{unix.RTM_GETLINK, func() error { _, err := i.Cards(); return err }, "listing links: "},
+		{unix.RTM_GETLINK, func() error { return i.Ask(n) }, "asking 192.168.1.14: "},
+		{unix.RTM_NEWNEIGH, func() error { return i.Ask(n) }, "asking 192.168.1.14: "},
+	} {
+		r.requests(unix.ENOMEM, c.kind)
+		if err := c.do(); !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("without requests of kind %d: got %v, want %s", c.kind, err, c.want)
+		}
+	}
+}
+
+// In the initial network namespace the kernel shows its count.
+func TestNeighbourCountOfAllNamespaces(t *testing.T) {
+	i, err := NewInspector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	for family, name := range map[int]string{4: "arp_cache", 6: "ndisc_cache"} {
+		count := func() (n int) {
+			content, err := os.ReadFile("/proc/thread-self/net/stat/" + name)
+			if err != nil {
+				t.Skipf("the kernel shows no count here: %v", err)
+			}
+			if _, err := fmt.Sscanf(strings.SplitN(string(content), "\n", 3)[1], "%x", &n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		for end := time.Now().Add(time.Minute); ; { // others may come and go meanwhile
+			before := count()
+			n, err := i.NeighbourCount(family)
+			if err == nil && n == before && n == count() {
+				break
+			}
+			if err != nil || time.Now().After(end) {
+				t.Fatalf("got %d, %v, and the kernel counts %d", n, err, before)
+			}
+		}
+	}
+}
+
 // Who was there a moment ago and is gone is trusted for half a minute, unless asked.
 func TestAskNeighbour(t *testing.T) {
 	m := newMachine(t)
@@ -98,6 +212,9 @@ func TestNeighbourCountOfKernel(t *testing.T) {
 		"000003e9 00000007 00000003 00000000 00000149 00000145 00000000   00000000         00000000         00000058         00000000       00000000            00000000\n" +
 		"000003e9 00000000 00000000 00000000 00000000 00000000 00000000   00000000         00000000         00000000         00000000       00000000            00000000\n"
 	if n, err := parseCount(stat); n != 1001 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+	if n, err := parseCount("entries\n1f 0"); n != 31 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 	for _, bad := range []string{"", "entries\n", "entries\nxyz 1\n", "ip 1\n1 1\n"} {

@@ -8,63 +8,60 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// ruleset reads the chains of a table that forwarded packets may come by.
+// ruleset is what a packet may come by in a table.
 type ruleset struct {
-	conn  *nftables.Conn
-	table *nftables.Table
-	sets  map[string]*elementSet
+	conn   *nftables.Conn
+	table  *nftables.Table
+	chains map[string][]rule
+	sets   map[string]elementSet
 }
 
 type elementSet struct {
-	*nftables.Set
-	elements []nftables.SetElement
+	intervals bool
+	elements  []nftables.SetElement // sorted by their keys
 }
 
-// rules reads a chain and those that it leads to.
-func (t *ruleset) rules(name string, into map[string][]rule) error {
-	if _, done := into[name]; done {
+// read reads a chain and those that it leads to.
+func (t *ruleset) read(name string) error {
+	if _, done := t.chains[name]; done {
 		return nil
 	}
-	list, err := t.conn.GetRules(t.table, &nftables.Chain{Name: name, Table: t.table})
+	list, err := t.conn.GetRules(t.table, &nftables.Chain{Name: name})
 	if err != nil {
 		return fmt.Errorf("listing the rules of %s: %w", name, err)
 	}
-	into[name] = nil
 	var next []string
 	for _, r := range list {
-		into[name] = append(into[name], rule{fmt.Sprintf("the rule of handle %d in %s", r.Handle, name), func(p Packet) (truth, verdict) {
-			m := nftMachine{packet: p, table: t}
-			return m.run(r.Exprs)
+		t.chains[name] = append(t.chains[name], rule{fmt.Sprintf("the rule of handle %d in %s", r.Handle, name), func(p Packet) (truth, expr.Verdict) {
+			return (&nftMachine{p, t.sets, map[uint32]bits{}}).run(r.Exprs)
 		}})
 		for _, e := range r.Exprs {
 			switch e := e.(type) {
 			case *expr.Verdict:
 				next = append(next, e.Chain)
 			case *expr.Lookup:
-				next = append(next, t.set(e.SetName)...)
+				next = append(next, t.readSet(e.SetName)...)
 			}
 		}
 	}
 	for _, chain := range next {
-		if chain == "" {
-			continue
-		}
-		if err := t.rules(chain, into); err != nil {
+		if err := t.read(chain); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// set reads a set, and gives the chains that it leads to if it is a verdict map.
-func (t *ruleset) set(name string) []string {
-	if t.sets[name] != nil {
+// readSet reads a set, and returns the chains that it leads to if it is a verdict map.
+func (t *ruleset) readSet(name string) (chains []string) {
+	if _, done := t.sets[name]; done {
 		return nil
 	}
-	t.sets[name] = &elementSet{} // of which nothing is known
+	t.sets[name] = elementSet{elements: make([]nftables.SetElement, 1)} // one of which nothing is known
 	set, err := t.conn.GetSetByName(t.table, name)
 	if err != nil {
 		return nil // the library does not know all types
@@ -73,11 +70,10 @@ func (t *ruleset) set(name string) []string {
 	if err != nil {
 		return nil
 	}
-	slices.SortStableFunc(elements, func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
-	t.sets[name] = &elementSet{set, elements}
-	var chains []string
+	slices.SortFunc(elements, func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
+	t.sets[name] = elementSet{set.Interval, elements}
 	for _, e := range elements {
-		chains = append(chains, verdictOf(e).chain)
+		chains = append(chains, verdictOf(e).Chain)
 	}
 	return chains
 }
@@ -86,26 +82,22 @@ func (t *ruleset) set(name string) []string {
 // which some are not known.
 type nftMachine struct {
 	packet    Packet
-	table     *ruleset
+	sets      map[string]elementSet
 	registers map[uint32]bits
 }
 
-func (m *nftMachine) run(exprs []expr.Any) (truth, verdict) {
-	m.registers = map[uint32]bits{}
+func (m *nftMachine) run(exprs []expr.Any) (truth, expr.Verdict) {
 	fits := yes
 	for _, e := range exprs {
 		t, v := m.step(e)
-		if fits = max(fits, t); t == no {
-			return no, verdict{}
-		}
-		if v.kind != pass {
+		if fits = fits.and(t); fits == no || v != pass {
 			return fits, v
 		}
 	}
-	return fits, verdict{}
+	return fits, pass
 }
 
-func (m *nftMachine) step(e expr.Any) (truth, verdict) {
+func (m *nftMachine) step(e expr.Any) (truth, expr.Verdict) {
 	switch e := e.(type) {
 	case *expr.Counter, *expr.Log, *expr.Notrack:
 	case *expr.Immediate:
@@ -125,25 +117,27 @@ func (m *nftMachine) step(e expr.Any) (truth, verdict) {
 	case *expr.Bitwise:
 		m.bitwise(e)
 	case *expr.Cmp:
-		return m.cmp(e), verdict{}
+		return m.cmp(e), pass
 	case *expr.Range:
-		return m.take(e.Register).within(e.FromData, e.ToData).not(e.Op == expr.CmpOpNeq), verdict{}
+		return m.take(e.Register).within(e.FromData, e.ToData).not(e.Op == expr.CmpOpNeq), pass
 	case *expr.Lookup:
 		return m.lookup(e)
 	case *expr.Limit, *expr.Quota, *expr.Connlimit, *expr.Dynset:
-		return some, verdict{}
+		return some, pass
 	case *expr.Match:
-		return m.packet.xtMatch(e), verdict{}
+		return m.packet.xtMatch(e), pass
 	case *expr.Target:
 		return yes, xtTarget(e.Name)
 	case *expr.Reject:
-		return yes, verdict{kind: drop}
+		return yes, drop
+	case *expr.Queue:
+		return yes, dunno
 	case *expr.Verdict:
-		return yes, nftVerdict(e.Kind, e.Chain)
+		return yes, *e
 	default:
-		return unknown, verdict{}
+		return unknown, pass
 	}
-	return yes, verdict{}
+	return yes, pass
 }
 
 // take reads a register, once: the library leaves out expressions that it does not know,
@@ -154,125 +148,86 @@ func (m *nftMachine) take(register uint32) bits {
 	return b
 }
 
+// bitwise masks and flips. Of a shift the library reads neither mask nor flip.
 func (m *nftMachine) bitwise(e *expr.Bitwise) {
 	b := m.take(e.SourceRegister)
-	if int(e.Len) != len(b.value) || len(e.Mask) != len(b.value) || len(e.Xor) != len(b.value) {
-		return
+	if len(e.Mask) != len(b.value) {
+		b = bits{}
 	}
-	out := blank(e.Len)
-	for i := range out.value {
-		out.value[i], out.known[i] = b.value[i]&e.Mask[i]^e.Xor[i], b.known[i]|^e.Mask[i]
-	}
-	out.varies = b.varies
-	m.registers[e.DestRegister] = out
+	m.registers[e.DestRegister] = b.masked(e.Mask, e.Xor)
 }
 
 func (m *nftMachine) cmp(e *expr.Cmp) truth {
-	least, most := make([]byte, len(e.Data)), bytes.Repeat([]byte{0xff}, len(e.Data))
 	b := m.registers[e.Register]
 	switch e.Op {
 	case expr.CmpOpGte, expr.CmpOpLt: // the other end of a range reads the register again
-		return b.within(e.Data, most).not(e.Op == expr.CmpOpLt)
+		return b.atLeast(e.Data).not(e.Op == expr.CmpOpLt)
 	case expr.CmpOpLte, expr.CmpOpGt:
-		return b.within(least, e.Data).not(e.Op == expr.CmpOpGt)
+		return b.within(make([]byte, len(e.Data)), e.Data).not(e.Op == expr.CmpOpGt)
 	}
 	return m.take(e.Register).equals(e.Data).not(e.Op == expr.CmpOpNeq)
 }
 
-func (m *nftMachine) lookup(e *expr.Lookup) (truth, verdict) {
-	key, set := m.take(e.SourceRegister), m.table.sets[e.SetName]
-	toVerdict := e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT
-	switch {
-	case toVerdict && set.Set == nil:
-		return unknown, verdict{kind: dunno}
-	case set.Set == nil || e.IsDestRegSet && !toVerdict:
-		return unknown, verdict{}
-	}
-	fits, v := no, verdict{}
+func (m *nftMachine) lookup(e *expr.Lookup) (truth, expr.Verdict) {
+	key, set := m.take(e.SourceRegister), m.sets[e.SetName]
+	fits, v := no, pass
 	for i, element := range set.elements {
-		t := set.fits(key, i)
-		if t == no {
-			continue
-		}
-		if fits, v = max(fits, t), verdictOf(element); t == yes {
-			fits = yes
-			break
+		if t := set.fits(key, i); t != no { // of one alone, or it is in doubt: they don't overlap
+			fits, v = t, verdictOf(element)
 		}
 	}
-	if !toVerdict {
-		return fits.not(e.Invert), verdict{}
-	}
-	if fits > yes {
-		v = verdict{kind: dunno}
+	switch {
+	case !e.IsDestRegSet || e.DestRegister != unix.NFT_REG_VERDICT:
+		return fits.not(e.Invert), pass
+	case fits > yes:
+		v = dunno
 	}
 	return fits, v
 }
 
 // fits compares with one element. Of several fields together the first is looked at, as
 // far as it goes: the addresses of Services are no pods'.
-func (s *elementSet) fits(key bits, i int) truth {
-	from := s.elements[i].Key
-	to, n := from, len(key.value)
+func (s elementSet) fits(key bits, i int) truth {
+	e, n := s.elements[i], len(key.value)
 	switch {
-	case s.elements[i].IntervalEnd:
+	case e.IntervalEnd:
 		return no
-	case len(from) < n || n == 0 || s.elements[i].KeyEnd != nil && len(s.elements[i].KeyEnd) != len(from):
+	case len(e.Key) < n || n == 0:
 		return unknown
-	case s.elements[i].KeyEnd != nil:
-		to = s.elements[i].KeyEnd
-	case s.Interval:
-		to = s.end(i)
+	case e.KeyEnd == nil && s.intervals:
+		// It goes up to the next element, which begins or ends another.
+		t := key.atLeast(e.Key)
+		for _, next := range s.elements[i+1:] {
+			if !bytes.Equal(next.Key, e.Key) {
+				return t.and(key.atLeast(next.Key).not(true))
+			}
+		}
+		return t
+	case e.KeyEnd == nil:
+		e.KeyEnd = e.Key
 	}
-	t := key.within(from[:n], to[:n])
-	if t == yes && len(from) > n {
+	t := key.within(e.Key[:n], e.KeyEnd[:n])
+	if t == yes && len(e.Key) > n {
 		return unknown
 	}
 	return t
 }
 
-// end is the last key of an interval: the one before the next element, which begins or
-// ends another. They are sorted.
-func (s *elementSet) end(start int) []byte {
-	from := s.elements[start].Key
-	for _, e := range s.elements[start+1:] {
-		if !bytes.Equal(e.Key, from) {
-			return before(e.Key)
+// verdictOf reads the verdict that a map has for a key (NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN of
+// linux/netfilter/nf_tables.h), if there is one.
+func verdictOf(e nftables.SetElement) (v expr.Verdict) {
+	attrs, err := netlink.NewAttributeDecoder(e.Val)
+	if err != nil {
+		return expr.Verdict{}
+	}
+	attrs.ByteOrder = binary.BigEndian
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			v.Kind = expr.VerdictKind(int32(attrs.Uint32()))
+		case unix.NFTA_VERDICT_CHAIN:
+			v.Chain = attrs.String()
 		}
-	}
-	return bytes.Repeat([]byte{0xff}, len(from))
-}
-
-func before(key []byte) []byte {
-	key = bytes.Clone(key)
-	for i := len(key) - 1; i >= 0; i-- {
-		if key[i]--; key[i] != 0xff {
-			break
-		}
-	}
-	return key
-}
-
-// verdictOf reads the verdict that a map has for a key: two attributes of
-// linux/netfilter/nf_tables.h, NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN, if there is one.
-func verdictOf(e nftables.SetElement) verdict {
-	const code, chain = 4, 12
-	if len(e.Val) < code+4 {
-		return verdict{}
-	}
-	v := nftVerdict(expr.VerdictKind(int32(binary.BigEndian.Uint32(e.Val[code:]))), "")
-	if len(e.Val) > chain && (v.kind == jump || v.kind == goTo) {
-		v.chain = string(bytes.TrimRight(e.Val[chain:], "\x00"))
 	}
 	return v
-}
-
-func nftVerdict(kind expr.VerdictKind, chain string) verdict {
-	kinds := map[expr.VerdictKind]verdictKind{
-		expr.VerdictAccept: accept, expr.VerdictDrop: drop, expr.VerdictJump: jump, expr.VerdictGoto: goTo,
-		expr.VerdictReturn: giveBack, expr.VerdictContinue: pass,
-	}
-	if k, ok := kinds[kind]; ok {
-		return verdict{k, chain}
-	}
-	return verdict{kind: dunno}
 }

@@ -50,7 +50,7 @@ func deviceName(name string) bits {
 func deviceIndex(name string) bits {
 	dev, err := net.InterfaceByName(name)
 	if err != nil {
-		return blank(4)
+		return bits{}
 	}
 	return sure(binary.NativeEndian.AppendUint32(nil, uint32(dev.Index)))
 }
@@ -78,20 +78,15 @@ func (p Packet) ct(key expr.CtKey) bits {
 
 // payload cuts a field out of the header of IP, of which protocol and addresses are known.
 func (p Packet) payload(e *expr.Payload) bits {
-	switch {
-	case e.Base == expr.PayloadBaseTransportHeader:
-		b := blank(e.Len)
-		b.varies = true
-		return b
-	case e.Base != expr.PayloadBaseNetworkHeader:
-		return bits{}
+	if e.Base == expr.PayloadBaseTransportHeader {
+		return bits{make([]byte, e.Len), make([]byte, e.Len), true}
 	}
 	header, protocol, addresses := blank(20), 9, 12
 	header.known[6], header.known[7] = 0xbf, 0xff // no fragment; DF may be set
 	if !p.From.Addr().Is4() {
 		header, protocol, addresses = blank(40), 6, 8
 	}
-	if end := uint64(e.Offset) + uint64(e.Len); end > uint64(len(header.value)) {
+	if e.Base != expr.PayloadBaseNetworkHeader || int(e.Offset+e.Len) > len(header.value) {
 		return bits{}
 	}
 	header.value[protocol], header.known[protocol] = unix.IPPROTO_TCP, 0xff
@@ -118,31 +113,25 @@ func (p Packet) xtMatch(e *expr.Match) truth {
 	case "udp", "icmp", "icmp6":
 		return no
 	case "conntrack":
-		var flags, inverted, mask uint16
-		switch info := e.Info.(type) {
-		case *xt.ConntrackMtinfo2:
-			flags, inverted, mask = info.MatchFlags, info.InvertFlags, info.StateMask
-		case *xt.ConntrackMtinfo3:
-			flags, inverted, mask = info.MatchFlags, info.InvertFlags, info.StateMask
-		}
-		const state = uint16(xt.ConntrackState)
-		if flags&^uint16(xt.ConntrackStateAlias) != state || inverted&^state != 0 {
+		const state, alias = uint16(xt.ConntrackState), uint16(xt.ConntrackStateAlias)
+		info, ok := e.Info.(*xt.ConntrackMtinfo3) // the revision that iptables has asked for since 2011
+		if !ok || info.MatchFlags|alias != state|alias {
 			return unknown
 		}
-		return truth(min(uint32(mask)&p.state(), 1)).not(inverted&state != 0)
+		return truth(min(uint32(info.StateMask)&p.state(), 1)).not(info.InvertFlags&state != 0)
 	}
 	return unknown
 }
 
 // xtTarget judges a target of iptables.
-func xtTarget(name string) verdict {
+func xtTarget(name string) expr.Verdict {
 	switch name {
 	case "REJECT":
-		return verdict{kind: drop}
+		return drop
 	case "LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "AUDIT":
-		return verdict{}
+		return pass
 	}
-	return verdict{kind: dunno}
+	return dunno
 }
 
 // bits are the value of a field, as far as it is known.
@@ -186,7 +175,7 @@ func (b bits) equals(with []byte) truth {
 // within compares with a range: all values that the bits may have are in it, none is,
 // or nobody can tell.
 func (b bits) within(from, to []byte) truth {
-	if len(from) != len(b.value) || len(to) != len(b.value) {
+	if len(from) != len(b.value) {
 		return unknown
 	}
 	least, most := make([]byte, len(from)), make([]byte, len(from))
@@ -200,6 +189,11 @@ func (b bits) within(from, to []byte) truth {
 		return yes
 	}
 	return b.doubt()
+}
+
+// atLeast compares with the end of a range that has no other.
+func (b bits) atLeast(from []byte) truth {
+	return b.within(from, bytes.Repeat([]byte{0xff}, len(from)))
 }
 
 func (t truth) not(not bool) truth {
@@ -217,11 +211,11 @@ func (t truth) and(o truth) truth {
 	return max(t, o)
 }
 
-// masked makes sure of the bits that a mask leaves out: they are zero.
-func (b bits) masked(mask []byte) bits {
+// masked leaves the bits of a mask and flips others. It makes sure of those that the mask leaves out.
+func (b bits) masked(mask, flip []byte) bits {
 	out := bits{make([]byte, len(b.value)), make([]byte, len(b.value)), b.varies}
 	for i := range b.value {
-		out.value[i], out.known[i] = b.value[i]&mask[i], b.known[i]|^mask[i]
+		out.value[i], out.known[i] = b.value[i]&mask[i]^flip[i], b.known[i]|^mask[i]
 	}
 	return out
 }

@@ -51,13 +51,10 @@ func (i *Inspector) Ports(bridge string) ([]Port, error) {
 	var ports []Port
 	ask := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
 	ask[0] = unix.AF_BRIDGE
-	_, err = i.rtnetlink.read(request{kind: unix.RTM_GETLINK, flags: unix.NLM_F_DUMP, data: ask}, func(kind uint16, data []byte) {
-		if kind != unix.RTM_NEWLINK || len(data) < unix.SizeofIfInfomsg || data[0] != unix.AF_BRIDGE {
-			return
-		}
-		index, id, _ := parseLink(data)
-		running := binary.NativeEndian.Uint32(data[8:])&unix.IFF_LOWER_UP != 0
-		if id.master == link.Attrs().Index && index != id.master && id.up && running {
+	_, err = i.rtnetlink.read(request{kind: unix.RTM_GETLINK, flags: unix.NLM_F_DUMP, data: ask}, func(_ uint16, data []byte) {
+		_, id, _ := parseLink(data)
+		running := binary.NativeEndian.Uint32(data[8:])&unix.IFF_LOWER_UP != 0 // which needs IFF_UP
+		if id.master == link.Attrs().Index && running {
 			port := Port{Name: id.name}
 			port.parse(data[unix.SizeofIfInfomsg:])
 			ports = append(ports, port)
@@ -70,7 +67,6 @@ func (i *Inspector) Ports(bridge string) ([]Port, error) {
 }
 
 func (p *Port) parse(b []byte) {
-	p.State = PortForwarding // what the kernel leaves out is no fault
 	attrs, err := netlink.NewAttributeDecoder(b)
 	if err != nil {
 		return

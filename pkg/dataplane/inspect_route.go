@@ -1,11 +1,9 @@
 package dataplane
 
 import (
-	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,18 +17,44 @@ func (i *Inspector) Lookup(to netip.Addr, dev string, from netip.Addr) (via neti
 	if from.IsValid() {
 		options.SrcAddr = from.AsSlice()
 	}
+	way, err := i.way(to, options)
+	return way.Via, way.Dev, err
+}
+
+// Way is how the kernel sends a packet to an address, policy rules and all.
+type Way struct {
+	Dev string
+	// Via is the gateway; the zero Addr: the address is on link.
+	Via netip.Addr
+	// MTU is what the route sets it to; 0: the device's. What routers have told of the path
+	// is not in it.
+	MTU int
+}
+
+// WayTo asks the kernel, as `ip route get` does.
+func (i *Inspector) WayTo(to netip.Addr) (Way, error) {
+	way, err := i.way(to, nil)
+	if err != nil {
+		return Way{}, err
+	}
+	if entry, err := i.handle.RouteGetWithOptions(to.AsSlice(), &rtnl.RouteGetOptions{FIBMatch: true}); err == nil {
+		way.MTU = entry[0].MTU
+	}
+	return way, nil
+}
+
+// way asks for one route, which is what the kernel answers if it is not an error.
+func (i *Inspector) way(to netip.Addr, options *rtnl.RouteGetOptions) (Way, error) {
 	routes, err := i.handle.RouteGetWithOptions(to.AsSlice(), options)
 	if err != nil {
-		return netip.Addr{}, "", fmt.Errorf("looking up %s: %w", to, err)
+		return Way{}, fmt.Errorf("looking up %s: %w", to, err)
 	}
-	if len(routes) == 0 {
-		return netip.Addr{}, "", fmt.Errorf("looking up %s: no answer", to)
+	link, err := i.handle.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return Way{}, fmt.Errorf("looking up the device towards %s: %w", to, err)
 	}
-	via, _ = netip.AddrFromSlice(routes[0].Gw)
-	if link, err := i.handle.LinkByIndex(routes[0].LinkIndex); err == nil {
-		out = link.Attrs().Name
-	}
-	return via.Unmap(), out, nil
+	via, _ := netip.AddrFromSlice(routes[0].Gw)
+	return Way{Dev: link.Attrs().Name, Via: via.Unmap()}, nil
 }
 
 // A Rule leads packets to another table than local and main (ip-rule(8)).
@@ -40,7 +64,7 @@ type Rule struct {
 	From, To netip.Prefix
 }
 
-// Rules returns the rules of a family, by their priorities.
+// Rules returns the rules of a family in the order of the kernel, by their priorities.
 func (i *Inspector) Rules(is4 bool) ([]Rule, error) {
 	family := unix.AF_INET6
 	if is4 {
@@ -56,7 +80,6 @@ func (i *Inspector) Rules(is4 bool) ([]Rule, error) {
 			all = append(all, Rule{max(r.Priority, 0), rulePrefix(r.Src), rulePrefix(r.Dst)}) // the library has -1 for 0
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Rule) int { return cmp.Compare(a.Priority, b.Priority) })
 	return all, nil
 }
 

@@ -215,42 +215,45 @@ func TestBridgeOfAnOperatorKeepsItsMAC(t *testing.T) {
 	}
 }
 
-// Each disturbance of the bridge and its ports is announced, and mended by the next pass.
-func TestBridgeDisturbances(t *testing.T) {
-	for name, disturb := range map[string]func(*machine){
-		"bridge down":    func(m *machine) { m.must(m.nl.LinkSetDown(m.link(topology.Bridge))) },
-		"port taken out": func(m *machine) { m.must(m.nl.LinkSetNoMaster(m.link("vethpod"))) },
-		"port down":      func(m *machine) { m.must(m.nl.LinkSetDown(m.link("vethpod"))) },
-		"bridge deleted": func(m *machine) { m.must(m.nl.LinkDel(m.link(topology.Bridge))) },
-		"addresses flushed": func(m *machine) {
-			addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_ALL)
-			m.must(err)
-			for _, a := range addrs {
+// bridgeDisturbances are what others do to the bridge and its ports.
+var bridgeDisturbances = map[string]func(*machine){
+	"bridge down":    func(m *machine) { m.must(m.nl.LinkSetDown(m.link(topology.Bridge))) },
+	"port taken out": func(m *machine) { m.must(m.nl.LinkSetNoMaster(m.link("vethpod"))) },
+	"port down":      func(m *machine) { m.must(m.nl.LinkSetDown(m.link("vethpod"))) },
+	"bridge deleted": func(m *machine) { m.must(m.nl.LinkDel(m.link(topology.Bridge))) },
+	"addresses flushed": func(m *machine) {
+		addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_ALL)
+		m.must(err)
+		for _, a := range addrs {
+			m.must(m.nl.AddrDel(m.link(topology.Bridge), &a))
+		}
+	},
+	"link-local address deleted": func(m *machine) {
+		m.needIPv6()
+		addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
+		m.must(err)
+		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() {
 				m.must(m.nl.AddrDel(m.link(topology.Bridge), &a))
 			}
-		},
-		"link-local address deleted": func(m *machine) {
-			m.needIPv6()
-			addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_V6)
-			m.must(err)
-			for _, a := range addrs {
-				if a.IP.IsLinkLocalUnicast() {
-					m.must(m.nl.AddrDel(m.link(topology.Bridge), &a))
-				}
-			}
-		},
-		"MTU too small for IPv6": func(m *machine) { m.needIPv6(); m.must(m.nl.LinkSetMTU(m.link(topology.Bridge), 1200)) },
-		"ARP off":                func(m *machine) { m.must(m.nl.LinkSetARPOff(m.link(topology.Bridge))) },
-		"IPv6 off": func(m *machine) {
-			m.needIPv6()
-			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
-		},
-		"IPv6 off and on, so that the kernel gives it a link-local address that is still checked": func(m *machine) {
-			m.needIPv6()
-			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
-			m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "0")
-		},
-	} {
+		}
+	},
+	"MTU too small for IPv6": func(m *machine) { m.needIPv6(); m.must(m.nl.LinkSetMTU(m.link(topology.Bridge), 1200)) },
+	"ARP off":                func(m *machine) { m.must(m.nl.LinkSetARPOff(m.link(topology.Bridge))) },
+	"IPv6 off": func(m *machine) {
+		m.needIPv6()
+		m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
+	},
+	"IPv6 off and on, so that the kernel gives it a link-local address that is still checked": func(m *machine) {
+		m.needIPv6()
+		m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "1")
+		m.sysctl("net/ipv6/conf/"+topology.Bridge+"/disable_ipv6", "0")
+	},
+}
+
+// Each disturbance of the bridge and its ports is announced, and mended by the next pass.
+func TestBridgeDisturbances(t *testing.T) {
+	for name, disturb := range bridgeDisturbances {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			m.settle(nodes(2))

@@ -39,6 +39,7 @@ var forwardCases = map[string]forwardCase{
 	"set of states":       {nftForward("ct state { established, new } accept"), OK, ""},
 	"map of states":       {nftForward("ct state vmap { established : accept, invalid : drop, new : accept }"), OK, ""},
 	"map without new":     {nftForward("ct state vmap { established : accept, invalid : drop }"), Failure, "new"},
+	"map that jumps":      {"table inet fw { chain pods { ip daddr 10.244.2.0/24 return; accept\n}\nchain f" + forwardHook + "accept; ip saddr vmap { 10.244.1.0/24 : jump pods, 192.168.1.0/24 : goto pods }; ip daddr 10.244.2.0/24 drop\n}\n}\n", Failure, "from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new"},
 	"set of prefixes":     {nftForward("ip saddr { 10.244.0.0/16, 192.168.0.0/16 } accept"), OK, ""},
 	"set of others":       {nftForward("ip saddr { 10.96.0.0/12, 192.168.0.0/16 } accept"), Failure, ""},
 	"set of devices":      {nftForward("iifname { plainroute0, eth0 } accept"), OK, ""},

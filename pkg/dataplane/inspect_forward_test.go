@@ -1,0 +1,139 @@
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables/expr"
+)
+
+// parseChains reads chains as in "base: yes jump a, some drop | a: no accept". A rule is how it fits, its verdict and a
+// chain; its name is its chain's and its number.
+func parseChains(text string) map[string][]rule {
+	fits := map[string]truth{"no": no, "yes": yes, "some": some, "unknown": unknown}
+	kinds := map[string]expr.VerdictKind{
+		"accept": expr.VerdictAccept, "drop": expr.VerdictDrop, "return": expr.VerdictReturn, "pass": expr.VerdictContinue,
+		"jump": expr.VerdictJump, "goto": expr.VerdictGoto, "queue": expr.VerdictQueue,
+	}
+	chains := map[string][]rule{}
+	for _, chain := range strings.Split(text, " | ") {
+		name, rules, _ := strings.Cut(chain, ": ")
+		for i, r := range strings.Split(rules, ", ") {
+			words := append(strings.Fields(r), "", "", "")
+			judge := func(Packet) (truth, expr.Verdict) {
+				return fits[words[0]], expr.Verdict{Kind: kinds[words[1]], Chain: words[2]}
+			}
+			if words[0] != "" {
+				chains[name] = append(chains[name], rule{fmt.Sprint(name, i+1), judge})
+			}
+		}
+	}
+	return chains
+}
+
+func (f Fate) text() string {
+	text := map[[2]bool]string{{true, false}: "accepted", {false, true}: "dropped", {true, true}: "either", {false, false}: "neither"}[[2]bool{f.Accepted, f.Dropped}]
+	if f.By != "" {
+		text += " by " + f.By
+	}
+	if f.Doubt != "" {
+		text += ", depends on " + f.Doubt
+	}
+	return text
+}
+
+// A packet goes the way of nft_do_chain (net/netfilter/nf_tables_core.c) and ipt_do_table, and all the ways of a rule that may fit.
+func TestFateInChains(t *testing.T) {
+	for text, want := range map[string]string{ // after the policy to accept, and to drop
+		"base: ":                                                                                "accepted; dropped by its policy",
+		"base: no drop, no accept":                                                              "accepted; dropped by its policy",
+		"base: yes pass, unknown pass":                                                          "accepted; dropped by its policy",
+		"base: yes accept, yes drop":                                                            "accepted; accepted",
+		"base: yes drop, yes accept":                                                            "dropped by base1; dropped by base1",
+		"base: yes return, yes drop":                                                            "accepted; dropped by its policy",
+		"base: yes jump a, yes drop | a: no accept":                                             "dropped by base2; dropped by base2",
+		"base: yes jump a, yes drop | a: yes return, yes accept":                                "dropped by base2; dropped by base2",
+		"base: yes jump a, yes drop | a: yes accept":                                            "accepted; accepted",
+		"base: yes jump a, yes accept | a: yes drop":                                            "dropped by a1; dropped by a1",
+		"base: yes goto a, yes drop | a: no accept":                                             "accepted; dropped by its policy",
+		"base: yes jump a, yes drop | a: yes goto b, yes accept | b: yes return":                "dropped by base2; dropped by base2",
+		"base: yes jump a, yes jump a, yes accept | a: yes return, yes drop":                    "accepted; accepted",
+		"base: some accept":                                                                     "accepted, depends on base1; either by its policy, depends on base1",
+		"base: some drop":                                                                       "accepted; dropped by its policy",
+		"base: unknown drop":                                                                    "either by base1, depends on base1; dropped by base1, depends on base1",
+		"base: unknown drop, unknown accept":                                                    "either by base1, depends on base1; either by base1, depends on base1",
+		"base: unknown accept, unknown drop":                                                    "either by base2, depends on base1; either by base2, depends on base1",
+		"base: unknown return, yes accept":                                                      "accepted, depends on base1; either by its policy, depends on base1",
+		"base: unknown return, yes drop":                                                        "either by base2, depends on base1; dropped by base2, depends on base1",
+		"base: yes queue":                                                                       "either by base1, depends on base1; either by base1, depends on base1",
+		"base: yes queue, yes accept":                                                           "either by base1, depends on base1; either by base1, depends on base1",
+		"base: yes pass, yes jump a | a: unknown drop, yes accept":                              "either by a1, depends on a1; either by a1, depends on a1",
+		"base: unknown jump a, yes accept | a: yes drop":                                        "either by a1, depends on base1; either by a1, depends on base1",
+		"base: unknown jump a, yes accept | a: yes return":                                      "accepted; accepted",
+		"base: unknown jump a, unknown drop, yes accept | a: yes return":                        "either by base2, depends on base2; either by base2, depends on base2",
+		"base: some jump a, yes accept | a: yes drop":                                           "accepted; accepted",
+		"base: some goto a, yes accept | a: yes return":                                         "accepted, depends on base1; either by its policy, depends on base1",
+		"base: unknown pass, unknown jump a, yes drop | a: unknown pass, yes pass":              "dropped by base3; dropped by base3",
+		"base: yes drop, yes jump a | a: yes drop":                                              "dropped by base1; dropped by base1",
+		"base: unknown accept, yes jump a | a: unknown drop, yes accept":                        "either by a1, depends on base1; either by a1, depends on base1",
+		"base: unknown jump a, yes jump b | a: unknown drop | b: unknown accept, yes drop":      "either by a1, depends on base1; either by a1, depends on base1",
+		"base: yes jump a, yes accept | a: some accept, unknown drop, yes jump b | b: yes drop": "either by a2, depends on a1; either by a2, depends on a1",
+	} {
+		chains := parseChains(text)
+		if got := fate(chains, "base", false, Packet{}).text() + "; " + fate(chains, "base", true, Packet{}).text(); got != want {
+			t.Errorf("%s\nbecomes %s\nwant    %s", text, got, want)
+		}
+	}
+}
+
+// A chain is looked at once for each packet, or as many chains as the kernel lets packets jump through (NFT_JUMP_STACK_SIZE)
+// would take years.
+func TestFateInManyChains(t *testing.T) {
+	chains := map[string][]rule{}
+	for level := range 16 {
+		for range 16 {
+			chains[fmt.Sprint(level)] = append(chains[fmt.Sprint(level)], parseChains(fmt.Sprint("c: yes jump ", level+1))["c"]...)
+		}
+	}
+	if got := fate(chains, "0", true, Packet{}).text(); got != "dropped by its policy" {
+		t.Error(got)
+	}
+}
+
+// Packets and chains are described as people write them, and as nft and iptables-save do.
+func TestForwardText(t *testing.T) {
+	p := Packet{In: "plainroute0", Out: "eth0", From: netip.MustParsePrefix("10.244.1.7/32"), To: netip.MustParsePrefix("10.244.2.0/24")}
+	if got := p.String(); got != "from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new" {
+		t.Error(got)
+	}
+	if p.Answer = true; !strings.HasSuffix(p.String(), "(eth0), answer") {
+		t.Error(p)
+	}
+	for want, c := range map[string]Chain{
+		"chain inet fw f { type filter hook forward; policy accept; } with 3 rules": {Family: "inet", Table: "fw", Name: "f", Rules: 3},
+		"chain ip fw f { type filter hook forward; policy drop; } with 0 rules":     {Family: "ip", Table: "fw", Name: "f", Drops: true},
+		"ip6tables-legacy: chain FORWARD (policy DROP) with 2 rules":                {Family: "ip6", Table: "filter", Name: "FORWARD", Drops: true, Rules: 2, Legacy: true},
+	} {
+		if got := c.String(); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// Chains of one family are not on the way of the other's packets.
+func TestFateOfTheOtherFamily(t *testing.T) {
+	packets := map[string]Packet{"ip": {From: netip.MustParsePrefix("10.244.1.7/32")}, "ip6": {From: netip.MustParsePrefix("fd00::7/128")}}
+	for _, family := range []string{"ip", "ip6", "inet"} {
+		for of, p := range packets {
+			want := "dropped by its policy"
+			if family != of && family != "inet" {
+				want = "accepted"
+			}
+			if got := (Chain{Family: family, Drops: true}).with(nil, []Packet{p}).Fates[0].text(); got != want {
+				t.Errorf("in a chain of %s a packet of %s is %s, want %s", family, of, got, want)
+			}
+		}
+	}
+}
