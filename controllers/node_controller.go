@@ -281,7 +281,7 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 	desired, problems := topology.Desired(r.Options, host, p.view.Nodes, actual)
 	desired, changes, held := r.prune(p.view, desired, actual)
 	p.planned = changes
-	p.result.Desired, p.result.Problems, p.result.Seen, p.result.Known = desired, append(problems, held...), true, true
+	p.result.Desired, p.result.Problems, p.result.Seen, p.result.Known = desired, slices.Concat(problems, held), true, true
 	p.result.Host = r.hostOf(host, desired)
 	r.Metrics.found(len(actual.Routes), desired)
 	return r.rivals.hold(changes), nil

@@ -299,7 +299,7 @@ type failures struct {
 func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 	for step := range c.Steps() {
 		op := step[0].Op
-		switch step[0].Object.(type) {
+		switch o := step[0].Object.(type) {
 		case plan.Route:
 			err := k.applyRoutes(op, plan.Objects[plan.Route](step, op))
 			if op == plan.Delete {
@@ -313,7 +313,7 @@ func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 			}
 		case plan.Config:
 			if f.ownError() == nil {
-				f.config = k.applyCNI(step[0])
+				f.config = k.applyCNI(op, o)
 			}
 		default:
 			f.own = errors.Join(f.own, k.makeOwn(op, step))
@@ -372,15 +372,14 @@ func (f *failures) end(k *Kernel, c plan.Changes) error {
 	return errors.Join(own, routes)
 }
 
-func (k *Kernel) applyCNI(c plan.Change) error {
-	if c.Op == plan.Delete {
+func (k *Kernel) applyCNI(op plan.Op, c plan.Config) error {
+	if op == plan.Delete {
 		return k.cfg.CNI.Remove()
 	}
-	conf := *c.Object.(plan.Config).CNI //nolint:forcetypeassert // of a step of Configs
-	if err := k.tryPort(conf); err != nil {
-		return part(c.Object, err)
+	if err := k.tryPort(*c.CNI); err != nil {
+		return part(c, err)
 	}
-	return k.cfg.CNI.Write(conf)
+	return k.cfg.CNI.Write(*c.CNI)
 }
 
 // sysctlFile returns the file of a setting.

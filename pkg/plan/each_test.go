@@ -41,7 +41,8 @@ var lones = []lone{
 	{Change{Add, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
 	{Change{Replace, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
 	{
-		Change{Add, Sets{&SetChange{DeleteNodes: []netip.Addr{netip.MustParseAddr("fd00::7")}, AddNodes: []netip.Addr{anAddr}}}}, "nftables table plainroute",
+		Change{Add, Sets{&SetChange{DeleteNodes: []netip.Addr{netip.MustParseAddr("fd00::7")}, AddNodes: []netip.Addr{anAddr}}}},
+		"nftables table plainroute",
 		"nft delete element inet plainroute nodes6 { fd00::7 }; add element inet plainroute nodes4 { 192.168.1.7 }", false,
 	},
 	{Change{Add, Route{aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
@@ -50,7 +51,8 @@ var lones = []lone{
 	{Change{Delete, Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", "ip address delete 10.244.7.1/24 dev plainroute0", true},
 	{Change{Delete, Bridge{topology.Device{Name: "plainroute0"}}}, "bridge plainroute0", "ip link delete plainroute0", true},
 	{
-		Change{Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{aPrefix, netip.MustParsePrefix("fd00::/64")}, AddCluster: []netip.Prefix{subnet(8)}}}}, "nftables table plainroute",
+		Change{Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{aPrefix, netip.MustParsePrefix("fd00::/64")}, AddCluster: []netip.Prefix{subnet(8)}}}},
+		"nftables table plainroute",
 		"nft delete element inet plainroute cluster4 { 10.244.7.0/24 }; delete element inet plainroute cluster6 { fd00::/64 }; add element inet plainroute cluster4 { 10.244.8.0/24 }", true,
 	},
 	{Change{Delete, Table{aTable}}, "nftables table plainroute", "nft delete table inet plainroute", true},
