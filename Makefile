@@ -29,7 +29,8 @@ PLATFORMS ?= linux/amd64,linux/arm64
 # Where tests find the binaries. KUBEBUILDER_ASSETS of the caller is where hack/binaries.sh takes them from.
 TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINROUTE_BIN=$(CURDIR)/bin/plainroute
 
-PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/page/... ./pkg/status/... ./hack/...
+PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/page/... ./pkg/status/... ./pkg/leases/... \
+  ./pkg/finding/... ./pkg/dashboard/... ./hack/...
 
 # The packages that `make mutate` puts faults into, and of how many faults it tries one.
 MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./controllers
