@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -131,6 +132,15 @@ func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, 
 		return false, err
 	}
 	return whole, nil
+}
+
+// dump asks for a whole table, and fails with rtnl.ErrDumpInterrupted if that changed meanwhile.
+func (s *socket) dump(kind uint16, data []byte, f func(kind uint16, data []byte)) error {
+	whole, err := s.read(request{kind, unix.NLM_F_DUMP, data}, f)
+	if err == nil && !whole {
+		return rtnl.ErrDumpInterrupted
+	}
+	return err
 }
 
 // end reports whether a message is the last one of an answer, and returns the error in it.
