@@ -19,10 +19,9 @@ type object struct {
 func (k *Kernel) readObjects() (map[uint32]object, error) {
 	objects, err := retryDump(func() (map[uint32]object, error) {
 		objects := map[uint32]object{}
-		err := k.rtnetlink.dump(unix.RTM_GETNEXTHOP, make([]byte, unix.SizeofNhmsg), func(kind uint16, data []byte) {
-			if id, o := parseObject(data); kind == unix.RTM_NEWNEXTHOP && id != 0 {
-				objects[id] = o
-			}
+		err := k.rtnetlink.dump(unix.RTM_GETNEXTHOP, make([]byte, unix.SizeofNhmsg), func(_ uint16, data []byte) {
+			id, o := parseObject(data)
+			objects[id] = o
 		})
 		return objects, err
 	})
@@ -35,7 +34,7 @@ func (k *Kernel) readObjects() (map[uint32]object, error) {
 // parseObject reads struct nhmsg and its attributes (linux/nexthop.h); the id of a broken message is 0.
 func parseObject(b []byte) (id uint32, o object) {
 	if len(b) < unix.SizeofNhmsg {
-		return 0, o
+		return 0, object{}
 	}
 	o.dead = binary.NativeEndian.Uint32(b[4:])&unix.RTNH_F_DEAD != 0
 	eachAttribute(b[unix.SizeofNhmsg:], func(kind uint16, value []byte) {

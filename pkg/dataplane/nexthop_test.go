@@ -169,6 +169,9 @@ func TestRoutesAreResolved(t *testing.T) {
 	if id, _ := parseObject(objectMessage(0, numberAttribute(unix.NHA_ID, 5))[:7]); id != 0 {
 		t.Errorf("a message that is cut off has id %d", id)
 	}
+	if _, o := parseObject(objectMessage(unix.RTNH_F_DEAD)); !o.dead {
+		t.Error("a message without attributes has no flags")
+	}
 	links := testLinks()
 	dst, by := addressAttribute(unix.RTA_DST, "10.1.0.0"), func(id uint32) []byte { return numberAttribute(routeObject, id) }
 	for _, c := range []struct {

@@ -140,6 +140,7 @@ func TestNextHopsThatAreToBeRead(t *testing.T) {
 		if unread.unread != c.unread || read.unread {
 			t.Errorf("%s: unread before %t, and after %t", name, unread.unread, read.unread)
 		}
+		maps.DeleteFunc(read.named, func(_ uint32, is bool) bool { return !is })
 		if got := slices.Sorted(maps.Keys(read.named)); !slices.Equal(got, c.named) {
 			t.Errorf("%s: named are %v, want %v", name, got, c.named)
 		}
@@ -235,6 +236,7 @@ func TestRouteNotifications(t *testing.T) {
 		"advertised no more":                  {advertised(2), true, fresh},
 		"advertised by another link":          {advertised(1), false, stale},
 		"advertised by a link that was heard": {advertised(4), false, fresh},
+		"by an object, as others":             {unicast4(16, append(by("20.2.0.0", "", 0), numberAttribute(routeObject, 1))...), false, fresh},
 		"no route of the main table":          {changedAt(kept[0], 4, 100), true, fresh},
 	} {
 		k := &Kernel{links: testLinks(), routes: emptyFacts(), advertised: map[string]bool{"wan0": true}, seen: map[egress]bool{}, fresh: freshness{routes: true, ours: true}}
@@ -242,6 +244,7 @@ func TestRouteNotifications(t *testing.T) {
 		for _, b := range append(kept, unicast6(48, by("2001:dba::", "", 4)...)) {
 			k.routes.takeBytes(t, b, k.links)
 		}
+		k.routes.objects = map[uint32]object{1: {hop: hop{oif: 2, via: netip.MustParseAddr("192.168.1.1")}}}
 		kind := netlink.HeaderType(unix.RTM_NEWROUTE)
 		if c.deleted {
 			kind = unix.RTM_DELROUTE
@@ -249,6 +252,30 @@ func TestRouteNotifications(t *testing.T) {
 		news := k.learnOne(netlink.Message{Header: netlink.Header{Type: kind}, Data: c.bytes})
 		if news != (c.left != fresh) || k.fresh != c.left {
 			t.Errorf("%s: news %t, fresh are %+v, want %+v", name, news, k.fresh, c.left)
+		}
+	}
+}
+
+// Before the first look everything is news, and while routes of ours are to be read, each of them.
+func TestNotificationsOfWhatIsNotKnown(t *testing.T) {
+	own := routeHeader(unix.AF_INET, 24, 112, unix.RTN_UNICAST, append(by("10.128.1.0", "", 2), numberAttribute(unix.RTA_PRIORITY, 2048))...)
+	notified := netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWROUTE}, Data: own}
+	named := netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNEXTHOP}, Data: objectMessage(0, numberAttribute(unix.NHA_ID, 7))}
+	k := &Kernel{links: testLinks()}
+	if !k.learnOne(notified) || !k.learnOne(named) {
+		t.Error("before the first look something is no news")
+	}
+	k.routes = emptyFacts()
+	k.routes.takeBytes(t, own, k.links)
+	for _, now := range []freshness{{routes: true}, {ours: true}, {}} {
+		if k.fresh = now; !k.learnOne(notified) || k.fresh.ours || k.fresh.routes != now.routes {
+			t.Errorf("of %+v is left %+v", now, k.fresh)
+		}
+	}
+	for _, is := range []bool{false, true} {
+		k.routes.named[7], k.fresh.routes = is, true
+		if news := k.learnOne(named); news != is || k.fresh.routes == is {
+			t.Errorf("that routes name the next hop is %t, its change is news %t, and routes are fresh %t", is, news, k.fresh.routes)
 		}
 	}
 }
