@@ -33,14 +33,14 @@ func TestOptionsOfSockets(t *testing.T) {
 		}
 		m.must(s.close())
 		m.must(s.close()) // which was closed already
-		if s.fd >= 0 {
+		if s.fd != closed {
 			t.Errorf("%s: closed, it is %d still", who, s.fd)
 		}
 	}
 	check(receiveBuffer, "with CAP_NET_ADMIN")
 	withoutNetAdmin(t)
 	limited := newSocket(m.namespace, unix.NETLINK_ROUTE)
-	if m.must(limited.open()); limited.fd < 0 {
+	if m.must(limited.open()); limited.fd == closed {
 		t.Error("without CAP_NET_ADMIN there is no socket")
 	}
 	m.must(limited.close())
@@ -70,7 +70,7 @@ func TestRefusedOptionsOfSockets(t *testing.T) {
 		refuseCalls(t, unix.ENOPROTOOPT, unix.SYS_SETSOCKOPT, map[int]uint32{1: c.level, 2: c.option})
 		s := newSocket(m.namespace, c.protocol)
 		err := s.open()
-		if errors.Is(err, unix.ENOPROTOOPT) != c.refused || c.refused && !strings.HasPrefix(err.Error(), "opening netlink: ") || c.refused != (s.fd < 0) {
+		if errors.Is(err, unix.ENOPROTOOPT) != c.refused || c.refused && !strings.HasPrefix(err.Error(), "opening netlink: ") || c.refused != (s.fd == closed) {
 			t.Errorf("option %d was refused, and the error is %v", c.option, err)
 		}
 		m.must(s.close())
