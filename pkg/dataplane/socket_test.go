@@ -183,7 +183,13 @@ func TestUnreadableAnswers(t *testing.T) {
 	if err := links(); !errors.Is(err, errLost) || m.rtnetlink.fd != closed {
 		t.Errorf("of an answer that is too long: %v", err)
 	}
+	m.rtnetlink.in = make([]byte, 48) // an error has 20 bytes, and the request's 28
+	refused := request{kind: unix.RTM_DELROUTE, data: make([]byte, unix.SizeofRtMsg)}
+	if err := m.rtnetlink.acknowledge([]request{refused})[0]; err == nil || errors.Is(err, errLost) {
+		t.Errorf("of an answer that just has room: %v", err)
+	}
 	m.rtnetlink.in = nil
+	m.must(m.rtnetlink.close())
 	m.must(links())
 	const none = 1 << 20
 	lost := &socket{fd: none, in: make([]byte, 100)}
