@@ -54,13 +54,12 @@ func (k *Kernel) readTable() (*topology.Masquerade, error) {
 		}
 		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
 		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
-		err := errors.Join(errCluster, errNodes)
-		ranges, ok := parseIntervals(cluster)
-		if errors.Is(err, unix.ENOENT) || !ok || slices.ContainsFunc(nodes, foreignElement) {
-			return &topology.Masquerade{}, nil
-		}
-		if err != nil {
+		if err := errors.Join(errCluster, errNodes); err != nil {
 			return nil, err
+		}
+		ranges, ok := parseIntervals(cluster)
+		if !ok || slices.ContainsFunc(nodes, foreignElement) {
+			return &topology.Masquerade{}, nil
 		}
 		m.Cluster = append(m.Cluster, ranges...)
 		m.Nodes = append(m.Nodes, parseSingles(nodes)...)
@@ -83,7 +82,7 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	rules := map[string][]*nftables.Rule{}
 	found := map[string]*nftables.Chain{}
 	for _, c := range all {
-		if c.Table.Name != topology.Table || c.Table.Family != nftables.TableFamilyINet {
+		if c.Table.Name != topology.Table {
 			continue
 		}
 		found[c.Name] = c
