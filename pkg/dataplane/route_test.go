@@ -87,12 +87,12 @@ func TestLinksThatHeardARouter(t *testing.T) {
 		t.Errorf("before any advertisement %q have heard a router", got)
 	}
 	m.must(m.nl.RouteAdd(advertised))
-	for name, change := range map[string]func(){
-		"": func() {}, "after the route was deleted, ": func() { m.must(m.nl.RouteDel(advertised)) },
-	} {
-		change()
+	for _, after := range []string{"the advertisement", "the route was deleted"} {
+		if after != "the advertisement" {
+			m.must(m.nl.RouteDel(advertised))
+		}
 		if got := heard(); !slices.Equal(got, []string{"eth1"}) {
-			t.Errorf("%s%q have heard a router, want eth1", name, got)
+			t.Errorf("after %s %q have heard a router, want eth1", after, got)
 		}
 	}
 	m.must(m.nl.LinkDel(m.link("eth1")))

@@ -64,18 +64,24 @@ func TestRoutesThatAreTaken(t *testing.T) {
 		ours, foreign string
 	}{
 		"ours": {[][]byte{ours(unix.AF_INET, by("10.128.1.0", "", 2)...)}, "10.128.1.0/24 dev eth0 proto 112 metric 2048", ""},
-		"ours elsewhere": {[][]byte{ours(unix.AF_INET, by("20.1.0.0", "", 2)...), unicast4(16, by("20.2.0.0", "", 2)...)},
-			"20.1.0.0/24 dev eth0 proto 112 metric 2048", "20.2.0.0/16 dev eth0 proto 4"},
-		"next hop that joined ours": {[][]byte{ours(unix.AF_INET6, addressAttribute(unix.RTA_DST, "fd01::"), multipath(nextHop(0, 2), nextHop(0, 3)))},
-			"fd01::/24 dev eth0 proto 112 metric 2048", "fd01::/24 dev eth1 metric 2048"},
+		"ours elsewhere": {
+			[][]byte{ours(unix.AF_INET, by("20.1.0.0", "", 2)...), unicast4(16, by("20.2.0.0", "", 2)...)},
+			"20.1.0.0/24 dev eth0 proto 112 metric 2048", "20.2.0.0/16 dev eth0 proto 4",
+		},
+		"next hop that joined ours": {
+			[][]byte{ours(unix.AF_INET6, addressAttribute(unix.RTA_DST, "fd01::"), multipath(nextHop(0, 2), nextHop(0, 3)))},
+			"fd01::/24 dev eth0 proto 112 metric 2048", "fd01::/24 dev eth1 metric 2048",
+		},
 		"in a range":          {[][]byte{unicast4(24, by("10.128.7.0", "", 2)...), unicast4(24, by("10.128.8.0", "", 2)...)}, "", "10.128.7.0/24 dev eth0 proto 4; 10.128.8.0/24 dev eth0 proto 4"},
 		"all next hops":       {[][]byte{two("10.128.0.0", nextHop(0, 2), nextHop(0, 2))}, "", "10.128.0.0/16 dev eth0 proto 4; 10.128.0.0/16 dev eth0 proto 4"},
 		"wide":                {[][]byte{unicast4(7, by("20.0.0.0", "", 2)...), unicast4(7, by("22.0.0.0", "", 2)...)}, "", "20.0.0.0/7 dev eth0 proto 4; 22.0.0.0/7 dev eth0 proto 4"},
 		"narrower than that":  {[][]byte{unicast4(8, by("20.0.0.0", "", 2)...), unicast4(8, by("21.0.0.0", "", 2)...)}, "", "20.0.0.0/8 dev eth0 proto 4"},
 		"of a host's address": {[][]byte{routeHeader(unix.AF_INET, 24, 2, unix.RTN_UNICAST, by("20.1.1.0", "", 2)...), routeHeader(unix.AF_INET, 24, 2, unix.RTN_UNICAST, by("20.1.2.0", "", 2)...)}, "", "20.1.1.0/24 dev eth0 proto 2; 20.1.2.0/24 dev eth0 proto 2"},
 		"by each device":      {[][]byte{unicast4(16, by("20.1.0.0", "", 2)...), unicast4(16, by("20.2.0.0", "", 3)...), unicast4(16, by("20.3.0.0", "", 3)...)}, "", "20.1.0.0/16 dev eth0 proto 4; 20.2.0.0/16 dev eth1 proto 4"},
-		"by each gateway in a range": {[][]byte{unicast4(16, by("20.1.0.0", "192.168.1.1", 2)...), unicast4(16, by("20.2.0.0", "192.168.1.2", 2)...), unicast4(16, by("20.3.0.0", "192.168.1.1", 2)...)},
-			"", "20.1.0.0/16 via 192.168.1.1 dev eth0 proto 4; 20.2.0.0/16 via 192.168.1.2 dev eth0 proto 4"},
+		"by each gateway in a range": {
+			[][]byte{unicast4(16, by("20.1.0.0", "192.168.1.1", 2)...), unicast4(16, by("20.2.0.0", "192.168.1.2", 2)...), unicast4(16, by("20.3.0.0", "192.168.1.1", 2)...)},
+			"", "20.1.0.0/16 via 192.168.1.1 dev eth0 proto 4; 20.2.0.0/16 via 192.168.1.2 dev eth0 proto 4",
+		},
 		"by others":                {[][]byte{unicast4(16, by("20.1.0.0", "30.0.0.1", 2)...), unicast4(16, by("20.2.0.0", "30.0.0.2", 2)...)}, "", "20.1.0.0/16 via 30.0.0.1 dev eth0 proto 4"},
 		"first hop known":          {[][]byte{unicast4(16, by("20.1.0.0", "", 2)...), two("20.2.0.0", nextHop(0, 2), nextHop(0, 3, gateway))}, "", "20.1.0.0/16 dev eth0 proto 4; 20.2.0.0/16 via 192.168.1.1 dev eth1 proto 4"},
 		"second hop known":         {[][]byte{unicast4(16, by("20.1.0.0", "", 3)...), two("20.2.0.0", nextHop(0, 2), nextHop(0, 3))}, "", "20.1.0.0/16 dev eth1 proto 4; 20.2.0.0/16 dev eth0 proto 4"},
