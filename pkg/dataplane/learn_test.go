@@ -49,26 +49,29 @@ func TestLinkMessages(t *testing.T) {
 	}
 }
 
-// The notified kernel has these links, by index; none of which the kernel has when it is asked.
+// The notified Kernel has these links, by index. The kernel has none of them when it is asked.
 const (
-	knownLan, knownOther, knownBridge, knownLeft = 802, 803, 804, 805
-	knownGone                                    = 806
+	knownLan, knownOther, knownBridge, knownGone, knownLeft = 802, 803, 804, 805, 806
 )
 
-// notified returns a Kernel that knows some links, has read all, and can ask for the link there.
-func (m *machine) notified(there int) *Kernel {
+// links that are there when the kernel is asked: a port of the bridge, a pod's out of it, and one of somebody else.
+type linksThere struct{ port, left, other int }
+
+// notified returns a Kernel that knows some links, and has read all.
+func (m *machine) notified(there linksThere) *Kernel {
 	k := &Kernel{
-		cfg: Config{Bridge: topology.Bridge}, handle: m.nl, links: newLinkFacts(6), left: make(chan struct{}, 1),
+		cfg: Config{Bridge: topology.Bridge}, handle: m.nl, links: newLinkFacts(8), left: make(chan struct{}, 1),
 		advertised: map[string]bool{"heard0": true}, fresh: freshness{true, true, true, true},
 	}
 	for index, id := range map[int]linkIdent{
 		knownLan: {name: "lan0", mtu: 1500, up: true}, knownOther: {name: "other0", up: true}, knownBridge: {name: topology.Bridge, up: true},
-		knownLeft: {name: "left0", up: true}, there: {name: "port0", master: knownBridge, up: true}, knownGone: {name: "port1", master: knownBridge, up: true},
+		knownGone: {name: "port1", master: knownBridge, up: true}, knownLeft: {name: "left1", up: true},
+		there.port: {name: "port0", master: knownBridge, up: true}, there.left: {name: "left0", up: true}, there.other: {name: "veth0", up: true},
 	} {
 		k.links.note(index, id, false)
 	}
 	k.links.list = []topology.Link{{Name: "lan0"}, {Name: topology.Bridge}}
-	k.links.pods[knownLeft] = netip.MustParseAddr("10.128.0.9")
+	k.links.pods[there.left], k.links.pods[knownLeft] = netip.MustParseAddr("10.128.0.9"), netip.MustParseAddr("10.128.0.8")
 	return k
 }
 
@@ -77,7 +80,7 @@ func (m *machine) notified(there int) *Kernel {
 func TestLinkNotifications(t *testing.T) {
 	m := newMachine(t)
 	m.addVeth("port0", 1500)
-	there := m.link("port0").Attrs().Index
+	there := linksThere{m.link("port0").Attrs().Index, m.link("port0-peer").Attrs().Index, m.link("eth0").Attrs().Index}
 	veth, inBridge := ofKind("veth"), masterAttribute(knownBridge)
 	const changed, created, deleted = unix.RTM_SETLINK, unix.RTM_NEWLINK, unix.RTM_DELLINK // a change is announced as if it were new
 	for name, c := range map[string]struct {
@@ -96,15 +99,18 @@ func TestLinkNotifications(t *testing.T) {
 		"port of a bond that comes":         {created, linkMessage(77, "lan1", 0, masterAttribute(knownOther)), false},
 		"bridge that comes":                 {created, linkMessage(77, topology.Bridge, 0, veth), true},
 		"port where a router was heard":     {created, linkMessage(77, "heard0", 0, veth), true},
-		"port, the same":                    {changed, linkMessage(there, "port0", 0, veth, inBridge), false},
-		"port, MTU":                         {changed, linkMessage(there, "port0", 0, veth, inBridge, mtuAttribute(1400)), false},
-		"port set down":                     {changed, linkMessage(there, "port0", unix.IFF_UP, veth, inBridge), true},
-		"port taken out":                    {changed, linkMessage(there, "port0", 0, veth), true},
-		"port taken elsewhere":              {changed, linkMessage(there, "port0", 0, veth, masterAttribute(knownOther)), true},
+		"port, the same":                    {changed, linkMessage(there.port, "port0", 0, veth, inBridge), false},
+		"port, MTU":                         {changed, linkMessage(there.port, "port0", 0, veth, inBridge, mtuAttribute(1400)), false},
+		"port set down":                     {changed, linkMessage(there.port, "port0", unix.IFF_UP, veth, inBridge), true},
+		"port taken out":                    {changed, linkMessage(there.port, "port0", 0, veth), true},
+		"port taken elsewhere":              {changed, linkMessage(there.port, "port0", 0, veth, masterAttribute(knownOther)), true},
 		"port about to be deleted":          {changed, linkMessage(knownGone, "port1", 0, veth), false},
 		"port deleted":                      {deleted, linkMessage(knownGone, "port1", 0, veth, inBridge), false},
-		"pod's, out of the bridge":          {changed, linkMessage(knownLeft, "left0", unix.IFF_UP, veth), false},
-		"pod's, out of the bridge, deleted": {deleted, linkMessage(knownLeft, "left0", 0, veth), true},
+		"pod's, out of the bridge":          {changed, linkMessage(there.left, "left0", unix.IFF_UP, veth), true},
+		"that, about to be deleted":         {changed, linkMessage(knownLeft, "left1", unix.IFF_UP, veth), false},
+		"that, deleted":                     {deleted, linkMessage(knownLeft, "left1", 0, veth), true},
+		"somebody's, set down":              {changed, linkMessage(there.other, "veth0", unix.IFF_UP, veth), false},
+		"header alone":                      {changed, linkMessage(knownLan, "lan0", 0)[:unix.SizeofIfInfomsg], true},
 		"cut off":                           {changed, linkMessage(knownLan, "lan0", 0)[:unix.SizeofIfInfomsg-1], false},
 	} {
 		k := m.notified(there)
@@ -136,7 +142,7 @@ func TestLinkNotificationsWhileStale(t *testing.T) {
 	tell := func(k *Kernel, kind uint16) bool {
 		return k.learnOne(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(kind)}, Data: port})
 	}
-	k := newMachine(t).notified(6)
+	k := newMachine(t).notified(linksThere{7, 8, 9})
 	k.links.kinds[topology.Bridge] = topology.KindBridge
 	k.fresh.routes = false
 	if !tell(k, unix.RTM_NEWLINK) || !k.links.seen[77] {
@@ -154,7 +160,7 @@ func TestLinkNotificationsWhileStale(t *testing.T) {
 func TestNotificationsOfTheBridgesFamily(t *testing.T) {
 	left := changedAt(linkMessage(knownGone, "port1", 0, masterAttribute(knownBridge)), 0, unix.AF_BRIDGE)
 	for kind, want := range map[netlink.HeaderType]int{unix.RTM_NEWLINK: 0, unix.RTM_DELLINK: 1} {
-		k := newMachine(t).notified(6)
+		k := newMachine(t).notified(linksThere{7, 8, 9})
 		news := k.learnOne(netlink.Message{Header: netlink.Header{Type: kind}, Data: left})
 		if news || len(k.left) != want || k.LinkChanges() != 0 || !k.fresh.routes {
 			t.Errorf("of kind %d: news %t, %d ports have left, %d links came or went", kind, news, len(k.left), k.LinkChanges())
@@ -189,17 +195,17 @@ func TestAddressNotifications(t *testing.T) {
 		"broken":                     {created, message(knownLan, []byte{3, 0, 1, 0}), true},
 		"cut off":                    {created, message(knownLan)[:7], false},
 	} {
-		k := m.notified(6)
+		k := m.notified(linksThere{7, 8, 9})
 		if news := k.learnOne(netlink.Message{Header: netlink.Header{Type: c.kind}, Data: c.bytes}); news != c.news || k.fresh.routes == news {
 			t.Errorf("%s: news %t, routes fresh %t", name, news, k.fresh.routes)
 		}
 	}
-	k := m.notified(6)
+	k := m.notified(linksThere{7, 8, 9})
 	delete(k.links.byName, topology.Bridge)
 	if k.learnOne(netlink.Message{Header: netlink.Header{Type: deleted}, Data: message(0, local)}) {
 		t.Error("without a bridge, it has lost an address")
 	}
-	if k.links = nil; k.learnOne(netlink.Message{Header: netlink.Header{Type: deleted}, Data: message(knownBridge, local)}) {
+	if k.links = nil; k.learnOne(netlink.Message{Header: netlink.Header{Type: deleted}, Data: message(0, local)}) {
 		t.Error("before links are read, the bridge has lost an address")
 	}
 }
@@ -233,7 +239,7 @@ func TestSettingNotifications(t *testing.T) {
 		"cut off":                        {message(unix.AF_INET)[:3], false},
 		"header alone":                   {message(unix.AF_INET), false},
 	} {
-		k := m.notified(6)
+		k := m.notified(linksThere{7, 8, 9})
 		k.sysctls = known
 		tell := func() bool {
 			return k.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNETCONF}, Data: c.bytes})
@@ -276,7 +282,7 @@ func TestTableNotifications(t *testing.T) {
 		"cut off":            {[]byte{unix.NFPROTO_INET, 0, 0}, other, false},
 		"of nothing":         {nil, other, false},
 	} {
-		k := m.notified(6)
+		k := m.notified(linksThere{7, 8, 9})
 		k.nftConn = m.nftConn
 		about := netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE, PID: c.port}, Data: c.bytes}
 		if news := k.learnOne(about); news != c.news || k.fresh.masquerade == news {
@@ -286,7 +292,7 @@ func TestTableNotifications(t *testing.T) {
 			t.Errorf("%s: no news before we have a connection", name)
 		}
 	}
-	if k := m.notified(6); k.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNEIGH}}) || k.fresh != (freshness{true, true, true, true}) {
+	if k := m.notified(linksThere{7, 8, 9}); k.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNEIGH}}) || k.fresh != (freshness{true, true, true, true}) {
 		t.Error("a neighbor is news")
 	}
 }

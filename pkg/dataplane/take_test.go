@@ -169,6 +169,13 @@ func TestOverlapsOfBlocks(t *testing.T) {
 	if p := netip.MustParsePrefix("10.0.0.0/8"); overlap(nil, p) || within(nil, p) {
 		t.Error("something is within nothing")
 	}
+	facts := &routeFacts{blocks: blocks, ours: []topology.Route{peerRoute("10.1.0.0/24", "192.168.1.12"), peerRoute("10.2.3.0/24", "192.168.1.12"), peerRoute("10.2.0.0/15", "192.168.1.12")}}
+	if got := facts.outside(); !slices.Equal(got, prefixes("10.1.0.0/24", "10.2.0.0/15")) {
+		t.Errorf("outside are %v", got)
+	}
+	if facts.blocks = nil; len(facts.outside()) > 0 {
+		t.Errorf("outside of everything are %v", facts.outside())
+	}
 }
 
 // The ranges for which routes are kept have the table read anew only if the last look left out something of them.
