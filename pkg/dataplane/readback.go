@@ -136,7 +136,7 @@ func guess(m *topology.Masquerade, exprs []expr.Any) {
 // egressOf returns what a rule that names the source address has for link and address.
 func egressOf(exprs []expr.Any) (e topology.Egress, ok bool) {
 	if !has[*expr.NAT](exprs) {
-		return e, false
+		return topology.Egress{}, false
 	}
 	for i, x := range exprs {
 		if name, is := nameOf(exprs, i); is {
@@ -162,12 +162,10 @@ func nameOf(exprs []expr.Any, i int) (string, bool) {
 	return string(bytes.TrimRight(cmp.Data, "\x00")), true
 }
 
-func next[T expr.Any](exprs []expr.Any, i int) (T, bool) {
-	var zero T
-	if i+1 >= len(exprs) {
-		return zero, false
+func next[T expr.Any](exprs []expr.Any, i int) (e T, ok bool) {
+	if i+1 < len(exprs) {
+		e, ok = exprs[i+1].(T)
 	}
-	e, ok := exprs[i+1].(T)
 	return e, ok
 }
 

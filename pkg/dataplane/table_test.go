@@ -241,3 +241,33 @@ func TestDestinationsOfATableThatIsReadAreNotNew(t *testing.T) {
 	newRefuser(t).requests(unix.ENOMEM, conntrackGet)
 	m.must(k.Apply(t.Context(), plan.Changes{Widen: plan.SetChange{AddNodes: []netip.Addr{netip.MustParseAddr("192.168.1.99")}}}))
 }
+
+// Whatever part of the table can't be read, all of it counts as unread, and as it was.
+func TestRefusedPartsOfTheTableAreTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	r := newRefuser(t)
+	before := m.masquerade
+	for _, kind := range []uint16{
+		unix.NFT_MSG_GETGEN, unix.NFT_MSG_GETTABLE, unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETRULE, unix.NFT_MSG_GETSET, unix.NFT_MSG_GETSETELEM,
+	} {
+		r.requests(unix.ENOMEM, unix.NFNL_SUBSYS_NFTABLES<<8|kind)
+		m.Forget()
+		host, err := m.Facts(t.Context(), nil)
+		m.must(err)
+		if !strings.Contains(host.TableUnread, unix.ENOMEM.Error()) || m.masquerade != before {
+			t.Errorf("without requests of kind %d: unread for %q, and known is %+v", kind, host.TableUnread, m.masquerade)
+		}
+	}
+	for name, refused := range map[string]func() error{
+		"sets":  func() error { _, err := m.shapes(); return err },
+		"rules": func() error { _, err := m.expressions(); return err },
+	} {
+		r.requests(unix.ENOMEM, nftGetSet, nftGetRule)
+		if err := refused(); !errors.Is(err, unix.ENOMEM) {
+			t.Errorf("without an answer about %s: %v", name, err)
+		}
+	}
+	r.nothing()
+	m.settle(nodes(2))
+}
