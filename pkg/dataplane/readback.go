@@ -199,25 +199,9 @@ func sameChain(want chain, have *nftables.Chain, rules []*nftables.Rule) bool {
 	return true
 }
 
-// sameExprs compares rules; the kernel numbers sets by itself, so of a lookup
-// only the name counts.
-func sameExprs(want, have []expr.Any) bool {
-	if len(want) != len(have) {
-		return false
-	}
-	for i := range want {
-		have := have[i]
-		if l, ok := have.(*expr.Lookup); ok {
-			named := *l
-			named.SetID = 0
-			have = &named
-		}
-		if !reflect.DeepEqual(want[i], have) {
-			return false
-		}
-	}
-	return true
-}
+// sameExprs compares rules. Of a lookup the kernel returns the set's name, and not the number that it
+// had in a transaction.
+func sameExprs(want, have []expr.Any) bool { return reflect.DeepEqual(want, have) }
 
 // foreignElement reports whether an element is none that we make: one without a key matches
 // everything (NFT_SET_ELEM_CATCHALL).

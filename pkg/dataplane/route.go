@@ -65,16 +65,15 @@ func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*
 			return nil, err
 		}
 		outside := facts.outside()
-		if len(outside) > 0 {
-			blocks = topology.Outermost(slices.Concat(blocks, outside))
-		}
-		if facts.unread {
+		switch {
+		case facts.unread:
 			k.objects = true
+		case len(outside) > 0:
+			blocks = topology.Outermost(slices.Concat(blocks, outside))
+		default:
+			return facts, nil
 		}
-		if len(outside) > 0 || facts.unread {
-			return nil, rtnl.ErrDumpInterrupted
-		}
-		return facts, nil
+		return nil, rtnl.ErrDumpInterrupted // it is read again
 	})
 }
 

@@ -77,6 +77,14 @@ func TestElementsThatAreRead(t *testing.T) {
 			t.Errorf("%s: got %v, %t", name, got, ok)
 		}
 	}
+	for name, e := range map[string]nftables.SetElement{"everything": {}, "a range": {Key: []byte{10, 0, 0, 0}, KeyEnd: []byte{10, 0, 0, 1}}, "for a time": {Key: []byte{10, 0, 0, 0}, Timeout: time.Hour}} {
+		if !foreignElement(e) || foreignElement(nftables.SetElement{Key: e.Key}) != (name == "everything") {
+			t.Errorf("that %s is no element of ours is not seen, or that one without it is", name)
+		}
+	}
+	if p, ok := rangePrefix(netip.MustParseAddr("0.0.0.0"), netip.MustParseAddr("0.0.0.3")); ok {
+		t.Errorf("three addresses are %v", p)
+	}
 	read := parseSingles([]nftables.SetElement{element("192.168.1.13", false), {Key: []byte{1, 2, 3}}, element("192.168.1.12", false)})
 	if !slices.Equal(read, addrs("192.168.1.12", "192.168.1.13")) {
 		t.Errorf("single addresses are %v", read)
