@@ -61,7 +61,6 @@ func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 
 // Of linux/netfilter/nfnetlink_conntrack.h.
 const (
-	conntrackNew    = unix.NFNL_SUBSYS_CTNETLINK << 8
 	conntrackGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	conntrackDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 
@@ -80,9 +79,9 @@ const (
 func bindings(conntrack *socket, family byte, sources, destinations []netip.Prefix) ([]request, error) {
 	var found []request
 	header := []byte{family, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
-	_, err := conntrack.read(request{conntrackGet, unix.NLM_F_DUMP, header}, func(kind uint16, data []byte) {
+	_, err := conntrack.read(request{conntrackGet, unix.NLM_F_DUMP, header}, func(_ uint16, data []byte) {
 		f, ok := parseFlow(data)
-		if kind == conntrackNew && ok && f.family == family && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
+		if ok && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
 			found = append(found, request{kind: conntrackDelete, data: bytes.Clone(data)})
 		}
 	})
@@ -91,10 +90,7 @@ func bindings(conntrack *socket, family byte, sources, destinations []netip.Pref
 
 // A flow has the addresses of its first packet, and of the reply to it, which tells
 // what is on the wire.
-type flow struct {
-	family                       byte
-	from, to, replyFrom, replyTo netip.Addr
-}
+type flow struct{ from, to, replyFrom, replyTo netip.Addr }
 
 // masqueraded tells whether the flow has another source address on the wire than its
 // own, and no other destination.
@@ -106,7 +102,6 @@ func parseFlow(b []byte) (f flow, ok bool) {
 	if len(b) < header {
 		return f, false
 	}
-	f.family = b[0]
 	whole := eachAttribute(b[header:], func(kind uint16, value []byte) {
 		switch kind {
 		case ctaTupleOrig:

@@ -102,23 +102,33 @@ func (i *Inspector) stillThere(doubtful []Guest) ([]Guest, error) {
 // namespaces returns the numbers of those that this one knows (rtnl_net_dumpid of
 // net/core/net_namespace.c).
 func (i *Inspector) namespaces() ([]int, error) {
-	const header = 4 // struct rtgenmsg, padded
 	return retryDump(func() (ids []int, err error) {
-		whole, err := i.rtnetlink.read(request{kind: unix.RTM_GETNSID, flags: unix.NLM_F_DUMP, data: make([]byte, header)}, func(kind uint16, data []byte) {
-			if kind != unix.RTM_NEWNSID || len(data) < header {
-				return
+		whole, err := i.rtnetlink.read(request{kind: unix.RTM_GETNSID, flags: unix.NLM_F_DUMP, data: make([]byte, rtgenHeader)}, func(kind uint16, data []byte) {
+			if id, ok := parseNamespace(kind, data); ok {
+				ids = append(ids, id)
 			}
-			eachAttribute(data[header:], func(kind uint16, value []byte) {
-				if kind == unix.NETNSA_NSID && len(value) == 4 {
-					ids = append(ids, int(int32(binary.NativeEndian.Uint32(value))))
-				}
-			})
 		})
 		if err == nil && !whole {
 			err = rtnl.ErrDumpInterrupted
 		}
 		return ids, err
 	})
+}
+
+// rtgenHeader is the size of struct rtgenmsg, padded.
+const rtgenHeader = 4
+
+// parseNamespace reads the number of a network namespace.
+func parseNamespace(kind uint16, b []byte) (id int, ok bool) {
+	if kind != unix.RTM_NEWNSID || len(b) < rtgenHeader {
+		return 0, false
+	}
+	eachAttribute(b[rtgenHeader:], func(kind uint16, value []byte) {
+		if kind == unix.NETNSA_NSID && len(value) == 4 {
+			id, ok = int(int32(binary.NativeEndian.Uint32(value))), true
+		}
+	})
+	return id, ok
 }
 
 func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {

@@ -41,10 +41,7 @@ func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
 	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
 	binary.NativeEndian.PutUint32(data[4:], uint32(port.ParentIndex))
 	data = appendAttribute(data, unix.IFLA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(port.NetNsID)))
-	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(kind uint16, data []byte) {
-		if kind != unix.RTM_NEWLINK || len(data) < unix.SizeofIfInfomsg {
-			return
-		}
+	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(_ uint16, data []byte) {
 		if index, id, _ := parseLink(data); index == port.ParentIndex {
 			name = id.name
 		}
