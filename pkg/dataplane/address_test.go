@@ -56,6 +56,7 @@ func TestRefusedAddressesAreTold(t *testing.T) {
 		refused map[uint16]unix.Errno
 		want    error
 	}{
+		"again":                 {gateway, nil, nil},
 		"there meanwhile":       {gateway, map[uint16]unix.Errno{unix.RTM_NEWADDR: unix.EEXIST, unix.RTM_DELADDR: 0}, nil},
 		"adding refused":        {gateway, map[uint16]unix.Errno{unix.RTM_NEWADDR: unix.ENOMEM}, unix.ENOMEM},
 		"deleting refused":      {gateway, map[uint16]unix.Errno{unix.RTM_NEWADDR: unix.EEXIST, unix.RTM_DELADDR: unix.ENOMEM}, unix.ENOMEM},
@@ -73,6 +74,38 @@ func TestRefusedAddressesAreTold(t *testing.T) {
 		}
 		if want := []string{"address " + c.addr.String()}; c.want != nil && !slices.Equal(failedKeys(err), want) {
 			t.Errorf("%s: failed are %q, want %q", name, failedKeys(err), want)
+		}
+	}
+}
+
+// Where an address is given anew, the second time can be refused too.
+func TestAddressThatCantBeGivenAnewIsTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	r := newRefuser(t)
+	added := 0
+	r.set(func(sent []uint16) unix.Errno {
+		if !slices.Contains(sent, unix.RTM_NEWADDR) {
+			return 0
+		}
+		added++
+		return map[int]unix.Errno{2: unix.ENOMEM}[added]
+	})
+	err := m.Apply(t.Context(), plan.Changes{AddAddresses: m.observe().Addresses[:1]})
+	if r.nothing(); !errors.Is(err, unix.ENOMEM) || added != 2 {
+		t.Errorf("got %v after %d requests", err, added)
+	}
+}
+
+// The kernel does not check an IPv6 address of the bridge for duplicates, for a second or two in which it could not be used.
+func TestAddressesAreUsableAtOnce(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	addrs, err := m.nl.AddrList(m.link(topology.Bridge), rtnl.FAMILY_ALL)
+	m.must(err)
+	for _, a := range addrs {
+		if is4 := a.IP.To4() != nil; is4 == (a.Flags&unix.IFA_F_NODAD != 0) {
+			t.Errorf("%v has flags %#x", a, a.Flags)
 		}
 	}
 }

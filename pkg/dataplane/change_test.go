@@ -47,6 +47,10 @@ func TestOwnChangesAreObserved(t *testing.T) {
 			"a port that is up", plan.Changes{SetDevices: []topology.Device{{Name: "vethpod", Up: true}}},
 			func(s topology.State) bool { return len(s.Devices) == 2 && s.Devices[1].Up },
 		},
+		{
+			"a MAC address that an address is added to", plan.Changes{SetDevices: []topology.Device{{Name: topology.Bridge, MAC: again.MAC, Up: true}}, AddAddresses: gateway},
+			func(s topology.State) bool { return bridge(s).MAC == again.MAC },
+		},
 		{"nothing, because of the port", plan.Changes{}, func(topology.State) bool { return m.nl.LinkDel(m.link("vethpod")) == nil }},
 		{"no bridge", plan.Changes{DeleteBridge: topology.Bridge}, func(s topology.State) bool { return s.Bridge == "" && len(s.Devices) == 0 }},
 		{
@@ -153,4 +157,84 @@ func TestPortWithoutHairpinModeIsLetGo(t *testing.T) {
 	}
 	m.must(m.setDevices([]topology.Device{{Name: "vethpod", Master: topology.Bridge, Up: true}}))
 	m.attached("vethpod")
+}
+
+// A bridge that is made in place of one that has gone has nothing of it: neither the MAC address nor the link-local
+// address. The trial of a port is made with it.
+func TestBridgeIsMadeAnew(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	m.settle(nodes(2))
+	conf := *m.Config()
+	conf.MTU = 1400
+	m.must(m.nl.LinkDel(m.link(topology.Bridge)))
+	again := topology.Device{Name: topology.Bridge, MAC: "0a:58:01:02:03:04", MTU: 1400, Up: true, LinkLocal: m.ipv6}
+	gateway := topology.Address{Dev: topology.Bridge, Prefix: netip.MustParsePrefix("10.128.0.1/24")}
+	m.must(m.Apply(t.Context(), plan.Changes{AddBridge: &again, SetDevices: []topology.Device{again}, AddAddresses: []topology.Address{gateway}, CNI: &conf}))
+	bridge := m.link(topology.Bridge).Attrs()
+	if bridge.HardwareAddr.String() != again.MAC || m.tried != (trial{bridge.Index, 1400}) {
+		t.Errorf("it has %s, and tried is %+v", bridge.HardwareAddr, m.tried)
+	}
+	if m.ipv6 && m.linkLocal(topology.Bridge).String() != "fe80::858:1ff:fe02:304" { // RFC 4291, appendix A
+		t.Errorf("its link-local address is %s", m.linkLocal(topology.Bridge))
+	}
+}
+
+// The bridge is set up after its ports, and what was asked for stays as it was.
+func TestBridgeIsSetUpLast(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	for _, name := range []string{"vetha", "vethz"} {
+		m.addSandbox(name)
+		m.must(m.nl.LinkSetMaster(m.link(name), m.link(topology.Bridge)))
+	}
+	m.Forget()
+	m.observe()
+	r := newRefuser(t)
+	r.requests(unix.ENOMEM, unix.RTM_NEWLINK)
+	asked := []topology.Device{{Name: topology.Bridge}, {Name: "vethz", Master: topology.Bridge}, {Name: "vetha", Master: topology.Bridge}}
+	was := slices.Clone(asked)
+	keys := failedKeys(m.setDevices(asked))
+	r.nothing()
+	if want := []string{"device vethz", "device vetha", "device plainroute0"}; !slices.Equal(keys, want) || !slices.Equal(asked, was) {
+		t.Errorf("set were %q, want %q; asked for was %v", keys, want, asked)
+	}
+}
+
+// The bridge is given a link-local address if one is wanted, it has a MAC address to make it of, and none is usable. What
+// the kernel refuses of that is reported.
+func TestRefusedLinkLocalAddressIsTold(t *testing.T) {
+	m := newMachine(t)
+	m.needIPv6()
+	m.settle(nodes(2))
+	m.settle(nodes(2))
+	link := m.link(topology.Bridge)
+	good := topology.Device{Name: topology.Bridge, MAC: link.Attrs().HardwareAddr.String(), LinkLocal: true}
+	with := func(mac string) topology.Device {
+		return topology.Device{Name: topology.Bridge, MAC: mac, LinkLocal: true}
+	}
+	r := newRefuser(t)
+	for name, c := range map[string]struct {
+		device topology.Device
+		usable bool
+		add    unix.Errno
+		want   error
+	}{
+		"refused":          {good, false, unix.ENOMEM, unix.ENOMEM},
+		"there, and stays": {good, false, unix.EEXIST, unix.ENOMEM},
+		"usable":           {good, true, unix.ENOMEM, nil},
+		"not wanted":       {topology.Device{Name: topology.Bridge, MAC: good.MAC}, false, unix.ENOMEM, nil},
+		"no MAC address":   {with(""), false, unix.ENOMEM, nil},
+		"a longer one":     {with("02:00:5e:10:00:00:00:01"), false, unix.ENOMEM, nil},
+	} {
+		m.links.local6 = c.usable
+		r.set(refusing(map[uint16]unix.Errno{unix.RTM_NEWADDR: c.add, unix.RTM_DELADDR: unix.ENOMEM}))
+		err := m.addLinkLocal(link, c.device)
+		if r.nothing(); !errors.Is(err, c.want) || (err != nil) != (c.want != nil) {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
+		}
+	}
+	m.links.local6 = false
+	m.must(m.addLinkLocal(link, good)) // again
+	m.takesPackets(m.linkLocal(topology.Bridge))
 }
