@@ -42,17 +42,15 @@ func (k *Kernel) cover(m *topology.Masquerade) {
 func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 	conntrack := newSocket(k.namespace, unix.NETLINK_NETFILTER)
 	defer func() { err = errors.Join(err, conntrack.close()) }()
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		bindings, err := bindings(conntrack, family, sources, destinations)
-		// Without ctnetlink, bindings can't be seen.
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("reading NAT bindings: %w", err)
-		}
-		for batch := range slices.Chunk(bindings, perSend) {
-			for _, err := range conntrack.acknowledge(batch) {
-				if err != nil && !errors.Is(err, unix.ENOENT) {
-					return fmt.Errorf("forgetting a NAT binding: %w", err)
-				}
+	bindings, err := bindings(conntrack, sources, destinations)
+	// Without ctnetlink, bindings can't be seen.
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("reading NAT bindings: %w", err)
+	}
+	for batch := range slices.Chunk(bindings, perSend) {
+		for _, err := range conntrack.acknowledge(batch) {
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("forgetting a NAT binding: %w", err)
 			}
 		}
 	}
@@ -73,12 +71,12 @@ const (
 	ctaV6Dst      = 4
 )
 
-// bindings returns the requests that delete entries. Their data is what the kernel sent, which it
+// bindings returns the requests that delete entries of both families. Their data is what the kernel sent, which it
 // accepts back. Of a table of a million, nothing else is kept. What changes during
 // the dump is younger than the rule, so the dump need not be whole.
-func bindings(conntrack *socket, family byte, sources, destinations []netip.Prefix) ([]request, error) {
+func bindings(conntrack *socket, sources, destinations []netip.Prefix) ([]request, error) {
 	var found []request
-	header := []byte{family, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
+	header := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
 	_, err := conntrack.read(request{conntrackGet, unix.NLM_F_DUMP, header}, func(_ uint16, data []byte) {
 		f, ok := parseFlow(data)
 		if ok && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
@@ -99,10 +97,7 @@ func (f flow) masqueraded() bool { return f.replyTo != f.from && f.replyFrom == 
 // parseFlow reads struct nfgenmsg and its attributes.
 func parseFlow(b []byte) (f flow, ok bool) {
 	const header = 4
-	if len(b) < header {
-		return f, false
-	}
-	whole := eachAttribute(b[header:], func(kind uint16, value []byte) {
+	whole := eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
 		switch kind {
 		case ctaTupleOrig:
 			f.from, f.to = parseTuple(value)

@@ -33,10 +33,7 @@ func (k *Kernel) generation() (uint32, error) {
 // parseGeneration reads struct nfgenmsg and its attributes; of a broken message it is 0.
 func parseGeneration(b []byte) (generation uint32) {
 	const header = 4
-	if len(b) < header {
-		return 0
-	}
-	eachAttribute(b[header:], func(kind uint16, value []byte) {
+	eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
 		if kind == unix.NFTA_GEN_ID && len(value) == 4 {
 			generation = binary.BigEndian.Uint32(value)
 		}

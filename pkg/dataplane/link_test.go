@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -66,8 +67,10 @@ func TestPortsThatWereSeen(t *testing.T) {
 	f.remember(nil, topology.Bridge)
 	seen := func(f *linkFacts) string {
 		var all []int
-		for index := range f.seen {
-			all = append(all, index)
+		for index, is := range f.seen {
+			if is {
+				all = append(all, index)
+			}
 		}
 		slices.Sort(all)
 		return fmt.Sprint(all)
@@ -196,6 +199,9 @@ func TestFactsOfLinks(t *testing.T) {
 	m.addVeth("veth7", 1300)
 	m.addr("veth7", "192.168.7.11/24")
 	m.must(m.nl.LinkSetMaster(m.link("veth7"), m.link(topology.Bridge)))
+	for _, a := range m.known("fd01::1/64") {
+		m.addr(topology.Bridge, a)
+	}
 	host, err := m.Facts(t.Context(), nil)
 	m.must(err)
 	got := map[string]topology.Link{}
@@ -222,6 +228,36 @@ func TestFactsOfLinks(t *testing.T) {
 	want := linkIdent{name: "veth7", mtu: 1300, master: bridge.Index, up: true, mac: string(m.link("veth7").Attrs().HardwareAddr)}
 	if id != want {
 		t.Errorf("the port is %+v, want %+v", id, want)
+	}
+	if m.links.local6 {
+		t.Error("a bridge that is down has a link-local address")
+	}
+	m.must(m.nl.LinkSetNoMaster(m.link("veth7")))
+	m.Forget()
+	m.observe()
+	if !m.links.seen[m.link("veth7").Attrs().Index] {
+		t.Error("the port was not seen")
+	}
+	m.must(m.nl.LinkDel(m.link(topology.Bridge)))
+	m.settle(nodes(2))
+	if m.links.local6 != m.ipv6 {
+		t.Error("the bridge has no link-local address")
+	}
+}
+
+// A file that was read is closed.
+func TestNameserversLeaveNothingOpen(t *testing.T) {
+	m := newMachine(t)
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes files that nobody refers to
+	m.must(os.WriteFile(m.cfg.ResolvConf, nil, 0o600))
+	before := m.descriptors()
+	for range 50 {
+		_, err := nameservers(m.cfg.ResolvConf, true)
+		m.must(err)
+		m.must(m.namespace.do(func() error { return nil }))
+	}
+	if after := m.descriptors(); after >= before+50 {
+		t.Errorf("%d descriptors became %d", before, after)
 	}
 }
 

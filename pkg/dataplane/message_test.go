@@ -236,3 +236,22 @@ func TestPortThatLeaves(t *testing.T) {
 		}
 	}
 }
+
+// Addresses of which a part is refused are not whole.
+func TestRefusedAddressesOfAGuestAreTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")
+	id, want := m.link("vethpod").Attrs().NetNsID, m.families()
+	if addrs, whole, err := addrsIn(m.rtnetlink, id, 0); len(addrs) != want || !whole || err != nil {
+		t.Errorf("got %v, whole %t, %v", addrs, whole, err)
+	}
+	r := newRefuser(t)
+	for n := range 2 {
+		end := r.nth(unix.ENOMEM, n+1)
+		addrs, whole, err := addrsIn(m.rtnetlink, id, 0)
+		if end(); len(addrs) > 1 || whole || !errors.Is(err, unix.ENOMEM) {
+			t.Errorf("without request %d: %v, whole %t, %v", n+1, addrs, whole, err)
+		}
+	}
+}

@@ -140,11 +140,28 @@ func TestThreadThatCantGoBackEnds(t *testing.T) {
 	closed, err := openNamespace()
 	m.must(err)
 	m.must(closed.close())
+	var limit unix.Rlimit
+	m.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 	const times = 200
-	for name, to := range map[string]*namespace{"that moved": m.namespace, "that could not move": closed} {
+	for name, c := range map[string]struct {
+		to    *namespace
+		files uint64
+		want  error
+	}{"that moved": {m.namespace, limit.Cur, nil}, "that could not move": {closed, limit.Cur, os.ErrClosed}, "without a descriptor": {m.namespace, 0, unix.EMFILE}} {
 		used := map[int]bool{}
+		m.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: c.files, Max: limit.Max}))
 		for range times {
-			_ = elsewhere(func() error { defer func() { used[unix.Gettid()] = true }(); return to.do(func() error { return nil }) })
+			err = elsewhere(func() error {
+				used[unix.Gettid()] = true
+				return c.to.do(func() error { return nil })
+			})
+			if !errors.Is(err, c.want) {
+				break
+			}
+		}
+		m.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
 		}
 		if len(used) > times/2 {
 			t.Errorf("%d goroutines %s ran on %d threads", times, name, len(used))

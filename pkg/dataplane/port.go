@@ -62,7 +62,7 @@ func (k *Kernel) setDevice(d topology.Device) error {
 	if !ok {
 		return unix.ENODEV
 	}
-	link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: d.Name}}
+	link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}
 	if d.Master != "" && k.links.name(k.links.idents[index].master) != d.Master {
 		master, ok := k.links.byName[d.Master]
 		if !ok {
