@@ -271,7 +271,7 @@ func TestSeveralGuests(t *testing.T) {
 // What the kernel says of a namespace that it does not show is no failure. A dump that a change interrupted is one.
 func TestHiddenAddresses(t *testing.T) {
 	for err, want := range map[error]bool{unix.EACCES: true, unix.EPERM: true, unix.EAFNOSUPPORT: true, unix.EOPNOTSUPP: true, unix.EINVAL: false, unix.ENOMEM: false} {
-		if hides(err) != want || interrupted(false, err) != err || interrupted(true, err) != err {
+		if hides(err) != want || !errors.Is(interrupted(false, err), err) || !errors.Is(interrupted(true, err), err) {
 			t.Errorf("%v: hides %t", err, !want)
 		}
 	}

@@ -2,6 +2,8 @@ package dataplane
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,5 +150,32 @@ func TestPortsThatWereSeenAreForgottenWithThem(t *testing.T) {
 	m.quiet(news, "a pod that goes")
 	if seen() {
 		t.Error("a port that went is remembered")
+	}
+}
+
+// Of claims to one address that of a port which was seen in the bridge holds. Where that settles nothing, they are rivals.
+func TestClaims(t *testing.T) {
+	a, b := netip.MustParseAddr("10.128.0.2"), netip.MustParseAddr("10.128.0.3")
+	for name, c := range map[string]struct {
+		claims       []claim
+		seen         []int
+		pods, rivals string
+	}{
+		"none":                       {nil, nil, "map[]", "map[]"},
+		"to two addresses":           {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[]"},
+		"of one that was seen":       {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, []int{2}, "map[2:10.128.0.3]", "map[]"},
+		"of none that was seen":      {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[1:2 2:1]"},
+		"of two that were seen":      {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}}, []int{1, 2}, "map[1:10.128.0.2 2:10.128.0.2]", "map[1:2 2:1]"},
+		"one lost, one has no rival": {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{b}}}, []int{1}, "map[1:10.128.0.2 3:10.128.0.3]", "map[]"},
+		"lost among rivals":          {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{a}}}, []int{1}, "map[1:10.128.0.2]", "map[]"},
+	} {
+		f := newLinkFacts(0)
+		for _, index := range c.seen {
+			f.seen[index] = true
+		}
+		f.settle(c.claims)
+		if pods, rivals := fmt.Sprint(f.pods), fmt.Sprint(f.rivals); pods != c.pods || rivals != c.rivals {
+			t.Errorf("%s: pods %s, rivals %s, want %s, %s", name, pods, rivals, c.pods, c.rivals)
+		}
 	}
 }
