@@ -90,7 +90,7 @@ func TestRefusedDevicesAreTold(t *testing.T) {
 	m.addSandbox("vethout")
 	m.settle(nodes(2))
 	is := m.link(topology.Bridge).Attrs()
-	same := topology.Device{Name: topology.Bridge, MAC: is.HardwareAddr.String(), MTU: is.MTU, LinkLocal: true}
+	same := topology.Device{Name: topology.Bridge, MAC: is.HardwareAddr.String(), MTU: is.MTU, LinkLocal: m.ipv6}
 	set := func(d topology.Device) func() error {
 		return func() error { return m.setDevices([]topology.Device{d}) }
 	}
