@@ -193,6 +193,11 @@ func TestBridgeIsSetUpLast(t *testing.T) {
 	}
 	m.Forget()
 	m.observe()
+	for range 50 {
+		if devices := m.links.devices(topology.Bridge); len(devices) != 3 || !slices.IsSortedFunc(devices, topology.Device.Compare) {
+			t.Fatalf("devices are %v", devices)
+		}
+	}
 	r := newRefuser(t)
 	r.requests(unix.ENOMEM, unix.RTM_NEWLINK)
 	asked := []topology.Device{{Name: topology.Bridge}, {Name: "vethz", Master: topology.Bridge}, {Name: "vetha", Master: topology.Bridge}}
@@ -238,6 +243,11 @@ func TestRefusedLinkLocalAddressIsTold(t *testing.T) {
 		}
 	}
 	m.links.local6 = false
+	r.requests(unix.ENOMEM, unix.RTM_NEWADDR)
+	if err := m.setDevice(good); !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("refused to a bridge that is set up: %v", err)
+	}
+	r.nothing()
 	m.must(m.addLinkLocal(link, good)) // again
 	m.takesPackets(m.linkLocal(topology.Bridge))
 }
