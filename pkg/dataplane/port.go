@@ -116,7 +116,7 @@ func (k *Kernel) awaitLocal(link rtnl.Link, ip net.IP) {
 	const limit, pause = 200 * time.Millisecond, 200 * time.Microsecond
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pause) {
 		routes, err := k.handle.RouteGetWithOptions(ip, &rtnl.RouteGetOptions{OifIndex: link.Attrs().Index})
-		if err != nil || len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+		if err != nil || slices.ContainsFunc(routes, func(r rtnl.Route) bool { return r.Type == unix.RTN_LOCAL }) {
 			return
 		}
 	}
