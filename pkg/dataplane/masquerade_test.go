@@ -104,7 +104,7 @@ func TestDeletedTableIsDeleted(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	for range 2 {
-		m.must(m.Apply(t.Context(), plan.Changes{DeleteTable: true}))
+		m.must(m.Apply(t.Context(), plan.Of(plan.Delete, plan.Table{})))
 		if m.masquerade != nil || m.table() != nil {
 			t.Error("the table is there still")
 		}

@@ -25,7 +25,7 @@ func TestRoutesOfOursAreSorted(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	wide, narrow := peerRoute("10.128.76.0/23", "192.168.1.77"), peerRoute("10.128.76.0/24", "192.168.1.78")
-	m.must(m.Apply(t.Context(), plan.Changes{Add: []topology.Route{narrow, wide}}))
+	m.must(m.Apply(t.Context(), routes(plan.Add, narrow, wide)))
 	m.route("10.128.79.0/24", "192.168.1.79", "eth0", 77, topology.Protocol)
 	want := slices.Concat(m.observe().Routes)
 	if !slices.Contains(want, wide) || !slices.IsSortedFunc(want, topology.Route.Compare) {

@@ -239,7 +239,7 @@ func TestDestinationsOfATableThatIsReadAreNotNew(t *testing.T) {
 	_, err := k.Observe(t.Context())
 	m.must(err)
 	newRefuser(t).requests(unix.ENOMEM, conntrackGet)
-	m.must(k.Apply(t.Context(), plan.Changes{Widen: plan.SetChange{AddNodes: []netip.Addr{netip.MustParseAddr("192.168.1.99")}}}))
+	m.must(k.Apply(t.Context(), sets(plan.Add, plan.SetChange{AddNodes: []netip.Addr{netip.MustParseAddr("192.168.1.99")}})))
 }
 
 // Whatever part of the table can't be read, all of it counts as unread, and as it was.
