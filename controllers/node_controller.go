@@ -310,20 +310,23 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 		}
 	}
 	if changes.TouchesCNI() {
-		if _, e := r.apply(ctx, changes.OnlyCNI(), result.Desired); e != nil {
+		written, e := r.apply(ctx, changes.OnlyCNI(), result.Desired)
+		made += written
+		if e != nil {
 			err = errors.Join(err, &cniError{e})
 		}
 	}
 	return made, err
 }
 
-// apply makes the changes, and tells metrics and log which were made.
+// apply makes the changes, and tells metrics and log which were made. What a pass before could not make
+// was never there, so it is no repair.
 func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desired topology.State) (int, error) {
 	err := r.Dataplane.Apply(ctx, changes)
 	done := achieved(changes, err)
 	var repairs []plan.Key
 	if r.asked != nil {
-		repairs = done.Repairs(*r.asked, desired)
+		repairs = slices.DeleteFunc(done.Repairs(*r.asked, desired), func(k plan.Key) bool { return r.postponed[k] != "" })
 		r.rivals.repaired(repairs)
 	}
 	touch(&r.touched, done, repairs)
