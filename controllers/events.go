@@ -178,7 +178,7 @@ func (e *Events) patch(ctx context.Context, name string, series *eventsv1.EventS
 	if err != nil {
 		return 0, fmt.Errorf("encoding a series: %w", err)
 	}
-	answer, err := e.client.Patch(types.MergePatchType).Namespace(metav1.NamespaceDefault).Resource("events").Name(name).Body(body).Do(ctx).Raw()
+	answer, err := rawOf(e.client.Patch(types.MergePatchType).Namespace(metav1.NamespaceDefault).Resource("events").Name(name).Body(body).Do(ctx))
 	if err != nil {
 		return 0, err
 	}
