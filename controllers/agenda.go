@@ -176,7 +176,7 @@ func (a *agenda) done(now time.Time, reason topology.Reason, err error) {
 	if reason != topology.EventReady {
 		return
 	}
-	t.here, t.told = false, ""
+	t.told = ""
 	for _, other := range a.tales {
 		if !other.here {
 			other.told = ""

@@ -22,13 +22,9 @@ func (r *NodeReconciler) cause() string {
 // before could not make is made now for the reason that it was asked for then.
 func (r *NodeReconciler) count(done plan.Changes, repairs []plan.Key) int {
 	tally, cause := done.Tally(), r.cause()
-	switch {
-	case len(r.postponed) == 0 && len(repairs) == 0:
+	if len(r.postponed) == 0 && len(repairs) == 0 {
 		r.Metrics.applied(tally, cause)
-	case len(r.postponed) == 0 && len(repairs) == tally.Sum():
-		r.Metrics.applied(tally, causeRepair)
-		r.Metrics.repaired(repairs)
-	default:
+	} else {
 		r.countEach(done, repairs, cause)
 	}
 	return tally.Sum()
@@ -36,7 +32,7 @@ func (r *NodeReconciler) count(done plan.Changes, repairs []plan.Key) int {
 
 // countEach is for passes that changed things for several reasons.
 func (r *NodeReconciler) countEach(done plan.Changes, repairs []plan.Key, cause string) {
-	causes := make(map[plan.Key]string, len(r.postponed)+len(repairs))
+	causes := map[plan.Key]string{}
 	maps.Copy(causes, r.postponed)
 	for _, k := range repairs {
 		causes[k] = causeRepair

@@ -65,7 +65,7 @@ func cut(text string, limit int) string {
 		return text
 	}
 	end := limit - len(dots)
-	for end > 0 && !utf8.RuneStart(text[end]) {
+	for !utf8.RuneStart(text[end]) {
 		end--
 	}
 	return text[:end] + dots

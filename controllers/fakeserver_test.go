@@ -25,6 +25,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
+// nonsense has a fakeServer answer with that.
+const nonsense = 1
+
 // fakeServer is as much of an API server as the agent asks for, in this process: it lists and watches Nodes in protobuf, takes
 // patches of a Node without making them, and keeps Events. It can refuse anything. That the real one does the same is what
 // tests with useNodes are for.
@@ -56,12 +59,12 @@ func newFakeServer(t *testing.T, nodes ...*corev1.Node) *fakeServer {
 		f.cut()
 		server.Close()
 	})
-	f.set(nodes...)
+	f.create(nodes...)
 	return f
 }
 
-// set makes Nodes or changes them, unset deletes one.
-func (f *fakeServer) set(nodes ...*corev1.Node) {
+// create makes Nodes or changes them, remove deletes one.
+func (f *fakeServer) create(nodes ...*corev1.Node) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range nodes {
@@ -80,7 +83,7 @@ func (f *fakeServer) set(nodes ...*corev1.Node) {
 	}
 }
 
-func (f *fakeServer) unset(name string) {
+func (f *fakeServer) remove(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.version++
@@ -150,6 +153,8 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	f.asked = append(f.asked, strings.TrimSpace(fmt.Sprintf("%s %s %s %s %s", q.Method, q.URL.Path, q.URL.RawQuery, q.Header.Get("Content-Type"), body)))
 	f.mu.Unlock()
 	switch {
+	case code == nonsense:
+		_, _ = w.Write([]byte("nonsense"))
 	case code != 0:
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
@@ -265,6 +270,9 @@ func (f *fakeServer) event(w http.ResponseWriter, q *http.Request, body []byte) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
+	if accepted := q.Header.Get("Accept"); accepted != "application/json" {
+		f.t.Errorf("an Event is asked for in %s", accepted)
+	}
 	var sent eventsv1.Event
 	if err := json.Unmarshal(body, &sent); err != nil {
 		f.t.Error(err)

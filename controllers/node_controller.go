@@ -211,7 +211,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result := r.account(view)
 	changes, err := 0, error(nil)
 	if view.Synced {
-		if r.concerns == nil || !view.Since.IsZero() {
+		if !view.Since.IsZero() {
 			r.concerns = topology.Concerns(r.Options, view.Nodes)
 		}
 		changes, err = r.pass(ctx, view, result)

@@ -158,12 +158,12 @@ func (s *single) metrics() {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			s.metric(strings.TrimSpace(name+" "+labelValues(m)), f.GetType(), m)
+			s.series(strings.TrimSpace(name+" "+labelValues(m)), f.GetType(), m)
 		}
 	}
 }
 
-func (s *single) metric(name string, kind dto.MetricType, m *dto.Metric) {
+func (s *single) series(name string, kind dto.MetricType, m *dto.Metric) {
 	now := m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 	was := s.values[name]
 	if now == was {

@@ -128,18 +128,19 @@ func TestAchieved(t *testing.T) {
 	setting := plan.Sysctl{Path: topology.SysctlForward4, Value: "1"}
 	c := plan.Changes{
 		Sysctls: []plan.Sysctl{setting}, Table: &topology.Masquerade{},
-		Add: []topology.Route{route("10.244.2.0/24"), route("10.244.3.0/24")},
+		Add:     []topology.Route{route("10.244.2.0/24"), route("10.244.3.0/24")},
+		Replace: []topology.Route{route("10.244.4.0/24")}, Delete: []topology.Route{route("10.244.5.0/24")},
 	}
 	failed := errors.New("refused")
 	for name, test := range map[string]struct {
 		err  error
 		want plan.Tally
 	}{
-		"nothing":   {nil, plan.Tally{Sysctls: 1, Added: 2, Tables: 1}},
-		"a route":   {&routeError{route("10.244.2.0/24"), failed}, plan.Tally{Sysctls: 1, Added: 1, Tables: 1}},
-		"the table": {partError{failed, tableKey}, plan.Tally{Sysctls: 1, Added: 2}},
-		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, plan.Tally{Added: 2, Tables: 1}},
-		"unknown":   {failed, plan.Tally{Added: 2}},
+		"nothing":   {nil, plan.Tally{Sysctls: 1, Added: 2, Replaced: 1, Deleted: 1, Tables: 1}},
+		"a route":   {&routeError{route("10.244.2.0/24"), failed}, plan.Tally{Sysctls: 1, Added: 1, Replaced: 1, Deleted: 1, Tables: 1}},
+		"the table": {partError{failed, tableKey}, plan.Tally{Sysctls: 1, Added: 2, Replaced: 1, Deleted: 1}},
+		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, plan.Tally{Added: 2, Replaced: 1, Deleted: 1, Tables: 1}},
+		"unknown":   {failed, plan.Tally{Added: 2, Replaced: 1, Deleted: 1}},
 	} {
 		if got := achieved(c, test.err).Tally(); got != test.want {
 			t.Errorf("%s failed: %+v was done, want %+v", name, got, test.want)

@@ -68,6 +68,9 @@ func TestStoryOfNodes(t *testing.T) {
 	s.unset(far)
 	s.set(newNode("node5", "10.244.5.0/24", "192.168.1.15"))
 	s.then("one goes, the bad one is good")
+	s.unset(peer(2))
+	s.set(newNode("node6", "10.244.2.0/24", "192.168.1.16"))
+	s.then("a Node goes, and another one gets its subnet")
 	s.tells("nodes")
 }
 
@@ -111,7 +114,8 @@ func TestStoryOfRepairs(t *testing.T) {
 // What the kernel refuses is tried again, ever less often, and delays nothing else.
 func TestStoryOfRefusals(t *testing.T) {
 	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
-	s.list(own(2, 3)...)
+	s.list(own(3)...)
+	s.set(newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
 	s.then("a route is refused from the start")
 	s.then("again")
 	s.host.refuse("10.244.3.0/24", syscall.EINVAL)
@@ -127,6 +131,8 @@ func TestStoryOfRefusals(t *testing.T) {
 	s.host.allow("10.244.4.0/24")
 	s.then("all are taken")
 	s.then("nothing is new")
+	s.host.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
+	s.then("one that was refused is taken away")
 	s.tells("refusals")
 }
 

@@ -84,7 +84,10 @@ func TestNothingIsKeptOfADeletedNode(t *testing.T) {
 	if len(s.bare) != 1 || s.bare["node2"] != "5" {
 		t.Errorf("Nodes without pod subnets are %v", s.bare)
 	}
-	if err := errors.Join(s.Delete(without), s.Delete(wire(peer(3)))); err != nil {
+	if err := s.Update(wire(peer(2))); err != nil || len(s.bare) > 0 {
+		t.Errorf("once they have some they are %v, %v", s.bare, err)
+	}
+	if err := errors.Join(s.Update(without), s.Delete(without), s.Delete(wire(peer(3)))); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.bare)+len(s.index)+len(s.nodes) > 0 {
