@@ -246,3 +246,11 @@ func TestMetricsOfPasses(t *testing.T) {
 		t.Errorf("the report is of %s by %s", report.Node, report.Version)
 	}
 }
+
+// The collector of peers says what it collects, so that there can be no other of it.
+func TestPeersAreCollectedOnce(t *testing.T) {
+	s := newSingle(t, agentOptions{})
+	if err := s.registry.Register(&peerCollector{board: s.board}); !errors.As(err, &prometheus.AlreadyRegisteredError{}) {
+		t.Errorf("got %v", err)
+	}
+}

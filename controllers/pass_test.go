@@ -193,7 +193,7 @@ func (s *single) lines() {
 	}
 }
 
-// tells fails unless the story is that of testdata/passes.
+// tells fails unless the story is that of testdata/stories.
 func (s *single) tells(name string) {
 	s.t.Helper()
 	tells(s.t, name, s.story.String())
@@ -201,7 +201,7 @@ func (s *single) tells(name string) {
 
 func tells(t *testing.T, name, got string) {
 	t.Helper()
-	file := filepath.Join("testdata", "passes", name+".txt")
+	file := filepath.Join("testdata", "stories", name+".txt")
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
 			t.Fatal(err)
