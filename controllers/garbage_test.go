@@ -27,15 +27,15 @@ func TestGarbageIsCollectedWhenNearlyDue(t *testing.T) {
 
 // TestGarbageOfAPassIsCollected: not in the pass, but soon after it.
 func TestGarbageOfAPassIsCollected(t *testing.T) {
+	s := newSingle(t, agentOptions{})
 	runtime.GC()
 	h := readHeap()
 	made := make([]byte, (h.goal-h.live)/2)
 	defer runtime.KeepAlive(&made)
-	var s sweeper
 	before := collections()
-	s.afterPass()
+	s.pass()
 	for end := time.Now().Add(limit); time.Now().Before(end); {
-		if collections() > before && !s.busy.Load() {
+		if collections() > before && !s.loop.sweeper.busy.Load() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

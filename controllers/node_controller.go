@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -249,8 +250,8 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 func soonest(waits ...time.Duration) time.Duration {
 	least := time.Duration(0)
 	for _, w := range waits {
-		if w > 0 && (least == 0 || w < least) {
-			least = w
+		if w > 0 {
+			least = min(cmp.Or(least, w), w)
 		}
 	}
 	return least

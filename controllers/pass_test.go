@@ -96,6 +96,9 @@ func (s *single) then(what string) {
 	fmt.Fprintf(&s.story, "# %s\n", what)
 	s.made()
 	last := s.board.Last()
+	if n := last.Pass.Changes; n > 0 {
+		fmt.Fprintf(&s.story, "changes: %d\n", n)
+	}
 	for _, p := range last.Problems {
 		own := ""
 		if p.Own {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,6 +145,37 @@ func TestAchieved(t *testing.T) {
 	} {
 		if got := achieved(c, test.err).Tally(); got != test.want {
 			t.Errorf("%s failed: %+v was done, want %+v", name, got, test.want)
+		}
+	}
+}
+
+// Passes that fail come ever less often, each failing thing by itself.
+func TestPassesThatFailBackOff(t *testing.T) {
+	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
+	s.list(own(2)...)
+	h := s.host
+	for _, c := range []struct {
+		what  string
+		do    func()
+		waits []time.Duration // in milliseconds
+	}{
+		{"a route is refused", func() {}, []time.Duration{20, 40, 80}},
+		{"the host can't be read", func() { h.refusedFacts = syscall.ENOBUFS }, []time.Duration{20, 40}},
+		{"it can", func() { h.refusedFacts = nil }, []time.Duration{160}},
+		{"the kernel can't be read", func() { h.refusedObserve = syscall.ENOBUFS }, []time.Duration{20, 40}},
+		{"the route is taken", func() { h.refusedObserve = nil; h.allow("10.244.2.0/24") }, []time.Duration{0, 0}},
+		{"the table is unread", func() { h.facts.TableUnread = "refused" }, []time.Duration{20, 40, 80}},
+		{"it is read", func() { h.facts.TableUnread = "" }, []time.Duration{0}},
+		{"a route is refused again", func() {
+			h.refuse("10.244.2.0/24", syscall.EINVAL)
+			h.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
+		}, []time.Duration{20}},
+	} {
+		c.do()
+		for i, want := range c.waits {
+			if got := s.pass(); got != want*time.Millisecond {
+				t.Errorf("%s: pass %d is followed after %s, want %d ms", c.what, i+1, got, want)
+			}
 		}
 	}
 }
