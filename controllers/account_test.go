@@ -74,6 +74,11 @@ func TestReportOfThisNode(t *testing.T) {
 	if len(got.Drift.Differences) != 0 || got.Drift.Time.Before(begin) {
 		t.Errorf("the drift is %+v", got.Drift)
 	}
+	for _, c := range got.Conditions {
+		if c.State != status.Well && c.Name != "cni-first" {
+			t.Errorf("%s is %s", c.Name, c.State)
+		}
+	}
 	a.host.refusedFacts = errors.New("no such device")
 	for range 40 {
 		a.pass()

@@ -109,17 +109,36 @@ func TestWatchIsOpenedAgain(t *testing.T) {
 
 // Before the first list the report says why there is none.
 func TestNoListYet(t *testing.T) {
-	f := newFakeServer(t, node1(), peer(2))
-	f.refuses(func(*http.Request) int { return http.StatusForbidden })
-	a := startAgent(t, agentOptions{config: f.config})
-	a.eventually(a.notReady("APIUnavailable", "refused by the test"))
-	if api := a.nodes.API(); api.Synced || !strings.Contains(api.Error, "refused by the test") || !api.Heard.IsZero() {
-		t.Errorf("the API is %+v", api)
-	}
-	f.refuses(nil)
-	a.eventually(a.ready)
-	if api := a.nodes.API(); !api.Synced || api.Error != "" || api.Heard.IsZero() {
-		t.Errorf("the API is %+v", api)
+	for name, stream := range map[string]bool{"stream": true, "list": false} {
+		t.Run(name, func(t *testing.T) {
+			clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, stream)
+			f := newFakeServer(t, node1(), peer(2))
+			f.refuses(func(*http.Request) int { return http.StatusForbidden })
+			a := startAgent(t, agentOptions{config: f.config})
+			a.eventually(a.notReady("APIUnavailable", "refused by the test"))
+			if api := a.nodes.API(); api.Synced || !strings.Contains(api.Error, "refused by the test") || !api.Heard.IsZero() {
+				t.Errorf("the API is %+v", api)
+			}
+			f.refuses(func(q *http.Request) int { // it can be listed, and not watched
+				if q.URL.Query().Get("watch") == "true" {
+					return http.StatusForbidden
+				}
+				return 0
+			})
+			a.eventually(a.ready)
+			a.eventually(func() error {
+				if api := a.nodes.API(); !api.Synced || !strings.Contains(api.Error, "refused by the test") || api.Heard.IsZero() || !a.nodes.View().Cached {
+					return fmt.Errorf("the API is %+v", api)
+				}
+				return nil
+			})
+			f.refuses(nil)
+			a.eventually(func() error { return a.nodes.View().Err })
+			a.eventually(a.metricIs(1, "plainroute_watch_established", nil))
+			if a.nodes.View().Cached { // it is not older than the first one, or streamed
+				t.Error("the second list is from the cache")
+			}
+		})
 	}
 }
 

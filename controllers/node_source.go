@@ -117,16 +117,14 @@ func (s *NodeSource) View() View {
 func (s *NodeSource) Run(ctx context.Context, notify func()) {
 	s.notify = notify
 	go s.confirmations(ctx)
-	patience := patientClock{s}
+	patience := patientClock{source: s}
 	backoff := newBackoff()
 	reflector := cache.NewReflectorWithOptions(s.listerWatcher(), &wireNode{}, s, cache.ReflectorOptions{
 		Name: "nodes", TypeDescription: "Node", Clock: patience, Backoff: &backoff,
 	})
 	delay := backoff.DelayWithReset(patience, time.Minute)
 	for ctx.Err() == nil {
-		if err := reflector.ListAndWatchWithContext(ctx); err != nil {
-			s.failed(err)
-		}
+		_ = reflector.ListAndWatchWithContext(ctx) // listerWatcher has noted it
 		select {
 		case <-patience.After(delay()):
 		case <-ctx.Done():
@@ -153,19 +151,12 @@ const (
 
 // patientClock stretches the reflector's waits with the size of the cluster.
 // Backoffs can't be changed once a reflector has them; its clock can.
-type patientClock struct{ source *NodeSource }
-
-func (patientClock) Now() time.Time                         { return time.Now() }
-func (patientClock) Since(t time.Time) time.Duration        { return time.Since(t) }
-func (patientClock) NewTimer(d time.Duration) clock.Timer   { return clock.RealClock{}.NewTimer(d) }
-func (patientClock) Sleep(d time.Duration)                  { time.Sleep(d) }
-func (patientClock) Tick(d time.Duration) <-chan time.Time  { return time.Tick(d) }
-func (patientClock) NewTicker(d time.Duration) clock.Ticker { return clock.RealClock{}.NewTicker(d) }
-
-func (patientClock) AfterFunc(d time.Duration, f func()) clock.Timer {
-	return clock.RealClock{}.AfterFunc(d, f)
+type patientClock struct {
+	clock.RealClock
+	source *NodeSource
 }
 
+// After is how the reflector waits.
 func (c patientClock) After(d time.Duration) <-chan time.Time {
 	return time.After(c.stretch(d))
 }
@@ -205,14 +196,14 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 	}
 }
 
-// began notes where a list comes from. Of a paged one, the first page tells. Only
+// began notes where the list comes from that is to arrive next. Of a paged one, the first page tells. Only
 // version "0" lets the server answer with something older than what we have seen
 // (the Kubernetes API concepts, semantics for get and list); a streamed list is as
 // fresh as a quorum read (KEP-3157).
 func (s *NodeSource) began(opts metav1.ListOptions) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if opts.Continue == "" && (!opts.Watch || opts.SendInitialEvents != nil) {
+	if opts.Continue == "" {
 		s.listing = opts.ResourceVersion == "0"
 	}
 }

@@ -3,6 +3,7 @@ package controllers
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
@@ -109,7 +111,7 @@ func TestViewSince(t *testing.T) {
 // The waits of the design: 2.5 s at most in a small cluster, 30 s in a large one.
 func TestBackoffIsBounded(t *testing.T) {
 	s, _ := newSource(t)
-	clock := patientClock{s}
+	clock := patientClock{source: s}
 	delay := newBackoff().DelayFunc()
 	longest := time.Duration(0)
 	for range 2000 {
@@ -142,11 +144,13 @@ func TestOneCauseIsOneFault(t *testing.T) {
 	same := [][2]error{
 		{dial(1, syscall.ECONNREFUSED), dial(2, syscall.ECONNREFUSED)},
 		{dial(1, syscall.ECONNREFUSED), fmt.Errorf("failed to list Node: %w", dial(3, syscall.ECONNREFUSED))},
+		{&url.Error{Op: "Get", URL: "https://10.0.0.1/?timeout=1", Err: io.EOF}, &url.Error{Op: "Get", URL: "https://10.0.0.1/?timeout=2", Err: io.EOF}},
 		{apierrors.NewForbidden(nodes, "", errors.New("can't watch")), fmt.Errorf("failed to list: %w", apierrors.NewForbidden(nodes, "", errors.New("can't list")))},
 	}
 	other := [][2]error{
 		{dial(1, syscall.ECONNREFUSED), dial(1, syscall.EHOSTUNREACH)},
 		{dial(1, syscall.ECONNREFUSED), apierrors.NewForbidden(nodes, "", errors.New("can't list"))},
+		{&url.Error{Op: "Get", URL: "https://10.0.0.1/", Err: io.EOF}, &url.Error{Op: "Get", URL: "https://10.0.0.1/", Err: io.ErrUnexpectedEOF}},
 		{apierrors.NewUnauthorized("who are you"), apierrors.NewForbidden(nodes, "", errors.New("can't list"))},
 	}
 	for want, pairs := range map[int][][2]error{1: same, 2: other} {
@@ -158,6 +162,31 @@ func TestOneCauseIsOneFault(t *testing.T) {
 			if *news != want {
 				t.Errorf("%q, then %q: told %d times, want %d", pair[0], pair[1], *news, want)
 			}
+		}
+	}
+}
+
+// A list is from the server's cache where it was asked for at version 0, which the first of its pages says.
+func TestListFromTheCache(t *testing.T) {
+	stream := true
+	for name, c := range map[string]struct {
+		asked []metav1.ListOptions
+		want  bool
+	}{
+		"version 0":             {[]metav1.ListOptions{{ResourceVersion: "0"}}, true},
+		"version 0, two pages":  {[]metav1.ListOptions{{ResourceVersion: "0"}, {Continue: "more"}}, true},
+		"a version":             {[]metav1.ListOptions{{ResourceVersion: "0"}, {ResourceVersion: "7"}}, false},
+		"the newest":            {[]metav1.ListOptions{{ResourceVersion: "0"}, {}}, false},
+		"a stream":              {[]metav1.ListOptions{{ResourceVersion: "0"}, {Watch: true, SendInitialEvents: &stream}}, false},
+		"a stream, then a list": {[]metav1.ListOptions{{Watch: true, SendInitialEvents: &stream}, {ResourceVersion: "0"}}, true},
+	} {
+		s, _ := newSource(t)
+		for _, opts := range c.asked {
+			s.began(opts)
+		}
+		lists(t, s, 2)
+		if got := s.View().Cached; got != c.want {
+			t.Errorf("%s: from the cache %t, want %t", name, got, c.want)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -71,6 +72,10 @@ func TestStoryOfNodes(t *testing.T) {
 	s.unset(peer(2))
 	s.set(newNode("node6", "10.244.2.0/24", "192.168.1.16"))
 	s.then("a Node goes, and another one gets its subnet")
+	thief := peer(2)
+	thief.Name, thief.CreationTimestamp = "thief", metav1.Unix(1, 0)
+	s.set(thief, newNode("node6", "10.244.2.0/24", "192.168.1.66"))
+	s.then("an older Node wants the subnet of one that gets another address")
 	s.tells("nodes")
 }
 
