@@ -48,6 +48,7 @@ func TestWordsFitTheCause(t *testing.T) {
 		"the config, no right":            {&cniError{file(syscall.EACCES)}, topology.CNIFailed, ofFile},
 		"the config, immutable":           {&cniError{file(syscall.EPERM)}, topology.CNIFailed, ofFile},
 		"the config, disk full":           {&cniError{file(syscall.ENOSPC)}, topology.CNIFailed, "file system is full"},
+		"no right to look":                {&lookError{syscall.EPERM}, topology.KernelFailed, ofKernel},
 		"the config is a folder":          {&cniError{file(syscall.EISDIR)}, topology.CNIFailed, ""},
 		"the config's link, no right":     {&cniError{&os.LinkError{Op: "rename", Old: "a", New: "b", Err: syscall.EACCES}}, topology.CNIFailed, ofFile},
 	} {

@@ -190,7 +190,7 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 			stream := newWireStream(body)
 			stream.own, stream.hear = s.Own, s.hear
 			s.watches.Add(1)
-			stream.over = sync.OnceFunc(func() { s.watches.Add(-1) })
+			stream.over = func() { s.watches.Add(-1) }
 			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
 		},
 	}
@@ -250,20 +250,23 @@ func essence(err error) error {
 // Transformer makes this a TransformingStore: the reflector's own stores hold
 // what is kept only, so a list never stands in memory as it came.
 func (s *NodeSource) Transformer() cache.TransformFunc {
-	return func(obj any) (any, error) {
-		n, ok := obj.(*wireNode)
-		if !ok {
-			return obj, nil
-		}
-		kept := &keptNode{ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion}}
-		if !s.ignore.Matches(labels.Set(n.Labels)) {
-			kept.node = topology.NodeFrom(&n.Node)
-		}
-		if s.Own != "" && n.Name == s.Own {
-			kept.standing = standingOf(&n.Node)
-		}
-		return kept, nil
+	return func(obj any) (any, error) { return s.reduce(obj), nil }
+}
+
+// reduce makes a keptNode of a Node, and leaves all else as it is.
+func (s *NodeSource) reduce(obj any) any {
+	n, ok := obj.(*wireNode)
+	if !ok {
+		return obj
 	}
+	kept := &keptNode{ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion}}
+	if !s.ignore.Matches(labels.Set(n.Labels)) {
+		kept.node = topology.NodeFrom(&n.Node)
+	}
+	if s.Own != "" && n.Name == s.Own {
+		kept.standing = standingOf(&n.Node)
+	}
+	return kept
 }
 
 // keptNode is what the reflector's stores hold of a Node; node is nil where the
@@ -280,11 +283,7 @@ func (s *NodeSource) keep(obj any) (*keptNode, error) {
 	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = gone.Obj
 	}
-	obj, err := s.Transformer()(obj)
-	if err != nil {
-		return nil, err
-	}
-	kept, ok := obj.(*keptNode)
+	kept, ok := s.reduce(obj).(*keptNode)
 	if !ok {
 		return nil, fmt.Errorf("storing Nodes: got a %T", obj)
 	}
@@ -338,7 +337,6 @@ func (s *NodeSource) Delete(obj any) error {
 		last := len(s.nodes) - 1
 		s.nodes[i] = s.nodes[last]
 		s.index[s.nodes[i].Name] = i
-		s.nodes[last] = nil
 		s.nodes = s.nodes[:last]
 		delete(s.index, kept.Name)
 		delete(s.bare, kept.Name)

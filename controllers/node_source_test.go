@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
@@ -62,6 +63,9 @@ func TestStoreKeepsTheView(t *testing.T) {
 		t.Error("synced before a full list")
 	}
 	step("replace", 2, s.Replace([]any{wire(peer(4)), wire(peer(3)), wire(peer(2))}, "7"), "node2", "node3", "node4")
+	if v := s.View(); v.Nodes[0].Name != "node2" || v.Nodes[1].Name != "node3" {
+		t.Error("a list is not sorted by pod subnet, as a pass would have it")
+	}
 	if !s.View().Synced {
 		t.Error("not synced after a full list")
 	}
@@ -72,8 +76,14 @@ func TestStoreKeepsTheView(t *testing.T) {
 	step("delete that was missed", 5, s.Delete(cache.DeletedFinalStateUnknown{Key: "node4", Obj: wire(peer(4))}), "node3")
 	step("add", 6, s.Add(wire(peer(5))), "node3", "node5")
 	step("replace by none", 7, s.Replace(nil, "9"))
-	if err := s.Add("a string"); err == nil {
-		t.Error("took a string for a Node")
+	step("add one that was there", 8, s.Add(wire(peer(2))), "node2")
+	for name, take := range map[string]func(any) error{
+		"add": s.Add, "update": s.Update, "delete": s.Delete, "replace": func(obj any) error { return s.Replace([]any{wire(peer(2)), obj}, "11") },
+	} {
+		step(name+" a string", 8, nil, "node2")
+		if err := take("a string"); err == nil {
+			t.Errorf("%s: took a string for a Node", name)
+		}
 	}
 }
 
@@ -103,6 +113,7 @@ func TestViewSince(t *testing.T) {
 	if since := s.View().Since; since.Before(start) || since.After(time.Now()) {
 		t.Errorf("the oldest change came at %s", since)
 	}
+	_ = s.Add(wire(peer(3)))
 	if !s.View().Since.IsZero() {
 		t.Error("the same change twice")
 	}
@@ -187,6 +198,70 @@ func TestListFromTheCache(t *testing.T) {
 		lists(t, s, 2)
 		if got := s.View().Cached; got != c.want {
 			t.Errorf("%s: from the cache %t, want %t", name, got, c.want)
+		}
+	}
+}
+
+// How our own Node stands is known while it is there, whatever becomes of others.
+func TestStandingOfOurNode(t *testing.T) {
+	s, news := newSource(t)
+	s.Own = "node1"
+	with := node1()
+	with.Spec.Taints = []corev1.Taint{{Key: "a"}}
+	for _, c := range []struct {
+		what   string
+		err    func() error
+		taints int // -1: there is no Node of ours
+		news   int
+	}{
+		{"a peer", func() error { return s.Add(wire(peer(2))) }, -1, 1},
+		{"our Node", func() error { return s.Add(wire(node1())) }, 0, 1},
+		{"our Node again", func() error { return s.Update(wire(node1())) }, 0, 0},
+		{"a taint", func() error { return s.Update(wire(with)) }, 1, 1},
+		{"another peer", func() error { return s.Add(wire(peer(3))) }, 1, 1},
+		{"a peer is gone", func() error { return s.Delete(wire(peer(2))) }, 1, 1},
+		{"our Node is gone", func() error { return s.Delete(wire(with)) }, -1, 1},
+		{"a list with it", func() error { return s.Replace([]any{wire(with), wire(peer(2))}, "") }, 1, 1},
+		{"a list without it", func() error { return s.Replace([]any{wire(peer(2))}, "") }, -1, 1},
+	} {
+		before := *news
+		if err := c.err(); err != nil {
+			t.Fatal(err)
+		}
+		got := s.View().standing
+		if (got == nil) != (c.taints < 0) || got != nil && len(got.taints) != c.taints || *news-before != c.news {
+			t.Errorf("%s: it stands as %+v, after %d news", c.what, got, *news-before)
+		}
+	}
+}
+
+// A Node that comes to be ignored is none, and may be one again.
+func TestNodeThatIsIgnoredForAWhile(t *testing.T) {
+	selector, err := labels.Parse("type=virtual-kubelet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewNodeSource(&rest.Config{Host: "https://127.0.0.1:1"}, selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.notify = func() {}
+	ignored := peer(3)
+	ignored.Labels = map[string]string{"type": "virtual-kubelet"}
+	for i, want := range [][]string{{"node2", "node3"}, {"node2"}, {"node2", "node3"}, {"node2"}} {
+		var err error
+		switch i {
+		case 0:
+			err = errors.Join(s.Add(wire(peer(2))), s.Add(wire(peer(3))))
+		case 1:
+			err = s.Update(wire(ignored))
+		case 2:
+			err = s.Update(wire(peer(3)))
+		case 3:
+			err = s.Replace([]any{wire(peer(2)), wire(ignored)}, "")
+		}
+		if got := names(s.View()); err != nil || !slices.Equal(got, want) {
+			t.Errorf("step %d: view has %q, want %q, %v", i, got, want, err)
 		}
 	}
 }
