@@ -173,6 +173,9 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	default:
 		f.list(w, q)
 	}
+	if accepted := q.Header.Get("Accept"); strings.Contains(q.URL.Path, "/nodes") && !strings.HasPrefix(accepted, runtime.ContentTypeProtobuf) {
+		f.t.Errorf("%s is asked for in %s", q.URL, accepted)
+	}
 }
 
 func (f *fakeServer) answer(w http.ResponseWriter, what any) {

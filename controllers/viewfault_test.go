@@ -29,6 +29,11 @@ func TestWireNodeCutShort(t *testing.T) {
 			t.Errorf("%s is cut short in a list, and there is no error", name)
 		}
 	}
+	for name, b := range map[string][]byte{"its metadata": field(1, cut), "a number": {0x09, 1}, "a length": {0x0a}} {
+		if err := new(wireNodeList).Unmarshal(b); err == nil {
+			t.Errorf("%s of a list is cut short, and there is no error", name)
+		}
+	}
 	own := field(1, field(1, []byte("node1")))
 	for name, b := range map[string][]byte{"a taint": field(2, field(5, cut)), "a condition": field(3, field(4, cut))} {
 		if err := new(wireNode).unmarshal(append(own, b...), "node1"); err == nil {
