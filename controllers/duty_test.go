@@ -75,6 +75,18 @@ func TestDutyFails(t *testing.T) {
 	}
 }
 
+// What was done a few times is not told, and not looked at again.
+func TestDutyDoneAFewTimes(t *testing.T) {
+	d, now := newDuty(networkAvailable{}), time.Now()
+	for range undoneOften {
+		trouble, wait := d.attempt(now, "1", func() error { return nil })
+		if again, after := d.rest(now); trouble != "" || again != "" || after != 0 {
+			t.Errorf("it says %q, then %q, for %s", trouble, again, after)
+		}
+		now = now.Add(wait)
+	}
+}
+
 // Attempts that were refused for long are no sign that somebody undoes what they did.
 func TestDutyDoneAfterRefusals(t *testing.T) {
 	d, now := newDuty(networkAvailable{}), time.Now()

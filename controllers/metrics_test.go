@@ -79,6 +79,9 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		}
 	}
 	for _, f := range families {
+		if f.GetHelp() == "" {
+			t.Errorf("%s has no help", f.GetName())
+		}
 		for _, m := range f.GetMetric() {
 			if h := m.GetHistogram(); h != nil && (h.GetBucket()[0].GetUpperBound() != 0.0005 || h.GetBucket()[15].GetUpperBound() != 16.384) {
 				t.Errorf("%s has the buckets %v", f.GetName(), h.GetBucket())

@@ -136,7 +136,7 @@ func TestStoryOfRefusals(t *testing.T) {
 	s.host.allow("10.244.4.0/24")
 	s.then("all are taken")
 	s.then("nothing is new")
-	s.host.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
+	s.host.dropRoute(route("10.244.4.0/24", "192.168.1.14"))
 	s.then("one that was refused is taken away")
 	s.tells("refusals")
 }
