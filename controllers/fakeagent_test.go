@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -224,4 +225,32 @@ func TestConfirmationByAFakeServer(t *testing.T) {
 	f.refuses(nil)
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.eventually(a.noProblems)
+}
+
+// Where thousands of agents may ask at once, each waits twelve times as long.
+func TestManyAgentsAskSeldom(t *testing.T) {
+	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
+	f := newFakeServer(t)
+	for i := range manyNodes {
+		f.nodes[fmt.Sprint(i)] = apiNode(newNode(fmt.Sprint(i)))
+	}
+	f.refuses(func(q *http.Request) int {
+		if q.URL.Query().Get("watch") == "true" {
+			return http.StatusTooManyRequests
+		}
+		return 0
+	})
+	a := newAgent(t, agentOptions{config: f.config})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { a.nodes.Run(ctx, func() {}); close(done) }()
+	for end := time.Now().Add(limit); len(f.requests("watch=true")) == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(time.Second) // the second one is due after 0.2 to 0.4 s, or twelve times that
+	if got := f.requests("watch=true"); len(got) != 1 {
+		t.Errorf("in a second it asked %d times", len(got))
+	}
+	cancel()
+	<-done
 }

@@ -300,7 +300,8 @@ func (s *NodeSource) Update(obj any) error {
 		return err
 	}
 	if kept.node == nil {
-		return s.Delete(obj)
+		s.forget(kept.Name)
+		return nil
 	}
 	s.change(func() bool {
 		s.note(kept)
@@ -329,8 +330,13 @@ func (s *NodeSource) Delete(obj any) error {
 	if err != nil {
 		return err
 	}
+	s.forget(kept.Name)
+	return nil
+}
+
+func (s *NodeSource) forget(name string) {
 	s.change(func() bool {
-		i, known := s.index[kept.Name]
+		i, known := s.index[name]
 		if !known {
 			return false
 		}
@@ -338,14 +344,13 @@ func (s *NodeSource) Delete(obj any) error {
 		s.nodes[i] = s.nodes[last]
 		s.index[s.nodes[i].Name] = i
 		s.nodes = s.nodes[:last]
-		delete(s.index, kept.Name)
-		delete(s.bare, kept.Name)
-		if kept.Name == s.Own {
+		delete(s.index, name)
+		delete(s.bare, name)
+		if name == s.Own {
 			s.standing = nil
 		}
 		return true
 	})
-	return nil
 }
 
 // Replace takes a full list over. Sorted by pod subnet it is cheapest to sort

@@ -70,11 +70,14 @@ func TestStoryOfNodes(t *testing.T) {
 	s.set(newNode("node5", "10.244.5.0/24", "192.168.1.15"))
 	s.then("one goes, the bad one is good")
 	s.unset(peer(2))
-	s.set(newNode("node6", "10.244.2.0/24", "192.168.1.16"))
+	heir := newNode("node6", "10.244.2.0/24", "192.168.1.16")
+	heir.CreationTimestamp = metav1.Unix(2, 0)
+	s.set(heir)
 	s.then("a Node goes, and another one gets its subnet")
 	thief := peer(2)
 	thief.Name, thief.CreationTimestamp = "thief", metav1.Unix(1, 0)
-	s.set(thief, newNode("node6", "10.244.2.0/24", "192.168.1.66"))
+	heir.Status.Addresses[0].Address = "192.168.1.66"
+	s.set(thief, heir)
 	s.then("an older Node wants the subnet of one that gets another address")
 	s.tells("nodes")
 }
