@@ -38,17 +38,15 @@ func (r *NodeReconciler) hostOf(facts topology.Host, desired topology.State) sta
 	return h
 }
 
-// touchedBy is what a pass did to peers: whose routes it wrote, which of them it only put back, and
+// touchedBy is what a pass did to peers: who has a route by it, which routes it only put back, and
 // whose Problems came or went.
 func touchedBy(done plan.Changes, repairs []plan.Key, before, after map[topology.Problem]bool) status.Touched {
 	var t status.Touched
-	for _, route := range plan.Objects[plan.Route](done, plan.Add, plan.Replace, plan.Delete) {
-		if route.Metric == topology.MetricPeer {
-			t.Route(route.Dst)
-		}
+	for _, route := range plan.Objects[plan.Route](done, plan.Add, plan.Replace) {
+		t.Route(route.Dst)
 	}
 	for _, k := range repairs {
-		if p, err := netip.ParsePrefix(k.Name); err == nil && k.Kind == plan.KindRoute {
+		if p, err := netip.ParsePrefix(k.Name); err == nil { // as a route to a peer is named
 			t.Repair(p)
 		}
 	}
@@ -60,7 +58,7 @@ func touchedBy(done plan.Changes, repairs []plan.Key, before, after map[topology
 // touchNodes notes the Nodes whose Problems are in one set alone.
 func touchNodes(t *status.Touched, a, b map[topology.Problem]bool) {
 	for p := range a {
-		if !b[p] && p.Node != "" {
+		if !b[p] {
 			t.Node(p.Node)
 		}
 	}

@@ -47,11 +47,15 @@ func achieved(c plan.Changes, err error) plan.Changes {
 func verify(rest plan.Changes, err error) error {
 	failed := failedKeys(err)
 	rest = rest.WithoutRemovals().Without(func(k plan.Key) bool { return failed[k] })
-	rest = rest.Except(plan.KindCNI).Distinct()
-	if len(rest) == 0 {
+	keys := rest.Except(plan.KindCNI).Keys()
+	if len(keys) == 0 {
 		return nil
 	}
-	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%d changes, the first: %s %s); trying again", len(rest), rest[0].Kind(), rest[0].Object)}
+	what := keys[0].String()
+	if more := len(keys) - 1; more > 0 {
+		what += fmt.Sprintf(", and %d more", more)
+	}
+	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%s); trying again", what)}
 }
 
 // tableKey is that of our nftables table, as errors of Apply and Facts have it.

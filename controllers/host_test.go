@@ -38,6 +38,7 @@ type memoryHost struct {
 	refusedApply                 error                         // of all that needs CAP_NET_ADMIN
 	refusedCNI                   error
 	refusedTable                 error
+	refusedSysctls               map[string]error
 	forgetful                    bool // takes settings without an error, and keeps none
 	refusedWatch                 chan error
 }
@@ -145,7 +146,7 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	if !c.Except(plan.KindCNI).Empty() && h.refusedApply != nil {
 		errs = append(errs, h.refusedApply)
 	} else {
-		errs = append(errs, h.setUp(before))
+		errs = append(errs, h.setUp(before)...)
 	}
 	errs = append(errs, h.applyRoutes(rest)...)
 	if errors.Join(errs...) == nil {
@@ -157,13 +158,17 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	return errors.Join(errs...)
 }
 
-func (h *memoryHost) setUp(c plan.Changes) error {
+func (h *memoryHost) setUp(c plan.Changes) (errs []error) {
 	for _, x := range c {
 		switch o := x.Object.(type) {
 		case plan.Bridge:
 			h.note("bridge %s", o)
 			h.state.Bridge = o.Name()
 		case plan.Sysctl:
+			if err := h.refusedSysctls[o.Path]; err != nil {
+				errs = append(errs, partError{err, x.Key()})
+				continue
+			}
 			h.note("sysctl %s", o)
 			if !h.forgetful {
 				h.state.Sysctls[o.Path] = o.Value
@@ -177,7 +182,7 @@ func (h *memoryHost) setUp(c plan.Changes) error {
 			h.state.Addresses = change(h.state.Addresses, []topology.Address{o.Address}, nil, topology.Address.Compare)
 		case plan.Table:
 			if h.refusedTable != nil {
-				return partError{h.refusedTable, tableKey}
+				return append(errs, partError{h.refusedTable, tableKey})
 			}
 			h.note("table")
 			m := *o.Masquerade
@@ -186,7 +191,7 @@ func (h *memoryHost) setUp(c plan.Changes) error {
 			h.changeSets("widen", *o.SetChange)
 		}
 	}
-	return nil
+	return errs
 }
 
 // named returns those of devices that have the name of d.

@@ -3,6 +3,7 @@ package controllers
 import (
 	"cmp"
 	"maps"
+	"slices"
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -42,7 +43,7 @@ type account struct {
 	// trigger is the cause of what was done, but for what has another.
 	trigger string
 	causes  map[plan.Key]string
-	// repairs were asked for before: somebody had undone them.
+	// repairs had been made before: somebody had undone them.
 	repairs []plan.Key
 	left    plan.Changes
 }
@@ -76,15 +77,16 @@ func (l *ledger) enter(e entry, a *account) {
 	a.causes = make(map[plan.Key]string, len(l.causes))
 	undone := map[plan.Key]bool{} // by somebody else, and not put back
 	if l.wanted != nil {
-		a.repairs = e.done.Repairs(*l.wanted, e.wanted)
+		waited := func(k plan.Key) bool { return l.causes[k] != "" }
+		a.repairs = slices.DeleteFunc(e.done.Repairs(*l.wanted, e.wanted), waited)
 		for _, k := range a.left.Repairs(*l.wanted, e.wanted) {
 			undone[k] = true
 		}
 	}
+	maps.Copy(a.causes, l.causes)
 	for _, k := range a.repairs {
 		a.causes[k] = causeRepair
 	}
-	maps.Copy(a.causes, l.causes)
 	late := map[plan.Key]string{}
 	for _, k := range a.left.Keys() {
 		switch cause := l.causes[k]; {

@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -226,7 +227,7 @@ func (r *NodeReconciler) begin() *pass {
 		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,
 		Desired: last.Desired, Known: last.Known, Host: last.Host, API: p.view.api(), History: &r.history,
 	}
-	if p.view.Synced && (r.concerns == nil || p.nodesChanged()) {
+	if p.view.Synced && p.nodesChanged() {
 		r.concerns = topology.Concerns(r.Options, p.view.Nodes)
 	}
 	return p
@@ -339,8 +340,8 @@ func (r *NodeReconciler) addProblems(p *pass) time.Duration {
 func soonest(waits ...time.Duration) time.Duration {
 	least := time.Duration(0)
 	for _, w := range waits {
-		if w > 0 && (least == 0 || w < least) {
-			least = w
+		if w > 0 {
+			least = min(cmp.Or(least, w), w)
 		}
 	}
 	return least

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,17 +129,18 @@ func TestAchieved(t *testing.T) {
 	}
 	setting := plan.Sysctl{Path: topology.SysctlForward4, Value: "1"}
 	c := plan.Of(plan.Replace, setting).With(plan.Of(plan.Add, plan.Table{Masquerade: &topology.Masquerade{}},
-		plan.Route{Route: route("10.244.2.0/24")}, plan.Route{Route: route("10.244.3.0/24")})...)
+		plan.Route{Route: route("10.244.2.0/24")}, plan.Route{Route: route("10.244.3.0/24")})...).
+		With(plan.Of(plan.Replace, plan.Route{Route: route("10.244.4.0/24")})...).With(plan.Of(plan.Delete, plan.Route{Route: route("10.244.5.0/24")})...)
 	failed := errors.New("refused")
 	for name, test := range map[string]struct {
 		err  error
 		want string
 	}{
-		"nothing":   {nil, "sysctl, nftables table, route, route"},
-		"a route":   {&routeError{route("10.244.2.0/24"), failed}, "sysctl, nftables table, route"},
-		"the table": {partError{failed, tableKey}, "sysctl, route, route"},
-		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, "nftables table, route, route"},
-		"unknown":   {failed, "route, route"},
+		"nothing":   {nil, "sysctl, nftables table, route, route, route, route"},
+		"a route":   {&routeError{route("10.244.2.0/24"), failed}, "sysctl, nftables table, route, route, route"},
+		"the table": {partError{failed, tableKey}, "sysctl, route, route, route, route"},
+		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, "nftables table, route, route, route, route"},
+		"unknown":   {failed, "route, route, route, route"},
 	} {
 		var kinds []string
 		for _, x := range achieved(c, test.err) {
@@ -146,6 +148,37 @@ func TestAchieved(t *testing.T) {
 		}
 		if got := strings.Join(kinds, ", "); got != test.want {
 			t.Errorf("%s failed: %s was done, want %s", name, got, test.want)
+		}
+	}
+}
+
+// Passes that fail come ever less often, each failing thing by itself.
+func TestPassesThatFailBackOff(t *testing.T) {
+	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
+	s.list(own(2)...)
+	h := s.host
+	for _, c := range []struct {
+		what  string
+		do    func()
+		waits []time.Duration // in milliseconds
+	}{
+		{"a route is refused", func() {}, []time.Duration{20, 40, 80}},
+		{"the host can't be read", func() { h.refusedFacts = syscall.ENOBUFS }, []time.Duration{20, 40}},
+		{"it can", func() { h.refusedFacts = nil }, []time.Duration{160}},
+		{"the kernel can't be read", func() { h.refusedObserve = syscall.ENOBUFS }, []time.Duration{20, 40}},
+		{"the route is taken", func() { h.refusedObserve = nil; h.allow("10.244.2.0/24") }, []time.Duration{0, 0}},
+		{"the table is unread", func() { h.facts.TableUnread = "refused" }, []time.Duration{20, 40, 80}},
+		{"it is read", func() { h.facts.TableUnread = "" }, []time.Duration{0}},
+		{"a route is refused again", func() {
+			h.refuse("10.244.2.0/24", syscall.EINVAL)
+			h.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
+		}, []time.Duration{20}},
+	} {
+		c.do()
+		for i, want := range c.waits {
+			if got := s.pass(); got != want*time.Millisecond {
+				t.Errorf("%s: pass %d is followed after %s, want %d ms", c.what, i+1, got, want)
+			}
 		}
 	}
 }
