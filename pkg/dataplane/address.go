@@ -54,10 +54,13 @@ func (k *Kernel) addAddresses(addrs []topology.Address) error {
 			a.Flags = unix.IFA_F_NODAD
 		}
 		err := k.handle.AddrAdd(link, a)
-		if errors.Is(err, unix.EEXIST) {
-			err = errors.Join(k.handle.AddrDel(link, a), k.handle.AddrAdd(link, a))
+		if !errors.Is(err, unix.EEXIST) {
+			return err
 		}
-		return err
+		if err := k.handle.AddrDel(link, a); err != nil {
+			return err
+		}
+		return k.handle.AddrAdd(link, a)
 	}, unix.EEXIST)
 }
 

@@ -72,14 +72,18 @@ func TestSettingIsReadBack(t *testing.T) {
 	m.cfg.ProcSys = filepath.Join(m.dir, "masked")
 	file := m.sysctlFile(topology.SysctlForward4)
 	m.must(os.MkdirAll(filepath.Dir(file), 0o755))
-	m.must(os.Symlink("/dev/null", file))
-	err := m.Apply(t.Context(), plan.Changes{Sysctls: []plan.Sysctl{{Path: topology.SysctlForward4, Value: "1"}}})
-	part := new(PartError)
-	if !errors.As(err, &part) || part.Key != (plan.Key{Kind: plan.KindSysctl, Name: topology.SysctlForward4}) || !strings.Contains(err.Error(), `the value is "" still`) {
-		t.Errorf("got %v", err)
-	}
-	if have := m.sysctls[topology.SysctlForward4]; have != "" {
-		t.Errorf("it counts as %q", have)
+	for _, target := range []string{"/dev/null", "/proc/self/clear_refs"} { // the second can't be read
+		m.must(os.Symlink(target, file))
+		m.sysctls[topology.SysctlForward4] = "1"
+		err := m.Apply(t.Context(), plan.Changes{Sysctls: []plan.Sysctl{{Path: topology.SysctlForward4, Value: "1"}}})
+		part := new(PartError)
+		if !errors.As(err, &part) || part.Key != (plan.Key{Kind: plan.KindSysctl, Name: topology.SysctlForward4}) || !strings.Contains(err.Error(), `the value is "" still`) {
+			t.Errorf("%s: got %v", target, err)
+		}
+		if have := m.sysctls[topology.SysctlForward4]; have != "" {
+			t.Errorf("%s: it counts as %q", target, have)
+		}
+		m.must(os.Remove(file))
 	}
 }
 

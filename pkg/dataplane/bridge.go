@@ -54,7 +54,7 @@ func (k *Kernel) addBridge(d *topology.Device) error {
 }
 
 // setMTU gives the bridge the MTU that its pods need, before any of its settings and addresses
-// of IPv6, which it has none of below 1280.
+// of IPv6, which it has none of below 1280. setDevices has links read anew after it.
 func (k *Kernel) setMTU(devices []topology.Device) error {
 	var errs []error
 	for _, d := range devices {
@@ -62,7 +62,6 @@ func (k *Kernel) setMTU(devices []topology.Device) error {
 		if !there || d.MTU == 0 || k.links.idents[index].mtu == d.MTU {
 			continue
 		}
-		k.fresh.routes = false
 		err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, d.MTU)
 		if err != nil && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, part(plan.KindDevice, d.Name, fmt.Errorf("setting the MTU of %s from %d to %d: %w", d.Name, k.links.idents[index].mtu, d.MTU, err)))

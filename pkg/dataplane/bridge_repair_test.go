@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -157,6 +158,9 @@ func TestNameTakenMeanwhile(t *testing.T) {
 	err := m.Apply(context.Background(), c)
 	if err == nil || !strings.Contains(err.Error(), "its kind is veth") {
 		t.Errorf("got %v", err)
+	}
+	if keys := failedKeys(err); !slices.Equal(keys, []string{"bridge plainroute0"}) {
+		t.Errorf("failed are %q: what the bridge gets was tried on the device", keys)
 	}
 	if l := m.link(topology.Bridge).Attrs(); m.isUp(topology.Bridge) || len(m.bridgeAddrs()) > 0 || l.MTU != 1400 {
 		t.Errorf("the device is up %t, with %v, MTU %d", m.isUp(topology.Bridge), m.bridgeAddrs(), l.MTU)

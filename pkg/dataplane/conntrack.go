@@ -42,17 +42,15 @@ func (k *Kernel) cover(m *topology.Masquerade) {
 func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 	conntrack := newSocket(k.namespace, unix.NETLINK_NETFILTER)
 	defer func() { err = errors.Join(err, conntrack.close()) }()
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		bindings, err := bindings(conntrack, family, sources, destinations)
-		// Without ctnetlink, bindings can't be seen.
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("reading NAT bindings: %w", err)
-		}
-		for batch := range slices.Chunk(bindings, perSend) {
-			for _, err := range conntrack.acknowledge(batch) {
-				if err != nil && !errors.Is(err, unix.ENOENT) {
-					return fmt.Errorf("forgetting a NAT binding: %w", err)
-				}
+	bindings, err := bindings(conntrack, sources, destinations)
+	// Without ctnetlink, bindings can't be seen.
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("reading NAT bindings: %w", err)
+	}
+	for batch := range slices.Chunk(bindings, perSend) {
+		for _, err := range conntrack.acknowledge(batch) {
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("forgetting a NAT binding: %w", err)
 			}
 		}
 	}
@@ -61,7 +59,6 @@ func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 
 // Of linux/netfilter/nfnetlink_conntrack.h.
 const (
-	conntrackNew    = unix.NFNL_SUBSYS_CTNETLINK << 8
 	conntrackGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	conntrackDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 
@@ -74,15 +71,15 @@ const (
 	ctaV6Dst      = 4
 )
 
-// bindings returns the requests that delete entries. Their data is what the kernel sent, which it
+// bindings returns the requests that delete entries of both families. Their data is what the kernel sent, which it
 // accepts back. Of a table of a million, nothing else is kept. What changes during
 // the dump is younger than the rule, so the dump need not be whole.
-func bindings(conntrack *socket, family byte, sources, destinations []netip.Prefix) ([]request, error) {
+func bindings(conntrack *socket, sources, destinations []netip.Prefix) ([]request, error) {
 	var found []request
-	header := []byte{family, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
-	_, err := conntrack.read(request{conntrackGet, unix.NLM_F_DUMP, header}, func(kind uint16, data []byte) {
+	header := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
+	_, err := conntrack.read(request{conntrackGet, unix.NLM_F_DUMP, header}, func(_ uint16, data []byte) {
 		f, ok := parseFlow(data)
-		if kind == conntrackNew && ok && f.family == family && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
+		if ok && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
 			found = append(found, request{kind: conntrackDelete, data: bytes.Clone(data)})
 		}
 	})
@@ -91,10 +88,7 @@ func bindings(conntrack *socket, family byte, sources, destinations []netip.Pref
 
 // A flow has the addresses of its first packet, and of the reply to it, which tells
 // what is on the wire.
-type flow struct {
-	family                       byte
-	from, to, replyFrom, replyTo netip.Addr
-}
+type flow struct{ from, to, replyFrom, replyTo netip.Addr }
 
 // masqueraded tells whether the flow has another source address on the wire than its
 // own, and no other destination.
@@ -103,11 +97,7 @@ func (f flow) masqueraded() bool { return f.replyTo != f.from && f.replyFrom == 
 // parseFlow reads struct nfgenmsg and its attributes.
 func parseFlow(b []byte) (f flow, ok bool) {
 	const header = 4
-	if len(b) < header {
-		return f, false
-	}
-	f.family = b[0]
-	whole := eachAttribute(b[header:], func(kind uint16, value []byte) {
+	whole := eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
 		switch kind {
 		case ctaTupleOrig:
 			f.from, f.to = parseTuple(value)

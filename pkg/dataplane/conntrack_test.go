@@ -1,12 +1,17 @@
 package dataplane
 
 import (
+	"errors"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // A flow to a pod subnet that was nobody's goes out masqueraded. Once the Node is
@@ -67,5 +72,73 @@ func forgets(t *testing.T, meanwhile func(*machine)) {
 	slices.Sort(ports)
 	if !slices.Equal(ports, []uint16{2, 3, 4, 5}) {
 		t.Errorf("left are %v, want all but 1", ports)
+	}
+}
+
+// Bindings are looked at only where a destination is new. That nothing was masqueraded for a while makes none new.
+func TestBindingsAreReadForNewDestinations(t *testing.T) {
+	m := newMachine(t)
+	m.must(m.Apply(t.Context(), plan.Changes{})) // without a table
+	all := nodes(3)
+	m.settle(all[:2])
+	table := *m.observe().Masquerade
+	r := newRefuser(t)
+	for _, step := range []struct {
+		name    string
+		changes plan.Changes
+		read    bool
+	}{
+		{"nothing", plan.Changes{}, false},
+		{"no masquerading", plan.Changes{Table: &topology.Masquerade{Bridge: topology.Bridge}}, false},
+		{"masquerading", plan.Changes{Table: &table}, false},
+		{"another Node", plan.Changes{Widen: plan.SetChange{AddCluster: all[2].PodCIDRs[:1]}}, true},
+		{"nothing more", plan.Changes{}, false},
+	} {
+		m.observe()
+		end := r.recording(0, 0)
+		err := m.Apply(t.Context(), step.changes)
+		kinds := end()
+		m.must(err)
+		if slices.Contains(kinds, conntrackGet) != step.read {
+			t.Errorf("after %s the requests are %v", step.name, kinds)
+		}
+	}
+	r.requests(unix.ENOMEM, conntrackGet)
+	err := m.Apply(t.Context(), plan.Changes{Widen: plan.SetChange{AddCluster: nodes(4)[3].PodCIDRs[:1]}})
+	if keys := failedKeys(err); !errors.Is(err, unix.ENOMEM) || !slices.Equal(keys, []string{"nftables table plainroute"}) {
+		t.Errorf("got %v, of %q", err, keys)
+	}
+	r.nothing()
+}
+
+// A binding that can't be forgotten is reported; one that has ended meanwhile is not. Nothing is left open.
+func TestRefusedForgettingIsTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	conntrack, err := rtnl.NewHandle(unix.NETLINK_NETFILTER)
+	m.must(err)
+	defer conntrack.Close()
+	sources, destinations := nodes(1)[0].PodCIDRs, nodes(3)[2].PodCIDRs
+	pod, peer, node := sources[0].Addr().Next().AsSlice(), destinations[0].Addr().Next().AsSlice(), net.IP{192, 168, 1, 11}
+	m.must(conntrack.ConntrackCreate(rtnl.ConntrackTable, unix.AF_INET, &rtnl.ConntrackFlow{
+		FamilyType: unix.AF_INET, TimeOut: 100,
+		Forward: rtnl.IPTuple{SrcIP: pod, DstIP: peer, SrcPort: 1, DstPort: 53, Protocol: unix.IPPROTO_UDP},
+		Reverse: rtnl.IPTuple{SrcIP: peer, DstIP: node, SrcPort: 53, DstPort: 1, Protocol: unix.IPPROTO_UDP},
+	}))
+	r := newRefuser(t)
+	for errno, told := range map[unix.Errno]bool{unix.ENOENT: false, unix.ENOMEM: true} {
+		r.requests(errno, conntrackDelete)
+		err := m.release(sources, destinations)
+		r.nothing()
+		if (err != nil) != told || told && (!errors.Is(err, errno) || !strings.HasPrefix(err.Error(), "forgetting a NAT binding: ")) {
+			t.Errorf("after %v: %v", errno, err)
+		}
+	}
+	before := m.descriptors()
+	for range 20 {
+		m.must(m.release(nil, nil))
+	}
+	if now := m.descriptors(); now >= before+20 {
+		t.Errorf("%d file descriptors became %d", before, now)
 	}
 }

@@ -74,6 +74,22 @@ func TestSettingsThatAreRead(t *testing.T) {
 	}
 }
 
+// A bridge that has no IPv6 has no link-local address that is usable, even if it had one a moment before.
+func TestLinkLocalAddressGoesWithIPv6(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	m.cfg.ProcSys = t.TempDir()
+	file := m.sysctlFile(topology.ConfSysctl(6, topology.Bridge, "disable_ipv6"))
+	m.must(os.MkdirAll(filepath.Dir(file), 0o755))
+	for value, want := range map[string]bool{"0\n": true, "1\n": false} {
+		m.must(os.WriteFile(file, []byte(value), 0o644))
+		m.links.local6 = true
+		if m.loadSysctls(); m.links.local6 != want {
+			t.Errorf("with disable_ipv6=%q it is usable: %t", value, !want)
+		}
+	}
+}
+
 // The bridge's MAC address and ARP are set where they differ from what is wanted, and nothing is sent to the kernel
 // otherwise. What it refuses is reported.
 func TestSetAddressOnlyWhereItDiffers(t *testing.T) {

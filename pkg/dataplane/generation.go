@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	rtnl "github.com/vishvananda/netlink"
@@ -18,26 +17,28 @@ const (
 // generation returns the number of nftables' ruleset, which each transaction of
 // anybody in this network namespace raises.
 func (k *Kernel) generation() (uint32, error) {
-	const header = 4 // struct nfgenmsg
-	generation, told := uint32(0), false
+	generation := uint32(0)
 	ask := request{kind: nftGetGeneration, data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}}
 	_, err := k.nfnetlink.read(ask, func(kind uint16, data []byte) {
-		if kind != nftNewGeneration || len(data) < header {
-			return
+		if kind == nftNewGeneration {
+			generation = parseGeneration(data)
 		}
-		eachAttribute(data[header:], func(kind uint16, value []byte) {
-			if kind == unix.NFTA_GEN_ID && len(value) == 4 {
-				generation, told = binary.BigEndian.Uint32(value), true
-			}
-		})
 	})
-	if err == nil && !told {
-		err = errors.New("no answer")
-	}
 	if err != nil {
 		return 0, fmt.Errorf("asking for the ruleset's generation: %w", withoutNFT(err))
 	}
 	return generation, nil
+}
+
+// parseGeneration reads struct nfgenmsg and its attributes; of a broken message it is 0.
+func parseGeneration(b []byte) (generation uint32) {
+	const header = 4
+	eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
+		if kind == unix.NFTA_GEN_ID && len(value) == 4 {
+			generation = binary.BigEndian.Uint32(value)
+		}
+	})
+	return generation
 }
 
 // whole repeats a read in several dumps until no transaction came between them, for

@@ -100,37 +100,38 @@ func (i *Inspector) stillThere(doubtful []Guest) ([]Guest, error) {
 }
 
 // namespaces returns the numbers of those that this one knows (rtnl_net_dumpid of
-// net/core/net_namespace.c).
+// net/core/net_namespace.c, which does not mark a dump that a change interrupted).
 func (i *Inspector) namespaces() ([]int, error) {
-	const header = 4 // struct rtgenmsg, padded
-	return retryDump(func() (ids []int, err error) {
-		whole, err := i.rtnetlink.read(request{kind: unix.RTM_GETNSID, flags: unix.NLM_F_DUMP, data: make([]byte, header)}, func(kind uint16, data []byte) {
-			if kind != unix.RTM_NEWNSID || len(data) < header {
-				return
-			}
-			eachAttribute(data[header:], func(kind uint16, value []byte) {
-				if kind == unix.NETNSA_NSID && len(value) == 4 {
-					ids = append(ids, int(int32(binary.NativeEndian.Uint32(value))))
-				}
-			})
-		})
-		if err == nil && !whole {
-			err = rtnl.ErrDumpInterrupted
+	var ids []int
+	_, err := i.rtnetlink.read(request{kind: unix.RTM_GETNSID, flags: unix.NLM_F_DUMP, data: make([]byte, rtgenHeader)}, func(kind uint16, data []byte) {
+		if id, ok := parseNamespace(kind, data); ok {
+			ids = append(ids, id)
 		}
-		return ids, err
 	})
+	return ids, err
+}
+
+// rtgenHeader is the size of struct rtgenmsg, padded.
+const rtgenHeader = 4
+
+// parseNamespace reads the number of a network namespace.
+func parseNamespace(kind uint16, b []byte) (id int, ok bool) {
+	if kind != unix.RTM_NEWNSID {
+		return 0, false
+	}
+	eachAttribute(b[min(len(b), rtgenHeader):], func(kind uint16, value []byte) {
+		if kind == unix.NETNSA_NSID && len(value) == 4 {
+			id, ok = int(int32(binary.NativeEndian.Uint32(value))), true
+		}
+	})
+	return id, ok
 }
 
 func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {
 	return retryDump(func() ([]netip.Addr, error) {
 		all, whole, err := addrsIn(i.rtnetlink, namespace, 0)
-		switch {
-		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
-			// It is of another user namespace, or this kernel lacks a family.
-		case err != nil:
+		if err := interrupted(whole, err); err != nil && !hides(err) {
 			return nil, err
-		case !whole:
-			return nil, rtnl.ErrDumpInterrupted
 		}
 		var addrs []netip.Addr
 		for _, addr := range all {
@@ -140,4 +141,18 @@ func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {
 		}
 		return addrs, nil
 	})
+}
+
+// hides reports whether the kernel does not show addresses: the namespace is of another user namespace, or
+// the kernel lacks a family.
+func hides(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// interrupted returns the error of a dump, also of one that is not whole, because a change interrupted it.
+func interrupted(whole bool, err error) error {
+	if err == nil && !whole {
+		return rtnl.ErrDumpInterrupted
+	}
+	return err
 }

@@ -2,8 +2,12 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
@@ -166,4 +170,112 @@ func (m *machine) withoutNetAdmin() {
 	data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
 	m.must(unix.Capset(&header, &data[0]))
 	m.t.Cleanup(func() { m.must(unix.Capset(&header, &all[0])) })
+}
+
+// A namespace is foreign to a bridge if a port that leads there has an address here, or none is in that bridge or in no
+// bridge. Other devices that lead to it don't count.
+func TestForeignNamespaces(t *testing.T) {
+	veth := func(index, master, id int) rtnl.Link {
+		return &rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: "veth" + strconv.Itoa(index), MasterIndex: master, NetNsID: id}}
+	}
+	links := []rtnl.Link{
+		&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Index: 1, Name: topology.Bridge, NetNsID: -1}},
+		&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Index: 2, Name: "docker0", NetNsID: -1}},
+		veth(10, 1, 0),                 // a pod's
+		veth(11, 2, 1),                 // another network's
+		veth(12, 0, 2),                 // in no bridge
+		veth(13, 2, 3), veth(14, 1, 3), // in both
+		veth(15, 0, 4), veth(16, 1, 4), // one of them with an address
+		veth(17, 2, 5), veth(18, 2, 5), // both in another
+		veth(19, 0, -1), // both ends are here
+		&rtnl.Vlan{LinkAttrs: rtnl.LinkAttrs{Index: 20, Name: "vlan20", NetNsID: 6}},
+		veth(21, 0, 7), // with a link-local address
+	}
+	addr := func(index int, s string) rtnl.Addr {
+		return rtnl.Addr{LinkIndex: index, IPNet: ipNet(netip.MustParsePrefix(s))}
+	}
+	addrs := []rtnl.Addr{addr(1, "10.128.0.1/24"), addr(15, "192.168.1.11/24"), addr(15, "fe80::1/64"), addr(21, "fe80::2/64")}
+	ports, foreign := guestPorts(links, addrs, topology.Bridge)
+	if got, want := fmt.Sprint(ports), "map[0:[10] 1:[11] 2:[12] 3:[13 14] 4:[15 16] 5:[17 18] 7:[21]]"; got != want {
+		t.Errorf("ports are %s, want %s", got, want)
+	}
+	if got, want := fmt.Sprint(foreign), "map[0:false 1:true 2:false 3:false 4:true 5:true 7:false]"; got != want {
+		t.Errorf("foreign are %s, want %s", got, want)
+	}
+}
+
+// A look at namespaces again that is refused is reported, and without doubt there is none.
+func TestRefusedLookAtDoubtfulGuestsIsTold(t *testing.T) {
+	m := newMachine(t)
+	inspector, err := NewInspector()
+	m.must(err)
+	defer inspector.Close()
+	m.must(inspector.rtnetlink.open())
+	r := newRefuser(t)
+	r.requests(unix.ENOMEM, unix.RTM_GETNSID)
+	defer r.nothing()
+	if there, err := inspector.stillThere([]Guest{{ID: 1}}); len(there) > 0 || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), "listing network namespaces again: ") {
+		t.Errorf("got %v, %v", there, err)
+	}
+	if there, err := inspector.stillThere(nil); len(there) > 0 || err != nil {
+		t.Errorf("got %v, %v", there, err)
+	}
+}
+
+// Each namespace is seen with its number, ports and addresses, also one that gives no answer, of which the addresses are
+// not known.
+func TestSeveralGuests(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	m.addPod("vetha", "10.128.0.2/24")
+	m.addPod("vethb", "10.128.0.3/24")
+	inspector, err := NewInspector()
+	m.must(err)
+	defer inspector.Close()
+	want, err := inspector.Guests(topology.Bridge)
+	m.must(err)
+	if len(want) != 2 || want[0].ID == want[1].ID || slices.Equal(want[0].Addrs, want[1].Addrs) || len(want[0].Ports) != 1 || len(want[1].Ports) != 1 {
+		t.Fatalf("got %+v", want)
+	}
+	r := newRefuser(t)
+	const before, families = 3, 2 // links, addresses and namespaces; then the addresses of each, by family
+	for i := range want {
+		end := r.nth(unix.EINVAL, before+families*i+1)
+		got, err := inspector.Guests(topology.Bridge)
+		end()
+		m.must(err)
+		mute := want[i]
+		mute.Addrs = nil
+		if !reflect.DeepEqual(got, []Guest{want[1-i], mute}) {
+			t.Errorf("without an answer of %d: %+v", want[i].ID, got)
+		}
+	}
+	asked := 0
+	r.set(func(sent []uint16) unix.Errno {
+		switch {
+		case slices.Contains(sent, unix.RTM_GETNSID):
+			if asked++; asked > 1 {
+				return unix.ENOMEM
+			}
+		case asked > 0:
+			return unix.EINVAL
+		}
+		return 0
+	})
+	if got, err := inspector.Guests(topology.Bridge); !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("without a second look at namespaces: %+v, %v", got, err)
+	}
+	r.nothing()
+}
+
+// What the kernel says of a namespace that it does not show is no failure. A dump that a change interrupted is one.
+func TestHiddenAddresses(t *testing.T) {
+	for err, want := range map[error]bool{unix.EACCES: true, unix.EPERM: true, unix.EAFNOSUPPORT: true, unix.EOPNOTSUPP: true, unix.EINVAL: false, unix.ENOMEM: false} {
+		if hides(err) != want || !errors.Is(interrupted(false, err), err) || !errors.Is(interrupted(true, err), err) {
+			t.Errorf("%v: hides %t", err, !want)
+		}
+	}
+	if err := interrupted(false, nil); !errors.Is(err, rtnl.ErrDumpInterrupted) || interrupted(true, nil) != nil {
+		t.Errorf("a dump that is not whole: %v", err)
+	}
 }

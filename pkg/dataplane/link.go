@@ -108,7 +108,7 @@ func kindOf(l rtnl.Link) string {
 // link by itself.
 func addAddr(link *topology.Link, a rtnl.Addr) {
 	ip, ok := netip.AddrFromSlice(a.IP)
-	if !ok || a.IPNet == nil {
+	if !ok {
 		return
 	}
 	ip = ip.Unmap()

@@ -44,6 +44,12 @@ const (
 	ofElsewhere = unix.NTF_EXT_LEARNED | unix.NTF_PROXY
 )
 
+// learnedOn reports whether the kernel itself learned the entry on a device. Asked for a family that it
+// does not know, it answers with entries of others.
+func (n neighbor) learnedOn(device int, family uint8) bool {
+	return n.family == family && n.index == device && n.state&learned != 0 && n.flags&ofElsewhere == 0
+}
+
 // dropNeighbors deletes the neighbors on the bridge whose MAC address is behind none of its ports.
 // The kernel would go on sending to it for half a minute or more, although the address may be the
 // next pod's by now, and asks anew instead. Nothing is lost by an entry of a live pod that has been
@@ -59,7 +65,7 @@ func (k *Kernel) dropNeighbors() error {
 	var known []neighbor
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		err = errors.Join(err, k.neighbors(family, unix.NDA_IFINDEX, bridge, func(n neighbor) {
-			if n.family == family && n.index == bridge && n.state&learned != 0 && n.flags&ofElsewhere == 0 {
+			if n.learnedOn(bridge, family) {
 				known = append(known, n)
 			}
 		}))
@@ -86,10 +92,8 @@ func (k *Kernel) dropNeighbors() error {
 // neighbors calls f with the entries of a family that the kernel filters by an attribute.
 func (k *Kernel) neighbors(family uint8, filter uint16, index int, f func(neighbor)) error {
 	data := appendAttribute(neighborMessage(family, 0), filter, binary.NativeEndian.AppendUint32(nil, uint32(index)))
-	_, err := k.rtnetlink.read(request{kind: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP, data: data}, func(kind uint16, data []byte) {
-		if kind == unix.RTM_NEWNEIGH && len(data) >= unix.SizeofNdMsg {
-			f(parseNeighbor(data))
-		}
+	_, err := k.rtnetlink.read(request{kind: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP, data: data}, func(_ uint16, data []byte) {
+		f(parseNeighbor(data))
 	})
 	return err
 }

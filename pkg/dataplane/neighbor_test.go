@@ -59,10 +59,12 @@ func TestAReusedPodAddressIsReachedAtOnce(t *testing.T) {
 func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	m.attach("other") // without a port the bridge would lose its carrier, and the kernel forget all neighbors
+	other := m.attach("other") // without a port the bridge would lose its carrier, and the kernel forget all neighbors
 	pod := m.attach("pod")
-	for _, addr := range pod.addrs {
-		m.reach(addr, pod.mac)
+	for _, p := range []*realPod{pod, other} {
+		for _, addr := range p.addrs {
+			m.reach(addr, p.mac)
+		}
 	}
 	m.detach(pod)
 	given := []rtnl.Neigh{
@@ -85,6 +87,11 @@ func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 		addr, _ := netip.AddrFromSlice(n.IP)
 		if _, there := m.neighborOf(addr.Unmap()); !there {
 			t.Errorf("the entry of %s was deleted", addr)
+		}
+	}
+	for _, addr := range other.addrs {
+		if n, _ := m.neighborOf(addr); n.HardwareAddr.String() != other.mac {
+			t.Errorf("of a pod that stays: %v", n)
 		}
 	}
 }

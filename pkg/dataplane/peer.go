@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 
-	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -41,10 +40,7 @@ func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
 	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
 	binary.NativeEndian.PutUint32(data[4:], uint32(port.ParentIndex))
 	data = appendAttribute(data, unix.IFLA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(port.NetNsID)))
-	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(kind uint16, data []byte) {
-		if kind != unix.RTM_NEWLINK || len(data) < unix.SizeofIfInfomsg {
-			return
-		}
+	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(_ uint16, data []byte) {
 		if index, id, _ := parseLink(data); index == port.ParentIndex {
 			name = id.name
 		}
@@ -64,25 +60,21 @@ func encodeAddrRequest(family uint8, namespace, index int) []byte {
 // the namespace answers for this one, without the attribute.
 func parsePeerAddr(kind uint16, b []byte, family uint8, namespace, index int) (addr netip.Addr, ok bool) {
 	if kind != unix.RTM_NEWADDR || len(b) < unix.SizeofIfAddrmsg || b[0] != family || index != 0 && int(binary.NativeEndian.Uint32(b[4:])) != index {
-		return addr, false
-	}
-	attrs, err := netlink.NewAttributeDecoder(b[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return addr, false
+		return netip.Addr{}, false
 	}
 	local := false
-	for attrs.Next() {
-		switch attrs.Type() {
+	whole := eachAttribute(b[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) {
+		switch kind {
 		case unix.IFA_TARGET_NETNSID:
-			ok = int(attrs.Int32()) == namespace
+			ok = int(int32(number(value))) == namespace
 		case unix.IFA_LOCAL:
-			addr, _ = netip.AddrFromSlice(attrs.Bytes())
+			addr, _ = netip.AddrFromSlice(value)
 			local = true
 		case unix.IFA_ADDRESS: // the other end's, where a link is point-to-point
 			if !local {
-				addr, _ = netip.AddrFromSlice(attrs.Bytes())
+				addr, _ = netip.AddrFromSlice(value)
 			}
 		}
-	}
-	return addr, ok && attrs.Err() == nil
+	})
+	return addr, ok && whole
 }

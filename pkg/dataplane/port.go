@@ -62,7 +62,7 @@ func (k *Kernel) setDevice(d topology.Device) error {
 	if !ok {
 		return unix.ENODEV
 	}
-	link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: d.Name}}
+	link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}
 	if d.Master != "" && k.links.name(k.links.idents[index].master) != d.Master {
 		master, ok := k.links.byName[d.Master]
 		if !ok {
@@ -91,13 +91,13 @@ func (k *Kernel) setDevice(d topology.Device) error {
 // duplicates for a second or two, in which no pod is found. Where the kernel was first, as when
 // IPv6 is switched on again, its address is replaced by one that is usable at once.
 func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
-	mac, err := net.ParseMAC(d.MAC)
-	if !d.LinkLocal || err != nil || len(mac) != 6 || k.links.local6 {
+	mac, _ := net.ParseMAC(d.MAC)
+	if !d.LinkLocal || len(mac) != 6 || k.links.local6 {
 		return nil
 	}
 	ip := [16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
 	addr := &rtnl.Addr{IPNet: ipNet(netip.PrefixFrom(netip.AddrFrom16(ip), 64)), Flags: unix.IFA_F_NODAD}
-	err = k.handle.AddrAdd(link, addr)
+	err := k.handle.AddrAdd(link, addr)
 	if errors.Is(err, unix.EEXIST) {
 		err = errors.Join(k.handle.AddrDel(link, addr), k.handle.AddrAdd(link, addr))
 	}
@@ -112,7 +112,7 @@ func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
 // addresses that come next it asks pods for their MAC addresses: answers that arrive too early are
 // lost, and it asks again after a second only.
 func (k *Kernel) awaitLocal(link rtnl.Link, ip net.IP) error {
-	const limit, pause = 200 * time.Millisecond, 200 * time.Microsecond
+	const limit, pause = time.Second, 200 * time.Microsecond
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pause) {
 		routes, err := k.handle.RouteGetWithOptions(ip, &rtnl.RouteGetOptions{OifIndex: link.Attrs().Index})
 		switch {

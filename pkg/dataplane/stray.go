@@ -26,24 +26,25 @@ type claim struct {
 // then one that was seen in the bridge. Of others, each is the rival of the others.
 func (k *Kernel) findPods(links []rtnl.Link, facts *linkFacts) {
 	bridge, there := facts.byName[facts.bridge(k.cfg.Bridge)]
-	var leases []netip.Addr
-	var attached []*rtnl.LinkAttrs
-	var claims []claim
+	var attached, others []*rtnl.LinkAttrs
 	for _, l := range links {
-		a := l.Attrs()
-		if a.NetNsID < 0 || facts.kinds[a.Name] != topology.KindVeth {
-			continue
-		}
-		if there && a.MasterIndex == bridge && a.Flags&net.FlagUp != 0 {
+		switch a := l.Attrs(); {
+		case a.NetNsID < 0 || facts.kinds[a.Name] != topology.KindVeth:
+		case there && a.MasterIndex == bridge && a.Flags&net.FlagUp != 0:
 			attached = append(attached, a)
-			continue
+		default:
+			others = append(others, a)
 		}
-		if leases == nil {
-			leases = k.cfg.CNI.Leases()
-		}
-		if len(leases) == 0 {
-			return
-		}
+	}
+	if len(others) == 0 {
+		return
+	}
+	leases := k.cfg.CNI.Leases()
+	if len(leases) == 0 {
+		return
+	}
+	var claims []claim
+	for _, a := range others {
 		if addrs := k.leasedAddrs(a, leases); len(addrs) > 0 {
 			claims = append(claims, claim{a.Index, addrs})
 		}

@@ -2,6 +2,9 @@ package dataplane
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +12,7 @@ import (
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -149,4 +153,68 @@ func TestPortsThatWereSeenAreForgottenWithThem(t *testing.T) {
 	if seen() {
 		t.Error("a port that went is remembered")
 	}
+}
+
+// Of claims to one address that of a port which was seen in the bridge holds. Where that settles nothing, they are rivals.
+func TestClaims(t *testing.T) {
+	a, b := netip.MustParseAddr("10.128.0.2"), netip.MustParseAddr("10.128.0.3")
+	for name, c := range map[string]struct {
+		claims       []claim
+		seen         []int
+		pods, rivals string
+	}{
+		"none":                       {nil, nil, "map[]", "map[]"},
+		"to two addresses":           {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[]"},
+		"of one that was seen":       {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, []int{2}, "map[2:10.128.0.3]", "map[]"},
+		"of none that was seen":      {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[1:2 2:1]"},
+		"of two that were seen":      {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}}, []int{1, 2}, "map[1:10.128.0.2 2:10.128.0.2]", "map[1:2 2:1]"},
+		"one lost, one has no rival": {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{b}}}, []int{1}, "map[1:10.128.0.2 3:10.128.0.3]", "map[]"},
+		"lost among rivals":          {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{a}}}, []int{1}, "map[1:10.128.0.2]", "map[]"},
+	} {
+		f := newLinkFacts(0)
+		for _, index := range c.seen {
+			f.seen[index] = true
+		}
+		f.settle(c.claims)
+		if pods, rivals := fmt.Sprint(f.pods), fmt.Sprint(f.rivals); pods != c.pods || rivals != c.rivals {
+			t.Errorf("%s: pods %s, rivals %s, want %s, %s", name, pods, rivals, c.pods, c.rivals)
+		}
+	}
+}
+
+// A pod's port is looked for among veths that are down or not in the bridge, and among no other devices.
+func TestPortsThatMayBeAPods(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	for name, addr := range map[string]string{"vethpod": "10.128.0.2/24", "vethdown": "10.128.0.3/24", "vethout": "10.128.0.4/24"} {
+		m.addPod(name, addr)
+	}
+	m.must(m.nl.LinkSetDown(m.link("vethdown")))
+	m.must(m.nl.LinkSetNoMaster(m.link("vethout")))
+	other := m.newSandbox()
+	m.must(other.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "net0"}, PeerName: "net0-peer"}))
+	net0, err := other.nl.LinkByName("net0")
+	m.must(err)
+	m.must(other.nl.AddrAdd(net0, &rtnl.Addr{IPNet: ipNet(netip.MustParsePrefix("10.128.0.5/24"))}))
+	m.leaseTo("10.128.0.5", "other", "net0")
+	above := &rtnl.Macvlan{LinkAttrs: rtnl.LinkAttrs{Name: "above", ParentIndex: net0.Attrs().Index}, Mode: rtnl.MACVLAN_MODE_BRIDGE}
+	if err := other.nl.LinkAdd(above); !errors.Is(err, unix.EOPNOTSUPP) { // this kernel may lack the kind
+		m.must(err)
+		m.must(other.nl.LinkSetNsFd(above, int(m.namespace.file.Fd())))
+	}
+	pods := func(want ...string) {
+		t.Helper()
+		m.Forget()
+		m.observe()
+		var names []string
+		for index := range m.links.pods {
+			names = append(names, m.links.name(index))
+		}
+		if slices.Sort(names); !slices.Equal(names, want) {
+			t.Errorf("ports of pods are %q, want %q", names, want)
+		}
+	}
+	pods("vethdown", "vethout")
+	m.must(m.nl.LinkDel(m.link(topology.Bridge)))
+	pods("vethdown", "vethout", "vethpod")
 }

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -48,10 +49,7 @@ func (k *Kernel) writeSysctl(s plan.Sysctl) error {
 		return fmt.Errorf("setting %s=%s: %w", s.Path, s.Value, err)
 	}
 	_, err = f.WriteString(s.Value)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("setting %s=%s: %w", s.Path, s.Value, err)
 	}
 	return k.verifySysctl(s)

@@ -191,3 +191,37 @@ func TestPluginsAreWatched(t *testing.T) {
 		drain(news, shortly)
 	}
 }
+
+// Whichever request of a trial is refused, the config is not written, and the error says at what.
+func TestRefusedTrialIsTold(t *testing.T) {
+	m := newMachine(t)
+	change := m.withoutConfig()
+	r := newRefuser(t)
+	const begin = "trying to make a pod's port: "
+	for n, want := range []string{
+		"removing what an earlier agent left: ", "adding a veth device with an MTU of 1500: ", "", "putting a veth device into plainroute0: ",
+		"putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ",
+	} {
+		end := r.nth(unix.ENOMEM, n+1)
+		err := m.Apply(t.Context(), change)
+		refused := end()
+		if want == "" { // the library looks for a new device's index by itself, and goes on without
+			m.must(err)
+			m.must(m.cfg.CNI.Remove())
+			m.tried = trial{}
+			continue
+		}
+		if !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), begin+want) || m.Config() != nil || m.tried != (trial{}) {
+			t.Errorf("without request %d, of kind %v: %v; the config is %v, tried is %v", n+1, refused, err, m.Config(), m.tried)
+		}
+		m.Sweep()
+		m.noTrial()
+	}
+	m.must(m.Apply(t.Context(), change))
+	// What was deleted by another program meanwhile is gone as well.
+	m.tried = trial{}
+	r.requests(unix.ENODEV, unix.RTM_DELLINK)
+	m.must(m.Apply(t.Context(), change))
+	r.nothing()
+	m.Sweep()
+}
