@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -313,6 +314,22 @@ func TestBlindnessIsNews(t *testing.T) {
 		if k.setBlind(c.err, func() { news++ }); news != c.want || (k.blind == nil) != (c.err == nil) {
 			t.Errorf("after step %d: %d news, %v", i, news, k.blind)
 		}
+	}
+}
+
+// A folder that can't be watched is news, and a fact.
+func TestFoldersThatCantBeWatchedAreTold(t *testing.T) {
+	m := newMachine(t)
+	file := filepath.Join(m.dir, "file")
+	m.must(os.WriteFile(file, nil, 0o600))
+	k := m.another()
+	k.cfg.CNI.ConfDir = filepath.Join(file, "net.d")
+	news, _ := m.watched(k, time.Hour)
+	for told := false; !told; {
+		m.expect(news, "a folder that can't be watched")
+		host, err := k.Facts(t.Context(), nil)
+		m.must(err)
+		told = slices.ContainsFunc(host.Unseen, func(s string) bool { return strings.HasPrefix(s, "watching "+k.cfg.CNI.ConfDir+": ") })
 	}
 }
 
