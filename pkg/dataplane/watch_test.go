@@ -281,15 +281,21 @@ func TestLinkChangesAreCounted(t *testing.T) {
 func TestLostNotifications(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
+	m.must(m.events[0].SetReadDeadline(time.Now().Add(shortly)))
+	if err := m.listen(m.events[0], func() {}); !errors.Is(err, os.ErrDeadlineExceeded) { // what was said before
+		t.Fatal(err)
+	}
+	m.observe()
 	m.must(m.events[0].SetReadBuffer(4096))
-	for range 500 {
-		m.route("172.30.0.0/16", "192.168.1.50", "eth0", 5, 4)
-		m.must(m.nl.RouteDel(m.foreign("172.30.0.0/16", "192.168.1.50", "eth0", 5, 4)))
+	other := m.foreign("172.30.0.0/16", "192.168.1.50", "eth0", 5, 4)
+	for other.Table = 100; other.Priority < 500; other.Priority++ { // of another table, so that none is news
+		m.must(m.nl.RouteAdd(other))
 	}
 	for len(m.left) > 0 {
 		<-m.left
 	}
 	links, fresh, news := m.LinkChanges(), m.fresh, 0
+	m.must(m.events[0].SetReadDeadline(time.Now().Add(10 * time.Second))) // where none comes
 	err := m.listen(m.events[0], func() {
 		news++
 		m.must(m.events[0].SetReadDeadline(time.Unix(1, 0)))
