@@ -12,9 +12,7 @@ import (
 // Of linux/netfilter/nf_tables.h, which x/sys/unix leaves out in part.
 const (
 	nftGetRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
-	nftNewRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE
 	nftGetSet  = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSET
-	nftNewSet  = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSET
 )
 
 // A setShape is what google/nftables does not show of a set, or not as one.
@@ -27,7 +25,7 @@ type setShape struct {
 // shapes reads how the sets of our table are made, by name.
 func (k *Kernel) shapes() (map[string]setShape, error) {
 	all := map[string]setShape{}
-	err := k.dumpTable(nftGetSet, nftNewSet, func(attributes []byte) {
+	err := k.dumpTable(nftGetSet, func(attributes []byte) {
 		var name string
 		var shape setShape
 		eachAttribute(attributes, func(kind uint16, value []byte) {
@@ -69,7 +67,7 @@ func sameShapes(m *topology.Masquerade, have map[string]setShape) bool {
 // it does not know, and a rule with such a condition would pass for ours.
 func (k *Kernel) expressions() (map[uint64]int, error) {
 	counts := map[uint64]int{}
-	err := k.dumpTable(nftGetRule, nftNewRule, func(attributes []byte) {
+	err := k.dumpTable(nftGetRule, func(attributes []byte) {
 		handle, n := uint64(0), 0
 		eachAttribute(attributes, func(kind uint16, value []byte) {
 			switch {
@@ -86,14 +84,12 @@ func (k *Kernel) expressions() (map[uint64]int, error) {
 
 // dumpTable calls f with the attributes of each rule or set of our table. Attribute 1 of all of them
 // is the table's name.
-func (k *Kernel) dumpTable(ask, told uint16, f func(attributes []byte)) error {
+func (k *Kernel) dumpTable(ask uint16, f func(attributes []byte)) error {
 	const header = 4 // struct nfgenmsg
 	data := []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}
 	data = appendAttribute(data, unix.NFTA_TABLE_NAME, append([]byte(topology.Table), make([]byte, 4-len(topology.Table)%4)...))
-	_, err := k.nfnetlink.read(request{kind: ask, flags: unix.NLM_F_DUMP, data: data}, func(kind uint16, data []byte) {
-		if kind == told && len(data) >= header {
-			f(data[header:])
-		}
+	_, err := k.nfnetlink.read(request{kind: ask, flags: unix.NLM_F_DUMP, data: data}, func(_ uint16, data []byte) {
+		f(data[min(len(data), header):])
 	})
 	if err != nil {
 		return fmt.Errorf("dumping it: %w", err)

@@ -110,6 +110,7 @@ func (k *Kernel) open() (err error) {
 	if err := k.subscribe(); err != nil {
 		return err
 	}
+	k.nfnetlink = newSocket(k.namespace, unix.NETLINK_NETFILTER)
 	// A kernel without nf_tables still routes. What fails here fails again, and is
 	// reported, when the table is read or written.
 	_ = k.openNFT()

@@ -193,7 +193,12 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 		if !m.Serves(f.is4) {
 			continue
 		}
-		if err := errors.Join(k.addSet(f.clusterSet(), intervals(f, m.Cluster)), k.addSet(f.nodesSet(), singles(f, m.Nodes))); err != nil {
+		cluster, nodes := f.clusterSet(), f.nodesSet()
+		err := errors.Join(
+			k.nft.AddSet(cluster, nil), k.eachChunk(cluster, intervals(f, m.Cluster), k.nft.SetAddElements),
+			k.nft.AddSet(nodes, nil), k.eachChunk(nodes, singles(f, m.Nodes), k.nft.SetAddElements),
+		)
+		if err != nil {
 			return k.abandon(err)
 		}
 	}
@@ -237,17 +242,10 @@ func (k *Kernel) dialNFT() error {
 		return err
 	}
 	if k.nft != nil {
-		err = k.nft.CloseLasting()
+		_ = k.nft.CloseLasting() // nothing is asked by it any more
 	}
 	k.nft, k.nftConn = nft, conn
-	return err
-}
-
-func (k *Kernel) addSet(set *nftables.Set, elements []nftables.SetElement) error {
-	if err := k.nft.AddSet(set, nil); err != nil {
-		return err
-	}
-	return k.eachChunk(set, elements, k.nft.SetAddElements)
+	return nil
 }
 
 func (k *Kernel) eachChunk(set *nftables.Set, elements []nftables.SetElement, call func(*nftables.Set, []nftables.SetElement) error) error {

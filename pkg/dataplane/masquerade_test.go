@@ -2,12 +2,16 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
 
+	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -60,4 +64,70 @@ func (m *machine) table() *topology.Masquerade {
 	state, err := m.Observe(context.Background())
 	m.must(err)
 	return state.Masquerade
+}
+
+// A connection for our table takes the place of the one before, which is closed, and has room for large transactions and for
+// their answers.
+func TestConnectionOfTheTableIsReplaced(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	before, port := m.descriptors(), m.nftConn.PID()
+	m.must(m.dialNFT())
+	if after := m.descriptors(); after != before || m.nftConn.PID() == port {
+		t.Errorf("%d files were open, and %d are; the port was %d, and is %d", before, after, port, m.nftConn.PID())
+	}
+	for _, c := range []*netlink.Conn{m.nftConn, m.events[0]} {
+		raw, err := c.SyscallConn()
+		m.must(err)
+		m.must(raw.Control(func(fd uintptr) {
+			for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
+				if n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option); err != nil || n != 2*receiveBuffer && (c == m.nftConn || option == unix.SO_RCVBUF) {
+					t.Errorf("option %d is %d, %v", option, n, err)
+				}
+			}
+		}))
+	}
+	m.must(m.writeTable(m.masquerade))
+	nft := m.nft
+	refuseCalls(t, unix.ENOMEM, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUFFORCE})
+	refuseCalls(t, unix.ENOMEM, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUF})
+	if err := m.dialNFT(); !errors.Is(err, unix.ENOMEM) || m.nft != nft {
+		t.Errorf("a connection without room: %v, and it is used: %t", err, m.nft != nft)
+	}
+	if err := m.abandon(errNoDevice); !errors.Is(err, errNoDevice) || !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("abandoning tells %v", err)
+	}
+}
+
+// A table that is not there any more is deleted already.
+func TestDeletedTableIsDeleted(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	for range 2 {
+		m.must(m.Apply(t.Context(), plan.Changes{DeleteTable: true}))
+		if m.masquerade != nil || m.table() != nil {
+			t.Error("the table is there still")
+		}
+	}
+}
+
+// What a pass does to the table is what counts as there; after a refusal, that is what was there before.
+func TestRefusedChangeOfTheTableChangesNothing(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(3))
+	before := m.masquerade
+	nobody := plan.SetChange{DeleteNodes: addrs("192.168.77.77"), AddNodes: addrs("192.168.77.78")}
+	if err := m.changeSets(nobody); !errors.Is(err, unix.ENOENT) || m.masquerade != before {
+		t.Errorf("deleting what is not there: %v, and the table counts as %+v", err, m.masquerade)
+	}
+	if after := m.table(); !slices.Equal(after.Nodes, before.Nodes) {
+		t.Errorf("the set became %v", after.Nodes)
+	}
+	m.must(m.changeSets(plan.SetChange{
+		DeleteNodes: before.Nodes[:1], AddNodes: addrs("192.168.1.200"), DeleteCluster: before.Cluster[:1], AddCluster: prefixes("10.77.0.0/24"),
+	}))
+	known := *m.masquerade
+	if after := m.table(); !slices.Equal(after.Nodes, known.Nodes) || !slices.Equal(after.Cluster, known.Cluster) || slices.Contains(known.Nodes, before.Nodes[0]) || !slices.Contains(known.Cluster, netip.MustParsePrefix("10.77.0.0/24")) {
+		t.Errorf("it counts as %+v, and is %+v", known, after)
+	}
 }

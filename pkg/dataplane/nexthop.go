@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,27 +17,24 @@ type object struct {
 // readObjects returns nexthop objects by their ids. With net.ipv4.nexthop_compat_mode=0 a dump of
 // routes has neither gateways nor devices of routes that refer to one.
 func (k *Kernel) readObjects() (map[uint32]object, error) {
-	for range dumpTries {
+	objects, err := retryDump(func() (map[uint32]object, error) {
 		objects := map[uint32]object{}
-		whole, err := k.rtnetlink.read(request{unix.RTM_GETNEXTHOP, unix.NLM_F_DUMP, make([]byte, unix.SizeofNhmsg)}, func(kind uint16, data []byte) {
-			if id, o := parseObject(data); kind == unix.RTM_NEWNEXTHOP && id != 0 {
-				objects[id] = o
-			}
+		err := k.rtnetlink.dump(unix.RTM_GETNEXTHOP, make([]byte, unix.SizeofNhmsg), func(_ uint16, data []byte) {
+			id, o := parseObject(data)
+			objects[id] = o
 		})
-		if absent(err) || err == nil && whole {
-			return objects, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("listing next hops: %w", err)
-		}
+		return objects, err
+	})
+	if err != nil && !absent(err) {
+		return nil, fmt.Errorf("listing next hops: %w", err)
 	}
-	return nil, fmt.Errorf("listing next hops: %w, %d times", rtnl.ErrDumpInterrupted, dumpTries)
+	return objects, nil
 }
 
 // parseObject reads struct nhmsg and its attributes (linux/nexthop.h); the id of a broken message is 0.
 func parseObject(b []byte) (id uint32, o object) {
 	if len(b) < unix.SizeofNhmsg {
-		return 0, o
+		return 0, object{}
 	}
 	o.dead = binary.NativeEndian.Uint32(b[4:])&unix.RTNH_F_DEAD != 0
 	eachAttribute(b[unix.SizeofNhmsg:], func(kind uint16, value []byte) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -134,6 +135,102 @@ func TestAnswersOfAnotherFamily(t *testing.T) {
 	if given == 0 {
 		t.Skip("this kernel knows AF_X25, or answers otherwise")
 	}
-	_, err = m.dumpFamily(unix.AF_X25, unix.RTPROT_UNSPEC, func(r *message) { t.Errorf("%v was taken", r.dst) })
-	m.must(err)
+	m.must(m.dumpFamily(unix.AF_X25, unix.RTPROT_UNSPEC, func(r *message) { t.Errorf("%v was taken", r.dst) }))
+}
+
+// objectMessage makes struct nhmsg with attributes (linux/nexthop.h).
+func objectMessage(flags uint32, attributes ...[]byte) []byte {
+	return slices.Concat(append([][]byte{binary.NativeEndian.AppendUint32(make([]byte, 4), flags)}, attributes...)...)
+}
+
+// group makes the members of a next hop that is a group, each with a weight.
+func group(ids ...uint32) []byte {
+	var b []byte
+	for _, id := range ids {
+		b = append(binary.NativeEndian.AppendUint32(b, id), 1, 0, 0, 0)
+	}
+	return appendAttribute(nil, unix.NHA_GROUP, b)
+}
+
+// A route that has only the id of a next hop goes by that, and by all of a group. One that says itself where it goes, or
+// that goes nowhere, stays what it is.
+func TestRoutesAreResolved(t *testing.T) {
+	objects := map[uint32]object{}
+	gateway := addressAttribute(unix.NHA_GATEWAY, "192.168.1.71")
+	for _, b := range [][]byte{
+		objectMessage(0, numberAttribute(unix.NHA_ID, 1), gateway, numberAttribute(unix.NHA_OIF, 2)),
+		objectMessage(unix.RTNH_F_DEAD, numberAttribute(unix.NHA_ID, 2), numberAttribute(unix.NHA_OIF, 3)),
+		objectMessage(0, numberAttribute(unix.NHA_ID, 3), group(1, 2)),
+		objectMessage(unix.RTNH_F_ONLINK, numberAttribute(unix.NHA_ID, 4), numberAttribute(unix.NHA_OIF, 2), appendAttribute(nil, unix.NHA_ENCAP, nil)),
+	} {
+		id, o := parseObject(b)
+		objects[id] = o
+	}
+	if id, _ := parseObject(objectMessage(0, numberAttribute(unix.NHA_ID, 5))[:7]); id != 0 {
+		t.Errorf("a message that is cut off has id %d", id)
+	}
+	if _, o := parseObject(objectMessage(unix.RTNH_F_DEAD)); !o.dead {
+		t.Error("a message without attributes has no flags")
+	}
+	links := testLinks()
+	dst, by := addressAttribute(unix.RTA_DST, "10.1.0.0"), func(id uint32) []byte { return numberAttribute(routeObject, id) }
+	for _, c := range []struct {
+		name, want string
+		known      bool
+		bytes      []byte
+	}{
+		{"no next hop", "10.1.0.0/16 proto 4", true, unicast4(16, dst)},
+		{"one next hop", "10.1.0.0/16 via 192.168.1.71 dev eth0 proto 4", true, unicast4(16, dst, by(1))},
+		{"no carrier", "10.1.0.0/16 dev eth1 proto 4 dead", true, unicast4(16, dst, by(2))},
+		{"group", "10.1.0.0/16 via 192.168.1.71 dev eth0 proto 4; 10.1.0.0/16 dev eth1 proto 4 dead", true, unicast4(16, dst, by(3))},
+		{"encapsulation", "10.1.0.0/16 dev eth0 proto 4 encap", true, unicast4(16, dst, by(4))},
+		{"unknown", "10.1.0.0/16 proto 4", false, unicast4(16, dst, by(9))},
+		{"device of its own", "10.1.0.0/16 dev eth0 proto 4", true, unicast4(16, dst, by(9), numberAttribute(unix.RTA_OIF, 2))},
+		{"next hops of its own", "10.1.0.0/16 proto 4; 10.1.0.0/16 dev eth0 proto 4", true, unicast4(16, dst, by(9), multipath(nextHop(0, 0), nextHop(0, 2)))},
+		{"nowhere", "blackhole 10.1.0.0/16 proto 4", true, routeHeader(unix.AF_INET, 16, 4, unix.RTN_BLACKHOLE, dst, by(9))},
+	} {
+		var m message
+		if !m.parse(c.bytes) {
+			t.Fatalf("%s: not a route", c.name)
+		}
+		if known := m.resolve(objects); known != c.known || m.text(links) != c.want {
+			t.Errorf("%s: got %q, %t, want %q", c.name, m.text(links), known, c.want)
+		}
+	}
+}
+
+// A dump of next hops in the midst of which one comes is reported as interrupted, and a whole one has all.
+func TestInterruptedDump(t *testing.T) {
+	m := newMachine(t)
+	const n = 3000 // more than a message of 32 KiB
+	requests := make([]request, n)
+	for i := range requests {
+		requests[i] = request{unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE, objectMessage(0, numberAttribute(unix.NHA_ID, uint32(i+1)), appendAttribute(nil, unix.NHA_BLACKHOLE, nil))}
+		requests[i].data[0] = unix.AF_INET
+	}
+	other := newSocket(m.namespace, unix.NETLINK_ROUTE)
+	defer other.close()
+	for chunk := range slices.Chunk(requests[1:], perSend) {
+		for _, err := range other.acknowledge(chunk) {
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				t.Skip("this kernel has no next hops that are objects")
+			}
+			m.must(err)
+		}
+	}
+	given := 0
+	dump := func(change bool) error {
+		given = 0
+		return m.rtnetlink.dump(unix.RTM_GETNEXTHOP, make([]byte, unix.SizeofNhmsg), func(uint16, []byte) {
+			if given++; change && given == 1 {
+				m.must(other.acknowledge(requests[:1])[0])
+			}
+		})
+	}
+	if err := dump(true); !errors.Is(err, rtnl.ErrDumpInterrupted) {
+		t.Errorf("in the midst of a change: %v", err)
+	}
+	if err := dump(false); err != nil || given != n {
+		t.Errorf("%d next hops, %v", given, err)
+	}
 }

@@ -54,13 +54,12 @@ func (k *Kernel) readTable() (*topology.Masquerade, error) {
 		}
 		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
 		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
-		err := errors.Join(errCluster, errNodes)
-		ranges, ok := parseIntervals(cluster)
-		if errors.Is(err, unix.ENOENT) || !ok || slices.ContainsFunc(nodes, foreignElement) {
-			return &topology.Masquerade{}, nil
-		}
-		if err != nil {
+		if err := errors.Join(errCluster, errNodes); err != nil {
 			return nil, err
+		}
+		ranges, ok := parseIntervals(cluster)
+		if !ok || slices.ContainsFunc(nodes, foreignElement) {
+			return &topology.Masquerade{}, nil
 		}
 		m.Cluster = append(m.Cluster, ranges...)
 		m.Nodes = append(m.Nodes, parseSingles(nodes)...)
@@ -83,7 +82,7 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	rules := map[string][]*nftables.Rule{}
 	found := map[string]*nftables.Chain{}
 	for _, c := range all {
-		if c.Table.Name != topology.Table || c.Table.Family != nftables.TableFamilyINet {
+		if c.Table.Name != topology.Table {
 			continue
 		}
 		found[c.Name] = c
@@ -137,7 +136,7 @@ func guess(m *topology.Masquerade, exprs []expr.Any) {
 // egressOf returns what a rule that names the source address has for link and address.
 func egressOf(exprs []expr.Any) (e topology.Egress, ok bool) {
 	if !has[*expr.NAT](exprs) {
-		return e, false
+		return topology.Egress{}, false
 	}
 	for i, x := range exprs {
 		if name, is := nameOf(exprs, i); is {
@@ -163,12 +162,10 @@ func nameOf(exprs []expr.Any, i int) (string, bool) {
 	return string(bytes.TrimRight(cmp.Data, "\x00")), true
 }
 
-func next[T expr.Any](exprs []expr.Any, i int) (T, bool) {
-	var zero T
-	if i+1 >= len(exprs) {
-		return zero, false
+func next[T expr.Any](exprs []expr.Any, i int) (e T, ok bool) {
+	if i+1 < len(exprs) {
+		e, ok = exprs[i+1].(T)
 	}
-	e, ok := exprs[i+1].(T)
 	return e, ok
 }
 
@@ -202,25 +199,9 @@ func sameChain(want chain, have *nftables.Chain, rules []*nftables.Rule) bool {
 	return true
 }
 
-// sameExprs compares rules; the kernel numbers sets by itself, so of a lookup
-// only the name counts.
-func sameExprs(want, have []expr.Any) bool {
-	if len(want) != len(have) {
-		return false
-	}
-	for i := range want {
-		have := have[i]
-		if l, ok := have.(*expr.Lookup); ok {
-			named := *l
-			named.SetID = 0
-			have = &named
-		}
-		if !reflect.DeepEqual(want[i], have) {
-			return false
-		}
-	}
-	return true
-}
+// sameExprs compares rules. Of a lookup the kernel returns the set's name, and not the number that it
+// had in a transaction.
+func sameExprs(want, have []expr.Any) bool { return reflect.DeepEqual(want, have) }
 
 // foreignElement reports whether an element is none that we make: one without a key matches
 // everything (NFT_SET_ELEM_CATCHALL).

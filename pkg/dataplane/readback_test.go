@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -14,10 +15,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Whatever keeps our table from doing what it says is announced, found and repaired in one pass, and so is what
-// google/nftables can't show.
-func TestTableWithForeignFeatures(t *testing.T) {
-	for name, disturb := range map[string]func(*machine){
+// foreignFeatures keep our table from doing what it says, or may do so.
+func foreignFeatures() map[string]func(*machine) {
+	return map[string]func(*machine){
 		"dormant table":                           (*machine).dormant,
 		"set that forgets its elements":           setWith(func(s *nftables.Set) { s.HasTimeout, s.Timeout = true, time.Hour }),
 		"set with elements that may be forgotten": setWith(func(s *nftables.Set) { s.HasTimeout = true }),
@@ -26,6 +26,11 @@ func TestTableWithForeignFeatures(t *testing.T) {
 		"set that can't be changed":               setWith(func(s *nftables.Set) { s.Constant = true }),
 		"element that matches everything":         (*machine).catchAll,
 		"expression that nobody here knows":       (*machine).unknownExpression,
+		"range that is no prefix": func(m *machine) {
+			c := m.nft4test()
+			m.must(c.SetAddElements(families[0].clusterSet(), []nftables.SetElement{{Key: []byte{11, 0, 0, 1}}, {Key: []byte{11, 0, 0, 9}, IntervalEnd: true}}))
+			m.must(c.Flush())
+		},
 		"chain of somebody": func(m *machine) {
 			c := m.nft4test()
 			c.AddChain(&nftables.Chain{Name: "theirs", Table: nftTable})
@@ -39,11 +44,38 @@ func TestTableWithForeignFeatures(t *testing.T) {
 			})
 			m.must(c.Flush())
 		},
-	} {
+		"rule of somebody": func(m *machine) {
+			c := m.nft4test()
+			c.AddRule(&nftables.Rule{Table: nftTable, Chain: &nftables.Chain{Name: "postrouting", Table: nftTable}, Exprs: skipBridged("br7")})
+			m.must(c.Flush())
+		},
+	}
+}
+
+// A table with any of these is not taken for ours as it should be, so that it is made anew.
+func TestTableWithForeignFeaturesIsNotOurs(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(4))
+	ours := *m.observe().Masquerade
+	for name, disturb := range foreignFeatures() {
+		disturb(m)
+		if got := m.table(); !reflect.DeepEqual(*got, topology.Masquerade{}) {
+			t.Errorf("%s: it is taken for %+v", name, got)
+		}
+		m.must(m.writeTable(&ours))
+		if got := m.table(); !reflect.DeepEqual(*got, ours) {
+			t.Errorf("%s: after it was made anew it is %+v, want %+v", name, got, ours)
+		}
+	}
+}
+
+// Such a change is announced, found and repaired in one pass.
+func TestTableWithForeignFeatures(t *testing.T) {
+	for _, name := range []string{"dormant table", "set without room", "element that matches everything", "expression that nobody here knows"} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			news := m.watchSettled(nodes(4))
-			disturb(m)
+			foreignFeatures()[name](m)
 			for found := false; !found; {
 				m.expect(news, name+" after which a pass finds something to do")
 				drain(news, shortly)
@@ -51,6 +83,22 @@ func TestTableWithForeignFeatures(t *testing.T) {
 			}
 			m.settle(nodes(4))
 		})
+	}
+}
+
+// Chains and rules of another table are of no concern, whatever their names are.
+func TestChainsOfAnotherTable(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(4))
+	c := m.nft4test()
+	theirs := c.AddTable(&nftables.Table{Name: "theirs", Family: nftables.TableFamilyINet})
+	for _, name := range []string{"prerouting", "theirs"} {
+		c.AddRule(&nftables.Rule{Table: theirs, Chain: c.AddChain(&nftables.Chain{Name: name, Table: theirs}), Exprs: skipBridged("br7")})
+	}
+	m.must(c.Flush())
+	m.Forget()
+	if changes := m.pass(nodes(4)); !changes.Empty() {
+		t.Errorf("a pass did %+v", changes)
 	}
 }
 

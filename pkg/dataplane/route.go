@@ -55,15 +55,12 @@ func (k *Kernel) rememberAdvertised(byIndex map[int]*topology.Link) {
 	}
 }
 
-// dumpTries bounds how often a dump is repeated that a change interrupted.
-const dumpTries = 10
-
 // readRoutes reads the table until what it has read is whole. Where a route of ours leads
 // outside the blocks, such as to a Node that has left, foreign routes to there matter too.
 func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
 	blocks := k.concerns
-	for range dumpTries {
-		facts, whole, err := k.dumpRoutes(blocks, links, byIndex)
+	return retryDump(func() (*routeFacts, error) {
+		facts, err := k.dumpRoutes(blocks, links, byIndex)
 		if err != nil {
 			return nil, err
 		}
@@ -73,83 +70,79 @@ func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*
 			k.objects = true
 		case len(outside) > 0:
 			blocks = topology.Outermost(slices.Concat(blocks, outside))
-		case whole:
+		default:
 			return facts, nil
 		}
-	}
-	return nil, fmt.Errorf("%w, %d times", rtnl.ErrDumpInterrupted, dumpTries)
+		return nil, rtnl.ErrDumpInterrupted // it is read again
+	})
 }
 
-func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map[int]*topology.Link) (facts *routeFacts, whole bool, err error) {
-	facts = &routeFacts{blocks: blocks, representatives: map[egress]topology.Route{}, named: map[uint32]bool{}}
+func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
+	facts := &routeFacts{blocks: blocks, representatives: map[egress]topology.Route{}, named: map[uint32]bool{}}
 	if k.routes != nil {
 		facts.ours = make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
 	}
 	if k.objects {
+		var err error
 		if facts.objects, err = k.readObjects(); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	}
-	whole, err = k.dump(unix.RTPROT_UNSPEC, func(m *message) {
+	err := k.dump(unix.RTPROT_UNSPEC, func(m *message) {
 		if link := byIndex[m.oif]; link != nil && m.advertised() {
 			link.RouterAdvertised = true
 		}
 		facts.take(m, links)
 	})
 	slices.SortFunc(facts.ours, topology.Route.Compare)
-	return facts, whole, err
+	return facts, err
 }
 
 // loadOurs reads only our own routes, which the kernel filters by protocol: among a million of
 // others that takes a fifth of the time of a full read.
 func (k *Kernel) loadOurs() error {
-	for range dumpTries {
+	ours, err := retryDump(func() ([]topology.Route, error) {
 		ours := make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
-		whole, err := k.dump(topology.Protocol, func(m *message) {
+		err := k.dump(topology.Protocol, func(m *message) {
 			if m.mine() {
 				ours = append(ours, m.route(k.links))
 			}
 		})
-		if err != nil {
-			return fmt.Errorf("listing routes of ours: %w", err)
-		}
-		if whole {
-			slices.SortFunc(ours, topology.Route.Compare)
-			k.routes.ours = ours
-			return nil
-		}
+		return ours, err
+	})
+	if err != nil {
+		return fmt.Errorf("listing routes of ours: %w", err)
 	}
-	return fmt.Errorf("listing routes of ours: %w, %d times", rtnl.ErrDumpInterrupted, dumpTries)
+	slices.SortFunc(ours, topology.Route.Compare)
+	k.routes.ours = ours
+	return nil
 }
 
-// dump calls f with each route of the main table that has the protocol; 0: any. It is not whole
-// if the table changed meanwhile. The message is valid during the call.
-func (k *Kernel) dump(protocol uint8, f func(*message)) (whole bool, err error) {
-	whole = true
+// dump calls f with each route of the main table that has the protocol; 0: any. The message is
+// valid during the call.
+func (k *Kernel) dump(protocol uint8, f func(*message)) error {
 	for _, family := range k.families {
-		once, err := k.dumpFamily(family, protocol, f)
-		if err != nil {
-			return false, fmt.Errorf("family %d: %w", family, err)
+		if err := k.dumpFamily(family, protocol, f); err != nil {
+			return fmt.Errorf("family %d: %w", family, err)
 		}
-		whole = whole && once
 	}
-	return whole, nil
+	return nil
 }
 
 // dumpFamily ignores routes of other families, with which a kernel without this one answers.
-func (k *Kernel) dumpFamily(family, protocol uint8, f func(*message)) (whole bool, err error) {
+func (k *Kernel) dumpFamily(family, protocol uint8, f func(*message)) error {
 	header := make([]byte, unix.SizeofRtMsg)
 	header[0], header[4], header[5] = family, unix.RT_TABLE_MAIN, protocol
 	var m message
-	whole, err = k.rtnetlink.read(request{unix.RTM_GETROUTE, unix.NLM_F_DUMP, header}, func(kind uint16, data []byte) {
+	err := k.rtnetlink.dump(unix.RTM_GETROUTE, header, func(kind uint16, data []byte) {
 		if kind == unix.RTM_NEWROUTE && m.parse(data) && m.family == family {
 			f(&m)
 		}
 	})
 	if absent(err) {
-		return true, nil
+		return nil
 	}
-	return whole, err
+	return err
 }
 
 // absent reports whether an error means that there is nothing to read: the kernel does not know

@@ -8,9 +8,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refuseSockets has socket(2) fail on the test's thread for a domain, and of that for one protocol if one is named. The
-// thread ends with the test.
+// refuseSockets has socket(2) fail on the test's thread for a domain, and of that for one protocol if one is named.
 func refuseSockets(t *testing.T, errno unix.Errno, domain uint32, protocol ...uint32) {
+	t.Helper()
+	arguments := map[int]uint32{0: domain}
+	for _, p := range protocol {
+		arguments[2] = p
+	}
+	refuseCalls(t, errno, unix.SYS_SOCKET, arguments)
+}
+
+// refuseCalls has a system call fail on the test's thread where the arguments of these numbers have these values. The
+// thread ends with the test.
+func refuseCalls(t *testing.T, errno unix.Errno, call uint32, arguments map[int]uint32) {
 	t.Helper()
 	runtime.LockOSThread()
 	load := func(offset uint32) unix.SockFilter {
@@ -22,11 +32,11 @@ func refuseSockets(t *testing.T, errno unix.Errno, domain uint32, protocol ...ui
 	}
 	answer := func(value uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value} }
 	// struct seccomp_data: the call at 0, its arguments from 16 on, 8 bytes each; little-endian.
-	const firstArgument, thirdArgument = 16, 32
-	more := 2 * len(protocol)
-	filter := []unix.SockFilter{load(0), unless(unix.SYS_SOCKET, 3+more), load(firstArgument), unless(domain, 1+more)}
-	for _, p := range protocol {
-		filter = append(filter, load(thirdArgument), unless(p, 1))
+	filter := []unix.SockFilter{load(0), unless(call, 1+2*len(arguments))}
+	left := len(arguments)
+	for n, value := range arguments {
+		left--
+		filter = append(filter, load(uint32(16+8*n)), unless(value, 1+2*left))
 	}
 	filter = append(filter, answer(unix.SECCOMP_RET_ERRNO|uint32(errno)), answer(unix.SECCOMP_RET_ALLOW))
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}

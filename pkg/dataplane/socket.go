@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,15 +24,18 @@ import (
 type socket struct {
 	namespace *namespace
 	protocol  int
-	fd        int    // -1: none is open
+	fd        int
 	sequence  uint32 // of the last request
 	in, out   []byte
 }
 
+// closed stands for the file descriptor where no socket is open.
+const closed = -1
+
 // A request is a message to the kernel, without its header.
 type request struct {
 	kind, flags uint16
-	data        []byte
+	data        []byte // a multiple of four bytes (NLMSG_ALIGNTO)
 }
 
 // errLost is returned for a request whose answer did not fit into the socket's queue or the buffer.
@@ -42,12 +46,12 @@ var errLost = errors.New("the kernel's answer was lost")
 const readBuffer = 64 << 10
 
 func newSocket(n *namespace, protocol int) *socket {
-	return &socket{namespace: n, protocol: protocol, fd: -1}
+	return &socket{namespace: n, protocol: protocol, fd: closed}
 }
 
 // open makes the socket, if there is none.
 func (s *socket) open() error {
-	if s.fd >= 0 {
+	if s.fd != closed {
 		return nil
 	}
 	if s.in == nil {
@@ -81,11 +85,11 @@ func (s *socket) options(fd int) error {
 }
 
 func (s *socket) close() error {
-	if s == nil || s.fd < 0 {
+	if s == nil || s.fd == closed {
 		return nil
 	}
 	err := unix.Close(s.fd)
-	s.fd = -1
+	s.fd = closed
 	return err
 }
 
@@ -127,10 +131,16 @@ func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, 
 		}
 		return ended
 	})
-	if err := errors.Join(lost, refusal); err != nil {
-		return false, err
+	return whole, errors.Join(lost, refusal)
+}
+
+// dump asks for a whole table, and fails with rtnl.ErrDumpInterrupted if that changed meanwhile.
+func (s *socket) dump(kind uint16, data []byte, f func(kind uint16, data []byte)) error {
+	whole, err := s.read(request{kind, unix.NLM_F_DUMP, data}, f)
+	if err == nil && !whole {
+		return rtnl.ErrDumpInterrupted
 	}
-	return whole, nil
+	return err
 }
 
 // end reports whether a message is the last one of an answer, and returns the error in it.
@@ -190,9 +200,6 @@ func (s *socket) send(requests []request) error {
 		s.out = binary.NativeEndian.AppendUint32(s.out, s.sequence)
 		s.out = append(s.out, 0, 0, 0, 0) // the port, which the kernel knows
 		s.out = append(s.out, r.data...)
-		for len(s.out)%unix.NLMSG_ALIGNTO != 0 {
-			s.out = append(s.out, 0)
-		}
 	}
 	if err := unix.Sendto(s.fd, s.out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("asking the kernel: %w", err)
@@ -205,15 +212,14 @@ func (s *socket) send(requests []request) error {
 func (s *socket) receive() (int, error) {
 	for {
 		n, from, err := unix.Recvfrom(s.fd, s.in, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		sender, ok := from.(*unix.SockaddrNetlink)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOBUFS):
-			continue
-		case errors.Is(err, unix.EAGAIN), err == nil && n > len(s.in):
+		case errors.Is(err, unix.EAGAIN), n > len(s.in):
 			return 0, errLost
 		case err != nil:
 			return 0, fmt.Errorf("reading the kernel's answer: %w", err)
-		}
-		if kernel, ok := from.(*unix.SockaddrNetlink); ok && kernel.Pid == 0 {
+		case ok && sender.Pid == 0: // the kernel; another process may send as well
 			return n, nil
 		}
 	}

@@ -2,8 +2,12 @@ package dataplane
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/mdlayher/netlink"
@@ -76,7 +80,7 @@ func TestLostAnswers(t *testing.T) {
 	if lost == 0 || lost == perSend {
 		t.Fatalf("%d of %d answers were lost", lost, perSend)
 	}
-	if m.rtnetlink.fd >= 0 {
+	if m.rtnetlink.fd != closed {
 		t.Error("the socket is still used")
 	}
 	for i, err := range m.send(adding, routes[:perSend]) {
@@ -146,5 +150,110 @@ func TestRefusedTransactionIsForgotten(t *testing.T) {
 			t.Error("the connection is still used")
 		}
 		m.settle(all)
+	}
+}
+
+// What another process sends is not taken for the kernel's answer.
+func TestForgedAnswer(t *testing.T) {
+	m := newMachine(t)
+	refused := []request{{kind: unix.RTM_DELROUTE, data: make([]byte, unix.SizeofRtMsg)}}
+	want := m.rtnetlink.acknowledge(refused)[0]
+	ours, err := unix.Getsockname(m.rtnetlink.fd) // which has a port since it was used
+	m.must(err)
+	other := newSocket(m.namespace, unix.NETLINK_ROUTE)
+	m.must(other.open())
+	defer other.close()
+	forged := []byte{36, 0, 0, 0, unix.NLMSG_ERROR, 0, 0, 0} // no error
+	forged = binary.NativeEndian.AppendUint32(forged, m.rtnetlink.sequence+1)
+	m.must(unix.Sendto(other.fd, append(forged, make([]byte, 24)...), 0, ours))
+	fd := m.rtnetlink.fd
+	if err := m.rtnetlink.acknowledge(refused)[0]; err == nil || !errors.Is(err, want) || errors.Is(err, errLost) {
+		t.Errorf("the answer to a request that is refused is %v, and was %v", err, want)
+	}
+	if m.rtnetlink.fd != fd {
+		t.Error("another socket is used, although no answer was lost")
+	}
+}
+
+// An answer that there is no room for, or no socket to read it from, is an error, after which a new socket is used.
+func TestUnreadableAnswers(t *testing.T) {
+	m := newMachine(t)
+	links := func() error {
+		_, err := m.rtnetlink.read(request{unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg)}, func(uint16, []byte) {})
+		return err
+	}
+	m.must(links())
+	m.rtnetlink.in = make([]byte, 100)
+	if err := links(); !errors.Is(err, errLost) || m.rtnetlink.fd != closed {
+		t.Errorf("of an answer that is too long: %v", err)
+	}
+	m.rtnetlink.in = make([]byte, 48) // an error has 20 bytes, and the request's 28
+	refused := request{kind: unix.RTM_DELROUTE, data: make([]byte, unix.SizeofRtMsg)}
+	if err := m.rtnetlink.acknowledge([]request{refused})[0]; err == nil || errors.Is(err, errLost) {
+		t.Errorf("of an answer that just has room: %v", err)
+	}
+	m.rtnetlink.in = nil
+	m.must(m.rtnetlink.close())
+	m.must(links())
+	const none = 1 << 20
+	lost := &socket{fd: none, in: make([]byte, 100)}
+	if _, err := lost.receive(); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "reading the kernel's answer: ") {
+		t.Errorf("reading without a socket: %v", err)
+	}
+	if err := lost.send([]request{{kind: unix.RTM_GETLINK}}); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "asking the kernel: ") {
+		t.Errorf("asking without a socket: %v", err)
+	}
+	if err := lost.close(); !errors.Is(err, unix.EBADF) || lost.fd != closed {
+		t.Errorf("closing what is not open: %v", err)
+	}
+}
+
+// Messages of a datagram are read up to the first one that is broken.
+func TestMessagesOfADatagram(t *testing.T) {
+	message := func(length uint32, kind, flags uint16, sequence, port uint32, data ...byte) []byte {
+		b := binary.NativeEndian.AppendUint32(nil, length)
+		b = binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(b, kind), flags)
+		b = binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(b, sequence), port)
+		return append(b, data...)
+	}
+	one, padded := message(20, 1, 2, 3, 4, 5, 6, 7, 8), message(17, 9, 0, 0, 0, 5, 0, 0, 0)
+	const readOne, readPadded = "20 1 2 3 4 [5 6 7 8]; ", "17 9 0 0 0 [5]; "
+	for name, c := range map[string]struct {
+		bytes []byte
+		read  string
+	}{
+		"none": {nil, ""}, "one": {one, readOne}, "two": {append(slices.Clone(padded), one...), readPadded + readOne},
+		"header alone": {message(16, 7, 0, 0, 0), "16 7 0 0 0 []; "}, "not padded at the end": {padded[:17], readPadded},
+		"shorter than its header": {append(message(15, 7, 0, 0, 0), one...), ""}, "longer than all": {append(slices.Clone(one), message(17, 7, 0, 0, 0)...), readOne},
+		"header cut off": {append(slices.Clone(one), one[:15]...), readOne},
+	} {
+		read := ""
+		eachMessage(c.bytes, func(m netlink.Message) {
+			read += fmt.Sprintf("%d %d %d %d %d %v; ", m.Header.Length, m.Header.Type, m.Header.Flags, m.Header.Sequence, m.Header.PID, m.Data)
+		})
+		if read != c.read {
+			t.Errorf("%s: read %q, want %q", name, read, c.read)
+		}
+	}
+}
+
+// An answer ends with an error or with the end of a dump, which may have an error as well.
+func TestEndsOfAnswers(t *testing.T) {
+	errno := func(n int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(n)) }
+	for name, c := range map[string]struct {
+		kind  uint16
+		data  []byte
+		ended bool
+		err   error
+	}{
+		"acknowledgment": {unix.NLMSG_ERROR, errno(0), true, nil}, "error": {unix.NLMSG_ERROR, errno(-1), true, unix.EPERM},
+		"dump": {unix.NLMSG_DONE, errno(0), true, nil}, "dump that failed": {unix.NLMSG_DONE, errno(-12), true, unix.ENOMEM},
+		"dump without a number": {unix.NLMSG_DONE, nil, true, nil}, "dump with a length": {unix.NLMSG_DONE, errno(5), true, nil},
+		"route": {unix.RTM_NEWROUTE, errno(-1), false, nil},
+	} {
+		ended, err := end(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(c.kind)}, Data: c.data})
+		if ended != c.ended || !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
+			t.Errorf("%s: ended %t, %v", name, ended, err)
+		}
 	}
 }

@@ -27,16 +27,10 @@ func withoutNFT(err error) error {
 // openNFT opens what our table is read, written and heard of by, as far as that is not open.
 // Notifications come first, so that no change falls between.
 func (k *Kernel) openNFT() error {
-	if k.nfnetlink == nil {
-		k.nfnetlink = newSocket(k.namespace, unix.NETLINK_NETFILTER)
-	}
 	if k.nftEvents == nil {
 		if err := k.hearNFT(); err != nil {
 			return withoutNFT(err)
 		}
-	}
-	if err := k.nfnetlink.open(); err != nil {
-		return withoutNFT(err)
 	}
 	if k.nft == nil {
 		return withoutNFT(k.dialNFT())
@@ -81,15 +75,11 @@ func listenTo(protocol int, groups ...uint32) (*netlink.Conn, error) {
 // pass.
 func (k *Kernel) loadTable() {
 	table, err := k.wholeTable()
-	k.unread = nil
-	switch {
-	case errors.Is(err, errNoNFT):
-		table = nil
-	case err != nil:
+	if err != nil && !errors.Is(err, errNoNFT) {
 		k.unread = fmt.Errorf("reading nftables table %s: %w%s", topology.Table, err, permission(err))
 		return
 	}
-	k.masquerade, k.fresh.masquerade = table, true
+	k.masquerade, k.unread, k.fresh.masquerade = table, nil, true
 	k.cover(table)
 }
 

@@ -171,3 +171,103 @@ func TestRefusedRouteNarrowsSets(t *testing.T) {
 		t.Errorf("the set still has %s among %s", gone, got)
 	}
 }
+
+// Errors that a kernel without nf_tables gives are told from others.
+func TestErrorsWithoutNetfilter(t *testing.T) {
+	for err, without := range map[error]bool{unix.EPROTONOSUPPORT: true, unix.EINVAL: true, unix.ENOMEM: false} {
+		if got := withoutNFT(err); !errors.Is(got, err) || errors.Is(got, errNoNFT) != without {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+	if err := withoutNFT(nil); err != nil {
+		t.Errorf("nothing became %v", err)
+	}
+}
+
+// Sockets for our table that can't be made are reported, and the table counts as it was.
+func TestRefusedSocketsOfTheTableAreTold(t *testing.T) {
+	for name, loses := range map[string]func(*machine){
+		"notifications": func(m *machine) {
+			m.must(m.nftEvents.Close())
+			m.nftEvents = nil
+			<-m.hears
+		},
+		"writing": func(m *machine) {
+			m.must(m.nft.CloseLasting())
+			m.nft, m.nftConn = nil, nil
+		},
+		"reading": func(m *machine) { m.must(m.nfnetlink.close()) },
+	} {
+		t.Run(name, func(t *testing.T) { // on a thread of its own, which ends with it
+			m := newMachine(t)
+			m.settle(nodes(2))
+			loses(m)
+			refuseSockets(t, unix.ENFILE, unix.AF_NETLINK, unix.NETLINK_NETFILTER)
+			m.Forget()
+			host, err := m.Facts(t.Context(), nil)
+			m.must(err)
+			if !strings.Contains(host.TableUnread, unix.ENFILE.Error()) || m.masquerade == nil {
+				t.Errorf("without a socket for %s: unread for %q, and known is %+v", name, host.TableUnread, m.masquerade)
+			}
+		})
+	}
+}
+
+// A table that could not be read is read by the next look, and then not before there is news of it.
+func TestTableIsReadOnce(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	r := newRefuser(t)
+	m.Forget()
+	for i, c := range []struct{ refused, unread bool }{{true, true}, {true, true}, {false, false}, {true, false}} {
+		if r.nothing(); c.refused {
+			r.requests(unix.ENOMEM, nftGetGeneration)
+		}
+		host, err := m.Facts(t.Context(), nil)
+		m.must(err)
+		if (host.TableUnread != "") != c.unread {
+			t.Errorf("look %d: unread for %q", i, host.TableUnread)
+		}
+	}
+}
+
+// To an agent that has just started, the destinations that the table has are not new: no flow to them was masqueraded.
+func TestDestinationsOfATableThatIsReadAreNotNew(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	k := m.another()
+	_, err := k.Observe(t.Context())
+	m.must(err)
+	newRefuser(t).requests(unix.ENOMEM, conntrackGet)
+	m.must(k.Apply(t.Context(), plan.Changes{Widen: plan.SetChange{AddNodes: []netip.Addr{netip.MustParseAddr("192.168.1.99")}}}))
+}
+
+// Whatever part of the table can't be read, all of it counts as unread, and as it was.
+func TestRefusedPartsOfTheTableAreTold(t *testing.T) {
+	m := newMachine(t)
+	m.settle(nodes(2))
+	r := newRefuser(t)
+	before := m.masquerade
+	for _, kind := range []uint16{
+		unix.NFT_MSG_GETGEN, unix.NFT_MSG_GETTABLE, unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETRULE, unix.NFT_MSG_GETSET, unix.NFT_MSG_GETSETELEM,
+	} {
+		r.requests(unix.ENOMEM, unix.NFNL_SUBSYS_NFTABLES<<8|kind)
+		m.Forget()
+		host, err := m.Facts(t.Context(), nil)
+		m.must(err)
+		if !strings.Contains(host.TableUnread, unix.ENOMEM.Error()) || m.masquerade != before {
+			t.Errorf("without requests of kind %d: unread for %q, and known is %+v", kind, host.TableUnread, m.masquerade)
+		}
+	}
+	for name, refused := range map[string]func() error{
+		"sets":  func() error { _, err := m.shapes(); return err },
+		"rules": func() error { _, err := m.expressions(); return err },
+	} {
+		r.requests(unix.ENOMEM, nftGetSet, nftGetRule)
+		if err := refused(); !errors.Is(err, unix.ENOMEM) {
+			t.Errorf("without an answer about %s: %v", name, err)
+		}
+	}
+	r.nothing()
+	m.settle(nodes(2))
+}

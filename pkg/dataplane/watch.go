@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -47,7 +46,6 @@ func routeGroups() []uint32 {
 // watched again.
 func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var done sync.WaitGroup
 	events := slices.Clone(k.events)
 	listen := func(c *netlink.Conn) { done.Go(func() { cancel(k.listen(c, notify)) }) }
@@ -235,31 +233,24 @@ func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	index, kind = int(int32(binary.NativeEndian.Uint32(b[4:]))), "device"
 	flags := binary.NativeEndian.Uint32(b[8:])
 	id.up, id.noARP = flags&unix.IFF_UP != 0, flags&unix.IFF_NOARP != 0
-	attrs, err := netlink.NewAttributeDecoder(b[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return index, id, kind
-	}
-	for attrs.Next() {
-		switch attrs.Type() {
+	eachAttribute(b[unix.SizeofIfInfomsg:], func(attribute uint16, value []byte) {
+		switch attribute {
 		case unix.IFLA_IFNAME:
-			id.name = attrs.String()
+			id.name = cString(value)
 		case unix.IFLA_MTU:
-			id.mtu = int(attrs.Uint32())
+			id.mtu = int(number(value))
 		case unix.IFLA_ADDRESS:
-			id.mac = string(attrs.Bytes())
+			id.mac = string(value)
 		case unix.IFLA_MASTER:
-			id.master = int(attrs.Uint32())
+			id.master = int(number(value))
 		case unix.IFLA_LINKINFO:
-			attrs.Nested(func(info *netlink.AttributeDecoder) error {
-				for info.Next() {
-					if info.Type() == unix.IFLA_INFO_KIND {
-						kind = info.String()
-					}
+			eachAttribute(value, func(attribute uint16, value []byte) {
+				if attribute == unix.IFLA_INFO_KIND {
+					kind = cString(value)
 				}
-				return nil
 			})
 		}
-	}
+	})
 	return index, id, kind
 }
 
@@ -269,17 +260,14 @@ func (k *Kernel) learnAddr(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return false
 	}
-	attrs, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfAddrmsg:])
-	if err != nil {
+	ofKernel := false
+	eachAttribute(m.Data[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) {
+		if addr, ok := netip.AddrFromSlice(value); ok && kind == unix.IFA_ADDRESS {
+			ofKernel = addr.Is6() && addr.IsLinkLocalUnicast()
+		}
+	})
+	if ofKernel && !k.ofBridge(m) {
 		return false
-	}
-	for attrs.Next() {
-		if attrs.Type() != unix.IFA_ADDRESS {
-			continue
-		}
-		if addr, ok := netip.AddrFromSlice(attrs.Bytes()); ok && addr.Is6() && addr.IsLinkLocalUnicast() && !k.ofBridge(m) {
-			return false
-		}
 	}
 	k.fresh.routes = false
 	return true
@@ -309,20 +297,16 @@ func (k *Kernel) learnSysctl(m netlink.Message) bool {
 	if !k.fresh.routes || !k.fresh.sysctls || len(m.Data) < header {
 		return !k.fresh.sysctls
 	}
-	attrs, err := netlink.NewAttributeDecoder(m.Data[header:])
-	if err != nil {
-		return false
-	}
-	index, value := int32(0), ""
-	for attrs.Next() {
-		switch attrs.Type() {
+	index, value := 0, ""
+	eachAttribute(m.Data[header:], func(kind uint16, b []byte) {
+		switch kind {
 		case netconfIndex:
-			index = attrs.Int32()
+			index = int(int32(number(b)))
 		case netconfForwarding:
-			value = strconv.Itoa(int(attrs.Int32()))
+			value = strconv.Itoa(int(int32(number(b))))
 		}
-	}
-	path := k.forwardingPath(m.Data[0], int(index))
+	})
+	path := k.forwardingPath(m.Data[0], index)
 	if known, kept := k.sysctls[path]; !kept || value == "" || value == known {
 		return false
 	}
@@ -350,14 +334,9 @@ func ofOurTable(data []byte) bool {
 	if len(data) < header || data[0] != unix.NFPROTO_INET {
 		return false
 	}
-	attrs, err := netlink.NewAttributeDecoder(data[header:])
-	if err != nil {
-		return false
-	}
-	for attrs.Next() {
-		if attrs.Type() == unix.NFTA_TABLE_NAME {
-			return bytes.Equal(bytes.TrimRight(attrs.Bytes(), "\x00"), []byte(topology.Table))
-		}
-	}
-	return false
+	ours := false
+	eachAttribute(data[header:], func(kind uint16, value []byte) {
+		ours = ours || kind == unix.NFTA_TABLE_NAME && cString(value) == topology.Table
+	})
+	return ours
 }
