@@ -45,7 +45,7 @@ func (k *Kernel) addBridge(b plan.Bridge) error {
 		return failed(err)
 	}
 	k.links.note(link.Attrs().Index, linkIdent{name: d.Name, mtu: d.MTU}, false)
-	k.links.kinds[d.Name], k.links.mac, k.links.local6 = topology.KindBridge, "", false
+	k.links.kinds[d.Name], k.links.mac, k.links.local6 = topology.KindBridge, d.MAC, false
 	return nil
 }
 
@@ -69,7 +69,7 @@ func (k *Kernel) setMTU(mtus []plan.MTU) error {
 
 // setAddress puts back the MAC address that the bridge's pods know, and has it answer ARP.
 func (k *Kernel) setAddress(link rtnl.Link, d topology.Device) error {
-	if d.MAC != "" && k.links.mac != "" && d.MAC != k.links.mac {
+	if d.MAC != "" && d.MAC != k.links.mac && d.Name == k.cfg.Bridge {
 		mac, err := net.ParseMAC(d.MAC)
 		if err != nil {
 			return err
@@ -90,7 +90,7 @@ func (k *Kernel) setAddress(link rtnl.Link, d topology.Device) error {
 func (k *Kernel) keepMAC(bridge string, index int) error {
 	mac, err := net.ParseMAC(k.links.mac)
 	if err != nil || bridge != k.cfg.Bridge {
-		return nil // it was made by us, just now
+		return nil // it has none, or is no bridge of ours
 	}
 	return k.handle.LinkSetHardwareAddr(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, mac)
 }

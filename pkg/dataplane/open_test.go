@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -51,40 +50,6 @@ func TestStartWithoutFileDescriptors(t *testing.T) {
 	if now := m.descriptors(); now >= before+min(tries, times) || tries < 5 {
 		t.Errorf("%d descriptors became %d, after %d tries", before, now, tries)
 	}
-}
-
-// Whatever can't be closed is reported.
-func TestFailureToCloseIsTold(t *testing.T) {
-	m := newMachine(t)
-	for name, c := range map[string]struct {
-		spoil func(*Kernel) error
-		want  string
-	}{
-		"notifications of links":    {func(k *Kernel) error { return closeBelow(k.events[0]) }, "bad file descriptor"},
-		"notifications of nftables": {func(k *Kernel) error { return closeBelow(k.nftEvents) }, "bad file descriptor"},
-		"nftables":                  {func(k *Kernel) error { return closeBelow(k.nftConn) }, "bad file descriptor"},
-		"requests":                  {func(k *Kernel) error { return unix.Close(k.rtnetlink.fd) }, "bad file descriptor"},
-		"requests of netfilter":     {func(k *Kernel) error { return unix.Close(k.nfnetlink.fd) }, "bad file descriptor"},
-		"namespace":                 {func(k *Kernel) error { return k.namespace.close() }, "closed"},
-		"nothing":                   {func(*Kernel) error { return nil }, ""},
-	} {
-		k, err := New(m.cfg)
-		m.must(err)
-		m.must(c.spoil(k))
-		if err := k.Close(); (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// closeBelow closes a connection's descriptor without its knowledge.
-func closeBelow(c *netlink.Conn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var closed error
-	return errors.Join(raw.Control(func(fd uintptr) { closed = unix.Close(int(fd)) }), closed)
 }
 
 // Of each part of a host and of what is ours there is something in the facts and in the state.

@@ -111,7 +111,7 @@ func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
 // addresses that come next it asks pods for their MAC addresses: answers that arrive too early are
 // lost, and it asks again after a second only.
 func (k *Kernel) awaitLocal(link rtnl.Link, ip net.IP) error {
-	const limit, pause = 200 * time.Millisecond, 200 * time.Microsecond
+	const limit, pause = time.Second, 200 * time.Microsecond
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pause) {
 		routes, err := k.handle.RouteGetWithOptions(ip, &rtnl.RouteGetOptions{OifIndex: link.Attrs().Index})
 		switch {

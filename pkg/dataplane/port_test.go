@@ -215,6 +215,22 @@ func TestBridgeOfAnOperatorKeepsItsMAC(t *testing.T) {
 	}
 }
 
+// A bridge of an operator has the MAC address 0 once its last port has left, and is given one.
+func TestBridgeOfAnOperatorThatLostItsMAC(t *testing.T) {
+	m := newMachine(t)
+	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
+	m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "port"}, PeerName: "other"}))
+	m.must(m.nl.LinkSetMaster(m.link("port"), m.link(topology.Bridge)))
+	m.must(m.nl.LinkDel(m.link("port")))
+	if mac := m.link(topology.Bridge).Attrs().HardwareAddr; len(mac) > 0 {
+		t.Fatalf("its MAC address is %s", mac)
+	}
+	m.settle(nodes(2))
+	if got, want := m.link(topology.Bridge).Attrs().HardwareAddr.String(), "0a:58"; !strings.HasPrefix(got, want) {
+		t.Errorf("its MAC address is %s, want %s...", got, want)
+	}
+}
+
 // bridgeDisturbances are what others do to the bridge and its ports.
 var bridgeDisturbances = map[string]func(*machine){
 	"bridge down":    func(m *machine) { m.must(m.nl.LinkSetDown(m.link(topology.Bridge))) },

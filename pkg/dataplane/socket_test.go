@@ -156,8 +156,9 @@ func TestRefusedTransactionIsForgotten(t *testing.T) {
 // What another process sends is not taken for the kernel's answer.
 func TestForgedAnswer(t *testing.T) {
 	m := newMachine(t)
-	m.must(m.rtnetlink.open())
-	ours, err := unix.Getsockname(m.rtnetlink.fd)
+	refused := []request{{kind: unix.RTM_DELROUTE, data: make([]byte, unix.SizeofRtMsg)}}
+	want := m.rtnetlink.acknowledge(refused)[0]
+	ours, err := unix.Getsockname(m.rtnetlink.fd) // which has a port since it was used
 	m.must(err)
 	other := newSocket(m.namespace, unix.NETLINK_ROUTE)
 	m.must(other.open())
@@ -165,9 +166,12 @@ func TestForgedAnswer(t *testing.T) {
 	forged := []byte{36, 0, 0, 0, unix.NLMSG_ERROR, 0, 0, 0} // no error
 	forged = binary.NativeEndian.AppendUint32(forged, m.rtnetlink.sequence+1)
 	m.must(unix.Sendto(other.fd, append(forged, make([]byte, 24)...), 0, ours))
-	refused := request{kind: unix.RTM_DELROUTE, data: make([]byte, unix.SizeofRtMsg)}
-	if err := m.rtnetlink.acknowledge([]request{refused})[0]; err == nil || errors.Is(err, errLost) {
-		t.Errorf("the answer to a request that is refused is %v", err)
+	fd := m.rtnetlink.fd
+	if err := m.rtnetlink.acknowledge(refused)[0]; err == nil || !errors.Is(err, want) || errors.Is(err, errLost) {
+		t.Errorf("the answer to a request that is refused is %v, and was %v", err, want)
+	}
+	if m.rtnetlink.fd != fd {
+		t.Error("another socket is used, although no answer was lost")
 	}
 }
 

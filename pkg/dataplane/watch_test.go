@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -280,15 +281,21 @@ func TestLinkChangesAreCounted(t *testing.T) {
 func TestLostNotifications(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
+	m.must(m.events[0].SetReadDeadline(time.Now().Add(shortly)))
+	if err := m.listen(m.events[0], func() {}); !errors.Is(err, os.ErrDeadlineExceeded) { // what was said before
+		t.Fatal(err)
+	}
+	m.observe()
 	m.must(m.events[0].SetReadBuffer(4096))
-	for range 500 {
-		m.route("172.30.0.0/16", "192.168.1.50", "eth0", 5, 4)
-		m.must(m.nl.RouteDel(m.foreign("172.30.0.0/16", "192.168.1.50", "eth0", 5, 4)))
+	other := m.foreign("172.30.0.0/16", "192.168.1.50", "eth0", 5, 4)
+	for other.Table = 100; other.Priority < 500; other.Priority++ { // of another table, so that none is news
+		m.must(m.nl.RouteAdd(other))
 	}
 	for len(m.left) > 0 {
 		<-m.left
 	}
 	links, fresh, news := m.LinkChanges(), m.fresh, 0
+	m.must(m.events[0].SetReadDeadline(time.Now().Add(10 * time.Second))) // where none comes
 	err := m.listen(m.events[0], func() {
 		news++
 		m.must(m.events[0].SetReadDeadline(time.Unix(1, 0)))
@@ -313,6 +320,22 @@ func TestBlindnessIsNews(t *testing.T) {
 		if k.setBlind(c.err, func() { news++ }); news != c.want || (k.blind == nil) != (c.err == nil) {
 			t.Errorf("after step %d: %d news, %v", i, news, k.blind)
 		}
+	}
+}
+
+// A folder that can't be watched is news, and a fact.
+func TestFoldersThatCantBeWatchedAreTold(t *testing.T) {
+	m := newMachine(t)
+	file := filepath.Join(m.dir, "file")
+	m.must(os.WriteFile(file, nil, 0o600))
+	k := m.another()
+	k.cfg.CNI.ConfDir = filepath.Join(file, "net.d")
+	news, _ := m.watched(k, time.Hour)
+	for told := false; !told; {
+		m.expect(news, "a folder that can't be watched")
+		host, err := k.Facts(t.Context(), nil)
+		m.must(err)
+		told = slices.ContainsFunc(host.Unseen, func(s string) bool { return strings.HasPrefix(s, "watching "+k.cfg.CNI.ConfDir+": ") })
 	}
 }
 

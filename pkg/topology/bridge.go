@@ -122,7 +122,7 @@ func (b *builder) devices(conf *CNI) {
 	if has6 && own.MTU != 0 && own.MTU < minMTU6 {
 		own.MTU = max(conf.MTU, minMTU6)
 	}
-	own.MAC = cmp.Or(b.actual.mac, own.MAC)
+	own.MAC = cmp.Or(b.actual.mac, own.MAC, bridgeMAC(conf.Subnets[0])) // a bridge without ports may have none
 	b.desired.mac = own.MAC
 	ports = append(ports, own)
 	b.desired.Devices = ports
