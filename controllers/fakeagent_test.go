@@ -69,10 +69,9 @@ func TestAgentByAFakeServer(t *testing.T) {
 
 // A watch that ends, in whatever way, is opened again, and what happened meanwhile arrives.
 func TestWatchIsOpenedAgain(t *testing.T) {
-	gone := &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone}
 	for name, end := range map[string]func(*fakeServer){
 		"it ends":  func(f *fakeServer) { f.cut() },
-		"an error": func(f *fakeServer) { f.say(watch.Error, gone); f.cut() },
+		"an error": func(f *fakeServer) { f.say(watch.Error, expired()); f.cut() },
 		"nonsense": func(f *fakeServer) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -108,6 +107,11 @@ func TestWatchIsOpenedAgain(t *testing.T) {
 	}
 }
 
+// expired is what a server says of a version that it has forgotten.
+func expired() *metav1.Status {
+	return &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone}
+}
+
 // Before the first list the report says why there is none.
 func TestNoListYet(t *testing.T) {
 	for name, stream := range map[string]bool{"stream": true, "list": false} {
@@ -136,6 +140,14 @@ func TestNoListYet(t *testing.T) {
 			f.refuses(nil)
 			a.eventually(func() error { return a.nodes.View().Err })
 			a.eventually(a.metricIs(1, "plainroute_watch_established", nil))
+			f.say(watch.Error, expired())
+			f.cut()
+			a.eventually(func() error { // the next one is not older than the first, or streamed
+				if a.nodes.View().Cached {
+					return errors.New("the list is from the cache")
+				}
+				return nil
+			})
 		})
 	}
 }
