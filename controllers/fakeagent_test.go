@@ -241,9 +241,27 @@ func TestConfirmationByAFakeServer(t *testing.T) {
 
 // Where thousands of agents may ask at once, each waits twelve times as long.
 func TestManyAgentsAskSeldom(t *testing.T) {
+	if got := asksIn(t, manyNodes, time.Second); got != 1 { // the second one is due after 0.2 to 0.4 s, or twelve times that
+		t.Errorf("in a second it asked %d times", got)
+	}
+}
+
+// In a small cluster agents ask again soon: for the third time after 1.2 s at most.
+func TestFewAgentsAskSoon(t *testing.T) {
+	for range 5 { // others may have had the machine meanwhile
+		if asksIn(t, 1, 2*time.Second) >= 3 {
+			return
+		}
+	}
+	t.Error("in two seconds it has not asked three times")
+}
+
+// asksIn returns how often an agent asks for a watch in a time, which a server with so many Nodes refuses. Three are enough.
+func asksIn(t *testing.T, nodes int, d time.Duration) int {
+	t.Helper()
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
 	f := newFakeServer(t)
-	for i := range manyNodes {
+	for i := range nodes {
 		f.nodes[fmt.Sprint(i)] = apiNode(newNode(fmt.Sprint(i)))
 	}
 	f.refuses(func(q *http.Request) int {
@@ -256,13 +274,14 @@ func TestManyAgentsAskSeldom(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { a.nodes.Run(ctx, func() {}); close(done) }()
-	for end := time.Now().Add(limit); len(f.requests("watch=true")) == 0 && time.Now().Before(end); {
+	asked := func() int { return len(f.requests("watch=true")) }
+	for end := time.Now().Add(limit); asked() == 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	time.Sleep(time.Second) // the second one is due after 0.2 to 0.4 s, or twelve times that
-	if got := f.requests("watch=true"); len(got) != 1 {
-		t.Errorf("in a second it asked %d times", len(got))
+	for end := time.Now().Add(d); asked() < 3 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
 	}
 	cancel()
 	<-done
+	return asked()
 }
