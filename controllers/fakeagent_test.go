@@ -69,10 +69,9 @@ func TestAgentByAFakeServer(t *testing.T) {
 
 // A watch that ends, in whatever way, is opened again, and what happened meanwhile arrives.
 func TestWatchIsOpenedAgain(t *testing.T) {
-	gone := &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone}
 	for name, end := range map[string]func(*fakeServer){
 		"it ends":  func(f *fakeServer) { f.cut() },
-		"an error": func(f *fakeServer) { f.say(watch.Error, gone); f.cut() },
+		"an error": func(f *fakeServer) { f.say(watch.Error, expired()); f.cut() },
 		"nonsense": func(f *fakeServer) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -108,6 +107,11 @@ func TestWatchIsOpenedAgain(t *testing.T) {
 	}
 }
 
+// expired is what a server says of a version that it has forgotten.
+func expired() *metav1.Status {
+	return &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone}
+}
+
 // Before the first list the report says why there is none.
 func TestNoListYet(t *testing.T) {
 	for name, stream := range map[string]bool{"stream": true, "list": false} {
@@ -136,6 +140,14 @@ func TestNoListYet(t *testing.T) {
 			f.refuses(nil)
 			a.eventually(func() error { return a.nodes.View().Err })
 			a.eventually(a.metricIs(1, "plainroute_watch_established", nil))
+			f.say(watch.Error, expired())
+			f.cut()
+			a.eventually(func() error { // the next one is not older than the first, or streamed
+				if a.nodes.View().Cached {
+					return errors.New("the list is from the cache")
+				}
+				return nil
+			})
 		})
 	}
 }
@@ -229,9 +241,27 @@ func TestConfirmationByAFakeServer(t *testing.T) {
 
 // Where thousands of agents may ask at once, each waits twelve times as long.
 func TestManyAgentsAskSeldom(t *testing.T) {
+	if got := asksIn(t, manyNodes, time.Second); got != 1 { // the second one is due after 0.2 to 0.4 s, or twelve times that
+		t.Errorf("in a second it asked %d times", got)
+	}
+}
+
+// In a small cluster agents ask again soon: for the third time after 1.2 s at most.
+func TestFewAgentsAskSoon(t *testing.T) {
+	for range 5 { // others may have had the machine meanwhile
+		if asksIn(t, 1, 2*time.Second) >= 3 {
+			return
+		}
+	}
+	t.Error("in two seconds it has not asked three times")
+}
+
+// asksIn returns how often an agent asks for a watch in a time, which a server with so many Nodes refuses. Three are enough.
+func asksIn(t *testing.T, nodes int, d time.Duration) int {
+	t.Helper()
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
 	f := newFakeServer(t)
-	for i := range manyNodes {
+	for i := range nodes {
 		f.nodes[fmt.Sprint(i)] = apiNode(newNode(fmt.Sprint(i)))
 	}
 	f.refuses(func(q *http.Request) int {
@@ -244,13 +274,14 @@ func TestManyAgentsAskSeldom(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { a.nodes.Run(ctx, func() {}); close(done) }()
-	for end := time.Now().Add(limit); len(f.requests("watch=true")) == 0 && time.Now().Before(end); {
+	asked := func() int { return len(f.requests("watch=true")) }
+	for end := time.Now().Add(limit); asked() == 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	time.Sleep(time.Second) // the second one is due after 0.2 to 0.4 s, or twelve times that
-	if got := f.requests("watch=true"); len(got) != 1 {
-		t.Errorf("in a second it asked %d times", len(got))
+	for end := time.Now().Add(d); asked() < 3 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
 	}
 	cancel()
 	<-done
+	return asked()
 }
