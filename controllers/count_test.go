@@ -83,7 +83,7 @@ func TestChangesAreCountedByCause(t *testing.T) {
 			for _, x := range both {
 				wanted.Routes = append(wanted.Routes, x.Object.(plan.Route).Route)
 			}
-			books := l.Record(entry{saw: true, wanted: wanted, planned: both, done: both, complete: true})
+			books := l.Record(entry{saw: true, wanted: wanted, done: both, complete: true})
 			if n := NewMetrics(registry, Build{}, &status.Board{}, s).applied(both, books); n != 2 {
 				t.Errorf("counted %d changes", n)
 			}

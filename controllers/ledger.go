@@ -30,10 +30,10 @@ type ledger struct {
 type entry struct {
 	nodesChanged bool
 	// saw reports whether the pass could look at this host.
-	saw     bool
-	wanted  topology.State
-	planned plan.Changes // as of the last look
-	done    plan.Changes
+	saw    bool
+	wanted topology.State
+	done   plan.Changes
+	left   plan.Changes // to do since the last look
 	// complete reports whether nothing failed, and held whether removals wait.
 	complete, held bool
 }
@@ -73,7 +73,7 @@ func (l *ledger) Record(e entry) account {
 }
 
 func (l *ledger) enter(e entry, a *account) {
-	a.left = e.planned.Minus(e.done)
+	a.left = e.left
 	a.causes = make(map[plan.Key]string, len(l.causes))
 	undone := map[plan.Key]bool{} // by somebody else, and not put back
 	if l.wanted != nil {

@@ -34,7 +34,7 @@ func BenchmarkMetrics(b *testing.B) {
 	b.Run("pass", func(b *testing.B) {
 		for range b.N {
 			m.found(len(result.Desired.Routes), result.Desired)
-			m.applied(one, l.Record(entry{saw: true, wanted: result.Desired, planned: one, done: one, complete: true}))
+			m.applied(one, l.Record(entry{saw: true, wanted: result.Desired, done: one, complete: true}))
 			m.reported(result, false)
 		}
 	})

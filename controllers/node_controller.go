@@ -201,8 +201,9 @@ type pass struct {
 	unread bool // our nftables table
 	saw    bool // this host
 
-	planned, done plan.Changes
-	err           error
+	done plan.Changes
+	left plan.Changes // to do, as of the last look and what was done since
+	err  error
 }
 
 // Reconcile is one pass: observe, compute, diff, apply, report.
@@ -281,7 +282,7 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 	}
 	desired, problems := topology.Desired(r.Options, host, p.view.Nodes, actual)
 	desired, changes, held := r.prune(p.view, desired, actual)
-	p.planned = changes
+	p.left = changes
 	p.result.Desired, p.result.Problems, p.result.Seen, p.result.Known = desired, slices.Concat(problems, held), true, true
 	p.result.Host = r.hostOf(host, desired)
 	r.Metrics.found(len(actual.Routes), desired)
@@ -292,7 +293,7 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 func (r *NodeReconciler) apply(ctx context.Context, p *pass, changes plan.Changes) error {
 	err := r.Dataplane.Apply(ctx, changes)
 	done := achieved(changes, err)
-	p.done = append(p.done, done...)
+	p.done, p.left = append(p.done, done...), p.left.Minus(done)
 	r.Metrics.wrote(done)
 	return err
 }
@@ -301,7 +302,7 @@ func (r *NodeReconciler) apply(ctx context.Context, p *pass, changes plan.Change
 // is news.
 func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
 	books := r.ledger.Record(entry{
-		nodesChanged: p.nodesChanged(), saw: p.saw, wanted: p.result.Desired, planned: p.planned, done: p.done,
+		nodesChanged: p.nodesChanged(), saw: p.saw, wanted: p.result.Desired, done: p.done, left: p.left,
 		complete: p.err == nil, held: r.held.state != nil,
 	})
 	changes := r.Metrics.applied(p.done, books)
@@ -382,7 +383,10 @@ func waiting(view View) topology.Problem {
 func (r *NodeReconciler) publish(ctx context.Context, p *pass, books account) {
 	logger := log.FromContext(ctx)
 	before := r.Board.Last()
-	was, is := setOf(before.Problems), setOf(p.result.Problems)
+	was, is := map[topology.Problem]bool{}, setOf(p.result.Problems)
+	if before.Pass.Number > 0 {
+		was = setOf(before.Problems)
+	}
 	r.history.Note(before, p.result, touchedBy(p.done, books.repairs, was, is))
 	r.Board.Publish(p.result)
 	r.diary.problems(logger, "Problem", is, was)

@@ -100,7 +100,7 @@ func TestWhatIsDoneAlreadyIsNoError(t *testing.T) {
 		"route to delete":   {routes(plan.Delete, there.Routes[:1]...), unix.RTM_DELROUTE, unix.ESRCH},
 		"address to delete": {addresses(plan.Delete, there.Addresses[:1]...), unix.RTM_DELADDR, unix.EADDRNOTAVAIL},
 		"device to set":     {devices(port), unix.RTM_NEWLINK, unix.ENODEV},
-		"MTU of a device":   {plan.Of(plan.Replace, plan.MTU{Dev: topology.Bridge, Bytes: 1400}), unix.RTM_NEWLINK, unix.ENODEV},
+		"MTU of a device":   {plan.Of(plan.Replace, plan.MTU{Dev: topology.Bridge, Bytes: 1400}), unix.RTM_SETLINK, unix.ENODEV},
 		"bridge to delete":  {plan.Of(plan.Delete, bridge(topology.Bridge)), unix.RTM_DELLINK, unix.ENODEV},
 	} {
 		for errno, want := range map[unix.Errno]bool{c.errno: false, unix.ENOMEM: true} {
