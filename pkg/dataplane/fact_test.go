@@ -109,7 +109,8 @@ func TestSetAddressOnlyWhereItDiffers(t *testing.T) {
 	}{
 		"same":                    {link, topology.Device{Name: topology.Bridge, MAC: has}, has, false, false},
 		"none wanted":             {link, topology.Device{Name: topology.Bridge}, has, false, false},
-		"none known":              {link, topology.Device{Name: topology.Bridge, MAC: other}, "", false, false},
+		"none there":              {link, topology.Device{Name: topology.Bridge, MAC: other}, "", false, true},
+		"a port":                  {eth0, topology.Device{Name: "eth0", MAC: other}, has, false, false},
 		"another":                 {link, topology.Device{Name: topology.Bridge, MAC: other}, has, false, true},
 		"without ARP":             {link, topology.Device{Name: topology.Bridge, MAC: has}, has, true, true},
 		"a port without ARP":      {eth0, topology.Device{Name: "eth0"}, has, true, false},
