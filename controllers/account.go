@@ -56,17 +56,15 @@ func (r *NodeReconciler) remember(before, result *status.Result, known map[topol
 	r.touched = status.Touched{}
 }
 
-// touch notes whose routes were written, and which of them were only put back.
+// touch notes who has a route now, and which routes were only put back.
 func touch(t *status.Touched, done plan.Changes, repairs []plan.Key) {
-	for _, routes := range [][]topology.Route{done.Add, done.Replace, done.Delete} {
+	for _, routes := range [][]topology.Route{done.Add, done.Replace} {
 		for _, route := range routes {
-			if route.Metric == topology.MetricPeer {
-				t.Route(route.Dst)
-			}
+			t.Route(route.Dst)
 		}
 	}
 	for _, k := range repairs {
-		if p, err := netip.ParsePrefix(k.Name); err == nil && k.Kind == plan.KindRoute {
+		if p, err := netip.ParsePrefix(k.Name); err == nil { // as a route to a peer is named
 			t.Repair(p)
 		}
 	}
@@ -75,7 +73,7 @@ func touch(t *status.Touched, done plan.Changes, repairs []plan.Key) {
 // touchNodes notes the Nodes whose Problems are in one set alone.
 func touchNodes(t *status.Touched, a, b map[topology.Problem]bool) {
 	for p := range a {
-		if !b[p] && p.Node != "" {
+		if !b[p] {
 			t.Node(p.Node)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -42,16 +43,23 @@ func inState(want status.PeerState) func(status.Peer) bool {
 
 // An operator sees what this node is, and how fresh what it knows is.
 func TestReportOfThisNode(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1(), peer(2))
 	begin := time.Now()
-	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.facts.Ports = 3 }})
-	a.eventually(a.ready)
-	a.settle()
+	a := newSingle(t, agentOptions{
+		host: func(h *memoryHost) {
+			h.facts.Ports, h.facts.ConfigsBefore = 3, []string{"00-multus.conf", "05-other.conf"}
+		},
+		edit: func(o *topology.Options) {
+			o.ConfigsBefore, o.ClusterCIDRs = []string{"00-multus.conf"}, []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}
+		},
+	})
+	a.list(node1(), peer(2))
+	a.nodes.failed(nil)
+	a.pass()
 	got := a.report()
 	own := topology.NodeFrom(node1())
 	want := status.Host{
 		Addresses: own.Addrs, Subnets: own.PodCIDRs, Uplinks: []status.Uplink{{Name: "eth0", MTU: 1500}},
+		ClusterCIDRs: a.loop.Options.ClusterCIDRs, ConfigsBefore: []string{"00-multus.conf"},
 		MTU: 1500, Encapsulation: "never", Bridge: "plainroute0", Ports: 3, Config: "/etc/cni/net.d/10-plainroute.conflist",
 	}
 	if fmt.Sprint(got.Host) != fmt.Sprint(want) {
@@ -66,8 +74,17 @@ func TestReportOfThisNode(t *testing.T) {
 	if len(got.Drift.Differences) != 0 || got.Drift.Time.Before(begin) {
 		t.Errorf("the drift is %+v", got.Drift)
 	}
+	for _, c := range got.Conditions {
+		if c.State != status.Well && c.Name != "cni-first" {
+			t.Errorf("%s is %s", c.Name, c.State)
+		}
+	}
+	a.host.refusedFacts = errors.New("no such device")
 	for range 40 {
-		a.onePassMore()
+		a.pass()
+	}
+	if again := a.report(); fmt.Sprint(again.Host) != fmt.Sprint(want) || !again.API.Synced || len(again.State.Routes) != len(got.State.Routes) {
+		t.Errorf("where it can't be looked at, the host is %+v, the API %+v, what should be there %+v", again.Host, again.API, again.State)
 	}
 	if got := a.report().Passes; len(got) != 32 || got[0].Number != got[31].Number+31 {
 		t.Errorf("there are %d passes", len(got))

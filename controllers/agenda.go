@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -154,8 +155,8 @@ func (a *agenda) next(now time.Time) (reason topology.Reason, wait time.Duration
 			wait = soonest(wait, left)
 		case a.budget.TokensAt(now) < 1:
 			wait = soonest(wait, eventEvery)
-		case reason == "" || r < reason:
-			reason = r
+		default:
+			reason = min(cmp.Or(reason, r), r)
 		}
 	}
 	return reason, wait
@@ -176,7 +177,7 @@ func (a *agenda) done(now time.Time, reason topology.Reason, err error) {
 	if reason != topology.EventReady {
 		return
 	}
-	t.here, t.told = false, ""
+	t.told = ""
 	for _, other := range a.tales {
 		if !other.here {
 			other.told = ""

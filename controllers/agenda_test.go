@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -270,6 +271,9 @@ func TestFaultsOfThisNodeOnly(t *testing.T) {
 	if slices.Sort(reasons); !slices.Equal(reasons, want) {
 		t.Errorf("the faults are %q, want %q", reasons, want)
 	}
+	if note, want := got[topology.PodCIDRMissing], "no podCIDR. What to do: "+topology.PodCIDRMissing.Advice(); note != want {
+		t.Errorf("the note is %q, want %q", note, want)
+	}
 	if note := got[topology.RouteConflict]; !strings.HasPrefix(note, "one (and 1 more of this kind). ") {
 		t.Errorf("the note is %q", note)
 	}
@@ -279,4 +283,78 @@ func TestFaultsOfThisNodeOnly(t *testing.T) {
 	if note := got[topology.KernelFailed]; strings.Contains(note, "\uFFFD") || !strings.Contains(note, "é...") {
 		t.Errorf("the note is cut within a character: %q", note)
 	}
+}
+
+// A note takes all the room that there is, and no character is cut in two.
+func TestNotesAreCutBetweenCharacters(t *testing.T) {
+	const advice = "do it"
+	room := noteLimit - len(". What to do: "+advice)
+	for detail, want := range map[string]int{
+		strings.Repeat("x", room): noteLimit, strings.Repeat("x", room+1): noteLimit,
+		strings.Repeat("é", room): noteLimit - (room-3)%2, "x" + strings.Repeat("é", room): noteLimit - (room-4)%2,
+	} {
+		note := noteOf(detail, 0, advice)
+		if cut := strings.Contains(note, "..."); len(note) != want || !utf8.ValidString(note) || cut != (len(detail) > room) {
+			t.Errorf("of %d bytes the note has %d, want %d: %q", len(detail), len(note), want, note)
+		}
+	}
+}
+
+// Faults whose turn has come together are told in order, each at once until the budget is spent, and so is what is over.
+func TestOrderOfWhatIsTold(t *testing.T) {
+	s := newScene(0)
+	s.faults, s.ready = map[topology.Reason]string{}, false
+	for _, r := range topology.Reasons() {
+		if !slices.Contains(joining, r) {
+			s.faults[r] = "x"
+		}
+	}
+	s.pass(quietTime + eventEvery)
+	if !slices.IsSorted(s.told) || len(s.told) != eventsAtOnce+1 || s.at[eventsAtOnce]-s.at[0] != eventEvery {
+		t.Errorf("it told %q at %v", s.told, s.at)
+	}
+
+	s = newScene(0)
+	over := []topology.Reason{topology.BridgeFailed, topology.CNIConflict, topology.CNIFailed, topology.KernelFailed, topology.SettingMissing, topology.TableFailed}
+	for _, r := range over {
+		s.is(r, "x")
+	}
+	s.pass(time.Minute)
+	for _, r := range over {
+		s.is(r, "")
+	}
+	s.told = nil
+	s.pass(time.Minute)
+	s.tells(t, "PodNetworkReady: this node's pods are served as they should be again; over: BridgeFailed, CNIConflict, CNIFailed, KernelFailed, SettingMissing, TableFailed")
+}
+
+// A fault that was over for long is a new one, which may heal by itself, and so is its end.
+func TestFaultAfterAPause(t *testing.T) {
+	s := newScene(0)
+	for range 2 {
+		s.is(topology.CNIConflict, "05-other")
+		s.pass(quietTime - time.Second)
+		s.tells(t)
+		s.pass(2 * time.Second)
+		s.tells(t, "CNIConflict")
+		s.is(topology.CNIConflict, "")
+		s.pass(quietTime + time.Second)
+		s.tells(t, "PodNetworkReady")
+		s.pass(tellLater)
+	}
+}
+
+// Other words of a fault don't put off what is to be tried again anyway.
+func TestOtherWordsOfWhatWasNotTold(t *testing.T) {
+	s := newScene(0)
+	s.is(topology.CNIFailed, "a")
+	s.pass(tellLater + time.Minute)
+	s.tells(t, "CNIFailed: a")
+	s.err = errors.New("connection refused")
+	s.is(topology.CNIFailed, "b")
+	s.err = nil
+	s.tells(t, "CNIFailed: b")
+	s.is(topology.CNIFailed, "c")
+	s.pass(firstDelay)
+	s.tells(t, "CNIFailed: c")
 }

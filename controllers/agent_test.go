@@ -57,6 +57,17 @@ type agentOptions struct {
 // startAgent runs an agent until the test ends.
 func startAgent(t *testing.T, o agentOptions) *agent {
 	t.Helper()
+	if o.config == nil {
+		o.config = cluster.reader
+	}
+	a := newAgent(t, o)
+	a.run(a.loop, o.config)
+	return a
+}
+
+// newAgent makes an agent that does not run.
+func newAgent(t *testing.T, o agentOptions) *agent {
+	t.Helper()
 	host, err := newMemoryHost()
 	if err != nil {
 		t.Fatal(err)
@@ -72,9 +83,6 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 	}
 	if o.host != nil {
 		o.host(host)
-	}
-	if o.config == nil {
-		o.config = cluster.reader
 	}
 	a.nodes = a.source(o)
 	r := &NodeReconciler{
@@ -97,7 +105,6 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: a.nodes.API,
 		Look: func() (topology.State, error) { return host.Observe(context.Background()) },
 	}).HTTP().Handler
-	a.run(r, o.config)
 	return a
 }
 

@@ -19,17 +19,12 @@ func (r *NodeReconciler) cause() string {
 }
 
 // count tells metrics what was made and why, and returns how much that is. What a pass
-// before could not make was never there, so it is no repair: it is made now for the
-// reason that it was asked for then.
+// before could not make is made now for the reason that it was asked for then.
 func (r *NodeReconciler) count(done plan.Changes, repairs []plan.Key) int {
 	tally, cause := done.Tally(), r.cause()
-	switch {
-	case len(r.postponed) == 0 && len(repairs) == 0:
+	if len(r.postponed) == 0 && len(repairs) == 0 {
 		r.Metrics.applied(tally, cause)
-	case len(r.postponed) == 0 && len(repairs) == tally.Sum():
-		r.Metrics.applied(tally, causeRepair)
-		r.Metrics.repaired(repairs)
-	default:
+	} else {
 		r.countEach(done, repairs, cause)
 	}
 	return tally.Sum()
@@ -37,16 +32,12 @@ func (r *NodeReconciler) count(done plan.Changes, repairs []plan.Key) int {
 
 // countEach is for passes that changed things for several reasons.
 func (r *NodeReconciler) countEach(done plan.Changes, repairs []plan.Key, cause string) {
-	causes := make(map[plan.Key]string, len(r.postponed)+len(repairs))
+	causes := map[plan.Key]string{}
 	maps.Copy(causes, r.postponed)
-	var genuine []plan.Key
 	for _, k := range repairs {
-		if causes[k] == "" {
-			causes[k] = causeRepair
-			genuine = append(genuine, k)
-		}
+		causes[k] = causeRepair
 	}
-	r.Metrics.repaired(genuine)
+	r.Metrics.repaired(repairs)
 	rest := done
 	for _, one := range []string{causeStart, causeNode, causeHost, causeRepair} {
 		others := rest.Without(func(k plan.Key) bool {

@@ -110,7 +110,7 @@ func (c *peerCollector) Collect(metrics chan<- prometheus.Metric) {
 func (c *peerCollector) count() map[status.PeerState]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last := c.board.Last(); c.counts == nil || last.Pass.Number != c.pass {
+	if last := c.board.Last(); last.Pass.Number != c.pass {
 		c.pass, c.counts = last.Pass.Number, last.CountPeers()
 	}
 	return c.counts

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
 )
 
 const (
@@ -116,8 +117,8 @@ func (s *NodeSource) compare(ctx context.Context) error {
 	opts := metav1.ListOptions{Limit: namesPerPage}
 	for {
 		page := &wireNodeList{}
-		raw, err := s.client.Get().Resource("nodes").SetHeader("Accept", namesOnly).
-			VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Raw()
+		raw, err := rawOf(s.client.Get().Resource("nodes").SetHeader("Accept", namesOnly).
+			VersionedParams(&opts, metav1.ParameterCodec).Do(ctx))
 		if err == nil {
 			s.hear()
 			err = page.decode(raw)
@@ -132,6 +133,14 @@ func (s *NodeSource) compare(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// rawOf returns the bytes of an answer, or the error with the server's words: Raw alone leaves those out.
+func rawOf(answer rest.Result) ([]byte, error) {
+	if err := answer.Error(); err != nil {
+		return nil, err
+	}
+	return answer.Raw()
 }
 
 // decode reads the list in either of the languages that were asked for.

@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // pagedNodes is an API server that knows node1 and node2, and tells of them in two
@@ -123,5 +125,29 @@ func TestConfirmationsAreMadeForWhomTheyAreTooOld(t *testing.T) {
 	<-done
 	if server.asked != 2 {
 		t.Errorf("compared %d times; want once for the first need and once for the later one", server.asked)
+	}
+}
+
+// Nonsense in place of a list is an error, and not a list of none.
+func TestNonsenseIsNoList(t *testing.T) {
+	for _, nonsense := range []string{"nonsense", "k8s\x00\x12\x02\xff\xff"} {
+		if err := new(wireNodeList).decode([]byte(nonsense)); err == nil {
+			t.Errorf("%q is a list", nonsense)
+		}
+	}
+}
+
+// The more Nodes there are, the longer agents wait for their turn to compare: 6 ms for each.
+func TestComparisonsAreSpread(t *testing.T) {
+	s, _ := newSource(t)
+	for _, n := range []int{0, 1, 1000} {
+		s.nodes = make([]*topology.Node, n)
+		longest, most := time.Duration(0), 6*time.Millisecond*time.Duration(n+1)
+		for range 1000 {
+			longest = max(longest, s.turn())
+		}
+		if longest >= most || longest < most*9/10 {
+			t.Errorf("among %d Nodes the longest wait is %s, want nearly %s", n, longest, most)
+		}
 	}
 }

@@ -118,7 +118,7 @@ func (d *diary) changes(logger logr.Logger, c plan.Changes) {
 		d.write(logger, topic{"sysctl", s.Path}, "Set", "sysctl", s.Path, "value", s.Value)
 	}
 	if c.AddBridge != nil {
-		d.write(logger, topic{"bridge", c.AddBridge.Name}, "Made bridge", "bridge", c.AddBridge.Name, "mac", c.AddBridge.MAC, "mtu", c.AddBridge.MTU)
+		d.write(logger, topic{"bridge", ""}, "Made bridge", "bridge", c.AddBridge.Name, "mac", c.AddBridge.MAC, "mtu", c.AddBridge.MTU)
 	}
 	for _, dev := range c.SetDevices {
 		d.write(logger, topic{"device", dev.Name}, "Set device", "device", dev.Name, "master", dev.Master, "up", dev.Up)
@@ -130,7 +130,7 @@ func (d *diary) changes(logger logr.Logger, c plan.Changes) {
 		d.write(logger, topic{"address", a.String()}, "Deleted address", "address", a.String())
 	}
 	if c.Table != nil {
-		d.write(logger, topic{"table", topology.Table}, "Wrote nftables table", "table", topology.Table)
+		d.write(logger, topic{"table", ""}, "Wrote nftables table", "table", topology.Table)
 	}
 	d.routes(logger, c)
 	if c.CNI != nil {

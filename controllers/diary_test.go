@@ -1,7 +1,9 @@
 package controllers
 
 import (
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -67,5 +70,69 @@ func TestFlappingAddressIsNotToldEachTime(t *testing.T) {
 	}
 	if n := len(a.log.with("route", "10.244.2.0/24")); n != linesAtOnce {
 		t.Errorf("%d lines; want %d", n, linesAtOnce)
+	}
+}
+
+// What happens to one thing often silences nothing else.
+func TestDiaryOfEachThing(t *testing.T) {
+	peerOf := func(i int) plan.Changes { return plan.Changes{Replace: routeTo(byte(i)).Add} }
+	address := func(i int) topology.Address {
+		return topology.Address{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 1}), 24)}
+	}
+	problem := func(reason topology.Reason, nodes ...string) map[topology.Problem]bool {
+		all := map[topology.Problem]bool{}
+		for _, n := range nodes {
+			all[topology.Problem{Node: n, Reason: reason}] = true
+		}
+		return all
+	}
+	var many []string
+	for i := range manyRoutes + 1 {
+		many = append(many, fmt.Sprint(i))
+	}
+	reasons := []topology.Reason{topology.RouteConflict, topology.RouteFailed}
+	for name, write := range map[string]func(d *diary, l logr.Logger, i int){
+		"setting": func(d *diary, l logr.Logger, i int) {
+			d.changes(l, plan.Changes{Sysctls: []plan.Sysctl{{Path: fmt.Sprint(i)}}})
+		},
+		"device": func(d *diary, l logr.Logger, i int) {
+			d.changes(l, plan.Changes{SetDevices: []topology.Device{{Name: fmt.Sprint(i)}}})
+		},
+		"new address": func(d *diary, l logr.Logger, i int) {
+			d.changes(l, plan.Changes{AddAddresses: []topology.Address{address(i)}})
+		},
+		"former address": func(d *diary, l logr.Logger, i int) {
+			d.changes(l, plan.Changes{DeleteAddresses: []topology.Address{address(i)}})
+		},
+		"route": func(d *diary, l logr.Logger, i int) { d.changes(l, peerOf(i)) },
+		"Problem": func(d *diary, l logr.Logger, i int) {
+			d.problems(l, "Problem", problem(reasons[0], fmt.Sprint(i)), nil)
+		},
+		"reason":         func(d *diary, l logr.Logger, i int) { d.problems(l, "Problem", problem(reasons[i], "node2"), nil) },
+		"reason of many": func(d *diary, l logr.Logger, i int) { d.problems(l, "Problem", problem(reasons[i], many...), nil) },
+		"kind of a thing": func(d *diary, l logr.Logger, i int) {
+			d.changes(l, []plan.Changes{{AddBridge: &topology.Device{}}, {Table: &topology.Masquerade{}}}[i])
+		},
+	} {
+		d, b := newDiary(func() time.Time { return time.Unix(1e9, 0) }), &logBook{}
+		logger := logr.FromSlogHandler(slog.NewTextHandler(b, nil))
+		for range linesAtOnce + 1 {
+			write(d, logger, 0)
+		}
+		before := len(b.with())
+		write(d, logger, 1)
+		if after := len(b.with()); before != linesAtOnce || after != before+1 {
+			t.Errorf("of one %s there are %d lines, of another %d", name, before, after-before)
+		}
+	}
+}
+
+// Routes that are added, replaced and deleted are many together.
+func TestManyRoutesOfAllKinds(t *testing.T) {
+	some := make([]topology.Route, manyRoutes/3+1)
+	d, b := newDiary(time.Now), &logBook{}
+	d.changes(logr.FromSlogHandler(slog.NewTextHandler(b, nil)), plan.Changes{Add: some, Replace: some, Delete: some})
+	if got := b.with(); len(got) != 1 || !strings.Contains(got[0], `msg="Changed routes" added=7 replaced=7 deleted=7`) {
+		t.Errorf("the log says %q", got)
 	}
 }

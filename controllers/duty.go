@@ -23,6 +23,7 @@ type duty struct {
 	proclamation
 	of       types.UID // the Node that attempts were made on
 	attempts int
+	made     int // attempts that succeeded
 	last     time.Time
 	err      error  // of the last attempt
 	trouble  string // guarded by the Herald's lock
@@ -35,13 +36,15 @@ func newDuty(p proclamation) *duty { return &duty{proclamation: p} }
 // any, or the Node is another.
 func (d *duty) attempt(now time.Time, of types.UID, do func() error) (trouble string, wait time.Duration) {
 	if now.Sub(d.last) > 2*lastPause || d.of != of {
-		d.attempts, d.of = 0, of
+		d.attempts, d.made, d.of = 0, 0, of
 	}
 	if wait := d.pause() - now.Sub(d.last); d.attempts > 0 && wait > 0 {
 		return d.says(), wait
 	}
-	d.err = do()
 	d.attempts++
+	if d.err = do(); d.err == nil {
+		d.made++
+	}
 	d.last = now
 	return d.says(), d.pause()
 }
@@ -50,7 +53,7 @@ func (d *duty) attempt(now time.Time, of types.UID, do func() error) (trouble st
 // has stopped, not each time anew.
 func (d *duty) rest(now time.Time) (trouble string, wait time.Duration) {
 	d.err = nil
-	if wait = 2*lastPause - now.Sub(d.last); d.attempts <= undoneOften || wait <= 0 {
+	if wait = 2*lastPause - now.Sub(d.last); d.made <= undoneOften || wait <= 0 {
 		return "", 0
 	}
 	return d.says(), wait
@@ -68,7 +71,7 @@ func (d *duty) says() string {
 		return d.String() + ": " + d.err.Error() + " (" + d.advice() + ")"
 	case d.err != nil:
 		return d.String() + ": " + d.err.Error()
-	case d.attempts > undoneOften:
+	case d.made > undoneOften:
 		return d.String() + ": " + d.undone()
 	}
 	return ""

@@ -17,14 +17,16 @@ func TestDutyUndone(t *testing.T) {
 	d := newDuty(networkAvailable{})
 	now, done := time.Now(), 0
 	attempt := func() (string, time.Duration) { return d.attempt(now, "1", func() error { done++; return nil }) }
-	told := 0
+	told, first := 0, 0
 	for range 600 { // undone every second for ten minutes
 		trouble, wait := attempt()
 		if wait <= 0 || wait > lastPause {
 			t.Fatalf("after %d attempts the pause is %s", done, wait)
 		}
 		if strings.Contains(trouble, "again and again") {
-			told++
+			if told++; told == 1 {
+				first = done
+			}
 		} else if told > 0 {
 			t.Fatalf("it is told no more, after %d attempts", done)
 		}
@@ -33,10 +35,22 @@ func TestDutyUndone(t *testing.T) {
 		}
 		now = now.Add(time.Second)
 	}
-	if done < 10 || done > 20 {
-		t.Errorf("%d attempts in ten minutes", done)
+	if done < 10 || done > 20 || first != undoneOften+1 {
+		t.Errorf("%d attempts in ten minutes, told from number %d on", done, first)
 	}
-	now = now.Add(2*lastPause + time.Second)
+	if _, wait := d.rest(d.last.Add(lastPause)); wait != lastPause {
+		t.Errorf("it is told for %s more, a pause after the last attempt", wait)
+	}
+	if _, wait := d.attempt(d.last.Add(2*lastPause), "1", func() error { return errors.New("no way") }); wait != lastPause {
+		t.Errorf("well for no longer than two pauses, the next pause is %s", wait)
+	}
+	if trouble, _ := d.rest(d.last); !strings.Contains(trouble, "again and again") {
+		t.Errorf("after a failure among them it says %q", trouble)
+	}
+	if trouble, wait := d.rest(d.last.Add(2 * lastPause)); trouble != "" || wait != 0 {
+		t.Errorf("at the end of two pauses it says %q, for %s", trouble, wait)
+	}
+	now = d.last.Add(2*lastPause + time.Second)
 	if trouble, wait := d.rest(now); trouble != "" || wait != 0 {
 		t.Errorf("long after, it says %q, for %s", trouble, wait)
 	}
@@ -54,6 +68,37 @@ func TestDutyFails(t *testing.T) {
 	}
 	if trouble, wait := d.rest(time.Now()); trouble != "" || wait != 0 {
 		t.Errorf("got %q, %s", trouble, wait)
+	}
+	tried := false
+	if trouble, _ := d.attempt(time.Now(), "2", func() error { tried = true; return nil }); trouble != "" || !tried {
+		t.Errorf("of another Node it says %q at once, tried: %t", trouble, tried)
+	}
+}
+
+// What was done a few times is not told, and not looked at again.
+func TestDutyDoneAFewTimes(t *testing.T) {
+	d, now := newDuty(networkAvailable{}), time.Now()
+	for range undoneOften {
+		trouble, wait := d.attempt(now, "1", func() error { return nil })
+		if again, after := d.rest(now); trouble != "" || again != "" || after != 0 {
+			t.Errorf("it says %q, then %q, for %s", trouble, again, after)
+		}
+		now = now.Add(wait)
+	}
+}
+
+// Attempts that were refused for long are no sign that somebody undoes what they did.
+func TestDutyDoneAfterRefusals(t *testing.T) {
+	d, now := newDuty(networkAvailable{}), time.Now()
+	for range 2 * undoneOften {
+		_, wait := d.attempt(now, "1", func() error { return errors.New("no way") })
+		now = now.Add(wait)
+	}
+	if trouble, _ := d.attempt(now, "1", func() error { return nil }); trouble != "" {
+		t.Errorf("once it is done, it says %q", trouble)
+	}
+	if trouble, wait := d.rest(now); trouble != "" || wait != 0 {
+		t.Errorf("after that it says %q, for %s", trouble, wait)
 	}
 }
 

@@ -65,7 +65,7 @@ func cut(text string, limit int) string {
 		return text
 	}
 	end := limit - len(dots)
-	for end > 0 && !utf8.RuneStart(text[end]) {
+	for !utf8.RuneStart(text[end]) {
 		end--
 	}
 	return text[:end] + dots
@@ -94,8 +94,5 @@ func eventName(node string, reason topology.Reason, note string) string {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s\n%s\n%s", node, reason, note)
 	suffix := fmt.Sprintf(".%016x", h.Sum64())
-	if len(node) > nameLimit-len(suffix) {
-		node = strings.TrimRight(node[:nameLimit-len(suffix)], ".-")
-	}
-	return node + suffix
+	return strings.TrimRight(node[:min(len(node), nameLimit-len(suffix))], ".-") + suffix
 }

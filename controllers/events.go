@@ -49,7 +49,7 @@ func NewEvents(config *rest.Config, node string) (*Events, error) {
 	c := rest.CopyConfig(config)
 	c.APIPath, c.GroupVersion = "/apis", &eventsv1.SchemeGroupVersion
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	c.ContentType, c.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	c.AcceptContentTypes = runtime.ContentTypeJSON // which patch reads
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
 		return nil, fmt.Errorf("making a client for Events: %w", err)
@@ -74,18 +74,8 @@ func (e *Events) tell(r *status.Result) {
 
 // Start works until ctx ends.
 func (e *Events) Start(ctx context.Context) error {
-	for {
-		var again <-chan time.Time
-		if wait := e.round(ctx); wait > 0 {
-			again = time.After(wait)
-		}
-		select {
-		case <-e.news:
-		case <-again:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	rounds(ctx, e.news, e.round)
+	return nil
 }
 
 // round tells what is to be told now, and returns when to look again; 0: at the next
@@ -127,8 +117,6 @@ func (e *Events) note(ctx context.Context, reason topology.Reason, err error) {
 
 // post tells a tale, and counts how often it was told in the same words.
 func (e *Events) post(ctx context.Context, reason topology.Reason, t *tale) error {
-	ctx, cancel := context.WithTimeout(ctx, patchLimit)
-	defer cancel()
 	if t.counted != t.note {
 		t.count, t.counted = 0, t.note
 	}
@@ -164,7 +152,7 @@ func (e *Events) create(ctx context.Context, event *eventsv1.Event) error {
 	if err != nil {
 		return fmt.Errorf("encoding an Event: %w", err)
 	}
-	return e.client.Post().Namespace(event.Namespace).Resource("events").Body(body).Do(ctx).Error()
+	return e.client.Post().Namespace(event.Namespace).Resource("events").Body(body).Timeout(patchLimit).Do(ctx).Error()
 }
 
 // patch sets an Event's series; nil: leaves all as it is. It returns how often the
@@ -178,7 +166,7 @@ func (e *Events) patch(ctx context.Context, name string, series *eventsv1.EventS
 	if err != nil {
 		return 0, fmt.Errorf("encoding a series: %w", err)
 	}
-	answer, err := e.client.Patch(types.MergePatchType).Namespace(metav1.NamespaceDefault).Resource("events").Name(name).Body(body).Do(ctx).Raw()
+	answer, err := rawOf(e.client.Patch(types.MergePatchType).Namespace(metav1.NamespaceDefault).Resource("events").Name(name).Body(body).Timeout(patchLimit).Do(ctx))
 	if err != nil {
 		return 0, err
 	}

@@ -11,6 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -244,15 +251,13 @@ func TestHealthyTellsAStuckPass(t *testing.T) {
 // A kernel that can't be watched any more ends the agent: what it knows can't be
 // trusted, and the next one looks at everything.
 func TestWatchFailureEndsTheAgent(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1(), peer(2))
-	a := startAgent(t, agentOptions{})
+	a := startAgent(t, agentOptions{config: newFakeServer(t, node1(), peer(2)).config})
 	a.eventually(a.ready)
 	before := a.host.routes()
 	a.host.refusedWatch <- syscall.ENOMEM
 	select {
 	case err := <-a.ended:
-		if !errors.Is(err, syscall.ENOMEM) {
+		if !errors.Is(err, syscall.ENOMEM) || !strings.Contains(err.Error(), "watching this host: ") {
 			t.Errorf("the manager ended with %v", err)
 		}
 	case <-time.After(limit):
@@ -265,11 +270,9 @@ func TestWatchFailureEndsTheAgent(t *testing.T) {
 
 // When an agent ends, all stays.
 func TestEndRemovesNothing(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1(), peer(2))
 	var host *memoryHost
 	t.Run("agent", func(t *testing.T) {
-		a := startAgent(t, agentOptions{})
+		a := startAgent(t, agentOptions{config: newFakeServer(t, node1(), peer(2)).config})
 		a.eventually(a.ready)
 		a.eventually(a.hasRoutes(peerRoute(2)))
 		host = a.host
@@ -280,9 +283,7 @@ func TestEndRemovesNothing(t *testing.T) {
 }
 
 func TestHealthzIsNotReadyz(t *testing.T) {
-	api := useNodes(t)
-	api.create(peer(2))
-	a := startAgent(t, agentOptions{})
+	a := startAgent(t, agentOptions{config: newFakeServer(t, peer(2)).config})
 	a.eventually(a.notReady("NodeMissing"))
 	if code, body := a.get("/healthz"); code != http.StatusOK {
 		t.Errorf("healthz is %d %s: a restart would cure nothing", code, body)
@@ -320,4 +321,47 @@ func (a *agent) noProblems() error {
 		return fmt.Errorf("problems: %v", p)
 	}
 	return nil
+}
+
+// A manager that takes no more is an error.
+func TestManagerTakesNoMore(t *testing.T) {
+	for n := range 4 {
+		f := newFakeServer(t)
+		events := newTeller(t, f.config)
+		a := newAgent(t, agentOptions{config: f.config, herald: true, events: events.Events})
+		mgr, err := ctrl.NewManager(f.config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: metricsserver.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: ptr.To(true)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		full := errors.New("full")
+		if err := a.loop.SetupWithManager(&fullManager{mgr, n, full}); !errors.Is(err, full) {
+			t.Errorf("after %d the error is %v", n, err)
+		}
+	}
+}
+
+// fullManager takes so many more, and then gives an error.
+type fullManager struct {
+	ctrl.Manager
+	room int
+	err  error
+}
+
+func (m *fullManager) Add(r manager.Runnable) error {
+	if m.room == 0 {
+		return m.err
+	}
+	m.room--
+	return m.Manager.Add(r)
+}
+
+// The first pass waits for nobody, and says that there is no list of Nodes yet.
+func TestFirstPassWaitsForNobody(t *testing.T) {
+	f := newFakeServer(t, node1())
+	hold := make(chan struct{})
+	f.refuses(func(*http.Request) int { <-hold; return 0 })
+	a := startAgent(t, agentOptions{config: f.config})
+	a.eventually(a.notReady("waiting for the first list of Nodes"))
+	close(hold)
+	a.eventually(a.ready)
 }

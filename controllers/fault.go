@@ -50,8 +50,12 @@ func verify(rest plan.Changes, err error) error {
 	if rest.KernelEmpty() {
 		return nil
 	}
-	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%d settings, %d devices, %d addresses, %d routes, table %t); trying again",
-		len(rest.Sysctls), rest.Tally().Devices, len(rest.AddAddresses), len(rest.Add)+len(rest.Replace), rest.Table != nil || !rest.Widen.Empty())}
+	keys := rest.WithoutCNI().Keys()
+	what := keys[0].String()
+	if more := len(keys) - 1; more > 0 {
+		what += fmt.Sprintf(", and %d more", more)
+	}
+	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%s); trying again", what)}
 }
 
 // tableKey is that of our nftables table, as errors of Apply and Facts have it.

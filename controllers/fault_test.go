@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -47,10 +48,12 @@ func TestWordsFitTheCause(t *testing.T) {
 		"the config, no right":            {&cniError{file(syscall.EACCES)}, topology.CNIFailed, ofFile},
 		"the config, immutable":           {&cniError{file(syscall.EPERM)}, topology.CNIFailed, ofFile},
 		"the config, disk full":           {&cniError{file(syscall.ENOSPC)}, topology.CNIFailed, "file system is full"},
+		"no right to look":                {&lookError{syscall.EPERM}, topology.KernelFailed, ofKernel},
+		"the config is a folder":          {&cniError{file(syscall.EISDIR)}, topology.CNIFailed, ""},
 		"the config's link, no right":     {&cniError{&os.LinkError{Op: "rename", Old: "a", New: "b", Err: syscall.EACCES}}, topology.CNIFailed, ofFile},
 	} {
 		p := ownFailure(c.err, topology.Options{})
-		if p.Reason != c.reason || !p.Own {
+		if p.Reason != c.reason || !p.Own || !strings.Contains(p.Detail, c.err.Error()) {
 			t.Errorf("%s: got %s, own %t", name, p.Reason, p.Own)
 		}
 		for _, words := range []string{ofFile, ofKernel, "module", "mount it writable", "file system is full"} {
@@ -61,5 +64,57 @@ func TestWordsFitTheCause(t *testing.T) {
 	}
 	if p := ownFailure(errors.New("what"), topology.Options{}); p.Reason != topology.KernelFailed {
 		t.Errorf("got %s of an error that names nothing", p.Reason)
+	}
+}
+
+// A route that the kernel refuses is of the Node that it leads to, and IPv6 that is off on a device is named.
+func TestRouteFailuresAreOfTheirNodes(t *testing.T) {
+	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	v4, v6 := route("10.244.2.0/24", "192.168.1.12"), route("fd00:10:244:2::/64", "fd00::12")
+	node := func(name string, subnet netip.Prefix, a netip.Addr) *topology.Node {
+		return &topology.Node{Name: name, PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{a}}
+	}
+	nodes := []*topology.Node{
+		node("subnet alone", v4.Dst, addr("192.168.1.13")), node("address alone", prefix("10.244.3.0/24"), v4.Via),
+		node("node2", v4.Dst, v4.Via), node("node6", v6.Dst, v6.Via),
+	}
+	for _, c := range []struct {
+		route  topology.Route
+		err    syscall.Errno
+		nodes  []*topology.Node
+		of     string
+		advice string
+	}{
+		{v4, syscall.EACCES, nodes, "node2", ""},
+		{v4, syscall.EINVAL, nodes[:2], "", ""},
+		{v6, syscall.EINVAL, nodes, "node6", ""},
+		{v6, syscall.EACCES, nodes, "node6", " (IPv6 is switched off on that device: net/ipv6/conf/eth0/disable_ipv6)"},
+	} {
+		err := &routeError{c.route, c.err}
+		got := problemsOf(err, c.nodes, topology.Options{})
+		want := topology.Problem{Node: c.of, Subnet: c.route.Dst, Reason: topology.RouteFailed, Detail: err.Error() + c.advice}
+		if len(got) != 1 || got[0] != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
+// What was written and is not there is named; what was refused, or is only to be removed, is not.
+func TestWhatIsNotHeldIsNamed(t *testing.T) {
+	r := route("10.244.2.0/24", "192.168.1.12")
+	for _, c := range []struct {
+		rest plan.Changes
+		err  error
+		want string // empty: nothing
+	}{
+		{plan.Changes{}, nil, ""},
+		{plan.Changes{CNI: &topology.CNI{}, Delete: []topology.Route{r}}, nil, ""},
+		{plan.Changes{Add: []topology.Route{r}}, &routeError{r, syscall.EINVAL}, ""},
+		{plan.Changes{Add: []topology.Route{r}, CNI: &topology.CNI{}}, nil, "(route 10.244.2.0/24)"},
+		{plan.Changes{Sysctls: []plan.Sysctl{{Path: "a/b"}}, Table: &topology.Masquerade{}, Replace: []topology.Route{r}}, nil, "(sysctl a/b, and 2 more)"},
+	} {
+		if err := verify(c.rest, c.err); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("it says %v, want %q", err, c.want)
+		}
 	}
 }

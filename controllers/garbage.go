@@ -25,18 +25,18 @@ func (s *sweeper) afterPass() {
 
 // heap is how much memory there is, in bytes: in use after the last collection, in use or
 // not yet collected, and at which of that the runtime collects.
-type heap struct{ live, objects, goal uint64 }
+type heap struct{ live, objects, goal int64 }
 
 func readHeap() heap {
 	samples := []metrics.Sample{
 		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/goal:bytes"},
 	}
 	metrics.Read(samples)
-	return heap{samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64()}
+	return heap{int64(samples[0].Value.Uint64()), int64(samples[1].Value.Uint64()), int64(samples[2].Value.Uint64())}
 }
 
 // nearlyDue tells whether a third of the way to the next collection is gone. The runtime
 // begins before the goal, and a pass takes nearly half the way.
 func (h heap) nearlyDue() bool {
-	return h.live < h.objects && h.goal > h.live && h.objects-h.live > (h.goal-h.live)/3
+	return h.goal > h.live && h.objects-h.live > (h.goal-h.live)/3
 }

@@ -13,6 +13,7 @@ func TestGarbageIsCollectedWhenNearlyDue(t *testing.T) {
 		want bool
 	}{
 		{heap{8 * mib, 9 * mib, 12 * mib}, false},
+		{heap{6 * mib, 8 * mib, 12 * mib}, false},
 		{heap{8 * mib, 10 * mib, 12 * mib}, true},
 		{heap{8 * mib, 7 * mib, 12 * mib}, false}, // some was freed since
 		{heap{0, 3 * mib, 4 * mib}, true},         // before the first collection
@@ -26,20 +27,48 @@ func TestGarbageIsCollectedWhenNearlyDue(t *testing.T) {
 
 // TestGarbageOfAPassIsCollected: not in the pass, but soon after it.
 func TestGarbageOfAPassIsCollected(t *testing.T) {
+	s := newSingle(t, agentOptions{})
 	runtime.GC()
 	h := readHeap()
 	made := make([]byte, (h.goal-h.live)/2)
 	defer runtime.KeepAlive(&made)
-	var s sweeper
 	before := collections()
-	s.afterPass()
+	s.pass()
 	for end := time.Now().Add(limit); time.Now().Before(end); {
-		if collections() > before && !s.busy.Load() {
+		if collections() > before && !s.loop.sweeper.busy.Load() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Error("half the way to the next collection is gone, and nothing collects")
+}
+
+// One collection at a time is enough.
+func TestOneCollectionAtATime(t *testing.T) {
+	var s sweeper
+	for range 100 {
+		runtime.GC()
+		h := readHeap()
+		made := make([]byte, (h.goal-h.live)/2)
+		s.afterPass()
+		runtime.KeepAlive(&made)
+		if s.busy.Load() {
+			return
+		}
+	}
+	t.Error("while it is collected another collection may begin")
+}
+
+// Little garbage is left to the runtime.
+func TestLittleGarbageIsLeft(t *testing.T) {
+	for range 10 { // others may make some meanwhile
+		runtime.GC()
+		var s sweeper
+		if s.afterPass(); !s.busy.Load() {
+			return
+		}
+	}
+	t.Error("after a collection there is another one at once")
 }
 
 func collections() uint32 {

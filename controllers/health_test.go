@@ -30,9 +30,8 @@ func (c *passClock) running() bool {
 // A kernel that does not answer is what a restart might cure: healthz tells it once it
 // has lasted for a minute, and no more when the pass has ended.
 func TestHealthzFailsWhenStuck(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1())
-	a := startAgent(t, agentOptions{})
+	api := newFakeServer(t, node1())
+	a := startAgent(t, agentOptions{config: api.config})
 	a.eventually(a.ready)
 	a.settle()
 	hold := make(chan struct{})

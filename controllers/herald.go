@@ -42,7 +42,7 @@ func NewHerald(config *rest.Config, node string, condition bool, taintKey string
 	if err != nil {
 		return nil, fmt.Errorf("making a client for our own Node: %w", err)
 	}
-	h := &Herald{client: client, node: node, news: make(chan struct{}, 1), notify: func() {}}
+	h := &Herald{client: client, node: node, news: make(chan struct{}, 1)}
 	if condition {
 		h.duties = append(h.duties, newDuty(networkAvailable{}))
 	}
@@ -85,16 +85,22 @@ func (h *Herald) problems() []topology.Problem {
 
 // Start works until ctx ends.
 func (h *Herald) Start(ctx context.Context) error {
+	rounds(ctx, h.news, h.round)
+	return nil
+}
+
+// rounds makes a round at each news, and when the one before asked for it, until ctx ends. 0: at the next news.
+func rounds(ctx context.Context, news <-chan struct{}, round func(context.Context) time.Duration) {
 	for {
 		var again <-chan time.Time
-		if wait := h.round(ctx); wait > 0 {
+		if wait := round(ctx); wait > 0 {
 			again = time.After(wait)
 		}
 		select {
-		case <-h.news:
+		case <-news:
 		case <-again:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }
@@ -132,16 +138,15 @@ func (h *Herald) note(d *duty, trouble string) {
 const patchLimit = 10 * time.Second
 
 func (h *Herald) patch(ctx context.Context, p proclamation, s *standing) error {
-	kind, body, subresource, err := p.patch(s)
+	kind, change, subresource := p.patch(s)
+	body, err := json.Marshal(change)
 	if err != nil {
-		return err
+		return fmt.Errorf("encoding a patch: %w", err)
 	}
 	request := h.client.Patch(kind).Resource("nodes").Name(h.node).Body(body).Timeout(patchLimit)
 	if subresource != "" {
 		request = request.SubResource(subresource)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patchLimit)
-	defer cancel()
 	switch err = request.Do(ctx).Error(); {
 	case err == nil:
 		log.FromContext(ctx).Info("Patched our Node", "for", p.String())
@@ -156,7 +161,7 @@ type proclamation interface {
 	// wanting tells whether it is still to be told.
 	wanting(*standing) bool
 	// patch changes nothing but that, and nothing of a Node that was made anew since.
-	patch(*standing) (kind types.PatchType, body []byte, subresource string, err error)
+	patch(*standing) (kind types.PatchType, change any, subresource string)
 	// String names it, and advice says what to do if the API server refuses, undone if
 	// somebody undoes it.
 	String() string
@@ -172,17 +177,16 @@ type networkAvailable struct{}
 func (networkAvailable) wanting(s *standing) bool { return s.unavailable != corev1.ConditionFalse }
 
 // patch merges by the condition's type, so that it can lose nobody else's.
-func (networkAvailable) patch(s *standing) (types.PatchType, []byte, string, error) {
+func (networkAvailable) patch(s *standing) (types.PatchType, any, string) {
 	now := metav1.Now()
-	body, err := json.Marshal(map[string]any{
+	return types.StrategicMergePatchType, map[string]any{
 		"metadata": map[string]any{"uid": s.uid},
 		"status": map[string]any{"conditions": []corev1.NodeCondition{{
 			Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse,
 			Reason: topology.ConditionReason, Message: "plainroute serves this node's pods",
 			LastHeartbeatTime: now, LastTransitionTime: now,
 		}}},
-	})
-	return types.StrategicMergePatchType, body, "status", err
+	}, "status"
 }
 
 func (networkAvailable) String() string {
@@ -212,7 +216,7 @@ func (k startupTaint) wanting(s *standing) bool {
 
 // patch takes away each taint of the key from behind, and tests that it is still where
 // it was: taints are one list, which others change too.
-func (k startupTaint) patch(s *standing) (types.PatchType, []byte, string, error) {
+func (k startupTaint) patch(s *standing) (types.PatchType, any, string) {
 	type op struct {
 		Op    string `json:"op"`
 		Path  string `json:"path"`
@@ -226,8 +230,7 @@ func (k startupTaint) patch(s *standing) (types.PatchType, []byte, string, error
 		at := fmt.Sprintf("/spec/taints/%d", i)
 		ops = append(ops, op{"test", at + "/key", k}, op{"test", at + "/effect", s.taints[i].effect}, op{"remove", at, nil})
 	}
-	body, err := json.Marshal(ops)
-	return types.JSONPatchType, body, "", err
+	return types.JSONPatchType, ops, ""
 }
 
 func (k startupTaint) String() string { return "removing the taint " + string(k) + " from our Node" }

@@ -38,6 +38,7 @@ type memoryHost struct {
 	refusedApply                 error                         // of all that needs CAP_NET_ADMIN
 	refusedCNI                   error
 	refusedTable                 error
+	refusedSysctls               map[string]error
 	forgetful                    bool // takes settings without an error, and keeps none
 	refusedWatch                 chan error
 }
@@ -144,7 +145,7 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	if !c.KernelEmpty() && h.refusedApply != nil {
 		errs = append(errs, h.refusedApply)
 	} else {
-		errs = append(errs, h.setUp(c))
+		errs = append(errs, h.setUp(c)...)
 	}
 	errs = append(errs, h.applyRoutes(c)...)
 	if errors.Join(errs...) == nil {
@@ -156,12 +157,16 @@ func (h *memoryHost) Apply(_ context.Context, c plan.Changes) error {
 	return errors.Join(errs...)
 }
 
-func (h *memoryHost) setUp(c plan.Changes) error {
+func (h *memoryHost) setUp(c plan.Changes) (errs []error) {
 	if c.AddBridge != nil {
 		h.note("bridge %s", c.AddBridge.Name)
 		h.state.Bridge = c.AddBridge.Name
 	}
 	for _, s := range c.Sysctls {
+		if err := h.refusedSysctls[s.Path]; err != nil {
+			errs = append(errs, partError{err, plan.Key{Kind: plan.KindSysctl, Name: s.Path}})
+			continue
+		}
 		h.note("sysctl %s=%s", s.Path, s.Value)
 		if !h.forgetful {
 			h.state.Sysctls[s.Path] = s.Value
@@ -177,7 +182,7 @@ func (h *memoryHost) setUp(c plan.Changes) error {
 	}
 	h.state.Addresses = change(h.state.Addresses, c.AddAddresses, nil, topology.Address.Compare)
 	if c.Table != nil && h.refusedTable != nil {
-		return partError{h.refusedTable, tableKey}
+		return append(errs, partError{h.refusedTable, tableKey})
 	}
 	if c.Table != nil {
 		h.note("table")
@@ -185,7 +190,7 @@ func (h *memoryHost) setUp(c plan.Changes) error {
 		h.state.Masquerade = &m
 	}
 	h.changeSets("widen", c.Widen)
-	return nil
+	return errs
 }
 
 // named returns those of devices that have the name of d.

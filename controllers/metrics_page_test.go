@@ -30,11 +30,9 @@ type sheet struct {
 // The page tells of each metric that there is, of each value that a label takes, and of
 // nothing else.
 func TestMetricsPage(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1(), peer(2))
-	a := startAgent(t, agentOptions{})
-	a.eventually(a.ready)
-	a.settle() // a pass has told readiness before it tells its metrics
+	a := newSingle(t, agentOptions{})
+	a.list(node1(), peer(2))
+	a.pass()
 	families, err := a.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -154,14 +152,12 @@ func TestPodMonitorBoundsSeries(t *testing.T) {
 // countKept counts what the rules keep of an agent's series.
 func countKept(t *testing.T, rules []relabeling, peers int) int {
 	t.Helper()
-	api := useNodes(t)
-	api.create(node1())
+	a := newSingle(t, agentOptions{})
+	a.list(node1())
 	for i := range peers {
-		api.create(peer(i + 2))
+		a.set(peer(i + 2))
 	}
-	a := startAgent(t, agentOptions{})
-	a.eventually(a.ready)
-	a.settle()
+	a.pass()
 	_, body := a.get("/metrics")
 	kept := 2 // of the process, which the test's registry does not have
 	for line := range strings.Lines(body) {
@@ -216,10 +212,9 @@ func countSeries(body string) string {
 // Every reason is there before anything is wrong, and one that is never this node's own
 // is not there as such.
 func TestEveryReasonHasASeries(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1())
-	a := startAgent(t, agentOptions{})
-	a.eventually(a.ready)
+	a := newSingle(t, agentOptions{})
+	a.list(node1())
+	a.pass()
 	_, body := a.get("/metrics")
 	for _, reason := range topology.Reasons() {
 		for _, own := range []string{"true", "false"} {

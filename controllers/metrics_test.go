@@ -1,15 +1,19 @@
 package controllers
 
 import (
+	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -55,10 +59,12 @@ func TestMetrics(t *testing.T) {
 
 // What a Node can choose is no label's value: it would be a way to fill memory.
 func TestMetricsAreWellFormed(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1(), newNode("evil", "127.0.0.0/24", "192.168.1.66"))
-	a := startAgent(t, agentOptions{})
-	a.eventually(func() error { return a.hasProblem("evil", topology.PodCIDRRefused) })
+	a := newSingle(t, agentOptions{})
+	a.list(node1(), newNode("evil", "127.0.0.0/24", "192.168.1.66"))
+	a.pass()
+	if err := a.hasProblem("evil", topology.PodCIDRRefused); err != nil {
+		t.Error(err)
+	}
 	families, err := a.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +75,16 @@ func TestMetricsAreWellFormed(t *testing.T) {
 				if !slices.Contains([]string{"reason", "own", "kind", "state", "version", "revision", "goversion"}, l.GetName()) || strings.Contains(l.GetValue(), "evil") {
 					t.Errorf("%s has label %s=%q", f.GetName(), l.GetName(), l.GetValue())
 				}
+			}
+		}
+	}
+	for _, f := range families {
+		if f.GetHelp() == "" {
+			t.Errorf("%s has no help", f.GetName())
+		}
+		for _, m := range f.GetMetric() {
+			if h := m.GetHistogram(); h != nil && (h.GetBucket()[0].GetUpperBound() != 0.0005 || h.GetBucket()[15].GetUpperBound() != 16.384) {
+				t.Errorf("%s has the buckets %v", f.GetName(), h.GetBucket())
 			}
 		}
 	}
@@ -164,10 +180,8 @@ func TestMetricsOfFailedPasses(t *testing.T) {
 
 // A watch is established, and the server was heard; without a server neither.
 func TestMetricsOfTheWatch(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1())
 	begin := time.Now().Unix()
-	a := startAgent(t, agentOptions{})
+	a := startAgent(t, agentOptions{config: newFakeServer(t, node1()).config})
 	a.eventually(a.ready)
 	a.eventually(a.metricIs(1, "plainroute_watch_established", nil))
 	if heard := int64(a.metric("plainroute_api_heard_timestamp_seconds", nil)); heard < begin || heard > time.Now().Unix() {
@@ -179,5 +193,67 @@ func TestMetricsOfTheWatch(t *testing.T) {
 		if got := nobody.metric(name, nil); got != 0 {
 			t.Errorf("without an API server %s is %v", name, got)
 		}
+	}
+}
+
+// What this was built from is a label; what is not known is called so.
+func TestBuildInfo(t *testing.T) {
+	for build, want := range map[Build]string{
+		{}: runtime.Version() + " unknown unknown ", {"0.1.0", "abc"}: runtime.Version() + " abc 0.1.0 ",
+	} {
+		s, _ := newSource(t)
+		registry := prometheus.NewRegistry()
+		NewMetrics(registry, build, &status.Board{}, s)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if m := f.GetMetric()[0]; f.GetName() == "plainroute_build_info" && (labelValues(m) != want || m.GetGauge().GetValue() != 1) {
+				t.Errorf("of %v the labels are %q, want %q", build, labelValues(m), want)
+			}
+		}
+	}
+}
+
+// Each pass is timed, and the last success is of one that had a list of Nodes and failed in nothing but single routes.
+func TestMetricsOfPasses(t *testing.T) {
+	s := newSingle(t, agentOptions{})
+	const success = "plainroute_last_success_timestamp_seconds"
+	s.pass()
+	if got := s.metric(success, nil); got != 0 {
+		t.Errorf("without a list the last success was at %v", got)
+	}
+	s.host.refusedFacts = errors.New("no such device")
+	s.list(own(2)...)
+	s.pass()
+	if got := s.metric(success, nil); got != 0 {
+		t.Errorf("without a look at the host the last success was at %v", got)
+	}
+	s.host.refusedFacts = nil
+	s.host.refuse("10.244.2.0/24", syscall.EINVAL)
+	begin := time.Now()
+	s.pass()
+	end := time.Now()
+	if got := s.metric(success, nil); got < float64(begin.UnixMilli())/1000 || got > float64(end.UnixMilli())/1000 {
+		t.Errorf("the last success was at %v, want one from %s to %s", got, begin, end)
+	}
+	if got := s.metric("plainroute_pass_duration_seconds", nil); got != 3 {
+		t.Errorf("%v passes were timed, want 3", got)
+	}
+	report := s.report()
+	if took := report.Pass.Duration; report.Pass.Number != 3 || report.Pass.Time.Before(begin.Truncate(0)) || took <= 0 || took > end.Sub(begin) || report.Pass.Changes != 9 {
+		t.Errorf("the pass is %+v", report.Pass)
+	}
+	if report.Version != "test" || report.Node != "node1" {
+		t.Errorf("the report is of %s by %s", report.Node, report.Version)
+	}
+}
+
+// The collector of peers says what it collects, so that there can be no other of it.
+func TestPeersAreCollectedOnce(t *testing.T) {
+	s := newSingle(t, agentOptions{})
+	if err := s.registry.Register(&peerCollector{board: s.board}); !errors.As(err, &prometheus.AlreadyRegisteredError{}) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -211,7 +212,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	result := r.account(view)
 	changes, err := 0, error(nil)
 	if view.Synced {
-		if r.concerns == nil || !view.Since.IsZero() {
+		if !view.Since.IsZero() {
 			r.concerns = topology.Concerns(r.Options, view.Nodes)
 		}
 		changes, err = r.pass(ctx, view, result)
@@ -249,8 +250,8 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 func soonest(waits ...time.Duration) time.Duration {
 	least := time.Duration(0)
 	for _, w := range waits {
-		if w > 0 && (least == 0 || w < least) {
-			least = w
+		if w > 0 {
+			least = min(cmp.Or(least, w), w)
 		}
 	}
 	return least
@@ -310,20 +311,23 @@ func (r *NodeReconciler) pass(ctx context.Context, view View, result *status.Res
 		}
 	}
 	if changes.TouchesCNI() {
-		if _, e := r.apply(ctx, changes.OnlyCNI(), result.Desired); e != nil {
+		written, e := r.apply(ctx, changes.OnlyCNI(), result.Desired)
+		made += written
+		if e != nil {
 			err = errors.Join(err, &cniError{e})
 		}
 	}
 	return made, err
 }
 
-// apply makes the changes, and tells metrics and log which were made.
+// apply makes the changes, and tells metrics and log which were made. What a pass before could not make
+// was never there, so it is no repair.
 func (r *NodeReconciler) apply(ctx context.Context, changes plan.Changes, desired topology.State) (int, error) {
 	err := r.Dataplane.Apply(ctx, changes)
 	done := achieved(changes, err)
 	var repairs []plan.Key
 	if r.asked != nil {
-		repairs = done.Repairs(*r.asked, desired)
+		repairs = slices.DeleteFunc(done.Repairs(*r.asked, desired), func(k plan.Key) bool { return r.postponed[k] != "" })
 		r.rivals.repaired(repairs)
 	}
 	touch(&r.touched, done, repairs)

@@ -117,16 +117,14 @@ func (s *NodeSource) View() View {
 func (s *NodeSource) Run(ctx context.Context, notify func()) {
 	s.notify = notify
 	go s.confirmations(ctx)
-	patience := patientClock{s}
+	patience := patientClock{source: s}
 	backoff := newBackoff()
 	reflector := cache.NewReflectorWithOptions(s.listerWatcher(), &wireNode{}, s, cache.ReflectorOptions{
 		Name: "nodes", TypeDescription: "Node", Clock: patience, Backoff: &backoff,
 	})
 	delay := backoff.DelayWithReset(patience, time.Minute)
 	for ctx.Err() == nil {
-		if err := reflector.ListAndWatchWithContext(ctx); err != nil {
-			s.failed(err)
-		}
+		_ = reflector.ListAndWatchWithContext(ctx) // listerWatcher has noted it
 		select {
 		case <-patience.After(delay()):
 		case <-ctx.Done():
@@ -153,19 +151,12 @@ const (
 
 // patientClock stretches the reflector's waits with the size of the cluster.
 // Backoffs can't be changed once a reflector has them; its clock can.
-type patientClock struct{ source *NodeSource }
-
-func (patientClock) Now() time.Time                         { return time.Now() }
-func (patientClock) Since(t time.Time) time.Duration        { return time.Since(t) }
-func (patientClock) NewTimer(d time.Duration) clock.Timer   { return clock.RealClock{}.NewTimer(d) }
-func (patientClock) Sleep(d time.Duration)                  { time.Sleep(d) }
-func (patientClock) Tick(d time.Duration) <-chan time.Time  { return time.Tick(d) }
-func (patientClock) NewTicker(d time.Duration) clock.Ticker { return clock.RealClock{}.NewTicker(d) }
-
-func (patientClock) AfterFunc(d time.Duration, f func()) clock.Timer {
-	return clock.RealClock{}.AfterFunc(d, f)
+type patientClock struct {
+	clock.RealClock
+	source *NodeSource
 }
 
+// After is how the reflector waits.
 func (c patientClock) After(d time.Duration) <-chan time.Time {
 	return time.After(c.stretch(d))
 }
@@ -199,20 +190,20 @@ func (s *NodeSource) listerWatcher() cache.ListerWatcher {
 			stream := newWireStream(body)
 			stream.own, stream.hear = s.Own, s.hear
 			s.watches.Add(1)
-			stream.over = sync.OnceFunc(func() { s.watches.Add(-1) })
+			stream.over = func() { s.watches.Add(-1) }
 			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
 		},
 	}
 }
 
-// began notes where a list comes from. Of a paged one, the first page tells. Only
+// began notes where the list comes from that is to arrive next. Of a paged one, the first page tells. Only
 // version "0" lets the server answer with something older than what we have seen
 // (the Kubernetes API concepts, semantics for get and list); a streamed list is as
 // fresh as a quorum read (KEP-3157).
 func (s *NodeSource) began(opts metav1.ListOptions) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if opts.Continue == "" && (!opts.Watch || opts.SendInitialEvents != nil) {
+	if opts.Continue == "" {
 		s.listing = opts.ResourceVersion == "0"
 	}
 }
@@ -259,20 +250,23 @@ func essence(err error) error {
 // Transformer makes this a TransformingStore: the reflector's own stores hold
 // what is kept only, so a list never stands in memory as it came.
 func (s *NodeSource) Transformer() cache.TransformFunc {
-	return func(obj any) (any, error) {
-		n, ok := obj.(*wireNode)
-		if !ok {
-			return obj, nil
-		}
-		kept := &keptNode{ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion}}
-		if !s.ignore.Matches(labels.Set(n.Labels)) {
-			kept.node = topology.NodeFrom(&n.Node)
-		}
-		if s.Own != "" && n.Name == s.Own {
-			kept.standing = standingOf(&n.Node)
-		}
-		return kept, nil
+	return func(obj any) (any, error) { return s.reduce(obj), nil }
+}
+
+// reduce makes a keptNode of a Node, and leaves all else as it is.
+func (s *NodeSource) reduce(obj any) any {
+	n, ok := obj.(*wireNode)
+	if !ok {
+		return obj
 	}
+	kept := &keptNode{ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion}}
+	if !s.ignore.Matches(labels.Set(n.Labels)) {
+		kept.node = topology.NodeFrom(&n.Node)
+	}
+	if s.Own != "" && n.Name == s.Own {
+		kept.standing = standingOf(&n.Node)
+	}
+	return kept
 }
 
 // keptNode is what the reflector's stores hold of a Node; node is nil where the
@@ -289,11 +283,7 @@ func (s *NodeSource) keep(obj any) (*keptNode, error) {
 	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = gone.Obj
 	}
-	obj, err := s.Transformer()(obj)
-	if err != nil {
-		return nil, err
-	}
-	kept, ok := obj.(*keptNode)
+	kept, ok := s.reduce(obj).(*keptNode)
 	if !ok {
 		return nil, fmt.Errorf("storing Nodes: got a %T", obj)
 	}
@@ -310,7 +300,8 @@ func (s *NodeSource) Update(obj any) error {
 		return err
 	}
 	if kept.node == nil {
-		return s.Delete(obj)
+		s.forget(kept.Name)
+		return nil
 	}
 	s.change(func() bool {
 		s.note(kept)
@@ -339,24 +330,27 @@ func (s *NodeSource) Delete(obj any) error {
 	if err != nil {
 		return err
 	}
+	s.forget(kept.Name)
+	return nil
+}
+
+func (s *NodeSource) forget(name string) {
 	s.change(func() bool {
-		i, known := s.index[kept.Name]
+		i, known := s.index[name]
 		if !known {
 			return false
 		}
 		last := len(s.nodes) - 1
 		s.nodes[i] = s.nodes[last]
 		s.index[s.nodes[i].Name] = i
-		s.nodes[last] = nil
 		s.nodes = s.nodes[:last]
-		delete(s.index, kept.Name)
-		delete(s.bare, kept.Name)
-		if kept.Name == s.Own {
+		delete(s.index, name)
+		delete(s.bare, name)
+		if name == s.Own {
 			s.standing = nil
 		}
 		return true
 	})
-	return nil
 }
 
 // Replace takes a full list over. Sorted by pod subnet it is cheapest to sort

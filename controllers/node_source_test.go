@@ -3,6 +3,7 @@ package controllers
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"slices"
@@ -12,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
@@ -60,6 +63,9 @@ func TestStoreKeepsTheView(t *testing.T) {
 		t.Error("synced before a full list")
 	}
 	step("replace", 2, s.Replace([]any{wire(peer(4)), wire(peer(3)), wire(peer(2))}, "7"), "node2", "node3", "node4")
+	if v := s.View(); v.Nodes[0].Name != "node2" || v.Nodes[1].Name != "node3" {
+		t.Error("a list is not sorted by pod subnet, as a pass would have it")
+	}
 	if !s.View().Synced {
 		t.Error("not synced after a full list")
 	}
@@ -70,8 +76,14 @@ func TestStoreKeepsTheView(t *testing.T) {
 	step("delete that was missed", 5, s.Delete(cache.DeletedFinalStateUnknown{Key: "node4", Obj: wire(peer(4))}), "node3")
 	step("add", 6, s.Add(wire(peer(5))), "node3", "node5")
 	step("replace by none", 7, s.Replace(nil, "9"))
-	if err := s.Add("a string"); err == nil {
-		t.Error("took a string for a Node")
+	step("add one that was there", 8, s.Add(wire(peer(5))), "node5")
+	for name, take := range map[string]func(any) error{
+		"add": s.Add, "update": s.Update, "delete": s.Delete, "replace": func(obj any) error { return s.Replace([]any{wire(peer(2)), obj}, "11") },
+	} {
+		step(name+" a string", 8, nil, "node5")
+		if err := take("a string"); err == nil {
+			t.Errorf("%s: took a string for a Node", name)
+		}
 	}
 }
 
@@ -101,6 +113,7 @@ func TestViewSince(t *testing.T) {
 	if since := s.View().Since; since.Before(start) || since.After(time.Now()) {
 		t.Errorf("the oldest change came at %s", since)
 	}
+	_ = s.Add(wire(peer(3)))
 	if !s.View().Since.IsZero() {
 		t.Error("the same change twice")
 	}
@@ -109,7 +122,7 @@ func TestViewSince(t *testing.T) {
 // The waits of the design: 2.5 s at most in a small cluster, 30 s in a large one.
 func TestBackoffIsBounded(t *testing.T) {
 	s, _ := newSource(t)
-	clock := patientClock{s}
+	clock := patientClock{source: s}
 	delay := newBackoff().DelayFunc()
 	longest := time.Duration(0)
 	for range 2000 {
@@ -142,11 +155,13 @@ func TestOneCauseIsOneFault(t *testing.T) {
 	same := [][2]error{
 		{dial(1, syscall.ECONNREFUSED), dial(2, syscall.ECONNREFUSED)},
 		{dial(1, syscall.ECONNREFUSED), fmt.Errorf("failed to list Node: %w", dial(3, syscall.ECONNREFUSED))},
+		{&url.Error{Op: "Get", URL: "https://10.0.0.1/?timeout=1", Err: io.EOF}, &url.Error{Op: "Get", URL: "https://10.0.0.1/?timeout=2", Err: io.EOF}},
 		{apierrors.NewForbidden(nodes, "", errors.New("can't watch")), fmt.Errorf("failed to list: %w", apierrors.NewForbidden(nodes, "", errors.New("can't list")))},
 	}
 	other := [][2]error{
 		{dial(1, syscall.ECONNREFUSED), dial(1, syscall.EHOSTUNREACH)},
 		{dial(1, syscall.ECONNREFUSED), apierrors.NewForbidden(nodes, "", errors.New("can't list"))},
+		{&url.Error{Op: "Get", URL: "https://10.0.0.1/", Err: io.EOF}, &url.Error{Op: "Get", URL: "https://10.0.0.1/", Err: io.ErrUnexpectedEOF}},
 		{apierrors.NewUnauthorized("who are you"), apierrors.NewForbidden(nodes, "", errors.New("can't list"))},
 	}
 	for want, pairs := range map[int][][2]error{1: same, 2: other} {
@@ -158,6 +173,95 @@ func TestOneCauseIsOneFault(t *testing.T) {
 			if *news != want {
 				t.Errorf("%q, then %q: told %d times, want %d", pair[0], pair[1], *news, want)
 			}
+		}
+	}
+}
+
+// A list is from the server's cache where it was asked for at version 0, which the first of its pages says.
+func TestListFromTheCache(t *testing.T) {
+	stream := true
+	for name, c := range map[string]struct {
+		asked []metav1.ListOptions
+		want  bool
+	}{
+		"version 0":             {[]metav1.ListOptions{{ResourceVersion: "0"}}, true},
+		"version 0, two pages":  {[]metav1.ListOptions{{ResourceVersion: "0"}, {Continue: "more"}}, true},
+		"a version":             {[]metav1.ListOptions{{ResourceVersion: "0"}, {ResourceVersion: "7"}}, false},
+		"the newest":            {[]metav1.ListOptions{{ResourceVersion: "0"}, {}}, false},
+		"a stream":              {[]metav1.ListOptions{{ResourceVersion: "0"}, {Watch: true, SendInitialEvents: &stream}}, false},
+		"a stream, then a list": {[]metav1.ListOptions{{Watch: true, SendInitialEvents: &stream}, {ResourceVersion: "0"}}, true},
+	} {
+		s, _ := newSource(t)
+		for _, opts := range c.asked {
+			s.began(opts)
+		}
+		lists(t, s, 2)
+		if got := s.View().Cached; got != c.want {
+			t.Errorf("%s: from the cache %t, want %t", name, got, c.want)
+		}
+	}
+}
+
+// How our own Node stands is known while it is there, whatever becomes of others.
+func TestStandingOfOurNode(t *testing.T) {
+	s, news := newSource(t)
+	s.Own = "node1"
+	with := node1()
+	with.Spec.Taints = []corev1.Taint{{Key: "a"}}
+	for _, c := range []struct {
+		what   string
+		err    func() error
+		taints int // -1: there is no Node of ours
+		news   int
+	}{
+		{"a peer", func() error { return s.Add(wire(peer(2))) }, -1, 1},
+		{"our Node", func() error { return s.Add(wire(node1())) }, 0, 1},
+		{"our Node again", func() error { return s.Update(wire(node1())) }, 0, 0},
+		{"a taint", func() error { return s.Update(wire(with)) }, 1, 1},
+		{"another peer", func() error { return s.Add(wire(peer(3))) }, 1, 1},
+		{"a peer is gone", func() error { return s.Delete(wire(peer(2))) }, 1, 1},
+		{"our Node is gone", func() error { return s.Delete(wire(with)) }, -1, 1},
+		{"a list with it", func() error { return s.Replace([]any{wire(with), wire(peer(2))}, "") }, 1, 1},
+		{"a list without it", func() error { return s.Replace([]any{wire(peer(2))}, "") }, -1, 1},
+	} {
+		before := *news
+		if err := c.err(); err != nil {
+			t.Fatal(err)
+		}
+		got := s.View().standing
+		if (got == nil) != (c.taints < 0) || got != nil && len(got.taints) != c.taints || *news-before != c.news {
+			t.Errorf("%s: it stands as %+v, after %d news", c.what, got, *news-before)
+		}
+	}
+}
+
+// A Node that comes to be ignored is none, and may be one again.
+func TestNodeThatIsIgnoredForAWhile(t *testing.T) {
+	selector, err := labels.Parse("type=virtual-kubelet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewNodeSource(&rest.Config{Host: "https://127.0.0.1:1"}, selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.notify = func() {}
+	ignored := peer(3)
+	ignored.Labels = map[string]string{"type": "virtual-kubelet"}
+	for i, want := range [][]string{{"node2", "node3"}, {"node2"}, {"node2", "node3"}, {"node2"}} {
+		var err error
+		switch i {
+		case 0:
+			err = errors.Join(s.Add(wire(peer(2))), s.Add(wire(peer(3))))
+		case 1:
+			err = s.Update(wire(ignored))
+		case 2:
+			err = s.Update(wire(peer(3)))
+		case 3:
+			err = s.Replace([]any{wire(peer(2)), wire(ignored)}, "")
+		}
+		if got := names(s.View()); err != nil || !slices.Equal(got, want) {
+			t.Errorf("step %d: view has %q, want %q, %v", i, got, want, err)
 		}
 	}
 }

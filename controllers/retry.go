@@ -26,13 +26,13 @@ const (
 // the kernel refuses for ever delays nothing else. It remembers no more than what fails.
 type retries struct {
 	backoff workqueue.TypedRateLimiter[plan.Key]
-	failing map[plan.Key]bool
+	failing map[plan.Key]struct{}
 }
 
 func newRetries() *retries {
 	return &retries{
 		backoff: workqueue.NewTypedItemExponentialFailureRateLimiter[plan.Key](firstRetry, lastRetry),
-		failing: map[plan.Key]bool{},
+		failing: map[plan.Key]struct{}{},
 	}
 }
 
@@ -42,7 +42,7 @@ func (r *retries) after(failed map[plan.Key]bool, triedAll bool) time.Duration {
 	wait := time.Duration(0)
 	for k := range failed {
 		wait = soonest(wait, r.backoff.When(k))
-		r.failing[k] = true
+		r.failing[k] = struct{}{}
 	}
 	if !triedAll {
 		return wait
@@ -66,7 +66,6 @@ func (e *lookError) Unwrap() error { return e.err }
 type verifyError struct{ err error }
 
 func (e *verifyError) Error() string { return e.err.Error() }
-func (e *verifyError) Unwrap() error { return e.err }
 
 // failedKeys returns the things that the error of a pass is about.
 func failedKeys(err error) map[plan.Key]bool {

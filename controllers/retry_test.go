@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,21 +129,53 @@ func TestAchieved(t *testing.T) {
 	setting := plan.Sysctl{Path: topology.SysctlForward4, Value: "1"}
 	c := plan.Changes{
 		Sysctls: []plan.Sysctl{setting}, Table: &topology.Masquerade{},
-		Add: []topology.Route{route("10.244.2.0/24"), route("10.244.3.0/24")},
+		Add:     []topology.Route{route("10.244.2.0/24"), route("10.244.3.0/24")},
+		Replace: []topology.Route{route("10.244.4.0/24")}, Delete: []topology.Route{route("10.244.5.0/24")},
 	}
 	failed := errors.New("refused")
 	for name, test := range map[string]struct {
 		err  error
 		want plan.Tally
 	}{
-		"nothing":   {nil, plan.Tally{Sysctls: 1, Added: 2, Tables: 1}},
-		"a route":   {&routeError{route("10.244.2.0/24"), failed}, plan.Tally{Sysctls: 1, Added: 1, Tables: 1}},
-		"the table": {partError{failed, tableKey}, plan.Tally{Sysctls: 1, Added: 2}},
-		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, plan.Tally{Added: 2, Tables: 1}},
-		"unknown":   {failed, plan.Tally{Added: 2}},
+		"nothing":   {nil, plan.Tally{Sysctls: 1, Added: 2, Replaced: 1, Deleted: 1, Tables: 1}},
+		"a route":   {&routeError{route("10.244.2.0/24"), failed}, plan.Tally{Sysctls: 1, Added: 1, Replaced: 1, Deleted: 1, Tables: 1}},
+		"the table": {partError{failed, tableKey}, plan.Tally{Sysctls: 1, Added: 2, Replaced: 1, Deleted: 1}},
+		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, plan.Tally{Added: 2, Replaced: 1, Deleted: 1, Tables: 1}},
+		"unknown":   {failed, plan.Tally{Added: 2, Replaced: 1, Deleted: 1}},
 	} {
 		if got := achieved(c, test.err).Tally(); got != test.want {
 			t.Errorf("%s failed: %+v was done, want %+v", name, got, test.want)
+		}
+	}
+}
+
+// Passes that fail come ever less often, each failing thing by itself.
+func TestPassesThatFailBackOff(t *testing.T) {
+	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
+	s.list(own(2)...)
+	h := s.host
+	for _, c := range []struct {
+		what  string
+		do    func()
+		waits []time.Duration // in milliseconds
+	}{
+		{"a route is refused", func() {}, []time.Duration{20, 40, 80}},
+		{"the host can't be read", func() { h.refusedFacts = syscall.ENOBUFS }, []time.Duration{20, 40}},
+		{"it can", func() { h.refusedFacts = nil }, []time.Duration{160}},
+		{"the kernel can't be read", func() { h.refusedObserve = syscall.ENOBUFS }, []time.Duration{20, 40}},
+		{"the route is taken", func() { h.refusedObserve = nil; h.allow("10.244.2.0/24") }, []time.Duration{0, 0}},
+		{"the table is unread", func() { h.facts.TableUnread = "refused" }, []time.Duration{20, 40, 80}},
+		{"it is read", func() { h.facts.TableUnread = "" }, []time.Duration{0}},
+		{"a route is refused again", func() {
+			h.refuse("10.244.2.0/24", syscall.EINVAL)
+			h.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
+		}, []time.Duration{20}},
+	} {
+		c.do()
+		for i, want := range c.waits {
+			if got := s.pass(); got != want*time.Millisecond {
+				t.Errorf("%s: pass %d is followed after %s, want %d ms", c.what, i+1, got, want)
+			}
 		}
 	}
 }

@@ -2,10 +2,12 @@ package controllers
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,13 +35,9 @@ func newWireStream(body io.ReadCloser) *wireStream {
 	return &wireStream{body: body, reads: bufio.NewReaderSize(body, 64<<10)}
 }
 
-// Close ends a Decode that waits.
+// Close ends a Decode that waits. A StreamWatcher calls it once, after an error of Decode as well.
 func (s *wireStream) Close() {
 	_ = s.body.Close()
-	s.end()
-}
-
-func (s *wireStream) end() {
 	if s.over != nil {
 		s.over()
 	}
@@ -48,7 +46,6 @@ func (s *wireStream) end() {
 // Decode blocks for the next event.
 func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 	if err := s.readFrame(); err != nil {
-		s.end()
 		return "", nil, err
 	}
 	if s.hear != nil {
@@ -87,10 +84,7 @@ func (s *wireStream) readFrame() error {
 	if size > maxFrame {
 		return fmt.Errorf("reading a watch: an event of %d bytes", size)
 	}
-	if cap(s.frame) < size {
-		s.frame = make([]byte, size)
-	}
-	s.frame = s.frame[:size]
+	s.frame = slices.Grow(s.frame[:0], size)[:size]
 	_, err := io.ReadFull(s.reads, s.frame)
 	return err
 }
@@ -114,11 +108,11 @@ func decodeObject(b []byte, own string) (runtime.Object, error) {
 // unwrap reads the magic number and message Unknown of
 // k8s.io/apimachinery/pkg/runtime/generated.proto: an object's kind, and its bytes.
 func unwrap(b []byte) (kind string, raw []byte, err error) {
-	const magic = "k8s\x00"
-	if len(b) < len(magic) || string(b[:len(magic)]) != magic {
+	b, found := bytes.CutPrefix(b, []byte("k8s\x00"))
+	if !found {
 		return "", nil, errNotProtobuf
 	}
-	err = eachField(b[len(magic):], func(number protowire.Number, value []byte) (err error) {
+	err = eachField(b, func(number protowire.Number, value []byte) (err error) {
 		switch number {
 		case 1:
 			_, kind, err = readEntry(value) // message TypeMeta: apiVersion, kind

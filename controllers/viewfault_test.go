@@ -29,6 +29,11 @@ func TestWireNodeCutShort(t *testing.T) {
 			t.Errorf("%s is cut short in a list, and there is no error", name)
 		}
 	}
+	for name, b := range map[string][]byte{"its metadata": field(1, cut), "a number": {0x09, 1}, "a length": {0x0a}} {
+		if err := new(wireNodeList).Unmarshal(b); err == nil {
+			t.Errorf("%s of a list is cut short, and there is no error", name)
+		}
+	}
 	own := field(1, field(1, []byte("node1")))
 	for name, b := range map[string][]byte{"a taint": field(2, field(5, cut)), "a condition": field(3, field(4, cut))} {
 		if err := new(wireNode).unmarshal(append(own, b...), "node1"); err == nil {
@@ -84,7 +89,10 @@ func TestNothingIsKeptOfADeletedNode(t *testing.T) {
 	if len(s.bare) != 1 || s.bare["node2"] != "5" {
 		t.Errorf("Nodes without pod subnets are %v", s.bare)
 	}
-	if err := errors.Join(s.Delete(without), s.Delete(wire(peer(3)))); err != nil {
+	if err := s.Update(wire(peer(2))); err != nil || len(s.bare) > 0 {
+		t.Errorf("once they have some they are %v, %v", s.bare, err)
+	}
+	if err := errors.Join(s.Update(without), s.Delete(without), s.Delete(wire(peer(3)))); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.bare)+len(s.index)+len(s.nodes) > 0 {

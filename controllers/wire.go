@@ -174,23 +174,19 @@ func readStatus(b []byte, s *corev1.NodeStatus, own bool) error {
 func eachField(b []byte, f func(protowire.Number, []byte) error) error {
 	for len(b) > 0 {
 		number, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return fmt.Errorf("reading protobuf: %w", protowire.ParseError(n))
+		if err := protowire.ParseError(n); err != nil {
+			return fmt.Errorf("reading protobuf: %w", err)
 		}
 		b = b[n:]
-		if kind != protowire.BytesType {
-			if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
-				return fmt.Errorf("reading protobuf: %w", protowire.ParseError(n))
+		n = protowire.ConsumeFieldValue(number, kind, b)
+		if err := protowire.ParseError(n); err != nil {
+			return fmt.Errorf("reading protobuf: %w", err)
+		}
+		if kind == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(b)
+			if err := f(number, value); err != nil {
+				return err
 			}
-			b = b[n:]
-			continue
-		}
-		value, n := protowire.ConsumeBytes(b)
-		if n < 0 {
-			return fmt.Errorf("reading protobuf: %w", protowire.ParseError(n))
-		}
-		if err := f(number, value); err != nil {
-			return err
 		}
 		b = b[n:]
 	}
@@ -200,14 +196,11 @@ func eachField(b []byte, f func(protowire.Number, []byte) error) error {
 // nodesClient returns a client that reads Nodes as wireNodes.
 func nodesClient(config *rest.Config) (rest.Interface, error) {
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypeWithName(corev1.SchemeGroupVersion.WithKind("Node"), &wireNode{})
-	scheme.AddKnownTypeWithName(corev1.SchemeGroupVersion.WithKind("NodeList"), &wireNodeList{})
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 
 	c := rest.CopyConfig(config)
 	c.APIPath, c.GroupVersion = "/api", &corev1.SchemeGroupVersion
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	c.ContentType = runtime.ContentTypeProtobuf
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf
 	return rest.RESTClientFor(c)
 }

@@ -134,8 +134,16 @@ func TestWireNodeListReadsLists(t *testing.T) {
 	if read.ResourceVersion != "42" || read.Continue != "more" || len(read.Items) != 3 {
 		t.Fatalf("read %+v", read)
 	}
+	read.TypeMeta = metav1.TypeMeta{Kind: "NodeList", APIVersion: "v1"}
+	first := read.Items[0].DeepCopyObject()
 	copied := read.DeepCopyObject().(*wireNodeList)
 	read.Items[0].Status.Addresses[0].Address = "changed"
+	if copied.TypeMeta != read.TypeMeta || copied.ListMeta.ResourceVersion != "42" || copied.ListMeta.Continue != "more" {
+		t.Errorf("copied %+v", copied)
+	}
+	if want := wire(kept(&list.Items[0])); !reflect.DeepEqual(want, first) {
+		t.Errorf("the first one alone: want %v, got %v", want, first)
+	}
 	for i := range 3 {
 		if want := kept(&list.Items[i]); !reflect.DeepEqual(want, &copied.Items[i].Node) {
 			t.Errorf("item %d: want %v, got %v", i, want, &copied.Items[i].Node)

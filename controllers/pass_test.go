@@ -1,0 +1,220 @@
+package controllers
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	dto "github.com/prometheus/client_model/go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/status"
+)
+
+// A single is an agent without an API server, on a clock of its own: its Nodes come from the test, which makes its passes
+// one by one and writes down what each of them shows.
+type single struct {
+	*agent
+	clock  *stepClock
+	story  bytes.Buffer
+	seen   int                // entries of the host's journal so far
+	logged int                // lines of the log
+	values map[string]float64 // of metrics
+	ranges string             // of which foreign routes were asked for
+}
+
+func newSingle(t *testing.T, o agentOptions) *single {
+	t.Helper()
+	s := &single{clock: &stepClock{now: time.Unix(1e9, 0)}, values: map[string]float64{}}
+	o.config, o.clock, o.diary = &rest.Config{Host: "https://127.0.0.1:1"}, s.clock.read, newDiary(s.clock.read)
+	s.agent = newAgent(t, o)
+	s.nodes.notify = func() {}
+	s.loop.rivals, s.loop.retries = newRivals(s.clock.read), newRetries()
+	s.metrics()
+	return s
+}
+
+// list is a full list of Nodes.
+func (s *single) list(nodes ...*corev1.Node) {
+	s.t.Helper()
+	all := make([]any, 0, len(nodes))
+	for _, n := range nodes {
+		all = append(all, wireNamed(n))
+	}
+	if err := s.nodes.Replace(all, ""); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// set adds Nodes or changes them, unset deletes them.
+func (s *single) set(nodes ...*corev1.Node) {
+	s.t.Helper()
+	for _, n := range nodes {
+		if err := s.nodes.Update(wireNamed(n)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func (s *single) unset(nodes ...*corev1.Node) {
+	s.t.Helper()
+	for _, n := range nodes {
+		if err := s.nodes.Delete(wireNamed(n)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func wireNamed(n *corev1.Node) *wireNode {
+	n.UID = types.UID(n.Name)
+	return wire(n)
+}
+
+// pass makes a pass, and returns when it asks for the next one.
+func (s *single) pass() time.Duration {
+	s.t.Helper()
+	result, err := s.loop.Reconcile(s.t.Context(), Pass{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return result.RequeueAfter
+}
+
+// then makes a pass and writes down all that it shows.
+func (s *single) then(what string) {
+	s.t.Helper()
+	next := s.pass()
+	fmt.Fprintf(&s.story, "# %s\n", what)
+	s.made()
+	last := s.board.Last()
+	if n := last.Pass.Changes; n > 0 {
+		fmt.Fprintf(&s.story, "changes: %d\n", n)
+	}
+	for _, p := range last.Problems {
+		own := ""
+		if p.Own {
+			own = " (not ready)"
+		}
+		fmt.Fprintf(&s.story, "problem: %s%s\n", p, own)
+	}
+	s.peers(last)
+	s.metrics()
+	s.lines()
+	if next > 0 {
+		fmt.Fprintf(&s.story, "next pass: after %s\n", next)
+	}
+	s.story.WriteByte('\n')
+}
+
+// made is what was done to the host. The first look of each pass is left out.
+func (s *single) made() {
+	done := s.host.since(s.seen)
+	s.seen += len(done)
+	for i, line := range done {
+		if i > 0 || line != "observe" {
+			fmt.Fprintln(&s.story, line)
+		}
+	}
+	var ranges []string
+	for _, p := range s.host.concerns {
+		if p.Addr().Is4() {
+			ranges = append(ranges, p.String())
+		}
+	}
+	if now := strings.Join(ranges, " "); now != s.ranges {
+		fmt.Fprintf(&s.story, "foreign routes matter in %s\n", now)
+		s.ranges = now
+	}
+}
+
+// peers are those that have become what they are, or were repaired, by this pass.
+func (s *single) peers(last *status.Result) {
+	report := last.Report()
+	for _, p := range report.Peers {
+		if p.Repaired.Equal(last.Pass.Time) {
+			fmt.Fprintf(&s.story, "peer: %s %s was repaired\n", p.Node, p.Subnet)
+		}
+		if p.Since.Equal(last.Pass.Time) {
+			fmt.Fprintf(&s.story, "peer: %s %s is %s now\n", p.Node, p.Subnet, p.State)
+		}
+	}
+}
+
+// metrics are those that have changed; of histograms, how much was observed.
+func (s *single) metrics() {
+	families, err := s.registry.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, f := range families {
+		name := strings.TrimPrefix(f.GetName(), "plainroute_")
+		if strings.HasSuffix(name, "timestamp_seconds") || name == "pass_duration_seconds" || name == "build_info" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			s.series(strings.TrimSpace(name+" "+labelValues(m)), f.GetType(), m)
+		}
+	}
+}
+
+func (s *single) series(name string, kind dto.MetricType, m *dto.Metric) {
+	now := m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+	was := s.values[name]
+	if now == was {
+		return
+	}
+	s.values[name] = now
+	if kind == dto.MetricType_GAUGE {
+		fmt.Fprintf(&s.story, "metric: %s = %v\n", name, now)
+		return
+	}
+	fmt.Fprintf(&s.story, "metric: %s +%v\n", name, now-was)
+}
+
+var timeOfLine = regexp.MustCompile(`^time=\S+ level=INFO msg=`)
+
+// lines are those of the log. Their order is left to chance where they are about one change of many things.
+func (s *single) lines() {
+	all := s.log.with()
+	lines := slices.Clone(all[s.logged:])
+	s.logged = len(all)
+	for i, line := range lines {
+		lines[i] = timeOfLine.ReplaceAllString(line, "")
+	}
+	slices.Sort(lines)
+	for _, line := range lines {
+		fmt.Fprintf(&s.story, "log: %s\n", line)
+	}
+}
+
+// tells fails unless the story is that of testdata/stories.
+func (s *single) tells(name string) {
+	s.t.Helper()
+	tells(s.t, name, s.story.String())
+}
+
+func tells(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", "stories", name+".txt")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
+		t.Errorf("%s (-) and what is shown (+):\n%s", file, diff)
+	}
+}
