@@ -106,7 +106,7 @@ func (p *Patient) pods() []netip.Prefix {
 
 // forwarded are the packets that a cluster lives by: between a pod here and a peer's pod, the peer
 // itself (its host-network pods, its kubelet, the API server, node ports), and another pod here
-// (bridge-nf-call, Services), begun by either, and the answers.
+// (bridge-nf-call, Services), begun by either, and the answers; by TCP and, as to a DNS server, by UDP.
 func (p *Patient) forwarded() []dataplane.Packet {
 	var packets []dataplane.Packet
 	between := func(pod netip.Prefix, far netip.Prefix, dev string) {
@@ -127,11 +127,20 @@ func (p *Patient) forwarded() []dataplane.Packet {
 			}
 		}
 	}
-	return packets
+	return append(packets, datagrams(packets)...)
 }
 
-// outside are the packets between a pod of each family and the world: begun here, by way of a node
-// port there, and the answers. Without a default route there is no world.
+// datagrams are packets of UDP between the same ends.
+func datagrams(packets []dataplane.Packet) []dataplane.Packet {
+	all := slices.Clone(packets)
+	for i := range all {
+		all[i].UDP = true
+	}
+	return all
+}
+
+// outside are the packets between a pod of each family and the world: begun here (by UDP too), by way of a
+// node port there, and the answers. Without a default route there is no world.
 func (p *Patient) outside() []dataplane.Packet {
 	var packets []dataplane.Packet
 	for _, family := range p.families() {
@@ -145,9 +154,11 @@ func (p *Patient) outside() []dataplane.Packet {
 		}
 		for _, pod := range p.pods() {
 			if dev := p.Host.Routes[i].Dev; pod.Addr().Is4() == (family == 4) && pod.Bits() > 0 {
+				begunHere := []dataplane.Packet{{In: p.Bridge, Out: dev, From: pod, To: world}, {In: dev, Out: p.Bridge, From: world, To: pod, Answer: true}}
+				packets = append(packets, begunHere...)
 				packets = append(packets,
-					dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: world}, dataplane.Packet{In: dev, Out: p.Bridge, From: world, To: pod, Answer: true},
 					dataplane.Packet{In: dev, Out: p.Bridge, From: world, To: pod}, dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: world, Answer: true})
+				packets = append(packets, datagrams(begunHere)...)
 			}
 		}
 	}

@@ -358,7 +358,8 @@ func TestForwardPolicyOfLegacyIPTables(t *testing.T) {
 	}
 	run("iptables", "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
 	run("iptables", "-A", "FORWARD", "-p", "tcp", "--dport", "80", "-m", "comment", "--comment", "a match", "-j", "ACCEPT")
-	if f := w.finds("forward-policy", Warning); !strings.Contains(f.Evidence, "with 2 rules") {
+	run("iptables", "-A", "FORWARD", "-p", "udp", "-j", "ACCEPT")
+	if f := w.finds("forward-policy", Warning); !strings.Contains(f.Evidence, "with 3 rules") {
 		t.Errorf("found %+v", f)
 	}
 	run("iptables", "-P", "FORWARD", "ACCEPT")
