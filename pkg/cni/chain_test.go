@@ -149,7 +149,7 @@ func TestBrokenDropInPlugins(t *testing.T) {
 			if len(plugins) != 2 || plugins[0].Type != "bandwidth" || plugins[1].Type != "sbr" {
 				t.Errorf("got %+v", plugins)
 			}
-			if _, err := libcni.ConfFromBytes([]byte(c.content)); strings.HasPrefix(c.fault, "no runtime") && err == nil {
+			if _, err := libcni.NetworkPluginConfFromBytes([]byte(c.content)); strings.HasPrefix(c.fault, "no runtime") && err == nil {
 				t.Error("libcni loads it")
 			}
 			if len(faults) != 1 || !strings.HasPrefix(faults[0], filepath.Join(s.PluginsDir, "20-broken.json")+": ") || !strings.Contains(faults[0], c.fault) {

@@ -11,7 +11,7 @@ import (
 )
 
 // forwardPolicy sends the packets that pods live by, in thought, through each base chain
-// of hook forward: what one chain drops, an accept in another, or of ours, does not save.
+// that forwarded packets pass: what one chain drops, an accept in another, or of ours, does not save.
 func forwardPolicy(_ context.Context, p *Patient) []Finding {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
@@ -54,7 +54,8 @@ func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (Finding,
 		return Fail(fault, c.String()+": "+fates[i].By+" drops what goes "+packets[i].String(), cure), true
 	}
 	for i, f := range fates {
-		if !f.Dropped || vague(packets[i]) {
+		// Elsewhere rules are about what nobody can tell of here, such as the mark of a packet or the way back.
+		if !f.Dropped || vague(packets[i]) || c.Hook != dataplane.HookForward {
 			continue
 		}
 		evidence := c.String() + ": " + f.By + " drops what goes " + packets[i].String() + ", or does not"
