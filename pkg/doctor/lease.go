@@ -121,7 +121,7 @@ func (p *Patient) cutPorts() []Finding {
 				"look whose it is, because another network's container may have given itself that address: take it from that one. If it is the pod's own, delete the pod, and the new one's port is in the bridge"))
 		case d.Pod.IsValid():
 			found = append(found, Fail("a pod is cut off: its port is not in the pods' bridge, or down", fmt.Sprintf("%s leads to the pod %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: `ip link set dev %s master %s up`", d.Name, p.Bridge)))
+				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: `ip link set dev %s master %s up; ip link set dev %s type bridge_slave hairpin on`", d.Name, p.Bridge, d.Name)))
 		}
 	}
 	return found
