@@ -44,7 +44,8 @@ func (f *routeFacts) connects(dev string, network netip.Prefix) bool {
 
 // addAddresses gives the bridge its addresses, at once usable: the gateway of our own
 // subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address. One that
-// is there lacks its route, which the kernel makes with the address alone.
+// is there lacks its route, which the kernel makes with the address alone. An IPv6 address has one length
+// on a device (ipv6_chk_same_addr of net/ipv6/addrconf.c), so one of another length is in the way.
 func (k *Kernel) addAddresses(addrs []topology.Address) error {
 	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
 		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
@@ -55,10 +56,22 @@ func (k *Kernel) addAddresses(addrs []topology.Address) error {
 		}
 		err := k.handle.AddrAdd(link, a)
 		if errors.Is(err, unix.EEXIST) {
-			err = errors.Join(k.handle.AddrDel(link, a), k.handle.AddrAdd(link, a))
+			err = errors.Join(k.clearAddress(link, a), k.handle.AddrAdd(link, a))
 		}
 		return err
 	}, unix.EEXIST)
+}
+
+// clearAddress deletes an address from a device, with the length that it has there.
+func (k *Kernel) clearAddress(link rtnl.Link, a *rtnl.Addr) error {
+	for _, l := range k.links.list {
+		for _, p := range l.Addrs {
+			if l.Name == link.Attrs().Name && p.Addr().Is6() && p.Addr().String() == a.IP.String() {
+				return k.handle.AddrDel(link, &rtnl.Addr{IPNet: ipNet(p)})
+			}
+		}
+	}
+	return k.handle.AddrDel(link, a)
 }
 
 func (k *Kernel) deleteAddresses(addrs []topology.Address) error {
