@@ -294,6 +294,11 @@ func freshState(bridge string, host topology.Host) topology.State {
 			sysctls[topology.ConfSysctl(family, dev, "forwarding")] = "0"
 		}
 	}
+	for _, family := range []int{4, 6} {
+		for i, limit := range []string{"128", "512", "1024"} { // neigh_table of net/ipv4/arp.c and net/ipv6/ndisc.c
+			sysctls[topology.NeighSysctl(family, i+1)] = limit
+		}
+	}
 	if host.NoIPv6 {
 		maps.DeleteFunc(sysctls, func(path, _ string) bool { return strings.HasPrefix(path, "net/ipv6/") })
 	}
