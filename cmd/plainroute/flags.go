@@ -181,7 +181,7 @@ func clash(opts topology.Options) []error {
 	var faults []error
 	for _, c := range opts.ClusterCIDRs {
 		for _, s := range opts.ServiceCIDRs {
-			if c.Overlaps(s) {
+			if c.Overlaps(s) && c.Bits() >= s.Bits() { // the controller manager gives Nodes no part of a range of Services inside (filterOutServiceRange of pkg/controller/nodeipam/ipam)
 				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --service-cidr %s", c, s))
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -276,7 +277,7 @@ func readHost(file string) (topology.Host, error) {
 }
 
 // freshState is that of a host where nothing of ours is, with all settings that
-// a kernel has.
+// its kernel has.
 func freshState(bridge string, host topology.Host) topology.State {
 	sysctls := map[string]string{
 		topology.SysctlForward4: "0", topology.SysctlForward6: "0", topology.SysctlBridgeNF4: "0", topology.SysctlBridgeNF6: "0",
@@ -292,6 +293,14 @@ func freshState(bridge string, host topology.Host) topology.State {
 		for _, family := range []int{4, 6} {
 			sysctls[topology.ConfSysctl(family, dev, "forwarding")] = "0"
 		}
+	}
+	for _, family := range []int{4, 6} {
+		for i, limit := range []string{"128", "512", "1024"} { // neigh_table of net/ipv4/arp.c and net/ipv6/ndisc.c
+			sysctls[topology.NeighSysctl(family, i+1)] = limit
+		}
+	}
+	if host.NoIPv6 {
+		maps.DeleteFunc(sysctls, func(path, _ string) bool { return strings.HasPrefix(path, "net/ipv6/") })
 	}
 	return topology.State{Sysctls: sysctls}
 }

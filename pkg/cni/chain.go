@@ -63,14 +63,27 @@ func (s Store) Plugins() (plugins []topology.Plugin, faults []string) {
 		faults = append(faults, err.Error())
 		dropIns = slices.DeleteFunc(slices.Clone(latest), func(p topology.Plugin) bool { return p.File == "" })
 	}
-	for _, p := range append(dropIns, slices.DeleteFunc(latest, func(p topology.Plugin) bool { return p.File != "" })...) {
-		if !hasType(plugins, p.Type) {
-			plugins = append(plugins, p)
-		} else if p.File != "" {
+	for _, p := range dropIns {
+		if hasType(plugins, p.Type) {
 			faults = append(faults, fmt.Sprintf("%s: a file before it has plugin %s already", filepath.Join(s.PluginsDir, p.File), p.Type))
+			continue
+		}
+		plugins = append(plugins, p)
+	}
+	return withAppended(plugins, latest), faults
+}
+
+// withAppended returns the plugins of drop-in files, and after them those that other programs appended
+// and no file names. The same entry twice is one: an installer may have run twice. Entries of one
+// plugin that differ are called one after the other, such as tuning for settings and for an MTU.
+func withAppended(dropIns, latest []topology.Plugin) []topology.Plugin {
+	plugins := slices.Clone(dropIns)
+	for _, p := range latest {
+		if p.File == "" && !hasType(dropIns, p.Type) && !slices.Contains(plugins, p) {
+			plugins = append(plugins, p)
 		}
 	}
-	return plugins, faults
+	return plugins
 }
 
 func hasType(plugins []topology.Plugin, name string) bool {
@@ -209,7 +222,35 @@ func (e entry) plugin() (topology.Plugin, error) {
 	if err != nil {
 		return topology.Plugin{}, err
 	}
-	return topology.Plugin{Type: name, File: file, Config: string(content)}, nil
+	return topology.Plugin{Type: name, File: file, Config: string(content)}, loads(content)
+}
+
+// loads returns an error if a runtime can't load a config with an entry in it, whose other keys are the
+// plugin's own affair (PluginConf of github.com/containernetworking/cni/pkg/types).
+func loads(entry []byte) error {
+	var conf struct {
+		CNIVersion   string          `json:"cniVersion"`
+		Name         string          `json:"name"`
+		Capabilities map[string]bool `json:"capabilities"`
+		IPAM         struct {
+			Type string `json:"type"`
+		} `json:"ipam"`
+		DNS struct {
+			Nameservers []string `json:"nameservers"`
+			Domain      string   `json:"domain"`
+			Search      []string `json:"search"`
+			Options     []string `json:"options"`
+		} `json:"dns"`
+		PrevResult  map[string]any `json:"prevResult"`
+		Attachments []struct {
+			ContainerID string `json:"containerID"`
+			IfName      string `json:"ifname"`
+		} `json:"cni.dev/valid-attachments"`
+	}
+	if err := json.Unmarshal(entry, &conf); err != nil {
+		return fmt.Errorf("no runtime loads it: %w", err)
+	}
+	return nil
 }
 
 // element returns the plugin as it stands in our config.
@@ -250,8 +291,9 @@ func (s Store) latest() []topology.Plugin {
 	return plugins
 }
 
-// further returns the plugins after our own in a config that is or was ours. Plugins that can't
-// be chained are left out.
+// further returns the plugins beside our own in a config that is or was ours. They are called after
+// our own, wherever they stand: a chained plugin needs an interface. Plugins that can't be chained
+// are left out.
 func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	var l struct {
 		Name    string  `json:"name"`
@@ -259,10 +301,10 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	}
 	d := json.NewDecoder(bytes.NewReader(content))
 	d.UseNumber()
-	if d.Decode(&l) != nil || l.Name != topology.Network || len(l.Plugins) == 0 || l.Plugins[0]["type"] != "bridge" {
+	if d.Decode(&l) != nil || l.Name != topology.Network || !slices.ContainsFunc(l.Plugins, func(e entry) bool { return e["type"] == "bridge" }) {
 		return nil, false
 	}
-	for _, e := range l.Plugins[1:] {
+	for _, e := range l.Plugins {
 		if ownFirewall(e) || len(plugins) == maxPlugins {
 			continue
 		}

@@ -131,6 +131,12 @@ func TestBrokenDropInPlugins(t *testing.T) {
 		"not installed":        {`{"type": "vrf"}`, "vrf is not in "},
 		"not executable":       {`{"type": "text"}`, "not a program"},
 		"too large":            {`{"type": "tuning", "x": "` + strings.Repeat("x", maxPluginSize) + `"}`, "larger than 65536 bytes"},
+		"capabilities as list": {`{"type": "tuning", "capabilities": ["bandwidth"]}`, "no runtime loads it: "},
+		"capabilities as text": {`{"type": "tuning", "capabilities": {"bandwidth": "true"}}`, "no runtime loads it: "},
+		"addresses as text":    {`{"type": "tuning", "ipam": "none"}`, "no runtime loads it: "},
+		"a number for a name":  {`{"type": "tuning", "name": 5}`, "no runtime loads it: "},
+		"nameserver as text":   {`{"type": "tuning", "dns": {"nameservers": "10.96.0.10"}}`, "no runtime loads it: "},
+		"a result as list":     {`{"type": "tuning", "prevResult": []}`, "no runtime loads it: "},
 		"a second one":         {`{"type": "bandwidth"}`, "a file before it has plugin bandwidth already"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -142,6 +148,9 @@ func TestBrokenDropInPlugins(t *testing.T) {
 			plugins, faults := s.Plugins()
 			if len(plugins) != 2 || plugins[0].Type != "bandwidth" || plugins[1].Type != "sbr" {
 				t.Errorf("got %+v", plugins)
+			}
+			if _, err := libcni.NetworkPluginConfFromBytes([]byte(c.content)); strings.HasPrefix(c.fault, "no runtime") && err == nil {
+				t.Error("libcni loads it")
 			}
 			if len(faults) != 1 || !strings.HasPrefix(faults[0], filepath.Join(s.PluginsDir, "20-broken.json")+": ") || !strings.Contains(faults[0], c.fault) {
 				t.Errorf("faults %q, want one of 20-broken.json with %q", faults, c.fault)
@@ -314,10 +323,11 @@ func TestOurPartIsPutBack(t *testing.T) {
 			bridge["mtu"] = 9000
 			return all
 		},
-		"put first": func(all []any) []any { return append(all[:1:1], append([]any{mesh(2)}, all[1:]...)...) },
+		"put first": func(all []any) []any { return append(all[:1:1], append([]any{mesh(1)}, all[1:]...)...) },
 		"a firewall plugin of ours, which is not wanted": add(map[string]any{"type": "firewall", "backend": "iptables"}),
 		"another interface": add(map[string]any{"type": "macvlan"}),
 		"a path":            add(map[string]any{"type": "/bin/sh"}),
+		"not to be loaded":  add(map[string]any{"type": "tuning", "capabilities": []string{"mac"}}),
 		"an address":        add(map[string]any{"type": "host-local"}),
 	} {
 		for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
@@ -333,6 +343,38 @@ func TestOurPartIsPutBack(t *testing.T) {
 				s.settle(t, layout)
 				for _, path := range []string{s.first(layout), s.link()} {
 					calls(t, path, "bridge", "portmap", "mesh-cni")
+				}
+			})
+		}
+	}
+}
+
+// Wherever another program puts its plugins, they are called after ours; an entry that stands there twice
+// is called once.
+func TestPluginsOfAnyPlace(t *testing.T) {
+	tuning := func(key, value string) any { return map[string]any{"type": "tuning", key: value} }
+	for name, c := range map[string]struct {
+		change func([]any) []any
+		want   []string
+	}{
+		"before all":       {func(all []any) []any { return append([]any{mesh(1)}, all...) }, []string{"mesh-cni"}},
+		"in another order": {func(all []any) []any { return []any{mesh(1), all[1], all[0], tuning("mtu", "1400")} }, []string{"mesh-cni", "tuning"}},
+		"twice":            {func(all []any) []any { return append(all, mesh(1), mesh(1)) }, []string{"mesh-cni"}},
+		"keys of ours": {func(all []any) []any {
+			return append(all, map[string]any{"type": "aws-cni", "mtu": "9001", "bridge": 1, "isDefaultGateway": "no", "backend": []any{}})
+		}, []string{"aws-cni"}},
+		"two of one kind": {func(all []any) []any { return append(all, tuning("mac", "x"), mesh(1), tuning("mtu", "1400")) }, []string{"tuning", "mesh-cni", "tuning"}},
+	} {
+		for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
+			t.Run(name+" "+string(layout), func(t *testing.T) {
+				s := newChain(t, "bandwidth")
+				s.settle(t, layout)
+				edit(t, installers()["rename"], s.link(), c.change)
+				s.settle(t, layout)
+				s.drop(t, "10-bandwidth.json", `{"type": "bandwidth"}`)
+				s.settle(t, layout)
+				for _, path := range []string{s.first(layout), s.link()} {
+					calls(t, path, append([]string{"bridge", "portmap", "bandwidth"}, c.want...)...)
 				}
 			})
 		}

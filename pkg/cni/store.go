@@ -143,17 +143,23 @@ func (s Store) written(have []byte) bool {
 	return false
 }
 
-// fields reads what varies in a config, as far as it looks like ours.
+// fields reads what varies in a config, as far as it looks like ours. Only the bridge plugin's entry is
+// decoded: other plugins may have keys of the same names with other values, such as "mtu": "9001".
 func fields(have []byte) topology.CNI {
-	var l conflist
-	if json.Unmarshal(have, &l) != nil || len(l.Plugins) == 0 || l.Plugins[0].IPAM == nil {
+	var l struct {
+		CNIVersions []string          `json:"cniVersions"`
+		Plugins     []json.RawMessage `json:"plugins"`
+	}
+	var bridge plugin
+	if json.Unmarshal(have, &l) != nil || len(l.Plugins) == 0 || json.Unmarshal(l.Plugins[0], &bridge) != nil || bridge.IPAM == nil {
 		return topology.CNI{}
 	}
-	bridge := l.Plugins[0]
 	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
 	c.Plugins, _ = further(have)
-	c.Firewall = slices.ContainsFunc(l.Plugins, func(p plugin) bool { return p.Type == topology.FirewallPlugin }) &&
-		!slices.ContainsFunc(c.Plugins, func(p topology.Plugin) bool { return p.Type == topology.FirewallPlugin })
+	c.Firewall = slices.ContainsFunc(l.Plugins, func(content json.RawMessage) bool {
+		e, err := decodeEntry(content)
+		return err == nil && e["type"] == topology.FirewallPlugin
+	}) && !hasType(c.Plugins, topology.FirewallPlugin)
 	for _, set := range bridge.IPAM.Ranges {
 		for _, r := range set {
 			c.Subnets = append(c.Subnets, r.Subnet)
@@ -223,11 +229,9 @@ func (s Store) outdated(c topology.CNI) bool {
 			now = append(now, p)
 		}
 	}
-	for _, p := range s.latest() {
-		if p.File == "" && !hasType(now, p.Type) && (!c.Firewall || p.Type != topology.FirewallPlugin) {
-			now = append(now, p)
-		}
-	}
+	now = slices.DeleteFunc(withAppended(now, s.latest()), func(p topology.Plugin) bool {
+		return c.Firewall && p.File == "" && p.Type == topology.FirewallPlugin
+	})
 	return !slices.Equal(now, c.Plugins)
 }
 

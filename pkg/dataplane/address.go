@@ -44,7 +44,8 @@ func (f *routeFacts) connects(dev string, network netip.Prefix) bool {
 
 // addAddresses gives the bridge its addresses, at once usable: the gateway of our own
 // subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address. One that
-// is there lacks its route, which the kernel makes with the address alone.
+// is there lacks its route, which the kernel makes with the address alone. An IPv6 address has one length
+// on a device (ipv6_chk_same_addr of net/ipv6/addrconf.c), so one of another length is in the way.
 func (k *Kernel) addAddresses(addrs []plan.Address) error {
 	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
 		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
@@ -57,11 +58,23 @@ func (k *Kernel) addAddresses(addrs []plan.Address) error {
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		if err := k.handle.AddrDel(link, a); err != nil {
+		if err := k.clearAddress(link, a); err != nil {
 			return err
 		}
 		return k.handle.AddrAdd(link, a)
 	}, unix.EEXIST)
+}
+
+// clearAddress deletes an address from a device, with the length that it has there.
+func (k *Kernel) clearAddress(link rtnl.Link, a *rtnl.Addr) error {
+	for _, l := range k.links.list {
+		for _, p := range l.Addrs {
+			if l.Name == link.Attrs().Name && p.Addr().Is6() && p.Addr().String() == a.IP.String() {
+				return k.handle.AddrDel(link, &rtnl.Addr{IPNet: ipNet(p)})
+			}
+		}
+	}
+	return k.handle.AddrDel(link, a)
 }
 
 func (k *Kernel) deleteAddresses(addrs []plan.Address) error {

@@ -84,10 +84,13 @@ func (i *Inspector) links() ([]rtnl.Link, map[int]string, error) {
 	return links, names, nil
 }
 
-// Chain is a base chain of nftables that packets on their way through this host pass:
-// of hook forward. iptables-nft makes such chains too, in tables named filter.
+// Chain is a base chain of nftables that packets on their way through this host pass and that
+// filters: of hook forward, or before or behind that. iptables-nft makes such chains too, in tables named
+// filter, raw and mangle.
 type Chain struct {
 	Family, Table, Name string
+	// Hook is forward, prerouting or postrouting.
+	Hook string
 	// Drops tells that its policy is to drop.
 	Drops bool
 	// Rules is how many it has itself.
@@ -106,7 +109,7 @@ func (c Chain) String() string {
 	if c.Legacy {
 		return fmt.Sprintf("%stables-legacy: chain %s (policy %s) with %d rules", c.Family, c.Name, strings.ToUpper(policy), c.Rules)
 	}
-	return fmt.Sprintf("chain %s %s %s { type filter hook forward; policy %s; } with %d rules", c.Family, c.Table, c.Name, policy, c.Rules)
+	return fmt.Sprintf("chain %s %s %s { type filter hook %s; policy %s; } with %d rules", c.Family, c.Table, c.Name, c.Hook, policy, c.Rules)
 }
 
 // nftFamilies are those whose forward hook a pod's packets pass.
@@ -114,15 +117,23 @@ var nftFamilies = map[nftables.TableFamily]string{
 	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
 }
 
-// ForwardChains lists the base chains of hook forward, and what they do with packets.
+// hookNames are those of what a forwarded packet passes.
+var hookNames = map[nftables.ChainHook]string{
+	*nftables.ChainHookPrerouting: "prerouting", *nftables.ChainHookForward: HookForward, *nftables.ChainHookPostrouting: "postrouting",
+}
+
+// HookForward is the hook in which firewalls look at what is forwarded.
+const HookForward = "forward"
+
+// ForwardChains lists the base chains that forwarded packets pass, and what they do with packets.
 func (i *Inspector) ForwardChains(packets []Packet) (found []Chain, err error) {
 	err = i.eachChain(func(conn *nftables.Conn, c *nftables.Chain) error {
 		family, routed := nftFamilies[c.Table.Family]
-		if !routed || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+		if !routed || c.Hooknum == nil || hookNames[*c.Hooknum] == "" || c.Type != nftables.ChainTypeFilter {
 			return nil
 		}
 		set := ruleset{conn, c.Table, map[string][]rule{"": nil}, map[string]elementSet{}}
-		chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Drops: *c.Policy == nftables.ChainPolicyDrop}
+		chain := Chain{Family: family, Table: c.Table.Name, Name: c.Name, Hook: hookNames[*c.Hooknum], Drops: *c.Policy == nftables.ChainPolicyDrop}
 		if err := set.read(c.Name); err != nil {
 			return err
 		}
@@ -136,6 +147,9 @@ func (i *Inspector) ForwardChains(packets []Packet) (found []Chain, err error) {
 func (c Chain) with(chains map[string][]rule, packets []Packet) Chain {
 	c.Rules = len(chains[c.Name])
 	for _, p := range packets {
+		if c.Hook == hookNames[*nftables.ChainHookPrerouting] {
+			p.Out = "" // the way is not known yet
+		}
 		if c.Family == "ip" && !p.From.Addr().Is4() || c.Family == "ip6" && p.From.Addr().Is4() {
 			c.Fates = append(c.Fates, Fate{Accepted: true})
 		} else {

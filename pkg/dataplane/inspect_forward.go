@@ -7,19 +7,23 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// Packet is one that this host forwards: a segment of TCP, of ports that nobody knows.
+// Packet is one that this host forwards: a segment of TCP or a datagram of UDP, of ports that nobody knows.
 type Packet struct {
 	In, Out string // the devices; empty: not known
 	// From and To are its addresses, or prefixes that they are somewhere in.
 	From, To netip.Prefix
 	// Answer tells one of a connection that is established, from its far end.
 	Answer bool
+	UDP    bool
 }
 
 func (p Packet) String() string {
 	kind := "new"
 	if p.Answer {
 		kind = "answer"
+	}
+	if p.UDP {
+		kind += ", UDP"
 	}
 	return fmt.Sprintf("from %s (%s) to %s (%s), %s", addressOf(p.From), p.In, addressOf(p.To), p.Out, kind)
 }

@@ -111,9 +111,12 @@ func TestForwardText(t *testing.T) {
 	if p.Answer = true; !strings.HasSuffix(p.String(), "(eth0), answer") {
 		t.Error(p)
 	}
+	if p.UDP = true; !strings.HasSuffix(p.String(), "(eth0), answer, UDP") {
+		t.Error(p)
+	}
 	for want, c := range map[string]Chain{
-		"chain inet fw f { type filter hook forward; policy accept; } with 3 rules": {Family: "inet", Table: "fw", Name: "f", Rules: 3},
-		"chain ip fw f { type filter hook forward; policy drop; } with 0 rules":     {Family: "ip", Table: "fw", Name: "f", Drops: true},
+		"chain inet fw f { type filter hook forward; policy accept; } with 3 rules": {Family: "inet", Table: "fw", Name: "f", Hook: HookForward, Rules: 3},
+		"chain ip fw f { type filter hook forward; policy drop; } with 0 rules":     {Family: "ip", Table: "fw", Name: "f", Hook: HookForward, Drops: true},
 		"ip6tables-legacy: chain FORWARD (policy DROP) with 2 rules":                {Family: "ip6", Table: "filter", Name: "FORWARD", Drops: true, Rules: 2, Legacy: true},
 	} {
 		if got := c.String(); got != want {

@@ -23,7 +23,7 @@ func (p Packet) meta(key expr.MetaKey) bits {
 	case expr.MetaKeyOIF:
 		return deviceIndex(p.Out)
 	case expr.MetaKeyL4PROTO:
-		return sure([]byte{unix.IPPROTO_TCP})
+		return sure([]byte{p.protocol()})
 	case expr.MetaKeyNFPROTO:
 		if p.From.Addr().Is4() {
 			return sure([]byte{unix.NFPROTO_IPV4})
@@ -36,6 +36,13 @@ func (p Packet) meta(key expr.MetaKey) bits {
 		return sure(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))
 	}
 	return bits{}
+}
+
+func (p Packet) protocol() byte {
+	if p.UDP {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
 }
 
 func deviceName(name string) bits {
@@ -89,7 +96,7 @@ func (p Packet) payload(e *expr.Payload) bits {
 	if e.Base != expr.PayloadBaseNetworkHeader || int(e.Offset+e.Len) > len(header.value) {
 		return bits{}
 	}
-	header.value[protocol], header.known[protocol] = unix.IPPROTO_TCP, 0xff
+	header.value[protocol], header.known[protocol] = p.protocol(), 0xff
 	for _, a := range []netip.Prefix{p.From, p.To} {
 		copy(header.value[addresses:], a.Addr().AsSlice())
 		copy(header.known[addresses:], net.CIDRMask(a.Bits(), a.Addr().BitLen()))
@@ -108,9 +115,14 @@ func (p Packet) xtMatch(e *expr.Match) truth {
 	switch e.Name {
 	case "comment":
 		return yes
-	case "tcp", "multiport", "limit":
+	case "multiport", "limit":
 		return some
-	case "udp", "icmp", "icmp6":
+	case "tcp", "udp":
+		if p.UDP == (e.Name == "udp") {
+			return some
+		}
+		return no
+	case "icmp", "icmp6":
 		return no
 	case "conntrack":
 		const state, alias = uint16(xt.ConntrackState), uint16(xt.ConntrackStateAlias)

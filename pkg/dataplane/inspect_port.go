@@ -15,6 +15,11 @@ type Port struct {
 	State PortState
 	// Isolated reports whether it forwards nothing to other isolated ports.
 	Isolated bool
+	// Deaf is the option of bridge(8) by which nobody finds what is behind it, "" if there is none: locked
+	// on, bcast_flood off (ARP) or mcast_flood off (neighbor discovery).
+	Deaf string
+	// NoHairpin reports whether it sends nothing back to where that came from.
+	NoHairpin bool
 }
 
 // PortState is BR_STATE_* of linux/if_bridge.h.
@@ -38,8 +43,12 @@ func (s PortState) String() string {
 
 // Attributes of IFLA_PROTINFO for bridges (linux/if_link.h).
 const (
-	portState    = 1
-	portIsolated = 33
+	portState     = 1
+	portHairpin   = 4
+	portMulticast = 27
+	portBroadcast = 30
+	portIsolated  = 33
+	portLocked    = 39
 )
 
 // Ports returns the ports of a bridge that are up and have a carrier.
@@ -75,15 +84,32 @@ func (p *Port) parse(b []byte) {
 		if attrs.Type() == unix.IFLA_PROTINFO {
 			attrs.Nested(func(info *netlink.AttributeDecoder) error {
 				for info.Next() {
-					switch info.Type() {
-					case portState:
-						p.State = PortState(info.Uint8())
-					case portIsolated:
-						p.Isolated = info.Uint8() != 0
-					}
+					p.option(info)
 				}
 				return nil
 			})
 		}
+	}
+}
+
+func (p *Port) option(info *netlink.AttributeDecoder) {
+	deaf := func(is bool, option string) {
+		if is {
+			p.Deaf = option
+		}
+	}
+	switch info.Type() {
+	case portState:
+		p.State = PortState(info.Uint8())
+	case portHairpin:
+		p.NoHairpin = info.Uint8() == 0
+	case portMulticast:
+		deaf(info.Uint8() == 0, "mcast_flood off")
+	case portBroadcast:
+		deaf(info.Uint8() == 0, "bcast_flood off")
+	case portIsolated:
+		p.Isolated = info.Uint8() != 0
+	case portLocked:
+		deaf(info.Uint8() != 0, "locked on")
 	}
 }

@@ -14,12 +14,18 @@ import (
 // stateOfPort is what `bridge link set dev NAME state N` does.
 func (m *machine) stateOfPort(name string, state PortState) {
 	m.t.Helper()
+	m.portOption(name, nl.IFLA_BRPORT_STATE, byte(state))
+}
+
+// portOption sets an option as bridge(8) does.
+func (m *machine) portOption(name string, option int, value byte) {
+	m.t.Helper()
 	request := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	info := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	info.Index = int32(m.link(name).Attrs().Index)
 	request.AddData(info)
 	attr := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
-	attr.AddRtAttr(nl.IFLA_BRPORT_STATE, []byte{byte(state)})
+	attr.AddRtAttr(option, []byte{value})
 	request.AddData(attr)
 	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
 	m.must(err)
@@ -40,11 +46,13 @@ func TestPorts(t *testing.T) {
 	m.must(m.nl.LinkSetDown(m.link("cut-peer")))
 	m.must(m.nl.LinkSetIsolated(m.link("two"), true))
 	m.stateOfPort("two", 0)
+	m.portOption("two", portBroadcast, 0)
+	m.must(m.nl.LinkSetHairpin(m.link("one"), true))
 	i := m.inspector()
 	ports, err := i.Ports("br7")
 	m.must(err)
 	slices.SortFunc(ports, func(a, b Port) int { return strings.Compare(a.Name, b.Name) })
-	if want := []Port{{"one", PortForwarding, false}, {"two", 0, true}}; !slices.Equal(ports, want) {
+	if want := []Port{{Name: "one", State: PortForwarding}, {Name: "two", Isolated: true, Deaf: "bcast_flood off", NoHairpin: true}}; !slices.Equal(ports, want) {
 		t.Errorf("got %+v, want %+v", ports, want)
 	}
 	if ports, err := i.Ports("none"); ports != nil || err == nil || !strings.HasPrefix(err.Error(), "looking for none: ") {

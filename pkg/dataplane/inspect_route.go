@@ -62,25 +62,31 @@ type Rule struct {
 	Priority int
 	// From and To are what a packet must come from and go to; the zero Prefix: any.
 	From, To netip.Prefix
+	Table    int
+	// Kind is that of packets which it is for.
+	Kind PacketKind
 }
 
 // Rules returns the rules of a family in the order of the kernel, by their priorities.
 func (i *Inspector) Rules(is4 bool) ([]Rule, error) {
-	family := unix.AF_INET6
-	if is4 {
-		family = unix.AF_INET
-	}
-	rules, err := retryDump(func() ([]rtnl.Rule, error) { return i.handle.RuleList(family) })
+	rules, err := retryDump(func() ([]rtnl.Rule, error) { return i.handle.RuleList(ruleFamily(is4)) })
 	if err != nil {
 		return nil, fmt.Errorf("listing rules: %w", err)
 	}
 	var all []Rule
 	for _, r := range rules {
 		if r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN {
-			all = append(all, Rule{max(r.Priority, 0), rulePrefix(r.Src), rulePrefix(r.Dst)}) // the library has -1 for 0
+			all = append(all, Rule{max(r.Priority, 0), rulePrefix(r.Src), rulePrefix(r.Dst), r.Table, selectedBy(r)}) // the library has -1 for 0
 		}
 	}
 	return all, nil
+}
+
+func ruleFamily(is4 bool) int {
+	if is4 {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
 }
 
 func rulePrefix(n *net.IPNet) netip.Prefix {

@@ -37,13 +37,17 @@ func TestRules(t *testing.T) {
 	m.rule(0, 100, "", "10.244.2.0/24")
 	m.rule(200, unix.RT_TABLE_MAIN, "10.244.3.0/24", "")
 	m.rule(201, unix.RT_TABLE_LOCAL, "10.244.3.0/24", "")
-	want := []Rule{{To: netip.MustParsePrefix("10.244.2.0/24")}, {Priority: 300, From: netip.MustParsePrefix("10.244.1.0/24")}, {Priority: 32767}}
+	want := []Rule{
+		{To: netip.MustParsePrefix("10.244.2.0/24"), Table: 100},
+		{Priority: 300, From: netip.MustParsePrefix("10.244.1.0/24"), Table: 100},
+		{Priority: 32767, Table: unix.RT_TABLE_DEFAULT},
+	}
 	if got, err := i.Rules(true); err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 	if m.ipv6 {
 		m.rule(300, 100, "fd00:1::/64", "fd00:2::/64")
-		want := []Rule{{300, netip.MustParsePrefix("fd00:1::/64"), netip.MustParsePrefix("fd00:2::/64")}}
+		want := []Rule{{Priority: 300, From: netip.MustParsePrefix("fd00:1::/64"), To: netip.MustParsePrefix("fd00:2::/64"), Table: 100}}
 		if got, err := i.Rules(false); err != nil || !slices.Equal(got, want) {
 			t.Errorf("got %v, %v, want %v", got, err, want)
 		}
@@ -91,6 +95,49 @@ func TestLookup(t *testing.T) {
 			t.Errorf("without request %d: %v, %s, %v", n+1, via, out, err)
 		}
 		end()
+	}
+}
+
+// A rule for one kind of packet gives others no way, and each kind is looked up by itself.
+func TestLookupKind(t *testing.T) {
+	m := newMachine(t)
+	i := m.inspector()
+	tcp80 := rtnl.NewRule()
+	tcp80.Family, tcp80.Table, tcp80.Priority, tcp80.IPProto, tcp80.Dport = unix.AF_INET, 100, 100, unix.IPPROTO_TCP, rtnl.NewRulePortRange(80, 90)
+	marked := rtnl.NewRule()
+	mask := uint32(0xc000)
+	marked.Family, marked.Table, marked.Priority, marked.Mark, marked.Mask = unix.AF_INET, 100, 101, masqueradeMark, &mask
+	m.must(m.nl.RuleAdd(tcp80))
+	m.must(m.nl.RuleAdd(marked))
+	route := m.foreign("0.0.0.0/0", "192.168.1.9", "eth0", 0, 4)
+	route.Table = 100
+	m.must(m.nl.RouteAdd(route))
+	rules, err := i.Rules(true)
+	m.must(err)
+	for n, want := range []PacketKind{{Protocol: unix.IPPROTO_TCP, DstPort: 80}, {Mark: masqueradeMark}, {}} {
+		if rules[n].Kind != want {
+			t.Errorf("rule %d is for %+v, want %+v", n, rules[n].Kind, want)
+		}
+	}
+	to := netip.MustParseAddr("198.51.100.1")
+	for kind, via := range map[PacketKind]string{
+		{}:                           "192.168.1.1",
+		{Protocol: unix.IPPROTO_TCP}: "192.168.1.1",
+		{Protocol: unix.IPPROTO_TCP, DstPort: 80}:    "192.168.1.9",
+		{Protocol: unix.IPPROTO_UDP, DstPort: 80}:    "192.168.1.1",
+		{Protocol: unix.IPPROTO_TCP, SourcePort: 80}: "192.168.1.1",
+		{TOS: 16}:              "192.168.1.1",
+		{Mark: masqueradeMark}: "192.168.1.9",
+	} {
+		if got, out, err := i.LookupKind(to, "", netip.MustParseAddr("192.168.1.11"), kind); err != nil || got.String() != via || out != "eth0" {
+			t.Errorf("%q: got %v, %s, %v, want %s", kind, got, out, err, via)
+		}
+	}
+	if _, _, err := i.LookupKind(to, "", netip.Addr{}, PacketKind{Protocol: unix.IPPROTO_SCTP}); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("of SCTP: %v", err)
+	}
+	if _, _, err := i.LookupKind(to, "none", netip.Addr{}, PacketKind{TOS: 16}); err == nil {
+		t.Error("by a device that is not there")
 	}
 }
 

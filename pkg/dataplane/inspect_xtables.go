@@ -25,7 +25,7 @@ type xtRule struct {
 
 // parse reads the rules of a table, and what becomes of packets in its chain FORWARD.
 func (l legacy) parse(info xtInfo, table []byte, packets []Packet) Chain {
-	chain := Chain{Family: l.family, Table: "filter", Name: "FORWARD", Legacy: true}
+	chain := Chain{Family: l.family, Table: "filter", Name: "FORWARD", Hook: HookForward, Legacy: true}
 	forward, policy := int(info.HookEntry[hookForward]), int(info.Underflow[hookForward])
 	var rules []rule
 	index := map[int]int{} // of a rule, by where it begins

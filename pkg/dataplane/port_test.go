@@ -254,6 +254,13 @@ var bridgeDisturbances = map[string]func(*machine){
 			}
 		}
 	},
+	"gateway with another length": func(m *machine) {
+		m.needIPv6()
+		a, err := rtnl.ParseAddr("fd01::1/64")
+		m.must(err)
+		m.must(m.nl.AddrDel(m.link(topology.Bridge), a))
+		m.addr(topology.Bridge, "fd01::1/128")
+	},
 	"MTU too small for IPv6": func(m *machine) { m.needIPv6(); m.must(m.nl.LinkSetMTU(m.link(topology.Bridge), 1200)) },
 	"ARP off":                func(m *machine) { m.must(m.nl.LinkSetARPOff(m.link(topology.Bridge))) },
 	"IPv6 off": func(m *machine) {

@@ -2,9 +2,25 @@ package doctor
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
 )
+
+// deafPort returns what somebody has set of a port by bridge(8) so that a pod is not found, or not by itself.
+func deafPort(port dataplane.Port) []Finding {
+	shows := func(option string) string { return fmt.Sprintf("bridge -d link shows %s %s", port.Name, option) }
+	set := func(option string) string { return "`bridge link set dev " + port.Name + " " + option + "`" }
+	if port.Deaf != "" {
+		option, value, _ := strings.Cut(port.Deaf, " ")
+		other := map[string]string{"on": "off", "off": "on"}[value]
+		return []Finding{Fail("a pod is not found: its port in the pods' bridge does not let through what asks for it", shows(port.Deaf), set(option+" "+other))}
+	}
+	if port.NoHairpin && strings.HasPrefix(port.Name, "veth") {
+		return []Finding{Warn("a pod does not reach itself by a Service: its port in the pods' bridge sends nothing back", shows("hairpin off"), set("hairpin on"))}
+	}
+	return nil
+}
 
 // mutePorts are ports in the pods' bridge that do not forward all that pods send: the spanning tree protocol
 // holds them back for half a minute, or somebody used bridge(8).
@@ -22,6 +38,7 @@ func (p *Patient) mutePorts() []Finding {
 		if port.Isolated {
 			isolated = append(isolated, port)
 		}
+		found = append(found, deafPort(port)...)
 		if port.State == dataplane.PortForwarding {
 			continue
 		}

@@ -240,6 +240,10 @@ var cures = map[string][]cured{
 				c.sh("bridge link set dev " + port + " isolated on")
 			}
 		}},
+		{"a port without broadcasts", func(c *clinic) { c.sh("bridge link set dev " + c.ports()[0] + " bcast_flood off") }},
+		{"a port without multicasts", func(c *clinic) { c.sh("bridge link set dev " + c.ports()[0] + " mcast_flood off") }},
+		{"a port that is locked", func(c *clinic) { c.sh("bridge link set dev " + c.ports()[0] + " locked on") }},
+		{"a port without hairpin", func(c *clinic) { c.sh("bridge link set dev " + c.ports()[0] + " hairpin off") }},
 		{"gateways missing", func(c *clinic) { c.sh("ip addr flush dev plainroute0 scope global") }},
 		{"an MTU of former pods", func(c *clinic) { c.sh("ip link set plainroute0 mtu 1300") }},
 		{"another subnet's", func(c *clinic) { c.sh("ip addr add 10.99.0.1/24 dev plainroute0") }},

@@ -11,7 +11,7 @@ import (
 )
 
 // forwardPolicy sends the packets that pods live by, in thought, through each base chain
-// of hook forward: what one chain drops, an accept in another, or of ours, does not save.
+// that forwarded packets pass: what one chain drops, an accept in another, or of ours, does not save.
 func forwardPolicy(_ context.Context, p *Patient) []Finding {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
@@ -54,7 +54,8 @@ func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (Finding,
 		return Fail(fault, c.String()+": "+fates[i].By+" drops what goes "+packets[i].String(), cure), true
 	}
 	for i, f := range fates {
-		if !f.Dropped || vague(packets[i]) {
+		// Elsewhere rules are about what nobody can tell of here, such as the mark of a packet or the way back.
+		if !f.Dropped || vague(packets[i]) || c.Hook != dataplane.HookForward {
 			continue
 		}
 		evidence := c.String() + ": " + f.By + " drops what goes " + packets[i].String() + ", or does not"
@@ -106,7 +107,7 @@ func (p *Patient) pods() []netip.Prefix {
 
 // forwarded are the packets that a cluster lives by: between a pod here and a peer's pod, the peer
 // itself (its host-network pods, its kubelet, the API server, node ports), and another pod here
-// (bridge-nf-call, Services), begun by either, and the answers.
+// (bridge-nf-call, Services), begun by either, and the answers; by TCP and, as to a DNS server, by UDP.
 func (p *Patient) forwarded() []dataplane.Packet {
 	var packets []dataplane.Packet
 	between := func(pod netip.Prefix, far netip.Prefix, dev string) {
@@ -127,11 +128,20 @@ func (p *Patient) forwarded() []dataplane.Packet {
 			}
 		}
 	}
-	return packets
+	return append(packets, datagrams(packets)...)
 }
 
-// outside are the packets between a pod of each family and the world: begun here, by way of a node
-// port there, and the answers. Without a default route there is no world.
+// datagrams are packets of UDP between the same ends.
+func datagrams(packets []dataplane.Packet) []dataplane.Packet {
+	all := slices.Clone(packets)
+	for i := range all {
+		all[i].UDP = true
+	}
+	return all
+}
+
+// outside are the packets between a pod of each family and the world: begun here (by UDP too), by way of a
+// node port there, and the answers. Without a default route there is no world.
 func (p *Patient) outside() []dataplane.Packet {
 	var packets []dataplane.Packet
 	for _, family := range p.families() {
@@ -145,9 +155,11 @@ func (p *Patient) outside() []dataplane.Packet {
 		}
 		for _, pod := range p.pods() {
 			if dev := p.Host.Routes[i].Dev; pod.Addr().Is4() == (family == 4) && pod.Bits() > 0 {
+				begunHere := []dataplane.Packet{{In: p.Bridge, Out: dev, From: pod, To: world}, {In: dev, Out: p.Bridge, From: world, To: pod, Answer: true}}
+				packets = append(packets, begunHere...)
 				packets = append(packets,
-					dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: world}, dataplane.Packet{In: dev, Out: p.Bridge, From: world, To: pod, Answer: true},
 					dataplane.Packet{In: dev, Out: p.Bridge, From: world, To: pod}, dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: world, Answer: true})
+				packets = append(packets, datagrams(begunHere)...)
 			}
 		}
 	}

@@ -49,7 +49,25 @@ var forwardCases = map[string]forwardCase{
 		chain f` + forwardHook + `drop; ip saddr @pods ip daddr @pods accept
 }
 }`, OK, ""},
-	"port":           {nftForward("tcp dport 9 accept"), Warning, "the rule of handle"},
+	"port":        {nftForward("tcp dport 9 accept; meta l4proto udp accept"), Warning, "the rule of handle"},
+	"port of TCP": {nftForward("tcp dport 9 accept"), Failure, "policy drops what goes from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new, UDP"},
+	"all of TCP":  {nftForward("meta l4proto tcp accept"), Failure, "new, UDP"},
+	"bogons dropped early": {`table inet raw { chain pre { type filter hook prerouting priority raw; policy accept; iifname "eth0" ip saddr 10.0.0.0/8 drop
+}
+}`, Failure, "hook prerouting; policy accept; } with 1 rules: the rule of handle 2 in pre drops what goes from 10.244.2.0/24 (eth0) to 10.244.1.7"},
+	"bogons dropped late": {`table ip mangle { chain post { type filter hook postrouting priority mangle; policy accept; oifname "eth0" ip saddr 10.0.0.0/8 drop
+}
+}`, Failure, "hook postrouting"},
+	"what is early is no fault": {`table inet fw { chain pre { type filter hook prerouting priority mangle; policy accept; ct state invalid drop; meta nfproto ipv6 fib saddr . mark . iif oif missing drop; fib saddr . mark . iif oif missing drop; iifname "eth0" ip saddr 127.0.0.0/8 drop; meta mark 7 drop
+}
+}`, OK, ""},
+	"nat is no filter": {`table ip nat { chain pre { type nat hook prerouting priority dstnat; policy accept; ip daddr 10.96.0.1 dnat to 10.244.2.9
+}
+}`, OK, ""},
+	"TCP and UDP":    {nftForward("meta l4proto { tcp, udp } accept"), OK, ""},
+	"UDP rejected":   {"table inet fw { chain f" + forwardHook + `accept; iifname "plainroute0" meta l4proto udp reject` + "\n}\n}\n", Failure, "from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new, UDP"},
+	"UDP's answers":  {"table inet fw { chain f" + forwardHook + `accept; ip protocol udp ct state established drop` + "\n}\n}\n", Failure, "answer, UDP"},
+	"port of UDP":    {"table inet fw { chain f" + forwardHook + `accept; udp dport 9 drop` + "\n}\n}\n", OK, ""},
 	"port dropped":   {nftForward("tcp dport 9 drop; accept"), OK, ""},
 	"other protocol": {nftForward("meta l4proto udp accept"), Failure, ""},
 	"mark":           {nftForward("meta mark 7 accept"), Warning, ""},
@@ -89,8 +107,11 @@ var forwardCases = map[string]forwardCase{
 	"iptables inverted state": {"*filter\n:FORWARD ACCEPT\n-A FORWARD -m conntrack ! --ctstate ESTABLISHED -j DROP\nCOMMIT", Failure, "new"},
 	"iptables device's start": {"*filter\n:FORWARD DROP\n-A FORWARD -i plain+ -j ACCEPT\n-A FORWARD -i eth+ -j ACCEPT\nCOMMIT", OK, ""},
 	"iptables other protocol": {"*filter\n:FORWARD DROP\n-A FORWARD -p udp -j ACCEPT\nCOMMIT", Failure, ""},
-	"iptables any port":       {"*filter\n:FORWARD DROP\n-A FORWARD -p tcp -j ACCEPT\nCOMMIT", OK, ""},
-	"iptables port":           {"*filter\n:FORWARD DROP\n-A FORWARD -p tcp --dport 9 -j ACCEPT\nCOMMIT", Warning, ""},
+	"iptables any port":       {"*filter\n:FORWARD DROP\n-A FORWARD -p tcp -j ACCEPT\n-A FORWARD -p udp -j ACCEPT\nCOMMIT", OK, ""},
+	"iptables TCP alone":      {"*filter\n:FORWARD DROP\n-A FORWARD -p tcp -j ACCEPT\nCOMMIT", Failure, "new, UDP"},
+	"iptables port":           {"*filter\n:FORWARD DROP\n-A FORWARD -p tcp --dport 9 -j ACCEPT\n-A FORWARD -p udp -j ACCEPT\nCOMMIT", Warning, ""},
+	"iptables port of UDP":    {"*filter\n:FORWARD DROP\n-A FORWARD -p udp --dport 9 -j ACCEPT\n-A FORWARD -p tcp -j ACCEPT\nCOMMIT", Warning, ""},
+	"iptables UDP dropped":    {"*filter\n:FORWARD ACCEPT\n-A FORWARD -p udp -j REJECT\nCOMMIT", Failure, "new, UDP"},
 	"iptables port dropped":   {"*filter\n:FORWARD ACCEPT\n-A FORWARD -p tcp --dport 9 -j DROP\nCOMMIT", OK, ""},
 	"iptables logs":           {"*filter\n:FORWARD DROP\n-A FORWARD -m comment --comment why -j LOG\n-A FORWARD -m comment --comment why -j ACCEPT\nCOMMIT", OK, ""},
 	"iptables mark":           {"*filter\n:FORWARD DROP\n-A FORWARD -m mark --mark 7 -j ACCEPT\nCOMMIT", Warning, ""},

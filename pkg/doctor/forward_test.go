@@ -115,6 +115,19 @@ func (p *passage) listenOn(host netns.NsHandle) {
 		p.must(err)
 		p.t.Cleanup(func() { l.Close() })
 		p.port = l.Addr().(*net.TCPAddr).Port
+		echo, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", p.port))
+		p.must(err)
+		p.t.Cleanup(func() { echo.Close() })
+		go func() {
+			b := make([]byte, 16)
+			for {
+				n, from, err := echo.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				_, _ = echo.WriteTo(b[:n], from) // lost where a firewall drops it
+			}
+		}()
 	})
 }
 
@@ -131,10 +144,29 @@ func (p *passage) passes(from netns.NsHandle, source, to string) bool {
 	return err == nil
 }
 
+// echoes tells whether a datagram is answered.
+func (p *passage) echoes(from netns.NsHandle, source, to string) bool {
+	var err error
+	p.in(from, func() {
+		var c net.Conn
+		d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(source)}}
+		if c, err = d.DialContext(p.t.Context(), "udp4", fmt.Sprintf("%s:%d", to, p.port)); err != nil {
+			return
+		}
+		defer c.Close()
+		p.must(c.SetDeadline(time.Now().Add(300 * time.Millisecond)))
+		if _, err = c.Write([]byte("ping")); err == nil {
+			_, err = c.Read(make([]byte, 16))
+		}
+	})
+	return err == nil
+}
+
 // allPass reports whether every connection of the cluster comes about.
 func (p *passage) allPass() bool {
 	return p.passes(p.pod, podAddr, farAddr) && p.passes(p.far, farAddr, podAddr) && p.passes(p.pod, podAddr, peerAddr) &&
-		p.passes(p.far, peerAddr, podAddr) && p.passes(p.pod, podAddr, twoAddr)
+		p.passes(p.far, peerAddr, podAddr) && p.passes(p.pod, podAddr, twoAddr) &&
+		p.echoes(p.pod, podAddr, peerAddr) && p.echoes(p.far, peerAddr, podAddr) && p.echoes(p.pod, podAddr, twoAddr)
 }
 
 // The verdict is compared with what the kernel does: where the check says nothing both

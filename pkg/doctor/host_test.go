@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -176,6 +177,14 @@ func TestPolicyRulesOfEachKind(t *testing.T) {
 		"IPv6 from a peer":          {"-6 from fd00:192:168:1::12", "to fd00:10:244:1::2 (a peer to a pod here)", "to fd00:10:244:1::/64"},
 		"IPv6 from pods to a peer":  {"-6 from fd00:10:244:1::/64 to fd00:192:168:1::12", "(a pod here to a peer)", "to fd00:192:168:1::12/128"},
 		"IPv6 from pods to others'": {"-6 from fd00:10:244:1::/64", "(a pod here to a peer's pod)", "to fd00:10:244:2::/64"},
+		"a port":                    {"from all ipproto tcp dport 10250", "(a pod here to a peer's pod): TCP, to port 10250", "to 10.244.0.0/16"},
+		"answers from ports":        {"from 192.168.1.11 ipproto udp sport 53-60", "(this node to a peer's pod): UDP, from port 53", "to 10.244.0.0/16"},
+		"a port of any protocol":    {"from 192.168.1.11 dport 443", "(this node to a peer's pod): TCP, to port 443", "to 10.244.0.0/16"},
+		"pings":                     {"from all ipproto icmp", "(a pod here to a peer's pod): ICMP", "to 10.244.0.0/16"},
+		"a type of service":         {"from all tos 0x10", "(a pod here to a peer's pod): type of service 0x10", "to 10.244.0.0/16"},
+		"to node ports":             {"from all fwmark 0x4000/0x4000", "(a pod here to a peer's pod): mark 0x4000", "to 10.244.0.0/16"},
+		"IPv6 pings":                {"-6 from all ipproto ipv6-icmp", "(a pod here to a peer's pod): ICMPv6", "to fd00:10:244:2::/64"},
+		"IPv6 to a port of pods":    {"-6 to fd00:10:244:1::/64 iif eth0 ipproto tcp dport 80", "(a peer's pod to a pod here): TCP, to port 80", "to fd00:10:244:1::/64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newDualWard(t)
@@ -189,6 +198,37 @@ func TestPolicyRulesOfEachKind(t *testing.T) {
 			}
 			w.sh("ip " + family + "rule add " + rule + " lookup 100 priority 1000")
 			if f := w.finds("policy-rules", Failure); !strings.Contains(f.Fault, c.says) || !strings.Contains(f.Cure, c.cure) {
+				t.Errorf("found %+v", f)
+			}
+		})
+	}
+}
+
+// What a cluster does not send is asked about by no check.
+func TestPolicyRulesOfOthersPackets(t *testing.T) {
+	w := newDualWard(t)
+	w.sh("ip route add default via 192.168.1.1 table 100")
+	for priority, rule := range []string{"fwmark 0xca6c", "fwmark 0x200/0xf00", "ipproto sctp", "ipproto tcp dport 22 lookup main priority 1; ip rule add from 198.51.100.7"} {
+		w.sh(fmt.Sprintf("ip rule add from all %s lookup 100 priority %d", rule, 1000+priority))
+	}
+	w.finds("policy-rules", OK)
+}
+
+// Another table that is looked into first has all but a part of a subnet.
+func TestPolicyRulesOfOtherTables(t *testing.T) {
+	for route, says := range map[string]string{
+		"route add blackhole 10.244.2.64/26 table 200":         "to 10.244.2.65 (a pod here to a peer's pod)",
+		"route add 10.244.1.70 via 192.168.1.1 table 200":      "to 10.244.1.70 (a peer's pod to a pod here)",
+		"-6 route add unreachable fd00:10:244:2::7 table 200":  "to fd00:10:244:2::7 (a pod here to a peer's pod)",
+		"-6 route add prohibit fd00:10:244:1::/80 table 200":   "to fd00:10:244:1::2 (a peer's pod to a pod here)",
+		"route add 10.244.2.128/25 via 192.168.1.1 table 1000": "",
+	} {
+		t.Run(route, func(t *testing.T) {
+			w := newDualWard(t)
+			w.sh("ip rule add from all lookup 200 priority 1000; ip -6 rule add from all lookup 200 priority 1000; ip " + route)
+			if says == "" {
+				w.finds("policy-rules", OK)
+			} else if f := w.finds("policy-rules", Failure); !strings.Contains(f.Fault, says) {
 				t.Errorf("found %+v", f)
 			}
 		})
@@ -318,7 +358,8 @@ func TestForwardPolicyOfLegacyIPTables(t *testing.T) {
 	}
 	run("iptables", "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
 	run("iptables", "-A", "FORWARD", "-p", "tcp", "--dport", "80", "-m", "comment", "--comment", "a match", "-j", "ACCEPT")
-	if f := w.finds("forward-policy", Warning); !strings.Contains(f.Evidence, "with 2 rules") {
+	run("iptables", "-A", "FORWARD", "-p", "udp", "-j", "ACCEPT")
+	if f := w.finds("forward-policy", Warning); !strings.Contains(f.Evidence, "with 3 rules") {
 		t.Errorf("found %+v", f)
 	}
 	run("iptables", "-P", "FORWARD", "ACCEPT")

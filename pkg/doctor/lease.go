@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -121,7 +123,7 @@ func (p *Patient) cutPorts() []Finding {
 				"look whose it is, because another network's container may have given itself that address: take it from that one. If it is the pod's own, delete the pod, and the new one's port is in the bridge"))
 		case d.Pod.IsValid():
 			found = append(found, Fail("a pod is cut off: its port is not in the pods' bridge, or down", fmt.Sprintf("%s leads to the pod %s, and ip link shows %s", d.Name, d.Pod, d),
-				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: `ip link set dev %s master %s up`", d.Name, p.Bridge)))
+				fmt.Sprintf("the agent puts it back at once: look whether it runs; or: `ip link set dev %s master %s up; ip link set dev %s type bridge_slave hairpin on`", d.Name, p.Bridge, d.Name)))
 		}
 	}
 	return found
@@ -189,6 +191,9 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	if err != nil {
 		return Skip(err.Error(), "mount the run folder, or say where it is: --run-dir")
 	}
+	if why := unwritable(p.Store.RunDir); why != "" {
+		return []Finding{Fail("no pod can be made: the plugin host-local can't write down which address it gives", why, "see what fills it, or mounted it so, and end that: df -h, df -i and findmnt "+p.Store.RunDir)}
+	}
 	silent, ports, err := p.unclaimed(ctx, all)
 	if err != nil {
 		return Skip(err.Error(), "")
@@ -216,6 +221,23 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 		return []Finding{Warn("the node runs out of addresses for pods", crowded, "give Nodes larger pod subnets (--node-cidr-mask-size of the controller manager, for Nodes made anew), or the kubelet fewer pods: maxPods")}
 	}
 	return nil
+}
+
+// unwritable returns why no file can be made in a folder, by its file system, "" if it can or nothing is
+// known. btrfs counts no inodes.
+func unwritable(dir string) string {
+	var at unix.Statfs_t
+	switch err := unix.Statfs(dir, &at); {
+	case err != nil:
+		return ""
+	case at.Flags&unix.ST_RDONLY != 0:
+		return "the file system of " + dir + " is read-only"
+	case at.Blocks > 0 && at.Bfree == 0:
+		return "the file system of " + dir + " is full"
+	case at.Files > 0 && at.Ffree == 0:
+		return "the file system of " + dir + " has no inode left"
+	}
+	return ""
 }
 
 // giveBack is how to free the leases of containers by hand, of which few are named. The command goes by

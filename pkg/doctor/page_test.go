@@ -48,7 +48,8 @@ func TestTableOfPackets(t *testing.T) {
 		"a pod here to a peer": "| a pod, a peer's address ", "a peer to a pod here": "| a pod, a peer's address ",
 		"this node to a peer's pod": "| this node (kubelet, host-network pods, node ports), a peer's pod |", "this node to a pod here": "| this node, a pod here |",
 	}
-	for _, w := range newDualWard(t).ways() {
+	ward := newDualWard(t)
+	for _, w := range ward.ways(ward.rules()) {
 		if row := rows[w.kind]; row == "" || !strings.Contains(table, "\n"+row) {
 			t.Errorf("no row %q for %s", row, w.kind)
 		}

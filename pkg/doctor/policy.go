@@ -22,23 +22,53 @@ func policyRules(ctx context.Context, p *Patient) []Finding {
 		return Skip("the kernel can't be looked at", "")
 	}
 	var found []Finding
-	for _, w := range p.ways() {
+	rules := p.rules()
+	kinds := map[bool][]dataplane.PacketKind{true: p.kinds(true), false: p.kinds(false)}
+	for _, w := range p.ways(rules) {
 		if ctx.Err() != nil || len(found) >= manyFindings {
 			break
 		}
-		via, out, err := p.Kernel.Lookup(w.to, w.in, w.from)
-		if errors.Is(err, unix.EXDEV) { // the source is not valid on that link: see the check rp-filter
-			continue
-		}
-		what := fmt.Sprintf("what goes from %s to %s (%s)", orSource(w.from), w.to, w.kind)
-		switch {
-		case err != nil:
-			found = append(found, Fail("the kernel has no way for "+what, err.Error(), p.ruleCure(w)))
-		case via != w.via || out != w.out:
-			found = append(found, Fail("a rule sends past the main table "+what, fmt.Sprintf("they go %s, and by the main table %s", hopOf(via, out), hopOf(w.via, w.out)), p.ruleCure(w)))
+		for _, kind := range kinds[w.to.Is4()] {
+			if f, astray := p.astray(w, kind); astray {
+				found = append(found, f)
+				break
+			}
 		}
 	}
 	return found
+}
+
+// astray reports whether the kernel sends a kind of packet otherwise than by the main table.
+func (p *Patient) astray(w way, kind dataplane.PacketKind) (Finding, bool) {
+	via, out, err := p.Kernel.LookupKind(w.to, w.in, w.from, kind)
+	what := fmt.Sprintf("what goes from %s to %s (%s)", orSource(w.from), w.to, w.kind)
+	if kind != (dataplane.PacketKind{}) {
+		what += ": " + kind.String()
+	}
+	switch {
+	case errors.Is(err, unix.EXDEV): // the source is not valid on that link: see the check rp-filter
+	case errors.Is(err, unix.EOPNOTSUPP): // a protocol that can't be asked about
+	case err != nil:
+		return Fail("the kernel has no way for "+what, err.Error(), p.ruleCure(w)), true
+	case via != w.via || out != w.out:
+		return Fail("a rule sends past the main table "+what, fmt.Sprintf("they go %s, and by the main table %s", hopOf(via, out), hopOf(w.via, w.out)), p.ruleCure(w)), true
+	}
+	return Finding{}, false
+}
+
+// kinds are those of packets that have to be asked about: any, and what the rules of a family are for.
+func (p *Patient) kinds(is4 bool) []dataplane.PacketKind {
+	kinds := []dataplane.PacketKind{{}}
+	rules, err := p.Kernel.Rules(is4)
+	if err != nil {
+		return kinds
+	}
+	for _, r := range rules {
+		if !slices.Contains(kinds, r.Kind) && len(kinds) <= manyFindings {
+			kinds = append(kinds, r.Kind)
+		}
+	}
+	return kinds
 }
 
 func orSource(from netip.Addr) string {
@@ -68,14 +98,13 @@ type way struct {
 
 // ways are the packets that policyRules asks about: from pods here to all peers' pods, and to and
 // from a sample of the peers every other kind.
-func (p *Patient) ways() []way {
+func (p *Patient) ways(rules rules) []way {
 	var routes []topology.Route
 	for _, r := range p.State.Routes {
 		if r.Metric == topology.MetricPeer && r.Type == topology.Unicast && !p.takenByMain(r) {
 			routes = append(routes, r)
 		}
 	}
-	rules := p.rules()
 	var all []way
 	for _, r := range routes {
 		bridge, pods := p.podsOf(r.Dst.Addr().Is4(), rules)
@@ -124,18 +153,44 @@ func (p *Patient) waysOfPeer(r topology.Route, rules rules) []way {
 	return all
 }
 
-// rules are those that lead to other tables than main, of both families.
+// rules are those that lead to other tables than main, of both families, and one more for each
+// route in these tables to a part of a pod subnet.
 type rules []dataplane.Rule
 
 func (p *Patient) rules() rules {
+	subnets := map[netip.Prefix]bool{}
+	for _, s := range p.ownSubnets() {
+		subnets[s] = true
+	}
+	for _, r := range p.State.Routes {
+		subnets[r.Dst] = true
+	}
 	var all rules
 	for _, is4 := range []bool{true, false} {
 		some, err := p.Kernel.Rules(is4)
-		if err == nil {
-			all = append(all, some...)
+		if err != nil {
+			continue
+		}
+		all = append(all, some...)
+		parts, err := p.Kernel.Parts(is4, some, func(dst netip.Prefix) bool { return partOf(subnets, dst) })
+		if err != nil {
+			continue
+		}
+		for _, dst := range parts {
+			all = append(all, dataplane.Rule{To: dst})
 		}
 	}
 	return all
+}
+
+// partOf reports whether a prefix is inside one of the subnets, and not all of it.
+func partOf(subnets map[netip.Prefix]bool, dst netip.Prefix) bool {
+	for bits := dst.Bits() - 1; bits > 0; bits-- {
+		if around, err := dst.Addr().Prefix(bits); err == nil && subnets[around] {
+			return true
+		}
+	}
+	return false
 }
 
 // addrs are addresses of a subnet to ask about: the usual one, and one of each part of the subnet for

@@ -83,6 +83,25 @@ func TestLeasesWithoutRoom(t *testing.T) {
 	}
 }
 
+// A run folder that takes no file, so that host-local can't lease an address.
+func TestRunFolderThatTakesNoFile(t *testing.T) {
+	for options, says := range map[string]string{"size=4k": "is full", "nr_inodes=2": "has no inode left", "": "is read-only"} {
+		w := newWard(t)
+		if err := unix.Mount("tmpfs", w.Store.RunDir, "tmpfs", 0, options); err != nil {
+			t.Skipf("can't mount here: %v", err)
+		}
+		t.Cleanup(func() { w.must(unix.Unmount(w.Store.RunDir, unix.MNT_DETACH)) })
+		w.finds("leases", OK)
+		w.must(os.WriteFile(filepath.Join(w.Store.RunDir, "other"), make([]byte, 4096), 0o600))
+		if options == "" {
+			w.must(unix.Mount("", w.Store.RunDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		}
+		if f := w.finds("leases", Failure); !strings.Contains(f.Evidence, says) {
+			t.Errorf("found %+v", f)
+		}
+	}
+}
+
 // age makes a file older than any that is new, whatever it is.
 func (w *ward) age(path string) {
 	w.t.Helper()

@@ -141,7 +141,7 @@ func (b *builder) port(d Device, bridge string) Device {
 	case d.Master == "" || d.Master == bridge:
 		return Device{Name: d.Name, Master: bridge, Up: true}
 	case d.Known:
-		p.Detail = fmt.Sprintf("%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s", d.Name, d.Pod, d.Master, bridge, d.Name, bridge)
+		p.Detail = fmt.Sprintf("%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s; ip link set dev %s type bridge_slave hairpin on", d.Name, d.Pod, d.Master, bridge, d.Name, bridge, d.Name)
 	default:
 		p.Detail = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, for another network's container may have given itself that address: look whose it is", d.Name, d.Pod, d.Master, bridge)
 	}

@@ -22,7 +22,7 @@ type hostRanges struct {
 	resolver *resolver
 	taken    []taken // what no pod subnet may hide
 	wider    []taken // networks that are wider than a range of --cluster-cidr, an address of each
-	leftover []taken // single addresses in our own subnets, of devices of other networks
+	leftover []taken // single addresses in our own subnets, of devices of other networks, each with its cure
 }
 
 // rangesOf lists what a pod subnet would hide from this host.
@@ -108,7 +108,11 @@ func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
 		}
 		h.take(single(p.Addr()), what)
 	case p.IsSingleIP() && !reached && slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(p.Addr()) }):
-		h.leftover = append(h.leftover, taken{p, what})
+		cure := "delete the device if another pod network left it behind"
+		if link == ipvsDevice {
+			cure = "take it from the Service that has it (externalIPs, a load balancer's address)"
+		}
+		h.leftover = append(h.leftover, taken{p, what + " is inside this node's podCIDR; " + cure})
 	default:
 		h.take(p.Masked(), what)
 	}
@@ -167,7 +171,7 @@ func (b *builder) overlaps() {
 	}
 	for _, t := range b.ranges.leftover {
 		b.report(Problem{Node: b.opts.NodeName, Reason: RangeOverlap, Detail: fmt.Sprintf(
-			"%s is inside this node's podCIDR; delete the device if another pod network left it behind, because a pod that is given that address is not reached", t.what)})
+			"%s, because a pod that is given that address is not reached", t.what)})
 	}
 }
 
