@@ -112,7 +112,7 @@ func TestDiaryOfEachThing(t *testing.T) {
 		"reason":         func(d *diary, l logr.Logger, i int) { d.problems(l, "Problem", problem(reasons[i], "node2"), nil) },
 		"reason of many": func(d *diary, l logr.Logger, i int) { d.problems(l, "Problem", problem(reasons[i], many...), nil) },
 		"kind of a thing": func(d *diary, l logr.Logger, i int) {
-			d.changes(l, plan.Of(plan.Add, []plan.Object{plan.Bridge{}, plan.Table{}}[i]))
+			d.changes(l, plan.Of(plan.Add, []plan.Object{plan.Bridge{Device: topology.Device{Name: topology.Table}}, plan.Table{}}[i]))
 		},
 	} {
 		d, b := newDiary(func() time.Time { return time.Unix(1e9, 0) }), &logBook{}
