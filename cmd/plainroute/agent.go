@@ -115,6 +115,9 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	if err := forgetStartUp(); err != nil {
+		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
+	}
 	store := f.store()
 	lock, err := f.lock(cmd.Context(), &store)
 	if err != nil {
