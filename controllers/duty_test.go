@@ -87,7 +87,7 @@ func TestDutyDoneAFewTimes(t *testing.T) {
 	}
 }
 
-// Attempts that were refused for long are no sign that somebody undoes what they did.
+// Attempts that were refused do not count as undone by somebody.
 func TestDutyDoneAfterRefusals(t *testing.T) {
 	d, now := newDuty(networkAvailable{}), time.Now()
 	for range 2 * undoneOften {

@@ -355,7 +355,7 @@ func (m *fullManager) Add(r manager.Runnable) error {
 	return m.Manager.Add(r)
 }
 
-// The first pass waits for nobody, and says that there is no list of Nodes yet.
+// The first pass does not wait, and reports that the list of Nodes is missing.
 func TestFirstPassWaitsForNobody(t *testing.T) {
 	f := newFakeServer(t, node1())
 	hold := make(chan struct{})

@@ -107,7 +107,7 @@ func TestWatchIsOpenedAgain(t *testing.T) {
 	}
 }
 
-// expired is what a server says of a version that it has forgotten.
+// expired is the answer to a version that the server has compacted.
 func expired() *metav1.Status {
 	return &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone}
 }

@@ -113,7 +113,7 @@ func (c heraldCase) check(t *testing.T, problems []topology.Problem) {
 	}
 }
 
-// heraldedNow fails unless a patch of the condition says that it holds since now.
+// heraldedNow fails unless the patch of the condition has the present as its transition time.
 func heraldedNow(t *testing.T, request string) {
 	t.Helper()
 	_, body, _ := strings.Cut(request, "strategic-merge-patch+json ")

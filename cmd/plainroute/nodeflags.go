@@ -12,7 +12,7 @@ import (
 // command declares those that it needs.
 type nodeFlags struct{ bridge, runDir, cniConfDir, procSys, listen string }
 
-// A nodeFlag is one of them: its default, what it is for, and what is wrong with a value.
+// A nodeFlag is one of them: its default, its help, and the check of its value.
 type nodeFlag struct {
 	value          *string
 	standard, help string
@@ -38,7 +38,7 @@ func (f *nodeFlags) declare(fs *pflag.FlagSet, names ...string) {
 	}
 }
 
-// wrong returns what is wrong with those that a command has.
+// wrong returns an error for each wrong value among those that a command has declared.
 func (f *nodeFlags) wrong(fs *pflag.FlagSet) (faults []error) {
 	all := f.table()
 	fs.VisitAll(func(given *pflag.Flag) {

@@ -28,7 +28,8 @@ type Guest struct {
 	Foreign bool
 }
 
-// Guests returns all such namespaces, seen from the given bridge. It needs CAP_NET_ADMIN, and a kernel since 4.20, to look into them.
+// Guests returns all such namespaces, seen from the given bridge. To look into them it needs
+// CAP_NET_ADMIN, and Linux 4.20.
 func (i *Inspector) Guests(bridge string) ([]Guest, error) {
 	// The kernel numbers a namespace at the latest when it lists a port that leads there.
 	links, err := retryDump(i.handle.LinkList)

@@ -80,6 +80,16 @@ func (l legacy) forward(packets []Packet) (Chain, error) {
 		return Chain{}, err
 	}
 	defer unix.Close(fd)
+	var chain Chain
+	for range 3 { // kube-proxy changes the table all the time, and the kernel then asks to try again
+		if chain, err = l.read(fd, packets); !errors.Is(err, unix.EAGAIN) {
+			break
+		}
+	}
+	return chain, err
+}
+
+func (l legacy) read(fd int, packets []Packet) (Chain, error) {
 	info := xtInfo{}
 	copy(info.Name[:], "filter")
 	if err := getsockopt(fd, l.level, getInfo, unsafe.Pointer(&info), binary.Size(info)); err != nil {
@@ -88,7 +98,6 @@ func (l legacy) forward(packets []Packet) (Chain, error) {
 	table := make([]byte, entriesAt+int(info.Size))
 	copy(table, "filter")
 	binary.NativeEndian.PutUint32(table[nameSize:], info.Size)
-	// It fails with EAGAIN if the table has changed since.
 	if err := getsockopt(fd, l.level, getEntries, unsafe.Pointer(&table[0]), len(table)); err != nil {
 		return Chain{}, err
 	}
