@@ -29,8 +29,8 @@ PLATFORMS ?= linux/amd64,linux/arm64
 # Where tests find the binaries. KUBEBUILDER_ASSETS of the caller is where hack/binaries.sh takes them from.
 TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINROUTE_BIN=$(CURDIR)/bin/plainroute
 
-PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/page/... ./pkg/status/... ./pkg/leases/... \
-  ./pkg/finding/... ./pkg/dashboard/... ./hack/...
+PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/web/... ./pkg/status/... ./pkg/leases/... \
+  ./pkg/finding/... ./hack/...
 
 # The packages that `make mutate` puts faults into, and of how many faults it tries one.
 MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./controllers
@@ -208,6 +208,7 @@ lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
 	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@$(PATIENTLY) "compiling the plugin of kubectl for macOS" env GOOS=darwin GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/plainroute
 	@cd test/page && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
+	@if git ls-files --eol 2>/dev/null | grep '^i/-text'; then echo "lint: remove these binary files from the repository: git rm --cached FILE"; false; fi
 	@go mod tidy -diff
 	@go -C hack/image mod tidy -diff
 	@go -C test/page mod tidy -diff

@@ -31,6 +31,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/web"
 )
 
 // agentFlags are the choices that concern the agent alone.
@@ -351,7 +352,7 @@ func (f *agentFlags) tellEvents(config *rest.Config, opts topology.Options) (*co
 // serve opens the listeners at once, so that a taken port is an error at start.
 func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler) error {
 	handlers := map[string]*status.Server{
-		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: r.Nodes.API, Look: f.look},
+		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: r.Nodes.API, Look: f.look, Page: web.NodePage},
 		f.metricsListen: {Metrics: metrics.Registry},
 	}
 	if f.metricsListen == f.listen {

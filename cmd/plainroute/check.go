@@ -15,9 +15,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
+	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/survey"
 )
 
 // checkFlags are the choices of the check command.
@@ -104,7 +104,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
 	context.AfterFunc(ctx, func() { signal.Reset() }) // the next Ctrl-C ends it at once
 	say := func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) }
-	left, err := check.Leftovers(ctx, client)
+	left, err := connectivity.Leftovers(ctx, client)
 	if err != nil {
 		return err
 	}
@@ -114,11 +114,11 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 	if len(left) > 0 {
 		say(fmt.Sprintf("Another run goes on, or was killed and left %d namespaces; plainroute check --remove removes them.", len(left)))
 	}
-	r := &check.Run{
-		Client: client, Most: f.nodes, Outside: f.outside, Timeout: f.timeout, Patience: check.Patience, Settling: check.Settling, Keep: f.keep, Say: say,
+	r := &connectivity.Run{
+		Client: client, Most: f.nodes, Outside: f.outside, Timeout: f.timeout, Patience: connectivity.Patience, Settling: connectivity.Settling, Keep: f.keep, Say: say,
 		Post: func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
-			forward := survey.Forward{Config: config, Client: client}
-			return forward.Post(ctx, &survey.Agent{Namespace: namespace, Pod: pod, Port: check.Port}, path, body)
+			forward := fleet.Forward{Config: config, Client: client}
+			return forward.Post(ctx, &fleet.Agent{Namespace: namespace, Pod: pod, Port: connectivity.Port}, path, body)
 		},
 	}
 	if r.Image, r.Pull, err = f.imageOf(ctx, client); err != nil {
@@ -135,7 +135,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 }
 
 // end shows what was found, if anything was, though the test's pods could not be removed.
-func (f *checkFlags) end(cmd *cobra.Command, result *check.Result, err error) error {
+func (f *checkFlags) end(cmd *cobra.Command, result *connectivity.Result, err error) error {
 	if result == nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (f *checkFlags) end(cmd *cobra.Command, result *check.Result, err error) er
 	return err
 }
 
-func (f *checkFlags) print(w io.Writer, result *check.Result) error {
+func (f *checkFlags) print(w io.Writer, result *connectivity.Result) error {
 	var err error
 	if f.output == "json" {
 		err = status.WriteJSON(w, result)
@@ -164,12 +164,12 @@ func (f *checkFlags) imageOf(ctx context.Context, client kubernetes.Interface) (
 	if f.image != "" {
 		return f.image, corev1.PullIfNotPresent, nil
 	}
-	sets, err := survey.DaemonSets(ctx, client, f.namespace)
+	sets, err := fleet.DaemonSets(ctx, client, f.namespace)
 	if err != nil {
 		return "", "", asUsage(fmt.Errorf("looking for the agents' image: %w (or say which: --image)", err))
 	}
 	if len(sets) > 0 {
-		image, pull := survey.AgentImage(&sets[0])
+		image, pull := fleet.AgentImage(&sets[0])
 		return image, pull, nil
 	}
 	return "", "", errors.New("there are no agents in the cluster whose image could be used; say which: --image")
@@ -182,7 +182,7 @@ func removeAll(ctx context.Context, client kubernetes.Interface, namespaces []st
 	}
 	var faults []error
 	for _, name := range namespaces {
-		if err := check.Remove(ctx, client, name); err != nil {
+		if err := connectivity.Remove(ctx, client, name); err != nil {
 			faults = append(faults, err) // of one, which keeps none of the others
 			continue
 		}

@@ -5,16 +5,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
 // What was found is shown though the namespace could not be removed, and that is told too.
 func TestResultOfCheck(t *testing.T) {
 	stays := errors.New("the namespace stays")
-	good := &check.Result{Nodes: []string{"node-1"}, Probes: 3}
-	bad := &check.Result{Nodes: []string{"node-1"}, Probes: 3, Faults: []check.Fault{{From: "node-1", Target: check.Names}}}
+	good := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3}
+	bad := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Faults: []connectivity.Fault{{From: "node-1", Target: connectivity.Names}}}
 	for _, c := range []struct {
-		result    *check.Result
+		result    *connectivity.Result
 		err, want error
 		shown     string
 	}{
@@ -47,7 +47,7 @@ func TestCheckKnowsItsName(t *testing.T) {
 		}
 		var b strings.Builder
 		cmd.SetOut(&b)
-		result := &check.Result{Nodes: []string{"node-1"}, Probes: 3, Faults: []check.Fault{{From: "node-1", Target: check.Names}}}
+		result := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Faults: []connectivity.Fault{{From: "node-1", Target: connectivity.Names}}}
 		_ = (&checkFlags{output: "table"}).end(cmd, result, nil)
 		if line := "Next: " + want + " status --cluster --problems, and of the nodes above " + want + " doctor --cluster."; !strings.Contains(b.String(), line) {
 			t.Errorf("want %q in:\n%s", line, b.String())

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/plainroute/plainroute/pkg/survey"
+	"github.com/plainroute/plainroute/pkg/fleet"
 )
 
 // workstationFlags are what commands take that speak to a cluster as kubectl does.
@@ -87,7 +87,7 @@ func (f *clusterFlags) faults() []error {
 }
 
 // survey asks all agents, and says how far it is.
-func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
+func (f *clusterFlags) survey(cmd *cobra.Command) (*fleet.Cluster, error) {
 	if err := faultsError(f.faults()); err != nil {
 		return nil, err
 	}
@@ -97,8 +97,8 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*survey.Cluster, error) {
 	}
 	p := newProgress(cmd.ErrOrStderr(), "asking agents")
 	defer p.end()
-	forward := &survey.Forward{Config: config, Client: client}
-	s := survey.Survey{
+	forward := &fleet.Forward{Config: config, Client: client}
+	s := fleet.Survey{
 		Client: client, Ask: forward.Ask, Namespace: f.namespace,
 		Parallel: f.parallel, Timeout: f.timeout, Progress: p.show,
 	}
@@ -128,14 +128,14 @@ func (f *clusterFlags) hinted(err error) error {
 
 // asUsage makes a wrong use of what a flag settles.
 func asUsage(err error) error {
-	if choice := (&survey.ChoiceError{}); errors.As(err, &choice) {
+	if choice := (&fleet.ChoiceError{}); errors.As(err, &choice) {
 		return usageError{err}
 	}
 	return err
 }
 
 // clusterStatus is status for all nodes.
-func clusterStatus(cmd *cobra.Command, f *clusterFlags, format survey.Format) error {
+func clusterStatus(cmd *cobra.Command, f *clusterFlags, format fleet.Format) error {
 	cluster, err := f.survey(cmd)
 	if err != nil {
 		return err

@@ -13,9 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/plainroute/plainroute/pkg/dashboard"
+	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/survey"
+	"github.com/plainroute/plainroute/pkg/web"
 )
 
 // dashboardFlags are the choices of the dashboard command.
@@ -73,10 +73,10 @@ func (f *dashboardFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	forward := &survey.Forward{Config: config, Client: client}
-	d := &dashboard.Server{
-		Survey: func(ctx context.Context, progress func(done, all int)) (*survey.Cluster, error) {
-			s := survey.Survey{
+	forward := &fleet.Forward{Config: config, Client: client}
+	d := &web.Dashboard{
+		Survey: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
+			s := fleet.Survey{
 				Client: client, Ask: forward.Ask, Namespace: f.namespace,
 				Parallel: f.parallel, Timeout: f.timeout, Progress: progress,
 			}
@@ -89,7 +89,7 @@ func (f *dashboardFlags) run(cmd *cobra.Command) error {
 }
 
 // serve serves until the context ends, which is what is wanted of it.
-func (f *dashboardFlags) serve(cmd *cobra.Command, d *dashboard.Server) error {
+func (f *dashboardFlags) serve(cmd *cobra.Command, d *web.Dashboard) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	var config net.ListenConfig

@@ -14,7 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/plainroute/plainroute/pkg/finding"
-	"github.com/plainroute/plainroute/pkg/survey"
+	"github.com/plainroute/plainroute/pkg/fleet"
 )
 
 // doctorFlags are the choices of the doctor command.
@@ -133,8 +133,8 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	}
 	klog.SetLogger(logr.Discard()) // client-go complains of connections to nodes that don't answer; it is told of those below
 	p := newProgress(cmd.ErrOrStderr(), "examining nodes")
-	s := survey.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: p.show}
-	cluster, err := f.examine(cmd.Context(), s, &survey.Exec{Config: config, Client: client})
+	s := fleet.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: p.show}
+	cluster, err := f.examine(cmd.Context(), s, &fleet.Exec{Config: config, Client: client})
 	p.end()
 	if err != nil {
 		return f.hinted(err)
@@ -148,13 +148,13 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	return nil
 }
 
-func (f *doctorFlags) examine(ctx context.Context, s survey.Survey, exec *survey.Exec) (*finding.Cluster, error) {
+func (f *doctorFlags) examine(ctx context.Context, s fleet.Survey, exec *fleet.Exec) (*finding.Cluster, error) {
 	command := []string{"/plainroute", "doctor", "--output=json"}
 	if len(f.checks) > 0 {
 		command = append(command, "--check="+strings.Join(f.checks, ","))
 	}
 	found := sync.Map{}
-	rows, err := s.Visit(ctx, func(ctx context.Context, row *survey.Row) error {
+	rows, err := s.Visit(ctx, func(ctx context.Context, row *fleet.Row) error {
 		text, err := exec.Run(ctx, row.Agent, command...)
 		if err != nil {
 			return err
@@ -171,7 +171,7 @@ func (f *doctorFlags) examine(ctx context.Context, s survey.Survey, exec *survey
 	}
 	cluster := &finding.Cluster{}
 	for _, row := range rows {
-		n := finding.Node{Node: row.Node, Silence: string(row.Silence), Detail: row.Detail, Cure: row.Silence.Advice(), Excused: row.Silence == survey.NotManaged}
+		n := finding.Node{Node: row.Node, Silence: string(row.Silence), Detail: row.Detail, Cure: row.Silence.Advice(), Excused: row.Silence == fleet.NotManaged}
 		if list, ok := found.Load(row.Node); ok && row.Silence == "" {
 			n.Findings, _ = list.([]finding.Finding)
 		}

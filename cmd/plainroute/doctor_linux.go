@@ -26,7 +26,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/finding"
-	"github.com/plainroute/plainroute/pkg/pages"
+	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -194,7 +194,7 @@ func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, er
 		return client.CoreV1().Nodes().List(ctx, options)
 	}
 	nodes := []corev1.Node{} // not nil, for they are known
-	err = pages.Each(ctx, page, metav1.ListOptions{}, func(n *corev1.Node) { nodes = append(nodes, examined(n)) })
+	err = fleet.Each(ctx, page, metav1.ListOptions{}, func(n *corev1.Node) { nodes = append(nodes, examined(n)) })
 	if err != nil {
 		return nil, fmt.Errorf("listing Nodes: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
 // responderCommand is what runs in the pods of check.
@@ -22,7 +22,7 @@ func responderCommand() *cobra.Command {
 			if ready {
 				return respondsHere(cmd.Context())
 			}
-			return check.Respond(cmd.Context())
+			return connectivity.Respond(cmd.Context())
 		},
 	}
 	cmd.Flags().BoolVar(&ready, "ready", false, "tell whether one answers in this pod")
@@ -30,7 +30,7 @@ func responderCommand() *cobra.Command {
 }
 
 func respondsHere(ctx context.Context) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost:"+strconv.Itoa(check.Port)+"/healthz", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost:"+strconv.Itoa(connectivity.Port)+"/healthz", http.NoBody)
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/survey"
 )
 
 // statusFlags are the choices of the status command.
@@ -82,7 +82,7 @@ With --watch, as of the last look.`,
 	f.declare(f.node, "listen", "bridge", "run-dir", "cni-conf-dir", "proc-sys")
 	fs.AddFlagSet(f.node)
 	fs.StringVarP(&f.output, "output", "o", "table", strings.Join(status.Outputs, ", ")+"; with --cluster also matrix")
-	offer(cmd, "output", survey.Outputs...)
+	offer(cmd, "output", fleet.Outputs...)
 	fs.BoolVar(&f.problems, "problems", false, "show only peers, or with --cluster nodes, with which something is wrong")
 	fs.BoolVarP(&f.watch, "watch", "w", false, "look again and again until interrupted")
 	fs.DurationVar(&f.interval, "interval", 2*time.Second, "how often --watch looks")
@@ -99,7 +99,7 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 	show := f.showNode
 	if f.cluster {
 		show = func(cmd *cobra.Command) error {
-			return clusterStatus(cmd, &f.clusterFlags, survey.Format{Output: f.output, Problems: f.problems})
+			return clusterStatus(cmd, &f.clusterFlags, fleet.Format{Output: f.output, Problems: f.problems})
 		}
 	}
 	if f.watch {
@@ -113,7 +113,7 @@ func (f *statusFlags) validate() error {
 	faults = append(faults, f.wrong(f.node)...)
 	outputs := status.Outputs
 	if f.cluster {
-		outputs = survey.Outputs
+		outputs = fleet.Outputs
 	}
 	if !slices.Contains(outputs, f.output) {
 		faults = append(faults, fmt.Errorf("--output: %q is none of %s", f.output, strings.Join(outputs, ", ")))

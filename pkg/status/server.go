@@ -2,19 +2,16 @@ package status
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/plainroute/plainroute/pkg/page"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -31,6 +28,8 @@ type Server struct {
 	// API tells how well the Nodes are known when /status is asked; nil: as well as at
 	// the last pass.
 	API func() API
+	// Page shows browsers a page in place of the JSON of /status; nil: they get the JSON.
+	Page func(json http.HandlerFunc) http.HandlerFunc
 
 	mu     sync.Mutex
 	sheets map[bool]sheet // by whether they are brief
@@ -56,7 +55,11 @@ func (s *Server) HTTP() *http.Server {
 	if s.Status {
 		mux.HandleFunc("GET /healthz", s.healthz)
 		mux.HandleFunc("GET /readyz", s.readyz)
-		mux.HandleFunc("GET /status", page.Guarded(s.status))
+		report := http.HandlerFunc(s.status)
+		if s.Page != nil {
+			report = s.Page(report)
+		}
+		mux.Handle("GET /status", report)
 	}
 	return &http.Server{
 		Handler:           mux,
@@ -96,39 +99,22 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// status is for eyes and whole, unless it is asked for with ?brief=true, as who only
-// shows it does: among thousands of peers, blanks and the desired State are most of it.
-// A browser gets a page that asks for it.
+// heardHeader dates the API server's last event, for clients that have the rest of the report.
+const heardHeader = "Plainroute-Heard"
+
+// status sends the report indented and whole. ?brief=true leaves out the desired State and the indentation, which are
+// most of it among thousands of peers.
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Vary", "Accept, Accept-Encoding")
-	if page.WantsHTML(r) {
-		page.Node.ServeHTTP(w, r)
-		return
-	}
-	brief := r.URL.Query().Get("brief") == "true"
-	made, err := s.report(brief)
+	made, err := s.report(r.URL.Query().Get("brief") == "true")
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	made.label(w.Header())
-	if page.Unchanged(r, made.etag) {
-		w.WriteHeader(http.StatusNotModified)
-		return
+	if !made.heard.IsZero() {
+		w.Header().Set(heardHeader, made.heard.Format(time.RFC3339Nano))
 	}
-	w.Header().Set("Content-Type", "application/json")
-	send(w, r, made.body)
-}
-
-// heardHeader has the API server's last sign of life, for those who have the rest.
-const heardHeader = "Plainroute-Heard"
-
-// label has who asks again and again get megabytes only when something is new.
-func (s sheet) label(h http.Header) {
-	h.Set("ETag", s.etag)
-	h.Set("Cache-Control", "no-store")
-	if !s.heard.IsZero() {
-		h.Set(heardHeader, s.heard.Format(time.RFC3339Nano))
+	if !NotModified(w, r, made.etag) {
+		SendJSON(w, r, made.body)
 	}
 }
 
@@ -145,20 +131,6 @@ func etag(r *Report) string {
 	seen.API.Heard, seen.Drift.Time = time.Time{}, time.Time{}
 	text, _ := json.Marshal(seen) // there is nothing in it that has no JSON
 	return fmt.Sprintf(`W/"%x"`, sha256.Sum256(text))
-}
-
-// send packs what it sends for those who can unpack: a survey of thousands of agents
-// would bring gigabytes through the API server otherwise.
-func send(w http.ResponseWriter, r *http.Request, body []byte) {
-	// An error here is the client's going away.
-	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		_, _ = w.Write(body)
-		return
-	}
-	w.Header().Set("Content-Encoding", "gzip")
-	packed, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // there is such a level
-	_, _ = packed.Write(body)
-	_ = packed.Close()
 }
 
 // report gives the last Result as JSON. In a large cluster that is megabytes, and the

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
-	"github.com/plainroute/plainroute/pkg/pages"
+	"github.com/plainroute/plainroute/pkg/fleet"
 )
 
 // agentLabels select the agents' DaemonSets and pods, whatever the chart's nameOverride is.
@@ -66,7 +66,7 @@ func (u *Uninstall) refuseDaemonSets(ctx context.Context) error {
 // runningAgent returns an agent's pod that is not being deleted, nil: there is none.
 func (u *Uninstall) runningAgent(ctx context.Context) (*corev1.Pod, error) {
 	var left *corev1.Pod
-	err := pages.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: agentLabels}, func(p *corev1.Pod) {
+	err := fleet.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: agentLabels}, func(p *corev1.Pod) {
 		ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 		if p.DeletionTimestamp == nil && !ended {
 			left = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Spec: corev1.PodSpec{NodeName: p.Spec.NodeName}}

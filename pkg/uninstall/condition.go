@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/plainroute/plainroute/pkg/pages"
+	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -22,7 +22,7 @@ import (
 func (u *Uninstall) deleteConditions(ctx context.Context) error {
 	var errs []error
 	count := 0
-	err := pages.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
+	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
 		if conditionOfOurs(n) < 0 {
 			return
 		}

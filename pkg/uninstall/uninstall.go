@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
-	"github.com/plainroute/plainroute/pkg/pages"
+	"github.com/plainroute/plainroute/pkg/fleet"
 )
 
 // Uninstall is one run of it.
@@ -59,7 +59,7 @@ func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
 // nodes returns those that get a pod, as far as is needed to say why one is not clean.
 func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) {
 	nodes := map[string]*corev1.Node{}
-	err := pages.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
+	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
 		if isReal(n) {
 			nodes[n.Name] = &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels},
@@ -219,7 +219,7 @@ func (u *Uninstall) look(ctx context.Context, set *appsv1.DaemonSet) (map[string
 // pods returns those of the DaemonSet by their node, as far as is needed to follow them.
 func (u *Uninstall) pods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
 	pods := map[string]*corev1.Pod{}
-	err := pages.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: selector()}, func(p *corev1.Pod) {
+	err := fleet.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: selector()}, func(p *corev1.Pod) {
 		if metav1.IsControlledBy(p, set) {
 			pods[nodeOf(p)] = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Status: p.Status}
 		}

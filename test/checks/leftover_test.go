@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
 // What a run leaves that was killed is found and removed, also while the API server starts again.
@@ -23,7 +23,7 @@ func TestLeftovers(t *testing.T) {
 	if _, err := r.Do(t.Context()); err == nil {
 		t.Error("no pod answers, and nothing is said")
 	}
-	left, err := check.Leftovers(t.Context(), p.client)
+	left, err := connectivity.Leftovers(t.Context(), p.client)
 	must(t, err)
 	if len(left) != 2 {
 		t.Fatalf("found %v; want two namespaces", left)
@@ -31,9 +31,9 @@ func TestLeftovers(t *testing.T) {
 	must(t, c.KillAPIServer())
 	time.AfterFunc(2*time.Second, func() { _ = c.StartAPIServer() })
 	for _, namespace := range left {
-		must(t, check.Remove(t.Context(), p.client, namespace))
+		must(t, connectivity.Remove(t.Context(), p.client, namespace))
 	}
-	left, err = check.Leftovers(t.Context(), p.client)
+	left, err = connectivity.Leftovers(t.Context(), p.client)
 	must(t, err)
 	if len(left) != 0 {
 		t.Errorf("left: %v", left)

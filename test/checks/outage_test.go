@@ -8,7 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
 // An API server that starts again while pods are waited for changes nothing.
@@ -28,7 +28,7 @@ func TestAPIServerStartsAgain(t *testing.T) {
 		default:
 		}
 	}
-	done := make(chan *check.Result, 1)
+	done := make(chan *connectivity.Result, 1)
 	go func() {
 		result, err := r.Do(t.Context())
 		if err != nil {

@@ -11,15 +11,15 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
 // post asks a pod.
 type post func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error)
 
 // testRun is a run whose pods say that all arrived.
-func testRun(client kubernetes.Interface) *check.Run {
-	return &check.Run{
+func testRun(client kubernetes.Interface) *connectivity.Run {
+	return &connectivity.Run{
 		Client: client, Image: "localhost/plainroute:1", Most: 10, Timeout: limit, Patience: limit, Settling: time.Second,
 		Say: func(string) {}, Post: arrived,
 	}
@@ -27,11 +27,11 @@ func testRun(client kubernetes.Interface) *check.Run {
 
 // arrived answers that all probes were well.
 func arrived(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
-	var probes []check.Probe
+	var probes []connectivity.Probe
 	if err := json.Unmarshal(body, &probes); err != nil {
 		return nil, err
 	}
-	answer, err := json.Marshal(make([]check.Outcome, len(probes)))
+	answer, err := json.Marshal(make([]connectivity.Outcome, len(probes)))
 	return io.NopCloser(strings.NewReader(string(answer))), err
 }
 

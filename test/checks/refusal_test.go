@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
 // Who refuses pods is named soon, with what to do, and nothing is left.
@@ -154,7 +154,7 @@ func TestIPv6Alone(t *testing.T) {
 	}
 }
 
-func printed(t *testing.T, r *check.Result) string {
+func printed(t *testing.T, r *connectivity.Result) string {
 	t.Helper()
 	var b bytes.Buffer
 	must(t, r.Print(&b))

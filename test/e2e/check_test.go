@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/check"
+	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
 // check has the product test its network, as a user does: all arrives; then a node has a foreign route, and what did not
@@ -40,16 +40,18 @@ func (s *story) check(ctx context.Context, t *testing.T) {
 	must(t, err)
 	result, err = checked(ctx)
 	must(t, err)
-	if !slices.ContainsFunc(result.Faults, func(f check.Fault) bool { return f.From == from && f.Target == to.name && f.Kind == check.TCP }) {
+	if !slices.ContainsFunc(result.Faults, func(f connectivity.Fault) bool {
+		return f.From == from && f.Target == to.name && f.Kind == connectivity.TCP
+	}) {
 		t.Errorf("%+v: want a fault from %s to %s", result, from, to.name)
 	}
 	s.noCheckLeft(ctx, t)
 }
 
 // checked runs the test, whose exit code goes with its result.
-func checked(ctx context.Context) (*check.Result, error) {
+func checked(ctx context.Context) (*connectivity.Result, error) {
 	text, failure := kubectl(ctx, "plainroute", "check", "--output=json")
-	result := &check.Result{}
+	result := &connectivity.Result{}
 	if err := json.Unmarshal([]byte(text), result); err != nil {
 		return nil, errors.Join(failure, err)
 	}
@@ -65,7 +67,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 	cmd := exec.CommandContext(ctx, filepath.Join(*root, "bin/plainroute"), "check")
 	must(t, cmd.Start())
 	await(ctx, t, "the test's namespace", func(ctx context.Context) error {
-		left, err := check.Leftovers(ctx, s.cluster.api)
+		left, err := connectivity.Leftovers(ctx, s.cluster.api)
 		if err == nil && len(left) == 0 {
 			err = errors.New("there is none")
 		}
@@ -80,7 +82,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 
 func (s *story) noCheckLeft(ctx context.Context, t *testing.T) {
 	t.Helper()
-	left, err := check.Leftovers(ctx, s.cluster.api)
+	left, err := connectivity.Leftovers(ctx, s.cluster.api)
 	must(t, err)
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)

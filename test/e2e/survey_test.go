@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/survey"
+	"github.com/plainroute/plainroute/pkg/fleet"
 )
 
 // survey asks for the whole cluster's status as a user does, `kubectl plainroute status`: all is well, then a node has a
@@ -29,7 +29,7 @@ func (s *story) survey(ctx context.Context, t *testing.T) {
 	t.Cleanup(func() { _, _ = onNode(context.Background(), broken, "ip route del "+foreign+" 2>/dev/null") })
 	_, err = onNode(ctx, broken, "ip route add "+foreign)
 	must(t, err)
-	s.seen(ctx, t, "the foreign route to be seen", func(c *survey.Cluster) error { return conflicting(c, broken, peer.name) })
+	s.seen(ctx, t, "the foreign route to be seen", func(c *fleet.Cluster) error { return conflicting(c, broken, peer.name) })
 	_, err = onNode(ctx, broken, "ip route del "+foreign)
 	must(t, err)
 	s.seen(ctx, t, "all to be well again", allWell(len(nodes)))
@@ -37,7 +37,7 @@ func (s *story) survey(ctx context.Context, t *testing.T) {
 	t.Cleanup(func() { _, _ = onNode(context.Background(), broken, "kill -CONT $(pidof plainroute)") })
 	_, err = onNode(ctx, broken, "kill -STOP $(pidof plainroute)")
 	must(t, err)
-	s.seen(ctx, t, "the agent that hangs to be seen", func(c *survey.Cluster) error { return silent(c, broken) })
+	s.seen(ctx, t, "the agent that hangs to be seen", func(c *fleet.Cluster) error { return silent(c, broken) })
 	_, err = onNode(ctx, broken, "kill -CONT $(pidof plainroute)")
 	must(t, err)
 	s.seen(ctx, t, "all to be well once it goes on", allWell(len(nodes)))
@@ -52,13 +52,13 @@ func plugin(t *testing.T) {
 }
 
 // seen asks until the answer is right, and whether the exit code goes with it.
-func (s *story) seen(ctx context.Context, t *testing.T, what string, judge func(*survey.Cluster) error) {
+func (s *story) seen(ctx context.Context, t *testing.T, what string, judge func(*fleet.Cluster) error) {
 	t.Helper()
 	await(ctx, t, what, func(ctx context.Context) error {
 		start := time.Now()
 		text, failure := kubectl(ctx, "plainroute", "status", "--output=json", "--timeout=2s")
 		took := time.Since(start)
-		var c survey.Cluster
+		var c fleet.Cluster
 		if err := json.Unmarshal([]byte(text), &c); err != nil {
 			return errors.Join(failure, err)
 		}
@@ -74,22 +74,22 @@ func (s *story) seen(ctx context.Context, t *testing.T, what string, judge func(
 	})
 }
 
-func shown(c *survey.Cluster) string {
+func shown(c *fleet.Cluster) string {
 	var text strings.Builder
-	if err := c.Print(&text, survey.Format{Output: "wide"}); err != nil {
+	if err := c.Print(&text, fleet.Format{Output: "wide"}); err != nil {
 		return err.Error()
 	}
 	return text.String()
 }
 
-func allWell(nodes int) func(*survey.Cluster) error {
-	return func(c *survey.Cluster) error {
+func allWell(nodes int) func(*fleet.Cluster) error {
+	return func(c *fleet.Cluster) error {
 		if !c.OK() || len(c.Nodes) != nodes {
 			return errors.New("not all is well")
 		}
 		for from := range c.Nodes {
 			for to := range c.Nodes {
-				if cell := c.Cell(from, to); from != to && cell != survey.Routed {
+				if cell := c.Cell(from, to); from != to && cell != fleet.Routed {
 					return fmt.Errorf("%s to %s: %s", c.Nodes[from].Node, c.Nodes[to].Node, cell)
 				}
 			}
@@ -98,24 +98,24 @@ func allWell(nodes int) func(*survey.Cluster) error {
 	}
 }
 
-func conflicting(c *survey.Cluster, from, to string) error {
+func conflicting(c *fleet.Cluster, from, to string) error {
 	index := func(name string) int {
-		return slices.IndexFunc(c.Nodes, func(r survey.Row) bool { return r.Node == name })
+		return slices.IndexFunc(c.Nodes, func(r fleet.Row) bool { return r.Node == name })
 	}
 	switch {
-	case c.Cell(index(from), index(to)) != survey.Conflict:
+	case c.Cell(index(from), index(to)) != fleet.Conflict:
 		return fmt.Errorf("from %s to %s there is no conflict", from, to)
-	case c.Cell(index(to), index(from)) != survey.Routed:
+	case c.Cell(index(to), index(from)) != fleet.Routed:
 		return fmt.Errorf("from %s to %s there is no route", to, from)
-	case !slices.ContainsFunc(c.Faults, func(f survey.Fault) bool { return f.Kind == survey.Asymmetry && f.Nodes[0] == from }):
+	case !slices.ContainsFunc(c.Faults, func(f fleet.Fault) bool { return f.Kind == fleet.Asymmetry && f.Nodes[0] == from }):
 		return errors.New("it is not told that the route is one way")
 	}
 	return nil
 }
 
-func silent(c *survey.Cluster, name string) error {
+func silent(c *fleet.Cluster, name string) error {
 	for _, row := range c.Nodes {
-		if (row.Node == name) != (row.Silence == survey.NoAnswer) {
+		if (row.Node == name) != (row.Silence == fleet.NoAnswer) {
 			return fmt.Errorf("node %s: %q", row.Node, row.Silence)
 		}
 	}

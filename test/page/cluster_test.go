@@ -15,37 +15,37 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
-	"github.com/plainroute/plainroute/pkg/dashboard"
+	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/survey"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/web"
 )
 
 // cluster is what a survey finds among so many nodes, all of them well.
-func cluster(nodes int) *survey.Cluster {
+func cluster(nodes int) *fleet.Cluster {
 	now := time.Now().UTC()
-	c := &survey.Cluster{Time: now, Faults: []survey.Fault{}}
+	c := &fleet.Cluster{Time: now, Faults: []fleet.Fault{}}
 	for i := range nodes {
-		row := survey.Row{
+		row := fleet.Row{
 			Node: fmt.Sprintf("node-%d", i+1), Subnets: []string{subnet(i + 1).String()},
-			Agent: &survey.Agent{Namespace: "plainroute-system", Pod: fmt.Sprintf("plainroute-%d", i), Started: now.Add(-time.Hour), Port: 9472},
+			Agent: &fleet.Agent{Namespace: "plainroute-system", Pod: fmt.Sprintf("plainroute-%d", i), Started: now.Add(-time.Hour), Port: 9472},
 			Report: &status.Report{
 				Version: "v1.2.3", Node: fmt.Sprintf("node-%d", i+1), Ready: true,
 				Host: status.Host{Addresses: []netip.Addr{address(i + 1)}},
 			},
-			Count: survey.Count{Peers: nodes - 1, OK: nodes - 1}, Routes: make(survey.Cells, nodes),
+			Count: fleet.Count{Peers: nodes - 1, OK: nodes - 1}, Routes: make(fleet.Cells, nodes),
 		}
 		for to := range row.Routes {
-			row.Routes[to] = survey.Routed
+			row.Routes[to] = fleet.Routed
 		}
-		row.Routes[i] = survey.Self
+		row.Routes[i] = fleet.Self
 		c.Nodes = append(c.Nodes, row)
 	}
 	return c
 }
 
 // lose has a node lose its route to another.
-func lose(c *survey.Cluster, from, to int, cell survey.Cell, state status.PeerState, reason topology.Reason, detail string) {
+func lose(c *fleet.Cluster, from, to int, cell fleet.Cell, state status.PeerState, reason topology.Reason, detail string) {
 	row := &c.Nodes[from]
 	row.Routes[to] = cell
 	row.Count.OK--
@@ -57,46 +57,46 @@ func lose(c *survey.Cluster, from, to int, cell survey.Cell, state status.PeerSt
 }
 
 // brokenCluster has one of each.
-func brokenCluster(nodes int) *survey.Cluster {
+func brokenCluster(nodes int) *fleet.Cluster {
 	c := cluster(nodes)
-	lose(c, 0, 1, survey.Conflict, status.Conflict, topology.RouteConflict, `the kernel prefers "10.128.2.0/24 dev lo proto 3", which is not ours`)
-	lose(c, 2, 1, survey.Lost, status.Lost, "", "the kernel lacks the route 10.128.2.0/24 via 192.168.0.2 dev eth0")
+	lose(c, 0, 1, fleet.Conflict, status.Conflict, topology.RouteConflict, `the kernel prefers "10.128.2.0/24 dev lo proto 3", which is not ours`)
+	lose(c, 2, 1, fleet.Lost, status.Lost, "", "the kernel lacks the route 10.128.2.0/24 via 192.168.0.2 dev eth0")
 	silent := &c.Nodes[3]
-	silent.Report, silent.Routes, silent.Count = nil, nil, survey.Count{}
-	silent.Silence, silent.Detail = survey.NoAnswer, "no answer from the agent: it runs, and says nothing for 5s"
+	silent.Report, silent.Routes, silent.Count = nil, nil, fleet.Count{}
+	silent.Silence, silent.Detail = fleet.NoAnswer, "no answer from the agent: it runs, and says nothing for 5s"
 	sick := c.Nodes[4].Report
 	sick.Ready = false
 	sick.Problems = []topology.Problem{{Reason: topology.SettingFailed, Detail: "net/ipv4/ip_forward is 0", Own: true}}
 	c.Nodes[4].Count.Problems = 1
-	c.Faults = []survey.Fault{
-		{Kind: survey.Asymmetry, Nodes: []string{"node-1", "node-2"}, Detail: "node-1 has no route back to node-2, which can reach its pods but get no answer"},
-		{Kind: survey.Versions, Nodes: []string{"node-5"}, Detail: "agents are of different versions: v1.2.3 on node-1 and 3 more, v1.2.4 on node-5", Note: true},
+	c.Faults = []fleet.Fault{
+		{Kind: fleet.Asymmetry, Nodes: []string{"node-1", "node-2"}, Detail: "node-1 has no route back to node-2, which can reach its pods but get no answer"},
+		{Kind: fleet.Versions, Nodes: []string{"node-5"}, Detail: "agents are of different versions: v1.2.3 on node-1 and 3 more, v1.2.4 on node-5", Note: true},
 	}
 	return c
 }
 
 // world is a cluster that a dashboard shows.
 type world struct {
-	cluster atomic.Pointer[survey.Cluster]
+	cluster atomic.Pointer[fleet.Cluster]
 	failure atomic.Pointer[string]
 	surveys atomic.Int64
 	takes   time.Duration
 }
 
 // show has a dashboard show a cluster, and returns where.
-func show(t *testing.T, c *survey.Cluster) (*world, string) {
+func show(t *testing.T, c *fleet.Cluster) (*world, string) {
 	t.Helper()
 	return showSlowly(t, c, 0)
 }
 
 // showSlowly does so where a survey takes that long.
-func showSlowly(t *testing.T, c *survey.Cluster, takes time.Duration) (*world, string) {
+func showSlowly(t *testing.T, c *fleet.Cluster, takes time.Duration) (*world, string) {
 	t.Helper()
 	w := &world{takes: takes}
 	w.cluster.Store(c)
-	d := &dashboard.Server{
+	d := &web.Dashboard{
 		Every: time.Second, Timeout: 5 * time.Second,
-		Survey: func(_ context.Context, progress func(int, int)) (*survey.Cluster, error) {
+		Survey: func(_ context.Context, progress func(int, int)) (*fleet.Cluster, error) {
 			w.surveys.Add(1)
 			progress(1, len(c.Nodes))
 			time.Sleep(w.takes)
@@ -106,7 +106,7 @@ func showSlowly(t *testing.T, c *survey.Cluster, takes time.Duration) (*world, s
 			next := *w.cluster.Load()
 			return &next, nil
 		},
-		Ask: func(_ context.Context, a *survey.Agent, _ string) (io.ReadCloser, error) {
+		Ask: func(_ context.Context, a *fleet.Agent, _ string) (io.ReadCloser, error) {
 			r, _ := broken(300)
 			report := r.Report()
 			for _, row := range w.cluster.Load().Nodes {
@@ -217,7 +217,7 @@ func (b *tab) hover(from, to, nodes int, want string) {
 func TestLargeCluster(t *testing.T) {
 	c := brokenCluster(500)
 	for i := 10; i < 500; i += 7 {
-		lose(c, i, (i*13)%500, survey.Failed, status.Failed, topology.RouteFailed, "invalid argument")
+		lose(c, i, (i*13)%500, fleet.Failed, status.Failed, topology.RouteFailed, "invalid argument")
 	}
 	_, url := show(t, c)
 	b := browse(t)
@@ -236,7 +236,7 @@ func TestLargeCluster(t *testing.T) {
 // More nodes than dots: each dot is the worst of its block.
 func TestHugeCluster(t *testing.T) {
 	c := cluster(2000)
-	lose(c, 1500, 700, survey.Failed, status.Failed, topology.RouteFailed, "invalid argument")
+	lose(c, 1500, 700, fleet.Failed, status.Failed, topology.RouteFailed, "invalid argument")
 	_, url := show(t, c)
 	b := browse(t)
 	begun := time.Now()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/web"
 )
 
 func subnet(i int) netip.Prefix {
@@ -76,7 +77,7 @@ func broken(nodes int) (*status.Result, status.Look) {
 
 // agent serves a Result as an agent does.
 func agent(r *status.Result, look status.Look) *status.Server {
-	s := &status.Server{Board: &status.Board{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true, Look: look}
+	s := &status.Server{Board: &status.Board{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true, Look: look, Page: web.NodePage}
 	s.Board.Publish(r)
 	return s
 }

@@ -1,0 +1,190 @@
+package connectivity
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// tryAll makes all probes; their outcomes are in the same order.
+func tryAll(ctx context.Context, probes []Probe) []Outcome {
+	outcomes := make([]Outcome, len(probes))
+	var all errgroup.Group
+	all.SetLimit(atOnce)
+	for i, p := range probes {
+		all.Go(func() error {
+			outcomes[i] = p.try(ctx)
+			return nil
+		})
+	}
+	_ = all.Wait()
+	return outcomes
+}
+
+// try makes a probe, again where it fails.
+func (p Probe) try(ctx context.Context) Outcome {
+	var o Outcome
+	for range tries {
+		begin := time.Now()
+		limited, cancel := context.WithTimeout(ctx, patience)
+		err := p.once(limited, &o)
+		if o.Took = time.Since(begin); err != nil {
+			o.Error = brief(err)
+			<-limited.Done()
+		}
+		cancel()
+		if err == nil {
+			o.Error = ""
+			return o
+		}
+	}
+	return o
+}
+
+// brief leaves out of an error what is known: who asked whom.
+func brief(err error) string {
+	var op *net.OpError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "no answer"
+	case errors.As(err, &op):
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
+func (p Probe) once(ctx context.Context, o *Outcome) error {
+	switch p.Kind {
+	case TCP:
+		return p.who(ctx, o)
+	case Bulk:
+		return p.bulk(ctx)
+	case UDP, MTU, Large:
+		return p.datagram(ctx)
+	case Name:
+		_, err := net.DefaultResolver.LookupNetIP(ctx, "ip", p.To)
+		return err
+	case Reach:
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", p.To)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			return nil
+		}
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	}
+	return fmt.Errorf("there is no probe of kind %q", p.Kind)
+}
+
+// who asks as whom this pod is seen, over a connection of its own.
+func (p Probe) who(ctx context.Context, o *Outcome) error {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			local, _ := netip.ParseAddrPort(conn.LocalAddr().String())
+			o.Self = local.Addr().Unmap()
+		}
+		return conn, err
+	}}
+	var said sighting
+	if err := p.request(ctx, transport, http.MethodGet, "/who", http.NoBody, &said); err != nil {
+		return err
+	}
+	o.Seen = said.Source
+	return nil
+}
+
+func (p Probe) bulk(ctx context.Context) error {
+	var arrived int
+	transport := &http.Transport{DisableKeepAlives: true}
+	if err := p.request(ctx, transport, http.MethodPost, "/bulk", bytes.NewReader(make([]byte, bulkSize)), &arrived); err != nil {
+		return err
+	}
+	if arrived != bulkSize {
+		return fmt.Errorf("%d of %d bytes arrived", arrived, bulkSize)
+	}
+	return nil
+}
+
+func (p Probe) request(ctx context.Context, transport http.RoundTripper, method, path string, body io.Reader, into any) error {
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+p.To+path, body)
+	if err != nil {
+		return err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	return json.NewDecoder(io.LimitReader(response.Body, 4<<10)).Decode(into)
+}
+
+// datagram sends one and waits for it to come back.
+func (p Probe) datagram(ctx context.Context) error {
+	how := unix.IP_PMTUDISC_PROBE
+	if p.Kind == Large {
+		how = unix.IP_PMTUDISC_DONT
+	}
+	dialer := net.Dialer{Control: discovery(how)}
+	conn, err := dialer.DialContext(ctx, "udp", p.To)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetDeadline(deadline)
+	sent := make([]byte, smallSize)
+	if p.Kind != UDP {
+		mtu, is4, err := mtuOf(conn)
+		if err != nil {
+			return err
+		}
+		sent = make([]byte, payload(mtu, map[Kind]int{MTU: 1, Large: 3}[p.Kind], is4))
+	}
+	if _, err := conn.Write(sent); err != nil {
+		return err
+	}
+	back := make([]byte, len(sent)+1)
+	n, err := conn.Read(back)
+	if err == nil && n != len(sent) {
+		return fmt.Errorf("of %d bytes %d came back", len(sent), n)
+	}
+	return err
+}
+
+// mtuOf returns the MTU of the device that bears a connection's own address.
+func mtuOf(conn net.Conn) (mtu int, is4 bool, err error) {
+	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	if err != nil {
+		return 0, false, err
+	}
+	own := local.Addr().Unmap()
+	links, err := net.Interfaces()
+	if err != nil {
+		return 0, false, fmt.Errorf("listing links: %w", err)
+	}
+	for _, link := range links {
+		addrs, err := link.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == own {
+				return link.MTU, own.Is4(), nil
+			}
+		}
+	}
+	return 0, false, fmt.Errorf("no link bears %s", own)
+}

@@ -1,0 +1,140 @@
+package connectivity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clientgo "k8s.io/client-go/testing"
+)
+
+// healthy is a run in a cluster of two nodes that makes pods, and in which all probes arrive.
+func healthy(t *testing.T) (*Run, *fake.Clientset) {
+	t.Helper()
+	pods, nodes := cluster(2)
+	client := fake.NewClientset()
+	for i := range nodes {
+		nodes[i].Labels = map[string]string{corev1.LabelOSStable: "linux"}
+		if err := client.Tracker().Add(&nodes[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client.PrependReactor("create", "services", func(action clientgo.Action) (bool, runtime.Object, error) {
+		for i := range pods {
+			pods[i].Namespace = action.GetNamespace()
+			pods[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			if err := client.Tracker().Add(&pods[i]); err != nil {
+				t.Error(err)
+			}
+		}
+		return false, nil, nil
+	})
+	return &Run{
+		Client: client, Most: 10, Timeout: time.Minute, Patience: Patience, Settling: Settling, Say: func(string) {},
+		Post: func(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
+			var probes []Probe
+			if err := json.Unmarshal(body, &probes); err != nil {
+				return nil, err
+			}
+			answer, err := json.Marshal(make([]Outcome, len(probes)))
+			return io.NopCloser(strings.NewReader(string(answer))), err
+		},
+	}, client
+}
+
+// A namespace that does not go, as where an aggregated API is away, takes nothing from what was found.
+func TestResultThoughTheNamespaceStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, client := healthy(t)
+		client.PrependReactor("delete", "namespaces", func(clientgo.Action) (bool, runtime.Object, error) { return true, nil, nil })
+		result, err := r.Do(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "plainroute check --remove") {
+			t.Errorf("that the namespace stays is told as %v", err)
+		}
+		if result == nil || !result.OK() || result.Probes == 0 {
+			t.Errorf("the result is %+v", result)
+		}
+	})
+}
+
+// Of a test that was interrupted there is no result, and nothing is left.
+func TestInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, client := healthy(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		post := r.Post
+		r.Post = func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
+			cancel()
+			return post(ctx, namespace, pod, path, body)
+		}
+		result, err := r.Do(ctx)
+		if result != nil || !errors.Is(err, errInterrupted) {
+			t.Errorf("%+v, %v", result, err)
+		}
+		if left, err := client.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil || len(left.Items) > 0 {
+			t.Errorf("left are %v, %v", left, err)
+		}
+	})
+}
+
+// Where nothing arrives is when the test is needed: it ends in the time that it has, also of 200 nodes with two families.
+func TestNothingArrivesAmong200Nodes(t *testing.T) {
+	pods, nodes := cluster(200)
+	p := newPlan(pods, nodes, []string{"10.96.0.7", "fd00:10:96::7"}, []string{"responder", "kubernetes.default"}, nil)
+	first := &p.tasks[0]
+	if took := longest(len(first.probes)); took > time.Minute {
+		t.Errorf("a pod takes %s for %d probes", took, len(first.probes))
+	}
+	r := &Run{Timeout: time.Second, Post: func(ctx context.Context, _, _, _ string, _ []byte) (io.ReadCloser, error) {
+		if end, ok := ctx.Deadline(); !ok || time.Until(end) < longest(len(first.probes)) {
+			t.Errorf("the pod is waited for until %s", end)
+		}
+		return io.NopCloser(strings.NewReader("[]")), nil
+	}}
+	_, err := r.ask(t.Context(), testNamespace, first)
+	if err == nil || strings.Contains(err.Error(), "%!") || !strings.Contains(err.Error(), "answers 0 of") {
+		t.Errorf("an answer that is too short is told as %v", err)
+	}
+}
+
+// Who waits for pods looks at the nodes that lack theirs, and not at 5,000 others each time.
+func TestWaitLooksAtFewNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pods, nodes := cluster(3)
+		client := fake.NewClientset()
+		for i := range pods {
+			pods[i].Namespace = testNamespace
+			if pods[i].Spec.NodeName != "node-2" {
+				pods[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			}
+			if err := client.Tracker().Add(&pods[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var asked []string
+		client.PrependReactor("list", "nodes", func(action clientgo.Action) (bool, runtime.Object, error) {
+			list, _ := action.(clientgo.ListAction)
+			asked = append(asked, list.GetListRestrictions().Fields.String())
+			gone := nodes[1].DeepCopy()
+			gone.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown"}}
+			return true, &corev1.NodeList{Items: []corev1.Node{*gone}}, nil
+		})
+		r := &Run{Client: client, Timeout: time.Minute, Patience: Patience, Settling: Settling}
+		ready, absent, err := r.await(t.Context(), testNamespace, nodes)
+		if err != nil || len(ready) != 4 || len(absent) != 1 || !strings.HasPrefix(absent[0].Why, "the node is NotReady") {
+			t.Errorf("%d pods, %v, %v", len(ready), absent, err)
+		}
+		if len(asked) != 1 || asked[0] != "metadata.name=node-2" {
+			t.Errorf("asked for %q", asked)
+		}
+	})
+}

@@ -1,0 +1,107 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// defaultNamespaces are searched for the agents' DaemonSet unless a namespace is given. Only the
+// cluster's administrators write there, while every tenant can create a DaemonSet with our label in
+// a namespace of its own.
+var defaultNamespaces = []string{metav1.NamespaceSystem, "plainroute-system"}
+
+// ChoiceError is returned when nothing shows which DaemonSet is the agents'.
+type ChoiceError struct {
+	// Candidates are DaemonSets with the agents' label, as NAMESPACE/NAME.
+	Candidates []string
+}
+
+func (e *ChoiceError) Error() string {
+	const few = 5
+	shown := strings.Join(e.Candidates[:min(few, len(e.Candidates))], ", ")
+	if more := len(e.Candidates) - few; more > 0 {
+		shown += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("which agents are meant is not certain: DaemonSets with the label %s are %s, and any tenant can create one in its own namespace; give the agents' namespace: --namespace", agents, shown)
+}
+
+// DaemonSets returns the agents' DaemonSets, all of one namespace: the given one, else the default
+// namespace that has any. It returns none if there are none in the cluster, and a ChoiceError if
+// both default namespaces have one, or only other namespaces do.
+func DaemonSets(ctx context.Context, client kubernetes.Interface, namespace string) ([]appsv1.DaemonSet, error) {
+	if namespace != "" {
+		return listSets(ctx, client, namespace)
+	}
+	var found []appsv1.DaemonSet
+	var refused error
+	for _, n := range defaultNamespaces {
+		sets, err := listSets(ctx, client, n)
+		switch {
+		case apierrors.IsForbidden(err):
+			refused = err
+		case err != nil:
+			return nil, err
+		}
+		found = append(found, sets...)
+	}
+	if len(found) == 0 {
+		elsewhere, err := listSets(ctx, client, metav1.NamespaceAll)
+		if len(elsewhere) > 0 {
+			return nil, choiceOf(elsewhere)
+		}
+		if apierrors.IsForbidden(err) { // then what the default namespaces say has to do
+			err = nil
+		}
+		return nil, cmp.Or(err, refused)
+	}
+	if slices.ContainsFunc(found, func(s appsv1.DaemonSet) bool { return s.Namespace != found[0].Namespace }) {
+		return nil, choiceOf(found)
+	}
+	return found, nil
+}
+
+func choiceOf(sets []appsv1.DaemonSet) *ChoiceError {
+	e := &ChoiceError{}
+	for i := range sets {
+		e.Candidates = append(e.Candidates, sets[i].Namespace+"/"+sets[i].Name)
+	}
+	return e
+}
+
+// listSets keeps the DaemonSets whose pods have the agent's container: the label alone is also that
+// of what else is installed with the agents.
+func listSets(ctx context.Context, client kubernetes.Interface, namespace string) ([]appsv1.DaemonSet, error) {
+	var sets []appsv1.DaemonSet
+	err := Each(ctx, client.AppsV1().DaemonSets(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(s *appsv1.DaemonSet) {
+		if agentContainer(&s.Spec.Template.Spec) != nil {
+			sets = append(sets, *s)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the agents' DaemonSets: %w", err)
+	}
+	return sets, nil
+}
+
+// AgentImage returns the image that the agents of a DaemonSet run, and when it is pulled.
+func AgentImage(set *appsv1.DaemonSet) (string, corev1.PullPolicy) {
+	c := agentContainer(&set.Spec.Template.Spec)
+	return c.Image, c.ImagePullPolicy
+}
+
+// owned reports whether one of the DaemonSets controls a pod. The UID can't be guessed before the
+// DaemonSet exists, and an owner is in the namespace of what it owns.
+func owned(p *corev1.Pod, sets map[types.UID]bool) bool {
+	owner := metav1.GetControllerOf(p)
+	return owner != nil && owner.APIVersion == appsv1.SchemeGroupVersion.String() && owner.Kind == "DaemonSet" && sets[owner.UID]
+}

@@ -1,0 +1,106 @@
+package fleet
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// wholeMatrix is up to how many Nodes the matrix has all of them, and how many rows and columns it has at most: as many
+// as a screen has room for.
+const wholeMatrix = 40
+
+// matrix shows who has a route to whom.
+func (c *Cluster) matrix(w io.Writer, f Format) {
+	rows, columns := c.extent(f)
+	if len(rows) == 0 {
+		fmt.Fprintf(w, "All %d nodes have routes to each other.\n", len(c.Nodes))
+		return
+	}
+	name, width := len("FROM \\ TO"), len(strconv.Itoa(len(c.Nodes)))
+	for _, i := range slices.Concat(rows, columns) {
+		name = max(name, width+1+len(c.Nodes[i].Node))
+	}
+	fmt.Fprintf(w, "%-*s", name, "FROM \\ TO")
+	for _, to := range columns {
+		fmt.Fprintf(w, " %*d", width, to+1)
+	}
+	fmt.Fprintln(w)
+	seen := map[Cell]bool{}
+	for _, from := range rows {
+		fmt.Fprintf(w, "%-*s", name, fmt.Sprintf("%*d %s", width, from+1, c.Nodes[from].Node))
+		for _, to := range columns {
+			cell := c.Cell(from, to)
+			seen[cell] = true
+			fmt.Fprint(w, strings.Repeat(" ", width), f.paint(cell.colour(), Symbols[cell:cell+1]))
+		}
+		fmt.Fprintln(w)
+	}
+	c.legend(w, rows, columns, seen)
+}
+
+// legend says what the symbols mean, and which Nodes the columns are that have no row.
+func (c *Cluster) legend(w io.Writer, rows, columns []int, seen map[Cell]bool) {
+	for _, to := range columns {
+		if !slices.Contains(rows, to) {
+			fmt.Fprintf(w, "%d is %s\n", to+1, c.Nodes[to].Node)
+		}
+	}
+	fmt.Fprintln(w)
+	for cell := range Cell(len(Symbols)) {
+		if seen[cell] {
+			fmt.Fprintf(w, "%c  %s\n", Symbols[cell], cell)
+		}
+	}
+	if len(rows) < len(c.Nodes) || len(columns) < len(c.Nodes) {
+		fmt.Fprintf(w, "Shown are %d of %d rows and %d of %d columns: those with a fault, the most first to be shown.\n", len(rows), len(c.Nodes), len(columns), len(c.Nodes))
+	}
+}
+
+// extent picks rows and columns: in a small cluster all, else those with faults, the worst first if there are too many.
+func (c *Cluster) extent(f Format) (rows, columns []int) {
+	from, to := make([]int, len(c.Nodes)), make([]int, len(c.Nodes))
+	for i := range c.Nodes {
+		for j := range c.Nodes {
+			switch cell := c.Cell(i, j); {
+			case cell.Bad():
+				from[i], to[j] = from[i]+1, to[j]+1
+			case cell == Silent: // its row tells; that of each column would be no news
+				from[i]++
+			}
+		}
+	}
+	whole := len(c.Nodes) <= wholeMatrix && !f.Problems
+	rows, columns = worst(from, whole), worst(to, whole)
+	if len(rows) > 0 && len(columns) == 0 {
+		columns = rows
+	}
+	return rows, columns
+}
+
+// worst are the indices of counts that are not 0, or of all: at most so many, in their order.
+func worst(counts []int, whole bool) []int {
+	var list []int
+	for i, n := range counts {
+		if whole || n > 0 {
+			list = append(list, i)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b int) int { return cmp.Compare(counts[b], counts[a]) })
+	list = list[:min(len(list), wholeMatrix)]
+	slices.Sort(list)
+	return list
+}
+
+func (c Cell) colour() string {
+	switch {
+	case c.Bad():
+		return red
+	case c == Silent:
+		return yellow
+	}
+	return ""
+}

@@ -1,0 +1,220 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+const (
+	// agents is the label that the manifests give them.
+	agents = "app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent"
+	// container is the agent's in its pod, by the manifests.
+	container = "agent"
+	// defaultPort is where agents listen unless they are told otherwise.
+	defaultPort = 9472
+)
+
+// find lists the Nodes, each with its agent's pod: one that the agents' DaemonSet controls.
+func find(ctx context.Context, client kubernetes.Interface, namespace string) ([]Row, map[string]*corev1.Pod, error) {
+	sets, err := DaemonSets(ctx, client, namespace)
+	if err != nil {
+		return nil, nil, err
+	}
+	uids := map[types.UID]bool{}
+	for i := range sets {
+		namespace, uids[sets[i].UID] = sets[i].Namespace, true
+	}
+	var rows []Row
+	pods := map[string]*corev1.Pod{}
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error {
+		err := Each(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { rows = append(rows, rowOf(n)) })
+		if err != nil {
+			return fmt.Errorf("listing Nodes: %w", err)
+		}
+		return nil
+	})
+	both.Go(func() error {
+		if len(sets) == 0 {
+			return nil
+		}
+		options := metav1.ListOptions{LabelSelector: agents}
+		err := Each(ctx, client.CoreV1().Pods(namespace).List, options, func(p *corev1.Pod) {
+			if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p, uids) && (old == nil || rather(p, old)) {
+				pods[p.Spec.NodeName] = p
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("listing the agents' pods: %w", err)
+		}
+		return nil
+	})
+	if err := both.Wait(); err != nil {
+		return nil, nil, err
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return cmp.Compare(a.Node, b.Node) })
+	for i := range rows {
+		if rows[i].Silence != NoAgent {
+			continue
+		}
+		rows[i].Detail = missing(namespace, len(sets), len(pods))
+	}
+	return rows, pods, nil
+}
+
+// missing says why a Node has no agent, of so many DaemonSets and pods of agents in a namespace.
+func missing(namespace string, sets, pods int) string {
+	switch {
+	case sets == 0:
+		return fmt.Sprintf("no agent runs on any node: plainroute is not installed, or its DaemonSet lacks the label %s; searched in: %s", agents, cmp.Or(namespace, strings.Join(defaultNamespaces, ", ")))
+	case pods == 0:
+		return fmt.Sprintf("no agent runs on any node: the DaemonSet has no pod (kubectl -n %s describe daemonset -l %s)", namespace, agents)
+	}
+	return fmt.Sprintf("no agent runs here: the DaemonSet has no pod on this node (kubectl -n %s describe daemonset -l %s)", namespace, agents)
+}
+
+func rowOf(n *corev1.Node) Row {
+	row := Row{Node: n.Name, Subnets: append([]string{}, n.Spec.PodCIDRs...)}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			row.NotReady = cmp.Or(c.Message, c.Reason, "the kubelet does not say why")
+		}
+	}
+	row.Silence = NoAgent
+	if why := unmanaged(n); why != "" {
+		row.Silence, row.Detail = NotManaged, why
+	}
+	return row
+}
+
+// unmanaged says why no agent is meant to run on a Node; the manifests' affinity keeps them off those.
+func unmanaged(n *corev1.Node) string {
+	if os := n.Labels[corev1.LabelOSStable]; os != "" && os != "linux" {
+		return "no agent is meant to run here: the operating system is " + os
+	}
+	if label := topology.VirtualLabel(n.Labels); label != "" {
+		return "no agent is meant to run here: the Node is labelled " + label
+	}
+	return ""
+}
+
+// isAgent reports whether a pod with the label is an agent's.
+func isAgent(p *corev1.Pod, sets map[types.UID]bool) bool {
+	return owned(p, sets) && agentContainer(&p.Spec) != nil
+}
+
+func agentContainer(p *corev1.PodSpec) *corev1.Container {
+	i := slices.IndexFunc(p.Containers, func(c corev1.Container) bool { return c.Name == container })
+	if i < 0 {
+		return nil
+	}
+	return &p.Containers[i]
+}
+
+// rather tells which of two pods on a node is the one to ask: in an update the old one goes while the new one comes.
+func rather(p, q *corev1.Pod) bool {
+	if going := p.DeletionTimestamp != nil; going != (q.DeletionTimestamp != nil) {
+		return !going
+	}
+	return q.CreationTimestamp.Before(&p.CreationTimestamp)
+}
+
+func agentOf(p *corev1.Pod) *Agent {
+	c := agentContainer(&p.Spec)
+	a := &Agent{Namespace: p.Namespace, Pod: p.Name, Container: c.Name, Image: c.Image, Port: portOf(c)}
+	if s := containerStatus(p); s != nil && s.State.Running != nil {
+		a.Started = s.State.Running.StartedAt.UTC()
+	}
+	return a
+}
+
+// portOf is where an agent listens: an argument goes before the environment, as in the agent.
+func portOf(c *corev1.Container) int {
+	listen := ""
+	for _, e := range c.Env {
+		if e.Name == "PLAINROUTE_LISTEN" {
+			listen = e.Value
+		}
+	}
+	for i, arg := range c.Args {
+		if value, ok := strings.CutPrefix(arg, "--listen="); ok {
+			listen = value
+		}
+		if arg == "--listen" && i+1 < len(c.Args) {
+			listen = c.Args[i+1]
+		}
+	}
+	_, text, err := net.SplitHostPort(listen)
+	if err != nil {
+		return defaultPort
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return defaultPort
+	}
+	return int(port)
+}
+
+func containerStatus(p *corev1.Pod) *corev1.ContainerStatus {
+	i := slices.IndexFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == container })
+	if i < 0 {
+		return nil
+	}
+	return &p.Status.ContainerStatuses[i]
+}
+
+// idle says why an agent doesn't run; nothing: it does.
+func idle(p *corev1.Pod) string {
+	logs := fmt.Sprintf("kubectl -n %s logs %s", p.Namespace, p.Name)
+	s := containerStatus(p)
+	switch {
+	case s == nil:
+		return waiting(p, fmt.Sprintf("the pod is %s: %s", cmp.Or(p.Status.Phase, corev1.PodPending), cmp.Or(p.Status.Message, p.Status.Reason, unscheduled(p), "no container was started yet")))
+	case s.State.Running != nil:
+		return ""
+	case s.State.Waiting != nil:
+		text := strings.TrimSuffix(s.State.Waiting.Reason+": "+s.State.Waiting.Message, ": ")
+		if last := s.LastTerminationState.Terminated; last != nil {
+			text += fmt.Sprintf("; it last ended with exit code %d (%s -p)", last.ExitCode, logs)
+		}
+		return waiting(p, text)
+	case s.State.Terminated != nil:
+		return fmt.Sprintf("it ended with exit code %d: %s (%s)", s.State.Terminated.ExitCode, s.State.Terminated.Reason, logs)
+	}
+	return "no container was started yet"
+}
+
+// waiting names the init container that an agent waits for, if one fails.
+func waiting(p *corev1.Pod, text string) string {
+	for _, s := range p.Status.InitContainerStatuses {
+		switch w, t := s.State.Waiting, s.State.Terminated; {
+		case w != nil && w.Reason != "PodInitializing":
+			return fmt.Sprintf("its init container %s waits: %s", s.Name, strings.TrimSuffix(w.Reason+": "+w.Message, ": "))
+		case t != nil && t.ExitCode != 0:
+			return fmt.Sprintf("its init container %s ended with exit code %d (kubectl -n %s logs %s -c %s)", s.Name, t.ExitCode, p.Namespace, p.Name, s.Name)
+		}
+	}
+	return text
+}
+
+func unscheduled(p *corev1.Pod) string {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status != corev1.ConditionTrue {
+			return c.Message
+		}
+	}
+	return ""
+}

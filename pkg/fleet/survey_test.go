@@ -1,0 +1,124 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Not more agents are asked at a time than was said, and it is told how far it is.
+func TestEachIsBounded(t *testing.T) {
+	var now, most atomic.Int32
+	told := -1
+	s := &Survey{Parallel: 3, Timeout: time.Minute, Progress: func(done, all int) {
+		if all != 30 || done < told {
+			t.Errorf("told %d of %d after %d", done, all, told)
+		}
+		told = done
+	}}
+	err := s.each(t.Context(), make([]*Row, 30), func(context.Context, *Row) {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		time.Sleep(30 * time.Millisecond)
+		now.Add(-1)
+	})
+	if err != nil || most.Load() != 3 || told < 1 {
+		t.Errorf("got %v, %d at a time, want 3; told %d last", err, most.Load(), told)
+	}
+}
+
+// What doesn't listen to its context holds up nobody who wants to end.
+func TestEachEndsAtOnce(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	hang := make(chan struct{})
+	defer close(hang)
+	start := time.Now()
+	err := (&Survey{Parallel: 1, Timeout: time.Minute}).each(ctx, make([]*Row, 2), func(context.Context, *Row) {
+		cancel()
+		<-hang
+	})
+	if took := time.Since(start); !errors.Is(err, context.Canceled) || took > 30*time.Second {
+		t.Errorf("got %v after %s, want that it was cancelled at once", err, took)
+	}
+}
+
+// Pods must not send what another Node's link drops in silence. Smaller pods than links need be are no fault.
+func TestOversize(t *testing.T) {
+	w := newWorld(4)
+	w.reports["node-1"].Host.MTU = 1400
+	if c := w.survey(t); !c.OK() {
+		t.Errorf("with pods smaller than all links: %v", c.Faults)
+	}
+	w = newWorld(4)
+	w.reports["node-2"].Host.MTU, w.reports["node-2"].Host.Uplinks[0].MTU = 1400, 1400 // as an agent follows its link
+	c := w.survey(t)
+	if len(c.Faults) != 1 || c.Faults[0].Detail != "pods of node-1, node-3 and node-4 send packets of up to 1500 bytes, and node-2 can take but 1400: connections there open, and hang when data flows" {
+		t.Errorf("got %v", c.Faults)
+	}
+}
+
+// Where the runtime reads its configs elsewhere, agents are content, and yet no pod starts.
+func TestNodeNotReady(t *testing.T) {
+	w := newWorld(2)
+	w.rows[1].NotReady = "container runtime network not ready: cni plugin not initialized"
+	c := w.survey(t)
+	if c.OK() || len(c.Blocks()) != 1 || c.Blocks()[0].Lines[0].Text != "the agent is ready, and the node is not: container runtime network not ready: cni plugin not initialized" {
+		t.Errorf("OK is %t, and what is told %v", c.OK(), c.Blocks())
+	}
+}
+
+// Whatever there is to complain of, something is said of what to do about it.
+// What befell each machine is one fault, though each has a name of its own.
+func TestFaultOfManyHosts(t *testing.T) {
+	c := &Cluster{}
+	for _, name := range []string{"a", "b", "c"} {
+		row := Row{Node: name, Report: &status.Report{Node: name, Problems: []topology.Problem{
+			{Node: name, Reason: topology.CNIConflict, Detail: "another", Own: true}, {Node: "a", Reason: topology.PodCIDRRefused, Detail: "outside"},
+		}}}
+		c.Nodes = append(c.Nodes, row)
+	}
+	blocks := c.Blocks()
+	if len(blocks) != 1 || len(blocks[0].Nodes) != 3 || len(blocks[0].Lines) != 2 ||
+		blocks[0].Lines[0].Text != "CNIConflict: another" || blocks[0].Lines[1].Text != "node a: PodCIDRRefused: outside" {
+		t.Errorf("it is told as %+v", blocks)
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	w := broken()
+	w.silence(0, NoAgent, "no agent runs here")
+	w.silence(1, NotRunning, "the agent does not run: ImagePullBackOff")
+	w.reports[name(3)].Drift.Error = "operation not permitted"
+	w.reports[name(6)].Problems, w.reports[name(6)].Drift.Differences = nil, nil // and it isn't ready
+	c := w.survey(t)
+	for _, b := range c.Blocks() {
+		for _, line := range b.Lines {
+			if line.Advice == "" {
+				t.Errorf("%v: no advice to: %s", b.Nodes, line.Text)
+			}
+		}
+	}
+	for _, f := range c.Faults {
+		if f.Advice == "" {
+			t.Errorf("no advice to: %s", f.Detail)
+		}
+	}
+}
+
+// A connection that says nothing until its time is up has the same words as a context's.
+func TestNoAnswerInTime(t *testing.T) {
+	s := Survey{Timeout: 5 * time.Second}
+	for _, err := range []error{context.DeadlineExceeded, fmt.Errorf("read tcp 192.168.1.1:43452: %w", os.ErrDeadlineExceeded)} {
+		if silence, text := s.silence(err, &Row{}); silence != NoAnswer || text != "no answer from the agent: it runs, and says nothing for 5s" {
+			t.Errorf("%v is told as %s: %s", err, silence, text)
+		}
+	}
+}

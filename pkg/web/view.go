@@ -1,0 +1,101 @@
+package web
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/status"
+)
+
+// view is what the page of a cluster gets.
+type view struct {
+	// Number counts the Surveys; 0: there was none yet. Done of All agents have been asked by the one that runs.
+	Number int `json:"number"`
+	Done   int `json:"done"`
+	All    int `json:"all"`
+	// Every is how often there is something new, in milliseconds.
+	Every int64 `json:"every"`
+	// Error is why the last Survey failed; what is seen is then an older one's.
+	Error string `json:"error,omitempty"`
+	Seen  *seen  `json:"seen,omitempty"`
+}
+
+// seen is a Cluster as the page needs it.
+type seen struct {
+	Time   time.Time     `json:"time"`
+	Well   bool          `json:"well"`
+	Nodes  []node        `json:"nodes"`
+	Faults []fleet.Fault `json:"faults"`
+	Blocks []fleet.Block `json:"blocks"`
+	Cells  []cell        `json:"cells"`
+}
+
+// node is a Row. Routes has a symbol for each node, and Bad says more about those that are not well.
+type node struct {
+	Name     string        `json:"name"`
+	Well     bool          `json:"well"`
+	Ready    bool          `json:"ready"`
+	Silence  fleet.Silence `json:"silence,omitempty"`
+	Detail   string        `json:"detail,omitempty"`
+	Subnets  []string      `json:"subnets"`
+	Address  []netip.Addr  `json:"addresses"`
+	Version  string        `json:"version,omitempty"`
+	Started  time.Time     `json:"started,omitzero"`
+	LastPass time.Time     `json:"lastPass,omitzero"`
+	Count    fleet.Count   `json:"count"`
+	Routes   string        `json:"routes"`
+	Bad      []bad         `json:"bad,omitempty"`
+}
+
+// bad is a peer that a node doesn't reach as it should.
+type bad struct {
+	Node   string           `json:"node"`
+	State  status.PeerState `json:"state"`
+	Detail string           `json:"detail"`
+}
+
+// cell says what a symbol means.
+type cell struct {
+	Symbol string `json:"symbol"`
+	Words  string `json:"words"`
+	Bad    bool   `json:"bad"`
+}
+
+func seenOf(c *fleet.Cluster) *seen {
+	s := &seen{Time: c.Time, Well: c.OK(), Nodes: []node{}, Faults: c.Faults, Blocks: c.Blocks()}
+	for i := range c.Nodes {
+		s.Nodes = append(s.Nodes, nodeOf(c, i))
+	}
+	for i, symbol := range fleet.Symbols {
+		of := fleet.Cell(i)
+		s.Cells = append(s.Cells, cell{string(symbol), of.String(), of.Bad()})
+	}
+	return s
+}
+
+func nodeOf(c *fleet.Cluster, i int) node {
+	row := &c.Nodes[i]
+	n := node{
+		Name: row.Node, Well: row.OK(), Silence: row.Silence, Detail: row.Detail, Subnets: row.Subnets,
+		Version: row.Version(), Count: row.Count, Routes: routes(c, i),
+	}
+	if row.Agent != nil {
+		n.Started = row.Agent.Started
+	}
+	if row.Report != nil {
+		n.Ready, n.Address, n.LastPass = row.Report.Ready, row.Report.Host.Addresses, row.Report.Pass.Time
+		for _, p := range row.Report.Peers {
+			n.Bad = append(n.Bad, bad{p.Node, p.State, p.Detail})
+		}
+	}
+	return n
+}
+
+func routes(c *fleet.Cluster, from int) string {
+	symbols := make([]byte, len(c.Nodes))
+	for to := range c.Nodes {
+		symbols[to] = fleet.Symbols[c.Cell(from, to)]
+	}
+	return string(symbols)
+}
