@@ -17,7 +17,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/connectivity"
 	"github.com/plainroute/plainroute/pkg/fleet"
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // checkFlags are the choices of the check command.
@@ -149,7 +149,7 @@ func (f *checkFlags) end(cmd *cobra.Command, result *connectivity.Result, err er
 func (f *checkFlags) print(w io.Writer, result *connectivity.Result) error {
 	var err error
 	if f.output == "json" {
-		err = status.WriteJSON(w, result)
+		err = text.WriteJSON(w, result)
 	} else {
 		err = result.Print(w)
 	}

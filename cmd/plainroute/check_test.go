@@ -12,7 +12,7 @@ import (
 func TestResultOfCheck(t *testing.T) {
 	stays := errors.New("the namespace stays")
 	good := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3}
-	bad := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Faults: []connectivity.Fault{{From: "node-1", Target: connectivity.Names}}}
+	bad := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Failed: []connectivity.Failure{{From: "node-1", Target: connectivity.Names}}}
 	for _, c := range []struct {
 		result    *connectivity.Result
 		err, want error
@@ -47,7 +47,7 @@ func TestCheckKnowsItsName(t *testing.T) {
 		}
 		var b strings.Builder
 		cmd.SetOut(&b)
-		result := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Faults: []connectivity.Fault{{From: "node-1", Target: connectivity.Names}}}
+		result := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Failed: []connectivity.Failure{{From: "node-1", Target: connectivity.Names}}}
 		_ = (&checkFlags{output: "table"}).end(cmd, result, nil)
 		if line := "Next: " + want + " status --cluster --problems, and of the nodes above " + want + " doctor --cluster."; !strings.Contains(b.String(), line) {
 			t.Errorf("want %q in:\n%s", line, b.String())

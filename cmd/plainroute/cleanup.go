@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -79,7 +79,7 @@ func (f *cleanupFlags) run(cmd *cobra.Command) error {
 		err = errors.Join(err, writeSummary(f.summary, result.Summary(err)))
 	}
 	if f.output == "json" {
-		return errors.Join(err, status.WriteJSON(cmd.OutOrStdout(), result))
+		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), result))
 	}
 	if err != nil && len(result.Removed) == 0 {
 		return err

@@ -140,7 +140,7 @@ func clusterStatus(cmd *cobra.Command, f *clusterFlags, format fleet.Format) err
 	if err != nil {
 		return err
 	}
-	format.Colour = colourful(cmd.OutOrStdout())
+	format.Color = colourful(cmd.OutOrStdout())
 	if err := cluster.Print(cmd.OutOrStdout(), format); err != nil {
 		return err
 	}

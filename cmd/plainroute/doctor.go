@@ -13,8 +13,9 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
-	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/diagnosis"
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // doctorFlags are the choices of the doctor command.
@@ -73,7 +74,7 @@ Exit codes: 0 no check failed (warnings there may be); 1 a check failed, or with
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "show all checks, the good ones too")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
-	offer(cmd, "check", finding.CheckNames()...)
+	offer(cmd, "check", problem.Checks()...)
 	f.registerNode(cmd)
 	return cmd
 }
@@ -114,15 +115,15 @@ func (f *doctorFlags) faults() []error {
 		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
 	}
 	for _, name := range f.checks {
-		if !slices.Contains(finding.CheckNames(), name) {
-			faults = append(faults, fmt.Errorf("--check: there is no check %q; there are %s", name, strings.Join(finding.CheckNames(), ", ")))
+		if !slices.Contains(problem.Checks(), name) {
+			faults = append(faults, fmt.Errorf("--check: there is no check %q; there are %s", name, strings.Join(problem.Checks(), ", ")))
 		}
 	}
 	return faults
 }
 
-func (f *doctorFlags) format(cmd *cobra.Command) finding.Format {
-	return finding.Format{Output: f.output, Verbose: f.verbose, Colour: colourful(cmd.OutOrStdout())}
+func (f *doctorFlags) format(cmd *cobra.Command) diagnosis.Format {
+	return diagnosis.Format{Output: f.output, Verbose: f.verbose, Color: colourful(cmd.OutOrStdout())}
 }
 
 // ofCluster has the doctors of all agents' pods examine their nodes.
@@ -148,34 +149,34 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	return nil
 }
 
-func (f *doctorFlags) examine(ctx context.Context, s fleet.Survey, exec *fleet.Exec) (*finding.Cluster, error) {
+func (f *doctorFlags) examine(ctx context.Context, s fleet.Survey, exec *fleet.Exec) (*diagnosis.Cluster, error) {
 	command := []string{"/plainroute", "doctor", "--output=json"}
 	if len(f.checks) > 0 {
 		command = append(command, "--check="+strings.Join(f.checks, ","))
 	}
-	found := sync.Map{}
+	reports := sync.Map{}
 	rows, err := s.Visit(ctx, func(ctx context.Context, row *fleet.Row) error {
-		text, err := exec.Run(ctx, row.Agent, command...)
+		output, err := exec.Run(ctx, row.Agent, command...)
 		if err != nil {
 			return err
 		}
-		var list []finding.Finding
-		if err := json.Unmarshal(text, &list); err != nil {
-			return fmt.Errorf("what its doctor says is no list of findings: %w", err)
+		var report diagnosis.Report
+		if err := json.Unmarshal(output, &report); err != nil {
+			return fmt.Errorf("reading the output of its doctor: %w", err)
 		}
-		found.Store(row.Node, list)
+		reports.Store(row.Node, report)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	cluster := &finding.Cluster{}
-	for _, row := range rows {
-		n := finding.Node{Node: row.Node, Silence: string(row.Silence), Detail: row.Detail, Cure: row.Silence.Advice(), Excused: row.Silence == fleet.NotManaged}
-		if list, ok := found.Load(row.Node); ok && row.Silence == "" {
-			n.Findings, _ = list.([]finding.Finding)
+	nodes := make([]diagnosis.Report, len(rows))
+	for i, row := range rows {
+		nodes[i] = diagnosis.Report{Problems: []problem.Problem{problem.New(row.NoReport, problem.Subject{}, "%s", row.Message)}, Passed: []string{}}
+		if stored, ok := reports.Load(row.Node); ok && row.NoReport == "" {
+			nodes[i], _ = stored.(diagnosis.Report)
 		}
-		cluster.Nodes = append(cluster.Nodes, n)
+		nodes[i].Node = row.Node
 	}
-	return cluster, nil
+	return diagnosis.NewCluster(nodes), nil
 }

@@ -24,9 +24,10 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/diagnosis"
 	"github.com/plainroute/plainroute/pkg/doctor"
-	"github.com/plainroute/plainroute/pkg/finding"
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -62,18 +63,19 @@ func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
 		return err
 	}
 	if f.list {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(finding.CheckNames(), "\n"))
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(problem.Checks(), "\n"))
 		return err
 	}
 	patient := f.patient(cmd.Context())
 	if patient.Kernel != nil {
 		defer patient.Kernel.Close()
 	}
-	found := doctor.Examine(cmd.Context(), patient, checks)
-	if err := finding.Print(cmd.OutOrStdout(), found, f.format(cmd)); err != nil {
+	passed, problems := doctor.Examine(cmd.Context(), patient, checks)
+	report := diagnosis.NewReport(patient.Node, passed, problems)
+	if err := report.Print(cmd.OutOrStdout(), f.format(cmd)); err != nil {
 		return err
 	}
-	if finding.Worst(found) == finding.Failure {
+	if !report.OK() {
 		return errShown
 	}
 	return nil

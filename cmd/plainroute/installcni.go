@@ -13,7 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plugins"
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -107,7 +107,7 @@ func (f *installFlags) run(cmd *cobra.Command) error {
 	}
 	done := installation{To: f.To, Plugins: results}
 	if done.Warnings, err = f.warnings(results, err); f.output == "json" {
-		return errors.Join(err, status.WriteJSON(cmd.OutOrStdout(), done))
+		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), done))
 	}
 	return errors.Join(err, done.print(cmd.OutOrStdout(), cmd.ErrOrStderr()))
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // version and revision, the commit, are set by the linker.
@@ -71,7 +71,7 @@ func printable(err error) string {
 		lines = strings.Split(lines[0], "\n")
 	}
 	for i, line := range lines {
-		lines[i] = status.Printable(line)
+		lines[i] = text.Printable(line)
 	}
 	return strings.Join(lines, "\n")
 }

@@ -23,7 +23,8 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -73,9 +74,9 @@ plan takes it that all Nodes are on one link, --link, with an MTU of 1500.`,
 
 // nodePlan is what one node would be like.
 type nodePlan struct {
-	Node     string             `json:"node"`
-	State    topology.State     `json:"state"`
-	Problems []topology.Problem `json:"problems"`
+	Node     string            `json:"node"`
+	State    topology.State    `json:"state"`
+	Problems []problem.Problem `json:"problems"`
 }
 
 func (f *planFlags) run(cmd *cobra.Command) error {
@@ -100,7 +101,7 @@ func (f *planFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	if f.output == "json" {
-		return status.WriteJSON(cmd.OutOrStdout(), plans)
+		return text.WriteJSON(cmd.OutOrStdout(), plans)
 	}
 	for _, p := range plans {
 		if err := p.print(cmd.OutOrStdout()); err != nil {
@@ -236,7 +237,7 @@ func (f *planFlags) plans(opts topology.Options, nodes []*topology.Node) ([]node
 		}
 		opts.NodeName = n.Name
 		state, problems := topology.Desired(opts, host, nodes, freshState(f.bridge, host))
-		plans = append(plans, nodePlan{n.Name, state, append([]topology.Problem{}, problems...)})
+		plans = append(plans, nodePlan{n.Name, state, append([]problem.Problem{}, problems...)})
 	}
 	if len(plans) == 0 {
 		return nil, fmt.Errorf("there is no Node %q in the input", f.node)
@@ -310,7 +311,7 @@ func (p nodePlan) print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Node %s\n", p.Node)
 	for _, problem := range p.Problems {
-		fmt.Fprintf(&b, "# Problem: %s\n", status.Printable(problem.String()))
+		fmt.Fprintf(&b, "# Problem: %s\n", text.Printable(problem.String()))
 	}
 	for _, change := range plan.Diff(p.State, topology.State{}) {
 		if conf, ok := change.Object.(plan.Config); ok {

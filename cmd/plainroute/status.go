@@ -127,7 +127,7 @@ func (f *statusFlags) validate() error {
 // showNode shows this node once.
 func (f *statusFlags) showNode(cmd *cobra.Command) error {
 	view := f.view(cmd.Context())
-	err := view.Print(cmd.OutOrStdout(), status.Format{Output: f.output, Problems: f.problems, Colour: colourful(cmd.OutOrStdout())})
+	err := view.Print(cmd.OutOrStdout(), status.Format{Output: f.output, Problems: f.problems, Color: colourful(cmd.OutOrStdout())})
 	if err != nil {
 		return err
 	}

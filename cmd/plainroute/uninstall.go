@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/uninstall"
 )
 
@@ -97,14 +97,14 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 		}
 	}
 	u := uninstall.Uninstall{Client: client, Options: f.Options, Say: func(format string, args ...any) {
-		fmt.Fprintln(cmd.ErrOrStderr(), status.Printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintln(cmd.ErrOrStderr(), text.Printable(fmt.Sprintf(format, args...)))
 	}}
 	rows, err := u.Run(cmd.Context())
 	if rows == nil {
 		return err
 	}
 	if f.output == "json" {
-		return errors.Join(err, status.WriteJSON(cmd.OutOrStdout(), rows))
+		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), rows))
 	}
 	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
 }

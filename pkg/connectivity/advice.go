@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // advice says what the faults have in common, and where to look next.
@@ -34,9 +36,9 @@ func (r *Result) advice() string {
 
 // common is the one node without which nothing failed, or nothing.
 func (r *Result) common() string {
-	ends := func(f Fault) []string { return []string{f.From, strings.TrimPrefix(f.Target, Nodes+" ")} }
+	ends := func(f Failure) []string { return []string{f.From, strings.TrimPrefix(f.Target, Nodes+" ")} }
 	var all []string
-	for i, f := range r.Faults {
+	for i, f := range r.Failed {
 		if i == 0 {
 			all = ends(f)
 		}
@@ -51,7 +53,7 @@ func (r *Result) common() string {
 
 // translators are the nodes whose pods are seen as somebody else.
 func (r *Result) translators() (from []string) {
-	for _, f := range r.Faults {
+	for _, f := range r.Failed {
 		if f.Translated && !slices.Contains(from, f.From) {
 			from = append(from, f.From)
 		}
@@ -62,7 +64,7 @@ func (r *Result) translators() (from []string) {
 // kindsBetweenPods are what got lost between pods.
 func (r *Result) kindsBetweenPods() map[Kind]bool {
 	kinds := map[Kind]bool{}
-	for _, f := range r.Faults {
+	for _, f := range r.Failed {
 		if slices.Contains(r.Nodes, f.Target) && !f.Translated {
 			kinds[f.Kind] = true
 		}
@@ -96,7 +98,7 @@ func (r *Result) beyondPods() (lines []string) {
 
 // failing are the nodes whose pods don't reach targets of a sort.
 func (r *Result) failing(sort string) (from []string) {
-	for _, f := range r.Faults {
+	for _, f := range r.Failed {
 		target, node, _ := strings.Cut(f.Target, " ")
 		if target == sort && !f.Translated && !r.away(node) && !slices.Contains(from, f.From) {
 			from = append(from, f.From)
@@ -107,5 +109,5 @@ func (r *Result) failing(sort string) (from []string) {
 
 // away tells that a node could not take part, of which it is told why: that it doesn't answer is no wonder.
 func (r *Result) away(node string) bool {
-	return slices.ContainsFunc(r.Absent, func(a Absence) bool { return a.Node == node })
+	return slices.ContainsFunc(r.Absent, func(a problem.Problem) bool { return a.Node == node })
 }

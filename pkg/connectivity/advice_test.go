@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // What faults have in common is told, and what to do; each was seen on a cluster.
@@ -35,7 +37,7 @@ func TestAdvice(t *testing.T) {
 		{"a node is off", []probe{{"node-1", Nodes + " off", Reach, lost}, {"node-2", Nodes + " off", Reach, lost}}, "Next: ", "firewall"},
 		{"no way out", []probe{{"node-1", World, Reach, lost}}, "--masquerade", "DNS|firewall|MTU"},
 	} {
-		r := &Result{Nodes: []string{"node-1", "node-2", "node-3"}, Absent: []Absence{{Node: "off", Why: "the node is NotReady"}}}
+		r := &Result{Nodes: []string{"node-1", "node-2", "node-3"}, Absent: []problem.Problem{nodeAbsent("off", "the node is NotReady", "")}}
 		for _, p := range c.probes {
 			r.add(p.from, p.target, Probe{p.kind, "192.0.2.1:9473"}, p.outcome)
 		}

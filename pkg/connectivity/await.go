@@ -12,15 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 )
-
-// Absence is a node that could not take part.
-type Absence struct {
-	Node string `json:"node"`
-	Why  string `json:"why"`
-	Cure string `json:"cure,omitempty"`
-}
 
 // Settling is how long a refusal may go on until it counts as one for good: a registry may
 // have a hiccup, and a quota may just be counted.
@@ -43,7 +37,7 @@ type vigil struct {
 // await waits until the pods are ready, and tells which nodes have none that are, and
 // why. It does not wait for nodes of which the API server knows that they are away, nor
 // for long for those that refuse the pods.
-func (r *Run) await(ctx context.Context, namespace string, nodes []corev1.Node) ([]corev1.Pod, []Absence, error) {
+func (r *Run) await(ctx context.Context, namespace string, nodes []corev1.Node) ([]corev1.Pod, []problem.Problem, error) {
 	limited, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 	v := &vigil{Run: r, namespace: namespace, nodes: nodes, stuck: map[string]time.Time{}, looked: time.Now()}
@@ -141,8 +135,8 @@ func refusal(events []corev1.Event) string {
 }
 
 // present parts the nodes whose pods are ready from the others.
-func (v *vigil) present(ctx context.Context) ([]corev1.Pod, []Absence, error) {
-	var absent []Absence
+func (v *vigil) present(ctx context.Context) ([]corev1.Pod, []problem.Problem, error) {
+	var absent []problem.Problem
 	events := v.events(ctx)
 	v.refusal = refusal(events)
 	for i, why := range v.absences() {
@@ -153,12 +147,12 @@ func (v *vigil) present(ctx context.Context) ([]corev1.Pod, []Absence, error) {
 		if !why.away && !why.stuck {
 			why.text += v.complaint(events, node)
 		}
-		absent = append(absent, Absence{node, why.text, why.cure})
+		absent = append(absent, nodeAbsent(node, why.text, why.cure))
 		v.pods = slices.DeleteFunc(v.pods, func(p corev1.Pod) bool { return p.Spec.NodeName == node })
 	}
 	if len(absent) == len(v.nodes) {
 		first := absent[0]
-		return nil, nil, fmt.Errorf("the test's pods get ready on no node: on %s: %s; %s", first.Node, status.Printable(first.Why), first.Cure)
+		return nil, nil, fmt.Errorf("the test's pods get ready on no node: on %s: %s; %s", first.Node, text.Printable(first.Message), first.Remediation)
 	}
 	v.pods = slices.DeleteFunc(v.pods, func(p corev1.Pod) bool { // of a node that joined meanwhile
 		return !slices.ContainsFunc(v.nodes, func(n corev1.Node) bool { return n.Name == p.Spec.NodeName })

@@ -20,12 +20,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/fake"
 	clientgo "k8s.io/client-go/testing"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 const testNamespace = "test"
 
 // waiting is a run in a cluster of three nodes whose pods are ready, unless changed.
-func waiting(t *testing.T, timeout time.Duration, change func(pods []corev1.Pod, nodes []corev1.Node)) (pods []corev1.Pod, absent []Absence, err error) {
+func waiting(t *testing.T, timeout time.Duration, change func(pods []corev1.Pod, nodes []corev1.Node)) (pods []corev1.Pod, absent []problem.Problem, err error) {
 	t.Helper()
 	all, nodes := cluster(3)
 	for i := range all {
@@ -55,10 +57,10 @@ func TestNodeAway(t *testing.T) {
 			nodes[2].Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}}
 			pods[4].Status.Conditions, pods[5].Status.Conditions = nil, nil
 		})
-		want := []Absence{{
+		want := []problem.Problem{nodeAbsent(
 			"node-3", "the node is NotReady: NodeStatusUnknown: Kubelet stopped posting node status.",
 			"kubectl describe node node-3, and there: systemctl status kubelet, journalctl -u kubelet",
-		}}
+		)}
 		if err != nil || len(pods) != 4 || !slices.Equal(absent, want) || time.Since(begin) > 30*time.Second {
 			t.Errorf("after %s: %d pods, %v, %v; want 4, %v", time.Since(begin), len(pods), absent, err, want)
 		}
@@ -77,7 +79,7 @@ func TestNodeWithoutKubelet(t *testing.T) {
 			}
 		}
 		result, err := r.Do(t.Context())
-		if err != nil || len(result.Nodes) != 2 || len(result.Absent) != 1 || result.Absent[0].Node != "made" || !strings.HasSuffix(result.Absent[0].Why, "no kubelet has ever reported of it") || time.Since(begin) > 30*time.Second {
+		if err != nil || len(result.Nodes) != 2 || len(result.Absent) != 1 || result.Absent[0].Node != "made" || !strings.HasSuffix(result.Absent[0].Message, "no kubelet has ever reported of it") || time.Since(begin) > 30*time.Second {
 			t.Errorf("after %s: %+v, %v", time.Since(begin), result, err)
 		}
 	})
@@ -89,10 +91,10 @@ func TestPodNotReady(t *testing.T) {
 		pods, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
 			pods[1].Status = corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}}}}
 		})
-		want := []Absence{{
+		want := []problem.Problem{nodeAbsent(
 			"node-1", "its pod is not ready: ImagePullBackOff: no such image",
 			"bring plainroute:1 to the node, or name an image that it can get without a pull secret: --image",
-		}}
+		)}
 		if err != nil || len(pods) != 4 || !slices.Equal(absent, want) {
 			t.Errorf("%d pods, %v, %v; want 4, %v", len(pods), absent, err, want)
 		}
@@ -103,7 +105,7 @@ func TestPodNotReady(t *testing.T) {
 func TestPodsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) { pods[0].Name = "" })
-		if want := "the API server takes no pod of the test: exceeded quota"; err != nil || len(absent) != 1 || absent[0].Node != "node-1" || absent[0].Why != want {
+		if want := "the API server takes no pod of the test: exceeded quota"; err != nil || len(absent) != 1 || absent[0].Node != "node-1" || absent[0].Message != want {
 			t.Errorf("%v, %v; want %s", absent, err, want)
 		}
 		_, _, err = waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
@@ -151,7 +153,7 @@ func TestNodeSilent(t *testing.T) {
 	if err := result.Print(&b); err != nil {
 		t.Fatal(err)
 	}
-	if result.OK() || result.Probes != len(p.tasks[0].probes) || !strings.Contains(b.String(), "Node node-2 could not take part") || !strings.HasSuffix(b.String(), "all is well; 1 node could not take part\n") || strings.Contains(b.String(), "\x1b") {
+	if result.OK() || result.Probes != len(p.tasks[0].probes) || !strings.Contains(b.String(), "node node-2: NodeAbsent: asking the pod") || !strings.HasSuffix(b.String(), "all is well; 1 node could not take part\n") || strings.Contains(b.String(), "\x1b") {
 		t.Errorf("ok %t:\n%s", result.OK(), b.String())
 	}
 }

@@ -10,7 +10,11 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // What is reached that is no pod of the test.
@@ -21,18 +25,18 @@ const (
 	World    = "outside"
 )
 
-// Result is what came of a test.
+// Result is the outcome of a test.
 type Result struct {
+	metav1.TypeMeta `json:",inline"`
 	// Nodes are those that took part, sorted.
 	Nodes []string `json:"nodes"`
-	// Absent are those that should have and could not.
-	Absent []Absence `json:"absent,omitempty"`
-	// Drawn tells that there are more.
+	// Absent has a Problem for each node that should have and could not.
+	Absent []problem.Problem `json:"-"`
+	// Drawn reports that there are more nodes, of which these are a sample.
 	Drawn bool `json:"drawn,omitempty"`
-	// Probes is how many were made.
-	Probes int `json:"probes"`
-	// Faults are those that failed.
-	Faults []Fault `json:"faults"`
+	// Probes is how many were made, and Failed those that failed.
+	Probes int       `json:"probes"`
+	Failed []Failure `json:"failed"`
 	// Skipped is what was not tried, and why.
 	Skipped []string `json:"skipped,omitempty"`
 
@@ -42,27 +46,50 @@ type Result struct {
 	tried map[[2]string]bool // by row and column of the matrix
 }
 
-// Fault is a probe that failed.
-type Fault struct {
-	// From is a node, Target a node or one of the words above.
+// Failure is a probe that failed.
+type Failure struct {
+	// From is a node, Target a node or one of the constants above.
 	From   string `json:"from"`
 	Target string `json:"target"`
 	Probe
 	Error string `json:"error"`
-	// Translated tells that it arrived, and not as from whom it came.
+	// Translated reports that it arrived with another source address.
 	Translated bool `json:"translated,omitempty"`
 }
 
-// OK tells that all is well.
-func (r *Result) OK() bool { return len(r.Faults) == 0 && len(r.Absent) == 0 }
+// OK reports whether all probes arrived from all nodes.
+func (r *Result) OK() bool { return len(r.Failed) == 0 && len(r.Absent) == 0 }
 
-// MarshalJSON makes an empty list of none.
+// MarshalJSON adds what identifies the document, and all Problems.
 func (r *Result) MarshalJSON() ([]byte, error) {
 	type plain Result
-	if r.Faults == nil {
-		r.Faults = []Fault{}
+	full := struct {
+		plain
+		Problems []problem.Problem `json:"problems"`
+	}{plain(*r), append([]problem.Problem{}, r.problems()...)}
+	full.TypeMeta = status.TypeMeta("ConnectivityReport")
+	full.Failed = append([]Failure{}, r.Failed...)
+	return json.Marshal(full)
+}
+
+// problems returns a Problem for each probe that failed, and for each node that could not take part.
+func (r *Result) problems() []problem.Problem {
+	var list []problem.Problem
+	for _, f := range r.Failed {
+		reason := problem.ProbeFailed
+		if f.Translated {
+			reason = problem.SourceTranslated
+		}
+		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, words[f.Kind], f.To, f.Error))
 	}
-	return json.Marshal((*plain)(r))
+	return append(list, r.Absent...)
+}
+
+// nodeAbsent returns the Problem of a node that could not take part.
+func nodeAbsent(node, why, remediation string) problem.Problem {
+	p := problem.New(problem.NodeAbsent, problem.Node(node), "%s", why)
+	p.Remediation = remediation
+	return p
 }
 
 func (r *Result) add(from, target string, p Probe, o Outcome) {
@@ -73,12 +100,12 @@ func (r *Result) add(from, target string, p Probe, o Outcome) {
 	r.tried[[2]string{from, column(target)}] = true
 	// A Service may hand a pod's packet to the pod itself, which then sees another source.
 	if fault := o.Fault(target == Services); fault != "" {
-		r.Faults = append(r.Faults, Fault{from, target, p, fault, o.Error == ""})
+		r.Failed = append(r.Failed, Failure{from, target, p, fault, o.Error == ""})
 	}
 }
 
 func (r *Result) sort() {
-	slices.SortFunc(r.Faults, func(a, b Fault) int {
+	slices.SortFunc(r.Failed, func(a, b Failure) int {
 		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.Target, b.Target), strings.Compare(a.To, b.To), strings.Compare(string(a.Kind), string(b.Kind)))
 	})
 }
@@ -87,8 +114,7 @@ func (r *Result) sort() {
 func (r *Result) Print(w io.Writer) error {
 	var b strings.Builder
 	r.matrix(&b)
-	r.faults(&b)
-	r.absent(&b)
+	r.printProblems(&b)
 	for _, s := range r.Skipped {
 		fmt.Fprintf(&b, "Not tried: %s.\n", s)
 	}
@@ -96,13 +122,13 @@ func (r *Result) Print(w io.Writer) error {
 		fmt.Fprintf(&b, "%d nodes were drawn of more.\n", len(r.Nodes))
 	}
 	verdict := "all is well"
-	if len(r.Faults) > 0 {
-		verdict = fmt.Sprintf("%d failed", len(r.Faults))
+	if len(r.Failed) > 0 {
+		verdict = fmt.Sprintf("%d failed", len(r.Failed))
 	}
 	if len(r.Absent) > 0 {
-		verdict += fmt.Sprintf("; %s could not take part", status.Counted(len(r.Absent), "node"))
+		verdict += fmt.Sprintf("; %s could not take part", text.Counted(len(r.Absent), "node"))
 	}
-	fmt.Fprintf(&b, "%s, %s: %s\n", status.Counted(len(r.Nodes), "node"), status.Counted(r.Probes, "probe"), verdict)
+	fmt.Fprintf(&b, "%s, %s: %s\n", text.Counted(len(r.Nodes), "node"), text.Counted(r.Probes, "probe"), verdict)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -115,12 +141,12 @@ func (r *Result) matrix(b *strings.Builder) {
 	shown := r.Nodes
 	if len(shown) > wide {
 		shown = slices.DeleteFunc(slices.Clone(shown), func(n string) bool {
-			return !slices.ContainsFunc(r.Faults, func(f Fault) bool { return f.From == n || f.Target == n })
+			return !slices.ContainsFunc(r.Failed, func(f Failure) bool { return f.From == n || f.Target == n })
 		})
 		shown = shown[:min(len(shown), wide)]
 	}
 	cells := map[[2]string]string{}
-	for _, f := range r.Faults {
+	for _, f := range r.Failed {
 		at, letter := [2]string{f.From, column(f.Target)}, letters[f.Kind]
 		if f.Translated {
 			letter = "n"
@@ -172,38 +198,20 @@ var words = map[Kind]string{
 	Bulk: "much by TCP", Reach: "a connection", Name: "a name",
 }
 
-// most is how many faults are told.
-const most = 20
-
-func (r *Result) faults(b *strings.Builder) {
-	if len(r.Faults) == 0 {
-		return
+// printProblems writes the failures, and what they have in common.
+func (r *Result) printProblems(b *strings.Builder) {
+	var groups problem.Groups
+	for _, p := range r.problems() {
+		groups.Add("", p)
 	}
-	b.WriteString("t: TCP, u: UDP, m: as large as the MTU, f: fragments, b: much by TCP, n: source translated, x: not reached\n\n")
-	for i, f := range r.Faults {
-		if i == most {
-			fmt.Fprintf(b, "and %d more (-o json has all)\n", len(r.Faults)-most)
-			break
-		}
-		fmt.Fprintf(b, "from %s to %s: %s to %s: %s\n", f.From, f.Target, words[f.Kind], f.To, status.Printable(f.Error))
+	if len(r.Failed) > 0 {
+		b.WriteString("t: TCP, u: UDP, m: as large as the MTU, f: fragments, b: much by TCP, n: source translated, x: not reached\n\n")
 	}
-	fmt.Fprintf(b, "\n%s\n\n", r.advice())
-}
-
-// absent names the nodes that could not take part. What they say of themselves is
-// theirs, and not for the terminal to obey.
-func (r *Result) absent(b *strings.Builder) {
-	for i, a := range r.Absent {
-		if i == most {
-			fmt.Fprintf(b, "and %d more nodes (-o json has all)\n", len(r.Absent)-most)
-			break
-		}
-		fmt.Fprintf(b, "Node %s could not take part: %s\n", a.Node, status.Printable(a.Why))
-		if a.Cure != "" && (i+1 == len(r.Absent) || i+1 == most || r.Absent[i+1].Cure != a.Cure) { // what is said of many is said once
-			fmt.Fprintf(b, "  cure: %s\n", a.Cure)
-		}
+	problem.Printer{More: "-o json lists them"}.Print(b, groups.Sorted())
+	if len(r.Failed) > 0 {
+		fmt.Fprintf(b, "\n%s\n", r.advice())
 	}
-	if len(r.Absent) > 0 {
+	if !r.OK() {
 		b.WriteString("\n")
 	}
 }

@@ -176,9 +176,8 @@ func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Resu
 	silent := 0
 	for i, task := range p.tasks {
 		if failures[i] != nil { // of one node, and what the others found counts
-			result.Absent = append(result.Absent, Absence{
-				task.from, failures[i].Error(), "does the API server reach the kubelet there (port 10250)? kubectl describe node " + task.from,
-			})
+			result.Absent = append(result.Absent, nodeAbsent(task.from, failures[i].Error(),
+				"does the API server reach the kubelet there (port 10250)? kubectl describe node "+task.from))
 			silent++
 		}
 		for j, o := range outcomes[i] {

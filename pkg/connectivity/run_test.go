@@ -130,7 +130,7 @@ func TestWaitLooksAtFewNodes(t *testing.T) {
 		})
 		r := &Run{Client: client, Timeout: time.Minute, Patience: Patience, Settling: Settling}
 		ready, absent, err := r.await(t.Context(), testNamespace, nodes)
-		if err != nil || len(ready) != 4 || len(absent) != 1 || !strings.HasPrefix(absent[0].Why, "the node is NotReady") {
+		if err != nil || len(ready) != 4 || len(absent) != 1 || !strings.HasPrefix(absent[0].Message, "the node is NotReady") {
 			t.Errorf("%d pods, %v, %v", len(ready), absent, err)
 		}
 		if len(asked) != 1 || asked[0] != "metadata.name=node-2" {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -79,7 +80,7 @@ func TestOwnSubnetChangesUnderPods(t *testing.T) {
 	moved := nodes(10)[9:]
 	moved[0].Name, moved[0].Addrs = "node1", nodes(1)[0].Addrs
 	moved[0].PodCIDRs[1] = nodes(1)[0].PodCIDRs[1]
-	m.settleOwnFault(moved, topology.SubnetChanged)
+	m.settleOwnFault(moved, problem.SubnetChanged)
 	if got, want := m.bridgeAddrs(), m.known("10.128.0.1/24", "192.0.2.53/32", "fd01::1/64"); !slices.Equal(got, want) {
 		t.Errorf("under pods the bridge has %v, want %v", got, want)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -283,13 +284,13 @@ func TestAcceptRAOfALinkMadeAnew(t *testing.T) {
 	m.must(m.nl.RouteAdd(m.foreign("::/0", "fd00:192:168:1::1", "eth0", 1024, unix.RTPROT_RA)))
 	news := m.watchSettled(nodes(2))
 	m.must(m.nl.LinkDel(m.link("eth0")))
-	m.settleOwnFault(nodes(2), topology.AddressMissing)
+	m.settleOwnFault(nodes(2), problem.AddressMissing)
 	drain(news, settling)
-	m.settleOwnFault(nodes(2), topology.AddressMissing)
+	m.settleOwnFault(nodes(2), problem.AddressMissing)
 	m.addVeth("eth0", 1500)
 	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
 	m.expect(news, "a link that came back")
-	m.settleOwnFault(nodes(2), topology.AddressMissing)
+	m.settleOwnFault(nodes(2), problem.AddressMissing)
 	if got := m.readSysctl("net/ipv6/conf/eth0/accept_ra"); got != "2" {
 		t.Errorf("accept_ra is %s", got)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -227,7 +228,7 @@ func (m *machine) observe() topology.State {
 }
 
 // settleOwnFault passes twice where this node itself has a fault of one kind.
-func (m *machine) settleOwnFault(all []*topology.Node, reason topology.Reason) {
+func (m *machine) settleOwnFault(all []*topology.Node, reason problem.Reason) {
 	m.t.Helper()
 	for range 2 {
 		m.Forget()
@@ -236,7 +237,7 @@ func (m *machine) settleOwnFault(all []*topology.Node, reason topology.Reason) {
 		actual, err := m.Observe(context.Background())
 		m.must(err)
 		desired, problems := topology.Desired(options(m), host, m.stated(all), actual)
-		if !slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == reason }) {
+		if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.Reason == reason }) {
 			m.t.Fatalf("no %s among %v", reason, problems)
 		}
 		m.must(m.Apply(context.Background(), plan.Diff(desired, actual)))

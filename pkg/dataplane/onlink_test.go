@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -222,7 +223,7 @@ func (w *wayTest) compare(addrs []netip.Addr) {
 			w.onLink(host, kernel, n.Addrs[0], desired.Routes[i].Dev)
 			continue
 		}
-		p := slices.IndexFunc(problems, func(p topology.Problem) bool { return p.Node == n.Name })
+		p := slices.IndexFunc(problems, func(p problem.Problem) bool { return p.Node == n.Name })
 		w.offLink(host, kernel, n.Addrs[0], problems[p].Detail)
 	}
 }

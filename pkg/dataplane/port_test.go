@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -323,7 +324,7 @@ func TestOnlyPortsOfOurPodsArePutBack(t *testing.T) {
 	m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))
 	m.must(m.nl.LinkSetMaster(m.link("vethleft"), m.link("br-lan")))
 	m.must(m.nl.LinkSetDown(m.link("vethother")))
-	m.settleOwnFault(nodes(2), topology.BridgeFailed)
+	m.settleOwnFault(nodes(2), problem.BridgeFailed)
 	m.attached("vethpod")
 	for name, want := range map[string]string{"vethleft": "br-lan", "vethother": "", "vethdocker": "", "vethempty": "", "vethhere": ""} {
 		if got := m.master(name); got != want {
@@ -360,12 +361,12 @@ func TestAPortElsewhereIsFollowed(t *testing.T) {
 	news := m.watchSettled(nodes(2))
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link("br-lan")))
 	m.expect(news, "a port that is moved")
-	m.settleOwnFault(nodes(2), topology.BridgeFailed)
+	m.settleOwnFault(nodes(2), problem.BridgeFailed)
 	if problems := m.problems(nodes(2)); len(problems) != 1 || !problems[0].Own {
 		t.Errorf("of a port that was seen in the bridge: %v", problems)
 	}
 	drain(news, shortly)
-	m.settleOwnFault(nodes(2), topology.BridgeFailed)
+	m.settleOwnFault(nodes(2), problem.BridgeFailed)
 	m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))
 	m.expect(news, "a port that is let go")
 	m.settle(nodes(2))
@@ -375,7 +376,7 @@ func TestAPortElsewhereIsFollowed(t *testing.T) {
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link("br-lan")))
 	m.expect(news, "a port that is moved again")
 	drain(news, shortly)
-	m.settleOwnFault(nodes(2), topology.BridgeFailed)
+	m.settleOwnFault(nodes(2), problem.BridgeFailed)
 	m.must(m.nl.LinkDel(m.link("vethpod")))
 	m.expect(news, "the end of a pod whose port was moved")
 	m.settle(nodes(2))
@@ -406,7 +407,7 @@ func TestPodsOfTheirOwnNamespacesAreNoNews(t *testing.T) {
 func TestAnotherDeviceOfTheBridgesName(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge, MTU: 1500}, PeerName: "other"}))
-	m.settleOwnFault(nodes(2), topology.BridgeFailed)
+	m.settleOwnFault(nodes(2), problem.BridgeFailed)
 	if l := m.link(topology.Bridge); l.Type() != "veth" || m.isUp(topology.Bridge) || len(m.bridgeAddrs()) > 0 || m.Config() != nil {
 		t.Errorf("it is a %s, up %t, with %v; the config is %v", l.Type(), m.isUp(topology.Bridge), m.bridgeAddrs(), m.Config())
 	}
@@ -439,7 +440,7 @@ func TestRenamedBridgeIsReported(t *testing.T) {
 			}
 			rename(topology.Bridge, "br-old")
 			m.expect(news, "a bridge that is renamed")
-			m.settleOwnFault(all, topology.BridgeFailed)
+			m.settleOwnFault(all, problem.BridgeFailed)
 			if problems := m.problems(all); len(problems) != 1 || !strings.Contains(problems[0].Detail, "ip link set dev br-old name "+topology.Bridge) {
 				t.Errorf("got %v", problems)
 			}

@@ -14,6 +14,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -29,12 +30,12 @@ func (m *machine) addStranger(port, device string, addrs ...string) {
 }
 
 // problems returns those of the bridge and its ports.
-func (m *machine) problems(all []*topology.Node) []topology.Problem {
+func (m *machine) problems(all []*topology.Node) []problem.Problem {
 	m.t.Helper()
 	host, err := m.Facts(context.Background(), topology.Concerns(options(m), all))
 	m.must(err)
 	_, problems := topology.Desired(options(m), host, m.stated(all), m.observed())
-	return slices.DeleteFunc(problems, func(p topology.Problem) bool { return p.Reason != topology.BridgeFailed })
+	return slices.DeleteFunc(problems, func(p problem.Problem) bool { return p.Reason != problem.BridgeFailed })
 }
 
 // restart forgets what a new process would not know.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -149,7 +150,7 @@ func TestUnreadTableStopsNothing(t *testing.T) {
 	if desired.Masquerade != actual.Masquerade || len(desired.Routes) != 4*m.families() {
 		t.Errorf("desired is %+v", desired)
 	}
-	if !slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == topology.TableFailed && p.Own }) {
+	if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.Reason == problem.TableFailed && p.Own }) {
 		t.Errorf("problems are %v", problems)
 	}
 	m.settle(nodes(4))

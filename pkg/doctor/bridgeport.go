@@ -5,26 +5,27 @@ import (
 	"strings"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // deafPort returns what somebody has set of a port by bridge(8) so that a pod is not found, or not by itself.
-func deafPort(port dataplane.Port) []Finding {
+func deafPort(port dataplane.Port) []problem.Problem {
 	shows := func(option string) string { return fmt.Sprintf("bridge -d link shows %s %s", port.Name, option) }
 	set := func(option string) string { return "`bridge link set dev " + port.Name + " " + option + "`" }
 	if port.Deaf != "" {
 		option, value, _ := strings.Cut(port.Deaf, " ")
 		other := map[string]string{"on": "off", "off": "on"}[value]
-		return []Finding{Fail("a pod is not found: its port in the pods' bridge does not let through what asks for it", shows(port.Deaf), set(option+" "+other))}
+		return []problem.Problem{Fail("a pod is not found: its port in the pods' bridge does not let through what asks for it", shows(port.Deaf), set(option+" "+other))}
 	}
 	if port.NoHairpin && strings.HasPrefix(port.Name, "veth") {
-		return []Finding{Warn("a pod does not reach itself by a Service: its port in the pods' bridge sends nothing back", shows("hairpin off"), set("hairpin on"))}
+		return []problem.Problem{Warn("a pod does not reach itself by a Service: its port in the pods' bridge sends nothing back", shows("hairpin off"), set("hairpin on"))}
 	}
 	return nil
 }
 
 // mutePorts are ports in the pods' bridge that do not forward all that pods send: the spanning tree protocol
 // holds them back for half a minute, or somebody used bridge(8).
-func (p *Patient) mutePorts() []Finding {
+func (p *Patient) mutePorts() []problem.Problem {
 	if p.Kernel == nil || p.State.Bridge == "" {
 		return nil
 	}
@@ -32,7 +33,7 @@ func (p *Patient) mutePorts() []Finding {
 	if err != nil {
 		return Skip("the bridge's ports can't be looked at: "+err.Error(), "")
 	}
-	var found []Finding
+	var found []problem.Problem
 	var isolated []dataplane.Port
 	for _, port := range ports {
 		if port.Isolated {

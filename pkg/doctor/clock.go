@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // How far clocks may be apart. Leases of seconds stand where they are told apart by
@@ -24,20 +26,20 @@ const (
 const setClock = "run an NTP client on each node (systemd-timesyncd, chrony), and look whether it is in step: timedatectl, chronyc tracking"
 
 // clocks compares this node's with the API server's, and each kubelet's too.
-func clocks(ctx context.Context, p *Patient) []Finding {
+func clocks(ctx context.Context, p *Patient) []problem.Problem {
 	found := p.ownClock(ctx)
 	return append(found, kubeletClocks(p.Nodes, p.leases(ctx))...)
 }
 
 // ownClock reads the API server's from the header Date of an answer, whatever the
 // answer is (RFC 9110, 6.6.1). It has whole seconds.
-func (p *Patient) ownClock(ctx context.Context) []Finding {
+func (p *Patient) ownClock(ctx context.Context) []problem.Problem {
 	if p.API == nil {
 		return Skip("the API server is not known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
 	}
 	ahead, doubt, err := clockOf(ctx, p.API)
 	if invalid := (x509.CertificateInvalidError{}); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return []Finding{Fail("by this node's clock, the API server's certificate has expired or is not valid yet", fmt.Sprintf("%s; here it is %s", invalid, time.Now().UTC().Format(time.RFC3339)),
+		return []problem.Problem{Fail("by this node's clock, the API server's certificate has expired or is not valid yet", fmt.Sprintf("%s; here it is %s", invalid, time.Now().UTC().Format(time.RFC3339)),
 			setClock+"; if the clock is right, renew the certificate: kubeadm certs renew all")}
 	}
 	if err != nil {
@@ -47,17 +49,17 @@ func (p *Patient) ownClock(ctx context.Context) []Finding {
 	if off < noticeable {
 		return nil
 	}
-	return []Finding{{
-		Verdict: skewVerdict(off), Fault: fmt.Sprintf("this node's clock is %s the API server's", skew(ahead)),
-		Evidence: fmt.Sprintf("its answer bears a Date that is off by %s, give or take %s", ahead.Round(time.Second/10), doubt.Round(time.Second/10)), Cure: setClock,
+	return []problem.Problem{{
+		Severity: skewVerdict(off), Message: fmt.Sprintf("this node's clock is %s the API server's", skew(ahead)),
+		Evidence: fmt.Sprintf("its answer bears a Date that is off by %s, give or take %s", ahead.Round(time.Second/10), doubt.Round(time.Second/10)), Remediation: setClock,
 	}}
 }
 
-func skewVerdict(off time.Duration) Verdict {
+func skewVerdict(off time.Duration) problem.Severity {
 	if off >= harmful {
-		return Failure
+		return problem.Error
 	}
-	return Warning
+	return problem.Warning
 }
 
 // skew says in words how much a clock is ahead.
@@ -117,21 +119,21 @@ const late = 6 * time.Minute
 
 // kubeletClocks judges by heartbeats: the API server notes, by its own clock, when a
 // kubelet changed the Node or its Lease (metadata.managedFields).
-func kubeletClocks(nodes []corev1.Node, leases []beat) []Finding {
+func kubeletClocks(nodes []corev1.Node, leases []beat) []problem.Problem {
 	beats := leases
 	if beats == nil {
 		beats = heartbeats(nodes)
 	}
 	var names, shown []string
-	verdict := Warning
+	verdict := problem.Warning
 	for _, b := range beats {
 		const doubt = 2 * time.Second // both are in whole seconds, and one was on its way
 		ahead := b.written.Sub(b.arrived)
 		if ahead < 0 && b.old && -ahead < late || ahead.Abs() < noticeable+doubt {
 			continue
 		}
-		if skewVerdict(ahead.Abs()) == Failure {
-			verdict = Failure
+		if skewVerdict(ahead.Abs()) == problem.Error {
+			verdict = problem.Error
 		}
 		names = append(names, b.node)
 		shown = append(shown, fmt.Sprintf("%s wrote %s when the API server had %s, %s it", b.node, b.written.UTC().Format(time.TimeOnly), b.arrived.UTC().Format(time.TimeOnly), skew(ahead)))
@@ -139,7 +141,7 @@ func kubeletClocks(nodes []corev1.Node, leases []beat) []Finding {
 	if len(names) == 0 {
 		return nil
 	}
-	return []Finding{{Verdict: verdict, Fault: "nodes have clocks that differ from the API server's: " + named(names), Evidence: first(shown), Cure: setClock}}
+	return []problem.Problem{{Severity: verdict, Message: "nodes have clocks that differ from the API server's: " + named(names), Evidence: first(shown), Remediation: setClock}}
 }
 
 func heartbeats(nodes []corev1.Node) []beat {

@@ -22,6 +22,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Kubelets whose clocks are wrong give themselves away to a real API server by what it
@@ -34,13 +36,13 @@ func TestClocksOfKubelets(t *testing.T) {
 	well(t, clocks(t.Context(), s.patient(agent)))
 
 	s.heartbeat("node3", 20*time.Second)
-	finds(t, clocks(t.Context(), s.patient(agent)), Warning, "node3 wrote", "ahead of it")
+	finds(t, clocks(t.Context(), s.patient(agent)), problem.Warning, "node3 wrote", "ahead of it")
 	s.heartbeat("node4", -time.Hour)
-	finds(t, clocks(t.Context(), s.patient(agent)), Failure, "node3, node4", "behind it")
+	finds(t, clocks(t.Context(), s.patient(agent)), problem.Error, "node3, node4", "behind it")
 
 	s.renew("node1", 0)
 	s.renew("node2", -20*time.Second)
-	finds(t, clocks(t.Context(), s.patient(s.config)), Warning, "node2", "node2 wrote", "behind it")
+	finds(t, clocks(t.Context(), s.patient(s.config)), problem.Warning, "node2", "node2 wrote", "behind it")
 }
 
 // kubelet is a client that the API server takes for one: by its user agent.
@@ -92,23 +94,23 @@ func TestOwnClock(t *testing.T) {
 	well(t, p.ownClock(t.Context()))
 	ahead = 10 * time.Second
 	found := p.ownClock(t.Context())
-	finds(t, found, Warning, "timedatectl")
+	finds(t, found, problem.Warning, "timedatectl")
 	saysAbout(t, found, 10*time.Second, "ahead of")
 	ahead = -time.Hour
 	found = p.ownClock(t.Context())
-	finds(t, found, Failure)
+	finds(t, found, problem.Error)
 	saysAbout(t, found, time.Hour, "behind")
 }
 
 // saysAbout fails the test unless a clock is said to be so wrong, give or take the second that a Date has.
-func saysAbout(t *testing.T, found []Finding, off time.Duration, side string) {
+func saysAbout(t *testing.T, found []problem.Problem, off time.Duration, side string) {
 	t.Helper()
 	for _, doubt := range []time.Duration{-time.Second, 0, time.Second} {
-		if strings.Contains(found[0].Fault, fmt.Sprintf(" %s %s ", off+doubt, side)) {
+		if strings.Contains(found[0].Message, fmt.Sprintf(" %s %s ", off+doubt, side)) {
 			return
 		}
 	}
-	t.Errorf("want %s %s, give or take a second: %s", off, side, found[0].Fault)
+	t.Errorf("want %s %s, give or take a second: %s", off, side, found[0].Message)
 }
 
 // A clock that is years off does not get as far as a Date.
@@ -133,5 +135,5 @@ func TestCertificateOfAnotherTime(t *testing.T) {
 	defer server.Close()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	p := &Patient{API: &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}}
-	finds(t, p.ownClock(t.Context()), Failure, "not valid yet", "kubeadm certs renew")
+	finds(t, p.ownClock(t.Context()), problem.Error, "not valid yet", "kubeadm certs renew")
 }

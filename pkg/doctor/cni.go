@@ -11,12 +11,13 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plugins"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // cniConfigs looks for those that a container runtime takes before ours and that nobody wants, and
 // whether it reads the folder that ours is in.
-func cniConfigs(_ context.Context, p *Patient) []Finding {
+func cniConfigs(_ context.Context, p *Patient) []problem.Problem {
 	if _, err := os.ReadDir(p.Store.ConfDir); err != nil {
 		return Skip(err.Error(), "say where CNI configs are: --cni-conf-dir")
 	}
@@ -24,7 +25,7 @@ func cniConfigs(_ context.Context, p *Patient) []Finding {
 	if len(before) == 0 {
 		return p.unreadConfigs()
 	}
-	return []Finding{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
+	return []problem.Problem{Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", p.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
 		"if that network is not wanted: `"+p.putAway(before)+"`, and make the pods anew that it attached; if it is a meta plugin's that calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")}
 }
 
@@ -40,7 +41,7 @@ func (p *Patient) putAway(configs []string) string {
 
 // cniPlugins looks whether those that our config calls are there and can be run, and
 // what they are.
-func cniPlugins(_ context.Context, p *Patient) []Finding {
+func cniPlugins(_ context.Context, p *Patient) []problem.Problem {
 	const cure = "delete the agent's pod, whose init container install-cni puts them there (the chart's installCNI.enabled), or install the stock CNI plugins"
 	if p.BinDir == "" {
 		return Skip("the agent does not look at CNI plugins (--cni-bin-dir is empty)", "say where they are: --cni-bin-dir")
@@ -50,7 +51,7 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 	if err != nil {
 		return Skip(err.Error(), "mount the plugins' folder, or say where it is: --cni-bin-dir")
 	}
-	var found []Finding
+	var found []problem.Problem
 	if len(missing) > 0 {
 		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", p.BinDir, strings.Join(missing, ", ")), cure+"; one that another program has added to the CNI config, that program installs"))
 	}
@@ -60,8 +61,8 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 			found = append(found, Fail("a CNI plugin can't run", why, cure))
 		}
 	}
-	slices.SortFunc(found, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Evidence, b.Evidence))
+	slices.SortFunc(found, func(a, b problem.Problem) int {
+		return cmp.Or(cmp.Compare(a.Message, b.Message), cmp.Compare(a.Evidence, b.Evidence))
 	})
 	if len(found) == 0 {
 		found = p.otherFolder(p.BinDir, "bin_dir", "bin_dirs", "plugin_dirs")
@@ -74,7 +75,7 @@ func cniPlugins(_ context.Context, p *Patient) []Finding {
 
 // reviewPlugins looks whether those that can run are stock ones, and as new as ours.
 // What a symlink leads to is the distribution's (k3s, MicroK8s), and is believed.
-func (p *Patient) reviewPlugins() []Finding {
+func (p *Patient) reviewPlugins() []problem.Problem {
 	review := plugins.Install{From: p.Offered, To: p.BinDir, Names: cni.RequiredBy(p.State.CNI)}
 	results, err := review.Review()
 	if err != nil {
@@ -91,7 +92,7 @@ func (p *Patient) reviewPlugins() []Finding {
 			odd = append(odd, r.Plugin+": "+r.Reason)
 		}
 	}
-	var found []Finding
+	var found []problem.Problem
 	in := "in " + p.BinDir + ": "
 	if len(broken) > 0 {
 		found = append(found, Fail("a CNI plugin can't run", in+strings.Join(broken, "; "), anewPlugins))

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 
 // conntrack looks whether the table of tracked connections is full: then each packet of a new
 // connection is dropped, whoever sends it, and nothing but the kernel's log says so.
-func conntrack(_ context.Context, p *Patient) []Finding {
+func conntrack(_ context.Context, p *Patient) []problem.Problem {
 	count, err := p.threshold(conntrackCount)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing is tracked
@@ -40,7 +42,7 @@ func conntrack(_ context.Context, p *Patient) []Finding {
 
 // conntrackFindings judges count connections of most (0: no limit), and how many were thrown out since
 // the last boot because there was no room, which the kernel does with those that saw no answer.
-func conntrackFindings(count, most, early int) []Finding {
+func conntrackFindings(count, most, early int) []problem.Problem {
 	shown := fmt.Sprintf("%s is %d, %s is %d", conntrackCount, count, conntrackMax, most)
 	if early > 0 {
 		shown += fmt.Sprintf("; early_drop of /proc/net/stat/nf_conntrack is %d", early)
@@ -48,9 +50,9 @@ func conntrackFindings(count, most, early int) []Finding {
 	cure := fmt.Sprintf("find what opens so many (conntrack -L), and have kube-proxy allow more (conntrack.maxPerCore, conntrack.min of its config), which else sets it back when it starts; until then: `sysctl -w %s=%d`", conntrackMax, 2*most)
 	switch {
 	case most > 0 && count >= most-most/10:
-		return []Finding{Fail("the table of tracked connections is full or about to be; then the kernel drops what begins a connection, of pods and nodes, and logs \"nf_conntrack: table full, dropping packet\"", shown, cure)}
+		return []problem.Problem{Fail("the table of tracked connections is full or about to be; then the kernel drops what begins a connection, of pods and nodes, and logs \"nf_conntrack: table full, dropping packet\"", shown, cure)}
 	case most > 0 && early > 0 && count >= most-most/4:
-		return []Finding{Warn("the table of tracked connections was full since the last boot, and has little room", shown, cure)}
+		return []problem.Problem{Warn("the table of tracked connections was full since the last boot, and has little room", shown, cure)}
 	}
 	return nil
 }

@@ -6,24 +6,26 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 func TestConntrackFindings(t *testing.T) {
 	for _, c := range []struct {
 		count, most, early int
-		want               Verdict
+		want               problem.Severity
 	}{
-		{0, 262144, 0, OK},
-		{899, 1000, 0, OK},
-		{900, 1000, 0, Failure},
-		{1000, 1000, 5, Failure},
-		{749, 1000, 5, OK},
-		{750, 1000, 5, Warning},
-		{750, 1000, 0, OK},
-		{1 << 20, 0, 5, OK},
+		{0, 262144, 0, problem.None},
+		{899, 1000, 0, problem.None},
+		{900, 1000, 0, problem.Error},
+		{1000, 1000, 5, problem.Error},
+		{749, 1000, 5, problem.None},
+		{750, 1000, 5, problem.Warning},
+		{750, 1000, 0, problem.None},
+		{1 << 20, 0, 5, problem.None},
 	} {
 		found := conntrackFindings(c.count, c.most, c.early)
-		if c.want == OK {
+		if c.want == problem.None {
 			well(t, found)
 			continue
 		}
@@ -47,13 +49,13 @@ func TestConntrackStatistics(t *testing.T) {
 // whole machine's.
 func TestConntrack(t *testing.T) {
 	w := newWard(t)
-	w.finds("conntrack", OK)
+	w.finds("conntrack", problem.None)
 	w.ProcSys = t.TempDir()
-	w.finds("conntrack", OK) // the module is not loaded
+	w.finds("conntrack", problem.None) // the module is not loaded
 	w.write(filepath.Join(w.ProcSys, conntrackCount), "65000\n")
-	w.finds("conntrack", Skipped)
+	w.finds("conntrack", problem.Unknown)
 	w.write(filepath.Join(w.ProcSys, conntrackMax), "65536\n")
-	w.finds("conntrack", Failure)
+	w.finds("conntrack", problem.Error)
 	statistics, err := os.ReadFile("/proc/thread-self/net/stat/nf_conntrack")
 	if err == nil && !strings.Contains(string(statistics), "early_drop") {
 		t.Errorf("this kernel's statistics have other names: %s", statistics)

@@ -18,7 +18,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -116,7 +116,7 @@ func (c *clinic) serves(when string) {
 }
 
 // examine returns what one check finds, with all of the kernel read anew.
-func (c *clinic) examine(name string) []Finding {
+func (c *clinic) examine(name string) []problem.Problem {
 	c.t.Helper()
 	c.look()
 	i := slices.IndexFunc(Checks(), func(k Check) bool { return k.Name == name })
@@ -124,10 +124,10 @@ func (c *clinic) examine(name string) []Finding {
 }
 
 // commands are what stands in backquotes in the cures, in their order.
-func commands(found []Finding) []string {
+func commands(found []problem.Problem) []string {
 	var all []string
 	for _, f := range found {
-		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(f.Cure, -1) {
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(f.Remediation, -1) {
 			if !slices.Contains(all, m[1]) {
 				all = append(all, m[1])
 			}
@@ -207,7 +207,7 @@ var cures = map[string][]cured{
 			c.write(filepath.Join(c.Store.ConfDir, name), "{}")
 		}
 	}}},
-	"neighbour-limits": {
+	"neighbor-limits": {
 		{"full", func(c *clinic) { c.limits(4, 8) }},
 		{"too low", func(c *clinic) { c.limits(64, 1024) }},
 	},
@@ -263,7 +263,7 @@ var prose = map[string]string{
 	"capabilities":  "what the agent may do is in its manifest",
 	"cni-plugins":   "the init container of a new pod installs them",
 	"leftovers":     "a node is drained and rebooted, step by step; running pods may be attached to what is left",
-	"neighbours":    "another machine, cable or switch",
+	"neighbors":     "another machine, cable or switch",
 	"mac-addresses": "another machine's hypervisor",
 	"path-mtu":      "a switch or tunnel between the nodes, or the agents' --mtu",
 	"pod-packets":   "the cloud's or the hypervisor's settings",
@@ -304,7 +304,7 @@ func TestCures(t *testing.T) {
 		}
 		c.serves("after all cures")
 		for check := range cures {
-			if found := c.examine(check); finding.Worst(found) == Failure || finding.Worst(found) == Warning {
+			if found := c.examine(check); problem.Worst(found) == problem.Error || problem.Worst(found) == problem.Warning {
 				t.Errorf("after all cures %s finds %+v", check, found)
 			}
 		}
@@ -317,7 +317,7 @@ func (f cured) try(t *testing.T, check string) []string {
 	f.fault(c)
 	found := c.examine(check)
 	all := commands(found)
-	if worst := finding.Worst(found); worst != Failure && worst != Warning || len(all) == 0 {
+	if worst := problem.Worst(found); worst != problem.Error && worst != problem.Warning || len(all) == 0 {
 		t.Fatalf("the fault is %+v, with the commands %q", found, all)
 	}
 	for _, command := range all {

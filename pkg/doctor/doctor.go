@@ -6,89 +6,80 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Check looks for one kind of fault.
 type Check struct {
-	// Name is what --check takes and docs/doctor.md lists.
+	// Name is what --check takes; problem.Checks has all, and docs/doctor.md a row for each.
 	Name string
-	// Run returns what it found; nothing: all is well. It gives up when the context ends.
-	Run func(context.Context, *Patient) []Finding
+	// Run returns what is wrong; nil: nothing. It gives up when the context ends.
+	Run func(context.Context, *Patient) []problem.Problem
 }
 
-// Verdict is how bad a finding is.
-type Verdict = finding.Verdict
-
-// The verdicts, as package finding has them.
-const (
-	OK      = finding.OK
-	Warning = finding.Warning
-	Failure = finding.Failure
-	Skipped = finding.Skipped
-)
-
-// Finding is what a check found.
-type Finding = finding.Finding
-
-// Fail makes a finding that something is wrong.
-func Fail(fault, evidence, cure string) Finding {
-	return Finding{Verdict: Failure, Fault: fault, Evidence: evidence, Cure: cure}
+// Fail returns a Problem that keeps traffic from flowing, or will.
+func Fail(message, evidence, remediation string) problem.Problem {
+	return problem.Problem{Severity: problem.Error, Message: message, Evidence: evidence, Remediation: remediation}
 }
 
-// Warn makes a finding that something may become wrong.
-func Warn(fault, evidence, cure string) Finding {
-	return Finding{Verdict: Warning, Fault: fault, Evidence: evidence, Cure: cure}
+// Warn returns a Problem that is a risk.
+func Warn(message, evidence, remediation string) problem.Problem {
+	return problem.Problem{Severity: problem.Warning, Message: message, Evidence: evidence, Remediation: remediation}
 }
 
-// Skip makes a finding that nothing could be seen, and how it could.
-func Skip(why, cure string) []Finding { return []Finding{{Verdict: Skipped, Fault: why, Cure: cure}} }
+// Skip returns a Problem that says why a check could not see what it needs, and how it could.
+func Skip(why, remediation string) []problem.Problem {
+	return []problem.Problem{{Severity: problem.Unknown, Message: why, Remediation: remediation}}
+}
 
 // limit is what one check may take. Those that wait for the network wait for less.
 const limit = 15 * time.Second
 
-// Examine runs all checks at the same time. What they found is in their order, and a
-// check that found nothing has a finding that says so.
-func Examine(ctx context.Context, p *Patient, checks []Check) []Finding {
-	found := make([][]Finding, len(checks))
+// Examine runs all checks at the same time. It returns the names of those that found nothing, and what the others found, in
+// their order.
+func Examine(ctx context.Context, p *Patient, checks []Check) (passed []string, problems []problem.Problem) {
+	found := make([][]problem.Problem, len(checks))
 	var all sync.WaitGroup
 	for i, c := range checks {
 		all.Go(func() { found[i] = c.examine(ctx, p, limit) })
 	}
 	all.Wait()
-	return slices.Concat(found...)
+	passed, problems = []string{}, []problem.Problem{}
+	for i, c := range checks {
+		if len(found[i]) == 0 {
+			passed = append(passed, c.Name)
+		}
+		problems = append(problems, found[i]...)
+	}
+	return passed, problems
 }
 
-// examine bounds a check, and makes a finding of its own of one that hangs.
-func (c Check) examine(ctx context.Context, p *Patient, limit time.Duration) []Finding {
+// examine bounds a check, and returns a Problem of one that hangs.
+func (c Check) examine(ctx context.Context, p *Patient, limit time.Duration) []problem.Problem {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	done := make(chan []Finding, 1)
+	done := make(chan []problem.Problem, 1)
 	go func() { done <- c.try(ctx, p) }()
-	var found []Finding
+	var found []problem.Problem
 	select {
 	case found = <-done:
 	case <-time.After(limit + time.Second):
-		found = []Finding{Warn(fmt.Sprintf("this check did not end within %s", limit), "", "run it again by itself: plainroute doctor --check "+c.Name)}
-	}
-	if len(found) == 0 {
-		return []Finding{{Check: c.Name, Verdict: OK}}
+		found = []problem.Problem{Warn(fmt.Sprintf("this check did not end within %s", limit), "", "run it again by itself: plainroute doctor --check "+c.Name)}
 	}
 	for i := range found {
-		found[i].Check = c.Name
+		found[i].Reason = problem.ReasonOf(c.Name)
 	}
 	return found
 }
 
-// try makes a finding of a panic: one check's fault must not hide what others found.
-func (c Check) try(ctx context.Context, p *Patient) (found []Finding) {
+// try returns a Problem of a panic: a bug of one check must not hide what others found.
+func (c Check) try(ctx context.Context, p *Patient) (found []problem.Problem) {
 	defer func() {
 		if r := recover(); r != nil {
-			found = []Finding{Warn(fmt.Sprintf("this check is at fault itself: %v", r), string(debug.Stack()), "report it, with this text")}
+			found = []problem.Problem{Warn(fmt.Sprintf("this check has a bug: %v", r), string(debug.Stack()), "report it, with this text")}
 		}
 	}()
 	return c.Run(ctx, p)

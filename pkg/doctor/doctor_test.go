@@ -7,37 +7,39 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // One check's fault hides nothing of what others found, and their order is that of the list.
 func TestExamine(t *testing.T) {
-	found := Examine(t.Context(), &Patient{}, []Check{
-		{"good", func(context.Context, *Patient) []Finding { return nil }},
-		{"broken", func(context.Context, *Patient) []Finding { panic("no such thing") }},
-		{"bad", func(context.Context, *Patient) []Finding { return []Finding{Fail("a", "b", "c"), Warn("d", "e", "f")} }},
-		{"blind", func(context.Context, *Patient) []Finding { return Skip("dark", "light") }},
+	passed, found := Examine(t.Context(), &Patient{}, []Check{
+		{"good", func(context.Context, *Patient) []problem.Problem { return nil }},
+		{"broken", func(context.Context, *Patient) []problem.Problem { panic("no such thing") }},
+		{"bad", func(context.Context, *Patient) []problem.Problem {
+			return []problem.Problem{Fail("a", "b", "c"), Warn("d", "e", "f")}
+		}},
+		{"blind", func(context.Context, *Patient) []problem.Problem { return Skip("dark", "light") }},
 	})
 	var got []string
 	for _, f := range found {
-		got = append(got, f.Check+" "+string(f.Verdict))
+		got = append(got, problem.CheckOf(f.Reason)+" "+string(f.Reason)+" "+string(f.Severity))
 	}
-	if want := "good ok, broken warning, bad failure, bad warning, blind skipped"; strings.Join(got, ", ") != want {
-		t.Errorf("found %q, want %q", got, want)
+	if want := "Broken Broken Warning, Bad Bad Error, Bad Bad Warning, Blind Blind Unknown"; strings.Join(got, ", ") != want || !slices.Equal(passed, []string{"good"}) {
+		t.Errorf("found %q, want %q; %q passed", got, want, passed)
 	}
-	if !strings.Contains(found[1].Fault, "no such thing") {
-		t.Errorf("the panic is told as %q", found[1].Fault)
+	if !strings.Contains(found[0].Message, "no such thing") {
+		t.Errorf("the panic is told as %q", found[0].Message)
 	}
 }
 
 func TestCheckThatHangs(t *testing.T) {
-	c := Check{"slow", func(context.Context, *Patient) []Finding {
+	c := Check{"slow", func(context.Context, *Patient) []problem.Problem {
 		<-t.Context().Done() // whatever its own context says
 		return nil
 	}}
 	begin := time.Now()
 	found := c.examine(t.Context(), &Patient{}, 10*time.Millisecond)
-	if len(found) != 1 || found[0].Verdict != Warning || time.Since(begin) > time.Minute {
+	if len(found) != 1 || found[0].Severity != problem.Warning || time.Since(begin) > time.Minute {
 		t.Errorf("found %+v after %s", found, time.Since(begin))
 	}
 }
@@ -52,7 +54,7 @@ func TestNamesAreUnique(t *testing.T) {
 		seen[c.Name] = true
 		names = append(names, c.Name)
 	}
-	if !slices.Equal(names, finding.CheckNames()) {
-		t.Errorf("checks are %q, and those that can be asked for %q", names, finding.CheckNames())
+	if !slices.Equal(names, problem.Checks()) {
+		t.Errorf("checks are %q, and those that can be asked for %q", names, problem.Checks())
 	}
 }

@@ -11,11 +11,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // duplicates looks for what two Nodes have in common and must not.
-func duplicates(_ context.Context, p *Patient) []Finding {
+func duplicates(_ context.Context, p *Patient) []problem.Problem {
 	if p.Nodes == nil {
 		return Skip("the Nodes are not known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
 	}
@@ -25,7 +26,7 @@ func duplicates(_ context.Context, p *Patient) []Finding {
 			machines = append(machines, &p.Nodes[i])
 		}
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, k := range kinds {
 		found = append(found, k.find(machines)...)
 	}
@@ -42,7 +43,7 @@ func virtual(n *corev1.Node) bool {
 // kind is something of a Node that no other may have.
 type kind struct {
 	name    string
-	verdict Verdict
+	verdict problem.Severity
 	cure    string
 	// of returns what the Node has of it.
 	of func(*corev1.Node) []string
@@ -57,12 +58,12 @@ const (
 
 // kinds are all but pod subnets, which can overlap without being the same.
 var kinds = []kind{
-	{"InternalIP", Failure, "find which machine really has it (arping, `ip address`), and give the other one another, or delete its Node: kubectl delete node NAME", internalIPs, nil},
-	{"host name", Warning, newHostname, hostnames, nil},
-	{"label kubernetes.io/hostname", Warning, newHostname + "; volumes and spread constraints go by that label", hostnameLabel, nil},
-	{"machine ID", Warning, newIdentity, func(n *corev1.Node) []string { return some(n.Status.NodeInfo.MachineID) }, sameKernel},
-	{"system UUID", Warning, "give each machine a UUID of its own in its hypervisor", func(n *corev1.Node) []string { return some(strings.ToLower(n.Status.NodeInfo.SystemUUID)) }, sameKernel},
-	{"boot ID", Warning, "machines resumed from one snapshot of memory share random numbers and identities: reboot them", func(n *corev1.Node) []string { return some(n.Status.NodeInfo.BootID) }, sameMachine},
+	{"InternalIP", problem.Error, "find which machine really has it (arping, `ip address`), and give the other one another, or delete its Node: kubectl delete node NAME", internalIPs, nil},
+	{"host name", problem.Warning, newHostname, hostnames, nil},
+	{"label kubernetes.io/hostname", problem.Warning, newHostname + "; volumes and spread constraints go by that label", hostnameLabel, nil},
+	{"machine ID", problem.Warning, newIdentity, func(n *corev1.Node) []string { return some(n.Status.NodeInfo.MachineID) }, sameKernel},
+	{"system UUID", problem.Warning, "give each machine a UUID of its own in its hypervisor", func(n *corev1.Node) []string { return some(strings.ToLower(n.Status.NodeInfo.SystemUUID)) }, sameKernel},
+	{"boot ID", problem.Warning, "machines resumed from one snapshot of memory share random numbers and identities: reboot them", func(n *corev1.Node) []string { return some(n.Status.NodeInfo.BootID) }, sameMachine},
 }
 
 // sameKernel excuses Nodes in containers of one machine.
@@ -102,7 +103,7 @@ func hostnames(n *corev1.Node) []string {
 	return nil
 }
 
-func (k kind) find(nodes []*corev1.Node) []Finding {
+func (k kind) find(nodes []*corev1.Node) []problem.Problem {
 	owners := map[string][]*corev1.Node{}
 	for _, n := range nodes {
 		for _, value := range k.of(n) {
@@ -125,13 +126,13 @@ func (k kind) find(nodes []*corev1.Node) []Finding {
 	if len(all) == 0 {
 		return nil
 	}
-	return []Finding{{Verdict: k.verdict, Fault: "Nodes have the same " + k.name + ": " + named(all), Evidence: first(shown), Cure: k.cure}}
+	return []problem.Problem{{Severity: k.verdict, Message: "Nodes have the same " + k.name + ": " + named(all), Evidence: first(shown), Remediation: k.cure}}
 }
 
 // overlaps finds pod subnets that are the same, or of which one is in the other: sorted
 // by address, the wider first, each has to begin after all those before it. Those of two
 // virtual nodes may, for no pod has an address of them.
-func overlaps(nodes []corev1.Node) []Finding {
+func overlaps(nodes []corev1.Node) []problem.Problem {
 	type claim struct {
 		subnet  netip.Prefix
 		node    string
@@ -162,6 +163,6 @@ func overlaps(nodes []corev1.Node) []Finding {
 	if len(all) == 0 {
 		return nil
 	}
-	return []Finding{Fail("Nodes have overlapping pod subnets, so one of each two has no route: "+named(all), first(shown),
+	return []problem.Problem{Fail("Nodes have overlapping pod subnets, so one of each two has no route: "+named(all), first(shown),
 		"find who sets spec.podCIDR twice (two IPAM controllers, or kubelets' --pod-cidr), then delete the Node that came later and let it join anew")}
 }

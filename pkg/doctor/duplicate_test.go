@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // different are Nodes that have nothing in common.
@@ -29,17 +31,17 @@ func different(n int) *Patient {
 func TestDuplicates(t *testing.T) {
 	for name, c := range map[string]struct {
 		change  func(a, b *corev1.Node)
-		verdict Verdict
+		verdict problem.Severity
 		words   []string
 	}{
-		"InternalIP": {func(a, b *corev1.Node) { b.Status.Addresses[1] = a.Status.Addresses[1] }, Failure, []string{"same InternalIP: node2, node3", "fd00:192::2 of node2, node3"}},
-		"hostname":   {func(a, b *corev1.Node) { b.Status.Addresses[2] = a.Status.Addresses[2] }, Warning, []string{"same host name", "hostnamectl"}},
-		"label":      {func(a, b *corev1.Node) { b.Labels = a.Labels }, Warning, []string{"kubernetes.io/hostname"}},
-		"machine ID": {func(a, b *corev1.Node) { b.Status.NodeInfo.MachineID = a.Status.NodeInfo.MachineID }, Warning, []string{"mnode2 of node2, node3", "systemd-machine-id-setup"}},
-		"UUID":       {func(_, b *corev1.Node) { b.Status.NodeInfo.SystemUUID = "UNODE2" }, Warning, []string{"system UUID"}},
-		"boot ID":    {func(a, b *corev1.Node) { b.Status.NodeInfo.BootID = a.Status.NodeInfo.BootID }, Warning, []string{"snapshot of memory"}},
-		"podCIDR":    {func(a, b *corev1.Node) { b.Spec.PodCIDRs[1] = a.Spec.PodCIDRs[1] }, Failure, []string{"overlapping", "fd00:10:1::/64 of node2 and fd00:10:1::/64 of node3"}},
-		"in another": {func(_, b *corev1.Node) { b.Spec.PodCIDRs[0] = "10.0.0.0/21" }, Failure, []string{"10.0.0.0/21 of node3 and 10.0.1.0/24 of node2"}},
+		"InternalIP": {func(a, b *corev1.Node) { b.Status.Addresses[1] = a.Status.Addresses[1] }, problem.Error, []string{"same InternalIP: node2, node3", "fd00:192::2 of node2, node3"}},
+		"hostname":   {func(a, b *corev1.Node) { b.Status.Addresses[2] = a.Status.Addresses[2] }, problem.Warning, []string{"same host name", "hostnamectl"}},
+		"label":      {func(a, b *corev1.Node) { b.Labels = a.Labels }, problem.Warning, []string{"kubernetes.io/hostname"}},
+		"machine ID": {func(a, b *corev1.Node) { b.Status.NodeInfo.MachineID = a.Status.NodeInfo.MachineID }, problem.Warning, []string{"mnode2 of node2, node3", "systemd-machine-id-setup"}},
+		"UUID":       {func(_, b *corev1.Node) { b.Status.NodeInfo.SystemUUID = "UNODE2" }, problem.Warning, []string{"system UUID"}},
+		"boot ID":    {func(a, b *corev1.Node) { b.Status.NodeInfo.BootID = a.Status.NodeInfo.BootID }, problem.Warning, []string{"snapshot of memory"}},
+		"podCIDR":    {func(a, b *corev1.Node) { b.Spec.PodCIDRs[1] = a.Spec.PodCIDRs[1] }, problem.Error, []string{"overlapping", "fd00:10:1::/64 of node2 and fd00:10:1::/64 of node3"}},
+		"in another": {func(_, b *corev1.Node) { b.Spec.PodCIDRs[0] = "10.0.0.0/21" }, problem.Error, []string{"10.0.0.0/21 of node3 and 10.0.1.0/24 of node2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := different(3)
@@ -78,9 +80,9 @@ func TestDuplicatesOfVirtualNodes(t *testing.T) {
 
 	s.node("node2", nil, "10.9.3.0/24")
 	found := duplicates(t.Context(), s.patient(agent))
-	finds(t, found[:1], Failure, "same InternalIP: node1, node2", "192.0.2.10 of node1, node2")
+	finds(t, found[:1], problem.Error, "same InternalIP: node1, node2", "192.0.2.10 of node1, node2")
 	last := found[len(found)-1:]
-	finds(t, last, Failure, "overlapping pod subnets", "10.9.0.0/16 of virtual1 and 10.9.3.0/24 of node2")
+	finds(t, last, problem.Error, "overlapping pod subnets", "10.9.0.0/16 of virtual1 and 10.9.3.0/24 of node2")
 	if len(found) != 4 || strings.Contains(fmt.Sprint(found), "virtual2") {
 		t.Errorf("found %+v", found)
 	}
@@ -107,7 +109,7 @@ func (s *apiServer) node(name string, change func(*corev1.Node), subnet string) 
 func TestDuplicatesAmong5000(t *testing.T) {
 	p := different(5000)
 	p.Nodes[4999].Spec.PodCIDRs = p.Nodes[17].Spec.PodCIDRs
-	took := quickest(func() { finds(t, duplicates(t.Context(), p), Failure, "node18, node5000") })
+	took := quickest(func() { finds(t, duplicates(t.Context(), p), problem.Error, "node18, node5000") })
 	if took > time.Second {
 		t.Errorf("it took %s", took)
 	}

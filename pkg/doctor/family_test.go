@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -34,6 +35,6 @@ func TestSettingsOfIPv6Alone(t *testing.T) {
 	well(t, bridgeNetfilter(t.Context(), p))
 	set(topology.SysctlForward6, "0")
 	set(topology.SysctlBridgeNF6, "0")
-	finds(t, forwarding(t.Context(), p), Failure, "does not forward", topology.SysctlForward6)
-	finds(t, bridgeNetfilter(t.Context(), p), Failure, "pass no firewall", topology.SysctlBridgeNF6)
+	finds(t, forwarding(t.Context(), p), problem.Error, "does not forward", topology.SysctlForward6)
+	finds(t, bridgeNetfilter(t.Context(), p), problem.Error, "pass no firewall", topology.SysctlBridgeNF6)
 }

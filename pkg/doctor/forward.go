@@ -7,12 +7,13 @@ import (
 	"strings"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // forwardPolicy sends the packets that pods live by, in thought, through each base chain
 // that forwarded packets pass: what one chain drops, an accept in another, or of ours, does not save.
-func forwardPolicy(_ context.Context, p *Patient) []Finding {
+func forwardPolicy(_ context.Context, p *Patient) []problem.Problem {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
 	}
@@ -27,7 +28,7 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 	if err != nil {
 		return Skip(err.Error(), "run it with CAP_NET_ADMIN")
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, c := range chains {
 		if f, bad := p.judge(c, inside); bad {
 			found = append(found, f)
@@ -42,7 +43,7 @@ func forwardPolicy(_ context.Context, p *Patient) []Finding {
 func lost(f dataplane.Fate) bool { return f.Dropped && !f.Accepted }
 
 // judge tells the worst that a chain does to any of the packets within the cluster.
-func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (Finding, bool) {
+func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (problem.Problem, bool) {
 	fates := c.Fates[:len(packets)]
 	cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, p.Subnets()) +
 		"; or have the firewall plugin accept what pods begin, and one rule more what others begin (--firewall-plugin, docs/install.md)"
@@ -64,15 +65,15 @@ func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (Finding,
 		}
 		return Warn("a firewall may drop packets of pods: it depends on a rule of which nobody can tell whether it fits them", evidence, cure), true
 	}
-	return Finding{}, false
+	return problem.Problem{}, false
 }
 
 // judgeOutside tells what a chain drops for certain of what pods and the world beyond the cluster send
 // each other. Somebody may want that.
-func (p *Patient) judgeOutside(c dataplane.Chain, packets []dataplane.Packet, fates []dataplane.Fate) (Finding, bool) {
+func (p *Patient) judgeOutside(c dataplane.Chain, packets []dataplane.Packet, fates []dataplane.Fate) (problem.Problem, bool) {
 	i := slices.IndexFunc(fates, lost)
 	if i < 0 {
-		return Finding{}, false
+		return problem.Problem{}, false
 	}
 	return Warn("a firewall drops packets between pods and the world beyond the cluster", c.String()+": "+fates[i].By+" drops what goes "+packets[i].String(),
 		"if pods are not meant to be alone, accept what comes from and goes to them there, before it drops: "+acceptRules(c, p.Subnets())), true

@@ -15,6 +15,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -213,7 +214,7 @@ func (p *passage) compare(load func(t *testing.T, rules string), prefix string) 
 			p.must(netns.Set(home))
 			load(t, c.rules+"\n")
 			f := p.finds("forward-policy", c.want)
-			if all := p.allPass(); c.want == OK && !all || c.want == Failure && all {
+			if all := p.allPass(); c.want == problem.None && !all || c.want == problem.Error && all {
 				t.Errorf("that all reach each other is %v, and the check says %+v", all, f)
 			}
 			if !strings.Contains(f.Evidence, c.says) {
@@ -232,13 +233,13 @@ func TestForwardPolicyOfIPv6(t *testing.T) {
 	for _, program := range []string{"xtables-nft-multi", "xtables-legacy-multi"} {
 		load := debianProgram(t, program)
 		load(rules("DROP", both), "ip6tables-restore")
-		w.finds("forward-policy", OK)
+		w.finds("forward-policy", problem.None)
 		load(rules("DROP", "-A FORWARD -s fd00:10:244:1::/64 -j ACCEPT\n"), "ip6tables-restore")
-		w.finds("forward-policy", Failure)
+		w.finds("forward-policy", problem.Error)
 		load(rules("ACCEPT", both+"-A FORWARD -j REJECT\n"), "ip6tables-restore")
-		w.finds("forward-policy", OK)
+		w.finds("forward-policy", problem.None)
 		load(rules("ACCEPT", "-A FORWARD -s fd00:10:96::/48 -j ACCEPT\n-A FORWARD -j REJECT\n"), "ip6tables-restore")
-		w.finds("forward-policy", Failure)
+		w.finds("forward-policy", problem.Error)
 		load(rules("ACCEPT", ""), "ip6tables-restore")
 	}
 }
@@ -280,21 +281,21 @@ func TestForwardPolicyTowardsTheWorld(t *testing.T) {
 			t.Fatal("the pod and the world do not reach each other without a firewall")
 		}
 	}
-	p.finds("forward-policy", OK)
+	p.finds("forward-policy", problem.None)
 	const cluster = "ip saddr { 10.244.0.0/16, 192.168.1.0/24 } ip daddr { 10.244.0.0/16, 192.168.1.0/24 } accept; "
 	for name, c := range map[string]forwardCase{
-		"all of it":   {nftForward(cluster), Warning, "from 10.244.1.7 (plainroute0) to 11.0.0.1 (eth0), new"},
-		"what begins": {nftForward(cluster + "ct state established accept; ip saddr 10.244.1.0/24 accept"), Warning, "from 11.0.0.1 (eth0) to 10.244.1.7 (plainroute0), new"},
-		"answers":     {nftForward(cluster + "ip saddr 10.244.1.0/24 accept"), Warning, "from 11.0.0.1 (eth0) to 10.244.1.7 (plainroute0), answer"},
-		"nothing":     {nftForward("ip saddr 10.244.1.0/24 accept; ip daddr 10.244.1.0/24 accept"), OK, ""},
-		"some ports":  {nftForward(cluster + "ip saddr 10.244.1.0/24 accept; ct state established accept; tcp dport 443 accept"), OK, ""},
+		"all of it":   {nftForward(cluster), problem.Warning, "from 10.244.1.7 (plainroute0) to 11.0.0.1 (eth0), new"},
+		"what begins": {nftForward(cluster + "ct state established accept; ip saddr 10.244.1.0/24 accept"), problem.Warning, "from 11.0.0.1 (eth0) to 10.244.1.7 (plainroute0), new"},
+		"answers":     {nftForward(cluster + "ip saddr 10.244.1.0/24 accept"), problem.Warning, "from 11.0.0.1 (eth0) to 10.244.1.7 (plainroute0), answer"},
+		"nothing":     {nftForward("ip saddr 10.244.1.0/24 accept; ip daddr 10.244.1.0/24 accept"), problem.None, ""},
+		"some ports":  {nftForward(cluster + "ip saddr 10.244.1.0/24 accept; ct state established accept; tcp dport 443 accept"), problem.None, ""},
 	} {
 		nft("", "flush", "ruleset")
 		nft(c.rules, "-f", "-")
 		if f := p.finds("forward-policy", c.want); !strings.Contains(f.Evidence, c.says) {
 			t.Errorf("%s: the evidence lacks %q: %+v", name, c.says, f)
 		}
-		if pass := both(); c.want == Warning && pass || name == "nothing" && !pass {
+		if pass := both(); c.want == problem.Warning && pass || name == "nothing" && !pass {
 			t.Errorf("%s: that both reach each other is %v", name, pass)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	rtnl "github.com/vishvananda/netlink"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -20,8 +21,8 @@ func TestNoCureDeletesAnUplink(t *testing.T) {
 	w := newWard(t)
 	w.sh("ip addr add 10.244.1.50/24 dev eth0")
 	w.look()
-	f := w.finds("bridge-address", Failure)
-	if strings.Contains(f.Cure, "del ") || !strings.Contains(f.Cure, "leave the device as it is") {
+	f := w.finds("bridge-address", problem.Error)
+	if strings.Contains(f.Remediation, "del ") || !strings.Contains(f.Remediation, "leave the device as it is") {
 		t.Errorf("found %+v", f)
 	}
 }
@@ -30,9 +31,9 @@ func TestNoCureDeletesAnUplink(t *testing.T) {
 func TestNoCureDeletesOurBridge(t *testing.T) {
 	w := newWard(t)
 	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}})
-	w.finds("leftovers", Warning)
+	w.finds("leftovers", problem.Warning)
 	w.Bridge = "cni0"
-	w.finds("leftovers", OK)
+	w.finds("leftovers", problem.None)
 }
 
 // What peers send into the tunnel of another network is lost once its device is deleted, so no cure begins with that.
@@ -40,13 +41,13 @@ func TestNoCureCutsATunnel(t *testing.T) {
 	w := newWard(t)
 	w.sh("ip link add flannel.1 type bridge; ip addr add 10.244.1.0/32 dev flannel.1")
 	w.look()
-	for check, verdict := range map[string]Verdict{"bridge-address": Failure, "leftovers": Warning} {
+	for check, verdict := range map[string]problem.Severity{"bridge-address": problem.Error, "leftovers": problem.Warning} {
 		f := w.finds(check, verdict)
-		if strings.Contains(f.Cure, "`ip link del flannel.1") || !strings.Contains(f.Cure, "docs/migrate-from-flannel.md") {
-			t.Errorf("%s has the cure: %s", check, f.Cure)
+		if strings.Contains(f.Remediation, "`ip link del flannel.1") || !strings.Contains(f.Remediation, "docs/migrate-from-flannel.md") {
+			t.Errorf("%s has the cure: %s", check, f.Remediation)
 		}
-		if bridge, tunnel := strings.Index(f.Cure, "cni0"), strings.Index(f.Cure, "flannel.1"); bridge < 0 || tunnel < bridge {
-			t.Errorf("%s begins with the tunnel: %s", check, f.Cure)
+		if bridge, tunnel := strings.Index(f.Remediation, "cni0"), strings.Index(f.Remediation, "flannel.1"); bridge < 0 || tunnel < bridge {
+			t.Errorf("%s begins with the tunnel: %s", check, f.Remediation)
 		}
 	}
 }
@@ -56,18 +57,18 @@ func TestRouteToALocalPodIsNoFault(t *testing.T) {
 	w := newDualWard(t)
 	w.sh("ip link add veth1 type veth peer name veth2; ip link set veth1 up; ip link set veth2 up; ip route add 10.244.1.70/32 dev veth1; ip route add 10.244.1.80/28 via 10.244.1.2")
 	w.look()
-	w.finds("foreign-routes", OK)
+	w.finds("foreign-routes", problem.None)
 	w.sh("ip route add blackhole 10.244.1.64/26 proto 80")
 	w.look()
-	if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Cure, "`ip route del blackhole 10.244.1.64/26 proto 80`") {
+	if f := w.finds("foreign-routes", problem.Error); !strings.Contains(f.Remediation, "`ip route del blackhole 10.244.1.64/26 proto 80`") {
 		t.Errorf("found %+v", f)
 	}
 	w.sh("ip route del blackhole 10.244.1.64/26 proto 80")
 	for _, route := range []string{"10.244.1.128/26 via 192.168.1.13 dev eth0 proto 12", "10.244.1.0/26 dev eth0 proto 3 metric 20"} {
 		w.sh("ip route add " + route)
 		w.look()
-		w.finds("policy-rules", OK)
-		if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Cure, "`ip route del "+route+"`") {
+		w.finds("policy-rules", problem.None)
+		if f := w.finds("foreign-routes", problem.Error); !strings.Contains(f.Remediation, "`ip route del "+route+"`") {
 			t.Errorf("found %+v", f)
 		}
 		w.sh("ip route del " + route)
@@ -78,8 +79,8 @@ func TestRouteToALocalPodIsNoFault(t *testing.T) {
 func TestNoCurePlugsInARival(t *testing.T) {
 	w := newWard(t)
 	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Rival: "docker0"})
-	f := w.finds("bridge-address", Warning)
-	if strings.Contains(f.Cure, "master") {
+	f := w.finds("bridge-address", problem.Warning)
+	if strings.Contains(f.Remediation, "master") {
 		t.Errorf("found %+v", f)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -22,7 +23,7 @@ import (
 func TestHealthy(t *testing.T) {
 	w := newWard(t)
 	for _, name := range []string{"capabilities", "forwarding", "rp-filter", "bridge-netfilter", "forward-policy", "foreign-routes", "policy-rules", "cni-configs", "cni-plugins", "leftovers"} {
-		w.finds(name, OK)
+		w.finds(name, problem.None)
 	}
 }
 
@@ -33,7 +34,7 @@ func TestCapabilities(t *testing.T) {
 	w.must(unix.Capget(&header, &data[0]))
 	data[0].Effective &^= 1 << netAdmin
 	w.must(unix.Capset(&header, &data[0])) // of this thread, which ends with the test
-	f := w.finds("capabilities", Failure)
+	f := w.finds("capabilities", problem.Error)
 	data[0].Effective |= 1 << netAdmin
 	w.must(unix.Capset(&header, &data[0]))
 	if !strings.Contains(f.Evidence, "CAP_NET_ADMIN") {
@@ -44,19 +45,19 @@ func TestCapabilities(t *testing.T) {
 func TestForwarding(t *testing.T) {
 	w := newWard(t)
 	w.setting(topology.ConfSysctl(4, "eth0", "forwarding"), "0")
-	if f := w.finds("forwarding", Failure); !strings.Contains(f.Evidence, "eth0") {
+	if f := w.finds("forwarding", problem.Error); !strings.Contains(f.Evidence, "eth0") {
 		t.Errorf("found %+v", f)
 	}
 	w.setting(topology.SysctlForward4, "0")
-	w.finds("forwarding", Failure)
+	w.finds("forwarding", problem.Error)
 }
 
 func TestBridgeNetfilter(t *testing.T) {
 	w := newWard(t)
 	w.setting(topology.SysctlBridgeNF4, "0")
-	w.finds("bridge-netfilter", Failure)
+	w.finds("bridge-netfilter", problem.Error)
 	w.ProcSys = t.TempDir() // that of a kernel without the module
-	if f := w.finds("bridge-netfilter", Failure); !strings.Contains(f.Cure, "modprobe") {
+	if f := w.finds("bridge-netfilter", problem.Error); !strings.Contains(f.Remediation, "modprobe") {
 		t.Errorf("found %+v", f)
 	}
 }
@@ -73,13 +74,13 @@ func TestForwardPolicy(t *testing.T) {
 		Priority: nftables.ChainPriorityFilter, Policy: &drop,
 	})
 	w.must(nft.Flush())
-	f := w.finds("forward-policy", Failure)
-	if !strings.Contains(f.Cure, "nft insert rule ip filter FORWARD ip saddr 10.244.1.0/24 accept") {
-		t.Errorf("the cure is %q", f.Cure)
+	f := w.finds("forward-policy", problem.Error)
+	if !strings.Contains(f.Remediation, "nft insert rule ip filter FORWARD ip saddr 10.244.1.0/24 accept") {
+		t.Errorf("the cure is %q", f.Remediation)
 	}
 	nft.DelTable(table)
 	w.must(nft.Flush())
-	w.finds("forward-policy", OK)
+	w.finds("forward-policy", problem.None)
 }
 
 // Where no peer is known, as on a cluster's first node, a rule about the addresses of Services, as kube-proxy's, is no fault.
@@ -98,21 +99,21 @@ func TestForwardPolicyWithoutPeers(t *testing.T) {
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	}})
 	w.must(nft.Flush())
-	w.finds("forward-policy", OK)
+	w.finds("forward-policy", problem.None)
 	w.State.Routes = nil
-	w.finds("forward-policy", OK)
+	w.finds("forward-policy", problem.None)
 	w.Report = nil
-	w.finds("forward-policy", OK)
+	w.finds("forward-policy", problem.None)
 	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
 	w.must(nft.Flush())
-	w.finds("forward-policy", Failure)
+	w.finds("forward-policy", problem.Error)
 }
 
 func TestForeignRoutes(t *testing.T) {
 	w := newWard(t)
 	w.route("10.244.2.128/25", "192.168.1.1", 3, 0)
 	w.look()
-	if f := w.finds("foreign-routes", Failure); !strings.Contains(f.Evidence, "10.244.2.128/25 via 192.168.1.1") {
+	if f := w.finds("foreign-routes", problem.Error); !strings.Contains(f.Evidence, "10.244.2.128/25 via 192.168.1.1") {
 		t.Errorf("found %+v", f)
 	}
 }
@@ -126,7 +127,7 @@ func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 	lan := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.2.0/24"), Dev: "eth0", Protocol: kernelMade}
 	p.Host.Routes = []topology.Route{lan}
 	found := foreignRoutes(t.Context(), p)
-	if len(found) != 1 || strings.Contains(found[0].Cure, "ip route del") || !strings.Contains(found[0].Cure, "an address of eth0") {
+	if len(found) != 1 || strings.Contains(found[0].Remediation, "ip route del") || !strings.Contains(found[0].Remediation, "an address of eth0") {
 		t.Errorf("found %+v", found)
 	}
 	lan.Protocol = 0
@@ -134,7 +135,7 @@ func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 		p.Host.Routes = append(p.Host.Routes, lan)
 	}
 	found = foreignRoutes(t.Context(), p)
-	if last := found[len(found)-1]; len(found) != manyFindings+1 || !strings.HasPrefix(last.Fault, "4993 more") {
+	if last := found[len(found)-1]; len(found) != manyFindings+1 || !strings.HasPrefix(last.Message, "4993 more") {
 		t.Errorf("%d findings, the last is %+v", len(found), last)
 	}
 }
@@ -150,14 +151,14 @@ func TestPolicyRules(t *testing.T) {
 	rule := rtnl.NewRule()
 	rule.Family, rule.Table, rule.Priority, rule.Src = unix.AF_INET, 100, 50, everything
 	w.must(w.nl.RuleAdd(rule))
-	if f := w.finds("policy-rules", Failure); !strings.Contains(f.Evidence, "they go via 192.168.1.1 dev eth0") {
+	if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Evidence, "they go via 192.168.1.1 dev eth0") {
 		t.Errorf("found %+v", f)
 	}
 	w.must(w.nl.RuleDel(rule))
 	w.must(w.nl.RouteAdd(&rtnl.Route{Dst: everything, Type: unix.RTN_PROHIBIT, Table: 101}))
 	rule.Table = 101
 	w.must(w.nl.RuleAdd(rule))
-	w.finds("policy-rules", Failure)
+	w.finds("policy-rules", problem.Error)
 }
 
 // A rule about one kind of packet only: each way of each family is asked by itself.
@@ -188,7 +189,7 @@ func TestPolicyRulesOfEachKind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newDualWard(t)
-			w.finds("policy-rules", OK)
+			w.finds("policy-rules", problem.None)
 			w.sh("ip route add default via 192.168.1.1 table 100; ip -6 route add default via fd00:192:168:1::1 table 100")
 			family, rule, six := strings.Cut(c.rule, "-6 ")
 			if !six {
@@ -197,7 +198,7 @@ func TestPolicyRulesOfEachKind(t *testing.T) {
 				family = "-6 "
 			}
 			w.sh("ip " + family + "rule add " + rule + " lookup 100 priority 1000")
-			if f := w.finds("policy-rules", Failure); !strings.Contains(f.Fault, c.says) || !strings.Contains(f.Cure, c.cure) {
+			if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Message, c.says) || !strings.Contains(f.Remediation, c.cure) {
 				t.Errorf("found %+v", f)
 			}
 		})
@@ -211,7 +212,7 @@ func TestPolicyRulesOfOthersPackets(t *testing.T) {
 	for priority, rule := range []string{"fwmark 0xca6c", "fwmark 0x200/0xf00", "ipproto sctp", "ipproto tcp dport 22 lookup main priority 1; ip rule add from 198.51.100.7"} {
 		w.sh(fmt.Sprintf("ip rule add from all %s lookup 100 priority %d", rule, 1000+priority))
 	}
-	w.finds("policy-rules", OK)
+	w.finds("policy-rules", problem.None)
 }
 
 // Another table that is looked into first has all but a part of a subnet.
@@ -227,8 +228,8 @@ func TestPolicyRulesOfOtherTables(t *testing.T) {
 			w := newDualWard(t)
 			w.sh("ip rule add from all lookup 200 priority 1000; ip -6 rule add from all lookup 200 priority 1000; ip " + route)
 			if says == "" {
-				w.finds("policy-rules", OK)
-			} else if f := w.finds("policy-rules", Failure); !strings.Contains(f.Fault, says) {
+				w.finds("policy-rules", problem.None)
+			} else if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Message, says) {
 				t.Errorf("found %+v", f)
 			}
 		})
@@ -239,7 +240,7 @@ func TestPolicyRulesOfOtherTables(t *testing.T) {
 func TestReversePath(t *testing.T) {
 	w := newWard(t)
 	w.setting("net/ipv4/conf/eth0/rp_filter", "1")
-	w.finds("rp-filter", OK)
+	w.finds("rp-filter", problem.None)
 	w.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth1"}, PeerName: "lan1"})
 	w.address("eth1", "192.168.2.11/24")
 	other, err := w.nl.LinkByName("eth1")
@@ -248,11 +249,11 @@ func TestReversePath(t *testing.T) {
 	w.must(err)
 	w.must(w.nl.RouteAdd(&rtnl.Route{Dst: subnet, Gw: net.IPv4(192, 168, 2, 13), LinkIndex: other.Attrs().Index, Protocol: topology.Protocol, Priority: topology.MetricPeer}))
 	w.look()
-	if f := w.finds("rp-filter", Failure); !strings.Contains(f.Cure, "conf/eth0/rp_filter=2") {
+	if f := w.finds("rp-filter", problem.Error); !strings.Contains(f.Remediation, "conf/eth0/rp_filter=2") {
 		t.Errorf("found %+v", f)
 	}
 	w.setting("net/ipv4/conf/all/rp_filter", "2")
-	w.finds("rp-filter", OK)
+	w.finds("rp-filter", problem.None)
 }
 
 // A link to which peers send IPv6 alone drops nothing of IPv4.
@@ -266,23 +267,23 @@ func TestReversePathOfAnotherFamily(t *testing.T) {
 		w.setting(topology.ConfSysctl(4, dev, "rp_filter"), value)
 	}
 	w.look()
-	w.finds("rp-filter", OK)
+	w.finds("rp-filter", problem.None)
 	w.address("eth1", "192.168.2.11/24")
 	w.Report.Host.Addresses = append(w.Report.Host.Addresses, netip.MustParseAddr("192.168.2.11"))
 	w.look()
-	w.finds("rp-filter", Failure) // to this one they do send it
+	w.finds("rp-filter", problem.Error) // to this one they do send it
 }
 
 func TestCNIConfigs(t *testing.T) {
 	w := newWard(t)
 	w.write(filepath.Join(w.Store.ConfDir, "05-other.conflist"), "{}")
-	if f := w.finds("cni-configs", Failure); !strings.Contains(f.Evidence, "05-other.conflist") {
+	if f := w.finds("cni-configs", problem.Error); !strings.Contains(f.Evidence, "05-other.conflist") {
 		t.Errorf("found %+v", f)
 	}
 	w.ConfigsBefore = []string{"05-other.conflist"}
-	w.finds("cni-configs", OK)
+	w.finds("cni-configs", problem.None)
 	w.write(filepath.Join(w.Store.ConfDir, "06-other.conflist"), "{}")
-	if f := w.finds("cni-configs", Failure); strings.Contains(f.Evidence, "05-") || !strings.Contains(f.Cure, "06-other.conflist") {
+	if f := w.finds("cni-configs", problem.Error); strings.Contains(f.Evidence, "05-") || !strings.Contains(f.Remediation, "06-other.conflist") {
 		t.Errorf("found %+v", f)
 	}
 }
@@ -291,26 +292,26 @@ func TestCNIConfigs(t *testing.T) {
 func TestChainedPlugins(t *testing.T) {
 	w := newWard(t)
 	w.State.CNI = &topology.CNI{Plugins: []topology.Plugin{{Type: "mesh-cni"}}}
-	if f := w.finds("cni-plugins", Failure); !strings.HasSuffix(f.Evidence, ": mesh-cni") || !strings.Contains(f.Cure, "that program installs") {
+	if f := w.finds("cni-plugins", problem.Error); !strings.HasSuffix(f.Evidence, ": mesh-cni") || !strings.Contains(f.Remediation, "that program installs") {
 		t.Errorf("found %+v", f)
 	}
 	w.write(filepath.Join(w.BinDir, "mesh-cni"), "#!/bin/sh")
 	w.must(os.Chmod(filepath.Join(w.BinDir, "mesh-cni"), 0o755))
-	w.finds("cni-plugins", OK)
+	w.finds("cni-plugins", problem.None)
 }
 
 func TestPlugins(t *testing.T) {
 	w := newWard(t)
 	w.must(os.Remove(filepath.Join(w.BinDir, "bridge")))
-	if f := w.finds("cni-plugins", Failure); !strings.HasSuffix(f.Evidence, ": bridge") {
+	if f := w.finds("cni-plugins", problem.Error); !strings.HasSuffix(f.Evidence, ": bridge") {
 		t.Errorf("found %+v", f)
 	}
 	w.write(filepath.Join(w.BinDir, "bridge"), "<html>404</html>")
-	w.finds("cni-plugins", Failure)
+	w.finds("cni-plugins", problem.Error)
 	w.BinDir = filepath.Join(w.BinDir, "none")
-	w.finds("cni-plugins", Skipped)
+	w.finds("cni-plugins", problem.Unknown)
 	w.BinDir = ""
-	if f := w.finds("cni-plugins", Skipped); !strings.Contains(f.Fault+f.Evidence, "does not look at CNI plugins") {
+	if f := w.finds("cni-plugins", problem.Unknown); !strings.Contains(f.Message+f.Evidence, "does not look at CNI plugins") {
 		t.Errorf("found %+v", f)
 	}
 }
@@ -327,7 +328,7 @@ func TestLeftovers(t *testing.T) {
 			w := newWard(t)
 			leave(w)
 			w.look()
-			if f := w.finds("leftovers", Warning); !strings.HasPrefix(f.Fault, network) {
+			if f := w.finds("leftovers", problem.Warning); !strings.HasPrefix(f.Message, network) {
 				t.Errorf("found %+v", f)
 			}
 		})
@@ -347,27 +348,27 @@ func (w *ward) chain(name string) {
 func TestForwardPolicyOfLegacyIPTables(t *testing.T) {
 	w := newWard(t)
 	run := legacyIPTables(t)
-	w.finds("forward-policy", OK)
+	w.finds("forward-policy", problem.None)
 	if names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err != nil || len(names) > 0 {
 		t.Errorf("asking made the tables %q, %v", names, err)
 	}
 	run("iptables", "-P", "FORWARD", "DROP")
-	f := w.finds("forward-policy", Failure)
-	if !strings.HasPrefix(f.Evidence, "iptables-legacy: chain FORWARD (policy DROP) with 0 rules") || !strings.Contains(f.Cure, "iptables-legacy -I FORWARD -s 10.244.1.0/24 -j ACCEPT") {
+	f := w.finds("forward-policy", problem.Error)
+	if !strings.HasPrefix(f.Evidence, "iptables-legacy: chain FORWARD (policy DROP) with 0 rules") || !strings.Contains(f.Remediation, "iptables-legacy -I FORWARD -s 10.244.1.0/24 -j ACCEPT") {
 		t.Errorf("found %+v", f)
 	}
 	run("iptables", "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
 	run("iptables", "-A", "FORWARD", "-p", "tcp", "--dport", "80", "-m", "comment", "--comment", "a match", "-j", "ACCEPT")
 	run("iptables", "-A", "FORWARD", "-p", "udp", "-j", "ACCEPT")
-	if f := w.finds("forward-policy", Warning); !strings.Contains(f.Evidence, "with 3 rules") {
+	if f := w.finds("forward-policy", problem.Warning); !strings.Contains(f.Evidence, "with 3 rules") {
 		t.Errorf("found %+v", f)
 	}
 	run("iptables", "-P", "FORWARD", "ACCEPT")
-	w.finds("forward-policy", OK)
+	w.finds("forward-policy", problem.None)
 	run("ip6tables", "-P", "FORWARD", "DROP")
-	w.finds("forward-policy", OK) // no pod has an IPv6 address
+	w.finds("forward-policy", problem.None) // no pod has an IPv6 address
 	w.Report.Host.Subnets = append(w.Report.Host.Subnets, netip.MustParsePrefix("fd00:10:244:1::/64"))
-	w.finds("forward-policy", Failure)
+	w.finds("forward-policy", problem.Error)
 }
 
 // legacyIPTables runs iptables-legacy.

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // A manager is a program that configures each device that appears, pods' too, unless it is told not
@@ -43,8 +45,8 @@ var managers = []manager{
 }
 
 // otherManagers are all but systemd-networkd and NetworkManager, for which there is more to say.
-func (p *Patient) otherManagers() []Finding {
-	var found []Finding
+func (p *Patient) otherManagers() []problem.Problem {
+	var found []problem.Problem
 	for _, m := range managers {
 		if !slices.ContainsFunc(m.runs, p.exists) {
 			continue

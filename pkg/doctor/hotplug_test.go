@@ -1,6 +1,10 @@
 package doctor
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/problem"
+)
 
 func TestManagersOfNewDevices(t *testing.T) {
 	const (
@@ -43,7 +47,7 @@ func TestManagersOfNewDevices(t *testing.T) {
 				well(t, found)
 				return
 			}
-			finds(t, found, Warning, c.words...)
+			finds(t, found, problem.Warning, c.words...)
 		})
 	}
 }

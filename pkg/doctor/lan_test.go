@@ -19,6 +19,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -264,26 +265,26 @@ func quickest(do func()) time.Duration {
 }
 
 // well fails the test if a check finds anything.
-func well(t *testing.T, found []Finding) {
+func well(t *testing.T, found []problem.Problem) {
 	t.Helper()
 	for _, f := range found {
-		t.Errorf("all is well, and yet: %s: %s (%s)", f.Verdict, f.Fault, f.Evidence)
+		t.Errorf("all is well, and yet: %s: %s (%s)", f.Severity, f.Message, f.Evidence)
 	}
 }
 
 // finds fails the test unless a check found exactly one thing, in which all words are.
-func finds(t *testing.T, found []Finding, verdict Verdict, words ...string) {
+func finds(t *testing.T, found []problem.Problem, verdict problem.Severity, words ...string) {
 	t.Helper()
-	if len(found) != 1 || found[0].Verdict != verdict {
+	if len(found) != 1 || found[0].Severity != verdict {
 		t.Fatalf("found %+v, want one %s", found, verdict)
 	}
-	text := found[0].Fault + "\n" + found[0].Evidence + "\n" + found[0].Cure
+	text := found[0].Message + "\n" + found[0].Evidence + "\n" + found[0].Remediation
 	for _, w := range words {
 		if !strings.Contains(text, w) {
 			t.Errorf("%q is not in:\n%s", w, text)
 		}
 	}
-	if verdict != Skipped && (found[0].Evidence == "" || found[0].Cure == "") {
+	if verdict != problem.Unknown && (found[0].Evidence == "" || found[0].Remediation == "") {
 		t.Errorf("evidence or cure is missing: %+v", found[0])
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -76,7 +77,7 @@ func (p *Patient) renamedBridge() string { return p.Host.RenamedBridge(p.Bridge,
 
 // bridgeAddress compares the addresses of the pods' bridge, their gateway, with this
 // node's pod subnets, and looks whether another device has them.
-func bridgeAddress(_ context.Context, p *Patient) []Finding {
+func bridgeAddress(_ context.Context, p *Patient) []problem.Problem {
 	subnets := p.ownSubnets()
 	switch {
 	case p.KernelErr != nil:
@@ -85,7 +86,7 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
 	}
 	if name := p.renamedBridge(); name != "" {
-		return []Finding{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
+		return []problem.Problem{Fail("the pods' bridge was renamed, so the next pod gets another one, and those on this one are cut off", fmt.Sprintf("it is %s now", name),
 			fmt.Sprintf("`ip link set dev %s name %s` (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, p.Bridge))}
 	}
 	found := slices.Concat(p.rivalBridges(subnets), p.cutPorts(), p.mutePorts(), p.narrowBridge())
@@ -111,8 +112,8 @@ func bridgeAddress(_ context.Context, p *Patient) []Finding {
 }
 
 // cutPorts are the bridge if it is down, and ports that are, or may be, of pods and are down or not in it.
-func (p *Patient) cutPorts() []Finding {
-	var found []Finding
+func (p *Patient) cutPorts() []problem.Problem {
+	var found []problem.Problem
 	for _, d := range p.State.Devices {
 		switch {
 		case d.Name == p.State.Bridge && !d.Up:
@@ -131,10 +132,10 @@ func (p *Patient) cutPorts() []Finding {
 
 // narrowBridge tells that the bridge takes smaller packets than new pods send: it keeps its MTU for the older ones when
 // the agent is given a larger one.
-func (p *Patient) narrowBridge() []Finding {
+func (p *Patient) narrowBridge() []problem.Problem {
 	for _, d := range p.State.Devices {
 		if size := p.podMTU(); d.Name == p.State.Bridge && 0 < d.MTU && d.MTU < size {
-			return []Finding{Warn("the pods' bridge takes smaller packets than new pods send, so fragments and large datagrams to them are lost", fmt.Sprintf("%s has an MTU of %d, and new pods have %d", d.Name, d.MTU, size),
+			return []problem.Problem{Warn("the pods' bridge takes smaller packets than new pods send, so fragments and large datagrams to them are lost", fmt.Sprintf("%s has an MTU of %d, and new pods have %d", d.Name, d.MTU, size),
 				fmt.Sprintf("make the pods anew that are older than the change of the MTU, and then: `ip link set dev %s mtu %d`", d.Name, size))}
 		}
 	}
@@ -144,13 +145,13 @@ func (p *Patient) narrowBridge() []Finding {
 // moves tells that the agent leaves the bridge as it is until the last pod of a former subnet is gone: to take its
 // address away would cut that pod.
 func (p *Patient) moves() bool {
-	return p.Report != nil && slices.ContainsFunc(p.Report.Problems, func(q topology.Problem) bool { return q.Reason == topology.SubnetChanged })
+	return p.Report != nil && slices.ContainsFunc(p.Report.Problems, func(q problem.Problem) bool { return q.Reason == problem.SubnetChanged })
 }
 
 // rivalBridges are devices of others, as cni0 of another network, with addresses of our
 // pod subnets: the kernel takes our pods to be there.
-func (p *Patient) rivalBridges(subnets []netip.Prefix) []Finding {
-	var found []Finding
+func (p *Patient) rivalBridges(subnets []netip.Prefix) []problem.Problem {
+	var found []problem.Problem
 	for _, link := range p.Host.Links {
 		for _, a := range link.Addrs {
 			if link.Name != p.Bridge && !link.Loopback && within(subnets, a.Addr()) {
@@ -180,7 +181,7 @@ const fresh = time.Minute
 
 // leakedLeases finds leases whose address nobody has: plugins that were killed, or a
 // crash of the container runtime, leave them, until no address is left.
-func leakedLeases(ctx context.Context, p *Patient) []Finding {
+func leakedLeases(ctx context.Context, p *Patient) []problem.Problem {
 	if p.Kernel == nil || p.KernelErr != nil {
 		return Skip("the kernel can't be looked at", "")
 	}
@@ -192,7 +193,7 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 		return Skip(err.Error(), "mount the run folder, or say where it is: --run-dir")
 	}
 	if why := unwritable(p.Store.RunDir); why != "" {
-		return []Finding{Fail("no pod can be made: the plugin host-local can't write down which address it gives", why, "see what fills it, or mounted it so, and end that: df -h, df -i and findmnt "+p.Store.RunDir)}
+		return []problem.Problem{Fail("no pod can be made: the plugin host-local can't write down which address it gives", why, "see what fills it, or mounted it so, and end that: df -h, df -i and findmnt "+p.Store.RunDir)}
 	}
 	silent, ports, err := p.unclaimed(ctx, all)
 	if err != nil {
@@ -212,13 +213,13 @@ func leakedLeases(ctx context.Context, p *Patient) []Finding {
 	}
 	switch {
 	case len(containers) > 0 && ports <= 0:
-		return []Finding{verdict(fmt.Sprintf("%d addresses are leaked: they are given to containers, and nobody on the bridge has them", len(silent)), room+first(shown), giveBack(p.onHost(filepath.Dir(silent[0].path)), containers))}
+		return []problem.Problem{verdict(fmt.Sprintf("%d addresses are leaked: they are given to containers, and nobody on the bridge has them", len(silent)), room+first(shown), giveBack(p.onHost(filepath.Dir(silent[0].path)), containers))}
 	case len(containers) > ports:
-		return []Finding{verdict(fmt.Sprintf("addresses of at least %d containers are leaked: nobody answers for those of %d", len(containers)-ports, len(containers)),
+		return []problem.Problem{verdict(fmt.Sprintf("addresses of at least %d containers are leaked: nobody answers for those of %d", len(containers)-ports, len(containers)),
 			fmt.Sprintf("%s%d ports of the bridge are of pods that don't answer; %s", room, ports, first(shown)),
 			"see which containers live, and remove the files of the others alone: `crictl pods --no-trunc`; the first line of each file in "+p.onHost(filepath.Dir(silent[0].path))+" is its container's ID")}
 	case crowded != "":
-		return []Finding{Warn("the node runs out of addresses for pods", crowded, "give Nodes larger pod subnets (--node-cidr-mask-size of the controller manager, for Nodes made anew), or the kubelet fewer pods: maxPods")}
+		return []problem.Problem{Warn("the node runs out of addresses for pods", crowded, "give Nodes larger pod subnets (--node-cidr-mask-size of the controller manager, for Nodes made anew), or the kubelet fewer pods: maxPods")}
 	}
 	return nil
 }
@@ -375,7 +376,7 @@ func (p *Patient) crowded(all []lease) string {
 
 // oldSubnet finds pods that were attached while the Node had another pod subnet: other
 // nodes' routes to it lead elsewhere, or nowhere.
-func oldSubnet(_ context.Context, p *Patient) []Finding {
+func oldSubnet(_ context.Context, p *Patient) []problem.Problem {
 	subnets := p.ownSubnets()
 	if len(subnets) == 0 {
 		return Skip(noSubnets+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE and --node-name NAME")
@@ -397,7 +398,7 @@ func oldSubnet(_ context.Context, p *Patient) []Finding {
 	if len(shown) == 0 {
 		return nil
 	}
-	return []Finding{Fail("pods have addresses of a former pod subnet, where nobody reaches them", fmt.Sprintf("%s; the subnets are %s", first(shown), strings.Join(p.Subnets(), ", ")),
+	return []problem.Problem{Fail("pods have addresses of a former pod subnet, where nobody reaches them", fmt.Sprintf("%s; the subnets are %s", first(shown), strings.Join(p.Subnets(), ", ")),
 		"delete those pods, and they come back with addresses of now: kubectl get pod -A -o wide --field-selector spec.nodeName=NODE, then kubectl delete pod")}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -113,7 +114,7 @@ func TestLeakedLeases(t *testing.T) {
 	kill := h.pod("killed")
 	h.pod("alive")
 	kill()
-	finds(t, leakedLeases(t.Context(), h.look()), Warning, "2 addresses are leaked", "container killed", "| xargs -r rm`", "10.244.1.2")
+	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "2 addresses are leaked", "container killed", "| xargs -r rm`", "10.244.1.2")
 	// One that the container runtime knows is none of ours to judge.
 	h.must(os.MkdirAll(h.Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io/killed"), 0o755))
 	well(t, leakedLeases(t.Context(), h.look()))
@@ -122,7 +123,7 @@ func TestLeakedLeases(t *testing.T) {
 func TestAllLeasesAreLeaked(t *testing.T) {
 	h := newHost(t)
 	h.pod("killed")()
-	finds(t, leakedLeases(t.Context(), h.look()), Warning, "2 addresses are leaked")
+	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "2 addresses are leaked")
 }
 
 // Of many containers few are named, and the rest is counted. No file's text gets into a command.
@@ -146,10 +147,10 @@ func TestSubnetIsCrowded(t *testing.T) {
 	h := newHost(t)
 	h.pod("killed")()
 	h.crowd()
-	finds(t, leakedLeases(t.Context(), h.look()), Failure, "2 addresses are leaked", "233 of 253 addresses of 10.244.1.0/24")
+	finds(t, leakedLeases(t.Context(), h.look()), problem.Error, "2 addresses are leaked", "233 of 253 addresses of 10.244.1.0/24")
 	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "10.244.1.2")))
 	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "fd00:10:244:1::2")))
-	finds(t, leakedLeases(t.Context(), h.look()), Warning, "runs out of addresses", "232 of 253")
+	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "runs out of addresses", "232 of 253")
 }
 
 // crowd gives nearly all addresses to containers that are in the making.
@@ -167,15 +168,15 @@ func TestPodsOfFormerSubnet(t *testing.T) {
 	for i, s := range prefixes(9) {
 		h.Nodes[0].Spec.PodCIDRs[i] = s.String()
 	}
-	finds(t, oldSubnet(t.Context(), h.look()), Failure, "10.244.1.2 is given to container old", "the subnets are 10.244.9.0/24")
+	finds(t, oldSubnet(t.Context(), h.look()), problem.Error, "10.244.1.2 is given to container old", "the subnets are 10.244.9.0/24")
 	found := bridgeAddress(t.Context(), h.Patient)
 	if len(found) != 4 { // two addresses too many, two too few
 		t.Fatalf("found %+v", found)
 	}
-	finds(t, found[:1], Failure, "10.244.1.1/24 dev plainroute0")
-	finds(t, found[2:3], Failure, "10.244.9.1/24 dev plainroute0 is missing")
+	finds(t, found[:1], problem.Error, "10.244.1.1/24 dev plainroute0")
+	finds(t, found[2:3], problem.Error, "10.244.9.1/24 dev plainroute0 is missing")
 	// An agent that knows leaves the bridge to its pods, and nobody should be told to change it.
-	h.Report = &status.Report{Problems: []topology.Problem{{Reason: topology.SubnetChanged}}}
+	h.Report = &status.Report{Problems: []problem.Problem{{Reason: problem.SubnetChanged}}}
 	if found := bridgeAddress(t.Context(), h.Patient); len(found) > 0 {
 		t.Errorf("while the agent waits for old pods: %+v", found)
 	}
@@ -189,7 +190,7 @@ func TestPodWithoutLease(t *testing.T) {
 	h.must(err)
 	h.must(os.RemoveAll(filepath.Join(h.Store.RunDir, topology.IPAMDir)))
 	h.Nodes[0].Spec.PodCIDRs = []string{"10.244.9.0/24"}
-	finds(t, oldSubnet(t.Context(), h.look()), Failure, "10.244.1.2 dev plainroute0 lladdr")
+	finds(t, oldSubnet(t.Context(), h.look()), problem.Error, "10.244.1.2 dev plainroute0 lladdr")
 }
 
 func TestBridgeLostItsAddress(t *testing.T) {
@@ -200,7 +201,7 @@ func TestBridgeLostItsAddress(t *testing.T) {
 	gone, err := rtnl.ParseAddr("10.244.1.1/24")
 	h.must(err)
 	h.must(h.nl.AddrDel(bridge, gone))
-	finds(t, bridgeAddress(t.Context(), h.look()), Failure, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
+	finds(t, bridgeAddress(t.Context(), h.look()), problem.Error, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
 }
 
 // A pod whose port is down or out of the bridge lives: its leases are not to be given away.
@@ -211,18 +212,18 @@ func TestPodThatIsCutOff(t *testing.T) {
 	port := h.firstPort()
 	h.must(h.nl.LinkSetNoMaster(port))
 	well(t, leakedLeases(t.Context(), h.look()))
-	finds(t, bridgeAddress(t.Context(), h.Patient), Failure, port.Attrs().Name+" leads to the pod 10.244.1.2",
+	finds(t, bridgeAddress(t.Context(), h.Patient), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2",
 		"ip link set dev "+port.Attrs().Name+" master plainroute0 up")
 	bridge, err := h.nl.LinkByName(topology.Bridge)
 	h.must(err)
 	h.must(h.nl.LinkSetMaster(port, bridge))
 	h.must(h.nl.LinkSetDown(port))
 	well(t, leakedLeases(t.Context(), h.look()))
-	finds(t, bridgeAddress(t.Context(), h.Patient), Failure, port.Attrs().Name+" leads to the pod 10.244.1.2", "down")
+	finds(t, bridgeAddress(t.Context(), h.Patient), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2", "down")
 	h.must(h.nl.LinkSetUp(port))
 	h.must(h.nl.LinkSetDown(bridge))
 	well(t, leakedLeases(t.Context(), h.look()))
-	if found := bridgeAddress(t.Context(), h.Patient); len(found) == 0 || !strings.Contains(found[0].Cure, "ip link set dev plainroute0 up") {
+	if found := bridgeAddress(t.Context(), h.Patient); len(found) == 0 || !strings.Contains(found[0].Remediation, "ip link set dev plainroute0 up") {
 		t.Errorf("of a bridge that is down: %+v", found)
 	}
 }
@@ -247,15 +248,15 @@ func TestPodWhosePortForwardsNothing(t *testing.T) {
 	h.pod("killed")()
 	set("disabled") // a port that comes has the bridge choose all states anew
 	found := leakedLeases(t.Context(), h.look())
-	finds(t, found, Warning, "2 addresses are leaked", "container killed", "grep -lr '^killed'")
-	if strings.Contains(found[0].Cure, "mute") {
-		t.Errorf("the cure takes a live pod's address: %s", found[0].Cure)
+	finds(t, found, problem.Warning, "2 addresses are leaked", "container killed", "grep -lr '^killed'")
+	if strings.Contains(found[0].Remediation, "mute") {
+		t.Errorf("the cure takes a live pod's address: %s", found[0].Remediation)
 	}
 	h.hide("mute")
 	found = leakedLeases(t.Context(), h.look())
-	finds(t, found, Warning, "at least 1 containers are leaked: nobody answers for those of 2", "1 ports of the bridge", "crictl pods")
-	if strings.Contains(found[0].Cure, " rm") {
-		t.Errorf("the cure may take a live pod's address: %s", found[0].Cure)
+	finds(t, found, problem.Warning, "at least 1 containers are leaked: nobody answers for those of 2", "1 ports of the bridge", "crictl pods")
+	if strings.Contains(found[0].Remediation, " rm") {
+		t.Errorf("the cure may take a live pod's address: %s", found[0].Remediation)
 	}
 }
 
@@ -288,5 +289,5 @@ func TestAnotherBridge(t *testing.T) {
 	h.must(h.nl.LinkAdd(cni0))
 	t.Cleanup(func() { h.must(h.nl.LinkDel(cni0)) })
 	addAddrs(t, h.nl, "cni0", "10.244.1.1/24")
-	finds(t, bridgeAddress(t.Context(), h.look()), Failure, "10.244.1.1/24 dev cni0", "ip link del cni0")
+	finds(t, bridgeAddress(t.Context(), h.look()), problem.Error, "10.244.1.1/24 dev cni0", "ip link del cni0")
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // trace is what another pod network leaves on a node, as it names it. A name that ends
@@ -50,7 +52,7 @@ var traces = []trace{
 }
 
 // leftovers looks for what other pod networks have left, or make at this moment.
-func leftovers(_ context.Context, p *Patient) []Finding {
+func leftovers(_ context.Context, p *Patient) []problem.Problem {
 	if p.Kernel == nil || p.KernelErr != nil {
 		return Skip("the kernel can't be looked at", "")
 	}
@@ -68,7 +70,7 @@ func leftovers(_ context.Context, p *Patient) []Finding {
 			names = append(names, d.Name)
 		}
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, t := range traces {
 		if t.idle && p.Host.Ports > 0 {
 			continue

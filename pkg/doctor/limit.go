@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -13,7 +14,7 @@ const podsOfNode = 110
 
 // neighbourLimits compares the limits of the neighbour tables with what is in them and
 // with what this cluster may put there: a full one cuts off whoever comes last.
-func neighbourLimits(_ context.Context, p *Patient) []Finding {
+func neighbourLimits(_ context.Context, p *Patient) []problem.Problem {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
 	}
@@ -21,14 +22,14 @@ func neighbourLimits(_ context.Context, p *Patient) []Finding {
 	if _, err := p.Setting(topology.NeighSysctl(families[0], 3)); err != nil {
 		return Skip("the limits of the neighbour table can't be seen from here: "+err.Error(), "run it in the host's network namespace")
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, family := range families {
 		found = append(found, p.neighbourLimit(family)...)
 	}
 	return found
 }
 
-func (p *Patient) neighbourLimit(family int) []Finding {
+func (p *Patient) neighbourLimit(family int) []problem.Problem {
 	hardest := topology.NeighSysctl(family, 3)
 	hard, err := p.threshold(hardest)
 	if err != nil {
@@ -48,11 +49,11 @@ func (p *Patient) neighbourLimit(family int) []Finding {
 	shown := fmt.Sprintf("%d entries, room for about %d nodes and pods needed; %s is %d, gc_thresh2 %d", have, need, hardest, hard, soft)
 	switch {
 	case have*10 >= hard*9:
-		return []Finding{Fail(fmt.Sprintf("the neighbour table of IPv%d is full or about to be; whoever comes last can't be reached, and the kernel says \"neighbour table overflow\"", family), shown, cure)}
+		return []problem.Problem{Fail(fmt.Sprintf("the neighbour table of IPv%d is full or about to be; whoever comes last can't be reached, and the kernel says \"neighbour table overflow\"", family), shown, cure)}
 	case need > hard:
-		return []Finding{Fail(fmt.Sprintf("the neighbour table of IPv%d has no room for this cluster", family), shown, cure)}
+		return []problem.Problem{Fail(fmt.Sprintf("the neighbour table of IPv%d has no room for this cluster", family), shown, cure)}
 	case need > soft:
-		return []Finding{Warn(fmt.Sprintf("the kernel throws entries out of the neighbour table of IPv%d that this cluster needs", family), shown, cure)}
+		return []problem.Problem{Warn(fmt.Sprintf("the kernel throws entries out of the neighbour table of IPv%d that this cluster needs", family), shown, cure)}
 	}
 	return nil
 }

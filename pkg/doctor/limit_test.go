@@ -10,6 +10,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -39,13 +40,13 @@ func TestNeighbourLimits(t *testing.T) {
 	for i := range l.nodes {
 		l.nodes[i].Spec.PodCIDRs = []string{"fd00:10:244:1::/64"}
 	}
-	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "neighbour table of IPv6") // and not IPv4's
+	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), problem.Error, "neighbour table of IPv6") // and not IPv4's
 	for i := range l.nodes {
 		l.nodes[i].Spec.PodCIDRs = []string{"10.244.1.0/24"}
 	}
-	finds(t, neighbourLimits(t.Context(), l.limited(256, 1024)), Warning, "throws entries out", "gc_thresh2 256")
-	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "no room for this cluster", "gc_thresh3=1024")
-	finds(t, neighbourLimits(t.Context(), l.patient()), Skipped, "can't be seen from here")
+	finds(t, neighbourLimits(t.Context(), l.limited(256, 1024)), problem.Warning, "throws entries out", "gc_thresh2 256")
+	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), problem.Error, "no room for this cluster", "gc_thresh3=1024")
+	finds(t, neighbourLimits(t.Context(), l.patient()), problem.Unknown, "can't be seen from here")
 }
 
 // The table of a real kernel, filled.
@@ -57,5 +58,5 @@ func TestNeighbourTableIsFull(t *testing.T) {
 	for n := range 240 {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(192, 168, 1, byte(n+12)), HardwareAddr: mac(n), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), Failure, "full or about to be", "entries, room", "gc_thresh3 is 256")
+	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), problem.Error, "full or about to be", "entries, room", "gc_thresh3 is 256")
 }

@@ -7,15 +7,17 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // networkManagers looks whether the programs that configure this host's network leave our routes and
 // devices alone. Of netplan only what it renders counts, files of one of the first two.
-func networkManagers(_ context.Context, p *Patient) []Finding {
+func networkManagers(_ context.Context, p *Patient) []problem.Problem {
 	if !p.seesHost() {
 		return Skip("the host's files can't be seen from here", fromHost)
 	}
-	var found []Finding
+	var found []problem.Problem
 	if p.exists("/run/systemd/netif/state") {
 		found = append(append(found, p.networkd()...), p.networkFiles()...)
 	}
@@ -47,7 +49,7 @@ func dropIn(file string, lines ...string) string {
 // networkd deletes routes and rules that it did not make whenever it configures a link
 // anew, unless told otherwise (networkd.conf(5)). The agent puts routes back within
 // milliseconds, so it is a risk and no failure.
-func (p *Patient) networkd() []Finding {
+func (p *Patient) networkd() []problem.Problem {
 	var files []string
 	for _, main := range p.below("systemd/networkd.conf") {
 		if _, err := os.Stat(main); err == nil {
@@ -73,7 +75,7 @@ func (p *Patient) networkd() []Finding {
 	if len(shown) == 0 {
 		return nil
 	}
-	return []Finding{Warn("systemd-networkd runs, and deletes the routes or rules of others when it configures a link", strings.Join(shown, "; "),
+	return []problem.Problem{Warn("systemd-networkd runs, and deletes the routes or rules of others when it configures a link", strings.Join(shown, "; "),
 		dropIn("/etc/systemd/networkd.conf.d/plainroute.conf", "[Network]", "ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no")+", then systemctl restart systemd-networkd")}
 }
 
@@ -87,7 +89,7 @@ func (p *Patient) podDevices() []device {
 
 // networkFiles finds the .network file that networkd applies to each of our devices:
 // the first by name that matches (systemd.network(5)).
-func (p *Patient) networkFiles() []Finding {
+func (p *Patient) networkFiles() []problem.Problem {
 	files := configFiles(".network", p.below("systemd/network")...)
 	var shown []string
 	for _, d := range p.podDevices() {
@@ -105,7 +107,7 @@ func (p *Patient) networkFiles() []Finding {
 	if len(shown) == 0 {
 		return nil
 	}
-	return []Finding{Warn("systemd-networkd configures the devices of pods, and may take addresses and routes from them", strings.Join(shown, "; "),
+	return []problem.Problem{Warn("systemd-networkd configures the devices of pods, and may take addresses and routes from them", strings.Join(shown, "; "),
 		dropIn("/etc/systemd/network/05-plainroute.network", "[Match]", "Name="+p.Bridge+" veth*", "[Link]", "Unmanaged=yes")+", then networkctl reload; or narrow the [Match] of that file, as by Kind=!*")}
 }
 
@@ -145,7 +147,7 @@ func matchesAny(value string, patterns []string) bool {
 
 // networkManager takes over devices that it is not told to leave alone
 // (NetworkManager.conf(5), unmanaged-devices).
-func (p *Patient) networkManager() []Finding {
+func (p *Patient) networkManager() []problem.Problem {
 	files := []string{p.Path("/etc/NetworkManager/NetworkManager.conf")}
 	files = append(files, configFiles(".conf", p.Path("/usr/lib/NetworkManager/conf.d"), p.Path("/run/NetworkManager/conf.d"), p.Path("/etc/NetworkManager/conf.d"))...)
 	settings := readSettings(files)
@@ -158,7 +160,7 @@ func (p *Patient) networkManager() []Finding {
 	if len(managed) == 0 {
 		return nil
 	}
-	return []Finding{Warn("NetworkManager runs, and is not told to leave the devices of pods alone", "neither unmanaged-devices nor managed=0 in its config matches "+strings.Join(managed, ", "),
+	return []problem.Problem{Warn("NetworkManager runs, and is not told to leave the devices of pods alone", "neither unmanaged-devices nor managed=0 in its config matches "+strings.Join(managed, ", "),
 		dropIn("/etc/NetworkManager/conf.d/plainroute.conf", "[keyfile]", "unmanaged-devices+=interface-name:"+p.Bridge+";interface-name:veth*")+", then systemctl reload NetworkManager")}
 }
 

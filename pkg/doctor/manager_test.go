@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -55,7 +56,7 @@ func TestNetworkd(t *testing.T) {
 				well(t, found)
 				return
 			}
-			finds(t, found, Warning, c.words...)
+			finds(t, found, problem.Warning, c.words...)
 		})
 	}
 }
@@ -82,11 +83,11 @@ func TestNetworkManager(t *testing.T) {
 				well(t, found)
 				return
 			}
-			finds(t, found, Warning, c.words...)
+			finds(t, found, problem.Warning, c.words...)
 		})
 	}
 }
 
 func TestManagersUnseen(t *testing.T) {
-	finds(t, networkManagers(t.Context(), &Patient{Root: t.TempDir()}), Skipped, "kubectl debug node")
+	finds(t, networkManagers(t.Context(), &Patient{Root: t.TempDir()}), problem.Unknown, "kubectl debug node")
 }

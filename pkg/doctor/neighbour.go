@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // resolving is how long the kernel may take to find out: asked by us it takes 3 s; where
@@ -22,7 +23,7 @@ const resolving = 9 * time.Second
 
 // neighbours looks whether the peers that are on link answer ARP or neighbour
 // discovery, without which no packet for their pods leaves this node.
-func neighbours(ctx context.Context, p *Patient) []Finding {
+func neighbours(ctx context.Context, p *Patient) []problem.Problem {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
 	}
@@ -154,7 +155,7 @@ func judge(r *round, targets []target, table []dataplane.Neighbour) (silent []ta
 
 // silentFindings tells peers that should be there from those that the API server
 // misses too, and from a link on which nobody is.
-func silentFindings(silent []target, asked int) []Finding {
+func silentFindings(silent []target, asked int) []problem.Problem {
 	var lost, away []target
 	for _, t := range silent {
 		if t.peer.away {
@@ -163,7 +164,7 @@ func silentFindings(silent []target, asked int) []Finding {
 			lost = append(lost, t)
 		}
 	}
-	var found []Finding
+	var found []problem.Problem
 	switch {
 	case len(lost) > 1 && len(silent) == asked:
 		found = append(found, Fail("no peer at all answers on the link, so no pod of another node can be reached from here", evidence(lost),
@@ -199,7 +200,7 @@ func evidence(targets []target) string {
 
 // cards looks for MAC addresses that more than one peer has: of cloned machines the
 // switch delivers to one or the other.
-func cards(ctx context.Context, p *Patient) []Finding {
+func cards(ctx context.Context, p *Patient) []problem.Problem {
 	if p.Kernel == nil {
 		return Skip("the kernel can't be looked at", "")
 	}
@@ -225,7 +226,7 @@ type card struct {
 	addrs    []string
 }
 
-func (p *Patient) sharedCards(table []dataplane.Neighbour, own map[string]string) []Finding {
+func (p *Patient) sharedCards(table []dataplane.Neighbour, own map[string]string) []problem.Problem {
 	owners := map[netip.Addr]string{}
 	for _, one := range p.peers() {
 		for _, hop := range one.hops {
@@ -237,7 +238,7 @@ func (p *Patient) sharedCards(table []dataplane.Neighbour, own map[string]string
 	for _, c := range all {
 		known += len(c.peers)
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, c := range all {
 		shown := fmt.Sprintf("ip neigh show dev %s: lladdr %s of %s", c.dev, c.mac, named(c.addrs))
 		switch {

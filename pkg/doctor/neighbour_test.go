@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 func TestNeighboursAnswer(t *testing.T) {
@@ -35,7 +36,7 @@ func TestNeighbourDoesNotAnswer(t *testing.T) {
 	l.peer(2)
 	l.addNode(3)
 	l.route(3, "192.168.1.13")
-	finds(t, neighbours(t.Context(), l.patient()), Failure, "node3", "192.168.1.13 dev lan0 FAILED")
+	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "node3", "192.168.1.13 dev lan0 FAILED")
 }
 
 // What the API server misses too is no fault of this node's.
@@ -44,7 +45,7 @@ func TestNeighbourIsAway(t *testing.T) {
 	l.peer(2)
 	l.addNode(3).Status.Conditions[0].Status = corev1.ConditionUnknown
 	l.route(3, "192.168.1.13")
-	finds(t, neighbours(t.Context(), l.patient()), Warning, "node3", "NotReady")
+	finds(t, neighbours(t.Context(), l.patient()), problem.Warning, "node3", "NotReady")
 }
 
 func TestNobodyAnswers(t *testing.T) {
@@ -54,7 +55,7 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 	l.route(2, "192.168.1.12")
 	l.route(3, "192.168.1.13")
-	finds(t, neighbours(t.Context(), l.patient()), Failure, "no peer at all", "cable, VLAN")
+	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "no peer at all", "cable, VLAN")
 }
 
 // An entry that was good once is no proof: the peer is asked again.
@@ -68,7 +69,7 @@ func TestNeighbourLeft(t *testing.T) {
 	for _, addr := range []string{"192.168.1.13", "fd00:192:168:1::13"} {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbours(t.Context(), l.patient()), Failure, "node3")
+	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "node3")
 }
 
 // A peer that died a moment ago is REACHABLE for half a minute yet, and is named within
@@ -89,7 +90,7 @@ func TestNeighbourDied(t *testing.T) {
 		}
 	}
 	begin := time.Now()
-	finds(t, neighbours(t.Context(), p), Failure, "reached from here: node3", "192.168.1.13 dev lan0 FAILED", "fd00:192:168:1::13 dev lan0 FAILED")
+	finds(t, neighbours(t.Context(), p), problem.Error, "reached from here: node3", "192.168.1.13 dev lan0 FAILED", "fd00:192:168:1::13 dev lan0 FAILED")
 	if took := time.Since(begin); took > 2*resolving {
 		t.Errorf("it took %s", took)
 	}
@@ -119,8 +120,8 @@ func TestFirewallOfThisNodeRefuses(t *testing.T) {
 		l.must(nft.Flush())
 	})
 	p := l.patient()
-	finds(t, neighbours(t.Context(), p), Skipped, "own firewall")
-	finds(t, podPackets(t.Context(), p), Skipped, "no peer answers")
+	finds(t, neighbours(t.Context(), p), problem.Unknown, "own firewall")
+	finds(t, podPackets(t.Context(), p), problem.Unknown, "no peer answers")
 }
 
 // A firewall of this node that drops what the doctor sends keeps the kernel from asking: nobody is silent for that.
@@ -135,7 +136,7 @@ func TestFirewallOfThisNode(t *testing.T) {
 		nft.DelTable(table)
 		l.must(nft.Flush())
 	})
-	finds(t, neighbours(t.Context(), l.patient()), Skipped, "operation not permitted", "UDP")
+	finds(t, neighbours(t.Context(), l.patient()), problem.Unknown, "operation not permitted", "UDP")
 	l.addNode(4)
 	l.route(4, "192.168.1.14")
 	link, err := l.nl.LinkByName("lan0")
@@ -143,7 +144,7 @@ func TestFirewallOfThisNode(t *testing.T) {
 	for _, addr := range []string{"192.168.1.14", "fd00:192:168:1::14"} { // whom somebody else sought
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbours(t.Context(), l.patient()), Failure, "node4")
+	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "node4")
 }
 
 // Nor are the addresses of pods leaked for that, where they have to be asked.
@@ -158,7 +159,7 @@ func TestLeasesBehindFirewallOfThisNode(t *testing.T) {
 		nft.DelTable(table)
 		h.must(nft.Flush())
 	})
-	finds(t, leakedLeases(t.Context(), h.look()), Skipped, "own firewall")
+	finds(t, leakedLeases(t.Context(), h.look()), problem.Unknown, "own firewall")
 }
 
 // dropUDP makes the machine one with a firewall that drops what the doctor sends.
@@ -191,7 +192,7 @@ func TestCardsOfClones(t *testing.T) {
 	l.must(err)
 	l.must(clone.nl.LinkSetHardwareAddr(card, mac(13)))
 	found := cards(t.Context(), l.patient())
-	finds(t, found, Failure, "node3, node4", "02:00:00:00:00:0d", "machine-id")
+	finds(t, found, problem.Error, "node3, node4", "02:00:00:00:00:0d", "machine-id")
 }
 
 func TestCardOfThisNode(t *testing.T) {
@@ -201,7 +202,7 @@ func TestCardOfThisNode(t *testing.T) {
 	l.must(err)
 	l.addNode(3)
 	l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP("192.168.1.13"), HardwareAddr: mac(11), State: unix.NUD_PERMANENT}))
-	finds(t, cards(t.Context(), l.patient()), Failure, "MAC address of this node", "node3")
+	finds(t, cards(t.Context(), l.patient()), problem.Error, "MAC address of this node", "node3")
 }
 
 // A router that answers for all is no clone.
@@ -212,5 +213,5 @@ func TestCardsOfRouter(t *testing.T) {
 	for _, n := range []int{2, 3, 4} {
 		l.addNode(n).Spec.PodCIDRs = []string{prefixes(n)[0].String()}
 	}
-	finds(t, cards(t.Context(), l.patient()), Warning, "proxy ARP", "route for each pod subnet")
+	finds(t, cards(t.Context(), l.patient()), problem.Warning, "proxy ARP", "route for each pod subnet")
 }

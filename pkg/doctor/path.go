@@ -8,11 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // pathMTU looks whether packets as large as pods send them reach the peers.
-func pathMTU(ctx context.Context, p *Patient) []Finding {
+func pathMTU(ctx context.Context, p *Patient) []problem.Problem {
 	if found := p.noPeers(); found != nil {
 		return found
 	}
@@ -42,7 +43,7 @@ func (r *round) mute() bool {
 }
 
 // tooLargeHere compares the pods' MTU with what this node's own links and routes take.
-func (p *Patient) tooLargeHere(r *round) []Finding {
+func (p *Patient) tooLargeHere(r *round) []problem.Problem {
 	var names, shown []string
 	for _, one := range r.peers {
 		for _, hop := range one.hops {
@@ -56,7 +57,7 @@ func (p *Patient) tooLargeHere(r *round) []Finding {
 	if len(names) == 0 {
 		return nil
 	}
-	return []Finding{Warn(fmt.Sprintf("pods may send packets of %d bytes, which is more than this node's own link or route takes: towards %s", r.size, named(names)), first(shown),
+	return []problem.Problem{Warn(fmt.Sprintf("pods may send packets of %d bytes, which is more than this node's own link or route takes: towards %s", r.size, named(names)), first(shown),
 		"give the agent that --mtu (0: the uplink's), and make the pods of this node anew; or raise the link's MTU")}
 }
 
@@ -73,7 +74,7 @@ func (p *Patient) routeMTU(hop netip.Addr) int {
 
 // narrow finds paths on which a router says that packets are too large: pods learn it,
 // unless a firewall keeps that from them.
-func (p *Patient) narrow(r *round) []Finding {
+func (p *Patient) narrow(r *round) []problem.Problem {
 	var names, shown []string
 	least := r.size
 	for _, one := range r.peers {
@@ -87,14 +88,14 @@ func (p *Patient) narrow(r *round) []Finding {
 	if len(names) == 0 {
 		return nil
 	}
-	return []Finding{Warn(fmt.Sprintf("the path takes less than the %d bytes that pods send: to %s", r.size, named(names)), first(shown),
+	return []problem.Problem{Warn(fmt.Sprintf("the path takes less than the %d bytes that pods send: to %s", r.size, named(names)), first(shown),
 		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and make the pods anew; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))}
 }
 
 // swallowed finds black holes: small packets are answered, large ones are not, and
 // nobody says why. Answers are rationed, so a suspect is asked again: only a small
 // packet that is answered after a large one was not makes a case.
-func (p *Patient) swallowed(ctx context.Context, r *round) []Finding {
+func (p *Patient) swallowed(ctx context.Context, r *round) []problem.Problem {
 	suspects := map[netip.Addr]string{}
 	for _, one := range r.peers {
 		for _, hop := range one.hops {
@@ -126,7 +127,7 @@ func (p *Patient) swallowed(ctx context.Context, r *round) []Finding {
 		return nil
 	}
 	slices.Sort(shown)
-	return []Finding{Fail(fmt.Sprintf("the path swallows packets as large as pods send, %d bytes, and nobody says so: to %s; connections open, and hang when data flows", r.size, named(names)), first(shown),
+	return []problem.Problem{Fail(fmt.Sprintf("the path swallows packets as large as pods send, %d bytes, and nobody says so: to %s; connections open, and hang when data flows", r.size, named(names)), first(shown),
 		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (ping -M do -s SIZE finds it), and make the pods anew")}
 }
 
@@ -141,7 +142,7 @@ func first(shown []string) string {
 
 // podPackets looks whether packets for pods arrive at their nodes: clouds and switches
 // drop what is not addressed to the machine itself, unless told otherwise.
-func podPackets(ctx context.Context, p *Patient) []Finding {
+func podPackets(ctx context.Context, p *Patient) []problem.Problem {
 	if found := p.noPeers(); found != nil {
 		return found
 	}
@@ -164,7 +165,7 @@ func podPackets(ctx context.Context, p *Patient) []Finding {
 	for _, s := range suspects {
 		names, shown = append(names, s.name), append(shown, fmt.Sprintf("%s answers, %s behind it does not%s", s.hop, s.gateway, because(s.last)))
 	}
-	return []Finding{Warn("nodes answer, and what is sent to their pods' subnets does not arrive there, or its answer does not come back: "+named(names), first(shown), p.cloudCure())}
+	return []problem.Problem{Warn("nodes answer, and what is sent to their pods' subnets does not arrive there, or its answer does not come back: "+named(names), first(shown), p.cloudCure())}
 }
 
 // suspect is a subnet whose gateway was silent while its node answered.

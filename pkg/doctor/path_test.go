@@ -7,6 +7,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -19,7 +20,7 @@ func TestPathSwallowsLargePackets(t *testing.T) {
 	l.must(err)
 	l.must(l.nl.LinkSetMTU(port, 1400))
 	found := pathMTU(t.Context(), l.patient())
-	finds(t, found, Failure, "node3", "1500 bytes", "hang")
+	finds(t, found, problem.Error, "node3", "1500 bytes", "hang")
 }
 
 // An answer may have been lost by chance, or rationed: a suspect is asked again.
@@ -51,7 +52,7 @@ func TestPathIsNarrow(t *testing.T) {
 	n.Status.Addresses = n.Status.Addresses[:1]
 	n.Status.Addresses[0].Address = "192.168.2.12"
 	n.Spec.PodCIDRs = n.Spec.PodCIDRs[:1]
-	finds(t, pathMTU(t.Context(), l.patient()), Warning, "node2", "192.168.1.1 says", "mtu 1400", "--mtu=1400")
+	finds(t, pathMTU(t.Context(), l.patient()), problem.Warning, "node2", "192.168.1.1 says", "mtu 1400", "--mtu=1400")
 }
 
 func TestPodsSendMoreThanTheLinkTakes(t *testing.T) {
@@ -60,7 +61,7 @@ func TestPodsSendMoreThanTheLinkTakes(t *testing.T) {
 	link, err := l.nl.LinkByName("lan0")
 	l.must(err)
 	l.must(l.nl.LinkSetMTU(link, 1450))
-	finds(t, pathMTU(t.Context(), l.patient()), Warning, "this node's own link", "takes 1450 bytes")
+	finds(t, pathMTU(t.Context(), l.patient()), problem.Warning, "this node's own link", "takes 1450 bytes")
 }
 
 // A route that bears an MTU of its own narrows the path, whatever the link takes.
@@ -72,7 +73,7 @@ func TestRouteOfSmallerMTU(t *testing.T) {
 	addr, err := rtnl.ParseIPNet("192.168.1.12/32")
 	l.must(err)
 	l.must(l.nl.RouteAdd(&rtnl.Route{LinkIndex: link.Attrs().Index, Dst: addr, MTU: 1300}))
-	finds(t, pathMTU(t.Context(), l.patient()), Warning, "ip route get 192.168.1.12: mtu 1300")
+	finds(t, pathMTU(t.Context(), l.patient()), problem.Warning, "ip route get 192.168.1.12: mtu 1300")
 }
 
 // Where a firewall drops datagrams, nobody says that all is well.
@@ -84,8 +85,8 @@ func TestNobodyAnswersDatagrams(t *testing.T) {
 	l.must(err)
 	l.must(m.nl.RouteAdd(&rtnl.Route{Dst: us, Type: unix.RTN_BLACKHOLE}))
 	p := l.patient()
-	finds(t, pathMTU(t.Context(), p), Skipped, "no peer answers datagrams", "port 9")
-	finds(t, podPackets(t.Context(), p), Skipped, "no peer answers datagrams")
+	finds(t, pathMTU(t.Context(), p), problem.Unknown, "no peer answers datagrams", "port 9")
+	finds(t, podPackets(t.Context(), p), problem.Unknown, "no peer answers datagrams")
 }
 
 // A cloud that delivers only what is addressed to the machine itself.
@@ -99,7 +100,7 @@ func TestPodPacketsAreDropped(t *testing.T) {
 		l.must(err)
 		l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}))
 	}
-	finds(t, podPackets(t.Context(), l.patient()), Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
+	finds(t, podPackets(t.Context(), l.patient()), problem.Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
 }
 
 // A router of this node that knows no way to the pods, as a cloud's does.
@@ -117,11 +118,11 @@ func TestRouterRefusesPodPackets(t *testing.T) {
 	}
 	p := l.patient()
 	p.Host.Routes = []topology.Route{{Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"}}
-	finds(t, podPackets(t.Context(), p), Warning, "node2", "192.168.1.1 says: network is unreachable")
+	finds(t, podPackets(t.Context(), p), problem.Warning, "node2", "192.168.1.1 says: network is unreachable")
 
 	// Where a foreign route leads there, that is the fault, and told by another check.
 	p.Host.Routes = append(p.Host.Routes, topology.Route{Dst: prefixes(2)[0], Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"})
-	finds(t, podPackets(t.Context(), p), Skipped, "by a route of ours")
+	finds(t, podPackets(t.Context(), p), problem.Unknown, "by a route of ours")
 }
 
 // Answers are rationed: what was not answered because much was asked before is asked again.

@@ -12,16 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // policyRules asks the kernel itself where it sends the packets that a cluster needs: rules may have it
 // look into other tables than main, where our routes are not.
-func policyRules(ctx context.Context, p *Patient) []Finding {
+func policyRules(ctx context.Context, p *Patient) []problem.Problem {
 	if p.Kernel == nil || p.KernelErr != nil {
 		return Skip("the kernel can't be looked at", "")
 	}
-	var found []Finding
+	var found []problem.Problem
 	rules := p.rules()
 	kinds := map[bool][]dataplane.PacketKind{true: p.kinds(true), false: p.kinds(false)}
 	for _, w := range p.ways(rules) {
@@ -39,7 +40,7 @@ func policyRules(ctx context.Context, p *Patient) []Finding {
 }
 
 // astray reports whether the kernel sends a kind of packet otherwise than by the main table.
-func (p *Patient) astray(w way, kind dataplane.PacketKind) (Finding, bool) {
+func (p *Patient) astray(w way, kind dataplane.PacketKind) (problem.Problem, bool) {
 	via, out, err := p.Kernel.LookupKind(w.to, w.in, w.from, kind)
 	what := fmt.Sprintf("what goes from %s to %s (%s)", orSource(w.from), w.to, w.kind)
 	if kind != (dataplane.PacketKind{}) {
@@ -53,7 +54,7 @@ func (p *Patient) astray(w way, kind dataplane.PacketKind) (Finding, bool) {
 	case via != w.via || out != w.out:
 		return Fail("a rule sends past the main table "+what, fmt.Sprintf("they go %s, and by the main table %s", hopOf(via, out), hopOf(w.via, w.out)), p.ruleCure(w)), true
 	}
-	return Finding{}, false
+	return problem.Problem{}, false
 }
 
 // kinds are those of packets that have to be asked about: any, and what the rules of a family are for.
@@ -309,7 +310,7 @@ func (p *Patient) podsOf(is4 bool, rules rules) (string, []netip.Addr) {
 // reversePath looks for links that drop what comes from peers' pods, because the
 // answer would leave by another link (strict mode of RFC 3704, rp_filter of
 // ip-sysctl.rst: the greater of all's and the device's counts).
-func reversePath(_ context.Context, p *Patient) []Finding {
+func reversePath(_ context.Context, p *Patient) []problem.Problem {
 	if p.Report == nil {
 		return Skip("the agent does not answer, so which links are uplinks is not known", "see why: plainroute status")
 	}
@@ -324,7 +325,7 @@ func reversePath(_ context.Context, p *Patient) []Finding {
 			continue
 		}
 		for _, dev := range slices.Sorted(maps.Keys(strict)) {
-			return []Finding{Fail("what comes from peers' pods by "+dev+" is dropped, because answers leave by "+r.Dev,
+			return []problem.Problem{Fail("what comes from peers' pods by "+dev+" is dropped, because answers leave by "+r.Dev,
 				fmt.Sprintf("%s=1, and the route is %s", strict[dev], r), "loosen it: `sysctl -w net/ipv4/conf/"+dev+"/rp_filter=2`")}
 		}
 	}

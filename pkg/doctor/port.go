@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -26,7 +27,7 @@ type door struct {
 	node, service, at string
 	// closed is how bad it is if nobody listens, barred if nobody answers. OK: that is
 	// as it may be.
-	closed, barred Verdict
+	closed, barred problem.Severity
 }
 
 // outcome is what came of knocking.
@@ -46,7 +47,7 @@ const (
 )
 
 // ports knocks at those of the control plane and of kubelets.
-func ports(ctx context.Context, p *Patient) []Finding {
+func ports(ctx context.Context, p *Patient) []problem.Problem {
 	doors := append(p.serverDoor(), p.kubeletDoors()...)
 	doors = append(doors, p.controlPlaneDoors()...)
 	if len(doors) == 0 {
@@ -68,15 +69,15 @@ func (p *Patient) serverDoor() []door {
 	if port == "" {
 		port = map[bool]string{true: "443", false: "80"}[url.Scheme == "https"]
 	}
-	return []door{{"the API server", "API server", net.JoinHostPort(url.Hostname(), port), Failure, Failure}}
+	return []door{{"the API server", "API server", net.JoinHostPort(url.Hostname(), port), problem.Error, problem.Error}}
 }
 
 // kubeletDoors are of a sample. Where the API server runs they are needed for logs,
 // exec and webhooks; elsewhere they show whether a firewall is between the nodes.
 func (p *Patient) kubeletDoors() []door {
-	verdict := Warning
+	verdict := problem.Warning
 	if own := p.OwnNode(); own != nil && controlPlane(own) {
-		verdict = Failure
+		verdict = problem.Error
 	}
 	var doors []door
 	for _, n := range p.others(sampled, ready) {
@@ -96,7 +97,7 @@ func (p *Patient) controlPlaneDoors() []door {
 	own := p.OwnNode()
 	var doors []door
 	for _, n := range p.others(sampled, func(n *corev1.Node) bool { return controlPlane(n) && ready(n) }) {
-		doors = append(doors, door{n.Name, "API server", at(n, p.serverPort(n)), Warning, Warning})
+		doors = append(doors, door{n.Name, "API server", at(n, p.serverPort(n)), problem.Warning, problem.Warning})
 		if own == nil || !controlPlane(own) {
 			continue
 		}
@@ -104,7 +105,7 @@ func (p *Patient) controlPlaneDoors() []door {
 			service string
 			port    int32
 		}{{"etcd's clients", 2379}, {"etcd's peers", 2380}, {"controller manager", 10257}, {"scheduler", 10259}} {
-			doors = append(doors, door{n.Name, inner.service, at(n, inner.port), OK, Warning})
+			doors = append(doors, door{n.Name, inner.service, at(n, inner.port), problem.None, problem.Warning})
 		}
 	}
 	return doors
@@ -175,43 +176,43 @@ func outcomeOf(err error) outcome {
 }
 
 // judgeDoors makes one finding of all nodes where a service is closed in the same way.
-func judgeDoors(doors []door, outcomes []outcome) []Finding {
+func judgeDoors(doors []door, outcomes []outcome) []problem.Problem {
 	type fault struct {
 		service string
 		barred  bool
 	}
 	var order []fault
-	names, shown, verdicts := map[fault][]string{}, map[fault][]string{}, map[fault]Verdict{}
+	names, shown, verdicts := map[fault][]string{}, map[fault][]string{}, map[fault]problem.Severity{}
 	for i, d := range doors {
 		f, verdict := fault{d.service, outcomes[i] != refused}, d.barred
 		if outcomes[i] == refused {
 			verdict = d.closed
 		}
-		if outcomes[i] == open || verdict == OK {
+		if outcomes[i] == open || verdict == problem.None {
 			continue
 		}
 		if names[f] == nil {
 			order = append(order, f)
 		}
 		names[f], shown[f] = append(names[f], d.node), append(shown[f], d.at+" "+string(outcomes[i]))
-		if verdicts[f] != Failure {
+		if verdicts[f] != problem.Error {
 			verdicts[f] = verdict
 		}
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, f := range order {
 		text, cure := "nobody listens for "+f.service+" on "+named(names[f]), "look whether it runs there, and on which address it listens: ss -ltnp"
 		if f.barred {
-			text, cure = f.service+" can't be reached from here on "+named(names[f]), "let the port pass in firewalls and security groups between the nodes; if nothing of that node answers, see the check neighbours"
+			text, cure = f.service+" can't be reached from here on "+named(names[f]), "let the port pass in firewalls and security groups between the nodes; if nothing of that node answers, see the check neighbors"
 		}
-		found = append(found, Finding{Verdict: verdicts[f], Fault: text, Evidence: first(shown[f]), Cure: cure})
+		found = append(found, problem.Problem{Severity: verdicts[f], Message: text, Evidence: first(shown[f]), Remediation: cure})
 	}
 	return found
 }
 
 // nodePorts knocks at one of a Service on other nodes, where there is any: the range
 // 30000 to 32767 is often forgotten in firewalls.
-func nodePorts(ctx context.Context, p *Patient) []Finding {
+func nodePorts(ctx context.Context, p *Patient) []problem.Problem {
 	if p.API == nil || p.Nodes == nil {
 		return Skip("the Services are not known: "+errorText(p.NodesErr), "run it with a kubeconfig that may list Services: --kubeconfig FILE")
 	}
@@ -224,7 +225,7 @@ func nodePorts(ctx context.Context, p *Patient) []Finding {
 	}
 	var doors []door
 	for _, n := range p.others(sampled, ready) {
-		doors = append(doors, door{n.Name, fmt.Sprintf("node port %d of Service %s", port, service), at(n, port), OK, Warning})
+		doors = append(doors, door{n.Name, fmt.Sprintf("node port %d of Service %s", port, service), at(n, port), problem.None, problem.Warning})
 	}
 	return judgeDoors(doors, knock(ctx, doors))
 }

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // listen opens ports of a peer.
@@ -62,18 +64,18 @@ func TestPortsAreClosed(t *testing.T) {
 	if len(found) != 3 {
 		t.Fatalf("found %+v", found)
 	}
-	finds(t, found[:1], Warning, "nobody listens for kubelet on node2", "192.168.1.12:10250 refused", "ss -ltnp")
-	finds(t, found[1:2], Warning, "kubelet can't be reached from here on node3", "192.168.1.13:10250 no answer", "firewall")
-	finds(t, found[2:], Warning, "API server can't be reached from here on node3", "192.168.1.13:6443")
+	finds(t, found[:1], problem.Warning, "nobody listens for kubelet on node2", "192.168.1.12:10250 refused", "ss -ltnp")
+	finds(t, found[1:2], problem.Warning, "kubelet can't be reached from here on node3", "192.168.1.13:10250 no answer", "firewall")
+	finds(t, found[2:], problem.Warning, "API server can't be reached from here on node3", "192.168.1.13:6443")
 
 	l.ruled(1)
 	found = ports(t.Context(), l.patient())
 	var text []string
 	for _, f := range found {
-		text = append(text, string(f.Verdict)+" "+f.Fault)
+		text = append(text, string(f.Severity)+" "+f.Message)
 	}
 	all := strings.Join(text, "\n")
-	for _, want := range []string{"failure kubelet", "failure nobody listens for kubelet", "warning etcd's clients", "warning etcd's peers", "warning scheduler", "warning controller manager"} {
+	for _, want := range []string{"Error kubelet", "Error nobody listens for kubelet", "Warning etcd's clients", "Warning etcd's peers", "Warning scheduler", "Warning controller manager"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}
@@ -85,8 +87,8 @@ func TestServerIsAway(t *testing.T) {
 	l.peer(2).listen("10250")
 	p := l.patient()
 	p.API = &rest.Config{Host: "https://192.168.1.12:6443"}
-	finds(t, ports(t.Context(), p), Failure, "nobody listens for API server", "192.168.1.12:6443 refused")
-	finds(t, ports(t.Context(), &Patient{}), Skipped, "--kubeconfig")
+	finds(t, ports(t.Context(), p), problem.Error, "nobody listens for API server", "192.168.1.12:6443 refused")
+	finds(t, ports(t.Context(), &Patient{}), problem.Unknown, "--kubeconfig")
 }
 
 // A real API server, a node port that a firewall forgot, and an agent's rights, which
@@ -108,7 +110,7 @@ func TestNodePorts(t *testing.T) {
 	}
 	well(t, nodePorts(t.Context(), p))
 	m.mute()
-	finds(t, nodePorts(t.Context(), p), Warning, "node port 30080 of Service default/web", "node3")
+	finds(t, nodePorts(t.Context(), p), problem.Warning, "node port 30080 of Service default/web", "node3")
 	p.API = s.agent()
-	finds(t, nodePorts(t.Context(), p), Skipped, "forbidden", "--kubeconfig")
+	finds(t, nodePorts(t.Context(), p), problem.Unknown, "forbidden", "--kubeconfig")
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -24,7 +25,7 @@ func TestRenamedBridge(t *testing.T) {
 	w.must(w.nl.LinkSetName(bridge, "br-old"))
 	w.must(w.nl.LinkSetUp(bridge))
 	w.look()
-	if f := w.finds("bridge-address", Failure); !strings.Contains(f.Fault, "was renamed") || !strings.HasPrefix(f.Cure, "`ip link set dev br-old name "+topology.Bridge+"`") {
+	if f := w.finds("bridge-address", problem.Error); !strings.Contains(f.Message, "was renamed") || !strings.HasPrefix(f.Remediation, "`ip link set dev br-old name "+topology.Bridge+"`") {
 		t.Errorf("found %+v", f)
 	}
 	more := slices.DeleteFunc(w.failing(), func(name string) bool { return slices.Contains(before, name) })
@@ -37,7 +38,7 @@ func TestRenamedBridge(t *testing.T) {
 func (w *ward) failing() []string {
 	var names []string
 	for _, c := range Checks() {
-		if slices.ContainsFunc(c.Run(w.t.Context(), w.Patient), func(f Finding) bool { return f.Verdict == Failure }) {
+		if slices.ContainsFunc(c.Run(w.t.Context(), w.Patient), func(f problem.Problem) bool { return f.Severity == problem.Error }) {
 			names = append(names, c.Name)
 		}
 	}
@@ -58,5 +59,5 @@ func TestLeasesUnderRenamedBridge(t *testing.T) {
 	h.must(h.nl.LinkSetName(bridge, "br-old"))
 	h.must(h.nl.LinkSetUp(bridge))
 	t.Cleanup(func() { h.must(h.nl.LinkDel(bridge)) })
-	finds(t, leakedLeases(t.Context(), h.look()), Skipped, "is called br-old now", "bridge-address")
+	finds(t, leakedLeases(t.Context(), h.look()), problem.Unknown, "is called br-old now", "bridge-address")
 }

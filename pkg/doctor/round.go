@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // How many peers are probed, and for how long: the whole has to take seconds among
@@ -104,7 +105,7 @@ func (p *Patient) failedNeighbours() map[netip.Addr]bool {
 
 // noPeers says why there is nobody to look at; nil: there is somebody, or the cluster
 // is of one Node.
-func (p *Patient) noPeers() []Finding {
+func (p *Patient) noPeers() []problem.Problem {
 	if p.Nodes != nil || p.Report != nil {
 		return nil
 	}

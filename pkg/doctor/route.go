@@ -6,16 +6,17 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // foreignRoutes looks for routes of others that overlap a pod subnet: a more specific
 // one, or one that the kernel prefers, takes the traffic.
-func foreignRoutes(_ context.Context, p *Patient) []Finding {
+func foreignRoutes(_ context.Context, p *Patient) []problem.Problem {
 	if p.KernelErr != nil {
 		return Skip("the kernel can't be looked at: "+p.KernelErr.Error(), "")
 	}
-	var found []Finding
+	var found []problem.Problem
 	taken := 0
 	for _, r := range p.Host.Routes {
 		i := slices.IndexFunc(p.State.Routes, func(ours topology.Route) bool { return p.takes(r, ours) })

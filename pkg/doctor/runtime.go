@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -31,7 +32,7 @@ var quoted = regexp.MustCompile(`"([^"]*)"|'([^']*)'`)
 
 // otherFolder finds out whether the container runtime is told another folder than ours by one
 // of the settings. It is a finding only where the host's files can be seen.
-func (p *Patient) otherFolder(ours string, settings ...string) []Finding {
+func (p *Patient) otherFolder(ours string, settings ...string) []problem.Problem {
 	if !p.seesHost() {
 		return nil
 	}
@@ -47,7 +48,7 @@ func (p *Patient) otherFolder(ours string, settings ...string) []Finding {
 			}
 			for _, file := range files {
 				if others := foldersOf(file, settings); len(others) > 0 && !slices.Contains(others, ours) {
-					return []Finding{Fail("the container runtime uses another folder than plainroute", fmt.Sprintf("%s says %s, and plainroute uses %s", p.onHost(file), strings.Join(others, ", "), ours),
+					return []problem.Problem{Fail("the container runtime uses another folder than plainroute", fmt.Sprintf("%s says %s, and plainroute uses %s", p.onHost(file), strings.Join(others, ", "), ours),
 						"give plainroute that folder (the chart's cni.confDir and cni.binDir, --cni-conf-dir and --cni-bin-dir); or give "+r.name+" ours, and restart it")}
 				}
 			}
@@ -80,7 +81,7 @@ func foldersOf(file string, settings []string) []string {
 const unreadAfter = 30 * time.Second
 
 // unreadConfigs finds out whether the container runtime loads our config.
-func (p *Patient) unreadConfigs() []Finding {
+func (p *Patient) unreadConfigs() []problem.Problem {
 	if found := p.otherFolder(p.Store.ConfDir, "conf_dir", "network_dir"); len(found) > 0 {
 		return found
 	}
@@ -91,8 +92,8 @@ func (p *Patient) unreadConfigs() []Finding {
 	}
 	for _, c := range own.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:NetworkPluginNotReady") {
-			return []Finding{Fail("the container runtime does not load our CNI config, so no pod can be made", fmt.Sprintf("%s is in place since %s, and the Node says: %s", p.onHost(path), info.ModTime().UTC().Format(time.RFC3339), c.Message),
-				topology.CNIUnread.Advice()+" `crictl info` shows what the runtime reads and why it does not load a config.")}
+			return []problem.Problem{Fail("the container runtime does not load our CNI config, so no pod can be made", fmt.Sprintf("%s is in place since %s, and the Node says: %s", p.onHost(path), info.ModTime().UTC().Format(time.RFC3339), c.Message),
+				problem.CNIUnread.Remediation()+" `crictl info` shows what the runtime reads and why it does not load a config.")}
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -22,38 +23,38 @@ func TestConfigThatNobodyReads(t *testing.T) {
 	w := newWard(t)
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Message: notInitialized}
 	w.Nodes = []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{ready}}}}
-	w.finds("cni-configs", OK) // none of ours is there
+	w.finds("cni-configs", problem.None) // none of ours is there
 	w.must(w.Store.Write(topology.CNI{Bridge: topology.Bridge, MTU: 1500}))
 	w.look()
-	w.finds("cni-configs", OK)
+	w.finds("cni-configs", problem.None)
 	w.age(filepath.Join(w.Store.ConfDir, topology.Conflist))
-	f := w.finds("cni-configs", Failure)
-	if !strings.Contains(f.Evidence, "cni plugin not initialized") || !strings.Contains(f.Cure, "cni.confDir") || !strings.Contains(f.Cure, "crictl info") {
+	f := w.finds("cni-configs", problem.Error)
+	if !strings.Contains(f.Evidence, "cni plugin not initialized") || !strings.Contains(f.Remediation, "cni.confDir") || !strings.Contains(f.Remediation, "crictl info") {
 		t.Errorf("found %+v", f)
 	}
 	ready.Status, ready.Message = corev1.ConditionTrue, "kubelet is posting ready status"
 	w.Nodes[0].Status.Conditions = []corev1.NodeCondition{ready}
-	w.finds("cni-configs", OK)
+	w.finds("cni-configs", problem.None)
 	ready.Status, ready.Message = corev1.ConditionFalse, "PLEG is not healthy"
 	w.Nodes[0].Status.Conditions = []corev1.NodeCondition{ready}
-	w.finds("cni-configs", OK)
+	w.finds("cni-configs", problem.None)
 }
 
 // Where the host's files can be seen, the runtime's own settings tell which folders it uses.
 func TestRuntimeUsesOtherFolders(t *testing.T) {
 	for name, c := range map[string]struct {
 		socket, file, content, check string
-		want                         Verdict
+		want                         problem.Severity
 		evidence                     string
 	}{
-		"containerd reads ours":       {"run/containerd/containerd.sock", "etc/containerd/config.toml", "[plugins.cni]\n  conf_dir = \"/etc/cni/net.d\"\n", "cni-configs", OK, ""},
-		"containerd reads another":    {"run/containerd/containerd.sock", "etc/containerd/config.toml", "  conf_dir = '/var/lib/cni/net.d/'\n", "cni-configs", Failure, "/etc/containerd/config.toml says /var/lib/cni/net.d, and plainroute uses /etc/cni/net.d"},
-		"another key":                 {"run/containerd/containerd.sock", "etc/containerd/config.toml", "cni_conf_dir = \"/x\"\n# conf_dir = \"/y\"\n", "cni-configs", OK, ""},
-		"containerd does not run":     {"run/crio/crio.sock", "etc/containerd/config.toml", "conf_dir = \"/x\"\n", "cni-configs", OK, ""},
-		"CRI-O reads another":         {"run/crio/crio.sock", "etc/crio/crio.conf.d/10-net", "network_dir = \"/x\"\n", "cni-configs", Failure, "/etc/crio/crio.conf.d/10-net says /x"},
-		"CRI-O executes ours too":     {"run/crio/crio.sock", "etc/crio/crio.conf", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/cni/bin/\",\n]\n", "cni-plugins", OK, ""},
-		"containerd executes others":  {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dirs = [\"/usr/lib/cni\", '/x']\n", "cni-plugins", Failure, "says /usr/lib/cni, /x, and plainroute uses /opt/cni/bin"},
-		"containerd's default is set": {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dir = \"\"\n", "cni-plugins", OK, ""},
+		"containerd reads ours":       {"run/containerd/containerd.sock", "etc/containerd/config.toml", "[plugins.cni]\n  conf_dir = \"/etc/cni/net.d\"\n", "cni-configs", problem.None, ""},
+		"containerd reads another":    {"run/containerd/containerd.sock", "etc/containerd/config.toml", "  conf_dir = '/var/lib/cni/net.d/'\n", "cni-configs", problem.Error, "/etc/containerd/config.toml says /var/lib/cni/net.d, and plainroute uses /etc/cni/net.d"},
+		"another key":                 {"run/containerd/containerd.sock", "etc/containerd/config.toml", "cni_conf_dir = \"/x\"\n# conf_dir = \"/y\"\n", "cni-configs", problem.None, ""},
+		"containerd does not run":     {"run/crio/crio.sock", "etc/containerd/config.toml", "conf_dir = \"/x\"\n", "cni-configs", problem.None, ""},
+		"CRI-O reads another":         {"run/crio/crio.sock", "etc/crio/crio.conf.d/10-net", "network_dir = \"/x\"\n", "cni-configs", problem.Error, "/etc/crio/crio.conf.d/10-net says /x"},
+		"CRI-O executes ours too":     {"run/crio/crio.sock", "etc/crio/crio.conf", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/cni/bin/\",\n]\n", "cni-plugins", problem.None, ""},
+		"containerd executes others":  {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dirs = [\"/usr/lib/cni\", '/x']\n", "cni-plugins", problem.Error, "says /usr/lib/cni, /x, and plainroute uses /opt/cni/bin"},
+		"containerd's default is set": {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dir = \"\"\n", "cni-plugins", problem.None, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWard(t)
@@ -64,7 +65,7 @@ func TestRuntimeUsesOtherFolders(t *testing.T) {
 			w.Store.ConfDir, w.BinDir = confDir, binDir
 			w.write(w.Path(c.socket), "")
 			w.write(w.Path(c.file), c.content)
-			w.finds(c.check, OK) // nothing says that these are the host's files
+			w.finds(c.check, problem.None) // nothing says that these are the host's files
 			w.write(w.Path("etc/os-release"), "")
 			if f := w.finds(c.check, c.want); !strings.Contains(f.Evidence, c.evidence) {
 				t.Errorf("found %+v", f)
@@ -79,7 +80,7 @@ func TestLeasesWithoutRoom(t *testing.T) {
 		w := newWard(t)
 		w.Report = nil
 		w.Nodes = []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{subnet}}}}
-		w.finds("leases", OK)
+		w.finds("leases", problem.None)
 	}
 }
 
@@ -91,12 +92,12 @@ func TestRunFolderThatTakesNoFile(t *testing.T) {
 			t.Skipf("can't mount here: %v", err)
 		}
 		t.Cleanup(func() { w.must(unix.Unmount(w.Store.RunDir, unix.MNT_DETACH)) })
-		w.finds("leases", OK)
+		w.finds("leases", problem.None)
 		w.must(os.WriteFile(filepath.Join(w.Store.RunDir, "other"), make([]byte, 4096), 0o600))
 		if options == "" {
 			w.must(unix.Mount("", w.Store.RunDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 		}
-		if f := w.finds("leases", Failure); !strings.Contains(f.Evidence, says) {
+		if f := w.finds("leases", problem.Error); !strings.Contains(f.Evidence, says) {
 			t.Errorf("found %+v", f)
 		}
 	}

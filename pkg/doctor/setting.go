@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -18,7 +19,7 @@ import (
 const netAdmin = 12
 
 // capabilities looks at our own, which are those of the agent in whose pod we are.
-func capabilities(context.Context, *Patient) []Finding {
+func capabilities(context.Context, *Patient) []problem.Problem {
 	effective, err := effectiveCapabilities("/proc/thread-self/status")
 	switch {
 	case err != nil:
@@ -26,7 +27,7 @@ func capabilities(context.Context, *Patient) []Finding {
 	case effective&(1<<netAdmin) != 0:
 		return nil
 	}
-	return []Finding{Fail("this process may not change routes", fmt.Sprintf("CapEff is %016x, without CAP_NET_ADMIN", effective),
+	return []problem.Problem{Fail("this process may not change routes", fmt.Sprintf("CapEff is %016x, without CAP_NET_ADMIN", effective),
 		"give the agent's container the capability NET_ADMIN (the manifests do); on a host, run this as root")}
 }
 
@@ -47,7 +48,7 @@ func effectiveCapabilities(path string) (uint64, error) {
 
 // forwarding looks at what makes this host a router, in general and on each device
 // that pods' packets pass: writing 1 over 1 in general repairs no device.
-func forwarding(_ context.Context, p *Patient) []Finding {
+func forwarding(_ context.Context, p *Patient) []problem.Problem {
 	var paths []string
 	for _, family := range p.families() {
 		if family == 6 { // its setting for all counts alone (ip-sysctl.rst, conf/all/forwarding)
@@ -59,7 +60,7 @@ func forwarding(_ context.Context, p *Patient) []Finding {
 			paths = append(paths, topology.ConfSysctl(4, dev, "forwarding"))
 		}
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, path := range paths {
 		value, err := p.Setting(path)
 		switch {
@@ -108,17 +109,17 @@ func (p *Patient) families() []int {
 
 // bridgeNetfilter looks whether packets between pods of one node pass the firewall,
 // where kube-proxy translates the addresses of Services back.
-func bridgeNetfilter(_ context.Context, p *Patient) []Finding {
+func bridgeNetfilter(_ context.Context, p *Patient) []problem.Problem {
 	var paths []string
 	for _, family := range p.families() {
 		paths = append(paths, map[int]string{4: topology.SysctlBridgeNF4, 6: topology.SysctlBridgeNF6}[family])
 	}
-	var found []Finding
+	var found []problem.Problem
 	for _, path := range paths {
 		value, err := p.Setting(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return []Finding{Fail("the kernel module br_netfilter is not loaded, so a Service times out whose pod is on the node of who asks", path+" does not exist",
+			return []problem.Problem{Fail("the kernel module br_netfilter is not loaded, so a Service times out whose pod is on the node of who asks", path+" does not exist",
 				"`modprobe br_netfilter`, and for the next boot: `echo br_netfilter >/etc/modules-load.d/plainroute.conf`")}
 		case err != nil:
 			return Skip("reading "+path+": "+err.Error(), "")

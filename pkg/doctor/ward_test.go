@@ -13,7 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
-	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -151,7 +151,7 @@ func (w *ward) look() {
 }
 
 // finds runs a check, which must come to a verdict, and say something of evidence and cure if it is a bad one.
-func (w *ward) finds(name string, want Verdict) Finding {
+func (w *ward) finds(name string, want problem.Severity) problem.Problem {
 	w.t.Helper()
 	for _, c := range Checks() {
 		if c.Name != name {
@@ -159,16 +159,16 @@ func (w *ward) finds(name string, want Verdict) Finding {
 		}
 		found := c.Run(w.t.Context(), w.Patient) // on this thread, whose namespace it is
 		if len(found) == 0 {
-			found = []Finding{{Verdict: OK}}
+			found = []problem.Problem{{Severity: problem.None}}
 		}
-		if finding.Worst(found) != want {
+		if problem.Worst(found) != want {
 			w.t.Fatalf("%s is %+v, want %s", name, found, want)
 		}
-		if f := found[0]; (want == Failure || want == Warning) && (f.Fault == "" || f.Evidence == "" || f.Cure == "") {
+		if f := found[0]; (want == problem.Error || want == problem.Warning) && (f.Message == "" || f.Evidence == "" || f.Remediation == "") {
 			w.t.Errorf("%s says too little: %+v", name, f)
 		}
 		return found[0]
 	}
 	w.t.Fatalf("there is no check %s", name)
-	return Finding{}
+	return problem.Problem{}
 }

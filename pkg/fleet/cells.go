@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
@@ -85,7 +86,7 @@ func (c *Cluster) Cell(from, to int) Cell {
 	if cells := c.Nodes[from].Routes; cells != nil {
 		return cells[to]
 	}
-	if c.Nodes[from].Silence == NotManaged {
+	if c.Nodes[from].NoReport == problem.NotManaged {
 		return Nothing
 	}
 	return Silent

@@ -2,21 +2,26 @@
 package fleet
 
 import (
+	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// Cluster is what all agents said.
+// Cluster is the status of all Nodes.
 type Cluster struct {
-	Time time.Time `json:"time"`
+	metav1.TypeMeta `json:",inline"`
+	Time            time.Time `json:"time"`
 	// Nodes has a Row for each Node, by name.
 	Nodes []Row `json:"nodes"`
-	// Faults are what no single agent can see.
-	Faults []Fault `json:"faults"`
+	// Problems are those that only all reports together show.
+	Problems []problem.Group `json:"problems"`
 }
 
-// Row is a Node and what its agent said.
+// Row is a Node and its agent's report.
 type Row struct {
 	Node string `json:"node"`
 	// Subnets are the Node's as the API server has them.
@@ -24,9 +29,9 @@ type Row struct {
 	// NotReady is what the Node's condition Ready says, unless it is ready.
 	NotReady string `json:"notReady,omitempty"`
 	Agent    *Agent `json:"agent,omitempty"`
-	// Silence is why there is no Report, Detail the same in words.
-	Silence Silence `json:"silence,omitempty"`
-	Detail  string  `json:"detail,omitempty"`
+	// NoReport is why there is no Report, Message the same in words.
+	NoReport problem.Reason `json:"noReport,omitempty"`
+	Message  string         `json:"message,omitempty"`
 	// Report is the agent's, without what it wants the host to be like and without the peers that are fine. Of all lists
 	// that remain it has the first Kept; Count has their true lengths.
 	Report *status.Report `json:"report,omitempty"`
@@ -58,19 +63,6 @@ type Count struct {
 	Drift    int `json:"drift"`
 }
 
-// Silence is why there is no Report.
-type Silence string
-
-// The reasons for which a Node has no Report.
-const (
-	NotManaged Silence = "NotManaged" // no agent is meant to run there
-	NoAgent    Silence = "NoAgent"    // there is no pod of an agent
-	NotRunning Silence = "NotRunning" // there is, and it doesn't run
-	Forbidden  Silence = "Forbidden"  // we lack a right
-	NoAnswer   Silence = "NoAnswer"   // it runs, and doesn't answer
-	Unreadable Silence = "Unreadable" // what it answered is no Report that this version can read
-)
-
 // Version is the agent's, or nothing.
 func (r *Row) Version() string {
 	if r.Report == nil {
@@ -79,25 +71,20 @@ func (r *Row) Version() string {
 	return r.Report.Version
 }
 
-// OK tells that there is nothing to say against a Node.
+// OK reports whether a Node has no Problem.
 func (r *Row) OK() bool {
 	if r.Report == nil {
-		return r.Silence == NotManaged
+		return r.NoReport == problem.NotManaged
 	}
-	return r.Report.Ready && r.Count.OK == r.Count.Peers && len(r.complaints()) == 0
+	return r.Report.Ready && r.Count.OK == r.Count.Peers && len(r.problems()) == 0
 }
 
-// OK tells that there is nothing to say against the cluster. A Fault that is but a note doesn't count.
+// OK reports whether the cluster has no Problem but those of severity Info.
 func (c *Cluster) OK() bool {
 	for i := range c.Nodes {
 		if !c.Nodes[i].OK() {
 			return false
 		}
 	}
-	for _, f := range c.Faults {
-		if !f.Note {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(c.Problems, func(g problem.Group) bool { return g.Severity != problem.Info })
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -71,7 +72,7 @@ func (d *digest) cells(row *Row, peers []status.Peer) Cells {
 		switch n := &d.cluster.Nodes[i]; {
 		case n.Node == row.Node:
 			cells[i] = Self
-		case len(n.Subnets) == 0, n.Silence == NotManaged:
+		case len(n.Subnets) == 0, n.NoReport == problem.NotManaged:
 			cells[i] = Nothing
 		default:
 			cells[i] = Unknown
@@ -125,27 +126,26 @@ func (c claim) String() string {
 
 // disputes are the subnets of which reports don't say the same: one says that a Node has it, another that some other
 // Node has it, or one that overlaps it.
-func (d *digest) disputes() []Fault {
-	var faults []Fault
+func (d *digest) disputes() []problem.Group {
+	var groups []problem.Group
 	subnets := slices.SortedFunc(maps.Keys(d.claims), topology.ComparePrefix)
 	for len(subnets) > 0 {
 		n := 1
 		for n < len(subnets) && subnets[0].Contains(subnets[n].Addr()) {
 			n++
 		}
-		if fault, disputed := d.dispute(subnets[:n]); disputed {
-			faults = append(faults, fault)
+		if group, disputed := d.dispute(subnets[:n]); disputed {
+			groups = append(groups, group)
 		}
 		subnets = subnets[n:]
 	}
-	slices.SortFunc(faults, func(a, b Fault) int { return cmp.Compare(a.Detail, b.Detail) })
-	return faults
+	slices.SortFunc(groups, func(a, b problem.Group) int { return cmp.Compare(a.Message, b.Message) })
+	return groups
 }
 
 // dispute reports whether several Nodes are said to have a subnet, or it and parts of it.
-func (d *digest) dispute(subnets []netip.Prefix) (Fault, bool) {
-	fault := Fault{Kind: Disagreement}
-	var said []string
+func (d *digest) dispute(subnets []netip.Prefix) (problem.Group, bool) {
+	var said, nodes []string
 	for _, subnet := range subnets {
 		claims := d.claims[subnet]
 		slices.SortFunc(claims, func(a, b claim) int { return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.node, b.node)) })
@@ -155,11 +155,10 @@ func (d *digest) dispute(subnets []netip.Prefix) (Fault, bool) {
 				text = fmt.Sprintf("%s has %s", text, subnet)
 			}
 			said = append(said, text)
-			if !slices.Contains(fault.Nodes, c.node) {
-				fault.Nodes = append(fault.Nodes, c.node)
+			if !slices.Contains(nodes, c.node) {
+				nodes = append(nodes, c.node)
 			}
 		}
 	}
-	fault.Detail = fmt.Sprintf("agents do not agree who has %s: %s", subnets[0], strings.Join(said, ", "))
-	return fault, len(fault.Nodes) > 1
+	return crossProblem(problem.Disagreement, nodes, "agents do not agree who has %s: %s", subnets[0], strings.Join(said, ", ")), len(nodes) > 1
 }

@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
 	"k8s.io/streaming/pkg/httpstream"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Visit does something with each Row whose agent runs, as Run asks them: so many at a
@@ -27,9 +29,9 @@ func (s *Survey) Visit(ctx context.Context, do func(context.Context, *Row) error
 		switch err := do(ctx, row); {
 		case err == nil:
 		case apierrors.IsForbidden(err):
-			row.Silence, row.Detail = Forbidden, fmt.Sprintf("you lack the right to create pods/exec in the namespace %s (and to get it, before Kubernetes 1.35), by which commands run in agents' pods", row.Agent.Namespace)
+			row.NoReport, row.Message = problem.Forbidden, fmt.Sprintf("you lack the right to create pods/exec in the namespace %s (and to get it, before Kubernetes 1.35), by which commands run in agents' pods", row.Agent.Namespace)
 		default:
-			row.Silence, row.Detail = s.silence(err, row)
+			row.NoReport, row.Message = s.noReport(err, row)
 		}
 	})
 	if err != nil {

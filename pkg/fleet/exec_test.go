@@ -36,11 +36,11 @@ func TestExec(t *testing.T) {
 	for _, want := range []string{
 		"fine: all is well in agent\n",
 		"ill: this is wrong in agent\n",
-		"old: NoAnswer: no answer from the agent: complains ends with 1: unknown command in agent\n",
-		"chatty: NoAnswer: no answer from the agent: floods writes more than",
-		"hangs: NoAnswer: no answer from the agent: it runs, and says nothing for 5s\n",
-		"unreached: NoAnswer: no answer from the agent: ",
-		"none: NoAgent: no agent runs here",
+		"old: problem.NoAnswer: no answer from the agent: complains ends with 1: unknown command in agent\n",
+		"chatty: problem.NoAnswer: no answer from the agent: floods writes more than",
+		"hangs: problem.NoAnswer: no answer from the agent: it runs, and says nothing for 5s\n",
+		"unreached: problem.NoAnswer: no answer from the agent: ",
+		"none: problem.NoAgent: no agent runs here",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
@@ -53,7 +53,7 @@ func TestExec(t *testing.T) {
 
 	user := s.user(t, "user", "users")
 	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{"", "apps"}, Resources: []string{"nodes", "pods", "daemonsets"}, Verbs: []string{"list"}})
-	wait(t, func() string { return visited(user) }, "fine: Forbidden: you lack the right to create pods/exec in the namespace plainroute-system")
+	wait(t, func() string { return visited(user) }, "fine: problem.Forbidden: you lack the right to create pods/exec in the namespace plainroute-system")
 	s.grant(t, "create", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/exec"}, Verbs: []string{"create"}})
 	wait(t, func() string { return visited(user) }, "fine: all is well in agent\n")
 }
@@ -99,8 +99,8 @@ func (s *server) visited(t *testing.T, config *rest.Config, commands map[string]
 	}
 	var all strings.Builder
 	for _, row := range rows {
-		if row.Silence != "" {
-			all.WriteString(row.Node + ": " + string(row.Silence) + ": " + row.Detail + "\n")
+		if row.NoReport != "" {
+			all.WriteString(row.Node + ": " + string(row.NoReport) + ": " + row.Message + "\n")
 		}
 	}
 	for close(said); ; {

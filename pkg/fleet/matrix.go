@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // wholeMatrix is up to how many Nodes the matrix has all of them, and how many rows and columns it has at most: as many
@@ -35,7 +37,7 @@ func (c *Cluster) matrix(w io.Writer, f Format) {
 		for _, to := range columns {
 			cell := c.Cell(from, to)
 			seen[cell] = true
-			fmt.Fprint(w, strings.Repeat(" ", width), f.paint(cell.colour(), Symbols[cell:cell+1]))
+			fmt.Fprint(w, strings.Repeat(" ", width), text.Paint(f.Color, cell.color(), Symbols[cell:cell+1]))
 		}
 		fmt.Fprintln(w)
 	}
@@ -95,12 +97,12 @@ func worst(counts []int, whole bool) []int {
 	return list
 }
 
-func (c Cell) colour() string {
+func (c Cell) color() string {
 	switch {
 	case c.Bad():
-		return red
+		return text.Red
 	case c == Silent:
-		return yellow
+		return text.Yellow
 	}
 	return ""
 }

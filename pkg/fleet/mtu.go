@@ -1,15 +1,15 @@
 package fleet
 
 import (
-	"fmt"
 	"slices"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// oversize is that some Nodes' pods send packets that are too large for the links of others. No router is between them
-// to say so: a link drops what is larger than its MTU in silence.
-func (c *Cluster) oversize() []Fault {
+// oversize finds Nodes whose pods send larger packets than the links of others take. A link drops what is larger than its
+// MTU, and no router between the Nodes answers "packet too big".
+func (c *Cluster) oversize() []problem.Group {
 	largest, smallest := 0, 0
 	for i := range c.Nodes {
 		sent, taken := c.Nodes[i].mtus()
@@ -31,9 +31,9 @@ func (c *Cluster) oversize() []Fault {
 			to = append(to, c.Nodes[i].Node)
 		}
 	}
-	return []Fault{{Kind: Oversize, Nodes: first(to), Detail: fmt.Sprintf(
+	return []problem.Group{crossProblem(problem.Oversize, to,
 		"pods of %s send packets of up to %d bytes, and %s can take but %d: connections there open, and hang when data flows",
-		some(from, len(from)), largest, some(to, len(to)), smallest)}}
+		some(from, len(from)), largest, some(to, len(to)), smallest)}
 }
 
 // mtus are how large a packet a Node's pods send, and how large a one its links take; 0: not known.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -67,10 +68,10 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return cmp.Compare(a.Node, b.Node) })
 	for i := range rows {
-		if rows[i].Silence != NoAgent {
+		if rows[i].NoReport != problem.NoAgent {
 			continue
 		}
-		rows[i].Detail = missing(namespace, len(sets), len(pods))
+		rows[i].Message = missing(namespace, len(sets), len(pods))
 	}
 	return rows, pods, nil
 }
@@ -93,9 +94,9 @@ func rowOf(n *corev1.Node) Row {
 			row.NotReady = cmp.Or(c.Message, c.Reason, "the kubelet does not say why")
 		}
 	}
-	row.Silence = NoAgent
+	row.NoReport = problem.NoAgent
 	if why := unmanaged(n); why != "" {
-		row.Silence, row.Detail = NotManaged, why
+		row.NoReport, row.Message = problem.NotManaged, why
 	}
 	return row
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
@@ -59,8 +60,8 @@ func TestRather(t *testing.T) {
 func TestVirtualNodesAreNotManaged(t *testing.T) {
 	for label, value := range map[string]string{"type": "kwok", "liqo.io/type": "virtual-node", "eks.amazonaws.com/compute-type": "fargate"} {
 		row := rowOf(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelOSStable: "linux", label: value}}})
-		if row.Silence != NotManaged || !strings.HasSuffix(row.Detail, label+"="+value) {
-			t.Errorf("%s=%s: %s, %s", label, value, row.Silence, row.Detail)
+		if row.NoReport != problem.NotManaged || !strings.HasSuffix(row.Message, label+"="+value) {
+			t.Errorf("%s=%s: %s, %s", label, value, row.NoReport, row.Message)
 		}
 	}
 }

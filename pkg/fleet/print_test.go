@@ -9,8 +9,8 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 func printed(t *testing.T, c *Cluster, f Format) []byte {
@@ -35,7 +35,7 @@ func TestPrint(t *testing.T) {
 			golden(t, "broken-"+file+".txt", printed(t, bad, f))
 		}
 	}
-	golden(t, "colour.txt", printed(t, bad, Format{Output: "wide", Colour: true}))
+	golden(t, "colour.txt", printed(t, bad, Format{Output: "wide", Color: true}))
 }
 
 // Of a large cluster the matrix has what is wrong, and what many complain of is said once.
@@ -43,11 +43,11 @@ func TestPrintLarge(t *testing.T) {
 	w := newWorld(300)
 	for i := range 300 {
 		if i != 77 {
-			w.lose(i, 77, status.Refused, topology.PodCIDRRefused, "podCIDR 10.128.77.0/24 is outside of what pods may have")
-			w.lose(120, i, status.Failed, topology.RouteFailed, "no buffer space available")
+			w.lose(i, 77, status.Refused, problem.PodCIDRRefused, "podCIDR 10.128.77.0/24 is outside of what pods may have")
+			w.lose(120, i, status.Failed, problem.RouteFailed, "no buffer space available")
 		}
 	}
-	w.silence(200, NotRunning, "the agent does not run: ImagePullBackOff")
+	w.silence(200, problem.NotRunning, "the agent does not run: ImagePullBackOff")
 	c := w.survey(t)
 	golden(t, "large-table.txt", printed(t, c, Format{Output: "table", Problems: true})[:4000])
 	golden(t, "large-matrix.txt", printed(t, c, Format{Output: "matrix"}))
@@ -103,7 +103,7 @@ func TestFaults(t *testing.T) {
 		{"nothing", func(*world) {}, nil},
 		{"one way", func(w *world) { w.lose(0, 1, status.Lost, "", "") }, []string{"Asymmetry [node-1 node-2]"}},
 		{"neither way", func(w *world) { w.lose(0, 1, status.Lost, "", ""); w.lose(1, 0, status.OffLink, "", "") }, nil},
-		{"one silent", func(w *world) { w.silence(1, NoAnswer, "") }, nil},
+		{"one silent", func(w *world) { w.silence(1, problem.NoAnswer, "") }, nil},
 		{"none to anybody", func(w *world) {
 			for i := 1; i < 4; i++ {
 				w.lose(0, i, status.Failed, "", "")
@@ -120,9 +120,9 @@ func TestFaults(t *testing.T) {
 		w := newWorld(4)
 		c.do(w)
 		var got []string
-		for _, f := range w.survey(t).Faults {
-			text := fmt.Sprint(f.Kind, " ", f.Nodes)
-			if f.Note {
+		for _, f := range w.survey(t).Problems {
+			text := fmt.Sprint(f.Reason, " ", f.Nodes)
+			if f.Severity == problem.Info {
 				text += " note"
 			}
 			got = append(got, text)
@@ -137,10 +137,10 @@ func TestFaults(t *testing.T) {
 func TestPrintHostile(t *testing.T) {
 	w := newWorld(2)
 	w.reports[name(0)].Version = "v1\x1b[2J"
-	w.lose(0, 1, status.Failed, topology.RouteFailed, "bad\nnode-2:\x1b[31m\u202e")
-	w.silence(1, NotRunning, "the agent does not run: \x1b]0;title\a")
+	w.lose(0, 1, status.Failed, problem.RouteFailed, "bad\nnode-2:\x1b[31m\u202e")
+	w.silence(1, problem.NotRunning, "the agent does not run: \x1b]0;title\a")
 	c := w.survey(t)
-	c.Faults = append(c.Faults, Fault{Kind: Disagreement, Detail: "\x9b2J"})
+	c.Problems = append(c.Problems, problem.Group{Problem: problem.New(problem.Disagreement, problem.Subject{}, "\x9b2J")})
 	for _, output := range Outputs {
 		for _, r := range string(printed(t, c, Format{Output: output})) {
 			if r != '\n' && !unicode.IsPrint(r) {

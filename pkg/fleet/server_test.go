@@ -249,7 +249,7 @@ func told(t *testing.T, c *Cluster) string {
 			fmt.Fprintf(&text, "%s: %s\n", row.Node, row.Version())
 			continue
 		}
-		fmt.Fprintf(&text, "%s: %s: %s\n", row.Node, row.Silence, row.Detail)
+		fmt.Fprintf(&text, "%s: %s: %s\n", row.Node, row.NoReport, row.Message)
 	}
 	return text.String()
 }

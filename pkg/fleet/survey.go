@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
@@ -43,12 +44,12 @@ func (s *Survey) Run(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Time: time.Now().UTC().Truncate(time.Second), Nodes: rows}
+	c := &Cluster{TypeMeta: status.TypeMeta("ClusterReport"), Time: time.Now().UTC().Truncate(time.Second), Nodes: rows}
 	d := newDigest(c)
 	if err := s.each(ctx, running(rows, pods), func(ctx context.Context, row *Row) { s.ask(ctx, d, row) }); err != nil {
 		return nil, err
 	}
-	c.Faults = d.faults()
+	c.Problems = d.crossProblems()
 	return c, nil
 }
 
@@ -56,7 +57,7 @@ func (s *Survey) Run(ctx context.Context) (*Cluster, error) {
 func (s *Survey) ask(ctx context.Context, d *digest, row *Row) {
 	report, err := s.report(ctx, row)
 	if err != nil {
-		row.Silence, row.Detail = s.silence(err, row)
+		row.NoReport, row.Message = s.noReport(err, row)
 		return
 	}
 	d.add(row, report)
@@ -71,9 +72,9 @@ func running(rows []Row, pods map[string]*corev1.Pod) []*Row {
 		if pod == nil {
 			continue
 		}
-		row.Agent, row.Silence, row.Detail = agentOf(pod), "", ""
+		row.Agent, row.NoReport, row.Message = agentOf(pod), "", ""
 		if why := idle(pod); why != "" {
-			row.Silence, row.Detail = NotRunning, "the agent does not run: "+why
+			row.NoReport, row.Message = problem.NotRunning, "the agent does not run: "+why
 			continue
 		}
 		list = append(list, row)
@@ -146,14 +147,14 @@ func (s *Survey) report(ctx context.Context, row *Row) (*status.Report, error) {
 	return report, nil
 }
 
-// silence says why there is no Report, in words that lead to a cure.
-func (s *Survey) silence(err error, row *Row) (Silence, string) {
+// noReport returns why there is no Report, and a message that names what to look at.
+func (s *Survey) noReport(err error, row *Row) (problem.Reason, string) {
 	var no unreadable
 	switch {
 	case apierrors.IsForbidden(err):
-		return Forbidden, fmt.Sprintf("you lack the right to create pods/portforward in the namespace %s, by which agents are asked (config/samples/viewer has all it takes)", row.Agent.Namespace)
+		return problem.Forbidden, fmt.Sprintf("you lack the right to create pods/portforward in the namespace %s, by which agents are asked (config/samples/viewer has all it takes)", row.Agent.Namespace)
 	case errors.As(err, &no):
-		return Unreadable, fmt.Sprintf("the answer of the agent (%s) is no report that this version can read: %v", row.Agent.Image, no.error)
+		return problem.Unreadable, fmt.Sprintf("the answer of the agent (%s) is no report that this version can read: %v", row.Agent.Image, no.error)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded): // of a pass, of a connection
 		err = fmt.Errorf("it runs, and says nothing for %s", s.Timeout)
 	}
@@ -161,5 +162,5 @@ func (s *Survey) silence(err error, row *Row) (Silence, string) {
 	if row.NotReady != "" {
 		text += "; the node is not ready: " + row.NotReady
 	}
-	return NoAnswer, text
+	return problem.NoAnswer, text
 }

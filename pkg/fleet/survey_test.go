@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Not more agents are asked at a time than was said, and it is told how far it is.
@@ -55,13 +56,13 @@ func TestOversize(t *testing.T) {
 	w := newWorld(4)
 	w.reports["node-1"].Host.MTU = 1400
 	if c := w.survey(t); !c.OK() {
-		t.Errorf("with pods smaller than all links: %v", c.Faults)
+		t.Errorf("with pods smaller than all links: %v", c.Problems)
 	}
 	w = newWorld(4)
 	w.reports["node-2"].Host.MTU, w.reports["node-2"].Host.Uplinks[0].MTU = 1400, 1400 // as an agent follows its link
 	c := w.survey(t)
-	if len(c.Faults) != 1 || c.Faults[0].Detail != "pods of node-1, node-3 and node-4 send packets of up to 1500 bytes, and node-2 can take but 1400: connections there open, and hang when data flows" {
-		t.Errorf("got %v", c.Faults)
+	if len(c.Problems) != 1 || c.Problems[0].Message != "pods of node-1, node-3 and node-4 send packets of up to 1500 bytes, and node-2 can take but 1400: connections there open, and hang when data flows" {
+		t.Errorf("got %v", c.Problems)
 	}
 }
 
@@ -70,8 +71,8 @@ func TestNodeNotReady(t *testing.T) {
 	w := newWorld(2)
 	w.rows[1].NotReady = "container runtime network not ready: cni plugin not initialized"
 	c := w.survey(t)
-	if c.OK() || len(c.Blocks()) != 1 || c.Blocks()[0].Lines[0].Text != "the agent is ready, and the node is not: container runtime network not ready: cni plugin not initialized" {
-		t.Errorf("OK is %t, and what is told %v", c.OK(), c.Blocks())
+	if c.OK() || len(c.Groups()) != 1 || c.Groups()[0].Message != "the agent is ready, and the node is not: container runtime network not ready: cni plugin not initialized" {
+		t.Errorf("OK is %t, and what is told %v", c.OK(), c.Groups())
 	}
 }
 
@@ -80,35 +81,28 @@ func TestNodeNotReady(t *testing.T) {
 func TestFaultOfManyHosts(t *testing.T) {
 	c := &Cluster{}
 	for _, name := range []string{"a", "b", "c"} {
-		row := Row{Node: name, Report: &status.Report{Node: name, Problems: []topology.Problem{
-			{Node: name, Reason: topology.CNIConflict, Detail: "another", Own: true}, {Node: "a", Reason: topology.PodCIDRRefused, Detail: "outside"},
+		row := Row{Node: name, Report: &status.Report{Node: name, Problems: []problem.Problem{
+			{Subject: problem.Node(name), Reason: problem.CNIConflict, Message: "another", BlocksReady: true}, {Subject: problem.Node("a"), Reason: problem.PodCIDRRefused, Message: "outside"},
 		}}}
 		c.Nodes = append(c.Nodes, row)
 	}
-	blocks := c.Blocks()
-	if len(blocks) != 1 || len(blocks[0].Nodes) != 3 || len(blocks[0].Lines) != 2 ||
-		blocks[0].Lines[0].Text != "CNIConflict: another" || blocks[0].Lines[1].Text != "node a: PodCIDRRefused: outside" {
-		t.Errorf("it is told as %+v", blocks)
+	groups := c.Groups()
+	if len(groups) != 2 || len(groups[0].Nodes) != 3 || len(groups[1].Nodes) != 3 ||
+		groups[0].String() != "CNIConflict: another" || groups[1].String() != "node a: PodCIDRRefused: outside" {
+		t.Errorf("got %+v", groups)
 	}
 }
 
 func TestAdvice(t *testing.T) {
 	w := broken()
-	w.silence(0, NoAgent, "no agent runs here")
-	w.silence(1, NotRunning, "the agent does not run: ImagePullBackOff")
+	w.silence(0, problem.NoAgent, "no agent runs here")
+	w.silence(1, problem.NotRunning, "the agent does not run: ImagePullBackOff")
 	w.reports[name(3)].Drift.Error = "operation not permitted"
 	w.reports[name(6)].Problems, w.reports[name(6)].Drift.Differences = nil, nil // and it isn't ready
 	c := w.survey(t)
-	for _, b := range c.Blocks() {
-		for _, line := range b.Lines {
-			if line.Advice == "" {
-				t.Errorf("%v: no advice to: %s", b.Nodes, line.Text)
-			}
-		}
-	}
-	for _, f := range c.Faults {
-		if f.Advice == "" {
-			t.Errorf("no advice to: %s", f.Detail)
+	for _, g := range slices.Concat(c.Groups(), c.Problems) {
+		if g.Remediation == "" {
+			t.Errorf("%v: no remediation of: %s", g.Nodes, g.Message)
 		}
 	}
 }
@@ -117,7 +111,7 @@ func TestAdvice(t *testing.T) {
 func TestNoAnswerInTime(t *testing.T) {
 	s := Survey{Timeout: 5 * time.Second}
 	for _, err := range []error{context.DeadlineExceeded, fmt.Errorf("read tcp 192.168.1.1:43452: %w", os.ErrDeadlineExceeded)} {
-		if silence, text := s.silence(err, &Row{}); silence != NoAnswer || text != "no answer from the agent: it runs, and says nothing for 5s" {
+		if silence, text := s.noReport(err, &Row{}); silence != problem.NoAnswer || text != "no answer from the agent: it runs, and says nothing for 5s" {
 			t.Errorf("%v is told as %s: %s", err, silence, text)
 		}
 	}

@@ -8,12 +8,10 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/duration"
-
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // Format is how a Cluster is shown.
@@ -22,8 +20,8 @@ type Format struct {
 	Output string
 	// Problems leaves out Nodes with nothing to say against them.
 	Problems bool
-	// Colour marks what is good and bad.
-	Colour bool
+	// Color marks states and severities.
+	Color bool
 }
 
 // Outputs are the values of -o.
@@ -37,22 +35,20 @@ func (c *Cluster) Print(w io.Writer, f Format) error {
 	case "name":
 		return c.printNames(w, f)
 	}
-	var text bytes.Buffer
+	var out bytes.Buffer
 	if f.Output == "matrix" {
-		c.matrix(&text, f)
-		_, err := w.Write(text.Bytes())
+		c.matrix(&out, f)
+		_, err := w.Write(out.Bytes())
 		return err
 	}
-	if err := c.table(&text, f); err != nil {
-		return err
-	}
+	c.table(&out, f)
 	if f.Output == "wide" && !f.Problems {
-		text.WriteByte('\n')
-		c.matrix(&text, f)
+		out.WriteByte('\n')
+		c.matrix(&out, f)
 	}
-	c.printBlocks(&text)
-	fmt.Fprintf(&text, "\n%s\n", c.summary())
-	_, err := w.Write(text.Bytes())
+	c.printProblems(&out, f)
+	fmt.Fprintf(&out, "\n%s\n", c.summary())
+	_, err := w.Write(out.Bytes())
 	return err
 }
 
@@ -77,66 +73,52 @@ func (c *Cluster) encode(w io.Writer, f Format) error {
 			shown.Nodes = append(shown.Nodes, bad)
 		}
 	}
-	text, err := status.Encoded(shown, f.Output)
+	encoded, err := text.Encoded(shown, f.Output)
 	if err != nil {
 		return fmt.Errorf("encoding what the agents said: %w", err)
 	}
-	_, err = w.Write(text)
+	_, err = w.Write(encoded)
 	return err
 }
 
 func (c *Cluster) printNames(w io.Writer, f Format) error {
-	var text strings.Builder
+	var names strings.Builder
 	for _, row := range c.shown(f) {
-		text.WriteString("node/" + row.Node + "\n")
+		names.WriteString("node/" + row.Node + "\n")
 	}
-	_, err := io.WriteString(w, text.String())
+	_, err := io.WriteString(w, names.String())
 	return err
 }
 
-func (c *Cluster) table(w io.Writer, f Format) error {
+func (c *Cluster) table(w *bytes.Buffer, f Format) {
 	rows := c.shown(f)
 	if len(rows) == 0 {
-		return nil
+		return
 	}
-	var plain bytes.Buffer
-	columns := tabwriter.NewWriter(&plain, 0, 0, 3, ' ', 0)
 	header := []string{"NODE", "READY", "PEERS-OK", "PROBLEMS", "DRIFT", "VERSION", "AGE", "LAST-PASS"}
 	if f.Output == "wide" {
 		header = append(header, "SUBNETS", "ADDRESSES", "UPLINKS", "MTU", "AGENT")
 	}
-	fmt.Fprintln(columns, strings.Join(header, "\t"))
-	for _, row := range rows {
-		fields := row.fields(c.Time)
-		if f.Output == "wide" {
-			fields = append(fields, row.more()...)
-		}
-		fmt.Fprintln(columns, strings.Join(fields, "\t"))
-	}
-	if err := columns.Flush(); err != nil {
-		return err
-	}
-	lines := strings.SplitAfter(plain.String(), "\n")
-	fmt.Fprint(w, lines[0])
+	cells := make([][]string, len(rows))
 	for i, row := range rows {
-		fmt.Fprint(w, f.paint(row.colour(), strings.TrimRight(lines[i+1], " \n"))+"\n")
+		cells[i] = row.fields(c.Time)
+		if f.Output == "wide" {
+			cells[i] = append(cells[i], row.more()...)
+		}
 	}
-	return nil
+	text.Table(w, header, cells, func(i int, line string) string { return text.Paint(f.Color, rows[i].color(), line) })
 }
 
-// none stands for what is not known.
-const none = "-"
-
 func (r *Row) fields(now time.Time) []string {
-	started := none
+	started := text.None
 	if r.Agent != nil && !r.Agent.Started.IsZero() {
-		started = age(now, r.Agent.Started)
+		started = text.Age(now, r.Agent.Started)
 	}
 	if r.Report == nil {
-		return []string{r.Node, string(r.Silence), none, none, none, none, started, none}
+		return []string{r.Node, string(r.NoReport), text.None, text.None, text.None, text.None, started, text.None}
 	}
 	ready := map[bool]string{true: "yes", false: "no"}[r.Report.Ready]
-	drift := none
+	drift := text.None
 	if !r.Report.Drift.Time.IsZero() {
 		drift = strconv.Itoa(r.Count.Drift)
 	}
@@ -145,30 +127,30 @@ func (r *Row) fields(now time.Time) []string {
 	}
 	return []string{
 		r.Node, ready, fmt.Sprintf("%d/%d", r.Count.OK, r.Count.Peers), strconv.Itoa(r.Count.Problems), drift,
-		cmp.Or(status.Printable(r.Report.Version), none), started, age(now, r.Report.Pass.Time),
+		cmp.Or(text.Printable(r.Report.Version), text.None), started, text.Age(now, r.Report.Pass.Time),
 	}
 }
 
 // more are the fields of the wide table.
 func (r *Row) more() []string {
-	agent := none
+	agent := text.None
 	if r.Agent != nil {
 		agent = r.Agent.Namespace + "/" + r.Agent.Pod
 	}
-	subnets := cmp.Or(strings.Join(r.Subnets, ","), none)
+	subnets := cmp.Or(strings.Join(r.Subnets, ","), text.None)
 	if r.Report == nil {
-		return []string{subnets, none, none, none, agent}
+		return []string{subnets, text.None, text.None, text.None, agent}
 	}
 	host := &r.Report.Host
 	var uplinks []string
 	for _, u := range host.Uplinks {
-		uplinks = append(uplinks, fmt.Sprintf("%s(%d)", status.Printable(u.Name), u.MTU))
+		uplinks = append(uplinks, fmt.Sprintf("%s(%d)", text.Printable(u.Name), u.MTU))
 	}
-	mtu := none
+	mtu := text.None
 	if host.MTU != 0 {
 		mtu = strconv.Itoa(host.MTU)
 	}
-	return []string{subnets, cmp.Or(join(host.Addresses), none), cmp.Or(strings.Join(uplinks, ","), none), mtu, agent}
+	return []string{subnets, cmp.Or(join(host.Addresses), text.None), cmp.Or(strings.Join(uplinks, ","), text.None), mtu, agent}
 }
 
 func join(addresses []netip.Addr) string {
@@ -179,52 +161,23 @@ func join(addresses []netip.Addr) string {
 	return strings.Join(list, ",")
 }
 
-// age is as kubectl writes it. Clocks differ: what was in the future was just now.
-func age(now, then time.Time) string {
-	if then.IsZero() {
-		return none
-	}
-	return duration.HumanDuration(max(now.Sub(then), 0))
-}
+// maxGroups is how many Groups are printed.
+const maxGroups = 60
 
-// maxLines is how many lines are shown of what Nodes complain of.
-const maxLines = 60
-
-// printBlocks says what is wrong, the most common first, and what to do about it, once each.
-func (c *Cluster) printBlocks(w io.Writer) {
-	left, lines := 0, 0
-	said := map[string]bool{"": true}
-	for _, b := range c.Blocks() {
-		if lines > maxLines {
-			left += len(b.Lines)
-			continue
-		}
-		lines += len(b.Lines)
-		fmt.Fprintf(w, "\n%s:\n", some(b.Nodes, len(b.Nodes)))
-		for i, line := range b.Lines {
-			fmt.Fprintf(w, "  %s\n", line.Text)
-			if last := i == len(b.Lines)-1 || b.Lines[i+1].Advice != line.Advice; last && !said[line.Advice] {
-				said[line.Advice] = true
-				fmt.Fprintf(w, "    -> %s\n", line.Advice)
-			}
-		}
+// printProblems writes the Problems of the Nodes and those of the cluster.
+func (c *Cluster) printProblems(w io.Writer, f Format) {
+	groups := c.Groups()
+	printer := problem.Printer{Color: f.Color, More: "-o json lists them", Nodes: len(c.Nodes)}
+	if len(groups) > 0 {
+		fmt.Fprintf(w, "\nPROBLEMS (%d)\n", len(groups))
+		printer.Print(w, groups[:min(len(groups), maxGroups)])
 	}
-	if left > 0 {
-		fmt.Fprintf(w, "\nand %d complaints more: -o json has them\n", left)
+	if left := len(groups) - maxGroups; left > 0 {
+		fmt.Fprintf(w, "and %d more: %s\n", left, printer.More)
 	}
-	if len(c.Faults) == 0 {
-		return
-	}
-	fmt.Fprint(w, "\nAll agents together:\n")
-	for i, f := range c.Faults {
-		if i == maxLines {
-			fmt.Fprintf(w, "  and %d more: -o json has them\n", len(c.Faults)-i)
-			return
-		}
-		fmt.Fprintf(w, "  %s\n", status.Printable(f.Detail))
-		if last := i == len(c.Faults)-1 || c.Faults[i+1].Kind != f.Kind; last {
-			fmt.Fprintf(w, "    -> %s\n", f.Advice)
-		}
+	if len(c.Problems) > 0 {
+		fmt.Fprintf(w, "\nBETWEEN NODES (%d)\n", len(c.Problems))
+		printer.Print(w, c.Problems)
 	}
 }
 
@@ -249,28 +202,15 @@ func (c *Cluster) summary() string {
 	case !c.OK():
 		verdict = "something is wrong between nodes"
 	}
-	return fmt.Sprintf("%s, %s answered, %d of %d routes: %s", status.Counted(len(c.Nodes), "node"), status.Counted(answers, "agent"), ok, routes, verdict)
+	return fmt.Sprintf("%s, %s answered, %d of %d routes: %s", text.Counted(len(c.Nodes), "node"), text.Counted(answers, "agent"), ok, routes, verdict)
 }
 
-// The colours of a terminal, by ECMA-48's SGR.
-const (
-	red    = "31"
-	yellow = "33"
-)
-
-func (r *Row) colour() string {
+func (r *Row) color() string {
 	switch {
 	case r.OK():
 		return ""
 	case r.Report != nil && r.Report.Ready:
-		return yellow
+		return text.Yellow
 	}
-	return red
-}
-
-func (f Format) paint(colour, text string) string {
-	if !f.Colour || colour == "" {
-		return text
-	}
-	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+	return text.Red
 }

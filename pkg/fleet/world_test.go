@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 var update = flag.Bool("update", false, "write what is got into testdata as what is wanted")
@@ -69,7 +69,7 @@ func report(of, nodes int) *status.Report {
 func via(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}) }
 
 // lose has a Node lose its route to another.
-func (w *world) lose(from, to int, state status.PeerState, reason topology.Reason, detail string) {
+func (w *world) lose(from, to int, state status.PeerState, reason problem.Reason, detail string) {
 	r := w.reports[name(from)]
 	for i := range r.Peers {
 		if r.Peers[i].Node == name(to) {
@@ -77,13 +77,13 @@ func (w *world) lose(from, to int, state status.PeerState, reason topology.Reaso
 		}
 	}
 	if reason != "" {
-		r.Problems = append(r.Problems, topology.Problem{Node: name(to), Reason: reason, Detail: detail})
+		r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node(name(to)), Reason: reason, Message: detail})
 	}
 }
 
-func (w *world) silence(node int, why Silence, detail string) {
+func (w *world) silence(node int, why problem.Reason, detail string) {
 	delete(w.reports, name(node))
-	w.rows[node].Silence, w.rows[node].Detail = why, detail
+	w.rows[node].NoReport, w.rows[node].Message = why, detail
 }
 
 // survey is what Survey makes of the world.
@@ -108,27 +108,27 @@ func (w *world) survey(t *testing.T) *Cluster {
 	if err := s.each(t.Context(), asked, func(ctx context.Context, row *Row) { s.ask(ctx, d, row) }); err != nil {
 		t.Fatal(err)
 	}
-	c.Faults = d.faults()
+	c.Problems = d.crossProblems()
 	return c
 }
 
 // broken is a small world with one of each.
 func broken() *world {
 	w := newWorld(7)
-	w.lose(0, 1, status.Conflict, topology.RouteConflict, "the kernel prefers another")
-	w.lose(2, 1, status.Conflict, topology.RouteConflict, "the kernel prefers another")
+	w.lose(0, 1, status.Conflict, problem.RouteConflict, "the kernel prefers another")
+	w.lose(2, 1, status.Conflict, problem.RouteConflict, "the kernel prefers another")
 	w.lose(3, 4, status.Lost, "", "somebody deleted it")
-	w.silence(4, NoAnswer, "no answer from the agent: none within 5s; the node is not ready: Kubelet stopped posting node status.")
-	w.silence(5, NotManaged, "no agent is meant to run here: the operating system is windows")
+	w.silence(4, problem.NoAnswer, "no answer from the agent: none within 5s; the node is not ready: Kubelet stopped posting node status.")
+	w.silence(5, problem.NotManaged, "no agent is meant to run here: the operating system is windows")
 	w.rows[5].Agent = nil
 	w.reports[name(6)].Version = "v2"
 	w.reports[name(6)].Ready = false
-	w.reports[name(6)].Problems = []topology.Problem{{Reason: topology.SettingMissing, Detail: "net/ipv4/ip_forward is 0", Own: true}}
-	w.reports[name(6)].Drift.Differences = []status.Difference{{Kind: plan.KindRoute, Fault: status.Missing, Name: "10.128.1.0/24 via 192.168.0.1 dev eth0 proto 112 metric 2048"}}
+	w.reports[name(6)].Problems = []problem.Problem{{Reason: problem.SettingMissing, Message: "net/ipv4/ip_forward is 0", BlocksReady: true}}
+	w.reports[name(6)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(1)}, "%s %s", plan.KindRoute, "10.128.1.0/24 via 192.168.0.1 dev eth0 proto 112 metric 2048")}
 	w.reports[name(6)].Peers[2].Node = name(0) // 10.128.2.0/24 is node-3's
 	w.reports[name(2)].API.Error = "connection refused"
 	// The route that node-4 lacks is said of the peer, and so not again.
-	w.reports[name(3)].Drift.Differences = []status.Difference{{Kind: plan.KindRoute, Fault: status.Missing, Name: "10.128.4.0/24 via 192.168.0.4 dev eth0 proto 112 metric 2048"}}
+	w.reports[name(3)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(4)}, "%s %s", plan.KindRoute, "10.128.4.0/24 via 192.168.0.4 dev eth0 proto 112 metric 2048")}
 	return w
 }
 

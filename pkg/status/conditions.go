@@ -1,100 +1,99 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"io"
-	"slices"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// Condition is one thing that has to be well for this node to be ready.
+// Condition is one requirement for this node to be ready, as /readyz?verbose lists it.
 type Condition struct {
-	Name  string         `json:"name"`
-	State ConditionState `json:"state"`
-	// Reason and Advice are of the first thing that is wrong, Detail of all.
-	Reason topology.Reason `json:"reason,omitempty"`
-	Detail string          `json:"detail,omitempty"`
-	Advice string          `json:"advice,omitempty"`
+	Name string `json:"name"`
+	// Status is Unknown where it has not been checked, or could not be because of another Condition.
+	Status metav1.ConditionStatus `json:"status"`
+	// Reason is that of the first Problem that speaks against it, Message that of all.
+	Reason  problem.Reason `json:"reason,omitempty"`
+	Message string         `json:"message,omitempty"`
 }
 
-// ConditionState is how it is.
-type ConditionState string
+// The name of the first condition.
+const apiList = "api-list"
 
-// The states of a Condition. Unknown is what has not been looked at yet, or could not
-// be looked at for another condition's sake.
-const (
-	Well    ConditionState = "ok"
-	Wrong   ConditionState = "failed"
-	Unknown ConditionState = "unknown"
-)
-
-// criteria are the conditions in the order in which they come true when a node starts,
-// and the reasons that speak against each.
-var criteria = []struct {
-	name    string
-	reasons []topology.Reason
-	// node tells that a router, which is no Node and has no pods, lacks it.
+// conditions are in the order in which they come true when a node starts. problem.Reason.Ready says which Reasons speak
+// against each.
+var conditions = []struct {
+	name string
+	// node reports that a router, which is not a Node and has no pods, lacks it.
 	node bool
 }{
-	{"api-list", []topology.Reason{topology.APIUnavailable}, false},
-	{"node", []topology.Reason{topology.NodeMissing}, true},
-	{"podcidr", []topology.Reason{topology.PodCIDRMissing, topology.PodCIDRMalformed, topology.PodCIDRRefused}, true},
-	{"former-podcidr", []topology.Reason{topology.SubnetChanged}, true},
-	{"addresses", []topology.Reason{topology.AddressMissing, topology.AddressMalformed, topology.AddressRefused}, true},
-	{"settings", []topology.Reason{topology.SettingMissing, topology.SettingFailed}, false},
-	{"kernel", []topology.Reason{topology.KernelFailed}, false},
-	{"routes", []topology.Reason{topology.RouteConflict}, false},
-	{"table", []topology.Reason{topology.TableFailed}, true},
-	{"bridge", []topology.Reason{topology.BridgeFailed}, true},
-	{"uncontested", []topology.Reason{topology.Contested}, false},
-	{"cni-plugins", []topology.Reason{topology.PluginMissing}, true},
-	{"cni-config", []topology.Reason{topology.CNIFailed}, true},
-	{"cni-first", []topology.Reason{topology.CNIConflict}, true},
-	{"cni-read", []topology.Reason{topology.CNIUnread}, true},
+	{apiList, false},
+	{"node", true},
+	{"podcidr", true},
+	{"former-podcidr", true},
+	{"addresses", true},
+	{"settings", false},
+	{"kernel", false},
+	{"routes", false},
+	{"table", true},
+	{"bridge", true},
+	{"uncontested", false},
+	{"cni-plugins", true},
+	{"cni-config", true},
+	{"cni-first", true},
+	{"cni-read", true},
 }
 
-// Conditions says of each thing that this node needs how it is. What is wrong with
-// peers is in none of them.
+// Conditions returns all conditions. Problems of peers affect none of them.
 func (r *Result) Conditions() []Condition {
 	blocking := r.Blocking()
-	conditions := make([]Condition, 0, len(criteria))
-	for _, c := range criteria {
+	all := make([]Condition, 0, len(conditions))
+	for _, c := range conditions {
 		if c.node && r.Host.Router {
 			continue
 		}
-		condition := Condition{Name: c.name, State: Well}
-		if !r.Seen && c.name != "api-list" {
-			condition.State = Unknown
+		condition := Condition{Name: c.name, Status: metav1.ConditionTrue}
+		if !r.Seen && c.name != apiList {
+			condition.Status = metav1.ConditionUnknown
 		}
 		for _, p := range blocking {
-			if slices.Contains(c.reasons, p.Reason) {
-				condition.add(p)
+			if p.Reason.Ready() == c.name {
+				condition.fail(p)
 			}
 		}
-		conditions = append(conditions, condition)
+		all = append(all, condition)
 	}
-	return conditions
+	return all
 }
 
-// add takes up what is wrong.
-func (c *Condition) add(p topology.Problem) {
-	if c.State != Wrong {
-		c.State, c.Reason, c.Detail, c.Advice = Wrong, p.Reason, p.Detail, p.Reason.Advice()
+func (c *Condition) fail(p problem.Problem) {
+	if c.Status != metav1.ConditionFalse {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.Reason, p.Message
 		return
 	}
-	c.Detail += "; " + p.Detail
+	c.Message += "; " + p.Message
+}
+
+// String returns the condition in words, on one line.
+func (c Condition) String() string {
+	switch c.Status {
+	case metav1.ConditionTrue:
+		return "ok"
+	case metav1.ConditionFalse:
+		return text.Printable(fmt.Sprintf("failed: %s: %s", c.Reason, c.Message))
+	}
+	return "unknown"
 }
 
 // writeConditions lists them as kube-apiserver's /readyz?verbose does.
-func writeConditions(w io.Writer, conditions []Condition, ready bool) {
-	marks := map[ConditionState]string{Well: "[+]", Wrong: "[-]", Unknown: "[?]"}
-	for _, c := range conditions {
-		line := fmt.Sprintf("%s%s %s", marks[c.State], c.Name, c.State)
-		if c.State == Wrong {
-			line += fmt.Sprintf(": %s: %s", c.Reason, Printable(c.Detail))
-		}
-		fmt.Fprintln(w, line)
+func writeConditions(w io.Writer, all []Condition, ready bool) {
+	marks := map[metav1.ConditionStatus]string{metav1.ConditionTrue: "[+]", metav1.ConditionFalse: "[-]"}
+	for _, c := range all {
+		fmt.Fprintf(w, "%s%s %s\n", cmp.Or(marks[c.Status], "[?]"), c.Name, c)
 	}
 	verdict := "passed"
 	if !ready {

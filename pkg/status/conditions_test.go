@@ -6,25 +6,30 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // harmless are Reasons of this node that never keep it from being ready.
-var harmless = []topology.Reason{topology.HostUnseen, topology.NodeUpdateFailed, topology.RouteKept, topology.RangeOverlap, topology.SubnetFull, topology.CNIPluginRefused}
+var harmless = []problem.Reason{problem.HostUnseen, problem.NodeUpdateFailed, problem.RouteKept, problem.RangeOverlap, problem.SubnetFull, problem.CNIPluginRefused}
 
 // What can be wrong with this node speaks against exactly one condition, and what can
 // be wrong with peers against none.
 func TestReasonsHaveOneCondition(t *testing.T) {
-	for _, reason := range topology.Reasons() {
+	for _, reason := range problem.Reasons() {
 		want := 1
-		if reason.Subject() == topology.OfOthers || slices.Contains(harmless, reason) {
+		if reason.Scope() == problem.OfOthers || slices.Contains(harmless, reason) {
 			want = 0
 		}
 		found := 0
-		for _, c := range criteria {
-			if slices.Contains(c.reasons, reason) {
+		for _, c := range conditions {
+			if reason.Ready() == c.name {
 				found++
 			}
+		}
+		if found == 0 && reason.Ready() != "" {
+			t.Errorf("%s speaks against an unknown condition %q", reason, reason.Ready())
 		}
 		if found != want {
 			t.Errorf("%s is in %d conditions, want %d", reason, found, want)
@@ -34,12 +39,12 @@ func TestReasonsHaveOneCondition(t *testing.T) {
 
 func TestVerboseReadyz(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(&Result{Seen: true, Problems: []topology.Problem{
-		{Node: "node1", Reason: topology.SettingMissing, Detail: "no br_netfilter", Own: true},
-		{Node: "node1", Reason: topology.SettingFailed, Detail: "setting it:\nread-only", Own: true},
-		{Reason: topology.CNIConflict, Detail: "05-other.conflist goes first", Own: true},
-		{Node: "node2", Reason: topology.RouteConflict, Detail: "a foreign route"},
-		{Node: "node3", Reason: topology.PodCIDRRefused, Detail: "podCIDR of a peer"},
+	s.Board.Publish(&Result{Seen: true, Problems: []problem.Problem{
+		{Subject: problem.Node("node1"), Reason: problem.SettingMissing, Message: "no br_netfilter", BlocksReady: true},
+		{Subject: problem.Node("node1"), Reason: problem.SettingFailed, Message: "setting it:\nread-only", BlocksReady: true},
+		{Reason: problem.CNIConflict, Message: "05-other.conflist goes first", BlocksReady: true},
+		{Subject: problem.Node("node2"), Reason: problem.RouteConflict, Message: "a foreign route"},
+		{Subject: problem.Node("node3"), Reason: problem.PodCIDRRefused, Message: "podCIDR of a peer"},
 	}})
 	code, _, body := ask(s, "GET", "/readyz?verbose")
 	want := `[+]api-list ok
@@ -67,7 +72,7 @@ readyz check failed
 	}
 	s.Board.Publish(example())
 	code, _, body = ask(s, "GET", "/readyz?verbose=1")
-	if code != 200 || strings.Count(body, "[+]") != len(criteria) || !strings.HasSuffix(body, "readyz check passed\n") {
+	if code != 200 || strings.Count(body, "[+]") != len(conditions) || !strings.HasSuffix(body, "readyz check passed\n") {
 		t.Errorf("readyz?verbose is %d\n%s", code, body)
 	}
 }
@@ -76,12 +81,12 @@ readyz check failed
 func TestUnknownConditions(t *testing.T) {
 	for _, r := range []*Result{
 		(&Board{}).Last(),
-		{Problems: []topology.Problem{{Reason: topology.KernelFailed, Detail: "reading routes", Own: true}}},
+		{Problems: []problem.Problem{{Reason: problem.KernelFailed, Message: "reading routes", BlocksReady: true}}},
 	} {
 		for _, c := range r.Conditions() {
-			own := slices.ContainsFunc(r.Problems, func(p topology.Problem) bool { return p.Reason == c.Reason })
-			if own != (c.State == Wrong) || !own && c.State == Well && c.Name != "api-list" {
-				t.Errorf("%v: %s is %s", r.Problems, c.Name, c.State)
+			own := slices.ContainsFunc(r.Problems, func(p problem.Problem) bool { return p.Reason == c.Reason })
+			if own != (c.Status == metav1.ConditionFalse) || !own && c.Status == metav1.ConditionTrue && c.Name != "api-list" {
+				t.Errorf("%v: %s is %s", r.Problems, c.Name, c.Status)
 			}
 		}
 	}
@@ -105,10 +110,12 @@ func TestPageOfConditions(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, table, _ := strings.Cut(string(content), "## Readiness in detail")
-	for _, c := range criteria {
+	for _, c := range conditions {
 		var reasons []string
-		for _, r := range c.reasons {
-			reasons = append(reasons, "`"+string(r)+"`")
+		for _, r := range problem.Reasons() {
+			if r.Ready() == c.name {
+				reasons = append(reasons, "`"+string(r)+"`")
+			}
 		}
 		begin, end := "| `"+c.name+"` | ", " | "+strings.Join(reasons, ", ")+" |"
 		if !slices.ContainsFunc(strings.Split(table, "\n"), func(row string) bool {

@@ -5,11 +5,9 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
-
-// DriftAdvice says what to do about Differences.
-const DriftAdvice = "Shown is what should be. The agent puts things right within moments; what stays so, somebody undoes (ip monitor, nft monitor), or the agent's log says why."
 
 // Look tells what of ours is in the kernel and in the CNI folder at this moment.
 type Look func() (topology.State, error)
@@ -22,7 +20,7 @@ func look(board *Board, at Look) (*Result, Drift, plan.Changes) {
 	var err error
 	for range 3 {
 		if !last.Known {
-			return last, Drift{Differences: []Difference{}}, nil
+			return last, Drift{Differences: []problem.Problem{}}, nil
 		}
 		actual, err = at()
 		next := board.Last()
@@ -31,7 +29,7 @@ func look(board *Board, at Look) (*Result, Drift, plan.Changes) {
 		}
 		last = next
 	}
-	d := Drift{Time: time.Now().UTC(), Differences: []Difference{}}
+	d := Drift{Time: time.Now().UTC(), Differences: []problem.Problem{}}
 	if err != nil {
 		d.Error = err.Error()
 		return last, d, nil
@@ -41,25 +39,28 @@ func look(board *Board, at Look) (*Result, Drift, plan.Changes) {
 	return last, d, changes
 }
 
-// Differences puts Changes from the actual State into words; config is the path of
-// our CNI config.
-func Differences(c plan.Changes, config string) []Difference {
-	var all []Difference
+// Differences returns Changes from the actual State as Problems; config is the path of our CNI config.
+func Differences(c plan.Changes, config string) []problem.Problem {
+	var all []problem.Problem
 	bridge := len(plan.Objects[plan.Bridge](c, plan.Add)) > 0
 	for _, x := range c.Distinct() {
 		if d, ok := x.Object.(plan.Device); ok && bridge && d.Master == "" {
 			continue // it is missing as a whole
 		}
-		all = append(all, Difference{x.Kind(), faultOf(x), nameOf(x.Object, config)})
+		var about problem.Subject
+		if r, ok := x.Object.(plan.Route); ok {
+			about.Subnet = r.Dst
+		}
+		all = append(all, problem.New(differenceOf(x), about, "%s %s", x.Kind(), nameOf(x.Object, config)))
 	}
 	return all
 }
 
-func faultOf(c plan.Change) Fault {
+func differenceOf(c plan.Change) problem.Reason {
 	if _, sets := c.Object.(plan.Sets); sets {
-		return Altered
+		return problem.Altered
 	}
-	return map[plan.Op]Fault{plan.Add: Missing, plan.Replace: Altered, plan.Delete: Unwanted}[c.Op]
+	return map[plan.Op]problem.Reason{plan.Add: problem.Missing, plan.Replace: problem.Altered, plan.Delete: problem.Unwanted}[c.Op]
 }
 
 func nameOf(o plan.Object, config string) string {

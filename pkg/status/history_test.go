@@ -10,13 +10,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 func at(second int) time.Time { return time.Date(2026, 1, 2, 3, 4, second, 0, time.UTC) }
 
 // passAt is the Result of a pass in which so many peers are fine.
-func passAt(second, peers int, problems ...topology.Problem) *Result {
+func passAt(second, peers int, problems ...problem.Problem) *Result {
 	r := &Result{Known: true, Pass: Pass{Time: at(second)}, Problems: problems}
 	for i := range peers {
 		subnet, via := fmt.Sprintf("10.244.%d.0/24", i), fmt.Sprintf("192.168.1.%d", i+1)
@@ -58,8 +59,8 @@ func TestHistory(t *testing.T) {
 	route := func(i int) func(*Touched) { return func(t *Touched) { t.Route(subnetOf(i)) } }
 	repair := func(i int) func(*Touched) { return func(t *Touched) { t.Repair(subnetOf(i)) } }
 	node := func(name string) func(*Touched) { return func(t *Touched) { t.Node(name) } }
-	conflict := topology.Problem{Node: "node1", Reason: topology.RouteConflict, Detail: "one"}
-	other := topology.Problem{Node: "node1", Reason: topology.RouteConflict, Detail: "another"}
+	conflict := problem.Problem{Subject: problem.Node("node1"), Reason: problem.RouteConflict, Message: "one"}
+	other := problem.Problem{Subject: problem.Node("node1"), Reason: problem.RouteConflict, Message: "another"}
 
 	first := passAt(1, 2)
 	step(&Result{}, first, "1 1", route(0), route(1))

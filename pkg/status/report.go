@@ -4,18 +4,29 @@ package status
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
+// APIVersion is that of all JSON that commands and agents write; docs/api.md says what is stable.
+const APIVersion = "plainroute.dev/v1alpha1"
+
+// TypeMeta returns the apiVersion and kind that begin a document.
+func TypeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: APIVersion, Kind: kind}
+}
+
 // Report is the outcome of the last pass. It is never changed once published.
 type Report struct {
-	Version string `json:"version"`
-	Node    string `json:"node"`
+	metav1.TypeMeta `json:",inline"`
+	Version         string `json:"version"`
+	Node            string `json:"node"`
 	// Ready tells that this node's pods are served as they should be.
 	Ready bool `json:"ready"`
 	// Conditions are what that depends on, as /readyz?verbose lists them.
@@ -25,9 +36,7 @@ type Report struct {
 	// API is how well the Nodes are known.
 	API API `json:"api"`
 	// Problems are sorted: those that keep the node from being ready come first.
-	Problems []topology.Problem `json:"problems"`
-	// Advice says what to do about each of their reasons.
-	Advice map[topology.Reason]string `json:"advice"`
+	Problems []problem.Problem `json:"problems"`
 	// Peers has a row for each pod subnet of another Node.
 	Peers []Peer `json:"peers"`
 	// State is what the host should be like.
@@ -83,34 +92,13 @@ type API struct {
 // Drift is how the kernel and the CNI folder differ from what is desired.
 type Drift struct {
 	// Time is when they were looked at; zero: never.
-	Time        time.Time    `json:"time,omitzero"`
-	Differences []Difference `json:"differences"`
+	Time time.Time `json:"time,omitzero"`
+	// Differences have the Reason Missing, Altered or Unwanted, and the object as operators write it (ip-route(8),
+	// ip-address(8), a path) in their Message. That of a peer's route has its subnet as Subject.
+	Differences []problem.Problem `json:"differences"`
 	// Error is why they can't be looked at.
 	Error string `json:"error,omitempty"`
 }
-
-// Difference is one thing that is not as it should be.
-type Difference struct {
-	Kind  plan.Kind `json:"kind"`
-	Fault Fault     `json:"fault"`
-	// Name is the thing as operators write it: ip-route(8), ip-address(8), a path.
-	Name string `json:"name"`
-}
-
-// IsRouteTo tells that it is the route to a subnet.
-func (d *Difference) IsRouteTo(subnet netip.Prefix) bool {
-	return d.Kind == plan.KindRoute && strings.HasPrefix(d.Name, subnet.String()+" ")
-}
-
-// Fault is what is wrong with a thing.
-type Fault string
-
-// The faults of a thing: not there, there with other values, there and not desired.
-const (
-	Missing  Fault = "missing"
-	Altered  Fault = "altered"
-	Unwanted Fault = "unwanted"
-)
 
 // Pass is one run of the loop.
 type Pass struct {
@@ -125,10 +113,10 @@ type Peer struct {
 	Node   string       `json:"node"`
 	Subnet netip.Prefix `json:"subnet"`
 	// Via and Dev are empty where there is no route of ours.
-	Via    netip.Addr        `json:"via"`
-	Dev    string            `json:"dev,omitempty"`
-	State  PeerState         `json:"state"`
-	Reason []topology.Reason `json:"reasons,omitempty"`
+	Via    netip.Addr       `json:"via"`
+	Dev    string           `json:"dev,omitempty"`
+	State  PeerState        `json:"state"`
+	Reason []problem.Reason `json:"reasons,omitempty"`
 	// Detail says why it is in that state, in words; empty where all is well.
 	Detail string `json:"detail,omitempty"`
 	// Since is when its state last changed, as far as this agent knows.
@@ -157,7 +145,7 @@ type Result struct {
 	Version, Node string
 	Nodes         []*topology.Node
 	Desired       topology.State
-	Problems      []topology.Problem
+	Problems      []problem.Problem
 	Ready         bool
 	// Seen tells that the host was looked at, and Problems hold what was found.
 	Seen   bool
@@ -185,12 +173,12 @@ func (b *Board) Last() *Result {
 	if r := b.last.Load(); r != nil {
 		return r
 	}
-	return &Result{Problems: []topology.Problem{{Reason: topology.APIUnavailable, Detail: "starting: no pass has run yet", Own: true}}}
+	return &Result{Problems: []problem.Problem{{Reason: problem.APIUnavailable, Message: "starting: no pass has run yet", BlocksReady: true}}}
 }
 
 // Blocking returns the Problems that keep the node from being ready.
-func (r *Result) Blocking() []topology.Problem {
-	i := slices.IndexFunc(r.Problems, func(p topology.Problem) bool { return !p.Own })
+func (r *Result) Blocking() []problem.Problem {
+	i := slices.IndexFunc(r.Problems, func(p problem.Problem) bool { return !p.BlocksReady })
 	if i < 0 {
 		return r.Problems
 	}
@@ -200,20 +188,32 @@ func (r *Result) Blocking() []topology.Problem {
 // Report makes the full report of a Result.
 func (r *Result) Report() Report {
 	return Report{
-		Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
-		Problems: nonNil(r.Problems), Advice: r.advice(), Peers: nonNil(r.peers()), State: r.Desired,
-		Drift: Drift{Differences: []Difference{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
+		TypeMeta: TypeMeta("NodeReport"), Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
+		Problems: nonNil(completed(r.Problems)), Peers: nonNil(r.peers()), State: r.Desired,
+		Drift: Drift{Differences: []problem.Problem{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
 	}
 }
 
-func (r *Result) advice() map[topology.Reason]string {
-	advice := map[topology.Reason]string{}
-	for _, p := range r.Problems {
-		if text := p.Reason.Advice(); text != "" {
-			advice[p.Reason] = text
-		}
+// completed returns Problems with severity and remediation.
+func completed(problems []problem.Problem) []problem.Problem {
+	list := slices.Clone(problems)
+	for i := range list {
+		list[i] = list[i].Complete()
 	}
-	return advice
+	return list
+}
+
+// All returns all that is wrong with the node: its Problems, why the API server or the kernel can't be read, and the
+// differences.
+func (r *Report) All() []problem.Problem {
+	list := completed(r.Problems)
+	if r.API.Error != "" {
+		list = append(list, problem.New(problem.APIUnavailable, problem.Subject{}, "can't ask the API server: %s", r.API.Error))
+	}
+	if r.Drift.Error != "" {
+		list = append(list, problem.New(problem.KernelFailed, problem.Subject{}, "can't compare with the kernel: %s", r.Drift.Error))
+	}
+	return append(list, completed(r.Drift.Differences)...)
 }
 
 // lists makes empty lists of none.
@@ -231,8 +231,8 @@ func nonNil[T any](s []T) []T {
 }
 
 // plights are the Problems of each Node.
-func (r *Result) plights() map[string][]topology.Problem {
-	all := map[string][]topology.Problem{}
+func (r *Result) plights() map[string][]problem.Problem {
+	all := map[string][]problem.Problem{}
 	for _, p := range r.Problems {
 		all[p.Node] = append(all[p.Node], p)
 	}
@@ -271,7 +271,7 @@ func (r *Result) states(t Touched) map[row]PeerState {
 
 // peer tells how one subnet of a Node is reached, by those of the Node's Problems that
 // are about it: what is wrong in one family may be well in the other.
-func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []topology.Problem) Peer {
+func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.Problem) Peer {
 	peer := Peer{Node: n.Name, Subnet: subnet, State: Refused}
 	for _, p := range problems {
 		if p.Subnet.IsValid() && p.Subnet != subnet {
@@ -281,10 +281,10 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []topology
 		if peer.Detail != "" {
 			peer.Detail += "; "
 		}
-		peer.Detail += p.Detail
+		peer.Detail += p.Message
 	}
 	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
-	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, topology.PodCIDRDisputed) {
+	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
 		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
 	}
 	for _, t := range troubles {
@@ -297,10 +297,10 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []topology
 
 // troubles are the states that a reason alone gives rise to; the last that applies counts.
 var troubles = []struct {
-	reason topology.Reason
+	reason problem.Reason
 	state  PeerState
 }{
-	{topology.OffLink, OffLink},
-	{topology.RouteConflict, Conflict},
-	{topology.RouteFailed, Failed},
+	{problem.OffLink, OffLink},
+	{problem.RouteConflict, Conflict},
+	{problem.RouteFailed, Failed},
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -70,17 +71,17 @@ func example() *Result {
 			},
 			CNI: &topology.CNI{Bridge: "plainroute0", MTU: 1500, Subnets: prefixes("10.244.1.0/24"), IPAMDir: "/run/plainroute/ipam"},
 		},
-		Problems: []topology.Problem{
-			{Node: "node3", Reason: topology.RouteConflict, Detail: "the kernel prefers another"},
-			{Node: "node4", Reason: topology.OffLink, Detail: "InternalIP 172.16.0.14 is behind a gateway"},
-			{Node: "node5", Reason: topology.PodCIDRRefused, Detail: "podCIDR 127.0.0.0/24 is loopback"},
-			{Node: "node6", Reason: topology.RouteFailed, Detail: "invalid argument"},
-			{Node: "node7", Reason: topology.PodCIDRMissing, Detail: "the Node has no podCIDR yet"},
+		Problems: []problem.Problem{
+			{Subject: problem.Node("node3"), Reason: problem.RouteConflict, Message: "the kernel prefers another"},
+			{Subject: problem.Node("node4"), Reason: problem.OffLink, Message: "InternalIP 172.16.0.14 is behind a gateway"},
+			{Subject: problem.Node("node5"), Reason: problem.PodCIDRRefused, Message: "podCIDR 127.0.0.0/24 is loopback"},
+			{Subject: problem.Node("node6"), Reason: problem.RouteFailed, Message: "invalid argument"},
+			{Subject: problem.Node("node7"), Reason: problem.PodCIDRMissing, Message: "the Node has no podCIDR yet"},
 		},
 		Pass: Pass{Number: 7, Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Duration: 1500 * time.Microsecond, Changes: 4},
 	}
 	r.Passes = []Pass{r.Pass, {Number: 6, Time: r.Pass.Time.Add(-time.Second), Duration: time.Millisecond}}
-	slices.SortFunc(r.Problems, topology.Problem.Compare)
+	slices.SortFunc(r.Problems, problem.Problem.Compare)
 	return r
 }
 
@@ -154,8 +155,8 @@ func TestPeerWithSeveralReasons(t *testing.T) {
 	for range 50 {
 		r := example()
 		r.Problems = append(r.Problems,
-			topology.Problem{Node: "node2", Reason: topology.RouteFailed}, topology.Problem{Node: "node2", Reason: topology.RouteConflict},
-			topology.Problem{Node: "node2", Reason: topology.OffLink})
+			problem.Problem{Subject: problem.Node("node2"), Reason: problem.RouteFailed}, problem.Problem{Subject: problem.Node("node2"), Reason: problem.RouteConflict},
+			problem.Problem{Subject: problem.Node("node2"), Reason: problem.OffLink})
 		for _, p := range r.Report().Peers {
 			if p.Node == "node2" && (p.State != Failed || len(p.Reason) != 3) {
 				t.Fatalf("%s is %s for %v, want failed for three reasons", p.Subnet, p.State, p.Reason)
@@ -168,7 +169,7 @@ func TestPeerWithSeveralReasons(t *testing.T) {
 func TestPeerHalfOffLink(t *testing.T) {
 	r := example()
 	r.Desired.Routes = slices.DeleteFunc(r.Desired.Routes, func(x topology.Route) bool { return x.Dst.String() == "fd00:10:244:2::/64" })
-	r.Problems = append(r.Problems, topology.Problem{Node: "node2", Reason: topology.OffLink})
+	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node("node2"), Reason: problem.OffLink})
 	for _, p := range r.Report().Peers {
 		if want := map[string]PeerState{"10.244.2.0/24": OK, "fd00:10:244:2::/64": OffLink}[p.Subnet.String()]; want != "" && p.State != want {
 			t.Errorf("%s is %s, want %s", p.Subnet, p.State, want)
@@ -180,7 +181,7 @@ func TestPeerHalfOffLink(t *testing.T) {
 func TestLoserOfADisputeIsRefused(t *testing.T) {
 	r := example()
 	r.Nodes = append(r.Nodes, &topology.Node{Name: "loser", PodCIDRs: prefixes("10.244.2.0/24"), Addrs: addrs("192.168.1.12", "192.168.1.99")})
-	r.Problems = append(r.Problems, topology.Problem{Node: "loser", Reason: topology.PodCIDRDisputed})
+	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node("loser"), Reason: problem.PodCIDRDisputed})
 	got := map[string]PeerState{}
 	for _, p := range r.Report().Peers {
 		if p.Subnet.String() == "10.244.2.0/24" {
@@ -193,8 +194,8 @@ func TestLoserOfADisputeIsRefused(t *testing.T) {
 }
 
 func TestBlocking(t *testing.T) {
-	own, other := topology.Problem{Own: true, Reason: "A"}, topology.Problem{Reason: "B"}
-	for want, problems := range map[int][]topology.Problem{0: {other, other}, 1: {own, other}, 2: {own, own}} {
+	own, other := problem.Problem{BlocksReady: true, Reason: "A"}, problem.Problem{Reason: "B"}
+	for want, problems := range map[int][]problem.Problem{0: {other, other}, 1: {own, other}, 2: {own, own}} {
 		if got := (&Result{Problems: problems}).Blocking(); len(got) != want {
 			t.Errorf("of %v %v block, want %d", problems, got, want)
 		}
@@ -239,9 +240,9 @@ func TestReportDoesNotChangeTheResult(t *testing.T) {
 func TestPeerOfTwoFamilies(t *testing.T) {
 	r := example()
 	four, six := netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("fd00:10:244:2::/64")
-	r.Problems = []topology.Problem{
-		{Node: "node2", Subnet: four, Reason: topology.RouteConflict, Detail: "the kernel prefers another"},
-		{Node: "node2", Reason: topology.AddressShared, Detail: "another has it too"},
+	r.Problems = []problem.Problem{
+		{Subject: problem.Subject{Node: "node2", Subnet: four}, Reason: problem.RouteConflict, Message: "the kernel prefers another"},
+		{Subject: problem.Node("node2"), Reason: problem.AddressShared, Message: "another has it too"},
 	}
 	for _, p := range r.Report().Peers {
 		switch p.Subnet {

@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -94,7 +96,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "ok")
 	default:
 		for _, p := range last.Blocking() {
-			fmt.Fprintln(w, Printable(p.String()))
+			fmt.Fprintln(w, text.Printable(p.String()))
 		}
 	}
 }
@@ -172,7 +174,7 @@ func encode(r *Report, brief bool) ([]byte, error) {
 
 // now makes a report of the last Result and of what can be seen at this moment.
 func (s *Server) now() (*Result, Report) {
-	last, drift, changes := s.Board.Last(), Drift{Differences: []Difference{}}, plan.Changes(nil)
+	last, drift, changes := s.Board.Last(), Drift{Differences: []problem.Problem{}}, plan.Changes(nil)
 	if s.Look != nil {
 		last, drift, changes = look(s.Board, s.Look)
 	}

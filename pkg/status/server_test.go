@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -86,10 +87,10 @@ func TestNotReady(t *testing.T) {
 	if code, _, body := ask(s, "GET", "/readyz"); code != 503 || !strings.Contains(body, "no pass has run") {
 		t.Errorf("before the first pass readyz is %d %q", code, body)
 	}
-	s.Board.Publish(&Result{Problems: []topology.Problem{
-		{Node: "node1", Reason: topology.PodCIDRMissing, Detail: "no podCIDR yet", Own: true},
-		{Reason: topology.CNIFailed, Detail: "read-only file system", Own: true},
-		{Node: "node2", Reason: topology.OffLink, Detail: "behind a gateway"},
+	s.Board.Publish(&Result{Problems: []problem.Problem{
+		{Subject: problem.Node("node1"), Reason: problem.PodCIDRMissing, Message: "no podCIDR yet", BlocksReady: true},
+		{Reason: problem.CNIFailed, Message: "read-only file system", BlocksReady: true},
+		{Subject: problem.Node("node2"), Reason: problem.OffLink, Message: "behind a gateway"},
 	}})
 	code, _, body := ask(s, "GET", "/readyz")
 	want := "node node1: PodCIDRMissing: no podCIDR yet\nCNIFailed: read-only file system\n"

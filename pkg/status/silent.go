@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -19,7 +20,7 @@ const (
 
 // silent says what is there of ours where there is no agent to tell.
 func (v *View) silent(w *bytes.Buffer, f Format) {
-	fmt.Fprintf(w, "%s\n", f.paint(red, "The agent does not answer: "+Printable(v.Silence)))
+	fmt.Fprintf(w, "%s\n", text.Paint(f.Color, text.Red, "The agent does not answer: "+text.Printable(v.Silence)))
 	advice := startIt
 	if v.Held.Locked {
 		advice = findIt
@@ -39,7 +40,7 @@ func (v *View) silent(w *bytes.Buffer, f Format) {
 		return
 	}
 	w.WriteByte('\n')
-	aligned(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
+	text.Table(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
 }
 
 // routes gives our own subnets, and a row for each other.
@@ -49,21 +50,21 @@ func (h *Held) routes() (own []netip.Prefix, rows [][]string) {
 			own = append(own, r.Dst)
 			continue
 		}
-		rows = append(rows, []string{r.Dst.String(), orNone(r.Via), cmp.Or(Printable(r.Dev), none)})
+		rows = append(rows, []string{r.Dst.String(), orNone(r.Via), cmp.Or(text.Printable(r.Dev), text.None)})
 	}
 	return own, rows
 }
 
 func (h *Held) bridge() string {
 	if h.State.Bridge == "" {
-		return none
+		return text.None
 	}
-	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, Counted(h.Ports, "port"), list(h.State.Addresses))
+	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, text.Counted(h.Ports, "port"), list(h.State.Addresses))
 }
 
 func (h *Held) table() string {
 	if h.State.Masquerade == nil {
-		return none
+		return text.None
 	}
 	return fmt.Sprintf("inet %s, masquerading %s", topology.Table, list(h.State.Masquerade.Sources))
 }
@@ -71,7 +72,7 @@ func (h *Held) table() string {
 func (h *Held) config() string {
 	c := h.State.CNI
 	if c == nil {
-		return none
+		return text.None
 	}
 	return fmt.Sprintf("%s: subnets %s, MTU %d, bridge %s", h.Config, list(c.Subnets), c.MTU, c.Bridge)
 }

@@ -5,14 +5,11 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"k8s.io/apimachinery/pkg/util/duration"
-
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // table says who this node is, what is wrong and what to do, and then lists the peers.
@@ -22,32 +19,29 @@ func (v *View) table(w *bytes.Buffer, f Format) {
 		return
 	}
 	v.identity(w, f)
-	v.problems(w, f)
-	v.differences(w, f)
+	v.printProblems(w, f, "PROBLEMS", v.Problems)
+	v.printProblems(w, f, "DIFFERENCES", v.Drift.Differences)
 	if f.Output == "wide" {
 		v.wide(w)
 	}
 	v.peerTable(w, f)
 }
 
-// none stands for what is not known.
-const none = "-"
-
 // fact writes a line of what is known.
 func fact(w *bytes.Buffer, name, format string, args ...any) {
-	fmt.Fprintf(w, "  %-11s %s\n", name, Printable(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(w, "  %-11s %s\n", name, text.Printable(fmt.Sprintf(format, args...)))
 }
 
 func (v *View) identity(w *bytes.Buffer, f Format) {
-	who := "Node " + Printable(v.Node)
+	who := "Node " + text.Printable(v.Node)
 	if v.Host.Router {
 		who = "Router"
 	}
-	verdict := f.paint(green, "ready")
+	verdict := text.Paint(f.Color, text.Green, "ready")
 	if !v.Ready {
-		verdict = f.paint(red, "not ready")
+		verdict = text.Paint(f.Color, text.Red, "not ready")
 	}
-	fmt.Fprintf(w, "%s: %s (plainroute %s)\n", who, verdict, Printable(cmp.Or(v.Version, "of unknown version")))
+	fmt.Fprintf(w, "%s: %s (plainroute %s)\n", who, verdict, text.Printable(cmp.Or(v.Version, "of unknown version")))
 	h := &v.Host
 	if !h.Router {
 		fact(w, "addresses", "%s", list(h.Addresses))
@@ -57,7 +51,7 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 			uplinks[i] = fmt.Sprintf("%s (MTU %d)", u.Name, u.MTU)
 		}
 		fact(w, "uplinks", "%s", list(uplinks))
-		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", Counted(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
+		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", text.Counted(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
 		fact(w, "CNI config", "%s", v.config())
 		if chained := v.chained(); chained != "" {
 			fact(w, "chained", "%s", chained)
@@ -65,9 +59,9 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 	}
 	fact(w, "API server", "%s", v.api())
 	if v.API.Error != "" {
-		fmt.Fprintf(w, "    -> %s\n", topology.APIUnavailable.Advice())
+		fmt.Fprintf(w, "    -> %s\n", problem.APIUnavailable.Remediation())
 	}
-	fact(w, "last pass", "%s ago in %s, %s", v.age(v.Pass.Time), v.Pass.Duration.Round(10*time.Microsecond), Counted(v.Pass.Changes, "change"))
+	fact(w, "last pass", "%s ago in %s, %s", v.age(v.Pass.Time), v.Pass.Duration.Round(10*time.Microsecond), text.Counted(v.Pass.Changes, "change"))
 	fact(w, "kernel", "%s", v.kernel())
 }
 
@@ -77,8 +71,8 @@ func (v *View) config() string {
 		return "none yet: the node is not Ready in the cluster until there is one"
 	}
 	for _, d := range v.Drift.Differences {
-		if d.Name == v.Host.Config {
-			return v.Host.Config + ", " + string(d.Fault)
+		if strings.HasSuffix(d.Message, " "+v.Host.Config) {
+			return v.Host.Config + ", " + strings.ToLower(string(d.Reason))
 		}
 	}
 	if len(v.Host.ConfigsBefore) > 0 {
@@ -121,63 +115,26 @@ func (v *View) kernel() string {
 	case v.Drift.Time.IsZero():
 		return "what should be there is not known yet"
 	case n > 0:
-		return Counted(n, "difference") + ", " + v.age(v.Drift.Time) + " ago"
+		return text.Counted(n, "difference") + ", " + v.age(v.Drift.Time) + " ago"
 	}
 	return "as it should be, " + v.age(v.Drift.Time) + " ago"
 }
 
-// few is how many lines of a kind are shown: of what thousands of peers have in common, some.
-const few = 10
-
-// problems says what is wrong, this node's own troubles first, and what to do about
-// each kind.
-func (v *View) problems(w *bytes.Buffer, f Format) {
-	if len(v.Problems) == 0 {
+// printProblems writes Problems under a title.
+func (v *View) printProblems(w *bytes.Buffer, f Format, title string, problems []problem.Problem) {
+	if len(problems) == 0 {
 		return
 	}
-	var order []topology.Reason
-	of := map[topology.Reason][]topology.Problem{}
-	for _, p := range v.Problems {
-		if of[p.Reason] == nil {
-			order = append(order, p.Reason)
-		}
-		of[p.Reason] = append(of[p.Reason], p)
+	var groups problem.Groups
+	for _, p := range problems {
+		groups.Add("", p)
 	}
-	fmt.Fprintf(w, "\nPROBLEMS (%d)\n", len(v.Problems))
-	for _, reason := range order {
-		for i, p := range of[reason] {
-			if i == few && f.Output != "wide" {
-				fmt.Fprintf(w, "  and %d more with %s: -o wide has them\n", len(of[reason])-i, Printable(string(reason)))
-				break
-			}
-			colour := yellow
-			if p.Own {
-				colour = red
-			}
-			fmt.Fprintln(w, f.paint(colour, "  "+Printable(p.String())))
-		}
-		if advice := reason.Advice(); advice != "" {
-			fmt.Fprintf(w, "    -> %s\n", advice)
-		}
-	}
+	fmt.Fprintf(w, "\n%s (%d)\n", title, len(problems))
+	problem.Printer{Color: f.Color, All: f.Output == "wide", More: "-o wide lists them"}.Print(w, groups.Sorted())
 }
 
-// differences says how the host differs from what it should be like.
-func (v *View) differences(w *bytes.Buffer, f Format) {
-	all := v.Drift.Differences
-	if len(all) == 0 {
-		return
-	}
-	fmt.Fprintf(w, "\nDIFFERENCES (%d)\n", len(all))
-	for i, d := range all {
-		if i == few && f.Output != "wide" {
-			fmt.Fprintf(w, "  and %d more: -o wide has them\n", len(all)-i)
-			break
-		}
-		fmt.Fprintln(w, f.paint(red, fmt.Sprintf("  %-8s %s", Printable(string(d.Fault)), Printable(string(d.Kind)+" "+d.Name))))
-	}
-	fmt.Fprintf(w, "    -> %s\n", DriftAdvice)
-}
+// maxPasses is how many of the last passes -o wide lists.
+const maxPasses = 10
 
 // wide lists what this node needs, and how the last passes went.
 func (v *View) wide(w *bytes.Buffer) {
@@ -185,13 +142,13 @@ func (v *View) wide(w *bytes.Buffer) {
 		fmt.Fprintln(w, "\nCONDITIONS")
 	}
 	for _, c := range v.Conditions {
-		fmt.Fprintf(w, "  %-15s %s\n", Printable(c.Name), Printable(strings.TrimSuffix(string(c.State)+": "+c.Detail, ": ")))
+		fmt.Fprintf(w, "  %-15s %s\n", text.Printable(c.Name), c)
 	}
 	if len(v.Passes) > 0 {
 		fmt.Fprintln(w, "\nPASSES")
 	}
-	for _, p := range v.Passes[:min(len(v.Passes), few)] {
-		fmt.Fprintf(w, "  %-8d %s  %s, %s\n", p.Number, p.Time.UTC().Format(time.RFC3339), p.Duration.Round(10*time.Microsecond), Counted(p.Changes, "change"))
+	for _, p := range v.Passes[:min(len(v.Passes), maxPasses)] {
+		fmt.Fprintf(w, "  %-8d %s  %s, %s\n", p.Number, p.Time.UTC().Format(time.RFC3339), p.Duration.Round(10*time.Microsecond), text.Counted(p.Changes, "change"))
 	}
 }
 
@@ -209,7 +166,7 @@ func (v *View) peerTable(w *bytes.Buffer, f Format) {
 	for i := range peers {
 		rows[i] = v.cells(&peers[i], f)
 	}
-	aligned(w, header, rows, func(i int, line string) string { return f.paint(peers[i].colour(), line) })
+	text.Table(w, header, rows, func(i int, line string) string { return text.Paint(f.Color, peers[i].color(), line) })
 }
 
 func (v *View) cells(p *Peer, f Format) []string {
@@ -218,11 +175,11 @@ func (v *View) cells(p *Peer, f Format) []string {
 		reasons[i] = string(r)
 	}
 	cells := []string{
-		Printable(p.Node), p.Subnet.String(), orNone(p.Via), cmp.Or(Printable(p.Dev), none), Printable(string(p.State)),
-		v.age(p.Since), v.age(p.Repaired), cmp.Or(Printable(strings.Join(reasons, ",")), none),
+		text.Printable(p.Node), p.Subnet.String(), orNone(p.Via), cmp.Or(text.Printable(p.Dev), text.None), text.Printable(string(p.State)),
+		v.age(p.Since), v.age(p.Repaired), cmp.Or(text.Printable(strings.Join(reasons, ",")), text.None),
 	}
 	if f.Output == "wide" {
-		cells = append(cells, cmp.Or(Printable(p.Detail), none))
+		cells = append(cells, cmp.Or(text.Printable(p.Detail), text.None))
 	}
 	return cells
 }
@@ -236,94 +193,36 @@ func (v *View) tally() string {
 	words := []string{fmt.Sprintf("PEERS: %d of %d ok", states[OK], len(v.Peers))}
 	delete(states, OK)
 	for state, n := range states {
-		words = append(words, fmt.Sprintf("%d %s", n, Printable(string(state))))
+		words = append(words, fmt.Sprintf("%d %s", n, text.Printable(string(state))))
 	}
 	slices.Sort(words[1:])
 	return strings.Join(words, ", ")
 }
 
-// aligned writes rows in columns, and paints each line as a whole. Of thousands of rows
-// text/tabwriter takes five times as long.
-func aligned(w *bytes.Buffer, header []string, rows [][]string, paint func(int, string) string) {
-	widths := make([]int, len(header))
-	for _, row := range append([][]string{header}, rows...) {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	w.Write(padded(header, widths))
-	w.WriteByte('\n')
-	for i, row := range rows {
-		w.WriteString(paint(i, string(padded(row, widths))))
-		w.WriteByte('\n')
-	}
-}
-
-// padded makes all cells but the last as wide as their columns.
-func padded(row []string, widths []int) []byte {
-	const between = 3
-	line := make([]byte, 0, 128)
-	for i, cell := range row {
-		line = append(line, cell...)
-		for n := utf8.RuneCountInString(cell); i < len(row)-1 && n < widths[i]+between; n++ {
-			line = append(line, ' ')
-		}
-	}
-	return line
-}
-
-// age is as kubectl writes it. What was a little in the future was just now.
-func (v *View) age(then time.Time) string {
-	if then.IsZero() {
-		return none
-	}
-	return duration.HumanDuration(max(v.now.Sub(then), 0))
-}
-
-// Counted is so many of what has a plural in s.
-func Counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return strconv.Itoa(n) + " " + what + "s"
-}
+func (v *View) age(then time.Time) string { return text.Age(v.now, then) }
 
 func list[T any](all []T) string {
 	words := make([]string, len(all))
 	for i, x := range all {
 		words[i] = fmt.Sprint(x)
 	}
-	return cmp.Or(strings.Join(words, ", "), none)
+	return cmp.Or(strings.Join(words, ", "), text.None)
 }
 
 func orNone[T comparable](x T) string {
 	var zero T
 	if x == zero {
-		return none
+		return text.None
 	}
 	return fmt.Sprint(x)
 }
 
-// The colours of a terminal, by ECMA-48's SGR.
-const (
-	red    = "31"
-	green  = "32"
-	yellow = "33"
-)
-
-func (p *Peer) colour() string {
+func (p *Peer) color() string {
 	switch p.State {
 	case OK:
 		return ""
 	case Conflict, OffLink, Refused:
-		return yellow
+		return text.Yellow
 	}
-	return red
-}
-
-func (f Format) paint(colour, text string) string {
-	if !f.Colour || colour == "" {
-		return text
-	}
-	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+	return text.Red
 }

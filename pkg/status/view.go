@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -62,8 +63,8 @@ type Format struct {
 	Output string
 	// Problems leaves out peers that are well.
 	Problems bool
-	// Colour marks what is good and bad.
-	Colour bool
+	// Color marks states and severities.
+	Color bool
 }
 
 // Outputs are the values of -o.
@@ -71,20 +72,20 @@ var Outputs = []string{"table", "wide", "json", "yaml", "name"}
 
 // Print shows the View.
 func (v *View) Print(w io.Writer, f Format) error {
-	var text bytes.Buffer
+	var out bytes.Buffer
 	var err error
 	switch f.Output {
 	case "json", "yaml":
-		err = v.encode(&text, f)
+		err = v.encode(&out, f)
 	case "name":
-		v.names(&text, f)
+		v.names(&out, f)
 	default:
-		v.table(&text, f)
+		v.table(&out, f)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(text.Bytes())
+	_, err = w.Write(out.Bytes())
 	return err
 }
 
@@ -99,11 +100,11 @@ func (v *View) peers(f Format) []Peer {
 func (v *View) encode(w *bytes.Buffer, f Format) error {
 	shown := *v
 	shown.Peers = v.peers(f)
-	text, err := Encoded(shown, f.Output)
+	encoded, err := text.Encoded(shown, f.Output)
 	if err != nil {
 		return fmt.Errorf("encoding the report: %w", err)
 	}
-	_, _ = w.Write(text)
+	_, _ = w.Write(encoded)
 	return nil
 }
 
@@ -113,7 +114,7 @@ func (v *View) names(w *bytes.Buffer, f Format) {
 	for _, p := range v.peers(f) {
 		if !said[p.Node] {
 			said[p.Node] = true
-			w.WriteString("node/" + Printable(p.Node) + "\n")
+			w.WriteString("node/" + text.Printable(p.Node) + "\n")
 		}
 	}
 }

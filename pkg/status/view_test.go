@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -55,8 +56,8 @@ func calm() *View {
 
 // unready is the View of a node that has no Nodes yet.
 func unready() *View {
-	r := &Result{Version: "v1", Node: "node1", Problems: []topology.Problem{{
-		Reason: topology.APIUnavailable, Own: true, Detail: "waiting for the first list of Nodes; routes stay as they are: dial tcp 10.0.0.1:6443: connection refused",
+	r := &Result{Version: "v1", Node: "node1", Problems: []problem.Problem{{
+		Reason: problem.APIUnavailable, BlocksReady: true, Message: "waiting for the first list of Nodes; routes stay as they are: dial tcp 10.0.0.1:6443: connection refused",
 	}}, API: API{Error: "dial tcp 10.0.0.1:6443: connection refused"}, Host: Host{Encapsulation: "never", Bridge: "plainroute0"}, Pass: Pass{Number: 1, Time: at(0)}}
 	return Answered(r.Report(), now())
 }
@@ -135,7 +136,7 @@ func TestColoursLeaveTheTextAlone(t *testing.T) {
 		if err := busy().Print(&plain, Format{Output: output}); err != nil {
 			t.Fatal(err)
 		}
-		if err := busy().Print(&colour, Format{Output: output, Colour: true}); err != nil {
+		if err := busy().Print(&colour, Format{Output: output, Color: true}); err != nil {
 			t.Fatal(err)
 		}
 		text := colour.String()
@@ -158,12 +159,12 @@ func TestHostileWords(t *testing.T) {
 	r := busy().Report
 	r.Node, r.Version, r.API.Error = evil, evil, evil
 	r.Host.Bridge, r.Host.Config, r.Host.Uplinks = evil, evil, []Uplink{{Name: evil}}
-	r.Drift.Error, r.Drift.Differences = evil, []Difference{{Kind: evil, Fault: evil, Name: evil}}
-	r.Problems = []topology.Problem{{Node: evil, Reason: evil, Detail: evil}}
-	r.Conditions = []Condition{{Name: evil, State: evil, Detail: evil}}
+	r.Drift.Error, r.Drift.Differences = evil, []problem.Problem{{Reason: evil, Message: evil, Evidence: evil, Remediation: evil, Severity: evil}}
+	r.Problems = []problem.Problem{{Subject: problem.Node(evil), Reason: evil, Message: evil}}
+	r.Conditions = []Condition{{Name: evil, Status: evil, Reason: evil, Message: evil}}
 	for i := range r.Peers {
 		p := &r.Peers[i]
-		p.Node, p.Dev, p.State, p.Detail, p.Reason = evil, evil, evil, evil, []topology.Reason{evil}
+		p.Node, p.Dev, p.State, p.Detail, p.Reason = evil, evil, evil, evil, []problem.Reason{evil}
 	}
 	held := Held{State: example().Desired, Config: evil}
 	held.State.Bridge, held.State.CNI.Bridge = evil, evil
@@ -197,8 +198,8 @@ func TestHostileWords(t *testing.T) {
 func TestManyProblemsAreShort(t *testing.T) {
 	v := calm()
 	for i := range 5000 {
-		v.Problems = append(v.Problems, topology.Problem{Node: fmt.Sprint("node", i), Reason: topology.OffLink, Detail: "behind a gateway"})
-		v.Drift.Differences = append(v.Drift.Differences, Difference{plan.KindRoute, Missing, fmt.Sprint("route", i)})
+		v.Problems = append(v.Problems, problem.Problem{Subject: problem.Node(fmt.Sprint("node", i)), Reason: problem.OffLink, Message: "behind a gateway"})
+		v.Drift.Differences = append(v.Drift.Differences, problem.Problem{Reason: problem.Missing, Message: fmt.Sprint("route", i)})
 	}
 	lines := map[string]int{}
 	for _, output := range []string{"table", "wide"} {
@@ -219,12 +220,14 @@ func TestOK(t *testing.T) {
 		t.Fatal("nothing is wrong")
 	}
 	for name, spoil := range map[string]func(*View){
-		"no answer":       func(v *View) { v.Silence = "connection refused" },
-		"not ready":       func(v *View) { v.Ready = false },
-		"a problem":       func(v *View) { v.Problems = []topology.Problem{{Reason: topology.PruneHeld}} },
-		"no API server":   func(v *View) { v.API.Error = "connection refused" },
-		"an unseen host":  func(v *View) { v.Drift.Error = "no memory" },
-		"a difference":    func(v *View) { v.Drift.Differences = []Difference{{plan.KindTable, Missing, "inet plainroute"}} },
+		"no answer":      func(v *View) { v.Silence = "connection refused" },
+		"not ready":      func(v *View) { v.Ready = false },
+		"a problem":      func(v *View) { v.Problems = []problem.Problem{{Reason: problem.PruneHeld}} },
+		"no API server":  func(v *View) { v.API.Error = "connection refused" },
+		"an unseen host": func(v *View) { v.Drift.Error = "no memory" },
+		"a difference": func(v *View) {
+			v.Drift.Differences = []problem.Problem{{Reason: problem.Missing, Message: "table inet plainroute"}}
+		},
 		"a peer in doubt": func(v *View) { v.Peers[1].State = OffLink },
 	} {
 		v := calm()

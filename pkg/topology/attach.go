@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // cni describes our CNI config. It makes kubelet say Ready, so it changes only
@@ -23,7 +25,7 @@ func (b *builder) cni() {
 		if b.opts.MTU != 0 {
 			source, cure = "as --mtu says", "give the agent a larger one"
 		}
-		b.ownProblem(BridgeFailed, "pods would get an MTU of %d, %s, and their addresses take %d at least; %s", conf.MTU, source, least, cure)
+		b.ownProblem(problem.BridgeFailed, "pods would get an MTU of %d, %s, and their addresses take %d at least; %s", conf.MTU, source, least, cure)
 		conf = b.actual.CNI
 	}
 	b.desired.CNI = conf
@@ -72,7 +74,7 @@ func (b *builder) rivalConfigs() {
 		if slices.Contains(b.opts.ConfigsBefore, name) {
 			continue
 		}
-		b.ownProblem(CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
+		b.ownProblem(problem.CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
 	}
 }
 
@@ -83,14 +85,14 @@ func (b *builder) refusedPlugins() {
 		return
 	}
 	for _, why := range b.host.PluginFaults {
-		b.report(Problem{Node: b.opts.NodeName, Reason: CNIPluginRefused, Detail: why})
+		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.CNIPluginRefused, Message: why})
 	}
 }
 
 // unseen reports what can't be seen of this host. It serves its pods all the same.
 func (b *builder) unseen() {
 	for _, what := range b.host.Unseen {
-		b.report(Problem{Node: b.opts.NodeName, Reason: HostUnseen, Detail: what + "; until that is well, changes of it are found late or not at all"})
+		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.HostUnseen, Message: what + "; until that is well, changes of it are found late or not at all"})
 	}
 }
 
@@ -101,13 +103,13 @@ func (b *builder) tableUnread() {
 	}
 }
 
-// TableProblem returns the Problem of an nftables table that can't be read or written.
+// TableProblem returns the problem.Problem of an nftables table that can't be read or written.
 // Without masquerading the table only guards the host's loopback addresses (dropLoopback
 // in pkg/dataplane), and pods are connected without it.
-func (o Options) TableProblem(detail string) Problem {
-	p := Problem{Reason: TableFailed, Detail: detail, Own: o.Masquerade}
+func (o Options) TableProblem(detail string) problem.Problem {
+	p := problem.Problem{Reason: problem.TableFailed, Message: detail, BlocksReady: o.Masquerade}
 	if !o.Masquerade {
-		p.Detail += "; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"
+		p.Message += "; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"
 	}
 	return p
 }
@@ -142,7 +144,7 @@ func (b *builder) formerSubnets() {
 			if slices.Contains(b.own.PodCIDRs, p) { // refused, which is told, and not another Node's
 				continue
 			}
-			b.report(Problem{Node: b.opts.NodeName, Reason: SubnetChanged, Own: true, Detail: fmt.Sprintf(
+			b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.SubnetChanged, BlocksReady: true, Message: fmt.Sprintf(
 				"pods still live on %s, which is this node's subnet no more, and no other node reaches them (addresses leased: %d); drain the node, and the CNI config follows", p, pods)})
 		}
 	}

@@ -6,17 +6,19 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // bridgeName reports a device of the bridge's name that is something else. It is not
 // ours, and nothing of it is changed.
 func (b *builder) bridgeName() {
 	if b.renamed != "" {
-		b.ownProblem(BridgeFailed, "the pods' bridge %s was renamed to %s, so the next pod would get another bridge, and cut off those on this one; give it its name back: ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)",
+		b.ownProblem(problem.BridgeFailed, "the pods' bridge %s was renamed to %s, so the next pod would get another bridge, and cut off those on this one; give it its name back: ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)",
 			b.opts.Bridge, b.renamed, b.renamed, b.opts.Bridge)
 	}
 	if kind, taken := b.nameTaken(); taken {
-		b.ownProblem(BridgeFailed, "the device %s is not a bridge (its kind is %s), so no pod can be attached; rename or delete it, or give the agent another name (--bridge)", b.opts.Bridge, kind)
+		b.ownProblem(problem.BridgeFailed, "the device %s is not a bridge (its kind is %s), so no pod can be attached; rename or delete it, or give the agent another name (--bridge)", b.opts.Bridge, kind)
 	}
 }
 
@@ -115,7 +117,7 @@ func (b *builder) devices(conf *CNI) {
 		ports = append(ports, b.port(d, conf.Bridge))
 	}
 	if own.Master != "" {
-		b.ownProblem(BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
+		b.ownProblem(problem.BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
 	}
 	has6 := slices.ContainsFunc(conf.Subnets, is6)
 	own.Up, own.NoARP, own.LinkLocal = true, false, own.LinkLocal || has6
@@ -133,17 +135,17 @@ func (b *builder) devices(conf *CNI) {
 // it stays there. Only of one that the agent itself has seen in the bridge is it sure that
 // a pod of ours is behind it: a lease proves no more than that somebody has that address.
 func (b *builder) port(d Device, bridge string) Device {
-	p := Problem{Node: b.opts.NodeName, Reason: BridgeFailed, Own: d.Known}
+	p := problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.BridgeFailed, BlocksReady: d.Known}
 	switch {
 	case d.Rival != "":
-		p.Own = false
-		p.Detail = fmt.Sprintf("%s and %s both lead to a container with the address %s, which a pod leased, so neither is put into %s; take the address from the one that is no pod's", d.Name, d.Rival, d.Pod, bridge)
+		p.BlocksReady = false
+		p.Message = fmt.Sprintf("%s and %s both lead to a container with the address %s, which a pod leased, so neither is put into %s; take the address from the one that is no pod's", d.Name, d.Rival, d.Pod, bridge)
 	case d.Master == "" || d.Master == bridge:
 		return Device{Name: d.Name, Master: bridge, Up: true}
 	case d.Known:
-		p.Detail = fmt.Sprintf("%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s; ip link set dev %s type bridge_slave hairpin on", d.Name, d.Pod, d.Master, bridge, d.Name, bridge, d.Name)
+		p.Message = fmt.Sprintf("%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s; ip link set dev %s type bridge_slave hairpin on", d.Name, d.Pod, d.Master, bridge, d.Name, bridge, d.Name)
 	default:
-		p.Detail = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, for another network's container may have given itself that address: look whose it is", d.Name, d.Pod, d.Master, bridge)
+		p.Message = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, for another network's container may have given itself that address: look whose it is", d.Name, d.Pod, d.Master, bridge)
 	}
 	b.report(p)
 	return d

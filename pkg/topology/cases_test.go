@@ -18,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 var update = flag.Bool("update", false, "write what is computed as what is wanted; read the diff before you commit it")
@@ -100,7 +102,7 @@ routes:
 nameservers: [10.244.53.53]
 `
 
-func describe(state State, problems []Problem) string {
+func describe(state State, problems []problem.Problem) string {
 	var b strings.Builder
 	for _, r := range state.Routes {
 		fmt.Fprintln(&b, r)
@@ -126,7 +128,7 @@ func describe(state State, problems []Problem) string {
 		fmt.Fprintf(&b, "CNI %v mtu %d\n", state.CNI.Subnets, state.CNI.MTU)
 	}
 	for _, p := range problems {
-		if p.Own {
+		if p.BlocksReady {
 			b.WriteString("not ready: ")
 		}
 		fmt.Fprintln(&b, p)

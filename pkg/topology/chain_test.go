@@ -4,10 +4,12 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // chainOf computes the CNI config of a node that is well, and the Problems.
-func chainOf(opts Options, host Host) (*CNI, []Problem) {
+func chainOf(opts Options, host Host) (*CNI, []problem.Problem) {
 	prefix := netip.MustParsePrefix
 	opts.NodeName, opts.Bridge, opts.RunDir = "node1", Bridge, "/run/plainroute"
 	host.Links = []Link{{Name: "eth0", MTU: 1500, Addrs: []netip.Prefix{prefix("192.168.1.11/24")}}, {Name: Bridge}}
@@ -42,7 +44,7 @@ func TestWantedConfigsBefore(t *testing.T) {
 		rivals int
 	}{{nil, 2}, {[]string{"00-a.conf"}, 1}, {[]string{"05-b.conf", "00-a.conf", "07-c.conf"}, 0}, {[]string{"00-a.conflist"}, 2}} {
 		_, problems := chainOf(Options{ConfigsBefore: c.wanted}, host)
-		rivals := slices.DeleteFunc(problems, func(p Problem) bool { return p.Reason != CNIConflict || !p.Own })
+		rivals := slices.DeleteFunc(problems, func(p problem.Problem) bool { return p.Reason != problem.CNIConflict || !p.BlocksReady })
 		if len(rivals) != c.rivals {
 			t.Errorf("wanted %q: %v, want %d", c.wanted, rivals, c.rivals)
 		}
@@ -58,7 +60,7 @@ func TestChainedPlugins(t *testing.T) {
 	if conf == nil || !slices.Equal(conf.Plugins, host.Plugins) {
 		t.Errorf("got %+v", conf)
 	}
-	want := Problem{Node: "node1", Reason: CNIPluginRefused, Detail: "20.json: empty"} // and the node is ready
+	want := problem.Problem{Subject: problem.Node("node1"), Reason: problem.CNIPluginRefused, Message: "20.json: empty"} // and the node is ready
 	if !slices.Contains(problems, want) {
 		t.Errorf("got %v, want %v", problems, want)
 	}

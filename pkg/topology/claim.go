@@ -5,17 +5,19 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // A claim is a pod subnet that a Node says is its own.
 type claim struct {
 	subnet netip.Prefix
 	node   *Node
-	addr   netip.Addr // the InternalIP that speaks for the Node: its next hop, if there is a link
-	dev    string     // the link that it is on; empty: off link, or no address at all
-	kept   *Route     // our route that stays as it is, whatever this host has against its next hop
-	led    bool       // there was a route to this address since the subnet was granted
-	why    *Problem   // why there is no link, or why the route is kept
+	addr   netip.Addr       // the InternalIP that speaks for the Node: its next hop, if there is a link
+	dev    string           // the link that it is on; empty: off link, or no address at all
+	kept   *Route           // our route that stays as it is, whatever this host has against its next hop
+	led    bool             // there was a route to this address since the subnet was granted
+	why    *problem.Problem // why there is no link, or why the route is kept
 }
 
 // A judge decides which claims are accepted.

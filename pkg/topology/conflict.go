@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // conflicts reports foreign routes that the kernel prefers to ours, or that have
@@ -29,7 +31,7 @@ func (b *builder) conflicts() {
 			verb = "%q, which is not ours, has the metric of %q; remove it, or give it another"
 			moved = b.standBy(i) || moved
 		}
-		b.report(Problem{Node: b.holder(ours), Subnet: ours.Dst, Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: fmt.Sprintf(verb, foreign, ours)})
+		b.report(problem.Problem{Subject: problem.Subject{Node: b.holder(ours), Subnet: ours.Dst}, Reason: problem.RouteConflict, BlocksReady: ours.Metric == MetricOwn, Message: fmt.Sprintf(verb, foreign, ours)})
 	}
 	if moved {
 		b.hops = b.nextHops()
@@ -75,7 +77,7 @@ func (p *parts) look(b *builder, foreign Route) {
 			}
 			detail = fmt.Sprintf("%q, which is not ours, leads %s, so pods with addresses in it are cut off; remove it if nothing needs it", foreign, where)
 		}
-		b.report(Problem{Node: b.holder(ours), Subnet: whole, Reason: RouteConflict, Own: ours.Metric == MetricOwn, Detail: detail})
+		b.report(problem.Problem{Subject: problem.Subject{Node: b.holder(ours), Subnet: whole}, Reason: problem.RouteConflict, BlocksReady: ours.Metric == MetricOwn, Message: detail})
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Desired computes what this host should be like so that its pods and those of
@@ -14,7 +16,7 @@ import (
 // long as our own pod subnets are unknown, what they gave rise to stays.
 //
 // Routes come sorted, Problems too. The cost is O(n log n) in the Nodes.
-func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Problem) {
+func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	b := newBuilder(opts, host, nodes, actual)
 	b.ownSubnets()
 	b.overlaps()
@@ -32,7 +34,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []Pro
 	b.unseen()
 	b.bridge()
 	b.masquerade()
-	slices.SortFunc(b.problems, Problem.Compare)
+	slices.SortFunc(b.problems, problem.Problem.Compare)
 	return b.desired, b.problems
 }
 
@@ -56,7 +58,7 @@ type builder struct {
 	claims   []claim        // accepted, with or without a way to them; one a subnet
 	hops     []netip.Addr   // of all claims that have one, sorted, each once
 	desired  State
-	problems []Problem
+	problems []problem.Problem
 }
 
 func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
@@ -82,17 +84,17 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 	return b
 }
 
-func (b *builder) report(p Problem) { b.problems = append(b.problems, p) }
+func (b *builder) report(p problem.Problem) { b.problems = append(b.problems, p) }
 
 // ownProblem reports what keeps this node from being ready.
-func (b *builder) ownProblem(reason Reason, format string, args ...any) {
-	b.report(Problem{Node: b.opts.NodeName, Reason: reason, Detail: fmt.Sprintf(format, args...), Own: true})
+func (b *builder) ownProblem(reason problem.Reason, format string, args ...any) {
+	b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: reason, Message: fmt.Sprintf(format, args...), BlocksReady: true})
 }
 
 // ownReady tells whether nothing is wrong with this node itself, but for pods of a
 // former subnet, whose config is to stay.
 func (b *builder) ownReady() bool {
-	return !slices.ContainsFunc(b.problems, func(p Problem) bool { return p.Own && p.Reason != SubnetChanged })
+	return !slices.ContainsFunc(b.problems, func(p problem.Problem) bool { return p.BlocksReady && p.Reason != problem.SubnetChanged })
 }
 
 // ownSubnets finds our own pod subnets, makes the kernel refuse packets to pods
@@ -102,9 +104,9 @@ func (b *builder) ownSubnets() {
 	case b.opts.Router:
 		return
 	case b.own == nil:
-		b.ownProblem(NodeMissing, "the API server has no Node of this name; waiting for kubelet to register it (is --node-name right?)")
+		b.ownProblem(problem.NodeMissing, "the API server has no Node of this name; waiting for kubelet to register it (is --node-name right?)")
 	case b.own.lacksPodCIDR():
-		b.ownProblem(PodCIDRMissing, "the Node has no podCIDR yet; kube-controller-manager gives it one when run with --allocate-node-cidrs and --cluster-cidr")
+		b.ownProblem(problem.PodCIDRMissing, "the Node has no podCIDR yet; kube-controller-manager gives it one when run with --allocate-node-cidrs and --cluster-cidr")
 	default:
 		b.acceptOwn()
 	}
@@ -119,8 +121,9 @@ func (b *builder) ownSubnets() {
 }
 
 func (b *builder) acceptOwn() {
-	for _, f := range b.own.Faults {
-		b.report(Problem{Node: b.own.Name, Reason: f.Reason, Detail: f.Detail, Own: f.Reason == PodCIDRMalformed})
+	for _, p := range b.own.Problems {
+		p.BlocksReady = p.Reason == problem.PodCIDRMalformed
+		b.report(p)
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
@@ -132,11 +135,11 @@ func (b *builder) acceptOwn() {
 			why = clash
 		}
 		if why != "" {
-			b.ownProblem(PodCIDRRefused, "%s", why)
+			b.ownProblem(problem.PodCIDRRefused, "%s", why)
 			continue
 		}
 		if clash != "" {
-			b.report(Problem{Node: b.own.Name, Reason: RangeOverlap, Detail: clash + "; it is in use and stays, but that and a pod can't both have one address"})
+			b.report(problem.Problem{Subject: problem.Node(b.own.Name), Reason: problem.RangeOverlap, Message: clash + "; it is in use and stays, but that and a pod can't both have one address"})
 		}
 		accepted = append(accepted, p)
 	}
@@ -170,15 +173,15 @@ func (b *builder) findUplink(is4 bool) {
 	}
 	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
 		b.off6 = true
-		b.ownProblem(AddressMissing, "IPv6 is switched off on this host, so no link bears the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
+		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link bears the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
 		return
 	}
 	family := familyName(is4)
 	if b.own.firstAddr(is4).IsValid() {
-		b.ownProblem(AddressMissing, "no link of this host bears the Node's %s InternalIP; peers route our pods' traffic to it", family)
+		b.ownProblem(problem.AddressMissing, "no link of this host bears the Node's %s InternalIP; peers route our pods' traffic to it", family)
 		return
 	}
-	b.ownProblem(AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", family)
+	b.ownProblem(problem.AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", family)
 }
 
 // peerRoutes judges what the peers claim and makes a route for each subnet.
@@ -203,11 +206,9 @@ func (b *builder) collect() []claim {
 	claims := make([]claim, 0, len(b.peers))
 	unserved := 0
 	for _, n := range b.peers {
-		for _, f := range n.Faults {
-			b.report(Problem{Node: n.Name, Reason: f.Reason, Detail: f.Detail})
-		}
+		b.problems = append(b.problems, n.Problems...)
 		if n.lacksPodCIDR() {
-			b.report(Problem{Node: n.Name, Reason: PodCIDRMissing, Detail: "the Node has no podCIDR yet"})
+			b.report(problem.Problem{Subject: problem.Node(n.Name), Reason: problem.PodCIDRMissing, Message: "the Node has no podCIDR yet"})
 		}
 		for _, p := range n.PodCIDRs {
 			if b.lacksFamily(p.Addr().Is4()) {
@@ -216,7 +217,7 @@ func (b *builder) collect() []claim {
 			}
 			c := claim{subnet: p, node: n}
 			if reason, why := b.refuse(&c); why != "" {
-				b.report(Problem{Node: n.Name, Subnet: p, Reason: reason, Detail: why})
+				b.report(problem.Problem{Subject: problem.Subject{Node: n.Name, Subnet: p}, Reason: reason, Message: why})
 				continue
 			}
 			c.addr, c.dev, c.why = b.resolver.hop(n, p)
@@ -234,25 +235,25 @@ func (b *builder) collect() []claim {
 // ones that are held because none is known. All Nodes should say the same of it,
 // so what only we have against it comes last; what only this host has is no reason to
 // take away a subnet that is in place.
-func (b *builder) refuse(c *claim) (Reason, string) {
+func (b *builder) refuse(c *claim) (problem.Reason, string) {
 	p := c.subnet
 	if why := b.judge.refuse(p); why != "" {
-		return PodCIDRRefused, why
+		return problem.PodCIDRRefused, why
 	}
 	if i := slices.IndexFunc(b.stated, p.Overlaps); i >= 0 {
-		return PodCIDRDisputed, belongs(p, b.stated[i], b.opts.NodeName)
+		return problem.PodCIDRDisputed, belongs(p, b.stated[i], b.opts.NodeName)
 	}
 	for _, own := range b.desired.Routes {
 		if own.Dst.Overlaps(p) {
-			return PodCIDRRefused, fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
+			return problem.PodCIDRRefused, fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
 		}
 	}
 	clash := b.judge.taken.clash(p)
 	if clash != "" && b.right(c) == 0 {
-		return PodCIDRRefused, clash
+		return problem.PodCIDRRefused, clash
 	}
 	if clash != "" {
-		b.report(Problem{Node: c.node.Name, Subnet: p, Reason: RangeOverlap, Detail: clash + "; the Node had it before and keeps it"})
+		b.report(problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: p}, Reason: problem.RangeOverlap, Message: clash + "; the Node had it before and keeps it"})
 	}
 	return "", ""
 }
@@ -287,9 +288,9 @@ func (b *builder) shared() {
 		case !ok:
 			holder[c.addr] = c.node
 		case first != c.node:
-			b.report(Problem{
-				Node: c.node.Name, Reason: AddressShared,
-				Detail: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name),
+			b.report(problem.Problem{
+				Subject: problem.Node(c.node.Name), Reason: problem.AddressShared,
+				Message: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name),
 			})
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // settle gives each address to one Node at most. Claims come sorted, so those that overlap stand
@@ -36,9 +38,9 @@ func (b *builder) hiding(c claim) bool {
 	if older == nil || b.right(&c) > 0 {
 		return false
 	}
-	b.report(Problem{
-		Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRRefused,
-		Detail: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
+	b.report(problem.Problem{
+		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.PodCIDRRefused,
+		Message: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
 	})
 	return true
 }
@@ -71,7 +73,7 @@ func (b *builder) contest(claims []claim) []claim {
 			winners = append(winners, *c.claim)
 			continue
 		}
-		b.report(Problem{Node: c.node.Name, Subnet: c.subnet, Reason: PodCIDRDisputed, Detail: lost(plots, c)})
+		b.report(problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.PodCIDRDisputed, Message: lost(plots, c)})
 	}
 	return winners
 }

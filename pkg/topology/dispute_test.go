@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // crowd draws Nodes of which many claim overlapping subnets, each with an InternalIP of its own.
@@ -74,13 +76,13 @@ func TestOverlapsAreDecidedInTheOrderOfRight(t *testing.T) {
 }
 
 // checkLosers fails unless every Node without a route is told by the name of one that overlaps it.
-func checkLosers(t *rapid.T, nodes []*Node, after State, problems []Problem) {
+func checkLosers(t *rapid.T, nodes []*Node, after State, problems []problem.Problem) {
 	for _, n := range nodes {
 		i := slices.IndexFunc(after.Routes, func(r Route) bool { return r.Via == n.Addrs[0] })
-		told := slices.ContainsFunc(problems, func(p Problem) bool {
-			return p.Node == n.Name && p.Reason == PodCIDRDisputed && slices.ContainsFunc(after.Routes, func(r Route) bool {
+		told := slices.ContainsFunc(problems, func(p problem.Problem) bool {
+			return p.Node == n.Name && p.Reason == problem.PodCIDRDisputed && slices.ContainsFunc(after.Routes, func(r Route) bool {
 				winner := nodes[slices.IndexFunc(nodes, func(o *Node) bool { return o.Addrs[0] == r.Via })]
-				return r.Dst.Overlaps(p.Subnet) && strings.HasPrefix(p.Detail, belongs(p.Subnet, r.Dst, winner.Name))
+				return r.Dst.Overlaps(p.Subnet) && strings.HasPrefix(p.Message, belongs(p.Subnet, r.Dst, winner.Name))
 			})
 		})
 		if told == (i >= 0) {

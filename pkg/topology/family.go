@@ -4,13 +4,15 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // serveFamilies takes over those of our accepted subnets whose family this host can serve.
 // A family that can't be served is reported once, and blocks readiness only if it leaves
 // the node without any: a dual-stack podCIDR on a host with IPv4 alone serves IPv4.
 func (b *builder) serveFamilies(accepted []netip.Prefix) {
-	var left []Problem
+	var left []problem.Problem
 	for _, p := range accepted {
 		if problem, unserved := b.unserved(p, accepted); unserved {
 			left = append(left, problem)
@@ -19,7 +21,7 @@ func (b *builder) serveFamilies(accepted []netip.Prefix) {
 		b.subnets = append(b.subnets, p)
 	}
 	for _, problem := range left {
-		problem.Own = len(b.subnets) == 0
+		problem.BlocksReady = len(b.subnets) == 0
 		b.report(problem)
 	}
 }
@@ -27,20 +29,20 @@ func (b *builder) serveFamilies(accepted []netip.Prefix) {
 // unserved reports whether the family of a pod subnet is left out, and why: the kernel has
 // no IPv6, or the Node states an InternalIP of the other family alone. While the CNI config
 // has the subnet, pods have addresses of it, so it stays, and findUplink reports the fault.
-func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (Problem, bool) {
+func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (problem.Problem, bool) {
 	is4 := p.Addr().Is4()
-	problem := Problem{Node: b.opts.NodeName, Subnet: p}
+	why := problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}}
 	switch {
 	case b.lacksFamily(is4):
-		problem.Reason, problem.Detail = SettingMissing, fmt.Sprintf(
+		why.Reason, why.Message = problem.SettingMissing, fmt.Sprintf(
 			"IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p)
 	case b.own.firstAddr(is4).IsValid(), b.attached(p), !b.hasAddress(accepted):
-		return Problem{}, false
+		return problem.Problem{}, false
 	default:
-		problem.Reason, problem.Detail = AddressMissing, fmt.Sprintf(
+		why.Reason, why.Message = problem.AddressMissing, fmt.Sprintf(
 			"the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p)
 	}
-	return problem, true
+	return why, true
 }
 
 // routerLacksIPv6 reports once that a router without IPv6 leaves out so many pod subnets of
@@ -49,7 +51,7 @@ func (b *builder) routerLacksIPv6(subnets int) {
 	if !b.opts.Router || subnets == 0 {
 		return
 	}
-	b.report(Problem{Reason: SettingMissing, Detail: fmt.Sprintf(
+	b.report(problem.Problem{Reason: problem.SettingMissing, Message: fmt.Sprintf(
 		"IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", subnets)})
 }
 

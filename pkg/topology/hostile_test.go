@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // hostileHosts are machines of several kinds: one LAN, a /32 address on a routed
@@ -122,7 +124,7 @@ func (s siege) address() *rapid.Generator[string] {
 
 // unharmed fails unless all that honest Nodes gave rise to is still there, and
 // nobody's lies keep this node from being ready.
-func unharmed(t *rapid.T, before, after State, problems []Problem) {
+func unharmed(t *rapid.T, before, after State, problems []problem.Problem) {
 	for _, r := range before.Routes {
 		if !slices.Contains(after.Routes, r) {
 			t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
@@ -148,7 +150,7 @@ func unharmed(t *rapid.T, before, after State, problems []Problem) {
 		t.Fatalf("settings became %v, were %v", after.Sysctls, before.Sysctls)
 	}
 	for _, p := range problems {
-		if p.Own {
+		if p.BlocksReady {
 			t.Fatalf("somebody else's Node keeps us from being ready: %v", p)
 		}
 	}
@@ -162,7 +164,7 @@ func TestSiege(t *testing.T) {
 		before, _ := Desired(s.opts, s.host, s.honest, withKernel(State{}))
 		state := before
 		for range rapid.IntRange(1, 4).Draw(t, "rounds") {
-			var problems []Problem
+			var problems []problem.Problem
 			state, problems = Desired(s.opts, s.host, append(s.attackers(t), s.honest...), withKernel(state))
 			unharmed(t, before, state, problems)
 		}

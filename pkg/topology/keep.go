@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // What is in place stays while Nodes and options say the same, whatever this host looks like:
@@ -42,9 +44,9 @@ func (b *builder) keep(c *claim, r Route) {
 	}
 	kept := r // a copy, so that only a route which is kept is allocated
 	c.addr, c.dev, c.kept = r.Via, r.Dev, &kept
-	c.why = &Problem{
-		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
-		Detail: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
+	c.why = &problem.Problem{
+		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.RouteKept,
+		Message: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
 	}
 }
 
@@ -62,9 +64,9 @@ func (b *builder) regain(c *claim) {
 		return
 	}
 	c.dev = dev
-	c.why = &Problem{
-		Node: c.node.Name, Subnet: c.subnet, Reason: RouteKept,
-		Detail: fmt.Sprintf("InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev),
+	c.why = &problem.Problem{
+		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.RouteKept,
+		Message: fmt.Sprintf("InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev),
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // changedHost draws what may become of a machine of a cluster: addresses on devices of
@@ -89,7 +91,7 @@ func TestTheHostAloneRemovesNothing(t *testing.T) {
 	})
 }
 
-func unremoved(t *rapid.T, host Host, before, after, fresh State, problems []Problem) {
+func unremoved(t *rapid.T, host Host, before, after, fresh State, problems []problem.Problem) {
 	for _, r := range before.Routes {
 		i := slices.IndexFunc(after.Routes, func(a Route) bool { return a.Compare(r) == 0 && a.Type == r.Type })
 		if i < 0 {

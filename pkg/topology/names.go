@@ -42,10 +42,6 @@ const (
 	// agent keeps.
 	ConditionReason = "PlainrouteReady"
 
-	// EventReady is the reason of the Event that tells that what Events told of our own
-	// Node is over. Those of the others are Problems' Reasons.
-	EventReady Reason = "PodNetworkReady"
-
 	// EventSource is what Events of an agent name as their source.
 	EventSource = "plainroute"
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // A resolver answers how this host reaches an address, from the main table's
@@ -97,10 +99,9 @@ func (r *resolver) lostCarrier(dev string) bool {
 // hop picks a Node's next hop to one of its subnets, and the link that it is on: the first
 // InternalIP of that family that is on link, else the first of them without a link, if
 // there is any, with the reason why it is not.
-func (r *resolver) hop(node *Node, to netip.Prefix) (addr netip.Addr, dev string, why *Problem) {
+func (r *resolver) hop(node *Node, to netip.Prefix) (addr netip.Addr, dev string, why *problem.Problem) {
 	is4 := to.Addr().Is4()
 	var first netip.Addr
-	var problem *Problem
 	for _, addr := range node.Addrs {
 		if addr.Is4() != is4 {
 			continue
@@ -110,23 +111,23 @@ func (r *resolver) hop(node *Node, to netip.Prefix) (addr netip.Addr, dev string
 			return addr, dev, nil
 		}
 		if !first.IsValid() {
-			first, problem = addr, &Problem{Node: node.Name, Subnet: to, Reason: reason, Detail: detail}
+			first, why = addr, &problem.Problem{Subject: problem.Subject{Node: node.Name, Subnet: to}, Reason: reason, Message: detail}
 		}
 	}
-	if problem == nil {
-		problem = &Problem{Node: node.Name, Subnet: to, Reason: AddressMissing, Detail: "no " + familyName(is4) + " InternalIP to route its pod subnet to"}
+	if why == nil {
+		why = &problem.Problem{Subject: problem.Subject{Node: node.Name, Subnet: to}, Reason: problem.AddressMissing, Message: "no " + familyName(is4) + " InternalIP to route its pod subnet to"}
 	}
-	return first, "", problem
+	return first, "", why
 }
 
 // onLink returns the device through which addr is reached without a gateway, or
 // why it can't be a next hop.
-func (r *resolver) onLink(addr netip.Addr) (dev string, reason Reason, detail string) {
+func (r *resolver) onLink(addr netip.Addr) (dev string, reason problem.Reason, detail string) {
 	if what, ok := r.local[addr]; ok {
-		return "", AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
+		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
 	}
 	if why := r.excluded(addr); why != "" {
-		return "", AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
+		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
 	}
 	return r.reached(addr)
 }
@@ -147,27 +148,27 @@ func (r *resolver) singleElsewhere(addr netip.Addr) bool {
 }
 
 // reached returns what onLink does, of an address that is not this host's.
-func (r *resolver) reached(addr netip.Addr) (dev string, reason Reason, detail string) {
+func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, detail string) {
 	route := r.ways.to(addr)
 	switch {
 	case route != nil && route.From.IsValid():
-		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
+		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
-		return "", OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
+		return "", problem.OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
 	case route.Via.IsValid():
 		detail := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
 		if wide(route.Dst) {
 			detail += r.cut(addr)
 		}
-		return "", OffLink, detail
+		return "", problem.OffLink, detail
 	case route.Type != Unicast || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
-		return "", AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
+		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
-		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
+		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
 	case route.Dev == "":
-		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
+		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
 	case wide(route.Dst):
-		return "", OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.cut(addr))
+		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.cut(addr))
 	}
 	return route.Dev, "", ""
 }

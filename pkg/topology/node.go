@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // maxAddrs is how many InternalIPs of a Node are looked at. A kubelet may write
@@ -23,19 +25,17 @@ type Node struct {
 	Name     string
 	UID      string
 	Created  time.Time
-	PodCIDRs []netip.Prefix // at most one a family
-	Addrs    []netip.Addr   // InternalIPs, unicast, without zones, 4-in-6 unmapped
-	Faults   []Fault        // what was left out of the two above
+	PodCIDRs []netip.Prefix    // at most one a family
+	Addrs    []netip.Addr      // InternalIPs, unicast, without zones, 4-in-6 unmapped
+	Problems []problem.Problem // what was left out of the two above
 }
 
-// Fault is a part of a Node that could not be taken as it is.
-type Fault struct {
-	Reason Reason
-	Detail string
+func (n *Node) leaveOut(reason problem.Reason, format string, args ...any) {
+	n.Problems = append(n.Problems, problem.Problem{Subject: problem.Node(n.Name), Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// NodeFrom takes over a Kubernetes Node. It never fails: whatever can't be read
-// is left out and becomes a Fault, for a kubelet may write anything.
+// NodeFrom converts a Kubernetes Node. It never fails, because a kubelet may write anything: what is invalid is left out
+// and becomes a Problem.
 func NodeFrom(n *corev1.Node) *Node {
 	node := &Node{Name: n.Name, UID: string(n.UID), Created: n.CreationTimestamp.Time}
 	cidrs := n.Spec.PodCIDRs
@@ -44,19 +44,19 @@ func NodeFrom(n *corev1.Node) *Node {
 	}
 	for _, s := range cidrs[:min(len(cidrs), maxPodCIDRs)] {
 		if reason := node.addPodCIDR(s); reason != "" {
-			node.Faults = append(node.Faults, Fault{PodCIDRMalformed, fmt.Sprintf("podCIDR %s %s", quote(s), reason)})
+			node.leaveOut(problem.PodCIDRMalformed, "podCIDR %s %s", quote(s), reason)
 		}
 	}
 	for _, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {
 			continue
 		}
-		if len(node.Addrs) == maxAddrs || len(node.Faults) >= maxAddrs {
-			node.Faults = append(node.Faults, Fault{AddressRefused, fmt.Sprintf("more than %d InternalIPs; the rest are ignored", maxAddrs)})
+		if len(node.Addrs) == maxAddrs || len(node.Problems) >= maxAddrs {
+			node.leaveOut(problem.AddressRefused, "more than %d InternalIPs; the rest are ignored", maxAddrs)
 			break
 		}
 		if reason := node.addAddr(a.Address); reason != "" {
-			node.Faults = append(node.Faults, Fault{AddressMalformed, fmt.Sprintf("InternalIP %s %s", quote(a.Address), reason)})
+			node.leaveOut(problem.AddressMalformed, "InternalIP %s %s", quote(a.Address), reason)
 		}
 	}
 	return node
@@ -96,7 +96,7 @@ func (n *Node) addAddr(s string) (fault string) {
 // Equal tells whether two Nodes give rise to the same State.
 func (n *Node) Equal(o *Node) bool {
 	return n.Name == o.Name && n.UID == o.UID && n.Created.Equal(o.Created) &&
-		slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.Addrs, o.Addrs) && slices.Equal(n.Faults, o.Faults)
+		slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.Addrs, o.Addrs) && slices.Equal(n.Problems, o.Problems)
 }
 
 // podCIDR returns the Node's pod subnet of a family, or the zero Prefix.
@@ -112,7 +112,7 @@ func (n *Node) podCIDR(is4 bool) netip.Prefix {
 // lacksPodCIDR tells whether the Node was given no pod subnet yet, not even one
 // that can't be read.
 func (n *Node) lacksPodCIDR() bool {
-	return len(n.PodCIDRs) == 0 && !slices.ContainsFunc(n.Faults, func(f Fault) bool { return f.Reason == PodCIDRMalformed })
+	return len(n.PodCIDRs) == 0 && !slices.ContainsFunc(n.Problems, func(p problem.Problem) bool { return p.Reason == problem.PodCIDRMalformed })
 }
 
 // firstAddr returns the Node's first InternalIP of a family, or the zero Addr.

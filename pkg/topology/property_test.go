@@ -112,7 +112,7 @@ func TestNobodysRouteMoves(t *testing.T) {
 			t.Fatalf("CNI config became %v", after.CNI)
 		}
 		for _, p := range problems {
-			if p.Own {
+			if p.BlocksReady {
 				t.Fatalf("somebody else's Node keeps us from being ready: %v", p)
 			}
 		}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Room returns how many pods host-local has addresses for in a subnet. It gives neither the
@@ -39,7 +41,7 @@ func (b *builder) fullSubnets() {
 			}
 		}
 		if room := Room(p); leased >= room {
-			b.report(Problem{Node: b.opts.NodeName, Subnet: p, Reason: SubnetFull, Detail: fmt.Sprintf(
+			b.report(problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}, Reason: problem.SubnetFull, Message: fmt.Sprintf(
 				"all %d addresses that %s has for pods are leased, so no pod can be made here until one is deleted", room, p)})
 		}
 	}
@@ -61,5 +63,5 @@ func (b *builder) unfitPlugins() {
 		return
 	}
 	slices.Sort(faults)
-	b.ownProblem(PluginMissing, "no pod can be attached: %s", strings.Join(slices.Compact(faults), "; "))
+	b.ownProblem(problem.PluginMissing, "no pod can be attached: %s", strings.Join(slices.Compact(faults), "; "))
 }

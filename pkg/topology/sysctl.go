@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Paths of settings below /proc/sys. Those with a device take its name by
@@ -98,7 +100,7 @@ func (b *builder) neighbours(family int) {
 		have, err := strconv.Atoi(b.actual.Sysctls[path])
 		switch {
 		case err != nil:
-			b.report(Problem{Reason: SettingMissing, Detail: fmt.Sprintf("/proc/sys/%s can't be seen from here, and may be too low for this many nodes; on the host it should be %d at least", path, limit)})
+			b.report(problem.Problem{Reason: problem.SettingMissing, Message: fmt.Sprintf("/proc/sys/%s can't be seen from here, and may be too low for this many nodes; on the host it should be %d at least", path, limit)})
 		case have < limit:
 			b.desired.Sysctls[path] = strconv.Itoa(limit)
 		}
@@ -108,7 +110,7 @@ func (b *builder) neighbours(family int) {
 // need asks for the value 1.
 func (b *builder) need(path, cure string) {
 	if _, ok := b.actual.Sysctls[path]; !ok {
-		b.ownProblem(SettingMissing, "/proc/sys/%s does not exist: %s", path, cure)
+		b.ownProblem(problem.SettingMissing, "/proc/sys/%s does not exist: %s", path, cure)
 		return
 	}
 	b.desired.Sysctls[path] = "1"

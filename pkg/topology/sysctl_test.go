@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Limits of the neighbour table are raised where a cluster might fill it, and
@@ -34,7 +36,7 @@ func TestNeighbourLimits(t *testing.T) {
 					t.Errorf("gc_thresh%d: got %q, want %q", which+1, got, want)
 				}
 			}
-			if i := slices.IndexFunc(problems, func(p Problem) bool { return p.Reason == SettingMissing }); i >= 0 {
+			if i := slices.IndexFunc(problems, func(p problem.Problem) bool { return p.Reason == problem.SettingMissing }); i >= 0 {
 				t.Errorf("problem: %v", problems[i])
 			}
 		})
@@ -45,8 +47,8 @@ func TestNeighbourLimits(t *testing.T) {
 // said, but keeps no node from being ready.
 func TestNeighbourLimitsUnseen(t *testing.T) {
 	_, problems := Desired(Options{NodeName: "node0", Bridge: Bridge}, parseHost(t, defaultHost), neighbours(600), allSysctls("eth0"))
-	told := func(p Problem) bool {
-		return p.Reason == SettingMissing && !p.Own && strings.Contains(p.Detail, "gc_thresh3") && strings.Contains(p.Detail, "4096 at least")
+	told := func(p problem.Problem) bool {
+		return p.Reason == problem.SettingMissing && !p.BlocksReady && strings.Contains(p.Message, "gc_thresh3") && strings.Contains(p.Message, "4096 at least")
 	}
 	if !slices.ContainsFunc(problems, told) {
 		t.Errorf("got %v", problems)

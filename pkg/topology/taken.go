@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // The table "who may hold an address or a route in a pod range" of docs/design.md, in code.
@@ -166,11 +168,11 @@ func overlapsCluster(opts Options, p netip.Prefix) bool {
 // nobody its subnet.
 func (b *builder) overlaps() {
 	for _, t := range b.ranges.wider {
-		b.report(Problem{Node: b.opts.NodeName, Reason: RangeOverlap, Detail: fmt.Sprintf(
+		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.RangeOverlap, Message: fmt.Sprintf(
 			"%s is of a network around --cluster-cidr; in there, routes to pods go before that network, so none of its machines can have an address in --cluster-cidr", t.what)})
 	}
 	for _, t := range b.ranges.leftover {
-		b.report(Problem{Node: b.opts.NodeName, Reason: RangeOverlap, Detail: fmt.Sprintf(
+		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.RangeOverlap, Message: fmt.Sprintf(
 			"%s, because a pod that is given that address is not reached", t.what)})
 	}
 }
@@ -182,7 +184,7 @@ func (b *builder) unroutable() {
 		addr := b.own.firstAddr(p.Addr().Is4())
 		others := slices.ContainsFunc(b.own.Addrs, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() && b.resolver.excluded(a) == "" })
 		if addr.IsValid() && !others {
-			b.report(Problem{Node: b.own.Name, Reason: AddressRefused, Detail: fmt.Sprintf(
+			b.report(problem.Problem{Subject: problem.Node(b.own.Name), Reason: problem.AddressRefused, Message: fmt.Sprintf(
 				"InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))})
 		}
 	}

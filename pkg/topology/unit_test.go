@@ -12,15 +12,17 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A Problem of a subnet names it, in all cases: one of its Node's.
+// A problem.Problem of a subnet names it, in all cases: one of its Node's.
 func TestProblemsNameSubnets(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no cases: %v", err)
 	}
-	ofSubnets := []Reason{OffLink, PodCIDRDisputed, RouteConflict, RouteKept}
+	ofSubnets := []problem.Reason{problem.OffLink, problem.PodCIDRDisputed, problem.RouteConflict, problem.RouteKept}
 	for _, file := range files {
 		archive, err := txtar.ParseFile(file)
 		if err != nil {
@@ -101,8 +103,8 @@ func TestNodeIsRead(t *testing.T) {
 	for range 40 {
 		object.Status.Addresses = append(object.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "x"})
 	}
-	faults := NodeFrom(object).Faults
-	if len(faults) != maxAddrs+1 || faults[maxAddrs].Reason != AddressRefused || faults[maxAddrs-1].Reason != AddressMalformed {
+	faults := NodeFrom(object).Problems
+	if len(faults) != maxAddrs+1 || faults[maxAddrs].Reason != problem.AddressRefused || faults[maxAddrs-1].Reason != problem.AddressMalformed {
 		t.Errorf("%d faults: %v", len(faults), faults)
 	}
 }
@@ -194,8 +196,8 @@ func TestAddressElsewhereKeepsTheRoute(t *testing.T) {
 		if got := slices.ContainsFunc(state.Routes, func(r Route) bool { return r.Dst == subnet }); got != kept {
 			t.Errorf("with %s the route is there: %v, want %v", prefix, got, kept)
 		}
-		told := slices.ContainsFunc(problems, func(p Problem) bool {
-			return p.Node == "node2" && p.Subnet == subnet && p.Reason == RouteKept && strings.Contains(p.Detail, "192.168.1.12 is an address of this host, on kube-ipvs0")
+		told := slices.ContainsFunc(problems, func(p problem.Problem) bool {
+			return p.Node == "node2" && p.Subnet == subnet && p.Reason == problem.RouteKept && strings.Contains(p.Message, "192.168.1.12 is an address of this host, on kube-ipvs0")
 		})
 		if told != kept {
 			t.Errorf("with %s the problems are %v", prefix, problems)

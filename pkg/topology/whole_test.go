@@ -13,6 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/txtar"
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // TestWholeStates runs testdata/whole/*.txtar: cases as in TestCases, with all that is desired as what is wanted. The
@@ -96,7 +98,7 @@ func kernelSysctls(host Host, bridge string) map[string]string {
 }
 
 // whole is all of a State, and the Problems.
-func whole(s State, problems []Problem) string {
+func whole(s State, problems []problem.Problem) string {
 	var b strings.Builder
 	for _, path := range slices.Sorted(maps.Keys(s.Sysctls)) {
 		fmt.Fprintf(&b, "sysctl -w %s=%s\n", path, s.Sysctls[path])
@@ -112,7 +114,7 @@ func whole(s State, problems []Problem) string {
 	}
 	fmt.Fprintf(&b, "nftables table %s\nbridge %q\nCNI config %s\n", asJSON(s.Masquerade), s.Bridge, asJSON(s.CNI))
 	for _, p := range problems {
-		if p.Own {
+		if p.BlocksReady {
 			b.WriteString("not ready: ")
 		}
 		fmt.Fprintln(&b, p)

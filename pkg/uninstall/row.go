@@ -13,7 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/plan"
-	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -159,5 +159,5 @@ func (r Row) note() string {
 	if r.Error != "" {
 		notes = append(notes, r.Error)
 	}
-	return status.Printable(strings.Join(notes, "; "))
+	return text.Printable(strings.Join(notes, "; "))
 }

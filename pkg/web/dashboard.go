@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // Dashboard serves the pages of a cluster and of its nodes. It only reads.
@@ -118,14 +119,14 @@ func (d *Dashboard) node(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "there is no such node, or nobody has looked yet", http.StatusNotFound)
 		return
 	case row.Agent == nil:
-		http.Error(w, status.Printable(row.Detail), http.StatusBadGateway)
+		http.Error(w, text.Printable(row.Message), http.StatusBadGateway)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), d.Timeout)
 	defer cancel()
 	report, err := d.report(ctx, row)
 	if err != nil {
-		http.Error(w, status.Printable(err.Error()), http.StatusBadGateway)
+		http.Error(w, text.Printable(err.Error()), http.StatusBadGateway)
 		return
 	}
 	sendJSON(w, r, report)

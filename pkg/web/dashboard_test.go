@@ -14,18 +14,19 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
 // two is a cluster of a node that is well and one whose agent says nothing.
 func two() *fleet.Cluster {
-	return &fleet.Cluster{Faults: []fleet.Fault{}, Nodes: []fleet.Row{
+	return &fleet.Cluster{Nodes: []fleet.Row{
 		{
 			Node: "node-1", Subnets: []string{"10.244.1.0/24"}, Agent: &fleet.Agent{Pod: "plainroute-1"},
 			Report: &status.Report{Node: "node-1", Ready: true, Peers: []status.Peer{{Node: "node-2", State: status.Conflict, Detail: "a route of somebody"}}},
 			Count:  fleet.Count{Peers: 1}, Routes: fleet.Cells{fleet.Self, fleet.Conflict},
 		},
-		{Node: "node-2", Silence: fleet.NoAgent, Detail: "no agent runs here"},
+		{Node: "node-2", NoReport: problem.NoAgent, Message: "no agent runs here"},
 	}}
 }
 

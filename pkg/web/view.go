@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
@@ -23,29 +24,30 @@ type view struct {
 
 // seen is a Cluster as the page needs it.
 type seen struct {
-	Time   time.Time     `json:"time"`
-	Well   bool          `json:"well"`
-	Nodes  []node        `json:"nodes"`
-	Faults []fleet.Fault `json:"faults"`
-	Blocks []fleet.Block `json:"blocks"`
-	Cells  []cell        `json:"cells"`
+	Time  time.Time `json:"time"`
+	Well  bool      `json:"well"`
+	Nodes []node    `json:"nodes"`
+	// Problems are those of the Nodes, Between those of all Nodes together.
+	Problems []problem.Group `json:"problems"`
+	Between  []problem.Group `json:"between"`
+	Cells    []cell          `json:"cells"`
 }
 
 // node is a Row. Routes has a symbol for each node, and Bad says more about those that are not well.
 type node struct {
-	Name     string        `json:"name"`
-	Well     bool          `json:"well"`
-	Ready    bool          `json:"ready"`
-	Silence  fleet.Silence `json:"silence,omitempty"`
-	Detail   string        `json:"detail,omitempty"`
-	Subnets  []string      `json:"subnets"`
-	Address  []netip.Addr  `json:"addresses"`
-	Version  string        `json:"version,omitempty"`
-	Started  time.Time     `json:"started,omitzero"`
-	LastPass time.Time     `json:"lastPass,omitzero"`
-	Count    fleet.Count   `json:"count"`
-	Routes   string        `json:"routes"`
-	Bad      []bad         `json:"bad,omitempty"`
+	Name     string         `json:"name"`
+	Well     bool           `json:"well"`
+	Ready    bool           `json:"ready"`
+	NoReport problem.Reason `json:"noReport,omitempty"`
+	Message  string         `json:"message,omitempty"`
+	Subnets  []string       `json:"subnets"`
+	Address  []netip.Addr   `json:"addresses"`
+	Version  string         `json:"version,omitempty"`
+	Started  time.Time      `json:"started,omitzero"`
+	LastPass time.Time      `json:"lastPass,omitzero"`
+	Count    fleet.Count    `json:"count"`
+	Routes   string         `json:"routes"`
+	Bad      []bad          `json:"bad,omitempty"`
 }
 
 // bad is a peer that a node doesn't reach as it should.
@@ -63,7 +65,7 @@ type cell struct {
 }
 
 func seenOf(c *fleet.Cluster) *seen {
-	s := &seen{Time: c.Time, Well: c.OK(), Nodes: []node{}, Faults: c.Faults, Blocks: c.Blocks()}
+	s := &seen{Time: c.Time, Well: c.OK(), Nodes: []node{}, Problems: c.Groups(), Between: c.Problems}
 	for i := range c.Nodes {
 		s.Nodes = append(s.Nodes, nodeOf(c, i))
 	}
@@ -77,7 +79,7 @@ func seenOf(c *fleet.Cluster) *seen {
 func nodeOf(c *fleet.Cluster, i int) node {
 	row := &c.Nodes[i]
 	n := node{
-		Name: row.Node, Well: row.OK(), Silence: row.Silence, Detail: row.Detail, Subnets: row.Subnets,
+		Name: row.Node, Well: row.OK(), NoReport: row.NoReport, Message: row.Message, Subnets: row.Subnets,
 		Version: row.Version(), Count: row.Count, Routes: routes(c, i),
 	}
 	if row.Agent != nil {

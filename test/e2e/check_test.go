@@ -40,7 +40,7 @@ func (s *story) check(ctx context.Context, t *testing.T) {
 	must(t, err)
 	result, err = checked(ctx)
 	must(t, err)
-	if !slices.ContainsFunc(result.Faults, func(f connectivity.Fault) bool {
+	if !slices.ContainsFunc(result.Failed, func(f connectivity.Failure) bool {
 		return f.From == from && f.Target == to.name && f.Kind == connectivity.TCP
 	}) {
 		t.Errorf("%+v: want a fault from %s to %s", result, from, to.name)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // survey asks for the whole cluster's status as a user does, `kubectl plainroute status`: all is well, then a node has a
@@ -107,7 +108,7 @@ func conflicting(c *fleet.Cluster, from, to string) error {
 		return fmt.Errorf("from %s to %s there is no conflict", from, to)
 	case c.Cell(index(to), index(from)) != fleet.Routed:
 		return fmt.Errorf("from %s to %s there is no route", to, from)
-	case !slices.ContainsFunc(c.Faults, func(f fleet.Fault) bool { return f.Kind == fleet.Asymmetry && f.Nodes[0] == from }):
+	case !slices.ContainsFunc(c.Problems, func(g problem.Group) bool { return g.Reason == problem.Asymmetry && g.Nodes[0] == from }):
 		return errors.New("it is not told that the route is one way")
 	}
 	return nil
@@ -115,8 +116,8 @@ func conflicting(c *fleet.Cluster, from, to string) error {
 
 func silent(c *fleet.Cluster, name string) error {
 	for _, row := range c.Nodes {
-		if (row.Node == name) != (row.Silence == fleet.NoAnswer) {
-			return fmt.Errorf("node %s: %q", row.Node, row.Silence)
+		if (row.Node == name) != (row.NoReport == problem.NoAnswer) {
+			return fmt.Errorf("node %s: %q", row.Node, row.NoReport)
 		}
 	}
 	return nil

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -96,7 +96,7 @@ func apiKilled() fault {
 			l.observe()
 			l.must(l.peer.StopAgent(syscall.SIGTERM))
 			l.must(l.peer.StartAgent(cluster.AgentOptions{}))
-			l.awaitReport(l.peer, "", topology.APIUnavailable)
+			l.awaitReport(l.peer, "", problem.APIUnavailable)
 			time.Sleep(time.Until(back))
 			l.checkUnmoved()
 			l.must(l.checkOurs())
@@ -156,7 +156,7 @@ func startedWithout() fault {
 			l.gate.Shut()
 			l.observe()
 			l.must(l.node.StartAgent(l.options))
-			l.awaitReport(l.node, "", topology.APIUnavailable)
+			l.awaitReport(l.node, "", problem.APIUnavailable)
 			l.join()
 			time.Sleep(longWait)
 			l.must(l.checkOurs())
@@ -204,12 +204,12 @@ func listFaults() []fault {
 	isUs := func(l *lab) func(string) bool { return func(name string) bool { return name == l.node.Name } }
 	streamed := func(hidden cluster.Trouble) cluster.Trouble { return hidden }
 	return []fault{
-		untrue("an empty list", true, 0, everyone, cluster.WithoutStreaming, topology.NodeMissing),
-		untrue("an empty stream", true, 0, everyone, streamed, topology.NodeMissing),
-		untrue("a list without our own Node", true, 0, isUs, cluster.WithoutStreaming, topology.NodeMissing),
-		untrue("a stream without our own Node", true, 0, isUs, streamed, topology.NodeMissing),
-		untrue("a list that lost 13 of 13 peers", false, 12, isOther, cluster.WithoutStreaming, topology.PruneHeld),
-		untrue("a stream that lost 13 of 13 peers", false, 12, isOther, streamed, topology.PruneHeld),
+		untrue("an empty list", true, 0, everyone, cluster.WithoutStreaming, problem.NodeMissing),
+		untrue("an empty stream", true, 0, everyone, streamed, problem.NodeMissing),
+		untrue("a list without our own Node", true, 0, isUs, cluster.WithoutStreaming, problem.NodeMissing),
+		untrue("a stream without our own Node", true, 0, isUs, streamed, problem.NodeMissing),
+		untrue("a list that lost 13 of 13 peers", false, 12, isOther, cluster.WithoutStreaming, problem.PruneHeld),
+		untrue("a stream that lost 13 of 13 peers", false, 12, isOther, streamed, problem.PruneHeld),
 		staleAfterRestart(isOther),
 		heldAndFlushed(isOther),
 		trulyGone("12 of 13 Nodes deleted while the API server does not answer", func(l *lab, leave func()) {
@@ -229,7 +229,7 @@ func listFaults() []fault {
 // untrue is an API server that hides Nodes, with so many more than the peer there to hide, until the agent reports it.
 func untrue(
 	what string, everywhere bool, more int, hide func(*lab) func(string) bool,
-	transport func(cluster.Trouble) cluster.Trouble, reason topology.Reason,
+	transport func(cluster.Trouble) cluster.Trouble, reason problem.Reason,
 ) fault {
 	return fault{
 		name: "the API server sends " + what, answer: "nothing is pruned, " + string(reason) + " is reported",
@@ -255,7 +255,7 @@ func untrue(
 
 // staleAfterRestart is the worst of both: an agent that knows nothing yet is served an old list from the cache.
 func staleAfterRestart(hide func(*lab) func(string) bool) fault {
-	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, cluster.WithoutStreaming, topology.PruneHeld)
+	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, cluster.WithoutStreaming, problem.PruneHeld)
 	untilStart := f.strike
 	f.strike = func(l *lab) {
 		l.must(l.node.StopAgent(syscall.SIGTERM))
@@ -277,7 +277,7 @@ func heldAndFlushed(hide func(*lab) func(string) bool) fault {
 		},
 		strike: func(l *lab) {
 			l.proxy.Misbehave(cluster.WithoutStreaming(cluster.Hidden(false, hide(l))))
-			l.awaitReport(l.node, "", topology.PruneHeld)
+			l.awaitReport(l.node, "", problem.PruneHeld)
 			l.broken()
 			l.flush(isOurs)
 		},

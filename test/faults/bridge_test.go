@@ -9,7 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // carrierLag is how long the kernel may take to find that the pod's link, or the bridge with the one port that it has
@@ -138,7 +138,7 @@ func portElsewhere(l *lab) {
 	l.broken()
 	l.must(l.node.Handle().LinkSetMaster(l.port(), other))
 	l.await(func() error {
-		return l.checkProblem(topology.BridgeFailed, l.port().Attrs().Name+", the port of the pod")
+		return l.checkProblem(problem.BridgeFailed, l.port().Attrs().Name+", the port of the pod")
 	})
 	if l.port().Attrs().MasterIndex != l.link("br-other").Attrs().Index {
 		l.t.Error("the port does not stay where it was put")
@@ -153,7 +153,7 @@ func renamedBridge(l *lab) {
 	l.broken()
 	l.must(l.node.Handle().LinkSetName(l.link(bridge), name))
 	l.await(func() error {
-		return l.checkProblem(topology.BridgeFailed, "ip link set dev "+name+" name "+bridge)
+		return l.checkProblem(problem.BridgeFailed, "ip link set dev "+name+" name "+bridge)
 	})
 	time.Sleep(lapse)
 	if _, err := l.node.Handle().LinkByName(bridge); err == nil {
@@ -169,7 +169,7 @@ func withoutIPv6(l *lab) {
 	l.broken()
 	l.must(l.node.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
 	l.await(func() error {
-		return l.checkProblem(topology.AddressMissing, "net/ipv6/conf/"+uplink+"/disable_ipv6=1")
+		return l.checkProblem(problem.AddressMissing, "net/ipv6/conf/"+uplink+"/disable_ipv6=1")
 	})
 	l.await(l.onlyOneOwn)
 	l.must(l.node.Sysctl("net/ipv6/conf/all/disable_ipv6", "0"))
@@ -184,7 +184,7 @@ func (l *lab) onlyOneOwn() error {
 	if err != nil {
 		return err
 	}
-	var own []topology.Problem
+	var own []problem.Problem
 	for _, p := range problems {
 		if p.Own {
 			own = append(own, p)
@@ -199,7 +199,7 @@ func (l *lab) onlyOneOwn() error {
 func portRival(l *lab) {
 	port := l.port()
 	l.fight(func() { l.must(l.node.Handle().LinkSetNoMaster(port)) })
-	l.must(l.checkProblem(topology.Contested, "device "+port.Attrs().Name))
+	l.must(l.checkProblem(problem.Contested, "device "+port.Attrs().Name))
 	if err := l.checkRepairs("device", freeRepairs); err != nil {
 		l.t.Error(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -24,7 +24,7 @@ func claimFaults() []fault {
 			twin := l.newcomers(1)[0].Forgery
 			twin.PodCIDRs = l.claimOf(l.peer)
 			l.forge(twin)
-			l.awaitReport(l.node, twin.Name, topology.PodCIDRDisputed)
+			l.awaitReport(l.node, twin.Name, problem.PodCIDRDisputed)
 			l.run(after)
 			l.must(l.site.Unforge(l.within(limit), twin))
 		}),
@@ -34,7 +34,7 @@ func claimFaults() []fault {
 			time.Sleep(anAge)
 		}, func(l *lab) {
 			l.must(l.site.Assign(l.within(limit), l.crowd[0].Name, l.peer.Subnets...))
-			l.awaitReport(l.node, l.crowd[0].Name, topology.PodCIDRDisputed)
+			l.awaitReport(l.node, l.crowd[0].Name, problem.PodCIDRDisputed)
 		}),
 		claimed("an older Node takes a peer's address, then its subnet, then its own address again", func(l *lab) {
 			l.crowd = l.newcomers(1)
@@ -50,13 +50,13 @@ func claimFaults() []fault {
 				own = append(own, netip.MustParseAddr(address))
 			}
 			l.must(l.site.Claim(l.within(limit), thief.Name, own...))
-			l.awaitReport(l.node, thief.Name, topology.PodCIDRDisputed)
+			l.awaitReport(l.node, thief.Name, problem.PodCIDRDisputed)
 		}),
 		claimed("a cloned machine claims our address", nil, func(l *lab) {
 			clone := l.newcomers(1)[0].Forgery
 			clone.Addresses = []string{l.node.V4.String(), l.node.V6.String()}
 			l.forge(clone)
-			l.awaitReport(l.node, clone.Name, topology.AddressRefused)
+			l.awaitReport(l.node, clone.Name, problem.AddressRefused)
 			l.awaitShared(l.peer, clone.Name)
 		}),
 		claimed("a compromised kubelet claims everybody's addresses", func(l *lab) {
@@ -68,8 +68,8 @@ func claimFaults() []fault {
 			l.awaitShared(l.node, l.crowd[0].Name)
 			l.awaitShared(l.peer, l.crowd[0].Name)
 		}),
-		claimedRange("a compromised kubelet claims a wider subnet", -2, topology.PodCIDRDisputed),
-		claimedRange("a compromised kubelet claims a narrower subnet", +1, topology.PodCIDRDisputed),
+		claimedRange("a compromised kubelet claims a wider subnet", -2, problem.PodCIDRDisputed),
+		claimedRange("a compromised kubelet claims a narrower subnet", +1, problem.PodCIDRDisputed),
 	}
 }
 
@@ -99,7 +99,7 @@ func (l *lab) awaitShared(m *machine, node string) {
 		}
 		for _, problem := range problems {
 			named := problem.Node == node || strings.Contains(problem.Detail, "node "+node+";")
-			if problem.Reason == topology.AddressShared && named {
+			if problem.Reason == problem.AddressShared && named {
 				return nil
 			}
 		}
@@ -108,7 +108,7 @@ func (l *lab) awaitShared(m *machine, node string) {
 }
 
 // claimedRange is a claim to the peer's subnets, longer or shorter by some bits.
-func claimedRange(name string, bits int, reason topology.Reason) fault {
+func claimedRange(name string, bits int, reason problem.Reason) fault {
 	return claimed(name, nil, func(l *lab) {
 		forged := l.newcomers(1)[0].Forgery
 		forged.PodCIDRs = nil

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -109,7 +109,7 @@ func (l *lab) withoutPlugin(spoil func(path string) error) {
 	l.must(err)
 	l.must(os.WriteFile(aside, content, 0o755))
 	l.must(spoil(path))
-	l.await(func() error { return l.checkProblem(topology.PluginMissing, "bridge") })
+	l.await(func() error { return l.checkProblem(problem.PluginMissing, "bridge") })
 	time.Sleep(lapse)
 	if _, err := os.Stat(l.config()); err != nil {
 		l.t.Errorf("the CNI config: %v", err)
@@ -120,7 +120,7 @@ func (l *lab) withoutPlugin(spoil func(path string) error) {
 
 // allPlugins tells if a plugin is still reported, or anything of ours is not as it was.
 func allPlugins(l *lab) error {
-	if err := l.checkNoProblem(topology.PluginMissing); err != nil {
+	if err := l.checkNoProblem(problem.PluginMissing); err != nil {
 		return err
 	}
 	return l.checkOurs()
@@ -146,7 +146,7 @@ func folderInTheWay(l *lab) {
 	l.must(os.Remove(l.config()))
 	l.must(os.Mkdir(l.config(), 0o755))
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
-	l.await(func() error { return l.checkProblem(topology.CNIFailed, "is a folder") })
+	l.await(func() error { return l.checkProblem(problem.CNIFailed, "is a folder") })
 	time.Sleep(lapse)
 	l.must(os.Remove(l.config()))
 	l.repairable()
@@ -189,7 +189,7 @@ func otherConfig(l *lab) {
 	l.must(os.WriteFile(path, []byte(`{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "ptp"}]}`), 0o600))
 	before := state{}
 	l.must(before.addFile(path))
-	l.await(func() error { return l.checkProblem(topology.CNIConflict, "05-other.conflist") })
+	l.await(func() error { return l.checkProblem(problem.CNIConflict, "05-other.conflist") })
 	time.Sleep(lapse)
 	l.must(l.checkOurs())
 	now := state{}
@@ -223,7 +223,7 @@ func fullDisk(l *lab, disk, file string) {
 	l.must(os.Remove(file))
 	filler := fill(l, disk)
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
-	l.await(func() error { return l.checkProblem(topology.CNIFailed, unix.ENOSPC.Error()) })
+	l.await(func() error { return l.checkProblem(problem.CNIFailed, unix.ENOSPC.Error()) })
 	time.Sleep(lapse)
 	for _, path := range filler {
 		l.must(os.Remove(path))

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/cluster"
 )
@@ -65,7 +66,7 @@ func conflictFaults() []fault {
 
 // noConflict tells whether anything of a conflict is left.
 func noConflict(l *lab) error {
-	if err := l.checkNoProblem(topology.RouteConflict); err != nil {
+	if err := l.checkNoProblem(problem.RouteConflict); err != nil {
 		return err
 	}
 	return l.joinedRouted()
@@ -89,7 +90,7 @@ func (l *lab) foreignRoute(add func(*netlink.Handle, *netlink.Route) error, gate
 		Dst: ipNet(l.peer.Subnets[0]), Gw: gateway.AsSlice(), Priority: metric, Protocol: unix.RTPROT_BIRD,
 	}
 	l.must(add(l.node.Handle(), route))
-	l.await(func() error { return l.checkProblem(topology.RouteConflict, gateway.String()) })
+	l.await(func() error { return l.checkProblem(problem.RouteConflict, gateway.String()) })
 	l.must(l.checkOurs())
 	l.must(l.node.Handle().RouteDel(route))
 	l.repairable()
@@ -178,7 +179,7 @@ func (l *lab) appendHop() *netlink.Route {
 	}
 	l.await(l.joinedRouted)
 	l.must(l.node.Handle().RouteAppend(hop))
-	l.await(func() error { return l.checkProblem(topology.RouteConflict, subnet.String()) })
+	l.await(func() error { return l.checkProblem(problem.RouteConflict, subnet.String()) })
 	return hop
 }
 

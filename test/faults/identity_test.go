@@ -11,7 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -89,7 +89,7 @@ func ownNodeRecreated() fault {
 		strike: func(l *lab) {
 			l.observe()
 			l.must(l.node.Deregister(l.within(limit)))
-			l.awaitReport(l.node, l.node.Name, topology.NodeMissing)
+			l.awaitReport(l.node, l.node.Name, problem.NodeMissing)
 			time.Sleep(absence)
 			l.must(l.checkOurs())
 			for _, event := range l.watches[0].Drain() {
@@ -151,7 +151,7 @@ func ownSubnetChanges() fault {
 			old := l.node.Subnets
 			l.node.Subnets = l.newcomers(1)[0].subnets
 			l.must(l.node.Register(l.within(limit)))
-			l.awaitReport(l.node, l.node.Name, topology.SubnetChanged)
+			l.awaitReport(l.node, l.node.Name, problem.SubnetChanged)
 			l.must(l.node.AwaitRoute(l.within(limit), l.node.Subnets...))
 			l.must(l.node.AwaitNoRoute(l.within(limit), old...))
 			now, err := l.node.ownState(l.peer)

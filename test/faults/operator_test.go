@@ -10,7 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -111,7 +111,7 @@ func isOurs(route netlink.Route) bool { return route.Protocol == cluster.Protoco
 func isAny(netlink.Route) bool { return true }
 
 // checkProblem tells if the agent's /status lacks a Problem of a reason whose detail holds a text.
-func (l *lab) checkProblem(reason topology.Reason, detail string) error {
+func (l *lab) checkProblem(reason problem.Reason, detail string) error {
 	problems, err := l.node.problems(l.t.Context())
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ func (l *lab) checkProblem(reason topology.Reason, detail string) error {
 }
 
 // checkNoProblem tells if the agent's /status has a Problem of a reason.
-func (l *lab) checkNoProblem(reason topology.Reason) error {
+func (l *lab) checkNoProblem(reason problem.Reason) error {
 	problems, err := l.node.problems(l.t.Context())
 	if err != nil {
 		return err

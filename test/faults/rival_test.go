@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -43,7 +44,7 @@ func rivalFaults() []fault {
 
 func deletingRival(l *lab) {
 	l.fight(func() { l.deleteOurs(l.joined[0].subnets[0]) })
-	l.must(l.checkProblem(topology.Contested, l.joined[0].subnets[0].String()))
+	l.must(l.checkProblem(problem.Contested, l.joined[0].subnets[0].String()))
 	if told := l.countLog("Repaired again and again"); told < 1 || told > 2 {
 		l.t.Errorf("the log tells of the rival %d times in %s; want once a minute", told, rivalTime)
 	}
@@ -60,7 +61,7 @@ func overwritingRival(l *lab) {
 		Protocol: unix.RTPROT_BIRD,
 	}
 	l.fight(func() { l.must(l.node.Handle().RouteReplace(route)) })
-	l.must(l.checkProblem(topology.RouteConflict, l.joined[0].subnets[0].String()))
+	l.must(l.checkProblem(problem.RouteConflict, l.joined[0].subnets[0].String()))
 	l.must(l.node.Handle().RouteDel(route))
 	l.repairable()
 }

@@ -3,7 +3,7 @@ package faults
 import (
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -37,7 +37,7 @@ func movesUnderDispute(name string, prepare, claim func(*lab)) fault {
 		},
 		strike: func(l *lab) {
 			claim(l)
-			l.awaitReport(l.node, l.crowd[0].Name, topology.PodCIDRDisputed)
+			l.awaitReport(l.node, l.crowd[0].Name, problem.PodCIDRDisputed)
 			l.claim(l.peer, l.spare...)
 			l.repairable()
 		},

@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -39,7 +40,7 @@ func viewed(name string, strike func(*lab)) fault {
 
 // clearView tells what the agent still has against this host.
 func clearView(l *lab) error {
-	return errors.Join(l.checkNoProblem(topology.RouteKept), l.checkNoProblem(topology.RangeOverlap), l.node.ready(l), l.checkOurs())
+	return errors.Join(l.checkNoProblem(problem.RouteKept), l.checkNoProblem(problem.RangeOverlap), l.node.ready(l), l.checkOurs())
 }
 
 // foreignDevice makes a device with addresses of its own, each alone.
@@ -63,10 +64,10 @@ func addressesOfThePeer(l *lab) {
 	l.must(l.node.Sysctl(ignore, "1"))
 	device := l.foreignDevice("kube-ipvs0", l.peer.Addrs()...)
 	for _, address := range l.peer.Addrs() {
-		l.await(func() error { return l.checkProblem(topology.RouteKept, address.String()) })
+		l.await(func() error { return l.checkProblem(problem.RouteKept, address.String()) })
 	}
-	l.must(l.checkProblem(topology.RouteKept, "kube-ipvs0"))
-	l.must(l.checkProblem(topology.RouteKept, "externalIPs"))
+	l.must(l.checkProblem(problem.RouteKept, "kube-ipvs0"))
+	l.must(l.checkProblem(problem.RouteKept, "externalIPs"))
 	l.run(after)
 	l.must(l.checkOurs())
 	l.must(l.node.Handle().LinkDel(device))
@@ -93,7 +94,7 @@ func connectedRoutesAway(l *lab) {
 		l.must(l.node.Handle().RouteDel(&away[i]))
 	}
 	for _, address := range l.peer.Addrs() {
-		l.await(func() error { return l.checkProblem(topology.RouteKept, address.String()) })
+		l.await(func() error { return l.checkProblem(problem.RouteKept, address.String()) })
 	}
 	l.run(after)
 	l.must(l.checkOurs())
@@ -110,7 +111,7 @@ func addressesOfPods(l *lab) {
 	}
 	device := l.foreignDevice("other0", addresses...)
 	for _, address := range addresses {
-		l.await(func() error { return l.checkProblem(topology.RangeOverlap, address.String()) })
+		l.await(func() error { return l.checkProblem(problem.RangeOverlap, address.String()) })
 	}
 	l.run(after)
 	l.must(l.node.ready(l))
@@ -129,8 +130,8 @@ func routeByPod(l *lab) {
 	}
 	l.run(after)
 	l.must(clearView(l))
-	l.must(l.checkNoProblem(topology.PodCIDRRefused))
-	l.must(l.checkNoProblem(topology.SubnetChanged))
+	l.must(l.checkNoProblem(problem.PodCIDRRefused))
+	l.must(l.checkNoProblem(problem.SubnetChanged))
 	for _, route := range routes {
 		l.must(l.node.Handle().RouteDel(route))
 	}

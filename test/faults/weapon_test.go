@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -184,7 +184,7 @@ func (m *machine) goesVia(peer *machine, addresses ...netip.Addr) error {
 }
 
 // reports tells whether the agent's /status lacks a problem about a Node: "" is any.
-func (m *machine) reports(ctx context.Context, node string, reason topology.Reason) error {
+func (m *machine) reports(ctx context.Context, node string, reason problem.Reason) error {
 	problems, err := m.problems(ctx)
 	if err != nil {
 		return err
@@ -198,13 +198,13 @@ func (m *machine) reports(ctx context.Context, node string, reason topology.Reas
 }
 
 // problems are those of the agent's /status.
-func (m *machine) problems(ctx context.Context) ([]topology.Problem, error) {
+func (m *machine) problems(ctx context.Context) ([]problem.Problem, error) {
 	_, body, err := m.Get(ctx, "/status")
 	if err != nil {
 		return nil, err
 	}
 	var report struct {
-		Problems []topology.Problem `json:"problems"`
+		Problems []problem.Problem `json:"problems"`
 	}
 	if err := json.Unmarshal([]byte(body), &report); err != nil {
 		return nil, fmt.Errorf("reading /status of %s: %w", m.Name, err)
@@ -213,7 +213,7 @@ func (m *machine) problems(ctx context.Context) ([]topology.Problem, error) {
 }
 
 // awaitReport waits until the node's agent reports a problem.
-func (l *lab) awaitReport(m *machine, node string, reason topology.Reason) {
+func (l *lab) awaitReport(m *machine, node string, reason problem.Reason) {
 	l.t.Helper()
 	l.await(func() error { return m.reports(l.t.Context(), node, reason) })
 }

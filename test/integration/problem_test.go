@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -96,7 +96,7 @@ func hasProblem(t *testing.T, on *cluster.Node, about, reason, detail string) bo
 	_, body, err := on.Get(t.Context(), "/status")
 	must(t, err)
 	var report struct {
-		Problems []topology.Problem `json:"problems"`
+		Problems []problem.Problem `json:"problems"`
 	}
 	if err := json.Unmarshal([]byte(body), &report); err != nil {
 		t.Fatalf("reading /status of %s: %v\n%s", on.Name, err, body)

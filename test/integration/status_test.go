@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/cluster"
 )
 
@@ -82,7 +82,7 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 	stop := undo(node, subnet)
 	// It takes some repairs until it counts as a fight: before, the route is there at one look and away at the next.
 	lost := shows(ctx, t, node, "somebody fights", func(v status.View, code int) bool {
-		fight := func(p topology.Problem) bool { return p.Reason == topology.Contested && p.Node == f.nodes[1].Name }
+		fight := func(p problem.Problem) bool { return p.Reason == problem.Contested && p.Node == f.nodes[1].Name }
 		return code == 1 && peerTo(v, subnet).State == status.Lost && slices.ContainsFunc(v.Problems, fight)
 	})
 	if d := lost.Drift.Differences; len(d) != 1 || d[0].Kind != plan.KindRoute || d[0].Fault != status.Missing || !strings.HasPrefix(d[0].Name, subnet.String()+" via ") {

@@ -16,15 +16,15 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/pkg/web"
 )
 
 // cluster is what a survey finds among so many nodes, all of them well.
 func cluster(nodes int) *fleet.Cluster {
 	now := time.Now().UTC()
-	c := &fleet.Cluster{Time: now, Faults: []fleet.Fault{}}
+	c := &fleet.Cluster{Time: now}
 	for i := range nodes {
 		row := fleet.Row{
 			Node: fmt.Sprintf("node-%d", i+1), Subnets: []string{subnet(i + 1).String()},
@@ -45,32 +45,32 @@ func cluster(nodes int) *fleet.Cluster {
 }
 
 // lose has a node lose its route to another.
-func lose(c *fleet.Cluster, from, to int, cell fleet.Cell, state status.PeerState, reason topology.Reason, detail string) {
+func lose(c *fleet.Cluster, from, to int, cell fleet.Cell, state status.PeerState, reason problem.Reason, detail string) {
 	row := &c.Nodes[from]
 	row.Routes[to] = cell
 	row.Count.OK--
 	row.Report.Peers = append(row.Report.Peers, status.Peer{Node: c.Nodes[to].Node, Subnet: subnet(to + 1), State: state, Detail: detail})
 	if reason != "" {
 		row.Count.Problems++
-		row.Report.Problems = append(row.Report.Problems, topology.Problem{Node: c.Nodes[to].Node, Reason: reason, Detail: detail})
+		row.Report.Problems = append(row.Report.Problems, problem.Problem{Subject: problem.Node(c.Nodes[to].Node), Reason: reason, Message: detail})
 	}
 }
 
 // brokenCluster has one of each.
 func brokenCluster(nodes int) *fleet.Cluster {
 	c := cluster(nodes)
-	lose(c, 0, 1, fleet.Conflict, status.Conflict, topology.RouteConflict, `the kernel prefers "10.128.2.0/24 dev lo proto 3", which is not ours`)
+	lose(c, 0, 1, fleet.Conflict, status.Conflict, problem.RouteConflict, `the kernel prefers "10.128.2.0/24 dev lo proto 3", which is not ours`)
 	lose(c, 2, 1, fleet.Lost, status.Lost, "", "the kernel lacks the route 10.128.2.0/24 via 192.168.0.2 dev eth0")
 	silent := &c.Nodes[3]
 	silent.Report, silent.Routes, silent.Count = nil, nil, fleet.Count{}
-	silent.Silence, silent.Detail = fleet.NoAnswer, "no answer from the agent: it runs, and says nothing for 5s"
+	silent.NoReport, silent.Message = problem.NoAnswer, "no answer from the agent: it runs, and says nothing for 5s"
 	sick := c.Nodes[4].Report
 	sick.Ready = false
-	sick.Problems = []topology.Problem{{Reason: topology.SettingFailed, Detail: "net/ipv4/ip_forward is 0", Own: true}}
+	sick.Problems = []problem.Problem{{Reason: problem.SettingFailed, Message: "net/ipv4/ip_forward is 0", BlocksReady: true}}
 	c.Nodes[4].Count.Problems = 1
-	c.Faults = []fleet.Fault{
-		{Kind: fleet.Asymmetry, Nodes: []string{"node-1", "node-2"}, Detail: "node-1 has no route back to node-2, which can reach its pods but get no answer"},
-		{Kind: fleet.Versions, Nodes: []string{"node-5"}, Detail: "agents are of different versions: v1.2.3 on node-1 and 3 more, v1.2.4 on node-5", Note: true},
+	c.Problems = []problem.Group{
+		{Problem: problem.New(problem.Asymmetry, problem.Subject{}, "node-1 has no route back to node-2, which can reach its pods but get no answer"), Nodes: []string{"node-1", "node-2"}},
+		{Problem: problem.New(problem.Versions, problem.Subject{}, "agents are of different versions: v1.2.3 on node-1 and 3 more, v1.2.4 on node-5"), Nodes: []string{"node-5"}},
 	}
 	return c
 }
@@ -217,7 +217,7 @@ func (b *tab) hover(from, to, nodes int, want string) {
 func TestLargeCluster(t *testing.T) {
 	c := brokenCluster(500)
 	for i := 10; i < 500; i += 7 {
-		lose(c, i, (i*13)%500, fleet.Failed, status.Failed, topology.RouteFailed, "invalid argument")
+		lose(c, i, (i*13)%500, fleet.Failed, status.Failed, problem.RouteFailed, "invalid argument")
 	}
 	_, url := show(t, c)
 	b := browse(t)
@@ -236,7 +236,7 @@ func TestLargeCluster(t *testing.T) {
 // More nodes than dots: each dot is the worst of its block.
 func TestHugeCluster(t *testing.T) {
 	c := cluster(2000)
-	lose(c, 1500, 700, fleet.Failed, status.Failed, topology.RouteFailed, "invalid argument")
+	lose(c, 1500, 700, fleet.Failed, status.Failed, problem.RouteFailed, "invalid argument")
 	_, url := show(t, c)
 	b := browse(t)
 	begun := time.Now()
@@ -296,7 +296,7 @@ func TestHostileCluster(t *testing.T) {
 	c.Nodes[0].Report.Version = markup
 	c.Nodes[1].Node = "../../x?y#z"
 	c.Nodes[2].Report.Peers[0].Detail = markup
-	c.Faults[0].Detail = markup
+	c.Problems[0].Message = markup
 	_, url := show(t, c)
 	b := browse(t)
 	b.visit(url)

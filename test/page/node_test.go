@@ -11,7 +11,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // nodes are the names in the rows that are in the document.
@@ -119,7 +119,7 @@ func TestHostileNames(t *testing.T) {
 	const markup = `<img src=x onerror="window.owned=1"><script>window.owned=1</script>"'><svg onload=window.owned=1>`
 	r.Nodes[6].Name = markup
 	r.Nodes[7].Name = "node-\u202egnp.exe\x1b[31m\x00"
-	r.Problems = append(r.Problems, topology.Problem{Node: markup, Reason: topology.RouteConflict, Detail: markup})
+	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node(markup), Reason: problem.RouteConflict, Message: markup})
 	r.Host.Bridge, r.Host.Config, r.Version = markup, markup, markup
 	r.Host.Uplinks[0].Name = markup
 	b := browse(t)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/pkg/web"
@@ -47,19 +48,19 @@ func result(nodes int) *status.Result {
 }
 
 // blame adds a Problem of a peer.
-func blame(r *status.Result, node int, reason topology.Reason, detail string) {
-	r.Problems = append(r.Problems, topology.Problem{Node: fmt.Sprintf("node-%d", node), Reason: reason, Detail: detail})
+func blame(r *status.Result, node int, reason problem.Reason, detail string) {
+	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node(fmt.Sprintf("node-%d", node)), Reason: reason, Message: detail})
 }
 
 // broken is a cluster with a peer in each state, and a route that somebody took out of the kernel.
 func broken(nodes int) (*status.Result, status.Look) {
 	r := result(nodes)
 	r.Ready = false
-	r.Problems = append(r.Problems, topology.Problem{Reason: topology.SettingFailed, Detail: "net/ipv4/ip_forward is 0 and can't be set: read-only file system", Own: true})
-	blame(r, 3, topology.RouteConflict, `the kernel prefers "10.128.3.0/24 dev lo proto 3 metric 5", which is not ours, to "10.128.3.0/24 via 192.168.0.3 dev eth0 proto 112 metric 2048"; remove it if nothing needs it`)
-	blame(r, 4, topology.RouteFailed, "adding the route 10.128.4.0/24 via 192.168.0.4 dev eth0: invalid argument")
+	r.Problems = append(r.Problems, problem.Problem{Reason: problem.SettingFailed, Message: "net/ipv4/ip_forward is 0 and can't be set: read-only file system", BlocksReady: true})
+	blame(r, 3, problem.RouteConflict, `the kernel prefers "10.128.3.0/24 dev lo proto 3 metric 5", which is not ours, to "10.128.3.0/24 via 192.168.0.3 dev eth0 proto 112 metric 2048"; remove it if nothing needs it`)
+	blame(r, 4, problem.RouteFailed, "adding the route 10.128.4.0/24 via 192.168.0.4 dev eth0: invalid argument")
 	for i := 5; i < min(nodes, 17); i++ {
-		blame(r, i, topology.PodCIDRRefused, "podCIDR "+subnet(i).String()+" is outside of --cluster-cidr")
+		blame(r, i, problem.PodCIDRRefused, "podCIDR "+subnet(i).String()+" is outside of --cluster-cidr")
 	}
 	missing := r.Desired.Routes[0]
 	return r, func() (topology.State, error) {

@@ -1,4 +1,4 @@
-package topology
+package problem
 
 import (
 	"os"
@@ -17,9 +17,9 @@ func TestPageOfEvents(t *testing.T) {
 	table, _, _ = strings.Cut(table, "## ")
 	rows := 1 // PodNetworkReady
 	for _, r := range Reasons() {
-		begin, end := "\n| `"+string(r)+"` | ", " | "+r.Advice()+" |\n"
+		begin, end := "\n| `"+string(r)+"` | ", " | "+r.Remediation()+" |\n"
 		i := strings.Index(table, begin)
-		if r.Subject() == OfOthers {
+		if r.Scope() == OfOthers {
 			if i >= 0 {
 				t.Errorf("the page has %s, which is not told as an Event", r)
 			}
@@ -31,10 +31,10 @@ func TestPageOfEvents(t *testing.T) {
 			continue
 		}
 		if row, _, _ := strings.Cut(table[i+1:], "\n"); !strings.HasSuffix(row+"\n", end) {
-			t.Errorf("the page says\n%s\nof %s, and not what to do as the Event has it:\n%s", row, r, r.Advice())
+			t.Errorf("the page says\n%s\nof %s, and not what to do as the Event has it:\n%s", row, r, r.Remediation())
 		}
 	}
-	if got := strings.Count(table, "\n| `"); got != rows || !strings.Contains(table, "\n| `"+string(EventReady)+"` |") {
-		t.Errorf("the page has %d rows, want %d, the last one of %s", got, rows, EventReady)
+	if got := strings.Count(table, "\n| `"); got != rows || !strings.Contains(table, "\n| `"+string(PodNetworkReady)+"` |") {
+		t.Errorf("the page has %d rows, want %d, the last one of %s", got, rows, PodNetworkReady)
 	}
 }

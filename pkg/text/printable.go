@@ -1,4 +1,5 @@
-package status
+// Package text has what commands share to print for people and programs.
+package text
 
 import (
 	"bytes"
@@ -13,9 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Printable writes what does not print in numbers: what a Node's name or the kernel's
-// message has in it must not steer a terminal, turn the order of letters, nor begin a
-// line of its own.
+// Printable escapes characters that do not print: the name of a Node or a message of the kernel must not control a
+// terminal, reverse the order of letters, or begin a new line.
 func Printable(s string) string {
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, unprintable) {
 		return s
@@ -24,11 +24,11 @@ func Printable(s string) string {
 	for _, r := range s {
 		switch {
 		case r == '\n':
-			b.WriteString("; ") // as errors that were joined have it
+			b.WriteString("; ") // as in joined errors
 		case unprintable(r):
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
-			b.WriteRune(r) // U+FFFD for a byte that is no character
+			b.WriteRune(r) // U+FFFD for an invalid byte
 		}
 	}
 	return b.String()
@@ -36,31 +36,30 @@ func Printable(s string) string {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-// Encoded is what is shown of a value with -o json, or -o yaml, with nothing in it that
-// steers a terminal.
+// Encoded returns a value as -o json or -o yaml prints it, with characters that could control a terminal escaped.
 func Encoded(what any, output string) ([]byte, error) {
 	text, err := json.MarshalIndent(what, "", "  ")
 	switch {
 	case err != nil:
 		return nil, err
 	case output == "yaml":
-		return yaml.JSONToYAML(printableJSON(text, spelt))
+		return yaml.JSONToYAML(printableJSON(text, spelled))
 	}
 	return append(printableJSON(text, escaped), '\n'), nil
 }
 
-// WriteJSON writes a value as Encoded has it.
+// WriteJSON writes a value as -o json prints it.
 func WriteJSON(w io.Writer, what any) error {
 	text, err := Encoded(what, "json")
 	if err != nil {
-		return fmt.Errorf("encoding what there is to show: %w", err)
+		return fmt.Errorf("encoding JSON: %w", err)
 	}
 	_, err = w.Write(text)
 	return err
 }
 
-// printableJSON does the same for JSON, where the lower control characters are
-// escaped already (RFC 8259, 7): others are written as escape has them.
+// printableJSON does the same for JSON, where the lower control characters are escaped already (RFC 8259, 7). It writes
+// the others by escape.
 func printableJSON(text []byte, escape func(rune) string) []byte {
 	if !bytes.ContainsFunc(text, unprintableInJSON) {
 		return text
@@ -78,7 +77,7 @@ func printableJSON(text []byte, escape func(rune) string) []byte {
 
 func unprintableInJSON(r rune) bool { return r != '\n' && unprintable(r) }
 
-// escaped is a character in a string of JSON.
+// escaped returns a character as a JSON string has it.
 func escaped(r rune) string {
 	var b strings.Builder
 	for _, unit := range utf16.AppendRune(nil, r) {
@@ -87,6 +86,5 @@ func escaped(r rune) string {
 	return b.String()
 }
 
-// spelt is a character's number in a string of JSON that becomes YAML, whose writer
-// takes more for printable than we do.
-func spelt(r rune) string { return fmt.Sprintf(`\\u%04x`, r) }
+// spelled returns a character's code in a JSON string that becomes YAML, whose writer leaves more characters as they are.
+func spelled(r rune) string { return fmt.Sprintf(`\\u%04x`, r) }

@@ -1,0 +1,88 @@
+package text
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+)
+
+// None stands for an unknown value in a table.
+const None = "-"
+
+// Colors of a terminal (ECMA-48, SGR).
+const (
+	Red    = "31"
+	Green  = "32"
+	Yellow = "33"
+)
+
+// Paint returns a text in a color; if enabled is false or the color is empty, the text as it is.
+func Paint(enabled bool, color, text string) string {
+	if !enabled || color == "" {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
+// Counted returns a count and its noun, whose plural ends in s.
+func Counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}
+
+// Some joins the first few of the names, and adds how many more there are of count.
+func Some(names []string, count, few int) string {
+	switch shown := names[:min(few, len(names))]; {
+	case count > few:
+		return fmt.Sprintf("%s and %d more", strings.Join(shown, ", "), count-few)
+	case len(shown) > 1:
+		return strings.Join(shown[:len(shown)-1], ", ") + " and " + shown[len(shown)-1]
+	default:
+		return strings.Join(shown, "")
+	}
+}
+
+// Age returns how long ago something was, as kubectl prints it. A time in the future, by another machine's clock, is now.
+func Age(now, then time.Time) string {
+	if then.IsZero() {
+		return None
+	}
+	return duration.HumanDuration(max(now.Sub(then), 0))
+}
+
+// Table writes rows in aligned columns, and passes each line to paint. Of thousands of rows text/tabwriter takes five
+// times as long.
+func Table(w *bytes.Buffer, header []string, rows [][]string, paint func(row int, line string) string) {
+	widths := make([]int, len(header))
+	for _, row := range append([][]string{header}, rows...) {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	w.Write(padded(header, widths))
+	w.WriteByte('\n')
+	for i, row := range rows {
+		w.WriteString(paint(i, string(padded(row, widths))))
+		w.WriteByte('\n')
+	}
+}
+
+// padded makes all cells but the last as wide as their columns.
+func padded(row []string, widths []int) []byte {
+	const between = 3
+	line := make([]byte, 0, 128)
+	for i, cell := range row {
+		line = append(line, cell...)
+		for n := utf8.RuneCountInString(cell); i < len(row)-1 && n < widths[i]+between; n++ {
+			line = append(line, ' ')
+		}
+	}
+	return line
+}
