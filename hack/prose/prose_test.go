@@ -96,7 +96,7 @@ func TestRules(t *testing.T) {
 }
 
 func TestCodeAndQuotationsAreNotProse(t *testing.T) {
-	for _, s := range []string{"the flag `tells whether`", `an error such as "nobody knows"`} {
+	for _, s := range []string{"the flag `tells whether`", `an error such as "nobody knows"`, "see ip-neighbour(8)"} {
 		if got := broken(s); len(got) != 0 {
 			t.Errorf("%s breaks %s", s, got[0].name)
 		}

@@ -88,7 +88,8 @@ var rules = []rule{
 	},
 }
 
-var masked = regexp.MustCompile("`[^`]*`" + `|"[^"]{1,200}"|“[^”]*”`)
+// masked are code, quotations and names of man pages.
+var masked = regexp.MustCompile("`[^`]*`" + `|"[^"]{1,200}"|“[^”]*”|[\w.-]+\(\d\)`)
 
 // broken returns the rules that a sentence breaks.
 func broken(s string) []rule {
