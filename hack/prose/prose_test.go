@@ -53,7 +53,7 @@ var examples = map[string]struct{ odd, fine []string }{
 			"Who holds the lock goes first.", "What bears a mark is ours.", "That somebody undoes it is logged once.",
 			"It lists the lock and who holds it.", "It never waits, whoever asks for it.",
 		},
-		fine: []string{"What comes next?", "What to do", "That is why.", "The process that holds the lock goes first.", "A user who asks."},
+		fine: []string{"What comes next?", "What to do", "What is left behind", "That is why.", "The process that holds the lock goes first.", "A user who asks."},
 	},
 	"somebody": {
 		odd:  []string{"somebody else changed it.", "Nobody reads them."},
