@@ -82,7 +82,7 @@ var rules = []rule{
 	{
 		name:   "private word",
 		better: "the term of the field, see docs/glossary.md",
-		match: regexp.MustCompile(`(?i)\b(heralds?|proclamations?|duty|duties|diary|diaries|agendas?|tales?|rivals?|weapons?|vigils?|patience|forger(y|ies)|forged` +
+		match: regexp.MustCompile(`(?i)\b(heralds?|proclamations?|duty|duties|diary|diaries|agendas?|tales?|rivals?|weapons?|vigils?|patience|forger(y|ies)` +
 			`|contests?|contested|sweepers?|knock(s|ed|ing)?|surveys?|essence|complaints?|witness(es)?|cures?|cured|patiently|restingQueue)\b` +
 			`|\b([Tt]he|[Aa]|[Ee]ach|[Aa]ll|of|\*)\s?([Pp]atients?|strikes?)\b|\bPatients?\b`),
 	},

@@ -60,7 +60,7 @@ func goFile(root, path string, kinds []kind) ([]sentence, error) {
 
 var (
 	directive = regexp.MustCompile(`^//([a-z]+:|nolint|\s*\+(build|kubebuilder|optional|k8s|genclient))`)
-	item      = regexp.MustCompile(`^([-*•+]|\d+[.)]|[①-⑳])\s+`)
+	item      = regexp.MustCompile(`^([-*•+]|\d+[.)])\s+`)
 )
 
 // comments adds the sentences of a comment, without directives and indented code.
