@@ -56,7 +56,7 @@ var rules = []rule{
 		name:   "clause as the subject",
 		better: "a concrete noun",
 		match: regexp.MustCompile(`^(Who|Whoever|Whose|Whom|What|Whatever|Whichever|Which)\b.*[^?]$` +
-			`|^(How|Whether|Where|When)\b.* (is|are) (told|known|said|decided|asked|read|reported|logged|kept|taken|looked)\b[^?]*$` +
+			`|^(How|Whether)\b.* (is|are) (told|known|said|decided|asked|read|reported|logged|kept|taken|looked)\b[^?]*$` +
 			`|^That (somebody|nobody|a|an|the|it|all|no|most|more|some|there|they|we|another|our)\b` +
 			`|(^|; |\b(and|but|so) )who \w+ |(^|[^?] )whoever \w+ `),
 		except: regexp.MustCompile(`^(What|Which|Who) (to|if|about)\b|^(What|Which|Who|Whose|Where)( [^ .,:;]+){1,5}$`),
