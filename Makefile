@@ -37,7 +37,7 @@ MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./con
 SAMPLE ?= 1
 
 # The greatest share, in percent, of sentences with constructions that plain technical English avoids (hack/prose/rules.go):
-# of comments of cmd, controllers and pkg, of their user-visible strings, of README.md and docs. Lower them, never raise them.
+# of comments of cmd, controllers and pkg, of their user-visible strings, of docs and READMEs. Lower them, never raise them.
 PROSE ?= -max 26 -max-strings 11 -max-docs 2
 
 # Where `make install` puts it.

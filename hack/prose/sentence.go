@@ -11,10 +11,10 @@ import (
 type kind string
 
 const (
-	comment kind = "comments"           // of cmd, controllers and pkg
-	text    kind = "strings"            // of the same packages, tests left out
-	other   kind = "test, hack"         // comments of test and hack
-	page    kind = "README.md and docs" // Markdown
+	comment kind = "comments"      // of cmd, controllers and pkg
+	text    kind = "strings"       // of the same packages, tests left out
+	other   kind = "test, hack"    // comments of test and hack
+	page    kind = "docs, READMEs" // Markdown
 )
 
 // A sentence is one of a comment, a string or a page.
