@@ -55,7 +55,7 @@ func (r *Row) unreached(reported map[string]bool) []problem.Problem {
 		}
 		found := problem.Problem{
 			Subject: problem.Subject{Node: p.Node, Subnet: p.Subnet}, Reason: problem.NoRoute, Severity: problem.Error,
-			Message: trimmed("no route to %s: %s: %s", p.Subnet, p.State, p.Detail),
+			Message: trimmed("no route to %s: %s: %s", p.Subnet, p.State, p.Message),
 		}
 		for _, reason := range p.Reason {
 			found.Remediation = cmp.Or(found.Remediation, reason.Remediation())

@@ -73,7 +73,7 @@ func (w *world) lose(from, to int, state status.PeerState, reason problem.Reason
 	r := w.reports[name(from)]
 	for i := range r.Peers {
 		if r.Peers[i].Node == name(to) {
-			r.Peers[i].State, r.Peers[i].Detail = state, detail
+			r.Peers[i].State, r.Peers[i].Message = state, detail
 		}
 	}
 	if reason != "" {

@@ -95,9 +95,9 @@ func lose(peers []Peer, c plan.Changes) {
 			continue
 		}
 		p.State, p.Since = Lost, time.Time{} // since when, nobody saw
-		if p.Detail != "" {
-			why += "; " + p.Detail
+		if p.Message != "" {
+			why += "; " + p.Message
 		}
-		p.Detail = why
+		p.Message = why
 	}
 }

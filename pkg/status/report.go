@@ -117,8 +117,8 @@ type Peer struct {
 	Dev    string           `json:"dev,omitempty"`
 	State  PeerState        `json:"state"`
 	Reason []problem.Reason `json:"reasons,omitempty"`
-	// Detail says why it is in that state, in words; empty where all is well.
-	Detail string `json:"detail,omitempty"`
+	// Message says why it is in that state; empty where it is ok.
+	Message string `json:"message,omitempty"`
 	// Since is when its state last changed, as far as this agent knows.
 	Since time.Time `json:"since,omitzero"`
 	// Repaired is when its route was last put back after somebody had taken it away.
@@ -278,10 +278,10 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 			continue
 		}
 		peer.Reason = append(peer.Reason, p.Reason)
-		if peer.Detail != "" {
-			peer.Detail += "; "
+		if peer.Message != "" {
+			peer.Message += "; "
 		}
-		peer.Detail += p.Message
+		peer.Message += p.Message
 	}
 	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
 	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {

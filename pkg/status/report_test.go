@@ -247,11 +247,11 @@ func TestPeerOfTwoFamilies(t *testing.T) {
 	for _, p := range r.Report().Peers {
 		switch p.Subnet {
 		case four:
-			if p.State != Conflict || len(p.Reason) != 2 || p.Detail != "the kernel prefers another; another has it too" {
+			if p.State != Conflict || len(p.Reason) != 2 || p.Message != "the kernel prefers another; another has it too" {
 				t.Errorf("%+v", p)
 			}
 		case six:
-			if p.State != OK || len(p.Reason) != 1 || p.Detail != "another has it too" {
+			if p.State != OK || len(p.Reason) != 1 || p.Message != "another has it too" {
 				t.Errorf("%+v", p)
 			}
 		}

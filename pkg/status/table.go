@@ -179,7 +179,7 @@ func (v *View) cells(p *Peer, f Format) []string {
 		v.age(p.Since), v.age(p.Repaired), cmp.Or(text.Printable(strings.Join(reasons, ",")), text.None),
 	}
 	if f.Output == "wide" {
-		cells = append(cells, cmp.Or(text.Printable(p.Detail), text.None))
+		cells = append(cells, cmp.Or(text.Printable(p.Message), text.None))
 	}
 	return cells
 }

@@ -164,7 +164,7 @@ func TestHostileWords(t *testing.T) {
 	r.Conditions = []Condition{{Name: evil, Status: evil, Reason: evil, Message: evil}}
 	for i := range r.Peers {
 		p := &r.Peers[i]
-		p.Node, p.Dev, p.State, p.Detail, p.Reason = evil, evil, evil, evil, []problem.Reason{evil}
+		p.Node, p.Dev, p.State, p.Message, p.Reason = evil, evil, evil, evil, []problem.Reason{evil}
 	}
 	held := Held{State: example().Desired, Config: evil}
 	held.State.Bridge, held.State.CNI.Bridge = evil, evil

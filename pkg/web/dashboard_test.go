@@ -23,7 +23,7 @@ func two() *fleet.Cluster {
 	return &fleet.Cluster{Nodes: []fleet.Row{
 		{
 			Node: "node-1", Subnets: []string{"10.244.1.0/24"}, Agent: &fleet.Agent{Pod: "plainroute-1"},
-			Report: &status.Report{Node: "node-1", Ready: true, Peers: []status.Peer{{Node: "node-2", State: status.Conflict, Detail: "a route of somebody"}}},
+			Report: &status.Report{Node: "node-1", Ready: true, Peers: []status.Peer{{Node: "node-2", State: status.Conflict, Message: "a route of somebody"}}},
 			Count:  fleet.Count{Peers: 1}, Routes: fleet.Cells{fleet.Self, fleet.Conflict},
 		},
 		{Node: "node-2", NoReport: problem.NoAgent, Message: "no agent runs here"},

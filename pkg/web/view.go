@@ -52,9 +52,9 @@ type node struct {
 
 // bad is a peer that a node doesn't reach as it should.
 type bad struct {
-	Node   string           `json:"node"`
-	State  status.PeerState `json:"state"`
-	Detail string           `json:"detail"`
+	Node    string           `json:"node"`
+	State   status.PeerState `json:"state"`
+	Message string           `json:"message"`
 }
 
 // cell says what a symbol means.
@@ -88,7 +88,7 @@ func nodeOf(c *fleet.Cluster, i int) node {
 	if row.Report != nil {
 		n.Ready, n.Address, n.LastPass = row.Report.Ready, row.Report.Host.Addresses, row.Report.Pass.Time
 		for _, p := range row.Report.Peers {
-			n.Bad = append(n.Bad, bad{p.Node, p.State, p.Detail})
+			n.Bad = append(n.Bad, bad{p.Node, p.State, p.Message})
 		}
 	}
 	return n

@@ -1,7 +1,7 @@
 // The page of a cluster: what all agents say.
 
 let cellList = [];
-let seen = { nodes: [], faults: [], blocks: [] };
+let seen = { nodes: [], problems: [], between: [] };
 let now = Date.now();
 
 // How bad each symbol is: by class, and by a number that picks the worst of many.
@@ -16,7 +16,7 @@ const nodePath = (name) => "/nodes/" + encodeURIComponent(name);
 // How a node is, in a word and a class. The worst come first.
 const conditions = ["no answer", "not ready", "problems", "fine", "not managed"];
 function wordOf(n) {
-  if (n.silence) return n.silence === "NotManaged" ? "not managed" : "no answer";
+  if (n.noReport) return n.noReport === "NotManaged" ? "not managed" : "no answer";
   return !n.ready ? "not ready" : n.well ? "fine" : "problems";
 }
 const conditionKind = (word) => ({ fine: "ok", problems: "warn", "not managed": "dim" }[word] ?? "bad");
@@ -28,15 +28,15 @@ const about = (a, b) => list(a.bad).filter((p) => p.node === b.name);
 function pairWords(a, b) {
   const symbol = a.routes[b.index];
   if (symbol === ".") return `${a.name}: the node itself`;
-  const detail = about(a, b).map((p) => p.detail).filter(Boolean).join("; ");
-  return `${a.name} to ${b.name}: ${cellWords(symbol)}${detail ? ": " + detail : symbol === "?" && a.detail ? ": " + a.detail : ""}`;
+  const detail = about(a, b).map((p) => p.message).filter(Boolean).join("; ");
+  return `${a.name} to ${b.name}: ${cellWords(symbol)}${detail ? ": " + detail : symbol === "?" && a.message ? ": " + a.message : ""}`;
 }
 
 function pairTerms(a, b) {
   const way = (from, to) => {
     const symbol = from.routes[to.index];
     return [make("span", { class: "state " + (cellKind(symbol) === "none" ? "dim" : cellKind(symbol)) }, cellWords(symbol)),
-      about(from, to).map((p) => make("div", {}, `${p.state}: ${p.detail}`)), symbol === "?" && make("div", {}, from.detail)];
+      about(from, to).map((p) => make("div", {}, `${p.state}: ${p.message}`)), symbol === "?" && make("div", {}, from.message)];
   };
   return make("dl", {}, terms([
     ["From", make("a", { href: nodePath(a.name) }, a.name)],
@@ -53,16 +53,16 @@ const matrix = new Matrix(byId("matrix"), byId("matrix-cell"));
 const nodes = new Table(byId("nodes"), {
   title: "All nodes", noun: ["node", "nodes"], placeholder: "Filter by name, address, version", sort: "state",
   key: (n) => n.name, state: wordOf, kind: conditionKind, order: (word) => conditions.indexOf(word),
-  text: (n) => [n.name, ...list(n.subnets), ...list(n.addresses), n.version, wordOf(n), n.silence, n.detail].join(" "),
+  text: (n) => [n.name, ...list(n.subnets), ...list(n.addresses), n.version, wordOf(n), n.noReport, n.message].join(" "),
   columns: [
     { key: "state", label: "State", width: "130px", place: "side", value: (n) => conditions.indexOf(wordOf(n)), cell: (n) => badge(wordOf(n), kindOf(n)) },
     { key: "node", label: "Node", width: "180px", place: "top", value: (n) => n.name, cell: (n) => make("a", { href: nodePath(n.name) }, n.name) },
-    { key: "peers", label: "Peers ok", width: "110px", place: "under", value: (n) => (n.count.peers ? n.count.ok / n.count.peers : -1), cell: (n) => (n.silence ? "" : `${n.count.ok} of ${n.count.peers}`) },
-    { key: "problems", label: "Problems", width: "110px", value: (n) => -n.count.problems, cell: (n) => (n.silence ? "" : String(n.count.problems)) },
-    { key: "drift", label: "Drift", width: "80px", value: (n) => -n.count.drift, cell: (n) => (n.silence ? "" : String(n.count.drift)) },
+    { key: "peers", label: "Peers ok", width: "110px", place: "under", value: (n) => (n.count.peers ? n.count.ok / n.count.peers : -1), cell: (n) => (n.noReport ? "" : `${n.count.ok} of ${n.count.peers}`) },
+    { key: "problems", label: "Problems", width: "110px", value: (n) => -n.count.problems, cell: (n) => (n.noReport ? "" : String(n.count.problems)) },
+    { key: "drift", label: "Drift", width: "80px", value: (n) => -n.count.drift, cell: (n) => (n.noReport ? "" : String(n.count.drift)) },
     { key: "version", label: "Version", width: "120px", value: (n) => n.version ?? "", cell: (n) => n.version ?? "" },
     { key: "started", label: "Agent since", width: "125px", value: (n) => -Date.parse(n.started) || 0, cell: (n) => since(n.started, now) },
-    { key: "subnets", label: "Subnets", width: "auto", place: "last", value: (n) => list(n.subnets)[0] ?? "", cell: (n) => n.detail || list(n.subnets).join(", ") },
+    { key: "subnets", label: "Subnets", width: "auto", place: "last", value: (n) => list(n.subnets)[0] ?? "", cell: (n) => n.message || list(n.subnets).join(", ") },
   ],
 });
 
@@ -88,7 +88,7 @@ function faulty(most = 20000) {
     for (let to = 0; to < from.routes.length && all.length < most; to++) {
       const symbol = from.routes[to];
       if (!bad.has(symbol)) continue;
-      const why = about(from, seen.nodes[to]).map((p) => p.detail).join("; ");
+      const why = about(from, seen.nodes[to]).map((p) => p.message).join("; ");
       all.push({ from, to: seen.nodes[to], symbol, words: cellWords(symbol), why });
     }
   }
@@ -97,24 +97,20 @@ function faulty(most = 20000) {
 
 const some = (names) => (names.length <= 3 ? names.join(", ") : `${names.slice(0, 3).join(", ")} and ${count(names.length - 3, "more", "more")}`);
 
-// complaints are what nodes say, put together by what is to be done about it; what nothing is known to be done about
-// stays by node.
-function complaints() {
-  const said = list(seen.blocks).flatMap((block, i) => block.lines.map((line) => ({ nodes: block.nodes, text: line.text, cure: line.advice, key: line.advice ?? i })));
-  return [...grouped(said, (s) => s.key).values()].map((group) => ({ group, cure: group[0].cure, nodes: [...new Set(group.flatMap((s) => s.nodes))] }));
-}
-
 function showProblems() {
   const most = 30;
   const bad = new Set(seen.nodes.filter((n) => kindOf(n) === "bad").map((n) => n.name));
-  const all = complaints().map((c) => ({ ...c, kind: c.nodes.some((name) => bad.has(name)) ? "bad" : "warn" }))
+  const all = [...grouped(list(seen.problems), (g) => g.remediation ?? g.reason).values()]
+    .map((groups) => ({ groups, nodes: [...new Set(groups.flatMap((g) => list(g.nodes)))] }))
+    .map((box) => ({ ...box, kind: box.nodes.some((name) => bad.has(name)) ? "bad" : "warn" }))
     .sort((a, b) => (b.kind === "bad") - (a.kind === "bad") || b.nodes.length - a.nodes.length);
-  const found = all.slice(0, most).map(({ group, cure, nodes: names, kind }) => trouble(kind, some(names), group,
-    (s) => (group.some((o) => o.nodes !== s.nodes) ? some(s.nodes) + ": " : "") + s.text, cure));
+  const line = (g) => (g.subject?.node ? `node ${g.subject.node}: ` : "") + `${g.reason}: ${g.message}`;
+  const found = all.slice(0, most).map(({ groups, nodes: names, kind }) => problemBox(kind, some(names), groups,
+    (g) => (list(g.nodes).length < names.length ? some(g.nodes) + ": " : "") + line(g), groups[0].remediation));
   if (all.length > most) found.push(make("p", { class: "soft" }, `And ${count(all.length - most, "more", "more")}: the tables below have all.`));
-  for (const [, group] of grouped(list(seen.faults), (f) => f.kind)) {
-    const { note, advice } = group[0];
-    found.push(trouble(note ? "dim" : "warn", note ? "For your notice" : "All agents together", group, (f) => f.detail, advice));
+  for (const [, groups] of grouped(list(seen.between), (g) => g.reason)) {
+    const info = groups[0].severity === "Info";
+    found.push(problemBox(info ? "dim" : "warn", info ? "For your notice" : "Between nodes", groups, (g) => g.message, groups[0].remediation));
   }
   steady(byId("problems"), found.length > 0 ? found : make("p", { class: "ok" }, "✓ No problems."));
 }
@@ -122,7 +118,7 @@ function showProblems() {
 function showHead() {
   const counts = grouped(seen.nodes, wordOf);
   const bad = seen.nodes.filter((n) => !n.well).length;
-  const answers = seen.nodes.filter((n) => !n.silence).length;
+  const answers = seen.nodes.filter((n) => !n.noReport).length;
   const verdict = bad > 0 ? `something is wrong on ${count(bad, "node")}` : seen.well ? "all is well" : "something is wrong between nodes";
   document.title = `${seen.well ? "" : "! "}plainroute: ${verdict}`;
   steady(byId("verdict"), make("span", { class: "pill " + (seen.well ? "ok" : counts.has("not ready") || counts.has("no answer") ? "bad" : "warn") }, (seen.well ? "✓ " : "✕ ") + verdict),

@@ -10,7 +10,7 @@ const peers = new Table(byId("peers"), {
   state: (p) => p.state,
   kind: badness,
   order: rank,
-  text: (p) => [p.node, p.subnet, p.via, p.dev, p.state, p.detail, ...list(p.reasons)].join(" "),
+  text: (p) => [p.node, p.subnet, p.via, p.dev, p.state, p.message, ...list(p.reasons)].join(" "),
   columns: [
     { key: "state", label: "State", width: "110px", place: "side", value: (p) => rank(p.state), cell: (p) => badge(p.state) },
     { key: "node", label: "Node", width: "150px", place: "top", value: (p) => p.node, cell: (p) => make("button", { type: "button", click: () => tell(p) }, p.node) },
@@ -18,11 +18,14 @@ const peers = new Table(byId("peers"), {
     { key: "via", label: "Next hop", width: "205px", value: (p) => p.via, cell: (p) => (p.via ? p.via + (p.dev ? " " + p.dev : "") : "") },
     { key: "since", label: "Since", width: "115px", value: (p) => -Date.parse(p.since) || 0, cell: (p) => since(p.since, now) },
     { key: "repaired", label: "Repaired", width: "115px", value: (p) => -Date.parse(p.repaired) || 0, cell: (p) => since(p.repaired, now) },
-    { key: "why", label: "Why", width: "auto", place: "last", value: (p) => p.detail ?? "", cell: (p) => why(p) },
+    { key: "why", label: "Why", width: "auto", place: "last", value: (p) => p.message ?? "", cell: (p) => why(p) },
   ],
 });
 
-const why = (p) => (p.detail ? [...list(p.reasons), p.detail].join(": ") : "");
+const why = (p) => (p.message ? [...list(p.reasons), p.message].join(": ") : "");
+
+// remediations are those of the problems that the peer's reasons name.
+const remediations = (p) => [...new Set(list(report.problems).filter((q) => q.subject?.node === p.node && list(p.reasons).includes(q.reason)).map((q) => q.remediation))].join(" ");
 
 // tell shows all of a peer.
 function tell(p) {
@@ -31,7 +34,7 @@ function tell(p) {
     ["Subnet", p.subnet],
     ["Next hop", p.via && `${p.via} dev ${p.dev}`],
     ["Why", why(p)],
-    ["What to do", list(p.reasons).map((r) => report.advice?.[r]).filter(Boolean).join(" ")],
+    ["Remediation", remediations(p)],
     ["Since", when(p.since)],
     ["Last repair", when(p.repaired)],
   ])));
@@ -50,22 +53,22 @@ function showHead() {
 
 // problemGroups are the problems by their reason: those that keep the node from being ready come first.
 function problemGroups() {
-  const groups = [...grouped(list(report.problems), (p) => `${p.own ? 0 : 1} ${p.reason}`).values()];
-  return groups.sort((a, b) => Boolean(b[0].own) - Boolean(a[0].own) || b.length - a.length);
+  const groups = [...grouped(list(report.problems), (p) => `${p.blocksReady ? 0 : 1} ${p.reason}`).values()];
+  return groups.sort((a, b) => Boolean(b[0].blocksReady) - Boolean(a[0].blocksReady) || b.length - a.length);
 }
 
 function showProblems() {
   const groups = problemGroups();
-  const found = groups.map((group) => trouble(group[0].own ? "bad" : "warn",
-    group[0].reason + (group[0].own ? " – this node's pods suffer from it" : group.length > 1 ? ` – ${count(group.length, "time")}` : ""),
-    group, (p) => (p.node ? `${p.node}: ` : "") + p.detail, report.advice?.[group[0].reason]));
+  const found = groups.map((group) => problemBox(group[0].blocksReady ? "bad" : "warn",
+    group[0].reason + (group[0].blocksReady ? " – this node's pods suffer from it" : group.length > 1 ? ` – ${count(group.length, "time")}` : ""),
+    group, (p) => (p.subject?.node ? `${p.subject.node}: ` : "") + p.message, group[0].remediation));
   const lost = list(report.peers).filter((p) => p.state === "missing");
   if (lost.length > 0) {
-    found.splice(groups.filter((g) => g[0].own).length, 0, trouble("bad", `Missing routes – ${count(lost.length, "peer")}`, lost, (p) => `${p.node}: ${p.detail ?? p.subnet}`,
+    found.splice(groups.filter((g) => g[0].blocksReady).length, 0, problemBox("bad", `Missing routes – ${count(lost.length, "peer")}`, lost, (p) => `${p.node}: ${p.message ?? p.subnet}`,
       "Wait a few seconds: the agent puts routes back. If they stay away, look for Contested or RouteFailed here, and at the agent's log."));
   }
   if (report.api?.error) {
-    found.push(trouble("warn", "The API server can't be asked", [report.api.error], (text) => text,
+    found.push(problemBox("warn", "The API server can't be asked", [report.api.error], (text) => text,
       "All routes stay as they are meanwhile. Look at the API server, and at the way there from this node."));
   }
   steady(byId("problems"), found.length > 0 ? found : make("p", { class: "ok" }, "✓ No problems."));
@@ -74,7 +77,7 @@ function showProblems() {
 function showHost() {
   const { host = {}, api = {} } = report;
   const conditions = list(report.conditions);
-  const holding = conditions.filter((c) => c.state === "ok");
+  const holding = conditions.filter((c) => c.status === "True");
   steady(byId("host"), terms([
     ["Addresses", lines(host.addresses)],
     ["Pod subnets", host.router ? "none: it is a router" : lines(host.subnets)],
@@ -85,7 +88,7 @@ function showHost() {
     ["CNI config", host.config && make("span", { class: "code" }, host.config)],
     ["API server", api.heard ? `heard of ${since(api.heard, now)}` : api.synced ? "listed" : "never heard of"],
     ["Conditions", [`${holding.length} of ${conditions.length} hold`, conditions.length > holding.length && make("ul", {},
-      conditions.filter((c) => c.state !== "ok").map((c) => make("li", { class: c.state === "failed" ? "bad" : "dim" }, `${c.name}: ${c.detail || c.state}`)))]],
+      conditions.filter((c) => c.status !== "True").map((c) => make("li", { class: c.status === "False" ? "bad" : "dim" }, `${c.name}: ${c.message || c.status.toLowerCase()}`)))]],
   ]));
 }
 
@@ -97,7 +100,7 @@ function showDrift() {
   const looked = drift.time ? `looked at ${since(drift.time, now)}` : "not looked at yet";
   steady(byId("drift"), drift.error ? make("p", { class: "bad" }, `They can't be looked at: ${drift.error}`)
     : differences.length === 0 ? make("p", { class: drift.time ? "ok" : "soft" }, drift.time ? "✓ All is as it should be" : "", make("span", { class: "soft" }, (drift.time ? ", " : "") + looked + "."))
-      : [...grouped(differences, (d) => `${d.fault} ${d.kind}`)].map(([what, group]) => trouble("bad", `${what} – ${group.length}`, group, (d) => make("code", {}, d.name)))
+      : [...grouped(differences, (d) => d.reason)].map(([reason, group]) => problemBox("bad", `${reason} – ${group.length}`, group, (d) => make("code", {}, d.message)))
         .concat(make("p", { class: "soft" }, looked)));
 }
 

@@ -85,9 +85,9 @@ function spread(items, line, few = 5, most = 200) {
     make("summary", {}, count(items.length - few, "more", "more")), make("ul", {}, more))];
 }
 
-// trouble is a kind of problem: what, where, and what to do.
-const trouble = (kind, title, items, line, cure) => make("div", { class: "problem " + kind },
-  make("h3", {}, title), spread(items, line), cure && make("p", { class: "cure" }, make("b", {}, "What to do: "), cure));
+// problemBox shows problems of one kind: a title, a line for each, and the remediation.
+const problemBox = (kind, title, items, line, remediation) => make("div", { class: "problem " + kind },
+  make("h3", {}, title), spread(items, line), remediation && make("p", { class: "remediation" }, make("b", {}, "Remediation: "), remediation));
 
 // steady replaces what is in an element, unless it is the same: who reads or has marked something keeps it, and what
 // somebody has opened stays open.
