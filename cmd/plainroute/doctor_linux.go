@@ -24,6 +24,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/finding"
 	"github.com/plainroute/plainroute/pkg/pages"
@@ -127,7 +128,7 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	}
 	p.Host, p.State, p.KernelErr = f.look(ctx, p)
 	p.Bridge = cmp.Or(p.Bridge, bridgeOf(p.State), topology.Bridge)
-	if inspector, err := dataplane.NewInspector(); err == nil {
+	if inspector, err := inspect.New(); err == nil {
 		p.Kernel = inspector
 	} else {
 		p.KernelErr = errors.Join(p.KernelErr, err)

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // An xtSpec is a rule of iptables: prefixes, devices ("eth+" are all that begin so), and the flags of struct ipt_ip.
@@ -247,7 +249,7 @@ func TestRulesOfIPTables(t *testing.T) {
 		}
 		var got []string
 		for _, p := range packets {
-			fits, _ := l.rule(c.s.encode(l, 0, nil), 0).judge(p)
+			fits, _ := l.rule(c.s.encode(l, 0, nil), 0).match(p)
 			got = append(got, truthNames[fits])
 		}
 		if s := strings.Join(got, " "); s != c.want {
@@ -269,7 +271,7 @@ func TestVerdictsOfIPTables(t *testing.T) {
 				s.flags = goTo
 			}
 			table := append(make([]byte, 512), s.encode(l, 512, map[string]int{"A": 4096, "B": 8192, "C": 0})...)
-			if got := judgment(l.rule(table, 512).judge(Packet{From: netip.MustParsePrefix("::/0")})); l.family == "ip6" && got != want {
+			if got := judgment(l.rule(table, 512).match(Packet{From: netip.MustParsePrefix("::/0")})); l.family == "ip6" && got != want {
 				t.Errorf("%s of %s: got %s, want %s", target, l.family, got, want)
 			}
 			if got := judgment(yes, l.rule(table, 512).verdict()); got != want {
@@ -339,7 +341,7 @@ func TestLegacyForwardChains(t *testing.T) {
 		}
 		address := families[l.family]
 		packet := func(from, to int, answer bool) Packet {
-			return Packet{In: "lo", From: netip.MustParsePrefix(address(from)), To: netip.MustParsePrefix(address(to)), Answer: answer}
+			return Packet{In: "lo", From: netip.MustParsePrefix(address(from)), To: netip.MustParsePrefix(address(to)), Reply: answer}
 		}
 		packets := []Packet{packet(1, 2, false), packet(9, 2, false), packet(9, 1, false), packet(3, 1, true), packet(3, 1, false), packet(4, 1, false)}
 		for policy, end := range map[string]string{"DROP": "dropped by its policy", "ACCEPT": "accepted"} {
@@ -352,7 +354,7 @@ func TestLegacyForwardChains(t *testing.T) {
 				t.Errorf("%d file descriptors became %d", descriptors, n)
 			}
 			got := []string{chains[number].String()}
-			for _, f := range chains[number].Fates {
+			for _, f := range chains[number].Outcomes {
 				got = append(got, f.text())
 			}
 			want := []string{
@@ -366,30 +368,6 @@ func TestLegacyForwardChains(t *testing.T) {
 				t.Errorf("what was written is %+v, and what was read %+v", parsed, chains[number])
 			}
 		}
-	}
-}
-
-// refuseOption has getsockopt(2) fail on the test's thread for one option.
-func refuseOption(t *testing.T, errno unix.Errno, option uint32) {
-	t.Helper()
-	load := func(offset uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
-	}
-	unless := func(value uint32, skip uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
-	}
-	const thirdArgument = 32 // of struct seccomp_data
-	filter := []unix.SockFilter{
-		load(0), unless(unix.SYS_GETSOCKOPT, 3), load(thirdArgument), unless(option, 1),
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
-		t.Skipf("can't filter system calls here: %v", err)
 	}
 }
 
@@ -409,10 +387,10 @@ func TestRefusedLegacyChainsAreTold(t *testing.T) {
 	m.must(unix.Setfsuid(65534))
 	fails(unix.EACCES, "reading the tables of iptables: ")
 	m.must(unix.Setfsuid(0))
-	refuseOption(t, unix.EAGAIN, getEntries)
+	seccomp.RefuseCalls(t, unix.EAGAIN, unix.SYS_GETSOCKOPT, map[int]uint32{2: getEntries})
 	fails(unix.EAGAIN, "reading the table filter of iptables: ")
-	refuseOption(t, unix.EPERM, getInfo)
+	seccomp.RefuseCalls(t, unix.EPERM, unix.SYS_GETSOCKOPT, map[int]uint32{2: getInfo})
 	fails(unix.EPERM, "reading the table filter of iptables: ")
-	refuseSockets(t, unix.ENFILE, unix.AF_INET)
+	seccomp.RefuseSockets(t, unix.ENFILE, unix.AF_INET)
 	fails(unix.ENFILE, "reading the table filter of iptables: ")
 }

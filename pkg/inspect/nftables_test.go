@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 // The packets of these tests: of a pod to pods of a peer, by devices of which one is known, the answer, and one of IPv6.
 var (
 	newPacket    = Packet{In: "lo", From: netip.MustParsePrefix("10.244.1.7/32"), To: netip.MustParsePrefix("10.244.2.0/24")}
-	answerPacket = Packet{In: "lo", Out: "lo", From: newPacket.To, To: newPacket.From, Answer: true}
+	answerPacket = Packet{In: "lo", Out: "lo", From: newPacket.To, To: newPacket.From, Reply: true}
 	ipv6Packet   = Packet{In: "lo", Out: "eth0", From: netip.MustParsePrefix("fd00::7/128"), To: netip.MustParsePrefix("fd00:2::/64")}
 )
 
@@ -170,7 +170,7 @@ var expressionCases = []struct {
 // What nft writes is judged as the nft_*_eval of net/netfilter do, as far as the packet is known.
 func TestExpressions(t *testing.T) {
 	for _, c := range expressionCases {
-		got := judgment((&nftMachine{c.p, nil, map[uint32]bits{}}).run(c.do))
+		got := judgment((&nftVM{c.p, nil, map[uint32]bits{}}).run(c.do))
 		if got != c.want {
 			text := ""
 			for _, e := range c.do {
@@ -184,7 +184,7 @@ func TestExpressions(t *testing.T) {
 // A register that a shift was to write, of which the library does not read how far, has not what was there before.
 func TestShiftIntoAnotherRegister(t *testing.T) {
 	shift := &expr.Bitwise{SourceRegister: 1, DestRegister: 2, Len: 4}
-	got := judgment((&nftMachine{newPacket, nil, map[uint32]bits{}}).run([]expr.Any{
+	got := judgment((&nftVM{newPacket, nil, map[uint32]bits{}}).run([]expr.Any{
 		&expr.Immediate{Register: 2, Data: []byte{9, 9, 9, 9}}, ipField(sourceAt, 4), shift, &expr.Cmp{Register: 2, Data: []byte{9, 9, 9, 9}},
 	}))
 	if got != "unknown" {
@@ -273,7 +273,7 @@ func TestLookups(t *testing.T) {
 		{"no", peer, toData, "data map"},
 	} {
 		c.e.SetName = c.set
-		got := judgment((&nftMachine{newPacket, lookupSets, map[uint32]bits{}}).run([]expr.Any{c.load, &c.e}))
+		got := judgment((&nftVM{newPacket, lookupSets, map[uint32]bits{}}).run([]expr.Any{c.load, &c.e}))
 		if got != c.want {
 			t.Errorf("%+v in %s (%+v): got %s, want %s", c.load, c.set, c.e, got, c.want)
 		}
@@ -309,14 +309,14 @@ func TestMatchesOfIPTables(t *testing.T) {
 		{"unknown", expr.Match{Name: "conntrack", Info: state(xt.ConntrackState|xt.ConntrackStatus, 0, isNew)}},
 		{"unknown", expr.Match{Name: "conntrack", Info: state(xt.ConntrackProto, 0, isNew)}},
 	} {
-		if got := judgment((&nftMachine{packet: newPacket}).step(&c.m)); got != c.want {
+		if got := judgment((&nftVM{packet: newPacket}).step(&c.m)); got != c.want {
 			t.Errorf("%+v: got %s, want %s", c.m, got, c.want)
 		}
 	}
 	for name, want := range map[string]string{
 		"REJECT": "yes drop", "LOG": "yes", "NFLOG": "yes", "MARK": "yes", "CONNMARK": "yes", "TCPMSS": "yes", "AUDIT": "yes", "NFQUEUE": "yes queue",
 	} {
-		if got := judgment((&nftMachine{}).step(&expr.Target{Name: name})); got != want {
+		if got := judgment((&nftVM{}).step(&expr.Target{Name: name})); got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
 	}

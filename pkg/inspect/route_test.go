@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 func (m *machine) rule(priority, table int, from, to string) {
@@ -52,8 +54,8 @@ func TestRules(t *testing.T) {
 			t.Errorf("got %v, %v, want %v", got, err, want)
 		}
 	}
-	r := newRefuser(t)
-	r.requests(unix.ENOMEM, unix.RTM_GETRULE)
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, unix.RTM_GETRULE)
 	if got, err := i.Rules(true); got != nil || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), "listing rules: ") {
 		t.Errorf("refused: %v, %v", got, err)
 	}
@@ -79,27 +81,27 @@ func TestLookup(t *testing.T) {
 	} {
 		from, _ := netip.ParseAddr(c.from)
 		via, _ := netip.ParseAddr(c.via)
-		gotVia, out, err := i.Lookup(netip.MustParseAddr(c.to), c.dev, from)
-		if err != nil || gotVia != via || out != c.out {
-			t.Errorf("%+v: got %v, %s, %v", c, gotVia, out, err)
+		got, err := i.Lookup(netip.MustParseAddr(c.to), c.dev, from, Selector{})
+		if err != nil || got != (Route{Dev: c.out, Via: via}) {
+			t.Errorf("%+v: got %+v, %v", c, got, err)
 		}
 	}
 	to := netip.MustParseAddr("10.244.2.1")
-	if via, out, err := i.Lookup(to, "none", netip.Addr{}); via.IsValid() || out != "" || err == nil {
-		t.Errorf("by a device that is not there: %v, %s, %v", via, out, err)
+	if got, err := i.Lookup(to, "none", netip.Addr{}, Selector{}); got != (Route{}) || err == nil {
+		t.Errorf("by a device that is not there: %+v, %v", got, err)
 	}
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for n, want := range []string{"looking up 10.244.2.1: ", "looking up the device towards 10.244.2.1: "} {
-		end := r.nth(unix.ENOMEM, n+1)
-		if via, out, err := i.Lookup(to, "", netip.Addr{}); via.IsValid() || out != "" || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("without request %d: %v, %s, %v", n+1, via, out, err)
+		end := r.Nth(unix.ENOMEM, n+1)
+		if got, err := i.Lookup(to, "", netip.Addr{}, Selector{}); got != (Route{}) || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("without request %d: %+v, %v", n+1, got, err)
 		}
 		end()
 	}
 }
 
-// A rule for one kind of packet gives others no way, and each kind is looked up by itself.
-func TestLookupKind(t *testing.T) {
+// A rule that selects one kind of packet does not route others, and each selector is looked up by itself.
+func TestLookupBySelector(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
 	tcp80 := rtnl.NewRule()
@@ -114,13 +116,13 @@ func TestLookupKind(t *testing.T) {
 	m.must(m.nl.RouteAdd(route))
 	rules, err := i.Rules(true)
 	m.must(err)
-	for n, want := range []PacketKind{{Protocol: unix.IPPROTO_TCP, DstPort: 80}, {Mark: masqueradeMark}, {}} {
-		if rules[n].Kind != want {
-			t.Errorf("rule %d is for %+v, want %+v", n, rules[n].Kind, want)
+	for n, want := range []Selector{{Protocol: unix.IPPROTO_TCP, DstPort: 80}, {Mark: masqueradeMark}, {}} {
+		if rules[n].Selector != want {
+			t.Errorf("rule %d is for %+v, want %+v", n, rules[n].Selector, want)
 		}
 	}
 	to := netip.MustParseAddr("198.51.100.1")
-	for kind, via := range map[PacketKind]string{
+	for selector, via := range map[Selector]string{
 		{}:                           "192.168.1.1",
 		{Protocol: unix.IPPROTO_TCP}: "192.168.1.1",
 		{Protocol: unix.IPPROTO_TCP, DstPort: 80}:    "192.168.1.9",
@@ -129,32 +131,58 @@ func TestLookupKind(t *testing.T) {
 		{TOS: 16}:              "192.168.1.1",
 		{Mark: masqueradeMark}: "192.168.1.9",
 	} {
-		if got, out, err := i.LookupKind(to, "", netip.MustParseAddr("192.168.1.11"), kind); err != nil || got.String() != via || out != "eth0" {
-			t.Errorf("%q: got %v, %s, %v, want %s", kind, got, out, err, via)
+		if got, err := i.Lookup(to, "", netip.MustParseAddr("192.168.1.11"), selector); err != nil || got.Via.String() != via || got.Dev != "eth0" {
+			t.Errorf("%q: got %+v, %v, want %s", selector, got, err, via)
 		}
 	}
-	if _, _, err := i.LookupKind(to, "", netip.Addr{}, PacketKind{Protocol: unix.IPPROTO_SCTP}); !errors.Is(err, unix.EOPNOTSUPP) {
+	if _, err := i.Lookup(to, "", netip.Addr{}, Selector{Protocol: unix.IPPROTO_SCTP}); !errors.Is(err, unix.EOPNOTSUPP) {
 		t.Errorf("of SCTP: %v", err)
 	}
-	if _, _, err := i.LookupKind(to, "none", netip.Addr{}, PacketKind{TOS: 16}); err == nil {
+	if _, err := i.Lookup(to, "none", netip.Addr{}, Selector{TOS: 16}); err == nil {
 		t.Error("by a device that is not there")
 	}
 }
 
-// A way that can't be looked up is reported; without the route that it goes by, its MTU is that of the device.
-func TestRefusedWayIsTold(t *testing.T) {
+// A route that can't be looked up is reported. If the second lookup fails, its MTU is not known.
+func TestRefusedRouteIsReported(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
 	route := m.foreign("10.244.2.0/24", "192.168.1.12", "eth0", 0, 4)
 	route.MTU = 1400
 	m.must(m.nl.RouteAdd(route))
 	via := netip.MustParseAddr("192.168.1.12")
-	r := newRefuser(t)
-	for n, want := range []Way{{}, {}, {"eth0", via, 0}, {"eth0", via, 1400}} {
-		end := r.nth(unix.ENOMEM, n+1)
-		way, err := i.WayTo(netip.MustParseAddr("10.244.2.1"))
-		if end(); way != want || (err != nil) != (n < 2) || err != nil && !errors.Is(err, unix.ENOMEM) {
-			t.Errorf("without request %d: %+v, %v", n+1, way, err)
+	r := seccomp.NewRefuser(t)
+	for n, want := range []Route{{}, {}, {"eth0", via, 0}, {"eth0", via, 1400}} {
+		end := r.Nth(unix.ENOMEM, n+1)
+		route, err := i.RouteTo(netip.MustParseAddr("10.244.2.1"))
+		if end(); route != want || (err != nil) != (n < 2) || err != nil && !errors.Is(err, unix.ENOMEM) {
+			t.Errorf("without request %d: %+v, %v", n+1, route, err)
 		}
+	}
+}
+
+// The MTU is that of the route.
+func TestRouteTo(t *testing.T) {
+	m := newMachine(t)
+	m.needIPv6()
+	i := m.inspector()
+	dst, err := rtnl.ParseIPNet("192.168.1.12/32")
+	m.must(err)
+	m.must(m.nl.RouteAdd(&rtnl.Route{LinkIndex: m.eth0.Attrs().Index, Dst: dst, MTU: 1400}))
+	for to, want := range map[string]Route{
+		"192.168.1.12":       {Dev: "eth0", MTU: 1400},
+		"192.168.1.13":       {Dev: "eth0"},
+		"198.51.100.1":       {Dev: "eth0", Via: netip.MustParseAddr("192.168.1.1")},
+		"fd00:192:168:1::12": {Dev: "eth0"},
+	} {
+		if got, err := i.RouteTo(netip.MustParseAddr(to)); got != want || err != nil {
+			t.Errorf("the route to %s is %+v, %v, want %+v", to, got, err, want)
+		}
+	}
+	if route, err := i.RouteTo(netip.MustParseAddr("2001:db8::1")); err == nil {
+		t.Errorf("there is a route to where there is none: %+v", route)
+	}
+	if macs, err := i.MACs(); err != nil || macs["eth0"] != m.eth0.Attrs().HardwareAddr.String() {
+		t.Errorf("the MAC addresses are %v, %v", macs, err)
 	}
 }

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // stateOfPort is what `bridge link set dev NAME state N` does.
@@ -52,14 +54,14 @@ func TestPorts(t *testing.T) {
 	ports, err := i.Ports("br7")
 	m.must(err)
 	slices.SortFunc(ports, func(a, b Port) int { return strings.Compare(a.Name, b.Name) })
-	if want := []Port{{Name: "one", State: PortForwarding}, {Name: "two", Isolated: true, Deaf: "bcast_flood off", NoHairpin: true}}; !slices.Equal(ports, want) {
+	if want := []Port{{Name: "one", State: PortForwarding}, {Name: "two", Isolated: true, BlockedBy: "bcast_flood off", NoHairpin: true}}; !slices.Equal(ports, want) {
 		t.Errorf("got %+v, want %+v", ports, want)
 	}
 	if ports, err := i.Ports("none"); ports != nil || err == nil || !strings.HasPrefix(err.Error(), "looking for none: ") {
 		t.Errorf("of a bridge that is not there: %v, %v", ports, err)
 	}
-	r := newRefuser(t)
-	r.nth(unix.ENOMEM, 2)
+	r := seccomp.NewRefuser(t)
+	r.Nth(unix.ENOMEM, 2)
 	if ports, err := i.Ports("br7"); ports != nil || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), "listing the ports of br7: ") {
 		t.Errorf("refused: %v, %v", ports, err)
 	}

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"fmt"
@@ -22,24 +22,24 @@ func parseChains(text string) map[string][]rule {
 		name, rules, _ := strings.Cut(chain, ": ")
 		for i, r := range strings.Split(rules, ", ") {
 			words := append(strings.Fields(r), "", "", "")
-			judge := func(Packet) (truth, expr.Verdict) {
+			match := func(Packet) (truth, expr.Verdict) {
 				return fits[words[0]], expr.Verdict{Kind: kinds[words[1]], Chain: words[2]}
 			}
 			if words[0] != "" {
-				chains[name] = append(chains[name], rule{fmt.Sprint(name, i+1), judge})
+				chains[name] = append(chains[name], rule{fmt.Sprint(name, i+1), match})
 			}
 		}
 	}
 	return chains
 }
 
-func (f Fate) text() string {
+func (f Outcome) text() string {
 	text := map[[2]bool]string{{true, false}: "accepted", {false, true}: "dropped", {true, true}: "either", {false, false}: "neither"}[[2]bool{f.Accepted, f.Dropped}]
-	if f.By != "" {
-		text += " by " + f.By
+	if f.DroppedBy != "" {
+		text += " by " + f.DroppedBy
 	}
-	if f.Doubt != "" {
-		text += ", depends on " + f.Doubt
+	if f.UncertainRule != "" {
+		text += ", depends on " + f.UncertainRule
 	}
 	return text
 }
@@ -82,7 +82,7 @@ func TestFateInChains(t *testing.T) {
 		"base: yes jump a, yes accept | a: some accept, unknown drop, yes jump b | b: yes drop": "either by a2, depends on a1; either by a2, depends on a1",
 	} {
 		chains := parseChains(text)
-		if got := fate(chains, "base", false, Packet{}).text() + "; " + fate(chains, "base", true, Packet{}).text(); got != want {
+		if got := evaluate(chains, "base", false, Packet{}).text() + "; " + evaluate(chains, "base", true, Packet{}).text(); got != want {
 			t.Errorf("%s\nbecomes %s\nwant    %s", text, got, want)
 		}
 	}
@@ -97,7 +97,7 @@ func TestFateInManyChains(t *testing.T) {
 			chains[fmt.Sprint(level)] = append(chains[fmt.Sprint(level)], parseChains(fmt.Sprint("c: yes jump ", level+1))["c"]...)
 		}
 	}
-	if got := fate(chains, "0", true, Packet{}).text(); got != "dropped by its policy" {
+	if got := evaluate(chains, "0", true, Packet{}).text(); got != "dropped by its policy" {
 		t.Error(got)
 	}
 }
@@ -108,7 +108,7 @@ func TestForwardText(t *testing.T) {
 	if got := p.String(); got != "from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new" {
 		t.Error(got)
 	}
-	if p.Answer = true; !strings.HasSuffix(p.String(), "(eth0), answer") {
+	if p.Reply = true; !strings.HasSuffix(p.String(), "(eth0), answer") {
 		t.Error(p)
 	}
 	if p.UDP = true; !strings.HasSuffix(p.String(), "(eth0), answer, UDP") {
@@ -134,7 +134,7 @@ func TestFateOfTheOtherFamily(t *testing.T) {
 			if family != of && family != "inet" {
 				want = "accepted"
 			}
-			if got := (Chain{Family: family, Drops: true}).with(nil, []Packet{p}).Fates[0].text(); got != want {
+			if got := (Chain{Family: family, Drops: true}).evaluate(nil, []Packet{p}).Outcomes[0].text(); got != want {
 				t.Errorf("in a chain of %s a packet of %s is %s, want %s", family, of, got, want)
 			}
 		}
