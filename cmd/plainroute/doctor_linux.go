@@ -24,9 +24,9 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
-	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/pages"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
