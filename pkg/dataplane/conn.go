@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -27,10 +28,7 @@ func OpenConn() (*Conn, error) {
 
 // Close closes the socket and the namespace.
 func (c *Conn) Close() error {
-	if err := c.rtnetlink.close(); err != nil {
-		return err
-	}
-	return c.namespace.close()
+	return errors.Join(c.rtnetlink.close(), c.namespace.close())
 }
 
 // Do calls f on a thread in the namespace.

@@ -67,19 +67,18 @@ func (i *Inspector) ForwardChains(packets []Packet) (found []Chain, err error) {
 	return found, err
 }
 
-// evaluate returns the chain with its number of rules and the outcomes of packets. A chain of one family accepts
-// the packets of the other, which don't pass it.
+// evaluate returns the chain with its number of rules and the outcomes of packets.
 func (c Chain) evaluate(chains map[string][]rule, packets []Packet) Chain {
 	c.Rules = len(chains[c.Name])
 	for _, p := range packets {
 		if c.Hook == hookPrerouting {
 			p.Out = "" // not routed yet
 		}
-		if c.Family == "ip" && !p.is4() || c.Family == "ip6" && p.is4() {
-			c.Outcomes = append(c.Outcomes, Outcome{Accepted: true})
-		} else {
-			c.Outcomes = append(c.Outcomes, evaluate(chains, c.Name, c.Drops, p))
+		outcome := Outcome{Accepted: true} // of a packet of the other family, which does not pass the chain
+		if c.Family == "inet" || (c.Family == "ip") == p.is4() {
+			outcome = evaluate(chains, c.Name, c.Drops, p)
 		}
+		c.Outcomes = append(c.Outcomes, outcome)
 	}
 	return c
 }

@@ -1,6 +1,10 @@
 package inspect
 
-import "github.com/google/nftables/expr"
+import (
+	"cmp"
+
+	"github.com/google/nftables/expr"
+)
 
 // Outcome is what a chain does with a packet. Accepted and Dropped are both set if that is uncertain.
 type Outcome struct {
@@ -43,20 +47,18 @@ type evaluation struct {
 
 // exits are all the ways in which a packet may leave a chain or a rule.
 type exits struct {
-	accept, drop     bool
-	next             bool // to the next rule
-	returns          bool // to the chain that jumped to this one
-	droppedBy, doubt string
+	Outcome
+	next    bool // to the next rule
+	returns bool // to the chain that jumped to this one
 }
 
 // evaluate runs a packet through a base chain.
 func evaluate(chains map[string][]rule, base string, policyDrops bool, p Packet) Outcome {
 	e := (&evaluation{chains, p, map[string]exits{}}).chain(base)
-	o := Outcome{e.accept || e.returns && !policyDrops, e.drop || e.returns && policyDrops, e.droppedBy, e.doubt}
-	if o.Dropped && o.DroppedBy == "" {
-		o.DroppedBy = "its policy"
+	if e.returns {
+		e.add(Outcome{Accepted: !policyDrops, Dropped: policyDrops, DroppedBy: "its policy"})
 	}
-	return o
+	return e.Outcome
 }
 
 func (v *evaluation) chain(name string) exits {
@@ -76,12 +78,13 @@ func (v *evaluation) rules(rules []rule) (all exits) {
 		}
 		e := v.follow(verdict, r.name)
 		if matches == some {
-			e.drop = false // a rule that drops some ports does not cut a pod off
+			e.Dropped = false // a rule that drops some ports does not cut a pod off
 		}
-		if matches != yes && (e.accept || e.drop || e.returns) {
-			e.doubt = r.name
+		if matches != yes && (e.Accepted || e.Dropped || e.returns) {
+			e.UncertainRule = r.name
 		}
-		all.add(e)
+		all.add(e.Outcome)
+		all.returns = all.returns || e.returns
 		if matches == yes && !e.next {
 			return all
 		}
@@ -95,9 +98,9 @@ func (v *evaluation) follow(verdict expr.Verdict, name string) exits {
 	case expr.VerdictContinue:
 		return exits{next: true}
 	case expr.VerdictAccept:
-		return exits{accept: true}
+		return exits{Outcome: Outcome{Accepted: true}}
 	case expr.VerdictDrop:
-		return exits{drop: true, droppedBy: name}
+		return exits{Outcome: Outcome{Dropped: true, DroppedBy: name}}
 	case expr.VerdictReturn:
 		return exits{returns: true}
 	case expr.VerdictJump:
@@ -107,17 +110,15 @@ func (v *evaluation) follow(verdict expr.Verdict, name string) exits {
 	case expr.VerdictGoto:
 		return v.chain(verdict.Chain)
 	default:
-		return exits{accept: true, drop: true, droppedBy: name, doubt: name}
+		return exits{Outcome: Outcome{true, true, name, name}}
 	}
 }
 
-// add adds the exits of a rule to those of the rules before it.
-func (e *exits) add(o exits) {
-	e.accept, e.drop, e.returns = e.accept || o.accept, e.drop || o.drop, e.returns || o.returns
-	if e.droppedBy == "" && o.drop {
-		e.droppedBy = o.droppedBy
+// add adds a rule's outcome to that of the rules before it.
+func (o *Outcome) add(later Outcome) {
+	o.Accepted, o.Dropped = o.Accepted || later.Accepted, o.Dropped || later.Dropped
+	if later.Dropped {
+		o.DroppedBy = cmp.Or(o.DroppedBy, later.DroppedBy)
 	}
-	if e.doubt == "" {
-		e.doubt = o.doubt
-	}
+	o.UncertainRule = cmp.Or(o.UncertainRule, later.UncertainRule)
 }

@@ -33,9 +33,9 @@ type PeerNamespace struct {
 // CAP_NET_ADMIN, and Linux 4.20.
 func (i *Inspector) PeerNamespaces(bridge string) ([]PeerNamespace, error) {
 	// The kernel assigns a namespace its ID at the latest when it lists a port that leads there.
-	links, err := dataplane.RetryDump(i.handle.LinkList)
+	links, _, err := i.links()
 	if err != nil {
-		return nil, fmt.Errorf("listing links: %w", err)
+		return nil, err
 	}
 	addrs, err := dataplane.RetryDump(func() ([]rtnl.Addr, error) { return i.handle.AddrList(nil, rtnl.FAMILY_ALL) })
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	rtnl "github.com/vishvananda/netlink"
@@ -112,15 +111,10 @@ func (i *Inspector) NeighborCount(family int) (int, error) {
 
 // parseCount reads the column "entries" of the table's statistics, which has a row for each CPU
 // (neigh_stat_seq_show of net/core/neighbour.c).
-func parseCount(stat string) (int, error) {
-	lines := strings.SplitN(stat, "\n", 3)
-	if len(lines) < 2 || !strings.HasPrefix(lines[0], "entries") {
-		return 0, fmt.Errorf("reading the neighbor table's statistics: unexpected %q", lines[0])
+func parseCount(stat string) (n int, err error) {
+	header, row, _ := strings.Cut(stat, "\n")
+	if _, err := fmt.Sscanf(row, "%x", &n); err != nil || !strings.HasPrefix(header, "entries") {
+		return 0, fmt.Errorf("reading the neighbor table's statistics: unexpected %q", stat)
 	}
-	field, _, _ := strings.Cut(strings.TrimSpace(lines[1]), " ")
-	n, err := strconv.ParseInt(field, 16, 32)
-	if err != nil {
-		return 0, fmt.Errorf("reading the neighbor table's statistics: %w", err)
-	}
-	return int(n), nil
+	return n, nil
 }

@@ -22,25 +22,24 @@ type Packet struct {
 }
 
 func (p Packet) String() string {
-	kind := "new"
-	if p.Reply {
-		kind = "answer"
-	}
-	if p.UDP {
-		kind += ", UDP"
-	}
+	kind := choose(p.Reply, "answer", "new") + choose(p.UDP, ", UDP", "")
 	return fmt.Sprintf("from %s (%s) to %s (%s), %s", addrOrPrefix(p.From), p.In, addrOrPrefix(p.To), p.Out, kind)
 }
 
 // addrOrPrefix prints a prefix of one address without its length.
 func addrOrPrefix(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
+	return choose(p.IsSingleIP(), p.Addr().String(), p.String())
 }
 
 func (p Packet) is4() bool { return p.From.Addr().Is4() }
+
+// choose returns a if the condition holds, and b otherwise.
+func choose[T any](condition bool, a, b T) T {
+	if condition {
+		return a
+	}
+	return b
+}
 
 // meta returns a field of the kernel's metadata of a packet.
 func (p Packet) meta(key expr.MetaKey) bits {
@@ -56,25 +55,14 @@ func (p Packet) meta(key expr.MetaKey) bits {
 	case expr.MetaKeyL4PROTO:
 		return certain([]byte{p.protocol()})
 	case expr.MetaKeyNFPROTO:
-		if p.is4() {
-			return certain([]byte{unix.NFPROTO_IPV4})
-		}
-		return certain([]byte{unix.NFPROTO_IPV6})
+		return certain([]byte{choose[byte](p.is4(), unix.NFPROTO_IPV4, unix.NFPROTO_IPV6)})
 	case expr.MetaKeyPROTOCOL:
-		if p.is4() {
-			return certain(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))
-		}
-		return certain(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))
+		return certain(binary.BigEndian.AppendUint16(nil, choose[uint16](p.is4(), unix.ETH_P_IP, unix.ETH_P_IPV6)))
 	}
 	return bits{}
 }
 
-func (p Packet) protocol() byte {
-	if p.UDP {
-		return unix.IPPROTO_UDP
-	}
-	return unix.IPPROTO_TCP
-}
+func (p Packet) protocol() byte { return choose[byte](p.UDP, unix.IPPROTO_UDP, unix.IPPROTO_TCP) }
 
 func deviceName(name string) bits {
 	if name == "" {
@@ -95,10 +83,7 @@ func deviceIndex(name string) bits {
 
 // state returns the state of the connection, a bit of linux/netfilter/nf_conntrack_common.h.
 func (p Packet) state() uint32 {
-	if p.Reply {
-		return expr.CtStateBitESTABLISHED
-	}
-	return expr.CtStateBitNEW
+	return choose[uint32](p.Reply, expr.CtStateBitESTABLISHED, expr.CtStateBitNEW)
 }
 
 func (p Packet) ct(key expr.CtKey) bits {
@@ -106,10 +91,7 @@ func (p Packet) ct(key expr.CtKey) bits {
 	case expr.CtKeySTATE:
 		return certain(binary.NativeEndian.AppendUint32(nil, p.state()))
 	case expr.CtKeyDIRECTION:
-		if p.Reply {
-			return certain([]byte{1})
-		}
-		return certain([]byte{0})
+		return certain([]byte{choose[byte](p.Reply, 1, 0)})
 	}
 	return bits{}
 }

@@ -92,9 +92,4 @@ func (i *Inspector) routeRequest(to netip.Addr, dev string, from netip.Addr, s S
 	return append(header, b...), err
 }
 
-func family(is4 bool) byte {
-	if is4 {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
+func family(is4 bool) byte { return choose[byte](is4, unix.AF_INET, unix.AF_INET6) }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -70,4 +71,57 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 	addr, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
 	return netip.PrefixFrom(addr, bits)
+}
+
+// A Selector is what a rule may select packets by, besides addresses and device (ip-rule(8)). The zero value is
+// any packet.
+type Selector struct {
+	// Protocol is the IANA number of TCP, UDP or ICMP of the packet's family; ports go with the first two.
+	Protocol            uint8
+	SourcePort, DstPort uint16
+	// TOS is IPv4's type of service or IPv6's traffic class.
+	TOS  uint8
+	Mark uint32
+}
+
+// masqueradeMark is set by kube-proxy, before routing, on packets that are to get the node's address, such as those to
+// node ports (masqueradeBit of its configuration is 14).
+const masqueradeMark = 1 << 14
+
+func (s Selector) String() string {
+	names := map[uint8]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP", unix.IPPROTO_ICMP: "ICMP", unix.IPPROTO_ICMPV6: "ICMPv6"}
+	var words []string
+	add := func(set bool, format string, value any) {
+		if set {
+			words = append(words, fmt.Sprintf(format, value))
+		}
+	}
+	add(names[s.Protocol] != "", "%s", names[s.Protocol])
+	add(s.SourcePort != 0, "from port %d", s.SourcePort)
+	add(s.DstPort != 0, "to port %d", s.DstPort)
+	add(s.TOS != 0, "type of service %#x", s.TOS)
+	add(s.Mark != 0, "mark %#x, as kube-proxy's for masquerading", s.Mark)
+	return strings.Join(words, ", ")
+}
+
+// selectorOf returns a selector of packets that a rule selects and a cluster sends. The only mark in it is
+// kube-proxy's, because a packet with another mark was marked for that rule.
+func selectorOf(r rtnl.Rule) Selector {
+	if r.Invert {
+		return Selector{}
+	}
+	s := Selector{Protocol: uint8(r.IPProto), TOS: uint8(r.Tos)}
+	if r.Sport != nil {
+		s.SourcePort = r.Sport.Start
+	}
+	if r.Dport != nil {
+		s.DstPort = r.Dport.Start
+	}
+	if s.Protocol == 0 && (s.SourcePort != 0 || s.DstPort != 0) {
+		s.Protocol = unix.IPPROTO_TCP
+	}
+	if r.Mask != nil && r.Mark != 0 && masqueradeMark&*r.Mask == r.Mark {
+		s.Mark = masqueradeMark
+	}
+	return s
 }
