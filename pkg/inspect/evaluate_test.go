@@ -9,8 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// parseChains reads chains as in "base: yes jump a, some drop | a: no accept". A rule is how it fits, its verdict and a
-// chain; its name is its chain's and its number.
+// parseChains parses chains such as "base: yes jump a, some drop | a: no accept". A rule consists of its match, its verdict
+// and a chain. It is named after its chain and its number.
 func parseChains(text string) map[string][]rule {
 	fits := map[string]truth{"no": no, "yes": yes, "some": some, "unknown": unknown}
 	kinds := map[string]expr.VerdictKind{
@@ -44,8 +44,9 @@ func (f Outcome) text() string {
 	return text
 }
 
-// A packet goes the way of nft_do_chain (net/netfilter/nf_tables_core.c) and ipt_do_table, and all the ways of a rule that may fit.
-func TestFateInChains(t *testing.T) {
+// Packets pass chains as in nft_do_chain (net/netfilter/nf_tables_core.c) and ipt_do_table. After a rule that may match,
+// both continuations count.
+func TestOutcomeInChains(t *testing.T) {
 	for text, want := range map[string]string{ // after the policy to accept, and to drop
 		"base: ":                                                                                "accepted; dropped by its policy",
 		"base: no drop, no accept":                                                              "accepted; dropped by its policy",
@@ -88,9 +89,9 @@ func TestFateInChains(t *testing.T) {
 	}
 }
 
-// A chain is looked at once for each packet, or as many chains as the kernel lets packets jump through (NFT_JUMP_STACK_SIZE)
-// would take years.
-func TestFateInManyChains(t *testing.T) {
+// A chain is evaluated once for each packet. Otherwise as many nested chains as the kernel permits (NFT_JUMP_STACK_SIZE) would
+// take years.
+func TestOutcomeInManyChains(t *testing.T) {
 	chains := map[string][]rule{}
 	for level := range 16 {
 		for range 16 {
@@ -102,7 +103,7 @@ func TestFateInManyChains(t *testing.T) {
 	}
 }
 
-// Packets and chains are described as people write them, and as nft and iptables-save do.
+// Chains are printed as nft and iptables-save print them.
 func TestForwardText(t *testing.T) {
 	p := Packet{In: "plainroute0", Out: "eth0", From: netip.MustParsePrefix("10.244.1.7/32"), To: netip.MustParsePrefix("10.244.2.0/24")}
 	if got := p.String(); got != "from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new" {
@@ -125,8 +126,8 @@ func TestForwardText(t *testing.T) {
 	}
 }
 
-// Chains of one family are not on the way of the other's packets.
-func TestFateOfTheOtherFamily(t *testing.T) {
+// Packets of one family don't pass chains of the other.
+func TestOutcomeOfTheOtherFamily(t *testing.T) {
 	packets := map[string]Packet{"ip": {From: netip.MustParsePrefix("10.244.1.7/32")}, "ip6": {From: netip.MustParsePrefix("fd00::7/128")}}
 	for _, family := range []string{"ip", "ip6", "inet"} {
 		for of, p := range packets {

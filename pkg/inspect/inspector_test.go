@@ -72,7 +72,7 @@ var firewalled = []Packet{
 	{From: netip.MustParsePrefix("fd00::7/128"), To: netip.MustParsePrefix("fd00::8/128")},
 }
 
-func fatesOf(chains []Chain) (all []string) {
+func outcomesOf(chains []Chain) (all []string) {
 	for _, c := range chains {
 		all = append(all, c.String())
 		for _, f := range c.Outcomes {
@@ -98,7 +98,7 @@ func TestForwardChains(t *testing.T) {
 		"chain ip6 fw6 forward { type filter hook forward; policy accept; } with 0 rules",
 		"accepted", "accepted", "accepted", "accepted", "accepted", "accepted",
 	}
-	if got := fatesOf(chains); !slices.Equal(got, want) {
+	if got := outcomesOf(chains); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	names, err := i.Chains()
@@ -108,8 +108,8 @@ func TestForwardChains(t *testing.T) {
 	}
 }
 
-// Chains that can't be read are reported. Of a set that can't, nothing is known. Each is read once.
-func TestRefusedForwardChainsAreTold(t *testing.T) {
+// A chain that can't be read is an error. Lookups in a set that can't be read are unknown. Each is read once.
+func TestRefusedForwardChainsAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.firewall()
 	i := m.inspector()
@@ -163,7 +163,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// An inspector holds descriptors until it is closed, and no other is left.
+// An Inspector keeps its file descriptors until it is closed, and leaks none.
 func TestInspectorLeavesNothingOpen(t *testing.T) {
 	m := newMachine(t)
 	m.firewall()
@@ -189,8 +189,8 @@ func TestInspectorLeavesNothingOpen(t *testing.T) {
 	}
 }
 
-// Without netlink, or without /proc, there is no inspector, and nothing is left open.
-func TestRefusedInspectorIsTold(t *testing.T) {
+// New fails without netlink or without /proc, and leaks no file descriptor.
+func TestRefusedInspectorIsReported(t *testing.T) {
 	m := newMachine(t)
 	root := t.TempDir()
 	before := m.descriptors()

@@ -51,7 +51,7 @@ func TestNeighbors(t *testing.T) {
 	}
 }
 
-// Neighbors are in the order of their addresses and devices; multicast groups, which the kernel has for itself, are none.
+// Neighbors are sorted by address and device, without the kernel's entries for multicast groups.
 func TestOrderOfNeighbors(t *testing.T) {
 	m := newMachine(t)
 	m.addVeth("eth1", 1500)
@@ -100,8 +100,8 @@ func TestOrderOfNeighbors(t *testing.T) {
 	}
 }
 
-// What the kernel refuses to show or to ask is reported.
-func TestRefusedNeighborsAreTold(t *testing.T) {
+// Refused requests are reported.
+func TestRefusedNeighborRequestsAreReported(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
 	m.neighbor("192.168.1.14", unix.NUD_REACHABLE)
@@ -130,7 +130,7 @@ func TestRefusedNeighborsAreTold(t *testing.T) {
 	}
 }
 
-// In the initial network namespace the kernel shows its count.
+// In the initial network namespace the count is the kernel's.
 func TestNeighborCountOfAllNamespaces(t *testing.T) {
 	i, err := New()
 	if err != nil {
@@ -161,8 +161,8 @@ func TestNeighborCountOfAllNamespaces(t *testing.T) {
 	}
 }
 
-// Who was there a moment ago and is gone is trusted for half a minute, unless asked.
-func TestAskNeighbor(t *testing.T) {
+// A neighbor that is gone stays REACHABLE for half a minute, unless it is probed.
+func TestProbeNeighbor(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	i := m.inspector()
@@ -199,7 +199,7 @@ func TestAskNeighbor(t *testing.T) {
 	}
 }
 
-// What the kernel shows of its tables in the initial namespace, here with two CPUs.
+// The statistics of the initial namespace, here with two CPUs, are those of all.
 func TestNeighborCountOfKernel(t *testing.T) {
 	const stat = "entries  allocs   destroys hash_grows lookups  hits     res_failed rcv_probes_mcast rcv_probes_ucast periodic_gc_runs forced_gc_runs unresolved_discards table_fulls\n" +
 		"000003e9 00000007 00000003 00000000 00000149 00000145 00000000   00000000         00000000         00000058         00000000       00000000            00000000\n" +

@@ -13,7 +13,7 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// stateOfPort is what `bridge link set dev NAME state N` does.
+// stateOfPort does what `bridge link set dev NAME state N` does.
 func (m *machine) stateOfPort(name string, state PortState) {
 	m.t.Helper()
 	m.portOption(name, nl.IFLA_BRPORT_STATE, byte(state))
@@ -33,7 +33,7 @@ func (m *machine) portOption(name string, option int, value byte) {
 	m.must(err)
 }
 
-// The ports of a bridge are those that could forward: of no other bridge, up and with a carrier.
+// Ports returns the ports of one bridge that are up and have a carrier.
 func TestPorts(t *testing.T) {
 	m := newMachine(t)
 	for _, name := range []string{"br7", "br8"} {
@@ -67,7 +67,7 @@ func TestPorts(t *testing.T) {
 	}
 }
 
-// The states are those of linux/if_bridge.h, by the names that bridge(8) has for them.
+// The states are those of linux/if_bridge.h, with the names that bridge(8) prints.
 func TestPortStates(t *testing.T) {
 	for state, want := range map[PortState]string{
 		0: "disabled", PortListening: "listening", PortLearning: "learning", PortForwarding: "forwarding", 4: "blocking", 5: "state 5",

@@ -61,7 +61,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// A lookup goes by the rules, and with a device and a source as for a packet that comes in there.
+// A lookup follows the policy rules; with a device and a source it is that of a packet that comes in there.
 func TestLookup(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
