@@ -33,13 +33,13 @@ func parseChains(text string) map[string][]rule {
 	return chains
 }
 
-func (f Outcome) text() string {
-	text := map[[2]bool]string{{true, false}: "accepted", {false, true}: "dropped", {true, true}: "either", {false, false}: "neither"}[[2]bool{f.Accepted, f.Dropped}]
-	if f.DroppedBy != "" {
-		text += " by " + f.DroppedBy
+func (o Outcome) text() string {
+	text := map[[2]bool]string{{true, false}: "accepted", {false, true}: "dropped", {true, true}: "either", {false, false}: "neither"}[[2]bool{o.Accepted, o.Dropped}]
+	if o.DroppedBy != "" {
+		text += " by " + o.DroppedBy
 	}
-	if f.UncertainRule != "" {
-		text += ", depends on " + f.UncertainRule
+	if o.UncertainRule != "" {
+		text += ", depends on " + o.UncertainRule
 	}
 	return text
 }

@@ -186,3 +186,37 @@ func TestRouteTo(t *testing.T) {
 		t.Errorf("the MAC addresses are %v, %v", macs, err)
 	}
 }
+
+// Each table is read once, and not that of a rule which refuses.
+func TestDestinations(t *testing.T) {
+	m := newMachine(t)
+	i := m.inspector()
+	for n, dst := range []string{"10.244.2.0/24", "10.244.3.0/24", "10.96.0.0/12"} {
+		route := m.foreign(dst, "192.168.1.9", "eth0", 0, 4)
+		route.Table = 100 + n%2
+		m.must(m.nl.RouteAdd(route))
+	}
+	pods := func(p netip.Prefix) bool { return p.Bits() == 24 }
+	got, err := i.Destinations(true, []Rule{{Table: 100}, {Table: 100}, {}, {Table: 101}}, pods)
+	if want := []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("10.244.3.0/24")}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, unix.RTM_GETROUTE)
+	if got, err := i.Destinations(true, []Rule{{Table: 100}}, pods); got != nil || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), "listing routes of table 100: ") {
+		t.Errorf("refused: %v, %v", got, err)
+	}
+}
+
+func TestSelectorText(t *testing.T) {
+	for want, s := range map[string]Selector{
+		"":                            {},
+		"ICMPv6":                      {Protocol: unix.IPPROTO_ICMPV6},
+		"UDP, from port 5, to port 6": {Protocol: unix.IPPROTO_UDP, SourcePort: 5, DstPort: 6},
+		"type of service 0x10, mark 0x4000, as kube-proxy's for masquerading": {TOS: 16, Mark: masqueradeMark},
+	} {
+		if got := s.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
