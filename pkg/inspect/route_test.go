@@ -220,3 +220,22 @@ func TestSelectorText(t *testing.T) {
 		}
 	}
 }
+
+// A port without a protocol is looked up as TCP. An inverted rule has the selector of any packet.
+func TestSelectorOfARule(t *testing.T) {
+	port := rtnl.NewRulePortRange(80, 90)
+	for _, c := range []struct {
+		rule rtnl.Rule
+		want Selector
+	}{
+		{rtnl.Rule{Tos: 16}, Selector{TOS: 16}},
+		{rtnl.Rule{Sport: port}, Selector{Protocol: unix.IPPROTO_TCP, SourcePort: 80}},
+		{rtnl.Rule{Dport: port}, Selector{Protocol: unix.IPPROTO_TCP, DstPort: 80}},
+		{rtnl.Rule{Dport: port, IPProto: unix.IPPROTO_UDP}, Selector{Protocol: unix.IPPROTO_UDP, DstPort: 80}},
+		{rtnl.Rule{Dport: port, Invert: true}, Selector{}},
+	} {
+		if got := selectorOf(c.rule); got != c.want {
+			t.Errorf("%+v: got %+v, want %+v", c.rule, got, c.want)
+		}
+	}
+}
