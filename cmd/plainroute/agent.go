@@ -27,6 +27,7 @@ import (
 	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/leases"
 	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
@@ -321,7 +322,7 @@ func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, k
 		return nil
 	}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		host, err := dataplane.NewInspector()
+		host, err := inspect.New()
 		if err != nil {
 			return err
 		}

@@ -28,6 +28,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -129,7 +130,7 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	}
 	p.Host, p.State, p.KernelErr = f.look(ctx, p)
 	p.Bridge = cmp.Or(p.Bridge, bridgeOf(p.State), topology.Bridge)
-	if inspector, err := dataplane.NewInspector(); err == nil {
+	if inspector, err := inspect.New(); err == nil {
 		p.Kernel = inspector
 	} else {
 		p.KernelErr = errors.Join(p.KernelErr, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // Of the bridge's addresses those count whose network has a route by it, those with no network, and all while it is down,
@@ -50,7 +51,7 @@ func TestRefusedAddressesAreTold(t *testing.T) {
 	m.settle(nodes(2)) // so that the bridge's MAC address is known
 	gateway := topology.Address{Dev: topology.Bridge, Prefix: netip.MustParsePrefix("10.128.9.1/24")}
 	nowhere := topology.Address{Dev: "nowhere", Prefix: gateway.Prefix}
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for name, c := range map[string]struct {
 		addr    topology.Address
 		refused map[uint16]unix.Errno
@@ -66,9 +67,9 @@ func TestRefusedAddressesAreTold(t *testing.T) {
 		m.must(m.nl.AddrReplace(m.link(topology.Bridge), &rtnl.Addr{IPNet: ipNet(gateway.Prefix)}))
 		m.Forget()
 		m.observe()
-		r.set(refusing(c.refused))
+		r.Set(refusing(c.refused))
 		err := m.Apply(t.Context(), addresses(plan.Add, c.addr))
-		r.nothing()
+		r.Nothing()
 		if c.want == nil && err != nil || !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
@@ -82,9 +83,9 @@ func TestRefusedAddressesAreTold(t *testing.T) {
 func TestAddressThatCantBeGivenAnewIsTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	added := 0
-	r.set(func(sent []uint16) unix.Errno {
+	r.Set(func(sent []uint16) unix.Errno {
 		if !slices.Contains(sent, unix.RTM_NEWADDR) {
 			return 0
 		}
@@ -92,7 +93,7 @@ func TestAddressThatCantBeGivenAnewIsTold(t *testing.T) {
 		return map[int]unix.Errno{2: unix.ENOMEM}[added]
 	})
 	err := m.Apply(t.Context(), addresses(plan.Add, m.observe().Addresses[:1]...))
-	if r.nothing(); !errors.Is(err, unix.ENOMEM) || added != 2 {
+	if r.Nothing(); !errors.Is(err, unix.ENOMEM) || added != 2 {
 		t.Errorf("got %v after %d requests", err, added)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // What the next look finds is what a change made, also what the kernel added to it, although nothing was announced.
@@ -103,7 +104,7 @@ func TestRefusedDevicesAreTold(t *testing.T) {
 	change := func(errno unix.Errno) map[uint16]unix.Errno { return map[uint16]unix.Errno{unix.RTM_SETLINK: errno} }
 	setUp := func(errno unix.Errno) map[uint16]unix.Errno { return map[uint16]unix.Errno{unix.RTM_NEWLINK: errno} }
 	const bridge, port, out = "bridge plainroute0", "device vethpod", "device vethout"
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for name, c := range map[string]struct {
 		do      func() error
 		refused map[uint16]unix.Errno
@@ -129,9 +130,9 @@ func TestRefusedDevicesAreTold(t *testing.T) {
 	} {
 		m.Forget()
 		m.observe()
-		r.set(refusing(c.refused))
+		r.Set(refusing(c.refused))
 		err := c.do()
-		r.nothing()
+		r.Nothing()
 		if (err != nil) != (c.want != nil) || !errors.Is(c.want, errMAC) && !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
@@ -151,8 +152,8 @@ func TestPortWithoutHairpinModeIsLetGo(t *testing.T) {
 	m.addSandbox("vethpod")
 	m.Forget()
 	m.observe()
-	r := newRefuser(t)
-	end := r.nth(unix.ENOMEM, 2)
+	r := seccomp.NewRefuser(t)
+	end := r.Nth(unix.ENOMEM, 2)
 	err := m.setDevices([]plan.Device{{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}})
 	if refused := end(); !errors.Is(err, unix.ENOMEM) || !slices.Equal(refused, []uint16{unix.RTM_SETLINK}) || m.master("vethpod") != "" {
 		t.Errorf("refused was %v, the error is %v, and the port is in %q", refused, err, m.master("vethpod"))
@@ -197,12 +198,12 @@ func TestBridgeIsSetUpLast(t *testing.T) {
 			t.Fatalf("devices are %v", devices)
 		}
 	}
-	r := newRefuser(t)
-	r.requests(unix.ENOMEM, unix.RTM_NEWLINK)
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, unix.RTM_NEWLINK)
 	asked := devices(topology.Device{Name: topology.Bridge}, topology.Device{Name: "vethz", Master: topology.Bridge}, topology.Device{Name: "vetha", Master: topology.Bridge})
 	was := slices.Clone(asked)
 	keys := failedKeys(m.Apply(t.Context(), asked))
-	r.nothing()
+	r.Nothing()
 	if want := []string{"device vethz", "device vetha", "device plainroute0"}; !slices.Equal(keys, want) || !slices.Equal(asked, was) {
 		t.Errorf("set were %q, want %q; asked for was %v", keys, want, asked)
 	}
@@ -220,7 +221,7 @@ func TestRefusedLinkLocalAddressIsTold(t *testing.T) {
 	with := func(mac string) topology.Device {
 		return topology.Device{Name: topology.Bridge, MAC: mac, LinkLocal: true}
 	}
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for name, c := range map[string]struct {
 		device topology.Device
 		usable bool
@@ -235,18 +236,18 @@ func TestRefusedLinkLocalAddressIsTold(t *testing.T) {
 		"a longer one":     {with("02:00:5e:10:00:00:00:01"), false, unix.ENOMEM, nil},
 	} {
 		m.links.local6 = c.usable
-		r.set(refusing(map[uint16]unix.Errno{unix.RTM_NEWADDR: c.add, unix.RTM_DELADDR: unix.ENOMEM}))
+		r.Set(refusing(map[uint16]unix.Errno{unix.RTM_NEWADDR: c.add, unix.RTM_DELADDR: unix.ENOMEM}))
 		err := m.addLinkLocal(link, c.device)
-		if r.nothing(); !errors.Is(err, c.want) || (err != nil) != (c.want != nil) {
+		if r.Nothing(); !errors.Is(err, c.want) || (err != nil) != (c.want != nil) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
 	m.links.local6 = false
-	r.requests(unix.ENOMEM, unix.RTM_NEWADDR)
+	r.Requests(unix.ENOMEM, unix.RTM_NEWADDR)
 	if err := m.setDevice(good); !errors.Is(err, unix.ENOMEM) {
 		t.Errorf("refused to a bridge that is set up: %v", err)
 	}
-	r.nothing()
+	r.Nothing()
 	m.must(m.addLinkLocal(link, good)) // again
 	m.takesPackets(m.linkLocal(topology.Bridge))
 }

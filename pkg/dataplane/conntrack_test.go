@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // A flow to a pod subnet that was nobody's goes out masqueraded. Once the Node is
@@ -82,7 +83,7 @@ func TestBindingsAreReadForNewDestinations(t *testing.T) {
 	all := nodes(3)
 	m.settle(all[:2])
 	table := *m.observe().Masquerade
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for _, step := range []struct {
 		name    string
 		changes plan.Changes
@@ -95,7 +96,7 @@ func TestBindingsAreReadForNewDestinations(t *testing.T) {
 		{"nothing more", plan.Changes{}, false},
 	} {
 		m.observe()
-		end := r.recording(0, 0)
+		end := r.Recording(0, 0)
 		err := m.Apply(t.Context(), step.changes)
 		kinds := end()
 		m.must(err)
@@ -103,12 +104,12 @@ func TestBindingsAreReadForNewDestinations(t *testing.T) {
 			t.Errorf("after %s the requests are %v", step.name, kinds)
 		}
 	}
-	r.requests(unix.ENOMEM, conntrackGet)
+	r.Requests(unix.ENOMEM, conntrackGet)
 	err := m.Apply(t.Context(), sets(plan.Add, plan.SetChange{AddCluster: nodes(4)[3].PodCIDRs[:1]}))
 	if keys := failedKeys(err); !errors.Is(err, unix.ENOMEM) || !slices.Equal(keys, []string{"nftables table plainroute"}) {
 		t.Errorf("got %v, of %q", err, keys)
 	}
-	r.nothing()
+	r.Nothing()
 }
 
 // A binding that can't be forgotten is reported; one that has ended meanwhile is not. Nothing is left open.
@@ -125,11 +126,11 @@ func TestRefusedForgettingIsTold(t *testing.T) {
 		Forward: rtnl.IPTuple{SrcIP: pod, DstIP: peer, SrcPort: 1, DstPort: 53, Protocol: unix.IPPROTO_UDP},
 		Reverse: rtnl.IPTuple{SrcIP: peer, DstIP: node, SrcPort: 53, DstPort: 1, Protocol: unix.IPPROTO_UDP},
 	}))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for errno, told := range map[unix.Errno]bool{unix.ENOENT: false, unix.ENOMEM: true} {
-		r.requests(errno, conntrackDelete)
+		r.Requests(errno, conntrackDelete)
 		err := m.release(sources, destinations)
-		r.nothing()
+		r.Nothing()
 		if (err != nil) != told || told && (!errors.Is(err, errno) || !strings.HasPrefix(err.Error(), "forgetting a NAT binding: ")) {
 			t.Errorf("after %v: %v", errno, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // Of what the kernel answers to a dump, these say that there is nothing to read.
@@ -98,9 +99,9 @@ func TestSetAddressOnlyWhereItDiffers(t *testing.T) {
 	link, eth0 := m.link(topology.Bridge), m.link("eth0")
 	index, has := link.Attrs().Index, link.Attrs().HardwareAddr.String()
 	const other = "0a:58:00:00:00:07"
-	r := newRefuser(t)
-	defer r.nothing()
-	r.requests(unix.ENOMEM, unix.RTM_NEWLINK, unix.RTM_SETLINK)
+	r := seccomp.NewRefuser(t)
+	defer r.Nothing()
+	r.Requests(unix.ENOMEM, unix.RTM_NEWLINK, unix.RTM_SETLINK)
 	for name, c := range map[string]struct {
 		link        rtnl.Link
 		device      topology.Device

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // A kernel lacks IPv6 if it has neither the family nor its settings. A sandbox may refuse the socket for another reason,
@@ -39,7 +40,7 @@ func TestKernelThatLacksIPv6(t *testing.T) {
 				}
 			}
 			if c.refusal != 0 {
-				refuseSockets(t, c.refusal, unix.AF_INET6)
+				seccomp.RefuseSockets(t, c.refusal, unix.AF_INET6)
 			}
 			if got := k.lacksIPv6(); got != c.want {
 				t.Errorf("got %t", got)

@@ -31,7 +31,7 @@ func (k *Kernel) shapes() (map[string]setShape, error) {
 		eachAttribute(attributes, func(kind uint16, value []byte) {
 			switch kind {
 			case unix.NFTA_SET_NAME:
-				name = cString(value)
+				name = unix.ByteSliceToString(value)
 			case unix.NFTA_SET_FLAGS:
 				shape.flags = bigEndian(value)
 			case unix.NFTA_SET_TIMEOUT:

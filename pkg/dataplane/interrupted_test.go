@@ -11,7 +11,7 @@ import (
 // A dump that a change interrupted is made again, until one is whole; not for ever.
 func TestInterruptedDumpIsRepeated(t *testing.T) {
 	n := 0
-	list, err := retryDump(func() ([]int, error) {
+	list, err := RetryDump(func() ([]int, error) {
 		if n++; n < 4 {
 			return []int{n}, rtnl.ErrDumpInterrupted
 		}
@@ -20,11 +20,11 @@ func TestInterruptedDumpIsRepeated(t *testing.T) {
 	if err != nil || len(list) != 2 || n != 4 {
 		t.Errorf("after %d dumps %v, %v", n, list, err)
 	}
-	if _, err := retryDump(func() (int, error) { return 0, rtnl.ErrDumpInterrupted }); !errors.Is(err, rtnl.ErrDumpInterrupted) {
+	if _, err := RetryDump(func() (int, error) { return 0, rtnl.ErrDumpInterrupted }); !errors.Is(err, rtnl.ErrDumpInterrupted) {
 		t.Errorf("a dump that is never whole: %v", err)
 	}
 	refused := errors.New("refused")
-	if _, err := retryDump(func() (int, error) { return 0, refused }); !errors.Is(err, refused) {
+	if _, err := RetryDump(func() (int, error) { return 0, refused }); !errors.Is(err, refused) {
 		t.Errorf("a dump that is refused: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // ipv6Env says what a test's machine has of IPv6. A kernel that was booted with ipv6.disable=1 needs no saying.
@@ -42,7 +43,7 @@ func (m *machine) switchIPv6() {
 		m.sysctl("net/ipv6/conf/"+dev+"/disable_ipv6", "1")
 	}
 	if mode == ipv6Unknown {
-		refuseSockets(m.t, unix.EAFNOSUPPORT, unix.AF_INET6)
+		seccomp.RefuseSockets(m.t, unix.EAFNOSUPPORT, unix.AF_INET6)
 	}
 }
 

@@ -1,6 +1,5 @@
-// Package dataplane is the only one that touches the kernel: it tells what this
-// host is (Facts), what of ours is there (Observe), makes changes (Apply), and
-// says when somebody else made some (Watch).
+// Package dataplane reads the kernel into a Host (Facts) and a State (Observe), applies changes (Apply) and
+// watches for changes by other programs (Watch). No other package writes to the kernel.
 package dataplane
 
 import (

@@ -47,11 +47,11 @@ func identOf(a *rtnl.LinkAttrs) linkIdent {
 // readLinks lists links and addresses. Of the links, all are given by index; which of
 // them are facts, keepRouted decides once the routes are known.
 func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
-	links, err := retryDump(k.handle.LinkList)
+	links, err := RetryDump(k.handle.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing links: %w", err)
 	}
-	addrs, err := retryDump(func() ([]rtnl.Addr, error) { return k.handle.AddrList(nil, rtnl.FAMILY_ALL) })
+	addrs, err := RetryDump(func() ([]rtnl.Addr, error) { return k.handle.AddrList(nil, rtnl.FAMILY_ALL) })
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing addresses: %w", err)
 	}
@@ -122,8 +122,8 @@ func addAddr(link *topology.Link, a rtnl.Addr) {
 	}
 }
 
-// retryDump repeats a dump that a change interrupted; what it gave is not whole.
-func retryDump[T any](dump func() (T, error)) (T, error) {
+// RetryDump repeats a dump that a change interrupted; what it gave is not whole.
+func RetryDump[T any](dump func() (T, error)) (T, error) {
 	const tries = 10
 	var last T
 	var err error

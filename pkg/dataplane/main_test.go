@@ -212,7 +212,7 @@ func (m *machine) diff(all []*topology.Node) plan.Changes {
 	m.must(err)
 	desired, problems := topology.Desired(options(m), host, m.stated(all), actual)
 	for _, p := range problems {
-		if p.Own {
+		if p.BlocksReady {
 			m.t.Fatalf("this machine is not ready: %v", p)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // What names the source address on a link is read back as it was written, and goes when the link has no other address.
@@ -89,8 +90,8 @@ func TestConnectionOfTheTableIsReplaced(t *testing.T) {
 	}
 	m.must(m.writeTable(m.masquerade))
 	nft := m.nft
-	refuseCalls(t, unix.ENOMEM, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUFFORCE})
-	refuseCalls(t, unix.ENOMEM, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUF})
+	seccomp.RefuseCalls(t, unix.ENOMEM, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUFFORCE})
+	seccomp.RefuseCalls(t, unix.ENOMEM, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUF})
 	if err := m.dialNFT(); !errors.Is(err, unix.ENOMEM) || m.nft != nft {
 		t.Errorf("a connection without room: %v, and it is used: %t", err, m.nft != nft)
 	}

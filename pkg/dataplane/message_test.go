@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // attributes appends attributes to a header of some bytes.
@@ -82,10 +83,10 @@ func TestGenerationOfTheKernel(t *testing.T) {
 	if after <= before || before == 0 {
 		t.Errorf("%d became %d", before, after)
 	}
-	r := newRefuser(t)
-	r.requests(unix.ENOMEM, nftGetGeneration)
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, nftGetGeneration)
 	got, err := m.generation()
-	r.nothing()
+	r.Nothing()
 	const want = "asking for the ruleset's generation: asking the kernel: cannot allocate memory"
 	if got != 0 || !errors.Is(err, unix.ENOMEM) || err.Error() != want {
 		t.Errorf("got %d, %v", got, err)
@@ -125,27 +126,6 @@ func TestAddressOfAMessage(t *testing.T) {
 	} {
 		if got, ok := parsePeerAddr(c.kind, c.message, unix.AF_INET, namespace, c.device); ok != c.ok || ok && got != c.want {
 			t.Errorf("%s: %v, %t", name, got, ok)
-		}
-	}
-}
-
-// A namespace that is known by no number has number -1.
-func TestNamespaceOfAMessage(t *testing.T) {
-	for name, c := range map[string]struct {
-		kind    uint16
-		message []byte
-		want    int
-		ok      bool
-	}{
-		"one":               {unix.RTM_NEWNSID, attributes(make([]byte, 4), netlink.Attribute{Type: unix.NETNSA_NSID, Data: native(7)}), 7, true},
-		"none":              {unix.RTM_NEWNSID, attributes(make([]byte, 4), netlink.Attribute{Type: unix.NETNSA_NSID, Data: native(1<<32 - 1)}), -1, true},
-		"of another kind":   {unix.RTM_DELNSID, attributes(make([]byte, 4), netlink.Attribute{Type: unix.NETNSA_NSID, Data: native(7)}), 0, false},
-		"too short":         {unix.RTM_NEWNSID, make([]byte, 3), 0, false},
-		"without a number":  {unix.RTM_NEWNSID, attributes(make([]byte, 4), netlink.Attribute{Type: unix.NETNSA_PID, Data: native(7)}), 0, false},
-		"of a short number": {unix.RTM_NEWNSID, attributes(make([]byte, 4), netlink.Attribute{Type: unix.NETNSA_NSID, Data: []byte{7}}), 0, false},
-	} {
-		if got, ok := parseNamespace(c.kind, c.message); got != c.want || ok != c.ok {
-			t.Errorf("%s: %d, %t", name, got, ok)
 		}
 	}
 }
@@ -246,9 +226,9 @@ func TestRefusedAddressesOfAGuestAreTold(t *testing.T) {
 	if addrs, whole, err := addrsIn(m.rtnetlink, id, 0); len(addrs) != want || !whole || err != nil {
 		t.Errorf("got %v, whole %t, %v", addrs, whole, err)
 	}
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for n := range 2 {
-		end := r.nth(unix.ENOMEM, n+1)
+		end := r.Nth(unix.ENOMEM, n+1)
 		addrs, whole, err := addrsIn(m.rtnetlink, id, 0)
 		if end(); len(addrs) > 1 || !errors.Is(err, unix.ENOMEM) {
 			t.Errorf("without request %d: %v, whole %t, %v", n+1, addrs, whole, err)

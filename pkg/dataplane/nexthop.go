@@ -17,7 +17,7 @@ type object struct {
 // readObjects returns nexthop objects by their ids. With net.ipv4.nexthop_compat_mode=0 a dump of
 // routes has neither gateways nor devices of routes that refer to one.
 func (k *Kernel) readObjects() (map[uint32]object, error) {
-	objects, err := retryDump(func() (map[uint32]object, error) {
+	objects, err := RetryDump(func() (map[uint32]object, error) {
 		objects := map[uint32]object{}
 		err := k.rtnetlink.dump(unix.RTM_GETNEXTHOP, make([]byte, unix.SizeofNhmsg), func(_ uint16, data []byte) {
 			id, o := parseObject(data)

@@ -224,7 +224,7 @@ func (w *wayTest) compare(addrs []netip.Addr) {
 			continue
 		}
 		p := slices.IndexFunc(problems, func(p problem.Problem) bool { return p.Node == n.Name })
-		w.offLink(host, kernel, n.Addrs[0], problems[p].Detail)
+		w.offLink(host, kernel, n.Addrs[0], problems[p].Message)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // A process that runs out of file descriptors while it starts says so, whichever is the first that it lacks, and gives
@@ -102,22 +103,6 @@ func TestFactsAndStateAreWhole(t *testing.T) {
 	}
 }
 
-// recording has a refuser record the kinds of requests, and refuse those of a kind.
-func (r *refuser) recording(errno unix.Errno, kind uint16) func() []uint16 {
-	var kinds []uint16
-	r.set(func(sent []uint16) unix.Errno {
-		kinds = append(kinds, sent...)
-		if slices.Contains(sent, kind) {
-			return errno
-		}
-		return 0
-	})
-	return func() []uint16 {
-		r.nothing()
-		return kinds
-	}
-}
-
 // nftBatch is what a transaction begins with (NFNL_MSG_BATCH_BEGIN).
 const nftBatch = unix.NFNL_MSG_BATCH_BEGIN
 
@@ -130,7 +115,7 @@ func TestWhatIsReadAnew(t *testing.T) {
 	table := there.Masquerade
 	sysctl := plan.Of(plan.Replace, plan.Sysctl{Path: topology.SysctlForward4, Value: "1"})
 	const links, tables = unix.RTM_GETLINK, unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETTABLE
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for name, c := range map[string]struct {
 		changes      plan.Changes
 		refused      uint16
@@ -147,12 +132,12 @@ func TestWhatIsReadAnew(t *testing.T) {
 		"no table, which fails, and a change": {sysctl.With(plan.Of(plan.Delete, plan.Table{})...), nftBatch, true, true, true},
 	} {
 		m.settle(nodes(2))
-		end := r.recording(unix.ENOMEM, c.refused)
+		end := r.Recording(unix.ENOMEM, c.refused)
 		err := m.Apply(t.Context(), c.changes)
 		if end(); (err != nil) != c.fails {
 			t.Errorf("%s: %v", name, err)
 		}
-		end = r.recording(0, 0)
+		end = r.Recording(0, 0)
 		m.observe()
 		if kinds := end(); slices.Contains(kinds, links) != c.links || slices.Contains(kinds, tables) != c.table || len(kinds) > 0 != (c.links || c.table) {
 			t.Errorf("after %s the requests are %v", name, kinds)
@@ -161,7 +146,7 @@ func TestWhatIsReadAnew(t *testing.T) {
 	for name, forget := range map[string]func(){"all": m.Forget, "our routes": func() { m.fresh.ours = false }} {
 		forget()
 		for _, want := range []int{len(m.Kernel.families), 0} {
-			end := r.recording(0, 0)
+			end := r.Recording(0, 0)
 			m.observe()
 			asked := slices.DeleteFunc(end(), func(kind uint16) bool { return kind != unix.RTM_GETROUTE })
 			if len(asked) != want {
@@ -188,12 +173,12 @@ func TestChangeBeforeAnyLook(t *testing.T) {
 	m.must(err)
 	defer k.Close()
 	gone := routes(plan.Delete, m.observe().Routes[:1]...)
-	r := newRefuser(t)
-	r.requests(unix.ENOMEM, unix.RTM_GETADDR)
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, unix.RTM_GETADDR)
 	if err := k.Apply(t.Context(), gone); !errors.Is(err, unix.ENOMEM) || len(m.ours()) != 2*m.families() {
 		t.Errorf("got %v, and %d routes are there", err, len(m.ours()))
 	}
-	r.nothing()
+	r.Nothing()
 	if m.must(k.Apply(t.Context(), gone)); len(m.ours()) != 2*m.families()-1 {
 		t.Errorf("%d routes are there", len(m.ours()))
 	}

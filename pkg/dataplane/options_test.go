@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // A socket holds as many answers as the kernel lets it, and has dumps filtered where the kernel knows how. Who has no
@@ -67,7 +69,7 @@ func TestRefusedOptionsOfSockets(t *testing.T) {
 		{unix.NETLINK_NETFILTER, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, false},
 		{unix.NETLINK_NETFILTER, unix.SOL_SOCKET, unix.SO_RCVBUF, true},
 	} {
-		refuseCalls(t, unix.ENOPROTOOPT, unix.SYS_SETSOCKOPT, map[int]uint32{1: c.level, 2: c.option})
+		seccomp.RefuseCalls(t, unix.ENOPROTOOPT, unix.SYS_SETSOCKOPT, map[int]uint32{1: c.level, 2: c.option})
 		s := newSocket(m.namespace, c.protocol)
 		err := s.open()
 		if errors.Is(err, unix.ENOPROTOOPT) != c.refused || c.refused && !strings.HasPrefix(err.Error(), "opening netlink: ") || c.refused != (s.fd == closed) {

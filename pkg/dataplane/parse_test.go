@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // Messages that are cut off, cached or of another family are no routes, next hops or addresses.
@@ -98,16 +99,16 @@ func TestWhatIsNotAsWeMakeIt(t *testing.T) {
 func TestRefusedBindingsAreTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.128.0.0/16")}
 	for errno, told := range map[unix.Errno]bool{unix.EOPNOTSUPP: false, unix.EINVAL: false, unix.ENOMEM: true} {
-		r.requests(errno, conntrackGet)
+		r.Requests(errno, conntrackGet)
 		err := m.release(ranges, ranges)
 		if errors.Is(err, errno) != told || (err != nil) != told || told && !strings.Contains(err.Error(), "reading NAT bindings: ") {
 			t.Errorf("after %v: %v", errno, err)
 		}
 	}
-	r.nothing()
+	r.Nothing()
 }
 
 // What can't be made is reported before the kernel is asked: a bridge with a broken MAC address, a port of a bridge that
@@ -121,39 +122,10 @@ func TestImpossibleDevicesAreTold(t *testing.T) {
 	if err := m.Apply(t.Context(), devices(topology.Device{Name: "eth0", Master: "nowhere"})); !errors.Is(err, errNoDevice) {
 		t.Errorf("got %v", err)
 	}
-	r := newRefuser(t)
-	r.requests(unix.ENOMEM, unix.RTM_GETADDR)
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, unix.RTM_GETADDR)
 	if err := m.Apply(t.Context(), plan.Of(plan.Delete, bridge(topology.Bridge))); !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "deleting bridge plainroute0: listing addresses: ") {
 		t.Errorf("got %v", err)
 	}
-	r.nothing()
-}
-
-// Each refused part of a look at other network namespaces is reported by its name. Of one that is
-// there all the same no address is known.
-func TestRefusedGuestsAreTold(t *testing.T) {
-	m := newMachine(t)
-	m.settle(nodes(2))
-	m.addPod("vethpod", "10.128.0.2/24")
-	i, err := NewInspector()
-	m.must(err)
-	t.Cleanup(func() { m.must(i.Close()) })
-	guests, err := i.Guests(topology.Bridge)
-	m.must(err)
-	if len(guests) != 1 || len(guests[0].Addrs) != 1 {
-		t.Fatalf("got %+v", guests)
-	}
-	r := newRefuser(t)
-	for n, want := range []string{"listing links: ", "listing addresses: ", "listing network namespaces: ", "listing addresses in network namespace "} {
-		end := r.nth(unix.ENOMEM, n+1)
-		_, err := i.Guests(topology.Bridge)
-		if end(); !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("without request %d: %v", n+1, err)
-		}
-	}
-	end := r.nth(unix.EINVAL, 4)
-	guests, err = i.Guests(topology.Bridge)
-	if end(); err != nil || len(guests) != 1 || len(guests[0].Addrs) != 0 {
-		t.Errorf("of one that is there and gives no answer: %+v, %v", guests, err)
-	}
+	r.Nothing()
 }

@@ -340,7 +340,7 @@ func TestOnlyPortsOfOurPodsArePutBack(t *testing.T) {
 		t.Errorf("%d ports of pods, want 2", host.Ports)
 	}
 	problems := m.problems(nodes(2))
-	if len(problems) != 1 || problems[0].Own || !strings.Contains(problems[0].Detail, "vethleft leads to a container with the address 10.128.0.3, which a pod leased, and is in br-lan") {
+	if len(problems) != 1 || problems[0].BlocksReady || !strings.Contains(problems[0].Message, "vethleft leads to a container with the address 10.128.0.3, which a pod leased, and is in br-lan") {
 		t.Errorf("problems: %v", problems)
 	}
 }
@@ -362,7 +362,7 @@ func TestAPortElsewhereIsFollowed(t *testing.T) {
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link("br-lan")))
 	m.expect(news, "a port that is moved")
 	m.settleOwnFault(nodes(2), problem.BridgeFailed)
-	if problems := m.problems(nodes(2)); len(problems) != 1 || !problems[0].Own {
+	if problems := m.problems(nodes(2)); len(problems) != 1 || !problems[0].BlocksReady {
 		t.Errorf("of a port that was seen in the bridge: %v", problems)
 	}
 	drain(news, shortly)
@@ -441,7 +441,7 @@ func TestRenamedBridgeIsReported(t *testing.T) {
 			rename(topology.Bridge, "br-old")
 			m.expect(news, "a bridge that is renamed")
 			m.settleOwnFault(all, problem.BridgeFailed)
-			if problems := m.problems(all); len(problems) != 1 || !strings.Contains(problems[0].Detail, "ip link set dev br-old name "+topology.Bridge) {
+			if problems := m.problems(all); len(problems) != 1 || !strings.Contains(problems[0].Message, "ip link set dev br-old name "+topology.Bridge) {
 				t.Errorf("got %v", problems)
 			}
 			if _, err := m.nl.LinkByName(topology.Bridge); err == nil || m.master("vethpod") != "br-old" || m.Config() == nil {

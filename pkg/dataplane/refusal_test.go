@@ -13,6 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // ruin takes away all that a pass makes for two Nodes, and one pod's cable.
@@ -38,11 +39,11 @@ func TestEachRefusedRequestOfAPassIsTold(t *testing.T) {
 	m.settle(nodes(3))
 	m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")
 	m.settle(nodes(3))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for n := 1; ; n++ {
 		m.ruin()
 		c := m.diff(nodes(3))
-		end := r.nth(unix.ENOMEM, n)
+		end := r.Nth(unix.ENOMEM, n)
 		err := m.Apply(t.Context(), c)
 		refused := end()
 		if len(refused) == 0 {
@@ -63,11 +64,11 @@ func TestEachRefusedRequestOfALookIsTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
 	want := m.observe()
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for n := 1; ; n++ {
 		m.Forget()
 		m.objects = true
-		end := r.nth(unix.ENOMEM, n)
+		end := r.Nth(unix.ENOMEM, n)
 		host, err := m.Facts(t.Context(), nil)
 		refused := end()
 		if len(refused) == 0 {
@@ -90,7 +91,7 @@ func TestWhatIsDoneAlreadyIsNoError(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
 	there := m.observe()
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	port := topology.Device{Name: topology.Bridge, MTU: 1400, Up: true}
 	for name, c := range map[string]struct {
 		changes plan.Changes
@@ -104,9 +105,9 @@ func TestWhatIsDoneAlreadyIsNoError(t *testing.T) {
 		"bridge to delete":  {plan.Of(plan.Delete, bridge(topology.Bridge)), unix.RTM_DELLINK, unix.ENODEV},
 	} {
 		for errno, want := range map[unix.Errno]bool{c.errno: false, unix.ENOMEM: true} {
-			r.requests(errno, c.kind)
+			r.Requests(errno, c.kind)
 			err := m.Apply(t.Context(), c.changes)
-			r.nothing()
+			r.Nothing()
 			if (err != nil) != want {
 				t.Errorf("%s: after %v the error is %v", name, errno, err)
 			}
@@ -131,23 +132,23 @@ func TestManyChangesAreReadAnew(t *testing.T) {
 func TestRefusedNeighborsAreTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for errno, want := range map[unix.Errno]string{unix.ENOMEM: "deleting neighbors of plainroute0: ", unix.ENOENT: ""} {
 		m.must(m.nl.NeighSet(&rtnl.Neigh{
 			LinkIndex: m.link(topology.Bridge).Attrs().Index, IP: net.ParseIP("10.128.0.77"), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 7}, State: unix.NUD_REACHABLE,
 		}))
-		r.requests(errno, unix.RTM_DELNEIGH)
+		r.Requests(errno, unix.RTM_DELNEIGH)
 		err := m.dropNeighbors()
-		r.nothing()
+		r.Nothing()
 		if (err != nil) != (want != "") || err != nil && (!errors.Is(err, errno) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("after %v: %v", errno, err)
 		}
 	}
-	r.requests(unix.ENOMEM, unix.RTM_GETNEIGH)
+	r.Requests(unix.ENOMEM, unix.RTM_GETNEIGH)
 	if err := m.dropNeighbors(); !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "listing neighbors of plainroute0: ") {
 		t.Errorf("got %v", err)
 	}
-	r.nothing()
+	r.Nothing()
 }
 
 // An agent that gets no socket does not start, and says so; one that needs another socket later reports it.
@@ -155,7 +156,7 @@ func TestRefusedSocketsAreTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.must(m.rtnetlink.close())
-	refuseSockets(t, unix.ENFILE, unix.AF_NETLINK, unix.NETLINK_ROUTE)
+	seccomp.RefuseSockets(t, unix.ENFILE, unix.AF_NETLINK, unix.NETLINK_ROUTE)
 	if k, err := New(m.cfg); k != nil || !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "opening netlink: ") {
 		t.Errorf("New returned %v, %v", k, err)
 	}

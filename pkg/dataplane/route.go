@@ -59,7 +59,7 @@ func (k *Kernel) rememberAdvertised(byIndex map[int]*topology.Link) {
 // outside the blocks, such as to a Node that has left, foreign routes to there matter too.
 func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
 	blocks := k.concerns
-	return retryDump(func() (*routeFacts, error) {
+	return RetryDump(func() (*routeFacts, error) {
 		facts, err := k.dumpRoutes(blocks, links, byIndex)
 		if err != nil {
 			return nil, err
@@ -101,7 +101,7 @@ func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map
 // loadOurs reads only our own routes, which the kernel filters by protocol: among a million of
 // others that takes a fifth of the time of a full read.
 func (k *Kernel) loadOurs() error {
-	ours, err := retryDump(func() ([]topology.Route, error) {
+	ours, err := RetryDump(func() ([]topology.Route, error) {
 		ours := make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
 		err := k.dump(topology.Protocol, func(m *message) {
 			if m.mine() {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // peerRoute is a route of ours by eth0.
@@ -45,8 +46,8 @@ func TestNextHopsAreReadWhereRoutesNameThem(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.nextHop(1, "192.168.1.71")
-	r := newRefuser(t)
-	r.requests(unix.ENOMEM, unix.RTM_GETNEXTHOP)
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, unix.RTM_GETNEXTHOP)
 	m.Forget()
 	m.facts(nodes(2))
 	m.routeByObject("10.128.77.0/24", 1)
@@ -54,9 +55,9 @@ func TestNextHopsAreReadWhereRoutesNameThem(t *testing.T) {
 	if _, err := m.Observe(t.Context()); !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "listing routes: listing next hops: ") {
 		t.Errorf("without next hops: %v", err)
 	}
-	r.requests(unix.EOPNOTSUPP, unix.RTM_GETNEXTHOP)
+	r.Requests(unix.EOPNOTSUPP, unix.RTM_GETNEXTHOP)
 	m.facts(nodes(2))
-	r.nothing()
+	r.Nothing()
 	m.Forget()
 	if routes := m.facts(nodes(2)); !slices.Contains(routes, "10.128.77.0/24 via 192.168.1.71 dev eth0 proto 186") {
 		t.Errorf("the route is not among %q", routes)
@@ -119,10 +120,10 @@ func TestRouteOfOurMarksWithinALinkIsDeleted(t *testing.T) {
 func TestRefusedRoutesAreTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	for errno, told := range map[unix.Errno]bool{unix.EAFNOSUPPORT: false, unix.EOPNOTSUPP: false, unix.ENOENT: false, unix.ENOMEM: true} {
 		for _, fresh := range []freshness{{}, {routes: true}} {
-			r.requests(errno, unix.RTM_GETROUTE)
+			r.Requests(errno, unix.RTM_GETROUTE)
 			m.fresh = fresh
 			_, err := m.Observe(t.Context())
 			if errors.Is(err, errno) != told || (err != nil) != told || told && !strings.Contains(err.Error(), ": family 2: ") {

@@ -98,7 +98,7 @@ func TestStrangerWithAPodsAddress(t *testing.T) {
 				t.Errorf("the stranger was in %q, and is in %q", before, got)
 			}
 			problems := m.problems(nodes(2))
-			if c.report == "" && len(problems) > 0 || c.report != "" && (len(problems) != 1 || !strings.Contains(problems[0].Detail, c.report)) {
+			if c.report == "" && len(problems) > 0 || c.report != "" && (len(problems) != 1 || !strings.Contains(problems[0].Message, c.report)) {
 				t.Errorf("problems: %v", problems)
 			}
 		})
@@ -124,7 +124,7 @@ func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
 		t.Errorf("the pod is in %q, and the stranger in %q", pod, other)
 	}
 	problems := m.problems(nodes(2))
-	if len(problems) != 2 || problems[0].Own {
+	if len(problems) != 2 || problems[0].BlocksReady {
 		t.Errorf("problems: %v", problems)
 	}
 	m.must(m.nl.LinkDel(m.link("vethother")))

@@ -18,13 +18,14 @@ import (
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // withoutNetfilter makes the rest of the test, and what it starts, live with a kernel that knows no NETLINK_NETFILTER:
 // socket(2) fails as it does there.
 func withoutNetfilter(t *testing.T) {
 	t.Helper()
-	refuseSockets(t, unix.EPROTONOSUPPORT, unix.AF_NETLINK, unix.NETLINK_NETFILTER)
+	seccomp.RefuseSockets(t, unix.EPROTONOSUPPORT, unix.AF_NETLINK, unix.NETLINK_NETFILTER)
 }
 
 // withoutTable makes a pass, and returns what Apply says.
@@ -150,7 +151,7 @@ func TestUnreadTableStopsNothing(t *testing.T) {
 	if desired.Masquerade != actual.Masquerade || len(desired.Routes) != 4*m.families() {
 		t.Errorf("desired is %+v", desired)
 	}
-	if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.Reason == problem.TableFailed && p.Own }) {
+	if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.Reason == problem.TableFailed && p.BlocksReady }) {
 		t.Errorf("problems are %v", problems)
 	}
 	m.settle(nodes(4))
@@ -203,7 +204,7 @@ func TestRefusedSocketsOfTheTableAreTold(t *testing.T) {
 			m := newMachine(t)
 			m.settle(nodes(2))
 			loses(m)
-			refuseSockets(t, unix.ENFILE, unix.AF_NETLINK, unix.NETLINK_NETFILTER)
+			seccomp.RefuseSockets(t, unix.ENFILE, unix.AF_NETLINK, unix.NETLINK_NETFILTER)
 			m.Forget()
 			host, err := m.Facts(t.Context(), nil)
 			m.must(err)
@@ -218,11 +219,11 @@ func TestRefusedSocketsOfTheTableAreTold(t *testing.T) {
 func TestTableIsReadOnce(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	m.Forget()
 	for i, c := range []struct{ refused, unread bool }{{true, true}, {true, true}, {false, false}, {true, false}} {
-		if r.nothing(); c.refused {
-			r.requests(unix.ENOMEM, nftGetGeneration)
+		if r.Nothing(); c.refused {
+			r.Requests(unix.ENOMEM, nftGetGeneration)
 		}
 		host, err := m.Facts(t.Context(), nil)
 		m.must(err)
@@ -239,7 +240,7 @@ func TestDestinationsOfATableThatIsReadAreNotNew(t *testing.T) {
 	k := m.another()
 	_, err := k.Observe(t.Context())
 	m.must(err)
-	newRefuser(t).requests(unix.ENOMEM, conntrackGet)
+	seccomp.NewRefuser(t).Requests(unix.ENOMEM, conntrackGet)
 	m.must(k.Apply(t.Context(), sets(plan.Add, plan.SetChange{AddNodes: []netip.Addr{netip.MustParseAddr("192.168.1.99")}})))
 }
 
@@ -247,12 +248,12 @@ func TestDestinationsOfATableThatIsReadAreNotNew(t *testing.T) {
 func TestRefusedPartsOfTheTableAreTold(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	before := m.masquerade
 	for _, kind := range []uint16{
 		unix.NFT_MSG_GETGEN, unix.NFT_MSG_GETTABLE, unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETRULE, unix.NFT_MSG_GETSET, unix.NFT_MSG_GETSETELEM,
 	} {
-		r.requests(unix.ENOMEM, unix.NFNL_SUBSYS_NFTABLES<<8|kind)
+		r.Requests(unix.ENOMEM, unix.NFNL_SUBSYS_NFTABLES<<8|kind)
 		m.Forget()
 		host, err := m.Facts(t.Context(), nil)
 		m.must(err)
@@ -264,11 +265,11 @@ func TestRefusedPartsOfTheTableAreTold(t *testing.T) {
 		"sets":  func() error { _, err := m.shapes(); return err },
 		"rules": func() error { _, err := m.expressions(); return err },
 	} {
-		r.requests(unix.ENOMEM, nftGetSet, nftGetRule)
+		r.Requests(unix.ENOMEM, nftGetSet, nftGetRule)
 		if err := refused(); !errors.Is(err, unix.ENOMEM) {
 			t.Errorf("without an answer about %s: %v", name, err)
 		}
 	}
-	r.nothing()
+	r.Nothing()
 	m.settle(nodes(2))
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // noTrial fails the test if a device of a trial is left.
@@ -199,13 +200,13 @@ func TestPluginsAreWatched(t *testing.T) {
 func TestRefusedTrialIsTold(t *testing.T) {
 	m := newMachine(t)
 	change := m.withoutConfig()
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	const begin = "trying to make a pod's port: "
 	for n, want := range []string{
 		"removing what an earlier agent left: ", "adding a veth device with an MTU of 1500: ", "", "putting a veth device into plainroute0: ",
 		"putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ",
 	} {
-		end := r.nth(unix.ENOMEM, n+1)
+		end := r.Nth(unix.ENOMEM, n+1)
 		err := m.Apply(t.Context(), change)
 		refused := end()
 		if want == "" { // the library looks for a new device's index by itself, and goes on without
@@ -223,8 +224,8 @@ func TestRefusedTrialIsTold(t *testing.T) {
 	m.must(m.Apply(t.Context(), change))
 	// What was deleted by another program meanwhile is gone as well.
 	m.tried = trial{}
-	r.requests(unix.ENODEV, unix.RTM_DELLINK)
+	r.Requests(unix.ENODEV, unix.RTM_DELLINK)
 	m.must(m.Apply(t.Context(), change))
-	r.nothing()
+	r.Nothing()
 	m.Sweep()
 }

@@ -236,7 +236,7 @@ func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	eachAttribute(b[unix.SizeofIfInfomsg:], func(attribute uint16, value []byte) {
 		switch attribute {
 		case unix.IFLA_IFNAME:
-			id.name = cString(value)
+			id.name = unix.ByteSliceToString(value)
 		case unix.IFLA_MTU:
 			id.mtu = int(number(value))
 		case unix.IFLA_ADDRESS:
@@ -246,7 +246,7 @@ func parseLink(b []byte) (index int, id linkIdent, kind string) {
 		case unix.IFLA_LINKINFO:
 			eachAttribute(value, func(attribute uint16, value []byte) {
 				if attribute == unix.IFLA_INFO_KIND {
-					kind = cString(value)
+					kind = unix.ByteSliceToString(value)
 				}
 			})
 		}
@@ -336,7 +336,7 @@ func ofOurTable(data []byte) bool {
 	}
 	ours := false
 	eachAttribute(data[header:], func(kind uint16, value []byte) {
-		ours = ours || kind == unix.NFTA_TABLE_NAME && cString(value) == topology.Table
+		ours = ours || kind == unix.NFTA_TABLE_NAME && unix.ByteSliceToString(value) == topology.Table
 	})
 	return ours
 }

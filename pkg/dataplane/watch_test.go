@@ -18,6 +18,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // Each disturbance is announced, and a pass after it makes all good again.
@@ -344,7 +345,7 @@ func TestRefusedNotificationsAreTold(t *testing.T) {
 	for errno, told := range map[unix.Errno]bool{unix.EPERM: false, unix.ENOMEM: true} {
 		t.Run(errno.Error(), func(t *testing.T) { // on a thread of its own, which ends with it
 			m := newMachine(t)
-			refuseCalls(t, errno, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_NETLINK, 2: unix.NETLINK_ADD_MEMBERSHIP})
+			seccomp.RefuseCalls(t, errno, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_NETLINK, 2: unix.NETLINK_ADD_MEMBERSHIP})
 			k, err := New(m.cfg)
 			if (err != nil) != told || told && (!errors.Is(err, errno) || !strings.Contains(err.Error(), "opening netlink: joining notifications ")) {
 				t.Errorf("after %v: %v", errno, err)

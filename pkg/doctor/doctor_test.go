@@ -24,7 +24,7 @@ func TestExamine(t *testing.T) {
 	for _, f := range found {
 		got = append(got, problem.CheckOf(f.Reason)+" "+string(f.Reason)+" "+string(f.Severity))
 	}
-	if want := "Broken Broken Warning, Bad Bad Error, Bad Bad Warning, Blind Blind Unknown"; strings.Join(got, ", ") != want || !slices.Equal(passed, []string{"good"}) {
+	if want := "Broken Broken problem.Warning, Bad Bad Error, Bad Bad problem.Warning, Blind Blind Unknown"; strings.Join(got, ", ") != want || !slices.Equal(passed, []string{"good"}) {
 		t.Errorf("found %q, want %q; %q passed", got, want, passed)
 	}
 	if !strings.Contains(found[0].Message, "no such thing") {

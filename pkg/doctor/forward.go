@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -21,7 +21,7 @@ func forwardPolicy(_ context.Context, p *Patient) []problem.Problem {
 	packets := slices.Concat(inside, outside)
 	chains, err := p.Kernel.ForwardChains(packets)
 	if err == nil {
-		var legacy []dataplane.Chain
+		var legacy []inspect.Chain
 		legacy, err = p.Kernel.LegacyForwardChains(packets)
 		chains = append(chains, legacy...)
 	}
@@ -32,7 +32,7 @@ func forwardPolicy(_ context.Context, p *Patient) []problem.Problem {
 	for _, c := range chains {
 		if f, bad := p.judge(c, inside); bad {
 			found = append(found, f)
-		} else if f, bad := p.judgeOutside(c, outside, c.Fates[len(inside):]); bad {
+		} else if f, bad := p.judgeOutside(c, outside, c.Outcomes[len(inside):]); bad {
 			found = append(found, f)
 		}
 	}
@@ -40,28 +40,28 @@ func forwardPolicy(_ context.Context, p *Patient) []problem.Problem {
 }
 
 // lost reports whether a packet is dropped for certain.
-func lost(f dataplane.Fate) bool { return f.Dropped && !f.Accepted }
+func lost(f inspect.Outcome) bool { return f.Dropped && !f.Accepted }
 
 // judge tells the worst that a chain does to any of the packets within the cluster.
-func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (problem.Problem, bool) {
-	fates := c.Fates[:len(packets)]
+func (p *Patient) judge(c inspect.Chain, packets []inspect.Packet) (problem.Problem, bool) {
+	outcomes := c.Outcomes[:len(packets)]
 	cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, p.Subnets()) +
 		"; or have the firewall plugin accept what pods begin, and one rule more what others begin (--firewall-plugin, docs/install.md)"
-	if i := slices.IndexFunc(fates, lost); i >= 0 {
+	if i := slices.IndexFunc(outcomes, lost); i >= 0 {
 		fault := "a firewall drops packets of pods"
-		if !slices.ContainsFunc(c.Fates, func(f dataplane.Fate) bool { return !lost(f) }) {
+		if !slices.ContainsFunc(c.Outcomes, func(f inspect.Outcome) bool { return !lost(f) }) {
 			fault = "a firewall drops all forwarded packets, so pods reach nobody beyond this node"
 		}
-		return Fail(fault, c.String()+": "+fates[i].By+" drops what goes "+packets[i].String(), cure), true
+		return Fail(fault, c.String()+": "+outcomes[i].DroppedBy+" drops what goes "+packets[i].String(), cure), true
 	}
-	for i, f := range fates {
+	for i, f := range outcomes {
 		// Elsewhere rules are about what nobody can tell of here, such as the mark of a packet or the way back.
-		if !f.Dropped || vague(packets[i]) || c.Hook != dataplane.HookForward {
+		if !f.Dropped || vague(packets[i]) || c.Hook != inspect.HookForward {
 			continue
 		}
-		evidence := c.String() + ": " + f.By + " drops what goes " + packets[i].String() + ", or does not"
-		if f.Doubt != f.By {
-			evidence += ": that hangs on " + f.Doubt
+		evidence := c.String() + ": " + f.DroppedBy + " drops what goes " + packets[i].String() + ", or does not"
+		if f.UncertainRule != f.DroppedBy {
+			evidence += ": that hangs on " + f.UncertainRule
 		}
 		return Warn("a firewall may drop packets of pods: it depends on a rule of which nobody can tell whether it fits them", evidence, cure), true
 	}
@@ -70,18 +70,18 @@ func (p *Patient) judge(c dataplane.Chain, packets []dataplane.Packet) (problem.
 
 // judgeOutside tells what a chain drops for certain of what pods and the world beyond the cluster send
 // each other. Somebody may want that.
-func (p *Patient) judgeOutside(c dataplane.Chain, packets []dataplane.Packet, fates []dataplane.Fate) (problem.Problem, bool) {
-	i := slices.IndexFunc(fates, lost)
+func (p *Patient) judgeOutside(c inspect.Chain, packets []inspect.Packet, outcomes []inspect.Outcome) (problem.Problem, bool) {
+	i := slices.IndexFunc(outcomes, lost)
 	if i < 0 {
 		return problem.Problem{}, false
 	}
-	return Warn("a firewall drops packets between pods and the world beyond the cluster", c.String()+": "+fates[i].By+" drops what goes "+packets[i].String(),
+	return Warn("a firewall drops packets between pods and the world beyond the cluster", c.String()+": "+outcomes[i].DroppedBy+" drops what goes "+packets[i].String(),
 		"if pods are not meant to be alone, accept what comes from and goes to them there, before it drops: "+acceptRules(c, p.Subnets())), true
 }
 
 // vague tells that an end of a packet is not known. Every rule about addresses fits some such packets, as kube-proxy's about those
 // of Services, and that says nothing.
-func vague(p dataplane.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() == 0 }
+func vague(p inspect.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() == 0 }
 
 // manyPods are as many as are looked at one by one: rules may be made for each.
 const manyPods = 64
@@ -109,12 +109,12 @@ func (p *Patient) pods() []netip.Prefix {
 // forwarded are the packets that a cluster lives by: between a pod here and a peer's pod, the peer
 // itself (its host-network pods, its kubelet, the API server, node ports), and another pod here
 // (bridge-nf-call, Services), begun by either, and the answers; by TCP and, as to a DNS server, by UDP.
-func (p *Patient) forwarded() []dataplane.Packet {
-	var packets []dataplane.Packet
+func (p *Patient) forwarded() []inspect.Packet {
+	var packets []inspect.Packet
 	between := func(pod netip.Prefix, far netip.Prefix, dev string) {
 		for _, answer := range []bool{false, true} {
-			packets = append(packets, dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: far, Answer: answer},
-				dataplane.Packet{In: dev, Out: p.Bridge, From: far, To: pod, Answer: answer})
+			packets = append(packets, inspect.Packet{In: p.Bridge, Out: dev, From: pod, To: far, Reply: answer},
+				inspect.Packet{In: dev, Out: p.Bridge, From: far, To: pod, Reply: answer})
 		}
 	}
 	for _, pod := range p.pods() {
@@ -133,7 +133,7 @@ func (p *Patient) forwarded() []dataplane.Packet {
 }
 
 // datagrams are packets of UDP between the same ends.
-func datagrams(packets []dataplane.Packet) []dataplane.Packet {
+func datagrams(packets []inspect.Packet) []inspect.Packet {
 	all := slices.Clone(packets)
 	for i := range all {
 		all[i].UDP = true
@@ -143,8 +143,8 @@ func datagrams(packets []dataplane.Packet) []dataplane.Packet {
 
 // outside are the packets between a pod of each family and the world: begun here (by UDP too), by way of a
 // node port there, and the answers. Without a default route there is no world.
-func (p *Patient) outside() []dataplane.Packet {
-	var packets []dataplane.Packet
+func (p *Patient) outside() []inspect.Packet {
+	var packets []inspect.Packet
 	for _, family := range p.families() {
 		world := netip.MustParsePrefix("11.0.0.1/32") // as good as any that is neither private nor for documentation
 		if family == 6 {
@@ -156,10 +156,10 @@ func (p *Patient) outside() []dataplane.Packet {
 		}
 		for _, pod := range p.pods() {
 			if dev := p.Host.Routes[i].Dev; pod.Addr().Is4() == (family == 4) && pod.Bits() > 0 {
-				begunHere := []dataplane.Packet{{In: p.Bridge, Out: dev, From: pod, To: world}, {In: dev, Out: p.Bridge, From: world, To: pod, Answer: true}}
+				begunHere := []inspect.Packet{{In: p.Bridge, Out: dev, From: pod, To: world}, {In: dev, Out: p.Bridge, From: world, To: pod, Reply: true}}
 				packets = append(packets, begunHere...)
 				packets = append(packets,
-					dataplane.Packet{In: dev, Out: p.Bridge, From: world, To: pod}, dataplane.Packet{In: p.Bridge, Out: dev, From: pod, To: world, Answer: true})
+					inspect.Packet{In: dev, Out: p.Bridge, From: world, To: pod}, inspect.Packet{In: p.Bridge, Out: dev, From: pod, To: world, Reply: true})
 				packets = append(packets, datagrams(begunHere)...)
 			}
 		}
@@ -188,7 +188,7 @@ func anywhere(is4 bool) netip.Prefix {
 }
 
 // acceptRules gives the commands that let pods through a chain.
-func acceptRules(c dataplane.Chain, subnets []string) string {
+func acceptRules(c inspect.Chain, subnets []string) string {
 	program := "nft insert rule " + c.Family + " " + c.Table + " " + c.Name + " "
 	if c.Legacy {
 		program = c.Family + "tables-legacy -I " + c.Name + " "

@@ -18,7 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -243,7 +243,7 @@ func addAddrs(t *testing.T, nl *rtnl.Handle, dev string, addrs ...string) {
 func (l *lan) patient() *Patient {
 	l.t.Helper()
 	l.settle()
-	kernel, err := dataplane.NewInspector()
+	kernel, err := inspect.New()
 	l.must(err)
 	l.t.Cleanup(func() { kernel.Close() })
 	dir := l.t.TempDir()

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -300,7 +300,7 @@ func (p *Patient) hear(ctx context.Context, leases []lease, heard map[string]boo
 	var targets []target
 	for _, l := range leases {
 		questions = append(questions, question{l.addr, small})
-		targets = append(targets, target{hop: l.addr, entry: dataplane.Neighbour{Addr: l.addr, Dev: p.Bridge, State: dataplane.Failed}})
+		targets = append(targets, target{hop: l.addr, entry: inspect.Neighbor{Addr: l.addr, Dev: p.Bridge, State: inspect.Failed}})
 	}
 	answers, err := ask(ctx, questions, again)
 	if err != nil {
@@ -340,10 +340,10 @@ var podPort = regexp.MustCompile("^veth[0-9a-f]{8}$")
 // attached returns the containers one of whose addresses is in a network namespace, whether a port leads to it or not,
 // and whether it can answer. Where the kernel shows no namespaces, there are none.
 func (p *Patient) attached(all []lease) map[string]bool {
-	guests, _ := p.Kernel.Guests(p.Bridge)
+	guests, _ := p.Kernel.PeerNamespaces(p.Bridge)
 	lives := map[string]bool{}
 	for _, l := range all {
-		if slices.ContainsFunc(guests, func(g dataplane.Guest) bool { return slices.Contains(g.Addrs, l.addr) }) {
+		if slices.ContainsFunc(guests, func(g inspect.PeerNamespace) bool { return slices.Contains(g.Addrs, l.addr) }) {
 			lives[l.container] = true
 		}
 	}
@@ -408,10 +408,10 @@ func (p *Patient) strangers(subnets []netip.Prefix) []string {
 	if p.Kernel == nil {
 		return nil
 	}
-	table, _ := p.Kernel.Neighbours() // the leases say most of it
+	table, _ := p.Kernel.Neighbors() // the leases say most of it
 	var shown []string
 	for _, n := range table {
-		if n.Dev == p.Bridge && n.MAC != "" && n.State != dataplane.Failed && !n.Addr.IsLinkLocalUnicast() && !within(subnets, n.Addr) {
+		if n.Dev == p.Bridge && n.MAC != "" && n.State != inspect.Failed && !n.Addr.IsLinkLocalUnicast() && !within(subnets, n.Addr) {
 			shown = append(shown, "ip neigh: "+n.String())
 		}
 	}

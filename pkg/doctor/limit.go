@@ -39,7 +39,7 @@ func (p *Patient) neighbourLimit(family int) []problem.Problem {
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
-	have, err := p.Kernel.NeighbourCount(family)
+	have, err := p.Kernel.NeighborCount(family)
 	if err != nil {
 		return Skip(err.Error(), "")
 	}

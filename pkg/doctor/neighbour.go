@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
@@ -46,15 +46,15 @@ func neighbours(ctx context.Context, p *Patient) []problem.Problem {
 type target struct {
 	peer  peer
 	hop   netip.Addr
-	entry dataplane.Neighbour
+	entry inspect.Neighbor
 }
 
 func (p *Patient) onLink(r *round) []target {
 	var all []target
 	for _, one := range r.peers {
 		for _, hop := range one.hops {
-			if way, err := p.Kernel.WayTo(hop); err == nil && !way.Via.IsValid() {
-				all = append(all, target{peer: one, hop: hop, entry: dataplane.Neighbour{Addr: hop, Dev: way.Dev, State: dataplane.Failed}})
+			if way, err := p.Kernel.RouteTo(hop); err == nil && !way.Via.IsValid() {
+				all = append(all, target{peer: one, hop: hop, entry: inspect.Neighbor{Addr: hop, Dev: way.Dev, State: inspect.Failed}})
 			}
 		}
 	}
@@ -67,7 +67,7 @@ var errBarred = fmt.Errorf("this node's own firewall (hook output) drops what ma
 // asked leaves out those for whom the kernel never looked: this node's own firewall
 // dropped what was sent to them, and nobody else sought them.
 func (p *Patient) asked(r *round, targets []target) ([]target, error) {
-	table, err := p.Kernel.Neighbours()
+	table, err := p.Kernel.Neighbors()
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (p *Patient) asked(r *round, targets []target) ([]target, error) {
 // heard: one that died a moment ago is believed for half a minute
 // (base_reachable_time of arp(7)). Who is alive answers at once, and is left alone.
 func (p *Patient) doubt(r *round, targets []target) error {
-	table, err := p.Kernel.Neighbours()
+	table, err := p.Kernel.Neighbors()
 	if err != nil {
 		return err
 	}
@@ -92,16 +92,16 @@ func (p *Patient) doubt(r *round, targets []target) error {
 		if r.alive(t.hop) {
 			continue
 		}
-		if i := t.in(table); i >= 0 && slices.Contains([]dataplane.NeighbourState{dataplane.Reachable, dataplane.Stale, dataplane.Delay}, table[i].State) {
-			_ = p.Kernel.Ask(table[i]) // without CAP_NET_ADMIN the kernel's word is all that there is
+		if i := t.in(table); i >= 0 && slices.Contains([]inspect.NeighborState{inspect.Reachable, inspect.Stale, inspect.Delay}, table[i].State) {
+			_ = p.Kernel.ProbeNeighbor(table[i]) // without CAP_NET_ADMIN the kernel's word is all that there is
 		}
 	}
 	return nil
 }
 
 // in finds a target in the kernel's table; -1: it isn't there.
-func (t target) in(table []dataplane.Neighbour) int {
-	return slices.IndexFunc(table, func(n dataplane.Neighbour) bool { return n.Addr == t.hop && n.Dev == t.entry.Dev })
+func (t target) in(table []inspect.Neighbor) int {
+	return slices.IndexFunc(table, func(n inspect.Neighbor) bool { return n.Addr == t.hop && n.Dev == t.entry.Dev })
 }
 
 // silent waits until the kernel has made up its mind about all targets.
@@ -116,7 +116,7 @@ func (p *Patient) silent(ctx context.Context, r *round, targets []target) ([]tar
 		return nil, err
 	}
 	for {
-		table, err := p.Kernel.Neighbours()
+		table, err := p.Kernel.Neighbors()
 		if err != nil {
 			return nil, err
 		}
@@ -133,18 +133,18 @@ func (p *Patient) silent(ctx context.Context, r *round, targets []target) ([]tar
 }
 
 // judge tells who is silent, and whether some entries are still being decided.
-func judge(r *round, targets []target, table []dataplane.Neighbour) (silent []target, open bool) {
+func judge(r *round, targets []target, table []inspect.Neighbor) (silent []target, open bool) {
 	for _, t := range targets {
 		if i := t.in(table); i >= 0 {
 			t.entry = table[i]
 		}
 		switch t.entry.State {
-		case dataplane.Reachable, dataplane.Permanent, dataplane.NoARP:
-		case dataplane.Stale, dataplane.Delay, dataplane.Probe:
+		case inspect.Reachable, inspect.Permanent, inspect.NoARP:
+		case inspect.Stale, inspect.Delay, inspect.Probe:
 			open = open || !r.alive(t.hop)
-		case dataplane.Incomplete:
+		case inspect.Incomplete:
 			silent, open = append(silent, t), true
-		case dataplane.Failed:
+		case inspect.Failed:
 			if !r.alive(t.hop) {
 				silent = append(silent, t)
 			}
@@ -208,11 +208,11 @@ func cards(ctx context.Context, p *Patient) []problem.Problem {
 		return found
 	}
 	p.visit(ctx)
-	table, err := p.Kernel.Neighbours()
+	table, err := p.Kernel.Neighbors()
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
-	own, err := p.Kernel.Cards()
+	own, err := p.Kernel.MACs()
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
@@ -226,7 +226,7 @@ type card struct {
 	addrs    []string
 }
 
-func (p *Patient) sharedCards(table []dataplane.Neighbour, own map[string]string) []problem.Problem {
+func (p *Patient) sharedCards(table []inspect.Neighbor, own map[string]string) []problem.Problem {
 	owners := map[netip.Addr]string{}
 	for _, one := range p.peers() {
 		for _, hop := range one.hops {
@@ -258,11 +258,11 @@ func (p *Patient) sharedCards(table []dataplane.Neighbour, own map[string]string
 const cloneCure = "give each machine a MAC address of its own in its hypervisor, and a machine ID: rm /etc/machine-id && systemd-machine-id-setup, then reboot it (if one machine answers for the other on purpose, switch its proxy_arp off)"
 
 // cardsOf groups the peers by the MAC address that the kernel knows of them.
-func cardsOf(table []dataplane.Neighbour, owners map[netip.Addr]string) []card {
+func cardsOf(table []inspect.Neighbor, owners map[netip.Addr]string) []card {
 	byCard := map[[2]string]*card{}
 	for _, n := range table {
 		name, ours := owners[n.Addr]
-		if !ours || n.MAC == "" || n.State == dataplane.Failed {
+		if !ours || n.MAC == "" || n.State == inspect.Failed {
 			continue
 		}
 		key := [2]string{n.Dev, n.MAC}
@@ -284,7 +284,7 @@ func cardsOf(table []dataplane.Neighbour, owners map[netip.Addr]string) []card {
 }
 
 // routerCard is the MAC address of the default gateway behind a device, if it is known.
-func (p *Patient) routerCard(dev string, table []dataplane.Neighbour) string {
+func (p *Patient) routerCard(dev string, table []inspect.Neighbor) string {
 	for _, r := range p.Host.Routes {
 		if r.Dst.Bits() != 0 || r.Dev != dev {
 			continue

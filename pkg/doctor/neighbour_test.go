@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
@@ -85,7 +85,7 @@ func TestNeighbourDied(t *testing.T) {
 	l.must(dead.nl.LinkSetDown(card))
 	quiet.dropUDP()
 	for _, one := range []string{"192.168.1.13", "192.168.1.14"} {
-		if state := l.neighbour(p, one); state != dataplane.Reachable {
+		if state := l.neighbour(p, one); state != inspect.Reachable {
 			t.Fatalf("%s is %s", one, state)
 		}
 	}
@@ -96,9 +96,9 @@ func TestNeighbourDied(t *testing.T) {
 	}
 }
 
-func (l *lan) neighbour(p *Patient, addr string) dataplane.NeighbourState {
+func (l *lan) neighbour(p *Patient, addr string) inspect.NeighborState {
 	l.t.Helper()
-	table, err := p.Kernel.Neighbours()
+	table, err := p.Kernel.Neighbors()
 	l.must(err)
 	for _, n := range table {
 		if n.Addr.String() == addr {

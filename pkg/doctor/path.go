@@ -65,7 +65,7 @@ func (p *Patient) routeMTU(hop netip.Addr) int {
 	if p.Kernel == nil {
 		return 0
 	}
-	way, err := p.Kernel.WayTo(hop)
+	way, err := p.Kernel.RouteTo(hop)
 	if err != nil {
 		return 0
 	}

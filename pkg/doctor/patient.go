@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -33,7 +33,7 @@ type Patient struct {
 	// Node is the name of our own Node; empty: unknown.
 	Node string
 	// Kernel looks at the network namespace.
-	Kernel *dataplane.Inspector
+	Kernel *inspect.Inspector
 	// Host and State are what the kernel holds: others' things and ours.
 	Host      topology.Host
 	State     topology.State

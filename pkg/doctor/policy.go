@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -24,13 +24,13 @@ func policyRules(ctx context.Context, p *Patient) []problem.Problem {
 	}
 	var found []problem.Problem
 	rules := p.rules()
-	kinds := map[bool][]dataplane.PacketKind{true: p.kinds(true), false: p.kinds(false)}
+	selectors := map[bool][]inspect.Selector{true: p.selectors(true), false: p.selectors(false)}
 	for _, w := range p.ways(rules) {
 		if ctx.Err() != nil || len(found) >= manyFindings {
 			break
 		}
-		for _, kind := range kinds[w.to.Is4()] {
-			if f, astray := p.astray(w, kind); astray {
+		for _, selector := range selectors[w.to.Is4()] {
+			if f, astray := p.astray(w, selector); astray {
 				found = append(found, f)
 				break
 			}
@@ -40,36 +40,36 @@ func policyRules(ctx context.Context, p *Patient) []problem.Problem {
 }
 
 // astray reports whether the kernel sends a kind of packet otherwise than by the main table.
-func (p *Patient) astray(w way, kind dataplane.PacketKind) (problem.Problem, bool) {
-	via, out, err := p.Kernel.LookupKind(w.to, w.in, w.from, kind)
+func (p *Patient) astray(w way, selector inspect.Selector) (problem.Problem, bool) {
+	route, err := p.Kernel.Lookup(w.to, w.in, w.from, selector)
 	what := fmt.Sprintf("what goes from %s to %s (%s)", orSource(w.from), w.to, w.kind)
-	if kind != (dataplane.PacketKind{}) {
-		what += ": " + kind.String()
+	if selector != (inspect.Selector{}) {
+		what += ": " + selector.String()
 	}
 	switch {
 	case errors.Is(err, unix.EXDEV): // the source is not valid on that link: see the check rp-filter
 	case errors.Is(err, unix.EOPNOTSUPP): // a protocol that can't be asked about
 	case err != nil:
 		return Fail("the kernel has no way for "+what, err.Error(), p.ruleCure(w)), true
-	case via != w.via || out != w.out:
-		return Fail("a rule sends past the main table "+what, fmt.Sprintf("they go %s, and by the main table %s", hopOf(via, out), hopOf(w.via, w.out)), p.ruleCure(w)), true
+	case route.Via != w.via || route.Dev != w.out:
+		return Fail("a rule sends past the main table "+what, fmt.Sprintf("they go %s, and by the main table %s", hopOf(route.Via, route.Dev), hopOf(w.via, w.out)), p.ruleCure(w)), true
 	}
 	return problem.Problem{}, false
 }
 
-// kinds are those of packets that have to be asked about: any, and what the rules of a family are for.
-func (p *Patient) kinds(is4 bool) []dataplane.PacketKind {
-	kinds := []dataplane.PacketKind{{}}
+// selectors returns the selectors to look up: the one of any packet, and those of a family's rules.
+func (p *Patient) selectors(is4 bool) []inspect.Selector {
+	selectors := []inspect.Selector{{}}
 	rules, err := p.Kernel.Rules(is4)
 	if err != nil {
-		return kinds
+		return selectors
 	}
 	for _, r := range rules {
-		if !slices.Contains(kinds, r.Kind) && len(kinds) <= manyFindings {
-			kinds = append(kinds, r.Kind)
+		if !slices.Contains(selectors, r.Selector) && len(selectors) <= manyFindings {
+			selectors = append(selectors, r.Selector)
 		}
 	}
-	return kinds
+	return selectors
 }
 
 func orSource(from netip.Addr) string {
@@ -156,7 +156,7 @@ func (p *Patient) waysOfPeer(r topology.Route, rules rules) []way {
 
 // rules are those that lead to other tables than main, of both families, and one more for each
 // route in these tables to a part of a pod subnet.
-type rules []dataplane.Rule
+type rules []inspect.Rule
 
 func (p *Patient) rules() rules {
 	subnets := map[netip.Prefix]bool{}
@@ -173,12 +173,12 @@ func (p *Patient) rules() rules {
 			continue
 		}
 		all = append(all, some...)
-		parts, err := p.Kernel.Parts(is4, some, func(dst netip.Prefix) bool { return partOf(subnets, dst) })
+		parts, err := p.Kernel.Destinations(is4, some, func(dst netip.Prefix) bool { return partOf(subnets, dst) })
 		if err != nil {
 			continue
 		}
 		for _, dst := range parts {
-			all = append(all, dataplane.Rule{To: dst})
+			all = append(all, inspect.Rule{To: dst})
 		}
 	}
 	return all

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
@@ -94,9 +94,9 @@ func (p *Patient) failedNeighbours() map[netip.Addr]bool {
 	if p.Kernel == nil {
 		return failed
 	}
-	table, _ := p.Kernel.Neighbours() // a hint; the check that needs it says what is wrong
+	table, _ := p.Kernel.Neighbors() // a hint; the check that needs it says what is wrong
 	for _, n := range table {
-		if n.State == dataplane.Failed {
+		if n.State == inspect.Failed {
 			failed[n.Addr] = true
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 )
 
 // Checks run at the same time, and none reads what another asked of nftables.
@@ -25,7 +25,7 @@ func TestChecksAskNFTablesTogether(t *testing.T) {
 		}
 	}
 	w.must(nft.Flush())
-	packets := []dataplane.Packet{{In: w.Bridge, Out: "eth0", From: anywhere(true), To: anywhere(true)}}
+	packets := []inspect.Packet{{In: w.Bridge, Out: "eth0", From: anywhere(true), To: anywhere(true)}}
 	var both errgroup.Group
 	both.Go(func() error {
 		for range times {

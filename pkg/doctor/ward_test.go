@@ -13,6 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -51,7 +52,7 @@ func newWard(t *testing.T) *ward {
 	w.route("10.244.2.0/24", "192.168.1.12", topology.Protocol, topology.MetricPeer)
 	w.setting(topology.SysctlForward4, "1")
 	w.setting(topology.SysctlBridgeNF4, "1")
-	w.Kernel, err = dataplane.NewInspector()
+	w.Kernel, err = inspect.New()
 	w.must(err)
 	t.Cleanup(func() { w.must(w.Kernel.Close()) })
 	program, err := os.Executable()

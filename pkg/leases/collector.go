@@ -16,7 +16,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 )
 
 // Store is where host-local keeps its leases.
@@ -27,7 +27,7 @@ type Store interface {
 
 // Host reads the network namespaces of pods.
 type Host interface {
-	Guests(bridge string) ([]dataplane.Guest, error)
+	PeerNamespaces(bridge string) ([]inspect.PeerNamespace, error)
 }
 
 // A Collector releases each lease whose address has been in no network namespace for a while. A live
@@ -128,7 +128,7 @@ func (c *Collector) look(ctx context.Context) error {
 	if err != nil || c.settled.covers(held, changes) {
 		return err
 	}
-	guests, err := c.Host.Guests(c.Bridge)
+	guests, err := c.Host.PeerNamespaces(c.Bridge)
 	if err != nil {
 		return fmt.Errorf("looking into network namespaces: %w", err)
 	}
@@ -219,7 +219,7 @@ func (c *Collector) see(now time.Time, held []cni.Lease) {
 }
 
 // meet remembers what each namespace has had. One with other ports is another that got its number.
-func (c *Collector) meet(now time.Time, guests []dataplane.Guest) {
+func (c *Collector) meet(now time.Time, guests []inspect.PeerNamespace) {
 	leased := make(map[netip.Addr]bool, len(c.leases))
 	for l := range c.leases {
 		leased[l.Addr] = true

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/inspect"
 )
 
 // A node has pods in network namespaces, and host-local's leases.
@@ -18,7 +18,7 @@ type node struct {
 	*Collector
 	t       *testing.T
 	held    map[netip.Addr]cni.Holder
-	guests  map[int]dataplane.Guest
+	guests  map[int]inspect.PeerNamespace
 	port    int // the latest index
 	changes uint64
 	clock   time.Time
@@ -27,7 +27,7 @@ type node struct {
 }
 
 func newNode(t *testing.T) *node {
-	n := &node{t: t, held: map[netip.Addr]cni.Holder{}, guests: map[int]dataplane.Guest{}, clock: time.Unix(1, 0)}
+	n := &node{t: t, held: map[netip.Addr]cni.Holder{}, guests: map[int]inspect.PeerNamespace{}, clock: time.Unix(1, 0)}
 	n.restart()
 	return n
 }
@@ -53,7 +53,7 @@ func (n *node) Release(_ context.Context, leases []cni.Lease) (released int, err
 	return released, nil
 }
 
-func (n *node) Guests(string) (all []dataplane.Guest, err error) {
+func (n *node) PeerNamespaces(string) (all []inspect.PeerNamespace, err error) {
 	n.looks++
 	for _, g := range n.guests {
 		all = append(all, g)
@@ -76,7 +76,7 @@ func (n *node) pod(id int, addrs ...string) {
 func (n *node) empty(id int) {
 	n.port++
 	n.changes++
-	n.guests[id] = dataplane.Guest{ID: id, Ports: []int{n.port}}
+	n.guests[id] = inspect.PeerNamespace{ID: id, Ports: []int{n.port}}
 }
 
 func (n *node) lease(addr, container string) {
@@ -190,7 +190,7 @@ var leaseCases = map[string]struct {
 		func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.show(1, "10.0.0.2"); n.pass(long) }, []string{"10.0.0.2", "fd00::2"},
 	},
 	"of a dead pod, beside one of another network": {func(n *node) {
-		n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Addrs: parse("172.17.0.2"), Foreign: true}
+		n.guests[7] = inspect.PeerNamespace{ID: 7, Ports: []int{2}, Addrs: parse("172.17.0.2"), Foreign: true}
 		n.lease("10.0.0.2", "gone")
 		n.lease("fd00::2", "")
 		n.pass(50 * time.Second)
@@ -243,7 +243,7 @@ var leaseCases = map[string]struct {
 		}
 	}, nil},
 	"of a dead pod, beside a node that this one is a guest of": {func(n *node) {
-		n.guests[7] = dataplane.Guest{ID: 7, Ports: []int{2}, Foreign: true}
+		n.guests[7] = inspect.PeerNamespace{ID: 7, Ports: []int{2}, Foreign: true}
 		n.lease("10.0.0.2", "gone")
 		n.pass(50 * time.Second)
 	}, nil},

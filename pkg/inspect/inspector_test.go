@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"errors"
@@ -13,6 +13,8 @@ import (
 	"github.com/google/nftables/expr"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
 // firewall loads tables of nftables:
@@ -70,10 +72,10 @@ var firewalled = []Packet{
 	{From: netip.MustParsePrefix("fd00::7/128"), To: netip.MustParsePrefix("fd00::8/128")},
 }
 
-func fatesOf(chains []Chain) (all []string) {
+func outcomesOf(chains []Chain) (all []string) {
 	for _, c := range chains {
 		all = append(all, c.String())
-		for _, f := range c.Fates {
+		for _, f := range c.Outcomes {
 			all = append(all, f.text())
 		}
 	}
@@ -96,7 +98,7 @@ func TestForwardChains(t *testing.T) {
 		"chain ip6 fw6 forward { type filter hook forward; policy accept; } with 0 rules",
 		"accepted", "accepted", "accepted", "accepted", "accepted", "accepted",
 	}
-	if got := fatesOf(chains); !slices.Equal(got, want) {
+	if got := outcomesOf(chains); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	names, err := i.Chains()
@@ -106,20 +108,20 @@ func TestForwardChains(t *testing.T) {
 	}
 }
 
-// Chains that can't be read are reported. Of a set that can't, nothing is known. Each is read once.
-func TestRefusedForwardChainsAreTold(t *testing.T) {
+// A chain that can't be read is an error. Lookups in a set that can't be read are unknown. Each is read once.
+func TestRefusedForwardChainsAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.firewall()
 	i := m.inspector()
-	r := newRefuser(t)
+	r := seccomp.NewRefuser(t)
 	const nftables, getChain, getRule, getSet, getElements = unix.NFNL_SUBSYS_NFTABLES << 8, 4, 7, 10, 13 // enum nf_tables_msg_types
-	r.requests(unix.ENOMEM, nftables|getChain)
+	r.Requests(unix.ENOMEM, nftables|getChain)
 	if names, err := i.Chains(); names != nil || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), "listing chains: ") {
 		t.Errorf("got %v, %v", names, err)
 	}
 	var asked []string
 	for n := 1; ; n++ {
-		end := r.nth(unix.ENOMEM, n)
+		end := r.Nth(unix.ENOMEM, n)
 		chains, err := i.ForwardChains(firewalled[1:2])
 		kind := end()
 		if len(kind) == 0 {
@@ -131,7 +133,7 @@ func TestRefusedForwardChainsAreTold(t *testing.T) {
 			if err == nil || !strings.HasPrefix(err.Error(), told) || !strings.HasSuffix(err.Error(), unix.ENOMEM.Error()) {
 				t.Errorf("without request %d, of kind %d: %v", n, kind, err)
 			}
-		case err != nil || chains[0].Fates[0].Doubt == "":
+		case err != nil || chains[0].Outcomes[0].UncertainRule == "":
 			t.Errorf("without request %d, of kind %d: %+v, %v", n, kind, chains, err)
 		}
 		asked = append(asked, map[uint16]string{nftables | getChain: "chains", nftables | getRule: "rules", nftables | getSet: "set", nftables | getElements: "elements"}[kind[0]])
@@ -154,19 +156,19 @@ func TestDevices(t *testing.T) {
 			t.Errorf("%v is not among %v", want, devices)
 		}
 	}
-	r := newRefuser(t)
-	r.requests(unix.ENOMEM, unix.RTM_GETLINK)
+	r := seccomp.NewRefuser(t)
+	r.Requests(unix.ENOMEM, unix.RTM_GETLINK)
 	if devices, err := i.Devices(); devices != nil || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), "listing links: ") {
 		t.Errorf("got %v, %v", devices, err)
 	}
 }
 
-// An inspector holds descriptors until it is closed, and no other is left.
+// An Inspector keeps its file descriptors until it is closed, and leaks none.
 func TestInspectorLeavesNothingOpen(t *testing.T) {
 	m := newMachine(t)
 	m.firewall()
 	before := m.descriptors()
-	i, err := NewInspector()
+	i, err := New()
 	m.must(err)
 	_, err = i.Ports("eth0")
 	m.must(err)
@@ -187,13 +189,13 @@ func TestInspectorLeavesNothingOpen(t *testing.T) {
 	}
 }
 
-// Without netlink, or without /proc, there is no inspector, and nothing is left open.
-func TestRefusedInspectorIsTold(t *testing.T) {
+// New fails without netlink or without /proc, and leaks no file descriptor.
+func TestRefusedInspectorIsReported(t *testing.T) {
 	m := newMachine(t)
 	root := t.TempDir()
 	before := m.descriptors()
-	refuseSockets(t, unix.ENFILE, unix.AF_NETLINK, unix.NETLINK_ROUTE)
-	if i, err := NewInspector(); i != nil || !errors.Is(err, unix.ENFILE) || !strings.HasPrefix(err.Error(), "opening netlink: ") {
+	seccomp.RefuseSockets(t, unix.ENFILE, unix.AF_NETLINK, unix.NETLINK_ROUTE)
+	if i, err := New(); i != nil || !errors.Is(err, unix.ENFILE) || !strings.HasPrefix(err.Error(), "opening netlink: ") {
 		t.Errorf("without sockets: %v, %v", i, err)
 	}
 	if n := m.descriptors(); n != before {
@@ -201,7 +203,7 @@ func TestRefusedInspectorIsTold(t *testing.T) {
 	}
 	m.must(unix.Unshare(unix.CLONE_FS)) // of the test's thread, which ends with it
 	m.must(unix.Chroot(root))
-	if i, err := NewInspector(); i != nil || !errors.Is(err, os.ErrNotExist) {
+	if i, err := New(); i != nil || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without /proc: %v, %v", i, err)
 	}
 }

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"errors"
@@ -9,9 +9,11 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// stateOfPort is what `bridge link set dev NAME state N` does.
+// stateOfPort does what `bridge link set dev NAME state N` does.
 func (m *machine) stateOfPort(name string, state PortState) {
 	m.t.Helper()
 	m.portOption(name, nl.IFLA_BRPORT_STATE, byte(state))
@@ -31,7 +33,7 @@ func (m *machine) portOption(name string, option int, value byte) {
 	m.must(err)
 }
 
-// The ports of a bridge are those that could forward: of no other bridge, up and with a carrier.
+// Ports returns the ports of one bridge that are up and have a carrier.
 func TestPorts(t *testing.T) {
 	m := newMachine(t)
 	for _, name := range []string{"br7", "br8"} {
@@ -52,20 +54,20 @@ func TestPorts(t *testing.T) {
 	ports, err := i.Ports("br7")
 	m.must(err)
 	slices.SortFunc(ports, func(a, b Port) int { return strings.Compare(a.Name, b.Name) })
-	if want := []Port{{Name: "one", State: PortForwarding}, {Name: "two", Isolated: true, Deaf: "bcast_flood off", NoHairpin: true}}; !slices.Equal(ports, want) {
+	if want := []Port{{Name: "one", State: PortForwarding}, {Name: "two", Isolated: true, BlockedBy: "bcast_flood off", NoHairpin: true}}; !slices.Equal(ports, want) {
 		t.Errorf("got %+v, want %+v", ports, want)
 	}
 	if ports, err := i.Ports("none"); ports != nil || err == nil || !strings.HasPrefix(err.Error(), "looking for none: ") {
 		t.Errorf("of a bridge that is not there: %v, %v", ports, err)
 	}
-	r := newRefuser(t)
-	r.nth(unix.ENOMEM, 2)
+	r := seccomp.NewRefuser(t)
+	r.Nth(unix.ENOMEM, 2)
 	if ports, err := i.Ports("br7"); ports != nil || !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), "listing the ports of br7: ") {
 		t.Errorf("refused: %v, %v", ports, err)
 	}
 }
 
-// The states are those of linux/if_bridge.h, by the names that bridge(8) has for them.
+// The states are those of linux/if_bridge.h, with the names that bridge(8) prints.
 func TestPortStates(t *testing.T) {
 	for state, want := range map[PortState]string{
 		0: "disabled", PortListening: "listening", PortLearning: "learning", PortForwarding: "forwarding", 4: "blocking", 5: "state 5",

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// parseChains reads chains as in "base: yes jump a, some drop | a: no accept". A rule is how it fits, its verdict and a
-// chain; its name is its chain's and its number.
+// parseChains parses chains such as "base: yes jump a, some drop | a: no accept". A rule consists of its match, its verdict
+// and a chain. It is named after its chain and its number.
 func parseChains(text string) map[string][]rule {
 	fits := map[string]truth{"no": no, "yes": yes, "some": some, "unknown": unknown}
 	kinds := map[string]expr.VerdictKind{
@@ -22,30 +22,31 @@ func parseChains(text string) map[string][]rule {
 		name, rules, _ := strings.Cut(chain, ": ")
 		for i, r := range strings.Split(rules, ", ") {
 			words := append(strings.Fields(r), "", "", "")
-			judge := func(Packet) (truth, expr.Verdict) {
+			match := func(Packet) (truth, expr.Verdict) {
 				return fits[words[0]], expr.Verdict{Kind: kinds[words[1]], Chain: words[2]}
 			}
 			if words[0] != "" {
-				chains[name] = append(chains[name], rule{fmt.Sprint(name, i+1), judge})
+				chains[name] = append(chains[name], rule{fmt.Sprint(name, i+1), match})
 			}
 		}
 	}
 	return chains
 }
 
-func (f Fate) text() string {
-	text := map[[2]bool]string{{true, false}: "accepted", {false, true}: "dropped", {true, true}: "either", {false, false}: "neither"}[[2]bool{f.Accepted, f.Dropped}]
-	if f.By != "" {
-		text += " by " + f.By
+func (o Outcome) text() string {
+	text := map[[2]bool]string{{true, false}: "accepted", {false, true}: "dropped", {true, true}: "either", {false, false}: "neither"}[[2]bool{o.Accepted, o.Dropped}]
+	if o.DroppedBy != "" {
+		text += " by " + o.DroppedBy
 	}
-	if f.Doubt != "" {
-		text += ", depends on " + f.Doubt
+	if o.UncertainRule != "" {
+		text += ", depends on " + o.UncertainRule
 	}
 	return text
 }
 
-// A packet goes the way of nft_do_chain (net/netfilter/nf_tables_core.c) and ipt_do_table, and all the ways of a rule that may fit.
-func TestFateInChains(t *testing.T) {
+// Packets pass chains as in nft_do_chain (net/netfilter/nf_tables_core.c) and ipt_do_table. After a rule that may match,
+// both continuations count.
+func TestOutcomeInChains(t *testing.T) {
 	for text, want := range map[string]string{ // after the policy to accept, and to drop
 		"base: ":                                                                                "accepted; dropped by its policy",
 		"base: no drop, no accept":                                                              "accepted; dropped by its policy",
@@ -82,33 +83,33 @@ func TestFateInChains(t *testing.T) {
 		"base: yes jump a, yes accept | a: some accept, unknown drop, yes jump b | b: yes drop": "either by a2, depends on a1; either by a2, depends on a1",
 	} {
 		chains := parseChains(text)
-		if got := fate(chains, "base", false, Packet{}).text() + "; " + fate(chains, "base", true, Packet{}).text(); got != want {
+		if got := evaluate(chains, "base", false, Packet{}).text() + "; " + evaluate(chains, "base", true, Packet{}).text(); got != want {
 			t.Errorf("%s\nbecomes %s\nwant    %s", text, got, want)
 		}
 	}
 }
 
-// A chain is looked at once for each packet, or as many chains as the kernel lets packets jump through (NFT_JUMP_STACK_SIZE)
-// would take years.
-func TestFateInManyChains(t *testing.T) {
+// A chain is evaluated once for each packet. Otherwise as many nested chains as the kernel permits (NFT_JUMP_STACK_SIZE) would
+// take years.
+func TestOutcomeInManyChains(t *testing.T) {
 	chains := map[string][]rule{}
 	for level := range 16 {
 		for range 16 {
 			chains[fmt.Sprint(level)] = append(chains[fmt.Sprint(level)], parseChains(fmt.Sprint("c: yes jump ", level+1))["c"]...)
 		}
 	}
-	if got := fate(chains, "0", true, Packet{}).text(); got != "dropped by its policy" {
+	if got := evaluate(chains, "0", true, Packet{}).text(); got != "dropped by its policy" {
 		t.Error(got)
 	}
 }
 
-// Packets and chains are described as people write them, and as nft and iptables-save do.
+// Chains are printed as nft and iptables-save print them.
 func TestForwardText(t *testing.T) {
 	p := Packet{In: "plainroute0", Out: "eth0", From: netip.MustParsePrefix("10.244.1.7/32"), To: netip.MustParsePrefix("10.244.2.0/24")}
 	if got := p.String(); got != "from 10.244.1.7 (plainroute0) to 10.244.2.0/24 (eth0), new" {
 		t.Error(got)
 	}
-	if p.Answer = true; !strings.HasSuffix(p.String(), "(eth0), answer") {
+	if p.Reply = true; !strings.HasSuffix(p.String(), "(eth0), answer") {
 		t.Error(p)
 	}
 	if p.UDP = true; !strings.HasSuffix(p.String(), "(eth0), answer, UDP") {
@@ -125,8 +126,8 @@ func TestForwardText(t *testing.T) {
 	}
 }
 
-// Chains of one family are not on the way of the other's packets.
-func TestFateOfTheOtherFamily(t *testing.T) {
+// Packets of one family don't pass chains of the other.
+func TestOutcomeOfTheOtherFamily(t *testing.T) {
 	packets := map[string]Packet{"ip": {From: netip.MustParsePrefix("10.244.1.7/32")}, "ip6": {From: netip.MustParsePrefix("fd00::7/128")}}
 	for _, family := range []string{"ip", "ip6", "inet"} {
 		for of, p := range packets {
@@ -134,7 +135,7 @@ func TestFateOfTheOtherFamily(t *testing.T) {
 			if family != of && family != "inet" {
 				want = "accepted"
 			}
-			if got := (Chain{Family: family, Drops: true}).with(nil, []Packet{p}).Fates[0].text(); got != want {
+			if got := (Chain{Family: family, Drops: true}).evaluate(nil, []Packet{p}).Outcomes[0].text(); got != want {
 				t.Errorf("in a chain of %s a packet of %s is %s, want %s", family, of, got, want)
 			}
 		}

@@ -1,4 +1,4 @@
-package dataplane
+package seccomp
 
 import (
 	"encoding/binary"
@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A refuser makes netlink requests of the test's thread fail, one or all of a kind, as the kernel does where it is short of
-// memory. The thread ends with the test.
-type refuser struct {
+// A Refuser makes netlink requests of the test's thread fail, one or all of a type, as the kernel does when it is
+// short of memory. The thread ends with the test.
+type Refuser struct {
 	t        *testing.T
 	listener int
 
@@ -24,13 +24,13 @@ type refuser struct {
 	refuses func(kinds []uint16) unix.Errno
 }
 
-// answered are the system calls that a refuser sees: those by which netlink requests are sent. It can't be one that
-// package unix makes without a word to Go's scheduler, such as socket(2): the collector would wait for the thread, and the
-// thread for the goroutine that answers it.
+// answered are the system calls that a Refuser intercepts: those that send netlink requests. A call that package unix
+// makes without notifying Go's scheduler, such as socket(2), can't be among them: the garbage collector would wait for the
+// thread, and the thread for the goroutine that answers it.
 var answered = []uint32{unix.SYS_SENDTO, unix.SYS_SENDMSG}
 
-// newRefuser starts one that refuses nothing.
-func newRefuser(t *testing.T) *refuser {
+// NewRefuser returns a Refuser that refuses nothing.
+func NewRefuser(t *testing.T) *Refuser {
 	t.Helper()
 	runtime.LockOSThread()
 	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}} // the number of struct seccomp_data
@@ -48,25 +48,26 @@ func newRefuser(t *testing.T) *refuser {
 	if errno != 0 {
 		t.Skipf("can't answer system calls here: %v", errno)
 	}
-	r := &refuser{t: t, listener: int(fd)}
-	r.nothing()
+	r := &Refuser{t: t, listener: int(fd)}
+	r.Nothing()
 	go r.serve()
-	t.Cleanup(r.nothing)
+	t.Cleanup(r.Nothing)
 	return r
 }
 
-func (r *refuser) set(f func([]uint16) unix.Errno) {
+// Set makes a request fail with the errno that f returns for the types of its messages; 0 lets it pass.
+func (r *Refuser) Set(f func([]uint16) unix.Errno) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refuses = f
 }
 
-// nothing lets all calls pass.
-func (r *refuser) nothing() { r.set(func([]uint16) unix.Errno { return 0 }) }
+// Nothing lets all requests pass.
+func (r *Refuser) Nothing() { r.Set(func([]uint16) unix.Errno { return 0 }) }
 
-// requests refuses netlink requests of some kinds.
-func (r *refuser) requests(errno unix.Errno, kinds ...uint16) {
-	r.set(func(sent []uint16) unix.Errno {
+// Requests refuses netlink requests of the given types.
+func (r *Refuser) Requests(errno unix.Errno, kinds ...uint16) {
+	r.Set(func(sent []uint16) unix.Errno {
 		if slices.ContainsFunc(sent, func(kind uint16) bool { return slices.Contains(kinds, kind) }) {
 			return errno
 		}
@@ -74,11 +75,12 @@ func (r *refuser) requests(errno unix.Errno, kinds ...uint16) {
 	})
 }
 
-// nth refuses the nth request. The function that it returns gives the kinds of what was refused, none if there were fewer.
-func (r *refuser) nth(errno unix.Errno, n int) func() []uint16 {
+// Nth refuses the nth request. The function that it returns stops that and returns the types of the refused messages, none
+// if there were fewer requests.
+func (r *Refuser) Nth(errno unix.Errno, n int) func() []uint16 {
 	count := 0
 	var refused []uint16
-	r.set(func(sent []uint16) unix.Errno {
+	r.Set(func(sent []uint16) unix.Errno {
 		if len(sent) == 0 {
 			return 0
 		}
@@ -89,8 +91,25 @@ func (r *refuser) nth(errno unix.Errno, n int) func() []uint16 {
 		return 0
 	})
 	return func() []uint16 {
-		r.nothing()
+		r.Nothing()
 		return refused
+	}
+}
+
+// Recording refuses requests of one type and records the types of all. The function that it returns stops that and returns
+// the record.
+func (r *Refuser) Recording(errno unix.Errno, kind uint16) func() []uint16 {
+	var kinds []uint16
+	r.Set(func(sent []uint16) unix.Errno {
+		kinds = append(kinds, sent...)
+		if slices.Contains(sent, kind) {
+			return errno
+		}
+		return 0
+	})
+	return func() []uint16 {
+		r.Nothing()
+		return kinds
 	}
 }
 
@@ -112,8 +131,8 @@ type (
 	}
 )
 
-// serve answers until no thread has the filter any more.
-func (r *refuser) serve() {
+// serve answers until no thread has the filter.
+func (r *Refuser) serve() {
 	defer unix.Close(r.listener)
 	for {
 		fds := []unix.PollFd{{Fd: int32(r.listener), Events: unix.POLLIN}}
@@ -152,7 +171,7 @@ func bytesOf(n *seccompNotification) []byte {
 	return memory(at, length)
 }
 
-// memory copies some of this process.
+// memory copies memory of this process.
 func memory(at, length uint64) []byte {
 	b := make([]byte, max(length, 1))
 	local := unix.Iovec{Base: &b[0]}

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ruleset is what a packet may come by in a table.
+// ruleset is the part of a table that packets of a base chain may pass.
 type ruleset struct {
 	conn   *nftables.Conn
 	table  *nftables.Table
@@ -37,7 +37,7 @@ func (t *ruleset) read(name string) error {
 	var next []string
 	for _, r := range list {
 		t.chains[name] = append(t.chains[name], rule{fmt.Sprintf("the rule of handle %d in %s", r.Handle, name), func(p Packet) (truth, expr.Verdict) {
-			return (&nftMachine{p, t.sets, map[uint32]bits{}}).run(r.Exprs)
+			return (&nftVM{p, t.sets, map[uint32]bits{}}).run(r.Exprs)
 		}})
 		for _, e := range r.Exprs {
 			switch e := e.(type) {
@@ -61,10 +61,10 @@ func (t *ruleset) readSet(name string) (chains []string) {
 	if _, done := t.sets[name]; done {
 		return nil
 	}
-	t.sets[name] = elementSet{elements: make([]nftables.SetElement, 1)} // one of which nothing is known
+	t.sets[name] = elementSet{elements: make([]nftables.SetElement, 1)} // with no key, so that lookups are unknown
 	set, err := t.conn.GetSetByName(t.table, name)
 	if err != nil {
-		return nil // the library does not know all types
+		return nil // the library does not support all types
 	}
 	elements, err := t.conn.GetSetElements(set)
 	if err != nil {
@@ -78,30 +78,29 @@ func (t *ruleset) readSet(name string) (chains []string) {
 	return chains
 }
 
-// nftMachine runs a rule's expressions as nft_do_chain of net/netfilter does, on bits of
-// which some are not known.
-type nftMachine struct {
+// nftVM runs a rule's expressions as nft_do_chain of net/netfilter does, on partly known bits.
+type nftVM struct {
 	packet    Packet
 	sets      map[string]elementSet
 	registers map[uint32]bits
 }
 
-func (m *nftMachine) run(exprs []expr.Any) (truth, expr.Verdict) {
-	fits := yes
+func (m *nftVM) run(exprs []expr.Any) (truth, expr.Verdict) {
+	matches := yes
 	for _, e := range exprs {
 		t, v := m.step(e)
-		if fits = fits.and(t); fits == no || v != pass {
-			return fits, v
+		if matches = matches.and(t); matches == no || v != pass {
+			return matches, v
 		}
 	}
-	return fits, pass
+	return matches, pass
 }
 
-func (m *nftMachine) step(e expr.Any) (truth, expr.Verdict) {
+func (m *nftVM) step(e expr.Any) (truth, expr.Verdict) {
 	switch e := e.(type) {
 	case *expr.Counter, *expr.Log, *expr.Notrack:
 	case *expr.Immediate:
-		m.registers[e.Register] = sure(e.Data)
+		m.registers[e.Register] = certain(e.Data)
 	case *expr.Meta:
 		if !e.SourceRegister {
 			m.registers[e.Register] = m.packet.meta(e.Key)
@@ -119,7 +118,7 @@ func (m *nftMachine) step(e expr.Any) (truth, expr.Verdict) {
 	case *expr.Cmp:
 		return m.cmp(e), pass
 	case *expr.Range:
-		return m.take(e.Register).within(e.FromData, e.ToData).not(e.Op == expr.CmpOpNeq), pass
+		return m.consume(e.Register).within(e.FromData, e.ToData).not(e.Op == expr.CmpOpNeq), pass
 	case *expr.Lookup:
 		return m.lookup(e)
 	case *expr.Limit, *expr.Quota, *expr.Connlimit, *expr.Dynset:
@@ -131,7 +130,7 @@ func (m *nftMachine) step(e expr.Any) (truth, expr.Verdict) {
 	case *expr.Reject:
 		return yes, drop
 	case *expr.Queue:
-		return yes, dunno
+		return yes, undecided
 	case *expr.Verdict:
 		return yes, *e
 	default:
@@ -140,54 +139,54 @@ func (m *nftMachine) step(e expr.Any) (truth, expr.Verdict) {
 	return yes, pass
 }
 
-// take reads a register, once: the library leaves out expressions that it does not know,
-// and what one of them would have loaded must not be taken for what was there before.
-func (m *nftMachine) take(register uint32) bits {
+// consume reads a register and clears it. The library leaves out expressions that it does not support, so
+// a later read must not return what an expression before such a one loaded.
+func (m *nftVM) consume(register uint32) bits {
 	b := m.registers[register]
 	delete(m.registers, register)
 	return b
 }
 
-// bitwise masks and flips. Of a shift the library reads neither mask nor flip.
-func (m *nftMachine) bitwise(e *expr.Bitwise) {
-	b := m.take(e.SourceRegister)
+// bitwise masks and flips. A shift, of which the library reads neither mask nor flip, makes all bits unknown.
+func (m *nftVM) bitwise(e *expr.Bitwise) {
+	b := m.consume(e.SourceRegister)
 	if len(e.Mask) != len(b.value) {
 		b = bits{}
 	}
 	m.registers[e.DestRegister] = b.masked(e.Mask, e.Xor)
 }
 
-func (m *nftMachine) cmp(e *expr.Cmp) truth {
+func (m *nftVM) cmp(e *expr.Cmp) truth {
 	b := m.registers[e.Register]
 	switch e.Op {
-	case expr.CmpOpGte, expr.CmpOpLt: // the other end of a range reads the register again
+	case expr.CmpOpGte, expr.CmpOpLt: // not consumed: the other end of a range reads the register again
 		return b.atLeast(e.Data).not(e.Op == expr.CmpOpLt)
 	case expr.CmpOpLte, expr.CmpOpGt:
 		return b.within(make([]byte, len(e.Data)), e.Data).not(e.Op == expr.CmpOpGt)
 	}
-	return m.take(e.Register).equals(e.Data).not(e.Op == expr.CmpOpNeq)
+	return m.consume(e.Register).equals(e.Data).not(e.Op == expr.CmpOpNeq)
 }
 
-func (m *nftMachine) lookup(e *expr.Lookup) (truth, expr.Verdict) {
-	key, set := m.take(e.SourceRegister), m.sets[e.SetName]
-	fits, v := no, pass
+func (m *nftVM) lookup(e *expr.Lookup) (truth, expr.Verdict) {
+	key, set := m.consume(e.SourceRegister), m.sets[e.SetName]
+	matches, v := no, pass
 	for i, element := range set.elements {
-		if t := set.fits(key, i); t != no { // of one alone, or it is in doubt: they don't overlap
-			fits, v = t, verdictOf(element)
+		if t := set.matches(key, i); t != no { // elements don't overlap: one matches, or several are uncertain
+			matches, v = t, verdictOf(element)
 		}
 	}
 	switch {
 	case !e.IsDestRegSet || e.DestRegister != unix.NFT_REG_VERDICT:
-		return fits.not(e.Invert), pass
-	case fits > yes:
-		v = dunno
+		return matches.not(e.Invert), pass
+	case matches > yes:
+		v = undecided
 	}
-	return fits, v
+	return matches, v
 }
 
-// fits compares with one element. Of several fields together the first is looked at, as
-// far as it goes: the addresses of Services are no pods'.
-func (s elementSet) fits(key bits, i int) truth {
+// matches compares a key with one element. Of a concatenation it compares only the first field, which excludes
+// most: pods have no addresses of Services.
+func (s elementSet) matches(key bits, i int) truth {
 	e, n := s.elements[i], len(key.value)
 	switch {
 	case e.IntervalEnd:
@@ -195,7 +194,7 @@ func (s elementSet) fits(key bits, i int) truth {
 	case len(e.Key) < n || n == 0:
 		return unknown
 	case e.KeyEnd == nil && s.intervals:
-		// It goes up to the next element, which begins or ends another.
+		// It extends to the next element, which begins or ends another.
 		t := key.atLeast(e.Key)
 		for _, next := range s.elements[i+1:] {
 			if !bytes.Equal(next.Key, e.Key) {
@@ -213,21 +212,17 @@ func (s elementSet) fits(key bits, i int) truth {
 	return t
 }
 
-// verdictOf reads the verdict that a map has for a key (NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN of
-// linux/netfilter/nf_tables.h), if there is one.
+// verdictOf returns the verdict of a verdict map's element (NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN of
+// linux/netfilter/nf_tables.h), which is zero for an element of another set.
 func verdictOf(e nftables.SetElement) (v expr.Verdict) {
-	attrs, err := netlink.NewAttributeDecoder(e.Val)
-	if err != nil {
-		return expr.Verdict{}
-	}
-	attrs.ByteOrder = binary.BigEndian
-	for attrs.Next() {
+	eachAttribute(e.Val, func(attrs *netlink.AttributeDecoder) {
+		attrs.ByteOrder = binary.BigEndian
 		switch attrs.Type() {
 		case unix.NFTA_VERDICT_CODE:
 			v.Kind = expr.VerdictKind(int32(attrs.Uint32()))
 		case unix.NFTA_VERDICT_CHAIN:
 			v.Chain = attrs.String()
 		}
-	}
+	})
 	return v
 }

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"fmt"
@@ -11,25 +11,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The packets of these tests: of a pod to pods of a peer, by devices of which one is known, the answer, and one of IPv6.
+// The packets of these tests: from a pod to pods of a peer, with one unknown device; the reply; and one of IPv6.
 var (
 	newPacket    = Packet{In: "lo", From: netip.MustParsePrefix("10.244.1.7/32"), To: netip.MustParsePrefix("10.244.2.0/24")}
-	answerPacket = Packet{In: "lo", Out: "lo", From: newPacket.To, To: newPacket.From, Answer: true}
+	answerPacket = Packet{In: "lo", Out: "lo", From: newPacket.To, To: newPacket.From, Reply: true}
 	ipv6Packet   = Packet{In: "lo", Out: "eth0", From: netip.MustParsePrefix("fd00::7/128"), To: netip.MustParsePrefix("fd00:2::/64")}
 )
 
 var truthNames = map[truth]string{no: "no", yes: "yes", some: "some", unknown: "unknown"}
 
-// judgment is what a rule does with a packet: how it fits, and its verdict and chain, unless that is to go on.
-func judgment(fits truth, v expr.Verdict) string {
+// result prints whether a rule matches a packet, and its verdict and chain, unless the verdict is to continue.
+func result(matches truth, v expr.Verdict) string {
 	text := map[expr.VerdictKind]string{
 		expr.VerdictAccept: " accept", expr.VerdictDrop: " drop", expr.VerdictJump: " jump", expr.VerdictGoto: " goto",
 		expr.VerdictReturn: " return", expr.VerdictQueue: " queue",
 	}[v.Kind]
-	if fits == no {
+	if matches == no {
 		return "no"
 	}
-	return truthNames[fits] + text + v.Chain
+	return truthNames[matches] + text + v.Chain
 }
 
 // headerField, ipField, metaField and ctField load register 1; the others read it.
@@ -52,7 +52,7 @@ func maskWith(mask, xor []byte) expr.Any {
 	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: xor}
 }
 
-// Where the fields of the headers are: RFC 791, RFC 8200.
+// Offsets of header fields (RFC 791, RFC 8200).
 const (
 	sourceAt, targetAt     = 12, 16
 	fragmentAt, protocolAt = 6, 9
@@ -83,7 +83,7 @@ var expressionCases = []struct {
 	{"yes queue", newPacket, []expr.Any{&expr.Queue{}}},
 	{"some accept", newPacket, []expr.Any{&expr.Limit{}, &expr.Verdict{Kind: expr.VerdictAccept}, &expr.Fib{}}},
 	{"yes jumpa", newPacket, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "a"}}},
-	// Addresses, protocol and place in the header of IP.
+	// Fields of the IP header.
 	{"yes", newPacket, []expr.Any{ipField(sourceAt, 4), cmpIs(10, 244, 1, 7)}},
 	{"no", newPacket, []expr.Any{ipField(sourceAt, 4), cmpIs(10, 244, 1, 8)}},
 	{"yes", newPacket, []expr.Any{ipField(targetAt, 3), cmpIs(10, 244, 2)}},
@@ -106,13 +106,13 @@ var expressionCases = []struct {
 	{"unknown", newPacket, []expr.Any{ipField(20, 1), cmpIs(1)}},
 	{"yes", ipv6Packet, []expr.Any{ipField(nextHeaderAt, 1), cmpIs(unix.IPPROTO_TCP)}},
 	{"unknown", ipv6Packet, []expr.Any{ipField(nextHeaderAt+1, 1), cmpIs(0xff)}},
-	// Ports differ from packet to packet, MAC addresses are not known.
+	// Ports differ between packets, MAC addresses are unknown.
 	{"some", newPacket, []expr.Any{headerField(expr.PayloadBaseTransportHeader, 2, 2), cmpIs(0, 9)}},
 	{"some", newPacket, []expr.Any{headerField(expr.PayloadBaseTransportHeader, 2, 2), maskWith([]byte{0xff, 0}, []byte{0, 0}), cmpIs(9, 0)}},
 	{"some", newPacket, []expr.Any{headerField(expr.PayloadBaseTransportHeader, 2, 2), cmpWith(expr.CmpOpLt, 4, 0)}},
 	{"yes", newPacket, []expr.Any{headerField(expr.PayloadBaseTransportHeader, 2, 2), cmpWith(expr.CmpOpGte, 0, 0)}},
 	{"unknown", newPacket, []expr.Any{headerField(expr.PayloadBaseLLHeader, 6, 4), cmpIs(0, 0, 0, 0)}},
-	// What is set is not asked for, and leaves the register.
+	// A write does not change the register.
 	{"yes", newPacket, []expr.Any{&expr.Immediate{Register: 1, Data: []byte{7}}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}, cmpIs(7)}},
 	{"yes", newPacket, []expr.Any{&expr.Immediate{Register: 1, Data: []byte{7}}, &expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: 1}, cmpIs(7)}},
 	{"yes", newPacket, []expr.Any{&expr.Immediate{Register: 1, Data: []byte{7}}, &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1}, cmpIs(7)}},
@@ -122,7 +122,7 @@ var expressionCases = []struct {
 	{"yes", newPacket, []expr.Any{ipField(targetAt, 4), maskWith([]byte{255, 255, 255, 0}, []byte{1, 0, 0, 0}), cmpIs(11, 244, 2, 0)}},
 	{"unknown", newPacket, []expr.Any{ipField(sourceAt, 4), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4}, cmpIs(0, 0, 0, 0)}}, // a shift
 	{"unknown", newPacket, []expr.Any{metaField(expr.MetaKeyMARK), maskWith([]byte{0, 0, 0, 1}, []byte{0, 0, 0, 0}), cmpIs(0, 0, 0, 0)}},
-	// Ranges, of which both ends are in them.
+	// Ranges, which include both ends.
 	{"yes", newPacket, []expr.Any{ipField(sourceAt+2, 2), cmpWith(expr.CmpOpGte, 1, 7), cmpWith(expr.CmpOpLte, 1, 7)}},
 	{"no", newPacket, []expr.Any{ipField(sourceAt+2, 2), cmpWith(expr.CmpOpGte, 1, 8)}},
 	{"no", newPacket, []expr.Any{ipField(sourceAt+2, 2), cmpWith(expr.CmpOpLte, 1, 6)}},
@@ -142,7 +142,7 @@ var expressionCases = []struct {
 	{"no", newPacket, []expr.Any{ipField(sourceAt, 4), cmpWith(expr.CmpOpNeq, 10, 244, 1, 7)}},
 	{"yes", newPacket, []expr.Any{ipField(sourceAt, 4), cmpWith(expr.CmpOpNeq, 10, 244, 1, 8)}},
 	{"unknown", newPacket, []expr.Any{ipField(targetAt, 4), cmpWith(expr.CmpOpNeq, 10, 244, 2, 8)}},
-	// Devices: one is known.
+	// Devices, one of them known.
 	{"yes", newPacket, []expr.Any{metaField(expr.MetaKeyIIFNAME), cmpIs(nameOfLoopback...)}},
 	{"yes", newPacket, []expr.Any{metaField(expr.MetaKeyIIFNAME), cmpIs('l')}},
 	{"no", newPacket, []expr.Any{metaField(expr.MetaKeyIIFNAME), cmpIs('e')}},
@@ -153,7 +153,7 @@ var expressionCases = []struct {
 	{"unknown", newPacket, []expr.Any{metaField(expr.MetaKeyOIF), cmpIs(1, 0, 0, 0)}},
 	{"yes", answerPacket, []expr.Any{metaField(expr.MetaKeyOIF), cmpIs(1, 0, 0, 0)}},
 	{"unknown", newPacket, []expr.Any{metaField(expr.MetaKeyMARK), cmpIs(1, 0, 0, 0)}},
-	// Protocols: of IP in the order of the host, of Ethernet in that of the network.
+	// Protocols: IP's in host byte order, Ethernet's in network byte order.
 	{"yes", newPacket, []expr.Any{metaField(expr.MetaKeyL4PROTO), cmpIs(unix.IPPROTO_TCP)}},
 	{"yes", newPacket, []expr.Any{metaField(expr.MetaKeyNFPROTO), cmpIs(unix.NFPROTO_IPV4)}},
 	{"yes", ipv6Packet, []expr.Any{metaField(expr.MetaKeyNFPROTO), cmpIs(unix.NFPROTO_IPV6)}},
@@ -167,10 +167,10 @@ var expressionCases = []struct {
 	{"unknown", newPacket, []expr.Any{ctField(expr.CtKeySTATUS), cmpIs(1, 0, 0, 0)}},
 }
 
-// What nft writes is judged as the nft_*_eval of net/netfilter do, as far as the packet is known.
+// Expressions are evaluated as by the nft_*_eval functions of net/netfilter, as far as the packet is known.
 func TestExpressions(t *testing.T) {
 	for _, c := range expressionCases {
-		got := judgment((&nftMachine{c.p, nil, map[uint32]bits{}}).run(c.do))
+		got := result((&nftVM{c.p, nil, map[uint32]bits{}}).run(c.do))
 		if got != c.want {
 			text := ""
 			for _, e := range c.do {
@@ -181,10 +181,10 @@ func TestExpressions(t *testing.T) {
 	}
 }
 
-// A register that a shift was to write, of which the library does not read how far, has not what was there before.
+// A shift, of which the library does not decode the distance, makes its destination unknown.
 func TestShiftIntoAnotherRegister(t *testing.T) {
 	shift := &expr.Bitwise{SourceRegister: 1, DestRegister: 2, Len: 4}
-	got := judgment((&nftMachine{newPacket, nil, map[uint32]bits{}}).run([]expr.Any{
+	got := result((&nftVM{newPacket, nil, map[uint32]bits{}}).run([]expr.Any{
 		&expr.Immediate{Register: 2, Data: []byte{9, 9, 9, 9}}, ipField(sourceAt, 4), shift, &expr.Cmp{Register: 2, Data: []byte{9, 9, 9, 9}},
 	}))
 	if got != "unknown" {
@@ -192,7 +192,7 @@ func TestShiftIntoAnotherRegister(t *testing.T) {
 	}
 }
 
-// jumpTo is an element's verdict as the kernel sends it: attributes NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN.
+// valJump is the verdict of a set element as the kernel encodes it: attributes NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN.
 func valJump(chain string) []byte {
 	b := []byte{8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfd, byte(5 + len(chain)), 0, 2, 0}
 	return append(append(b, chain...), 0)
@@ -209,13 +209,13 @@ func elementTo(v []byte, key ...byte) nftables.SetElement {
 
 var valAccept = []byte{8, 0, 1, 0, 0, 0, 0, 1}
 
-// lookupSets are of two bytes of an address, and of those and a port.
+// lookupSets have keys of two bytes of an address, or of these and a port.
 var lookupSets = map[string]elementSet{
 	"none":    {},
 	"unknown": {elements: make([]nftables.SetElement, 1)},
 	"single":  {elements: []nftables.SetElement{elementFrom(1, 6), elementFrom(1, 7), elementFrom(2, 9)}},
 	"peer":    {elements: []nftables.SetElement{elementFrom(2, 9)}},
-	// 1.0 to 1.6 and 2.0 to 2.255, and the end of one is where another begins
+	// 1.0 to 1.6 and 2.0 to 2.255, in two adjacent elements
 	"intervals": {true, []nftables.SetElement{elementFrom(1, 0), elementEnd(1, 7), elementFrom(2, 0), elementEnd(2, 128), elementFrom(2, 128), elementEnd(3, 0)}},
 	"halves":    {true, []nftables.SetElement{elementFrom(1, 7), elementFrom(2, 0), elementEnd(2, 0), elementEnd(2, 128)}},
 	"whole":     {true, []nftables.SetElement{elementFrom(2, 0), elementEnd(2, 0), elementEnd(3, 0)}},
@@ -228,7 +228,7 @@ var lookupSets = map[string]elementSet{
 	"data map":  {elements: []nftables.SetElement{elementTo([]byte{9, 9, 9, 9}, 1, 7), elementTo(valJump("a"), 1, 8)}},
 }
 
-// Sets and maps are searched as nft_lookup_eval does.
+// Sets and maps are searched as by nft_lookup_eval.
 func TestLookups(t *testing.T) {
 	source, peer, mark := ipField(sourceAt+2, 2), ipField(targetAt+2, 2), metaField(expr.MetaKeyMARK)
 	toVerdict := expr.Lookup{SourceRegister: 1, IsDestRegSet: true}
@@ -273,7 +273,7 @@ func TestLookups(t *testing.T) {
 		{"no", peer, toData, "data map"},
 	} {
 		c.e.SetName = c.set
-		got := judgment((&nftMachine{newPacket, lookupSets, map[uint32]bits{}}).run([]expr.Any{c.load, &c.e}))
+		got := result((&nftVM{newPacket, lookupSets, map[uint32]bits{}}).run([]expr.Any{c.load, &c.e}))
 		if got != c.want {
 			t.Errorf("%+v in %s (%+v): got %s, want %s", c.load, c.set, c.e, got, c.want)
 		}
@@ -309,14 +309,14 @@ func TestMatchesOfIPTables(t *testing.T) {
 		{"unknown", expr.Match{Name: "conntrack", Info: state(xt.ConntrackState|xt.ConntrackStatus, 0, isNew)}},
 		{"unknown", expr.Match{Name: "conntrack", Info: state(xt.ConntrackProto, 0, isNew)}},
 	} {
-		if got := judgment((&nftMachine{packet: newPacket}).step(&c.m)); got != c.want {
+		if got := result((&nftVM{packet: newPacket}).step(&c.m)); got != c.want {
 			t.Errorf("%+v: got %s, want %s", c.m, got, c.want)
 		}
 	}
 	for name, want := range map[string]string{
 		"REJECT": "yes drop", "LOG": "yes", "NFLOG": "yes", "MARK": "yes", "CONNMARK": "yes", "TCPMSS": "yes", "AUDIT": "yes", "NFQUEUE": "yes queue",
 	} {
-		if got := judgment((&nftMachine{}).step(&expr.Target{Name: name})); got != want {
+		if got := result((&nftVM{}).step(&expr.Target{Name: name})); got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
 	}

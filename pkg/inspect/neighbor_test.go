@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"errors"
@@ -13,32 +13,25 @@ import (
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// inspector looks at the machine.
-func (m *machine) inspector() *Inspector {
-	m.t.Helper()
-	i, err := NewInspector()
-	m.must(err)
-	m.t.Cleanup(func() { m.must(i.Close()) })
-	return i
-}
-
-func (m *machine) neighbour(addr string, state int) {
+func (m *machine) neighbor(addr string, state int) {
 	m.t.Helper()
 	m.must(m.nl.NeighAdd(&rtnl.Neigh{LinkIndex: m.eth0.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}, State: state}))
 }
 
-func TestNeighbours(t *testing.T) {
+func TestNeighbors(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	i := m.inspector()
-	before, err := i.NeighbourCount(4)
+	before, err := i.NeighborCount(4)
 	m.must(err)
-	m.neighbour("192.168.1.12", unix.NUD_REACHABLE)
-	m.neighbour("192.168.1.13", unix.NUD_PERMANENT) // which the kernel never throws out
-	m.neighbour("fd00:192:168:1::12", unix.NUD_STALE)
-	all, err := i.Neighbours()
+	m.neighbor("192.168.1.12", unix.NUD_REACHABLE)
+	m.neighbor("192.168.1.13", unix.NUD_PERMANENT) // which the kernel never throws out
+	m.neighbor("fd00:192:168:1::12", unix.NUD_STALE)
+	all, err := i.Neighbors()
 	m.must(err)
 	var got []string
 	for _, n := range all {
@@ -53,20 +46,20 @@ func TestNeighbours(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if after, err := i.NeighbourCount(4); err != nil || after != before+1 {
+	if after, err := i.NeighborCount(4); err != nil || after != before+1 {
 		t.Errorf("there are %d entries after %d, and one was added that counts (%v)", after, before, err)
 	}
 }
 
-// Neighbours are in the order of their addresses and devices; multicast groups, which the kernel has for itself, are none.
-func TestOrderOfNeighbours(t *testing.T) {
+// Neighbors are sorted by address and device, without the kernel's entries for multicast groups.
+func TestOrderOfNeighbors(t *testing.T) {
 	m := newMachine(t)
 	m.addVeth("eth1", 1500)
 	i := m.inspector()
 	counts := func() [2]int {
-		four, err := i.NeighbourCount(4)
+		four, err := i.NeighborCount(4)
 		m.must(err)
-		six, err := i.NeighbourCount(6)
+		six, err := i.NeighborCount(6)
 		m.must(err)
 		return [2]int{four, six}
 	}
@@ -81,13 +74,13 @@ func TestOrderOfNeighbours(t *testing.T) {
 		{"224.0.0.78", "eth0", unix.NUD_PERMANENT},
 		{"10.0.0.9", "eth1", unix.NUD_INCOMPLETE},
 	} {
-		neighbour := rtnl.Neigh{LinkIndex: m.link(state.dev).Attrs().Index, IP: net.ParseIP(state.addr), State: state.state}
+		neighbor := rtnl.Neigh{LinkIndex: m.link(state.dev).Attrs().Index, IP: net.ParseIP(state.addr), State: state.state}
 		if state.state != unix.NUD_INCOMPLETE {
-			neighbour.HardwareAddr = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+			neighbor.HardwareAddr = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 		}
-		m.must(m.nl.NeighAdd(&neighbour))
+		m.must(m.nl.NeighAdd(&neighbor))
 	}
-	all, err := i.Neighbours()
+	all, err := i.Neighbors()
 	m.must(err)
 	if after := counts(); after != [2]int{before[0] + 3, before[1]} {
 		t.Errorf("there were %d entries of both families that count against the limits, and now %d", before, after)
@@ -107,39 +100,39 @@ func TestOrderOfNeighbours(t *testing.T) {
 	}
 }
 
-// What the kernel refuses to show or to ask is reported.
-func TestRefusedNeighboursAreTold(t *testing.T) {
+// Refused requests are reported.
+func TestRefusedNeighborRequestsAreReported(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
-	m.neighbour("192.168.1.14", unix.NUD_REACHABLE)
-	n := Neighbour{netip.MustParseAddr("192.168.1.14"), "eth0", "02:00:00:00:00:09", Reachable}
-	if err := i.Ask(Neighbour{Addr: netip.MustParseAddr("192.168.1.15"), Dev: "eth0"}); !errors.Is(err, unix.EINVAL) {
+	m.neighbor("192.168.1.14", unix.NUD_REACHABLE)
+	n := Neighbor{netip.MustParseAddr("192.168.1.14"), "eth0", "02:00:00:00:00:09", Reachable}
+	if err := i.ProbeNeighbor(Neighbor{Addr: netip.MustParseAddr("192.168.1.15"), Dev: "eth0"}); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("one that the kernel has never heard of: %v", err)
 	}
-	neighbours := func() error { _, err := i.Neighbours(); return err }
-	r := newRefuser(t)
+	neighbors := func() error { _, err := i.Neighbors(); return err }
+	r := seccomp.NewRefuser(t)
 	for _, c := range []struct {
 		kind uint16
 		do   func() error
 		want string
 	}{
-		{unix.RTM_GETLINK, neighbours, "listing links: "},
-		{unix.RTM_GETNEIGH, neighbours, "listing neighbours: "},
-		{unix.RTM_GETNEIGH, func() error { _, err := i.NeighbourCount(4); return err }, "listing neighbours: "},
-		{unix.RTM_GETLINK, func() error { _, err := i.Cards(); return err }, "listing links: "},
-		{unix.RTM_GETLINK, func() error { return i.Ask(n) }, "asking 192.168.1.14: "},
-		{unix.RTM_NEWNEIGH, func() error { return i.Ask(n) }, "asking 192.168.1.14: "},
+		{unix.RTM_GETLINK, neighbors, "listing links: "},
+		{unix.RTM_GETNEIGH, neighbors, "listing neighbors: "},
+		{unix.RTM_GETNEIGH, func() error { _, err := i.NeighborCount(4); return err }, "listing neighbors: "},
+		{unix.RTM_GETLINK, func() error { _, err := i.MACs(); return err }, "listing links: "},
+		{unix.RTM_GETLINK, func() error { return i.ProbeNeighbor(n) }, "asking 192.168.1.14: "},
+		{unix.RTM_NEWNEIGH, func() error { return i.ProbeNeighbor(n) }, "asking 192.168.1.14: "},
 	} {
-		r.requests(unix.ENOMEM, c.kind)
+		r.Requests(unix.ENOMEM, c.kind)
 		if err := c.do(); !errors.Is(err, unix.ENOMEM) || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("without requests of kind %d: got %v, want %s", c.kind, err, c.want)
 		}
 	}
 }
 
-// In the initial network namespace the kernel shows its count.
-func TestNeighbourCountOfAllNamespaces(t *testing.T) {
-	i, err := NewInspector()
+// In the initial network namespace the count is the kernel's.
+func TestNeighborCountOfAllNamespaces(t *testing.T) {
+	i, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +150,7 @@ func TestNeighbourCountOfAllNamespaces(t *testing.T) {
 		}
 		for end := time.Now().Add(time.Minute); ; { // others may come and go meanwhile
 			before := count()
-			n, err := i.NeighbourCount(family)
+			n, err := i.NeighborCount(family)
 			if err == nil && n == before && n == count() {
 				break
 			}
@@ -168,30 +161,30 @@ func TestNeighbourCountOfAllNamespaces(t *testing.T) {
 	}
 }
 
-// Who was there a moment ago and is gone is trusted for half a minute, unless asked.
-func TestAskNeighbour(t *testing.T) {
+// A neighbor that is gone stays REACHABLE for half a minute, unless it is probed.
+func TestProbeNeighbor(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	i := m.inspector()
-	m.neighbour("192.168.1.14", unix.NUD_REACHABLE)
-	m.neighbour("fd00:192:168:1::14", unix.NUD_REACHABLE)
-	state := func() map[string]NeighbourState {
-		all, err := i.Neighbours()
+	m.neighbor("192.168.1.14", unix.NUD_REACHABLE)
+	m.neighbor("fd00:192:168:1::14", unix.NUD_REACHABLE)
+	state := func() map[string]NeighborState {
+		all, err := i.Neighbors()
 		m.must(err)
-		states := map[string]NeighbourState{}
+		states := map[string]NeighborState{}
 		for _, n := range all {
 			states[n.Addr.String()] = n.State
 		}
 		return states
 	}
 	for _, addr := range []string{"192.168.1.14", "fd00:192:168:1::14"} {
-		n := Neighbour{netip.MustParseAddr(addr), "eth0", "02:00:00:00:00:09", Reachable}
-		m.must(i.Ask(n))
+		n := Neighbor{netip.MustParseAddr(addr), "eth0", "02:00:00:00:00:09", Reachable}
+		m.must(i.ProbeNeighbor(n))
 		if got := state()[addr]; got != Probe {
 			t.Errorf("%s is %s while it is asked", addr, got)
 		}
 		n.Dev = "none"
-		if i.Ask(n) == nil {
+		if i.ProbeNeighbor(n) == nil {
 			t.Error("a link that there is not can be asked on")
 		}
 	}
@@ -206,8 +199,8 @@ func TestAskNeighbour(t *testing.T) {
 	}
 }
 
-// What the kernel shows of its tables in the initial namespace, here with two CPUs.
-func TestNeighbourCountOfKernel(t *testing.T) {
+// The statistics of the initial namespace, here with two CPUs, are those of all.
+func TestNeighborCountOfKernel(t *testing.T) {
 	const stat = "entries  allocs   destroys hash_grows lookups  hits     res_failed rcv_probes_mcast rcv_probes_ucast periodic_gc_runs forced_gc_runs unresolved_discards table_fulls\n" +
 		"000003e9 00000007 00000003 00000000 00000149 00000145 00000000   00000000         00000000         00000058         00000000       00000000            00000000\n" +
 		"000003e9 00000000 00000000 00000000 00000000 00000000 00000000   00000000         00000000         00000000         00000000       00000000            00000000\n"
@@ -221,30 +214,5 @@ func TestNeighbourCountOfKernel(t *testing.T) {
 		if n, err := parseCount(bad); err == nil {
 			t.Errorf("%q is taken for %d", bad, n)
 		}
-	}
-}
-
-func TestWayTo(t *testing.T) {
-	m := newMachine(t)
-	m.needIPv6()
-	i := m.inspector()
-	dst, err := rtnl.ParseIPNet("192.168.1.12/32")
-	m.must(err)
-	m.must(m.nl.RouteAdd(&rtnl.Route{LinkIndex: m.eth0.Attrs().Index, Dst: dst, MTU: 1400}))
-	for to, want := range map[string]Way{
-		"192.168.1.12":       {Dev: "eth0", MTU: 1400},
-		"192.168.1.13":       {Dev: "eth0"},
-		"198.51.100.1":       {Dev: "eth0", Via: netip.MustParseAddr("192.168.1.1")},
-		"fd00:192:168:1::12": {Dev: "eth0"},
-	} {
-		if got, err := i.WayTo(netip.MustParseAddr(to)); got != want || err != nil {
-			t.Errorf("the way to %s is %+v, %v, want %+v", to, got, err, want)
-		}
-	}
-	if way, err := i.WayTo(netip.MustParseAddr("2001:db8::1")); err == nil {
-		t.Errorf("there is a way to where there is none: %+v", way)
-	}
-	if cards, err := i.Cards(); err != nil || cards["eth0"] != m.eth0.Attrs().HardwareAddr.String() {
-		t.Errorf("the cards are %v, %v", cards, err)
 	}
 }

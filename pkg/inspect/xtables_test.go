@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"bytes"
@@ -16,15 +16,17 @@ import (
 
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// An xtSpec is a rule of iptables: prefixes, devices ("eth+" are all that begin so), and the flags of struct ipt_ip.
+// An xtSpec is a rule of iptables: prefixes, devices ("eth+" matches a prefix of the name), and the flags of struct ipt_ip.
 type xtSpec struct {
 	from, to, in, out string
 	protocol          uint16
 	flags, inverted   byte
 	matches           [][]byte
-	target            string // a verdict, a chain of the user's, or the name of a target; empty: none
+	target            string // a verdict, a user-defined chain, or the name of a target; empty: none
 }
 
 // struct ipt_ip, ipt_entry, ip6t_ip6 and ip6t_entry (linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h).
@@ -61,7 +63,7 @@ func (s xtSpec) devices() (d xtDevices) {
 		case strings.HasSuffix(dev, "+"):
 			n--
 		case dev != "":
-			n++ // the zero at its end as well
+			n++ // the terminating zero as well
 		}
 		copy(mask, bytes.Repeat([]byte{0xff}, n))
 	}
@@ -70,7 +72,7 @@ func (s xtSpec) devices() (d xtDevices) {
 	return d
 }
 
-// xtPart is struct xt_entry_match or xt_entry_target: its size, its name, its revision, and what it is about.
+// xtPart is struct xt_entry_match or xt_entry_target: its size, its name, its revision and its data.
 func xtPart(name string, revision byte, info []byte) []byte {
 	b := make([]byte, 32+(len(info)+7)&^7)
 	binary.NativeEndian.PutUint16(b, uint16(len(b)))
@@ -80,7 +82,7 @@ func xtPart(name string, revision byte, info []byte) []byte {
 	return b
 }
 
-// encode is the rule where it begins at a place of a table, with the places of chains.
+// encode returns the rule for an offset of a table, with the offsets of chains.
 func (s xtSpec) encode(l legacy, at int, chains map[string]int) []byte {
 	var target []byte
 	number := func(v int) []byte { return xtPart("", 0, binary.NativeEndian.AppendUint32(nil, uint32(int32(v)))) }
@@ -127,10 +129,10 @@ func (s xtSpec) encode(l legacy, at int, chains map[string]int) []byte {
 	return b
 }
 
-// xtTable makes the table filter of rules in FORWARD and of chains of the user's, as iptables-restore does.
+// xtTable encodes the table filter with rules in FORWARD and user-defined chains, as iptables-restore does.
 func xtTable(l legacy, policy string, forward []xtSpec, user map[string][]xtSpec) (info xtInfo, table []byte) {
 	chains := map[string]int{}
-	for range 2 { // the places of chains are known the second time
+	for range 2 { // the offsets of chains are known the second time
 		table, info = nil, xtInfo{ValidHooks: 1<<1 | 1<<2 | 1<<3}
 		add := func(s xtSpec) {
 			table = append(table, s.encode(l, len(table), chains)...)
@@ -160,7 +162,7 @@ func xtTable(l legacy, policy string, forward []xtSpec, user map[string][]xtSpec
 	return info, table
 }
 
-// Flags of struct ipt_ip, as iptables writes them for "!", -f and -g; IPv6 has the same but that of -g.
+// Flags of struct ipt_ip, as iptables sets them for "!", -f and -g. IPv6 has the same except for -g.
 const (
 	invertFrom, invertTo, invertIn, invertOut = 0x08, 0x10, 0x01, 0x02
 	invertProtocol, invertFragment            = 0x40, 0x20
@@ -238,7 +240,7 @@ var ruleCases = []struct {
 	{"yes", xtSpec{matches: [][]byte{conntrackState(8, 0)}}},
 }
 
-// How rules fit packets (ip_packet_match and ip6_packet_match).
+// Rules match packets as in ip_packet_match and ip6_packet_match.
 func TestRulesOfIPTables(t *testing.T) {
 	for _, c := range ruleCases {
 		l, packets := legacies[0], []Packet{newPacket, answerPacket}
@@ -247,8 +249,8 @@ func TestRulesOfIPTables(t *testing.T) {
 		}
 		var got []string
 		for _, p := range packets {
-			fits, _ := l.rule(c.s.encode(l, 0, nil), 0).judge(p)
-			got = append(got, truthNames[fits])
+			matches, _ := l.rule(c.s.encode(l, 0, nil), 0).match(p)
+			got = append(got, truthNames[matches])
 		}
 		if s := strings.Join(got, " "); s != c.want {
 			t.Errorf("%s: %+v: got %s, want %s", l.family, c.s, s, c.want)
@@ -256,7 +258,7 @@ func TestRulesOfIPTables(t *testing.T) {
 	}
 }
 
-// Verdicts are those of xt_standard_target, and places in the table.
+// Verdicts are those of xt_standard_target, and offsets in the table.
 func TestVerdictsOfIPTables(t *testing.T) {
 	for i, goTo := range []byte{flagGoTo4, flagGoTo6} {
 		l := legacies[i]
@@ -269,10 +271,10 @@ func TestVerdictsOfIPTables(t *testing.T) {
 				s.flags = goTo
 			}
 			table := append(make([]byte, 512), s.encode(l, 512, map[string]int{"A": 4096, "B": 8192, "C": 0})...)
-			if got := judgment(l.rule(table, 512).judge(Packet{From: netip.MustParsePrefix("::/0")})); l.family == "ip6" && got != want {
+			if got := result(l.rule(table, 512).match(Packet{From: netip.MustParsePrefix("::/0")})); l.family == "ip6" && got != want {
 				t.Errorf("%s of %s: got %s, want %s", target, l.family, got, want)
 			}
-			if got := judgment(yes, l.rule(table, 512).verdict()); got != want {
+			if got := result(yes, l.rule(table, 512).verdict()); got != want {
 				t.Errorf("%s of %s: got %s, want %s", target, l.family, got, want)
 			}
 		}
@@ -322,7 +324,7 @@ func forwardTable(l legacy, policy string, goTo byte, address func(int) string) 
 	})
 }
 
-// The kernel takes the tables of these tests, and gives them back as they are judged.
+// The kernel accepts the tables of these tests, and its copy is evaluated like the original.
 func TestLegacyForwardChains(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
@@ -339,7 +341,7 @@ func TestLegacyForwardChains(t *testing.T) {
 		}
 		address := families[l.family]
 		packet := func(from, to int, answer bool) Packet {
-			return Packet{In: "lo", From: netip.MustParsePrefix(address(from)), To: netip.MustParsePrefix(address(to)), Answer: answer}
+			return Packet{In: "lo", From: netip.MustParsePrefix(address(from)), To: netip.MustParsePrefix(address(to)), Reply: answer}
 		}
 		packets := []Packet{packet(1, 2, false), packet(9, 2, false), packet(9, 1, false), packet(3, 1, true), packet(3, 1, false), packet(4, 1, false)}
 		for policy, end := range map[string]string{"DROP": "dropped by its policy", "ACCEPT": "accepted"} {
@@ -352,7 +354,7 @@ func TestLegacyForwardChains(t *testing.T) {
 				t.Errorf("%d file descriptors became %d", descriptors, n)
 			}
 			got := []string{chains[number].String()}
-			for _, f := range chains[number].Fates {
+			for _, f := range chains[number].Outcomes {
 				got = append(got, f.text())
 			}
 			want := []string{
@@ -369,32 +371,8 @@ func TestLegacyForwardChains(t *testing.T) {
 	}
 }
 
-// refuseOption has getsockopt(2) fail on the test's thread for one option.
-func refuseOption(t *testing.T, errno unix.Errno, option uint32) {
-	t.Helper()
-	load := func(offset uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
-	}
-	unless := func(value uint32, skip uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
-	}
-	const thirdArgument = 32 // of struct seccomp_data
-	filter := []unix.SockFilter{
-		load(0), unless(unix.SYS_GETSOCKOPT, 3), load(thirdArgument), unless(option, 1),
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
-		t.Skipf("can't filter system calls here: %v", err)
-	}
-}
-
-// Tables that can't be read are reported, not taken for none.
-func TestRefusedLegacyChainsAreTold(t *testing.T) {
+// A table that can't be read is an error, not an empty table.
+func TestRefusedLegacyChainsAreReported(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
 	info, table := xtTable(legacies[0], "ACCEPT", nil, nil)
@@ -409,10 +387,10 @@ func TestRefusedLegacyChainsAreTold(t *testing.T) {
 	m.must(unix.Setfsuid(65534))
 	fails(unix.EACCES, "reading the tables of iptables: ")
 	m.must(unix.Setfsuid(0))
-	refuseOption(t, unix.EAGAIN, getEntries)
+	seccomp.RefuseCalls(t, unix.EAGAIN, unix.SYS_GETSOCKOPT, map[int]uint32{2: getEntries})
 	fails(unix.EAGAIN, "reading the table filter of iptables: ")
-	refuseOption(t, unix.EPERM, getInfo)
+	seccomp.RefuseCalls(t, unix.EPERM, unix.SYS_GETSOCKOPT, map[int]uint32{2: getInfo})
 	fails(unix.EPERM, "reading the table filter of iptables: ")
-	refuseSockets(t, unix.ENFILE, unix.AF_INET)
+	seccomp.RefuseSockets(t, unix.ENFILE, unix.AF_INET)
 	fails(unix.ENFILE, "reading the table filter of iptables: ")
 }

@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"encoding/binary"
@@ -11,28 +11,28 @@ import (
 // A Port is a device in a bridge that is up and has a carrier.
 type Port struct {
 	Name string
-	// State is what the spanning tree protocol or bridge(8) gave it.
+	// State is set by the spanning tree protocol or by bridge(8).
 	State PortState
 	// Isolated reports whether it forwards nothing to other isolated ports.
 	Isolated bool
-	// Deaf is the option of bridge(8) by which nobody finds what is behind it, "" if there is none: locked
-	// on, bcast_flood off (ARP) or mcast_flood off (neighbor discovery).
-	Deaf string
-	// NoHairpin reports whether it sends nothing back to where that came from.
+	// BlockedBy is the option of bridge(8) that keeps ARP or neighbor discovery from working on the port, "" if
+	// there is none: locked on, bcast_flood off (ARP) or mcast_flood off (neighbor discovery).
+	BlockedBy string
+	// NoHairpin reports whether it sends nothing back where that came from.
 	NoHairpin bool
 }
 
 // PortState is BR_STATE_* of linux/if_bridge.h.
 type PortState uint8
 
-// The states in which a port forwards, and in which it will by itself.
+// The states in which a port forwards, or will without further action.
 const (
 	PortListening  PortState = 1
 	PortLearning   PortState = 2
 	PortForwarding PortState = 3
 )
 
-// String gives the state as bridge(8) shows it.
+// String returns the state as bridge(8) prints it.
 func (s PortState) String() string {
 	names := []string{"disabled", "listening", "learning", "forwarding", "blocking"}
 	if int(s) < len(names) {
@@ -58,14 +58,11 @@ func (i *Inspector) Ports(bridge string) ([]Port, error) {
 		return nil, fmt.Errorf("looking for %s: %w", bridge, err)
 	}
 	var ports []Port
-	ask := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
-	ask[0] = unix.AF_BRIDGE
-	_, err = i.rtnetlink.read(request{kind: unix.RTM_GETLINK, flags: unix.NLM_F_DUMP, data: ask}, func(_ uint16, data []byte) {
-		_, id, _ := parseLink(data)
+	request := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
+	request[0] = unix.AF_BRIDGE
+	_, err = i.conn.Get(unix.RTM_GETLINK, unix.NLM_F_DUMP, request, func(_ uint16, data []byte) {
 		running := binary.NativeEndian.Uint32(data[8:])&unix.IFF_LOWER_UP != 0 // which needs IFF_UP
-		if id.master == link.Attrs().Index && running {
-			port := Port{Name: id.name}
-			port.parse(data[unix.SizeofIfInfomsg:])
+		if port, master := parsePort(data[unix.SizeofIfInfomsg:]); running && master == link.Attrs().Index {
 			ports = append(ports, port)
 		}
 	})
@@ -75,27 +72,33 @@ func (i *Inspector) Ports(bridge string) ([]Port, error) {
 	return ports, nil
 }
 
-func (p *Port) parse(b []byte) {
-	attrs, err := netlink.NewAttributeDecoder(b)
-	if err != nil {
-		return
-	}
-	for attrs.Next() {
-		if attrs.Type() == unix.IFLA_PROTINFO {
-			attrs.Nested(func(info *netlink.AttributeDecoder) error {
-				for info.Next() {
-					p.option(info)
-				}
-				return nil
-			})
+// parsePort returns a port, and the index of its bridge.
+func parsePort(b []byte) (port Port, master int) {
+	eachAttribute(b, func(attrs *netlink.AttributeDecoder) {
+		switch attrs.Type() {
+		case unix.IFLA_IFNAME:
+			port.Name = attrs.String()
+		case unix.IFLA_MASTER:
+			master = int(attrs.Uint32())
+		case unix.IFLA_PROTINFO:
+			eachAttribute(attrs.Bytes(), port.setOption)
 		}
+	})
+	return port, master
+}
+
+// eachAttribute calls f at each netlink attribute.
+func eachAttribute(b []byte, f func(*netlink.AttributeDecoder)) {
+	attrs, err := netlink.NewAttributeDecoder(b)
+	for err == nil && attrs.Next() {
+		f(attrs)
 	}
 }
 
-func (p *Port) option(info *netlink.AttributeDecoder) {
-	deaf := func(is bool, option string) {
+func (p *Port) setOption(info *netlink.AttributeDecoder) {
+	blocked := func(is bool, option string) {
 		if is {
-			p.Deaf = option
+			p.BlockedBy = option
 		}
 	}
 	switch info.Type() {
@@ -104,12 +107,12 @@ func (p *Port) option(info *netlink.AttributeDecoder) {
 	case portHairpin:
 		p.NoHairpin = info.Uint8() == 0
 	case portMulticast:
-		deaf(info.Uint8() == 0, "mcast_flood off")
+		blocked(info.Uint8() == 0, "mcast_flood off")
 	case portBroadcast:
-		deaf(info.Uint8() == 0, "bcast_flood off")
+		blocked(info.Uint8() == 0, "bcast_flood off")
 	case portIsolated:
 		p.Isolated = info.Uint8() != 0
 	case portLocked:
-		deaf(info.Uint8() != 0, "locked on")
+		blocked(info.Uint8() != 0, "locked on")
 	}
 }

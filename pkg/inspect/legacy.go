@@ -1,4 +1,4 @@
-package dataplane
+package inspect
 
 import (
 	"encoding/binary"
@@ -12,20 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// legacy is where the xtables of one family are asked: those that iptables-legacy
-// writes, which nftables does not show. No program is needed for it, and no right but
-// CAP_NET_ADMIN.
+// legacy is how to read the xtables of one family: the rules of iptables-legacy, which nftables does not
+// show. Reading them needs no program, and no capability but CAP_NET_ADMIN.
 type legacy struct {
 	family, tables string
 	socket, level  int
-	// ipSize is that of the part of a rule that matches addresses, up to its field
-	// nfcache, and header that of all before the matches (struct ipt_entry of
-	// linux/netfilter_ipv4/ip_tables.h, ip6t_entry of linux/netfilter_ipv6/ip6_tables.h).
+	// ipSize is the size of the part of a rule that matches addresses, up to its field nfcache, and
+	// header that of all before the matches (struct ipt_entry of linux/netfilter_ipv4/ip_tables.h, ip6t_entry of
+	// linux/netfilter_ipv6/ip6_tables.h).
 	ipSize, header int
-	// flagGoTo is IPT_F_GOTO, and the place of the flags.
+	// flagGoTo is IPT_F_GOTO, and flagsAt the offset of the flags.
 	flagGoTo byte
 	flagsAt  int
-	// addrSize is that of an address, and sourceAt its place in a packet.
+	// addrSize is the size of an address, and sourceAt the offset of the source in a packet.
 	addrSize, sourceAt int
 }
 
@@ -34,14 +33,14 @@ var legacies = []legacy{
 	{"ip6", "/proc/thread-self/net/ip6_tables_names", unix.AF_INET6, unix.SOL_IPV6, 136, 168, 4, 131, 16, 8},
 }
 
-// Of linux/netfilter_ipv4/ip_tables.h and linux/netfilter.h; IPv6 has the same.
+// Constants of linux/netfilter_ipv4/ip_tables.h and linux/netfilter.h, the same for IPv6.
 const (
 	getInfo     = 64 // IPT_SO_GET_INFO
 	getEntries  = 65 // IPT_SO_GET_ENTRIES
 	nameSize    = 32 // XT_TABLE_MAXNAMELEN
 	hooks       = 5
 	hookForward = 2  // NF_INET_FORWARD
-	entriesAt   = 40 // of struct ipt_get_entries, where the rules begin
+	entriesAt   = 40 // offset of the rules in struct ipt_get_entries
 )
 
 // xtInfo is struct ipt_getinfo.
@@ -52,9 +51,8 @@ type xtInfo struct {
 	Entries, Size        uint32
 }
 
-// LegacyForwardChains gives the chains FORWARD of iptables-legacy and its like for
-// IPv6, where there are any. A table that is not there is not asked for: the kernel
-// would make it.
+// LegacyForwardChains returns the chains FORWARD of iptables-legacy and ip6tables-legacy. A table that does not
+// exist is not read, because reading would make the kernel create it.
 func (*Inspector) LegacyForwardChains(packets []Packet) ([]Chain, error) {
 	var found []Chain
 	for _, l := range legacies {
@@ -81,7 +79,7 @@ func (l legacy) forward(packets []Packet) (Chain, error) {
 	}
 	defer unix.Close(fd)
 	var chain Chain
-	for range 3 { // kube-proxy changes the table all the time, and the kernel then asks to try again
+	for range 3 { // the kernel returns EAGAIN if the table changed, and kube-proxy changes it often
 		if chain, err = l.read(fd, packets); !errors.Is(err, unix.EAGAIN) {
 			break
 		}
@@ -104,7 +102,7 @@ func (l legacy) read(fd int, packets []Packet) (Chain, error) {
 	return l.parse(info, table[entriesAt:], packets), nil
 }
 
-// getsockopt reads into a buffer that says what is asked.
+// getsockopt reads into a buffer that begins with the request.
 func getsockopt(fd, level, option int, buffer unsafe.Pointer, size int) error {
 	length := uint32(size)
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),

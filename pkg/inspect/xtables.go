@@ -1,7 +1,6 @@
-package dataplane
+package inspect
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -10,30 +9,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// xtHeader is the size of what a match or a target begins with: its size, its name and
-// its revision (struct xt_entry_match of linux/netfilter/x_tables.h).
+// xtHeader is the size of the header of a match or a target: its size, its name and its revision
+// (struct xt_entry_match of linux/netfilter/x_tables.h).
 const xtHeader = 32
 
-// xtRule is a rule as the kernel has it. The kernel has compared all places and sizes in it with
-// each other, or it would not have taken the table (xt_check_entry_offsets, xt_check_target).
+// xtRule is a rule as the kernel stores it. The kernel validated all offsets and sizes in it when it accepted
+// the table (xt_check_entry_offsets, xt_check_target).
 type xtRule struct {
 	legacy
-	blob   []byte // the rule, all of it
-	target int    // where its target begins
-	next   int    // where the next rule begins, in the table
+	blob   []byte // the whole rule
+	target int    // offset of its target
+	next   int    // offset of the next rule in the table
 }
 
-// parse reads the rules of a table, and what becomes of packets in its chain FORWARD.
+// parse reads the rules of a table, and evaluates packets in its chain FORWARD.
 func (l legacy) parse(info xtInfo, table []byte, packets []Packet) Chain {
 	chain := Chain{Family: l.family, Table: "filter", Name: "FORWARD", Hook: HookForward, Legacy: true}
 	forward, policy := int(info.HookEntry[hookForward]), int(info.Underflow[hookForward])
 	var rules []rule
-	index := map[int]int{} // of a rule, by where it begins
+	index := map[int]int{} // of a rule, by its offset
 	name, number := "", 0
 	for at := 0; at < len(table); {
 		r := l.rule(table, at)
-		if r.name() == "ERROR" { // the head of a chain of the user's
-			name, number = cString(r.blob[r.target+xtHeader:]), 0
+		if r.name() == "ERROR" { // the head of a user-defined chain
+			name, number = unix.ByteSliceToString(r.blob[r.target+xtHeader:]), 0
 		}
 		if at == forward {
 			name, number = chain.Name, 1
@@ -42,15 +41,15 @@ func (l legacy) parse(info xtInfo, table []byte, packets []Packet) Chain {
 			chain.Drops = r.verdict() == drop
 		}
 		index[at] = len(rules)
-		rules = append(rules, rule{fmt.Sprintf("rule %d of %s", number, name), r.judge})
+		rules = append(rules, rule{fmt.Sprintf("rule %d of %s", number, name), r.match})
 		number, at = number+1, r.next
 	}
 	chains := map[string][]rule{}
 	for at, i := range index {
-		chains[chainAt(at)] = rules[i:] // each ends with a rule that returns, or is the policy
+		chains[chainAt(at)] = rules[i:] // each chain ends with a rule that returns, or with its policy
 	}
 	chains[chain.Name] = rules[index[forward]:index[policy]]
-	return chain.with(chains, packets)
+	return chain.evaluate(chains, packets)
 }
 
 func chainAt(offset int) string { return fmt.Sprint("at ", offset) }
@@ -61,14 +60,14 @@ func (l legacy) rule(table []byte, at int) xtRule {
 	return xtRule{l, table[at:next], target, next}
 }
 
-// name is that of the target; a verdict has none.
-func (r xtRule) name() string { return cString(r.blob[r.target+2:]) }
+// name returns the name of the target, which is empty for a verdict.
+func (r xtRule) name() string { return unix.ByteSliceToString(r.blob[r.target+2:]) }
 
 func (r xtRule) verdict() expr.Verdict {
 	if r.name() != "" {
 		return xtTarget(r.name())
 	}
-	// They are -NF_DROP - 1 and so on, XT_RETURN, or where the chain begins.
+	// -NF_DROP - 1 and so on, XT_RETURN, or the offset of a chain.
 	switch v := int(int32(binary.NativeEndian.Uint32(r.blob[r.target+xtHeader:]))); {
 	case v == -5:
 		return expr.Verdict{Kind: expr.VerdictReturn}
@@ -83,45 +82,40 @@ func (r xtRule) verdict() expr.Verdict {
 	}
 }
 
-// judge compares addresses, devices and protocol, and then asks the matches.
-func (r xtRule) judge(p Packet) (truth, expr.Verdict) {
+// match compares addresses, devices and protocol, and then evaluates the matches.
+func (r xtRule) match(p Packet) (truth, expr.Verdict) {
 	// Flags IPT_INV_ of linux/netfilter_ipv4/ip_tables.h, in the order of the fields.
 	const source, target, in, out, protocol, inFragment = 0x08, 0x10, 0x01, 0x02, 0x40, 0x20
 	const fragment = 0x01 // IPT_F_FRAG: from the second fragment on
 	n, inverted := r.addrSize, r.blob[r.flagsAt+1]
-	fits := yes
-	ask := func(b bits, at, mask int, flag byte) {
+	matches := yes
+	compare := func(b bits, at, mask int, flag byte) {
 		same := make([]byte, len(b.value))
-		want := sure(r.blob[at:at+len(same)]).masked(r.blob[mask:], same)
-		fits = fits.and(b.masked(r.blob[mask:], same).equals(want.value).not(inverted&flag != 0))
+		want := certain(r.blob[at:at+len(same)]).masked(r.blob[mask:], same)
+		matches = matches.and(b.masked(r.blob[mask:], same).equals(want.value).not(inverted&flag != 0))
 	}
-	ask(p.address(r.sourceAt, n), 0, 2*n, source)
-	ask(p.address(r.sourceAt+n, n), n, 3*n, target)
+	compare(p.address(r.sourceAt, n), 0, 2*n, source)
+	compare(p.address(r.sourceAt+n, n), n, 3*n, target)
 	const size = unix.IFNAMSIZ
-	ask(deviceName(p.In), 4*n, 4*n+2*size, in)
-	ask(deviceName(p.Out), 4*n+size, 4*n+3*size, out)
+	compare(deviceName(p.In), 4*n, 4*n+2*size, in)
+	compare(deviceName(p.Out), 4*n+size, 4*n+3*size, out)
 	if want := binary.NativeEndian.Uint16(r.blob[4*n+4*size:]); want != 0 {
-		fits = fits.and(p.meta(expr.MetaKeyL4PROTO).equals([]byte{byte(want)}).not(inverted&protocol != 0))
+		matches = matches.and(p.meta(expr.MetaKeyL4PROTO).equals([]byte{byte(want)}).not(inverted&protocol != 0))
 	}
 	if n == 4 && r.blob[r.flagsAt]&fragment != 0 {
-		fits = fits.and(no.not(inverted&inFragment != 0))
+		matches = matches.and(no.not(inverted&inFragment != 0))
 	}
 	for at := r.header; at < r.target; {
 		size := int(binary.NativeEndian.Uint16(r.blob[at:]))
-		fits = fits.and(p.xtMatch(xtMatch(r.blob[at : at+size])))
+		matches = matches.and(p.xtMatch(xtMatch(r.blob[at : at+size])))
 		at += size
 	}
-	return fits, r.verdict()
+	return matches, r.verdict()
 }
 
-// xtMatch reads a match. Neither family differs in those that are understood.
+// xtMatch decodes a match. Those that are supported are the same for both families.
 func xtMatch(b []byte) *expr.Match {
-	m := &expr.Match{Name: cString(b[2:]), Rev: uint32(b[xtHeader-1])}
+	m := &expr.Match{Name: unix.ByteSliceToString(b[2:]), Rev: uint32(b[xtHeader-1])}
 	m.Info, _ = xt.Unmarshal(m.Name, unix.NFPROTO_IPV6, m.Rev, b[xtHeader:])
 	return m
-}
-
-func cString(b []byte) string {
-	s, _, _ := bytes.Cut(b, []byte{0})
-	return string(s)
 }

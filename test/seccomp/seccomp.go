@@ -1,4 +1,5 @@
-package dataplane
+// Package seccomp makes system calls and netlink requests of a test's thread fail.
+package seccomp
 
 import (
 	"runtime"
@@ -8,25 +9,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refuseSockets has socket(2) fail on the test's thread for a domain, and of that for one protocol if one is named.
-func refuseSockets(t *testing.T, errno unix.Errno, domain uint32, protocol ...uint32) {
+// RefuseSockets makes socket(2) fail on the test's thread for a domain, or for one protocol of it.
+func RefuseSockets(t *testing.T, errno unix.Errno, domain uint32, protocol ...uint32) {
 	t.Helper()
 	arguments := map[int]uint32{0: domain}
 	for _, p := range protocol {
 		arguments[2] = p
 	}
-	refuseCalls(t, errno, unix.SYS_SOCKET, arguments)
+	RefuseCalls(t, errno, unix.SYS_SOCKET, arguments)
 }
 
-// refuseCalls has a system call fail on the test's thread where the arguments of these numbers have these values. The
+// RefuseCalls makes a system call fail on the test's thread if its arguments have these values, by their index. The
 // thread ends with the test.
-func refuseCalls(t *testing.T, errno unix.Errno, call uint32, arguments map[int]uint32) {
+func RefuseCalls(t *testing.T, errno unix.Errno, call uint32, arguments map[int]uint32) {
 	t.Helper()
 	runtime.LockOSThread()
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
 	}
-	// unless skips so many instructions where the value is another.
+	// unless skips instructions if the value differs.
 	unless := func(value uint32, skip int) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: uint8(skip)}
 	}

@@ -1,0 +1,124 @@
+package inspect
+
+import (
+	"cmp"
+
+	"github.com/google/nftables/expr"
+)
+
+// Outcome is what a chain does with a packet. Accepted and Dropped are both set if that is uncertain.
+type Outcome struct {
+	Accepted, Dropped bool
+	// DroppedBy is the rule that drops, or "its policy".
+	DroppedBy string
+	// UncertainRule is the first rule that may or may not match: packets of this kind differ in what it
+	// matches, or it has an expression that is not supported here.
+	UncertainRule string
+}
+
+// truth is whether a rule matches a packet. The values after yes are uncertain.
+type truth int
+
+const (
+	no truth = iota
+	yes
+	some    // it matches some packets of this kind, by port for example
+	unknown // it has an expression that is not supported
+)
+
+// The verdicts of rules that neither jump nor return.
+var (
+	pass      = expr.Verdict{Kind: expr.VerdictContinue} // to the next rule
+	drop      = expr.Verdict{Kind: expr.VerdictDrop}
+	undecided = expr.Verdict{Kind: expr.VerdictQueue} // another program decides, or the verdict is not known
+)
+
+type rule struct {
+	name  string
+	match func(Packet) (truth, expr.Verdict)
+}
+
+// An evaluation runs one packet through the chains of a table. It ends, because the kernel refuses loops of chains.
+type evaluation struct {
+	chains map[string][]rule
+	packet Packet
+	done   map[string]exits
+}
+
+// exits are all the ways in which a packet may leave a chain or a rule.
+type exits struct {
+	Outcome
+	next    bool // to the next rule
+	returns bool // to the chain that jumped to this one
+}
+
+// evaluate runs a packet through a base chain.
+func evaluate(chains map[string][]rule, base string, policyDrops bool, p Packet) Outcome {
+	e := (&evaluation{chains, p, map[string]exits{}}).chain(base)
+	if e.returns {
+		e.add(Outcome{Accepted: !policyDrops, Dropped: policyDrops, DroppedBy: "its policy"})
+	}
+	return e.Outcome
+}
+
+func (v *evaluation) chain(name string) exits {
+	all, done := v.done[name]
+	if !done {
+		all = v.rules(v.chains[name])
+		v.done[name] = all
+	}
+	return all
+}
+
+func (v *evaluation) rules(rules []rule) (all exits) {
+	for _, r := range rules {
+		matches, verdict := r.match(v.packet)
+		if matches == no {
+			continue
+		}
+		e := v.follow(verdict, r.name)
+		if matches == some {
+			e.Dropped = false // a rule that drops some ports does not cut a pod off
+		}
+		if matches != yes && (e.Accepted || e.Dropped || e.returns) {
+			e.UncertainRule = r.name
+		}
+		all.add(e.Outcome)
+		all.returns = all.returns || e.returns
+		if matches == yes && !e.next {
+			return all
+		}
+	}
+	all.returns = true
+	return all
+}
+
+func (v *evaluation) follow(verdict expr.Verdict, name string) exits {
+	switch verdict.Kind {
+	case expr.VerdictContinue:
+		return exits{next: true}
+	case expr.VerdictAccept:
+		return exits{Outcome: Outcome{Accepted: true}}
+	case expr.VerdictDrop:
+		return exits{Outcome: Outcome{Dropped: true, DroppedBy: name}}
+	case expr.VerdictReturn:
+		return exits{returns: true}
+	case expr.VerdictJump:
+		e := v.chain(verdict.Chain)
+		e.next, e.returns = e.returns, false
+		return e
+	case expr.VerdictGoto:
+		return v.chain(verdict.Chain)
+	default:
+		return exits{Outcome: Outcome{true, true, name, name}}
+	}
+}
+
+// add adds a rule's outcome to that of the rules before it.
+func (o *Outcome) add(later Outcome) {
+	o.Accepted, o.Dropped = o.Accepted || later.Accepted, o.Dropped || later.Dropped
+	if later.Dropped {
+		o.DroppedBy = cmp.Or(o.DroppedBy, later.DroppedBy)
+	}
+	o.UncertainRule = cmp.Or(o.UncertainRule, later.UncertainRule)
+}

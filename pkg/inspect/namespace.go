@@ -1,0 +1,153 @@
+package inspect
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A PeerNamespace is another network namespace that this one is or was connected with, such as a pod's.
+type PeerNamespace struct {
+	// ID is the ID of the namespace in this one. The kernel reuses it once the namespace is gone.
+	ID int
+	// Ports are the indexes of the veths that lead to it, whatever bridge they are in. There are none if the veths
+	// were deleted.
+	Ports []int
+	// Addrs are the addresses of all its devices, without loopback and link-local ones. It is empty for a
+	// namespace that can't be read.
+	Addrs []netip.Addr
+	// Foreign is set if it is not a pod of the bridge: one of its ports has an address here, so that it
+	// leads to this host's neighbors (a node of kind), or all ports are in other bridges.
+	Foreign bool
+}
+
+// PeerNamespaces returns all such namespaces; Foreign is relative to the given bridge. Reading them needs
+// CAP_NET_ADMIN, and Linux 4.20.
+func (i *Inspector) PeerNamespaces(bridge string) ([]PeerNamespace, error) {
+	// The kernel assigns a namespace its ID at the latest when it lists a port that leads there.
+	links, _, err := i.links()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := dataplane.RetryDump(func() ([]rtnl.Addr, error) { return i.handle.AddrList(nil, rtnl.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	ids, err := i.namespaceIDs()
+	if err != nil {
+		return nil, fmt.Errorf("listing network namespaces: %w", err)
+	}
+	ports, foreign := peerPorts(links, addrs, bridge)
+	var found, doubtful []PeerNamespace
+	for _, id := range ids {
+		n := PeerNamespace{ID: id, Ports: ports[id], Foreign: foreign[id]}
+		n.Addrs, err = i.addrsOf(id)
+		if errors.Is(err, unix.EINVAL) { // the answer for one that is gone (rtnl_get_net_ns_capable of net/core/rtnetlink.c)
+			doubtful = append(doubtful, n)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing addresses in network namespace %d: %w", id, err)
+		}
+		found = append(found, n)
+	}
+	listed, err := i.stillListed(doubtful)
+	return append(found, listed...), err
+}
+
+// peerPorts returns the veths that lead to each namespace, and which namespaces are foreign to a bridge.
+func peerPorts(links []rtnl.Link, addrs []rtnl.Addr, bridge string) (ports map[int][]int, foreign map[int]bool) {
+	routed := map[int]bool{}
+	for _, a := range addrs {
+		routed[a.LinkIndex] = routed[a.LinkIndex] || !a.IP.IsLinkLocalUnicast()
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	ports, foreign = map[int][]int{}, map[int]bool{}
+	uplink, near := map[int]bool{}, map[int]bool{}
+	for _, l := range links {
+		a := l.Attrs()
+		if a.NetNsID < 0 || l.Type() != topology.KindVeth {
+			continue
+		}
+		ports[a.NetNsID] = append(ports[a.NetNsID], a.Index)
+		uplink[a.NetNsID] = uplink[a.NetNsID] || routed[a.Index]
+		near[a.NetNsID] = near[a.NetNsID] || a.MasterIndex == 0 || names[a.MasterIndex] == bridge
+		foreign[a.NetNsID] = uplink[a.NetNsID] || !near[a.NetNsID]
+	}
+	return ports, foreign
+}
+
+// stillListed returns those of the namespaces that the kernel still lists. Their addresses could not be read,
+// but they may be in use.
+func (i *Inspector) stillListed(doubtful []PeerNamespace) ([]PeerNamespace, error) {
+	if len(doubtful) == 0 {
+		return nil, nil
+	}
+	ids, err := i.namespaceIDs()
+	if err != nil {
+		return nil, fmt.Errorf("listing network namespaces again: %w", err)
+	}
+	return slices.DeleteFunc(doubtful, func(n PeerNamespace) bool { return !slices.Contains(ids, n.ID) }), nil
+}
+
+// namespaceIDs returns the IDs of the namespaces that have one in this namespace (rtnl_net_dumpid of
+// net/core/net_namespace.c, which does not mark an interrupted dump).
+func (i *Inspector) namespaceIDs() ([]int, error) {
+	var ids []int
+	_, err := i.conn.Get(unix.RTM_GETNSID, unix.NLM_F_DUMP, make([]byte, rtgenHeader), func(kind uint16, data []byte) {
+		if id, ok := parseNamespaceID(kind, data); ok {
+			ids = append(ids, id)
+		}
+	})
+	return ids, err
+}
+
+// rtgenHeader is the size of struct rtgenmsg, padded.
+const rtgenHeader = 4
+
+func parseNamespaceID(kind uint16, b []byte) (id int, ok bool) {
+	if kind != unix.RTM_NEWNSID {
+		return 0, false
+	}
+	eachAttribute(b[min(len(b), rtgenHeader):], func(attrs *netlink.AttributeDecoder) {
+		if attrs.Type() == unix.NETNSA_NSID && len(attrs.Bytes()) == 4 {
+			id, ok = int(attrs.Int32()), true
+		}
+	})
+	return id, ok
+}
+
+func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {
+	return dataplane.RetryDump(func() ([]netip.Addr, error) {
+		all, whole, err := i.conn.Addrs(namespace)
+		if err := interrupted(whole, err); err != nil && !hides(err) {
+			return nil, err
+		}
+		return slices.DeleteFunc(all, netip.Addr.IsLoopback), nil
+	})
+}
+
+// hides reports whether the kernel hides addresses: the namespace belongs to another user namespace, or the
+// kernel lacks a family.
+func hides(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// interrupted returns the error of a dump, which is rtnl.ErrDumpInterrupted if it is not whole.
+func interrupted(whole bool, err error) error {
+	if err == nil && !whole {
+		return rtnl.ErrDumpInterrupted
+	}
+	return err
+}

@@ -1,0 +1,120 @@
+package inspect
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/dataplane"
+)
+
+// NeighborState is the state of a neighbor table entry, as ip-neighbour(8) prints it.
+type NeighborState string
+
+// The states of a neighbor. In those from Stale to Probe its MAC address may be outdated.
+const (
+	Incomplete NeighborState = "INCOMPLETE"
+	Reachable  NeighborState = "REACHABLE"
+	Stale      NeighborState = "STALE"
+	Delay      NeighborState = "DELAY"
+	Probe      NeighborState = "PROBE"
+	Failed     NeighborState = "FAILED"
+	NoARP      NeighborState = "NOARP"
+	Permanent  NeighborState = "PERMANENT"
+)
+
+var neighborStates = map[int]NeighborState{
+	unix.NUD_INCOMPLETE: Incomplete, unix.NUD_REACHABLE: Reachable, unix.NUD_STALE: Stale, unix.NUD_DELAY: Delay,
+	unix.NUD_PROBE: Probe, unix.NUD_FAILED: Failed, unix.NUD_NOARP: NoARP, unix.NUD_PERMANENT: Permanent,
+}
+
+// Neighbor is an entry of the kernel's neighbor table.
+type Neighbor struct {
+	Addr netip.Addr
+	Dev  string
+	// MAC is empty while it is not known.
+	MAC   string
+	State NeighborState
+}
+
+// String returns the entry as ip-neighbour(8) prints it.
+func (n Neighbor) String() string {
+	if n.MAC == "" {
+		return fmt.Sprintf("%s dev %s %s", n.Addr, n.Dev, n.State)
+	}
+	return fmt.Sprintf("%s dev %s lladdr %s %s", n.Addr, n.Dev, n.MAC, n.State)
+}
+
+// Neighbors returns the neighbors of both families, without the kernel's own entries for multicast groups,
+// which are NOARP.
+func (i *Inspector) Neighbors() ([]Neighbor, error) {
+	_, names, err := i.links()
+	if err != nil {
+		return nil, err
+	}
+	var all []Neighbor
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		entries, err := dataplane.RetryDump(func() ([]rtnl.Neigh, error) { return i.handle.NeighList(0, family) })
+		if err != nil {
+			return nil, fmt.Errorf("listing neighbors: %w", err)
+		}
+		for _, e := range entries {
+			addr, _ := netip.AddrFromSlice(e.IP)
+			if e.State == unix.NUD_NOARP && addr.IsMulticast() {
+				continue
+			}
+			all = append(all, Neighbor{addr.Unmap(), names[e.LinkIndex], e.HardwareAddr.String(), neighborStates[e.State]})
+		}
+	}
+	slices.SortFunc(all, func(a, b Neighbor) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Dev, b.Dev)) })
+	return all, nil
+}
+
+// ProbeNeighbor has dataplane.ProbeNeighbor probe a neighbor.
+func (i *Inspector) ProbeNeighbor(n Neighbor) error {
+	link, err := i.handle.LinkByName(n.Dev)
+	if err == nil {
+		err = dataplane.ProbeNeighbor(i.handle, link.Attrs().Index, n.Addr)
+	}
+	if err != nil {
+		return fmt.Errorf("asking %s: %w", n.Addr, err)
+	}
+	return nil
+}
+
+// NeighborCount returns the number of entries of a family, 4 or 6, that count against the limits of the neighbor
+// table. The kernel counts the entries of all network namespaces together and shows that in the initial one
+// alone; in another the result is the number of entries in this namespace.
+func (i *Inspector) NeighborCount(family int) (int, error) {
+	name := map[int]string{4: "arp_cache", 6: "ndisc_cache"}[family]
+	if content, err := os.ReadFile("/proc/thread-self/net/stat/" + name); err == nil {
+		return parseCount(string(content))
+	}
+	all, err := i.Neighbors()
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, e := range all {
+		if e.Addr.Is4() == (family == 4) && e.State != Permanent {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// parseCount reads the column "entries" of the table's statistics, which has a row for each CPU
+// (neigh_stat_seq_show of net/core/neighbour.c).
+func parseCount(stat string) (n int, err error) {
+	header, row, _ := strings.Cut(stat, "\n")
+	if _, err := fmt.Sscanf(row, "%x", &n); err != nil || !strings.HasPrefix(header, "entries") {
+		return 0, fmt.Errorf("reading the neighbor table's statistics: unexpected %q", stat)
+	}
+	return n, nil
+}
