@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,8 +22,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/plainroute/plainroute/pkg/nodes"
+	"github.com/plainroute/plainroute/pkg/nodestatus"
+	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // limit is what a wait may take on a machine under load.
@@ -36,7 +41,8 @@ type agent struct {
 	board    *status.Board
 	registry *prometheus.Registry
 	log      *logBook
-	nodes    *NodeSource
+	nodes    *peekedSource   // nil: its Nodes are in memory
+	writer   *recordedWriter // nil: none
 	server   http.Handler
 	loop     *NodeReconciler
 	ended    chan error // the manager's last word
@@ -48,9 +54,10 @@ type agentOptions struct {
 	ignore string
 	edit   func(*topology.Options)
 	host   func(*memoryHost) // changes it before the agent runs
-	herald bool              // with all that it can tell
-	events *Events           // nil: none are told
-	diary  *diary            // nil: one that goes by the machine's clock
+	memory *memoryNodes      // nil: Nodes come from the API server
+	writer bool              // it patches its Node in all ways
+	events *steppedEvents    // nil: it writes none
+	log    *ratelog.Log      // nil: one with the machine's clock
 	clock  func() time.Time  // of how long the runtime has had no network; nil: the machine's
 }
 
@@ -58,7 +65,7 @@ type agentOptions struct {
 func startAgent(t *testing.T, o agentOptions) *agent {
 	t.Helper()
 	if o.config == nil {
-		o.config = cluster.reader
+		o.config = apiserver.Start(t).Reader
 	}
 	a := newAgent(t, o)
 	a.run(a.loop, o.config)
@@ -84,32 +91,76 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	if o.host != nil {
 		o.host(host)
 	}
-	a.nodes = a.source(o)
+	source := a.source(o, opts.NodeName)
 	r := &NodeReconciler{
-		Options: opts, Nodes: a.nodes, Dataplane: host, Watcher: host, Resync: time.Hour,
-		Board: a.board, Metrics: NewMetrics(a.registry, Build{"test", "abc"}, a.board, a.nodes), Version: "test", diary: o.diary,
+		Options: opts, Nodes: source, Dataplane: host, Watcher: host, Resync: time.Hour,
+		Board: a.board, Metrics: NewMetrics(a.registry, Build{"test", "abc"}, a.board, source.Health), Version: "test", log: o.log,
 		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
-	r.Events = o.events
-	if o.clock != nil {
-		r.unloaded = &unreadConfig{now: o.clock}
+	if o.events != nil {
+		r.Events = o.events
 	}
-	a.nodes.Own = opts.NodeName
-	if o.herald {
-		if r.Herald, err = NewHerald(o.config, "node1", true, startup); err != nil {
+	if o.clock != nil {
+		r.unread = &unreadConfig{now: o.clock}
+	}
+	if o.writer {
+		writer, err := nodestatus.NewWriter(o.config, "node1", true, apiserver.StartupTaint)
+		if err != nil {
 			t.Fatal(err)
 		}
+		a.writer = &recordedWriter{Writer: writer}
+		r.NodeStatus = a.writer
 	}
 	a.loop = r
 	a.server = (&status.Server{
-		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: a.nodes.API,
+		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: func() status.API { return APIStatus(source.Health()) },
 		Look: func() (topology.State, error) { return host.Observe(context.Background()) },
 	}).HTTP().Handler
 	return a
 }
 
-func (a *agent) source(o agentOptions) *NodeSource {
+// testSource is a NodeSource with its health.
+type testSource interface {
+	NodeSource
+	Health() nodes.Health
+}
+
+// peekedSource is a Source whose view tests read as well.
+type peekedSource struct {
+	*nodes.Source
+
+	mu    sync.Mutex
+	since time.Time // of changes that peek has seen, and no pass
+}
+
+// View returns the view to a pass.
+func (s *peekedSource) View() nodes.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.Source.View()
+	if !s.since.IsZero() {
+		v.Since, s.since = s.since, time.Time{}
+	}
+	return v
+}
+
+// peek returns the view to a test.
+func (s *peekedSource) peek() nodes.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.Source.View()
+	if s.since.IsZero() {
+		s.since = v.Since
+	}
+	return v
+}
+
+func (a *agent) source(o agentOptions, own string) testSource {
 	a.t.Helper()
+	if o.memory != nil {
+		o.memory.own = own
+		return o.memory
+	}
 	var selector labels.Selector
 	if o.ignore != "" {
 		var err error
@@ -117,11 +168,13 @@ func (a *agent) source(o agentOptions) *NodeSource {
 			a.t.Fatal(err)
 		}
 	}
-	nodes, err := NewNodeSource(o.config, selector)
+	source, err := nodes.New(o.config, selector)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return nodes
+	source.Own = own
+	a.nodes = &peekedSource{Source: source}
+	return a.nodes
 }
 
 func (a *agent) run(r *NodeReconciler, api *rest.Config) {
@@ -273,10 +326,8 @@ func (a *agent) metric(name string, labels map[string]string) float64 {
 // sees objects unless these are the Nodes that the next pass will see.
 func (a *agent) sees(want ...string) func() error {
 	return func() error {
-		a.nodes.mu.Lock()
-		defer a.nodes.mu.Unlock()
 		var have []string
-		for _, n := range a.nodes.nodes {
+		for _, n := range a.nodes.peek().Nodes {
 			have = append(have, n.Name)
 		}
 		if slices.Sort(have); !slices.Equal(have, want) {
@@ -303,7 +354,7 @@ func (a *agent) settle() {
 	a.t.Helper()
 	last, since := a.passes(), time.Now()
 	a.eventually(func() error {
-		if n := a.passes(); n != last || a.loop.started.running() {
+		if n := a.passes(); n != last || a.loop.running.running() {
 			last, since = n, time.Now()
 		}
 		if time.Since(since) < 300*time.Millisecond {

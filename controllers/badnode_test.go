@@ -19,7 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
+	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 var update = flag.Bool("update", false, "write what is got into testdata as what is wanted")
@@ -29,9 +31,9 @@ var update = flag.Bool("update", false, "write what is got into testdata as what
 // reason stands in the Board, in the metric and once in the log.
 func TestBadNodes(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
+	api.Add(node1(), newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
 	now := time.Now()
-	a := startAgent(t, agentOptions{diary: newDiary(func() time.Time { // the cases are of one name, and hours apart
+	a := startAgent(t, agentOptions{log: ratelog.New(func() time.Time { // the cases are of one name, and hours apart
 		now = now.Add(time.Hour)
 		return now
 	})})
@@ -56,7 +58,7 @@ func TestBadNodes(t *testing.T) {
 // API server", or the Node's Problems and routes, and our own routes that went.
 type badNodeCase struct {
 	*agent
-	api  nodes
+	api  clusterNodes
 	t    *testing.T
 	good []string
 }
@@ -112,7 +114,7 @@ func (c *badNodeCase) try(node *corev1.Node) string {
 
 // leave deletes the Node, after which all is as if it had never been.
 func (c *badNodeCase) leave(name string) {
-	c.api.remove(name)
+	c.api.Remove(name)
 	c.eventually(func() error {
 		if c.passed("") != nil || !slices.Equal(c.host.routes(), c.good) {
 			return fmt.Errorf("routes are %q, want %q", c.host.routes(), c.good)
@@ -179,19 +181,19 @@ func (c *badNodeCase) told(problems []topology.Problem, log []string) {
 // costs the others nothing.
 func TestTwentyThousandInternalIPs(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	const first = "10.244.77.0/24 via 192.168.1.77"
 	n := 20000
-	api.create(withAddresses(n))
+	api.Add(apiserver.ManyAddresses(n))
 	a.eventually(a.hasRoutes(peerRoute(2), first))
 	for ; n < 200000; n += 5000 {
-		api.remove("many")
-		if _, err := api.Create(context.Background(), withAddresses(n), metav1.CreateOptions{}); err != nil {
+		api.Remove("many")
+		if _, err := api.Create(context.Background(), apiserver.ManyAddresses(n), metav1.CreateOptions{}); err != nil {
 			t.Logf("with %d the object is too large: %.100s", n, err)
 			n -= 5000
-			api.create(withAddresses(n))
+			api.Add(apiserver.ManyAddresses(n))
 			break
 		}
 	}
@@ -212,16 +214,4 @@ func TestTwentyThousandInternalIPs(t *testing.T) {
 	if _, body := a.get("/status"); len(body) > 64<<10 {
 		t.Errorf("/status has %d bytes", len(body))
 	}
-}
-
-func withAddresses(n int) *corev1.Node {
-	node := newNode("many", "10.244.77.0/24")
-	for i := range n {
-		ip := fmt.Sprintf("172.%d.%d.%d", 16+i>>16, i>>8&0xff, i&0xff)
-		if i == 0 {
-			ip = "192.168.1.77"
-		}
-		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
-	}
-	return node
 }

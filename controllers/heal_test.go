@@ -11,7 +11,7 @@ import (
 // Whatever somebody takes away or changes is put right at the kernel's word.
 func TestHostIsHealed(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
@@ -48,7 +48,7 @@ func TestHostIsHealed(t *testing.T) {
 // A foreign route that the kernel prefers is told, and left where it is.
 func TestForeignRouteIsLeftAlone(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	foreign := route("10.244.2.0/24", "192.168.1.254")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // age makes the running pass look older.
@@ -30,24 +31,24 @@ func (c *passClock) running() bool {
 // A kernel that does not answer is what a restart might cure: healthz tells it once it
 // has lasted for a minute, and no more when the pass has ended.
 func TestHealthzFailsWhenStuck(t *testing.T) {
-	api := newFakeServer(t, node1())
-	a := startAgent(t, agentOptions{config: api.config})
+	api := apiserver.NewFake(t, node1())
+	a := startAgent(t, agentOptions{config: api.Config})
 	a.eventually(a.ready)
 	a.settle()
 	hold := make(chan struct{})
 	a.host.holds.Store(&hold)
-	api.create(peer(2))
+	api.Create(peer(2))
 	a.eventually(func() error {
 		if !a.host.stuck.Load() {
 			return errors.New("no pass is stuck")
 		}
 		return nil
 	})
-	a.loop.started.age(stuckAfter - 10*time.Second)
+	a.loop.running.age(stuckAfter - 10*time.Second)
 	if code, body := a.get("/healthz"); code != http.StatusOK {
 		t.Errorf("a pass of less than a minute: healthz is %d %s", code, body)
 	}
-	a.loop.started.age(10 * time.Second)
+	a.loop.running.age(10 * time.Second)
 	if code, body := a.get("/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "has not ended") {
 		t.Errorf("a pass of more than a minute: healthz is %d %s", code, body)
 	}
@@ -65,8 +66,8 @@ func TestHealthzFailsWhenStuck(t *testing.T) {
 // Whatever else is wrong, a restart would cure nothing.
 func TestHealthzBearsAllElse(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	gate, config := newGate(t)
+	api.Add(node1(), peer(2))
+	gate, config := apiserver.NewGate(t, api.Reader)
 	a := startAgent(t, agentOptions{config: config})
 	healthy := func(when string) {
 		t.Helper()
@@ -76,13 +77,13 @@ func TestHealthzBearsAllElse(t *testing.T) {
 	}
 	a.eventually(a.notReady("APIUnavailable"))
 	healthy("without an API server")
-	gate.open()
+	gate.Open()
 	a.eventually(a.ready)
 	a.host.disturb(func() { a.host.refusedFacts = syscall.ENOBUFS })
 	a.eventually(a.notReady("KernelFailed"))
 	a.settleFailing()
 	healthy("with a kernel that fails")
-	gate.shut()
+	gate.Shut()
 	a.host.disturb(func() { a.host.refusedFacts = nil })
 	a.eventually(a.ready)
 	healthy("with the API server lost")

@@ -15,6 +15,7 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // A kubelet is a client with a node's own credentials, which the API server's Node
@@ -26,7 +27,7 @@ type kubelet struct {
 
 func newKubelet(t *testing.T, name string) kubelet {
 	t.Helper()
-	config, err := cluster.user("system:node:"+name, "system:nodes")
+	config, err := apiserver.Start(t).User("system:node:"+name, "system:nodes")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,9 +219,9 @@ var attacks = []attack{
 // server: whatever comes through, nobody else's route moves.
 func TestCompromisedKubelet(t *testing.T) {
 	api := useNodes(t)
-	api.create(newNode("evil"))
+	api.Add(newNode("evil"))
 	time.Sleep(1100 * time.Millisecond) // creation times have seconds
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	time.Sleep(1100 * time.Millisecond) // or who comes next would count as old as these
 	a := startAgent(t, agentOptions{ignore: "example.com/ignored"})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
@@ -242,7 +243,7 @@ func TestCompromisedKubelet(t *testing.T) {
 }
 
 // forget deletes a Node if it is there.
-func (n nodes) forget(name string) {
+func (n clusterNodes) forget(name string) {
 	n.t.Helper()
 	if err := n.Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		n.t.Fatal(err)
@@ -292,7 +293,7 @@ func (c attack) harmless(a *agent, good []string, mark int) {
 // Our own node's kubelet may cut off its own pods, and nothing else.
 func TestCompromisedKubeletOfOurs(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	a.eventually(a.ready)

@@ -17,13 +17,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// A single is an agent without an API server, on a clock of its own: its Nodes come from the test, which makes its passes
-// one by one and writes down what each of them shows.
+// A single is an agent without an API server, with a clock of its own: the test sets its Nodes and starts each pass, and records
+// what each pass shows.
 type single struct {
 	*agent
+	memory *memoryNodes
 	clock  *stepClock
 	story  bytes.Buffer
 	seen   int                // entries of the host's journal so far
@@ -34,49 +36,30 @@ type single struct {
 
 func newSingle(t *testing.T, o agentOptions) *single {
 	t.Helper()
-	s := &single{clock: &stepClock{now: time.Unix(1e9, 0)}, values: map[string]float64{}}
-	o.config, o.clock, o.diary = &rest.Config{Host: "https://127.0.0.1:1"}, s.clock.read, newDiary(s.clock.read)
+	s := &single{memory: &memoryNodes{}, clock: &stepClock{now: time.Unix(1e9, 0)}, values: map[string]float64{}}
+	o.memory, o.clock, o.log = s.memory, s.clock.read, ratelog.New(s.clock.read)
+	o.config = &rest.Config{Host: "https://127.0.0.1:1"}
 	s.agent = newAgent(t, o)
-	s.nodes.notify = func() {}
-	s.loop.rivals, s.loop.retries = newRivals(s.clock.read), newRetries()
+	s.loop.flaps, s.loop.retries = newFlapGuard(s.clock.read), newRetries()
 	s.metrics()
 	return s
 }
 
 // list is a full list of Nodes.
-func (s *single) list(nodes ...*corev1.Node) {
-	s.t.Helper()
-	all := make([]any, 0, len(nodes))
-	for _, n := range nodes {
-		all = append(all, wireNamed(n))
-	}
-	if err := s.nodes.Replace(all, ""); err != nil {
-		s.t.Fatal(err)
-	}
-}
+func (s *single) list(nodes ...*corev1.Node) { s.memory.list(false, withUIDs(nodes)...) }
 
-// set adds Nodes or changes them, unset deletes them.
-func (s *single) set(nodes ...*corev1.Node) {
-	s.t.Helper()
-	for _, n := range nodes {
-		if err := s.nodes.Update(wireNamed(n)); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-}
+// set adds Nodes or changes them.
+func (s *single) set(nodes ...*corev1.Node) { s.memory.set(withUIDs(nodes)...) }
 
-func (s *single) unset(nodes ...*corev1.Node) {
-	s.t.Helper()
-	for _, n := range nodes {
-		if err := s.nodes.Delete(wireNamed(n)); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-}
+// unset deletes Nodes.
+func (s *single) unset(nodes ...*corev1.Node) { s.memory.unset(nodes...) }
 
-func wireNamed(n *corev1.Node) *wireNode {
-	n.UID = types.UID(n.Name)
-	return wire(n)
+// withUIDs gives each Node a UID that follows from its name.
+func withUIDs(nodes []*corev1.Node) []*corev1.Node {
+	for _, n := range nodes {
+		n.UID = types.UID(n.Name)
+	}
+	return nodes
 }
 
 // pass makes a pass, and returns when it asks for the next one.

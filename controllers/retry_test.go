@@ -98,7 +98,7 @@ func TestFailedKeys(t *testing.T) {
 	failed := errors.New("refused")
 	got := failedKeys(errors.Join(
 		&routeError{peer, failed}, errors.Join(&routeError{own, failed}, partError{failed, tableKey}),
-		&cniError{failed}, &lookError{failed}, &verifyError{failed}, failed,
+		&cniError{failed}, &readError{failed}, &verifyError{failed}, failed,
 	))
 	want := []plan.Key{
 		{Kind: plan.KindRoute, Name: "10.244.2.0/24"},

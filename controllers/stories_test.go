@@ -12,7 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // peers are Nodes of the LAN, by their numbers.
@@ -41,7 +43,7 @@ func (s *single) quietly() {
 func TestStoryOfAStart(t *testing.T) {
 	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.facts.Ports = 3 }})
 	s.then("no list yet")
-	s.nodes.failed(errors.New("connection refused"))
+	s.memory.edit(func(v *nodes.View) bool { v.Err = errors.New("connection refused"); return false })
 	s.then("no API server")
 	s.list(peers(2)...)
 	s.then("our own Node is missing")
@@ -178,8 +180,8 @@ func TestStoryOfFailures(t *testing.T) {
 	tells(t, "failures", told)
 }
 
-// Who takes a thing away again and again gets it back at once for a while, and then in turns.
-func TestStoryOfARival(t *testing.T) {
+// An object that another process keeps removing is repaired at once for a while, and then at intervals.
+func TestStoryOfAFlap(t *testing.T) {
 	s := newSingle(t, agentOptions{})
 	s.list(own(2, 3)...)
 	s.quietly()
@@ -187,14 +189,14 @@ func TestStoryOfARival(t *testing.T) {
 		s.host.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
 		s.host.state.Sysctls[topology.SysctlForward4] = "0"
 	}
-	for range freeRepairs - contestEnds {
+	for range immediateRepairs - flapThreshold {
 		take()
 		s.pass()
 	}
 	s.quietly()
 	take()
 	s.then("one more repair")
-	for range contestEnds - 2 {
+	for range flapThreshold - 2 {
 		take()
 		s.pass()
 	}
@@ -203,24 +205,24 @@ func TestStoryOfARival(t *testing.T) {
 	take()
 	s.then("one too many")
 	s.then("it waits")
-	s.clock.step(repairEvery)
+	s.clock.step(repairInterval)
 	s.then("its turn")
-	for range contestLog/repairEvery - 2 {
-		s.clock.step(repairEvery)
+	for range flapLogInterval/repairInterval - 2 {
+		s.clock.step(repairInterval)
 		take()
 		s.quietly()
 	}
-	s.clock.step(repairEvery)
+	s.clock.step(repairInterval)
 	take()
 	s.then("a minute later it still goes on")
-	s.clock.step(contestLog)
+	s.clock.step(flapLogInterval)
 	take()
 	s.then("a minute later again")
-	s.clock.step(freeRepairs * repairEvery)
+	s.clock.step(immediateRepairs * repairInterval)
 	s.then("it has ended")
 	take()
 	s.then("and begins anew")
-	s.tells("rival")
+	s.tells("flap")
 }
 
 // Of very many things of a kind at once there is one line.
@@ -235,7 +237,7 @@ func TestManyAtOnceAreOneLine(t *testing.T) {
 		{func(i int) *corev1.Node { return peer(i + 2) }, "Added route", `"Changed routes" added=21 replaced=0 deleted=0`},
 		{bad, "PodCIDRRefused", `Problem reason=PodCIDRRefused count=21 one="node bad00: PodCIDRRefused: podCIDR 127.0.0.0/24 overlaps`},
 	} {
-		for n, want := range map[int]int{manyRoutes: manyRoutes, manyRoutes + 1: 1} {
+		for n, want := range map[int]int{maxRouteLines: maxRouteLines, maxRouteLines + 1: 1} {
 			s := newSingle(t, agentOptions{})
 			s.list(own()...)
 			s.pass()
@@ -255,12 +257,11 @@ func TestManyAtOnceAreOneLine(t *testing.T) {
 // Before anything is removed by a list that may be old, the API server has to confirm it.
 func TestStoryOfACachedList(t *testing.T) {
 	s := newSingle(t, agentOptions{host: leaveBehind(99)})
-	s.nodes.listing = true // from the server's cache
-	s.list(own(2)...)
+	s.memory.list(true, withUIDs(own(2))...)
 	s.then("a route of a former run, and a list from the cache")
 	s.host.state.Routes = slices.DeleteFunc(s.host.state.Routes, func(r topology.Route) bool { return r.Dst == netip.MustParsePrefix("10.244.99.0/24") })
 	s.then("somebody takes it away")
-	s.nodes.compared(s.nodes.begin(), errors.New("no quorum"))
+	s.memory.confirm(errors.New("no quorum"))
 	s.then("no confirmation")
 	s.host.state.Routes = slices.DeleteFunc(s.host.state.Routes, func(r topology.Route) bool { return r.Dst == netip.MustParsePrefix("10.244.99.0/24") })
 	s.confirm()
@@ -309,16 +310,11 @@ func TestStoryOfRemovals(t *testing.T) {
 	s.tells("removals")
 }
 
-// confirm is a comparison by a quorum read that begins now and agrees.
+// confirm is a quorum read that starts now and agrees.
 func (s *single) confirm() {
 	s.t.Helper()
-	select {
-	case <-s.nodes.ask:
-	default:
-		s.t.Error("nobody asks for a confirmation")
-	}
-	if !s.nodes.compared(s.nodes.begin(), nil) {
-		s.t.Error("a comparison that agrees is none")
+	if !s.memory.confirm(nil) {
+		s.t.Error("no pass has asked for a confirmation")
 	}
 }
 
@@ -351,7 +347,7 @@ func TestStoryOfPods(t *testing.T) {
 	s.then("the pod is gone")
 	s.then("nothing is new")
 	blind := newNode("node1", "10.244.8.0/24", "192.168.1.11")
-	blind.Status.Conditions = readyCondition(corev1.ConditionFalse, notInitialized)
+	blind.Status.Conditions = apiserver.ReadyCondition(corev1.ConditionFalse, apiserver.NotInitialized)
 	s.set(blind)
 	s.then("the runtime has no network")
 	s.clock.step(unreadAfter - time.Second)
