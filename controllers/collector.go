@@ -6,53 +6,32 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// factory creates metrics and registers them.
-type factory struct{ registry prometheus.Registerer }
-
 const namespace = "plainroute"
 
-func (f factory) register(c prometheus.Collector) { f.registry.MustRegister(c) }
-
-func (f factory) gauge(name, help string) prometheus.Gauge {
-	m := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
-	f.register(m)
-	return m
+func gauge(name, help string) prometheus.GaugeOpts {
+	return prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}
 }
 
-func (f factory) gauges(name, help string, labels ...string) *prometheus.GaugeVec {
-	m := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
-	f.register(m)
-	return m
+func counter(name, help string) prometheus.CounterOpts {
+	return prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}
 }
 
-func (f factory) counter(name, help string) prometheus.Counter {
-	m := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
-	f.register(m)
-	return m
+// histogram returns the options of a histogram of seconds, with buckets from 0.5 ms to 16 s.
+func histogram(name, help string) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16)}
 }
 
-func (f factory) counters(name, help string, labels ...string) *prometheus.CounterVec {
-	m := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
-	f.register(m)
-	return m
-}
-
-func (f factory) histogram(name, help string) prometheus.Histogram {
-	m := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: seconds()})
-	f.register(m)
-	return m
-}
-
-// problems returns a gauge for each Reason, by whether it blocks readiness.
-func (f factory) problems() map[problemLabels]prometheus.Gauge {
+// problemGauges returns a gauge for each Reason, by whether it blocks readiness.
+func problemGauges(f promauto.Factory) map[problemLabels]prometheus.Gauge {
 	all := map[problemLabels]prometheus.Gauge{}
-	vec := f.gauges("problems", "Problems by reason, and whether they keep this node from being ready.", "reason", "own")
+	vec := f.NewGaugeVec(gauge("problems", "Problems by reason, and whether they keep this node from being ready."), []string{"reason", "own"})
 	for _, reason := range topology.Reasons() {
 		for _, own := range []bool{false, true} {
 			if own && reason.Subject() == topology.OfOthers {
@@ -64,26 +43,20 @@ func (f factory) problems() map[problemLabels]prometheus.Gauge {
 	return all
 }
 
-// live registers the metrics that change without a pass.
-func (f factory) live(health func() nodes.Health) {
-	f.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "watch_established",
-		Help: "1 while a watch of Nodes is open.",
-	}, func() float64 {
+// registerLive registers the metrics that change without a pass.
+func registerLive(f promauto.Factory, health func() nodes.Health) {
+	f.NewGaugeFunc(gauge("watch_established", "1 while a watch of Nodes is open."), func() float64 {
 		if health().Watching {
 			return 1
 		}
 		return 0
-	}))
-	f.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "api_heard_timestamp_seconds",
-		Help: "When the API server last sent anything about Nodes, be it a bookmark; 0: never.",
-	}, func() float64 {
+	})
+	f.NewGaugeFunc(gauge("api_heard_timestamp_seconds", "When the API server last sent anything about Nodes, be it a bookmark; 0: never."), func() float64 {
 		if at := health().Heard; !at.IsZero() {
 			return float64(at.UnixNano()) / 1e9
 		}
 		return 0
-	}))
+	})
 }
 
 // peerCollector counts peers by state when Prometheus scrapes, because no pass needs the numbers, and

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -18,12 +19,25 @@ const (
 	lastRetry  = 30 * time.Second
 )
 
-// Kinds of failures that are not about an object of package plan. Each has one retry state.
-const (
-	kindHost   plan.Kind = "this host"          // it can't be read
-	kindVerify plan.Kind = "what was written"   // the kernel does not hold it
-	kindOther  plan.Kind = "a change to a host" // an error that names nothing
+// Keys of failures that are not about one object. Each has one retry state.
+var (
+	hostKey   = plan.Key{Kind: "this host"}          // it can't be read
+	verifyKey = plan.Key{Kind: "what was written"}   // the kernel does not hold it
+	otherKey  = plan.Key{Kind: "a change to a host"} // the error names no object
+	configKey = plan.Change{Object: plan.Config{}}.Key()
+	// tableKey is the key of our nftables table in errors of Apply and Facts.
+	tableKey = plan.Key{Kind: plan.KindTable, Name: topology.Table}
 )
+
+// stepError is the error of a step of a pass: reading this host, writing the CNI config, or verifying
+// that the kernel holds what it accepted.
+type stepError struct {
+	key plan.Key
+	err error
+}
+
+func (e *stepError) Error() string { return e.err.Error() }
+func (e *stepError) Unwrap() error { return e.err }
 
 // retries keeps a backoff for each object that fails, so that a route that the kernel always refuses
 // delays no other change.
@@ -44,7 +58,7 @@ func newRetries() *retries {
 func (r *retries) after(failed map[plan.Key]bool, triedAll bool) time.Duration {
 	wait := time.Duration(0)
 	for k := range failed {
-		wait = soonest(wait, r.backoff.When(k))
+		wait = idle.Soonest(wait, r.backoff.When(k))
 		r.failing[k] = struct{}{}
 	}
 	if !triedAll {
@@ -59,42 +73,22 @@ func (r *retries) after(failed map[plan.Key]bool, triedAll bool) time.Duration {
 	return wait
 }
 
-// cniError is an error of Apply that concerns the CNI config.
-type cniError struct{ err error }
-
-func (e *cniError) Error() string { return e.err.Error() }
-func (e *cniError) Unwrap() error { return e.err }
-
-// readError is an error of reading this host, after which no change is tried.
-type readError struct{ err error }
-
-func (e *readError) Error() string { return e.err.Error() }
-func (e *readError) Unwrap() error { return e.err }
-
-// verifyError is returned when the kernel lacks a change that it accepted.
-type verifyError struct{ err error }
-
-func (e *verifyError) Error() string { return e.err.Error() }
-
 // failedKeys returns the keys of the objects that failed with the error of a pass.
 func failedKeys(err error) map[plan.Key]bool {
 	keys := map[plan.Key]bool{}
 	for _, e := range flatten(err) {
 		var route RouteFailure
 		var part PartFailure
+		var step *stepError
 		switch {
 		case errors.As(e, &route):
 			keys[plan.Change{Object: plan.Route{Route: route.FailedRoute()}}.Key()] = true
 		case errors.As(e, &part):
 			keys[part.FailedKey()] = true
-		case errors.As(e, new(*cniError)):
-			keys[plan.Change{Object: plan.Config{}}.Key()] = true
-		case errors.As(e, new(*readError)):
-			keys[plan.Key{Kind: kindHost}] = true
-		case errors.As(e, new(*verifyError)):
-			keys[plan.Key{Kind: kindVerify}] = true
+		case errors.As(e, &step):
+			keys[step.key] = true
 		default:
-			keys[plan.Key{Kind: kindOther}] = true
+			keys[otherKey] = true
 		}
 	}
 	return keys
@@ -123,7 +117,7 @@ func achieved(c plan.Changes, err error) plan.Changes {
 		return c
 	}
 	failed := failedKeys(err)
-	if failed[plan.Key{Kind: kindOther}] {
+	if failed[otherKey] {
 		c = c.Only(plan.KindRoute)
 	}
 	done := c.Without(func(k plan.Key) bool { return failed[k] })
@@ -146,11 +140,8 @@ func verify(rest plan.Changes, err error) error {
 	if more := len(keys) - 1; more > 0 {
 		what += fmt.Sprintf(", and %d more", more)
 	}
-	return &verifyError{fmt.Errorf("the kernel does not hold what was written (%s); trying again", what)}
+	return &stepError{verifyKey, fmt.Errorf("the kernel does not hold what was written (%s); trying again", what)}
 }
-
-// tableKey is the key of our nftables table in errors of Apply and Facts.
-var tableKey = plan.Key{Kind: plan.KindTable, Name: topology.Table}
 
 // blocks reports whether the error of a pass blocks readiness. The route to a peer does not, nor do the
 // limits of the neighbor table, which few clusters reach, nor the nftables table without masquerading.

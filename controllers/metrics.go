@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -38,27 +39,24 @@ type problemLabels struct {
 	own    bool
 }
 
-// seconds are the upper bounds of histograms: 0.5 ms to 16 s.
-func seconds() []float64 { return prometheus.ExponentialBuckets(0.0005, 2, 16) }
-
 // NewMetrics returns metrics that are registered. Those of the connection to the API server and of
 // peers are collected when Prometheus scrapes, from health and board.
 func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board, health func() nodes.Health) *Metrics {
-	f := factory{registry}
+	f := promauto.With(registry)
 	m := &Metrics{
-		ready:     f.gauge("ready", "1 if this node's pods are served as they should be."),
-		nodes:     f.gauge("nodes", "Nodes in the last view, our own too."),
-		desired:   f.gauge("routes_desired", "Routes that should be in the kernel."),
-		installed: f.gauge("routes_installed", "Routes of ours in the kernel after the last pass."),
-		success:   f.gauge("last_success_timestamp_seconds", "When the last pass ended that failed in nothing but routes to single peers."),
-		failures:  f.counter("pass_failures_total", "Passes that failed in more than routes to single peers."),
-		changes:   f.counters("changes_total", "Changes made to the host, by what was changed and why.", "kind", "reason"),
-		repairs:   f.counters("repairs_total", "Things put back that somebody had taken away or changed.", "kind"),
-		passes:    f.histogram("pass_duration_seconds", "Time that a pass took."),
-		latency:   f.histogram("node_event_to_kernel_seconds", "Time from a Node's change on the wire to the kernel."),
+		ready:     f.NewGauge(gauge("ready", "1 if this node's pods are served as they should be.")),
+		nodes:     f.NewGauge(gauge("nodes", "Nodes in the last view, our own too.")),
+		desired:   f.NewGauge(gauge("routes_desired", "Routes that should be in the kernel.")),
+		installed: f.NewGauge(gauge("routes_installed", "Routes of ours in the kernel after the last pass.")),
+		success:   f.NewGauge(gauge("last_success_timestamp_seconds", "When the last pass ended that failed in nothing but routes to single peers.")),
+		failures:  f.NewCounter(counter("pass_failures_total", "Passes that failed in more than routes to single peers.")),
+		changes:   f.NewCounterVec(counter("changes_total", "Changes made to the host, by what was changed and why."), []string{"kind", "reason"}),
+		repairs:   f.NewCounterVec(counter("repairs_total", "Things put back that somebody had taken away or changed."), []string{"kind"}),
+		passes:    f.NewHistogram(histogram("pass_duration_seconds", "Time that a pass took.")),
+		latency:   f.NewHistogram(histogram("node_event_to_kernel_seconds", "Time from a Node's change on the wire to the kernel.")),
 	}
 	m.drift = map[string]prometheus.Gauge{}
-	drift := f.gauges("drift", "Things that are not as they should be after the last pass.", "kind")
+	drift := f.NewGaugeVec(gauge("drift", "Things that are not as they should be after the last pass."), []string{"kind"})
 	for _, kind := range plan.Kinds() {
 		for _, op := range []plan.Op{plan.Add, plan.Replace, plan.Delete} {
 			for _, trigger := range []string{triggerStart, triggerNode, triggerHost, triggerRepair} {
@@ -68,11 +66,11 @@ func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board
 		m.repairs.WithLabelValues(kind.Label())
 		m.drift[kind.Label()] = drift.WithLabelValues(kind.Label())
 	}
-	m.problems = f.problems()
-	info := f.gauges("build_info", "1, with what this was built from as labels.", "version", "revision", "goversion")
+	m.problems = problemGauges(f)
+	info := f.NewGaugeVec(gauge("build_info", "1, with what this was built from as labels."), []string{"version", "revision", "goversion"})
 	info.WithLabelValues(orUnknown(build.Version), orUnknown(build.Revision), runtime.Version()).Set(1)
 	registry.MustRegister(&peerCollector{board: board})
-	f.live(health)
+	registerLive(f, health)
 	return m
 }
 

@@ -3,7 +3,6 @@
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -160,7 +159,7 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	}
 	news := make(chan struct{}, 1)
 	watch := manager.RunnableFunc(func(ctx context.Context) error {
-		if err := r.Watcher.Watch(ctx, r.Resync, func() { signal(news) }); err != nil {
+		if err := r.Watcher.Watch(ctx, r.Resync, func() { idle.Signal(news) }); err != nil {
 			return fmt.Errorf("watching this host: %w", err)
 		}
 		return nil
@@ -170,7 +169,7 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	}
 	if r.NodeStatus != nil {
 		run := manager.RunnableFunc(func(ctx context.Context) error {
-			r.NodeStatus.Run(ctx, func() { signal(news) })
+			r.NodeStatus.Run(ctx, func() { idle.Signal(news) })
 			return nil
 		})
 		if err := mgr.Add(run); err != nil {
@@ -187,21 +186,13 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
 			q.Add(Pass{})
 			nodeNews := make(chan struct{}, 1)
-			go r.Nodes.Run(ctx, func() { signal(nodeNews) })
+			go r.Nodes.Run(ctx, func() { idle.Signal(nodeNews) })
 			go forward(ctx, nodeNews, q)
 			go forward(ctx, news, q)
 			return nil
 		})).
 		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1, NewQueue: idle.NewQueue[Pass]}).
 		Complete(r)
-}
-
-// signal sends to a channel with a buffer of one, unless it is full.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 // A routing daemon that changes routes all the time, or a kubelet that writes its Node as fast
@@ -291,7 +282,7 @@ func (r *NodeReconciler) converge(ctx context.Context, p *pass) error {
 	}
 	if config := changes.Only(plan.KindCNI); !config.Empty() {
 		if e := r.apply(ctx, p, config); e != nil {
-			err = errors.Join(err, &cniError{e})
+			err = errors.Join(err, &stepError{configKey, e})
 		}
 	}
 	return err
@@ -302,11 +293,11 @@ func (r *NodeReconciler) converge(ctx context.Context, p *pass) error {
 func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, error) {
 	host, err := r.Dataplane.Facts(ctx, r.concerns)
 	if err != nil {
-		return nil, &readError{fmt.Errorf("learning about this host: %w", err)}
+		return nil, &stepError{hostKey, fmt.Errorf("learning about this host: %w", err)}
 	}
 	actual, err := r.Dataplane.Observe(ctx)
 	if err != nil {
-		return nil, &readError{fmt.Errorf("observing the kernel: %w", err)}
+		return nil, &stepError{hostKey, fmt.Errorf("observing the kernel: %w", err)}
 	}
 	p.saw, p.unread = true, host.TableUnread != ""
 	if r.ledger.wanted != nil {
@@ -330,17 +321,6 @@ func (r *NodeReconciler) apply(ctx context.Context, p *pass, changes plan.Change
 	return err
 }
 
-// soonest returns the shortest wait that is not 0, or 0.
-func soonest(waits ...time.Duration) time.Duration {
-	least := time.Duration(0)
-	for _, w := range waits {
-		if w > 0 {
-			least = min(cmp.Or(least, w), w)
-		}
-	}
-	return least
-}
-
 // retry returns when to retry the changes that failed, 0: none did. Reconcile returns no error,
 // which would be logged at each retry: report turns it into Problems.
 func (r *NodeReconciler) retry(p *pass) time.Duration {
@@ -348,5 +328,5 @@ func (r *NodeReconciler) retry(p *pass) time.Duration {
 	if p.unread {
 		failed[tableKey] = true
 	}
-	return r.retries.after(failed, !errors.As(p.err, new(*readError)))
+	return r.retries.after(failed, !failed[hostKey])
 }

@@ -54,14 +54,14 @@ func problemsOf(err error, nodes []*topology.Node, opts topology.Options) []topo
 func ownProblem(e error, opts topology.Options) topology.Problem {
 	p := topology.Problem{Reason: topology.KernelFailed, Own: blocksOne(e, opts)}
 	var route RouteFailure
-	var conf *cniError
+	var step *stepError
 	var part PartFailure
 	switch {
 	case errors.As(e, &route):
 		e = fmt.Errorf("changing routes: %w", errors.Unwrap(route))
 	case errors.As(e, &part) && part.FailedKey().Kind == plan.KindCNI: // the bridge that it names can't be made
 		p.Reason = topology.BridgeFailed
-	case errors.As(e, &conf):
+	case errors.As(e, &step) && step.key == configKey:
 		p.Reason = topology.CNIFailed
 	case errors.As(e, &part) && part.FailedKey() == tableKey:
 		return opts.TableProblem(e.Error())

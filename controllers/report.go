@@ -9,6 +9,7 @@ import (
 	"github.com/go-logr/logr"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/ratelog"
@@ -41,7 +42,7 @@ func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
 		r.Events.Update(p.result)
 	}
 	r.gc.AfterPass()
-	return soonest(r.retry(p), r.flaps.wait(), r.log.Wait(), formerPodsWait(p.result.Problems), wait)
+	return idle.Soonest(r.retry(p), r.flaps.wait(), r.log.Wait(), formerPodsWait(p.result.Problems), wait)
 }
 
 // addProblems adds the Problems that Desired did not find, and returns when to look for them again, 0: after

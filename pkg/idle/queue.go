@@ -1,5 +1,5 @@
-// Package idle keeps an agent with nothing to do from waking up, and collects garbage while it
-// has nothing to do.
+// Package idle lets an agent sleep while it has nothing to do: it has a queue with few timers, waits
+// and signals, and collects garbage between passes.
 package idle
 
 import (

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/apiserver"
@@ -33,7 +34,7 @@ func TestStalePatches(t *testing.T) {
 		what nodePatch
 		of   *nodes.OwnState
 	}{
-		"taints that moved": {startupTaint(apiserver.StartupTaint), seen}, "taints of another Node": {startupTaint(apiserver.StartupTaint), another}, "condition of another Node": {networkAvailable{}, another},
+		"taints that moved": {startupTaint(apiserver.StartupTaint), seen}, "taints of another Node": {startupTaint(apiserver.StartupTaint), another}, "condition of another Node": {networkAvailable(), another},
 	} {
 		if err := w.send(context.Background(), c.what, c.of); err == nil {
 			t.Errorf("%s: done", name)
@@ -135,7 +136,7 @@ func newClockedEvents(t *testing.T, config *rest.Config) clockedEvents {
 func (e clockedEvents) advance(d time.Duration) {
 	e.rest()
 	e.ahead.Add(int64(d))
-	signal(e.news)
+	idle.Signal(e.news)
 }
 
 // rest waits for a whole Sync: once the channel has room for the third value, the Sync has ended that the first one

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -69,7 +70,7 @@ func (e *Events) Update(r *status.Result) {
 		return
 	}
 	e.problems, e.ready, e.nodes = problems, r.Ready, len(r.Nodes)
-	signal(e.news)
+	idle.Signal(e.news)
 }
 
 // Start writes Events until ctx ends.

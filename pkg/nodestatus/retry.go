@@ -63,16 +63,15 @@ func (r *retryState) wait() time.Duration {
 }
 
 func (r *retryState) message() string {
-	text := r.text()
 	switch {
 	case apierrors.IsInvalid(r.err) && r.attempts < 2:
 		return "" // the Node has changed since the last watch event
 	case r.err != nil && (apierrors.IsForbidden(r.err) || apierrors.IsInvalid(r.err)):
-		return text.name + ": " + r.err.Error() + " (" + text.refused + ")"
+		return r.name + ": " + r.err.Error() + " (" + r.refused + ")"
 	case r.err != nil:
-		return text.name + ": " + r.err.Error()
+		return r.name + ": " + r.err.Error()
 	case r.made > maxSilentReverts:
-		return text.name + ": " + text.reverted
+		return r.name + ": " + r.reverted
 	}
 	return ""
 }

@@ -13,7 +13,7 @@ import (
 // Whoever undoes it costs the API server a request a minute in the end, and is told
 // of, once, until it stops.
 func TestRevertedPatch(t *testing.T) {
-	d := newRetryState(networkAvailable{})
+	d := newRetryState(networkAvailable())
 	now, done := time.Now(), 0
 	attempt := func() (string, time.Duration) { return d.attempt(now, "1", func() error { done++; return nil }) }
 	told, first := 0, 0
@@ -76,7 +76,7 @@ func TestFailedPatch(t *testing.T) {
 
 // What was done a few times is not told, and not looked at again.
 func TestPatchRevertedAFewTimes(t *testing.T) {
-	d, now := newRetryState(networkAvailable{}), time.Now()
+	d, now := newRetryState(networkAvailable()), time.Now()
 	for range maxSilentReverts {
 		problem, wait := d.attempt(now, "1", func() error { return nil })
 		if again, after := d.idle(now); problem != "" || again != "" || after != 0 {
@@ -88,7 +88,7 @@ func TestPatchRevertedAFewTimes(t *testing.T) {
 
 // Attempts that were refused do not count as undone by somebody.
 func TestPatchAfterRefusals(t *testing.T) {
-	d, now := newRetryState(networkAvailable{}), time.Now()
+	d, now := newRetryState(networkAvailable()), time.Now()
 	for range 2 * maxSilentReverts {
 		_, wait := d.attempt(now, "1", func() error { return errors.New("no way") })
 		now = now.Add(wait)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -150,11 +151,11 @@ func (s *schedule) next(now time.Time) (reason topology.Reason, wait time.Durati
 		left := e.due.Sub(now)
 		switch {
 		case !e.gone.IsZero():
-			wait = soonest(wait, settleTime-now.Sub(e.gone))
+			wait = idle.Soonest(wait, settleTime-now.Sub(e.gone))
 		case left > 0:
-			wait = soonest(wait, left)
+			wait = idle.Soonest(wait, left)
 		case s.budget.TokensAt(now) < 1:
-			wait = soonest(wait, eventInterval)
+			wait = idle.Soonest(wait, eventInterval)
 		default:
 			reason = min(cmp.Or(reason, r), r)
 		}

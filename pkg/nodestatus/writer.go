@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -46,7 +47,7 @@ func NewWriter(config *rest.Config, node string, condition bool, taintKey string
 	}
 	w := &Writer{client: client, node: node, news: make(chan struct{}, 1)}
 	if condition {
-		w.patches = append(w.patches, newRetryState(networkAvailable{}))
+		w.patches = append(w.patches, newRetryState(networkAvailable()))
 	}
 	if taintKey != "" {
 		w.patches = append(w.patches, newRetryState(startupTaint(taintKey)))
@@ -63,7 +64,7 @@ func (w *Writer) Update(ready bool, own *nodes.OwnState) {
 		return
 	}
 	w.ready, w.own = ready, own
-	signal(w.news)
+	idle.Signal(w.news)
 }
 
 // Problems returns a Problem for each patch that fails, or that another writer keeps
@@ -101,7 +102,7 @@ func (w *Writer) sync(ctx context.Context) time.Duration {
 		w.record(r, problem)
 		waits = append(waits, wait)
 	}
-	return soonest(waits...)
+	return idle.Soonest(waits...)
 }
 
 func (w *Writer) record(r *retryState, problem string) {
@@ -126,7 +127,7 @@ func (w *Writer) send(ctx context.Context, p nodePatch, own *nodes.OwnState) err
 	}
 	switch err = request.Do(ctx).Error(); {
 	case err == nil:
-		log.FromContext(ctx).Info("Patched our Node", "for", p.text().name)
+		log.FromContext(ctx).Info("Patched our Node", "for", p.name)
 	case apierrors.IsNotFound(err):
 		return nil // the next Update follows: the Node comes back, or this node is not ready
 	}
@@ -148,23 +149,4 @@ func repeat(ctx context.Context, news <-chan struct{}, f func(context.Context) t
 			return
 		}
 	}
-}
-
-// signal sends to a channel with a buffer of one, unless it is full.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// soonest returns the shortest wait that is not 0, or 0.
-func soonest(waits ...time.Duration) time.Duration {
-	least := time.Duration(0)
-	for _, w := range waits {
-		if w > 0 && (least == 0 || w < least) {
-			least = w
-		}
-	}
-	return least
 }
