@@ -231,7 +231,7 @@ func (a *agent) within(d time.Duration, f func() error) {
 	}
 }
 
-// hasRoutes objects unless exactly these are our routes to peers.
+// hasRoutes returns an error unless exactly these are our routes to peers.
 func (a *agent) hasRoutes(want ...string) func() error {
 	return func() error {
 		have := slices.DeleteFunc(a.host.routes(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
@@ -245,7 +245,7 @@ func (a *agent) hasRoutes(want ...string) func() error {
 	}
 }
 
-// routeCount objects unless there are so many routes to peers.
+// routeCount returns an error unless there are so many routes to peers.
 func (a *agent) routeCount(want int) error {
 	have := slices.DeleteFunc(a.host.routes(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
 	if len(have) != want {
@@ -254,7 +254,7 @@ func (a *agent) routeCount(want int) error {
 	return nil
 }
 
-// ready objects unless /readyz answers 200, and the kernel's part and the CNI
+// ready returns an error unless /readyz answers 200, and the kernel's part and the CNI
 // config are there.
 func (a *agent) ready() error {
 	if code, body := a.get("/readyz"); code != http.StatusOK {
@@ -269,7 +269,7 @@ func (a *agent) ready() error {
 	return err
 }
 
-// notReady objects unless /readyz answers 503 with these words.
+// notReady returns an error unless /readyz answers 503 with these words.
 func (a *agent) notReady(words ...string) func() error {
 	return func() error {
 		code, body := a.get("/readyz")
@@ -323,7 +323,7 @@ func (a *agent) metric(name string, labels map[string]string) float64 {
 	return sum
 }
 
-// sees objects unless these are the Nodes that the next pass will see.
+// sees returns an error unless these are the Nodes that the next pass will see.
 func (a *agent) sees(want ...string) func() error {
 	return func() error {
 		var have []string
@@ -339,7 +339,7 @@ func (a *agent) sees(want ...string) func() error {
 
 func (a *agent) passes() int64 { return a.board.Last().Pass.Number }
 
-// metricIs objects unless the metric has the value; a pass may be about to set it.
+// metricIs returns an error unless the metric has the value; a pass may be about to set it.
 func (a *agent) metricIs(want float64, name string, labels map[string]string) func() error {
 	return func() error {
 		if got := a.metric(name, labels); got != want {
@@ -381,7 +381,7 @@ func contains(lines []string, part string) bool {
 	return slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, part) })
 }
 
-// hasProblem objects unless there is a Problem of the Node with the reason.
+// hasProblem returns an error unless there is a Problem of the Node with the reason.
 func (a *agent) hasProblem(node string, reason topology.Reason) error {
 	for _, p := range a.problems(node) {
 		if p.Reason == reason {

@@ -123,7 +123,7 @@ func (c *badNodeCase) leave(name string) {
 	})
 }
 
-// passed objects unless a pass has ended that saw a Node of this UID beside the
+// passed returns an error unless a pass has ended that saw a Node of this UID beside the
 // good ones; empty: that saw only those.
 func (c *badNodeCase) passed(uid types.UID) error {
 	all := c.board.Last().Nodes

@@ -82,8 +82,8 @@ func TestChangesAreCountedByCause(t *testing.T) {
 			for _, x := range both {
 				wanted.Routes = append(wanted.Routes, x.Object.(plan.Route).Route)
 			}
-			books := l.Record(entry{saw: true, wanted: wanted, done: both, complete: true})
-			if n := NewMetrics(registry, Build{}, &status.Board{}, (&memoryNodes{}).Health).applied(both, books); n != 2 {
+			outcome := l.Record(entry{saw: true, wanted: wanted, done: both, complete: true})
+			if n := NewMetrics(registry, Build{}, &status.Board{}, (&memoryNodes{}).Health).applied(both, outcome); n != 2 {
 				t.Errorf("counted %d changes", n)
 			}
 			if got := positive(t, registry, "plainroute_changes_total"); !maps.Equal(got, c.changes) {

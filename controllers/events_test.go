@@ -177,10 +177,10 @@ func TestNodeStatusByAFakeServer(t *testing.T) {
 		return 0
 	})
 	a.eventually(func() error {
-		return a.saysOf(topology.NodeUpdateFailed, "removing the taint", "leave out --startup-taint")
+		return a.hasDetail(topology.NodeUpdateFailed, "removing the taint", "leave out --startup-taint")
 	})
 	a.eventually(func() error {
-		return a.saysOf(topology.NodeUpdateFailed, "NetworkUnavailable", "leave out --node-condition")
+		return a.hasDetail(topology.NodeUpdateFailed, "NetworkUnavailable", "leave out --node-condition")
 	})
 	well := node1()
 	well.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse}}

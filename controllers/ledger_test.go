@@ -22,13 +22,13 @@ func wanting(changes ...plan.Changes) topology.State {
 type posting struct {
 	name  string
 	entry entry
-	// causes are those of what was done, in its order; repairs and left are counts.
-	causes        []string
+	// triggers are those of the done changes, in their order; repairs and left are counts.
+	triggers      []string
 	repairs, left int
 }
 
-// What is done late is done for the reason for which it was asked, what somebody had undone stays a repair, and the rest is done for
-// the news of this pass.
+// A late change keeps its first trigger, a change that another process reverted is a repair, and any other change has the trigger of
+// its pass.
 func TestLedger(t *testing.T) {
 	one, two, three := routeTo(2), routeTo(3), routeTo(4)
 	both := slices.Concat(one, two)
@@ -67,12 +67,12 @@ func TestLedger(t *testing.T) {
 			var l ledger
 			for _, p := range passes {
 				got := l.Record(p.entry)
-				var causes []string
+				var triggers []string
 				for _, k := range p.entry.done.Keys() {
-					causes = append(causes, got.triggerOf(k))
+					triggers = append(triggers, got.triggerOf(k))
 				}
-				if !slices.Equal(causes, p.causes) || len(got.repairs) != p.repairs || len(got.left) != p.left {
-					t.Errorf("%s: causes are %q, want %q; %d repairs, want %d; %d left, want %d", p.name, causes, p.causes, len(got.repairs), p.repairs, len(got.left), p.left)
+				if !slices.Equal(triggers, p.triggers) || len(got.repairs) != p.repairs || len(got.left) != p.left {
+					t.Errorf("%s: triggers are %q, want %q; %d repairs, want %d; %d left, want %d", p.name, triggers, p.triggers, len(got.repairs), p.repairs, len(got.left), p.left)
 				}
 			}
 			if len(l.left) != 0 || len(l.triggers) != 0 {

@@ -196,7 +196,7 @@ func TestWriterIsRefused(t *testing.T) {
 		{"setting the condition NetworkUnavailable=False of our Node", "cannot patch resource", "nodes/status", "leave out --node-condition"},
 		{"removing the taint " + apiserver.StartupTaint, "cannot patch resource", "leave out --startup-taint"},
 	} {
-		a.eventually(func() error { return a.saysOf(topology.NodeUpdateFailed, want...) })
+		a.eventually(func() error { return a.hasDetail(topology.NodeUpdateFailed, want...) })
 	}
 	time.Sleep(4 * time.Second) // attempts at 0, 1 and 3 s
 	if got := patches.Load(); got > 8 {
@@ -210,16 +210,16 @@ func TestWriterIsRefused(t *testing.T) {
 	a.eventually(api.available)
 	a.eventually(api.untainted)
 	a.eventually(func() error {
-		if a.saysOf(topology.NodeUpdateFailed) == nil {
+		if a.hasDetail(topology.NodeUpdateFailed) == nil {
 			return errors.New("the Problem is still told")
 		}
 		return nil
 	})
 }
 
-// saysOf returns an error unless there is a Problem of the reason that contains all of the words
+// hasDetail returns an error unless there is a Problem of the reason that contains all of the words
 // and does not block readiness.
-func (a *agent) saysOf(reason topology.Reason, words ...string) error {
+func (a *agent) hasDetail(reason topology.Reason, words ...string) error {
 	for _, p := range a.board.Last().Problems {
 		if p.Reason == reason && !p.Own && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(p.Detail, w) }) {
 			return nil

@@ -62,7 +62,7 @@ func withUIDs(nodes []*corev1.Node) []*corev1.Node {
 	return nodes
 }
 
-// pass makes a pass, and returns when it asks for the next one.
+// pass runs a pass, and returns when the next one is due.
 func (s *single) pass() time.Duration {
 	s.t.Helper()
 	result, err := s.loop.Reconcile(s.t.Context(), Pass{})
@@ -72,7 +72,7 @@ func (s *single) pass() time.Duration {
 	return result.RequeueAfter
 }
 
-// then makes a pass and writes down all that it shows.
+// then runs a pass and records all that it shows.
 func (s *single) then(what string) {
 	s.t.Helper()
 	next := s.pass()
@@ -98,7 +98,7 @@ func (s *single) then(what string) {
 	s.story.WriteByte('\n')
 }
 
-// made is what was done to the host. The first look of each pass is left out.
+// made records the changes of the host. The first read of each pass is left out.
 func (s *single) made() {
 	done := s.host.since(s.seen)
 	s.seen += len(done)
@@ -119,7 +119,7 @@ func (s *single) made() {
 	}
 }
 
-// peers are those that have become what they are, or were repaired, by this pass.
+// peers records the peers whose state this pass has changed, or which it has repaired.
 func (s *single) peers(last *status.Result) {
 	report := last.Report()
 	for _, p := range report.Peers {
@@ -132,7 +132,7 @@ func (s *single) peers(last *status.Result) {
 	}
 }
 
-// metrics are those that have changed; of histograms, how much was observed.
+// metrics records those that have changed, and of histograms the number of observations.
 func (s *single) metrics() {
 	families, err := s.registry.Gather()
 	if err != nil {
@@ -165,7 +165,7 @@ func (s *single) series(name string, kind dto.MetricType, m *dto.Metric) {
 
 var timeOfLine = regexp.MustCompile(`^time=\S+ level=INFO msg=`)
 
-// lines are those of the log. Their order is left to chance where they are about one change of many things.
+// lines records the lines of the log, sorted, because the order of one pass's lines is random.
 func (s *single) lines() {
 	all := s.log.with()
 	lines := slices.Clone(all[s.logged:])
@@ -179,13 +179,13 @@ func (s *single) lines() {
 	}
 }
 
-// tells fails unless the story is that of testdata/stories.
-func (s *single) tells(name string) {
+// check fails unless the story is the content of a file of testdata/stories.
+func (s *single) check(name string) {
 	s.t.Helper()
-	tells(s.t, name, s.story.String())
+	checkStory(s.t, name, s.story.String())
 }
 
-func tells(t *testing.T, name, got string) {
+func checkStory(t *testing.T, name, got string) {
 	t.Helper()
 	file := filepath.Join("testdata", "stories", name+".txt")
 	if *update {

@@ -27,7 +27,7 @@ func (a *agent) report() status.Report {
 	return r
 }
 
-// peerIs objects unless the only peer of a Node is as f wants it.
+// peerIs returns an error unless the only peer of a Node is as f wants it.
 func (a *agent) peerIs(node string, f func(status.Peer) bool) func() error {
 	return func() error {
 		for _, p := range a.report().Peers {

@@ -31,7 +31,7 @@ func own(numbers ...int) []*corev1.Node {
 	return append([]*corev1.Node{newNode("node1", "10.244.1.0/24", "192.168.1.11")}, peers(numbers...)...)
 }
 
-// quietly makes a pass without writing down what it shows.
+// quietly runs a pass that the story leaves out.
 func (s *single) quietly() {
 	s.t.Helper()
 	n := s.story.Len()
@@ -39,7 +39,7 @@ func (s *single) quietly() {
 	s.story.Truncate(n)
 }
 
-// An agent waits for its Node and that Node's pod subnet, and then makes all at once.
+// An agent waits for its Node and that Node's pod subnet, and then makes all changes in one pass.
 func TestStoryOfAStart(t *testing.T) {
 	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.facts.Ports = 3 }})
 	s.then("no list yet")
@@ -52,7 +52,7 @@ func TestStoryOfAStart(t *testing.T) {
 	s.set(node1())
 	s.then("it has one")
 	s.then("nothing is new")
-	s.tells("start")
+	s.check("start")
 }
 
 // Routes follow the Nodes.
@@ -81,10 +81,10 @@ func TestStoryOfNodes(t *testing.T) {
 	heir.Status.Addresses[0].Address = "192.168.1.66"
 	s.set(thief, heir)
 	s.then("an older Node wants the subnet of one that gets another address")
-	s.tells("nodes")
+	s.check("nodes")
 }
 
-// What somebody takes away or changes is put back, and counted as such.
+// An object that another process removes or changes is repaired, and counted as a repair.
 func TestStoryOfRepairs(t *testing.T) {
 	s := newSingle(t, agentOptions{})
 	s.list(own(2, 3)...)
@@ -118,10 +118,10 @@ func TestStoryOfRepairs(t *testing.T) {
 	s.then("a foreign route goes before ours")
 	h.facts.Routes = h.facts.Routes[:len(h.facts.Routes)-1]
 	s.then("it is gone")
-	s.tells("repairs")
+	s.check("repairs")
 }
 
-// What the kernel refuses is tried again, ever less often, and delays nothing else.
+// A change that the kernel refuses is retried after growing waits, and delays no other change.
 func TestStoryOfRefusals(t *testing.T) {
 	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
 	s.list(own(3)...)
@@ -143,14 +143,14 @@ func TestStoryOfRefusals(t *testing.T) {
 	s.then("nothing is new")
 	s.host.dropRoute(route("10.244.4.0/24", "192.168.1.14"))
 	s.then("one that was refused is taken away")
-	s.tells("refusals")
+	s.check("refusals")
 }
 
-// What can't be made of this node, read or written is told, and tried again until it is well. Each failure is there from
-// the start, and gone in the second pass.
+// A failed read or write of this node is reported, and retried until it succeeds. Each failure is there from the start,
+// and gone in the second pass.
 func TestStoryOfFailures(t *testing.T) {
 	type host = memoryHost
-	told := ""
+	stories := ""
 	for _, c := range []struct {
 		what string
 		do   func(*host)
@@ -175,9 +175,9 @@ func TestStoryOfFailures(t *testing.T) {
 			nil, false, nil, "", nil, nil, nil, nil
 		clear(h.refusedRoutes)
 		s.then("it is over")
-		told += s.story.String()
+		stories += s.story.String()
 	}
-	tells(t, "failures", told)
+	checkStory(t, "failures", stories)
 }
 
 // An object that another process keeps removing is repaired at once for a while, and then at intervals.
@@ -222,10 +222,10 @@ func TestStoryOfAFlap(t *testing.T) {
 	s.then("it has ended")
 	take()
 	s.then("and begins anew")
-	s.tells("flap")
+	s.check("flap")
 }
 
-// Of very many things of a kind at once there is one line.
+// Very many changes of a kind in one pass are logged in one line.
 func TestManyAtOnceAreOneLine(t *testing.T) {
 	bad := func(i int) *corev1.Node {
 		return newNode(fmt.Sprintf("bad%02d", i), fmt.Sprintf("127.0.%d.0/24", i), fmt.Sprintf("192.168.2.%d", i+1))
@@ -254,7 +254,7 @@ func TestManyAtOnceAreOneLine(t *testing.T) {
 	}
 }
 
-// Before anything is removed by a list that may be old, the API server has to confirm it.
+// A removal that follows from a list that may be old must be confirmed by the API server.
 func TestStoryOfACachedList(t *testing.T) {
 	s := newSingle(t, agentOptions{host: leaveBehind(99)})
 	s.memory.list(true, withUIDs(own(2))...)
@@ -268,7 +268,7 @@ func TestStoryOfACachedList(t *testing.T) {
 	s.then("somebody takes it away again as a confirmation comes")
 	s.unset(peer(2))
 	s.then("a peer leaves")
-	s.tells("cached")
+	s.check("cached")
 }
 
 // The loss of most peers is confirmed as well, and nothing is removed without our own Node.
@@ -307,7 +307,7 @@ func TestStoryOfRemovals(t *testing.T) {
 	s.quietly()
 	s.unset(peers(2, 3, 4, 5, 6, 7)...)
 	s.then("more than half of the peers leave, long after a confirmation")
-	s.tells("removals")
+	s.check("removals")
 }
 
 // confirm is a quorum read that starts now and agrees.
@@ -332,10 +332,10 @@ func TestStoryOfARouter(t *testing.T) {
 	s.then("a confirmation")
 	s.unset(peer(3))
 	s.then("all have left")
-	s.tells("router")
+	s.check("router")
 }
 
-// The pods of a former subnet are looked for every second, and a runtime that loads no config after a while.
+// Pods of a former subnet lead to a pass every second, and a runtime that loads no config to one at the end of its wait.
 func TestStoryOfPods(t *testing.T) {
 	s := newSingle(t, agentOptions{})
 	s.list(own()...)
@@ -356,5 +356,5 @@ func TestStoryOfPods(t *testing.T) {
 	s.then("for long")
 	s.host.facts.Links[1].MTU = 1400
 	s.then("and the config changes")
-	s.tells("pods")
+	s.check("pods")
 }

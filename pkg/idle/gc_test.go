@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestGarbageIsCollectedWhenNearlyDue(t *testing.T) {
+func TestNearlyDue(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct {
 		heap heap
@@ -24,7 +24,7 @@ func TestGarbageIsCollectedWhenNearlyDue(t *testing.T) {
 	}
 }
 
-// One collection at a time is enough.
+// AfterPass starts one collection at a time.
 func TestOneCollectionAtATime(t *testing.T) {
 	var s GC
 	for range 100 {
@@ -40,7 +40,7 @@ func TestOneCollectionAtATime(t *testing.T) {
 	t.Error("while it is collected another collection may begin")
 }
 
-// Little garbage is left to the runtime.
+// AfterPass starts no collection for little garbage.
 func TestLittleGarbageIsLeft(t *testing.T) {
 	for range 10 { // others may make some meanwhile
 		runtime.GC()

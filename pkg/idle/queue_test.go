@@ -9,7 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// TestQueueIsIdle: metrics don't wake the process, and what is to come back in a while does.
+// The metrics don't wake the process, and a delayed request does.
 func TestQueueIsIdle(t *testing.T) {
 	ticker := slowTicker{}.NewTicker(time.Millisecond)
 	defer ticker.Stop()
@@ -34,7 +34,7 @@ func TestQueueIsIdle(t *testing.T) {
 	}
 }
 
-// Its metrics are those of its name.
+// A queue has metrics under its name.
 func TestQueueHasMetrics(t *testing.T) {
 	q := NewQueue("named", workqueue.DefaultTypedControllerRateLimiter[string]())
 	defer q.ShutDown()

@@ -16,15 +16,14 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// pagedNodes is an API server that knows node1 and node2, and tells of them in two
-// pages.
+// pagedNodes is an API server with node1 and node2, which it lists in two pages.
 type pagedNodes struct {
-	asked     int       // rounds that began
+	asked     int       // lists that began
 	firstPage time.Time // when the first one did
 	between   func(round int)
 }
 
-// ServeHTTP gives a page.
+// ServeHTTP sends a page.
 func (p *pagedNodes) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	name, more := "node2", "more"
 	if q.URL.Query().Has("continue") {
@@ -49,7 +48,7 @@ func (p *pagedNodes) source(t *testing.T) *Source {
 	return s
 }
 
-// lists is a list of Nodes with pod subnets, as the reflector gives it.
+// lists stores a list of Nodes with pod subnets, as the reflector does.
 func lists(t *testing.T, s *Source, numbers ...int) {
 	t.Helper()
 	items := make([]any, 0, len(numbers))
@@ -64,8 +63,8 @@ func lists(t *testing.T, s *Source, numbers ...int) {
 	}
 }
 
-// A list that arrives while the one before is compared is not confirmed by that: what
-// it lacks may have been looked for already.
+// A list that arrives during a comparison of the one before is not confirmed by it: the
+// comparison may have passed the Nodes that the new list lacks.
 func TestAListIsNotConfirmedByAComparisonOfTheOneBefore(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -85,7 +84,7 @@ func TestAListIsNotConfirmedByAComparisonOfTheOneBefore(t *testing.T) {
 	}
 }
 
-// A confirmation counts from when it began: what arrived later it may not have seen.
+// A confirmation counts from its begin, because it may not have seen later changes.
 func TestAConfirmationCountsFromItsBegin(t *testing.T) {
 	server := &pagedNodes{between: func(int) { time.Sleep(50 * time.Millisecond) }}
 	s := server.source(t)
@@ -96,9 +95,9 @@ func TestAConfirmationCountsFromItsBegin(t *testing.T) {
 	}
 }
 
-// Who needs a confirmation that is there already gets no other, and who needs a newer
-// one gets it, though he asked while one was under way.
-func TestConfirmationsAreMadeForWhomTheyAreTooOld(t *testing.T) {
+// A confirmation that satisfies Confirm is not repeated. A newer one is made, also if Confirm
+// was called while one was under way.
+func TestConfirmationsAreRenewedWhenNeeded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var s *Source
@@ -130,8 +129,8 @@ func TestConfirmationsAreMadeForWhomTheyAreTooOld(t *testing.T) {
 	}
 }
 
-// Nonsense in place of a list is an error, and not a list of none.
-func TestNonsenseIsNoList(t *testing.T) {
+// Nonsense in place of a list is an error, and not an empty list.
+func TestNonsenseIsNotAList(t *testing.T) {
 	for _, nonsense := range []string{"nonsense", "k8s\x00\x12\x02\xff\xff"} {
 		if err := new(wireNodeList).decode([]byte(nonsense)); err == nil {
 			t.Errorf("%q is a list", nonsense)
@@ -139,7 +138,7 @@ func TestNonsenseIsNoList(t *testing.T) {
 	}
 }
 
-// The more Nodes there are, the longer agents wait for their turn to compare: 6 ms for each.
+// Agents wait up to 6 ms for each Node before they compare.
 func TestComparisonsAreSpread(t *testing.T) {
 	s, _ := newSource(t)
 	for _, n := range []int{0, 1, 1000} {
@@ -154,8 +153,7 @@ func TestComparisonsAreSpread(t *testing.T) {
 	}
 }
 
-// What the server has and the view has not, or has only an older one of, is what
-// a quorum read is for.
+// A quorum read finds the Nodes that the view lacks, or has an older one of.
 func TestConfirmationFindsWhatTheViewLacks(t *testing.T) {
 	api := apiserver.Use(t)
 	api.Add(apiserver.Node1(), apiserver.Peer(2), apiserver.NewNode("bare", "192.168.1.99"))

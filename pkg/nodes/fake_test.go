@@ -16,7 +16,7 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// What a quorum read finds that the view lacks, or has an older one of.
+// A quorum read finds the Nodes that the view lacks, or has an older one of, on all pages.
 func TestComparisonByAFakeServer(t *testing.T) {
 	nodes := []*corev1.Node{apiserver.Node1(), apiserver.Peer(2), apiserver.NewNode("bare", "192.168.1.99"), apiserver.Peer(4), apiserver.Peer(5)}
 	f := apiserver.NewFake(t, nodes...)
@@ -72,15 +72,15 @@ func TestComparisonByAFakeServer(t *testing.T) {
 	}
 }
 
-// Where thousands of agents may ask at once, each waits twelve times as long.
-func TestManyAgentsAskSeldom(t *testing.T) {
+// Among thousands of Nodes, each agent waits twelve times as long between attempts.
+func TestBackoffAmongManyNodes(t *testing.T) {
 	if got := asksIn(t, manyNodes, time.Second); got != 1 { // the second one is due after 0.2 to 0.4 s, or twelve times that
 		t.Errorf("in a second it asked %d times", got)
 	}
 }
 
-// In a small cluster agents ask again soon: for the third time after 1.2 s at most.
-func TestFewAgentsAskSoon(t *testing.T) {
+// In a small cluster the third attempt comes after 1.2 s at most.
+func TestBackoffAmongFewNodes(t *testing.T) {
 	for range 5 { // others may have had the machine meanwhile
 		if asksIn(t, 1, 2*time.Second) >= 3 {
 			return
@@ -89,7 +89,8 @@ func TestFewAgentsAskSoon(t *testing.T) {
 	t.Error("in two seconds it has not asked three times")
 }
 
-// asksIn returns how often an agent asks for a watch in a time, which a server with so many Nodes refuses. Three are enough.
+// asksIn returns how many watches a Source requests in a time, up to three, from a server that has so many Nodes and refuses
+// each.
 func asksIn(t *testing.T, nodes int, d time.Duration) int {
 	t.Helper()
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)

@@ -8,8 +8,8 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// Of our own Node more is read off the wire than of others.
-func TestStandingIsRead(t *testing.T) {
+// Taints and conditions are decoded for our own Node alone.
+func TestOwnStateIsDecoded(t *testing.T) {
 	full := apiserver.Tainted()
 	full.UID = "1"
 	full.Spec.Taints[1].TimeAdded = nil
@@ -33,8 +33,8 @@ func TestStandingIsRead(t *testing.T) {
 	}
 }
 
-// Other causes of a Node that is not ready are not the runtime's network.
-func TestNoNetworkIsToldByTheRuntime(t *testing.T) {
+// A Node that is not ready for another cause does not lack its network.
+func TestNetworkPluginNotReady(t *testing.T) {
 	for _, c := range []struct {
 		status  corev1.ConditionStatus
 		message string

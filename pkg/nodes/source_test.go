@@ -23,7 +23,7 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// newSource makes a source that nothing feeds but the test.
+// newSource returns a Source that the test fills.
 func newSource(t *testing.T) (s *Source, news *int) {
 	t.Helper()
 	s, err := New(&rest.Config{Host: "https://127.0.0.1:1"}, nil)
@@ -89,7 +89,7 @@ func TestStoreKeepsTheView(t *testing.T) {
 	}
 }
 
-// A pass may read a view while the source goes on.
+// A view stays the same while the Source changes.
 func TestViewIsNotChanged(t *testing.T) {
 	s, _ := newSource(t)
 	if err := s.Replace([]any{wire(apiserver.Peer(2)), wire(apiserver.Peer(3))}, "1"); err != nil {
@@ -121,7 +121,7 @@ func TestViewSince(t *testing.T) {
 	}
 }
 
-// The waits of the design: 2.5 s at most in a small cluster, 30 s in a large one.
+// A wait is 2.5 s at most in a small cluster, and 30 s in a large one.
 func TestBackoffIsBounded(t *testing.T) {
 	s, _ := newSource(t)
 	clock := scaledClock{source: s}
@@ -145,8 +145,8 @@ func TestBackoffIsBounded(t *testing.T) {
 	}
 }
 
-// One cause is told once, however its words vary between tries.
-func TestOneCauseIsOneFault(t *testing.T) {
+// One cause leads to one call of notify, however its text varies between attempts.
+func TestOneCauseNotifiesOnce(t *testing.T) {
 	nodes := corev1.Resource("nodes")
 	dial := func(port int, err error) error {
 		return &url.Error{
@@ -179,7 +179,7 @@ func TestOneCauseIsOneFault(t *testing.T) {
 	}
 }
 
-// A list is from the server's cache where it was asked for at version 0, which the first of its pages says.
+// A list is from the server's cache if the request for its first page has version 0.
 func TestListFromTheCache(t *testing.T) {
 	stream := true
 	for name, c := range map[string]struct {
@@ -204,8 +204,8 @@ func TestListFromTheCache(t *testing.T) {
 	}
 }
 
-// How our own Node stands is known while it is there, whatever becomes of others.
-func TestStandingOfOurNode(t *testing.T) {
+// The state of our own Node is there as long as the Node, whatever happens to others.
+func TestOwnState(t *testing.T) {
 	s, news := newSource(t)
 	s.Own = "node1"
 	with := apiserver.Node1()
@@ -232,13 +232,13 @@ func TestStandingOfOurNode(t *testing.T) {
 		}
 		got := s.View().Own
 		if (got == nil) != (c.taints < 0) || got != nil && len(got.Taints) != c.taints || *news-before != c.news {
-			t.Errorf("%s: it stands as %+v, after %d news", c.what, got, *news-before)
+			t.Errorf("%s: its state is %+v, after %d news", c.what, got, *news-before)
 		}
 	}
 }
 
-// A Node that comes to be ignored is none, and may be one again.
-func TestNodeThatIsIgnoredForAWhile(t *testing.T) {
+// A Node that starts to match the selector is removed, and comes back when it no longer matches.
+func TestNodeIgnoredForAWhile(t *testing.T) {
 	selector, err := labels.Parse("type=virtual-kubelet")
 	if err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func TestNodeThatIsIgnoredForAWhile(t *testing.T) {
 	}
 }
 
-// A config that makes no client is an error.
+// A config without a valid address is an error.
 func TestNoClient(t *testing.T) {
 	if _, err := New(&rest.Config{Host: "http://a b"}, nil); err == nil || !strings.HasPrefix(err.Error(), "making a client for Nodes: ") {
 		t.Errorf("got %v", err)

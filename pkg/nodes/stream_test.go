@@ -19,8 +19,8 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// The stream keeps one buffer for all, so what came earlier must not change when
-// more comes; and it arrives in whatever pieces.
+// All events share one buffer: an event must not change when the next one arrives. They arrive
+// in pieces of any size.
 func TestWireStream(t *testing.T) {
 	bookmark := apiserver.WithType(&corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		ResourceVersion: "42",
@@ -66,7 +66,7 @@ func TestWireStream(t *testing.T) {
 	}
 }
 
-// A connection that is cut in the middle of an event gives no part of it.
+// An event that is cut short is an error.
 func TestWireStreamCutShort(t *testing.T) {
 	first, second := apiserver.Frames(t, watch.Added, apiserver.WithType(apiserver.Node1())), apiserver.Frames(t, watch.Added, apiserver.WithType(apiserver.Peer(2)))
 	for n := range second {
@@ -81,7 +81,7 @@ func TestWireStreamCutShort(t *testing.T) {
 	}
 }
 
-// What is no event is an error, and no reason to ask for memory.
+// Garbage is an error, and allocates little memory.
 func TestWireStreamGarbage(t *testing.T) {
 	json := `{"type":"ADDED","object":{"kind":"Node"}}`
 	event := func(wrapped string) string { // of an object in a wrapper (message Unknown) with these bytes
@@ -125,8 +125,8 @@ func TestWireStreamClose(t *testing.T) {
 	}
 }
 
-// FuzzWireStream: whatever comes, nothing panics, and an event without an error
-// has an object: the Node that the API server's own decoders see in it.
+// FuzzWireStream: no input panics, and an event without an error has an object: the Node that
+// the API server's own decoders read.
 func FuzzWireStream(f *testing.F) {
 	f.Add(apiserver.Frames(f, watch.Added, apiserver.WithType(apiserver.Node1()), apiserver.WithType(apiserver.Peer(2))))
 	f.Add(apiserver.Frames(f, watch.Modified, apiserver.WithType(apiserver.NewNode("a", "bogus/", "::ffff:1.2.3.4", "fe80::1%eth0"))))
@@ -150,8 +150,8 @@ func FuzzWireStream(f *testing.F) {
 	})
 }
 
-// decodedInFull reads the Node of the first event with the API server's own
-// decoders; nil if they won't.
+// decodedInFull returns the Node of the first event, read with the API server's own decoders,
+// or nil if they fail.
 func decodedInFull(b []byte) *corev1.Node {
 	const header = 4
 	end := header + int(binary.BigEndian.Uint32(b))

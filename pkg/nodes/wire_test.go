@@ -22,8 +22,7 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// kept is what the wire reader must take over, from a Node that was decoded in
-// full.
+// kept returns the fields of a Node that wireNode must read.
 func kept(full *corev1.Node) *corev1.Node {
 	n := &corev1.Node{}
 	n.Name, n.UID, n.ResourceVersion, n.Labels = full.Name, full.UID, full.ResourceVersion, full.Labels
@@ -40,7 +39,7 @@ func kept(full *corev1.Node) *corev1.Node {
 	return n
 }
 
-// sameOnWire objects unless both ways to read a Node's bytes agree.
+// sameOnWire returns an error unless wireNode reads a Node's bytes as the API server's decoder does.
 func sameOnWire(node *corev1.Node) error {
 	bytes, err := node.Marshal()
 	if err != nil {
@@ -62,7 +61,7 @@ func sameOnWire(node *corev1.Node) error {
 	return nil
 }
 
-// Nodes as kubelets and cloud controllers write them.
+// wireNode reads Nodes as kubelets and cloud controllers write them.
 func TestWireNodeReadsRealisticNodes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		if err := sameOnWire(realisticNode(t)); err != nil {
@@ -105,7 +104,7 @@ func realisticNode(t *rapid.T) *corev1.Node {
 	return n
 }
 
-// Nodes with every field that there is, filled at random.
+// wireNode reads Nodes with random values in all fields.
 func TestWireNodeReadsAnyNode(t *testing.T) {
 	codecs := serializer.NewCodecFactory(runtime.NewScheme())
 	seed := time.Now().UnixNano()
@@ -152,7 +151,7 @@ func TestWireNodeListReadsLists(t *testing.T) {
 	}
 }
 
-// A Node is read into one that was used before.
+// Reset clears a Node or list that was used before.
 func TestWireNodeReset(t *testing.T) {
 	n := &wireNode{*apiserver.Peer(2)}
 	n.Reset()
@@ -166,9 +165,9 @@ func TestWireNodeReset(t *testing.T) {
 	}
 }
 
-// FuzzWireNode: whatever the bytes, nothing panics, and what both readers take
-// has the same effect; every Node that there is, encoded as API servers encode,
-// reads the same. Ours is stricter with groups, which no API server sends.
+// FuzzWireNode: no input panics, and input that both decoders accept leads to the same Node.
+// A Node that an API server has encoded reads the same. Our decoder refuses groups, which API
+// servers never send.
 func FuzzWireNode(f *testing.F) {
 	for _, n := range []*corev1.Node{{}, apiserver.Node1(), apiserver.NewNode("a", "bogus/", "::ffff:1.2.3.4")} {
 		n.CreationTimestamp, n.Labels = metav1.Unix(1, 2), map[string]string{"a": "b"}
@@ -199,9 +198,8 @@ func FuzzWireNode(f *testing.F) {
 	})
 }
 
-// FuzzIgnoredNode: whatever labels a kubelet gives its Node, and whatever the
-// operator selects by, a Node is either kept as it is or ignored as the selector
-// says.
+// FuzzIgnoredNode: for any labels of a Node and any selector, the Node is ignored if the selector
+// matches, and otherwise kept as it is.
 func FuzzIgnoredNode(f *testing.F) {
 	f.Add("type=virtual-kubelet", "type", "virtual-kubelet")
 	f.Add("a in (b, c), !d", "d", "")

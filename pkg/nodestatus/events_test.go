@@ -162,7 +162,7 @@ func TestEventOnTheWire(t *testing.T) {
 	}
 }
 
-// A name is a subdomain of 253 bytes at most, and another one for each Node, reason and note.
+// A name is a subdomain of 253 bytes at most, and differs for each Node, reason and note.
 func TestNamesOfEvents(t *testing.T) {
 	const most, suffix = 253, 17 // a dot and 64 bits
 	seen := map[string]bool{}
@@ -238,7 +238,7 @@ func TestUpdateSignalsChanges(t *testing.T) {
 }
 
 // An Event that is due later is written then, without an Update, and an idle Events does nothing.
-func TestEventsComeBackByThemselves(t *testing.T) {
+func TestEventsAreWrittenWhenDue(t *testing.T) {
 	f := apiserver.NewFake(t)
 	e := newClockedEvents(t, f.Config)
 	looks := atomic.Int64{}
@@ -257,12 +257,12 @@ func TestEventsComeBackByThemselves(t *testing.T) {
 	e.advance(settleTime - 100*time.Millisecond)
 	for end := time.Now().Add(limit); len(f.Events()) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("a fault that lasts is not told")
+			t.Fatal("a problem that lasts is not written")
 		}
 	}
 }
 
-// A config that makes no client is an error.
+// A config without a valid address is an error.
 func TestNoClient(t *testing.T) {
 	config := &rest.Config{Host: "http://a b"}
 	_, events := NewEvents(config, "node1")

@@ -17,11 +17,11 @@ type scene struct {
 	schedule *schedule
 	now      time.Time
 	begin    time.Time
-	faults   map[topology.Reason]string
+	problems map[topology.Reason]string
 	ready    bool
 	nodes    int
-	err      error // of all that is told
-	told     []string
+	err      error // of all writes
+	written  []string
 	at       []time.Duration
 }
 
@@ -32,14 +32,14 @@ func newScene(random float64) *scene {
 
 // is sets the note of a problem; "" ends it.
 func (s *scene) is(reason topology.Reason, note string) {
-	faults := map[topology.Reason]string{}
-	for r, n := range s.faults {
-		faults[r] = n
+	problems := map[topology.Reason]string{}
+	for r, n := range s.problems {
+		problems[r] = n
 	}
-	if faults[reason] = note; note == "" {
-		delete(faults, reason)
+	if problems[reason] = note; note == "" {
+		delete(problems, reason)
 	}
-	s.faults, s.ready = faults, len(faults) == 0
+	s.problems, s.ready = problems, len(problems) == 0
 	s.look()
 }
 
@@ -57,50 +57,50 @@ func (s *scene) pass(d time.Duration) {
 
 func (s *scene) look() time.Duration {
 	for range 1000 {
-		s.schedule.update(s.now, s.faults, s.ready, s.nodes)
+		s.schedule.update(s.now, s.problems, s.ready, s.nodes)
 		reason, wait := s.schedule.next(s.now)
 		if reason == "" {
 			return wait
 		}
-		s.told = append(s.told, fmt.Sprintf("%s: %s", reason, s.schedule.states[reason].note))
+		s.written = append(s.written, fmt.Sprintf("%s: %s", reason, s.schedule.states[reason].note))
 		s.at = append(s.at, s.now.Sub(s.begin))
 		s.schedule.done(s.now, reason, s.err)
 	}
 	panic("it writes without end")
 }
 
-// tells fails unless these Events were written since the last call.
-func (s *scene) tells(t *testing.T, want ...string) {
+// wrote fails unless these Events were written since the last call.
+func (s *scene) wrote(t *testing.T, want ...string) {
 	t.Helper()
-	same := len(s.told) == len(want)
+	same := len(s.written) == len(want)
 	for i := range want {
-		same = same && strings.HasPrefix(s.told[i], want[i])
+		same = same && strings.HasPrefix(s.written[i], want[i])
 	}
 	if !same {
-		t.Errorf("after %s it told %q at %v, want %q", s.now.Sub(s.begin), s.told, s.at, want)
+		t.Errorf("after %s it wrote %q at %v, want %q", s.now.Sub(s.begin), s.written, s.at, want)
 	}
-	s.told, s.at = nil, nil
+	s.written, s.at = nil, nil
 }
 
-func TestFaultIsToldOnceItLasts(t *testing.T) {
+func TestProblemIsWrittenOnceItLasts(t *testing.T) {
 	s := newScene(0)
 	s.is(topology.CNIConflict, "05-other")
 	s.pass(settleTime - time.Millisecond)
-	s.tells(t)
+	s.wrote(t)
 	s.pass(time.Second)
-	s.tells(t, "CNIConflict: 05-other")
+	s.wrote(t, "CNIConflict: 05-other")
 	s.pass(20 * time.Minute)
-	s.tells(t)
+	s.wrote(t)
 	s.is(topology.CNIConflict, "")
 	s.pass(settleTime / 2)
-	s.tells(t)
+	s.wrote(t)
 	s.pass(settleTime)
-	s.tells(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict")
+	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict")
 	s.pass(5 * time.Hour)
-	s.tells(t)
+	s.wrote(t)
 }
 
-func TestShortFaultIsNotTold(t *testing.T) {
+func TestShortProblemIsNotWritten(t *testing.T) {
 	s := newScene(0)
 	for range 100 {
 		s.is(topology.KernelFailed, "busy")
@@ -108,16 +108,16 @@ func TestShortFaultIsNotTold(t *testing.T) {
 		s.is(topology.KernelFailed, "")
 		s.pass(2 * settleTime)
 	}
-	s.tells(t)
+	s.wrote(t)
 	s.is(topology.PodCIDRMissing, "no podCIDR yet") // as on each node that joins
 	s.pass(joinTime - time.Second)
-	s.tells(t)
+	s.wrote(t)
 	s.pass(2 * time.Second)
-	s.tells(t, "PodCIDRMissing")
+	s.wrote(t, "PodCIDRMissing")
 }
 
-// What comes and goes faster than settleTime is a fault that lasts.
-func TestFlickeringFaultIsOneFault(t *testing.T) {
+// A problem that comes and goes faster than settleTime counts as one that lasts.
+func TestFlickeringProblem(t *testing.T) {
 	s := newScene(0)
 	for range 700 {
 		s.is(topology.KernelFailed, "busy")
@@ -125,18 +125,18 @@ func TestFlickeringFaultIsOneFault(t *testing.T) {
 		s.is(topology.KernelFailed, "")
 		s.pass(2 * time.Second)
 	}
-	s.tells(t, "KernelFailed", "KernelFailed")
+	s.wrote(t, "KernelFailed", "KernelFailed")
 }
 
-func TestLastingFaultIsToldAgain(t *testing.T) {
+func TestLastingProblemIsRepeated(t *testing.T) {
 	s := newScene(0)
 	s.is(topology.SettingMissing, "no br_netfilter")
 	s.pass(3*repeatInterval + time.Minute)
-	s.tells(t, "SettingMissing", "SettingMissing", "SettingMissing", "SettingMissing")
+	s.wrote(t, "SettingMissing", "SettingMissing", "SettingMissing", "SettingMissing")
 }
 
-// A fault that comes and goes, or whose words change all the time, is bounded.
-func TestToggledFaultIsBounded(t *testing.T) {
+// The Events about a problem that comes and goes, or whose note keeps changing, are limited.
+func TestToggledProblemIsLimited(t *testing.T) {
 	s := newScene(0)
 	for i := range 60 {
 		s.is(topology.RouteConflict, fmt.Sprint(i))
@@ -144,75 +144,73 @@ func TestToggledFaultIsBounded(t *testing.T) {
 		s.is(topology.RouteConflict, "")
 		s.pass(30 * time.Second)
 	}
-	if n := len(s.told); n < 6 || n > 14 {
-		t.Errorf("in an hour it told %d times: %q", n, s.told)
+	if n := len(s.written); n < 6 || n > 14 {
+		t.Errorf("in an hour it wrote %d times: %q", n, s.written)
 	}
 	s = newScene(0)
 	for i := range 3600 {
 		s.is(topology.SubnetChanged, fmt.Sprintf("%d addresses are leased", i))
 		s.pass(time.Second)
 	}
-	if n := len(s.told); n < 4 || n > 7 {
-		t.Errorf("in an hour it told %d times: %q", n, s.told)
+	if n := len(s.written); n < 4 || n > 7 {
+		t.Errorf("in an hour it wrote %d times: %q", n, s.written)
 	}
 }
 
-// Whatever happens, a node has a budget.
+// All Events of a node share a budget.
 func TestBudget(t *testing.T) {
 	s := newScene(0)
-	s.faults = map[topology.Reason]string{}
+	s.problems = map[topology.Reason]string{}
 	for _, r := range topology.Reasons() {
-		s.faults[r] = "x"
+		s.problems[r] = "x"
 	}
 	s.ready = false
 	s.pass(joinTime + time.Second)
-	if n := len(s.told); n != eventBurst {
-		t.Errorf("it told %d at once, want %d", n, eventBurst)
+	if n := len(s.written); n != eventBurst {
+		t.Errorf("it wrote %d at once, want %d", n, eventBurst)
 	}
 	s.pass(time.Hour)
-	if n, most := len(s.told), eventBurst+int(time.Hour/eventInterval)+1; n > most || n < len(s.faults) {
-		t.Errorf("it told %d in an hour, want %d to %d", n, len(s.faults), most)
+	if n, most := len(s.written), eventBurst+int(time.Hour/eventInterval)+1; n > most || n < len(s.problems) {
+		t.Errorf("it wrote %d in an hour, want %d to %d", n, len(s.problems), most)
 	}
 }
 
-// A thousand agents that meet a fault at once spread what they tell, in a small cluster
-// by next to nothing.
-func TestAgentsDontSpeakAtOnce(t *testing.T) {
+// A thousand agents with the same problem spread their Events; in a small cluster hardly.
+func TestEventsAreSpread(t *testing.T) {
 	for nodes, want := range map[int]time.Duration{3: 36 * time.Millisecond, 1000: 12 * time.Second, 5000: time.Minute, 50000: time.Minute, 0: time.Minute} {
 		s := newScene(1)
 		s.nodes = nodes
 		s.is(topology.CNIFailed, "x")
 		s.pass(time.Hour)
 		if s.at[0] != settleTime+want {
-			t.Errorf("among %d Nodes the last one tells it after %s, want %s", nodes, s.at[0], settleTime+want)
+			t.Errorf("among %d Nodes the last one writes it after %s, want %s", nodes, s.at[0], settleTime+want)
 		}
 	}
 }
 
-// What can't be told is tried ever more seldom, and what is told in the end is true then.
-func TestNotToldIsNotQueued(t *testing.T) {
+// An Event that can't be written is retried after growing waits, and is up to date when it is written.
+func TestFailedEventsAreNotQueued(t *testing.T) {
 	s := newScene(0)
 	s.err = errors.New("connection refused")
 	s.is(topology.CNIFailed, "disk full")
 	s.is(topology.CNIConflict, "05-other")
 	s.pass(2 * time.Hour)
-	if n := len(s.told); n < 10 || n > 30 {
+	if n := len(s.written); n < 10 || n > 30 {
 		t.Errorf("in two hours it tried %d times", n)
 	}
-	s.told = nil
+	s.written = nil
 	s.is(topology.CNIFailed, "")
 	s.pass(time.Minute)
 	s.is(topology.CNIConflict, "06-other")
 	s.err = nil
 	s.pass(repeatInterval + time.Minute)
-	s.tells(t, "CNIConflict: 06-other")
+	s.wrote(t, "CNIConflict: 06-other")
 	s.is(topology.CNIConflict, "")
 	s.pass(repeatInterval)
-	s.tells(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict")
+	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict")
 }
 
-// That it is well again is told of faults that were told, once none keeps the node from
-// being ready.
+// PodNetworkReady follows problems that were written, once the node is ready.
 func TestReadyAgain(t *testing.T) {
 	s := newScene(0)
 	s.is(topology.CNIConflict, "05-other")
@@ -220,23 +218,23 @@ func TestReadyAgain(t *testing.T) {
 	s.pass(time.Minute)
 	s.is(topology.CNIConflict, "")
 	s.pass(time.Minute)
-	s.told = nil
+	s.written = nil
 	s.is(topology.KernelFailed, "x")
 	s.is(topology.KernelFailed, "") // heals at once, untold
 	s.pass(time.Minute)
-	s.tells(t)
+	s.wrote(t)
 	s.is(topology.SettingMissing, "")
 	s.pass(time.Minute)
-	s.tells(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict, SettingMissing")
+	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict, SettingMissing")
 	s.is(topology.CNIConflict, "05-other") // again, soon after
 	s.pass(time.Minute)
-	s.tells(t)
+	s.wrote(t)
 	s.pass(changeInterval)
-	s.tells(t, "CNIConflict")
+	s.wrote(t, "CNIConflict")
 }
 
-// A fault that is back before it was told to be over was never away.
-func TestBackBeforeToldOver(t *testing.T) {
+// A problem that is back before its end is written counts as one that lasts.
+func TestProblemBackBeforeItsEndIsWritten(t *testing.T) {
 	s := newScene(1)
 	s.nodes = 5000
 	s.is(topology.CNIConflict, "05-other")
@@ -245,10 +243,10 @@ func TestBackBeforeToldOver(t *testing.T) {
 	s.pass(30 * time.Second)
 	s.is(topology.CNIConflict, "05-other")
 	s.pass(15 * time.Minute)
-	s.tells(t, "CNIConflict")
+	s.wrote(t, "CNIConflict")
 }
 
-func TestFaultsOfThisNodeOnly(t *testing.T) {
+func TestProblemsOfThisNodeOnly(t *testing.T) {
 	long := strings.Repeat("é", 700)
 	got := notesOf([]topology.Problem{
 		{Node: "own", Reason: topology.PodCIDRMissing, Detail: "no podCIDR", Own: true},
@@ -269,7 +267,7 @@ func TestFaultsOfThisNodeOnly(t *testing.T) {
 		}
 	}
 	if slices.Sort(reasons); !slices.Equal(reasons, want) {
-		t.Errorf("the faults are %q, want %q", reasons, want)
+		t.Errorf("the problems are %q, want %q", reasons, want)
 	}
 	if note, want := got[topology.PodCIDRMissing], "no podCIDR. What to do: "+topology.PodCIDRMissing.Advice(); note != want {
 		t.Errorf("the note is %q, want %q", note, want)
@@ -285,7 +283,7 @@ func TestFaultsOfThisNodeOnly(t *testing.T) {
 	}
 }
 
-// A note takes all the room that there is, and no character is cut in two.
+// A note uses all bytes up to the limit, and is cut between characters.
 func TestNotesAreCutBetweenCharacters(t *testing.T) {
 	const advice = "do it"
 	room := noteLimit - len(". What to do: "+advice)
@@ -300,18 +298,18 @@ func TestNotesAreCutBetweenCharacters(t *testing.T) {
 	}
 }
 
-// Faults whose turn has come together are told in order, each at once until the budget is spent, and so is what is over.
-func TestOrderOfWhatIsTold(t *testing.T) {
+// Problems that are due at the same time are written in order, at once until the budget is spent.
+func TestOrderOfEvents(t *testing.T) {
 	s := newScene(0)
-	s.faults, s.ready = map[topology.Reason]string{}, false
+	s.problems, s.ready = map[topology.Reason]string{}, false
 	for _, r := range topology.Reasons() {
 		if !slices.Contains(joining, r) {
-			s.faults[r] = "x"
+			s.problems[r] = "x"
 		}
 	}
 	s.pass(settleTime + eventInterval)
-	if !slices.IsSorted(s.told) || len(s.told) != eventBurst+1 || s.at[eventBurst]-s.at[0] != eventInterval {
-		t.Errorf("it told %q at %v", s.told, s.at)
+	if !slices.IsSorted(s.written) || len(s.written) != eventBurst+1 || s.at[eventBurst]-s.at[0] != eventInterval {
+		t.Errorf("it wrote %q at %v", s.written, s.at)
 	}
 
 	s = newScene(0)
@@ -323,38 +321,38 @@ func TestOrderOfWhatIsTold(t *testing.T) {
 	for _, r := range over {
 		s.is(r, "")
 	}
-	s.told = nil
+	s.written = nil
 	s.pass(time.Minute)
-	s.tells(t, "PodNetworkReady: this node's pods are served as they should be again; over: BridgeFailed, CNIConflict, CNIFailed, KernelFailed, SettingMissing, TableFailed")
+	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: BridgeFailed, CNIConflict, CNIFailed, KernelFailed, SettingMissing, TableFailed")
 }
 
-// A fault that was over for long is a new one, which may heal by itself, and so is its end.
-func TestFaultAfterAPause(t *testing.T) {
+// A problem that is back after a long time is a new one, and so is its end.
+func TestProblemAfterAPause(t *testing.T) {
 	s := newScene(0)
 	for range 2 {
 		s.is(topology.CNIConflict, "05-other")
 		s.pass(settleTime - time.Second)
-		s.tells(t)
+		s.wrote(t)
 		s.pass(2 * time.Second)
-		s.tells(t, "CNIConflict")
+		s.wrote(t, "CNIConflict")
 		s.is(topology.CNIConflict, "")
 		s.pass(settleTime + time.Second)
-		s.tells(t, "PodNetworkReady")
+		s.wrote(t, "PodNetworkReady")
 		s.pass(changeInterval)
 	}
 }
 
-// Other words of a fault don't put off what is to be tried again anyway.
-func TestOtherWordsOfWhatWasNotTold(t *testing.T) {
+// A changed note does not delay a retry.
+func TestChangedNoteOfAFailedEvent(t *testing.T) {
 	s := newScene(0)
 	s.is(topology.CNIFailed, "a")
 	s.pass(changeInterval + time.Minute)
-	s.tells(t, "CNIFailed: a")
+	s.wrote(t, "CNIFailed: a")
 	s.err = errors.New("connection refused")
 	s.is(topology.CNIFailed, "b")
 	s.err = nil
-	s.tells(t, "CNIFailed: b")
+	s.wrote(t, "CNIFailed: b")
 	s.is(topology.CNIFailed, "c")
 	s.pass(minRetryDelay)
-	s.tells(t, "CNIFailed: c")
+	s.wrote(t, "CNIFailed: c")
 }

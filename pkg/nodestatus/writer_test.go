@@ -34,7 +34,7 @@ func TestWriterByAFakeServer(t *testing.T) {
 	for name, c := range map[string]writerCase{
 		"not ready":        {all, false, 0, 0, "", 0},
 		"no Node":          {nil, true, 0, 0, "", 0},
-		"nothing to tell":  {fine, true, 0, 0, "", 0},
+		"nothing needed":   {fine, true, 0, 0, "", 0},
 		"both":             {all, true, 0, 2, "", minRetryWait},
 		"the Node is gone": {all, true, http.StatusNotFound, 2, "", minRetryWait},
 		"forbidden":        {all, true, http.StatusForbidden, 2, "refused by the test", minRetryWait},
@@ -133,7 +133,7 @@ func transitionIsNow(t *testing.T, request string) {
 }
 
 // A taint that is the first or the only one is removed as well, and taints of other keys are kept.
-func TestTaintsOfOthersAreLeft(t *testing.T) {
+func TestOtherTaintsAreKept(t *testing.T) {
 	f := apiserver.NewFake(t)
 	w, err := NewWriter(f.Config, "node1", false, apiserver.StartupTaint)
 	if err != nil {

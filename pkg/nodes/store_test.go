@@ -10,7 +10,7 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// A Node in which any message is cut short is an error, and not a Node with fewer fields.
+// A Node with a message that is cut short is an error, and not a Node with fewer fields.
 func TestWireNodeCutShort(t *testing.T) {
 	field := func(number protowire.Number, value []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), value)
@@ -44,8 +44,8 @@ func TestWireNodeCutShort(t *testing.T) {
 	}
 }
 
-// An answer of the API server is the last sign of it, and an error is not.
-func TestErrorIsNoSignOfTheServer(t *testing.T) {
+// An answer counts as contact with the API server, and an error does not.
+func TestErrorIsNotContact(t *testing.T) {
 	s, _ := newSource(t)
 	s.recordError(errors.New("connection refused"))
 	if at := s.View().Heard; !at.IsZero() {
@@ -58,8 +58,8 @@ func TestErrorIsNoSignOfTheServer(t *testing.T) {
 	}
 }
 
-// A comparison that failed, or that another list made void, confirms nothing and is tried again.
-func TestFailedComparisonIsTriedAgain(t *testing.T) {
+// A comparison that failed, or during which another list arrived, does not count.
+func TestFailedComparison(t *testing.T) {
 	s, _ := newSource(t)
 	if s.endComparison(s.beginComparison(), errors.New("connection refused")) || s.View().Doubt == nil || !s.View().Confirmed.IsZero() {
 		t.Errorf("a failed comparison counts: doubt %v, confirmed at %s", s.View().Doubt, s.View().Confirmed)
@@ -77,8 +77,8 @@ func TestFailedComparisonIsTriedAgain(t *testing.T) {
 	}
 }
 
-// Nothing is kept of a Node that is deleted, also if it had no pod subnet.
-func TestNothingIsKeptOfADeletedNode(t *testing.T) {
+// A deleted Node leaves nothing behind, also if it had no pod subnet.
+func TestDeletedNodeLeavesNothing(t *testing.T) {
 	s, _ := newSource(t)
 	without := wire(apiserver.NewNode("node2", "192.168.1.12"))
 	without.ResourceVersion = "5"
