@@ -33,7 +33,7 @@ PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/
   ./pkg/finding/... ./hack/...
 
 # The packages that `make mutate` puts faults into, and of how many faults it tries one.
-MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./pkg/inspect+./pkg/doctor ./controllers
+MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./pkg/inspect+./pkg/doctor ./controllers ./pkg/nodes+./controllers ./pkg/nodestatus+./controllers ./pkg/idle ./pkg/ratelog+./controllers
 SAMPLE ?= 1
 
 # The greatest share, in percent, of sentences with constructions that plain technical English avoids (hack/prose/rules.go):

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,8 +22,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/plainroute/plainroute/pkg/nodes"
+	"github.com/plainroute/plainroute/pkg/nodestatus"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // limit is what a wait may take on a machine under load.
@@ -36,7 +42,8 @@ type agent struct {
 	board    *status.Board
 	registry *prometheus.Registry
 	log      *logBook
-	nodes    *NodeSource
+	nodes    *peekedSource   // nil: its Nodes are in memory
+	writer   *recordedWriter // nil: none
 	server   http.Handler
 	loop     *NodeReconciler
 	ended    chan error // the manager's last word
@@ -48,9 +55,10 @@ type agentOptions struct {
 	ignore string
 	edit   func(*topology.Options)
 	host   func(*memoryHost) // changes it before the agent runs
-	herald bool              // with all that it can tell
-	events *Events           // nil: none are told
-	diary  *diary            // nil: one that goes by the machine's clock
+	memory *memoryNodes      // nil: Nodes come from the API server
+	writer bool              // it patches its Node in all ways
+	events *steppedEvents    // nil: it writes none
+	log    *ratelog.Log      // nil: one with the machine's clock
 	clock  func() time.Time  // of how long the runtime has had no network; nil: the machine's
 }
 
@@ -58,7 +66,7 @@ type agentOptions struct {
 func startAgent(t *testing.T, o agentOptions) *agent {
 	t.Helper()
 	if o.config == nil {
-		o.config = cluster.reader
+		o.config = apiserver.Start(t).Reader
 	}
 	a := newAgent(t, o)
 	a.run(a.loop, o.config)
@@ -84,32 +92,76 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	if o.host != nil {
 		o.host(host)
 	}
-	a.nodes = a.source(o)
+	source := a.source(o, opts.NodeName)
 	r := &NodeReconciler{
-		Options: opts, Nodes: a.nodes, Dataplane: host, Watcher: host, Resync: time.Hour,
-		Board: a.board, Metrics: NewMetrics(a.registry, Build{"test", "abc"}, a.board, a.nodes), Version: "test", diary: o.diary,
+		Options: opts, Nodes: source, Dataplane: host, Watcher: host, Resync: time.Hour,
+		Board: a.board, Metrics: NewMetrics(a.registry, Build{"test", "abc"}, a.board, source.Health), Version: "test", log: o.log,
 		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
-	r.Events = o.events
-	if o.clock != nil {
-		r.unloaded = &unreadConfig{now: o.clock}
+	if o.events != nil {
+		r.Events = o.events
 	}
-	a.nodes.Own = opts.NodeName
-	if o.herald {
-		if r.Herald, err = NewHerald(o.config, "node1", true, startup); err != nil {
+	if o.clock != nil {
+		r.unread = &unreadConfig{now: o.clock}
+	}
+	if o.writer {
+		writer, err := nodestatus.NewWriter(o.config, "node1", true, apiserver.StartupTaint)
+		if err != nil {
 			t.Fatal(err)
 		}
+		a.writer = &recordedWriter{Writer: writer}
+		r.NodeStatus = a.writer
 	}
 	a.loop = r
 	a.server = (&status.Server{
-		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: a.nodes.API,
+		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: func() status.API { return APIStatus(source.Health()) },
 		Look: func() (topology.State, error) { return host.Observe(context.Background()) },
 	}).HTTP().Handler
 	return a
 }
 
-func (a *agent) source(o agentOptions) *NodeSource {
+// testSource is a NodeSource with its health.
+type testSource interface {
+	NodeSource
+	Health() nodes.Health
+}
+
+// peekedSource is a Source whose view tests read as well.
+type peekedSource struct {
+	*nodes.Source
+
+	mu    sync.Mutex
+	since time.Time // of changes that peek has seen, and no pass
+}
+
+// View returns the view to a pass.
+func (s *peekedSource) View() nodes.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.Source.View()
+	if !s.since.IsZero() {
+		v.Since, s.since = s.since, time.Time{}
+	}
+	return v
+}
+
+// peek returns the view to a test.
+func (s *peekedSource) peek() nodes.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.Source.View()
+	if s.since.IsZero() {
+		s.since = v.Since
+	}
+	return v
+}
+
+func (a *agent) source(o agentOptions, own string) testSource {
 	a.t.Helper()
+	if o.memory != nil {
+		o.memory.own = own
+		return o.memory
+	}
 	var selector labels.Selector
 	if o.ignore != "" {
 		var err error
@@ -117,11 +169,13 @@ func (a *agent) source(o agentOptions) *NodeSource {
 			a.t.Fatal(err)
 		}
 	}
-	nodes, err := NewNodeSource(o.config, selector)
+	source, err := nodes.New(o.config, selector)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return nodes
+	source.Own = own
+	a.nodes = &peekedSource{Source: source}
+	return a.nodes
 }
 
 func (a *agent) run(r *NodeReconciler, api *rest.Config) {
@@ -178,7 +232,7 @@ func (a *agent) within(d time.Duration, f func() error) {
 	}
 }
 
-// hasRoutes objects unless exactly these are our routes to peers.
+// hasRoutes returns an error unless exactly these are our routes to peers.
 func (a *agent) hasRoutes(want ...string) func() error {
 	return func() error {
 		have := slices.DeleteFunc(a.host.routes(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
@@ -192,7 +246,7 @@ func (a *agent) hasRoutes(want ...string) func() error {
 	}
 }
 
-// routeCount objects unless there are so many routes to peers.
+// routeCount returns an error unless there are so many routes to peers.
 func (a *agent) routeCount(want int) error {
 	have := slices.DeleteFunc(a.host.routes(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
 	if len(have) != want {
@@ -201,7 +255,7 @@ func (a *agent) routeCount(want int) error {
 	return nil
 }
 
-// ready objects unless /readyz answers 200, and the kernel's part and the CNI
+// ready returns an error unless /readyz answers 200, and the kernel's part and the CNI
 // config are there.
 func (a *agent) ready() error {
 	if code, body := a.get("/readyz"); code != http.StatusOK {
@@ -216,7 +270,7 @@ func (a *agent) ready() error {
 	return err
 }
 
-// notReady objects unless /readyz answers 503 with these words.
+// notReady returns an error unless /readyz answers 503 with these words.
 func (a *agent) notReady(words ...string) func() error {
 	return func() error {
 		code, body := a.get("/readyz")
@@ -239,8 +293,8 @@ func (a *agent) get(path string) (int, string) {
 }
 
 // problems returns the Problems of a Node as Board has them.
-func (a *agent) problems(node string) []topology.Problem {
-	return slices.DeleteFunc(slices.Clone(a.board.Last().Problems), func(p topology.Problem) bool { return p.Node != node })
+func (a *agent) problems(node string) []problem.Problem {
+	return slices.DeleteFunc(slices.Clone(a.board.Last().Problems), func(p problem.Problem) bool { return p.Node != node })
 }
 
 // metric returns the sum of a metric's values whose labels are these.
@@ -270,13 +324,11 @@ func (a *agent) metric(name string, labels map[string]string) float64 {
 	return sum
 }
 
-// sees objects unless these are the Nodes that the next pass will see.
+// sees returns an error unless these are the Nodes that the next pass will see.
 func (a *agent) sees(want ...string) func() error {
 	return func() error {
-		a.nodes.mu.Lock()
-		defer a.nodes.mu.Unlock()
 		var have []string
-		for _, n := range a.nodes.nodes {
+		for _, n := range a.nodes.peek().Nodes {
 			have = append(have, n.Name)
 		}
 		if slices.Sort(have); !slices.Equal(have, want) {
@@ -288,7 +340,7 @@ func (a *agent) sees(want ...string) func() error {
 
 func (a *agent) passes() int64 { return a.board.Last().Pass.Number }
 
-// metricIs objects unless the metric has the value; a pass may be about to set it.
+// metricIs returns an error unless the metric has the value; a pass may be about to set it.
 func (a *agent) metricIs(want float64, name string, labels map[string]string) func() error {
 	return func() error {
 		if got := a.metric(name, labels); got != want {
@@ -303,7 +355,7 @@ func (a *agent) settle() {
 	a.t.Helper()
 	last, since := a.passes(), time.Now()
 	a.eventually(func() error {
-		if n := a.passes(); n != last || a.loop.started.running() {
+		if n := a.passes(); n != last || a.loop.running.running() {
 			last, since = n, time.Now()
 		}
 		if time.Since(since) < 300*time.Millisecond {
@@ -330,8 +382,8 @@ func contains(lines []string, part string) bool {
 	return slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, part) })
 }
 
-// hasProblem objects unless there is a Problem of the Node with the reason.
-func (a *agent) hasProblem(node string, reason topology.Reason) error {
+// hasProblem returns an error unless there is a Problem of the Node with the reason.
+func (a *agent) hasProblem(node string, reason problem.Reason) error {
 	for _, p := range a.problems(node) {
 		if p.Reason == reason {
 			return nil

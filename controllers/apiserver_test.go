@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // comeBack is how long the agent may take once the API server can be reached: its longest pause
@@ -16,8 +17,8 @@ const comeBack = 10 * time.Second
 // Without an API server the agent waits and says why, as long as it takes.
 func TestAPIServerComesLate(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	gate, config := newGate(t)
+	api.Add(node1(), peer(2))
+	gate, config := apiserver.NewGate(t, api.Reader)
 	left := []topology.Route{route("10.244.9.0/24", "192.168.1.19")}
 	a := startAgent(t, agentOptions{config: config, host: func(h *memoryHost) { h.state.Routes = slices.Clone(left) }})
 	a.eventually(a.notReady("APIUnavailable", "waiting for the first list of Nodes", "connection refused"))
@@ -32,7 +33,7 @@ func TestAPIServerComesLate(t *testing.T) {
 	}
 	a.eventually(a.metricIs(1, "plainroute_problems", map[string]string{"reason": "APIUnavailable", "own": "true"}))
 
-	gate.open()
+	gate.Open()
 	a.within(comeBack, a.ready)
 	a.within(comeBack, a.hasRoutes(peerRoute(2)))
 }
@@ -41,16 +42,16 @@ func TestAPIServerComesLate(t *testing.T) {
 // for meanwhile.
 func TestAPIServerOutage(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
-	gate, config := newGate(t)
-	gate.open()
+	api.Add(node1(), peer(2), peer(3))
+	gate, config := apiserver.NewGate(t, api.Reader)
+	gate.Open()
 	a := startAgent(t, agentOptions{config: config})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	a.eventually(a.ready)
 
-	gate.shut()
-	api.remove("node2")
-	api.create(peer(4))
+	gate.Shut()
+	api.Remove("node2")
+	api.Add(peer(4))
 	n := len(a.log.with())
 	time.Sleep(8 * time.Second)
 	a.eventually(a.ready)
@@ -61,15 +62,15 @@ func TestAPIServerOutage(t *testing.T) {
 		t.Errorf("in an outage the log tells %d times: %q", len(got), got)
 	}
 
-	gate.open()
+	gate.Open()
 	a.within(comeBack, a.hasRoutes(peerRoute(3), peerRoute(4)))
 }
 
 // An API server that refuses us is waited for too: rights may be granted later.
 func TestAPIServerRefusesUs(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	config, err := cluster.user("stranger")
+	api.Add(node1(), peer(2))
+	config, err := api.User("stranger")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestAPIServerRefusesUs(t *testing.T) {
 		t.Errorf("want one line in the log, got %q", got)
 	}
 
-	if err := cluster.grant("stranger"); err != nil {
+	if err := api.Grant("stranger"); err != nil {
 		t.Fatal(err)
 	}
 	a.within(comeBack, a.ready)

@@ -19,7 +19,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 var update = flag.Bool("update", false, "write what is got into testdata as what is wanted")
@@ -29,9 +32,9 @@ var update = flag.Bool("update", false, "write what is got into testdata as what
 // reason stands in the Board, in the metric and once in the log.
 func TestBadNodes(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
+	api.Add(node1(), newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
 	now := time.Now()
-	a := startAgent(t, agentOptions{diary: newDiary(func() time.Time { // the cases are of one name, and hours apart
+	a := startAgent(t, agentOptions{log: ratelog.New(func() time.Time { // the cases are of one name, and hours apart
 		now = now.Add(time.Hour)
 		return now
 	})})
@@ -56,7 +59,7 @@ func TestBadNodes(t *testing.T) {
 // API server", or the Node's Problems and routes, and our own routes that went.
 type badNodeCase struct {
 	*agent
-	api  nodes
+	api  clusterNodes
 	t    *testing.T
 	good []string
 }
@@ -112,7 +115,7 @@ func (c *badNodeCase) try(node *corev1.Node) string {
 
 // leave deletes the Node, after which all is as if it had never been.
 func (c *badNodeCase) leave(name string) {
-	c.api.remove(name)
+	c.api.Remove(name)
 	c.eventually(func() error {
 		if c.passed("") != nil || !slices.Equal(c.host.routes(), c.good) {
 			return fmt.Errorf("routes are %q, want %q", c.host.routes(), c.good)
@@ -121,7 +124,7 @@ func (c *badNodeCase) leave(name string) {
 	})
 }
 
-// passed objects unless a pass has ended that saw a Node of this UID beside the
+// passed returns an error unless a pass has ended that saw a Node of this UID beside the
 // good ones; empty: that saw only those.
 func (c *badNodeCase) passed(uid types.UID) error {
 	all := c.board.Last().Nodes
@@ -144,7 +147,7 @@ func (c *badNodeCase) harmless(name string) {
 		}
 	}
 	for _, p := range c.board.Last().Problems {
-		if p.Node != name || p.Own {
+		if p.Node != name || p.BlocksReady {
 			c.t.Errorf("somebody else has a problem: %s", p)
 		}
 	}
@@ -154,15 +157,15 @@ func (c *badNodeCase) harmless(name string) {
 }
 
 // told checks that metric and log tell of the problems, and the log once.
-func (c *badNodeCase) told(problems []topology.Problem, log []string) {
+func (c *badNodeCase) told(problems []problem.Problem, log []string) {
 	c.t.Helper()
-	reasons := map[topology.Reason]int{}
+	reasons := map[problem.Reason]int{}
 	for _, p := range problems {
 		reasons[p.Reason]++
 		lines := 0
 		for _, line := range log {
 			if strings.Contains(line, "msg=Problem ") && strings.Contains(line, "node="+p.Node) &&
-				strings.Contains(line, "reason="+string(p.Reason)) && strings.Contains(line, fmt.Sprintf("detail=%q", p.Detail)) {
+				strings.Contains(line, "reason="+string(p.Reason)) && strings.Contains(line, fmt.Sprintf("detail=%q", p.Message)) {
 				lines++
 			}
 		}
@@ -179,25 +182,25 @@ func (c *badNodeCase) told(problems []topology.Problem, log []string) {
 // costs the others nothing.
 func TestTwentyThousandInternalIPs(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	const first = "10.244.77.0/24 via 192.168.1.77"
 	n := 20000
-	api.create(withAddresses(n))
+	api.Add(apiserver.ManyAddresses(n))
 	a.eventually(a.hasRoutes(peerRoute(2), first))
 	for ; n < 200000; n += 5000 {
-		api.remove("many")
-		if _, err := api.Create(context.Background(), withAddresses(n), metav1.CreateOptions{}); err != nil {
+		api.Remove("many")
+		if _, err := api.Create(context.Background(), apiserver.ManyAddresses(n), metav1.CreateOptions{}); err != nil {
 			t.Logf("with %d the object is too large: %.100s", n, err)
 			n -= 5000
-			api.create(withAddresses(n))
+			api.Add(apiserver.ManyAddresses(n))
 			break
 		}
 	}
 	a.eventually(a.hasRoutes(peerRoute(2), first))
-	a.eventually(func() error { return a.hasProblem("many", topology.AddressRefused) })
-	if got := a.problems("many"); len(got) != 1 || !strings.Contains(got[0].Detail, "more than 16 InternalIPs") {
+	a.eventually(func() error { return a.hasProblem("many", problem.AddressRefused) })
+	if got := a.problems("many"); len(got) != 1 || !strings.Contains(got[0].Message, "more than 16 InternalIPs") {
 		t.Errorf("problems are %v", got)
 	}
 	a.eventually(a.ready)
@@ -212,16 +215,4 @@ func TestTwentyThousandInternalIPs(t *testing.T) {
 	if _, body := a.get("/status"); len(body) > 64<<10 {
 		t.Errorf("/status has %d bytes", len(body))
 	}
-}
-
-func withAddresses(n int) *corev1.Node {
-	node := newNode("many", "10.244.77.0/24")
-	for i := range n {
-		ip := fmt.Sprintf("172.%d.%d.%d", 16+i>>16, i>>8&0xff, i&0xff)
-		if i == 0 {
-			ip = "192.168.1.77"
-		}
-		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
-	}
-	return node
 }

@@ -6,88 +6,66 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/plainroute/plainroute/pkg/nodes"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/topology"
 )
-
-// maker makes metrics that are registered.
-type maker struct{ registry prometheus.Registerer }
 
 const namespace = "plainroute"
 
-func (f maker) register(c prometheus.Collector) { f.registry.MustRegister(c) }
-
-func (f maker) gauge(name, help string) prometheus.Gauge {
-	m := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
-	f.register(m)
-	return m
+func gauge(name, help string) prometheus.GaugeOpts {
+	return prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}
 }
 
-func (f maker) gauges(name, help string, labels ...string) *prometheus.GaugeVec {
-	m := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
-	f.register(m)
-	return m
+func counter(name, help string) prometheus.CounterOpts {
+	return prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}
 }
 
-func (f maker) counter(name, help string) prometheus.Counter {
-	m := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
-	f.register(m)
-	return m
+// histogram returns the options of a histogram of seconds, with buckets from 0.5 ms to 16 s.
+func histogram(name, help string) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16)}
 }
 
-func (f maker) counters(name, help string, labels ...string) *prometheus.CounterVec {
-	m := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
-	f.register(m)
-	return m
-}
-
-func (f maker) histogram(name, help string) prometheus.Histogram {
-	m := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: seconds()})
-	f.register(m)
-	return m
-}
-
-// problems makes a gauge for each kind of Problem that there can be.
-func (f maker) problems() map[complaint]prometheus.Gauge {
-	all := map[complaint]prometheus.Gauge{}
-	vec := f.gauges("problems", "Problems by reason, and whether they keep this node from being ready.", "reason", "own")
-	for _, reason := range topology.Reasons() {
+// problemGauges returns a gauge for each Reason, by whether it blocks readiness.
+func problemGauges(f promauto.Factory) map[problemLabels]prometheus.Gauge {
+	all := map[problemLabels]prometheus.Gauge{}
+	vec := f.NewGaugeVec(gauge("problems", "Problems by reason, and whether they keep this node from being ready."), []string{"reason", "own"})
+	for _, reason := range problem.Reasons() {
 		for _, own := range []bool{false, true} {
-			if own && reason.Subject() == topology.OfOthers {
+			if own && reason.Scope() == problem.OfOthers {
 				continue
 			}
-			all[complaint{reason, own}] = vec.WithLabelValues(string(reason), strconv.FormatBool(own))
+			all[problemLabels{reason, own}] = vec.WithLabelValues(string(reason), strconv.FormatBool(own))
 		}
 	}
 	return all
 }
 
-// live makes the metrics that change without a pass.
-func (f maker) live(nodes *NodeSource) {
-	f.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "watch_established",
-		Help: "1 while a watch of Nodes is open.",
-	}, func() float64 {
-		if nodes.watches.Load() > 0 {
+// registerLive registers the metrics that change without a pass.
+func registerLive(f promauto.Factory, health func() nodes.Health) {
+	f.NewGaugeFunc(gauge("watch_established", "1 while a watch of Nodes is open."), func() float64 {
+		if health().Watching {
 			return 1
 		}
 		return 0
-	}))
-	f.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "api_heard_timestamp_seconds",
-		Help: "When the API server last sent anything about Nodes, be it a bookmark; 0: never.",
-	}, func() float64 { return float64(nodes.heard.Load()) / 1e9 }))
+	})
+	f.NewGaugeFunc(gauge("api_heard_timestamp_seconds", "When the API server last sent anything about Nodes, be it a bookmark; 0: never."), func() float64 {
+		if at := health().Heard; !at.IsZero() {
+			return float64(at.UnixNano()) / 1e9
+		}
+		return 0
+	})
 }
 
-// peerCollector counts peers by state when Prometheus asks, for a pass has no need to
-// know, and once for each pass. It keeps no Result, which among thousands of Nodes takes
-// a megabyte.
+// peerCollector counts peers by state when Prometheus scrapes, because no pass needs the numbers, and
+// once for each pass. It keeps no Result, which among thousands of Nodes takes a megabyte.
 type peerCollector struct {
 	board *status.Board
 
 	mu     sync.Mutex
-	pass   int64 // that counts are of
+	pass   int64 // number of the pass that counts belong to
 	counts map[status.PeerState]int
 }
 

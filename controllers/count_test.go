@@ -67,14 +67,13 @@ func TestChangesAreCountedByCause(t *testing.T) {
 		"news of a Node":             {true, nil, nil, map[string]float64{"route_add node ": 2}, 0},
 		"repairs alone":              {true, keys, nil, map[string]float64{"route_add repair ": 2}, 2},
 		"a repair beside news":       {true, keys[:1], nil, map[string]float64{"route_add repair ": 1, "route_add node ": 1}, 1},
-		"late beside news":           {true, nil, map[plan.Key]string{keys[0]: causeStart}, map[string]float64{"route_add start ": 1, "route_add node ": 1}, 0},
-		"late beside a repair":       {true, keys[1:], map[plan.Key]string{keys[0]: causeHost}, map[string]float64{"route_add host ": 1, "route_add repair ": 1}, 1},
-		"late, and not in this pass": {true, nil, map[plan.Key]string{routeTo(9).Keys()[0]: causeStart}, map[string]float64{"route_add node ": 2}, 0},
+		"late beside news":           {true, nil, map[plan.Key]string{keys[0]: triggerStart}, map[string]float64{"route_add start ": 1, "route_add node ": 1}, 0},
+		"late beside a repair":       {true, keys[1:], map[plan.Key]string{keys[0]: triggerHost}, map[string]float64{"route_add host ": 1, "route_add repair ": 1}, 1},
+		"late, and not in this pass": {true, nil, map[plan.Key]string{routeTo(9).Keys()[0]: triggerStart}, map[string]float64{"route_add node ": 2}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, _ := newSource(t)
 			registry := prometheus.NewRegistry()
-			l := ledger{wanted: &topology.State{}, moved: c.moved, causes: c.postponed}
+			l := ledger{wanted: &topology.State{}, moved: c.moved, triggers: c.postponed}
 			wanted := topology.State{}
 			for _, k := range c.repairs { // asked for before, too
 				i := slices.Index(keys, k)
@@ -83,8 +82,8 @@ func TestChangesAreCountedByCause(t *testing.T) {
 			for _, x := range both {
 				wanted.Routes = append(wanted.Routes, x.Object.(plan.Route).Route)
 			}
-			books := l.Record(entry{saw: true, wanted: wanted, done: both, complete: true})
-			if n := NewMetrics(registry, Build{}, &status.Board{}, s).applied(both, books); n != 2 {
+			outcome := l.Record(entry{saw: true, wanted: wanted, done: both, complete: true})
+			if n := NewMetrics(registry, Build{}, &status.Board{}, (&memoryNodes{}).Health).applied(both, outcome); n != 2 {
 				t.Errorf("counted %d changes", n)
 			}
 			if got := positive(t, registry, "plainroute_changes_total"); !maps.Equal(got, c.changes) {

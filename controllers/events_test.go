@@ -1,163 +1,131 @@
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/nodestatus"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// teller is an Events whose clock can be put forward.
-type teller struct {
-	*Events
-	ahead *atomic.Int64
+// repeatInterval is when Events repeats a Problem that lasts.
+const repeatInterval = 30 * time.Minute
+
+// steppedEvents is an Events that runs when the test steps its clock.
+type steppedEvents struct {
+	*nodestatus.Events
+	t     *testing.T
+	ahead atomic.Int64
+
+	mu       sync.Mutex
+	problems []problem.Problem
 }
 
-func newTeller(t *testing.T, config *rest.Config) teller {
+func newSteppedEvents(t *testing.T, config *rest.Config) *steppedEvents {
 	t.Helper()
-	events, err := NewEvents(config, "node1")
+	events, err := nodestatus.NewEvents(config, "node1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ahead := &atomic.Int64{}
-	events.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-	return teller{events, ahead}
+	e := &steppedEvents{Events: events, t: t}
+	events.Now = func() time.Time { return time.Now().Add(time.Duration(e.ahead.Load())) }
+	return e
 }
 
-// forward puts the clock forward once what is known is taken up, and what was told is noted.
-func (e teller) forward(d time.Duration) {
-	e.rest()
+// Start does nothing until ctx ends.
+func (e *steppedEvents) Start(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Update records the Problems.
+func (e *steppedEvents) Update(r *status.Result) {
+	e.mu.Lock()
+	e.problems = r.Problems
+	e.mu.Unlock()
+	e.Events.Update(r)
+}
+
+// step writes the Events that are due now, and those that are due once the clock is advanced.
+func (e *steppedEvents) step(d time.Duration) {
+	e.Sync(e.t.Context())
 	e.ahead.Add(int64(d))
-	signal(e.news)
+	e.Sync(e.t.Context())
 }
 
-// rest waits for a whole round: that there is room for the third piece of news tells that the round has ended
-// which the first one began.
-func (e teller) rest() {
-	for range 3 {
-		select {
-		case e.news <- struct{}{}:
-		case <-time.After(limit): // who waits for what it tells will say so
-		}
-	}
-}
-
-// knows objects until a pass has told of the fault.
-func (e teller) knows(reason topology.Reason) func() error {
+// has returns an error until a pass has passed on a Problem of node1.
+func (e *steppedEvents) has(reason problem.Reason) func() error {
 	return func() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if _, ok := e.faults[reason]; !ok {
-			return fmt.Errorf("what is known is %q", e.faults)
+		if !slices.ContainsFunc(e.problems, func(p problem.Problem) bool { return p.Reason == reason && p.Concerns("node1") }) {
+			return fmt.Errorf("the Events have the Problems %q", e.problems)
 		}
 		return nil
 	}
 }
 
-// lacks objects while a fault is known. That a node is ready can be seen a moment before its Events know.
-func (e teller) lacks(reason topology.Reason) func() error {
+// lacks returns an error while the Problem is there. A board may show a node as ready a moment before its Events do.
+func (e *steppedEvents) lacks(reason problem.Reason) func() error {
 	return func() error {
-		if e.knows(reason)() == nil {
-			return fmt.Errorf("%s is known still", reason)
+		if e.has(reason)() == nil {
+			return fmt.Errorf("%s is still there", reason)
 		}
 		return nil
 	}
 }
 
-// mayTell is what config/rbac gives an agent.
-func mayTell() rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}}
-}
-
-// eventsOfNode1 returns what `kubectl describe node` finds (searchEvents of
-// k8s.io/kubectl/pkg/describe): Events of core/v1 by the Node's name for a UID.
-func (n nodes) eventsOfNode1() []corev1.Event {
-	n.t.Helper()
-	list, err := cluster.admin.CoreV1().Events("").List(context.Background(), metav1.ListOptions{FieldSelector: fields.Set{
-		"involvedObject.kind": "Node", "involvedObject.name": "node1", "involvedObject.uid": "node1",
-	}.String()})
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return cmp.Compare(a.Reason+a.Message, b.Reason+b.Message) })
-	return list.Items
-}
-
-func (n nodes) forgetEvents() {
-	n.t.Helper()
-	if err := cluster.admin.EventsV1().Events("default").DeleteCollection(context.Background(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		n.t.Error("deleting all Events:", err)
-	}
-}
-
-// told objects unless these are our Node's Events, each as "Type Reason xCount".
-func (n nodes) told(want ...string) func() error {
-	return func() error {
-		var have []string
-		for _, e := range n.eventsOfNode1() {
-			count := int32(1)
-			if e.Series != nil {
-				count = e.Series.Count
-			}
-			have = append(have, fmt.Sprintf("%s %s x%d", e.Type, e.Reason, count))
-		}
-		if !slices.Equal(have, want) {
-			return fmt.Errorf("the Events are %q, want %q", have, want)
-		}
-		return nil
-	}
-}
-
-// TestEvents follows a fault by the real API server, with no rights but the agent's.
+// TestEvents follows a fault with the real API server, with the rights of the agent alone.
 func TestEvents(t *testing.T) {
 	api := useNodes(t)
-	api.forgetEvents()
-	t.Cleanup(api.forgetEvents)
-	api.create(node1(), peer(2), newNode("node3", "127.0.0.0/24", "192.168.1.13"))
-	events := newTeller(t, heraldConfig(t, mayTell()))
-	a := startAgent(t, agentOptions{config: cluster.reader, events: events.Events})
+	api.ForgetEvents()
+	t.Cleanup(api.ForgetEvents)
+	api.Add(node1(), peer(2), newNode("node3", "127.0.0.0/24", "192.168.1.13"))
+	events := newSteppedEvents(t, api.TestUser(t, apiserver.MayWriteEvents()))
+	a := startAgent(t, agentOptions{config: api.Reader, events: events})
 	a.eventually(a.ready)
-	a.eventually(func() error { return a.hasProblem("node3", topology.PodCIDRRefused) })
-	a.eventually(events.lacks(topology.APIUnavailable))
-	events.forward(time.Hour)
+	a.eventually(func() error { return a.hasProblem("node3", problem.PodCIDRRefused) })
+	a.eventually(events.lacks(problem.APIUnavailable))
+	events.step(time.Hour)
 	a.host.disturb(func() { a.host.refusedFacts = errors.New("no such device") })
 	a.eventually(a.notReady("KernelFailed"))
-	a.eventually(events.knows(topology.KernelFailed))
-	events.forward(time.Minute)
-	a.eventually(api.told("Warning KernelFailed x1"))
-	api.wellFormed("no such device. What to do: " + topology.KernelFailed.Advice())
-	events.forward(2 * tellAgain)
-	a.eventually(api.told("Warning KernelFailed x2"))
+	a.eventually(events.has(problem.KernelFailed))
+	events.step(time.Minute)
+	a.eventually(api.hasEvents("Warning KernelFailed x1"))
+	api.wellFormed("no such device. What to do: " + problem.KernelFailed.Remediation())
+	events.step(2 * repeatInterval)
+	a.eventually(api.hasEvents("Warning KernelFailed x2"))
 
-	api.forgetEvents() // as the API server does after an hour
-	events.forward(2 * tellAgain)
-	a.eventually(api.told("Warning KernelFailed x1"))
+	api.ForgetEvents() // as the API server does after an hour
+	events.step(2 * repeatInterval)
+	a.eventually(api.hasEvents("Warning KernelFailed x1"))
 
 	a.host.disturb(func() { a.host.refusedFacts = nil })
 	a.eventually(a.ready)
 	a.eventually(func() error {
-		events.forward(time.Minute)
-		return api.told("Warning KernelFailed x1", "Normal PodNetworkReady x1")()
+		events.step(time.Minute)
+		return api.hasEvents("Warning KernelFailed x1", "Normal PodNetworkReady x1")()
 	})
 }
 
-// wellFormed fails unless our Node's only Event is what kubectl shows well.
-func (n nodes) wellFormed(note string) {
+// wellFormed fails unless the only Event is one that kubectl shows for node1.
+func (n clusterNodes) wellFormed(note string) {
 	n.t.Helper()
-	list, err := cluster.admin.EventsV1().Events("default").List(context.Background(), metav1.ListOptions{})
+	list, err := n.Admin.EventsV1().Events("default").List(context.Background(), metav1.ListOptions{})
 	if err != nil || len(list.Items) != 1 {
 		n.t.Fatal(len(list.Items), err)
 	}
@@ -168,38 +136,20 @@ func (n nodes) wellFormed(note string) {
 	}
 }
 
-// An agent that is started anew counts up what the one before it told.
-func TestEventsOfARestartedAgent(t *testing.T) {
-	api := useNodes(t)
-	api.forgetEvents()
-	t.Cleanup(api.forgetEvents)
-	config := heraldConfig(t, mayTell())
-	for i := 1; i <= 3; i++ {
-		events := newTeller(t, config)
-		if err := events.post(context.Background(), topology.CNIConflict, &tale{note: "05-other"}); err != nil {
-			t.Fatal(err)
-		}
-		if err := api.told(fmt.Sprintf("Warning CNIConflict x%d", i))(); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// Without the right to, or with no API server to be reached, Events are lost, which the log
-// says once; no route waits for it.
+// Without the right to write them Events are lost, which is logged once; no route waits for
+// them.
 func TestEventsAreRefused(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	config := heraldConfig(t)
-	events := newTeller(t, config)
-	a := startAgent(t, agentOptions{config: config, events: events.Events, host: func(h *memoryHost) {
+	api.Add(node1(), peer(2))
+	config := api.TestUser(t)
+	events := newSteppedEvents(t, config)
+	a := startAgent(t, agentOptions{config: config, events: events, host: func(h *memoryHost) {
 		h.refusedFacts = errors.New("no such device")
 	}})
-	a.eventually(events.knows(topology.KernelFailed))
+	a.eventually(events.has(problem.KernelFailed))
 	for range 20 {
-		events.forward(tellAgain)
+		events.step(repeatInterval)
 	}
-	events.rest()
 	if got := a.log.with("Event not told", "forbidden"); len(got) != 1 {
 		t.Errorf("want one line in the log, got %q", got)
 	}
@@ -208,49 +158,57 @@ func TestEventsAreRefused(t *testing.T) {
 	a.eventually(a.hasRoutes(peerRoute(2)))
 }
 
-// The API server takes what is as long as it can be.
-func TestLongestEvent(t *testing.T) {
-	api := useNodes(t)
-	t.Cleanup(api.forgetEvents)
-	events := newTeller(t, heraldConfig(t, mayTell()))
-	label := strings.Repeat("n", 60)
-	events.node = strings.Join([]string{label, label, label, label}, ".") + ".nnnnnnnn"
-	for _, reason := range topology.Reasons() {
-		note := noteOf(strings.Repeat("ö", noteLimit), 4999, reason.Advice())
-		if err := events.post(context.Background(), reason, &tale{note: note}); err != nil {
-			t.Errorf("%s of a note of %d bytes and a name of %d: %v", reason, len(note), len(events.node), err)
+// A running agent patches its Node, and writes Events about its Problems.
+func TestNodeStatusByAFakeServer(t *testing.T) {
+	f := apiserver.NewFake(t, apiserver.Tainted(), peer(2))
+	events := newSteppedEvents(t, f.Config)
+	a := startAgent(t, agentOptions{config: f.Config, writer: true, events: events})
+	a.eventually(a.ready)
+	a.eventually(func() error {
+		if n := len(f.Requests("PATCH")); n < 2 {
+			return fmt.Errorf("%d patches", n)
+		}
+		return nil
+	})
+	f.Refuse(func(q *http.Request) int {
+		if q.Method == http.MethodPatch {
+			return http.StatusForbidden
+		}
+		return 0
+	})
+	a.eventually(func() error {
+		return a.hasDetail(problem.NodeUpdateFailed, "removing the taint", "leave out --startup-taint")
+	})
+	a.eventually(func() error {
+		return a.hasDetail(problem.NodeUpdateFailed, "NetworkUnavailable", "leave out --node-condition")
+	})
+	well := node1()
+	well.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse}}
+	f.Refuse(nil)
+	f.Create(well)
+	a.eventually(a.noProblems)
+	a.eventually(events.lacks(problem.NodeUpdateFailed))
+
+	a.host.disturb(func() { a.host.refusedFacts = errors.New("no such device") })
+	a.eventually(events.has(problem.KernelFailed))
+	told := func(want ...string) func() error {
+		return func() error {
+			if got := f.Events(); !slices.Equal(got, want) {
+				return fmt.Errorf("the Events are %q, want %q", got, want)
+			}
+			return nil
 		}
 	}
+	events.step(2 * time.Minute)
+	a.eventually(told("Warning KernelFailed x1"))
+	a.host.disturb(func() { a.host.refusedFacts = nil })
+	a.eventually(a.ready)
+	a.eventually(events.lacks(problem.KernelFailed))
+	events.step(time.Minute)
+	events.step(2 * time.Minute)
+	a.eventually(told("Normal PodNetworkReady x1", "Warning KernelFailed x1"))
 }
 
-// After an outage what is told is what is true then, not what was.
-func TestEventsAfterAnOutage(t *testing.T) {
-	api := useNodes(t)
-	api.forgetEvents()
-	t.Cleanup(api.forgetEvents)
-	gate, through := newGate(t)
-	config := heraldConfig(t, mayTell())
-	config.Host = through.Host
-	events := newTeller(t, config)
-	events.agenda = newAgenda(func() float64 { return 0 })
-	events.faults = map[topology.Reason]string{topology.CNIFailed: "disk full", topology.CNIConflict: "05-other"}
-	for range 10 {
-		events.round(t.Context())
-		events.ahead.Add(int64(time.Minute))
-	}
-	if events.lost < 4 || events.lost > 12 {
-		t.Errorf("%d Events are lost in ten minutes, want a few tries", events.lost)
-	}
-	gate.open()
-	events.faults = map[topology.Reason]string{topology.CNIConflict: "06-other"}
-	for range 60 {
-		events.round(t.Context())
-		events.ahead.Add(int64(time.Minute))
-	}
-	if err := api.told("Warning CNIConflict x2")(); err != nil || events.lost != 0 {
-		t.Fatalf("%v; %d Events are lost", err, events.lost)
-	}
-	if e := api.eventsOfNode1(); !strings.HasPrefix(e[0].Message, "06-other") {
-		t.Errorf("it told %q", e[0].Message)
-	}
+func (n clusterNodes) hasEvents(want ...string) func() error {
+	return func() error { return n.HasEvents(want...) }
 }

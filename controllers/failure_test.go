@@ -18,14 +18,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // A route that the kernel refuses is that peer's affair: readiness speaks of our
 // own node only, or one bad peer would stall every rollout.
 func TestRefusedRouteDoesNotBlock(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3), peer(4))
+	api.Add(node1(), peer(2), peer(3), peer(4))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) {
 		h.refuse("10.244.2.0/24", syscall.EINVAL)
 		h.refuse("10.244.3.0/24", syscall.ENETUNREACH)
@@ -34,7 +36,7 @@ func TestRefusedRouteDoesNotBlock(t *testing.T) {
 	a.eventually(a.hasRoutes(peerRoute(4)))
 	a.settleFailing()
 	for _, node := range []string{"node2", "node3"} {
-		if got := a.problems(node); len(got) != 1 || got[0].Own || got[0].Reason != topology.RouteFailed {
+		if got := a.problems(node); len(got) != 1 || got[0].BlocksReady || got[0].Reason != problem.RouteFailed {
 			t.Errorf("problems of %s are %v, want one RouteFailed that is not our own", node, got)
 		}
 		if got := a.log.with("msg=Problem", "node="+node); len(got) != 1 {
@@ -55,7 +57,7 @@ func TestRefusedRouteDoesNotBlock(t *testing.T) {
 // the first are its own.
 func TestRefusedRouteDelaysNoOther(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
 	a.eventually(a.ready)
 	const tries = 10 // the next one would be after 20 s
@@ -102,7 +104,7 @@ func TestFailedTableStopsNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := useNodes(t)
-			api.create(node1(), peer(2))
+			api.Add(node1(), peer(2))
 			a := startAgent(t, agentOptions{host: c.fail, edit: func(o *topology.Options) { o.Masquerade = c.masquerade }})
 			a.eventually(a.hasRoutes(peerRoute(2)))
 			if c.masquerade {
@@ -110,7 +112,7 @@ func TestFailedTableStopsNothing(t *testing.T) {
 			} else {
 				a.eventually(func() error {
 					last := a.board.Last()
-					if p := last.Problems; !last.Ready || len(p) != 1 || p[0].Reason != topology.TableFailed || p[0].Own || !strings.Contains(p[0].Detail, c.detail) {
+					if p := last.Problems; !last.Ready || len(p) != 1 || p[0].Reason != problem.TableFailed || p[0].BlocksReady || !strings.Contains(p[0].Message, c.detail) {
 						return fmt.Errorf("ready: %t, problems: %v", last.Ready, p)
 					}
 					return nil
@@ -137,7 +139,7 @@ func TestFailedTableStopsNothing(t *testing.T) {
 // is said once, however many peers there are.
 func TestNoPermissionBlocks(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refusedApply = syscall.EPERM }})
 	a.eventually(a.notReady("KernelFailed", "operation not permitted (the agent needs CAP_NET_ADMIN)"))
 	a.settleFailing()
@@ -160,7 +162,7 @@ func TestNoPermissionBlocks(t *testing.T) {
 // EPERM for a single route says the same as for all.
 func TestNoPermissionForARouteBlocks(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EPERM) }})
 	a.eventually(a.notReady("KernelFailed", "CAP_NET_ADMIN"))
 	a.settleFailing()
@@ -175,7 +177,7 @@ func TestNoPermissionForARouteBlocks(t *testing.T) {
 
 func TestUnwritableCNIFolder(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) {
 		h.refusedCNI = fmt.Errorf("putting the CNI config into /etc/cni/net.d: %w", syscall.EROFS)
 	}})
@@ -198,7 +200,7 @@ func TestUnwritableCNIFolder(t *testing.T) {
 
 func TestUnreadableHost(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	for what, refused := range map[string]*error{"learning about this host": &a.host.refusedFacts, "observing the kernel": &a.host.refusedObserve} {
@@ -212,7 +214,7 @@ func TestUnreadableHost(t *testing.T) {
 // Tries come ever more slowly, and the first ones fast.
 func TestRetriesBackOff(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
 	a.eventually(a.ready)
 	var tries []time.Time
@@ -238,11 +240,11 @@ func TestHealthyTellsAStuckPass(t *testing.T) {
 	if err := r.Healthy(); err != nil {
 		t.Error(err)
 	}
-	r.started.set(time.Now().Add(-2 * time.Minute))
+	r.running.set(time.Now().Add(-2 * time.Minute))
 	if err := r.Healthy(); err == nil || !strings.Contains(err.Error(), "has not ended") {
 		t.Errorf("a pass of two minutes is healthy: %v", err)
 	}
-	r.started.set(time.Time{})
+	r.running.set(time.Time{})
 	if err := r.Healthy(); err != nil {
 		t.Error(err)
 	}
@@ -251,7 +253,7 @@ func TestHealthyTellsAStuckPass(t *testing.T) {
 // A kernel that can't be watched any more ends the agent: what it knows can't be
 // trusted, and the next one looks at everything.
 func TestWatchFailureEndsTheAgent(t *testing.T) {
-	a := startAgent(t, agentOptions{config: newFakeServer(t, node1(), peer(2)).config})
+	a := startAgent(t, agentOptions{config: apiserver.NewFake(t, node1(), peer(2)).Config})
 	a.eventually(a.ready)
 	before := a.host.routes()
 	a.host.refusedWatch <- syscall.ENOMEM
@@ -272,7 +274,7 @@ func TestWatchFailureEndsTheAgent(t *testing.T) {
 func TestEndRemovesNothing(t *testing.T) {
 	var host *memoryHost
 	t.Run("agent", func(t *testing.T) {
-		a := startAgent(t, agentOptions{config: newFakeServer(t, node1(), peer(2)).config})
+		a := startAgent(t, agentOptions{config: apiserver.NewFake(t, node1(), peer(2)).Config})
 		a.eventually(a.ready)
 		a.eventually(a.hasRoutes(peerRoute(2)))
 		host = a.host
@@ -283,7 +285,7 @@ func TestEndRemovesNothing(t *testing.T) {
 }
 
 func TestHealthzIsNotReadyz(t *testing.T) {
-	a := startAgent(t, agentOptions{config: newFakeServer(t, peer(2)).config})
+	a := startAgent(t, agentOptions{config: apiserver.NewFake(t, peer(2)).Config})
 	a.eventually(a.notReady("NodeMissing"))
 	if code, body := a.get("/healthz"); code != http.StatusOK {
 		t.Errorf("healthz is %d %s: a restart would cure nothing", code, body)
@@ -326,10 +328,10 @@ func (a *agent) noProblems() error {
 // A manager that takes no more is an error.
 func TestManagerTakesNoMore(t *testing.T) {
 	for n := range 4 {
-		f := newFakeServer(t)
-		events := newTeller(t, f.config)
-		a := newAgent(t, agentOptions{config: f.config, herald: true, events: events.Events})
-		mgr, err := ctrl.NewManager(f.config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: metricsserver.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: ptr.To(true)}})
+		f := apiserver.NewFake(t)
+		events := newSteppedEvents(t, f.Config)
+		a := newAgent(t, agentOptions{config: f.Config, writer: true, events: events})
+		mgr, err := ctrl.NewManager(f.Config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: metricsserver.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: ptr.To(true)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,10 +359,10 @@ func (m *fullManager) Add(r manager.Runnable) error {
 
 // The first pass does not wait, and reports that the list of Nodes is missing.
 func TestFirstPassWaitsForNobody(t *testing.T) {
-	f := newFakeServer(t, node1())
+	f := apiserver.NewFake(t, node1())
 	hold := make(chan struct{})
-	f.refuses(func(*http.Request) int { <-hold; return 0 })
-	a := startAgent(t, agentOptions{config: f.config})
+	f.Refuse(func(*http.Request) int { <-hold; return 0 })
+	a := startAgent(t, agentOptions{config: f.Config})
 	a.eventually(a.notReady("waiting for the first list of Nodes"))
 	close(hold)
 	a.eventually(a.ready)

@@ -5,13 +5,14 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Whatever somebody takes away or changes is put right at the kernel's word.
 func TestHostIsHealed(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
@@ -48,13 +49,13 @@ func TestHostIsHealed(t *testing.T) {
 // A foreign route that the kernel prefers is told, and left where it is.
 func TestForeignRouteIsLeftAlone(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	foreign := route("10.244.2.0/24", "192.168.1.254")
 	foreign.Protocol, foreign.Metric = 4, 0
 	a.host.disturb(func() { a.host.facts.Routes = append(a.host.facts.Routes, foreign) })
-	a.eventually(func() error { return a.hasProblem("node2", topology.RouteConflict) })
+	a.eventually(func() error { return a.hasProblem("node2", problem.RouteConflict) })
 	a.eventually(a.ready)
 	a.eventually(a.hasRoutes(peerRoute(2))) // stands by
 	a.host.disturb(func() {

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // age makes the running pass look older.
@@ -30,24 +32,24 @@ func (c *passClock) running() bool {
 // A kernel that does not answer is what a restart might cure: healthz tells it once it
 // has lasted for a minute, and no more when the pass has ended.
 func TestHealthzFailsWhenStuck(t *testing.T) {
-	api := newFakeServer(t, node1())
-	a := startAgent(t, agentOptions{config: api.config})
+	api := apiserver.NewFake(t, node1())
+	a := startAgent(t, agentOptions{config: api.Config})
 	a.eventually(a.ready)
 	a.settle()
 	hold := make(chan struct{})
 	a.host.holds.Store(&hold)
-	api.create(peer(2))
+	api.Create(peer(2))
 	a.eventually(func() error {
 		if !a.host.stuck.Load() {
 			return errors.New("no pass is stuck")
 		}
 		return nil
 	})
-	a.loop.started.age(stuckAfter - 10*time.Second)
+	a.loop.running.age(stuckAfter - 10*time.Second)
 	if code, body := a.get("/healthz"); code != http.StatusOK {
 		t.Errorf("a pass of less than a minute: healthz is %d %s", code, body)
 	}
-	a.loop.started.age(10 * time.Second)
+	a.loop.running.age(10 * time.Second)
 	if code, body := a.get("/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "has not ended") {
 		t.Errorf("a pass of more than a minute: healthz is %d %s", code, body)
 	}
@@ -65,8 +67,8 @@ func TestHealthzFailsWhenStuck(t *testing.T) {
 // Whatever else is wrong, a restart would cure nothing.
 func TestHealthzBearsAllElse(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	gate, config := newGate(t)
+	api.Add(node1(), peer(2))
+	gate, config := apiserver.NewGate(t, api.Reader)
 	a := startAgent(t, agentOptions{config: config})
 	healthy := func(when string) {
 		t.Helper()
@@ -76,13 +78,13 @@ func TestHealthzBearsAllElse(t *testing.T) {
 	}
 	a.eventually(a.notReady("APIUnavailable"))
 	healthy("without an API server")
-	gate.open()
+	gate.Open()
 	a.eventually(a.ready)
 	a.host.disturb(func() { a.host.refusedFacts = syscall.ENOBUFS })
 	a.eventually(a.notReady("KernelFailed"))
 	a.settleFailing()
 	healthy("with a kernel that fails")
-	gate.shut()
+	gate.Shut()
 	a.host.disturb(func() { a.host.refusedFacts = nil })
 	a.eventually(a.ready)
 	healthy("with the API server lost")
@@ -103,24 +105,24 @@ func TestFailedPartsHaveReasons(t *testing.T) {
 	for _, c := range []struct {
 		key  plan.Key
 		opts topology.Options
-		want topology.Problem
+		want problem.Problem
 	}{
-		{plan.Key{Kind: plan.KindSysctl, Name: topology.SysctlForward4}, routesOnly, topology.Problem{Reason: topology.SettingFailed, Detail: "refused", Own: true}},
-		{limit, masquerades, topology.Problem{Reason: topology.SettingFailed, Detail: "refused"}},
-		{plan.Key{Kind: plan.KindAddress}, routesOnly, topology.Problem{Reason: topology.BridgeFailed, Detail: "refused", Own: true}},
-		{plan.Key{Kind: plan.KindBridge}, routesOnly, topology.Problem{Reason: topology.BridgeFailed, Detail: "refused", Own: true}},
-		{tableKey, masquerades, topology.Problem{Reason: topology.TableFailed, Detail: "refused", Own: true}},
-		{tableKey, routesOnly, topology.Problem{Reason: topology.TableFailed, Detail: "refused; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"}},
+		{plan.Key{Kind: plan.KindSysctl, Name: topology.SysctlForward4}, routesOnly, problem.Problem{Reason: problem.SettingFailed, Message: "refused", BlocksReady: true}},
+		{limit, masquerades, problem.Problem{Reason: problem.SettingFailed, Message: "refused"}},
+		{plan.Key{Kind: plan.KindAddress}, routesOnly, problem.Problem{Reason: problem.BridgeFailed, Message: "refused", BlocksReady: true}},
+		{plan.Key{Kind: plan.KindBridge}, routesOnly, problem.Problem{Reason: problem.BridgeFailed, Message: "refused", BlocksReady: true}},
+		{tableKey, masquerades, problem.Problem{Reason: problem.TableFailed, Message: "refused", BlocksReady: true}},
+		{tableKey, routesOnly, problem.Problem{Reason: problem.TableFailed, Message: "refused; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"}},
 	} {
 		err := errors.Join(errors.New("other"), partError{errors.New("refused"), c.key})
 		got := problemsOf(err, nil, c.opts)
-		wanted := []topology.Problem{{Reason: topology.KernelFailed, Detail: "other", Own: true}, c.want}
-		slices.SortFunc(wanted, topology.Problem.Compare)
+		wanted := []problem.Problem{{Reason: problem.KernelFailed, Message: "other", BlocksReady: true}, c.want}
+		slices.SortFunc(wanted, problem.Problem.Compare)
 		if !slices.Equal(got, wanted) {
 			t.Errorf("%s: %v, want %v", c.key, got, wanted)
 		}
-		if got := blocks(partError{errors.New("refused"), c.key}, c.opts); got != c.want.Own {
-			t.Errorf("%s blocks: %t, want %t", c.key, got, c.want.Own)
+		if got := blocks(partError{errors.New("refused"), c.key}, c.opts); got != c.want.BlocksReady {
+			t.Errorf("%s blocks: %t, want %t", c.key, got, c.want.BlocksReady)
 		}
 	}
 }

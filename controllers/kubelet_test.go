@@ -14,7 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // A kubelet is a client with a node's own credentials, which the API server's Node
@@ -26,7 +27,7 @@ type kubelet struct {
 
 func newKubelet(t *testing.T, name string) kubelet {
 	t.Helper()
-	config, err := cluster.user("system:node:"+name, "system:nodes")
+	config, err := apiserver.Start(t).User("system:node:"+name, "system:nodes")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,9 +70,9 @@ type attack struct {
 	name    string
 	old     bool
 	do      func(k kubelet) error
-	refused string          // what the API server says; empty: it lets it through
-	route   string          // what comes of it for evil's own subnet
-	problem topology.Reason // of the Node evil
+	refused string         // what the API server says; empty: it lets it through
+	route   string         // what comes of it for evil's own subnet
+	problem problem.Reason // of the Node evil
 }
 
 const (
@@ -91,7 +92,7 @@ var attacks = []attack{
 		do: func(k kubelet) error {
 			return k.subnet(k.name, "10.244.3.0/24")
 		},
-		problem: topology.PodCIDRDisputed,
+		problem: problem.PodCIDRDisputed,
 	}, {
 		name:  "registers honestly",
 		do:    func(k kubelet) error { return k.register(evilSubnet, "192.168.1.66") },
@@ -99,7 +100,7 @@ var attacks = []attack{
 	}, {
 		name:    "registers with another Node's subnet",
 		do:      func(k kubelet) error { return k.register("10.244.2.0/24", "192.168.1.66") },
-		problem: topology.PodCIDRDisputed,
+		problem: problem.PodCIDRDisputed,
 	}, {
 		name: "registers with another Node's subnet and address",
 		do:   func(k kubelet) error { return k.register("10.244.2.0/24", "192.168.1.12") },
@@ -108,7 +109,7 @@ var attacks = []attack{
 	}, {
 		name:    "registers with our own subnet and address",
 		do:      func(k kubelet) error { return k.register("10.244.1.0/24", "192.168.1.11") },
-		problem: topology.PodCIDRDisputed,
+		problem: problem.PodCIDRDisputed,
 	}, {
 		name: "registers as if it had been there before everybody",
 		do: func(k kubelet) error {
@@ -120,23 +121,23 @@ var attacks = []attack{
 			}
 			return err
 		},
-		problem: topology.PodCIDRDisputed,
+		problem: problem.PodCIDRDisputed,
 	}, {
 		name:    "registers with a wider subnet",
 		do:      func(k kubelet) error { return k.register("10.244.2.0/23", "192.168.1.66") },
-		problem: topology.PodCIDRRefused,
+		problem: problem.PodCIDRRefused,
 	}, {
 		name:    "registers with a narrower subnet",
 		do:      func(k kubelet) error { return k.register("10.244.2.128/25", "192.168.1.66") },
-		problem: topology.PodCIDRRefused,
+		problem: problem.PodCIDRRefused,
 	}, {
 		name:    "registers with all there is",
 		do:      func(k kubelet) error { return k.register("0.0.0.0/0", "::/0", "192.168.1.66") },
-		problem: topology.PodCIDRRefused,
+		problem: problem.PodCIDRRefused,
 	}, {
 		name:    "registers with a nameserver's subnet",
 		do:      func(k kubelet) error { return k.register("10.244.53.0/24", "192.168.1.66") },
-		problem: topology.PodCIDRRefused,
+		problem: problem.PodCIDRRefused,
 	}, {
 		name:  "registers with everybody's addresses",
 		do:    func(k kubelet) error { return k.register(evilSubnet, "192.168.1.11", "192.168.1.12", "192.168.1.13") },
@@ -218,9 +219,9 @@ var attacks = []attack{
 // server: whatever comes through, nobody else's route moves.
 func TestCompromisedKubelet(t *testing.T) {
 	api := useNodes(t)
-	api.create(newNode("evil"))
+	api.Add(newNode("evil"))
 	time.Sleep(1100 * time.Millisecond) // creation times have seconds
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	time.Sleep(1100 * time.Millisecond) // or who comes next would count as old as these
 	a := startAgent(t, agentOptions{ignore: "example.com/ignored"})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
@@ -242,7 +243,7 @@ func TestCompromisedKubelet(t *testing.T) {
 }
 
 // forget deletes a Node if it is there.
-func (n nodes) forget(name string) {
+func (n clusterNodes) forget(name string) {
 	n.t.Helper()
 	if err := n.Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		n.t.Fatal(err)
@@ -283,7 +284,7 @@ func (c attack) harmless(a *agent, good []string, mark int) {
 		a.t.Error(err)
 	}
 	for _, p := range a.board.Last().Problems {
-		if p.Own {
+		if p.BlocksReady {
 			a.t.Errorf("it keeps us from being ready: %s", p)
 		}
 	}
@@ -292,7 +293,7 @@ func (c attack) harmless(a *agent, good []string, mark int) {
 // Our own node's kubelet may cut off its own pods, and nothing else.
 func TestCompromisedKubeletOfOurs(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	a.eventually(a.ready)
@@ -301,7 +302,7 @@ func TestCompromisedKubeletOfOurs(t *testing.T) {
 	if err := ours.addresses("node1", "192.168.1.12", "10.244.3.1"); err != nil {
 		t.Fatal(err)
 	}
-	a.eventually(a.notReady(string(topology.AddressMissing)))
+	a.eventually(a.notReady(string(problem.AddressMissing)))
 	if err := ours.subnet("node1", "10.244.2.0/24"); !apierrors.IsInvalid(err) {
 		t.Errorf("changing our own subnet: %v", err)
 	}

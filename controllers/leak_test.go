@@ -11,7 +11,7 @@ import (
 // but for the connections that client-go keeps for all clients of a process.
 func TestAgentLeavesNoGoroutine(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	run := func(t *testing.T) {
 		a := startAgent(t, agentOptions{host: leaveBehind(9)})
 		a.nodes.Confirm(time.Now())

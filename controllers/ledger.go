@@ -9,59 +9,58 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// The causes of a change: the first pass that was able to make it, news of Nodes, news
-// of this host, or that somebody had undone it.
+// The triggers of a change: the start of the agent, a change of the Nodes, a change of this host, or
+// that another process had reverted it.
 const (
-	causeStart  = "start"
-	causeNode   = "node"
-	causeHost   = "host"
-	causeRepair = "repair"
+	triggerStart  = "start"
+	triggerNode   = "node"
+	triggerHost   = "host"
+	triggerRepair = "repair"
 )
 
-// A ledger is the record, from pass to pass, of what was wanted, what of it is left to do, and why.
+// A ledger keeps, from pass to pass, the desired state, the changes that are left, and their triggers.
 type ledger struct {
-	wanted *topology.State     // by the last pass that saw this host; nil: none has
-	left   plan.Changes        // what that pass has not made
-	causes map[plan.Key]string // why what is left was asked for; not of what somebody had undone
-	moved  bool                // Nodes have changed since a pass last did all that they ask for
+	wanted   *topology.State     // the desired state of the last pass that read this host; nil: none has
+	left     plan.Changes        // the changes that that pass did not make
+	triggers map[plan.Key]string // of the changes that are left, without those that were reverted
+	moved    bool                // the Nodes have changed since the last complete pass
 }
 
-// An entry is what a pass wanted, and what it made of it.
+// An entry is what one pass adds to the ledger.
 type entry struct {
 	nodesChanged bool
-	// saw reports whether the pass could look at this host.
+	// saw reports whether the pass could read this host.
 	saw    bool
 	wanted topology.State
 	done   plan.Changes
-	left   plan.Changes // to do since the last look
+	left   plan.Changes // to do
 	// complete reports whether nothing failed, and held whether removals wait.
 	complete, held bool
 }
 
-// An account is what the ledger makes of an entry.
-type account struct {
-	// trigger is the cause of what was done, but for what has another.
-	trigger string
-	causes  map[plan.Key]string
-	// repairs had been made before: somebody had undone them.
+// An outcome is what the ledger derives from an entry.
+type outcome struct {
+	// trigger is the trigger of all changes that triggers does not list.
+	trigger  string
+	triggers map[plan.Key]string
+	// repairs are the changes that an earlier pass had made, and another process reverted.
 	repairs []plan.Key
 	left    plan.Changes
 }
 
-// cause is that of one thing.
-func (a account) cause(k plan.Key) string { return cmp.Or(a.causes[k], a.trigger) }
+// triggerOf returns the trigger of one change.
+func (o outcome) triggerOf(k plan.Key) string { return cmp.Or(o.triggers[k], o.trigger) }
 
-// Record enters a pass. What a pass before could not make was never there, so it is no repair: it is
-// made now for the reason that it was asked for then. Where both Nodes and this host have news, the
-// Nodes are the cause.
-func (l *ledger) Record(e entry) account {
+// Record adds a pass. A change that an earlier pass failed to make is not a repair: it keeps its first
+// trigger. If both the Nodes and this host have changed, the Nodes are the trigger.
+func (l *ledger) Record(e entry) outcome {
 	l.moved = l.moved || e.nodesChanged
-	a := account{trigger: causeHost, left: l.left}
+	a := outcome{trigger: triggerHost, left: l.left}
 	switch {
 	case l.wanted == nil:
-		a.trigger = causeStart
+		a.trigger = triggerStart
 	case l.moved:
-		a.trigger = causeNode
+		a.trigger = triggerNode
 	}
 	if e.saw {
 		l.enter(e, &a)
@@ -72,29 +71,29 @@ func (l *ledger) Record(e entry) account {
 	return a
 }
 
-func (l *ledger) enter(e entry, a *account) {
+func (l *ledger) enter(e entry, a *outcome) {
 	a.left = e.left
-	a.causes = make(map[plan.Key]string, len(l.causes))
-	undone := map[plan.Key]bool{} // by somebody else, and not put back
+	a.triggers = make(map[plan.Key]string, len(l.triggers))
+	undone := map[plan.Key]bool{} // by another process, and not repaired yet
 	if l.wanted != nil {
-		waited := func(k plan.Key) bool { return l.causes[k] != "" }
+		waited := func(k plan.Key) bool { return l.triggers[k] != "" }
 		a.repairs = slices.DeleteFunc(e.done.Repairs(*l.wanted, e.wanted), waited)
 		for _, k := range a.left.Repairs(*l.wanted, e.wanted) {
 			undone[k] = true
 		}
 	}
-	maps.Copy(a.causes, l.causes)
+	maps.Copy(a.triggers, l.triggers)
 	for _, k := range a.repairs {
-		a.causes[k] = causeRepair
+		a.triggers[k] = triggerRepair
 	}
 	late := map[plan.Key]string{}
 	for _, k := range a.left.Keys() {
-		switch cause := l.causes[k]; {
-		case cause != "":
-			late[k] = cause
+		switch first := l.triggers[k]; {
+		case first != "":
+			late[k] = first
 		case !undone[k]:
 			late[k] = a.trigger
 		}
 	}
-	l.wanted, l.left, l.causes = &e.wanted, a.left, late
+	l.wanted, l.left, l.triggers = &e.wanted, a.left, late
 }

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/client-go/rest"
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/status"
@@ -23,12 +22,8 @@ func BenchmarkMetrics(b *testing.B) {
 		result.Nodes = append(result.Nodes, &topology.Node{Name: fmt.Sprintf("node%d", i+1), PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{via}})
 		result.Desired.Routes = append(result.Desired.Routes, topology.Route{Dst: subnet, Via: via, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
 	}
-	nodes, err := NewNodeSource(&rest.Config{Host: "https://127.0.0.1:1"}, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
 	board := &status.Board{}
-	m := NewMetrics(prometheus.NewRegistry(), Build{}, board, nodes)
+	m := NewMetrics(prometheus.NewRegistry(), Build{}, board, (&memoryNodes{}).Health)
 	l := ledger{wanted: &result.Desired}
 	one := plan.Of(plan.Add, plan.Route{Route: result.Desired.Routes[0]})
 	b.Run("pass", func(b *testing.B) {

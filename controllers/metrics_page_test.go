@@ -15,7 +15,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"sigs.k8s.io/yaml"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // anyValue stands for values that can't be listed.
@@ -216,9 +216,9 @@ func TestEveryReasonHasASeries(t *testing.T) {
 	a.list(node1())
 	a.pass()
 	_, body := a.get("/metrics")
-	for _, reason := range topology.Reasons() {
+	for _, reason := range problem.Reasons() {
 		for _, own := range []string{"true", "false"} {
-			want := own == "false" || reason.Subject() != topology.OfOthers
+			want := own == "false" || reason.Scope() != problem.OfOthers
 			line := `plainroute_problems{own="` + own + `",reason="` + string(reason) + `"} 0`
 			if strings.Contains(body, line) != want {
 				t.Errorf("%s is there: %t, want %t", line, !want, want)

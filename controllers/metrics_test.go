@@ -13,13 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 func TestMetrics(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3), newNode("bad", "127.0.0.0/24", "192.168.1.66"))
+	api.Add(node1(), peer(2), peer(3), newNode("bad", "127.0.0.0/24", "192.168.1.66"))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	a.host.disturb(func() { a.host.dropRoute(route("10.244.3.0/24", "192.168.1.13")) })
@@ -62,7 +63,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	a := newSingle(t, agentOptions{})
 	a.list(node1(), newNode("evil", "127.0.0.0/24", "192.168.1.66"))
 	a.pass()
-	if err := a.hasProblem("evil", topology.PodCIDRRefused); err != nil {
+	if err := a.hasProblem("evil", problem.PodCIDRRefused); err != nil {
 		t.Error(err)
 	}
 	families, err := a.registry.Gather()
@@ -97,7 +98,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 // Each change is counted for why it was made.
 func TestReasonsOfChanges(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	changes := func(kind, reason string) func(float64) func() error {
@@ -105,9 +106,9 @@ func TestReasonsOfChanges(t *testing.T) {
 			return a.metricIs(want, "plainroute_changes_total", map[string]string{"kind": kind, "reason": reason})
 		}
 	}
-	api.create(peer(4))
+	api.Add(peer(4))
 	a.eventually(changes("route_add", "node")(1))
-	api.remove("node4")
+	api.Remove("node4")
 	a.eventually(changes("route_delete", "node")(1))
 	a.eventually(changes("table", "node")(2))
 	a.settle()
@@ -136,7 +137,7 @@ func (h *memoryHost) renameUplink() {
 // What the kernel refuses is drift and a missing peer, and no repair once it is taken.
 func TestMetricsOfRefusedRoutes(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
 	a.eventually(a.ready)
 	a.eventually(a.metricIs(1, "plainroute_drift", map[string]string{"kind": "route"}))
@@ -157,7 +158,7 @@ func TestMetricsOfRefusedRoutes(t *testing.T) {
 // What fails as a whole is a failed pass, until one succeeds.
 func TestMetricsOfFailedPasses(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	begin := time.Now().Unix()
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refusedApply = syscall.EPERM }})
 	a.eventually(a.notReady("KernelFailed"))
@@ -181,7 +182,7 @@ func TestMetricsOfFailedPasses(t *testing.T) {
 // A watch is established, and the server was heard; without a server neither.
 func TestMetricsOfTheWatch(t *testing.T) {
 	begin := time.Now().Unix()
-	a := startAgent(t, agentOptions{config: newFakeServer(t, node1()).config})
+	a := startAgent(t, agentOptions{config: apiserver.NewFake(t, node1()).Config})
 	a.eventually(a.ready)
 	a.eventually(a.metricIs(1, "plainroute_watch_established", nil))
 	if heard := int64(a.metric("plainroute_api_heard_timestamp_seconds", nil)); heard < begin || heard > time.Now().Unix() {
@@ -201,9 +202,8 @@ func TestBuildInfo(t *testing.T) {
 	for build, want := range map[Build]string{
 		{}: runtime.Version() + " unknown unknown ", {"0.1.0", "abc"}: runtime.Version() + " abc 0.1.0 ",
 	} {
-		s, _ := newSource(t)
 		registry := prometheus.NewRegistry()
-		NewMetrics(registry, build, &status.Board{}, s)
+		NewMetrics(registry, build, &status.Board{}, (&memoryNodes{}).Health)
 		families, err := registry.Gather()
 		if err != nil {
 			t.Fatal(err)

@@ -1,9 +1,8 @@
-// Package controllers holds the loop: Nodes and the kernel's news come in, one
-// request goes out, and each pass looks at the whole.
+// Package controllers holds the loop: any change of the Nodes or of this host leads to a pass,
+// and each pass compares all Nodes with the whole host.
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,26 +16,29 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/plainroute/plainroute/pkg/idle"
+	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Dataplane is the host that is to be kept as it should be.
+// Dataplane reads and changes this host.
 type Dataplane interface {
-	// Facts returns what the host is, apart from what is ours. Foreign routes that
-	// overlap none of the ranges, disjoint and sorted, may be left out; nil: none may.
+	// Facts returns the state of the host without our own objects. It may leave out foreign
+	// routes that overlap none of the ranges, which are disjoint and sorted; nil: none.
 	Facts(ctx context.Context, concerns []netip.Prefix) (topology.Host, error)
-	// Observe tells what of ours is there; it is valid until the next Apply.
+	// Observe returns our own objects; the result is valid until the next Apply.
 	Observe(context.Context) (topology.State, error)
-	// Apply makes changes in their order. It is idempotent, and what is absent
-	// already is deleted already, and a failure stops nothing that does not depend on
-	// it. Errors are joined; those that concern a single peer are of type
-	// RouteFailure, and those that concern one part of this node PartFailure.
+	// Apply makes changes in their order. It is idempotent: deleting an absent object is
+	// success. A failure stops the changes that depend on it, and no others. Errors are joined;
+	// those that concern a single peer are of type RouteFailure, and those that concern one
+	// object of this node of type PartFailure.
 	Apply(context.Context, plan.Changes) error
 }
 
@@ -46,52 +48,81 @@ type RouteFailure interface {
 	FailedRoute() topology.Route
 }
 
-// PartFailure is an error of Apply that concerns one thing on this node alone.
+// PartFailure is an error of Apply that concerns one object of this node alone.
 type PartFailure interface {
 	error
 	FailedKey() plan.Key
 }
 
-// Watcher tells of changes that somebody else made to the host.
+// Watcher calls notify after changes to the host by other processes.
 type Watcher interface {
 	Watch(ctx context.Context, resync time.Duration, notify func()) error
 }
 
-// Pass is the one request, always equal to itself: any burst of news is one pass.
+// NodeSource keeps the Nodes of the API server in memory.
+type NodeSource interface {
+	// Run keeps the View up to date until ctx ends, and calls notify after each change.
+	Run(ctx context.Context, notify func())
+	// View returns the Nodes, and what has changed since the last call.
+	View() nodes.View
+	// Confirm starts a quorum read unless one that began after the given time has agreed with
+	// the View. Its outcome is in a later View.
+	Confirm(after time.Time)
+}
+
+// NodeStatus writes this node's readiness to its own Node, beside the loop.
+type NodeStatus interface {
+	// Run writes until ctx ends, and calls notify when Problems changes.
+	Run(ctx context.Context, notify func())
+	// Update passes on whether this node is ready, and the state of its own Node, which may
+	// be nil.
+	Update(ready bool, own *nodes.OwnState)
+	// Problems returns why writing fails.
+	Problems() []problem.Problem
+}
+
+// EventWriter records Problems as Events on the Node, beside the loop.
+type EventWriter interface {
+	manager.Runnable
+	// Update passes on the result of a pass.
+	Update(*status.Result)
+}
+
+// Pass is the only request of the work queue, so that a burst of changes leads to one pass.
 type Pass struct{}
 
-// NodeReconciler keeps this host in step with the Nodes.
+// NodeReconciler applies to this host what follows from the Nodes.
 type NodeReconciler struct {
 	Options   topology.Options
-	Nodes     *NodeSource
+	Nodes     NodeSource
 	Dataplane Dataplane
 	Watcher   Watcher
-	// Resync is the period of the slow audit.
+	// Resync is the period after which the whole host is read again.
 	Resync  time.Duration
 	Board   *status.Board
 	Metrics *Metrics
 	Version string
-	// ConfigPath is where our CNI config is, for operators; empty on a router.
+	// ConfigPath is the path of our CNI config, as operators see it; empty on a router.
 	ConfigPath string
-	// Herald tells the cluster that this node is ready; nil: nobody does.
-	Herald *Herald
-	// Events tells of this node's faults by Events of its Node; nil: nobody does.
-	Events *Events
+	// NodeStatus may be nil.
+	NodeStatus NodeStatus
+	// Events may be nil.
+	Events EventWriter
 
 	concerns []netip.Prefix // where foreign routes can matter to these Nodes
 
-	started  passClock
-	ledger   ledger
-	held     removals
-	retries  *retries
-	rivals   *rivals
-	unloaded *unreadConfig
-	diary    *diary
-	history  status.History
-	sweeper  sweeper
+	running passClock
+	ledger  ledger
+	held    removals
+	retries *retries
+	flaps   *flapGuard
+	unread  *unreadConfig
+	log     *ratelog.Log
+	history status.History
+	gc      idle.GC
 }
 
-// passClock knows how long the running pass has taken.
+// passClock holds the start of the running pass.
 type passClock struct {
 	mu    sync.Mutex
 	start time.Time
@@ -103,34 +134,33 @@ func (c *passClock) set(t time.Time) {
 	c.start = t
 }
 
-// stuckAfter is longer than any pass takes that will ever end.
+// stuckAfter is longer than any pass takes that ends at all.
 const stuckAfter = time.Minute
 
-// Healthy fails if the loop is stuck.
+// Healthy returns an error if the running pass takes too long.
 func (r *NodeReconciler) Healthy() error {
-	r.started.mu.Lock()
-	defer r.started.mu.Unlock()
-	if t := r.started.start; !t.IsZero() && time.Since(t) > stuckAfter {
+	r.running.mu.Lock()
+	defer r.running.mu.Unlock()
+	if t := r.running.start; !t.IsZero() && time.Since(t) > stuckAfter {
 		return fmt.Errorf("the pass that began at %s has not ended", t.Format(time.RFC3339))
 	}
 	return nil
 }
 
-// SetupWithManager makes Nodes and the kernel drive the loop. If the host can't be
-// watched any more, the manager ends: a new agent starts with a look at everything,
-// and in a container with new mounts.
+// SetupWithManager adds the loop to a manager, and what starts passes. The manager ends if
+// watching the host fails: a new agent reads the whole host, and in a container has new mounts.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
-	r.rivals, r.retries = newRivals(time.Now), newRetries()
-	if r.unloaded == nil {
-		r.unloaded = &unreadConfig{now: time.Now}
+	r.flaps, r.retries = newFlapGuard(time.Now), newRetries()
+	if r.unread == nil {
+		r.unread = &unreadConfig{now: time.Now}
 	}
-	if r.diary == nil {
-		r.diary = newDiary(time.Now)
+	if r.log == nil {
+		r.log = ratelog.New(time.Now)
 	}
 	news := make(chan struct{}, 1)
 	watch := manager.RunnableFunc(func(ctx context.Context) error {
-		if err := r.Watcher.Watch(ctx, r.Resync, func() { signal(news) }); err != nil {
+		if err := r.Watcher.Watch(ctx, r.Resync, func() { idle.Signal(news) }); err != nil {
 			return fmt.Errorf("watching this host: %w", err)
 		}
 		return nil
@@ -138,9 +168,12 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := mgr.Add(watch); err != nil {
 		return err
 	}
-	if r.Herald != nil {
-		r.Herald.notify = func() { signal(news) }
-		if err := mgr.Add(r.Herald); err != nil {
+	if r.NodeStatus != nil {
+		run := manager.RunnableFunc(func(ctx context.Context) error {
+			r.NodeStatus.Run(ctx, func() { idle.Signal(news) })
+			return nil
+		})
+		if err := mgr.Add(run); err != nil {
 			return err
 		}
 	}
@@ -154,26 +187,17 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
 			q.Add(Pass{})
 			nodeNews := make(chan struct{}, 1)
-			go r.Nodes.Run(ctx, func() { signal(nodeNews) })
+			go r.Nodes.Run(ctx, func() { idle.Signal(nodeNews) })
 			go forward(ctx, nodeNews, q)
 			go forward(ctx, news, q)
 			return nil
 		})).
-		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1, NewQueue: restingQueue}).
+		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1, NewQueue: idle.NewQueue[Pass]}).
 		Complete(r)
 }
 
-// signal leaves one signal for however many there were.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// A host whose routes change all the time, by a routing daemon say, or a kubelet
-// that writes its Node as fast as it may, costs at most so many passes a second; the
-// first ones come at once.
+// A routing daemon that changes routes all the time, or a kubelet that writes its Node as fast
+// as it may, leads to newsPerSecond passes at most; the first newsAtOnce are not delayed.
 const (
 	newsPerSecond = 20
 	newsAtOnce    = 20
@@ -193,40 +217,40 @@ func forward(ctx context.Context, news <-chan struct{}, q workqueue.TypedInterfa
 	}
 }
 
-// A pass is what is known of one while it runs.
+// A pass is the state of the running pass.
 type pass struct {
 	begin  time.Time
-	view   View
+	view   nodes.View
 	result *status.Result
-	unread bool // our nftables table
-	saw    bool // this host
+	unread bool // our nftables table could not be read
+	saw    bool // this host was read
 
 	done plan.Changes
-	left plan.Changes // to do, as of the last look and what was done since
+	left plan.Changes // to do: found by the last compute, and not done since
 	err  error
 }
 
 // Reconcile is one pass: observe, compute, diff, apply, report.
 func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, error) {
 	p := r.begin()
-	defer r.started.set(time.Time{})
+	defer r.running.set(time.Time{})
 	if p.view.Synced {
 		p.err = r.converge(ctx, p)
 	} else {
-		p.result.Problems = []topology.Problem{waiting(p.view)}
+		p.result.Problems = []problem.Problem{waiting(p.view)}
 	}
 	return ctrl.Result{RequeueAfter: r.report(ctx, p)}, nil
 }
 
-// begin begins a pass with what is known before it: where the host can't be looked at, what was desired
-// still is.
+// begin starts a pass with the desired state of the last one, which holds if the host can't be
+// read.
 func (r *NodeReconciler) begin() *pass {
 	p := &pass{begin: time.Now(), view: r.Nodes.View()}
-	r.started.set(p.begin)
+	r.running.set(p.begin)
 	last := r.Board.Last()
 	p.result = &status.Result{
 		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,
-		Desired: last.Desired, Known: last.Known, Host: last.Host, API: p.view.api(), History: &r.history,
+		Desired: last.Desired, Known: last.Known, Host: last.Host, API: APIStatus(p.view.Health), History: &r.history,
 	}
 	if p.view.Synced && p.nodesChanged() {
 		r.concerns = topology.Concerns(r.Options, p.view.Nodes)
@@ -236,8 +260,8 @@ func (r *NodeReconciler) begin() *pass {
 
 func (p *pass) nodesChanged() bool { return !p.view.Since.IsZero() }
 
-// converge brings the host to where it should be. The CNI config makes kubelet say
-// Ready, so before it is written the kernel is looked at once more.
+// converge applies the desired state. The kubelet reports the node as ready once the CNI config
+// is there, so converge reads the kernel again before it writes that.
 func (r *NodeReconciler) converge(ctx context.Context, p *pass) error {
 	changes, err := r.compute(ctx, p)
 	if err != nil {
@@ -259,22 +283,22 @@ func (r *NodeReconciler) converge(ctx context.Context, p *pass) error {
 	}
 	if config := changes.Only(plan.KindCNI); !config.Empty() {
 		if e := r.apply(ctx, p, config); e != nil {
-			err = errors.Join(err, &cniError{e})
+			err = errors.Join(err, &stepError{configKey, e})
 		}
 	}
 	return err
 }
 
-// compute looks at the host and returns what is to be done, less what an incomplete view could want back, and
-// what somebody undoes all the time.
+// compute reads the host and returns the changes to the desired state, without removals that an
+// incomplete view can't justify, and without repairs that the flap guard delays.
 func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, error) {
 	host, err := r.Dataplane.Facts(ctx, r.concerns)
 	if err != nil {
-		return nil, &lookError{fmt.Errorf("learning about this host: %w", err)}
+		return nil, &stepError{hostKey, fmt.Errorf("learning about this host: %w", err)}
 	}
 	actual, err := r.Dataplane.Observe(ctx)
 	if err != nil {
-		return nil, &lookError{fmt.Errorf("observing the kernel: %w", err)}
+		return nil, &stepError{hostKey, fmt.Errorf("observing the kernel: %w", err)}
 	}
 	p.saw, p.unread = true, host.TableUnread != ""
 	if r.ledger.wanted != nil {
@@ -284,12 +308,12 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 	desired, changes, held := r.prune(p.view, desired, actual)
 	p.left = changes
 	p.result.Desired, p.result.Problems, p.result.Seen, p.result.Known = desired, slices.Concat(problems, held), true, true
-	p.result.Host = r.hostOf(host, desired)
+	p.result.Host = r.hostOf(p.view.Nodes, host, desired)
 	r.Metrics.found(len(actual.Routes), desired)
-	return r.rivals.hold(changes), nil
+	return r.flaps.filter(changes), nil
 }
 
-// apply makes the changes, and notes which were made.
+// apply makes the changes, and records which were made.
 func (r *NodeReconciler) apply(ctx context.Context, p *pass, changes plan.Changes) error {
 	err := r.Dataplane.Apply(ctx, changes)
 	done := achieved(changes, err)
@@ -298,109 +322,12 @@ func (r *NodeReconciler) apply(ctx context.Context, p *pass, changes plan.Change
 	return err
 }
 
-// report puts a pass into words, metrics and the log, and returns when the next one is due, 0: when there
-// is news.
-func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
-	books := r.ledger.Record(entry{
-		nodesChanged: p.nodesChanged(), saw: p.saw, wanted: p.result.Desired, done: p.done, left: p.left,
-		complete: p.err == nil, held: r.held.state != nil,
-	})
-	changes := r.Metrics.applied(p.done, books)
-	r.rivals.repaired(books.repairs)
-	r.diary.changes(log.FromContext(ctx), p.done.Without(r.rivals.fought))
-	r.rivals.settle()
-	r.rivals.tell(ctx)
-	p.result.Undone = books.left
-	wait := r.addProblems(p)
-	p.result.Pass = status.Pass{Number: r.Board.Last().Pass.Number + 1, Time: p.begin, Duration: time.Since(p.begin), Changes: changes}
-	p.result.Passes = status.Recent(r.Board.Last().Passes, p.result.Pass)
-	p.result.Ready = len(p.result.Blocking()) == 0
-	r.publish(ctx, p, books)
-	r.Metrics.reported(p.result, blocks(p.err, r.Options))
-	r.Herald.tell(p.result.Ready, p.view.standing)
-	r.Events.tell(p.result)
-	r.sweeper.afterPass()
-	return soonest(r.retry(p), r.rivals.wait(), r.diary.wait(), inhabitedWait(p.result.Problems), wait)
-}
-
-// addProblems adds what is wrong besides what Desired found, and returns when to look at it again, 0: need not.
-func (r *NodeReconciler) addProblems(p *pass) time.Duration {
-	all := &p.result.Problems
-	if p.err != nil {
-		*all = append(*all, problemsOf(p.err, p.view.Nodes, r.Options)...)
-	}
-	*all = append(*all, r.rivals.problems(p.view.Nodes)...)
-	*all = append(*all, r.Herald.problems()...)
-	unread, wait := r.unloaded.look(p.result, p.view.standing, r.ConfigPath)
-	*all = append(*all, unread...)
-	slices.SortFunc(*all, topology.Problem.Compare)
-	return wait
-}
-
-// soonest returns the shortest of the waits that are any.
-func soonest(waits ...time.Duration) time.Duration {
-	least := time.Duration(0)
-	for _, w := range waits {
-		if w > 0 {
-			least = min(cmp.Or(least, w), w)
-		}
-	}
-	return least
-}
-
-// inhabitedWait returns when to look again for pods of a former subnet: that the
-// last one has gone, nothing tells.
-func inhabitedWait(problems []topology.Problem) time.Duration {
-	if slices.ContainsFunc(problems, func(p topology.Problem) bool { return p.Reason == topology.SubnetChanged }) {
-		return time.Second
-	}
-	return 0
-}
-
-// retry returns when to try again what has failed, 0: never. The error is a Problem by
-// now; returned, it would be logged at each try.
+// retry returns when to retry the changes that failed, 0: none did. Reconcile returns no error,
+// which would be logged at each retry: report turns it into Problems.
 func (r *NodeReconciler) retry(p *pass) time.Duration {
 	failed := failedKeys(p.err)
 	if p.unread {
 		failed[tableKey] = true
 	}
-	return r.retries.after(failed, !errors.As(p.err, new(*lookError)))
-}
-
-// waiting says why there are no Nodes yet.
-func waiting(view View) topology.Problem {
-	p := topology.Problem{
-		Reason: topology.APIUnavailable, Own: true,
-		Detail: "waiting for the first list of Nodes; routes stay as they are",
-	}
-	if view.Err != nil {
-		p.Detail += ": " + view.Err.Error()
-	}
-	return p
-}
-
-// publish puts the result where operators look, and into the log what of it is new.
-func (r *NodeReconciler) publish(ctx context.Context, p *pass, books account) {
-	logger := log.FromContext(ctx)
-	before := r.Board.Last()
-	was, is := map[topology.Problem]bool{}, setOf(p.result.Problems)
-	if before.Pass.Number > 0 {
-		was = setOf(before.Problems)
-	}
-	r.history.Note(before, p.result, touchedBy(p.done, books.repairs, was, is))
-	r.Board.Publish(p.result)
-	r.diary.problems(logger, "Problem", is, was)
-	r.diary.problems(logger, "Problem gone", was, is)
-	if p.result.Ready != before.Ready {
-		r.diary.write(logger, topic{"readiness", ""}, "Readiness changed", "ready", p.result.Ready, "nodes", len(p.view.Nodes))
-	}
-	r.diary.catchUp(ctx)
-}
-
-func setOf(problems []topology.Problem) map[topology.Problem]bool {
-	set := make(map[topology.Problem]bool, len(problems))
-	for _, p := range problems {
-		set[p] = true
-	}
-	return set
+	return r.retries.after(failed, !failed[hostKey])
 }

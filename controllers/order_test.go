@@ -13,7 +13,7 @@ import (
 // between the last change to it and the config.
 func TestCNIConfigComesLast(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	done := a.host.since(0)
@@ -40,7 +40,7 @@ func TestCNIConfigWaitsForTheKernel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := useNodes(t)
-			api.create(node1(), peer(2))
+			api.Add(node1(), peer(2))
 			a := startAgent(t, agentOptions{host: damage})
 			a.eventually(a.notReady("KernelFailed"))
 			a.settleFailing()
@@ -57,16 +57,16 @@ func TestCNIConfigWaitsForTheKernel(t *testing.T) {
 // and a destination is in the sets before its route, and after it.
 func TestDeletesComeAfterAdds(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	n := len(a.host.since(0))
 	a.host.inOnePass(func() {
-		api.remove("node2")
-		api.create(peer(4))
-		api.remove("node3")
-		api.create(newNode("node5", "10.244.3.0/24", "192.168.1.15"))
+		api.Remove("node2")
+		api.Add(peer(4))
+		api.Remove("node3")
+		api.Add(newNode("node5", "10.244.3.0/24", "192.168.1.15"))
 		a.eventually(a.sees("node1", "node4", "node5"))
 	})
 	a.eventually(a.hasRoutes("10.244.3.0/24 via 192.168.1.15", peerRoute(4)))

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -16,7 +17,7 @@ const ownRoute = "unreachable 10.244.1.0/24 proto 112 metric 4096"
 // is decided.
 func TestOwnNodeComesLate(t *testing.T) {
 	api := useNodes(t)
-	api.create(peer(2), peer(3))
+	api.Add(peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	a.eventually(a.notReady("node node1: NodeMissing", "--node-name"))
@@ -26,7 +27,7 @@ func TestOwnNodeComesLate(t *testing.T) {
 		}
 	})
 
-	api.create(node1())
+	api.Add(node1())
 	a.eventually(a.ready)
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	if !slices.Contains(a.host.routes(), ownRoute) {
@@ -36,12 +37,12 @@ func TestOwnNodeComesLate(t *testing.T) {
 
 func TestPodCIDRComesLate(t *testing.T) {
 	api := useNodes(t)
-	api.create(newNode("node1", "192.168.1.11"), peer(2))
+	api.Add(newNode("node1", "192.168.1.11"), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.eventually(a.notReady("node node1: PodCIDRMissing", "--allocate-node-cidrs"))
 
-	api.update("node1", func(n *corev1.Node) {
+	api.Edit("node1", func(n *corev1.Node) {
 		n.Spec.PodCIDR, n.Spec.PodCIDRs = "10.244.1.0/24", []string{"10.244.1.0/24"}
 	})
 	a.eventually(a.ready)
@@ -56,7 +57,7 @@ func TestPodCIDRComesLate(t *testing.T) {
 // A Node that was deleted by mistake, and its podCIDR with it, must cut no pod.
 func TestOwnNodeDeletedRemovesNothing(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2), peer(3))
+	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
@@ -64,10 +65,10 @@ func TestOwnNodeDeletedRemovesNothing(t *testing.T) {
 	a.host.with(func() { before = a.host.copyState() })
 	n := len(a.host.since(0))
 
-	api.remove("node1")
+	api.Remove("node1")
 	a.eventually(a.notReady("node node1: NodeMissing"))
-	api.remove("node2") // without our own Node the view can't be trusted
-	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	api.Remove("node2") // without our own Node the view can't be trusted
+	a.eventually(func() error { return a.hasProblem("", problem.PruneHeld) })
 	a.settle()
 	if done := a.host.since(n); contains(done, "delete") || contains(done, "narrow") || contains(done, "cni") {
 		t.Errorf("something was removed: %q", done)
@@ -78,7 +79,7 @@ func TestOwnNodeDeletedRemovesNothing(t *testing.T) {
 		}
 	})
 
-	api.create(node1())
+	api.Add(node1())
 	a.eventually(a.hasRoutes(peerRoute(3)))
 	a.eventually(a.ready)
 }
@@ -86,13 +87,13 @@ func TestOwnNodeDeletedRemovesNothing(t *testing.T) {
 // An empty list is never taken as the wish to have no routes.
 func TestAllNodesDeletedRemovesNothing(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
+	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.eventually(a.ready)
-	api.clear()
+	api.Clear()
 	a.eventually(a.notReady("NodeMissing"))
-	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.eventually(func() error { return a.hasProblem("", problem.PruneHeld) })
 	a.settle()
 	a.eventually(a.hasRoutes(peerRoute(2)))
 }

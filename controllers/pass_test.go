@@ -17,13 +17,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// A single is an agent without an API server, on a clock of its own: its Nodes come from the test, which makes its passes
-// one by one and writes down what each of them shows.
+// A single is an agent without an API server, with a clock of its own: the test sets its Nodes and starts each pass, and records
+// what each pass shows.
 type single struct {
 	*agent
+	memory *memoryNodes
 	clock  *stepClock
 	story  bytes.Buffer
 	seen   int                // entries of the host's journal so far
@@ -34,52 +36,33 @@ type single struct {
 
 func newSingle(t *testing.T, o agentOptions) *single {
 	t.Helper()
-	s := &single{clock: &stepClock{now: time.Unix(1e9, 0)}, values: map[string]float64{}}
-	o.config, o.clock, o.diary = &rest.Config{Host: "https://127.0.0.1:1"}, s.clock.read, newDiary(s.clock.read)
+	s := &single{memory: &memoryNodes{}, clock: &stepClock{now: time.Unix(1e9, 0)}, values: map[string]float64{}}
+	o.memory, o.clock, o.log = s.memory, s.clock.read, ratelog.New(s.clock.read)
+	o.config = &rest.Config{Host: "https://127.0.0.1:1"}
 	s.agent = newAgent(t, o)
-	s.nodes.notify = func() {}
-	s.loop.rivals, s.loop.retries = newRivals(s.clock.read), newRetries()
+	s.loop.flaps, s.loop.retries = newFlapGuard(s.clock.read), newRetries()
 	s.metrics()
 	return s
 }
 
 // list is a full list of Nodes.
-func (s *single) list(nodes ...*corev1.Node) {
-	s.t.Helper()
-	all := make([]any, 0, len(nodes))
+func (s *single) list(nodes ...*corev1.Node) { s.memory.list(false, withUIDs(nodes)...) }
+
+// set adds Nodes or changes them.
+func (s *single) set(nodes ...*corev1.Node) { s.memory.set(withUIDs(nodes)...) }
+
+// unset deletes Nodes.
+func (s *single) unset(nodes ...*corev1.Node) { s.memory.unset(nodes...) }
+
+// withUIDs gives each Node a UID that follows from its name.
+func withUIDs(nodes []*corev1.Node) []*corev1.Node {
 	for _, n := range nodes {
-		all = append(all, wireNamed(n))
+		n.UID = types.UID(n.Name)
 	}
-	if err := s.nodes.Replace(all, ""); err != nil {
-		s.t.Fatal(err)
-	}
+	return nodes
 }
 
-// set adds Nodes or changes them, unset deletes them.
-func (s *single) set(nodes ...*corev1.Node) {
-	s.t.Helper()
-	for _, n := range nodes {
-		if err := s.nodes.Update(wireNamed(n)); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-}
-
-func (s *single) unset(nodes ...*corev1.Node) {
-	s.t.Helper()
-	for _, n := range nodes {
-		if err := s.nodes.Delete(wireNamed(n)); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-}
-
-func wireNamed(n *corev1.Node) *wireNode {
-	n.UID = types.UID(n.Name)
-	return wire(n)
-}
-
-// pass makes a pass, and returns when it asks for the next one.
+// pass runs a pass, and returns when the next one is due.
 func (s *single) pass() time.Duration {
 	s.t.Helper()
 	result, err := s.loop.Reconcile(s.t.Context(), Pass{})
@@ -89,7 +72,7 @@ func (s *single) pass() time.Duration {
 	return result.RequeueAfter
 }
 
-// then makes a pass and writes down all that it shows.
+// then runs a pass and records all that it shows.
 func (s *single) then(what string) {
 	s.t.Helper()
 	next := s.pass()
@@ -101,7 +84,7 @@ func (s *single) then(what string) {
 	}
 	for _, p := range last.Problems {
 		own := ""
-		if p.Own {
+		if p.BlocksReady {
 			own = " (not ready)"
 		}
 		fmt.Fprintf(&s.story, "problem: %s%s\n", p, own)
@@ -115,7 +98,7 @@ func (s *single) then(what string) {
 	s.story.WriteByte('\n')
 }
 
-// made is what was done to the host. The first look of each pass is left out.
+// made records the changes of the host. The first read of each pass is left out.
 func (s *single) made() {
 	done := s.host.since(s.seen)
 	s.seen += len(done)
@@ -136,7 +119,7 @@ func (s *single) made() {
 	}
 }
 
-// peers are those that have become what they are, or were repaired, by this pass.
+// peers records the peers whose state this pass has changed, or which it has repaired.
 func (s *single) peers(last *status.Result) {
 	report := last.Report()
 	for _, p := range report.Peers {
@@ -149,7 +132,7 @@ func (s *single) peers(last *status.Result) {
 	}
 }
 
-// metrics are those that have changed; of histograms, how much was observed.
+// metrics records those that have changed, and of histograms the number of observations.
 func (s *single) metrics() {
 	families, err := s.registry.Gather()
 	if err != nil {
@@ -182,7 +165,7 @@ func (s *single) series(name string, kind dto.MetricType, m *dto.Metric) {
 
 var timeOfLine = regexp.MustCompile(`^time=\S+ level=INFO msg=`)
 
-// lines are those of the log. Their order is left to chance where they are about one change of many things.
+// lines records the lines of the log, sorted, because the order of one pass's lines is random.
 func (s *single) lines() {
 	all := s.log.with()
 	lines := slices.Clone(all[s.logged:])
@@ -196,13 +179,13 @@ func (s *single) lines() {
 	}
 }
 
-// tells fails unless the story is that of testdata/stories.
-func (s *single) tells(name string) {
+// check fails unless the story is the content of a file of testdata/stories.
+func (s *single) check(name string) {
 	s.t.Helper()
-	tells(s.t, name, s.story.String())
+	checkStory(s.t, name, s.story.String())
 }
 
-func tells(t *testing.T, name, got string) {
+func checkStory(t *testing.T, name, got string) {
 	t.Helper()
 	file := filepath.Join("testdata", "stories", name+".txt")
 	if *update {

@@ -1,27 +1,28 @@
 package controllers
 
 import (
-	"slices"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// fewPeers may all leave at once; of more, the loss of more than half is confirmed.
+// A removal that cuts off more than half of fewPeers or more peers must be confirmed.
 const fewPeers = 10
 
-// removals are those that wait for a view that can be trusted with them.
+// removals are the objects whose removal waits until the view is confirmed.
 type removals struct {
-	state *topology.State // what stays although no Node asks for it; nil: nothing does
-	since time.Time       // since when, if it waits for a confirmation
+	state *topology.State // nil: none wait
+	since time.Time       // since when they wait for a confirmation; zero: they don't
 }
 
-// prune returns the changes from actual to desired, less removals until the view can
-// be trusted with them, and says why. What is held is desired meanwhile, so that it
-// is repaired as the rest is. A router, which has no Node of its own to tell a list of
-// its cluster by, has each removal confirmed.
-func (r *NodeReconciler) prune(view View, desired, actual topology.State) (topology.State, plan.Changes, []topology.Problem) {
+// prune returns the changes from actual to desired. It leaves out removals that the view does not
+// justify yet, with a Problem that gives the reason. The objects that it keeps are part of the desired
+// state, so that they are repaired. On a router each removal must be confirmed, because no Node of its own
+// shows that a list is of its cluster.
+func (r *NodeReconciler) prune(view nodes.View, desired, actual topology.State) (topology.State, plan.Changes, []problem.Problem) {
 	before := actual
 	if r.held.state != nil {
 		before = plan.Joined(actual, *r.held.state)
@@ -38,18 +39,17 @@ func (r *NodeReconciler) prune(view View, desired, actual topology.State) (topol
 	held := changes.Removed()
 	r.held.state, desired = &held, plan.Joined(desired, held)
 	return desired, plan.Diff(desired, actual).WithoutRemovals(),
-		[]topology.Problem{{Reason: topology.PruneHeld, Detail: "what no Node asks for stays " + why}}
+		[]problem.Problem{{Reason: problem.PruneHeld, Message: "what no Node asks for stays " + why}}
 }
 
-// mistrust says for how long the view can't be trusted with the changes, if they
-// remove anything.
-func (r *NodeReconciler) mistrust(view View, changes plan.Changes, before topology.State) string {
+// mistrust returns what removals wait for, "": the changes have none, or the view justifies them.
+func (r *NodeReconciler) mistrust(view nodes.View, changes plan.Changes, before topology.State) string {
 	switch {
 	case !changes.Removes():
 		return ""
 	case r.Options.Router && len(view.Nodes) == 0:
 		return "until the list of Nodes is not empty"
-	case !r.Options.Router && !r.knows(view.Nodes):
+	case !r.Options.Router && r.ownNode(view.Nodes) == nil:
 		return "until our own Node is in the list"
 	case !r.Options.Router && !view.Cached && !massive(changes, before):
 		return ""
@@ -63,12 +63,17 @@ func (r *NodeReconciler) mistrust(view View, changes plan.Changes, before topolo
 	return why
 }
 
-// knows tells whether our own Node is in the list.
-func (r *NodeReconciler) knows(nodes []*topology.Node) bool {
-	return slices.ContainsFunc(nodes, func(n *topology.Node) bool { return n.Name == r.Options.NodeName })
+// ownNode returns this node's own Node, or nil.
+func (r *NodeReconciler) ownNode(all []*topology.Node) *topology.Node {
+	for _, n := range all {
+		if n.Name == r.Options.NodeName {
+			return n
+		}
+	}
+	return nil
 }
 
-// massive tells whether more than half of many peers would be cut off.
+// massive reports whether more than half of fewPeers or more peers would be cut off.
 func massive(c plan.Changes, before topology.State) bool {
 	peers, gone := 0, 0
 	for _, route := range before.Routes {
@@ -84,9 +89,9 @@ func massive(c plan.Changes, before topology.State) bool {
 	return peers >= fewPeers && 2*gone > peers
 }
 
-// confirmed asks for a quorum read, and tells whether one has agreed that
-// began after the first pass that needed it.
-func (r *NodeReconciler) confirmed(view View) bool {
+// confirmed reports whether a quorum read has agreed that began after the first pass that needed one.
+// Otherwise it starts one.
+func (r *NodeReconciler) confirmed(view nodes.View) bool {
 	if r.held.since.IsZero() {
 		r.held.since = time.Now()
 	}

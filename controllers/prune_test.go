@@ -14,7 +14,9 @@ import (
 	clientfeaturestesting "k8s.io/client-go/features/testing"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // confirmations lets the agent's quorum lists through, or refuses them, and counts.
@@ -24,9 +26,9 @@ type confirmations struct {
 	count   atomic.Int32
 }
 
-func withConfirmations() (*confirmations, *rest.Config) {
+func withConfirmations(t *testing.T) (*confirmations, *rest.Config) {
 	c := &confirmations{}
-	config := rest.CopyConfig(cluster.reader)
+	config := rest.CopyConfig(apiserver.Start(t).Reader)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		c.next = next
 		return c
@@ -63,15 +65,15 @@ func leaveBehind(i int) func(*memoryHost) {
 func TestPruneAfterACachedListIsConfirmed(t *testing.T) {
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	gate, config := withConfirmations()
+	api.Add(node1(), peer(2))
+	gate, config := withConfirmations(t)
 	a := startAgent(t, agentOptions{config: config, host: leaveBehind(9)})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(9)))
 	a.eventually(a.ready)
-	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.eventually(func() error { return a.hasProblem("", problem.PruneHeld) })
 	a.eventually(func() error {
 		for _, p := range a.problems("") {
-			if strings.Contains(p.Detail, "no confirmation yet") {
+			if strings.Contains(p.Message, "no confirmation yet") {
 				return nil
 			}
 		}
@@ -83,7 +85,7 @@ func TestPruneAfterACachedListIsConfirmed(t *testing.T) {
 	gate.allowed.Store(true)
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	asked := gate.count.Load()
-	api.remove("node2")
+	api.Remove("node2")
 	a.eventually(a.hasRoutes())
 	a.settle()
 	if n := gate.count.Load(); n != asked {
@@ -94,8 +96,8 @@ func TestPruneAfterACachedListIsConfirmed(t *testing.T) {
 // A streamed list is as fresh as a quorum read, so nothing waits.
 func TestPruneAfterAStreamedListNeedsNoConfirmation(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	gate, config := withConfirmations()
+	api.Add(node1(), peer(2))
+	gate, config := withConfirmations(t)
 	a := startAgent(t, agentOptions{config: config, host: leaveBehind(9)})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	if n := gate.count.Load(); n > 0 {
@@ -106,20 +108,20 @@ func TestPruneAfterAStreamedListNeedsNoConfirmation(t *testing.T) {
 // That most peers are gone at once is more likely a mistake than the truth.
 func TestLossOfMostPeersIsConfirmed(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1())
+	api.Add(node1())
 	var all []string
 	for i := 2; i <= 13; i++ {
-		api.create(peer(i))
+		api.Add(peer(i))
 		all = append(all, fmt.Sprintf("node%d", i))
 	}
-	gate, config := withConfirmations()
+	gate, config := withConfirmations(t)
 	a := startAgent(t, agentOptions{config: config})
 	a.eventually(a.ready)
 	a.eventually(func() error { return a.routeCount(12) })
 	seen := slices.Sorted(slices.Values(all[5:]))
 	a.host.inOnePass(func() {
 		for _, name := range all[:5] {
-			api.remove(name)
+			api.Remove(name)
 		}
 		a.eventually(a.sees(append([]string{"node1"}, seen...)...))
 	})
@@ -127,15 +129,15 @@ func TestLossOfMostPeersIsConfirmed(t *testing.T) {
 	if n := gate.count.Load(); n > 0 {
 		t.Fatalf("the loss of few peers needed %d confirmations", n)
 	}
-	api.create(peer(14), peer(15), peer(16))
+	api.Add(peer(14), peer(15), peer(16))
 	a.eventually(func() error { return a.routeCount(10) })
 	a.host.inOnePass(func() {
 		for _, name := range all[5:11] {
-			api.remove(name)
+			api.Remove(name)
 		}
 		a.eventually(a.sees("node1", "node13", "node14", "node15", "node16"))
 	})
-	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.eventually(func() error { return a.hasProblem("", problem.PruneHeld) })
 	a.settle()
 	if err := a.routeCount(10); err != nil {
 		t.Error(err)
@@ -143,63 +145,8 @@ func TestLossOfMostPeersIsConfirmed(t *testing.T) {
 	gate.allowed.Store(true)
 	a.eventually(a.hasRoutes(peerRoute(13), peerRoute(14), peerRoute(15), peerRoute(16)))
 	a.settle()
-	if err := a.hasProblem("", topology.PruneHeld); err == nil {
+	if err := a.hasProblem("", problem.PruneHeld); err == nil {
 		t.Error("still held")
-	}
-}
-
-// What the server has and the view has not, or has only an older one of, is what
-// a quorum read is for.
-func TestConfirmationFindsWhatTheViewLacks(t *testing.T) {
-	api := useNodes(t)
-	api.create(node1(), peer(2), newNode("bare", "192.168.1.99"))
-	list := func(drop string, edit func(*wireNode)) error {
-		t.Helper()
-		s, err := NewNodeSource(cluster.reader, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.notify = func() {}
-		var items []any
-		for _, name := range []string{"node1", "node2", "bare"} {
-			if name == drop {
-				continue
-			}
-			n := wire(api.get(name))
-			edit(n)
-			items = append(items, n)
-		}
-		if err := s.Replace(items, ""); err != nil {
-			t.Fatal(err)
-		}
-		return s.compare(t.Context())
-	}
-	same := func(*wireNode) {}
-	older := func(name string, f func(*wireNode)) func(*wireNode) {
-		return func(n *wireNode) {
-			if n.Name == name {
-				f(n)
-			}
-		}
-	}
-	for what, c := range map[string]struct {
-		drop  string
-		edit  func(*wireNode)
-		blame string
-	}{
-		"nothing":                    {"", same, ""},
-		"a Node":                     {"node2", same, "node2"},
-		"that a Node was made again": {"", older("node2", func(n *wireNode) { n.UID = "older" }), "node2"},
-		"a subnet given since":       {"", older("bare", func(n *wireNode) { n.ResourceVersion = "1" }), "bare"},
-		"no heartbeat of a Node":     {"", older("node2", func(n *wireNode) { n.ResourceVersion = "1" }), ""},
-	} {
-		err := list(c.drop, c.edit)
-		switch {
-		case c.blame == "" && err != nil:
-			t.Errorf("the view lacks %s: %v", what, err)
-		case c.blame != "" && (err == nil || !strings.Contains(err.Error(), "Node "+c.blame+",")):
-			t.Errorf("the view lacks %s: got %v, want Node %s blamed", what, err, c.blame)
-		}
 	}
 }
 
@@ -207,15 +154,15 @@ func TestConfirmationFindsWhatTheViewLacks(t *testing.T) {
 // confirmed, and an empty list removes nothing.
 func TestRouter(t *testing.T) {
 	api := useNodes(t)
-	api.create(peer(2), peer(3))
-	gate, config := withConfirmations()
+	api.Add(peer(2), peer(3))
+	gate, config := withConfirmations(t)
 	router := func(o *topology.Options) { o.Router, o.NodeName = true, "" }
 	a := startAgent(t, agentOptions{config: config, edit: router, host: leaveBehind(9)})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3), peerRoute(9)))
-	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.eventually(func() error { return a.hasProblem("", problem.PruneHeld) })
 	gate.allowed.Store(true)
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
-	api.remove("node3")
+	api.Remove("node3")
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	if n := gate.count.Load(); n < 2 {
 		t.Errorf("%d confirmations, want one for each removal", n)
@@ -228,8 +175,8 @@ func TestRouter(t *testing.T) {
 			t.Errorf("a router forwards, and has neither a CNI config nor a table; got %+v", a.host.state)
 		}
 	})
-	api.clear()
-	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	api.Clear()
+	a.eventually(func() error { return a.hasProblem("", problem.PruneHeld) })
 	a.settle()
 	a.eventually(a.hasRoutes(peerRoute(2)))
 }
@@ -237,15 +184,15 @@ func TestRouter(t *testing.T) {
 // What is held is kept as it is, also where somebody takes it away meanwhile.
 func TestWhatIsHeldIsRepaired(t *testing.T) {
 	api := useNodes(t)
-	api.create(peer(2))
+	api.Add(peer(2))
 	a := startAgent(t, agentOptions{host: leaveBehind(9)})
-	a.eventually(func() error { return a.hasProblem("", topology.PruneHeld) })
+	a.eventually(func() error { return a.hasProblem("", problem.PruneHeld) })
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(9)))
 	for range 2 {
 		a.host.disturb(func() { a.host.state.Routes = nil })
 		a.eventually(a.hasRoutes(peerRoute(2), peerRoute(9)))
 	}
-	api.create(node1())
+	api.Add(node1())
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.host.disturb(func() { a.host.state.Routes = nil })
 	a.eventually(a.hasRoutes(peerRoute(2)))

@@ -98,16 +98,16 @@ func TestFailedKeys(t *testing.T) {
 	failed := errors.New("refused")
 	got := failedKeys(errors.Join(
 		&routeError{peer, failed}, errors.Join(&routeError{own, failed}, partError{failed, tableKey}),
-		&cniError{failed}, &lookError{failed}, &verifyError{failed}, failed,
+		&stepError{configKey, failed}, &stepError{hostKey, failed}, &stepError{verifyKey, failed}, failed,
 	))
 	want := []plan.Key{
 		{Kind: plan.KindRoute, Name: "10.244.2.0/24"},
 		{Kind: plan.KindRoute, Name: "unreachable 10.244.2.0/24"},
 		tableKey,
 		{Kind: plan.KindCNI, Name: topology.Conflist},
-		{Kind: kindHost},
-		{Kind: kindVerify},
-		{Kind: kindOther},
+		hostKey,
+		verifyKey,
+		otherKey,
 	}
 	if len(got) != len(want) {
 		t.Errorf("got %v", got)

@@ -12,7 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // peers are Nodes of the LAN, by their numbers.
@@ -29,7 +31,7 @@ func own(numbers ...int) []*corev1.Node {
 	return append([]*corev1.Node{newNode("node1", "10.244.1.0/24", "192.168.1.11")}, peers(numbers...)...)
 }
 
-// quietly makes a pass without writing down what it shows.
+// quietly runs a pass that the story leaves out.
 func (s *single) quietly() {
 	s.t.Helper()
 	n := s.story.Len()
@@ -37,11 +39,11 @@ func (s *single) quietly() {
 	s.story.Truncate(n)
 }
 
-// An agent waits for its Node and that Node's pod subnet, and then makes all at once.
+// An agent waits for its Node and that Node's pod subnet, and then makes all changes in one pass.
 func TestStoryOfAStart(t *testing.T) {
 	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.facts.Ports = 3 }})
 	s.then("no list yet")
-	s.nodes.failed(errors.New("connection refused"))
+	s.memory.edit(func(v *nodes.View) bool { v.Err = errors.New("connection refused"); return false })
 	s.then("no API server")
 	s.list(peers(2)...)
 	s.then("our own Node is missing")
@@ -50,7 +52,7 @@ func TestStoryOfAStart(t *testing.T) {
 	s.set(node1())
 	s.then("it has one")
 	s.then("nothing is new")
-	s.tells("start")
+	s.check("start")
 }
 
 // Routes follow the Nodes.
@@ -79,10 +81,10 @@ func TestStoryOfNodes(t *testing.T) {
 	heir.Status.Addresses[0].Address = "192.168.1.66"
 	s.set(thief, heir)
 	s.then("an older Node wants the subnet of one that gets another address")
-	s.tells("nodes")
+	s.check("nodes")
 }
 
-// What somebody takes away or changes is put back, and counted as such.
+// An object that another process removes or changes is repaired, and counted as a repair.
 func TestStoryOfRepairs(t *testing.T) {
 	s := newSingle(t, agentOptions{})
 	s.list(own(2, 3)...)
@@ -116,10 +118,10 @@ func TestStoryOfRepairs(t *testing.T) {
 	s.then("a foreign route goes before ours")
 	h.facts.Routes = h.facts.Routes[:len(h.facts.Routes)-1]
 	s.then("it is gone")
-	s.tells("repairs")
+	s.check("repairs")
 }
 
-// What the kernel refuses is tried again, ever less often, and delays nothing else.
+// A change that the kernel refuses is retried after growing waits, and delays no other change.
 func TestStoryOfRefusals(t *testing.T) {
 	s := newSingle(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EINVAL) }})
 	s.list(own(3)...)
@@ -141,14 +143,14 @@ func TestStoryOfRefusals(t *testing.T) {
 	s.then("nothing is new")
 	s.host.dropRoute(route("10.244.4.0/24", "192.168.1.14"))
 	s.then("one that was refused is taken away")
-	s.tells("refusals")
+	s.check("refusals")
 }
 
-// What can't be made of this node, read or written is told, and tried again until it is well. Each failure is there from
-// the start, and gone in the second pass.
+// A failed read or write of this node is reported, and retried until it succeeds. Each failure is there from the start,
+// and gone in the second pass.
 func TestStoryOfFailures(t *testing.T) {
 	type host = memoryHost
-	told := ""
+	stories := ""
 	for _, c := range []struct {
 		what string
 		do   func(*host)
@@ -173,13 +175,13 @@ func TestStoryOfFailures(t *testing.T) {
 			nil, false, nil, "", nil, nil, nil, nil
 		clear(h.refusedRoutes)
 		s.then("it is over")
-		told += s.story.String()
+		stories += s.story.String()
 	}
-	tells(t, "failures", told)
+	checkStory(t, "failures", stories)
 }
 
-// Who takes a thing away again and again gets it back at once for a while, and then in turns.
-func TestStoryOfARival(t *testing.T) {
+// An object that another process keeps removing is repaired at once for a while, and then at intervals.
+func TestStoryOfAFlap(t *testing.T) {
 	s := newSingle(t, agentOptions{})
 	s.list(own(2, 3)...)
 	s.quietly()
@@ -187,14 +189,14 @@ func TestStoryOfARival(t *testing.T) {
 		s.host.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
 		s.host.state.Sysctls[topology.SysctlForward4] = "0"
 	}
-	for range freeRepairs - contestEnds {
+	for range immediateRepairs - flapThreshold {
 		take()
 		s.pass()
 	}
 	s.quietly()
 	take()
 	s.then("one more repair")
-	for range contestEnds - 2 {
+	for range flapThreshold - 2 {
 		take()
 		s.pass()
 	}
@@ -203,27 +205,27 @@ func TestStoryOfARival(t *testing.T) {
 	take()
 	s.then("one too many")
 	s.then("it waits")
-	s.clock.step(repairEvery)
+	s.clock.step(repairInterval)
 	s.then("its turn")
-	for range contestLog/repairEvery - 2 {
-		s.clock.step(repairEvery)
+	for range flapLogInterval/repairInterval - 2 {
+		s.clock.step(repairInterval)
 		take()
 		s.quietly()
 	}
-	s.clock.step(repairEvery)
+	s.clock.step(repairInterval)
 	take()
 	s.then("a minute later it still goes on")
-	s.clock.step(contestLog)
+	s.clock.step(flapLogInterval)
 	take()
 	s.then("a minute later again")
-	s.clock.step(freeRepairs * repairEvery)
+	s.clock.step(immediateRepairs * repairInterval)
 	s.then("it has ended")
 	take()
 	s.then("and begins anew")
-	s.tells("rival")
+	s.check("flap")
 }
 
-// Of very many things of a kind at once there is one line.
+// Very many changes of a kind in one pass are logged in one line.
 func TestManyAtOnceAreOneLine(t *testing.T) {
 	bad := func(i int) *corev1.Node {
 		return newNode(fmt.Sprintf("bad%02d", i), fmt.Sprintf("127.0.%d.0/24", i), fmt.Sprintf("192.168.2.%d", i+1))
@@ -235,7 +237,7 @@ func TestManyAtOnceAreOneLine(t *testing.T) {
 		{func(i int) *corev1.Node { return peer(i + 2) }, "Added route", `"Changed routes" added=21 replaced=0 deleted=0`},
 		{bad, "PodCIDRRefused", `Problem reason=PodCIDRRefused count=21 one="node bad00: PodCIDRRefused: podCIDR 127.0.0.0/24 overlaps`},
 	} {
-		for n, want := range map[int]int{manyRoutes: manyRoutes, manyRoutes + 1: 1} {
+		for n, want := range map[int]int{maxRouteLines: maxRouteLines, maxRouteLines + 1: 1} {
 			s := newSingle(t, agentOptions{})
 			s.list(own()...)
 			s.pass()
@@ -252,22 +254,21 @@ func TestManyAtOnceAreOneLine(t *testing.T) {
 	}
 }
 
-// Before anything is removed by a list that may be old, the API server has to confirm it.
+// A removal that follows from a list that may be old must be confirmed by the API server.
 func TestStoryOfACachedList(t *testing.T) {
 	s := newSingle(t, agentOptions{host: leaveBehind(99)})
-	s.nodes.listing = true // from the server's cache
-	s.list(own(2)...)
+	s.memory.list(true, withUIDs(own(2))...)
 	s.then("a route of a former run, and a list from the cache")
 	s.host.state.Routes = slices.DeleteFunc(s.host.state.Routes, func(r topology.Route) bool { return r.Dst == netip.MustParsePrefix("10.244.99.0/24") })
 	s.then("somebody takes it away")
-	s.nodes.compared(s.nodes.begin(), errors.New("no quorum"))
+	s.memory.confirm(errors.New("no quorum"))
 	s.then("no confirmation")
 	s.host.state.Routes = slices.DeleteFunc(s.host.state.Routes, func(r topology.Route) bool { return r.Dst == netip.MustParsePrefix("10.244.99.0/24") })
 	s.confirm()
 	s.then("somebody takes it away again as a confirmation comes")
 	s.unset(peer(2))
 	s.then("a peer leaves")
-	s.tells("cached")
+	s.check("cached")
 }
 
 // The loss of most peers is confirmed as well, and nothing is removed without our own Node.
@@ -306,19 +307,14 @@ func TestStoryOfRemovals(t *testing.T) {
 	s.quietly()
 	s.unset(peers(2, 3, 4, 5, 6, 7)...)
 	s.then("more than half of the peers leave, long after a confirmation")
-	s.tells("removals")
+	s.check("removals")
 }
 
-// confirm is a comparison by a quorum read that begins now and agrees.
+// confirm is a quorum read that starts now and agrees.
 func (s *single) confirm() {
 	s.t.Helper()
-	select {
-	case <-s.nodes.ask:
-	default:
-		s.t.Error("nobody asks for a confirmation")
-	}
-	if !s.nodes.compared(s.nodes.begin(), nil) {
-		s.t.Error("a comparison that agrees is none")
+	if !s.memory.confirm(nil) {
+		s.t.Error("no pass has asked for a confirmation")
 	}
 }
 
@@ -336,10 +332,10 @@ func TestStoryOfARouter(t *testing.T) {
 	s.then("a confirmation")
 	s.unset(peer(3))
 	s.then("all have left")
-	s.tells("router")
+	s.check("router")
 }
 
-// The pods of a former subnet are looked for every second, and a runtime that loads no config after a while.
+// Pods of a former subnet lead to a pass every second, and a runtime that loads no config to one at the end of its wait.
 func TestStoryOfPods(t *testing.T) {
 	s := newSingle(t, agentOptions{})
 	s.list(own()...)
@@ -351,7 +347,7 @@ func TestStoryOfPods(t *testing.T) {
 	s.then("the pod is gone")
 	s.then("nothing is new")
 	blind := newNode("node1", "10.244.8.0/24", "192.168.1.11")
-	blind.Status.Conditions = readyCondition(corev1.ConditionFalse, notInitialized)
+	blind.Status.Conditions = apiserver.ReadyCondition(corev1.ConditionFalse, apiserver.NotInitialized)
 	s.set(blind)
 	s.then("the runtime has no network")
 	s.clock.step(unreadAfter - time.Second)
@@ -360,5 +356,5 @@ func TestStoryOfPods(t *testing.T) {
 	s.then("for long")
 	s.host.facts.Links[1].MTU = 1400
 	s.then("and the config changes")
-	s.tells("pods")
+	s.check("pods")
 }

@@ -12,6 +12,8 @@ import (
 	clientfeatures "k8s.io/client-go/features"
 	clientfeaturestesting "k8s.io/client-go/features/testing"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // requests writes down what is asked of the API server, and in which language it
@@ -23,9 +25,9 @@ type requests struct {
 }
 
 // spy returns the agent's config with a record of its requests.
-func spy() (*requests, *rest.Config) {
+func spy(t *testing.T) (*requests, *rest.Config) {
 	r := &requests{}
-	config := rest.CopyConfig(cluster.reader)
+	config := rest.CopyConfig(apiserver.Start(t).Reader)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		r.next = next
 		return r
@@ -69,8 +71,8 @@ func TestStreamAndList(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, stream)
 			api := useNodes(t)
-			api.create(node1(), peer(2), newNode("node3", "10.244.3.0/24", "192.168.1.13", "bogus"))
-			requests, config := spy()
+			api.Add(node1(), peer(2), newNode("node3", "10.244.3.0/24", "192.168.1.13", "bogus"))
+			requests, config := spy(t)
 			a := startAgent(t, agentOptions{config: config})
 			a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 			a.eventually(a.ready)
@@ -84,10 +86,10 @@ func TestStreamAndList(t *testing.T) {
 			if all, proto := requests.with(""), requests.with("application/vnd.kubernetes.protobuf"); all != proto {
 				t.Errorf("not all is protobuf: %q", requests.all())
 			}
-			api.create(peer(4))
+			api.Add(peer(4))
 			a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3), peerRoute(4)))
-			api.updateStatus("node4", func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.168.1.44" })
-			api.remove("node2")
+			api.EditStatus("node4", func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.168.1.44" })
+			api.Remove("node2")
 			a.eventually(a.hasRoutes(peerRoute(3), "10.244.4.0/24 via 192.168.1.44"))
 		})
 	}
@@ -97,13 +99,13 @@ func TestStreamAndList(t *testing.T) {
 // and again, and what it says arrives, if later.
 func TestJSONOnly(t *testing.T) {
 	api := useNodes(t)
-	api.create(node1(), peer(2))
-	config := rest.CopyConfig(cluster.reader)
+	api.Add(node1(), peer(2))
+	config := rest.CopyConfig(apiserver.Start(t).Reader)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return jsonOnly{next} })
 	a := startAgent(t, agentOptions{config: config})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.eventually(a.ready)
-	api.create(peer(3))
+	api.Add(peer(3))
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 }
 
@@ -120,21 +122,21 @@ func TestIgnoreNodes(t *testing.T) {
 	api := useNodes(t)
 	virtual := peer(3)
 	virtual.Labels = map[string]string{"type": "virtual-kubelet"}
-	api.create(node1(), peer(2), virtual)
+	api.Add(node1(), peer(2), virtual)
 	a := startAgent(t, agentOptions{ignore: "type=virtual-kubelet"})
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.eventually(a.ready)
 	a.eventually(a.sees("node1", "node2"))
 
-	api.update("node2", func(n *corev1.Node) { n.Labels = map[string]string{"type": "virtual-kubelet"} })
-	api.update("node3", func(n *corev1.Node) { n.Labels = nil })
+	api.Edit("node2", func(n *corev1.Node) { n.Labels = map[string]string{"type": "virtual-kubelet"} })
+	api.Edit("node3", func(n *corev1.Node) { n.Labels = nil })
 	a.eventually(a.hasRoutes(peerRoute(3)))
 	a.eventually(a.sees("node1", "node3"))
 	a.settle()
 	before := a.passes()
-	api.update("node2", func(n *corev1.Node) { n.Labels["beat"] = "1" })
-	api.remove("node2")
-	api.create(peer(4))
+	api.Edit("node2", func(n *corev1.Node) { n.Labels["beat"] = "1" })
+	api.Remove("node2")
+	api.Add(peer(4))
 	a.eventually(a.hasRoutes(peerRoute(3), peerRoute(4)))
 	a.settle() // routes are there before their pass has ended
 	if got := a.passes() - before; got != 1 {

@@ -10,17 +10,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
-
-// notInitialized is what a kubelet writes while containerd has loaded no CNI config.
-const notInitialized = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized"
-
-func readyCondition(status corev1.ConditionStatus, message string) []corev1.NodeCondition {
-	return []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, Reason: "KubeletNotReady", Message: message}}
-}
 
 // stepClock is a clock that tests set.
 type stepClock struct {
@@ -40,35 +36,35 @@ func (c *stepClock) step(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// The runtime gets its time to load a config, and the Problem goes with its cause.
+// The runtime gets time to load a config, and the Problem goes with its cause.
 func TestUnreadConfig(t *testing.T) {
 	clock := &stepClock{now: time.Unix(1e9, 0)}
 	u := &unreadConfig{now: clock.read}
 	conf := &topology.CNI{Bridge: "plainroute0"}
 	written := &status.Result{Known: true, Desired: topology.State{CNI: conf}}
-	without := &standing{noNetwork: true}
-	expect := func(what string, result *status.Result, s *standing, problems int, wait time.Duration) {
+	without := &nodes.OwnState{NoNetwork: true}
+	expect := func(what string, result *status.Result, own *nodes.OwnState, problems int, wait time.Duration) {
 		t.Helper()
-		got, again := u.look(result, s, "/etc/cni/net.d/10-plainroute.conflist")
+		got, again := u.problem(result, own, "/etc/cni/net.d/10-plainroute.conflist")
 		if len(got) != problems || again != wait {
 			t.Errorf("%s: got %v and a wait of %s, want %d problems and %s", what, got, again, problems, wait)
 		}
 	}
 	expect("no Node", written, nil, 0, 0)
-	expect("a Node with a network", written, &standing{}, 0, 0)
+	expect("a Node with a network", written, &nodes.OwnState{}, 0, 0)
 	expect("at first", written, without, 0, unreadAfter)
 	clock.step(unreadAfter / 3)
 	expect("soon", written, without, 0, unreadAfter*2/3)
 	clock.step(unreadAfter)
 	expect("after it has lasted", written, without, 1, 0)
-	expect("with a network again", written, &standing{}, 0, 0)
+	expect("with a network again", written, &nodes.OwnState{}, 0, 0)
 	expect("without it again", written, without, 0, unreadAfter)
 	clock.step(unreadAfter)
 	for what, result := range map[string]*status.Result{
 		"nothing known":         {Desired: topology.State{CNI: conf}},
 		"no config wanted":      {Known: true},
 		"a config to write":     {Known: true, Desired: topology.State{CNI: conf}, Undone: plan.Of(plan.Add, plan.Config{CNI: conf})},
-		"another fault of ours": {Known: true, Desired: topology.State{CNI: conf}, Problems: []topology.Problem{{Reason: topology.CNIConflict, Own: true}}},
+		"another fault of ours": {Known: true, Desired: topology.State{CNI: conf}, Problems: []problem.Problem{{Reason: problem.CNIConflict, BlocksReady: true}}},
 	} {
 		expect(what, result, without, 0, 0)
 		expect(what+", over", written, without, 0, unreadAfter)
@@ -76,13 +72,13 @@ func TestUnreadConfig(t *testing.T) {
 	}
 }
 
-// An agent hears from its own Node that the runtime has no pod network, by a server that can
-// stream lists.
+// An agent learns from its own Node that the runtime has no pod network, with a server that
+// streams lists.
 func TestRuntimeReadsAnotherFolder(t *testing.T) {
 	api := useNodes(t)
 	own := node1()
-	own.Status.Conditions = readyCondition(corev1.ConditionFalse, notInitialized)
-	api.create(own, peer(2))
+	own.Status.Conditions = apiserver.ReadyCondition(corev1.ConditionFalse, apiserver.NotInitialized)
+	api.Add(own, peer(2))
 	clock := &stepClock{now: time.Now()}
 	a := startAgent(t, agentOptions{clock: clock.read})
 	a.eventually(a.ready)
@@ -95,37 +91,36 @@ func TestRuntimeReadsAnotherFolder(t *testing.T) {
 		}
 		return nil
 	})
-	api.updateStatus("node1", func(n *corev1.Node) {
-		n.Status.Conditions = readyCondition(corev1.ConditionTrue, "kubelet is posting ready status")
+	api.EditStatus("node1", func(n *corev1.Node) {
+		n.Status.Conditions = apiserver.ReadyCondition(corev1.ConditionTrue, "kubelet is posting ready status")
 	})
 	a.eventually(a.ready)
 }
 
-// Other causes of a Node that is not ready are not the runtime's network.
-func TestNoNetworkIsToldByTheRuntime(t *testing.T) {
-	for _, c := range []struct {
-		status  corev1.ConditionStatus
-		message string
-		want    bool
-	}{
-		{corev1.ConditionFalse, notInitialized, true},
-		{corev1.ConditionFalse, "[container runtime is down, " + notInitialized + "]", true},
-		{corev1.ConditionFalse, "PLEG is not healthy: pleg was last seen active 3m0s ago", false},
-		{corev1.ConditionUnknown, "Kubelet stopped posting node status.", false},
-		{corev1.ConditionTrue, "kubelet is posting ready status", false},
-	} {
-		n := &corev1.Node{}
-		n.Name, n.Status.Conditions = "node1", readyCondition(c.status, c.message)
-		bytes, err := n.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		read := &wireNode{}
-		if err := read.unmarshal(bytes, "node1"); err != nil {
-			t.Fatal(err)
-		}
-		if got := standingOf(&read.Node).noNetwork; got != c.want {
-			t.Errorf("%s, %s: no network %t, want %t", c.status, c.message, got, c.want)
-		}
+// The Problem is there at the very end of the wait: after a wait of 0 no other pass follows.
+func TestUnreadConfigAtTheEndOfItsWait(t *testing.T) {
+	clock := &stepClock{now: time.Unix(1e9, 0)}
+	u := &unreadConfig{now: clock.read}
+	written := &status.Result{Known: true, Desired: topology.State{CNI: &topology.CNI{Bridge: "plainroute0"}}}
+	look := func() (int, time.Duration) {
+		problems, wait := u.problem(written, &nodes.OwnState{NoNetwork: true}, "")
+		return len(problems), wait
+	}
+	if n, wait := look(); n != 0 || wait != unreadAfter {
+		t.Errorf("at first there are %d problems and a wait of %s", n, wait)
+	}
+	clock.step(unreadAfter)
+	if n, wait := look(); n != 1 || wait != 0 {
+		t.Errorf("at the end there are %d problems and a wait of %s", n, wait)
+	}
+}
+
+// A Result starts with the outcome of the last pass, and refers to the history of this agent.
+func TestResultStartsWithTheLast(t *testing.T) {
+	board := &status.Board{}
+	board.Publish(&status.Result{Known: true})
+	r := &NodeReconciler{Version: "1", Board: board, Nodes: &memoryNodes{}}
+	if got := r.begin().result; got.History != &r.history || !got.Known || got.Version != "1" {
+		t.Errorf("got %+v", got)
 	}
 }

@@ -29,6 +29,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/leases"
+	"github.com/plainroute/plainroute/pkg/nodes"
+	"github.com/plainroute/plainroute/pkg/nodestatus"
 	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -163,7 +165,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	for _, err := range []error{
 		f.checkMode(&opts), checkPath("resolv-conf", f.resolvConf), checkBinDir(f.cniBinDir), f.checkChaining(&opts),
 		checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
-		f.checkHerald(),
+		f.checkNodeStatus(),
 	} {
 		if err != nil {
 			faults = append(faults, err)
@@ -181,8 +183,8 @@ func checkBinDir(path string) error {
 	return checkPath("cni-bin-dir", path)
 }
 
-// checkHerald refuses what the API server would.
-func (f *agentFlags) checkHerald() error {
+// checkNodeStatus returns an error if a router is to write to a Node, or for an invalid taint key.
+func (f *agentFlags) checkNodeStatus() error {
 	switch {
 	case f.mode == modeRouter && (f.nodeCondition || f.startupTaint != ""):
 		return errors.New("--node-condition, --startup-taint: a router has no Node")
@@ -269,7 +271,7 @@ func (f *agentFlags) setUpLog() []error {
 // manage runs the loop and the servers until ctx ends. Nothing is taken down at
 // the end: a restart or an upgrade cuts no traffic.
 func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topology.Options, kernel *dataplane.Kernel, unlocked bool) error {
-	nodes, err := controllers.NewNodeSource(config, f.ignoreNodesSelector)
+	source, err := nodes.New(config, f.ignoreNodesSelector)
 	if err != nil {
 		return err
 	}
@@ -280,20 +282,14 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	nodes.Own = opts.NodeName
-	herald, err := f.herald(config, opts)
-	if err != nil {
-		return err
-	}
-	events, err := f.tellEvents(config, opts)
-	if err != nil {
-		return err
-	}
+	source.Own = opts.NodeName
 	board, build := &status.Board{}, controllers.Build{Version: version, Revision: revision}
 	reconciler := &controllers.NodeReconciler{
-		Options: opts, Nodes: nodes, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
-		Board: board, Metrics: controllers.NewMetrics(metrics.Registry, build, board, nodes), Version: version,
-		Herald: herald, Events: events,
+		Options: opts, Nodes: source, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
+		Board: board, Metrics: controllers.NewMetrics(metrics.Registry, build, board, source.Health), Version: version,
+	}
+	if err := f.addWriters(reconciler, config); err != nil {
+		return err
 	}
 	if !opts.Router {
 		reconciler.ConfigPath = filepath.Join(f.cniConfDir, topology.Conflist)
@@ -301,7 +297,7 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller: %w", err)
 	}
-	if err := f.serve(ctx, mgr, reconciler); err != nil {
+	if err := f.serve(ctx, mgr, reconciler, source); err != nil {
 		return err
 	}
 	if err := f.collectLeases(mgr, opts, kernel); err != nil {
@@ -334,26 +330,31 @@ func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, k
 	}))
 }
 
-// herald makes one where one is asked for.
-func (f *agentFlags) herald(config *rest.Config, opts topology.Options) (*controllers.Herald, error) {
-	if !f.nodeCondition && f.startupTaint == "" {
-		return nil, nil
+// addWriters adds the writers of the condition, the taint and Events that the flags ask for. A router has
+// no Node for Events.
+func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Config) error {
+	if f.nodeCondition || f.startupTaint != "" {
+		writer, err := nodestatus.NewWriter(config, r.Options.NodeName, f.nodeCondition, f.startupTaint)
+		if err != nil {
+			return err
+		}
+		r.NodeStatus = writer
 	}
-	return controllers.NewHerald(config, opts.NodeName, f.nodeCondition, f.startupTaint)
-}
-
-// tellEvents makes what tells them; a router has no Node to tell of.
-func (f *agentFlags) tellEvents(config *rest.Config, opts topology.Options) (*controllers.Events, error) {
-	if !f.events || opts.Router {
-		return nil, nil
+	if f.events && !r.Options.Router {
+		events, err := nodestatus.NewEvents(config, r.Options.NodeName)
+		if err != nil {
+			return err
+		}
+		r.Events = events
 	}
-	return controllers.NewEvents(config, opts.NodeName)
+	return nil
 }
 
 // serve opens the listeners at once, so that a taken port is an error at start.
-func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler) error {
+func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler, source *nodes.Source) error {
+	api := func() status.API { return controllers.APIStatus(source.Health()) }
 	handlers := map[string]*status.Server{
-		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: r.Nodes.API, Look: f.look, Page: web.NodePage},
+		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: api, Look: f.look, Page: web.NodePage},
 		f.metricsListen: {Metrics: metrics.Registry},
 	}
 	if f.metricsListen == f.listen {

@@ -27,8 +27,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/diagnosis"
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/fleet"
-	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/inspect"
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 

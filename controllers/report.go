@@ -1,0 +1,211 @@
+package controllers
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/plainroute/plainroute/pkg/idle"
+	"github.com/plainroute/plainroute/pkg/nodes"
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/ratelog"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// report publishes the outcome of a pass, and returns when the next one is due, 0: after the next change.
+func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
+	outcome := r.ledger.Record(entry{
+		nodesChanged: p.nodesChanged(), saw: p.saw, wanted: p.result.Desired, done: p.done, left: p.left,
+		complete: p.err == nil, held: r.held.state != nil,
+	})
+	changes := r.Metrics.applied(p.done, outcome)
+	r.flaps.repaired(outcome.repairs)
+	r.logChanges(log.FromContext(ctx), p.done.Without(r.flaps.isFlapping))
+	r.flaps.settle()
+	r.flaps.log(ctx)
+	p.result.Undone = outcome.left
+	wait := r.addProblems(p)
+	p.result.Pass = status.Pass{Number: r.Board.Last().Pass.Number + 1, Time: p.begin, Duration: time.Since(p.begin), Changes: changes}
+	p.result.Passes = status.Recent(r.Board.Last().Passes, p.result.Pass)
+	p.result.Ready = len(p.result.Blocking()) == 0
+	r.publish(log.FromContext(ctx), p, outcome)
+	r.Metrics.reported(p.result, blocks(p.err, r.Options))
+	if r.NodeStatus != nil {
+		r.NodeStatus.Update(p.result.Ready, p.view.Own)
+	}
+	if r.Events != nil {
+		r.Events.Update(p.result)
+	}
+	r.gc.AfterPass()
+	return idle.Soonest(r.retry(p), r.flaps.wait(), r.log.Wait(), formerPodsWait(p.result.Problems), wait)
+}
+
+// addProblems adds the Problems that Desired did not find, and returns when to look for them again, 0: after
+// the next change.
+func (r *NodeReconciler) addProblems(p *pass) time.Duration {
+	all := &p.result.Problems
+	if p.err != nil {
+		*all = append(*all, problemsOf(p.err, p.view.Nodes, r.Options)...)
+	}
+	*all = append(*all, r.flaps.problems(p.view.Nodes)...)
+	if r.NodeStatus != nil {
+		*all = append(*all, r.NodeStatus.Problems()...)
+	}
+	unread, wait := r.unread.problem(p.result, p.view.Own, r.ConfigPath)
+	*all = append(*all, unread...)
+	slices.SortFunc(*all, problem.Problem.Compare)
+	return wait
+}
+
+// publish publishes the result on the board, and logs what has changed.
+func (r *NodeReconciler) publish(logger logr.Logger, p *pass, by outcome) {
+	before := r.Board.Last()
+	was, is := map[problem.Problem]bool{}, setOf(p.result.Problems)
+	if before.Pass.Number > 0 {
+		was = setOf(before.Problems)
+	}
+	r.history.Note(before, p.result, touchedBy(p.done, by.repairs, was, is))
+	r.Board.Publish(p.result)
+	r.logProblems(logger, "Problem", is, was)
+	r.logProblems(logger, "Problem gone", was, is)
+	if p.result.Ready != before.Ready {
+		r.log.Info(logger, ratelog.Key{Kind: "readiness"}, "Readiness changed", "ready", p.result.Ready, "nodes", len(p.view.Nodes))
+	}
+	r.log.Flush(logger)
+}
+
+func setOf(problems []problem.Problem) map[problem.Problem]bool {
+	set := make(map[problem.Problem]bool, len(problems))
+	for _, p := range problems {
+		set[p] = true
+	}
+	return set
+}
+
+// hostOf returns the part of a report that describes this node.
+func (r *NodeReconciler) hostOf(all []*topology.Node, facts topology.Host, desired topology.State) status.Host {
+	h := status.Host{
+		Router: r.Options.Router, Encapsulation: "never",
+		Bridge: r.Options.Bridge, Ports: facts.Ports, Config: r.ConfigPath, ClusterCIDRs: r.Options.ClusterCIDRs,
+	}
+	if desired.CNI != nil {
+		h.MTU = desired.CNI.MTU
+	}
+	for _, name := range facts.ConfigsBefore {
+		if slices.Contains(r.Options.ConfigsBefore, name) {
+			h.ConfigsBefore = append(h.ConfigsBefore, name)
+		}
+	}
+	own := r.ownNode(all)
+	if own == nil || r.Options.Router {
+		return h
+	}
+	h.Addresses, h.Subnets = own.Addrs, own.PodCIDRs
+	isOwn := func(p netip.Prefix) bool { return slices.Contains(own.Addrs, p.Addr()) }
+	for _, link := range facts.Links {
+		if slices.ContainsFunc(link.Addrs, isOwn) {
+			h.Uplinks = append(h.Uplinks, status.Uplink{Name: link.Name, MTU: link.MTU})
+		}
+	}
+	return h
+}
+
+// touchedBy returns which peers a pass changed: by new routes, by repaired routes, and by Problems that
+// appeared or disappeared.
+func touchedBy(done plan.Changes, repairs []plan.Key, before, after map[problem.Problem]bool) status.Touched {
+	var t status.Touched
+	for _, route := range plan.Objects[plan.Route](done, plan.Add, plan.Replace) {
+		t.Route(route.Dst)
+	}
+	for _, k := range repairs {
+		if p, err := netip.ParsePrefix(k.Name); err == nil { // the name of a route to a peer
+			t.Repair(p)
+		}
+	}
+	touchNodes(&t, before, after)
+	touchNodes(&t, after, before)
+	return t
+}
+
+// touchNodes marks the Nodes that have a Problem in a and not in b.
+func touchNodes(t *status.Touched, a, b map[problem.Problem]bool) {
+	for p := range a {
+		if !b[p] {
+			t.Node(p.Node)
+		}
+	}
+}
+
+// APIStatus returns the part of a report that describes the connection to the API server.
+func APIStatus(h nodes.Health) status.API {
+	api := status.API{Synced: h.Synced, Heard: h.Heard}
+	if h.Err != nil {
+		api.Error = h.Err.Error()
+	}
+	return api
+}
+
+// maxRouteLines is how many changed routes, or Problems of a Reason, are logged one by one.
+const maxRouteLines = 20
+
+// logProblems logs the Problems that are in one set and not in the other. If a Reason has very many, as
+// when a link goes down, it logs their number and the first one.
+func (r *NodeReconciler) logProblems(logger logr.Logger, message string, in, notIn map[problem.Problem]bool) {
+	byReason := map[problem.Reason][]problem.Problem{}
+	for p := range in {
+		if !notIn[p] {
+			byReason[p.Reason] = append(byReason[p.Reason], p)
+		}
+	}
+	for reason, problems := range byReason {
+		slices.SortFunc(problems, problem.Problem.Compare)
+		if n := len(problems); n > maxRouteLines {
+			r.log.Info(logger, ratelog.Key{Kind: string(reason), Name: "many"}, message, "reason", reason, "count", n, "one", problems[0].String())
+			continue
+		}
+		for _, p := range problems {
+			r.log.Info(logger, ratelog.Key{Kind: string(reason), Name: "of " + p.Node}, message,
+				"node", p.Node, "reason", p.Reason, "detail", p.Message, "blocksReadiness", p.BlocksReady)
+		}
+	}
+}
+
+// logChanges logs the changes that were made; of very many routes it logs their number.
+func (r *NodeReconciler) logChanges(logger logr.Logger, c plan.Changes) {
+	if routes := c.Only(plan.KindRoute); len(routes) > maxRouteLines {
+		counts := map[plan.Op]int{}
+		for _, x := range routes {
+			counts[x.Op]++
+		}
+		r.log.Info(logger, ratelog.Key{Kind: "route", Name: "many"}, "Changed routes", "added", counts[plan.Add], "replaced", counts[plan.Replace], "deleted", counts[plan.Delete])
+		c = c.Except(plan.KindRoute)
+	}
+	for _, x := range c {
+		if _, sets := x.Object.(plan.Sets); !sets { // which follow the routes
+			key := x.Key()
+			r.log.Info(logger, ratelog.Key{Kind: string(key.Kind), Name: key.Name}, verb(x)+" "+string(key.Kind), key.Kind.Label(), x.Object.String())
+		}
+	}
+}
+
+// verb returns the past tense of what a change does.
+func verb(c plan.Change) string {
+	kind := c.Kind()
+	switch {
+	case c.Op == plan.Delete:
+		return "Deleted"
+	case kind == plan.KindTable, kind == plan.KindCNI:
+		return "Wrote"
+	case kind == plan.KindSysctl, kind == plan.KindDevice:
+		return "Set"
+	case c.Op == plan.Replace:
+		return "Replaced"
+	}
+	return "Added"
+}

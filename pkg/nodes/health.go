@@ -1,0 +1,83 @@
+package nodes
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Health is the state of the connection to the API server.
+type Health struct {
+	// Synced reports whether a full list has arrived since the start.
+	Synced bool
+	// Watching reports whether a watch is open.
+	Watching bool
+	// Err is why the last request failed, or nil.
+	Err error
+	// Heard is when the API server last sent anything; zero: never.
+	Heard time.Time
+}
+
+// Health returns the current state of the connection to the API server.
+func (s *Source) Health() Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health()
+}
+
+func (s *Source) health() Health {
+	h := Health{Synced: s.synced, Watching: s.watches.Load() > 0, Err: s.lastErr}
+	if at := s.heard.Load(); at != 0 {
+		h.Heard = time.Unix(0, at).UTC()
+	}
+	return h
+}
+
+// recordContact records that the API server has sent something: an answer, an event, or a
+// bookmark, which a quiet watch brings about once a minute (defaultBookmarkFrequency of
+// k8s.io/apiserver/pkg/storage/cacher).
+func (s *Source) recordContact() { s.heard.Store(time.Now().UnixNano()) }
+
+// recordError records the outcome of a request. Before the first list, notify is called for
+// an error of another cause; later the last list still holds.
+func (s *Source) recordError(err error) {
+	if err == nil {
+		s.recordContact()
+	}
+	err = StableError(err)
+	s.mu.Lock()
+	news := !s.synced && err != nil && !sameCause(err, s.lastErr)
+	if s.synced || news {
+		s.lastErr = err
+	}
+	s.mu.Unlock()
+	if news {
+		s.notify()
+	}
+}
+
+// sameCause reports whether two errors have one cause: a user who may not watch may not list
+// either, and the reflector tries both in turn.
+func sameCause(a, b error) bool {
+	reason := apierrors.ReasonForError(a)
+	return fmt.Sprint(a) == fmt.Sprint(b) || reason != metav1.StatusReasonUnknown && reason == apierrors.ReasonForError(b)
+}
+
+// StableError removes from the error of a request what differs at each attempt, the random
+// parameters of a URL and the local port, so that one cause is one Problem.
+func StableError(err error) error {
+	var op *net.OpError
+	var request *url.Error
+	switch {
+	case errors.As(err, &op):
+		return fmt.Errorf("%s %s %v: %w", op.Op, op.Net, op.Addr, op.Err)
+	case errors.As(err, &request):
+		return request.Err
+	}
+	return err
+}

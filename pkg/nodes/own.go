@@ -1,0 +1,107 @@
+package nodes
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// OwnState is the part of this node's own Node that leads to no routes: whether the cluster
+// regards its network as available. It is not read of other Nodes.
+type OwnState struct {
+	UID types.UID
+	// NetworkUnavailable is the status of that condition, and Reason its reason; both are
+	// empty if the Node lacks the condition.
+	NetworkUnavailable corev1.ConditionStatus
+	Reason             string
+	// NoNetwork reports whether the kubelet reports NetworkPluginNotReady.
+	NoNetwork bool
+	// Taints are all taints of the Node, in their order.
+	Taints []Taint
+}
+
+// Taint is a taint without its value.
+type Taint struct {
+	Key    string
+	Effect corev1.TaintEffect
+}
+
+// Equal reports whether both are nil, or equal.
+func (s *OwnState) Equal(o *OwnState) bool {
+	if s == nil || o == nil {
+		return s == o
+	}
+	return s.UID == o.UID && s.NetworkUnavailable == o.NetworkUnavailable && s.Reason == o.Reason &&
+		s.NoNetwork == o.NoNetwork && slices.Equal(s.Taints, o.Taints)
+}
+
+// OwnStateFrom returns the OwnState of a Node.
+func OwnStateFrom(n *corev1.Node) *OwnState {
+	s := &OwnState{UID: n.UID}
+	for _, c := range n.Status.Conditions {
+		switch c.Type {
+		case corev1.NodeNetworkUnavailable:
+			s.NetworkUnavailable, s.Reason = c.Status, c.Reason
+		case corev1.NodeReady:
+			s.NoNetwork = isNetworkNotReady(c)
+		}
+	}
+	for _, t := range n.Spec.Taints {
+		s.Taints = append(s.Taints, Taint{t.Key, t.Effect})
+	}
+	return s
+}
+
+// NetworkPluginNotReady is the reason in the CRI's condition NetworkReady while a container
+// runtime has loaded no CNI config (networkNotReadyReason of containerd; CRI-O uses the
+// same). The kubelet copies it into the message of the Node's condition Ready.
+const NetworkPluginNotReady = "NetworkPluginNotReady"
+
+// isNetworkNotReady reports whether the condition Ready is False because the container runtime
+// has no pod network. The status Unknown comes from the node lifecycle controller, not from
+// the kubelet.
+func isNetworkNotReady(c corev1.NodeCondition) bool {
+	return c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:"+NetworkPluginNotReady)
+}
+
+// readTaint reads message Taint of k8s.io/api/core/v1/generated.proto.
+func readTaint(b []byte, s *corev1.NodeSpec) error {
+	var t corev1.Taint
+	err := eachField(b, func(number protowire.Number, value []byte) error {
+		switch number {
+		case 1:
+			t.Key = string(value)
+		case 3:
+			t.Effect = corev1.TaintEffect(value)
+		}
+		return nil
+	})
+	s.Taints = append(s.Taints, t)
+	return err
+}
+
+// readCondition reads message NodeCondition of k8s.io/api/core/v1/generated.proto, and keeps
+// the conditions that OwnStateFrom looks at.
+func readCondition(b []byte, s *corev1.NodeStatus) error {
+	var c corev1.NodeCondition
+	err := eachField(b, func(number protowire.Number, value []byte) error {
+		switch number {
+		case 1:
+			c.Type = corev1.NodeConditionType(value)
+		case 2:
+			c.Status = corev1.ConditionStatus(value)
+		case 5:
+			c.Reason = string(value)
+		case 6:
+			c.Message = string(value)
+		}
+		return nil
+	})
+	if c.Type == corev1.NodeNetworkUnavailable || c.Type == corev1.NodeReady {
+		s.Conditions = append(s.Conditions, c)
+	}
+	return err
+}

@@ -1,0 +1,198 @@
+// Package nodes keeps the Nodes of the API server in memory, as far as they matter to routes.
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Source lists and watches Nodes with client-go's reflector and a store of its own. The
+// informer of controller-runtime's cache backs off for up to a minute, and fails if the
+// API server is away for two.
+type Source struct {
+	// Own names the Node whose OwnState is kept; empty: none. Set it before Run.
+	Own string
+
+	client rest.Interface
+	ignore labels.Selector
+	notify func()
+	ask    chan struct{} // wakes the goroutine that confirms
+
+	heard   atomic.Int64 // when the API server last sent anything, in nanoseconds
+	watches atomic.Int32 // open ones
+
+	mu        sync.Mutex
+	nodes     []*topology.Node // elements are replaced, never changed: views share them
+	index     map[string]int
+	bare      map[string]string // resource versions of Nodes without pod subnets
+	synced    bool
+	lastErr   error
+	pending   time.Time // arrival of the oldest change that no View has returned
+	listing   bool      // the list under way comes from the server's cache
+	cached    bool      // the last list did, and no quorum read has confirmed it
+	lists     int       // number of full lists so far
+	confirmed time.Time // begin of the last quorum read that agreed
+	doubt     error     // why the last quorum read did not
+	doubted   time.Time // the time after which a confirmation must begin
+	own       *OwnState // of the Node named Own; nil: there is none
+}
+
+// New returns a Source that reads through config. Nodes that ignore selects are left out; a
+// nil selector selects none.
+func New(config *rest.Config, ignore labels.Selector) (*Source, error) {
+	client, err := NewClient(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for Nodes: %w", err)
+	}
+	if ignore == nil {
+		ignore = labels.Nothing()
+	}
+	return &Source{
+		client: client, ignore: ignore, ask: make(chan struct{}, 1),
+		index: map[string]int{}, bare: map[string]string{},
+	}, nil
+}
+
+// View is a snapshot of the Nodes.
+type View struct {
+	Health
+	// Nodes must not be changed.
+	Nodes []*topology.Node
+	// Since is when the oldest change arrived that the previous View lacks; zero: nothing
+	// changed.
+	Since time.Time
+	// Cached reports whether the Nodes were listed from the server's cache, which may be of
+	// any age, and no quorum read has confirmed them since.
+	Cached bool
+	// Confirmed is when the last quorum read that agreed began; Doubt is why the last quorum
+	// read did not agree.
+	Confirmed time.Time
+	Doubt     error
+	// Own is the state of the Node named Source.Own; nil: there is none.
+	Own *OwnState
+}
+
+// View returns the current Nodes. The next View's Since counts from here.
+func (s *Source) View() View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := View{
+		Health: s.health(), Nodes: slices.Clone(s.nodes), Since: s.pending,
+		Cached: s.cached, Confirmed: s.confirmed, Doubt: s.doubt, Own: s.own,
+	}
+	s.pending = time.Time{}
+	return v
+}
+
+// Run keeps the view up to date until ctx ends, and calls notify after each change that
+// matters: a heartbeat does not. Without an API server it keeps trying.
+func (s *Source) Run(ctx context.Context, notify func()) {
+	s.notify = notify
+	go s.confirmations(ctx)
+	scaled := scaledClock{source: s}
+	backoff := newBackoff()
+	reflector := cache.NewReflectorWithOptions(s.listerWatcher(), &wireNode{}, s, cache.ReflectorOptions{
+		Name: "nodes", TypeDescription: "Node", Clock: scaled, Backoff: &backoff,
+	})
+	delay := backoff.DelayWithReset(scaled, time.Minute)
+	for ctx.Err() == nil {
+		_ = reflector.ListAndWatchWithContext(ctx) // listerWatcher records the error
+		select {
+		case <-scaled.After(delay()):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// newBackoff spreads the retries of agents that lost their API server together: jitter makes
+// a wait up to twice as long.
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 200 * time.Millisecond, Cap: maxBackoff / 2, Steps: 20, Factor: 2, Jitter: 1}
+}
+
+const (
+	// maxBackoff is the longest wait between attempts in a small cluster.
+	maxBackoff = 2500 * time.Millisecond
+	// From fewNodes to manyNodes the waits grow by maxScale, to 30 s: so many agents that
+	// list so many Nodes at once would move hundreds of gigabytes.
+	fewNodes  = 1000
+	manyNodes = 5000
+	maxScale  = 12
+)
+
+// scaledClock stretches the reflector's waits with the size of the cluster: the backoff of a
+// running reflector can't be changed, its clock can.
+type scaledClock struct {
+	clock.RealClock
+	source *Source
+}
+
+// After is what the reflector waits with.
+func (c scaledClock) After(d time.Duration) <-chan time.Time {
+	return time.After(c.stretch(d))
+}
+
+func (c scaledClock) stretch(d time.Duration) time.Duration {
+	c.source.mu.Lock()
+	n := min(max(len(c.source.nodes), fewNodes), manyNodes) - fewNodes
+	c.source.mu.Unlock()
+	return d + d*time.Duration((maxScale-1)*n)/(manyNodes-fewNodes)
+}
+
+// listerWatcher records the errors that the reflector only retries.
+func (s *Source) listerWatcher() cache.ListerWatcher {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			s.began(opts)
+			list := &wireNodeList{own: s.Own}
+			err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Into(list)
+			s.recordError(err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+			opts.Watch = true
+			s.began(opts)
+			body, err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Stream(ctx)
+			s.recordError(err)
+			if err != nil {
+				return nil, err
+			}
+			reporter := apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "ClientWatchDecoding")
+			stream := newWireStream(body)
+			stream.own, stream.onEvent = s.Own, s.recordContact
+			s.watches.Add(1)
+			stream.onClose = func() { s.watches.Add(-1) }
+			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
+		},
+	}
+}
+
+// began records where the next list comes from, by the first of its pages. Only version "0"
+// lets the server answer with something older than a view has shown (the Kubernetes API
+// concepts, semantics for get and list); a streamed list is as fresh as a quorum read
+// (KEP-3157).
+func (s *Source) began(opts metav1.ListOptions) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if opts.Continue == "" {
+		s.listing = opts.ResourceVersion == "0"
+	}
+}

@@ -1,0 +1,79 @@
+package nodestatus
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/plainroute/plainroute/pkg/nodes"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// A nodePatch is one change to this node's own Node.
+type nodePatch struct {
+	name     string // a gerund and its object
+	refused  string // what to do if the API server refuses the patch
+	reverted string // what is wrong if another writer keeps reverting it
+
+	// needed reports whether the Node lacks the change.
+	needed func(*nodes.OwnState) bool
+	// patch returns a patch that changes nothing else, and fails if the Node was deleted and
+	// created again.
+	patch func(*nodes.OwnState) (kind types.PatchType, change any, subresource string)
+}
+
+// networkAvailable sets the condition NetworkUnavailable to False. While it is True, the node
+// lifecycle controller keeps a taint on the Node (nodeConditionToTaintKeyStatusMap of
+// k8s.io/kubernetes/pkg/controller/nodelifecycle). A False of another writer is as good. The
+// patch merges by the condition's type, so that it keeps all other conditions.
+func networkAvailable() nodePatch {
+	return nodePatch{
+		name:     "setting the condition NetworkUnavailable=False of our Node",
+		refused:  "let the agent patch nodes/status of its own Node, or leave out --node-condition",
+		reverted: "somebody sets it back again and again; is a cloud's route controller on (--configure-cloud-routes)?",
+		needed:   func(s *nodes.OwnState) bool { return s.NetworkUnavailable != corev1.ConditionFalse },
+		patch: func(s *nodes.OwnState) (types.PatchType, any, string) {
+			now := metav1.Now()
+			return types.StrategicMergePatchType, map[string]any{
+				"metadata": map[string]any{"uid": s.UID},
+				"status": map[string]any{"conditions": []corev1.NodeCondition{{
+					Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse,
+					Reason: topology.ConditionReason, Message: "plainroute serves this node's pods",
+					LastHeartbeatTime: now, LastTransitionTime: now,
+				}}},
+			}, "status"
+		},
+	}
+}
+
+// startupTaint removes the taint that Nodes are registered with to keep pods away until the
+// network is there. The patch removes each taint of the key, the last one first, and tests that
+// it is still at its index: taints are one list, which others change too.
+func startupTaint(key string) nodePatch {
+	type op struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		Value any    `json:"value,omitempty"`
+	}
+	return nodePatch{
+		name:     "removing the taint " + key + " from our Node",
+		refused:  "let the agent patch its own Node, or leave out --startup-taint",
+		reverted: "somebody adds it again and again",
+		needed: func(s *nodes.OwnState) bool {
+			return slices.ContainsFunc(s.Taints, func(t nodes.Taint) bool { return t.Key == key })
+		},
+		patch: func(s *nodes.OwnState) (types.PatchType, any, string) {
+			ops := []op{{"test", "/metadata/uid", s.UID}}
+			for i, t := range slices.Backward(s.Taints) {
+				if t.Key == key {
+					at := fmt.Sprintf("/spec/taints/%d", i)
+					ops = append(ops, op{"test", at + "/key", key}, op{"test", at + "/effect", t.Effect}, op{"remove", at, nil})
+				}
+			}
+			return types.JSONPatchType, ops, ""
+		},
+	}
+}
