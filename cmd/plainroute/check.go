@@ -47,8 +47,8 @@ Ctrl-C too.
 Of more than --nodes nodes as many are drawn. A node that can't take part is named
 with the reason, and the others are tested.
 
-Exit codes: 0 all arrived; 1 something did not, a node could not take part, or the
-test could not be made; 2 wrong flags or arguments.`,
+Exit codes: 0 all packets arrived; 1 some did not, or a node could not take part;
+2 wrong flags or arguments; 4 the test could not be made.`,
 		Example: `  # The cluster of the current context
   plainroute check
 
@@ -57,8 +57,9 @@ test could not be made; 2 wrong flags or arguments.`,
 
   # What a run left that was killed
   plainroute check --remove`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		Annotations: map[string]string{readOnly: ""},
+		Args:        noArgs,
+		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	f.workstationFlags.register(fs)

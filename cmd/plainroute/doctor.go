@@ -47,8 +47,9 @@ run it so that it can. --root is the folder of the host's files.
 With --cluster it runs in the agents' pods of all nodes, from any workstation whose
 kubeconfig may create pods/exec there, and tells once what nodes share.
 
-Exit codes: 0 no check failed (warnings there may be); 1 a check failed, or with
---cluster a node could not be examined; 2 wrong flags or arguments.`,
+Exit codes: 0 no check found an error (there may be warnings); 1 a check did, or
+with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
+--cluster, the API server can't be asked.`,
 		Example: `  # In the agent's pod
   kubectl exec -n plainroute-system ds/plainroute -- /plainroute doctor
 
@@ -63,8 +64,9 @@ Exit codes: 0 no check failed (warnings there may be); 1 a check failed, or with
 
   # All nodes, all that was found of each
   plainroute doctor --cluster -o json`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		Annotations: map[string]string{readOnly: ""},
+		Args:        noArgs,
+		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)

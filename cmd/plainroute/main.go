@@ -22,20 +22,24 @@ var (
 	revision = "unknown"
 )
 
-// Exit codes that scripts may rely on.
+// Exit codes that scripts may rely on (docs/api.md); 0 is success, or that nothing is wrong.
 const (
-	exitFailure = 1
-	exitUsage   = 2
-	exitRefused = 3
+	exitFailure    = 1 // problems were found, or the command failed and can be repeated
+	exitUsage      = 2 // wrong flags or arguments
+	exitRefused    = 3 // nothing was changed, because it would be unsafe
+	exitUnanswered = 4 // a command that only reads could not read what it needs
 )
+
+// readOnly annotates the commands that only read: their errors end with exitUnanswered.
+const readOnly = "read-only"
 
 // usageError is a mistake in flags or arguments.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// errShown ends a command with exitFailure that has shown what is wrong.
-var errShown = errors.New("something is wrong, as shown")
+// errShown ends a command with exitFailure after it has printed the problems.
+var errShown = errors.New("problems were found, as shown")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -43,24 +47,35 @@ func main() {
 	if isPlugin(os.Args[0]) {
 		asPlugin(root)
 	}
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	stop()
 	if err == nil {
 		return
 	}
-	if errors.Is(err, errShown) {
-		os.Exit(exitFailure)
+	code := exitCode(cmd, err)
+	if !errors.Is(err, errShown) {
+		fmt.Fprintln(os.Stderr, "plainroute:", printable(err))
 	}
-	fmt.Fprintln(os.Stderr, "plainroute:", printable(err))
-	var usage usageError
-	if errors.As(err, &usage) {
+	if code == exitUsage {
 		fmt.Fprintf(os.Stderr, "Run '%s --help' for usage.\n", root.DisplayName())
-		os.Exit(exitUsage)
 	}
-	if errors.Is(err, cleanup.ErrRefused) {
-		os.Exit(exitRefused)
+	os.Exit(code)
+}
+
+// exitCode returns the exit code of a command that ended with an error.
+func exitCode(cmd *cobra.Command, err error) int {
+	_, reads := cmd.Annotations[readOnly]
+	switch {
+	case errors.Is(err, errShown):
+		return exitFailure
+	case errors.As(err, new(usageError)):
+		return exitUsage
+	case errors.Is(err, cleanup.ErrRefused):
+		return exitRefused
+	case reads:
+		return exitUnanswered
 	}
-	os.Exit(exitFailure)
+	return exitFailure
 }
 
 // printable is an error's text in which nothing steers a terminal: a Node's name, a file's text and what a server answers may
@@ -85,8 +100,10 @@ no encapsulation, no datapath of its own. On each node an agent watches the
 Nodes, programs a route to every other node's pod subnet, and writes the CNI
 config with which the stock bridge plugin attaches pods.
 
-Exit codes: 0 success, 1 failure, 2 wrong flags or arguments,
-3 refused (cleanup).`,
+Exit codes: 0 success, or nothing is wrong; 1 problems found, or failure;
+2 wrong flags or arguments; 3 refused, nothing was changed (cleanup, uninstall);
+4 the API server, an agent, the kernel or a file can't be read (status, doctor,
+check, plan).`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

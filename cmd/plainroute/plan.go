@@ -24,6 +24,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -57,8 +58,9 @@ plan takes it that all Nodes are on one link, --link, with an MTU of 1500.`,
 
   # From the cluster, as JSON
   plainroute plan --kubeconfig ~/.kube/config -o json`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		Annotations: map[string]string{readOnly: ""},
+		Args:        noArgs,
+		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	f.register(fs)
@@ -72,11 +74,12 @@ plan takes it that all Nodes are on one link, --link, with an MTU of 1500.`,
 	return cmd
 }
 
-// nodePlan is what one node would be like.
+// nodePlan is the desired State of one node.
 type nodePlan struct {
-	Node     string            `json:"node"`
-	State    topology.State    `json:"state"`
-	Problems []problem.Problem `json:"problems"`
+	metav1.TypeMeta `json:",inline"`
+	Node            string            `json:"node"`
+	State           topology.State    `json:"state"`
+	Problems        []problem.Problem `json:"problems"`
 }
 
 func (f *planFlags) run(cmd *cobra.Command) error {
@@ -237,7 +240,7 @@ func (f *planFlags) plans(opts topology.Options, nodes []*topology.Node) ([]node
 		}
 		opts.NodeName = n.Name
 		state, problems := topology.Desired(opts, host, nodes, freshState(f.bridge, host))
-		plans = append(plans, nodePlan{n.Name, state, append([]problem.Problem{}, problems...)})
+		plans = append(plans, nodePlan{status.TypeMeta("NodePlan"), n.Name, state, problem.Complete(problems)})
 	}
 	if len(plans) == 0 {
 		return nil, fmt.Errorf("there is no Node %q in the input", f.node)

@@ -52,9 +52,10 @@ its Node claims can't be; failed: the kernel refused the route.
 
 With --cluster it asks all agents, from any workstation with a kubeconfig.
 
-Exit codes: 0 all is well; 1 something is wrong with this node or a peer (with
---cluster: with any node), or there is no answer; 2 wrong flags or arguments.
-With --watch, as of the last look.`,
+Exit codes: 0 nothing is wrong; 1 this node or a peer has a problem (with
+--cluster: any node), or no agent answers; 2 wrong flags or arguments; 4 the
+state of the node or the API server can't be read. With --watch, as of the last
+report.`,
 		Example: `  # On a node, or in the agent's pod
   plainroute status
   kubectl exec -n plainroute-system ds/plainroute -- /plainroute status
@@ -73,8 +74,9 @@ With --watch, as of the last look.`,
 
   # The Nodes that this one has no good route to
   plainroute status --problems -o name`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		Annotations: map[string]string{readOnly: ""},
+		Args:        noArgs,
+		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)

@@ -71,6 +71,15 @@ func (p Problem) Complete() Problem {
 	return p
 }
 
+// Complete returns Problems with Severity and Remediation; never nil.
+func Complete(problems []Problem) []Problem {
+	list := make([]Problem, len(problems))
+	for i, p := range problems {
+		list[i] = p.Complete()
+	}
+	return list
+}
+
 func (p Problem) String() string {
 	if p.Node == "" {
 		return fmt.Sprintf("%s: %s", p.Reason, p.Message)

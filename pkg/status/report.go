@@ -189,31 +189,22 @@ func (r *Result) Blocking() []problem.Problem {
 func (r *Result) Report() Report {
 	return Report{
 		TypeMeta: TypeMeta("NodeReport"), Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
-		Problems: nonNil(completed(r.Problems)), Peers: nonNil(r.peers()), State: r.Desired,
+		Problems: problem.Complete(r.Problems), Peers: nonNil(r.peers()), State: r.Desired,
 		Drift: Drift{Differences: []problem.Problem{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
 	}
-}
-
-// completed returns Problems with severity and remediation.
-func completed(problems []problem.Problem) []problem.Problem {
-	list := slices.Clone(problems)
-	for i := range list {
-		list[i] = list[i].Complete()
-	}
-	return list
 }
 
 // All returns all that is wrong with the node: its Problems, why the API server or the kernel can't be read, and the
 // differences.
 func (r *Report) All() []problem.Problem {
-	list := completed(r.Problems)
+	list := problem.Complete(r.Problems)
 	if r.API.Error != "" {
 		list = append(list, problem.New(problem.APIUnavailable, problem.Subject{}, "can't ask the API server: %s", r.API.Error))
 	}
 	if r.Drift.Error != "" {
 		list = append(list, problem.New(problem.KernelFailed, problem.Subject{}, "can't compare with the kernel: %s", r.Drift.Error))
 	}
-	return append(list, completed(r.Drift.Differences)...)
+	return append(list, problem.Complete(r.Drift.Differences)...)
 }
 
 // lists makes empty lists of none.
