@@ -14,7 +14,7 @@ import (
 // (TestBackoffIsBounded), and time for a machine under load.
 const comeBack = 10 * time.Second
 
-// Without an API server the agent waits and says why, as long as it takes.
+// Without an API server the agent waits as long as it takes, and reports why.
 func TestAPIServerComesLate(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))

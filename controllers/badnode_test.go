@@ -25,11 +25,11 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-var update = flag.Bool("update", false, "write what is got into testdata as what is wanted")
+var update = flag.Bool("update", false, "write the results into testdata")
 
 // Each case of testdata/badnodes is a Node that no route should be made of, or
-// one that looks odd and is fine. Whatever it is, it harms nobody else, and the
-// reason stands in the Board, in the metric and once in the log.
+// one that looks odd and is fine. None of them affects another Node, and the Reason
+// is on the Board, in the metric and once in the log.
 func TestBadNodes(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
@@ -97,10 +97,10 @@ func (c *badNodeCase) try(node *corev1.Node) string {
 	}
 	defer c.leave(node.Name)
 	c.eventually(func() error { return c.passed(made.UID) })
-	c.onePassMore() // the one before has told everyone by then, and this one tells nothing new
+	c.onePassMore() // the one before has reported everything by then, and this one reports nothing new
 	c.harmless(node.Name)
 	problems := c.problems(node.Name)
-	c.told(problems, c.log.with()[logged:])
+	c.reported(problems, c.log.with()[logged:])
 	var got bytes.Buffer
 	for _, p := range problems {
 		fmt.Fprintln(&got, p)
@@ -156,8 +156,8 @@ func (c *badNodeCase) harmless(name string) {
 	}
 }
 
-// told checks that metric and log tell of the problems, and the log once.
-func (c *badNodeCase) told(problems []problem.Problem, log []string) {
+// reported checks that the metric and the log have the problems, the log once.
+func (c *badNodeCase) reported(problems []problem.Problem, log []string) {
 	c.t.Helper()
 	reasons := map[problem.Reason]int{}
 	for _, p := range problems {
@@ -170,7 +170,7 @@ func (c *badNodeCase) told(problems []problem.Problem, log []string) {
 			}
 		}
 		if lines != 1 {
-			c.t.Errorf("%s is told in %d lines of the log, want 1: %q", p, lines, log)
+			c.t.Errorf("%s has %d lines in the log, want 1: %q", p, lines, log)
 		}
 	}
 	for reason, n := range reasons {

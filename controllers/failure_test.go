@@ -23,8 +23,8 @@ import (
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
-// A route that the kernel refuses is that peer's affair: readiness speaks of our
-// own node only, or one bad peer would stall every rollout.
+// A route that the kernel refuses is a Problem of its peer and does not block readiness: one bad
+// peer must not stall every rollout.
 func TestRefusedRouteDoesNotBlock(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2), peer(3), peer(4))
@@ -53,8 +53,8 @@ func TestRefusedRouteDoesNotBlock(t *testing.T) {
 	a.eventually(a.noProblems)
 }
 
-// While the kernel refuses one route for ever, another one that it refuses once is tried again at once: the waits of
-// the first are its own.
+// While the kernel always refuses one route, another one that it refuses once is retried at once:
+// each route has a backoff of its own.
 func TestRefusedRouteDelaysNoOther(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2), peer(3))
@@ -80,7 +80,7 @@ func TestRefusedRouteDelaysNoOther(t *testing.T) {
 		return nil
 	})
 	before := a.passes()
-	a.eventually(func() error { // by itself: nobody has news
+	a.eventually(func() error { // by itself, without a notification
 		if n := a.passes() - before; n < 4 {
 			return fmt.Errorf("%d passes", n)
 		}
@@ -135,8 +135,8 @@ func TestFailedTableStopsNothing(t *testing.T) {
 	}
 }
 
-// Without CAP_NET_ADMIN nothing at all can be made: that is our own fault, and
-// is said once, however many peers there are.
+// Without CAP_NET_ADMIN no change can be made. That blocks readiness, and is reported once, however
+// many peers there are.
 func TestNoPermissionBlocks(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2), peer(3))
@@ -159,7 +159,7 @@ func TestNoPermissionBlocks(t *testing.T) {
 	a.eventually(a.noProblems)
 }
 
-// EPERM for a single route says the same as for all.
+// EPERM for a single route leads to the same Problem as for all.
 func TestNoPermissionForARouteBlocks(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))
@@ -250,8 +250,8 @@ func TestHealthyTellsAStuckPass(t *testing.T) {
 	}
 }
 
-// A kernel that can't be watched any more ends the agent: what it knows can't be
-// trusted, and the next one looks at everything.
+// The agent ends when the kernel can't be watched any more: its view can't be trusted, and the next
+// agent reads everything.
 func TestWatchFailureEndsTheAgent(t *testing.T) {
 	a := startAgent(t, agentOptions{config: apiserver.NewFake(t, node1(), peer(2)).Config})
 	a.eventually(a.ready)
@@ -292,8 +292,8 @@ func TestHealthzIsNotReadyz(t *testing.T) {
 	}
 }
 
-// refuse makes the host refuse routes to a subnet, allow ends that and says so
-// to nobody: the agent has to try again by itself.
+// refuse makes the host refuse routes to a subnet. allow ends that without a notification: the
+// agent has to retry by itself.
 func (h *memoryHost) refuse(subnet string, err error) {
 	h.with(func() { h.refusedRoutes[netip.MustParsePrefix(subnet)] = err })
 }

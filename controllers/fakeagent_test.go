@@ -110,7 +110,7 @@ func expired() *metav1.Status {
 	return &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone}
 }
 
-// Before the first list the report says why there is none.
+// Before the first list the report has the reason why there is none.
 func TestNoListYet(t *testing.T) {
 	for name, stream := range map[string]bool{"stream": true, "list": false} {
 		t.Run(name, func(t *testing.T) {

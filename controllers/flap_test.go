@@ -77,7 +77,7 @@ func TestFlapIsReported(t *testing.T) {
 		t.Errorf("two routes taken %d times in %s were put back %v times, want %d to %d", taken, took, repairs, 2*immediateRepairs, most)
 	}
 	a.eventually(func() error {
-		take() // again, for they may just have been due
+		take() // again, because a repair may just have been due
 		return errors.Join(
 			a.metricIs(2, "plainroute_drift", map[string]string{"kind": "route"})(),
 			a.metricIs(2, "plainroute_peers", map[string]string{"state": "missing"})(),

@@ -9,7 +9,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Whatever somebody takes away or changes is put right at the kernel's word.
+// An object that another process removes or changes is repaired after the kernel's notification.
 func TestHostIsHealed(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2), peer(3))
@@ -46,7 +46,7 @@ func TestHostIsHealed(t *testing.T) {
 	a.eventually(a.ready)
 }
 
-// A foreign route that the kernel prefers is told, and left where it is.
+// A foreign route that the kernel prefers is reported, and kept.
 func TestForeignRouteIsLeftAlone(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))

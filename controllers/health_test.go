@@ -29,8 +29,8 @@ func (c *passClock) running() bool {
 	return !c.start.IsZero()
 }
 
-// A kernel that does not answer is what a restart might cure: healthz tells it once it
-// has lasted for a minute, and no more when the pass has ended.
+// A restart might help while the kernel does not answer: healthz fails once a pass has taken a
+// minute, and is well again when the pass has ended.
 func TestHealthzFailsWhenStuck(t *testing.T) {
 	api := apiserver.NewFake(t, node1())
 	a := startAgent(t, agentOptions{config: api.Config})
@@ -64,7 +64,7 @@ func TestHealthzFailsWhenStuck(t *testing.T) {
 	a.eventually(a.hasRoutes(peerRoute(2)))
 }
 
-// Whatever else is wrong, a restart would cure nothing.
+// Any other problem leaves healthz at 200, because a restart would not help.
 func TestHealthzBearsAllElse(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))
@@ -98,7 +98,8 @@ type partError struct {
 
 func (e partError) FailedKey() plan.Key { return e.key }
 
-// Which part of this node can't be made is told apart, and what pods don't need keeps no node from being ready.
+// Each part of this node that fails has a Reason of its own, and a part that pods don't need does
+// not block readiness.
 func TestFailedPartsHaveReasons(t *testing.T) {
 	masquerades, routesOnly := topology.Options{Masquerade: true}, topology.Options{}
 	limit := plan.Key{Kind: plan.KindSysctl, Name: topology.NeighSysctl(4, 1)}

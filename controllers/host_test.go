@@ -17,9 +17,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// memoryHost is a Dataplane that behaves: it holds a host and what of ours is
-// on it, makes Changes in their order, and writes down each in a journal. It can
-// be told to refuse things, as kernels and file systems do.
+// memoryHost is a Dataplane that behaves: it has a host with our objects, makes Changes in their
+// order, and records each in a journal. Tests can make it refuse changes, as kernels and file
+// systems do.
 type memoryHost struct {
 	mu       sync.Mutex
 	facts    topology.Host
@@ -87,7 +87,7 @@ func (h *memoryHost) Facts(_ context.Context, concerns []netip.Prefix) (topology
 	return facts, h.refusedFacts
 }
 
-// Observe tells what of ours is there.
+// Observe returns our objects.
 func (h *memoryHost) Observe(context.Context) (topology.State, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -283,14 +283,14 @@ func (h *memoryHost) note(format string, args ...any) {
 	h.journal = append(h.journal, fmt.Sprintf(format, args...))
 }
 
-// with gives f the host to look at, or to change as somebody else would.
+// with calls f with the lock held, to read the host or to change it as another process does.
 func (h *memoryHost) with(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f()
 }
 
-// disturb changes the host behind the agent's back, as the kernel then tells.
+// disturb changes the host as another process does, with the kernel's notification.
 func (h *memoryHost) disturb(f func()) {
 	<-h.watched
 	h.with(f)

@@ -70,7 +70,7 @@ type attack struct {
 	name    string
 	old     bool
 	do      func(k kubelet) error
-	refused string         // what the API server says; empty: it lets it through
+	refused string         // the API server's error; empty: it accepts the request
 	route   string         // what comes of it for evil's own subnet
 	problem problem.Reason // of the Node evil
 }
@@ -104,8 +104,7 @@ var attacks = []attack{
 	}, {
 		name: "registers with another Node's subnet and address",
 		do:   func(k kubelet) error { return k.register("10.244.2.0/24", "192.168.1.12") },
-		// Which of two that are alike to the last is told apart by age and name only;
-		// the route is the same.
+		// Two equal Nodes differ by age and name only; the route is the same.
 	}, {
 		name:    "registers with our own subnet and address",
 		do:      func(k kubelet) error { return k.register("10.244.1.0/24", "192.168.1.11") },
@@ -216,7 +215,7 @@ var attacks = []attack{
 }
 
 // TestCompromisedKubelet tries what a kubelet's credentials allow on a real API
-// server: whatever comes through, nobody else's route moves.
+// server: no request changes the route to another Node.
 func TestCompromisedKubelet(t *testing.T) {
 	api := useNodes(t)
 	api.Add(newNode("evil"))

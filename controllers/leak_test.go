@@ -7,8 +7,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// An agent that ends leaves no goroutine behind, whatever it was in the midst of,
-// but for the connections that client-go keeps for all clients of a process.
+// An agent that ends leaves no goroutine behind, whatever it was doing, except those of connections
+// that client-go keeps for all clients of a process.
 func TestAgentLeavesNoGoroutine(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))

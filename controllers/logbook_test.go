@@ -40,8 +40,8 @@ func (b *logBook) with(words ...string) []string {
 // book is the one that is being written.
 var book atomic.Pointer[logBook]
 
-// currentBook sends what all libraries log to book, for their loggers can't be
-// changed while they run.
+// currentBook writes the log of all libraries to book, because their loggers can't be changed while
+// they run.
 type currentBook struct{ slog.Handler }
 
 func (h currentBook) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
@@ -54,7 +54,7 @@ func (h currentBook) Handle(ctx context.Context, r slog.Record) error {
 	return slog.NewTextHandler(b, nil).Handle(ctx, r)
 }
 
-// WithAttrs leaves out what controller-runtime says of itself with each line.
+// WithAttrs drops the values that controller-runtime adds to each line.
 func (h currentBook) WithAttrs([]slog.Attr) slog.Handler { return h }
 
 func (h currentBook) WithGroup(string) slog.Handler { return h }

@@ -31,7 +31,7 @@ func TestNodesBecomeRoutes(t *testing.T) {
 	a.eventually(a.ready)
 }
 
-// What a kubelet says every few minutes must cost nothing.
+// A heartbeat, which each kubelet sends every few minutes, leads to no pass.
 func TestHeartbeatTriggersNoPass(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))

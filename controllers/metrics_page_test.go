@@ -21,14 +21,13 @@ import (
 // anyValue stands for values that can't be listed.
 const anyValue = "…"
 
-// A sheet is what is said of a metric: its type, and the values of its labels.
+// A sheet describes a metric: its type, and the values of its labels.
 type sheet struct {
 	Type   string
 	Labels map[string][]string
 }
 
-// The page tells of each metric that there is, of each value that a label takes, and of
-// nothing else.
+// The page lists exactly the metrics and label values that exist.
 func TestMetricsPage(t *testing.T) {
 	a := newSingle(t, agentOptions{})
 	a.list(node1(), peer(2))
@@ -89,8 +88,8 @@ func page(t *testing.T) map[string]sheet {
 	return all
 }
 
-// gathered says the same of the metrics themselves. What they were built from, and the
-// reasons, which have a test of their own, are any value.
+// gathered returns the same for the metrics themselves. The labels of the build and the Reasons,
+// which have a test of their own, count as any value.
 func gathered(families []*dto.MetricFamily) map[string]sheet {
 	all := map[string]sheet{}
 	for _, f := range families {
@@ -121,7 +120,8 @@ type relabeling struct {
 	Regex, Action string
 }
 
-// What the chart's PodMonitor keeps by default of a node's series is the page's number, however many peers there are.
+// The chart's PodMonitor keeps as many series of a node as the page lists, however many peers there
+// are.
 func TestPodMonitorBoundsSeries(t *testing.T) {
 	content, err := os.ReadFile(filepath.Join("..", "charts", "plainroute", "values.yaml"))
 	if err != nil {

@@ -58,7 +58,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// What a Node can choose is no label's value: it would be a way to fill memory.
+// No label has a value that a Node chooses, because Nodes could fill memory with it.
 func TestMetricsAreWellFormed(t *testing.T) {
 	a := newSingle(t, agentOptions{})
 	a.list(node1(), newNode("evil", "127.0.0.0/24", "192.168.1.66"))
@@ -134,7 +134,8 @@ func (h *memoryHost) renameUplink() {
 	}
 }
 
-// What the kernel refuses is drift and a missing peer, and no repair once it is taken.
+// A route that the kernel refuses counts as drift and as a missing peer, and not as a repair once
+// it is accepted.
 func TestMetricsOfRefusedRoutes(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2), peer(3))
@@ -155,7 +156,7 @@ func TestMetricsOfRefusedRoutes(t *testing.T) {
 	}
 }
 
-// What fails as a whole is a failed pass, until one succeeds.
+// A pass that fails as a whole counts as failed, until one succeeds.
 func TestMetricsOfFailedPasses(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))
@@ -179,7 +180,8 @@ func TestMetricsOfFailedPasses(t *testing.T) {
 	}
 }
 
-// A watch is established, and the server was heard; without a server neither.
+// The metrics report an open watch and the last contact with the server, and neither without a
+// server.
 func TestMetricsOfTheWatch(t *testing.T) {
 	begin := time.Now().Unix()
 	a := startAgent(t, agentOptions{config: apiserver.NewFake(t, node1()).Config})
@@ -197,7 +199,7 @@ func TestMetricsOfTheWatch(t *testing.T) {
 	}
 }
 
-// What this was built from is a label; what is not known is called so.
+// The build's version and revision are labels, "unknown" if they are empty.
 func TestBuildInfo(t *testing.T) {
 	for build, want := range map[Build]string{
 		{}: runtime.Version() + " unknown unknown ", {"0.1.0", "abc"}: runtime.Version() + " abc 0.1.0 ",
@@ -250,7 +252,7 @@ func TestMetricsOfPasses(t *testing.T) {
 	}
 }
 
-// The collector of peers says what it collects, so that there can be no other of it.
+// The collector of peers describes its metric, so that a second one can't be registered.
 func TestPeersAreCollectedOnce(t *testing.T) {
 	s := newSingle(t, agentOptions{})
 	if err := s.registry.Register(&peerCollector{board: s.board}); !errors.As(err, &prometheus.AlreadyRegisteredError{}) {

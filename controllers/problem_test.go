@@ -23,8 +23,8 @@ type partFailure struct {
 func (p partFailure) FailedKey() plan.Key { return p.key }
 func (p partFailure) Unwrap() error       { return p.error }
 
-// What is said of an error fits where it comes from: the same number means one thing of a
-// file and another of netlink.
+// The remediation of an error depends on its source: the same errno has different causes for files
+// and for netlink.
 func TestWordsFitTheCause(t *testing.T) {
 	file := func(err error) error {
 		return fmt.Errorf("writing: %w", &fs.PathError{Op: "open", Path: "/etc/cni/net.d", Err: err})
@@ -100,7 +100,8 @@ func TestRouteFailuresAreOfTheirNodes(t *testing.T) {
 	}
 }
 
-// What was written and is not there is named; what was refused, or is only to be removed, is not.
+// The error names changes that were accepted and are missing, without those that were refused and
+// removals.
 func TestWhatIsNotHeldIsNamed(t *testing.T) {
 	r := route("10.244.2.0/24", "192.168.1.12")
 	peer, conf := plan.Route{Route: r}, plan.Config{CNI: &topology.CNI{}}

@@ -105,7 +105,7 @@ func TestPruneAfterAStreamedListNeedsNoConfirmation(t *testing.T) {
 	}
 }
 
-// That most peers are gone at once is more likely a mistake than the truth.
+// The loss of most peers at once must be confirmed, because it is more likely a mistake.
 func TestLossOfMostPeersIsConfirmed(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1())
@@ -150,8 +150,8 @@ func TestLossOfMostPeersIsConfirmed(t *testing.T) {
 	}
 }
 
-// A router has no Node of its own to tell a list of its cluster by: each removal is
-// confirmed, and an empty list removes nothing.
+// On a router each removal must be confirmed, because no Node of its own shows that a list is of
+// its cluster. An empty list removes nothing.
 func TestRouter(t *testing.T) {
 	api := useNodes(t)
 	api.Add(peer(2), peer(3))
@@ -181,7 +181,7 @@ func TestRouter(t *testing.T) {
 	a.eventually(a.hasRoutes(peerRoute(2)))
 }
 
-// What is held is kept as it is, also where somebody takes it away meanwhile.
+// Objects whose removal waits are repaired.
 func TestWhatIsHeldIsRepaired(t *testing.T) {
 	api := useNodes(t)
 	api.Add(peer(2))

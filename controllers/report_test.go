@@ -30,7 +30,7 @@ func (a *agent) report() status.Report {
 	return r
 }
 
-// peerIs returns an error unless the only peer of a Node is as f wants it.
+// peerIs returns an error unless f accepts the only peer of a Node.
 func (a *agent) peerIs(node string, f func(status.Peer) bool) func() error {
 	return func() error {
 		for _, p := range a.report().Peers {
@@ -46,7 +46,7 @@ func inState(want status.PeerState) func(status.Peer) bool {
 	return func(p status.Peer) bool { return p.State == want }
 }
 
-// An operator sees what this node is, and how fresh what it knows is.
+// A report shows what this node is, and how fresh its view is.
 func TestReportOfThisNode(t *testing.T) {
 	begin := time.Now()
 	a := newSingle(t, agentOptions{
@@ -155,8 +155,8 @@ func foreign(i int) topology.Route {
 	return r
 }
 
-// What is missing is told as it is, though the agent does not know of it, and while
-// it can't look at the host either.
+// A missing object is reported as missing, also if the agent has not noticed it, and while it can't
+// read the host.
 func TestDriftIsSeen(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2), peer(3))
@@ -164,7 +164,7 @@ func TestDriftIsSeen(t *testing.T) {
 	a.eventually(a.ready)
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	a.settle()
-	a.host.with(func() { // and the kernel says nothing
+	a.host.with(func() { // and the kernel sends no notification
 		a.host.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
 		a.host.state.Masquerade = nil
 	})

@@ -40,7 +40,7 @@ func TestRetriesGrow(t *testing.T) {
 	}
 }
 
-// What fails for ever delays nothing that fails anew, in whatever order they come.
+// An object that always fails does not delay one that fails for the first time.
 func TestRetriesAreEachThings(t *testing.T) {
 	r := newRetries()
 	for range 20 {
@@ -122,7 +122,7 @@ func TestFailedKeys(t *testing.T) {
 	}
 }
 
-// What an error names is not done, and all else is.
+// Changes that an error names are not done, and all others are.
 func TestAchieved(t *testing.T) {
 	route := func(dst string) topology.Route {
 		return topology.Route{Dst: netip.MustParsePrefix(dst), Metric: topology.MetricPeer}

@@ -95,8 +95,8 @@ func TestStreamAndList(t *testing.T) {
 	}
 }
 
-// A server that answers in JSON all the same can't be watched. It is listed again
-// and again, and what it says arrives, if later.
+// A server that answers in JSON nevertheless can't be watched. The agent lists its Nodes again and
+// again, so that changes arrive later.
 func TestJSONOnly(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))
@@ -117,7 +117,7 @@ func (j jsonOnly) RoundTrip(q *http.Request) (*http.Response, error) {
 	return j.next.RoundTrip(q)
 }
 
-// Nodes that the selector takes are no peers, also when a label comes or goes.
+// Nodes that the selector matches are left out, also when a label comes or goes.
 func TestIgnoreNodes(t *testing.T) {
 	api := useNodes(t)
 	virtual := peer(3)

@@ -31,7 +31,7 @@ type retryState struct {
 func newRetryState(p nodePatch) *retryState { return &retryState{nodePatch: p} }
 
 // attempt calls do unless the wait after the last attempt is not over. It returns what is
-// wrong, and when to call again. Waits double, and start anew once no attempt was needed for
+// wrong, and when to call again. Waits double, and are reset once no attempt was needed for
 // twice the longest wait, or if the Node is another.
 func (r *retryState) attempt(now time.Time, uid types.UID, do func() error) (problem string, wait time.Duration) {
 	if now.Sub(r.last) > 2*maxRetryWait || r.uid != uid {
