@@ -37,7 +37,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/web"
 )
 
-// agentFlags are the choices that concern the agent alone.
+// agentFlags are the flags of the agent.
 type agentFlags struct {
 	networkFlags
 	nodeName      string
@@ -62,10 +62,10 @@ func agentCommand() *cobra.Command {
 		Use:   "agent",
 		Short: "Keep this node's routes and CNI config in step with the Nodes",
 		Long: `agent runs on every node. It watches the Nodes, keeps a route to every other
-node's pod subnet in the kernel, and writes the CNI config once all is there.
-It needs CAP_NET_ADMIN and the right to list and watch Nodes. When it stops,
-everything stays as it is. A second agent in the same network namespace is
-refused, whatever its folders: one router serves one cluster.
+node's pod subnet in the kernel, and writes the CNI config once all routes are
+there. It needs CAP_NET_ADMIN and the right to list and watch Nodes. When it
+stops, everything stays as it is. It refuses to start beside another agent in
+the same network namespace, whatever its folders: one router serves one cluster.
 
 Each flag can also be given as an environment variable: --cluster-cidr as
 PLAINROUTE_CLUSTER_CIDR, and so on.`,
@@ -76,26 +76,26 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
   plainroute agent --node-name node1 --kubeconfig /etc/kubernetes/kubelet.conf \
     --cluster-cidr 10.244.0.0/16,fd00:10:244::/48
 
-  # On a router of the nodes' LAN, which is no node of the cluster
+  # On a router of the nodes' LAN, which is not a node of the cluster
   plainroute agent --mode router --kubeconfig router.conf --cluster-cidr 10.244.0.0/16`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	f.register(fs)
-	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
-	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: routes to all Nodes' pods, on a machine that is no Node")
+	fs.StringVar(&f.nodeName, "node-name", "", "name of this agent's Node (default: $NODE_NAME)")
+	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: install routes to all Nodes' pods on a machine that is not a Node")
 	f.declare(fs, "cni-conf-dir", "proc-sys", "listen")
-	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, that are called after plainroute's own, in the order of their names")
+	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, which are called after plainroute's own in the order of their names")
 	fs.StringVar(&f.cniConfig, "cni-config", cniLink, "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone")
 	registerBefore(fs, &f.cniBefore)
-	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder from which the container runtime executes CNI plugins; without those that pods take, no CNI config is written (\"\": not looked at)")
+	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder from which the container runtime executes CNI plugins; without the plugins that pods need, the agent writes no CNI config (\"\": not checked)")
 	registerResolvConf(fs, &f.resolvConf)
-	fs.StringVar(&f.metricsListen, "metrics-listen", "", "one more address for /metrics, for Prometheus to reach")
-	fs.DurationVar(&f.resync, "resync", time.Minute, "period of the slow audit, which heals what the kernel does not announce")
-	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of our own Node False")
-	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint of this key from our own Node")
-	fs.BoolVar(&f.events, "events", true, "tell of this node's faults by Events of its Node")
+	fs.StringVar(&f.metricsListen, "metrics-listen", "", "an additional address for /metrics, for Prometheus to reach")
+	fs.DurationVar(&f.resync, "resync", time.Minute, "interval of the full audit, which repairs what the kernel does not announce")
+	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of this agent's Node at False")
+	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint with this key from this agent's Node")
+	fs.BoolVar(&f.events, "events", true, "record this node's problems as Events on its Node")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	offer(cmd, "mode", modeNode, modeRouter)
@@ -120,7 +120,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	if err := forgetStartUp(); err != nil {
-		ctrl.Log.V(1).Info("Memory of starting is kept", "why", err.Error())
+		ctrl.Log.V(1).Info("Kept the memory of the start", "error", err.Error())
 	}
 	store := f.store()
 	lock, err := f.lock(cmd.Context(), &store)
@@ -140,12 +140,12 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
 }
 
-// store says where our CNI config and what belongs to it is.
+// store returns the folders of our CNI config.
 func (f *agentFlags) store() cni.Store {
 	return cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir, BinDir: f.cniBinDir, PluginsDir: f.cniPluginsDir}
 }
 
-// hostConfig says where what is ours on this host is.
+// hostConfig returns the places of our objects on this host.
 func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
 	return dataplane.Config{
 		Bridge: f.bridge, ProcSys: f.procSys, CNI: store,
@@ -157,7 +157,7 @@ func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
 // instead of the 47 of Go's default, on a program that is idle nearly always.
 const gcPercent = 50
 
-// validate lists every fault of every flag at once.
+// validate returns one error for all invalid flags.
 func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	faults := environment(cmd.Flags())
 	opts, more := f.options()
@@ -175,7 +175,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 	return opts, faultsError(faults)
 }
 
-// checkBinDir lets the operator name no folder.
+// checkBinDir accepts an empty path, which turns off the check of the plugins.
 func checkBinDir(path string) error {
 	if path == "" {
 		return nil
@@ -192,7 +192,7 @@ func (f *agentFlags) checkNodeStatus() error {
 		return nil
 	}
 	if faults := validation.IsQualifiedName(f.startupTaint); len(faults) > 0 {
-		return fmt.Errorf("--startup-taint: %q is no key of a taint: %s", f.startupTaint, faults[0])
+		return fmt.Errorf("--startup-taint: %q is an invalid taint key: %s", f.startupTaint, faults[0])
 	}
 	return nil
 }
@@ -202,7 +202,7 @@ const (
 	cniFile = "file"
 )
 
-// checkChaining settles what other programs may do with our CNI config.
+// checkChaining checks the flags for other programs that use our CNI config.
 func (f *agentFlags) checkChaining(opts *topology.Options) error {
 	opts.ConfigFile, opts.ConfigsBefore = f.cniConfig == cniFile, f.cniBefore
 	if f.cniConfig != cniLink && f.cniConfig != cniFile {
@@ -221,7 +221,7 @@ const (
 	modeRouter = "router"
 )
 
-// checkMode settles who we are.
+// checkMode sets the name of our Node, or the mode of a router.
 func (f *agentFlags) checkMode(opts *topology.Options) error {
 	name := f.nodeName
 	if name == "" {
@@ -247,7 +247,7 @@ func (f *agentFlags) setUpLog() []error {
 	var faults []error
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		faults = append(faults, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", f.logLevel))
+		faults = append(faults, fmt.Errorf("--log-level: %q is not one of debug, info, warn, error", f.logLevel))
 	}
 	options := &slog.HandlerOptions{Level: level}
 	var handler slog.Handler
@@ -268,8 +268,8 @@ func (f *agentFlags) setUpLog() []error {
 	return nil
 }
 
-// manage runs the loop and the servers until ctx ends. Nothing is taken down at
-// the end: a restart or an upgrade cuts no traffic.
+// manage runs the loop and the servers until ctx ends. It removes nothing at the end, so a restart
+// or an upgrade cuts no traffic.
 func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topology.Options, kernel *dataplane.Kernel, unlocked bool) error {
 	source, err := nodes.New(config, f.ignoreNodesSelector)
 	if err != nil {
@@ -312,7 +312,7 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	return mgr.Start(ctx)
 }
 
-// collectLeases has the addresses of pods that are gone given back; a router has no pods.
+// collectLeases frees the addresses of pods that are gone; a router has no pods.
 func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, kernel *dataplane.Kernel) error {
 	if opts.Router {
 		return nil
@@ -375,7 +375,7 @@ func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controll
 	return nil
 }
 
-// look reads the host for who asks, without the lock that only writers need.
+// look reads the host for /status, without the lock that only writers need.
 func (f *agentFlags) look() (topology.State, error) {
 	return look(f.hostConfig(f.store()))
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// checkFlags are the choices of the check command.
+// checkFlags are the flags of check.
 type checkFlags struct {
 	workstationFlags
 	image   string
@@ -37,25 +37,25 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Test the pod network of a cluster with pods on every node",
-		Long: `check makes two pods on each node, of plainroute's own image and in a namespace of
-their own, and has them speak to each other: from each node to each, on the same
-node too, over IPv4 and IPv6, by TCP, small datagrams, datagrams as large as the
-MTU and larger ones, and sees that nobody translates their addresses. They try each
-node's address, a Service, names, and what --outside names. Then all is removed, on
-Ctrl-C too.
+		Long: `check creates two pods on each node, from plainroute's own image and in a namespace
+of their own. They send packets from each node to each node, also within one node,
+over IPv4 and IPv6: by TCP, and as datagrams that are small, as large as the MTU,
+and larger. The test also detects address translation on the way. The pods try each
+node's address, a Service, DNS names, and the addresses of --outside. At the end,
+also after Ctrl-C, check removes the namespace.
 
-Of more than --nodes nodes as many are drawn. A node that can't take part is named
-with the reason, and the others are tested.
+Of more than --nodes nodes, check selects as many at random. It names each node that
+can't take part, with the reason, and tests the others.
 
 Exit codes: 0 all packets arrived; 1 some did not, or a node could not take part;
-2 wrong flags or arguments; 4 the test could not be made.`,
+2 wrong flags or arguments; 4 the test could not be run.`,
 		Example: `  # The cluster of the current context
   plainroute check
 
   # With a host beyond the cluster, as JSON
   plainroute check --outside 192.0.2.10:443 -o json
 
-  # What a run left that was killed
+  # Remove the namespaces of runs that were killed
   plainroute check --remove`,
 		Annotations: map[string]string{readOnly: ""},
 		Args:        noArgs,
@@ -64,11 +64,11 @@ Exit codes: 0 all packets arrived; 1 some did not, or a node could not take part
 	fs := cmd.Flags()
 	f.workstationFlags.register(fs)
 	fs.StringVar(&f.image, "image", "", "image of the pods (default: the agents')")
-	fs.IntVar(&f.nodes, "nodes", 200, "how many nodes take part at most; of more, as many are drawn")
+	fs.IntVar(&f.nodes, "nodes", 200, "maximum number of nodes; of more, as many are selected at random")
 	fs.StringSliceVar(&f.outside, "outside", nil, "ADDRESS:PORT of a host beyond the cluster that pods should reach")
-	fs.DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long the pods may take to be ready, and one to answer beyond the time that its probes take")
-	fs.BoolVar(&f.keep, "keep", false, "leave the pods there, to look at")
-	fs.BoolVar(&f.remove, "remove", false, "remove what earlier runs left, and test nothing")
+	fs.DurationVar(&f.timeout, "timeout", 2*time.Minute, "time limit for the pods to be ready, and for the answer of one beyond the time that its probes take")
+	fs.BoolVar(&f.keep, "keep", false, "keep the pods, to look at")
+	fs.BoolVar(&f.remove, "remove", false, "remove the namespaces of earlier runs, and test nothing")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
 	return cmd
@@ -77,10 +77,10 @@ Exit codes: 0 all packets arrived; 1 some did not, or a node could not take part
 func (f *checkFlags) validate() error {
 	var faults []error
 	if f.nodes < 1 {
-		faults = append(faults, fmt.Errorf("--nodes: %d nodes can't be tested", f.nodes))
+		faults = append(faults, fmt.Errorf("--nodes: %d is less than 1", f.nodes))
 	}
 	if f.timeout <= 0 {
-		faults = append(faults, fmt.Errorf("--timeout: %s is no time to wait", f.timeout))
+		faults = append(faults, fmt.Errorf("--timeout: %s is not positive", f.timeout))
 	}
 	if f.output != "table" && f.output != "json" {
 		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
@@ -101,7 +101,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	klog.SetLogger(logr.Discard()) // client-go complains of what an interruption cuts short; all that fails is told by us
+	klog.SetLogger(logr.Discard()) // client-go logs what an interruption cuts short; run returns all errors
 	ctx := cmd.Context()
 	context.AfterFunc(ctx, func() { signal.Reset() }) // the next Ctrl-C ends it at once
 	say := func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) }
@@ -113,7 +113,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 		return removeAll(ctx, client, left, say)
 	}
 	if len(left) > 0 {
-		say(fmt.Sprintf("Another run goes on, or was killed and left %d namespaces; plainroute check --remove removes them.", len(left)))
+		say(fmt.Sprintf("%d namespaces of other runs exist; if none of those runs is in progress, plainroute check --remove removes them.", len(left)))
 	}
 	r := &connectivity.Run{
 		Client: client, Most: f.nodes, Outside: f.outside, Timeout: f.timeout, Patience: connectivity.Patience, Settling: connectivity.Settling, Keep: f.keep, Say: say,
@@ -135,7 +135,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 	return f.end(cmd, result, err)
 }
 
-// end shows what was found, if anything was, though the test's pods could not be removed.
+// end prints the result, if there is one, even if the test's pods could not be removed.
 func (f *checkFlags) end(cmd *cobra.Command, result *connectivity.Result, err error) error {
 	if result == nil {
 		return err
@@ -160,31 +160,31 @@ func (f *checkFlags) print(w io.Writer, result *connectivity.Result) error {
 	return err
 }
 
-// imageOf returns the image that the agents run, unless another is asked for.
+// imageOf returns the image of the agents, unless --image names another.
 func (f *checkFlags) imageOf(ctx context.Context, client kubernetes.Interface) (string, corev1.PullPolicy, error) {
 	if f.image != "" {
 		return f.image, corev1.PullIfNotPresent, nil
 	}
 	sets, err := fleet.DaemonSets(ctx, client, f.namespace)
 	if err != nil {
-		return "", "", asUsage(fmt.Errorf("looking for the agents' image: %w (or say which: --image)", err))
+		return "", "", asUsage(fmt.Errorf("looking for the agents' image: %w (or name it: --image)", err))
 	}
 	if len(sets) > 0 {
 		image, pull := fleet.AgentImage(&sets[0])
 		return image, pull, nil
 	}
-	return "", "", errors.New("there are no agents in the cluster whose image could be used; say which: --image")
+	return "", "", errors.New("the cluster has no agents whose image check could use; name it: --image")
 }
 
-// removeAll removes what earlier runs left.
+// removeAll removes the namespaces of earlier runs.
 func removeAll(ctx context.Context, client kubernetes.Interface, namespaces []string, say func(string)) error {
 	if len(namespaces) == 0 {
-		say("Nothing was left.")
+		say("There was nothing to remove.")
 	}
 	var faults []error
 	for _, name := range namespaces {
 		if err := connectivity.Remove(ctx, client, name); err != nil {
-			faults = append(faults, err) // of one, which keeps none of the others
+			faults = append(faults, err) // go on with the others
 			continue
 		}
 		say("Removed the namespace " + name + ".")

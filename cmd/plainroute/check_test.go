@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
-// What was found is shown though the namespace could not be removed, and that is told too.
+// check prints its result and the error if it could not remove the namespace.
 func TestResultOfCheck(t *testing.T) {
 	stays := errors.New("the namespace stays")
 	good := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3}
@@ -34,7 +34,7 @@ func TestResultOfCheck(t *testing.T) {
 	}
 }
 
-// Who has but the plugin of kubectl is told to go on with it.
+// The output of the kubectl plugin mentions the plugin, because plainroute may not be installed.
 func TestCheckKnowsItsName(t *testing.T) {
 	for _, want := range []string{"plainroute", "kubectl plainroute"} {
 		root := rootCommand()

@@ -19,7 +19,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cleanupFlags are the choices of the cleanup command.
+// cleanupFlags are the flags of cleanup.
 type cleanupFlags struct {
 	nodeFlags
 	dryRun   bool
@@ -35,20 +35,20 @@ func cleanupCommand() *cobra.Command {
 	f := &cleanupFlags{}
 	cmd := &cobra.Command{
 		Use:   "cleanup",
-		Short: "Remove from this node what bears plainroute's mark, and nothing else",
-		Long: `cleanup removes from the node that it runs on the CNI config, the routes of
-protocol 112, the bridge, the nftables table inet plainroute and the files in the
-run folder. It needs CAP_NET_ADMIN and no API server, and can be repeated.
+		Short: "Remove what plainroute created on this node, and nothing else",
+		Long: `cleanup removes from this node the CNI config, the routes of protocol 112, the
+bridge, the nftables table inet plainroute and the files in the run folder. It needs
+CAP_NET_ADMIN and no API server, and can be repeated.
 
-It refuses while an agent runs on the node, with whatever run folder, which would
-put everything back, and while pods are attached to the bridge. With --force the bridge stays with its
-pods, their leases too, and the rest goes: they can speak to each other on this
-node only, and are not detached until another network takes over. Drain the node first,
-or install the next network first.
+It refuses while an agent runs on the node, with any run folder, because that agent
+would restore everything, and while pods are attached to the bridge. With --force it
+keeps the bridge and the leases of attached pods, and removes the rest: those pods
+reach only each other, and stay attached until another network takes over. Drain the
+node first, or install the next network first.
 
-Exit codes: 0 done, or nothing was there; 1 failure, and it can be repeated;
+Exit codes: 0 done, or nothing to remove; 1 failure, and it can be repeated;
 2 wrong flags or arguments; 3 refused, and nothing was changed.`,
-		Example: `  # What would go?
+		Example: `  # Show what would be removed
   plainroute cleanup --dry-run
 
   # On a node that was drained, once its agent is being stopped
@@ -59,13 +59,13 @@ Exit codes: 0 done, or nothing was there; 1 failure, and it can be repeated;
 	fs := cmd.Flags()
 	f.declare(fs, "bridge", "run-dir", "cni-conf-dir", "proc-sys")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be removed, and change nothing")
-	fs.BoolVar(&f.force, "force", false, "go on while pods are attached; the bridge stays with them")
-	fs.DurationVar(&f.wait, "wait", 0, "how long to wait for an agent on this node to end")
-	fs.DurationVar(&f.detach, "detach-timeout", cleanup.DetachTimeout, "how long to wait for the container runtime to detach dead sandboxes, after the last one; 0: not at all")
-	fs.StringVar(&f.cacheDir, "cni-cache-dir", cni.CacheDir, "folder where the container runtime keeps account of attached sandboxes")
+	fs.BoolVar(&f.force, "force", false, "go on while pods are attached, and keep the bridge")
+	fs.DurationVar(&f.wait, "wait", 0, "time limit for an agent on this node to end")
+	fs.DurationVar(&f.detach, "detach-timeout", cleanup.DetachTimeout, "time limit, from one detached sandbox to the next, for the container runtime to detach dead sandboxes; 0: do not wait")
+	fs.StringVar(&f.cacheDir, "cni-cache-dir", cni.CacheDir, "folder in which the container runtime records attached sandboxes")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
-	fs.StringVar(&f.summary, "summary", "", "file for a summary in one line of JSON, such as a termination message")
+	fs.StringVar(&f.summary, "summary", "", "file to write a summary to, in one line of JSON, such as a termination message")
 	return cmd
 }
 
@@ -94,10 +94,10 @@ func (f *cleanupFlags) validate(cmd *cobra.Command) error {
 		faults = append(faults, err)
 	}
 	if f.wait < 0 {
-		faults = append(faults, fmt.Errorf("--wait: %s is less than nothing", f.wait))
+		faults = append(faults, fmt.Errorf("--wait: %s is negative", f.wait))
 	}
 	if f.detach < 0 {
-		faults = append(faults, fmt.Errorf("--detach-timeout: %s is less than nothing", f.detach))
+		faults = append(faults, fmt.Errorf("--detach-timeout: %s is negative", f.detach))
 	}
 	if f.output != "table" && f.output != "json" {
 		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
@@ -120,11 +120,11 @@ func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Resul
 	}.Run(cmd.Context())
 }
 
-// host is the kernel as cleanup sees it: nobody watches, so all is read anew.
+// host reads everything at each Look, because no watch marks what has changed.
 type host struct {
 	*dataplane.Kernel
-	// concerns are the ranges for which others' routes are read; nil: none are, since there may be a
-	// million.
+	// concerns are the ranges for which foreign routes are read; nil: none are, because there may
+	// be a million.
 	concerns []netip.Prefix
 }
 
@@ -135,14 +135,14 @@ func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
 		return facts, topology.State{}, err
 	}
 	state, err := h.Observe(ctx)
-	if err == nil && facts.TableUnread != "" { // what of ours is in there, nobody knows
+	if err == nil && facts.TableUnread != "" { // it may hold objects of ours
 		err = errors.New(facts.TableUnread)
 	}
 	return facts, state, err
 }
 
-// openHost finds out the bridge's name, if the config has none, by what bears our mark,
-// so that nobody has to remember the agent's flags.
+// openHost takes the bridge's name from the objects with our mark if the config has none, so that an
+// operator does not have to remember the agent's flags.
 func openHost(ctx context.Context, config dataplane.Config) (host, error) {
 	given := config.Bridge != ""
 	if !given {
@@ -168,7 +168,7 @@ func openHost(ctx context.Context, config dataplane.Config) (host, error) {
 	}
 }
 
-// bridgeOf returns the bridge that our CNI config or our table was made for.
+// bridgeOf returns the bridge that our CNI config or our table names.
 func bridgeOf(s topology.State) string {
 	if s.CNI != nil && s.CNI.Bridge != "" {
 		return s.CNI.Bridge

@@ -12,14 +12,14 @@ import (
 	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
-	_ "k8s.io/client-go/plugin/pkg/client/auth" // the ways to log in that kubectl knows
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubectl's ways to log in
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
 )
 
-// workstationFlags are what commands take that speak to a cluster as kubectl does.
+// workstationFlags are the flags of commands that reach a cluster as kubectl does.
 type workstationFlags struct {
 	kubeconfig string
 	context    string
@@ -32,11 +32,11 @@ func (f *workstationFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: as kubectl, $KUBECONFIG or ~/.kube/config)")
 	fs.StringVar(&f.context, "context", "", "context of the kubeconfig (default: the current one)")
 	fs.StringVarP(&f.namespace, "namespace", "n", "", "namespace of the agents (default: kube-system or plainroute-system, whichever has their DaemonSet)")
-	fs.StringVar(&f.as, "as", "", "user to be for the API server, if you may impersonate; a ServiceAccount is system:serviceaccount:NAMESPACE:NAME")
-	fs.StringArrayVar(&f.asGroups, "as-group", nil, "group to be in for the API server; may be given more than once")
+	fs.StringVar(&f.as, "as", "", "user to impersonate; a ServiceAccount is system:serviceaccount:NAMESPACE:NAME")
+	fs.StringArrayVar(&f.asGroups, "as-group", nil, "group to impersonate; may be repeated")
 }
 
-// connect reads the kubeconfig by kubectl's rules. Requests are not throttled: who asks bounds them.
+// connect reads the kubeconfig by kubectl's rules. Requests are not throttled: callers bound them.
 func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
@@ -45,7 +45,7 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
 	switch {
 	case clientcmd.IsEmptyConfig(err) && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "":
-		return nil, nil, fmt.Errorf("there is no kubeconfig at %s, which KUBECONFIG names", os.Getenv(clientcmd.RecommendedConfigPathEnvVar))
+		return nil, nil, fmt.Errorf("there is no kubeconfig at %s (from KUBECONFIG)", os.Getenv(clientcmd.RecommendedConfigPathEnvVar))
 	case clientcmd.IsEmptyConfig(err):
 		return nil, nil, errors.New("there is no kubeconfig: give --kubeconfig FILE or set KUBECONFIG")
 	case err != nil:
@@ -60,10 +60,10 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 	return config, client, nil
 }
 
-// clusterFlags are the choices of commands that ask all agents.
+// clusterFlags are the flags of commands that query all agents.
 type clusterFlags struct {
 	workstationFlags
-	// rights says which rights it takes; empty: those of the viewer.
+	// rights is the hint that follows a refusal; empty: the viewer's rights.
 	rights   string
 	parallel int
 	timeout  time.Duration
@@ -71,8 +71,8 @@ type clusterFlags struct {
 
 func (f *clusterFlags) register(fs *pflag.FlagSet) {
 	f.workstationFlags.register(fs)
-	fs.IntVar(&f.parallel, "parallel", 32, "how many agents are asked at a time")
-	fs.DurationVar(&f.timeout, "timeout", 5*time.Second, "how long an agent may take to answer")
+	fs.IntVar(&f.parallel, "parallel", 32, "number of agents to query at a time")
+	fs.DurationVar(&f.timeout, "timeout", 5*time.Second, "time limit for an agent's answer")
 }
 
 func (f *clusterFlags) faults() []error {
@@ -81,13 +81,13 @@ func (f *clusterFlags) faults() []error {
 		faults = append(faults, fmt.Errorf("--parallel: %d is not between 1 and 1000", f.parallel))
 	}
 	if f.timeout <= 0 {
-		faults = append(faults, fmt.Errorf("--timeout: %s is no time to answer in", f.timeout))
+		faults = append(faults, fmt.Errorf("--timeout: %s is not positive", f.timeout))
 	}
 	return faults
 }
 
-// survey asks all agents, and says how far it is.
-func (f *clusterFlags) survey(cmd *cobra.Command) (*fleet.Cluster, error) {
+// query queries all agents, and shows its progress.
+func (f *clusterFlags) query(cmd *cobra.Command) (*fleet.Cluster, error) {
 	if err := faultsError(f.faults()); err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*fleet.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := newProgress(cmd.ErrOrStderr(), "asking agents")
+	p := newProgress(cmd.ErrOrStderr(), "querying agents")
 	defer p.end()
 	forward := &fleet.Forward{Config: config, Client: client}
 	s := fleet.Survey{
@@ -106,10 +106,10 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*fleet.Cluster, error) {
 	return cluster, f.hinted(err)
 }
 
-// errInterrupted ends a command that somebody did not wait for.
+// errInterrupted ends a command that the user interrupted.
 var errInterrupted = errors.New("interrupted")
 
-// hinted says which rights it takes where one is missing, and of an interruption no more than that it was one.
+// hinted adds the rights that the command needs to a refusal, and shortens the error of an interruption.
 func (f *clusterFlags) hinted(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return errInterrupted
@@ -117,16 +117,16 @@ func (f *clusterFlags) hinted(err error) error {
 	err = asUsage(err)
 	var refusal *apierrors.StatusError
 	if errors.As(err, &refusal) && apierrors.IsForbidden(err) {
-		hint := cmp.Or(f.rights, "config/samples/viewer has all the rights that it takes")
+		hint := cmp.Or(f.rights, "config/samples/viewer has the rights that the command needs")
 		if details := refusal.ErrStatus.Details; f.namespace == "" && details != nil && details.Kind == "daemonsets" {
-			hint += "; agents in another namespace than kube-system and plainroute-system take --namespace"
+			hint += "; for agents outside kube-system and plainroute-system, give --namespace"
 		}
 		return fmt.Errorf("%w (%s)", err, hint)
 	}
 	return err
 }
 
-// asUsage makes a wrong use of what a flag settles.
+// asUsage makes a usage error of a choice that a flag must settle.
 func asUsage(err error) error {
 	if choice := (&fleet.ChoiceError{}); errors.As(err, &choice) {
 		return usageError{err}
@@ -136,11 +136,11 @@ func asUsage(err error) error {
 
 // clusterStatus is status for all nodes.
 func clusterStatus(cmd *cobra.Command, f *clusterFlags, format fleet.Format) error {
-	cluster, err := f.survey(cmd)
+	cluster, err := f.query(cmd)
 	if err != nil {
 		return err
 	}
-	format.Color = colourful(cmd.OutOrStdout())
+	format.Color = colorful(cmd.OutOrStdout())
 	if err := cluster.Print(cmd.OutOrStdout(), format); err != nil {
 		return err
 	}

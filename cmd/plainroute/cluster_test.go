@@ -22,7 +22,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// planOf runs plan against an API server that gives this answer to all.
+// planOf runs plan against an API server with one answer to all requests.
 func planOf(t *testing.T, code int, answer any) (stdout string, err error) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -42,7 +42,7 @@ func planOf(t *testing.T, code int, answer any) (stdout string, err error) {
 	return out.String(), err
 }
 
-// kubeconfigOf writes one for a server that wants no credentials.
+// kubeconfigOf writes a kubeconfig for a server without authentication.
 func kubeconfigOf(t *testing.T, server string) string {
 	t.Helper()
 	config := clientcmdapi.NewConfig()
@@ -56,7 +56,7 @@ func kubeconfigOf(t *testing.T, server string) string {
 	return file
 }
 
-// Who may impersonate others asks as they would.
+// --as and --as-group impersonate a user.
 func TestAsSomebodyElse(t *testing.T) {
 	f := workstationFlags{}
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -106,7 +106,7 @@ func TestPlanIsRefusedByTheCluster(t *testing.T) {
 	}
 }
 
-// What is said of a missing right must lead to it, and who presses Ctrl-C knows why it ends.
+// The error of a missing right names the rights, and that of an interruption is short.
 func TestErrorsOfTheClusterLead(t *testing.T) {
 	forbidden := apierrors.NewForbidden(appsv1.Resource("daemonsets"), "", errors.New("no right"))
 	forbidden.ErrStatus.Details.Kind = "daemonsets"
@@ -120,9 +120,9 @@ func TestErrorsOfTheClusterLead(t *testing.T) {
 		err   error
 		want  string
 	}{
-		{"a viewer", viewer, listing, listing.Error() + " (config/samples/viewer has all the rights that it takes; agents in another namespace than kube-system and plainroute-system take --namespace)"},
-		{"a viewer of one namespace", narrow, listing, listing.Error() + " (config/samples/viewer has all the rights that it takes)"},
-		{"a doctor", doctor, listing, listing.Error() + " (" + doctorRights + "; agents in another namespace than kube-system and plainroute-system take --namespace)"},
+		{"a viewer", viewer, listing, listing.Error() + " (config/samples/viewer has the rights that the command needs; for agents outside kube-system and plainroute-system, give --namespace)"},
+		{"a viewer of one namespace", narrow, listing, listing.Error() + " (config/samples/viewer has the rights that the command needs)"},
+		{"a doctor", doctor, listing, listing.Error() + " (" + doctorRights + "; for agents outside kube-system and plainroute-system, give --namespace)"},
 		{"Ctrl-C", doctor, fmt.Errorf("listing Nodes: %w", context.Canceled), "interrupted"},
 	} {
 		if got := c.flags.hinted(c.err); got.Error() != c.want {

@@ -2,9 +2,9 @@ package main
 
 import "github.com/spf13/cobra"
 
-// offer has shells complete the values of a flag, and no names of files.
+// offer registers the values that shells complete for a flag, instead of names of files.
 func offer(cmd *cobra.Command, flag string, values ...string) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // no such flag, or offered twice: a fault of ours, which any run of any test meets
+		panic(err) // no such flag, or offered twice: any test of a command finds that
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/web"
 )
 
-// dashboardFlags are the choices of the dashboard command.
+// dashboardFlags are the flags of dashboard.
 type dashboardFlags struct {
 	clusterFlags
 	port     int
@@ -31,17 +31,17 @@ func dashboardCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dashboard",
 		Short: "Show the whole cluster in a browser, from this machine",
-		Long: `dashboard serves a page to a browser on this machine: what is wrong and what to do
-about it, who has a route to whom, and each node. While somebody looks at it, it
-asks all agents again and again, as status --cluster does and with the same
-rights. It changes nothing, and listens on 127.0.0.1 alone. Ctrl-C ends it.
+		Long: `dashboard serves a web page on this machine: the problems and their remediation,
+the routes between nodes, and each node. While a browser shows the page, dashboard
+queries all agents every --interval, as status --cluster does and with the same
+rights. It changes nothing, and listens on 127.0.0.1 only. Ctrl-C ends it.
 
-Exit codes: 0 it was ended; 1 there is no kubeconfig, or the port is taken;
+Exit codes: 0 interrupted; 1 there is no kubeconfig, or the port is taken;
 2 wrong flags or arguments.`,
-		Example: `  # At a free port, which it tells
+		Example: `  # On a free port, which it prints
   plainroute dashboard
 
-  # At a port of your choice, and opened at once
+  # On a given port, and opened in a browser
   plainroute dashboard --port 8080 --open`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -49,8 +49,8 @@ Exit codes: 0 it was ended; 1 there is no kubeconfig, or the port is taken;
 	fs := cmd.Flags()
 	f.register(fs)
 	fs.IntVar(&f.port, "port", 0, "port on 127.0.0.1 (default: a free one)")
-	fs.DurationVar(&f.interval, "interval", 5*time.Second, "how long to wait before all agents are asked again")
-	fs.BoolVar(&f.open, "open", false, "open it in a browser")
+	fs.DurationVar(&f.interval, "interval", 5*time.Second, "time between two queries of all agents")
+	fs.BoolVar(&f.open, "open", false, "open the page in a browser")
 	return cmd
 }
 
@@ -88,7 +88,7 @@ func (f *dashboardFlags) run(cmd *cobra.Command) error {
 	return f.serve(cmd, d)
 }
 
-// serve serves until the context ends, which is what is wanted of it.
+// serve serves until the context ends, which is not an error.
 func (f *dashboardFlags) serve(cmd *cobra.Command, d *web.Dashboard) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
@@ -113,14 +113,14 @@ func (f *dashboardFlags) serve(cmd *cobra.Command, d *web.Dashboard) error {
 		return fmt.Errorf("serving browsers: %w", err)
 	case <-ctx.Done():
 	}
-	_ = server.Close() // what it answers just now, nobody looks at
+	_ = server.Close() // without waiting for requests in progress
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving browsers: %w", err)
 	}
 	return nil
 }
 
-// open has the desktop show a page.
+// open opens a page in the desktop's browser.
 func open(ctx context.Context, url string) error {
 	name := "xdg-open"
 	if runtime.GOOS == "darwin" {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A dashboard says where it is, on loopback, shows what it can't reach, and ends when it is told to.
+// A dashboard prints its address on loopback, shows why it can't reach the cluster, and ends when it is interrupted.
 func TestDashboard(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	closed := `{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a}}], clusters: [{name: a, cluster: {server: "https://127.0.0.1:1"}}]}`
@@ -34,24 +34,24 @@ func TestDashboard(t *testing.T) {
 	}
 	address, _, _ := strings.Cut(line, " ")
 	if u, err := url.Parse(address); err != nil || u.Hostname() != "127.0.0.1" || u.Port() == "0" {
-		t.Fatalf("it says %q, %v", line, err)
+		t.Fatalf("the address is in %q, %v", line, err)
 	}
-	var said struct {
+	var page struct {
 		Number int
 		Error  string
 	}
-	for end := time.Now().Add(time.Minute); said.Number == 0 && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); page.Number == 0 && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		answer, err := http.Get(address + "?format=json")
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = json.NewDecoder(answer.Body).Decode(&said)
+		err = json.NewDecoder(answer.Body).Decode(&page)
 		if answer.Body.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !strings.Contains(said.Error, "connection refused") {
-		t.Errorf("it says %+v", said)
+	if !strings.Contains(page.Error, "connection refused") {
+		t.Errorf("the page has %+v", page)
 	}
 	cancel()
 	select {

@@ -18,11 +18,11 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// doctorFlags are the choices of the doctor command.
+// doctorFlags are the flags of doctor.
 type doctorFlags struct {
 	clusterFlags
 	nodeDoctor
-	// node are those of one node.
+	// node are the flags for one node.
 	node    *pflag.FlagSet
 	cluster bool
 	checks  []string
@@ -30,30 +30,31 @@ type doctorFlags struct {
 	output  string
 }
 
-// doctorRights are more than a viewer's: who may run commands in an agent's pod may change its node's network.
-const doctorRights = "doctor takes the rights to list Nodes, and in the agents' namespace to list daemonsets (apps) and pods and to create pods/exec: docs/operate.md"
+// doctorRights are more than a viewer's: a user who may run commands in an agent's pod may change its
+// node's network.
+const doctorRights = "doctor needs the rights to list Nodes, and in the agents' namespace to list daemonsets (apps) and pods and to create pods/exec: docs/operate.md"
 
 func doctorCommand() *cobra.Command {
 	f := &doctorFlags{clusterFlags: clusterFlags{rights: doctorRights}, node: pflag.NewFlagSet("node", pflag.ContinueOnError)}
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look for what is wrong with this node or all nodes, and say what to do",
-		Long: `doctor looks at the node that it runs on for what keeps pods from being served:
-each finding is a fault, the evidence and the cure. It changes nothing.
+		Short: "Find the problems of this node or of all nodes, with their remediation",
+		Long: `doctor checks this node for problems that keep pods from working, and prints each
+problem with its evidence and remediation. It changes nothing.
 
-In the agent's pod it sees most; what it can't see there it skips, and says how to
-run it so that it can. --root is the folder of the host's files.
+Most checks work in the agent's pod. doctor skips those that don't, and prints how to
+run it so that they do. --root is the folder of the host's files.
 
-With --cluster it runs in the agents' pods of all nodes, from any workstation whose
-kubeconfig may create pods/exec there, and tells once what nodes share.
+With --cluster it runs in the agents' pods on all nodes, from any workstation whose
+kubeconfig may create pods/exec there, and prints a problem that nodes share once.
 
 Exit codes: 0 no check found an error (there may be warnings); 1 a check did, or
 with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
---cluster, the API server can't be asked.`,
+--cluster, the API server can't be reached.`,
 		Example: `  # In the agent's pod
   kubectl exec -n plainroute-system ds/plainroute -- /plainroute doctor
 
-  # With all that there is on a node
+  # With all host files, in a debugging pod
   kubectl debug node/node1 -it --profile=sysadmin --image=localhost/plainroute:0.1.0 -- /plainroute doctor --root /host
 
   # One check, as JSON
@@ -62,7 +63,7 @@ with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
   # All nodes, from a workstation
   plainroute doctor --cluster
 
-  # All nodes, all that was found of each
+  # All nodes, with every check of each
   plainroute doctor --cluster -o json`,
 		Annotations: map[string]string{readOnly: ""},
 		Args:        noArgs,
@@ -71,9 +72,9 @@ with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)
 	forDoctors(fs)
-	fs.BoolVar(&f.cluster, "cluster", false, "examine all nodes, by the doctors of their agents' pods")
+	fs.BoolVar(&f.cluster, "cluster", false, "examine all nodes, by running doctor in their agents' pods")
 	fs.StringSliceVar(&f.checks, "check", nil, "run only these checks")
-	fs.BoolVarP(&f.verbose, "verbose", "v", false, "show all checks, the good ones too")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "show all checks, also those that passed")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
 	offer(cmd, "output", "table", "json")
 	offer(cmd, "check", problem.Checks()...)
@@ -81,14 +82,13 @@ with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
 	return cmd
 }
 
-// forDoctors sets what asking a doctor takes, who asks for seconds where an agent
-// answers at once; and not too many at a time, for each of them asks the same peers,
-// who ration their answers.
+// forDoctors changes the defaults of clusterFlags: a doctor takes seconds, and each queries the same
+// peers, which limit the rate of their answers.
 func forDoctors(fs *pflag.FlagSet) {
 	for name, value := range map[string]string{"parallel": "16", "timeout": "30s"} {
 		flag := fs.Lookup(name)
 		if err := flag.Value.Set(value); err != nil {
-			panic(err) // they take that
+			panic(err) // the values are valid
 		}
 		flag.DefValue = value
 	}
@@ -102,7 +102,7 @@ func (f *doctorFlags) run(cmd *cobra.Command) error {
 	faults := f.faults()
 	f.node.VisitAll(func(flag *pflag.Flag) {
 		if flag.Changed {
-			faults = append(faults, fmt.Errorf("--%s is for one node, not for --cluster", flag.Name))
+			faults = append(faults, fmt.Errorf("--%s is for one node and can't be used with --cluster", flag.Name))
 		}
 	})
 	if err := faultsError(faults); err != nil {
@@ -125,16 +125,16 @@ func (f *doctorFlags) faults() []error {
 }
 
 func (f *doctorFlags) format(cmd *cobra.Command) diagnosis.Format {
-	return diagnosis.Format{Output: f.output, Verbose: f.verbose, Color: colourful(cmd.OutOrStdout())}
+	return diagnosis.Format{Output: f.output, Verbose: f.verbose, Color: colorful(cmd.OutOrStdout())}
 }
 
-// ofCluster has the doctors of all agents' pods examine their nodes.
+// ofCluster runs doctor in the pods of all agents.
 func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	config, client, err := f.connect()
 	if err != nil {
 		return err
 	}
-	klog.SetLogger(logr.Discard()) // client-go complains of connections to nodes that don't answer; it is told of those below
+	klog.SetLogger(logr.Discard()) // client-go logs connections to nodes that don't answer; the report has those
 	p := newProgress(cmd.ErrOrStderr(), "examining nodes")
 	s := fleet.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: p.show}
 	cluster, err := f.examine(cmd.Context(), s, &fleet.Exec{Config: config, Client: client})

@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A bridge of another name is no rival of ours: an agent is told its name by an argument, of which its doctor knows nothing.
+// doctor reads the bridge's name from the node, because the agent may have it from an argument.
 func TestDoctorFindsTheBridge(t *testing.T) {
 	result := wide(1)
 	result.Host = status.Host{Bridge: "cbr0"}
@@ -42,7 +42,7 @@ func TestDoctorFindsTheBridge(t *testing.T) {
 				}
 			}
 			f := &doctorFlags{nodeDoctor: nodeDoctor{root: dir, nodeFlags: nodeFlags{procSys: "/proc/sys", runDir: store.RunDir, cniConfDir: store.ConfDir, bridge: c.flag, listen: c.listen}}}
-			p := f.patient(t.Context())
+			p := f.target(t.Context())
 			if p.Kernel != nil {
 				defer p.Kernel.Close()
 			}
@@ -53,7 +53,7 @@ func TestDoctorFindsTheBridge(t *testing.T) {
 	}
 }
 
-// The agent's environment in its container is the doctor's too, an empty folder among it.
+// doctor has the environment of the agent in its container, where a folder may be set to empty.
 func TestDoctorOfAnAgentThatLooksAtNoPlugins(t *testing.T) {
 	t.Setenv("PLAINROUTE_CNI_BIN_DIR", "")
 	var out bytes.Buffer

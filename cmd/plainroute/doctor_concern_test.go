@@ -14,8 +14,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Of others' routes, of which there may be a million, the doctor reads those that can matter to what anybody knows of
-// the cluster.
+// doctor reads only the foreign routes that can matter to the cluster, because there may be a million.
 func TestConcernsOfTheDoctor(t *testing.T) {
 	node := corev1.Node{Spec: corev1.NodeSpec{PodCIDR: "10.244.2.0/24"}}
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.1.12"}}
@@ -26,9 +25,9 @@ func TestConcernsOfTheDoctor(t *testing.T) {
 	narrow := &status.Report{Host: status.Host{ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/14")}}}
 	ours := topology.State{Routes: []topology.Route{{Dst: netip.MustParsePrefix("10.9.0.0/24"), Via: netip.MustParseAddr("192.168.9.1")}}}
 	for name, c := range map[string]struct {
-		patient *doctor.Patient
-		ours    topology.State
-		want    string
+		target *doctor.Patient
+		ours   topology.State
+		want   string
 	}{
 		"nothing is known":  {&doctor.Patient{}, topology.State{}, "[]"},
 		"the Nodes":         {&doctor.Patient{Nodes: []corev1.Node{node}}, topology.State{}, "[10.244.0.0/16 192.168.0.0/16]"},
@@ -37,7 +36,7 @@ func TestConcernsOfTheDoctor(t *testing.T) {
 		"our routes alone":  {&doctor.Patient{}, ours, "[10.9.0.0/24 192.168.0.0/16]"},
 		"a route elsewhere": {&doctor.Patient{Report: narrow}, ours, "[10.9.0.0/24 10.244.0.0/14 192.168.0.0/16]"},
 	} {
-		if got := fmt.Sprint(concerns(c.patient, c.ours)); got != c.want {
+		if got := fmt.Sprint(concerns(c.target, c.ours)); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}

@@ -32,7 +32,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// nodeDoctor are the choices that are about the node that the doctor runs on.
+// nodeDoctor are the flags for the node that doctor runs on.
 type nodeDoctor struct {
 	nodeFlags
 	root      string
@@ -42,7 +42,7 @@ type nodeDoctor struct {
 	list      bool
 }
 
-// imagePlugins is where the image has the stock CNI plugins (hack/make-image.sh).
+// imagePlugins is the folder of the stock CNI plugins in the image (hack/make-image.sh).
 const imagePlugins = "/cni"
 
 func (f *doctorFlags) registerNode(cmd *cobra.Command) {
@@ -51,13 +51,13 @@ func (f *doctorFlags) registerNode(cmd *cobra.Command) {
 	f.declare(fs, "proc-sys", "run-dir", "cni-conf-dir", "bridge", "listen")
 	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins")
 	registerBefore(fs, &f.cniBefore)
-	fs.StringVar(&f.nodeName, "node-name", "", "name of our own Node (default: $NODE_NAME)")
+	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node (default: $NODE_NAME)")
 	f.node = fs
 	cmd.Flags().AddFlagSet(fs)
 	cmd.Flags().BoolVar(&f.list, "list", false, "list the checks")
 }
 
-// ofNode examines the node that it runs on, or lists the checks.
+// ofNode examines this node, or lists the checks.
 func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
 	checks, err := f.validate(cmd)
 	if err != nil {
@@ -67,12 +67,12 @@ func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(problem.Checks(), "\n"))
 		return err
 	}
-	patient := f.patient(cmd.Context())
-	if patient.Kernel != nil {
-		defer patient.Kernel.Close()
+	target := f.target(cmd.Context())
+	if target.Kernel != nil {
+		defer target.Kernel.Close()
 	}
-	passed, problems := doctor.Examine(cmd.Context(), patient, checks)
-	report := diagnosis.NewReport(patient.Node, passed, problems)
+	passed, problems := doctor.Examine(cmd.Context(), target, checks)
+	report := diagnosis.NewReport(target.Node, passed, problems)
 	if err := report.Print(cmd.OutOrStdout(), f.format(cmd)); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
 	return checks, faultsError(faults)
 }
 
-// environment sets what an agent's pod may have set for its agent too.
+// environment sets the flags that the environment of an agent's pod may set for its agent.
 func (f *doctorFlags) environment(cmd *cobra.Command) []error {
 	for _, name := range []string{"kubeconfig", "check", "verbose", "output"} {
 		f.node.AddFlag(cmd.Flags().Lookup(name))
@@ -115,8 +115,8 @@ func (f *doctorFlags) environment(cmd *cobra.Command) []error {
 	return environment(f.node)
 }
 
-// patient learns what it can; what it can't is for the checks to say.
-func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
+// target reads all that the checks need. Checks report what can't be read.
+func (f *doctorFlags) target(ctx context.Context) *doctor.Patient {
 	p := &doctor.Patient{
 		Root: f.root, ProcSys: f.procSys, BinDir: f.cniBinDir, Offered: imagePlugins, Bridge: f.bridge, Node: f.nodeName,
 		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}, ConfigsBefore: f.cniBefore,
@@ -152,8 +152,8 @@ func (f *doctorFlags) look(ctx context.Context, p *doctor.Patient) (topology.Hos
 	return facts, state, errors.Join(err, host.Close())
 }
 
-// concerns are the ranges in which others' routes matter, by all that is known of the cluster: the
-// Nodes, what the agent says, and our own routes.
+// concerns returns the ranges in which foreign routes matter, from the Nodes, the agent's report, and
+// our own routes.
 func concerns(p *doctor.Patient, ours topology.State) []netip.Prefix {
 	var nodes []*topology.Node
 	add := func(name string, subnets []netip.Prefix, addrs ...netip.Addr) {
@@ -181,12 +181,12 @@ func concerns(p *doctor.Patient, ours topology.State) []netip.Prefix {
 	return topology.Outermost(append(topology.Concerns(opts, nodes), routed...))
 }
 
-// nodesOfCluster asks the API server, with the agent's rights: in pages, and keeps of
-// each Node what checks look at. All of 5,000 at once would be more than the memory that
-// a doctor shares with its agent, which the kernel would end with it (memory.oom.group).
+// nodesOfCluster lists the Nodes in pages, with the agent's rights, and keeps what the checks need. 5,000
+// whole Nodes at once would exceed the memory limit that doctor shares with its agent, and the kernel
+// would kill both (memory.oom.group).
 func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, error) {
 	config = rest.CopyConfig(config)
-	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON // half as much, and less work
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON // half as large
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
@@ -196,7 +196,7 @@ func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, er
 		defer cancel()
 		return client.CoreV1().Nodes().List(ctx, options)
 	}
-	nodes := []corev1.Node{} // not nil, for they are known
+	nodes := []corev1.Node{} // not nil: none is not unknown
 	err = fleet.Each(ctx, page, metav1.ListOptions{}, func(n *corev1.Node) { nodes = append(nodes, examined(n)) })
 	if err != nil {
 		return nil, fmt.Errorf("listing Nodes: %w", err)
@@ -204,8 +204,8 @@ func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, er
 	return nodes, nil
 }
 
-// examined leaves out what no check looks at, such as the names of images, which are
-// most of a Node.
+// examined returns the fields that checks read, without the names of images, which are most of a
+// Node.
 func examined(n *corev1.Node) corev1.Node {
 	var managed []metav1.ManagedFieldsEntry
 	for _, m := range n.ManagedFields {

@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// large is a Node as clusters have it: most of it are the names of images.
+// large returns a Node with the size of real ones, most of which are names of images.
 func large(i int) corev1.Node {
 	n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node-%04d", i), Annotations: map[string]string{"a": strings.Repeat("x", 500)}}}
 	n.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Subresource: "status", Time: &metav1.Time{Time: time.Unix(1e9, 0)}, FieldsV1: metav1.NewFieldsV1(`{"f:status":{"` + strings.Repeat("y", 2000) + `":{}}}`)}}
@@ -32,12 +32,12 @@ func large(i int) corev1.Node {
 	return n
 }
 
-// images are what a kubelet names of those that it has.
+// images returns the images that a kubelet lists.
 var images = slices.Repeat([]corev1.ContainerImage{{Names: []string{
 	"registry.example/some/image@sha256:" + strings.Repeat("0", 64), "registry.example/some/image:v1.2.3",
 }, SizeBytes: 1}}, 50)
 
-// nodeServer lists so many, in pages if it is asked for them.
+// nodeServer lists Nodes, in pages on request.
 func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 	largest = new(int)
 	encoder := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
@@ -48,7 +48,7 @@ func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 		query := r.URL.Query()
 		from, _ := strconv.Atoi(query.Get("continue"))
 		limit, _ := strconv.Atoi(query.Get("limit"))
-		if limit == 0 || query.Get("resourceVersion") == "0" { // the API server's cache knows no pages
+		if limit == 0 || query.Get("resourceVersion") == "0" { // the API server's cache has no pages
 			limit = count
 		}
 		list := corev1.NodeList{}
@@ -66,7 +66,7 @@ func nodeServer(t *testing.T, count int) (config *rest.Config, largest *int) {
 	return &rest.Config{Host: server.URL}, largest
 }
 
-// inUse is the memory that is in use. What a sync.Pool keeps, the second collection frees.
+// inUse returns the memory in use. The second collection frees the content of each sync.Pool.
 func inUse() int {
 	var stats goruntime.MemStats
 	goruntime.GC()
@@ -75,7 +75,7 @@ func inUse() int {
 	return int(stats.HeapAlloc)
 }
 
-// A doctor of 5,000 Nodes fits beside its agent, with which it shares a limit of memory.
+// doctor and its agent share a memory limit, so doctor among 5,000 Nodes must need little memory.
 func TestNodesTakeLittleMemory(t *testing.T) {
 	const count = 5000
 	config, largest := nodeServer(t, count)

@@ -20,7 +20,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// networkFlags are the operator's choices that agent and plan share.
+// networkFlags are the flags that agent and plan share.
 type networkFlags struct {
 	nodeFlags
 	kubeconfig          string
@@ -40,19 +40,19 @@ type networkFlags struct {
 func (f *networkFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: those of the pod)")
 	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "accept pod subnets only inside these ranges")
-	fs.StringVar(&f.maskSizes4, maskSizeFlag4, "", "lengths in bits that IPv4 pod subnets may have: one, or a range such as 24-28 "+maskSizeDefault)
-	fs.StringVar(&f.maskSizes6, maskSizeFlag6, "", "lengths in bits that IPv6 pod subnets may have: one, or a range such as 64-80 "+maskSizeDefault)
-	fs.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "ranges of Services, which pod subnets must not overlap")
+	fs.StringVar(&f.maskSizes4, maskSizeFlag4, "", "accept IPv4 pod subnets of these lengths in bits: one, or a range such as 24-28 "+maskSizeDefault)
+	fs.StringVar(&f.maskSizes6, maskSizeFlag6, "", "accept IPv6 pod subnets of these lengths in bits: one, or a range such as 64-80 "+maskSizeDefault)
+	fs.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "refuse pod subnets that overlap these ranges of Services")
 	fs.StringSliceVar(&f.nodeCIDRs, "node-cidr", nil, "accept next hops only inside these ranges")
 	f.masquerade = "true"
-	fs.Var(&f.masquerade, "masquerade", "give pods the node's address towards the world outside the cluster: true, false, or ipv4 or ipv6 alone")
+	fs.Var(&f.masquerade, "masquerade", "replace pods' addresses with the node's in packets that leave the cluster: true, false, or ipv4 or ipv6 alone")
 	fs.Lookup("masquerade").NoOptDefVal = "true"
-	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see the pod's own address")
+	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see pods' own addresses")
 	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
-	fs.BoolVar(&f.firewall, "firewall-plugin", false, "have the stock firewall plugin accept what each pod sends and the answers, where a firewall drops what it forwards; needs iptables on the node")
+	fs.BoolVar(&f.firewall, "firewall-plugin", false, "add the stock firewall plugin, which accepts what each pod sends and the answers, for a firewall that drops forwarded packets; needs iptables on the node")
 	f.bridge = topology.Bridge
 	f.declare(fs, "bridge", "run-dir")
-	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are no peers, such as virtual kubelets")
+	fs.StringVar(&f.ignoreNodes, "ignore-nodes", "", "label selector of Nodes that are not peers, such as virtual kubelets")
 }
 
 const (
@@ -61,7 +61,7 @@ const (
 	maskSizeDefault = "(default: our own subnet's and, inside --cluster-cidr, any up to a sixteenth of the range)"
 )
 
-// masquerade is a flag's value: true, false, ipv4 or ipv6. It reads booleans as pflag does.
+// masquerade is a flag's value: ipv4, ipv6, or a boolean as pflag parses it.
 type masquerade string
 
 func (m *masquerade) String() string { return string(*m) }
@@ -71,24 +71,24 @@ func (m *masquerade) Set(value string) error {
 	if both, err := strconv.ParseBool(value); err == nil {
 		value = strconv.FormatBool(both)
 	} else if value != "ipv4" && value != "ipv6" {
-		return fmt.Errorf("%q is none of true, false, ipv4, ipv6", value)
+		return fmt.Errorf("%q is not one of true, false, ipv4, ipv6", value)
 	}
 	*m = masquerade(value)
 	return nil
 }
 
-// defaultResolvConf is the file of resolv.conf(5). In a pod it is a copy of the pod's creation.
+// defaultResolvConf is the file of resolv.conf(5). A pod has a copy from its creation.
 const defaultResolvConf = "/etc/resolv.conf"
 
 func registerResolvConf(fs *pflag.FlagSet, path *string) {
-	fs.StringVar(path, "resolv-conf", defaultResolvConf, "file of this host's nameservers, which no pod subnet may hide; in a pod, the host's mount, for its own is as old as the pod")
+	fs.StringVar(path, "resolv-conf", defaultResolvConf, "file with the node's nameservers, which no pod subnet may cover; in a pod, the host's mount, because the pod's own file is as old as the pod")
 }
 
 func registerBefore(fs *pflag.FlagSet, names *[]string) {
-	fs.StringSliceVar(names, "cni-config-before", nil, "names of other CNI configs that are wanted before ours, such as 00-multus.conf")
+	fs.StringSliceVar(names, "cni-config-before", nil, "names of other CNI configs that may come before ours, such as 00-multus.conf")
 }
 
-// checkBefore refuses names that no config before ours can have.
+// checkBefore refuses names that don't sort before ours.
 func checkBefore(names []string) error {
 	for _, name := range names {
 		if err := cni.CheckBefore(name); err != nil {
@@ -114,7 +114,7 @@ func environment(fs *pflag.FlagSet) []error {
 	return faults
 }
 
-// options validates all flags at once; the faults are all there are.
+// options returns the options, and an error for each invalid flag.
 func (f *networkFlags) options() (topology.Options, []error) {
 	var faults []error
 	prefixes := func(flag string, values []string) []netip.Prefix {
@@ -166,38 +166,38 @@ func (f *networkFlags) checkNumbers() []error {
 	return faults
 }
 
-// checkBridge refuses what is no name of a device (dev_valid_name of net/core/dev.c).
+// checkBridge refuses invalid names of devices (dev_valid_name of net/core/dev.c).
 func checkBridge(flag, name string) error {
 	if name != "" && len(name) <= 15 && !strings.ContainsAny(name, "/ \t\n") && name != "." && name != ".." {
 		return nil
 	}
-	return fmt.Errorf("--%s: %q is no name of a device: 1 to 15 characters, no slash, no space", flag, name)
+	return fmt.Errorf("--%s: %q is not a valid device name: 1 to 15 characters without slashes and spaces", flag, name)
 }
 
 func hasIPv6(cidrs []string) bool { return strings.Contains(strings.Join(cidrs, ""), ":") }
 
-// clash finds ranges that can't be right together.
+// clash returns an error for each pair of ranges that contradict each other.
 func clash(opts topology.Options) []error {
 	var faults []error
 	for _, c := range opts.ClusterCIDRs {
 		for _, s := range opts.ServiceCIDRs {
-			if c.Overlaps(s) && c.Bits() >= s.Bits() { // the controller manager gives Nodes no part of a range of Services inside (filterOutServiceRange of pkg/controller/nodeipam/ipam)
+			if c.Overlaps(s) && c.Bits() >= s.Bits() { // a smaller Service range inside is left out by the controller manager (filterOutServiceRange of pkg/controller/nodeipam/ipam)
 				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --service-cidr %s", c, s))
 			}
 		}
 		for _, n := range opts.NodeCIDRs {
-			if c.Overlaps(n) && c.Bits() <= n.Bits() { // a wider network of Nodes around the pods' range gives way to it
+			if c.Overlaps(n) && c.Bits() <= n.Bits() { // the pods' range takes precedence over a wider network of Nodes around it
 				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --node-cidr %s", c, n))
 			}
 		}
 		if sizes := map[bool]topology.Lengths{true: opts.MaskSizes4, false: opts.MaskSizes6}[c.Addr().Is4()]; sizes != (topology.Lengths{}) && sizes.Narrowest < c.Bits() {
-			faults = append(faults, fmt.Errorf("--cluster-cidr %s can hold no pod subnet of %d bits", c, sizes.Narrowest))
+			faults = append(faults, fmt.Errorf("--cluster-cidr %s is too small for a pod subnet of %d bits", c, sizes.Narrowest))
 		}
 	}
 	return faults
 }
 
-// parseLengths reads the lengths of pod subnets: 24, or 24-28; 0 is none, as it was when this was a number.
+// parseLengths parses lengths of pod subnets: 24, or 24-28; 0 is none, from when the flag was a number.
 func parseLengths(flag, value string, lowest, highest int) (topology.Lengths, error) {
 	if value == "" || value == "0" {
 		return topology.Lengths{}, nil
@@ -214,7 +214,7 @@ func parseLengths(flag, value string, lowest, highest int) (topology.Lengths, er
 	case widest < lowest || narrowest > highest:
 		return topology.Lengths{}, fmt.Errorf("--%s: %s is not between %d and %d", flag, value, lowest, highest)
 	case widest > narrowest:
-		return topology.Lengths{}, fmt.Errorf("--%s: %s begins with the longer prefix; did you mean %d-%d?", flag, value, narrowest, widest)
+		return topology.Lengths{}, fmt.Errorf("--%s: %s starts with the longer prefix; did you mean %d-%d?", flag, value, narrowest, widest)
 	}
 	return topology.Lengths{Widest: widest, Narrowest: narrowest}, nil
 }
@@ -234,8 +234,8 @@ func parsePrefixes(flag string, values []string) (prefixes []netip.Prefix, fault
 	return prefixes, faults
 }
 
-// restConfig says how to reach the API server. Requests are not throttled: there
-// is one list and one watch.
+// restConfig returns the config of a client for the API server. Requests are not throttled: there is
+// one list and one watch.
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	read := func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
 	if kubeconfig == "" {
@@ -244,7 +244,7 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	config, err := read()
 	switch {
 	case errors.Is(err, rest.ErrNotInCluster):
-		return nil, errors.New("this is no pod of a cluster: give --kubeconfig FILE")
+		return nil, errors.New("not running in a pod of a cluster: give --kubeconfig FILE")
 	case err != nil && kubeconfig != "":
 		return nil, fmt.Errorf("reading --kubeconfig %s: %w", kubeconfig, err)
 	case err != nil:
@@ -252,21 +252,20 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	}
 	config.QPS = -1
 	config.Dial = (&net.Dialer{Timeout: dialLimit, KeepAlive: 30 * time.Second}).DialContext
-	config.DisableCompression = true // unpacking costs more than a LAN carries
+	config.DisableCompression = true // decompression costs more than the bytes do on a LAN
 	noticeDeadConnections()
 	config.UserAgent = "plainroute/" + version
 	return config, nil
 }
 
-// dialLimit bounds one try to connect to the API server. client-go's own 30 s would leave an agent blind
-// for that long that starts in a moment of wrong routes.
+// dialLimit bounds one attempt to connect to the API server. client-go's 30 s would delay by as much an
+// agent that starts while routes are wrong.
 const dialLimit = 5 * time.Second
 
-// noticeDeadConnections has a connection to the API server asked for a sign of life
-// once it has been silent for so many seconds, and given up for dead after so many
-// more. A load balancer that has forgotten it says nothing, and client-go's own 30
-// and 15 would leave us blind for that long. It takes them from the environment
-// (net.ConfigureHTTP2Transport of k8s.io/apimachinery), where an operator's stay.
+// noticeDeadConnections makes client-go send a PING on a connection to the API server that is idle for
+// 5 s, and close it if no answer arrives within 5 s. A load balancer that has lost the connection sends
+// nothing, and client-go's defaults are 30 s and 15 s. client-go reads them from the environment
+// (net.ConfigureHTTP2Transport of k8s.io/apimachinery), where an operator's values stay.
 func noticeDeadConnections() {
 	const seconds = "5"
 	for _, name := range []string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS", "HTTP2_PING_TIMEOUT_SECONDS"} {
@@ -276,8 +275,7 @@ func noticeDeadConnections() {
 	}
 }
 
-// apiServers returns the API server's address, where the config has one rather
-// than a name.
+// apiServers returns the API server's address, if the config has an address and not a name.
 func apiServers(config *rest.Config) []netip.Addr {
 	u, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
@@ -305,7 +303,7 @@ func checkListen(flag, value string) error {
 	return nil
 }
 
-// checkPath refuses a path that depends on where we were started.
+// checkPath refuses relative paths.
 func checkPath(flag, value string) error {
 	if !filepath.IsAbs(value) {
 		return fmt.Errorf("--%s: %q is not an absolute path", flag, value)
@@ -313,7 +311,7 @@ func checkPath(flag, value string) error {
 	return nil
 }
 
-// checkResync keeps the audit from being a load or a fiction.
+// checkResync refuses an interval that loads the host, or that never comes.
 func checkResync(d time.Duration) error {
 	if d < time.Second || d > 24*time.Hour {
 		return fmt.Errorf("--resync: %s is not between 1s and 24h", d)
@@ -321,13 +319,13 @@ func checkResync(d time.Duration) error {
 	return nil
 }
 
-// faultsError lists all faults, a line each.
+// faultsError returns an error with a line for each fault.
 func faultsError(faults []error) error {
 	if len(faults) == 0 {
 		return nil
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d wrong setting(s):", len(faults))
+	fmt.Fprintf(&b, "%d invalid setting(s):", len(faults))
 	for _, f := range faults {
 		b.WriteString("\n  " + f.Error())
 	}

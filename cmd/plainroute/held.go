@@ -13,7 +13,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// held looks for what bears our mark.
+// held returns the objects with our mark.
 func (f *statusFlags) held(ctx context.Context) status.Held {
 	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
 	held := status.Held{Locked: store.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}

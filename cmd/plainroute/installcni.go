@@ -17,10 +17,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// installFlags are the choices of the install-cni command.
+// installFlags are the flags of install-cni.
 type installFlags struct {
 	plugins.Install
-	network topology.CNI // what the agent on this node will write a config of
+	network topology.CNI // of the config that the agent on this node writes
 	output  string
 }
 
@@ -32,53 +32,53 @@ func installCNICommand() *cobra.Command {
 		Long: `install-cni copies the stock CNI plugins into the folder from which the node's
 container runtime executes them. It is the init container of the DaemonSet.
 
-A plugin is installed where it is missing, and where a stock plugin is older
-than ours. Anything else is kept, unless --force is given:
+install-cni installs a plugin that is missing or older than its own. It keeps
+everything else, unless --force is given:
 
   missing, an empty file, or a symlink to a name in the
-    folder that does not exist                              ours is installed
+    folder that does not exist                              installed
   a stock plugin, older                                     upgraded
   a stock plugin, same version, that is not executable      repaired
-  a program that is cut short                               repaired
+  a truncated program                                       repaired
   a stock plugin, same version or newer                     kept
-  a stock plugin that does not tell its version (Debian's)  kept
-  any other program or script by that name                  kept
-  a symlink (k3s, MicroK8s), whatever it leads to           kept
+  a stock plugin without a version (Debian's)               kept
+  any other program or script of that name                  kept
+  a symlink (k3s, MicroK8s), whatever its target            kept
 
-What is stock, and its version, is read from the Go build info of the binary;
-nothing is executed. Only major, minor and patch are compared: what follows a
-hyphen is a distributor's, and says neither newer nor older. A plugin of the same
-version and source that was built with an older Go is upgraded as well.
+It reads from the Go build info of a binary whether that is a stock plugin, and
+its version; it executes nothing. It compares only major, minor and patch, because
+a suffix after a hyphen is a distributor's and neither newer nor older. A plugin of
+the same version and source that was built with an older Go is upgraded as well.
 
-With --force ours takes the place of all that differs; a symlink is replaced and
-never written through. A folder by a plugin's name always stays.
+With --force it replaces everything that differs. It replaces a symlink itself, not
+its target, and always keeps a folder of a plugin's name.
 
-Each plugin is written beside its place, synced, read back and renamed, so it is
-never there in part, and pods may start and stop meanwhile. Several runs take
-turns. What an interrupted one left is removed by the next.
+It writes each plugin beside its destination, syncs it, reads it back and renames
+it, so that pods may start and stop meanwhile. Several runs take turns, and each
+removes the files of interrupted ones.
 
-Where a plugin that the pod network needs is kept and is not known to be stock,
-or is not there at all, a warning says so; the exit code is that of success.`,
+It prints a warning for a plugin that pods need and that is missing, or is kept and
+may not be stock; the exit code is that of success.`,
 		Example: `  # What the DaemonSet does
   plainroute install-cni --from /cni --to /opt/cni/bin
 
-  # Two plugins only, even where others by these names are there
+  # Two plugins only, even if other programs have these names
   plainroute install-cni --from /cni --to /opt/cni/bin --plugins bridge,host-local --force`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.From, "from", imagePlugins, "folder of the plugins to install")
-	fs.StringVar(&f.To, "to", "/opt/cni/bin", "folder from which the container runtime executes plugins; made where it is missing")
+	fs.StringVar(&f.To, "to", "/opt/cni/bin", "folder from which the container runtime executes plugins; created if missing")
 	fs.StringSliceVar(&f.Names, "plugins", nil, "names of the plugins to install (default: all in --from)")
-	fs.BoolVar(&f.Force, "force", false, "replace what is newer, what is not stock, and symlinks")
-	fs.BoolVar(&f.network.Firewall, "firewall-plugin", false, "warn of the plugin firewall too: the agent has this flag")
+	fs.BoolVar(&f.Force, "force", false, "replace also newer plugins, other programs, and symlinks")
+	fs.BoolVar(&f.network.Firewall, "firewall-plugin", false, "warn about the plugin firewall too, if the agent has this flag")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
 	offer(cmd, "output", "text", "json")
 	return cmd
 }
 
-// installation is what the command says it did.
+// installation is the command's output.
 type installation struct {
 	To       string           `json:"to"`
 	Plugins  []plugins.Result `json:"plugins"`
@@ -92,7 +92,7 @@ func (f *installFlags) run(cmd *cobra.Command) error {
 	}
 	for _, name := range f.Names {
 		if name == "" || name == "." || name == ".." || filepath.Base(name) != name {
-			faults = append(faults, fmt.Errorf("--plugins: %q is no name of a plugin", name))
+			faults = append(faults, fmt.Errorf("--plugins: %q is not a plugin name", name))
 		}
 	}
 	if f.From == "" || f.To == "" {
@@ -112,8 +112,8 @@ func (f *installFlags) run(cmd *cobra.Command) error {
 	return errors.Join(err, done.print(cmd.OutOrStdout(), cmd.ErrOrStderr()))
 }
 
-// warnings are about plugins that the pod network needs. They add to err what keeps
-// them from being told.
+// warnings returns a line for each plugin that pods need and that may not work. It adds to err why the
+// folder can't be read.
 func (f *installFlags) warnings(results []plugins.Result, err error) ([]string, error) {
 	lines, needed := []string{}, cni.RequiredBy(&f.network)
 	for _, r := range results {

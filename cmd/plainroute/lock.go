@@ -15,8 +15,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/nslock"
 )
 
-// lock takes the locks of the run folder and of this network namespace. A refused agent makes no
-// file. Where no agent has the latter and it can't be had, the agent runs without: then it is nil.
+// lock takes the locks of the run folder and of this network namespace, before it creates any file. The
+// latter is nil if it can't be taken although no agent holds it: then the agent runs without.
 func (f *agentFlags) lock(ctx context.Context, store *cni.Store) (lock *nslock.Lock, err error) {
 	if err := nslock.Find(); err != nil {
 		return nil, oneAgent(err)
@@ -29,17 +29,17 @@ func (f *agentFlags) lock(ctx context.Context, store *cni.Store) (lock *nslock.L
 		return nil, errors.Join(oneAgent(err), store.Lock.Close())
 	}
 	if err != nil {
-		ctrl.Log.Info("Running without the lock that keeps a second agent away; trying to get it", "why", err.Error())
+		ctrl.Log.Info("Running without the lock that excludes a second agent, and retrying", "error", err.Error())
 	}
 	return lock, nil
 }
 
-// oneAgent says why a second agent can't run.
+// oneAgent adds the reason why a second agent can't run.
 func oneAgent(err error) error {
-	return fmt.Errorf("%w; two would delete each other's routes, which bear one mark", err)
+	return fmt.Errorf("%w; two agents would delete each other's routes, which have the same mark", err)
 }
 
-// self says who we are to another agent that finds the lock taken.
+// self describes this agent in the error of another agent that finds the lock taken.
 func (f *agentFlags) self() string {
 	if f.mode == modeRouter {
 		return "router, run folder " + f.runDir

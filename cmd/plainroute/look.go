@@ -11,16 +11,15 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// look reads what of ours is in the kernel and in the CNI folder at this moment. A
-// Kernel keeps what it has read, so this takes a new one: who works on routes must
-// not wait for who asks, nor the other way.
+// look reads our objects in the kernel and in the CNI folder. It opens a Kernel of its own, so that the
+// loop and a request for /status don't wait for each other.
 func look(config dataplane.Config) (topology.State, error) {
 	kernel, err := dataplane.New(config)
 	if err != nil {
 		return topology.State{}, err
 	}
 	ctx := context.Background()
-	_, err = kernel.Facts(ctx, []netip.Prefix{}) // none of others' routes, of which there may be a million
+	_, err = kernel.Facts(ctx, []netip.Prefix{}) // no foreign routes, of which there may be a million
 	if err != nil {
 		return topology.State{}, errors.Join(err, kernel.Close())
 	}

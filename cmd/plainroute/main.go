@@ -22,7 +22,7 @@ var (
 	revision = "unknown"
 )
 
-// Exit codes that scripts may rely on (docs/api.md); 0 is success, or that nothing is wrong.
+// Exit codes that scripts may rely on (docs/api.md); 0 is success, or that no problems were found.
 const (
 	exitFailure    = 1 // problems were found, or the command failed and can be repeated
 	exitUsage      = 2 // wrong flags or arguments
@@ -39,7 +39,7 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 // errShown ends a command with exitFailure after it has printed the problems.
-var errShown = errors.New("problems were found, as shown")
+var errShown = errors.New("problems were found and printed")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -78,8 +78,8 @@ func exitCode(cmd *cobra.Command, err error) int {
 	return exitFailure
 }
 
-// printable is an error's text in which nothing steers a terminal: a Node's name, a file's text and what a server answers may
-// be in it. The faults of flags have a line each.
+// printable returns an error's text without control characters, because a Node's name, a file or a server's
+// answer may be part of it. Each invalid flag keeps its line.
 func printable(err error) string {
 	lines := []string{err.Error()}
 	if usage := (usageError{}); errors.As(err, &usage) {
@@ -95,19 +95,19 @@ func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "plainroute",
 		Short: "A pod network for Kubernetes made of plain kernel routes",
-		Long: `plainroute makes pods on all nodes reach each other by plain kernel routes:
-no encapsulation, no datapath of its own. On each node an agent watches the
+		Long: `plainroute connects the pods of all nodes by plain kernel routes, without
+encapsulation and without a datapath of its own. On each node an agent watches the
 Nodes, programs a route to every other node's pod subnet, and writes the CNI
 config with which the stock bridge plugin attaches pods.
 
-Exit codes: 0 success, or nothing is wrong; 1 problems found, or failure;
+Exit codes: 0 success, or no problems found; 1 problems found, or failure;
 2 wrong flags or arguments; 3 refused, nothing was changed (cleanup, uninstall);
 4 the API server, an agent, the kernel or a file can't be read (status, doctor,
 check, plan).`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          noArgs, // else the word that is no command is no usageError
+		Args:          noArgs, // otherwise an unknown command would not be a usageError
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

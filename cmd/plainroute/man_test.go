@@ -14,7 +14,7 @@ import (
 // manFolder has the man pages, which are generated from the commands: `make man`.
 const manFolder = "../../docs/man"
 
-// Each command has a man page, which says what --help says.
+// Each command has a man page with the text of --help.
 func TestManPages(t *testing.T) {
 	fresh := t.TempDir()
 	if err := generateMan(fresh); err != nil {
@@ -34,7 +34,7 @@ func TestManPages(t *testing.T) {
 	}
 	for _, page := range want {
 		if !bytes.Equal(read(t, filepath.Join(fresh, page)), read(t, filepath.Join(manFolder, page))) {
-			t.Errorf("docs/man/%s is not what the command says now; run `make man`", page)
+			t.Errorf("docs/man/%s differs from the command; run `make man`", page)
 		}
 	}
 }
@@ -42,7 +42,7 @@ func TestManPages(t *testing.T) {
 // generateMan writes the pages. Their date is a fixed one, so that a page changes with its command alone.
 func generateMan(folder string) error {
 	root := rootCommand()
-	root.Version = "" // that of whoever runs this
+	root.Version = "" // differs by build
 	root.DisableAutoGenTag = true
 	day := time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
 	return doc.GenManTreeFromOpts(root, doc.GenManTreeOptions{

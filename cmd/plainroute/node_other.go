@@ -11,10 +11,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// nodeCommands are none: a node's kernel is Linux. What a workstation does, others can too.
+// nodeCommands returns none: a node's kernel is Linux.
 func nodeCommands() []*cobra.Command { return nil }
 
-// held says that nothing can bear our mark here.
+// held returns an error: there are no objects of ours here.
 func (*statusFlags) held(context.Context) status.Held {
-	return status.Held{Error: "this is no node: its system is " + runtime.GOOS}
+	return status.Held{Error: "this machine is not a node: its system is " + runtime.GOOS}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// nodeFlags are the places on a node at which commands meet: the agent uses them, and others look there. Each
-// command declares those that it needs.
+// nodeFlags are the places on a node that commands share: the agent uses them, other commands read
+// them. Each command declares those that it needs.
 type nodeFlags struct{ bridge, runDir, cniConfDir, procSys, listen string }
 
 // A nodeFlag is one of them: its default, its help, and the check of its value.
@@ -21,7 +21,7 @@ type nodeFlag struct {
 
 func (f *nodeFlags) table() map[string]nodeFlag {
 	return map[string]nodeFlag{
-		"bridge":       {&f.bridge, "", "name of the pods' bridge (default: the one that the agent, our CNI config or our table names, else " + topology.Bridge + ")", checkBridge},
+		"bridge":       {&f.bridge, "", "name of the pods' bridge (default: the name in the agent's report, our CNI config or our table, else " + topology.Bridge + ")", checkBridge},
 		"run-dir":      {&f.runDir, "/run/plainroute", "folder of node-local state, empty after a reboot", checkPath},
 		"cni-conf-dir": {&f.cniConfDir, "/etc/cni/net.d", "folder from which the container runtime reads CNI configs", checkPath},
 		"proc-sys":     {&f.procSys, "/proc/sys", "root of the kernel's settings; in a pod, the host's mount", checkPath},
@@ -29,7 +29,7 @@ func (f *nodeFlags) table() map[string]nodeFlag {
 	}
 }
 
-// declare adds some of them. A field that has a value already has that as its default.
+// declare adds flags by name. A field that has a value already has that as its default.
 func (f *nodeFlags) declare(fs *pflag.FlagSet, names ...string) {
 	all := f.table()
 	for _, name := range names {
@@ -38,7 +38,7 @@ func (f *nodeFlags) declare(fs *pflag.FlagSet, names ...string) {
 	}
 }
 
-// wrong returns an error for each wrong value among those that a command has declared.
+// wrong returns an error for each invalid flag of those that a command has declared.
 func (f *nodeFlags) wrong(fs *pflag.FlagSet) (faults []error) {
 	all := f.table()
 	fs.VisitAll(func(given *pflag.Flag) {

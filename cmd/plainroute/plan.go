@@ -29,7 +29,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// planFlags are the choices of the plan command.
+// planFlags are the flags of plan.
 type planFlags struct {
 	networkFlags
 	file   string
@@ -46,14 +46,14 @@ func planCommand() *cobra.Command {
 		Short: "Print what the agent would do, without doing it",
 		Long: `plan computes the same as the agent does, offline: from Node objects, it prints
 the routes, the nftables table and the CNI config of one node or of all, and
-every Problem. It needs no root; with --filename no cluster either.
+every Problem. It needs no root, and with --filename no cluster.
 
-What a node's own links are is not in its Node object. Unless --host gives that,
-plan takes it that all Nodes are on one link, --link, with an MTU of 1500.`,
-		Example: `  # What would happen in the cluster that kubectl speaks to
+A Node object does not contain the node's links. Unless --host describes them, plan
+assumes that all Nodes are on one link, --link, with an MTU of 1500.`,
+		Example: `  # The cluster of kubectl's current context
   kubectl get nodes -o yaml | plainroute plan --filename - --cluster-cidr 10.244.0.0/16
 
-  # One node, with that machine's real links and routes
+  # One node, with that machine's links and routes
   plainroute plan --filename nodes.yaml --node node1 --host host.yaml
 
   # From the cluster, as JSON
@@ -67,7 +67,7 @@ plan takes it that all Nodes are on one link, --link, with an MTU of 1500.`,
 	fs.StringVarP(&f.file, "filename", "f", "", "file of Nodes in YAML or JSON, - for standard input (default: the cluster)")
 	fs.StringVar(&f.node, "node", "", "plan for this Node alone (default: all)")
 	fs.StringVar(&f.host, "host", "", "file with the node's links, foreign routes and nameservers; needs --node")
-	fs.StringVar(&f.link, "link", "eth0", "name of the link on which all Nodes are taken to be")
+	fs.StringVar(&f.link, "link", "eth0", "name of the link that all Nodes are assumed to be on")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
 	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
 	offer(cmd, "output", "text", "json")
@@ -90,7 +90,7 @@ func (f *planFlags) run(cmd *cobra.Command) error {
 		faults = append(faults, fmt.Errorf("--output: %q is neither text nor json", f.output))
 	}
 	if f.host != "" && f.node == "" {
-		faults = append(faults, errors.New("--host describes one machine: say which with --node"))
+		faults = append(faults, errors.New("--host describes one machine: name it with --node"))
 	}
 	if err := faultsError(faults); err != nil {
 		return err
@@ -114,7 +114,7 @@ func (f *planFlags) run(cmd *cobra.Command) error {
 	return nil
 }
 
-// nodes reads the Nodes from where the flags say, less those to be ignored.
+// nodes reads the Nodes, without those of --ignore-nodes, sorted by name.
 func (f *planFlags) nodes(ctx context.Context, stdin io.Reader) ([]*topology.Node, error) {
 	objects, err := f.objects(ctx, stdin)
 	if err != nil {
@@ -123,19 +123,19 @@ func (f *planFlags) nodes(ctx context.Context, stdin io.Reader) ([]*topology.Nod
 	var nodes []*topology.Node
 	for i := range objects {
 		if len(validation.IsDNS1123Subdomain(objects[i].Name)) > 0 {
-			return nil, fmt.Errorf("%q in the input is no name of a Node", objects[i].Name)
+			return nil, fmt.Errorf("the input has a Node with the invalid name %q", objects[i].Name)
 		}
 		if f.ignoreNodesSelector == nil || !f.ignoreNodesSelector.Matches(labels.Set(objects[i].Labels)) {
 			nodes = append(nodes, topology.NodeFrom(&objects[i]))
 		}
 	}
 	if len(nodes) == 0 {
-		return nil, errors.New("there are no Nodes in the input")
+		return nil, errors.New("the input has no Nodes")
 	}
 	slices.SortFunc(nodes, func(a, b *topology.Node) int { return strings.Compare(a.Name, b.Name) })
 	for i := 1; i < len(nodes); i++ {
 		if nodes[i].Name == nodes[i-1].Name {
-			return nil, fmt.Errorf("node %s is in the input twice", nodes[i].Name)
+			return nil, fmt.Errorf("the input has node %s twice", nodes[i].Name)
 		}
 	}
 	return nodes, nil
@@ -227,7 +227,7 @@ func nodesOf(raw json.RawMessage) ([]corev1.Node, error) {
 	return nil, fmt.Errorf("reading Nodes: found a %q where a Node or a list of Nodes is expected", list.Kind)
 }
 
-// plans computes what each node asked for would be like.
+// plans computes the desired state of each node, or of the one that --node names.
 func (f *planFlags) plans(opts topology.Options, nodes []*topology.Node) ([]nodePlan, error) {
 	var plans []nodePlan
 	for _, n := range nodes {
@@ -243,12 +243,12 @@ func (f *planFlags) plans(opts topology.Options, nodes []*topology.Node) ([]node
 		plans = append(plans, nodePlan{status.TypeMeta("NodePlan"), n.Name, state, problem.Complete(problems)})
 	}
 	if len(plans) == 0 {
-		return nil, fmt.Errorf("there is no Node %q in the input", f.node)
+		return nil, fmt.Errorf("the input has no Node %q", f.node)
 	}
 	return plans, nil
 }
 
-// hostOf reads --host, or takes it that all Nodes are on one link.
+// hostOf reads --host, or returns a host with all Nodes on one link.
 func (f *planFlags) hostOf(n *topology.Node, nodes []*topology.Node) (topology.Host, error) {
 	if f.host != "" {
 		return readHost(f.host)
@@ -280,8 +280,7 @@ func readHost(file string) (topology.Host, error) {
 	return host, nil
 }
 
-// freshState is that of a host where nothing of ours is, with all settings that
-// its kernel has.
+// freshState returns the state of a host with all settings of its kernel and none of our objects.
 func freshState(bridge string, host topology.Host) topology.State {
 	sysctls := map[string]string{
 		topology.SysctlForward4: "0", topology.SysctlForward6: "0", topology.SysctlBridgeNF4: "0", topology.SysctlBridgeNF6: "0",
@@ -309,7 +308,7 @@ func freshState(bridge string, host topology.Host) topology.State {
 	return topology.State{Sysctls: sysctls}
 }
 
-// print gives the plan as commands that a shell would take.
+// print prints the plan as shell commands.
 func (p nodePlan) print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Node %s\n", p.Node)

@@ -7,22 +7,22 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// kubectl finds its plugins by their names on the PATH: `kubectl plainroute` runs this one.
+// pluginName is the name by which `kubectl plainroute` finds its plugin on the PATH.
 const pluginName = "kubectl-plainroute"
 
-// isPlugin tells whether a program of this name was run by kubectl.
+// isPlugin reports whether kubectl ran a program of this name.
 func isPlugin(name string) bool {
 	return strings.TrimSuffix(filepath.Base(name), ".exe") == pluginName
 }
 
-// asPlugin makes the commands those of `kubectl plainroute`. Who uses it sits at a workstation, so the commands that
-// know --cluster speak to the cluster unless they are told otherwise.
+// asPlugin turns the commands into those of `kubectl plainroute`, which is used on workstations: --cluster
+// is true by default.
 func asPlugin(root *cobra.Command) {
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl plainroute"}
 	for _, cmd := range root.Commands() {
 		if flag := cmd.Flags().Lookup("cluster"); flag != nil && flag.Value.Type() == "bool" {
 			if err := flag.Value.Set("true"); err != nil {
-				panic(err) // a bool takes that
+				panic(err) // the value is valid
 			}
 			flag.DefValue = "true"
 			cmd.Example = ofClusters(cmd.Example)
@@ -31,7 +31,7 @@ func asPlugin(root *cobra.Command) {
 	}
 }
 
-// ofClusters are those of a command's examples that speak to a cluster, for where they do without --cluster.
+// ofClusters returns the examples with --cluster, without that flag.
 func ofClusters(examples string) string {
 	var list []string
 	for _, example := range strings.Split(examples, "\n\n") {

@@ -13,7 +13,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
-// responderCommand is what runs in the pods of check.
+// responderCommand runs in the pods of check.
 func responderCommand() *cobra.Command {
 	ready := false
 	cmd := &cobra.Command{
@@ -25,7 +25,7 @@ func responderCommand() *cobra.Command {
 			return connectivity.Respond(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVar(&ready, "ready", false, "tell whether one answers in this pod")
+	cmd.Flags().BoolVar(&ready, "ready", false, "check that a responder answers in this pod")
 	return cmd
 }
 
@@ -40,7 +40,7 @@ func respondsHere(ctx context.Context) error {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("it answers %s", response.Status)
+		return fmt.Errorf("the responder answers %s", response.Status)
 	}
 	return nil
 }

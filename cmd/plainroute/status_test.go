@@ -18,7 +18,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// wide is what an agent among so many peers has to say.
+// wide returns the Result of an agent with many peers.
 func wide(peers int) *status.Result {
 	r := &status.Result{Version: "v1", Node: "node0", Ready: true, Known: true, Seen: true, History: &status.History{}, Pass: status.Pass{Number: 1, Time: time.Now()}}
 	masquerade := &topology.Masquerade{Bridge: topology.Bridge}
@@ -61,8 +61,7 @@ func answering(t testing.TB, r *status.Result) string {
 	return l.Addr().String()
 }
 
-// BenchmarkStatus runs the command as a whole, against an agent among 5,000 peers
-// that has its report to make anew.
+// BenchmarkStatus runs the command against an agent with 5,000 peers that must render its report.
 func BenchmarkStatus(b *testing.B) {
 	bin := os.Getenv("PLAINROUTE_BIN")
 	if bin == "" {

@@ -15,9 +15,8 @@ import (
 	"golang.org/x/term"
 )
 
-// watch shows something again and again until it is interrupted: on a terminal in
-// place, else one block after the other. The last one decides the exit code. What can't
-// be seen for a while is waited for, unless it never was.
+// watch repeats show until it is interrupted: on a terminal in place, otherwise one block after the
+// other. The last one decides the exit code. An error of the first one ends it; later ones don't.
 func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func(*cobra.Command) error) error {
 	out := cmd.OutOrStdout()
 	s := &screen{out: out}
@@ -40,7 +39,7 @@ func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func
 			if first {
 				return err
 			}
-			complain(cmd, s, err)
+			printError(cmd, s, err)
 		}
 		s.flip()
 		select {
@@ -51,8 +50,8 @@ func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func
 	}
 }
 
-// complain says, on the screen if there is one, why there is nothing to see.
-func complain(cmd *cobra.Command, s *screen, err error) {
+// printError prints an error, on the screen if there is one.
+func printError(cmd *cobra.Command, s *screen, err error) {
 	w := cmd.ErrOrStderr()
 	if s.terminal {
 		w = s
@@ -60,7 +59,7 @@ func complain(cmd *cobra.Command, s *screen, err error) {
 	fmt.Fprintln(w, printable(err))
 }
 
-// separate begins another block.
+// separate starts another block.
 func separate(w io.Writer, documents bool) {
 	if documents {
 		fmt.Fprintln(w, "---")
@@ -69,25 +68,25 @@ func separate(w io.Writer, documents bool) {
 	fmt.Fprintln(w)
 }
 
-// screen collects what is written, and shows it on a terminal at once.
+// screen collects a page, and shows it on a terminal at once.
 type screen struct {
 	out      io.Writer
 	page     bytes.Buffer
 	terminal bool
 }
 
-// Write collects.
+// Write adds to the page.
 func (s *screen) Write(p []byte) (int, error) { return s.page.Write(p) }
 
-// flip puts the page on the terminal over the one before. There is no flicker, for
-// nothing is cleared that is written again.
+// flip writes the page over the previous one. It clears only what it does not overwrite, so there is
+// no flicker.
 func (s *screen) flip() {
 	f, ok := s.out.(*os.File)
 	if !ok || !s.terminal {
 		return
 	}
 	width, height, err := term.GetSize(int(f.Fd()))
-	if err != nil || width == 0 || height == 0 { // as some that nobody has told theirs
+	if err != nil || width == 0 || height == 0 { // some terminals have no size
 		width, height = 80, 24
 	}
 	const home, toEndOfLine, toEndOfScreen = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -99,7 +98,8 @@ func (s *screen) flip() {
 	_, _ = io.WriteString(f, frame.String()+toEndOfScreen)
 }
 
-// fit makes a page what a terminal holds, so that it need not scroll: the rows of tables are cut, and words go on in the next line.
+// fit returns the lines of a page that a terminal has room for: it cuts rows of tables, and wraps
+// indented text.
 func fit(page string, width, height int) []string {
 	var lines []string
 	for _, line := range strings.Split(strings.TrimSuffix(page, "\n"), "\n") {
@@ -107,7 +107,7 @@ func fit(page string, width, height int) []string {
 	}
 	if room := max(height-1, 1); len(lines) > room {
 		more := len(lines) - room + 1
-		lines = append(lines[:room-1:room-1], fmt.Sprintf("... %d lines more (--problems leaves out what is well)", more))
+		lines = append(lines[:room-1:room-1], fmt.Sprintf("... %d more lines (--problems shows only problems)", more))
 	}
 	for i, line := range lines {
 		lines[i] = cut(line, width)
@@ -115,9 +115,9 @@ func fit(page string, width, height int) []string {
 	return lines
 }
 
-// wrap breaks what is told in words, which is indented, at spaces: who is to do something must be able to read what.
+// wrap breaks indented lines at spaces, so that remediations are readable in full.
 func wrap(line string, width int) []string {
-	shown := colours.ReplaceAllString(line, "")
+	shown := colors.ReplaceAllString(line, "")
 	indent := len(shown) - len(strings.TrimLeft(shown, " "))
 	if indent == 0 || utf8.RuneCountInString(shown) <= width {
 		return []string{line}
@@ -126,7 +126,7 @@ func wrap(line string, width int) []string {
 	words := strings.Split(line, " ")
 	lines, column := words[:1:1], 0
 	for _, word := range words[1:] {
-		length := utf8.RuneCountInString(colours.ReplaceAllString(word, ""))
+		length := utf8.RuneCountInString(colors.ReplaceAllString(word, ""))
 		if column > indent && column+1+length > width {
 			lines, column = append(lines, strings.Repeat(" ", indent+deeper-1)), indent+deeper-1
 		}
@@ -136,9 +136,9 @@ func wrap(line string, width int) []string {
 	return lines
 }
 
-var colours = regexp.MustCompile(`\x1b\[[0-9;]*m`)
+var colors = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
-// cut leaves so many characters of a line, and all of its colours.
+// cut returns the first characters of a line, and all of its colors.
 func cut(line string, width int) string {
 	var b strings.Builder
 	column, escape := 0, false

@@ -13,28 +13,27 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// An API server that starts again ends no watch, for who watches wants to see what becomes of it. One that can't be
-// asked at the first look is a mistake to tell of.
+// An API server that restarts does not end a watch, but an error of the first query does.
 func TestWatchGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		away := errors.New("connection refused")
 		for _, c := range []struct {
-			name  string
-			looks []error
-			want  error
-			told  int
+			name    string
+			looks   []error
+			want    error
+			printed int
 		}{
 			{"fails at once", []error{away}, away, 0},
 			{"fails meanwhile", []error{nil, away, away, nil}, nil, 2},
-			{"is ill in the end", []error{nil, away, errShown}, errShown, 1},
+			{"finds problems in the end", []error{nil, away, errShown}, errShown, 1},
 			{"fails in the end", []error{errShown, away}, away, 1},
 		} {
 			ctx, cancel := context.WithCancel(t.Context())
-			var out, complaints bytes.Buffer
+			var out, printed bytes.Buffer
 			cmd := &cobra.Command{}
 			cmd.SetContext(ctx)
 			cmd.SetOut(&out)
-			cmd.SetErr(&complaints)
+			cmd.SetErr(&printed)
 			looks := 0
 			err := watch(cmd, time.Second, false, func(*cobra.Command) error {
 				looks++
@@ -44,14 +43,14 @@ func TestWatchGoesOn(t *testing.T) {
 				return c.looks[looks-1]
 			})
 			cancel()
-			if !errors.Is(err, c.want) || looks != len(c.looks) || strings.Count(complaints.String(), "connection refused\n") != c.told {
-				t.Errorf("%s: %v after %d looks, told: %q", c.name, err, looks, complaints.String())
+			if !errors.Is(err, c.want) || looks != len(c.looks) || strings.Count(printed.String(), "connection refused\n") != c.printed {
+				t.Errorf("%s: %v after %d looks, printed: %q", c.name, err, looks, printed.String())
 			}
 		}
 	})
 }
 
-// What is more than a terminal holds would scroll, and rewriting it in place be a mess.
+// A page must fit into the terminal, because one that scrolls can't be rewritten in place.
 func TestPageFits(t *testing.T) {
 	for _, c := range []struct {
 		name, page    string
@@ -60,8 +59,8 @@ func TestPageFits(t *testing.T) {
 	}{
 		{"room enough", "one\ntwo\n", 80, 24, []string{"one", "two"}},
 		{"just enough", "one\ntwo\n", 3, 3, []string{"one", "two"}},
-		{"too many lines", "one\ntwo\nthree\n", 80, 3, []string{"one", "... 2 lines more (--problems leaves out what is well)"}},
-		{"one line", "one\ntwo\n", 10, 1, []string{"... 2 line"}},
+		{"too many lines", "one\ntwo\nthree\n", 80, 3, []string{"one", "... 2 more lines (--problems shows only problems)"}},
+		{"one line", "one\ntwo\n", 10, 1, []string{"... 2 more"}},
 		{"words", "  -> ask who did it\n\x1b[33m  über dich und mich\x1b[0m\n", 12, 24, []string{"  -> ask who", "    did it", "\x1b[33m  über dich", "    und mich\x1b[0m"}},
 		{"a word too long", "  -> abcdefghijklm no\n", 10, 24, []string{"  ->", "    abcdef", "    no"}},
 		{"long lines", "äöüß\n\x1b[31mred and long\x1b[0m\n", 3, 24, []string{"äöü", "\x1b[31mred\x1b[0m"}},
