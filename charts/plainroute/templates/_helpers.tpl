@@ -1,9 +1,9 @@
-{{- /* What objects' label app.kubernetes.io/name says. */ -}}
+{{- /* The value of the label app.kubernetes.io/name. */ -}}
 {{- define "plainroute.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* What objects are called. With -uninstall appended it is a Job's name, which has 63 characters at most. */ -}}
+{{- /* The name of objects. With -uninstall appended it is a Job's name, which is limited to 63 characters. */ -}}
 {{- define "plainroute.fullname" -}}
 {{- $name := include "plainroute.name" . -}}
 {{- $release := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
@@ -15,7 +15,7 @@ app.kubernetes.io/name: {{ include "plainroute.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{- /* Commands find agents by these, whatever the release and nameOverride are called. */ -}}
+{{- /* Commands find agents by these, whatever the names of the release and nameOverride. */ -}}
 {{- define "plainroute.podLabels" -}}
 {{ include "plainroute.selector" . }}
 app.kubernetes.io/component: agent
@@ -45,7 +45,7 @@ app.kubernetes.io/part-of: plainroute
 {{ include "plainroute.common" . }}
 {{- end -}}
 
-{{- /* true, false, ipv4 or ipv6, as --masquerade has it. */ -}}
+{{- /* The value of --masquerade: true, false, ipv4 or ipv6. */ -}}
 {{- define "plainroute.masquerade" -}}
 {{- $families := .Values.masquerade -}}
 {{- if not (kindIs "map" $families) -}}
