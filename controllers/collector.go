@@ -31,7 +31,7 @@ func histogram(name, help string) prometheus.HistogramOpts {
 // problemGauges returns a gauge for each Reason, by whether it blocks readiness.
 func problemGauges(f promauto.Factory) map[problemLabels]prometheus.Gauge {
 	all := map[problemLabels]prometheus.Gauge{}
-	vec := f.NewGaugeVec(gauge("problems", "Problems by reason, and whether they keep this node from being ready."), []string{"reason", "own"})
+	vec := f.NewGaugeVec(gauge("problems", "Problems by reason, and by whether they block readiness."), []string{"reason", "own"})
 	for _, reason := range problem.Reasons() {
 		for _, own := range []bool{false, true} {
 			if own && reason.Scope() == problem.OfOthers {
@@ -51,7 +51,7 @@ func registerLive(f promauto.Factory, health func() nodes.Health) {
 		}
 		return 0
 	})
-	f.NewGaugeFunc(gauge("api_heard_timestamp_seconds", "When the API server last sent anything about Nodes, be it a bookmark; 0: never."), func() float64 {
+	f.NewGaugeFunc(gauge("api_heard_timestamp_seconds", "When the API server last sent anything about Nodes, including bookmarks; 0: never."), func() float64 {
 		if at := health().Heard; !at.IsZero() {
 			return float64(at.UnixNano()) / 1e9
 		}

@@ -150,7 +150,7 @@ func TestEventsAreRefused(t *testing.T) {
 	for range 20 {
 		events.step(repeatInterval)
 	}
-	if got := a.log.with("Event not told", "forbidden"); len(got) != 1 {
+	if got := a.log.with("Failed to write an Event", "forbidden"); len(got) != 1 {
 		t.Errorf("want one line in the log, got %q", got)
 	}
 	a.host.disturb(func() { a.host.refusedFacts = nil })

@@ -140,7 +140,7 @@ func verify(rest plan.Changes, err error) error {
 	if more := len(keys) - 1; more > 0 {
 		what += fmt.Sprintf(", and %d more", more)
 	}
-	return &stepError{verifyKey, fmt.Errorf("the kernel does not hold what was written (%s); trying again", what)}
+	return &stepError{verifyKey, fmt.Errorf("the kernel does not have what was written (%s); trying again", what)}
 }
 
 // blocks reports whether the error of a pass blocks readiness. The route to a peer does not, nor do the

@@ -203,7 +203,7 @@ func TestUnreadableHost(t *testing.T) {
 	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{})
 	a.eventually(a.ready)
-	for what, refused := range map[string]*error{"learning about this host": &a.host.refusedFacts, "observing the kernel": &a.host.refusedObserve} {
+	for what, refused := range map[string]*error{"reading this host": &a.host.refusedFacts, "observing the kernel": &a.host.refusedObserve} {
 		a.host.disturb(func() { *refused = syscall.ENOBUFS })
 		a.eventually(a.notReady("KernelFailed", what))
 		a.host.with(func() { *refused = nil })

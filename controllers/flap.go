@@ -109,13 +109,13 @@ func (g *flapGuard) reported() []plan.Key {
 func monitorHint(k plan.Kind) string {
 	switch k {
 	case plan.KindSysctl:
-		return "no monitor tells who: look for what writes sysctls, such as a firewall's or a network manager's scripts"
+		return "no monitor shows it: look for programs that write sysctls, such as scripts of a firewall or a network manager"
 	case plan.KindTable:
-		return "`nft monitor` shows what they do"
+		return "`nft monitor` shows its changes"
 	case plan.KindCNI:
-		return "`auditctl -w` on the file tells who it is"
+		return "`auditctl -w` on the file shows which program"
 	}
-	return "`ip monitor` shows what they do"
+	return "`ip monitor` shows its changes"
 }
 
 // problems returns a Problem for each flap, whose text stays the same while the flap lasts.
@@ -129,7 +129,7 @@ func (g *flapGuard) problems(nodes []*topology.Node) []problem.Problem {
 	for _, k := range reported {
 		p := problem.Problem{
 			Reason: problem.Contested, BlocksReady: k.Kind != plan.KindRoute,
-			Message: fmt.Sprintf("somebody on this host keeps taking away or changing %s; it is repaired every %s until they stop (%s)", k, repairInterval, monitorHint(k.Kind)),
+			Message: fmt.Sprintf("another program on this host keeps removing or changing %s; it is repaired every %s until that stops (%s)", k, repairInterval, monitorHint(k.Kind)),
 		}
 		if k.Kind == plan.KindRoute {
 			p.Node = owners[k.Name]
@@ -137,7 +137,7 @@ func (g *flapGuard) problems(nodes []*topology.Node) []problem.Problem {
 		problems = append(problems, p)
 	}
 	if more := len(g.flaps) - len(reported); more > 0 {
-		problems = append(problems, problem.Problem{Reason: problem.Contested, Message: fmt.Sprintf("and so they do with %d more routes", more)})
+		problems = append(problems, problem.Problem{Reason: problem.Contested, Message: fmt.Sprintf("and %d more routes", more)})
 	}
 	return problems
 }
@@ -151,7 +151,7 @@ func (g *flapGuard) log(ctx context.Context) {
 		if f.logged && now.Sub(f.since) < flapLogInterval {
 			continue
 		}
-		log.FromContext(ctx).Info("Repaired again and again", "what", k.String(), "times", f.times, "in", now.Sub(f.since).Round(time.Second).String())
+		log.FromContext(ctx).Info("Repaired repeatedly", "what", k.String(), "times", f.times, "in", now.Sub(f.since).Round(time.Second).String())
 		f.logged, f.times, f.since = true, 0, now
 	}
 }

@@ -83,7 +83,7 @@ func TestFlapIsReported(t *testing.T) {
 			a.metricIs(2, "plainroute_peers", map[string]string{"state": "missing"})(),
 		)
 	})
-	lines := a.log.with("Repaired again and again")
+	lines := a.log.with("Repaired repeatedly")
 	if len(lines) != 2 || !strings.Contains(strings.Join(lines, ""), "route 10.244.2.0/24") {
 		t.Errorf("the log says %q, want one line for each route", lines)
 	}
@@ -140,7 +140,7 @@ func TestFiveThousandFlaps(t *testing.T) {
 // The Problem of a flap names the tool that shows the other process.
 func TestMonitorHint(t *testing.T) {
 	for kind, want := range map[plan.Kind]string{
-		plan.KindSysctl: "what writes sysctls", plan.KindTable: "nft monitor", plan.KindCNI: "auditctl", plan.KindRoute: "ip monitor", plan.KindAddress: "ip monitor",
+		plan.KindSysctl: "programs that write sysctls", plan.KindTable: "nft monitor", plan.KindCNI: "auditctl", plan.KindRoute: "ip monitor", plan.KindAddress: "ip monitor",
 	} {
 		r := flapGuard{flaps: []plan.Key{{Kind: kind, Name: "it"}}}
 		if got := r.problems(nil)[0].Message; !strings.Contains(got, want) {

@@ -45,19 +45,19 @@ type problemLabels struct {
 func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board, health func() nodes.Health) *Metrics {
 	f := promauto.With(registry)
 	m := &Metrics{
-		ready:     f.NewGauge(gauge("ready", "1 if this node's pods are served as they should be.")),
-		nodes:     f.NewGauge(gauge("nodes", "Nodes in the last view, our own too.")),
+		ready:     f.NewGauge(gauge("ready", "1 if this node is ready to serve its pods.")),
+		nodes:     f.NewGauge(gauge("nodes", "Nodes in the last view, including our own.")),
 		desired:   f.NewGauge(gauge("routes_desired", "Routes that should be in the kernel.")),
 		installed: f.NewGauge(gauge("routes_installed", "Routes of ours in the kernel after the last pass.")),
-		success:   f.NewGauge(gauge("last_success_timestamp_seconds", "When the last pass ended that failed in nothing but routes to single peers.")),
+		success:   f.NewGauge(gauge("last_success_timestamp_seconds", "When the last pass ended that failed at most in routes to single peers.")),
 		failures:  f.NewCounter(counter("pass_failures_total", "Passes that failed in more than routes to single peers.")),
-		changes:   f.NewCounterVec(counter("changes_total", "Changes made to the host, by what was changed and why."), []string{"kind", "reason"}),
-		repairs:   f.NewCounterVec(counter("repairs_total", "Things put back that somebody had taken away or changed."), []string{"kind"}),
+		changes:   f.NewCounterVec(counter("changes_total", "Changes made to the host, by kind and reason."), []string{"kind", "reason"}),
+		repairs:   f.NewCounterVec(counter("repairs_total", "Objects restored that another program had removed or changed."), []string{"kind"}),
 		passes:    f.NewHistogram(histogram("pass_duration_seconds", "Time that a pass took.")),
 		latency:   f.NewHistogram(histogram("node_event_to_kernel_seconds", "Time from a Node's change on the wire to the kernel.")),
 	}
 	m.drift = map[string]prometheus.Gauge{}
-	drift := f.NewGaugeVec(gauge("drift", "Things that are not as they should be after the last pass."), []string{"kind"})
+	drift := f.NewGaugeVec(gauge("drift", "Objects that are not as they should be after the last pass."), []string{"kind"})
 	for _, kind := range plan.Kinds() {
 		for _, op := range []plan.Op{plan.Add, plan.Replace, plan.Delete} {
 			for _, trigger := range []string{triggerStart, triggerNode, triggerHost, triggerRepair} {
@@ -68,7 +68,7 @@ func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board
 		m.drift[kind.Label()] = drift.WithLabelValues(kind.Label())
 	}
 	m.problems = problemGauges(f)
-	info := f.NewGaugeVec(gauge("build_info", "1, with what this was built from as labels."), []string{"version", "revision", "goversion"})
+	info := f.NewGaugeVec(gauge("build_info", "1, with the sources of this binary as labels."), []string{"version", "revision", "goversion"})
 	info.WithLabelValues(orUnknown(build.Version), orUnknown(build.Revision), runtime.Version()).Set(1)
 	registry.MustRegister(&peerCollector{board: board})
 	registerLive(f, health)

@@ -294,7 +294,7 @@ func (r *NodeReconciler) converge(ctx context.Context, p *pass) error {
 func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, error) {
 	host, err := r.Dataplane.Facts(ctx, r.concerns)
 	if err != nil {
-		return nil, &stepError{hostKey, fmt.Errorf("learning about this host: %w", err)}
+		return nil, &stepError{hostKey, fmt.Errorf("reading this host: %w", err)}
 	}
 	actual, err := r.Dataplane.Observe(ctx)
 	if err != nil {

@@ -97,7 +97,7 @@ func detail(err error) string {
 	case errors.Is(err, syscall.EPERM):
 		return err.Error() + " (the agent needs CAP_NET_ADMIN)"
 	case errors.Is(err, syscall.EOPNOTSUPP):
-		return err.Error() + " (the kernel lacks what it takes, or the module that brings it can't be loaded)"
+		return err.Error() + " (the kernel lacks a feature, or can't load its module)"
 	}
 	return err.Error()
 }
@@ -108,7 +108,7 @@ func fileDetail(err error) string {
 	case errors.Is(err, syscall.EROFS):
 		return err.Error() + " (mount it writable into the agent's pod)"
 	case errors.Is(err, fs.ErrPermission):
-		return err.Error() + " (the folder's or file's owner must let the agent write)"
+		return err.Error() + " (the agent needs permission to write the file or folder)"
 	case errors.Is(err, syscall.ENOSPC):
 		return err.Error() + " (the file system is full)"
 	}
@@ -154,7 +154,7 @@ func (u *unreadConfig) problem(result *status.Result, own *nodes.OwnState, path 
 	}
 	return []problem.Problem{{
 		Subject: problem.Node(result.Node), Reason: problem.CNIUnread, BlocksReady: true, Message: fmt.Sprintf(
-			"our CNI config is in place, at %s as this agent sees it, and the kubelet says that the container runtime has no pod network (%s); the runtime may read another folder", path, nodes.NetworkPluginNotReady),
+			"our CNI config is in place, at %s as this agent sees it, and the kubelet reports that the container runtime has no pod network (%s); the runtime may read another folder", path, nodes.NetworkPluginNotReady),
 	}}, 0
 }
 

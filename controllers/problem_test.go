@@ -30,7 +30,7 @@ func TestWordsFitTheCause(t *testing.T) {
 		return fmt.Errorf("writing: %w", &fs.PathError{Op: "open", Path: "/etc/cni/net.d", Err: err})
 	}
 	of := func(kind plan.Kind, err error) error { return partFailure{err, plan.Key{Kind: kind, Name: "it"}} }
-	ofFile, ofKernel := "owner must let the agent write", "CAP_NET_ADMIN"
+	ofFile, ofKernel := "needs permission to write", "CAP_NET_ADMIN"
 	for name, c := range map[string]struct {
 		err    error
 		reason problem.Reason

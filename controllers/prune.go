@@ -39,7 +39,7 @@ func (r *NodeReconciler) prune(view nodes.View, desired, actual topology.State) 
 	held := changes.Removed()
 	r.held.state, desired = &held, plan.Joined(desired, held)
 	return desired, plan.Diff(desired, actual).WithoutRemovals(),
-		[]problem.Problem{{Reason: problem.PruneHeld, Message: "what no Node asks for stays " + why}}
+		[]problem.Problem{{Reason: problem.PruneHeld, Message: "objects that no Node needs stay " + why}}
 }
 
 // mistrust returns what removals wait for, "": the changes have none, or the view justifies them.
@@ -56,7 +56,7 @@ func (r *NodeReconciler) mistrust(view nodes.View, changes plan.Changes, before 
 	case r.confirmed(view):
 		return ""
 	}
-	why := "until the API server confirms, by a list that is not from its cache, that their Nodes are gone"
+	why := "until a list from etcd, not from the API server's cache, confirms that their Nodes are gone"
 	if view.Doubt != nil {
 		why += ": " + view.Doubt.Error()
 	}

@@ -106,12 +106,12 @@ func (e *Events) logLoss(ctx context.Context, reason problem.Reason, err error) 
 	logger := log.FromContext(ctx)
 	switch {
 	case err != nil && e.lost == 0:
-		logger.Info("Event not told", "reason", reason, "error", nodes.StableError(err).Error())
+		logger.Info("Failed to write an Event", "reason", reason, "error", nodes.StableError(err).Error())
 		e.lost++
 	case err != nil:
 		e.lost++
 	case e.lost > 0:
-		logger.Info("Events are told again", "lost", e.lost)
+		logger.Info("Events are written again", "lost", e.lost)
 		e.lost = 0
 	}
 }

@@ -33,7 +33,7 @@ func networkAvailable() nodePatch {
 	return nodePatch{
 		name:     "setting the condition NetworkUnavailable=False of our Node",
 		refused:  "let the agent patch nodes/status of its own Node, or leave out --node-condition",
-		reverted: "somebody sets it back again and again; is a cloud's route controller on (--configure-cloud-routes)?",
+		reverted: "another writer keeps reverting it; is a cloud's route controller on (--configure-cloud-routes)?",
 		needed:   func(s *nodes.OwnState) bool { return s.NetworkUnavailable != corev1.ConditionFalse },
 		patch: func(s *nodes.OwnState) (types.PatchType, any, string) {
 			now := metav1.Now()
@@ -61,7 +61,7 @@ func startupTaint(key string) nodePatch {
 	return nodePatch{
 		name:     "removing the taint " + key + " from our Node",
 		refused:  "let the agent patch its own Node, or leave out --startup-taint",
-		reverted: "somebody adds it again and again",
+		reverted: "another writer keeps adding it",
 		needed: func(s *nodes.OwnState) bool {
 			return slices.ContainsFunc(s.Taints, func(t nodes.Taint) bool { return t.Key == key })
 		},

@@ -22,7 +22,7 @@ func TestRevertedPatch(t *testing.T) {
 		if wait <= 0 || wait > maxRetryWait {
 			t.Fatalf("after %d attempts the pause is %s", done, wait)
 		}
-		if strings.Contains(problem, "again and again") {
+		if strings.Contains(problem, "another writer keeps") {
 			if reported++; reported == 1 {
 				first = done
 			}
@@ -43,7 +43,7 @@ func TestRevertedPatch(t *testing.T) {
 	if _, wait := r.attempt(r.last.Add(2*maxRetryWait), "1", func() error { return errors.New("no way") }); wait != maxRetryWait {
 		t.Errorf("well for no longer than two pauses, the next pause is %s", wait)
 	}
-	if problem, _ := r.idle(r.last); !strings.Contains(problem, "again and again") {
+	if problem, _ := r.idle(r.last); !strings.Contains(problem, "another writer keeps") {
 		t.Errorf("after a failure among them it says %q", problem)
 	}
 	if problem, wait := r.idle(r.last.Add(2 * maxRetryWait)); problem != "" || wait != 0 {

@@ -103,7 +103,7 @@ func (s *schedule) update(now time.Time, problems map[problem.Reason]string, rea
 // updateReady schedules the Event that the problems that were written are over.
 func (s *schedule) updateReady(now time.Time, over []string, ready bool, nodes int) {
 	if ready && len(over) > 0 {
-		s.activate(now, problem.PodNetworkReady, "this node's pods are served as they should be again; over: "+strings.Join(over, ", "), s.jitter(nodes))
+		s.activate(now, problem.PodNetworkReady, "this node serves its pods again; over: "+strings.Join(over, ", "), s.jitter(nodes))
 		return
 	}
 	if e := s.states[problem.PodNetworkReady]; e != nil {

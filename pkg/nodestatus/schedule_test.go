@@ -95,7 +95,7 @@ func TestProblemIsWrittenOnceItLasts(t *testing.T) {
 	s.pass(settleTime / 2)
 	s.wrote(t)
 	s.pass(settleTime)
-	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict")
+	s.wrote(t, "PodNetworkReady: this node serves its pods again; over: CNIConflict")
 	s.pass(5 * time.Hour)
 	s.wrote(t)
 }
@@ -207,7 +207,7 @@ func TestFailedEventsAreNotQueued(t *testing.T) {
 	s.wrote(t, "CNIConflict: 06-other")
 	s.is(problem.CNIConflict, "")
 	s.pass(repeatInterval)
-	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict")
+	s.wrote(t, "PodNetworkReady: this node serves its pods again; over: CNIConflict")
 }
 
 // PodNetworkReady follows problems that were written, once the node is ready.
@@ -225,7 +225,7 @@ func TestReadyAgain(t *testing.T) {
 	s.wrote(t)
 	s.is(problem.SettingMissing, "")
 	s.pass(time.Minute)
-	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: CNIConflict, SettingMissing")
+	s.wrote(t, "PodNetworkReady: this node serves its pods again; over: CNIConflict, SettingMissing")
 	s.is(problem.CNIConflict, "05-other") // again, soon after
 	s.pass(time.Minute)
 	s.wrote(t)
@@ -323,7 +323,7 @@ func TestOrderOfEvents(t *testing.T) {
 	}
 	s.written = nil
 	s.pass(time.Minute)
-	s.wrote(t, "PodNetworkReady: this node's pods are served as they should be again; over: BridgeFailed, CNIConflict, CNIFailed, KernelFailed, SettingMissing, TableFailed")
+	s.wrote(t, "PodNetworkReady: this node serves its pods again; over: BridgeFailed, CNIConflict, CNIFailed, KernelFailed, SettingMissing, TableFailed")
 }
 
 // A problem that is back after a long time is a new one, and so is its end.

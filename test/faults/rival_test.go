@@ -45,7 +45,7 @@ func rivalFaults() []fault {
 func deletingRival(l *lab) {
 	l.fight(func() { l.deleteOurs(l.joined[0].subnets[0]) })
 	l.must(l.checkProblem(problem.Contested, l.joined[0].subnets[0].String()))
-	if told := l.countLog("Repaired again and again"); told < 1 || told > 2 {
+	if told := l.countLog("Repaired repeatedly"); told < 1 || told > 2 {
 		l.t.Errorf("the log tells of the rival %d times in %s; want once a minute", told, rivalTime)
 	}
 	if err := l.checkRepairs("route", freeRepairs); err != nil {
