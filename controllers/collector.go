@@ -52,7 +52,7 @@ func registerLive(f promauto.Factory, health func() nodes.Health) {
 		return 0
 	})
 	f.NewGaugeFunc(gauge("api_heard_timestamp_seconds", "When the API server last sent anything about Nodes, including bookmarks; 0: never."), func() float64 {
-		if at := health().Heard; !at.IsZero() {
+		if at := health().LastContact; !at.IsZero() {
 			return float64(at.UnixNano()) / 1e9
 		}
 		return 0

@@ -32,7 +32,7 @@ func TestAgentByAFakeServer(t *testing.T) {
 			a.eventually(a.ready)
 			a.eventually(a.metricIs(1, "plainroute_watch_established", nil))
 			view := a.nodes.peek()
-			if view.Cached == stream || view.Own == nil || !view.Own.NoNetwork || view.Heard.Before(begin.Truncate(0)) || view.Err != nil {
+			if view.Cached == stream || view.Own == nil || !view.Own.NoNetwork || view.LastContact.Before(begin.Truncate(0)) || view.Err != nil {
 				t.Errorf("the view is %+v, our own Node stands as %+v", view, view.Own)
 			}
 			first := f.Requests("")[0]
@@ -44,10 +44,10 @@ func TestAgentByAFakeServer(t *testing.T) {
 			f.Remove("node2")
 			a.eventually(a.hasRoutes(peerRoute(3)))
 			a.settle()
-			before, heard := a.passes(), a.nodes.peek().Heard
+			before, heard := a.passes(), a.nodes.peek().LastContact
 			f.Create(peer(3)) // a heartbeat
 			a.eventually(func() error {
-				if now := a.nodes.peek().Heard; !now.After(heard) {
+				if now := a.nodes.peek().LastContact; !now.After(heard) {
 					return fmt.Errorf("heard of at %s, and before at %s", now, heard)
 				}
 				return nil

@@ -110,7 +110,7 @@ func (m *memoryNodes) unset(list ...*corev1.Node) {
 // confirm is a quorum read that starts now, and agrees unless err is set.
 func (m *memoryNodes) confirm(err error) (asked bool) {
 	m.edit(func(v *nodes.View) bool {
-		if v.Doubt = err; err == nil {
+		if v.ConfirmErr = err; err == nil {
 			v.Confirmed, v.Cached = time.Now(), false
 			asked, m.asks = m.asks, false
 		}

@@ -28,7 +28,7 @@ func (r *NodeReconciler) prune(view nodes.View, desired, actual topology.State) 
 		before = plan.Joined(actual, *r.held.state)
 	}
 	changes := plan.Diff(desired, before)
-	why := r.mistrust(view, changes, before)
+	why := r.waitReason(view, changes, before)
 	if why == "" {
 		if r.held.state != nil {
 			changes = plan.Diff(desired, actual)
@@ -42,8 +42,8 @@ func (r *NodeReconciler) prune(view nodes.View, desired, actual topology.State) 
 		[]problem.Problem{{Reason: problem.PruneHeld, Message: "objects that no Node needs stay " + why}}
 }
 
-// mistrust returns what removals wait for, "": the changes have none, or the view justifies them.
-func (r *NodeReconciler) mistrust(view nodes.View, changes plan.Changes, before topology.State) string {
+// waitReason returns what removals wait for, "": the changes have none, or the view justifies them.
+func (r *NodeReconciler) waitReason(view nodes.View, changes plan.Changes, before topology.State) string {
 	switch {
 	case !changes.Removes():
 		return ""
@@ -57,8 +57,8 @@ func (r *NodeReconciler) mistrust(view nodes.View, changes plan.Changes, before 
 		return ""
 	}
 	why := "until a list from etcd, not from the API server's cache, confirms that their Nodes are gone"
-	if view.Doubt != nil {
-		why += ": " + view.Doubt.Error()
+	if view.ConfirmErr != nil {
+		why += ": " + view.ConfirmErr.Error()
 	}
 	return why
 }

@@ -58,7 +58,7 @@ func TestReportOfThisNode(t *testing.T) {
 		},
 	})
 	a.list(node1(), peer(2))
-	a.memory.edit(func(v *nodes.View) bool { v.Heard = time.Now(); return false })
+	a.memory.edit(func(v *nodes.View) bool { v.LastContact = time.Now(); return false })
 	a.pass()
 	got := a.report()
 	own := topology.NodeFrom(node1())

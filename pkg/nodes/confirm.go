@@ -31,10 +31,10 @@ const (
 // agrees, notify is called and View.Confirmed is its begin.
 func (s *Source) Confirm(after time.Time) {
 	s.mu.Lock()
-	s.doubted = after
+	s.confirmAfter = after
 	s.mu.Unlock()
 	select {
-	case s.ask <- struct{}{}:
+	case s.confirmRequests <- struct{}{}:
 	default:
 	}
 }
@@ -43,8 +43,8 @@ func (s *Source) Confirm(after time.Time) {
 func (s *Source) confirmations(ctx context.Context) {
 	for {
 		select {
-		case <-s.ask:
-			if s.answered() {
+		case <-s.confirmRequests:
+			if s.satisfied() {
 				continue
 			}
 			s.confirm(ctx)
@@ -54,11 +54,11 @@ func (s *Source) confirmations(ctx context.Context) {
 	}
 }
 
-// answered reports whether the last call of Confirm is satisfied: each pass calls it again.
-func (s *Source) answered() bool {
+// satisfied reports whether the last call of Confirm is satisfied: each pass calls it again.
+func (s *Source) satisfied() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.confirmed.After(s.doubted)
+	return s.confirmed.After(s.confirmAfter)
 }
 
 // confirm retries until the view agrees.
@@ -107,7 +107,7 @@ func (s *Source) endComparison(c comparison, err error) (agreed bool) {
 	if err == nil && c.list != s.lists {
 		err = errReplaced
 	}
-	s.doubt = StableError(err)
+	s.confirmErr = StableError(err)
 	if err != nil {
 		return false
 	}

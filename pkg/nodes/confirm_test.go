@@ -74,13 +74,13 @@ func TestAListIsNotConfirmedByAComparisonOfTheOneBefore(t *testing.T) {
 	lists(t, s, 1, 2)
 	done := make(chan struct{})
 	go func() { s.confirm(ctx); close(done) }()
-	for end := time.Now().Add(limit); s.View().Doubt == nil && s.View().Confirmed.IsZero() && time.Now().Before(end); {
+	for end := time.Now().Add(limit); s.View().ConfirmErr == nil && s.View().Confirmed.IsZero() && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	cancel() // before the second try, a second later
 	<-done
-	if view := s.View(); !view.Confirmed.IsZero() || view.Doubt == nil || server.asked != 1 {
-		t.Errorf("a list without node2 is confirmed at %s by %d comparisons, though the server has it; doubt: %v", view.Confirmed, server.asked, view.Doubt)
+	if view := s.View(); !view.Confirmed.IsZero() || view.ConfirmErr == nil || server.asked != 1 {
+		t.Errorf("a list without node2 is confirmed at %s by %d comparisons, though the server has it; error: %v", view.Confirmed, server.asked, view.ConfirmErr)
 	}
 }
 

@@ -54,7 +54,7 @@ func TestComparisonByAFakeServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			err := s.compare(t.Context())
-			if s.Health().Heard.IsZero() {
+			if s.Health().LastContact.IsZero() {
 				t.Error("an answer is no sign of the server")
 			}
 			if (err != nil) != (c.blame != "") || err != nil && !strings.Contains(err.Error(), "has Node "+c.blame+",") {
@@ -67,7 +67,7 @@ func TestComparisonByAFakeServer(t *testing.T) {
 	}
 	f.Refuse(func(*http.Request) int { return http.StatusForbidden })
 	s := sourceOf(t, f, nil)
-	if err := s.compare(t.Context()); err == nil || !strings.Contains(err.Error(), "listing Nodes to confirm") || s.Health().Heard != (time.Time{}) {
+	if err := s.compare(t.Context()); err == nil || !strings.Contains(err.Error(), "listing Nodes to confirm") || s.Health().LastContact != (time.Time{}) {
 		t.Errorf("refused, it says %v", err)
 	}
 }

@@ -19,8 +19,8 @@ type Health struct {
 	Watching bool
 	// Err is why the last request failed, or nil.
 	Err error
-	// Heard is when the API server last sent anything; zero: never.
-	Heard time.Time
+	// LastContact is when the API server last sent anything; zero: never.
+	LastContact time.Time
 }
 
 // Health returns the current state of the connection to the API server.
@@ -32,8 +32,8 @@ func (s *Source) Health() Health {
 
 func (s *Source) health() Health {
 	h := Health{Synced: s.synced, Watching: s.watches.Load() > 0, Err: s.lastErr}
-	if at := s.heard.Load(); at != 0 {
-		h.Heard = time.Unix(0, at).UTC()
+	if at := s.lastContact.Load(); at != 0 {
+		h.LastContact = time.Unix(0, at).UTC()
 	}
 	return h
 }
@@ -41,7 +41,7 @@ func (s *Source) health() Health {
 // recordContact records that the API server has sent something: an answer, an event, or a
 // bookmark, which a quiet watch brings about once a minute (defaultBookmarkFrequency of
 // k8s.io/apiserver/pkg/storage/cacher).
-func (s *Source) recordContact() { s.heard.Store(time.Now().UnixNano()) }
+func (s *Source) recordContact() { s.lastContact.Store(time.Now().UnixNano()) }
 
 // recordError records the outcome of a request. Before the first list, notify is called for
 // an error of another cause; later the last list still holds.

@@ -31,28 +31,28 @@ type Source struct {
 	// Own names the Node whose OwnState is kept; empty: none. Set it before Run.
 	Own string
 
-	client rest.Interface
-	ignore labels.Selector
-	notify func()
-	ask    chan struct{} // wakes the goroutine that confirms
+	client          rest.Interface
+	ignore          labels.Selector
+	notify          func()
+	confirmRequests chan struct{} // wakes the goroutine that confirms
 
-	heard   atomic.Int64 // when the API server last sent anything, in nanoseconds
-	watches atomic.Int32 // open ones
+	lastContact atomic.Int64 // when the API server last sent anything, in nanoseconds
+	watches     atomic.Int32 // open ones
 
-	mu        sync.Mutex
-	nodes     []*topology.Node // elements are replaced, never changed: views share them
-	index     map[string]int
-	bare      map[string]string // resource versions of Nodes without pod subnets
-	synced    bool
-	lastErr   error
-	pending   time.Time // arrival of the oldest change that no View has returned
-	listing   bool      // the list under way comes from the server's cache
-	cached    bool      // the last list did, and no quorum read has confirmed it
-	lists     int       // number of full lists so far
-	confirmed time.Time // begin of the last quorum read that agreed
-	doubt     error     // why the last quorum read did not
-	doubted   time.Time // the time after which a confirmation must begin
-	own       *OwnState // of the Node named Own; nil: there is none
+	mu           sync.Mutex
+	nodes        []*topology.Node // elements are replaced, never changed: views share them
+	index        map[string]int
+	bare         map[string]string // resource versions of Nodes without pod subnets
+	synced       bool
+	lastErr      error
+	pending      time.Time // arrival of the oldest change that no View has returned
+	listing      bool      // the list under way comes from the server's cache
+	cached       bool      // the last list did, and no quorum read has confirmed it
+	lists        int       // number of full lists so far
+	confirmed    time.Time // begin of the last quorum read that agreed
+	confirmErr   error     // why the last quorum read did not
+	confirmAfter time.Time // the time after which a confirmation must begin
+	own          *OwnState // of the Node named Own; nil: there is none
 }
 
 // New returns a Source that reads through config. Nodes that ignore selects are left out; a
@@ -66,7 +66,7 @@ func New(config *rest.Config, ignore labels.Selector) (*Source, error) {
 		ignore = labels.Nothing()
 	}
 	return &Source{
-		client: client, ignore: ignore, ask: make(chan struct{}, 1),
+		client: client, ignore: ignore, confirmRequests: make(chan struct{}, 1),
 		index: map[string]int{}, bare: map[string]string{},
 	}, nil
 }
@@ -82,10 +82,10 @@ type View struct {
 	// Cached reports whether the Nodes were listed from the server's cache, which may be of
 	// any age, and no quorum read has confirmed them since.
 	Cached bool
-	// Confirmed is when the last quorum read that agreed began; Doubt is why the last quorum
+	// Confirmed is when the last quorum read that agreed began; ConfirmErr is why the last quorum
 	// read did not agree.
-	Confirmed time.Time
-	Doubt     error
+	Confirmed  time.Time
+	ConfirmErr error
 	// Own is the state of the Node named Source.Own; nil: there is none.
 	Own *OwnState
 }
@@ -96,7 +96,7 @@ func (s *Source) View() View {
 	defer s.mu.Unlock()
 	v := View{
 		Health: s.health(), Nodes: slices.Clone(s.nodes), Since: s.pending,
-		Cached: s.cached, Confirmed: s.confirmed, Doubt: s.doubt, Own: s.own,
+		Cached: s.cached, Confirmed: s.confirmed, ConfirmErr: s.confirmErr, Own: s.own,
 	}
 	s.pending = time.Time{}
 	return v

@@ -48,12 +48,12 @@ func TestWireNodeCutShort(t *testing.T) {
 func TestErrorIsNotContact(t *testing.T) {
 	s, _ := newSource(t)
 	s.recordError(errors.New("connection refused"))
-	if at := s.View().Heard; !at.IsZero() {
+	if at := s.View().LastContact; !at.IsZero() {
 		t.Errorf("after an error the server was heard from at %s", at)
 	}
 	start := time.Now()
 	s.recordError(nil)
-	if at := s.View().Heard; at.Before(start) {
+	if at := s.View().LastContact; at.Before(start) {
 		t.Errorf("after an answer the server was heard from at %s, want %s or later", at, start)
 	}
 }
@@ -61,19 +61,19 @@ func TestErrorIsNotContact(t *testing.T) {
 // A comparison that failed, or during which another list arrived, does not count.
 func TestFailedComparison(t *testing.T) {
 	s, _ := newSource(t)
-	if s.endComparison(s.beginComparison(), errors.New("connection refused")) || s.View().Doubt == nil || !s.View().Confirmed.IsZero() {
-		t.Errorf("a failed comparison counts: doubt %v, confirmed at %s", s.View().Doubt, s.View().Confirmed)
+	if s.endComparison(s.beginComparison(), errors.New("connection refused")) || s.View().ConfirmErr == nil || !s.View().Confirmed.IsZero() {
+		t.Errorf("a failed comparison counts: error %v, confirmed at %s", s.View().ConfirmErr, s.View().Confirmed)
 	}
 	begin := s.beginComparison()
 	if err := s.Replace(nil, "1"); err != nil {
 		t.Fatal(err)
 	}
-	if s.endComparison(begin, nil) || !errors.Is(s.View().Doubt, errReplaced) {
-		t.Errorf("the comparison of an earlier list counts: doubt %v", s.View().Doubt)
+	if s.endComparison(begin, nil) || !errors.Is(s.View().ConfirmErr, errReplaced) {
+		t.Errorf("the comparison of an earlier list counts: error %v", s.View().ConfirmErr)
 	}
 	begin = s.beginComparison()
-	if !s.endComparison(begin, nil) || s.View().Doubt != nil || !s.View().Confirmed.Equal(begin.begin) {
-		t.Errorf("a good comparison does not count: doubt %v, confirmed at %s", s.View().Doubt, s.View().Confirmed)
+	if !s.endComparison(begin, nil) || s.View().ConfirmErr != nil || !s.View().Confirmed.Equal(begin.begin) {
+		t.Errorf("a good comparison does not count: error %v, confirmed at %s", s.View().ConfirmErr, s.View().Confirmed)
 	}
 }
 
