@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -37,23 +39,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/web"
 )
 
-// agentFlags are the flags of the agent.
 type agentFlags struct {
 	networkFlags
-	nodeName      string
-	mode          string
-	cniBinDir     string
-	cniPluginsDir string
-	cniConfig     string
-	cniBefore     []string
-	resolvConf    string
-	metricsListen string
-	resync        time.Duration
-	nodeCondition bool
-	startupTaint  string
-	events        bool
-	logFormat     string
-	logLevel      string
+	mode, cniPluginsDir, cniConfig, resolvConf, metricsListen, startupTaint, logFormat, logLevel string
+
+	level                 slog.Level
+	resync                time.Duration
+	nodeCondition, events bool
 }
 
 func agentCommand() *cobra.Command {
@@ -81,29 +73,26 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *agentFlags) register(cmd *cobra.Command) {
+	f.networkFlags.register(cmd)
 	fs := cmd.Flags()
-	f.register(fs)
-	fs.StringVar(&f.nodeName, "node-name", "", "name of this agent's Node (default: $NODE_NAME)")
-	fs.StringVar(&f.mode, "mode", modeNode, "node, or router: install routes to all Nodes' pods on a machine that is not a Node")
-	f.declare(fs, "cni-conf-dir", "proc-sys", "listen")
+	choose(cmd, &f.mode, "mode", "", "node, or router: install routes to all Nodes' pods on a machine that is not a Node", modeNode, modeRouter)
+	f.declare(fs, "cni-conf-dir", "proc-sys", "listen", "cni-bin-dir", "node-name", beforeFlag)
 	fs.StringVar(&f.cniPluginsDir, "cni-plugins-dir", "", "folder of files with one CNI plugin each, *.json or *.conf, which are called after plainroute's own in the order of their names")
-	fs.StringVar(&f.cniConfig, "cni-config", cniLink, "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone")
-	registerBefore(fs, &f.cniBefore)
-	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder from which the container runtime executes CNI plugins; without the plugins that pods need, the agent writes no CNI config (\"\": not checked)")
-	registerResolvConf(fs, &f.resolvConf)
+	choose(cmd, &f.cniConfig, "cni-config", "", "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone", cniLink, cniFile)
+	fs.StringVar(&f.resolvConf, "resolv-conf", defaultResolvConf, "file with the node's nameservers, which no pod subnet may cover; in a pod, the host's mount, because the pod's own file is as old as the pod")
 	fs.StringVar(&f.metricsListen, "metrics-listen", "", "an additional address for /metrics, for Prometheus to reach")
 	fs.DurationVar(&f.resync, "resync", time.Minute, "interval of the full audit, which repairs what the kernel does not announce")
 	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of this agent's Node at False")
 	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint with this key from this agent's Node")
 	fs.BoolVar(&f.events, "events", true, "record this node's problems as Events on its Node")
-	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	choose(cmd, &f.logFormat, "log-format", "", "text or json", "text", "json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	offer(cmd, "mode", modeNode, modeRouter)
-	offer(cmd, "cni-config", cniLink, cniFile)
-	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
-	offer(cmd, "log-format", "text", "json")
 	offer(cmd, "log-level", "debug", "info", "warn", "error")
-	return cmd
 }
 
 func (f *agentFlags) run(cmd *cobra.Command) error {
@@ -111,6 +100,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	f.setUpLog()
 	config, err := restConfig(f.kubeconfig)
 	if err != nil {
 		return err
@@ -119,20 +109,20 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	if err := forgetStartUp(); err != nil {
-		ctrl.Log.V(1).Info("Kept the memory of the start", "error", err.Error())
+	if err := releaseStartupPages(); err != nil {
+		ctrl.Log.V(1).Info("Failed to release the pages of the start", "error", err.Error())
 	}
-	store := f.store()
-	lock, err := f.lock(cmd.Context(), &store)
+	host := f.hostConfig()
+	lock, err := f.lock(cmd.Context(), &host.CNI)
 	if err != nil {
 		return err
 	}
-	defer store.Lock.Close()
+	defer host.CNI.Lock.Close()
 	if lock != nil {
 		defer lock.Close()
 	}
-	store.Sweep()
-	kernel, err := dataplane.New(f.hostConfig(store))
+	host.CNI.Sweep()
+	kernel, err := dataplane.New(host)
 	if err != nil {
 		return err
 	}
@@ -140,47 +130,32 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
 }
 
-// store returns the folders of our CNI config.
-func (f *agentFlags) store() cni.Store {
-	return cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir, BinDir: f.cniBinDir, PluginsDir: f.cniPluginsDir}
+func (f *agentFlags) hostConfig() dataplane.Config {
+	config := f.nodeFlags.hostConfig()
+	config.CNI.BinDir, config.CNI.PluginsDir = f.cniBinDir, f.cniPluginsDir
+	config.ResolvConf, config.ResolvConfNeeded = f.resolvConf, f.resolvConf != defaultResolvConf
+	return config
 }
 
-// hostConfig returns the places of our objects on this host.
-func (f *agentFlags) hostConfig(store cni.Store) dataplane.Config {
-	return dataplane.Config{
-		Bridge: f.bridge, ProcSys: f.procSys, CNI: store,
-		ResolvConf: f.resolvConf, ResolvConfNeeded: f.resolvConf != defaultResolvConf,
-	}
-}
-
-// gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB
-// instead of the 47 of Go's default, on a program that is idle nearly always.
+// gcPercent trades a little CPU for memory: among 5,000 Nodes the peak is 44 MiB instead of the 47
+// of Go's default, on a program that is idle nearly always.
 const gcPercent = 50
 
 // validate returns one error for all invalid flags.
 func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
-	faults := environment(cmd.Flags())
+	errs := environment(cmd.Flags())
 	opts, more := f.options()
-	faults = append(append(faults, more...), f.wrong(cmd.Flags())...)
-	for _, err := range []error{
-		f.checkMode(&opts), checkPath("resolv-conf", f.resolvConf), checkBinDir(f.cniBinDir), f.checkChaining(&opts),
-		checkListen("metrics-listen", f.metricsListen), checkResync(f.resync),
-		f.checkNodeStatus(),
-	} {
-		if err != nil {
-			faults = append(faults, err)
-		}
+	opts.ConfigFile, opts.ConfigsBefore = f.cniConfig == cniFile, f.cniBefore
+	if err := f.level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		errs = append(errs, oneOf("log-level", f.logLevel, "debug", "info", "warn", "error"))
 	}
-	faults = append(faults, f.setUpLog()...)
-	return opts, faultsError(faults)
+	errs = append(slices.Concat(errs, more, checkFlags(cmd.Flags())), f.checkMode(&opts), checkResync(f.resync), f.checkNodeStatus())
+	return opts, invalidFlags(errs...)
 }
 
-// checkBinDir accepts an empty path, which turns off the check of the plugins.
-func checkBinDir(path string) error {
-	if path == "" {
-		return nil
-	}
-	return checkPath("cni-bin-dir", path)
+// checkResync refuses an interval that loads the host, or that never comes.
+func checkResync(d time.Duration) error {
+	return inRange("resync", d, time.Second, 24*time.Hour)
 }
 
 // checkNodeStatus returns an error if a router is to write to a Node, or for an invalid taint key.
@@ -191,8 +166,8 @@ func (f *agentFlags) checkNodeStatus() error {
 	case f.startupTaint == "":
 		return nil
 	}
-	if faults := validation.IsQualifiedName(f.startupTaint); len(faults) > 0 {
-		return fmt.Errorf("--startup-taint: %q is an invalid taint key: %s", f.startupTaint, faults[0])
+	if errs := validation.IsQualifiedName(f.startupTaint); len(errs) > 0 {
+		return fmt.Errorf("--startup-taint: %q is an invalid taint key: %s", f.startupTaint, errs[0])
 	}
 	return nil
 }
@@ -200,72 +175,35 @@ func (f *agentFlags) checkNodeStatus() error {
 const (
 	cniLink = "link"
 	cniFile = "file"
-)
 
-// checkChaining checks the flags for other programs that use our CNI config.
-func (f *agentFlags) checkChaining(opts *topology.Options) error {
-	opts.ConfigFile, opts.ConfigsBefore = f.cniConfig == cniFile, f.cniBefore
-	if f.cniConfig != cniLink && f.cniConfig != cniFile {
-		return fmt.Errorf("--cni-config: %q is neither link nor file", f.cniConfig)
-	}
-	if f.cniPluginsDir != "" {
-		if err := checkPath("cni-plugins-dir", f.cniPluginsDir); err != nil {
-			return err
-		}
-	}
-	return checkBefore(f.cniBefore)
-}
-
-const (
 	modeNode   = "node"
 	modeRouter = "router"
 )
 
 // checkMode sets the name of our Node, or the mode of a router.
 func (f *agentFlags) checkMode(opts *topology.Options) error {
-	name := f.nodeName
-	if name == "" {
-		name = os.Getenv("NODE_NAME")
-	}
-	switch {
-	case f.mode == modeRouter && f.nodeName != "":
-		return errors.New("--node-name: a router has no Node; leave it out, or --mode router")
-	case f.mode == modeRouter:
+	if f.mode == modeRouter {
 		opts.Router = true
+		if f.nodeName != "" {
+			return errors.New("--node-name: a router has no Node; leave it out, or --mode router")
+		}
 		return nil
-	case f.mode != modeNode:
-		return fmt.Errorf("--mode: %q is neither node nor router", f.mode)
-	case name == "":
+	}
+	if opts.NodeName = cmp.Or(f.nodeName, os.Getenv("NODE_NAME")); opts.NodeName == "" {
 		return errors.New("--node-name is missing, and $NODE_NAME is not set")
 	}
-	opts.NodeName = name
 	return nil
 }
 
 // setUpLog sends the logs of all libraries to standard error in one format.
-func (f *agentFlags) setUpLog() []error {
-	var faults []error
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		faults = append(faults, fmt.Errorf("--log-level: %q is not one of debug, info, warn, error", f.logLevel))
+func (f *agentFlags) setUpLog() {
+	options := &slog.HandlerOptions{Level: f.level}
+	logger := logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, options))
+	if f.logFormat == "json" {
+		logger = logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, options))
 	}
-	options := &slog.HandlerOptions{Level: level}
-	var handler slog.Handler
-	switch f.logFormat {
-	case "text":
-		handler = slog.NewTextHandler(os.Stderr, options)
-	case "json":
-		handler = slog.NewJSONHandler(os.Stderr, options)
-	default:
-		faults = append(faults, fmt.Errorf("--log-format: %q is neither text nor json", f.logFormat))
-	}
-	if len(faults) > 0 {
-		return faults
-	}
-	logger := logr.FromSlogHandler(handler)
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger)
-	return nil
 }
 
 // manage runs the loop and the servers until ctx ends. It removes nothing at the end, so a restart
@@ -297,27 +235,27 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller: %w", err)
 	}
-	if err := f.serve(ctx, mgr, reconciler, source); err != nil {
+	runnables, err := f.servers(ctx, reconciler, source)
+	if err != nil {
 		return err
 	}
-	if err := f.collectLeases(mgr, opts, kernel); err != nil {
-		return err
+	if !opts.Router { // which has no pods
+		runnables = append(runnables, f.leaseCollector(kernel))
 	}
 	if unlocked {
-		seek := manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) })
-		if err := mgr.Add(seek); err != nil {
+		runnables = append(runnables, manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) }))
+	}
+	for _, r := range runnables {
+		if err := mgr.Add(r); err != nil {
 			return err
 		}
 	}
 	return mgr.Start(ctx)
 }
 
-// collectLeases frees the addresses of pods that are gone; a router has no pods.
-func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, kernel *dataplane.Kernel) error {
-	if opts.Router {
-		return nil
-	}
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+// leaseCollector frees the addresses of pods that are gone.
+func (f *agentFlags) leaseCollector(kernel *dataplane.Kernel) manager.RunnableFunc {
+	return func(ctx context.Context) error {
 		host, err := inspect.New()
 		if err != nil {
 			return err
@@ -327,11 +265,11 @@ func (f *agentFlags) collectLeases(mgr manager.Manager, opts topology.Options, k
 			Store: cni.Store{RunDir: f.runDir}, Host: host, Bridge: f.bridge, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
 		}
 		return collector.Run(ctx)
-	}))
+	}
 }
 
-// addWriters adds the writers of the condition, the taint and Events that the flags ask for. A router has
-// no Node for Events.
+// addWriters adds the writers of the condition, the taint and Events that the flags ask for. A
+// router has no Node for Events.
 func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Config) error {
 	if f.nodeCondition || f.startupTaint != "" {
 		writer, err := nodestatus.NewWriter(config, r.Options.NodeName, f.nodeCondition, f.startupTaint)
@@ -350,32 +288,28 @@ func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Conf
 	return nil
 }
 
-// serve opens the listeners at once, so that a taken port is an error at start.
-func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler, source *nodes.Source) error {
-	api := func() status.API { return controllers.APIStatus(source.Health()) }
-	handlers := map[string]*status.Server{
-		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: api, Look: f.look, Page: web.NodePage},
-		f.metricsListen: {Metrics: metrics.Registry},
+// servers opens the listeners at once, so that a taken port is an error at start.
+func (f *agentFlags) servers(ctx context.Context, r *controllers.NodeReconciler, source *nodes.Source) ([]manager.Runnable, error) {
+	handlers := map[string]*status.Server{f.metricsListen: {Metrics: metrics.Registry}}
+	handlers[f.listen] = &status.Server{
+		Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, Page: web.NodePage,
+		API: func() status.API { return controllers.APIStatus(source.Health()) },
+		// without the lock, which only writers need
+		Look: func() (topology.State, error) { return look(f.hostConfig()) },
 	}
-	if f.metricsListen == f.listen {
-		handlers = map[string]*status.Server{f.listen: handlers[f.listen]}
-	}
+	delete(handlers, "")
+	var servers []manager.Runnable
 	for addr, s := range handlers {
-		if addr == "" {
-			continue
-		}
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 		if err != nil {
-			return fmt.Errorf("listening for probes and metrics: %w", err)
+			return nil, fmt.Errorf("listening for probes and metrics: %w", err)
 		}
-		if err := mgr.Add(&manager.Server{Name: "http", Server: s.HTTP(), Listener: status.Bounded(listener)}); err != nil {
-			return err
-		}
+		servers = append(servers, &manager.Server{Name: "http", Server: s.HTTP(), Listener: status.Bounded(listener)})
 	}
-	return nil
+	return servers, nil
 }
 
-// look reads the host for /status, without the lock that only writers need.
-func (f *agentFlags) look() (topology.State, error) {
-	return look(f.hostConfig(f.store()))
+// nodeCommands returns the commands that work on a node.
+func nodeCommands() []*cobra.Command {
+	return []*cobra.Command{agentCommand(), installCNICommand(), cleanupCommand(), responderCommand()}
 }

@@ -4,26 +4,30 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/spf13/cobra"
 )
 
 func TestCheckChaining(t *testing.T) {
 	for _, c := range []struct {
-		flags agentFlags
-		good  bool
+		args []string
+		good bool
 	}{
-		{agentFlags{cniConfig: "link"}, true},
-		{agentFlags{cniConfig: "file", cniBefore: []string{"00-multus.conf", "05-x.conflist"}, cniPluginsDir: "/etc/x"}, true},
-		{agentFlags{cniConfig: ""}, false},
-		{agentFlags{cniConfig: "symlink"}, false},
-		{agentFlags{cniConfig: "link", cniPluginsDir: "x"}, false},
-		{agentFlags{cniConfig: "link", cniBefore: []string{"00-multus.conf", "99-late.conf"}}, false},
-		{agentFlags{cniConfig: "link", cniBefore: []string{""}}, false},
+		{[]string{"--cni-config=link"}, true},
+		{[]string{"--cni-config=file", "--cni-config-before=00-multus.conf,05-x.conflist", "--cni-plugins-dir=/etc/x"}, true},
+		{[]string{"--cni-config="}, false},
+		{[]string{"--cni-config=symlink"}, false},
+		{[]string{"--cni-config=link", "--cni-plugins-dir=x"}, false},
+		{[]string{"--cni-config=link", "--cni-config-before=00-multus.conf,99-late.conf"}, false},
+		{[]string{"--cni-config=link", `--cni-config-before=""`}, false},
 	} {
-		var opts topology.Options
-		err := c.flags.checkChaining(&opts)
-		if (err == nil) != c.good || opts.ConfigFile != (c.flags.cniConfig == "file") || !slices.Equal(opts.ConfigsBefore, c.flags.cniBefore) {
-			t.Errorf("%+v: %v, %+v", c.flags, err, opts)
+		f, cmd := &agentFlags{}, &cobra.Command{}
+		f.register(cmd)
+		if err := cmd.ParseFlags(append(c.args, "--node-name=node1")); err != nil {
+			t.Fatal(err)
+		}
+		opts, err := f.validate(cmd)
+		if (err == nil) != c.good || opts.ConfigFile != (f.cniConfig == "file") || !slices.Equal(opts.ConfigsBefore, f.cniBefore) {
+			t.Errorf("%s: %v, %+v", c.args, err, opts)
 		}
 	}
 }

@@ -20,20 +20,17 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// checkFlags are the flags of check.
-type checkFlags struct {
+type connectivityFlags struct {
 	workstationFlags
-	image   string
-	nodes   int
-	outside []string
-	timeout time.Duration
-	keep    bool
-	remove  bool
-	output  string
+	image, output string
+	nodes         int
+	outside       []string
+	timeout       time.Duration
+	keep, remove  bool
 }
 
 func checkCommand() *cobra.Command {
-	f := &checkFlags{}
+	f := &connectivityFlags{}
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Test the pod network of a cluster with pods on every node",
@@ -69,31 +66,21 @@ Exit codes: 0 all packets arrived; 1 some did not, or a node could not take part
 	fs.DurationVar(&f.timeout, "timeout", 2*time.Minute, "time limit for the pods to be ready, and for the answer of one beyond the time that its probes take")
 	fs.BoolVar(&f.keep, "keep", false, "keep the pods, to look at")
 	fs.BoolVar(&f.remove, "remove", false, "remove the namespaces of earlier runs, and test nothing")
-	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
-	offer(cmd, "output", "table", "json")
+	chooseOutput(cmd, &f.output, "table")
 	return cmd
 }
 
-func (f *checkFlags) validate() error {
-	var faults []error
-	if f.nodes < 1 {
-		faults = append(faults, fmt.Errorf("--nodes: %d is less than 1", f.nodes))
-	}
-	if f.timeout <= 0 {
-		faults = append(faults, fmt.Errorf("--timeout: %s is not positive", f.timeout))
-	}
-	if f.output != "table" && f.output != "json" {
-		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
-	}
+func (f *connectivityFlags) validate() error {
+	errs := []error{atLeast("nodes", f.nodes, 1), atLeast("timeout", f.timeout, time.Millisecond), oneOf("output", f.output, "table", "json")}
 	for _, to := range f.outside {
 		if host, port, err := net.SplitHostPort(to); err != nil || host == "" || port == "" {
-			faults = append(faults, fmt.Errorf("--outside: %q is not ADDRESS:PORT such as 192.0.2.10:443", to))
+			errs = append(errs, fmt.Errorf("--outside: %q is not ADDRESS:PORT such as 192.0.2.10:443", to))
 		}
 	}
-	return faultsError(faults)
+	return invalidFlags(errs...)
 }
 
-func (f *checkFlags) run(cmd *cobra.Command) error {
+func (f *connectivityFlags) run(cmd *cobra.Command) error {
 	if err := f.validate(); err != nil {
 		return err
 	}
@@ -136,32 +123,23 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 }
 
 // end prints the result, if there is one, even if the test's pods could not be removed.
-func (f *checkFlags) end(cmd *cobra.Command, result *connectivity.Result, err error) error {
+func (f *connectivityFlags) end(cmd *cobra.Command, result *connectivity.Result, err error) error {
 	if result == nil {
 		return err
 	}
 	result.Program = cmd.Root().DisplayName()
-	if shown := f.print(cmd.OutOrStdout(), result); err == nil {
+	printResult := result.Print
+	if f.output == "json" {
+		printResult = func(w io.Writer) error { return text.WriteJSON(w, result) }
+	}
+	if shown := shown(result.OK(), printResult(cmd.OutOrStdout())); err == nil {
 		return shown
 	}
 	return err
 }
 
-func (f *checkFlags) print(w io.Writer, result *connectivity.Result) error {
-	var err error
-	if f.output == "json" {
-		err = text.WriteJSON(w, result)
-	} else {
-		err = result.Print(w)
-	}
-	if err == nil && !result.OK() {
-		return errShown
-	}
-	return err
-}
-
 // imageOf returns the image of the agents, unless --image names another.
-func (f *checkFlags) imageOf(ctx context.Context, client kubernetes.Interface) (string, corev1.PullPolicy, error) {
+func (f *connectivityFlags) imageOf(ctx context.Context, client kubernetes.Interface) (string, corev1.PullPolicy, error) {
 	if f.image != "" {
 		return f.image, corev1.PullIfNotPresent, nil
 	}
@@ -181,13 +159,13 @@ func removeAll(ctx context.Context, client kubernetes.Interface, namespaces []st
 	if len(namespaces) == 0 {
 		say("There was nothing to remove.")
 	}
-	var faults []error
+	var errs []error
 	for _, name := range namespaces {
 		if err := connectivity.Remove(ctx, client, name); err != nil {
-			faults = append(faults, err) // go on with the others
+			errs = append(errs, err)
 			continue
 		}
 		say("Removed the namespace " + name + ".")
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }

@@ -27,7 +27,7 @@ func TestResultOfCheck(t *testing.T) {
 		var b strings.Builder
 		cmd := checkCommand()
 		cmd.SetOut(&b)
-		err := (&checkFlags{output: "table"}).end(cmd, c.result, c.err)
+		err := (&connectivityFlags{output: "table"}).end(cmd, c.result, c.err)
 		if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || !strings.Contains(b.String(), c.shown) || c.shown == "" && b.Len() > 0 {
 			t.Errorf("%+v with %v ends with %v:\n%s", c.result, c.err, err, b.String())
 		}
@@ -48,7 +48,7 @@ func TestCheckKnowsItsName(t *testing.T) {
 		var b strings.Builder
 		cmd.SetOut(&b)
 		result := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Failed: []connectivity.Failure{{From: "node-1", Target: connectivity.Names}}}
-		_ = (&checkFlags{output: "table"}).end(cmd, result, nil)
+		_ = (&connectivityFlags{output: "table"}).end(cmd, result, nil)
 		if line := "Next: " + want + " status --cluster --problems, and of the nodes above " + want + " doctor --cluster."; !strings.Contains(b.String(), line) {
 			t.Errorf("want %q in:\n%s", line, b.String())
 		}
@@ -57,7 +57,7 @@ func TestCheckKnowsItsName(t *testing.T) {
 
 func TestOutsideOfCheck(t *testing.T) {
 	for to, good := range map[string]bool{"192.0.2.1:443": true, "[2001:db8::1]:443": true, "www.example.com:443": true, ":443": false, "192.0.2.1": false, "192.0.2.1:": false} {
-		f := &checkFlags{nodes: 1, timeout: 1, output: "table", outside: []string{to}}
+		f := &connectivityFlags{nodes: 1, timeout: 1e9, output: "table", outside: []string{to}}
 		if err := f.validate(); (err == nil) != good {
 			t.Errorf("--outside %s: %v", to, err)
 		}

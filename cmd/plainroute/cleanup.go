@@ -3,10 +3,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"time"
 
@@ -14,21 +12,14 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/text"
-	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cleanupFlags are the flags of cleanup.
 type cleanupFlags struct {
 	nodeFlags
-	dryRun   bool
-	force    bool
-	wait     time.Duration
-	detach   time.Duration
-	cacheDir string
-	output   string
-	summary  string
+	dryRun, force             bool
+	wait, detach              time.Duration
+	cacheDir, output, summary string
 }
 
 func cleanupCommand() *cobra.Command {
@@ -63,18 +54,18 @@ Exit codes: 0 done, or nothing to remove; 1 failure, and it can be repeated;
 	fs.DurationVar(&f.wait, "wait", 0, "time limit for an agent on this node to end")
 	fs.DurationVar(&f.detach, "detach-timeout", cleanup.DetachTimeout, "time limit, from one detached sandbox to the next, for the container runtime to detach dead sandboxes; 0: do not wait")
 	fs.StringVar(&f.cacheDir, "cni-cache-dir", cni.CacheDir, "folder in which the container runtime records attached sandboxes")
-	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
-	offer(cmd, "output", "table", "json")
+	chooseOutput(cmd, &f.output, "table")
 	fs.StringVar(&f.summary, "summary", "", "file to write a summary to, in one line of JSON, such as a termination message")
 	return cmd
 }
 
 func (f *cleanupFlags) run(cmd *cobra.Command) error {
-	if err := f.validate(cmd); err != nil {
+	errs := append(environment(cmd.Flags()), checkFlags(cmd.Flags())...)
+	errs = append(errs, atLeast("wait", f.wait, 0), atLeast("detach-timeout", f.detach, 0))
+	if err := invalidFlags(errs...); err != nil {
 		return err
 	}
-	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
-	result, err := f.clean(cmd, store)
+	result, err := f.clean(cmd)
 	if f.summary != "" {
 		err = errors.Join(err, writeSummary(f.summary, result.Summary(err)))
 	}
@@ -87,96 +78,18 @@ func (f *cleanupFlags) run(cmd *cobra.Command) error {
 	return errors.Join(err, result.Print(cmd.OutOrStdout()))
 }
 
-func (f *cleanupFlags) validate(cmd *cobra.Command) error {
-	faults := environment(cmd.Flags())
-	faults = append(faults, f.wrong(cmd.Flags())...)
-	if err := checkPath("cni-cache-dir", f.cacheDir); err != nil {
-		faults = append(faults, err)
-	}
-	if f.wait < 0 {
-		faults = append(faults, fmt.Errorf("--wait: %s is negative", f.wait))
-	}
-	if f.detach < 0 {
-		faults = append(faults, fmt.Errorf("--detach-timeout: %s is negative", f.detach))
-	}
-	if f.output != "table" && f.output != "json" {
-		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
-	}
-	return faultsError(faults)
-}
-
-func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Result, error) {
-	host, err := openHost(cmd.Context(), dataplane.Config{
-		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: store,
-	})
+func (f *cleanupFlags) clean(cmd *cobra.Command) (cleanup.Result, error) {
+	config := f.hostConfig()
+	host, err := openHost(cmd.Context(), config)
 	if err != nil {
 		return cleanup.Result{DryRun: f.dryRun}, err
 	}
 	defer host.Close()
 	return cleanup.Cleanup{
-		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
+		Dataplane: host, Store: config.CNI, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
 		DetachTimeout: f.detach, CacheDir: f.cacheDir,
 		Say: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
 	}.Run(cmd.Context())
-}
-
-// host reads everything at each Look, because no watch marks what has changed.
-type host struct {
-	*dataplane.Kernel
-	// concerns are the ranges for which foreign routes are read; nil: none are, because there may
-	// be a million.
-	concerns []netip.Prefix
-}
-
-func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
-	h.Forget()
-	facts, err := h.Facts(ctx, append([]netip.Prefix{}, h.concerns...)) // not nil, which stands for all
-	if err != nil {
-		return facts, topology.State{}, err
-	}
-	state, err := h.Observe(ctx)
-	if err == nil && facts.TableUnread != "" { // it may hold objects of ours
-		err = errors.New(facts.TableUnread)
-	}
-	return facts, state, err
-}
-
-// openHost takes the bridge's name from the objects with our mark if the config has none, so that an
-// operator does not have to remember the agent's flags.
-func openHost(ctx context.Context, config dataplane.Config) (host, error) {
-	given := config.Bridge != ""
-	if !given {
-		config.Bridge = topology.Bridge
-	}
-	for {
-		kernel, err := dataplane.New(config)
-		if err != nil {
-			return host{}, err
-		}
-		state, err := kernel.Observe(ctx)
-		if err != nil {
-			return host{}, errors.Join(fmt.Errorf("observing the kernel: %w", err), kernel.Close())
-		}
-		found := bridgeOf(state)
-		if given || found == "" || found == config.Bridge {
-			return host{Kernel: kernel}, nil
-		}
-		if err := kernel.Close(); err != nil {
-			return host{}, err
-		}
-		config.Bridge = found
-	}
-}
-
-// bridgeOf returns the bridge that our CNI config or our table names.
-func bridgeOf(s topology.State) string {
-	if s.CNI != nil && s.CNI.Bridge != "" {
-		return s.CNI.Bridge
-	}
-	if s.Masquerade != nil {
-		return s.Masquerade.Bridge
-	}
-	return ""
 }
 
 func writeSummary(path string, s cleanup.Summary) error {

@@ -21,11 +21,8 @@ import (
 
 // workstationFlags are the flags of commands that reach a cluster as kubectl does.
 type workstationFlags struct {
-	kubeconfig string
-	context    string
-	namespace  string
-	as         string
-	asGroups   []string
+	kubeconfig, context, namespace, as string
+	asGroups                           []string
 }
 
 func (f *workstationFlags) register(fs *pflag.FlagSet) {
@@ -53,63 +50,40 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 	}
 	config.QPS = -1
 	config.UserAgent = "plainroute/" + version
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making a client: %w", err)
-	}
-	return config, client, nil
+	client, err := newClient(config)
+	return config, client, err
 }
 
 // clusterFlags are the flags of commands that query all agents.
 type clusterFlags struct {
 	workstationFlags
 	// rights is the hint that follows a refusal; empty: the viewer's rights.
-	rights   string
+	rights string
+	// parallel and timeout may have other defaults than 32 and 5 s before register.
 	parallel int
 	timeout  time.Duration
 }
 
 func (f *clusterFlags) register(fs *pflag.FlagSet) {
 	f.workstationFlags.register(fs)
-	fs.IntVar(&f.parallel, "parallel", 32, "number of agents to query at a time")
-	fs.DurationVar(&f.timeout, "timeout", 5*time.Second, "time limit for an agent's answer")
+	fs.IntVar(&f.parallel, "parallel", cmp.Or(f.parallel, 32), "number of agents to query at a time")
+	fs.DurationVar(&f.timeout, "timeout", cmp.Or(f.timeout, 5*time.Second), "time limit for an agent's answer")
 }
 
-func (f *clusterFlags) faults() []error {
-	var faults []error
-	if f.parallel < 1 || f.parallel > 1000 {
-		faults = append(faults, fmt.Errorf("--parallel: %d is not between 1 and 1000", f.parallel))
-	}
-	if f.timeout <= 0 {
-		faults = append(faults, fmt.Errorf("--timeout: %s is not positive", f.timeout))
-	}
-	return faults
+func (f *clusterFlags) check() []error {
+	return []error{inRange("parallel", f.parallel, 1, 1000), atLeast("timeout", f.timeout, time.Millisecond)}
 }
 
-// query queries all agents, and shows its progress.
-func (f *clusterFlags) query(cmd *cobra.Command) (*fleet.Cluster, error) {
-	if err := faultsError(f.faults()); err != nil {
-		return nil, err
-	}
-	config, client, err := f.connect()
-	if err != nil {
-		return nil, err
-	}
-	p := newProgress(cmd.ErrOrStderr(), "querying agents")
-	defer p.end()
-	forward := &fleet.Forward{Config: config, Client: client}
-	s := fleet.Survey{
-		Client: client, Ask: forward.Ask, Namespace: f.namespace,
-		Parallel: f.parallel, Timeout: f.timeout, Progress: p.show,
-	}
-	cluster, err := s.Run(cmd.Context())
-	return cluster, f.hinted(err)
+// survey returns a query of all agents.
+func (f *clusterFlags) survey(client kubernetes.Interface, progress func(done, all int)) fleet.Survey {
+	return fleet.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: progress}
 }
 
 // errInterrupted ends a command that the user interrupted.
 var errInterrupted = errors.New("interrupted")
 
-// hinted adds the rights that the command needs to a refusal, and shortens the error of an interruption.
+// hinted adds the rights that the command needs to a refusal, and shortens the error of an
+// interruption.
 func (f *clusterFlags) hinted(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return errInterrupted
@@ -135,17 +109,19 @@ func asUsage(err error) error {
 }
 
 // clusterStatus is status for all nodes.
-func clusterStatus(cmd *cobra.Command, f *clusterFlags, format fleet.Format) error {
-	cluster, err := f.query(cmd)
+func (f *statusFlags) clusterStatus(cmd *cobra.Command) error {
+	config, client, err := f.connect()
 	if err != nil {
 		return err
 	}
-	format.Color = colorful(cmd.OutOrStdout())
-	if err := cluster.Print(cmd.OutOrStdout(), format); err != nil {
-		return err
+	p := newProgress(cmd.ErrOrStderr(), "querying agents")
+	s := f.survey(client, p.show)
+	s.Ask = (&fleet.Forward{Config: config, Client: client}).Ask
+	cluster, err := s.Run(cmd.Context())
+	p.end()
+	if err != nil {
+		return f.hinted(err)
 	}
-	if !cluster.OK() {
-		return errShown
-	}
-	return nil
+	format := fleet.Format{Output: f.output, Problems: f.problems, Color: colorful(cmd.OutOrStdout())}
+	return shown(cluster.OK(), cluster.Print(cmd.OutOrStdout(), format))
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/plainroute/plainroute/pkg/web"
 )
 
-// dashboardFlags are the flags of dashboard.
 type dashboardFlags struct {
 	clusterFlags
 	port     int
@@ -54,19 +53,9 @@ Exit codes: 0 interrupted; 1 there is no kubeconfig, or the port is taken;
 	return cmd
 }
 
-func (f *dashboardFlags) faults() []error {
-	faults := f.clusterFlags.faults()
-	if f.port < 0 || f.port > 65535 {
-		faults = append(faults, fmt.Errorf("--port: %d is not between 0 and 65535", f.port))
-	}
-	if f.interval < time.Second {
-		faults = append(faults, fmt.Errorf("--interval: %s is less than 1s", f.interval))
-	}
-	return faults
-}
-
 func (f *dashboardFlags) run(cmd *cobra.Command) error {
-	if err := faultsError(f.faults()); err != nil {
+	errs := append(f.check(), inRange("port", f.port, 0, 65535), atLeast("interval", f.interval, time.Second))
+	if err := invalidFlags(errs...); err != nil {
 		return err
 	}
 	config, client, err := f.connect()
@@ -76,10 +65,8 @@ func (f *dashboardFlags) run(cmd *cobra.Command) error {
 	forward := &fleet.Forward{Config: config, Client: client}
 	d := &web.Dashboard{
 		Survey: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
-			s := fleet.Survey{
-				Client: client, Ask: forward.Ask, Namespace: f.namespace,
-				Parallel: f.parallel, Timeout: f.timeout, Progress: progress,
-			}
+			s := f.survey(client, progress)
+			s.Ask = forward.Ask
 			cluster, err := s.Run(ctx)
 			return cluster, f.hinted(err)
 		},

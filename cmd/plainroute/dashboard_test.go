@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// A dashboard prints its address on loopback, shows why it can't reach the cluster, and ends when it is interrupted.
+// A dashboard prints its address on loopback, shows why it can't reach the cluster, and ends when
+// it is interrupted.
 func TestDashboard(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	closed := `{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a}}], clusters: [{name: a, cluster: {server: "https://127.0.0.1:1"}}]}`

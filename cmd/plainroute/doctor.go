@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -18,16 +19,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// doctorFlags are the flags of doctor.
 type doctorFlags struct {
 	clusterFlags
 	nodeDoctor
-	// node are the flags for one node.
-	node    *pflag.FlagSet
-	cluster bool
-	checks  []string
-	verbose bool
-	output  string
+	node             *pflag.FlagSet // the flags for one node
+	cluster, verbose bool
+	checks           []string
+	output           string
 }
 
 // doctorRights are more than a viewer's: a user who may run commands in an agent's pod may change its
@@ -35,7 +33,9 @@ type doctorFlags struct {
 const doctorRights = "doctor needs the rights to list Nodes, and in the agents' namespace to list daemonsets (apps) and pods and to create pods/exec: docs/operate.md"
 
 func doctorCommand() *cobra.Command {
-	f := &doctorFlags{clusterFlags: clusterFlags{rights: doctorRights}, node: pflag.NewFlagSet("node", pflag.ContinueOnError)}
+	f := &doctorFlags{node: pflag.NewFlagSet("node", pflag.ContinueOnError)}
+	// A doctor takes seconds, and each queries the same peers, which limit the rate of their answers.
+	f.rights, f.parallel, f.timeout = doctorRights, 16, 30*time.Second
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find the problems of this node or of all nodes, with their remediation",
@@ -71,57 +71,40 @@ with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
 	}
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)
-	forDoctors(fs)
+	fs.Lookup("kubeconfig").Usage = "file with the API server's address and credentials (default: those of the pod; with --cluster as kubectl, $KUBECONFIG or ~/.kube/config)"
 	fs.BoolVar(&f.cluster, "cluster", false, "examine all nodes, by running doctor in their agents' pods")
 	fs.StringSliceVar(&f.checks, "check", nil, "run only these checks")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "show all checks, also those that passed")
-	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
-	offer(cmd, "output", "table", "json")
+	chooseOutput(cmd, &f.output, "table")
 	offer(cmd, "check", problem.Checks()...)
 	f.registerNode(cmd)
 	return cmd
-}
-
-// forDoctors changes the defaults of clusterFlags: a doctor takes seconds, and each queries the same
-// peers, which limit the rate of their answers.
-func forDoctors(fs *pflag.FlagSet) {
-	for name, value := range map[string]string{"parallel": "16", "timeout": "30s"} {
-		flag := fs.Lookup(name)
-		if err := flag.Value.Set(value); err != nil {
-			panic(err) // the values are valid
-		}
-		flag.DefValue = value
-	}
-	fs.Lookup("kubeconfig").Usage = "file with the API server's address and credentials (default: those of the pod; with --cluster as kubectl, $KUBECONFIG or ~/.kube/config)"
 }
 
 func (f *doctorFlags) run(cmd *cobra.Command) error {
 	if !f.cluster || f.list {
 		return f.ofNode(cmd)
 	}
-	faults := f.faults()
+	errs := f.check()
 	f.node.VisitAll(func(flag *pflag.Flag) {
 		if flag.Changed {
-			faults = append(faults, fmt.Errorf("--%s is for one node and can't be used with --cluster", flag.Name))
+			errs = append(errs, fmt.Errorf("--%s is for one node and can't be used with --cluster", flag.Name))
 		}
 	})
-	if err := faultsError(faults); err != nil {
+	if err := invalidFlags(errs...); err != nil {
 		return err
 	}
 	return f.ofCluster(cmd)
 }
 
-func (f *doctorFlags) faults() []error {
-	faults := f.clusterFlags.faults()
-	if f.output != "table" && f.output != "json" {
-		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
-	}
+func (f *doctorFlags) check() []error {
+	errs := append(f.clusterFlags.check(), oneOf("output", f.output, "table", "json"))
 	for _, name := range f.checks {
 		if !slices.Contains(problem.Checks(), name) {
-			faults = append(faults, fmt.Errorf("--check: there is no check %q; there are %s", name, strings.Join(problem.Checks(), ", ")))
+			errs = append(errs, fmt.Errorf("--check: there is no check %q; there are %s", name, strings.Join(problem.Checks(), ", ")))
 		}
 	}
-	return faults
+	return errs
 }
 
 func (f *doctorFlags) format(cmd *cobra.Command) diagnosis.Format {
@@ -136,19 +119,12 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	}
 	klog.SetLogger(logr.Discard()) // client-go logs connections to nodes that don't answer; the report has those
 	p := newProgress(cmd.ErrOrStderr(), "examining nodes")
-	s := fleet.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: p.show}
-	cluster, err := f.examine(cmd.Context(), s, &fleet.Exec{Config: config, Client: client})
+	cluster, err := f.examine(cmd.Context(), f.survey(client, p.show), &fleet.Exec{Config: config, Client: client})
 	p.end()
 	if err != nil {
 		return f.hinted(err)
 	}
-	if err := cluster.Print(cmd.OutOrStdout(), f.format(cmd)); err != nil {
-		return err
-	}
-	if !cluster.OK() {
-		return errShown
-	}
-	return nil
+	return shown(cluster.OK(), cluster.Print(cmd.OutOrStdout(), f.format(cmd)))
 }
 
 func (f *doctorFlags) examine(ctx context.Context, s fleet.Survey, exec *fleet.Exec) (*diagnosis.Cluster, error) {

@@ -19,11 +19,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/dataplane"
 	"github.com/plainroute/plainroute/pkg/diagnosis"
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/fleet"
@@ -35,11 +33,8 @@ import (
 // nodeDoctor are the flags for the node that doctor runs on.
 type nodeDoctor struct {
 	nodeFlags
-	root      string
-	cniBinDir string
-	cniBefore []string
-	nodeName  string
-	list      bool
+	root string
+	list bool
 }
 
 // imagePlugins is the folder of the stock CNI plugins in the image (hack/make-image.sh).
@@ -48,10 +43,7 @@ const imagePlugins = "/cni"
 func (f *doctorFlags) registerNode(cmd *cobra.Command) {
 	fs := pflag.NewFlagSet("node", pflag.ContinueOnError)
 	fs.StringVar(&f.root, "root", "/", "folder of the host's files; with kubectl debug node it is /host")
-	f.declare(fs, "proc-sys", "run-dir", "cni-conf-dir", "bridge", "listen")
-	fs.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins")
-	registerBefore(fs, &f.cniBefore)
-	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node (default: $NODE_NAME)")
+	f.declare(fs, "proc-sys", "run-dir", "cni-conf-dir", "cni-bin-dir", "bridge", "listen", "node-name", beforeFlag)
 	f.node = fs
 	cmd.Flags().AddFlagSet(fs)
 	cmd.Flags().BoolVar(&f.list, "list", false, "list the checks")
@@ -73,38 +65,22 @@ func (f *doctorFlags) ofNode(cmd *cobra.Command) error {
 	}
 	passed, problems := doctor.Examine(cmd.Context(), target, checks)
 	report := diagnosis.NewReport(target.Node, passed, problems)
-	if err := report.Print(cmd.OutOrStdout(), f.format(cmd)); err != nil {
-		return err
-	}
-	if !report.OK() {
-		return errShown
-	}
-	return nil
+	return shown(report.OK(), report.Print(cmd.OutOrStdout(), f.format(cmd)))
 }
 
 func (f *doctorFlags) validate(cmd *cobra.Command) ([]doctor.Check, error) {
-	faults := append(f.environment(cmd), f.faults()...)
+	errs := append(f.environment(cmd), f.check()...)
 	for name, path := range map[string]*string{"cni-conf-dir": &f.cniConfDir, "run-dir": &f.runDir, "cni-bin-dir": &f.cniBinDir} {
 		if !cmd.Flags().Changed(name) {
 			*path = filepath.Join(f.root, *path)
 		}
 	}
-	for _, err := range []error{
-		checkPath("root", f.root), checkBinDir(f.cniBinDir), checkBefore(f.cniBefore),
-	} {
-		if err != nil {
-			faults = append(faults, err)
-		}
-	}
-	faults = append(faults, f.wrong(f.node)...)
 	checks := doctor.Checks()
 	if len(f.checks) > 0 {
 		checks = slices.DeleteFunc(checks, func(c doctor.Check) bool { return !slices.Contains(f.checks, c.Name) })
 	}
-	if f.nodeName == "" {
-		f.nodeName = os.Getenv("NODE_NAME")
-	}
-	return checks, faultsError(faults)
+	f.nodeName = cmp.Or(f.nodeName, os.Getenv("NODE_NAME"))
+	return checks, invalidFlags(append(errs, checkFlags(f.node)...)...)
 }
 
 // environment sets the flags that the environment of an agent's pod may set for its agent.
@@ -139,7 +115,9 @@ func (f *doctorFlags) target(ctx context.Context) *doctor.Patient {
 }
 
 func (f *doctorFlags) look(ctx context.Context, p *doctor.Patient) (topology.Host, topology.State, error) {
-	host, err := openHost(ctx, dataplane.Config{Bridge: p.Bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: p.Store})
+	config := f.hostConfig()
+	config.Bridge = p.Bridge
+	host, err := openHost(ctx, config)
 	if err != nil {
 		return topology.Host{}, topology.State{}, err
 	}
@@ -181,15 +159,15 @@ func concerns(p *doctor.Patient, ours topology.State) []netip.Prefix {
 	return topology.Outermost(append(topology.Concerns(opts, nodes), routed...))
 }
 
-// nodesOfCluster lists the Nodes in pages, with the agent's rights, and keeps what the checks need. 5,000
-// whole Nodes at once would exceed the memory limit that doctor shares with its agent, and the kernel
-// would kill both (memory.oom.group).
+// nodesOfCluster lists the Nodes in pages, with the agent's rights, and keeps what the checks need.
+// 5,000 whole Nodes at once would exceed the memory limit that doctor shares with its agent, and
+// the kernel would kill both (memory.oom.group).
 func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, error) {
 	config = rest.CopyConfig(config)
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON // half as large
-	client, err := kubernetes.NewForConfig(config)
+	client, err := newClient(config)
 	if err != nil {
-		return nil, fmt.Errorf("making a client: %w", err)
+		return nil, err
 	}
 	page := func(ctx context.Context, options metav1.ListOptions) (*corev1.NodeList, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // a large cluster has many pages

@@ -6,38 +6,34 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // networkFlags are the flags that agent and plan share.
 type networkFlags struct {
 	nodeFlags
-	kubeconfig          string
-	clusterCIDRs        []string
-	serviceCIDRs        []string
-	nodeCIDRs           []string
-	nonMasqueradeCIDRs  []string
-	maskSizes4          string
-	maskSizes6          string
+	kubeconfig, maskSizes4, maskSizes6, ignoreNodes           string
+	clusterCIDRs, serviceCIDRs, nodeCIDRs, nonMasqueradeCIDRs []string
+
 	masquerade          masquerade
 	mtu                 int
 	firewall            bool
-	ignoreNodes         string
 	ignoreNodesSelector labels.Selector
 }
 
-func (f *networkFlags) register(fs *pflag.FlagSet) {
+func (f *networkFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: those of the pod)")
 	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "accept pod subnets only inside these ranges")
 	fs.StringVar(&f.maskSizes4, maskSizeFlag4, "", "accept IPv4 pod subnets of these lengths in bits: one, or a range such as 24-28 "+maskSizeDefault)
@@ -47,6 +43,7 @@ func (f *networkFlags) register(fs *pflag.FlagSet) {
 	f.masquerade = "true"
 	fs.Var(&f.masquerade, "masquerade", "replace pods' addresses with the node's in packets that leave the cluster: true, false, or ipv4 or ipv6 alone")
 	fs.Lookup("masquerade").NoOptDefVal = "true"
+	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see pods' own addresses")
 	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
 	fs.BoolVar(&f.firewall, "firewall-plugin", false, "add the stock firewall plugin, which accepts what each pod sends and the answers, for a firewall that drops forwarded packets; needs iptables on the node")
@@ -77,30 +74,9 @@ func (m *masquerade) Set(value string) error {
 	return nil
 }
 
-// defaultResolvConf is the file of resolv.conf(5). A pod has a copy from its creation.
-const defaultResolvConf = "/etc/resolv.conf"
-
-func registerResolvConf(fs *pflag.FlagSet, path *string) {
-	fs.StringVar(path, "resolv-conf", defaultResolvConf, "file with the node's nameservers, which no pod subnet may cover; in a pod, the host's mount, because the pod's own file is as old as the pod")
-}
-
-func registerBefore(fs *pflag.FlagSet, names *[]string) {
-	fs.StringSliceVar(names, "cni-config-before", nil, "names of other CNI configs that may come before ours, such as 00-multus.conf")
-}
-
-// checkBefore refuses names that don't sort before ours.
-func checkBefore(names []string) error {
-	for _, name := range names {
-		if err := cni.CheckBefore(name); err != nil {
-			return fmt.Errorf("--cni-config-before: %w", err)
-		}
-	}
-	return nil
-}
-
 // environment sets each flag that was not given from PLAINROUTE_<FLAG>.
 func environment(fs *pflag.FlagSet) []error {
-	var faults []error
+	var errs []error
 	fs.VisitAll(func(f *pflag.Flag) {
 		name := "PLAINROUTE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value, ok := os.LookupEnv(name)
@@ -108,25 +84,25 @@ func environment(fs *pflag.FlagSet) []error {
 			return
 		}
 		if err := fs.Set(f.Name, value); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", name, err))
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	})
-	return faults
+	return errs
 }
 
 // options returns the options, and an error for each invalid flag.
 func (f *networkFlags) options() (topology.Options, []error) {
-	var faults []error
-	prefixes := func(flag string, values []string) []netip.Prefix {
-		ps, errs := parsePrefixes(flag, values)
-		faults = append(faults, errs...)
-		return ps
+	var errs []error
+	prefixes := func(flag string, values []string) (parsed []netip.Prefix) {
+		for _, value := range values {
+			p, err := parsePrefix(flag, value)
+			parsed, errs = append(parsed, p), append(errs, err)
+		}
+		return parsed
 	}
 	lengths := func(flag, value string, lowest, highest int) topology.Lengths {
 		parsed, err := parseLengths(flag, value, lowest, highest)
-		if err != nil {
-			faults = append(faults, err)
-		}
+		errs = append(errs, err)
 		return parsed
 	}
 	opts := topology.Options{
@@ -140,61 +116,47 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		Masquerade:         f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
 		MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
 	}
-	faults = append(faults, f.checkNumbers()...)
+	if f.mtu != 0 {
+		errs = append(errs, inRange("mtu", f.mtu, 576, 65535))
+	}
+	if f.mtu != 0 && f.mtu < 1280 && strings.Contains(strings.Join(f.clusterCIDRs, ""), ":") {
+		errs = append(errs, fmt.Errorf("--mtu: %d is less than the 1280 that IPv6 needs (RFC 8200)", f.mtu))
+	}
 	selector, err := labels.Parse(f.ignoreNodes)
 	if err != nil {
-		faults = append(faults, fmt.Errorf("--ignore-nodes: %w", err))
+		errs = append(errs, fmt.Errorf("--ignore-nodes: %w", err))
 	}
 	if f.ignoreNodes != "" {
 		f.ignoreNodesSelector = selector
 	}
-	faults = append(faults, clash(opts)...)
-	return opts, faults
+	return opts, append(errs, clash(opts)...)
 }
 
-func (f *networkFlags) checkNumbers() []error {
-	var faults []error
-	check := func(flag string, value, lowest, highest int) {
-		if value != 0 && (value < lowest || value > highest) {
-			faults = append(faults, fmt.Errorf("--%s: %d is not between %d and %d", flag, value, lowest, highest))
-		}
-	}
-	check("mtu", f.mtu, 576, 65535)
-	if f.mtu != 0 && f.mtu < 1280 && hasIPv6(f.clusterCIDRs) {
-		faults = append(faults, fmt.Errorf("--mtu: %d is less than the 1280 that IPv6 needs (RFC 8200)", f.mtu))
-	}
-	return faults
-}
-
-// checkBridge refuses invalid names of devices (dev_valid_name of net/core/dev.c).
-func checkBridge(flag, name string) error {
-	if name != "" && len(name) <= 15 && !strings.ContainsAny(name, "/ \t\n") && name != "." && name != ".." {
-		return nil
-	}
-	return fmt.Errorf("--%s: %q is not a valid device name: 1 to 15 characters without slashes and spaces", flag, name)
-}
-
-func hasIPv6(cidrs []string) bool { return strings.Contains(strings.Join(cidrs, ""), ":") }
-
-// clash returns an error for each pair of ranges that contradict each other.
+// clash returns an error for each pair of ranges that contradict each other. A smaller range of
+// Services inside the pods' is left out by the controller manager (filterOutServiceRange of
+// pkg/controller/nodeipam/ipam), and the pods' range takes precedence over a wider one of Nodes.
 func clash(opts topology.Options) []error {
-	var faults []error
+	var errs []error
 	for _, c := range opts.ClusterCIDRs {
 		for _, s := range opts.ServiceCIDRs {
-			if c.Overlaps(s) && c.Bits() >= s.Bits() { // a smaller Service range inside is left out by the controller manager (filterOutServiceRange of pkg/controller/nodeipam/ipam)
-				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --service-cidr %s", c, s))
+			if c.Overlaps(s) && c.Bits() >= s.Bits() {
+				errs = append(errs, fmt.Errorf("--cluster-cidr %s overlaps --service-cidr %s", c, s))
 			}
 		}
 		for _, n := range opts.NodeCIDRs {
-			if c.Overlaps(n) && c.Bits() <= n.Bits() { // the pods' range takes precedence over a wider network of Nodes around it
-				faults = append(faults, fmt.Errorf("--cluster-cidr %s overlaps --node-cidr %s", c, n))
+			if c.Overlaps(n) && c.Bits() <= n.Bits() {
+				errs = append(errs, fmt.Errorf("--cluster-cidr %s overlaps --node-cidr %s", c, n))
 			}
 		}
-		if sizes := map[bool]topology.Lengths{true: opts.MaskSizes4, false: opts.MaskSizes6}[c.Addr().Is4()]; sizes != (topology.Lengths{}) && sizes.Narrowest < c.Bits() {
-			faults = append(faults, fmt.Errorf("--cluster-cidr %s is too small for a pod subnet of %d bits", c, sizes.Narrowest))
+		sizes := opts.MaskSizes6
+		if c.Addr().Is4() {
+			sizes = opts.MaskSizes4
+		}
+		if sizes != (topology.Lengths{}) && sizes.Narrowest < c.Bits() {
+			errs = append(errs, fmt.Errorf("--cluster-cidr %s is too small for a pod subnet of %d bits", c, sizes.Narrowest))
 		}
 	}
-	return faults
+	return errs
 }
 
 // parseLengths parses lengths of pod subnets: 24, or 24-28; 0 is none, from when the flag was a number.
@@ -219,19 +181,15 @@ func parseLengths(flag, value string, lowest, highest int) (topology.Lengths, er
 	return topology.Lengths{Widest: widest, Narrowest: narrowest}, nil
 }
 
-func parsePrefixes(flag string, values []string) (prefixes []netip.Prefix, faults []error) {
-	for _, v := range values {
-		p, err := netip.ParsePrefix(strings.TrimSpace(v))
-		switch {
-		case err != nil:
-			faults = append(faults, fmt.Errorf("--%s: %q is not a range such as 10.244.0.0/16", flag, v))
-		case p != p.Masked():
-			faults = append(faults, fmt.Errorf("--%s: %q has host bits set; did you mean %s?", flag, v, p.Masked()))
-		default:
-			prefixes = append(prefixes, p)
-		}
+func parsePrefix(flag, value string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(strings.TrimSpace(value))
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("--%s: %q is not a range such as 10.244.0.0/16", flag, value)
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("--%s: %q has host bits set; did you mean %s?", flag, value, p.Masked())
 	}
-	return prefixes, faults
+	return p, nil
 }
 
 // restConfig returns the config of a client for the API server. Requests are not throttled: there is
@@ -288,46 +246,21 @@ func apiServers(config *rest.Config) []netip.Addr {
 	return []netip.Addr{addr.WithZone("").Unmap()}
 }
 
-// checkListen validates an address to listen on.
-func checkListen(flag, value string) error {
-	if value == "" {
-		return nil
-	}
-	_, port, err := net.SplitHostPort(value)
+// invalidFlags returns a usageError with a line for each error that is not nil, if there is one.
+func invalidFlags(errs ...error) error {
+	err := errors.Join(errs...)
 	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return fmt.Errorf("--%s: %q is not HOST:PORT such as 127.0.0.1:9472", flag, value)
-	}
-	return nil
-}
-
-// checkPath refuses relative paths.
-func checkPath(flag, value string) error {
-	if !filepath.IsAbs(value) {
-		return fmt.Errorf("--%s: %q is not an absolute path", flag, value)
-	}
-	return nil
-}
-
-// checkResync refuses an interval that loads the host, or that never comes.
-func checkResync(d time.Duration) error {
-	if d < time.Second || d > 24*time.Hour {
-		return fmt.Errorf("--resync: %s is not between 1s and 24h", d)
-	}
-	return nil
-}
-
-// faultsError returns an error with a line for each fault.
-func faultsError(faults []error) error {
-	if len(faults) == 0 {
 		return nil
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d invalid setting(s):", len(faults))
-	for _, f := range faults {
-		b.WriteString("\n  " + f.Error())
+	lines := strings.Split(err.Error(), "\n")
+	return usageError{fmt.Errorf("%d invalid setting(s):\n  %s", len(lines), strings.Join(lines, "\n  "))}
+}
+
+// newClient returns a client for the API server.
+func newClient(config *rest.Config) (*kubernetes.Clientset, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
 	}
-	return usageError{errors.New(b.String())}
+	return client, nil
 }

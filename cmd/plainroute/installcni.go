@@ -17,7 +17,6 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// installFlags are the flags of install-cni.
 type installFlags struct {
 	plugins.Install
 	network topology.CNI // of the config that the agent on this node writes
@@ -73,8 +72,7 @@ may not be stock; the exit code is that of success.`,
 	fs.StringSliceVar(&f.Names, "plugins", nil, "names of the plugins to install (default: all in --from)")
 	fs.BoolVar(&f.Force, "force", false, "replace also newer plugins, other programs, and symlinks")
 	fs.BoolVar(&f.network.Firewall, "firewall-plugin", false, "warn about the plugin firewall too, if the agent has this flag")
-	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
-	offer(cmd, "output", "text", "json")
+	chooseOutput(cmd, &f.output, "text")
 	return cmd
 }
 
@@ -86,19 +84,16 @@ type installation struct {
 }
 
 func (f *installFlags) run(cmd *cobra.Command) error {
-	faults := environment(cmd.Flags())
-	if f.output != "text" && f.output != "json" {
-		faults = append(faults, fmt.Errorf("--output: %q is neither text nor json", f.output))
-	}
+	errs := append(environment(cmd.Flags()), checkFlags(cmd.Flags())...)
 	for _, name := range f.Names {
 		if name == "" || name == "." || name == ".." || filepath.Base(name) != name {
-			faults = append(faults, fmt.Errorf("--plugins: %q is not a plugin name", name))
+			errs = append(errs, fmt.Errorf("--plugins: %q is not a plugin name", name))
 		}
 	}
 	if f.From == "" || f.To == "" {
-		faults = append(faults, errors.New("--from and --to must not be empty"))
+		errs = append(errs, errors.New("--from and --to must not be empty"))
 	}
-	if err := faultsError(faults); err != nil {
+	if err := invalidFlags(errs...); err != nil {
 		return err
 	}
 	results, err := f.Run(cmd.Context())
@@ -129,14 +124,14 @@ func (f *installFlags) warnings(results []plugins.Result, err error) ([]string, 
 	return lines, errors.Join(err, e)
 }
 
-func (i installation) print(out, faults io.Writer) error {
+func (i installation) print(out, errOut io.Writer) error {
 	for _, r := range i.Plugins {
 		if _, err := fmt.Fprintln(out, r); err != nil {
 			return err
 		}
 	}
 	for _, line := range i.Warnings {
-		if _, err := fmt.Fprintln(faults, "warning:", line); err != nil {
+		if _, err := fmt.Fprintln(errOut, "warning:", line); err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,14 @@ func (e usageError) Unwrap() error { return e.error }
 // errShown ends a command with exitFailure after it has printed the problems.
 var errShown = errors.New("problems were found and printed")
 
+// shown returns the error of printing a report, or errShown if the report has problems.
+func shown(ok bool, err error) error {
+	if err == nil && !ok {
+		return errShown
+	}
+	return err
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := rootCommand()
@@ -78,8 +86,8 @@ func exitCode(cmd *cobra.Command, err error) int {
 	return exitFailure
 }
 
-// printable returns an error's text without control characters, because a Node's name, a file or a server's
-// answer may be part of it. Each invalid flag keeps its line.
+// printable returns an error's text without control characters, because a Node's name, a file or a
+// server's answer may be part of it. Each invalid flag keeps its line.
 func printable(err error) string {
 	lines := []string{err.Error()}
 	if usage := (usageError{}); errors.As(err, &usage) {

@@ -39,7 +39,8 @@ func TestManPages(t *testing.T) {
 	}
 }
 
-// generateMan writes the pages. Their date is a fixed one, so that a page changes with its command alone.
+// generateMan writes the pages. Their date is a fixed one, so that a page changes with its command
+// alone.
 func generateMan(folder string) error {
 	root := rootCommand()
 	root.Version = "" // differs by build

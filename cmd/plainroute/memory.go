@@ -12,11 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetStartUp gives back the pages of this program that only starting took: the
-// initialisation of the libraries touches half of it once. What is needed again comes
-// back from the page cache, a fault for 16 pages (fault_around_bytes of mm/memory.c).
-// Nothing depends on it.
-func forgetStartUp() error {
+// releaseStartupPages gives back the pages of this program that only its start needed: the
+// initialization of libraries touches half of the program once. Later use reads pages from the page
+// cache again, 16 at a fault (fault_around_bytes of mm/memory.c). Nothing depends on it.
+func releaseStartupPages() error {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err
@@ -38,7 +37,7 @@ func forgetStartUp() error {
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &rights); err != nil {
 			return fmt.Errorf("reading /proc/self/maps: %w", err)
 		}
-		if !strings.HasSuffix(lines.Text(), " "+program) || !asInFile(rights, file.Type) {
+		if !strings.HasSuffix(lines.Text(), " "+program) || !sameAsFile(rights, file.Type) {
 			continue
 		}
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
@@ -48,15 +47,9 @@ func forgetStartUp() error {
 	return lines.Err()
 }
 
-// asInFile tells what is in memory as it is in the program's file; what was written since
-// would be lost. A program that can be anywhere (-buildmode=pie) has had its addresses
-// written into what may only be read afterwards (PT_GNU_RELRO of elf(5)), but for its code.
-func asInFile(rights string, kind elf.Type) bool {
-	switch {
-	case rights[1] == 'w':
-		return false
-	case kind == elf.ET_EXEC:
-		return true
-	}
-	return rights[2] == 'x'
+// sameAsFile reports whether memory has the content of the program's file, so that no change is lost.
+// The loader of a position-independent program (-buildmode=pie) writes addresses into memory that is
+// read-only afterwards (PT_GNU_RELRO of elf(5)), but not into code.
+func sameAsFile(rights string, kind elf.Type) bool {
+	return rights[1] != 'w' && (kind == elf.ET_EXEC || rights[2] == 'x')
 }

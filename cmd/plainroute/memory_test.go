@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// What starting took of the program is given back, and the program goes on.
-func TestForgetStartUp(t *testing.T) {
+// The pages of the start are released, and the program still works.
+func TestReleaseStartupPages(t *testing.T) {
 	before := resident(t)
-	if err := forgetStartUp(); err != nil {
+	if err := releaseStartupPages(); err != nil {
 		t.Fatal(err)
 	}
 	after := resident(t)
@@ -28,16 +28,16 @@ func TestForgetStartUp(t *testing.T) {
 	}
 }
 
-// A program that was put somewhere has addresses where it may not be written any more; without them it ends at once.
-func TestForgetNothingWritten(t *testing.T) {
+// A position-independent program ends at once if it loses the addresses that its loader wrote.
+func TestReleaseNothingWritten(t *testing.T) {
 	for _, c := range []struct {
 		rights       string
 		fixed, moved bool
 	}{{"r-xp", true, true}, {"r--p", true, false}, {"rw-p", false, false}, {"rwxp", false, false}} {
-		if got := asInFile(c.rights, elf.ET_EXEC); got != c.fixed {
+		if got := sameAsFile(c.rights, elf.ET_EXEC); got != c.fixed {
 			t.Errorf("%s of a program at its place: %t", c.rights, got)
 		}
-		if got := asInFile(c.rights, elf.ET_DYN); got != c.moved {
+		if got := sameAsFile(c.rights, elf.ET_DYN); got != c.moved {
 			t.Errorf("%s of one that was moved: %t", c.rights, got)
 		}
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -17,4 +18,13 @@ func nodeCommands() []*cobra.Command { return nil }
 // held returns an error: there are no objects of ours here.
 func (*statusFlags) held(context.Context) status.Held {
 	return status.Held{Error: "this machine is not a node: its system is " + runtime.GOOS}
+}
+
+// nodeDoctor has no flags for one node.
+type nodeDoctor struct{ list bool }
+
+func (*doctorFlags) registerNode(*cobra.Command) {}
+
+func (*doctorFlags) ofNode(*cobra.Command) error {
+	return usageError{errors.New("this machine is not a node, because its system is " + runtime.GOOS + "; --cluster examines all nodes of a cluster")}
 }

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/kubernetes"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/plainroute/plainroute/pkg/cni"
@@ -29,14 +28,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// planFlags are the flags of plan.
 type planFlags struct {
 	networkFlags
-	file   string
-	node   string
-	host   string
-	link   string
-	output string
+	file, node, host, link, output string
 }
 
 func planCommand() *cobra.Command {
@@ -63,14 +57,12 @@ assumes that all Nodes are on one link, --link, with an MTU of 1500.`,
 		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
-	f.register(fs)
+	f.register(cmd)
 	fs.StringVarP(&f.file, "filename", "f", "", "file of Nodes in YAML or JSON, - for standard input (default: the cluster)")
 	fs.StringVar(&f.node, "node", "", "plan for this Node alone (default: all)")
 	fs.StringVar(&f.host, "host", "", "file with the node's links, foreign routes and nameservers; needs --node")
 	fs.StringVar(&f.link, "link", "eth0", "name of the link that all Nodes are assumed to be on")
-	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
-	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
-	offer(cmd, "output", "text", "json")
+	chooseOutput(cmd, &f.output, "text")
 	return cmd
 }
 
@@ -83,16 +75,13 @@ type nodePlan struct {
 }
 
 func (f *planFlags) run(cmd *cobra.Command) error {
-	faults := environment(cmd.Flags())
+	errs := environment(cmd.Flags())
 	opts, more := f.options()
-	faults = append(append(faults, more...), f.wrong(cmd.Flags())...)
-	if f.output != "text" && f.output != "json" {
-		faults = append(faults, fmt.Errorf("--output: %q is neither text nor json", f.output))
-	}
+	errs = slices.Concat(errs, more, checkFlags(cmd.Flags()))
 	if f.host != "" && f.node == "" {
-		faults = append(faults, errors.New("--host describes one machine: name it with --node"))
+		errs = append(errs, errors.New("--host describes one machine: name it with --node"))
 	}
-	if err := faultsError(faults); err != nil {
+	if err := invalidFlags(errs...); err != nil {
 		return err
 	}
 	nodes, err := f.nodes(cmd.Context(), cmd.InOrStdin())
@@ -161,9 +150,9 @@ func (f *planFlags) fromCluster(ctx context.Context) ([]corev1.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; or give --filename FILE", err)
 	}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := newClient(config)
 	if err != nil {
-		return nil, fmt.Errorf("making a client: %w", err)
+		return nil, err
 	}
 	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -172,7 +161,7 @@ func (f *planFlags) fromCluster(ctx context.Context) ([]corev1.Node, error) {
 	return list.Items, nil
 }
 
-// readNodes reads YAML documents or JSON values, each a Node or a list of them.
+// readNodes reads YAML documents or JSON values, each a Node or a list with Nodes.
 func readNodes(r io.Reader) ([]corev1.Node, error) {
 	var nodes []corev1.Node
 	documents := yaml.NewYAMLOrJSONDecoder(r, 4096)
@@ -182,49 +171,43 @@ func readNodes(r io.Reader) ([]corev1.Node, error) {
 		if errors.Is(err, io.EOF) {
 			return nodes, nil
 		}
+		var some []corev1.Node
+		if err == nil && len(raw) > 0 && string(raw) != "null" {
+			some, err = nodesOf(raw)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading Nodes: %w", err)
-		}
-		some, err := nodesOf(raw)
-		if err != nil {
-			return nil, err
 		}
 		nodes = append(nodes, some...)
 	}
 }
 
 func nodesOf(raw json.RawMessage) ([]corev1.Node, error) {
-	if len(raw) == 0 || string(raw) == "null" {
-		return nil, nil
-	}
 	var list struct {
 		Kind  string            `json:"kind"`
 		Items []json.RawMessage `json:"items"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, fmt.Errorf("reading Nodes: %w", err)
+		return nil, err
 	}
 	switch list.Kind {
 	case "Node":
+		list.Items = []json.RawMessage{raw}
+	case "List", "NodeList":
+	default:
+		return nil, fmt.Errorf("found a %q where a Node or a list of Nodes is expected", list.Kind)
+	}
+	var nodes []corev1.Node
+	for _, item := range list.Items {
 		var node corev1.Node
-		if err := json.Unmarshal(raw, &node); err != nil {
+		if err := json.Unmarshal(item, &node); err != nil {
 			return nil, fmt.Errorf("reading a Node: %w", err)
 		}
-		return []corev1.Node{node}, nil
-	case "List", "NodeList":
-		var nodes []corev1.Node
-		for _, item := range list.Items {
-			var node corev1.Node
-			if err := json.Unmarshal(item, &node); err != nil {
-				return nil, fmt.Errorf("reading a Node: %w", err)
-			}
-			if node.Kind == "Node" || node.Kind == "" && list.Kind == "NodeList" {
-				nodes = append(nodes, node)
-			}
+		if node.Kind == "Node" || node.Kind == "" && list.Kind == "NodeList" {
+			nodes = append(nodes, node)
 		}
-		return nodes, nil
 	}
-	return nil, fmt.Errorf("reading Nodes: found a %q where a Node or a list of Nodes is expected", list.Kind)
+	return nodes, nil
 }
 
 // plans computes the desired state of each node, or of the one that --node names.

@@ -8,8 +8,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A plan for so many Nodes that the neighbor table would be too small raises the table's limits, and has
-// only the Problems that the agent would have.
+// A plan for so many Nodes that the neighbor table would be too small raises the table's limits,
+// and has only the Problems that the agent would have.
 func TestPlanForManyNodes(t *testing.T) {
 	var nodes []*topology.Node
 	for i := range 600 {

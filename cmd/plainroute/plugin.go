@@ -15,8 +15,8 @@ func isPlugin(name string) bool {
 	return strings.TrimSuffix(filepath.Base(name), ".exe") == pluginName
 }
 
-// asPlugin turns the commands into those of `kubectl plainroute`, which is used on workstations: --cluster
-// is true by default.
+// asPlugin turns the commands into those of `kubectl plainroute`, which is used on workstations:
+// --cluster is true by default.
 func asPlugin(root *cobra.Command) {
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl plainroute"}
 	for _, cmd := range root.Commands() {

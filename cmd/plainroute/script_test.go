@@ -56,7 +56,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// awaits waits until a file that a command in the background writes has a text so many times: awaits TIMES TEXT FILE
+// awaits waits until a file that a command in the background writes has a text so many times:
+// awaits TIMES TEXT FILE
 func awaits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: awaits TIMES TEXT FILE")

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -23,17 +22,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// statusFlags are the flags of status.
 type statusFlags struct {
 	clusterFlags
 	nodeFlags
-	// node are the flags that an agent has too, which the environment may set.
-	node     *pflag.FlagSet
-	cluster  bool
-	output   string
-	problems bool
-	watch    bool
-	interval time.Duration
+	node                     *pflag.FlagSet // the flags that an agent has too, which the environment may set
+	cluster, problems, watch bool
+	output                   string
+	interval                 time.Duration
 }
 
 func statusCommand() *cobra.Command {
@@ -99,9 +94,7 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 	}
 	show := f.showNode
 	if f.cluster {
-		show = func(cmd *cobra.Command) error {
-			return clusterStatus(cmd, &f.clusterFlags, fleet.Format{Output: f.output, Problems: f.problems})
-		}
+		show = f.clusterStatus
 	}
 	if f.watch {
 		return watch(cmd, f.interval, f.output == "yaml", show)
@@ -110,19 +103,12 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 }
 
 func (f *statusFlags) validate() error {
-	faults := append(environment(f.node), f.faults()...)
-	faults = append(faults, f.wrong(f.node)...)
 	outputs := status.Outputs
 	if f.cluster {
 		outputs = fleet.Outputs
 	}
-	if !slices.Contains(outputs, f.output) {
-		faults = append(faults, fmt.Errorf("--output: %q is not one of %s", f.output, strings.Join(outputs, ", ")))
-	}
-	if f.interval < 100*time.Millisecond {
-		faults = append(faults, fmt.Errorf("--interval: %s is less than 100ms", f.interval))
-	}
-	return faultsError(faults)
+	errs := slices.Concat(environment(f.node), f.check(), checkFlags(f.node))
+	return invalidFlags(append(errs, oneOf("output", f.output, outputs...), atLeast("interval", f.interval, 100*time.Millisecond))...)
 }
 
 // showNode shows this node once.
@@ -135,10 +121,7 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 	if view.Silence != "" && view.Held.Bare() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "If this machine is not a node, `plainroute status --cluster` queries the agents of all nodes, from wherever kubectl works.")
 	}
-	if !view.OK() {
-		return errShown
-	}
-	return nil
+	return shown(view.OK(), nil)
 }
 
 // view returns the agent's report or, if it does not answer, the state of the kernel.
@@ -160,30 +143,38 @@ func askAgent(ctx context.Context, listen string, timeout time.Duration, whole b
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	where := url.URL{Scheme: "http", Host: reachable(listen), Path: "/status", RawQuery: fmt.Sprintf("brief=%t", !whole)}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, where.String(), http.NoBody)
+	host := reachable(listen)
+	body, err := get(ctx, fmt.Sprintf("http://%s/status?brief=%t", host, !whole))
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, timeoutError(timeout)
+	}
+	if err != nil {
+		return nil, err
+	}
+	report := &status.Report{}
+	if err := json.Unmarshal(body, report); err != nil {
+		return nil, fmt.Errorf("%s is not an agent, or has another version: %w", host, err)
+	}
+	return report, nil
+}
+
+// get returns the answer of a server of plainroute on this host, without a proxy.
+func get(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Accept", "application/json")
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}} // without a proxy
-	answer, err := client.Do(request)
+	answer, err := (&http.Transport{DisableKeepAlives: true, DisableCompression: true}).RoundTrip(request)
 	if err != nil {
-		return nil, requestError(err, timeout)
+		return nil, err
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxReport))
-	if err != nil {
-		return nil, fmt.Errorf("reading the report of %s: %w", where.Host, err)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: %.200s", request.Host, answer.Status, body)
 	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s: %.200s", where.Host, answer.Status, body)
-	}
-	report := &status.Report{}
-	if err := json.Unmarshal(body, report); err != nil {
-		return nil, fmt.Errorf("%s is not an agent, or has another version: %w", where.Host, err)
-	}
-	return report, nil
+	return body, err
 }
 
 // timeoutError is the time in which no answer arrived.
@@ -192,18 +183,6 @@ type timeoutError time.Duration
 func (e timeoutError) Error() string { return "no answer within " + time.Duration(e).String() }
 
 func (timeoutError) Unwrap() error { return context.DeadlineExceeded }
-
-// requestError returns the error of a request without its method and URL.
-func requestError(err error, timeout time.Duration) error {
-	var request *url.Error
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return timeoutError(timeout)
-	case errors.As(err, &request):
-		return request.Err
-	}
-	return err
-}
 
 // reachable returns the address at which to reach a listener: localhost if it listens on all addresses.
 func reachable(listen string) string {

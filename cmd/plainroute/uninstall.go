@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,7 +19,6 @@ import (
 	"github.com/plainroute/plainroute/pkg/uninstall"
 )
 
-// uninstallFlags are the flags of uninstall.
 type uninstallFlags struct {
 	uninstall.Options
 	nodeFlags
@@ -65,7 +64,7 @@ func (f *uninstallFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the API server's address and credentials (default: those of the pod)")
 	fs.StringVar(&f.Namespace, "namespace", "", "namespace for the DaemonSet, which must admit pods on the host's network (default: $POD_NAMESPACE, else plainroute-system)")
 	fs.StringVar(&f.Image, "image", "", "plainroute's image (default: that of this pod, if $POD_NAME and $POD_UID are set)")
-	fs.StringVar(&f.PullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "Always, IfNotPresent or Never")
+	choose(cmd, &f.PullPolicy, "image-pull-policy", "", "Always, IfNotPresent or Never", string(corev1.PullIfNotPresent), string(corev1.PullAlways), string(corev1.PullNever))
 	fs.StringSliceVar(&f.PullSecrets, "image-pull-secret", nil, "secrets for pulling the image")
 	fs.StringVar(&f.ServiceAccount, "service-account", "", "service account of the cleanup pods, which need no rights (default: the namespace's)")
 	fs.StringVar(&f.PriorityClass, "priority-class", "system-node-critical", "priority class of the cleanup pods; empty: none")
@@ -75,8 +74,7 @@ func (f *uninstallFlags) register(cmd *cobra.Command) {
 	fs.StringToStringVar(&f.seLinux, "selinux-options", nil, "SELinux options of the cleanup pods: user, role, type, level")
 	fs.BoolVar(&f.DryRun, "dry-run", false, "show what would be removed on each node, while agents run too, and change nothing")
 	fs.DurationVar(&f.Timeout, "timeout", 3*time.Minute, "time limit without progress of any node")
-	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
-	offer(cmd, "output", "table", "json")
+	chooseOutput(cmd, &f.output, "table")
 }
 
 func (f *uninstallFlags) run(cmd *cobra.Command) error {
@@ -87,9 +85,9 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := newClient(config)
 	if err != nil {
-		return fmt.Errorf("making a client: %w", err)
+		return err
 	}
 	if f.Image == "" {
 		if f.Image, err = imageOf(cmd.Context(), client, f.Namespace, f.Owner.Name); err != nil {
@@ -123,40 +121,20 @@ func imageOf(ctx context.Context, client kubernetes.Interface, namespace, name s
 }
 
 func (f *uninstallFlags) validate(cmd *cobra.Command) error {
-	faults := environment(cmd.Flags())
+	errs := append(environment(cmd.Flags()), checkFlags(cmd.Flags())...)
 	f.downwardAPI()
 	if f.Image == "" && f.Owner == nil {
-		faults = append(faults, errors.New("--image is missing: the cleanup pods run plainroute's image"))
-	}
-	if !slices.Contains([]corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}, corev1.PullPolicy(f.PullPolicy)) {
-		faults = append(faults, fmt.Errorf("--image-pull-policy: %q is not one of Always, IfNotPresent, Never", f.PullPolicy))
+		errs = append(errs, errors.New("--image is missing: the cleanup pods run plainroute's image"))
 	}
 	f.CNIConfDir, f.RunDir, f.Bridge = f.cniConfDir, f.runDir, f.bridge
-	faults = append(faults, f.wrong(cmd.Flags())...)
-	for _, err := range []error{checkPath("cni-cache-dir", f.CNICacheDir), f.checkSELinux()} {
-		if err != nil {
-			faults = append(faults, err)
-		}
-	}
-	if f.Timeout <= 0 {
-		faults = append(faults, fmt.Errorf("--timeout: %s is not positive", f.Timeout))
-	}
-	if f.output != "table" && f.output != "json" {
-		faults = append(faults, fmt.Errorf("--output: %q is neither table nor json", f.output))
-	}
-	return faultsError(faults)
+	return invalidFlags(append(errs, f.checkSELinux(), atLeast("timeout", f.Timeout, time.Millisecond))...)
 }
 
-// downwardAPI sets the namespace and the owner of the DaemonSet from the downward API. Kubernetes deletes
-// the DaemonSet with its owner, this pod, if that is killed.
+// downwardAPI sets the namespace and the owner of the DaemonSet from the downward API. Kubernetes
+// deletes the DaemonSet with its owner, this pod, if that is killed.
 func (f *uninstallFlags) downwardAPI() {
 	namespace, name, uid := os.Getenv("POD_NAMESPACE"), os.Getenv("POD_NAME"), os.Getenv("POD_UID")
-	if f.Namespace == "" {
-		f.Namespace = namespace
-	}
-	if f.Namespace == "" {
-		f.Namespace = "plainroute-system"
-	}
+	f.Namespace = cmp.Or(f.Namespace, namespace, "plainroute-system")
 	if name != "" && uid != "" && f.Namespace == namespace {
 		f.Owner = &metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: name, UID: types.UID(uid)}
 	}

@@ -25,11 +25,16 @@ func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func
 	defer ticks.Stop()
 	var last error
 	for first := true; ; first = false {
-		if s.terminal = isTerminal(out); s.terminal {
+		errOut := cmd.ErrOrStderr()
+		switch s.terminal = isTerminal(out); {
+		case s.terminal:
 			s.page.Reset()
 			cmd.SetOut(s)
-		} else if !first {
-			separate(out, documents)
+			errOut = s
+		case documents && !first:
+			fmt.Fprintln(out, "---")
+		case !first:
+			fmt.Fprintln(out)
 		}
 		err := show(cmd)
 		if cmd.Context().Err() != nil {
@@ -39,7 +44,7 @@ func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func
 			if first {
 				return err
 			}
-			printError(cmd, s, err)
+			fmt.Fprintln(errOut, printable(err))
 		}
 		s.flip()
 		select {
@@ -48,24 +53,6 @@ func watch(cmd *cobra.Command, interval time.Duration, documents bool, show func
 			return last
 		}
 	}
-}
-
-// printError prints an error, on the screen if there is one.
-func printError(cmd *cobra.Command, s *screen, err error) {
-	w := cmd.ErrOrStderr()
-	if s.terminal {
-		w = s
-	}
-	fmt.Fprintln(w, printable(err))
-}
-
-// separate starts another block.
-func separate(w io.Writer, documents bool) {
-	if documents {
-		fmt.Fprintln(w, "---")
-		return
-	}
-	fmt.Fprintln(w)
 }
 
 // screen collects a page, and shows it on a terminal at once.

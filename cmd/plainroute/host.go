@@ -1,0 +1,115 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/dataplane"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// hostConfig returns the places of our objects on this host.
+func (f *nodeFlags) hostConfig() dataplane.Config {
+	return dataplane.Config{
+		Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir},
+	}
+}
+
+// host reads everything at each Look, because no watch marks what has changed.
+type host struct {
+	*dataplane.Kernel
+	// concerns are the ranges for which foreign routes are read; nil: none are, because there may
+	// be a million.
+	concerns []netip.Prefix
+}
+
+func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
+	h.Forget()
+	facts, state, err := h.read(ctx)
+	if err == nil && facts.TableUnread != "" { // it may hold objects of ours
+		err = errors.New(facts.TableUnread)
+	}
+	return facts, state, err
+}
+
+func (h host) read(ctx context.Context) (topology.Host, topology.State, error) {
+	facts, err := h.Facts(ctx, append([]netip.Prefix{}, h.concerns...)) // not nil, which stands for all
+	if err != nil {
+		return facts, topology.State{}, err
+	}
+	state, err := h.Observe(ctx)
+	return facts, state, err
+}
+
+// openHost takes the bridge's name from the objects with our mark if the config has none, so that an
+// operator does not have to remember the agent's flags.
+func openHost(ctx context.Context, config dataplane.Config) (host, error) {
+	given := config.Bridge != ""
+	if !given {
+		config.Bridge = topology.Bridge
+	}
+	for {
+		kernel, err := dataplane.New(config)
+		if err != nil {
+			return host{}, err
+		}
+		state, err := kernel.Observe(ctx)
+		if err != nil {
+			return host{}, errors.Join(fmt.Errorf("observing the kernel: %w", err), kernel.Close())
+		}
+		found := bridgeOf(state)
+		if given || found == "" || found == config.Bridge {
+			return host{Kernel: kernel}, nil
+		}
+		if err := kernel.Close(); err != nil {
+			return host{}, err
+		}
+		config.Bridge = found
+	}
+}
+
+// bridgeOf returns the bridge that our CNI config or our table names.
+func bridgeOf(s topology.State) string {
+	if s.CNI != nil && s.CNI.Bridge != "" {
+		return s.CNI.Bridge
+	}
+	if s.Masquerade != nil {
+		return s.Masquerade.Bridge
+	}
+	return ""
+}
+
+// look reads our objects in the kernel and in the CNI folder. It opens a Kernel of its own, so that
+// the loop and a request for /status don't wait for each other.
+func look(config dataplane.Config) (topology.State, error) {
+	kernel, err := dataplane.New(config)
+	if err != nil {
+		return topology.State{}, err
+	}
+	_, state, err := host{Kernel: kernel}.read(context.Background())
+	return state, errors.Join(err, kernel.Close())
+}
+
+// held returns the objects with our mark.
+func (f *statusFlags) held(ctx context.Context) status.Held {
+	config := f.hostConfig()
+	held := status.Held{Locked: config.CNI.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
+	host, err := openHost(ctx, config)
+	if err == nil {
+		var facts topology.Host
+		facts, held.State, err = host.Look(ctx)
+		held.Ports = facts.Ports
+		err = errors.Join(err, host.Close())
+	}
+	if err != nil {
+		held.Error = err.Error()
+	}
+	return held
+}
