@@ -355,7 +355,7 @@ func (a *agent) settle() {
 	a.t.Helper()
 	last, since := a.passes(), time.Now()
 	a.eventually(func() error {
-		if n := a.passes(); n != last || a.loop.running.running() {
+		if n := a.passes(); n != last || a.loop.running.Load() != nil {
 			last, since = n, time.Now()
 		}
 		if time.Since(since) < 300*time.Millisecond {

@@ -45,18 +45,21 @@ func problemGauges(f promauto.Factory) map[problemLabels]prometheus.Gauge {
 
 // registerLive registers the metrics that change without a pass.
 func registerLive(f promauto.Factory, health func() nodes.Health) {
-	f.NewGaugeFunc(gauge("watch_established", "1 while a watch of Nodes is open."), func() float64 {
-		if health().Watching {
-			return 1
-		}
-		return 0
-	})
+	f.NewGaugeFunc(gauge("watch_established", "1 while a watch of Nodes is open."), func() float64 { return number(health().Watching) })
 	f.NewGaugeFunc(gauge("api_heard_timestamp_seconds", "When the API server last sent anything about Nodes, including bookmarks; 0: never."), func() float64 {
 		if at := health().LastContact; !at.IsZero() {
 			return float64(at.UnixNano()) / 1e9
 		}
 		return 0
 	})
+}
+
+// number returns the value of a gauge that is 0 or 1.
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // peerCollector counts peers by state when Prometheus scrapes, because no pass needs the numbers, and

@@ -240,11 +240,12 @@ func TestHealthyTellsAStuckPass(t *testing.T) {
 	if err := r.Healthy(); err != nil {
 		t.Error(err)
 	}
-	r.running.set(time.Now().Add(-2 * time.Minute))
+	start := time.Now().Add(-2 * time.Minute)
+	r.running.Store(&start)
 	if err := r.Healthy(); err == nil || !strings.Contains(err.Error(), "has not ended") {
 		t.Errorf("a pass of two minutes is healthy: %v", err)
 	}
-	r.running.set(time.Time{})
+	r.running.Store(nil)
 	if err := r.Healthy(); err != nil {
 		t.Error(err)
 	}

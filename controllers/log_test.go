@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -23,12 +24,12 @@ func TestLogOfATogglingProblem(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	r, b := &NodeReconciler{log: ratelog.New(func() time.Time { return now })}, &logBook{}
 	logger := logr.FromSlogHandler(slog.NewTextHandler(b, nil))
-	conflict := map[problem.Problem]bool{{Subject: problem.Node("node2"), Reason: problem.RouteConflict, Message: "x"}: true}
-	other := map[problem.Problem]bool{{Subject: problem.Node("node3"), Reason: problem.RouteConflict, Message: "x"}: true}
+	conflict := sets.New(problem.Problem{Subject: problem.Node("node2"), Reason: problem.RouteConflict, Message: "x"})
+	other := sets.New(problem.Problem{Subject: problem.Node("node3"), Reason: problem.RouteConflict, Message: "x"})
 	const minutes = 30
 	for range minutes * 60 {
-		r.logProblems(logger, "Problem", conflict, nil)
-		r.logProblems(logger, "Problem gone", conflict, nil)
+		r.logProblems(logger, "Problem", conflict)
+		r.logProblems(logger, "Problem gone", conflict)
 		r.log.Flush(logger)
 		now = now.Add(time.Second)
 	}
@@ -38,7 +39,7 @@ func TestLogOfATogglingProblem(t *testing.T) {
 	if n := len(b.with("node2", "linesLeftOut=119")); n == 0 {
 		t.Error("no line says how many were left out")
 	}
-	r.logProblems(logger, "Problem", other, nil)
+	r.logProblems(logger, "Problem", other)
 	if len(b.with("node3")) != 1 {
 		t.Error("what happens to one Node silences what happens to another")
 	}
@@ -76,10 +77,10 @@ func TestLogOfEachObject(t *testing.T) {
 	address := func(i int) topology.Address {
 		return topology.Address{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 1}), 24)}
 	}
-	of := func(reason problem.Reason, nodes ...string) map[problem.Problem]bool {
-		all := map[problem.Problem]bool{}
+	of := func(reason problem.Reason, nodes ...string) sets.Set[problem.Problem] {
+		all := sets.New[problem.Problem]()
 		for _, n := range nodes {
-			all[problem.Problem{Subject: problem.Node(n), Reason: reason}] = true
+			all.Insert(problem.Problem{Subject: problem.Node(n), Reason: reason})
 		}
 		return all
 	}
@@ -103,13 +104,13 @@ func TestLogOfEachObject(t *testing.T) {
 		},
 		"route": func(r *NodeReconciler, l logr.Logger, i int) { r.logChanges(l, peerOf(i)) },
 		"Problem": func(r *NodeReconciler, l logr.Logger, i int) {
-			r.logProblems(l, "Problem", of(reasons[0], fmt.Sprint(i)), nil)
+			r.logProblems(l, "Problem", of(reasons[0], fmt.Sprint(i)))
 		},
 		"reason": func(r *NodeReconciler, l logr.Logger, i int) {
-			r.logProblems(l, "Problem", of(reasons[i], "node2"), nil)
+			r.logProblems(l, "Problem", of(reasons[i], "node2"))
 		},
 		"reason of many": func(r *NodeReconciler, l logr.Logger, i int) {
-			r.logProblems(l, "Problem", of(reasons[i], many...), nil)
+			r.logProblems(l, "Problem", of(reasons[i], many...))
 		},
 		"kind of a thing": func(r *NodeReconciler, l logr.Logger, i int) {
 			r.logChanges(l, plan.Of(plan.Add, []plan.Object{plan.Bridge{Device: topology.Device{Name: topology.Table}}, plan.Table{}}[i]))

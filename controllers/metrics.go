@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"runtime"
 	"time"
 
@@ -69,17 +70,10 @@ func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board
 	}
 	m.problems = problemGauges(f)
 	info := f.NewGaugeVec(gauge("build_info", "1, with the sources of this binary as labels."), []string{"version", "revision", "goversion"})
-	info.WithLabelValues(orUnknown(build.Version), orUnknown(build.Revision), runtime.Version()).Set(1)
+	info.WithLabelValues(cmp.Or(build.Version, "unknown"), cmp.Or(build.Revision, "unknown"), runtime.Version()).Set(1)
 	registry.MustRegister(&peerCollector{board: board})
 	registerLive(f, health)
 	return m
-}
-
-func orUnknown(s string) string {
-	if s == "" {
-		return "unknown"
-	}
-	return s
 }
 
 // found sets the numbers of our routes in the kernel and in the desired state.
@@ -134,10 +128,7 @@ func (m *Metrics) observeLatency(since time.Time) {
 // reported sets the metrics of a pass's result.
 func (m *Metrics) reported(r *status.Result, failed bool) {
 	m.nodes.Set(float64(len(r.Nodes)))
-	m.ready.Set(0)
-	if r.Ready {
-		m.ready.Set(1)
-	}
+	m.ready.Set(number(r.Ready))
 	if failed {
 		m.failures.Inc()
 	} else if r.API.Synced {

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -111,7 +111,7 @@ type NodeReconciler struct {
 
 	concerns []netip.Prefix // where foreign routes can matter to these Nodes
 
-	running passClock
+	running atomic.Pointer[time.Time] // start of the running pass
 	ledger  ledger
 	held    removals
 	retries *retries
@@ -122,27 +122,13 @@ type NodeReconciler struct {
 	gc      idle.GC
 }
 
-// passClock holds the start of the running pass.
-type passClock struct {
-	mu    sync.Mutex
-	start time.Time
-}
-
-func (c *passClock) set(t time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.start = t
-}
-
 // stuckAfter is longer than any pass takes that ends at all.
 const stuckAfter = time.Minute
 
 // Healthy returns an error if the running pass takes too long.
 func (r *NodeReconciler) Healthy() error {
-	r.running.mu.Lock()
-	defer r.running.mu.Unlock()
-	if t := r.running.start; !t.IsZero() && time.Since(t) > stuckAfter {
-		return fmt.Errorf("the pass that began at %s has not ended", t.Format(time.RFC3339))
+	if start := r.running.Load(); start != nil && time.Since(*start) > stuckAfter {
+		return fmt.Errorf("the pass that began at %s has not ended", start.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -159,26 +145,23 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		r.log = ratelog.New(time.Now)
 	}
 	news := make(chan struct{}, 1)
-	watch := manager.RunnableFunc(func(ctx context.Context) error {
+	runnables := []manager.Runnable{manager.RunnableFunc(func(ctx context.Context) error {
 		if err := r.Watcher.Watch(ctx, r.Resync, func() { idle.Signal(news) }); err != nil {
 			return fmt.Errorf("watching this host: %w", err)
 		}
 		return nil
-	})
-	if err := mgr.Add(watch); err != nil {
-		return err
-	}
+	})}
 	if r.NodeStatus != nil {
-		run := manager.RunnableFunc(func(ctx context.Context) error {
+		runnables = append(runnables, manager.RunnableFunc(func(ctx context.Context) error {
 			r.NodeStatus.Run(ctx, func() { idle.Signal(news) })
 			return nil
-		})
-		if err := mgr.Add(run); err != nil {
-			return err
-		}
+		}))
 	}
 	if r.Events != nil {
-		if err := mgr.Add(r.Events); err != nil {
+		runnables = append(runnables, r.Events)
+	}
+	for _, runnable := range runnables {
+		if err := mgr.Add(runnable); err != nil {
 			return err
 		}
 	}
@@ -233,7 +216,7 @@ type pass struct {
 // Reconcile is one pass: observe, compute, diff, apply, report.
 func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, error) {
 	p := r.begin()
-	defer r.running.set(time.Time{})
+	defer r.running.Store(nil)
 	if p.view.Synced {
 		p.err = r.converge(ctx, p)
 	} else {
@@ -246,7 +229,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 // read.
 func (r *NodeReconciler) begin() *pass {
 	p := &pass{begin: time.Now(), view: r.Nodes.View()}
-	r.running.set(p.begin)
+	r.running.Store(&p.begin)
 	last := r.Board.Last()
 	p.result = &status.Result{
 		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,

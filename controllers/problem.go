@@ -90,34 +90,27 @@ func blocksAllRoutes(err error) bool { return errors.Is(err, syscall.EPERM) }
 // detail returns the text of an error with its remediation, if there is one. The same errno has
 // different causes for files and for netlink.
 func detail(err error) string {
-	if concernsFile(err) {
-		return fileDetail(err)
-	}
-	switch {
-	case errors.Is(err, syscall.EPERM):
-		return err.Error() + " (the agent needs CAP_NET_ADMIN)"
-	case errors.Is(err, syscall.EOPNOTSUPP):
-		return err.Error() + " (the kernel lacks a feature, or can't load its module)"
-	}
-	return err.Error()
-}
-
-// fileDetail is detail for an error of a file or folder.
-func fileDetail(err error) string {
+	hint, file := "", concernsFile(err)
 	switch {
 	case errors.Is(err, syscall.EROFS):
-		return err.Error() + " (mount it writable into the agent's pod)"
-	case errors.Is(err, fs.ErrPermission):
-		return err.Error() + " (the agent needs permission to write the file or folder)"
-	case errors.Is(err, syscall.ENOSPC):
-		return err.Error() + " (the file system is full)"
+		hint = "mount it writable into the agent's pod"
+	case file && errors.Is(err, fs.ErrPermission):
+		hint = "the agent needs permission to write the file or folder"
+	case file && errors.Is(err, syscall.ENOSPC):
+		hint = "the file system is full"
+	case !file && errors.Is(err, syscall.EPERM):
+		hint = "the agent needs CAP_NET_ADMIN"
+	case !file && errors.Is(err, syscall.EOPNOTSUPP):
+		hint = "the kernel lacks a feature, or can't load its module"
+	default:
+		return err.Error()
 	}
-	return err.Error()
+	return err.Error() + " (" + hint + ")"
 }
 
-// concernsFile reports whether an error is about a file or folder. EROFS always is.
+// concernsFile reports whether an error is about a file or folder.
 func concernsFile(err error) bool {
-	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) || errors.Is(err, syscall.EROFS)
+	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError))
 }
 
 // routeDetail is detail for an error that concerns one route.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/idle"
@@ -66,26 +67,18 @@ func (r *NodeReconciler) addProblems(p *pass) time.Duration {
 // publish publishes the result on the board, and logs what has changed.
 func (r *NodeReconciler) publish(logger logr.Logger, p *pass, by outcome) {
 	before := r.Board.Last()
-	was, is := map[problem.Problem]bool{}, setOf(p.result.Problems)
+	was, is := sets.New[problem.Problem](), sets.New(p.result.Problems...)
 	if before.Pass.Number > 0 {
-		was = setOf(before.Problems)
+		was.Insert(before.Problems...)
 	}
-	r.history.Note(before, p.result, touchedBy(p.done, by.repairs, was, is))
+	r.history.Note(before, p.result, touchedBy(p.done, by.repairs, is.SymmetricDifference(was)))
 	r.Board.Publish(p.result)
-	r.logProblems(logger, "Problem", is, was)
-	r.logProblems(logger, "Problem gone", was, is)
+	r.logProblems(logger, "Problem", is.Difference(was))
+	r.logProblems(logger, "Problem gone", was.Difference(is))
 	if p.result.Ready != before.Ready {
 		r.log.Info(logger, ratelog.Key{Kind: "readiness"}, "Readiness changed", "ready", p.result.Ready, "nodes", len(p.view.Nodes))
 	}
 	r.log.Flush(logger)
-}
-
-func setOf(problems []problem.Problem) map[problem.Problem]bool {
-	set := make(map[problem.Problem]bool, len(problems))
-	for _, p := range problems {
-		set[p] = true
-	}
-	return set
 }
 
 // hostOf returns the part of a report that describes this node.
@@ -116,9 +109,9 @@ func (r *NodeReconciler) hostOf(all []*topology.Node, facts topology.Host, desir
 	return h
 }
 
-// touchedBy returns which peers a pass changed: by new routes, by repaired routes, and by Problems that
-// appeared or disappeared.
-func touchedBy(done plan.Changes, repairs []plan.Key, before, after map[problem.Problem]bool) status.Touched {
+// touchedBy returns which peers a pass changed: by new routes, by repaired routes, and by
+// Problems that appeared or disappeared.
+func touchedBy(done plan.Changes, repairs []plan.Key, changed sets.Set[problem.Problem]) status.Touched {
 	var t status.Touched
 	for _, route := range plan.Objects[plan.Route](done, plan.Add, plan.Replace) {
 		t.Route(route.Dst)
@@ -128,18 +121,10 @@ func touchedBy(done plan.Changes, repairs []plan.Key, before, after map[problem.
 			t.Repair(p)
 		}
 	}
-	touchNodes(&t, before, after)
-	touchNodes(&t, after, before)
-	return t
-}
-
-// touchNodes marks the Nodes that have a Problem in a and not in b.
-func touchNodes(t *status.Touched, a, b map[problem.Problem]bool) {
-	for p := range a {
-		if !b[p] {
-			t.Node(p.Node)
-		}
+	for p := range changed {
+		t.Node(p.Node)
 	}
+	return t
 }
 
 // APIStatus returns the part of a report that describes the connection to the API server.
@@ -154,14 +139,12 @@ func APIStatus(h nodes.Health) status.API {
 // maxRouteLines is how many changed routes, or Problems of a Reason, are logged one by one.
 const maxRouteLines = 20
 
-// logProblems logs the Problems that are in one set and not in the other. If a Reason has very many, as
-// when a link goes down, it logs their number and the first one.
-func (r *NodeReconciler) logProblems(logger logr.Logger, message string, in, notIn map[problem.Problem]bool) {
+// logProblems logs Problems. If a Reason has very many, as when a link goes down, it logs their number
+// and the first one.
+func (r *NodeReconciler) logProblems(logger logr.Logger, message string, all sets.Set[problem.Problem]) {
 	byReason := map[problem.Reason][]problem.Problem{}
-	for p := range in {
-		if !notIn[p] {
-			byReason[p.Reason] = append(byReason[p.Reason], p)
-		}
+	for p := range all {
+		byReason[p.Reason] = append(byReason[p.Reason], p)
 	}
 	for reason, problems := range byReason {
 		slices.SortFunc(problems, problem.Problem.Compare)

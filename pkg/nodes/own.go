@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -69,37 +68,18 @@ func isNetworkNotReady(c corev1.NodeCondition) bool {
 
 // readTaint reads message Taint of k8s.io/api/core/v1/generated.proto.
 func readTaint(b []byte, s *corev1.NodeSpec) error {
-	var t corev1.Taint
-	err := eachField(b, func(number protowire.Number, value []byte) error {
-		switch number {
-		case 1:
-			t.Key = string(value)
-		case 3:
-			t.Effect = corev1.TaintEffect(value)
-		}
-		return nil
-	})
-	s.Taints = append(s.Taints, t)
+	var key, effect string
+	err := readStrings(b, &key, nil, &effect)
+	s.Taints = append(s.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffect(effect)})
 	return err
 }
 
-// readCondition reads message NodeCondition of k8s.io/api/core/v1/generated.proto, and keeps
-// the conditions that OwnStateFrom looks at.
+// readCondition reads message NodeCondition of k8s.io/api/core/v1/generated.proto, and keeps the
+// conditions that OwnStateFrom looks at.
 func readCondition(b []byte, s *corev1.NodeStatus) error {
-	var c corev1.NodeCondition
-	err := eachField(b, func(number protowire.Number, value []byte) error {
-		switch number {
-		case 1:
-			c.Type = corev1.NodeConditionType(value)
-		case 2:
-			c.Status = corev1.ConditionStatus(value)
-		case 5:
-			c.Reason = string(value)
-		case 6:
-			c.Message = string(value)
-		}
-		return nil
-	})
+	var kind, state, reason, message string
+	err := readStrings(b, &kind, &state, nil, nil, &reason, &message)
+	c := corev1.NodeCondition{Type: corev1.NodeConditionType(kind), Status: corev1.ConditionStatus(state), Reason: reason, Message: message}
 	if c.Type == corev1.NodeNetworkUnavailable || c.Type == corev1.NodeReady {
 		s.Conditions = append(s.Conditions, c)
 	}

@@ -126,16 +126,18 @@ func readBookmark(b []byte, m *metav1.ObjectMeta) error {
 
 // readEntry reads an entry of a protobuf map.
 func readEntry(b []byte) (key, value string, err error) {
-	err = eachField(b, func(number protowire.Number, v []byte) error {
-		switch number {
-		case 1:
-			key = string(v)
-		case 2:
-			value = string(v)
+	err = readStrings(b, &key, &value)
+	return key, value, err
+}
+
+// readStrings reads the fields 1, 2 and so on of a message, which are strings; nil: not this one.
+func readStrings(b []byte, fields ...*string) error {
+	return eachField(b, func(number protowire.Number, value []byte) error {
+		if i := int(number) - 1; i < len(fields) && fields[i] != nil {
+			*fields[i] = string(value)
 		}
 		return nil
 	})
-	return key, value, err
 }
 
 func readSpec(b []byte, s *corev1.NodeSpec, own bool) error {

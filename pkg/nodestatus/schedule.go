@@ -127,8 +127,8 @@ func (s *schedule) activate(now time.Time, reason problem.Reason, note string, d
 			e.due = latest(e.due, e.at.Add(changeInterval))
 		}
 	}
-	if e.written != "" && e.written != note {
-		e.due = earliest(e.due, latest(now, e.at.Add(changeInterval)))
+	if changed := latest(now, e.at.Add(changeInterval)); e.written != "" && e.written != note && changed.Before(e.due) {
+		e.due = changed
 	}
 	e.note, e.gone = note, time.Time{}
 }
@@ -186,16 +186,4 @@ func (s *schedule) done(now time.Time, reason problem.Reason, err error) {
 	}
 }
 
-func earliest(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
+func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
