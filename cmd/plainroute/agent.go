@@ -70,8 +70,7 @@ PLAINROUTE_CLUSTER_CIDR, and so on.`,
 
   # On a router of the nodes' LAN, which is not a node of the cluster
   plainroute agent --mode router --kubeconfig router.conf --cluster-cidr 10.244.0.0/16`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: f.run,
 	}
 	f.register(cmd)
 	return cmd
@@ -95,7 +94,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	offer(cmd, "log-level", "debug", "info", "warn", "error")
 }
 
-func (f *agentFlags) run(cmd *cobra.Command) error {
+func (f *agentFlags) run(cmd *cobra.Command, _ []string) error {
 	opts, err := f.validate(cmd)
 	if err != nil {
 		return err

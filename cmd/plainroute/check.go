@@ -55,8 +55,7 @@ Exit codes: 0 all packets arrived; 1 some did not, or a node could not take part
   # Remove the namespaces of runs that were killed
   plainroute check --remove`,
 		Annotations: map[string]string{readOnly: ""},
-		Args:        noArgs,
-		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE:        f.run,
 	}
 	fs := cmd.Flags()
 	f.workstationFlags.register(fs)
@@ -80,7 +79,7 @@ func (f *connectivityFlags) validate() error {
 	return invalidFlags(errs...)
 }
 
-func (f *connectivityFlags) run(cmd *cobra.Command) error {
+func (f *connectivityFlags) run(cmd *cobra.Command, _ []string) error {
 	if err := f.validate(); err != nil {
 		return err
 	}

@@ -44,8 +44,7 @@ Exit codes: 0 done, or nothing to remove; 1 failure, and it can be repeated;
 
   # On a node that was drained, once its agent is being stopped
   plainroute cleanup --wait 30s`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: f.run,
 	}
 	fs := cmd.Flags()
 	f.declare(fs, "bridge", "run-dir", "cni-conf-dir", "proc-sys")
@@ -59,7 +58,7 @@ Exit codes: 0 done, or nothing to remove; 1 failure, and it can be repeated;
 	return cmd
 }
 
-func (f *cleanupFlags) run(cmd *cobra.Command) error {
+func (f *cleanupFlags) run(cmd *cobra.Command, _ []string) error {
 	errs := append(environment(cmd.Flags()), checkFlags(cmd.Flags())...)
 	errs = append(errs, atLeast("wait", f.wait, 0), atLeast("detach-timeout", f.detach, 0))
 	if err := invalidFlags(errs...); err != nil {

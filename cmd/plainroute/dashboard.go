@@ -42,8 +42,7 @@ Exit codes: 0 interrupted; 1 there is no kubeconfig, or the port is taken;
 
   # On a given port, and opened in a browser
   plainroute dashboard --port 8080 --open`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: f.run,
 	}
 	fs := cmd.Flags()
 	f.register(fs)
@@ -53,7 +52,7 @@ Exit codes: 0 interrupted; 1 there is no kubeconfig, or the port is taken;
 	return cmd
 }
 
-func (f *dashboardFlags) run(cmd *cobra.Command) error {
+func (f *dashboardFlags) run(cmd *cobra.Command, _ []string) error {
 	errs := append(f.check(), inRange("port", f.port, 0, 65535), atLeast("interval", f.interval, time.Second))
 	if err := invalidFlags(errs...); err != nil {
 		return err

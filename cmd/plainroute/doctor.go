@@ -66,8 +66,7 @@ with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
   # All nodes, with every check of each
   plainroute doctor --cluster -o json`,
 		Annotations: map[string]string{readOnly: ""},
-		Args:        noArgs,
-		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE:        f.run,
 	}
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)
@@ -81,7 +80,7 @@ with --cluster a node could not be examined; 2 wrong flags or arguments; 4 with
 	return cmd
 }
 
-func (f *doctorFlags) run(cmd *cobra.Command) error {
+func (f *doctorFlags) run(cmd *cobra.Command, _ []string) error {
 	if !f.cluster || f.list {
 		return f.ofNode(cmd)
 	}

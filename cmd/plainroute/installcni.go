@@ -63,8 +63,7 @@ may not be stock; the exit code is that of success.`,
 
   # Two plugins only, even if other programs have these names
   plainroute install-cni --from /cni --to /opt/cni/bin --plugins bridge,host-local --force`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: f.run,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.From, "from", imagePlugins, "folder of the plugins to install")
@@ -83,7 +82,7 @@ type installation struct {
 	Warnings []string         `json:"warnings"`
 }
 
-func (f *installFlags) run(cmd *cobra.Command) error {
+func (f *installFlags) run(cmd *cobra.Command, _ []string) error {
 	errs := append(environment(cmd.Flags()), checkFlags(cmd.Flags())...)
 	for _, name := range f.Names {
 		if name == "" || name == "." || name == ".." || filepath.Base(name) != name {

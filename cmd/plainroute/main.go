@@ -121,6 +121,9 @@ check, plan).`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(statusCommand(), dashboardCommand(), checkCommand(), doctorCommand(), planCommand(), uninstallCommand(), stayCommand())
 	root.AddCommand(nodeCommands()...)
+	for _, cmd := range root.Commands() {
+		cmd.Args = noArgs
+	}
 	return root
 }
 

@@ -53,8 +53,7 @@ assumes that all Nodes are on one link, --link, with an MTU of 1500.`,
   # From the cluster, as JSON
   plainroute plan --kubeconfig ~/.kube/config -o json`,
 		Annotations: map[string]string{readOnly: ""},
-		Args:        noArgs,
-		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE:        f.run,
 	}
 	fs := cmd.Flags()
 	f.register(cmd)
@@ -74,7 +73,7 @@ type nodePlan struct {
 	Problems        []problem.Problem `json:"problems"`
 }
 
-func (f *planFlags) run(cmd *cobra.Command) error {
+func (f *planFlags) run(cmd *cobra.Command, _ []string) error {
 	errs := environment(cmd.Flags())
 	opts, more := f.options()
 	errs = slices.Concat(errs, more, checkFlags(cmd.Flags()))

@@ -14,7 +14,7 @@ import (
 func responderCommand() *cobra.Command {
 	ready := false
 	cmd := &cobra.Command{
-		Use: "responder", Short: "Answer the probes of plainroute check", Hidden: true, Args: noArgs,
+		Use: "responder", Short: "Answer the probes of plainroute check", Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if ready {
 				_, err := get(cmd.Context(), "http://localhost:"+strconv.Itoa(connectivity.Port)+"/healthz")

@@ -69,8 +69,7 @@ or the API server can't be read. With --watch, the exit code of the last report.
   # The names of the Nodes that this node has no working route to
   plainroute status --problems -o name`,
 		Annotations: map[string]string{readOnly: ""},
-		Args:        noArgs,
-		RunE:        func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE:        f.run,
 	}
 	fs := cmd.Flags()
 	f.clusterFlags.register(fs)
@@ -85,7 +84,7 @@ or the API server can't be read. With --watch, the exit code of the last report.
 	return cmd
 }
 
-func (f *statusFlags) run(cmd *cobra.Command) error {
+func (f *statusFlags) run(cmd *cobra.Command, _ []string) error {
 	if err := f.validate(); err != nil {
 		return err
 	}

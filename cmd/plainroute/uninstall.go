@@ -52,8 +52,7 @@ repeated; 2 wrong flags or arguments; 3 refused, because agents run.`,
 
   # Show what would be removed
   plainroute uninstall --kubeconfig ~/.kube/config --image localhost/plainroute:0.1.0 --dry-run`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: f.run,
 	}
 	f.register(cmd)
 	return cmd
@@ -77,7 +76,7 @@ func (f *uninstallFlags) register(cmd *cobra.Command) {
 	chooseOutput(cmd, &f.output, "table")
 }
 
-func (f *uninstallFlags) run(cmd *cobra.Command) error {
+func (f *uninstallFlags) run(cmd *cobra.Command, _ []string) error {
 	if err := f.validate(cmd); err != nil {
 		return err
 	}
@@ -159,7 +158,7 @@ func (f *uninstallFlags) checkSELinux() error {
 // ends.
 func stayCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "stay", Short: "Wait for a signal", Hidden: true, Args: noArgs,
+		Use: "stay", Short: "Wait for a signal", Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			<-cmd.Context().Done()
 			return nil
