@@ -17,7 +17,6 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/connectivity"
 	"github.com/plainroute/plainroute/pkg/fleet"
-	"github.com/plainroute/plainroute/pkg/text"
 )
 
 type connectivityFlags struct {
@@ -127,11 +126,7 @@ func (f *connectivityFlags) end(cmd *cobra.Command, result *connectivity.Result,
 		return err
 	}
 	result.Program = cmd.Root().DisplayName()
-	printResult := result.Print
-	if f.output == "json" {
-		printResult = func(w io.Writer) error { return text.WriteJSON(w, result) }
-	}
-	if shown := shown(result.OK(), printResult(cmd.OutOrStdout())); err == nil {
+	if shown := shown(result.OK(), write(cmd.OutOrStdout(), f.output, result)); err == nil {
 		return shown
 	}
 	return err

@@ -12,7 +12,6 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/pkg/text"
 )
 
 type cleanupFlags struct {
@@ -68,13 +67,10 @@ func (f *cleanupFlags) run(cmd *cobra.Command, _ []string) error {
 	if f.summary != "" {
 		err = errors.Join(err, writeSummary(f.summary, result.Summary(err)))
 	}
-	if f.output == "json" {
-		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), result))
-	}
-	if err != nil && len(result.Removed) == 0 {
+	if f.output != "json" && err != nil && len(result.Removed) == 0 {
 		return err
 	}
-	return errors.Join(err, result.Print(cmd.OutOrStdout()))
+	return errors.Join(err, write(cmd.OutOrStdout(), f.output, result))
 }
 
 func (f *cleanupFlags) clean(cmd *cobra.Command) (cleanup.Result, error) {

@@ -84,8 +84,6 @@ func (f *dashboardFlags) serve(cmd *cobra.Command, d *web.Dashboard) error {
 		return fmt.Errorf("listening for browsers: %w", err)
 	}
 	server := &http.Server{Handler: d.Handler(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(status.Bounded(listener)) }()
 	go d.Run(ctx)
 	url := "http://" + listener.Addr().String() + "/"
 	fmt.Fprintf(cmd.OutOrStdout(), "%s (Ctrl-C ends it)\n", url)
@@ -94,13 +92,8 @@ func (f *dashboardFlags) serve(cmd *cobra.Command, d *web.Dashboard) error {
 			fmt.Fprintf(cmd.ErrOrStderr(), "opening a browser: %v\n", err)
 		}
 	}
-	select {
-	case err := <-ended:
-		return fmt.Errorf("serving browsers: %w", err)
-	case <-ctx.Done():
-	}
-	_ = server.Close() // without waiting for requests in progress
-	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+	context.AfterFunc(ctx, func() { _ = server.Close() }) // without waiting for requests in progress
+	if err := server.Serve(status.Bounded(listener)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving browsers: %w", err)
 	}
 	return nil

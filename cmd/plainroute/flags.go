@@ -256,7 +256,15 @@ func invalidFlags(errs ...error) error {
 	return usageError{fmt.Errorf("%d invalid setting(s):\n  %s", len(lines), strings.Join(lines, "\n  "))}
 }
 
-// newClient returns a client for the API server.
+// clientOf returns a client by a kubeconfig, or with the pod's credentials.
+func clientOf(kubeconfig string) (*kubernetes.Clientset, error) {
+	config, err := restConfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(config)
+}
+
 func newClient(config *rest.Config) (*kubernetes.Clientset, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

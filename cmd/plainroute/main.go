@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -40,6 +41,14 @@ func (e usageError) Unwrap() error { return e.error }
 
 // errShown ends a command with exitFailure after it has printed the problems.
 var errShown = errors.New("problems were found and printed")
+
+// write writes a result as JSON, or as it prints itself.
+func write(w io.Writer, output string, result interface{ Print(w io.Writer) error }) error {
+	if output == "json" {
+		return text.WriteJSON(w, result)
+	}
+	return result.Print(w)
+}
 
 // shown returns the error of printing a report, or errShown if the report has problems.
 func shown(ok bool, err error) error {

@@ -145,13 +145,9 @@ func (f *planFlags) objects(ctx context.Context, stdin io.Reader) ([]corev1.Node
 }
 
 func (f *planFlags) fromCluster(ctx context.Context) ([]corev1.Node, error) {
-	config, err := restConfig(f.kubeconfig)
+	client, err := clientOf(f.kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("%w; or give --filename FILE", err)
-	}
-	client, err := newClient(config)
-	if err != nil {
-		return nil, err
 	}
 	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {

@@ -80,11 +80,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command, _ []string) error {
 	if err := f.validate(cmd); err != nil {
 		return err
 	}
-	config, err := restConfig(f.kubeconfig)
-	if err != nil {
-		return err
-	}
-	client, err := newClient(config)
+	client, err := clientOf(f.kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -100,10 +96,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command, _ []string) error {
 	if rows == nil {
 		return err
 	}
-	if f.output == "json" {
-		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), rows))
-	}
-	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
+	return errors.Join(err, write(cmd.OutOrStdout(), f.output, rows))
 }
 
 // imageOf returns the image of a pod's first container. It lists pods, because uninstall has that right
