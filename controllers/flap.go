@@ -137,7 +137,7 @@ func (g *flapGuard) problems(nodes []*topology.Node) []problem.Problem {
 		problems = append(problems, p)
 	}
 	if more := len(g.flaps) - len(reported); more > 0 {
-		problems = append(problems, problem.Problem{Reason: problem.Contested, Message: fmt.Sprintf("and %d more routes", more)})
+		problems = append(problems, problem.Problem{Reason: problem.Contested, Message: fmt.Sprintf("the same happens to %d more routes", more)})
 	}
 	return problems
 }
