@@ -74,8 +74,8 @@ func (f *clusterFlags) check() []error {
 	return []error{inRange("parallel", f.parallel, 1, 1000), atLeast("timeout", f.timeout, time.Millisecond)}
 }
 
-// survey returns a query of all agents.
-func (f *clusterFlags) survey(client kubernetes.Interface, progress func(done, all int)) fleet.Survey {
+// fleetQuery returns a query of all agents.
+func (f *clusterFlags) fleetQuery(client kubernetes.Interface, progress func(done, all int)) fleet.Survey {
 	return fleet.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: progress}
 }
 
@@ -115,7 +115,7 @@ func (f *statusFlags) clusterStatus(cmd *cobra.Command) error {
 		return err
 	}
 	p := newProgress(cmd.ErrOrStderr(), "querying agents")
-	s := f.survey(client, p.show)
+	s := f.fleetQuery(client, p.show)
 	s.Ask = (&fleet.Forward{Config: config, Client: client}).Ask
 	cluster, err := s.Run(cmd.Context())
 	p.end()

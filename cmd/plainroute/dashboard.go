@@ -64,7 +64,7 @@ func (f *dashboardFlags) run(cmd *cobra.Command, _ []string) error {
 	forward := &fleet.Forward{Config: config, Client: client}
 	d := &web.Dashboard{
 		Survey: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
-			s := f.survey(client, progress)
+			s := f.fleetQuery(client, progress)
 			s.Ask = forward.Ask
 			cluster, err := s.Run(ctx)
 			return cluster, f.hinted(err)

@@ -84,7 +84,7 @@ func (f *doctorFlags) run(cmd *cobra.Command, _ []string) error {
 	if !f.cluster || f.list {
 		return f.ofNode(cmd)
 	}
-	errs := f.check()
+	errs := append(f.check(), checkFlag(cmd.Flags().Lookup("output"), f.output))
 	f.node.VisitAll(func(flag *pflag.Flag) {
 		if flag.Changed {
 			errs = append(errs, fmt.Errorf("--%s is for one node and can't be used with --cluster", flag.Name))
@@ -97,7 +97,7 @@ func (f *doctorFlags) run(cmd *cobra.Command, _ []string) error {
 }
 
 func (f *doctorFlags) check() []error {
-	errs := append(f.clusterFlags.check(), oneOf("output", f.output, "table", "json"))
+	errs := f.clusterFlags.check()
 	for _, name := range f.checks {
 		if !slices.Contains(problem.Checks(), name) {
 			errs = append(errs, fmt.Errorf("--check: there is no check %q; there are %s", name, strings.Join(problem.Checks(), ", ")))
@@ -118,7 +118,7 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	}
 	klog.SetLogger(logr.Discard()) // client-go logs connections to nodes that don't answer; the report has those
 	p := newProgress(cmd.ErrOrStderr(), "examining nodes")
-	cluster, err := f.examine(cmd.Context(), f.survey(client, p.show), &fleet.Exec{Config: config, Client: client})
+	cluster, err := f.examine(cmd.Context(), f.fleetQuery(client, p.show), &fleet.Exec{Config: config, Client: client})
 	p.end()
 	if err != nil {
 		return f.hinted(err)
