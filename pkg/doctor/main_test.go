@@ -6,7 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
 
 // skipReason is set when no sandbox can be made here.

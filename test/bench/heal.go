@@ -93,7 +93,7 @@ func measureFlap(ctx context.Context, l *lab, r *report) error {
 
 // measureAway repeats the repairs while there is no API server.
 func measureAway(ctx context.Context, l *lab, r *report) error {
-	if err := l.cluster.KillAPIServer(); err != nil {
+	if err := l.cluster.API.Kill(); err != nil {
 		return err
 	}
 	l.during = " while the API server is away"
@@ -103,10 +103,10 @@ func measureAway(ctx context.Context, l *lab, r *report) error {
 		}
 	}
 	l.during = ""
-	if err := l.cluster.StartAPIServer(); err != nil {
+	if err := l.cluster.API.Restart(); err != nil {
 		return err
 	}
-	return l.cluster.AwaitAPIServer(ctx)
+	return l.cluster.API.Await(ctx)
 }
 
 // rested checks that all routes are there once the agent is done.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // doctor has all nodes examined as a user does, `kubectl plainroute doctor`: no check fails; then a node has a foreign
@@ -17,10 +18,10 @@ import (
 func (s *story) doctor(ctx context.Context, t *testing.T) {
 	plugin(t)
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	start := time.Now()
 	c, err := examined(ctx, "")
-	must(t, err)
+	testutil.Must(t, err)
 	t.Logf("%d nodes examined in %.1f s", len(c.Nodes), time.Since(start).Seconds())
 	if !c.OK() || len(c.Nodes) != len(nodes) {
 		t.Errorf("all is well, and yet: %+v", c)
@@ -30,16 +31,16 @@ func (s *story) doctor(ctx context.Context, t *testing.T) {
 	foreign := fmt.Sprintf("%s dev lo metric 5", nodes[1].subnets[0])
 	t.Cleanup(func() { _, _ = onNode(context.Background(), broken, "ip route del "+foreign+" 2>/dev/null") })
 	_, err = onNode(ctx, broken, "ip route add "+foreign)
-	must(t, err)
+	testutil.Must(t, err)
 	c, err = examined(ctx, "foreign-routes")
-	must(t, err)
+	testutil.Must(t, err)
 	for _, n := range c.Nodes {
 		if ill := slices.ContainsFunc(n.Findings, func(f finding.Finding) bool { return f.Verdict == finding.Failure }); ill != (n.Node == broken) || len(n.Findings) == 0 {
 			t.Errorf("%s has the foreign route: %+v", broken, n)
 		}
 	}
 	_, err = onNode(ctx, broken, "ip route del "+foreign)
-	must(t, err)
+	testutil.Must(t, err)
 }
 
 // examined runs one check or all; the exit code goes with what was found.

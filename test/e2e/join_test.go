@@ -13,6 +13,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // cannotAdd is what `$E2E_NODES add` exits with on a cluster that can't grow.
@@ -27,7 +29,7 @@ func (s *story) join(ctx context.Context, t *testing.T) {
 	if errors.As(err, &exit) && exit.ExitCode() == cannotAdd {
 		t.Skip("no node can be added to a cluster of this kind")
 	}
-	must(t, err)
+	testutil.Must(t, err)
 	name = strings.TrimSpace(name)
 	s.awaitNode(ctx, t, name)
 	t.Logf("a new node is Ready after %.1f s", time.Since(start).Seconds())
@@ -44,7 +46,7 @@ func (s *story) awaitNode(ctx context.Context, t *testing.T, name string) {
 		}
 		return one.isReady()
 	})
-	must(t, s.hasRoutes(ctx, name))
+	testutil.Must(t, s.hasRoutes(ctx, name))
 }
 
 // hasRoutes is nil if a node has routes to all subnets of each other node that is Ready.
@@ -111,7 +113,7 @@ func (s *story) replace(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	now := s.scene(ctx, t)
 	leaving, witness := now.nodes[len(now.nodes)-1], now.nodes[0]
-	must(t, s.cluster.api.CoreV1().Nodes().Delete(ctx, leaving.name, metav1.DeleteOptions{}))
+	testutil.Must(t, s.cluster.api.CoreV1().Nodes().Delete(ctx, leaving.name, metav1.DeleteOptions{}))
 	start := time.Now()
 	await(ctx, t, "the routes of the Node that is gone to go", func(ctx context.Context) error {
 		routes, err := ourRoutes(ctx, witness.name)
@@ -124,7 +126,7 @@ func (s *story) replace(ctx context.Context, t *testing.T) {
 	})
 	t.Logf("routes to the Node that is gone went after %.1f s", time.Since(start).Seconds())
 	// A kubelet registers when it starts, and only then.
-	must(t, rebootNode(ctx, leaving.name))
+	testutil.Must(t, rebootNode(ctx, leaving.name))
 	await(ctx, t, "the Node to be registered", func(ctx context.Context) error {
 		one, err := s.cluster.node(ctx, leaving.name)
 		if apierrors.IsNotFound(err) || err == nil && len(one.subnets) == 0 {
@@ -133,7 +135,7 @@ func (s *story) replace(ctx context.Context, t *testing.T) {
 		return err
 	})
 	back, err := s.cluster.node(ctx, leaving.name)
-	must(t, err)
+	testutil.Must(t, err)
 	if slices.ContainsFunc(back.subnets, func(p netip.Prefix) bool { return slices.Contains(leaving.subnets, p) }) {
 		t.Errorf("the Node was given %s again: want other subnets than %s, or this shows nothing", back.subnets, leaving.subnets)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 var (
@@ -87,7 +89,7 @@ func TestStory(t *testing.T) {
 func begin(t *testing.T) *story {
 	t.Helper()
 	absolute, err := filepath.Abs(*root)
-	must(t, err)
+	testutil.Must(t, err)
 	*root = absolute
 	s := &story{cluster: newCluster(t)}
 	s.product = newInstaller(t, s.cluster)
@@ -144,13 +146,6 @@ func (s *story) watched(t *testing.T, run func(context.Context, *testing.T)) {
 		}
 	}()
 	run(t.Context(), t)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // await asks again and again until check has nothing to complain of; its last complaint is the failure.

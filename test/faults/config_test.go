@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // retryLimit bounds what no notice tells of and is tried again, at intervals that double from 20 ms.
@@ -96,7 +96,7 @@ func (l *lab) config() string { return filepath.Join(l.node.ConfDir, conflist) }
 // ownPlugins gives the node's agent a folder of plugins of its own.
 func ownPlugins(l *lab) {
 	folder := l.t.TempDir()
-	l.must(os.CopyFS(folder, os.DirFS(l.site.Plugins())))
+	l.must(os.CopyFS(folder, os.DirFS(l.pool.Plugins())))
 	l.options.Args = append(l.options.Args, "--cni-bin-dir="+folder)
 	l.plugins = folder
 }
@@ -175,8 +175,8 @@ func deletePodMeanwhile(l *lab) {
 	l.must(os.Rename(other, aside))
 	l.must(l.node.PauseAgent())
 	l.must(os.Remove(l.config()))
-	if err := pod.Remove(l.within(limit)); !errors.Is(err, cluster.ErrNoCNIConfig) {
-		l.t.Errorf("removing a pod without a CNI config: %v; want %v", err, cluster.ErrNoCNIConfig)
+	if err := pod.Remove(l.within(limit)); !errors.Is(err, nodelab.ErrNoCNIConfig) {
+		l.t.Errorf("removing a pod without a CNI config: %v; want %v", err, nodelab.ErrNoCNIConfig)
 	}
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 	l.repairable()

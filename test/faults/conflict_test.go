@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 func conflictFaults() []fault {
@@ -21,7 +22,7 @@ func conflictFaults() []fault {
 		{
 			name:   "a foreign route to a peer's pods, preferred to ours, comes and goes",
 			answer: "it is reported and left alone; ours carries the traffic the instant it goes",
-			strike: func(l *lab) { l.foreignRoute(addForeign, cluster.Router4, 0) },
+			strike: func(l *lab) { l.foreignRoute(addForeign, netlab.Router4, 0) },
 			times:  2, within: healLimit, loses: untilRepaired, repaired: noConflict,
 		},
 		{
@@ -33,7 +34,7 @@ func conflictFaults() []fault {
 		{
 			name:   "a foreign route at our own metric, after ours",
 			answer: "it is reported and left alone, and so is ours",
-			strike: func(l *lab) { l.foreignRoute(appendForeign, cluster.Router4, topology.MetricPeer) },
+			strike: func(l *lab) { l.foreignRoute(appendForeign, netlab.Router4, topology.MetricPeer) },
 			times:  2, within: healLimit, repaired: noConflict,
 		},
 		{
@@ -106,7 +107,7 @@ func (l *lab) fillTable() {
 }
 
 func daemonRoute(to netip.Prefix) *netlink.Route {
-	return &netlink.Route{Dst: ipNet(to), Gw: cluster.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD}
+	return &netlink.Route{Dst: ipNet(to), Gw: netlab.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD}
 }
 
 // deleteAmongFlaps has one of these routes come and go until ours is back.
@@ -132,7 +133,7 @@ func deleteAmongFlaps(l *lab) {
 // ownRoute is ours to a peer's IPv4 subnet.
 func (l *lab) ownRoute(to netip.Prefix) *netlink.Route {
 	return &netlink.Route{
-		Dst: ipNet(to), Gw: l.peer.V4.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index, Priority: topology.MetricPeer, Protocol: cluster.Protocol,
+		Dst: ipNet(to), Gw: l.peer.V4.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index, Priority: topology.MetricPeer, Protocol: netlab.Protocol,
 	}
 }
 
@@ -153,17 +154,17 @@ func peerRouted(l *lab) error {
 func appendNextHop(l *lab) {
 	hop := l.appendHop()
 	time.Sleep(lapse)
-	l.must(l.checkHops(netip.MustParseAddr(l.joined[0].Addresses[1]), cluster.Router6))
+	l.must(l.checkHops(netip.MustParseAddr(l.joined[0].Addresses[1]), netlab.Router6))
 	l.must(l.node.Handle().RouteDel(hop))
 	l.repairable()
 }
 
 func leaveNextHop(l *lab) {
 	hop := l.appendHop()
-	l.must(l.site.Unforge(l.within(limit), l.joined[0].Forgery))
-	l.await(func() error { return l.checkHops(cluster.Router6) })
+	l.must(inject.DeleteNodes(l.within(limit), l.pool.Client(), l.joined[0].FakeNode))
+	l.await(func() error { return l.checkHops(netlab.Router6) })
 	l.must(l.node.Handle().RouteDel(hop))
-	l.must(l.site.Forge(l.within(limit), l.joined[0].Forgery))
+	l.must(inject.CreateNodes(l.within(limit), l.pool.Client(), l.joined[0].FakeNode))
 	l.repairable()
 }
 
@@ -173,7 +174,7 @@ func (l *lab) appendHop() *netlink.Route {
 	l.t.Helper()
 	subnet := l.joined[0].subnets[1]
 	hop := &netlink.Route{
-		Dst: ipNet(subnet), Gw: cluster.Router6.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index,
+		Dst: ipNet(subnet), Gw: netlab.Router6.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index,
 		Priority: topology.MetricPeer, Protocol: unix.RTPROT_BIRD,
 	}
 	l.await(l.joinedRouted)
@@ -215,7 +216,7 @@ func (l *lab) advertise() {
 	l.t.Helper()
 	l.must(l.node.Sysctl("net/ipv6/conf/"+uplink+"/accept_ra", "1"))
 	l.flush(func(route netlink.Route) bool { return route.Family == unix.AF_INET6 && route.Dst.String() == "::/0" })
-	l.must(l.site.LAN.Do(func() error { return sendAdvertisement(l.linkLocal()) }))
+	l.must(l.pool.LAN.Do(func() error { return sendAdvertisement(l.linkLocal()) }))
 	l.await(l.checkDefault)
 }
 

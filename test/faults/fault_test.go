@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // section is a group of faults with a heading.
@@ -38,7 +38,7 @@ type fault struct {
 	// name says what happens, in an operator's words, and answer what the agent does about it.
 	name, answer string
 	// options are those of the node's agent.
-	options cluster.AgentOptions
+	options nodelab.AgentOptions
 	// prepare, where it is given, changes the nodes, and the agent's options, before the agents start.
 	prepare func(*lab)
 	// strike does it, so many times: one if times is 0.
@@ -89,11 +89,11 @@ type measurement struct {
 }
 
 // run calls underWay when the lab is set up.
-func (f fault) run(t *testing.T, s *site, underWay func()) *measurement {
+func (f fault) run(t *testing.T, p *pool, underWay func()) *measurement {
 	if f.slow && testing.Short() {
 		t.Skip("left out by -short: it takes long")
 	}
-	l := newLab(t, s, f)
+	l := newLab(t, p, f)
 	l.startTraffic()
 	underWay()
 	var m measurement

@@ -12,7 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // joinLimit bounds what follows from a Node object alone.
@@ -42,8 +44,8 @@ func identityFaults() []fault {
 		ownSubnetChanges(),
 		leftWhileAway(),
 		restarted(),
-		begunEarly("a flow begun before its destination's Node was known", cluster.AgentOptions{}),
-		begunEarly("the same without --cluster-cidr, where it begins masqueraded", cluster.AgentOptions{WithoutClusterCIDR: true}),
+		begunEarly("a flow begun before its destination's Node was known", nodelab.AgentOptions{}),
+		begunEarly("the same without --cluster-cidr, where it begins masqueraded", nodelab.AgentOptions{WithoutClusterCIDR: true}),
 		clockStepped(),
 		crowdJoins(),
 		crowdLeaves(),
@@ -62,7 +64,7 @@ func (l *lab) giveSpare(m *machine) {
 // claim rewrites a Node's addresses.
 func (l *lab) claim(m *machine, addresses ...netip.Addr) {
 	l.t.Helper()
-	l.must(l.site.Claim(l.within(limit), m.Name, addresses...))
+	l.must(l.pool.Claim(l.within(limit), m.Name, addresses...))
 }
 
 // absence is how long a Node object stays deleted.
@@ -192,12 +194,12 @@ func leftWhileAway() fault {
 		answer: "the first pass takes their routes away, and nothing else",
 		prepare: func(l *lab) {
 			l.crowd = l.newcomers(3)
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
 		strike: func(l *lab) {
 			l.must(l.node.AwaitRoute(l.within(limit), subnetsOf(l.crowd)...))
 			l.must(l.node.StopAgent(syscall.SIGKILL))
-			l.must(l.site.UnforgeAll(l.within(limit), forgeriesOf(l.crowd)))
+			l.must(inject.DeleteNodesIfPresent(l.within(limit), l.pool.Client(), fakesOf(l.crowd)...))
 			l.observe()
 			l.must(l.node.StartAgent(l.options))
 			l.repairable()
@@ -306,7 +308,7 @@ func crowdJoins() fault {
 		prepare: (*lab).useCrowd,
 		strike: func(l *lab) {
 			l.observe()
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 			l.repairable()
 		},
 		repaired: func(l *lab) error { return l.crowdHas(2 * many) },
@@ -321,12 +323,12 @@ func crowdLeaves() fault {
 		answer: "their routes are removed, in as many passes as it takes",
 		prepare: func(l *lab) {
 			l.useCrowd()
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
 		strike: func(l *lab) {
 			l.await(func() error { return l.crowdHas(2 * many) })
 			l.observe()
-			l.must(l.site.UnforgeAll(l.within(limit), forgeriesOf(l.crowd)))
+			l.must(inject.DeleteNodesIfPresent(l.within(limit), l.pool.Client(), fakesOf(l.crowd)...))
 			l.repairable()
 		},
 		repaired: func(l *lab) error { return l.crowdHas(0) },
@@ -348,7 +350,7 @@ func (l *lab) crowdHas(want int) error {
 			return err
 		}
 		for _, route := range routes {
-			if route.Protocol == cluster.Protocol && wanted[route.Dst.String()] {
+			if route.Protocol == netlab.Protocol && wanted[route.Dst.String()] {
 				have++
 			}
 		}

@@ -6,7 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // lab is what a fault strikes: node. Its peer has nothing to fear.
@@ -14,12 +15,12 @@ import (
 //	pod 0 ── node ── LAN ── peer ── pod 1
 type lab struct {
 	t          *testing.T
-	site       *site
+	pool       *pool
 	node, peer *machine
-	pods       []*cluster.Pod
+	pods       []*nodelab.Pod
 	// options are those of the node's agent.
-	options cluster.AgentOptions
-	flows   []*cluster.Flow
+	options nodelab.AgentOptions
+	flows   []*netlab.Flow
 	// brokenAt is when the traffic was cut, repairableAt when the agent could first do something about it.
 	brokenAt, repairableAt time.Time
 
@@ -27,9 +28,9 @@ type lab struct {
 	weapons
 }
 
-func newLab(t *testing.T, s *site, f fault) *lab {
+func newLab(t *testing.T, p *pool, f fault) *lab {
 	t.Helper()
-	l := &lab{t: t, site: s, options: f.options}
+	l := &lab{t: t, pool: p, options: f.options}
 	l.node, l.peer = l.newMachine(), l.newMachine()
 	if f.prepare != nil {
 		f.prepare(l)
@@ -41,7 +42,7 @@ func newLab(t *testing.T, s *site, f fault) *lab {
 		l.must(m.Register(l.within(limit)))
 	}
 	l.must(l.node.StartAgent(l.options))
-	l.must(l.peer.StartAgent(cluster.AgentOptions{}))
+	l.must(l.peer.StartAgent(nodelab.AgentOptions{}))
 	for _, m := range []*machine{l.node, l.peer} {
 		l.must(m.WaitReady(l.within(limit)))
 	}
@@ -58,8 +59,8 @@ func newLab(t *testing.T, s *site, f fault) *lab {
 // newMachine makes a node with things of others on it, which is retired with the test.
 func (l *lab) newMachine() *machine {
 	l.t.Helper()
-	number := <-l.site.numbers
-	node, err := l.site.NewNode(number)
+	number := <-l.pool.numbers
+	node, err := l.pool.NewNode(number)
 	l.must(err)
 	m := &machine{Node: node}
 	l.t.Cleanup(func() {
@@ -70,7 +71,7 @@ func (l *lab) newMachine() *machine {
 			l.t.Errorf("retiring %s: %v", m.Name, err)
 			return
 		}
-		l.site.numbers <- number
+		l.pool.numbers <- number
 	})
 	l.must(m.plantForeign())
 	return m
@@ -103,8 +104,8 @@ func (l *lab) run(packets int) {
 }
 
 // stopTraffic stops all flows at once, for each waits for what is still under way.
-func (l *lab) stopTraffic() []cluster.FlowReport {
-	reports := make([]cluster.FlowReport, len(l.flows))
+func (l *lab) stopTraffic() []netlab.FlowReport {
+	reports := make([]netlab.FlowReport, len(l.flows))
 	var stopping sync.WaitGroup
 	for i, flow := range l.flows {
 		stopping.Go(func() { reports[i] = flow.Stop() })

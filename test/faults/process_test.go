@@ -19,7 +19,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/plainroute/plainroute/pkg/nslock"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // startLimit bounds what an agent that starts has to do: reach the API server, list the Nodes, look at the kernel.
@@ -135,7 +135,7 @@ func squat(l *lab) {
 // unless it ends with an error that names the holder, and leaves nothing behind.
 func (l *lab) refusedAgent(holder string) {
 	l.t.Helper()
-	kubeconfig, err := l.site.Kubeconfig(l.node.Name+"-second", func(*clientcmdapi.Config) {})
+	kubeconfig, err := l.pool.Kubeconfig(l.node.Name+"-second", func(*clientcmdapi.Config) {})
 	l.must(err)
 	runDir := filepath.Join(l.t.TempDir(), "run")
 	ctx, cancel := context.WithTimeout(l.t.Context(), limit)
@@ -223,7 +223,7 @@ func (l *lab) changeRoutes(count int) {
 	for number := range count {
 		to := netip.AddrFrom4([4]byte{172, 29, byte(number >> 8), byte(number)})
 		route := &netlink.Route{
-			Dst: ipNet(netip.PrefixFrom(to, 32)), Gw: cluster.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD,
+			Dst: ipNet(netip.PrefixFrom(to, 32)), Gw: netlab.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD,
 		}
 		l.must(l.node.Handle().RouteAdd(route))
 		l.must(l.node.Handle().RouteDel(route))

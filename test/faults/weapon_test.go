@@ -12,19 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // weapons are what the faults of the API server and of Nodes strike with; each has those that it prepared.
 type weapons struct {
-	proxy *cluster.Proxy
-	gate  *cluster.Gate
-	clock *cluster.Clock
+	proxy *inject.Proxy
+	gate  *inject.Gate
+	clock *inject.Clock
 	// joined are Node objects that came while the fault lasted; crowd those that were there before.
 	joined, crowd []newcomer
 	// watches see what happens to the routes of both nodes, tables what happens to the node's nftables.
-	watches []*cluster.RouteWatch
-	tables  *cluster.TableWatch
+	watches []*netlab.RouteWatch
+	tables  *netlab.TableWatch
 	// spare are addresses of the LAN that nobody else has.
 	spare []netip.Addr
 	// third is a machine that nobody knows yet, and talks are what the node's pod says to one of its pods.
@@ -36,7 +37,7 @@ type weapons struct {
 
 // newcomer is a Node object without a machine.
 type newcomer struct {
-	cluster.Forgery
+	inject.FakeNode
 	subnets []netip.Prefix
 }
 
@@ -50,7 +51,7 @@ const (
 func (l *lab) useProxy() {
 	l.t.Helper()
 	var err error
-	l.proxy, err = l.site.NewProxy(proxyPort + l.node.Index)
+	l.proxy, err = inject.NewProxy(l.pool.Cluster, proxyPort+l.node.Index)
 	l.must(err)
 	l.t.Cleanup(l.proxy.Close)
 	l.options.Kubeconfig = l.proxy.Kubeconfig()
@@ -60,7 +61,7 @@ func (l *lab) useProxy() {
 func (l *lab) useGate() {
 	l.t.Helper()
 	var err error
-	l.gate, err = l.site.NewGate(gatePort + l.node.Index)
+	l.gate, err = inject.NewGate(l.pool.Cluster, gatePort+l.node.Index)
 	l.must(err)
 	l.must(l.gate.Open())
 	l.t.Cleanup(l.gate.Shut)
@@ -69,16 +70,16 @@ func (l *lab) useGate() {
 
 // useClock gives it a clock of its own.
 func (l *lab) useClock() {
-	l.clock = &cluster.Clock{}
-	l.options.Clock = l.clock
+	l.clock = &inject.Clock{}
+	l.options.Start = l.clock.Start
 }
 
 // newcomers are Nodes that nobody knows yet, with numbers of their own.
 func (l *lab) newcomers(count int) []newcomer {
 	var all []newcomer
 	for range count {
-		number := <-l.site.numbers
-		l.t.Cleanup(func() { l.site.numbers <- number })
+		number := <-l.pool.numbers
+		l.t.Cleanup(func() { l.pool.numbers <- number })
 		one := newcomer{subnets: []netip.Prefix{
 			netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", number)),
 			netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%d::/64", number)),
@@ -91,30 +92,30 @@ func (l *lab) newcomers(count int) []newcomer {
 	return all
 }
 
-// forge creates Node objects, which are deleted with the test at the latest.
-func (l *lab) forge(forgeries ...cluster.Forgery) {
+// createNodes creates Node objects, which are deleted with the test at the latest.
+func (l *lab) createNodes(fakes ...inject.FakeNode) {
 	l.t.Helper()
 	l.t.Cleanup(func() {
-		if err := l.site.UnforgeAll(context.Background(), forgeries); err != nil {
+		if err := inject.DeleteNodesIfPresent(context.Background(), l.pool.Client(), fakes...); err != nil {
 			l.t.Error(err)
 		}
 	})
-	l.must(l.site.ForgeAll(l.within(limit), forgeries))
+	l.must(inject.CreateNodes(l.within(limit), l.pool.Client(), fakes...))
 }
 
-func forgeriesOf(all []newcomer) []cluster.Forgery {
-	var forgeries []cluster.Forgery
+func fakesOf(all []newcomer) []inject.FakeNode {
+	var fakes []inject.FakeNode
 	for _, one := range all {
-		forgeries = append(forgeries, one.Forgery)
+		fakes = append(fakes, one.FakeNode)
 	}
-	return forgeries
+	return fakes
 }
 
 // join lets one more Node join.
 func (l *lab) join() {
 	l.t.Helper()
 	joined := l.newcomers(1)
-	l.forge(forgeriesOf(joined)...)
+	l.createNodes(fakesOf(joined)...)
 	l.joined = append(l.joined, joined...)
 }
 
@@ -136,7 +137,7 @@ func (m *machine) route(subnet netip.Prefix) (netlink.Route, error) {
 	if subnet.Addr().Is6() {
 		family = netlink.FAMILY_V6
 	}
-	filter := &netlink.Route{Dst: ipNet(subnet), Table: unix.RT_TABLE_MAIN, Protocol: cluster.Protocol}
+	filter := &netlink.Route{Dst: ipNet(subnet), Table: unix.RT_TABLE_MAIN, Protocol: netlab.Protocol}
 	routes, err := m.Handle().RouteListFiltered(family, filter,
 		netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
@@ -239,11 +240,11 @@ func (l *lab) checkUnmoved(others ...netip.Prefix) {
 }
 
 // moved is what happened to those routes since it was asked last.
-func (l *lab) moved(others ...netip.Prefix) []cluster.RouteEvent {
+func (l *lab) moved(others ...netip.Prefix) []netlab.RouteEvent {
 	// What was done last is to have an effect first, if it has any.
 	time.Sleep(100 * time.Millisecond)
 	subnets := slices.Concat(l.node.Subnets, l.peer.Subnets, others)
-	var moved []cluster.RouteEvent
+	var moved []netlab.RouteEvent
 	for _, watch := range l.watches {
 		for _, event := range watch.Drain() {
 			if slices.Contains(subnets, event.To) {

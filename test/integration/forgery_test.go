@@ -7,12 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // forgery is a Node that claims what it has no business claiming, and why it gets nothing.
 type forgery struct {
-	cluster.Forgery
+	inject.FakeNode
 	reason string
 }
 
@@ -23,10 +25,10 @@ func forgeries() []forgery {
 	}
 	good := []string{"192.168.1.201", "fd00:192:168:1::201"}
 	claim := func(name, reason string, subnets ...string) forgery {
-		return forgery{cluster.Forgery{Name: name, PodCIDRs: subnets, Addresses: good}, reason}
+		return forgery{inject.FakeNode{Name: name, PodCIDRs: subnets, Addresses: good}, reason}
 	}
 	via := func(name, reason, subnet string, addresses ...string) forgery {
-		return forgery{cluster.Forgery{Name: name, PodCIDRs: []string{subnet}, Addresses: addresses}, reason}
+		return forgery{inject.FakeNode{Name: name, PodCIDRs: []string{subnet}, Addresses: addresses}, reason}
 	}
 	return []forgery{
 		claim("claims-nothing", "PodCIDRMissing"),
@@ -58,30 +60,30 @@ func forgeries() []forgery {
 // What a Node object says is under no control of ours: each of these harms itself alone.
 func TestForgedNodesHarmNobody(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, 2*limit)
+	ctx := testutil.Within(t, 2*limit)
 	node := f.nodes[0]
 	watch, err := node.WatchRoutes()
-	must(t, err)
+	testutil.Must(t, err)
 	defer watch.Close()
 	flows, logged := crossFlows(t, f), logSize(t, node)
 	for _, forged := range forgeries() {
-		must(t, f.Forge(ctx, forged.Forgery))
-		t.Cleanup(func() { must(t, f.Unforge(context.Background(), forged.Forgery)) })
+		testutil.Must(t, inject.CreateNodes(ctx, f.Client(), forged.FakeNode))
+		t.Cleanup(func() { testutil.Must(t, inject.DeleteNodes(context.Background(), f.Client(), forged.FakeNode)) })
 	}
 	for _, forged := range forgeries() {
 		isRefused(ctx, t, node, logged, forged)
 	}
-	must(t, flows[0].Run(ctx, flowTime))
+	testutil.Must(t, flows[0].Run(ctx, flowTime))
 	stopFlows(t, flows)
 	stays(t, watch)
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.WaitReady(ctx))
 	for _, peer := range f.nodes[1:] {
-		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+		testutil.Must(t, node.AwaitRoute(ctx, peer.Subnets...))
 	}
 }
 
 // isRefused waits until an agent names the reason, and checks that its log, from an offset on, says it once.
-func isRefused(ctx context.Context, t *testing.T, node *cluster.Node, logged int64, forged forgery) {
+func isRefused(ctx context.Context, t *testing.T, node *nodelab.Node, logged int64, forged forgery) {
 	t.Helper()
 	for !hasProblem(t, node, forged.Name, forged.reason, "") {
 		select {
@@ -103,19 +105,19 @@ func isRefused(ctx context.Context, t *testing.T, node *cluster.Node, logged int
 // Two Nodes with one InternalIP: neither is refused for it, since one of them may be honest.
 func TestSharedAddressCutsNobody(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node, honest := f.nodes[0], f.nodes[1]
-	shared := cluster.Forgery{
+	shared := inject.FakeNode{
 		Name: "shares", PodCIDRs: []string{"10.244.80.0/24"}, Addresses: []string{honest.V4.String()},
 	}
 	flows := crossFlows(t, f)
-	must(t, f.Forge(ctx, shared))
-	t.Cleanup(func() { must(t, f.Unforge(context.Background(), shared)) })
-	must(t, node.AwaitRoute(ctx, netip.MustParsePrefix("10.244.80.0/24")))
+	testutil.Must(t, inject.CreateNodes(ctx, f.Client(), shared))
+	t.Cleanup(func() { testutil.Must(t, inject.DeleteNodes(context.Background(), f.Client(), shared)) })
+	testutil.Must(t, node.AwaitRoute(ctx, netip.MustParsePrefix("10.244.80.0/24")))
 	eventually(t, "/status has an AddressShared about one of the two that names the other", func() bool {
 		return hasProblem(t, node, shared.Name, "AddressShared", honest.Name) ||
 			hasProblem(t, node, honest.Name, "AddressShared", shared.Name)
 	})
-	must(t, flows[0].Run(ctx, flowTime))
+	testutil.Must(t, flows[0].Run(ctx, flowTime))
 	stopFlows(t, flows)
 }

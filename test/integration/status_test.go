@@ -13,19 +13,20 @@ import (
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // statusOf runs plainroute status on a node.
-func statusOf(ctx context.Context, t *testing.T, node *cluster.Node, args ...string) cluster.Command {
+func statusOf(ctx context.Context, t *testing.T, node *nodelab.Node, args ...string) nodelab.Command {
 	t.Helper()
 	cmd, err := node.Plainroute(ctx, append([]string{"status", "--run-dir", node.RunDir, "--cni-conf-dir", node.ConfDir}, args...)...)
-	must(t, err)
+	testutil.Must(t, err)
 	return cmd
 }
 
 // viewOf is what plainroute status has as JSON.
-func viewOf(ctx context.Context, t *testing.T, node *cluster.Node) (status.View, int) {
+func viewOf(ctx context.Context, t *testing.T, node *nodelab.Node) (status.View, int) {
 	t.Helper()
 	cmd := statusOf(ctx, t, node, "-o", "json")
 	var view status.View
@@ -36,7 +37,7 @@ func viewOf(ctx context.Context, t *testing.T, node *cluster.Node) (status.View,
 }
 
 // shows asks until the answer is as it should be. What changes from moment to moment has to be seen by one look.
-func shows(ctx context.Context, t *testing.T, node *cluster.Node, what string, is func(status.View, int) bool) status.View {
+func shows(ctx context.Context, t *testing.T, node *nodelab.Node, what string, is func(status.View, int) bool) status.View {
 	t.Helper()
 	for {
 		view, code := viewOf(ctx, t, node)
@@ -64,16 +65,16 @@ func peerTo(v status.View, subnet netip.Prefix) status.Peer {
 // missing at this moment, and that the rest is fine; and when it is over, when it was last repaired.
 func TestStatusSeesAMissingRoute(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
 	gate, err := f.gate(node)
-	must(t, err)
-	must(t, gate.Open())
+	testutil.Must(t, err)
+	testutil.Must(t, gate.Open())
 	t.Cleanup(gate.Shut)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig(), Confined: true}))
-	must(t, node.WaitReady(ctx))
-	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Kubeconfig: gate.Kubeconfig(), Confined: true}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
 	shows(ctx, t, node, "all is well", func(v status.View, code int) bool { return code == 0 && v.OK() && len(v.Peers) >= 6 })
 	gate.Shut()
 	shows(ctx, t, node, "the API server is away", func(v status.View, code int) bool { return code == 1 && v.API.Error != "" && v.Ready })
@@ -104,7 +105,7 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 }
 
 // undo deletes a route again and again, until the function that it returns is called.
-func undo(node *cluster.Node, subnet netip.Prefix) (stop func()) {
+func undo(node *nodelab.Node, subnet netip.Prefix) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -126,20 +127,20 @@ func undo(node *cluster.Node, subnet netip.Prefix) (stop func()) {
 // Without an agent status tells what the kernel and the CNI folder hold, and what they don't.
 func TestStatusWithoutAgent(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--bridge", "pods0"}}))
-	must(t, node.WaitReady(ctx))
-	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
-	must(t, node.PauseAgent())
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--bridge", "pods0"}}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	testutil.Must(t, node.PauseAgent())
 	if cmd := statusOf(ctx, t, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
 		t.Errorf("of an agent that hangs it says %d %s", cmd.Code, cmd.Stdout)
 	}
-	must(t, node.SignalAgent(syscall.SIGCONT))
-	must(t, node.StopAgent(syscall.SIGKILL))
+	testutil.Must(t, node.SignalAgent(syscall.SIGCONT))
+	testutil.Must(t, node.StopAgent(syscall.SIGKILL))
 	gone, there := f.nodes[1].Subnets[0], f.nodes[2].Subnets[0]
-	must(t, node.DeleteRoute(gone))
+	testutil.Must(t, node.DeleteRoute(gone))
 	cmd := statusOf(ctx, t, node)
 	for _, want := range []string{
 		"The agent does not answer: ", "No agent runs on this node", "subnets     " + node.Subnets[0].String(), "table       inet plainroute",

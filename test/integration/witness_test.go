@@ -12,7 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // happening is what a witness can tell apart.
@@ -55,7 +56,7 @@ type witness struct {
 	routes, tables, folder int
 }
 
-func newWitness(node *cluster.Node) (*witness, error) {
+func newWitness(node *nodelab.Node) (*witness, error) {
 	w := &witness{routes: -1, tables: -1, folder: -1}
 	err := node.Do(func() (err error) {
 		if w.routes, err = subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE); err != nil {
@@ -168,7 +169,7 @@ func drain(fd int, parse func([]byte) (occurrences, error)) (occurrences, error)
 // routeNotices keeps the agent's new routes. The protocol is the sixth byte of struct rtmsg (linux/rtnetlink.h).
 func routeNotices(data []byte) (occurrences, error) {
 	return notices(data, func(m syscall.NetlinkMessage) (happening, bool) {
-		return routeAdded, m.Header.Type == unix.RTM_NEWROUTE && len(m.Data) > 5 && m.Data[5] == cluster.Protocol
+		return routeAdded, m.Header.Type == unix.RTM_NEWROUTE && len(m.Data) > 5 && m.Data[5] == netlab.Protocol
 	})
 }
 

@@ -18,7 +18,9 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // limit is what all may take on a machine under load.
@@ -28,7 +30,7 @@ const limit = 2 * time.Minute
 const scrapeInterval = "1s"
 
 // start makes the one cluster of this process; each lab has nodes of its own, also when a test runs again (-count).
-var start = sync.OnceValues(func() (*cluster.Cluster, error) { return cluster.Start(context.Background(), configuration()) })
+var start = sync.OnceValues(func() (*nodelab.Cluster, error) { return nodelab.Start(context.Background(), nodelab.DefaultConfig()) })
 
 // last is the number of the node made last.
 var last int
@@ -37,8 +39,8 @@ var last int
 type lab struct {
 	t       *testing.T
 	ctx     context.Context
-	cluster *cluster.Cluster
-	nodes   []*cluster.Node
+	cluster *nodelab.Cluster
+	nodes   []*nodelab.Node
 	// at is where Prometheus listens, on the loopback of the sandbox.
 	at string
 }
@@ -46,19 +48,17 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	prometheus := tool(t, "prometheus")
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
+	testutil.NeedSandbox(t)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	c, err := start()
-	must(t, err)
+	testutil.Must(t, err)
 	l := &lab{t: t, ctx: ctx, cluster: c, at: "127.0.0.1:9090"}
 	for range 3 {
 		l.addAgent()
 	}
 	for _, node := range l.nodes {
-		must(t, node.WaitReady(ctx))
+		testutil.Must(t, node.WaitReady(ctx))
 	}
 	l.startPrometheus(prometheus)
 	l.scraped()
@@ -66,13 +66,13 @@ func newLab(t *testing.T) *lab {
 }
 
 // addNode adds a Node without an agent, until the test ends.
-func (l *lab) addNode() *cluster.Node {
+func (l *lab) addNode() *nodelab.Node {
 	l.t.Helper()
 	last++
 	node, err := l.cluster.NewNode(last)
-	must(l.t, err)
-	l.t.Cleanup(func() { must(l.t, node.Retire(context.Background())) })
-	must(l.t, node.Register(l.ctx))
+	testutil.Must(l.t, err)
+	l.t.Cleanup(func() { testutil.Must(l.t, node.Retire(context.Background())) })
+	testutil.Must(l.t, node.Register(l.ctx))
 	return node
 }
 
@@ -80,11 +80,11 @@ func (l *lab) addNode() *cluster.Node {
 func (l *lab) addAgent() {
 	l.t.Helper()
 	node := l.addNode()
-	must(l.t, node.StartAgent(cluster.AgentOptions{Args: []string{"--metrics-listen", metricsOf(node)}}))
+	testutil.Must(l.t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--metrics-listen", metricsOf(node)}}))
 	l.nodes = append(l.nodes, node)
 }
 
-func metricsOf(n *cluster.Node) string { return netip.AddrPortFrom(n.V4, 9473).String() }
+func metricsOf(n *nodelab.Node) string { return netip.AddrPortFrom(n.V4, 9473).String() }
 
 // startPrometheus runs one that has the alerts, and scrapes the agents with the labels that the PodMonitor gives. It ends
 // with the test, or with the sandbox.
@@ -92,7 +92,7 @@ func (l *lab) startPrometheus(binary string) {
 	l.t.Helper()
 	dir := l.t.TempDir()
 	rules, err := filepath.Abs(path("charts", "plainroute", "alerts.yaml"))
-	must(l.t, err)
+	testutil.Must(l.t, err)
 	var targets []any
 	for _, node := range l.nodes {
 		targets = append(targets, map[string]any{
@@ -104,13 +104,13 @@ func (l *lab) startPrometheus(binary string) {
 		"rule_files":     []string{rules},
 		"scrape_configs": []any{map[string]any{"job_name": "plainroute", "static_configs": targets}},
 	})
-	must(l.t, err)
+	testutil.Must(l.t, err)
 	file := filepath.Join(dir, "prometheus.yaml")
-	must(l.t, os.WriteFile(file, config, 0o600))
+	testutil.Must(l.t, os.WriteFile(file, config, 0o600))
 	var log bytes.Buffer
 	cmd := exec.CommandContext(context.Background(), binary, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+l.at)
 	cmd.Stdout, cmd.Stderr = &log, &log
-	must(l.t, cmd.Start())
+	testutil.Must(l.t, cmd.Start())
 	l.t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended already
 		_ = cmd.Wait()
@@ -137,11 +137,11 @@ func (l *lab) scraped() {
 func (l *lab) happen() {
 	l.t.Helper()
 	l.addNode()
-	bad := cluster.Forgery{Name: "bad", PodCIDRs: []string{"127.0.0.0/24"}, Addresses: []string{"192.168.1.200"}}
-	must(l.t, l.cluster.Forge(l.ctx, bad))
-	l.t.Cleanup(func() { must(l.t, l.cluster.Unforge(context.Background(), bad)) })
-	must(l.t, l.nodes[0].DeleteRoute(l.nodes[1].Subnets[0]))
-	must(l.t, l.nodes[0].AwaitRoute(l.ctx, l.nodes[1].Subnets[0]))
+	bad := inject.FakeNode{Name: "bad", PodCIDRs: []string{"127.0.0.0/24"}, Addresses: []string{"192.168.1.200"}}
+	testutil.Must(l.t, inject.CreateNodes(l.ctx, l.cluster.Client(), bad))
+	l.t.Cleanup(func() { testutil.Must(l.t, inject.DeleteNodes(context.Background(), l.cluster.Client(), bad)) })
+	testutil.Must(l.t, l.nodes[0].DeleteRoute(l.nodes[1].Subnets[0]))
+	testutil.Must(l.t, l.nodes[0].AwaitRoute(l.ctx, l.nodes[1].Subnets[0]))
 }
 
 // ask sends a request to Prometheus' API and returns the field data of its answer.

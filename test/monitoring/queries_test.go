@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Each query of the dashboard has data, each alert can be evaluated, and each series that either names exists: a typo
@@ -99,7 +101,7 @@ func dashboard(t *testing.T) (queries, variables []string) {
 			List []struct{ Name, Type, Definition string }
 		}
 	}
-	must(t, json.Unmarshal(read(t, "charts", "plainroute", "dashboards", "plainroute.json"), &board))
+	testutil.Must(t, json.Unmarshal(read(t, "charts", "plainroute", "dashboards", "plainroute.json"), &board))
 	fill := []string{"$__rate_interval", "2m"}
 	for _, v := range board.Templating.List {
 		if v.Type == "query" {

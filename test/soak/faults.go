@@ -13,7 +13,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // fault is something that happens to a node.
@@ -80,9 +80,9 @@ func deleteAll(_ context.Context, v *victim, _ *rand.Rand) error {
 
 // rival is a foreign route to a peer's subnet, by the router.
 func (v *victim) rival(random *rand.Rand, metric int) *netlink.Route {
-	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], cluster.Router4
+	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], netlab.Router4
 	if subnet.Addr().Is6() {
-		gateway = cluster.Router6
+		gateway = netlab.Router6
 	}
 	return &netlink.Route{
 		Dst: &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen())},

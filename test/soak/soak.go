@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 const (
@@ -121,8 +121,8 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // newVictim makes a node with an agent and a pod among peers, behind a gate to the API server.
-func newVictim(ctx context.Context, config cluster.Config) (*victim, error) {
-	c, err := cluster.Start(ctx, config)
+func newVictim(ctx context.Context, config nodelab.Config) (*victim, error) {
+	c, err := nodelab.Start(ctx, config)
 	if err != nil {
 		return nil, err
 	}
