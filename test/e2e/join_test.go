@@ -112,14 +112,14 @@ func areNew(pods, old []pod) error {
 func (s *story) replace(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	now := s.scene(ctx, t)
-	leaving, witness := now.nodes[len(now.nodes)-1], now.nodes[0]
+	leaving, observer := now.nodes[len(now.nodes)-1], now.nodes[0]
 	testutil.Must(t, s.cluster.api.CoreV1().Nodes().Delete(ctx, leaving.name, metav1.DeleteOptions{}))
 	start := time.Now()
 	await(ctx, t, "the routes of the Node that is gone to go", func(ctx context.Context) error {
-		routes, err := ourRoutes(ctx, witness.name)
+		routes, err := ourRoutes(ctx, observer.name)
 		for _, subnet := range leaving.subnets {
 			if err == nil && hasRoute(routes, subnet) {
-				err = fmt.Errorf("node %s still has a route to %s", witness.name, subnet)
+				err = fmt.Errorf("node %s still has a route to %s", observer.name, subnet)
 			}
 		}
 		return err
@@ -141,7 +141,7 @@ func (s *story) replace(ctx context.Context, t *testing.T) {
 	}
 	s.awaitNode(ctx, t, leaving.name)
 	s.awaitPodsOn(ctx, t, leaving.name, on(now.pods, leaving.name))
-	await(ctx, t, "the routes of the Node that is back", func(ctx context.Context) error { return s.hasRoutes(ctx, witness.name) })
+	await(ctx, t, "the routes of the Node that is back", func(ctx context.Context) error { return s.hasRoutes(ctx, observer.name) })
 	t.Logf("deleted, and back with %s instead of %s after %.1f s", back.subnets, leaving.subnets, time.Since(start).Seconds())
 }
 

@@ -28,7 +28,7 @@ func apiFaults() []fault {
 		{
 			name: "one route deleted while the API server is away", answer: "it is put back",
 			prepare: (*lab).useGate,
-			strike: func(l *lab) {
+			inject: func(l *lab) {
 				l.gate.Shut()
 				l.broken()
 				l.must(l.node.DeleteRoute(l.peer.Subnets[0]))
@@ -54,12 +54,12 @@ func apiFaults() []fault {
 }
 
 // misbehaving is an API server that fails in one way for as long as some requests take.
-func misbehaving(how string, trouble inject.Fault, requests int) fault {
+func misbehaving(how string, injected inject.Fault, requests int) fault {
 	return fault{
 		name: "the API server " + how, answer: waits,
 		prepare: (*lab).useProxy,
-		strike: func(l *lab) {
-			l.proxy.Inject(trouble)
+		inject: func(l *lab) {
+			l.proxy.Inject(injected)
 			l.must(l.proxy.AwaitRequests(l.within(limit), requests))
 			l.run(after)
 			l.must(l.checkOurs())
@@ -84,7 +84,7 @@ func apiKilled() fault {
 			l.crowd = l.newcomers(1)
 			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			gone := l.crowd[0].subnets[0]
 			l.must(l.node.AwaitRoute(l.within(limit), gone))
 			l.must(l.pool.API.Kill())
@@ -129,7 +129,7 @@ func (l *lab) reviveAPIServer() {
 func apiPaused() fault {
 	return fault{
 		name: "the API server stopped for 20 s, its connections open", answer: waits,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			// Whatever fails here, those who come after need an API server.
 			l.t.Cleanup(func() { l.must(l.pool.API.Resume()) })
 			l.must(l.pool.API.Pause())
@@ -153,7 +153,7 @@ func startedWithout() fault {
 	return fault{
 		name: "an agent started while the API server is away", answer: "it changes nothing and waits",
 		prepare: (*lab).useGate,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.must(l.node.StopAgent(syscall.SIGKILL))
 			l.gate.Shut()
 			l.observe()
@@ -190,7 +190,7 @@ func forgotten() fault {
 		name:    "the connection to the API server is forgotten by what is in between",
 		answer:  "all stays; the agent notices within 10 s that nobody answers, and connects anew",
 		prepare: (*lab).useGate,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.gate.Forget()
 			l.join()
 			l.repairable()
@@ -240,7 +240,7 @@ func untrue(
 			l.crowd = l.newcomers(more)
 			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.observe()
 			l.proxy.Inject(transport(inject.Hidden(everywhere, hide(l))))
 			l.awaitReport(l.node, "", reason)
@@ -258,8 +258,8 @@ func untrue(
 // staleAfterRestart is the worst of both: an agent that knows nothing yet is served an old list from the cache.
 func staleAfterRestart(hide func(*lab) func(string) bool) fault {
 	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, inject.WithoutStreaming, topology.PruneHeld)
-	untilStart := f.strike
-	f.strike = func(l *lab) {
+	untilStart := f.inject
+	f.inject = func(l *lab) {
 		l.must(l.node.StopAgent(syscall.SIGTERM))
 		l.proxy.Inject(inject.WithoutStreaming(inject.Hidden(false, hide(l))))
 		l.must(l.node.StartAgent(l.options))
@@ -268,7 +268,7 @@ func staleAfterRestart(hide func(*lab) func(string) bool) fault {
 	return f
 }
 
-// heldAndFlushed is a second fault that strikes what is held because of the first.
+// heldAndFlushed is a second fault, of routes that are held because of the first.
 func heldAndFlushed(hide func(*lab) func(string) bool) fault {
 	return fault{
 		name: "the API server sends a list that lost 13 of 13 peers, and then all of plainroute's routes are deleted", answer: "they are put back",
@@ -277,7 +277,7 @@ func heldAndFlushed(hide func(*lab) func(string) bool) fault {
 			l.crowd = l.newcomers(12)
 			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.proxy.Inject(inject.WithoutStreaming(inject.Hidden(false, hide(l))))
 			l.awaitReport(l.node, "", topology.PruneHeld)
 			l.broken()
@@ -297,7 +297,7 @@ func trulyGone(name string, unseen func(l *lab, leave func())) fault {
 			l.crowd = l.newcomers(12)
 			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.await(func() error { return l.crowdHas(2 * len(l.crowd)) })
 			l.observe()
 			unseen(l, func() { l.must(inject.DeleteNodesIfPresent(l.within(limit), l.pool.Client(), fakesOf(l.crowd)...)) })

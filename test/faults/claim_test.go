@@ -75,12 +75,12 @@ func claimFaults() []fault {
 }
 
 // claimed is a claim that must not move any route.
-func claimed(name string, prepare, strike func(*lab)) fault {
+func claimed(name string, prepare, do func(*lab)) fault {
 	return fault{
 		name: name, answer: unmoved, prepare: prepare,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.observe()
-			strike(l)
+			do(l)
 			l.run(after)
 			l.repairable()
 		},
@@ -111,14 +111,14 @@ func (l *lab) awaitShared(m *machine, node string) {
 // claimedRange is a claim to the peer's subnets, longer or shorter by some bits.
 func claimedRange(name string, bits int, reason topology.Reason) fault {
 	return claimed(name, nil, func(l *lab) {
-		forged := l.newcomers(1)[0].FakeNode
-		forged.PodCIDRs = nil
+		fake := l.newcomers(1)[0].FakeNode
+		fake.PodCIDRs = nil
 		for _, subnet := range l.peer.Subnets {
 			claim := netip.PrefixFrom(subnet.Addr(), subnet.Bits()+bits).Masked()
-			forged.PodCIDRs = append(forged.PodCIDRs, claim.String())
+			fake.PodCIDRs = append(fake.PodCIDRs, claim.String())
 		}
-		l.createNodes(forged)
-		l.awaitReport(l.node, forged.Name, reason)
+		l.createNodes(fake)
+		l.awaitReport(l.node, fake.Name, reason)
 	})
 }
 

@@ -22,44 +22,44 @@ func conflictFaults() []fault {
 		{
 			name:   "a foreign route to a peer's pods, preferred to ours, comes and goes",
 			answer: "it is reported and left alone; ours carries the traffic the instant it goes",
-			strike: func(l *lab) { l.foreignRoute(addForeign, netlab.Router4, 0) },
+			inject: func(l *lab) { l.foreignRoute(addForeign, netlab.Router4, 0) },
 			times:  2, within: healLimit, loses: untilRepaired, repaired: noConflict,
 		},
 		{
 			name:   "a foreign route at our own metric, before ours",
 			answer: "it is reported and left alone, and so is ours",
-			strike: func(l *lab) { l.foreignRoute(prependForeign, l.peer.V4, topology.MetricPeer) },
+			inject: func(l *lab) { l.foreignRoute(prependForeign, l.peer.V4, topology.MetricPeer) },
 			times:  2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:   "a foreign route at our own metric, after ours",
 			answer: "it is reported and left alone, and so is ours",
-			strike: func(l *lab) { l.foreignRoute(appendForeign, netlab.Router4, topology.MetricPeer) },
+			inject: func(l *lab) { l.foreignRoute(appendForeign, netlab.Router4, topology.MetricPeer) },
 			times:  2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:    "50,000 routes of a routing daemon, one of which comes and goes all the time, and one of ours deleted",
 			answer:  "ours is put back; what concerns neither Nodes nor pods is not looked at",
 			prepare: (*lab).fillTable,
-			strike:  deleteAmongFlaps, times: 3, within: healLimit, loses: untilRepaired, repaired: peerRouted,
+			inject:  deleteAmongFlaps, times: 3, within: healLimit, loses: untilRepaired, repaired: peerRouted,
 		},
 		{
 			name:    "a foreign next hop appended to an IPv6 route of ours",
 			answer:  "it is reported and left alone; after it ours is as it was",
 			prepare: (*lab).join,
-			strike:  appendNextHop, times: 2, within: healLimit, repaired: noConflict,
+			inject:  appendNextHop, times: 2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:    "a Node leaves whose IPv6 route has got a foreign next hop, and comes back when that is gone",
 			answer:  "our next hop goes and the foreign one stays; then there is a route of ours again",
 			prepare: (*lab).join,
-			strike:  leaveNextHop, within: healLimit, repaired: noConflict,
+			inject:  leaveNextHop, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:    "IPv6 forwarding switched on under a default route of a router's advertisement",
 			answer:  "the route stays: `accept_ra` is 2 before forwarding is on",
 			prepare: func(l *lab) { l.advertise() },
-			strike:  forwardAgain, within: startLimit, loses: untilRepaired, finally: acceptsAdvertisements,
+			inject:  forwardAgain, within: startLimit, loses: untilRepaired, finally: acceptsAdvertisements,
 		},
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// lab is what a fault strikes: node. Its peer has nothing to fear.
+// lab is where a fault is injected: into node, not into its peer.
 //
 //	pod 0 ── node ── LAN ── peer ── pod 1
 type lab struct {
@@ -24,8 +24,8 @@ type lab struct {
 	// brokenAt is when the traffic was cut, repairableAt when the agent could first do something about it.
 	brokenAt, repairableAt time.Time
 
-	// What some faults strike with.
-	weapons
+	// What some faults use.
+	injectors
 }
 
 func newLab(t *testing.T, p *pool, f fault) *lab {
@@ -115,11 +115,11 @@ func (l *lab) stopTraffic() []netlab.FlowReport {
 	return reports
 }
 
-// broken notes that the traffic is cut from now on. It is called before a strike; one that prepares something first
+// broken notes that the traffic is cut from now on. It is called before an injection; one that prepares something first
 // calls it again.
 func (l *lab) broken() { l.brokenAt, l.repairableAt = time.Now(), time.Now() }
 
-// repairable notes that the agent can repair from now on: a strike calls it that has to give something back first, or
+// repairable notes that the agent can repair from now on: an injection calls it that has to give something back first, or
 // to wake the agent.
 func (l *lab) repairable() { l.repairableAt = time.Now() }
 

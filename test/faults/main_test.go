@@ -65,7 +65,7 @@ func quickLanes() int {
 }
 
 // TestFaults runs the quick faults in a few lanes. The slow ones, which mostly wait, go on beside them, all at once, and
-// are set up first. Those that strike the whole cluster come last.
+// are set up first. Those of the whole cluster come last.
 func TestFaults(t *testing.T) {
 	testutil.NeedSandbox(t)
 	p, err := shared()

@@ -35,7 +35,7 @@ func movesUnderDispute(name string, prepare, claim func(*lab)) fault {
 			}
 			l.giveSpare(l.peer)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			claim(l)
 			l.awaitReport(l.node, l.crowd[0].Name, topology.PodCIDRDisputed)
 			l.claim(l.peer, l.spare...)

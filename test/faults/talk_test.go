@@ -72,7 +72,7 @@ func begunEarly(name string, options nodelab.AgentOptions) fault {
 		answer:  "once the Node is known the flow is not masqueraded",
 		options: options,
 		prepare: func(l *lab) { l.third = l.newMachine() },
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			for _, subnet := range l.third.Subnets {
 				// The bridge has a subnet's first address, the first pod the second.
 				l.startTalk(l.pods[0], subnet.Addr().Next().Next())

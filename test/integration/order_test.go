@@ -12,7 +12,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// settleTime is how long a witness goes on after the config has appeared, for what would come too late.
+// settleTime is how long an observer goes on after the config has appeared, for events that come too late.
 const settleTime = 500 * time.Millisecond
 
 // The CNI config is what makes a node Ready: it may appear only when pods would work.
@@ -49,10 +49,10 @@ func TestConfigAppearsLast(t *testing.T) {
 	}
 }
 
-// watchStart starts the node's agent under a witness's eyes and returns what it saw.
+// watchStart starts the node's agent while an observer watches it, and returns what the observer saw.
 func watchStart(t *testing.T, node *nodelab.Node, options nodelab.AgentOptions) occurrences {
 	t.Helper()
-	w, err := newWitness(node)
+	w, err := newObserver(node)
 	testutil.Must(t, err)
 	defer w.close()
 	testutil.Must(t, node.StartAgent(options))

@@ -28,8 +28,8 @@ const ownedTable = 2
 type drift struct {
 	condition, reason string
 	words             []string
-	// strike makes it and returns what ends it.
-	strike func(*testing.T, *nodelab.Node) (mend func())
+	// inject injects it and returns a function that ends it.
+	inject func(*testing.T, *nodelab.Node) (mend func())
 }
 
 // TestReadinessFollowsDrift makes what can't be repaired happen to a node that is ready, one thing after the other: it is
@@ -74,7 +74,7 @@ func TestReadinessFollowsDrift(t *testing.T) {
 	maps.Copy(drifts, podDrifts(plugins))
 	for name, d := range drifts {
 		t.Run(name, func(t *testing.T) {
-			mend := d.strike(t, node)
+			mend := d.inject(t, node)
 			testutil.Must(t, node.WaitReadyz(testutil.Within(t, limit), func(code int, body string) bool {
 				return code == http.StatusServiceUnavailable && holdsAll(body, append(d.words, d.reason)...)
 			}))

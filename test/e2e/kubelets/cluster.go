@@ -61,11 +61,11 @@ func (c Config) Check() error {
 
 // Cluster is a running one.
 type Cluster struct {
-	config Config
-	pki    *authority
-	site   *netlab.Topology
-	stock  *stock
-	api    *kubernetes.Clientset
+	config   Config
+	pki      *authority
+	topology *netlab.Topology
+	stock    *stock
+	api      *kubernetes.Clientset
 	// ended tells what component has ended, until the cluster is up.
 	ended chan string
 	up    chan struct{}
@@ -91,7 +91,7 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	if c.pki, err = newAuthority(filepath.Join(config.Dir, "pki")); err != nil {
 		return nil, fmt.Errorf("making the certificate authority: %w", err)
 	}
-	if c.site, err = netlab.New(); err != nil {
+	if c.topology, err = netlab.New(); err != nil {
 		return nil, err
 	}
 	say("starting etcd, kube-apiserver and %d nodes", config.Nodes)

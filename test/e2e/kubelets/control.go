@@ -121,7 +121,7 @@ func (c *Cluster) do(ctx context.Context, request Request, streams []*os.File) (
 		}
 		cmd := exec.CommandContext(ctx, request.Args[0], request.Args[1:]...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		return attend(cmd, streams, c.site.Outside.Do)
+		return attend(cmd, streams, c.topology.Outside.Do)
 	}
 	node, err := c.find(request.Node)
 	if err != nil {

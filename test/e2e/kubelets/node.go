@@ -115,7 +115,7 @@ func (c *Cluster) find(name string) (*Node, error) {
 func (c *Cluster) boot(node *Node) error {
 	var err error
 	node.stopping.Store(false)
-	if node.machine, err = c.site.NewMachine(node.Name, node.index); err != nil {
+	if node.machine, err = c.topology.NewMachine(node.Name, node.index); err != nil {
 		return err
 	}
 	addresses := node.machine.Addrs()
@@ -191,7 +191,7 @@ func (c *Cluster) stop(node *Node) error {
 		return fmt.Errorf("switching %s off: %w", node.Name, err)
 	}
 	<-node.done
-	err := errors.Join(removeCgroups(node.cgroups), os.RemoveAll(c.pidFile(node)), c.site.Remove(node.machine))
+	err := errors.Join(removeCgroups(node.cgroups), os.RemoveAll(c.pidFile(node)), c.topology.Remove(node.machine))
 	node.machine = nil
 	return err
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// weapons are what the faults of the API server and of Nodes strike with; each has those that it prepared.
-type weapons struct {
+// injectors are what the faults of the API server and of Nodes use; each fault has those that it prepared.
+type injectors struct {
 	proxy *inject.Proxy
 	gate  *inject.Gate
 	clock *inject.Clock

@@ -16,7 +16,7 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// happening is what a witness can tell apart.
+// happening is a kind of event that an observer distinguishes.
 type happening string
 
 const (
@@ -35,7 +35,7 @@ func (o occurrence) String() string { return strings.TrimSpace(string(o.what) + 
 
 type occurrences []occurrence
 
-// String counts equal neighbours: "3 x route, nft table, CNI config x".
+// String counts equal neighbors: "3 x route, nft table, CNI config x".
 func (all occurrences) String() string {
 	var parts []string
 	for i := 0; i < len(all); {
@@ -49,15 +49,15 @@ func (all occurrences) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// witness reads, in one loop, a node's notices of routes and of nftables, and its CNI folder's of new names. Of what is
+// observer reads, in one loop, a node's notices of routes and of nftables, and its CNI folder's of new names. Of what is
 // found at one look the kernel's notices count as earlier than the folder's: what comes at a later look than the
 // config has come too late for certain.
-type witness struct {
+type observer struct {
 	routes, tables, folder int
 }
 
-func newWitness(node *nodelab.Node) (*witness, error) {
-	w := &witness{routes: -1, tables: -1, folder: -1}
+func newObserver(node *nodelab.Node) (*observer, error) {
+	w := &observer{routes: -1, tables: -1, folder: -1}
 	err := node.Do(func() (err error) {
 		if w.routes, err = subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE); err != nil {
 			return err
@@ -94,14 +94,14 @@ func subscribe(family int, groups ...int) (int, error) {
 	return fd, nil
 }
 
-func (w *witness) close() {
+func (w *observer) close() {
 	for _, fd := range []int{w.routes, w.tables, w.folder} {
 		unix.Close(fd)
 	}
 }
 
 // watch returns what happened until settle after the config's appearance.
-func (w *witness) watch(ctx context.Context, settle time.Duration) (occurrences, error) {
+func (w *observer) watch(ctx context.Context, settle time.Duration) (occurrences, error) {
 	var seen occurrences
 	end, _ := ctx.Deadline()
 	settling := false
@@ -131,7 +131,7 @@ func (w *witness) watch(ctx context.Context, settle time.Duration) (occurrences,
 
 // look reads all that is there now. The folder is read first, and told last: a notice that the kernel queued between
 // the two reads may be later than the config, and then it comes out as earlier; never the other way round.
-func (w *witness) look() (occurrences, error) {
+func (w *observer) look() (occurrences, error) {
 	folder, err := drain(w.folder, folderNames)
 	if err != nil {
 		return nil, err

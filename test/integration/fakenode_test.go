@@ -12,25 +12,25 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// forgery is a Node that claims what it has no business claiming, and why it gets nothing.
-type forgery struct {
+// fakeNode is a Node object that claims what is not its own, and the Reason with which the claim is refused.
+type fakeNode struct {
 	inject.FakeNode
 	reason string
 }
 
-func forgeries() []forgery {
+func fakeNodes() []fakeNode {
 	many := make([]string, 20_000)
 	for i := range many {
 		many[i] = fmt.Sprintf("203.0.%d.%d", i/256, i%256)
 	}
 	good := []string{"192.168.1.201", "fd00:192:168:1::201"}
-	claim := func(name, reason string, subnets ...string) forgery {
-		return forgery{inject.FakeNode{Name: name, PodCIDRs: subnets, Addresses: good}, reason}
+	claim := func(name, reason string, subnets ...string) fakeNode {
+		return fakeNode{inject.FakeNode{Name: name, PodCIDRs: subnets, Addresses: good}, reason}
 	}
-	via := func(name, reason, subnet string, addresses ...string) forgery {
-		return forgery{inject.FakeNode{Name: name, PodCIDRs: []string{subnet}, Addresses: addresses}, reason}
+	via := func(name, reason, subnet string, addresses ...string) fakeNode {
+		return fakeNode{inject.FakeNode{Name: name, PodCIDRs: []string{subnet}, Addresses: addresses}, reason}
 	}
-	return []forgery{
+	return []fakeNode{
 		claim("claims-nothing", "PodCIDRMissing"),
 		claim("claims-the-lan", "PodCIDRRefused", "192.168.1.0/24"),
 		claim("claims-everything", "PodCIDRRefused", "0.0.0.0/0"),
@@ -57,8 +57,8 @@ func forgeries() []forgery {
 	}
 }
 
-// What a Node object says is under no control of ours: each of these harms itself alone.
-func TestForgedNodesHarmNobody(t *testing.T) {
+// Anyone who may write Nodes can claim anything: each of these Nodes harms itself alone.
+func TestFakeNodesHarmNoOther(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, 2*limit)
 	node := f.nodes[0]
@@ -66,12 +66,12 @@ func TestForgedNodesHarmNobody(t *testing.T) {
 	testutil.Must(t, err)
 	defer watch.Close()
 	flows, logged := crossFlows(t, f), logSize(t, node)
-	for _, forged := range forgeries() {
-		testutil.Must(t, inject.CreateNodes(ctx, f.Client(), forged.FakeNode))
-		t.Cleanup(func() { testutil.Must(t, inject.DeleteNodes(context.Background(), f.Client(), forged.FakeNode)) })
+	for _, fake := range fakeNodes() {
+		testutil.Must(t, inject.CreateNodes(ctx, f.Client(), fake.FakeNode))
+		t.Cleanup(func() { testutil.Must(t, inject.DeleteNodes(context.Background(), f.Client(), fake.FakeNode)) })
 	}
-	for _, forged := range forgeries() {
-		isRefused(ctx, t, node, logged, forged)
+	for _, fake := range fakeNodes() {
+		isRefused(ctx, t, node, logged, fake)
 	}
 	testutil.Must(t, flows[0].Run(ctx, flowTime))
 	stopFlows(t, flows)
@@ -83,22 +83,22 @@ func TestForgedNodesHarmNobody(t *testing.T) {
 }
 
 // isRefused waits until an agent names the reason, and checks that its log, from an offset on, says it once.
-func isRefused(ctx context.Context, t *testing.T, node *nodelab.Node, logged int64, forged forgery) {
+func isRefused(ctx context.Context, t *testing.T, node *nodelab.Node, logged int64, fake fakeNode) {
 	t.Helper()
-	for !hasProblem(t, node, forged.Name, forged.reason, "") {
+	for !hasProblem(t, node, fake.Name, fake.reason, "") {
 		select {
 		case <-ctx.Done():
-			t.Fatalf("/status of %s has no %s about %s", node.Name, forged.reason, forged.Name)
+			t.Fatalf("/status of %s has no %s about %s", node.Name, fake.reason, fake.Name)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 	told := func() int {
-		return countLog(t, node, logged, "msg=Problem ", "node="+forged.Name+" ", "reason="+forged.reason)
+		return countLog(t, node, logged, "msg=Problem ", "node="+fake.Name+" ", "reason="+fake.reason)
 	}
-	eventually(t, "the log tells "+forged.reason+" about "+forged.Name, func() bool { return told() > 0 })
-	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"false\",reason=%q}", forged.reason))
+	eventually(t, "the log tells "+fake.reason+" about "+fake.Name, func() bool { return told() > 0 })
+	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"false\",reason=%q}", fake.reason))
 	if told := told(); told != 1 {
-		t.Errorf("the log of %s tells %s about %s %d times; want once", node.Name, forged.reason, forged.Name, told)
+		t.Errorf("the log of %s tells %s about %s %d times; want once", node.Name, fake.reason, fake.Name, told)
 	}
 }
 
