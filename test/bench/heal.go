@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // healLimit is above what the slowest of the field takes.
@@ -18,7 +20,7 @@ func measureDelete(ctx context.Context, l *lab, r *report) error {
 	var took []time.Duration
 	for i := range l.opts.samples {
 		route := routes[1+i*(len(routes)-1)/l.opts.samples]
-		if err := pause(ctx, restBetween); err != nil {
+		if err := testutil.Pause(ctx, restBetween); err != nil {
 			return err
 		}
 		limited, cancel := context.WithTimeout(ctx, healLimit)
@@ -75,7 +77,7 @@ func measureFlap(ctx context.Context, l *lab, r *report) error {
 		if err := l.link.LinkSetDown(eth0); err != nil {
 			return fmt.Errorf("taking the NIC down: %w", err)
 		}
-		if err := pause(ctx, restBetween); err != nil {
+		if err := testutil.Pause(ctx, restBetween); err != nil {
 			return err
 		}
 		up = time.Now()
@@ -111,7 +113,7 @@ func measureAway(ctx context.Context, l *lab, r *report) error {
 
 // rested checks that all routes are there once the agent is done.
 func (l *lab) rested(ctx context.Context) error {
-	if err := pause(ctx, 2*time.Second); err != nil {
+	if err := testutil.Pause(ctx, 2*time.Second); err != nil {
 		return err
 	}
 	return l.complete()

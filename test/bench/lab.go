@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -138,14 +137,4 @@ func giveAddresses(device string, addresses []netip.Prefix) error {
 		}
 	}
 	return nil
-}
-
-// pause lets what was caused before come to rest, or ends early with ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -79,9 +79,10 @@ func policy(t *testing.T, p *player) {
 	testutil.Must(t, err)
 	t.Cleanup(func() {
 		testutil.Must(t, bindings.Delete(context.Background(), meta.Name, metav1.DeleteOptions{}))
-		await(t, "the policy's end", func(context.Context) bool { return !p.refuses(context.Background()) })
+		testutil.AwaitTrue(t, "the policy has ended", func() bool { return !p.refuses(context.Background()) })
 	})
-	await(t, "the policy", p.refuses) // which is compiled some time after
+	// The server compiles the policy some time after.
+	testutil.AwaitTrue(t, "the policy refuses", func() bool { return p.refuses(context.WithoutCancel(t.Context())) })
 }
 
 // refuses tells whether the API server refuses a pod of an image such as ours.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/plainroute/plainroute/test/netlab"
 	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // lab is where a fault is injected: into node, not into its peer.
@@ -126,16 +127,7 @@ func (l *lab) repairable() { l.repairableAt = time.Now() }
 // await looks every millisecond until wrong finds nothing wrong any more.
 func (l *lab) await(wrong func() error) {
 	l.t.Helper()
-	for deadline := time.Now().Add(limit); ; {
-		err := wrong()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.t.Fatalf("not repaired within %s: %v", limit, err)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	testutil.Await(l.t, wrong)
 }
 
 // checkOurs tells in what the node's things of ours are not as they were.
@@ -162,14 +154,10 @@ func (l *lab) checkUntouched() {
 
 // within limits what the test waits for.
 func (l *lab) within(duration time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(l.t.Context(), duration)
-	l.t.Cleanup(cancel)
-	return ctx
+	return testutil.Within(l.t, duration)
 }
 
 func (l *lab) must(err error) {
 	l.t.Helper()
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	testutil.Must(l.t, err)
 }

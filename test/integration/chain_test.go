@@ -162,7 +162,7 @@ func chainOf(node *nodelab.Node) []string {
 
 func awaitChain(t *testing.T, node *nodelab.Node, want ...string) {
 	t.Helper()
-	eventually(t, node.Name+" calls "+strings.Join(want, ", "), func() bool { return slices.Equal(chainOf(node), want) })
+	testutil.AwaitTrue(t, node.Name+" calls "+strings.Join(want, ", "), func() bool { return slices.Equal(chainOf(node), want) })
 }
 
 // TestMesh has a mesh put its plugin into our config: on the node itself, and from a container that sees the CNI folder alone. Both
@@ -210,7 +210,7 @@ func livesWithMesh(t *testing.T, f *fixture, node *nodelab.Node, start func() *m
 		testutil.Must(t, node.StopAgent(syscall.SIGTERM))
 		testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: append(args, change)}))
 		testutil.Must(t, node.WaitReady(ctx))
-		eventually(t, "the config follows "+change, func() bool {
+		testutil.AwaitTrue(t, "the config follows "+change, func() bool {
 			list, err := node.CNIConfig()
 			return err == nil && strings.Contains(string(list.Plugins[0].Bytes), `"mtu":`+change[len("--mtu="):])
 		})
@@ -362,7 +362,7 @@ func TestMetaPlugin(t *testing.T) {
 	testutil.Must(t, node.StartAgent(options))
 	testutil.Must(t, node.WaitReady(ctx))
 	testutil.Must(t, run(metaInstaller))
-	eventually(t, "status tells the meta plugin's config", func() bool {
+	testutil.AwaitTrue(t, "status tells the meta plugin's config", func() bool {
 		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is wanted")
 	})
 	testutil.Must(t, node.WaitReady(ctx))
@@ -411,12 +411,12 @@ func TestBrokenDropIn(t *testing.T) {
 	testutil.Must(t, node.Register(ctx))
 	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--cni-plugins-dir=" + dropIns}}))
 	testutil.Must(t, node.WaitReady(ctx))
-	eventually(t, "the file is reported", func() bool { return hasProblem(t, node, node.Name, "CNIPluginRefused", file) })
+	testutil.AwaitTrue(t, "the file is reported", func() bool { return hasProblem(t, node, node.Name, "CNIPluginRefused", file) })
 	testutil.Must(t, addChained(ctx, t, f, node, "without", "64").Remove(ctx))
 	content, err := json.Marshal(meshPlugin())
 	testutil.Must(t, err)
 	testutil.Must(t, os.WriteFile(file, content, 0o644))
 	awaitChain(t, node, "bridge", "portmap", "tuning")
-	eventually(t, "the file is no longer reported", func() bool { return !hasProblem(t, node, node.Name, "CNIPluginRefused", "") })
+	testutil.AwaitTrue(t, "the file is no longer reported", func() bool { return !hasProblem(t, node, node.Name, "CNIPluginRefused", "") })
 	testutil.Must(t, addChained(ctx, t, f, node, "with", meshTTL).Remove(ctx))
 }

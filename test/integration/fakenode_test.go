@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/plainroute/plainroute/test/inject"
 	"github.com/plainroute/plainroute/test/nodelab"
@@ -71,7 +70,7 @@ func TestFakeNodesHarmNoOther(t *testing.T) {
 		t.Cleanup(func() { testutil.Must(t, inject.DeleteNodes(context.Background(), f.Client(), fake.FakeNode)) })
 	}
 	for _, fake := range fakeNodes() {
-		isRefused(ctx, t, node, logged, fake)
+		isRefused(t, node, logged, fake)
 	}
 	testutil.Must(t, flows[0].Run(ctx, flowTime))
 	stopFlows(t, flows)
@@ -83,19 +82,15 @@ func TestFakeNodesHarmNoOther(t *testing.T) {
 }
 
 // isRefused waits until an agent names the reason, and checks that its log, from an offset on, says it once.
-func isRefused(ctx context.Context, t *testing.T, node *nodelab.Node, logged int64, fake fakeNode) {
+func isRefused(t *testing.T, node *nodelab.Node, logged int64, fake fakeNode) {
 	t.Helper()
-	for !hasProblem(t, node, fake.Name, fake.reason, "") {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("/status of %s has no %s about %s", node.Name, fake.reason, fake.Name)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	testutil.AwaitTrue(t, "/status of "+node.Name+" has "+fake.reason+" about "+fake.Name, func() bool {
+		return hasProblem(t, node, fake.Name, fake.reason, "")
+	})
 	told := func() int {
 		return countLog(t, node, logged, "msg=Problem ", "node="+fake.Name+" ", "reason="+fake.reason)
 	}
-	eventually(t, "the log tells "+fake.reason+" about "+fake.Name, func() bool { return told() > 0 })
+	testutil.AwaitTrue(t, "the log tells "+fake.reason+" about "+fake.Name, func() bool { return told() > 0 })
 	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"false\",reason=%q}", fake.reason))
 	if told := told(); told != 1 {
 		t.Errorf("the log of %s tells %s about %s %d times; want once", node.Name, fake.reason, fake.Name, told)
@@ -114,7 +109,7 @@ func TestSharedAddressCutsNobody(t *testing.T) {
 	testutil.Must(t, inject.CreateNodes(ctx, f.Client(), shared))
 	t.Cleanup(func() { testutil.Must(t, inject.DeleteNodes(context.Background(), f.Client(), shared)) })
 	testutil.Must(t, node.AwaitRoute(ctx, netip.MustParsePrefix("10.244.80.0/24")))
-	eventually(t, "/status has an AddressShared about one of the two that names the other", func() bool {
+	testutil.AwaitTrue(t, "/status has an AddressShared about one of the two that names the other", func() bool {
 		return hasProblem(t, node, shared.Name, "AddressShared", honest.Name) ||
 			hasProblem(t, node, honest.Name, "AddressShared", shared.Name)
 	})

@@ -83,7 +83,7 @@ func leaked(t *testing.T, store cni.Store, dead map[netip.Addr]bool) int {
 // onlyLive waits until no other lease is left than those of live pods, which all must be there.
 func onlyLive(ctx context.Context, t *testing.T, store cni.Store, live []*nodelab.Pod) {
 	t.Helper()
-	for {
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
 		held := map[netip.Addr]string{}
 		leases, err := store.HeldLeases()
 		testutil.Must(t, err)
@@ -97,13 +97,9 @@ func onlyLive(ctx context.Context, t *testing.T, store cni.Store, live []*nodela
 				}
 			}
 		}
-		if len(held) == 2*len(live) {
-			return
+		if len(held) != 2*len(live) {
+			return fmt.Errorf("leases are left: %v", held)
 		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("leases are left: %v", held)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+		return nil
+	}))
 }

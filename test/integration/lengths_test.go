@@ -127,7 +127,7 @@ func resize(ctx context.Context, t *testing.T, f *fixture, node *nodelab.Node, s
 		node.Subnets = append(node.Subnets, netip.MustParsePrefix(subnet))
 	}
 	testutil.Must(t, node.Register(ctx))
-	eventually(t, node.Name+"'s CNI config has the new subnets", func() bool {
+	testutil.AwaitTrue(t, node.Name+"'s CNI config has the new subnets", func() bool {
 		list, err := node.CNIConfig()
 		return err == nil && bytes.Contains(list.Bytes, []byte(subnets[0])) && bytes.Contains(list.Bytes, []byte(subnets[1]))
 	})
@@ -135,7 +135,7 @@ func resize(ctx context.Context, t *testing.T, f *fixture, node *nodelab.Node, s
 	for _, subnet := range node.Subnets {
 		want = append(want, netip.PrefixFrom(topology.Gateway(subnet), subnet.Bits()).String())
 	}
-	eventually(t, node.Name+"'s bridge has the new gateways alone", func() bool { return slices.Equal(gateways(t, node), want) })
+	testutil.AwaitTrue(t, node.Name+"'s bridge has the new gateways alone", func() bool { return slices.Equal(gateways(t, node), want) })
 	for _, peer := range f.nodes {
 		testutil.Must(t, peer.AwaitRoute(ctx, node.Subnets...))
 		testutil.Must(t, peer.AwaitNoRoute(ctx, former...))

@@ -107,14 +107,14 @@ func TestMigrationFromFlannel(t *testing.T) {
 	for i, node := range nodes {
 		peer := nodes[1-i]
 		for j, subnet := range peer.Subnets {
-			eventually(t, node.Name+" reports flannel's route to "+subnet.String(), func() bool {
+			testutil.AwaitTrue(t, node.Name+" reports flannel's route to "+subnet.String(), func() bool {
 				return hasProblem(t, node, peer.Name, "RouteConflict", subnet.String())
 			})
 			testutil.Must(t, flows[0].Run(ctx, 10))
 			testutil.Must(t, node.Handle().RouteDel(flannelRoute(subnet, peer.Addrs()[j])))
 			testutil.Must(t, flows[0].Run(ctx, 10))
 		}
-		eventually(t, "no Problem is left on "+node.Name, func() bool { return !hasProblem(t, node, peer.Name, "RouteConflict", "") })
+		testutil.AwaitTrue(t, "no Problem is left on "+node.Name, func() bool { return !hasProblem(t, node, peer.Name, "RouteConflict", "") })
 	}
 	stopFlows(t, flows)
 }

@@ -209,7 +209,7 @@ func TestMigrationFromFlannelVXLAN(t *testing.T) {
 	}
 	for i, node := range nodes {
 		peer := nodes[1-i]
-		eventually(t, "no Problem is left on "+node.Name, func() bool {
+		testutil.AwaitTrue(t, "no Problem is left on "+node.Name, func() bool {
 			return !hasProblem(t, node, peer.Name, "RouteConflict", "") && !hasProblem(t, node, node.Name, "RangeOverlap", "")
 		})
 	}

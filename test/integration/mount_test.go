@@ -42,7 +42,7 @@ func TestMountedFolderRemoved(t *testing.T) {
 			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || !exit.Exited() {
 				t.Fatalf("%v; want an end with an error\n%s", err, node.LogTail(10))
 			}
-			eventually(t, "the log says why", func() bool { return logSays(t, node, folder(node), "removed") })
+			testutil.AwaitTrue(t, "the log says why", func() bool { return logSays(t, node, folder(node), "removed") })
 			testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Confined: true}))
 			testutil.Must(t, node.WaitReady(ctx))
 			_, err = node.CNIConfig()

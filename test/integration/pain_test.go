@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
 	rtnl "github.com/vishvananda/netlink"
@@ -54,15 +53,9 @@ func TestFirewallLockHeld(t *testing.T) {
 	testutil.Must(t, err)
 	nft.DelTable(&nftables.Table{Name: topology.Table, Family: nftables.TableFamilyINet})
 	testutil.Must(t, nft.Flush())
-	for {
+	testutil.AwaitTrue(t, "our table is back", func() bool {
 		tables, err := nft.ListTablesOfFamily(nftables.TableFamilyINet)
 		testutil.Must(t, err)
-		if len(tables) == 1 {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("our table is not back: there are %d tables", len(tables))
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return len(tables) == 1
+	})
 }

@@ -41,10 +41,10 @@ func TestConfinedAgent(t *testing.T) {
 	}
 	const forward = "net/ipv4/ip_forward"
 	testutil.Must(t, node.Sysctl(forward, "0"))
-	eventually(t, forward+" is 1 again", func() bool { return readSetting(t, node, forward) == "1" })
+	testutil.AwaitTrue(t, forward+" is 1 again", func() bool { return readSetting(t, node, forward) == "1" })
 	conflist := filepath.Join(node.ConfDir, topology.Conflist)
 	testutil.Must(t, os.Remove(conflist))
-	eventually(t, "the CNI config is back", func() bool { _, err := os.Stat(conflist); return err == nil })
+	testutil.AwaitTrue(t, "the CNI config is back", func() bool { _, err := os.Stat(conflist); return err == nil })
 
 	pod, err := node.AddPod(ctx, "a")
 	testutil.Must(t, err)
@@ -76,7 +76,7 @@ func TestRunFolderRemoved(t *testing.T) {
 		testutil.Must(t, os.Rename(node.RunDir, gone))
 		began := time.Now()
 		testutil.Must(t, os.RemoveAll(gone))
-		eventually(t, "the CNI config is back", func() bool { _, err := node.CNIConfig(); return err == nil })
+		testutil.AwaitTrue(t, "the CNI config is back", func() bool { _, err := node.CNIConfig(); return err == nil })
 		took := time.Since(began)
 		t.Logf("the config was back after %s", took)
 		if took > 5*time.Second {
@@ -111,16 +111,6 @@ func confined(t *testing.T, node *nodelab.Node) {
 		}
 		if !errors.Is(err, unix.EROFS) {
 			t.Errorf("opening %s for writing as the agent sees it: %v, want a read-only file system", path, err)
-		}
-	}
-}
-
-// eventually waits for what the agent repairs.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for began := time.Now(); !done(); time.Sleep(time.Millisecond) {
-		if time.Since(began) > limit {
-			t.Fatalf("still not so: %s", what)
 		}
 	}
 }
@@ -233,7 +223,7 @@ func TestListensOnOneAddress(t *testing.T) {
 			return err
 		}
 		if answers { // what is ready may not serve its metrics yet
-			eventually(t, address+" answers", func() bool { return dial() == nil })
+			testutil.AwaitTrue(t, address+" answers", func() bool { return dial() == nil })
 		} else if dial() == nil {
 			t.Errorf("%s answers; nobody should listen there", address)
 		}

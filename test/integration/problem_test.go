@@ -30,7 +30,7 @@ func waitNotReady(t *testing.T, node *nodelab.Node, reason string, words ...stri
 	})
 	testutil.Must(t, err)
 	t.Logf("%s says: %s", node.Name, strings.TrimSpace(seen))
-	eventually(t, "/status of "+node.Name+" has the problem "+reason, func() bool {
+	testutil.AwaitTrue(t, "/status of "+node.Name+" has the problem "+reason, func() bool {
 		return hasProblem(t, node, "", reason, "") || hasProblem(t, node, node.Name, reason, "")
 	})
 	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"true\",reason=%q} 1\n", reason))
@@ -46,7 +46,7 @@ func hasMetric(t *testing.T, node *nodelab.Node, want string) {
 			t.Logf("of problems the metrics of %s say %q", node.Name, regexp.MustCompile(`(?m)^plainroute_problems.*`).FindAllString(metrics, 20))
 		}
 	}()
-	eventually(t, "the metrics of "+node.Name+" have "+want, func() bool {
+	testutil.AwaitTrue(t, "the metrics of "+node.Name+" have "+want, func() bool {
 		var err error
 		metrics, err = node.Metrics(t.Context())
 		testutil.Must(t, err)
@@ -58,7 +58,7 @@ func hasMetric(t *testing.T, node *nodelab.Node, want string) {
 func toldOnce(t *testing.T, node *nodelab.Node, reason string) {
 	t.Helper()
 	told := func() int { return countLog(t, node, 0, "msg=Problem ", "reason="+reason) }
-	eventually(t, "the log of "+node.Name+" tells "+reason, func() bool { return told() > 0 })
+	testutil.AwaitTrue(t, "the log of "+node.Name+" tells "+reason, func() bool { return told() > 0 })
 	if told := told(); told > mostTold {
 		t.Errorf("the log of %s tells %s %d times; want once, or %d times at most:\n%s",
 			node.Name, reason, told, mostTold, node.LogTail(6))

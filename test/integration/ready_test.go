@@ -81,7 +81,7 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			// The pass after the first that failed may see more, or less.
 			var body string
 			defer func() { t.Log(body) }()
-			eventually(t, "no condition but "+d.condition+" fails", func() bool {
+			testutil.AwaitTrue(t, "no condition but "+d.condition+" fails", func() bool {
 				var err error
 				_, body, err = node.Get(t.Context(), "/readyz?verbose")
 				testutil.Must(t, err)
@@ -201,7 +201,7 @@ func TestPeersFaultsLeaveUsReady(t *testing.T) {
 	testutil.Must(t, node.WaitReady(ctx))
 	liar.Subnets = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/24")}
 	testutil.Must(t, liar.Register(ctx))
-	eventually(t, "the peers' faults are reported", func() bool {
+	testutil.AwaitTrue(t, "the peers' faults are reported", func() bool {
 		return hasProblem(t, node, peer.Name, "RouteConflict", "") && hasProblem(t, node, liar.Name, "PodCIDRRefused", "")
 	})
 	code, body, err := node.Get(ctx, "/readyz?verbose")

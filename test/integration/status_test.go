@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,17 +40,15 @@ func viewOf(ctx context.Context, t *testing.T, node *nodelab.Node) (status.View,
 // shows asks until the answer is as it should be. What changes from moment to moment has to be seen by one look.
 func shows(ctx context.Context, t *testing.T, node *nodelab.Node, what string, is func(status.View, int) bool) status.View {
 	t.Helper()
-	for {
-		view, code := viewOf(ctx, t, node)
-		if is(view, code) {
-			return view
+	var view status.View
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
+		var code int
+		if view, code = viewOf(ctx, t, node); !is(view, code) {
+			return fmt.Errorf("%s: still exit code %d and %+v", what, code, view)
 		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatalf("%s: still exit code %d and %+v", what, code, view)
-		}
-	}
+		return nil
+	}))
+	return view
 }
 
 func peerTo(v status.View, subnet netip.Prefix) status.Peer {

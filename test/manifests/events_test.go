@@ -39,11 +39,7 @@ func TestAgentTellsEvents(t *testing.T) {
 			[]byte(`{"series":{"count":2,"lastObservedTime":"2026-01-02T03:04:05.000000Z"}}`), metav1.PatchOptions{})
 		return err
 	}
-	err := create(ctx)
-	for ; apierrors.IsForbidden(err) && ctx.Err() == nil; err = create(ctx) { // rights take a moment
-		time.Sleep(50 * time.Millisecond)
-	}
-	testutil.Must(t, err)
+	rightsTakeEffect(ctx, t, func() error { return create(ctx) })
 	allow(ctx, t, []attempt{{"count it up", patch}})
 	for _, a := range []attempt{
 		{"read Events", func(ctx context.Context) error {

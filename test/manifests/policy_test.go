@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -43,13 +44,12 @@ func enforce(t *testing.T, denied func(context.Context) error, values ...string)
 		testutil.Must(t, server.apply(ctx, o))
 		t.Cleanup(func() { remove(t, o) })
 	}
-	for !forbidden(denied(ctx)) {
-		select {
-		case <-ctx.Done():
-			t.Fatal("the policy does not deny what it is there to deny")
-		case <-time.After(100 * time.Millisecond):
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
+		if err := denied(ctx); !forbidden(err) {
+			return fmt.Errorf("the policy does not deny what it is there to deny: %w", err)
 		}
-	}
+		return nil
+	}))
 }
 
 func remove(t *testing.T, o *unstructured.Unstructured) {
@@ -240,20 +240,30 @@ func TestAttacksWorkWithoutPolicy(t *testing.T) {
 			t.Cleanup(func() { remove(t, o) })
 		}
 	}
-	for { // RBAC is taken up with a delay
-		node, err := agent.Patch(ctx, "own", types.StrategicMergePatchType,
+	var node *corev1.Node
+	rightsTakeEffect(ctx, t, func() (err error) {
+		node, err = agent.Patch(ctx, "own", types.StrategicMergePatchType,
 			[]byte(`{"metadata":{"labels":{"evil":"yes"}},"status":{"capacity":{"example.com/gpu":"8"}}}`), metav1.PatchOptions{}, "status")
-		if err == nil {
-			if node.Labels["evil"] != "yes" || len(node.Status.Capacity) == 0 {
-				t.Errorf("a status patch set labels %v and capacity %v; want both set", node.Labels, node.Status.Capacity)
-			}
-			return
-		}
-		if !apierrors.IsForbidden(err) || ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(50 * time.Millisecond)
+		return err
+	})
+	if node.Labels["evil"] != "yes" || len(node.Status.Capacity) == 0 {
+		t.Errorf("a status patch set labels %v and capacity %v; want both set", node.Labels, node.Status.Capacity)
 	}
+}
+
+// rightsTakeEffect repeats a request for as long as it is forbidden: RBAC takes new rights up with a delay.
+func rightsTakeEffect(ctx context.Context, t *testing.T, request func() error) {
+	t.Helper()
+	var other error
+	testutil.Must(t, testutil.Poll(ctx, 50*time.Millisecond, func() error {
+		err := request()
+		if apierrors.IsForbidden(err) {
+			return err
+		}
+		other = err
+		return nil
+	}))
+	testutil.Must(t, other)
 }
 
 func account(ctx context.Context, t *testing.T, namespace, name string) {

@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +35,7 @@ func TestExpressionsFitTypes(t *testing.T) {
 		t.Fatalf("there are policies %v; want three", waiting)
 	}
 	startManager(t, manager)
-	for len(waiting) > 0 {
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
 		policies, err := server.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().List(ctx, metav1.ListOptions{})
 		testutil.Must(t, err)
 		for _, policy := range policies.Items {
@@ -46,8 +47,11 @@ func TestExpressionsFitTypes(t *testing.T) {
 				t.Errorf("policy %s, %s: %s", policy.Name, warning.FieldRef, warning.Warning)
 			}
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		if len(waiting) > 0 {
+			return fmt.Errorf("the types of policies %v are not checked yet", waiting)
+		}
+		return nil
+	}))
 }
 
 // startManager runs the one controller that looks at policies.

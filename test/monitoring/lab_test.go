@@ -26,6 +26,9 @@ import (
 // limit is what all may take on a machine under load.
 const limit = 2 * time.Minute
 
+// askInterval is how often Prometheus is asked for what it hasn't scraped yet.
+const askInterval = 500 * time.Millisecond
+
 // scrapeInterval is short, so that there are rates soon.
 const scrapeInterval = "1s"
 
@@ -123,14 +126,9 @@ func (l *lab) startPrometheus(binary string) {
 // scraped waits until there is a first sample of each agent, for a rate is of what comes after it.
 func (l *lab) scraped() {
 	l.t.Helper()
-	for _, err := range l.eventually(limit/4, func() []error {
-		if err := l.query(fmt.Sprintf("count(up == 1) == %d", len(l.nodes))); err != nil {
-			return []error{err}
-		}
-		return nil
-	}) {
-		l.t.Fatal(err)
-	}
+	testutil.AwaitWithin(l.t, limit/4, askInterval, func() error {
+		return l.query(fmt.Sprintf("count(up == 1) == %d", len(l.nodes)))
+	})
 }
 
 // happen makes something of all that is drawn happen: a Node joins, one is refused, somebody takes a route away.
@@ -184,16 +182,4 @@ func (l *lab) query(expr string) error {
 		}
 	}
 	return fmt.Errorf("%s: no data", expr)
-}
-
-// eventually asks until nothing objects, or returns the last objections.
-func (l *lab) eventually(patience time.Duration, objections func() []error) []error {
-	deadline := time.Now().Add(patience)
-	for {
-		last := objections()
-		if len(last) == 0 || time.Now().After(deadline) {
-			return last
-		}
-		time.Sleep(500 * time.Millisecond)
-	}
 }

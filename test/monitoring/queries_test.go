@@ -2,6 +2,7 @@ package monitoring
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -31,7 +32,8 @@ func TestQueriesHaveData(t *testing.T) {
 	slices.Sort(all)
 	left := slices.Compact(all)
 	t.Logf("%d queries and series", len(left))
-	for _, err := range l.eventually(time.Minute, func() (faults []error) {
+	testutil.AwaitWithin(t, time.Minute, askInterval, func() error {
+		var faults []error
 		left = slices.DeleteFunc(left, func(q string) bool {
 			err := l.query(q)
 			if err != nil {
@@ -39,10 +41,8 @@ func TestQueriesHaveData(t *testing.T) {
 			}
 			return err == nil
 		})
-		return faults
-	}) {
-		t.Error(err)
-	}
+		return errors.Join(faults...)
+	})
 	for _, v := range variables {
 		if err := l.values(v); err != nil {
 			t.Error(err)
@@ -58,14 +58,15 @@ var pending = []string{"PlainrouteClaimRefused", "PlainrouteAgentMissing"}
 // no others.
 func (l *lab) checkAlerts() {
 	l.t.Helper()
-	for _, err := range l.eventually(30*time.Second, func() (faults []error) {
+	testutil.AwaitWithin(l.t, 30*time.Second, askInterval, func() error {
+		var faults []error
 		var data struct {
 			Groups []struct {
 				Rules []struct{ Name, Health, LastError, State string }
 			}
 		}
 		if err := l.ask("rules", nil, &data); err != nil {
-			return []error{err}
+			return err
 		}
 		loaded := 0
 		for _, group := range data.Groups {
@@ -83,10 +84,8 @@ func (l *lab) checkAlerts() {
 		if want := len(alerts(l.t)); loaded != want {
 			faults = append(faults, fmt.Errorf("%d rules are loaded, want %d", loaded, want))
 		}
-		return faults
-	}) {
-		l.t.Error(err)
-	}
+		return errors.Join(faults...)
+	})
 }
 
 // dashboard returns the queries of all panels and the queries of all variables, with the variables' values filled in.

@@ -17,6 +17,7 @@ import (
 	"github.com/plainroute/plainroute/test/inject"
 	"github.com/plainroute/plainroute/test/netlab"
 	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // peers is how many other Nodes there are.
@@ -157,7 +158,7 @@ func (v *victim) census(ctx context.Context) (census, error) {
 	least := census{}
 	say("leaving the agent alone for %s", rest)
 	for end := time.Now().Add(rest); time.Now().Before(end); {
-		if err := pause(ctx, time.Second); err != nil {
+		if err := testutil.Pause(ctx, time.Second); err != nil {
 			return nil, err
 		}
 		page, err := v.node.Metrics(ctx)

@@ -36,24 +36,33 @@ func Poll(ctx context.Context, every time.Duration, try func() error) error {
 	}
 }
 
-// Await calls try, every so often, until it returns nil. It fails the test with the last error after limit.
-func Await(t testing.TB, limit, every time.Duration, try func() error) {
+// Interval is how often Await and AwaitTrue try.
+const Interval = time.Millisecond
+
+// Await calls try until it returns nil. It fails the test with the last error after Limit.
+func Await(t testing.TB, try func() error) {
+	t.Helper()
+	AwaitWithin(t, Limit, Interval, try)
+}
+
+// AwaitTrue is Await for a condition. what describes the condition in the test's failure.
+func AwaitTrue(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	errNotYet := errors.New(what)
+	Await(t, func() error {
+		if condition() {
+			return nil
+		}
+		return errNotYet
+	})
+}
+
+// AwaitWithin is Await with another limit, and another time between two calls.
+func AwaitWithin(t testing.TB, limit, every time.Duration, try func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
 	defer cancel()
 	if err := Poll(ctx, every, try); err != nil {
 		t.Fatalf("not so after %s: %v", limit, err)
 	}
-}
-
-// AwaitTrue is Await for a condition. what describes the condition in the test's failure.
-func AwaitTrue(t testing.TB, limit, every time.Duration, what string, condition func() bool) {
-	t.Helper()
-	errNotYet := errors.New(what)
-	Await(t, limit, every, func() error {
-		if condition() {
-			return nil
-		}
-		return errNotYet
-	})
 }

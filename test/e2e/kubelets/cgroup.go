@@ -2,6 +2,7 @@ package kubelets
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,9 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -198,13 +200,11 @@ func removeCgroups(dirs []string) error {
 	})
 }
 
-// poll tries until that works, and returns the last error.
+// poll calls try until it returns nil, and returns the last error after limit.
 func poll(try func() error) error {
-	for deadline := time.Now().Add(limit); ; time.Sleep(interval) {
-		if err := try(); err == nil || time.Now().After(deadline) {
-			return err
-		}
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return testutil.Poll(ctx, interval, try)
 }
 
 func removeCgroup(dir string) error {

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -117,19 +118,24 @@ func (c *Cluster) awaitAPI(ctx context.Context) error {
 func (c *Cluster) await(ctx context.Context, what string, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	for {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	err := testutil.Poll(ctx, interval, func() error {
 		err := ready(ctx)
 		if err == nil {
 			return nil
 		}
 		select {
 		case name := <-c.ended:
-			return fmt.Errorf("waiting for %s: %s has ended, see %s", what, name, c.log(name))
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", what, err)
-		case <-time.After(interval):
+			end(fmt.Errorf("%s has ended, see %s", name, c.log(name)))
+		default:
 		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for %s: %w", what, err)
 	}
+	return nil
 }
 
 func (c *Cluster) log(name string) string { return filepath.Join(c.config.Logs, name+".log") }
