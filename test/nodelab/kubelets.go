@@ -21,6 +21,7 @@ import (
 
 // Kubelets play the controller-manager's and the kubelets' part for DaemonSets of a namespace whose pods do their work in
 // an init container: they run its arguments, on the node, as they stand, with the host's folders where they are mounted.
+// They ignore other DaemonSets.
 type Kubelets struct {
 	Cluster   *Cluster
 	Namespace string
@@ -39,6 +40,9 @@ func (k *Kubelets) Run(ctx context.Context) error {
 			break
 		}
 		for i := range sets.Items {
+			if len(sets.Items[i].Spec.Template.Spec.InitContainers) == 0 {
+				continue // agents, say
+			}
 			started, err := k.play(ctx, &sets.Items[i])
 			if err != nil {
 				return err
