@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"testing"
 )
 
 // Root returns the module's folder: the working directory, or the nearest folder above it that has a go.mod. It returns
@@ -41,6 +42,16 @@ func Assets() string { return Binaries("KUBEBUILDER_ASSETS", "k8s") }
 
 // Plugins returns the folder of the stock CNI plugins.
 func Plugins() string { return Binaries("CNI_BIN", "cni") }
+
+// NeedPlugins returns the folder of the stock CNI plugins. It skips the test where they are missing.
+func NeedPlugins(t testing.TB) string {
+	t.Helper()
+	dir := Plugins()
+	if err := Present(filepath.Join(dir, "bridge")); err != nil {
+		t.Skip(err)
+	}
+	return dir
+}
 
 // Agent returns the path of the plainroute binary.
 func Agent() string { return Binaries("PLAINROUTE_BIN", "plainroute") }

@@ -18,8 +18,8 @@ var errNoSandbox = errors.New("the package's TestMain doesn't call RunInSandbox"
 //	func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nil)) }
 //
 // Where check returns an error, or where this machine doesn't permit namespaces, the tests run outside of a sandbox, and
-// those that call NeedSandbox are skipped with the reason. check may be nil.
-func RunInSandbox(m *testing.M, check func() error) int {
+// those that call NeedSandbox are skipped with the reason. check may be nil. prepare runs inside, before the tests.
+func RunInSandbox(m *testing.M, check func() error, prepare ...func() error) int {
 	if check != nil {
 		if errNoSandbox = check(); errNoSandbox != nil {
 			return m.Run()
@@ -37,6 +37,12 @@ func RunInSandbox(m *testing.M, check func() error) int {
 		return code
 	}
 	errNoSandbox = nil
+	for _, step := range prepare {
+		if err := step(); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: preparing the sandbox: %v\n", filepath.Base(os.Args[0]), err)
+			return 1
+		}
+	}
 	return m.Run()
 }
 
