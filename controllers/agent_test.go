@@ -23,7 +23,6 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // limit is what a wait may take on a machine under load.
@@ -166,10 +165,16 @@ func (a *agent) eventually(f func() error) {
 
 func (a *agent) within(d time.Duration, f func() error) {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	defer cancel()
-	if err := testutil.Poll(ctx, 2*time.Millisecond, f); err != nil {
-		a.t.Fatalf("after %s still: %v\nproblems: %v", d, err, a.board.Last().Problems)
+	deadline := time.Now().Add(d)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("after %s still: %v\nproblems: %v", d, err, a.board.Last().Problems)
+		}
+		time.Sleep(2 * time.Millisecond)
 	}
 }
 

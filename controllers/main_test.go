@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -14,8 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
-
-	"github.com/plainroute/plainroute/test/apiserver"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
 // cluster is the one API server of all tests; nil until the first one needs it.
@@ -23,11 +24,12 @@ var cluster *apiServer
 
 // needCluster starts it, and returns why there is none where there are no binaries. Tests that need none are quick.
 var needCluster = sync.OnceValues(func() (skipReason string, err error) {
-	if err := apiserver.Check(); err != nil {
+	assets, err := findAssets()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "SKIP: tests with a real API server:", err)
 		return err.Error(), nil
 	}
-	cluster, err = startAPIServer()
+	cluster, err = startAPIServer(assets)
 	return "", err
 })
 
@@ -41,39 +43,74 @@ func run(m *testing.M) int {
 	klog.SetLogger(logger)
 	code := m.Run()
 	if cluster != nil {
-		cluster.Stop()
+		cluster.stop()
 	}
 	return code
 }
 
+// findAssets returns the folder of etcd and kube-apiserver.
+func findAssets() (string, error) {
+	dir := os.Getenv("KUBEBUILDER_ASSETS")
+	if dir == "" {
+		dir = filepath.Join("..", "bin", "k8s")
+	}
+	for _, name := range []string{"etcd", "kube-apiserver"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return "", fmt.Errorf("no %s in %s; run `make assets`", name, dir)
+		}
+	}
+	return filepath.Abs(dir)
+}
+
 // apiServer is a real kube-apiserver with its etcd.
 type apiServer struct {
-	*apiserver.Server
+	plane  *envtest.ControlPlane
 	admin  *kubernetes.Clientset
 	reader *rest.Config // of a user who may do what the agent may
 }
 
-func startAPIServer() (*apiServer, error) {
-	server, err := apiserver.Start(apiserver.Options{RestrictNodes: true})
-	if err != nil {
+func startAPIServer(assets string) (*apiServer, error) {
+	s := &apiServer{plane: &envtest.ControlPlane{
+		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
+		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
+	}}
+	// As on real clusters: kubelets have the rights of their own Node, and no more.
+	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction")
+	if err := s.plane.Start(); err != nil {
 		return nil, err
 	}
-	s := &apiServer{Server: server, admin: server.Client}
-	if s.reader, err = s.user("agent"); err == nil {
-		err = s.grant("agent")
-	}
-	if err != nil {
-		s.Stop()
+	if err := s.prepare(); err != nil {
+		s.stop()
 		return nil, err
 	}
 	return s, nil
 }
 
+func (s *apiServer) stop() {
+	if err := s.plane.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
+	}
+}
+
+func (s *apiServer) prepare() error {
+	config, err := s.user("admin", "system:masters")
+	if err != nil {
+		return err
+	}
+	if s.admin, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	if s.reader, err = s.user("agent"); err != nil {
+		return err
+	}
+	return s.grant("agent")
+}
+
 // user makes a user, who may do nothing unless a group of theirs may.
 func (s *apiServer) user(name string, groups ...string) (*rest.Config, error) {
-	user, err := s.User(name, groups...)
+	user, err := s.plane.AddUser(envtest.User{Name: name, Groups: groups}, &rest.Config{QPS: -1})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("making user %s: %w", name, err)
 	}
 	return user.Config(), nil
 }
