@@ -17,7 +17,7 @@ import (
 // apiServer is a real one, with its etcd, for one test.
 type apiServer struct {
 	t *testing.T
-	*apiserver.Server
+	*apiserver.ControlPlane
 	admin  *kubernetes.Clientset
 	config *rest.Config // the administrator's
 }
@@ -26,7 +26,7 @@ func newAPIServer(t *testing.T) *apiServer {
 	t.Helper()
 	testutil.NeedSandbox(t)
 	loopback(t)
-	s := &apiServer{t: t, Server: apiserver.StartForTest(t, apiserver.Options{
+	s := &apiServer{t: t, ControlPlane: apiserver.ControlPlaneForTest(t, apiserver.Options{
 		Flags: map[string]string{"advertise-address": "192.0.2.1"}, // there is no default route to find one by
 	})}
 	s.config, s.admin = s.Config, s.Client
@@ -66,18 +66,8 @@ func (s *apiServer) user(name string, groups ...string) *rest.Config {
 // agent is a user with the agent's rights.
 func (s *apiServer) agent() *rest.Config {
 	s.t.Helper()
-	ctx, rbac, meta := s.t.Context(), s.admin.RbacV1(), metav1.ObjectMeta{Name: "agent"}
-	role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}}}
-	if _, err := rbac.ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil {
-		s.t.Fatal(err)
-	}
-	binding := &rbacv1.ClusterRoleBinding{
-		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "agent"},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "agent"}},
-	}
-	if _, err := rbac.ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{}); err != nil {
-		s.t.Fatal(err)
-	}
+	nodes := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}
+	testutil.Must(s.t, s.Grant(s.t.Context(), "agent", "", nodes))
 	return s.user("agent")
 }
 

@@ -37,14 +37,14 @@ const namespace = "plainroute-system"
 
 // server is a real API server, whose Nodes and pods are stand-ins.
 type server struct {
-	*apiserver.Server
+	*apiserver.ControlPlane
 	admin *kubernetes.Clientset
 	set   *appsv1.DaemonSet // the agents'
 }
 
 func startServer(t *testing.T) *server {
 	t.Helper()
-	s := &server{Server: apiserver.StartForTest(t, apiserver.Options{Flags: map[string]string{
+	s := &server{ControlPlane: apiserver.ControlPlaneForTest(t, apiserver.Options{Flags: map[string]string{
 		"authorization-mode": "RBAC", "disable-admission-plugins": "ServiceAccount",
 	}})}
 	s.admin = s.Client

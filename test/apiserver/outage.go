@@ -22,13 +22,13 @@ import (
 const program = "kube-apiserver"
 
 // Kill ends the API server as kill -9 does; etcd stays. Restart starts it again.
-func (s *Server) Kill() error {
+func (p *ControlPlane) Kill() error {
 	pid, command, err := findChild(program)
 	if err != nil {
 		return err
 	}
 	// envtest made most of the command line.
-	s.command = command
+	p.command = command
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		return fmt.Errorf("killing the API server: %w", err)
 	}
@@ -49,18 +49,18 @@ func Running() bool {
 }
 
 // Pause stops the API server without ending it: its connections stay and nothing answers on them.
-func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP) }
+func (p *ControlPlane) Pause() error { return p.signal(syscall.SIGSTOP) }
 
 // Resume lets a paused API server go on.
-func (s *Server) Resume() error { return s.signal(syscall.SIGCONT) }
+func (p *ControlPlane) Resume() error { return p.signal(syscall.SIGCONT) }
 
 // Restart starts a killed API server with the port, the certificates and the etcd that it had. It doesn't wait: Await does.
-func (s *Server) Restart() error {
-	if s.command == nil {
+func (p *ControlPlane) Restart() error {
+	if p.command == nil {
 		return errors.New("starting the API server: it was not killed")
 	}
-	cmd := exec.CommandContext(context.Background(), s.command[0], s.command[1:]...)
-	cmd.Stdout, cmd.Stderr = s.log, s.log
+	cmd := exec.CommandContext(context.Background(), p.command[0], p.command[1:]...)
+	cmd.Stdout, cmd.Stderr = p.log, p.log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the API server: %w", err)
 	}
@@ -69,9 +69,9 @@ func (s *Server) Restart() error {
 }
 
 // Await waits until the API server is ready.
-func (s *Server) Await(ctx context.Context) error {
+func (p *ControlPlane) Await(ctx context.Context) error {
 	err := testutil.Poll(ctx, pollInterval, func() error {
-		return s.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+		return p.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 	if err != nil {
 		return fmt.Errorf("waiting for the API server: %w", err)
@@ -82,7 +82,7 @@ func (s *Server) Await(ctx context.Context) error {
 // pollInterval is shorter than anything that a test measures.
 const pollInterval = 20 * time.Millisecond
 
-func (s *Server) signal(signal syscall.Signal) error {
+func (p *ControlPlane) signal(signal syscall.Signal) error {
 	pid, _, err := findChild(program)
 	if err != nil {
 		return err

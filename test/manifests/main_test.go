@@ -72,7 +72,7 @@ plugins:
 
 // apiServer is a real one, with the authorizers and the admission of a real cluster that is strict about pods.
 type apiServer struct {
-	*apiserver.Server
+	*apiserver.ControlPlane
 	dynamic *dynamic.DynamicClient
 }
 
@@ -87,7 +87,7 @@ func startServer() (*apiServer, error) {
 		return nil, err
 	}
 	s := &apiServer{}
-	s.Server, err = apiserver.Start(apiserver.Options{
+	s.ControlPlane, err = apiserver.StartControlPlane(apiserver.Options{
 		RestrictNodes: true, Flags: map[string]string{"admission-control-config-file": admission},
 	})
 	if err != nil {

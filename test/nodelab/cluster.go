@@ -43,7 +43,7 @@ type Cluster struct {
 	// Topology is the network: the nodes' LAN and a host outside.
 	*netlab.Topology
 	// API is the API server, which listens at the LAN's router.
-	API *apiserver.Server
+	API *apiserver.ControlPlane
 
 	config Config
 

@@ -41,7 +41,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making the API server's log: %w", err)
 	}
-	c.API, err = apiserver.Start(apiserver.Options{
+	c.API, err = apiserver.StartControlPlane(apiserver.Options{
 		Assets: c.config.Assets, Log: log, Listen: netip.AddrPortFrom(netlab.Router4, APIPort),
 		Flags: map[string]string{"service-cluster-ip-range": serviceRange},
 	})

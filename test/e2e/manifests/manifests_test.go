@@ -22,7 +22,7 @@ import (
 // TestAccepted applies both manifests to an API server with the Service ranges of the tests' cluster; twice, as on a
 // second run.
 func TestAccepted(t *testing.T) {
-	config := apiserver.StartForTest(t, apiserver.Options{
+	config := apiserver.ControlPlaneForTest(t, apiserver.Options{
 		Flags: map[string]string{"service-cluster-ip-range": "10.96.0.0/16,fd00:10:96::/112"},
 	}).Config
 	client, err := dynamic.NewForConfig(config)

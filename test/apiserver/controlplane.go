@@ -22,7 +22,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Options configure a server. The zero value is a server on a free port of the loopback.
+// Options configure a control plane. The zero value listens on a free port of the loopback.
 type Options struct {
 	// Assets is the folder of both binaries, testutil.Assets() by default.
 	Assets string
@@ -36,8 +36,8 @@ type Options struct {
 	RestrictNodes bool
 }
 
-// Server is a running API server with its etcd.
-type Server struct {
+// ControlPlane is a running API server with its etcd.
+type ControlPlane struct {
 	// Config is the administrator's, and Client is a client that uses it.
 	Config *rest.Config
 	Client *kubernetes.Clientset
@@ -52,8 +52,8 @@ type Server struct {
 // Check returns an error that names the missing binaries, if any.
 func Check() error { return testutil.Present(testutil.ControlPlane(testutil.Assets())...) }
 
-// Start starts etcd and the API server, and waits until it answers.
-func Start(options Options) (*Server, error) {
+// StartControlPlane starts etcd and the API server, and waits until it answers.
+func StartControlPlane(options Options) (*ControlPlane, error) {
 	if options.Assets == "" {
 		options.Assets = testutil.Assets()
 	}
@@ -70,52 +70,52 @@ func Start(options Options) (*Server, error) {
 	if options.RestrictNodes {
 		flags.Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction")
 	}
-	s := &Server{log: options.Log, plane: &envtest.ControlPlane{
+	p := &ControlPlane{log: options.Log, plane: &envtest.ControlPlane{
 		Etcd:      &envtest.Etcd{Path: filepath.Join(options.Assets, "etcd"), StartTimeout: time.Minute},
 		APIServer: server,
 	}}
-	if err := s.plane.Start(); err != nil {
+	if err := p.plane.Start(); err != nil {
 		return nil, fmt.Errorf("starting etcd and kube-apiserver of %s: %w", options.Assets, err)
 	}
-	if err := s.prepare(); err != nil {
-		return nil, errors.Join(err, s.plane.Stop())
+	if err := p.prepare(); err != nil {
+		return nil, errors.Join(err, p.plane.Stop())
 	}
-	return s, nil
+	return p, nil
 }
 
-// StartForTest starts a server that ends with the test. It skips the test where the binaries are missing.
-func StartForTest(t testing.TB, options Options) *Server {
+// ControlPlaneForTest starts one that ends with the test. It skips the test where the binaries are missing.
+func ControlPlaneForTest(t testing.TB, options Options) *ControlPlane {
 	t.Helper()
 	if err := Check(); err != nil {
 		t.Skip(err)
 	}
-	s, err := Start(options)
+	p, err := StartControlPlane(options)
 	testutil.Must(t, err)
-	t.Cleanup(s.Stop)
-	return s
+	t.Cleanup(p.Stop)
+	return p
 }
 
-func (s *Server) prepare() (err error) {
-	if s.admin, err = s.User("admin", "system:masters"); err != nil {
+func (p *ControlPlane) prepare() (err error) {
+	if p.admin, err = p.User("admin", "system:masters"); err != nil {
 		return err
 	}
-	s.Config = s.admin.Config()
-	if s.Client, err = kubernetes.NewForConfig(s.Config); err != nil {
+	p.Config = p.admin.Config()
+	if p.Client, err = kubernetes.NewForConfig(p.Config); err != nil {
 		return fmt.Errorf("making the administrator's client: %w", err)
 	}
 	return nil
 }
 
 // Stop ends both processes.
-func (s *Server) Stop() {
-	if err := s.plane.Stop(); err != nil {
+func (p *ControlPlane) Stop() {
+	if err := p.plane.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
 	}
 }
 
 // User makes an identity, which has the rights of its groups and no others. Its client isn't throttled.
-func (s *Server) User(name string, groups ...string) (*envtest.AuthenticatedUser, error) {
-	user, err := s.plane.AddUser(envtest.User{Name: name, Groups: groups}, &rest.Config{QPS: -1})
+func (p *ControlPlane) User(name string, groups ...string) (*envtest.AuthenticatedUser, error) {
+	user, err := p.plane.AddUser(envtest.User{Name: name, Groups: groups}, &rest.Config{QPS: -1})
 	if err != nil {
 		return nil, fmt.Errorf("making user %s: %w", name, err)
 	}
@@ -123,18 +123,14 @@ func (s *Server) User(name string, groups ...string) (*envtest.AuthenticatedUser
 }
 
 // Admin is the administrator, who has every right.
-func (s *Server) Admin() *envtest.AuthenticatedUser { return s.admin }
+func (p *ControlPlane) Admin() *envtest.AuthenticatedUser { return p.admin }
 
 // Grant gives a user rights in a namespace, or in the whole cluster if namespace is empty.
-func (s *Server) Grant(ctx context.Context, user, namespace string, rules ...rbacv1.PolicyRule) error {
-	return s.GrantTo(ctx, rbacv1.Subject{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: user}, namespace, rules...)
-}
-
-// GrantTo is Grant for any subject.
-func (s *Server) GrantTo(ctx context.Context, subject rbacv1.Subject, namespace string, rules ...rbacv1.PolicyRule) error {
-	meta, subjects := metav1.ObjectMeta{GenerateName: subject.Name + "-"}, []rbacv1.Subject{subject}
+func (p *ControlPlane) Grant(ctx context.Context, user, namespace string, rules ...rbacv1.PolicyRule) error {
+	meta := metav1.ObjectMeta{GenerateName: user + "-"}
+	subjects := []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: user}}
 	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole"}
-	rbac, options := s.Client.RbacV1(), metav1.CreateOptions{}
+	rbac, options := p.Client.RbacV1(), metav1.CreateOptions{}
 	var err, bindErr error
 	if namespace == "" {
 		var role *rbacv1.ClusterRole
@@ -148,7 +144,7 @@ func (s *Server) GrantTo(ctx context.Context, subject rbacv1.Subject, namespace 
 		_, bindErr = rbac.RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta, Subjects: subjects, RoleRef: ref}, options)
 	}
 	if err := errors.Join(err, bindErr); err != nil {
-		return fmt.Errorf("giving rights to %s: %w", subject.Name, err)
+		return fmt.Errorf("giving rights to %s: %w", user, err)
 	}
 	return nil
 }
