@@ -12,6 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A busyHost gets a pod as soon as it is looked at, while there is a CNI config.
@@ -64,14 +65,10 @@ func TestSettleRemovesWhatLateDetachingMakes(t *testing.T) {
 		if err := os.MkdirAll(c.Store.LeaseDir(), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-			if _, err := os.Lstat(c.Store.LeaseDir()); errors.Is(err, os.ErrNotExist) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("the folder stays")
-			}
-		}
+		testutil.AwaitTrue(t, "the folder is gone", func() bool {
+			_, err := os.Lstat(c.Store.LeaseDir())
+			return errors.Is(err, os.ErrNotExist)
+		})
 	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {

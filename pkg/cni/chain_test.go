@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // newChain makes a store with a folder of drop-in plugins and one of programs.
@@ -25,17 +26,17 @@ func newChain(t *testing.T, programs ...string) Store {
 	s := newStore(t)
 	dir := filepath.Dir(s.RunDir)
 	s.PluginsDir, s.BinDir = filepath.Join(dir, "plugins.d"), filepath.Join(dir, "bin")
-	must(t, os.Mkdir(s.PluginsDir, 0o755))
-	must(t, os.Mkdir(s.BinDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.PluginsDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.BinDir, 0o755))
 	for _, name := range programs {
-		must(t, os.WriteFile(filepath.Join(s.BinDir, name), []byte("#!/bin/sh\n"), 0o755))
+		testutil.Must(t, os.WriteFile(filepath.Join(s.BinDir, name), []byte("#!/bin/sh\n"), 0o755))
 	}
 	return s
 }
 
 func (s Store) drop(t *testing.T, name, content string) {
 	t.Helper()
-	must(t, os.WriteFile(filepath.Join(s.PluginsDir, name), []byte(content), 0o644))
+	testutil.Must(t, os.WriteFile(filepath.Join(s.PluginsDir, name), []byte(content), 0o644))
 }
 
 // chain returns what a pass would write: dual-stack, with the plugins that are to be chained.
@@ -55,7 +56,7 @@ func (s Store) chain(t *testing.T, layout topology.Layout) topology.CNI {
 func (s Store) settle(t *testing.T, layout topology.Layout) topology.CNI {
 	t.Helper()
 	if want := s.chain(t, layout); !want.Equal(s.Read()) {
-		must(t, s.Write(want))
+		testutil.Must(t, s.Write(want))
 	}
 	want := s.chain(t, layout)
 	if got := s.Read(); !want.Equal(got) {
@@ -68,7 +69,7 @@ func (s Store) settle(t *testing.T, layout topology.Layout) topology.CNI {
 func types(t *testing.T, path string) []string {
 	t.Helper()
 	list, err := libcni.ConfListFromFile(path)
-	must(t, err)
+	testutil.Must(t, err)
 	var names []string
 	for _, p := range list.Plugins {
 		names = append(names, p.Network.Type)
@@ -100,13 +101,13 @@ func TestDropInPlugins(t *testing.T) {
 	}
 	calls(t, s.link(), "bridge", "portmap", "bandwidth", "tuning")
 	c.Firewall = true
-	must(t, s.Write(c))
+	testutil.Must(t, s.Write(c))
 	if got := s.Read(); !c.Equal(got) {
 		t.Errorf("read %+v, want %+v", got, c)
 	}
 	calls(t, s.link(), "bridge", "portmap", "firewall", "bandwidth", "tuning")
 
-	must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
+	testutil.Must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
 	s.settle(t, topology.LayoutLink)
 	calls(t, s.link(), "bridge", "portmap", "tuning")
 }
@@ -141,7 +142,7 @@ func TestBrokenDropInPlugins(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newChain(t, "bandwidth", "tuning", "sbr")
-			must(t, os.WriteFile(filepath.Join(s.BinDir, "text"), nil, 0o644))
+			testutil.Must(t, os.WriteFile(filepath.Join(s.BinDir, "text"), nil, 0o644))
 			s.drop(t, "10-bandwidth.json", `{"type": "bandwidth"}`)
 			s.drop(t, "20-broken.json", c.content)
 			s.drop(t, "30-sbr.json", `{"type": "sbr"}`)
@@ -161,11 +162,11 @@ func TestBrokenDropInPlugins(t *testing.T) {
 
 func TestDropInsOfOddKinds(t *testing.T) {
 	s := newChain(t, "tuning")
-	must(t, unix.Mkfifo(filepath.Join(s.PluginsDir, "10-pipe.json"), 0o644))
-	must(t, os.Mkdir(filepath.Join(s.PluginsDir, "20-folder.json"), 0o755))
-	must(t, os.Symlink("/nowhere", filepath.Join(s.PluginsDir, "30-dangling.json")))
+	testutil.Must(t, unix.Mkfifo(filepath.Join(s.PluginsDir, "10-pipe.json"), 0o644))
+	testutil.Must(t, os.Mkdir(filepath.Join(s.PluginsDir, "20-folder.json"), 0o755))
+	testutil.Must(t, os.Symlink("/nowhere", filepath.Join(s.PluginsDir, "30-dangling.json")))
 	s.drop(t, ".data", `{"type": "tuning"}`)
-	must(t, os.Symlink(".data", filepath.Join(s.PluginsDir, "40-tuning.json"))) // as in a mounted ConfigMap
+	testutil.Must(t, os.Symlink(".data", filepath.Join(s.PluginsDir, "40-tuning.json"))) // as in a mounted ConfigMap
 	plugins, faults := s.Plugins()
 	if len(plugins) != 1 || plugins[0].File != "40-tuning.json" || len(faults) != 3 {
 		t.Errorf("got %+v, faults %q", plugins, faults)
@@ -192,12 +193,12 @@ func TestUnreadableFolderOfDropIns(t *testing.T) {
 	s := newChain(t, "tuning")
 	s.drop(t, "10-tuning.json", `{"type": "tuning"}`)
 	want := s.settle(t, topology.LayoutGate)
-	must(t, os.Rename(s.PluginsDir, s.PluginsDir+".away"))
+	testutil.Must(t, os.Rename(s.PluginsDir, s.PluginsDir+".away"))
 	plugins, faults := s.Plugins()
 	if !slices.Equal(plugins, want.Plugins) || len(faults) != 1 || !strings.Contains(faults[0], s.PluginsDir) {
 		t.Errorf("got %+v, faults %q", plugins, faults)
 	}
-	must(t, os.Mkdir(s.PluginsDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.PluginsDir, 0o755))
 	s.settle(t, topology.LayoutGate)
 	calls(t, s.gate(), "bridge", "portmap")
 }
@@ -220,17 +221,17 @@ func installers() map[string]func(path string, content []byte) error {
 func edit(t *testing.T, write func(string, []byte) error, path string, change func([]any) []any) {
 	t.Helper()
 	content, err := os.ReadFile(path)
-	must(t, err)
+	testutil.Must(t, err)
 	var l map[string]any
-	must(t, json.Unmarshal(content, &l))
+	testutil.Must(t, json.Unmarshal(content, &l))
 	plugins, ok := l["plugins"].([]any)
 	if !ok {
 		t.Fatalf("%s has no plugins", path)
 	}
 	l["plugins"] = change(plugins)
 	content, err = json.Marshal(l)
-	must(t, err)
-	must(t, write(path, content))
+	testutil.Must(t, err)
+	testutil.Must(t, write(path, content))
 }
 
 func mesh(version int) any { return map[string]any{"type": "mesh-cni", "version": version} }
@@ -278,7 +279,7 @@ func keepsAppended(t *testing.T, s Store, layout topology.Layout, write func(str
 	calls(t, runtimes, "bridge", "portmap", "bandwidth", "mesh-cni")
 
 	if layout != topology.LayoutLink { // a reboot
-		must(t, os.RemoveAll(s.RunDir))
+		testutil.Must(t, os.RemoveAll(s.RunDir))
 		s.settle(t, layout)
 		calls(t, runtimes, "bridge", "portmap", "bandwidth", "mesh-cni")
 	}
@@ -286,7 +287,7 @@ func keepsAppended(t *testing.T, s Store, layout topology.Layout, write func(str
 	s.settle(t, layout)
 	calls(t, runtimes, "bridge", "portmap", "bandwidth")
 	calls(t, s.link(), "bridge", "portmap", "bandwidth")
-	must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
+	testutil.Must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
 	s.settle(t, layout)
 	calls(t, runtimes, "bridge", "portmap")
 }
@@ -305,9 +306,9 @@ func TestInstallersFileIsLeftAlone(t *testing.T) {
 	s.settle(t, topology.LayoutGate)
 	edit(t, installers()["rename"], s.link(), add(mesh(1)))
 	wrote, err := os.Stat(s.link())
-	must(t, err)
+	testutil.Must(t, err)
 	s.settle(t, topology.LayoutGate)
-	must(t, s.Write(s.chain(t, topology.LayoutGate)))
+	testutil.Must(t, s.Write(s.chain(t, topology.LayoutGate)))
 	if now, err := os.Stat(s.link()); err != nil || !os.SameFile(wrote, now) || !now.ModTime().Equal(wrote.ModTime()) {
 		t.Errorf("the installer's file was written anew: %v", err)
 	}
@@ -396,7 +397,7 @@ func TestOtherConfigsAddNothing(t *testing.T) {
 				s.settle(t, layout)
 				edit(t, installers()["rename"], s.link(), add(mesh(1)))
 				s.settle(t, layout)
-				must(t, installers()["rename"](s.link(), []byte(content)))
+				testutil.Must(t, installers()["rename"](s.link(), []byte(content)))
 				s.settle(t, layout)
 				calls(t, s.first(layout), "bridge", "portmap", "mesh-cni")
 				calls(t, s.link(), "bridge", "portmap", "mesh-cni")
@@ -423,7 +424,7 @@ func TestLayouts(t *testing.T) {
 				t.Errorf("%q goes before our own config", before)
 			}
 			s.mends(t, to)
-			must(t, s.Remove())
+			testutil.Must(t, s.Remove())
 			if left := slices.Concat(list(t, s.ConfDir), list(t, s.RunDir)); len(left) > 0 || s.Read() != nil {
 				t.Errorf("Remove left %q", left)
 			}
@@ -441,8 +442,8 @@ func (s Store) mends(t *testing.T, layout topology.Layout) {
 			"a link":  func() error { return os.Symlink("/nowhere", path) },
 			"a file":  func() error { return os.WriteFile(path, []byte("{}"), 0o644) },
 		} {
-			must(t, os.Remove(path))
-			must(t, damage())
+			testutil.Must(t, os.Remove(path))
+			testutil.Must(t, damage())
 			if got := s.Read(); want.Equal(got) {
 				t.Errorf("%s %s is not seen: %+v", path, name, got)
 			}
@@ -457,7 +458,7 @@ func TestReadableFromItsFolderAlone(t *testing.T) {
 	s.settle(t, topology.LayoutGate)
 	calls(t, s.gate(), "bridge", "portmap")
 	run := s.RunDir + ".away" // as where the CNI folder alone is mounted
-	must(t, os.Rename(s.RunDir, run))
+	testutil.Must(t, os.Rename(s.RunDir, run))
 	calls(t, s.link(), "bridge", "portmap")
 	if at, err := os.Lstat(s.link()); err != nil || !at.Mode().IsRegular() || at.Mode().Perm() != 0o644 {
 		t.Errorf("%v, %v", at, err)
@@ -479,7 +480,7 @@ func TestGuard(t *testing.T) {
 	s := newChain(t)
 	c := s.settle(t, topology.LayoutGate)
 	shared, err := os.ReadFile(s.link())
-	must(t, err)
+	testutil.Must(t, err)
 	guard := fmt.Sprintf("        \"resolvConf\": %q,\n", s.target())
 	if plain := strings.Replace(string(shared), guard, "", 1); plain != string(render(t, c)) || plain == string(shared) {
 		t.Errorf("the regular file is %s", shared)
@@ -498,7 +499,7 @@ func TestBeforeOurs(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutGate)
 	for _, name := range []string{"00-multus.conf", "05-x.txt", "10-plainroute-h.conflist", "99-z.conf"} {
-		must(t, os.WriteFile(filepath.Join(s.ConfDir, name), nil, 0o644))
+		testutil.Must(t, os.WriteFile(filepath.Join(s.ConfDir, name), nil, 0o644))
 	}
 	if got := s.Before(); !slices.Equal(got, []string{"00-multus.conf"}) {
 		t.Errorf("got %q", got)
@@ -526,14 +527,14 @@ func TestWriteOfAnOldLook(t *testing.T) {
 		s.drop(t, "10-bandwidth.json", `{"type": "bandwidth"}`)
 		old := s.chain(t, layout)
 		edit(t, installers()["rename"], s.link(), without("mesh-cni"))
-		must(t, s.Write(old))
+		testutil.Must(t, s.Write(old))
 		old = s.settle(t, layout)
 		calls(t, s.first(layout), "bridge", "portmap", "bandwidth")
 		calls(t, s.link(), "bridge", "portmap", "bandwidth")
 
 		old.MTU = 1400
 		edit(t, installers()["rename"], s.link(), add(mesh(2)))
-		must(t, s.Write(old))
+		testutil.Must(t, s.Write(old))
 		s.settle(t, layout)
 		calls(t, s.first(layout), "bridge", "portmap", "bandwidth", "mesh-cni")
 		calls(t, s.link(), "bridge", "portmap", "bandwidth", "mesh-cni")

@@ -12,6 +12,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Of what happens in the folders, our files, those before ours and the folders themselves are news.
@@ -38,13 +39,13 @@ func TestWhatIsNews(t *testing.T) {
 			Store:  Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run") + "/"},
 			notify: func() { news++ }, seen: map[string]bool{},
 		}
-		must(t, os.Mkdir(w.ConfDir, 0o755))
-		must(t, os.Mkdir(w.RunDir, 0o755))
-		must(t, w.add())
+		testutil.Must(t, os.Mkdir(w.ConfDir, 0o755))
+		testutil.Must(t, os.Mkdir(w.RunDir, 0o755))
+		testutil.Must(t, w.add())
 		if len(w.seen) != 2 || news != 2 {
 			t.Errorf("%d folders are watched, and %d told", len(w.seen), news)
 		}
-		must(t, w.add()) // which finds nothing to add
+		testutil.Must(t, w.add()) // which finds nothing to add
 		news = 0
 		w.learn(fsnotify.Event{Name: filepath.Join(dir, c.name), Op: c.op})
 		if (news == 1) != c.news || (len(w.seen) == 1) != c.unseen {
@@ -66,7 +67,7 @@ func TestMissingRunFolderIsNews(t *testing.T) {
 	}
 	defer w.close()
 	for range 2 {
-		must(t, w.add())
+		testutil.Must(t, w.add())
 	}
 	if news != 2 {
 		t.Errorf("%d news of two looks", news)
@@ -79,9 +80,9 @@ func TestLeases(t *testing.T) {
 	if got := s.Leases(); got != nil {
 		t.Errorf("without a folder there are %v", got)
 	}
-	must(t, os.MkdirAll(s.leaseDir(), 0o755))
+	testutil.Must(t, os.MkdirAll(s.leaseDir(), 0o755))
 	for _, name := range []string{"10.244.1.2", "fd01::2", "lock", "last_reserved_ip.0"} {
-		must(t, os.WriteFile(filepath.Join(s.leaseDir(), name), nil, 0o600))
+		testutil.Must(t, os.WriteFile(filepath.Join(s.leaseDir(), name), nil, 0o600))
 	}
 	if got, want := s.Leases(), []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd01::2")}; !slices.Equal(got, want) {
 		t.Errorf("leases %v, want %v", got, want)
@@ -91,9 +92,9 @@ func TestLeases(t *testing.T) {
 // A link of our name that leads elsewhere is none of ours, though our file be there.
 func TestLinkElsewhereIsNotOurs(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
-	must(t, os.Remove(s.link()))
-	must(t, os.Symlink(s.target()+".other", s.link()))
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.Remove(s.link()))
+	testutil.Must(t, os.Symlink(s.target()+".other", s.link()))
 	if got := s.Read(); got == nil || !got.Equal(&topology.CNI{}) {
 		t.Errorf("read as %+v", got)
 	}
@@ -103,16 +104,16 @@ func TestLinkElsewhereIsNotOurs(t *testing.T) {
 func TestClearTellsWhatStays(t *testing.T) {
 	unprivileged(t, func() {
 		s := newStore(t)
-		must(t, s.Write(dualStack()))
-		must(t, os.MkdirAll(s.leaseDir(), 0o755))
-		must(t, os.Chmod(s.ConfDir, 0o555))
-		defer func() { must(t, os.Chmod(s.ConfDir, 0o755)) }()
+		testutil.Must(t, s.Write(dualStack()))
+		testutil.Must(t, os.MkdirAll(s.leaseDir(), 0o755))
+		testutil.Must(t, os.Chmod(s.ConfDir, 0o555))
+		defer func() { testutil.Must(t, os.Chmod(s.ConfDir, 0o755)) }()
 		if err := s.Clear(false); err == nil || !strings.Contains(err.Error(), "removing our files: ") {
 			t.Errorf("it says %v", err)
 		}
-		must(t, os.Chmod(s.ConfDir, 0o755))
-		must(t, os.Chmod(filepath.Dir(s.leaseDir()), 0o555))
-		defer func() { must(t, os.Chmod(filepath.Dir(s.leaseDir()), 0o755)) }()
+		testutil.Must(t, os.Chmod(s.ConfDir, 0o755))
+		testutil.Must(t, os.Chmod(filepath.Dir(s.leaseDir()), 0o555))
+		defer func() { testutil.Must(t, os.Chmod(filepath.Dir(s.leaseDir()), 0o755)) }()
 		if err := s.Clear(true); err == nil || !strings.Contains(err.Error(), "removing our files: ") {
 			t.Errorf("of leases it says %v", err)
 		}
@@ -122,24 +123,24 @@ func TestClearTellsWhatStays(t *testing.T) {
 // Of leases only a folder counts, and a lock whose place is taken is told.
 func TestFileWhereLeasesAre(t *testing.T) {
 	s := newStore(t)
-	must(t, os.MkdirAll(s.RunDir, 0o755))
-	must(t, os.WriteFile(s.LeaseDir(), nil, 0o600))
+	testutil.Must(t, os.MkdirAll(s.RunDir, 0o755))
+	testutil.Must(t, os.WriteFile(s.LeaseDir(), nil, 0o600))
 	if got := s.Leftovers(); len(got) > 0 {
 		t.Errorf("left over: %v", got)
 	}
-	must(t, os.Mkdir(s.lock(), 0o755))
+	testutil.Must(t, os.Mkdir(s.lock(), 0o755))
 	if _, err := s.TakeLock(); err == nil || !strings.Contains(err.Error(), "opening the lock: ") {
 		t.Errorf("locking says %v", err)
 	}
-	must(t, os.Remove(s.lock()))
+	testutil.Must(t, os.Remove(s.lock()))
 	lock, err := s.TakeLock()
-	must(t, err)
-	must(t, lock.Close())
+	testutil.Must(t, err)
+	testutil.Must(t, lock.Close())
 	if err := lock.Close(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("closing it twice says %v", err)
 	}
 	if err := lock.Renew(); err != nil || !s.Held() {
 		t.Errorf("locking anew says %v", err)
 	}
-	must(t, lock.Close())
+	testutil.Must(t, lock.Close())
 }

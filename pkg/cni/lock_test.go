@@ -7,21 +7,22 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // The lock goes with its holder, so that nothing is left to clean up.
 func TestLockAdmitsOne(t *testing.T) {
 	s := Store{RunDir: filepath.Join(t.TempDir(), "deep", "run")}
 	first, err := s.TakeLock()
-	must(t, err)
+	testutil.Must(t, err)
 	if second, err := s.TakeLock(); second != nil || err == nil || !strings.Contains(err.Error(), "another agent runs") {
 		t.Errorf("got a second lock %v, %v", second, err)
 	}
-	must(t, first.Renew())
-	must(t, first.Close())
+	testutil.Must(t, first.Renew())
+	testutil.Must(t, first.Close())
 	third, err := s.TakeLock()
-	must(t, err)
-	must(t, third.Close())
+	testutil.Must(t, err)
+	testutil.Must(t, third.Close())
 	if at, err := os.Stat(s.RunDir); err != nil || at.Mode().Perm() != 0o755 {
 		t.Errorf("the run folder is %v, %v", at, err)
 	}
@@ -42,11 +43,11 @@ func TestLockOutlivesItsFile(t *testing.T) {
 			s := newStore(t)
 			var err error
 			s.Lock, err = s.TakeLock()
-			must(t, err)
+			testutil.Must(t, err)
 			defer s.Lock.Close()
-			must(t, s.Write(dualStack()))
-			must(t, remove(s))
-			must(t, s.Write(dualStack()))
+			testutil.Must(t, s.Write(dualStack()))
+			testutil.Must(t, remove(s))
+			testutil.Must(t, s.Write(dualStack()))
 			if second, err := s.TakeLock(); second != nil || err == nil {
 				t.Error("a second agent got in")
 			}
@@ -62,11 +63,11 @@ func TestLockLostToAnother(t *testing.T) {
 	s := newStore(t)
 	var err error
 	s.Lock, err = s.TakeLock()
-	must(t, err)
+	testutil.Must(t, err)
 	defer s.Lock.Close()
-	must(t, os.RemoveAll(s.RunDir))
+	testutil.Must(t, os.RemoveAll(s.RunDir))
 	other, err := s.TakeLock()
-	must(t, err)
+	testutil.Must(t, err)
 	defer other.Close()
 	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), "another agent runs") {
 		t.Errorf("Write says %v", err)
@@ -78,7 +79,7 @@ func TestLockLostToAnother(t *testing.T) {
 
 func TestRunFolderForAnybodyIsRefused(t *testing.T) {
 	s := newStore(t)
-	must(t, os.Chmod(s.RunDir, 0o777))
+	testutil.Must(t, os.Chmod(s.RunDir, 0o777))
 	if lock, err := s.TakeLock(); lock != nil || err == nil || !strings.Contains(err.Error(), "anybody may write to "+s.RunDir) {
 		t.Errorf("TakeLock says %v", err)
 	}
@@ -91,7 +92,7 @@ const crashVariable = "PLAINROUTE_CNI_TEST_CRASH"
 // the next agent takes it away when it starts, or writes over it.
 func TestCrashLeavesNothing(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Write(dualStack()))
 	for range 30 {
 		crash(t, s)
 		if got := s.Read(); got == nil || got.Bridge == "" {
@@ -101,13 +102,13 @@ func TestCrashLeavesNothing(t *testing.T) {
 		onlyConf(t, s.ConfDir)
 		onlyConf(t, s.RunDir)
 	}
-	must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
-	must(t, os.Symlink("/nowhere", s.link()+tempSuffix))
+	testutil.Must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
+	testutil.Must(t, os.Symlink("/nowhere", s.link()+tempSuffix))
 	s.Sweep()
 	onlyConf(t, s.ConfDir)
 	onlyConf(t, s.RunDir)
-	must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
+	testutil.Must(t, s.Write(dualStack()))
 	holds(t, s, dualStack())
 }
 

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 func TestRenderGolden(t *testing.T) {
@@ -24,7 +25,7 @@ func TestRenderGolden(t *testing.T) {
 		"dual-stack.conflist": dualStack(), "firewall.conflist": withFirewall, "spec-1.1.conflist": latest,
 	} {
 		want, err := os.ReadFile(filepath.Join("testdata", file))
-		must(t, err)
+		testutil.Must(t, err)
 		if got := render(t, conf); string(got) != string(want) {
 			t.Errorf("got:\n%s\nwant %s:\n%s", got, file, want)
 		}
@@ -34,15 +35,15 @@ func TestRenderGolden(t *testing.T) {
 // Runtimes load the config as libcni does: all files of these suffixes, by name.
 func TestRuntimeLoadsTheConfig(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
-	must(t, os.WriteFile(s.link()+".plainroute-new", nil, 0o644)) // as a crash would leave it
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.WriteFile(s.link()+".plainroute-new", nil, 0o644)) // as a crash would leave it
 	files, err := libcni.ConfFiles(s.ConfDir, []string{".conf", ".conflist", ".json"})
-	must(t, err)
+	testutil.Must(t, err)
 	if !slices.Equal(files, []string{filepath.Join(s.ConfDir, topology.Conflist)}) {
 		t.Fatalf("a runtime would load %q", files)
 	}
 	conf, err := libcni.ConfListFromFile(files[0])
-	must(t, err)
+	testutil.Must(t, err)
 	if conf.Name != "plainroute" || conf.CNIVersion != "1.0.0" || len(conf.Plugins) != 2 {
 		t.Fatalf("libcni reads %s of version %s with %d plugins", conf.Name, conf.CNIVersion, len(conf.Plugins))
 	}
@@ -59,12 +60,12 @@ func TestRuntimeTakesTheLatestVersion(t *testing.T) {
 	latest.Spec11 = true
 	content := render(t, latest)
 	conf, err := libcni.NetworkConfFromBytes(content)
-	must(t, err)
+	testutil.Must(t, err)
 	if conf.CNIVersion != "1.1.0" {
 		t.Errorf("libcni takes %s", conf.CNIVersion)
 	}
 	var old struct{ CNIVersion string }
-	must(t, json.Unmarshal(content, &old))
+	testutil.Must(t, json.Unmarshal(content, &old))
 	if old.CNIVersion != "1.0.0" {
 		t.Errorf("an old runtime takes %s", old.CNIVersion)
 	}
@@ -73,7 +74,7 @@ func TestRuntimeTakesTheLatestVersion(t *testing.T) {
 // What the bridge plugin must be told aloud, for its defaults are others.
 func TestBridgeSettings(t *testing.T) {
 	var conf struct{ Plugins []map[string]any }
-	must(t, json.Unmarshal(render(t, dualStack()), &conf))
+	testutil.Must(t, json.Unmarshal(render(t, dualStack()), &conf))
 	for key, want := range map[string]any{
 		"bridge": "plainroute0", "isDefaultGateway": true, "forceAddress": true, "hairpinMode": true,
 		"ipMasq": false, // it would hide pods from other nodes
@@ -131,12 +132,12 @@ func TestDamagedConfigIsEmpty(t *testing.T) {
 		}
 	}
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
-	must(t, os.Truncate(s.target(), int64(len(whole)/2)))
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.Truncate(s.target(), int64(len(whole)/2)))
 	if got := s.Read(); !reflect.DeepEqual(got, &topology.CNI{}) {
 		t.Errorf("read %+v", got)
 	}
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Write(dualStack()))
 	holds(t, s, dualStack())
 }
 

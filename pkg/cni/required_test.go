@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // What our config calls is required, and read back as it was.
@@ -12,9 +14,9 @@ func TestRequiredHoldsWhatTheConfigCalls(t *testing.T) {
 		conf := dualStack()
 		conf.Firewall = withFirewall
 		content, err := Render(conf)
-		must(t, err)
+		testutil.Must(t, err)
 		var l conflist
-		must(t, json.Unmarshal(content, &l))
+		testutil.Must(t, json.Unmarshal(content, &l))
 		want := []string{"loopback"}
 		for _, p := range l.Plugins {
 			want = append(want, p.Type)

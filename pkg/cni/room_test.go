@@ -10,20 +10,13 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // stockPlugin returns the path of one of the plugins that pods are attached with.
 func stockPlugin(t *testing.T, name string) string {
 	t.Helper()
-	dir := os.Getenv("CNI_BIN")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "bin", "cni")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("the stock plugins are not here, `make assets` gets them: %v", err)
-	}
-	return path
+	return filepath.Join(testutil.NeedPlugins(t), name)
 }
 
 // host-local has addresses for as many pods as we say it has.

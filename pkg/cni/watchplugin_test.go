@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Any change in the folders of drop-in files and of plugins is reported, except of files that install-cni is still writing.
@@ -54,12 +56,12 @@ func TestWatchSeesEachFolder(t *testing.T) {
 	for _, folder := range []string{s.ConfDir, s.PluginsDir, s.BinDir} {
 		news := 0
 		w := &folderWatch{Store: s, notify: func() { news++ }, seen: map[string]bool{}}
-		must(t, w.add())
+		testutil.Must(t, w.add())
 		if news != 4 {
 			t.Errorf("%d news of four folders that are there", news)
 		}
 		news = 0
-		must(t, os.WriteFile(filepath.Join(folder, "05-a.json"), nil, 0o644))
+		testutil.Must(t, os.WriteFile(filepath.Join(folder, "05-a.json"), nil, 0o644))
 		for until := time.After(time.Minute); news == 0; {
 			select {
 			case e := <-w.watcher.Events:

@@ -7,9 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // here returns the number of this thread's network namespace.
@@ -130,13 +131,10 @@ func TestThreadThatCantGoBackEnds(t *testing.T) {
 		t.Errorf("going back without CAP_SYS_ADMIN: %v", err)
 	}
 	task := "/proc/self/task/" + strconv.Itoa(tid)
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(task); errors.Is(err, os.ErrNotExist) {
-			break
-		} else if time.Now().After(end) {
-			t.Fatal("the thread is still there")
-		}
-	}
+	testutil.AwaitTrue(t, "the thread is gone", func() bool {
+		_, err := os.Stat(task)
+		return errors.Is(err, os.ErrNotExist)
+	})
 	closed, err := openNamespace()
 	m.must(err)
 	m.must(closed.close())

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A pod whose address was another's a moment ago is reached at once, however the other ended.
@@ -136,14 +138,12 @@ func (m *machine) neighborOf(addr netip.Addr) (rtnl.Neigh, bool) {
 // sends to for as long as there is room.
 func (m *machine) awaitNoNeighbor(mac string) {
 	m.t.Helper()
-	var all []rtnl.Neigh
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		var err error
-		all, err = m.nl.NeighList(m.link(topology.Bridge).Attrs().Index, rtnl.FAMILY_ALL)
+	testutil.Await(m.t, func() error {
+		all, err := m.nl.NeighList(m.link(topology.Bridge).Attrs().Index, rtnl.FAMILY_ALL)
 		m.must(err)
-		if !slices.ContainsFunc(all, func(n rtnl.Neigh) bool { return n.HardwareAddr.String() == mac }) {
-			return
+		if slices.ContainsFunc(all, func(n rtnl.Neigh) bool { return n.HardwareAddr.String() == mac }) {
+			return fmt.Errorf("neighbors of %s, whose port has gone: %v", mac, all)
 		}
-	}
-	m.t.Fatalf("neighbors of %s, whose port has gone: %v", mac, all)
+		return nil
+	})
 }

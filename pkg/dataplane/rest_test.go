@@ -3,13 +3,15 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"testing"
-	"time"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Where nothing changes, nothing is written: no audit, however often, makes the kernel announce anything.
@@ -43,16 +45,14 @@ func (m *machine) awaitCarriers() {
 	unknown := func(l rtnl.Link) bool {
 		return l.Attrs().Flags&net.FlagLoopback == 0 && l.Attrs().OperState == rtnl.OperUnknown
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(shortly) {
+	testutil.AwaitWithin(m.t, testutil.Limit, shortly, func() error {
 		links, err := m.nl.LinkList()
 		m.must(err)
-		if !slices.ContainsFunc(links, unknown) {
-			return
+		if slices.ContainsFunc(links, unknown) {
+			return fmt.Errorf("the carriers are not known: %v", links)
 		}
-		if time.Now().After(end) {
-			m.t.Fatalf("the carriers are not known: %v", links)
-		}
-	}
+		return nil
+	})
 }
 
 // monitors opens a socket for each protocol of which Watch is told something, in all of its groups.

@@ -20,6 +20,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A clinic is a healthy node of both families whose pods were attached by the real stock plugins, and
@@ -34,14 +35,7 @@ type clinic struct {
 
 func newClinic(t *testing.T) *clinic {
 	t.Helper()
-	dir := os.Getenv("CNI_BIN")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "bin", "cni")
-	}
-	dir, err := filepath.Abs(dir)
-	if _, statErr := os.Stat(filepath.Join(dir, "bridge")); err != nil || statErr != nil {
-		t.Skipf("no CNI plugins here, `make assets` gets them: %v", statErr)
-	}
+	dir := testutil.NeedPlugins(t)
 	c := &clinic{passage: &passage{ward: newDualWard(t)}, pods: map[string]netns.NsHandle{}}
 	c.Root = "/" // where its commands run
 	c.far = c.host("lan", peerAddr+"/24", farAddr+"/32", "192.168.1.11")

@@ -21,6 +21,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A lan is the network that a test's node is on. The node is the sandbox's own
@@ -47,9 +48,7 @@ const podMTU = 1500
 
 func newLAN(t *testing.T) *lan {
 	t.Helper()
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
+	testutil.NeedSandbox(t)
 	l := &lan{t: t}
 	var err error
 	l.nl, err = rtnl.NewHandle()

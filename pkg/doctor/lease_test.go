@@ -18,6 +18,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A host is a node on which the stock plugins attach pods.
@@ -30,13 +31,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	dir, err := filepath.Abs(filepath.Join("..", "..", "bin", "cni"))
-	if env := os.Getenv("CNI_BIN"); env != "" {
-		dir = env
-	}
-	if _, statErr := os.Stat(filepath.Join(dir, "bridge")); err != nil || statErr != nil {
-		t.Skipf("no CNI plugins here, `make assets` gets them: %v", statErr)
-	}
+	dir := testutil.NeedPlugins(t)
 	l := newLAN(t)
 	h := &host{lan: l, Patient: l.patient()}
 	h.plugins = libcni.NewCNIConfigWithCacheDir([]string{dir}, t.TempDir(), nil)

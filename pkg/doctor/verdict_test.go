@@ -14,6 +14,7 @@ import (
 	"github.com/google/nftables/expr"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 func TestForeignRouteThatStandsBy(t *testing.T) {
@@ -72,14 +73,9 @@ func TestPluginOfAnotherMachine(t *testing.T) {
 // not the stock plugin of that name.
 func TestPluginsOfOthersAndOfOld(t *testing.T) {
 	w := newWard(t)
-	stock := os.Getenv("CNI_BIN")
-	if stock == "" {
-		stock = filepath.Join("..", "..", "bin", "cni")
-	}
+	stock := testutil.NeedPlugins(t)
 	bridge, err := os.ReadFile(filepath.Join(stock, "bridge"))
-	if err != nil {
-		t.Skipf("the stock plugins are not here, `make assets` gets them: %v", err)
-	}
+	w.must(err)
 	w.Offered = stock
 	at := filepath.Join(w.BinDir, "bridge")
 	place := func(content []byte) {

@@ -12,6 +12,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // TestExec runs commands in agents' pods by way of a real API server and a stand-in for kubelets.
@@ -64,9 +66,9 @@ func (s *server) withoutWebSockets(t *testing.T) *rest.Config {
 	config := s.user(t, "proxy", "system:masters")
 	config.NextProtos = []string{"http/1.1"} // others have no upgrades
 	transport, err := rest.TransportFor(config)
-	must(t, err)
+	testutil.Must(t, err)
 	to, _, err := rest.DefaultServerUrlFor(config)
-	must(t, err)
+	testutil.Must(t, err)
 	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }}
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "websocket" {
@@ -83,7 +85,7 @@ func (s *server) withoutWebSockets(t *testing.T) *rest.Config {
 func (s *server) visited(t *testing.T, config *rest.Config, commands map[string][]string) string {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	testutil.Must(t, err)
 	exec := &Exec{Config: config, Client: client}
 	survey := Survey{Client: client, Parallel: 3, Timeout: 5 * time.Second}
 	said := make(chan string, len(commands))

@@ -12,12 +12,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // tenants may label their pods and DaemonSets as they like. None of them speaks for an agent.
 func (s *server) tenants(t *testing.T) {
 	_, err := s.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}}, metav1.CreateOptions{})
-	must(t, err)
+	testutil.Must(t, err)
 	all := s.user(t, "admin", "system:masters")
 	liar := agentOn(t, "none", 0)
 	theirs := s.daemonSet(t, "tenant")
@@ -55,8 +57,8 @@ func (s *server) choices(t *testing.T, all *rest.Config, theirs *appsv1.DaemonSe
 	}
 	system := s.daemonSet(t, metav1.NamespaceSystem)
 	refused("kube-system/plainroute", "plainroute-system/plainroute")
-	must(t, s.admin.AppsV1().DaemonSets(system.Namespace).Delete(t.Context(), system.Name, metav1.DeleteOptions{}))
-	must(t, s.admin.AppsV1().DaemonSets(namespace).Delete(t.Context(), s.set.Name, metav1.DeleteOptions{}))
+	testutil.Must(t, s.admin.AppsV1().DaemonSets(system.Namespace).Delete(t.Context(), system.Name, metav1.DeleteOptions{}))
+	testutil.Must(t, s.admin.AppsV1().DaemonSets(namespace).Delete(t.Context(), s.set.Name, metav1.DeleteOptions{}))
 	for _, n := range []string{system.Namespace, namespace} {
 		wait(t, func() string {
 			_, err := s.admin.AppsV1().DaemonSets(n).Get(t.Context(), "plainroute", metav1.GetOptions{})
@@ -67,7 +69,7 @@ func (s *server) choices(t *testing.T, all *rest.Config, theirs *appsv1.DaemonSe
 	if got := told(t, s.survey(t, all, theirs.Namespace, time.Second)); !strings.Contains(got, "none: ") || strings.Contains(got, "none: NoAgent") {
 		t.Errorf("the namespace that was asked for was not believed:\n%s", got)
 	}
-	must(t, s.admin.AppsV1().DaemonSets(theirs.Namespace).Delete(t.Context(), theirs.Name, metav1.DeleteOptions{}))
+	testutil.Must(t, s.admin.AppsV1().DaemonSets(theirs.Namespace).Delete(t.Context(), theirs.Name, metav1.DeleteOptions{}))
 	wait(t, func() string {
 		c, err := s.by(t, all, "", time.Second).Run(t.Context())
 		if err != nil {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // The stock plugins of our image accept CNI 1.1.0. Others, and what tells nothing, do not count, and a file that is
@@ -14,7 +16,7 @@ func TestPluginsThatAcceptCNI11(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"bridge": bridge, "portmap": bridge /* another's build info */, "host-local": []byte("#!/bin/sh\n"), "loopback": bridge[:1000],
 	} {
-		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o755))
+		testutil.Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o755))
 	}
 	var s Speakers
 	names := []string{"bridge", "firewall", "host-local", "loopback", "portmap"}
@@ -23,7 +25,7 @@ func TestPluginsThatAcceptCNI11(t *testing.T) {
 			t.Errorf("CNI 1.1.0 is accepted by %v", got)
 		}
 	}
-	must(t, os.WriteFile(filepath.Join(dir, "bridge"), []byte("#!/bin/sh\n"), 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(dir, "bridge"), []byte("#!/bin/sh\n"), 0o755))
 	if got := s.CNI11(dir, names); len(got) > 0 {
 		t.Errorf("CNI 1.1.0 is accepted by %v, and bridge is a script now", got)
 	}

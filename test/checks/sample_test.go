@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Nodes are drawn by their names: here all have one hostname, as clones of a machine may.
@@ -37,7 +39,7 @@ func TestDrawnByName(t *testing.T) {
 		return post(ctx, namespace, pod, path, body)
 	}
 	result, err := r.Do(t.Context())
-	must(t, err)
+	testutil.Must(t, err)
 	slices.Sort(placed)
 	placed = slices.Compact(placed)
 	if !result.OK() || !result.Drawn || !slices.Equal(result.Nodes, placed) || len(placed) != 3 {

@@ -49,7 +49,7 @@ func lose(c *fleet.Cluster, from, to int, cell fleet.Cell, state status.PeerStat
 	row := &c.Nodes[from]
 	row.Routes[to] = cell
 	row.Count.OK--
-	row.Report.Peers = append(row.Report.Peers, status.Peer{Node: c.Nodes[to].Node, Subnet: subnet(to + 1), State: state, Detail: detail})
+	row.Report.Peers = append(row.Report.Peers, status.Peer{Node: c.Nodes[to].Node, Subnet: subnet(to + 1), State: state, Message: detail})
 	if reason != "" {
 		row.Count.Problems++
 		row.Report.Problems = append(row.Report.Problems, problem.Problem{Subject: problem.Node(c.Nodes[to].Node), Reason: reason, Message: detail})
@@ -295,7 +295,7 @@ func TestHostileCluster(t *testing.T) {
 	c.Nodes[0].Node = markup
 	c.Nodes[0].Report.Version = markup
 	c.Nodes[1].Node = "../../x?y#z"
-	c.Nodes[2].Report.Peers[0].Detail = markup
+	c.Nodes[2].Report.Peers[0].Message = markup
 	c.Problems[0].Message = markup
 	_, url := show(t, c)
 	b := browse(t)
