@@ -1,4 +1,4 @@
-// Package apiserver runs a real etcd and kube-apiserver for tests.
+// Package apiserver runs a real etcd and kube-apiserver for tests, and a Fake in their process.
 package apiserver
 
 import (
