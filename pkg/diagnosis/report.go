@@ -1,4 +1,5 @@
-// Package diagnosis is what `plainroute doctor` finds on one node and on all, and how it is printed.
+// Package diagnosis is what `plainroute doctor` finds on one node and on all, and how it is
+// printed.
 package diagnosis
 
 import (
@@ -22,7 +23,8 @@ type Report struct {
 	Examined bool `json:"examined"`
 	// Passed are the checks that found nothing.
 	Passed []string `json:"passed"`
-	// Problems are in the order of the checks. Of severity Unknown are those of checks that could not see what they need.
+	// Problems are in the order of the checks. Of severity Unknown are those of checks that could
+	// not see what they need.
 	Problems []problem.Problem `json:"problems"`
 }
 

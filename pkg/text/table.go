@@ -49,7 +49,8 @@ func Some(names []string, count, few int) string {
 	}
 }
 
-// Age returns how long ago something was, as kubectl prints it. A time in the future, by another machine's clock, is now.
+// Age returns how long ago something was, as kubectl prints it. A time in the future, by another
+// machine's clock, is now.
 func Age(now, then time.Time) string {
 	if then.IsZero() {
 		return None
@@ -57,8 +58,8 @@ func Age(now, then time.Time) string {
 	return duration.HumanDuration(max(now.Sub(then), 0))
 }
 
-// Table writes rows in aligned columns, and passes each line to paint. Of thousands of rows text/tabwriter takes five
-// times as long.
+// Table writes rows in aligned columns, and passes each line to paint. Of thousands of rows
+// text/tabwriter takes five times as long.
 func Table(w *bytes.Buffer, header []string, rows [][]string, paint func(row int, line string) string) {
 	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {
