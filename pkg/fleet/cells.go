@@ -38,7 +38,7 @@ var words = [...]string{
 // states are the Cells of the peers' states.
 var states = map[status.PeerState]Cell{
 	status.OK: Routed, status.Conflict: Conflict, status.OffLink: OffLink,
-	status.Refused: Refused, status.Lost: Lost, status.Failed: Failed,
+	status.Refused: Refused, status.Missing: Lost, status.Failed: Failed,
 }
 
 // Bad tells that there should be a route, and that it is known that there is none.

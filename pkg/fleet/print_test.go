@@ -101,8 +101,8 @@ func TestFaults(t *testing.T) {
 		want []string
 	}{
 		{"nothing", func(*world) {}, nil},
-		{"one way", func(w *world) { w.lose(0, 1, status.Lost, "", "") }, []string{"Asymmetry [node-1 node-2]"}},
-		{"neither way", func(w *world) { w.lose(0, 1, status.Lost, "", ""); w.lose(1, 0, status.OffLink, "", "") }, nil},
+		{"one way", func(w *world) { w.lose(0, 1, status.Missing, "", "") }, []string{"Asymmetry [node-1 node-2]"}},
+		{"neither way", func(w *world) { w.lose(0, 1, status.Missing, "", ""); w.lose(1, 0, status.OffLink, "", "") }, nil},
 		{"one silent", func(w *world) { w.silence(1, problem.NoAnswer, "") }, nil},
 		{"none to anybody", func(w *world) {
 			for i := 1; i < 4; i++ {

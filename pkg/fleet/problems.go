@@ -60,7 +60,7 @@ func (r *Row) unreached(reported map[string]bool) []problem.Problem {
 		for _, reason := range p.Reason {
 			found.Remediation = cmp.Or(found.Remediation, reason.Remediation())
 		}
-		if p.State == status.Lost {
+		if p.State == status.Missing {
 			found.Remediation = cmp.Or(found.Remediation, problem.Missing.Remediation())
 		}
 		list = append(list, found)

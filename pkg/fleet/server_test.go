@@ -145,7 +145,7 @@ func up() corev1.ContainerState {
 // agentOn is an agent that says that it is on a node; wait delays what it says.
 func agentOn(t *testing.T, node string, wait time.Duration) (port int) {
 	t.Helper()
-	own := &status.Server{Board: &status.Board{}, Metrics: prometheus.NewRegistry(), Status: true}
+	own := &status.Server{Latest: &status.Latest{}, Metrics: prometheus.NewRegistry(), Status: true}
 	own.Board.Publish(&status.Result{Version: "v1", Node: node, Ready: true})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {

@@ -117,7 +117,7 @@ func broken() *world {
 	w := newWorld(7)
 	w.lose(0, 1, status.Conflict, problem.RouteConflict, "the kernel prefers another")
 	w.lose(2, 1, status.Conflict, problem.RouteConflict, "the kernel prefers another")
-	w.lose(3, 4, status.Lost, "", "somebody deleted it")
+	w.lose(3, 4, status.Missing, "", "somebody deleted it")
 	w.silence(4, problem.NoAnswer, "no answer from the agent: none within 5s; the node is not ready: Kubelet stopped posting node status.")
 	w.silence(5, problem.NotManaged, "no agent is meant to run here: the operating system is windows")
 	w.rows[5].Agent = nil

@@ -60,7 +60,7 @@ func lose(c *fleet.Cluster, from, to int, cell fleet.Cell, state status.PeerStat
 func brokenCluster(nodes int) *fleet.Cluster {
 	c := cluster(nodes)
 	lose(c, 0, 1, fleet.Conflict, status.Conflict, problem.RouteConflict, `the kernel prefers "10.128.2.0/24 dev lo proto 3", which is not ours`)
-	lose(c, 2, 1, fleet.Lost, status.Lost, "", "the kernel lacks the route 10.128.2.0/24 via 192.168.0.2 dev eth0")
+	lose(c, 2, 1, fleet.Lost, status.Missing, "", "the kernel lacks the route 10.128.2.0/24 via 192.168.0.2 dev eth0")
 	silent := &c.Nodes[3]
 	silent.Report, silent.Routes, silent.Count = nil, nil, fleet.Count{}
 	silent.NoReport, silent.Message = problem.NoAnswer, "no answer from the agent: it runs, and says nothing for 5s"

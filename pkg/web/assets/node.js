@@ -86,7 +86,7 @@ function showHost() {
     ["Pods' MTU", host.mtu ? String(host.mtu) : host.router ? "" : "no CNI config yet"],
     ["Encapsulation", host.encapsulation],
     ["CNI config", host.config && make("span", { class: "code" }, host.config)],
-    ["API server", api.heard ? `heard of ${since(api.heard, now)}` : api.synced ? "listed" : "never heard of"],
+    ["API server", api.lastEvent ? `last event ${since(api.lastEvent, now)}` : api.synced ? "listed" : "no event yet"],
     ["Conditions", [`${holding.length} of ${conditions.length} hold`, conditions.length > holding.length && make("ul", {},
       conditions.filter((c) => c.status !== "True").map((c) => make("li", { class: c.status === "False" ? "bad" : "dim" }, `${c.name}: ${c.message || c.status.toLowerCase()}`)))]],
   ]));
@@ -142,8 +142,8 @@ follow(location.pathname + "?format=json&brief=true", 5000, "The agent", (data, 
   } else if (report.drift?.time) {
     report.drift.time = new Date(now).toISOString(); // it was looked at, and is as it was
   }
-  const heard = headers.get("Plainroute-Heard");
-  if (heard && report.api) report.api.heard = heard;
+  const lastEvent = headers.get("Plainroute-Last-Event");
+  if (lastEvent && report.api) report.api.lastEvent = lastEvent;
   for (const part of [showProblems, showHost, showDrift, showPasses]) part();
 });
 

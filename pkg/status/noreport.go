@@ -10,31 +10,31 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// What to do where no agent answers.
+// The remediation if no agent answers: startIt if none runs, findIt otherwise.
 const (
 	startIt = "No agent runs on this node: see its pod (kubectl get pods -A -l app.kubernetes.io/part-of=plainroute -o wide) and its log. " +
-		"Routes stay as they are meanwhile, but no change of the cluster arrives."
+		"Routes stay unchanged meanwhile, but changes of Nodes have no effect."
 	findIt = "An agent runs on this node, but not on that address (--listen, PLAINROUTE_LISTEN), or it hangs: see its log. " +
-		"Routes stay as they are meanwhile."
+		"Routes stay unchanged meanwhile."
 )
 
-// silent says what is there of ours where there is no agent to tell.
-func (v *View) silent(w *bytes.Buffer, f Format) {
-	fmt.Fprintf(w, "%s\n", text.Paint(f.Color, text.Red, "The agent does not answer: "+text.Printable(v.Silence)))
-	advice := startIt
-	if v.Held.Locked {
-		advice = findIt
+// noReport writes why there is no report, and what plainroute has left on the node.
+func (v *View) noReport(w *bytes.Buffer, f Format) {
+	fmt.Fprintf(w, "%s\n", text.Paint(f.Color, text.Red, "The agent does not answer: "+text.Printable(v.Message)))
+	remediation := startIt
+	if v.Leftover.Locked {
+		remediation = findIt
 	}
-	fmt.Fprintf(w, "  -> %s\n\nWhat bears plainroute's mark on this node:\n", advice)
-	if v.Held.Error != "" {
-		fact(w, "kernel", "can't be looked at: %s", v.Held.Error)
+	fmt.Fprintf(w, "  -> %s\n\nObjects with plainroute's mark on this node:\n", remediation)
+	if v.Leftover.Error != "" {
+		fact(w, "kernel", "can't be read: %s", v.Leftover.Error)
 		return
 	}
-	own, rows := v.Held.routes()
+	own, rows := v.Leftover.routes()
 	fact(w, "subnets", "%s", list(own))
-	fact(w, "bridge", "%s", v.Held.bridge())
-	fact(w, "table", "%s", v.Held.table())
-	fact(w, "CNI config", "%s", v.Held.config())
+	fact(w, "bridge", "%s", v.Leftover.bridge())
+	fact(w, "table", "%s", v.Leftover.table())
+	fact(w, "CNI config", "%s", v.Leftover.config())
 	fact(w, "routes", "%d to peers", len(rows))
 	if len(rows) == 0 || f.Problems {
 		return
@@ -43,8 +43,8 @@ func (v *View) silent(w *bytes.Buffer, f Format) {
 	text.Table(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
 }
 
-// routes gives our own subnets, and a row for each other.
-func (h *Held) routes() (own []netip.Prefix, rows [][]string) {
+// routes returns our own subnets, and a table row for each other route.
+func (h *Leftover) routes() (own []netip.Prefix, rows [][]string) {
 	for _, r := range h.State.Routes {
 		if r.Metric == topology.MetricOwn {
 			own = append(own, r.Dst)
@@ -55,21 +55,21 @@ func (h *Held) routes() (own []netip.Prefix, rows [][]string) {
 	return own, rows
 }
 
-func (h *Held) bridge() string {
+func (h *Leftover) bridge() string {
 	if h.State.Bridge == "" {
 		return text.None
 	}
 	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, text.Counted(h.Ports, "port"), list(h.State.Addresses))
 }
 
-func (h *Held) table() string {
+func (h *Leftover) table() string {
 	if h.State.Masquerade == nil {
 		return text.None
 	}
 	return fmt.Sprintf("inet %s, masquerading %s", topology.Table, list(h.State.Masquerade.Sources))
 }
 
-func (h *Held) config() string {
+func (h *Leftover) config() string {
 	c := h.State.CNI
 	if c == nil {
 		return text.None
