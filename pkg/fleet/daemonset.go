@@ -20,7 +20,7 @@ import (
 // a namespace of its own.
 var defaultNamespaces = []string{metav1.NamespaceSystem, "plainroute-system"}
 
-// ChoiceError is returned when nothing shows which DaemonSet is the agents'.
+// ChoiceError is returned if nothing shows which DaemonSet is the agents'.
 type ChoiceError struct {
 	// Candidates are DaemonSets with the agents' label, as NAMESPACE/NAME.
 	Candidates []string
@@ -59,7 +59,7 @@ func DaemonSets(ctx context.Context, client kubernetes.Interface, namespace stri
 		if len(elsewhere) > 0 {
 			return nil, choiceOf(elsewhere)
 		}
-		if apierrors.IsForbidden(err) { // then what the default namespaces say has to do
+		if apierrors.IsForbidden(err) { // the default namespaces have to do
 			err = nil
 		}
 		return nil, cmp.Or(err, refused)
@@ -78,8 +78,8 @@ func choiceOf(sets []appsv1.DaemonSet) *ChoiceError {
 	return e
 }
 
-// listSets keeps the DaemonSets whose pods have the agent's container: the label alone is also that
-// of what else is installed with the agents.
+// listSets returns the DaemonSets whose pods have the agent's container: other objects installed
+// with the agents have the label, too.
 func listSets(ctx context.Context, client kubernetes.Interface, namespace string) ([]appsv1.DaemonSet, error) {
 	var sets []appsv1.DaemonSet
 	err := Each(ctx, client.AppsV1().DaemonSets(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(s *appsv1.DaemonSet) {

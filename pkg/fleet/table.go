@@ -14,11 +14,11 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// Format is how a Cluster is shown.
+// Format selects how a Cluster is printed.
 type Format struct {
 	// Output is one of Outputs.
 	Output string
-	// Problems leaves out Nodes with nothing to say against them.
+	// Problems leaves out Nodes without problems.
 	Problems bool
 	// Color marks states and severities.
 	Color bool
@@ -27,7 +27,7 @@ type Format struct {
 // Outputs are the values of -o.
 var Outputs = []string{"table", "wide", "matrix", "json", "yaml", "name"}
 
-// Print shows the Cluster.
+// Print writes the Cluster.
 func (c *Cluster) Print(w io.Writer, f Format) error {
 	switch f.Output {
 	case "json", "yaml":
@@ -52,7 +52,7 @@ func (c *Cluster) Print(w io.Writer, f Format) error {
 	return err
 }
 
-// shown are the Nodes to show.
+// shown returns the Nodes to print.
 func (c *Cluster) shown(f Format) []*Row {
 	var rows []*Row
 	for i := range c.Nodes {
@@ -69,13 +69,13 @@ func (c *Cluster) encode(w io.Writer, f Format) error {
 		shown.Nodes = []Row{}
 		for _, row := range c.shown(f) {
 			bad := *row
-			bad.Routes = nil // it has a place for each Node, and here are but some
+			bad.Routes = nil // their positions are those of all Nodes
 			shown.Nodes = append(shown.Nodes, bad)
 		}
 	}
 	encoded, err := text.Encoded(shown, f.Output)
 	if err != nil {
-		return fmt.Errorf("encoding what the agents said: %w", err)
+		return fmt.Errorf("encoding the fleet status: %w", err)
 	}
 	_, err = w.Write(encoded)
 	return err
@@ -101,15 +101,15 @@ func (c *Cluster) table(w *bytes.Buffer, f Format) {
 	}
 	cells := make([][]string, len(rows))
 	for i, row := range rows {
-		cells[i] = row.fields(c.Time)
+		cells[i] = row.columns(c.Time)
 		if f.Output == "wide" {
-			cells[i] = append(cells[i], row.more()...)
+			cells[i] = append(cells[i], row.wideColumns()...)
 		}
 	}
 	text.Table(w, header, cells, func(i int, line string) string { return text.Paint(f.Color, rows[i].color(), line) })
 }
 
-func (r *Row) fields(now time.Time) []string {
+func (r *Row) columns(now time.Time) []string {
 	started := text.None
 	if r.Agent != nil && !r.Agent.Started.IsZero() {
 		started = text.Age(now, r.Agent.Started)
@@ -131,8 +131,8 @@ func (r *Row) fields(now time.Time) []string {
 	}
 }
 
-// more are the fields of the wide table.
-func (r *Row) more() []string {
+// wideColumns returns the additional columns of -o wide.
+func (r *Row) wideColumns() []string {
 	agent := text.None
 	if r.Agent != nil {
 		agent = r.Agent.Namespace + "/" + r.Agent.Pod
@@ -181,7 +181,7 @@ func (c *Cluster) printProblems(w io.Writer, f Format) {
 	}
 }
 
-// summary is the whole in a line.
+// summary summarizes the cluster on one line.
 func (c *Cluster) summary() string {
 	answers, bad, ok, routes := 0, 0, 0, 0
 	for i := range c.Nodes {

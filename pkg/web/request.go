@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// wantsHTML reports whether a browser requests a page, and not a program JSON. ?format=html or json decides; without it a
-// request that accepts anything, or has no Accept, gets JSON.
+// wantsHTML reports whether a browser requests a page, and not a program JSON. ?format=html or json
+// decides; without it a request that accepts anything, or has no Accept, gets JSON.
 func wantsHTML(r *http.Request) bool {
 	switch r.URL.Query().Get("format") {
 	case "html":
@@ -44,7 +44,8 @@ func acceptable(entry string) (kind string, quality float64) {
 	return strings.ToLower(strings.TrimSpace(kind)), quality
 }
 
-// guarded rejects requests that another site makes, and has browsers keep the answer to its own origin.
+// guarded rejects requests that another site makes, and has browsers keep the answer to its own
+// origin.
 func guarded(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		guard(w.Header())
@@ -64,9 +65,10 @@ func guard(h http.Header) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-// foreign returns why a request is another site's, or "". A site that the local browser visits may resolve its own name
-// to loopback (DNS rebinding) and then read the answers, so requests on loopback must name loopback. Addresses can't be
-// rebound, and an operator who listens elsewhere has chosen to be reachable.
+// foreign returns why a request is another site's, or "". A site that the local browser visits may
+// resolve its own name to loopback (DNS rebinding) and then read the answers, so requests on
+// loopback must name loopback. Addresses can't be rebound, and an operator who listens elsewhere
+// has chosen to be reachable.
 func foreign(r *http.Request) string {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "none", "same-origin":

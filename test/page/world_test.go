@@ -52,7 +52,7 @@ func blame(r *status.Result, node int, reason problem.Reason, detail string) {
 	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node(fmt.Sprintf("node-%d", node)), Reason: reason, Message: detail})
 }
 
-// broken is a cluster with a peer in each state, and a route that somebody took out of the kernel.
+// broken is a cluster with a peer in each state, and a route that the kernel has lost.
 func broken(nodes int) (*status.Result, status.Observe) {
 	r := result(nodes)
 	r.Ready = false
