@@ -33,7 +33,7 @@ type Result struct {
 	// Absent has a Problem for each node that should have taken part and could not.
 	Absent []problem.Problem `json:"-"`
 	// Sampled reports that there are more nodes than were tested.
-	Sampled bool `json:"drawn,omitempty"`
+	Sampled bool `json:"sampled,omitempty"`
 	// Probes is how many were made, and Failed those that failed.
 	Probes int       `json:"probes"`
 	Failed []Failure `json:"failed"`
