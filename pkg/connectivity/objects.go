@@ -128,33 +128,24 @@ func serviceObject() *corev1.Service {
 }
 
 // deploy creates all objects. It returns the namespace even if a later step fails.
-func (r *Run) deploy(ctx context.Context) (namespace string, err error) {
-	wanted := namespaceObject()
-	if err := r.create(ctx, func(ctx context.Context) error {
-		_, err := r.Client.CoreV1().Namespaces().Create(ctx, wanted, metav1.CreateOptions{})
-		return err
-	}); err != nil {
-		if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
-			namespace = wanted.Name // without a response it may exist
+func (r *Run) deploy(ctx context.Context) (string, error) {
+	namespace := namespaceObject()
+	if err := create(ctx, r.RetryBudget, r.Client.CoreV1().Namespaces().Create, namespace); err != nil {
+		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+			namespace.Name = "" // without a response it may exist
 		}
-		return namespace, fmt.Errorf("making a namespace for the test: %w", err)
+		return namespace.Name, fmt.Errorf("creating a namespace for the test: %w", err)
 	}
-	namespace = wanted.Name
 	for _, group := range groups {
-		if err := r.create(ctx, func(ctx context.Context) error {
-			_, err := r.Client.AppsV1().DaemonSets(namespace).Create(ctx, daemonSet(group, r.Image, r.Pull, r.sampled), metav1.CreateOptions{})
-			return err
-		}); err != nil {
-			return namespace, fmt.Errorf("making the test's pods: %w", err)
+		set := daemonSet(group, r.Image, r.Pull, r.sampled)
+		if err := create(ctx, r.RetryBudget, r.Client.AppsV1().DaemonSets(namespace.Name).Create, set); err != nil {
+			return namespace.Name, fmt.Errorf("creating the test's pods: %w", err)
 		}
 	}
-	if err := r.create(ctx, func(ctx context.Context) error {
-		_, err := r.Client.CoreV1().Services(namespace).Create(ctx, serviceObject(), metav1.CreateOptions{})
-		return err
-	}); err != nil {
-		return namespace, fmt.Errorf("making the test's Service: %w", err)
+	if err := create(ctx, r.RetryBudget, r.Client.CoreV1().Services(namespace.Name).Create, serviceObject()); err != nil {
+		return namespace.Name, fmt.Errorf("creating the test's Service: %w", err)
 	}
-	return namespace, nil
+	return namespace.Name, nil
 }
 
 // Leftovers returns the namespaces of earlier runs that were not removed.

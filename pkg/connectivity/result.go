@@ -80,7 +80,7 @@ func (r *Result) problems() []problem.Problem {
 		if f.Translated {
 			reason = problem.SourceTranslated
 		}
-		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, kindWords[f.Kind], f.To, f.Error))
+		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, kinds[f.Kind].name, f.To, f.Error))
 	}
 	return append(list, r.Absent...)
 }
@@ -148,7 +148,7 @@ func (r *Result) matrix(b *strings.Builder) {
 	}
 	cells := map[[2]string]string{}
 	for _, f := range r.Failed {
-		at, letter := [2]string{f.From, column(f.Target)}, letters[f.Kind]
+		at, letter := [2]string{f.From, column(f.Target)}, kinds[f.Kind].letter
 		if f.Translated {
 			letter = "n"
 		}
@@ -190,13 +190,10 @@ func column(target string) string {
 // letterOrder has the letters of a matrix, the most informative first.
 const letterOrder = "xtunmfb"
 
-// letters has the letter of each failed kind.
-var letters = map[Kind]string{TCP: "t", UDP: "u", MTU: "m", Large: "f", Bulk: "b", Reach: "x", Name: "x"}
-
-// kindWords describe the kinds.
-var kindWords = map[Kind]string{
-	TCP: "a request by TCP", UDP: "a datagram", MTU: "a datagram as large as the MTU", Large: "a datagram in fragments",
-	Bulk: "bulk data by TCP", Reach: "a connection", Name: "a name",
+// kinds has the letter of each kind in a matrix, and its name.
+var kinds = map[Kind]struct{ letter, name string }{
+	TCP: {"t", "a request by TCP"}, UDP: {"u", "a datagram"}, MTU: {"m", "a datagram as large as the MTU"}, Large: {"f", "a datagram in fragments"},
+	Bulk: {"b", "bulk data by TCP"}, Reach: {"x", "a connection"}, Name: {"x", "a name"},
 }
 
 // printProblems writes the failures, and hints.

@@ -1,12 +1,14 @@
 package connectivity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
@@ -70,13 +72,13 @@ func retry(ctx context.Context, budget time.Duration, call func(context.Context)
 	})
 }
 
-// create calls a function until an object is created. A refusal is final. If a response was lost,
+// create calls a function until it has created an object. A refusal is final. If a response was lost,
 // an object that exists already counts as created.
-func (r *Run) create(ctx context.Context, call func(context.Context) error) error {
+func create[T any](ctx context.Context, budget time.Duration, call func(context.Context, T, metav1.CreateOptions) (T, error), object T) error {
 	var refused error
 	lost := false
-	err := retry(ctx, r.RetryBudget, func(ctx context.Context) error {
-		err := call(ctx)
+	err := retry(ctx, budget, func(ctx context.Context) error {
+		_, err := call(ctx, object, metav1.CreateOptions{})
 		switch {
 		case lost && apierrors.IsAlreadyExists(err):
 			return nil
@@ -87,8 +89,5 @@ func (r *Run) create(ctx context.Context, call func(context.Context) error) erro
 		lost = lost || err != nil
 		return err
 	})
-	if refused != nil {
-		return refused
-	}
-	return err
+	return cmp.Or(refused, err)
 }

@@ -1,9 +1,8 @@
 package fleet
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
+	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
@@ -49,30 +48,26 @@ func (c Cell) String() string { return words[c] }
 // Cells are the Cells of a Row. In JSON they are a string of Symbols.
 type Cells []Cell
 
-func (c Cells) MarshalJSON() ([]byte, error) { return json.Marshal(c.symbols()) }
-
-func (c *Cells) UnmarshalJSON(text []byte) error {
-	var symbols string
-	if err := json.Unmarshal(text, &symbols); err != nil {
-		return err
-	}
-	*c = make(Cells, len(symbols))
-	for i := range symbols {
-		n := slices.Index([]byte(Symbols), symbols[i])
-		if n < 0 {
-			return fmt.Errorf("%q is not one of %s", symbols[i], Symbols)
-		}
-		(*c)[i] = Cell(n)
-	}
-	return nil
-}
-
-func (c Cells) symbols() string {
+func (c Cells) String() string {
 	text := make([]byte, len(c))
 	for i, cell := range c {
 		text[i] = Symbols[cell]
 	}
 	return string(text)
+}
+
+func (c Cells) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+func (c *Cells) UnmarshalText(text []byte) error {
+	*c = make(Cells, len(text))
+	for i := range text {
+		n := strings.IndexByte(Symbols, text[i])
+		if n < 0 {
+			return fmt.Errorf("%q is not one of %s", text[i], Symbols)
+		}
+		(*c)[i] = Cell(n)
+	}
+	return nil
 }
 
 // Cell returns how one Node reaches the pods of another, by their indices.
@@ -87,4 +82,13 @@ func (c *Cluster) Cell(from, to int) Cell {
 		return Nothing
 	}
 	return NoReport
+}
+
+// Row returns how the Node with this index reaches each Node.
+func (c *Cluster) Row(from int) Cells {
+	cells := make(Cells, len(c.Nodes))
+	for to := range cells {
+		cells[to] = c.Cell(from, to)
+	}
+	return cells
 }

@@ -107,11 +107,11 @@ func TestCells(t *testing.T) {
 		for _, s := range states {
 			peers = append(peers, status.Peer{Node: name(1), State: s})
 		}
-		if got := d.cells(&w.rows[0], peers).symbols(); got != ".g!-" {
+		if got := d.cells(&w.rows[0], peers).String(); got != ".g!-" {
 			t.Errorf("%q: got %q, want .g!-", states, got)
 		}
 	}
-	if got := d.cells(&w.rows[0], []status.Peer{{Node: name(1), State: "of a later version"}, {Node: "gone", State: status.Failed}}).symbols(); got != ".f!-" {
+	if got := d.cells(&w.rows[0], []status.Peer{{Node: name(1), State: "of a later version"}, {Node: "gone", State: status.Failed}}).String(); got != ".f!-" {
 		t.Errorf("got %q, want .f!-", got)
 	}
 }

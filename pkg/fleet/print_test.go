@@ -77,7 +77,7 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(some.Nodes) != 5 || some.Nodes[0].Routes != nil {
-		t.Errorf("got %d nodes with problems and routes %q of the first, want 5 and none", len(some.Nodes), some.Nodes[0].Routes.symbols())
+		t.Errorf("got %d nodes with problems and routes %q of the first, want 5 and none", len(some.Nodes), some.Nodes[0].Routes.String())
 	}
 	var again Cluster
 	if err := json.Unmarshal(printed(t, c, Format{Output: "json"}), &again); err != nil {

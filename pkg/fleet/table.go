@@ -5,24 +5,17 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// Format selects how a Cluster is printed.
-type Format struct {
-	// Output is one of Outputs.
-	Output string
-	// Problems leaves out Nodes without problems.
-	Problems bool
-	// Color marks states and severities.
-	Color bool
-}
+// Format selects how a Cluster is printed. Problems leaves out Nodes without problems.
+type Format = status.Format
 
 // Outputs are the values of -o.
 var Outputs = []string{"table", "wide", "matrix", "json", "yaml", "name"}
@@ -137,7 +130,7 @@ func (r *Row) wideColumns() []string {
 	if r.Agent != nil {
 		agent = r.Agent.Namespace + "/" + r.Agent.Pod
 	}
-	subnets := cmp.Or(strings.Join(r.Subnets, ","), text.None)
+	subnets := text.List(r.Subnets, ",")
 	if r.Report == nil {
 		return []string{subnets, text.None, text.None, text.None, agent}
 	}
@@ -146,19 +139,7 @@ func (r *Row) wideColumns() []string {
 	for _, u := range host.Uplinks {
 		uplinks = append(uplinks, fmt.Sprintf("%s(%d)", text.Printable(u.Name), u.MTU))
 	}
-	mtu := text.None
-	if host.MTU != 0 {
-		mtu = strconv.Itoa(host.MTU)
-	}
-	return []string{subnets, cmp.Or(join(host.Addresses), text.None), cmp.Or(strings.Join(uplinks, ","), text.None), mtu, agent}
-}
-
-func join(addresses []netip.Addr) string {
-	var list []string
-	for _, a := range addresses {
-		list = append(list, a.String())
-	}
-	return strings.Join(list, ",")
+	return []string{subnets, text.List(host.Addresses, ","), text.List(uplinks, ","), text.OrNone(host.MTU), agent}
 }
 
 // maxGroups is how many Groups are printed.

@@ -31,7 +31,7 @@ func (v *View) noReport(w *bytes.Buffer, f Format) {
 		return
 	}
 	own, rows := v.Leftover.routes()
-	fact(w, "subnets", "%s", list(own))
+	fact(w, "subnets", "%s", text.List(own, ", "))
 	fact(w, "bridge", "%s", v.Leftover.bridge())
 	fact(w, "table", "%s", v.Leftover.table())
 	fact(w, "CNI config", "%s", v.Leftover.config())
@@ -50,7 +50,7 @@ func (h *Leftover) routes() (own []netip.Prefix, rows [][]string) {
 			own = append(own, r.Dst)
 			continue
 		}
-		rows = append(rows, []string{r.Dst.String(), orNone(r.Via), cmp.Or(text.Printable(r.Dev), text.None)})
+		rows = append(rows, []string{r.Dst.String(), text.OrNone(r.Via), cmp.Or(text.Printable(r.Dev), text.None)})
 	}
 	return own, rows
 }
@@ -59,14 +59,14 @@ func (h *Leftover) bridge() string {
 	if h.State.Bridge == "" {
 		return text.None
 	}
-	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, text.Counted(h.Ports, "port"), list(h.State.Addresses))
+	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, text.Counted(h.Ports, "port"), text.List(h.State.Addresses, ", "))
 }
 
 func (h *Leftover) table() string {
 	if h.State.Masquerade == nil {
 		return text.None
 	}
-	return fmt.Sprintf("inet %s, masquerading %s", topology.Table, list(h.State.Masquerade.Sources))
+	return fmt.Sprintf("inet %s, masquerading %s", topology.Table, text.List(h.State.Masquerade.Sources, ", "))
 }
 
 func (h *Leftover) config() string {
@@ -74,5 +74,5 @@ func (h *Leftover) config() string {
 	if c == nil {
 		return text.None
 	}
-	return fmt.Sprintf("%s: subnets %s, MTU %d, bridge %s", h.Config, list(c.Subnets), c.MTU, c.Bridge)
+	return fmt.Sprintf("%s: subnets %s, MTU %d, bridge %s", h.Config, text.List(c.Subnets, ", "), c.MTU, c.Bridge)
 }

@@ -34,7 +34,7 @@ type Server struct {
 	Page func(json http.HandlerFunc) http.HandlerFunc
 
 	mu    sync.Mutex
-	cache map[bool]rendered // by brief
+	cache map[bool]*rendered // by brief
 }
 
 // rendered is an encoded report.
@@ -138,7 +138,7 @@ func etag(r *Report) string {
 // report returns the last Result as JSON. In a large cluster this takes megabytes and a read of as
 // many routes, so it is rendered at most once per Result and second, sent without the lock, and
 // dropped when it is old.
-func (s *Server) report(brief bool) (rendered, error) {
+func (s *Server) report(brief bool) (*rendered, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if made, ok := s.cache[brief]; ok && made.of == s.Latest.Last() {
@@ -148,28 +148,21 @@ func (s *Server) report(brief bool) (rendered, error) {
 	if brief {
 		report.State = topology.State{CNI: report.State.CNI}
 	}
-	body, err := encode(&report, brief)
-	if err != nil {
-		return rendered{}, fmt.Errorf("encoding the report: %w", err)
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	if !brief {
+		encoder.SetIndent("", "  ")
+	}
+	if err := encoder.Encode(&report); err != nil {
+		return nil, fmt.Errorf("encoding the report: %w", err)
 	}
 	if s.cache == nil {
-		s.cache = map[bool]rendered{}
+		s.cache = map[bool]*rendered{}
 	}
-	made := rendered{last, body, etag(&report), report.API.LastEvent}
+	made := &rendered{last, body.Bytes(), etag(&report), report.API.LastEvent}
 	s.cache[brief] = made
-	time.AfterFunc(cacheTime, func() { s.evict(brief, body) })
+	time.AfterFunc(cacheTime, func() { s.evict(brief, made) })
 	return made, nil
-}
-
-// encode indents the report unless it is brief.
-func encode(r *Report, brief bool) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	if !brief {
-		e.SetIndent("", "  ")
-	}
-	err := e.Encode(r)
-	return b.Bytes(), err
 }
 
 // now returns a report of the last Result with the present drift.
@@ -188,10 +181,10 @@ func (s *Server) now() (*Result, Report) {
 }
 
 // evict drops a rendered report, unless it has been replaced.
-func (s *Server) evict(brief bool, body []byte) {
+func (s *Server) evict(brief bool, made *rendered) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if made := s.cache[brief].body; len(made) > 0 && &made[0] == &body[0] {
+	if s.cache[brief] == made {
 		delete(s.cache, brief)
 	}
 }

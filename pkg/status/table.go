@@ -44,14 +44,14 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 	fmt.Fprintf(w, "%s: %s (plainroute %s)\n", who, verdict, text.Printable(cmp.Or(v.Version, "of unknown version")))
 	h := &v.Host
 	if !h.Router {
-		fact(w, "addresses", "%s", list(h.Addresses))
-		fact(w, "subnets", "%s", list(h.Subnets))
+		fact(w, "addresses", "%s", text.List(h.Addresses, ", "))
+		fact(w, "subnets", "%s", text.List(h.Subnets, ", "))
 		uplinks := make([]string, len(h.Uplinks))
 		for i, u := range h.Uplinks {
 			uplinks[i] = fmt.Sprintf("%s (MTU %d)", u.Name, u.MTU)
 		}
-		fact(w, "uplinks", "%s", list(uplinks))
-		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", text.Counted(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
+		fact(w, "uplinks", "%s", text.List(uplinks, ", "))
+		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", text.Counted(h.Ports, "port"), h.Bridge, text.OrNone(h.MTU), h.Encapsulation)
 		fact(w, "CNI config", "%s", v.config())
 		if chained := v.chained(); chained != "" {
 			fact(w, "chained", "%s", chained)
@@ -175,7 +175,7 @@ func (v *View) cells(p *Peer, f Format) []string {
 		reasons[i] = string(r)
 	}
 	cells := []string{
-		text.Printable(p.Node), p.Subnet.String(), orNone(p.Via), cmp.Or(text.Printable(p.Dev), text.None), text.Printable(string(p.State)),
+		text.Printable(p.Node), p.Subnet.String(), text.OrNone(p.Via), cmp.Or(text.Printable(p.Dev), text.None), text.Printable(string(p.State)),
 		v.age(p.Since), v.age(p.Repaired), cmp.Or(text.Printable(strings.Join(reasons, ",")), text.None),
 	}
 	if f.Output == "wide" {
@@ -200,22 +200,6 @@ func (v *View) tally() string {
 }
 
 func (v *View) age(then time.Time) string { return text.Age(v.now, then) }
-
-func list[T any](all []T) string {
-	words := make([]string, len(all))
-	for i, x := range all {
-		words[i] = fmt.Sprint(x)
-	}
-	return cmp.Or(strings.Join(words, ", "), text.None)
-}
-
-func orNone[T comparable](x T) string {
-	var zero T
-	if x == zero {
-		return text.None
-	}
-	return fmt.Sprint(x)
-}
 
 func (p *Peer) color() string {
 	switch p.State {

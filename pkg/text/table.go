@@ -2,6 +2,7 @@ package text
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -47,6 +48,24 @@ func Some(names []string, count, few int) string {
 	default:
 		return strings.Join(shown, "")
 	}
+}
+
+// List joins values; without any it returns None.
+func List[T any](values []T, separator string) string {
+	words := make([]string, len(values))
+	for i, v := range values {
+		words[i] = fmt.Sprint(v)
+	}
+	return cmp.Or(strings.Join(words, separator), None)
+}
+
+// OrNone returns a value as text, or None for the zero value.
+func OrNone[T comparable](value T) string {
+	var zero T
+	if value == zero {
+		return None
+	}
+	return fmt.Sprint(value)
 }
 
 // Age returns how long ago something was, as kubectl prints it. A time in the future, by another

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -106,23 +105,15 @@ func (rows Rows) err(agents string) error {
 
 // Print writes the table.
 func (rows Rows) Print(w io.Writer) error {
-	var text bytes.Buffer
-	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "NODE\tRESULT\tROUTES\tTABLE\tCNI CONFIG\tBRIDGE\tNOTE")
-	for _, r := range rows {
-		fmt.Fprintln(table, strings.Join([]string{
-			r.Node, r.result(), r.count(plan.KindRoute), r.outcome(plan.KindTable), r.outcome(plan.KindCNI), r.outcome(plan.KindBridge), r.note(),
-		}, "\t"))
+	lines := make([][]string, len(rows))
+	for i, r := range rows {
+		lines[i] = []string{r.Node, r.result(), r.count(plan.KindRoute), r.outcome(plan.KindTable), r.outcome(plan.KindCNI), r.outcome(plan.KindBridge), r.note()}
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	for line := range strings.Lines(text.String()) { // most have no note
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
-			return err
-		}
-	}
-	return nil
+	var out bytes.Buffer
+	header := []string{"NODE", "RESULT", "ROUTES", "TABLE", "CNI CONFIG", "BRIDGE", "NOTE"}
+	text.Table(&out, header, lines, func(_ int, line string) string { return strings.TrimRight(line, " ") })
+	_, err := w.Write(out.Bytes())
+	return err
 }
 
 func (r Row) result() string {

@@ -81,7 +81,7 @@ func nodeOf(c *fleet.Cluster, i int) node {
 	row := &c.Nodes[i]
 	n := node{
 		Name: row.Node, Well: row.OK(), NoReport: row.NoReport, Message: row.Message, Subnets: row.Subnets,
-		Version: row.Version(), Count: row.Count, Routes: routes(c, i),
+		Version: row.Version(), Count: row.Count, Routes: c.Row(i).String(),
 	}
 	if row.Agent != nil {
 		n.Started = row.Agent.Started
@@ -93,12 +93,4 @@ func nodeOf(c *fleet.Cluster, i int) node {
 		}
 	}
 	return n
-}
-
-func routes(c *fleet.Cluster, from int) string {
-	symbols := make([]byte, len(c.Nodes))
-	for to := range c.Nodes {
-		symbols[to] = fleet.Symbols[c.Cell(from, to)]
-	}
-	return string(symbols)
 }
