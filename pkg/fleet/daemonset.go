@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // defaultNamespaces are searched for the agents' DaemonSet unless a namespace is given. Only the
@@ -27,12 +28,7 @@ type ChoiceError struct {
 }
 
 func (e *ChoiceError) Error() string {
-	const few = 5
-	shown := strings.Join(e.Candidates[:min(few, len(e.Candidates))], ", ")
-	if more := len(e.Candidates) - few; more > 0 {
-		shown += fmt.Sprintf(" and %d more", more)
-	}
-	return fmt.Sprintf("which agents are meant is not certain: DaemonSets with the label %s are %s, and any tenant can create one in its own namespace; give the agents' namespace: --namespace", agents, shown)
+	return fmt.Sprintf("which agents are meant is not certain: DaemonSets with the label %s are %s, and any tenant can create one in its own namespace; give the agents' namespace: --namespace", agents, text.Some(e.Candidates, len(e.Candidates), 5))
 }
 
 // DaemonSets returns the agents' DaemonSets, all of one namespace: the given one, else the default

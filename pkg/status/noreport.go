@@ -2,7 +2,6 @@ package status
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"net/netip"
 
@@ -30,49 +29,34 @@ func (v *View) noReport(w *bytes.Buffer, f Format) {
 		fact(w, "kernel", "can't be read: %s", v.Leftover.Error)
 		return
 	}
-	own, rows := v.Leftover.routes()
-	fact(w, "subnets", "%s", text.List(own, ", "))
-	fact(w, "bridge", "%s", v.Leftover.bridge())
-	fact(w, "table", "%s", v.Leftover.table())
-	fact(w, "CNI config", "%s", v.Leftover.config())
+	s := &v.Leftover.State
+	var subnets []netip.Prefix
+	var rows [][]string
+	for _, r := range s.Routes {
+		if r.Metric == topology.MetricOwn {
+			subnets = append(subnets, r.Dst)
+			continue
+		}
+		rows = append(rows, []string{r.Dst.String(), text.OrNone(r.Via), text.Printable(text.OrNone(r.Dev))})
+	}
+	bridge, table, config := text.None, text.None, text.None
+	if s.Bridge != "" {
+		bridge = fmt.Sprintf("%s with %s, addresses: %s", s.Bridge, text.Counted(v.Leftover.Ports, "port"), text.List(s.Addresses, ", "))
+	}
+	if s.Masquerade != nil {
+		table = fmt.Sprintf("inet %s, masquerading %s", topology.Table, text.List(s.Masquerade.Sources, ", "))
+	}
+	if c := s.CNI; c != nil {
+		config = fmt.Sprintf("%s: subnets %s, MTU %d, bridge %s", v.Leftover.Config, text.List(c.Subnets, ", "), c.MTU, c.Bridge)
+	}
+	fact(w, "subnets", "%s", text.List(subnets, ", "))
+	fact(w, "bridge", "%s", bridge)
+	fact(w, "table", "%s", table)
+	fact(w, "CNI config", "%s", config)
 	fact(w, "routes", "%d to peers", len(rows))
 	if len(rows) == 0 || f.Problems {
 		return
 	}
 	w.WriteByte('\n')
 	text.Table(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
-}
-
-// routes returns our own subnets, and a table row for each other route.
-func (h *Leftover) routes() (own []netip.Prefix, rows [][]string) {
-	for _, r := range h.State.Routes {
-		if r.Metric == topology.MetricOwn {
-			own = append(own, r.Dst)
-			continue
-		}
-		rows = append(rows, []string{r.Dst.String(), text.OrNone(r.Via), cmp.Or(text.Printable(r.Dev), text.None)})
-	}
-	return own, rows
-}
-
-func (h *Leftover) bridge() string {
-	if h.State.Bridge == "" {
-		return text.None
-	}
-	return fmt.Sprintf("%s with %s, addresses: %s", h.State.Bridge, text.Counted(h.Ports, "port"), text.List(h.State.Addresses, ", "))
-}
-
-func (h *Leftover) table() string {
-	if h.State.Masquerade == nil {
-		return text.None
-	}
-	return fmt.Sprintf("inet %s, masquerading %s", topology.Table, text.List(h.State.Masquerade.Sources, ", "))
-}
-
-func (h *Leftover) config() string {
-	c := h.State.CNI
-	if c == nil {
-		return text.None
-	}
-	return fmt.Sprintf("%s: subnets %s, MTU %d, bridge %s", h.Config, text.List(c.Subnets, ", "), c.MTU, c.Bridge)
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -32,16 +33,11 @@ func wantsHTML(r *http.Request) bool {
 
 // acceptable splits an entry of Accept into its media type and quality (RFC 9110, 12.5.1).
 func acceptable(entry string) (kind string, quality float64) {
-	kind, parameters, _ := strings.Cut(entry, ";")
-	quality = 1
-	for _, p := range strings.Split(parameters, ";") {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(p), "q="); ok {
-			if q, err := strconv.ParseFloat(text, 64); err == nil && q >= 0 && q <= 1 {
-				quality = q
-			}
-		}
+	kind, parameters, _ := mime.ParseMediaType(entry) // no type if the entry is malformed
+	if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil && q >= 0 && q <= 1 {
+		return kind, q
 	}
-	return strings.ToLower(strings.TrimSpace(kind)), quality
+	return kind, 1
 }
 
 // guarded rejects requests that another site makes, and has browsers keep the answer to its own
