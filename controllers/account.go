@@ -66,7 +66,7 @@ func touchNodes(t *status.Touched, a, b map[topology.Problem]bool) {
 
 // api tells how well the Nodes are known.
 func (v View) api() status.API {
-	api := status.API{Synced: v.Synced, LastEvent: v.Heard}
+	api := status.API{Synced: v.Synced, Heard: v.Heard}
 	if v.Err != nil {
 		api.Error = v.Err.Error()
 	}

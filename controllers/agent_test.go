@@ -33,7 +33,7 @@ const limit = 20 * time.Second
 type agent struct {
 	t        *testing.T
 	host     *memoryHost
-	board    *status.Latest
+	board    *status.Board
 	registry *prometheus.Registry
 	log      *logBook
 	nodes    *NodeSource
@@ -72,7 +72,7 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{t: t, host: host, board: &status.Latest{}, registry: prometheus.NewRegistry(), log: &logBook{}}
+	a := &agent{t: t, host: host, board: &status.Board{}, registry: prometheus.NewRegistry(), log: &logBook{}}
 	book.Store(a.log)
 	opts := topology.Options{
 		NodeName: "node1", Masquerade: true, Bridge: "plainroute0", RunDir: "/run/plainroute",

@@ -84,7 +84,7 @@ func (f maker) live(nodes *NodeSource) {
 // know, and once for each pass. It keeps no Result, which among thousands of Nodes takes
 // a megabyte.
 type peerCollector struct {
-	board *status.Latest
+	board *status.Board
 
 	mu     sync.Mutex
 	pass   int64 // that counts are of

@@ -121,7 +121,7 @@ func TestNoListYet(t *testing.T) {
 			f.refuses(func(*http.Request) int { return http.StatusForbidden })
 			a := startAgent(t, agentOptions{config: f.config})
 			a.eventually(a.notReady("APIUnavailable", "refused by the test"))
-			if api := a.nodes.API(); api.Synced || !strings.Contains(api.Error, "refused by the test") || !api.LastEvent.IsZero() {
+			if api := a.nodes.API(); api.Synced || !strings.Contains(api.Error, "refused by the test") || !api.Heard.IsZero() {
 				t.Errorf("the API is %+v", api)
 			}
 			f.refuses(func(q *http.Request) int { // it can be listed, and not watched
@@ -132,7 +132,7 @@ func TestNoListYet(t *testing.T) {
 			})
 			a.eventually(a.ready)
 			a.eventually(func() error {
-				if api := a.nodes.API(); !api.Synced || !strings.Contains(api.Error, "refused by the test") || api.LastEvent.IsZero() || !a.nodes.View().Cached {
+				if api := a.nodes.API(); !api.Synced || !strings.Contains(api.Error, "refused by the test") || api.Heard.IsZero() || !a.nodes.View().Cached {
 					return fmt.Errorf("the API is %+v", api)
 				}
 				return nil
@@ -191,7 +191,7 @@ func TestComparisonByAFakeServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			err := a.nodes.compare(t.Context())
-			if a.nodes.API().LastEvent.IsZero() {
+			if a.nodes.API().Heard.IsZero() {
 				t.Error("an answer is no sign of the server")
 			}
 			if (err != nil) != (c.blame != "") || err != nil && !strings.Contains(err.Error(), "has Node "+c.blame+",") {
@@ -204,7 +204,7 @@ func TestComparisonByAFakeServer(t *testing.T) {
 	}
 	f.refuses(func(*http.Request) int { return http.StatusForbidden })
 	a := newAgent(t, agentOptions{config: f.config})
-	if err := a.nodes.compare(t.Context()); err == nil || !strings.Contains(err.Error(), "listing Nodes to confirm") || a.nodes.API().LastEvent != (time.Time{}) {
+	if err := a.nodes.compare(t.Context()); err == nil || !strings.Contains(err.Error(), "listing Nodes to confirm") || a.nodes.API().Heard != (time.Time{}) {
 		t.Errorf("refused, it says %v", err)
 	}
 }

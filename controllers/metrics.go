@@ -43,7 +43,7 @@ func seconds() []float64 { return prometheus.ExponentialBuckets(0.0005, 2, 16) }
 
 // NewMetrics makes the metrics and registers them. What the API server says, and how
 // peers are, is asked for when Prometheus asks.
-func NewMetrics(registry prometheus.Registerer, build Build, board *status.Latest, nodes *NodeSource) *Metrics {
+func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board, nodes *NodeSource) *Metrics {
 	factory := maker{registry}
 	m := &Metrics{
 		ready:     factory.gauge("ready", "1 if this node's pods are served as they should be."),

@@ -27,7 +27,7 @@ func BenchmarkMetrics(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	board := &status.Latest{}
+	board := &status.Board{}
 	m := NewMetrics(prometheus.NewRegistry(), Build{}, board, nodes)
 	l := ledger{wanted: &result.Desired}
 	one := plan.Of(plan.Add, plan.Route{Route: result.Desired.Routes[0]})

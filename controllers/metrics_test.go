@@ -203,7 +203,7 @@ func TestBuildInfo(t *testing.T) {
 	} {
 		s, _ := newSource(t)
 		registry := prometheus.NewRegistry()
-		NewMetrics(registry, build, &status.Latest{}, s)
+		NewMetrics(registry, build, &status.Board{}, s)
 		families, err := registry.Gather()
 		if err != nil {
 			t.Fatal(err)

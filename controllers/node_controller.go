@@ -68,7 +68,7 @@ type NodeReconciler struct {
 	Watcher   Watcher
 	// Resync is the period of the slow audit.
 	Resync  time.Duration
-	Board   *status.Latest
+	Board   *status.Board
 	Metrics *Metrics
 	Version string
 	// ConfigPath is where our CNI config is, for operators; empty on a router.

@@ -121,7 +121,7 @@ func TestUnreadConfigAtTheEndOfItsWait(t *testing.T) {
 // A Result starts with what the last pass found, and leads to the history of this agent.
 func TestResultStartsWithTheLast(t *testing.T) {
 	s, _ := newSource(t)
-	board := &status.Latest{}
+	board := &status.Board{}
 	board.Publish(&status.Result{Known: true})
 	r := &NodeReconciler{Version: "1", Board: board, Nodes: s}
 	if got := r.begin().result; got.History != &r.history || !got.Known || got.Version != "1" {

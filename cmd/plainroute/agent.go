@@ -289,7 +289,7 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return err
 	}
-	board, build := &status.Latest{}, controllers.Build{Version: version, Revision: revision}
+	board, build := &status.Board{}, controllers.Build{Version: version, Revision: revision}
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: nodes, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
 		Board: board, Metrics: controllers.NewMetrics(metrics.Registry, build, board, nodes), Version: version,
@@ -353,7 +353,7 @@ func (f *agentFlags) tellEvents(config *rest.Config, opts topology.Options) (*co
 // serve opens the listeners at once, so that a taken port is an error at start.
 func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler) error {
 	handlers := map[string]*status.Server{
-		f.listen:        {Latest: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: r.Nodes.API, Observe: f.look, Page: web.NodePage},
+		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: r.Nodes.API, Look: f.look, Page: web.NodePage},
 		f.metricsListen: {Metrics: metrics.Registry},
 	}
 	if f.metricsListen == f.listen {
