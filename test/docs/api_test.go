@@ -74,17 +74,17 @@ func fields(of reflect.Type) []string {
 	return list
 }
 
-// docs/api.md has a section for each kind that the code sets, and no other.
+// docs/api.md has a section for each kind that the code sets.
 func TestKinds(t *testing.T) {
-	kinds := map[string]bool{}
+	page, kinds := read(t, "docs/api.md"), map[string]bool{}
 	for _, text := range sources(t) {
 		for _, call := range regexp.MustCompile(`\bTypeMeta\("(\w+)"\)`).FindAllStringSubmatch(text, -1) {
 			kinds[call[1]] = true
 		}
 	}
 	for kind := range kinds {
-		if documents[kind] == nil {
-			t.Errorf("docs/api.md and this test lack the kind %s", kind)
+		if !strings.Contains(page, "\n### "+kind+"\n") {
+			t.Errorf("docs/api.md lacks the kind %s", kind)
 		}
 	}
 	for title := range documents {
