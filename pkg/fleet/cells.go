@@ -56,8 +56,10 @@ func (c Cells) String() string {
 	return string(text)
 }
 
+// MarshalText returns a Symbol for each Cell.
 func (c Cells) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
+// UnmarshalText reads Symbols.
 func (c *Cells) UnmarshalText(text []byte) error {
 	*c = make(Cells, len(text))
 	for i := range text {

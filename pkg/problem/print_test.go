@@ -65,12 +65,12 @@ func TestPrinter(t *testing.T) {
 		want, not []string
 	}{
 		"a shared remediation": {
-			Printer{}, many("A", 3),
-			[]string{"warning: A: number 0\nwarning: A: number 1\nwarning: A: number 2\n  remediation: fix it\n"}, []string{"more"},
+			printer: Printer{}, groups: many("A", 3),
+			want: []string{"warning: A: number 0\nwarning: A: number 1\nwarning: A: number 2\n  remediation: fix it\n"}, not: []string{"more"},
 		},
 		"many of a Reason": {
-			Printer{More: "-o json lists them"}, slices.Concat(many("A", 12), many("B", 1)),
-			[]string{"number 9\n  and 2 more of A: -o json lists them\nwarning: B: number 0\n  remediation: fix it\n"}, []string{"number 10"},
+			printer: Printer{More: "-o json lists them"}, groups: slices.Concat(many("A", 12), many("B", 1)),
+			want: []string{"number 9\n  and 2 more of A: -o json lists them\nwarning: B: number 0\n  remediation: fix it\n"}, not: []string{"number 10"},
 		},
 		"all":                   {Printer{All: true}, many("A", 12), []string{"number 11\n  remediation: fix it\n"}, []string{"more of"}},
 		"evidence of its own":   {Printer{Nodes: 3}, []Group{own}, []string{"error: rp-filter: strict\n  on 2 of 3 nodes: a and b\n  evidence of a: all: 1\n  remediation of a: set it\n"}, nil},
