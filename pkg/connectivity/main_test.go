@@ -11,7 +11,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 )
 
-// insideEnv marks the process that has a network namespace of its own.
+// insideEnv tells the tests that they are in a network namespace of their own.
 const insideEnv = "PLAINROUTE_TEST_INSIDE"
 
 // TestMain moves all tests to a network namespace of their own, whose loopback has the MTU of an Ethernet.

@@ -204,8 +204,8 @@ func completed(problems []problem.Problem) []problem.Problem {
 	return list
 }
 
-// All returns everything that is wrong with the node: its Problems, why the API server or the
-// kernel can't be read, and the differences.
+// All returns all that is wrong with the node: its Problems, why the API server or the kernel can't be read, and the
+// differences.
 func (r *Report) All() []problem.Problem {
 	list := completed(r.Problems)
 	if r.API.Error != "" {

@@ -362,7 +362,7 @@ func TestMetaPlugin(t *testing.T) {
 	must(t, node.WaitReady(ctx))
 	must(t, run(metaInstaller))
 	eventually(t, "status tells the meta plugin's config", func() bool {
-		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is allowed")
+		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is wanted")
 	})
 	must(t, node.WaitReady(ctx))
 	doctor := []string{"doctor", "--check=cni-configs", "--cni-conf-dir", node.ConfDir, "--run-dir", node.RunDir}
