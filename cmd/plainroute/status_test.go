@@ -41,8 +41,8 @@ func answering(t testing.TB, r *status.Result) string {
 	t.Helper()
 	s := &status.Server{
 		Latest: &status.Latest{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true,
-		API:  func() status.API { return status.API{Synced: true, LastEvent: time.Now()} },
-		Look: func() (topology.State, error) { return r.Desired, nil },
+		API:     func() status.API { return status.API{Synced: true, LastEvent: time.Now()} },
+		Observe: func() (topology.State, error) { return r.Desired, nil },
 	}
 	s.Latest.Publish(r)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
