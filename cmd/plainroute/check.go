@@ -116,7 +116,7 @@ func (f *checkFlags) run(cmd *cobra.Command) error {
 		say(fmt.Sprintf("Another run goes on, or was killed and left %d namespaces; plainroute check --remove removes them.", len(left)))
 	}
 	r := &connectivity.Run{
-		Client: client, Most: f.nodes, Outside: f.outside, Timeout: f.timeout, Patience: connectivity.Patience, Settling: connectivity.Settling, Keep: f.keep, Say: say,
+		Client: client, MaxNodes: f.nodes, Outside: f.outside, Timeout: f.timeout, RetryBudget: connectivity.RetryBudget, RefusalTimeout: connectivity.RefusalTimeout, Keep: f.keep, Notify: say,
 		Post: func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
 			forward := fleet.Forward{Config: config, Client: client}
 			return forward.Post(ctx, &fleet.Agent{Namespace: namespace, Pod: pod, Port: connectivity.Port}, path, body)

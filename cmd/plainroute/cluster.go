@@ -86,8 +86,8 @@ func (f *clusterFlags) faults() []error {
 	return faults
 }
 
-// survey asks all agents, and says how far it is.
-func (f *clusterFlags) survey(cmd *cobra.Command) (*fleet.Cluster, error) {
+// collect returns the fleet status, and shows its progress.
+func (f *clusterFlags) collect(cmd *cobra.Command) (*fleet.Cluster, error) {
 	if err := faultsError(f.faults()); err != nil {
 		return nil, err
 	}
@@ -98,11 +98,11 @@ func (f *clusterFlags) survey(cmd *cobra.Command) (*fleet.Cluster, error) {
 	p := newProgress(cmd.ErrOrStderr(), "asking agents")
 	defer p.end()
 	forward := &fleet.Forward{Config: config, Client: client}
-	s := fleet.Survey{
-		Client: client, Ask: forward.Ask, Namespace: f.namespace,
+	s := fleet.Collector{
+		Client: client, Get: forward.Get, Namespace: f.namespace,
 		Parallel: f.parallel, Timeout: f.timeout, Progress: p.show,
 	}
-	cluster, err := s.Run(cmd.Context())
+	cluster, err := s.Collect(cmd.Context())
 	return cluster, f.hinted(err)
 }
 
@@ -136,7 +136,7 @@ func asUsage(err error) error {
 
 // clusterStatus is status for all nodes.
 func clusterStatus(cmd *cobra.Command, f *clusterFlags, format fleet.Format) error {
-	cluster, err := f.survey(cmd)
+	cluster, err := f.collect(cmd)
 	if err != nil {
 		return err
 	}

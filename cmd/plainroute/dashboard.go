@@ -75,15 +75,15 @@ func (f *dashboardFlags) run(cmd *cobra.Command) error {
 	}
 	forward := &fleet.Forward{Config: config, Client: client}
 	d := &web.Dashboard{
-		Survey: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
-			s := fleet.Survey{
-				Client: client, Ask: forward.Ask, Namespace: f.namespace,
+		Collect: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
+			s := fleet.Collector{
+				Client: client, Get: forward.Get, Namespace: f.namespace,
 				Parallel: f.parallel, Timeout: f.timeout, Progress: progress,
 			}
-			cluster, err := s.Run(ctx)
+			cluster, err := s.Collect(ctx)
 			return cluster, f.hinted(err)
 		},
-		Ask: forward.Ask, Every: f.interval, Timeout: f.timeout,
+		Get: forward.Get, Interval: f.interval, Timeout: f.timeout,
 	}
 	return f.serve(cmd, d)
 }

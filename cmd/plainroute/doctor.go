@@ -136,7 +136,7 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	}
 	klog.SetLogger(logr.Discard()) // client-go complains of connections to nodes that don't answer; it is told of those below
 	p := newProgress(cmd.ErrOrStderr(), "examining nodes")
-	s := fleet.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: p.show}
+	s := fleet.Collector{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: p.show}
 	cluster, err := f.examine(cmd.Context(), s, &fleet.Exec{Config: config, Client: client})
 	p.end()
 	if err != nil {
@@ -151,7 +151,7 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	return nil
 }
 
-func (f *doctorFlags) examine(ctx context.Context, s fleet.Survey, exec *fleet.Exec) (*diagnosis.Cluster, error) {
+func (f *doctorFlags) examine(ctx context.Context, s fleet.Collector, exec *fleet.Exec) (*diagnosis.Cluster, error) {
 	command := []string{"/plainroute", "doctor", "--output=json"}
 	if len(f.checks) > 0 {
 		command = append(command, "--check="+strings.Join(f.checks, ","))

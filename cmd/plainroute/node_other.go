@@ -14,7 +14,7 @@ import (
 // nodeCommands are none: a node's kernel is Linux. What a workstation does, others can too.
 func nodeCommands() []*cobra.Command { return nil }
 
-// held says that nothing can bear our mark here.
-func (*statusFlags) held(context.Context) status.Held {
-	return status.Held{Error: "this is no node: its system is " + runtime.GOOS}
+// leftover returns an error: only a node can have objects with our mark.
+func (*statusFlags) leftover(context.Context) status.Leftover {
+	return status.Leftover{Error: "this machine is not a node: its system is " + runtime.GOOS}
 }

@@ -133,7 +133,7 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if view.Silence != "" && view.Held.Bare() {
+	if view.NoReport != "" && view.Leftover.Empty() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "Is this no node? `plainroute status --cluster` asks the agents of all nodes, from wherever kubectl works.")
 	}
 	if !view.OK() {
@@ -146,9 +146,9 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 func (f *statusFlags) view(ctx context.Context) *status.View {
 	report, err := askAgent(ctx, f.listen, f.timeout, f.output == "json" || f.output == "yaml")
 	if err != nil {
-		return status.Silent(err.Error(), f.held(ctx), time.Now())
+		return status.NoReportView(err.Error(), f.leftover(ctx), time.Now())
 	}
-	return status.Answered(*report, time.Now())
+	return status.NewView(*report, time.Now())
 }
 
 // maxReport is more than the report of any cluster takes: some 500 bytes a peer.

@@ -96,7 +96,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 			return err
 		}
 	}
-	u := uninstall.Uninstall{Client: client, Options: f.Options, Say: func(format string, args ...any) {
+	u := uninstall.Uninstall{Client: client, Options: f.Options, Notify: func(format string, args ...any) {
 		fmt.Fprintln(cmd.ErrOrStderr(), text.Printable(fmt.Sprintf(format, args...)))
 	}}
 	rows, err := u.Run(cmd.Context())
@@ -104,7 +104,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	if f.output == "json" {
-		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), rows))
+		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), rows.Report()))
 	}
 	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
 }

@@ -123,11 +123,11 @@ func up() corev1.ContainerState {
 	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
 }
 
-// agentOn is an agent that says that it is on a node; wait delays what it says.
+// agentOn is an agent whose report names a node; wait delays the response.
 func agentOn(t *testing.T, node string, wait time.Duration) (port int) {
 	t.Helper()
-	own := &status.Server{Board: &status.Board{}, Metrics: prometheus.NewRegistry(), Status: true}
-	own.Board.Publish(&status.Result{Version: "v1", Node: node, Ready: true})
+	own := &status.Server{Latest: &status.Latest{}, Metrics: prometheus.NewRegistry(), Status: true}
+	own.Latest.Publish(&status.Result{Version: "v1", Node: node, Ready: true})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(wait):
@@ -148,28 +148,28 @@ func portOn(t *testing.T, l net.Listener) int {
 	return address.Port
 }
 
-// closed is a port on which nobody listens, nor is given it.
+// closed is a port without a listener that no other process can get.
 const closed = 1
 
-// TestSurvey asks agents by way of a real API server and a stand-in for kubelets.
-func TestSurvey(t *testing.T) {
+// TestCollect asks agents by way of a real API server and a stand-in for kubelets.
+func TestCollect(t *testing.T) {
 	s := startServer(t)
 	s.populate(t)
 	all := s.user(t, "admin", "system:masters")
 
 	t.Run("all there is to hear", func(t *testing.T) {
-		wait(t, func() string { return told(t, s.survey(t, all, "", 5*time.Second)) },
+		wait(t, func() string { return rowsOf(t, s.survey(t, all, "", 5*time.Second)) },
 			"answers: v1",
 			"closed: NoAnswer: no answer from the agent: nothing listens on port",
 			"crashes: NotRunning: the agent does not run: CrashLoopBackOff: back-off 5m0s; it last ended with exit code 2 (kubectl -n plainroute-system logs plainroute-crashes -p)",
-			"hangs: NoAnswer: no answer from the agent: it runs, and says nothing for 5s",
-			"impostor: Unreadable: the answer of the agent (plainroute:1) is no report that this version can read: it is that of node answers",
+			"hangs: NoAnswer: no answer from the agent: it runs, but did not answer within 5s",
+			"impostor: Unreadable: this version can't read the report of the agent (plainroute:1): it is that of node answers",
 			"none: NoAgent: no agent runs here",
-			"other: Unreadable: the answer of the agent (plainroute:1) is no report that this version can read: invalid character",
-			"virtual: NotManaged: no agent is meant to run here: the Node is labelled type=virtual-kubelet")
+			"other: Unreadable: this version can't read the report of the agent (plainroute:1): invalid character",
+			"virtual: NotManaged: no agent is supposed to run here: the Node has the label type=virtual-kubelet")
 	})
 	t.Run("in another namespace", func(t *testing.T) {
-		if got := told(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent: no agent runs on any node: plainroute is not installed") || !strings.Contains(got, "searched in: default") {
+		if got := rowsOf(t, s.survey(t, all, "default", time.Second)); !strings.Contains(got, "answers: NoAgent: no agent runs on any node: plainroute is not installed") || !strings.Contains(got, "searched in: default") {
 			t.Errorf("got:\n%s", got)
 		}
 	})
@@ -205,23 +205,23 @@ func (s *server) populate(t *testing.T) {
 	testutil.Must(t, err)
 }
 
-func (s *server) by(t *testing.T, config *rest.Config, namespace string, timeout time.Duration) *Survey {
+func (s *server) by(t *testing.T, config *rest.Config, namespace string, timeout time.Duration) *Collector {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	testutil.Must(t, err)
 	forward := &Forward{Config: config, Client: client}
-	return &Survey{Client: client, Ask: forward.Ask, Namespace: namespace, Parallel: 3, Timeout: timeout}
+	return &Collector{Client: client, Get: forward.Get, Namespace: namespace, Parallel: 3, Timeout: timeout}
 }
 
 func (s *server) survey(t *testing.T, config *rest.Config, namespace string, timeout time.Duration) *Cluster {
 	t.Helper()
-	c, err := s.by(t, config, namespace, timeout).Run(t.Context())
+	c, err := s.by(t, config, namespace, timeout).Collect(t.Context())
 	testutil.Must(t, err)
 	return c
 }
 
-// told is what each Node has to say, a line each.
-func told(t *testing.T, c *Cluster) string {
+// rowsOf returns the Node, NoReport and message of each Row, one a line.
+func rowsOf(t *testing.T, c *Cluster) string {
 	t.Helper()
 	var text strings.Builder
 	for i := range c.Nodes {
@@ -240,21 +240,21 @@ func (s *server) interrupted(t *testing.T, config *rest.Config) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer time.AfterFunc(time.Second, cancel).Stop()
 	start := time.Now()
-	_, err := s.by(t, config, "", time.Minute).Run(ctx)
+	_, err := s.by(t, config, "", time.Minute).Collect(ctx)
 	if took := time.Since(start); !errors.Is(err, context.Canceled) || took > 30*time.Second {
 		t.Errorf("got %v after %s, want that it was cancelled at once", err, took)
 	}
 }
 
-// rights are added one by one, and what is missing is said in words.
+// Rights are added one by one, and the message names the missing one.
 func (s *server) rights(t *testing.T) {
 	user := s.user(t, "user", "users")
 	refused := func() string {
-		got, err := s.by(t, user, "", time.Second).Run(t.Context())
+		got, err := s.by(t, user, "", time.Second).Collect(t.Context())
 		if err != nil {
 			return err.Error()
 		}
-		return told(t, got)
+		return rowsOf(t, got)
 	}
 	wait(t, refused, `listing the agents' DaemonSets: daemonsets.apps is forbidden: User "user" cannot list resource "daemonsets" in API group "apps" in the namespace "plainroute-system"`)
 	s.grant(t, "sets", rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"list"}})
@@ -262,19 +262,19 @@ func (s *server) rights(t *testing.T) {
 	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes", "pods"}, Verbs: []string{"list"}})
 	wait(t, refused, "answers: Forbidden: you lack the right to create pods/portforward in the namespace plainroute-system")
 	s.grant(t, "create", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/portforward"}, Verbs: []string{"create"}})
-	wait(t, func() string { return told(t, s.survey(t, user, namespace, time.Second)) }, "answers: v1\n")
+	wait(t, func() string { return rowsOf(t, s.survey(t, user, namespace, time.Second)) }, "answers: v1\n")
 
 	s.apply(t, filepath.Join("..", "..", "config", "samples", "viewer", "viewer.yaml"))
 	viewer := s.user(t, "viewer", "plainroute-viewers")
 	wait(t, func() string {
-		got, err := s.by(t, viewer, namespace, time.Second).Run(t.Context())
+		got, err := s.by(t, viewer, namespace, time.Second).Collect(t.Context())
 		if err != nil {
 			return err.Error()
 		}
-		return told(t, got)
+		return rowsOf(t, got)
 	}, "answers: v1\n")
-	wait(t, func() string { return told(t, s.survey(t, viewer, "", time.Second)) }, "answers: v1\n") // who names no namespace
-	if _, err := s.by(t, viewer, "default", time.Second).Run(t.Context()); !apierrors.IsForbidden(err) {
+	wait(t, func() string { return rowsOf(t, s.survey(t, viewer, "", time.Second)) }, "answers: v1\n") // without a namespace
+	if _, err := s.by(t, viewer, "default", time.Second).Collect(t.Context()); !apierrors.IsForbidden(err) {
 		t.Errorf("got %v for a viewer who asks for another namespace", err)
 	}
 }

@@ -54,7 +54,7 @@ func TestAPIServerStaysAway(t *testing.T) {
 	c, p := play(t, "node-1")
 	p.kubelet = func(pod *corev1.Pod) { pod.Status.Conditions = nil }
 	r := testRun(c.Client())
-	r.Patience = 2 * time.Second
+	r.RetryBudget = 2 * time.Second
 	var begin time.Time
 	r.Progress = func(string, int, int) {
 		if begin.IsZero() {

@@ -19,8 +19,8 @@ type post func(ctx context.Context, namespace, pod, path string, body []byte) (i
 // testRun is a run whose pods say that all arrived.
 func testRun(client kubernetes.Interface) *connectivity.Run {
 	return &connectivity.Run{
-		Client: client, Image: "localhost/plainroute:1", Most: 10, Timeout: limit, Patience: limit, Settling: time.Second,
-		Say: func(string) {}, Post: arrived,
+		Client: client, Image: "localhost/plainroute:1", MaxNodes: 10, Timeout: limit, RetryBudget: limit, RefusalTimeout: time.Second,
+		Notify: func(string) {}, Post: arrived,
 	}
 }
 

@@ -27,9 +27,9 @@ func TestPodsRefused(t *testing.T) {
 	}{
 		{"by Pod Security, for what a webhook adds", func(_ *testing.T, p *player) {
 			p.webhook = func(pod *corev1.Pod) { pod.Spec.HostNetwork = true }
-		}, []string{"on node-1:", `violates PodSecurity "restricted:latest": host namespaces`, "let pods pass"}},
-		{"by a policy", policy, []string{"on node-1:", "ValidatingAdmissionPolicy 'known-images'", "no such image here", "let pods pass"}},
-		{"by a quota", quota, []string{"on node-1:", "exceeded quota: few", "let pods pass"}},
+		}, []string{"on node-1:", `violates PodSecurity "restricted:latest": host namespaces`, "admit pods"}},
+		{"by a policy", policy, []string{"on node-1:", "ValidatingAdmissionPolicy 'known-images'", "no such image here", "admit pods"}},
+		{"by a quota", quota, []string{"on node-1:", "exceeded quota: few", "admit pods"}},
 		{"by kubelets without the image", func(_ *testing.T, p *player) {
 			p.kubelet = func(pod *corev1.Pod) { noImage(pod) }
 		}, []string{"on node-1:", "ImagePullBackOff", "no such host", "bring localhost/plainroute:1", "--image"}},
@@ -119,8 +119,8 @@ func TestOneNodeWithoutImage(t *testing.T) {
 	result, err := testRun(p.client).Do(t.Context())
 	testutil.Must(t, err)
 	text := printed(t, result)
-	if result.OK() || len(result.Nodes) != 2 || !strings.Contains(text, "Node node-2 could not take part: its pod is not ready: ImagePullBackOff") || !strings.Contains(text, "  cure: bring localhost/plainroute:1 to the node") {
-		t.Errorf("%s\nwant node-2 named, with the cure", text)
+	if result.OK() || len(result.Nodes) != 2 || !strings.Contains(text, "node node-2: NodeAbsent: its pod is not ready: ImagePullBackOff") || !strings.Contains(text, "  remediation: bring localhost/plainroute:1 to the node") {
+		t.Errorf("%s\nwant node-2 with the remediation", text)
 	}
 }
 
@@ -130,7 +130,7 @@ func TestOneNode(t *testing.T) {
 	result, err := testRun(p.client).Do(t.Context())
 	testutil.Must(t, err)
 	text := printed(t, result)
-	if !result.OK() || result.Probes == 0 || !strings.Contains(text, "Not tried: from node to node: node-1 alone took part.") || !strings.Contains(text, "\n1 node, ") {
+	if !result.OK() || result.Probes == 0 || !strings.Contains(text, "Not tested: from node to node: only node-1 took part.") || !strings.Contains(text, "\n1 node, ") {
 		t.Errorf("%s\nwant it to be well, and from node to node not tried", text)
 	}
 }

@@ -21,7 +21,7 @@ func TestDrawnByName(t *testing.T) {
 	}
 	c, _ := play(t, names...)
 	r := testRun(c.Client())
-	r.Most = 3
+	r.MaxNodes = 3
 	var telling sync.Mutex
 	var placed []string // as the API server knows, while the pods are asked
 	post := r.Post
@@ -42,7 +42,7 @@ func TestDrawnByName(t *testing.T) {
 	testutil.Must(t, err)
 	slices.Sort(placed)
 	placed = slices.Compact(placed)
-	if !result.OK() || !result.Drawn || !slices.Equal(result.Nodes, placed) || len(placed) != 3 {
+	if !result.OK() || !result.Sampled || !slices.Equal(result.Nodes, placed) || len(placed) != 3 {
 		t.Errorf("%+v, with pods on %v; want three nodes drawn, which alone have pods", result, placed)
 	}
 }

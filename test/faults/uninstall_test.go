@@ -80,14 +80,14 @@ func (r *removal) uninstall(ctx context.Context, code int, args ...string) (unin
 	if len(sets.Items) > 0 {
 		r.t.Errorf("a DaemonSet is left: %v", sets.Items[0].Name)
 	}
-	var rows uninstall.Rows
+	var report uninstall.Report
 	if done.Stdout != "" {
-		r.must(json.Unmarshal([]byte(done.Stdout), &rows))
+		r.must(json.Unmarshal([]byte(done.Stdout), &report))
 		var table strings.Builder
-		r.must(rows.Print(&table))
+		r.must(report.Nodes.Print(&table))
 		r.t.Logf("\n%s", table.String())
 	}
-	return rows, done
+	return report.Nodes, done
 }
 
 // rowOf picks a node's row.

@@ -82,7 +82,7 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 	// It takes some repairs until it counts as a fight: before, the route is there at one look and away at the next.
 	lost := shows(ctx, t, node, "somebody fights", func(v status.View, code int) bool {
 		fight := func(p problem.Problem) bool { return p.Reason == problem.Contested && p.Node == f.nodes[1].Name }
-		return code == 1 && peerTo(v, subnet).State == status.Lost && slices.ContainsFunc(v.Problems, fight)
+		return code == 1 && peerTo(v, subnet).State == status.Missing && slices.ContainsFunc(v.Problems, fight)
 	})
 	if d := lost.Drift.Differences; len(d) != 1 || d[0].Subnet != subnet || d[0].Reason != problem.Missing || !strings.HasPrefix(d[0].Message, "route "+subnet.String()+" via ") {
 		t.Errorf("the differences are %+v", d)

@@ -43,7 +43,7 @@ var (
 	running = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
 )
 
-// What became of a node is told by whatever there is to tell by.
+// The result of a node follows from its Node and pod.
 func TestRows(t *testing.T) {
 	unscheduled := &corev1.Pod{Status: corev1.PodStatus{Conditions: []corev1.PodCondition{
 		{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "Too many pods"},
@@ -65,7 +65,7 @@ func TestRows(t *testing.T) {
 		},
 		"not detached": {
 			node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{"bridge":1},"undetached":2}`), none),
-			"clean 0 none none removed dead sandboxes are not detached (2), and a late CNI DEL may make the folder ipam of the run folder anew",
+			"clean 0 none none removed dead sandboxes are not detached (2), and a late CNI DEL may create the folder ipam of the run folder again",
 		},
 		"refused": {
 			node(" ", corev1.ConditionFalse), pod(backOff("CrashLoopBackOff"), ended(3, `{"removed":{},"refused":true,"error":"an agent runs"}`)),
@@ -78,15 +78,15 @@ func TestRows(t *testing.T) {
 		"still running":  {node(" ", corev1.ConditionFalse), pod(running, none), "NOT CLEAN - - - - cleanup has not ended"},
 		"no image":       {node(" ", corev1.ConditionTrue), pod(backOff("ErrImagePull"), none), "NOT CLEAN - - - - its pod has not started: ErrImagePull back-off"},
 		"not scheduled":  {node(" ", corev1.ConditionTrue), unscheduled, "NOT CLEAN - - - - its pod has not started: Unschedulable Too many pods"},
-		"without a pod":  {node(" ", corev1.ConditionTrue), nil, "NOT CLEAN - - - - no pod was made for it (kubectl describe daemonsets -A -l app.kubernetes.io/name=plainroute-cleanup)"},
+		"without a pod":  {node(" ", corev1.ConditionTrue), nil, "NOT CLEAN - - - - it has no pod (kubectl describe daemonsets -A -l app.kubernetes.io/name=plainroute-cleanup)"},
 		"does not speak": {node(" ", corev1.ConditionUnknown), pod(none, none), "NOT CLEAN - - - - the node does not answer"},
-		"deleted":        {nil, nil, "gone - - - - there is no such Node any more"},
+		"deleted":        {nil, nil, "gone - - - - the Node no longer exists"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nodes := map[string]*corev1.Node{"n": c.node}
-			f := newFollower(&Uninstall{Say: t.Logf}, nodes)
+			f := newTracker(&Uninstall{Notify: t.Logf}, nodes)
 			if c.pod != nil {
-				f.see(map[string]*corev1.Pod{"n": c.pod})
+				f.update(map[string]*corev1.Pod{"n": c.pod})
 			}
 			rows := f.rows(nodes)
 			var text strings.Builder
@@ -104,41 +104,42 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// Nobody knows how a node is to which nobody has listened to the end: its pod may have been made, and have done its work.
+// After an interrupt, nodes without a result are unknown: their pods may have been created, and
+// have cleaned.
 func TestInterruptedRows(t *testing.T) {
 	names := map[string]*corev1.Node{"clean": nil, "refuses": nil, "runs": nil, "without a pod": nil}
-	f := newFollower(&Uninstall{Say: t.Logf}, names)
+	f := newTracker(&Uninstall{Notify: t.Logf}, names)
 	for name := range names {
 		names[name] = node(name, corev1.ConditionTrue)
 	}
-	f.see(map[string]*corev1.Pod{
+	f.update(map[string]*corev1.Pod{
 		"clean": pod(ended(0, "{}"), none), "runs": pod(running, none),
 		"refuses": pod(backOff("CrashLoopBackOff"), ended(3, `{"removed":{},"refused":true,"error":"an agent runs"}`)),
 	})
 	f.interrupted = true
-	const unknown = "interrupted before it could say whether it is clean"
+	const unknown = "interrupted before it had reported a result"
 	want := map[string]string{"clean": "", "refuses": "refused: an agent runs", "runs": unknown, "without a pod": unknown}
 	for _, row := range f.rows(names) {
 		if row.Error != want[row.Node] || row.Clean != (row.Node == "clean") {
-			t.Errorf("%s: clean is %t, and it says %q", row.Node, row.Clean, row.Error)
+			t.Errorf("%s: clean is %t, and the error %q", row.Node, row.Clean, row.Error)
 		}
 	}
 }
 
-// A pod that fails again and again is no progress, and a node that comes late is one
-// more to clean.
+// Repeated failures of a pod don't count as progress, and a node that joins late is cleaned as
+// well.
 func TestProgress(t *testing.T) {
-	f := newFollower(&Uninstall{Say: t.Logf}, map[string]*corev1.Node{"a": node("a", corev1.ConditionTrue)})
+	f := newTracker(&Uninstall{Notify: t.Logf}, map[string]*corev1.Node{"a": node("a", corev1.ConditionTrue)})
 	refused := pod(backOff("CrashLoopBackOff"), ended(3, `{"removed":{},"refused":true}`))
-	f.see(map[string]*corev1.Pod{"a": refused})
+	f.update(map[string]*corev1.Pod{"a": refused})
 	before := f.progress
 	for _, p := range []*corev1.Pod{pod(running, ended(3, "")), refused, pod(none, none)} {
-		f.see(map[string]*corev1.Pod{"a": p})
+		f.update(map[string]*corev1.Pod{"a": p})
 	}
 	if !f.progress.Equal(before) {
 		t.Error("failing again was taken for progress")
 	}
-	f.see(map[string]*corev1.Pod{"a": pod(ended(0, "{}"), none), "b": pod(running, none)})
+	f.update(map[string]*corev1.Pod{"a": pod(ended(0, "{}"), none), "b": pod(running, none)})
 	if f.progress.Equal(before) || f.left() != 1 {
 		t.Errorf("left %d", f.left())
 	}
@@ -155,7 +156,7 @@ func TestManyNodesAreLeft(t *testing.T) {
 	}
 }
 
-// Where another release's agents run force leads nowhere: the release is named.
+// If another release's agents run, the error names the release instead of --force.
 func TestAnotherReleaseIsNamed(t *testing.T) {
 	rows := Rows{{Node: "a", Summary: cleanup.Summary{Refused: true}}, {Node: "b"}}
 	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agents", Namespace: "network", Labels: map[string]string{partOfLabel: "plainroute", componentLabel: "agent", instanceLabel: "other"}}}
@@ -181,7 +182,7 @@ func TestAnotherReleaseIsNamed(t *testing.T) {
 	}
 }
 
-// Nodes without a kernel get no pod, and are no row.
+// Nodes without a kernel get neither pod nor row.
 func TestRealNodes(t *testing.T) {
 	windows, virtual := node("w", corev1.ConditionTrue), node("v", corev1.ConditionTrue)
 	windows.Labels[corev1.LabelOSStable] = "windows"

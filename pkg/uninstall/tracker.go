@@ -12,86 +12,86 @@ import (
 	"github.com/plainroute/plainroute/pkg/cleanup"
 )
 
-// A stage is how far a node has come. It only grows, so that a pod that fails again
-// and again is no progress.
+// stage is the progress of a node. It only grows, so that repeated failures don't count as
+// progress.
 type stage int
 
 const (
 	waiting stage = iota
-	placed        // there is a pod
-	started       // cleanup runs, or ran
+	placed        // the node has a pod
+	started       // cleanup runs, or has run
 	clean
 )
 
-// visit is what is known of a node.
-type visit struct {
+// nodeState is the progress of a node, and what its pod has reported.
+type nodeState struct {
 	stage   stage
 	pod     *corev1.Pod
 	summary cleanup.Summary
 	ended   *corev1.ContainerStateTerminated // how the cleanup last ended
 }
 
-// follower keeps account of all nodes.
-type follower struct {
-	say      func(string, ...any)
-	visits   map[string]*visit
-	progress time.Time // when a node last got on
-	told     time.Time
+// tracker tracks the progress of all nodes.
+type tracker struct {
+	notify   func(string, ...any)
+	states   map[string]*nodeState
+	progress time.Time // the last progress of any node
+	notified time.Time
 	done     int
-	// interrupted tells that nobody has waited for those that are left.
+	// interrupted reports that the nodes that are left were not waited for.
 	interrupted bool
 }
 
-func newFollower(u *Uninstall, nodes map[string]*corev1.Node) *follower {
-	f := &follower{say: u.Say, visits: make(map[string]*visit, len(nodes)), progress: time.Now()}
+func newTracker(u *Uninstall, nodes map[string]*corev1.Node) *tracker {
+	f := &tracker{notify: u.Notify, states: make(map[string]*nodeState, len(nodes)), progress: time.Now()}
 	for name := range nodes {
-		f.visits[name] = &visit{}
+		f.states[name] = &nodeState{}
 	}
 	return f
 }
 
 // left counts the nodes that are not clean.
-func (f *follower) left() int { return len(f.visits) - f.done }
+func (f *tracker) left() int { return len(f.states) - f.done }
 
-// see takes in how the pods are. A node may have come since the beginning.
-func (f *follower) see(pods map[string]*corev1.Pod) {
+// update evaluates the pods. A node may have joined meanwhile.
+func (f *tracker) update(pods map[string]*corev1.Pod) {
 	for name, pod := range pods {
-		v := f.visits[name]
+		v := f.states[name]
 		if v == nil {
-			v = &visit{}
-			f.visits[name] = v
+			v = &nodeState{}
+			f.states[name] = v
 		}
 		if v.stage == clean {
 			continue
 		}
-		if at := v.look(pod); at > v.stage {
+		if at := v.update(pod); at > v.stage {
 			v.stage, f.progress = at, time.Now()
 			if at == clean {
 				f.done++
-				f.tell(name)
+				f.notifyDone(name)
 			}
 		}
 	}
 }
 
 const (
-	// fewNodes are told one by one.
-	fewNodes = 100
-	telling  = 5 * time.Second
+	// fewNodes is the largest number of nodes that are reported one by one.
+	fewNodes       = 100
+	notifyInterval = 5 * time.Second
 )
 
-func (f *follower) tell(name string) {
+func (f *tracker) notifyDone(name string) {
 	switch {
-	case len(f.visits) <= fewNodes:
-		f.say("%s: done (%d of %d)", name, f.done, len(f.visits))
-	case time.Since(f.told) > telling || f.left() == 0:
-		f.told = time.Now()
-		f.say("done: %d of %d", f.done, len(f.visits))
+	case len(f.states) <= fewNodes:
+		f.notify("%s: done (%d of %d)", name, f.done, len(f.states))
+	case time.Since(f.notified) > notifyInterval || f.left() == 0:
+		f.notified = time.Now()
+		f.notify("done: %d of %d", f.done, len(f.states))
 	}
 }
 
-// look takes in how the pod is, and returns how far it has come.
-func (v *visit) look(pod *corev1.Pod) stage {
+// update evaluates the pod, and returns the stage of its node.
+func (v *nodeState) update(pod *corev1.Pod) stage {
 	v.pod = pod
 	i := slices.IndexFunc(pod.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == cleaner })
 	if i < 0 {
@@ -118,30 +118,30 @@ func (v *visit) look(pod *corev1.Pod) stage {
 	return started
 }
 
-// why says why a node is not clean.
-func (v *visit) why(node *corev1.Node) string {
+// reason returns why a node is not clean.
+func (v *nodeState) reason(node *corev1.Node) string {
 	switch {
 	case node == nil:
-		return "there is no such Node any more"
+		return "the Node no longer exists"
 	case v.ended != nil && v.summary.Refused:
 		return "refused: " + v.summary.Error
 	case v.ended != nil && v.summary.Error != "":
 		return v.summary.Error
 	case v.ended != nil:
 		return fmt.Sprintf("cleanup ended with code %d (%s)", v.ended.ExitCode, v.ended.Reason)
-	case silent(node):
+	case unresponsive(node):
 		return "the node does not answer"
 	case v.pod == nil:
-		return "no pod was made for it (kubectl describe daemonsets -A -l " + nameLabel + "=" + Name + ")"
+		return "it has no pod (kubectl describe daemonsets -A -l " + nameLabel + "=" + Name + ")"
 	case v.stage == started:
 		return "cleanup has not ended"
 	}
 	return "its pod has not started" + detail(v.pod)
 }
 
-// silent tells whether kubelet has stopped to report. That a node is not Ready is
-// what comes of taking its network away.
-func silent(node *corev1.Node) bool {
+// unresponsive reports whether the kubelet has stopped updating the status. NotReady alone proves
+// nothing, because the node's network is gone.
+func unresponsive(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown
 	})

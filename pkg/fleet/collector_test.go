@@ -14,15 +14,15 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// Not more agents are asked at a time than was said, and it is told how far it is.
+// At most Parallel agents are queried at a time, and Progress is called.
 func TestEachIsBounded(t *testing.T) {
 	var now, most atomic.Int32
-	told := -1
-	s := &Survey{Parallel: 3, Timeout: time.Minute, Progress: func(done, all int) {
-		if all != 30 || done < told {
-			t.Errorf("told %d of %d after %d", done, all, told)
+	last := -1
+	s := &Collector{Parallel: 3, Timeout: time.Minute, Progress: func(done, all int) {
+		if all != 30 || done < last {
+			t.Errorf("progress is %d of %d after %d", done, all, last)
 		}
-		told = done
+		last = done
 	}}
 	err := s.each(t.Context(), make([]*Row, 30), func(context.Context, *Row) {
 		if n := now.Add(1); n > most.Load() {
@@ -31,18 +31,18 @@ func TestEachIsBounded(t *testing.T) {
 		time.Sleep(30 * time.Millisecond)
 		now.Add(-1)
 	})
-	if err != nil || most.Load() != 3 || told < 1 {
-		t.Errorf("got %v, %d at a time, want 3; told %d last", err, most.Load(), told)
+	if err != nil || most.Load() != 3 || last < 1 {
+		t.Errorf("got %v, %d at a time, want 3; progress was %d last", err, most.Load(), last)
 	}
 }
 
-// What doesn't listen to its context holds up nobody who wants to end.
+// A call that ignores its context doesn't delay the end.
 func TestEachEndsAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	hang := make(chan struct{})
 	defer close(hang)
 	start := time.Now()
-	err := (&Survey{Parallel: 1, Timeout: time.Minute}).each(ctx, make([]*Row, 2), func(context.Context, *Row) {
+	err := (&Collector{Parallel: 1, Timeout: time.Minute}).each(ctx, make([]*Row, 2), func(context.Context, *Row) {
 		cancel()
 		<-hang
 	})
@@ -51,34 +51,34 @@ func TestEachEndsAtOnce(t *testing.T) {
 	}
 }
 
-// Pods must not send what another Node's link drops in silence. Smaller pods than links need be are no fault.
+// Pods must not send packets that another Node's link drops silently. Smaller packets than the
+// links take are fine.
 func TestOversize(t *testing.T) {
 	w := newWorld(4)
 	w.reports["node-1"].Host.MTU = 1400
-	if c := w.survey(t); !c.OK() {
+	if c := w.collect(t); !c.OK() {
 		t.Errorf("with pods smaller than all links: %v", c.Problems)
 	}
 	w = newWorld(4)
 	w.reports["node-2"].Host.MTU, w.reports["node-2"].Host.Uplinks[0].MTU = 1400, 1400 // as an agent follows its link
-	c := w.survey(t)
+	c := w.collect(t)
 	if len(c.Problems) != 1 || c.Problems[0].Message != "pods of node-1, node-3 and node-4 send packets of up to 1500 bytes, and node-2 can take but 1400: connections there open, and hang when data flows" {
 		t.Errorf("got %v", c.Problems)
 	}
 }
 
-// Where the runtime reads its configs elsewhere, agents are content, and yet no pod starts.
+// If the runtime reads its configs elsewhere, agents are ready, but no pod starts.
 func TestNodeNotReady(t *testing.T) {
 	w := newWorld(2)
 	w.rows[1].NotReady = "container runtime network not ready: cni plugin not initialized"
-	c := w.survey(t)
-	if c.OK() || len(c.Groups()) != 1 || c.Groups()[0].Message != "the agent is ready, and the node is not: container runtime network not ready: cni plugin not initialized" {
-		t.Errorf("OK is %t, and what is told %v", c.OK(), c.Groups())
+	c := w.collect(t)
+	if c.OK() || len(c.Groups()) != 1 || c.Groups()[0].Message != "the agent is ready, but the node is not: container runtime network not ready: cni plugin not initialized" {
+		t.Errorf("OK is %t, and the problems are %v", c.OK(), c.Groups())
 	}
 }
 
-// Whatever there is to complain of, something is said of what to do about it.
-// What befell each machine is one fault, though each has a name of its own.
-func TestFaultOfManyHosts(t *testing.T) {
+// A Problem of many machines is one Group, although each has a name of its own.
+func TestProblemOfManyHosts(t *testing.T) {
 	c := &Cluster{}
 	for _, name := range []string{"a", "b", "c"} {
 		row := Row{Node: name, Report: &status.Report{Node: name, Problems: []problem.Problem{
@@ -93,13 +93,14 @@ func TestFaultOfManyHosts(t *testing.T) {
 	}
 }
 
-func TestAdvice(t *testing.T) {
+// Each Problem of a Row without a Remediation of its own has one by its Reason.
+func TestRemediations(t *testing.T) {
 	w := broken()
-	w.silence(0, problem.NoAgent, "no agent runs here")
-	w.silence(1, problem.NotRunning, "the agent does not run: ImagePullBackOff")
+	w.noReport(0, problem.NoAgent, "no agent runs here")
+	w.noReport(1, problem.NotRunning, "the agent does not run: ImagePullBackOff")
 	w.reports[name(3)].Drift.Error = "operation not permitted"
 	w.reports[name(6)].Problems, w.reports[name(6)].Drift.Differences = nil, nil // and it isn't ready
-	c := w.survey(t)
+	c := w.collect(t)
 	for _, g := range slices.Concat(c.Groups(), c.Problems) {
 		if g.Remediation == "" {
 			t.Errorf("%v: no remediation of: %s", g.Nodes, g.Message)
@@ -107,12 +108,12 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-// A connection that says nothing until its time is up has the same words as a context's.
+// A connection that reaches its deadline has the same message as a context that does.
 func TestNoAnswerInTime(t *testing.T) {
-	s := Survey{Timeout: 5 * time.Second}
+	s := Collector{Timeout: 5 * time.Second}
 	for _, err := range []error{context.DeadlineExceeded, fmt.Errorf("read tcp 192.168.1.1:43452: %w", os.ErrDeadlineExceeded)} {
-		if silence, text := s.noReport(err, &Row{}); silence != problem.NoAnswer || text != "no answer from the agent: it runs, and says nothing for 5s" {
-			t.Errorf("%v is told as %s: %s", err, silence, text)
+		if reason, text := s.noReport(err, &Row{}); reason != problem.NoAnswer || text != "no answer from the agent: it runs, but did not answer within 5s" {
+			t.Errorf("%v is reported as %s: %s", err, reason, text)
 		}
 	}
 }

@@ -13,19 +13,19 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// held looks for what bears our mark.
-func (f *statusFlags) held(ctx context.Context) status.Held {
+// leftover returns the objects with our mark.
+func (f *statusFlags) leftover(ctx context.Context) status.Leftover {
 	store := cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}
-	held := status.Held{Locked: store.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
+	found := status.Leftover{Locked: store.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
 	host, err := openHost(ctx, dataplane.Config{Bridge: f.bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: store})
 	if err == nil {
 		var facts topology.Host
-		facts, held.State, err = host.Look(ctx)
-		held.Ports = facts.Ports
+		facts, found.State, err = host.Look(ctx)
+		found.Ports = facts.Ports
 		err = errors.Join(err, host.Close())
 	}
 	if err != nil {
-		held.Error = err.Error()
+		found.Error = err.Error()
 	}
-	return held
+	return found
 }

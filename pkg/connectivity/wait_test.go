@@ -26,7 +26,7 @@ import (
 
 const testNamespace = "test"
 
-// waiting is a run in a cluster of three nodes whose pods are ready, unless changed.
+// waiting runs wait in a cluster of three nodes whose pods are ready, unless changed.
 func waiting(t *testing.T, timeout time.Duration, change func(pods []corev1.Pod, nodes []corev1.Node)) (pods []corev1.Pod, absent []problem.Problem, err error) {
 	t.Helper()
 	all, nodes := cluster(3)
@@ -46,10 +46,10 @@ func waiting(t *testing.T, timeout time.Duration, change func(pods []corev1.Pod,
 		}
 	}
 	r := &Run{Client: client, Image: "plainroute:1", Timeout: timeout}
-	return r.await(t.Context(), testNamespace, nodes)
+	return r.wait(t.Context(), testNamespace, nodes)
 }
 
-// A node that is away is named at once, and the others are tested.
+// A node that is nodeNotReady is named at once, and the others are tested.
 func TestNodeAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
@@ -59,7 +59,7 @@ func TestNodeAway(t *testing.T) {
 		})
 		want := []problem.Problem{nodeAbsent(
 			"node-3", "the node is NotReady: NodeStatusUnknown: Kubelet stopped posting node status.",
-			"kubectl describe node node-3, and there: systemctl status kubelet, journalctl -u kubelet",
+			"kubectl describe node node-3, and on the node: systemctl status kubelet, journalctl -u kubelet",
 		)}
 		if err != nil || len(pods) != 4 || !slices.Equal(absent, want) || time.Since(begin) > 30*time.Second {
 			t.Errorf("after %s: %d pods, %v, %v; want 4, %v", time.Since(begin), len(pods), absent, err, want)
@@ -67,7 +67,7 @@ func TestNodeAway(t *testing.T) {
 	})
 }
 
-// A Node that was made by hand, or whose kubelet died at once, is named at once, not left out.
+// A Node that was created by hand, or whose kubelet died at once, is named at once, not left out.
 func TestNodeWithoutKubelet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
@@ -79,13 +79,13 @@ func TestNodeWithoutKubelet(t *testing.T) {
 			}
 		}
 		result, err := r.Do(t.Context())
-		if err != nil || len(result.Nodes) != 2 || len(result.Absent) != 1 || result.Absent[0].Node != "made" || !strings.HasSuffix(result.Absent[0].Message, "no kubelet has ever reported of it") || time.Since(begin) > 30*time.Second {
+		if err != nil || len(result.Nodes) != 2 || len(result.Absent) != 1 || result.Absent[0].Node != "made" || !strings.HasSuffix(result.Absent[0].Message, "no kubelet has ever updated its status") || time.Since(begin) > 30*time.Second {
 			t.Errorf("after %s: %+v, %v", time.Since(begin), result, err)
 		}
 	})
 }
 
-// A node that is said to be ready is waited for, then named.
+// A node that is Ready by its condition is waited for, then named.
 func TestPodNotReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pods, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
@@ -93,7 +93,7 @@ func TestPodNotReady(t *testing.T) {
 		})
 		want := []problem.Problem{nodeAbsent(
 			"node-1", "its pod is not ready: ImagePullBackOff: no such image",
-			"bring plainroute:1 to the node, or name an image that it can get without a pull secret: --image",
+			"bring plainroute:1 to the node, or name an image that needs no pull secret: --image",
 		)}
 		if err != nil || len(pods) != 4 || !slices.Equal(absent, want) {
 			t.Errorf("%d pods, %v, %v; want 4, %v", len(pods), absent, err, want)
@@ -101,11 +101,11 @@ func TestPodNotReady(t *testing.T) {
 	})
 }
 
-// Where pods are refused it is said who refuses them.
+// If pods are refused, the message has the reason.
 func TestPodsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, absent, err := waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) { pods[0].Name = "" })
-		if want := "the API server takes no pod of the test: exceeded quota"; err != nil || len(absent) != 1 || absent[0].Node != "node-1" || absent[0].Message != want {
+		if want := "the API server rejects the test's pods: exceeded quota"; err != nil || len(absent) != 1 || absent[0].Node != "node-1" || absent[0].Message != want {
 			t.Errorf("%v, %v; want %s", absent, err, want)
 		}
 		_, _, err = waiting(t, time.Second, func(pods []corev1.Pod, _ []corev1.Node) {
@@ -119,8 +119,8 @@ func TestPodsRefused(t *testing.T) {
 	})
 }
 
-// A pod that says nothing is not asked again, and it is told how long it was waited for.
-func TestPodSilent(t *testing.T) {
+// A pod that doesn't respond gets one request, and the error has the duration.
+func TestPodWithoutResponse(t *testing.T) {
 	pods, nodes := cluster(2)
 	p := newPlan(pods, nodes, nil, []string{"responder"}, nil)
 	asked := 0
@@ -128,14 +128,14 @@ func TestPodSilent(t *testing.T) {
 		asked++
 		return nil, fmt.Errorf("reading: %w", os.ErrDeadlineExceeded)
 	}}
-	_, err := r.askTwice(t.Context(), testNamespace, &p.tasks[0])
-	if want := "the pod on node node-1 says nothing for 1m3s: "; asked != 1 || err == nil || !strings.HasPrefix(err.Error(), want) {
+	_, err := r.requestAgain(t.Context(), testNamespace, &p.tasks[0])
+	if want := "the pod on node node-1 did not respond within 1m3s: "; asked != 1 || err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("asked %d times: %v; want once, %s", asked, err, want)
 	}
 }
 
-// A node that does not answer, or with words for the terminal, does not hide the others.
-func TestNodeSilent(t *testing.T) {
+// A node that does not answer, or with kindWords for the terminal, does not hide the others.
+func TestNodeWithoutResponse(t *testing.T) {
 	pods, nodes := cluster(2)
 	p := newPlan(pods, nodes, nil, []string{"responder"}, nil)
 	r := &Run{Client: fake.NewClientset(), Timeout: time.Second, Post: func(_ context.Context, _, pod, _ string, _ []byte) (io.ReadCloser, error) {
@@ -153,12 +153,12 @@ func TestNodeSilent(t *testing.T) {
 	if err := result.Print(&b); err != nil {
 		t.Fatal(err)
 	}
-	if result.OK() || result.Probes != len(p.tasks[0].probes) || !strings.Contains(b.String(), "node node-2: NodeAbsent: asking the pod") || !strings.HasSuffix(b.String(), "all is well; 1 node could not take part\n") || strings.Contains(b.String(), "\x1b") {
+	if result.OK() || result.Probes != len(p.tasks[0].probes) || !strings.Contains(b.String(), "node node-2: NodeAbsent: requesting probes from the pod") || !strings.HasSuffix(b.String(), "all is well; 1 node could not take part\n") || strings.Contains(b.String(), "\x1b") {
 		t.Errorf("ok %t:\n%s", result.OK(), b.String())
 	}
 }
 
-// The API server may have made a namespace of which it could not tell us any more.
+// The API server may have created a namespace although its response was lost.
 func TestNamespaceWithoutAnswer(t *testing.T) {
 	for _, c := range []struct {
 		err  error
@@ -175,7 +175,7 @@ func TestNamespaceWithoutAnswer(t *testing.T) {
 
 // A virtual node has no pod of the test, and none is waited for.
 func TestVirtualNodes(t *testing.T) {
-	r := &Run{Most: 10, Client: fake.NewClientset(
+	r := &Run{MaxNodes: 10, Client: fake.NewClientset(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Labels: map[string]string{corev1.LabelOSStable: "linux"}}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "virtual", Labels: map[string]string{corev1.LabelOSStable: "linux", "type": "virtual-kubelet"}}},
 	)}

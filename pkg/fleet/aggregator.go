@@ -14,33 +14,33 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// digest takes Reports in, one at a time, and keeps of each what is needed.
-type digest struct {
+// aggregator takes Reports, one at a time, and keeps of each only the parts that are used.
+type aggregator struct {
 	cluster *Cluster
 	index   map[string]int
 
 	mu sync.Mutex
-	// claims say who has a subnet, by those who route to it or are on it: nearly always one.
+	// claims has the Nodes that own a subnet by some report, nearly always one.
 	claims map[netip.Prefix][]claim
 }
 
-// claim is that a Node has a subnet, and who says so.
+// claim is a Node's ownership of a subnet, by a number of reports.
 type claim struct {
 	node  string
 	count int
-	first string // of those who say so
+	first string // Node whose report has it
 }
 
-func newDigest(c *Cluster) *digest {
-	d := &digest{cluster: c, index: make(map[string]int, len(c.Nodes)), claims: map[netip.Prefix][]claim{}}
+func newAggregator(c *Cluster) *aggregator {
+	d := &aggregator{cluster: c, index: make(map[string]int, len(c.Nodes)), claims: map[netip.Prefix][]claim{}}
 	for i := range c.Nodes {
 		d.index[c.Nodes[i].Node] = i
 	}
 	return d
 }
 
-// add fills a Row with what its agent said.
-func (d *digest) add(row *Row, report *status.Report) {
+// add fills a Row from its agent's report.
+func (d *aggregator) add(row *Row, report *status.Report) {
 	row.Routes = d.cells(row, report.Peers)
 	bad := slices.DeleteFunc(slices.Clone(report.Peers), func(p status.Peer) bool { return p.State == status.OK })
 	row.Count = Count{
@@ -51,22 +51,23 @@ func (d *digest) add(row *Row, report *status.Report) {
 	d.claim(report)
 	d.mu.Unlock()
 	report.State = topology.State{}
-	report.Peers = first(bad)
-	report.Problems = first(report.Problems)
-	report.Drift.Differences = first(report.Drift.Differences)
-	report.Passes = first(report.Passes)
+	report.Peers = truncated(bad)
+	report.Problems = truncated(report.Problems)
+	report.Drift.Differences = truncated(report.Drift.Differences)
+	report.Passes = truncated(report.Passes)
 	row.Report = report
 }
 
-// first are the first Kept, in memory of their own: what they were cut from can go.
-func first[T any](list []T) []T {
+// truncated returns the first Kept entries in memory of their own, so that the full list can be
+// freed.
+func truncated[T any](list []T) []T {
 	kept := make([]T, min(len(list), Kept))
 	copy(kept, list)
 	return kept
 }
 
-// cells says how a Row's Node reaches each other.
-func (d *digest) cells(row *Row, peers []status.Peer) Cells {
+// cells returns how a Row's Node reaches each other.
+func (d *aggregator) cells(row *Row, peers []status.Peer) Cells {
 	cells := make(Cells, len(d.cluster.Nodes))
 	for i := range cells {
 		switch n := &d.cluster.Nodes[i]; {
@@ -84,9 +85,9 @@ func (d *digest) cells(row *Row, peers []status.Peer) Cells {
 		if !ok || cells[to] == Self {
 			continue
 		}
-		cell, ok := states[peers[i].State]
+		cell, ok := cellOf[peers[i].State]
 		if !ok {
-			cell = Failed // a state that a later version may have: not ok
+			cell = Failed // a state of a later version: not ok
 		}
 		if !seen[to] || cell > cells[to] {
 			cells[to], seen[to] = cell, true
@@ -95,7 +96,7 @@ func (d *digest) cells(row *Row, peers []status.Peer) Cells {
 	return cells
 }
 
-func (d *digest) claim(report *status.Report) {
+func (d *aggregator) claim(report *status.Report) {
 	for _, subnet := range report.Host.Subnets {
 		d.count(subnet, report.Node, report.Node)
 	}
@@ -106,7 +107,7 @@ func (d *digest) claim(report *status.Report) {
 	}
 }
 
-func (d *digest) count(subnet netip.Prefix, node, by string) {
+func (d *aggregator) count(subnet netip.Prefix, node, by string) {
 	list := d.claims[subnet]
 	i := slices.IndexFunc(list, func(c claim) bool { return c.node == node })
 	if i < 0 {
@@ -119,14 +120,14 @@ func (d *digest) count(subnet netip.Prefix, node, by string) {
 
 func (c claim) String() string {
 	if c.count == 1 {
-		return fmt.Sprintf("%s (says %s)", c.node, c.first)
+		return fmt.Sprintf("%s (by %s)", c.node, c.first)
 	}
-	return fmt.Sprintf("%s (say %s and %d more)", c.node, c.first, c.count-1)
+	return fmt.Sprintf("%s (by %s and %d more)", c.node, c.first, c.count-1)
 }
 
-// disputes are the subnets of which reports don't say the same: one says that a Node has it, another that some other
-// Node has it, or one that overlaps it.
-func (d *digest) disputes() []problem.Group {
+// disputes returns a Group for each subnet that reports attribute to different Nodes, as a whole or
+// in part.
+func (d *aggregator) disputes() []problem.Group {
 	var groups []problem.Group
 	subnets := slices.SortedFunc(maps.Keys(d.claims), topology.ComparePrefix)
 	for len(subnets) > 0 {
@@ -143,9 +144,9 @@ func (d *digest) disputes() []problem.Group {
 	return groups
 }
 
-// dispute reports whether several Nodes are said to have a subnet, or it and parts of it.
-func (d *digest) dispute(subnets []netip.Prefix) (problem.Group, bool) {
-	var said, nodes []string
+// dispute returns the Group of overlapping subnets, and whether several Nodes own them.
+func (d *aggregator) dispute(subnets []netip.Prefix) (problem.Group, bool) {
+	var claimants, nodes []string
 	for _, subnet := range subnets {
 		claims := d.claims[subnet]
 		slices.SortFunc(claims, func(a, b claim) int { return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.node, b.node)) })
@@ -154,11 +155,11 @@ func (d *digest) dispute(subnets []netip.Prefix) (problem.Group, bool) {
 			if subnet != subnets[0] {
 				text = fmt.Sprintf("%s has %s", text, subnet)
 			}
-			said = append(said, text)
+			claimants = append(claimants, text)
 			if !slices.Contains(nodes, c.node) {
 				nodes = append(nodes, c.node)
 			}
 		}
 	}
-	return crossProblem(problem.Disagreement, nodes, "agents do not agree who has %s: %s", subnets[0], strings.Join(said, ", ")), len(nodes) > 1
+	return crossProblem(problem.Disagreement, nodes, "agents attribute %s to different nodes: %s", subnets[0], strings.Join(claimants, ", ")), len(nodes) > 1
 }
