@@ -14,9 +14,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// addresses returns those of the bridge, sorted. One whose network has no route by the bridge,
-// because somebody deleted that or gave the address without (noprefixroute), connects no pod, so
-// it counts as missing. A bridge that is down has no IPv4 routes, and gets them when it is up.
+// addresses returns those of the bridge, sorted. One without a route to its network by the bridge,
+// because that was deleted or the address was added with noprefixroute, connects no pod and counts
+// as missing. A bridge that is down has no IPv4 routes, and gets them when it is up.
 func (k *Kernel) addresses() []topology.Address {
 	dev := k.cfg.Bridge
 	up := k.links.idents[k.links.byName[dev]].up
@@ -42,10 +42,11 @@ func (f *routeFacts) connects(dev string, network netip.Prefix) bool {
 	})
 }
 
-// addAddresses gives the bridge its addresses, at once usable: the gateway of our own
-// subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address. One that
-// is there lacks its route, which the kernel makes with the address alone. An IPv6 address has one length
-// on a device (ipv6_chk_same_addr of net/ipv6/addrconf.c), so one of another length is in the way.
+// addAddresses adds addresses to the bridge. They skip duplicate address detection, because no
+// other host may have the gateway of our own subnet, so they are usable at once. A pod that
+// resolves one learns the bridge's MAC address. An address that exists already lacks its route,
+// which the kernel only adds together with the address. An IPv6 address has one length on a device
+// (ipv6_chk_same_addr of net/ipv6/addrconf.c), so one of another length is deleted first.
 func (k *Kernel) addAddresses(addrs []plan.Address) error {
 	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
 		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
@@ -65,7 +66,7 @@ func (k *Kernel) addAddresses(addrs []plan.Address) error {
 	}, unix.EEXIST)
 }
 
-// clearAddress deletes an address from a device, with the length that it has there.
+// clearAddress deletes an address from a device, with its present length.
 func (k *Kernel) clearAddress(link rtnl.Link, a *rtnl.Addr) error {
 	for _, l := range k.links.list {
 		for _, p := range l.Addrs {
@@ -81,7 +82,7 @@ func (k *Kernel) deleteAddresses(addrs []plan.Address) error {
 	return k.eachAddress("deleting", addrs, k.handle.AddrDel, unix.EADDRNOTAVAIL)
 }
 
-// eachAddress leaves out of its errors the one that says that it is done already.
+// eachAddress ignores the errno that means that the work is already done.
 func (k *Kernel) eachAddress(op string, addrs []plan.Address, call func(rtnl.Link, *rtnl.Addr) error, done unix.Errno) error {
 	var errs []error
 	for _, a := range addrs {

@@ -13,7 +13,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// What the next look finds is what a change made, also what the kernel added to it, although nothing was announced.
+// The next read returns the changes of Apply, and what the kernel added to them, without a
+// notification.
 func TestOwnChangesAreObserved(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -82,9 +83,9 @@ func refusing(errnos map[uint16]unix.Errno) func([]uint16) unix.Errno {
 	}
 }
 
-// A bridge that was made meanwhile is taken as it is. What the kernel refuses is reported with the device, that a device
-// has gone is not, and what is as it should be is not asked for.
-func TestRefusedDevicesAreTold(t *testing.T) {
+// A bridge that was made meanwhile is taken as it is. Refusals are reported with the device, except
+// for one that has gone, and no request is sent for what is as desired.
+func TestRefusedDevicesAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.addPod("vethpod", "10.128.0.2/24")
@@ -142,11 +143,11 @@ func TestRefusedDevicesAreTold(t *testing.T) {
 	}
 }
 
-// errMAC stands for what net.ParseMAC says.
+// errMAC stands for any error of net.ParseMAC.
 var errMAC = errors.New("invalid MAC address")
 
 // A port that can't reach itself by a Service is let go, so that the next pass does it again.
-func TestPortWithoutHairpinModeIsLetGo(t *testing.T) {
+func TestPortWithoutHairpinModeIsReleased(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.addSandbox("vethpod")
@@ -162,9 +163,9 @@ func TestPortWithoutHairpinModeIsLetGo(t *testing.T) {
 	m.attached("vethpod")
 }
 
-// A bridge that is made in place of one that has gone has nothing of it: neither the MAC address nor the link-local
-// address. The trial of a port is made with it.
-func TestBridgeIsMadeAnew(t *testing.T) {
+// A bridge that is made in place of one that has gone has nothing of it: neither the MAC address
+// nor the link-local address. The trial of a port is made with it.
+func TestBridgeIsRecreated(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.settle(nodes(2))
@@ -209,9 +210,9 @@ func TestBridgeIsSetUpLast(t *testing.T) {
 	}
 }
 
-// The bridge is given a link-local address if one is wanted, it has a MAC address to make it of, and none is usable. What
-// the kernel refuses of that is reported.
-func TestRefusedLinkLocalAddressIsTold(t *testing.T) {
+// The bridge is given a link-local address if one is wanted, it has a MAC address to make it of,
+// and none is usable. Refusals are reported.
+func TestRefusedLinkLocalAddressIsReported(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	m.settle(nodes(2))

@@ -15,8 +15,7 @@ import (
 // fullTable is what the Internet's routing table has, roughly.
 const fullTable = 900_000
 
-// A full read keeps nothing of what concerns nobody, and makes no garbage of it: what it allocates
-// does not grow with the table.
+// A full read neither keeps irrelevant routes nor allocates memory for them.
 func TestFullReadOfALargeTable(t *testing.T) {
 	if testing.Short() {
 		t.Skip("adds a million routes")
@@ -56,8 +55,8 @@ func (m *machine) allocated(all []*topology.Node) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// BenchmarkForeignFlap is a second in which one of 50,000 routes that concern nobody flaps 100 times, with an agent that
-// makes up to 20 passes a second.
+// BenchmarkForeignFlap is a second in which one of 50,000 irrelevant routes flaps 100 times, with
+// an agent that makes up to 20 passes a second.
 func BenchmarkForeignFlap(b *testing.B) {
 	m := newMachine(&testing.T{})
 	all := nodes(10)

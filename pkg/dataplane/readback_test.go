@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// foreignFeatures keep our table from doing what it says, or may do so.
+// foreignFeatures keep our table from working, or may do so.
 func foreignFeatures() map[string]func(*machine) {
 	return map[string]func(*machine){
 		"dormant table":                           (*machine).dormant,
@@ -52,7 +52,7 @@ func foreignFeatures() map[string]func(*machine) {
 	}
 }
 
-// A table with any of these is not taken for ours as it should be, so that it is made anew.
+// A table with any of these differs from ours, so it is replaced.
 func TestTableWithForeignFeaturesIsNotOurs(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(4))
@@ -102,7 +102,7 @@ func TestChainsOfAnotherTable(t *testing.T) {
 	}
 }
 
-// A table of our name in another family is somebody else's, and so is what it has.
+// A table of our name in another family is foreign, with all of its objects.
 func TestTableOfOurNameInAnotherFamily(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(4))
@@ -143,8 +143,8 @@ func (m *machine) catchAll() {
 	}))
 }
 
-// unknownExpression puts a rule in place of our first one that is equal to it, but for an expression which
-// google/nftables leaves out when it reads rules.
+// unknownExpression puts a rule in place of our first one that is equal to it, but for an
+// expression which google/nftables leaves out when it reads rules.
 func (m *machine) unknownExpression() {
 	m.t.Helper()
 	c := m.nft4test()
@@ -169,7 +169,8 @@ func (m *machine) unknownExpression() {
 	}))
 }
 
-// setWith makes our table anew, with the same elements and another kind of set for the peers' IPv4 addresses.
+// setWith replaces our table, with the same elements and another kind of set for the peers' IPv4
+// addresses.
 func setWith(change func(*nftables.Set)) func(*machine) {
 	return func(m *machine) {
 		m.t.Helper()

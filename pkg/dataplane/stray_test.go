@@ -44,9 +44,9 @@ func (m *machine) restart() {
 	m.links = nil
 }
 
-// Who has CAP_NET_ADMIN in a container of another network can give itself a pod's address, and gets neither into the
-// pods' bridge by that, nor makes the node not ready.
-func TestStrangerWithAPodsAddress(t *testing.T) {
+// A container of another network with CAP_NET_ADMIN can give itself a pod's address. That neither
+// puts it into the pods' bridge nor makes the node not ready.
+func TestAnotherContainerWithAPodsAddress(t *testing.T) {
 	const pods = "10.128.0.2/24"
 	for name, c := range map[string]struct {
 		arrange func(*machine)
@@ -111,7 +111,7 @@ func (m *machine) into(port, bridge string) {
 	m.must(m.nl.LinkSetMaster(m.link(port), m.link(bridge)))
 }
 
-// Where nothing tells which of two is the pod, neither is touched.
+// If two ports can't be distinguished, neither is changed.
 func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -132,7 +132,7 @@ func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
 	m.attached("vethpod")
 }
 
-// The memory of a port ends with it, and follows what is told between two reads.
+// A port is remembered until it is deleted, and notifications between two reads update that.
 func TestPortsThatWereSeenAreForgottenWithThem(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -156,13 +156,14 @@ func TestPortsThatWereSeenAreForgottenWithThem(t *testing.T) {
 	}
 }
 
-// Of claims to one address that of a port which was seen in the bridge holds. Where that settles nothing, they are rivals.
+// Of claims to one address that of a port which was seen in the bridge holds. If that decides
+// nothing, they conflict.
 func TestClaims(t *testing.T) {
 	a, b := netip.MustParseAddr("10.128.0.2"), netip.MustParseAddr("10.128.0.3")
 	for name, c := range map[string]struct {
-		claims       []claim
-		seen         []int
-		pods, rivals string
+		claims          []claim
+		seen            []int
+		pods, conflicts string
 	}{
 		"none":                       {nil, nil, "map[]", "map[]"},
 		"to two addresses":           {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[]"},
@@ -177,13 +178,14 @@ func TestClaims(t *testing.T) {
 			f.seen[index] = true
 		}
 		f.settle(c.claims)
-		if pods, rivals := fmt.Sprint(f.pods), fmt.Sprint(f.rivals); pods != c.pods || rivals != c.rivals {
-			t.Errorf("%s: pods %s, rivals %s, want %s, %s", name, pods, rivals, c.pods, c.rivals)
+		if pods, conflicts := fmt.Sprint(f.pods), fmt.Sprint(f.conflicts); pods != c.pods || conflicts != c.conflicts {
+			t.Errorf("%s: pods %s, rivals %s, want %s, %s", name, pods, conflicts, c.pods, c.conflicts)
 		}
 	}
 }
 
-// A pod's port is looked for among veths that are down or not in the bridge, and among no other devices.
+// A pod's port is looked for among veths that are down or not in the bridge, and among no other
+// devices.
 func TestPortsThatMayBeAPods(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))

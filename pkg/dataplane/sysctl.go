@@ -10,8 +10,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// loadSysctls reads all settings that could matter on this host. One that does
-// not exist is left out: IPv6 or br_netfilter may be absent.
+// loadSysctls reads all settings that could matter on this host. Missing ones are left out: IPv6 or
+// br_netfilter may be absent.
 func (k *Kernel) loadSysctls() {
 	k.sysctls = map[string]string{}
 	k.readSysctls(topology.SysctlForward4, topology.SysctlForward6, topology.SysctlBridgeNF4, topology.SysctlBridgeNF6)
@@ -55,8 +55,8 @@ func (k *Kernel) writeSysctl(s plan.Sysctl) error {
 	return k.verifySysctl(s)
 }
 
-// verifySysctl looks whether the setting has stayed: a file that is mounted over it, by
-// a sandbox say, takes any value and changes nothing.
+// verifySysctl reads the setting again: a file that is mounted over it, for example by a sandbox,
+// accepts any value and changes nothing.
 func (k *Kernel) verifySysctl(s plan.Sysctl) error {
 	delete(k.sysctls, s.Path)
 	k.readSysctls(s.Path)

@@ -62,7 +62,7 @@ func newAPIServer(t *testing.T) *apiServer {
 	return s
 }
 
-// awaitNamespaces waits for namespaces that the API server makes once it has started.
+// awaitNamespaces waits for the namespaces that the API server creates at its start.
 func (s *apiServer) awaitNamespaces(names ...string) {
 	s.t.Helper()
 	end := time.Now().Add(time.Minute)
@@ -118,8 +118,8 @@ func (s *apiServer) agent() *rest.Config {
 	return s.user("agent")
 }
 
-// patient is whoever asks with these rights.
-func (s *apiServer) patient(config *rest.Config) *Patient {
+// target has the client configuration of that user.
+func (s *apiServer) target(config *rest.Config) *Target {
 	s.t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -129,5 +129,5 @@ func (s *apiServer) patient(config *rest.Config) *Patient {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return &Patient{Node: "node1", Nodes: list.Items, API: config}
+	return &Target{Node: "node1", Nodes: list.Items, API: config}
 }

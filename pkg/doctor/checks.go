@@ -1,9 +1,9 @@
 package doctor
 
-// Checks are all there are, in the order in which they are told.
+// Checks returns all checks, in the order in which their results are printed.
 func Checks() []Check {
 	return []Check{
-		{"agent", agentsWord},
+		{"agent", agentProblems},
 		{"capabilities", capabilities},
 		{"forwarding", forwarding},
 		{"rp-filter", reversePath},
@@ -14,11 +14,11 @@ func Checks() []Check {
 		{"cni-configs", cniConfigs},
 		{"cni-plugins", cniPlugins},
 		{"leftovers", leftovers},
-		{"neighbors", neighbours},
-		{"mac-addresses", cards},
+		{"neighbors", neighbors},
+		{"mac-addresses", macAddresses},
 		{"path-mtu", pathMTU},
 		{"pod-packets", podPackets},
-		{"neighbor-limits", neighbourLimits},
+		{"neighbor-limits", neighborLimits},
 		{"conntrack", conntrack},
 		{"duplicates", duplicates},
 		{"ports", ports},

@@ -1,5 +1,5 @@
-// Package doctor looks for what keeps a node's pods from being served: each check
-// names the fault, the evidence and the cure. It reads, and changes nothing.
+// Package doctor looks for problems that disturb a node's pods: each check reports the problem, the
+// evidence and the remediation. It changes nothing.
 package doctor
 
 import (
@@ -12,15 +12,17 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Check looks for one kind of fault.
+// Check looks for one kind of problem.
 type Check struct {
-	// Name is what --check takes; problem.Checks has all, and docs/doctor.md a row for each.
+	// Name is the value for --check; problem.Checks lists all names, and docs/doctor.md has a row
+	// for each.
 	Name string
-	// Run returns what is wrong; nil: nothing. It gives up when the context ends.
-	Run func(context.Context, *Patient) []problem.Problem
+	// Run returns the problems that it found, nil if there are none. It returns early when the
+	// context ends.
+	Run func(context.Context, *Target) []problem.Problem
 }
 
-// Fail returns a Problem that keeps traffic from flowing, or will.
+// Fail returns a Problem that disturbs traffic, or will.
 func Fail(message, evidence, remediation string) problem.Problem {
 	return problem.Problem{Severity: problem.Error, Message: message, Evidence: evidence, Remediation: remediation}
 }
@@ -30,21 +32,21 @@ func Warn(message, evidence, remediation string) problem.Problem {
 	return problem.Problem{Severity: problem.Warning, Message: message, Evidence: evidence, Remediation: remediation}
 }
 
-// Skip returns a Problem that says why a check could not see what it needs, and how it could.
+// Skip returns a Problem with the reason why a check could not run, and how it could.
 func Skip(why, remediation string) []problem.Problem {
 	return []problem.Problem{{Severity: problem.Unknown, Message: why, Remediation: remediation}}
 }
 
-// limit is what one check may take. Those that wait for the network wait for less.
+// limit bounds the time of one check. Those that wait for the network have shorter limits.
 const limit = 15 * time.Second
 
-// Examine runs all checks at the same time. It returns the names of those that found nothing, and what the others found, in
-// their order.
-func Examine(ctx context.Context, p *Patient, checks []Check) (passed []string, problems []problem.Problem) {
+// Examine runs all checks at the same time. It returns the names of those that found nothing, and
+// the problems that the others found, in the order of the checks.
+func Examine(ctx context.Context, t *Target, checks []Check) (passed []string, problems []problem.Problem) {
 	found := make([][]problem.Problem, len(checks))
 	var all sync.WaitGroup
 	for i, c := range checks {
-		all.Go(func() { found[i] = c.examine(ctx, p, limit) })
+		all.Go(func() { found[i] = c.examine(ctx, t, limit) })
 	}
 	all.Wait()
 	passed, problems = []string{}, []problem.Problem{}
@@ -57,12 +59,12 @@ func Examine(ctx context.Context, p *Patient, checks []Check) (passed []string, 
 	return passed, problems
 }
 
-// examine bounds a check, and returns a Problem of one that hangs.
-func (c Check) examine(ctx context.Context, p *Patient, limit time.Duration) []problem.Problem {
+// examine runs one check, and returns a Problem if it exceeds the limit.
+func (c Check) examine(ctx context.Context, t *Target, limit time.Duration) []problem.Problem {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	done := make(chan []problem.Problem, 1)
-	go func() { done <- c.try(ctx, p) }()
+	go func() { done <- c.try(ctx, t) }()
 	var found []problem.Problem
 	select {
 	case found = <-done:
@@ -75,12 +77,13 @@ func (c Check) examine(ctx context.Context, p *Patient, limit time.Duration) []p
 	return found
 }
 
-// try returns a Problem of a panic: a bug of one check must not hide what others found.
-func (c Check) try(ctx context.Context, p *Patient) (found []problem.Problem) {
+// try returns a Problem for a panic, so that a bug in one check does not hide the results of
+// others.
+func (c Check) try(ctx context.Context, t *Target) (found []problem.Problem) {
 	defer func() {
 		if r := recover(); r != nil {
-			found = []problem.Problem{Warn(fmt.Sprintf("this check has a bug: %v", r), string(debug.Stack()), "report it, with this text")}
+			found = []problem.Problem{Warn(fmt.Sprintf("this check panicked: %v", r), string(debug.Stack()), "report this as a bug, with the evidence")}
 		}
 	}()
-	return c.Run(ctx, p)
+	return c.Run(ctx, t)
 }

@@ -15,50 +15,50 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// duplicates looks for what two Nodes have in common and must not.
-func duplicates(_ context.Context, p *Patient) []problem.Problem {
-	if p.Nodes == nil {
-		return Skip("the Nodes are not known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
+// duplicates looks for values that two Nodes share and that must be unique.
+func duplicates(_ context.Context, t *Target) []problem.Problem {
+	if t.Nodes == nil {
+		return Skip("the Nodes are not known: "+errorText(t.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
 	}
 	var machines []*corev1.Node
-	for i := range p.Nodes {
-		if !virtual(&p.Nodes[i]) {
-			machines = append(machines, &p.Nodes[i])
+	for i := range t.Nodes {
+		if !virtual(&t.Nodes[i]) {
+			machines = append(machines, &t.Nodes[i])
 		}
 	}
 	var found []problem.Problem
-	for _, k := range kinds {
-		found = append(found, k.find(machines)...)
+	for _, u := range uniqueValues {
+		found = append(found, u.find(machines)...)
 	}
-	return append(found, overlaps(p.Nodes)...)
+	return append(found, overlaps(t.Nodes)...)
 }
 
-// virtual tells that no machine is behind a Node: it may have the addresses and the
-// identity of any. Virtual kubelets bear the taint unless told otherwise.
+// virtual reports whether a Node has no machine of its own, so that it may share addresses and IDs
+// with another. Virtual kubelets have the taint by default.
 func virtual(n *corev1.Node) bool {
 	return topology.Virtual(n.Labels) ||
 		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == "virtual-kubelet.io/provider" })
 }
 
-// kind is something of a Node that no other may have.
-type kind struct {
-	name    string
-	verdict problem.Severity
-	cure    string
-	// of returns what the Node has of it.
+// A uniqueValue is a property that no two Nodes may share.
+type uniqueValue struct {
+	name     string
+	severity problem.Severity
+	remedy   string
+	// of returns the Node's values.
 	of func(*corev1.Node) []string
-	// excused tells that two Nodes may share it; nil: never.
+	// excused reports whether two Nodes may share a value; nil: never.
 	excused func(a, b *corev1.Node) bool
 }
 
 const (
 	newIdentity = "give each machine its own: rm /etc/machine-id && systemd-machine-id-setup, then reboot; and clone from an image whose /etc/machine-id is empty"
-	newHostname = "give each machine a name of its own (hostnamectl set-hostname) and let it join anew, or set the kubelet's --hostname-override"
+	newHostname = "give each machine a name of its own (hostnamectl set-hostname) and let it join again, or set the kubelet's --hostname-override"
 )
 
-// kinds are all but pod subnets, which can overlap without being the same.
-var kinds = []kind{
-	{"InternalIP", problem.Error, "find which machine really has it (arping, `ip address`), and give the other one another, or delete its Node: kubectl delete node NAME", internalIPs, nil},
+// uniqueValues are all except pod subnets, which can overlap without being equal.
+var uniqueValues = []uniqueValue{
+	{"InternalIP", problem.Error, "find the machine that really has it (arping, `ip address`), and give the other one another, or delete its Node: kubectl delete node NAME", internalIPs, nil},
 	{"host name", problem.Warning, newHostname, hostnames, nil},
 	{"label kubernetes.io/hostname", problem.Warning, newHostname + "; volumes and spread constraints go by that label", hostnameLabel, nil},
 	{"machine ID", problem.Warning, newIdentity, func(n *corev1.Node) []string { return some(n.Status.NodeInfo.MachineID) }, sameKernel},
@@ -66,7 +66,7 @@ var kinds = []kind{
 	{"boot ID", problem.Warning, "machines resumed from one snapshot of memory share random numbers and identities: reboot them", func(n *corev1.Node) []string { return some(n.Status.NodeInfo.BootID) }, sameMachine},
 }
 
-// sameKernel excuses Nodes in containers of one machine.
+// sameKernel reports whether two Nodes are containers on one machine.
 func sameKernel(a, b *corev1.Node) bool {
 	return a.Status.NodeInfo.BootID != "" && a.Status.NodeInfo.BootID == b.Status.NodeInfo.BootID
 }
@@ -103,17 +103,17 @@ func hostnames(n *corev1.Node) []string {
 	return nil
 }
 
-func (k kind) find(nodes []*corev1.Node) []problem.Problem {
+func (u uniqueValue) find(nodes []*corev1.Node) []problem.Problem {
 	owners := map[string][]*corev1.Node{}
 	for _, n := range nodes {
-		for _, value := range k.of(n) {
+		for _, value := range u.of(n) {
 			owners[value] = append(owners[value], n)
 		}
 	}
 	var all, shown []string
 	for _, value := range slices.Sorted(maps.Keys(owners)) {
 		group := owners[value]
-		if len(group) < 2 || k.excused != nil && !slices.ContainsFunc(group, func(n *corev1.Node) bool { return !k.excused(group[0], n) }) {
+		if len(group) < 2 || u.excused != nil && !slices.ContainsFunc(group, func(n *corev1.Node) bool { return !u.excused(group[0], n) }) {
 			continue
 		}
 		var names []string
@@ -126,12 +126,12 @@ func (k kind) find(nodes []*corev1.Node) []problem.Problem {
 	if len(all) == 0 {
 		return nil
 	}
-	return []problem.Problem{{Severity: k.verdict, Message: "Nodes have the same " + k.name + ": " + named(all), Evidence: first(shown), Remediation: k.cure}}
+	return []problem.Problem{{Severity: u.severity, Message: "Nodes have the same " + u.name + ": " + named(all), Evidence: first(shown), Remediation: u.remedy}}
 }
 
-// overlaps finds pod subnets that are the same, or of which one is in the other: sorted
-// by address, the wider first, each has to begin after all those before it. Those of two
-// virtual nodes may, for no pod has an address of them.
+// overlaps finds pod subnets that are equal or contain one another. Sorted by address, the wider
+// first, each has to begin after the end of all before it. The subnets of two virtual nodes may
+// overlap, because no pod has an address of them.
 func overlaps(nodes []corev1.Node) []problem.Problem {
 	type claim struct {
 		subnet  netip.Prefix
@@ -164,5 +164,5 @@ func overlaps(nodes []corev1.Node) []problem.Problem {
 		return nil
 	}
 	return []problem.Problem{Fail("Nodes have overlapping pod subnets, so one of each two has no route: "+named(all), first(shown),
-		"find who sets spec.podCIDR twice (two IPAM controllers, or kubelets' --pod-cidr), then delete the Node that came later and let it join anew")}
+		"find what sets spec.podCIDR twice (two IPAM controllers, or kubelets' --pod-cidr), then delete the Node that came later and let it join again")}
 }

@@ -13,7 +13,7 @@ func TestManagersOfNewDevices(t *testing.T) {
 	)
 	for name, c := range map[string]struct {
 		files map[string]string
-		words []string // none: all is well
+		words []string // empty: no problem
 	}{
 		"dhcpcd does not run":         {map[string]string{dhcpcdConf: "hostname\n"}, nil},
 		"dhcpcd on one device":        {map[string]string{"/run/dhcpcd/eth0-4.pid": "", dhcpcdConf: "hostname\n"}, nil},

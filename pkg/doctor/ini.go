@@ -9,11 +9,10 @@ import (
 	"strings"
 )
 
-// setting is a line of a config file in sections, as systemd.syntax(7) and
-// NetworkManager.conf(5) have them.
+// A setting is a line of a config file with sections (systemd.syntax(7), NetworkManager.conf(5)).
 type setting struct{ section, key, value, file string }
 
-// readSettings reads files in their order; those that can't be read have none.
+// readSettings reads files in their order. It ignores those that can't be read.
 func readSettings(files []string) []setting {
 	var all []setting
 	for _, path := range files {
@@ -35,8 +34,8 @@ func readSettings(files []string) []setting {
 	return all
 }
 
-// configFiles lists the files of a suffix in folders of rising precedence, by name: of
-// those with one name, the last folder's counts.
+// configFiles lists the files of a suffix in folders of rising precedence, sorted by name. A file
+// hides those of the same name in earlier folders.
 func configFiles(suffix string, folders ...string) []string {
 	byName := map[string]string{}
 	for _, folder := range folders {

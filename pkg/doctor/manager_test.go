@@ -10,9 +10,9 @@ import (
 )
 
 // files are those of a host, by their paths.
-func files(t *testing.T, all map[string]string) *Patient {
+func files(t *testing.T, all map[string]string) *Target {
 	t.Helper()
-	p := &Patient{Root: t.TempDir(), Bridge: topology.Bridge}
+	p := &Target{Root: t.TempDir(), Bridge: topology.Bridge}
 	all["/etc/os-release"] = "ID=debian\n"
 	for path, text := range all {
 		if err := os.MkdirAll(filepath.Dir(p.Path(path)), 0o755); err != nil {
@@ -34,7 +34,7 @@ const (
 func TestNetworkd(t *testing.T) {
 	for name, c := range map[string]struct {
 		files map[string]string
-		words []string // none: all is well
+		words []string // empty: no problem
 	}{
 		"does not run":     {map[string]string{"/etc/systemd/networkd.conf": "[Network]\n"}, nil},
 		"by default":       {map[string]string{runs: "", "/etc/systemd/networkd.conf": "[Network]\n#ManageForeignRoutes=no\n"}, []string{"ManageForeignRoutes is yes (its default)", "networkd.conf.d/plainroute.conf"}},
@@ -89,5 +89,5 @@ func TestNetworkManager(t *testing.T) {
 }
 
 func TestManagersUnseen(t *testing.T) {
-	finds(t, networkManagers(t.Context(), &Patient{Root: t.TempDir()}), problem.Unknown, "kubectl debug node")
+	finds(t, networkManagers(t.Context(), &Target{Root: t.TempDir()}), problem.Unknown, "kubectl debug node")
 }
