@@ -50,20 +50,17 @@ func (k *Kernel) addBridge(b plan.Bridge) error {
 
 // setMTU sets the bridge's MTU, before any of its IPv6 settings and addresses, which do not exist
 // below 1280.
-func (k *Kernel) setMTU(mtus []plan.MTU) error {
-	var errs []error
-	for _, m := range mtus {
-		index, there := k.links.byName[m.Dev]
-		if !there {
-			continue
-		}
-		k.fresh.routes = false
-		err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, m.Bytes)
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, part(m, fmt.Errorf("setting the MTU of %s from %d to %d: %w", m.Dev, k.links.idents[index].mtu, m.Bytes, err)))
-		}
+func (k *Kernel) setMTU(m plan.MTU) error {
+	index, there := k.links.byName[m.Dev]
+	if !there {
+		return nil
 	}
-	return errors.Join(errs...)
+	k.fresh.routes = false
+	err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, m.Bytes)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("setting the MTU of %s from %d to %d: %w", m.Dev, k.links.idents[index].mtu, m.Bytes, err)
+	}
+	return nil
 }
 
 // setAddress restores the MAC address that is in the pods' neighbor tables, and switches ARP on.

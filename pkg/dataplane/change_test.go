@@ -94,13 +94,15 @@ func TestRefusedDevicesAreReported(t *testing.T) {
 	is := m.link(topology.Bridge).Attrs()
 	same := topology.Device{Name: topology.Bridge, MAC: is.HardwareAddr.String(), MTU: is.MTU, LinkLocal: m.ipv6}
 	set := func(d topology.Device) func() error {
-		return func() error { return m.setDevices([]plan.Device{{Device: d}}) }
+		return func() error { return m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.Device{Device: d}}}) }
 	}
 	add := func(d topology.Device) func() error {
 		return func() error { return m.Kernel.addBridge(plan.Bridge{Device: d}) }
 	}
 	mtu := func(d topology.Device) func() error {
-		return func() error { return m.setMTU([]plan.MTU{{Dev: d.Name, Bytes: d.MTU}}) }
+		return func() error {
+			return m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.MTU{Dev: d.Name, Bytes: d.MTU}}})
+		}
 	}
 	change := func(errno unix.Errno) map[uint16]unix.Errno { return map[uint16]unix.Errno{unix.RTM_SETLINK: errno} }
 	setUp := func(errno unix.Errno) map[uint16]unix.Errno { return map[uint16]unix.Errno{unix.RTM_NEWLINK: errno} }
@@ -155,11 +157,11 @@ func TestPortWithoutHairpinModeIsReleased(t *testing.T) {
 	m.observe()
 	r := seccomp.NewRefuser(t)
 	end := r.Nth(unix.ENOMEM, 2)
-	err := m.setDevices([]plan.Device{{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}})
+	err := m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.Device{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}}})
 	if refused := end(); !errors.Is(err, unix.ENOMEM) || !slices.Equal(refused, []uint16{unix.RTM_SETLINK}) || m.master("vethpod") != "" {
 		t.Errorf("refused was %v, the error is %v, and the port is in %q", refused, err, m.master("vethpod"))
 	}
-	m.must(m.setDevices([]plan.Device{{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}}))
+	m.must(m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.Device{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}}}))
 	m.attached("vethpod")
 }
 

@@ -95,8 +95,7 @@ func (f flow) masqueraded() bool { return f.replyTo != f.from && f.replyFrom == 
 
 // parseFlow parses struct nfgenmsg and its attributes.
 func parseFlow(b []byte) (f flow, ok bool) {
-	const header = 4
-	whole := eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
+	whole := eachAttribute(b[min(len(b), nfgenmsg):], func(kind uint16, value []byte) {
 		switch kind {
 		case ctaTupleOrig:
 			f.from, f.to = parseTuple(value)

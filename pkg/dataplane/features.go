@@ -82,14 +82,16 @@ func (k *Kernel) expressions() (map[uint64]int, error) {
 	return counts, err
 }
 
+// nfgenmsg is the size of struct nfgenmsg, which precedes the attributes of netfilter's messages.
+const nfgenmsg = 4
+
 // dumpTable calls f with the attributes of each rule or set of our table. Attribute 1 of all of
 // them is the table's name.
 func (k *Kernel) dumpTable(ask uint16, f func(attributes []byte)) error {
-	const header = 4 // struct nfgenmsg
 	data := []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}
 	data = appendAttribute(data, unix.NFTA_TABLE_NAME, append([]byte(topology.Table), make([]byte, 4-len(topology.Table)%4)...))
 	_, err := k.nfnetlink.read(request{kind: ask, flags: unix.NLM_F_DUMP, data: data}, func(_ uint16, data []byte) {
-		f(data[min(len(data), header):])
+		f(data[min(len(data), nfgenmsg):])
 	})
 	if err != nil {
 		return fmt.Errorf("dumping it: %w", err)

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	rtnl "github.com/vishvananda/netlink"
@@ -32,10 +31,9 @@ func (k *Kernel) generation() (uint32, error) {
 
 // parseGeneration parses struct nfgenmsg and its attributes. For a broken message it returns 0.
 func parseGeneration(b []byte) (generation uint32) {
-	const header = 4
-	eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
-		if kind == unix.NFTA_GEN_ID && len(value) == 4 {
-			generation = binary.BigEndian.Uint32(value)
+	eachAttribute(b[min(len(b), nfgenmsg):], func(kind uint16, value []byte) {
+		if kind == unix.NFTA_GEN_ID {
+			generation = bigEndian(value)
 		}
 	})
 	return generation

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,10 @@ const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, plugins: plugins.Folder{Path: cfg.CNI.BinDir}, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, newEvents: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1)}
+	k := &Kernel{
+		cfg: cfg, plugins: plugins.Folder{Path: cfg.CNI.BinDir}, families: []uint8{unix.AF_INET, unix.AF_INET6},
+		advertised: map[string]bool{}, seen: map[egress]bool{}, newEvents: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1),
+	}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
@@ -220,17 +224,14 @@ func (k *Kernel) load() error {
 		if err := k.loadRoutes(); err != nil {
 			return err
 		}
-		k.fresh.routes, k.fresh.ours, k.fresh.sysctls = true, true, false
 	}
 	if !k.fresh.ours {
 		if err := k.loadOurs(); err != nil {
 			return err
 		}
-		k.fresh.ours = true
 	}
 	if !k.fresh.sysctls {
 		k.loadSysctls()
-		k.fresh.sysctls = true
 	}
 	if !k.fresh.masquerade {
 		k.loadTable()
@@ -315,34 +316,47 @@ func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 				f.config = k.applyCNI(op, o)
 			}
 		default:
-			f.own = errors.Join(f.own, k.makeOwn(op, step))
+			f.own = errors.Join(f.own, k.makeOwn(step))
 		}
 	}
 }
 
-// makeOwn makes a step of other objects than routes, the table and the CNI config.
-func (k *Kernel) makeOwn(op plan.Op, step plan.Changes) error {
+// makeOwn makes a step of other objects than routes, the table and the CNI config. Of devices the
+// bridge is the last: with a port in it, it sends at once, otherwise only after the kernel has
+// checked its carrier, once a second (dev_activate of net/sched/sch_generic.c).
+func (k *Kernel) makeOwn(step plan.Changes) error {
+	master := func(c plan.Change) string {
+		d, _ := c.Object.(plan.Device)
+		return d.Master
+	}
+	step = slices.Clone(step)
+	slices.SortStableFunc(step, func(a, b plan.Change) int { return cmp.Compare(master(b), master(a)) })
 	var errs []error
-	switch step[0].Object.(type) {
-	case plan.MTU:
-		return k.setMTU(plan.Objects[plan.MTU](step, op))
-	case plan.Sysctl:
-		for _, s := range plan.Objects[plan.Sysctl](step, op) {
-			errs = append(errs, part(s, k.writeSysctl(s)))
-		}
-	case plan.Device:
-		return k.setDevices(plan.Objects[plan.Device](step, op))
-	case plan.Address:
-		if op == plan.Add {
-			return k.addAddresses(plan.Objects[plan.Address](step, op))
-		}
-		return k.deleteAddresses(plan.Objects[plan.Address](step, op))
-	case plan.Bridge:
-		for _, b := range plan.Objects[plan.Bridge](step, plan.Delete) {
-			errs = append(errs, part(b, k.deleteBridge(b.Name())))
-		}
+	for _, c := range step {
+		errs = append(errs, part(c.Object, k.makeOne(c)))
 	}
 	return errors.Join(errs...)
+}
+
+func (k *Kernel) makeOne(c plan.Change) error {
+	switch o := c.Object.(type) {
+	case plan.MTU:
+		return k.setMTU(o)
+	case plan.Sysctl:
+		return k.writeSysctl(o)
+	case plan.Device:
+		k.fresh.routes = false
+		if err := k.setDevice(o.Device); err != nil && !errors.Is(err, unix.ENODEV) { // else its pod has gone
+			return fmt.Errorf("setting %s: %w", o, err)
+		}
+	case plan.Address:
+		return k.changeAddress(c.Op, o)
+	case plan.Bridge:
+		if c.Op == plan.Delete { // Apply adds it before all steps
+			return k.deleteBridge(o.Name())
+		}
+	}
+	return nil
 }
 
 // ownError returns the errors that keep the CNI config from being written: all but refusals of
@@ -368,8 +382,7 @@ func (f *failures) end(k *Kernel, c plan.Changes) error {
 	case others != nil || f.table != nil || len(plan.Objects[plan.Table](c, plan.Add, plan.Replace)) > 0:
 		k.fresh = freshness{}
 	}
-	own := errors.Join(f.ownError(), f.config)
-	return errors.Join(own, routes)
+	return errors.Join(errors.Join(f.ownError(), f.config), routes)
 }
 
 func (k *Kernel) applyCNI(op plan.Op, c plan.Config) error {

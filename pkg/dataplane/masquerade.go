@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -79,22 +80,14 @@ func ptr[T any](v T) *T { return &v }
 // skipBridged excludes packets between pods of this node from NAT, which br_netfilter passes to the
 // chain too.
 func skipBridged(bridge string) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		equal(interfaceName(bridge)),
-		&expr.Verdict{Kind: expr.VerdictReturn},
-	}
+	return append(device(expr.MetaKeyOIFNAME, bridge), &expr.Verdict{Kind: expr.VerdictReturn})
 }
 
 // dropLoopback blocks packets from pods to the host's loopback addresses, which portmap's
 // route_localnet would allow (CVE-2020-8558 is that hole in kube-proxy).
 func dropLoopback(bridge string) []expr.Any {
-	return slices.Concat([]expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		equal(interfaceName(bridge)),
-	}, isFamily(families[0]), address(families[0].daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq), []expr.Any{
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	})
+	return slices.Concat(device(expr.MetaKeyIIFNAME, bridge), isFamily(families[0]),
+		address(families[0].daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 }
 
 // ndRouterAdvert is the ICMPv6 type of a router advertisement (RFC 4861, section 4.2).
@@ -103,10 +96,7 @@ const ndRouterAdvert = 134
 // dropAdvertisement keeps a pod from becoming the router of its neighbors and of its node. Packets
 // between pods of one node pass this chain if bridge-nf-call-ip6tables is 1.
 func dropAdvertisement(bridge string) []expr.Any {
-	return slices.Concat([]expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		equal(interfaceName(bridge)),
-	}, isFamily(families[1]), []expr.Any{
+	return slices.Concat(device(expr.MetaKeyIIFNAME, bridge), isFamily(families[1]), []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		equal([]byte{unix.IPPROTO_ICMPV6}),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
@@ -117,13 +107,8 @@ func dropAdvertisement(bridge string) []expr.Any {
 
 // outside matches packets from a pod subnet to destinations that are masqueraded.
 func outside(f family, src netip.Prefix) []expr.Any {
-	return slices.Concat(
-		isFamily(f),
-		address(f.saddr, src, expr.CmpOpEq),
-		notIn(f, f.cluster),
-		notIn(f, f.nodes),
-		address(f.daddr, f.multicast, expr.CmpOpNeq),
-	)
+	return slices.Concat(isFamily(f), address(f.saddr, src, expr.CmpOpEq),
+		notIn(f, f.cluster), notIn(f, f.nodes), address(f.daddr, f.multicast, expr.CmpOpNeq))
 }
 
 // masquerade lets the kernel select the source address, on a link with only one.
@@ -134,9 +119,7 @@ func masquerade(src netip.Prefix) []expr.Any {
 // translate sets the source address on a link with several.
 func translate(src netip.Prefix, e topology.Egress) []expr.Any {
 	f := familyOf(src.Addr())
-	return append(outside(f, src),
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		equal(interfaceName(e.Dev)),
+	return append(append(outside(f, src), device(expr.MetaKeyOIFNAME, e.Dev)...),
 		&expr.Immediate{Register: 1, Data: e.Addr.AsSlice()},
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegAddrMax: 1, FullyRandom: true},
 	)
@@ -160,10 +143,7 @@ func isFamily(f family) []expr.Any {
 // address compares an address of the IP header with a prefix.
 func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	size := uint32(p.Addr().BitLen() / 8)
-	mask := make([]byte, size)
-	for i := range p.Bits() {
-		mask[i/8] |= 0x80 >> (i % 8)
-	}
+	mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)},
@@ -178,7 +158,12 @@ func notIn(f family, set string) []expr.Any {
 	}
 }
 
-func interfaceName(name string) []byte {
+// device matches the name of the input or output device.
+func device(key expr.MetaKey, name string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, equal(paddedName(name))}
+}
+
+func paddedName(name string) []byte {
 	b := make([]byte, unix.IFNAMSIZ)
 	copy(b, name)
 	return b

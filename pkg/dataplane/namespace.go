@@ -54,17 +54,11 @@ func (n *namespace) do(f func() error) error {
 // enter moves this thread into the namespace if it is in another one.
 func (n *namespace) enter(from *namespace) error {
 	to, err := n.file.Stat()
+	at, errAt := from.file.Stat()
+	if err = errors.Join(err, errAt); err == nil && !os.SameFile(to, at) {
+		err = unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET)
+	}
 	if err != nil {
-		return fmt.Errorf("entering a network namespace: %w", err)
-	}
-	at, err := from.file.Stat()
-	if err != nil {
-		return fmt.Errorf("entering a network namespace: %w", err)
-	}
-	if os.SameFile(to, at) {
-		return nil
-	}
-	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("entering a network namespace: %w", err)
 	}
 	return nil

@@ -91,7 +91,7 @@ func (k *Kernel) dropNeighbors() error {
 
 // neighbors calls f with the entries of a family that the kernel filters by an attribute.
 func (k *Kernel) neighbors(family uint8, filter uint16, index int, f func(neighbor)) error {
-	data := appendAttribute(neighborMessage(family, 0), filter, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+	data := appendNumber(neighborMessage(family, 0), filter, index)
 	_, err := k.rtnetlink.read(request{kind: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP, data: data}, func(_ uint16, data []byte) {
 		f(parseNeighbor(data))
 	})

@@ -56,7 +56,7 @@ func TestGatewayOfAnotherFamily(t *testing.T) {
 
 // Rules and chains that differ from ours are not taken for ours.
 func TestTablesThatDifferFromOurs(t *testing.T) {
-	meta, cmp := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(interfaceName("eth0"))
+	meta, cmp := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(paddedName("eth0"))
 	if name, ok := nameOf([]expr.Any{meta, cmp}, 0); !ok || name != "eth0" {
 		t.Errorf("the name is %q, %t", name, ok)
 	}

@@ -40,7 +40,7 @@ func addrsIn(s *socket, namespace, index int) (addrs []netip.Addr, whole bool, e
 func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
 	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
 	binary.NativeEndian.PutUint32(data[4:], uint32(port.ParentIndex))
-	data = appendAttribute(data, unix.IFLA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(port.NetNsID)))
+	data = appendNumber(data, unix.IFLA_TARGET_NETNSID, port.NetNsID)
 	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(_ uint16, data []byte) {
 		if index, id, _ := parseLink(data); index == port.ParentIndex {
 			name = id.name
@@ -54,7 +54,7 @@ func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
 func encodeAddrRequest(family uint8, namespace, index int) []byte {
 	b := []byte{family, 0, 0, 0}
 	b = binary.NativeEndian.AppendUint32(b, uint32(index))
-	return appendAttribute(b, unix.IFA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(namespace)))
+	return appendNumber(b, unix.IFA_TARGET_NETNSID, namespace)
 }
 
 // parsePeerAddr returns an address of the device, or with index 0 of any. A kernel without that

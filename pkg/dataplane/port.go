@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -40,22 +38,7 @@ func (f *linkFacts) devices(bridge string) []topology.Device {
 	return all
 }
 
-// setDevices puts ports into the bridge and sets devices up, the bridge last. With a port in it the
-// bridge sends at once, otherwise only after the kernel has checked its carrier, once a second
-// (dev_activate of net/sched/sch_generic.c). A missing device is not an error, because its pod has
-// gone.
-func (k *Kernel) setDevices(devices []plan.Device) error {
-	var errs []error
-	slices.SortStableFunc(devices, func(a, b plan.Device) int { return cmp.Compare(b.Master, a.Master) })
-	for _, d := range devices {
-		k.fresh.routes = false
-		if err := k.setDevice(d.Device); err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, part(d, fmt.Errorf("setting %s: %w", d, err)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
+// setDevice puts a port into the bridge, and sets a device up.
 func (k *Kernel) setDevice(d topology.Device) error {
 	index, ok := k.links.byName[d.Name]
 	if !ok {

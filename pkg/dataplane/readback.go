@@ -3,6 +3,7 @@ package dataplane
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -176,12 +177,7 @@ func has[T expr.Any](exprs []expr.Any) bool {
 
 func prefixOf(addr, mask []byte) netip.Prefix {
 	a, _ := netip.AddrFromSlice(addr)
-	bits := 0
-	for _, b := range mask {
-		for ; b != 0; b <<= 1 {
-			bits++
-		}
-	}
+	bits, _ := net.IPMask(mask).Size()
 	return netip.PrefixFrom(a, bits)
 }
 

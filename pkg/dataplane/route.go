@@ -41,6 +41,7 @@ func (k *Kernel) loadRoutes() error {
 	k.rememberAdvertised(byIndex)
 	links.keepRouted(byIndex, routes.foreign, k.cfg.Bridge)
 	k.links, k.routes = links, routes
+	k.fresh.routes, k.fresh.ours, k.fresh.sysctls = true, true, false
 	return nil
 }
 
@@ -115,7 +116,7 @@ func (k *Kernel) loadOurs() error {
 		return fmt.Errorf("listing routes of ours: %w", err)
 	}
 	slices.SortFunc(ours, topology.Route.Compare)
-	k.routes.ours = ours
+	k.routes.ours, k.fresh.ours = ours, true
 	return nil
 }
 

@@ -103,7 +103,7 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	b := make([]byte, 0, 96)
 	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(r.Protocol), scope, kind, 0, 0, 0, 0)
 	b = appendAttribute(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
-	b = appendAttribute(b, unix.RTA_PRIORITY, binary.NativeEndian.AppendUint32(nil, uint32(r.Metric)))
+	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
 	if r.Via.IsValid() {
 		b = appendAttribute(b, unix.RTA_GATEWAY, r.Via.AsSlice())
 	}
@@ -111,7 +111,7 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 		b = appendAttribute(b, unix.RTA_PREFSRC, r.Src.AsSlice())
 	}
 	if index != 0 {
-		b = appendAttribute(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+		b = appendNumber(b, unix.RTA_OIF, index)
 	}
 	return b
 }
@@ -121,6 +121,10 @@ func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	return append(b, value...)
+}
+
+func appendNumber(b []byte, kind uint16, value int) []byte {
+	return appendAttribute(b, kind, binary.NativeEndian.AppendUint32(nil, uint32(value)))
 }
 
 // remember and drop update what is kept after a change.

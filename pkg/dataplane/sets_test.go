@@ -171,7 +171,7 @@ func TestRulesAreGuessed(t *testing.T) {
 			t.Errorf("%s: guessed %+v", name, guess)
 		}
 	}
-	if got := guessed([]expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME}, equal(interfaceName("br7"))}); got.Bridge != "br7" {
+	if got := guessed([]expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME}, equal(paddedName("br7"))}); got.Bridge != "br7" {
 		t.Errorf("guessed %+v", got)
 	}
 }

@@ -102,20 +102,17 @@ func (k *Kernel) changeTable(c plan.Change) error {
 		case plan.Sets:
 			err = k.changeSets(*o.SetChange)
 		case plan.Table:
-			err = k.putTable(c.Op, o.Masquerade)
+			if c.Op == plan.Delete {
+				err = k.deleteTable()
+			} else {
+				err = k.writeTable(o.Masquerade)
+			}
 		}
 	}
 	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("changing nftables table %s: %w%s", topology.Table, err, missing(err))
-}
-
-func (k *Kernel) putTable(op plan.Op, m *topology.Masquerade) error {
-	if op == plan.Delete {
-		return k.deleteTable()
-	}
-	return k.writeTable(m)
 }
 
 // missing explains what a kernel lacks that refuses our table.

@@ -112,7 +112,7 @@ func TestNetfilterComesLater(t *testing.T) {
 func TestRefusedTableStopsNothing(t *testing.T) {
 	for errno, want := range map[unix.Errno]string{
 		unix.EOPNOTSUPP: "CONFIG_NF_TABLES_INET", unix.ENOENT: "NAT in inet tables, which came with Linux 5.2",
-		unix.EPERM: "nobody else may hold the table", unix.ENOMEM: "cannot allocate memory",
+		unix.EPERM: "another program may own the table", unix.ENOMEM: "cannot allocate memory",
 	} {
 		m := newMachine(t)
 		refuse := func([]netlink.Message) ([]netlink.Message, error) { return nil, errno }

@@ -29,18 +29,19 @@ func (k *Kernel) tryPort(conf topology.CNI) error {
 	if !there || k.tried == (trial{index, conf.MTU}) {
 		return nil // a missing bridge is another Problem
 	}
+	failed := func(step string, err error) error {
+		return fmt.Errorf("trying to make a pod's port: %s: %w", step, err)
+	}
 	if err := k.removeTrial(); err != nil {
-		return fmt.Errorf("trying to make a pod's port: removing what an earlier agent left: %w", err)
+		return failed("removing what an earlier agent left", err)
 	}
 	attrs := rtnl.NewLinkAttrs()
 	attrs.Name, attrs.MTU = trialPort, conf.MTU
-	port := &rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}
-	if err := k.handle.LinkAdd(port); err != nil {
-		return fmt.Errorf("trying to make a pod's port: adding a veth device with an MTU of %d: %w", conf.MTU, err)
+	if err := k.handle.LinkAdd(&rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}); err != nil {
+		return failed(fmt.Sprintf("adding a veth device with an MTU of %d", conf.MTU), err)
 	}
-	err := k.attach(index)
-	if err := errors.Join(err, k.removeTrial()); err != nil {
-		return fmt.Errorf("trying to make a pod's port: putting a veth device into %s: %w", conf.Bridge, err)
+	if err := errors.Join(k.attach(index), k.removeTrial()); err != nil {
+		return failed("putting a veth device into "+conf.Bridge, err)
 	}
 	k.tried = trial{index, conf.MTU}
 	return nil
@@ -69,10 +70,10 @@ func (k *Kernel) removeTrial() error {
 	case port.Type() != topology.KindVeth:
 		return fmt.Errorf("the device %s is of another kind, %s", trialPort, kindOf(port))
 	}
-	if err := k.handle.LinkDel(port); err != nil && !errors.Is(err, unix.ENODEV) {
-		return err
+	if err = k.handle.LinkDel(port); errors.Is(err, unix.ENODEV) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // Sweep deletes what an interrupted Apply left. The caller has the agent's lock. Apply reports what

@@ -25,11 +25,10 @@ import (
 // only the foreign one. RTM_NEWNETCONF announces forwarding.
 func (k *Kernel) subscribe() error {
 	c, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...)
-	if err != nil {
-		return err
+	if err == nil {
+		k.events = append(k.events, c)
 	}
-	k.events = append(k.events, c)
-	return nil
+	return err
 }
 
 // routeGroups returns the notification groups of rtnetlink(7) that matter here.
@@ -139,11 +138,7 @@ func (k *Kernel) learn(messages []byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	news := false
-	eachMessage(messages, func(m netlink.Message) {
-		if k.learnOne(m) {
-			news = true
-		}
-	})
+	eachMessage(messages, func(m netlink.Message) { news = k.learnOne(m) || news })
 	return news
 }
 
@@ -312,26 +307,21 @@ func (k *Kernel) learnSysctl(m netlink.Message) bool {
 
 // forwardingPath returns the setting that a notification of an index is about.
 func (k *Kernel) forwardingPath(family uint8, index int) string {
-	switch {
-	case family == unix.AF_INET && index == netconfAll:
-		return topology.SysctlForward4
-	case family == unix.AF_INET6 && index == netconfAll:
-		return topology.SysctlForward6
-	case family == unix.AF_INET:
-		return topology.ConfSysctl(4, k.links.name(index), "forwarding")
+	of := map[bool]int{true: 4, false: 6}[family == unix.AF_INET]
+	if index == netconfAll {
+		return map[int]string{4: topology.SysctlForward4, 6: topology.SysctlForward6}[of]
 	}
-	return topology.ConfSysctl(6, k.links.name(index), "forwarding")
+	return topology.ConfSysctl(of, k.links.name(index), "forwarding")
 }
 
 // ofOurTable reports whether a message has our table's name, attribute 1 of every message of
 // nf_tables but those of generations (linux/netfilter/nf_tables.h).
 func ofOurTable(data []byte) bool {
-	const header = 4 // struct nfgenmsg
-	if len(data) < header || data[0] != unix.NFPROTO_INET {
+	if len(data) < nfgenmsg || data[0] != unix.NFPROTO_INET {
 		return false
 	}
 	ours := false
-	eachAttribute(data[header:], func(kind uint16, value []byte) {
+	eachAttribute(data[nfgenmsg:], func(kind uint16, value []byte) {
 		ours = ours || kind == unix.NFTA_TABLE_NAME && unix.ByteSliceToString(value) == topology.Table
 	})
 	return ours

@@ -18,29 +18,27 @@ const maxRemedies = 3
 func agentProblems(_ context.Context, t *Target) []problem.Problem {
 	switch {
 	case t.Report == nil && errors.Is(t.ReportErr, context.DeadlineExceeded):
-		return []problem.Problem{Fail("the agent runs and does not answer, so it may neither repair routes nor add new ones", errorText(t.ReportErr),
-			"delete its pod, which cuts no traffic, once you have its log (kubectl logs)")}
+		return Fail("the agent runs and does not answer, so it may neither repair routes nor add new ones", errorText(t.ReportErr),
+			"delete its pod, which cuts no traffic, once you have its log (kubectl logs)")
 	case t.Report == nil:
-		return []problem.Problem{Warn("no agent answers on this node, so routes stay as they are whatever changes in the cluster", errorText(t.ReportErr),
-			"kubectl get pods -A -l app.kubernetes.io/part-of=plainroute -o wide, and the log of the pod that should run here")}
+		return Warn("no agent answers on this node, so routes stay as they are whatever changes in the cluster", errorText(t.ReportErr),
+			"kubectl get pods -A -l app.kubernetes.io/part-of=plainroute -o wide, and the log of the pod that should run here")
 	}
 	var evidence, remedies []string
-	say := func(what, remedy string) {
-		evidence = append(evidence, what)
-		if !slices.Contains(remedies, remedy) && remedy != "" && len(evidence) <= maxRemedies {
-			remedies = append(remedies, remedy)
+	for _, p := range t.Report.All() {
+		evidence = append(evidence, p.String())
+		if p.Remediation != "" && !slices.Contains(remedies, p.Remediation) && len(evidence) <= maxRemedies {
+			remedies = append(remedies, p.Remediation)
 		}
 	}
-	for _, found := range t.Report.All() {
-		say(found.String(), found.Remediation)
-	}
+	shown, remedy := first(evidence), strings.Join(remedies, " ")
 	switch {
 	case !t.Report.Ready:
-		return []problem.Problem{Fail("the agent reports that this node is not ready for pods", first(evidence), strings.Join(remedies, " "))}
+		return Fail("the agent reports that this node is not ready for pods", shown, remedy)
 	case slices.ContainsFunc(t.Report.Problems, isLasting):
-		return []problem.Problem{Fail("the agent can't keep objects in place that pods need: another program removes them, or the kernel refuses them", first(evidence), strings.Join(remedies, " "))}
+		return Fail("the agent can't keep objects in place that pods need: another program removes them, or the kernel refuses them", shown, remedy)
 	case len(evidence) > 0:
-		return []problem.Problem{Warn("the agent reports problems", first(evidence), strings.Join(remedies, " "))}
+		return Warn("the agent reports problems", shown, remedy)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func TestAgentProblems(t *testing.T) {
 		{&status.Report{Ready: true, Problems: []problem.Problem{off, undone}}, nil, problem.Error, "Contested: somebody takes away the route|Bring up this machine's link"},
 		{&status.Report{Ready: true, Problems: []problem.Problem{sender}}, nil, problem.Error, "RouteFailed: no buffer space|the agent tries again"},
 		{nil, errors.New("connection refused"), problem.Warning, "connection refused|kubectl get pods"},
-		{nil, fmt.Errorf("it says nothing for 5s: %w", context.DeadlineExceeded), problem.Error, "it says nothing|delete its pod"},
+		{nil, fmt.Errorf("no answer for 5s: %w", context.DeadlineExceeded), problem.Error, "no answer|delete its pod"},
 	} {
 		p := &Target{Report: c.report, ReportErr: c.err}
 		found := agentProblems(t.Context(), p)

@@ -27,39 +27,32 @@ const clockRemedy = "run an NTP client on each node (systemd-timesyncd, chrony),
 
 // clocks compares this node's clock and each kubelet's clock with the API server's.
 func clocks(ctx context.Context, t *Target) []problem.Problem {
-	found := t.ownClock(ctx)
-	return append(found, kubeletClocks(t.Nodes, t.nodeLeases(ctx))...)
+	return append(t.ownClock(ctx), kubeletClocks(t.Nodes, t.nodeLeases(ctx))...)
 }
 
 // ownClock reads the API server's clock from the header Date of a response with any status (RFC
 // 9110, section 6.6.1). It has whole seconds.
 func (t *Target) ownClock(ctx context.Context) []problem.Problem {
 	if t.API == nil {
-		return Skip("the API server is not known: "+errorText(t.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
+		return Skip("the API server is not known: "+errorText(t.NodesErr), giveKubeconfig)
 	}
-	ahead, reprobe, err := clockOf(ctx, t.API)
+	ahead, uncertainty, err := clockOf(ctx, t.API)
 	if invalid := (x509.CertificateInvalidError{}); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return []problem.Problem{Fail("by this node's clock, the API server's certificate has expired or is not valid yet", fmt.Sprintf("%s; here it is %s", invalid, time.Now().UTC().Format(time.RFC3339)),
-			clockRemedy+"; if the clock is right, renew the certificate: kubeadm certs renew all")}
+		return Fail("by this node's clock, the API server's certificate has expired or is not valid yet", fmt.Sprintf("%s; here it is %s", invalid, time.Now().UTC().Format(time.RFC3339)),
+			clockRemedy+"; if the clock is right, renew the certificate: kubeadm certs renew all")
 	}
 	if err != nil {
 		return Skip("the API server's time is unknown: "+err.Error(), "")
 	}
-	off := ahead.Abs() - reprobe
-	if off < minSkew {
+	report := Warn
+	switch off := ahead.Abs() - uncertainty; {
+	case off < minSkew:
 		return nil
+	case off >= maxSkew:
+		report = Fail
 	}
-	return []problem.Problem{{
-		Severity: skewSeverity(off), Message: fmt.Sprintf("this node's clock is %s the API server's", skew(ahead)),
-		Evidence: fmt.Sprintf("the header Date of its response differs by %s, with an uncertainty of %s", ahead.Round(time.Second/10), reprobe.Round(time.Second/10)), Remediation: clockRemedy,
-	}}
-}
-
-func skewSeverity(off time.Duration) problem.Severity {
-	if off >= maxSkew {
-		return problem.Error
-	}
-	return problem.Warning
+	return report(fmt.Sprintf("this node's clock is %s the API server's", skew(ahead)),
+		fmt.Sprintf("the header Date of its response differs by %s, with an uncertainty of %s", ahead.Round(time.Second/10), uncertainty.Round(time.Second/10)), clockRemedy)
 }
 
 // skew formats the difference between two clocks.
@@ -73,7 +66,7 @@ func skew(ahead time.Duration) string {
 
 // clockOf returns by how much this host's clock is ahead of the server's, and the error bound of
 // that.
-func clockOf(ctx context.Context, config *rest.Config) (ahead, reprobe time.Duration, err error) {
+func clockOf(ctx context.Context, config *rest.Config) (ahead, uncertainty time.Duration, err error) {
 	base, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
 		return 0, 0, err
@@ -125,24 +118,20 @@ func kubeletClocks(nodes []corev1.Node, leases []heartbeat) []problem.Problem {
 	if heartbeats == nil {
 		heartbeats = nodeHeartbeats(nodes)
 	}
-	var names, shown []string
+	var skewed group
 	severity := problem.Warning
 	for _, b := range heartbeats {
-		const reprobe = 2 * time.Second // both are in whole seconds, and one was on its way
+		const uncertainty = 2 * time.Second // both are in whole seconds, and one was on its way
 		ahead := b.written.Sub(b.arrived)
-		if ahead < 0 && b.old && -ahead < maxHeartbeatAge || ahead.Abs() < minSkew+reprobe {
+		if ahead < 0 && b.old && -ahead < maxHeartbeatAge || ahead.Abs() < minSkew+uncertainty {
 			continue
 		}
-		if skewSeverity(ahead.Abs()) == problem.Error {
+		if ahead.Abs() >= maxSkew {
 			severity = problem.Error
 		}
-		names = append(names, b.node)
-		shown = append(shown, fmt.Sprintf("%s wrote %s when the API server had %s, %s it", b.node, b.written.UTC().Format(time.TimeOnly), b.arrived.UTC().Format(time.TimeOnly), skew(ahead)))
+		skewed.add(b.node, "%s wrote %s when the API server had %s, %s it", b.node, b.written.UTC().Format(time.TimeOnly), b.arrived.UTC().Format(time.TimeOnly), skew(ahead))
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	return []problem.Problem{{Severity: severity, Message: "nodes' clocks differ from the API server's: " + named(names), Evidence: first(shown), Remediation: clockRemedy}}
+	return skewed.problems(severity, "nodes' clocks differ from the API server's: ", clockRemedy)
 }
 
 func nodeHeartbeats(nodes []corev1.Node) []heartbeat {

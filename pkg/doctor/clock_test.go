@@ -106,8 +106,8 @@ func TestOwnClock(t *testing.T) {
 // or less, because a Date has whole seconds.
 func reportsAbout(t *testing.T, found []problem.Problem, off time.Duration, side string) {
 	t.Helper()
-	for _, reprobe := range []time.Duration{-time.Second, 0, time.Second} {
-		if strings.Contains(found[0].Message, fmt.Sprintf(" %s %s ", off+reprobe, side)) {
+	for _, uncertainty := range []time.Duration{-time.Second, 0, time.Second} {
+		if strings.Contains(found[0].Message, fmt.Sprintf(" %s %s ", off+uncertainty, side)) {
 			return
 		}
 	}

@@ -25,8 +25,8 @@ func cniConfigs(_ context.Context, t *Target) []problem.Problem {
 	if len(before) == 0 {
 		return t.unreadConfigs()
 	}
-	return []problem.Problem{Fail("the container runtime uses another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: `"+t.disableCommand(before)+"`, and recreate the pods that it attached; if it is that of a meta plugin which calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")}
+	return Fail("the container runtime uses another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
+		"if that network is not wanted: `"+t.disableCommand(before)+"`, and recreate the pods that it attached; if it is that of a meta plugin which calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")
 }
 
 // disableCommand returns the shell command that renames CNI configs, so that the container runtime
@@ -53,12 +53,12 @@ func cniPlugins(_ context.Context, t *Target) []problem.Problem {
 	}
 	var found []problem.Problem
 	if len(missing) > 0 {
-		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", t.BinDir, strings.Join(missing, ", ")), remedy+"; a plugin that another program has added to the CNI config has to be installed by that program"))
+		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", t.BinDir, strings.Join(missing, ", ")), remedy+"; a plugin that another program has added to the CNI config has to be installed by that program")...)
 	}
 	folder := plugins.Folder{Path: t.BinDir}
 	for name, why := range folder.Unfit(needed) {
 		if !slices.Contains(missing, name) {
-			found = append(found, Fail("a CNI plugin can't run", why, remedy))
+			found = append(found, Fail("a CNI plugin can't run", why, remedy)...)
 		}
 	}
 	slices.SortFunc(found, func(a, b problem.Problem) int {
@@ -92,17 +92,16 @@ func (t *Target) comparePlugins() []problem.Problem {
 			odd = append(odd, r.Plugin+": "+r.Reason)
 		}
 	}
-	var found []problem.Problem
 	in := "in " + t.BinDir + ": "
+	var found []problem.Problem
 	if len(broken) > 0 {
-		found = append(found, Fail("a CNI plugin can't run", in+strings.Join(broken, "; "), reinstallPlugins))
+		found = Fail("a CNI plugin can't run", in+strings.Join(broken, "; "), reinstallPlugins)
 	}
 	if len(old) > 0 {
-		found = append(found, Warn("CNI plugins are older than those of the image", in+strings.Join(old, "; "), reinstallPlugins+"; running pods are not touched"))
+		found = append(found, Warn("CNI plugins are older than those of the image", in+strings.Join(old, "; "), reinstallPlugins+"; running pods are not touched")...)
 	}
 	if len(odd) > 0 {
-		found = append(found, Warn("CNI plugins may differ from those that pods need", in+strings.Join(odd, "; "),
-			"if pods do not start, or without an address: move the plugin, and "+reinstallPlugins+" (or install-cni --force)"))
+		found = append(found, Warn("CNI plugins may differ from those that pods need", in+strings.Join(odd, "; "), "if pods do not start, or without an address: move the plugin, and "+reinstallPlugins+" (or install-cni --force)")...)
 	}
 	return found
 }

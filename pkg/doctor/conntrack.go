@@ -23,11 +23,11 @@ const (
 // conntrack looks for a full table of tracked connections: the kernel then drops the first packet
 // of each new connection, and reports it only in its log.
 func conntrack(_ context.Context, t *Target) []problem.Problem {
-	count, err := t.threshold(conntrackCount)
+	count, err := t.number(conntrackCount)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing is tracked
 	}
-	most, maxErr := t.threshold(conntrackMax)
+	most, maxErr := t.number(conntrackMax)
 	if err := errors.Join(err, maxErr); err != nil {
 		return Skip("reading how many connections are tracked: "+err.Error(), "")
 	}
@@ -51,9 +51,9 @@ func conntrackProblems(count, most, early int) []problem.Problem {
 	remedy := fmt.Sprintf("find what opens so many (conntrack -L), and raise kube-proxy's limit (conntrack.maxPerCore, conntrack.min of its config), because it resets the setting when it starts; until then: `sysctl -w %s=%d`", conntrackMax, 2*most)
 	switch {
 	case most > 0 && count >= most-most/10:
-		return []problem.Problem{Fail("the table of tracked connections is full or nearly full; then the kernel drops new connections, of pods and nodes, and logs \"nf_conntrack: table full, dropping packet\"", shown, remedy)}
+		return Fail("the table of tracked connections is full or nearly full; then the kernel drops new connections, of pods and nodes, and logs \"nf_conntrack: table full, dropping packet\"", shown, remedy)
 	case most > 0 && early > 0 && count >= most-most/4:
-		return []problem.Problem{Warn("the table of tracked connections was full since the last boot, and has little room left", shown, remedy)}
+		return Warn("the table of tracked connections was full since the last boot, and has little room left", shown, remedy)
 	}
 	return nil
 }

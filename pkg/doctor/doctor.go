@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,18 +25,68 @@ type Check struct {
 }
 
 // Fail returns a Problem that disturbs traffic, or will.
-func Fail(message, evidence, remediation string) problem.Problem {
-	return problem.Problem{Severity: problem.Error, Message: message, Evidence: evidence, Remediation: remediation}
+func Fail(message, evidence, remedy string) []problem.Problem {
+	return []problem.Problem{{Severity: problem.Error, Message: message, Evidence: evidence, Remediation: remedy}}
 }
 
 // Warn returns a Problem that is a risk.
-func Warn(message, evidence, remediation string) problem.Problem {
-	return problem.Problem{Severity: problem.Warning, Message: message, Evidence: evidence, Remediation: remediation}
+func Warn(message, evidence, remedy string) []problem.Problem {
+	return []problem.Problem{{Severity: problem.Warning, Message: message, Evidence: evidence, Remediation: remedy}}
 }
 
 // Skip returns a Problem with the reason why a check could not run, and how it could.
-func Skip(why, remediation string) []problem.Problem {
-	return []problem.Problem{{Severity: problem.Unknown, Message: why, Remediation: remediation}}
+func Skip(reason, remedy string) []problem.Problem {
+	return []problem.Problem{{Severity: problem.Unknown, Message: reason, Remediation: remedy}}
+}
+
+// A group is a Problem that several nodes share.
+type group struct{ names, evidence []string }
+
+func (g *group) add(name, evidence string, args ...any) {
+	g.names, g.evidence = append(g.names, name), append(g.evidence, fmt.Sprintf(evidence, args...))
+}
+
+// problems returns a Problem whose message ends with the nodes' names, nil for an empty group.
+func (g *group) problems(severity problem.Severity, message, remedy string) []problem.Problem {
+	if len(g.names) == 0 {
+		return nil
+	}
+	return []problem.Problem{{Severity: severity, Message: message + named(g.names), Evidence: first(g.evidence), Remediation: remedy}}
+}
+
+// warnIf returns a Problem if there is evidence, else nil.
+func warnIf(message string, evidence []string, remedy string) []problem.Problem {
+	if len(evidence) == 0 {
+		return nil
+	}
+	return Warn(message, strings.Join(evidence, "; "), remedy)
+}
+
+// named lists the first few of many names.
+func named(names []string) string {
+	slices.Sort(names)
+	return shorten(slices.Compact(names), 5, ", ", " and ")
+}
+
+// first returns the first few pieces of evidence, and how many more there are.
+func first(evidence []string) string { return shorten(evidence, 3, "; ", "; and ") }
+
+func shorten(items []string, few int, separator, last string) string {
+	if len(items) <= few {
+		return strings.Join(items, separator)
+	}
+	return fmt.Sprintf("%s%s%d more", strings.Join(items[:few], separator), last, len(items)-few)
+}
+
+// maxProblems bounds the problems of one kind that a check reports.
+const maxProblems = 8
+
+// capped replaces the problems above that bound by one that counts them.
+func capped(found []problem.Problem, noun, command string) []problem.Problem {
+	if more := len(found) - maxProblems; more > 0 {
+		return append(found[:maxProblems], Fail(fmt.Sprintf("%d more %s", more, noun), "", "list all of them: "+command)...)
+	}
+	return found
 }
 
 // limit bounds the time of one check. Those that wait for the network have shorter limits.
@@ -69,7 +121,7 @@ func (c Check) examine(ctx context.Context, t *Target, limit time.Duration) []pr
 	select {
 	case found = <-done:
 	case <-time.After(limit + time.Second):
-		found = []problem.Problem{Warn(fmt.Sprintf("this check did not end within %s", limit), "", "run it again by itself: plainroute doctor --check "+c.Name)}
+		found = Warn(fmt.Sprintf("this check did not end within %s", limit), "", "run it again by itself: plainroute doctor --check "+c.Name)
 	}
 	for i := range found {
 		found[i].Reason = problem.ReasonOf(c.Name)
@@ -77,12 +129,11 @@ func (c Check) examine(ctx context.Context, t *Target, limit time.Duration) []pr
 	return found
 }
 
-// try returns a Problem for a panic, so that a bug in one check does not hide the results of
-// others.
+// try returns a Problem for a panic, so that a bug in one check does not hide the results of others.
 func (c Check) try(ctx context.Context, t *Target) (found []problem.Problem) {
 	defer func() {
 		if r := recover(); r != nil {
-			found = []problem.Problem{Warn(fmt.Sprintf("this check panicked: %v", r), string(debug.Stack()), "report this as a bug, with the evidence")}
+			found = Warn(fmt.Sprintf("this check panicked: %v", r), string(debug.Stack()), "report this as a bug, with the evidence")
 		}
 	}()
 	return c.Run(ctx, t)

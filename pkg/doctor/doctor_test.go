@@ -16,7 +16,7 @@ func TestExamine(t *testing.T) {
 		{"good", func(context.Context, *Target) []problem.Problem { return nil }},
 		{"broken", func(context.Context, *Target) []problem.Problem { panic("no such thing") }},
 		{"bad", func(context.Context, *Target) []problem.Problem {
-			return []problem.Problem{Fail("a", "b", "c"), Warn("d", "e", "f")}
+			return append(Fail("a", "b", "c"), Warn("d", "e", "f")...)
 		}},
 		{"blind", func(context.Context, *Target) []problem.Problem { return Skip("dark", "light") }},
 	})
@@ -28,7 +28,7 @@ func TestExamine(t *testing.T) {
 		t.Errorf("found %q, want %q; %q passed", got, want, passed)
 	}
 	if !strings.Contains(found[0].Message, "no such thing") {
-		t.Errorf("the panic is told as %q", found[0].Message)
+		t.Errorf("the panic is reported as %q", found[0].Message)
 	}
 }
 

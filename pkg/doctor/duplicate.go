@@ -3,7 +3,6 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -18,7 +17,7 @@ import (
 // duplicates looks for values that two Nodes share and that must be unique.
 func duplicates(_ context.Context, t *Target) []problem.Problem {
 	if t.Nodes == nil {
-		return Skip("the Nodes are not known: "+errorText(t.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
+		return Skip("the Nodes are not known: "+errorText(t.NodesErr), giveKubeconfig)
 	}
 	var machines []*corev1.Node
 	for i := range t.Nodes {
@@ -60,10 +59,10 @@ const (
 var uniqueValues = []uniqueValue{
 	{"InternalIP", problem.Error, "find the machine that really has it (arping, `ip address`), and give the other one another, or delete its Node: kubectl delete node NAME", internalIPs, nil},
 	{"host name", problem.Warning, newHostname, hostnames, nil},
-	{"label kubernetes.io/hostname", problem.Warning, newHostname + "; volumes and spread constraints go by that label", hostnameLabel, nil},
-	{"machine ID", problem.Warning, newIdentity, func(n *corev1.Node) []string { return some(n.Status.NodeInfo.MachineID) }, sameKernel},
-	{"system UUID", problem.Warning, "give each machine a UUID of its own in its hypervisor", func(n *corev1.Node) []string { return some(strings.ToLower(n.Status.NodeInfo.SystemUUID)) }, sameKernel},
-	{"boot ID", problem.Warning, "machines resumed from one snapshot of memory share random numbers and identities: reboot them", func(n *corev1.Node) []string { return some(n.Status.NodeInfo.BootID) }, sameMachine},
+	{"label kubernetes.io/hostname", problem.Warning, newHostname + "; volumes and spread constraints go by that label", func(n *corev1.Node) []string { return []string{n.Labels[corev1.LabelHostname]} }, nil},
+	{"machine ID", problem.Warning, newIdentity, func(n *corev1.Node) []string { return []string{n.Status.NodeInfo.MachineID} }, sameKernel},
+	{"system UUID", problem.Warning, "give each machine a UUID of its own in its hypervisor", func(n *corev1.Node) []string { return []string{strings.ToLower(n.Status.NodeInfo.SystemUUID)} }, sameKernel},
+	{"boot ID", problem.Warning, "machines resumed from one snapshot of memory share random numbers and identities: reboot them", func(n *corev1.Node) []string { return []string{n.Status.NodeInfo.BootID} }, sameMachine},
 }
 
 // sameKernel reports whether two Nodes are containers on one machine.
@@ -75,29 +74,18 @@ func sameMachine(a, b *corev1.Node) bool {
 	return strings.EqualFold(a.Status.NodeInfo.SystemUUID, b.Status.NodeInfo.SystemUUID)
 }
 
-func some(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return []string{s}
-}
-
 func internalIPs(n *corev1.Node) []string {
 	var all []string
 	for _, a := range topology.NodeFrom(n).Addrs {
-		if s := a.String(); !slices.Contains(all, s) {
-			all = append(all, s)
-		}
+		all = append(all, a.String())
 	}
 	return all
 }
 
-func hostnameLabel(n *corev1.Node) []string { return some(n.Labels[corev1.LabelHostname]) }
-
 func hostnames(n *corev1.Node) []string {
 	for _, a := range n.Status.Addresses {
 		if a.Type == corev1.NodeHostName {
-			return some(a.Address)
+			return []string{a.Address}
 		}
 	}
 	return nil
@@ -107,26 +95,24 @@ func (u uniqueValue) find(nodes []*corev1.Node) []problem.Problem {
 	owners := map[string][]*corev1.Node{}
 	for _, n := range nodes {
 		for _, value := range u.of(n) {
-			owners[value] = append(owners[value], n)
+			if value != "" && !slices.Contains(owners[value], n) {
+				owners[value] = append(owners[value], n)
+			}
 		}
 	}
-	var all, shown []string
+	var shared group
 	for _, value := range slices.Sorted(maps.Keys(owners)) {
-		group := owners[value]
-		if len(group) < 2 || u.excused != nil && !slices.ContainsFunc(group, func(n *corev1.Node) bool { return !u.excused(group[0], n) }) {
+		nodes := owners[value]
+		if len(nodes) < 2 || u.excused != nil && !slices.ContainsFunc(nodes, func(n *corev1.Node) bool { return !u.excused(nodes[0], n) }) {
 			continue
 		}
 		var names []string
-		for _, n := range group {
+		for _, n := range nodes {
 			names = append(names, n.Name)
 		}
-		all = append(all, names...)
-		shown = append(shown, value+" of "+named(names))
+		shared.names, shared.evidence = append(shared.names, names...), append(shared.evidence, value+" of "+named(names))
 	}
-	if len(all) == 0 {
-		return nil
-	}
-	return []problem.Problem{{Severity: u.severity, Message: "Nodes have the same " + u.name + ": " + named(all), Evidence: first(shown), Remediation: u.remedy}}
+	return shared.problems(u.severity, "Nodes have the same "+u.name+": ", u.remedy)
 }
 
 // overlaps finds pod subnets that are equal or contain one another. Sorted by address, the wider
@@ -147,22 +133,18 @@ func overlaps(nodes []corev1.Node) []problem.Problem {
 	slices.SortFunc(claims, func(a, b claim) int {
 		return cmp.Or(a.subnet.Addr().Compare(b.subnet.Addr()), cmp.Compare(a.subnet.Bits(), b.subnet.Bits()), cmp.Compare(a.node, b.node))
 	})
-	var all, shown []string
+	var overlapping group
 	var widest claim
 	for _, c := range claims {
 		if !widest.subnet.IsValid() || !widest.subnet.Overlaps(c.subnet) {
 			widest = c
 			continue
 		}
-		if widest.virtual && c.virtual {
-			continue
+		if !widest.virtual || !c.virtual {
+			overlapping.add(widest.node, "%s of %s and %s of %s", widest.subnet, widest.node, c.subnet, c.node)
+			overlapping.names = append(overlapping.names, c.node)
 		}
-		all = append(all, widest.node, c.node)
-		shown = append(shown, fmt.Sprintf("%s of %s and %s of %s", widest.subnet, widest.node, c.subnet, c.node))
 	}
-	if len(all) == 0 {
-		return nil
-	}
-	return []problem.Problem{Fail("Nodes have overlapping pod subnets, so one of each two has no route: "+named(all), first(shown),
-		"find what sets spec.podCIDR twice (two IPAM controllers, or kubelets' --pod-cidr), then delete the Node that came later and let it join again")}
+	return overlapping.problems(problem.Error, "Nodes have overlapping pod subnets, so one of each two has no route: ",
+		"find what sets spec.podCIDR twice (two IPAM controllers, or kubelets' --pod-cidr), then delete the Node that came later and let it join again")
 }

@@ -14,9 +14,6 @@ import (
 // forwardPolicy evaluates each base chain that forwarded packets pass for the packets that pods
 // need. A packet that one chain drops is lost, although another chain, or ours, accepts it.
 func forwardPolicy(_ context.Context, t *Target) []problem.Problem {
-	if t.Kernel == nil {
-		return Skip("the kernel can't be looked at", "")
-	}
 	inside, outside := t.forwarded(), t.outside()
 	packets := slices.Concat(inside, outside)
 	chains, err := t.Kernel.ForwardChains(packets)
@@ -30,11 +27,11 @@ func forwardPolicy(_ context.Context, t *Target) []problem.Problem {
 	}
 	var found []problem.Problem
 	for _, c := range chains {
-		if f, bad := t.judge(c, inside); bad {
-			found = append(found, f)
-		} else if f, bad := t.outsideProblem(c, outside, c.Outcomes[len(inside):]); bad {
-			found = append(found, f)
+		problems := t.insideProblem(c, inside)
+		if problems == nil {
+			problems = t.outsideProblem(c, outside, c.Outcomes[len(inside):])
 		}
+		found = append(found, problems...)
 	}
 	return found
 }
@@ -42,41 +39,46 @@ func forwardPolicy(_ context.Context, t *Target) []problem.Problem {
 // lost reports whether a chain certainly drops a packet.
 func lost(f inspect.Outcome) bool { return f.Dropped && !f.Accepted }
 
-// judge returns the worst effect of a chain on the packets within the cluster.
-func (t *Target) judge(c inspect.Chain, packets []inspect.Packet) (problem.Problem, bool) {
-	dialResults := c.Outcomes[:len(packets)]
+// drops formats which rule of a chain drops a packet.
+func drops(c inspect.Chain, o inspect.Outcome, verb string, p inspect.Packet) string {
+	return c.String() + ": " + o.DroppedBy + verb + "what goes " + p.String()
+}
+
+// insideProblem returns the worst effect of a chain on the packets within the cluster.
+func (t *Target) insideProblem(c inspect.Chain, packets []inspect.Packet) []problem.Problem {
+	outcomes := c.Outcomes[:len(packets)]
 	remedy := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, t.Subnets()) +
 		"; or have the firewall plugin accept what pods begin, and one rule more what others begin (--firewall-plugin, docs/install.md)"
-	if i := slices.IndexFunc(dialResults, lost); i >= 0 {
-		fault := "a firewall drops packets of pods"
-		if !slices.ContainsFunc(c.Outcomes, func(f inspect.Outcome) bool { return !lost(f) }) {
-			fault = "a firewall drops all forwarded packets, so pods reach nothing beyond this node"
+	if i := slices.IndexFunc(outcomes, lost); i >= 0 {
+		message := "a firewall drops packets of pods"
+		if !slices.ContainsFunc(c.Outcomes, func(o inspect.Outcome) bool { return !lost(o) }) {
+			message = "a firewall drops all forwarded packets, so pods reach nothing beyond this node"
 		}
-		return Fail(fault, c.String()+": "+dialResults[i].DroppedBy+" drops what goes "+packets[i].String(), remedy), true
+		return Fail(message, drops(c, outcomes[i], " drops ", packets[i]), remedy)
 	}
-	for i, f := range dialResults {
+	for i, o := range outcomes {
 		// Rules in other hooks depend on what is unknown here, such as marks or the reverse path.
-		if !f.Dropped || unbounded(packets[i]) || c.Hook != inspect.HookForward {
+		if !o.Dropped || unbounded(packets[i]) || c.Hook != inspect.HookForward {
 			continue
 		}
-		evidence := c.String() + ": " + f.DroppedBy + " may drop what goes " + packets[i].String()
-		if f.UncertainRule != f.DroppedBy {
-			evidence += "; that depends on " + f.UncertainRule
+		evidence := drops(c, o, " may drop ", packets[i])
+		if o.UncertainRule != o.DroppedBy {
+			evidence += "; that depends on " + o.UncertainRule
 		}
-		return Warn("a firewall may drop packets of pods: that depends on a rule which doctor can't evaluate", evidence, remedy), true
+		return Warn("a firewall may drop packets of pods: that depends on a rule which doctor can't evaluate", evidence, remedy)
 	}
-	return problem.Problem{}, false
+	return nil
 }
 
 // outsideProblem reports packets between pods and the outside that a chain certainly drops. An
 // operator may intend that.
-func (t *Target) outsideProblem(c inspect.Chain, packets []inspect.Packet, dialResults []inspect.Outcome) (problem.Problem, bool) {
-	i := slices.IndexFunc(dialResults, lost)
+func (t *Target) outsideProblem(c inspect.Chain, packets []inspect.Packet, outcomes []inspect.Outcome) []problem.Problem {
+	i := slices.IndexFunc(outcomes, lost)
 	if i < 0 {
-		return problem.Problem{}, false
+		return nil
 	}
-	return Warn("a firewall drops packets between pods and the world beyond the cluster", c.String()+": "+dialResults[i].DroppedBy+" drops what goes "+packets[i].String(),
-		"if that is not intended, accept what comes from and goes to them there, before it drops: "+acceptRules(c, t.Subnets())), true
+	return Warn("a firewall drops packets between pods and the world beyond the cluster", drops(c, outcomes[i], " drops ", packets[i]),
+		"if that is not intended, accept what comes from and goes to them there, before it drops: "+acceptRules(c, t.Subnets()))
 }
 
 // unbounded reports whether an end of a packet is unknown. Every rule about addresses matches some
@@ -92,8 +94,8 @@ func (t *Target) pods() []netip.Prefix {
 	var pods, all []netip.Prefix
 	held, _ := t.leases() // the check leases reports the error
 	for _, l := range held {
-		if within(t.ownSubnets(), l.addr) && len(pods) < maxPods {
-			pods = append(pods, single(l.addr))
+		if within(t.ownSubnets(), l.Addr) && len(pods) < maxPods {
+			pods = append(pods, single(l.Addr))
 		}
 	}
 	for _, s := range t.ownSubnets() {
@@ -148,21 +150,18 @@ func datagrams(packets []inspect.Packet) []inspect.Packet {
 func (t *Target) outside() []inspect.Packet {
 	var packets []inspect.Packet
 	for _, family := range t.families() {
-		world := netip.MustParsePrefix("11.0.0.1/32") // as good as any that is neither private nor for documentation
-		if family == 6 {
-			world = netip.MustParsePrefix("2600::1/128")
-		}
-		i := slices.IndexFunc(t.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() == 0 && r.Dst.Addr().Is4() == (family == 4) })
+		// As good as any address that is neither private nor for documentation.
+		world := netip.MustParsePrefix(map[int]string{4: "11.0.0.1/32", 6: "2600::1/128"}[family])
+		i := slices.IndexFunc(t.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() == 0 && familyOf(r.Dst.Addr()) == family })
 		if i < 0 {
 			continue
 		}
+		dev := t.Host.Routes[i].Dev
 		for _, pod := range t.pods() {
-			if dev := t.Host.Routes[i].Dev; pod.Addr().Is4() == (family == 4) && pod.Bits() > 0 {
+			if familyOf(pod.Addr()) == family && pod.Bits() > 0 {
 				begunHere := []inspect.Packet{{In: t.Bridge, Out: dev, From: pod, To: world}, {In: dev, Out: t.Bridge, From: world, To: pod, Reply: true}}
-				packets = append(packets, begunHere...)
-				packets = append(packets,
-					inspect.Packet{In: dev, Out: t.Bridge, From: world, To: pod}, inspect.Packet{In: t.Bridge, Out: dev, From: pod, To: world, Reply: true})
-				packets = append(packets, datagrams(begunHere)...)
+				begunThere := []inspect.Packet{{In: dev, Out: t.Bridge, From: world, To: pod}, {In: t.Bridge, Out: dev, From: pod, To: world, Reply: true}}
+				packets = slices.Concat(packets, begunHere, begunThere, datagrams(begunHere))
 			}
 		}
 	}
@@ -176,10 +175,10 @@ func (t *Target) somePeer(is4 bool) (subnet netip.Prefix, hop netip.Addr, dev st
 			return r.Dst, r.Via, r.Dev
 		}
 	}
-	if t.Report != nil && len(t.Report.Host.Uplinks) == 1 {
-		return anywhere(is4), netip.Addr{}, t.Report.Host.Uplinks[0].Name
+	if uplinks := t.uplinks(); len(uplinks) == 1 {
+		dev = uplinks[0]
 	}
-	return anywhere(is4), netip.Addr{}, ""
+	return anywhere(is4), netip.Addr{}, dev
 }
 
 func anywhere(is4 bool) netip.Prefix {

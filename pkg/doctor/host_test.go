@@ -127,7 +127,7 @@ func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 	p.State.Routes = []topology.Route{own}
 	lan := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.2.0/24"), Dev: "eth0", Protocol: kernelMade}
 	p.Host.Routes = []topology.Route{lan}
-	found := foreignRoutes(t.Context(), p)
+	found := runCheck(t, "foreign-routes", p)
 	if len(found) != 1 || strings.Contains(found[0].Remediation, "ip route del") || !strings.Contains(found[0].Remediation, "an address of eth0") {
 		t.Errorf("found %+v", found)
 	}
@@ -135,7 +135,7 @@ func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 	for range 5000 {
 		p.Host.Routes = append(p.Host.Routes, lan)
 	}
-	found = foreignRoutes(t.Context(), p)
+	found = runCheck(t, "foreign-routes", p)
 	if last := found[len(found)-1]; len(found) != maxProblems+1 || !strings.HasPrefix(last.Message, "4993 more") {
 		t.Errorf("%d findings, the last is %+v", len(found), last)
 	}
@@ -152,7 +152,7 @@ func TestPolicyRules(t *testing.T) {
 	rule := rtnl.NewRule()
 	rule.Family, rule.Table, rule.Priority, rule.Src = unix.AF_INET, 100, 50, everything
 	w.must(w.nl.RuleAdd(rule))
-	if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Evidence, "they go via 192.168.1.1 dev eth0") {
+	if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Evidence, "routed via 192.168.1.1 dev eth0") {
 		t.Errorf("found %+v", f)
 	}
 	w.must(w.nl.RuleDel(rule))
@@ -293,7 +293,7 @@ func TestCNIConfigs(t *testing.T) {
 func TestChainedPlugins(t *testing.T) {
 	w := newTestbed(t)
 	w.State.CNI = &topology.CNI{Plugins: []topology.Plugin{{Type: "mesh-cni"}}}
-	if f := w.finds("cni-plugins", problem.Error); !strings.HasSuffix(f.Evidence, ": mesh-cni") || !strings.Contains(f.Remediation, "that program installs") {
+	if f := w.finds("cni-plugins", problem.Error); !strings.HasSuffix(f.Evidence, ": mesh-cni") || !strings.Contains(f.Remediation, "installed by that program") {
 		t.Errorf("found %+v", f)
 	}
 	w.write(filepath.Join(w.BinDir, "mesh-cni"), "#!/bin/sh")

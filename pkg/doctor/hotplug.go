@@ -1,11 +1,9 @@
 package doctor
 
 import (
-	"bufio"
+	"cmp"
 	"fmt"
 	"os"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,26 +21,17 @@ type manager struct {
 	// touches returns the setting by which the program configures pods' devices, "" if it ignores
 	// them.
 	touches func(*Target) string
-	remedy  func(*Target) string
+	// remedy has BRIDGE for the bridge's name. Without one dhcpcdRemedy is used.
+	remedy string
 }
 
 var managers = []manager{
-	{"dhcpcd", []string{"/run/dhcpcd/pid", "/run/dhcpcd/master.pid", "/run/dhcpcd.pid"}, (*Target).dhcpcd, (*Target).dhcpcdRemedy},
-	{"ConnMan", []string{"/run/connman"}, (*Target).connman, func(t *Target) string {
-		return fmt.Sprintf("add veth and %s to NetworkInterfaceBlacklist below [General] in /etc/connman/main.conf (its default is vmnet,vboxnet,virbr,ifb,ve-,vb-), then systemctl restart connman", t.Bridge)
-	}},
-	{"wicked", []string{"/run/wicked"}, (*Target).wicked, func(*Target) string {
-		return "move that file out of /etc/sysconfig/network, then wicked ifreload all"
-	}},
-	{"ifupdown", []string{"/run/network/ifstate", "/run/ifstate"}, (*Target).ifupdown, func(*Target) string {
-		return "narrow the pattern in that file to the node's own devices, such as /en* or eth0"
-	}},
-	{"ifplugd", []string{"/etc/default/ifplugd"}, (*Target).ifplugd, func(*Target) string {
-		return "name the node's own devices in HOTPLUG_INTERFACES of /etc/default/ifplugd instead of all"
-	}},
-	{"cloud-init", []string{"/run/cloud-init"}, (*Target).cloudInit, func(*Target) string {
-		return "take hotplug out of updates.network.when in that file, unless network cards are added while the machine runs; else it applies the network's config again for each pod's device"
-	}},
+	{"dhcpcd", []string{"/run/dhcpcd/pid", "/run/dhcpcd/master.pid", "/run/dhcpcd.pid"}, (*Target).dhcpcd, ""},
+	{"ConnMan", []string{"/run/connman"}, (*Target).connman, "add veth and BRIDGE to NetworkInterfaceBlacklist below [General] in /etc/connman/main.conf (its default is vmnet,vboxnet,virbr,ifb,ve-,vb-), then systemctl restart connman"},
+	{"wicked", []string{"/run/wicked"}, (*Target).wicked, "move that file out of /etc/sysconfig/network, then wicked ifreload all"},
+	{"ifupdown", []string{"/run/network/ifstate", "/run/ifstate"}, (*Target).ifupdown, "narrow the pattern in that file to the node's own devices, such as /en* or eth0"},
+	{"ifplugd", []string{"/etc/default/ifplugd"}, (*Target).ifplugd, "name the node's own devices in HOTPLUG_INTERFACES of /etc/default/ifplugd instead of all"},
+	{"cloud-init", []string{"/run/cloud-init"}, (*Target).cloudInit, "take hotplug out of updates.network.when in that file, unless network cards are added while the machine runs; else it applies the network's config again for each pod's device"},
 }
 
 // otherManagers covers the programs besides systemd-networkd and NetworkManager, which have more
@@ -53,8 +42,9 @@ func (t *Target) otherManagers() []problem.Problem {
 		if !slices.ContainsFunc(m.runs, t.exists) {
 			continue
 		}
-		if why := m.touches(t); why != "" {
-			found = append(found, Warn(m.name+" runs, and configures the devices of pods", why, m.remedy(t)))
+		if reason := m.touches(t); reason != "" {
+			remedy := cmp.Or(strings.ReplaceAll(m.remedy, "BRIDGE", t.Bridge), t.dhcpcdRemedy())
+			found = append(found, Warn(m.name+" runs, and configures the devices of pods", reason, remedy)...)
 		}
 	}
 	return found
@@ -66,14 +56,9 @@ const veth = "veth0a1b2c3d"
 
 // words returns the lines of a file, split into words and without comments.
 func (t *Target) words(file string) [][]string {
-	content, err := os.ReadFile(t.Path(file))
-	if err != nil {
-		return nil
-	}
 	var all [][]string
-	lines := bufio.NewScanner(strings.NewReader(strings.ReplaceAll(string(content), "\\\n", " ")))
-	for lines.Scan() {
-		text, _, _ := strings.Cut(lines.Text(), "#")
+	for _, line := range fileLines(t.Path(file)) {
+		text, _, _ := strings.Cut(line, "#")
 		if words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t,", r) }); len(words) > 0 {
 			all = append(all, words)
 		}
@@ -94,7 +79,7 @@ func (t *Target) dhcpcd() string {
 		lists[line[0]] = append(lists[line[0]], line[1:]...)
 	}
 	allowed, denied := lists["allowinterfaces"], lists["denyinterfaces"]
-	if globbed(veth, denied) || len(allowed) > 0 && !globbed(veth, allowed) {
+	if matchesAny(veth, denied) || len(allowed) > 0 && !matchesAny(veth, allowed) {
 		return ""
 	}
 	return fmt.Sprintf("denyinterfaces of %s has no veth*, and allowinterfaces does not leave them out", dhcpcdConf)
@@ -110,13 +95,6 @@ func (t *Target) dhcpcdRemedy() string {
 	return fmt.Sprintf("`sed -i '1i %s' %s`, then systemctl restart dhcpcd", line, dhcpcdConf)
 }
 
-func globbed(name string, patterns []string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, err := path.Match(pattern, name)
-		return err == nil && ok
-	})
-}
-
 // connman configures all devices whose names don't begin with a word of its list (connman.conf(5)).
 func (t *Target) connman() string {
 	const key = "NetworkInterfaceBlacklist"
@@ -126,21 +104,17 @@ func (t *Target) connman() string {
 			file, list = "/etc/connman/main.conf", s.value
 		}
 	}
-	if slices.ContainsFunc(strings.Split(list, ","), func(start string) bool {
-		start = strings.TrimSpace(start)
-		return start != "" && strings.HasPrefix(veth, start)
-	}) {
-		return ""
+	for _, start := range strings.Split(list, ",") {
+		if start = strings.TrimSpace(start); start != "" && strings.HasPrefix(veth, start) {
+			return ""
+		}
 	}
 	return fmt.Sprintf("%s is %s (%s), in which veth is not", key, list, file)
 }
 
 // wicked configures the devices that have a file of their own (ifcfg(5)).
 func (t *Target) wicked() string {
-	files, _ := filepath.Glob(t.Path("/etc/sysconfig/network/ifcfg-veth*")) // no fault of a pattern of ours
-	if bridge := t.Path("/etc/sysconfig/network/ifcfg-" + t.Bridge); t.exists("/etc/sysconfig/network/ifcfg-" + t.Bridge) {
-		files = append(files, bridge)
-	}
+	files := t.glob("/etc/sysconfig/network/ifcfg-veth*", "/etc/sysconfig/network/ifcfg-"+t.Bridge)
 	if len(files) == 0 {
 		return ""
 	}
@@ -150,8 +124,7 @@ func (t *Target) wicked() string {
 // ifupdown configures the devices of auto and allow-hotplug, where a pattern begins with a slash
 // (interfaces(5)).
 func (t *Target) ifupdown() string {
-	files, _ := filepath.Glob(t.Path("/etc/network/interfaces.d/*")) // no fault of a pattern of ours
-	for _, file := range append([]string{t.Path("/etc/network/interfaces")}, files...) {
+	for _, file := range t.glob("/etc/network/interfaces", "/etc/network/interfaces.d/*") {
 		for _, line := range t.words(t.onHost(file)) {
 			if line[0] != "auto" && !strings.HasPrefix(line[0], "allow-") {
 				continue
@@ -159,7 +132,7 @@ func (t *Target) ifupdown() string {
 			for _, pattern := range line[1:] {
 				glob, isGlob := strings.CutPrefix(pattern, "/")
 				glob, _, _ = strings.Cut(glob, "/") // options follow
-				if isGlob && globbed(veth, []string{glob}) || pattern == t.Bridge {
+				if isGlob && matchesAny(veth, []string{glob}) || pattern == t.Bridge {
 					return fmt.Sprintf("%s has: %s", t.onHost(file), strings.Join(line, " "))
 				}
 			}
@@ -183,8 +156,7 @@ func (t *Target) ifplugd() string {
 // include hotplug events.
 func (t *Target) cloudInit() string {
 	last := ""
-	files, _ := filepath.Glob(t.Path("/etc/cloud/cloud.cfg.d/*.cfg")) // no fault of a pattern of ours
-	for _, file := range append([]string{t.Path("/etc/cloud/cloud.cfg")}, files...) {
+	for _, file := range t.glob("/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*.cfg") {
 		content, err := os.ReadFile(file)
 		var config struct {
 			Updates struct {

@@ -96,13 +96,13 @@ func (h *host) must(err error) { h.t.Helper(); h.lan.must(err) }
 
 func TestPodsAreHealthy(t *testing.T) {
 	h := newHost(t)
-	well(t, bridgeAddress(t.Context(), h.look()))
+	well(t, runCheck(t, "bridge-address", h.look()))
 	h.pod("web")
 	h.pod("db")
 	took := quickest(func() {
-		well(t, bridgeAddress(t.Context(), h.look()))
-		well(t, leakedLeases(t.Context(), h.Target))
-		well(t, oldSubnet(t.Context(), h.Target))
+		well(t, runCheck(t, "bridge-address", h.look()))
+		well(t, runCheck(t, "leases", h.Target))
+		well(t, runCheck(t, "old-subnet", h.Target))
 	})
 	if took > sweepTimeout {
 		t.Errorf("it took %s where all is well", took)
@@ -114,16 +114,16 @@ func TestLeakedLeases(t *testing.T) {
 	kill := h.pod("killed")
 	h.pod("alive")
 	kill()
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "2 addresses are leaked", "container killed", "| xargs -r rm`", "10.244.1.2")
+	finds(t, runCheck(t, "leases", h.look()), problem.Warning, "2 addresses are leaked", "container killed", "| xargs -r rm`", "10.244.1.2")
 	// A container that the container runtime has is not leaked.
 	h.must(os.MkdirAll(h.Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io/killed"), 0o755))
-	well(t, leakedLeases(t.Context(), h.look()))
+	well(t, runCheck(t, "leases", h.look()))
 }
 
 func TestAllLeasesAreLeaked(t *testing.T) {
 	h := newHost(t)
 	h.pod("killed")()
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "2 addresses are leaked")
+	finds(t, runCheck(t, "leases", h.look()), problem.Warning, "2 addresses are leaked")
 }
 
 // A few of many containers are named, and the rest is counted. No file's text gets into a command.
@@ -147,10 +147,10 @@ func TestSubnetIsNearlyFull(t *testing.T) {
 	h := newHost(t)
 	h.pod("killed")()
 	h.crowd()
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Error, "2 addresses are leaked", "233 of 253 addresses of 10.244.1.0/24")
+	finds(t, runCheck(t, "leases", h.look()), problem.Error, "2 addresses are leaked", "233 of 253 addresses of 10.244.1.0/24")
 	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "10.244.1.2")))
 	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "fd00:10:244:1::2")))
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "runs out of addresses", "232 of 253")
+	finds(t, runCheck(t, "leases", h.look()), problem.Warning, "runs out of addresses", "232 of 253")
 }
 
 // crowd leases nearly all addresses to containers that are being made.
@@ -168,8 +168,8 @@ func TestPodsOfFormerSubnet(t *testing.T) {
 	for i, s := range prefixes(9) {
 		h.Nodes[0].Spec.PodCIDRs[i] = s.String()
 	}
-	finds(t, oldSubnet(t.Context(), h.look()), problem.Error, "10.244.1.2 is given to container old", "the subnets are 10.244.9.0/24")
-	found := bridgeAddress(t.Context(), h.Target)
+	finds(t, runCheck(t, "old-subnet", h.look()), problem.Error, "10.244.1.2 is leased to container old", "the subnets are 10.244.9.0/24")
+	found := runCheck(t, "bridge-address", h.Target)
 	if len(found) != 4 { // two addresses too many, two too few
 		t.Fatalf("found %+v", found)
 	}
@@ -177,7 +177,7 @@ func TestPodsOfFormerSubnet(t *testing.T) {
 	finds(t, found[2:3], problem.Error, "10.244.9.1/24 dev plainroute0 is missing")
 	// The agent keeps the bridge for its pods, so the check does not suggest to change it.
 	h.Report = &status.Report{Problems: []problem.Problem{{Reason: problem.SubnetChanged}}}
-	if found := bridgeAddress(t.Context(), h.Target); len(found) > 0 {
+	if found := runCheck(t, "bridge-address", h.Target); len(found) > 0 {
 		t.Errorf("while the agent waits for old pods: %+v", found)
 	}
 }
@@ -190,7 +190,7 @@ func TestPodWithoutLease(t *testing.T) {
 	h.must(err)
 	h.must(os.RemoveAll(filepath.Join(h.Store.RunDir, topology.IPAMDir)))
 	h.Nodes[0].Spec.PodCIDRs = []string{"10.244.9.0/24"}
-	finds(t, oldSubnet(t.Context(), h.look()), problem.Error, "10.244.1.2 dev plainroute0 lladdr")
+	finds(t, runCheck(t, "old-subnet", h.look()), problem.Error, "10.244.1.2 dev plainroute0 lladdr")
 }
 
 func TestBridgeLostItsAddress(t *testing.T) {
@@ -201,7 +201,7 @@ func TestBridgeLostItsAddress(t *testing.T) {
 	gone, err := rtnl.ParseAddr("10.244.1.1/24")
 	h.must(err)
 	h.must(h.nl.AddrDel(bridge, gone))
-	finds(t, bridgeAddress(t.Context(), h.look()), problem.Error, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
+	finds(t, runCheck(t, "bridge-address", h.look()), problem.Error, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
 }
 
 // The leases of a pod whose port is down or out of the bridge are not leaked.
@@ -211,19 +211,19 @@ func TestPodThatIsCutOff(t *testing.T) {
 	h.pod("db")
 	port := h.firstPort()
 	h.must(h.nl.LinkSetNoMaster(port))
-	well(t, leakedLeases(t.Context(), h.look()))
-	finds(t, bridgeAddress(t.Context(), h.Target), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2",
+	well(t, runCheck(t, "leases", h.look()))
+	finds(t, runCheck(t, "bridge-address", h.Target), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2",
 		"ip link set dev "+port.Attrs().Name+" master plainroute0 up")
 	bridge, err := h.nl.LinkByName(topology.Bridge)
 	h.must(err)
 	h.must(h.nl.LinkSetMaster(port, bridge))
 	h.must(h.nl.LinkSetDown(port))
-	well(t, leakedLeases(t.Context(), h.look()))
-	finds(t, bridgeAddress(t.Context(), h.Target), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2", "down")
+	well(t, runCheck(t, "leases", h.look()))
+	finds(t, runCheck(t, "bridge-address", h.Target), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2", "down")
 	h.must(h.nl.LinkSetUp(port))
 	h.must(h.nl.LinkSetDown(bridge))
-	well(t, leakedLeases(t.Context(), h.look()))
-	if found := bridgeAddress(t.Context(), h.Target); len(found) == 0 || !strings.Contains(found[0].Remediation, "ip link set dev plainroute0 up") {
+	well(t, runCheck(t, "leases", h.look()))
+	if found := runCheck(t, "bridge-address", h.Target); len(found) == 0 || !strings.Contains(found[0].Remediation, "ip link set dev plainroute0 up") {
 		t.Errorf("of a bridge that is down: %+v", found)
 	}
 }
@@ -244,18 +244,18 @@ func TestPodWhosePortForwardsNothing(t *testing.T) {
 	}
 	for _, state := range []string{"disabled", "blocking"} {
 		set(state)
-		well(t, leakedLeases(t.Context(), h.look()))
+		well(t, runCheck(t, "leases", h.look()))
 	}
 	h.pod("killed")()
 	set("disabled") // a new port makes the bridge choose all states again
-	found := leakedLeases(t.Context(), h.look())
+	found := runCheck(t, "leases", h.look())
 	finds(t, found, problem.Warning, "2 addresses are leaked", "container killed", "grep -lr '^killed'")
 	if strings.Contains(found[0].Remediation, "mute") {
 		t.Errorf("the cure takes a live pod's address: %s", found[0].Remediation)
 	}
 	h.hide("mute")
-	found = leakedLeases(t.Context(), h.look())
-	finds(t, found, problem.Warning, "at least 1 containers are leaked: nobody answers for those of 2", "1 ports of the bridge", "crictl pods")
+	found = runCheck(t, "leases", h.look())
+	finds(t, found, problem.Warning, "at least 1 containers are leaked: those of 2 containers do not answer", "1 ports of the bridge", "crictl pods")
 	if strings.Contains(found[0].Remediation, " rm") {
 		t.Errorf("the cure may take a live pod's address: %s", found[0].Remediation)
 	}
@@ -290,5 +290,5 @@ func TestAnotherBridge(t *testing.T) {
 	h.must(h.nl.LinkAdd(cni0))
 	t.Cleanup(func() { h.must(h.nl.LinkDel(cni0)) })
 	addAddrs(t, h.nl, "cni0", "10.244.1.1/24")
-	finds(t, bridgeAddress(t.Context(), h.look()), problem.Error, "10.244.1.1/24 dev cni0", "ip link del cni0")
+	finds(t, runCheck(t, "bridge-address", h.look()), problem.Error, "10.244.1.1/24 dev cni0", "ip link del cni0")
 }

@@ -2,8 +2,8 @@ package doctor
 
 import (
 	"context"
-	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -53,9 +53,6 @@ var podNetworks = []podNetwork{
 
 // leftovers looks for objects that other pod networks have left, or make at this moment.
 func leftovers(_ context.Context, t *Target) []problem.Problem {
-	if t.Kernel == nil || t.KernelErr != nil {
-		return Skip("the kernel can't be looked at", "")
-	}
 	devices, err := t.Kernel.Devices()
 	if err != nil {
 		return Skip(err.Error(), "")
@@ -72,24 +69,25 @@ func leftovers(_ context.Context, t *Target) []problem.Problem {
 	}
 	var found []problem.Problem
 	for _, n := range podNetworks {
-		if n.idle && t.Host.Ports > 0 {
-			continue
-		}
-		if evidence := n.evidence(t, names, chains); len(evidence) > 0 {
-			found = append(found, Warn(n.network+" is or was on this node, and may attach its pods or take their traffic", strings.Join(evidence, "; "), n.remedy))
+		if !n.idle || t.Host.Ports == 0 {
+			found = append(found, warnIf(n.network+" is or was on this node, and may attach its pods or take their traffic", n.evidence(t, names, chains), n.remedy)...)
 		}
 	}
 	return found
 }
 
 func (n podNetwork) evidence(t *Target, devices, chains []string) []string {
-	var all []string
+	var all, configs []string
+	entries, _ := os.ReadDir(t.Store.ConfDir) // the check cni-configs reports the error
+	for _, e := range entries {
+		configs = append(configs, e.Name())
+	}
 	for _, kind := range []struct {
 		name           string
 		have, patterns []string
-	}{{"devices", devices, n.devices}, {"CNI configs", configs(t), n.configs}, {"chains", chains, n.chains}} {
+	}{{"devices", devices, n.devices}, {"CNI configs", configs, n.configs}, {"chains", chains, n.chains}} {
 		if names := matching(kind.have, kind.patterns); len(names) > 0 {
-			all = append(all, kind.name+": "+few(names))
+			all = append(all, kind.name+": "+named(names))
 		}
 	}
 	for _, r := range t.Host.Routes {
@@ -100,38 +98,12 @@ func (n podNetwork) evidence(t *Target, devices, chains []string) []string {
 	return all
 }
 
-// configs lists the files of the CNI folder. The check cni-configs reports a folder that can't be
-// read.
-func configs(t *Target) []string {
-	entries, err := os.ReadDir(t.Store.ConfDir)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
-}
-
-// few names the first of many.
-func few(names []string) string {
-	const most = 5
-	if len(names) <= most {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
-}
-
+// matching returns the names that are equal to a pattern, or that begin with one that ends in *.
 func matching(names, patterns []string) []string {
-	var all []string
-	for _, name := range names {
-		for _, p := range patterns {
-			if prefix, open := strings.CutSuffix(p, "*"); name == p || open && strings.HasPrefix(name, prefix) {
-				all = append(all, name)
-				break
-			}
-		}
-	}
-	return all
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return !slices.ContainsFunc(patterns, func(p string) bool {
+			prefix, open := strings.CutSuffix(p, "*")
+			return name == p || open && strings.HasPrefix(name, prefix)
+		})
+	})
 }

@@ -2,8 +2,8 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -15,9 +15,6 @@ const podsOfNode = 110
 // neighborLimits compares the limits of the neighbor tables with their size, and with what this
 // cluster may need: a full table has no room for another neighbor.
 func neighborLimits(_ context.Context, t *Target) []problem.Problem {
-	if t.Kernel == nil {
-		return Skip("the kernel can't be looked at", "")
-	}
 	families := t.families()
 	if _, err := t.Setting(topology.NeighSysctl(families[0], 3)); err != nil {
 		return Skip("the limits of the neighbor table are not visible here: "+err.Error(), "run it in the host's network namespace")
@@ -31,16 +28,10 @@ func neighborLimits(_ context.Context, t *Target) []problem.Problem {
 
 func (t *Target) neighborLimit(family int) []problem.Problem {
 	hardest := topology.NeighSysctl(family, 3)
-	hard, err := t.threshold(hardest)
-	if err != nil {
-		return Skip(err.Error(), "")
-	}
-	soft, err := t.threshold(topology.NeighSysctl(family, 2))
-	if err != nil {
-		return Skip(err.Error(), "")
-	}
-	have, err := t.Kernel.NeighborCount(family)
-	if err != nil {
+	hard, errHard := t.number(hardest)
+	soft, errSoft := t.number(topology.NeighSysctl(family, 2))
+	have, errCount := t.Kernel.NeighborCount(family)
+	if err := errors.Join(errHard, errSoft, errCount); err != nil {
 		return Skip(err.Error(), "")
 	}
 	need := len(t.peers()) + podsOfNode
@@ -49,11 +40,11 @@ func (t *Target) neighborLimit(family int) []problem.Problem {
 	shown := fmt.Sprintf("%d entries, room for about %d nodes and pods needed; %s is %d, gc_thresh2 %d", have, need, hardest, hard, soft)
 	switch {
 	case have*10 >= hard*9:
-		return []problem.Problem{Fail(fmt.Sprintf("the neighbor table of IPv%d is full or nearly full; new neighbors can't be reached, and the kernel logs \"neighbour table overflow\"", family), shown, remedy)}
+		return Fail(fmt.Sprintf("the neighbor table of IPv%d is full or nearly full; new neighbors can't be reached, and the kernel logs \"neighbour table overflow\"", family), shown, remedy)
 	case need > hard:
-		return []problem.Problem{Fail(fmt.Sprintf("the neighbor table of IPv%d is too small for this cluster", family), shown, remedy)}
+		return Fail(fmt.Sprintf("the neighbor table of IPv%d is too small for this cluster", family), shown, remedy)
 	case need > soft:
-		return []problem.Problem{Warn(fmt.Sprintf("the kernel removes entries from the neighbor table of IPv%d that this cluster needs", family), shown, remedy)}
+		return Warn(fmt.Sprintf("the kernel removes entries from the neighbor table of IPv%d that this cluster needs", family), shown, remedy)
 	}
 	return nil
 }
@@ -65,12 +56,4 @@ func roomFor(need int) int {
 		room *= 2
 	}
 	return room
-}
-
-func (t *Target) threshold(path string) (int, error) {
-	value, err := t.Setting(path)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(value)
 }

@@ -31,7 +31,7 @@ func (l *lan) limited(soft, hard int) *Target {
 
 func TestNeighborLimits(t *testing.T) {
 	l := newLAN(t)
-	well(t, neighborLimits(t.Context(), l.limited(512, 1024)))
+	well(t, runCheck(t, "neighbor-limits", l.limited(512, 1024)))
 	for n := range 120 {
 		l.nodes = append(l.nodes, *l.addNode(2))
 		l.nodes[len(l.nodes)-1].Name = fmt.Sprintf("more%d", n)
@@ -40,13 +40,13 @@ func TestNeighborLimits(t *testing.T) {
 	for i := range l.nodes {
 		l.nodes[i].Spec.PodCIDRs = []string{"fd00:10:244:1::/64"}
 	}
-	finds(t, neighborLimits(t.Context(), l.limited(128, 256)), problem.Error, "neighbour table of IPv6") // and not IPv4's
+	finds(t, runCheck(t, "neighbor-limits", l.limited(128, 256)), problem.Error, "neighbor table of IPv6") // and not IPv4's
 	for i := range l.nodes {
 		l.nodes[i].Spec.PodCIDRs = []string{"10.244.1.0/24"}
 	}
-	finds(t, neighborLimits(t.Context(), l.limited(256, 1024)), problem.Warning, "throws entries out", "gc_thresh2 256")
-	finds(t, neighborLimits(t.Context(), l.limited(128, 256)), problem.Error, "no room for this cluster", "gc_thresh3=1024")
-	finds(t, neighborLimits(t.Context(), l.target()), problem.Unknown, "can't be seen from here")
+	finds(t, runCheck(t, "neighbor-limits", l.limited(256, 1024)), problem.Warning, "removes entries", "gc_thresh2 256")
+	finds(t, runCheck(t, "neighbor-limits", l.limited(128, 256)), problem.Error, "too small for this cluster", "gc_thresh3=1024")
+	finds(t, runCheck(t, "neighbor-limits", l.target()), problem.Unknown, "are not visible here")
 }
 
 // The table of a real kernel, filled.
@@ -58,5 +58,5 @@ func TestNeighborTableIsFull(t *testing.T) {
 	for n := range 240 {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(192, 168, 1, byte(n+12)), HardwareAddr: mac(n), State: unix.NUD_STALE}))
 	}
-	finds(t, neighborLimits(t.Context(), l.limited(128, 256)), problem.Error, "full or about to be", "entries, room", "gc_thresh3 is 256")
+	finds(t, runCheck(t, "neighbor-limits", l.limited(128, 256)), problem.Error, "full or nearly full", "entries, room", "gc_thresh3 is 256")
 }

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -27,11 +26,6 @@ func networkManagers(_ context.Context, t *Target) []problem.Problem {
 	return append(found, t.otherManagers()...)
 }
 
-func (t *Target) exists(file string) bool {
-	_, err := os.Stat(t.Path(file))
-	return err == nil
-}
-
 // below returns the host's folders of that name, in systemd's order of rising precedence.
 func (t *Target) below(name string) []string {
 	var all []string
@@ -49,18 +43,12 @@ func dropIn(file string, lines ...string) string {
 // networkd by default deletes routes and rules that it did not make whenever it configures a link
 // again (networkd.conf(5)). The agent restores routes within milliseconds, so that is a warning.
 func (t *Target) networkd() []problem.Problem {
-	var files []string
-	for _, main := range t.below("systemd/networkd.conf") {
-		if _, err := os.Stat(main); err == nil {
-			files = []string{main}
-		}
-	}
-	files = append(files, configFiles(".conf", t.below("systemd/networkd.conf.d")...)...)
+	files := append(configFiles("networkd.conf", t.below("systemd")...), configFiles(".conf", t.below("systemd/networkd.conf.d")...)...)
 	manages := map[string]string{"ManageForeignRoutes": "its default", "ManageForeignRoutingPolicyRules": "its default"}
 	for _, s := range readSettings(files) {
 		if _, ours := manages[s.key]; ours && s.section == "Network" {
 			manages[s.key] = s.file + ": " + s.key + "=" + s.value
-			if slices.Contains([]string{"no", "n", "false", "f", "off", "0"}, strings.ToLower(s.value)) {
+			if isFalse(s.value) {
 				manages[s.key] = ""
 			}
 		}
@@ -71,11 +59,8 @@ func (t *Target) networkd() []problem.Problem {
 			shown = append(shown, key+" is yes ("+manages[key]+")")
 		}
 	}
-	if len(shown) == 0 {
-		return nil
-	}
-	return []problem.Problem{Warn("systemd-networkd runs, and deletes foreign routes or rules when it configures a link", strings.Join(shown, "; "),
-		dropIn("/etc/systemd/networkd.conf.d/plainroute.conf", "[Network]", "ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no")+", then systemctl restart systemd-networkd")}
+	return warnIf("systemd-networkd runs, and deletes foreign routes or rules when it configures a link", shown,
+		dropIn("/etc/systemd/networkd.conf.d/plainroute.conf", "[Network]", "ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no")+", then systemctl restart systemd-networkd")
 }
 
 // A device is what a manager's patterns match.
@@ -83,7 +68,7 @@ type device struct{ name, kind, iftype string }
 
 // podDevices are the bridge and a pod's port, named as by the stock plugin.
 func (t *Target) podDevices() []device {
-	return []device{{t.Bridge, "bridge", "bridge"}, {"veth0a1b2c3d", "veth", "ether"}}
+	return []device{{t.Bridge, "bridge", "bridge"}, {veth, "veth", "ether"}}
 }
 
 // networkFiles finds the .network file that networkd applies to each of our devices: the first one
@@ -98,21 +83,18 @@ func (t *Target) networkFiles() []problem.Problem {
 				continue
 			}
 			if !unmanaged(settings) {
-				shown = append(shown, fmt.Sprintf("%s applies to %s", strings.TrimPrefix(file, strings.TrimSuffix(t.Root, "/")), d.name))
+				shown = append(shown, fmt.Sprintf("%s applies to %s", t.onHost(file), d.name))
 			}
 			break
 		}
 	}
-	if len(shown) == 0 {
-		return nil
-	}
-	return []problem.Problem{Warn("systemd-networkd configures the devices of pods, and may delete their addresses and routes", strings.Join(shown, "; "),
-		dropIn("/etc/systemd/network/05-plainroute.network", "[Match]", "Name="+t.Bridge+" veth*", "[Link]", "Unmanaged=yes")+", then networkctl reload; or narrow the [Match] of that file, as by Kind=!*")}
+	return warnIf("systemd-networkd configures the devices of pods, and may delete their addresses and routes", shown,
+		dropIn("/etc/systemd/network/05-plainroute.network", "[Match]", "Name="+t.Bridge+" veth*", "[Link]", "Unmanaged=yes")+", then networkctl reload; or narrow the [Match] of that file, as by Kind=!*")
 }
 
 func unmanaged(settings []setting) bool {
 	return slices.ContainsFunc(settings, func(s setting) bool {
-		return s.section == "Link" && s.key == "Unmanaged" && slices.Contains([]string{"yes", "y", "true", "t", "on", "1"}, strings.ToLower(s.value))
+		return s.section == "Link" && s.key == "Unmanaged" && isTrue(s.value)
 	})
 }
 
@@ -126,7 +108,7 @@ func (d device) matched(settings []setting) bool {
 			continue
 		}
 		value, known := map[string]string{"Name": d.name, "Kind": d.kind, "Type": d.iftype, "Driver": d.kind}[s.key]
-		if !known || !matchesAny(value, strings.Fields(s.value)) {
+		if !known || !matchesList(value, strings.Fields(s.value)) {
 			return false
 		}
 		conditions++
@@ -134,14 +116,10 @@ func (d device) matched(settings []setting) bool {
 	return conditions > 0
 }
 
-// matchesAny matches shell patterns; a ! before the first inverts the result.
-func matchesAny(value string, patterns []string) bool {
-	inverted := strings.HasPrefix(patterns[0], "!")
-	patterns[0] = strings.TrimPrefix(patterns[0], "!")
-	return inverted != slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, err := path.Match(pattern, value)
-		return err == nil && ok
-	})
+// matchesList matches shell patterns; a ! before the first inverts the result.
+func matchesList(value string, patterns []string) bool {
+	first, inverted := strings.CutPrefix(patterns[0], "!")
+	return inverted != matchesAny(value, append([]string{first}, patterns[1:]...))
 }
 
 // networkManager configures all devices that its settings don't exclude (NetworkManager.conf(5),
@@ -159,8 +137,8 @@ func (t *Target) networkManager() []problem.Problem {
 	if len(managed) == 0 {
 		return nil
 	}
-	return []problem.Problem{Warn("NetworkManager runs, and manages the devices of pods", "neither unmanaged-devices nor managed=0 in its config matches "+strings.Join(managed, ", "),
-		dropIn("/etc/NetworkManager/conf.d/plainroute.conf", "[keyfile]", "unmanaged-devices+=interface-name:"+t.Bridge+";interface-name:veth*")+", then systemctl reload NetworkManager")}
+	return Warn("NetworkManager runs, and manages the devices of pods", "neither unmanaged-devices nor managed=0 in its config matches "+strings.Join(managed, ", "),
+		dropIn("/etc/NetworkManager/conf.d/plainroute.conf", "[keyfile]", "unmanaged-devices+=interface-name:"+t.Bridge+";interface-name:veth*")+", then systemctl reload NetworkManager")
 }
 
 func (d device) leftAlone(settings []setting) bool {
@@ -176,7 +154,7 @@ func (d device) leftAlone(settings []setting) bool {
 		case strings.HasPrefix(s.section, "device") && (s.key == "match-device" || s.key == "managed"):
 			state := sections[s.section]
 			state[0] = state[0] || s.key == "match-device" && d.specified(list)
-			state[1] = state[1] || s.key == "managed" && slices.Contains([]string{"0", "false", "no", "off"}, strings.ToLower(s.value))
+			state[1] = state[1] || s.key == "managed" && isFalse(s.value)
 			sections[s.section] = state
 		}
 	}
@@ -193,15 +171,11 @@ func (d device) leftAlone(settings []setting) bool {
 func (d device) specified(specs []string) bool {
 	found := false
 	for _, spec := range specs {
-		spec = strings.TrimSpace(spec)
-		rest, except := strings.CutPrefix(spec, "except:")
-		if !d.is(rest) {
-			continue
-		}
-		if except {
+		rest, except := strings.CutPrefix(strings.TrimSpace(spec), "except:")
+		if d.is(rest) && except {
 			return false
 		}
-		found = true
+		found = found || d.is(rest)
 	}
 	return found
 }
@@ -216,8 +190,7 @@ func (d device) is(spec string) bool {
 		if exact, is := strings.CutPrefix(value, "="); is {
 			return exact == d.name
 		}
-		match, err := path.Match(value, d.name)
-		return err == nil && match
+		return matchesAny(d.name, []string{value})
 	case "type", "driver":
 		return value == d.kind || value == d.iftype && kind == "type" && d.iftype != "ether"
 	}

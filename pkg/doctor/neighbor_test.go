@@ -21,10 +21,10 @@ func TestNeighborsAnswer(t *testing.T) {
 	l.peer(3)
 	p := l.target()
 	took := quickest(func() {
-		well(t, neighbors(t.Context(), p))
-		well(t, macAddresses(t.Context(), p))
-		well(t, pathMTU(t.Context(), p))
-		well(t, podPackets(t.Context(), p))
+		well(t, runCheck(t, "neighbors", p))
+		well(t, runCheck(t, "mac-addresses", p))
+		well(t, runCheck(t, "path-mtu", p))
+		well(t, runCheck(t, "pod-packets", p))
 	})
 	if took > 2*time.Second {
 		t.Errorf("it took %s where everybody answers", took)
@@ -36,7 +36,7 @@ func TestNeighborDoesNotAnswer(t *testing.T) {
 	l.peer(2)
 	l.addNode(3)
 	l.route(3, "192.168.1.13")
-	finds(t, neighbors(t.Context(), l.target()), problem.Error, "node3", "192.168.1.13 dev lan0 FAILED")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node3", "192.168.1.13 dev lan0 FAILED")
 }
 
 // A peer that is NotReady is not this node's problem.
@@ -45,7 +45,7 @@ func TestNeighborIsNotReady(t *testing.T) {
 	l.peer(2)
 	l.addNode(3).Status.Conditions[0].Status = corev1.ConditionUnknown
 	l.route(3, "192.168.1.13")
-	finds(t, neighbors(t.Context(), l.target()), problem.Warning, "node3", "NotReady")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Warning, "node3", "NotReady")
 }
 
 func TestNoNeighborAnswers(t *testing.T) {
@@ -55,7 +55,7 @@ func TestNoNeighborAnswers(t *testing.T) {
 	}
 	l.route(2, "192.168.1.12")
 	l.route(3, "192.168.1.13")
-	finds(t, neighbors(t.Context(), l.target()), problem.Error, "no peer at all", "cable, VLAN")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "no peer answers on the link", "cable, VLAN")
 }
 
 // An old entry of the neighbor table proves nothing: the peer is probed again.
@@ -69,7 +69,7 @@ func TestNeighborLeft(t *testing.T) {
 	for _, addr := range []string{"192.168.1.13", "fd00:192:168:1::13"} {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbors(t.Context(), l.target()), problem.Error, "node3")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node3")
 }
 
 // A peer that stopped a moment ago stays REACHABLE for half a minute, and is reported within
@@ -78,7 +78,7 @@ func TestNeighborStopped(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	dead, quiet := l.peer(3), l.peer(4)
-	well(t, neighbors(t.Context(), l.target())) // now all are REACHABLE
+	well(t, runCheck(t, "neighbors", l.target())) // now all are REACHABLE
 	p := l.target()
 	card, err := dead.nl.LinkByName("eth0")
 	l.must(err)
@@ -90,7 +90,7 @@ func TestNeighborStopped(t *testing.T) {
 		}
 	}
 	begin := time.Now()
-	finds(t, neighbors(t.Context(), p), problem.Error, "reached from here: node3", "192.168.1.13 dev lan0 FAILED", "fd00:192:168:1::13 dev lan0 FAILED")
+	finds(t, runCheck(t, "neighbors", p), problem.Error, "reached from here: node3", "192.168.1.13 dev lan0 FAILED", "fd00:192:168:1::13 dev lan0 FAILED")
 	if took := time.Since(begin); took > 2*resolving {
 		t.Errorf("it took %s", took)
 	}
@@ -120,8 +120,8 @@ func TestFirewallOfThisNodeRefuses(t *testing.T) {
 		l.must(nft.Flush())
 	})
 	p := l.target()
-	finds(t, neighbors(t.Context(), p), problem.Unknown, "own firewall")
-	finds(t, podPackets(t.Context(), p), problem.Unknown, "no peer answers")
+	finds(t, runCheck(t, "neighbors", p), problem.Unknown, "own firewall")
+	finds(t, runCheck(t, "pod-packets", p), problem.Unknown, "no peer answers")
 }
 
 // If this node's firewall drops the probes, the kernel resolves no neighbor, so no peer counts as
@@ -137,7 +137,7 @@ func TestFirewallOfThisNode(t *testing.T) {
 		nft.DelTable(table)
 		l.must(nft.Flush())
 	})
-	finds(t, neighbors(t.Context(), l.target()), problem.Unknown, "operation not permitted", "UDP")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Unknown, "operation not permitted", "UDP")
 	l.addNode(4)
 	l.route(4, "192.168.1.14")
 	link, err := l.nl.LinkByName("lan0")
@@ -145,7 +145,7 @@ func TestFirewallOfThisNode(t *testing.T) {
 	for _, addr := range []string{"192.168.1.14", "fd00:192:168:1::14"} { // to which another program sent packets
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbors(t.Context(), l.target()), problem.Error, "node4")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node4")
 }
 
 // Nor do leases count as leaked then.
@@ -160,7 +160,7 @@ func TestLeasesBehindFirewallOfThisNode(t *testing.T) {
 		nft.DelTable(table)
 		h.must(nft.Flush())
 	})
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Unknown, "own firewall")
+	finds(t, runCheck(t, "leases", h.look()), problem.Unknown, "own firewall")
 }
 
 // dropUDP makes a firewall of the machine drop doctor's probes.
@@ -192,7 +192,7 @@ func TestMACAddressesOfClones(t *testing.T) {
 	card, err := clone.nl.LinkByName("eth0")
 	l.must(err)
 	l.must(clone.nl.LinkSetHardwareAddr(card, mac(13)))
-	found := macAddresses(t.Context(), l.target())
+	found := runCheck(t, "mac-addresses", l.target())
 	finds(t, found, problem.Error, "node3, node4", "02:00:00:00:00:0d", "machine-id")
 }
 
@@ -203,7 +203,7 @@ func TestMACAddressOfThisNode(t *testing.T) {
 	l.must(err)
 	l.addNode(3)
 	l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP("192.168.1.13"), HardwareAddr: mac(11), State: unix.NUD_PERMANENT}))
-	finds(t, macAddresses(t.Context(), l.target()), problem.Error, "MAC address of this node", "node3")
+	finds(t, runCheck(t, "mac-addresses", l.target()), problem.Error, "MAC address of this node", "node3")
 }
 
 // A router that answers for all peers is not a cloned machine.
@@ -214,5 +214,5 @@ func TestMACAddressOfRouter(t *testing.T) {
 	for _, n := range []int{2, 3, 4} {
 		l.addNode(n).Spec.PodCIDRs = []string{prefixes(n)[0].String()}
 	}
-	finds(t, macAddresses(t.Context(), l.target()), problem.Warning, "proxy ARP", "route for each pod subnet")
+	finds(t, runCheck(t, "mac-addresses", l.target()), problem.Warning, "proxy ARP", "route for each pod subnet")
 }

@@ -19,7 +19,7 @@ func TestPathDropsLargePackets(t *testing.T) {
 	port, err := l.nl.LinkByName("to-node3")
 	l.must(err)
 	l.must(l.nl.LinkSetMTU(port, 1400))
-	found := pathMTU(t.Context(), l.target())
+	found := runCheck(t, "path-mtu", l.target())
 	finds(t, found, problem.Error, "node3", "1500 bytes", "hang")
 }
 
@@ -33,7 +33,7 @@ func TestPathDroppedOnce(t *testing.T) {
 	p := l.target()
 	p.sweepPeers(t.Context())
 	l.must(l.nl.LinkSetMTU(port, 1500))
-	well(t, pathMTU(t.Context(), p))
+	well(t, runCheck(t, "path-mtu", p))
 }
 
 // Pods obey a router's ICMP error.
@@ -52,7 +52,7 @@ func TestPathMTUIsSmall(t *testing.T) {
 	n.Status.Addresses = n.Status.Addresses[:1]
 	n.Status.Addresses[0].Address = "192.168.2.12"
 	n.Spec.PodCIDRs = n.Spec.PodCIDRs[:1]
-	finds(t, pathMTU(t.Context(), l.target()), problem.Warning, "node2", "192.168.1.1 says", "mtu 1400", "--mtu=1400")
+	finds(t, runCheck(t, "path-mtu", l.target()), problem.Warning, "node2", "192.168.1.1 reports", "mtu 1400", "--mtu=1400")
 }
 
 func TestPodsSendMoreThanTheLinkTakes(t *testing.T) {
@@ -61,7 +61,7 @@ func TestPodsSendMoreThanTheLinkTakes(t *testing.T) {
 	link, err := l.nl.LinkByName("lan0")
 	l.must(err)
 	l.must(l.nl.LinkSetMTU(link, 1450))
-	finds(t, pathMTU(t.Context(), l.target()), problem.Warning, "this node's own link", "takes 1450 bytes")
+	finds(t, runCheck(t, "path-mtu", l.target()), problem.Warning, "this node's own link", "has an MTU of 1450")
 }
 
 // A route's own MTU limits the path, whatever the link's MTU is.
@@ -73,7 +73,7 @@ func TestRouteOfSmallerMTU(t *testing.T) {
 	addr, err := rtnl.ParseIPNet("192.168.1.12/32")
 	l.must(err)
 	l.must(l.nl.RouteAdd(&rtnl.Route{LinkIndex: link.Attrs().Index, Dst: addr, MTU: 1300}))
-	finds(t, pathMTU(t.Context(), l.target()), problem.Warning, "ip route get 192.168.1.12: mtu 1300")
+	finds(t, runCheck(t, "path-mtu", l.target()), problem.Warning, "ip route get 192.168.1.12: mtu 1300")
 }
 
 // If a firewall drops datagrams, the check is skipped and does not pass.
@@ -85,8 +85,8 @@ func TestNoPeerAnswersDatagrams(t *testing.T) {
 	l.must(err)
 	l.must(m.nl.RouteAdd(&rtnl.Route{Dst: us, Type: unix.RTN_BLACKHOLE}))
 	p := l.target()
-	finds(t, pathMTU(t.Context(), p), problem.Unknown, "no peer answers datagrams", "port 9")
-	finds(t, podPackets(t.Context(), p), problem.Unknown, "no peer answers datagrams")
+	finds(t, runCheck(t, "path-mtu", p), problem.Unknown, "no peer answers datagrams", "port 9")
+	finds(t, runCheck(t, "pod-packets", p), problem.Unknown, "no peer answers datagrams")
 }
 
 // A cloud that delivers only what is addressed to the machine itself.
@@ -100,7 +100,7 @@ func TestPodPacketsAreDropped(t *testing.T) {
 		l.must(err)
 		l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}))
 	}
-	finds(t, podPackets(t.Context(), l.target()), problem.Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
+	finds(t, runCheck(t, "pod-packets", l.target()), problem.Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
 }
 
 // A router of this node without routes to the pods, as a cloud's is.
@@ -118,11 +118,11 @@ func TestRouterRefusesPodPackets(t *testing.T) {
 	}
 	p := l.target()
 	p.Host.Routes = []topology.Route{{Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"}}
-	finds(t, podPackets(t.Context(), p), problem.Warning, "node2", "192.168.1.1 says: network is unreachable")
+	finds(t, runCheck(t, "pod-packets", p), problem.Warning, "node2", "192.168.1.1 answers: network is unreachable")
 
 	// A foreign route is reported by another check.
 	p.Host.Routes = append(p.Host.Routes, topology.Route{Dst: prefixes(2)[0], Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"})
-	finds(t, podPackets(t.Context(), p), problem.Unknown, "by a route of ours")
+	finds(t, runCheck(t, "pod-packets", p), problem.Unknown, "by a route of ours")
 }
 
 // The rate of answers is limited, so unanswered probes are sent again.
@@ -136,8 +136,8 @@ func TestAnswersAreRateLimited(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	well(t, podPackets(t.Context(), p))
-	well(t, pathMTU(t.Context(), p))
+	well(t, runCheck(t, "pod-packets", p))
+	well(t, runCheck(t, "path-mtu", p))
 }
 
 // A node may send the error from another address than that of its Node.
@@ -150,5 +150,5 @@ func TestNodeRefusesByAnotherAddress(t *testing.T) {
 	l.must(err)
 	addAddrs(t, m.nl, "eth0", "192.168.1.99/24")
 	l.must(m.nl.RouteAdd(&rtnl.Route{LinkIndex: card.Attrs().Index, Dst: us, Src: []byte{192, 168, 1, 99}}))
-	well(t, podPackets(t.Context(), l.target()))
+	well(t, runCheck(t, "pod-packets", l.target()))
 }

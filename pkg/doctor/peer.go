@@ -1,10 +1,8 @@
 package doctor
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -65,13 +63,12 @@ func (t *Target) peersOfReport(hops map[netip.Prefix]netip.Addr) []peer {
 		return nil
 	}
 	var all []peer
-	at := map[string]int{}
+	index := map[string]int{}
 	for _, row := range t.Report.Peers {
-		i, known := at[row.Node]
+		i, known := index[row.Node]
 		if !known {
-			i = len(all)
-			at[row.Node] = i
-			all = append(all, peer{name: row.Node})
+			i, all = len(all), append(all, peer{name: row.Node})
+			index[row.Node] = i
 		}
 		hop, routed := hops[row.Subnet]
 		if !routed {
@@ -91,12 +88,11 @@ func (one *peer) addHop(hop netip.Addr) {
 
 // hop returns the next hop to a subnet of the peer.
 func (one *peer) hop(subnet netip.Prefix) (netip.Addr, bool) {
-	for _, h := range one.hops {
-		if h.Is4() == subnet.Addr().Is4() {
-			return h, true
-		}
+	i := slices.IndexFunc(one.hops, func(h netip.Addr) bool { return h.Is4() == subnet.Addr().Is4() })
+	if i < 0 {
+		return netip.Addr{}, false
 	}
-	return netip.Addr{}, false
+	return one.hops[i], true
 }
 
 // isOwn reports whether a Node is our own, by its name or else by its addresses.
@@ -107,14 +103,7 @@ func (t *Target) isOwn(n *corev1.Node) bool {
 	if t.Report != nil {
 		return n.Name == t.Report.Node
 	}
-	for _, addr := range topology.NodeFrom(n).Addrs {
-		for _, link := range t.Host.Links {
-			if slices.ContainsFunc(link.Addrs, func(a netip.Prefix) bool { return a.Addr() == addr }) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(topology.NodeFrom(n).Addrs, t.hasAddr)
 }
 
 func ready(n *corev1.Node) bool {
@@ -139,23 +128,9 @@ func spread[T any](all []T, limit int, suspect func(T) bool) []T {
 			rest = append(rest, one)
 		}
 	}
-	if len(some) >= limit {
-		return some[:limit]
-	}
-	left := limit - len(some)
+	left := max(0, limit-len(some))
 	for i := range left {
 		some = append(some, rest[i*len(rest)/left])
 	}
-	return some
-}
-
-// named lists the first few of many names.
-func named(names []string) string {
-	const few = 5
-	slices.Sort(names)
-	names = slices.Compact(names)
-	if len(names) <= few {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	return some[:limit]
 }

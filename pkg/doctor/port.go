@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 
 // An endpoint is a TCP port that a cluster needs open from here.
 type endpoint struct {
-	node, service, at string
+	node, service, addr string
 	// closed is the severity of a refused connection, blocked that of one without an answer.
 	closed, blocked problem.Severity
 }
@@ -47,12 +48,11 @@ const (
 
 // ports connects to the ports of the control plane and of kubelets.
 func ports(ctx context.Context, t *Target) []problem.Problem {
-	endpoints := append(t.apiServerEndpoint(), t.kubeletEndpoints()...)
-	endpoints = append(endpoints, t.controlPlaneEndpoints()...)
+	endpoints := slices.Concat(t.apiServerEndpoint(), t.kubeletEndpoints(), t.controlPlaneEndpoints())
 	if len(endpoints) == 0 {
-		return Skip("neither the API server nor the other Nodes are known: "+errorText(t.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
+		return Skip("neither the API server nor the other Nodes are known: "+errorText(t.NodesErr), giveKubeconfig)
 	}
-	return endpointProblems(endpoints, dialAll(ctx, endpoints))
+	return dialAll(ctx, endpoints)
 }
 
 // apiServerEndpoint returns the address of the client configuration, in a pod that of the Service.
@@ -64,10 +64,7 @@ func (t *Target) apiServerEndpoint() []endpoint {
 	if err != nil {
 		return nil
 	}
-	port := url.Port()
-	if port == "" {
-		port = map[bool]string{true: "443", false: "80"}[url.Scheme == "https"]
-	}
+	port := cmp.Or(url.Port(), map[string]string{"https": "443", "http": "80"}[url.Scheme])
 	return []endpoint{{"the API server", "API server", net.JoinHostPort(url.Hostname(), port), problem.Error, problem.Error}}
 }
 
@@ -80,11 +77,8 @@ func (t *Target) kubeletEndpoints() []endpoint {
 	}
 	var endpoints []endpoint
 	for _, n := range t.others(maxPeers, ready) {
-		port := n.Status.DaemonEndpoints.KubeletEndpoint.Port
-		if port == 0 {
-			port = 10250 // KubeletPort of k8s.io/kubernetes/pkg/cluster/ports
-		}
-		endpoints = append(endpoints, endpoint{n.Name, "kubelet", at(n, port), severity, severity})
+		port := cmp.Or(n.Status.DaemonEndpoints.KubeletEndpoint.Port, 10250) // KubeletPort of k8s.io/kubernetes/pkg/cluster/ports
+		endpoints = append(endpoints, endpoint{n.Name, "kubelet", addrOf(n, port), severity, severity})
 	}
 	return endpoints
 }
@@ -96,7 +90,7 @@ func (t *Target) controlPlaneEndpoints() []endpoint {
 	own := t.OwnNode()
 	var endpoints []endpoint
 	for _, n := range t.others(maxPeers, func(n *corev1.Node) bool { return controlPlane(n) && ready(n) }) {
-		endpoints = append(endpoints, endpoint{n.Name, "API server", at(n, t.serverPort(n)), problem.Warning, problem.Warning})
+		endpoints = append(endpoints, endpoint{n.Name, "API server", addrOf(n, t.serverPort(n)), problem.Warning, problem.Warning})
 		if own == nil || !controlPlane(own) {
 			continue
 		}
@@ -104,7 +98,7 @@ func (t *Target) controlPlaneEndpoints() []endpoint {
 			service string
 			port    int32
 		}{{"etcd's clients", 2379}, {"etcd's peers", 2380}, {"controller manager", 10257}, {"scheduler", 10259}} {
-			endpoints = append(endpoints, endpoint{n.Name, inner.service, at(n, inner.port), problem.None, problem.Warning})
+			endpoints = append(endpoints, endpoint{n.Name, inner.service, addrOf(n, inner.port), problem.None, problem.Warning})
 		}
 	}
 	return endpoints
@@ -113,8 +107,8 @@ func (t *Target) controlPlaneEndpoints() []endpoint {
 // serverPort returns the port of the client configuration if it names this Node, else the usual
 // one.
 func (t *Target) serverPort(n *corev1.Node) int32 {
-	for _, d := range t.apiServerEndpoint() {
-		host, port, err := net.SplitHostPort(d.at)
+	for _, e := range t.apiServerEndpoint() {
+		host, port, err := net.SplitHostPort(e.addr)
 		addr, parse := netip.ParseAddr(host)
 		if number, convert := strconv.ParseUint(port, 10, 16); errors.Join(err, parse, convert) == nil && slices.Contains(topology.NodeFrom(n).Addrs, addr) {
 			return int32(number)
@@ -140,28 +134,29 @@ func (t *Target) others(limit int, which func(*corev1.Node) bool) []*corev1.Node
 	return spread(all, limit, func(*corev1.Node) bool { return false })
 }
 
-func at(n *corev1.Node, port int32) string {
+func addrOf(n *corev1.Node, port int32) string {
 	return net.JoinHostPort(topology.NodeFrom(n).Addrs[0].String(), strconv.Itoa(int(port)))
 }
 
-// dialAll connects to all endpoints.
-func dialAll(ctx context.Context, endpoints []endpoint) []dialResult {
-	dialResults := make([]dialResult, len(endpoints))
+// dialAll connects to all endpoints, and returns one Problem for all nodes on which a service fails
+// in the same way.
+func dialAll(ctx context.Context, endpoints []endpoint) []problem.Problem {
+	results := make([]dialResult, len(endpoints))
+	dialer := net.Dialer{Timeout: dialTimeout}
 	var all errgroup.Group
 	all.SetLimit(maxParallelDials)
-	for i, d := range endpoints {
+	for i, e := range endpoints {
 		all.Go(func() error {
-			dialer := net.Dialer{Timeout: dialTimeout}
-			conn, err := dialer.DialContext(ctx, "tcp", d.at)
+			conn, err := dialer.DialContext(ctx, "tcp", e.addr)
 			if err == nil {
 				err = conn.Close()
 			}
-			dialResults[i] = dialResultOf(err)
+			results[i] = dialResultOf(err)
 			return nil
 		})
 	}
 	_ = all.Wait() // none fails
-	return dialResults
+	return endpointProblems(endpoints, results)
 }
 
 func dialResultOf(err error) dialResult {
@@ -176,37 +171,36 @@ func dialResultOf(err error) dialResult {
 	return unreachable + dialResult(": "+err.Error())
 }
 
-// endpointProblems returns one Problem for all nodes on which a service fails in the same way.
-func endpointProblems(endpoints []endpoint, dialResults []dialResult) []problem.Problem {
-	type fault struct {
+func endpointProblems(endpoints []endpoint, results []dialResult) []problem.Problem {
+	type failure struct {
 		service string
-		blocked bool
+		refused bool
 	}
-	var order []fault
-	names, shown, severities := map[fault][]string{}, map[fault][]string{}, map[fault]problem.Severity{}
-	for i, d := range endpoints {
-		f, severity := fault{d.service, dialResults[i] != refused}, d.blocked
-		if dialResults[i] == refused {
-			severity = d.closed
+	var order []failure
+	nodes, severities := map[failure]*group{}, map[failure]problem.Severity{}
+	for i, e := range endpoints {
+		f, severity := failure{e.service, results[i] == refused}, e.blocked
+		if f.refused {
+			severity = e.closed
 		}
-		if dialResults[i] == open || severity == problem.None {
+		if results[i] == open || severity == problem.None {
 			continue
 		}
-		if names[f] == nil {
-			order = append(order, f)
+		if nodes[f] == nil {
+			order, nodes[f] = append(order, f), &group{}
 		}
-		names[f], shown[f] = append(names[f], d.node), append(shown[f], d.at+" "+string(dialResults[i]))
+		nodes[f].add(e.node, "%s %s", e.addr, results[i])
 		if severities[f] != problem.Error {
 			severities[f] = severity
 		}
 	}
 	var found []problem.Problem
 	for _, f := range order {
-		text, remedy := "no process listens for "+f.service+" on "+named(names[f]), "check there whether it runs and on which address it listens: ss -ltnp"
-		if f.blocked {
-			text, remedy = f.service+" can't be reached from here on "+named(names[f]), "let the port pass in firewalls and security groups between the nodes; if that node does not answer at all, see the check neighbors"
+		message, remedy := f.service+" can't be reached from here on ", "let the port pass in firewalls and security groups between the nodes; if that node does not answer at all, see the check neighbors"
+		if f.refused {
+			message, remedy = "no process listens for "+f.service+" on ", "check there whether it runs and on which address it listens: ss -ltnp"
 		}
-		found = append(found, problem.Problem{Severity: severities[f], Message: text, Evidence: first(shown[f]), Remediation: remedy})
+		found = append(found, nodes[f].problems(severities[f], message, remedy)...)
 	}
 	return found
 }
@@ -226,9 +220,9 @@ func nodePorts(ctx context.Context, t *Target) []problem.Problem {
 	}
 	var endpoints []endpoint
 	for _, n := range t.others(maxPeers, ready) {
-		endpoints = append(endpoints, endpoint{n.Name, fmt.Sprintf("node port %d of Service %s", port, service), at(n, port), problem.None, problem.Warning})
+		endpoints = append(endpoints, endpoint{n.Name, fmt.Sprintf("node port %d of Service %s", port, service), addrOf(n, port), problem.None, problem.Warning})
 	}
-	return endpointProblems(endpoints, dialAll(ctx, endpoints))
+	return dialAll(ctx, endpoints)
 }
 
 // anyNodePort returns a node port that every node serves, 0 if there is none.

@@ -64,7 +64,7 @@ func TestPortsAreClosed(t *testing.T) {
 	if len(found) != 3 {
 		t.Fatalf("found %+v", found)
 	}
-	finds(t, found[:1], problem.Warning, "nobody listens for kubelet on node2", "192.168.1.12:10250 refused", "ss -ltnp")
+	finds(t, found[:1], problem.Warning, "no process listens for kubelet on node2", "192.168.1.12:10250 refused", "ss -ltnp")
 	finds(t, found[1:2], problem.Warning, "kubelet can't be reached from here on node3", "192.168.1.13:10250 no answer", "firewall")
 	finds(t, found[2:], problem.Warning, "API server can't be reached from here on node3", "192.168.1.13:6443")
 
@@ -75,7 +75,7 @@ func TestPortsAreClosed(t *testing.T) {
 		text = append(text, string(f.Severity)+" "+f.Message)
 	}
 	all := strings.Join(text, "\n")
-	for _, want := range []string{"Error kubelet", "Error nobody listens for kubelet", "Warning etcd's clients", "Warning etcd's peers", "Warning scheduler", "Warning controller manager"} {
+	for _, want := range []string{"Error kubelet", "Error no process listens for kubelet", "Warning etcd's clients", "Warning etcd's peers", "Warning scheduler", "Warning controller manager"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}
@@ -87,7 +87,7 @@ func TestServerIsAway(t *testing.T) {
 	l.peer(2).listen("10250")
 	p := l.target()
 	p.API = &rest.Config{Host: "https://192.168.1.12:6443"}
-	finds(t, ports(t.Context(), p), problem.Error, "nobody listens for API server", "192.168.1.12:6443 refused")
+	finds(t, ports(t.Context(), p), problem.Error, "no process listens for API server", "192.168.1.12:6443 refused")
 	finds(t, ports(t.Context(), &Target{}), problem.Unknown, "--kubeconfig")
 }
 

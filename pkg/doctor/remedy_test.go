@@ -268,7 +268,7 @@ var remedies = map[string][]remedyCase{
 
 // prose has the checks without commands in their remediations, and why.
 var prose = map[string]string{
-	"agent":         "says what status advises, most of it about Nodes and flags",
+	"agent":         "repeats the agent's remediations, most of them about Nodes and flags",
 	"capabilities":  "what the agent may do is in its manifest",
 	"cni-plugins":   "the init container of a new pod installs them",
 	"leftovers":     "a node is drained and rebooted, step by step; running pods may be attached to what is left",

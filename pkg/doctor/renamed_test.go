@@ -59,5 +59,5 @@ func TestLeasesUnderRenamedBridge(t *testing.T) {
 	h.must(h.nl.LinkSetName(bridge, "br-old"))
 	h.must(h.nl.LinkSetUp(bridge))
 	t.Cleanup(func() { h.must(h.nl.LinkDel(bridge)) })
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Unknown, "is called br-old now", "bridge-address")
+	finds(t, runCheck(t, "leases", h.look()), problem.Unknown, "renamed to br-old", "bridge-address")
 }

@@ -12,24 +12,13 @@ import (
 
 // foreignRoutes looks for foreign routes that overlap a pod subnet and take precedence over ours.
 func foreignRoutes(_ context.Context, t *Target) []problem.Problem {
-	if t.KernelErr != nil {
-		return Skip("the kernel can't be looked at: "+t.KernelErr.Error(), "")
-	}
 	var found []problem.Problem
-	taken := 0
 	for _, r := range t.Host.Routes {
-		i := slices.IndexFunc(t.State.Routes, func(ours topology.Route) bool { return t.takes(r, ours) })
-		if i < 0 {
-			continue
-		}
-		if taken++; taken <= maxProblems {
-			found = append(found, Fail(fmt.Sprintf("a foreign route takes packets for the pods of %s", t.State.Routes[i].Dst), r.String(), routeRemedy(r)))
+		if i := slices.IndexFunc(t.State.Routes, func(ours topology.Route) bool { return t.takes(r, ours) }); i >= 0 {
+			found = append(found, Fail(fmt.Sprintf("a foreign route takes packets for the pods of %s", t.State.Routes[i].Dst), r.String(), routeRemedy(r))...)
 		}
 	}
-	if taken > maxProblems {
-		found = append(found, Fail(fmt.Sprintf("%d more foreign routes take packets for pods", taken-maxProblems), "", "see them all: `ip route; ip -6 route`"))
-	}
-	return found
+	return capped(found, "foreign routes take packets for pods", "`ip route; ip -6 route`")
 }
 
 // takes reports whether a foreign route takes packets for the pods of ours. For a part of our own
@@ -40,18 +29,11 @@ func (t *Target) takes(r, ours topology.Route) bool {
 	if r.Dst.Bits() < ours.Dst.Bits() || !ours.Dst.Overlaps(r.Dst) || standsBy || t.bridged(r, ours.Dst) {
 		return false
 	}
-	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, t.uplinks())
-}
-
-// uplinks returns the names of the links with the InternalIPs.
-func (t *Target) uplinks() map[string]bool {
-	names := map[string]bool{}
-	if t.Report != nil {
-		for _, u := range t.Report.Host.Uplinks {
-			names[u.Name] = true
-		}
+	uplinks := map[string]bool{}
+	for _, name := range t.uplinks() {
+		uplinks[name] = true
 	}
-	return names
+	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, uplinks)
 }
 
 // kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: a route that belongs to an address of this

@@ -41,16 +41,10 @@ func (t *Target) otherFolder(ours string, settings ...string) []problem.Problem 
 		if !t.exists(r.socket) {
 			continue
 		}
-		for _, pattern := range r.files {
-			files, err := filepath.Glob(t.Path(pattern))
-			if err != nil {
-				continue // no pattern of ours is malformed
-			}
-			for _, file := range files {
-				if others := foldersOf(file, settings); len(others) > 0 && !slices.Contains(others, ours) {
-					return []problem.Problem{Fail("the container runtime uses another folder than plainroute", fmt.Sprintf("%s has %s, and plainroute uses %s", t.onHost(file), strings.Join(others, ", "), ours),
-						"give plainroute that folder (the chart's cni.confDir and cni.binDir, --cni-conf-dir and --cni-bin-dir); or give "+r.name+" ours, and restart it")}
-				}
+		for _, file := range t.glob(r.files...) {
+			if others := foldersOf(file, settings); len(others) > 0 && !slices.Contains(others, ours) {
+				return Fail("the container runtime uses another folder than plainroute", fmt.Sprintf("%s has %s, and plainroute uses %s", t.onHost(file), strings.Join(others, ", "), ours),
+					"give plainroute that folder (the chart's cni.confDir and cni.binDir, --cni-conf-dir and --cni-bin-dir); or give "+r.name+" ours, and restart it")
 			}
 		}
 	}
@@ -59,10 +53,7 @@ func (t *Target) otherFolder(ours string, settings ...string) []problem.Problem 
 
 // foldersOf returns the folders that a TOML file has in one of the settings.
 func foldersOf(file string, settings []string) []string {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
+	content, _ := os.ReadFile(file)
 	var folders []string
 	for _, m := range folderSetting.FindAllStringSubmatch(string(content), -1) {
 		if !slices.Contains(settings, m[1]) {
@@ -92,8 +83,8 @@ func (t *Target) unreadConfigs() []problem.Problem {
 	}
 	for _, c := range own.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:NetworkPluginNotReady") {
-			return []problem.Problem{Fail("the container runtime does not load our CNI config, so no pod can be attached", fmt.Sprintf("%s is in place since %s, and the Node's condition Ready is: %s", t.onHost(path), info.ModTime().UTC().Format(time.RFC3339), c.Message),
-				problem.CNIUnread.Remediation()+" `crictl info` shows what the runtime reads and why it does not load a config.")}
+			return Fail("the container runtime does not load our CNI config, so no pod can be attached", fmt.Sprintf("%s is in place since %s, and the Node's condition Ready is: %s", t.onHost(path), info.ModTime().UTC().Format(time.RFC3339), c.Message),
+				problem.CNIUnread.Remediation()+" `crictl info` shows what the runtime reads and why it does not load a config.")
 		}
 	}
 	return nil

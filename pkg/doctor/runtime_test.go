@@ -48,12 +48,12 @@ func TestRuntimeUsesOtherFolders(t *testing.T) {
 		evidence                     string
 	}{
 		"containerd reads ours":       {"run/containerd/containerd.sock", "etc/containerd/config.toml", "[plugins.cni]\n  conf_dir = \"/etc/cni/net.d\"\n", "cni-configs", problem.None, ""},
-		"containerd reads another":    {"run/containerd/containerd.sock", "etc/containerd/config.toml", "  conf_dir = '/var/lib/cni/net.d/'\n", "cni-configs", problem.Error, "/etc/containerd/config.toml says /var/lib/cni/net.d, and plainroute uses /etc/cni/net.d"},
+		"containerd reads another":    {"run/containerd/containerd.sock", "etc/containerd/config.toml", "  conf_dir = '/var/lib/cni/net.d/'\n", "cni-configs", problem.Error, "/etc/containerd/config.toml has /var/lib/cni/net.d, and plainroute uses /etc/cni/net.d"},
 		"another key":                 {"run/containerd/containerd.sock", "etc/containerd/config.toml", "cni_conf_dir = \"/x\"\n# conf_dir = \"/y\"\n", "cni-configs", problem.None, ""},
 		"containerd does not run":     {"run/crio/crio.sock", "etc/containerd/config.toml", "conf_dir = \"/x\"\n", "cni-configs", problem.None, ""},
-		"CRI-O reads another":         {"run/crio/crio.sock", "etc/crio/crio.conf.d/10-net", "network_dir = \"/x\"\n", "cni-configs", problem.Error, "/etc/crio/crio.conf.d/10-net says /x"},
+		"CRI-O reads another":         {"run/crio/crio.sock", "etc/crio/crio.conf.d/10-net", "network_dir = \"/x\"\n", "cni-configs", problem.Error, "/etc/crio/crio.conf.d/10-net has /x"},
 		"CRI-O executes ours too":     {"run/crio/crio.sock", "etc/crio/crio.conf", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/cni/bin/\",\n]\n", "cni-plugins", problem.None, ""},
-		"containerd executes others":  {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dirs = [\"/usr/lib/cni\", '/x']\n", "cni-plugins", problem.Error, "says /usr/lib/cni, /x, and plainroute uses /opt/cni/bin"},
+		"containerd executes others":  {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dirs = [\"/usr/lib/cni\", '/x']\n", "cni-plugins", problem.Error, "has /usr/lib/cni, /x, and plainroute uses /opt/cni/bin"},
 		"containerd's default is set": {"run/containerd/containerd.sock", "etc/containerd/config.toml", "bin_dir = \"\"\n", "cni-plugins", problem.None, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

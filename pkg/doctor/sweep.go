@@ -2,12 +2,13 @@ package doctor
 
 import (
 	"context"
+	"iter"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/inspect"
-	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // Limits of the probes of peers, so that a sweep takes seconds among 5,000 Nodes too. Checks that
@@ -29,8 +30,7 @@ type sweep struct {
 	results map[probe]result
 	err     error
 
-	// confirmMutex is held while suspects are probed again, because the rate of the answers is
-	// limited.
+	// confirmMutex is held while suspects are probed again, because the rate of answers is limited.
 	confirmMutex sync.Mutex
 }
 
@@ -38,23 +38,18 @@ type sweep struct {
 // and the gateways of its pod subnets with a small one. The large ones are sent first, so that rate
 // limits drop answers to small ones instead.
 func (t *Target) sweepPeers(ctx context.Context) *sweep {
-	r := &t.sweep
-	r.once.Do(func() {
+	s := &t.sweep
+	s.once.Do(func() {
 		failed := t.failedNeighbors()
-		r.peers = spread(t.peers(), maxPeers, func(one peer) bool {
-			for _, hop := range one.hops {
-				if failed[hop] {
-					return true
-				}
-			}
-			return false
+		s.peers = spread(t.peers(), maxPeers, func(one peer) bool {
+			return slices.ContainsFunc(one.hops, func(hop netip.Addr) bool { return failed[hop] })
 		})
-		r.size = t.podMTU()
+		s.size = t.podMTU()
 		var probes []probe
-		for _, one := range r.peers {
+		for _, one := range s.peers {
 			for _, hop := range one.hops {
-				if r.size > smallSize {
-					probes = append(probes, probe{hop, r.size})
+				if s.size > smallSize {
+					probes = append(probes, probe{hop, s.size})
 				}
 				probes = append(probes, probe{hop, smallSize})
 			}
@@ -62,19 +57,32 @@ func (t *Target) sweepPeers(ctx context.Context) *sweep {
 				probes = append(probes, probe{gateway(subnet), smallSize})
 			}
 		}
-		r.results, r.err = sendProbes(ctx, probes, sweepTimeout)
+		s.results, s.err = sendProbes(ctx, probes, sweepTimeout)
 	})
-	return r
+	return s
 }
 
-// alive reports whether the host at a next hop answered a probe of any size.
-func (r *sweep) alive(hop netip.Addr) bool {
-	for _, size := range []int{smallSize, r.size} {
-		if a := r.results[probe{hop, size}]; a.reached || a.sender == hop {
-			return true
+// hops returns all next hops, each with its peer.
+func (s *sweep) hops() iter.Seq2[peer, netip.Addr] {
+	return func(yield func(peer, netip.Addr) bool) {
+		for _, one := range s.peers {
+			for _, hop := range one.hops {
+				if !yield(one, hop) {
+					return
+				}
+			}
 		}
 	}
-	return false
+}
+
+func (s *sweep) small(to netip.Addr) result { return s.results[probe{to, smallSize}] }
+
+func (s *sweep) large(to netip.Addr) result { return s.results[probe{to, s.size}] }
+
+// alive reports whether the host at a next hop answered a probe of any size.
+func (s *sweep) alive(hop netip.Addr) bool {
+	small, large := s.small(hop), s.large(hop)
+	return small.reached || small.sender == hop || large.reached || large.sender == hop
 }
 
 // podMTU returns the MTU of the pods, 0 if it is unknown.
@@ -96,24 +104,7 @@ func (t *Target) failedNeighbors() map[netip.Addr]bool {
 	}
 	table, _ := t.Kernel.Neighbors() // only a hint: without it the sample is different
 	for _, n := range table {
-		if n.State == inspect.Failed {
-			failed[n.Addr] = true
-		}
+		failed[n.Addr] = failed[n.Addr] || n.State == inspect.Failed
 	}
 	return failed
-}
-
-// unknownPeers returns a skip if neither the Nodes nor the agent's report are available.
-func (t *Target) unknownPeers() []problem.Problem {
-	if t.Nodes != nil || t.Report != nil {
-		return nil
-	}
-	return Skip("the other Nodes are not known: "+errorText(t.NodesErr)+"; "+errorText(t.ReportErr), "run it in the agent's pod, or give --kubeconfig FILE")
-}
-
-func errorText(err error) string {
-	if err == nil {
-		return "not requested"
-	}
-	return err.Error()
 }

@@ -1,8 +1,11 @@
 package doctor
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,9 +26,8 @@ type Target struct {
 	ProcSys string
 	// Store has the folder of our CNI config, BinDir is the folder of the plugins, and Offered that
 	// of the image's plugins, which install-cni copies.
-	Store   cni.Store
-	BinDir  string
-	Offered string
+	Store           cni.Store
+	BinDir, Offered string
 	// ConfigsBefore are names of CNI configs that may come before ours.
 	ConfigsBefore []string
 	// Bridge is the name of the pods' bridge.
@@ -47,13 +49,29 @@ type Target struct {
 	// API is the client configuration for the API server, nil if it is unknown.
 	API *rest.Config
 
-	sweep sweep // the visit to the peers
+	sweep sweep // of the peers
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return "not requested"
+	}
+	return err.Error()
 }
 
 // Setting returns the value of a setting by its path below /proc/sys.
 func (t *Target) Setting(path string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(t.ProcSys, path))
 	return strings.TrimSpace(string(b)), err
+}
+
+// number returns the value of a numeric setting.
+func (t *Target) number(path string) (int, error) {
+	value, err := t.Setting(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(value)
 }
 
 // onHost returns the path of a file on the host itself, without Root.
@@ -64,12 +82,23 @@ func (t *Target) onHost(path string) string {
 // Path returns the path of a host's file below Root.
 func (t *Target) Path(path string) string { return filepath.Join(t.Root, path) }
 
-// seesHost reports whether Root has all files of the host: in the agent's pod only a few are
-// mounted.
-func (t *Target) seesHost() bool {
-	_, err := os.Stat(t.Path("/etc/os-release"))
+// glob returns the host's files that match the patterns.
+func (t *Target) glob(patterns ...string) []string {
+	var all []string
+	for _, pattern := range patterns {
+		files, _ := filepath.Glob(t.Path(pattern)) // no pattern here is malformed
+		all = append(all, files...)
+	}
+	return all
+}
+
+func (t *Target) exists(file string) bool {
+	_, err := os.Stat(t.Path(file))
 	return err == nil
 }
+
+// seesHost reports whether Root has all files of the host: in the agent's pod only a few are mounted.
+func (t *Target) seesHost() bool { return t.exists("/etc/os-release") }
 
 // fromHost is the remediation for a check that needs the host's files.
 const fromHost = "run it where the host's files are: kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- /plainroute doctor --root /host"
@@ -96,4 +125,59 @@ func (t *Target) Subnets() []string {
 		all = own.Spec.PodCIDRs
 	}
 	return all
+}
+
+func (t *Target) ownSubnets() []netip.Prefix {
+	var all []netip.Prefix
+	for _, s := range t.Subnets() {
+		if subnet, err := netip.ParsePrefix(s); err == nil {
+			all = append(all, subnet)
+		}
+	}
+	return all
+}
+
+func within(subnets []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return s.Contains(addr) })
+}
+
+// hasAddr reports whether a link of this host has an address.
+func (t *Target) hasAddr(addr netip.Addr) bool {
+	return slices.ContainsFunc(t.Host.Links, func(l topology.Link) bool { return hasAddr(l, addr) })
+}
+
+func hasAddr(l topology.Link, addr netip.Addr) bool {
+	return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr })
+}
+
+// uplinks returns the names of the links with the InternalIPs.
+func (t *Target) uplinks() []string {
+	var names []string
+	if t.Report != nil {
+		for _, u := range t.Report.Host.Uplinks {
+			names = append(names, u.Name)
+		}
+	}
+	return names
+}
+
+// families returns the families of the pods' addresses, IPv4 if they are unknown.
+func (t *Target) families() []int {
+	var families []int
+	for _, s := range t.ownSubnets() {
+		if f := familyOf(s.Addr()); !slices.Contains(families, f) {
+			families = append(families, f)
+		}
+	}
+	if len(families) == 0 {
+		return []int{4}
+	}
+	return families
+}
+
+func familyOf(addr netip.Addr) int {
+	if addr.Is4() {
+		return 4
+	}
+	return 6
 }

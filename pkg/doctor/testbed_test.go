@@ -151,26 +151,31 @@ func (w *testbed) look() {
 	w.must(err)
 }
 
+// runCheck runs a check on this thread, because it may be in a namespace of its own.
+func runCheck(t *testing.T, name string, target *Target) []problem.Problem {
+	t.Helper()
+	for _, c := range Checks() {
+		if c.Name == name {
+			return c.Run(t.Context(), target)
+		}
+	}
+	t.Fatalf("there is no check %s", name)
+	return nil
+}
+
 // finds runs a check and fails the test unless its result has that severity, with evidence and
 // remediation if it is a problem.
 func (w *testbed) finds(name string, want problem.Severity) problem.Problem {
 	w.t.Helper()
-	for _, c := range Checks() {
-		if c.Name != name {
-			continue
-		}
-		found := c.Run(w.t.Context(), w.Target) // on this thread, whose namespace it is
-		if len(found) == 0 {
-			found = []problem.Problem{{Severity: problem.None}}
-		}
-		if problem.Worst(found) != want {
-			w.t.Fatalf("%s is %+v, want %s", name, found, want)
-		}
-		if f := found[0]; (want == problem.Error || want == problem.Warning) && (f.Message == "" || f.Evidence == "" || f.Remediation == "") {
-			w.t.Errorf("%s says too little: %+v", name, f)
-		}
-		return found[0]
+	found := runCheck(w.t, name, w.Target)
+	if len(found) == 0 {
+		found = []problem.Problem{{Severity: problem.None}}
 	}
-	w.t.Fatalf("there is no check %s", name)
-	return problem.Problem{}
+	if problem.Worst(found) != want {
+		w.t.Fatalf("%s is %+v, want %s", name, found, want)
+	}
+	if f := found[0]; (want == problem.Error || want == problem.Warning) && (f.Message == "" || f.Evidence == "" || f.Remediation == "") {
+		w.t.Errorf("%s has an incomplete result: %+v", name, f)
+	}
+	return found[0]
 }

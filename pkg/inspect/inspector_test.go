@@ -108,7 +108,8 @@ func TestForwardChains(t *testing.T) {
 	}
 }
 
-// A chain that can't be read is an error. Lookups in a set that can't be read are unknown. Each is read once.
+// A chain that can't be read is an error. Lookups in a set that can't be read are unknown. Each is
+// read once.
 func TestRefusedForwardChainsAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.firewall()
