@@ -58,7 +58,7 @@ func TestAdvertisementOfAContainerIsIgnored(t *testing.T) {
 	m.connect(router)
 	m.hearsRouter(router, "fd00:5:1::") // later than the other one, which would have been received by now
 	if _, received := m.received("vethdocker", "fd00:bad::"); received {
-		t.Error("the container's router is heard")
+		t.Error("the container's router is in use")
 	}
 	for _, dev := range []string{"vethdocker", "docker0"} {
 		if got := m.readSysctl(topology.ConfSysctl(6, dev, "accept_ra")); got != "1" {
@@ -88,7 +88,7 @@ func (m *machine) hearsRouter(router sandbox, prefix string) {
 			return
 		}
 	}
-	m.t.Fatalf("the router that advertises %s is not heard: default route %t", prefix, route)
+	m.t.Fatalf("the router that advertises %s is not in use: default route %t", prefix, route)
 }
 
 // received reports whether a link has a router's default route, and an address of its prefix.

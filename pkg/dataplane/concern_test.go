@@ -86,7 +86,7 @@ func TestOnlyRelevantRoutesAreKept(t *testing.T) {
 		t.Errorf("%d routes are kept, want %d: %q", len(routes), want, routes)
 	}
 	if host, err := m.Facts(context.Background(), nil); err != nil || len(host.Routes) < 300+len(kept)+len(others) {
-		t.Errorf("of all routes %d are told, %v", len(host.Routes), err)
+		t.Errorf("of all routes %d are returned, %v", len(host.Routes), err)
 	}
 }
 
@@ -114,7 +114,7 @@ func TestForeignFlapIsIgnored(t *testing.T) {
 		t.Errorf("after one of ours was deleted: %+v", c)
 	}
 	flap(300, m.foreign("172.30.0.0/16", "192.168.1.1", "eth0", 0, 4))
-	m.quiet(news, "routes that concern nobody")
+	m.quiet(news, "irrelevant routes")
 	if m.routes != read {
 		t.Error("the whole table was read for it")
 	}
@@ -213,7 +213,7 @@ func TestAdvertisedRouteIsNoticed(t *testing.T) {
 	host, err := m.Facts(context.Background(), topology.Concerns(options(m), all))
 	m.must(err)
 	if !slices.ContainsFunc(host.Links, func(l topology.Link) bool { return l.Name == "eth0" && l.RouterAdvertised }) {
-		t.Errorf("eth0 is not known to hear a router: %+v", host.Links)
+		t.Errorf("eth0 does not count as receiving advertisements: %+v", host.Links)
 	}
 	m.must(m.nl.RouteAdd(m.foreign("2001:db8:a::/48", gateway, "eth0", 0, unix.RTPROT_RA)))
 	m.quiet(news, "another advertised route")

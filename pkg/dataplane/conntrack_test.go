@@ -112,7 +112,7 @@ func TestBindingsAreReadForNewDestinations(t *testing.T) {
 	r.Nothing()
 }
 
-// A binding that can't be forgotten is reported; one that has ended meanwhile is not. Nothing is
+// A binding that can't be deleted is reported; one that has ended meanwhile is not. Nothing is
 // left open.
 func TestRefusedDeletionOfBindingsIsReported(t *testing.T) {
 	m := newMachine(t)

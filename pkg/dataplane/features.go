@@ -19,7 +19,7 @@ const (
 type setShape struct {
 	flags   uint32 // NFT_SET_*
 	size    uint32 // the most elements, 0: no limit
-	timeout bool   // elements are forgotten
+	timeout bool   // elements expire
 }
 
 // shapes reads the properties of our table's sets, by name.

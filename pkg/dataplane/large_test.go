@@ -31,7 +31,7 @@ func TestFullReadOfALargeTable(t *testing.T) {
 	const messages = fullTable * 60 / (32 << 10) // of 32 KiB, a route has some 60 bytes
 	const perMessage = 512                       // what the sender's address takes, twice
 	if many > few+messages*perMessage+64<<10 {
-		t.Errorf("a full read allocates %d bytes, %d of them for what concerns nobody", many, many-few)
+		t.Errorf("a full read allocates %d bytes, %d of them for irrelevant routes", many, many-few)
 	}
 	m.must(m.nl.RouteDel(&m.ours()[0]))
 	m.Kernel.fresh.ours = false

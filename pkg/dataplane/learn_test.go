@@ -98,7 +98,7 @@ func TestLinkNotifications(t *testing.T) {
 		"port that comes":                   {created, linkMessage(77, "vethpod", 0, veth), false},
 		"port of a bond that comes":         {created, linkMessage(77, "lan1", 0, masterAttribute(knownOther)), false},
 		"bridge that comes":                 {created, linkMessage(77, topology.Bridge, 0, veth), true},
-		"port where a router was heard":     {created, linkMessage(77, "heard0", 0, veth), true},
+		"port with advertisements before":   {created, linkMessage(77, "heard0", 0, veth), true},
 		"port, the same":                    {changed, linkMessage(there.port, "port0", 0, veth, inBridge), false},
 		"port, MTU":                         {changed, linkMessage(there.port, "port0", 0, veth, inBridge, mtuAttribute(1400)), false},
 		"port set down":                     {changed, linkMessage(there.port, "port0", unix.IFF_UP, veth, inBridge), true},
@@ -109,7 +109,7 @@ func TestLinkNotifications(t *testing.T) {
 		"pod's, out of the bridge":          {changed, linkMessage(there.left, "left0", unix.IFF_UP, veth), true},
 		"that, about to be deleted":         {changed, linkMessage(knownLeft, "left1", unix.IFF_UP, veth), false},
 		"that, deleted":                     {deleted, linkMessage(knownLeft, "left1", 0, veth), true},
-		"somebody's, set down":              {changed, linkMessage(there.other, "veth0", unix.IFF_UP, veth), false},
+		"foreign, set down":                 {changed, linkMessage(there.other, "veth0", unix.IFF_UP, veth), false},
 		"header alone":                      {changed, linkMessage(knownLan, "lan0", 0)[:unix.SizeofIfInfomsg], true},
 		"cut off":                           {changed, linkMessage(knownLan, "lan0", 0)[:unix.SizeofIfInfomsg-1], false},
 	} {
@@ -149,7 +149,7 @@ func TestLinkNotificationsWhileStale(t *testing.T) {
 		t.Error("a port that comes is no news, or not remembered")
 	}
 	if !learns(k, unix.RTM_DELLINK) || k.links.seen[77] {
-		t.Error("a port that goes is no news, or not forgotten")
+		t.Error("a deleted port counts for nothing, or is still remembered")
 	}
 	if k.links = nil; !learns(k, unix.RTM_NEWLINK) || k.LinkChanges() != 3 {
 		t.Errorf("before links are read a port is no news, or not counted: %d", k.LinkChanges())

@@ -97,7 +97,7 @@ func TestConnectionOfTheTableIsReplaced(t *testing.T) {
 		t.Errorf("a connection without room: %v, and it is used: %t", err, m.nft != nft)
 	}
 	if err := m.abandon(errNoDevice); !errors.Is(err, errNoDevice) || !errors.Is(err, unix.ENOMEM) {
-		t.Errorf("abandoning tells %v", err)
+		t.Errorf("abandoning returns %v", err)
 	}
 }
 

@@ -134,7 +134,7 @@ func TestAnswersOfAnotherFamily(t *testing.T) {
 	_, err := m.rtnetlink.read(request{unix.RTM_GETROUTE, unix.NLM_F_DUMP, header}, func(uint16, []byte) { given++ })
 	m.must(err)
 	if given == 0 {
-		t.Skip("this kernel knows AF_X25, or answers otherwise")
+		t.Skip("this kernel has AF_X25, or answers otherwise")
 	}
 	m.must(m.dumpFamily(unix.AF_X25, unix.RTPROT_UNSPEC, func(r *message) { t.Errorf("%v was taken", r.dst) }))
 }

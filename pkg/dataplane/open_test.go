@@ -150,7 +150,7 @@ func TestWhatIsReadAgain(t *testing.T) {
 			m.observe()
 			asked := slices.DeleteFunc(end(), func(kind uint16) bool { return kind != unix.RTM_GETROUTE })
 			if len(asked) != want {
-				t.Errorf("after %s was forgotten, routes were asked for %d times, want %d", name, len(asked), want)
+				t.Errorf("after %s was dropped, routes were requested %d times, want %d", name, len(asked), want)
 			}
 		}
 	}
@@ -161,7 +161,7 @@ func TestWhatIsReadAgain(t *testing.T) {
 	}
 	m.Forget()
 	if got := m.observe().Sysctls[topology.SysctlForward4]; got != "0" {
-		t.Errorf("what is read anew is %q", got)
+		t.Errorf("what is read again is %q", got)
 	}
 }
 

@@ -49,7 +49,7 @@ func TestEachRefusalIsReported(t *testing.T) {
 		conf := plan.Config{CNI: &topology.CNI{Bridge: topology.Bridge, MTU: 1234, Subnets: []netip.Prefix{dst}}}
 		err := m.Apply(t.Context(), c.changes.With(plan.Of(plan.Replace, conf)...))
 		if err == nil || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), c.message) {
-			t.Errorf("%s: it says %v", name, err)
+			t.Errorf("%s: the error is %v", name, err)
 		}
 		if got := failedKeys(err); !slices.Equal(got, c.keys) {
 			t.Errorf("%s: failed are %q, want %q", name, got, c.keys)

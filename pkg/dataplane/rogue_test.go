@@ -64,7 +64,7 @@ func (m *machine) awaitRouter(pod *realPod, nl *rtnl.Handle, dev, prefix string)
 			return
 		}
 		if time.Now().After(deadline) {
-			m.t.Fatalf("%s hears no advertisement without our table", dev)
+			m.t.Fatalf("%s receives no advertisement without our table", dev)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func TestLinksWithAdvertisements(t *testing.T) {
 	advertised := m.foreign("2001:db8::/48", "", "eth1", 0, unix.RTPROT_RA)
 	m.must(m.nl.RouteAdd(&rtnl.Route{Dst: m.foreign("172.24.0.0/16", "", "eth0", 0, 4).Dst, Type: unix.RTN_BLACKHOLE}))
 	if got := received(); len(got) > 0 {
-		t.Errorf("before any advertisement %q have heard a router", got)
+		t.Errorf("before any advertisement %q have received one", got)
 	}
 	m.must(m.nl.RouteAdd(advertised))
 	for _, after := range []string{"the advertisement", "the route was deleted"} {
@@ -93,13 +93,13 @@ func TestLinksWithAdvertisements(t *testing.T) {
 			m.must(m.nl.RouteDel(advertised))
 		}
 		if got := received(); !slices.Equal(got, []string{"eth1"}) {
-			t.Errorf("after %s %q have heard a router, want eth1", after, got)
+			t.Errorf("after %s %q have received advertisements, want eth1", after, got)
 		}
 	}
 	m.must(m.nl.LinkDel(m.link("eth1")))
 	m.addVeth("eth1", 1500)
 	if got := received(); !slices.Equal(got, []string{"eth1"}) {
-		t.Errorf("made anew, %q have heard a router, want eth1", got)
+		t.Errorf("recreated, %q have received advertisements, want eth1", got)
 	}
 }
 

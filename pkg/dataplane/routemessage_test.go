@@ -192,7 +192,7 @@ func TestRouteMessagesOfAdvertisements(t *testing.T) {
 		{"no longer than the time left", "fd01::/64 proto 2 advertised", routeHeader(unix.AF_INET6, 64, unix.RTPROT_KERNEL, unix.RTN_UNICAST, dst6, expiry(5, 12))},
 		{"time left cut off", "fd01::/64 proto 2", routeHeader(unix.AF_INET6, 64, unix.RTPROT_KERNEL, unix.RTN_UNICAST, dst6, expiry(5, 8))},
 		{"for ever", "fd01::/64 proto 2", routeHeader(unix.AF_INET6, 64, unix.RTPROT_KERNEL, unix.RTN_UNICAST, dst6, expiry(0, 32))},
-		{"somebody's that expires", "fd01::/64 proto 4", unicast6(64, dst6, expiry(5, 32))},
+		{"foreign, that expires", "fd01::/64 proto 4", unicast6(64, dst6, expiry(5, 32))},
 	})
 }
 

@@ -42,7 +42,7 @@ func TestScatteredSubnetsAreAllThere(t *testing.T) {
 		}
 		for _, element := range m.ranges(set) {
 			if !missing[element] {
-				t.Errorf("%s has %s, which nobody wants", set, element)
+				t.Errorf("%s has %s, which is not desired", set, element)
 			}
 			delete(missing, element)
 		}

@@ -25,7 +25,7 @@ func TestCNI11(t *testing.T) {
 	m.must(runtime.CheckNetworkList(t.Context(), m.config(), stays.runtime()))
 	missing := libcni.NewCNIConfigWithCacheDir([]string{t.TempDir()}, t.TempDir(), nil)
 	if err := missing.GetStatusNetworkList(t.Context(), m.config()); err == nil {
-		t.Error("STATUS says that all is well without plugins")
+		t.Error("STATUS succeeds without plugins")
 	}
 
 	valid := []types.GCAttachment{{ContainerID: "stays", IfName: "eth0"}}

@@ -95,7 +95,7 @@ func TestAnotherContainerWithAPodsAddress(t *testing.T) {
 			m.settle(nodes(2)) // fails where this node is not ready
 			m.attached("vethpod")
 			if got := m.master("vethother"); got != before {
-				t.Errorf("the stranger was in %q, and is in %q", before, got)
+				t.Errorf("the other container was in %q, and is in %q", before, got)
 			}
 			problems := m.problems(nodes(2))
 			if c.report == "" && len(problems) > 0 || c.report != "" && (len(problems) != 1 || !strings.Contains(problems[0].Message, c.report)) {
@@ -121,7 +121,7 @@ func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
 	m.restart()
 	m.settle(nodes(2))
 	if pod, other := m.master("vethpod"), m.master("vethother"); pod != "" || other != "" {
-		t.Errorf("the pod is in %q, and the stranger in %q", pod, other)
+		t.Errorf("the pod is in %q, and the other container in %q", pod, other)
 	}
 	problems := m.problems(nodes(2))
 	if len(problems) != 2 || problems[0].BlocksReady {
@@ -165,13 +165,13 @@ func TestClaims(t *testing.T) {
 		seen            []int
 		pods, conflicts string
 	}{
-		"none":                       {nil, nil, "map[]", "map[]"},
-		"to two addresses":           {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[]"},
-		"of one that was seen":       {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, []int{2}, "map[2:10.128.0.3]", "map[]"},
-		"of none that was seen":      {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[1:2 2:1]"},
-		"of two that were seen":      {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}}, []int{1, 2}, "map[1:10.128.0.2 2:10.128.0.2]", "map[1:2 2:1]"},
-		"one lost, one has no rival": {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{b}}}, []int{1}, "map[1:10.128.0.2 3:10.128.0.3]", "map[]"},
-		"lost among rivals":          {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{a}}}, []int{1}, "map[1:10.128.0.2]", "map[]"},
+		"none":                          {nil, nil, "map[]", "map[]"},
+		"to two addresses":              {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[]"},
+		"of one that was seen":          {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, []int{2}, "map[2:10.128.0.3]", "map[]"},
+		"of none that was seen":         {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[1:2 2:1]"},
+		"of two that were seen":         {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}}, []int{1, 2}, "map[1:10.128.0.2 2:10.128.0.2]", "map[1:2 2:1]"},
+		"one lost, one has no conflict": {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{b}}}, []int{1}, "map[1:10.128.0.2 3:10.128.0.3]", "map[]"},
+		"lost among rivals":             {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{a}}}, []int{1}, "map[1:10.128.0.2]", "map[]"},
 	} {
 		f := newLinkFacts(0)
 		for _, index := range c.seen {

@@ -45,7 +45,7 @@ func (m *machine) onlyTableFailed(err error, want string) {
 	m.t.Helper()
 	var part *PartError
 	if !errors.As(err, &part) || part.Key != (plan.Key{Kind: plan.KindTable, Name: topology.Table}) || !strings.Contains(err.Error(), want) {
-		m.t.Errorf("got %v, want an error of the table that says %q", err, want)
+		m.t.Errorf("got %v, want an error of the table with %q", err, want)
 	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) != 1 {
 		m.t.Errorf("more has failed: %v", err)

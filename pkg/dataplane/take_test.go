@@ -248,7 +248,7 @@ func TestRouteNotifications(t *testing.T) {
 		"advertised":                          {advertised(2), false, stale},
 		"advertised no more":                  {advertised(2), true, fresh},
 		"advertised by another link":          {advertised(1), false, stale},
-		"advertised by a link that was heard": {advertised(4), false, fresh},
+		"advertised by a known link":          {advertised(4), false, fresh},
 		"by an object, as others":             {unicast4(16, append(by("20.2.0.0", "", 0), numberAttribute(routeObject, 1))...), false, fresh},
 		"no route of the main table":          {changedAt(kept[0], 4, 100), true, fresh},
 	} {

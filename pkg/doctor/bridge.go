@@ -27,7 +27,7 @@ func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 	for _, a := range t.State.Addresses {
 		have = append(have, a.String())
 		if !within(t.ownSubnets(), a.Prefix.Addr()) {
-			found = append(found, Fail("the pods' bridge has an address that is not of this node's pod subnets", fmt.Sprintf("%s; the subnets are %s", a, strings.Join(t.Subnets(), ", ")),
+			found = append(found, Fail("the pods' bridge has an address that is not of this node's pod subnets", a.String()+t.theSubnetsAre(),
 				"if the Node was recreated, delete the pods that are older than it, and the agent deletes the address; or: `ip address del "+a.String()+"`")...)
 		}
 	}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ func drops(c inspect.Chain, o inspect.Outcome, verb string, p inspect.Packet) st
 // insideProblem returns the worst effect of a chain on the packets within the cluster.
 func (t *Target) insideProblem(c inspect.Chain, packets []inspect.Packet) []problem.Problem {
 	outcomes := c.Outcomes[:len(packets)]
-	remedy := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, t.Subnets()) +
+	remedy := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, t.ownSubnets()) +
 		"; or have the firewall plugin accept what pods begin, and one rule more what others begin (--firewall-plugin, docs/install.md)"
 	if i := slices.IndexFunc(outcomes, lost); i >= 0 {
 		message := "a firewall drops packets of pods"
@@ -78,7 +79,7 @@ func (t *Target) outsideProblem(c inspect.Chain, packets []inspect.Packet, outco
 		return nil
 	}
 	return Warn("a firewall drops packets between pods and the world beyond the cluster", drops(c, outcomes[i], " drops ", packets[i]),
-		"if that is not intended, accept what comes from and goes to them there, before it drops: "+acceptRules(c, t.Subnets()))
+		"if that is not intended, accept what comes from and goes to them there, before it drops: "+acceptRules(c, t.ownSubnets()))
 }
 
 // unbounded reports whether an end of a packet is unknown. Every rule about addresses matches some
@@ -189,23 +190,19 @@ func anywhere(is4 bool) netip.Prefix {
 }
 
 // acceptRules returns the commands that make a chain accept packets of pods.
-func acceptRules(c inspect.Chain, subnets []string) string {
-	program := "nft insert rule " + c.Family + " " + c.Table + " " + c.Name + " "
-	if c.Legacy {
-		program = c.Family + "tables-legacy -I " + c.Name + " "
-	}
+func acceptRules(c inspect.Chain, subnets []netip.Prefix) string {
 	var all []string
 	for _, s := range subnets {
-		family := "ip"
-		if strings.Contains(s, ":") {
-			family = "ip6"
+		family := map[int]string{4: "ip", 6: "ip6"}[familyOf(s.Addr())]
+		if c.Family != "inet" && c.Family != family {
+			continue
 		}
-		switch {
-		case c.Family != "inet" && c.Family != family:
-		case c.Legacy:
-			all = append(all, program+"-s "+s+" -j ACCEPT", program+"-d "+s+" -j ACCEPT")
-		default:
-			all = append(all, program+family+" saddr "+s+" accept", program+family+" daddr "+s+" accept")
+		for _, end := range []string{"source", "destination"} {
+			rule := fmt.Sprintf("nft insert rule %s %s %s %s %caddr %s accept", c.Family, c.Table, c.Name, family, end[0], s)
+			if c.Legacy {
+				rule = fmt.Sprintf("%stables-legacy -I %s -%c %s -j ACCEPT", c.Family, c.Name, end[0], s)
+			}
+			all = append(all, rule)
 		}
 	}
 	if len(all) == 0 {

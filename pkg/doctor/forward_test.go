@@ -215,7 +215,7 @@ func (p *podTestbed) compare(load func(t *testing.T, rules string), prefix strin
 			load(t, c.rules+"\n")
 			f := p.finds("forward-policy", c.want)
 			if all := p.allPass(); c.want == problem.None && !all || c.want == problem.Error && all {
-				t.Errorf("that all reach each other is %v, and the check says %+v", all, f)
+				t.Errorf("that all reach each other is %v, and the check found %+v", all, f)
 			}
 			if !strings.Contains(f.Evidence, c.message) {
 				t.Errorf("the evidence lacks %q: %+v", c.message, f)

@@ -253,7 +253,7 @@ func oldSubnet(_ context.Context, t *Target) []problem.Problem {
 	if len(shown) == 0 {
 		return nil
 	}
-	return Fail("pods have addresses of a former pod subnet, and other nodes can't reach them", fmt.Sprintf("%s; the subnets are %s", first(shown), strings.Join(t.Subnets(), ", ")),
+	return Fail("pods have addresses of a former pod subnet, and other nodes can't reach them", first(shown)+t.theSubnetsAre(),
 		"delete those pods, so that the new ones get addresses of the present subnet: kubectl get pod -A -o wide --field-selector spec.nodeName=NODE, then kubectl delete pod")
 }
 

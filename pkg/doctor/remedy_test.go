@@ -276,11 +276,11 @@ var prose = map[string]string{
 	"mac-addresses": "another machine's hypervisor",
 	"path-mtu":      "a switch or tunnel between the nodes, or the agents' --mtu",
 	"pod-packets":   "the cloud's or the hypervisor's settings",
-	"duplicates":    "another machine, or a Node that somebody has to choose",
+	"duplicates":    "another machine, or a Node that an operator has to choose",
 	"ports":         "a firewall between the nodes, or a program on another one",
 	"node-ports":    "a firewall between the nodes",
 	"clocks":        "an NTP client, of which each distribution has another",
-	"old-subnet":    "pods that somebody has to choose are deleted by kubectl",
+	"old-subnet":    "pods that an operator has to choose are deleted by kubectl",
 }
 
 func TestEachRemedyIsTriedOrExplained(t *testing.T) {

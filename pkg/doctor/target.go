@@ -113,28 +113,24 @@ func (t *Target) OwnNode() *corev1.Node {
 	return nil
 }
 
-// Subnets returns our own pod subnets, by the agent's report or else by our Node.
-func (t *Target) Subnets() []string {
-	var all []string
-	if t.Report != nil {
-		for _, s := range t.Report.Host.Subnets {
-			all = append(all, s.String())
-		}
+// ownSubnets returns our own pod subnets, by the agent's report or else by our Node.
+func (t *Target) ownSubnets() []netip.Prefix {
+	if t.Report != nil && len(t.Report.Host.Subnets) > 0 {
+		return t.Report.Host.Subnets
 	}
-	if own := t.OwnNode(); len(all) == 0 && own != nil {
-		all = own.Spec.PodCIDRs
+	if own := t.OwnNode(); own != nil {
+		return topology.NodeFrom(own).PodCIDRs
 	}
-	return all
+	return nil
 }
 
-func (t *Target) ownSubnets() []netip.Prefix {
-	var all []netip.Prefix
-	for _, s := range t.Subnets() {
-		if subnet, err := netip.ParsePrefix(s); err == nil {
-			all = append(all, subnet)
-		}
+// theSubnetsAre ends a piece of evidence with our own pod subnets.
+func (t *Target) theSubnetsAre() string {
+	var all []string
+	for _, s := range t.ownSubnets() {
+		all = append(all, s.String())
 	}
-	return all
+	return "; the subnets are " + strings.Join(all, ", ")
 }
 
 func within(subnets []netip.Prefix, addr netip.Addr) bool {

@@ -90,7 +90,7 @@ func TestPeerNamespaceThatSeemsToBeGone(t *testing.T) {
 	}
 	const never = 1 << 20
 	if _, err := inspector.addrsOf(never); !errors.Is(err, unix.EINVAL) {
-		t.Errorf("of a namespace that is not there, the kernel says: %v", err)
+		t.Errorf("of a namespace that is not there, the kernel returns: %v", err)
 	}
 	there, err := inspector.stillListed([]PeerNamespace{{ID: never}, {ID: peers[0].ID}})
 	m.must(err)

@@ -382,10 +382,10 @@ func TestRefusedLegacyChainsAreReported(t *testing.T) {
 	i := m.inspector()
 	info, table := xtTable(legacies[0], "ACCEPT", nil, nil)
 	m.replace(legacies[0], info, table)
-	fails := func(errno unix.Errno, say string) {
+	fails := func(errno unix.Errno, prefix string) {
 		t.Helper()
-		if chains, err := i.LegacyForwardChains(nil); len(chains) != 0 || !errors.Is(err, errno) || !strings.HasPrefix(err.Error(), say) {
-			t.Errorf("got %v, %v, want %q, %v", chains, err, say, errno)
+		if chains, err := i.LegacyForwardChains(nil); len(chains) != 0 || !errors.Is(err, errno) || !strings.HasPrefix(err.Error(), prefix) {
+			t.Errorf("got %v, %v, want %q, %v", chains, err, prefix, errno)
 		}
 	}
 	m.must(unix.Setfsgid(65534)) // a user without access to the list of tables
