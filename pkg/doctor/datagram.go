@@ -94,11 +94,11 @@ func (p *prober) open() error {
 		}
 		p.sockets = append(p.sockets, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 		// A size is tried even where a smaller one is known to be the path's.
-		level, receiveErrors, discover, probe := unix.SOL_IP, unix.IP_RECVERR, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+		level, receiveErrors, discover, mode := unix.SOL_IP, unix.IP_RECVERR, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
 		if family == unix.AF_INET6 {
-			level, receiveErrors, discover, probe = unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+			level, receiveErrors, discover, mode = unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
 		}
-		if err := errors.Join(unix.SetsockoptInt(fd, level, receiveErrors, 1), unix.SetsockoptInt(fd, level, discover, probe)); err != nil {
+		if err := errors.Join(unix.SetsockoptInt(fd, level, receiveErrors, 1), unix.SetsockoptInt(fd, level, discover, mode)); err != nil {
 			return err
 		}
 	}
