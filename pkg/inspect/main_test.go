@@ -27,8 +27,8 @@ const (
 	skipEnv   = "PLAINROUTE_TEST_NO_NAMESPACES"
 )
 
-// TestMain runs the tests in a user namespace unless they are run by root, so that each can make
-// network namespaces.
+// TestMain runs the tests in a user namespace unless they are run by root, so that each can make network
+// namespaces.
 func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 || os.Getenv(insideEnv) != "" {
 		os.Exit(m.Run())
@@ -87,8 +87,7 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
-// ipv6Env runs the tests without IPv6: "disabled" by disable_ipv6=1, "unknown" as on a kernel
-// without the family.
+// ipv6Env runs the tests without IPv6: "disabled" by disable_ipv6=1, "unknown" as on a kernel without the family.
 const ipv6Env = "PLAINROUTE_TEST_IPV6"
 
 func (m *machine) setIPv6() {
@@ -225,8 +224,7 @@ type pod struct {
 	addrs []netip.Addr
 }
 
-// attach adds a pod with the given addresses; the IPv6 ones are left out where the machine has
-// none.
+// attach adds a pod with the given addresses; the IPv6 ones are left out where the machine has none.
 func (m *machine) attach(port string, addrs ...string) *pod {
 	m.t.Helper()
 	namespace, nl := m.newNamespace()
