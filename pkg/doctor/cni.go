@@ -25,7 +25,7 @@ func cniConfigs(_ context.Context, t *Target) []problem.Problem {
 	if len(before) == 0 {
 		return t.unreadConfigs()
 	}
-	return Fail("the container runtime uses another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
+	return Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
 		"if that network is not wanted: `"+t.disableCommand(before)+"`, and recreate the pods that it attached; if it is that of a meta plugin which calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")
 }
 
