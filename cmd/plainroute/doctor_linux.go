@@ -116,8 +116,8 @@ func (f *doctorFlags) environment(cmd *cobra.Command) []error {
 }
 
 // patient learns what it can; what it can't is for the checks to say.
-func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
-	p := &doctor.Patient{
+func (f *doctorFlags) patient(ctx context.Context) *doctor.Target {
+	p := &doctor.Target{
 		Root: f.root, ProcSys: f.procSys, BinDir: f.cniBinDir, Offered: imagePlugins, Bridge: f.bridge, Node: f.nodeName,
 		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}, ConfigsBefore: f.cniBefore,
 	}
@@ -138,7 +138,7 @@ func (f *doctorFlags) patient(ctx context.Context) *doctor.Patient {
 	return p
 }
 
-func (f *doctorFlags) look(ctx context.Context, p *doctor.Patient) (topology.Host, topology.State, error) {
+func (f *doctorFlags) look(ctx context.Context, p *doctor.Target) (topology.Host, topology.State, error) {
 	host, err := openHost(ctx, dataplane.Config{Bridge: p.Bridge, ProcSys: f.procSys, ResolvConf: defaultResolvConf, CNI: p.Store})
 	if err != nil {
 		return topology.Host{}, topology.State{}, err
@@ -154,7 +154,7 @@ func (f *doctorFlags) look(ctx context.Context, p *doctor.Patient) (topology.Hos
 
 // concerns are the ranges in which others' routes matter, by all that is known of the cluster: the
 // Nodes, what the agent says, and our own routes.
-func concerns(p *doctor.Patient, ours topology.State) []netip.Prefix {
+func concerns(p *doctor.Target, ours topology.State) []netip.Prefix {
 	var nodes []*topology.Node
 	add := func(name string, subnets []netip.Prefix, addrs ...netip.Addr) {
 		nodes = append(nodes, &topology.Node{Name: name, PodCIDRs: subnets, Addrs: addrs})

@@ -212,7 +212,7 @@ func (m *machine) settleOwnFault(all []*topology.Node, reason problem.Reason) {
 	}
 }
 
-// settle passes until nothing is to be done, reading the kernel anew each time.
+// settle makes passes until nothing is left to do, reading the kernel again each time.
 func (m *machine) settle(all []*topology.Node) {
 	m.t.Helper()
 	for range 3 {
@@ -299,9 +299,9 @@ func (m *machine) quiet(news <-chan struct{}, about string) {
 
 const (
 	shortly = 100 * time.Millisecond
-	// settling is longer than the second for which the kernel may hold back what
-	// it tells of carriers (net/core/link_watch.c).
-	settling = 1200 * time.Millisecond
+	// settleTime exceeds the second by which the kernel may delay notifications of carriers
+	// (net/core/link_watch.c).
+	settleTime = 1200 * time.Millisecond
 )
 
 // drain reads old news until there is none for a while.

@@ -20,8 +20,8 @@ func here() (uint64, error) {
 	return stat.Ino, err
 }
 
-// elsewhere runs something on a thread of the process's first namespace, which is not the machine's. The process's first
-// thread is left out, because Go never ends it.
+// elsewhere runs something on a thread of the process's first namespace, which is not the
+// machine's. The process's first thread is left out, because Go never ends it.
 func elsewhere(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -48,7 +48,8 @@ func dropCapability(capability int) error {
 	return unix.Capset(&header, &data[0])
 }
 
-// A thread of another namespace moves into a namespace for as long as a function runs, and goes back.
+// A thread of another namespace moves into a namespace for as long as a function runs, and goes
+// back.
 func TestThreadMovesAndGoesBack(t *testing.T) {
 	m := newMachine(t)
 	want, err := here()

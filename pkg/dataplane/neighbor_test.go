@@ -57,7 +57,8 @@ func TestAReusedPodAddressIsReachedAtOnce(t *testing.T) {
 	}
 }
 
-// A port that left while no agent ran is found at the start. What an operator or another program gave is left alone.
+// A port that left while no agent ran is found at the start. Entries of an operator or another
+// program stay.
 func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -78,7 +79,7 @@ func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 		n.LinkIndex, n.HardwareAddr = m.link(topology.Bridge).Attrs().Index, net.HardwareAddr{2, 0, 0, 0, 0, 7}
 		m.must(m.nl.NeighSet(&n))
 	}
-	again, err := New(m.cfg) // which has heard nothing of the pod
+	again, err := New(m.cfg) // which has not learned the pod's MAC address
 	m.must(err)
 	m.must(m.Close())
 	m.Kernel = again
@@ -98,7 +99,8 @@ func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 	}
 }
 
-// reach sends to an address until the kernel has found its MAC address, which must be the given one.
+// reach sends to an address until the kernel has found its MAC address, which must be the given
+// one.
 func (m *machine) reach(addr netip.Addr, mac string) {
 	m.t.Helper()
 	conn, err := net.Dial("udp", netip.AddrPortFrom(addr, 9).String())
@@ -134,8 +136,8 @@ func (m *machine) neighborOf(addr netip.Addr) (rtnl.Neigh, bool) {
 	return rtnl.Neigh{}, false
 }
 
-// awaitNoNeighbor waits until the bridge has no neighbor of a MAC address. The kernel alone would keep one that nobody
-// sends to for as long as there is room.
+// awaitNoNeighbor waits until the bridge has no neighbor of a MAC address. The kernel alone would
+// keep an unused one for as long as there is room.
 func (m *machine) awaitNoNeighbor(mac string) {
 	m.t.Helper()
 	testutil.Await(m.t, func() error {

@@ -34,7 +34,7 @@ func newAPIServer(t *testing.T) *apiServer {
 	return s
 }
 
-// awaitNamespaces waits for namespaces that the API server makes once it has started.
+// awaitNamespaces waits for the namespaces that the API server creates at its start.
 func (s *apiServer) awaitNamespaces(names ...string) {
 	s.t.Helper()
 	for _, name := range names {
@@ -71,8 +71,8 @@ func (s *apiServer) agent() *rest.Config {
 	return s.user("agent")
 }
 
-// patient is whoever asks with these rights.
-func (s *apiServer) patient(config *rest.Config) *Patient {
+// target has the client configuration of that user.
+func (s *apiServer) target(config *rest.Config) *Target {
 	s.t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -82,5 +82,5 @@ func (s *apiServer) patient(config *rest.Config) *Patient {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return &Patient{Node: "node1", Nodes: list.Items, API: config}
+	return &Target{Node: "node1", Nodes: list.Items, API: config}
 }

@@ -19,21 +19,21 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A ward is a network namespace of a test's own, with a healthy patient in it: node1 at 192.168.1.11 on eth0, for the
-// pods of 10.244.1.0/24, with a route to those of node2.
-type ward struct {
-	*Patient
+// A testbed is a network namespace with a healthy node1 in it: 192.168.1.11 on eth0, pods of
+// 10.244.1.0/24, and a route to those of node2.
+type testbed struct {
+	*Target
 	t  *testing.T
 	nl *rtnl.Handle
 }
 
-func newWard(t *testing.T) *ward {
+func newTestbed(t *testing.T) *testbed {
 	t.Helper()
 	runtime.LockOSThread() // and the thread ends with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Skipf("can't make network namespaces here: %v", err)
 	}
-	w := &ward{t: t, Patient: &Patient{
+	w := &testbed{t: t, Target: &Target{
 		Root: t.TempDir(), ProcSys: "/proc/sys", BinDir: t.TempDir(), Bridge: topology.Bridge, Node: "node1",
 		Store: cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()},
 		Report: &status.Report{Node: "node1", Host: status.Host{
@@ -64,10 +64,10 @@ func newWard(t *testing.T) *ward {
 	return w
 }
 
-// newDualWard is a ward of both families, whose --cluster-cidr has IPv4 alone.
-func newDualWard(t *testing.T) *ward {
+// newDualTestbed returns a testbed of both families, whose --cluster-cidr has only IPv4.
+func newDualTestbed(t *testing.T) *testbed {
 	t.Helper()
-	w := newWard(t)
+	w := newTestbed(t)
 	w.sh(`sysctl -qw net/ipv6/conf/all/forwarding=1 net/ipv6/conf/default/accept_dad=0
 		ip -6 addr add fd00:192:168:1::11/64 dev eth0 nodad
 		ip -6 addr add fd00:10:244:1::1/64 dev plainroute0 nodad
@@ -81,8 +81,8 @@ func newDualWard(t *testing.T) *ward {
 	return w
 }
 
-// sh runs commands in the ward.
-func (w *ward) sh(commands string) {
+// sh runs commands in the testbed.
+func (w *testbed) sh(commands string) {
 	w.t.Helper()
 	cmd := exec.CommandContext(w.t.Context(), "sh", "-ec", commands) // of this thread's namespace
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -90,14 +90,14 @@ func (w *ward) sh(commands string) {
 	}
 }
 
-func (w *ward) must(err error) {
+func (w *testbed) must(err error) {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func (w *ward) add(link rtnl.Link) {
+func (w *testbed) add(link rtnl.Link) {
 	w.t.Helper()
 	w.must(w.nl.LinkAdd(link))
 	w.must(w.nl.LinkSetUp(link))
@@ -108,7 +108,7 @@ func (w *ward) add(link rtnl.Link) {
 	}
 }
 
-func (w *ward) address(dev, prefix string) {
+func (w *testbed) address(dev, prefix string) {
 	w.t.Helper()
 	a, err := rtnl.ParseAddr(prefix)
 	w.must(err)
@@ -117,7 +117,7 @@ func (w *ward) address(dev, prefix string) {
 	w.must(w.nl.AddrAdd(link, a))
 }
 
-func (w *ward) route(dst, via string, protocol, metric int) {
+func (w *testbed) route(dst, via string, protocol, metric int) {
 	w.t.Helper()
 	link, err := w.nl.LinkByName("eth0")
 	w.must(err)
@@ -128,19 +128,19 @@ func (w *ward) route(dst, via string, protocol, metric int) {
 	}))
 }
 
-func (w *ward) setting(path, value string) {
+func (w *testbed) setting(path, value string) {
 	w.t.Helper()
 	w.must(os.WriteFile(filepath.Join(w.ProcSys, path), []byte(value), 0o644))
 }
 
-func (w *ward) write(path, text string) {
+func (w *testbed) write(path, text string) {
 	w.t.Helper()
 	w.must(os.MkdirAll(filepath.Dir(path), 0o755))
 	w.must(os.WriteFile(path, []byte(text), 0o644))
 }
 
-// look reads the kernel anew.
-func (w *ward) look() {
+// look reads the kernel again.
+func (w *testbed) look() {
 	w.t.Helper()
 	kernel, err := dataplane.New(dataplane.Config{Bridge: w.Bridge, ProcSys: w.ProcSys, ResolvConf: "/dev/null", CNI: w.Store})
 	w.must(err)
@@ -151,25 +151,31 @@ func (w *ward) look() {
 	w.must(err)
 }
 
-// finds runs a check, which must come to a verdict, and say something of evidence and cure if it is a bad one.
-func (w *ward) finds(name string, want problem.Severity) problem.Problem {
-	w.t.Helper()
+// runCheck runs a check on this thread, because it may be in a namespace of its own.
+func runCheck(t *testing.T, name string, target *Target) []problem.Problem {
+	t.Helper()
 	for _, c := range Checks() {
-		if c.Name != name {
-			continue
+		if c.Name == name {
+			return c.Run(t.Context(), target)
 		}
-		found := c.Run(w.t.Context(), w.Patient) // on this thread, whose namespace it is
-		if len(found) == 0 {
-			found = []problem.Problem{{Severity: problem.None}}
-		}
-		if problem.Worst(found) != want {
-			w.t.Fatalf("%s is %+v, want %s", name, found, want)
-		}
-		if f := found[0]; (want == problem.Error || want == problem.Warning) && (f.Message == "" || f.Evidence == "" || f.Remediation == "") {
-			w.t.Errorf("%s says too little: %+v", name, f)
-		}
-		return found[0]
 	}
-	w.t.Fatalf("there is no check %s", name)
-	return problem.Problem{}
+	t.Fatalf("there is no check %s", name)
+	return nil
+}
+
+// finds runs a check and fails the test unless its result has that severity, with evidence and
+// remediation if it is a problem.
+func (w *testbed) finds(name string, want problem.Severity) problem.Problem {
+	w.t.Helper()
+	found := runCheck(w.t, name, w.Target)
+	if len(found) == 0 {
+		found = []problem.Problem{{Severity: problem.None}}
+	}
+	if problem.Worst(found) != want {
+		w.t.Fatalf("%s is %+v, want %s", name, found, want)
+	}
+	if f := found[0]; (want == problem.Error || want == problem.Warning) && (f.Message == "" || f.Evidence == "" || f.Remediation == "") {
+		w.t.Errorf("%s has an incomplete result: %+v", name, f)
+	}
+	return found[0]
 }

@@ -15,51 +15,51 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-func TestNeighboursAnswer(t *testing.T) {
+func TestNeighborsAnswer(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	l.peer(3)
-	p := l.patient()
+	p := l.target()
 	took := quickest(func() {
-		well(t, neighbours(t.Context(), p))
-		well(t, cards(t.Context(), p))
-		well(t, pathMTU(t.Context(), p))
-		well(t, podPackets(t.Context(), p))
+		well(t, runCheck(t, "neighbors", p))
+		well(t, runCheck(t, "mac-addresses", p))
+		well(t, runCheck(t, "path-mtu", p))
+		well(t, runCheck(t, "pod-packets", p))
 	})
 	if took > 2*time.Second {
 		t.Errorf("it took %s where everybody answers", took)
 	}
 }
 
-func TestNeighbourDoesNotAnswer(t *testing.T) {
+func TestNeighborDoesNotAnswer(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	l.addNode(3)
 	l.route(3, "192.168.1.13")
-	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "node3", "192.168.1.13 dev lan0 FAILED")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node3", "192.168.1.13 dev lan0 FAILED")
 }
 
-// What the API server misses too is no fault of this node's.
-func TestNeighbourIsAway(t *testing.T) {
+// A peer that is NotReady is not this node's problem.
+func TestNeighborIsNotReady(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	l.addNode(3).Status.Conditions[0].Status = corev1.ConditionUnknown
 	l.route(3, "192.168.1.13")
-	finds(t, neighbours(t.Context(), l.patient()), problem.Warning, "node3", "NotReady")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Warning, "node3", "NotReady")
 }
 
-func TestNobodyAnswers(t *testing.T) {
+func TestNoNeighborAnswers(t *testing.T) {
 	l := newLAN(t)
 	for _, n := range []int{2, 3} {
 		l.addNode(n)
 	}
 	l.route(2, "192.168.1.12")
 	l.route(3, "192.168.1.13")
-	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "no peer at all", "cable, VLAN")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "no peer answers on the link", "cable, VLAN")
 }
 
-// An entry that was good once is no proof: the peer is asked again.
-func TestNeighbourLeft(t *testing.T) {
+// An old entry of the neighbor table proves nothing: the peer is probed again.
+func TestNeighborLeft(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	l.addNode(3)
@@ -69,17 +69,17 @@ func TestNeighbourLeft(t *testing.T) {
 	for _, addr := range []string{"192.168.1.13", "fd00:192:168:1::13"} {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "node3")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node3")
 }
 
-// A peer that died a moment ago is REACHABLE for half a minute yet, and is named within
-// seconds all the same; one whose firewall drops what it is asked is not taken for dead.
-func TestNeighbourDied(t *testing.T) {
+// A peer that stopped a moment ago stays REACHABLE for half a minute, and is reported within
+// seconds all the same. One whose firewall drops probes does not count as stopped.
+func TestNeighborStopped(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	dead, quiet := l.peer(3), l.peer(4)
-	well(t, neighbours(t.Context(), l.patient())) // now all are REACHABLE
-	p := l.patient()
+	well(t, runCheck(t, "neighbors", l.target())) // now all are REACHABLE
+	p := l.target()
 	card, err := dead.nl.LinkByName("eth0")
 	l.must(err)
 	l.must(dead.nl.LinkSetDown(card))
@@ -90,15 +90,15 @@ func TestNeighbourDied(t *testing.T) {
 		}
 	}
 	begin := time.Now()
-	finds(t, neighbours(t.Context(), p), problem.Error, "reached from here: node3", "192.168.1.13 dev lan0 FAILED", "fd00:192:168:1::13 dev lan0 FAILED")
+	finds(t, runCheck(t, "neighbors", p), problem.Error, "reached from here: node3", "192.168.1.13 dev lan0 FAILED", "fd00:192:168:1::13 dev lan0 FAILED")
 	if took := time.Since(begin); took > 2*resolving {
 		t.Errorf("it took %s", took)
 	}
 }
 
-func (l *lan) neighbour(p *Patient, addr string) inspect.NeighborState {
+func (l *lan) neighbour(t *Target, addr string) inspect.NeighborState {
 	l.t.Helper()
-	table, err := p.Kernel.Neighbors()
+	table, err := t.Kernel.Neighbors()
 	l.must(err)
 	for _, n := range table {
 		if n.Addr.String() == addr {
@@ -108,7 +108,7 @@ func (l *lan) neighbour(p *Patient, addr string) inspect.NeighborState {
 	return ""
 }
 
-// A firewall of this node that refuses what the doctor sends is no peer that answers.
+// A refusal by this node's firewall does not count as a peer's answer.
 func TestFirewallOfThisNodeRefuses(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
@@ -119,12 +119,13 @@ func TestFirewallOfThisNodeRefuses(t *testing.T) {
 		nft.DelTable(table)
 		l.must(nft.Flush())
 	})
-	p := l.patient()
-	finds(t, neighbours(t.Context(), p), problem.Unknown, "own firewall")
-	finds(t, podPackets(t.Context(), p), problem.Unknown, "no peer answers")
+	p := l.target()
+	finds(t, runCheck(t, "neighbors", p), problem.Unknown, "own firewall")
+	finds(t, runCheck(t, "pod-packets", p), problem.Unknown, "no peer answers")
 }
 
-// A firewall of this node that drops what the doctor sends keeps the kernel from asking: nobody is silent for that.
+// If this node's firewall drops the probes, the kernel resolves no neighbor, so no peer counts as
+// silent.
 func TestFirewallOfThisNode(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
@@ -136,18 +137,18 @@ func TestFirewallOfThisNode(t *testing.T) {
 		nft.DelTable(table)
 		l.must(nft.Flush())
 	})
-	finds(t, neighbours(t.Context(), l.patient()), problem.Unknown, "operation not permitted", "UDP")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Unknown, "operation not permitted", "UDP")
 	l.addNode(4)
 	l.route(4, "192.168.1.14")
 	link, err := l.nl.LinkByName("lan0")
 	l.must(err)
-	for _, addr := range []string{"192.168.1.14", "fd00:192:168:1::14"} { // whom somebody else sought
+	for _, addr := range []string{"192.168.1.14", "fd00:192:168:1::14"} { // to which another program sent packets
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(addr), HardwareAddr: mac(99), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbours(t.Context(), l.patient()), problem.Error, "node4")
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node4")
 }
 
-// Nor are the addresses of pods leaked for that, where they have to be asked.
+// Nor do leases count as leaked then.
 func TestLeasesBehindFirewallOfThisNode(t *testing.T) {
 	h := newHost(t)
 	h.pod("pod1")
@@ -159,10 +160,10 @@ func TestLeasesBehindFirewallOfThisNode(t *testing.T) {
 		nft.DelTable(table)
 		h.must(nft.Flush())
 	})
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Unknown, "own firewall")
+	finds(t, runCheck(t, "leases", h.look()), problem.Unknown, "own firewall")
 }
 
-// dropUDP makes the machine one with a firewall that drops what the doctor sends.
+// dropUDP makes a firewall of the machine drop doctor's probes.
 func (m *machine) dropUDP() {
 	m.t.Helper()
 	nft, err := nftables.New(nftables.WithNetNSFd(int(m.fd)))
@@ -183,7 +184,7 @@ func (l *lan) stopUDP(nft *nftables.Conn, hook *nftables.ChainHook, end expr.Any
 	return table
 }
 
-func TestCardsOfClones(t *testing.T) {
+func TestMACAddressesOfClones(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	l.peer(3)
@@ -191,27 +192,27 @@ func TestCardsOfClones(t *testing.T) {
 	card, err := clone.nl.LinkByName("eth0")
 	l.must(err)
 	l.must(clone.nl.LinkSetHardwareAddr(card, mac(13)))
-	found := cards(t.Context(), l.patient())
+	found := runCheck(t, "mac-addresses", l.target())
 	finds(t, found, problem.Error, "node3, node4", "02:00:00:00:00:0d", "machine-id")
 }
 
-func TestCardOfThisNode(t *testing.T) {
+func TestMACAddressOfThisNode(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	link, err := l.nl.LinkByName("lan0")
 	l.must(err)
 	l.addNode(3)
 	l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP("192.168.1.13"), HardwareAddr: mac(11), State: unix.NUD_PERMANENT}))
-	finds(t, cards(t.Context(), l.patient()), problem.Error, "MAC address of this node", "node3")
+	finds(t, runCheck(t, "mac-addresses", l.target()), problem.Error, "MAC address of this node", "node3")
 }
 
-// A router that answers for all is no clone.
-func TestCardsOfRouter(t *testing.T) {
+// A router that answers for all peers is not a cloned machine.
+func TestMACAddressOfRouter(t *testing.T) {
 	l := newLAN(t)
 	router := l.machine("router", mac(1))
 	addAddrs(t, router.nl, "eth0", "192.168.1.12/24", "192.168.1.13/24", "192.168.1.14/24")
 	for _, n := range []int{2, 3, 4} {
 		l.addNode(n).Spec.PodCIDRs = []string{prefixes(n)[0].String()}
 	}
-	finds(t, cards(t.Context(), l.patient()), problem.Warning, "proxy ARP", "route for each pod subnet")
+	finds(t, runCheck(t, "mac-addresses", l.target()), problem.Warning, "proxy ARP", "route for each pod subnet")
 }
