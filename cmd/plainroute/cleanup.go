@@ -116,7 +116,7 @@ func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Resul
 	return cleanup.Cleanup{
 		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
 		DetachTimeout: f.detach, CacheDir: f.cacheDir,
-		Say: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
+		Notify: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
 	}.Run(cmd.Context())
 }
 

@@ -86,7 +86,7 @@ func TestUnreadableAccountStopsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said []string
-	c := Cleanup{CacheDir: cache, DetachTimeout: time.Hour, Say: func(what string) { said = append(said, what) }}
+	c := Cleanup{CacheDir: cache, DetachTimeout: time.Hour, Notify: func(what string) { said = append(said, what) }}
 	left, err := c.awaitDetach(t.Context())
 	if left != 0 || err != nil || len(said) != 1 || !strings.HasPrefix(said[0], "not waiting for dead sandboxes: reading ") {
 		t.Errorf("got %d, %v, said %q", left, err, said)
