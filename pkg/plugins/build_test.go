@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// program stands in for a plugin: it says its version, and runs until its input
-// ends.
+// program stands in for a plugin: it prints its version, and runs until its input ends.
 const program = `package main
 
 import (

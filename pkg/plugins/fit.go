@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Folder is the container runtime's folder of plugins, which is only read. It remembers what
-// it found in files that have not changed since.
+// Folder is the container runtime's folder of plugins, which is only read. It remembers the results
+// for files that have not changed since.
 type Folder struct {
 	Path string
 
@@ -25,7 +25,7 @@ type Folder struct {
 	seen map[string]verdict
 }
 
-// verdict is why a file can't be executed, "" if it can, and the file by which that was found.
+// verdict is why a file can't be executed, "" if it can, and the file that was examined.
 type verdict struct {
 	of  fileID
 	why string
@@ -38,11 +38,11 @@ type fileID struct {
 	changed       time.Time
 }
 
-// Unfit returns by their names why the container runtime can't execute plugins. Fit ones are
-// left out. Nothing is executed to find that out: a plugin may need libraries that the host
-// has and this container has not. A symlink that leads out of the folder is believed, because
-// where it leads to on the host can't be seen from in a container, and so is what this process
-// may not read: the runtime may.
+// Unfit returns, by name, why the container runtime can't execute plugins. Plugins that it can
+// execute are left out, and so are those that can't be examined: a symlink that leads out of the
+// folder means another file on the host, and the runtime may read what this process may not.
+// Nothing is executed, because a plugin may need libraries that the host has and this container
+// lacks.
 func (f *Folder) Unfit(names []string) map[string]string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,22 +71,22 @@ func (f *Folder) Unfit(names []string) map[string]string {
 		f.seen = map[string]verdict{}
 	}
 	for _, name := range names {
-		if why := f.look(root, name); why != "" {
+		if why := f.examine(root, name); why != "" {
 			unfit[name] = why
 		}
 	}
 	return unfit
 }
 
-// look returns why one plugin can't be executed.
-func (f *Folder) look(root *os.Root, name string) string {
+// examine returns why one plugin can't be executed.
+func (f *Folder) examine(root *os.Root, name string) string {
 	path := filepath.Join(f.Path, name)
 	info, err := root.Stat(name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Sprintf("the CNI plugin %s is not in %s", name, f.Path)
 	case err != nil:
-		return "" // it leads out of the folder, or may not be looked at
+		return "" // it leads out of the folder, or access is denied
 	case !info.Mode().IsRegular():
 		return fmt.Sprintf("%s is not a file (%s)", path, info.Mode())
 	case info.Mode()&0o111 == 0:
@@ -112,8 +112,8 @@ func idOf(info fs.FileInfo) fileID {
 	return id
 }
 
-// runnable returns why the kernel of this machine does not execute a file, whatever its mode:
-// it takes scripts and whole ELF programs for this processor.
+// runnable returns why this machine's kernel does not execute a file, whatever its mode: it
+// executes scripts and whole ELF programs for this processor.
 func runnable(root *os.Root, name string) error {
 	file, err := root.Open(name)
 	if err != nil {
@@ -135,13 +135,13 @@ func runnable(root *os.Root, name string) error {
 
 var shebang = []byte("#!")
 
-// isProgram reports whether the kernel takes what begins so for a program: a script, or ELF.
+// isProgram reports whether content begins like a program: a script, or ELF.
 func isProgram(content []byte) bool {
 	return bytes.HasPrefix(content, shebang) || bytes.HasPrefix(content, []byte(elf.ELFMAG))
 }
 
-// wholeProgram returns what is wrong with an ELF file. A copy that was cut short lacks its
-// last segments, or the table of sections behind them.
+// wholeProgram returns what is wrong with an ELF file. A truncated copy lacks its last segments, or
+// the table of sections behind them.
 func wholeProgram(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
@@ -167,7 +167,7 @@ func wholeProgram(file *os.File) error {
 	return nil
 }
 
-// foreign reports whether a program can't run where ours does. A script can.
+// foreign reports whether a program is for another processor than ours. A script isn't.
 func foreign(ours, theirs []byte) bool {
 	own, err := elf.NewFile(bytes.NewReader(ours))
 	if err != nil {
@@ -177,7 +177,7 @@ func foreign(ours, theirs []byte) bool {
 	return err == nil && !runs(own.Machine, program.Machine)
 }
 
-// runs reports whether a machine executes programs for another: those of 32 bits, too.
+// runs reports whether a machine executes programs for another one, such as those of 32 bits.
 func runs(machine, program elf.Machine) bool {
 	return machine == program ||
 		machine == elf.EM_X86_64 && program == elf.EM_386 ||

@@ -11,14 +11,14 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// A plugin accepts the versions of the CNI spec that the library it is built with knows. 1.1.0 came
-// with version 1.2.0 of that, and with version 1.6.0 of the stock plugins.
+// A plugin accepts the versions of the CNI spec that the library it is built with supports. 1.1.0
+// came with version 1.2.0 of the library, and with version 1.6.0 of the stock plugins.
 const (
 	library  = "github.com/containernetworking/cni"
 	libraryV = "v1.2.0"
 )
 
-// Speakers finds out which plugins accept CNI 1.1.0. It remembers what it found in files that have
+// Speakers finds out which plugins accept CNI 1.1.0. It remembers the results for files that have
 // not changed since. The zero Speakers is ready for use.
 type Speakers struct {
 	mu   sync.Mutex
@@ -31,9 +31,9 @@ type speaker struct {
 	accepts bool
 }
 
-// CNI11 returns which of the plugins in a folder are stock ones that accept CNI 1.1.0, by what their
-// build info says: nothing is executed. A plugin that tells nothing is left out, as is one that is
-// missing.
+// CNI11 returns which of the plugins in a folder are stock ones that accept CNI 1.1.0 according to
+// their build info; nothing is executed. A plugin without build info is left out, and so is one
+// that is missing.
 func (s *Speakers) CNI11(dir string, names []string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The stock plugins of our image accept CNI 1.1.0. Others, and what tells nothing, do not count, and a file that is
-// replaced is looked at anew.
+// The stock plugins of our image accept CNI 1.1.0. Others, and those without build info, are left
+// out, and a file that is replaced is read again.
 func TestPluginsThatAcceptCNI11(t *testing.T) {
 	bridge, dir := published(t), t.TempDir()
 	for name, content := range map[string][]byte{

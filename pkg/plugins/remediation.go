@@ -7,22 +7,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNoExec is a folder on a file system that is mounted with noexec.
+// errNoExec is returned for a folder on a file system that is mounted with noexec.
 type errNoExec struct{ path string }
 
 func (e errNoExec) Error() string {
 	return fmt.Sprintf("%s is on a file system that is mounted with noexec, so no plugin could run from there: "+
-		"remount it with exec, or use another folder, and tell the container runtime (bin_dir)", e.path)
+		"remount it with exec, or use another folder, and set it in the container runtime's config (bin_dir)", e.path)
 }
 
-// advice is what to do about errors that the host's set-up causes.
-var advice = []struct {
+// remediations are those of errors that the host's set-up causes.
+var remediations = []struct {
 	errs []error
 	text string
 }{
 	{
 		[]error{unix.EROFS},
-		"use the folder that your distribution has for plugins (the chart's cni.binDir), and tell the container runtime (bin_dir)",
+		"use the folder that your distribution has for plugins (the chart's cni.binDir), and set it in the container runtime's config (bin_dir)",
 	},
 	{
 		[]error{unix.ENOSPC, unix.EDQUOT},
@@ -34,9 +34,9 @@ var advice = []struct {
 	},
 }
 
-// explain adds what to do to an error, where that is known.
+// explain adds the remediation to an error that has one.
 func explain(err error) error {
-	for _, a := range advice {
+	for _, a := range remediations {
 		for _, cause := range a.errs {
 			if errors.Is(err, cause) {
 				return fmt.Errorf("%w (%s)", err, a.text)
