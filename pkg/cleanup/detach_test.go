@@ -28,8 +28,8 @@ func (h busyHost) Apply(_ context.Context, c plan.Changes) error {
 	return nil
 }
 
-// The config is there while dead sandboxes are detached, so pods may come. Without force nothing is taken away under them, and
-// with it their leases stay.
+// The config is there while dead sandboxes are detached, so pods may come. Without force nothing is
+// taken away under them, and with it their leases stay.
 func TestPodsThatComeWhileSandboxesAreDetached(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		store := cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()}

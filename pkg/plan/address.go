@@ -6,7 +6,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Address is one of the bridge: the pods' gateway. One of a former subnet is deleted.
+// Address is an address of the bridge: a gateway of pods. One of a former subnet is deleted.
 type Address struct{ topology.Address }
 
 // Kind is KindAddress.

@@ -84,7 +84,8 @@ func drawMasquerade(t *rapid.T) *topology.Masquerade {
 	return m
 }
 
-// apply makes the Changes as the kernel would, and calls watch before the first route is made, and then after each change.
+// apply makes the Changes as the kernel would, and calls watch before the first route is made, and
+// then after each change.
 func apply(t *rapid.T, s topology.State, c Changes, watch func(topology.State)) topology.State {
 	s.Sysctls = map[string]string{}
 	s.Devices, s.Addresses, s.Routes = slices.Clone(s.Devices), slices.Clone(s.Addresses), slices.Clone(s.Routes)
@@ -288,7 +289,7 @@ func TestAcceptRAComesBeforeForwarding(t *testing.T) {
 	}
 }
 
-// A port that has gone since it was desired, with its pod, is no change.
+// A port that was deleted with its pod since it was desired is not a change.
 func TestAPortThatIsGoneIsNoChange(t *testing.T) {
 	bridge := topology.Device{Name: "b", Up: true}
 	before := topology.State{Bridge: "b", Devices: []topology.Device{bridge, {Name: "veth1", Master: "b", Up: true}}}

@@ -6,13 +6,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Route is one of ours: to a peer's pod subnet, or that makes the rest of our own unreachable.
+// Route is a route of ours: to a peer's pod subnet, or the unreachable one to our own.
 type Route struct{ topology.Route }
 
 // Kind is KindRoute.
 func (r Route) Kind() Kind { return KindRoute }
 
-// Name tells our own subnet's route from a peer's to the same subnet.
+// Name distinguishes the unreachable route to our own subnet from a peer's to the same subnet.
 func (r Route) Name() string {
 	if r.Metric == topology.MetricOwn {
 		return string(topology.Unreachable) + " " + r.Dst.String()
@@ -22,7 +22,7 @@ func (r Route) Name() string {
 
 func (r Route) command(op Op) string { return "ip route " + string(op) + " " + r.Route.String() }
 
-// same reports whether both ask for the same route, or neither for any, of its key.
+// same reports whether both States have the same route of its key, or none.
 func (r Route) same(before, desired topology.State) bool {
 	i, was := slices.BinarySearchFunc(before.Routes, r.Route, topology.Route.Compare)
 	j, is := slices.BinarySearchFunc(desired.Routes, r.Route, topology.Route.Compare)

@@ -17,7 +17,7 @@ func (s Sysctl) Kind() Kind { return KindSysctl }
 // Name is the path.
 func (s Sysctl) Name() string { return s.Path }
 
-// String gives the setting as sysctl(8) takes it.
+// String returns the setting in the syntax of sysctl(8).
 func (s Sysctl) String() string { return s.Path + "=" + s.Value }
 
 func (s Sysctl) command(Op) string { return "sysctl -w " + s.String() }
@@ -27,7 +27,7 @@ func (s Sysctl) same(a, b topology.State) bool { return a.Sysctls[s.Path] == b.S
 // of reports whether it is a setting of a device.
 func (s Sysctl) of(dev string) bool { return slices.Contains(strings.Split(s.Path, "/"), dev) }
 
-// diffSysctls puts accept_ra first: forwarding would drop what it keeps.
+// diffSysctls puts accept_ra first, because forwarding drops the routes that accept_ra keeps.
 func diffSysctls(desired, actual topology.State) Changes {
 	var settings []Sysctl
 	for path, value := range desired.Sysctls {

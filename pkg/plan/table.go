@@ -9,14 +9,14 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Table is our nftables table as a whole, which is written anew where its rules differ. To be deleted,
-// it is that which is there.
+// Table is our whole nftables table, which is replaced if its rules differ. In a deletion it is the
+// existing one.
 type Table struct{ *topology.Masquerade }
 
 // Kind is KindTable.
 func (t Table) Kind() Kind { return KindTable }
 
-// Name is that of the table.
+// Name is the table's.
 func (t Table) Name() string { return topology.Table }
 
 // String gives the table as nft(8) names it.
@@ -33,21 +33,22 @@ func (t Table) same(before, desired topology.State) bool {
 	return sameTables(before.Masquerade, desired.Masquerade)
 }
 
-// Sets are elements that our table's sets get and lose, as one transaction. They are added as
-// wide as both States need it, and deleted to what the desired one needs.
+// Sets are changes of the elements of our table's sets, as one transaction. First elements are
+// added until the sets have those of both States, later elements are deleted that the desired State
+// lacks.
 type Sets struct{ *SetChange }
 
-// SetChange is a change of the elements of our sets. Deletions come first, for intervals may not
-// overlap at any moment.
+// SetChange is a change of the elements of our sets. Deletions come first, because intervals must
+// not overlap at any moment.
 type SetChange struct {
 	DeleteCluster, AddCluster []netip.Prefix
 	DeleteNodes, AddNodes     []netip.Addr
 }
 
-// Kind is KindTable: the sets are the table's.
+// Kind is KindTable: the sets are part of the table.
 func (s Sets) Kind() Kind { return KindTable }
 
-// Name is that of the table.
+// Name is the table's.
 func (s Sets) Name() string { return topology.Table }
 
 // String gives the table as nft(8) names it.
@@ -69,7 +70,7 @@ func (s Sets) command(Op) string {
 	return "nft " + strings.Join(slices.DeleteFunc(commands, func(s string) bool { return s == "" }), "; ")
 }
 
-// elements is nft's command for some elements of a set.
+// elements returns nft's command for some elements of a set, or "".
 func elements[T fmt.Stringer](verb, set string, is4 bool, all []T) string {
 	if len(all) == 0 {
 		return ""
@@ -105,8 +106,8 @@ func sameTables(a, b *topology.Masquerade) bool {
 	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes)
 }
 
-// diffTable goes over the union of both tables' sets: wide before the
-// routes change, narrow after.
+// diffTable uses the union of both tables' sets between its two steps: the sets are wide before
+// routes change, and narrow after.
 func diffTable(desiredState, actualState topology.State) Changes {
 	desired, actual := desiredState.Masquerade, actualState.Masquerade
 	switch {
@@ -130,7 +131,7 @@ func diffTable(desiredState, actualState topology.State) Changes {
 	return c
 }
 
-// widened is the desired table with the elements of both.
+// widened returns the desired table with the elements of both.
 func widened(desired, actual *topology.Masquerade) *topology.Masquerade {
 	wide := *desired
 	if more := leaving(desired, desired.Cluster, actual.Cluster, topology.ComparePrefix, netip.Prefix.Addr); len(more) > 0 {
@@ -142,8 +143,8 @@ func widened(desired, actual *topology.Masquerade) *topology.Masquerade {
 	return &wide
 }
 
-// leaving returns the elements that only the actual sets have, of the families for which the
-// desired table has sets at all.
+// leaving returns the elements that only the actual sets have, of the families that the desired
+// table has sets for.
 func leaving[T comparable](m *topology.Masquerade, desired, actual []T, compare func(T, T) int, addr func(T) netip.Addr) []T {
 	_, more := diffSorted(desired, actual, compare)
 	return slices.DeleteFunc(more, func(x T) bool { return !m.Serves(addr(x).Is4()) })

@@ -1,6 +1,6 @@
 package plan
 
-// walk goes over two sorted lists side by side.
+// walk iterates over two sorted lists in parallel.
 func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
 	for len(desired) > 0 || len(actual) > 0 {
 		var order int
@@ -26,8 +26,8 @@ func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyA
 	}
 }
 
-// differing cuts off what two lists begin with and what they end with alike: where
-// one Node of thousands changed, that is nearly all.
+// differing cuts off the common beginning and end of two lists, which is nearly all if one Node of
+// thousands changed.
 func differing[T comparable](a, b []T) (restA, restB []T) {
 	n := 0
 	for n < min(len(a), len(b)) && a[n] == b[n] {
@@ -40,7 +40,7 @@ func differing[T comparable](a, b []T) (restA, restB []T) {
 	return a, b
 }
 
-// union merges two sorted lists.
+// union merges two sorted lists; of equal elements it has a's.
 func union[T any](a, b []T, compare func(T, T) int) []T {
 	all := make([]T, 0, max(len(a), len(b)))
 	keep := func(x T) { all = append(all, x) }
