@@ -129,7 +129,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if lock != nil {
 		defer lock.Close()
 	}
-	store.Sweep()
+	store.RemoveTemporary()
 	kernel, err := dataplane.New(f.hostConfig(store))
 	if err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What is said to go before ours is what a runtime would load instead.
+// Before returns the configs that a runtime would load instead of ours.
 func TestBefore(t *testing.T) {
 	s := newStore(t)
 	must(t, s.Write(dualStack()))

@@ -50,7 +50,7 @@ func isRemoved(err error, folder string) bool {
 	return errors.As(err, &removed) && removed.Folder == folder && strings.Contains(err.Error(), folder+" was removed")
 }
 
-// A folder that was removed on the host is told by its name, and nothing is written to it.
+// The error of a folder that was removed on the host has its name, and nothing is written to it.
 func TestDeadMountIsTold(t *testing.T) {
 	for _, which := range []func(Store) string{func(s Store) string { return s.ConfDir }, func(s Store) string { return s.RunDir }} {
 		d := newDeadStore(t)
@@ -82,7 +82,8 @@ func TestFolderWithAMarkInItsName(t *testing.T) {
 	}
 }
 
-// A watch ends when a folder dies, and lasts if one was dead from the start: a newer container would see no more.
+// A watch ends when a folder is removed, and goes on if one was removed before: a new container
+// would not help.
 func TestWatchOfADeadMount(t *testing.T) {
 	d := newDeadStore(t)
 	once := false
@@ -108,7 +109,7 @@ func TestWatchOfADeadMount(t *testing.T) {
 	}
 }
 
-// What can't be watched is told, until it can.
+// A folder that can't be watched is reported until it can.
 func TestUnwatchableFolderIsTold(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What our config calls is required, and read back as it was.
+// The plugins of our config are required, and read back as written.
 func TestRequiredHoldsWhatTheConfigCalls(t *testing.T) {
 	for _, withFirewall := range []bool{false, true} {
 		conf := dualStack()

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A router has no CNI folder: that is no fault, one watch lasts, and what is made of the folder later is seen.
+// A router has no CNI folder: that is not an error, one watch lasts, and changes in a folder that
+// is created later are reported.
 func TestWatchWithoutACNIFolder(t *testing.T) {
 	dir := t.TempDir()
 	s := Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}
@@ -31,7 +32,7 @@ func TestWatchWithoutACNIFolder(t *testing.T) {
 		}
 	}
 	expect("the folder that is there")
-	time.Sleep(look + look/2)
+	time.Sleep(retryInterval + retryInterval/2)
 	if len(news) > 0 {
 		t.Errorf("%d news more of two folders of which one is there", len(news))
 	}
@@ -43,7 +44,7 @@ func TestWatchWithoutACNIFolder(t *testing.T) {
 	must(t, <-done)
 }
 
-// A folder that is removed where nothing is mounted is simply made anew.
+// A removed folder without a mount is created again.
 func TestRemovedFolderIsNoDeadMount(t *testing.T) {
 	dir := t.TempDir()
 	s := Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}

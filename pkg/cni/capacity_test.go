@@ -12,7 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// stockPlugin returns the path of one of the plugins that pods are attached with.
+// stockPlugin returns the path of a plugin that attaches pods.
 func stockPlugin(t *testing.T, name string) string {
 	t.Helper()
 	dir := os.Getenv("CNI_BIN")
@@ -26,7 +26,7 @@ func stockPlugin(t *testing.T, name string) string {
 	return path
 }
 
-// host-local has addresses for as many pods as we say it has.
+// host-local gives as many addresses as topology.Room returns.
 func TestRoomIsWhatHostLocalGives(t *testing.T) {
 	plugin := stockPlugin(t, "host-local")
 	for subnet, want := range map[string]int{
