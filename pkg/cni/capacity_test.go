@@ -26,7 +26,7 @@ func stockPlugin(t *testing.T, name string) string {
 	return path
 }
 
-// host-local gives as many addresses as topology.Room returns.
+// host-local gives as many addresses as topology.PodCapacity returns.
 func TestRoomIsWhatHostLocalGives(t *testing.T) {
 	plugin := stockPlugin(t, "host-local")
 	for subnet, want := range map[string]int{
@@ -47,8 +47,8 @@ func TestRoomIsWhatHostLocalGives(t *testing.T) {
 				}
 				given++
 			}
-			if given != want || topology.Room(p) != want {
-				t.Errorf("host-local gave %d addresses, and Room says %d, want %d", given, topology.Room(p), want)
+			if given != want || topology.PodCapacity(p) != want {
+				t.Errorf("host-local gave %d addresses, and Room says %d, want %d", given, topology.PodCapacity(p), want)
 			}
 		})
 	}

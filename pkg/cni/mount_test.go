@@ -117,17 +117,17 @@ func TestUnwatchableFolderIsTold(t *testing.T) {
 	s := Store{ConfDir: filepath.Join(file, "net.d"), RunDir: dir}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var told []error
+	var reported []error
 	must(t, s.Watch(ctx, func() {}, func(err error) {
-		switch told = append(told, err); {
-		case len(told) == 1:
+		switch reported = append(reported, err); {
+		case len(reported) == 1:
 			must(t, os.Remove(file))
 			must(t, os.MkdirAll(s.ConfDir, 0o755))
 		case err == nil:
 			cancel()
 		}
 	}))
-	if told[0] == nil || !strings.Contains(told[0].Error(), "watching "+s.ConfDir+": ") || told[len(told)-1] != nil {
-		t.Errorf("told %v", told)
+	if reported[0] == nil || !strings.Contains(reported[0].Error(), "watching "+s.ConfDir+": ") || reported[len(reported)-1] != nil {
+		t.Errorf("reported %v", reported)
 	}
 }

@@ -166,7 +166,7 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	plugins, faults := k.cfg.CNI.Plugins()
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, CNI11: k.cni11(plugins),
+		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginProblems: faults, CNI11: k.cni11(plugins),
 		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		UnfitPlugins: k.unfitPlugins(plugins), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil

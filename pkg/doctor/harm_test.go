@@ -78,7 +78,7 @@ func TestRouteToALocalPodIsNoFault(t *testing.T) {
 // What another network's container gave itself does not get into the pods' bridge by a cure.
 func TestNoCurePlugsInARival(t *testing.T) {
 	w := newWard(t)
-	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Rival: "docker0"})
+	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Duplicate: "docker0"})
 	f := w.finds("bridge-address", problem.Warning)
 	if strings.Contains(f.Remediation, "master") {
 		t.Errorf("found %+v", f)

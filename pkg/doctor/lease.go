@@ -119,7 +119,7 @@ func (p *Patient) cutPorts() []problem.Problem {
 		case d.Name == p.State.Bridge && !d.Up:
 			found = append(found, Fail("the pods' bridge is down, so this node's pods reach nobody", "ip link shows "+d.String(),
 				"the agent sets it up at once: look whether it runs; or: `ip link set dev "+d.Name+" up`"))
-		case d.Pod.IsValid() && (d.Rival != "" || d.Master != "" && d.Master != p.Bridge):
+		case d.Pod.IsValid() && (d.Duplicate != "" || d.Master != "" && d.Master != p.Bridge):
 			found = append(found, Warn("a container that is not in the pods' bridge has a pod's address", fmt.Sprintf("%s leads to %s, and ip link shows %s", d.Name, d.Pod, d),
 				"look whose it is, because another network's container may have given itself that address: take it from that one. If it is the pod's own, delete the pod, and the new one's port is in the bridge"))
 		case d.Pod.IsValid():
@@ -358,7 +358,7 @@ func (p *Patient) runs(container string) bool {
 // crowded says which subnet has less than a tenth of its addresses left, if any has.
 func (p *Patient) crowded(all []lease) string {
 	for _, s := range p.ownSubnets() {
-		room, used := topology.Room(s), 0
+		room, used := topology.PodCapacity(s), 0
 		if room == 0 || room > 1<<16 {
 			continue // no pod can be there, or more than a node has
 		}

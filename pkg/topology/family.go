@@ -8,9 +8,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// serveFamilies takes over those of our accepted subnets whose family this host can serve.
-// A family that can't be served is reported once, and blocks readiness only if it leaves
-// the node without any: a dual-stack podCIDR on a host with IPv4 alone serves IPv4.
+// serveFamilies keeps those of our accepted subnets whose family this host can serve. Another
+// family is reported once, and blocks readiness only if the node is left without any: with a
+// dual-stack podCIDR a host with IPv4 alone serves IPv4.
 func (b *builder) serveFamilies(accepted []netip.Prefix) {
 	var left []problem.Problem
 	for _, p := range accepted {
@@ -26,9 +26,9 @@ func (b *builder) serveFamilies(accepted []netip.Prefix) {
 	}
 }
 
-// unserved reports whether the family of a pod subnet is left out, and why: the kernel has
-// no IPv6, or the Node states an InternalIP of the other family alone. While the CNI config
-// has the subnet, pods have addresses of it, so it stays, and findUplink reports the fault.
+// unserved reports whether the family of a pod subnet is left out, and why: the kernel lacks IPv6,
+// or the Node has an InternalIP of the other family alone. While the CNI config has the subnet,
+// pods have addresses of it, so it stays, and findUplink reports the problem.
 func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (problem.Problem, bool) {
 	is4 := p.Addr().Is4()
 	why := problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}}
@@ -45,8 +45,8 @@ func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (problem.Pro
 	return why, true
 }
 
-// routerLacksIPv6 reports once that a router without IPv6 leaves out so many pod subnets of
-// peers. A node reports its own.
+// routerLacksIPv6 reports how many pod subnets of peers a router without IPv6 leaves out. A node
+// reports its own instead.
 func (b *builder) routerLacksIPv6(subnets int) {
 	if !b.opts.Router || subnets == 0 {
 		return
@@ -55,7 +55,7 @@ func (b *builder) routerLacksIPv6(subnets int) {
 		"IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", subnets)})
 }
 
-// hasAddress reports whether the Node states an InternalIP for one of the subnets at least.
+// hasAddress reports whether the Node has an InternalIP for at least one of the subnets.
 func (b *builder) hasAddress(subnets []netip.Prefix) bool {
 	return slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return b.own.firstAddr(p.Addr().Is4()).IsValid() })
 }
@@ -65,7 +65,7 @@ func (b *builder) attached(p netip.Prefix) bool {
 	return b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, p)
 }
 
-// lacksFamily reports whether this host's kernel has no such family at all.
+// lacksFamily reports whether this host's kernel lacks a family.
 func (b *builder) lacksFamily(is4 bool) bool { return b.host.NoIPv6 && !is4 }
 
 func familyName(is4 bool) string {

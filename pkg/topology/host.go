@@ -2,39 +2,36 @@ package topology
 
 import "net/netip"
 
-// Host is what this machine is, apart from what bears our mark.
+// Host is the state of this machine except for marked objects.
 type Host struct {
 	Links []Link `json:"links"`
-	// Routes are the main table's routes that are not ours, a multipath route as
-	// one for each next hop.
+	// Routes are the main table's foreign routes, with one entry for each next hop.
 	Routes []Route `json:"routes"`
-	// NoIPv6 reports that the kernel knows no IPv6 at all (ipv6.disable=1, or not compiled in): no
-	// setting, no address and no socket of it exists.
+	// NoIPv6 reports that the kernel lacks IPv6 (ipv6.disable=1, or not compiled in), with its
+	// settings, addresses and sockets.
 	NoIPv6 bool `json:"noIPv6,omitempty"`
-	// Nameservers are those of resolv.conf(5); no pod subnet may hide them.
+	// Nameservers are those of resolv.conf(5); a pod subnet must not hide them.
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
-	// ConfigsBefore are the files of other CNI configs that the container runtime
-	// takes before ours.
+	// ConfigsBefore are the other CNI configs that the container runtime takes before ours.
 	ConfigsBefore []string `json:"configsBefore,omitempty"`
-	// Plugins are to be chained after our own: those of drop-in files, then those that other
-	// programs appended to our config.
+	// Plugins are chained after our own: those of drop-in files, then those that other programs
+	// appended to our config.
 	Plugins []Plugin `json:"plugins,omitempty"`
-	// PluginFaults say which drop-in files are left out, and why.
-	PluginFaults []string `json:"pluginFaults,omitempty"`
+	// PluginProblems name the drop-in files that are left out, with the reason.
+	PluginProblems []string `json:"pluginFaults,omitempty"`
 	// CNI11 are the CNI plugins that accept version 1.1.0 of the CNI spec.
 	CNI11 []string `json:"cni11,omitempty"`
-	// UnfitPlugins says, by their names, why the container runtime can't execute CNI plugins
-	// that a config of ours may call.
+	// UnfitPlugins has, by name, why the container runtime can't execute CNI plugins that a config
+	// of ours may call.
 	UnfitPlugins map[string]string `json:"unfitPlugins,omitempty"`
-	// Ports counts the bridge's ports and the ports of pods that are not in the bridge.
+	// Ports counts the bridge's ports, and ports of pods outside of the bridge.
 	Ports int `json:"ports,omitempty"`
-	// Leases are the addresses that pods of this host hold, or held when they were
-	// killed with nobody to detach them.
+	// Leases are the addresses that host-local has leased, also to pods that died without a DEL.
 	Leases []netip.Addr `json:"leases,omitempty"`
-	// Unseen is what of this host can't be read or watched just now, in words.
+	// Unseen names what can't be read or watched on this host at the moment.
 	Unseen []string `json:"unseen,omitempty"`
-	// TableUnread says why our nftables table can't be read; empty: it can. What is
-	// known of the table is then what it was before.
+	// TableUnread is why our nftables table can't be read; empty: it can. Otherwise the actual
+	// State has the table as it was read last.
 	TableUnread string `json:"tableUnread,omitempty"`
 }
 
@@ -42,21 +39,19 @@ type Host struct {
 type Link struct {
 	Name string `json:"name"`
 	MTU  int    `json:"mtu"`
-	// Kind is the kernel's kind of link (IFLA_INFO_KIND), such as bridge, veth or vlan;
-	// hardware has the kind device. Empty: not known.
+	// Kind is the kernel's kind of link (IFLA_INFO_KIND), such as bridge, veth or vlan, or device
+	// for hardware. Empty: unknown.
 	Kind string `json:"kind,omitempty"`
-	// MAC is a bridge's MAC address. Empty: not known, or the link is no bridge.
+	// MAC is a bridge's MAC address. Empty: unknown, or not a bridge.
 	MAC string `json:"mac,omitempty"`
-	// Enslaved reports whether the link has a master: it is a port of a bridge, a slave
-	// of a bond or a member of a VRF.
+	// Enslaved reports whether the link has a master: a bridge, a bond or a VRF.
 	Enslaved bool `json:"enslaved,omitempty"`
-	// Addrs are its addresses with their prefix lengths, link-local ones too.
+	// Addrs are its addresses with their prefix lengths, including link-local ones.
 	Addrs []netip.Prefix `json:"addrs"`
-	// RouterAdvertised tells that an address or a route of it came by router
-	// advertisement (RFC 4861), which the kernel drops when forwarding starts
-	// unless accept_ra is 2.
+	// RouterAdvertised reports whether it has an address or a route from a router advertisement
+	// (RFC 4861), which the kernel drops when forwarding starts unless accept_ra is 2.
 	RouterAdvertised bool `json:"routerAdvertised,omitempty"`
-	// Loopback tells the device lo.
+	// Loopback is set on the device lo.
 	Loopback bool `json:"loopback,omitempty"`
 }
 
@@ -77,8 +72,8 @@ func FacesGuests(kind string) bool {
 	return false
 }
 
-// linkWith returns the link that bears the address. Where several do, it is one that has it
-// with its network: kube-proxy's kube-ipvs0 may have an InternalIP too, as a single address.
+// linkWith returns the link with the address. If there are several, it is one that has it with its
+// network: kube-proxy's kube-ipvs0 may have an InternalIP too, as a single address.
 func (h Host) linkWith(addr netip.Addr) (found Link, ok bool) {
 	for _, link := range h.Links {
 		for _, p := range link.Addrs {
@@ -94,8 +89,8 @@ func (h Host) linkWith(addr netip.Addr) (found Link, ok bool) {
 	return found, ok
 }
 
-// globals counts the link's addresses of a family that the kernel may choose
-// as the source of routed packets.
+// globals returns the number of addresses of a family that the kernel may choose as the source of
+// routed packets.
 func (l Link) globals(is4 bool) int {
 	n := 0
 	for _, p := range l.Addrs {

@@ -12,30 +12,30 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// maxAddrs is how many InternalIPs of a Node are looked at. A kubelet may write
-// thousands; no machine has more than a few that peers could route to.
+// maxAddrs bounds the InternalIPs of a Node that are read. A kubelet may write thousands; a machine
+// has a few.
 const maxAddrs = 16
 
-// maxPodCIDRs is as many as an API server takes, one a family, and one more to
-// say that there are more.
+// maxPodCIDRs bounds the podCIDRs that are read: an API server accepts one a family, and one more
+// leads to a Problem.
 const maxPodCIDRs = 3
 
-// Node is what we keep of a Kubernetes Node.
+// Node is what the agent keeps of a Kubernetes Node.
 type Node struct {
 	Name     string
 	UID      string
 	Created  time.Time
 	PodCIDRs []netip.Prefix    // at most one a family
 	Addrs    []netip.Addr      // InternalIPs, unicast, without zones, 4-in-6 unmapped
-	Problems []problem.Problem // what was left out of the two above
+	Problems []problem.Problem // about invalid podCIDRs and addresses, which are left out
 }
 
 func (n *Node) leaveOut(reason problem.Reason, format string, args ...any) {
 	n.Problems = append(n.Problems, problem.Problem{Subject: problem.Node(n.Name), Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// NodeFrom converts a Kubernetes Node. It never fails, because a kubelet may write anything: what is invalid is left out
-// and becomes a Problem.
+// NodeFrom converts a Kubernetes Node. It never fails, because a kubelet may write anything: an
+// invalid value is left out and becomes a Problem.
 func NodeFrom(n *corev1.Node) *Node {
 	node := &Node{Name: n.Name, UID: string(n.UID), Created: n.CreationTimestamp.Time}
 	cidrs := n.Spec.PodCIDRs
@@ -62,7 +62,7 @@ func NodeFrom(n *corev1.Node) *Node {
 	return node
 }
 
-func (n *Node) addPodCIDR(s string) (fault string) {
+func (n *Node) addPodCIDR(s string) (problem string) {
 	p, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
@@ -78,7 +78,7 @@ func (n *Node) addPodCIDR(s string) (fault string) {
 	return ""
 }
 
-func (n *Node) addAddr(s string) (fault string) {
+func (n *Node) addAddr(s string) (problem string) {
 	addr, err := netip.ParseAddr(s)
 	if err != nil {
 		return "is not an IP address"
@@ -93,7 +93,7 @@ func (n *Node) addAddr(s string) (fault string) {
 	return ""
 }
 
-// Equal tells whether two Nodes give rise to the same State.
+// Equal reports whether two Nodes lead to the same State.
 func (n *Node) Equal(o *Node) bool {
 	return n.Name == o.Name && n.UID == o.UID && n.Created.Equal(o.Created) &&
 		slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.Addrs, o.Addrs) && slices.Equal(n.Problems, o.Problems)
@@ -109,8 +109,7 @@ func (n *Node) podCIDR(is4 bool) netip.Prefix {
 	return netip.Prefix{}
 }
 
-// lacksPodCIDR tells whether the Node was given no pod subnet yet, not even one
-// that can't be read.
+// lacksPodCIDR reports whether the Node has no podCIDR yet, not even an invalid one.
 func (n *Node) lacksPodCIDR() bool {
 	return len(n.PodCIDRs) == 0 && !slices.ContainsFunc(n.Problems, func(p problem.Problem) bool { return p.Reason == problem.PodCIDRMalformed })
 }
@@ -125,7 +124,7 @@ func (n *Node) firstAddr(is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// older reports whether n has the better right than m when neither is incumbent.
+// older reports whether n takes precedence over m if neither is the incumbent.
 func (n *Node) older(m *Node) bool { return n.compareAge(m) < 0 }
 
 // compareAge orders by age, the oldest first, then by name.
@@ -133,7 +132,7 @@ func (n *Node) compareAge(m *Node) int {
 	return cmp.Or(n.Created.Compare(m.Created), cmp.Compare(n.Name, m.Name))
 }
 
-// quote shortens what a kubelet wrote to what a log line can bear.
+// quote shortens a kubelet's text for a log line.
 func quote(s string) string {
 	const limit = 64
 	if len(s) > limit {

@@ -5,17 +5,15 @@ import (
 	"slices"
 )
 
-// VirtualLabels are labels, and values of them, by which the manifests' affinity keeps
-// agents off Nodes that have no kernel of their own: virtual kubelets, kwok's, Liqo's
-// and Fargate's.
+// VirtualLabels returns the labels, with their values, of Nodes without a kernel of their own,
+// which the manifests' affinity excludes: virtual kubelets, kwok's, Liqo's and Fargate's.
 func VirtualLabels() map[string][]string {
 	return map[string][]string{
 		"type": {"virtual-kubelet", "kwok"}, "liqo.io/type": {"virtual-node"}, "eks.amazonaws.com/compute-type": {"fargate"},
 	}
 }
 
-// VirtualLabel is that of a Node's labels, KEY=VALUE, by which there is no kernel behind
-// it, or nothing.
+// VirtualLabel returns the one of a Node's labels, KEY=VALUE, that marks it as virtual, or "".
 func VirtualLabel(labels map[string]string) string {
 	all := VirtualLabels()
 	for _, key := range slices.Sorted(maps.Keys(all)) {
@@ -26,5 +24,5 @@ func VirtualLabel(labels map[string]string) string {
 	return ""
 }
 
-// Virtual tells by a Node's labels that there is no kernel behind it.
+// Virtual reports whether a Node's labels mark it as virtual.
 func Virtual(labels map[string]string) bool { return VirtualLabel(labels) != "" }

@@ -9,10 +9,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Room returns how many pods host-local has addresses for in a subnet. It gives neither the
-// first two, the network's and the gateway's, nor in IPv4 the last, which is for broadcasts
-// (allocator.go of plugins/ipam/host-local). More than 1<<30 are returned as that.
-func Room(subnet netip.Prefix) int {
+// PodCapacity returns the number of addresses that host-local has for pods in a subnet. It reserves
+// the first two, the network's and the gateway's, and in IPv4 the last one, for broadcasts
+// (allocator.go of plugins/ipam/host-local). It is 1<<30 at most.
+func PodCapacity(subnet netip.Prefix) int {
 	bits, reserved := subnet.Addr().BitLen()-subnet.Bits(), 2
 	if subnet.Addr().Is4() {
 		reserved = 3
@@ -20,18 +20,17 @@ func Room(subnet netip.Prefix) int {
 	return max(0, 1<<min(bits, 30)-reserved)
 }
 
-// lacksRoom returns why no pod can get an address of a subnet, or "". host-local takes no
-// IPv4 subnet longer than /30, and no IPv6 one longer than /126.
-func lacksRoom(p netip.Prefix) string {
+// tooSmall returns why no pod can get an address of a subnet, or "". host-local refuses IPv4
+// subnets longer than /30, and IPv6 ones longer than /126.
+func tooSmall(p netip.Prefix) string {
 	if longest := p.Addr().BitLen() - 2; p.Bits() > longest {
 		return fmt.Sprintf("podCIDR %s has no room for a pod, which takes a /%d at least (--node-cidr-mask-size of the controller manager)", p, longest)
 	}
 	return ""
 }
 
-// fullSubnets reports pod subnets of which all addresses are leased. The pods that have them
-// are served, so that does not make the node unready: a rollout of the agents must not wait
-// until pods are deleted.
+// fullSubnets reports pod subnets with all addresses leased. The node stays ready, because its pods
+// are served, and a rollout of the agents must not wait until pods are deleted.
 func (b *builder) fullSubnets() {
 	for _, p := range b.subnets {
 		leased := 0
@@ -40,15 +39,15 @@ func (b *builder) fullSubnets() {
 				leased++
 			}
 		}
-		if room := Room(p); leased >= room {
+		if room := PodCapacity(p); leased >= room {
 			b.report(problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}, Reason: problem.SubnetFull, Message: fmt.Sprintf(
 				"all %d addresses that %s has for pods are leased, so no pod can be made here until one is deleted", room, p)})
 		}
 	}
 }
 
-// unfitPlugins reports CNI plugins by which no pod can be attached. The config is not written
-// before they are there. One that is in place stays: it is needed to detach pods too.
+// unfitPlugins reports missing or broken CNI plugins. Without them the config is not written. An
+// existing one stays, because pods are detached with it too.
 func (b *builder) unfitPlugins() {
 	if b.opts.Router || len(b.host.UnfitPlugins) == 0 {
 		return
