@@ -22,9 +22,9 @@ const (
 
 // An Object is one thing on this host that plainroute makes.
 type Object interface {
-	// Kind and Name are its Key.
-	Kind() Kind
-	Name() string
+	// kind and name are its Key.
+	kind() Kind
+	name() string
 	// String describes it in an operator's syntax.
 	String() string
 	// command returns the operator's command for an operation.
@@ -43,10 +43,10 @@ type Change struct {
 func (c Change) String() string { return c.Object.command(c.Op) }
 
 // Kind is that of the Object.
-func (c Change) Kind() Kind { return c.Object.Kind() }
+func (c Change) Kind() Kind { return c.Object.kind() }
 
 // Key is that of the Object.
-func (c Change) Key() Key { return Key{c.Object.Kind(), c.Object.Name()} }
+func (c Change) Key() Key { return Key{c.Object.kind(), c.Object.name()} }
 
 // Changes lead from the actual State to the desired one, in the order of application.
 type Changes []Change

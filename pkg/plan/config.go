@@ -9,13 +9,9 @@ import (
 // Config is the node's CNI config. In a deletion it is the existing one.
 type Config struct{ *topology.CNI }
 
-// Kind is KindCNI.
-func (c Config) Kind() Kind { return KindCNI }
+func (c Config) kind() Kind   { return KindCNI }
+func (c Config) name() string { return topology.Conflist }
 
-// Name is its file's.
-func (c Config) Name() string { return topology.Conflist }
-
-// String returns its file's name, its subnets and its MTU.
 func (c Config) String() string {
 	if c.CNI == nil {
 		return topology.Conflist

@@ -105,14 +105,14 @@ func apply(t *rapid.T, s topology.State, c Changes, watch func(topology.State)) 
 func applyOne(t *rapid.T, s *topology.State, c Change) {
 	switch o := c.Object.(type) {
 	case Bridge:
-		if (s.Bridge != "") != (c.Op == Delete) || c.Op == Delete && o.Name() != s.Bridge {
+		if (s.Bridge != "") != (c.Op == Delete) || c.Op == Delete && o.Device.Name != s.Bridge {
 			t.Fatalf("%s, and %q is there", c, s.Bridge)
 		}
 		if c.Op == Delete {
 			s.Devices, s.Bridge = slices.DeleteFunc(s.Devices, func(d topology.Device) bool { return d.Name == s.Bridge }), ""
 			return
 		}
-		s.Bridge = o.Name()
+		s.Bridge = o.Device.Name
 		s.Devices = slices.Insert(s.Devices, 0, topology.Device{Name: s.Bridge, MTU: o.Device.MTU})
 	case MTU:
 		i := slices.IndexFunc(s.Devices, func(d topology.Device) bool { return d.Name == o.Dev })

@@ -10,11 +10,8 @@ import (
 // Bridge is the pods' bridge itself. In a deletion it has its name alone.
 type Bridge struct{ topology.Device }
 
-// Kind is KindBridge.
-func (b Bridge) Kind() Kind { return KindBridge }
-
-// Name is the device's.
-func (b Bridge) Name() string { return b.Device.Name }
+func (b Bridge) kind() Kind   { return KindBridge }
+func (b Bridge) name() string { return b.Device.Name }
 
 // String returns the bridge's name.
 func (b Bridge) String() string { return b.Device.Name }
@@ -34,35 +31,21 @@ type MTU struct {
 	Bytes int
 }
 
-// Kind is KindDevice.
-func (m MTU) Kind() Kind { return KindDevice }
-
-// Name is the device's.
-func (m MTU) Name() string { return m.Dev }
+func (m MTU) kind() Kind                    { return KindDevice }
+func (m MTU) name() string                  { return m.Dev }
+func (m MTU) command(Op) string             { return "ip link set " + m.String() }
+func (m MTU) same(a, b topology.State) bool { return sameDevice(a, b, m.Dev) }
 
 // String returns the MTU in the syntax of ip-link(8).
 func (m MTU) String() string { return fmt.Sprintf("dev %s mtu %d", m.Dev, m.Bytes) }
 
-func (m MTU) command(Op) string { return "ip link set " + m.String() }
-
-func (m MTU) same(before, desired topology.State) bool {
-	return sameDevice(before, desired, m.Dev)
-}
-
 // Device is the bridge or one of its ports in its desired state: up, and in the bridge.
 type Device struct{ topology.Device }
 
-// Kind is KindDevice.
-func (d Device) Kind() Kind { return KindDevice }
-
-// Name is the device's.
-func (d Device) Name() string { return d.Device.Name }
-
-func (d Device) command(Op) string { return "ip link set " + d.Device.String() }
-
-func (d Device) same(before, desired topology.State) bool {
-	return sameDevice(before, desired, d.Device.Name)
-}
+func (d Device) kind() Kind                    { return KindDevice }
+func (d Device) name() string                  { return d.Device.Name }
+func (d Device) command(Op) string             { return "ip link set " + d.Device.String() }
+func (d Device) same(a, b topology.State) bool { return sameDevice(a, b, d.Device.Name) }
 
 // sameDevice reports whether both States have a device in the same state. A port that is new counts
 // as the same.
@@ -108,12 +91,10 @@ func (c Changes) WithoutBridge() Changes {
 	if i < 0 {
 		return c
 	}
-	name := c[i].Object.Name()
+	name := c[i].Object.name()
 	return c.Filter(func(x Change) bool {
 		switch o := x.Object.(type) {
-		case Bridge, MTU, Device:
-			return x.Op == Delete
-		case Address:
+		case Bridge, MTU, Device, Address:
 			return x.Op == Delete
 		case Sysctl:
 			return !o.of(name)

@@ -13,13 +13,11 @@ import (
 // existing one.
 type Table struct{ *topology.Masquerade }
 
-// Kind is KindTable.
-func (t Table) Kind() Kind { return KindTable }
+func (t Table) kind() Kind                    { return KindTable }
+func (t Table) name() string                  { return topology.Table }
+func (t Table) same(a, b topology.State) bool { return sameTables(a.Masquerade, b.Masquerade) }
 
-// Name is the table's.
-func (t Table) Name() string { return topology.Table }
-
-// String gives the table as nft(8) names it.
+// String returns the table in the syntax of nft(8).
 func (t Table) String() string { return "inet " + topology.Table }
 
 func (t Table) command(op Op) string {
@@ -27,10 +25,6 @@ func (t Table) command(op Op) string {
 		return "nft delete table " + t.String()
 	}
 	return fmt.Sprintf("nft -f - <<'EOF'\n%sEOF", t.Ruleset())
-}
-
-func (t Table) same(before, desired topology.State) bool {
-	return sameTables(before.Masquerade, desired.Masquerade)
 }
 
 // Sets are changes of the elements of our table's sets, as one transaction. First elements are
@@ -45,49 +39,39 @@ type SetChange struct {
 	DeleteNodes, AddNodes     []netip.Addr
 }
 
-// Kind is KindTable: the sets are part of the table.
-func (s Sets) Kind() Kind { return KindTable }
+func (s Sets) kind() Kind                    { return KindTable } // the sets are part of the table
+func (s Sets) name() string                  { return topology.Table }
+func (s Sets) same(a, b topology.State) bool { return sameTables(a.Masquerade, b.Masquerade) }
 
-// Name is the table's.
-func (s Sets) Name() string { return topology.Table }
-
-// String gives the table as nft(8) names it.
+// String returns the table in the syntax of nft(8).
 func (s Sets) String() string { return "inet " + topology.Table }
 
 func (s Sets) command(Op) string {
 	var commands []string
-	for _, change := range []struct {
-		verb   string
-		ranges []netip.Prefix
-		nodes  []netip.Addr
-	}{{"delete", s.DeleteCluster, s.DeleteNodes}, {"add", s.AddCluster, s.AddNodes}} {
+	for _, verb := range []string{"delete", "add"} {
+		ranges, nodes := s.DeleteCluster, s.DeleteNodes
+		if verb == "add" {
+			ranges, nodes = s.AddCluster, s.AddNodes
+		}
 		for _, is4 := range []bool{true, false} {
-			ranges := slices.DeleteFunc(slices.Clone(change.ranges), func(p netip.Prefix) bool { return p.Addr().Is4() != is4 })
-			nodes := slices.DeleteFunc(slices.Clone(change.nodes), func(a netip.Addr) bool { return a.Is4() != is4 })
-			commands = append(commands, elements(change.verb, "cluster", is4, ranges), elements(change.verb, "nodes", is4, nodes))
+			commands = append(commands, elements(verb, "cluster", is4, ranges, netip.Prefix.Addr), elements(verb, "nodes", is4, nodes, netip.Addr.Unmap))
 		}
 	}
 	return "nft " + strings.Join(slices.DeleteFunc(commands, func(s string) bool { return s == "" }), "; ")
 }
 
-// elements returns nft's command for some elements of a set, or "".
-func elements[T fmt.Stringer](verb, set string, is4 bool, all []T) string {
-	if len(all) == 0 {
+// elements returns nft's command to add or delete those elements of a set that are of one family, or "".
+func elements[T fmt.Stringer](verb, set string, is4 bool, all []T, addr func(T) netip.Addr) string {
+	var names []string
+	for _, e := range all {
+		if addr(e).Is4() == is4 {
+			names = append(names, e.String())
+		}
+	}
+	if len(names) == 0 {
 		return ""
 	}
-	names := make([]string, len(all))
-	for i, e := range all {
-		names[i] = e.String()
-	}
-	family := 6
-	if is4 {
-		family = 4
-	}
-	return fmt.Sprintf("%s element inet %s %s%d { %s }", verb, topology.Table, set, family, strings.Join(names, ", "))
-}
-
-func (s Sets) same(before, desired topology.State) bool {
-	return sameTables(before.Masquerade, desired.Masquerade)
+	return fmt.Sprintf("%s element inet %s %s%d { %s }", verb, topology.Table, set, map[bool]int{true: 4, false: 6}[is4], strings.Join(names, ", "))
 }
 
 func (s Sets) keep(state *topology.State) {

@@ -2,17 +2,8 @@ package plan
 
 // walk iterates over two sorted lists in parallel.
 func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
-	for len(desired) > 0 || len(actual) > 0 {
-		var order int
-		switch {
-		case len(actual) == 0:
-			order = -1
-		case len(desired) == 0:
-			order = 1
-		default:
-			order = compare(desired[0], actual[0])
-		}
-		switch {
+	for len(desired) > 0 && len(actual) > 0 {
+		switch order := compare(desired[0], actual[0]); {
 		case order < 0:
 			onlyDesired(desired[0])
 			desired = desired[1:]
@@ -23,6 +14,12 @@ func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyA
 			both(desired[0], actual[0])
 			desired, actual = desired[1:], actual[1:]
 		}
+	}
+	for _, x := range desired {
+		onlyDesired(x)
+	}
+	for _, x := range actual {
+		onlyActual(x)
 	}
 }
 
@@ -53,4 +50,19 @@ func diffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add,
 	walk(desired, actual, compare,
 		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})
 	return add, remove
+}
+
+// diffList returns the Changes between two sorted lists; elements that compare as equal have one
+// key.
+func diffList[T comparable](desired, actual []T, compare func(T, T) int, object func(T) Object) Changes {
+	c := make(Changes, 0, max(len(desired), len(actual)))
+	walk(desired, actual, compare,
+		func(x T) { c = append(c, Change{Add, object(x)}) },
+		func(x T) { c = append(c, Change{Delete, object(x)}) },
+		func(want, have T) {
+			if want != have {
+				c = append(c, Change{Replace, object(want)})
+			}
+		})
+	return c
 }
