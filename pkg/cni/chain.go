@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -175,20 +176,17 @@ func readRegular(path string, most int64) ([]byte, error) {
 	}
 	defer file.Close()
 	at, err := file.Stat()
-	switch {
-	case err != nil:
+	if err == nil && !at.Mode().IsRegular() {
+		err = fmt.Errorf("not a regular file: %s", at.Mode())
+	}
+	if err != nil {
 		return nil, err
-	case !at.Mode().IsRegular():
-		return nil, fmt.Errorf("not a regular file: %s", at.Mode())
 	}
 	content, err := io.ReadAll(io.LimitReader(file, most+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case int64(len(content)) > most:
+	if err == nil && int64(len(content)) > most {
 		return nil, fmt.Errorf("larger than %d bytes", most)
 	}
-	return content, nil
+	return content, err
 }
 
 // An entry is an element of the list "plugins" of a conflist.
@@ -227,29 +225,10 @@ func (e entry) plugin() (topology.Plugin, error) {
 	return topology.Plugin{Type: name, File: file, Config: string(content)}, loads(content)
 }
 
-// loads returns an error if a runtime can't load a config with an entry in it. Keys that are not
-// listed here are the plugin's own (PluginConf of github.com/containernetworking/cni/pkg/types).
+// loads returns an error if a runtime can't load a config with an entry in it. Keys that
+// types.PluginConf lacks are the plugin's own.
 func loads(entry []byte) error {
-	var conf struct {
-		CNIVersion   string          `json:"cniVersion"`
-		Name         string          `json:"name"`
-		Capabilities map[string]bool `json:"capabilities"`
-		IPAM         struct {
-			Type string `json:"type"`
-		} `json:"ipam"`
-		DNS struct {
-			Nameservers []string `json:"nameservers"`
-			Domain      string   `json:"domain"`
-			Search      []string `json:"search"`
-			Options     []string `json:"options"`
-		} `json:"dns"`
-		PrevResult  map[string]any `json:"prevResult"`
-		Attachments []struct {
-			ContainerID string `json:"containerID"`
-			IfName      string `json:"ifname"`
-		} `json:"cni.dev/valid-attachments"`
-	}
-	if err := json.Unmarshal(entry, &conf); err != nil {
+	if err := json.Unmarshal(entry, new(types.PluginConf)); err != nil {
 		return fmt.Errorf("no runtime can load it: %w", err)
 	}
 	return nil

@@ -64,8 +64,8 @@ func (s Store) settle(t *testing.T, layout topology.Layout) topology.CNI {
 	return want
 }
 
-// types are the plugins that a runtime calls, in order.
-func types(t *testing.T, path string) []string {
+// pluginTypes are the plugins that a runtime calls, in order.
+func pluginTypes(t *testing.T, path string) []string {
 	t.Helper()
 	list, err := libcni.ConfListFromFile(path)
 	must(t, err)
@@ -78,7 +78,7 @@ func types(t *testing.T, path string) []string {
 
 func calls(t *testing.T, path string, want ...string) {
 	t.Helper()
-	if got := types(t, path); !slices.Equal(got, want) {
+	if got := pluginTypes(t, path); !slices.Equal(got, want) {
 		t.Errorf("%s calls %q, want %q", filepath.Base(path), got, want)
 	}
 }
@@ -554,7 +554,7 @@ func TestInstallerAgainstWriter(t *testing.T) {
 			for there, change := range map[bool]func([]any) []any{true: add(mesh(i)), false: without("mesh-cni")} {
 				edit(t, installers()["rename"], s.link(), change)
 				w.await(2)
-				if slices.Contains(types(t, s.first(layout)), "mesh-cni") != there {
+				if slices.Contains(pluginTypes(t, s.first(layout)), "mesh-cni") != there {
 					lost++
 				}
 			}

@@ -76,16 +76,14 @@ func (s Store) HeldLeases() ([]Lease, error) {
 		if err != nil || addr.String() != e.Name() {
 			continue // host-local's lock, and the last address that it gave
 		}
-		l := Lease{Addr: addr}
-		switch content, err := os.ReadFile(s.leaseFile(addr)); {
-		case errors.Is(err, os.ErrNotExist):
+		content, err := os.ReadFile(s.leaseFile(addr))
+		if errors.Is(err, os.ErrNotExist) {
 			continue
-		case err != nil:
-			return nil, fmt.Errorf("reading the leases: %w", err)
-		default:
-			l.Holder = parseHolder(content)
 		}
-		leases = append(leases, l)
+		if err != nil {
+			return nil, fmt.Errorf("reading the leases: %w", err)
+		}
+		leases = append(leases, Lease{addr, parseHolder(content)})
 	}
 	return leases, nil
 }
@@ -128,11 +126,10 @@ func (s Store) release(ctx context.Context, leases []Lease) (released int, err e
 		if err == nil {
 			err = os.Remove(s.leaseFile(l.Addr))
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err == nil {
+			released++
 		}
-		released++
+		errs = append(errs, err)
 	}
 	return released, errors.Join(errs...)
 }

@@ -13,7 +13,7 @@ func TestRequiredHoldsWhatTheConfigCalls(t *testing.T) {
 		conf.Firewall = withFirewall
 		content, err := Render(conf)
 		must(t, err)
-		var l conflist
+		var l struct{ Plugins []plugin }
 		must(t, json.Unmarshal(content, &l))
 		want := []string{"loopback"}
 		for _, p := range l.Plugins {

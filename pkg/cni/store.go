@@ -110,11 +110,8 @@ func (s Store) kind(path string) kind {
 // shares reports whether the regular file in the CNI folder equals a config as JSON, however
 // another program formatted it.
 func (s Store) shares(c topology.CNI) bool {
-	if s.kind(s.link()) != regular {
-		return false
-	}
 	have, err := readRegular(s.link(), maxConfigSize)
-	if err != nil {
+	if err != nil || s.kind(s.link()) != regular {
 		return false
 	}
 	want, err := guarded(c, s.target())
@@ -159,10 +156,8 @@ func fields(have []byte) topology.CNI {
 		e, err := decodeEntry(content)
 		return err == nil && e["type"] == topology.FirewallPlugin
 	}) && !hasType(c.Plugins, topology.FirewallPlugin)
-	for _, set := range bridge.IPAM.Ranges {
-		for _, r := range set {
-			c.Subnets = append(c.Subnets, r.Subnet)
-		}
+	for _, r := range slices.Concat(bridge.IPAM.Ranges...) {
+		c.Subnets = append(c.Subnets, r.Subnet)
 	}
 	return c
 }
@@ -221,13 +216,8 @@ func (s Store) stamps() map[string]stamp {
 // outdated reports whether other programs have appended or removed plugins since a config was
 // computed.
 func (s Store) outdated(c topology.CNI) bool {
-	var now []topology.Plugin
-	for _, p := range c.Plugins {
-		if p.File != "" {
-			now = append(now, p)
-		}
-	}
-	now = slices.DeleteFunc(withAppended(now, s.latest()), func(p topology.Plugin) bool {
+	dropIns := slices.DeleteFunc(slices.Clone(c.Plugins), func(p topology.Plugin) bool { return p.File == "" })
+	now := slices.DeleteFunc(withAppended(dropIns, s.latest()), func(p topology.Plugin) bool {
 		return c.Firewall && p.File == "" && p.Type == topology.FirewallPlugin
 	})
 	return !slices.Equal(now, c.Plugins)
@@ -260,11 +250,8 @@ func (s Store) place(c topology.CNI, seen map[string]stamp) error {
 
 // share writes the regular file, which other programs read.
 func (s Store) share(c topology.CNI, put func(string, func(string) error) error) error {
-	if s.shares(c) {
-		return nil
-	}
 	content, err := guarded(c, s.target())
-	if err != nil {
+	if err != nil || s.shares(c) {
 		return err
 	}
 	return put(s.link(), func(temp string) error { return writeFile(temp, content) })
@@ -278,12 +265,11 @@ func replace(path string, create func(temp string) error) error {
 		return err
 	}
 	err := create(temp)
+	if at, e := os.Lstat(path); err == nil && e == nil && at.IsDir() {
+		err = fmt.Errorf("%s is a folder in the place of our file; remove it", path)
+	}
 	if err == nil {
-		if at, e := os.Lstat(path); e == nil && at.IsDir() {
-			err = fmt.Errorf("%s is a folder in the place of our file; remove it", path)
-		} else {
-			err = os.Rename(temp, path)
-		}
+		err = os.Rename(temp, path)
 	}
 	if err != nil {
 		return errors.Join(err, unlink(temp))
@@ -340,7 +326,7 @@ type (
 		CNIVersion  string   `json:"cniVersion"`
 		CNIVersions []string `json:"cniVersions,omitempty"`
 		Name        string   `json:"name"`
-		Plugins     []plugin `json:"plugins"`
+		Plugins     []any    `json:"plugins"` // of type plugin, or json.RawMessage for another program's
 	}
 	plugin struct {
 		Type             string          `json:"type"`
@@ -353,8 +339,6 @@ type (
 		IPAM             *ipam           `json:"ipam,omitempty"`
 		Capabilities     map[string]bool `json:"capabilities,omitempty"`
 		Backend          string          `json:"backend,omitempty"`
-
-		further json.RawMessage // another program's plugin, whole
 	}
 	ipam struct {
 		Type       string    `json:"type"`
@@ -366,15 +350,6 @@ type (
 		Subnet netip.Prefix `json:"subnet"`
 	}
 )
-
-// MarshalJSON returns another program's plugin unchanged.
-func (p plugin) MarshalJSON() ([]byte, error) {
-	if p.further != nil {
-		return p.further, nil
-	}
-	type ours plugin
-	return json.Marshal(ours(p))
-}
 
 // firewallBackend has the firewall plugin accept pods' packets in iptables' chain FORWARD.
 const firewallBackend = "iptables"
@@ -393,12 +368,12 @@ func guarded(c topology.CNI, guard string) ([]byte, error) {
 	for _, p := range c.Subnets {
 		ranges = append(ranges, []ipNet{{p}})
 	}
-	plugins := []plugin{
-		{
+	plugins := []any{
+		plugin{
 			Type: "bridge", Bridge: c.Bridge, IsDefaultGateway: true, ForceAddress: true, HairpinMode: true,
 			IPMasq: &masq, MTU: c.MTU, IPAM: &ipam{Type: "host-local", DataDir: c.IPAMDir, ResolvConf: guard, Ranges: ranges},
 		},
-		{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
+		plugin{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
 	}
 	if c.Firewall {
 		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: firewallBackend})
@@ -408,7 +383,7 @@ func guarded(c topology.CNI, guard string) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("rendering plugin %s: %w", p.Type, err)
 		}
-		plugins = append(plugins, plugin{further: e})
+		plugins = append(plugins, e)
 	}
 	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
 	if c.Spec11 {

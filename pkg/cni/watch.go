@@ -91,11 +91,10 @@ func (w *folderWatch) add() error {
 
 func (s Store) folders() []string {
 	folders := []string{filepath.Clean(s.RunDir), filepath.Clean(s.ConfDir)}
-	if s.PluginsDir != "" {
-		folders = append(folders, filepath.Clean(s.PluginsDir))
-	}
-	if s.BinDir != "" {
-		folders = append(folders, filepath.Clean(s.BinDir))
+	for _, optional := range []string{s.PluginsDir, s.BinDir} {
+		if optional != "" {
+			folders = append(folders, filepath.Clean(optional))
+		}
 	}
 	return folders
 }

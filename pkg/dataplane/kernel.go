@@ -61,8 +61,6 @@ type Kernel struct {
 	left      chan struct{} // a port has left the bridge, or may have
 	comings   atomic.Uint64 // and goings of links
 
-	speakers plugins.Speakers // which plugins accept what
-
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
@@ -186,7 +184,7 @@ func (k *Kernel) cni11(further []topology.Plugin) []string {
 		return nil
 	}
 	all := topology.CNI{Firewall: true, Plugins: further}
-	return k.speakers.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
+	return k.plugins.CNI11(append(cni.RequiredBy(&all), cni.Chained(&all)...))
 }
 
 // texts puts errors that are any into words.
@@ -340,7 +338,7 @@ func (k *Kernel) makeOwn(op plan.Op, step plan.Changes) error {
 		return k.deleteAddresses(plan.Objects[plan.Address](step, op))
 	case plan.Bridge:
 		for _, b := range plan.Objects[plan.Bridge](step, plan.Delete) {
-			errs = append(errs, part(b, k.deleteBridge(b.Name())))
+			errs = append(errs, part(b, k.deleteBridge(b.Name)))
 		}
 	}
 	return errors.Join(errs...)

@@ -11,16 +11,16 @@ import (
 type Bridge struct{ topology.Device }
 
 func (b Bridge) kind() Kind   { return KindBridge }
-func (b Bridge) name() string { return b.Device.Name }
+func (b Bridge) name() string { return b.Name }
 
 // String returns the bridge's name.
-func (b Bridge) String() string { return b.Device.Name }
+func (b Bridge) String() string { return b.Name }
 
 func (b Bridge) command(op Op) string {
 	if op == Delete {
-		return "ip link delete " + b.Device.Name
+		return "ip link delete " + b.Name
 	}
-	return fmt.Sprintf("ip link add %s address %s mtu %d type bridge", b.Device.Name, b.MAC, b.Device.MTU)
+	return fmt.Sprintf("ip link add %s address %s mtu %d type bridge", b.Name, b.MAC, b.Device.MTU)
 }
 
 func (b Bridge) same(before, desired topology.State) bool { return before.Bridge == desired.Bridge }
@@ -43,9 +43,9 @@ func (m MTU) String() string { return fmt.Sprintf("dev %s mtu %d", m.Dev, m.Byte
 type Device struct{ topology.Device }
 
 func (d Device) kind() Kind                    { return KindDevice }
-func (d Device) name() string                  { return d.Device.Name }
+func (d Device) name() string                  { return d.Name }
 func (d Device) command(Op) string             { return "ip link set " + d.Device.String() }
-func (d Device) same(a, b topology.State) bool { return sameDevice(a, b, d.Device.Name) }
+func (d Device) same(a, b topology.State) bool { return sameDevice(a, b, d.Name) }
 
 // sameDevice reports whether both States have a device in the same state. A port that is new counts
 // as the same.

@@ -21,14 +21,28 @@ import (
 type Folder struct {
 	Path string
 
-	mu   sync.Mutex
-	seen map[string]verdict
+	mu      sync.Mutex
+	unfit   cache[string] // why a file can't be executed, "" if it can
+	accepts cache[bool]   // whether it accepts CNI 1.1.0
 }
 
-// verdict is why a file can't be executed, "" if it can, and the file that was examined.
-type verdict struct {
-	of  fileID
-	why string
+// A cache has results by the names of the files, with the files that were examined.
+type cache[T any] map[string]struct {
+	of     fileID
+	result T
+}
+
+func (c *cache[T]) get(name string, info fs.FileInfo, examine func() T) T {
+	id := idOf(info)
+	known, ok := (*c)[name]
+	if !ok || known.of != id {
+		known.of, known.result = id, examine()
+		if *c == nil {
+			*c = cache[T]{}
+		}
+		(*c)[name] = known
+	}
+	return known.result
 }
 
 // fileID changes whenever a file or its mode does.
@@ -67,9 +81,6 @@ func (f *Folder) Unfit(names []string) map[string]string {
 	if err := executable(root); err != nil {
 		return fail(err.Error())
 	}
-	if f.seen == nil {
-		f.seen = map[string]verdict{}
-	}
 	for _, name := range names {
 		if why := f.examine(root, name); why != "" {
 			unfit[name] = why
@@ -92,16 +103,12 @@ func (f *Folder) examine(root *os.Root, name string) string {
 	case info.Mode()&0o111 == 0:
 		return fmt.Sprintf("%s is not executable (%s); chmod 755 it", path, info.Mode())
 	}
-	id := idOf(info)
-	if known, ok := f.seen[name]; ok && known.of == id {
-		return known.why
-	}
-	why := ""
-	if err := runnable(root, name); err != nil && !errors.Is(err, fs.ErrPermission) {
-		why = fmt.Sprintf("%s can't be executed: %v", path, err)
-	}
-	f.seen[name] = verdict{id, why}
-	return why
+	return f.unfit.get(name, info, func() string {
+		if err := runnable(root, name); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return fmt.Sprintf("%s can't be executed: %v", path, err)
+		}
+		return ""
+	})
 }
 
 func idOf(info fs.FileInfo) fileID {
