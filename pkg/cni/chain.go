@@ -184,9 +184,12 @@ func readRegular(path string, most int64) ([]byte, error) {
 	}
 	content, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err == nil && int64(len(content)) > most {
-		return nil, fmt.Errorf("larger than %d bytes", most)
+		err = fmt.Errorf("larger than %d bytes", most)
 	}
-	return content, err
+	if err != nil {
+		return nil, err
+	}
+	return content, nil
 }
 
 // An entry is an element of the list "plugins" of a conflist.

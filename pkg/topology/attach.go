@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -41,14 +40,9 @@ func (b *builder) chained() []Plugin {
 // acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. If a runtime picked it
 // and one of them did not, no pod could start.
 func (b *builder) acceptCNI11() bool {
-	names := []string{"bridge", "host-local", "portmap"}
-	if b.opts.Firewall {
-		names = append(names, FirewallPlugin)
-	}
-	for _, p := range b.chained() {
-		names = append(names, p.Type)
-	}
-	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
+	accepts := func(name string) bool { return slices.Contains(b.host.CNI11, name) }
+	return accepts("bridge") && accepts("host-local") && accepts("portmap") && (!b.opts.Firewall || accepts(FirewallPlugin)) &&
+		!slices.ContainsFunc(b.chained(), func(p Plugin) bool { return !accepts(p.Type) })
 }
 
 // configSubnets returns the subnets of the config: our own, or in a family in which pods use a
@@ -65,39 +59,27 @@ func (b *builder) configSubnets() []netip.Prefix {
 // otherConfigs reports other CNI configs that the runtime takes instead of ours, unless the
 // operator wants them. Ours is written all the same, because during a migration a node has both.
 func (b *builder) otherConfigs() {
-	if b.opts.Router {
-		return
-	}
 	for _, name := range b.host.ConfigsBefore {
-		if slices.Contains(b.opts.ConfigsBefore, name) {
+		if b.opts.Router || slices.Contains(b.opts.ConfigsBefore, name) {
 			continue
 		}
 		b.ownProblem(problem.CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
 	}
 }
 
-// refusedPlugins reports drop-in plugins that are left out of the chain. Pods are attached without
-// them.
-func (b *builder) refusedPlugins() {
-	if b.opts.Router {
-		return
-	}
-	for _, why := range b.host.PluginProblems {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.CNIPluginRefused, Message: why})
-	}
-}
-
-// unseen reports what can't be read or watched on this host. Its pods are served all the same.
-func (b *builder) unseen() {
-	for _, what := range b.host.Unseen {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.HostUnseen, Message: what + "; until that is repaired, changes of it are found late or not at all"})
-	}
-}
-
-// tableUnread reports that our nftables table can't be read.
-func (b *builder) tableUnread() {
+// hostProblems reports problems of this host that do not end the service of its pods: drop-in
+// plugins that are left out of the chain, what can't be read or watched, and an unreadable table.
+func (b *builder) hostProblems() {
 	if b.host.TableUnread != "" {
 		b.report(b.opts.TableProblem(b.host.TableUnread))
+	}
+	for _, why := range b.host.PluginProblems {
+		if !b.opts.Router {
+			b.warn(problem.CNIPluginRefused, "%s", why)
+		}
+	}
+	for _, what := range b.host.Unseen {
+		b.warn(problem.HostUnseen, "%s; until that is repaired, changes of it are found late or not at all", what)
 	}
 }
 
@@ -130,19 +112,23 @@ func (b *builder) formerSubnets() {
 		}
 	}
 	for _, p := range candidates {
-		pods := 0
-		for _, addr := range b.host.Leases {
-			if p.Contains(addr) {
-				pods++
-			}
+		leased := b.leased(p)
+		if leased == 0 || slices.Contains(b.subnets, p) || slices.Contains(b.former, p) {
+			continue
 		}
-		if pods > 0 && !slices.Contains(b.subnets, p) && !slices.Contains(b.former, p) {
-			b.former = append(b.former, p)
-			if slices.Contains(b.own.PodCIDRs, p) { // refused and reported, and not another Node's
-				continue
-			}
-			b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.SubnetChanged, BlocksReady: true, Message: fmt.Sprintf(
-				"pods still live on %s, which is no longer this node's subnet, and no other node reaches them (addresses leased: %d); drain the node, and the CNI config follows", p, pods)})
+		b.former = append(b.former, p)
+		if !slices.Contains(b.own.PodCIDRs, p) { // otherwise it is refused and reported, and not another Node's
+			b.ownProblem(problem.SubnetChanged, "pods still live on %s, which is no longer this node's subnet, and no other node reaches them (addresses leased: %d); drain the node, and the CNI config follows", p, leased)
 		}
 	}
+}
+
+// leased returns the number of leased addresses in a subnet.
+func (b *builder) leased(p netip.Prefix) (n int) {
+	for _, addr := range b.host.Leases {
+		if p.Contains(addr) {
+			n++
+		}
+	}
+	return n
 }

@@ -33,13 +33,7 @@ func tooSmall(p netip.Prefix) string {
 // are served, and a rollout of the agents must not wait until pods are deleted.
 func (b *builder) fullSubnets() {
 	for _, p := range b.subnets {
-		leased := 0
-		for _, addr := range b.host.Leases {
-			if p.Contains(addr) {
-				leased++
-			}
-		}
-		if room := PodCapacity(p); leased >= room {
+		if room := PodCapacity(p); b.leased(p) >= room {
 			b.report(problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}, Reason: problem.SubnetFull, Message: fmt.Sprintf(
 				"all %d addresses that %s has for pods are leased, so no pod can be made here until one is deleted", room, p)})
 		}
@@ -49,18 +43,14 @@ func (b *builder) fullSubnets() {
 // unfitPlugins reports missing or broken CNI plugins. Without them the config is not written. An
 // existing one stays, because pods are detached with it too.
 func (b *builder) unfitPlugins() {
-	if b.opts.Router || len(b.host.UnfitPlugins) == 0 {
-		return
-	}
-	var faults []string
+	var reasons []string
 	for name, why := range b.host.UnfitPlugins {
-		if name != FirewallPlugin || b.opts.Firewall {
-			faults = append(faults, why)
+		if !b.opts.Router && (name != FirewallPlugin || b.opts.Firewall) {
+			reasons = append(reasons, why)
 		}
 	}
-	if len(faults) == 0 {
-		return
+	if len(reasons) > 0 {
+		slices.Sort(reasons)
+		b.ownProblem(problem.PluginMissing, "no pod can be attached: %s", strings.Join(slices.Compact(reasons), "; "))
 	}
-	slices.Sort(faults)
-	b.ownProblem(problem.PluginMissing, "no pod can be attached: %s", strings.Join(slices.Compact(faults), "; "))
 }

@@ -20,6 +20,10 @@ type claim struct {
 	why      *problem.Problem // why there is no link, or why the route is kept
 }
 
+func (c *claim) problem(reason problem.Reason, format string, args ...any) problem.Problem {
+	return problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
 // A validator decides which claims are accepted.
 type validator struct {
 	opts      Options

@@ -25,12 +25,10 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	b.sysctls()
 	b.conflicts()
 	b.bridgeName()
-	b.tableUnread()
+	b.hostProblems()
 	b.unfitPlugins()
 	b.cni()
 	b.otherConfigs()
-	b.refusedPlugins()
-	b.unseen()
 	b.bridge()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)
@@ -90,6 +88,11 @@ func (b *builder) ownProblem(reason problem.Reason, format string, args ...any) 
 	b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: reason, Message: fmt.Sprintf(format, args...), BlocksReady: true})
 }
 
+// warn reports a problem of this node that leaves it ready.
+func (b *builder) warn(reason problem.Reason, format string, args ...any) {
+	b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
 // ownReady reports whether this node has no problem, except pods of a former subnet, whose config
 // stays.
 func (b *builder) ownReady() bool {
@@ -138,7 +141,7 @@ func (b *builder) acceptOwn() {
 			continue
 		}
 		if clash != "" {
-			b.report(problem.Problem{Subject: problem.Node(b.own.Name), Reason: problem.RangeOverlap, Message: clash + "; it is in use and stays, but that and a pod can't both have one address"})
+			b.warn(problem.RangeOverlap, "%s; it is in use and stays, but that and a pod can't both have one address", clash)
 		}
 		accepted = append(accepted, p)
 	}
@@ -216,7 +219,7 @@ func (b *builder) collect() []claim {
 			}
 			c := claim{subnet: p, node: n}
 			if reason, why := b.refuse(&c); why != "" {
-				b.report(problem.Problem{Subject: problem.Subject{Node: n.Name, Subnet: p}, Reason: reason, Message: why})
+				b.report(c.problem(reason, "%s", why))
 				continue
 			}
 			c.addr, c.dev, c.why = b.resolver.nextHop(n, p)
@@ -250,7 +253,7 @@ func (b *builder) refuse(c *claim) (problem.Reason, string) {
 		return problem.PodCIDRRefused, clash
 	}
 	if clash != "" {
-		b.report(problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: p}, Reason: problem.RangeOverlap, Message: clash + "; the Node had it before and keeps it"})
+		b.report(c.problem(problem.RangeOverlap, "%s; the Node had it before and keeps it", clash))
 	}
 	return "", ""
 }
@@ -284,10 +287,7 @@ func (b *builder) shared() {
 		case !ok:
 			holder[c.addr] = c.node
 		case first != c.node:
-			b.report(problem.Problem{
-				Subject: problem.Node(c.node.Name), Reason: problem.AddressShared,
-				Message: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name),
-			})
+			b.report(problem.Problem{Subject: problem.Node(c.node.Name), Reason: problem.AddressShared, Message: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name)})
 		}
 	}
 }

@@ -38,10 +38,7 @@ func (b *builder) hiding(c claim) bool {
 	if older == nil || b.precedence(&c) > 0 {
 		return false
 	}
-	b.report(problem.Problem{
-		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.PodCIDRRefused,
-		Message: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
-	})
+	b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name))
 	return true
 }
 
@@ -74,7 +71,7 @@ func (b *builder) decide(claims []claim) []claim {
 			winners = append(winners, *c.claim)
 			continue
 		}
-		b.report(problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.PodCIDRDisputed, Message: refusal(blocks, c)})
+		b.report(c.problem(problem.PodCIDRDisputed, "%s", refusal(blocks, c)))
 	}
 	return winners
 }

@@ -1,6 +1,9 @@
 package topology
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Host is the state of this machine except for marked objects.
 type Host struct {
@@ -65,11 +68,7 @@ const (
 // FacesGuests reports whether links of a kind usually lead to guests of this host, such as
 // containers and virtual machines. A guest must not be able to act as this host's router.
 func FacesGuests(kind string) bool {
-	switch kind {
-	case KindBridge, KindVeth, "netkit", "tun", "macvtap", "ipvtap":
-		return true
-	}
-	return false
+	return slices.Contains([]string{KindBridge, KindVeth, "netkit", "tun", "macvtap", "ipvtap"}, kind)
 }
 
 // linkWith returns the link with the address. If there are several, it is one that has it with its

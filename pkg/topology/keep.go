@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -44,10 +43,8 @@ func (b *builder) keep(c *claim, r Route) {
 	}
 	kept := r // a copy, so that only kept routes are allocated
 	c.addr, c.dev, c.kept = r.Via, r.Dev, &kept
-	c.why = &problem.Problem{
-		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.RouteKept,
-		Message: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
-	}
+	why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, r)
+	c.why = &why
 }
 
 // restore gives a claim its former route again if the only obstacle is that another device of this
@@ -64,10 +61,8 @@ func (b *builder) restore(c *claim) {
 		return
 	}
 	c.dev = dev
-	c.why = &problem.Problem{
-		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.RouteKept,
-		Message: fmt.Sprintf("InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev),
-	}
+	why := c.problem(problem.RouteKept, "InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev)
+	c.why = &why
 }
 
 // keepReason returns why an existing route is kept although the resolver chose differently, or "".

@@ -3,6 +3,7 @@ package topology
 import (
 	"net/netip"
 	"slices"
+	"sort"
 )
 
 // masquerade computes our nftables table. Nodes without a route are not in its sets, so that a Node
@@ -76,12 +77,7 @@ func (b *builder) egress(m *Masquerade) []Egress {
 
 // served returns the part of a sorted list, IPv4 first, of the families that the table serves.
 func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
-	split, _ := slices.BinarySearchFunc(sorted, false, func(x T, _ bool) int {
-		if addr(x).Is4() {
-			return -1
-		}
-		return 1
-	})
+	split := sort.Search(len(sorted), func(i int) bool { return !addr(sorted[i]).Is4() })
 	switch has4, has6 := m.Serves(true), m.Serves(false); {
 	case has4 && has6:
 		return sorted

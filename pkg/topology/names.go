@@ -11,42 +11,31 @@ const (
 	// Protocol is rtm_protocol of our routes (rtnetlink(7)), a number that is free in iproute2's
 	// rt_protos.
 	Protocol = 112
-
 	// MetricPeer is the metric of routes to peers' pod subnets. The kernel's key of a route is
 	// (table, prefix, tos, metric), without the protocol, so with a metric of our own we never
 	// replace a foreign route.
 	MetricPeer = 2048
-
 	// MetricOwn is the metric of the unreachable route to our own pod subnet. It is above that of
 	// the bridge's connected route (0, IPv6 256), which takes precedence while it exists.
 	MetricOwn = 4096
-
 	// Table names our nftables table, of family inet.
 	Table = "plainroute"
-
 	// Bridge is the default name of the pods' bridge.
 	Bridge = "plainroute0"
-
 	// Conflist names our CNI config in the CNI folder. Container runtimes take the
 	// first name in lexical order.
 	Conflist = "10-plainroute.conflist"
-
 	// Gate names the symlink that the runtime loads if Conflist is a regular file. It sorts
 	// directly before Conflist.
 	Gate = "10-plainroute-gate.conflist"
-
 	// ConditionReason is the reason of the agent's condition NetworkUnavailable on its Node.
 	ConditionReason = "PlainrouteReady"
-
 	// EventSource is the source of the agent's Events.
 	EventSource = "plainroute"
-
 	// Network is the name of our CNI network, and of host-local's lease folder.
 	Network = "plainroute"
-
 	// FirewallPlugin is the stock plugin that accepts pods' packets in iptables' chain FORWARD.
 	FirewallPlugin = "firewall"
-
 	// IPAMDir is the folder of host-local's lease folders, in the run folder. Like the pods it is
 	// gone after a reboot.
 	IPAMDir = "ipam"

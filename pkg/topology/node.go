@@ -62,7 +62,7 @@ func NodeFrom(n *corev1.Node) *Node {
 	return node
 }
 
-func (n *Node) addPodCIDR(s string) (problem string) {
+func (n *Node) addPodCIDR(s string) (why string) {
 	p, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
@@ -78,7 +78,7 @@ func (n *Node) addPodCIDR(s string) (problem string) {
 	return ""
 }
 
-func (n *Node) addAddr(s string) (problem string) {
+func (n *Node) addAddr(s string) (why string) {
 	addr, err := netip.ParseAddr(s)
 	if err != nil {
 		return "is not an IP address"

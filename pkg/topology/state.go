@@ -114,38 +114,24 @@ func (r Route) Compare(s Route) int {
 // String returns the route in the syntax of ip-route(8).
 func (r Route) String() string {
 	var b strings.Builder
-	if r.Type != Unicast {
-		b.WriteString(string(r.Type) + " ")
+	word := func(given bool, format string, value any) {
+		if given {
+			fmt.Fprintf(&b, format, value)
+		}
 	}
+	word(r.Type != Unicast, "%s ", r.Type)
 	if r.Dst.Bits() == 0 {
 		b.WriteString("default")
 	} else {
 		b.WriteString(r.Dst.String())
 	}
-	if r.From.IsValid() {
-		b.WriteString(" from " + r.From.String())
-	}
-	if r.TOS != 0 {
-		fmt.Fprintf(&b, " tos %#x", r.TOS)
-	}
-	if r.Via.IsValid() {
-		b.WriteString(" via ")
-		b.WriteString(r.Via.String())
-	}
-	if r.Dev != "" {
-		b.WriteString(" dev ")
-		b.WriteString(r.Dev)
-	}
-	if r.Protocol != 0 {
-		fmt.Fprintf(&b, " proto %d", r.Protocol)
-	}
-	if r.Src.IsValid() {
-		b.WriteString(" src ")
-		b.WriteString(r.Src.String())
-	}
-	if r.Metric != 0 {
-		fmt.Fprintf(&b, " metric %d", r.Metric)
-	}
+	word(r.From.IsValid(), " from %s", r.From)
+	word(r.TOS != 0, " tos %#x", r.TOS)
+	word(r.Via.IsValid(), " via %s", r.Via)
+	word(r.Dev != "", " dev %s", r.Dev)
+	word(r.Protocol != 0, " proto %d", r.Protocol)
+	word(r.Src.IsValid(), " src %s", r.Src)
+	word(r.Metric != 0, " metric %d", r.Metric)
 	return b.String()
 }
 

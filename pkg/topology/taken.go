@@ -167,12 +167,10 @@ func overlapsCluster(opts Options, p netip.Prefix) bool {
 // subnet.
 func (b *builder) overlaps() {
 	for _, t := range b.ranges.wider {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.RangeOverlap, Message: fmt.Sprintf(
-			"%s belongs to a network around --cluster-cidr; there, routes to pods take precedence, so none of its machines can have an address in --cluster-cidr", t.what)})
+		b.warn(problem.RangeOverlap, "%s belongs to a network around --cluster-cidr; there, routes to pods take precedence, so none of its machines can have an address in --cluster-cidr", t.what)
 	}
 	for _, t := range b.ranges.leftover {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.RangeOverlap, Message: fmt.Sprintf(
-			"%s, because a pod that is given that address is not reached", t.what)})
+		b.warn(problem.RangeOverlap, "%s, because a pod that is given that address is not reached", t.what)
 	}
 }
 
@@ -183,8 +181,7 @@ func (b *builder) unroutable() {
 		addr := b.own.firstAddr(p.Addr().Is4())
 		others := slices.ContainsFunc(b.own.Addrs, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() && b.resolver.excluded(a) == "" })
 		if addr.IsValid() && !others {
-			b.report(problem.Problem{Subject: problem.Node(b.own.Name), Reason: problem.AddressRefused, Message: fmt.Sprintf(
-				"InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))})
+			b.warn(problem.AddressRefused, "InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))
 		}
 	}
 }
