@@ -180,7 +180,7 @@ func bridgeOf(s topology.State) string {
 }
 
 func writeSummary(path string, s cleanup.Summary) error {
-	line, err := s.Line()
+	line, err := json.Marshal(s)
 	if err == nil {
 		err = os.WriteFile(path, append(line, '\n'), 0o644)
 	}

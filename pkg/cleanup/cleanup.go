@@ -145,9 +145,6 @@ func (c Cleanup) notify(format string, args ...any) {
 	}
 }
 
-// lockInterval is the time between two attempts to take the locks.
-const lockInterval = 100 * time.Millisecond
-
 // lock waits for the agent's locks. Force needs them too: an agent would restore within
 // milliseconds what is removed, and an operator can stop any agent.
 func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
@@ -163,10 +160,8 @@ func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
 		if !notified {
 			c.notify("waiting up to %s for the agent on this node to end", c.Wait)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for the agent to end: %w", ctx.Err())
-		case <-time.After(lockInterval):
+		if err := pause(ctx); err != nil {
+			return nil, fmt.Errorf("waiting for the agent to end: %w", err)
 		}
 	}
 }
@@ -179,10 +174,10 @@ func (c Cleanup) tryLock(ctx context.Context) (release func(), why string, err e
 		return nil, why, nil
 	}
 	folder, err := c.Store.TakeLock()
-	if cni.Held(err) {
+	switch {
+	case cni.Held(err):
 		return nil, agentRuns(lockIn(c.Store)), nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, "", err
 	}
 	namespace, err := nslock.Take(ctx, "cleanup, run folder "+c.Store.RunDir)

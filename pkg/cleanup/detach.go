@@ -14,7 +14,8 @@ const (
 	// once a minute (ContainerGCPeriod of pkg/kubelet/kubelet.go).
 	DetachTimeout = 70 * time.Second
 
-	detachInterval = 100 * time.Millisecond
+	// pollInterval is the time between two checks of locks and sandboxes.
+	pollInterval = 100 * time.Millisecond
 	// quietTime is longer than a CNI DEL takes that had begun when its config went.
 	quietTime = 3 * time.Second
 )
@@ -72,7 +73,7 @@ func (c Cleanup) settle(ctx context.Context) error {
 
 func pause(ctx context.Context) error {
 	select {
-	case <-time.After(detachInterval):
+	case <-time.After(pollInterval):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -90,24 +90,21 @@ func (s observation) kept(store cni.Store) []Kept {
 	return all
 }
 
-// settings returns those with a value that the agent sets and that is not the kernel's default. The
+// settings returns those with a value that the agent sets and that is not the kernel's default
+// (those of the neighbor tables: arp_tbl of net/ipv4/arp.c, nd_tbl of net/ipv6/ndisc.c). The
 // settings of a device follow from those of all.
 func settings(s topology.State) []string {
 	made := map[string]string{topology.SysctlForward4: "1", topology.SysctlForward6: "1", topology.SysctlBridgeNF4: "1", topology.SysctlBridgeNF6: "1"}
 	var all []string
 	for _, path := range slices.Sorted(maps.Keys(s.Sysctls)) {
 		value := s.Sysctls[path]
-		raised := strings.Contains(path, "/gc_thresh") && !slices.Contains(defaultLimits(), value)
+		raised := strings.Contains(path, "/gc_thresh") && !slices.Contains([]string{"128", "512", "1024"}, value)
 		if value == made[path] || raised || strings.HasSuffix(path, "/accept_ra") && value == "2" {
 			all = append(all, path+"="+value)
 		}
 	}
 	return all
 }
-
-// defaultLimits are the kernel's for the neighbor tables (arp_tbl of net/ipv4/arp.c, nd_tbl of
-// net/ipv6/ndisc.c).
-func defaultLimits() []string { return []string{"128", "512", "1024"} }
 
 // refusals returns the text of an error that is a refusal.
 func refusals(err error) []string {

@@ -1,10 +1,6 @@
 package cleanup
 
-import (
-	"encoding/json"
-
-	"github.com/plainroute/plainroute/pkg/plan"
-)
+import "github.com/plainroute/plainroute/pkg/plan"
 
 // Summary is a short Result: the termination message of a container has room for 4 KiB
 // (terminationMessagePath of the Kubernetes API).
@@ -39,6 +35,3 @@ func (r Result) Summary(err error) Summary {
 	s.Error = s.Error[:min(len(s.Error), maxError)]
 	return s
 }
-
-// Line is the Summary as one line of JSON.
-func (s Summary) Line() ([]byte, error) { return json.Marshal(s) }

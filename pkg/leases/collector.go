@@ -6,6 +6,7 @@
 package leases
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -53,9 +54,12 @@ type Collector struct {
 	Grace time.Duration
 
 	now        func() time.Time
-	leases     map[cni.Lease]*lease
+	leases     map[cni.Lease]*lease // replaced by each scan
 	namespaces map[int]*namespace
-	settled    settled
+	// settled are the leases when all belonged, or might belong, to live pods, and changes was
+	// LinkChanges then. They still do until a lease or a link is added or a link is deleted.
+	settled map[cni.Lease]*lease
+	changes uint64
 }
 
 const (
@@ -84,21 +88,9 @@ type namespace struct {
 	addrs  map[netip.Addr]bool // all that it has had and that were leased
 }
 
-// settled is what was there when all leases belonged, or might belong, to live pods. They still do
-// until a lease or a link is added or a link is deleted.
-type settled struct {
-	leases  map[cni.Lease]bool
-	changes uint64
-}
-
 // Run scans until ctx ends.
 func (c *Collector) Run(ctx context.Context) error {
-	if c.Period == 0 {
-		c.Period = period
-	}
-	if c.Grace == 0 {
-		c.Grace = grace
-	}
+	c.Period, c.Grace, c.now = cmp.Or(c.Period, period), cmp.Or(c.Grace, grace), time.Now
 	ticker := time.NewTicker(c.Period)
 	defer ticker.Stop()
 	last := ""
@@ -125,19 +117,20 @@ func (c *Collector) Run(ctx context.Context) error {
 func (c *Collector) scan(ctx context.Context) error {
 	changes := c.LinkChanges()
 	held, err := c.Store.HeldLeases()
-	if err != nil || c.settled.covers(held, changes) {
+	added := func(l cni.Lease) bool { return c.settled[l] == nil }
+	if err != nil || c.settled != nil && changes == c.changes && !slices.ContainsFunc(held, added) {
 		return err
 	}
 	namespaces, err := c.Host.PeerNamespaces(c.Bridge)
 	if err != nil {
 		return fmt.Errorf("reading the network namespaces of pods: %w", err)
 	}
-	now := c.time()
+	now := c.now()
 	c.seeLeases(now, held)
 	c.seeNamespaces(now, namespaces)
-	c.settled = settled{}
+	c.settled = nil
 	if c.allPlaced(held) {
-		c.settled = settle(held, changes)
+		c.settled, c.changes = c.leases, changes
 	}
 	return c.release(ctx, c.expired(now, held))
 }
@@ -145,12 +138,8 @@ func (c *Collector) scan(ctx context.Context) error {
 // allPlaced reports whether each lease belongs, or may belong, to a namespace with a port on this
 // host, so that a lease can leak only when a link goes.
 func (c *Collector) allPlaced(held []cni.Lease) bool {
-	connected := map[int]*namespace{}
-	for id, g := range c.namespaces {
-		if g.hasPorts {
-			connected[id] = g
-		}
-	}
+	connected := maps.Clone(c.namespaces)
+	maps.DeleteFunc(connected, func(_ int, g *namespace) bool { return !g.hasPorts })
 	lives := living(connected, held)
 	return !slices.ContainsFunc(held, func(l cni.Lease) bool { return !lives(l) && !mayBeOf(connected, c.leases[l]) })
 }
@@ -199,13 +188,6 @@ func (c *Collector) release(ctx context.Context, expired []cni.Lease) error {
 		c.Log.Info("Gave back addresses of pods that died without being detached", "addresses", n, "first", expired[0].Addr.String(), "container", expired[0].Container)
 	}
 	return err
-}
-
-func (c *Collector) time() time.Time {
-	if c.now != nil {
-		return c.now()
-	}
-	return time.Now()
 }
 
 // seeLeases records since when each lease exists.
@@ -257,17 +239,4 @@ func mayBeOf(namespaces map[int]*namespace, l *lease) bool {
 		}
 	}
 	return false
-}
-
-func settle(held []cni.Lease, changes uint64) settled {
-	s := settled{leases: make(map[cni.Lease]bool, len(held)), changes: changes}
-	for _, l := range held {
-		s.leases[l] = true
-	}
-	return s
-}
-
-// covers reports whether nothing was added or deleted since, except leases that were given back.
-func (s settled) covers(held []cni.Lease, changes uint64) bool {
-	return s.leases != nil && changes == s.changes && !slices.ContainsFunc(held, func(l cni.Lease) bool { return !s.leases[l] })
 }

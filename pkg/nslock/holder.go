@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 	"unicode"
@@ -35,7 +36,7 @@ func identifyHolder() error {
 	if err != nil {
 		return fmt.Errorf("identifying the holder of the lock of this network namespace: %w", err)
 	}
-	if !ownUser(uid) {
+	if uid != 0 && uid != os.Geteuid() {
 		return &ForeignError{uid, pid}
 	}
 	return &HeldError{describe(answerOf(conn), pid)}

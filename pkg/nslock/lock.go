@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,9 +63,11 @@ func (e *ForeignError) Error() string {
 // connecting if that does not listen), or the kernel refuses the socket.
 func Take(ctx context.Context, self string) (*Lock, error) {
 	for deadline := time.Now().Add(listenTimeout); ; {
-		listener, err := listen(ctx)
+		listener, err := new(net.ListenConfig).Listen(ctx, "unix", name)
 		if err == nil {
-			return hold(listener, self), nil
+			l := &Lock{listener, self, make(chan struct{})}
+			go l.answer()
+			return l, nil
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return nil, fmt.Errorf("taking the lock of this network namespace: %w", err)
@@ -114,21 +115,11 @@ func Find() error {
 	return nil
 }
 
-func listen(ctx context.Context) (net.Listener, error) {
-	return new(net.ListenConfig).Listen(ctx, "unix", name)
-}
-
 // A Lock is held until Close, or until its process ends.
 type Lock struct {
 	listener net.Listener
 	self     string
 	ended    chan struct{}
-}
-
-func hold(listener net.Listener, self string) *Lock {
-	l := &Lock{listener, self, make(chan struct{})}
-	go l.answer()
-	return l
 }
 
 // Close releases the lock.
@@ -155,6 +146,3 @@ func (l *Lock) answer() {
 		time.Sleep(pause)
 	}
 }
-
-// ownUser reports whether a process of that user can be an agent.
-func ownUser(uid int) bool { return uid == 0 || uid == os.Geteuid() }

@@ -203,7 +203,8 @@ func executable(root *os.Root) error {
 		return &os.PathError{Op: "statfs", Path: root.Name(), Err: err}
 	}
 	if at.Flags&unix.ST_NOEXEC != 0 {
-		return errNoExec{root.Name()}
+		return fmt.Errorf("%s is on a file system that is mounted with noexec, so no plugin could run from there: "+
+			"remount it with exec, or use another folder, and set it in the container runtime's config (bin_dir)", root.Name())
 	}
 	return nil
 }

@@ -7,14 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNoExec is returned for a folder on a file system that is mounted with noexec.
-type errNoExec struct{ path string }
-
-func (e errNoExec) Error() string {
-	return fmt.Sprintf("%s is on a file system that is mounted with noexec, so no plugin could run from there: "+
-		"remount it with exec, or use another folder, and set it in the container runtime's config (bin_dir)", e.path)
-}
-
 // remediations are those of errors that the host's set-up causes.
 var remediations = []struct {
 	errs []error

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"net/netip"
+	"path/filepath"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -15,7 +16,7 @@ func (b *builder) cni() {
 		return
 	}
 	conf := &CNI{
-		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.configSubnets(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall,
+		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.configSubnets(), IPAMDir: filepath.Join(b.opts.RunDir, IPAMDir), Firewall: b.opts.Firewall,
 		Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
 	if least := leastMTUOf(conf.Subnets); conf.MTU != 0 && conf.MTU < least {
@@ -96,7 +97,7 @@ func (o Options) TableProblem(detail string) problem.Problem {
 
 // formerSubnets finds our former subnets that still have pods. A new config would disconnect them
 // with the next pod: the bridge plugin removes the old gateway in IPv4, and keeps it in IPv6, where
-// it hides the subnet's new owner. So the old config stays, with what it essential, until these pods
+// it hides the subnet's new owner. So the old config stays, with what it needs, until these pods
 // are gone. If the config was removed, the bridge's addresses show the subnet.
 func (b *builder) formerSubnets() {
 	if len(b.subnets) == 0 || b.host.Ports == 0 {

@@ -112,9 +112,10 @@ func (b *builder) ownSubnets() {
 	default:
 		b.acceptOwn()
 	}
-	if len(b.subnets) == 0 {
-		b.holdOwn()
-		return
+	for _, r := range b.actual.Routes {
+		if len(b.subnets) == 0 && r.Type == Unreachable && r.Metric == MetricOwn { // stays until a subnet of ours is known
+			b.desired.Routes = append(b.desired.Routes, r)
+		}
 	}
 	for _, p := range b.subnets {
 		b.desired.Routes = append(b.desired.Routes, Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn})
@@ -147,15 +148,6 @@ func (b *builder) acceptOwn() {
 	}
 	b.serveFamilies(accepted)
 	b.unroutable()
-}
-
-// holdOwn keeps our unreachable routes while our subnets are unknown.
-func (b *builder) holdOwn() {
-	for _, r := range b.actual.Routes {
-		if r.Type == Unreachable && r.Metric == MetricOwn {
-			b.desired.Routes = append(b.desired.Routes, r)
-		}
-	}
 }
 
 // uplink returns the link with our Node's InternalIP of a family.
@@ -257,9 +249,6 @@ func (b *builder) refuse(c *claim) (problem.Reason, string) {
 	}
 	return "", ""
 }
-
-// granted reports whether this Node had the subnet before, even with another address.
-func (b *builder) granted(c *claim) bool { return b.grantOf(c) != nil }
 
 // grantOf returns the claim as the pass before granted it, or nil.
 func (b *builder) grantOf(c *claim) *claim {

@@ -92,7 +92,7 @@ func (c candidate) compare(o candidate) int {
 // the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
 // another InternalIP of its Node, because a Node may get a better one.
 func (b *builder) precedence(c *claim) int {
-	if b.granted(c) {
+	if b.grantOf(c) != nil {
 		return 3
 	}
 	switch r, ok := b.inPlace(c.subnet); {

@@ -87,15 +87,3 @@ func (h Host) linkWith(addr netip.Addr) (found Link, ok bool) {
 	}
 	return found, ok
 }
-
-// globals returns the number of addresses of a family that the kernel may choose as the source of
-// routed packets.
-func (l Link) globals(is4 bool) int {
-	n := 0
-	for _, p := range l.Addrs {
-		if p.Addr().Is4() == is4 && !p.Addr().IsLinkLocalUnicast() {
-			n++
-		}
-	}
-	return n
-}

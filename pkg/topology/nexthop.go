@@ -41,7 +41,13 @@ func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 // source returns our InternalIP as the preferred source, if the kernel would otherwise have a
 // choice.
 func source(link Link, own []netip.Addr, is4 bool) netip.Addr {
-	if link.globals(is4) < 2 {
+	choice := 0
+	for _, p := range link.Addrs {
+		if p.Addr().Is4() == is4 && !p.Addr().IsLinkLocalUnicast() {
+			choice++
+		}
+	}
+	if choice < 2 {
 		return netip.Addr{}
 	}
 	for _, addr := range own {

@@ -1,9 +1,6 @@
 package topology
 
-import (
-	"net/netip"
-	"path/filepath"
-)
+import "net/netip"
 
 // Options are the operator's validated options.
 type Options struct {
@@ -62,6 +59,3 @@ func (o Options) layout() Layout {
 	}
 	return LayoutGate
 }
-
-// ipamDir is where host-local keeps its leases.
-func (o Options) ipamDir() string { return filepath.Join(o.RunDir, IPAMDir) }
