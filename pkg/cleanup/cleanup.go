@@ -25,20 +25,14 @@ type Dataplane interface {
 
 // Cleanup is one cleanup of this node.
 type Cleanup struct {
-	Dataplane Dataplane
-	Store     cni.Store
-	// Force goes on while pods are attached; the bridge and the leases stay then.
-	Force bool
-	// DryRun changes nothing.
-	DryRun bool
-	// Wait is how long to wait for an agent to end.
-	Wait time.Duration
-	// DetachTimeout is how long to wait for the runtime to detach dead sandboxes, after the last one.
-	DetachTimeout time.Duration
-	// CacheDir is the runtime's record of what is attached, cni.CacheDir by default.
-	CacheDir string
-	// Notify receives messages for the operator about what the cleanup waits for.
-	Notify func(string)
+	Dataplane     Dataplane
+	Store         cni.Store
+	Force         bool          // goes on while pods are attached; the bridge and the leases stay then
+	DryRun        bool          // changes nothing
+	Wait          time.Duration // for an agent to end
+	DetachTimeout time.Duration // for the runtime to detach dead sandboxes, after the last one
+	CacheDir      string        // the runtime's record of what is attached, cni.CacheDir by default
+	Notify        func(string)  // receives messages for the operator about what the cleanup waits for
 }
 
 // ErrRefused is returned when nothing was done because an agent or pods of this network still run

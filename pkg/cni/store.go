@@ -32,16 +32,11 @@ import (
 // one (loadNetworks of cri-o/ocicni), and so do meta plugins: with the regular file no pod can be
 // attached until the file in the run folder exists, because host-local can't read it (see guarded).
 type Store struct {
-	// ConfDir is the runtime's folder, /etc/cni/net.d by default.
-	ConfDir string
-	// RunDir is the folder of node-local state.
-	RunDir string
-	// PluginsDir is the folder of drop-in plugins; empty: none.
-	PluginsDir string
-	// BinDir is the runtime's folder of plugins; empty: it is neither read nor watched.
-	BinDir string
-	// Lock must be held for Write; nil: none.
-	Lock *Lock
+	ConfDir    string // the runtime's folder, /etc/cni/net.d by default
+	RunDir     string // the folder of node-local state
+	PluginsDir string // the folder of drop-in plugins; empty: none
+	BinDir     string // the runtime's folder of plugins; empty: it is neither read nor watched
+	Lock       *Lock  // must be held for Write; nil: none
 }
 
 // tempSuffix is that of files before they are renamed into place. Runtimes load .conf, .conflist

@@ -22,15 +22,10 @@ const (
 
 // identity is what the Go build info of a binary contains. Nothing is executed to read it.
 type identity struct {
-	// stock means that it was built from the stock plugin of this name.
-	stock bool
-	// version as in v1.9.1, or "" if the binary has none.
-	version string
-	// sum of the published module that it was built from; "" if it was built from a checkout, which
-	// may contain anything.
-	sum string
-	// toolchain is the version of Go, as in go1.26.8.
-	toolchain string
+	stock     bool   // it was built from the stock plugin of this name
+	version   string // as in v1.9.1, or "" if the binary has none
+	sum       string // of the published module; "" for a checkout, which may contain anything
+	toolchain string // the version of Go, as in go1.26.8
 }
 
 // identify reads the build info of the plugin called name. A file without one, such as a script, is

@@ -13,14 +13,10 @@ import (
 
 // Install is one installation.
 type Install struct {
-	// From is the folder of the plugins to install.
-	From string
-	// To is the container runtime's folder. It is made if it is missing.
-	To string
-	// Names of the plugins; none: all executable files in From.
-	Names []string
-	// Force replaces anything that differs, except a folder.
-	Force bool
+	From  string   // the folder of the plugins to install
+	To    string   // the container runtime's folder; it is made if it is missing
+	Names []string // of the plugins; none: all executable files in From
+	Force bool     // replaces anything that differs, except a folder
 }
 
 // Run installs what is missing or older. If one plugin can't be installed, the others are all the

@@ -21,13 +21,10 @@ type State struct {
 	Devices []Device `json:"devices,omitempty"`
 	// Addresses are those of the bridge, sorted. Only the agent restores them: CNI's CHECK does not
 	// fail after `ip addr del`.
-	Addresses []Address `json:"addresses,omitempty"`
-	// Routes are sorted by Compare and unique by their key.
-	Routes []Route `json:"routes,omitempty"`
-	// Masquerade is our nftables table; nil: none.
-	Masquerade *Masquerade `json:"masquerade,omitempty"`
-	// CNI is our CNI config; nil: none.
-	CNI *CNI `json:"cni,omitempty"`
+	Addresses  []Address   `json:"addresses,omitempty"`
+	Routes     []Route     `json:"routes,omitempty"`     // sorted by Compare and unique by their key
+	Masquerade *Masquerade `json:"masquerade,omitempty"` // nil: none
+	CNI        *CNI        `json:"cni,omitempty"`        // nil: none
 
 	granted []claim   // the accepted claims, sorted by subnet
 	retired []Address // gateways of former subnets, to be removed
@@ -56,14 +53,12 @@ const (
 type Route struct {
 	Type RouteType    `json:"type,omitempty"`
 	Dst  netip.Prefix `json:"dst"`
-	// Via is the gateway; the zero Addr: on link.
-	Via netip.Addr `json:"via"`
-	// Dev is the device's name; empty for routes without one.
-	Dev string `json:"dev,omitempty"`
-	// Src is the preferred source; the zero Addr: the kernel's choice.
-	Src      netip.Addr `json:"src"`
-	Protocol int        `json:"protocol,omitempty"`
-	Metric   int        `json:"metric,omitempty"`
+	Via  netip.Addr   `json:"via"`           // the gateway; the zero Addr: on link
+	Dev  string       `json:"dev,omitempty"` // empty for routes without a device
+	Src  netip.Addr   `json:"src"`           // preferred; the zero Addr: the kernel's choice
+
+	Protocol int `json:"protocol,omitempty"`
+	Metric   int `json:"metric,omitempty"`
 	// TOS is the type of service that a packet must have for this IPv4 route, which then precedes
 	// those of any metric without one; ours have none.
 	TOS int `json:"tos,omitempty"`
@@ -152,17 +147,13 @@ func (a Address) String() string { return a.Prefix.String() + " dev " + a.Dev }
 // Masquerade is our nftables table: packets that leave the cluster from our pods get the node's
 // address, no others do.
 type Masquerade struct {
-	// Bridge is the pods' device.
-	Bridge string `json:"bridge"`
-	// Sources are our own pod subnets; none without masquerading.
-	Sources []netip.Prefix `json:"sources,omitempty"`
+	Bridge  string         `json:"bridge"`
+	Sources []netip.Prefix `json:"sources,omitempty"` // our own pod subnets; none without masquerading
 	// Egress are the links on which the kernel could choose among several addresses, with this
 	// node's InternalIP as the one that pods get, sorted.
-	Egress []Egress `json:"egress,omitempty"`
-	// Cluster are the disjoint ranges to which pods' packets are not masqueraded, sorted.
-	Cluster []netip.Prefix `json:"cluster,omitempty"`
-	// Nodes are the next hops of peers, whose host-network pods are pods too, sorted.
-	Nodes []netip.Addr `json:"nodes,omitempty"`
+	Egress  []Egress       `json:"egress,omitempty"`
+	Cluster []netip.Prefix `json:"cluster,omitempty"` // to which pods' packets are not masqueraded; disjoint, sorted
+	Nodes   []netip.Addr   `json:"nodes,omitempty"`   // the next hops of peers, whose host-network pods are pods too, sorted
 }
 
 // SameRules reports whether two tables are equal except for the elements of their sets.
@@ -189,21 +180,14 @@ func (e Egress) Compare(o Egress) int {
 
 // CNI is the variable part of our CNI config.
 type CNI struct {
-	Bridge string `json:"bridge"`
-	// MTU of the pods' devices in bytes.
-	MTU int `json:"mtu"`
-	// Subnets are our own pod subnets, at most one a family.
-	Subnets []netip.Prefix `json:"subnets"`
-	// IPAMDir is the folder of host-local's leases.
-	IPAMDir string `json:"ipamDir"`
-	// Firewall has the stock firewall plugin accept each pod's packets.
-	Firewall bool `json:"firewall,omitempty"`
-	// Spec11 offers the runtime version 1.1.0 of the CNI spec beside 1.0.0.
-	Spec11 bool `json:"spec11,omitempty"`
-	// Plugins are called after our own plugins, in this order.
-	Plugins []Plugin `json:"plugins,omitempty"`
-	// Layout is the set of files with the config.
-	Layout Layout `json:"layout,omitempty"`
+	Bridge   string         `json:"bridge"`
+	MTU      int            `json:"mtu"`                // of the pods' devices in bytes
+	Subnets  []netip.Prefix `json:"subnets"`            // our own pod subnets, at most one a family
+	IPAMDir  string         `json:"ipamDir"`            // the folder of host-local's leases
+	Firewall bool           `json:"firewall,omitempty"` // calls the stock firewall plugin
+	Spec11   bool           `json:"spec11,omitempty"`   // offers version 1.1.0 of the CNI spec beside 1.0.0
+	Plugins  []Plugin       `json:"plugins,omitempty"`  // called after our own plugins, in this order
+	Layout   Layout         `json:"layout,omitempty"`
 }
 
 // Plugin is a CNI plugin that is chained after our own. It is comparable.
