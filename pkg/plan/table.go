@@ -54,7 +54,8 @@ func (s Sets) command(Op) string {
 			ranges, nodes = s.AddCluster, s.AddNodes
 		}
 		for _, is4 := range []bool{true, false} {
-			commands = append(commands, elements(verb, "cluster", is4, ranges, netip.Prefix.Addr), elements(verb, "nodes", is4, nodes, netip.Addr.Unmap))
+			commands = append(commands, elements(verb, "cluster", is4, ranges, netip.Prefix.Addr))
+			commands = append(commands, elements(verb, "nodes", is4, nodes, netip.Addr.Unmap))
 		}
 	}
 	return "nft " + strings.Join(slices.DeleteFunc(commands, func(s string) bool { return s == "" }), "; ")
@@ -71,7 +72,8 @@ func elements[T fmt.Stringer](verb, set string, is4 bool, all []T, addr func(T) 
 	if len(names) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s element inet %s %s%d { %s }", verb, topology.Table, set, map[bool]int{true: 4, false: 6}[is4], strings.Join(names, ", "))
+	family := map[bool]int{true: 4, false: 6}[is4]
+	return fmt.Sprintf("%s element inet %s %s%d { %s }", verb, topology.Table, set, family, strings.Join(names, ", "))
 }
 
 func (s Sets) keep(state *topology.State) {

@@ -16,8 +16,8 @@ func (b *builder) cni() {
 		return
 	}
 	conf := &CNI{
-		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.configSubnets(), IPAMDir: filepath.Join(b.opts.RunDir, IPAMDir), Firewall: b.opts.Firewall,
-		Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
+		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.configSubnets(), IPAMDir: filepath.Join(b.opts.RunDir, IPAMDir),
+		Firewall: b.opts.Firewall, Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
 	if least := leastMTUOf(conf.Subnets); conf.MTU != 0 && conf.MTU < least {
 		source, remediation := "as the links to peers have", "raise the MTU of these links"
@@ -42,7 +42,8 @@ func (b *builder) chained() []Plugin {
 // and one of them did not, no pod could start.
 func (b *builder) acceptCNI11() bool {
 	accepts := func(name string) bool { return slices.Contains(b.host.CNI11, name) }
-	return accepts("bridge") && accepts("host-local") && accepts("portmap") && (!b.opts.Firewall || accepts(FirewallPlugin)) &&
+	return accepts("bridge") && accepts("host-local") && accepts("portmap") &&
+		(!b.opts.Firewall || accepts(FirewallPlugin)) &&
 		!slices.ContainsFunc(b.chained(), func(p Plugin) bool { return !accepts(p.Type) })
 }
 

@@ -34,8 +34,7 @@ func tooSmall(p netip.Prefix) string {
 func (b *builder) fullSubnets() {
 	for _, p := range b.subnets {
 		if room := PodCapacity(p); b.leased(p) >= room {
-			b.report(problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}, Reason: problem.SubnetFull, Message: fmt.Sprintf(
-				"all %d addresses that %s has for pods are leased, so no pod can be made here until one is deleted", room, p)})
+			b.report(problemOf(b.opts.NodeName, p, problem.SubnetFull, "all %d addresses that %s has for pods are leased, so no pod can be made here until one is deleted", room, p))
 		}
 	}
 }

@@ -21,7 +21,7 @@ type claim struct {
 }
 
 func (c *claim) problem(reason problem.Reason, format string, args ...any) problem.Problem {
-	return problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	return problemOf(c.node.Name, c.subnet, reason, format, args...)
 }
 
 // A validator decides which claims are accepted.

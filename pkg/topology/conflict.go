@@ -30,7 +30,7 @@ func (b *builder) conflicts() {
 			verb = "%q, which is not ours, has the metric of %q; remove it, or give it another"
 			moved = b.yieldKey(i) || moved
 		}
-		b.report(problem.Problem{Subject: problem.Subject{Node: b.routeOwner(ours), Subnet: ours.Dst}, Reason: problem.RouteConflict, BlocksReady: ours.Metric == MetricOwn, Message: fmt.Sprintf(verb, foreign, ours)})
+		b.routeConflict(ours, fmt.Sprintf(verb, foreign, ours))
 	}
 	if moved {
 		b.hops = b.nextHops()
@@ -76,7 +76,7 @@ func (p *partConflicts) check(b *builder, foreign Route) {
 			}
 			detail = fmt.Sprintf("%q, which is not ours, leads %s, so pods with addresses in it are cut off; remove it if nothing needs it", foreign, where)
 		}
-		b.report(problem.Problem{Subject: problem.Subject{Node: b.routeOwner(ours), Subnet: whole}, Reason: problem.RouteConflict, BlocksReady: ours.Metric == MetricOwn, Message: detail})
+		b.routeConflict(ours, detail)
 	}
 }
 
@@ -114,11 +114,13 @@ func (b *builder) claimTo(subnet netip.Prefix) *claim {
 	return &b.claims[i]
 }
 
-// routeOwner returns the Node that a route of ours leads to.
-func (b *builder) routeOwner(r Route) string {
-	c := b.claimTo(r.Dst)
-	if c == nil {
-		return b.opts.NodeName
+// routeConflict reports a conflict of a route of ours.
+func (b *builder) routeConflict(ours Route, detail string) {
+	owner := b.opts.NodeName
+	if c := b.claimTo(ours.Dst); c != nil {
+		owner = c.node.Name
 	}
-	return c.node.Name
+	p := problemOf(owner, ours.Dst, problem.RouteConflict, "%s", detail)
+	p.BlocksReady = ours.Metric == MetricOwn
+	b.report(p)
 }

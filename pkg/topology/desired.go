@@ -85,12 +85,19 @@ func (b *builder) report(p problem.Problem) { b.problems = append(b.problems, p)
 
 // ownProblem reports a problem that keeps this node from being ready.
 func (b *builder) ownProblem(reason problem.Reason, format string, args ...any) {
-	b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: reason, Message: fmt.Sprintf(format, args...), BlocksReady: true})
+	p := problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...)
+	p.BlocksReady = true
+	b.report(p)
 }
 
 // warn reports a problem of this node that leaves it ready.
 func (b *builder) warn(reason problem.Reason, format string, args ...any) {
-	b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: reason, Message: fmt.Sprintf(format, args...)})
+	b.report(problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...))
+}
+
+// problemOf returns a Problem of a Node, or of one of its pod subnets.
+func problemOf(node string, subnet netip.Prefix, reason problem.Reason, format string, args ...any) problem.Problem {
+	return problem.Problem{Subject: problem.Subject{Node: node, Subnet: subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // ownReady reports whether this node has no problem, except pods of a former subnet, whose config
@@ -276,7 +283,7 @@ func (b *builder) shared() {
 		case !ok:
 			holder[c.addr] = c.node
 		case first != c.node:
-			b.report(problem.Problem{Subject: problem.Node(c.node.Name), Reason: problem.AddressShared, Message: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name)})
+			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
 		}
 	}
 }

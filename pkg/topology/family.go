@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -14,15 +13,15 @@ import (
 func (b *builder) serveFamilies(accepted []netip.Prefix) {
 	var left []problem.Problem
 	for _, p := range accepted {
-		if problem, unserved := b.unserved(p, accepted); unserved {
-			left = append(left, problem)
-			continue
+		if why, unserved := b.unserved(p, accepted); unserved {
+			left = append(left, why)
+		} else {
+			b.subnets = append(b.subnets, p)
 		}
-		b.subnets = append(b.subnets, p)
 	}
-	for _, problem := range left {
-		problem.BlocksReady = len(b.subnets) == 0
-		b.report(problem)
+	for _, why := range left {
+		why.BlocksReady = len(b.subnets) == 0
+		b.report(why)
 	}
 }
 
@@ -31,28 +30,21 @@ func (b *builder) serveFamilies(accepted []netip.Prefix) {
 // pods have addresses of it, so it stays, and findUplink reports the problem.
 func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (problem.Problem, bool) {
 	is4 := p.Addr().Is4()
-	why := problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}}
 	switch {
 	case b.lacksFamily(is4):
-		why.Reason, why.Message = problem.SettingMissing, fmt.Sprintf(
-			"IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p)
+		return problemOf(b.opts.NodeName, p, problem.SettingMissing, "IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p), true
 	case b.own.firstAddr(is4).IsValid(), b.attached(p), !b.hasAddress(accepted):
 		return problem.Problem{}, false
-	default:
-		why.Reason, why.Message = problem.AddressMissing, fmt.Sprintf(
-			"the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p)
 	}
-	return why, true
+	return problemOf(b.opts.NodeName, p, problem.AddressMissing, "the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p), true
 }
 
 // routerLacksIPv6 reports how many pod subnets of peers a router without IPv6 leaves out. A node
 // reports its own instead.
 func (b *builder) routerLacksIPv6(subnets int) {
-	if !b.opts.Router || subnets == 0 {
-		return
+	if b.opts.Router && subnets > 0 {
+		b.report(problemOf("", netip.Prefix{}, problem.SettingMissing, "IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", subnets))
 	}
-	b.report(problem.Problem{Reason: problem.SettingMissing, Message: fmt.Sprintf(
-		"IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", subnets)})
 }
 
 // hasAddress reports whether the Node has an InternalIP for at least one of the subnets.

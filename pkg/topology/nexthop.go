@@ -115,11 +115,13 @@ func (r *resolver) nextHop(node *Node, to netip.Prefix) (addr netip.Addr, dev st
 			return addr, dev, nil
 		}
 		if !first.IsValid() {
-			first, why = addr, &problem.Problem{Subject: problem.Subject{Node: node.Name, Subnet: to}, Reason: reason, Message: detail}
+			p := problemOf(node.Name, to, reason, "%s", detail)
+			first, why = addr, &p
 		}
 	}
 	if why == nil {
-		why = &problem.Problem{Subject: problem.Subject{Node: node.Name, Subnet: to}, Reason: problem.AddressMissing, Message: "no " + familyName(is4) + " InternalIP to route its pod subnet to"}
+		p := problemOf(node.Name, to, problem.AddressMissing, "no %s InternalIP to route its pod subnet to", familyName(is4))
+		why = &p
 	}
 	return first, "", why
 }

@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -53,15 +52,10 @@ func (b *builder) sysctls() {
 		}
 		b.require(path, "load the module br_netfilter, or Services time out between pods of this node")
 	}
-	b.filterAdvertisements()
-}
-
-// filterAdvertisements sends the router advertisements between pods of this node through our table,
-// even if the pods have no IPv6 addresses of ours, because they would accept them.
-func (b *builder) filterAdvertisements() {
+	// Our table drops the router advertisements between pods of this node, even if they have no IPv6
+	// addresses of ours, because they would accept them.
 	_, there := b.actual.Sysctls[SysctlBridgeNF6]
-	_, has6 := b.actual.Sysctls[SysctlForward6]
-	if there && has6 && len(b.subnets) > 0 {
+	if _, has6 := b.actual.Sysctls[SysctlForward6]; there && has6 && len(b.subnets) > 0 {
 		b.desired.Sysctls[SysctlBridgeNF6] = "1"
 	}
 }
@@ -98,7 +92,7 @@ func (b *builder) neighborLimits(family int) {
 		have, err := strconv.Atoi(b.actual.Sysctls[path])
 		switch {
 		case err != nil:
-			b.report(problem.Problem{Reason: problem.SettingMissing, Message: fmt.Sprintf("/proc/sys/%s can't be seen from here, and may be too low for this many nodes; on the host it should be %d at least", path, limit)})
+			b.report(problemOf("", netip.Prefix{}, problem.SettingMissing, "/proc/sys/%s can't be seen from here, and may be too low for this many nodes; on the host it should be %d at least", path, limit))
 		case have < limit:
 			b.desired.Sysctls[path] = strconv.Itoa(limit)
 		}
