@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/cni"
@@ -63,7 +64,9 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 	}
 	release, err := c.lock(ctx)
 	if err != nil {
-		result.Refusals = refusals(err)
+		if why, refused := strings.CutPrefix(err.Error(), ErrRefused.Error()+": "); refused {
+			result.Refusals = []string{why}
+		}
 		return result, err
 	}
 	defer release()

@@ -2,7 +2,6 @@ package cleanup
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -104,14 +103,6 @@ func settings(s topology.State) []string {
 		}
 	}
 	return all
-}
-
-// refusals returns the text of an error that is a refusal.
-func refusals(err error) []string {
-	if !errors.Is(err, ErrRefused) {
-		return nil
-	}
-	return []string{strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")}
 }
 
 // maxRows is how many objects of one kind get a row each; of more, the first is printed with their

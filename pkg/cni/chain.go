@@ -11,7 +11,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -102,8 +101,8 @@ func (s Store) dropIns() (plugins []topology.Plugin, problems []string, err erro
 		return nil, nil, fmt.Errorf("reading the folder of drop-in plugins: %w", err)
 	}
 	for _, e := range entries {
-		if !dropInFile(e.Name()) {
-			continue
+		if name := e.Name(); name[0] == '.' || !slices.Contains([]string{".conf", ".json"}, filepath.Ext(name)) {
+			continue // names with a leading dot belong to editors, and to the links in a mounted ConfigMap
 		}
 		path := filepath.Join(s.PluginsDir, e.Name())
 		p, err := s.dropIn(path)
@@ -117,12 +116,6 @@ func (s Store) dropIns() (plugins []topology.Plugin, problems []string, err erro
 		plugins = append(plugins, p)
 	}
 	return plugins, problems, nil
-}
-
-// dropInFile reports whether a file of this name is a drop-in file. Names with a leading dot belong
-// to editors, and to the links in a mounted ConfigMap.
-func dropInFile(name string) bool {
-	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".conf", ".json"}, filepath.Ext(name))
 }
 
 // dropIn reads and checks one drop-in file.
@@ -289,7 +282,7 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 		return nil, false
 	}
 	for _, e := range l.Plugins {
-		if ownFirewall(e) || len(plugins) == maxPlugins {
+		if reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend}) || len(plugins) == maxPlugins {
 			continue
 		}
 		if p, err := e.plugin(); err == nil {
@@ -297,11 +290,6 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 		}
 	}
 	return plugins, true
-}
-
-// ownFirewall reports whether an entry is the firewall plugin as Render writes it.
-func ownFirewall(e entry) bool {
-	return reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend})
 }
 
 // sameJSON reports whether two texts are equal as JSON.

@@ -99,10 +99,11 @@ func (s Store) folders() []string {
 	return folders
 }
 
-// isDropIn reports whether a path is in the folder of drop-in plugins. When a mounted ConfigMap
-// changes, the only event is of a symlink there.
-func (s Store) isDropIn(path string) bool {
-	return s.PluginsDir != "" && filepath.Dir(path) == filepath.Clean(s.PluginsDir)
+// isPlugin reports whether a path is in the folder of drop-in plugins, where the only event of a
+// mounted ConfigMap is of a symlink, or that of a plugin. install-cni renames its temporary files.
+func (s Store) isPlugin(path string) bool {
+	in := func(folder string) bool { return folder != "" && filepath.Dir(path) == filepath.Clean(folder) }
+	return in(s.PluginsDir) || in(s.BinDir) && !strings.HasSuffix(path, tempSuffix)
 }
 
 // before reports whether a path may be that of a config before ours.
@@ -137,17 +138,11 @@ func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
 func (w *folderWatch) handle(e fsnotify.Event) {
 	name := filepath.Clean(e.Name)
 	switch {
-	case slices.Contains(w.paths(), name), w.before(name), w.isDropIn(name), w.isPlugin(name):
+	case slices.Contains(w.paths(), name), w.before(name), w.isPlugin(name):
 		w.notify()
 	case w.seen[name] && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)):
 		delete(w.seen, name)
 		_ = w.watcher.Remove(name) // otherwise a folder that was moved away would still be watched
 		w.notify()
 	}
-}
-
-// isPlugin reports whether a path is that of a plugin. Temporary files of install-cni are left out,
-// because it renames them.
-func (w *folderWatch) isPlugin(path string) bool {
-	return w.BinDir != "" && filepath.Dir(path) == filepath.Clean(w.BinDir) && !strings.HasSuffix(path, tempSuffix)
 }

@@ -11,7 +11,8 @@ import (
 // cni computes our CNI config. It makes the Node Ready, so it changes only while this node has no
 // problem, and is never removed: without it, deleted pods stay Terminating.
 func (b *builder) cni() {
-	if b.opts.Router || !b.ownReady() {
+	blocks := func(p problem.Problem) bool { return p.BlocksReady && p.Reason != problem.SubnetChanged }
+	if b.opts.Router || slices.ContainsFunc(b.problems, blocks) {
 		b.desired.CNI = b.actual.CNI
 		return
 	}

@@ -63,15 +63,19 @@ func (v *validator) protect(claims []claim) {
 	if len(v.opts.ClusterCIDRs) > 0 {
 		return
 	}
-	covered := make(map[nodeFamily]bool, len(claims))
+	type family struct {
+		node *Node
+		is4  bool
+	}
+	covered := make(map[family]bool, len(claims))
 	for i := range claims {
 		c := &claims[i]
 		v.protectAddr(c.node, c.addr)
-		covered[nodeFamily{c.node, c.subnet.Addr().Is4()}] = true
+		covered[family{c.node, c.subnet.Addr().Is4()}] = true
 	}
 	for _, n := range v.peers {
 		for _, is4 := range []bool{true, false} {
-			if !covered[nodeFamily{n, is4}] {
+			if !covered[family{n, is4}] {
 				v.protectAddr(n, n.firstAddr(is4))
 			}
 		}
@@ -79,12 +83,6 @@ func (v *validator) protect(claims []claim) {
 	slices.SortFunc(v.nodes, func(a, b nodeAddr) int {
 		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.node.Name, b.node.Name))
 	})
-}
-
-// A nodeFamily is a Node's part in one family.
-type nodeFamily struct {
-	node *Node
-	is4  bool
 }
 
 func (v *validator) protectAddr(n *Node, addr netip.Addr) {

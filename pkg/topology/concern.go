@@ -7,7 +7,7 @@ import "net/netip"
 // InternalIP. So they are few, and seldom change with the Nodes. They are disjoint, sorted and
 // never nil.
 func Concerns(opts Options, nodes []*Node) []netip.Prefix {
-	c := concerns{opts: opts, widest: byFamily[int]{wide4, wide6}, seen: map[netip.Prefix]bool{}, all: []netip.Prefix{}}
+	c := concerns{widest: byFamily[int]{wide4, wide6}, seen: map[netip.Prefix]bool{}, all: []netip.Prefix{}}
 	for _, is4 := range []bool{true, false} {
 		c.widen(opts.maskSizes(is4).Widest, is4)
 	}
@@ -22,13 +22,19 @@ func Concerns(opts Options, nodes []*Node) []netip.Prefix {
 		c.all = append(c.all, p.Masked())
 	}
 	for _, n := range nodes {
-		c.addNode(n)
+		for _, addr := range n.Addrs {
+			c.add(single(addr), &c.addrs)
+		}
+		for _, p := range n.PodCIDRs { // without wider ones, by which a single kubelet could make all foreign routes matter
+			if len(opts.ClusterCIDRs) == 0 && p.Bits() >= *c.widest.of(p.Addr().Is4()) {
+				c.add(p, &c.pods)
+			}
+		}
 	}
 	return Outermost(c.all)
 }
 
 type concerns struct {
-	opts   Options
 	widest byFamily[int] // bits of the widest pod subnet that can be accepted
 	seen   map[netip.Prefix]bool
 	all    []netip.Prefix
@@ -40,22 +46,6 @@ type concerns struct {
 func (c *concerns) widen(bits int, is4 bool) {
 	if widest := c.widest.of(is4); bits > 0 {
 		*widest = min(*widest, bits)
-	}
-}
-
-// addNode leaves out a subnet that is wider than any acceptable one, so that a single kubelet can't
-// make all foreign routes matter.
-func (c *concerns) addNode(n *Node) {
-	for _, addr := range n.Addrs {
-		c.add(single(addr), &c.addrs)
-	}
-	if len(c.opts.ClusterCIDRs) > 0 {
-		return
-	}
-	for _, p := range n.PodCIDRs {
-		if p.Bits() >= *c.widest.of(p.Addr().Is4()) {
-			c.add(p, &c.pods)
-		}
 	}
 }
 

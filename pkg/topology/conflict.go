@@ -14,8 +14,8 @@ func (b *builder) conflicts() {
 	slices.SortFunc(b.desired.Routes, Route.Compare)
 	parts, moved := b.partConflicts(), false
 	for _, foreign := range b.host.Routes {
-		if foreign.Dev == b.opts.Bridge && b.servesPods(foreign.Dst) {
-			continue
+		if foreign.Dev == b.opts.Bridge && (len(b.subnets) == 0 || slices.Contains(b.subnets, foreign.Dst) || slices.Contains(b.former, foreign.Dst)) {
+			continue // the bridge's own route to a subnet that pods use, or may use
 		}
 		i, ok := slices.BinarySearchFunc(b.desired.Routes, foreign, func(r, foreign Route) int { return ComparePrefix(r.Dst, foreign.Dst) })
 		if !ok {
@@ -78,12 +78,6 @@ func (p *partConflicts) check(b *builder, foreign Route) {
 		}
 		b.routeConflict(ours, detail)
 	}
-}
-
-// servesPods reports whether pods of this host use, or may use, a subnet, so that the bridge's own
-// route to it is expected.
-func (b *builder) servesPods(p netip.Prefix) bool {
-	return slices.Contains(b.subnets, p) || slices.Contains(b.former, p) || len(b.subnets) == 0
 }
 
 // yieldKey handles route i, whose key a foreign route has as well. If ours exists and leads to its

@@ -100,12 +100,6 @@ func problemOf(node string, subnet netip.Prefix, reason problem.Reason, format s
 	return problem.Problem{Subject: problem.Subject{Node: node, Subnet: subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
-// ownReady reports whether this node has no problem, except pods of a former subnet, whose config
-// stays.
-func (b *builder) ownReady() bool {
-	return !slices.ContainsFunc(b.problems, func(p problem.Problem) bool { return p.BlocksReady && p.Reason != problem.SubnetChanged })
-}
-
 // ownSubnets finds our own pod subnets, adds their unreachable routes, because of which the kernel
 // refuses packets to missing pods, and finds the uplinks.
 func (b *builder) ownSubnets() {
@@ -225,7 +219,9 @@ func (b *builder) collect() []claim {
 			claims = append(claims, c)
 		}
 	}
-	b.routerLacksIPv6(unserved)
+	if b.opts.Router && unserved > 0 { // a node reports its own
+		b.report(problemOf("", netip.Prefix{}, problem.SettingMissing, "IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", unserved))
+	}
 	slices.SortFunc(claims, func(a, c claim) int { return ComparePrefix(a.subnet, c.subnet) })
 	b.keepAll(claims)
 	return claims

@@ -30,26 +30,14 @@ func (b *builder) serveFamilies(accepted []netip.Prefix) {
 // pods have addresses of it, so it stays, and findUplink reports the problem.
 func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (problem.Problem, bool) {
 	is4 := p.Addr().Is4()
+	hasAddress := func(p netip.Prefix) bool { return b.own.firstAddr(p.Addr().Is4()).IsValid() }
 	switch {
 	case b.lacksFamily(is4):
 		return problemOf(b.opts.NodeName, p, problem.SettingMissing, "IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p), true
-	case b.own.firstAddr(is4).IsValid(), b.attached(p), !b.hasAddress(accepted):
+	case hasAddress(p), b.attached(p), !slices.ContainsFunc(accepted, hasAddress):
 		return problem.Problem{}, false
 	}
 	return problemOf(b.opts.NodeName, p, problem.AddressMissing, "the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p), true
-}
-
-// routerLacksIPv6 reports how many pod subnets of peers a router without IPv6 leaves out. A node
-// reports its own instead.
-func (b *builder) routerLacksIPv6(subnets int) {
-	if b.opts.Router && subnets > 0 {
-		b.report(problemOf("", netip.Prefix{}, problem.SettingMissing, "IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", subnets))
-	}
-}
-
-// hasAddress reports whether the Node has an InternalIP for at least one of the subnets.
-func (b *builder) hasAddress(subnets []netip.Prefix) bool {
-	return slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return b.own.firstAddr(p.Addr().Is4()).IsValid() })
 }
 
 // attached reports whether the CNI config in place gives pods addresses of the subnet.

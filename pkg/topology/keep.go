@@ -70,10 +70,11 @@ func (b *builder) restore(c *claim) {
 // former lost its carrier.
 func (b *builder) keepReason(c *claim, r Route) string {
 	_, reason, detail := b.resolver.onLink(r.Via)
+	dead := func(foreign Route) bool { return foreign.Dev == r.Dev && foreign.Dead }
 	switch {
 	case c.dev == "":
 		return detail
-	case reason != "" && slices.Index(c.node.Addrs, r.Via) < slices.Index(c.node.Addrs, c.addr) && !b.resolver.lostCarrier(r.Dev):
+	case reason != "" && slices.Index(c.node.Addrs, r.Via) < slices.Index(c.node.Addrs, c.addr) && !slices.ContainsFunc(b.host.Routes, dead):
 		return detail
 	case r.Via == c.addr:
 		return b.resolver.shadowed(r.Via, r.Dev)

@@ -96,11 +96,6 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
 }
 
-// lostCarrier reports whether the kernel has a dead route through a device.
-func (r *resolver) lostCarrier(dev string) bool {
-	return slices.ContainsFunc(r.host.Routes, func(route Route) bool { return route.Dev == dev && route.Dead })
-}
-
 // nextHop returns a Node's next hop to one of its subnets, and its link: the first InternalIP of
 // that family that is on link, else the first one without a link, with the reason.
 func (r *resolver) nextHop(node *Node, to netip.Prefix) (addr netip.Addr, dev string, why *problem.Problem) {
