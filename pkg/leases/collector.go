@@ -126,7 +126,13 @@ func (c *Collector) scan(ctx context.Context) error {
 		return fmt.Errorf("reading the network namespaces of pods: %w", err)
 	}
 	now := c.now()
-	c.seeLeases(now, held)
+	seen := make(map[cni.Lease]*lease, len(held))
+	for _, l := range held {
+		if seen[l] = c.leases[l]; seen[l] == nil {
+			seen[l] = &lease{since: now}
+		}
+	}
+	c.leases = seen
 	c.seeNamespaces(now, namespaces)
 	c.settled = nil
 	if c.allPlaced(held) {
@@ -188,17 +194,6 @@ func (c *Collector) release(ctx context.Context, expired []cni.Lease) error {
 		c.Log.Info("Gave back addresses of pods that died without being detached", "addresses", n, "first", expired[0].Addr.String(), "container", expired[0].Container)
 	}
 	return err
-}
-
-// seeLeases records since when each lease exists.
-func (c *Collector) seeLeases(now time.Time, held []cni.Lease) {
-	seen := make(map[cni.Lease]*lease, len(held))
-	for _, l := range held {
-		if seen[l] = c.leases[l]; seen[l] == nil {
-			seen[l] = &lease{since: now}
-		}
-	}
-	c.leases = seen
 }
 
 // seeNamespaces records the addresses of each namespace. One with other ports is a new one with a

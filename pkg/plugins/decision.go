@@ -103,6 +103,7 @@ func decide(name string, ours []byte, have found, force bool) Result {
 // choose decides between two files that differ.
 func (r *Result) choose(ours, theirs identity, executable bool) {
 	r.Found = theirs.version
+	order := semver.Compare(core(ours.version), core(theirs.version))
 	switch {
 	case !theirs.stock:
 		r.Reason, r.Doubtful = "not a stock plugin", true
@@ -110,14 +111,6 @@ func (r *Result) choose(ours, theirs identity, executable bool) {
 		r.Reason, r.Doubtful = "a stock plugin without a version", true
 	case ours.version == "":
 		r.Reason = "the version of the one offered is not known"
-	default:
-		r.compare(ours, theirs, executable)
-	}
-}
-
-// compare decides between two stock plugins with known versions.
-func (r *Result) compare(ours, theirs identity, executable bool) {
-	switch order := semver.Compare(core(ours.version), core(theirs.version)); {
 	case order > 0:
 		r.Action = Upgraded
 	case order < 0 && !executable:

@@ -20,7 +20,11 @@ func (b *builder) cni() {
 		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.configSubnets(), IPAMDir: filepath.Join(b.opts.RunDir, IPAMDir),
 		Firewall: b.opts.Firewall, Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
-	if least := leastMTUOf(conf.Subnets); conf.MTU != 0 && conf.MTU < least {
+	least := minMTU4
+	if slices.ContainsFunc(conf.Subnets, is6) {
+		least = minMTU6
+	}
+	if conf.MTU != 0 && conf.MTU < least {
 		source, remediation := "as the links to peers have", "raise the MTU of these links"
 		if b.opts.MTU != 0 {
 			source, remediation = "as set by --mtu", "give the agent a larger one"

@@ -45,8 +45,12 @@ func (b *builder) bridge() {
 	if _, taken := b.nameTaken(); taken || b.renamed != "" || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
 		return
 	}
-	if b.actual.Bridge == "" && b.gatewayElsewhere(conf) {
-		return
+	elsewhere := func(p netip.Prefix) bool {
+		link, found := b.host.linkWith(Gateway(p))
+		return found && link.Name != conf.Bridge
+	}
+	if b.actual.Bridge == "" && slices.ContainsFunc(conf.Subnets, elsewhere) {
+		return // a bridge of another network, which may have pods; a second one would divert their packets
 	}
 	b.desired.Bridge = conf.Bridge
 	b.devices(conf)
@@ -90,15 +94,6 @@ func (h Host) without(dev string) Host {
 	h.Links = slices.DeleteFunc(slices.Clone(h.Links), func(l Link) bool { return l.Name == dev })
 	h.Routes = slices.DeleteFunc(slices.Clone(h.Routes), func(r Route) bool { return r.Dev == dev })
 	return h
-}
-
-// gatewayElsewhere reports whether another device has one of the gateways, such as a bridge of
-// another network, which may have pods. A second one would divert their packets.
-func (b *builder) gatewayElsewhere(conf *CNI) bool {
-	return slices.ContainsFunc(conf.Subnets, func(p netip.Prefix) bool {
-		link, found := b.host.linkWith(Gateway(p))
-		return found && link.Name != conf.Bridge
-	})
 }
 
 // devices computes the bridge and its ports: all are up, and ports of pods are in the bridge. The

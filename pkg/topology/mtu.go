@@ -15,14 +15,6 @@ const (
 	minMTU6 = 1280
 )
 
-// leastMTUOf returns the smallest MTU that addresses of the subnets need.
-func leastMTUOf(subnets []netip.Prefix) int {
-	if slices.ContainsFunc(subnets, is6) {
-		return minMTU6
-	}
-	return minMTU4
-}
-
 // mtu returns the MTU of pods: the smallest one of the links to peers, in each family of pods, or
 // else of the links of default routes. Without such a link it stays as it is; 0: unknown.
 func (b *builder) mtu() int {

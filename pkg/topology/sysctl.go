@@ -191,12 +191,14 @@ func (b *builder) getsIPv6(conf *CNI) bool {
 
 func is6(p netip.Prefix) bool { return p.Addr().Is6() }
 
-// switchedOff returns the settings that disable IPv6 on the links that could have an InternalIP, as
-// paths.
+// switchedOff returns the settings that disable IPv6 on the uplinks, or without one on all links
+// that may have routers, as paths.
 func (b *builder) switchedOff() []string {
 	var paths []string
-	for _, dev := range b.possibleUplinks() {
-		if path := ConfSysctl(6, dev, "disable_ipv6"); b.actual.Sysctls[path] == "1" {
+	for _, link := range b.host.Links {
+		same := func(uplink Link) bool { return uplink.Name == link.Name }
+		path := ConfSysctl(6, link.Name, "disable_ipv6")
+		if b.actual.Sysctls[path] == "1" && (slices.ContainsFunc(b.uplinks, same) || len(b.uplinks) == 0 && b.hasRouters(link)) {
 			paths = append(paths, path+"=1")
 		}
 	}
@@ -204,21 +206,6 @@ func (b *builder) switchedOff() []string {
 		paths = append([]string{all + "=1"}, paths...)
 	}
 	return paths
-}
-
-// possibleUplinks returns the links with the Node's InternalIPs of the other family, or else all
-// links that may have routers.
-func (b *builder) possibleUplinks() []string {
-	var devs []string
-	for _, link := range b.uplinks {
-		devs = append(devs, link.Name)
-	}
-	for _, link := range b.host.Links {
-		if len(b.uplinks) == 0 && b.hasRouters(link) {
-			devs = append(devs, link.Name)
-		}
-	}
-	return devs
 }
 
 // IsNeighSysctl reports whether the path is that of a limit of the neighbor table, without which
