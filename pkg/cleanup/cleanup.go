@@ -96,14 +96,12 @@ func (c Cleanup) detachAndClean(ctx context.Context, attached bool, files []stri
 	return c.settle(ctx)
 }
 
-// An observation is what was read of this host.
 type observation struct {
 	topology.State
 	ports    int
 	attached bool // pods, to our bridge
 }
 
-// busy returns why nothing is removed without Force.
 func (s observation) busy() string {
 	return fmt.Sprintf("pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports)
 }
@@ -233,7 +231,6 @@ func (c Cleanup) clean(ctx context.Context, files []string, result *Result) erro
 	return errors.Join(err, remaining(plan.Diff(before.desired(), after.State), c.Store))
 }
 
-// remaining returns an error if anything is still there.
 func remaining(changes plan.Changes, store cni.Store) error {
 	files, rest := store.Configs(), changes.Except(plan.KindCNI).Filter(func(x plan.Change) bool { return x.Op == plan.Delete })
 	if len(rest) == 0 && len(files) == 0 {

@@ -68,7 +68,6 @@ func inventory(s topology.State, files []string) []plan.Key {
 	return all
 }
 
-// without returns what is in the first inventory only.
 func without(before, after []plan.Key) []plan.Key {
 	still := make(map[plan.Key]bool, len(after))
 	for _, t := range after {
@@ -77,7 +76,6 @@ func without(before, after []plan.Key) []plan.Key {
 	return slices.DeleteFunc(before, func(t plan.Key) bool { return still[t] })
 }
 
-// kept returns what stays while pods are attached.
 func (s observation) kept(store cni.Store) []Kept {
 	if !s.attached {
 		return nil

@@ -14,7 +14,6 @@ type Summary struct {
 	Error   string `json:"error,omitempty"`
 }
 
-// maxError leaves room for the rest.
 const maxError = 2 << 10
 
 // Summary summarizes what Run returned.

@@ -33,7 +33,6 @@ func (s Store) Before() []string {
 	return names
 }
 
-// loadable reports whether a runtime loads a file of this name.
 func loadable(name string) bool { return slices.Contains(suffixes, filepath.Ext(name)) }
 
 // CheckBefore returns an error if a config of this name can't go before ours.

@@ -91,7 +91,6 @@ func hasType(plugins []topology.Plugin, name string) bool {
 	return slices.ContainsFunc(plugins, func(p topology.Plugin) bool { return p.Type == name })
 }
 
-// dropIns reads the folder of drop-in files.
 func (s Store) dropIns() (plugins []topology.Plugin, problems []string, err error) {
 	if s.PluginsDir == "" {
 		return nil, nil, nil
@@ -118,7 +117,6 @@ func (s Store) dropIns() (plugins []topology.Plugin, problems []string, err erro
 	return plugins, problems, nil
 }
 
-// dropIn reads and checks one drop-in file.
 func (s Store) dropIn(path string) (topology.Plugin, error) {
 	content, err := readRegular(path, maxPluginSize)
 	if err != nil {
@@ -185,7 +183,6 @@ func readRegular(path string, most int64) ([]byte, error) {
 	return content, nil
 }
 
-// An entry is an element of the list "plugins" of a conflist.
 type entry map[string]any
 
 func decodeEntry(content []byte) (e entry, err error) {
@@ -292,7 +289,6 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	return plugins, true
 }
 
-// sameJSON reports whether two texts are equal as JSON.
 func sameJSON(a, b []byte) bool {
 	var x, y any
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)

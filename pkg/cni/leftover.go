@@ -48,7 +48,6 @@ func (s Store) Leftovers() []string {
 	return files
 }
 
-// existing leaves out folders and missing files.
 func existing(paths ...string) []string {
 	var there []string
 	for _, path := range paths {

@@ -76,7 +76,6 @@ func (s Store) Read() *topology.CNI {
 	return c
 }
 
-// A kind is the kind of a file of ours.
 type kind int
 
 const (
@@ -190,7 +189,6 @@ func (s Store) Write(c topology.CNI) error {
 // stays, and causes another pass.
 var errChanged = errors.New("changed meanwhile")
 
-// A stamp changes when the file at a path does.
 type stamp struct {
 	inode uint64
 	time  unix.Timespec

@@ -44,7 +44,6 @@ func (s Store) Watch(ctx context.Context, notify func(), blind func(error)) erro
 	}
 }
 
-// A folderWatch is a running Watch.
 type folderWatch struct {
 	Store
 	notify  func()
@@ -106,7 +105,6 @@ func (s Store) isPlugin(path string) bool {
 	return in(s.PluginsDir) || in(s.BinDir) && !strings.HasSuffix(path, tempSuffix)
 }
 
-// before reports whether a path may be that of a config before ours.
 func (s Store) before(path string) bool {
 	name := filepath.Base(path)
 	return filepath.Dir(path) == filepath.Clean(s.ConfDir) && loadable(name) && name < topology.Conflist

@@ -70,7 +70,6 @@ const (
 	setupTimeout = 5 * time.Minute
 )
 
-// A lease is what the scans have seen of one.
 type lease struct {
 	since  time.Time // the first scan that saw it
 	orphan time.Time // the first of the latest scans that found no pod of it; zero: it may have one

@@ -17,7 +17,6 @@ import (
 // errSilent is returned when the name is taken, or was a moment ago, and no socket listens by it.
 var errSilent = errors.New("the socket " + name + " is taken, and its holder does not listen")
 
-// maxAnswer bounds what is read from a holder, in bytes.
 const maxAnswer = 512
 
 // identifyHolder connects to the holder and returns an error that identifies it: a HeldError, a

@@ -45,7 +45,6 @@ var order = []Change{
 	{Delete, Config{}},
 }
 
-// A step is a type of Object, and an operation.
 type step struct {
 	op     Op
 	object reflect.Type

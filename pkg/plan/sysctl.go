@@ -16,12 +16,9 @@ func (s Sysctl) name() string      { return s.Path }
 func (s Sysctl) command(Op) string { return "sysctl -w " + s.String() }
 
 // String returns the setting in the syntax of sysctl(8).
-func (s Sysctl) String() string { return s.Path + "=" + s.Value }
-
+func (s Sysctl) String() string                { return s.Path + "=" + s.Value }
 func (s Sysctl) same(a, b topology.State) bool { return a.Sysctls[s.Path] == b.Sysctls[s.Path] }
-
-// of reports whether it is a setting of a device.
-func (s Sysctl) of(dev string) bool { return slices.Contains(strings.Split(s.Path, "/"), dev) }
+func (s Sysctl) of(dev string) bool            { return slices.Contains(strings.Split(s.Path, "/"), dev) }
 
 // diffSysctls puts accept_ra first, because forwarding drops the routes that accept_ra keeps.
 func diffSysctls(desired, actual topology.State) Changes {

@@ -1,6 +1,5 @@
 package plan
 
-// walk iterates over two sorted lists in parallel.
 func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
 	for len(desired) > 0 && len(actual) > 0 {
 		switch order := compare(desired[0], actual[0]); {

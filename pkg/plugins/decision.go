@@ -100,7 +100,6 @@ func decide(name string, ours []byte, have found, force bool) Result {
 	return r
 }
 
-// choose decides between two files that differ.
 func (r *Result) choose(ours, theirs identity, executable bool) {
 	r.Found = theirs.version
 	order := semver.Compare(core(ours.version), core(theirs.version))

@@ -89,7 +89,6 @@ func (f *Folder) Unfit(names []string) map[string]string {
 	return unfit
 }
 
-// examine returns why one plugin can't be executed.
 func (f *Folder) examine(root *os.Root, name string) string {
 	path := filepath.Join(f.Path, name)
 	info, err := root.Stat(name)
@@ -142,7 +141,6 @@ func runnable(root *os.Root, name string) error {
 
 var shebang = []byte("#!")
 
-// isProgram reports whether content begins like a program: a script, or ELF.
 func isProgram(content []byte) bool {
 	return bytes.HasPrefix(content, shebang) || bytes.HasPrefix(content, []byte(elf.ELFMAG))
 }

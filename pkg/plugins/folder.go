@@ -51,7 +51,6 @@ func open(ctx context.Context, path string) (*folder, error) {
 	return f, nil
 }
 
-// close also releases the lock.
 func (f *folder) close() {
 	_ = f.self.Close() // both were only read from
 	_ = f.root.Close()
@@ -92,7 +91,6 @@ func (f *folder) sweep() error {
 	return nil
 }
 
-// look returns what has a name in the folder.
 func (f *folder) look(name string) (found, error) {
 	at, err := f.root.Lstat(name)
 	switch {

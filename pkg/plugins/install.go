@@ -55,7 +55,6 @@ func (i Install) Run(ctx context.Context) ([]Result, error) {
 	return results, errors.Join(faults...)
 }
 
-// names returns those of the plugins to install, in order.
 func (i Install) names() ([]string, error) {
 	if len(i.Names) > 0 {
 		names := slices.Clone(i.Names)

@@ -26,7 +26,6 @@ var remediations = []struct {
 	},
 }
 
-// explain adds the remediation to an error that has one.
 func explain(err error) error {
 	for _, a := range remediations {
 		for _, cause := range a.errs {

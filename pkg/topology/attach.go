@@ -130,7 +130,6 @@ func (b *builder) formerSubnets() {
 	}
 }
 
-// leased returns the number of leased addresses in a subnet.
 func (b *builder) leased(p netip.Prefix) (n int) {
 	for _, addr := range b.host.Leases {
 		if p.Contains(addr) {

@@ -58,7 +58,6 @@ func (b *builder) bridge() {
 	b.addresses(conf)
 }
 
-// findRenamed returns the name of our bridge if it was renamed, or "".
 func (b *builder) findRenamed() string {
 	if b.opts.Router {
 		return ""
@@ -89,7 +88,6 @@ func (h Host) RenamedBridge(old string, subnets []netip.Prefix, mac string) stri
 	return name
 }
 
-// without returns a Host without a link and its routes.
 func (h Host) without(dev string) Host {
 	h.Links = slices.DeleteFunc(slices.Clone(h.Links), func(l Link) bool { return l.Name == dev })
 	h.Routes = slices.DeleteFunc(slices.Clone(h.Routes), func(r Route) bool { return r.Dev == dev })

@@ -37,7 +37,6 @@ type validator struct {
 	essential []netip.Addr      // the default gateways and nameservers of this host
 }
 
-// A nodeAddr is a Node with one of its InternalIPs.
 type nodeAddr struct {
 	addr netip.Addr
 	node *Node

@@ -42,7 +42,6 @@ type concerns struct {
 	addrs, pods byFamily[netip.Prefix] // the last block of each
 }
 
-// widen accepts a length that pod subnets have.
 func (c *concerns) widen(bits int, is4 bool) {
 	if widest := c.widest.of(is4); bits > 0 {
 		*widest = min(*widest, bits)

@@ -99,7 +99,6 @@ func (b *builder) yieldKey(i int) (moved bool) {
 	return false
 }
 
-// claimTo returns the accepted claim to a subnet, or nil.
 func (b *builder) claimTo(subnet netip.Prefix) *claim {
 	i, ok := slices.BinarySearchFunc(b.claims, subnet, func(c claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
 	if !ok {
@@ -108,7 +107,6 @@ func (b *builder) claimTo(subnet netip.Prefix) *claim {
 	return &b.claims[i]
 }
 
-// routeConflict reports a conflict of a route of ours.
 func (b *builder) routeConflict(ours Route, detail string) {
 	owner := b.opts.NodeName
 	if c := b.claimTo(ours.Dst); c != nil {

@@ -35,7 +35,6 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	return b.desired, b.problems
 }
 
-// A builder holds the results of Desired's steps.
 type builder struct {
 	opts      Options
 	host      Host
@@ -95,7 +94,6 @@ func (b *builder) warn(reason problem.Reason, format string, args ...any) {
 	b.report(problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...))
 }
 
-// problemOf returns a Problem of a Node, or of one of its pod subnets.
 func problemOf(node string, subnet netip.Prefix, reason problem.Reason, format string, args ...any) problem.Problem {
 	return problem.Problem{Subject: problem.Subject{Node: node, Subnet: subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
@@ -284,7 +282,6 @@ func (b *builder) shared() {
 	}
 }
 
-// reachable returns the number of claims with a next hop.
 func (b *builder) reachable() int {
 	n := 0
 	for i := range b.claims {

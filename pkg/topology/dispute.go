@@ -32,7 +32,6 @@ func (b *builder) settle(claims []claim) {
 	b.shared()
 }
 
-// hiding reports whether a claim is refused because it would hide another Node's InternalIP.
 func (b *builder) hiding(c claim) bool {
 	older := b.validator.hides(&c)
 	if older == nil || b.precedence(&c) > 0 {
@@ -83,7 +82,6 @@ type candidate struct {
 	block      int
 }
 
-// compare orders by precedence, then by age.
 func (c candidate) compare(o candidate) int {
 	return cmp.Or(cmp.Compare(o.precedence, c.precedence), c.node.compareAge(o.node))
 }
@@ -135,7 +133,6 @@ func grant(blocks []block, c candidate) {
 	}
 }
 
-// refusal returns the reason why a claim was not granted.
 func refusal(blocks []block, c candidate) string {
 	for i := c.block; i >= 0; i = blocks[i].outer {
 		if owner := blocks[i].owner; owner != nil {

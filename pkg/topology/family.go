@@ -45,7 +45,6 @@ func (b *builder) attached(p netip.Prefix) bool {
 	return b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, p)
 }
 
-// lacksFamily reports whether this host's kernel lacks a family.
 func (b *builder) lacksFamily(is4 bool) bool { return b.host.NoIPv6 && !is4 }
 
 func familyName(is4 bool) string {

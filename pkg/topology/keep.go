@@ -12,7 +12,6 @@ import (
 // packets still take the routes that the kernel has, because it does not check a next hop again
 // once a route exists.
 
-// keepAll iterates over sorted claims and our routes in parallel.
 func (b *builder) keepAll(claims []claim) {
 	routes := b.actual.Routes
 	for i := range claims {

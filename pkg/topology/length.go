@@ -109,7 +109,6 @@ func plausible(cluster []netip.Prefix, p netip.Prefix) bool {
 	return p.Bits() >= *widest.of(p.Addr().Is4())
 }
 
-// lengthCount counts prefixes by length.
 type lengthCount [129]int
 
 // most returns the most frequent length, the longest of several, or 0.
@@ -123,7 +122,6 @@ func (l *lengthCount) most() int {
 	return most
 }
 
-// span returns the range from the shortest length to the longest.
 func (l *lengthCount) span() Lengths {
 	var s Lengths
 	for bits, n := range l {

@@ -34,7 +34,6 @@ func (b *builder) masquerade() {
 	b.desired.Masquerade = m
 }
 
-// masqueraded returns those of our subnets whose pods are masqueraded.
 func (b *builder) masqueraded(subnets []netip.Prefix) []netip.Prefix {
 	if !b.opts.Masquerade {
 		return nil

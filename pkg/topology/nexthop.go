@@ -58,7 +58,6 @@ func source(link Link, own []netip.Addr, is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// source returns the preferred source of routes via a next hop.
 func (r *resolver) source(via netip.Addr, dev string) netip.Addr {
 	sources := r.src[dev]
 	return *sources.of(via.Is4())

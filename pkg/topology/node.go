@@ -100,7 +100,6 @@ func (n *Node) Equal(o *Node) bool {
 		slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.Addrs, o.Addrs) && slices.Equal(n.Problems, o.Problems)
 }
 
-// podCIDR returns the Node's pod subnet of a family, or the zero Prefix.
 func (n *Node) podCIDR(is4 bool) netip.Prefix {
 	for _, p := range n.PodCIDRs {
 		if p.Addr().Is4() == is4 {
@@ -115,7 +114,6 @@ func (n *Node) lacksPodCIDR() bool {
 	return len(n.PodCIDRs) == 0 && !slices.ContainsFunc(n.Problems, func(p problem.Problem) bool { return p.Reason == problem.PodCIDRMalformed })
 }
 
-// firstAddr returns the Node's first InternalIP of a family, or the zero Addr.
 func (n *Node) firstAddr(is4 bool) netip.Addr {
 	for _, addr := range n.Addrs {
 		if addr.Is4() == is4 {
@@ -128,12 +126,10 @@ func (n *Node) firstAddr(is4 bool) netip.Addr {
 // older reports whether n takes precedence over m if neither is the incumbent.
 func (n *Node) older(m *Node) bool { return n.compareAge(m) < 0 }
 
-// compareAge orders by age, the oldest first, then by name.
 func (n *Node) compareAge(m *Node) int {
 	return cmp.Or(n.Created.Compare(m.Created), cmp.Compare(n.Name, m.Name))
 }
 
-// quote shortens a kubelet's text for a log line.
 func quote(s string) string {
 	const limit = 64
 	if len(s) > limit {

@@ -23,7 +23,6 @@ type Options struct {
 	Unmasqueraded4, Unmasqueraded6 bool    // exclude a family from Masquerade
 }
 
-// maskSizes returns the operator's lengths for a family.
 func (o Options) maskSizes(is4 bool) Lengths {
 	if is4 {
 		return o.MaskSizes4

@@ -46,10 +46,8 @@ func Last(p netip.Prefix) netip.Addr {
 	return addr
 }
 
-// single returns the prefix with one address.
 func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
-// within reports whether one of the ranges contains all of p.
 func within(ranges []netip.Prefix, p netip.Prefix) bool {
 	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) })
 }
@@ -135,7 +133,6 @@ func newTakenIndex(ranges []taken) takenIndex {
 	return idx
 }
 
-// overlap returns a range that overlaps p.
 func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
 	if len(x.ranges) == 0 {
 		return taken{}, false

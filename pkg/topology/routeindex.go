@@ -66,7 +66,6 @@ func (r *Route) proof() int {
 	return provesOnLink
 }
 
-// provesOnLink is the proof of an on-link route.
 const provesOnLink = 2
 
 // wide reports whether a route's destination is as wide as a default: a default route itself, or a

@@ -99,7 +99,6 @@ func (b *builder) neighborLimits(family int) {
 	}
 }
 
-// require sets a setting to 1.
 func (b *builder) require(path, remediation string) {
 	if _, ok := b.actual.Sysctls[path]; !ok {
 		b.ownProblem(problem.SettingMissing, "/proc/sys/%s does not exist: %s", path, remediation)

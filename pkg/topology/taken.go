@@ -26,7 +26,6 @@ type hostRanges struct {
 	leftover []taken // single addresses in our own subnets, on devices of other networks, with remediation
 }
 
-// rangesOf computes what a pod subnet would hide from this host.
 func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 	h := &hostRanges{opts: opts, resolver: r, cluster: Outermost(opts.ClusterCIDRs)}
 	if own != nil {
