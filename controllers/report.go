@@ -144,7 +144,7 @@ func touchNodes(t *status.Touched, a, b map[problem.Problem]bool) {
 
 // APIStatus returns the part of a report that describes the connection to the API server.
 func APIStatus(h nodes.Health) status.API {
-	api := status.API{Synced: h.Synced, Heard: h.Heard}
+	api := status.API{Synced: h.Synced, LastEvent: h.Heard}
 	if h.Err != nil {
 		api.Error = h.Err.Error()
 	}

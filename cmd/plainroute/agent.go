@@ -131,7 +131,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if lock != nil {
 		defer lock.Close()
 	}
-	store.Sweep()
+	store.RemoveTemporary()
 	kernel, err := dataplane.New(f.hostConfig(store))
 	if err != nil {
 		return err
@@ -283,7 +283,7 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		return fmt.Errorf("making the manager: %w", err)
 	}
 	source.Own = opts.NodeName
-	board, build := &status.Board{}, controllers.Build{Version: version, Revision: revision}
+	board, build := &status.Latest{}, controllers.Build{Version: version, Revision: revision}
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: source, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
 		Board: board, Metrics: controllers.NewMetrics(metrics.Registry, build, board, source.Health), Version: version,
@@ -354,7 +354,7 @@ func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Conf
 func (f *agentFlags) serve(ctx context.Context, mgr manager.Manager, r *controllers.NodeReconciler, source *nodes.Source) error {
 	api := func() status.API { return controllers.APIStatus(source.Health()) }
 	handlers := map[string]*status.Server{
-		f.listen:        {Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: api, Look: f.look, Page: web.NodePage},
+		f.listen:        {Latest: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, API: api, Observe: f.look, Page: web.NodePage},
 		f.metricsListen: {Metrics: metrics.Registry},
 	}
 	if f.metricsListen == f.listen {

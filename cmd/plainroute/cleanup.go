@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -116,7 +117,7 @@ func (f *cleanupFlags) clean(cmd *cobra.Command, store cni.Store) (cleanup.Resul
 	return cleanup.Cleanup{
 		Dataplane: host, Store: store, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
 		DetachTimeout: f.detach, CacheDir: f.cacheDir,
-		Say: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
+		Notify: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
 	}.Run(cmd.Context())
 }
 
@@ -180,7 +181,7 @@ func bridgeOf(s topology.State) string {
 }
 
 func writeSummary(path string, s cleanup.Summary) error {
-	line, err := s.Line()
+	line, err := json.Marshal(s)
 	if err == nil {
 		err = os.WriteFile(path, append(line, '\n'), 0o644)
 	}

@@ -41,7 +41,7 @@ than ours. Anything else is kept, unless --force is given:
   a stock plugin, same version, that is not executable      repaired
   a program that is cut short                               repaired
   a stock plugin, same version or newer                     kept
-  a stock plugin that does not tell its version (Debian's)  kept
+  a stock plugin without a version (Debian's)               kept
   any other program or script by that name                  kept
   a symlink (k3s, MicroK8s), whatever it leads to           kept
 

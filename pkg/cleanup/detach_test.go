@@ -29,8 +29,8 @@ func (h busyHost) Apply(_ context.Context, c plan.Changes) error {
 	return nil
 }
 
-// The config is there while dead sandboxes are detached, so pods may come. Without force nothing is taken away under them, and
-// with it their leases stay.
+// The config is there while dead sandboxes are detached, so pods may come. Without force nothing is
+// taken away under them, and with it their leases stay.
 func TestPodsThatComeWhileSandboxesAreDetached(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		store := cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()}
@@ -83,7 +83,7 @@ func TestUnreadableAccountStopsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said []string
-	c := Cleanup{CacheDir: cache, DetachTimeout: time.Hour, Say: func(what string) { said = append(said, what) }}
+	c := Cleanup{CacheDir: cache, DetachTimeout: time.Hour, Notify: func(what string) { said = append(said, what) }}
 	left, err := c.awaitDetach(t.Context())
 	if left != 0 || err != nil || len(said) != 1 || !strings.HasPrefix(said[0], "not waiting for dead sandboxes: reading ") {
 		t.Errorf("got %d, %v, said %q", left, err, said)

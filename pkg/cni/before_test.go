@@ -9,7 +9,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What is said to go before ours is what a runtime would load instead.
+// Before returns the configs that a runtime would load instead of ours.
 func TestBefore(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, s.Write(dualStack()))

@@ -51,8 +51,8 @@ func (s Store) chain(t *testing.T, layout topology.Layout) topology.CNI {
 	return c
 }
 
-// settle writes until what is there is what is wanted, as passes do. It fails if that takes more
-// than one write.
+// settle writes until the actual config is the desired one, as passes do. It fails if that takes
+// more than one write.
 func (s Store) settle(t *testing.T, layout topology.Layout) topology.CNI {
 	t.Helper()
 	if want := s.chain(t, layout); !want.Equal(s.Read()) {
@@ -65,8 +65,8 @@ func (s Store) settle(t *testing.T, layout topology.Layout) topology.CNI {
 	return want
 }
 
-// types are the plugins that a runtime calls, in order.
-func types(t *testing.T, path string) []string {
+// pluginTypes are the plugins that a runtime calls, in order.
+func pluginTypes(t *testing.T, path string) []string {
 	t.Helper()
 	list, err := libcni.ConfListFromFile(path)
 	testutil.Must(t, err)
@@ -79,7 +79,7 @@ func types(t *testing.T, path string) []string {
 
 func calls(t *testing.T, path string, want ...string) {
 	t.Helper()
-	if got := types(t, path); !slices.Equal(got, want) {
+	if got := pluginTypes(t, path); !slices.Equal(got, want) {
 		t.Errorf("%s calls %q, want %q", filepath.Base(path), got, want)
 	}
 }
@@ -132,12 +132,12 @@ func TestBrokenDropInPlugins(t *testing.T) {
 		"not installed":        {`{"type": "vrf"}`, "vrf is not in "},
 		"not executable":       {`{"type": "text"}`, "not a program"},
 		"too large":            {`{"type": "tuning", "x": "` + strings.Repeat("x", maxPluginSize) + `"}`, "larger than 65536 bytes"},
-		"capabilities as list": {`{"type": "tuning", "capabilities": ["bandwidth"]}`, "no runtime loads it: "},
-		"capabilities as text": {`{"type": "tuning", "capabilities": {"bandwidth": "true"}}`, "no runtime loads it: "},
-		"addresses as text":    {`{"type": "tuning", "ipam": "none"}`, "no runtime loads it: "},
-		"a number for a name":  {`{"type": "tuning", "name": 5}`, "no runtime loads it: "},
-		"nameserver as text":   {`{"type": "tuning", "dns": {"nameservers": "10.96.0.10"}}`, "no runtime loads it: "},
-		"a result as list":     {`{"type": "tuning", "prevResult": []}`, "no runtime loads it: "},
+		"capabilities as list": {`{"type": "tuning", "capabilities": ["bandwidth"]}`, "no runtime can load it: "},
+		"capabilities as text": {`{"type": "tuning", "capabilities": {"bandwidth": "true"}}`, "no runtime can load it: "},
+		"addresses as text":    {`{"type": "tuning", "ipam": "none"}`, "no runtime can load it: "},
+		"a number for a name":  {`{"type": "tuning", "name": 5}`, "no runtime can load it: "},
+		"nameserver as text":   {`{"type": "tuning", "dns": {"nameservers": "10.96.0.10"}}`, "no runtime can load it: "},
+		"a result as list":     {`{"type": "tuning", "prevResult": []}`, "no runtime can load it: "},
 		"a second one":         {`{"type": "bandwidth"}`, "a file before it has plugin bandwidth already"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestTooManyDropIns(t *testing.T) {
 	}
 }
 
-// While the folder can't be read its plugins stay, because nobody has removed them.
+// While the folder can't be read its plugins stay, because they were not removed.
 func TestUnreadableFolderOfDropIns(t *testing.T) {
 	s := newChain(t, "tuning")
 	s.drop(t, "10-tuning.json", `{"type": "tuning"}`)
@@ -217,7 +217,7 @@ func installers() map[string]func(path string, content []byte) error {
 	}
 }
 
-// edit has an installer change the list of plugins.
+// edit changes the list of plugins as an installer does.
 func edit(t *testing.T, write func(string, []byte) error, path string, change func([]any) []any) {
 	t.Helper()
 	content, err := os.ReadFile(path)
@@ -244,8 +244,8 @@ func without(name string) func([]any) []any {
 	}
 }
 
-// What others append is kept wherever they do it, changes with what they write, survives our own changes and a
-// reboot, and goes when they take it away.
+// Plugins that other programs append are kept in each file, follow later edits, survive our own
+// changes and a reboot, and go when the program removes them.
 func TestAppendedPluginIsKept(t *testing.T) {
 	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
 		for name, write := range installers() {
@@ -300,7 +300,7 @@ func (s Store) first(layout topology.Layout) string {
 	return s.link()
 }
 
-// An installer watches what it wrote, so a file that says what we want is left as it is.
+// An installer watches what it wrote, so a file that equals the desired one as JSON stays as it is.
 func TestInstallersFileIsLeftAlone(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutGate)
@@ -315,7 +315,7 @@ func TestInstallersFileIsLeftAlone(t *testing.T) {
 	calls(t, s.gate(), "bridge", "portmap", "mesh-cni")
 }
 
-// Our own part comes back, and what was added stays.
+// Our own part is restored, and what was added stays.
 func TestOurPartIsPutBack(t *testing.T) {
 	for name, change := range map[string]func([]any) []any{
 		"portmap removed": without("portmap"),
@@ -350,8 +350,8 @@ func TestOurPartIsPutBack(t *testing.T) {
 	}
 }
 
-// Wherever another program puts its plugins, they are called after ours; an entry that stands there twice
-// is called once.
+// Wherever another program puts its plugins, they are called after ours; of two identical entries
+// one is called.
 func TestPluginsOfAnyPlace(t *testing.T) {
 	tuning := func(key, value string) any { return map[string]any{"type": "tuning", key: value} }
 	for name, c := range map[string]struct {
@@ -382,7 +382,8 @@ func TestPluginsOfAnyPlace(t *testing.T) {
 	}
 }
 
-// A stranger's config by our name gives way with all of its plugins, and damage takes none of what was added.
+// A foreign config by our name is replaced with all of its plugins, and damage removes none of the
+// added plugins.
 func TestOtherConfigsAddNothing(t *testing.T) {
 	for name, content := range map[string]string{
 		"another network": `{"cniVersion":"1.0.0","name":"mine","plugins":[{"type":"bridge"},{"type":"evil"}]}`,
@@ -517,7 +518,8 @@ func TestChained(t *testing.T) {
 	}
 }
 
-// A plugin that is appended, changed or taken back after a pass has looked is not undone by that pass.
+// A plugin that is appended, changed or removed after a pass has read the config is not reverted by
+// that pass.
 func TestWriteOfAnOldLook(t *testing.T) {
 	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
 		s := newChain(t, "bandwidth")
@@ -541,8 +543,8 @@ func TestWriteOfAnOldLook(t *testing.T) {
 	}
 }
 
-// An installer may choose any moment of an agent that writes all the time. Its change is lost only if it falls between the last
-// look and the rename, which is why installers watch what they wrote.
+// An installer may write at any moment of an agent that writes all the time. Its change is lost
+// only between the last read and the rename, which is why installers watch what they wrote.
 func TestInstallerAgainstWriter(t *testing.T) {
 	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate} {
 		s := newChain(t)
@@ -553,7 +555,7 @@ func TestInstallerAgainstWriter(t *testing.T) {
 			for there, change := range map[bool]func([]any) []any{true: add(mesh(i)), false: without("mesh-cni")} {
 				edit(t, installers()["rename"], s.link(), change)
 				w.await(2)
-				if slices.Contains(types(t, s.first(layout)), "mesh-cni") != there {
+				if slices.Contains(pluginTypes(t, s.first(layout)), "mesh-cni") != there {
 					lost++
 				}
 			}

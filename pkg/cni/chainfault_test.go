@@ -139,7 +139,8 @@ func TestEditGoesBeforeOurOwnWriting(t *testing.T) {
 	}
 }
 
-// Without both names in the CNI folder there is no config. With one of them there is one in a mixed layout, to be written anew.
+// Without both names in the CNI folder there is no config. With one of them the layout is mixed, so
+// that it is written again.
 func TestReadWithoutNames(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutGate)
@@ -181,8 +182,8 @@ func TestPlaceSeesWritingInPlace(t *testing.T) {
 	}
 }
 
-// With our own firewall plugin in the config, a firewall plugin that others append does not make a config outdated. Without
-// it, their plugin counts like any other.
+// With our own firewall plugin in the config, a firewall plugin that others append does not make a
+// config outdated. Without it, their plugin counts like any other.
 func TestOutdatedByAFirewall(t *testing.T) {
 	for _, c := range []struct {
 		ours     bool

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// writeForever ends with what keeps it from writing.
+// writeForever returns the first error of writing.
 func writeForever(s Store) error {
 	for n := 0; ; n++ {
 		if err := s.Write(dualStack()); err != nil {
@@ -45,5 +45,5 @@ func crash(t *testing.T, s Store) {
 	}
 	time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
 	testutil.Must(t, cmd.Process.Kill())
-	_ = cmd.Wait() // says that it was killed
+	_ = cmd.Wait() // it was killed
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Whatever stands at our name gives way, and what it pointed to is untouched.
+// Any file with our name is replaced, and the target of a symlink is untouched.
 func TestWriteReplacesWhatHasOurName(t *testing.T) {
 	for name, plant := range map[string]func(s Store, victim string) error{
 		"file":                    func(s Store, _ string) error { return os.WriteFile(s.link(), []byte("{}"), 0o600) },
@@ -53,8 +53,7 @@ func TestWriteReplacesWhatHasOurName(t *testing.T) {
 	}
 }
 
-// A folder is somebody's work. It stays, with all that is in it, and the error
-// says which it is.
+// A folder is not ours. It stays with its content, and the error names it.
 func TestFolderOfOurNameStays(t *testing.T) {
 	for name, place := range map[string]func(Store) string{
 		"link":   func(s Store) string { return s.link() },
@@ -120,7 +119,7 @@ func TestUnwritableFolder(t *testing.T) {
 	}
 }
 
-// A config that we may not read is written anew, not an end to everything.
+// A config that we may not read is written again; it is not an error.
 func TestUnreadableConfig(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, s.Write(dualStack()))
@@ -132,8 +131,8 @@ func TestUnreadableConfig(t *testing.T) {
 	})
 }
 
-// unprivileged runs f without the right to overrule permissions, for root too:
-// a file system user other than root has no such capability (setfsuid(2)).
+// unprivileged runs f without the capability to ignore permissions, for root too: a file system
+// user other than root doesn't have it (setfsuid(2)).
 func unprivileged(t *testing.T, f func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -154,7 +153,7 @@ func unprivileged(t *testing.T, f func()) {
 	<-done
 }
 
-// The runtime's folder is not ours to make; the run folder is, whatever the umask.
+// The runtime's folder is never created; the run folder is, whatever the umask.
 func TestMissingFolder(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
 	s := newStore(t)
@@ -175,16 +174,16 @@ func TestMissingFolder(t *testing.T) {
 	}
 }
 
-// A link in place of the run folder leads elsewhere, and so is not followed.
+// A symlink in place of the run folder is not followed.
 func TestRunFolderIsALink(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, os.Remove(s.RunDir))
 	elsewhere := t.TempDir()
 	testutil.Must(t, os.Symlink(elsewhere, s.RunDir))
-	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), s.RunDir+" is no folder") {
+	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), s.RunDir+" is not a folder") {
 		t.Errorf("Write says %v", err)
 	}
-	if _, err := s.TakeLock(); err == nil || !strings.Contains(err.Error(), s.RunDir+" is no folder") {
+	if _, err := s.TakeLock(); err == nil || !strings.Contains(err.Error(), s.RunDir+" is not a folder") {
 		t.Errorf("TakeLock says %v", err)
 	}
 	if left := list(t, elsewhere); len(left) > 0 {
@@ -192,7 +191,7 @@ func TestRunFolderIsALink(t *testing.T) {
 	}
 }
 
-// An empty folder is somebody's work too.
+// An empty folder is not ours either.
 func TestEmptyFolderStays(t *testing.T) {
 	for _, path := range []func(Store) string{Store.link, Store.target} {
 		for _, suffix := range []string{"", tempSuffix} {
@@ -202,7 +201,7 @@ func TestEmptyFolderStays(t *testing.T) {
 			if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), folder) {
 				t.Errorf("Write says %v, want an error that names %s", err, folder)
 			}
-			s.Sweep()
+			s.RemoveTemporary()
 			_ = s.Remove()
 			if _, err := os.Stat(folder); err != nil {
 				t.Error(err)

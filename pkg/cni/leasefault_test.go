@@ -42,8 +42,9 @@ func manyLeases(n int) []Lease {
 	return leases
 }
 
-// More leases than one lock is held for are all released and counted, and the lock is free afterwards: a lock that
-// stays until the garbage collector closes its file would keep every pod of the node from starting.
+// More leases than one lock is held for are all released and counted, and the lock is free
+// afterwards: a lock that stays until the garbage collector closes its file would keep every pod of
+// the node from starting.
 func TestReleaseOfMany(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	leases := manyLeases(leasesPerLock + 3)
@@ -80,7 +81,7 @@ func TestReleaseWithoutTheLock(t *testing.T) {
 	testutil.Must(t, os.Remove(lock))
 	testutil.Must(t, os.Mkdir(lock, 0o755))
 	n, err := s.Release(t.Context(), was)
-	if n != 0 || !errors.Is(err, unix.EISDIR) || !strings.Contains(err.Error(), "giving back leases: ") || !strings.Contains(err.Error(), lock) {
+	if n != 0 || !errors.Is(err, unix.EISDIR) || !strings.Contains(err.Error(), "releasing leases: ") || !strings.Contains(err.Error(), lock) {
 		t.Errorf("released %d: %v", n, err)
 	}
 	if got := held(t, s); !slices.Equal(got, was) {
@@ -88,8 +89,8 @@ func TestReleaseWithoutTheLock(t *testing.T) {
 	}
 }
 
-// A lease that can't be read is named in the error and not counted. The other leases of its chunk are released, and
-// Release stops after that chunk.
+// A lease that can't be read is named in the error and not counted. The other leases of its chunk
+// are released, and Release stops after that chunk.
 func TestReleaseOfAnUnreadableLease(t *testing.T) {
 	leases := manyLeases(leasesPerLock + 1)
 	s := newLeases(t, leases...)
@@ -134,7 +135,8 @@ func TestReleaseOfALeaseThatStays(t *testing.T) {
 	}
 }
 
-// HeldLeases leaves out file names that host-local would not write, and a lease that is released while the folder is read.
+// HeldLeases leaves out file names that host-local would not write, and a lease that is released
+// while the folder is read.
 func TestHeldLeasesLeavesOut(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}, {first6, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)
@@ -158,7 +160,8 @@ func TestUnreadableFolderOfLeases(t *testing.T) {
 	}
 }
 
-// A canceled wait for the lock returns an error with the path and the cause, and does not keep the lock once it gets it.
+// A canceled wait for the lock returns an error with the path and the cause, and does not keep the
+// lock once it gets it.
 func TestCanceledWaitForTheLock(t *testing.T) {
 	s := newLeases(t)
 	path := filepath.Join(s.leaseDir(), "lock")

@@ -9,8 +9,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Clear takes all of ours and nothing else; what somebody else put into the run
-// folder keeps it.
+// Clear removes all of ours and nothing else; the run folder stays if another file is in it.
 func TestClear(t *testing.T) {
 	for name, foreign := range map[string]bool{"alone": false, "beside a foreign file": true} {
 		t.Run(name, func(t *testing.T) {
@@ -46,7 +45,7 @@ func TestClear(t *testing.T) {
 	}
 }
 
-// Looking whether an agent runs makes no file, and neither keeps nor is kept by one.
+// Held creates no file, and neither blocks an agent nor is blocked by one.
 func TestHeld(t *testing.T) {
 	s := Store{RunDir: filepath.Join(t.TempDir(), "run")}
 	if s.Held() {

@@ -10,7 +10,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// The lock goes with its holder, so that nothing is left to clean up.
+// The lock ends with its holder, so that nothing is left to clean up.
 func TestLockAdmitsOne(t *testing.T) {
 	s := Store{RunDir: filepath.Join(t.TempDir(), "deep", "run")}
 	first, err := s.TakeLock()
@@ -28,8 +28,8 @@ func TestLockAdmitsOne(t *testing.T) {
 	}
 }
 
-// With the run folder the lock's file goes, though not the lock: the next Write
-// takes it anew, and nobody else can.
+// If the run folder is emptied, the lock's file is gone and the lock is not: the next Write locks a
+// new file, and no other process can.
 func TestLockOutlivesItsFile(t *testing.T) {
 	for name, remove := range map[string]func(Store) error{
 		"file":   func(s Store) error { return os.Remove(filepath.Join(s.RunDir, "lock")) },
@@ -58,7 +58,7 @@ func TestLockOutlivesItsFile(t *testing.T) {
 	}
 }
 
-// Who comes too late to take the lock anew writes no more.
+// An agent that is too late to lock the new file writes no more.
 func TestLockLostToAnother(t *testing.T) {
 	s := newStore(t)
 	var err error
@@ -80,7 +80,7 @@ func TestLockLostToAnother(t *testing.T) {
 func TestRunFolderForAnybodyIsRefused(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, os.Chmod(s.RunDir, 0o777))
-	if lock, err := s.TakeLock(); lock != nil || err == nil || !strings.Contains(err.Error(), "anybody may write to "+s.RunDir) {
+	if lock, err := s.TakeLock(); lock != nil || err == nil || !strings.Contains(err.Error(), "every user may write to "+s.RunDir) {
 		t.Errorf("TakeLock says %v", err)
 	}
 }
@@ -88,8 +88,8 @@ func TestRunFolderForAnybodyIsRefused(t *testing.T) {
 // crashVariable makes the test binary a program that writes until it is killed.
 const crashVariable = "PLAINROUTE_CNI_TEST_CRASH"
 
-// What a crash leaves is what a Write has made so far, and has one of two names:
-// the next agent takes it away when it starts, or writes over it.
+// A crash leaves the steps of Write that were done, and at most a file with a temporary name, which
+// the next agent removes when it starts, or writes over.
 func TestCrashLeavesNothing(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, s.Write(dualStack()))
@@ -98,13 +98,13 @@ func TestCrashLeavesNothing(t *testing.T) {
 		if got := s.Read(); got == nil || got.Bridge == "" {
 			t.Fatalf("after a crash the config is %+v", got)
 		}
-		s.Sweep()
+		s.RemoveTemporary()
 		onlyConf(t, s.ConfDir)
 		onlyConf(t, s.RunDir)
 	}
 	testutil.Must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
 	testutil.Must(t, os.Symlink("/nowhere", s.link()+tempSuffix))
-	s.Sweep()
+	s.RemoveTemporary()
 	onlyConf(t, s.ConfDir)
 	onlyConf(t, s.RunDir)
 	testutil.Must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))

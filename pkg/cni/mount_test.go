@@ -52,7 +52,7 @@ func isRemoved(err error, folder string) bool {
 	return errors.As(err, &removed) && removed.Folder == folder && strings.Contains(err.Error(), folder+" was removed")
 }
 
-// A folder that was removed on the host is told by its name, and nothing is written to it.
+// The error of a folder that was removed on the host has its name, and nothing is written to it.
 func TestDeadMountIsTold(t *testing.T) {
 	for _, which := range []func(Store) string{func(s Store) string { return s.ConfDir }, func(s Store) string { return s.RunDir }} {
 		d := newDeadStore(t)
@@ -84,7 +84,8 @@ func TestFolderWithAMarkInItsName(t *testing.T) {
 	}
 }
 
-// A watch ends when a folder dies, and lasts if one was dead from the start: a newer container would see no more.
+// A watch ends when a folder is removed, and goes on if one was removed before: a new container
+// would not help.
 func TestWatchOfADeadMount(t *testing.T) {
 	d := newDeadStore(t)
 	once := false
@@ -110,7 +111,7 @@ func TestWatchOfADeadMount(t *testing.T) {
 	}
 }
 
-// What can't be watched is told, until it can.
+// A folder that can't be watched is reported until it can.
 func TestUnwatchableFolderIsTold(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -118,17 +119,17 @@ func TestUnwatchableFolderIsTold(t *testing.T) {
 	s := Store{ConfDir: filepath.Join(file, "net.d"), RunDir: dir}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var told []error
+	var reported []error
 	testutil.Must(t, s.Watch(ctx, func() {}, func(err error) {
-		switch told = append(told, err); {
-		case len(told) == 1:
+		switch reported = append(reported, err); {
+		case len(reported) == 1:
 			testutil.Must(t, os.Remove(file))
 			testutil.Must(t, os.MkdirAll(s.ConfDir, 0o755))
 		case err == nil:
 			cancel()
 		}
 	}))
-	if told[0] == nil || !strings.Contains(told[0].Error(), "watching "+s.ConfDir+": ") || told[len(told)-1] != nil {
-		t.Errorf("told %v", told)
+	if reported[0] == nil || !strings.Contains(reported[0].Error(), "watching "+s.ConfDir+": ") || reported[len(reported)-1] != nil {
+		t.Errorf("reported %v", reported)
 	}
 }

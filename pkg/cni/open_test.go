@@ -9,7 +9,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Nothing stays open, but the lock's file: neither of looks, nor of watches, nor of locks that were taken anew.
+// No file stays open except the lock's: neither after reads, nor after watches, nor after renewals
+// of the lock.
 func TestNothingIsLeftOpen(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close what is lost
 	s := newStore(t)

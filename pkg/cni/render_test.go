@@ -53,8 +53,8 @@ func TestRuntimeLoadsTheConfig(t *testing.T) {
 	}
 }
 
-// A runtime takes the latest version of the spec that it knows. Those that know no list of versions, as containerd 1.6
-// and 1.7, find the one that they know where they look.
+// A runtime takes the latest version of the spec that it supports. Those without support for a list
+// of versions, as containerd 1.6 and 1.7, find theirs in cniVersion.
 func TestRuntimeTakesTheLatestVersion(t *testing.T) {
 	latest := dualStack()
 	latest.Spec11 = true
@@ -71,7 +71,7 @@ func TestRuntimeTakesTheLatestVersion(t *testing.T) {
 	}
 }
 
-// What the bridge plugin must be told aloud, for its defaults are others.
+// These options of the bridge plugin must be explicit, because its defaults differ.
 func TestBridgeSettings(t *testing.T) {
 	var conf struct{ Plugins []map[string]any }
 	testutil.Must(t, json.Unmarshal(render(t, dualStack()), &conf))
@@ -111,7 +111,7 @@ func TestReadGivesWhatWasRendered(t *testing.T) {
 	})
 }
 
-// A config that was cut short or changed is written anew, whatever it is.
+// A truncated or changed config is written again.
 func TestDamagedConfigIsEmpty(t *testing.T) {
 	whole := render(t, dualStack())
 	for n := range whole {
@@ -141,7 +141,7 @@ func TestDamagedConfigIsEmpty(t *testing.T) {
 	holds(t, s, dualStack())
 }
 
-// FuzzParse: whatever stands in the file, what is read from it renders to it.
+// FuzzParse: whatever the file contains, the config that is read from it renders to it.
 func FuzzParse(f *testing.F) {
 	content, err := Render(dualStack())
 	if err != nil {

@@ -98,8 +98,7 @@ func TestWriteReadRemove(t *testing.T) {
 	}
 }
 
-// After a reboot the run folder is empty: no runtime may take the config up
-// until it was written again.
+// After a reboot the run folder is empty: no runtime may load the config until it is written again.
 func TestRebootTakesTheConfig(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, s.Write(dualStack()))
@@ -115,7 +114,7 @@ func TestRebootTakesTheConfig(t *testing.T) {
 	holds(t, s, dualStack())
 }
 
-// A runtime that looks while we write always finds a whole config.
+// A runtime that reads while we write always finds a whole config.
 func TestWriteIsAtomic(t *testing.T) {
 	s := newStore(t)
 	a, b := dualStack(), dualStack()
@@ -155,8 +154,8 @@ func render(t *testing.T, c topology.CNI) []byte {
 	return content
 }
 
-// containerd takes up what is renamed into place in its folder, and would load a
-// temporary file by another name than ours.
+// containerd loads what is renamed into place in its folder, and would load a temporary file by
+// another name than ours.
 func TestWriteRenamesIntoPlace(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, s.Write(dualStack()))

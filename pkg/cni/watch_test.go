@@ -11,7 +11,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// A router has no CNI folder: that is no fault, one watch lasts, and what is made of the folder later is seen.
+// A router has no CNI folder: that is not an error, one watch lasts, and changes in a folder that
+// is created later are reported.
 func TestWatchWithoutACNIFolder(t *testing.T) {
 	dir := t.TempDir()
 	s := Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}
@@ -33,7 +34,7 @@ func TestWatchWithoutACNIFolder(t *testing.T) {
 		}
 	}
 	expect("the folder that is there")
-	time.Sleep(look + look/2)
+	time.Sleep(retryInterval + retryInterval/2)
 	if len(news) > 0 {
 		t.Errorf("%d news more of two folders of which one is there", len(news))
 	}
@@ -45,7 +46,7 @@ func TestWatchWithoutACNIFolder(t *testing.T) {
 	testutil.Must(t, <-done)
 }
 
-// A folder that is removed where nothing is mounted is simply made anew.
+// A removed folder without a mount is created again.
 func TestRemovedFolderIsNoDeadMount(t *testing.T) {
 	dir := t.TempDir()
 	s := Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}

@@ -63,8 +63,6 @@ type Kernel struct {
 	left        chan struct{} // a port has left the bridge, or may have
 	linkChanges atomic.Uint64 // counts links that were added or deleted
 
-	speakers plugins.Speakers // which plugins accept what
-
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
@@ -170,7 +168,7 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	plugins, faults := k.cfg.CNI.Plugins()
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, CNI11: k.cni11(plugins),
+		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginProblems: faults, CNI11: k.cni11(plugins),
 		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		UnfitPlugins: k.unfitPlugins(plugins), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
@@ -190,7 +188,7 @@ func (k *Kernel) cni11(further []topology.Plugin) []string {
 		return nil
 	}
 	all := topology.CNI{Firewall: true, Plugins: further}
-	return k.speakers.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
+	return k.plugins.CNI11(append(cni.RequiredBy(&all), cni.Chained(&all)...))
 }
 
 // texts returns the messages of errors that are not nil.
@@ -353,7 +351,7 @@ func (k *Kernel) makeOne(c plan.Change) error {
 		return k.changeAddress(c.Op, o)
 	case plan.Bridge:
 		if c.Op == plan.Delete { // Apply adds it before all steps
-			return k.deleteBridge(o.Name())
+			return k.deleteBridge(o.Name)
 		}
 	}
 	return nil

@@ -21,7 +21,7 @@ func (f *linkFacts) devices(bridge string) []topology.Device {
 	for index, id := range f.idents {
 		d := topology.Device{Name: id.name, Up: id.up, Pod: f.pods[index]}
 		if d.Pod.IsValid() {
-			d.Known, d.Rival = f.seen[index], f.idents[f.conflicts[index]].name
+			d.Known, d.Duplicate = f.seen[index], f.idents[f.conflicts[index]].name
 		}
 		if id.master != 0 {
 			d.Master = f.name(id.master)

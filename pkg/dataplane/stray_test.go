@@ -74,7 +74,7 @@ func TestAnotherContainerWithAPodsAddress(t *testing.T) {
 			m.leaseTo("10.128.0.9", "gone", "eth0")
 			m.addStranger("vethother", "eth0", "10.128.0.9/32")
 			m.into("vethother", "docker0")
-		}, report: "look whose it is"},
+		}, report: "check which container it is"},
 		"of a pod whose port is out": {arrange: func(m *machine) {
 			m.addStranger("vethother", "vethpod-eth0", pods)
 			m.settle(nodes(2)) // which sees the pod's port in the bridge

@@ -60,7 +60,7 @@ func (t *Target) detachedPorts() []problem.Problem {
 		switch {
 		case d.Name == t.State.Bridge && !d.Up:
 			found = append(found, Fail("the pods' bridge is down, so this node's pods reach nothing", "ip link shows "+d.String(), restores+"`ip link set dev "+d.Name+" up`")...)
-		case d.Pod.IsValid() && (d.Rival != "" || d.Master != "" && d.Master != t.Bridge):
+		case d.Pod.IsValid() && (d.Duplicate != "" || d.Master != "" && d.Master != t.Bridge):
 			found = append(found, Warn("a container that is not in the pods' bridge has a pod's address", evidence,
 				"find the container: one of another network may have added that address, which has to be removed there. If it is the pod's own, delete the pod, because the new one's port is in the bridge")...)
 		case d.Pod.IsValid():

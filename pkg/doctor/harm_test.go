@@ -79,7 +79,7 @@ func TestRouteToALocalPodIsNoFault(t *testing.T) {
 // No remediation puts another network's container with a pod's address into the pods' bridge.
 func TestNoRemedyAttachesAnotherContainer(t *testing.T) {
 	w := newTestbed(t)
-	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Rival: "docker0"})
+	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Duplicate: "docker0"})
 	f := w.finds("bridge-address", problem.Warning)
 	if strings.Contains(f.Remediation, "master") {
 		t.Errorf("found %+v", f)

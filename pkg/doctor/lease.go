@@ -220,7 +220,7 @@ func (t *Target) runs(container string) bool {
 // nearlyFull describes a subnet with less than a tenth of its addresses left, "" if there is none.
 func (t *Target) nearlyFull(all []lease) string {
 	for _, s := range t.ownSubnets() {
-		room, used := topology.Room(s), 0
+		room, used := topology.PodCapacity(s), 0
 		for _, l := range all {
 			if s.Contains(l.Addr) {
 				used++

@@ -180,7 +180,7 @@ func TestCrashFrees(t *testing.T) {
 	testutil.Must(t, lock.Close())
 }
 
-// A stopped agent answers nobody and is known by its process all the same.
+// A stopped agent does not answer and is identified by its process all the same.
 func TestStoppedHolderIsNamed(t *testing.T) {
 	freshNamespace(t)
 	holder := startHolder(t, asAgent, 0)
@@ -194,8 +194,8 @@ func TestStoppedHolderIsNamed(t *testing.T) {
 	}
 }
 
-// Whoever is neither root nor our user can't be an agent, and keeps none from starting.
-func TestStrangersDoNotCount(t *testing.T) {
+// A process of another user than root or ours can't be an agent, and keeps none from starting.
+func TestOtherUsersDoNotCount(t *testing.T) {
 	const nobody = 65534
 	for way, want := range map[string]string{
 		asAgent:    "a process of user 65534",
@@ -237,7 +237,7 @@ func TestSeekersFindEachOther(t *testing.T) {
 	select {
 	case err := <-ended:
 		if !errors.As(err, new(*HeldError)) || !strings.Contains(err.Error(), "seeker") {
-			t.Errorf("the first to end says %v", err)
+			t.Errorf("the first to end returned %v", err)
 		}
 	case <-time.After(time.Minute):
 		t.Error("both go on")
@@ -246,7 +246,7 @@ func TestSeekersFindEachOther(t *testing.T) {
 
 // Connections that are never read, never closed, or as many as a process can make cost the holder
 // neither memory nor its answers.
-func TestHolderBearsIdlers(t *testing.T) {
+func TestIdleConnectionsCostNothing(t *testing.T) {
 	freshNamespace(t)
 	lock, err := Take(t.Context(), "us")
 	testutil.Must(t, err)

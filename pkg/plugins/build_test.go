@@ -10,8 +10,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// program stands in for a plugin: it says its version, and runs until its input
-// ends.
+// program stands in for a plugin: it prints its version, and runs until its input ends.
 const program = `package main
 
 import (

@@ -18,8 +18,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What this binary does instead of testing: install once, for ever, or into a file
-// system of its own.
+// The test binary can do this instead of testing: install once, forever, or into a file system of
+// its own.
 const (
 	onceVariable    = "PLUGINS_ONCE"
 	foreverVariable = "PLUGINS_FOREVER"
@@ -68,7 +68,8 @@ func TestRunKilled(t *testing.T) {
 	testutil.Must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
 	b.file(b.older, 0o755)(t)
 	halves := 0
-	// On a slow machine the moments are drawn from longer and longer times, until one is in the midst.
+	// On a slow machine the moments are drawn from longer and longer times, until one is during a
+	// write.
 	for n := 0; n < 40 || halves == 0 && n < 400; n++ {
 		killed(t, b.Install, other, 8*time.Millisecond*time.Duration(1+n/20))
 		content, err := os.ReadFile(b.at())
@@ -134,12 +135,12 @@ func installing(t *testing.T, i Install, other string) (end func()) {
 	}
 	return func() {
 		testutil.Must(t, cmd.Process.Kill())
-		_ = cmd.Wait() // says that it was killed
+		_ = cmd.Wait() // it was killed
 	}
 }
 
-// installMounted mounts a tmpfs with options over the folder, and returns what
-// Run says, and what is in the folder then.
+// installMounted mounts a tmpfs with options over the folder, and returns Run's error, and what is
+// in the folder then.
 func installMounted(i Install, options string) string {
 	var flags uintptr
 	for _, o := range strings.Split(options, ",") {
@@ -157,7 +158,7 @@ func installMounted(i Install, options string) string {
 	return fmt.Sprint(lines(results), "\n", err, "\n", left, e)
 }
 
-// What is wrong with the host's folder is told, with what to do; and nothing is left.
+// A problem of the host's folder is returned with its remediation, and nothing is left.
 func TestRunOnUnfitFileSystems(t *testing.T) {
 	b := newBench(t)
 	for options, want := range map[string][]string{

@@ -26,13 +26,13 @@ func ownProgram(t *testing.T) []byte {
 	return content
 }
 
-// What can't be executed is named with its reason, and what can is left out.
+// Plugins that can't be executed are returned with the reason, others are left out.
 func TestUnfit(t *testing.T) {
 	whole := ownProgram(t)
 	foreign := append([]byte(nil), whole...)
 	binary.LittleEndian.PutUint16(foreign[18:], uint16(elf.EM_S390)) // e_machine of elf(5)
 	headless := append([]byte(nil), whole[:len(whole)/2]...)
-	clear(headless[40:48]) // e_shoff: an older linker's program is not told by its sections
+	clear(headless[40:48]) // e_shoff: an older linker's program is not identified by its sections
 	clear(headless[60:64]) // e_shnum and e_shstrndx
 	for name, c := range map[string]struct {
 		make func(path string) error
@@ -65,7 +65,7 @@ func TestUnfit(t *testing.T) {
 	}
 }
 
-// What is remembered of a file is forgotten when the file changes.
+// The result for a file is forgotten when the file changes.
 func TestUnfitSeesChanges(t *testing.T) {
 	f, whole := &Folder{Path: t.TempDir()}, ownProgram(t)
 	path := filepath.Join(f.Path, "bridge")
@@ -125,7 +125,8 @@ func TestUnfitFolder(t *testing.T) {
 	}
 }
 
-// What root may not read without its capabilities, as in the agent's container, is believed: the runtime has them.
+// A plugin that root may not read without its capabilities, as in the agent's container, is left
+// out: the runtime has them.
 func TestUnreadableIsBelieved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files away")

@@ -79,7 +79,7 @@ func self(t *testing.T) []byte {
 	return content
 }
 
-// The plugins of our image are built from the published module, and say so.
+// The plugins of our image are built from the published module, by their build info.
 func TestIdentifyPublished(t *testing.T) {
 	got := identify("bridge", published(t))
 	if !got.stock || !semver.IsValid(got.version) || got.sum == "" || got.toolchain != runtime.Version() {

@@ -79,8 +79,7 @@ func (b *bench) has(t *testing.T, content []byte) {
 	}
 }
 
-// What stands by our name, what is said of it, and what is there afterwards: ours,
-// or what was there.
+// Each case has a file of a plugin's name, the Result, and whether the file is ours afterwards.
 func TestRun(t *testing.T) {
 	b := newBench(t)
 	script := []byte("#!/bin/sh\n")
@@ -155,8 +154,7 @@ func (b *bench) link(to string) func(*testing.T) {
 	return func(t *testing.T) { testutil.Must(t, os.Symlink(to, b.at())) }
 }
 
-// A symlink is kept, also where it leads to what is not here, for it may be there on
-// the host. Forced, it gives way, and what it led to is untouched.
+// A symlink is kept, also where it leads to what is not here, because it may be there on the host.
 func TestRunKeepsSymlinks(t *testing.T) {
 	b := newBench(t)
 	outside := filepath.Join(t.TempDir(), "bridge")
@@ -230,7 +228,7 @@ func TestRunMakesTheFolder(t *testing.T) {
 	}
 }
 
-// What runs is not disturbed, and what is executed afterwards is ours.
+// A running plugin is not disturbed, and the next execution runs ours.
 func TestRunWhileTheOldOneExecutes(t *testing.T) {
 	b := newBench(t)
 	b.file(b.older, 0o755)(t)
@@ -252,8 +250,8 @@ func TestRunWhileTheOldOneExecutes(t *testing.T) {
 	}
 }
 
-// Many at once take turns: one upgrades, the others find it done; and whenever
-// somebody executes the plugin, it is there and whole.
+// Concurrent runs take turns: one upgrades, the others have nothing to do; and at each moment the
+// plugin can be executed.
 func TestRunAtOnce(t *testing.T) {
 	b := newBench(t)
 	b.file(b.older, 0o755)(t)
@@ -291,7 +289,7 @@ func TestRunAtOnce(t *testing.T) {
 	b.has(t, b.ours)
 }
 
-// Whoever waits for another one can be told to end.
+// Waiting for another run ends with the context.
 func TestRunEndsWhileItWaits(t *testing.T) {
 	b := newBench(t)
 	other, err := open(t.Context(), b.To)
@@ -315,7 +313,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// What a disk gives back other than it was written is not put into place.
+// A file that the disk returns with another content is not put into place.
 func TestVerify(t *testing.T) {
 	dir := t.TempDir()
 	f, err := open(t.Context(), dir)

@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// A review says what an installation would do, and does nothing.
+// A review returns what an installation would do, and does nothing.
 func TestReview(t *testing.T) {
 	b := newBench(t)
 	b.Names = []string{"bridge", "host-local", "loopback"}

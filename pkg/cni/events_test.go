@@ -15,13 +15,14 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Of what happens in the folders, our files, those before ours and the folders themselves are news.
-func TestWhatIsNews(t *testing.T) {
+// Events of our files, of configs before ours and of the folders themselves cause a notification,
+// others don't.
+func TestEventsThatNotify(t *testing.T) {
 	for name, c := range map[string]struct {
 		name   string
 		op     fsnotify.Op
 		news   bool
-		unseen bool // the folder has to be watched anew
+		unseen bool // the folder has to be watched again
 	}{
 		"our link":                 {"net.d/10-plainroute.conflist", fsnotify.Remove, true, false},
 		"our file":                 {"run/10-plainroute.conflist", fsnotify.Write, true, false},
@@ -43,11 +44,11 @@ func TestWhatIsNews(t *testing.T) {
 		testutil.Must(t, os.Mkdir(w.RunDir, 0o755))
 		testutil.Must(t, w.add())
 		if len(w.seen) != 2 || news != 2 {
-			t.Errorf("%d folders are watched, and %d told", len(w.seen), news)
+			t.Errorf("%d folders are watched, with %d notifications", len(w.seen), news)
 		}
 		testutil.Must(t, w.add()) // which finds nothing to add
 		news = 0
-		w.learn(fsnotify.Event{Name: filepath.Join(dir, c.name), Op: c.op})
+		w.handle(fsnotify.Event{Name: filepath.Join(dir, c.name), Op: c.op})
 		if (news == 1) != c.news || (len(w.seen) == 1) != c.unseen {
 			t.Errorf("%s: %d news, and %v are watched still", name, news, w.seen)
 		}
@@ -58,7 +59,8 @@ func TestWhatIsNews(t *testing.T) {
 	}
 }
 
-// A run folder that is not there is news each time it is looked for: a pass makes it. A CNI folder is not.
+// A missing run folder causes a notification at each attempt, because a pass makes it. A missing
+// CNI folder doesn't.
 func TestMissingRunFolderIsNews(t *testing.T) {
 	dir := t.TempDir()
 	news := 0
@@ -74,7 +76,7 @@ func TestMissingRunFolderIsNews(t *testing.T) {
 	}
 }
 
-// The names of host-local's files are the leases; what else is in its folder is none.
+// The names of host-local's files are the leases; other files in its folder are not.
 func TestLeases(t *testing.T) {
 	s := Store{RunDir: t.TempDir()}
 	if got := s.Leases(); got != nil {
@@ -89,7 +91,7 @@ func TestLeases(t *testing.T) {
 	}
 }
 
-// A link of our name that leads elsewhere is none of ours, though our file be there.
+// A symlink of our name to another file is not ours, even if our file exists.
 func TestLinkElsewhereIsNotOurs(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, s.Write(dualStack()))
@@ -100,7 +102,7 @@ func TestLinkElsewhereIsNotOurs(t *testing.T) {
 	}
 }
 
-// What keeps files of ours from being removed is told.
+// Clear returns the errors of files that can't be removed.
 func TestClearTellsWhatStays(t *testing.T) {
 	unprivileged(t, func() {
 		s := newStore(t)
@@ -120,7 +122,8 @@ func TestClearTellsWhatStays(t *testing.T) {
 	})
 }
 
-// Of leases only a folder counts, and a lock whose place is taken is told.
+// Leases count only if they are in a folder, and TakeLock returns an error if something else is in
+// the lock's place.
 func TestFileWhereLeasesAre(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, os.MkdirAll(s.RunDir, 0o755))

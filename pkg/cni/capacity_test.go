@@ -13,13 +13,13 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// stockPlugin returns the path of one of the plugins that pods are attached with.
+// stockPlugin returns the path of a plugin that attaches pods.
 func stockPlugin(t *testing.T, name string) string {
 	t.Helper()
 	return filepath.Join(testutil.NeedPlugins(t), name)
 }
 
-// host-local has addresses for as many pods as we say it has.
+// host-local gives as many addresses as topology.PodCapacity returns.
 func TestRoomIsWhatHostLocalGives(t *testing.T) {
 	plugin := stockPlugin(t, "host-local")
 	for subnet, want := range map[string]int{
@@ -40,8 +40,8 @@ func TestRoomIsWhatHostLocalGives(t *testing.T) {
 				}
 				given++
 			}
-			if given != want || topology.Room(p) != want {
-				t.Errorf("host-local gave %d addresses, and Room says %d, want %d", given, topology.Room(p), want)
+			if given != want || topology.PodCapacity(p) != want {
+				t.Errorf("host-local gave %d addresses, and Room says %d, want %d", given, topology.PodCapacity(p), want)
 			}
 		})
 	}

@@ -8,11 +8,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestWayIsTheLongestPrefix compares the index with a look at every route.
-func TestWayIsTheLongestPrefix(t *testing.T) {
+// TestLookupIsTheLongestPrefix compares the index with a check of every route.
+func TestLookupIsTheLongestPrefix(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		routes := rapid.SliceOfN(rapid.Custom(drawRoute), 0, 30).Draw(t, "routes")
-		idx := newWayIndex(routes)
+		idx := newRouteIndex(routes)
 		for range 20 {
 			addr := drawAddr(t)
 			var want *Route
@@ -25,16 +25,17 @@ func TestWayIsTheLongestPrefix(t *testing.T) {
 					want = r
 				}
 			}
-			got := idx.to(addr)
-			if (got == nil) != (want == nil) || got != nil && !sameWay(*got, *want, routes) {
+			got := idx.lookup(addr)
+			if (got == nil) != (want == nil) || got != nil && !sameRoute(*got, *want, routes) {
 				t.Fatalf("%s is reached by %v, not %v", addr, got, want)
 			}
 		}
 	})
 }
 
-// sameWay reports whether a way is a route, with the source of another to its prefix if any has one.
-func sameWay(got, want Route, routes []Route) bool {
+// sameRoute reports whether the index returned a route, with the source of another to its prefix if
+// any has one.
+func sameRoute(got, want Route, routes []Route) bool {
 	beside := slices.ContainsFunc(routes, func(r Route) bool { return r.Dst == want.Dst && r.From.IsValid() && r.Dst.Bits() > 0 })
 	want.From = got.From
 	return got == want && got.From.IsValid() == beside
@@ -79,8 +80,8 @@ func TestAddrsAreSortedAsNetipDoes(t *testing.T) {
 	})
 }
 
-// TestTakenIndexFindsWhatOverlaps compares the index with a look at every range.
-func TestTakenIndexFindsWhatOverlaps(t *testing.T) {
+// TestTakenIndexFindsOverlaps compares the index with a check of every range.
+func TestTakenIndexFindsOverlaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var ranges []taken
 		for _, r := range rapid.SliceOfN(rapid.Custom(drawRoute), 0, 20).Draw(t, "ranges") {

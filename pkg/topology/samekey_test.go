@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// Where a foreign route has the key of ours, ours stays by its former next hop: the one that pods'
-// packets take is not masqueraded, and not the one that the Node would rather have.
-func TestStandingByKeepsItsNextHop(t *testing.T) {
+// If a foreign route has the key of ours, ours keeps its former next hop: packets to that one are
+// not masqueraded, although the Node prefers another one.
+func TestRouteWithAForeignKeyKeepsItsNextHop(t *testing.T) {
 	former, rather := netip.MustParseAddr("192.168.1.112"), netip.MustParseAddr("192.168.1.12")
 	host := parseHost(t, `
 links:
