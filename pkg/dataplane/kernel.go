@@ -61,6 +61,8 @@ type Kernel struct {
 	left      chan struct{} // a port has left the bridge, or may have
 	comings   atomic.Uint64 // and goings of links
 
+	specs plugins.SpecCache // which plugins accept what
+
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
@@ -184,7 +186,7 @@ func (k *Kernel) cni11(further []topology.Plugin) []string {
 		return nil
 	}
 	all := topology.CNI{Firewall: true, Plugins: further}
-	return k.plugins.CNI11(append(cni.RequiredBy(&all), cni.Chained(&all)...))
+	return k.specs.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
 }
 
 // texts puts errors that are any into words.
