@@ -21,9 +21,8 @@ import (
 type Folder struct {
 	Path string
 
-	mu      sync.Mutex
-	unfit   cache[string] // why a file can't be executed, "" if it can
-	accepts cache[bool]   // whether it accepts CNI 1.1.0
+	mu    sync.Mutex
+	unfit cache[string] // why a file can't be executed, "" if it can
 }
 
 // A cache has results by the names of the files, with the files that were examined.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"golang.org/x/mod/semver"
 )
@@ -16,16 +17,22 @@ const (
 	libraryV = "v1.2.0"
 )
 
-// CNI11 returns which of the plugins are stock ones that accept CNI 1.1.0 according to their build
-// info; nothing is executed. A plugin without build info is left out, and so is one that is
-// missing.
-func (f *Folder) CNI11(names []string) []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// SpecCache remembers which plugins accept CNI 1.1.0. The zero SpecCache is ready for use.
+type SpecCache struct {
+	mu      sync.Mutex
+	accepts cache[bool]
+}
+
+// CNI11 returns which of the plugins in a folder are stock ones that accept CNI 1.1.0 according to
+// their build info; nothing is executed. A plugin without build info is left out, and so is one
+// that is missing.
+func (s *SpecCache) CNI11(dir string, names []string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		path := filepath.Join(f.Path, name)
+		path := filepath.Join(dir, name)
 		info, err := os.Stat(path)
-		return err != nil || !f.accepts.get(name, info, func() bool { return acceptsCNI11(path, name) })
+		return err != nil || !s.accepts.get(path, info, func() bool { return acceptsCNI11(path, name) })
 	})
 }
 
