@@ -363,7 +363,7 @@ func TestMetaPlugin(t *testing.T) {
 	testutil.Must(t, node.WaitReady(ctx))
 	testutil.Must(t, run(metaInstaller))
 	testutil.AwaitTrue(t, "status tells the meta plugin's config", func() bool {
-		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is wanted")
+		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is allowed")
 	})
 	testutil.Must(t, node.WaitReady(ctx))
 	doctor := []string{"doctor", "--check=cni-configs", "--cni-conf-dir", node.ConfDir, "--run-dir", node.RunDir}
