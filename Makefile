@@ -19,6 +19,9 @@ export GOFLAGS := $(strip $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false)
 GOBUILD := env CGO_ENABLED=0 go build -trimpath
 PATIENTLY := hack/patiently.sh
 
+# Runs tests and prints a line for each package. At the end it lists skipped tests with the reason, and sums up.
+GOTESTSUM := $(CURDIR)/bin/tools/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
+
 # The race detector needs a C compiler.
 RACE ?= $(if $(shell command -v "$$(go env CC 2>/dev/null)" 2>/dev/null),-race)
 
@@ -94,19 +97,20 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 ##@ Check
 
 .PHONY: test
-test: assets build vet bin/testsum ## Run every test that this machine can run: pure, API server, kernel, packets.
-	@hack/binaries.sh helm kustomize prometheus
+test: assets build vet ## Run every test that this machine can run: pure, API server, kernel, packets.
+	@hack/binaries.sh helm kustomize prometheus gotestsum
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
-	@cd hack/image && $(CURDIR)/bin/testsum -count=1 ./...
-	@cd test/page && $(CURDIR)/bin/testsum -count=1 -timeout=10m ./...
+	@cd hack/image && $(GOTESTSUM) -count=1 ./...
+	@cd test/page && $(GOTESTSUM) -count=1 -timeout=10m ./...
 	@# Two packages at a time: most wait more than they compute. test/faults and test/integration, which measure time, come
 	@# last and have the machine nearly to themselves.
-	@$(TESTENV) bin/testsum $(RACE) -vet=off -p=2 -count=1 -timeout=10m ./...
+	@$(TESTENV) $(GOTESTSUM) $(RACE) -vet=off -p=2 -count=1 -timeout=10m ./...
 
 .PHONY: test-unit
-test-unit: bin/testsum ## Run the tests that need no kernel, no API server and no root.
-	@bin/testsum $(PURE)
+test-unit: ## Run the tests that need no kernel, no API server and no root.
+	@hack/binaries.sh gotestsum
+	@$(GOTESTSUM) $(PURE)
 
 .PHONY: mutate
 mutate: assets build bin/mutate ## Put faults into the code and see that tests fail. SAMPLE=50 tries one in 50; MUTATE="./pkg/plan" chooses packages.
@@ -120,13 +124,15 @@ mutate-sample: bin/mutate ## The same with some mutants of the quick packages, a
 	@bin/mutate -sample $(SAMPLE) -known hack/mutate/alive.txt $(MUTATE)
 
 .PHONY: test-page
-test-page: bin/testsum ## Look at the pages with Chromium. SCREENSHOTS=folder keeps pictures of them.
-	@cd test/page && $(CURDIR)/bin/testsum -count=1 -timeout=10m ./...
+test-page: ## Look at the pages with Chromium. SCREENSHOTS=folder keeps pictures of them.
+	@hack/binaries.sh gotestsum
+	@cd test/page && $(GOTESTSUM) -count=1 -timeout=10m ./...
 
 .PHONY: test-faults
-test-faults: assets build bin/testsum ## Do to a cluster what goes wrong in operation; measure repair and loss.
+test-faults: assets build ## Inject what goes wrong in operation into a cluster; measure repair and loss.
+	@hack/binaries.sh gotestsum
 	@$(PATIENTLY) "compiling the fault suite" go list -test -deps -export -f '{{""}}' ./test/faults
-	@$(TESTENV) bin/testsum -vet=off -count=1 -timeout=10m ./test/faults -table $(CURDIR)/bin/faults.txt $(FAULTS)
+	@$(TESTENV) $(GOTESTSUM) -vet=off -count=1 -timeout=10m ./test/faults -table $(CURDIR)/bin/faults.txt $(FAULTS)
 	@cat bin/faults.txt
 
 .PHONY: faults-doc
@@ -242,10 +248,6 @@ soak: build assets ## Do 3,000 random faults, in ten minutes, to a node and look
 .PHONY: clean
 clean: demo-down ## Remove everything that was built or downloaded here.
 	rm -rf bin
-
-.PHONY: bin/testsum
-bin/testsum:
-	@$(GOBUILD) -o $@ ./hack/testsum
 
 .PHONY: bin/mutate
 bin/mutate:

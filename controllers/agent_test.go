@@ -39,7 +39,7 @@ const limit = 20 * time.Second
 type agent struct {
 	t        *testing.T
 	host     *memoryHost
-	board    *status.Board
+	board    *status.Latest
 	registry *prometheus.Registry
 	log      *logBook
 	nodes    *peekedSource   // nil: its Nodes are in memory
@@ -80,7 +80,7 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{t: t, host: host, board: &status.Board{}, registry: prometheus.NewRegistry(), log: &logBook{}}
+	a := &agent{t: t, host: host, board: &status.Latest{}, registry: prometheus.NewRegistry(), log: &logBook{}}
 	book.Store(a.log)
 	opts := topology.Options{
 		NodeName: "node1", Masquerade: true, Bridge: "plainroute0", RunDir: "/run/plainroute",
@@ -114,8 +114,8 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	}
 	a.loop = r
 	a.server = (&status.Server{
-		Board: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: func() status.API { return APIStatus(source.Health()) },
-		Look: func() (topology.State, error) { return host.Observe(context.Background()) },
+		Latest: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: func() status.API { return APIStatus(source.Health()) },
+		Observe: func() (topology.State, error) { return host.Observe(context.Background()) },
 	}).HTTP().Handler
 	return a
 }

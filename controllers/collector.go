@@ -65,7 +65,7 @@ func number(b bool) float64 {
 // peerCollector counts peers by state when Prometheus scrapes, because no pass needs the numbers, and
 // once for each pass. It keeps no Result, which among thousands of Nodes takes a megabyte.
 type peerCollector struct {
-	board *status.Board
+	board *status.Latest
 
 	mu     sync.Mutex
 	pass   int64 // number of the pass that counts belong to

@@ -83,7 +83,7 @@ func TestChangesAreCountedByCause(t *testing.T) {
 				wanted.Routes = append(wanted.Routes, x.Object.(plan.Route).Route)
 			}
 			outcome := l.Record(entry{saw: true, wanted: wanted, done: both, complete: true})
-			if n := NewMetrics(registry, Build{}, &status.Board{}, (&memoryNodes{}).Health).applied(both, outcome); n != 2 {
+			if n := NewMetrics(registry, Build{}, &status.Latest{}, (&memoryNodes{}).Health).applied(both, outcome); n != 2 {
 				t.Errorf("counted %d changes", n)
 			}
 			if got := positive(t, registry, "plainroute_changes_total"); !maps.Equal(got, c.changes) {

@@ -119,7 +119,7 @@ func TestNoListYet(t *testing.T) {
 			f.Refuse(func(*http.Request) int { return http.StatusForbidden })
 			a := startAgent(t, agentOptions{config: f.Config})
 			a.eventually(a.notReady("APIUnavailable", "refused by the test"))
-			if api := APIStatus(a.nodes.Health()); api.Synced || !strings.Contains(api.Error, "refused by the test") || !api.Heard.IsZero() {
+			if api := APIStatus(a.nodes.Health()); api.Synced || !strings.Contains(api.Error, "refused by the test") || !api.LastEvent.IsZero() {
 				t.Errorf("the API is %+v", api)
 			}
 			f.Refuse(func(q *http.Request) int { // it can be listed, and not watched
@@ -130,7 +130,7 @@ func TestNoListYet(t *testing.T) {
 			})
 			a.eventually(a.ready)
 			a.eventually(func() error {
-				if api := APIStatus(a.nodes.Health()); !api.Synced || !strings.Contains(api.Error, "refused by the test") || api.Heard.IsZero() || !a.nodes.peek().Cached {
+				if api := APIStatus(a.nodes.Health()); !api.Synced || !strings.Contains(api.Error, "refused by the test") || api.LastEvent.IsZero() || !a.nodes.peek().Cached {
 					return fmt.Errorf("the API is %+v", api)
 				}
 				return nil

@@ -163,7 +163,7 @@ func (h *memoryHost) setUp(c plan.Changes) (errs []error) {
 		switch o := x.Object.(type) {
 		case plan.Bridge:
 			h.note("bridge %s", o)
-			h.state.Bridge = o.Name()
+			h.state.Bridge = o.Device.Name
 		case plan.Sysctl:
 			if err := h.refusedSysctls[o.Path]; err != nil {
 				errs = append(errs, partError{err, x.Key()})

@@ -43,7 +43,7 @@ type problemLabels struct {
 
 // NewMetrics returns metrics that are registered. Those of the connection to the API server and of
 // peers are collected when Prometheus scrapes, from health and board.
-func NewMetrics(registry prometheus.Registerer, build Build, board *status.Board, health func() nodes.Health) *Metrics {
+func NewMetrics(registry prometheus.Registerer, build Build, board *status.Latest, health func() nodes.Health) *Metrics {
 	f := promauto.With(registry)
 	m := &Metrics{
 		ready:     f.NewGauge(gauge("ready", "1 if this node is ready to serve its pods.")),

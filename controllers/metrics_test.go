@@ -205,7 +205,7 @@ func TestBuildInfo(t *testing.T) {
 		{}: runtime.Version() + " unknown unknown ", {"0.1.0", "abc"}: runtime.Version() + " abc 0.1.0 ",
 	} {
 		registry := prometheus.NewRegistry()
-		NewMetrics(registry, build, &status.Board{}, (&memoryNodes{}).Health)
+		NewMetrics(registry, build, &status.Latest{}, (&memoryNodes{}).Health)
 		families, err := registry.Gather()
 		if err != nil {
 			t.Fatal(err)

@@ -99,7 +99,7 @@ type NodeReconciler struct {
 	Watcher   Watcher
 	// Resync is the period after which the whole host is read again.
 	Resync  time.Duration
-	Board   *status.Board
+	Board   *status.Latest
 	Metrics *Metrics
 	Version string
 	// ConfigPath is the path of our CNI config, as operators see it; empty on a router.

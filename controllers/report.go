@@ -129,7 +129,7 @@ func touchedBy(done plan.Changes, repairs []plan.Key, changed sets.Set[problem.P
 
 // APIStatus returns the part of a report that describes the connection to the API server.
 func APIStatus(h nodes.Health) status.API {
-	api := status.API{Synced: h.Synced, Heard: h.LastContact}
+	api := status.API{Synced: h.Synced, LastEvent: h.LastContact}
 	if h.Err != nil {
 		api.Error = h.Err.Error()
 	}

@@ -70,7 +70,7 @@ func TestReportOfThisNode(t *testing.T) {
 	if fmt.Sprint(got.Host) != fmt.Sprint(want) {
 		t.Errorf("the host is %+v, want %+v", got.Host, want)
 	}
-	if got.API.Heard.Before(begin) || !got.API.Synced || got.API.Error != "" {
+	if got.API.LastEvent.Before(begin) || !got.API.Synced || got.API.Error != "" {
 		t.Errorf("the API is %+v", got.API)
 	}
 	if len(got.Passes) == 0 || got.Passes[0] != got.Pass || got.Passes[len(got.Passes)-1].Number != 1 {
@@ -168,7 +168,7 @@ func TestDriftIsSeen(t *testing.T) {
 		a.host.dropRoute(route("10.244.2.0/24", "192.168.1.12"))
 		a.host.state.Masquerade = nil
 	})
-	a.eventually(a.peerIs("node2", func(p status.Peer) bool { return p.State == status.Lost && p.Message != "" && p.Via.IsValid() }))
+	a.eventually(a.peerIs("node2", func(p status.Peer) bool { return p.State == status.Missing && p.Message != "" && p.Via.IsValid() }))
 	a.eventually(a.peerIs("node3", inState(status.OK)))
 	if got := a.report().Drift.Differences; len(got) != 2 || got[1].Reason != problem.Missing || got[0].Message != "nftables table inet plainroute" {
 		t.Errorf("the differences are %+v", got)

@@ -117,7 +117,7 @@ func TestUnreadConfigAtTheEndOfItsWait(t *testing.T) {
 
 // A Result starts with the outcome of the last pass, and refers to the history of this agent.
 func TestResultStartsWithTheLast(t *testing.T) {
-	board := &status.Board{}
+	board := &status.Latest{}
 	board.Publish(&status.Result{Known: true})
 	r := &NodeReconciler{Version: "1", Board: board, Nodes: &memoryNodes{}}
 	if got := r.begin().result; got.History != &r.history || !got.Known || got.Version != "1" {

@@ -3,6 +3,7 @@
 #
 #   hack/binaries.sh                  etcd, kube-apiserver and the CNI plugins
 #   hack/binaries.sh golangci-lint    the linter
+#   hack/binaries.sh gotestsum        what runs the tests and sums up
 #   hack/binaries.sh govulncheck      the vulnerability scanner
 #   hack/binaries.sh image            what makes container images, from hack/image
 #   hack/binaries.sh helm kustomize   what renders the manifests
@@ -276,6 +277,7 @@ make_all() {
       k8s) control_plane ;;
       cni) plugins ;;
       golangci-lint) build "$tools/golangci-lint" tools github.com/golangci/golangci-lint/v2/cmd/golangci-lint -ldflags="-s -w" ;;
+      gotestsum) build "$tools/gotestsum" gotestsum gotest.tools/gotestsum -ldflags="-s -w" ;;
       image) build "$tools/image" image . -ldflags="-s -w" ;;
       govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
       helm) helm ;;

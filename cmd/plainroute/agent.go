@@ -120,7 +120,7 @@ func (f *agentFlags) run(cmd *cobra.Command, _ []string) error {
 	if lock != nil {
 		defer lock.Close()
 	}
-	host.CNI.Sweep()
+	host.CNI.RemoveTemporary()
 	kernel, err := dataplane.New(host)
 	if err != nil {
 		return err
@@ -220,7 +220,7 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		return fmt.Errorf("making the manager: %w", err)
 	}
 	source.Own = opts.NodeName
-	board, build := &status.Board{}, controllers.Build{Version: version, Revision: revision}
+	board, build := &status.Latest{}, controllers.Build{Version: version, Revision: revision}
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: source, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
 		Board: board, Metrics: controllers.NewMetrics(metrics.Registry, build, board, source.Health), Version: version,
@@ -291,10 +291,10 @@ func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Conf
 func (f *agentFlags) servers(ctx context.Context, r *controllers.NodeReconciler, source *nodes.Source) ([]manager.Runnable, error) {
 	handlers := map[string]*status.Server{f.metricsListen: {Metrics: metrics.Registry}}
 	handlers[f.listen] = &status.Server{
-		Board: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, Page: web.NodePage,
+		Latest: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, Page: web.NodePage,
 		API: func() status.API { return controllers.APIStatus(source.Health()) },
 		// without the lock, which only writers need
-		Look: func() (topology.State, error) { return look(f.hostConfig()) },
+		Observe: func() (topology.State, error) { return look(f.hostConfig()) },
 	}
 	delete(handlers, "")
 	var servers []manager.Runnable

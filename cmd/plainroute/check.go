@@ -101,7 +101,7 @@ func (f *connectivityFlags) run(cmd *cobra.Command, _ []string) error {
 		say(fmt.Sprintf("%d namespaces of other runs exist; if none of those runs is in progress, plainroute check --remove removes them.", len(left)))
 	}
 	r := &connectivity.Run{
-		Client: client, Most: f.nodes, Outside: f.outside, Timeout: f.timeout, Patience: connectivity.Patience, Settling: connectivity.Settling, Keep: f.keep, Say: say,
+		Client: client, MaxNodes: f.nodes, Outside: f.outside, Timeout: f.timeout, RetryBudget: connectivity.RetryBudget, RefusalTimeout: connectivity.RefusalTimeout, Keep: f.keep, Notify: say,
 		Post: func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
 			forward := fleet.Forward{Config: config, Client: client}
 			return forward.Post(ctx, &fleet.Agent{Namespace: namespace, Pod: pod, Port: connectivity.Port}, path, body)

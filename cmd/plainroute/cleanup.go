@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -83,12 +84,12 @@ func (f *cleanupFlags) clean(cmd *cobra.Command) (cleanup.Result, error) {
 	return cleanup.Cleanup{
 		Dataplane: host, Store: config.CNI, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
 		DetachTimeout: f.detach, CacheDir: f.cacheDir,
-		Say: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
+		Notify: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
 	}.Run(cmd.Context())
 }
 
 func writeSummary(path string, s cleanup.Summary) error {
-	line, err := s.Line()
+	line, err := json.Marshal(s)
 	if err == nil {
 		err = os.WriteFile(path, append(line, '\n'), 0o644)
 	}

@@ -74,9 +74,9 @@ func (f *clusterFlags) check() []error {
 	return []error{inRange("parallel", f.parallel, 1, 1000), atLeast("timeout", f.timeout, time.Millisecond)}
 }
 
-// fleetQuery returns a query of all agents.
-func (f *clusterFlags) fleetQuery(client kubernetes.Interface, progress func(done, all int)) fleet.Survey {
-	return fleet.Survey{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: progress}
+// collector returns a collector of the reports of all agents.
+func (f *clusterFlags) collector(client kubernetes.Interface, progress func(done, all int)) fleet.Collector {
+	return fleet.Collector{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: progress}
 }
 
 // errInterrupted ends a command that the user interrupted.
@@ -115,9 +115,9 @@ func (f *statusFlags) clusterStatus(cmd *cobra.Command) error {
 		return err
 	}
 	p := newProgress(cmd.ErrOrStderr(), "querying agents")
-	s := f.fleetQuery(client, p.show)
-	s.Ask = (&fleet.Forward{Config: config, Client: client}).Ask
-	cluster, err := s.Run(cmd.Context())
+	s := f.collector(client, p.show)
+	s.Get = (&fleet.Forward{Config: config, Client: client}).Get
+	cluster, err := s.Collect(cmd.Context())
 	p.end()
 	if err != nil {
 		return f.hinted(err)

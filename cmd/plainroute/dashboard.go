@@ -63,13 +63,13 @@ func (f *dashboardFlags) run(cmd *cobra.Command, _ []string) error {
 	}
 	forward := &fleet.Forward{Config: config, Client: client}
 	d := &web.Dashboard{
-		Survey: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
-			s := f.fleetQuery(client, progress)
-			s.Ask = forward.Ask
-			cluster, err := s.Run(ctx)
+		Collect: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
+			s := f.collector(client, progress)
+			s.Get = forward.Get
+			cluster, err := s.Collect(ctx)
 			return cluster, f.hinted(err)
 		},
-		Ask: forward.Ask, Every: f.interval, Timeout: f.timeout,
+		Get: forward.Get, Interval: f.interval, Timeout: f.timeout,
 	}
 	return f.serve(cmd, d)
 }

@@ -118,7 +118,7 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	}
 	klog.SetLogger(logr.Discard()) // client-go logs connections to nodes that don't answer; the report has those
 	p := newProgress(cmd.ErrOrStderr(), "examining nodes")
-	cluster, err := f.examine(cmd.Context(), f.fleetQuery(client, p.show), &fleet.Exec{Config: config, Client: client})
+	cluster, err := f.examine(cmd.Context(), f.collector(client, p.show), &fleet.Exec{Config: config, Client: client})
 	p.end()
 	if err != nil {
 		return f.hinted(err)
@@ -126,7 +126,7 @@ func (f *doctorFlags) ofCluster(cmd *cobra.Command) error {
 	return shown(cluster.OK(), cluster.Print(cmd.OutOrStdout(), f.format(cmd)))
 }
 
-func (f *doctorFlags) examine(ctx context.Context, s fleet.Survey, exec *fleet.Exec) (*diagnosis.Cluster, error) {
+func (f *doctorFlags) examine(ctx context.Context, s fleet.Collector, exec *fleet.Exec) (*diagnosis.Cluster, error) {
 	command := []string{"/plainroute", "doctor", "--output=json"}
 	if len(f.checks) > 0 {
 		command = append(command, "--check="+strings.Join(f.checks, ","))

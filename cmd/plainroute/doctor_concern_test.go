@@ -25,16 +25,16 @@ func TestConcernsOfTheDoctor(t *testing.T) {
 	narrow := &status.Report{Host: status.Host{ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/14")}}}
 	ours := topology.State{Routes: []topology.Route{{Dst: netip.MustParsePrefix("10.9.0.0/24"), Via: netip.MustParseAddr("192.168.9.1")}}}
 	for name, c := range map[string]struct {
-		target *doctor.Patient
+		target *doctor.Target
 		ours   topology.State
 		want   string
 	}{
-		"nothing is known":  {&doctor.Patient{}, topology.State{}, "[]"},
-		"the Nodes":         {&doctor.Patient{Nodes: []corev1.Node{node}}, topology.State{}, "[10.244.0.0/16 192.168.0.0/16]"},
-		"the agent's word":  {&doctor.Patient{Report: report}, topology.State{}, "[10.244.0.0/16 10.245.0.0/16 192.168.0.0/16]"},
-		"by --cluster-cidr": {&doctor.Patient{Report: narrow, Nodes: []corev1.Node{node}}, topology.State{}, "[10.244.0.0/14 192.168.0.0/16]"},
-		"our routes alone":  {&doctor.Patient{}, ours, "[10.9.0.0/24 192.168.0.0/16]"},
-		"a route elsewhere": {&doctor.Patient{Report: narrow}, ours, "[10.9.0.0/24 10.244.0.0/14 192.168.0.0/16]"},
+		"nothing is known":  {&doctor.Target{}, topology.State{}, "[]"},
+		"the Nodes":         {&doctor.Target{Nodes: []corev1.Node{node}}, topology.State{}, "[10.244.0.0/16 192.168.0.0/16]"},
+		"the agent's word":  {&doctor.Target{Report: report}, topology.State{}, "[10.244.0.0/16 10.245.0.0/16 192.168.0.0/16]"},
+		"by --cluster-cidr": {&doctor.Target{Report: narrow, Nodes: []corev1.Node{node}}, topology.State{}, "[10.244.0.0/14 192.168.0.0/16]"},
+		"our routes alone":  {&doctor.Target{}, ours, "[10.9.0.0/24 192.168.0.0/16]"},
+		"a route elsewhere": {&doctor.Target{Report: narrow}, ours, "[10.9.0.0/24 10.244.0.0/14 192.168.0.0/16]"},
 	} {
 		if got := fmt.Sprint(concerns(c.target, c.ours)); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)

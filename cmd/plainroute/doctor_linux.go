@@ -92,8 +92,8 @@ func (f *doctorFlags) environment(cmd *cobra.Command) []error {
 }
 
 // target reads all that the checks need. Checks report what can't be read.
-func (f *doctorFlags) target(ctx context.Context) *doctor.Patient {
-	p := &doctor.Patient{
+func (f *doctorFlags) target(ctx context.Context) *doctor.Target {
+	p := &doctor.Target{
 		Root: f.root, ProcSys: f.procSys, BinDir: f.cniBinDir, Offered: imagePlugins, Bridge: f.bridge, Node: f.nodeName,
 		Store: cni.Store{ConfDir: f.cniConfDir, RunDir: f.runDir}, ConfigsBefore: f.cniBefore,
 	}
@@ -114,7 +114,7 @@ func (f *doctorFlags) target(ctx context.Context) *doctor.Patient {
 	return p
 }
 
-func (f *doctorFlags) look(ctx context.Context, p *doctor.Patient) (topology.Host, topology.State, error) {
+func (f *doctorFlags) look(ctx context.Context, p *doctor.Target) (topology.Host, topology.State, error) {
 	config := f.hostConfig()
 	config.Bridge = p.Bridge
 	host, err := openHost(ctx, config)
@@ -132,7 +132,7 @@ func (f *doctorFlags) look(ctx context.Context, p *doctor.Patient) (topology.Hos
 
 // concerns returns the ranges in which foreign routes matter, from the Nodes, the agent's report, and
 // our own routes.
-func concerns(p *doctor.Patient, ours topology.State) []netip.Prefix {
+func concerns(p *doctor.Target, ours topology.State) []netip.Prefix {
 	var nodes []*topology.Node
 	add := func(name string, subnets []netip.Prefix, addrs ...netip.Addr) {
 		nodes = append(nodes, &topology.Node{Name: name, PodCIDRs: subnets, Addrs: addrs})

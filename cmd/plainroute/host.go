@@ -102,21 +102,21 @@ func look(config dataplane.Config) (topology.State, error) {
 	return state, errors.Join(err, kernel.Close())
 }
 
-// held returns the objects with our mark.
-func (f *statusFlags) held(ctx context.Context) status.Held {
+// leftover returns the objects with our mark.
+func (f *statusFlags) leftover(ctx context.Context) status.Leftover {
 	config := f.hostConfig()
-	held := status.Held{Locked: config.CNI.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
+	found := status.Leftover{Locked: config.CNI.Held(), Config: filepath.Join(f.cniConfDir, topology.Conflist)}
 	host, err := openHost(ctx, config)
 	if err == nil {
 		var facts topology.Host
-		facts, held.State, err = host.Look(ctx)
-		held.Ports = facts.Ports
+		facts, found.State, err = host.Look(ctx)
+		found.Ports = facts.Ports
 		err = errors.Join(err, host.Close())
 	}
 	if err != nil {
-		held.Error = err.Error()
+		found.Error = err.Error()
 	}
-	return held
+	return found
 }
 
 // lock takes the locks of the run folder and of this network namespace, before it creates any file. The

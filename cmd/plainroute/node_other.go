@@ -15,9 +15,9 @@ import (
 // nodeCommands returns none: a node's kernel is Linux.
 func nodeCommands() []*cobra.Command { return nil }
 
-// held returns an error: there are no objects of ours here.
-func (*statusFlags) held(context.Context) status.Held {
-	return status.Held{Error: "this machine is not a node: its system is " + runtime.GOOS}
+// leftover returns an error: only a node can have objects with our mark.
+func (*statusFlags) leftover(context.Context) status.Leftover {
+	return status.Leftover{Error: "this machine is not a node: its system is " + runtime.GOOS}
 }
 
 // nodeDoctor has no flags for one node.

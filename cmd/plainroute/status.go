@@ -117,7 +117,7 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if view.Silence != "" && view.Held.Bare() {
+	if view.NoReport != "" && view.Leftover.Empty() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "If this machine is not a node, `plainroute status --cluster` queries the agents of all nodes, from wherever kubectl works.")
 	}
 	return shown(view.OK(), nil)
@@ -127,9 +127,9 @@ func (f *statusFlags) showNode(cmd *cobra.Command) error {
 func (f *statusFlags) view(ctx context.Context) *status.View {
 	report, err := askAgent(ctx, f.listen, f.timeout, f.output == "json" || f.output == "yaml")
 	if err != nil {
-		return status.Silent(err.Error(), f.held(ctx), time.Now())
+		return status.NoReportView(err.Error(), f.leftover(ctx), time.Now())
 	}
-	return status.Answered(*report, time.Now())
+	return status.NewView(*report, time.Now())
 }
 
 // maxReport exceeds the size of any report: some 500 bytes a peer.

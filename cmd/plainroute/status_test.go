@@ -40,11 +40,11 @@ func wide(peers int) *status.Result {
 func answering(t testing.TB, r *status.Result) string {
 	t.Helper()
 	s := &status.Server{
-		Board: &status.Board{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true,
-		API:  func() status.API { return status.API{Synced: true, Heard: time.Now()} },
-		Look: func() (topology.State, error) { return r.Desired, nil },
+		Latest: &status.Latest{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true,
+		API:     func() status.API { return status.API{Synced: true, LastEvent: time.Now()} },
+		Observe: func() (topology.State, error) { return r.Desired, nil },
 	}
-	s.Board.Publish(r)
+	s.Latest.Publish(r)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -89,14 +89,17 @@ func (f *uninstallFlags) run(cmd *cobra.Command, _ []string) error {
 			return err
 		}
 	}
-	u := uninstall.Uninstall{Client: client, Options: f.Options, Say: func(format string, args ...any) {
+	u := uninstall.Uninstall{Client: client, Options: f.Options, Notify: func(format string, args ...any) {
 		fmt.Fprintln(cmd.ErrOrStderr(), text.Printable(fmt.Sprintf(format, args...)))
 	}}
 	rows, err := u.Run(cmd.Context())
 	if rows == nil {
 		return err
 	}
-	return errors.Join(err, write(cmd.OutOrStdout(), f.output, rows))
+	if f.output == "json" {
+		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), rows.Report()))
+	}
+	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
 }
 
 // imageOf returns the image of a pod's first container. It lists pods, because uninstall has that right

@@ -23,7 +23,7 @@ reachable() {
 
 table=$1
 shift
-# The ranges are those of test/e2e/cluster.
+# The ranges are those of test/e2e/kubelets.
 kubectl apply -f charts/plainroute/namespace.yaml >/dev/null
 bin/tools/helm install plainroute charts/plainroute --namespace plainroute-system \
   --set 'clusterCIDR={10.244.0.0/16,fd00:10:244::/56}' --set 'serviceCIDR={10.96.0.0/16,fd00:10:96::/112}' >/dev/null

@@ -1,5 +1,5 @@
-// Package cleanup takes plainroute off one node: it is the loop with a zero State.
-// What bears our mark goes, nothing else does, and no API server is asked.
+// Package cleanup removes plainroute from one node: it is the loop with a zero State. It deletes
+// everything with our mark and nothing else, and needs no API server.
 package cleanup
 
 import (
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/cni"
@@ -17,39 +18,33 @@ import (
 
 // Dataplane is the host that is to be cleaned.
 type Dataplane interface {
-	// Look reads the kernel anew: what the host is, and what of ours is there.
+	// Look reads the kernel's state again: the host, and what of ours is there.
 	Look(context.Context) (topology.Host, topology.State, error)
-	// Apply makes changes; what is absent already is deleted already.
+	// Apply makes changes; to delete what is absent succeeds.
 	Apply(context.Context, plan.Changes) error
 }
 
 // Cleanup is one cleanup of this node.
 type Cleanup struct {
-	Dataplane Dataplane
-	Store     cni.Store
-	// Force goes on while pods are attached; what they need among themselves stays.
-	Force bool
-	// DryRun changes nothing.
-	DryRun bool
-	// Wait is how long to wait for an agent to end.
-	Wait time.Duration
-	// DetachTimeout is how long to wait for the runtime to detach dead sandboxes, after the last one.
-	DetachTimeout time.Duration
-	// CacheDir is the runtime's account of what is attached, cni.CacheDir by default.
-	CacheDir string
-	// Say tells a person what is waited for.
-	Say func(string)
+	Dataplane     Dataplane
+	Store         cni.Store
+	Force         bool          // goes on while pods are attached; the bridge and the leases stay then
+	DryRun        bool          // changes nothing
+	Wait          time.Duration // for an agent to end
+	DetachTimeout time.Duration // for the runtime to detach dead sandboxes, after the last one
+	CacheDir      string        // the runtime's record of what is attached, cni.CacheDir by default
+	Notify        func(string)  // receives messages for the operator about what the cleanup waits for
 }
 
-// ErrRefused says that nothing was done because something of this network still
-// runs here.
+// ErrRefused is returned when nothing was done because an agent or pods of this network still run
+// here.
 var ErrRefused = errors.New("refused")
 
-// Run cleans, and tells what went. It can be repeated however it ended.
+// Run cleans up and returns what it removed. It can be repeated however it ended.
 func (c Cleanup) Run(ctx context.Context) (Result, error) {
 	result := Result{DryRun: c.DryRun}
 	files := append(c.Store.Configs(), c.Store.Leftovers()...) // before the lock, which is one too
-	s, err := c.look(ctx)
+	s, err := c.observe(ctx)
 	if err != nil {
 		return result, err
 	}
@@ -69,15 +64,17 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 	}
 	release, err := c.lock(ctx)
 	if err != nil {
-		result.Refusals = refusals(err)
+		if why, refused := strings.CutPrefix(err.Error(), ErrRefused.Error()+": "); refused {
+			result.Refusals = []string{why}
+		}
 		return result, err
 	}
 	defer release()
 	return result, c.detachAndClean(ctx, s.attached, files, &result)
 }
 
-// detachAndClean leaves the CNI config to the runtime until dead sandboxes are detached. Under
-// pods it doesn't wait: these are attached, and their leases stay.
+// detachAndClean leaves the CNI config to the runtime until dead sandboxes are detached. It doesn't
+// wait while pods are attached, whose leases stay.
 func (c Cleanup) detachAndClean(ctx context.Context, attached bool, files []string, result *Result) (err error) {
 	if attached {
 		return c.clean(ctx, files, result)
@@ -85,7 +82,7 @@ func (c Cleanup) detachAndClean(ctx context.Context, attached bool, files []stri
 	if result.Undetached, err = c.awaitDetach(ctx); err != nil {
 		return err
 	}
-	switch s, err := c.look(ctx); { // the config was there, so pods may have come
+	switch s, err := c.observe(ctx); { // the config was there, so pods may have come
 	case err != nil:
 		return err
 	case s.attached && !c.Force:
@@ -99,29 +96,27 @@ func (c Cleanup) detachAndClean(ctx context.Context, attached bool, files []stri
 	return c.settle(ctx)
 }
 
-// A sight is what was seen of this host.
-type sight struct {
+type observation struct {
 	topology.State
 	ports    int
 	attached bool // pods, to our bridge
 }
 
-// busy says why nothing is taken away without Force.
-func (s sight) busy() string {
+func (s observation) busy() string {
 	return fmt.Sprintf("pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports)
 }
 
-func (c Cleanup) look(ctx context.Context) (sight, error) {
+func (c Cleanup) observe(ctx context.Context) (observation, error) {
 	host, state, err := c.Dataplane.Look(ctx)
 	if err != nil {
-		return sight{}, fmt.Errorf("looking at this host: %w", err)
+		return observation{}, fmt.Errorf("reading the state of this host: %w", err)
 	}
-	return sight{state, host.Ports, state.Bridge != "" && host.Ports > 0}, nil
+	return observation{state, host.Ports, state.Bridge != "" && host.Ports > 0}, nil
 }
 
-// desired is the zero State, but for a bridge with pods on it, and for the addresses
-// of a device that has the bridge's name and is none.
-func (s sight) desired() topology.State {
+// desired is the zero State, except for a bridge with pods on it, and for the addresses of a device
+// with the bridge's name that is not a bridge.
+func (s observation) desired() topology.State {
 	switch {
 	case s.attached:
 		return topology.State{Bridge: s.Bridge, Addresses: s.Addresses}
@@ -131,28 +126,25 @@ func (s sight) desired() topology.State {
 	return topology.State{}
 }
 
-// keptFiles are those that stay under pods: the leases of their addresses.
-func (s sight) keptFiles(store cni.Store) []string {
+// keptFiles returns the files that stay while pods are attached: the leases of their addresses.
+func (s observation) keptFiles(store cni.Store) []string {
 	if s.attached && slices.Contains(store.Leftovers(), store.LeaseDir()) {
 		return []string{store.LeaseDir()}
 	}
 	return nil
 }
 
-func (c Cleanup) say(format string, args ...any) {
-	if c.Say != nil {
-		c.Say(fmt.Sprintf(format, args...))
+func (c Cleanup) notify(format string, args ...any) {
+	if c.Notify != nil {
+		c.Notify(fmt.Sprintf(format, args...))
 	}
 }
 
-// lockInterval is how often it is looked whether the agent has ended.
-const lockInterval = 100 * time.Millisecond
-
-// lock waits for the agent's locks. Not even Force does without: an agent would put
-// back within milliseconds what is taken away, and there is a way to end each.
+// lock waits for the agent's locks. Force needs them too: an agent would restore within
+// milliseconds what is removed, and an operator can stop any agent.
 func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
 	deadline := time.Now().Add(c.Wait)
-	for said := false; ; said = true {
+	for notified := false; ; notified = true {
 		release, why, err := c.tryLock(ctx)
 		if why == "" {
 			return release, err
@@ -160,34 +152,32 @@ func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
 		if !time.Now().Before(deadline) {
 			return nil, fmt.Errorf("%w: %s", ErrRefused, why)
 		}
-		if !said {
-			c.say("waiting up to %s for the agent on this node to end", c.Wait)
+		if !notified {
+			c.notify("waiting up to %s for the agent on this node to end", c.Wait)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for the agent to end: %w", ctx.Err())
-		case <-time.After(lockInterval):
+		if err := pause(ctx); err != nil {
+			return nil, fmt.Errorf("waiting for the agent to end: %w", err)
 		}
 	}
 }
 
-// tryLock takes the lock of the run folder and that of the network namespace. Where an agent holds
-// one of them it says so, and has made no file. A process that is no agent keeps nobody from a
+// tryLock takes the lock of the run folder and that of the network namespace. If an agent holds one
+// of them, it returns why, and makes no file. A process that is not an agent does not prevent a
 // cleanup.
 func (c Cleanup) tryLock(ctx context.Context) (release func(), why string, err error) {
 	if why := c.held(); why != "" {
 		return nil, why, nil
 	}
 	folder, err := c.Store.TakeLock()
-	if cni.Held(err) {
-		return nil, runs(lockIn(c.Store)), nil
-	}
-	if err != nil {
+	switch {
+	case cni.Held(err):
+		return nil, agentRuns(lockIn(c.Store)), nil
+	case err != nil:
 		return nil, "", err
 	}
 	namespace, err := nslock.Take(ctx, "cleanup, run folder "+c.Store.RunDir)
 	if held := new(nslock.HeldError); errors.As(err, &held) {
-		return nil, runs(held.Holder), folder.Close()
+		return nil, agentRuns(held.Holder), folder.Close()
 	}
 	return func() {
 		_ = folder.Close()
@@ -197,52 +187,51 @@ func (c Cleanup) tryLock(ctx context.Context) (release func(), why string, err e
 	}, "", nil
 }
 
-// held says why lock would refuse now, and takes nothing.
+// held returns why lock would refuse now, or "". It takes no lock.
 func (c Cleanup) held() string {
 	held := new(nslock.HeldError)
 	switch {
 	case errors.As(nslock.Find(), &held):
-		return runs(held.Holder)
+		return agentRuns(held.Holder)
 	case c.Store.Held():
-		return runs(lockIn(c.Store))
+		return agentRuns(lockIn(c.Store))
 	}
 	return ""
 }
 
 func lockIn(s cni.Store) string { return "it holds the lock in " + s.RunDir }
 
-func runs(holder string) string {
+func agentRuns(holder string) string {
 	return fmt.Sprintf("an agent runs on this node (%s) and would put everything back; stop it first", holder)
 }
 
-// clean does it, once no agent can come. It takes the CNI config away first, so
-// that no pod comes either.
+// clean removes everything, once no agent can start. The CNI config goes first, so that no pod
+// comes either.
 func (c Cleanup) clean(ctx context.Context, files []string, result *Result) error {
 	if len(c.Store.Configs()) > 0 {
 		if err := c.Dataplane.Apply(ctx, plan.Of(plan.Delete, plan.Config{})); err != nil {
 			return err
 		}
 	}
-	before, err := c.look(ctx)
+	before, err := c.observe(ctx)
 	if err != nil {
 		return err
 	}
-	had := inventory(before.State, files) // what was seen is valid until Apply only
+	had := inventory(before.State, files) // the observation is valid until Apply
 	err = errors.Join(
 		c.Dataplane.Apply(ctx, plan.Diff(before.desired(), before.State).Except(plan.KindCNI)),
 		c.Store.Clear(!before.attached),
 	)
-	after, lookErr := c.look(ctx)
+	after, lookErr := c.observe(ctx)
 	if lookErr != nil {
 		return errors.Join(err, lookErr)
 	}
 	result.Kept = after.kept(c.Store)
 	result.Removed = without(had, inventory(after.State, append(c.Store.Configs(), c.Store.Leftovers()...)))
-	return errors.Join(err, left(plan.Diff(before.desired(), after.State), c.Store))
+	return errors.Join(err, remaining(plan.Diff(before.desired(), after.State), c.Store))
 }
 
-// left says what is still there, in spite of all.
-func left(changes plan.Changes, store cni.Store) error {
+func remaining(changes plan.Changes, store cni.Store) error {
 	files, rest := store.Configs(), changes.Except(plan.KindCNI).Filter(func(x plan.Change) bool { return x.Op == plan.Delete })
 	if len(rest) == 0 && len(files) == 0 {
 		return nil

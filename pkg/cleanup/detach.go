@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	// DetachTimeout is longer than the kubelet takes to come round to dead sandboxes: it
-	// collects them once a minute (ContainerGCPeriod of pkg/kubelet/kubelet.go).
+	// DetachTimeout is longer than the kubelet takes to handle dead sandboxes: it collects them
+	// once a minute (ContainerGCPeriod of pkg/kubelet/kubelet.go).
 	DetachTimeout = 70 * time.Second
 
-	detachInterval = 100 * time.Millisecond
+	// pollInterval is the time between two checks of locks and sandboxes.
+	pollInterval = 100 * time.Millisecond
 	// quietTime is longer than a CNI DEL takes that had begun when its config went.
 	quietTime = 3 * time.Second
 )
@@ -27,8 +28,8 @@ func (c Cleanup) awaitDetach(ctx context.Context) (left int, err error) {
 	progress, before := time.Now(), -1
 	for {
 		attached, err := cni.Attachments(c.CacheDir)
-		if err != nil { // no reason to leave the rest in place
-			c.say("not waiting for dead sandboxes: %v", err)
+		if err != nil { // the rest is removed all the same
+			c.notify("not waiting for dead sandboxes: %v", err)
 			return 0, nil
 		}
 		left = len(attached)
@@ -36,7 +37,7 @@ func (c Cleanup) awaitDetach(ctx context.Context) (left int, err error) {
 			return left, nil
 		}
 		if before < 0 {
-			c.say("waiting for the container runtime to detach dead sandboxes (%d, among them %s); the kubelet asks for it once a minute",
+			c.notify("waiting for the container runtime to detach dead sandboxes (%d, among them %s); the kubelet asks for it once a minute",
 				left, attached[0].Container)
 		}
 		if left < before {
@@ -57,7 +58,7 @@ func (c Cleanup) settle(ctx context.Context) error {
 	end := time.Now().Add(c.DetachTimeout)
 	for quiet := time.Now(); time.Since(quiet) < min(quietTime, c.DetachTimeout) && time.Now().Before(end); {
 		if err := pause(ctx); err != nil {
-			return fmt.Errorf("looking for what late detaching leaves: %w", err)
+			return fmt.Errorf("waiting for late CNI DELs: %w", err)
 		}
 		if _, err := os.Lstat(c.Store.LeaseDir()); err != nil {
 			continue
@@ -72,7 +73,7 @@ func (c Cleanup) settle(ctx context.Context) error {
 
 func pause(ctx context.Context) error {
 	select {
-	case <-time.After(detachInterval):
+	case <-time.After(pollInterval):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

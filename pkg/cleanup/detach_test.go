@@ -12,6 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A busyHost gets a pod as soon as it is looked at, while there is a CNI config.
@@ -28,8 +29,8 @@ func (h busyHost) Apply(_ context.Context, c plan.Changes) error {
 	return nil
 }
 
-// The config is there while dead sandboxes are detached, so pods may come. Without force nothing is taken away under them, and
-// with it their leases stay.
+// The config is there while dead sandboxes are detached, so pods may come. Without force nothing is
+// taken away under them, and with it their leases stay.
 func TestPodsThatComeWhileSandboxesAreDetached(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		store := cni.Store{ConfDir: t.TempDir(), RunDir: t.TempDir()}
@@ -61,17 +62,12 @@ func TestSettleRemovesWhatLateDetachingMakes(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.settle(ctx) }()
 	for range 2 {
-		if err := os.MkdirAll(c.Store.LeaseDir(), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-			if _, err := os.Lstat(c.Store.LeaseDir()); errors.Is(err, os.ErrNotExist) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("the folder stays")
-			}
-		}
+		// settle may remove the parent between two steps of MkdirAll.
+		testutil.AwaitTrue(t, "the folder is made", func() bool { return os.MkdirAll(c.Store.LeaseDir(), 0o755) == nil })
+		testutil.AwaitTrue(t, "the folder is gone", func() bool {
+			_, err := os.Lstat(c.Store.LeaseDir())
+			return errors.Is(err, os.ErrNotExist)
+		})
 	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
@@ -86,7 +82,7 @@ func TestUnreadableAccountStopsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said []string
-	c := Cleanup{CacheDir: cache, DetachTimeout: time.Hour, Say: func(what string) { said = append(said, what) }}
+	c := Cleanup{CacheDir: cache, DetachTimeout: time.Hour, Notify: func(what string) { said = append(said, what) }}
 	left, err := c.awaitDetach(t.Context())
 	if left != 0 || err != nil || len(said) != 1 || !strings.HasPrefix(said[0], "not waiting for dead sandboxes: reading ") {
 		t.Errorf("got %d, %v, said %q", left, err, said)

@@ -2,7 +2,6 @@ package cleanup
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -17,24 +16,22 @@ import (
 
 // Result is what a cleanup did, or would do.
 type Result struct {
-	DryRun bool `json:"dryRun,omitempty"`
-	// Removed is what went.
+	DryRun  bool       `json:"dryRun,omitempty"`
 	Removed []plan.Key `json:"removed"`
-	// Kept is what of ours stays, and why.
+	// Kept is what stays of ours, and why.
 	Kept []Kept `json:"kept,omitempty"`
-	// Undetached counts the dead sandboxes that the runtime has not detached. It may yet.
+	// Undetached counts the dead sandboxes that the runtime has not detached yet.
 	Undetached int `json:"undetached,omitempty"`
-	// Settings are those that the agent may have made. They bear no mark, so nobody
-	// knows what they were before.
+	// Settings are those that the agent may have made. They have no mark, so their former values
+	// are not known.
 	Settings []string `json:"settings,omitempty"`
-	// Refusals are why nothing was done, or would be done.
 	Refusals []string `json:"refusals,omitempty"`
 }
 
 // KindFile is the kind of files other than CNI configs.
 const KindFile plan.Kind = "file"
 
-// kinds are those of what bears our mark, in the order in which they are printed.
+// kinds are those of marked objects, in the order in which they are printed.
 func kinds() []plan.Kind {
 	return []plan.Kind{plan.KindCNI, plan.KindRoute, plan.KindAddress, plan.KindBridge, plan.KindTable, KindFile}
 }
@@ -45,7 +42,7 @@ type Kept struct {
 	Why string `json:"why"`
 }
 
-// MarshalJSON makes an empty list of none.
+// MarshalJSON renders no removals as an empty list.
 func (r Result) MarshalJSON() ([]byte, error) {
 	type plain Result
 	if r.Removed == nil {
@@ -54,7 +51,7 @@ func (r Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(r))
 }
 
-// inventory lists all of ours: what of it is in the kernel, as an operator would write it, and files.
+// inventory lists all of ours: kernel objects in an operator's syntax, and files.
 func inventory(s topology.State, files []string) []plan.Key {
 	var all []plan.Key
 	for _, x := range plan.Diff(topology.State{}, s).Except(plan.KindCNI) {
@@ -71,7 +68,6 @@ func inventory(s topology.State, files []string) []plan.Key {
 	return all
 }
 
-// without returns what is in the first inventory only.
 func without(before, after []plan.Key) []plan.Key {
 	still := make(map[plan.Key]bool, len(after))
 	for _, t := range after {
@@ -80,26 +76,26 @@ func without(before, after []plan.Key) []plan.Key {
 	return slices.DeleteFunc(before, func(t plan.Key) bool { return still[t] })
 }
 
-// kept tells what stays while pods are attached.
-func (s sight) kept(store cni.Store) []Kept {
+func (s observation) kept(store cni.Store) []Kept {
 	if !s.attached {
 		return nil
 	}
 	all := []Kept{{plan.Key{Kind: plan.KindBridge, Name: s.Bridge}, fmt.Sprintf("pods are attached to it (ports: %d)", s.ports)}}
 	for _, path := range s.keptFiles(store) {
-		all = append(all, Kept{plan.Key{Kind: KindFile, Name: path}, "an agent that comes next would else give away the addresses of these pods"})
+		all = append(all, Kept{plan.Key{Kind: KindFile, Name: path}, "the next agent would otherwise give the addresses of these pods to others"})
 	}
 	return all
 }
 
-// settings tells those that are as the agent sets them and a kernel does not by
-// itself. That of a device follows from that of all.
+// settings returns those with a value that the agent sets and that is not the kernel's default
+// (those of the neighbor tables: arp_tbl of net/ipv4/arp.c, nd_tbl of net/ipv6/ndisc.c). The
+// settings of a device follow from those of all.
 func settings(s topology.State) []string {
 	made := map[string]string{topology.SysctlForward4: "1", topology.SysctlForward6: "1", topology.SysctlBridgeNF4: "1", topology.SysctlBridgeNF6: "1"}
 	var all []string
 	for _, path := range slices.Sorted(maps.Keys(s.Sysctls)) {
 		value := s.Sysctls[path]
-		raised := strings.Contains(path, "/gc_thresh") && !slices.Contains(defaultLimits(), value)
+		raised := strings.Contains(path, "/gc_thresh") && !slices.Contains([]string{"128", "512", "1024"}, value)
 		if value == made[path] || raised || strings.HasSuffix(path, "/accept_ra") && value == "2" {
 			all = append(all, path+"="+value)
 		}
@@ -107,22 +103,11 @@ func settings(s topology.State) []string {
 	return all
 }
 
-// defaultLimits are the kernel's for the neighbour tables (arp_tbl of
-// net/ipv4/arp.c, nd_tbl of net/ipv6/ndisc.c).
-func defaultLimits() []string { return []string{"128", "512", "1024"} }
+// maxRows is how many objects of one kind get a row each; of more, the first is printed with their
+// number.
+const maxRows = 20
 
-// refusals puts an error into words, if it is a refusal.
-func refusals(err error) []string {
-	if !errors.Is(err, ErrRefused) {
-		return nil
-	}
-	return []string{strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")}
-}
-
-// manyOfAKind are told one by one at most; of more, one and their number.
-const manyOfAKind = 20
-
-// Print writes the result as a table, and what a person should know besides.
+// Print writes the result as a table, with notes for the operator.
 func (r Result) Print(w io.Writer) error {
 	verb := map[bool]string{false: "removed", true: "would be removed"}[r.DryRun]
 	if len(r.Removed) == 0 {
@@ -134,11 +119,11 @@ func (r Result) Print(w io.Writer) error {
 		fmt.Fprintf(w, "%s %s stays: %s.\n", k.Kind, k.Name, k.Why)
 	}
 	if r.Undetached > 0 {
-		fmt.Fprintf(w, "The container runtime has not detached all dead sandboxes (%d): when it does, the folder %s may be made anew; repeat the cleanup then.\n",
+		fmt.Fprintf(w, "The container runtime has not detached all dead sandboxes (%d): when it does, the folder %s may appear again; repeat the cleanup then.\n",
 			r.Undetached, topology.IPAMDir)
 	}
 	if len(r.Settings) > 0 {
-		fmt.Fprintf(w, "Settings stay as they are, for nobody knows what they were before: %s.\n", strings.Join(r.Settings, ", "))
+		fmt.Fprintf(w, "Settings stay as they are, because their former values are not known: %s.\n", strings.Join(r.Settings, ", "))
 	}
 	for _, why := range r.Refusals { // of a dry run: else there is no Result to print
 		fmt.Fprintf(w, "It would be refused now: %s.\n", why)
@@ -147,15 +132,15 @@ func (r Result) Print(w io.Writer) error {
 	return err
 }
 
-// leftByOthers is what can't be told apart from other networks' doings.
-const leftByOthers = "Not ours to remove: the plugins' programs, and what portmap made for host ports of pods that nobody detached (iptables chains CNI-*)."
+// leftByOthers is what can't be distinguished from the objects of other networks.
+const leftByOthers = "Not ours to remove: the plugins' programs, and what portmap made for host ports of pods that were never detached (iptables chains CNI-*)."
 
 func (r Result) table(w io.Writer, title string) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, title+"\tNAME\tCOUNT")
 	for _, kind := range kinds() {
 		some := slices.DeleteFunc(slices.Clone(r.Removed), func(t plan.Key) bool { return t.Kind != kind })
-		if n := len(some); n > manyOfAKind {
+		if n := len(some); n > maxRows {
 			fmt.Fprintf(table, "%s\t%s, and %d more\t%d\n", kind, some[0].Name, n-1, n)
 			continue
 		}

@@ -7,7 +7,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/plan"
 )
 
-// Who asks what would go is told, too, that nothing would as things are.
+// A dry run also prints that the cleanup would be refused now.
 func TestPrintRefusals(t *testing.T) {
 	r := Result{
 		DryRun: true, Removed: []plan.Key{{Kind: plan.KindRoute, Name: "10.244.1.0/24 via 192.168.1.12 dev eth0"}},

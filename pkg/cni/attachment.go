@@ -14,7 +14,7 @@ import (
 // the end of its ADD to the end of its DEL (CacheDir of libcni/api.go). It outlives a reboot.
 const CacheDir = "/var/lib/cni"
 
-// An attachment is what libcni writes of one (cachedInfo of libcni/api.go).
+// An attachment is libcni's record of one (cachedInfo of libcni/api.go).
 type attachment struct {
 	Kind      string `json:"kind"`
 	Network   string `json:"networkName"`
@@ -22,8 +22,8 @@ type attachment struct {
 	Device    string `json:"ifName"`
 }
 
-// Attachments returns who is attached to our network, by the runtime's own account: pods that
-// live, and dead sandboxes that it has yet to detach. Where there is no cache there is none.
+// Attachments returns what is attached to our network according to the runtime's record: live pods,
+// and dead sandboxes that are not detached yet. Without a cache there are none.
 func Attachments(cacheDir string) ([]Holder, error) {
 	dir := filepath.Join(cacheDir, "results")
 	entries, err := os.ReadDir(dir)
@@ -34,7 +34,8 @@ func Attachments(cacheDir string) ([]Holder, error) {
 	for _, e := range entries {
 		var a attachment
 		content, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		// What goes meanwhile is detached; what is no such file is not libcni's.
+		// A file that was removed meanwhile is of a detached sandbox; another format is not
+		// libcni's.
 		if err == nil && json.Unmarshal(content, &a) == nil && a.Kind == "cniCacheV1" && a.Network == topology.Network {
 			holders = append(holders, Holder{a.Container, a.Device})
 		}

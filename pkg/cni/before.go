@@ -9,12 +9,12 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// suffixes are those of files that runtimes load (ConfFiles of
+// suffixes are those of the files that runtimes load (ConfFiles of
 // github.com/containernetworking/cni/libcni), the first by name.
 var suffixes = []string{".conf", ".conflist", ".json"}
 
-// Before returns the names of other configs that a runtime takes before ours. A
-// folder that can't be read has none: Write says what is wrong with it.
+// Before returns the names of other configs that a runtime takes before ours. If the folder can't
+// be read, there are none: Write returns the error.
 func (s Store) Before() []string {
 	entries, err := os.ReadDir(s.ConfDir)
 	if err != nil {
@@ -33,7 +33,6 @@ func (s Store) Before() []string {
 	return names
 }
 
-// loadable reports whether a runtime loads a file of this name.
 func loadable(name string) bool { return slices.Contains(suffixes, filepath.Ext(name)) }
 
 // CheckBefore returns an error if a config of this name can't go before ours.

@@ -11,9 +11,9 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -21,11 +21,11 @@ import (
 
 const (
 	// fileKey marks the plugins of drop-in files in our config, so that a plugin goes with its
-	// file, also after a reboot. Plugins ignore keys that they don't know.
+	// file, also after a reboot. Plugins ignore unknown keys.
 	fileKey = "plainroute.file"
 
-	// maxPluginSize bounds a drop-in file, maxPlugins how many plugins the chain takes from
-	// drop-in files and from others each, and maxConfigSize the config that others rewrote.
+	// maxPluginSize bounds a drop-in file, maxPlugins the number of plugins from drop-in files and
+	// from other programs each, and maxConfigSize a config that other programs rewrote.
 	maxPluginSize = 64 << 10
 	maxPlugins    = 16
 	maxConfigSize = 1 << 20
@@ -53,29 +53,30 @@ func checkType(name string) error {
 	return nil
 }
 
-// Plugins returns the plugins to be chained after our own: those of drop-in files by the files'
-// names, then those that other programs appended to our config. The faults say which files are
-// left out, and why. While the folder can't be read, its plugins stay as they are in the config.
-func (s Store) Plugins() (plugins []topology.Plugin, faults []string) {
+// Plugins returns the plugins that are chained after our own: those of drop-in files in the order
+// of the files' names, then those that other programs appended to our config. The problems name the
+// files that are left out, with the reason. While the folder can't be read, its plugins stay as
+// they are in the config.
+func (s Store) Plugins() (plugins []topology.Plugin, problems []string) {
 	latest := s.latest()
-	dropIns, faults, err := s.dropIns()
+	dropIns, problems, err := s.dropIns()
 	if err != nil {
-		faults = append(faults, err.Error())
+		problems = append(problems, err.Error())
 		dropIns = slices.DeleteFunc(slices.Clone(latest), func(p topology.Plugin) bool { return p.File == "" })
 	}
 	for _, p := range dropIns {
 		if hasType(plugins, p.Type) {
-			faults = append(faults, fmt.Sprintf("%s: a file before it has plugin %s already", filepath.Join(s.PluginsDir, p.File), p.Type))
+			problems = append(problems, fmt.Sprintf("%s: a file before it has plugin %s already", filepath.Join(s.PluginsDir, p.File), p.Type))
 			continue
 		}
 		plugins = append(plugins, p)
 	}
-	return withAppended(plugins, latest), faults
+	return withAppended(plugins, latest), problems
 }
 
-// withAppended returns the plugins of drop-in files, and after them those that other programs appended
-// and no file names. The same entry twice is one: an installer may have run twice. Entries of one
-// plugin that differ are called one after the other, such as tuning for settings and for an MTU.
+// withAppended returns the plugins of drop-in files, and after them those that other programs
+// appended. Of identical entries one is kept, because an installer may have run twice. Different
+// entries of one plugin are all called, such as tuning for settings and for an MTU.
 func withAppended(dropIns, latest []topology.Plugin) []topology.Plugin {
 	plugins := slices.Clone(dropIns)
 	for _, p := range latest {
@@ -90,8 +91,7 @@ func hasType(plugins []topology.Plugin, name string) bool {
 	return slices.ContainsFunc(plugins, func(p topology.Plugin) bool { return p.Type == name })
 }
 
-// dropIns reads the folder of drop-in files.
-func (s Store) dropIns() (plugins []topology.Plugin, faults []string, err error) {
+func (s Store) dropIns() (plugins []topology.Plugin, problems []string, err error) {
 	if s.PluginsDir == "" {
 		return nil, nil, nil
 	}
@@ -100,8 +100,8 @@ func (s Store) dropIns() (plugins []topology.Plugin, faults []string, err error)
 		return nil, nil, fmt.Errorf("reading the folder of drop-in plugins: %w", err)
 	}
 	for _, e := range entries {
-		if !dropInFile(e.Name()) {
-			continue
+		if name := e.Name(); name[0] == '.' || !slices.Contains([]string{".conf", ".json"}, filepath.Ext(name)) {
+			continue // names with a leading dot belong to editors, and to the links in a mounted ConfigMap
 		}
 		path := filepath.Join(s.PluginsDir, e.Name())
 		p, err := s.dropIn(path)
@@ -109,21 +109,14 @@ func (s Store) dropIns() (plugins []topology.Plugin, faults []string, err error)
 			err = fmt.Errorf("there are more than %d drop-in plugins", maxPlugins)
 		}
 		if err != nil {
-			faults = append(faults, fmt.Sprintf("%s: %v", path, err))
+			problems = append(problems, fmt.Sprintf("%s: %v", path, err))
 			continue
 		}
 		plugins = append(plugins, p)
 	}
-	return plugins, faults, nil
+	return plugins, problems, nil
 }
 
-// dropInFile reports whether a file of this name is a drop-in file. Names with a leading dot are
-// an editor's, or those of a mounted ConfigMap's own links.
-func dropInFile(name string) bool {
-	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".conf", ".json"}, filepath.Ext(name))
-}
-
-// dropIn reads and checks one drop-in file.
 func (s Store) dropIn(path string) (topology.Plugin, error) {
 	content, err := readRegular(path, maxPluginSize)
 	if err != nil {
@@ -153,7 +146,7 @@ func (s Store) installed(plugin string) error {
 		return nil
 	}
 	if _, err := os.ReadDir(s.BinDir); err != nil {
-		return nil // nothing is known of it, and doctor says why
+		return nil // doctor reports why
 	}
 	at, err := os.Stat(filepath.Join(s.BinDir, plugin))
 	switch {
@@ -165,7 +158,8 @@ func (s Store) installed(plugin string) error {
 	return nil
 }
 
-// readRegular reads a regular file of bounded size, by links too. It waits for no writer of a pipe.
+// readRegular reads a regular file of bounded size, through symlinks too. It does not block on a
+// pipe.
 func readRegular(path string, most int64) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -173,23 +167,22 @@ func readRegular(path string, most int64) ([]byte, error) {
 	}
 	defer file.Close()
 	at, err := file.Stat()
-	switch {
-	case err != nil:
+	if err == nil && !at.Mode().IsRegular() {
+		err = fmt.Errorf("not a regular file: %s", at.Mode())
+	}
+	if err != nil {
 		return nil, err
-	case !at.Mode().IsRegular():
-		return nil, fmt.Errorf("not a regular file: %s", at.Mode())
 	}
 	content, err := io.ReadAll(io.LimitReader(file, most+1))
-	switch {
-	case err != nil:
+	if err == nil && int64(len(content)) > most {
+		err = fmt.Errorf("larger than %d bytes", most)
+	}
+	if err != nil {
 		return nil, err
-	case int64(len(content)) > most:
-		return nil, fmt.Errorf("larger than %d bytes", most)
 	}
 	return content, nil
 }
 
-// An entry is an element of the list "plugins" of a conflist.
 type entry map[string]any
 
 func decodeEntry(content []byte) (e entry, err error) {
@@ -225,30 +218,11 @@ func (e entry) plugin() (topology.Plugin, error) {
 	return topology.Plugin{Type: name, File: file, Config: string(content)}, loads(content)
 }
 
-// loads returns an error if a runtime can't load a config with an entry in it, whose other keys are the
-// plugin's own affair (PluginConf of github.com/containernetworking/cni/pkg/types).
+// loads returns an error if a runtime can't load a config with an entry in it. Keys that
+// types.PluginConf lacks are the plugin's own.
 func loads(entry []byte) error {
-	var conf struct {
-		CNIVersion   string          `json:"cniVersion"`
-		Name         string          `json:"name"`
-		Capabilities map[string]bool `json:"capabilities"`
-		IPAM         struct {
-			Type string `json:"type"`
-		} `json:"ipam"`
-		DNS struct {
-			Nameservers []string `json:"nameservers"`
-			Domain      string   `json:"domain"`
-			Search      []string `json:"search"`
-			Options     []string `json:"options"`
-		} `json:"dns"`
-		PrevResult  map[string]any `json:"prevResult"`
-		Attachments []struct {
-			ContainerID string `json:"containerID"`
-			IfName      string `json:"ifname"`
-		} `json:"cni.dev/valid-attachments"`
-	}
-	if err := json.Unmarshal(entry, &conf); err != nil {
-		return fmt.Errorf("no runtime loads it: %w", err)
+	if err := json.Unmarshal(entry, new(types.PluginConf)); err != nil {
+		return fmt.Errorf("no runtime can load it: %w", err)
 	}
 	return nil
 }
@@ -265,10 +239,10 @@ func element(p topology.Plugin) (json.RawMessage, error) {
 	return json.Marshal(e)
 }
 
-// latest returns the further plugins of our config. Another program may have changed any file of
-// it: installers write a new file over ours, or into it. A file that is not as we write it goes
-// before one that is, then the one that was changed last. The time alone does not tell: we may
-// have written a file while another program changed another one.
+// latest returns the further plugins of our config. Another program may have changed any of its
+// files: installers write a new file over ours, or into it. A file that differs from what we write
+// precedes one that doesn't, then the last one that was changed. The time alone does not suffice,
+// because we may write one file after another program changed another one.
 func (s Store) latest() []topology.Plugin {
 	var plugins []topology.Plugin
 	var last time.Time
@@ -291,9 +265,9 @@ func (s Store) latest() []topology.Plugin {
 	return plugins
 }
 
-// further returns the plugins beside our own in a config that is or was ours. They are called after
-// our own, wherever they stand: a chained plugin needs an interface. Plugins that can't be chained
-// are left out.
+// further returns the plugins beside our own in a config that is or was ours, whatever their place:
+// they are called after our own, because a chained plugin needs an interface. Plugins that can't be
+// chained are left out.
 func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	var l struct {
 		Name    string  `json:"name"`
@@ -305,7 +279,7 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 		return nil, false
 	}
 	for _, e := range l.Plugins {
-		if ownFirewall(e) || len(plugins) == maxPlugins {
+		if reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend}) || len(plugins) == maxPlugins {
 			continue
 		}
 		if p, err := e.plugin(); err == nil {
@@ -315,12 +289,6 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	return plugins, true
 }
 
-// ownFirewall reports whether an entry is the firewall plugin as Render has it.
-func ownFirewall(e entry) bool {
-	return reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend})
-}
-
-// sameJSON reports whether two texts say the same.
 func sameJSON(a, b []byte) bool {
 	var x, y any
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)

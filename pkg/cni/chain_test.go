@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // newChain makes a store with a folder of drop-in plugins and one of programs.
@@ -25,17 +26,17 @@ func newChain(t *testing.T, programs ...string) Store {
 	s := newStore(t)
 	dir := filepath.Dir(s.RunDir)
 	s.PluginsDir, s.BinDir = filepath.Join(dir, "plugins.d"), filepath.Join(dir, "bin")
-	must(t, os.Mkdir(s.PluginsDir, 0o755))
-	must(t, os.Mkdir(s.BinDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.PluginsDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.BinDir, 0o755))
 	for _, name := range programs {
-		must(t, os.WriteFile(filepath.Join(s.BinDir, name), []byte("#!/bin/sh\n"), 0o755))
+		testutil.Must(t, os.WriteFile(filepath.Join(s.BinDir, name), []byte("#!/bin/sh\n"), 0o755))
 	}
 	return s
 }
 
 func (s Store) drop(t *testing.T, name, content string) {
 	t.Helper()
-	must(t, os.WriteFile(filepath.Join(s.PluginsDir, name), []byte(content), 0o644))
+	testutil.Must(t, os.WriteFile(filepath.Join(s.PluginsDir, name), []byte(content), 0o644))
 }
 
 // chain returns what a pass would write: dual-stack, with the plugins that are to be chained.
@@ -50,12 +51,12 @@ func (s Store) chain(t *testing.T, layout topology.Layout) topology.CNI {
 	return c
 }
 
-// settle writes until what is there is what is wanted, as passes do. It fails if that takes more
-// than one write.
+// settle writes until the actual config is the desired one, as passes do. It fails if that takes
+// more than one write.
 func (s Store) settle(t *testing.T, layout topology.Layout) topology.CNI {
 	t.Helper()
 	if want := s.chain(t, layout); !want.Equal(s.Read()) {
-		must(t, s.Write(want))
+		testutil.Must(t, s.Write(want))
 	}
 	want := s.chain(t, layout)
 	if got := s.Read(); !want.Equal(got) {
@@ -64,11 +65,11 @@ func (s Store) settle(t *testing.T, layout topology.Layout) topology.CNI {
 	return want
 }
 
-// types are the plugins that a runtime calls, in order.
-func types(t *testing.T, path string) []string {
+// pluginTypes are the plugins that a runtime calls, in order.
+func pluginTypes(t *testing.T, path string) []string {
 	t.Helper()
 	list, err := libcni.ConfListFromFile(path)
-	must(t, err)
+	testutil.Must(t, err)
 	var names []string
 	for _, p := range list.Plugins {
 		names = append(names, p.Network.Type)
@@ -78,7 +79,7 @@ func types(t *testing.T, path string) []string {
 
 func calls(t *testing.T, path string, want ...string) {
 	t.Helper()
-	if got := types(t, path); !slices.Equal(got, want) {
+	if got := pluginTypes(t, path); !slices.Equal(got, want) {
 		t.Errorf("%s calls %q, want %q", filepath.Base(path), got, want)
 	}
 }
@@ -100,13 +101,13 @@ func TestDropInPlugins(t *testing.T) {
 	}
 	calls(t, s.link(), "bridge", "portmap", "bandwidth", "tuning")
 	c.Firewall = true
-	must(t, s.Write(c))
+	testutil.Must(t, s.Write(c))
 	if got := s.Read(); !c.Equal(got) {
 		t.Errorf("read %+v, want %+v", got, c)
 	}
 	calls(t, s.link(), "bridge", "portmap", "firewall", "bandwidth", "tuning")
 
-	must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
+	testutil.Must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
 	s.settle(t, topology.LayoutLink)
 	calls(t, s.link(), "bridge", "portmap", "tuning")
 }
@@ -131,17 +132,17 @@ func TestBrokenDropInPlugins(t *testing.T) {
 		"not installed":        {`{"type": "vrf"}`, "vrf is not in "},
 		"not executable":       {`{"type": "text"}`, "not a program"},
 		"too large":            {`{"type": "tuning", "x": "` + strings.Repeat("x", maxPluginSize) + `"}`, "larger than 65536 bytes"},
-		"capabilities as list": {`{"type": "tuning", "capabilities": ["bandwidth"]}`, "no runtime loads it: "},
-		"capabilities as text": {`{"type": "tuning", "capabilities": {"bandwidth": "true"}}`, "no runtime loads it: "},
-		"addresses as text":    {`{"type": "tuning", "ipam": "none"}`, "no runtime loads it: "},
-		"a number for a name":  {`{"type": "tuning", "name": 5}`, "no runtime loads it: "},
-		"nameserver as text":   {`{"type": "tuning", "dns": {"nameservers": "10.96.0.10"}}`, "no runtime loads it: "},
-		"a result as list":     {`{"type": "tuning", "prevResult": []}`, "no runtime loads it: "},
+		"capabilities as list": {`{"type": "tuning", "capabilities": ["bandwidth"]}`, "no runtime can load it: "},
+		"capabilities as text": {`{"type": "tuning", "capabilities": {"bandwidth": "true"}}`, "no runtime can load it: "},
+		"addresses as text":    {`{"type": "tuning", "ipam": "none"}`, "no runtime can load it: "},
+		"a number for a name":  {`{"type": "tuning", "name": 5}`, "no runtime can load it: "},
+		"nameserver as text":   {`{"type": "tuning", "dns": {"nameservers": "10.96.0.10"}}`, "no runtime can load it: "},
+		"a result as list":     {`{"type": "tuning", "prevResult": []}`, "no runtime can load it: "},
 		"a second one":         {`{"type": "bandwidth"}`, "a file before it has plugin bandwidth already"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newChain(t, "bandwidth", "tuning", "sbr")
-			must(t, os.WriteFile(filepath.Join(s.BinDir, "text"), nil, 0o644))
+			testutil.Must(t, os.WriteFile(filepath.Join(s.BinDir, "text"), nil, 0o644))
 			s.drop(t, "10-bandwidth.json", `{"type": "bandwidth"}`)
 			s.drop(t, "20-broken.json", c.content)
 			s.drop(t, "30-sbr.json", `{"type": "sbr"}`)
@@ -161,11 +162,11 @@ func TestBrokenDropInPlugins(t *testing.T) {
 
 func TestDropInsOfOddKinds(t *testing.T) {
 	s := newChain(t, "tuning")
-	must(t, unix.Mkfifo(filepath.Join(s.PluginsDir, "10-pipe.json"), 0o644))
-	must(t, os.Mkdir(filepath.Join(s.PluginsDir, "20-folder.json"), 0o755))
-	must(t, os.Symlink("/nowhere", filepath.Join(s.PluginsDir, "30-dangling.json")))
+	testutil.Must(t, unix.Mkfifo(filepath.Join(s.PluginsDir, "10-pipe.json"), 0o644))
+	testutil.Must(t, os.Mkdir(filepath.Join(s.PluginsDir, "20-folder.json"), 0o755))
+	testutil.Must(t, os.Symlink("/nowhere", filepath.Join(s.PluginsDir, "30-dangling.json")))
 	s.drop(t, ".data", `{"type": "tuning"}`)
-	must(t, os.Symlink(".data", filepath.Join(s.PluginsDir, "40-tuning.json"))) // as in a mounted ConfigMap
+	testutil.Must(t, os.Symlink(".data", filepath.Join(s.PluginsDir, "40-tuning.json"))) // as in a mounted ConfigMap
 	plugins, faults := s.Plugins()
 	if len(plugins) != 1 || plugins[0].File != "40-tuning.json" || len(faults) != 3 {
 		t.Errorf("got %+v, faults %q", plugins, faults)
@@ -187,17 +188,17 @@ func TestTooManyDropIns(t *testing.T) {
 	}
 }
 
-// While the folder can't be read its plugins stay, because nobody has removed them.
+// While the folder can't be read its plugins stay, because they were not removed.
 func TestUnreadableFolderOfDropIns(t *testing.T) {
 	s := newChain(t, "tuning")
 	s.drop(t, "10-tuning.json", `{"type": "tuning"}`)
 	want := s.settle(t, topology.LayoutGate)
-	must(t, os.Rename(s.PluginsDir, s.PluginsDir+".away"))
+	testutil.Must(t, os.Rename(s.PluginsDir, s.PluginsDir+".away"))
 	plugins, faults := s.Plugins()
 	if !slices.Equal(plugins, want.Plugins) || len(faults) != 1 || !strings.Contains(faults[0], s.PluginsDir) {
 		t.Errorf("got %+v, faults %q", plugins, faults)
 	}
-	must(t, os.Mkdir(s.PluginsDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.PluginsDir, 0o755))
 	s.settle(t, topology.LayoutGate)
 	calls(t, s.gate(), "bridge", "portmap")
 }
@@ -216,21 +217,21 @@ func installers() map[string]func(path string, content []byte) error {
 	}
 }
 
-// edit has an installer change the list of plugins.
+// edit changes the list of plugins as an installer does.
 func edit(t *testing.T, write func(string, []byte) error, path string, change func([]any) []any) {
 	t.Helper()
 	content, err := os.ReadFile(path)
-	must(t, err)
+	testutil.Must(t, err)
 	var l map[string]any
-	must(t, json.Unmarshal(content, &l))
+	testutil.Must(t, json.Unmarshal(content, &l))
 	plugins, ok := l["plugins"].([]any)
 	if !ok {
 		t.Fatalf("%s has no plugins", path)
 	}
 	l["plugins"] = change(plugins)
 	content, err = json.Marshal(l)
-	must(t, err)
-	must(t, write(path, content))
+	testutil.Must(t, err)
+	testutil.Must(t, write(path, content))
 }
 
 func mesh(version int) any { return map[string]any{"type": "mesh-cni", "version": version} }
@@ -243,8 +244,8 @@ func without(name string) func([]any) []any {
 	}
 }
 
-// What others append is kept wherever they do it, changes with what they write, survives our own changes and a
-// reboot, and goes when they take it away.
+// Plugins that other programs append are kept in each file, follow later edits, survive our own
+// changes and a reboot, and go when the program removes them.
 func TestAppendedPluginIsKept(t *testing.T) {
 	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
 		for name, write := range installers() {
@@ -278,7 +279,7 @@ func keepsAppended(t *testing.T, s Store, layout topology.Layout, write func(str
 	calls(t, runtimes, "bridge", "portmap", "bandwidth", "mesh-cni")
 
 	if layout != topology.LayoutLink { // a reboot
-		must(t, os.RemoveAll(s.RunDir))
+		testutil.Must(t, os.RemoveAll(s.RunDir))
 		s.settle(t, layout)
 		calls(t, runtimes, "bridge", "portmap", "bandwidth", "mesh-cni")
 	}
@@ -286,7 +287,7 @@ func keepsAppended(t *testing.T, s Store, layout topology.Layout, write func(str
 	s.settle(t, layout)
 	calls(t, runtimes, "bridge", "portmap", "bandwidth")
 	calls(t, s.link(), "bridge", "portmap", "bandwidth")
-	must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
+	testutil.Must(t, os.Remove(filepath.Join(s.PluginsDir, "10-bandwidth.json")))
 	s.settle(t, layout)
 	calls(t, runtimes, "bridge", "portmap")
 }
@@ -299,22 +300,22 @@ func (s Store) first(layout topology.Layout) string {
 	return s.link()
 }
 
-// An installer watches what it wrote, so a file that says what we want is left as it is.
+// An installer watches what it wrote, so a file that equals the desired one as JSON stays as it is.
 func TestInstallersFileIsLeftAlone(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutGate)
 	edit(t, installers()["rename"], s.link(), add(mesh(1)))
 	wrote, err := os.Stat(s.link())
-	must(t, err)
+	testutil.Must(t, err)
 	s.settle(t, topology.LayoutGate)
-	must(t, s.Write(s.chain(t, topology.LayoutGate)))
+	testutil.Must(t, s.Write(s.chain(t, topology.LayoutGate)))
 	if now, err := os.Stat(s.link()); err != nil || !os.SameFile(wrote, now) || !now.ModTime().Equal(wrote.ModTime()) {
 		t.Errorf("the installer's file was written anew: %v", err)
 	}
 	calls(t, s.gate(), "bridge", "portmap", "mesh-cni")
 }
 
-// Our own part comes back, and what was added stays.
+// Our own part is restored, and what was added stays.
 func TestOurPartIsPutBack(t *testing.T) {
 	for name, change := range map[string]func([]any) []any{
 		"portmap removed": without("portmap"),
@@ -349,8 +350,8 @@ func TestOurPartIsPutBack(t *testing.T) {
 	}
 }
 
-// Wherever another program puts its plugins, they are called after ours; an entry that stands there twice
-// is called once.
+// Wherever another program puts its plugins, they are called after ours; of two identical entries
+// one is called.
 func TestPluginsOfAnyPlace(t *testing.T) {
 	tuning := func(key, value string) any { return map[string]any{"type": "tuning", key: value} }
 	for name, c := range map[string]struct {
@@ -381,7 +382,8 @@ func TestPluginsOfAnyPlace(t *testing.T) {
 	}
 }
 
-// A stranger's config by our name gives way with all of its plugins, and damage takes none of what was added.
+// A foreign config by our name is replaced with all of its plugins, and damage removes none of the
+// added plugins.
 func TestOtherConfigsAddNothing(t *testing.T) {
 	for name, content := range map[string]string{
 		"another network": `{"cniVersion":"1.0.0","name":"mine","plugins":[{"type":"bridge"},{"type":"evil"}]}`,
@@ -396,7 +398,7 @@ func TestOtherConfigsAddNothing(t *testing.T) {
 				s.settle(t, layout)
 				edit(t, installers()["rename"], s.link(), add(mesh(1)))
 				s.settle(t, layout)
-				must(t, installers()["rename"](s.link(), []byte(content)))
+				testutil.Must(t, installers()["rename"](s.link(), []byte(content)))
 				s.settle(t, layout)
 				calls(t, s.first(layout), "bridge", "portmap", "mesh-cni")
 				calls(t, s.link(), "bridge", "portmap", "mesh-cni")
@@ -423,7 +425,7 @@ func TestLayouts(t *testing.T) {
 				t.Errorf("%q goes before our own config", before)
 			}
 			s.mends(t, to)
-			must(t, s.Remove())
+			testutil.Must(t, s.Remove())
 			if left := slices.Concat(list(t, s.ConfDir), list(t, s.RunDir)); len(left) > 0 || s.Read() != nil {
 				t.Errorf("Remove left %q", left)
 			}
@@ -441,8 +443,8 @@ func (s Store) mends(t *testing.T, layout topology.Layout) {
 			"a link":  func() error { return os.Symlink("/nowhere", path) },
 			"a file":  func() error { return os.WriteFile(path, []byte("{}"), 0o644) },
 		} {
-			must(t, os.Remove(path))
-			must(t, damage())
+			testutil.Must(t, os.Remove(path))
+			testutil.Must(t, damage())
 			if got := s.Read(); want.Equal(got) {
 				t.Errorf("%s %s is not seen: %+v", path, name, got)
 			}
@@ -457,7 +459,7 @@ func TestReadableFromItsFolderAlone(t *testing.T) {
 	s.settle(t, topology.LayoutGate)
 	calls(t, s.gate(), "bridge", "portmap")
 	run := s.RunDir + ".away" // as where the CNI folder alone is mounted
-	must(t, os.Rename(s.RunDir, run))
+	testutil.Must(t, os.Rename(s.RunDir, run))
 	calls(t, s.link(), "bridge", "portmap")
 	if at, err := os.Lstat(s.link()); err != nil || !at.Mode().IsRegular() || at.Mode().Perm() != 0o644 {
 		t.Errorf("%v, %v", at, err)
@@ -479,7 +481,7 @@ func TestGuard(t *testing.T) {
 	s := newChain(t)
 	c := s.settle(t, topology.LayoutGate)
 	shared, err := os.ReadFile(s.link())
-	must(t, err)
+	testutil.Must(t, err)
 	guard := fmt.Sprintf("        \"resolvConf\": %q,\n", s.target())
 	if plain := strings.Replace(string(shared), guard, "", 1); plain != string(render(t, c)) || plain == string(shared) {
 		t.Errorf("the regular file is %s", shared)
@@ -498,7 +500,7 @@ func TestBeforeOurs(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutGate)
 	for _, name := range []string{"00-multus.conf", "05-x.txt", "10-plainroute-h.conflist", "99-z.conf"} {
-		must(t, os.WriteFile(filepath.Join(s.ConfDir, name), nil, 0o644))
+		testutil.Must(t, os.WriteFile(filepath.Join(s.ConfDir, name), nil, 0o644))
 	}
 	if got := s.Before(); !slices.Equal(got, []string{"00-multus.conf"}) {
 		t.Errorf("got %q", got)
@@ -516,7 +518,8 @@ func TestChained(t *testing.T) {
 	}
 }
 
-// A plugin that is appended, changed or taken back after a pass has looked is not undone by that pass.
+// A plugin that is appended, changed or removed after a pass has read the config is not reverted by
+// that pass.
 func TestWriteOfAnOldLook(t *testing.T) {
 	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate, topology.LayoutFile} {
 		s := newChain(t, "bandwidth")
@@ -526,22 +529,22 @@ func TestWriteOfAnOldLook(t *testing.T) {
 		s.drop(t, "10-bandwidth.json", `{"type": "bandwidth"}`)
 		old := s.chain(t, layout)
 		edit(t, installers()["rename"], s.link(), without("mesh-cni"))
-		must(t, s.Write(old))
+		testutil.Must(t, s.Write(old))
 		old = s.settle(t, layout)
 		calls(t, s.first(layout), "bridge", "portmap", "bandwidth")
 		calls(t, s.link(), "bridge", "portmap", "bandwidth")
 
 		old.MTU = 1400
 		edit(t, installers()["rename"], s.link(), add(mesh(2)))
-		must(t, s.Write(old))
+		testutil.Must(t, s.Write(old))
 		s.settle(t, layout)
 		calls(t, s.first(layout), "bridge", "portmap", "bandwidth", "mesh-cni")
 		calls(t, s.link(), "bridge", "portmap", "bandwidth", "mesh-cni")
 	}
 }
 
-// An installer may choose any moment of an agent that writes all the time. Its change is lost only if it falls between the last
-// look and the rename, which is why installers watch what they wrote.
+// An installer may write at any moment of an agent that writes all the time. Its change is lost
+// only between the last read and the rename, which is why installers watch what they wrote.
 func TestInstallerAgainstWriter(t *testing.T) {
 	for _, layout := range []topology.Layout{topology.LayoutLink, topology.LayoutGate} {
 		s := newChain(t)
@@ -552,7 +555,7 @@ func TestInstallerAgainstWriter(t *testing.T) {
 			for there, change := range map[bool]func([]any) []any{true: add(mesh(i)), false: without("mesh-cni")} {
 				edit(t, installers()["rename"], s.link(), change)
 				w.await(2)
-				if slices.Contains(types(t, s.first(layout)), "mesh-cni") != there {
+				if slices.Contains(pluginTypes(t, s.first(layout)), "mesh-cni") != there {
 					lost++
 				}
 			}

@@ -12,13 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // readRegular returns the system's error without the path, which its callers name.
 func TestReadRegularErrors(t *testing.T) {
 	dir := t.TempDir()
 	pipe := filepath.Join(dir, "pipe")
-	must(t, unix.Mkfifo(pipe, 0o644))
+	testutil.Must(t, unix.Mkfifo(pipe, 0o644))
 	for path, want := range map[string]string{
 		filepath.Join(dir, "none"): unix.ENOENT.Error(),
 		pipe:                       "not a regular file: p",
@@ -37,7 +38,7 @@ func TestReadRegularErrors(t *testing.T) {
 // A file may be as large as the limit, and no byte larger.
 func TestReadRegularOfTheLimit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	must(t, os.WriteFile(path, []byte("0123456789"), 0o600))
+	testutil.Must(t, os.WriteFile(path, []byte("0123456789"), 0o600))
 	if content, err := readRegular(path, 10); err != nil || string(content) != "0123456789" {
 		t.Errorf("%q, %v", content, err)
 	}
@@ -80,11 +81,11 @@ func TestPluginsBehindAForeignLink(t *testing.T) {
 	s.settle(t, topology.LayoutLink)
 	other := filepath.Join(t.TempDir(), "other")
 	content, err := os.ReadFile(s.target())
-	must(t, err)
-	must(t, os.WriteFile(other, content, 0o644))
+	testutil.Must(t, err)
+	testutil.Must(t, os.WriteFile(other, content, 0o644))
 	edit(t, installers()["write"], other, add(mesh(1)))
-	must(t, os.Remove(s.link()))
-	must(t, os.Symlink(other, s.link()))
+	testutil.Must(t, os.Remove(s.link()))
+	testutil.Must(t, os.Symlink(other, s.link()))
 	if plugins, faults := s.Plugins(); len(plugins)+len(faults) > 0 {
 		t.Errorf("got %+v, faults %q", plugins, faults)
 	}
@@ -125,12 +126,12 @@ func TestEditGoesBeforeOurOwnWriting(t *testing.T) {
 		theirs, ours := order[0](s), order[1](s)
 		edit(t, installers()["write"], theirs, add(mesh(1)))
 		content, err := os.ReadFile(ours)
-		must(t, err)
+		testutil.Must(t, err)
 		for until := time.Now().Add(time.Minute); !after(ours, theirs); {
 			if time.Now().After(until) {
 				t.Fatalf("%s is not later than %s", ours, theirs)
 			}
-			must(t, os.WriteFile(ours, content, 0o644))
+			testutil.Must(t, os.WriteFile(ours, content, 0o644))
 		}
 		if plugins, _ := s.Plugins(); len(plugins) != 1 || plugins[0].Type != "mesh-cni" {
 			t.Errorf("%s was changed by others: got %+v", filepath.Base(theirs), plugins)
@@ -138,17 +139,18 @@ func TestEditGoesBeforeOurOwnWriting(t *testing.T) {
 	}
 }
 
-// Without both names in the CNI folder there is no config. With one of them there is one in a mixed layout, to be written anew.
+// Without both names in the CNI folder there is no config. With one of them the layout is mixed, so
+// that it is written again.
 func TestReadWithoutNames(t *testing.T) {
 	s := newChain(t)
 	s.settle(t, topology.LayoutGate)
-	must(t, os.Remove(s.link()))
+	testutil.Must(t, os.Remove(s.link()))
 	if got := s.Read(); got == nil || got.Layout != topology.LayoutMixed || got.Bridge == "" {
 		t.Errorf("with the gate alone it reads %+v", got)
 	}
 	s.settle(t, topology.LayoutGate)
-	must(t, os.Remove(s.link()))
-	must(t, os.Remove(s.gate()))
+	testutil.Must(t, os.Remove(s.link()))
+	testutil.Must(t, os.Remove(s.gate()))
 	if got := s.Read(); got != nil {
 		t.Errorf("without a name it reads %+v", got)
 	}
@@ -162,9 +164,9 @@ func TestPlaceSeesWritingInPlace(t *testing.T) {
 	theirs := []byte(`{"theirs": true}`)
 	before := seen[s.link()].time
 	for until := time.Now().Add(time.Minute); ; { // until the kernel's clock has ticked
-		must(t, os.WriteFile(s.link(), theirs, 0o644))
+		testutil.Must(t, os.WriteFile(s.link(), theirs, 0o644))
 		at, err := os.Stat(s.link())
-		must(t, err)
+		testutil.Must(t, err)
 		if at.ModTime().After(time.Unix(before.Unix())) {
 			break
 		}
@@ -180,8 +182,8 @@ func TestPlaceSeesWritingInPlace(t *testing.T) {
 	}
 }
 
-// With our own firewall plugin in the config, a firewall plugin that others append does not make a config outdated. Without
-// it, their plugin counts like any other.
+// With our own firewall plugin in the config, a firewall plugin that others append does not make a
+// config outdated. Without it, their plugin counts like any other.
 func TestOutdatedByAFirewall(t *testing.T) {
 	for _, c := range []struct {
 		ours     bool
@@ -196,7 +198,7 @@ func TestOutdatedByAFirewall(t *testing.T) {
 		s := newChain(t)
 		old := s.settle(t, topology.LayoutLink)
 		old.Firewall = c.ours
-		must(t, s.Write(old))
+		testutil.Must(t, s.Write(old))
 		if s.outdated(old) {
 			t.Errorf("firewall %t: outdated by nothing", c.ours)
 		}
@@ -221,7 +223,7 @@ func TestWriteNamesWhatIsInTheWay(t *testing.T) {
 		{topology.LayoutGate, Store.gate},
 	} {
 		s := newChain(t)
-		must(t, os.Mkdir(c.path(s), 0o755))
+		testutil.Must(t, os.Mkdir(c.path(s), 0o755))
 		if err := s.Write(s.chain(t, c.layout)); err == nil || !strings.Contains(err.Error(), c.path(s)) {
 			t.Errorf("layout %q, a folder at %s: Write returned %v", c.layout, filepath.Base(c.path(s)), err)
 		}
@@ -232,14 +234,14 @@ func TestWriteNamesWhatIsInTheWay(t *testing.T) {
 func TestShareErrors(t *testing.T) {
 	s := newChain(t)
 	c := s.chain(t, topology.LayoutFile)
-	must(t, os.Chmod(s.RunDir, 0o777))
-	must(t, os.Chmod(s.ConfDir, 0o555))
+	testutil.Must(t, os.Chmod(s.RunDir, 0o777))
+	testutil.Must(t, os.Chmod(s.ConfDir, 0o555))
 	unprivileged(t, func() {
 		if err := s.Write(c); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), s.link()) {
 			t.Errorf("Write returned %v", err)
 		}
 	})
-	must(t, os.Chmod(s.ConfDir, 0o755))
+	testutil.Must(t, os.Chmod(s.ConfDir, 0o755))
 	c.Plugins = []topology.Plugin{{Type: "tuning", Config: "{"}}
 	put := func(path string, _ func(string) error) error { t.Errorf("put %s", path); return nil }
 	if err := s.share(c, put); err == nil || !strings.Contains(err.Error(), "rendering plugin tuning: ") {
@@ -251,8 +253,8 @@ func TestShareErrors(t *testing.T) {
 func TestStampsOfTwoFiles(t *testing.T) {
 	a, b := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
 	for until := time.Now().Add(time.Minute); ; {
-		must(t, os.WriteFile(a, nil, 0o600))
-		must(t, os.WriteFile(b, nil, 0o600))
+		testutil.Must(t, os.WriteFile(a, nil, 0o600))
+		testutil.Must(t, os.WriteFile(b, nil, 0o600))
 		if x, y := stampOf(a), stampOf(b); x == y {
 			t.Fatalf("both are %+v", x)
 		} else if x.time == y.time {

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 func TestMain(m *testing.M) {
@@ -17,7 +19,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// writeForever ends with what keeps it from writing.
+// writeForever returns the first error of writing.
 func writeForever(s Store) error {
 	for n := 0; ; n++ {
 		if err := s.Write(dualStack()); err != nil {
@@ -36,12 +38,12 @@ func crash(t *testing.T, s Store) {
 	cmd.Env = append(os.Environ(), crashVariable+"=1", "CONF_DIR="+s.ConfDir, "RUN_DIR="+s.RunDir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	testutil.Must(t, err)
+	testutil.Must(t, cmd.Start())
 	if _, err := fmt.Fscanln(out, new(string)); err != nil {
 		t.Fatal("the program does not write:", err)
 	}
 	time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
-	must(t, cmd.Process.Kill())
-	_ = cmd.Wait() // says that it was killed
+	testutil.Must(t, cmd.Process.Kill())
+	_ = cmd.Wait() // it was killed
 }

@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Whatever stands at our name gives way, and what it pointed to is untouched.
+// Any file with our name is replaced, and the target of a symlink is untouched.
 func TestWriteReplacesWhatHasOurName(t *testing.T) {
 	for name, plant := range map[string]func(s Store, victim string) error{
 		"file":                    func(s Store, _ string) error { return os.WriteFile(s.link(), []byte("{}"), 0o600) },
@@ -38,12 +39,12 @@ func TestWriteReplacesWhatHasOurName(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
 			victim := filepath.Join(t.TempDir(), "victim")
-			must(t, os.WriteFile(victim, []byte("precious"), 0o600))
-			must(t, plant(s, victim))
+			testutil.Must(t, os.WriteFile(victim, []byte("precious"), 0o600))
+			testutil.Must(t, plant(s, victim))
 			if got := s.Read(); got != nil && got.Bridge != "" {
 				t.Errorf("took it for ours: %+v", got)
 			}
-			must(t, s.Write(dualStack()))
+			testutil.Must(t, s.Write(dualStack()))
 			holds(t, s, dualStack())
 			if got, err := os.ReadFile(victim); string(got) != "precious" {
 				t.Errorf("the file that a symlink pointed to holds %q, %v", got, err)
@@ -52,8 +53,7 @@ func TestWriteReplacesWhatHasOurName(t *testing.T) {
 	}
 }
 
-// A folder is somebody's work. It stays, with all that is in it, and the error
-// says which it is.
+// A folder is not ours. It stays with its content, and the error names it.
 func TestFolderOfOurNameStays(t *testing.T) {
 	for name, place := range map[string]func(Store) string{
 		"link":   func(s Store) string { return s.link() },
@@ -62,10 +62,10 @@ func TestFolderOfOurNameStays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
 			if name == "target" {
-				must(t, os.Symlink(s.target(), s.link()))
+				testutil.Must(t, os.Symlink(s.target(), s.link()))
 			}
 			folder := place(s)
-			must(t, os.MkdirAll(filepath.Join(folder, "work"), 0o755))
+			testutil.Must(t, os.MkdirAll(filepath.Join(folder, "work"), 0o755))
 			if got := s.Read(); got == nil || got.Bridge != "" {
 				t.Errorf("read %+v, want an empty config to be written anew", got)
 			}
@@ -96,9 +96,9 @@ func TestUnwritableFolder(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
-			must(t, os.Chmod(s.ConfDir, 0o777))
-			must(t, os.Chmod(s.RunDir, 0o777))
-			must(t, os.Chmod(place(s), 0o555))
+			testutil.Must(t, os.Chmod(s.ConfDir, 0o777))
+			testutil.Must(t, os.Chmod(s.RunDir, 0o777))
+			testutil.Must(t, os.Chmod(place(s), 0o555))
 			unprivileged(t, func() {
 				err := s.Write(dualStack())
 				if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), place(s)) {
@@ -108,7 +108,7 @@ func TestUnwritableFolder(t *testing.T) {
 			if left := list(t, place(s)); len(left) > 0 {
 				t.Errorf("left %q", left)
 			}
-			must(t, os.Chmod(place(s), 0o777))
+			testutil.Must(t, os.Chmod(place(s), 0o777))
 			unprivileged(t, func() {
 				if err := s.Write(dualStack()); err != nil {
 					t.Error(err)
@@ -119,11 +119,11 @@ func TestUnwritableFolder(t *testing.T) {
 	}
 }
 
-// A config that we may not read is written anew, not an end to everything.
+// A config that we may not read is written again; it is not an error.
 func TestUnreadableConfig(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
-	must(t, os.Chmod(s.target(), 0))
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.Chmod(s.target(), 0))
 	unprivileged(t, func() {
 		if got := s.Read(); got == nil || got.Bridge != "" {
 			t.Errorf("read %+v, want an empty config", got)
@@ -131,8 +131,8 @@ func TestUnreadableConfig(t *testing.T) {
 	})
 }
 
-// unprivileged runs f without the right to overrule permissions, for root too:
-// a file system user other than root has no such capability (setfsuid(2)).
+// unprivileged runs f without the capability to ignore permissions, for root too: a file system
+// user other than root doesn't have it (setfsuid(2)).
 func unprivileged(t *testing.T, f func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -153,37 +153,37 @@ func unprivileged(t *testing.T, f func()) {
 	<-done
 }
 
-// The runtime's folder is not ours to make; the run folder is, whatever the umask.
+// The runtime's folder is never created; the run folder is, whatever the umask.
 func TestMissingFolder(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
 	s := newStore(t)
-	must(t, os.Remove(s.ConfDir))
+	testutil.Must(t, os.Remove(s.ConfDir))
 	if err := s.Write(dualStack()); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), s.ConfDir) {
 		t.Errorf("Write says %v, want an error that names the folder", err)
 	}
-	must(t, os.RemoveAll(s.RunDir))
+	testutil.Must(t, os.RemoveAll(s.RunDir))
 	if got := s.Read(); got != nil {
 		t.Errorf("read %+v", got)
 	}
-	must(t, s.Remove())
-	must(t, os.Mkdir(s.ConfDir, 0o755))
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Remove())
+	testutil.Must(t, os.Mkdir(s.ConfDir, 0o755))
+	testutil.Must(t, s.Write(dualStack()))
 	holds(t, s, dualStack())
 	if at, err := os.Stat(s.RunDir); err != nil || at.Mode().Perm() != 0o755 {
 		t.Errorf("the run folder is %v, %v", at, err)
 	}
 }
 
-// A link in place of the run folder leads elsewhere, and so is not followed.
+// A symlink in place of the run folder is not followed.
 func TestRunFolderIsALink(t *testing.T) {
 	s := newStore(t)
-	must(t, os.Remove(s.RunDir))
+	testutil.Must(t, os.Remove(s.RunDir))
 	elsewhere := t.TempDir()
-	must(t, os.Symlink(elsewhere, s.RunDir))
-	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), s.RunDir+" is no folder") {
+	testutil.Must(t, os.Symlink(elsewhere, s.RunDir))
+	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), s.RunDir+" is not a folder") {
 		t.Errorf("Write says %v", err)
 	}
-	if _, err := s.TakeLock(); err == nil || !strings.Contains(err.Error(), s.RunDir+" is no folder") {
+	if _, err := s.TakeLock(); err == nil || !strings.Contains(err.Error(), s.RunDir+" is not a folder") {
 		t.Errorf("TakeLock says %v", err)
 	}
 	if left := list(t, elsewhere); len(left) > 0 {
@@ -191,17 +191,17 @@ func TestRunFolderIsALink(t *testing.T) {
 	}
 }
 
-// An empty folder is somebody's work too.
+// An empty folder is not ours either.
 func TestEmptyFolderStays(t *testing.T) {
 	for _, path := range []func(Store) string{Store.link, Store.target} {
 		for _, suffix := range []string{"", tempSuffix} {
 			s := newStore(t)
 			folder := path(s) + suffix
-			must(t, os.Mkdir(folder, 0o755))
+			testutil.Must(t, os.Mkdir(folder, 0o755))
 			if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), folder) {
 				t.Errorf("Write says %v, want an error that names %s", err, folder)
 			}
-			s.Sweep()
+			s.RemoveTemporary()
 			_ = s.Remove()
 			if _, err := os.Stat(folder); err != nil {
 				t.Error(err)

@@ -15,9 +15,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Leases returns the addresses that host-local has given to pods of this host: it
-// keeps a file named by each (plugins/ipam/host-local of containernetworking). A
-// folder that can't be read has none: that is no reason to leave routes alone.
+// Leases returns the addresses that host-local has given to pods of this host. It keeps a file for
+// each, named by the address (plugins/ipam/host-local of containernetworking). If the folder can't
+// be read, there are none, because routes must not wait for it.
 func (s Store) Leases() []netip.Addr {
 	entries, err := os.ReadDir(s.leaseDir())
 	if err != nil {
@@ -36,13 +36,14 @@ func (s Store) leaseDir() string {
 	return filepath.Join(s.RunDir, topology.IPAMDir, topology.Network)
 }
 
-// A Holder is whom host-local has leased an address to: a container, and the name of its device.
+// A Holder is the container that an address is leased to, with the name of its device.
 type Holder struct {
 	Container, Device string
 }
 
-// Holder reads whom an address is leased to. host-local writes the container's ID and the device
-// in a line each, which "\r\n" parts (backend/disk of its sources). There is none without both.
+// Holder returns the holder of a lease. host-local writes the container's ID and the device in one
+// line each, separated by "\r\n" (backend/disk of its sources). It returns false if one of them is
+// missing.
 func (s Store) Holder(addr netip.Addr) (Holder, bool) {
 	b, err := os.ReadFile(s.leaseFile(addr))
 	if err != nil {
@@ -52,14 +53,15 @@ func (s Store) Holder(addr netip.Addr) (Holder, bool) {
 	return h, h.Container != "" && h.Device != ""
 }
 
-// A Lease is an address that host-local has given to a container. A crash of host-local may leave one
-// without a holder.
+// A Lease is an address that host-local has given to a container. After a crash of host-local it
+// may lack a holder.
 type Lease struct {
 	Addr netip.Addr
 	Holder
 }
 
-// HeldLeases returns all leases with their holders, in no order. One that is given back meanwhile is left out.
+// HeldLeases returns all leases with their holders, in no order. A lease that is released meanwhile
+// is left out.
 func (s Store) HeldLeases() ([]Lease, error) {
 	entries, err := os.ReadDir(s.leaseDir())
 	if errors.Is(err, os.ErrNotExist) {
@@ -74,16 +76,14 @@ func (s Store) HeldLeases() ([]Lease, error) {
 		if err != nil || addr.String() != e.Name() {
 			continue // host-local's lock, and the last address that it gave
 		}
-		l := Lease{Addr: addr}
-		switch content, err := os.ReadFile(s.leaseFile(addr)); {
-		case errors.Is(err, os.ErrNotExist):
+		content, err := os.ReadFile(s.leaseFile(addr))
+		if errors.Is(err, os.ErrNotExist) {
 			continue
-		case err != nil:
-			return nil, fmt.Errorf("reading the leases: %w", err)
-		default:
-			l.Holder = parseHolder(content)
 		}
-		leases = append(leases, l)
+		if err != nil {
+			return nil, fmt.Errorf("reading the leases: %w", err)
+		}
+		leases = append(leases, Lease{addr, parseHolder(content)})
 	}
 	return leases, nil
 }
@@ -98,14 +98,14 @@ func parseHolder(content []byte) Holder {
 // leasesPerLock bounds how long the plugins of pods that start or end wait for Release.
 const leasesPerLock = 500
 
-// Release gives leases back as host-local does, under its lock. A lease that is another container's by
-// now stays. It returns how many it gave back.
+// Release removes leases as host-local does, under its lock. A lease with another holder by now
+// stays. It returns how many it removed.
 func (s Store) Release(ctx context.Context, leases []Lease) (released int, err error) {
 	for some := range slices.Chunk(leases, leasesPerLock) {
 		n, err := s.release(ctx, some)
 		released += n
 		if err != nil {
-			return released, fmt.Errorf("giving back leases: %w", err)
+			return released, fmt.Errorf("releasing leases: %w", err)
 		}
 	}
 	return released, nil
@@ -126,16 +126,16 @@ func (s Store) release(ctx context.Context, leases []Lease) (released int, err e
 		if err == nil {
 			err = os.Remove(s.leaseFile(l.Addr))
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err == nil {
+			released++
 		}
-		released++
+		errs = append(errs, err)
 	}
 	return released, errors.Join(errs...)
 }
 
-// lockFile waits for a lock of flock(2) until ctx ends. host-local makes the file with the first lease.
+// lockFile waits for a lock of flock(2) until ctx ends. host-local creates the file with the first
+// lease.
 func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -146,7 +146,7 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 		err := flock(file)
 		select {
 		case locked <- err:
-		case <-ctx.Done(): // nobody waits any more
+		case <-ctx.Done(): // lockFile has returned
 			_ = file.Close()
 		}
 	}()

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What host-local writes is read, and nothing is made of a lease that does not name a device.
+// Leases are read as host-local writes them; one without a device has no holder.
 func TestHolderOfALease(t *testing.T) {
 	s := Store{RunDir: t.TempDir()}
 	if err := os.MkdirAll(s.leaseDir(), 0o755); err != nil {

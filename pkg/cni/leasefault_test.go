@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // lockIsFree reports whether host-local could take its lock without waiting.
 func lockIsFree(t *testing.T, s Store) bool {
 	t.Helper()
 	lock, err := os.Open(filepath.Join(s.leaseDir(), "lock"))
-	must(t, err)
+	testutil.Must(t, err)
 	defer lock.Close()
 	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
@@ -40,8 +42,9 @@ func manyLeases(n int) []Lease {
 	return leases
 }
 
-// More leases than one lock is held for are all released and counted, and the lock is free afterwards: a lock that
-// stays until the garbage collector closes its file would keep every pod of the node from starting.
+// More leases than one lock is held for are all released and counted, and the lock is free
+// afterwards: a lock that stays until the garbage collector closes its file would keep every pod of
+// the node from starting.
 func TestReleaseOfMany(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	leases := manyLeases(leasesPerLock + 3)
@@ -61,7 +64,7 @@ func TestReleaseOfMany(t *testing.T) {
 func TestReleaseWithoutALockFile(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)
-	must(t, os.Remove(filepath.Join(s.leaseDir(), "lock")))
+	testutil.Must(t, os.Remove(filepath.Join(s.leaseDir(), "lock")))
 	if n, err := s.Release(t.Context(), was); n != 1 || err != nil {
 		t.Errorf("released %d: %v", n, err)
 	}
@@ -75,10 +78,10 @@ func TestReleaseWithoutTheLock(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)
 	lock := filepath.Join(s.leaseDir(), "lock")
-	must(t, os.Remove(lock))
-	must(t, os.Mkdir(lock, 0o755))
+	testutil.Must(t, os.Remove(lock))
+	testutil.Must(t, os.Mkdir(lock, 0o755))
 	n, err := s.Release(t.Context(), was)
-	if n != 0 || !errors.Is(err, unix.EISDIR) || !strings.Contains(err.Error(), "giving back leases: ") || !strings.Contains(err.Error(), lock) {
+	if n != 0 || !errors.Is(err, unix.EISDIR) || !strings.Contains(err.Error(), "releasing leases: ") || !strings.Contains(err.Error(), lock) {
 		t.Errorf("released %d: %v", n, err)
 	}
 	if got := held(t, s); !slices.Equal(got, was) {
@@ -86,14 +89,14 @@ func TestReleaseWithoutTheLock(t *testing.T) {
 	}
 }
 
-// A lease that can't be read is named in the error and not counted. The other leases of its chunk are released, and
-// Release stops after that chunk.
+// A lease that can't be read is named in the error and not counted. The other leases of its chunk
+// are released, and Release stops after that chunk.
 func TestReleaseOfAnUnreadableLease(t *testing.T) {
 	leases := manyLeases(leasesPerLock + 1)
 	s := newLeases(t, leases...)
 	folder := s.leaseFile(leases[0].Addr)
-	must(t, os.Remove(folder))
-	must(t, os.Mkdir(folder, 0o755))
+	testutil.Must(t, os.Remove(folder))
+	testutil.Must(t, os.Mkdir(folder, 0o755))
 	n, err := s.Release(t.Context(), leases)
 	if n != leasesPerLock-1 || !errors.Is(err, unix.EISDIR) || !strings.Contains(err.Error(), folder) {
 		t.Errorf("released %d, want %d: %v", n, leasesPerLock-1, err)
@@ -114,13 +117,13 @@ func TestReleaseOfALeaseThatStays(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)
 	for _, name := range []string{"lock", first4.String()} {
-		must(t, os.Chmod(filepath.Join(s.leaseDir(), name), 0o666))
+		testutil.Must(t, os.Chmod(filepath.Join(s.leaseDir(), name), 0o666))
 	}
 	for dir := s.leaseDir(); dir != filepath.Dir(filepath.Dir(s.RunDir)); dir = filepath.Dir(dir) {
-		must(t, os.Chmod(dir, 0o755))
+		testutil.Must(t, os.Chmod(dir, 0o755))
 	}
-	must(t, os.Chmod(s.leaseDir(), 0o555))
-	defer func() { must(t, os.Chmod(s.leaseDir(), 0o755)) }()
+	testutil.Must(t, os.Chmod(s.leaseDir(), 0o555))
+	defer func() { testutil.Must(t, os.Chmod(s.leaseDir(), 0o755)) }()
 	unprivileged(t, func() {
 		n, err := s.Release(t.Context(), was)
 		if n != 0 || !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), s.leaseFile(first4)) {
@@ -132,12 +135,13 @@ func TestReleaseOfALeaseThatStays(t *testing.T) {
 	}
 }
 
-// HeldLeases leaves out file names that host-local would not write, and a lease that is released while the folder is read.
+// HeldLeases leaves out file names that host-local would not write, and a lease that is released
+// while the folder is read.
 func TestHeldLeasesLeavesOut(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}, {first6, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)
-	must(t, os.WriteFile(filepath.Join(s.leaseDir(), "fd00:0::2"), []byte("b\r\neth0"), 0o600)) // not as host-local writes it
-	must(t, os.Symlink("/nowhere", s.leaseFile(netip.MustParseAddr("10.0.0.1"))))               // reading it finds nothing
+	testutil.Must(t, os.WriteFile(filepath.Join(s.leaseDir(), "fd00:0::2"), []byte("b\r\neth0"), 0o600)) // not as host-local writes it
+	testutil.Must(t, os.Symlink("/nowhere", s.leaseFile(netip.MustParseAddr("10.0.0.1"))))               // reading it finds nothing
 	if got := held(t, s); !slices.Equal(got, was) {
 		t.Errorf("held are %v, want %v", got, was)
 	}
@@ -146,8 +150,8 @@ func TestHeldLeasesLeavesOut(t *testing.T) {
 // A lease folder that can't be read is an error, and not the same as an empty one.
 func TestUnreadableFolderOfLeases(t *testing.T) {
 	s := Store{RunDir: t.TempDir()}
-	must(t, os.Mkdir(s.LeaseDir(), 0o755))
-	must(t, os.WriteFile(s.leaseDir(), nil, 0o600))
+	testutil.Must(t, os.Mkdir(s.LeaseDir(), 0o755))
+	testutil.Must(t, os.WriteFile(s.leaseDir(), nil, 0o600))
 	if all, err := s.HeldLeases(); all != nil || !errors.Is(err, unix.ENOTDIR) || !strings.Contains(err.Error(), "reading the leases: ") {
 		t.Errorf("%v, %v", all, err)
 	}
@@ -156,12 +160,13 @@ func TestUnreadableFolderOfLeases(t *testing.T) {
 	}
 }
 
-// A canceled wait for the lock returns an error with the path and the cause, and does not keep the lock once it gets it.
+// A canceled wait for the lock returns an error with the path and the cause, and does not keep the
+// lock once it gets it.
 func TestCanceledWaitForTheLock(t *testing.T) {
 	s := newLeases(t)
 	path := filepath.Join(s.leaseDir(), "lock")
 	unlock, err := lockFile(t.Context(), path)
-	must(t, err)
+	testutil.Must(t, err)
 	if lockIsFree(t, s) {
 		t.Error("the lock is not held")
 	}
@@ -176,7 +181,7 @@ func TestCanceledWaitForTheLock(t *testing.T) {
 	defer end()
 	for range 2 { // the canceled wait may get the lock before or after the first of them
 		unlock, err := lockFile(ctx, path)
-		must(t, err)
+		testutil.Must(t, err)
 		unlock()
 	}
 }
@@ -184,9 +189,9 @@ func TestCanceledWaitForTheLock(t *testing.T) {
 // flock returns the error of the system call.
 func TestFlockOfAClosedFile(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "lock"))
-	must(t, err)
-	must(t, flock(file))
-	must(t, file.Close())
+	testutil.Must(t, err)
+	testutil.Must(t, flock(file))
+	testutil.Must(t, file.Close())
 	if err := flock(file); !errors.Is(err, unix.EBADF) {
 		t.Errorf("got error %v", err)
 	}

@@ -13,10 +13,10 @@ import (
 
 func (s Store) lock() string { return filepath.Join(s.RunDir, "lock") }
 
-// Held tells whether an error of TakeLock says that an agent has the lock.
+// Held reports whether TakeLock failed because an agent has the lock.
 func Held(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
 
-// Held tells whether an agent has the lock, and makes no file to find out.
+// Held reports whether an agent has the lock. It creates no file.
 func (s Store) Held() bool {
 	file, err := os.OpenFile(s.lock(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -26,11 +26,11 @@ func (s Store) Held() bool {
 	return Held(unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB))
 }
 
-// LeaseDir is where host-local keeps the addresses that it gave to pods of ours.
+// LeaseDir is where host-local keeps the leases of our pods.
 func (s Store) LeaseDir() string { return filepath.Join(s.RunDir, topology.IPAMDir) }
 
-// Configs returns which files of our config are there, with what a crash left of
-// them. A folder of our name is somebody's work.
+// Configs returns the existing files of our config, and those that a crash left. A folder of our
+// name is not ours.
 func (s Store) Configs() []string {
 	var paths []string
 	for _, path := range s.paths() {
@@ -39,7 +39,7 @@ func (s Store) Configs() []string {
 	return existing(paths...)
 }
 
-// Leftovers returns what else of ours is in the run folder.
+// Leftovers returns our other files in the run folder.
 func (s Store) Leftovers() []string {
 	files := existing(s.lock())
 	if at, err := os.Lstat(s.LeaseDir()); err == nil && at.IsDir() {
@@ -48,7 +48,6 @@ func (s Store) Leftovers() []string {
 	return files
 }
 
-// existing leaves out folders and what is not there.
 func existing(paths ...string) []string {
 	var there []string
 	for _, path := range paths {
@@ -59,13 +58,13 @@ func existing(paths ...string) []string {
 	return there
 }
 
-// Clear takes away our config, then what else of ours is in the run folder, and the
-// folder if nothing is left in it: in a pod it is a mount, and stays. Leases go
-// only where no pod holds one, for host-local would give its address to the next.
+// Clear removes our config, then our other files in the run folder, then the folder if it is empty
+// (in a pod it is a mount, and stays). The leases must stay while a pod holds one, because
+// host-local would give its address to the next pod.
 func (s Store) Clear(leases bool) error {
 	var errs []error
 	if leases {
-		errs = append(errs, os.RemoveAll(s.LeaseDir())) // follows no link
+		errs = append(errs, os.RemoveAll(s.LeaseDir())) // does not follow symlinks
 	}
 	for _, path := range append(s.Configs(), existing(s.lock())...) {
 		errs = append(errs, unlink(path))

@@ -9,13 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Lock admits one agent to a run folder, and goes with the process.
+// A Lock admits one agent to a run folder, and ends with the process.
 //
-// Whoever empties the run folder takes the lock's file away, though not the lock:
-// a second agent would lock a file of its own. So each Write looks whether the
-// file is still the one that is locked, and takes a new one if it is not; an agent
-// that comes too late then writes no more. Since the folder is watched, that is
-// milliseconds after.
+// If the run folder is emptied, the lock's file is gone while the lock lasts, and a second agent
+// would lock a file of its own. So each Write checks whether the file is still the locked one, and
+// locks a new one if it is not; the slower one of two agents then writes no more. Because the
+// folder is watched, that takes milliseconds.
 type Lock struct {
 	path string
 
@@ -23,18 +22,18 @@ type Lock struct {
 	file *os.File
 }
 
-// TakeLock makes the run folder where it is missing, and locks it. What anybody
-// may write to is refused: a config that somebody else puts there is run by root.
+// TakeLock makes the run folder if it is missing, and locks it. It refuses a folder that every user
+// may write to, because root executes what the config names.
 func (s Store) TakeLock() (*Lock, error) {
 	if err := s.makeRunDir(); err != nil {
 		return nil, err
 	}
 	at, err := os.Stat(s.RunDir)
 	if err != nil {
-		return nil, fmt.Errorf("looking at the run folder: %w", err)
+		return nil, fmt.Errorf("reading the mode of the run folder: %w", err)
 	}
 	if at.Mode().Perm()&0o002 != 0 {
-		return nil, fmt.Errorf("using the run folder: anybody may write to %s (%s)", s.RunDir, at.Mode())
+		return nil, fmt.Errorf("using the run folder: every user may write to %s (%s)", s.RunDir, at.Mode())
 	}
 	if removed(s.RunDir) {
 		return nil, &RemovedError{s.RunDir}
@@ -46,15 +45,15 @@ func (s Store) TakeLock() (*Lock, error) {
 	return l, nil
 }
 
-// makeRunDir makes the run folder, for others to read whatever the umask. A link in
-// its place would lead what is written to where somebody else wants it.
+// makeRunDir makes the run folder, readable by all whatever the umask. It refuses a symlink,
+// through which another user could redirect what is written.
 func (s Store) makeRunDir() error {
 	at, err := os.Lstat(s.RunDir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		err = errors.Join(os.MkdirAll(s.RunDir, 0o755), os.Chmod(s.RunDir, 0o755))
 	case err == nil && !at.IsDir():
-		err = fmt.Errorf("%s is no folder (%s)", s.RunDir, at.Mode())
+		err = fmt.Errorf("%s is not a folder (%s)", s.RunDir, at.Mode())
 	}
 	if err != nil {
 		return fmt.Errorf("making the run folder: %w", err)
@@ -62,7 +61,7 @@ func (s Store) makeRunDir() error {
 	return nil
 }
 
-// Renew locks the file of the lock, unless it is locked already.
+// Renew locks the lock's file, unless it is locked already.
 func (l *Lock) Renew() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,13 +76,13 @@ func (l *Lock) Renew() error {
 		return errors.Join(fmt.Errorf("locking %s: another agent runs on this node: %w", l.path, err), file.Close())
 	}
 	if l.file != nil {
-		_ = l.file.Close() // of a file that is gone
+		_ = l.file.Close() // its file is gone
 	}
 	l.file = file
 	return file.Chmod(0o644)
 }
 
-// held tells whether the file at the lock's path is the one that we have locked.
+// held reports whether the file at the lock's path is the one that we have locked.
 func (l *Lock) held() bool {
 	if l.file == nil {
 		return false
@@ -96,7 +95,7 @@ func (l *Lock) held() bool {
 	return err == nil && os.SameFile(ours, there)
 }
 
-// Close lets go of the lock.
+// Close releases the lock.
 func (l *Lock) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,28 +7,29 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// The lock goes with its holder, so that nothing is left to clean up.
+// The lock ends with its holder, so that nothing is left to clean up.
 func TestLockAdmitsOne(t *testing.T) {
 	s := Store{RunDir: filepath.Join(t.TempDir(), "deep", "run")}
 	first, err := s.TakeLock()
-	must(t, err)
+	testutil.Must(t, err)
 	if second, err := s.TakeLock(); second != nil || err == nil || !strings.Contains(err.Error(), "another agent runs") {
 		t.Errorf("got a second lock %v, %v", second, err)
 	}
-	must(t, first.Renew())
-	must(t, first.Close())
+	testutil.Must(t, first.Renew())
+	testutil.Must(t, first.Close())
 	third, err := s.TakeLock()
-	must(t, err)
-	must(t, third.Close())
+	testutil.Must(t, err)
+	testutil.Must(t, third.Close())
 	if at, err := os.Stat(s.RunDir); err != nil || at.Mode().Perm() != 0o755 {
 		t.Errorf("the run folder is %v, %v", at, err)
 	}
 }
 
-// With the run folder the lock's file goes, though not the lock: the next Write
-// takes it anew, and nobody else can.
+// If the run folder is emptied, the lock's file is gone and the lock is not: the next Write locks a
+// new file, and no other process can.
 func TestLockOutlivesItsFile(t *testing.T) {
 	for name, remove := range map[string]func(Store) error{
 		"file":   func(s Store) error { return os.Remove(filepath.Join(s.RunDir, "lock")) },
@@ -42,11 +43,11 @@ func TestLockOutlivesItsFile(t *testing.T) {
 			s := newStore(t)
 			var err error
 			s.Lock, err = s.TakeLock()
-			must(t, err)
+			testutil.Must(t, err)
 			defer s.Lock.Close()
-			must(t, s.Write(dualStack()))
-			must(t, remove(s))
-			must(t, s.Write(dualStack()))
+			testutil.Must(t, s.Write(dualStack()))
+			testutil.Must(t, remove(s))
+			testutil.Must(t, s.Write(dualStack()))
 			if second, err := s.TakeLock(); second != nil || err == nil {
 				t.Error("a second agent got in")
 			}
@@ -57,16 +58,16 @@ func TestLockOutlivesItsFile(t *testing.T) {
 	}
 }
 
-// Who comes too late to take the lock anew writes no more.
+// An agent that is too late to lock the new file writes no more.
 func TestLockLostToAnother(t *testing.T) {
 	s := newStore(t)
 	var err error
 	s.Lock, err = s.TakeLock()
-	must(t, err)
+	testutil.Must(t, err)
 	defer s.Lock.Close()
-	must(t, os.RemoveAll(s.RunDir))
+	testutil.Must(t, os.RemoveAll(s.RunDir))
 	other, err := s.TakeLock()
-	must(t, err)
+	testutil.Must(t, err)
 	defer other.Close()
 	if err := s.Write(dualStack()); err == nil || !strings.Contains(err.Error(), "another agent runs") {
 		t.Errorf("Write says %v", err)
@@ -78,8 +79,8 @@ func TestLockLostToAnother(t *testing.T) {
 
 func TestRunFolderForAnybodyIsRefused(t *testing.T) {
 	s := newStore(t)
-	must(t, os.Chmod(s.RunDir, 0o777))
-	if lock, err := s.TakeLock(); lock != nil || err == nil || !strings.Contains(err.Error(), "anybody may write to "+s.RunDir) {
+	testutil.Must(t, os.Chmod(s.RunDir, 0o777))
+	if lock, err := s.TakeLock(); lock != nil || err == nil || !strings.Contains(err.Error(), "every user may write to "+s.RunDir) {
 		t.Errorf("TakeLock says %v", err)
 	}
 }
@@ -87,27 +88,27 @@ func TestRunFolderForAnybodyIsRefused(t *testing.T) {
 // crashVariable makes the test binary a program that writes until it is killed.
 const crashVariable = "PLAINROUTE_CNI_TEST_CRASH"
 
-// What a crash leaves is what a Write has made so far, and has one of two names:
-// the next agent takes it away when it starts, or writes over it.
+// A crash leaves the steps of Write that were done, and at most a file with a temporary name, which
+// the next agent removes when it starts, or writes over.
 func TestCrashLeavesNothing(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Write(dualStack()))
 	for range 30 {
 		crash(t, s)
 		if got := s.Read(); got == nil || got.Bridge == "" {
 			t.Fatalf("after a crash the config is %+v", got)
 		}
-		s.Sweep()
+		s.RemoveTemporary()
 		onlyConf(t, s.ConfDir)
 		onlyConf(t, s.RunDir)
 	}
-	must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
-	must(t, os.Symlink("/nowhere", s.link()+tempSuffix))
-	s.Sweep()
+	testutil.Must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
+	testutil.Must(t, os.Symlink("/nowhere", s.link()+tempSuffix))
+	s.RemoveTemporary()
 	onlyConf(t, s.ConfDir)
 	onlyConf(t, s.RunDir)
-	must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, os.WriteFile(s.target()+tempSuffix, []byte("half"), 0o600))
+	testutil.Must(t, s.Write(dualStack()))
 	holds(t, s, dualStack())
 }
 

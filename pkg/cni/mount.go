@@ -7,16 +7,16 @@ import (
 	"strings"
 )
 
-// RemovedError says that somebody removed a folder that is mounted here from
-// elsewhere, as into a container: the mount shows what has no name any more, and no
-// file can be made in it, though the folder be made anew. It takes a new mount.
+// A RemovedError is returned for a folder that is mounted here, as in a container, and was removed
+// where it came from. No file can be created in such a mount, even after the folder was created
+// again: it takes a new mount.
 type RemovedError struct{ Folder string }
 
 func (e *RemovedError) Error() string {
-	return fmt.Sprintf("folder %s was removed on the host, and what is mounted here is dead; a restart of the container mounts it anew", e.Folder)
+	return fmt.Sprintf("folder %s was removed on the host, so the mount in this container is dead; restart the container to mount it again", e.Folder)
 }
 
-// Mounted returns a RemovedError if one of the folders is dead.
+// Mounted returns a RemovedError if one of the folders is removed.
 func (s Store) Mounted() error {
 	for _, folder := range s.folders() {
 		if removed(folder) {
@@ -26,9 +26,9 @@ func (s Store) Mounted() error {
 	return nil
 }
 
-// removed tells whether a folder can be reached and has no name. Without a mount
-// that can't be. The link count won't do: of overlayfs it may be 1 (ovl_getattr).
-// d_path of the kernel's fs/d_path.c marks it.
+// removed reports whether a folder can be opened and has no name, which needs a mount. The kernel
+// marks its path (d_path of fs/d_path.c). The link count does not suffice: with overlayfs it may be
+// 1 (ovl_getattr).
 func removed(folder string) bool {
 	const mark = " (deleted)"
 	file, err := os.Open(folder)

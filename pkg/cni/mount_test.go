@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A deadStore is a Store with both folders mounted from elsewhere.
@@ -26,15 +28,15 @@ func newDeadStore(t *testing.T) deadStore {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		t.Skipf("can't make mount namespaces here: %v", err)
 	}
-	must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	testutil.Must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	dir := t.TempDir()
 	d := deadStore{Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}, map[string]string{}}
 	for _, folder := range []string{d.ConfDir, d.RunDir} {
 		source := folder + "-on-the-host"
-		must(t, os.Mkdir(source, 0o755))
-		must(t, os.Mkdir(folder, 0o755))
-		must(t, unix.Mount(source, folder, "", unix.MS_BIND, ""))
-		t.Cleanup(func() { must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
+		testutil.Must(t, os.Mkdir(source, 0o755))
+		testutil.Must(t, os.Mkdir(folder, 0o755))
+		testutil.Must(t, unix.Mount(source, folder, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { testutil.Must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
 		d.sources[folder] = source
 	}
 	return d
@@ -42,7 +44,7 @@ func newDeadStore(t *testing.T) deadStore {
 
 func (d deadStore) remove(t *testing.T, folder string) {
 	t.Helper()
-	must(t, os.Remove(d.sources[folder]))
+	testutil.Must(t, os.Remove(d.sources[folder]))
 }
 
 func isRemoved(err error, folder string) bool {
@@ -50,11 +52,11 @@ func isRemoved(err error, folder string) bool {
 	return errors.As(err, &removed) && removed.Folder == folder && strings.Contains(err.Error(), folder+" was removed")
 }
 
-// A folder that was removed on the host is told by its name, and nothing is written to it.
+// The error of a folder that was removed on the host has its name, and nothing is written to it.
 func TestDeadMountIsTold(t *testing.T) {
 	for _, which := range []func(Store) string{func(s Store) string { return s.ConfDir }, func(s Store) string { return s.RunDir }} {
 		d := newDeadStore(t)
-		must(t, d.Mounted())
+		testutil.Must(t, d.Mounted())
 		folder := which(d.Store)
 		d.remove(t, folder)
 		if err := d.Mounted(); !isRemoved(err, folder) {
@@ -68,7 +70,7 @@ func TestDeadMountIsTold(t *testing.T) {
 			t.Errorf("locking in the dead %s says %v", folder, err)
 		}
 		if lock != nil {
-			must(t, lock.Close())
+			testutil.Must(t, lock.Close())
 		}
 	}
 }
@@ -76,13 +78,14 @@ func TestDeadMountIsTold(t *testing.T) {
 // A folder whose name ends as the kernel marks a dead one is alive.
 func TestFolderWithAMarkInItsName(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "run (deleted)")
-	must(t, os.Mkdir(folder, 0o755))
+	testutil.Must(t, os.Mkdir(folder, 0o755))
 	if removed(folder) || removed(folder+"not there") {
 		t.Errorf("%s counts as removed, or what is not there does", folder)
 	}
 }
 
-// A watch ends when a folder dies, and lasts if one was dead from the start: a newer container would see no more.
+// A watch ends when a folder is removed, and goes on if one was removed before: a new container
+// would not help.
 func TestWatchOfADeadMount(t *testing.T) {
 	d := newDeadStore(t)
 	once := false
@@ -98,7 +101,7 @@ func TestWatchOfADeadMount(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	looks := 0
-	must(t, d.Watch(ctx, func() {}, func(error) {
+	testutil.Must(t, d.Watch(ctx, func() {}, func(error) {
 		if looks++; looks == 3 {
 			cancel()
 		}
@@ -108,25 +111,25 @@ func TestWatchOfADeadMount(t *testing.T) {
 	}
 }
 
-// What can't be watched is told, until it can.
+// A folder that can't be watched is reported until it can.
 func TestUnwatchableFolderIsTold(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
-	must(t, os.WriteFile(file, nil, 0o600))
+	testutil.Must(t, os.WriteFile(file, nil, 0o600))
 	s := Store{ConfDir: filepath.Join(file, "net.d"), RunDir: dir}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var told []error
-	must(t, s.Watch(ctx, func() {}, func(err error) {
-		switch told = append(told, err); {
-		case len(told) == 1:
-			must(t, os.Remove(file))
-			must(t, os.MkdirAll(s.ConfDir, 0o755))
+	var reported []error
+	testutil.Must(t, s.Watch(ctx, func() {}, func(err error) {
+		switch reported = append(reported, err); {
+		case len(reported) == 1:
+			testutil.Must(t, os.Remove(file))
+			testutil.Must(t, os.MkdirAll(s.ConfDir, 0o755))
 		case err == nil:
 			cancel()
 		}
 	}))
-	if told[0] == nil || !strings.Contains(told[0].Error(), "watching "+s.ConfDir+": ") || told[len(told)-1] != nil {
-		t.Errorf("told %v", told)
+	if reported[0] == nil || !strings.Contains(reported[0].Error(), "watching "+s.ConfDir+": ") || reported[len(reported)-1] != nil {
+		t.Errorf("reported %v", reported)
 	}
 }

@@ -5,18 +5,21 @@ import (
 	"os"
 	"runtime/debug"
 	"testing"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Nothing stays open, but the lock's file: neither of looks, nor of watches, nor of locks that were taken anew.
+// No file stays open except the lock's: neither after reads, nor after watches, nor after renewals
+// of the lock.
 func TestNothingIsLeftOpen(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close what is lost
 	s := newStore(t)
 	lock, err := s.TakeLock()
-	must(t, err)
+	testutil.Must(t, err)
 	s.Lock = lock
 	open := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
-		must(t, err)
+		testutil.Must(t, err)
 		return len(entries)
 	}
 	before := open()
@@ -24,14 +27,14 @@ func TestNothingIsLeftOpen(t *testing.T) {
 		if !s.Held() {
 			t.Error("nobody has the lock")
 		}
-		must(t, s.Mounted())
-		must(t, os.Remove(s.lock()))
-		must(t, s.Write(dualStack()))
+		testutil.Must(t, s.Mounted())
+		testutil.Must(t, os.Remove(s.lock()))
+		testutil.Must(t, s.Write(dualStack()))
 		ctx, cancel := context.WithCancel(t.Context())
-		must(t, s.Watch(ctx, cancel, func(error) {}))
+		testutil.Must(t, s.Watch(ctx, cancel, func(error) {}))
 	}
 	if now := open(); now > before+5 {
 		t.Errorf("%d files are open, and %d were before", now, before)
 	}
-	must(t, lock.Close())
+	testutil.Must(t, lock.Close())
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newLeases makes a store with leases, which host-local's own files lie beside.
+// newLeases makes a store with leases, beside host-local's own files.
 func newLeases(t *testing.T, leases ...Lease) Store {
 	t.Helper()
 	s := Store{RunDir: t.TempDir()}
@@ -47,8 +47,8 @@ var (
 	first6 = netip.MustParseAddr("fd00::2")
 )
 
-// Only leases that are still as they were seen are given back, in both families and without a holder, and host-local's
-// own files stay.
+// Only leases that are unchanged are released, in both families and without a holder, and
+// host-local's own files stay.
 func TestReleaseTakesWhatWasSeen(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}, {next4, Holder{}}, {first6, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)
@@ -70,7 +70,7 @@ func TestReleaseTakesWhatWasSeen(t *testing.T) {
 	}
 }
 
-// While host-local has its lock nothing is given back, and who waits for it can be ended.
+// While host-local has its lock nothing is released, and a wait for it ends with its context.
 func TestReleaseWaitsForHostLocal(t *testing.T) {
 	was := []Lease{{first4, Holder{"a", "eth0"}}}
 	s := newLeases(t, was...)

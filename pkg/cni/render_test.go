@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 func TestRenderGolden(t *testing.T) {
@@ -24,7 +25,7 @@ func TestRenderGolden(t *testing.T) {
 		"dual-stack.conflist": dualStack(), "firewall.conflist": withFirewall, "spec-1.1.conflist": latest,
 	} {
 		want, err := os.ReadFile(filepath.Join("testdata", file))
-		must(t, err)
+		testutil.Must(t, err)
 		if got := render(t, conf); string(got) != string(want) {
 			t.Errorf("got:\n%s\nwant %s:\n%s", got, file, want)
 		}
@@ -34,15 +35,15 @@ func TestRenderGolden(t *testing.T) {
 // Runtimes load the config as libcni does: all files of these suffixes, by name.
 func TestRuntimeLoadsTheConfig(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
-	must(t, os.WriteFile(s.link()+".plainroute-new", nil, 0o644)) // as a crash would leave it
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.WriteFile(s.link()+".plainroute-new", nil, 0o644)) // as a crash would leave it
 	files, err := libcni.ConfFiles(s.ConfDir, []string{".conf", ".conflist", ".json"})
-	must(t, err)
+	testutil.Must(t, err)
 	if !slices.Equal(files, []string{filepath.Join(s.ConfDir, topology.Conflist)}) {
 		t.Fatalf("a runtime would load %q", files)
 	}
 	conf, err := libcni.ConfListFromFile(files[0])
-	must(t, err)
+	testutil.Must(t, err)
 	if conf.Name != "plainroute" || conf.CNIVersion != "1.0.0" || len(conf.Plugins) != 2 {
 		t.Fatalf("libcni reads %s of version %s with %d plugins", conf.Name, conf.CNIVersion, len(conf.Plugins))
 	}
@@ -52,28 +53,28 @@ func TestRuntimeLoadsTheConfig(t *testing.T) {
 	}
 }
 
-// A runtime takes the latest version of the spec that it knows. Those that know no list of versions, as containerd 1.6
-// and 1.7, find the one that they know where they look.
+// A runtime takes the latest version of the spec that it supports. Those without support for a list
+// of versions, as containerd 1.6 and 1.7, find theirs in cniVersion.
 func TestRuntimeTakesTheLatestVersion(t *testing.T) {
 	latest := dualStack()
 	latest.Spec11 = true
 	content := render(t, latest)
 	conf, err := libcni.NetworkConfFromBytes(content)
-	must(t, err)
+	testutil.Must(t, err)
 	if conf.CNIVersion != "1.1.0" {
 		t.Errorf("libcni takes %s", conf.CNIVersion)
 	}
 	var old struct{ CNIVersion string }
-	must(t, json.Unmarshal(content, &old))
+	testutil.Must(t, json.Unmarshal(content, &old))
 	if old.CNIVersion != "1.0.0" {
 		t.Errorf("an old runtime takes %s", old.CNIVersion)
 	}
 }
 
-// What the bridge plugin must be told aloud, for its defaults are others.
+// These options of the bridge plugin must be explicit, because its defaults differ.
 func TestBridgeSettings(t *testing.T) {
 	var conf struct{ Plugins []map[string]any }
-	must(t, json.Unmarshal(render(t, dualStack()), &conf))
+	testutil.Must(t, json.Unmarshal(render(t, dualStack()), &conf))
 	for key, want := range map[string]any{
 		"bridge": "plainroute0", "isDefaultGateway": true, "forceAddress": true, "hairpinMode": true,
 		"ipMasq": false, // it would hide pods from other nodes
@@ -110,7 +111,7 @@ func TestReadGivesWhatWasRendered(t *testing.T) {
 	})
 }
 
-// A config that was cut short or changed is written anew, whatever it is.
+// A truncated or changed config is written again.
 func TestDamagedConfigIsEmpty(t *testing.T) {
 	whole := render(t, dualStack())
 	for n := range whole {
@@ -131,16 +132,16 @@ func TestDamagedConfigIsEmpty(t *testing.T) {
 		}
 	}
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
-	must(t, os.Truncate(s.target(), int64(len(whole)/2)))
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.Truncate(s.target(), int64(len(whole)/2)))
 	if got := s.Read(); !reflect.DeepEqual(got, &topology.CNI{}) {
 		t.Errorf("read %+v", got)
 	}
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Write(dualStack()))
 	holds(t, s, dualStack())
 }
 
-// FuzzParse: whatever stands in the file, what is read from it renders to it.
+// FuzzParse: whatever the file contains, the config that is read from it renders to it.
 func FuzzParse(f *testing.F) {
 	content, err := Render(dualStack())
 	if err != nil {

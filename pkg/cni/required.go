@@ -2,13 +2,13 @@ package cni
 
 import "github.com/plainroute/plainroute/pkg/topology"
 
-// Required are the plugins without which no pod starts: those of our config, and
-// loopback, which container runtimes call for each pod.
+// Required returns the plugins without which no pod starts: those of our config, and loopback,
+// which container runtimes call for each pod.
 func Required() []string {
 	return []string{"bridge", "host-local", "loopback", "portmap"}
 }
 
-// RequiredBy are those that a config takes of ours.
+// RequiredBy returns those of our plugins that a config calls.
 func RequiredBy(c *topology.CNI) []string {
 	if c != nil && c.Firewall {
 		return append(Required(), topology.FirewallPlugin)
@@ -16,7 +16,7 @@ func RequiredBy(c *topology.CNI) []string {
 	return Required()
 }
 
-// Chained are the further plugins that a config calls.
+// Chained returns the further plugins that a config calls.
 func Chained(c *topology.CNI) []string {
 	var names []string
 	if c != nil {

@@ -4,17 +4,19 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What our config calls is required, and read back as it was.
+// The plugins of our config are required, and read back as written.
 func TestRequiredHoldsWhatTheConfigCalls(t *testing.T) {
 	for _, withFirewall := range []bool{false, true} {
 		conf := dualStack()
 		conf.Firewall = withFirewall
 		content, err := Render(conf)
-		must(t, err)
-		var l conflist
-		must(t, json.Unmarshal(content, &l))
+		testutil.Must(t, err)
+		var l struct{ Plugins []plugin }
+		testutil.Must(t, json.Unmarshal(content, &l))
 		want := []string{"loopback"}
 		for _, p := range l.Plugins {
 			want = append(want, p.Type)

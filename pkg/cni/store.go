@@ -17,48 +17,41 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Store is where our CNI config lives: a file in the run folder, which a reboot
-// empties, and a symlink to it in the folder of the container runtime. So after
-// a reboot a stale config can't make the Node Ready before the agent has run.
+// Store is the place of our CNI config: a file in the run folder, which is empty after a reboot,
+// and a symlink to it in the folder of the container runtime. So after a reboot a stale config
+// can't make the Node Ready before the agent has run.
 //
-// Programs that see the runtime's folder alone can't follow the symlink. For them
-// topology.LayoutGate keeps a regular file of the same content:
+// Programs without access to the run folder can't follow the symlink. For them topology.LayoutGate
+// keeps a regular file with the same content:
 //
-//	net.d/10-plainroute-gate.conflist -> RunDir/10-plainroute.conflist   the runtime loads it, for it is the first
+//	net.d/10-plainroute-gate.conflist -> RunDir/10-plainroute.conflist   the runtime loads it, because it is the first
 //	net.d/10-plainroute.conflist                                         others read it, and append plugins to it
 //
-// After a reboot the gate leads nowhere. containerd then loads nothing, because it
-// gives up at the first file that it can't load (loadFromConfDir of
-// containerd/go-cni). CRI-O goes on to the next (loadNetworks of cri-o/ocicni), and
-// so do meta plugins: with the regular file no pod can be attached until the file
-// in the run folder is there, which host-local then can't read (see guarded).
+// After a reboot the gate is a dangling symlink. containerd then loads nothing, because it stops at
+// the first file that it can't load (loadFromConfDir of containerd/go-cni). CRI-O tries the next
+// one (loadNetworks of cri-o/ocicni), and so do meta plugins: with the regular file no pod can be
+// attached until the file in the run folder exists, because host-local can't read it (see guarded).
 type Store struct {
-	// ConfDir is the runtime's folder, /etc/cni/net.d by default.
-	ConfDir string
-	// RunDir is the folder of node-local state.
-	RunDir string
-	// PluginsDir is the folder of drop-in plugins; empty: there are none.
-	PluginsDir string
-	// BinDir is the runtime's folder of plugins; empty: they are neither looked at nor watched.
-	BinDir string
-	// Lock is what Write must hold; nil: nothing.
-	Lock *Lock
+	ConfDir    string // the runtime's folder, /etc/cni/net.d by default
+	RunDir     string // the folder of node-local state
+	PluginsDir string // the folder of drop-in plugins; empty: none
+	BinDir     string // the runtime's folder of plugins; empty: it is neither read nor watched
+	Lock       *Lock  // must be held for Write; nil: none
 }
 
-// tempSuffix makes names that are written to and then renamed into place. No
-// runtime reads them, for it wants .conf, .conflist or .json. They are fixed, so
-// that what a crash leaves is found: only one agent writes.
+// tempSuffix is that of files before they are renamed into place. Runtimes load .conf, .conflist
+// and .json only. The names are fixed, so that a file which a crash left is found; only one agent
+// writes.
 const tempSuffix = ".plainroute-new"
 
 func (s Store) link() string   { return filepath.Join(s.ConfDir, topology.Conflist) }
 func (s Store) gate() string   { return filepath.Join(s.ConfDir, topology.Gate) }
 func (s Store) target() string { return filepath.Join(s.RunDir, topology.Conflist) }
 
-// Read returns our config, or nil if there is none that a runtime could load. One
-// that can't be read, or is not as Render makes it, gives an empty one, to be
-// written anew: what keeps it from being read is no reason to do nothing at all,
-// and if it persists, Write says so. Where the files in the CNI folder are not as
-// Write leaves them, the layout is topology.LayoutMixed.
+// Read returns our config, or nil if there is none that a runtime could load. If it can't be read,
+// or differs from what Render writes, Read returns an empty one, so that it is written again; if
+// the cause persists, Write returns it. If the files in the CNI folder differ from what Write
+// leaves, the layout is topology.LayoutMixed.
 func (s Store) Read() *topology.CNI {
 	link, gate := s.kind(s.link()), s.kind(s.gate())
 	have, err := os.ReadFile(s.target())
@@ -83,7 +76,6 @@ func (s Store) Read() *topology.CNI {
 	return c
 }
 
-// A kind is what stands at a path of ours.
 type kind int
 
 const (
@@ -109,21 +101,18 @@ func (s Store) kind(path string) kind {
 	return foreign
 }
 
-// shares reports whether the regular file in the CNI folder says what a config says, in
-// whatever form another program left it.
+// shares reports whether the regular file in the CNI folder equals a config as JSON, however
+// another program formatted it.
 func (s Store) shares(c topology.CNI) bool {
-	if s.kind(s.link()) != regular {
-		return false
-	}
 	have, err := readRegular(s.link(), maxConfigSize)
-	if err != nil {
+	if err != nil || s.kind(s.link()) != regular {
 		return false
 	}
 	want, err := guarded(c, s.target())
 	return err == nil && sameJSON(have, want)
 }
 
-// parse reads what varies in a config, and the empty one if it is not ours.
+// parse reads the variable parts of a config; of a foreign one it returns the empty config.
 func parse(have []byte) *topology.CNI {
 	c := fields(have)
 	if want, err := Render(c); err != nil || !bytes.Equal(have, want) {
@@ -132,7 +121,7 @@ func parse(have []byte) *topology.CNI {
 	return &c
 }
 
-// written reports whether a file is as we write it.
+// written reports whether a file is exactly as we write it.
 func (s Store) written(have []byte) bool {
 	c := fields(have)
 	for _, guard := range []string{"", s.target()} {
@@ -143,8 +132,9 @@ func (s Store) written(have []byte) bool {
 	return false
 }
 
-// fields reads what varies in a config, as far as it looks like ours. Only the bridge plugin's entry is
-// decoded: other plugins may have keys of the same names with other values, such as "mtu": "9001".
+// fields reads the variable parts of a config that looks like ours. Only the bridge plugin's entry
+// is decoded: other plugins may have keys of the same names with other values, such as "mtu":
+// "9001".
 func fields(have []byte) topology.CNI {
 	var l struct {
 		CNIVersions []string          `json:"cniVersions"`
@@ -160,18 +150,15 @@ func fields(have []byte) topology.CNI {
 		e, err := decodeEntry(content)
 		return err == nil && e["type"] == topology.FirewallPlugin
 	}) && !hasType(c.Plugins, topology.FirewallPlugin)
-	for _, set := range bridge.IPAM.Ranges {
-		for _, r := range set {
-			c.Subnets = append(c.Subnets, r.Subnet)
-		}
+	for _, r := range slices.Concat(bridge.IPAM.Ranges...) {
+		c.Subnets = append(c.Subnets, r.Subnet)
 	}
 	return c
 }
 
-// Write puts the config in place, and makes the run folder where it went away.
-// containerd takes up a changed target only when the symlink itself is renamed into
-// place again, so that is done each time. A regular file that says the same is left
-// as it is: an installer that wrote it may watch it.
+// Write installs the config, and makes the run folder if it is missing. containerd notices a
+// changed target only when the symlink is renamed into place again, so Write always does that. A
+// regular file that is equal as JSON stays, because an installer that wrote it may watch it.
 func (s Store) Write(c topology.CNI) error {
 	content, err := Render(c)
 	if err != nil {
@@ -187,7 +174,7 @@ func (s Store) Write(c topology.CNI) error {
 	}
 	seen := s.stamps()
 	if s.outdated(c) {
-		return nil // what another program changed meanwhile brings another pass
+		return nil // another program's change causes another pass
 	}
 	if err := replace(s.target(), func(temp string) error { return writeFile(temp, content) }); err != nil {
 		return fmt.Errorf("writing the CNI config: %w", err)
@@ -198,11 +185,10 @@ func (s Store) Write(c topology.CNI) error {
 	return nil
 }
 
-// errChanged is returned when another program changes a file while we are about to replace it.
-// What it wrote stays, and brings another pass.
+// errChanged is returned when another program changes a file just before we replace it. Its content
+// stays, and causes another pass.
 var errChanged = errors.New("changed meanwhile")
 
-// A stamp tells whether what stands at a path has changed.
 type stamp struct {
 	inode uint64
 	time  unix.Timespec
@@ -220,24 +206,18 @@ func (s Store) stamps() map[string]stamp {
 	return map[string]stamp{s.link(): stampOf(s.link()), s.gate(): stampOf(s.gate())}
 }
 
-// outdated reports whether other programs have appended or taken back plugins since a config
-// was computed.
+// outdated reports whether other programs have appended or removed plugins since a config was
+// computed.
 func (s Store) outdated(c topology.CNI) bool {
-	var now []topology.Plugin
-	for _, p := range c.Plugins {
-		if p.File != "" {
-			now = append(now, p)
-		}
-	}
-	now = slices.DeleteFunc(withAppended(now, s.latest()), func(p topology.Plugin) bool {
+	dropIns := slices.DeleteFunc(slices.Clone(c.Plugins), func(p topology.Plugin) bool { return p.File == "" })
+	now := slices.DeleteFunc(withAppended(dropIns, s.latest()), func(p topology.Plugin) bool {
 		return c.Firewall && p.File == "" && p.Type == topology.FirewallPlugin
 	})
 	return !slices.Equal(now, c.Plugins)
 }
 
-// place puts into the CNI folder what the layout asks for. The gate comes before the
-// regular file and goes after it, so that no runtime sees the latter alone where there is
-// to be a gate.
+// place installs the layout's files in the CNI folder. The gate is created before the regular file
+// and removed after it, so that with a gate no runtime sees the regular file alone.
 func (s Store) place(c topology.CNI, seen map[string]stamp) error {
 	put := func(path string, create func(temp string) error) error {
 		return replace(path, func(temp string) error {
@@ -261,32 +241,28 @@ func (s Store) place(c topology.CNI, seen map[string]stamp) error {
 	return errors.Join(put(s.link(), symlink), unlink(s.gate()))
 }
 
-// share writes the regular file that other programs read.
+// share writes the regular file, which other programs read.
 func (s Store) share(c topology.CNI, put func(string, func(string) error) error) error {
-	if s.shares(c) {
-		return nil
-	}
 	content, err := guarded(c, s.target())
-	if err != nil {
+	if err != nil || s.shares(c) {
 		return err
 	}
 	return put(s.link(), func(temp string) error { return writeFile(temp, content) })
 }
 
-// replace makes something by a temporary name and renames it into place. It takes
-// the place of anything but a folder, which is somebody's work.
+// replace creates a file by a temporary name and renames it into place. It replaces anything but a
+// folder, which can't be ours.
 func replace(path string, create func(temp string) error) error {
 	temp := path + tempSuffix
 	if err := unlink(temp); err != nil {
 		return err
 	}
 	err := create(temp)
+	if at, e := os.Lstat(path); err == nil && e == nil && at.IsDir() {
+		err = fmt.Errorf("%s is a folder in the place of our file; remove it", path)
+	}
 	if err == nil {
-		if at, e := os.Lstat(path); e == nil && at.IsDir() {
-			err = fmt.Errorf("%s is a folder, in the way of our file; remove it", path)
-		} else {
-			err = os.Rename(temp, path)
-		}
+		err = os.Rename(temp, path)
 	}
 	if err != nil {
 		return errors.Join(err, unlink(temp))
@@ -294,8 +270,8 @@ func replace(path string, create func(temp string) error) error {
 	return nil
 }
 
-// writeFile writes a new file that all may read, whatever the umask, and follows
-// no link to an old one (O_EXCL of open(2)).
+// writeFile creates a file that all may read, whatever the umask. It doesn't follow a symlink
+// (O_EXCL of open(2)).
 func writeFile(path string, content []byte) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
@@ -305,7 +281,7 @@ func writeFile(path string, content []byte) error {
 	return errors.Join(err, file.Chmod(0o644), file.Sync(), file.Close())
 }
 
-// unlink takes away anything but a folder, even an empty one, if it is there.
+// unlink removes anything but a folder, even an empty one, if it exists.
 func unlink(path string) error {
 	err := unix.Unlink(path)
 	if err == nil || errors.Is(err, unix.ENOENT) {
@@ -314,20 +290,20 @@ func unlink(path string) error {
 	return &os.PathError{Op: "removing", Path: path, Err: err}
 }
 
-// Sweep takes away what a crash in the midst of Write left. Of what it can't take
-// away Write complains.
-func (s Store) Sweep() {
+// RemoveTemporary removes what a crash during Write left. Write returns the error of what can't be
+// removed.
+func (s Store) RemoveTemporary() {
 	for _, path := range s.paths() {
 		_ = unlink(path + tempSuffix)
 	}
 }
 
-// paths are those of our config, in the order in which they are removed: no runtime ever
-// sees the regular file without the gate.
+// paths returns those of our config, in the order of removal: no runtime sees the regular file
+// without the gate.
 func (s Store) paths() []string { return []string{s.link(), s.gate(), s.target()} }
 
-// Remove takes the config away. Until another one is there, the runtime can
-// neither start nor stop pods.
+// Remove removes the config. Until it is written again, the runtime can neither start nor stop
+// pods.
 func (s Store) Remove() error {
 	for _, path := range s.paths() {
 		if err := unlink(path); err != nil {
@@ -337,13 +313,13 @@ func (s Store) Remove() error {
 	return nil
 }
 
-// The parts of a conflist of the CNI spec that we write.
+// The parts of a conflist that we write.
 type (
 	conflist struct {
 		CNIVersion  string   `json:"cniVersion"`
 		CNIVersions []string `json:"cniVersions,omitempty"`
 		Name        string   `json:"name"`
-		Plugins     []plugin `json:"plugins"`
+		Plugins     []any    `json:"plugins"` // of type plugin, or json.RawMessage for another program's
 	}
 	plugin struct {
 		Type             string          `json:"type"`
@@ -356,8 +332,6 @@ type (
 		IPAM             *ipam           `json:"ipam,omitempty"`
 		Capabilities     map[string]bool `json:"capabilities,omitempty"`
 		Backend          string          `json:"backend,omitempty"`
-
-		further json.RawMessage // a plugin of others, whole
 	}
 	ipam struct {
 		Type       string    `json:"type"`
@@ -370,39 +344,29 @@ type (
 	}
 )
 
-// MarshalJSON gives a plugin of others as it is.
-func (p plugin) MarshalJSON() ([]byte, error) {
-	if p.further != nil {
-		return p.further, nil
-	}
-	type ours plugin
-	return json.Marshal(ours(p))
-}
-
-// firewallBackend has the firewall plugin let pods' packets through iptables' chain FORWARD.
+// firewallBackend has the firewall plugin accept pods' packets in iptables' chain FORWARD.
 const firewallBackend = "iptables"
 
-// Render gives the config as a file: the stock bridge plugin with host-local,
-// then portmap for hostPorts, then the firewall plugin if it is asked for, then
-// further plugins.
+// Render returns the config as a file: the stock bridge plugin with host-local, portmap for
+// hostPorts, the firewall plugin if it is on, then further plugins.
 func Render(c topology.CNI) ([]byte, error) { return guarded(c, "") }
 
-// guarded gives the config with a guard, if any: a file without which no pod is attached,
-// because host-local fails an ADD when it can't read its resolvConf. It takes the lines from
-// there that begin with a word of resolv.conf(5), of which JSON has none. So with the file in
-// the run folder as the guard, no pod is attached after a reboot before the agent has run.
+// guarded returns the config with a guard, if any: a file without which no pod is attached, because
+// host-local fails an ADD when it can't read its resolvConf. From that file it takes the lines that
+// begin with a word of resolv.conf(5), which JSON doesn't have. So with the file in the run folder
+// as the guard, no pod is attached after a reboot before the agent has run.
 func guarded(c topology.CNI, guard string) ([]byte, error) {
-	masq := false // the bridge plugin's own would hide pods from other nodes
+	masq := false // the bridge plugin's own would hide pods' addresses from other nodes
 	ranges := make([][]ipNet, 0, len(c.Subnets))
 	for _, p := range c.Subnets {
 		ranges = append(ranges, []ipNet{{p}})
 	}
-	plugins := []plugin{
-		{
+	plugins := []any{
+		plugin{
 			Type: "bridge", Bridge: c.Bridge, IsDefaultGateway: true, ForceAddress: true, HairpinMode: true,
 			IPMasq: &masq, MTU: c.MTU, IPAM: &ipam{Type: "host-local", DataDir: c.IPAMDir, ResolvConf: guard, Ranges: ranges},
 		},
-		{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
+		plugin{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}},
 	}
 	if c.Firewall {
 		plugins = append(plugins, plugin{Type: topology.FirewallPlugin, Backend: firewallBackend})
@@ -412,12 +376,13 @@ func guarded(c topology.CNI, guard string) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("rendering plugin %s: %w", p.Type, err)
 		}
-		plugins = append(plugins, plugin{further: e})
+		plugins = append(plugins, e)
 	}
 	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
 	if c.Spec11 {
-		// A runtime takes the latest that it knows. One that does not know this list (libcni before
-		// 1.2.0: containerd 1.6 and 1.7) takes cniVersion, and would refuse 1.1.0 there.
+		// A runtime takes the latest version that it supports. One without support for this list
+		// (libcni before 1.2.0: containerd 1.6 and 1.7) takes cniVersion, and would refuse 1.1.0
+		// there.
 		list.CNIVersions = []string{"1.0.0", "1.1.0"}
 	}
 	content, err := json.MarshalIndent(list, "", "  ")

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 func dualStack() topology.CNI {
@@ -29,18 +30,11 @@ func newStore(t *testing.T) Store {
 	dir := t.TempDir()
 	s := Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}
 	for _, d := range []string{s.ConfDir, s.RunDir} {
-		must(t, os.Mkdir(d, 0o755))
+		testutil.Must(t, os.Mkdir(d, 0o755))
 	}
-	must(t, os.Chmod(dir, 0o755))
-	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	testutil.Must(t, os.Chmod(dir, 0o755))
+	testutil.Must(t, os.Chmod(filepath.Dir(dir), 0o755))
 	return s
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // holds checks that the store has the config and nothing else.
@@ -52,12 +46,12 @@ func holds(t *testing.T, s Store, want topology.CNI) {
 	onlyConf(t, s.ConfDir)
 	onlyConf(t, s.RunDir)
 	link, err := os.Lstat(s.link())
-	must(t, err)
+	testutil.Must(t, err)
 	if link.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("the config is no symlink but %s", link.Mode())
 	}
 	file, err := os.Stat(s.link())
-	must(t, err)
+	testutil.Must(t, err)
 	if file.Mode() != 0o644 {
 		t.Errorf("the config's mode is %s, want 0644", file.Mode())
 	}
@@ -74,7 +68,7 @@ func onlyConf(t *testing.T, dir string) {
 func list(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	must(t, err)
+	testutil.Must(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
@@ -88,13 +82,13 @@ func TestWriteReadRemove(t *testing.T) {
 		t.Errorf("read %+v from an empty folder", got)
 	}
 	defer unix.Umask(unix.Umask(0o077)) // of a cautious service manager
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Write(dualStack()))
 	holds(t, s, dualStack())
 	other := topology.CNI{Bridge: "br0", MTU: 9000, IPAMDir: "/tmp/x", Subnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/26")}}
-	must(t, s.Write(other))
+	testutil.Must(t, s.Write(other))
 	holds(t, s, other)
 	for range 2 {
-		must(t, s.Remove())
+		testutil.Must(t, s.Remove())
 		if left := slices.Concat(list(t, s.ConfDir), list(t, s.RunDir)); len(left) > 0 {
 			t.Errorf("Remove left %q", left)
 		}
@@ -104,29 +98,28 @@ func TestWriteReadRemove(t *testing.T) {
 	}
 }
 
-// After a reboot the run folder is empty: no runtime may take the config up
-// until it was written again.
+// After a reboot the run folder is empty: no runtime may load the config until it is written again.
 func TestRebootTakesTheConfig(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
-	must(t, os.RemoveAll(s.RunDir))
-	must(t, os.Mkdir(s.RunDir, 0o755))
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.RemoveAll(s.RunDir))
+	testutil.Must(t, os.Mkdir(s.RunDir, 0o755))
 	if got := s.Read(); got != nil {
 		t.Errorf("read %+v, want none", got)
 	}
 	if _, err := libcni.ConfListFromFile(s.link()); err == nil {
 		t.Error("a runtime can load the config of before")
 	}
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Write(dualStack()))
 	holds(t, s, dualStack())
 }
 
-// A runtime that looks while we write always finds a whole config.
+// A runtime that reads while we write always finds a whole config.
 func TestWriteIsAtomic(t *testing.T) {
 	s := newStore(t)
 	a, b := dualStack(), dualStack()
 	b.Subnets = b.Subnets[:1]
-	must(t, s.Write(a))
+	testutil.Must(t, s.Write(a))
 	want := [][]byte{render(t, a), render(t, b)}
 	done := make(chan struct{})
 	var readers sync.WaitGroup
@@ -147,7 +140,7 @@ func TestWriteIsAtomic(t *testing.T) {
 		})
 	}
 	for i := range 300 {
-		must(t, s.Write([]topology.CNI{b, a}[i%2]))
+		testutil.Must(t, s.Write([]topology.CNI{b, a}[i%2]))
 	}
 	close(done)
 	readers.Wait()
@@ -157,18 +150,18 @@ func TestWriteIsAtomic(t *testing.T) {
 func render(t *testing.T, c topology.CNI) []byte {
 	t.Helper()
 	content, err := Render(c)
-	must(t, err)
+	testutil.Must(t, err)
 	return content
 }
 
-// containerd takes up what is renamed into place in its folder, and would load a
-// temporary file by another name than ours.
+// containerd loads what is renamed into place in its folder, and would load a temporary file by
+// another name than ours.
 func TestWriteRenamesIntoPlace(t *testing.T) {
 	s := newStore(t)
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, s.Write(dualStack()))
 	for _, dir := range []string{s.ConfDir, s.RunDir} {
 		watch := newWatch(t, dir)
-		must(t, s.Write(dualStack()))
+		testutil.Must(t, s.Write(dualStack()))
 		moved := 0
 		for _, e := range watch.events() {
 			switch {
@@ -200,10 +193,10 @@ type event struct {
 func newWatch(t *testing.T, dir string) watch {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
-	must(t, err)
+	testutil.Must(t, err)
 	t.Cleanup(func() { _ = unix.Close(fd) })
 	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MODIFY|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM)
-	must(t, err)
+	testutil.Must(t, err)
 	return watch{t, fd}
 }
 
@@ -212,7 +205,7 @@ func (w watch) events() []event {
 	w.t.Helper()
 	buf := make([]byte, 64<<10)
 	n, err := unix.Read(w.fd, buf)
-	must(w.t, err)
+	testutil.Must(w.t, err)
 	var events []event
 	for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
 		mask := uint32(b[4]) | uint32(b[5])<<8 | uint32(b[6])<<16 | uint32(b[7])<<24

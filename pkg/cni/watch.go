@@ -15,23 +15,23 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// look is how often a folder is looked for that could not be watched: it is not
-// there, or the machine has too many watches (inotify(7), max_user_watches). A
-// mount that died is found by it too, for of that inotify says nothing.
-const look = time.Second
+// retryInterval is the time between attempts to watch a folder that is missing, or for which the
+// machine has too many watches (inotify(7), max_user_watches). Dead mounts are found at the same
+// time, because inotify does not report them.
+const retryInterval = time.Second
 
-// Watch calls notify when somebody touches our config, one that goes before it, a drop-in file or
-// a plugin, or the folders that they live in come or go, until ctx ends. What of our own doing it
-// tells, too, costs a pass that finds nothing. It calls blind with what keeps it from
-// watching, and with nil when that is over.
+// Watch calls notify after changes of our config, one that goes before it, a drop-in file or a
+// plugin, and when their folders appear or are removed, until ctx ends. It calls it after our own
+// changes as well, which costs a pass without changes. It calls blind with the error that keeps it
+// from watching, and with nil when that is over.
 //
-// A folder that was removed under its mount ends it with a RemovedError: a new
-// container will see the new folder. If that was so from the start, it does not end:
-// we are that new container, and a newer one would see no more.
+// If a folder is removed under its mount, Watch returns a RemovedError: a new container gets a new
+// mount. If it was removed before Watch began, Watch goes on, because a new container would not
+// help.
 func (s Store) Watch(ctx context.Context, notify func(), blind func(error)) error {
 	w := &folderWatch{Store: s, notify: notify, dead: s.Mounted() != nil, seen: map[string]bool{}}
 	defer w.close()
-	again := time.NewTicker(look)
+	again := time.NewTicker(retryInterval)
 	defer again.Stop()
 	for {
 		if err := s.Mounted(); err != nil && !w.dead {
@@ -44,11 +44,10 @@ func (s Store) Watch(ctx context.Context, notify func(), blind func(error)) erro
 	}
 }
 
-// A folderWatch is a Watch that runs.
 type folderWatch struct {
 	Store
 	notify  func()
-	dead    bool // since before we looked
+	dead    bool // since before Watch began
 	watcher *fsnotify.Watcher
 	seen    map[string]bool // the folders that are watched
 }
@@ -59,8 +58,8 @@ func (w *folderWatch) close() {
 	}
 }
 
-// add watches what is not watched. A CNI folder that is not there is no error, for a
-// router has none; who needs it says so.
+// add watches the folders that are not watched yet. A missing CNI folder is not an error, because a
+// router has none; Write returns one.
 func (w *folderWatch) add() error {
 	if w.watcher == nil {
 		watcher, err := fsnotify.NewWatcher()
@@ -77,10 +76,10 @@ func (w *folderWatch) add() error {
 		switch err := w.watcher.Add(folder); {
 		case err == nil:
 			w.seen[folder] = true
-			w.notify() // for what happened before
+			w.notify() // because of changes before
 		case errors.Is(err, fs.ErrNotExist):
 			if folder == filepath.Clean(w.RunDir) {
-				w.notify() // a pass makes it anew
+				w.notify() // a pass makes it again
 			}
 		default:
 			errs = append(errs, fmt.Errorf("watching %s: %w", folder, err))
@@ -91,28 +90,27 @@ func (w *folderWatch) add() error {
 
 func (s Store) folders() []string {
 	folders := []string{filepath.Clean(s.RunDir), filepath.Clean(s.ConfDir)}
-	if s.PluginsDir != "" {
-		folders = append(folders, filepath.Clean(s.PluginsDir))
-	}
-	if s.BinDir != "" {
-		folders = append(folders, filepath.Clean(s.BinDir))
+	for _, optional := range []string{s.PluginsDir, s.BinDir} {
+		if optional != "" {
+			folders = append(folders, filepath.Clean(optional))
+		}
 	}
 	return folders
 }
 
-// isDropIn reports whether a path is in the folder of drop-in plugins. Of a mounted ConfigMap only a
-// link there changes.
-func (s Store) isDropIn(path string) bool {
-	return s.PluginsDir != "" && filepath.Dir(path) == filepath.Clean(s.PluginsDir)
+// isPlugin reports whether a path is in the folder of drop-in plugins, where the only event of a
+// mounted ConfigMap is of a symlink, or that of a plugin. install-cni renames its temporary files.
+func (s Store) isPlugin(path string) bool {
+	in := func(folder string) bool { return folder != "" && filepath.Dir(path) == filepath.Clean(folder) }
+	return in(s.PluginsDir) || in(s.BinDir) && !strings.HasSuffix(path, tempSuffix)
 }
 
-// before reports whether a path may be that of a config before ours.
 func (s Store) before(path string) bool {
 	name := filepath.Base(path)
 	return filepath.Dir(path) == filepath.Clean(s.ConfDir) && loadable(name) && name < topology.Conflist
 }
 
-// follow reads events until it is time to look again. It returns false if ctx ended.
+// follow handles events until the next retry. It returns false if ctx ended.
 func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
 	var events chan fsnotify.Event
 	var lost chan error
@@ -122,8 +120,8 @@ func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
 	for {
 		select {
 		case e := <-events:
-			w.learn(e)
-		case err := <-lost: // events were, whatever it says
+			w.handle(e)
+		case err := <-lost: // events were lost, whatever the error
 			if err != nil {
 				w.notify()
 			}
@@ -135,20 +133,14 @@ func (w *folderWatch) follow(ctx context.Context, again <-chan time.Time) bool {
 	}
 }
 
-func (w *folderWatch) learn(e fsnotify.Event) {
+func (w *folderWatch) handle(e fsnotify.Event) {
 	name := filepath.Clean(e.Name)
 	switch {
-	case slices.Contains(w.paths(), name), w.before(name), w.isDropIn(name), w.isPlugin(name):
+	case slices.Contains(w.paths(), name), w.before(name), w.isPlugin(name):
 		w.notify()
 	case w.seen[name] && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)):
 		delete(w.seen, name)
-		_ = w.watcher.Remove(name) // or a folder moved away would be watched still
+		_ = w.watcher.Remove(name) // otherwise a folder that was moved away would still be watched
 		w.notify()
 	}
-}
-
-// isPlugin reports whether a path is that of a plugin. Temporary files of install-cni are
-// left out: it renames them.
-func (w *folderWatch) isPlugin(path string) bool {
-	return w.BinDir != "" && filepath.Dir(path) == filepath.Clean(w.BinDir) && !strings.HasSuffix(path, tempSuffix)
 }

@@ -7,13 +7,16 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// A router has no CNI folder: that is no fault, one watch lasts, and what is made of the folder later is seen.
+// A router has no CNI folder: that is not an error, one watch lasts, and changes in a folder that
+// is created later are reported.
 func TestWatchWithoutACNIFolder(t *testing.T) {
 	dir := t.TempDir()
 	s := Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}
-	must(t, os.Mkdir(s.RunDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.RunDir, 0o755))
 	ctx, cancel := context.WithCancel(t.Context())
 	news, done := make(chan struct{}, 100), make(chan error)
 	go func() {
@@ -31,31 +34,31 @@ func TestWatchWithoutACNIFolder(t *testing.T) {
 		}
 	}
 	expect("the folder that is there")
-	time.Sleep(look + look/2)
+	time.Sleep(retryInterval + retryInterval/2)
 	if len(news) > 0 {
 		t.Errorf("%d news more of two folders of which one is there", len(news))
 	}
-	must(t, os.Mkdir(s.ConfDir, 0o755))
+	testutil.Must(t, os.Mkdir(s.ConfDir, 0o755))
 	expect("the folder that is there now")
-	must(t, os.WriteFile(filepath.Join(s.ConfDir, "05-other.conf"), nil, 0o644))
+	testutil.Must(t, os.WriteFile(filepath.Join(s.ConfDir, "05-other.conf"), nil, 0o644))
 	expect("the file")
 	cancel()
-	must(t, <-done)
+	testutil.Must(t, <-done)
 }
 
-// A folder that is removed where nothing is mounted is simply made anew.
+// A removed folder without a mount is created again.
 func TestRemovedFolderIsNoDeadMount(t *testing.T) {
 	dir := t.TempDir()
 	s := Store{ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run")}
-	must(t, os.Mkdir(s.ConfDir, 0o755))
-	must(t, s.Write(dualStack()))
-	must(t, os.RemoveAll(s.RunDir))
-	must(t, s.Mounted())
-	must(t, s.Write(dualStack()))
+	testutil.Must(t, os.Mkdir(s.ConfDir, 0o755))
+	testutil.Must(t, s.Write(dualStack()))
+	testutil.Must(t, os.RemoveAll(s.RunDir))
+	testutil.Must(t, s.Mounted())
+	testutil.Must(t, s.Write(dualStack()))
 	if s.Read() == nil {
 		t.Error("no config")
 	}
-	must(t, os.RemoveAll(s.ConfDir))
+	testutil.Must(t, os.RemoveAll(s.ConfDir))
 	if err := s.Write(dualStack()); errors.As(err, new(*RemovedError)) || err == nil {
 		t.Errorf("got %v", err)
 	}

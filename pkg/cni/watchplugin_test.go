@@ -7,9 +7,12 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Any change in the folders of drop-in files and of plugins is reported, except of files that install-cni is still writing.
+// Any change in the folders of drop-in files and of plugins is reported, except of files that
+// install-cni is still writing.
 func TestNewsOfPlugins(t *testing.T) {
 	s := newChain(t)
 	dir := filepath.Dir(s.RunDir)
@@ -31,7 +34,7 @@ func TestNewsOfPlugins(t *testing.T) {
 		for _, op := range []fsnotify.Op{fsnotify.Create, fsnotify.Write, fsnotify.Remove, fsnotify.Chmod} {
 			news := 0
 			w := &folderWatch{Store: s, notify: func() { news++ }, seen: map[string]bool{}}
-			w.learn(fsnotify.Event{Name: filepath.Join(dir, c.name), Op: op})
+			w.handle(fsnotify.Event{Name: filepath.Join(dir, c.name), Op: op})
 			if (news == 1) != c.news || news > 1 {
 				t.Errorf("%s, %s: %d news", name, op, news)
 			}
@@ -42,7 +45,7 @@ func TestNewsOfPlugins(t *testing.T) {
 // An empty PluginsDir or BinDir is not the working directory of the process.
 func TestNoNewsOfFoldersNotSet(t *testing.T) {
 	w := &folderWatch{Store: newStore(t), notify: func() { t.Error("a file of no folder is news") }, seen: map[string]bool{}}
-	w.learn(fsnotify.Event{Name: "bridge", Op: fsnotify.Create})
+	w.handle(fsnotify.Event{Name: "bridge", Op: fsnotify.Create})
 	if got := w.folders(); len(got) != 2 {
 		t.Errorf("folders are %q", got)
 	}
@@ -54,16 +57,16 @@ func TestWatchSeesEachFolder(t *testing.T) {
 	for _, folder := range []string{s.ConfDir, s.PluginsDir, s.BinDir} {
 		news := 0
 		w := &folderWatch{Store: s, notify: func() { news++ }, seen: map[string]bool{}}
-		must(t, w.add())
+		testutil.Must(t, w.add())
 		if news != 4 {
 			t.Errorf("%d news of four folders that are there", news)
 		}
 		news = 0
-		must(t, os.WriteFile(filepath.Join(folder, "05-a.json"), nil, 0o644))
+		testutil.Must(t, os.WriteFile(filepath.Join(folder, "05-a.json"), nil, 0o644))
 		for until := time.After(time.Minute); news == 0; {
 			select {
 			case e := <-w.watcher.Events:
-				w.learn(e)
+				w.handle(e)
 			case <-until:
 				t.Fatalf("no news of a file in %s", folder)
 			}

@@ -27,11 +27,11 @@ const (
 	service        = "responder"
 )
 
-// groups are two pods a node, so that two of one node can speak to each other.
+// groups are the two pods of each node, so that pods of one node can probe each other.
 var groups = []string{"a", "b"}
 
-// nobody is a user that owns nothing.
-const nobody = 65532
+// unprivileged is a user that owns no files.
+const unprivileged = 65532
 
 func objectLabels(group string) map[string]string {
 	labels := map[string]string{nameLabel: managedBy, managedByLabel: managedBy}
@@ -41,15 +41,15 @@ func objectLabels(group string) map[string]string {
 	return labels
 }
 
-// namespaceObject is confined as far as Pod Security Standards go: the pods need nothing.
-// Its name is ours, so that it is known also where no answer came.
+// namespaceObject is restricted by Pod Security Standards, because the pods need nothing more. Its
+// name is chosen here, so that it is known if the response is lost.
 func namespaceObject() *corev1.Namespace {
 	labels := objectLabels("")
 	labels["pod-security.kubernetes.io/enforce"] = "restricted"
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: managedBy + "-" + rand.String(8), Labels: labels}}
 }
 
-// daemonSet has a pod on each node that can have one, or on some.
+// daemonSet has a pod on each node that can have one, or on the named ones.
 func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *appsv1.DaemonSet {
 	set := &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Name: service + "-" + group, Labels: objectLabels(group)},
@@ -66,11 +66,10 @@ func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *app
 	return set
 }
 
-// selection leaves virtual nodes out, and, where some were drawn, all others. Those go by
-// the Node's name, of which a term takes one: the label kubernetes.io/hostname may be
-// another's too.
-func selection(drawn []string) []corev1.NodeSelectorTerm {
-	if drawn == nil {
+// selection excludes virtual nodes, or selects the sampled ones by the Node's name, one term each,
+// because the label kubernetes.io/hostname may not be unique.
+func selection(sampled []string) []corev1.NodeSelectorTerm {
+	if sampled == nil {
 		var own []corev1.NodeSelectorRequirement
 		virtuals := topology.VirtualLabels()
 		for _, key := range slices.Sorted(maps.Keys(virtuals)) {
@@ -79,7 +78,7 @@ func selection(drawn []string) []corev1.NodeSelectorTerm {
 		return []corev1.NodeSelectorTerm{{MatchExpressions: own}}
 	}
 	var terms []corev1.NodeSelectorTerm
-	for _, name := range drawn {
+	for _, name := range sampled {
 		terms = append(terms, corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{
 			{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{name}},
 		}})
@@ -88,7 +87,7 @@ func selection(drawn []string) []corev1.NodeSelectorTerm {
 }
 
 func podSpec(image string, pull corev1.PullPolicy) corev1.PodSpec {
-	no, yes, user, grace := false, true, int64(nobody), int64(1)
+	no, yes, user, grace := false, true, int64(unprivileged), int64(1)
 	return corev1.PodSpec{
 		AutomountServiceAccountToken: &no, EnableServiceLinks: &no, TerminationGracePeriodSeconds: &grace,
 		NodeSelector: map[string]string{corev1.LabelOSStable: "linux"},
@@ -103,7 +102,7 @@ func podSpec(image string, pull corev1.PullPolicy) corev1.PodSpec {
 				AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
 				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 			},
-			// From within the pod: whether the node reaches it is for a probe to find out.
+			// Inside the pod, because probes test whether the node reaches it.
 			ReadinessProbe: &corev1.Probe{
 				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/plainroute", "responder", "--ready"}}},
 				PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 30,
@@ -128,37 +127,28 @@ func serviceObject() *corev1.Service {
 	}
 }
 
-// deploy makes all objects, and tells their namespace as soon as there is one.
-func (r *Run) deploy(ctx context.Context) (namespace string, err error) {
-	wanted := namespaceObject()
-	if err := r.create(ctx, func(ctx context.Context) error {
-		_, err := r.Client.CoreV1().Namespaces().Create(ctx, wanted, metav1.CreateOptions{})
-		return err
-	}); err != nil {
-		if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
-			namespace = wanted.Name // no answer came: it may be there
+// deploy creates all objects. It returns the namespace even if a later step fails.
+func (r *Run) deploy(ctx context.Context) (string, error) {
+	namespace := namespaceObject()
+	if err := create(ctx, r.RetryBudget, r.Client.CoreV1().Namespaces().Create, namespace); err != nil {
+		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+			namespace.Name = "" // without a response it may exist
 		}
-		return namespace, fmt.Errorf("making a namespace for the test: %w", err)
+		return namespace.Name, fmt.Errorf("creating a namespace for the test: %w", err)
 	}
-	namespace = wanted.Name
 	for _, group := range groups {
-		if err := r.create(ctx, func(ctx context.Context) error {
-			_, err := r.Client.AppsV1().DaemonSets(namespace).Create(ctx, daemonSet(group, r.Image, r.Pull, r.sampled), metav1.CreateOptions{})
-			return err
-		}); err != nil {
-			return namespace, fmt.Errorf("making the test's pods: %w", err)
+		set := daemonSet(group, r.Image, r.Pull, r.sampled)
+		if err := create(ctx, r.RetryBudget, r.Client.AppsV1().DaemonSets(namespace.Name).Create, set); err != nil {
+			return namespace.Name, fmt.Errorf("creating the test's pods: %w", err)
 		}
 	}
-	if err := r.create(ctx, func(ctx context.Context) error {
-		_, err := r.Client.CoreV1().Services(namespace).Create(ctx, serviceObject(), metav1.CreateOptions{})
-		return err
-	}); err != nil {
-		return namespace, fmt.Errorf("making the test's Service: %w", err)
+	if err := create(ctx, r.RetryBudget, r.Client.CoreV1().Services(namespace.Name).Create, serviceObject()); err != nil {
+		return namespace.Name, fmt.Errorf("creating the test's Service: %w", err)
 	}
-	return namespace, nil
+	return namespace.Name, nil
 }
 
-// Leftovers are the namespaces of runs that were not removed.
+// Leftovers returns the namespaces of earlier runs that were not removed.
 func Leftovers(ctx context.Context, client kubernetes.Interface) ([]string, error) {
 	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: managedByLabel + "=" + managedBy})
 	if err != nil {
@@ -171,18 +161,18 @@ func Leftovers(ctx context.Context, client kubernetes.Interface) ([]string, erro
 	return names, nil
 }
 
-// Remove takes a namespace away with all that is in it, and waits until it is gone. The
-// pods go first: a namespace that meets them on its way out waits for many seconds.
+// Remove deletes a namespace with its content, and waits until it is gone. It deletes the pods
+// first, because a namespace with running pods takes many seconds.
 func Remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	if err := endPods(ctx, client, namespace); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("removing the namespace %s: %w", namespace, err)
-	} // else the namespace takes them with it all the same
-	err := poll(ctx, Patience, func(ctx context.Context) (gone bool, err error) {
+	} // otherwise deleting the namespace ends them
+	err := poll(ctx, RetryBudget, func(ctx context.Context) (gone bool, err error) {
 		err = client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
 		}
-		if apierrors.IsConflict(err) { // it is on its way out
+		if apierrors.IsConflict(err) { // it is being deleted
 			err = nil
 		}
 		return false, err
@@ -193,28 +183,28 @@ func Remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 	return nil
 }
 
-// podsEnd is longer than pods take to end that are told to.
-const podsEnd = 15 * time.Second
+// podsTimeout is longer than pods take to end.
+const podsTimeout = 15 * time.Second
 
-// endPods ends the pods. Those of a kubelet that is away are taken out of the API: it
-// ends none, and they would hold the namespace for ever.
+// endPods deletes the pods, in the end by force: a kubelet that is away never confirms the
+// deletion, and the namespace would stay forever.
 func endPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	err := insist(ctx, Patience, func(ctx context.Context) error {
+	err := retry(ctx, RetryBudget, func(ctx context.Context) error {
 		return client.AppsV1().DaemonSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
 	})
 	if err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, podsEnd)
+	limited, cancel := context.WithTimeout(ctx, podsTimeout)
 	defer cancel()
-	err = poll(limited, Patience, func(ctx context.Context) (bool, error) {
+	err = poll(limited, RetryBudget, func(ctx context.Context) (bool, error) {
 		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
 		return err == nil && len(pods.Items) == 0, err
 	})
 	if err == nil {
 		return nil
 	}
-	return insist(ctx, Patience, func(ctx context.Context) error {
+	return retry(ctx, RetryBudget, func(ctx context.Context) error {
 		now := int64(0)
 		return client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
 	})

@@ -48,12 +48,12 @@ func TestPlan(t *testing.T) {
 		"DNS {name responder}", "outside {reach 192.0.2.1:80}",
 	} {
 		if !slices.Contains(first.lines(), want) {
-			t.Errorf("nobody tries %s; all: %q", want, first.lines())
+			t.Errorf("no task has %s; all: %q", want, first.lines())
 		}
 	}
 	for _, no := range []string{"10.244.1.2:", "node-3 {bulk", "10.244.2.3:"} { // itself, much to all, pods of others' second group
 		if strings.Contains(strings.Join(first.lines(), "\n"), no) {
-			t.Errorf("somebody tries %s", no)
+			t.Errorf("a task has %s", no)
 		}
 	}
 }
@@ -86,7 +86,7 @@ func TestResult(t *testing.T) {
 	good := &Result{Nodes: []string{"node-1", "node-2"}, Skipped: []string{"names: the cluster has no DNS"}}
 	good.add("node-1", "node-2", Probe{TCP, "10.244.2.2:9473"}, Outcome{Self: self, Seen: self})
 	good.add("node-1", Services, Probe{TCP, "10.96.0.7:9473"}, Outcome{Self: self, Seen: other})
-	bad := &Result{Nodes: []string{"node-1", "node-2", "node-3"}, Drawn: true}
+	bad := &Result{Nodes: []string{"node-1", "node-2", "node-3"}, Sampled: true}
 	bad.add("node-3", "node-1", Probe{TCP, "10.244.1.2:9473"}, Outcome{Self: self, Seen: other})
 	bad.add("node-1", "node-2", Probe{Bulk, "10.244.2.2:9473"}, Outcome{Error: "no answer"})
 	bad.add("node-1", "node-2", Probe{TCP, "10.244.2.2:9473"}, Outcome{Error: "no answer"})

@@ -1,5 +1,5 @@
-// Package connectivity tests a pod network from within: pods on every node send packets to
-// each other, to nodes, Services and names, and say what arrived.
+// Package connectivity tests a pod network from inside: pods on every node send packets to each
+// other, to nodes, Services and names, and report which arrived.
 package connectivity
 
 import (
@@ -13,83 +13,82 @@ type Kind string
 
 // The kinds of probes.
 const (
-	TCP   Kind = "tcp"   // a request; the answer says as whom it was seen
+	TCP   Kind = "tcp"   // a request; the response has the source address
 	UDP   Kind = "udp"   // a small datagram, echoed
-	MTU   Kind = "mtu"   // a datagram as large as the pod's MTU, which nobody may fragment, echoed
+	MTU   Kind = "mtu"   // a datagram as large as the pod's MTU, which must not be fragmented, echoed
 	Large Kind = "large" // a datagram of three times the MTU, in fragments, echoed
 	Bulk  Kind = "bulk"  // a quarter of a mebibyte by TCP
-	Reach Kind = "reach" // a connection: that it is refused shows as well that somebody is there
-	Name  Kind = "name"  // a name that the cluster's DNS knows
+	Reach Kind = "reach" // a connection; a refusal shows reachability as well
+	Name  Kind = "name"  // a name of the cluster's DNS
 )
 
-// Probe is one thing to try.
+// Probe is one attempt to reach a target.
 type Probe struct {
 	Kind Kind `json:"kind"`
 	// To is ADDRESS:PORT, or a name.
 	To string `json:"to"`
 }
 
-// Outcome is what came of a probe.
+// Outcome is the result of a probe.
 type Outcome struct {
-	// Error is why it failed; empty: it did not.
+	// Error is why it failed; empty if it did not.
 	Error string `json:"error,omitempty"`
-	// Self is the address that the pod sent from, and Seen the one that the other end saw;
-	// both are set by kind TCP alone.
-	Self netip.Addr `json:"self,omitzero"`
-	Seen netip.Addr `json:"seen,omitzero"`
-	// Took is how long it took.
+	// Self is the address that the pod sent from, Seen the one that the other end received; only
+	// kind TCP sets them.
+	Self netip.Addr    `json:"self,omitzero"`
+	Seen netip.Addr    `json:"seen,omitzero"`
 	Took time.Duration `json:"tookNanoseconds"`
 }
 
-// Translated tells that somebody on the way changed the source address.
+// Translated reports whether the source address was changed on the way.
 func (o Outcome) Translated() bool { return o.Seen.IsValid() && o.Seen != o.Self }
 
-// Fault says what is wrong, or nothing.
-func (o Outcome) Fault(mayTranslate bool) string {
+// Problem returns what is wrong, or "".
+func (o Outcome) Problem(mayTranslate bool) string {
 	switch {
 	case o.Error != "":
 		return o.Error
 	case o.Translated() && !mayTranslate:
-		return fmt.Sprintf("seen as %s instead of %s: somebody translates addresses on the way", o.Seen, o.Self)
+		return fmt.Sprintf("seen as %s instead of %s: the source address is translated on the way", o.Seen, o.Self)
 	}
 	return ""
 }
 
-// Ports of the responder in each pod. Datagrams to FragmentPort are answered in
-// fragments, those to Port in one piece or not at all.
+// Ports of the responder in each pod. Datagrams to FragmentPort are answered in fragments, those to
+// Port only in one piece.
 const (
 	Port         = 9473
 	FragmentPort = 9474
 )
 
-// sizes of what is sent.
+// Sizes of payloads in bytes.
 const (
 	smallSize = 64
 	bulkSize  = 256 << 10
 )
 
 const (
-	// atOnce is how many probes a pod makes at a time.
-	atOnce = 128
-	// tries and patience bound a probe: a lost packet is no fault, three are. They are a
-	// second apart also where the answer is a refusal: what was just made, such as a
-	// Service's rules, may not be everywhere yet.
-	tries    = 3
-	patience = time.Second
+	// maxProbes is how many probes a pod makes at a time.
+	maxProbes = 128
+	// attempts and probeTimeout bound a probe, because a single packet may get lost. A refusal is
+	// repeated after probeTimeout as well: new rules, such as a Service's, may not be everywhere
+	// yet.
+	attempts     = 3
+	probeTimeout = time.Second
 )
 
-// longest is how long a pod takes for so many probes if none arrives.
-func longest(probes int) time.Duration {
-	return time.Duration((probes+atOnce-1)/atOnce) * tries * patience
+// maxDuration is how long a pod takes for so many probes if none arrives.
+func maxDuration(probes int) time.Duration {
+	return time.Duration((probes+maxProbes-1)/maxProbes) * attempts * probeTimeout
 }
 
-// header4 and header6 are what IP and UDP put before a datagram.
+// header4 and header6 are the sizes of the IP and UDP headers of a datagram.
 const (
 	header4 = 20 + 8
 	header6 = 40 + 8
 )
 
-// payload is how many bytes a datagram carries that fills so many times the MTU.
+// payload returns the number of bytes in a datagram that fills a multiple of the MTU.
 func payload(mtu, times int, is4 bool) int {
 	if is4 {
 		return mtu*times - header4

@@ -48,7 +48,7 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// What is lost is told as no answer, and what the kernel says as it says it.
+// A lost packet is reported as no answer, and an error of the kernel with its text.
 func TestProbesFail(t *testing.T) {
 	deaf, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -116,7 +116,7 @@ func TestOutcome(t *testing.T) {
 		{Outcome{Self: a, Seen: b}, true, ""},
 		{Outcome{Error: os.ErrDeadlineExceeded.Error(), Self: a}, true, "i/o timeout"},
 	} {
-		if got := c.o.Fault(c.may); !strings.HasPrefix(got, c.want) || (got == "") != (c.want == "") {
+		if got := c.o.Problem(c.may); !strings.HasPrefix(got, c.want) || (got == "") != (c.want == "") {
 			t.Errorf("%+v: %q, want %q", c.o, got, c.want)
 		}
 	}

@@ -17,11 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryAll makes all probes; their outcomes are in the same order.
+// tryAll makes all probes, and returns their outcomes in the same order.
 func tryAll(ctx context.Context, probes []Probe) []Outcome {
 	outcomes := make([]Outcome, len(probes))
 	var all errgroup.Group
-	all.SetLimit(atOnce)
+	all.SetLimit(maxProbes)
 	for i, p := range probes {
 		all.Go(func() error {
 			outcomes[i] = p.try(ctx)
@@ -32,12 +32,12 @@ func tryAll(ctx context.Context, probes []Probe) []Outcome {
 	return outcomes
 }
 
-// try makes a probe, again where it fails.
+// try makes a probe, and repeats it if it fails.
 func (p Probe) try(ctx context.Context) Outcome {
 	var o Outcome
-	for range tries {
+	for range attempts {
 		begin := time.Now()
-		limited, cancel := context.WithTimeout(ctx, patience)
+		limited, cancel := context.WithTimeout(ctx, probeTimeout)
 		err := p.once(limited, &o)
 		if o.Took = time.Since(begin); err != nil {
 			o.Error = brief(err)
@@ -52,7 +52,7 @@ func (p Probe) try(ctx context.Context) Outcome {
 	return o
 }
 
-// brief leaves out of an error what is known: who asked whom.
+// brief returns an error without the addresses, which the Probe has.
 func brief(err error) string {
 	var op *net.OpError
 	switch {
@@ -67,7 +67,7 @@ func brief(err error) string {
 func (p Probe) once(ctx context.Context, o *Outcome) error {
 	switch p.Kind {
 	case TCP:
-		return p.who(ctx, o)
+		return p.requestSource(ctx, o)
 	case Bulk:
 		return p.bulk(ctx)
 	case UDP, MTU, Large:
@@ -88,8 +88,8 @@ func (p Probe) once(ctx context.Context, o *Outcome) error {
 	return fmt.Errorf("there is no probe of kind %q", p.Kind)
 }
 
-// who asks as whom this pod is seen, over a connection of its own.
-func (p Probe) who(ctx context.Context, o *Outcome) error {
+// requestSource requests this pod's source address as the other end sees it, over a new connection.
+func (p Probe) requestSource(ctx context.Context, o *Outcome) error {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil {
@@ -98,11 +98,11 @@ func (p Probe) who(ctx context.Context, o *Outcome) error {
 		}
 		return conn, err
 	}}
-	var said sighting
-	if err := p.request(ctx, transport, http.MethodGet, "/who", http.NoBody, &said); err != nil {
+	var answer whoResponse
+	if err := p.request(ctx, transport, http.MethodGet, "/who", http.NoBody, &answer); err != nil {
 		return err
 	}
-	o.Seen = said.Source
+	o.Seen = answer.Source
 	return nil
 }
 
@@ -131,7 +131,7 @@ func (p Probe) request(ctx context.Context, transport http.RoundTripper, method,
 	return json.NewDecoder(io.LimitReader(response.Body, 4<<10)).Decode(into)
 }
 
-// datagram sends one and waits for it to come back.
+// datagram sends a datagram and waits for its echo.
 func (p Probe) datagram(ctx context.Context) error {
 	how := unix.IP_PMTUDISC_PROBE
 	if p.Kind == Large {
@@ -164,7 +164,7 @@ func (p Probe) datagram(ctx context.Context) error {
 	return err
 }
 
-// mtuOf returns the MTU of the device that bears a connection's own address.
+// mtuOf returns the MTU of the link that has a connection's own address.
 func mtuOf(conn net.Conn) (mtu int, is4 bool, err error) {
 	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
 	if err != nil {
@@ -186,5 +186,5 @@ func mtuOf(conn net.Conn) (mtu int, is4 bool, err error) {
 			}
 		}
 	}
-	return 0, false, fmt.Errorf("no link bears %s", own)
+	return 0, false, fmt.Errorf("no link has the address %s", own)
 }

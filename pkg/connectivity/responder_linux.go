@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sighting is the answer to a request of kind TCP.
-type sighting struct {
+// whoResponse is the response to a probe of kind TCP.
+type whoResponse struct {
 	Host   string     `json:"host"`
 	Source netip.Addr `json:"source"`
 }
 
-// Respond answers probes of other pods, and makes those that it is asked to, until the
+// Respond answers probes of other pods, and makes those that it is requested to make, until the
 // context ends.
 func Respond(ctx context.Context) error {
 	listen := net.ListenConfig{}
@@ -51,9 +51,8 @@ func Respond(ctx context.Context) error {
 	return nil
 }
 
-// discovery sets how a socket treats datagrams that are larger than what is on the
-// way: IP_PMTUDISC_PROBE sends them whole whatever it is said of the way, and
-// IP_PMTUDISC_DONT in fragments (ip(7), IP_MTU_DISCOVER).
+// discovery sets how a socket sends datagrams that exceed the path MTU: IP_PMTUDISC_PROBE sends
+// them whole, IP_PMTUDISC_DONT in fragments (ip(7), IP_MTU_DISCOVER).
 func discovery(how int) func(network, address string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) error {
 		var err4, err6 error
@@ -61,7 +60,7 @@ func discovery(how int) func(network, address string, c syscall.RawConn) error {
 			err4 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, how)
 			err6 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, how)
 		})
-		if err == nil && err4 != nil && err6 != nil { // a socket may be of one family alone
+		if err == nil && err4 != nil && err6 != nil { // a socket may have only one family
 			err = err4
 		}
 		return err
@@ -76,7 +75,7 @@ func echo(conn net.PacketConn) error {
 			return nil
 		}
 		if err == nil {
-			_, _ = conn.WriteTo(buffer[:n], from) // who hears nothing asks again
+			_, _ = conn.WriteTo(buffer[:n], from) // the sender repeats a lost datagram
 		}
 	}
 }
@@ -87,7 +86,7 @@ func handler() http.Handler {
 	mux.HandleFunc("GET /who", func(w http.ResponseWriter, r *http.Request) {
 		host, _ := os.Hostname()
 		from, _ := netip.ParseAddrPort(r.RemoteAddr)
-		_ = json.NewEncoder(w).Encode(sighting{host, from.Addr().Unmap()})
+		_ = json.NewEncoder(w).Encode(whoResponse{host, from.Addr().Unmap()})
 	})
 	mux.HandleFunc("POST /bulk", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, io.LimitReader(r.Body, bulkSize))

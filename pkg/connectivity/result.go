@@ -17,12 +17,12 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// What is reached that is no pod of the test.
+// Targets other than the test's pods.
 const (
 	Nodes    = "node"
 	Services = "Service"
 	Names    = "DNS"
-	World    = "outside"
+	Outside  = "outside"
 )
 
 // Result is the outcome of a test.
@@ -30,17 +30,17 @@ type Result struct {
 	metav1.TypeMeta `json:",inline"`
 	// Nodes are those that took part, sorted.
 	Nodes []string `json:"nodes"`
-	// Absent has a Problem for each node that should have and could not.
+	// Absent has a Problem for each node that should have taken part and could not.
 	Absent []problem.Problem `json:"-"`
-	// Drawn reports that there are more nodes, of which these are a sample.
-	Drawn bool `json:"drawn,omitempty"`
+	// Sampled reports that there are more nodes than were tested.
+	Sampled bool `json:"sampled,omitempty"`
 	// Probes is how many were made, and Failed those that failed.
 	Probes int       `json:"probes"`
 	Failed []Failure `json:"failed"`
-	// Skipped is what was not tried, and why.
+	// Skipped lists the parts that were not tested, with the reason.
 	Skipped []string `json:"skipped,omitempty"`
 
-	// Program is how it was called that made the test: what is to be called next is it too.
+	// Program is the name by which the test was called, for its hints.
 	Program string `json:"-"`
 
 	tried map[[2]string]bool // by row and column of the matrix
@@ -60,7 +60,7 @@ type Failure struct {
 // OK reports whether all probes arrived from all nodes.
 func (r *Result) OK() bool { return len(r.Failed) == 0 && len(r.Absent) == 0 }
 
-// MarshalJSON adds what identifies the document, and all Problems.
+// MarshalJSON adds apiVersion, kind and all Problems.
 func (r *Result) MarshalJSON() ([]byte, error) {
 	type plain Result
 	full := struct {
@@ -72,7 +72,7 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(full)
 }
 
-// problems returns a Problem for each probe that failed, and for each node that could not take part.
+// problems returns a Problem for each failed probe, and for each node that could not take part.
 func (r *Result) problems() []problem.Problem {
 	var list []problem.Problem
 	for _, f := range r.Failed {
@@ -80,7 +80,7 @@ func (r *Result) problems() []problem.Problem {
 		if f.Translated {
 			reason = problem.SourceTranslated
 		}
-		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, words[f.Kind], f.To, f.Error))
+		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, kinds[f.Kind].name, f.To, f.Error))
 	}
 	return append(list, r.Absent...)
 }
@@ -98,9 +98,9 @@ func (r *Result) add(from, target string, p Probe, o Outcome) {
 		r.tried = map[[2]string]bool{}
 	}
 	r.tried[[2]string{from, column(target)}] = true
-	// A Service may hand a pod's packet to the pod itself, which then sees another source.
-	if fault := o.Fault(target == Services); fault != "" {
-		r.Failed = append(r.Failed, Failure{from, target, p, fault, o.Error == ""})
+	// A Service may select the sending pod itself, which then sees another source.
+	if message := o.Problem(target == Services); message != "" {
+		r.Failed = append(r.Failed, Failure{from, target, p, message, o.Error == ""})
 	}
 }
 
@@ -110,16 +110,16 @@ func (r *Result) sort() {
 	})
 }
 
-// Print writes the matrix of nodes, what else was reached, and the faults in words.
+// Print writes the matrix of nodes, the problems, and a summary.
 func (r *Result) Print(w io.Writer) error {
 	var b strings.Builder
 	r.matrix(&b)
 	r.printProblems(&b)
 	for _, s := range r.Skipped {
-		fmt.Fprintf(&b, "Not tried: %s.\n", s)
+		fmt.Fprintf(&b, "Not tested: %s.\n", s)
 	}
-	if r.Drawn {
-		fmt.Fprintf(&b, "%d nodes were drawn of more.\n", len(r.Nodes))
+	if r.Sampled {
+		fmt.Fprintf(&b, "A random sample of %d nodes was tested.\n", len(r.Nodes))
 	}
 	verdict := "all is well"
 	if len(r.Failed) > 0 {
@@ -133,25 +133,26 @@ func (r *Result) Print(w io.Writer) error {
 	return err
 }
 
-// wide is how many nodes a matrix has at most; of more, those with a fault.
-const wide = 40
+// maxMatrix is the largest number of nodes in a matrix; of more it has those with failures.
+const maxMatrix = 40
 
-// matrix has a row and a column for each node: . is well, a letter what is not, and - what was not tried.
+// matrix writes a row and a column for each node: . for success, a letter for a failure, - for no
+// probe.
 func (r *Result) matrix(b *strings.Builder) {
 	shown := r.Nodes
-	if len(shown) > wide {
+	if len(shown) > maxMatrix {
 		shown = slices.DeleteFunc(slices.Clone(shown), func(n string) bool {
 			return !slices.ContainsFunc(r.Failed, func(f Failure) bool { return f.From == n || f.Target == n })
 		})
-		shown = shown[:min(len(shown), wide)]
+		shown = shown[:min(len(shown), maxMatrix)]
 	}
 	cells := map[[2]string]string{}
 	for _, f := range r.Failed {
-		at, letter := [2]string{f.From, column(f.Target)}, letters[f.Kind]
+		at, letter := [2]string{f.From, column(f.Target)}, kinds[f.Kind].letter
 		if f.Translated {
 			letter = "n"
 		}
-		if have, ok := cells[at]; !ok || strings.Index(basicFirst, letter) < strings.Index(basicFirst, have) {
+		if have, ok := cells[at]; !ok || strings.Index(letterOrder, letter) < strings.Index(letterOrder, have) {
 			cells[at] = letter
 		}
 	}
@@ -160,7 +161,7 @@ func (r *Result) matrix(b *strings.Builder) {
 	for i := range shown {
 		fmt.Fprint(table, "\t"+strconv.Itoa(i+1))
 	}
-	others := []string{Nodes, Services, Names, World}
+	others := []string{Nodes, Services, Names, Outside}
 	fmt.Fprintln(table, "\t"+strings.Join(others, "\t"))
 	for i, from := range shown {
 		fmt.Fprintf(table, "%d %s", i+1, from)
@@ -178,7 +179,7 @@ func (r *Result) matrix(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
-// column puts all nodes' own addresses into one.
+// column returns the column of a target; the nodes' own addresses share one.
 func column(target string) string {
 	if strings.HasPrefix(target, Nodes+" ") {
 		return Nodes
@@ -186,30 +187,27 @@ func column(target string) string {
 	return target
 }
 
-// basicFirst are the letters of a matrix: of several faults the first tells most.
-const basicFirst = "xtunmfb"
+// letterOrder has the letters of a matrix, the most informative first.
+const letterOrder = "xtunmfb"
 
-// letters stand for what failed.
-var letters = map[Kind]string{TCP: "t", UDP: "u", MTU: "m", Large: "f", Bulk: "b", Reach: "x", Name: "x"}
-
-// words say what failed.
-var words = map[Kind]string{
-	TCP: "a request by TCP", UDP: "a datagram", MTU: "a datagram as large as the MTU", Large: "a datagram in fragments",
-	Bulk: "much by TCP", Reach: "a connection", Name: "a name",
+// kinds has the letter of each kind in a matrix, and its name.
+var kinds = map[Kind]struct{ letter, name string }{
+	TCP: {"t", "a request by TCP"}, UDP: {"u", "a datagram"}, MTU: {"m", "a datagram as large as the MTU"}, Large: {"f", "a datagram in fragments"},
+	Bulk: {"b", "bulk data by TCP"}, Reach: {"x", "a connection"}, Name: {"x", "a name"},
 }
 
-// printProblems writes the failures, and what they have in common.
+// printProblems writes the failures, and hints.
 func (r *Result) printProblems(b *strings.Builder) {
 	var groups problem.Groups
 	for _, p := range r.problems() {
 		groups.Add("", p)
 	}
 	if len(r.Failed) > 0 {
-		b.WriteString("t: TCP, u: UDP, m: as large as the MTU, f: fragments, b: much by TCP, n: source translated, x: not reached\n\n")
+		b.WriteString("t: TCP, u: UDP, m: as large as the MTU, f: fragments, b: bulk data by TCP, n: source translated, x: not reached\n\n")
 	}
 	problem.Printer{More: "-o json lists them"}.Print(b, groups.Sorted())
 	if len(r.Failed) > 0 {
-		fmt.Fprintf(b, "\n%s\n", r.advice())
+		fmt.Fprintf(b, "\n%s\n", r.hints())
 	}
 	if !r.OK() {
 		b.WriteString("\n")

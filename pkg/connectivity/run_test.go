@@ -39,7 +39,7 @@ func healthy(t *testing.T) (*Run, *fake.Clientset) {
 		return false, nil, nil
 	})
 	return &Run{
-		Client: client, Most: 10, Timeout: time.Minute, Patience: Patience, Settling: Settling, Say: func(string) {},
+		Client: client, MaxNodes: 10, Timeout: time.Minute, RetryBudget: RetryBudget, RefusalTimeout: RefusalTimeout, Notify: func(string) {},
 		Post: func(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
 			var probes []Probe
 			if err := json.Unmarshal(body, &probes); err != nil {
@@ -51,14 +51,15 @@ func healthy(t *testing.T) (*Run, *fake.Clientset) {
 	}, client
 }
 
-// A namespace that does not go, as where an aggregated API is away, takes nothing from what was found.
+// If the namespace can't be deleted, such as without an aggregated API, the result is returned
+// anyway.
 func TestResultThoughTheNamespaceStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, client := healthy(t)
 		client.PrependReactor("delete", "namespaces", func(clientgo.Action) (bool, runtime.Object, error) { return true, nil, nil })
 		result, err := r.Do(t.Context())
 		if err == nil || !strings.Contains(err.Error(), "plainroute check --remove") {
-			t.Errorf("that the namespace stays is told as %v", err)
+			t.Errorf("a namespace that stays is reported as %v", err)
 		}
 		if result == nil || !result.OK() || result.Probes == 0 {
 			t.Errorf("the result is %+v", result)
@@ -66,7 +67,7 @@ func TestResultThoughTheNamespaceStays(t *testing.T) {
 	})
 }
 
-// Of a test that was interrupted there is no result, and nothing is left.
+// A test that was interrupted has no result, and leaves nothing.
 func TestInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, client := healthy(t)
@@ -86,27 +87,27 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-// Where nothing arrives is when the test is needed: it ends in the time that it has, also of 200 nodes with two families.
+// The test ends in its time even if nothing arrives, among 200 nodes with two families.
 func TestNothingArrivesAmong200Nodes(t *testing.T) {
 	pods, nodes := cluster(200)
 	p := newPlan(pods, nodes, []string{"10.96.0.7", "fd00:10:96::7"}, []string{"responder", "kubernetes.default"}, nil)
 	first := &p.tasks[0]
-	if took := longest(len(first.probes)); took > time.Minute {
+	if took := maxDuration(len(first.probes)); took > time.Minute {
 		t.Errorf("a pod takes %s for %d probes", took, len(first.probes))
 	}
 	r := &Run{Timeout: time.Second, Post: func(ctx context.Context, _, _, _ string, _ []byte) (io.ReadCloser, error) {
-		if end, ok := ctx.Deadline(); !ok || time.Until(end) < longest(len(first.probes)) {
+		if end, ok := ctx.Deadline(); !ok || time.Until(end) < maxDuration(len(first.probes)) {
 			t.Errorf("the pod is waited for until %s", end)
 		}
 		return io.NopCloser(strings.NewReader("[]")), nil
 	}}
-	_, err := r.ask(t.Context(), testNamespace, first)
-	if err == nil || strings.Contains(err.Error(), "%!") || !strings.Contains(err.Error(), "answers 0 of") {
-		t.Errorf("an answer that is too short is told as %v", err)
+	_, err := r.request(t.Context(), testNamespace, first)
+	if err == nil || strings.Contains(err.Error(), "%!") || !strings.Contains(err.Error(), "returned 0 of") {
+		t.Errorf("a response that is too short is reported as %v", err)
 	}
 }
 
-// Who waits for pods looks at the nodes that lack theirs, and not at 5,000 others each time.
+// Waiting reads only the nodes without pods, and not 5,000 others each time.
 func TestWaitLooksAtFewNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pods, nodes := cluster(3)
@@ -128,8 +129,8 @@ func TestWaitLooksAtFewNodes(t *testing.T) {
 			gone.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown"}}
 			return true, &corev1.NodeList{Items: []corev1.Node{*gone}}, nil
 		})
-		r := &Run{Client: client, Timeout: time.Minute, Patience: Patience, Settling: Settling}
-		ready, absent, err := r.await(t.Context(), testNamespace, nodes)
+		r := &Run{Client: client, Timeout: time.Minute, RetryBudget: RetryBudget, RefusalTimeout: RefusalTimeout}
+		ready, absent, err := r.wait(t.Context(), testNamespace, nodes)
 		if err != nil || len(ready) != 4 || len(absent) != 1 || !strings.HasPrefix(absent[0].Message, "the node is NotReady") {
 			t.Errorf("%d pods, %v, %v", len(ready), absent, err)
 		}

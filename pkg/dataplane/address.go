@@ -14,9 +14,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// addresses returns those of the bridge, sorted. One whose network has no route by the bridge,
-// because somebody deleted that or gave the address without (noprefixroute), connects no pod, so
-// it counts as missing. A bridge that is down has no IPv4 routes, and gets them when it is up.
+// addresses returns those of the bridge, sorted. One without a route to its network by the bridge,
+// because that was deleted or the address was added with noprefixroute, connects no pod and counts
+// as missing. A bridge that is down has no IPv4 routes, and gets them when it is up.
 func (k *Kernel) addresses() []topology.Address {
 	dev := k.cfg.Bridge
 	up := k.links.idents[k.links.byName[dev]].up
@@ -42,30 +42,50 @@ func (f *routeFacts) connects(dev string, network netip.Prefix) bool {
 	})
 }
 
-// addAddresses gives the bridge its addresses, at once usable: the gateway of our own
-// subnet can be nobody else's. A pod that resolves one learns the bridge's MAC address. One that
-// is there lacks its route, which the kernel makes with the address alone. An IPv6 address has one length
-// on a device (ipv6_chk_same_addr of net/ipv6/addrconf.c), so one of another length is in the way.
-func (k *Kernel) addAddresses(addrs []plan.Address) error {
-	return k.eachAddress("adding", addrs, func(link rtnl.Link, a *rtnl.Addr) error {
-		if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
-			return err
-		}
-		if a.IP.To4() == nil {
-			a.Flags = unix.IFA_F_NODAD
-		}
-		err := k.handle.AddrAdd(link, a)
-		if !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-		if err := k.clearAddress(link, a); err != nil {
-			return err
-		}
-		return k.handle.AddrAdd(link, a)
-	}, unix.EEXIST)
+// changeAddress adds or deletes an address of the bridge.
+func (k *Kernel) changeAddress(op plan.Op, a plan.Address) error {
+	k.fresh.routes = false // a connected route comes or goes with it
+	doing, change, done := "adding", k.addAddress, unix.EEXIST
+	if op == plan.Delete {
+		doing, change, done = "deleting", k.handle.AddrDel, unix.EADDRNOTAVAIL
+	}
+	index, ok := k.links.byName[a.Dev]
+	err := errNoDevice
+	if ok {
+		err = change(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: a.Dev}}, &rtnl.Addr{IPNet: ipNet(a.Prefix)})
+	}
+	switch {
+	case err == nil, errors.Is(err, done):
+		return nil
+	case errors.Is(err, unix.EACCES): // addrconf_add_dev of net/ipv6/addrconf.c
+		err = fmt.Errorf("%w (IPv6 is switched off on that device: %s)", err, topology.ConfSysctl(6, a.Dev, "disable_ipv6"))
+	}
+	return fmt.Errorf("%s address %s: %w", doing, a, err)
 }
 
-// clearAddress deletes an address from a device, with the length that it has there.
+// addAddress adds an address to the bridge. It skips duplicate address detection, because no other
+// host may have the gateway of our own subnet, so it is usable at once. A pod that resolves it
+// learns the bridge's MAC address. An address that exists already lacks its route, which the kernel
+// only adds together with the address. An IPv6 address has one length on a device
+// (ipv6_chk_same_addr of net/ipv6/addrconf.c), so one of another length is deleted first.
+func (k *Kernel) addAddress(link rtnl.Link, a *rtnl.Addr) error {
+	if err := k.keepMAC(link.Attrs().Name, link.Attrs().Index); err != nil {
+		return err
+	}
+	if a.IP.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	err := k.handle.AddrAdd(link, a)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if err := k.clearAddress(link, a); err != nil {
+		return err
+	}
+	return k.handle.AddrAdd(link, a)
+}
+
+// clearAddress deletes an address from a device, with its present length.
 func (k *Kernel) clearAddress(link rtnl.Link, a *rtnl.Addr) error {
 	for _, l := range k.links.list {
 		for _, p := range l.Addrs {
@@ -75,31 +95,6 @@ func (k *Kernel) clearAddress(link rtnl.Link, a *rtnl.Addr) error {
 		}
 	}
 	return k.handle.AddrDel(link, a)
-}
-
-func (k *Kernel) deleteAddresses(addrs []plan.Address) error {
-	return k.eachAddress("deleting", addrs, k.handle.AddrDel, unix.EADDRNOTAVAIL)
-}
-
-// eachAddress leaves out of its errors the one that says that it is done already.
-func (k *Kernel) eachAddress(op string, addrs []plan.Address, call func(rtnl.Link, *rtnl.Addr) error, done unix.Errno) error {
-	var errs []error
-	for _, a := range addrs {
-		k.fresh.routes = false // a connected route comes or goes with it
-		index, ok := k.links.byName[a.Dev]
-		err := errNoDevice
-		if ok {
-			link := &rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: a.Dev}}
-			err = call(link, &rtnl.Addr{IPNet: ipNet(a.Prefix)})
-		}
-		if errors.Is(err, unix.EACCES) { // addrconf_add_dev of net/ipv6/addrconf.c
-			err = fmt.Errorf("%w (IPv6 is switched off on that device: %s)", err, topology.ConfSysctl(6, a.Dev, "disable_ipv6"))
-		}
-		if err != nil && !errors.Is(err, done) {
-			errs = append(errs, part(a, fmt.Errorf("%s address %s: %w", op, a, err)))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

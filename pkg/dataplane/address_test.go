@@ -14,8 +14,9 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// Of the bridge's addresses those count whose network has a route by it, those with no network, and all while it is down,
-// because the kernel takes the routes away then. Addresses of other devices don't count.
+// Of the bridge's addresses those count whose network has a route by it, those with no network, and
+// all while it is down, because the kernel takes the routes away then. Addresses of other devices
+// don't count.
 func TestAddressesThatCount(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
@@ -43,9 +44,9 @@ func TestAddressesThatCount(t *testing.T) {
 	counted("10.128.0.1/24", "10.128.1.1/24", "192.0.2.53/32")
 }
 
-// An address that is there already is given anew. Whatever the kernel refuses of that is reported with the address, and so
-// is a device that is not there.
-func TestRefusedAddressesAreTold(t *testing.T) {
+// An existing address is added again. Refusals are reported with the address, and so is a missing
+// device.
+func TestRefusedAddressesAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.settle(nodes(2)) // so that the bridge's MAC address is known
@@ -79,8 +80,8 @@ func TestRefusedAddressesAreTold(t *testing.T) {
 	}
 }
 
-// Where an address is given anew, the second time can be refused too.
-func TestAddressThatCantBeGivenAnewIsTold(t *testing.T) {
+// An address that is added again can be refused the second time.
+func TestAddressThatCantBeRestoredIsReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	r := seccomp.NewRefuser(t)
@@ -98,7 +99,8 @@ func TestAddressThatCantBeGivenAnewIsTold(t *testing.T) {
 	}
 }
 
-// The kernel does not check an IPv6 address of the bridge for duplicates, for a second or two in which it could not be used.
+// The kernel does not check the bridge's IPv6 addresses for duplicates, which would make them
+// unusable for a second or two.
 func TestAddressesAreUsableAtOnce(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))

@@ -13,9 +13,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A router that speaks for the first time when this host forwards already is heard: by an agent, by one that came after
-// it, and on a link that was made anew.
-func TestALateRouterIsHeard(t *testing.T) {
+// The first advertisement of a router is received although this host forwards: by an agent, by its
+// successor, and on a recreated link.
+func TestLateAdvertisementIsReceived(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	m.sysctl("net/ipv6/conf/default/accept_ra", "1")
@@ -41,8 +41,9 @@ func TestALateRouterIsHeard(t *testing.T) {
 	m.hearsRouter(router, "fd00:5:3::")
 }
 
-// A container must not become its host's router: what leads to one ignores advertisements once the host forwards.
-func TestARouterInAContainerIsNotHeard(t *testing.T) {
+// A container must not become its host's router: what leads to one ignores advertisements once the
+// host forwards.
+func TestAdvertisementOfAContainerIsIgnored(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	container := m.addSandbox("vethdocker", "172.17.0.2/16")
@@ -55,9 +56,9 @@ func TestARouterInAContainerIsNotHeard(t *testing.T) {
 	}
 	router := m.newSandbox()
 	m.connect(router)
-	m.hearsRouter(router, "fd00:5:1::") // later, so the other one would have been heard by now
-	if _, heard := m.heard("vethdocker", "fd00:bad::"); heard {
-		t.Error("the container's router is heard")
+	m.hearsRouter(router, "fd00:5:1::") // later than the other one, which would have been received by now
+	if _, received := m.received("vethdocker", "fd00:bad::"); received {
+		t.Error("the container's router is in use")
 	}
 	for _, dev := range []string{"vethdocker", "docker0"} {
 		if got := m.readSysctl(topology.ConfSysctl(6, dev, "accept_ra")); got != "1" {
@@ -75,28 +76,29 @@ func (m *machine) connect(router sandbox) {
 	m.must(router.nl.LinkSetUp(peer))
 }
 
-// hearsRouter waits until the host has an address and a default route by a router's word, which is repeated as routers do.
+// hearsRouter waits until the host has an address and a default route by a router's word, which is
+// repeated as routers do.
 func (m *machine) hearsRouter(router sandbox, prefix string) {
 	m.t.Helper()
 	var route bool
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		m.advertised(router, "eth0-peer", prefix)
 		var address bool
-		if route, address = m.heard("eth0", prefix); route && address {
+		if route, address = m.received("eth0", prefix); route && address {
 			return
 		}
 	}
-	m.t.Fatalf("the router that advertises %s is not heard: default route %t", prefix, route)
+	m.t.Fatalf("the router that advertises %s is not in use: default route %t", prefix, route)
 }
 
-// heard reports whether a link has a router's default route, and an address of its prefix.
-func (m *machine) heard(dev, prefix string) (route, address bool) {
+// received reports whether a link has a router's default route, and an address of its prefix.
+func (m *machine) received(dev, prefix string) (route, address bool) {
 	m.t.Helper()
-	return m.heardBy(m.nl, dev, prefix)
+	return m.receivedBy(m.nl, dev, prefix)
 }
 
-// heardBy is heard in the network namespace of a handle.
-func (m *machine) heardBy(nl *rtnl.Handle, dev, prefix string) (route, address bool) {
+// receivedBy is received in the network namespace of a handle.
+func (m *machine) receivedBy(nl *rtnl.Handle, dev, prefix string) (route, address bool) {
 	m.t.Helper()
 	link, err := nl.LinkByName(dev)
 	m.must(err)

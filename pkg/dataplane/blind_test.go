@@ -15,8 +15,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// While a route stays because its deletion failed, its destination and next hop stay in the sets: else a flow that still
-// takes the route would be masqueraded.
+// While a route stays because its deletion failed, its destination and next hop stay in the sets:
+// else a flow that still takes the route would be masqueraded.
 func TestFailedDeletionKeepsSets(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
@@ -45,7 +45,7 @@ func TestFailedDeletionKeepsSets(t *testing.T) {
 	}
 }
 
-// A table that could not be written anew is not narrowed: its sets may be those of before.
+// A table that could not be replaced is not narrowed, because its sets may be the old ones.
 func TestFailedTableKeepsSets(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
@@ -83,7 +83,8 @@ func TestSettingIsReadBack(t *testing.T) {
 	}
 }
 
-// A deletion of ours takes no route of another protocol that has come to be in its place, the same in all else.
+// A deletion of ours takes no route of another protocol that has come to be in its place, the same
+// in all else.
 func TestDeletionSparesOtherProtocols(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))

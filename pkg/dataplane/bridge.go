@@ -12,8 +12,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// bridge returns the name if there is such a bridge. Something else of that name
-// is somebody else's.
+// bridge returns the name if there is a bridge of that name. A device of another kind belongs to
+// another program.
 func (f *linkFacts) bridge(name string) string {
 	if _, there := f.byName[name]; there && f.kinds[name] == topology.KindBridge {
 		return name
@@ -21,9 +21,8 @@ func (f *linkFacts) bridge(name string) string {
 	return ""
 }
 
-// addBridge makes the bridge, which stays down. A bridge whose MAC address was given does
-// not take that of its ports, as others do (br_stp_recalculate_bridge_id of
-// net/bridge/br_stp_if.c).
+// addBridge adds the bridge, which stays down. With a configured MAC address a bridge does not take
+// that of its ports (br_stp_recalculate_bridge_id of net/bridge/br_stp_if.c).
 func (k *Kernel) addBridge(b plan.Bridge) error {
 	k.fresh.routes = false
 	d := b.Device
@@ -49,25 +48,22 @@ func (k *Kernel) addBridge(b plan.Bridge) error {
 	return nil
 }
 
-// setMTU gives the bridge the MTU that its pods need, before any of its settings and addresses
-// of IPv6, which it has none of below 1280.
-func (k *Kernel) setMTU(mtus []plan.MTU) error {
-	var errs []error
-	for _, m := range mtus {
-		index, there := k.links.byName[m.Dev]
-		if !there {
-			continue
-		}
-		k.fresh.routes = false
-		err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, m.Bytes)
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, part(m, fmt.Errorf("setting the MTU of %s from %d to %d: %w", m.Dev, k.links.idents[index].mtu, m.Bytes, err)))
-		}
+// setMTU sets the bridge's MTU, before any of its IPv6 settings and addresses, which do not exist
+// below 1280.
+func (k *Kernel) setMTU(m plan.MTU) error {
+	index, there := k.links.byName[m.Dev]
+	if !there {
+		return nil
 	}
-	return errors.Join(errs...)
+	k.fresh.routes = false
+	err := k.handle.LinkSetMTU(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, m.Bytes)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("setting the MTU of %s from %d to %d: %w", m.Dev, k.links.idents[index].mtu, m.Bytes, err)
+	}
+	return nil
 }
 
-// setAddress puts back the MAC address that the bridge's pods know, and has it answer ARP.
+// setAddress restores the MAC address that is in the pods' neighbor tables, and switches ARP on.
 func (k *Kernel) setAddress(link rtnl.Link, d topology.Device) error {
 	if d.MAC != "" && d.MAC != k.links.mac && d.Name == k.cfg.Bridge {
 		mac, err := net.ParseMAC(d.MAC)
@@ -85,18 +81,17 @@ func (k *Kernel) setAddress(link rtnl.Link, d topology.Device) error {
 	return nil
 }
 
-// keepMAC has a bridge that somebody else made keep the MAC address that it has: it would
-// take another at each port that comes and goes.
+// keepMAC fixes the MAC address of a bridge that another program added. Otherwise the bridge takes
+// another one when a port comes or goes.
 func (k *Kernel) keepMAC(bridge string, index int) error {
 	mac, err := net.ParseMAC(k.links.mac)
 	if err != nil || bridge != k.cfg.Bridge {
-		return nil // it has none, or is no bridge of ours
+		return nil // no MAC address, or not our bridge
 	}
 	return k.handle.LinkSetHardwareAddr(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index}}, mac)
 }
 
-// deleteBridge looks at the ports once more: a pod that a plugin attached meanwhile
-// would be cut off without a word.
+// deleteBridge reads the ports again, because a plugin may have attached a pod since the last look.
 func (k *Kernel) deleteBridge(name string) error {
 	k.fresh.routes = false
 	k.Sweep()

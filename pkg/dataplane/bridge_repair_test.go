@@ -30,8 +30,8 @@ func (m *machine) mac(name string) string {
 	return m.link(name).Attrs().HardwareAddr.String()
 }
 
-// Pods have the bridge's MAC address in their neighbor tables, so one that changes is put back, be it that somebody gave
-// the bridge another, or that it took that of a port. After a restart the one that is there counts.
+// A changed MAC address of the bridge, which is in the pods' neighbor tables, is restored, whether
+// another program set it or the bridge took that of a port.
 func TestMACAddressIsPutBack(t *testing.T) {
 	other := net.HardwareAddr{0x02, 0, 0, 0, 0, 1}
 	for name, disturb := range map[string]func(*machine){
@@ -115,7 +115,7 @@ func TestAtRestWithABridgeOfOthers(t *testing.T) {
 	}
 }
 
-// A port of a small MTU lowers that of a bridge whose MTU nobody set since it was made, as ours is.
+// A port with a small MTU lowers that of a bridge without a configured MTU, as ours is.
 func TestPortOfASmallMTUTakesNoIPv6OffTheBridge(t *testing.T) {
 	for _, uplink := range []int{1500, 1280} {
 		for _, ours := range []bool{true, false} {
@@ -150,7 +150,7 @@ func TestMTUThatIsRefusedIsNamed(t *testing.T) {
 	}
 }
 
-// What took the bridge's name since the kernel was read is not touched.
+// A device that took the bridge's name since the last read is not changed.
 func TestNameTakenMeanwhile(t *testing.T) {
 	m := newMachine(t)
 	c := m.diff(nodes(2))

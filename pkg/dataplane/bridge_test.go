@@ -69,8 +69,8 @@ func TestBridgeAddressesComeBack(t *testing.T) {
 	}
 }
 
-// After our own subnet has changed, what pods of the old one need stays until the
-// last of them is gone; what somebody else gave the bridge stays for good.
+// After our own subnet has changed, the objects of its pods stay until the last of them is gone.
+// Addresses that another program added to the bridge stay.
 func TestOwnSubnetChangesUnderPods(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -111,7 +111,7 @@ func (m *machine) leaseTo(addr, container, device string) {
 	m.must(os.WriteFile(filepath.Join(dir, addr), []byte(container+"\r\n"+device), 0o644))
 }
 
-// Whatever happens to our config is announced.
+// Watch notifies of all changes of our config.
 func TestConfigIsWatched(t *testing.T) {
 	for name, disturb := range map[string]func(link, target string) error{
 		"deleted":      func(link, _ string) error { return os.Remove(link) },
@@ -139,7 +139,7 @@ func TestConfigIsWatched(t *testing.T) {
 	}
 }
 
-// What cleanup looked at may have changed: a pod that came since is not cut off.
+// A pod that was attached since cleanup's read is not cut off.
 func TestBridgeWithPortsIsNotDeleted(t *testing.T) {
 	m := newMachine(t)
 	m.addBridge("10.128.0.1/24")
@@ -157,7 +157,8 @@ func TestBridgeWithPortsIsNotDeleted(t *testing.T) {
 	}
 }
 
-// The bridge's addresses connect pods only with their routes, which somebody may delete, or give the addresses without.
+// The bridge's addresses connect pods only with their routes, which another program may delete, or
+// omit by noprefixroute.
 func TestConnectedRouteComesBack(t *testing.T) {
 	connected := func(m *machine) []rtnl.Route {
 		var all []rtnl.Route

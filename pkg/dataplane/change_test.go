@@ -13,7 +13,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// What the next look finds is what a change made, also what the kernel added to it, although nothing was announced.
+// The next read returns the changes of Apply, and what the kernel added to them, without a
+// notification.
 func TestOwnChangesAreObserved(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -82,9 +83,9 @@ func refusing(errnos map[uint16]unix.Errno) func([]uint16) unix.Errno {
 	}
 }
 
-// A bridge that was made meanwhile is taken as it is. What the kernel refuses is reported with the device, that a device
-// has gone is not, and what is as it should be is not asked for.
-func TestRefusedDevicesAreTold(t *testing.T) {
+// A bridge that was made meanwhile is taken as it is. Refusals are reported with the device, except
+// for one that has gone, and no request is sent for what is as desired.
+func TestRefusedDevicesAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.addPod("vethpod", "10.128.0.2/24")
@@ -93,13 +94,15 @@ func TestRefusedDevicesAreTold(t *testing.T) {
 	is := m.link(topology.Bridge).Attrs()
 	same := topology.Device{Name: topology.Bridge, MAC: is.HardwareAddr.String(), MTU: is.MTU, LinkLocal: m.ipv6}
 	set := func(d topology.Device) func() error {
-		return func() error { return m.setDevices([]plan.Device{{Device: d}}) }
+		return func() error { return m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.Device{Device: d}}}) }
 	}
 	add := func(d topology.Device) func() error {
 		return func() error { return m.Kernel.addBridge(plan.Bridge{Device: d}) }
 	}
 	mtu := func(d topology.Device) func() error {
-		return func() error { return m.setMTU([]plan.MTU{{Dev: d.Name, Bytes: d.MTU}}) }
+		return func() error {
+			return m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.MTU{Dev: d.Name, Bytes: d.MTU}}})
+		}
 	}
 	change := func(errno unix.Errno) map[uint16]unix.Errno { return map[uint16]unix.Errno{unix.RTM_SETLINK: errno} }
 	setUp := func(errno unix.Errno) map[uint16]unix.Errno { return map[uint16]unix.Errno{unix.RTM_NEWLINK: errno} }
@@ -142,11 +145,11 @@ func TestRefusedDevicesAreTold(t *testing.T) {
 	}
 }
 
-// errMAC stands for what net.ParseMAC says.
+// errMAC stands for any error of net.ParseMAC.
 var errMAC = errors.New("invalid MAC address")
 
 // A port that can't reach itself by a Service is let go, so that the next pass does it again.
-func TestPortWithoutHairpinModeIsLetGo(t *testing.T) {
+func TestPortWithoutHairpinModeIsReleased(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.addSandbox("vethpod")
@@ -154,17 +157,17 @@ func TestPortWithoutHairpinModeIsLetGo(t *testing.T) {
 	m.observe()
 	r := seccomp.NewRefuser(t)
 	end := r.Nth(unix.ENOMEM, 2)
-	err := m.setDevices([]plan.Device{{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}})
+	err := m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.Device{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}}})
 	if refused := end(); !errors.Is(err, unix.ENOMEM) || !slices.Equal(refused, []uint16{unix.RTM_SETLINK}) || m.master("vethpod") != "" {
 		t.Errorf("refused was %v, the error is %v, and the port is in %q", refused, err, m.master("vethpod"))
 	}
-	m.must(m.setDevices([]plan.Device{{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}}))
+	m.must(m.makeOwn(plan.Changes{{Op: plan.Replace, Object: plan.Device{Device: topology.Device{Name: "vethpod", Master: topology.Bridge, Up: true}}}}))
 	m.attached("vethpod")
 }
 
-// A bridge that is made in place of one that has gone has nothing of it: neither the MAC address nor the link-local
-// address. The trial of a port is made with it.
-func TestBridgeIsMadeAnew(t *testing.T) {
+// A bridge that is made in place of one that has gone has nothing of it: neither the MAC address
+// nor the link-local address. The trial of a port is made with it.
+func TestBridgeIsRecreated(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.settle(nodes(2))
@@ -209,9 +212,9 @@ func TestBridgeIsSetUpLast(t *testing.T) {
 	}
 }
 
-// The bridge is given a link-local address if one is wanted, it has a MAC address to make it of, and none is usable. What
-// the kernel refuses of that is reported.
-func TestRefusedLinkLocalAddressIsTold(t *testing.T) {
+// The bridge is given a link-local address if one is wanted, it has a MAC address to make it of,
+// and none is usable. Refusals are reported.
+func TestRefusedLinkLocalAddressIsReported(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	m.settle(nodes(2))

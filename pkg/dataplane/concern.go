@@ -104,7 +104,7 @@ func within(blocks []netip.Prefix, p netip.Prefix) bool {
 }
 
 // concern sets the ranges for which foreign routes are kept; nil: all. If the last read left out
-// routes that are wanted now, the table is read again.
+// routes of these, the table is read again.
 func (k *Kernel) concern(blocks []netip.Prefix) {
 	k.concerns = blocks
 	if k.routes == nil || k.routes.blocks == nil {
@@ -143,7 +143,7 @@ func (k *Kernel) learnRoute(received netlink.Message) bool {
 	return true
 }
 
-// learnObject reports whether a route that is kept names the next hop by its id.
+// learnObject reports whether a route that is kept refers to the next hop by its id.
 func (k *Kernel) learnObject(m netlink.Message) bool {
 	id, _ := parseObject(m.Data)
 	if k.routes != nil && !k.routes.named[id] {
@@ -155,8 +155,8 @@ func (k *Kernel) learnObject(m netlink.Message) bool {
 
 // matters reports whether a notification of a foreign route makes the foreign routes stale: the
 // route matters to the cluster, shows that a link receives router advertisements, is the first by
-// an egress, or was kept for all by one. Each egress counts once between two audits, because a
-// routing daemon may add and delete its only route many times a second.
+// an egress, or represents one. Each egress counts once between two audits, because a routing
+// daemon may add and delete its only route many times a second.
 func (k *Kernel) matters(m *message, deleted bool) bool {
 	if k.routes.concerns(m) || !deleted && m.advertised() && !k.advertised[k.links.name(m.oif)] {
 		return true

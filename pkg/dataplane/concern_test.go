@@ -48,7 +48,7 @@ func (m *machine) facts(all []*topology.Node) []string {
 
 // Of others' routes those are kept that can concern a Node or a pod, and of the rest one for each
 // gateway among them and each device.
-func TestOnlyWhatConcernsAnyoneIsKept(t *testing.T) {
+func TestOnlyRelevantRoutesAreKept(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	m.addVeth("eth1", 1500)
@@ -86,16 +86,16 @@ func TestOnlyWhatConcernsAnyoneIsKept(t *testing.T) {
 		t.Errorf("%d routes are kept, want %d: %q", len(routes), want, routes)
 	}
 	if host, err := m.Facts(context.Background(), nil); err != nil || len(host.Routes) < 300+len(kept)+len(others) {
-		t.Errorf("of all routes %d are told, %v", len(host.Routes), err)
+		t.Errorf("of all routes %d are returned, %v", len(host.Routes), err)
 	}
 }
 
 // routeTo is the destination in a route's text.
 func routeTo(s string) string { r, _, _ := strings.Cut(s, " "); return r }
 
-// What concerns nobody is no news and makes nothing stale, however often it changes, and of our own
-// routes no more is read than those.
-func TestForeignFlapIsNoNews(t *testing.T) {
+// Irrelevant foreign routes cause no notification and make nothing stale, however often they
+// change. A change of ours reads only our own routes again.
+func TestForeignFlapIsIgnored(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(5)
 	m.bulk(1000, "192.168.1.1")
@@ -114,7 +114,7 @@ func TestForeignFlapIsNoNews(t *testing.T) {
 		t.Errorf("after one of ours was deleted: %+v", c)
 	}
 	flap(300, m.foreign("172.30.0.0/16", "192.168.1.1", "eth0", 0, 4))
-	m.quiet(news, "routes that concern nobody")
+	m.quiet(news, "irrelevant routes")
 	if m.routes != read {
 		t.Error("the whole table was read for it")
 	}
@@ -124,7 +124,7 @@ func TestForeignFlapIsNoNews(t *testing.T) {
 }
 
 // A routing daemon that adds and deletes the only route by a gateway has us look once.
-func TestFlapOfAnOnlyGatewayIsLookedIntoOnce(t *testing.T) {
+func TestFlapOfAnOnlyGatewayCountsOnce(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(2)
 	news := m.watchSettled(all)
@@ -147,7 +147,7 @@ func TestFlapOfAnOnlyGatewayIsLookedIntoOnce(t *testing.T) {
 }
 
 // Nodes of another range make matter what did not.
-func TestAnotherRangeIsReadAnew(t *testing.T) {
+func TestNewRangeIsReadAgain(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(2)
 	m.route("9.9.9.0/24", "192.168.1.1", "eth0", 0, 4) // comes first, so it stands for the gateway
@@ -170,7 +170,7 @@ func TestAnotherRangeIsReadAnew(t *testing.T) {
 }
 
 // Where a route of ours leads that no Node asks for any more, others' routes concern us still.
-func TestRoutesBesideOursConcernUs(t *testing.T) {
+func TestRoutesWithOurKeyAreRelevant(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(2)
 	all[1].PodCIDRs[0] = netip.MustParsePrefix("10.77.5.0/24")
@@ -183,8 +183,8 @@ func TestRoutesBesideOursConcernUs(t *testing.T) {
 	}
 }
 
-// A change of a route of ours by somebody else that shares it with others makes all doubtful.
-func TestOverwrittenRouteConcernsUs(t *testing.T) {
+// If another program adds a next hop to a route of ours, all routes are stale.
+func TestOverwrittenRouteIsRelevant(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(3)
 	news := m.watchSettled(all)
@@ -200,7 +200,7 @@ func TestOverwrittenRouteConcernsUs(t *testing.T) {
 	}
 }
 
-// A route from a router advertisement shows that its link hears a router, wherever it leads.
+// A route from a router advertisement shows that its link receives them, wherever it leads.
 func TestAdvertisedRouteIsNoticed(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
@@ -213,7 +213,7 @@ func TestAdvertisedRouteIsNoticed(t *testing.T) {
 	host, err := m.Facts(context.Background(), topology.Concerns(options(m), all))
 	m.must(err)
 	if !slices.ContainsFunc(host.Links, func(l topology.Link) bool { return l.Name == "eth0" && l.RouterAdvertised }) {
-		t.Errorf("eth0 is not known to hear a router: %+v", host.Links)
+		t.Errorf("eth0 does not count as receiving advertisements: %+v", host.Links)
 	}
 	m.must(m.nl.RouteAdd(m.foreign("2001:db8:a::/48", gateway, "eth0", 0, unix.RTPROT_RA)))
 	m.quiet(news, "another advertised route")

@@ -11,8 +11,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A next hop that somebody appends to ours in IPv6 makes one route of both, with
-// our protocol. Both stay; when the Node goes, only our next hop does.
+// A next hop that another program appends to ours in IPv6 makes one route of both, with our
+// protocol.
 func TestAppendedNextHop(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
@@ -46,8 +46,8 @@ func TestAppendedNextHop(t *testing.T) {
 	}
 }
 
-// With a next hop appended, a Node's new address can't replace the old one, for
-// that would take theirs along: ours goes, and theirs is told of.
+// With an appended next hop, a Node's new address can't replace the old one, because that would
+// replace the appended one too: ours is deleted, and the other is reported.
 func TestAddressChangeBesideAnAppendedNextHop(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
@@ -68,7 +68,7 @@ func TestAddressChangeBesideAnAppendedNextHop(t *testing.T) {
 }
 
 // In IPv4 the kernel keeps routes of one key in a list, and takes the first.
-// Whoever joins it, ours stays in it, and theirs is never hit.
+// Ours stays in a shared route, and the other next hop is never changed.
 func TestForeignRouteBesideOurs(t *testing.T) {
 	for name, join := range map[string]func(*machine, *rtnl.Route) error{
 		"appended":  func(m *machine, r *rtnl.Route) error { return m.nl.RouteAppend(r) },

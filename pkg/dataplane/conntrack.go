@@ -12,9 +12,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// releaseNew forgets the bindings of flows that were masqueraded on their way to
-// destinations which, since now, see a pod's own address: a binding outlives the
-// rule that made it. It reads all of conntrack, so news need not wait for it.
+// releaseNew deletes the NAT bindings of flows to destinations that are no longer masqueraded,
+// because a binding outlives its rule. It reads all of conntrack, so it unlocks the Kernel for
+// notifications meanwhile.
 func (k *Kernel) releaseNew() error {
 	m := k.masquerade
 	if m == nil || len(m.Sources) == 0 {
@@ -29,16 +29,16 @@ func (k *Kernel) releaseNew() error {
 	return k.release(m.Sources, destinations)
 }
 
-// cover remembers which destinations see pods' own addresses. While the table is
-// away nothing is masqueraded, so nothing becomes new by that.
+// cover remembers which destinations are not masqueraded. Without the table no destination is
+// masqueraded, so its deletion changes nothing.
 func (k *Kernel) cover(m *topology.Masquerade) {
 	if m != nil && len(m.Sources) > 0 {
 		k.covered = m.Cluster
 	}
 }
 
-// release forgets bindings. Who was reached by way of a Service keeps its binding,
-// for kube-proxy might choose another pod for what goes on.
+// release deletes bindings. Flows by way of a Service keep theirs, because kube-proxy might choose
+// another pod for the rest of the flow.
 func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 	conntrack := newSocket(k.namespace, unix.NETLINK_NETFILTER)
 	defer func() { err = errors.Join(err, conntrack.close()) }()
@@ -57,7 +57,7 @@ func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 	return nil
 }
 
-// Of linux/netfilter/nfnetlink_conntrack.h.
+// Constants of linux/netfilter/nfnetlink_conntrack.h.
 const (
 	conntrackGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	conntrackDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
@@ -71,9 +71,9 @@ const (
 	ctaV6Dst      = 4
 )
 
-// bindings returns the requests that delete entries of both families. Their data is what the kernel sent, which it
-// accepts back. Of a table of a million, nothing else is kept. What changes during
-// the dump is younger than the rule, so the dump need not be whole.
+// bindings returns the requests that delete entries of both families. Their data is what the kernel
+// sent, which it accepts back. Of a table of a million, nothing else is kept. Changes during the
+// dump are newer than the rule, so the dump need not be whole.
 func bindings(conntrack *socket, sources, destinations []netip.Prefix) ([]request, error) {
 	var found []request
 	header := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
@@ -86,18 +86,16 @@ func bindings(conntrack *socket, sources, destinations []netip.Prefix) ([]reques
 	return found, err
 }
 
-// A flow has the addresses of its first packet, and of the reply to it, which tells
-// what is on the wire.
+// A flow has the addresses of its first packet, and those of the reply, which are the addresses on
+// the wire.
 type flow struct{ from, to, replyFrom, replyTo netip.Addr }
 
-// masqueraded tells whether the flow has another source address on the wire than its
-// own, and no other destination.
+// masqueraded reports whether only the source address of the flow is translated.
 func (f flow) masqueraded() bool { return f.replyTo != f.from && f.replyFrom == f.to }
 
-// parseFlow reads struct nfgenmsg and its attributes.
+// parseFlow parses struct nfgenmsg and its attributes.
 func parseFlow(b []byte) (f flow, ok bool) {
-	const header = 4
-	whole := eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
+	whole := eachAttribute(b[min(len(b), nfgenmsg):], func(kind uint16, value []byte) {
 		switch kind {
 		case ctaTupleOrig:
 			f.from, f.to = parseTuple(value)

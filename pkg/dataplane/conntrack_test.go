@@ -15,14 +15,13 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// A flow to a pod subnet that was nobody's goes out masqueraded. Once the Node is
-// known its binding is forgotten, and no other.
-func TestBindingIsForgotten(t *testing.T) {
+// A flow to a pod subnet without a Node is masqueraded.
+func TestBindingIsDeleted(t *testing.T) {
 	forgets(t, func(*machine) {})
 }
 
-// The same where the table has to be made anew at that very time.
-func TestBindingIsForgottenWithANewTable(t *testing.T) {
+// The same if the table has to be replaced at that time.
+func TestBindingIsDeletedWithANewTable(t *testing.T) {
 	forgets(t, func(m *machine) {
 		m.nft.DelTable(nftTable)
 		m.must(m.nft.Flush())
@@ -30,7 +29,7 @@ func TestBindingIsForgottenWithANewTable(t *testing.T) {
 }
 
 // A Node that leaves and comes back is new again.
-func TestBindingIsForgottenOfANodeThatCameBack(t *testing.T) {
+func TestBindingIsDeletedOfANodeThatCameBack(t *testing.T) {
 	forgets(t, func(m *machine) {
 		m.settle(nodes(3))
 		m.settle(nodes(2))
@@ -59,14 +58,14 @@ func forgets(t *testing.T, meanwhile func(*machine)) {
 	flow(2, pod, "10.128.2.6", "10.128.2.6", pod)         // not masqueraded
 	flow(3, pod, "192.0.2.1", "192.0.2.1", node)          // to the world
 	flow(4, pod, "10.96.0.10", "10.128.2.7", node)        // by way of a Service
-	flow(5, "10.9.9.9", "10.128.2.8", "10.128.2.8", node) // somebody else's
+	flow(5, "10.9.9.9", "10.128.2.8", "10.128.2.8", node) // another program's
 	m.settle(all)
 	left, err := conntrack.ConntrackTableList(rtnl.ConntrackTable, unix.AF_INET)
 	m.must(err)
 	var ports []uint16
 	for _, f := range left {
 		if f.Forward.Protocol != unix.IPPROTO_UDP {
-			continue // what the bridge says of its multicast groups
+			continue // the bridge's own multicast packets
 		}
 		ports = append(ports, f.Forward.SrcPort)
 	}
@@ -76,7 +75,8 @@ func forgets(t *testing.T, meanwhile func(*machine)) {
 	}
 }
 
-// Bindings are looked at only where a destination is new. That nothing was masqueraded for a while makes none new.
+// Bindings are looked at only where a destination is new. That nothing was masqueraded for a while
+// makes none new.
 func TestBindingsAreReadForNewDestinations(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.Apply(t.Context(), plan.Changes{})) // without a table
@@ -112,8 +112,9 @@ func TestBindingsAreReadForNewDestinations(t *testing.T) {
 	r.Nothing()
 }
 
-// A binding that can't be forgotten is reported; one that has ended meanwhile is not. Nothing is left open.
-func TestRefusedForgettingIsTold(t *testing.T) {
+// A binding that can't be deleted is reported; one that has ended meanwhile is not. Nothing is
+// left open.
+func TestRefusedDeletionOfBindingsIsReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	conntrack, err := rtnl.NewHandle(unix.NETLINK_NETFILTER)
@@ -127,11 +128,11 @@ func TestRefusedForgettingIsTold(t *testing.T) {
 		Reverse: rtnl.IPTuple{SrcIP: peer, DstIP: node, SrcPort: 53, DstPort: 1, Protocol: unix.IPPROTO_UDP},
 	}))
 	r := seccomp.NewRefuser(t)
-	for errno, told := range map[unix.Errno]bool{unix.ENOENT: false, unix.ENOMEM: true} {
+	for errno, reported := range map[unix.Errno]bool{unix.ENOENT: false, unix.ENOMEM: true} {
 		r.Requests(errno, conntrackDelete)
 		err := m.release(sources, destinations)
 		r.Nothing()
-		if (err != nil) != told || told && (!errors.Is(err, errno) || !strings.HasPrefix(err.Error(), "forgetting a NAT binding: ")) {
+		if (err != nil) != reported || reported && (!errors.Is(err, errno) || !strings.HasPrefix(err.Error(), "forgetting a NAT binding: ")) {
 			t.Errorf("after %v: %v", errno, err)
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A datagram is what the pod sends, or this host itself by one of its links. It is of UDP, or of ICMPv6 with a type, and
-// has the port in the four bytes that come after the checksum.
+// A datagram is what the pod sends, or this host itself by one of its links. It is of UDP, or of
+// ICMPv6 with a type, and has the port in the four bytes that come after the checksum.
 type datagram struct {
 	src, dst, by string
 	icmp         byte
@@ -25,8 +25,8 @@ const (
 	toPort    = 30000
 )
 
-// listen opens a tap of all links, and sockets for what comes to this host. The thread stays on one CPU, so that the
-// kernel handles packets in the order in which they are sent.
+// listen opens a tap of all links, and sockets for what comes to this host. The thread stays on one
+// CPU, so that the kernel handles packets in the order in which they are sent.
 func (m *packetMachine) listen() {
 	m.t.Helper()
 	var all, one unix.CPUSet
@@ -57,8 +57,9 @@ func (m *packetMachine) socket(family, protocol int) int {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// send returns how a datagram comes out: its source, and the link or this host; "" if it does not. A source port that
-// was changed is told; where an address was and the port was not, another one may show that this was chance.
+// send returns how a datagram comes out: its source, and the link or this host; "" if it does not.
+// A changed source port is reported; if an address was changed and the port was not, another port
+// may show that this was chance.
 func (m *packetMachine) send(d datagram) string {
 	m.t.Helper()
 	out := m.once(d)
@@ -138,7 +139,8 @@ func (m *packetMachine) await() ([]byte, *unix.SockaddrLinklayer) {
 	return nil, nil
 }
 
-// inject has the pod's end of its port send a datagram to the bridge, or a socket of this host send it by a link.
+// inject has the pod's end of its port send a datagram to the bridge, or a socket of this host send
+// it by a link.
 func (m *packetMachine) inject(d datagram, port int, payload string) {
 	m.t.Helper()
 	src, dst := netip.MustParseAddr(d.src), netip.MustParseAddr(d.dst)

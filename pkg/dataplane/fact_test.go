@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// Of what the kernel answers to a dump, these say that there is nothing to read.
+// These errors of a dump mean that there is nothing to read.
 func TestAbsent(t *testing.T) {
 	for err, want := range map[error]bool{unix.EAFNOSUPPORT: true, unix.EOPNOTSUPP: true, unix.ENOENT: true, unix.ENOMEM: false, unix.EPERM: false, nil: false} {
 		if got := absent(err); got != want {
@@ -23,8 +23,8 @@ func TestAbsent(t *testing.T) {
 	}
 }
 
-// An address connects pods by a unicast route of its device and network that goes before our unreachable one, and by no
-// other.
+// An address connects pods by a unicast route of its device and network that goes before our
+// unreachable one, and by no other.
 func TestConnects(t *testing.T) {
 	network := netip.MustParsePrefix("10.128.0.0/24")
 	good := topology.Route{Type: topology.Unicast, Dst: network, Dev: topology.Bridge}
@@ -75,7 +75,8 @@ func TestSettingsThatAreRead(t *testing.T) {
 	}
 }
 
-// A bridge that has no IPv6 has no link-local address that is usable, even if it had one a moment before.
+// A bridge that has no IPv6 has no link-local address that is usable, even if it had one a moment
+// before.
 func TestLinkLocalAddressGoesWithIPv6(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -91,8 +92,8 @@ func TestLinkLocalAddressGoesWithIPv6(t *testing.T) {
 	}
 }
 
-// The bridge's MAC address and ARP are set where they differ from what is wanted, and nothing is sent to the kernel
-// otherwise. What it refuses is reported.
+// The bridge's MAC address and ARP are set where they differ from what is wanted, and nothing is
+// sent to the kernel otherwise. Refusals are reported.
 func TestSetAddressOnlyWhereItDiffers(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))

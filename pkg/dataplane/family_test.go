@@ -11,8 +11,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// A kernel lacks IPv6 if it has neither the family nor its settings. A sandbox may refuse the socket for another reason,
-// and hide the settings.
+// A kernel lacks IPv6 if it has neither the family nor its settings. A sandbox may refuse the
+// socket for another reason, and hide the settings.
 func TestKernelThatLacksIPv6(t *testing.T) {
 	if refusesIPv6() {
 		t.Skip("this kernel lacks IPv6")

@@ -9,20 +9,20 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Of linux/netfilter/nf_tables.h, which x/sys/unix leaves out in part.
+// Constants of linux/netfilter/nf_tables.h that x/sys/unix lacks.
 const (
 	nftGetRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
 	nftGetSet  = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSET
 )
 
-// A setShape is what google/nftables does not show of a set, or not as one.
+// A setShape has the properties of a set that google/nftables leaves out or interprets.
 type setShape struct {
 	flags   uint32 // NFT_SET_*
 	size    uint32 // the most elements, 0: no limit
-	timeout bool   // elements are forgotten
+	timeout bool   // elements expire
 }
 
-// shapes reads how the sets of our table are made, by name.
+// shapes reads the properties of our table's sets, by name.
 func (k *Kernel) shapes() (map[string]setShape, error) {
 	all := map[string]setShape{}
 	err := k.dumpTable(nftGetSet, func(attributes []byte) {
@@ -49,8 +49,8 @@ func (k *Kernel) shapes() (map[string]setShape, error) {
 	return all, err
 }
 
-// sameShapes reports whether the sets that the table needs are made as we make them: without limits
-// or timeouts.
+// sameShapes reports whether the sets that the table needs have the properties of ours: no limits
+// and no timeouts.
 func sameShapes(m *topology.Masquerade, have map[string]setShape) bool {
 	for _, f := range families {
 		if !m.Serves(f.is4) {
@@ -63,8 +63,8 @@ func sameShapes(m *topology.Masquerade, have map[string]setShape) bool {
 	return true
 }
 
-// expressions counts those of our table's rules, by the rules' handles: google/nftables leaves out what
-// it does not know, and a rule with such a condition would pass for ours.
+// expressions counts the expressions of our table's rules, by the rules' handles. google/nftables
+// leaves out those that it does not support, so a rule with such a condition would count as ours.
 func (k *Kernel) expressions() (map[uint64]int, error) {
 	counts := map[uint64]int{}
 	err := k.dumpTable(nftGetRule, func(attributes []byte) {
@@ -82,14 +82,16 @@ func (k *Kernel) expressions() (map[uint64]int, error) {
 	return counts, err
 }
 
-// dumpTable calls f with the attributes of each rule or set of our table. Attribute 1 of all of them
-// is the table's name.
+// nfgenmsg is the size of struct nfgenmsg, which precedes the attributes of netfilter's messages.
+const nfgenmsg = 4
+
+// dumpTable calls f with the attributes of each rule or set of our table. Attribute 1 of all of
+// them is the table's name.
 func (k *Kernel) dumpTable(ask uint16, f func(attributes []byte)) error {
-	const header = 4 // struct nfgenmsg
 	data := []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}
 	data = appendAttribute(data, unix.NFTA_TABLE_NAME, append([]byte(topology.Table), make([]byte, 4-len(topology.Table)%4)...))
 	_, err := k.nfnetlink.read(request{kind: ask, flags: unix.NLM_F_DUMP, data: data}, func(_ uint16, data []byte) {
-		f(data[min(len(data), header):])
+		f(data[min(len(data), nfgenmsg):])
 	})
 	if err != nil {
 		return fmt.Errorf("dumping it: %w", err)

@@ -11,7 +11,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// What google/nftables does not show of sets is read, of our table's alone.
+// Properties of sets that google/nftables leaves out are read, only those of our table.
 func TestShapesOfSets(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -50,7 +50,7 @@ func TestShapesOfSets(t *testing.T) {
 }
 
 // The sets of each family that is masqueraded have to be as we make them, both of them.
-func TestSetsThatAreNotAsWeMakeThem(t *testing.T) {
+func TestSetsThatDifferFromOurs(t *testing.T) {
 	both := &topology.Masquerade{Sources: prefixes("10.128.0.0/24", "fd01::/64")}
 	ranges, addrs := setShape{flags: unix.NFT_SET_INTERVAL}, setShape{}
 	good := map[string]setShape{"cluster4": ranges, "nodes4": addrs, "cluster6": ranges, "nodes6": addrs}

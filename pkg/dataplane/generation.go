@@ -1,21 +1,20 @@
 package dataplane
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Of linux/netfilter/nf_tables.h, which x/sys/unix leaves out in part.
+// Constants of linux/netfilter/nf_tables.h that x/sys/unix lacks.
 const (
 	nftNewGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 	nftGetGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
 )
 
-// generation returns the number of nftables' ruleset, which each transaction of
-// anybody in this network namespace raises.
+// generation returns the number of nftables' ruleset in this network namespace, which each
+// transaction of any program increments.
 func (k *Kernel) generation() (uint32, error) {
 	generation := uint32(0)
 	ask := request{kind: nftGetGeneration, data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}}
@@ -30,20 +29,19 @@ func (k *Kernel) generation() (uint32, error) {
 	return generation, nil
 }
 
-// parseGeneration reads struct nfgenmsg and its attributes; of a broken message it is 0.
+// parseGeneration parses struct nfgenmsg and its attributes. For a broken message it returns 0.
 func parseGeneration(b []byte) (generation uint32) {
-	const header = 4
-	eachAttribute(b[min(len(b), header):], func(kind uint16, value []byte) {
-		if kind == unix.NFTA_GEN_ID && len(value) == 4 {
-			generation = binary.BigEndian.Uint32(value)
+	eachAttribute(b[min(len(b), nfgenmsg):], func(kind uint16, value []byte) {
+		if kind == unix.NFTA_GEN_ID {
+			generation = bigEndian(value)
 		}
 	})
 	return generation
 }
 
-// whole repeats a read in several dumps until no transaction came between them, for
-// what they gave would belong to two rulesets. google/nftables drops the kernel's own
-// mark of that (NLM_F_DUMP_INTR).
+// whole repeats a read of several dumps until no transaction came between them, because they would
+// belong to different rulesets. google/nftables ignores the kernel's flag for that
+// (NLM_F_DUMP_INTR).
 func whole(generation func() (uint32, error), read func() error) error {
 	const tries = 10
 	for range tries {

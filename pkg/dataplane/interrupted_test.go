@@ -8,7 +8,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 )
 
-// A dump that a change interrupted is made again, until one is whole; not for ever.
+// A dump that a change interrupted is repeated until one is whole, a bounded number of times.
 func TestInterruptedDumpIsRepeated(t *testing.T) {
 	n := 0
 	list, err := RetryDump(func() ([]int, error) {
@@ -29,8 +29,9 @@ func TestInterruptedDumpIsRepeated(t *testing.T) {
 	}
 }
 
-// Our table is read in several dumps. Whatever comes between them, also in another table, makes them be made again.
-func TestRulesetReadInTheMidstOfATransactionIsReadAgain(t *testing.T) {
+// Our table is read in several dumps. Any transaction between them, of another table too, repeats
+// them.
+func TestRulesetReadDuringATransactionIsReadAgain(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	other, err := nftables.New()

@@ -15,16 +15,17 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// ipv6Env says what a test's machine has of IPv6. A kernel that was booted with ipv6.disable=1 needs no saying.
+// ipv6Env describes IPv6 on a test's machine. A kernel that was booted with ipv6.disable=1 is
+// detected.
 const ipv6Env = "PLAINROUTE_TEST_IPV6"
 
 const (
-	// ipv6Disabled switches IPv6 off by disable_ipv6=1 on all devices and for new ones: the kernel has the family, and
-	// nothing bears an address of it.
+	// ipv6Disabled switches IPv6 off by disable_ipv6=1 on all devices and for new ones: the kernel
+	// has the family, and no device has an address of it.
 	ipv6Disabled = "disabled"
-	// ipv6Unknown is as near as this kernel comes to one that does not know the family: no socket of it, no setting, and
-	// routes are asked for of a family that it does not know, to which it answers with those of all others
-	// (rtnl_dump_all of net/core/rtnetlink.c).
+	// ipv6Unknown is as near as this kernel comes to one that does not know the family: no socket
+	// of it, no setting, and routes are asked for of a family that it does not know, to which it
+	// answers with those of all others (rtnl_dump_all of net/core/rtnetlink.c).
 	ipv6Unknown = "unknown"
 )
 
@@ -47,7 +48,7 @@ func (m *machine) switchIPv6() {
 	}
 }
 
-// procSys is the root of settings; where the kernel knows no IPv6, there are none of it.
+// procSys is the root of settings; without IPv6 it has none of IPv6.
 func (m *machine) procSys() string {
 	m.t.Helper()
 	if os.Getenv(ipv6Env) != ipv6Unknown {
@@ -68,8 +69,9 @@ func (m *machine) askForNoIPv6() {
 	}
 }
 
-// stated are the Nodes as a cluster has them on such a machine: where IPv6 is switched off, our own Node states an
-// InternalIP of IPv4 alone. Where there is no IPv6 at all, it may state one all the same.
+// stated are the Nodes as a cluster has them on such a machine: where IPv6 is switched off, our own
+// Node states an InternalIP of IPv4 alone. Where there is no IPv6 at all, it may state one all the
+// same.
 func (m *machine) stated(all []*topology.Node) []*topology.Node {
 	if os.Getenv(ipv6Env) != ipv6Disabled || len(all) == 0 {
 		return all
@@ -100,8 +102,8 @@ func (m *machine) needIPv6() {
 	}
 }
 
-// The kernel tier passes on a host with IPv6 switched off, and on one without it. The third way, ipv6.disable=1, takes
-// another boot.
+// The kernel tier passes on a host with IPv6 switched off, and on one without it. The third way,
+// ipv6.disable=1, takes another boot.
 func TestWithoutIPv6(t *testing.T) {
 	if os.Getenv(ipv6Env) != "" || refusesIPv6() || testing.Short() {
 		t.Skip("is run by itself, or takes too long")

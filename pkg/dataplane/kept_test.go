@@ -14,7 +14,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Of each setting that a pass may ask for, the State has what the file has, also for a link made later.
+// Of each setting that a pass may ask for, the State has what the file has, also for a link made
+// later.
 func TestSettingsAreObserved(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -41,7 +42,7 @@ func TestSettingsAreObserved(t *testing.T) {
 	}
 }
 
-// What a pass wrote is known without a look: a route that was added, changed or deleted.
+// Routes that a pass added, changed or deleted are kept without another read.
 func TestWrittenRoutesAreKnown(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -74,8 +75,8 @@ func TestWrittenRoutesAreKnown(t *testing.T) {
 	}
 }
 
-// Attributes are read up to the first one that is broken, which is told.
-func TestBrokenAttributesAreTold(t *testing.T) {
+// Attributes are read up to the first broken one, which is reported.
+func TestBrokenAttributesAreReported(t *testing.T) {
 	attribute := func(length, kind uint16, value ...byte) []byte {
 		return append(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, length), kind), value...)
 	}
@@ -102,7 +103,7 @@ func TestBrokenAttributesAreTold(t *testing.T) {
 	}
 }
 
-// What is too short is no flow.
+// A message that is too short is not a flow.
 func TestFlowOfTooFewBytes(t *testing.T) {
 	for n := range 4 {
 		if f, ok := parseFlow(make([]byte, n)); ok {

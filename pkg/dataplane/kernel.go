@@ -1,8 +1,9 @@
-// Package dataplane reads the kernel into a Host (Facts) and a State (Observe), applies changes (Apply) and
-// watches for changes by other programs (Watch). No other package writes to the kernel.
+// Package dataplane reads the kernel into a Host (Facts) and a State (Observe), applies changes
+// (Apply) and watches for changes by other programs (Watch). No other package writes to the kernel.
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,44 +25,45 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Config says where a Kernel finds what is not in the network namespace.
+// Config has what a Kernel needs besides the network namespace.
 type Config struct {
 	// Bridge is the name of the pods' bridge.
 	Bridge string
-	// ProcSys is the root of settings, /proc/sys but in a container.
+	// ProcSys is the root of settings: /proc/sys, or in a container another mount of it.
 	ProcSys string
 	// ResolvConf is the file of resolv.conf(5).
 	ResolvConf string
-	// ResolvConfNeeded reports it if that file is missing; a host without it has no nameservers.
+	// ResolvConfNeeded makes a missing file an error. Otherwise it means that there are no
+	// nameservers.
 	ResolvConfNeeded bool
-	// CNI is where our CNI config lives.
+	// CNI has the folders of our CNI config.
 	CNI cni.Store
 }
 
-// Kernel is the kernel as seen from the network namespace of the thread that
-// called New, and the CNI folder beside it.
+// Kernel reads and changes the kernel in the network namespace of the thread that called New, and
+// the CNI folder.
 //
-// What it has read it keeps, together with what it wrote since, until Watch
-// hears of a change by somebody else: a pass then costs what changed, not what
-// there is. Without Watch running, call Forget before each Observe.
+// It keeps what it has read and written until Watch receives notifications of other programs'
+// changes, so that a pass costs as much as has changed. If Watch does not run, call Forget before
+// each Observe.
 type Kernel struct {
 	cfg     Config
 	plugins plugins.Folder
 	handle  *rtnl.Handle    // lists links, writes addresses
 	events  []*netlink.Conn // notifications, subscribed to before the first read
 
-	families  []uint8        // of routes to read
-	namespace *namespace     // in which the sockets are made
-	rtnetlink *socket        // reads and writes routes
-	nfnetlink *socket        // asks for nftables' generation
-	nft       *nftables.Conn // our table; nil while the kernel has no nf_tables
-	nftConn   *netlink.Conn  // its socket, by whose port our own notifications are known
-	nftEvents *netlink.Conn  // notifications of nftables; nil while the kernel has none
-	hears     chan *netlink.Conn
-	left      chan struct{} // a port has left the bridge, or may have
-	comings   atomic.Uint64 // and goings of links
+	families    []uint8        // of routes to read
+	namespace   *namespace     // in which the sockets are made
+	rtnetlink   *socket        // reads and writes routes
+	nfnetlink   *socket        // asks for nftables' generation
+	nft         *nftables.Conn // for our table; nil while the kernel has no nf_tables
+	nftConn     *netlink.Conn  // its socket, whose port identifies our own notifications
+	nftEvents   *netlink.Conn  // notifications of nftables; nil while the kernel has none
+	newEvents   chan *netlink.Conn
+	left        chan struct{} // a port has left the bridge, or may have
+	linkChanges atomic.Uint64 // counts links that were added or deleted
 
-	speakers plugins.Speakers // which plugins accept what
+	specs plugins.SpecCache // which plugins accept what
 
 	mu         sync.Mutex
 	links      *linkFacts
@@ -69,19 +71,19 @@ type Kernel struct {
 	concerns   []netip.Prefix  // the ranges for which foreign routes are kept; nil: all
 	seen       map[egress]bool // those that made routes stale since the last audit
 	objects    bool            // routes refer to nexthop objects
-	advertised map[string]bool // links that have heard a router, by name
+	advertised map[string]bool // links that have received router advertisements, by name
 	sysctls    map[string]string
 	masquerade *topology.Masquerade
 	fresh      freshness
 	covered    []netip.Prefix // destinations that see pods' own addresses
 	servers    []netip.Addr   // of resolv.conf when it could last be read
-	tried      trial          // the last one that went well
+	tried      trial          // the last successful one
 	blind      error          // why folders can't be watched
 	unread     error          // why our table can't be read
 }
 
-// freshness tells which of what is kept can be trusted. The rest stays in use
-// until the next pass reads it anew, for news may come in the midst of Apply.
+// freshness is set for what is kept and up to date. The rest stays in use until the next pass reads
+// it, because notifications may arrive during Apply.
 type freshness struct {
 	routes     bool // and links
 	ours       bool // our own routes
@@ -89,13 +91,15 @@ type freshness struct {
 	masquerade bool
 }
 
-// receiveBuffer holds the notifications of some 5,000 changes at once; the
-// default size holds 256.
+// receiveBuffer holds the notifications of about 5,000 changes at once; the default size holds 256.
 const receiveBuffer = 16 << 20
 
 // New opens the sockets. It needs no capability; Apply needs CAP_NET_ADMIN.
 func New(cfg Config) (*Kernel, error) {
-	k := &Kernel{cfg: cfg, plugins: plugins.Folder{Path: cfg.CNI.BinDir}, families: []uint8{unix.AF_INET, unix.AF_INET6}, advertised: map[string]bool{}, seen: map[egress]bool{}, hears: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1)}
+	k := &Kernel{
+		cfg: cfg, plugins: plugins.Folder{Path: cfg.CNI.BinDir}, families: []uint8{unix.AF_INET, unix.AF_INET6},
+		advertised: map[string]bool{}, seen: map[egress]bool{}, newEvents: make(chan *netlink.Conn, 1), left: make(chan struct{}, 1),
+	}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), k.Close())
 	}
@@ -110,8 +114,8 @@ func (k *Kernel) open() (err error) {
 		return err
 	}
 	k.nfnetlink = newSocket(k.namespace, unix.NETLINK_NETFILTER)
-	// A kernel without nf_tables still routes. What fails here fails again, and is
-	// reported, when the table is read or written.
+	// A kernel without nf_tables still routes. The next read or write of the table reports the
+	// error again.
 	_ = k.openNFT()
 	if k.handle, err = rtnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return err
@@ -120,7 +124,7 @@ func (k *Kernel) open() (err error) {
 	return k.rtnetlink.open()
 }
 
-// Close closes the sockets. What was made in the kernel stays.
+// Close closes the sockets. Objects in the kernel stay.
 func (k *Kernel) Close() error {
 	var errs []error
 	for _, c := range k.events {
@@ -139,19 +143,19 @@ func (k *Kernel) Close() error {
 	return errors.Join(errs...)
 }
 
-// Forget drops all that is kept, so that the next pass reads the kernel anew.
+// Forget drops all that is kept, so that the next pass reads the kernel again.
 func (k *Kernel) Forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.fresh, k.seen = freshness{}, map[egress]bool{}
 }
 
-// Facts returns what this host is, apart from what is ours. It leaves out foreign routes that overlap
-// none of the given ranges, which are disjoint and sorted (topology.Concerns), unless the route is wider
-// than a /8, comes with an address of this host, or is the first by its gateway and device. With nil it
-// leaves out none.
+// Facts returns what this host has apart from our objects. It leaves out foreign routes that
+// overlap none of the given ranges, which are disjoint and sorted (topology.Concerns), unless the
+// route is wider than a /8, comes with an address of this host, or is the first by its gateway and
+// device. With nil it leaves out none.
 //
-// What can't be read beside the kernel is no reason to leave routes alone.
+// Errors of files besides the kernel are part of the result, because routes don't depend on them.
 func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Host, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -166,13 +170,13 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	plugins, faults := k.cfg.CNI.Plugins()
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginFaults: faults, CNI11: k.cni11(plugins),
+		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginProblems: faults, CNI11: k.cni11(plugins),
 		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		UnfitPlugins: k.unfitPlugins(plugins), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
 }
 
-// unfitPlugins looks at all plugins that a config of ours may call.
+// unfitPlugins examines all plugins that a config of ours may call.
 func (k *Kernel) unfitPlugins(further []topology.Plugin) map[string]string {
 	if k.plugins.Path == "" {
 		return nil
@@ -180,16 +184,16 @@ func (k *Kernel) unfitPlugins(further []topology.Plugin) map[string]string {
 	return k.plugins.Unfit(slices.Concat(cni.Required(), []string{topology.FirewallPlugin}, cni.Chained(&topology.CNI{Plugins: further})))
 }
 
-// cni11 returns which plugins that our config may take accept CNI 1.1.0.
+// cni11 returns which plugins of our config accept CNI 1.1.0.
 func (k *Kernel) cni11(further []topology.Plugin) []string {
 	if k.cfg.CNI.BinDir == "" {
 		return nil
 	}
 	all := topology.CNI{Firewall: true, Plugins: further}
-	return k.speakers.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
+	return k.specs.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
 }
 
-// texts puts errors that are any into words.
+// texts returns the messages of errors that are not nil.
 func texts(errs ...error) []string {
 	var all []string
 	for _, err := range errs {
@@ -200,7 +204,7 @@ func texts(errs ...error) []string {
 	return all
 }
 
-// Observe tells what of ours is there. The caller must not change it.
+// Observe returns our objects in the kernel. The caller must not change the result.
 func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -213,24 +217,21 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	}, nil
 }
 
-// load reads what is not known. What it can't read of our table is no error: routes don't
-// depend on that.
+// load reads what is stale. An error of our table is kept and not returned, because routes don't
+// depend on it.
 func (k *Kernel) load() error {
 	if !k.fresh.routes {
 		if err := k.loadRoutes(); err != nil {
 			return err
 		}
-		k.fresh.routes, k.fresh.ours, k.fresh.sysctls = true, true, false
 	}
 	if !k.fresh.ours {
 		if err := k.loadOurs(); err != nil {
 			return err
 		}
-		k.fresh.ours = true
 	}
 	if !k.fresh.sysctls {
 		k.loadSysctls()
-		k.fresh.sysctls = true
 	}
 	if !k.fresh.masquerade {
 		k.loadTable()
@@ -255,13 +256,12 @@ func (e *RouteError) Unwrap() error { return e.Err }
 // FailedRoute returns the route that was refused.
 func (e *RouteError) FailedRoute() topology.Route { return e.Route }
 
-// Apply makes the changes in their order. It is idempotent: what is there
-// already, or gone already, is no error. A change that fails does not stop those
-// that don't depend on it; errors are joined, RouteErrors among them. After an
-// error the kernel is read anew.
+// Apply makes the changes in their order. It is idempotent: an object that exists already, or is
+// gone already, is not an error. A failure does not stop changes that don't depend on it; errors
+// are joined, RouteErrors among them. After an error the kernel is read again.
 //
-// The CNI config is written only if all that this node's pods need is there, and a port as
-// they get it can be made.
+// The CNI config is written only if all that this node's pods need is there, and if a pod's port
+// can be made.
 func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -286,7 +286,7 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	return f.end(k, all)
 }
 
-// failures are the errors of an Apply, by what depends on their not being there.
+// failures are the errors of an Apply, by what depends on them.
 type failures struct {
 	own     error // of what this node's pods need, but for the table
 	table   error
@@ -295,7 +295,7 @@ type failures struct {
 	config  error
 }
 
-// makeSteps makes each of the steps that no failure stands in the way of.
+// makeSteps makes the steps that don't depend on a failed one.
 func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 	for step := range c.Steps() {
 		op := step[0].Op
@@ -316,37 +316,51 @@ func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 				f.config = k.applyCNI(op, o)
 			}
 		default:
-			f.own = errors.Join(f.own, k.makeOwn(op, step))
+			f.own = errors.Join(f.own, k.makeOwn(step))
 		}
 	}
 }
 
-// makeOwn makes a step of what is neither a route, nor the table, nor the CNI config.
-func (k *Kernel) makeOwn(op plan.Op, step plan.Changes) error {
+// makeOwn makes a step of other objects than routes, the table and the CNI config. Of devices the
+// bridge is the last: with a port in it, it sends at once, otherwise only after the kernel has
+// checked its carrier, once a second (dev_activate of net/sched/sch_generic.c).
+func (k *Kernel) makeOwn(step plan.Changes) error {
+	master := func(c plan.Change) string {
+		d, _ := c.Object.(plan.Device)
+		return d.Master
+	}
+	step = slices.Clone(step)
+	slices.SortStableFunc(step, func(a, b plan.Change) int { return cmp.Compare(master(b), master(a)) })
 	var errs []error
-	switch step[0].Object.(type) {
-	case plan.MTU:
-		return k.setMTU(plan.Objects[plan.MTU](step, op))
-	case plan.Sysctl:
-		for _, s := range plan.Objects[plan.Sysctl](step, op) {
-			errs = append(errs, part(s, k.writeSysctl(s)))
-		}
-	case plan.Device:
-		return k.setDevices(plan.Objects[plan.Device](step, op))
-	case plan.Address:
-		if op == plan.Add {
-			return k.addAddresses(plan.Objects[plan.Address](step, op))
-		}
-		return k.deleteAddresses(plan.Objects[plan.Address](step, op))
-	case plan.Bridge:
-		for _, b := range plan.Objects[plan.Bridge](step, plan.Delete) {
-			errs = append(errs, part(b, k.deleteBridge(b.Name())))
-		}
+	for _, c := range step {
+		errs = append(errs, part(c.Object, k.makeOne(c)))
 	}
 	return errors.Join(errs...)
 }
 
-// ownError is what keeps the CNI config from being written: all but the refusal of single routes.
+func (k *Kernel) makeOne(c plan.Change) error {
+	switch o := c.Object.(type) {
+	case plan.MTU:
+		return k.setMTU(o)
+	case plan.Sysctl:
+		return k.writeSysctl(o)
+	case plan.Device:
+		k.fresh.routes = false
+		if err := k.setDevice(o.Device); err != nil && !errors.Is(err, unix.ENODEV) { // else its pod has gone
+			return fmt.Errorf("setting %s: %w", o, err)
+		}
+	case plan.Address:
+		return k.changeAddress(c.Op, o)
+	case plan.Bridge:
+		if c.Op == plan.Delete { // Apply adds it before all steps
+			return k.deleteBridge(o.Name)
+		}
+	}
+	return nil
+}
+
+// ownError returns the errors that keep the CNI config from being written: all but refusals of
+// single routes.
 func (f *failures) ownError() error {
 	err := errors.Join(f.own, part(plan.Table{}, f.table))
 	if routes := errors.Join(f.routes, f.staying); errors.Is(routes, unix.EPERM) {
@@ -355,9 +369,9 @@ func (f *failures) ownError() error {
 	return err
 }
 
-// end has the kernel read anew after an error, or after the table was written, and returns all errors. A
-// table that is refused while nothing else changes may be refused for as long as the kernel runs, so
-// then only the table is read anew.
+// end makes the next pass read the kernel after an error, or after a write of the table, and
+// returns all errors. A table that is refused while nothing else changes may be refused for as long
+// as the kernel runs, so then only the table is read again.
 func (f *failures) end(k *Kernel, c plan.Changes) error {
 	routes := errors.Join(f.routes, f.staying)
 	others := errors.Join(f.own, routes)
@@ -368,8 +382,7 @@ func (f *failures) end(k *Kernel, c plan.Changes) error {
 	case others != nil || f.table != nil || len(plan.Objects[plan.Table](c, plan.Add, plan.Replace)) > 0:
 		k.fresh = freshness{}
 	}
-	own := errors.Join(f.ownError(), f.config)
-	return errors.Join(own, routes)
+	return errors.Join(errors.Join(f.ownError(), f.config), routes)
 }
 
 func (k *Kernel) applyCNI(op plan.Op, c plan.Config) error {

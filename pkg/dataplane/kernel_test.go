@@ -40,8 +40,8 @@ func TestFirstPassMakesAllAndSecondNothing(t *testing.T) {
 	}
 }
 
-// What is kept must be what the kernel has, or passes would act on a fiction.
-func TestWhatIsKeptIsWhatIsThere(t *testing.T) {
+// The kept state is equal to the kernel's.
+func TestKeptStateIsTheKernels(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(8)
 	for _, n := range []int{8, 5, 2, 7, 1, 8} {
@@ -163,12 +163,12 @@ func TestUnreachableOwnSubnet(t *testing.T) {
 
 // A kernel that refuses one route gives a RouteError for it alone, and the CNI
 // config is written all the same.
-func TestRefusedRouteIsItsNodesAffair(t *testing.T) {
+func TestRefusedRouteConcernsItsNode(t *testing.T) {
 	m := newMachine(t)
 	c := m.diff(nodes(3))
 	at := slices.IndexFunc(c, func(x plan.Change) bool { return x.Kind() == plan.KindRoute }) + 1
 	bad := c[at].Object.(plan.Route)
-	bad.Via = bad.Dst.Addr() // nobody's neighbour
+	bad.Via = bad.Dst.Addr() // not a neighbor
 	c[at].Object = bad
 	err := m.Apply(context.Background(), c)
 	var refused *RouteError
@@ -202,7 +202,7 @@ func TestZeroStateRemovesAllOfOurs(t *testing.T) {
 }
 
 // IPv6 forwarding must not cost the host its default route.
-func TestAcceptRAWhereARouterIsHeard(t *testing.T) {
+func TestAcceptRAWhereARouterAdvertises(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
@@ -230,9 +230,9 @@ func TestNameservers(t *testing.T) {
 	}
 }
 
-// What can't be read or watched beside the kernel is told, and nothing else waits for it: the nameservers of before are
-// kept.
-func TestUnseenStopsNothing(t *testing.T) {
+// Errors of files besides the kernel are reported, and nothing else depends on them: the former
+// nameservers are kept.
+func TestUnreadFilesStopNothing(t *testing.T) {
 	m := newMachine(t)
 	file := filepath.Join(m.dir, "resolv.conf")
 	m.must(os.WriteFile(file, []byte("nameserver 10.0.0.53\n"), 0o644))
@@ -250,8 +250,8 @@ func TestUnseenStopsNothing(t *testing.T) {
 	}
 }
 
-// A host without resolv.conf has no nameservers. One that an operator has named, such as the host's in a mount, is missed,
-// and what it said is kept.
+// A host without resolv.conf has no nameservers. A missing file that an operator has named, such as
+// the host's in a mount, is an error, and its last content is kept.
 func TestMissingResolvConf(t *testing.T) {
 	for _, needed := range []bool{false, true} {
 		m := newMachine(t)
@@ -275,9 +275,9 @@ func TestMissingResolvConf(t *testing.T) {
 	}
 }
 
-// A link that heard a router, and is made anew while the host forwards, would hear none again: it has the kernel's default
-// of accept_ra, which nothing announces. The link is announced.
-func TestAcceptRAOfALinkMadeAnew(t *testing.T) {
+// A recreated link of a forwarding host would receive no advertisement, because it has the kernel's
+// default of accept_ra, which is not announced.
+func TestAcceptRAOfARecreatedLink(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")
@@ -285,7 +285,7 @@ func TestAcceptRAOfALinkMadeAnew(t *testing.T) {
 	news := m.watchSettled(nodes(2))
 	m.must(m.nl.LinkDel(m.link("eth0")))
 	m.settleOwnFault(nodes(2), problem.AddressMissing)
-	drain(news, settling)
+	drain(news, settleTime)
 	m.settleOwnFault(nodes(2), problem.AddressMissing)
 	m.addVeth("eth0", 1500)
 	m.sysctl("net/ipv6/conf/eth0/accept_ra", "1")

@@ -15,8 +15,7 @@ import (
 // fullTable is what the Internet's routing table has, roughly.
 const fullTable = 900_000
 
-// A full read keeps nothing of what concerns nobody, and makes no garbage of it: what it allocates
-// does not grow with the table.
+// A full read neither keeps irrelevant routes nor allocates memory for them.
 func TestFullReadOfALargeTable(t *testing.T) {
 	if testing.Short() {
 		t.Skip("adds a million routes")
@@ -32,7 +31,7 @@ func TestFullReadOfALargeTable(t *testing.T) {
 	const messages = fullTable * 60 / (32 << 10) // of 32 KiB, a route has some 60 bytes
 	const perMessage = 512                       // what the sender's address takes, twice
 	if many > few+messages*perMessage+64<<10 {
-		t.Errorf("a full read allocates %d bytes, %d of them for what concerns nobody", many, many-few)
+		t.Errorf("a full read allocates %d bytes, %d of them for irrelevant routes", many, many-few)
 	}
 	m.must(m.nl.RouteDel(&m.ours()[0]))
 	m.Kernel.fresh.ours = false
@@ -56,8 +55,8 @@ func (m *machine) allocated(all []*topology.Node) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// BenchmarkForeignFlap is a second in which one of 50,000 routes that concern nobody flaps 100 times, with an agent that
-// makes up to 20 passes a second.
+// BenchmarkForeignFlap is a second in which one of 50,000 irrelevant routes flaps 100 times, with
+// an agent that makes up to 20 passes a second.
 func BenchmarkForeignFlap(b *testing.B) {
 	m := newMachine(&testing.T{})
 	all := nodes(10)

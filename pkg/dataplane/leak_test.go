@@ -9,7 +9,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Whoever watches and closes gets back all goroutines and descriptors.
+// After Watch and Close, all goroutines and descriptors are gone.
 func TestNothingIsLeftOpen(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))

@@ -54,10 +54,10 @@ const (
 	knownLan, knownOther, knownBridge, knownGone, knownLeft = 802, 803, 804, 805, 806
 )
 
-// links that are there when the kernel is asked: a port of the bridge, a pod's out of it, and one of somebody else.
+// links in the kernel: a port of the bridge, a pod's detached one, and another program's.
 type linksThere struct{ port, left, other int }
 
-// notified returns a Kernel that knows some links, and has read all.
+// notified returns a Kernel that has read some links, and nothing is stale.
 func (m *machine) notified(there linksThere) *Kernel {
 	k := &Kernel{
 		cfg: Config{Bridge: topology.Bridge}, handle: m.nl, links: newLinkFacts(8), left: make(chan struct{}, 1),
@@ -75,8 +75,8 @@ func (m *machine) notified(there linksThere) *Kernel {
 	return k
 }
 
-// A change of a link is news if routes can go through it, a router may be heard on it, or a pod is cut off by it; what else
-// there is is remembered. Links that come and go are counted.
+// A change of a link makes routes stale if routes can go through it, it may receive router
+// advertisements, or it cuts off a pod. Other changes are only remembered.
 func TestLinkNotifications(t *testing.T) {
 	m := newMachine(t)
 	m.addVeth("port0", 1500)
@@ -98,7 +98,7 @@ func TestLinkNotifications(t *testing.T) {
 		"port that comes":                   {created, linkMessage(77, "vethpod", 0, veth), false},
 		"port of a bond that comes":         {created, linkMessage(77, "lan1", 0, masterAttribute(knownOther)), false},
 		"bridge that comes":                 {created, linkMessage(77, topology.Bridge, 0, veth), true},
-		"port where a router was heard":     {created, linkMessage(77, "heard0", 0, veth), true},
+		"port with advertisements before":   {created, linkMessage(77, "heard0", 0, veth), true},
 		"port, the same":                    {changed, linkMessage(there.port, "port0", 0, veth, inBridge), false},
 		"port, MTU":                         {changed, linkMessage(there.port, "port0", 0, veth, inBridge, mtuAttribute(1400)), false},
 		"port set down":                     {changed, linkMessage(there.port, "port0", unix.IFF_UP, veth, inBridge), true},
@@ -109,7 +109,7 @@ func TestLinkNotifications(t *testing.T) {
 		"pod's, out of the bridge":          {changed, linkMessage(there.left, "left0", unix.IFF_UP, veth), true},
 		"that, about to be deleted":         {changed, linkMessage(knownLeft, "left1", unix.IFF_UP, veth), false},
 		"that, deleted":                     {deleted, linkMessage(knownLeft, "left1", 0, veth), true},
-		"somebody's, set down":              {changed, linkMessage(there.other, "veth0", unix.IFF_UP, veth), false},
+		"foreign, set down":                 {changed, linkMessage(there.other, "veth0", unix.IFF_UP, veth), false},
 		"header alone":                      {changed, linkMessage(knownLan, "lan0", 0)[:unix.SizeofIfInfomsg], true},
 		"cut off":                           {changed, linkMessage(knownLan, "lan0", 0)[:unix.SizeofIfInfomsg-1], false},
 	} {
@@ -135,28 +135,28 @@ func TestLinkNotifications(t *testing.T) {
 	}
 }
 
-// While links are to be read anew, or were not read at all, every notification is news, and a port that comes meanwhile is
-// remembered for as long as it is there.
+// While links are stale, or were never read, every notification counts, and a new port is
+// remembered for as long as it exists.
 func TestLinkNotificationsWhileStale(t *testing.T) {
 	port := linkMessage(77, "vethpod", 0, ofKind("veth"), masterAttribute(knownBridge))
-	tell := func(k *Kernel, kind uint16) bool {
+	learns := func(k *Kernel, kind uint16) bool {
 		return k.learnOne(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(kind)}, Data: port})
 	}
 	k := newMachine(t).notified(linksThere{7, 8, 9})
 	k.links.kinds[topology.Bridge] = topology.KindBridge
 	k.fresh.routes = false
-	if !tell(k, unix.RTM_NEWLINK) || !k.links.seen[77] {
+	if !learns(k, unix.RTM_NEWLINK) || !k.links.seen[77] {
 		t.Error("a port that comes is no news, or not remembered")
 	}
-	if !tell(k, unix.RTM_DELLINK) || k.links.seen[77] {
-		t.Error("a port that goes is no news, or not forgotten")
+	if !learns(k, unix.RTM_DELLINK) || k.links.seen[77] {
+		t.Error("a deleted port counts for nothing, or is still remembered")
 	}
-	if k.links = nil; !tell(k, unix.RTM_NEWLINK) || k.LinkChanges() != 3 {
+	if k.links = nil; !learns(k, unix.RTM_NEWLINK) || k.LinkChanges() != 3 {
 		t.Errorf("before links are read a port is no news, or not counted: %d", k.LinkChanges())
 	}
 }
 
-// A port that leaves the bridge is told by the bridge's family, and is no news by that.
+// The bridge's family announces a port that leaves, which makes nothing stale by itself.
 func TestNotificationsOfTheBridgesFamily(t *testing.T) {
 	left := changedAt(linkMessage(knownGone, "port1", 0, masterAttribute(knownBridge)), 0, unix.AF_BRIDGE)
 	for kind, want := range map[netlink.HeaderType]int{unix.RTM_NEWLINK: 0, unix.RTM_DELLINK: 1} {
@@ -168,7 +168,8 @@ func TestNotificationsOfTheBridgesFamily(t *testing.T) {
 	}
 }
 
-// Addresses are news, but for the link-local ones of IPv6 that the kernel gives to each link, unless the bridge loses its.
+// Addresses are news, but for the link-local ones of IPv6 that the kernel gives to each link,
+// unless the bridge loses its.
 func TestAddressNotifications(t *testing.T) {
 	m := newMachine(t)
 	message := func(index int, attributes ...[]byte) []byte { // struct ifaddrmsg (rtnetlink(7))
@@ -241,23 +242,23 @@ func TestSettingNotifications(t *testing.T) {
 	} {
 		k := m.notified(linksThere{7, 8, 9})
 		k.sysctls = known
-		tell := func() bool {
+		learns := func() bool {
 			return k.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNETCONF}, Data: c.bytes})
 		}
-		if news := tell(); news != c.news || k.fresh.sysctls == news {
+		if news := learns(); news != c.news || k.fresh.sysctls == news {
 			t.Errorf("%s: news %t, settings fresh %t", name, news, k.fresh.sysctls)
 		}
 		k.fresh.sysctls = false
-		if !tell() {
+		if !learns() {
 			t.Errorf("%s: no news while settings are to be read", name)
 		}
-		if k.fresh = (freshness{sysctls: true}); tell() || !k.fresh.sysctls {
+		if k.fresh = (freshness{sysctls: true}); learns() || !k.fresh.sysctls {
 			t.Errorf("%s: news while all is to be read", name)
 		}
 	}
 }
 
-// What is said of our table by others is news; what we say ourselves is not.
+// Notifications of our table count if another program changed it, and not if we did.
 func TestTableNotifications(t *testing.T) {
 	m := newMachine(t)
 	message := func(family byte, attributes ...[]byte) []byte { // struct nfgenmsg

@@ -17,22 +17,22 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// linkFacts are the links that routes can go through: those with an address, those
-// that foreign routes name, and those on which a router may be heard; and bridges, of which one
-// may be ours under another name. The many ports of the bridge are left out.
+// linkFacts are the links that routes can go through: those with an address, those of foreign
+// routes, those that may receive router advertisements; and bridges, one of which may be ours under
+// another name. The many ports of the bridge are left out.
 type linkFacts struct {
-	list   []topology.Link
-	idents map[int]linkIdent // of all links, by index
-	byName map[string]int
-	kinds  map[string]string  // what each was when all were read, by name
-	pods   map[int]netip.Addr // an address of the pod behind a port that is down or out of the bridge
-	rivals map[int]int        // of those, which have the same address as another
-	seen   map[int]bool       // links that were seen in the bridge, now or before
-	mac    string             // of the bridge
-	local6 bool               // whether the bridge has a usable IPv6 link-local address
+	list      []topology.Link
+	idents    map[int]linkIdent // of all links, by index
+	byName    map[string]int
+	kinds     map[string]string  // what each was when all were read, by name
+	pods      map[int]netip.Addr // an address of the pod behind a port that is down or out of the bridge
+	conflicts map[int]int        // ports with the same pod's address as another
+	seen      map[int]bool       // links that were seen in the bridge, now or before
+	mac       string             // of the bridge
+	local6    bool               // whether the bridge has a usable IPv6 link-local address
 }
 
-// A linkIdent is what of a link can change routes through it.
+// A linkIdent has the properties of a link that affect routes through it.
 type linkIdent struct {
 	name        string
 	mtu, master int
@@ -44,8 +44,8 @@ func identOf(a *rtnl.LinkAttrs) linkIdent {
 	return linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0, a.RawFlags&unix.IFF_NOARP != 0, string(a.HardwareAddr)}
 }
 
-// readLinks lists links and addresses. Of the links, all are given by index; which of
-// them are facts, keepRouted decides once the routes are known.
+// readLinks lists links and addresses. It returns all links by index; keepRouted selects the
+// relevant ones once the routes are known.
 func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	links, err := RetryDump(k.handle.LinkList)
 	if err != nil {
@@ -83,8 +83,8 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 }
 
 // usableLinkLocal reports whether an address is an IPv6 link-local one that the kernel sends from.
-// It asks no pod for its MAC address from one that it still checks for duplicates, and from then
-// on only after a second (ndisc_send_ns of net/ipv6/ndisc.c).
+// During duplicate address detection the kernel does not resolve pods from it, and afterwards only
+// after a second (ndisc_send_ns of net/ipv6/ndisc.c).
 func usableLinkLocal(a rtnl.Addr) bool {
 	return a.IP.To4() == nil && a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
 }
@@ -92,11 +92,11 @@ func usableLinkLocal(a rtnl.Addr) bool {
 func newLinkFacts(n int) *linkFacts {
 	return &linkFacts{
 		idents: make(map[int]linkIdent, n), byName: make(map[string]int, n), kinds: make(map[string]string, n),
-		pods: map[int]netip.Addr{}, rivals: map[int]int{}, seen: map[int]bool{},
+		pods: map[int]netip.Addr{}, conflicts: map[int]int{}, seen: map[int]bool{},
 	}
 }
 
-// kindOf returns the kernel's name of a link's kind; netlink has one of its own for tun.
+// kindOf returns the kernel's name of a link's kind; the netlink library has another one for tun.
 func kindOf(l rtnl.Link) string {
 	if kind := l.Type(); kind != "tuntap" {
 		return kind
@@ -104,8 +104,8 @@ func kindOf(l rtnl.Link) string {
 	return "tun"
 }
 
-// addAddr takes an address over, but for those that the kernel gives each IPv6
-// link by itself.
+// addAddr adds an address to a link, except for the link-local ones that the kernel assigns to each
+// IPv6 link.
 func addAddr(link *topology.Link, a rtnl.Addr) {
 	ip, ok := netip.AddrFromSlice(a.IP)
 	if !ok {
@@ -122,7 +122,7 @@ func addAddr(link *topology.Link, a rtnl.Addr) {
 	}
 }
 
-// RetryDump repeats a dump that a change interrupted; what it gave is not whole.
+// RetryDump repeats a dump that a change interrupted, because its result is not whole.
 func RetryDump[T any](dump func() (T, error)) (T, error) {
 	const tries = 10
 	var last T
@@ -135,8 +135,8 @@ func RetryDump[T any](dump func() (T, error)) (T, error) {
 	return last, err
 }
 
-// keepRouted drops links that no route can go through and on which no router is to be heard,
-// but for bridges. The rest is sorted by name.
+// keepRouted keeps the links that routes can go through or that may receive router advertisements,
+// and bridges, sorted by name.
 func (f *linkFacts) keepRouted(byIndex map[int]*topology.Link, foreign []topology.Route, bridge string) {
 	routed := map[string]bool{bridge: true}
 	for _, r := range foreign {
@@ -150,7 +150,8 @@ func (f *linkFacts) keepRouted(byIndex map[int]*topology.Link, foreign []topolog
 	slices.SortFunc(f.list, func(a, b topology.Link) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// name returns a device's name; one that came after the list has its index.
+// name returns a device's name. For a device that was added after the list, it is made from the
+// index.
 func (f *linkFacts) name(index int) string {
 	if id, ok := f.idents[index]; ok {
 		return id.name
@@ -158,7 +159,7 @@ func (f *linkFacts) name(index int) string {
 	return "if" + strconv.Itoa(index)
 }
 
-// note keeps names in step with links that come, go, or change theirs.
+// note updates the names after a link was added, deleted or renamed.
 func (f *linkFacts) note(index int, id linkIdent, gone bool) {
 	delete(f.byName, f.idents[index].name)
 	delete(f.idents, index)
@@ -167,7 +168,7 @@ func (f *linkFacts) note(index int, id linkIdent, gone bool) {
 	}
 }
 
-// remember takes over which links were seen in the bridge before, and adds those that are.
+// remember takes over which links were seen in the bridge before, and adds the present ones.
 func (f *linkFacts) remember(before *linkFacts, bridge string) {
 	for index, id := range f.idents {
 		f.see(index, id, false, bridge)
@@ -177,7 +178,7 @@ func (f *linkFacts) remember(before *linkFacts, bridge string) {
 	}
 }
 
-// see remembers a link that is in the bridge, until it goes.
+// see remembers a link that is in the bridge, until it is deleted.
 func (f *linkFacts) see(index int, id linkIdent, gone bool, bridge string) {
 	if gone {
 		delete(f.seen, index)
@@ -186,13 +187,13 @@ func (f *linkFacts) see(index int, id linkIdent, gone bool, bridge string) {
 	}
 }
 
-// matters tells whether routes can go through a link.
+// matters reports whether routes can go through a link.
 func (f *linkFacts) matters(index int) bool {
 	id, known := f.idents[index]
 	return known && slices.ContainsFunc(f.list, func(l topology.Link) bool { return l.Name == id.name })
 }
 
-// ports counts a bridge's ports, and those of pods that are out of it.
+// ports counts a bridge's ports, and detached ports of pods.
 func (f *linkFacts) ports(bridge string) int {
 	master, there := f.byName[bridge]
 	n := 0
@@ -204,7 +205,7 @@ func (f *linkFacts) ports(bridge string) int {
 	return n
 }
 
-// nameservers reads resolv.conf(5). A host without that file has none, unless it is needed.
+// nameservers reads resolv.conf(5). If the file is missing and not needed, there are none.
 func nameservers(path string, needed bool) ([]netip.Addr, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) && !needed {

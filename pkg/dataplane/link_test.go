@@ -17,7 +17,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// facts are those of plainroute0 (index 2) with a port, a bridge of another name with a port, and eth0.
+// facts are those of plainroute0 (index 2) with a port, a bridge of another name with a port, and
+// eth0.
 func facts() *linkFacts {
 	f := newLinkFacts(0)
 	for index, id := range map[int]linkIdent{
@@ -61,7 +62,8 @@ func TestBridgeIsABridge(t *testing.T) {
 	}
 }
 
-// A port is remembered from when it was in the bridge until it goes, over readings of the kernel as well.
+// A port is remembered from when it was in the bridge until it goes, over readings of the kernel as
+// well.
 func TestPortsThatWereSeen(t *testing.T) {
 	f := facts()
 	f.remember(nil, topology.Bridge)
@@ -115,7 +117,8 @@ func TestPortsThatCount(t *testing.T) {
 	}
 }
 
-// Of links those are facts that have addresses or routes, on which a router is heard or may be, and bridges.
+// The kept links are those with addresses or routes, those that receive or may receive router
+// advertisements, and bridges.
 func TestLinksThatAreFacts(t *testing.T) {
 	addrs := []netip.Prefix{netip.MustParsePrefix("192.168.1.11/24")}
 	byIndex := map[int]*topology.Link{
@@ -140,8 +143,8 @@ func TestLinksThatAreFacts(t *testing.T) {
 	}
 }
 
-// A link has the addresses that were given to it, not those that the kernel gives to each. One of IPv6 that ends by itself
-// came by router advertisement.
+// A link has the addresses that were given to it, not those that the kernel gives to each. One of
+// IPv6 that ends by itself came by router advertisement.
 func TestAddressesOfALink(t *testing.T) {
 	for name, c := range map[string]struct {
 		addr       string
@@ -248,7 +251,7 @@ func TestFactsOfLinks(t *testing.T) {
 // A file that was read is closed.
 func TestNameserversLeaveNothingOpen(t *testing.T) {
 	m := newMachine(t)
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes files that nobody refers to
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes unreferenced files
 	m.must(os.WriteFile(m.cfg.ResolvConf, nil, 0o600))
 	before := m.descriptors()
 	for range 50 {

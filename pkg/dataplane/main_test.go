@@ -2,17 +2,14 @@ package dataplane
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,38 +20,11 @@ import (
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-const (
-	insideEnv = "PLAINROUTE_TEST_INSIDE"
-	skipEnv   = "PLAINROUTE_TEST_NO_NAMESPACES"
-)
-
-// TestMain puts who is not root into a user namespace, where each test can make
-// network namespaces as root could.
-func TestMain(m *testing.M) {
-	if os.Geteuid() == 0 || os.Getenv(insideEnv) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		// Tests run all the same, and skip aloud one by one.
-		os.Setenv(skipEnv, err.Error())
-		os.Exit(m.Run())
-	}
-}
+// TestMain moves all tests into a sandbox, where each test can make network namespaces.
+func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nil)) }
 
 // A machine is a network namespace of a test's own: eth0 is 192.168.1.11 with a
 // router behind it, and nothing of ours is there.
@@ -70,9 +40,7 @@ type machine struct {
 // newMachine moves the test to a fresh namespace. Its thread ends with the test.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	if why := os.Getenv(skipEnv); why != "" {
-		t.Skipf("not root, and no user namespace to be root in: %s", why)
-	}
+	testutil.NeedSandbox(t)
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Skipf("can't make network namespaces here: %v", err)
@@ -244,7 +212,7 @@ func (m *machine) settleOwnFault(all []*topology.Node, reason problem.Reason) {
 	}
 }
 
-// settle passes until nothing is to be done, reading the kernel anew each time.
+// settle makes passes until nothing is left to do, reading the kernel again each time.
 func (m *machine) settle(all []*topology.Node) {
 	m.t.Helper()
 	for range 3 {
@@ -331,9 +299,9 @@ func (m *machine) quiet(news <-chan struct{}, about string) {
 
 const (
 	shortly = 100 * time.Millisecond
-	// settling is longer than the second for which the kernel may hold back what
-	// it tells of carriers (net/core/link_watch.c).
-	settling = 1200 * time.Millisecond
+	// settleTime exceeds the second by which the kernel may delay notifications of carriers
+	// (net/core/link_watch.c).
+	settleTime = 1200 * time.Millisecond
 )
 
 // drain reads old news until there is none for a while.

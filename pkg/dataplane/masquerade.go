@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -14,13 +15,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// perMessage is how many elements go into one netlink message: its length is a
-// 16-bit attribute's, and google/nftables cuts off silently what exceeds it.
+// perMessage is how many elements go into one netlink message: its length is a 16-bit attribute's,
+// and google/nftables silently cuts off what exceeds it.
 const perMessage = 500
 
 var nftTable = &nftables.Table{Name: topology.Table, Family: nftables.TableFamilyINet}
 
-// A family is what differs between IPv4 and IPv6 in our rules.
+// A family has what differs between IPv4 and IPv6 in our rules.
 type family struct {
 	is4                bool
 	nfproto            byte
@@ -43,14 +44,14 @@ func (f family) nodesSet() *nftables.Set {
 	return &nftables.Set{Table: nftTable, Name: f.nodes, KeyType: f.keyType}
 }
 
-// A chain of ours with its rules.
+// A chain is one of our chains, with its rules.
 type chain struct {
 	*nftables.Chain
 	rules [][]expr.Any
 }
 
-// chains gives our chains; the sets of rules are named, so they need not exist
-// to be compared with what the kernel has.
+// chains returns our chains. Their rules refer to sets by name, so the sets need not exist for a
+// comparison with the kernel's rules.
 func chains(m *topology.Masquerade) []chain {
 	pre := chain{&nftables.Chain{
 		Name: "prerouting", Table: nftTable, Type: nftables.ChainTypeFilter,
@@ -76,25 +77,17 @@ func chains(m *topology.Masquerade) []chain {
 
 func ptr[T any](v T) *T { return &v }
 
-// skipBridged keeps NAT off packets between pods of this node, which br_netfilter
-// shows to the chain too.
+// skipBridged excludes packets between pods of this node from NAT, which br_netfilter passes to the
+// chain too.
 func skipBridged(bridge string) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		equal(interfaceName(bridge)),
-		&expr.Verdict{Kind: expr.VerdictReturn},
-	}
+	return append(device(expr.MetaKeyOIFNAME, bridge), &expr.Verdict{Kind: expr.VerdictReturn})
 }
 
-// dropLoopback keeps pods off the host's loopback addresses, which portmap's
-// route_localnet would open to them (CVE-2020-8558 is that hole in kube-proxy).
+// dropLoopback blocks packets from pods to the host's loopback addresses, which portmap's
+// route_localnet would allow (CVE-2020-8558 is that hole in kube-proxy).
 func dropLoopback(bridge string) []expr.Any {
-	return slices.Concat([]expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		equal(interfaceName(bridge)),
-	}, isFamily(families[0]), address(families[0].daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq), []expr.Any{
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	})
+	return slices.Concat(device(expr.MetaKeyIIFNAME, bridge), isFamily(families[0]),
+		address(families[0].daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 }
 
 // ndRouterAdvert is the ICMPv6 type of a router advertisement (RFC 4861, section 4.2).
@@ -103,10 +96,7 @@ const ndRouterAdvert = 134
 // dropAdvertisement keeps a pod from becoming the router of its neighbors and of its node. Packets
 // between pods of one node pass this chain if bridge-nf-call-ip6tables is 1.
 func dropAdvertisement(bridge string) []expr.Any {
-	return slices.Concat([]expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		equal(interfaceName(bridge)),
-	}, isFamily(families[1]), []expr.Any{
+	return slices.Concat(device(expr.MetaKeyIIFNAME, bridge), isFamily(families[1]), []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		equal([]byte{unix.IPPROTO_ICMPV6}),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
@@ -115,28 +105,21 @@ func dropAdvertisement(bridge string) []expr.Any {
 	})
 }
 
-// outside matches packets from a pod subnet to destinations that don't see pods' addresses.
+// outside matches packets from a pod subnet to destinations that are masqueraded.
 func outside(f family, src netip.Prefix) []expr.Any {
-	return slices.Concat(
-		isFamily(f),
-		address(f.saddr, src, expr.CmpOpEq),
-		notIn(f, f.cluster),
-		notIn(f, f.nodes),
-		address(f.daddr, f.multicast, expr.CmpOpNeq),
-	)
+	return slices.Concat(isFamily(f), address(f.saddr, src, expr.CmpOpEq),
+		notIn(f, f.cluster), notIn(f, f.nodes), address(f.daddr, f.multicast, expr.CmpOpNeq))
 }
 
-// masquerade leaves the source address to the kernel: that of the link, which has one only.
+// masquerade lets the kernel select the source address, on a link with only one.
 func masquerade(src netip.Prefix) []expr.Any {
 	return append(outside(familyOf(src.Addr()), src), &expr.Masq{FullyRandom: true})
 }
 
-// translate names the source address for a link where the kernel would have a choice.
+// translate sets the source address on a link with several.
 func translate(src netip.Prefix, e topology.Egress) []expr.Any {
 	f := familyOf(src.Addr())
-	return append(outside(f, src),
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		equal(interfaceName(e.Dev)),
+	return append(append(outside(f, src), device(expr.MetaKeyOIFNAME, e.Dev)...),
 		&expr.Immediate{Register: 1, Data: e.Addr.AsSlice()},
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegAddrMax: 1, FullyRandom: true},
 	)
@@ -160,10 +143,7 @@ func isFamily(f family) []expr.Any {
 // address compares an address of the IP header with a prefix.
 func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	size := uint32(p.Addr().BitLen() / 8)
-	mask := make([]byte, size)
-	for i := range p.Bits() {
-		mask[i/8] |= 0x80 >> (i % 8)
-	}
+	mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)},
@@ -178,13 +158,18 @@ func notIn(f family, set string) []expr.Any {
 	}
 }
 
-func interfaceName(name string) []byte {
+// device matches the name of the input or output device.
+func device(key expr.MetaKey, name string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, equal(paddedName(name))}
+}
+
+func paddedName(name string) []byte {
 	b := make([]byte, unix.IFNAMSIZ)
 	copy(b, name)
 	return b
 }
 
-// writeTable puts a new table in place of ours, if any, in one transaction.
+// writeTable replaces our table, if there is one, in one transaction.
 func (k *Kernel) writeTable(m *topology.Masquerade) error {
 	k.nft.AddTable(nftTable)
 	k.nft.DelTable(nftTable)
@@ -211,7 +196,7 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 	return k.flush(m)
 }
 
-// flush sends what was queued as one transaction, and knows its outcome.
+// flush sends the queue as one transaction, and keeps its outcome.
 func (k *Kernel) flush(outcome *topology.Masquerade) error {
 	if err := k.nft.Flush(); err != nil {
 		return k.abandon(err)
@@ -220,14 +205,14 @@ func (k *Kernel) flush(outcome *topology.Masquerade) error {
 	return nil
 }
 
-// abandon drops what is queued, and the connection, after a failure.
+// abandon drops the queue and the connection after a failure.
 func (k *Kernel) abandon(err error) error {
 	return errors.Join(err, k.dialNFT())
 }
 
-// dialNFT opens a connection for our table. It replaces one that has failed, because answers may be
-// left on that: the kernel sends an error for each message of a refused transaction, and google/nftables
-// matches answers by their order but stops reading at the first EPERM or ENOBUFS.
+// dialNFT opens a connection for our table. It replaces one that has failed, because that may have
+// unread answers: the kernel sends an error for each message of a refused transaction, and
+// google/nftables matches answers by their order but stops reading at the first EPERM or ENOBUFS.
 func (k *Kernel) dialNFT() error {
 	var conn *netlink.Conn
 	var nft *nftables.Conn
@@ -273,7 +258,7 @@ func (k *Kernel) changeSets(c plan.SetChange) error {
 	return k.flush(changed(k.masquerade, c))
 }
 
-// changed is the table after a change of its sets.
+// changed returns the table after a change of its sets.
 func changed(m *topology.Masquerade, c plan.SetChange) *topology.Masquerade {
 	after := *m
 	after.Cluster = topology.Outermost(append(without(m.Cluster, c.DeleteCluster), c.AddCluster...))
@@ -296,8 +281,8 @@ func (k *Kernel) deleteTable() error {
 	return k.flush(nil)
 }
 
-// intervals gives prefixes as pairs of a first element and one past the last. At
-// the top of the address space there is nothing past the last.
+// intervals returns prefixes as pairs of the first element and the one past the last. The topmost
+// prefix has no element past the last.
 func intervals(f family, prefixes []netip.Prefix) []nftables.SetElement {
 	var elements []nftables.SetElement
 	for _, p := range prefixes {

@@ -16,7 +16,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// What names the source address on a link is read back as it was written, and goes when the link has no other address.
+// A rule that sets the source address on a link is read back as it was written, and goes when the
+// link has no other address.
 func TestEgressIsReadBack(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
@@ -58,7 +59,7 @@ func TestTableOfOneFamily(t *testing.T) {
 	}
 }
 
-// table reads our table anew.
+// table reads our table again.
 func (m *machine) table() *topology.Masquerade {
 	m.t.Helper()
 	m.Forget()
@@ -67,8 +68,8 @@ func (m *machine) table() *topology.Masquerade {
 	return state.Masquerade
 }
 
-// A connection for our table takes the place of the one before, which is closed, and has room for large transactions and for
-// their answers.
+// A connection for our table takes the place of the one before, which is closed, and has room for
+// large transactions and for their answers.
 func TestConnectionOfTheTableIsReplaced(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -96,7 +97,7 @@ func TestConnectionOfTheTableIsReplaced(t *testing.T) {
 		t.Errorf("a connection without room: %v, and it is used: %t", err, m.nft != nft)
 	}
 	if err := m.abandon(errNoDevice); !errors.Is(err, errNoDevice) || !errors.Is(err, unix.ENOMEM) {
-		t.Errorf("abandoning tells %v", err)
+		t.Errorf("abandoning returns %v", err)
 	}
 }
 
@@ -112,7 +113,7 @@ func TestDeletedTableIsDeleted(t *testing.T) {
 	}
 }
 
-// What a pass does to the table is what counts as there; after a refusal, that is what was there before.
+// After a pass the table counts as written; after a refusal, as before.
 func TestRefusedChangeOfTheTableChangesNothing(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))

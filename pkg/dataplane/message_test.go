@@ -44,7 +44,8 @@ func TestGenerationOfAMessage(t *testing.T) {
 	}
 }
 
-// A read between two looks at the generation is repeated if that changed, and its error is returned; so is one of a look.
+// A read between two looks at the generation is repeated if that changed, and its error is
+// returned; so is one of a look.
 func TestReadBetweenGenerations(t *testing.T) {
 	before, after, read := errors.New("before"), errors.New("after"), errors.New("read")
 	for name, c := range map[string]struct {
@@ -72,7 +73,7 @@ func TestReadBetweenGenerations(t *testing.T) {
 	}
 }
 
-// Each transaction raises the generation by one. What the kernel refuses is reported.
+// Each transaction raises the generation by one. Refusals are reported.
 func TestGenerationOfTheKernel(t *testing.T) {
 	m := newMachine(t)
 	before, err := m.generation()
@@ -93,8 +94,8 @@ func TestGenerationOfTheKernel(t *testing.T) {
 	}
 }
 
-// An address of a container is one of the device and namespace that was asked for: the nearer one, where a link is
-// point-to-point.
+// An address of a container is one of the device and namespace that was asked for: the nearer one,
+// where a link is point-to-point.
 func TestAddressOfAMessage(t *testing.T) {
 	const namespace, device = 7, 3
 	near, far := netip.MustParseAddr("10.128.0.2"), netip.MustParseAddr("10.128.0.3")
@@ -175,7 +176,8 @@ func TestFlowOfAMessage(t *testing.T) {
 	}
 }
 
-// The kernel itself learns a neighbor by asking for it, and an entry of any other origin is not learned.
+// The kernel itself learns a neighbor by asking for it, and an entry of any other origin is not
+// learned.
 func TestLearnedNeighbors(t *testing.T) {
 	good := neighbor{family: unix.AF_INET, index: 7, state: unix.NUD_STALE}
 	for name, c := range map[string]struct {
@@ -199,7 +201,8 @@ func TestLearnedNeighbors(t *testing.T) {
 	}
 }
 
-// A message that a link goes is of a port that has left the bridge if it was in that; while links are not known, it may be.
+// A message that a link goes is of a port that has left the bridge if it was in that; while links
+// are not known, it may be.
 func TestPortThatLeaves(t *testing.T) {
 	k := &Kernel{cfg: Config{Bridge: topology.Bridge}}
 	message := func(kind uint16, master uint32) netlink.Message {
@@ -218,7 +221,7 @@ func TestPortThatLeaves(t *testing.T) {
 }
 
 // Addresses of which a part is refused come with the error.
-func TestRefusedAddressesOfAGuestAreTold(t *testing.T) {
+func TestRefusedAddressesOfAPeerAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")

@@ -9,8 +9,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 )
 
-// Each next hop of a foreign multipath route is a gateway that no pod subnet may
-// hide.
+// Each next hop of a foreign multipath route is a gateway that no pod subnet may hide.
 func TestAllNextHopsOfAForeignRouteAreKnown(t *testing.T) {
 	m := newMachine(t)
 	_, everything, _ := net.ParseCIDR("172.31.0.0/16")

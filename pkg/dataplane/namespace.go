@@ -10,8 +10,7 @@ import (
 )
 
 // A namespace is the network namespace of the thread that opened it. A socket stays in the
-// namespace in which it was made, so one that replaces another has to be made in there too,
-// on whatever thread that happens.
+// namespace in which it was made, so its replacement has to be made there too, on any thread.
 type namespace struct{ file *os.File }
 
 func openNamespace() (*namespace, error) {
@@ -30,8 +29,8 @@ func (n *namespace) close() error {
 	return n.file.Close()
 }
 
-// do calls f on a thread in the namespace. In the agent all threads are; to move one from
-// another namespace needs CAP_SYS_ADMIN.
+// do calls f on a thread in the namespace. In the agent all threads are in it; to enter it from
+// another namespace takes CAP_SYS_ADMIN.
 func (n *namespace) do(f func() error) error {
 	runtime.LockOSThread()
 	here, err := openNamespace()
@@ -52,20 +51,14 @@ func (n *namespace) do(f func() error) error {
 	return errors.Join(err, back)
 }
 
-// enter moves this thread, unless it is in the namespace already.
+// enter moves this thread into the namespace if it is in another one.
 func (n *namespace) enter(from *namespace) error {
 	to, err := n.file.Stat()
+	at, errAt := from.file.Stat()
+	if err = errors.Join(err, errAt); err == nil && !os.SameFile(to, at) {
+		err = unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET)
+	}
 	if err != nil {
-		return fmt.Errorf("entering a network namespace: %w", err)
-	}
-	at, err := from.file.Stat()
-	if err != nil {
-		return fmt.Errorf("entering a network namespace: %w", err)
-	}
-	if os.SameFile(to, at) {
-		return nil
-	}
-	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("entering a network namespace: %w", err)
 	}
 	return nil

@@ -7,9 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // here returns the number of this thread's network namespace.
@@ -19,8 +20,8 @@ func here() (uint64, error) {
 	return stat.Ino, err
 }
 
-// elsewhere runs something on a thread of the process's first namespace, which is not the machine's. The process's first
-// thread is left out, because Go never ends it.
+// elsewhere runs something on a thread of the process's first namespace, which is not the
+// machine's. The process's first thread is left out, because Go never ends it.
 func elsewhere(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -47,7 +48,8 @@ func dropCapability(capability int) error {
 	return unix.Capset(&header, &data[0])
 }
 
-// A thread of another namespace moves into a namespace for as long as a function runs, and goes back.
+// A thread of another namespace moves into a namespace for as long as a function runs, and goes
+// back.
 func TestThreadMovesAndGoesBack(t *testing.T) {
 	m := newMachine(t)
 	want, err := here()
@@ -130,13 +132,10 @@ func TestThreadThatCantGoBackEnds(t *testing.T) {
 		t.Errorf("going back without CAP_SYS_ADMIN: %v", err)
 	}
 	task := "/proc/self/task/" + strconv.Itoa(tid)
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(task); errors.Is(err, os.ErrNotExist) {
-			break
-		} else if time.Now().After(end) {
-			t.Fatal("the thread is still there")
-		}
-	}
+	testutil.AwaitTrue(t, "the thread is gone", func() bool {
+		_, err := os.Stat(task)
+		return errors.Is(err, os.ErrNotExist)
+	})
 	closed, err := openNamespace()
 	m.must(err)
 	m.must(closed.close())

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// portLeft has Watch drop the neighbors of a port that has left the bridge. Several at once are one
-// look at the table.
+// portLeft makes Watch drop the neighbors of a port that has left the bridge. Several signals at
+// once are one read of the table.
 func (k *Kernel) portLeft() {
 	select {
 	case k.left <- struct{}{}:
@@ -18,8 +18,8 @@ func (k *Kernel) portLeft() {
 	}
 }
 
-// leaves reports whether a notification of the bridge's own family says that a port has left it
-// (del_nbp of net/bridge/br_if.c), be it deleted or taken out.
+// leaves reports whether a notification of the bridge's own family means that a port has left it
+// (del_nbp of net/bridge/br_if.c), whether it was deleted or taken out.
 func (k *Kernel) leaves(m netlink.Message) bool {
 	if m.Header.Type != unix.RTM_DELLINK {
 		return false
@@ -28,8 +28,8 @@ func (k *Kernel) leaves(m netlink.Message) bool {
 	return k.links == nil || k.links.name(port.master) == k.cfg.Bridge
 }
 
-// A neighbor is what RTM_GETNEIGH says of an entry of the neighbor table or of a bridge's forwarding
-// table (struct ndmsg of linux/neighbour.h).
+// A neighbor is an entry of the neighbor table or of a bridge's forwarding table (struct ndmsg,
+// rtnetlink(7)).
 type neighbor struct {
 	family uint8
 	index  int
@@ -44,16 +44,16 @@ const (
 	ofElsewhere = unix.NTF_EXT_LEARNED | unix.NTF_PROXY
 )
 
-// learnedOn reports whether the kernel itself learned the entry on a device. Asked for a family that it
-// does not know, it answers with entries of others.
+// learnedOn reports whether the kernel itself learned the entry on a device. If the kernel lacks a
+// family, a request for it returns entries of others.
 func (n neighbor) learnedOn(device int, family uint8) bool {
 	return n.family == family && n.index == device && n.state&learned != 0 && n.flags&ofElsewhere == 0
 }
 
 // dropNeighbors deletes the neighbors on the bridge whose MAC address is behind none of its ports.
-// The kernel would go on sending to it for half a minute or more, although the address may be the
-// next pod's by now, and asks anew instead. Nothing is lost by an entry of a live pod that has been
-// silent for so long that the bridge has forgotten its MAC address.
+// Otherwise the kernel would send to that MAC address for half a minute or more, although the IP
+// address may be the next pod's by now. A running pod whose MAC address the bridge has forgotten,
+// because it sent nothing for long, is resolved again.
 func (k *Kernel) dropNeighbors() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -91,14 +91,14 @@ func (k *Kernel) dropNeighbors() error {
 
 // neighbors calls f with the entries of a family that the kernel filters by an attribute.
 func (k *Kernel) neighbors(family uint8, filter uint16, index int, f func(neighbor)) error {
-	data := appendAttribute(neighborMessage(family, 0), filter, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+	data := appendNumber(neighborMessage(family, 0), filter, index)
 	_, err := k.rtnetlink.read(request{kind: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP, data: data}, func(_ uint16, data []byte) {
 		f(parseNeighbor(data))
 	})
 	return err
 }
 
-// neighborMessage is a struct ndmsg.
+// neighborMessage returns a struct ndmsg.
 func neighborMessage(family uint8, index int) []byte {
 	data := make([]byte, unix.SizeofNdMsg)
 	data[0] = family

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A pod whose address was another's a moment ago is reached at once, however the other ended.
@@ -55,7 +57,8 @@ func TestAReusedPodAddressIsReachedAtOnce(t *testing.T) {
 	}
 }
 
-// A port that left while no agent ran is found at the start. What an operator or another program gave is left alone.
+// A port that left while no agent ran is found at the start. Entries of an operator or another
+// program stay.
 func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -76,7 +79,7 @@ func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 		n.LinkIndex, n.HardwareAddr = m.link(topology.Bridge).Attrs().Index, net.HardwareAddr{2, 0, 0, 0, 0, 7}
 		m.must(m.nl.NeighSet(&n))
 	}
-	again, err := New(m.cfg) // which has heard nothing of the pod
+	again, err := New(m.cfg) // which has not learned the pod's MAC address
 	m.must(err)
 	m.must(m.Close())
 	m.Kernel = again
@@ -96,7 +99,8 @@ func TestNeighborsOfPortsThatLeftBefore(t *testing.T) {
 	}
 }
 
-// reach sends to an address until the kernel has found its MAC address, which must be the given one.
+// reach sends to an address until the kernel has found its MAC address, which must be the given
+// one.
 func (m *machine) reach(addr netip.Addr, mac string) {
 	m.t.Helper()
 	conn, err := net.Dial("udp", netip.AddrPortFrom(addr, 9).String())
@@ -132,18 +136,16 @@ func (m *machine) neighborOf(addr netip.Addr) (rtnl.Neigh, bool) {
 	return rtnl.Neigh{}, false
 }
 
-// awaitNoNeighbor waits until the bridge has no neighbor of a MAC address. The kernel alone would keep one that nobody
-// sends to for as long as there is room.
+// awaitNoNeighbor waits until the bridge has no neighbor of a MAC address. The kernel alone would
+// keep an unused one for as long as there is room.
 func (m *machine) awaitNoNeighbor(mac string) {
 	m.t.Helper()
-	var all []rtnl.Neigh
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		var err error
-		all, err = m.nl.NeighList(m.link(topology.Bridge).Attrs().Index, rtnl.FAMILY_ALL)
+	testutil.Await(m.t, func() error {
+		all, err := m.nl.NeighList(m.link(topology.Bridge).Attrs().Index, rtnl.FAMILY_ALL)
 		m.must(err)
-		if !slices.ContainsFunc(all, func(n rtnl.Neigh) bool { return n.HardwareAddr.String() == mac }) {
-			return
+		if slices.ContainsFunc(all, func(n rtnl.Neigh) bool { return n.HardwareAddr.String() == mac }) {
+			return fmt.Errorf("neighbors of %s, whose port has gone: %v", mac, all)
 		}
-	}
-	m.t.Fatalf("neighbors of %s, whose port has gone: %v", mac, all)
+		return nil
+	})
 }

@@ -15,7 +15,7 @@ type object struct {
 }
 
 // readObjects returns nexthop objects by their ids. With net.ipv4.nexthop_compat_mode=0 a dump of
-// routes has neither gateways nor devices of routes that refer to one.
+// routes has neither gateways nor devices for routes that refer to one.
 func (k *Kernel) readObjects() (map[uint32]object, error) {
 	objects, err := RetryDump(func() (map[uint32]object, error) {
 		objects := map[uint32]object{}
@@ -31,7 +31,8 @@ func (k *Kernel) readObjects() (map[uint32]object, error) {
 	return objects, nil
 }
 
-// parseObject reads struct nhmsg and its attributes (linux/nexthop.h); the id of a broken message is 0.
+// parseObject parses struct nhmsg and its attributes (linux/nexthop.h); the id of a broken message
+// is 0.
 func parseObject(b []byte) (id uint32, o object) {
 	if len(b) < unix.SizeofNhmsg {
 		return 0, object{}
@@ -57,7 +58,7 @@ func parseObject(b []byte) (id uint32, o object) {
 }
 
 // resolve fills in the next hops of a route that has only the id of an object. It returns false if
-// the object is not known.
+// the object is unknown.
 func (m *message) resolve(objects map[uint32]object) bool {
 	if m.object == 0 || m.oif != 0 || m.shared() || m.kind != unix.RTN_UNICAST {
 		return true

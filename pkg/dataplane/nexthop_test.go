@@ -61,7 +61,7 @@ func (m *machine) routeByObject(dst string, id uint32) {
 	m.must(m.ask(unix.RTM_NEWROUTE, netlink.Create, b))
 }
 
-// With nexthop_compat_mode=0 a route tells no more of its next hop than an id.
+// With nexthop_compat_mode=0 a route has only the id of its next hop.
 func TestRoutesByNextHopObjects(t *testing.T) {
 	for _, compat := range []string{"1", "0"} {
 		t.Run("nexthop_compat_mode="+compat, func(t *testing.T) {
@@ -103,7 +103,8 @@ func TestRoutesByNextHopObjects(t *testing.T) {
 	}
 }
 
-// A next hop that routes name is news when it changes, also as a member of a group; others are none.
+// A next hop that routes name is news when it changes, also as a member of a group; others are
+// none.
 func TestChangedNextHopObject(t *testing.T) {
 	m := newMachine(t)
 	m.sysctl("net/ipv4/nexthop_compat_mode", "0")
@@ -133,7 +134,7 @@ func TestAnswersOfAnotherFamily(t *testing.T) {
 	_, err := m.rtnetlink.read(request{unix.RTM_GETROUTE, unix.NLM_F_DUMP, header}, func(uint16, []byte) { given++ })
 	m.must(err)
 	if given == 0 {
-		t.Skip("this kernel knows AF_X25, or answers otherwise")
+		t.Skip("this kernel has AF_X25, or answers otherwise")
 	}
 	m.must(m.dumpFamily(unix.AF_X25, unix.RTPROT_UNSPEC, func(r *message) { t.Errorf("%v was taken", r.dst) }))
 }
@@ -152,8 +153,8 @@ func group(ids ...uint32) []byte {
 	return appendAttribute(nil, unix.NHA_GROUP, b)
 }
 
-// A route that has only the id of a next hop goes by that, and by all of a group. One that says itself where it goes, or
-// that goes nowhere, stays what it is.
+// A route that has only the id of a next hop goes by that, and by all of a group. A route with next
+// hops of its own, or one that leads nowhere, stays as it is.
 func TestRoutesAreResolved(t *testing.T) {
 	objects := map[uint32]object{}
 	gateway := addressAttribute(unix.NHA_GATEWAY, "192.168.1.71")
@@ -199,7 +200,8 @@ func TestRoutesAreResolved(t *testing.T) {
 	}
 }
 
-// A dump of next hops in the midst of which one comes is reported as interrupted, and a whole one has all.
+// A dump of next hops during which one is added is reported as interrupted, and a whole one has
+// all.
 func TestInterruptedDump(t *testing.T) {
 	m := newMachine(t)
 	const n = 3000 // more than a message of 32 KiB

@@ -61,7 +61,8 @@ func masquerades() map[string]*topology.Masquerade {
 	}
 }
 
-// The table that the kernel has is the one that plan prints, in the eyes of nft, which shares no code with either.
+// The table that the kernel has is the one that plan prints, in the eyes of nft, which shares no
+// code with either.
 func TestTableIsWhatPlanPrints(t *testing.T) {
 	for name, want := range masquerades() {
 		t.Run(name, func(t *testing.T) {
@@ -118,7 +119,8 @@ func unnumbered(object any) {
 	}
 }
 
-// nftProgram runs nft of this machine, or of the tests' cluster of kubelets, in the network namespace of the caller.
+// nftProgram runs nft of this machine, or of the tests' cluster of kubelets, in the network
+// namespace of the caller.
 func (m *machine) nftProgram() func(stdin string, args ...string) (string, error) {
 	m.t.Helper()
 	const debian = "../../bin/e2e/debian/usr/"

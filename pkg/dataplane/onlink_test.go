@@ -37,8 +37,8 @@ func TestOnLinkIsWhatTheKernelSays(t *testing.T) {
 	})
 }
 
-// addLinks adds links of several kinds to eth0 and lo: another LAN, two without carrier, of
-// which the kernel ignores the routes of one, a bridge of somebody else, and ours.
+// addLinks adds links of several kinds to eth0 and lo: another LAN, two without carrier, of which
+// the kernel ignores the routes of one, a foreign bridge, and ours.
 func (m *machine) addLinks() {
 	m.t.Helper()
 	for _, name := range []string{"eth1", "idle", "ignored"} {
@@ -133,7 +133,8 @@ func drawDestination(t *rapid.T) netip.Addr {
 	}).Draw(t, "destination")
 }
 
-// drawWay adds a route. Some the kernel refuses: their key is taken, or their gateway is nobody's.
+// drawWay adds a route. The kernel refuses some: their key is taken, or their gateway is not a
+// neighbor.
 func (w *wayTest) drawWay() {
 	addr := drawDestination(w.T)
 	lengths := []int{0, 1, 5, 7, 8, 16, 22, 24, 29, 30, 31, 32, 32}

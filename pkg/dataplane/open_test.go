@@ -17,8 +17,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// A process that runs out of file descriptors while it starts says so, whichever is the first that it lacks, and gives
-// back the others.
+// A process that runs out of file descriptors at its start reports it, whichever is the first that
+// it lacks, and closes the others.
 func TestStartWithoutFileDescriptors(t *testing.T) {
 	m := newMachine(t)
 	before := m.descriptors()
@@ -41,7 +41,7 @@ func TestStartWithoutFileDescriptors(t *testing.T) {
 			t.Fatalf("with %d more: %v, %v", tries, k, err)
 		}
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes files that nobody refers to
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes unreferenced files
 	const times = 30
 	for range times {
 		k, err := New(m.cfg)
@@ -106,9 +106,9 @@ func TestFactsAndStateAreWhole(t *testing.T) {
 // nftBatch is what a transaction begins with (NFNL_MSG_BATCH_BEGIN).
 const nftBatch = unix.NFNL_MSG_BATCH_BEGIN
 
-// What was read is kept until it may have changed. After an error all is read anew, but only the table after one of the
-// table while nothing else was to change.
-func TestWhatIsReadAnew(t *testing.T) {
+// The kept state is read again when it may have changed. After an error all is read again, but only
+// the table after an error of the table with no other changes.
+func TestWhatIsReadAgain(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	there := m.observe()
@@ -150,18 +150,18 @@ func TestWhatIsReadAnew(t *testing.T) {
 			m.observe()
 			asked := slices.DeleteFunc(end(), func(kind uint16) bool { return kind != unix.RTM_GETROUTE })
 			if len(asked) != want {
-				t.Errorf("after %s was forgotten, routes were asked for %d times, want %d", name, len(asked), want)
+				t.Errorf("after %s was dropped, routes were requested %d times, want %d", name, len(asked), want)
 			}
 		}
 	}
 	m.settle(nodes(2))
-	m.sysctl(topology.SysctlForward4, "0") // which nobody has announced
+	m.sysctl(topology.SysctlForward4, "0") // which is not announced
 	if got := m.observe().Sysctls[topology.SysctlForward4]; got != "1" {
 		t.Errorf("what is kept became %q", got)
 	}
 	m.Forget()
 	if got := m.observe().Sysctls[topology.SysctlForward4]; got != "0" {
-		t.Errorf("what is read anew is %q", got)
+		t.Errorf("what is read again is %q", got)
 	}
 }
 
@@ -196,7 +196,7 @@ func TestTextOfARefusedRoute(t *testing.T) {
 }
 
 // A CNI config that can't be removed is reported, and one that can't be written.
-func TestFailureOfTheConfigIsTold(t *testing.T) {
+func TestFailureOfTheConfigIsReported(t *testing.T) {
 	m := newMachine(t)
 	whole := m.cfg.CNI.RunDir
 	m.cfg.CNI.RunDir = filepath.Join(whole, "file", "below")

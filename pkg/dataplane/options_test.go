@@ -12,8 +12,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// A socket holds as many answers as the kernel lets it, and has dumps filtered where the kernel knows how. Who has no
-// CAP_NET_ADMIN is held to net.core.rmem_max.
+// A socket holds as many answers as the kernel lets it, and has dumps filtered where the kernel
+// knows how. Without CAP_NET_ADMIN the limit is net.core.rmem_max.
 func TestOptionsOfSockets(t *testing.T) {
 	m := newMachine(t)
 	limit := receiveBuffer
@@ -56,7 +56,8 @@ func TestOptionsOfSockets(t *testing.T) {
 	m.must(c.Close())
 }
 
-// A socket whose options are refused is not used, and not left open. To be held to net.core.rmem_max is no reason.
+// A socket whose options are refused is not used, and not left open. That limit alone does not fail
+// it.
 func TestRefusedOptionsOfSockets(t *testing.T) {
 	m := newMachine(t)
 	before := m.descriptors()

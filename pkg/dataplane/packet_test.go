@@ -14,8 +14,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A ruleTest is a packet that one rule of our table treats otherwise than the rest of it would: it is
-// sent with the whole table, and once more without that rule.
+// A ruleTest is a packet that one rule of our table treats otherwise than the rest of it would: it
+// is sent with the whole table, and once more without that rule.
 type ruleTest struct {
 	rule          string // of Ruleset
 	send          datagram
@@ -104,7 +104,7 @@ func TestEachRuleHasAPacket(t *testing.T) {
 	}
 }
 
-// Each rule does to a packet what it says, and nothing else of the table does it.
+// Each rule has its effect on a packet, and no other part of the table has it.
 func TestEachRuleByAPacket(t *testing.T) {
 	for _, r := range rules {
 		t.Run(r.send.dst, func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestEachRuleByAPacket(t *testing.T) {
 	}
 }
 
-// What rules leave out comes out as it was sent.
+// Packets that no rule matches are unchanged.
 func TestRulesLeaveOutByAPacket(t *testing.T) {
 	m := newPacketMachine(t)
 	for name, r := range untouched {
@@ -130,8 +130,9 @@ func TestRulesLeaveOutByAPacket(t *testing.T) {
 	}
 }
 
-// A packetMachine is a node between a pod and the world, with a subnet of pods of each family. eth0 has the
-// InternalIPs, and before them another address of its family, by which the kernel would masquerade; eth1 has one.
+// A packetMachine is a node between a pod and the world, with a subnet of pods of each family. eth0
+// has the InternalIPs, and before them another address of its family, by which the kernel would
+// masquerade; eth1 has one.
 type packetMachine struct {
 	*machine
 	sent int

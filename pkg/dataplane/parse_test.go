@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// Messages that are cut off, cached or of another family are no routes, next hops or addresses.
+// Truncated, cached or foreign-family messages are not routes, next hops or addresses.
 func TestBrokenMessagesAreLeftOut(t *testing.T) {
 	var m message
 	good := encodeRoute(topology.Route{Dst: netip.MustParsePrefix("10.128.1.0/24"), Protocol: topology.Protocol, Metric: topology.MetricPeer}, 7, unix.RT_SCOPE_UNIVERSE)
@@ -54,9 +54,9 @@ func TestGatewayOfAnotherFamily(t *testing.T) {
 	}
 }
 
-// What differs from what we make is not taken for ours.
-func TestWhatIsNotAsWeMakeIt(t *testing.T) {
-	meta, cmp := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(interfaceName("eth0"))
+// Rules and chains that differ from ours are not taken for ours.
+func TestTablesThatDifferFromOurs(t *testing.T) {
+	meta, cmp := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(paddedName("eth0"))
 	if name, ok := nameOf([]expr.Any{meta, cmp}, 0); !ok || name != "eth0" {
 		t.Errorf("the name is %q, %t", name, ok)
 	}
@@ -96,24 +96,24 @@ func TestWhatIsNotAsWeMakeIt(t *testing.T) {
 }
 
 // A refused look at NAT bindings is reported; a kernel without ctnetlink has none.
-func TestRefusedBindingsAreTold(t *testing.T) {
+func TestRefusedBindingsAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	r := seccomp.NewRefuser(t)
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.128.0.0/16")}
-	for errno, told := range map[unix.Errno]bool{unix.EOPNOTSUPP: false, unix.EINVAL: false, unix.ENOMEM: true} {
+	for errno, reported := range map[unix.Errno]bool{unix.EOPNOTSUPP: false, unix.EINVAL: false, unix.ENOMEM: true} {
 		r.Requests(errno, conntrackGet)
 		err := m.release(ranges, ranges)
-		if errors.Is(err, errno) != told || (err != nil) != told || told && !strings.Contains(err.Error(), "reading NAT bindings: ") {
+		if errors.Is(err, errno) != reported || (err != nil) != reported || reported && !strings.Contains(err.Error(), "reading NAT bindings: ") {
 			t.Errorf("after %v: %v", errno, err)
 		}
 	}
 	r.Nothing()
 }
 
-// What can't be made is reported before the kernel is asked: a bridge with a broken MAC address, a port of a bridge that
-// is not there.
-func TestImpossibleDevicesAreTold(t *testing.T) {
+// Impossible changes are reported without a request: a bridge with a broken MAC address, a port of
+// a missing bridge.
+func TestImpossibleDevicesAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	if err := m.Apply(t.Context(), plan.Of(plan.Add, plan.Bridge{Device: topology.Device{Name: "br7", MAC: "no MAC"}})); err == nil || !strings.Contains(err.Error(), "adding bridge br7: ") {

@@ -9,7 +9,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/plan"
 )
 
-// A marked error says what it is of, and is the error that it was.
+// A marked error has the object's key, and unwraps to the original.
 func TestPartOfAnError(t *testing.T) {
 	if err := part(plan.Sysctl{Path: "net/x"}, nil); err != nil {
 		t.Errorf("no error became %v", err)

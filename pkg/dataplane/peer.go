@@ -10,15 +10,16 @@ import (
 )
 
 // peerAddrs returns the addresses of the device at the other end of a port, in another network
-// namespace, IPv4 ones first and without link-local ones. There are none if the kernel does not
-// tell, because the device has gone or CAP_NET_ADMIN is lacking over there.
+// namespace, IPv4 ones first and without link-local ones. There are none if the device has gone, or
+// without CAP_NET_ADMIN over there.
 func (k *Kernel) peerAddrs(port *rtnl.LinkAttrs) []netip.Addr {
 	addrs, _, _ := addrsIn(k.rtnetlink, port.NetNsID, port.ParentIndex)
 	return addrs
 }
 
-// addrsIn returns the addresses of a device in the network namespace of a number, IPv4 ones first and
-// without link-local ones; with index 0 those of all devices. They are not whole if one changed meanwhile.
+// addrsIn returns the addresses of a device in the network namespace of an ID, IPv4 ones first and
+// without link-local ones; with index 0 those of all devices. They are not whole if one changed
+// meanwhile.
 func addrsIn(s *socket, namespace, index int) (addrs []netip.Addr, whole bool, err error) {
 	whole = true
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -33,13 +34,13 @@ func addrsIn(s *socket, namespace, index int) (addrs []netip.Addr, whole bool, e
 	return addrs, whole, err
 }
 
-// peerName returns the name of the device at the other end of a port; empty: the kernel does
-// not tell. It is asked with the number by which this network namespace knows the other
-// (IFLA_TARGET_NETNSID of linux/if_link.h).
+// peerName returns the name of the device at the other end of a port, "" if it is unknown. The
+// request has the ID by which this network namespace refers to the other (IFLA_TARGET_NETNSID of
+// linux/if_link.h).
 func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
 	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
 	binary.NativeEndian.PutUint32(data[4:], uint32(port.ParentIndex))
-	data = appendAttribute(data, unix.IFLA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(port.NetNsID)))
+	data = appendNumber(data, unix.IFLA_TARGET_NETNSID, port.NetNsID)
 	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(_ uint16, data []byte) {
 		if index, id, _ := parseLink(data); index == port.ParentIndex {
 			name = id.name
@@ -48,16 +49,16 @@ func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
 	return name
 }
 
-// encodeAddrRequest makes struct ifaddrmsg (rtnetlink(7)) with the number by which this
-// network namespace knows another (IFA_TARGET_NETNSID of linux/if_addr.h, kernel 4.20).
+// encodeAddrRequest returns struct ifaddrmsg (rtnetlink(7)) with the ID by which this network
+// namespace refers to another (IFA_TARGET_NETNSID of linux/if_addr.h, Linux 4.20).
 func encodeAddrRequest(family uint8, namespace, index int) []byte {
 	b := []byte{family, 0, 0, 0}
 	b = binary.NativeEndian.AppendUint32(b, uint32(index))
-	return appendAttribute(b, unix.IFA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(namespace)))
+	return appendNumber(b, unix.IFA_TARGET_NETNSID, namespace)
 }
 
-// parsePeerAddr reads an address of the device, or with index 0 of any. A kernel that does not know the attribute of
-// the namespace answers for this one, without the attribute.
+// parsePeerAddr returns an address of the device, or with index 0 of any. A kernel without that
+// attribute answers for its own namespace, without the attribute.
 func parsePeerAddr(kind uint16, b []byte, family uint8, namespace, index int) (addr netip.Addr, ok bool) {
 	if kind != unix.RTM_NEWADDR || len(b) < unix.SizeofIfAddrmsg || b[0] != family || index != 0 && int(binary.NativeEndian.Uint32(b[4:])) != index {
 		return netip.Addr{}, false

@@ -11,6 +11,7 @@ import (
 	types "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A realPod is a network namespace that the stock plugins attached by the agent's own config.
@@ -25,13 +26,7 @@ type realPod struct {
 // stockPlugins returns libcni with the stock plugins, as a container runtime uses them.
 func (m *machine) stockPlugins() *libcni.CNIConfig {
 	m.t.Helper()
-	dir := os.Getenv("CNI_BIN")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "bin", "cni")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "bridge")); err != nil {
-		m.t.Skipf("the stock plugins are missing (CNI_BIN): %v", err)
-	}
+	dir := testutil.NeedPlugins(m.t)
 	// portmap looks for the host's firewall, which these tests don't need.
 	return libcni.NewCNIConfigWithCacheDir([]string{dir}, filepath.Join(m.dir, "cache"), nil)
 }

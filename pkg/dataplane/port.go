@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -12,18 +11,17 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// devices returns the bridge, its ports, and those of pods that are out of it.
+// devices returns the bridge, its ports, and detached ports of pods.
 func (f *linkFacts) devices(bridge string) []topology.Device {
 	master, there := f.byName[f.bridge(bridge)]
 	var all []topology.Device
 	for index, id := range f.idents {
 		d := topology.Device{Name: id.name, Up: id.up, Pod: f.pods[index]}
 		if d.Pod.IsValid() {
-			d.Known, d.Rival = f.seen[index], f.idents[f.rivals[index]].name
+			d.Known, d.Duplicate = f.seen[index], f.idents[f.conflicts[index]].name
 		}
 		if id.master != 0 {
 			d.Master = f.name(id.master)
@@ -40,22 +38,7 @@ func (f *linkFacts) devices(bridge string) []topology.Device {
 	return all
 }
 
-// setDevices puts ports into the bridge and sets devices up, the bridge last: if it has a port
-// by then, it sends at once, and else after the kernel has looked at its carrier, which it does
-// once a second (dev_activate of net/sched/sch_generic.c). A device that is not there any more
-// is done, because its pod has gone.
-func (k *Kernel) setDevices(devices []plan.Device) error {
-	var errs []error
-	slices.SortStableFunc(devices, func(a, b plan.Device) int { return cmp.Compare(b.Master, a.Master) })
-	for _, d := range devices {
-		k.fresh.routes = false
-		if err := k.setDevice(d.Device); err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, part(d, fmt.Errorf("setting %s: %w", d, err)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
+// setDevice puts a port into the bridge, and sets a device up.
 func (k *Kernel) setDevice(d topology.Device) error {
 	index, ok := k.links.byName[d.Name]
 	if !ok {
@@ -85,10 +68,10 @@ func (k *Kernel) setDevice(d topology.Device) error {
 	return k.addLinkLocal(link, d)
 }
 
-// addLinkLocal gives the bridge the IPv6 link-local address that the kernel would make of its
-// MAC address (RFC 4291, appendix A) later: once a port is up, and after it has looked for
-// duplicates for a second or two, in which no pod is found. Where the kernel was first, as when
-// IPv6 is switched on again, its address is replaced by one that is usable at once.
+// addLinkLocal adds the IPv6 link-local address that the kernel would make of the bridge's MAC
+// address (RFC 4291, appendix A) only once a port is up and after a second or two of duplicate
+// address detection, during which no pod can be resolved. If the kernel was first, as when IPv6 is
+// switched on again, its address is replaced by one that is usable at once.
 func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
 	mac, _ := net.ParseMAC(d.MAC)
 	if !d.LinkLocal || len(mac) != 6 || k.links.local6 {
@@ -106,10 +89,10 @@ func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
 	return k.awaitLocal(link, ip[:])
 }
 
-// awaitLocal waits until the kernel takes packets to a new IPv6 address of the bridge, which it
-// does from a work queue (addrconf_dad_work of net/ipv6/addrconf.c), mostly within 10 ms. With the
-// addresses that come next it asks pods for their MAC addresses: answers that arrive too early are
-// lost, and it asks again after a second only.
+// awaitLocal waits until the kernel accepts packets to a new IPv6 address of the bridge. It does so
+// from a work queue (addrconf_dad_work of net/ipv6/addrconf.c), mostly within 10 ms. With the
+// addresses that are added next the kernel resolves pods: earlier answers are lost, and it asks
+// again only after a second.
 func (k *Kernel) awaitLocal(link rtnl.Link, ip net.IP) error {
 	const limit, pause = time.Second, 200 * time.Microsecond
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pause) {

@@ -148,8 +148,8 @@ func TestBridgeIsMadeOnceAndAgain(t *testing.T) {
 	}
 }
 
-// One pass makes it all: before the CNI config is written, the kernel is looked at again, and what is missing then is a
-// fault.
+// One pass makes it all: before the CNI config is written, the kernel is looked at again, and what
+// is missing then is a fault.
 func TestBridgeIsMadeInOnePass(t *testing.T) {
 	m := newMachine(t)
 	if m.ipv6 {
@@ -309,7 +309,8 @@ func TestBridgeDisturbances(t *testing.T) {
 	}
 }
 
-// After a restart of the agent a pod's port is known by its lease. What belongs to others, or to nobody, is left alone.
+// After a restart of the agent a pod's port is known by its lease. Foreign and unidentified ports
+// are left alone.
 func TestOnlyPortsOfOurPodsArePutBack(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -382,8 +383,9 @@ func TestAPortElsewhereIsFollowed(t *testing.T) {
 	m.settle(nodes(2))
 }
 
-// The ports of pods that come and go are no news, whoever deletes them: the plugin, or the kernel with the namespace.
-func TestPodsOfTheirOwnNamespacesAreNoNews(t *testing.T) {
+// The ports of pods that come and go make nothing stale, whether the plugin deletes them or the
+// kernel with the namespace.
+func TestPodsOfTheirOwnNamespacesAreIgnored(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.addPod("vethfirst", "10.128.0.2/24", "fd01::2/64")
@@ -403,7 +405,7 @@ func TestPodsOfTheirOwnNamespacesAreNoNews(t *testing.T) {
 	}
 }
 
-// A device of the bridge's name is never touched if it is no bridge.
+// A device of the bridge's name and another kind is never changed.
 func TestAnotherDeviceOfTheBridgesName(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.nl.LinkAdd(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge, MTU: 1500}, PeerName: "other"}))

@@ -17,11 +17,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// TestRandomTables draws main tables full of foreign routes, many of them with
-// keys like ours, made before ours, after ours and among ours, and Nodes that come,
-// move and go: whatever the order of the kernel's list, no operation of ours hits
-// a foreign route, what we may have is there, a second pass changes nothing, and
-// the zero State removes exactly ours.
+// TestRandomTables draws main tables full of foreign routes, many of them with keys like ours, made
+// before ours, after ours and among ours, and Nodes that come, move and go: whatever the order of
+// the kernel's list, no operation of ours hits a foreign route, what we may have is there, a second
+// pass changes nothing, and the zero State removes exactly ours.
 func TestRandomTables(t *testing.T) {
 	m := newMachine(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -48,9 +47,8 @@ type randomTable struct {
 	all []*topology.Node
 }
 
-// An entry is a route with one next hop, in the words of ip-route(8). The protocol
-// is left out of IPv6 routes by a gateway: of those with several next hops the
-// kernel tells the first one's only.
+// An entry is a route with one next hop, in the words of ip-route(8). The protocol is left out for
+// IPv6 routes by a gateway, because of several next hops the kernel returns only the first one's.
 type entry string
 
 // tableDump is the main table, but for what the kernel made.
@@ -116,8 +114,8 @@ func entryOf(route rtnl.Route, hop *rtnl.NexthopInfo) entry {
 		route.Type, route.Dst, hop.Gw, hop.LinkIndex, route.Tos, protocol, route.Priority, route.Src))
 }
 
-// mine knows ours as somebody else would: by the mark, and, among several next
-// hops of an IPv6 route, by a gateway that no drawn route has.
+// mine identifies our routes independently: by the mark, and, among several next hops of an IPv6
+// route, by a gateway that no drawn route has.
 func (r *randomTable) mine(route rtnl.Route, hop *rtnl.NexthopInfo, hops int) bool {
 	if route.Priority != topology.MetricPeer && route.Priority != topology.MetricOwn || route.Tos != 0 {
 		return false
@@ -148,7 +146,7 @@ func (r *randomTable) clear() {
 	r.Fatalf("can't clear the table of %v", r.list())
 }
 
-// disturb adds foreign routes. Some the kernel refuses, for their key is taken.
+// disturb adds foreign routes. The kernel refuses some, because their key is taken.
 func (r *randomTable) disturb(when string) {
 	for range rapid.IntRange(0, 12).Draw(r.T, "foreign routes "+when) {
 		route := r.drawForeign()
@@ -282,9 +280,6 @@ func minus(a, b []entry) []entry {
 	})
 }
 
-// mayHide tells whether the kernel may leave the route out of a dump: it jumps from
-// the first next hop of an IPv6 route to the last, over what stands between them
-// with the same metric (fib6_dump_node of net/ipv6/ip6_fib.c).
 func (e entry) mayHide() bool {
 	return strings.Contains(string(e), fmt.Sprintf("metric %d ", topology.MetricPeer)) && strings.Contains(string(e), "::")
 }

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -14,8 +15,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// readMasquerade returns our table, nil if there is none. After a failure it replaces the connection,
-// because answers may be left on it.
+// readMasquerade returns our table, nil if there is none. After a failure it replaces the
+// connection, because that may have unread answers.
 func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
 	m, err := k.readTable()
 	if err != nil {
@@ -24,8 +25,8 @@ func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
 	return m, nil
 }
 
-// readTable returns an empty Masquerade for a table in which anything is not as we make it. No desired one
-// equals that, so the table is made anew.
+// readTable returns an empty Masquerade for a table that differs from ours in anything but its
+// parameters. No desired one is equal to that, so the table is replaced.
 func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	table, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
 	if errors.Is(err, unix.ENOENT) {
@@ -67,8 +68,8 @@ func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	return m, nil
 }
 
-// readRules returns for which bridge, pod subnets and egress links our chains were made, or
-// nothing if they are not as we would make them for those.
+// readRules returns the bridge, pod subnets and egress links for which our chains were made, or an
+// empty Masquerade if the chains differ from those that we would make.
 func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	all, err := k.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
@@ -109,8 +110,8 @@ func (k *Kernel) readRules() (*topology.Masquerade, error) {
 	return m, nil
 }
 
-// guess takes from a rule what ours vary in; whether the rest is ours too shows
-// when rules made from the guess are compared with it.
+// guess reads the parameters of a rule. The comparison with rules made from them shows whether the
+// rest is ours too.
 func guess(m *topology.Masquerade, exprs []expr.Any) {
 	if e, ok := egressOf(exprs); ok {
 		if !slices.Contains(m.Egress, e) {
@@ -133,7 +134,7 @@ func guess(m *topology.Masquerade, exprs []expr.Any) {
 	}
 }
 
-// egressOf returns what a rule that names the source address has for link and address.
+// egressOf returns the link and the address of a rule that sets the source address.
 func egressOf(exprs []expr.Any) (e topology.Egress, ok bool) {
 	if !has[*expr.NAT](exprs) {
 		return topology.Egress{}, false
@@ -149,7 +150,7 @@ func egressOf(exprs []expr.Any) (e topology.Egress, ok bool) {
 	return e, ok
 }
 
-// nameOf returns the device's name with which expression i and the next compare.
+// nameOf returns the device's name with which expressions i and i+1 compare.
 func nameOf(exprs []expr.Any, i int) (string, bool) {
 	meta, is := exprs[i].(*expr.Meta)
 	if !is || meta.Key != expr.MetaKeyOIFNAME && meta.Key != expr.MetaKeyIIFNAME {
@@ -176,12 +177,7 @@ func has[T expr.Any](exprs []expr.Any) bool {
 
 func prefixOf(addr, mask []byte) netip.Prefix {
 	a, _ := netip.AddrFromSlice(addr)
-	bits := 0
-	for _, b := range mask {
-		for ; b != 0; b <<= 1 {
-			bits++
-		}
-	}
+	bits, _ := net.IPMask(mask).Size()
 	return netip.PrefixFrom(a, bits)
 }
 
@@ -199,17 +195,17 @@ func sameChain(want chain, have *nftables.Chain, rules []*nftables.Rule) bool {
 	return true
 }
 
-// sameExprs compares rules. Of a lookup the kernel returns the set's name, and not the number that it
-// had in a transaction.
+// sameExprs compares rules. For a lookup the kernel returns the set's name, but not its number in
+// the transaction.
 func sameExprs(want, have []expr.Any) bool { return reflect.DeepEqual(want, have) }
 
-// foreignElement reports whether an element is none that we make: one without a key matches
+// foreignElement reports whether an element can't be one of ours: one without a key matches
 // everything (NFT_SET_ELEM_CATCHALL).
 func foreignElement(e nftables.SetElement) bool {
 	return len(e.Key) == 0 || len(e.KeyEnd) > 0 || e.Timeout != 0
 }
 
-// parseIntervals pairs beginnings and ends; it is not ok if a range is no prefix.
+// parseIntervals pairs beginnings and ends. It is not ok if a range is not a prefix.
 func parseIntervals(elements []nftables.SetElement) ([]netip.Prefix, bool) {
 	if slices.ContainsFunc(elements, foreignElement) {
 		return nil, false
@@ -242,8 +238,8 @@ func parseIntervals(elements []nftables.SetElement) ([]netip.Prefix, bool) {
 	return prefixes, true
 }
 
-// rangePrefix returns the prefix that goes from start to just before end; an
-// invalid end is one past the top.
+// rangePrefix returns the prefix from start to just before end; an invalid end is past the topmost
+// address.
 func rangePrefix(start, end netip.Addr) (netip.Prefix, bool) {
 	for bits := start.BitLen(); bits >= 0; bits-- {
 		p := netip.PrefixFrom(start, bits)

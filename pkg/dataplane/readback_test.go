@@ -15,23 +15,23 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// foreignFeatures keep our table from doing what it says, or may do so.
+// foreignFeatures keep our table from working, or may do so.
 func foreignFeatures() map[string]func(*machine) {
 	return map[string]func(*machine){
-		"dormant table":                           (*machine).dormant,
-		"set that forgets its elements":           setWith(func(s *nftables.Set) { s.HasTimeout, s.Timeout = true, time.Hour }),
-		"set with elements that may be forgotten": setWith(func(s *nftables.Set) { s.HasTimeout = true }),
-		"set without room":                        setWith(func(s *nftables.Set) { s.Size = 100 }),
-		"set that rules may add to":               setWith(func(s *nftables.Set) { s.Dynamic = true }),
-		"set that can't be changed":               setWith(func(s *nftables.Set) { s.Constant = true }),
-		"element that matches everything":         (*machine).catchAll,
-		"expression that nobody here knows":       (*machine).unknownExpression,
+		"dormant table":                     (*machine).dormant,
+		"set that forgets its elements":     setWith(func(s *nftables.Set) { s.HasTimeout, s.Timeout = true, time.Hour }),
+		"set with elements that may expire": setWith(func(s *nftables.Set) { s.HasTimeout = true }),
+		"set without room":                  setWith(func(s *nftables.Set) { s.Size = 100 }),
+		"set that rules may add to":         setWith(func(s *nftables.Set) { s.Dynamic = true }),
+		"set that can't be changed":         setWith(func(s *nftables.Set) { s.Constant = true }),
+		"element that matches everything":   (*machine).catchAll,
+		"unsupported expression":            (*machine).unknownExpression,
 		"range that is no prefix": func(m *machine) {
 			c := m.nft4test()
 			m.must(c.SetAddElements(families[0].clusterSet(), []nftables.SetElement{{Key: []byte{11, 0, 0, 1}}, {Key: []byte{11, 0, 0, 9}, IntervalEnd: true}}))
 			m.must(c.Flush())
 		},
-		"chain of somebody": func(m *machine) {
+		"foreign chain": func(m *machine) {
 			c := m.nft4test()
 			c.AddChain(&nftables.Chain{Name: "theirs", Table: nftTable})
 			m.must(c.Flush())
@@ -44,7 +44,7 @@ func foreignFeatures() map[string]func(*machine) {
 			})
 			m.must(c.Flush())
 		},
-		"rule of somebody": func(m *machine) {
+		"foreign rule": func(m *machine) {
 			c := m.nft4test()
 			c.AddRule(&nftables.Rule{Table: nftTable, Chain: &nftables.Chain{Name: "postrouting", Table: nftTable}, Exprs: skipBridged("br7")})
 			m.must(c.Flush())
@@ -52,7 +52,7 @@ func foreignFeatures() map[string]func(*machine) {
 	}
 }
 
-// A table with any of these is not taken for ours as it should be, so that it is made anew.
+// A table with any of these differs from ours, so it is replaced.
 func TestTableWithForeignFeaturesIsNotOurs(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(4))
@@ -64,14 +64,14 @@ func TestTableWithForeignFeaturesIsNotOurs(t *testing.T) {
 		}
 		m.must(m.writeTable(&ours))
 		if got := m.table(); !reflect.DeepEqual(*got, ours) {
-			t.Errorf("%s: after it was made anew it is %+v, want %+v", name, got, ours)
+			t.Errorf("%s: after it was replaced it is %+v, want %+v", name, got, ours)
 		}
 	}
 }
 
 // Such a change is announced, found and repaired in one pass.
 func TestTableWithForeignFeatures(t *testing.T) {
-	for _, name := range []string{"dormant table", "set without room", "element that matches everything", "expression that nobody here knows"} {
+	for _, name := range []string{"dormant table", "set without room", "element that matches everything", "unsupported expression"} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			news := m.watchSettled(nodes(4))
@@ -102,7 +102,7 @@ func TestChainsOfAnotherTable(t *testing.T) {
 	}
 }
 
-// A table of our name in another family is somebody else's, and so is what it has.
+// A table of our name in another family is foreign, with all of its objects.
 func TestTableOfOurNameInAnotherFamily(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(4))
@@ -143,8 +143,8 @@ func (m *machine) catchAll() {
 	}))
 }
 
-// unknownExpression puts a rule in place of our first one that is equal to it, but for an expression which
-// google/nftables leaves out when it reads rules.
+// unknownExpression puts a rule in place of our first one that is equal to it, but for an
+// expression which google/nftables leaves out when it reads rules.
 func (m *machine) unknownExpression() {
 	m.t.Helper()
 	c := m.nft4test()
@@ -169,7 +169,8 @@ func (m *machine) unknownExpression() {
 	}))
 }
 
-// setWith makes our table anew, with the same elements and another kind of set for the peers' IPv4 addresses.
+// setWith replaces our table, with the same elements and another kind of set for the peers' IPv4
+// addresses.
 func setWith(change func(*nftables.Set)) func(*machine) {
 	return func(m *machine) {
 		m.t.Helper()

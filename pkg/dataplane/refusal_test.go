@@ -32,9 +32,9 @@ func (m *machine) ruin() {
 	m.Forget()
 }
 
-// Each request of a pass that the kernel refuses is reported, whichever it is, and the passes after it make what is
-// missing.
-func TestEachRefusedRequestOfAPassIsTold(t *testing.T) {
+// Each request of a pass that the kernel refuses is reported, whichever it is, and the passes after
+// it make what is missing.
+func TestEachRefusedRequestOfAPassIsReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
 	m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")
@@ -60,7 +60,7 @@ func TestEachRefusedRequestOfAPassIsTold(t *testing.T) {
 }
 
 // Each request of a look at the kernel that is refused is reported.
-func TestEachRefusedRequestOfALookIsTold(t *testing.T) {
+func TestEachRefusedRequestOfAReadIsReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
 	want := m.observe()
@@ -86,8 +86,8 @@ func TestEachRefusedRequestOfALookIsTold(t *testing.T) {
 	}
 }
 
-// What the kernel says of something that is done already, or has gone meanwhile, is no error.
-func TestWhatIsDoneAlreadyIsNoError(t *testing.T) {
+// The kernel's errors for objects that exist already, or have gone meanwhile, are ignored.
+func TestFinishedChangesAreNotErrors(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
 	there := m.observe()
@@ -117,7 +117,7 @@ func TestWhatIsDoneAlreadyIsNoError(t *testing.T) {
 }
 
 // After more changes than are kept one by one, what counts as there is what is there.
-func TestManyChangesAreReadAnew(t *testing.T) {
+func TestManyChangesAreReadAgain(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(2 * worthKeeping) // of which few have our own InternalIP, and no route
 	for _, n := range []int{2 * worthKeeping, 1, worthKeeping} {
@@ -128,8 +128,9 @@ func TestManyChangesAreReadAnew(t *testing.T) {
 	}
 }
 
-// A refused look at the bridge's neighbors, or a refused deletion, is reported; that one has gone meanwhile is not.
-func TestRefusedNeighborsAreTold(t *testing.T) {
+// A refused look at the bridge's neighbors, or a refused deletion, is reported; that one has gone
+// meanwhile is not.
+func TestRefusedNeighborsAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	r := seccomp.NewRefuser(t)
@@ -151,8 +152,9 @@ func TestRefusedNeighborsAreTold(t *testing.T) {
 	r.Nothing()
 }
 
-// An agent that gets no socket does not start, and says so; one that needs another socket later reports it.
-func TestRefusedSocketsAreTold(t *testing.T) {
+// An agent without a socket does not start and reports the error; a socket that fails later is
+// reported.
+func TestRefusedSocketsAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.must(m.rtnetlink.close())
@@ -175,7 +177,8 @@ func TestRefusedSocketsAreTold(t *testing.T) {
 	}
 }
 
-// An address that a device can't have names the setting that forbids it, and a setting that this kernel lacks is named.
+// An address that a device can't have names the setting that forbids it, and a setting that this
+// kernel lacks is named.
 func TestRefusalsNameTheSetting(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()

@@ -13,8 +13,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Whatever the kernel refuses is told by its key, and the config is not written: here all that takes CAP_NET_ADMIN.
-func TestEachRefusalIsTold(t *testing.T) {
+// Refusals are reported by key, and the config is not written: here all that takes CAP_NET_ADMIN.
+func TestEachRefusalIsReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
 	m.settle(nodes(3))
@@ -29,7 +29,7 @@ func TestEachRefusalIsTold(t *testing.T) {
 	for name, c := range map[string]struct {
 		changes plan.Changes
 		keys    []string
-		says    string
+		message string
 	}{
 		"bridge":           {plan.Of(plan.Add, plan.Bridge{Device: bridge}), []string{"bridge plainroute0"}, "adding bridge plainroute0: "},
 		"MTU":              {plan.Of(plan.Replace, plan.MTU{Dev: bridge.Name, Bytes: bridge.MTU}), []string{"device plainroute0"}, "setting the MTU of plainroute0 from "},
@@ -48,8 +48,8 @@ func TestEachRefusalIsTold(t *testing.T) {
 	} {
 		conf := plan.Config{CNI: &topology.CNI{Bridge: topology.Bridge, MTU: 1234, Subnets: []netip.Prefix{dst}}}
 		err := m.Apply(t.Context(), c.changes.With(plan.Of(plan.Replace, conf)...))
-		if err == nil || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s: it says %v", name, err)
+		if err == nil || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), c.message) {
+			t.Errorf("%s: the error is %v", name, err)
 		}
 		if got := failedKeys(err); !slices.Equal(got, c.keys) {
 			t.Errorf("%s: failed are %q, want %q", name, got, c.keys)

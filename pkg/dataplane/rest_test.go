@@ -3,16 +3,19 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"testing"
-	"time"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Where nothing changes, nothing is written: no audit, however often, makes the kernel announce anything.
+// Where nothing changes, nothing is written: no audit, however often, makes the kernel announce
+// anything.
 func TestAtRestNothingIsWritten(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(4)
@@ -29,33 +32,31 @@ func TestAtRestNothingIsWritten(t *testing.T) {
 	if types := m.announced(monitors); len(types) > 0 {
 		t.Errorf("%d messages, of types %v", len(types), types)
 	}
-	// Monitors that hear nothing would show nothing.
+	// Monitors that receive nothing would prove nothing.
 	m.must(m.nl.LinkSetMTU(m.eth0, 1400))
 	if types := m.announced(monitors); len(types) == 0 {
 		t.Error("a change of a link is not announced to the monitors")
 	}
 }
 
-// awaitCarriers waits until the kernel has announced what it found out about the carriers of all links, which it does by
-// and by (net/core/link_watch.c).
+// awaitCarriers waits until the kernel has announced what it found out about the carriers of all
+// links, which it does by and by (net/core/link_watch.c).
 func (m *machine) awaitCarriers() {
 	m.t.Helper()
 	unknown := func(l rtnl.Link) bool {
 		return l.Attrs().Flags&net.FlagLoopback == 0 && l.Attrs().OperState == rtnl.OperUnknown
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(shortly) {
+	testutil.AwaitWithin(m.t, testutil.Limit, shortly, func() error {
 		links, err := m.nl.LinkList()
 		m.must(err)
-		if !slices.ContainsFunc(links, unknown) {
-			return
+		if slices.ContainsFunc(links, unknown) {
+			return fmt.Errorf("the carriers are not known: %v", links)
 		}
-		if time.Now().After(end) {
-			m.t.Fatalf("the carriers are not known: %v", links)
-		}
-	}
+		return nil
+	})
 }
 
-// monitors opens a socket for each protocol of which Watch is told something, in all of its groups.
+// monitors opens a socket for each protocol of Watch, with all of its groups.
 func (m *machine) monitors() []int {
 	m.t.Helper()
 	var sockets []int
@@ -72,8 +73,8 @@ func (m *machine) monitors() []int {
 	return sockets
 }
 
-// announced returns the types of the messages that have come since. The kernel announces what is written before the write
-// ends, so there is nothing to wait for.
+// announced returns the types of the messages that have come since. The kernel announces what is
+// written before the write ends, so there is nothing to wait for.
 func (m *machine) announced(monitors []int) []uint16 {
 	m.t.Helper()
 	var types []uint16

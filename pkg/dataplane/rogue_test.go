@@ -12,7 +12,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A pod's advertisement makes it nobody's router, whichever families pods have: not its neighbor's, and not its node's.
+// A pod's advertisement makes it neither its neighbor's nor its node's router, for all families of
+// pods.
 func TestAPodsAdvertisementIsDropped(t *testing.T) {
 	for name, of := range map[string]func(n int) []*topology.Node{
 		"IPv4":       func(n int) []*topology.Node { return oneFamily(nodes(n), 0) },
@@ -29,10 +30,10 @@ func TestAPodsAdvertisementIsDropped(t *testing.T) {
 			for range 3 {
 				m.advertises(rogue, "fd00:bad::")
 			}
-			m.must(m.deleteTable()) // without it the same advertisement is heard, and those before would have been by then
+			m.must(m.deleteTable()) // without it the same advertisement is received, and earlier ones would have been by then
 			for host, nl := range map[string]*rtnl.Handle{"eth0": victim.nl, topology.Bridge: m.nl} {
 				m.awaitRouter(rogue, nl, host, "fd00:5:1::")
-				if _, bad := m.heardBy(nl, host, "fd00:bad::"); bad {
+				if _, bad := m.receivedBy(nl, host, "fd00:bad::"); bad {
 					t.Errorf("%s has an address of the rogue's prefix", host)
 				}
 			}
@@ -59,11 +60,11 @@ func (m *machine) awaitRouter(pod *realPod, nl *rtnl.Handle, dev, prefix string)
 	m.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		m.advertises(pod, prefix)
-		if route, address := m.heardBy(nl, dev, prefix); route && address {
+		if route, address := m.receivedBy(nl, dev, prefix); route && address {
 			return
 		}
 		if time.Now().After(deadline) {
-			m.t.Fatalf("%s hears no advertisement without our table", dev)
+			m.t.Fatalf("%s receives no advertisement without our table", dev)
 		}
 	}
 }

@@ -12,22 +12,23 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// routeFacts is the main table: ours, sorted, and of the rest what can concern anyone.
+// routeFacts is the main table: our routes, sorted, and the relevant foreign ones.
 type routeFacts struct {
 	ours, foreign []topology.Route
-	// blocks are the ranges that foreign routes are kept for, disjoint and sorted; nil: all are kept.
+	// blocks are the ranges for which foreign routes are kept, disjoint and sorted; nil: all are
+	// kept.
 	blocks []netip.Prefix
 	// representatives are foreign routes outside the blocks, one for each egress.
 	representatives map[egress]topology.Route
-	// objects are the nexthop objects by their ids; nil: they were not read.
+	// objects are the nexthop objects by their ids, nil if they were not read.
 	objects map[uint32]object
-	// named are the ids to which routes kept here refer, and those of members of such groups.
+	// named are the ids to which kept routes refer, and those of members of such groups.
 	named map[uint32]bool
 	// unread is set if routes refer to objects that were not read.
 	unread bool
 }
 
-// loadRoutes reads links and routes together, for routes name links.
+// loadRoutes reads links and routes together, because routes refer to links.
 func (k *Kernel) loadRoutes() error {
 	links, byIndex, err := k.readLinks()
 	if err != nil {
@@ -40,12 +41,13 @@ func (k *Kernel) loadRoutes() error {
 	k.rememberAdvertised(byIndex)
 	links.keepRouted(byIndex, routes.foreign, k.cfg.Bridge)
 	k.links, k.routes = links, routes
+	k.fresh.routes, k.fresh.ours, k.fresh.sysctls = true, true, false
 	return nil
 }
 
-// rememberAdvertised keeps the names of links that heard a router. One that is made
-// anew has the kernel's default of accept_ra, 1, with which a host that forwards
-// hears none again: what it would be known by never comes.
+// rememberAdvertised keeps the names of links that have received router advertisements. A recreated
+// link has the kernel's default of accept_ra, 1, with which a forwarding host receives none, so
+// there would be no further sign of it.
 func (k *Kernel) rememberAdvertised(byIndex map[int]*topology.Link) {
 	for _, link := range byIndex {
 		if link.RouterAdvertised {
@@ -55,8 +57,8 @@ func (k *Kernel) rememberAdvertised(byIndex map[int]*topology.Link) {
 	}
 }
 
-// readRoutes reads the table until what it has read is whole. Where a route of ours leads
-// outside the blocks, such as to a Node that has left, foreign routes to there matter too.
+// readRoutes reads the table until the result is whole. If a route of ours leads outside the
+// blocks, such as to a Node that has left, foreign routes to there matter too.
 func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
 	blocks := k.concerns
 	return RetryDump(func() (*routeFacts, error) {
@@ -114,7 +116,7 @@ func (k *Kernel) loadOurs() error {
 		return fmt.Errorf("listing routes of ours: %w", err)
 	}
 	slices.SortFunc(ours, topology.Route.Compare)
-	k.routes.ours = ours
+	k.routes.ours, k.fresh.ours = ours, true
 	return nil
 }
 
@@ -129,7 +131,7 @@ func (k *Kernel) dump(protocol uint8, f func(*message)) error {
 	return nil
 }
 
-// dumpFamily ignores routes of other families, with which a kernel without this one answers.
+// dumpFamily ignores routes of other families, which a kernel without this one returns.
 func (k *Kernel) dumpFamily(family, protocol uint8, f func(*message)) error {
 	header := make([]byte, unix.SizeofRtMsg)
 	header[0], header[4], header[5] = family, unix.RT_TABLE_MAIN, protocol
@@ -145,15 +147,15 @@ func (k *Kernel) dumpFamily(family, protocol uint8, f func(*message)) error {
 	return err
 }
 
-// absent reports whether an error means that there is nothing to read: the kernel does not know
-// the address family, or the main table does not exist because no route was ever added to it (fib_rules).
+// absent reports whether an error means that there is nothing to read: the kernel lacks the address
+// family, or the main table does not exist because no route was ever added to it (fib_rules).
 func absent(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT)
 }
 
-// holds reports whether a notification says what we know already, as those of our
-// own changes do. It speaks of the final state of its key, and notifications of
-// a key come in order: if the last one agrees, what we know is true.
+// holds reports whether a notification agrees with what is kept, as those of our own changes do. It
+// contains the final state of its key, and notifications of a key arrive in order: if the last one
+// agrees, what is kept is true.
 func (k *Kernel) holds(m *message, deleted bool) bool {
 	r := m.route(k.links)
 	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)

@@ -20,8 +20,8 @@ func peerRoute(dst, via string) topology.Route {
 	return topology.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
 }
 
-// Routes are sorted by destination, which the kernel's are not: of two that begin alike it gives the longer one first. One of
-// our protocol with another metric is not ours.
+// Routes are sorted by destination, which the kernel's are not: of two that begin alike it gives
+// the longer one first. One of our protocol with another metric is not ours.
 func TestRoutesOfOursAreSorted(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -40,8 +40,8 @@ func TestRoutesOfOursAreSorted(t *testing.T) {
 	}
 }
 
-// Next hops that are objects are read once routes name some, and if they can't be, that is reported. A kernel that has none
-// refuses to list them.
+// Next hops that are objects are read once routes name some, and if they can't be, that is
+// reported. A kernel that has none refuses to list them.
 func TestNextHopsAreReadWhereRoutesNameThem(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -64,14 +64,14 @@ func TestNextHopsAreReadWhereRoutesNameThem(t *testing.T) {
 	}
 }
 
-// A link hears a router if a route of it came by advertisement, and counts as one after that has gone, and when it is made
-// anew.
-func TestLinksThatHeardARouter(t *testing.T) {
+// A link with a route by advertisement counts as receiving them, also after the route has gone, and
+// when it is recreated.
+func TestLinksWithAdvertisements(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
 	m.addVeth("eth1", 1500)
 	m.addr("eth1", "192.168.7.11/24")
-	heard := func() (names []string) {
+	received := func() (names []string) {
 		m.Forget()
 		host, err := m.Facts(t.Context(), nil)
 		m.must(err)
@@ -84,26 +84,27 @@ func TestLinksThatHeardARouter(t *testing.T) {
 	}
 	advertised := m.foreign("2001:db8::/48", "", "eth1", 0, unix.RTPROT_RA)
 	m.must(m.nl.RouteAdd(&rtnl.Route{Dst: m.foreign("172.24.0.0/16", "", "eth0", 0, 4).Dst, Type: unix.RTN_BLACKHOLE}))
-	if got := heard(); len(got) > 0 {
-		t.Errorf("before any advertisement %q have heard a router", got)
+	if got := received(); len(got) > 0 {
+		t.Errorf("before any advertisement %q have received one", got)
 	}
 	m.must(m.nl.RouteAdd(advertised))
 	for _, after := range []string{"the advertisement", "the route was deleted"} {
 		if after != "the advertisement" {
 			m.must(m.nl.RouteDel(advertised))
 		}
-		if got := heard(); !slices.Equal(got, []string{"eth1"}) {
-			t.Errorf("after %s %q have heard a router, want eth1", after, got)
+		if got := received(); !slices.Equal(got, []string{"eth1"}) {
+			t.Errorf("after %s %q have received advertisements, want eth1", after, got)
 		}
 	}
 	m.must(m.nl.LinkDel(m.link("eth1")))
 	m.addVeth("eth1", 1500)
-	if got := heard(); !slices.Equal(got, []string{"eth1"}) {
-		t.Errorf("made anew, %q have heard a router, want eth1", got)
+	if got := received(); !slices.Equal(got, []string{"eth1"}) {
+		t.Errorf("recreated, %q have received advertisements, want eth1", got)
 	}
 }
 
-// A route with our marks that somebody else added without a gateway has a scope that ours never have, and goes all the same.
+// A route with our marks that another program added without a gateway has a scope that ours never
+// have, and is deleted all the same.
 func TestRouteOfOurMarksWithinALinkIsDeleted(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -116,17 +117,17 @@ func TestRouteOfOurMarksWithinALinkIsDeleted(t *testing.T) {
 	}
 }
 
-// Errors with which the kernel says that there is nothing to read are no errors of a look.
-func TestRefusedRoutesAreTold(t *testing.T) {
+// Errors that mean that there is nothing to read don't fail a read.
+func TestRefusedRoutesAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	r := seccomp.NewRefuser(t)
-	for errno, told := range map[unix.Errno]bool{unix.EAFNOSUPPORT: false, unix.EOPNOTSUPP: false, unix.ENOENT: false, unix.ENOMEM: true} {
+	for errno, reported := range map[unix.Errno]bool{unix.EAFNOSUPPORT: false, unix.EOPNOTSUPP: false, unix.ENOENT: false, unix.ENOMEM: true} {
 		for _, fresh := range []freshness{{}, {routes: true}} {
 			r.Requests(errno, unix.RTM_GETROUTE)
 			m.fresh = fresh
 			_, err := m.Observe(t.Context())
-			if errors.Is(err, errno) != told || (err != nil) != told || told && !strings.Contains(err.Error(), ": family 2: ") {
+			if errors.Is(err, errno) != reported || (err != nil) != reported || reported && !strings.Contains(err.Error(), ": family 2: ") {
 				t.Errorf("after %v, with %+v fresh: %v", errno, fresh, err)
 			}
 		}

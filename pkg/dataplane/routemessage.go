@@ -33,7 +33,7 @@ type hop struct {
 	dead, encap bool
 }
 
-// parse reads struct rtmsg and its attributes (linux/rtnetlink.h) into the message, whose memory
+// parse parses struct rtmsg and its attributes (linux/rtnetlink.h) into the message, whose memory
 // it reuses. It is not ok for broken messages, cached routes, link-local and multicast routes, and
 // those of other tables and families: a kernel that lacks a family answers a dump of it with all
 // families (rtnetlink_rcv_msg of net/core/rtnetlink.c).
@@ -102,7 +102,7 @@ func (h *hop) attribute(kind uint16, value []byte) {
 	}
 }
 
-// nextHops reads the list of struct rtnexthop.
+// nextHops parses a list of struct rtnexthop.
 func (m *message) nextHops(b []byte) {
 	for first := true; len(b) >= unix.SizeofRtNexthop; first = false {
 		length := int(binary.NativeEndian.Uint16(b))
@@ -124,7 +124,7 @@ func (m *message) add(h hop, first bool) {
 	m.others = append(m.others, h)
 }
 
-// eachAttribute reads struct rtattr after struct rtattr. It is not whole if one is broken.
+// eachAttribute calls f with each struct rtattr. It is not whole if one is broken.
 func eachAttribute(b []byte, f func(kind uint16, value []byte)) (whole bool) {
 	for len(b) >= unix.SizeofRtAttr {
 		length := int(binary.NativeEndian.Uint16(b))
@@ -144,26 +144,26 @@ func number(b []byte) uint32 {
 	return binary.NativeEndian.Uint32(b)
 }
 
-// shared reports whether it has several next hops.
+// shared reports whether the route has several next hops.
 func (m *message) shared() bool { return len(m.others) > 0 }
 
-// mine reports whether the route bears our mark; we never make one with a TOS or a source. An
-// IPv6 route with several next hops began with ours: the kernel shows the first
-// one's protocol for all, and adds at the end (rt6_fill_node, fib6_add_rt2node). An
-// IPv4 route with several was made as a whole by somebody else.
+// mine reports whether the route has our mark; ours never have a TOS or a source. An IPv6 route
+// with several next hops began with ours: the kernel shows the first one's protocol for all, and
+// adds at the end (rt6_fill_node, fib6_add_rt2node). An IPv4 route with several was added as a
+// whole by another program.
 func (m *message) mine() bool {
 	return m.protocol == topology.Protocol && m.tos == 0 && !m.from.IsValid() && (!m.shared() || m.dst.Addr().Is6()) &&
 		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn)
 }
 
-// advertised reports whether the route came by router advertisement: a default
-// route says so, a prefix's route expires.
+// advertised reports whether the route came by router advertisement: a default route has that
+// protocol, a prefix's route expires.
 func (m *message) advertised() bool {
 	return m.family == unix.AF_INET6 && (m.protocol == unix.RTPROT_RA || m.protocol == unix.RTPROT_KERNEL && m.expires)
 }
 
-// route returns the route by its first next hop. Ours are never Dead: no write of ours can change
-// that, so they would differ from what is desired for as long as the device has no carrier.
+// route returns the route by its first next hop. Ours are never Dead: a write can't change that, so
+// they would differ from the desired ones for as long as the device has no carrier.
 func (m *message) route(links *linkFacts) topology.Route {
 	r := m.by(m.hop, links)
 	r.Protocol, r.Src = m.protocol, m.src
@@ -183,7 +183,7 @@ func (m *message) other(h hop, links *linkFacts) topology.Route {
 	return r
 }
 
-// by returns the route by a next hop. One that leads nowhere has no device, although the kernel
+// by returns the route by a next hop. A route that leads nowhere has no device, although the kernel
 // shows lo for it in IPv6.
 func (m *message) by(h hop, links *linkFacts) topology.Route {
 	r := topology.Route{

@@ -16,7 +16,7 @@ func routeHeader(family, bits, protocol, kind byte, attributes ...[]byte) []byte
 	return slices.Concat(append([][]byte{b}, attributes...)...)
 }
 
-// unicast4 and unicast6 make routes that somebody with protocol 4 added.
+// unicast4 and unicast6 make routes of protocol 4.
 func unicast4(bits byte, attributes ...[]byte) []byte {
 	return routeHeader(unix.AF_INET, bits, 4, unix.RTN_UNICAST, attributes...)
 }
@@ -93,7 +93,7 @@ func (m *message) text(links *linkFacts) string {
 	return text
 }
 
-// A messageCase is what a message says, as text writes it; nothing of one that is not a route of the main table.
+// A messageCase is a message and its text; "" if it is not a route of the main table.
 type messageCase struct {
 	name, want string
 	bytes      []byte
@@ -182,7 +182,8 @@ func TestRouteMessagesOfOurMarks(t *testing.T) {
 	})
 }
 
-// A route of IPv6 came by advertisement if it says so, or if the kernel made it for a time.
+// An IPv6 route came by advertisement if it has that protocol, or if the kernel made it with an
+// expiry.
 func TestRouteMessagesOfAdvertisements(t *testing.T) {
 	checkMessages(t, []messageCase{
 		{"advertised default", "default dev eth0 proto 9 advertised", routeHeader(unix.AF_INET6, 0, unix.RTPROT_RA, unix.RTN_UNICAST, byEth0)},
@@ -191,11 +192,11 @@ func TestRouteMessagesOfAdvertisements(t *testing.T) {
 		{"no longer than the time left", "fd01::/64 proto 2 advertised", routeHeader(unix.AF_INET6, 64, unix.RTPROT_KERNEL, unix.RTN_UNICAST, dst6, expiry(5, 12))},
 		{"time left cut off", "fd01::/64 proto 2", routeHeader(unix.AF_INET6, 64, unix.RTPROT_KERNEL, unix.RTN_UNICAST, dst6, expiry(5, 8))},
 		{"for ever", "fd01::/64 proto 2", routeHeader(unix.AF_INET6, 64, unix.RTPROT_KERNEL, unix.RTN_UNICAST, dst6, expiry(0, 32))},
-		{"somebody's that expires", "fd01::/64 proto 4", unicast6(64, dst6, expiry(5, 32))},
+		{"foreign, that expires", "fd01::/64 proto 4", unicast6(64, dst6, expiry(5, 32))},
 	})
 }
 
-// What is not a whole route of the main table is left out.
+// Broken routes and those of other tables are left out.
 func TestRouteMessagesThatAreLeftOut(t *testing.T) {
 	checkMessages(t, []messageCase{
 		{"of another table", "", changedAt(unicast4(16, dst4), 4, 100)},

@@ -11,19 +11,18 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// An operation on routes. Each names all of our key: an add fails if the key is
-// taken, a change fails if it is not, a deletion names gateway, device and protocol
-// as well. So none hits a foreign route of another key. What shares ours is left out
-// by who looked before; if it came between the look and a change, it is hit: a change
-// can't name what it replaces. In IPv4 it takes the first of the key, whosever that
-// is, in IPv6 all next hops. That takes a rival with our metric and a moment of less
-// than a millisecond, and the notification of it makes the next pass look.
+// An operation on routes has all of our key: an add fails if the key is taken, a change fails if it
+// is not, a deletion has gateway, device and protocol as well. So none hits a foreign route of
+// another key. Foreign routes with our key are left out beforehand. One that is added between the
+// read and a change is hit, because a change can't name what it replaces: in IPv4 the first of the
+// key, in IPv6 all next hops. That takes another program with our metric within less than a
+// millisecond, and its notification makes the next pass read the routes.
 type operation struct {
 	name  string
 	kind  uint16
 	flags uint16
 	scope byte
-	done  unix.Errno // says that it is done already; 0: nothing does
+	done  unix.Errno // the error that means that it is done already, 0: none
 }
 
 var (
@@ -32,15 +31,15 @@ var (
 	deleting = operation{"deleting", unix.RTM_DELROUTE, 0, unix.RT_SCOPE_NOWHERE, unix.ESRCH}
 )
 
-// perSend is how many routes go to the kernel in one go: as many answers fit into a socket's buffer
-// of the usual size, and beyond that there is little left to save.
+// perSend is how many routes are sent at once: their answers fit into a socket's buffer of the
+// usual size, and larger batches are hardly faster.
 const perSend = 128
 
-// worthKeeping is the number of changed routes above which reading the table
-// anew is cheaper than keeping what is known in step, one insertion at a time.
+// worthKeeping is the number of changed routes above which reading the table again is cheaper than
+// updating what is kept, one insertion at a time.
 const worthKeeping = 256
 
-// applyRoutes does an operation to each route, and keeps what is known in step.
+// applyRoutes applies an operation to each route, and updates what is kept.
 func (k *Kernel) applyRoutes(op plan.Op, routes []plan.Route) error {
 	done := k.remember
 	switch {
@@ -66,7 +65,7 @@ func (k *Kernel) applyRoutes(op plan.Op, routes []plan.Route) error {
 
 var errNoDevice = errors.New("no such device any more")
 
-// send returns what the kernel answers to each of the routes.
+// send returns the kernel's answers to each of the routes.
 func (k *Kernel) send(op operation, routes []plan.Route) []error {
 	answers := make([]error, len(routes))
 	requests := make([]request, 0, len(routes))
@@ -91,7 +90,7 @@ func (k *Kernel) send(op operation, routes []plan.Route) []error {
 	return answers
 }
 
-// encodeRoute makes struct rtmsg and its attributes (rtnetlink(7)).
+// encodeRoute returns struct rtmsg and its attributes (rtnetlink(7)).
 func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	family := byte(unix.AF_INET)
 	if r.Dst.Addr().Is6() {
@@ -104,7 +103,7 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	b := make([]byte, 0, 96)
 	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(r.Protocol), scope, kind, 0, 0, 0, 0)
 	b = appendAttribute(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
-	b = appendAttribute(b, unix.RTA_PRIORITY, binary.NativeEndian.AppendUint32(nil, uint32(r.Metric)))
+	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
 	if r.Via.IsValid() {
 		b = appendAttribute(b, unix.RTA_GATEWAY, r.Via.AsSlice())
 	}
@@ -112,20 +111,23 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 		b = appendAttribute(b, unix.RTA_PREFSRC, r.Src.AsSlice())
 	}
 	if index != 0 {
-		b = appendAttribute(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+		b = appendNumber(b, unix.RTA_OIF, index)
 	}
 	return b
 }
 
-// appendAttribute adds struct rtattr and its value, whose lengths are multiples of
-// four here.
+// appendAttribute appends struct rtattr and its value, whose lengths are multiples of four here.
 func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	return append(b, value...)
 }
 
-// remember and drop keep what is known in step with what was done.
+func appendNumber(b []byte, kind uint16, value int) []byte {
+	return appendAttribute(b, kind, binary.NativeEndian.AppendUint32(nil, uint32(value)))
+}
+
+// remember and drop update what is kept after a change.
 func (k *Kernel) remember(r topology.Route) {
 	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
 	if found {

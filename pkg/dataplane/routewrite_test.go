@@ -12,7 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Many routes go to the kernel in one go, and each answer is told to its own.
+// Many routes are sent at once, and each answer is matched to its route.
 func TestEachRouteGetsItsAnswer(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(3*perSend + 7)
@@ -21,8 +21,8 @@ func TestEachRouteGetsItsAnswer(t *testing.T) {
 	m.settle(all)
 }
 
-// applyMixed asks for routes of which every third can't be, and one has no device. Each
-// refusal must be told of its own route, and every other route be there.
+// applyMixed asks for routes of which every third can't be, and one has no device. Each refusal has
+// to be that of its own route, and every other route has to exist.
 func (m *machine) applyMixed(all []*topology.Node) {
 	m.t.Helper()
 	c := m.diff(all)
@@ -35,28 +35,28 @@ func (m *machine) applyMixed(all []*topology.Node) {
 			r.Dev = "nowhere"
 			refused[r.Dst.String()] = errNoDevice
 		case i%bad == 0 && r.Via.Is4():
-			r.Via = r.Dst.Addr() // nobody's neighbor
+			r.Via = r.Dst.Addr() // not a neighbor
 			refused[r.Dst.String()] = unix.ENETUNREACH
 		}
 		c[at].Object = r
 	}
 	before := len(m.ours())
 	err := m.Apply(context.Background(), c)
-	if told := m.tell(err, refused); told != len(refused) {
-		m.t.Errorf("%d of %d refusals are told", told, len(refused))
+	if counted := m.countRefused(err, refused); counted != len(refused) {
+		m.t.Errorf("%d of %d refusals are reported", counted, len(refused))
 	}
 	if n, want := len(m.ours()), before+count(c, plan.Add)-len(refused); n != want {
 		m.t.Errorf("%d routes of ours, want %d", n, want)
 	}
 }
 
-// tell counts the RouteErrors in an error that are as expected.
-func (m *machine) tell(err error, want map[string]error) int {
+// countRefused returns the number of RouteErrors in an error that are as expected.
+func (m *machine) countRefused(err error, want map[string]error) int {
 	m.t.Helper()
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		n := 0
 		for _, e := range joined.Unwrap() {
-			n += m.tell(e, want)
+			n += m.countRefused(e, want)
 		}
 		return n
 	}

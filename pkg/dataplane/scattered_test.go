@@ -12,7 +12,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// scattered are n Nodes of whose pod subnets no two are adjacent, so that none can be merged into one range.
+// scattered are n Nodes of whose pod subnets no two are adjacent, so that none can be merged into
+// one range.
 func scattered(n int) []*topology.Node {
 	all := nodes(n)
 	for i, node := range all {
@@ -28,8 +29,8 @@ func scattered(n int) []*topology.Node {
 	return all
 }
 
-// Without --cluster-cidr each pod subnet is an element of its own, and the library cuts long messages off in silence:
-// every element is read back, by other means than ours.
+// Without --cluster-cidr each pod subnet is an element of its own, and the library cuts long
+// messages off in silence: every element is read back, by other means than ours.
 func TestScatteredSubnetsAreAllThere(t *testing.T) {
 	m := newMachine(t)
 	all := scattered(5000)
@@ -41,7 +42,7 @@ func TestScatteredSubnetsAreAllThere(t *testing.T) {
 		}
 		for _, element := range m.ranges(set) {
 			if !missing[element] {
-				t.Errorf("%s has %s, which nobody wants", set, element)
+				t.Errorf("%s has %s, which is not desired", set, element)
 			}
 			delete(missing, element)
 		}

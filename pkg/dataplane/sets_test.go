@@ -31,7 +31,8 @@ func elementTexts(elements []nftables.SetElement) (texts []string) {
 	return texts
 }
 
-// Of a prefix the kernel has the first address and the one after the last, where there is one; of each family its own.
+// Of a prefix the kernel has the first address and the one after the last, where there is one; of
+// each family its own.
 func TestElementsOfSets(t *testing.T) {
 	ranges := prefixes("10.128.0.0/16", "fd01::/48", "10.128.3.7/32", "240.0.0.0/4", "ff00::/8", "0.0.0.0/0")
 	single := addrs("192.168.1.12", "fd00::12", "255.255.255.255")
@@ -49,8 +50,8 @@ func TestElementsOfSets(t *testing.T) {
 	}
 }
 
-// What is read from sets is what was written, in whatever order the kernel gives it, and ranges that are no prefixes are
-// not ours.
+// Sets are read back as they were written, in any order of the kernel's, and ranges that are not
+// prefixes are foreign.
 func TestElementsThatAreRead(t *testing.T) {
 	element := func(addr string, end bool) nftables.SetElement {
 		return nftables.SetElement{Key: netip.MustParseAddr(addr).AsSlice(), IntervalEnd: end}
@@ -170,7 +171,7 @@ func TestRulesAreGuessed(t *testing.T) {
 			t.Errorf("%s: guessed %+v", name, guess)
 		}
 	}
-	if got := guessed([]expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME}, equal(interfaceName("br7"))}); got.Bridge != "br7" {
+	if got := guessed([]expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME}, equal(paddedName("br7"))}); got.Bridge != "br7" {
 		t.Errorf("guessed %+v", got)
 	}
 }

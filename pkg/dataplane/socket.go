@@ -10,15 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket sends requests to the kernel by netlink(7). It numbers them and ignores all answers
-// with another number, so an answer that was left unread is never taken for that of a later
-// request.
+// A socket sends requests to the kernel by netlink(7). It numbers them and ignores all answers with
+// another number, so an answer that was left unread is never taken for that of a later request.
 //
 // It has no deadline. The kernel handles a request and queues all its answers before sendmsg
-// returns (netlink_unicast_kernel and netlink_rcv_skb of net/netlink/af_netlink.c), and continues
-// a dump at each read (netlink_recvmsg). So an answer is in the queue or it is lost, however
-// late it is read, and reads never wait. After a lost answer the next request uses a new
-// socket.
+// returns (netlink_unicast_kernel and netlink_rcv_skb of net/netlink/af_netlink.c), and continues a
+// dump at each read (netlink_recvmsg). So an answer is in the queue or it is lost, however late it
+// is read, and reads never wait. After a lost answer the next request uses a new socket.
 //
 // A socket must not be used by two goroutines at once.
 type socket struct {
@@ -49,7 +47,7 @@ func newSocket(n *namespace, protocol int) *socket {
 	return &socket{namespace: n, protocol: protocol, fd: closed}
 }
 
-// open makes the socket, if there is none.
+// open opens the socket if it is closed.
 func (s *socket) open() error {
 	if s.fd != closed {
 		return nil
@@ -70,8 +68,9 @@ func (s *socket) open() error {
 	})
 }
 
-// options enlarges the queue, which needs CAP_NET_ADMIN beyond net.core.rmem_max, and makes the kernel
-// filter dumps of routes by table. Otherwise each dump would include the local table and, in IPv6, cached routes.
+// options enlarges the queue, which needs CAP_NET_ADMIN beyond net.core.rmem_max, and makes the
+// kernel filter dumps of routes by table. Otherwise each dump would include the local table and, in
+// IPv6, cached routes.
 func (s *socket) options(fd int) error {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
@@ -198,7 +197,7 @@ func (s *socket) send(requests []request) error {
 		s.out = binary.NativeEndian.AppendUint16(s.out, r.kind)
 		s.out = binary.NativeEndian.AppendUint16(s.out, unix.NLM_F_REQUEST|r.flags)
 		s.out = binary.NativeEndian.AppendUint32(s.out, s.sequence)
-		s.out = append(s.out, 0, 0, 0, 0) // the port, which the kernel knows
+		s.out = append(s.out, 0, 0, 0, 0) // the port: the kernel's
 		s.out = append(s.out, r.data...)
 	}
 	if err := unix.Sendto(s.fd, s.out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/plan"
 )
 
-// What was left unread is never taken for the answer to a later question, whatever that is.
-func TestLeftAnswersAreNobodys(t *testing.T) {
+// An unread answer is never taken for that of a later request.
+func TestUnreadAnswersAreIgnored(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(100)
 	m.settle(all[:1])
@@ -93,7 +93,7 @@ func TestLostAnswers(t *testing.T) {
 	m.settle(all)
 }
 
-// A dump that is not read to its end keeps nobody from the next.
+// A dump that is not read to its end does not block the next.
 func TestDumpGivenUp(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(600) // more than a message of routes
@@ -133,7 +133,7 @@ func TestNewSocketIsMadeInTheSameNamespace(t *testing.T) {
 }
 
 // A refused transaction has many answers, of which none is taken for that of the next.
-func TestRefusedTransactionIsForgotten(t *testing.T) {
+func TestRefusedTransactionIsDropped(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(40)
 	m.settle(all)
@@ -153,8 +153,8 @@ func TestRefusedTransactionIsForgotten(t *testing.T) {
 	}
 }
 
-// What another process sends is not taken for the kernel's answer.
-func TestForgedAnswer(t *testing.T) {
+// Another process's message is not taken for the kernel's answer.
+func TestForeignAnswer(t *testing.T) {
 	m := newMachine(t)
 	refused := []request{{kind: unix.RTM_DELROUTE, data: make([]byte, unix.SizeofRtMsg)}}
 	want := m.rtnetlink.acknowledge(refused)[0]
@@ -163,7 +163,7 @@ func TestForgedAnswer(t *testing.T) {
 	other := newSocket(m.namespace, unix.NETLINK_ROUTE)
 	m.must(other.open())
 	defer other.close()
-	forged := []byte{36, 0, 0, 0, unix.NLMSG_ERROR, 0, 0, 0} // no error
+	forged := []byte{36, 0, 0, 0, unix.NLMSG_ERROR, 0, 0, 0} // not an error
 	forged = binary.NativeEndian.AppendUint32(forged, m.rtnetlink.sequence+1)
 	m.must(unix.Sendto(other.fd, append(forged, make([]byte, 24)...), 0, ours))
 	fd := m.rtnetlink.fd
@@ -175,7 +175,8 @@ func TestForgedAnswer(t *testing.T) {
 	}
 }
 
-// An answer that there is no room for, or no socket to read it from, is an error, after which a new socket is used.
+// An answer that there is no room for, or no socket to read it from, is an error, after which a new
+// socket is used.
 func TestUnreadableAnswers(t *testing.T) {
 	m := newMachine(t)
 	links := func() error {

@@ -16,14 +16,14 @@ type claim struct {
 	addrs []netip.Addr
 }
 
-// findPods finds the ports of pods that are down or not in the bridge. Such a port bears no
-// mark of ours. It is a pod's if the device at the other end, in another network namespace, has
-// the name and the addresses that host-local leased to one container of our network, and no
-// others. That is known after a restart of the agent too.
+// findPods finds the ports of pods that are down or not in the bridge. Such a port has no mark of
+// ours. It is a pod's if the device at the other end, in another network namespace, has the name
+// and exactly the addresses that host-local leased to one container of our network. That holds
+// after a restart of the agent too.
 //
-// It is no proof: who has CAP_NET_ADMIN in a container of another network can take a pod's name
-// and addresses. So a port that is in the bridge and up goes before all that claim its address,
-// then one that was seen in the bridge. Of others, each is the rival of the others.
+// It is not proof: a container of another network with CAP_NET_ADMIN can take a pod's name and
+// addresses. So a port that is in the bridge and up takes precedence over all that claim its
+// address, then one that was seen in the bridge. All others conflict with each other.
 func (k *Kernel) findPods(links []rtnl.Link, facts *linkFacts) {
 	bridge, there := facts.byName[facts.bridge(k.cfg.Bridge)]
 	var attached, others []*rtnl.LinkAttrs
@@ -52,8 +52,8 @@ func (k *Kernel) findPods(links []rtnl.Link, facts *linkFacts) {
 	facts.settle(k.unattached(claims, attached))
 }
 
-// leasedAddrs returns the addresses of the device at the other end, if it is what its name and
-// its addresses say that a pod got.
+// leasedAddrs returns the addresses of the device at the other end if its name and its addresses
+// are those of one lease holder.
 func (k *Kernel) leasedAddrs(port *rtnl.LinkAttrs, leases []netip.Addr) []netip.Addr {
 	addrs := k.peerAddrs(port)
 	notLeased := func(a netip.Addr) bool { return !slices.Contains(leases, a) }
@@ -71,7 +71,7 @@ func (k *Kernel) leasedAddrs(port *rtnl.LinkAttrs, leases []netip.Addr) []netip.
 	return addrs
 }
 
-// unattached leaves out claims to what a port that serves a pod has at its other end.
+// unattached leaves out claims to the addresses behind ports that serve a pod.
 func (k *Kernel) unattached(claims []claim, attached []*rtnl.LinkAttrs) []claim {
 	if len(claims) == 0 {
 		return nil
@@ -87,7 +87,7 @@ func (k *Kernel) unattached(claims []claim, attached []*rtnl.LinkAttrs) []claim 
 	})
 }
 
-// settle notes the claims that hold, and which are rivals.
+// settle keeps the claims that take precedence, and which of them conflict.
 func (f *linkFacts) settle(claims []claim) {
 	for _, c := range claims {
 		rival, lost := 0, false
@@ -107,7 +107,7 @@ func (f *linkFacts) settle(claims []claim) {
 		}
 		f.pods[c.index] = c.addrs[0]
 		if rival != 0 {
-			f.rivals[c.index] = rival
+			f.conflicts[c.index] = rival
 		}
 	}
 }

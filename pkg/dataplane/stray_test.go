@@ -44,9 +44,9 @@ func (m *machine) restart() {
 	m.links = nil
 }
 
-// Who has CAP_NET_ADMIN in a container of another network can give itself a pod's address, and gets neither into the
-// pods' bridge by that, nor makes the node not ready.
-func TestStrangerWithAPodsAddress(t *testing.T) {
+// A container of another network with CAP_NET_ADMIN can give itself a pod's address. That neither
+// puts it into the pods' bridge nor makes the node not ready.
+func TestAnotherContainerWithAPodsAddress(t *testing.T) {
 	const pods = "10.128.0.2/24"
 	for name, c := range map[string]struct {
 		arrange func(*machine)
@@ -74,7 +74,7 @@ func TestStrangerWithAPodsAddress(t *testing.T) {
 			m.leaseTo("10.128.0.9", "gone", "eth0")
 			m.addStranger("vethother", "eth0", "10.128.0.9/32")
 			m.into("vethother", "docker0")
-		}, report: "look whose it is"},
+		}, report: "check which container it is"},
 		"of a pod whose port is out": {arrange: func(m *machine) {
 			m.addStranger("vethother", "vethpod-eth0", pods)
 			m.settle(nodes(2)) // which sees the pod's port in the bridge
@@ -95,7 +95,7 @@ func TestStrangerWithAPodsAddress(t *testing.T) {
 			m.settle(nodes(2)) // fails where this node is not ready
 			m.attached("vethpod")
 			if got := m.master("vethother"); got != before {
-				t.Errorf("the stranger was in %q, and is in %q", before, got)
+				t.Errorf("the other container was in %q, and is in %q", before, got)
 			}
 			problems := m.problems(nodes(2))
 			if c.report == "" && len(problems) > 0 || c.report != "" && (len(problems) != 1 || !strings.Contains(problems[0].Message, c.report)) {
@@ -111,7 +111,7 @@ func (m *machine) into(port, bridge string) {
 	m.must(m.nl.LinkSetMaster(m.link(port), m.link(bridge)))
 }
 
-// Where nothing tells which of two is the pod, neither is touched.
+// If two ports can't be distinguished, neither is changed.
 func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -121,7 +121,7 @@ func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
 	m.restart()
 	m.settle(nodes(2))
 	if pod, other := m.master("vethpod"), m.master("vethother"); pod != "" || other != "" {
-		t.Errorf("the pod is in %q, and the stranger in %q", pod, other)
+		t.Errorf("the pod is in %q, and the other container in %q", pod, other)
 	}
 	problems := m.problems(nodes(2))
 	if len(problems) != 2 || problems[0].BlocksReady {
@@ -132,7 +132,7 @@ func TestTwoClaimAPodsAddressAfterARestart(t *testing.T) {
 	m.attached("vethpod")
 }
 
-// The memory of a port ends with it, and follows what is told between two reads.
+// A port is remembered until it is deleted, and notifications between two reads update that.
 func TestPortsThatWereSeenAreForgottenWithThem(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -156,34 +156,36 @@ func TestPortsThatWereSeenAreForgottenWithThem(t *testing.T) {
 	}
 }
 
-// Of claims to one address that of a port which was seen in the bridge holds. Where that settles nothing, they are rivals.
+// Of claims to one address that of a port which was seen in the bridge holds. If that decides
+// nothing, they conflict.
 func TestClaims(t *testing.T) {
 	a, b := netip.MustParseAddr("10.128.0.2"), netip.MustParseAddr("10.128.0.3")
 	for name, c := range map[string]struct {
-		claims       []claim
-		seen         []int
-		pods, rivals string
+		claims          []claim
+		seen            []int
+		pods, conflicts string
 	}{
-		"none":                       {nil, nil, "map[]", "map[]"},
-		"to two addresses":           {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[]"},
-		"of one that was seen":       {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, []int{2}, "map[2:10.128.0.3]", "map[]"},
-		"of none that was seen":      {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[1:2 2:1]"},
-		"of two that were seen":      {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}}, []int{1, 2}, "map[1:10.128.0.2 2:10.128.0.2]", "map[1:2 2:1]"},
-		"one lost, one has no rival": {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{b}}}, []int{1}, "map[1:10.128.0.2 3:10.128.0.3]", "map[]"},
-		"lost among rivals":          {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{a}}}, []int{1}, "map[1:10.128.0.2]", "map[]"},
+		"none":                          {nil, nil, "map[]", "map[]"},
+		"to two addresses":              {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[]"},
+		"of one that was seen":          {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, []int{2}, "map[2:10.128.0.3]", "map[]"},
+		"of none that was seen":         {[]claim{{1, []netip.Addr{a, b}}, {2, []netip.Addr{b}}}, nil, "map[1:10.128.0.2 2:10.128.0.3]", "map[1:2 2:1]"},
+		"of two that were seen":         {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}}, []int{1, 2}, "map[1:10.128.0.2 2:10.128.0.2]", "map[1:2 2:1]"},
+		"one lost, one has no conflict": {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{b}}}, []int{1}, "map[1:10.128.0.2 3:10.128.0.3]", "map[]"},
+		"lost among rivals":             {[]claim{{1, []netip.Addr{a}}, {2, []netip.Addr{a}}, {3, []netip.Addr{a}}}, []int{1}, "map[1:10.128.0.2]", "map[]"},
 	} {
 		f := newLinkFacts(0)
 		for _, index := range c.seen {
 			f.seen[index] = true
 		}
 		f.settle(c.claims)
-		if pods, rivals := fmt.Sprint(f.pods), fmt.Sprint(f.rivals); pods != c.pods || rivals != c.rivals {
-			t.Errorf("%s: pods %s, rivals %s, want %s, %s", name, pods, rivals, c.pods, c.rivals)
+		if pods, conflicts := fmt.Sprint(f.pods), fmt.Sprint(f.conflicts); pods != c.pods || conflicts != c.conflicts {
+			t.Errorf("%s: pods %s, rivals %s, want %s, %s", name, pods, conflicts, c.pods, c.conflicts)
 		}
 	}
 }
 
-// A pod's port is looked for among veths that are down or not in the bridge, and among no other devices.
+// A pod's port is looked for among veths that are down or not in the bridge, and among no other
+// devices.
 func TestPortsThatMayBeAPods(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))

@@ -10,10 +10,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// loadSysctls reads all settings that could matter on this host. One that does
-// not exist is left out: IPv6 or br_netfilter may be absent.
+// loadSysctls reads all settings that could matter on this host. Missing ones are left out: IPv6 or
+// br_netfilter may be absent.
 func (k *Kernel) loadSysctls() {
-	k.sysctls = map[string]string{}
+	k.sysctls, k.fresh.sysctls = map[string]string{}, true
 	k.readSysctls(topology.SysctlForward4, topology.SysctlForward6, topology.SysctlBridgeNF4, topology.SysctlBridgeNF6)
 	for limit := 1; limit <= 3; limit++ {
 		k.readSysctls(topology.NeighSysctl(4, limit), topology.NeighSysctl(6, limit))
@@ -42,26 +42,21 @@ func (k *Kernel) readSysctls(paths ...string) {
 	}
 }
 
+// writeSysctl writes a setting and reads it again: a file that is mounted over it, for example by a
+// sandbox, accepts any value and changes nothing.
 func (k *Kernel) writeSysctl(s plan.Sysctl) error {
-	// No O_CREATE: below /proc a missing file means a missing feature.
-	f, err := os.OpenFile(k.sysctlFile(s.Path), os.O_WRONLY, 0)
+	f, err := os.OpenFile(k.sysctlFile(s.Path), os.O_WRONLY, 0) // below /proc/sys a missing file is a missing feature
+	if err == nil {
+		_, err = f.WriteString(s.Value)
+		err = errors.Join(err, f.Close())
+	}
 	if err != nil {
 		return fmt.Errorf("setting %s=%s: %w", s.Path, s.Value, err)
 	}
-	_, err = f.WriteString(s.Value)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("setting %s=%s: %w", s.Path, s.Value, err)
-	}
-	return k.verifySysctl(s)
-}
-
-// verifySysctl looks whether the setting has stayed: a file that is mounted over it, by
-// a sandbox say, takes any value and changes nothing.
-func (k *Kernel) verifySysctl(s plan.Sysctl) error {
 	delete(k.sysctls, s.Path)
 	k.readSysctls(s.Path)
 	if have := k.sysctls[s.Path]; have != s.Value {
-		return fmt.Errorf("setting %s=%s: it was taken, and the value is %q still", s.Path, s.Value, have)
+		return fmt.Errorf("setting %s=%s: it was accepted, and the value is %q still", s.Path, s.Value, have)
 	}
 	return nil
 }

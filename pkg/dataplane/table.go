@@ -12,12 +12,12 @@ import (
 )
 
 // errNoNFT is returned where the kernel has no nf_tables: no such netlink family, or nfnetlink
-// without it. A module may bring it later.
+// without it. A module may add it later.
 var errNoNFT = errors.New("this kernel has no nf_tables (load the module nf_tables, or take a kernel built with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET)")
 
-// withoutNFT marks the errors that a kernel without nf_tables gives: EPROTONOSUPPORT for the socket
-// (netlink_create of net/netlink/af_netlink.c), EINVAL for a request to a part of nfnetlink that is
-// missing (nfnetlink_rcv_msg of net/netfilter/nfnetlink.c).
+// withoutNFT marks the errors of a kernel without nf_tables: EPROTONOSUPPORT for the socket
+// (netlink_create of net/netlink/af_netlink.c), EINVAL for a request to a missing part of nfnetlink
+// (nfnetlink_rcv_msg of net/netfilter/nfnetlink.c).
 func withoutNFT(err error) error {
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("%w: %w", errNoNFT, err)
@@ -25,11 +25,11 @@ func withoutNFT(err error) error {
 	return err
 }
 
-// openNFT opens what our table is read, written and heard of by, as far as that is not open.
-// Notifications come first, so that no change falls between.
+// openNFT opens the sockets for our table that are closed. Notifications come first, so that no
+// change is missed.
 func (k *Kernel) openNFT() error {
 	if k.nftEvents == nil {
-		if err := k.hearNFT(); err != nil {
+		if err := k.subscribeNFT(); err != nil {
 			return withoutNFT(err)
 		}
 	}
@@ -39,15 +39,15 @@ func (k *Kernel) openNFT() error {
 	return nil
 }
 
-// hearNFT subscribes to notifications, which Watch picks up even if it runs already.
-func (k *Kernel) hearNFT() error {
+// subscribeNFT subscribes to notifications, which Watch reads even if it runs already.
+func (k *Kernel) subscribeNFT() error {
 	return k.namespace.do(func() error {
 		c, err := listenTo(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 		if err != nil {
 			return err
 		}
 		k.nftEvents = c
-		k.hears <- c
+		k.newEvents <- c
 		return nil
 	})
 }
@@ -62,8 +62,7 @@ func listenTo(protocol int, groups ...uint32) (*netlink.Conn, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	for _, group := range groups {
-		// Without CAP_NET_ADMIN some groups are closed. That is no reason to end:
-		// Observe meets the same refusal and says it where operators look.
+		// Without CAP_NET_ADMIN some groups are refused. Observe reports the same refusal.
 		if err := c.JoinGroup(group); err != nil && !errors.Is(err, unix.EPERM) {
 			return nil, errors.Join(fmt.Errorf("joining notifications %d: %w", group, err), c.Close())
 		}
@@ -71,9 +70,9 @@ func listenTo(protocol int, groups ...uint32) (*netlink.Conn, error) {
 	return c, nil
 }
 
-// loadTable reads our table. A kernel without nf_tables has none, and says why when it is to be
-// written. After any other failure the table is taken to be what it was, and is read again by the next
-// pass.
+// loadTable reads our table. A kernel without nf_tables has none, which is an error only of a
+// write. After any other failure the table is assumed to be unchanged, and the next pass reads it
+// again.
 func (k *Kernel) loadTable() {
 	table, err := k.wholeTable()
 	if err != nil && !errors.Is(err, errNoNFT) {
@@ -95,7 +94,7 @@ func (k *Kernel) wholeTable() (table *topology.Masquerade, err error) {
 	return table, err
 }
 
-// changeTable makes a change of our table in a transaction, and says what a bare errno of it does not.
+// changeTable changes our table in a transaction, and explains a bare errno.
 func (k *Kernel) changeTable(c plan.Change) error {
 	err := k.openNFT()
 	if err == nil {
@@ -103,7 +102,11 @@ func (k *Kernel) changeTable(c plan.Change) error {
 		case plan.Sets:
 			err = k.changeSets(*o.SetChange)
 		case plan.Table:
-			err = k.putTable(c.Op, o.Masquerade)
+			if c.Op == plan.Delete {
+				err = k.deleteTable()
+			} else {
+				err = k.writeTable(o.Masquerade)
+			}
 		}
 	}
 	if err == nil {
@@ -112,14 +115,7 @@ func (k *Kernel) changeTable(c plan.Change) error {
 	return fmt.Errorf("changing nftables table %s: %w%s", topology.Table, err, missing(err))
 }
 
-func (k *Kernel) putTable(op plan.Op, m *topology.Masquerade) error {
-	if op == plan.Delete {
-		return k.deleteTable()
-	}
-	return k.writeTable(m)
-}
-
-// missing says what a kernel lacks that refuses our table.
+// missing explains what a kernel lacks that refuses our table.
 func missing(err error) string {
 	switch {
 	case errors.Is(err, errNoNFT):
@@ -134,7 +130,7 @@ func missing(err error) string {
 
 func permission(err error) string {
 	if errors.Is(err, unix.EPERM) {
-		return " (the agent needs CAP_NET_ADMIN, and nobody else may hold the table)"
+		return " (the agent needs CAP_NET_ADMIN, and another program may own the table)"
 	}
 	return ""
 }

@@ -21,14 +21,14 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// withoutNetfilter makes the rest of the test, and what it starts, live with a kernel that knows no NETLINK_NETFILTER:
+// withoutNetfilter makes the rest of the test run as on a kernel without NETLINK_NETFILTER:
 // socket(2) fails as it does there.
 func withoutNetfilter(t *testing.T) {
 	t.Helper()
 	seccomp.RefuseSockets(t, unix.EPROTONOSUPPORT, unix.AF_NETLINK, unix.NETLINK_NETFILTER)
 }
 
-// withoutTable makes a pass, and returns what Apply says.
+// withoutTable makes a pass, and returns the error of Apply.
 func (m *machine) withoutTable(all []*topology.Node, opts topology.Options) error {
 	m.t.Helper()
 	host, err := m.Facts(context.Background(), nil)
@@ -39,12 +39,13 @@ func (m *machine) withoutTable(all []*topology.Node, opts topology.Options) erro
 	return m.Apply(context.Background(), plan.Diff(desired, actual).Except(plan.KindCNI))
 }
 
-// onlyTableFailed fails the test unless the error is about our table alone, and says what is missing.
+// onlyTableFailed fails the test unless the error is about our table alone, and names what is
+// missing.
 func (m *machine) onlyTableFailed(err error, want string) {
 	m.t.Helper()
 	var part *PartError
 	if !errors.As(err, &part) || part.Key != (plan.Key{Kind: plan.KindTable, Name: topology.Table}) || !strings.Contains(err.Error(), want) {
-		m.t.Errorf("got %v, want an error of the table that says %q", err, want)
+		m.t.Errorf("got %v, want an error of the table with %q", err, want)
 	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) != 1 {
 		m.t.Errorf("more has failed: %v", err)
@@ -53,8 +54,8 @@ func (m *machine) onlyTableFailed(err error, want string) {
 
 const inWithoutNetfilter = "PLAINROUTE_TEST_WITHOUT_NETFILTER"
 
-// A kernel without nfnetlink has no table, and all its routes. The filter of system calls stays with a thread, so that a
-// process of its own has it.
+// A kernel without nfnetlink has no table, and all its routes. The filter of system calls stays
+// with a thread, so that a process of its own has it.
 func TestKernelWithoutNetfilter(t *testing.T) {
 	if os.Getenv(inWithoutNetfilter) == "" {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestKernelWithoutNetfilter$", "-test.v")
@@ -90,14 +91,14 @@ func TestKernelWithoutNetfilter(t *testing.T) {
 	}
 }
 
-// nf_tables that come later, with a module, are found by the next pass, and their news are heard.
+// The next pass uses nf_tables that a module has added, and their notifications are received.
 func TestNetfilterComesLater(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.nft.CloseLasting())
 	m.must(m.nfnetlink.close())
 	m.must(m.nftEvents.Close())
 	m.nft, m.nftConn, m.nftEvents = nil, nil, nil
-	<-m.hears
+	<-m.newEvents
 	news := m.watchSettled(nodes(4))
 	c := m.nft4test()
 	c.DelTable(nftTable)
@@ -106,12 +107,12 @@ func TestNetfilterComesLater(t *testing.T) {
 	m.settle(nodes(4))
 }
 
-// A kernel that refuses the table gets its routes all the same, and the words say what is missing. The connection is one
-// that google/nftables has for tests.
+// A kernel that refuses the table gets its routes all the same, and the error names what is
+// missing.
 func TestRefusedTableStopsNothing(t *testing.T) {
 	for errno, want := range map[unix.Errno]string{
 		unix.EOPNOTSUPP: "CONFIG_NF_TABLES_INET", unix.ENOENT: "NAT in inet tables, which came with Linux 5.2",
-		unix.EPERM: "nobody else may hold the table", unix.ENOMEM: "cannot allocate memory",
+		unix.EPERM: "another program may own the table", unix.ENOMEM: "cannot allocate memory",
 	} {
 		m := newMachine(t)
 		refuse := func([]netlink.Message) ([]netlink.Message, error) { return nil, errno }
@@ -127,7 +128,7 @@ func TestRefusedTableStopsNothing(t *testing.T) {
 	}
 }
 
-// A table that can't be read is told, stays what it was, and stops no route.
+// An unreadable table is reported, counts as unchanged, and delays no route.
 func TestUnreadTableStopsNothing(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -157,7 +158,7 @@ func TestUnreadTableStopsNothing(t *testing.T) {
 	m.settle(nodes(4))
 }
 
-// A route that the kernel refuses for ever does not keep in the sets what is not wanted there any more.
+// A route that is always refused does not keep undesired elements in the sets.
 func TestRefusedRouteNarrowsSets(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
@@ -174,7 +175,7 @@ func TestRefusedRouteNarrowsSets(t *testing.T) {
 	}
 }
 
-// Errors that a kernel without nf_tables gives are told from others.
+// Errors of a kernel without nf_tables are distinguished from others.
 func TestErrorsWithoutNetfilter(t *testing.T) {
 	for err, without := range map[error]bool{unix.EPROTONOSUPPORT: true, unix.EINVAL: true, unix.ENOMEM: false} {
 		if got := withoutNFT(err); !errors.Is(got, err) || errors.Is(got, errNoNFT) != without {
@@ -187,12 +188,12 @@ func TestErrorsWithoutNetfilter(t *testing.T) {
 }
 
 // Sockets for our table that can't be made are reported, and the table counts as it was.
-func TestRefusedSocketsOfTheTableAreTold(t *testing.T) {
+func TestRefusedSocketsOfTheTableAreReported(t *testing.T) {
 	for name, loses := range map[string]func(*machine){
 		"notifications": func(m *machine) {
 			m.must(m.nftEvents.Close())
 			m.nftEvents = nil
-			<-m.hears
+			<-m.newEvents
 		},
 		"writing": func(m *machine) {
 			m.must(m.nft.CloseLasting())
@@ -233,7 +234,8 @@ func TestTableIsReadOnce(t *testing.T) {
 	}
 }
 
-// To an agent that has just started, the destinations that the table has are not new: no flow to them was masqueraded.
+// To an agent that has just started, the destinations that the table has are not new: no flow to
+// them was masqueraded.
 func TestDestinationsOfATableThatIsReadAreNotNew(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
@@ -244,8 +246,8 @@ func TestDestinationsOfATableThatIsReadAreNotNew(t *testing.T) {
 	m.must(k.Apply(t.Context(), sets(plan.Add, plan.SetChange{AddNodes: []netip.Addr{netip.MustParseAddr("192.168.1.99")}})))
 }
 
-// Whatever part of the table can't be read, all of it counts as unread, and as it was.
-func TestRefusedPartsOfTheTableAreTold(t *testing.T) {
+// If any part of the table can't be read, all of it counts as unread and unchanged.
+func TestRefusedPartsOfTheTableAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	r := seccomp.NewRefuser(t)

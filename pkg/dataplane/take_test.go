@@ -48,8 +48,8 @@ func routeTexts(routes []topology.Route) string {
 	return strings.Join(all, "; ")
 }
 
-// Ours is taken with its mark; of the rest, what overlaps a range, is wide or of this host's address, and one by each gateway
-// in a range and each device.
+// Ours is taken with its mark; of the rest, what overlaps a range, is wide or of this host's
+// address, and one by each gateway in a range and each device.
 func TestRoutesThatAreTaken(t *testing.T) {
 	links := testLinks()
 	ours := func(family byte, attributes ...[]byte) []byte {
@@ -116,8 +116,8 @@ func (f *routeFacts) takeBytes(t *testing.T, b []byte, links *linkFacts) {
 	f.take(&m, links)
 }
 
-// Next hops that are objects are to be read where a route that matters names one, or one that may do. Those that matter
-// are remembered, with the members of a group.
+// Next hops that are objects are to be read where a route that matters names one, or one that may
+// do. Those that matter are remembered, with the members of a group.
 func TestNextHopsThatAreToBeRead(t *testing.T) {
 	links := testLinks()
 	named := func(bits byte, dst string, oif, id uint32) []byte {
@@ -178,8 +178,8 @@ func TestOverlapsOfBlocks(t *testing.T) {
 	}
 }
 
-// The ranges for which routes are kept have the table read anew only if the last look left out something of them.
-func TestRangesThatAreReadAnew(t *testing.T) {
+// New ranges for foreign routes make the table stale only if the last read left out routes of them.
+func TestRangesThatAreReadAgain(t *testing.T) {
 	for name, c := range map[string]struct {
 		read, now []netip.Prefix
 		fresh     bool
@@ -248,7 +248,7 @@ func TestRouteNotifications(t *testing.T) {
 		"advertised":                          {advertised(2), false, stale},
 		"advertised no more":                  {advertised(2), true, fresh},
 		"advertised by another link":          {advertised(1), false, stale},
-		"advertised by a link that was heard": {advertised(4), false, fresh},
+		"advertised by a known link":          {advertised(4), false, fresh},
 		"by an object, as others":             {unicast4(16, append(by("20.2.0.0", "", 0), numberAttribute(routeObject, 1))...), false, fresh},
 		"no route of the main table":          {changedAt(kept[0], 4, 100), true, fresh},
 	} {
@@ -270,7 +270,7 @@ func TestRouteNotifications(t *testing.T) {
 }
 
 // Before the first look everything is news, and while routes of ours are to be read, each of them.
-func TestNotificationsOfWhatIsNotKnown(t *testing.T) {
+func TestNotificationsOfUnknownObjects(t *testing.T) {
 	own := routeHeader(unix.AF_INET, 24, 112, unix.RTN_UNICAST, append(by("10.128.1.0", "", 2), numberAttribute(unix.RTA_PRIORITY, 2048))...)
 	notified := netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWROUTE}, Data: own}
 	named := netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNEXTHOP}, Data: objectMessage(0, numberAttribute(unix.NHA_ID, 7))}

@@ -16,31 +16,32 @@ const (
 	trialPod  = "plainroute-try1"
 )
 
-// trial is what the result of a trial depends on: the bridge, by its index, and the MTU.
+// A trial's result depends on the bridge, by its index, and the MTU.
 type trial struct{ bridge, mtu int }
 
-// tryPort makes what the bridge plugin is going to make for each pod, and deletes it: a veth
-// pair with the config's MTU, one end of which is in the bridge and in hairpin mode. The
-// plugin moves the other end to the pod's network namespace, which takes CAP_SYS_ADMIN; this
-// takes CAP_NET_ADMIN. Both ends stay down, so no packet is sent. What went well once is not
-// tried again for the same bridge and MTU.
+// tryPort makes what the bridge plugin is going to make for each pod, and deletes it: a veth pair
+// with the config's MTU, one end of which is in the bridge and in hairpin mode. The plugin moves
+// the other end to the pod's network namespace, which takes CAP_SYS_ADMIN; this takes
+// CAP_NET_ADMIN. Both ends stay down, so no packet is sent. A successful trial is not repeated for
+// the same bridge and MTU.
 func (k *Kernel) tryPort(conf topology.CNI) error {
 	index, there := k.links.byName[k.links.bridge(conf.Bridge)]
 	if !there || k.tried == (trial{index, conf.MTU}) {
-		return nil // without a bridge, another Problem says so
+		return nil // a missing bridge is another Problem
+	}
+	failed := func(step string, err error) error {
+		return fmt.Errorf("trying to make a pod's port: %s: %w", step, err)
 	}
 	if err := k.removeTrial(); err != nil {
-		return fmt.Errorf("trying to make a pod's port: removing what an earlier agent left: %w", err)
+		return failed("removing what an earlier agent left", err)
 	}
 	attrs := rtnl.NewLinkAttrs()
 	attrs.Name, attrs.MTU = trialPort, conf.MTU
-	port := &rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}
-	if err := k.handle.LinkAdd(port); err != nil {
-		return fmt.Errorf("trying to make a pod's port: adding a veth device with an MTU of %d: %w", conf.MTU, err)
+	if err := k.handle.LinkAdd(&rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}); err != nil {
+		return failed(fmt.Sprintf("adding a veth device with an MTU of %d", conf.MTU), err)
 	}
-	err := k.attach(index)
-	if err := errors.Join(err, k.removeTrial()); err != nil {
-		return fmt.Errorf("trying to make a pod's port: putting a veth device into %s: %w", conf.Bridge, err)
+	if err := errors.Join(k.attach(index), k.removeTrial()); err != nil {
+		return failed("putting a veth device into "+conf.Bridge, err)
 	}
 	k.tried = trial{index, conf.MTU}
 	return nil
@@ -58,7 +59,7 @@ func (k *Kernel) attach(bridge int) error {
 	return k.handle.LinkSetHairpin(port, true)
 }
 
-// removeTrial deletes the veth pair of a trial, if it is there.
+// removeTrial deletes the veth pair of a trial, if there is one.
 func (k *Kernel) removeTrial() error {
 	port, err := k.handle.LinkByName(trialPort)
 	switch {
@@ -69,12 +70,12 @@ func (k *Kernel) removeTrial() error {
 	case port.Type() != topology.KindVeth:
 		return fmt.Errorf("the device %s is of another kind, %s", trialPort, kindOf(port))
 	}
-	if err := k.handle.LinkDel(port); err != nil && !errors.Is(err, unix.ENODEV) {
-		return err
+	if err = k.handle.LinkDel(port); errors.Is(err, unix.ENODEV) {
+		return nil
 	}
-	return nil
+	return err
 }
 
-// Sweep deletes what a crash in the midst of Apply left. It is for who has the agent's lock.
-// What it can't delete, Apply reports.
+// Sweep deletes what an interrupted Apply left. The caller has the agent's lock. Apply reports what
+// can't be deleted.
 func (k *Kernel) Sweep() { _ = k.removeTrial() }

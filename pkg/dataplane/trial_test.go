@@ -45,8 +45,8 @@ func (m *machine) withoutConfig() plan.Changes {
 // configIn is the config that Changes write.
 func configIn(c plan.Changes) *topology.CNI { return plan.Objects[plan.Config](c, plan.Add)[0].CNI }
 
-// A config by which the kernel refuses each pod's port is not written, and the error says what
-// is refused.
+// A config with which the kernel refuses pods' ports is not written, and the error names the
+// refused request.
 func TestConfigWithoutAPortIsNotWritten(t *testing.T) {
 	for name, c := range map[string]struct {
 		disturb func(*machine, *topology.CNI)
@@ -106,8 +106,8 @@ func fillBridge(m *machine, _ *topology.CNI) {
 // emptyBridge makes room.
 func emptyBridge(m *machine, _ *topology.CNI) { m.must(m.nl.LinkDel(m.link("full7"))) }
 
-// What went well is not tried again, with another MTU or bridge it is, and what a crash left is
-// no port of a pod.
+// A successful trial is not repeated, except for another MTU or bridge, and an interrupted one
+// leaves no port that counts as a pod's.
 func TestTrial(t *testing.T) {
 	m := newMachine(t)
 	change := m.withoutConfig()
@@ -196,8 +196,8 @@ func TestPluginsAreWatched(t *testing.T) {
 	}
 }
 
-// Whichever request of a trial is refused, the config is not written, and the error says at what.
-func TestRefusedTrialIsTold(t *testing.T) {
+// If any request of a trial is refused, the config is not written, and the error names the request.
+func TestRefusedTrialIsReported(t *testing.T) {
 	m := newMachine(t)
 	change := m.withoutConfig()
 	r := seccomp.NewRefuser(t)
@@ -222,7 +222,7 @@ func TestRefusedTrialIsTold(t *testing.T) {
 		m.noTrial()
 	}
 	m.must(m.Apply(t.Context(), change))
-	// What was deleted by another program meanwhile is gone as well.
+	// A pair that another program deletes meanwhile is gone as well.
 	m.tried = trial{}
 	r.Requests(unix.ENODEV, unix.RTM_DELLINK)
 	m.must(m.Apply(t.Context(), change))

@@ -20,19 +20,18 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// subscribe opens the socket of notifications before anything is read, so that
-// no change falls between. Routes are not filtered by our protocol: one that is
-// overwritten shows only the foreign one. RTM_NEWNETCONF tells of forwarding.
+// subscribe opens the notification socket before anything is read, so that no change is missed.
+// Routes are not filtered by our protocol, because the notification of an overwritten route has
+// only the foreign one. RTM_NEWNETCONF announces forwarding.
 func (k *Kernel) subscribe() error {
 	c, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...)
-	if err != nil {
-		return err
+	if err == nil {
+		k.events = append(k.events, c)
 	}
-	k.events = append(k.events, c)
-	return nil
+	return err
 }
 
-// routeGroups are the groups of notifications of rtnetlink(7) that matter here.
+// routeGroups returns the notification groups of rtnetlink(7) that matter here.
 func routeGroups() []uint32 {
 	return []uint32{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
@@ -40,10 +39,9 @@ func routeGroups() []uint32 {
 	}
 }
 
-// Watch calls notify when somebody else changed what a pass depends on, and each
-// resync for the few settings that the kernel does not announce. It returns when
-// ctx ends, with an error when there is nothing left to watch, and Kernel can't be
-// watched again.
+// Watch calls notify when another program has changed anything that a pass depends on. Each resync
+// it notifies too, because the kernel does not announce a few settings. It returns when ctx ends,
+// or with an error when there is nothing left to watch; a Kernel can be watched once.
 func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var done sync.WaitGroup
@@ -59,24 +57,24 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	})
 	audit := time.NewTicker(resync)
 	defer audit.Stop()
-	k.portLeft() // while nobody watched
+	k.portLeft() // a port may have left before
 	for ctx.Err() == nil {
 		select {
 		case <-audit.C:
 			k.Forget()
 			notify()
-		case c := <-k.hears: // nftables, at once or when a module brings it
+		case c := <-k.newEvents: // of nftables, at once or when a module adds it
 			events = append(events, c)
 			listen(c)
 		case <-k.left:
-			// What fails is tried again when the next port leaves. Meanwhile the kernel finds out
-			// by itself, as it would without us.
+			// A failure is ignored: the next port that leaves triggers another try, and meanwhile
+			// the kernel removes the neighbors by itself.
 			_ = k.dropNeighbors()
 		case <-ctx.Done():
 		}
 	}
 	for _, c := range events {
-		// Ends the reads. The sockets are closed by Close.
+		// This ends the reads. Close closes the sockets.
 		_ = c.SetReadDeadline(time.Unix(1, 0))
 	}
 	done.Wait()
@@ -86,11 +84,11 @@ func (k *Kernel) Watch(ctx context.Context, resync time.Duration, notify func())
 	return nil
 }
 
-// LinkChanges counts the links that have come and gone, or more. It counts while Watch runs.
-func (k *Kernel) LinkChanges() uint64 { return k.comings.Load() }
+// LinkChanges counts the links that were added or deleted, or more. It counts while Watch runs.
+func (k *Kernel) LinkChanges() uint64 { return k.linkChanges.Load() }
 
-// setBlind remembers what keeps us from watching folders, nil: nothing. A change of
-// that is news.
+// setBlind remembers the error of watching folders, nil if there is none, and notifies if it
+// changed.
 func (k *Kernel) setBlind(err error, notify func()) {
 	k.mu.Lock()
 	news := fmt.Sprint(err) != fmt.Sprint(k.blind)
@@ -101,8 +99,8 @@ func (k *Kernel) setBlind(err error, notify func()) {
 	}
 }
 
-// listen reads notifications until the socket's deadline. It uses one buffer, because a routing daemon
-// may cause thousands of them a second.
+// listen reads notifications until the socket's deadline. It uses one buffer, because a routing
+// daemon may cause thousands of them a second.
 func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -113,10 +111,10 @@ func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
 		n, err := receive(raw, buffer)
 		switch {
 		case errors.Is(err, unix.ENOBUFS), n > len(buffer):
-			// Notifications were lost: nothing that is kept can be trusted.
+			// Notifications were lost, so all that is kept may be stale.
 			k.Forget()
 			k.portLeft()
-			k.comings.Add(1)
+			k.linkChanges.Add(1)
 			notify()
 		case err != nil:
 			return fmt.Errorf("reading notifications: %w", err)
@@ -135,16 +133,12 @@ func receive(raw syscall.RawConn, buffer []byte) (n int, err error) {
 	return n, cmp.Or(ended, err)
 }
 
-// learn drops what the messages make doubtful, and reports whether they did.
+// learn marks as stale what the messages contradict, and reports whether there was anything.
 func (k *Kernel) learn(messages []byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	news := false
-	eachMessage(messages, func(m netlink.Message) {
-		if k.learnOne(m) {
-			news = true
-		}
-	})
+	eachMessage(messages, func(m netlink.Message) { news = k.learnOne(m) || news })
 	return news
 }
 
@@ -171,9 +165,8 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 	return false
 }
 
-// learnLink leaves out the ports of the bridge, which come and go with pods, but
-// for their names; and what a link that matters says of itself without any change
-// to routes, as the bridge does at each of its ports.
+// learnLink ignores the ports of the bridge, which come and go with pods, except for their names,
+// and messages without a change that affects routes, such as the bridge's for each of its ports.
 func (k *Kernel) learnLink(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofIfInfomsg {
 		return false
@@ -187,7 +180,7 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	index, now, kind := parseLink(m.Data)
 	deleted := m.Header.Type == unix.RTM_DELLINK
 	if deleted || k.links == nil || k.links.idents[index].name == "" {
-		k.comings.Add(1)
+		k.linkChanges.Add(1)
 	}
 	if k.links != nil {
 		k.links.see(index, now, deleted, k.cfg.Bridge)
@@ -215,9 +208,9 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	return true
 }
 
-// cutOff reports whether a port of a pod was set down, taken out of the bridge or put into
-// another. The kernel says the same of a port that it is about to delete, and deletes it
-// before it answers.
+// cutOff reports whether a port of a pod was set down, taken out of the bridge or put into another.
+// The kernel sends the same for a port that it is about to delete, and deletes it before it answers
+// a request.
 func (k *Kernel) cutOff(index int, was, now linkIdent) bool {
 	bridge, there := k.links.byName[k.cfg.Bridge]
 	port := there && was.master == bridge
@@ -228,7 +221,7 @@ func (k *Kernel) cutOff(index int, was, now linkIdent) bool {
 	return !errors.As(err, new(rtnl.LinkNotFoundError)) && !errors.Is(err, unix.ENODEV)
 }
 
-// parseLink reads struct ifinfomsg and its attributes (linux/if_link.h).
+// parseLink parses struct ifinfomsg and its attributes (linux/if_link.h).
 func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	index, kind = int(int32(binary.NativeEndian.Uint32(b[4:]))), "device"
 	flags := binary.NativeEndian.Uint32(b[8:])
@@ -254,8 +247,7 @@ func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	return index, id, kind
 }
 
-// learnAddr leaves out the link-local addresses that ports of the bridge get, and that
-// the kernel gives to the bridge.
+// learnAddr ignores the link-local addresses that the kernel assigns to the bridge and its ports.
 func (k *Kernel) learnAddr(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return false
@@ -273,7 +265,7 @@ func (k *Kernel) learnAddr(m netlink.Message) bool {
 	return true
 }
 
-// ofBridge reports whether a notification says that the bridge has lost an address.
+// ofBridge reports whether a notification means that the bridge has lost an address.
 func (k *Kernel) ofBridge(m netlink.Message) bool {
 	index, there := 0, false
 	if k.links != nil {
@@ -282,16 +274,15 @@ func (k *Kernel) ofBridge(m netlink.Message) bool {
 	return there && m.Header.Type == unix.RTM_DELADDR && int(binary.NativeEndian.Uint32(m.Data[4:])) == index
 }
 
-// Of linux/netconf.h, which x/sys/unix leaves out.
+// Constants of linux/netconf.h, which x/sys/unix lacks.
 const (
 	netconfIndex      = 1
 	netconfForwarding = 2
 	netconfAll        = -1
 )
 
-// learnSysctl compares forwarding, the one setting announced that we keep, with
-// what is known of it: most of these messages come with a pod's port. They are
-// struct netconfmsg and attributes (linux/netconf.h).
+// learnSysctl compares forwarding, the one announced setting that is kept, with its kept value,
+// because most of these messages (struct netconfmsg, linux/netconf.h) come with a pod's port.
 func (k *Kernel) learnSysctl(m netlink.Message) bool {
 	const header = 4 // struct netconfmsg: the family, padded
 	if !k.fresh.routes || !k.fresh.sysctls || len(m.Data) < header {
@@ -314,28 +305,23 @@ func (k *Kernel) learnSysctl(m netlink.Message) bool {
 	return true
 }
 
-// forwardingPath returns the setting that a notification of an index speaks of.
+// forwardingPath returns the setting that a notification of an index is about.
 func (k *Kernel) forwardingPath(family uint8, index int) string {
-	switch {
-	case family == unix.AF_INET && index == netconfAll:
-		return topology.SysctlForward4
-	case family == unix.AF_INET6 && index == netconfAll:
-		return topology.SysctlForward6
-	case family == unix.AF_INET:
-		return topology.ConfSysctl(4, k.links.name(index), "forwarding")
+	of := map[bool]int{true: 4, false: 6}[family == unix.AF_INET]
+	if index == netconfAll {
+		return map[int]string{4: topology.SysctlForward4, 6: topology.SysctlForward6}[of]
 	}
-	return topology.ConfSysctl(6, k.links.name(index), "forwarding")
+	return topology.ConfSysctl(of, k.links.name(index), "forwarding")
 }
 
-// ofOurTable looks for our table's name, attribute 1 of every message of
+// ofOurTable reports whether a message has our table's name, attribute 1 of every message of
 // nf_tables but those of generations (linux/netfilter/nf_tables.h).
 func ofOurTable(data []byte) bool {
-	const header = 4 // struct nfgenmsg
-	if len(data) < header || data[0] != unix.NFPROTO_INET {
+	if len(data) < nfgenmsg || data[0] != unix.NFPROTO_INET {
 		return false
 	}
 	ours := false
-	eachAttribute(data[header:], func(kind uint16, value []byte) {
+	eachAttribute(data[nfgenmsg:], func(kind uint16, value []byte) {
 		ours = ours || kind == unix.NFTA_TABLE_NAME && unix.ByteSliceToString(value) == topology.Table
 	})
 	return ours

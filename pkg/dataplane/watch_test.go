@@ -28,7 +28,7 @@ func TestDisturbances(t *testing.T) {
 			m := newMachine(t)
 			news := m.watchSettled(nodes(4))
 			disturb(m)
-			// What comes first may be late news of before, after which there is nothing to do.
+			// The first notification may be a late one, which requires no change.
 			for found := false; !found; {
 				m.expect(news, name+" after which a pass finds something to do")
 				drain(news, shortly)
@@ -99,9 +99,9 @@ func (m *machine) nft4test() *nftables.Conn {
 	return c
 }
 
-func TestOurOwnEchoesAreNoNews(t *testing.T) {
+func TestNotificationsOfOwnChangesAreIgnored(t *testing.T) {
 	m := newMachine(t)
-	time.Sleep(settling)
+	time.Sleep(settleTime)
 	news := m.watchSettled(nodes(3))
 	for _, n := range []int{6, 2} {
 		m.pass(nodes(n))
@@ -109,7 +109,7 @@ func TestOurOwnEchoesAreNoNews(t *testing.T) {
 	}
 }
 
-func TestPodsComingAndGoingAreNoNews(t *testing.T) {
+func TestPodsComingAndGoingAreIgnored(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}))
 	m.up(topology.Bridge)
@@ -118,7 +118,7 @@ func TestPodsComingAndGoingAreNoNews(t *testing.T) {
 	m.must(m.nl.LinkSetHardwareAddr(bridge, bridge.Attrs().HardwareAddr)) // as the plugin does, or each port changes it
 	m.addVeth("vethfirst", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("vethfirst"), m.link(topology.Bridge)))
-	time.Sleep(settling)
+	time.Sleep(settleTime)
 	news := m.watchSettled(nodes(3))
 	m.addVeth("vethpod", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("vethpod"), m.link(topology.Bridge)))
@@ -191,7 +191,7 @@ func (m *machine) another() *Kernel {
 	return k
 }
 
-// What the kernel does not announce is found by the next audit.
+// The next audit finds changes that the kernel does not announce.
 func TestAuditFindsWhatIsNotAnnounced(t *testing.T) {
 	m := newMachine(t)
 	m.needIPv6()
@@ -210,7 +210,8 @@ func TestAuditFindsWhatIsNotAnnounced(t *testing.T) {
 	}
 }
 
-// Watch ends with an error where its sockets have gone, before or after it has begun, and where a folder has.
+// Watch ends with an error where its sockets have gone, before or after it has begun, and where a
+// folder has.
 func TestWatchEndsWithoutAnythingToWatch(t *testing.T) {
 	m := newMachine(t)
 	closed := m.another()
@@ -278,12 +279,13 @@ func TestLinkChangesAreCounted(t *testing.T) {
 	}
 }
 
-// After notifications were lost nothing that is kept is trusted, and of links and ports anything may have come to pass.
+// After notifications were lost nothing that is kept is trusted, and of links and ports anything
+// may have come to pass.
 func TestLostNotifications(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	m.must(m.events[0].SetReadDeadline(time.Now().Add(shortly)))
-	if err := m.listen(m.events[0], func() {}); !errors.Is(err, os.ErrDeadlineExceeded) { // what was said before
+	if err := m.listen(m.events[0], func() {}); !errors.Is(err, os.ErrDeadlineExceeded) { // earlier notifications
 		t.Fatal(err)
 	}
 	m.observe()
@@ -310,8 +312,8 @@ func TestLostNotifications(t *testing.T) {
 	}
 }
 
-// What keeps folders from being watched is news when it comes, changes and goes.
-func TestBlindnessIsNews(t *testing.T) {
+// The error of watching folders is notified when it appears, changes and goes.
+func TestUnwatchedFoldersAreNotified(t *testing.T) {
 	k, news := &Kernel{}, 0
 	one, other := errors.New("one"), errors.New("other")
 	for i, c := range []struct {
@@ -325,29 +327,30 @@ func TestBlindnessIsNews(t *testing.T) {
 }
 
 // A folder that can't be watched is news, and a fact.
-func TestFoldersThatCantBeWatchedAreTold(t *testing.T) {
+func TestFoldersThatCantBeWatchedAreReported(t *testing.T) {
 	m := newMachine(t)
 	file := filepath.Join(m.dir, "file")
 	m.must(os.WriteFile(file, nil, 0o600))
 	k := m.another()
 	k.cfg.CNI.ConfDir = filepath.Join(file, "net.d")
 	news, _ := m.watched(k, time.Hour)
-	for told := false; !told; {
+	for reported := false; !reported; {
 		m.expect(news, "a folder that can't be watched")
 		host, err := k.Facts(t.Context(), nil)
 		m.must(err)
-		told = slices.ContainsFunc(host.Unseen, func(s string) bool { return strings.HasPrefix(s, "watching "+k.cfg.CNI.ConfDir+": ") })
+		reported = slices.ContainsFunc(host.Unseen, func(s string) bool { return strings.HasPrefix(s, "watching "+k.cfg.CNI.ConfDir+": ") })
 	}
 }
 
-// An agent that can't hear what others change does not start, unless that takes a capability which it lacks.
-func TestRefusedNotificationsAreTold(t *testing.T) {
-	for errno, told := range map[unix.Errno]bool{unix.EPERM: false, unix.ENOMEM: true} {
+// An agent that can't subscribe to notifications does not start, unless the reason is a capability
+// that it lacks.
+func TestRefusedNotificationsAreReported(t *testing.T) {
+	for errno, reported := range map[unix.Errno]bool{unix.EPERM: false, unix.ENOMEM: true} {
 		t.Run(errno.Error(), func(t *testing.T) { // on a thread of its own, which ends with it
 			m := newMachine(t)
 			seccomp.RefuseCalls(t, errno, unix.SYS_SETSOCKOPT, map[int]uint32{1: unix.SOL_NETLINK, 2: unix.NETLINK_ADD_MEMBERSHIP})
 			k, err := New(m.cfg)
-			if (err != nil) != told || told && (!errors.Is(err, errno) || !strings.Contains(err.Error(), "opening netlink: joining notifications ")) {
+			if (err != nil) != reported || reported && (!errors.Is(err, errno) || !strings.Contains(err.Error(), "opening netlink: joining notifications ")) {
 				t.Errorf("after %v: %v", errno, err)
 			}
 			if err == nil {

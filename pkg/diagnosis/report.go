@@ -1,4 +1,5 @@
-// Package diagnosis is what `plainroute doctor` finds on one node and on all, and how it is printed.
+// Package diagnosis is what `plainroute doctor` finds on one node and on all, and how it is
+// printed.
 package diagnosis
 
 import (
@@ -22,7 +23,8 @@ type Report struct {
 	Examined bool `json:"examined"`
 	// Passed are the checks that found nothing.
 	Passed []string `json:"passed"`
-	// Problems are in the order of the checks. Of severity Unknown are those of checks that could not see what they need.
+	// Problems are in the order of the checks. Of severity Unknown are those of checks that could
+	// not see what they need.
 	Problems []problem.Problem `json:"problems"`
 }
 
@@ -67,67 +69,55 @@ func (r *Report) Print(w io.Writer, f Format) error {
 	if f.Output == "json" {
 		return text.WriteJSON(w, r)
 	}
-	var out bytes.Buffer
-	f.print(&out, 0, []Report{*r})
-	fmt.Fprintln(&out, summary([]Report{*r}))
-	_, err := w.Write(out.Bytes())
-	return err
+	return f.print(w, 0, []Report{*r})
 }
 
-// Print writes what was found on all nodes: a Problem that nodes share, once.
+// Print writes what was found on all nodes. A Problem that nodes share is printed once.
 func (c *Cluster) Print(w io.Writer, f Format) error {
 	if f.Output == "json" {
 		return text.WriteJSON(w, c)
 	}
-	examined := 0
-	for i := range c.Nodes {
-		if c.Nodes[i].Examined {
-			examined++
-		}
-	}
+	return f.print(w, len(c.Nodes), c.Nodes)
+}
+
+// print writes the Problems of Reports. nodes is the number of nodes; 0: only this one.
+func (f Format) print(w io.Writer, nodes int, reports []Report) error {
 	var out bytes.Buffer
-	f.print(&out, len(c.Nodes), c.Nodes)
-	fmt.Fprintf(&out, "%d of %s examined: %s\n", examined, text.Counted(len(c.Nodes), "node"), summary(c.Nodes))
-	_, err := w.Write(out.Bytes())
-	return err
-}
-
-// print writes the Problems of Reports, of so many nodes; 0: of the one that this runs on.
-func (f Format) print(w *bytes.Buffer, nodes int, reports []Report) {
 	var groups problem.Groups
-	passed := map[string]int{}
+	examined, passed, checks, count := 0, 0, map[string]int{}, map[problem.Severity]int{}
 	for i := range reports {
-		for _, p := range reports[i].Problems {
+		r := &reports[i]
+		for _, p := range r.Problems {
 			if f.Verbose || p.Severity == problem.Error || p.Severity == problem.Warning {
-				groups.Add(reports[i].Node, p)
+				groups.Add(r.Node, p)
 			}
-		}
-		for _, check := range reports[i].Passed {
-			passed[check]++
-		}
-	}
-	problem.Printer{Color: f.Color, All: f.Verbose, More: "--verbose lists them", Nodes: nodes}.Print(w, groups.Sorted())
-	for _, check := range problem.Checks() {
-		if passed[check] == 0 || !f.Verbose {
-			continue
-		}
-		fmt.Fprintf(w, "%s: %s\n", text.Paint(f.Color, text.Green, "ok"), check)
-		if nodes > 0 {
-			fmt.Fprintf(w, "  on %d of %s\n", passed[check], text.Counted(nodes, "node"))
-		}
-	}
-}
-
-func summary(reports []Report) string {
-	passed, count := 0, map[problem.Severity]int{}
-	for i := range reports {
-		passed += len(reports[i].Passed)
-		for _, p := range reports[i].Problems {
-			if reports[i].Examined {
+			if r.Examined {
 				count[p.Severity]++
 			}
 		}
+		for _, check := range r.Passed {
+			checks[check]++
+		}
+		passed += len(r.Passed)
+		if r.Examined {
+			examined++
+		}
 	}
-	return fmt.Sprintf("%s passed, %s, %s, %d unknown (--verbose shows why)",
+	problem.Printer{Color: f.Color, All: f.Verbose, More: "--verbose lists them", Nodes: nodes}.Print(&out, groups.Sorted())
+	for _, check := range problem.Checks() {
+		if checks[check] == 0 || !f.Verbose {
+			continue
+		}
+		fmt.Fprintf(&out, "%s: %s\n", text.Paint(f.Color, text.Green, "ok"), check)
+		if nodes > 0 {
+			fmt.Fprintf(&out, "  on %d of %s\n", checks[check], text.Counted(nodes, "node"))
+		}
+	}
+	if nodes > 0 {
+		fmt.Fprintf(&out, "%d of %s examined: ", examined, text.Counted(nodes, "node"))
+	}
+	fmt.Fprintf(&out, "%s passed, %s, %s, %d unknown (--verbose shows why)\n",
 		text.Counted(passed, "check"), text.Counted(count[problem.Error], "error"), text.Counted(count[problem.Warning], "warning"), count[problem.Unknown])
+	_, err := w.Write(out.Bytes())
+	return err
 }

@@ -11,12 +11,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// four are nodes of which two share a warning, one has an error, one does not answer, and one runs no agent.
+// four are nodes of which two share a warning, one has an error, one does not answer, and one runs
+// no agent.
 func four() *Cluster {
 	found := func(severity problem.Severity, check, message, evidence, remediation string) problem.Problem {
 		return problem.Problem{Severity: severity, Reason: problem.ReasonOf(check), Message: message, Evidence: evidence, Remediation: remediation}
 	}
-	blind := found(problem.Unknown, "leases", "no such folder", "", "mount it")
+	unknown := found(problem.Unknown, "leases", "no such folder", "", "mount it")
 	shared := func(evidence string) problem.Problem {
 		return found(problem.Warning, "neighbors", "node9 is away", evidence, "bring it back")
 	}
@@ -24,8 +25,8 @@ func four() *Cluster {
 		return Report{Node: node, Passed: []string{}, Problems: []problem.Problem{problem.New(reason, problem.Subject{}, "%s", message)}}
 	}
 	return NewCluster([]Report{
-		NewReport("node1", []string{"forwarding"}, []problem.Problem{blind, shared("on eth0")}),
-		NewReport("node2", []string{}, []problem.Problem{found(problem.Error, "ports", "no \x1b[31mkubelet", "refused", "start it"), blind, shared("on eth1")}),
+		NewReport("node1", []string{"forwarding"}, []problem.Problem{unknown, shared("on eth0")}),
+		NewReport("node2", []string{}, []problem.Problem{found(problem.Error, "ports", "no \x1b[31mkubelet", "refused", "start it"), unknown, shared("on eth1")}),
 		absent("node3", problem.NoAnswer, "it hangs"),
 		absent("node4", problem.NotManaged, "it is virtual"),
 	})
@@ -42,7 +43,7 @@ func TestPrintCluster(t *testing.T) {
   remediation: start it
 error: NoAnswer: it hangs
   on 1 of 4 nodes: node3
-  remediation: See whether the node's kubelet is up and the API server reaches it (port 10250). If so, the agent hangs: delete its pod, which cuts no traffic. Routes stay as they were meanwhile.
+  remediation: Check that the node's kubelet is up and the API server reaches it (port 10250). If so, the agent hangs: delete its pod, which interrupts no traffic. Routes stay unchanged meanwhile.
 warning: neighbors: node9 is away
   on 2 of 4 nodes: node1 and node2
   evidence of node1: on eth0
@@ -55,7 +56,7 @@ warning: neighbors: node9 is away
   remediation: start it
 error: NoAnswer: it hangs
   on 1 of 4 nodes: node3
-  remediation: See whether the node's kubelet is up and the API server reaches it (port 10250). If so, the agent hangs: delete its pod, which cuts no traffic. Routes stay as they were meanwhile.
+  remediation: Check that the node's kubelet is up and the API server reaches it (port 10250). If so, the agent hangs: delete its pod, which interrupts no traffic. Routes stay unchanged meanwhile.
 warning: neighbors: node9 is away
   on 2 of 4 nodes: node1 and node2
   evidence of node1: on eth0
@@ -77,7 +78,7 @@ ok: forwarding
 	}
 }
 
-// JSON has all, by node.
+// JSON has all Reports, by node.
 func TestPrintClusterAsJSON(t *testing.T) {
 	var b strings.Builder
 	if err := four().Print(&b, Format{Output: "json"}); err != nil {
@@ -89,7 +90,7 @@ func TestPrintClusterAsJSON(t *testing.T) {
 	}
 }
 
-// Only failures, and nodes that should have answered, are what an exit code is for.
+// Only failures, and nodes that should have answered, count for the exit code.
 func TestClusterOK(t *testing.T) {
 	c := four()
 	for i, want := range map[int]bool{0: true, 1: false, 2: false, 3: true} {
@@ -99,7 +100,7 @@ func TestClusterOK(t *testing.T) {
 	}
 }
 
-// Thousands of nodes are told in a few lines, and soon.
+// Printing thousands of nodes takes a few lines, and not long.
 func TestPrintLargeCluster(t *testing.T) {
 	c := &Cluster{}
 	for i := range 5000 {

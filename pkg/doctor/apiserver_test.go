@@ -1,10 +1,7 @@
 package doctor
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	rtnl "github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
@@ -12,71 +9,39 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/plainroute/plainroute/test/apiserver"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // apiServer is a real one, with its etcd, for one test.
 type apiServer struct {
-	t      *testing.T
-	plane  *envtest.ControlPlane
+	t *testing.T
+	*apiserver.ControlPlane
 	admin  *kubernetes.Clientset
 	config *rest.Config // the administrator's
 }
 
 func newAPIServer(t *testing.T) *apiServer {
 	t.Helper()
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		assets = filepath.Join("..", "..", "bin", "k8s")
-	}
-	assets, err := filepath.Abs(assets)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(assets, "kube-apiserver")); err != nil {
-		t.Skipf("no API server here, `make assets` gets it: %v", err)
-	}
+	testutil.NeedSandbox(t)
 	loopback(t)
-	s := &apiServer{t: t, plane: &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
-	}}
-	s.plane.APIServer.Configure().Set("advertise-address", "192.0.2.1") // there is no default route to find one by
-	if err := s.plane.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.plane.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	s.config = s.user("admin", "system:masters")
-	s.admin, err = kubernetes.NewForConfig(s.config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := &apiServer{t: t, ControlPlane: apiserver.ControlPlaneForTest(t, apiserver.Options{
+		Flags: map[string]string{"advertise-address": "192.0.2.1"}, // there is no default route to find one by
+	})}
+	s.config, s.admin = s.Config, s.Client
 	s.awaitNamespaces(metav1.NamespaceDefault, corev1.NamespaceNodeLease)
 	return s
 }
 
-// awaitNamespaces waits for namespaces that the API server makes once it has started.
+// awaitNamespaces waits for the namespaces that the API server creates at its start.
 func (s *apiServer) awaitNamespaces(names ...string) {
 	s.t.Helper()
-	end := time.Now().Add(time.Minute)
 	for _, name := range names {
-		for {
+		testutil.Await(s.t, func() error {
 			_, err := s.admin.CoreV1().Namespaces().Get(s.t.Context(), name, metav1.GetOptions{})
-			if err == nil {
-				break
-			}
-			if time.Now().After(end) {
-				s.t.Fatal(err)
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
+			return err
+		})
 	}
 }
 
@@ -93,33 +58,21 @@ func loopback(t *testing.T) {
 
 func (s *apiServer) user(name string, groups ...string) *rest.Config {
 	s.t.Helper()
-	user, err := s.plane.AddUser(envtest.User{Name: name, Groups: groups}, &rest.Config{QPS: -1})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	user, err := s.User(name, groups...)
+	testutil.Must(s.t, err)
 	return user.Config()
 }
 
 // agent is a user with the agent's rights.
 func (s *apiServer) agent() *rest.Config {
 	s.t.Helper()
-	ctx, rbac, meta := s.t.Context(), s.admin.RbacV1(), metav1.ObjectMeta{Name: "agent"}
-	role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}}}
-	if _, err := rbac.ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil {
-		s.t.Fatal(err)
-	}
-	binding := &rbacv1.ClusterRoleBinding{
-		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "agent"},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "agent"}},
-	}
-	if _, err := rbac.ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{}); err != nil {
-		s.t.Fatal(err)
-	}
+	nodes := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}
+	testutil.Must(s.t, s.Grant(s.t.Context(), "agent", "", nodes))
 	return s.user("agent")
 }
 
-// patient is whoever asks with these rights.
-func (s *apiServer) patient(config *rest.Config) *Patient {
+// target has the client configuration of that user.
+func (s *apiServer) target(config *rest.Config) *Target {
 	s.t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -129,5 +82,5 @@ func (s *apiServer) patient(config *rest.Config) *Patient {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return &Patient{Node: "node1", Nodes: list.Items, API: config}
+	return &Target{Node: "node1", Nodes: list.Items, API: config}
 }

@@ -16,53 +16,46 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// How far clocks may be apart. Leases of seconds stand where they are told apart by
-// less, tokens and certificates are refused from a minute on.
+// Differences between clocks that are reported. Leader election with leases of seconds fails from a
+// few seconds on, and tokens and certificates are refused from a minute on.
 const (
-	noticeable = 2 * time.Second
-	harmful    = time.Minute
+	minSkew = 2 * time.Second
+	maxSkew = time.Minute
 )
 
-const setClock = "run an NTP client on each node (systemd-timesyncd, chrony), and look whether it is in step: timedatectl, chronyc tracking"
+const clockRemedy = "run an NTP client on each node (systemd-timesyncd, chrony), and check its synchronization: timedatectl, chronyc tracking"
 
-// clocks compares this node's with the API server's, and each kubelet's too.
-func clocks(ctx context.Context, p *Patient) []problem.Problem {
-	found := p.ownClock(ctx)
-	return append(found, kubeletClocks(p.Nodes, p.leases(ctx))...)
+// clocks compares this node's clock and each kubelet's clock with the API server's.
+func clocks(ctx context.Context, t *Target) []problem.Problem {
+	return append(t.ownClock(ctx), kubeletClocks(t.Nodes, t.nodeLeases(ctx))...)
 }
 
-// ownClock reads the API server's from the header Date of an answer, whatever the
-// answer is (RFC 9110, 6.6.1). It has whole seconds.
-func (p *Patient) ownClock(ctx context.Context) []problem.Problem {
-	if p.API == nil {
-		return Skip("the API server is not known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
+// ownClock reads the API server's clock from the header Date of a response with any status (RFC
+// 9110, section 6.6.1). It has whole seconds.
+func (t *Target) ownClock(ctx context.Context) []problem.Problem {
+	if t.API == nil {
+		return Skip("the API server is not known: "+errorText(t.NodesErr), giveKubeconfig)
 	}
-	ahead, doubt, err := clockOf(ctx, p.API)
+	ahead, uncertainty, err := clockOf(ctx, t.API)
 	if invalid := (x509.CertificateInvalidError{}); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return []problem.Problem{Fail("by this node's clock, the API server's certificate has expired or is not valid yet", fmt.Sprintf("%s; here it is %s", invalid, time.Now().UTC().Format(time.RFC3339)),
-			setClock+"; if the clock is right, renew the certificate: kubeadm certs renew all")}
+		return Fail("by this node's clock, the API server's certificate has expired or is not valid yet", fmt.Sprintf("%s; here it is %s", invalid, time.Now().UTC().Format(time.RFC3339)),
+			clockRemedy+"; if the clock is right, renew the certificate: kubeadm certs renew all")
 	}
 	if err != nil {
-		return Skip("the API server does not tell its time: "+err.Error(), "")
+		return Skip("the API server's time is unknown: "+err.Error(), "")
 	}
-	off := ahead.Abs() - doubt
-	if off < noticeable {
+	report := Warn
+	switch off := ahead.Abs() - uncertainty; {
+	case off < minSkew:
 		return nil
+	case off >= maxSkew:
+		report = Fail
 	}
-	return []problem.Problem{{
-		Severity: skewVerdict(off), Message: fmt.Sprintf("this node's clock is %s the API server's", skew(ahead)),
-		Evidence: fmt.Sprintf("its answer bears a Date that is off by %s, give or take %s", ahead.Round(time.Second/10), doubt.Round(time.Second/10)), Remediation: setClock,
-	}}
+	return report(fmt.Sprintf("this node's clock is %s the API server's", skew(ahead)),
+		fmt.Sprintf("the header Date of its response differs by %s, with an uncertainty of %s", ahead.Round(time.Second/10), uncertainty.Round(time.Second/10)), clockRemedy)
 }
 
-func skewVerdict(off time.Duration) problem.Severity {
-	if off >= harmful {
-		return problem.Error
-	}
-	return problem.Warning
-}
-
-// skew says in words how much a clock is ahead.
+// skew formats the difference between two clocks.
 func skew(ahead time.Duration) string {
 	side := "ahead of"
 	if ahead < 0 {
@@ -71,9 +64,9 @@ func skew(ahead time.Duration) string {
 	return fmt.Sprintf("%s %s", ahead.Abs().Round(time.Second), side)
 }
 
-// clockOf tells by how much this host's clock is ahead of the server's, and how sure
-// that is.
-func clockOf(ctx context.Context, config *rest.Config) (ahead, doubt time.Duration, err error) {
+// clockOf returns by how much this host's clock is ahead of the server's, and the error bound of
+// that.
+func clockOf(ctx context.Context, config *rest.Config) (ahead, uncertainty time.Duration, err error) {
 	base, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
 		return 0, 0, err
@@ -103,49 +96,46 @@ func clockOf(ctx context.Context, config *rest.Config) (ahead, doubt time.Durati
 	return begin.Add(took / 2).Sub(date.Add(half)), half + took/2, nil
 }
 
-// beat is a time that a kubelet wrote by its own clock, and when that arrived by the
-// API server's.
-type beat struct {
+// A heartbeat is a time that a kubelet wrote by its own clock, and the API server's time of that
+// write.
+type heartbeat struct {
 	node             string
 	written, arrived time.Time
-	// old tells that what arrived may have been written minutes before.
+	// old is set if the kubelet may have written the time minutes before the API server received
+	// it.
 	old bool
 }
 
-// late is how old a heartbeat can be that is right: a kubelet that has nothing new to
-// say sends it each 5 minutes (nodeStatusReportFrequency), and what else it writes into
-// the status bears the last one.
-const late = 6 * time.Minute
+// maxHeartbeatAge is the age of a heartbeat from a correct clock: a kubelet sends one at least
+// every 5 minutes (nodeStatusReportFrequency), and its other writes to the status repeat the last
+// one.
+const maxHeartbeatAge = 6 * time.Minute
 
-// kubeletClocks judges by heartbeats: the API server notes, by its own clock, when a
-// kubelet changed the Node or its Lease (metadata.managedFields).
-func kubeletClocks(nodes []corev1.Node, leases []beat) []problem.Problem {
-	beats := leases
-	if beats == nil {
-		beats = heartbeats(nodes)
+// kubeletClocks judges clocks by heartbeats: the API server records, by its own clock, when a
+// kubelet changed its Node or Lease (metadata.managedFields).
+func kubeletClocks(nodes []corev1.Node, leases []heartbeat) []problem.Problem {
+	heartbeats := leases
+	if heartbeats == nil {
+		heartbeats = nodeHeartbeats(nodes)
 	}
-	var names, shown []string
-	verdict := problem.Warning
-	for _, b := range beats {
-		const doubt = 2 * time.Second // both are in whole seconds, and one was on its way
+	var skewed group
+	severity := problem.Warning
+	for _, b := range heartbeats {
+		const uncertainty = 2 * time.Second // both are in whole seconds, and one was on its way
 		ahead := b.written.Sub(b.arrived)
-		if ahead < 0 && b.old && -ahead < late || ahead.Abs() < noticeable+doubt {
+		if ahead < 0 && b.old && -ahead < maxHeartbeatAge || ahead.Abs() < minSkew+uncertainty {
 			continue
 		}
-		if skewVerdict(ahead.Abs()) == problem.Error {
-			verdict = problem.Error
+		if ahead.Abs() >= maxSkew {
+			severity = problem.Error
 		}
-		names = append(names, b.node)
-		shown = append(shown, fmt.Sprintf("%s wrote %s when the API server had %s, %s it", b.node, b.written.UTC().Format(time.TimeOnly), b.arrived.UTC().Format(time.TimeOnly), skew(ahead)))
+		skewed.add(b.node, "%s wrote %s when the API server had %s, %s it", b.node, b.written.UTC().Format(time.TimeOnly), b.arrived.UTC().Format(time.TimeOnly), skew(ahead))
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	return []problem.Problem{{Severity: verdict, Message: "nodes have clocks that differ from the API server's: " + named(names), Evidence: first(shown), Remediation: setClock}}
+	return skewed.problems(severity, "nodes' clocks differ from the API server's: ", clockRemedy)
 }
 
-func heartbeats(nodes []corev1.Node) []beat {
-	var beats []beat
+func nodeHeartbeats(nodes []corev1.Node) []heartbeat {
+	var heartbeats []heartbeat
 	for i := range nodes {
 		arrived, ok := changed(nodes[i].ManagedFields, "status")
 		if !ok {
@@ -158,13 +148,13 @@ func heartbeats(nodes []corev1.Node) []beat {
 			}
 		}
 		if !written.IsZero() {
-			beats = append(beats, beat{nodes[i].Name, written, arrived, true})
+			heartbeats = append(heartbeats, heartbeat{nodes[i].Name, written, arrived, true})
 		}
 	}
-	return beats
+	return heartbeats
 }
 
-// changed tells when a kubelet last changed an object.
+// changed returns when a kubelet last changed an object.
 func changed(fields []metav1.ManagedFieldsEntry, subresource string) (time.Time, bool) {
 	for _, f := range fields {
 		if f.Manager == "kubelet" && f.Subresource == subresource && f.Time != nil {
@@ -174,13 +164,13 @@ func changed(fields []metav1.ManagedFieldsEntry, subresource string) (time.Time,
 	return time.Time{}, false
 }
 
-// leases are renewed each 10 s and bear nothing else. The agent has no right to see
-// them; whoever has gets a sharper picture.
-func (p *Patient) leases(ctx context.Context) []beat {
-	if p.API == nil {
+// nodeLeases returns the heartbeats in Leases, which kubelets renew every 10 s. The agent has no
+// right to list Leases; with an operator's kubeconfig the result is more precise than by Nodes.
+func (t *Target) nodeLeases(ctx context.Context) []heartbeat {
+	if t.API == nil {
 		return nil
 	}
-	client, err := kubernetes.NewForConfig(p.API)
+	client, err := kubernetes.NewForConfig(t.API)
 	if err != nil {
 		return nil
 	}
@@ -188,12 +178,12 @@ func (p *Patient) leases(ctx context.Context) []beat {
 	if err != nil {
 		return nil
 	}
-	var beats []beat
+	var heartbeats []heartbeat
 	for i := range list.Items {
 		arrived, ok := changed(list.Items[i].ManagedFields, "")
 		if renewed := list.Items[i].Spec.RenewTime; ok && renewed != nil {
-			beats = append(beats, beat{list.Items[i].Name, renewed.Time, arrived, false})
+			heartbeats = append(heartbeats, heartbeat{list.Items[i].Name, renewed.Time, arrived, false})
 		}
 	}
-	return beats
+	return heartbeats
 }

@@ -26,26 +26,26 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Kubelets whose clocks are wrong give themselves away to a real API server by what it
-// notes of their heartbeats, for whoever may list Nodes.
+// A real API server's record of heartbeats shows kubelets with wrong clocks to a user who may list
+// Nodes.
 func TestClocksOfKubelets(t *testing.T) {
 	s := newAPIServer(t)
 	agent := s.agent()
 	s.heartbeat("node1", 0)
-	s.heartbeat("node2", -4*time.Minute) // sent long ago, and something else since
-	well(t, clocks(t.Context(), s.patient(agent)))
+	s.heartbeat("node2", -4*time.Minute) // sent long ago, before another write
+	well(t, clocks(t.Context(), s.target(agent)))
 
 	s.heartbeat("node3", 20*time.Second)
-	finds(t, clocks(t.Context(), s.patient(agent)), problem.Warning, "node3 wrote", "ahead of it")
+	finds(t, clocks(t.Context(), s.target(agent)), problem.Warning, "node3 wrote", "ahead of it")
 	s.heartbeat("node4", -time.Hour)
-	finds(t, clocks(t.Context(), s.patient(agent)), problem.Error, "node3, node4", "behind it")
+	finds(t, clocks(t.Context(), s.target(agent)), problem.Error, "node3, node4", "behind it")
 
 	s.renew("node1", 0)
 	s.renew("node2", -20*time.Second)
-	finds(t, clocks(t.Context(), s.patient(s.config)), problem.Warning, "node2", "node2 wrote", "behind it")
+	finds(t, clocks(t.Context(), s.target(s.config)), problem.Warning, "node2", "node2 wrote", "behind it")
 }
 
-// kubelet is a client that the API server takes for one: by its user agent.
+// kubelet returns a client that the API server takes for a kubelet, by its user agent.
 func (s *apiServer) kubelet() *kubernetes.Clientset {
 	s.t.Helper()
 	config := rest.CopyConfig(s.config)
@@ -80,7 +80,7 @@ func (s *apiServer) renew(name string, ahead time.Duration) {
 	}
 }
 
-// What an API server of another time answers.
+// ownClock judges the Date of an API server whose clock differs.
 func TestOwnClock(t *testing.T) {
 	loopback(t)
 	var ahead time.Duration
@@ -90,23 +90,24 @@ func TestOwnClock(t *testing.T) {
 	}))
 	defer server.Close()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	p := &Patient{API: &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}}
+	p := &Target{API: &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}}
 	well(t, p.ownClock(t.Context()))
 	ahead = 10 * time.Second
 	found := p.ownClock(t.Context())
 	finds(t, found, problem.Warning, "timedatectl")
-	saysAbout(t, found, 10*time.Second, "ahead of")
+	reportsAbout(t, found, 10*time.Second, "ahead of")
 	ahead = -time.Hour
 	found = p.ownClock(t.Context())
 	finds(t, found, problem.Error)
-	saysAbout(t, found, time.Hour, "behind")
+	reportsAbout(t, found, time.Hour, "behind")
 }
 
-// saysAbout fails the test unless a clock is said to be so wrong, give or take the second that a Date has.
-func saysAbout(t *testing.T, found []problem.Problem, off time.Duration, side string) {
+// reportsAbout fails the test unless the message has that difference, or one that is a second more
+// or less, because a Date has whole seconds.
+func reportsAbout(t *testing.T, found []problem.Problem, off time.Duration, side string) {
 	t.Helper()
-	for _, doubt := range []time.Duration{-time.Second, 0, time.Second} {
-		if strings.Contains(found[0].Message, fmt.Sprintf(" %s %s ", off+doubt, side)) {
+	for _, uncertainty := range []time.Duration{-time.Second, 0, time.Second} {
+		if strings.Contains(found[0].Message, fmt.Sprintf(" %s %s ", off+uncertainty, side)) {
 			return
 		}
 	}
@@ -114,7 +115,7 @@ func saysAbout(t *testing.T, found []problem.Problem, off time.Duration, side st
 }
 
 // A clock that is years off does not get as far as a Date.
-func TestCertificateOfAnotherTime(t *testing.T) {
+func TestCertificateNotValidNow(t *testing.T) {
 	loopback(t)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -130,10 +131,10 @@ func TestCertificateOfAnotherTime(t *testing.T) {
 	}
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // we hang up on it
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // the client closes its connection
 	server.StartTLS()
 	defer server.Close()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	p := &Patient{API: &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}}
+	p := &Target{API: &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}}
 	finds(t, p.ownClock(t.Context()), problem.Error, "not valid yet", "kubeadm certs renew")
 }

@@ -2,9 +2,9 @@ package doctor
 
 import "strings"
 
-// clouds are those that check whether packets bear a machine's own addresses, by the
-// scheme of the Nodes' providerID, and how each is told not to.
-var clouds = []struct{ scheme, name, cure string }{
+// clouds are the providers that drop packets with other addresses than the machine's own, by the
+// scheme of the Nodes' providerID, and how to switch that off.
+var clouds = []struct{ scheme, name, remedy string }{
 	{"aws", "AWS", "switch the source/destination check off on each instance's interface: aws ec2 modify-instance-attribute --no-source-dest-check --instance-id ID; and allow the pod subnets in the security groups"},
 	{"gce", "Google Cloud", "make the instances with --can-ip-forward, and give the VPC a route for each pod subnet: it delivers by its routes alone, not by MAC address; and allow the pod subnets in its firewall"},
 	{"azure", "Azure", "enable IP forwarding on each network interface (az network nic update --ip-forwarding true), give the VNet a route table with each pod subnet, and allow them in the network security groups"},
@@ -17,19 +17,19 @@ var clouds = []struct{ scheme, name, cure string }{
 	{"vsphere", "vSphere", "look at NSX's SpoofGuard and distributed firewall on the port group, which have to let the pod subnets pass"},
 }
 
-// cloudCure says what to do where packets for pods do not arrive.
-func (p *Patient) cloudCure() string {
-	own := p.OwnNode()
-	if own == nil && len(p.Nodes) > 0 {
-		own = &p.Nodes[0]
+// cloudRemedy returns the remediation for packets to pods that do not arrive.
+func (t *Target) cloudRemedy() string {
+	own := t.OwnNode()
+	if own == nil && len(t.Nodes) > 0 {
+		own = &t.Nodes[0]
 	}
 	if own != nil {
 		scheme, _, _ := strings.Cut(own.Spec.ProviderID, "://")
 		for _, c := range clouds {
 			if c.scheme == scheme {
-				return "on " + c.name + " (providerID " + own.Spec.ProviderID + "): " + c.cure
+				return "on " + c.name + " (providerID " + own.Spec.ProviderID + "): " + c.remedy
 			}
 		}
 	}
-	return "look at what checks addresses between the nodes: a cloud's source/destination check, a hypervisor's anti-spoofing, rp_filter and firewalls; `plainroute status` on the peer says whether its agent is well, and tcpdump there whether packets arrive"
+	return "look for filters of addresses between the nodes: a cloud's source/destination check, a hypervisor's anti-spoofing, rp_filter and firewalls; on the peer, `plainroute status` shows its agent's state, and tcpdump the packets that arrive"
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-func TestConntrackFindings(t *testing.T) {
+func TestConntrackProblems(t *testing.T) {
 	for _, c := range []struct {
 		count, most, early int
 		want               problem.Severity
@@ -24,7 +24,7 @@ func TestConntrackFindings(t *testing.T) {
 		{750, 1000, 0, problem.None},
 		{1 << 20, 0, 5, problem.None},
 	} {
-		found := conntrackFindings(c.count, c.most, c.early)
+		found := conntrackProblems(c.count, c.most, c.early)
 		if c.want == problem.None {
 			well(t, found)
 			continue
@@ -45,10 +45,10 @@ func TestConntrackStatistics(t *testing.T) {
 	}
 }
 
-// The kernel's own files are read as they are; a limit that is reached is one of a file here, because the real one is the
-// whole machine's.
+// The kernel's own files are read as they are. A reached limit is simulated by a file, because the
+// real one is that of the whole machine.
 func TestConntrack(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.finds("conntrack", problem.None)
 	w.ProcSys = t.TempDir()
 	w.finds("conntrack", problem.None) // the module is not loaded

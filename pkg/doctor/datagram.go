@@ -13,77 +13,77 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// discard is the port of RFC 863. Hardly anybody listens there, so the host that a
-// datagram reaches answers that the port is unreachable (RFC 1122, 4.1.3.1).
+// discard is the port of RFC 863. Hardly any host listens there, so a datagram is answered with
+// "port unreachable" (RFC 1122, section 4.1.3.1).
 const discard = 9
 
-// question is one IP packet of so many bytes to a host.
-type question struct {
+// A probe is one IP packet to a host.
+type probe struct {
 	to   netip.Addr
 	size int
 }
 
-// answer is what came of a question; the zero answer: nothing did.
-type answer struct {
-	// reached tells that the host itself answered.
+// A result is what came back for a probe; the zero result: nothing.
+type result struct {
+	// reached is set if the host itself answered.
 	reached bool
-	// refused is who said that the packet can't get there or that nobody listens, and why.
-	refused netip.Addr
-	why     error
-	// mtu is what the way takes at most, as whoever dropped the packet tells; local
-	// tells that it was this host's own link.
+	// sender is the host or router that sent an ICMP error, and err is the error in it.
+	sender netip.Addr
+	err    error
+	// mtu is the path's MTU by the router that dropped the packet; local is set if the limit is
+	// that of this host's own link.
 	mtu   int
 	local bool
 }
 
-func (a answer) came() bool { return a.reached || a.why != nil }
+func (r result) answered() bool { return r.reached || r.err != nil }
 
-// again is how long an answer may take before the question is repeated: a host grants
-// each other one such answer a second, after the first six (icmp(7), icmp_ratelimit).
-const again = time.Second
+// resendAfter is the time until a probe is sent again: a host sends each other host one such answer
+// a second, after the first six (icmp(7), icmp_ratelimit).
+const resendAfter = time.Second
 
-// ask sends UDP datagrams that may not be fragmented, and collects what hosts and
-// routers say to them: the kernel hands ICMP errors to the socket that caused them
-// (ip(7), IP_RECVERR), so no capability is needed. It ends when all are answered or
-// the patience is over.
-func ask(ctx context.Context, questions []question, patience time.Duration) (map[question]answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// sendProbes sends UDP datagrams that may not be fragmented, and collects the ICMP errors of hosts
+// and routers. The kernel queues those at the socket that caused them (ip(7), IP_RECVERR), so no
+// capability is needed. It returns when all probes are answered, or after the timeout.
+func sendProbes(ctx context.Context, probes []probe, timeout time.Duration) (map[probe]result, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	a := &asker{questions: questions, answers: map[question]answer{}, own: ownAddrs()}
-	defer a.close()
-	if err := a.open(); err != nil {
+	p := &prober{probes: probes, results: map[probe]result{}, own: ownAddrs()}
+	defer p.close()
+	if err := p.open(); err != nil {
 		return nil, fmt.Errorf("opening sockets to probe peers: %w", err)
 	}
-	for ctx.Err() == nil && !a.done() {
-		a.sendAll(ctx)
-		for next := time.Now().Add(again); ctx.Err() == nil && !a.done() && time.Now().Before(next); {
-			a.wait(moment)
+	for ctx.Err() == nil && !p.done() {
+		p.sendAll(ctx)
+		for next := time.Now().Add(resendAfter); ctx.Err() == nil && !p.done() && time.Now().Before(next); {
+			p.wait(pollMillis)
 		}
 	}
-	return a.answers, nil
+	return p.results, nil
 }
 
-// ownAddrs are this host's; without them what a firewall of ours refuses is taken for an answer.
+// ownAddrs returns this host's addresses. Without them an ICMP error of our own firewall counts as
+// an answer.
 func ownAddrs() []netip.Addr {
 	addrs, _ := net.InterfaceAddrs()
 	own := make([]netip.Addr, 0, len(addrs))
 	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own = append(own, p.Addr())
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			own = append(own, prefix.Addr())
 		}
 	}
 	return own
 }
 
-// asker is a socket a family.
-type asker struct {
-	questions []question
-	answers   map[question]answer
-	own       []netip.Addr
-	sockets   []unix.PollFd
+// A prober has one socket per family.
+type prober struct {
+	probes  []probe
+	results map[probe]result
+	own     []netip.Addr
+	sockets []unix.PollFd
 }
 
-func (a *asker) open() error {
+func (p *prober) open() error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if family == unix.AF_INET6 && errors.Is(err, unix.EAFNOSUPPORT) {
@@ -92,74 +92,60 @@ func (a *asker) open() error {
 		if err != nil {
 			return err
 		}
-		a.sockets = append(a.sockets, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		p.sockets = append(p.sockets, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 		// A size is tried even where a smaller one is known to be the path's.
-		if family == unix.AF_INET {
-			err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVERR, 1), unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE))
-		} else {
-			err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVERR, 1), unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE))
+		level, receiveErrors, discover, mode := unix.SOL_IP, unix.IP_RECVERR, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+		if family == unix.AF_INET6 {
+			level, receiveErrors, discover, mode = unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
 		}
-		if err != nil {
+		if err := errors.Join(unix.SetsockoptInt(fd, level, receiveErrors, 1), unix.SetsockoptInt(fd, level, discover, mode)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *asker) close() {
-	for _, s := range a.sockets {
+func (p *prober) close() {
+	for _, s := range p.sockets {
 		_ = unix.Close(int(s.Fd))
 	}
 }
 
-func (a *asker) done() bool {
-	for _, q := range a.questions {
-		if !a.answers[q].came() {
-			return false
-		}
-	}
-	return true
+func (p *prober) done() bool {
+	return !slices.ContainsFunc(p.probes, func(q probe) bool { return !p.results[q].answered() })
 }
 
-func (a *asker) sendAll(ctx context.Context) {
-	for i, q := range a.questions {
-		if a.answers[q].came() {
+func (p *prober) sendAll(ctx context.Context) {
+	for i, q := range p.probes {
+		if p.results[q].answered() || ctx.Err() != nil {
 			continue
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		if err := a.send(i, q); err != nil && !a.answers[q].came() {
-			a.answers[q] = answer{why: err, local: true}
+		if err := p.send(i, q); err != nil && !p.results[q].answered() {
+			p.results[q] = result{err: err, local: true}
 		}
 	}
 }
 
-// send tries more than once: the error of an earlier datagram is told to the next
-// call, whatever that does (udp(7)).
-func (a *asker) send(number int, q question) error {
+// send tries several times, because a socket reports the error of an earlier datagram at its next
+// call (udp(7)).
+func (p *prober) send(number int, q probe) (err error) {
 	header, at := 28, 0 // IPv4's 20 bytes and UDP's 8
 	if q.to.Is6() {
 		header, at = 48, 1
 	}
-	if at >= len(a.sockets) {
+	if at >= len(p.sockets) {
 		return unix.EAFNOSUPPORT
 	}
 	payload := make([]byte, max(q.size-header, 4))
 	binary.BigEndian.PutUint32(payload, uint32(number))
-	var err error
 	for range 5 {
-		err = unix.Sendto(int(a.sockets[at].Fd), payload, 0, sockaddr(q.to))
-		switch {
-		case err == nil:
-			a.wait(0) // or many answers overflow the socket's buffer
-			return nil
-		case errors.Is(err, unix.EAGAIN): // large packets fill the socket's buffer
-			a.wait(moment)
-		default:
-			a.wait(0)
+		err = unix.Sendto(int(p.sockets[at].Fd), payload, 0, sockaddr(q.to))
+		if errors.Is(err, unix.EAGAIN) { // large packets fill the socket's buffer
+			p.wait(pollMillis)
+		} else {
+			p.wait(0) // otherwise many answers overflow the socket's buffer
 		}
-		if a.answers[q].came() {
+		if err == nil || p.results[q].answered() {
 			return nil
 		}
 	}
@@ -173,36 +159,36 @@ func sockaddr(to netip.Addr) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: discard, Addr: to.As16()}
 }
 
-// moment is how long to wait for an answer at a time, in milliseconds.
-const moment = 20
+// pollMillis is the time to wait for an answer at once, in milliseconds.
+const pollMillis = 20
 
-// wait reads what has come, or comes within so many milliseconds.
-func (a *asker) wait(milliseconds int) {
-	if n, err := unix.Poll(a.sockets, milliseconds); err != nil || n <= 0 {
+// wait reads the answers that arrive within some milliseconds.
+func (p *prober) wait(milliseconds int) {
+	if n, err := unix.Poll(p.sockets, milliseconds); err != nil || n <= 0 {
 		return
 	}
-	for _, s := range a.sockets {
-		for a.readError(int(s.Fd)) {
+	for _, s := range p.sockets {
+		for p.readError(int(s.Fd)) {
 		}
-		for a.readReply(int(s.Fd)) {
+		for p.readReply(int(s.Fd)) {
 		}
 	}
 }
 
-// readReply takes a datagram for an answer too: somebody does listen there.
-func (a *asker) readReply(fd int) bool {
+// readReply accepts a datagram as an answer too, because a process may listen on the port.
+func (p *prober) readReply(fd int) bool {
 	payload := make([]byte, 64)
 	n, from, err := unix.Recvfrom(fd, payload, unix.MSG_DONTWAIT)
 	if err != nil {
 		return false
 	}
-	if q, ok := a.find(payload[:n], addressOf(from), false); ok {
-		a.answers[q] = answer{reached: true}
+	if q, ok := p.find(payload[:n], addressOf(from), false); ok {
+		p.results[q] = result{reached: true}
 	}
 	return true
 }
 
-func (a *asker) readError(fd int) bool {
+func (p *prober) readError(fd int) bool {
 	payload, control := make([]byte, 64), make([]byte, 512)
 	n, size, _, to, err := unix.Recvmsg(fd, payload, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 	if err != nil {
@@ -218,57 +204,46 @@ func (a *asker) readError(fd int) bool {
 			continue
 		}
 		got := parseError(m.Data)
-		if got.reached && slices.Contains(a.own, got.refused) { // by a firewall of ours, before it left
-			got = answer{why: unix.EPERM, local: true}
+		if got.reached && slices.Contains(p.own, got.sender) { // by a firewall of ours, before it left
+			got = result{err: unix.EPERM, local: true}
 		}
-		q, ok := a.find(payload[:n], addressOf(to), errors.Is(got.why, unix.EMSGSIZE))
-		if ok && !a.answers[q].reached {
-			a.answers[q] = got
+		q, ok := p.find(payload[:n], addressOf(to), errors.Is(got.err, unix.EMSGSIZE))
+		if ok && !p.results[q].reached {
+			p.results[q] = got
 		}
 	}
 	return true
 }
 
-// parseError reads struct sock_extended_err and the address of who sent it
-// (linux/errqueue.h).
-func parseError(data []byte) answer {
+// parseError parses struct sock_extended_err and the sender's address (linux/errqueue.h).
+func parseError(data []byte) result {
 	errno := unix.Errno(binary.NativeEndian.Uint32(data))
-	got := answer{why: errno, local: data[4] == unix.SO_EE_ORIGIN_LOCAL}
+	got := result{err: errno, local: data[4] == unix.SO_EE_ORIGIN_LOCAL}
 	if errno == unix.ECONNREFUSED {
-		got = answer{reached: true}
+		got = result{reached: true}
 	}
 	if errno == unix.EMSGSIZE {
 		got.mtu = int(binary.NativeEndian.Uint32(data[8:]))
 	}
-	if len(data) < 18 {
-		return got
-	}
-	switch sender := data[16:]; binary.NativeEndian.Uint16(sender) {
-	case unix.AF_INET:
-		got.refused, _ = netip.AddrFromSlice(cut(sender, 4, 8))
-	case unix.AF_INET6:
-		got.refused, _ = netip.AddrFromSlice(cut(sender, 8, 24))
+	switch sender := data[16:]; {
+	case len(sender) >= 8 && binary.NativeEndian.Uint16(sender) == unix.AF_INET:
+		got.sender, _ = netip.AddrFromSlice(sender[4:8])
+	case len(sender) >= 24 && binary.NativeEndian.Uint16(sender) == unix.AF_INET6:
+		got.sender, _ = netip.AddrFromSlice(sender[8:24])
 	}
 	return got
 }
 
-func cut(b []byte, from, to int) []byte {
-	if len(b) < to {
-		return nil
-	}
-	return b[from:to]
-}
-
-// find tells which question is answered: by its number in what comes back of it, or
-// where a router sends back no more than headers, by the address.
-func (a *asker) find(payload []byte, to netip.Addr, large bool) (question, bool) {
+// find returns the probe that an answer belongs to: by its number in the returned payload, or by
+// the address if a router returns only headers.
+func (p *prober) find(payload []byte, to netip.Addr, large bool) (probe, bool) {
 	if len(payload) >= 4 {
-		if i := binary.BigEndian.Uint32(payload); i < uint32(len(a.questions)) && a.questions[i].to == to { // an int may have 32 bits
-			return a.questions[i], true
+		if i := binary.BigEndian.Uint32(payload); i < uint32(len(p.probes)) && p.probes[i].to == to { // an int may have 32 bits
+			return p.probes[i], true
 		}
 	}
-	best, ok := question{}, false
-	for _, q := range a.questions {
+	best, ok := probe{}, false
+	for _, q := range p.probes {
 		if q.to == to && (!ok || (q.size > best.size) == large) {
 			best, ok = q, true
 		}

@@ -1,50 +1,104 @@
-// Package doctor looks for what keeps a node's pods from being served: each check
-// names the fault, the evidence and the cure. It reads, and changes nothing.
+// Package doctor looks for problems that disturb a node's pods: each check reports the problem, the
+// evidence and the remediation. It changes nothing.
 package doctor
 
 import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Check looks for one kind of fault.
+// Check looks for one kind of problem.
 type Check struct {
-	// Name is what --check takes; problem.Checks has all, and docs/doctor.md a row for each.
+	// Name is the value for --check; problem.Checks lists all names, and docs/doctor.md has a row
+	// for each.
 	Name string
-	// Run returns what is wrong; nil: nothing. It gives up when the context ends.
-	Run func(context.Context, *Patient) []problem.Problem
+	// Run returns the problems that it found, nil if there are none. It returns early when the
+	// context ends.
+	Run func(context.Context, *Target) []problem.Problem
 }
 
-// Fail returns a Problem that keeps traffic from flowing, or will.
-func Fail(message, evidence, remediation string) problem.Problem {
-	return problem.Problem{Severity: problem.Error, Message: message, Evidence: evidence, Remediation: remediation}
+// Fail returns a Problem that disturbs traffic, or will.
+func Fail(message, evidence, remedy string) []problem.Problem {
+	return []problem.Problem{{Severity: problem.Error, Message: message, Evidence: evidence, Remediation: remedy}}
 }
 
 // Warn returns a Problem that is a risk.
-func Warn(message, evidence, remediation string) problem.Problem {
-	return problem.Problem{Severity: problem.Warning, Message: message, Evidence: evidence, Remediation: remediation}
+func Warn(message, evidence, remedy string) []problem.Problem {
+	return []problem.Problem{{Severity: problem.Warning, Message: message, Evidence: evidence, Remediation: remedy}}
 }
 
-// Skip returns a Problem that says why a check could not see what it needs, and how it could.
-func Skip(why, remediation string) []problem.Problem {
-	return []problem.Problem{{Severity: problem.Unknown, Message: why, Remediation: remediation}}
+// Skip returns a Problem with the reason why a check could not run, and how it could.
+func Skip(reason, remedy string) []problem.Problem {
+	return []problem.Problem{{Severity: problem.Unknown, Message: reason, Remediation: remedy}}
 }
 
-// limit is what one check may take. Those that wait for the network wait for less.
+// A group is a Problem that several nodes share.
+type group struct{ names, evidence []string }
+
+func (g *group) add(name, evidence string, args ...any) {
+	g.names, g.evidence = append(g.names, name), append(g.evidence, fmt.Sprintf(evidence, args...))
+}
+
+// problems returns a Problem whose message ends with the nodes' names, nil for an empty group.
+func (g *group) problems(severity problem.Severity, message, remedy string) []problem.Problem {
+	if len(g.names) == 0 {
+		return nil
+	}
+	return []problem.Problem{{Severity: severity, Message: message + named(g.names), Evidence: first(g.evidence), Remediation: remedy}}
+}
+
+// warnIf returns a Problem if there is evidence, else nil.
+func warnIf(message string, evidence []string, remedy string) []problem.Problem {
+	if len(evidence) == 0 {
+		return nil
+	}
+	return Warn(message, strings.Join(evidence, "; "), remedy)
+}
+
+// named lists the first few of many names.
+func named(names []string) string {
+	slices.Sort(names)
+	return shorten(slices.Compact(names), 5, ", ", " and ")
+}
+
+// first returns the first few pieces of evidence, and how many more there are.
+func first(evidence []string) string { return shorten(evidence, 3, "; ", "; and ") }
+
+func shorten(items []string, few int, separator, last string) string {
+	if len(items) <= few {
+		return strings.Join(items, separator)
+	}
+	return fmt.Sprintf("%s%s%d more", strings.Join(items[:few], separator), last, len(items)-few)
+}
+
+// maxProblems bounds the problems of one kind that a check reports.
+const maxProblems = 8
+
+// capped replaces the problems above that bound by one that counts them.
+func capped(found []problem.Problem, noun, command string) []problem.Problem {
+	if more := len(found) - maxProblems; more > 0 {
+		return append(found[:maxProblems], Fail(fmt.Sprintf("%d more %s", more, noun), "", "list all of them: "+command)...)
+	}
+	return found
+}
+
+// limit bounds the time of one check. Those that wait for the network have shorter limits.
 const limit = 15 * time.Second
 
-// Examine runs all checks at the same time. It returns the names of those that found nothing, and what the others found, in
-// their order.
-func Examine(ctx context.Context, p *Patient, checks []Check) (passed []string, problems []problem.Problem) {
+// Examine runs all checks at the same time. It returns the names of those that found nothing, and
+// the problems that the others found, in the order of the checks.
+func Examine(ctx context.Context, t *Target, checks []Check) (passed []string, problems []problem.Problem) {
 	found := make([][]problem.Problem, len(checks))
 	var all sync.WaitGroup
 	for i, c := range checks {
-		all.Go(func() { found[i] = c.examine(ctx, p, limit) })
+		all.Go(func() { found[i] = c.examine(ctx, t, limit) })
 	}
 	all.Wait()
 	passed, problems = []string{}, []problem.Problem{}
@@ -57,17 +111,17 @@ func Examine(ctx context.Context, p *Patient, checks []Check) (passed []string, 
 	return passed, problems
 }
 
-// examine bounds a check, and returns a Problem of one that hangs.
-func (c Check) examine(ctx context.Context, p *Patient, limit time.Duration) []problem.Problem {
+// examine runs one check, and returns a Problem if it exceeds the limit.
+func (c Check) examine(ctx context.Context, t *Target, limit time.Duration) []problem.Problem {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	done := make(chan []problem.Problem, 1)
-	go func() { done <- c.try(ctx, p) }()
+	go func() { done <- c.try(ctx, t) }()
 	var found []problem.Problem
 	select {
 	case found = <-done:
 	case <-time.After(limit + time.Second):
-		found = []problem.Problem{Warn(fmt.Sprintf("this check did not end within %s", limit), "", "run it again by itself: plainroute doctor --check "+c.Name)}
+		found = Warn(fmt.Sprintf("this check did not end within %s", limit), "", "run it again by itself: plainroute doctor --check "+c.Name)
 	}
 	for i := range found {
 		found[i].Reason = problem.ReasonOf(c.Name)
@@ -75,12 +129,12 @@ func (c Check) examine(ctx context.Context, p *Patient, limit time.Duration) []p
 	return found
 }
 
-// try returns a Problem of a panic: a bug of one check must not hide what others found.
-func (c Check) try(ctx context.Context, p *Patient) (found []problem.Problem) {
+// try returns a Problem for a panic, so that a bug in one check does not hide the results of others.
+func (c Check) try(ctx context.Context, t *Target) (found []problem.Problem) {
 	defer func() {
 		if r := recover(); r != nil {
-			found = []problem.Problem{Warn(fmt.Sprintf("this check has a bug: %v", r), string(debug.Stack()), "report it, with this text")}
+			found = Warn(fmt.Sprintf("this check panicked: %v", r), string(debug.Stack()), "report this as a bug, with the evidence")
 		}
 	}()
-	return c.Run(ctx, p)
+	return c.Run(ctx, t)
 }

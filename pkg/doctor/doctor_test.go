@@ -10,35 +10,35 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// One check's fault hides nothing of what others found, and their order is that of the list.
+// A check that panics or hangs hides no result of others, and results are in the order of the list.
 func TestExamine(t *testing.T) {
-	passed, found := Examine(t.Context(), &Patient{}, []Check{
-		{"good", func(context.Context, *Patient) []problem.Problem { return nil }},
-		{"broken", func(context.Context, *Patient) []problem.Problem { panic("no such thing") }},
-		{"bad", func(context.Context, *Patient) []problem.Problem {
-			return []problem.Problem{Fail("a", "b", "c"), Warn("d", "e", "f")}
+	passed, found := Examine(t.Context(), &Target{}, []Check{
+		{"good", func(context.Context, *Target) []problem.Problem { return nil }},
+		{"broken", func(context.Context, *Target) []problem.Problem { panic("no such thing") }},
+		{"bad", func(context.Context, *Target) []problem.Problem {
+			return append(Fail("a", "b", "c"), Warn("d", "e", "f")...)
 		}},
-		{"blind", func(context.Context, *Patient) []problem.Problem { return Skip("dark", "light") }},
+		{"blind", func(context.Context, *Target) []problem.Problem { return Skip("dark", "light") }},
 	})
 	var got []string
 	for _, f := range found {
 		got = append(got, problem.CheckOf(f.Reason)+" "+string(f.Reason)+" "+string(f.Severity))
 	}
-	if want := "Broken Broken problem.Warning, Bad Bad Error, Bad Bad problem.Warning, Blind Blind Unknown"; strings.Join(got, ", ") != want || !slices.Equal(passed, []string{"good"}) {
+	if want := "Broken Broken Warning, Bad Bad Error, Bad Bad Warning, Blind Blind Unknown"; strings.Join(got, ", ") != want || !slices.Equal(passed, []string{"good"}) {
 		t.Errorf("found %q, want %q; %q passed", got, want, passed)
 	}
 	if !strings.Contains(found[0].Message, "no such thing") {
-		t.Errorf("the panic is told as %q", found[0].Message)
+		t.Errorf("the panic is reported as %q", found[0].Message)
 	}
 }
 
 func TestCheckThatHangs(t *testing.T) {
-	c := Check{"slow", func(context.Context, *Patient) []problem.Problem {
-		<-t.Context().Done() // whatever its own context says
+	c := Check{"slow", func(context.Context, *Target) []problem.Problem {
+		<-t.Context().Done() // without regard to its own context
 		return nil
 	}}
 	begin := time.Now()
-	found := c.examine(t.Context(), &Patient{}, 10*time.Millisecond)
+	found := c.examine(t.Context(), &Target{}, 10*time.Millisecond)
 	if len(found) != 1 || found[0].Severity != problem.Warning || time.Since(begin) > time.Minute {
 		t.Errorf("found %+v after %s", found, time.Since(begin))
 	}

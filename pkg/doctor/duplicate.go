@@ -3,7 +3,6 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,58 +14,58 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// duplicates looks for what two Nodes have in common and must not.
-func duplicates(_ context.Context, p *Patient) []problem.Problem {
-	if p.Nodes == nil {
-		return Skip("the Nodes are not known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
+// duplicates looks for values that two Nodes share and that must be unique.
+func duplicates(_ context.Context, t *Target) []problem.Problem {
+	if t.Nodes == nil {
+		return Skip("the Nodes are not known: "+errorText(t.NodesErr), giveKubeconfig)
 	}
 	var machines []*corev1.Node
-	for i := range p.Nodes {
-		if !virtual(&p.Nodes[i]) {
-			machines = append(machines, &p.Nodes[i])
+	for i := range t.Nodes {
+		if !virtual(&t.Nodes[i]) {
+			machines = append(machines, &t.Nodes[i])
 		}
 	}
 	var found []problem.Problem
-	for _, k := range kinds {
-		found = append(found, k.find(machines)...)
+	for _, u := range uniqueValues {
+		found = append(found, u.find(machines)...)
 	}
-	return append(found, overlaps(p.Nodes)...)
+	return append(found, overlaps(t.Nodes)...)
 }
 
-// virtual tells that no machine is behind a Node: it may have the addresses and the
-// identity of any. Virtual kubelets bear the taint unless told otherwise.
+// virtual reports whether a Node has no machine of its own, so that it may share addresses and IDs
+// with another. Virtual kubelets have the taint by default.
 func virtual(n *corev1.Node) bool {
 	return topology.Virtual(n.Labels) ||
 		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == "virtual-kubelet.io/provider" })
 }
 
-// kind is something of a Node that no other may have.
-type kind struct {
-	name    string
-	verdict problem.Severity
-	cure    string
-	// of returns what the Node has of it.
+// A uniqueValue is a property that no two Nodes may share.
+type uniqueValue struct {
+	name     string
+	severity problem.Severity
+	remedy   string
+	// of returns the Node's values.
 	of func(*corev1.Node) []string
-	// excused tells that two Nodes may share it; nil: never.
+	// excused reports whether two Nodes may share a value; nil: never.
 	excused func(a, b *corev1.Node) bool
 }
 
 const (
 	newIdentity = "give each machine its own: rm /etc/machine-id && systemd-machine-id-setup, then reboot; and clone from an image whose /etc/machine-id is empty"
-	newHostname = "give each machine a name of its own (hostnamectl set-hostname) and let it join anew, or set the kubelet's --hostname-override"
+	newHostname = "give each machine a name of its own (hostnamectl set-hostname) and let it join again, or set the kubelet's --hostname-override"
 )
 
-// kinds are all but pod subnets, which can overlap without being the same.
-var kinds = []kind{
-	{"InternalIP", problem.Error, "find which machine really has it (arping, `ip address`), and give the other one another, or delete its Node: kubectl delete node NAME", internalIPs, nil},
+// uniqueValues are all except pod subnets, which can overlap without being equal.
+var uniqueValues = []uniqueValue{
+	{"InternalIP", problem.Error, "find the machine that really has it (arping, `ip address`), and give the other one another, or delete its Node: kubectl delete node NAME", internalIPs, nil},
 	{"host name", problem.Warning, newHostname, hostnames, nil},
-	{"label kubernetes.io/hostname", problem.Warning, newHostname + "; volumes and spread constraints go by that label", hostnameLabel, nil},
-	{"machine ID", problem.Warning, newIdentity, func(n *corev1.Node) []string { return some(n.Status.NodeInfo.MachineID) }, sameKernel},
-	{"system UUID", problem.Warning, "give each machine a UUID of its own in its hypervisor", func(n *corev1.Node) []string { return some(strings.ToLower(n.Status.NodeInfo.SystemUUID)) }, sameKernel},
-	{"boot ID", problem.Warning, "machines resumed from one snapshot of memory share random numbers and identities: reboot them", func(n *corev1.Node) []string { return some(n.Status.NodeInfo.BootID) }, sameMachine},
+	{"label kubernetes.io/hostname", problem.Warning, newHostname + "; volumes and spread constraints go by that label", func(n *corev1.Node) []string { return []string{n.Labels[corev1.LabelHostname]} }, nil},
+	{"machine ID", problem.Warning, newIdentity, func(n *corev1.Node) []string { return []string{n.Status.NodeInfo.MachineID} }, sameKernel},
+	{"system UUID", problem.Warning, "give each machine a UUID of its own in its hypervisor", func(n *corev1.Node) []string { return []string{strings.ToLower(n.Status.NodeInfo.SystemUUID)} }, sameKernel},
+	{"boot ID", problem.Warning, "machines resumed from one snapshot of memory share random numbers and identities: reboot them", func(n *corev1.Node) []string { return []string{n.Status.NodeInfo.BootID} }, sameMachine},
 }
 
-// sameKernel excuses Nodes in containers of one machine.
+// sameKernel reports whether two Nodes are containers on one machine.
 func sameKernel(a, b *corev1.Node) bool {
 	return a.Status.NodeInfo.BootID != "" && a.Status.NodeInfo.BootID == b.Status.NodeInfo.BootID
 }
@@ -75,63 +74,50 @@ func sameMachine(a, b *corev1.Node) bool {
 	return strings.EqualFold(a.Status.NodeInfo.SystemUUID, b.Status.NodeInfo.SystemUUID)
 }
 
-func some(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return []string{s}
-}
-
 func internalIPs(n *corev1.Node) []string {
 	var all []string
 	for _, a := range topology.NodeFrom(n).Addrs {
-		if s := a.String(); !slices.Contains(all, s) {
-			all = append(all, s)
-		}
+		all = append(all, a.String())
 	}
 	return all
 }
 
-func hostnameLabel(n *corev1.Node) []string { return some(n.Labels[corev1.LabelHostname]) }
-
 func hostnames(n *corev1.Node) []string {
 	for _, a := range n.Status.Addresses {
 		if a.Type == corev1.NodeHostName {
-			return some(a.Address)
+			return []string{a.Address}
 		}
 	}
 	return nil
 }
 
-func (k kind) find(nodes []*corev1.Node) []problem.Problem {
+func (u uniqueValue) find(nodes []*corev1.Node) []problem.Problem {
 	owners := map[string][]*corev1.Node{}
 	for _, n := range nodes {
-		for _, value := range k.of(n) {
-			owners[value] = append(owners[value], n)
+		for _, value := range u.of(n) {
+			if value != "" && !slices.Contains(owners[value], n) {
+				owners[value] = append(owners[value], n)
+			}
 		}
 	}
-	var all, shown []string
+	var shared group
 	for _, value := range slices.Sorted(maps.Keys(owners)) {
-		group := owners[value]
-		if len(group) < 2 || k.excused != nil && !slices.ContainsFunc(group, func(n *corev1.Node) bool { return !k.excused(group[0], n) }) {
+		nodes := owners[value]
+		if len(nodes) < 2 || u.excused != nil && !slices.ContainsFunc(nodes, func(n *corev1.Node) bool { return !u.excused(nodes[0], n) }) {
 			continue
 		}
 		var names []string
-		for _, n := range group {
+		for _, n := range nodes {
 			names = append(names, n.Name)
 		}
-		all = append(all, names...)
-		shown = append(shown, value+" of "+named(names))
+		shared.names, shared.evidence = append(shared.names, names...), append(shared.evidence, value+" of "+named(names))
 	}
-	if len(all) == 0 {
-		return nil
-	}
-	return []problem.Problem{{Severity: k.verdict, Message: "Nodes have the same " + k.name + ": " + named(all), Evidence: first(shown), Remediation: k.cure}}
+	return shared.problems(u.severity, "Nodes have the same "+u.name+": ", u.remedy)
 }
 
-// overlaps finds pod subnets that are the same, or of which one is in the other: sorted
-// by address, the wider first, each has to begin after all those before it. Those of two
-// virtual nodes may, for no pod has an address of them.
+// overlaps finds pod subnets that are equal or contain one another. Sorted by address, the wider
+// first, each has to begin after the end of all before it. The subnets of two virtual nodes may
+// overlap, because no pod has an address of them.
 func overlaps(nodes []corev1.Node) []problem.Problem {
 	type claim struct {
 		subnet  netip.Prefix
@@ -147,22 +133,18 @@ func overlaps(nodes []corev1.Node) []problem.Problem {
 	slices.SortFunc(claims, func(a, b claim) int {
 		return cmp.Or(a.subnet.Addr().Compare(b.subnet.Addr()), cmp.Compare(a.subnet.Bits(), b.subnet.Bits()), cmp.Compare(a.node, b.node))
 	})
-	var all, shown []string
+	var overlapping group
 	var widest claim
 	for _, c := range claims {
 		if !widest.subnet.IsValid() || !widest.subnet.Overlaps(c.subnet) {
 			widest = c
 			continue
 		}
-		if widest.virtual && c.virtual {
-			continue
+		if !widest.virtual || !c.virtual {
+			overlapping.add(widest.node, "%s of %s and %s of %s", widest.subnet, widest.node, c.subnet, c.node)
+			overlapping.names = append(overlapping.names, c.node)
 		}
-		all = append(all, widest.node, c.node)
-		shown = append(shown, fmt.Sprintf("%s of %s and %s of %s", widest.subnet, widest.node, c.subnet, c.node))
 	}
-	if len(all) == 0 {
-		return nil
-	}
-	return []problem.Problem{Fail("Nodes have overlapping pod subnets, so one of each two has no route: "+named(all), first(shown),
-		"find who sets spec.podCIDR twice (two IPAM controllers, or kubelets' --pod-cidr), then delete the Node that came later and let it join anew")}
+	return overlapping.problems(problem.Error, "Nodes have overlapping pod subnets, so one of each two has no route: ",
+		"find what sets spec.podCIDR twice (two IPAM controllers, or kubelets' --pod-cidr), then delete the Node that came later and let it join again")
 }

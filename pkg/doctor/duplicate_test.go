@@ -13,7 +13,7 @@ import (
 )
 
 // different are Nodes that have nothing in common.
-func different(n int) *Patient {
+func different(n int) *Target {
 	l := &lan{}
 	for i := range n {
 		node := l.addNode(1)
@@ -25,14 +25,14 @@ func different(n int) *Patient {
 		node.Spec.PodCIDRs = []string{fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), fmt.Sprintf("fd00:10:%x::/64", i)}
 		node.Status.NodeInfo = corev1.NodeSystemInfo{MachineID: "m" + node.Name, SystemUUID: "u" + node.Name, BootID: "b" + node.Name}
 	}
-	return &Patient{Node: "node1", Nodes: l.nodes}
+	return &Target{Node: "node1", Nodes: l.nodes}
 }
 
 func TestDuplicates(t *testing.T) {
 	for name, c := range map[string]struct {
-		change  func(a, b *corev1.Node)
-		verdict problem.Severity
-		words   []string
+		change   func(a, b *corev1.Node)
+		severity problem.Severity
+		words    []string
 	}{
 		"InternalIP": {func(a, b *corev1.Node) { b.Status.Addresses[1] = a.Status.Addresses[1] }, problem.Error, []string{"same InternalIP: node2, node3", "fd00:192::2 of node2, node3"}},
 		"hostname":   {func(a, b *corev1.Node) { b.Status.Addresses[2] = a.Status.Addresses[2] }, problem.Warning, []string{"same host name", "hostnamectl"}},
@@ -47,12 +47,12 @@ func TestDuplicates(t *testing.T) {
 			p := different(3)
 			well(t, duplicates(t.Context(), p))
 			c.change(&p.Nodes[1], &p.Nodes[2])
-			finds(t, duplicates(t.Context(), p), c.verdict, c.words...)
+			finds(t, duplicates(t.Context(), p), c.severity, c.words...)
 		})
 	}
 }
 
-// Nodes in containers of one machine, as kind makes them, are no clones.
+// Nodes in containers of one machine, as kind makes them, are not clones.
 func TestNodesOfOneKernel(t *testing.T) {
 	p := different(3)
 	for i := range p.Nodes {
@@ -61,8 +61,8 @@ func TestNodesOfOneKernel(t *testing.T) {
 	well(t, duplicates(t.Context(), p))
 }
 
-// Virtual kubelets that run on one machine share what it has, as a real API server has
-// them; two machines, and a subnet that a machine needs, are told all the same.
+// Virtual kubelets on one machine may share its addresses and IDs, as on a real API server. Two
+// machines may not, nor may a virtual kubelet have a machine's pod subnet.
 func TestDuplicatesOfVirtualNodes(t *testing.T) {
 	s := newAPIServer(t)
 	agent := s.agent()
@@ -72,14 +72,14 @@ func TestDuplicatesOfVirtualNodes(t *testing.T) {
 	s.node("virtual3", func(n *corev1.Node) {
 		n.Spec.Taints = []corev1.Taint{{Key: "virtual-kubelet.io/provider", Value: "azure", Effect: corev1.TaintEffectNoSchedule}}
 	}, "10.9.2.0/24")
-	p := s.patient(agent)
+	p := s.target(agent)
 	well(t, duplicates(t.Context(), p))
-	if peers, doors := p.peers(), p.kubeletDoors(); len(peers) > 0 || len(doors) > 0 {
-		t.Errorf("virtual nodes are asked: %v, %v", peers, doors)
+	if peers, endpoints := p.peers(), p.kubeletEndpoints(); len(peers) > 0 || len(endpoints) > 0 {
+		t.Errorf("virtual nodes are asked: %v, %v", peers, endpoints)
 	}
 
 	s.node("node2", nil, "10.9.3.0/24")
-	found := duplicates(t.Context(), s.patient(agent))
+	found := duplicates(t.Context(), s.target(agent))
 	finds(t, found[:1], problem.Error, "same InternalIP: node1, node2", "192.0.2.10 of node1, node2")
 	last := found[len(found)-1:]
 	finds(t, last, problem.Error, "overlapping pod subnets", "10.9.0.0/16 of virtual1 and 10.9.3.0/24 of node2")
@@ -88,7 +88,7 @@ func TestDuplicatesOfVirtualNodes(t *testing.T) {
 	}
 }
 
-// node registers one that says it is the machine at 192.0.2.10.
+// node registers a Node with the address 192.0.2.10.
 func (s *apiServer) node(name string, change func(*corev1.Node), subnet string) {
 	s.t.Helper()
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: subnet, PodCIDRs: []string{subnet}}}

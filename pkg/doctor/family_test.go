@@ -11,9 +11,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Where pods have IPv6 addresses alone, nobody needs what is set for IPv4.
+// If pods have only IPv6 addresses, settings of IPv4 don't matter.
 func TestSettingsOfIPv6Alone(t *testing.T) {
-	p := &Patient{ProcSys: t.TempDir(), Report: &status.Report{}}
+	p := &Target{ProcSys: t.TempDir(), Report: &status.Report{}}
 	p.Report.Host.Subnets = []netip.Prefix{netip.MustParsePrefix("fd00:10:244:1::/64")}
 	p.Report.Host.Uplinks = []status.Uplink{{Name: "eth0", MTU: 1500}}
 	set := func(path, value string) {

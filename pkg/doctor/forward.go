@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,18 +12,15 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// forwardPolicy sends the packets that pods live by, in thought, through each base chain
-// that forwarded packets pass: what one chain drops, an accept in another, or of ours, does not save.
-func forwardPolicy(_ context.Context, p *Patient) []problem.Problem {
-	if p.Kernel == nil {
-		return Skip("the kernel can't be looked at", "")
-	}
-	inside, outside := p.forwarded(), p.outside()
+// forwardPolicy evaluates each base chain that forwarded packets pass for the packets that pods
+// need. A packet that one chain drops is lost, although another chain, or ours, accepts it.
+func forwardPolicy(_ context.Context, t *Target) []problem.Problem {
+	inside, outside := t.forwarded(), t.outside()
 	packets := slices.Concat(inside, outside)
-	chains, err := p.Kernel.ForwardChains(packets)
+	chains, err := t.Kernel.ForwardChains(packets)
 	if err == nil {
 		var legacy []inspect.Chain
-		legacy, err = p.Kernel.LegacyForwardChains(packets)
+		legacy, err = t.Kernel.LegacyForwardChains(packets)
 		chains = append(chains, legacy...)
 	}
 	if err != nil {
@@ -30,72 +28,78 @@ func forwardPolicy(_ context.Context, p *Patient) []problem.Problem {
 	}
 	var found []problem.Problem
 	for _, c := range chains {
-		if f, bad := p.judge(c, inside); bad {
-			found = append(found, f)
-		} else if f, bad := p.judgeOutside(c, outside, c.Outcomes[len(inside):]); bad {
-			found = append(found, f)
+		problems := t.insideProblem(c, inside)
+		if problems == nil {
+			problems = t.outsideProblem(c, outside, c.Outcomes[len(inside):])
 		}
+		found = append(found, problems...)
 	}
 	return found
 }
 
-// lost reports whether a packet is dropped for certain.
+// lost reports whether a chain certainly drops a packet.
 func lost(f inspect.Outcome) bool { return f.Dropped && !f.Accepted }
 
-// judge tells the worst that a chain does to any of the packets within the cluster.
-func (p *Patient) judge(c inspect.Chain, packets []inspect.Packet) (problem.Problem, bool) {
+// drops formats which rule of a chain drops a packet.
+func drops(c inspect.Chain, o inspect.Outcome, verb string, p inspect.Packet) string {
+	return c.String() + ": " + o.DroppedBy + verb + "what goes " + p.String()
+}
+
+// insideProblem returns the worst effect of a chain on the packets within the cluster.
+func (t *Target) insideProblem(c inspect.Chain, packets []inspect.Packet) []problem.Problem {
 	outcomes := c.Outcomes[:len(packets)]
-	cure := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, p.Subnets()) +
+	remedy := "accept what comes from and goes to the pods there, before it drops: " + acceptRules(c, t.ownSubnets()) +
 		"; or have the firewall plugin accept what pods begin, and one rule more what others begin (--firewall-plugin, docs/install.md)"
 	if i := slices.IndexFunc(outcomes, lost); i >= 0 {
-		fault := "a firewall drops packets of pods"
-		if !slices.ContainsFunc(c.Outcomes, func(f inspect.Outcome) bool { return !lost(f) }) {
-			fault = "a firewall drops all forwarded packets, so pods reach nobody beyond this node"
+		message := "a firewall drops packets of pods"
+		if !slices.ContainsFunc(c.Outcomes, func(o inspect.Outcome) bool { return !lost(o) }) {
+			message = "a firewall drops all forwarded packets, so pods reach nothing beyond this node"
 		}
-		return Fail(fault, c.String()+": "+outcomes[i].DroppedBy+" drops what goes "+packets[i].String(), cure), true
+		return Fail(message, drops(c, outcomes[i], " drops ", packets[i]), remedy)
 	}
-	for i, f := range outcomes {
-		// Elsewhere rules are about what nobody can tell of here, such as the mark of a packet or the way back.
-		if !f.Dropped || vague(packets[i]) || c.Hook != inspect.HookForward {
+	for i, o := range outcomes {
+		// Rules in other hooks depend on what is unknown here, such as marks or the reverse path.
+		if !o.Dropped || unbounded(packets[i]) || c.Hook != inspect.HookForward {
 			continue
 		}
-		evidence := c.String() + ": " + f.DroppedBy + " drops what goes " + packets[i].String() + ", or does not"
-		if f.UncertainRule != f.DroppedBy {
-			evidence += ": that hangs on " + f.UncertainRule
+		evidence := drops(c, o, " may drop ", packets[i])
+		if o.UncertainRule != o.DroppedBy {
+			evidence += "; that depends on " + o.UncertainRule
 		}
-		return Warn("a firewall may drop packets of pods: it depends on a rule of which nobody can tell whether it fits them", evidence, cure), true
+		return Warn("a firewall may drop packets of pods: that depends on a rule which doctor can't evaluate", evidence, remedy)
 	}
-	return problem.Problem{}, false
+	return nil
 }
 
-// judgeOutside tells what a chain drops for certain of what pods and the world beyond the cluster send
-// each other. Somebody may want that.
-func (p *Patient) judgeOutside(c inspect.Chain, packets []inspect.Packet, outcomes []inspect.Outcome) (problem.Problem, bool) {
+// outsideProblem reports packets between pods and the outside that a chain certainly drops. An
+// operator may intend that.
+func (t *Target) outsideProblem(c inspect.Chain, packets []inspect.Packet, outcomes []inspect.Outcome) []problem.Problem {
 	i := slices.IndexFunc(outcomes, lost)
 	if i < 0 {
-		return problem.Problem{}, false
+		return nil
 	}
-	return Warn("a firewall drops packets between pods and the world beyond the cluster", c.String()+": "+outcomes[i].DroppedBy+" drops what goes "+packets[i].String(),
-		"if pods are not meant to be alone, accept what comes from and goes to them there, before it drops: "+acceptRules(c, p.Subnets())), true
+	return Warn("a firewall drops packets between pods and the world beyond the cluster", drops(c, outcomes[i], " drops ", packets[i]),
+		"if that is not intended, accept what comes from and goes to them there, before it drops: "+acceptRules(c, t.ownSubnets()))
 }
 
-// vague tells that an end of a packet is not known. Every rule about addresses fits some such packets, as kube-proxy's about those
-// of Services, and that says nothing.
-func vague(p inspect.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() == 0 }
+// unbounded reports whether an end of a packet is unknown. Every rule about addresses matches some
+// of such packets, such as kube-proxy's rules for Services, which proves nothing.
+func unbounded(p inspect.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() == 0 }
 
-// manyPods are as many as are looked at one by one: rules may be made for each.
-const manyPods = 64
+// maxPods is how many pods are examined one by one, because rules may be made for each.
+const maxPods = 64
 
-// pods are addresses of pods here, so many at most; where no pod is known, all of the subnet.
-func (p *Patient) pods() []netip.Prefix {
+// pods returns addresses of pods here, at most maxPods, and each subnet without a known pod as a
+// whole.
+func (t *Target) pods() []netip.Prefix {
 	var pods, all []netip.Prefix
-	leases, _ := p.leasesHeld() // the check leases tells why they can't be read
-	for _, l := range leases {
-		if within(p.ownSubnets(), l.addr) && len(pods) < manyPods {
-			pods = append(pods, single(l.addr))
+	held, _ := t.leases() // the check leases reports the error
+	for _, l := range held {
+		if within(t.ownSubnets(), l.Addr) && len(pods) < maxPods {
+			pods = append(pods, single(l.Addr))
 		}
 	}
-	for _, s := range p.ownSubnets() {
+	for _, s := range t.ownSubnets() {
 		if !slices.ContainsFunc(pods, func(pod netip.Prefix) bool { return s.Contains(pod.Addr()) }) {
 			all = append(all, s)
 		}
@@ -106,33 +110,34 @@ func (p *Patient) pods() []netip.Prefix {
 	return all
 }
 
-// forwarded are the packets that a cluster lives by: between a pod here and a peer's pod, the peer
-// itself (its host-network pods, its kubelet, the API server, node ports), and another pod here
-// (bridge-nf-call, Services), begun by either, and the answers; by TCP and, as to a DNS server, by UDP.
-func (p *Patient) forwarded() []inspect.Packet {
+// forwarded returns the packets that a cluster needs: between a pod here and a peer's pod, the peer
+// itself (its host-network pods, kubelet, API server, node ports), and another pod here
+// (bridge-nf-call, Services), in both directions with their replies, by TCP and, as to a DNS
+// server, by UDP.
+func (t *Target) forwarded() []inspect.Packet {
 	var packets []inspect.Packet
 	between := func(pod netip.Prefix, far netip.Prefix, dev string) {
-		for _, answer := range []bool{false, true} {
-			packets = append(packets, inspect.Packet{In: p.Bridge, Out: dev, From: pod, To: far, Reply: answer},
-				inspect.Packet{In: dev, Out: p.Bridge, From: far, To: pod, Reply: answer})
+		for _, reply := range []bool{false, true} {
+			packets = append(packets, inspect.Packet{In: t.Bridge, Out: dev, From: pod, To: far, Reply: reply},
+				inspect.Packet{In: dev, Out: t.Bridge, From: far, To: pod, Reply: reply})
 		}
 	}
-	for _, pod := range p.pods() {
-		peer, hop, uplink := p.somePeer(pod.Addr().Is4())
+	for _, pod := range t.pods() {
+		peer, hop, uplink := t.somePeer(pod.Addr().Is4())
 		between(pod, peer, uplink)
 		if hop.IsValid() {
 			between(pod, single(hop), uplink)
 		}
-		for _, s := range p.ownSubnets() {
+		for _, s := range t.ownSubnets() {
 			if s.Contains(pod.Addr()) {
-				between(pod, s, p.Bridge)
+				between(pod, s, t.Bridge)
 			}
 		}
 	}
 	return append(packets, datagrams(packets)...)
 }
 
-// datagrams are packets of UDP between the same ends.
+// datagrams returns packets of UDP between the same ends.
 func datagrams(packets []inspect.Packet) []inspect.Packet {
 	all := slices.Clone(packets)
 	for i := range all {
@@ -141,43 +146,40 @@ func datagrams(packets []inspect.Packet) []inspect.Packet {
 	return all
 }
 
-// outside are the packets between a pod of each family and the world: begun here (by UDP too), by way of a
-// node port there, and the answers. Without a default route there is no world.
-func (p *Patient) outside() []inspect.Packet {
+// outside returns the packets between a pod of each family and the outside: a connection from here
+// (by UDP too), one to a node port, and the replies. Without a default route there are none.
+func (t *Target) outside() []inspect.Packet {
 	var packets []inspect.Packet
-	for _, family := range p.families() {
-		world := netip.MustParsePrefix("11.0.0.1/32") // as good as any that is neither private nor for documentation
-		if family == 6 {
-			world = netip.MustParsePrefix("2600::1/128")
-		}
-		i := slices.IndexFunc(p.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() == 0 && r.Dst.Addr().Is4() == (family == 4) })
+	for _, family := range t.families() {
+		// As good as any address that is neither private nor for documentation.
+		world := netip.MustParsePrefix(map[int]string{4: "11.0.0.1/32", 6: "2600::1/128"}[family])
+		i := slices.IndexFunc(t.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() == 0 && familyOf(r.Dst.Addr()) == family })
 		if i < 0 {
 			continue
 		}
-		for _, pod := range p.pods() {
-			if dev := p.Host.Routes[i].Dev; pod.Addr().Is4() == (family == 4) && pod.Bits() > 0 {
-				begunHere := []inspect.Packet{{In: p.Bridge, Out: dev, From: pod, To: world}, {In: dev, Out: p.Bridge, From: world, To: pod, Reply: true}}
-				packets = append(packets, begunHere...)
-				packets = append(packets,
-					inspect.Packet{In: dev, Out: p.Bridge, From: world, To: pod}, inspect.Packet{In: p.Bridge, Out: dev, From: pod, To: world, Reply: true})
-				packets = append(packets, datagrams(begunHere)...)
+		dev := t.Host.Routes[i].Dev
+		for _, pod := range t.pods() {
+			if familyOf(pod.Addr()) == family && pod.Bits() > 0 {
+				begunHere := []inspect.Packet{{In: t.Bridge, Out: dev, From: pod, To: world}, {In: dev, Out: t.Bridge, From: world, To: pod, Reply: true}}
+				begunThere := []inspect.Packet{{In: dev, Out: t.Bridge, From: world, To: pod}, {In: t.Bridge, Out: dev, From: pod, To: world, Reply: true}}
+				packets = slices.Concat(packets, begunHere, begunThere, datagrams(begunHere))
 			}
 		}
 	}
 	return packets
 }
 
-// somePeer is the pod subnet of a peer, its InternalIP, and the uplink that leads there.
-func (p *Patient) somePeer(is4 bool) (subnet netip.Prefix, hop netip.Addr, dev string) {
-	for _, r := range p.State.Routes {
+// somePeer returns the pod subnet of a peer, its InternalIP, and the uplink that leads there.
+func (t *Target) somePeer(is4 bool) (subnet netip.Prefix, hop netip.Addr, dev string) {
+	for _, r := range t.State.Routes {
 		if r.Metric == topology.MetricPeer && r.Dst.Addr().Is4() == is4 {
 			return r.Dst, r.Via, r.Dev
 		}
 	}
-	if p.Report != nil && len(p.Report.Host.Uplinks) == 1 {
-		return anywhere(is4), netip.Addr{}, p.Report.Host.Uplinks[0].Name
+	if uplinks := t.uplinks(); len(uplinks) == 1 {
+		dev = uplinks[0]
 	}
-	return anywhere(is4), netip.Addr{}, ""
+	return anywhere(is4), netip.Addr{}, dev
 }
 
 func anywhere(is4 bool) netip.Prefix {
@@ -187,24 +189,20 @@ func anywhere(is4 bool) netip.Prefix {
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
-// acceptRules gives the commands that let pods through a chain.
-func acceptRules(c inspect.Chain, subnets []string) string {
-	program := "nft insert rule " + c.Family + " " + c.Table + " " + c.Name + " "
-	if c.Legacy {
-		program = c.Family + "tables-legacy -I " + c.Name + " "
-	}
+// acceptRules returns the commands that make a chain accept packets of pods.
+func acceptRules(c inspect.Chain, subnets []netip.Prefix) string {
 	var all []string
 	for _, s := range subnets {
-		family := "ip"
-		if strings.Contains(s, ":") {
-			family = "ip6"
+		family := map[int]string{4: "ip", 6: "ip6"}[familyOf(s.Addr())]
+		if c.Family != "inet" && c.Family != family {
+			continue
 		}
-		switch {
-		case c.Family != "inet" && c.Family != family:
-		case c.Legacy:
-			all = append(all, program+"-s "+s+" -j ACCEPT", program+"-d "+s+" -j ACCEPT")
-		default:
-			all = append(all, program+family+" saddr "+s+" accept", program+family+" daddr "+s+" accept")
+		for _, end := range []string{"source", "destination"} {
+			rule := fmt.Sprintf("nft insert rule %s %s %s %s %caddr %s accept", c.Family, c.Table, c.Name, family, end[0], s)
+			if c.Legacy {
+				rule = fmt.Sprintf("%stables-legacy -I %s -%c %s -j ACCEPT", c.Family, c.Name, end[0], s)
+			}
+			all = append(all, rule)
 		}
 	}
 	if len(all) == 0 {

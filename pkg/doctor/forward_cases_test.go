@@ -2,12 +2,12 @@ package doctor
 
 import "github.com/plainroute/plainroute/pkg/problem"
 
-// forwardCase is a ruleset for nft -f, or for iptables-restore, and what the check makes
-// of it. What it says is looked for in the evidence.
+// A forwardCase is a ruleset for nft -f, or for iptables-restore, and the check's result. The
+// evidence has to contain its words.
 type forwardCase struct {
-	rules string
-	want  problem.Severity
-	says  string
+	rules   string
+	want    problem.Severity
+	message string
 }
 
 const forwardHook = " { type filter hook forward priority 0; policy "
@@ -152,7 +152,7 @@ COMMIT`, problem.None, ""},
 COMMIT`, problem.None, ""},
 }
 
-// pluginRules are those of the stock plugin firewall for the pod.
+// pluginRules are the rules of the stock plugin firewall for the pod.
 const pluginRules = `*filter
 :FORWARD DROP
 :CNI-ADMIN - [0:0]

@@ -19,13 +19,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A passage is a ward with two pods on its bridge, and beyond its uplink a peer, a pod of the peer's
-// and the world:
+// A podTestbed is a testbed with two pods on its bridge, and beyond its uplink a peer, a pod of the
+// peer's and the outside:
 //
 //	pod 10.244.1.7 === bridge | node1 | eth0 === far 192.168.1.12, 10.244.2.9, 11.0.0.1
 //	two 10.244.1.8 ======|
-type passage struct {
-	*ward
+type podTestbed struct {
+	*testbed
 	pod, two, far netns.NsHandle
 	port          int
 }
@@ -38,9 +38,9 @@ const (
 	worldAddr = "11.0.0.1"
 )
 
-func newPassage(t *testing.T) *passage {
+func newPassage(t *testing.T) *podTestbed {
 	t.Helper()
-	p := &passage{ward: newWard(t)}
+	p := &podTestbed{testbed: newTestbed(t)}
 	for _, name := range []string{"pod", "two"} {
 		p.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "veth" + name}, PeerName: name + "0"})
 		bridge, err := p.nl.LinkByName(topology.Bridge)
@@ -57,14 +57,14 @@ func newPassage(t *testing.T) *passage {
 	return p
 }
 
-// lease makes the pod known.
-func (p *passage) lease() {
+// lease adds the pod's lease.
+func (p *podTestbed) lease() {
 	p.t.Helper()
 	p.write(filepath.Join(p.Store.RunDir, topology.IPAMDir, topology.Network, podAddr), "container")
 }
 
 // host moves a device into a namespace of its own, with addresses and a default route.
-func (p *passage) host(dev, addr, more, gateway string) netns.NsHandle {
+func (p *podTestbed) host(dev, addr, more, gateway string) netns.NsHandle {
 	p.t.Helper()
 	home, err := netns.Get()
 	p.must(err)
@@ -91,8 +91,8 @@ func (p *passage) host(dev, addr, more, gateway string) netns.NsHandle {
 	return host
 }
 
-// in runs a function in a namespace: sockets made there stay there.
-func (p *passage) in(host netns.NsHandle, do func()) {
+// in runs a function in a namespace. Sockets made there stay there.
+func (p *podTestbed) in(host netns.NsHandle, do func()) {
 	p.t.Helper()
 	home, err := netns.Get()
 	p.must(err)
@@ -102,14 +102,14 @@ func (p *passage) in(host netns.NsHandle, do func()) {
 	p.must(netns.Set(home))
 }
 
-func (p *passage) listen() {
+func (p *podTestbed) listen() {
 	for _, host := range []netns.NsHandle{p.pod, p.two, p.far} {
 		p.listenOn(host)
 	}
 }
 
 // listenOn has a host accept connections, at one port on all of them.
-func (p *passage) listenOn(host netns.NsHandle) {
+func (p *podTestbed) listenOn(host netns.NsHandle) {
 	p.t.Helper()
 	p.in(host, func() {
 		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p.port))
@@ -132,8 +132,8 @@ func (p *passage) listenOn(host netns.NsHandle) {
 	})
 }
 
-// passes tells whether a connection comes about, for which both ways have to be open.
-func (p *passage) passes(from netns.NsHandle, source, to string) bool {
+// passes reports whether a connection is established, which needs both directions.
+func (p *podTestbed) passes(from netns.NsHandle, source, to string) bool {
 	var err error
 	p.in(from, func() {
 		var c net.Conn
@@ -145,8 +145,8 @@ func (p *passage) passes(from netns.NsHandle, source, to string) bool {
 	return err == nil
 }
 
-// echoes tells whether a datagram is answered.
-func (p *passage) echoes(from netns.NsHandle, source, to string) bool {
+// echoes reports whether a datagram is answered.
+func (p *podTestbed) echoes(from netns.NsHandle, source, to string) bool {
 	var err error
 	p.in(from, func() {
 		var c net.Conn
@@ -164,14 +164,14 @@ func (p *passage) echoes(from netns.NsHandle, source, to string) bool {
 }
 
 // allPass reports whether every connection of the cluster comes about.
-func (p *passage) allPass() bool {
+func (p *podTestbed) allPass() bool {
 	return p.passes(p.pod, podAddr, farAddr) && p.passes(p.far, farAddr, podAddr) && p.passes(p.pod, podAddr, peerAddr) &&
 		p.passes(p.far, peerAddr, podAddr) && p.passes(p.pod, podAddr, twoAddr) &&
 		p.echoes(p.pod, podAddr, peerAddr) && p.echoes(p.far, peerAddr, podAddr) && p.echoes(p.pod, podAddr, twoAddr)
 }
 
-// The verdict is compared with what the kernel does: where the check says nothing both
-// pods reach each other, and where it fails one does not.
+// The result is compared with the kernel's behavior: without a problem both pods reach each other,
+// and with an error one does not.
 func TestForwardPolicyAgainstTraffic(t *testing.T) {
 	newPassage(t).compare(func(t *testing.T, rules string) {
 		nft := debianProgram(t, "nft")
@@ -192,7 +192,7 @@ func TestForwardPolicyOfLegacyAgainstTraffic(t *testing.T) {
 }
 
 // compare loads each ruleset that begins so.
-func (p *passage) compare(load func(t *testing.T, rules string), prefix string) {
+func (p *podTestbed) compare(load func(t *testing.T, rules string), prefix string) {
 	test := p.t
 	test.Helper()
 	for tries := 0; !p.allPass(); tries++ {
@@ -215,17 +215,17 @@ func (p *passage) compare(load func(t *testing.T, rules string), prefix string) 
 			load(t, c.rules+"\n")
 			f := p.finds("forward-policy", c.want)
 			if all := p.allPass(); c.want == problem.None && !all || c.want == problem.Error && all {
-				t.Errorf("that all reach each other is %v, and the check says %+v", all, f)
+				t.Errorf("that all reach each other is %v, and the check found %+v", all, f)
 			}
-			if !strings.Contains(f.Evidence, c.says) {
-				t.Errorf("the evidence lacks %q: %+v", c.says, f)
+			if !strings.Contains(f.Evidence, c.message) {
+				t.Errorf("the evidence lacks %q: %+v", c.message, f)
 			}
 		})
 	}
 }
 
 func TestForwardPolicyOfIPv6(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.Report.Host.Subnets = []netip.Prefix{netip.MustParsePrefix("fd00:10:244:1::/64")}
 	w.State.Routes = []topology.Route{{Dst: netip.MustParsePrefix("fd00:10:244:2::/64"), Dev: "eth0", Metric: topology.MetricPeer}}
 	rules := func(chain, more string) string { return "*filter\n:FORWARD " + chain + "\n" + more + "COMMIT\n" }
@@ -269,8 +269,9 @@ func debianProgram(t *testing.T, name string) func(stdin string, args ...string)
 	}
 }
 
-// What pods and the world send each other may be dropped on purpose: that is a warning, compared with what the kernel does.
-func TestForwardPolicyTowardsTheWorld(t *testing.T) {
+// A firewall may drop packets between pods and the outside on purpose, so that is a warning. It is
+// compared with the kernel's behavior.
+func TestForwardPolicyToOutside(t *testing.T) {
 	p := newPassage(t)
 	nft := debianProgram(t, "nft")
 	p.sh("ip route add default via " + peerAddr)
@@ -292,8 +293,8 @@ func TestForwardPolicyTowardsTheWorld(t *testing.T) {
 	} {
 		nft("", "flush", "ruleset")
 		nft(c.rules, "-f", "-")
-		if f := p.finds("forward-policy", c.want); !strings.Contains(f.Evidence, c.says) {
-			t.Errorf("%s: the evidence lacks %q: %+v", name, c.says, f)
+		if f := p.finds("forward-policy", c.want); !strings.Contains(f.Evidence, c.message) {
+			t.Errorf("%s: the evidence lacks %q: %+v", name, c.message, f)
 		}
 		if pass := both(); c.want == problem.Warning && pass || name == "nothing" && !pass {
 			t.Errorf("%s: that both reach each other is %v", name, pass)

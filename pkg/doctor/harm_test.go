@@ -16,9 +16,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A device by which this node may be reached is not to be deleted, whatever address it has.
-func TestNoCureDeletesAnUplink(t *testing.T) {
-	w := newWard(t)
+// A device by which this node may be reached must not be deleted, whatever address it has.
+func TestNoRemedyDeletesAnUplink(t *testing.T) {
+	w := newTestbed(t)
 	w.sh("ip addr add 10.244.1.50/24 dev eth0")
 	w.look()
 	f := w.finds("bridge-address", problem.Error)
@@ -28,21 +28,22 @@ func TestNoCureDeletesAnUplink(t *testing.T) {
 }
 
 // An agent's bridge may be named as flannel's is.
-func TestNoCureDeletesOurBridge(t *testing.T) {
-	w := newWard(t)
+func TestNoRemedyDeletesOurBridge(t *testing.T) {
+	w := newTestbed(t)
 	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}})
 	w.finds("leftovers", problem.Warning)
 	w.Bridge = "cni0"
 	w.finds("leftovers", problem.None)
 }
 
-// What peers send into the tunnel of another network is lost once its device is deleted, so no cure begins with that.
-func TestNoCureCutsATunnel(t *testing.T) {
-	w := newWard(t)
+// Without its device, the packets of peers into another network's tunnel are lost, so no
+// remediation begins with its deletion.
+func TestNoRemedyCutsATunnel(t *testing.T) {
+	w := newTestbed(t)
 	w.sh("ip link add flannel.1 type bridge; ip addr add 10.244.1.0/32 dev flannel.1")
 	w.look()
-	for check, verdict := range map[string]problem.Severity{"bridge-address": problem.Error, "leftovers": problem.Warning} {
-		f := w.finds(check, verdict)
+	for check, severity := range map[string]problem.Severity{"bridge-address": problem.Error, "leftovers": problem.Warning} {
+		f := w.finds(check, severity)
 		if strings.Contains(f.Remediation, "`ip link del flannel.1") || !strings.Contains(f.Remediation, "docs/migrate-from-flannel.md") {
 			t.Errorf("%s has the cure: %s", check, f.Remediation)
 		}
@@ -52,9 +53,9 @@ func TestNoCureCutsATunnel(t *testing.T) {
 	}
 }
 
-// Other networks lead to a pod of theirs by a route, of which neither status nor doctor complains.
+// Other networks have routes to single pods of theirs, which neither status nor doctor reports.
 func TestRouteToALocalPodIsNoFault(t *testing.T) {
-	w := newDualWard(t)
+	w := newDualTestbed(t)
 	w.sh("ip link add veth1 type veth peer name veth2; ip link set veth1 up; ip link set veth2 up; ip route add 10.244.1.70/32 dev veth1; ip route add 10.244.1.80/28 via 10.244.1.2")
 	w.look()
 	w.finds("foreign-routes", problem.None)
@@ -75,18 +76,18 @@ func TestRouteToALocalPodIsNoFault(t *testing.T) {
 	}
 }
 
-// What another network's container gave itself does not get into the pods' bridge by a cure.
-func TestNoCurePlugsInARival(t *testing.T) {
-	w := newWard(t)
-	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Rival: "docker0"})
+// No remediation puts another network's container with a pod's address into the pods' bridge.
+func TestNoRemedyAttachesAnotherContainer(t *testing.T) {
+	w := newTestbed(t)
+	w.State.Devices = append(w.State.Devices, topology.Device{Name: "veth7", Up: true, Pod: netip.MustParseAddr("10.244.1.7"), Duplicate: "docker0"})
 	f := w.finds("bridge-address", problem.Warning)
 	if strings.Contains(f.Remediation, "master") {
 		t.Errorf("found %+v", f)
 	}
 }
 
-// What stands in backquotes is run as it stands, so nothing in it is to be filled in first.
-func TestCommandsAreWhole(t *testing.T) {
+// Commands in backquotes are run as they are, so they contain nothing to fill in.
+func TestCommandsAreComplete(t *testing.T) {
 	blank := regexp.MustCompile("`[^`]*\\b(NODE|NAME|SIZE|DEV|ID|FILE|PORT|SUBNET|ADDRESS|IMAGE|N)\\b[^`]*`")
 	for _, source := range sources(t) {
 		for _, literal := range source.literals {

@@ -19,16 +19,16 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Nothing is found where nothing is wrong.
+// A healthy node has no problems.
 func TestHealthy(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	for _, name := range []string{"capabilities", "forwarding", "rp-filter", "bridge-netfilter", "forward-policy", "foreign-routes", "policy-rules", "cni-configs", "cni-plugins", "leftovers"} {
 		w.finds(name, problem.None)
 	}
 }
 
 func TestCapabilities(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	w.must(unix.Capget(&header, &data[0]))
@@ -43,7 +43,7 @@ func TestCapabilities(t *testing.T) {
 }
 
 func TestForwarding(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.setting(topology.ConfSysctl(4, "eth0", "forwarding"), "0")
 	if f := w.finds("forwarding", problem.Error); !strings.Contains(f.Evidence, "eth0") {
 		t.Errorf("found %+v", f)
@@ -53,7 +53,7 @@ func TestForwarding(t *testing.T) {
 }
 
 func TestBridgeNetfilter(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.setting(topology.SysctlBridgeNF4, "0")
 	w.finds("bridge-netfilter", problem.Error)
 	w.ProcSys = t.TempDir() // that of a kernel without the module
@@ -64,7 +64,7 @@ func TestBridgeNetfilter(t *testing.T) {
 
 // A chain that drops what no rule accepts, as Docker's and iptables-nft's are.
 func TestForwardPolicy(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	nft, err := nftables.New()
 	w.must(err)
 	table := nft.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
@@ -83,9 +83,10 @@ func TestForwardPolicy(t *testing.T) {
 	w.finds("forward-policy", problem.None)
 }
 
-// Where no peer is known, as on a cluster's first node, a rule about the addresses of Services, as kube-proxy's, is no fault.
+// Without a known peer, as on a cluster's first node, a rule about the addresses of Services, such
+// as kube-proxy's, is not a problem.
 func TestForwardPolicyWithoutPeers(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	nft, err := nftables.New()
 	w.must(err)
 	table := nft.AddTable(&nftables.Table{Name: "kube-proxy", Family: nftables.TableFamilyIPv4})
@@ -110,7 +111,7 @@ func TestForwardPolicyWithoutPeers(t *testing.T) {
 }
 
 func TestForeignRoutes(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.route("10.244.2.128/25", "192.168.1.1", 3, 0)
 	w.look()
 	if f := w.finds("foreign-routes", problem.Error); !strings.Contains(f.Evidence, "10.244.2.128/25 via 192.168.1.1") {
@@ -118,15 +119,15 @@ func TestForeignRoutes(t *testing.T) {
 	}
 }
 
-// A route that comes with an address is not to be deleted, and thousands of routes are
-// not all told.
+// A route that belongs to an address must not be deleted, and of thousands of routes only a few are
+// reported.
 func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 	own := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.0.0/16"), Dev: "eth0", Protocol: topology.Protocol}
-	p := &Patient{}
+	p := &Target{}
 	p.State.Routes = []topology.Route{own}
 	lan := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.2.0/24"), Dev: "eth0", Protocol: kernelMade}
 	p.Host.Routes = []topology.Route{lan}
-	found := foreignRoutes(t.Context(), p)
+	found := runCheck(t, "foreign-routes", p)
 	if len(found) != 1 || strings.Contains(found[0].Remediation, "ip route del") || !strings.Contains(found[0].Remediation, "an address of eth0") {
 		t.Errorf("found %+v", found)
 	}
@@ -134,15 +135,15 @@ func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 	for range 5000 {
 		p.Host.Routes = append(p.Host.Routes, lan)
 	}
-	found = foreignRoutes(t.Context(), p)
-	if last := found[len(found)-1]; len(found) != manyFindings+1 || !strings.HasPrefix(last.Message, "4993 more") {
+	found = runCheck(t, "foreign-routes", p)
+	if last := found[len(found)-1]; len(found) != maxProblems+1 || !strings.HasPrefix(last.Message, "4993 more") {
 		t.Errorf("%d findings, the last is %+v", len(found), last)
 	}
 }
 
-// A rule that has the kernel look elsewhere first, as VPNs and cloud agents make them.
+// A rule that selects another table, as VPNs and cloud agents add them.
 func TestPolicyRules(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	link, err := w.nl.LinkByName("eth0")
 	w.must(err)
 	everything, err := rtnl.ParseIPNet("0.0.0.0/0")
@@ -151,7 +152,7 @@ func TestPolicyRules(t *testing.T) {
 	rule := rtnl.NewRule()
 	rule.Family, rule.Table, rule.Priority, rule.Src = unix.AF_INET, 100, 50, everything
 	w.must(w.nl.RuleAdd(rule))
-	if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Evidence, "they go via 192.168.1.1 dev eth0") {
+	if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Evidence, "routed via 192.168.1.1 dev eth0") {
 		t.Errorf("found %+v", f)
 	}
 	w.must(w.nl.RuleDel(rule))
@@ -161,9 +162,9 @@ func TestPolicyRules(t *testing.T) {
 	w.finds("policy-rules", problem.Error)
 }
 
-// A rule about one kind of packet only: each way of each family is asked by itself.
+// A rule for one kind of packet: each direction of each family is looked up.
 func TestPolicyRulesOfEachKind(t *testing.T) {
-	for name, c := range map[string]struct{ rule, says, cure string }{
+	for name, c := range map[string]struct{ rule, message, remedy string }{
 		"from this node's address":  {"from 192.168.1.11", "from 192.168.1.11 to 10.244.2.1 (this node to a peer's pod)", "`ip rule add to 10.244.0.0/16 lookup main priority 999`"},
 		"from pods here":            {"from 10.244.1.0/24", "from 10.244.1.2 to 10.244.2.1 (a pod here to a peer's pod)", "to 10.244.0.0/16"},
 		"to a peer":                 {"from 10.244.1.0/24 to 192.168.1.12", "from 10.244.1.2 to 192.168.1.12 (a pod here to a peer)", "to 192.168.1.12/32"},
@@ -188,7 +189,7 @@ func TestPolicyRulesOfEachKind(t *testing.T) {
 		"IPv6 to a port of pods":    {"-6 to fd00:10:244:1::/64 iif eth0 ipproto tcp dport 80", "(a peer's pod to a pod here): TCP, to port 80", "to fd00:10:244:1::/64"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newDualWard(t)
+			w := newDualTestbed(t)
 			w.finds("policy-rules", problem.None)
 			w.sh("ip route add default via 192.168.1.1 table 100; ip -6 route add default via fd00:192:168:1::1 table 100")
 			family, rule, six := strings.Cut(c.rule, "-6 ")
@@ -198,16 +199,16 @@ func TestPolicyRulesOfEachKind(t *testing.T) {
 				family = "-6 "
 			}
 			w.sh("ip " + family + "rule add " + rule + " lookup 100 priority 1000")
-			if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Message, c.says) || !strings.Contains(f.Remediation, c.cure) {
+			if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Message, c.message) || !strings.Contains(f.Remediation, c.remedy) {
 				t.Errorf("found %+v", f)
 			}
 		})
 	}
 }
 
-// What a cluster does not send is asked about by no check.
+// A rule for packets that a cluster does not send is not reported.
 func TestPolicyRulesOfOthersPackets(t *testing.T) {
-	w := newDualWard(t)
+	w := newDualTestbed(t)
 	w.sh("ip route add default via 192.168.1.1 table 100")
 	for priority, rule := range []string{"fwmark 0xca6c", "fwmark 0x200/0xf00", "ipproto sctp", "ipproto tcp dport 22 lookup main priority 1; ip rule add from 198.51.100.7"} {
 		w.sh(fmt.Sprintf("ip rule add from all %s lookup 100 priority %d", rule, 1000+priority))
@@ -215,9 +216,9 @@ func TestPolicyRulesOfOthersPackets(t *testing.T) {
 	w.finds("policy-rules", problem.None)
 }
 
-// Another table that is looked into first has all but a part of a subnet.
+// Another table that takes precedence has all but a part of a subnet.
 func TestPolicyRulesOfOtherTables(t *testing.T) {
-	for route, says := range map[string]string{
+	for route, message := range map[string]string{
 		"route add blackhole 10.244.2.64/26 table 200":         "to 10.244.2.65 (a pod here to a peer's pod)",
 		"route add 10.244.1.70 via 192.168.1.1 table 200":      "to 10.244.1.70 (a peer's pod to a pod here)",
 		"-6 route add unreachable fd00:10:244:2::7 table 200":  "to fd00:10:244:2::7 (a pod here to a peer's pod)",
@@ -225,20 +226,20 @@ func TestPolicyRulesOfOtherTables(t *testing.T) {
 		"route add 10.244.2.128/25 via 192.168.1.1 table 1000": "",
 	} {
 		t.Run(route, func(t *testing.T) {
-			w := newDualWard(t)
+			w := newDualTestbed(t)
 			w.sh("ip rule add from all lookup 200 priority 1000; ip -6 rule add from all lookup 200 priority 1000; ip " + route)
-			if says == "" {
+			if message == "" {
 				w.finds("policy-rules", problem.None)
-			} else if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Message, says) {
+			} else if f := w.finds("policy-rules", problem.Error); !strings.Contains(f.Message, message) {
 				t.Errorf("found %+v", f)
 			}
 		})
 	}
 }
 
-// Peers' pods that are reached by another link than the one that their packets come in by.
+// Packets to peers' pods leave by another link than theirs arrive on.
 func TestReversePath(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.setting("net/ipv4/conf/eth0/rp_filter", "1")
 	w.finds("rp-filter", problem.None)
 	w.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth1"}, PeerName: "lan1"})
@@ -258,7 +259,7 @@ func TestReversePath(t *testing.T) {
 
 // A link to which peers send IPv6 alone drops nothing of IPv4.
 func TestReversePathOfAnotherFamily(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth1"}, PeerName: "lan1"})
 	w.address("eth1", "fd00:192:168:2::11/64")
 	w.Report.Host.Addresses = append(w.Report.Host.Addresses, netip.MustParseAddr("fd00:192:168:2::11"))
@@ -271,11 +272,11 @@ func TestReversePathOfAnotherFamily(t *testing.T) {
 	w.address("eth1", "192.168.2.11/24")
 	w.Report.Host.Addresses = append(w.Report.Host.Addresses, netip.MustParseAddr("192.168.2.11"))
 	w.look()
-	w.finds("rp-filter", problem.Error) // to this one they do send it
+	w.finds("rp-filter", problem.Error) // its peers send IPv4 there
 }
 
 func TestCNIConfigs(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.write(filepath.Join(w.Store.ConfDir, "05-other.conflist"), "{}")
 	if f := w.finds("cni-configs", problem.Error); !strings.Contains(f.Evidence, "05-other.conflist") {
 		t.Errorf("found %+v", f)
@@ -288,11 +289,11 @@ func TestCNIConfigs(t *testing.T) {
 	}
 }
 
-// A plugin that others have added may be a script of theirs, but it must be there.
+// A plugin that another program has added may be a script, but has to exist.
 func TestChainedPlugins(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.State.CNI = &topology.CNI{Plugins: []topology.Plugin{{Type: "mesh-cni"}}}
-	if f := w.finds("cni-plugins", problem.Error); !strings.HasSuffix(f.Evidence, ": mesh-cni") || !strings.Contains(f.Remediation, "that program installs") {
+	if f := w.finds("cni-plugins", problem.Error); !strings.HasSuffix(f.Evidence, ": mesh-cni") || !strings.Contains(f.Remediation, "installed by that program") {
 		t.Errorf("found %+v", f)
 	}
 	w.write(filepath.Join(w.BinDir, "mesh-cni"), "#!/bin/sh")
@@ -301,7 +302,7 @@ func TestChainedPlugins(t *testing.T) {
 }
 
 func TestPlugins(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	w.must(os.Remove(filepath.Join(w.BinDir, "bridge")))
 	if f := w.finds("cni-plugins", problem.Error); !strings.HasSuffix(f.Evidence, ": bridge") {
 		t.Errorf("found %+v", f)
@@ -317,15 +318,15 @@ func TestPlugins(t *testing.T) {
 }
 
 func TestLeftovers(t *testing.T) {
-	for network, leave := range map[string]func(*ward){
-		"flannel": func(w *ward) { w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}}) },
-		"Calico":  func(w *ward) { w.route("10.99.0.0/26", "192.168.1.12", 80, 0) },
-		"Cilium":  func(w *ward) { w.write(filepath.Join(w.Store.ConfDir, "05-cilium.conflist"), "{}") },
-		"Weave":   func(w *ward) { w.chain("WEAVE-NPC") },
-		"a host":  func(w *ward) { w.chain("CNI-HOSTPORT-DNAT") },
+	for network, leave := range map[string]func(*testbed){
+		"flannel": func(w *testbed) { w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "cni0"}}) },
+		"Calico":  func(w *testbed) { w.route("10.99.0.0/26", "192.168.1.12", 80, 0) },
+		"Cilium":  func(w *testbed) { w.write(filepath.Join(w.Store.ConfDir, "05-cilium.conflist"), "{}") },
+		"Weave":   func(w *testbed) { w.chain("WEAVE-NPC") },
+		"a host":  func(w *testbed) { w.chain("CNI-HOSTPORT-DNAT") },
 	} {
 		t.Run(network, func(t *testing.T) {
-			w := newWard(t)
+			w := newTestbed(t)
 			leave(w)
 			w.look()
 			if f := w.finds("leftovers", problem.Warning); !strings.HasPrefix(f.Message, network) {
@@ -336,7 +337,7 @@ func TestLeftovers(t *testing.T) {
 }
 
 // chain makes one as iptables-nft does.
-func (w *ward) chain(name string) {
+func (w *testbed) chain(name string) {
 	w.t.Helper()
 	nft, err := nftables.New()
 	w.must(err)
@@ -346,7 +347,7 @@ func (w *ward) chain(name string) {
 
 // iptables-legacy writes where nftables does not show it.
 func TestForwardPolicyOfLegacyIPTables(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	run := legacyIPTables(t)
 	w.finds("forward-policy", problem.None)
 	if names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err != nil || len(names) > 0 {

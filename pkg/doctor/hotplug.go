@@ -1,11 +1,9 @@
 package doctor
 
 import (
-	"bufio"
+	"cmp"
 	"fmt"
 	"os"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -14,64 +12,53 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A manager is a program that configures each device that appears, pods' too, unless it is told not
-// to: it takes addresses for them, or gives the host routes by them.
+// A manager is a program that configures each new device, by default pods' devices too: it requests
+// addresses for them, or adds routes through them.
 type manager struct {
 	name string
-	// runs are files of which one is there while it runs.
+	// runs are files, one of which exists while the program runs.
 	runs []string
-	// touches says by which setting it takes a pod's device; empty: it leaves them alone.
-	touches func(*Patient) string
-	cure    func(*Patient) string
+	// touches returns the setting by which the program configures pods' devices, "" if it ignores
+	// them.
+	touches func(*Target) string
+	// remedy has BRIDGE for the bridge's name. Without one dhcpcdRemedy is used.
+	remedy string
 }
 
 var managers = []manager{
-	{"dhcpcd", []string{"/run/dhcpcd/pid", "/run/dhcpcd/master.pid", "/run/dhcpcd.pid"}, (*Patient).dhcpcd, (*Patient).dhcpcdCure},
-	{"ConnMan", []string{"/run/connman"}, (*Patient).connman, func(p *Patient) string {
-		return fmt.Sprintf("add veth and %s to NetworkInterfaceBlacklist below [General] in /etc/connman/main.conf (its default is vmnet,vboxnet,virbr,ifb,ve-,vb-), then systemctl restart connman", p.Bridge)
-	}},
-	{"wicked", []string{"/run/wicked"}, (*Patient).wicked, func(*Patient) string {
-		return "move that file out of /etc/sysconfig/network, then wicked ifreload all"
-	}},
-	{"ifupdown", []string{"/run/network/ifstate", "/run/ifstate"}, (*Patient).ifupdown, func(*Patient) string {
-		return "narrow the pattern in that file to the node's own devices, such as /en* or eth0"
-	}},
-	{"ifplugd", []string{"/etc/default/ifplugd"}, (*Patient).ifplugd, func(*Patient) string {
-		return "name the node's own devices in HOTPLUG_INTERFACES of /etc/default/ifplugd instead of all"
-	}},
-	{"cloud-init", []string{"/run/cloud-init"}, (*Patient).cloudInit, func(*Patient) string {
-		return "take hotplug out of updates.network.when in that file, unless network cards are added while the machine runs; else each pod's device has it look into the network's config anew"
-	}},
+	{"dhcpcd", []string{"/run/dhcpcd/pid", "/run/dhcpcd/master.pid", "/run/dhcpcd.pid"}, (*Target).dhcpcd, ""},
+	{"ConnMan", []string{"/run/connman"}, (*Target).connman, "add veth and BRIDGE to NetworkInterfaceBlacklist below [General] in /etc/connman/main.conf (its default is vmnet,vboxnet,virbr,ifb,ve-,vb-), then systemctl restart connman"},
+	{"wicked", []string{"/run/wicked"}, (*Target).wicked, "move that file out of /etc/sysconfig/network, then wicked ifreload all"},
+	{"ifupdown", []string{"/run/network/ifstate", "/run/ifstate"}, (*Target).ifupdown, "narrow the pattern in that file to the node's own devices, such as /en* or eth0"},
+	{"ifplugd", []string{"/etc/default/ifplugd"}, (*Target).ifplugd, "name the node's own devices in HOTPLUG_INTERFACES of /etc/default/ifplugd instead of all"},
+	{"cloud-init", []string{"/run/cloud-init"}, (*Target).cloudInit, "take hotplug out of updates.network.when in that file, unless network cards are added while the machine runs; else it applies the network's config again for each pod's device"},
 }
 
-// otherManagers are all but systemd-networkd and NetworkManager, for which there is more to say.
-func (p *Patient) otherManagers() []problem.Problem {
+// otherManagers covers the programs besides systemd-networkd and NetworkManager, which have more
+// settings.
+func (t *Target) otherManagers() []problem.Problem {
 	var found []problem.Problem
 	for _, m := range managers {
-		if !slices.ContainsFunc(m.runs, p.exists) {
+		if !slices.ContainsFunc(m.runs, t.exists) {
 			continue
 		}
-		if why := m.touches(p); why != "" {
-			found = append(found, Warn(m.name+" runs, and takes the devices of pods for its own", why, m.cure(p)))
+		if reason := m.touches(t); reason != "" {
+			remedy := cmp.Or(strings.ReplaceAll(m.remedy, "BRIDGE", t.Bridge), t.dhcpcdRemedy())
+			found = append(found, Warn(m.name+" runs, and configures the devices of pods", reason, remedy)...)
 		}
 	}
 	return found
 }
 
-// veth is a pod's end of a cable, as the stock plugin names it. Bridges are left alone by these
-// managers unless they are named.
+// veth is the name of a pod's port, in the format of the stock plugin. These managers ignore
+// bridges unless a setting names them.
 const veth = "veth0a1b2c3d"
 
-// words are a file's lines in words, without comments.
-func (p *Patient) words(file string) [][]string {
-	content, err := os.ReadFile(p.Path(file))
-	if err != nil {
-		return nil
-	}
+// words returns the lines of a file, split into words and without comments.
+func (t *Target) words(file string) [][]string {
 	var all [][]string
-	lines := bufio.NewScanner(strings.NewReader(strings.ReplaceAll(string(content), "\\\n", " ")))
-	for lines.Scan() {
-		text, _, _ := strings.Cut(lines.Text(), "#")
+	for _, line := range fileLines(t.Path(file)) {
+		text, _, _ := strings.Cut(line, "#")
 		if words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t,", r) }); len(words) > 0 {
 			all = append(all, words)
 		}
@@ -81,83 +68,72 @@ func (p *Patient) words(file string) [][]string {
 
 const dhcpcdConf = "/etc/dhcpcd.conf"
 
-// dhcpcd takes all devices but those that are denied, or not among those that are allowed
-// (dhcpcd.conf(5)). What stands below the first interface, ssid or profile is for that one.
-func (p *Patient) dhcpcd() string {
+// dhcpcd configures all devices, except denied ones and those missing from a list of allowed ones
+// (dhcpcd.conf(5)). Lines below the first interface, ssid or profile apply to that one only.
+func (t *Target) dhcpcd() string {
 	lists := map[string][]string{}
-	for _, line := range p.words(dhcpcdConf) {
+	for _, line := range t.words(dhcpcdConf) {
 		if slices.Contains([]string{"interface", "ssid", "profile"}, line[0]) {
 			break
 		}
 		lists[line[0]] = append(lists[line[0]], line[1:]...)
 	}
 	allowed, denied := lists["allowinterfaces"], lists["denyinterfaces"]
-	if globbed(veth, denied) || len(allowed) > 0 && !globbed(veth, allowed) {
+	if matchesAny(veth, denied) || len(allowed) > 0 && !matchesAny(veth, allowed) {
 		return ""
 	}
 	return fmt.Sprintf("denyinterfaces of %s has no veth*, and allowinterfaces does not leave them out", dhcpcdConf)
 }
 
-// dhcpcdCure writes above everything else, since below an interface it would be for that one alone.
-func (p *Patient) dhcpcdCure() string {
-	line := "denyinterfaces veth* " + p.Bridge
-	if info, err := os.Stat(p.Path(dhcpcdConf)); err != nil || info.Size() == 0 {
+// dhcpcdRemedy adds the line at the top, because below an interface it would apply to that one
+// only.
+func (t *Target) dhcpcdRemedy() string {
+	line := "denyinterfaces veth* " + t.Bridge
+	if info, err := os.Stat(t.Path(dhcpcdConf)); err != nil || info.Size() == 0 {
 		return fmt.Sprintf("`echo '%s' >%s`, then systemctl restart dhcpcd", line, dhcpcdConf)
 	}
 	return fmt.Sprintf("`sed -i '1i %s' %s`, then systemctl restart dhcpcd", line, dhcpcdConf)
 }
 
-func globbed(name string, patterns []string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, err := path.Match(pattern, name)
-		return err == nil && ok
-	})
-}
-
-// connman takes all devices whose names don't begin with a word of its list (connman.conf(5)).
-func (p *Patient) connman() string {
+// connman configures all devices whose names don't begin with a word of its list (connman.conf(5)).
+func (t *Target) connman() string {
 	const key = "NetworkInterfaceBlacklist"
 	file, list := "its default", "vmnet,vboxnet,virbr,ifb,ve-,vb-"
-	for _, s := range readSettings([]string{p.Path("/etc/connman/main.conf")}) {
+	for _, s := range readSettings([]string{t.Path("/etc/connman/main.conf")}) {
 		if s.section == "General" && s.key == key {
 			file, list = "/etc/connman/main.conf", s.value
 		}
 	}
-	if slices.ContainsFunc(strings.Split(list, ","), func(start string) bool {
-		start = strings.TrimSpace(start)
-		return start != "" && strings.HasPrefix(veth, start)
-	}) {
-		return ""
+	for _, start := range strings.Split(list, ",") {
+		if start = strings.TrimSpace(start); start != "" && strings.HasPrefix(veth, start) {
+			return ""
+		}
 	}
 	return fmt.Sprintf("%s is %s (%s), in which veth is not", key, list, file)
 }
 
-// wicked takes the devices that have a file of theirs (ifcfg(5)).
-func (p *Patient) wicked() string {
-	files, _ := filepath.Glob(p.Path("/etc/sysconfig/network/ifcfg-veth*")) // no fault of a pattern of ours
-	if bridge := p.Path("/etc/sysconfig/network/ifcfg-" + p.Bridge); p.exists("/etc/sysconfig/network/ifcfg-" + p.Bridge) {
-		files = append(files, bridge)
-	}
+// wicked configures the devices that have a file of their own (ifcfg(5)).
+func (t *Target) wicked() string {
+	files := t.glob("/etc/sysconfig/network/ifcfg-veth*", "/etc/sysconfig/network/ifcfg-"+t.Bridge)
 	if len(files) == 0 {
 		return ""
 	}
-	return "it has " + p.onHost(files[0])
+	return "it has " + t.onHost(files[0])
 }
 
-// ifupdown takes the devices of auto and allow-hotplug, of which a pattern begins with a slash
+// ifupdown configures the devices of auto and allow-hotplug, where a pattern begins with a slash
 // (interfaces(5)).
-func (p *Patient) ifupdown() string {
-	files, _ := filepath.Glob(p.Path("/etc/network/interfaces.d/*")) // no fault of a pattern of ours
-	for _, file := range append([]string{p.Path("/etc/network/interfaces")}, files...) {
-		for _, line := range p.words(p.onHost(file)) {
+func (t *Target) ifupdown() string {
+	for _, file := range t.glob("/etc/network/interfaces", "/etc/network/interfaces.d/*") {
+		for _, line := range t.words(t.onHost(file)) {
 			if line[0] != "auto" && !strings.HasPrefix(line[0], "allow-") {
 				continue
 			}
 			for _, pattern := range line[1:] {
 				glob, isGlob := strings.CutPrefix(pattern, "/")
 				glob, _, _ = strings.Cut(glob, "/") // options follow
-				if isGlob && globbed(veth, []string{glob}) || pattern == p.Bridge {
-					return fmt.Sprintf("%s has: %s", p.onHost(file), strings.Join(line, " "))
+				if isGlob && matchesAny(veth, []string{glob}) || pattern == t.Bridge {
+					return fmt.Sprintf("%s has: %s", t.onHost(file), strings.Join(line, " "))
 				}
 			}
 		}
@@ -165,9 +141,9 @@ func (p *Patient) ifupdown() string {
 	return ""
 }
 
-// ifplugd has ifup configure each device of HOTPLUG_INTERFACES.
-func (p *Patient) ifplugd() string {
-	for _, line := range p.words("/etc/default/ifplugd") {
+// ifplugd runs ifup for each device of HOTPLUG_INTERFACES.
+func (t *Target) ifplugd() string {
+	for _, line := range t.words("/etc/default/ifplugd") {
 		value, is := strings.CutPrefix(line[0], "HOTPLUG_INTERFACES=")
 		if is && strings.Trim(value, `"'`) == "all" {
 			return "/etc/default/ifplugd has HOTPLUG_INTERFACES=all"
@@ -176,12 +152,11 @@ func (p *Patient) ifplugd() string {
 	return ""
 }
 
-// cloudInit looks into the network's config at each new device where its updates of the network
-// have the event hotplug.
-func (p *Patient) cloudInit() string {
+// cloudInit applies the network configuration again for each new device if its network updates
+// include hotplug events.
+func (t *Target) cloudInit() string {
 	last := ""
-	files, _ := filepath.Glob(p.Path("/etc/cloud/cloud.cfg.d/*.cfg")) // no fault of a pattern of ours
-	for _, file := range append([]string{p.Path("/etc/cloud/cloud.cfg")}, files...) {
+	for _, file := range t.glob("/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*.cfg") {
 		content, err := os.ReadFile(file)
 		var config struct {
 			Updates struct {
@@ -195,7 +170,7 @@ func (p *Patient) cloudInit() string {
 		}
 		last = ""
 		if slices.Contains(config.Updates.Network.When, "hotplug") {
-			last = p.onHost(file) + " has hotplug among updates.network.when"
+			last = t.onHost(file) + " has hotplug among updates.network.when"
 		}
 	}
 	return last

@@ -13,19 +13,19 @@ func TestManagersOfNewDevices(t *testing.T) {
 	)
 	for name, c := range map[string]struct {
 		files map[string]string
-		words []string // none: all is well
+		words []string // empty: no problem
 	}{
 		"dhcpcd does not run":         {map[string]string{dhcpcdConf: "hostname\n"}, nil},
 		"dhcpcd on one device":        {map[string]string{"/run/dhcpcd/eth0-4.pid": "", dhcpcdConf: "hostname\n"}, nil},
 		"dhcpcd":                      {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "hostname\n# denyinterfaces veth*\n"}, []string{"dhcpcd runs", "`sed -i '1i denyinterfaces veth* plainroute0' /etc/dhcpcd.conf`"}},
 		"dhcpcd of before":            {map[string]string{"/run/dhcpcd.pid": "7"}, []string{"`echo 'denyinterfaces veth* plainroute0' >/etc/dhcpcd.conf`"}},
-		"dhcpcd is told":              {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "denyinterfaces docker0,veth*\n"}, nil},
-		"dhcpcd is told of others":    {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "denyinterfaces docker0 wlan*\n"}, []string{"no veth*"}},
-		"dhcpcd is told for one":      {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "interface eth0\nstatic routers=192.168.1.1\ndenyinterfaces veth*\n"}, []string{"no veth*"}},
+		"dhcpcd excludes":             {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "denyinterfaces docker0,veth*\n"}, nil},
+		"dhcpcd excludes others":      {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "denyinterfaces docker0 wlan*\n"}, []string{"no veth*"}},
+		"dhcpcd excludes for one":     {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "interface eth0\nstatic routers=192.168.1.1\ndenyinterfaces veth*\n"}, []string{"no veth*"}},
 		"dhcpcd may take a few":       {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "allowinterfaces eth* en*\n"}, nil},
 		"dhcpcd may take all":         {map[string]string{dhcpcdRuns: "7", dhcpcdConf: "allowinterfaces *\n"}, []string{"dhcpcd runs"}},
 		"connman":                     {map[string]string{connmanRuns: ""}, []string{"its default", "add veth and plainroute0"}},
-		"connman is told":             {map[string]string{connmanRuns: "", "/etc/connman/main.conf": "[General]\nNetworkInterfaceBlacklist = virbr, veth,plainroute0\n"}, nil},
+		"connman excludes":            {map[string]string{connmanRuns: "", "/etc/connman/main.conf": "[General]\nNetworkInterfaceBlacklist = virbr, veth,plainroute0\n"}, nil},
 		"connman elsewhere":           {map[string]string{connmanRuns: "", "/etc/connman/main.conf": "[Other]\nNetworkInterfaceBlacklist=veth\n"}, []string{"ConnMan runs"}},
 		"wicked":                      {map[string]string{wickedRuns: "", "/etc/sysconfig/network/ifcfg-eth0": ""}, nil},
 		"wicked has the bridge":       {map[string]string{wickedRuns: "", "/etc/sysconfig/network/ifcfg-plainroute0": ""}, []string{"/etc/sysconfig/network/ifcfg-plainroute0"}},

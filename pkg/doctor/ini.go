@@ -1,30 +1,30 @@
 package doctor
 
 import (
-	"bufio"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 )
 
-// setting is a line of a config file in sections, as systemd.syntax(7) and
-// NetworkManager.conf(5) have them.
+// A setting is a line of a config file with sections (systemd.syntax(7), NetworkManager.conf(5)).
 type setting struct{ section, key, value, file string }
 
-// readSettings reads files in their order; those that can't be read have none.
+// fileLines returns the lines of a file, with continued ones joined; none if it can't be read.
+func fileLines(path string) []string {
+	content, _ := os.ReadFile(path)
+	return strings.Split(strings.ReplaceAll(string(content), "\\\n", " "), "\n")
+}
+
+// readSettings reads files in their order. It ignores those that can't be read.
 func readSettings(files []string) []setting {
 	var all []setting
 	for _, path := range files {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
 		section := ""
-		lines := bufio.NewScanner(strings.NewReader(strings.ReplaceAll(string(content), "\\\n", " ")))
-		for lines.Scan() {
-			line := strings.TrimSpace(lines.Text())
+		for _, line := range fileLines(path) {
+			line = strings.TrimSpace(line)
 			if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
 				section = line[1 : len(line)-1]
 			} else if key, value, ok := strings.Cut(line, "="); ok && line[0] != '#' && line[0] != ';' {
@@ -35,12 +35,29 @@ func readSettings(files []string) []setting {
 	return all
 }
 
-// configFiles lists the files of a suffix in folders of rising precedence, by name: of
-// those with one name, the last folder's counts.
+// matchesAny reports whether a name matches one of the shell patterns.
+func matchesAny(name string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return err == nil && ok
+	})
+}
+
+// isTrue and isFalse report whether a setting is on or off. Other values are neither.
+func isTrue(value string) bool {
+	return slices.Contains([]string{"yes", "y", "true", "t", "on", "1"}, strings.ToLower(value))
+}
+
+func isFalse(value string) bool {
+	return slices.Contains([]string{"no", "n", "false", "f", "off", "0"}, strings.ToLower(value))
+}
+
+// configFiles lists the files of a suffix in folders of rising precedence, sorted by name. A file
+// hides those of the same name in earlier folders.
 func configFiles(suffix string, folders ...string) []string {
 	byName := map[string]string{}
 	for _, folder := range folders {
-		paths, _ := filepath.Glob(filepath.Join(folder, "*"+suffix)) // no fault of a pattern of ours
+		paths, _ := filepath.Glob(filepath.Join(folder, "*"+suffix)) // never malformed
 		for _, path := range paths {
 			byName[filepath.Base(path)] = path
 		}

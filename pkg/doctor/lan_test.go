@@ -21,6 +21,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A lan is the network that a test's node is on. The node is the sandbox's own
@@ -35,7 +36,7 @@ type lan struct {
 	state topology.State
 }
 
-// machine is a peer's namespace.
+// A machine is a peer's network namespace.
 type machine struct {
 	*lan
 	name string
@@ -47,9 +48,7 @@ const podMTU = 1500
 
 func newLAN(t *testing.T) *lan {
 	t.Helper()
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
+	testutil.NeedSandbox(t)
 	l := &lan{t: t}
 	var err error
 	l.nl, err = rtnl.NewHandle()
@@ -116,8 +115,8 @@ func addRoute(nl *rtnl.Handle, dst, via string, protocol int) error {
 	return nl.RouteAdd(&rtnl.Route{Dst: to, Gw: net.ParseIP(via), Protocol: rtnl.RouteProtocol(protocol)})
 }
 
-// peer adds Node n with a machine that is one: on the link, and refusing packets for
-// pods that are not there, as the agent has it.
+// peer adds Node n with a machine that is on the link and refuses packets for missing pods, as with
+// an agent.
 func (l *lan) peer(n int) *machine {
 	l.t.Helper()
 	l.addNode(n)
@@ -139,7 +138,7 @@ func (l *lan) machine(name string, card net.HardwareAddr) *machine {
 	m := l.namespace(name)
 	port := &rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "to-" + name, MTU: 1500}, PeerName: "eth0", PeerHardwareAddr: card, PeerNamespace: rtnl.NsFd(int(m.fd))}
 	l.must(l.nl.LinkAdd(port))
-	l.t.Cleanup(func() { l.must(l.nl.LinkDel(port)) }) // at once, where a namespace takes a while to end
+	l.t.Cleanup(func() { l.must(l.nl.LinkDel(port)) }) // at once, because a namespace is deleted later
 	bridge, err := l.nl.LinkByName("lan0")
 	l.must(err)
 	l.must(l.nl.LinkSetMaster(port, bridge))
@@ -147,8 +146,8 @@ func (l *lan) machine(name string, card net.HardwareAddr) *machine {
 	return m
 }
 
-// settle waits until the switch has noticed all cables, for which the kernel may take a
-// second (net/core/link_watch.c).
+// settle waits until the kernel has noticed the carriers of all ports, which may take a second
+// (net/core/link_watch.c).
 func (l *lan) settle() {
 	l.t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
@@ -239,24 +238,24 @@ func addAddrs(t *testing.T, nl *rtnl.Handle, dev string, addrs ...string) {
 	}
 }
 
-// patient is the node on the LAN.
-func (l *lan) patient() *Patient {
+// target is the node on the LAN.
+func (l *lan) target() *Target {
 	l.t.Helper()
 	l.settle()
 	kernel, err := inspect.New()
 	l.must(err)
 	l.t.Cleanup(func() { kernel.Close() })
 	dir := l.t.TempDir()
-	return &Patient{
+	return &Target{
 		Root: dir, ProcSys: "/proc/sys", Node: "node1", Bridge: topology.Bridge, Kernel: kernel,
 		State: l.state, Nodes: l.nodes, Store: cni.Store{ConfDir: dir + "/net.d", RunDir: dir + "/run"},
 	}
 }
 
-// quickest is how long it takes at least, of three times: others may have the machine in some.
+// quickest returns the least duration of three runs, because other programs use the machine too.
 func quickest(do func()) time.Duration {
 	least := time.Hour
-	for range 3 { // hosts ration their answers
+	for range 3 { // hosts limit the rate of their answers
 		begin := time.Now()
 		do()
 		least = min(least, time.Since(begin))
@@ -272,11 +271,11 @@ func well(t *testing.T, found []problem.Problem) {
 	}
 }
 
-// finds fails the test unless a check found exactly one thing, in which all words are.
-func finds(t *testing.T, found []problem.Problem, verdict problem.Severity, words ...string) {
+// finds fails the test unless a check found exactly one problem, whose text has all words.
+func finds(t *testing.T, found []problem.Problem, severity problem.Severity, words ...string) {
 	t.Helper()
-	if len(found) != 1 || found[0].Severity != verdict {
-		t.Fatalf("found %+v, want one %s", found, verdict)
+	if len(found) != 1 || found[0].Severity != severity {
+		t.Fatalf("found %+v, want one %s", found, severity)
 	}
 	text := found[0].Message + "\n" + found[0].Evidence + "\n" + found[0].Remediation
 	for _, w := range words {
@@ -284,7 +283,7 @@ func finds(t *testing.T, found []problem.Problem, verdict problem.Severity, word
 			t.Errorf("%q is not in:\n%s", w, text)
 		}
 	}
-	if verdict != problem.Unknown && (found[0].Evidence == "" || found[0].Remediation == "") {
-		t.Errorf("evidence or cure is missing: %+v", found[0])
+	if severity != problem.Unknown && (found[0].Evidence == "" || found[0].Remediation == "") {
+		t.Errorf("evidence or remediation is missing: %+v", found[0])
 	}
 }

@@ -18,27 +18,22 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A host is a node on which the stock plugins attach pods.
 type host struct {
 	*lan
-	*Patient
+	*Target
 	conf    *libcni.NetworkConfigList
 	plugins *libcni.CNIConfig
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	dir, err := filepath.Abs(filepath.Join("..", "..", "bin", "cni"))
-	if env := os.Getenv("CNI_BIN"); env != "" {
-		dir = env
-	}
-	if _, statErr := os.Stat(filepath.Join(dir, "bridge")); err != nil || statErr != nil {
-		t.Skipf("no CNI plugins here, `make assets` gets them: %v", statErr)
-	}
+	dir := testutil.NeedPlugins(t)
 	l := newLAN(t)
-	h := &host{lan: l, Patient: l.patient()}
+	h := &host{lan: l, Target: l.target()}
 	h.plugins = libcni.NewCNIConfigWithCacheDir([]string{dir}, t.TempDir(), nil)
 	h.configure(1)
 	t.Cleanup(func() {
@@ -58,7 +53,7 @@ func (h *host) configure(n int) {
 	h.must(err)
 }
 
-// pod attaches one, and gives its lease an age at which it has to answer.
+// pod attaches one, and makes its lease old enough for the check.
 func (h *host) pod(name string) (detach func()) {
 	h.t.Helper()
 	m := h.namespace(name)
@@ -72,39 +67,39 @@ func (h *host) pod(name string) (detach func()) {
 		h.must(os.Chtimes(file, hour, hour))
 	}
 	return func() {
-		// As a plugin that is killed leaves it: the cable is gone, the lease is not.
+		// A killed plugin leaves the lease without a device.
 		cable, err := m.nl.LinkByName("eth0")
 		h.must(err)
 		h.must(m.nl.LinkDel(cable))
 	}
 }
 
-// look reads the kernel anew.
-func (h *host) look() *Patient {
+// look reads the kernel again.
+func (h *host) look() *Target {
 	h.t.Helper()
 	kernel, err := dataplane.New(dataplane.Config{Bridge: topology.Bridge, ProcSys: "/proc/sys", ResolvConf: "/dev/null", CNI: h.Store})
 	h.must(err)
 	defer kernel.Close()
 	h.Host, err = kernel.Facts(h.t.Context(), nil)
 	h.must(err)
-	h.Patient.State, err = kernel.Observe(h.t.Context())
+	h.Target.State, err = kernel.Observe(h.t.Context())
 	h.must(err)
-	return h.Patient
+	return h.Target
 }
 
 func (h *host) must(err error) { h.t.Helper(); h.lan.must(err) }
 
-func TestPodsAreWell(t *testing.T) {
+func TestPodsAreHealthy(t *testing.T) {
 	h := newHost(t)
-	well(t, bridgeAddress(t.Context(), h.look()))
+	well(t, runCheck(t, "bridge-address", h.look()))
 	h.pod("web")
 	h.pod("db")
 	took := quickest(func() {
-		well(t, bridgeAddress(t.Context(), h.look()))
-		well(t, leakedLeases(t.Context(), h.Patient))
-		well(t, oldSubnet(t.Context(), h.Patient))
+		well(t, runCheck(t, "bridge-address", h.look()))
+		well(t, runCheck(t, "leases", h.Target))
+		well(t, runCheck(t, "old-subnet", h.Target))
 	})
-	if took > patience {
+	if took > sweepTimeout {
 		t.Errorf("it took %s where all is well", took)
 	}
 }
@@ -114,46 +109,46 @@ func TestLeakedLeases(t *testing.T) {
 	kill := h.pod("killed")
 	h.pod("alive")
 	kill()
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "2 addresses are leaked", "container killed", "| xargs -r rm`", "10.244.1.2")
-	// One that the container runtime knows is none of ours to judge.
+	finds(t, runCheck(t, "leases", h.look()), problem.Warning, "2 addresses are leaked", "container killed", "| xargs -r rm`", "10.244.1.2")
+	// A container that the container runtime has is not leaked.
 	h.must(os.MkdirAll(h.Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io/killed"), 0o755))
-	well(t, leakedLeases(t.Context(), h.look()))
+	well(t, runCheck(t, "leases", h.look()))
 }
 
 func TestAllLeasesAreLeaked(t *testing.T) {
 	h := newHost(t)
 	h.pod("killed")()
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "2 addresses are leaked")
+	finds(t, runCheck(t, "leases", h.look()), problem.Warning, "2 addresses are leaked")
 }
 
-// Of many containers few are named, and the rest is counted. No file's text gets into a command.
-func TestCureOfManyLeases(t *testing.T) {
+// A few of many containers are named, and the rest is counted. No file's text gets into a command.
+func TestRemedyOfManyLeases(t *testing.T) {
 	var ids []string
 	for n := range 253 {
 		ids = append(ids, fmt.Sprintf("c%d", n))
 	}
-	if cure := giveBack("/run/leases", ids); !strings.Contains(cure, "`grep -lr '^c0' /run/leases | xargs -r rm; grep -lr '^c1' ") || !strings.Contains(cure, "for 250 containers more") {
-		t.Errorf("of 253: %s", cure)
+	if remedy := releaseCommand("/run/leases", ids); !strings.Contains(remedy, "`grep -lr '^c0' /run/leases | xargs -r rm; grep -lr '^c1' ") || !strings.Contains(remedy, "for 250 containers more") {
+		t.Errorf("of 253: %s", remedy)
 	}
-	if cure := giveBack("/run/leases", ids[:3]); strings.Contains(cure, "more") {
-		t.Errorf("of 3: %s", cure)
+	if remedy := releaseCommand("/run/leases", ids[:3]); strings.Contains(remedy, "more") {
+		t.Errorf("of 3: %s", remedy)
 	}
-	if cure := giveBack("/run/leases", []string{"'; reboot; '"}); strings.Contains(cure, "reboot") {
-		t.Errorf("of an odd one: %s", cure)
+	if remedy := releaseCommand("/run/leases", []string{"'; reboot; '"}); strings.Contains(remedy, "reboot") {
+		t.Errorf("of an odd one: %s", remedy)
 	}
 }
 
-func TestSubnetIsCrowded(t *testing.T) {
+func TestSubnetIsNearlyFull(t *testing.T) {
 	h := newHost(t)
 	h.pod("killed")()
 	h.crowd()
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Error, "2 addresses are leaked", "233 of 253 addresses of 10.244.1.0/24")
+	finds(t, runCheck(t, "leases", h.look()), problem.Error, "2 addresses are leaked", "233 of 253 addresses of 10.244.1.0/24")
 	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "10.244.1.2")))
 	h.must(os.Remove(filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, "fd00:10:244:1::2")))
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Warning, "runs out of addresses", "232 of 253")
+	finds(t, runCheck(t, "leases", h.look()), problem.Warning, "runs out of addresses", "232 of 253")
 }
 
-// crowd gives nearly all addresses to containers that are in the making.
+// crowd leases nearly all addresses to containers that are being made.
 func (h *host) crowd() {
 	for n := range 232 {
 		file := filepath.Join(h.Store.RunDir, topology.IPAMDir, topology.Network, fmt.Sprintf("10.244.1.%d", n+3))
@@ -168,29 +163,29 @@ func TestPodsOfFormerSubnet(t *testing.T) {
 	for i, s := range prefixes(9) {
 		h.Nodes[0].Spec.PodCIDRs[i] = s.String()
 	}
-	finds(t, oldSubnet(t.Context(), h.look()), problem.Error, "10.244.1.2 is given to container old", "the subnets are 10.244.9.0/24")
-	found := bridgeAddress(t.Context(), h.Patient)
+	finds(t, runCheck(t, "old-subnet", h.look()), problem.Error, "10.244.1.2 is leased to container old", "the subnets are 10.244.9.0/24")
+	found := runCheck(t, "bridge-address", h.Target)
 	if len(found) != 4 { // two addresses too many, two too few
 		t.Fatalf("found %+v", found)
 	}
 	finds(t, found[:1], problem.Error, "10.244.1.1/24 dev plainroute0")
 	finds(t, found[2:3], problem.Error, "10.244.9.1/24 dev plainroute0 is missing")
-	// An agent that knows leaves the bridge to its pods, and nobody should be told to change it.
+	// The agent keeps the bridge for its pods, so the check does not suggest to change it.
 	h.Report = &status.Report{Problems: []problem.Problem{{Reason: problem.SubnetChanged}}}
-	if found := bridgeAddress(t.Context(), h.Patient); len(found) > 0 {
+	if found := runCheck(t, "bridge-address", h.Target); len(found) > 0 {
 		t.Errorf("while the agent waits for old pods: %+v", found)
 	}
 }
 
-// Pods whose leases are gone are seen on the bridge.
+// Pods without leases are found among the bridge's neighbors.
 func TestPodWithoutLease(t *testing.T) {
 	h := newHost(t)
 	h.pod("old")
-	_, err := ask(t.Context(), []question{{netip.MustParseAddr("10.244.1.2"), small}}, patience)
+	_, err := sendProbes(t.Context(), []probe{{netip.MustParseAddr("10.244.1.2"), smallSize}}, sweepTimeout)
 	h.must(err)
 	h.must(os.RemoveAll(filepath.Join(h.Store.RunDir, topology.IPAMDir)))
 	h.Nodes[0].Spec.PodCIDRs = []string{"10.244.9.0/24"}
-	finds(t, oldSubnet(t.Context(), h.look()), problem.Error, "10.244.1.2 dev plainroute0 lladdr")
+	finds(t, runCheck(t, "old-subnet", h.look()), problem.Error, "10.244.1.2 dev plainroute0 lladdr")
 }
 
 func TestBridgeLostItsAddress(t *testing.T) {
@@ -201,35 +196,36 @@ func TestBridgeLostItsAddress(t *testing.T) {
 	gone, err := rtnl.ParseAddr("10.244.1.1/24")
 	h.must(err)
 	h.must(h.nl.AddrDel(bridge, gone))
-	finds(t, bridgeAddress(t.Context(), h.look()), problem.Error, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
+	finds(t, runCheck(t, "bridge-address", h.look()), problem.Error, "10.244.1.1/24 dev plainroute0 is missing", "ip address add 10.244.1.1/24 dev plainroute0")
 }
 
-// A pod whose port is down or out of the bridge lives: its leases are not to be given away.
+// The leases of a pod whose port is down or out of the bridge are not leaked.
 func TestPodThatIsCutOff(t *testing.T) {
 	h := newHost(t)
 	h.pod("web")
 	h.pod("db")
 	port := h.firstPort()
 	h.must(h.nl.LinkSetNoMaster(port))
-	well(t, leakedLeases(t.Context(), h.look()))
-	finds(t, bridgeAddress(t.Context(), h.Patient), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2",
+	well(t, runCheck(t, "leases", h.look()))
+	finds(t, runCheck(t, "bridge-address", h.Target), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2",
 		"ip link set dev "+port.Attrs().Name+" master plainroute0 up")
 	bridge, err := h.nl.LinkByName(topology.Bridge)
 	h.must(err)
 	h.must(h.nl.LinkSetMaster(port, bridge))
 	h.must(h.nl.LinkSetDown(port))
-	well(t, leakedLeases(t.Context(), h.look()))
-	finds(t, bridgeAddress(t.Context(), h.Patient), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2", "down")
+	well(t, runCheck(t, "leases", h.look()))
+	finds(t, runCheck(t, "bridge-address", h.Target), problem.Error, port.Attrs().Name+" leads to the pod 10.244.1.2", "down")
 	h.must(h.nl.LinkSetUp(port))
 	h.must(h.nl.LinkSetDown(bridge))
-	well(t, leakedLeases(t.Context(), h.look()))
-	if found := bridgeAddress(t.Context(), h.Patient); len(found) == 0 || !strings.Contains(found[0].Remediation, "ip link set dev plainroute0 up") {
+	well(t, runCheck(t, "leases", h.look()))
+	if found := runCheck(t, "bridge-address", h.Target); len(found) == 0 || !strings.Contains(found[0].Remediation, "ip link set dev plainroute0 up") {
 		t.Errorf("of a bridge that is down: %+v", found)
 	}
 }
 
-// A pod that lives and can't answer, because its port forwards nothing, keeps its lease: its address is in its network
-// namespace. If that shows none either (gVisor), so many containers as there are ports may live.
+// A running pod that can't answer, because its port forwards nothing, keeps its lease: its address
+// is in its network namespace. If no namespace shows it (gVisor), as many containers as there are
+// ports may be running.
 func TestPodWhosePortForwardsNothing(t *testing.T) {
 	h := newHost(t)
 	h.pod("mute")
@@ -243,18 +239,18 @@ func TestPodWhosePortForwardsNothing(t *testing.T) {
 	}
 	for _, state := range []string{"disabled", "blocking"} {
 		set(state)
-		well(t, leakedLeases(t.Context(), h.look()))
+		well(t, runCheck(t, "leases", h.look()))
 	}
 	h.pod("killed")()
-	set("disabled") // a port that comes has the bridge choose all states anew
-	found := leakedLeases(t.Context(), h.look())
+	set("disabled") // a new port makes the bridge choose all states again
+	found := runCheck(t, "leases", h.look())
 	finds(t, found, problem.Warning, "2 addresses are leaked", "container killed", "grep -lr '^killed'")
 	if strings.Contains(found[0].Remediation, "mute") {
 		t.Errorf("the cure takes a live pod's address: %s", found[0].Remediation)
 	}
 	h.hide("mute")
-	found = leakedLeases(t.Context(), h.look())
-	finds(t, found, problem.Warning, "at least 1 containers are leaked: nobody answers for those of 2", "1 ports of the bridge", "crictl pods")
+	found = runCheck(t, "leases", h.look())
+	finds(t, found, problem.Warning, "at least 1 containers are leaked: those of 2 containers do not answer", "1 ports of the bridge", "crictl pods")
 	if strings.Contains(found[0].Remediation, " rm") {
 		t.Errorf("the cure may take a live pod's address: %s", found[0].Remediation)
 	}
@@ -289,5 +285,5 @@ func TestAnotherBridge(t *testing.T) {
 	h.must(h.nl.LinkAdd(cni0))
 	t.Cleanup(func() { h.must(h.nl.LinkDel(cni0)) })
 	addAddrs(t, h.nl, "cni0", "10.244.1.1/24")
-	finds(t, bridgeAddress(t.Context(), h.look()), problem.Error, "10.244.1.1/24 dev cni0", "ip link del cni0")
+	finds(t, runCheck(t, "bridge-address", h.look()), problem.Error, "10.244.1.1/24 dev cni0", "ip link del cni0")
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// limited is a node whose kernel shows these limits: no namespace but the first has any.
-func (l *lan) limited(soft, hard int) *Patient {
+// limited is a node whose kernel has these limits, because only the first namespace has any.
+func (l *lan) limited(soft, hard int) *Target {
 	l.t.Helper()
-	p := l.patient()
+	p := l.target()
 	p.ProcSys = l.t.TempDir()
 	for which, value := range map[int]int{2: soft, 3: hard} {
 		for _, family := range []int{4, 6} {
@@ -29,9 +29,9 @@ func (l *lan) limited(soft, hard int) *Patient {
 	return p
 }
 
-func TestNeighbourLimits(t *testing.T) {
+func TestNeighborLimits(t *testing.T) {
 	l := newLAN(t)
-	well(t, neighbourLimits(t.Context(), l.limited(512, 1024)))
+	well(t, runCheck(t, "neighbor-limits", l.limited(512, 1024)))
 	for n := range 120 {
 		l.nodes = append(l.nodes, *l.addNode(2))
 		l.nodes[len(l.nodes)-1].Name = fmt.Sprintf("more%d", n)
@@ -40,17 +40,17 @@ func TestNeighbourLimits(t *testing.T) {
 	for i := range l.nodes {
 		l.nodes[i].Spec.PodCIDRs = []string{"fd00:10:244:1::/64"}
 	}
-	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), problem.Error, "neighbour table of IPv6") // and not IPv4's
+	finds(t, runCheck(t, "neighbor-limits", l.limited(128, 256)), problem.Error, "neighbor table of IPv6") // and not IPv4's
 	for i := range l.nodes {
 		l.nodes[i].Spec.PodCIDRs = []string{"10.244.1.0/24"}
 	}
-	finds(t, neighbourLimits(t.Context(), l.limited(256, 1024)), problem.Warning, "throws entries out", "gc_thresh2 256")
-	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), problem.Error, "no room for this cluster", "gc_thresh3=1024")
-	finds(t, neighbourLimits(t.Context(), l.patient()), problem.Unknown, "can't be seen from here")
+	finds(t, runCheck(t, "neighbor-limits", l.limited(256, 1024)), problem.Warning, "removes entries", "gc_thresh2 256")
+	finds(t, runCheck(t, "neighbor-limits", l.limited(128, 256)), problem.Error, "too small for this cluster", "gc_thresh3=1024")
+	finds(t, runCheck(t, "neighbor-limits", l.target()), problem.Unknown, "are not visible here")
 }
 
 // The table of a real kernel, filled.
-func TestNeighbourTableIsFull(t *testing.T) {
+func TestNeighborTableIsFull(t *testing.T) {
 	l := newLAN(t)
 	l.nodes[0].Spec.PodCIDRs = l.nodes[0].Spec.PodCIDRs[:1]
 	link, err := l.nl.LinkByName("lan0")
@@ -58,5 +58,5 @@ func TestNeighbourTableIsFull(t *testing.T) {
 	for n := range 240 {
 		l.must(l.nl.NeighAdd(&rtnl.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(192, 168, 1, byte(n+12)), HardwareAddr: mac(n), State: unix.NUD_STALE}))
 	}
-	finds(t, neighbourLimits(t.Context(), l.limited(128, 256)), problem.Error, "full or about to be", "entries, room", "gc_thresh3 is 256")
+	finds(t, runCheck(t, "neighbor-limits", l.limited(128, 256)), problem.Error, "full or nearly full", "entries, room", "gc_thresh3 is 256")
 }

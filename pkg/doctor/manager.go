@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -11,57 +10,45 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// networkManagers looks whether the programs that configure this host's network leave our routes and
-// devices alone. Of netplan only what it renders counts, files of one of the first two.
-func networkManagers(_ context.Context, p *Patient) []problem.Problem {
-	if !p.seesHost() {
+// networkManagers looks for programs that configure this host's network and would change our routes
+// and devices. netplan only writes files for the first two.
+func networkManagers(_ context.Context, t *Target) []problem.Problem {
+	if !t.seesHost() {
 		return Skip("the host's files can't be seen from here", fromHost)
 	}
 	var found []problem.Problem
-	if p.exists("/run/systemd/netif/state") {
-		found = append(append(found, p.networkd()...), p.networkFiles()...)
+	if t.exists("/run/systemd/netif/state") {
+		found = append(append(found, t.networkd()...), t.networkFiles()...)
 	}
-	if p.exists("/run/NetworkManager") {
-		found = append(found, p.networkManager()...)
+	if t.exists("/run/NetworkManager") {
+		found = append(found, t.networkManager()...)
 	}
-	return append(found, p.otherManagers()...)
+	return append(found, t.otherManagers()...)
 }
 
-func (p *Patient) exists(file string) bool {
-	_, err := os.Stat(p.Path(file))
-	return err == nil
-}
-
-// below gives host's folders in the order of rising precedence that systemd has.
-func (p *Patient) below(name string) []string {
+// below returns the host's folders of that name, in systemd's order of rising precedence.
+func (t *Target) below(name string) []string {
 	var all []string
 	for _, folder := range []string{"/usr/lib/", "/usr/local/lib/", "/run/", "/etc/"} {
-		all = append(all, p.Path(folder+name))
+		all = append(all, t.Path(folder+name))
 	}
 	return all
 }
 
-// dropIn is the command that writes a config file.
+// dropIn returns the command that writes a config file.
 func dropIn(file string, lines ...string) string {
 	return fmt.Sprintf("`mkdir -p %s && printf '%%s\\n' '%s' >%s`", path.Dir(file), strings.Join(lines, "' '"), file)
 }
 
-// networkd deletes routes and rules that it did not make whenever it configures a link
-// anew, unless told otherwise (networkd.conf(5)). The agent puts routes back within
-// milliseconds, so it is a risk and no failure.
-func (p *Patient) networkd() []problem.Problem {
-	var files []string
-	for _, main := range p.below("systemd/networkd.conf") {
-		if _, err := os.Stat(main); err == nil {
-			files = []string{main}
-		}
-	}
-	files = append(files, configFiles(".conf", p.below("systemd/networkd.conf.d")...)...)
+// networkd by default deletes routes and rules that it did not make whenever it configures a link
+// again (networkd.conf(5)). The agent restores routes within milliseconds, so that is a warning.
+func (t *Target) networkd() []problem.Problem {
+	files := append(configFiles("networkd.conf", t.below("systemd")...), configFiles(".conf", t.below("systemd/networkd.conf.d")...)...)
 	manages := map[string]string{"ManageForeignRoutes": "its default", "ManageForeignRoutingPolicyRules": "its default"}
 	for _, s := range readSettings(files) {
 		if _, ours := manages[s.key]; ours && s.section == "Network" {
 			manages[s.key] = s.file + ": " + s.key + "=" + s.value
-			if slices.Contains([]string{"no", "n", "false", "f", "off", "0"}, strings.ToLower(s.value)) {
+			if isFalse(s.value) {
 				manages[s.key] = ""
 			}
 		}
@@ -72,54 +59,48 @@ func (p *Patient) networkd() []problem.Problem {
 			shown = append(shown, key+" is yes ("+manages[key]+")")
 		}
 	}
-	if len(shown) == 0 {
-		return nil
-	}
-	return []problem.Problem{Warn("systemd-networkd runs, and deletes the routes or rules of others when it configures a link", strings.Join(shown, "; "),
-		dropIn("/etc/systemd/networkd.conf.d/plainroute.conf", "[Network]", "ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no")+", then systemctl restart systemd-networkd")}
+	return warnIf("systemd-networkd runs, and deletes foreign routes or rules when it configures a link", shown,
+		dropIn("/etc/systemd/networkd.conf.d/plainroute.conf", "[Network]", "ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no")+", then systemctl restart systemd-networkd")
 }
 
-// device is what a manager sees of one, for its patterns.
+// A device is what a manager's patterns match.
 type device struct{ name, kind, iftype string }
 
-// podDevices are the bridge and a pod's end of a cable, as the stock plugin names it.
-func (p *Patient) podDevices() []device {
-	return []device{{p.Bridge, "bridge", "bridge"}, {"veth0a1b2c3d", "veth", "ether"}}
+// podDevices are the bridge and a pod's port, named as by the stock plugin.
+func (t *Target) podDevices() []device {
+	return []device{{t.Bridge, "bridge", "bridge"}, {veth, "veth", "ether"}}
 }
 
-// networkFiles finds the .network file that networkd applies to each of our devices:
-// the first by name that matches (systemd.network(5)).
-func (p *Patient) networkFiles() []problem.Problem {
-	files := configFiles(".network", p.below("systemd/network")...)
+// networkFiles finds the .network file that networkd applies to each of our devices: the first one
+// by name that matches (systemd.network(5)).
+func (t *Target) networkFiles() []problem.Problem {
+	files := configFiles(".network", t.below("systemd/network")...)
 	var shown []string
-	for _, d := range p.podDevices() {
+	for _, d := range t.podDevices() {
 		for _, file := range files {
 			settings := readSettings([]string{file})
 			if !d.matched(settings) {
 				continue
 			}
 			if !unmanaged(settings) {
-				shown = append(shown, fmt.Sprintf("%s applies to %s", strings.TrimPrefix(file, strings.TrimSuffix(p.Root, "/")), d.name))
+				shown = append(shown, fmt.Sprintf("%s applies to %s", t.onHost(file), d.name))
 			}
 			break
 		}
 	}
-	if len(shown) == 0 {
-		return nil
-	}
-	return []problem.Problem{Warn("systemd-networkd configures the devices of pods, and may take addresses and routes from them", strings.Join(shown, "; "),
-		dropIn("/etc/systemd/network/05-plainroute.network", "[Match]", "Name="+p.Bridge+" veth*", "[Link]", "Unmanaged=yes")+", then networkctl reload; or narrow the [Match] of that file, as by Kind=!*")}
+	return warnIf("systemd-networkd configures the devices of pods, and may delete their addresses and routes", shown,
+		dropIn("/etc/systemd/network/05-plainroute.network", "[Match]", "Name="+t.Bridge+" veth*", "[Link]", "Unmanaged=yes")+", then networkctl reload; or narrow the [Match] of that file, as by Kind=!*")
 }
 
 func unmanaged(settings []setting) bool {
 	return slices.ContainsFunc(settings, func(s setting) bool {
-		return s.section == "Link" && s.key == "Unmanaged" && slices.Contains([]string{"yes", "y", "true", "t", "on", "1"}, strings.ToLower(s.value))
+		return s.section == "Link" && s.key == "Unmanaged" && isTrue(s.value)
 	})
 }
 
-// matched tells whether all of a [Match] section is true of the device. What we can't
-// judge, such as Property or Virtualization, makes a file particular: it is taken not
-// to match.
+// matched reports whether all of a [Match] section is true of the device. A file with other
+// conditions, such as Property or Virtualization, is for particular devices, and counts as not
+// matching.
 func (d device) matched(settings []setting) bool {
 	conditions := 0
 	for _, s := range settings {
@@ -127,7 +108,7 @@ func (d device) matched(settings []setting) bool {
 			continue
 		}
 		value, known := map[string]string{"Name": d.name, "Kind": d.kind, "Type": d.iftype, "Driver": d.kind}[s.key]
-		if !known || !matchesAny(value, strings.Fields(s.value)) {
+		if !known || !matchesList(value, strings.Fields(s.value)) {
 			return false
 		}
 		conditions++
@@ -135,24 +116,20 @@ func (d device) matched(settings []setting) bool {
 	return conditions > 0
 }
 
-// matchesAny takes the patterns of the shell; a ! before the first turns all around.
-func matchesAny(value string, patterns []string) bool {
-	inverted := strings.HasPrefix(patterns[0], "!")
-	patterns[0] = strings.TrimPrefix(patterns[0], "!")
-	return inverted != slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, err := path.Match(pattern, value)
-		return err == nil && ok
-	})
+// matchesList matches shell patterns; a ! before the first inverts the result.
+func matchesList(value string, patterns []string) bool {
+	first, inverted := strings.CutPrefix(patterns[0], "!")
+	return inverted != matchesAny(value, append([]string{first}, patterns[1:]...))
 }
 
-// networkManager takes over devices that it is not told to leave alone
-// (NetworkManager.conf(5), unmanaged-devices).
-func (p *Patient) networkManager() []problem.Problem {
-	files := []string{p.Path("/etc/NetworkManager/NetworkManager.conf")}
-	files = append(files, configFiles(".conf", p.Path("/usr/lib/NetworkManager/conf.d"), p.Path("/run/NetworkManager/conf.d"), p.Path("/etc/NetworkManager/conf.d"))...)
+// networkManager configures all devices that its settings don't exclude (NetworkManager.conf(5),
+// unmanaged-devices).
+func (t *Target) networkManager() []problem.Problem {
+	files := []string{t.Path("/etc/NetworkManager/NetworkManager.conf")}
+	files = append(files, configFiles(".conf", t.Path("/usr/lib/NetworkManager/conf.d"), t.Path("/run/NetworkManager/conf.d"), t.Path("/etc/NetworkManager/conf.d"))...)
 	settings := readSettings(files)
 	var managed []string
-	for _, d := range p.podDevices() {
+	for _, d := range t.podDevices() {
 		if !d.leftAlone(settings) {
 			managed = append(managed, d.name)
 		}
@@ -160,8 +137,8 @@ func (p *Patient) networkManager() []problem.Problem {
 	if len(managed) == 0 {
 		return nil
 	}
-	return []problem.Problem{Warn("NetworkManager runs, and is not told to leave the devices of pods alone", "neither unmanaged-devices nor managed=0 in its config matches "+strings.Join(managed, ", "),
-		dropIn("/etc/NetworkManager/conf.d/plainroute.conf", "[keyfile]", "unmanaged-devices+=interface-name:"+p.Bridge+";interface-name:veth*")+", then systemctl reload NetworkManager")}
+	return Warn("NetworkManager runs, and manages the devices of pods", "neither unmanaged-devices nor managed=0 in its config matches "+strings.Join(managed, ", "),
+		dropIn("/etc/NetworkManager/conf.d/plainroute.conf", "[keyfile]", "unmanaged-devices+=interface-name:"+t.Bridge+";interface-name:veth*")+", then systemctl reload NetworkManager")
 }
 
 func (d device) leftAlone(settings []setting) bool {
@@ -177,7 +154,7 @@ func (d device) leftAlone(settings []setting) bool {
 		case strings.HasPrefix(s.section, "device") && (s.key == "match-device" || s.key == "managed"):
 			state := sections[s.section]
 			state[0] = state[0] || s.key == "match-device" && d.specified(list)
-			state[1] = state[1] || s.key == "managed" && slices.Contains([]string{"0", "false", "no", "off"}, strings.ToLower(s.value))
+			state[1] = state[1] || s.key == "managed" && isFalse(s.value)
 			sections[s.section] = state
 		}
 	}
@@ -189,20 +166,16 @@ func (d device) leftAlone(settings []setting) bool {
 	return d.specified(specs)
 }
 
-// specified tells whether a list of devices has this one (NetworkManager.conf(5),
-// Device List Format): an exception goes before what matches.
+// specified reports whether a list of devices includes this one (NetworkManager.conf(5), Device
+// List Format). An exception takes precedence over a match.
 func (d device) specified(specs []string) bool {
 	found := false
 	for _, spec := range specs {
-		spec = strings.TrimSpace(spec)
-		rest, except := strings.CutPrefix(spec, "except:")
-		if !d.is(rest) {
-			continue
-		}
-		if except {
+		rest, except := strings.CutPrefix(strings.TrimSpace(spec), "except:")
+		if d.is(rest) && except {
 			return false
 		}
-		found = true
+		found = found || d.is(rest)
 	}
 	return found
 }
@@ -217,8 +190,7 @@ func (d device) is(spec string) bool {
 		if exact, is := strings.CutPrefix(value, "="); is {
 			return exact == d.name
 		}
-		match, err := path.Match(value, d.name)
-		return err == nil && match
+		return matchesAny(d.name, []string{value})
 	case "type", "driver":
 		return value == d.kind || value == d.iftype && kind == "type" && d.iftype != "ether"
 	}

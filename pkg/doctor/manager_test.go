@@ -10,9 +10,9 @@ import (
 )
 
 // files are those of a host, by their paths.
-func files(t *testing.T, all map[string]string) *Patient {
+func files(t *testing.T, all map[string]string) *Target {
 	t.Helper()
-	p := &Patient{Root: t.TempDir(), Bridge: topology.Bridge}
+	p := &Target{Root: t.TempDir(), Bridge: topology.Bridge}
 	all["/etc/os-release"] = "ID=debian\n"
 	for path, text := range all {
 		if err := os.MkdirAll(filepath.Dir(p.Path(path)), 0o755); err != nil {
@@ -34,11 +34,11 @@ const (
 func TestNetworkd(t *testing.T) {
 	for name, c := range map[string]struct {
 		files map[string]string
-		words []string // none: all is well
+		words []string // empty: no problem
 	}{
 		"does not run":     {map[string]string{"/etc/systemd/networkd.conf": "[Network]\n"}, nil},
 		"by default":       {map[string]string{runs: "", "/etc/systemd/networkd.conf": "[Network]\n#ManageForeignRoutes=no\n"}, []string{"ManageForeignRoutes is yes (its default)", "networkd.conf.d/plainroute.conf"}},
-		"told not to":      {map[string]string{runs: "", "/etc/systemd/networkd.conf": off}, nil},
+		"switched off":     {map[string]string{runs: "", "/etc/systemd/networkd.conf": off}, nil},
 		"rules only":       {map[string]string{runs: "", "/etc/systemd/networkd.conf": "[Network]\nManageForeignRoutes = off\n"}, []string{"ManageForeignRoutingPolicyRules is yes (its default)"}},
 		"by a snippet":     {map[string]string{runs: "", "/usr/lib/systemd/networkd.conf.d/10-k8s.conf": off}, nil},
 		"taken back":       {map[string]string{runs: "", "/run/systemd/networkd.conf.d/10-k8s.conf": off, "/etc/systemd/networkd.conf.d/99-site.conf": "[Network]\nManageForeignRoutes=yes\n"}, []string{"99-site.conf: ManageForeignRoutes=yes"}},
@@ -68,7 +68,7 @@ func TestNetworkManager(t *testing.T) {
 		words []string
 	}{
 		"by default":     {map[string]string{nmRuns: "", conf: "[main]\nplugins=keyfile\n"}, []string{"matches plainroute0, veth0a1b2c3d", "unmanaged-devices+=interface-name:plainroute0"}},
-		"told":           {map[string]string{nmRuns: "", snippet: "[keyfile]\nunmanaged-devices+=interface-name:plainroute0;interface-name:veth*\n"}, nil},
+		"excluded":       {map[string]string{nmRuns: "", snippet: "[keyfile]\nunmanaged-devices+=interface-name:plainroute0;interface-name:veth*\n"}, nil},
 		"bridge only":    {map[string]string{nmRuns: "", snippet: "[keyfile]\nunmanaged-devices=interface-name:=plainroute0\n"}, []string{"matches veth0a1b2c3d"}},
 		"by type":        {map[string]string{nmRuns: "", conf: "[keyfile]\nunmanaged-devices=type:bridge;type:veth\n"}, nil},
 		"all but one":    {map[string]string{nmRuns: "", conf: "[keyfile]\nunmanaged-devices=*,except:interface-name:eth0\n"}, nil},
@@ -89,5 +89,5 @@ func TestNetworkManager(t *testing.T) {
 }
 
 func TestManagersUnseen(t *testing.T) {
-	finds(t, networkManagers(t.Context(), &Patient{Root: t.TempDir()}), problem.Unknown, "kubectl debug node")
+	finds(t, networkManagers(t.Context(), &Target{Root: t.TempDir()}), problem.Unknown, "kubectl debug node")
 }

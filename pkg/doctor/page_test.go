@@ -26,7 +26,8 @@ func TestPageHasAllChecks(t *testing.T) {
 	}
 }
 
-// The table of packets names checks that exist, and has a row for each kind that policy-rules asks about.
+// The table of packets names checks that exist, and has a row for each kind that policy-rules asks
+// about.
 func TestTableOfPackets(t *testing.T) {
 	page, err := os.ReadFile("../../docs/doctor.md")
 	if err != nil {
@@ -48,8 +49,8 @@ func TestTableOfPackets(t *testing.T) {
 		"a pod here to a peer": "| a pod, a peer's address ", "a peer to a pod here": "| a pod, a peer's address ",
 		"this node to a peer's pod": "| this node (kubelet, host-network pods, node ports), a peer's pod |", "this node to a pod here": "| this node, a pod here |",
 	}
-	ward := newDualWard(t)
-	for _, w := range ward.ways(ward.rules()) {
+	testbed := newDualTestbed(t)
+	for _, w := range testbed.flows(testbed.rules()) {
 		if row := rows[w.kind]; row == "" || !strings.Contains(table, "\n"+row) {
 			t.Errorf("no row %q for %s", row, w.kind)
 		}

@@ -3,252 +3,192 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// pathMTU looks whether packets as large as pods send them reach the peers.
-func pathMTU(ctx context.Context, p *Patient) []problem.Problem {
-	if found := p.noPeers(); found != nil {
-		return found
-	}
-	r := p.visit(ctx)
+// pathMTU looks for peers that packets of the pods' MTU do not reach.
+func pathMTU(ctx context.Context, t *Target, s *sweep) []problem.Problem {
 	switch {
-	case r.err != nil:
-		return Skip(r.err.Error(), "")
-	case r.size == 0:
-		return Skip("the MTU of the pods is not known: there is no CNI config of ours yet", "")
-	case r.mute():
-		return Skip("no peer answers datagrams, so nobody can tell how large they may be", letPass)
+	case s.size == 0:
+		return Skip("the MTU of the pods is unknown: there is no CNI config of ours yet", "")
+	case s.noneAnswered():
+		return Skip("no peer answers datagrams, so the path MTU can't be measured", allowProbes)
 	}
-	found := append(p.tooLargeHere(r), p.narrow(r)...)
-	return append(found, p.swallowed(ctx, r)...)
+	return slices.Concat(t.exceedsLink(s), exceedsPath(s), blackHoles(ctx, s))
 }
 
-const letPass = "let UDP to the port 9 and ICMP \"port unreachable\" pass between nodes, or run plainroute check"
+const allowProbes = "let UDP to the port 9 and ICMP \"port unreachable\" pass between nodes, or run plainroute check"
 
-// mute tells that there are peers, and no answer of any kind came.
-func (r *round) mute() bool {
-	for _, a := range r.answers {
-		if a.reached || a.mtu > 0 {
+// noneAnswered reports whether there are peers and none of them answered.
+func (s *sweep) noneAnswered() bool {
+	for _, r := range s.results {
+		if r.reached || r.mtu > 0 {
 			return false
 		}
 	}
-	return len(r.peers) > 0
+	return len(s.peers) > 0
 }
 
-// tooLargeHere compares the pods' MTU with what this node's own links and routes take.
-func (p *Patient) tooLargeHere(r *round) []problem.Problem {
-	var names, shown []string
-	for _, one := range r.peers {
-		for _, hop := range one.hops {
-			if a := r.answers[question{hop, r.size}]; a.local && a.mtu > 0 {
-				names, shown = append(names, one.name), append(shown, fmt.Sprintf("the link towards %s takes %d bytes", hop, a.mtu))
-			} else if mtu := p.routeMTU(hop); mtu > 0 && mtu < r.size {
-				names, shown = append(names, one.name), append(shown, fmt.Sprintf("ip route get %s: mtu %d", hop, mtu))
-			}
+// exceedsLink reports next hops whose local link or route has a smaller MTU than the pods.
+func (t *Target) exceedsLink(s *sweep) []problem.Problem {
+	var small group
+	for one, hop := range s.hops() {
+		if r := s.large(hop); r.local && r.mtu > 0 {
+			small.add(one.name, "the link towards %s has an MTU of %d", hop, r.mtu)
+		} else if mtu := t.routeMTU(hop); mtu > 0 && mtu < s.size {
+			small.add(one.name, "ip route get %s: mtu %d", hop, mtu)
 		}
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	return []problem.Problem{Warn(fmt.Sprintf("pods may send packets of %d bytes, which is more than this node's own link or route takes: towards %s", r.size, named(names)), first(shown),
-		"give the agent that --mtu (0: the uplink's), and make the pods of this node anew; or raise the link's MTU")}
+	return small.problems(problem.Warning, fmt.Sprintf("pods may send packets of %d bytes, which exceeds the MTU of this node's own link or route: towards ", s.size),
+		"give the agent that --mtu (0: the uplink's), and recreate the pods of this node; or raise the link's MTU")
 }
 
-func (p *Patient) routeMTU(hop netip.Addr) int {
-	if p.Kernel == nil {
+func (t *Target) routeMTU(hop netip.Addr) int {
+	if t.Kernel == nil {
 		return 0
 	}
-	way, err := p.Kernel.RouteTo(hop)
-	if err != nil {
-		return 0
-	}
-	return way.MTU
+	route, _ := t.Kernel.RouteTo(hop) // without a route 0
+	return route.MTU
 }
 
-// narrow finds paths on which a router says that packets are too large: pods learn it,
-// unless a firewall keeps that from them.
-func (p *Patient) narrow(r *round) []problem.Problem {
-	var names, shown []string
-	least := r.size
-	for _, one := range r.peers {
-		for _, hop := range one.hops {
-			if a := r.answers[question{hop, r.size}]; !a.local && a.mtu > 0 {
-				names, shown = append(names, one.name), append(shown, fmt.Sprintf("%s says of the path to %s: mtu %d", a.refused, hop, a.mtu))
-				least = min(least, a.mtu)
-			}
+// exceedsPath reports paths on which a router answers that packets are too large. Pods learn that,
+// unless a firewall drops the ICMP messages.
+func exceedsPath(s *sweep) []problem.Problem {
+	var small group
+	least := s.size
+	for one, hop := range s.hops() {
+		if r := s.large(hop); !r.local && r.mtu > 0 {
+			small.add(one.name, "%s reports for the path to %s: mtu %d", r.sender, hop, r.mtu)
+			least = min(least, r.mtu)
 		}
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	return []problem.Problem{Warn(fmt.Sprintf("the path takes less than the %d bytes that pods send: to %s", r.size, named(names)), first(shown),
-		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and make the pods anew; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))}
+	return small.problems(problem.Warning, fmt.Sprintf("the path's MTU is less than the %d bytes that pods send: to ", s.size),
+		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and recreate the pods; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))
 }
 
-// swallowed finds black holes: small packets are answered, large ones are not, and
-// nobody says why. Answers are rationed, so a suspect is asked again: only a small
-// packet that is answered after a large one was not makes a case.
-func (p *Patient) swallowed(ctx context.Context, r *round) []problem.Problem {
+// blackHoles finds paths that drop large packets silently: small ones are answered, large ones are
+// not, without an ICMP error. Because the rate of answers is limited, suspects are probed again:
+// only a small packet that is answered after a large one was not counts.
+func blackHoles(ctx context.Context, s *sweep) []problem.Problem {
 	suspects := map[netip.Addr]string{}
-	for _, one := range r.peers {
-		for _, hop := range one.hops {
-			if r.answers[question{hop, small}].reached && !r.answers[question{hop, r.size}].came() {
-				suspects[hop] = one.name
-			}
+	var probes []probe
+	for one, hop := range s.hops() {
+		if s.small(hop).reached && !s.large(hop).answered() {
+			suspects[hop] = one.name
+			probes = append(probes, probe{hop, s.size}, probe{hop, smallSize})
 		}
 	}
 	if len(suspects) == 0 {
 		return nil
 	}
-	var questions []question
-	for hop := range suspects {
-		questions = append(questions, question{hop, r.size}, question{hop, small})
-	}
-	r.confirming.Lock()
-	answers, err := ask(ctx, questions, patience)
-	r.confirming.Unlock()
+	s.confirmMutex.Lock()
+	results, err := sendProbes(ctx, probes, sweepTimeout)
+	s.confirmMutex.Unlock()
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
-	var names, shown []string
-	for hop, name := range suspects {
-		if answers[question{hop, small}].reached && !answers[question{hop, r.size}].came() {
-			names, shown = append(names, name), append(shown, fmt.Sprintf("%s answers packets of %d bytes, and none of %d with DF set", hop, small, r.size))
+	var dropped group
+	for _, hop := range slices.SortedFunc(maps.Keys(suspects), netip.Addr.Compare) {
+		if results[probe{hop, smallSize}].reached && !results[probe{hop, s.size}].answered() {
+			dropped.add(suspects[hop], "%s answers packets of %d bytes, and none of %d with DF set", hop, smallSize, s.size)
 		}
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	slices.Sort(shown)
-	return []problem.Problem{Fail(fmt.Sprintf("the path swallows packets as large as pods send, %d bytes, and nobody says so: to %s; connections open, and hang when data flows", r.size, named(names)), first(shown),
-		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (ping -M do -s SIZE finds it), and make the pods anew")}
+	return dropped.problems(problem.Error, fmt.Sprintf("the path silently drops packets as large as pods send, %d bytes, so connections open and hang when data flows: to ", s.size),
+		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (ping -M do -s SIZE finds it), and recreate the pods")
 }
 
-// first gives the first few of many pieces of evidence.
-func first(shown []string) string {
-	const few = 3
-	if len(shown) <= few {
-		return strings.Join(shown, "; ")
+// podPackets looks for peers that packets for their pods do not reach: by default, clouds and
+// switches drop packets that are not addressed to the machine itself.
+func podPackets(ctx context.Context, t *Target, s *sweep) []problem.Problem {
+	suspects, alive := t.unarrived(s)
+	if alive == 0 && len(s.peers) > 0 {
+		return Skip("no peer answers datagrams by a route of ours, so it is unknown whether those for pods arrive", allowProbes)
 	}
-	return fmt.Sprintf("%s; and %d more", strings.Join(shown[:few], "; "), len(shown)-few)
-}
-
-// podPackets looks whether packets for pods arrive at their nodes: clouds and switches
-// drop what is not addressed to the machine itself, unless told otherwise.
-func podPackets(ctx context.Context, p *Patient) []problem.Problem {
-	if found := p.noPeers(); found != nil {
-		return found
-	}
-	r := p.visit(ctx)
-	if r.err != nil {
-		return Skip(r.err.Error(), "")
-	}
-	suspects, alive := p.unarrived(r)
-	if alive == 0 && len(r.peers) > 0 {
-		return Skip("no peer answers datagrams by a route of ours, so nobody can tell whether those for pods arrive", letPass)
-	}
-	suspects, err := p.confirmed(ctx, r, suspects)
+	suspects, err := t.confirmSuspects(ctx, s, suspects)
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
-	if len(suspects) == 0 {
-		return nil
+	var lost group
+	for _, one := range suspects {
+		reason := ""
+		if r := s.small(one.gateway); r.err != nil {
+			reason = fmt.Sprintf(" (%s answers: %s)", r.sender, r.err)
+		}
+		lost.add(one.name, "%s answers, %s behind it does not%s", one.hop, one.gateway, reason)
 	}
-	var names, shown []string
-	for _, s := range suspects {
-		names, shown = append(names, s.name), append(shown, fmt.Sprintf("%s answers, %s behind it does not%s", s.hop, s.gateway, because(s.last)))
-	}
-	return []problem.Problem{Warn("nodes answer, and what is sent to their pods' subnets does not arrive there, or its answer does not come back: "+named(names), first(shown), p.cloudCure())}
+	return lost.problems(problem.Warning, "nodes answer, but packets to their pods' subnets do not arrive there, or the answers are lost: ", t.cloudRemedy())
 }
 
-// suspect is a subnet whose gateway was silent while its node answered.
+// A suspect is a subnet whose gateway did not answer although its node did.
 type suspect struct {
 	name         string
 	hop, gateway netip.Addr
-	last         answer
 }
 
-// unarrived lists the suspects, of so many subnets whose nodes answer.
-func (p *Patient) unarrived(r *round) (suspects []suspect, alive int) {
-	for _, one := range r.peers {
+// unarrived returns the suspects, and the number of subnets whose nodes answered.
+func (t *Target) unarrived(s *sweep) (suspects []suspect, alive int) {
+	for _, one := range s.peers {
 		for _, subnet := range one.subnets {
 			hop, ok := one.hop(subnet)
-			if !ok || !r.alive(hop) || !p.routed(subnet) {
+			if !ok || !s.alive(hop) || !t.routed(subnet) {
 				continue
 			}
 			alive++
-			if a := r.answers[question{gateway(subnet), small}]; !p.arrived(a) {
-				suspects = append(suspects, suspect{one.name, hop, gateway(subnet), a})
+			if !t.arrived(s.small(gateway(subnet))) {
+				suspects = append(suspects, suspect{one.name, hop, gateway(subnet)})
 			}
 		}
 	}
 	return suspects, alive
 }
 
-// confirmed asks suspects again, after a pause: a host grants an answer a second, but
-// two of those for one that says that a route is unreachable (ip_error of
-// net/ipv4/route.c, icmpv4_xrlim_allow of net/ipv4/icmp.c). Only a node that answers
-// once more, after its gateway did not, makes a case.
-func (p *Patient) confirmed(ctx context.Context, r *round, suspects []suspect) ([]suspect, error) {
+// confirmSuspects probes suspects again after a pause: a host sends one answer a second, but one in
+// two seconds for an unreachable route (ip_error of net/ipv4/route.c, icmpv4_xrlim_allow of
+// net/ipv4/icmp.c). Only a node that answers again, after its gateway did not, counts.
+func (t *Target) confirmSuspects(ctx context.Context, s *sweep, suspects []suspect) ([]suspect, error) {
 	if len(suspects) == 0 {
 		return nil, nil
 	}
-	r.confirming.Lock()
-	defer r.confirming.Unlock()
+	s.confirmMutex.Lock()
+	defer s.confirmMutex.Unlock()
 	select {
 	case <-ctx.Done():
-	case <-time.After(patience):
+	case <-time.After(sweepTimeout):
 	}
-	var gateways, nodes []question
-	for _, s := range suspects {
-		gateways, nodes = append(gateways, question{s.gateway, small}), append(nodes, question{s.hop, small})
+	var gateways, nodes []probe
+	for _, one := range suspects {
+		gateways, nodes = append(gateways, probe{one.gateway, smallSize}), append(nodes, probe{one.hop, smallSize})
 	}
-	answers, err := ask(ctx, gateways, again)
+	results, err := sendProbes(ctx, gateways, resendAfter)
 	if err != nil {
 		return nil, err
 	}
-	alive, err := ask(ctx, nodes, again)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(suspects, func(s suspect) bool {
-		return p.arrived(answers[question{s.gateway, small}]) || !alive[question{s.hop, small}].came()
-	}), nil
+	alive, err := sendProbes(ctx, nodes, resendAfter)
+	return slices.DeleteFunc(suspects, func(one suspect) bool {
+		return t.arrived(results[probe{one.gateway, smallSize}]) || !alive[probe{one.hop, smallSize}].answered()
+	}), err
 }
 
-// arrived tells that a packet for a pod got to its node.
-func (p *Patient) arrived(a answer) bool { return a.reached || p.fromBehind(a) }
+// arrived reports whether a packet for a pod reached its node.
+func (t *Target) arrived(r result) bool { return r.reached || t.sentByPeer(r) }
 
-// fromBehind tells that a packet was refused, and by somebody who is neither this host
-// nor a router of it: by the node that it was for, which has no such pod. Of its
-// addresses it may take any to say so.
-func (p *Patient) fromBehind(a answer) bool {
-	if !a.refused.IsValid() || slices.ContainsFunc(p.Host.Routes, func(r topology.Route) bool { return r.Via == a.refused }) {
-		return false
-	}
-	return !slices.ContainsFunc(p.Host.Links, func(l topology.Link) bool {
-		return slices.ContainsFunc(l.Addrs, func(own netip.Prefix) bool { return own.Addr() == a.refused })
-	})
+// sentByPeer reports whether an ICMP error came neither from this host nor from one of its routers,
+// but from the peer's node, which has no such pod. It may send the error from any of its addresses.
+func (t *Target) sentByPeer(r result) bool {
+	return r.sender.IsValid() && !t.hasAddr(r.sender) &&
+		!slices.ContainsFunc(t.Host.Routes, func(route topology.Route) bool { return route.Via == r.sender })
 }
 
-func because(a answer) string {
-	if a.why == nil {
-		return ""
-	}
-	return fmt.Sprintf(" (%s says: %s)", a.refused, a.why)
-}
-
-// routed tells whether a route of ours to the subnet is in the kernel, and no foreign one before it; else silence says nothing
-// about the network.
-func (p *Patient) routed(subnet netip.Prefix) bool {
-	return slices.ContainsFunc(p.State.Routes, func(r topology.Route) bool {
-		return r.Dst == subnet && r.Type == topology.Unicast && !p.takenByMain(r)
+// routed reports whether the kernel has a route of ours to the subnet and no foreign one that takes
+// precedence. Otherwise a missing answer proves nothing about the network.
+func (t *Target) routed(subnet netip.Prefix) bool {
+	return slices.ContainsFunc(t.State.Routes, func(r topology.Route) bool {
+		return r.Dst == subnet && r.Type == topology.Unicast && !t.takenByMain(r)
 	})
 }

@@ -11,33 +11,33 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A switch's port of a smaller MTU drops without a word: connections open, and hang.
-func TestPathSwallowsLargePackets(t *testing.T) {
+// A switch's port with a smaller MTU drops silently: connections open, and hang.
+func TestPathDropsLargePackets(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	l.peer(3)
 	port, err := l.nl.LinkByName("to-node3")
 	l.must(err)
 	l.must(l.nl.LinkSetMTU(port, 1400))
-	found := pathMTU(t.Context(), l.patient())
+	found := runCheck(t, "path-mtu", l.target())
 	finds(t, found, problem.Error, "node3", "1500 bytes", "hang")
 }
 
-// An answer may have been lost by chance, or rationed: a suspect is asked again.
-func TestPathSwallowedOnce(t *testing.T) {
+// A lost or rate-limited answer is not reported: suspects are probed again.
+func TestPathDroppedOnce(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	port, err := l.nl.LinkByName("to-node2")
 	l.must(err)
 	l.must(l.nl.LinkSetMTU(port, 1400))
-	p := l.patient()
-	p.visit(t.Context())
+	p := l.target()
+	p.sweepPeers(t.Context())
 	l.must(l.nl.LinkSetMTU(port, 1500))
-	well(t, pathMTU(t.Context(), p))
+	well(t, runCheck(t, "path-mtu", p))
 }
 
-// A router that says so is obeyed by pods that hear it.
-func TestPathIsNarrow(t *testing.T) {
+// Pods obey a router's ICMP error.
+func TestPathMTUIsSmall(t *testing.T) {
 	l := newLAN(t)
 	router := l.machine("router", mac(1))
 	addAddrs(t, router.nl, "eth0", "192.168.1.1/24")
@@ -52,7 +52,7 @@ func TestPathIsNarrow(t *testing.T) {
 	n.Status.Addresses = n.Status.Addresses[:1]
 	n.Status.Addresses[0].Address = "192.168.2.12"
 	n.Spec.PodCIDRs = n.Spec.PodCIDRs[:1]
-	finds(t, pathMTU(t.Context(), l.patient()), problem.Warning, "node2", "192.168.1.1 says", "mtu 1400", "--mtu=1400")
+	finds(t, runCheck(t, "path-mtu", l.target()), problem.Warning, "node2", "192.168.1.1 reports", "mtu 1400", "--mtu=1400")
 }
 
 func TestPodsSendMoreThanTheLinkTakes(t *testing.T) {
@@ -61,10 +61,10 @@ func TestPodsSendMoreThanTheLinkTakes(t *testing.T) {
 	link, err := l.nl.LinkByName("lan0")
 	l.must(err)
 	l.must(l.nl.LinkSetMTU(link, 1450))
-	finds(t, pathMTU(t.Context(), l.patient()), problem.Warning, "this node's own link", "takes 1450 bytes")
+	finds(t, runCheck(t, "path-mtu", l.target()), problem.Warning, "this node's own link", "has an MTU of 1450")
 }
 
-// A route that bears an MTU of its own narrows the path, whatever the link takes.
+// A route's own MTU limits the path, whatever the link's MTU is.
 func TestRouteOfSmallerMTU(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
@@ -73,20 +73,20 @@ func TestRouteOfSmallerMTU(t *testing.T) {
 	addr, err := rtnl.ParseIPNet("192.168.1.12/32")
 	l.must(err)
 	l.must(l.nl.RouteAdd(&rtnl.Route{LinkIndex: link.Attrs().Index, Dst: addr, MTU: 1300}))
-	finds(t, pathMTU(t.Context(), l.patient()), problem.Warning, "ip route get 192.168.1.12: mtu 1300")
+	finds(t, runCheck(t, "path-mtu", l.target()), problem.Warning, "ip route get 192.168.1.12: mtu 1300")
 }
 
-// Where a firewall drops datagrams, nobody says that all is well.
-func TestNobodyAnswersDatagrams(t *testing.T) {
+// If a firewall drops datagrams, the check is skipped and does not pass.
+func TestNoPeerAnswersDatagrams(t *testing.T) {
 	l := newLAN(t)
 	m := l.peer(2)
-	m.mute()
+	m.noAnswers()
 	us, err := rtnl.ParseIPNet("fd00:192:168:1::11/128")
 	l.must(err)
 	l.must(m.nl.RouteAdd(&rtnl.Route{Dst: us, Type: unix.RTN_BLACKHOLE}))
-	p := l.patient()
-	finds(t, pathMTU(t.Context(), p), problem.Unknown, "no peer answers datagrams", "port 9")
-	finds(t, podPackets(t.Context(), p), problem.Unknown, "no peer answers datagrams")
+	p := l.target()
+	finds(t, runCheck(t, "path-mtu", p), problem.Unknown, "no peer answers datagrams", "port 9")
+	finds(t, runCheck(t, "pod-packets", p), problem.Unknown, "no peer answers datagrams")
 }
 
 // A cloud that delivers only what is addressed to the machine itself.
@@ -100,10 +100,10 @@ func TestPodPacketsAreDropped(t *testing.T) {
 		l.must(err)
 		l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}))
 	}
-	finds(t, podPackets(t.Context(), l.patient()), problem.Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
+	finds(t, runCheck(t, "pod-packets", l.target()), problem.Warning, "node3", "10.244.3.1 behind it does not", "--no-source-dest-check")
 }
 
-// A router of this node that knows no way to the pods, as a cloud's does.
+// A router of this node without routes to the pods, as a cloud's is.
 func TestRouterRefusesPodPackets(t *testing.T) {
 	l := newLAN(t)
 	router := l.machine("router", mac(1))
@@ -116,31 +116,31 @@ func TestRouterRefusesPodPackets(t *testing.T) {
 		l.must(l.nl.RouteReplace(&rtnl.Route{Dst: dst, Gw: []byte{192, 168, 1, 1}, Protocol: topology.Protocol}))
 		l.nodes[1].Spec.PodCIDRs = l.nodes[1].Spec.PodCIDRs[:i+1]
 	}
-	p := l.patient()
+	p := l.target()
 	p.Host.Routes = []topology.Route{{Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"}}
-	finds(t, podPackets(t.Context(), p), problem.Warning, "node2", "192.168.1.1 says: network is unreachable")
+	finds(t, runCheck(t, "pod-packets", p), problem.Warning, "node2", "192.168.1.1 answers: network is unreachable")
 
-	// Where a foreign route leads there, that is the fault, and told by another check.
+	// A foreign route is reported by another check.
 	p.Host.Routes = append(p.Host.Routes, topology.Route{Dst: prefixes(2)[0], Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0"})
-	finds(t, podPackets(t.Context(), p), problem.Unknown, "by a route of ours")
+	finds(t, runCheck(t, "pod-packets", p), problem.Unknown, "by a route of ours")
 }
 
-// Answers are rationed: what was not answered because much was asked before is asked again.
-func TestAnswersAreRationed(t *testing.T) {
+// The rate of answers is limited, so unanswered probes are sent again.
+func TestAnswersAreRateLimited(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
-	p := l.patient()
+	p := l.target()
 	for range 3 {
-		q := question{prefixes(2)[0].Addr().Next(), small}
-		if _, err := ask(t.Context(), []question{q}, again/2); err != nil {
+		q := probe{prefixes(2)[0].Addr().Next(), smallSize}
+		if _, err := sendProbes(t.Context(), []probe{q}, resendAfter/2); err != nil {
 			t.Fatal(err)
 		}
 	}
-	well(t, podPackets(t.Context(), p))
-	well(t, pathMTU(t.Context(), p))
+	well(t, runCheck(t, "pod-packets", p))
+	well(t, runCheck(t, "path-mtu", p))
 }
 
-// A node that says so from another address of its own than that of its Node has got it.
+// A node may send the error from another address than that of its Node.
 func TestNodeRefusesByAnotherAddress(t *testing.T) {
 	l := newLAN(t)
 	m := l.peer(2)
@@ -150,5 +150,5 @@ func TestNodeRefusesByAnotherAddress(t *testing.T) {
 	l.must(err)
 	addAddrs(t, m.nl, "eth0", "192.168.1.99/24")
 	l.must(m.nl.RouteAdd(&rtnl.Route{LinkIndex: card.Attrs().Index, Dst: us, Src: []byte{192, 168, 1, 99}}))
-	well(t, podPackets(t.Context(), l.patient()))
+	well(t, runCheck(t, "pod-packets", l.target()))
 }

@@ -1,53 +1,51 @@
 package doctor
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// peer is another Node as this one reaches it.
+// A peer is another Node, and how this one reaches it.
 type peer struct {
 	name string
-	// hops are where its pods' packets are sent to, one a family.
+	// hops are the next hops to its pods, one per family.
 	hops    []netip.Addr
 	subnets []netip.Prefix
-	// away tells that the API server calls the Node not ready.
+	// away is set if the Node is not ready.
 	away bool
 }
 
-// gateway is the address of the peer's bridge in one of its subnets: its node answers
-// for it, even while no pod is there and nobody has that address.
+// gateway returns the address of the peer's bridge in one of its subnets. The node answers for it,
+// even without a bridge while it has no pods.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
 
-// peers are the other Nodes that are machines, as the API server or else the agent has them; their next
-// hops are those of the routes in the kernel, where there are any.
-func (p *Patient) peers() []peer {
+// peers returns the other Nodes that are machines, from the API server or else from the agent's
+// report. Their next hops are those of the kernel's routes, if there are any.
+func (t *Target) peers() []peer {
 	hops := map[netip.Prefix]netip.Addr{}
-	for _, r := range p.State.Routes {
+	for _, r := range t.State.Routes {
 		if r.Type == topology.Unicast && r.Via.IsValid() {
 			hops[r.Dst] = r.Via
 		}
 	}
-	if p.Nodes != nil {
-		return p.peersOfNodes(hops)
+	if t.Nodes != nil {
+		return t.peersOfNodes(hops)
 	}
-	return p.peersOfReport(hops)
+	return t.peersOfReport(hops)
 }
 
-func (p *Patient) peersOfNodes(hops map[netip.Prefix]netip.Addr) []peer {
+func (t *Target) peersOfNodes(hops map[netip.Prefix]netip.Addr) []peer {
 	var all []peer
-	for i := range p.Nodes {
-		if p.isOwn(&p.Nodes[i]) || virtual(&p.Nodes[i]) {
+	for i := range t.Nodes {
+		if t.isOwn(&t.Nodes[i]) || virtual(&t.Nodes[i]) {
 			continue
 		}
-		n := topology.NodeFrom(&p.Nodes[i])
-		one := peer{name: n.Name, subnets: n.PodCIDRs, away: !ready(&p.Nodes[i])}
+		n := topology.NodeFrom(&t.Nodes[i])
+		one := peer{name: n.Name, subnets: n.PodCIDRs, away: !ready(&t.Nodes[i])}
 		for _, subnet := range n.PodCIDRs {
 			hop, routed := hops[subnet]
 			if j := slices.IndexFunc(n.Addrs, func(a netip.Addr) bool { return a.Is4() == subnet.Addr().Is4() }); !routed && j >= 0 {
@@ -60,18 +58,17 @@ func (p *Patient) peersOfNodes(hops map[netip.Prefix]netip.Addr) []peer {
 	return all
 }
 
-func (p *Patient) peersOfReport(hops map[netip.Prefix]netip.Addr) []peer {
-	if p.Report == nil {
+func (t *Target) peersOfReport(hops map[netip.Prefix]netip.Addr) []peer {
+	if t.Report == nil {
 		return nil
 	}
 	var all []peer
-	at := map[string]int{}
-	for _, row := range p.Report.Peers {
-		i, known := at[row.Node]
+	index := map[string]int{}
+	for _, row := range t.Report.Peers {
+		i, known := index[row.Node]
 		if !known {
-			i = len(all)
-			at[row.Node] = i
-			all = append(all, peer{name: row.Node})
+			i, all = len(all), append(all, peer{name: row.Node})
+			index[row.Node] = i
 		}
 		hop, routed := hops[row.Subnet]
 		if !routed {
@@ -89,32 +86,24 @@ func (one *peer) addHop(hop netip.Addr) {
 	}
 }
 
-// hop is where packets for a subnet of the peer go.
+// hop returns the next hop to a subnet of the peer.
 func (one *peer) hop(subnet netip.Prefix) (netip.Addr, bool) {
-	for _, h := range one.hops {
-		if h.Is4() == subnet.Addr().Is4() {
-			return h, true
-		}
+	i := slices.IndexFunc(one.hops, func(h netip.Addr) bool { return h.Is4() == subnet.Addr().Is4() })
+	if i < 0 {
+		return netip.Addr{}, false
 	}
-	return netip.Addr{}, false
+	return one.hops[i], true
 }
 
-// isOwn tells our own Node by its name, or else by its addresses.
-func (p *Patient) isOwn(n *corev1.Node) bool {
-	if p.Node != "" {
-		return n.Name == p.Node
+// isOwn reports whether a Node is our own, by its name or else by its addresses.
+func (t *Target) isOwn(n *corev1.Node) bool {
+	if t.Node != "" {
+		return n.Name == t.Node
 	}
-	if p.Report != nil {
-		return n.Name == p.Report.Node
+	if t.Report != nil {
+		return n.Name == t.Report.Node
 	}
-	for _, addr := range topology.NodeFrom(n).Addrs {
-		for _, link := range p.Host.Links {
-			if slices.ContainsFunc(link.Addrs, func(a netip.Prefix) bool { return a.Addr() == addr }) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(topology.NodeFrom(n).Addrs, t.hasAddr)
 }
 
 func ready(n *corev1.Node) bool {
@@ -123,10 +112,10 @@ func ready(n *corev1.Node) bool {
 			return c.Status == corev1.ConditionTrue
 		}
 	}
-	return true // nobody says otherwise
+	return true // unknown
 }
 
-// spread takes at most so many, evenly over all of them; those that are suspect come first.
+// spread returns at most limit elements: the suspect ones first, then evenly spaced ones.
 func spread[T any](all []T, limit int, suspect func(T) bool) []T {
 	if len(all) <= limit {
 		return all
@@ -139,23 +128,9 @@ func spread[T any](all []T, limit int, suspect func(T) bool) []T {
 			rest = append(rest, one)
 		}
 	}
-	if len(some) >= limit {
-		return some[:limit]
-	}
-	left := limit - len(some)
+	left := max(0, limit-len(some))
 	for i := range left {
 		some = append(some, rest[i*len(rest)/left])
 	}
-	return some
-}
-
-// named lists the first few of many.
-func named(names []string) string {
-	const few = 5
-	slices.Sort(names)
-	names = slices.Compact(names)
-	if len(names) <= few {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	return some[:limit]
 }

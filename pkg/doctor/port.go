@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,82 +23,74 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// door is a TCP port that a cluster needs open from here.
-type door struct {
-	node, service, at string
-	// closed is how bad it is if nobody listens, barred if nobody answers. OK: that is
-	// as it may be.
-	closed, barred problem.Severity
+// An endpoint is a TCP port that a cluster needs open from here.
+type endpoint struct {
+	node, service, addr string
+	// closed is the severity of a refused connection, blocked that of one without an answer.
+	closed, blocked problem.Severity
 }
 
-// outcome is what came of knocking.
-type outcome string
+// A dialResult is the outcome of a connection attempt.
+type dialResult string
 
 const (
-	open        outcome = "open"
-	refused     outcome = "refused: the machine answers, and nobody listens there"
-	silence     outcome = "no answer: a firewall drops it, or nobody is there"
-	unreachable outcome = "unreachable"
+	open        dialResult = "open"
+	refused     dialResult = "refused: the machine answers, and no process listens there"
+	timedOut    dialResult = "no answer: a firewall drops it, or the machine is down"
+	unreachable dialResult = "unreachable"
 )
 
-// knocking is how long a port may take to answer, and abreast how many are asked at a time.
 const (
-	knocking = 2 * time.Second
-	abreast  = 64
+	// dialTimeout bounds one connection attempt; maxParallelDials is how many run at once.
+	dialTimeout      = 2 * time.Second
+	maxParallelDials = 64
 )
 
-// ports knocks at those of the control plane and of kubelets.
-func ports(ctx context.Context, p *Patient) []problem.Problem {
-	doors := append(p.serverDoor(), p.kubeletDoors()...)
-	doors = append(doors, p.controlPlaneDoors()...)
-	if len(doors) == 0 {
-		return Skip("neither the API server nor the other Nodes are known: "+errorText(p.NodesErr), "run it in the agent's pod, or give --kubeconfig FILE")
+// ports connects to the ports of the control plane and of kubelets.
+func ports(ctx context.Context, t *Target) []problem.Problem {
+	endpoints := slices.Concat(t.apiServerEndpoint(), t.kubeletEndpoints(), t.controlPlaneEndpoints())
+	if len(endpoints) == 0 {
+		return Skip("neither the API server nor the other Nodes are known: "+errorText(t.NodesErr), giveKubeconfig)
 	}
-	return judgeDoors(doors, knock(ctx, doors))
+	return dialAll(ctx, endpoints)
 }
 
-// serverDoor is where the API server is asked, through a Service's address in a pod.
-func (p *Patient) serverDoor() []door {
-	if p.API == nil {
+// apiServerEndpoint returns the address of the client configuration, in a pod that of the Service.
+func (t *Target) apiServerEndpoint() []endpoint {
+	if t.API == nil {
 		return nil
 	}
-	url, _, err := rest.DefaultServerUrlFor(p.API)
+	url, _, err := rest.DefaultServerUrlFor(t.API)
 	if err != nil {
 		return nil
 	}
-	port := url.Port()
-	if port == "" {
-		port = map[bool]string{true: "443", false: "80"}[url.Scheme == "https"]
-	}
-	return []door{{"the API server", "API server", net.JoinHostPort(url.Hostname(), port), problem.Error, problem.Error}}
+	port := cmp.Or(url.Port(), map[string]string{"https": "443", "http": "80"}[url.Scheme])
+	return []endpoint{{"the API server", "API server", net.JoinHostPort(url.Hostname(), port), problem.Error, problem.Error}}
 }
 
-// kubeletDoors are of a sample. Where the API server runs they are needed for logs,
-// exec and webhooks; elsewhere they show whether a firewall is between the nodes.
-func (p *Patient) kubeletDoors() []door {
-	verdict := problem.Warning
-	if own := p.OwnNode(); own != nil && controlPlane(own) {
-		verdict = problem.Error
+// kubeletEndpoints returns those of a sample. The API server needs them for logs, exec and
+// webhooks; elsewhere they show a firewall between the nodes.
+func (t *Target) kubeletEndpoints() []endpoint {
+	severity := problem.Warning
+	if own := t.OwnNode(); own != nil && controlPlane(own) {
+		severity = problem.Error
 	}
-	var doors []door
-	for _, n := range p.others(sampled, ready) {
-		port := n.Status.DaemonEndpoints.KubeletEndpoint.Port
-		if port == 0 {
-			port = 10250 // KubeletPort of k8s.io/kubernetes/pkg/cluster/ports
-		}
-		doors = append(doors, door{n.Name, "kubelet", at(n, port), verdict, verdict})
+	var endpoints []endpoint
+	for _, n := range t.others(maxPeers, ready) {
+		port := cmp.Or(n.Status.DaemonEndpoints.KubeletEndpoint.Port, 10250) // KubeletPort of k8s.io/kubernetes/pkg/cluster/ports
+		endpoints = append(endpoints, endpoint{n.Name, "kubelet", addrOf(n, port), severity, severity})
 	}
-	return doors
+	return endpoints
 }
 
-// controlPlaneDoors are the API servers that Services lead to, and, where this node is
-// of the control plane too, etcd, controller manager and scheduler. Those may listen on
-// the loopback alone, so only silence is told: it is a firewall's.
-func (p *Patient) controlPlaneDoors() []door {
-	own := p.OwnNode()
-	var doors []door
-	for _, n := range p.others(sampled, func(n *corev1.Node) bool { return controlPlane(n) && ready(n) }) {
-		doors = append(doors, door{n.Name, "API server", at(n, p.serverPort(n)), problem.Warning, problem.Warning})
+// controlPlaneEndpoints returns the API servers behind the Service, and, for a node of the control
+// plane, etcd, controller manager and scheduler of the others. Those may listen on the loopback
+// only, so a refused connection is not a problem.
+func (t *Target) controlPlaneEndpoints() []endpoint {
+	own := t.OwnNode()
+	var endpoints []endpoint
+	for _, n := range t.others(maxPeers, func(n *corev1.Node) bool { return controlPlane(n) && ready(n) }) {
+		endpoints = append(endpoints, endpoint{n.Name, "API server", addrOf(n, t.serverPort(n)), problem.Warning, problem.Warning})
 		if own == nil || !controlPlane(own) {
 			continue
 		}
@@ -105,16 +98,17 @@ func (p *Patient) controlPlaneDoors() []door {
 			service string
 			port    int32
 		}{{"etcd's clients", 2379}, {"etcd's peers", 2380}, {"controller manager", 10257}, {"scheduler", 10259}} {
-			doors = append(doors, door{n.Name, inner.service, at(n, inner.port), problem.None, problem.Warning})
+			endpoints = append(endpoints, endpoint{n.Name, inner.service, addrOf(n, inner.port), problem.None, problem.Warning})
 		}
 	}
-	return doors
+	return endpoints
 }
 
-// serverPort is that of the kubeconfig where it names this very Node, else the usual one.
-func (p *Patient) serverPort(n *corev1.Node) int32 {
-	for _, d := range p.serverDoor() {
-		host, port, err := net.SplitHostPort(d.at)
+// serverPort returns the port of the client configuration if it names this Node, else the usual
+// one.
+func (t *Target) serverPort(n *corev1.Node) int32 {
+	for _, e := range t.apiServerEndpoint() {
+		host, port, err := net.SplitHostPort(e.addr)
 		addr, parse := netip.ParseAddr(host)
 		if number, convert := strconv.ParseUint(port, 10, 16); errors.Join(err, parse, convert) == nil && slices.Contains(topology.NodeFrom(n).Addrs, addr) {
 			return int32(number)
@@ -128,111 +122,112 @@ func controlPlane(n *corev1.Node) bool {
 	return is
 }
 
-// others are machines but our own that have an address, so many at most.
-func (p *Patient) others(limit int, which func(*corev1.Node) bool) []*corev1.Node {
+// others returns the Nodes with an InternalIP that are machines and selected, at most limit of
+// them.
+func (t *Target) others(limit int, which func(*corev1.Node) bool) []*corev1.Node {
 	var all []*corev1.Node
-	for i := range p.Nodes {
-		if n := &p.Nodes[i]; which(n) && !p.isOwn(n) && !virtual(n) && len(topology.NodeFrom(n).Addrs) > 0 {
+	for i := range t.Nodes {
+		if n := &t.Nodes[i]; which(n) && !t.isOwn(n) && !virtual(n) && len(topology.NodeFrom(n).Addrs) > 0 {
 			all = append(all, n)
 		}
 	}
 	return spread(all, limit, func(*corev1.Node) bool { return false })
 }
 
-func at(n *corev1.Node, port int32) string {
+func addrOf(n *corev1.Node, port int32) string {
 	return net.JoinHostPort(topology.NodeFrom(n).Addrs[0].String(), strconv.Itoa(int(port)))
 }
 
-// knock tries all doors.
-func knock(ctx context.Context, doors []door) []outcome {
-	outcomes := make([]outcome, len(doors))
+// dialAll connects to all endpoints, and returns one Problem for all nodes on which a service fails
+// in the same way.
+func dialAll(ctx context.Context, endpoints []endpoint) []problem.Problem {
+	results := make([]dialResult, len(endpoints))
+	dialer := net.Dialer{Timeout: dialTimeout}
 	var all errgroup.Group
-	all.SetLimit(abreast)
-	for i, d := range doors {
+	all.SetLimit(maxParallelDials)
+	for i, e := range endpoints {
 		all.Go(func() error {
-			dialer := net.Dialer{Timeout: knocking}
-			conn, err := dialer.DialContext(ctx, "tcp", d.at)
+			conn, err := dialer.DialContext(ctx, "tcp", e.addr)
 			if err == nil {
 				err = conn.Close()
 			}
-			outcomes[i] = outcomeOf(err)
+			results[i] = dialResultOf(err)
 			return nil
 		})
 	}
 	_ = all.Wait() // none fails
-	return outcomes
+	return endpointProblems(endpoints, results)
 }
 
-func outcomeOf(err error) outcome {
+func dialResultOf(err error) dialResult {
 	switch {
 	case err == nil:
 		return open
 	case errors.Is(err, unix.ECONNREFUSED):
 		return refused
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.ETIMEDOUT):
-		return silence
+		return timedOut
 	}
-	return unreachable + outcome(": "+err.Error())
+	return unreachable + dialResult(": "+err.Error())
 }
 
-// judgeDoors makes one finding of all nodes where a service is closed in the same way.
-func judgeDoors(doors []door, outcomes []outcome) []problem.Problem {
-	type fault struct {
+func endpointProblems(endpoints []endpoint, results []dialResult) []problem.Problem {
+	type failure struct {
 		service string
-		barred  bool
+		refused bool
 	}
-	var order []fault
-	names, shown, verdicts := map[fault][]string{}, map[fault][]string{}, map[fault]problem.Severity{}
-	for i, d := range doors {
-		f, verdict := fault{d.service, outcomes[i] != refused}, d.barred
-		if outcomes[i] == refused {
-			verdict = d.closed
+	var order []failure
+	nodes, severities := map[failure]*group{}, map[failure]problem.Severity{}
+	for i, e := range endpoints {
+		f, severity := failure{e.service, results[i] == refused}, e.blocked
+		if f.refused {
+			severity = e.closed
 		}
-		if outcomes[i] == open || verdict == problem.None {
+		if results[i] == open || severity == problem.None {
 			continue
 		}
-		if names[f] == nil {
-			order = append(order, f)
+		if nodes[f] == nil {
+			order, nodes[f] = append(order, f), &group{}
 		}
-		names[f], shown[f] = append(names[f], d.node), append(shown[f], d.at+" "+string(outcomes[i]))
-		if verdicts[f] != problem.Error {
-			verdicts[f] = verdict
+		nodes[f].add(e.node, "%s %s", e.addr, results[i])
+		if severities[f] != problem.Error {
+			severities[f] = severity
 		}
 	}
 	var found []problem.Problem
 	for _, f := range order {
-		text, cure := "nobody listens for "+f.service+" on "+named(names[f]), "look whether it runs there, and on which address it listens: ss -ltnp"
-		if f.barred {
-			text, cure = f.service+" can't be reached from here on "+named(names[f]), "let the port pass in firewalls and security groups between the nodes; if nothing of that node answers, see the check neighbors"
+		message, remedy := f.service+" can't be reached from here on ", "let the port pass in firewalls and security groups between the nodes; if that node does not answer at all, see the check neighbors"
+		if f.refused {
+			message, remedy = "no process listens for "+f.service+" on ", "check there whether it runs and on which address it listens: ss -ltnp"
 		}
-		found = append(found, problem.Problem{Severity: verdicts[f], Message: text, Evidence: first(shown[f]), Remediation: cure})
+		found = append(found, nodes[f].problems(severities[f], message, remedy)...)
 	}
 	return found
 }
 
-// nodePorts knocks at one of a Service on other nodes, where there is any: the range
-// 30000 to 32767 is often forgotten in firewalls.
-func nodePorts(ctx context.Context, p *Patient) []problem.Problem {
-	if p.API == nil || p.Nodes == nil {
-		return Skip("the Services are not known: "+errorText(p.NodesErr), "run it with a kubeconfig that may list Services: --kubeconfig FILE")
+// nodePorts connects to a Service's node port on other nodes: firewalls often omit the range 30000
+// to 32767.
+func nodePorts(ctx context.Context, t *Target) []problem.Problem {
+	if t.API == nil || t.Nodes == nil {
+		return Skip("the Services are not known: "+errorText(t.NodesErr), "run it with a kubeconfig that may list Services: --kubeconfig FILE")
 	}
-	port, service, err := p.anyNodePort(ctx)
+	port, service, err := t.anyNodePort(ctx)
 	if err != nil {
-		return Skip(err.Error(), "the agent has no right to list Services; run it with a kubeconfig that has: --kubeconfig FILE")
+		return Skip(err.Error(), "the agent has no right to list Services; give a kubeconfig that has: --kubeconfig FILE")
 	}
 	if port == 0 {
 		return nil
 	}
-	var doors []door
-	for _, n := range p.others(sampled, ready) {
-		doors = append(doors, door{n.Name, fmt.Sprintf("node port %d of Service %s", port, service), at(n, port), problem.None, problem.Warning})
+	var endpoints []endpoint
+	for _, n := range t.others(maxPeers, ready) {
+		endpoints = append(endpoints, endpoint{n.Name, fmt.Sprintf("node port %d of Service %s", port, service), addrOf(n, port), problem.None, problem.Warning})
 	}
-	return judgeDoors(doors, knock(ctx, doors))
+	return dialAll(ctx, endpoints)
 }
 
-// anyNodePort returns one that every node serves.
-func (p *Patient) anyNodePort(ctx context.Context) (port int32, service string, err error) {
-	client, err := kubernetes.NewForConfig(p.API)
+// anyNodePort returns a node port that every node serves, 0 if there is none.
+func (t *Target) anyNodePort(ctx context.Context) (port int32, service string, err error) {
+	client, err := kubernetes.NewForConfig(t.API)
 	if err != nil {
 		return 0, "", fmt.Errorf("making a client: %w", err)
 	}

@@ -28,15 +28,15 @@ func (m *machine) listen(ports ...string) {
 	}
 }
 
-// mute has a peer drop whatever it would answer us: to us, a firewall that drops.
-func (m *machine) mute() {
+// noAnswers makes a peer drop all of its answers to us, as a firewall does.
+func (m *machine) noAnswers() {
 	m.t.Helper()
 	us, err := rtnl.ParseIPNet("192.168.1.11/32")
 	m.must(err)
 	m.must(m.nl.RouteAdd(&rtnl.Route{Dst: us, Type: unix.RTN_BLACKHOLE}))
 }
 
-// ruled makes a Node one of the control plane.
+// ruled makes a Node part of the control plane.
 func (l *lan) ruled(numbers ...int) {
 	for _, n := range numbers {
 		l.nodes[n-1].Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
@@ -47,35 +47,35 @@ func TestPortsAreOpen(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2).listen("6443", "10250", "2379", "2380") // the others listen on the loopback, by design
 	l.ruled(1, 2)
-	p := l.patient()
+	p := l.target()
 	p.API = &rest.Config{Host: "https://192.168.1.12:6443"}
 	well(t, ports(t.Context(), p))
 }
 
-// The reasons are told apart: nobody listens, nobody answers, nobody is there.
+// A refused connection, a timeout and an unreachable host have different messages.
 func TestPortsAreClosed(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2) // listens nowhere
 	m := l.peer(3)
 	m.listen("10250", "2379")
-	m.mute()
+	m.noAnswers()
 	l.ruled(3)
-	found := ports(t.Context(), l.patient())
+	found := ports(t.Context(), l.target())
 	if len(found) != 3 {
 		t.Fatalf("found %+v", found)
 	}
-	finds(t, found[:1], problem.Warning, "nobody listens for kubelet on node2", "192.168.1.12:10250 refused", "ss -ltnp")
+	finds(t, found[:1], problem.Warning, "no process listens for kubelet on node2", "192.168.1.12:10250 refused", "ss -ltnp")
 	finds(t, found[1:2], problem.Warning, "kubelet can't be reached from here on node3", "192.168.1.13:10250 no answer", "firewall")
 	finds(t, found[2:], problem.Warning, "API server can't be reached from here on node3", "192.168.1.13:6443")
 
 	l.ruled(1)
-	found = ports(t.Context(), l.patient())
+	found = ports(t.Context(), l.target())
 	var text []string
 	for _, f := range found {
 		text = append(text, string(f.Severity)+" "+f.Message)
 	}
 	all := strings.Join(text, "\n")
-	for _, want := range []string{"Error kubelet", "Error nobody listens for kubelet", "Warning etcd's clients", "Warning etcd's peers", "Warning scheduler", "Warning controller manager"} {
+	for _, want := range []string{"Error kubelet", "Error no process listens for kubelet", "Warning etcd's clients", "Warning etcd's peers", "Warning scheduler", "Warning controller manager"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}
@@ -85,23 +85,23 @@ func TestPortsAreClosed(t *testing.T) {
 func TestServerIsAway(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2).listen("10250")
-	p := l.patient()
+	p := l.target()
 	p.API = &rest.Config{Host: "https://192.168.1.12:6443"}
-	finds(t, ports(t.Context(), p), problem.Error, "nobody listens for API server", "192.168.1.12:6443 refused")
-	finds(t, ports(t.Context(), &Patient{}), problem.Unknown, "--kubeconfig")
+	finds(t, ports(t.Context(), p), problem.Error, "no process listens for API server", "192.168.1.12:6443 refused")
+	finds(t, ports(t.Context(), &Target{}), problem.Unknown, "--kubeconfig")
 }
 
-// A real API server, a node port that a firewall forgot, and an agent's rights, which
-// do not suffice.
+// On a real API server: a node port that a firewall blocks, and the agent's rights, which do not
+// suffice.
 func TestNodePorts(t *testing.T) {
 	l := newLAN(t)
 	s := newAPIServer(t)
 	l.peer(2).listen("30080")
 	m := l.peer(3)
 	m.listen("30080")
-	p := l.patient()
+	p := l.target()
 	p.API = s.config
-	well(t, nodePorts(t.Context(), p)) // there is none
+	well(t, nodePorts(t.Context(), p)) // no Service has one
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{
 		Type: corev1.ServiceTypeNodePort, Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30080}},
 	}}
@@ -109,7 +109,7 @@ func TestNodePorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	well(t, nodePorts(t.Context(), p))
-	m.mute()
+	m.noAnswers()
 	finds(t, nodePorts(t.Context(), p), problem.Warning, "node port 30080 of Service default/web", "node3")
 	p.API = s.agent()
 	finds(t, nodePorts(t.Context(), p), problem.Unknown, "forbidden", "--kubeconfig")

@@ -10,10 +10,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A bridge that was renamed is one fault, whose cure gives it its name back. Its address and
-// its routes are no faults of another network.
+// A renamed bridge is one problem, whose remediation restores the name. Its address and its routes
+// are not reported as another network's.
 func TestRenamedBridge(t *testing.T) {
-	w := newDualWard(t)
+	w := newDualTestbed(t)
 	bridge, err := w.nl.LinkByName(topology.Bridge)
 	w.must(err)
 	mac, err := net.ParseMAC("0a:58:fe:d3:02:e2") // which the agent derives from 10.244.1.0/24
@@ -34,18 +34,18 @@ func TestRenamedBridge(t *testing.T) {
 	}
 }
 
-// failing names the checks that fail.
-func (w *ward) failing() []string {
+// failing returns the names of the checks that fail.
+func (w *testbed) failing() []string {
 	var names []string
 	for _, c := range Checks() {
-		if slices.ContainsFunc(c.Run(w.t.Context(), w.Patient), func(f problem.Problem) bool { return f.Severity == problem.Error }) {
+		if slices.ContainsFunc(c.Run(w.t.Context(), w.Target), func(f problem.Problem) bool { return f.Severity == problem.Error }) {
 			names = append(names, c.Name)
 		}
 	}
 	return names
 }
 
-// The pods of a renamed bridge live, and no lease of theirs is called leaked.
+// The leases of pods on a renamed bridge are not leaked.
 func TestLeasesUnderRenamedBridge(t *testing.T) {
 	h := newHost(t)
 	h.pod("web")
@@ -59,5 +59,5 @@ func TestLeasesUnderRenamedBridge(t *testing.T) {
 	h.must(h.nl.LinkSetName(bridge, "br-old"))
 	h.must(h.nl.LinkSetUp(bridge))
 	t.Cleanup(func() { h.must(h.nl.LinkDel(bridge)) })
-	finds(t, leakedLeases(t.Context(), h.look()), problem.Unknown, "is called br-old now", "bridge-address")
+	finds(t, runCheck(t, "leases", h.look()), problem.Unknown, "renamed to br-old", "bridge-address")
 }

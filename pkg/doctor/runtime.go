@@ -15,8 +15,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// runtimes are the container runtimes of Kubernetes: where they listen, and where their
-// settings are, as patterns of filepath.Glob.
+// runtimes are the container runtimes of Kubernetes, with their sockets and config files (patterns
+// of filepath.Glob).
 var runtimes = []struct {
 	name, socket string
 	files        []string
@@ -25,44 +25,35 @@ var runtimes = []struct {
 	{"CRI-O", "/run/crio/crio.sock", []string{"/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*"}},
 }
 
-// folderSetting is a setting of TOML whose value is a string or a list of strings.
+// folderSetting matches a TOML setting whose value is a string or a list of strings.
 var folderSetting = regexp.MustCompile(`(?m)^[ \t]*(\w+)[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*'|\[[^\]]*\])`)
 
 var quoted = regexp.MustCompile(`"([^"]*)"|'([^']*)'`)
 
-// otherFolder finds out whether the container runtime is told another folder than ours by one
-// of the settings. It is a finding only where the host's files can be seen.
-func (p *Patient) otherFolder(ours string, settings ...string) []problem.Problem {
-	if !p.seesHost() {
+// otherFolder reports a container runtime that is configured with another folder than ours. It
+// needs the host's files.
+func (t *Target) otherFolder(ours string, settings ...string) []problem.Problem {
+	if !t.seesHost() {
 		return nil
 	}
-	ours = p.onHost(ours)
+	ours = t.onHost(ours)
 	for _, r := range runtimes {
-		if !p.exists(r.socket) {
+		if !t.exists(r.socket) {
 			continue
 		}
-		for _, pattern := range r.files {
-			files, err := filepath.Glob(p.Path(pattern))
-			if err != nil {
-				continue // no pattern of ours is malformed
-			}
-			for _, file := range files {
-				if others := foldersOf(file, settings); len(others) > 0 && !slices.Contains(others, ours) {
-					return []problem.Problem{Fail("the container runtime uses another folder than plainroute", fmt.Sprintf("%s says %s, and plainroute uses %s", p.onHost(file), strings.Join(others, ", "), ours),
-						"give plainroute that folder (the chart's cni.confDir and cni.binDir, --cni-conf-dir and --cni-bin-dir); or give "+r.name+" ours, and restart it")}
-				}
+		for _, file := range t.glob(r.files...) {
+			if others := foldersOf(file, settings); len(others) > 0 && !slices.Contains(others, ours) {
+				return Fail("the container runtime uses another folder than plainroute", fmt.Sprintf("%s has %s, and plainroute uses %s", t.onHost(file), strings.Join(others, ", "), ours),
+					"give plainroute that folder (the chart's cni.confDir and cni.binDir, --cni-conf-dir and --cni-bin-dir); or give "+r.name+" ours, and restart it")
 			}
 		}
 	}
 	return nil
 }
 
-// foldersOf returns the folders that a file of TOML gives by one of the settings.
+// foldersOf returns the folders that a TOML file has in one of the settings.
 func foldersOf(file string, settings []string) []string {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
+	content, _ := os.ReadFile(file)
 	var folders []string
 	for _, m := range folderSetting.FindAllStringSubmatch(string(content), -1) {
 		if !slices.Contains(settings, m[1]) {
@@ -77,23 +68,23 @@ func foldersOf(file string, settings []string) []string {
 	return folders
 }
 
-// unreadAfter is longer than a new CNI config takes to show in the Node.
+// unreadAfter is the time after which the Node's status reflects a new CNI config.
 const unreadAfter = 30 * time.Second
 
-// unreadConfigs finds out whether the container runtime loads our config.
-func (p *Patient) unreadConfigs() []problem.Problem {
-	if found := p.otherFolder(p.Store.ConfDir, "conf_dir", "network_dir"); len(found) > 0 {
+// unreadConfigs reports a container runtime that does not load our config.
+func (t *Target) unreadConfigs() []problem.Problem {
+	if found := t.otherFolder(t.Store.ConfDir, "conf_dir", "network_dir"); len(found) > 0 {
 		return found
 	}
-	own, path := p.OwnNode(), filepath.Join(p.Store.ConfDir, topology.Conflist)
+	own, path := t.OwnNode(), filepath.Join(t.Store.ConfDir, topology.Conflist)
 	info, err := os.Lstat(path)
-	if own == nil || p.State.CNI == nil || err != nil || time.Since(info.ModTime()) < unreadAfter {
+	if own == nil || t.State.CNI == nil || err != nil || time.Since(info.ModTime()) < unreadAfter {
 		return nil
 	}
 	for _, c := range own.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:NetworkPluginNotReady") {
-			return []problem.Problem{Fail("the container runtime does not load our CNI config, so no pod can be made", fmt.Sprintf("%s is in place since %s, and the Node says: %s", p.onHost(path), info.ModTime().UTC().Format(time.RFC3339), c.Message),
-				problem.CNIUnread.Remediation()+" `crictl info` shows what the runtime reads and why it does not load a config.")}
+			return Fail("the container runtime does not load our CNI config, so no pod can be attached", fmt.Sprintf("%s is in place since %s, and the Node's condition Ready is: %s", t.onHost(path), info.ModTime().UTC().Format(time.RFC3339), c.Message),
+				problem.CNIUnread.Remediation()+" `crictl info` shows what the runtime reads and why it does not load a config.")
 		}
 	}
 	return nil

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -18,8 +17,8 @@ import (
 // netAdmin is CAP_NET_ADMIN of linux/capability.h.
 const netAdmin = 12
 
-// capabilities looks at our own, which are those of the agent in whose pod we are.
-func capabilities(context.Context, *Patient) []problem.Problem {
+// capabilities reads this process's capabilities, which in the agent's pod are those of the agent.
+func capabilities(context.Context, *Target) []problem.Problem {
 	effective, err := effectiveCapabilities("/proc/thread-self/status")
 	switch {
 	case err != nil:
@@ -27,8 +26,8 @@ func capabilities(context.Context, *Patient) []problem.Problem {
 	case effective&(1<<netAdmin) != 0:
 		return nil
 	}
-	return []problem.Problem{Fail("this process may not change routes", fmt.Sprintf("CapEff is %016x, without CAP_NET_ADMIN", effective),
-		"give the agent's container the capability NET_ADMIN (the manifests do); on a host, run this as root")}
+	return Fail("this process may not change routes", fmt.Sprintf("CapEff is %016x, without CAP_NET_ADMIN", effective),
+		"give the agent's container the capability NET_ADMIN (the manifests do); on a host, run this as root")
 }
 
 func effectiveCapabilities(path string) (uint64, error) {
@@ -46,87 +45,55 @@ func effectiveCapabilities(path string) (uint64, error) {
 	return 0, errors.New("reading capabilities: there is no line CapEff")
 }
 
-// forwarding looks at what makes this host a router, in general and on each device
-// that pods' packets pass: writing 1 over 1 in general repairs no device.
-func forwarding(_ context.Context, p *Patient) []problem.Problem {
+// forwarding reads the settings that make this host a router: the one of all, and those of each
+// device that pods' packets pass, because writing 1 to a global setting that is 1 changes no device.
+func forwarding(_ context.Context, t *Target) []problem.Problem {
 	var paths []string
-	for _, family := range p.families() {
-		if family == 6 { // its setting for all counts alone (ip-sysctl.rst, conf/all/forwarding)
+	for _, family := range t.families() {
+		if family == 6 { // of IPv6 only the global setting counts (ip-sysctl.rst, conf/all/forwarding)
 			paths = append(paths, topology.SysctlForward6)
 			continue
 		}
 		paths = append(paths, topology.SysctlForward4)
-		for _, dev := range p.devices() {
+		for _, dev := range t.uplinks() {
 			paths = append(paths, topology.ConfSysctl(4, dev, "forwarding"))
+		}
+		if t.State.Bridge != "" {
+			paths = append(paths, topology.ConfSysctl(4, t.State.Bridge, "forwarding"))
 		}
 	}
 	var found []problem.Problem
 	for _, path := range paths {
-		value, err := p.Setting(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			found = append(found, Skip("reading "+path+": "+err.Error(), "")...)
-		case value == "0":
-			found = append(found, Fail("the kernel does not forward packets, so pods reach nobody beyond this node", path+" is 0",
-				"the agent sets it; if it does not stay 1, find what resets it (sysctl.d, a firewall's manager): `sysctl -w "+path+"=1`"))
-		}
+		found = append(found, t.zeroSetting(path, "the kernel does not forward packets, so pods reach nothing beyond this node", " (sysctl.d, a firewall's manager)")...)
 	}
 	return found
 }
 
-// devices are those that pods' packets pass.
-func (p *Patient) devices() []string {
-	var all []string
-	if p.Report != nil {
-		for _, u := range p.Report.Host.Uplinks {
-			all = append(all, u.Name)
-		}
+// zeroSetting reports a setting that is 0; likely are the programs that may have set it.
+func (t *Target) zeroSetting(path, message, likely string) []problem.Problem {
+	value, err := t.Setting(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return Skip("reading "+path+": "+err.Error(), "")
+	case value == "0":
+		return Fail(message, path+" is 0", "the agent sets it; if it does not stay 1, find what resets it"+likely+": `sysctl -w "+path+"=1`")
 	}
-	if p.State.Bridge != "" {
-		all = append(all, p.State.Bridge)
-	}
-	return all
+	return nil
 }
 
-// families are those of which pods have addresses; IPv4's, where nobody knows.
-func (p *Patient) families() []int {
-	var families []int
-	for _, s := range p.ownSubnets() {
-		family := 6
-		if s.Addr().Is4() {
-			family = 4
-		}
-		if !slices.Contains(families, family) {
-			families = append(families, family)
-		}
-	}
-	if len(families) == 0 {
-		return []int{4}
-	}
-	return families
-}
-
-// bridgeNetfilter looks whether packets between pods of one node pass the firewall,
-// where kube-proxy translates the addresses of Services back.
-func bridgeNetfilter(_ context.Context, p *Patient) []problem.Problem {
-	var paths []string
-	for _, family := range p.families() {
-		paths = append(paths, map[int]string{4: topology.SysctlBridgeNF4, 6: topology.SysctlBridgeNF6}[family])
-	}
+// bridgeNetfilter looks whether packets between pods of one node pass the firewall, where kube-proxy
+// translates the addresses of Services back.
+func bridgeNetfilter(_ context.Context, t *Target) []problem.Problem {
+	const effect = ", so a Service times out if its pod is on the client's node"
 	var found []problem.Problem
-	for _, path := range paths {
-		value, err := p.Setting(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return []problem.Problem{Fail("the kernel module br_netfilter is not loaded, so a Service times out whose pod is on the node of who asks", path+" does not exist",
-				"`modprobe br_netfilter`, and for the next boot: `echo br_netfilter >/etc/modules-load.d/plainroute.conf`")}
-		case err != nil:
-			return Skip("reading "+path+": "+err.Error(), "")
-		case value == "0":
-			found = append(found, Fail("bridged packets pass no firewall, so a Service times out whose pod is on the node of who asks", path+" is 0",
-				"the agent sets it; if it does not stay 1, find what resets it: `sysctl -w "+path+"=1`"))
+	for _, family := range t.families() {
+		path := map[int]string{4: topology.SysctlBridgeNF4, 6: topology.SysctlBridgeNF6}[family]
+		if _, err := t.Setting(path); errors.Is(err, fs.ErrNotExist) {
+			return Fail("the kernel module br_netfilter is not loaded"+effect, path+" does not exist",
+				"`modprobe br_netfilter`, and for the next boot: `echo br_netfilter >/etc/modules-load.d/plainroute.conf`")
 		}
+		found = append(found, t.zeroSetting(path, "bridged packets pass no firewall"+effect, "")...)
 	}
 	return found
 }

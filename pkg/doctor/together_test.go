@@ -11,9 +11,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/inspect"
 )
 
-// Checks run at the same time, and none reads what another asked of nftables.
+// Checks run at the same time, and none reads the answer to another's nftables request.
 func TestChecksAskNFTablesTogether(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	nft, err := nftables.New()
 	w.must(err)
 	table := nft.AddTable(&nftables.Table{Name: "fw", Family: nftables.TableFamilyINet})

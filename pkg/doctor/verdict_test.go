@@ -14,17 +14,18 @@ import (
 	"github.com/google/nftables/expr"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-func TestForeignRouteThatStandsBy(t *testing.T) {
-	w := newWard(t)
+func TestForeignRouteOfLowerPriority(t *testing.T) {
+	w := newTestbed(t)
 	w.route("10.244.2.0/24", "192.168.1.1", 3, 9999)
 	w.look()
 	w.finds("foreign-routes", problem.None)
 }
 
 func TestForwardRuleThatDropsAll(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	nft, err := nftables.New()
 	w.must(err)
 	table := nft.AddTable(&nftables.Table{Name: "fw", Family: nftables.TableFamilyINet})
@@ -36,7 +37,7 @@ func TestForwardRuleThatDropsAll(t *testing.T) {
 }
 
 func TestForwardRuleThatRefusesAll(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	nft, err := nftables.New()
 	w.must(err)
 	table := nft.AddTable(&nftables.Table{Name: "firewalld", Family: nftables.TableFamilyINet})
@@ -48,7 +49,7 @@ func TestForwardRuleThatRefusesAll(t *testing.T) {
 }
 
 func TestPluginThatMayNotRun(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	p := filepath.Join(w.BinDir, "bridge")
 	b, err := os.ReadFile(p)
 	w.must(err)
@@ -58,7 +59,7 @@ func TestPluginThatMayNotRun(t *testing.T) {
 }
 
 func TestPluginOfAnotherMachine(t *testing.T) {
-	w := newWard(t)
+	w := newTestbed(t)
 	p := filepath.Join(w.BinDir, "bridge")
 	b, err := os.ReadFile(p)
 	w.must(err)
@@ -68,18 +69,13 @@ func TestPluginOfAnotherMachine(t *testing.T) {
 	w.finds("cni-plugins", problem.Error)
 }
 
-// What a plugin is, is read from its build info: one of the image in another's place is
-// not the stock plugin of that name.
-func TestPluginsOfOthersAndOfOld(t *testing.T) {
-	w := newWard(t)
-	stock := os.Getenv("CNI_BIN")
-	if stock == "" {
-		stock = filepath.Join("..", "..", "bin", "cni")
-	}
+// A plugin's identity is read from its build info: another plugin of the image under its name is
+// not the stock plugin.
+func TestForeignAndOldPlugins(t *testing.T) {
+	w := newTestbed(t)
+	stock := testutil.NeedPlugins(t)
 	bridge, err := os.ReadFile(filepath.Join(stock, "bridge"))
-	if err != nil {
-		t.Skipf("the stock plugins are not here, `make assets` gets them: %v", err)
-	}
+	w.must(err)
 	w.Offered = stock
 	at := filepath.Join(w.BinDir, "bridge")
 	place := func(content []byte) {
@@ -98,7 +94,7 @@ func TestPluginsOfOthersAndOfOld(t *testing.T) {
 	if f := w.finds("cni-plugins", problem.Warning); !strings.Contains(f.Evidence, "bridge is v0.") || !strings.Contains(f.Evidence, "the image's is v1.") || !strings.Contains(f.Remediation, "installCNI") {
 		t.Errorf("found %+v", f)
 	}
-	w.Offered = t.TempDir() // outside of the image nothing is offered
+	w.Offered = t.TempDir() // outside of the image there are none
 	w.finds("cni-plugins", problem.None)
 
 	loopback, err := os.ReadFile(filepath.Join(stock, "loopback"))

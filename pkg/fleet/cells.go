@@ -1,76 +1,54 @@
 package fleet
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
+	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// Cell is how one Node reaches the pods of another. It is a byte, for there are 25 million of them among 5,000 Nodes.
+// Cell is how one Node reaches the pods of another. It is a byte, because 5,000 Nodes have 25
+// million.
 type Cell uint8
 
-// The Cells, the better first: of a peer's subnets the worst counts.
+// The Cells, from better to worse: of a peer's subnets the worst counts.
 const (
-	Silent   Cell = iota // its agent said nothing
+	NoReport Cell = iota // its agent did not report
 	Self                 // the Node itself
-	Nothing              // the peer has no pod subnet, or neither is to have an agent
+	Nothing              // the peer has no pod subnet, or one of the two has no agent by intention
 	Routed               // a route of ours, in use
-	Conflict             // a foreign route goes before ours
+	Conflict             // a foreign route takes precedence
 	OffLink              // the peer is behind a gateway
-	Refused              // what the peer claims is refused
-	Lost                 // the route should be in the kernel and is not
+	Refused              // the peer's claim is refused
+	Missing              // the kernel lacks the route
 	Failed               // the kernel refused the route
-	Unknown              // the agent doesn't know of the peer's subnet
+	Unknown              // the agent's report lacks the peer's subnet
 )
 
 // Symbols has a character for each Cell.
 const Symbols = "?.-=cgrmf!"
 
-// words say what a Symbol means.
+// words are the meanings of the Symbols.
 var words = [...]string{
-	"its agent said nothing", "the node itself", "nothing to reach", "a route", "conflict: a foreign route goes before ours",
-	"off link: behind a gateway", "refused", "missing in the kernel", "failed: the kernel refused it", "the agent does not know the peer's subnet",
+	"no report from its agent", "the node itself", "nothing to reach", "a route", "conflict: a foreign route takes precedence",
+	"off link: behind a gateway", "refused", "missing in the kernel", "failed: the kernel refused it", "the agent's report lacks the peer's subnet",
 }
 
-// states are the Cells of the peers' states.
-var states = map[status.PeerState]Cell{
+var cellOf = map[status.PeerState]Cell{
 	status.OK: Routed, status.Conflict: Conflict, status.OffLink: OffLink,
-	status.Refused: Refused, status.Lost: Lost, status.Failed: Failed,
+	status.Refused: Refused, status.Missing: Missing, status.Failed: Failed,
 }
 
-// Bad tells that there should be a route, and that it is known that there is none.
+// Bad reports whether a route is known to be missing or wrong.
 func (c Cell) Bad() bool { return c > Routed }
 
-// String is what the Cell means, in words.
 func (c Cell) String() string { return words[c] }
 
-// Cells are a Row's.
+// Cells are the Cells of a Row. In JSON they are a string of Symbols.
 type Cells []Cell
 
-// MarshalJSON makes a string of a Symbol each.
-func (c Cells) MarshalJSON() ([]byte, error) { return json.Marshal(c.symbols()) }
-
-// UnmarshalJSON reads what MarshalJSON wrote.
-func (c *Cells) UnmarshalJSON(text []byte) error {
-	var symbols string
-	if err := json.Unmarshal(text, &symbols); err != nil {
-		return err
-	}
-	*c = make(Cells, len(symbols))
-	for i := range symbols {
-		n := slices.Index([]byte(Symbols), symbols[i])
-		if n < 0 {
-			return fmt.Errorf("%q is none of %s", symbols[i], Symbols)
-		}
-		(*c)[i] = Cell(n)
-	}
-	return nil
-}
-
-func (c Cells) symbols() string {
+func (c Cells) String() string {
 	text := make([]byte, len(c))
 	for i, cell := range c {
 		text[i] = Symbols[cell]
@@ -78,7 +56,23 @@ func (c Cells) symbols() string {
 	return string(text)
 }
 
-// Cell is how the Node with one index reaches the pods of that with the other.
+// MarshalText returns a Symbol for each Cell.
+func (c Cells) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText reads Symbols.
+func (c *Cells) UnmarshalText(text []byte) error {
+	*c = make(Cells, len(text))
+	for i := range text {
+		n := strings.IndexByte(Symbols, text[i])
+		if n < 0 {
+			return fmt.Errorf("%q is not one of %s", text[i], Symbols)
+		}
+		(*c)[i] = Cell(n)
+	}
+	return nil
+}
+
+// Cell returns how one Node reaches the pods of another, by their indices.
 func (c *Cluster) Cell(from, to int) Cell {
 	if from == to {
 		return Self
@@ -89,5 +83,14 @@ func (c *Cluster) Cell(from, to int) Cell {
 	if c.Nodes[from].NoReport == problem.NotManaged {
 		return Nothing
 	}
-	return Silent
+	return NoReport
+}
+
+// Row returns how the Node with this index reaches each Node.
+func (c *Cluster) Row(from int) Cells {
+	cells := make(Cells, len(c.Nodes))
+	for to := range cells {
+		cells[to] = c.Cell(from, to)
+	}
+	return cells
 }

@@ -1,4 +1,5 @@
-// Package fleet asks all agents of a cluster how they are, from a workstation, and finds what only the whole view shows.
+// Package fleet collects the reports of all agents of a cluster, from a workstation, and finds the
+// problems that only all of them together show.
 package fleet
 
 import (
@@ -11,7 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// Cluster is the status of all Nodes.
+// Cluster is the fleet status: the reports of all Nodes.
 type Cluster struct {
 	metav1.TypeMeta `json:",inline"`
 	Time            time.Time `json:"time"`
@@ -24,24 +25,25 @@ type Cluster struct {
 // Row is a Node and its agent's report.
 type Row struct {
 	Node string `json:"node"`
-	// Subnets are the Node's as the API server has them.
+	// Subnets are the Node's pod subnets by the API server.
 	Subnets []string `json:"subnets"`
-	// NotReady is what the Node's condition Ready says, unless it is ready.
+	// NotReady is the message of the Node's condition Ready, unless it is True.
 	NotReady string `json:"notReady,omitempty"`
 	Agent    *Agent `json:"agent,omitempty"`
-	// NoReport is why there is no Report, Message the same in words.
+	// NoReport is the Reason for a missing Report, Message its explanation.
 	NoReport problem.Reason `json:"noReport,omitempty"`
 	Message  string         `json:"message,omitempty"`
-	// Report is the agent's, without what it wants the host to be like and without the peers that are fine. Of all lists
-	// that remain it has the first Kept; Count has their true lengths.
+	// Report is the agent's report without the desired state and the peers that are ok. Its lists
+	// have at most Kept entries; Count has their true lengths.
 	Report *status.Report `json:"report,omitempty"`
 	Count  Count          `json:"count"`
-	// Routes has a character of Symbols for each Node, in the order of Cluster.Nodes: how this one reaches that one's pods.
+	// Routes has a character of Symbols for each Node, in the order of Cluster.Nodes: how this Node
+	// reaches its pods.
 	Routes Cells `json:"routes,omitempty"`
 }
 
-// Kept is how many entries of a list a Row keeps. Where 5,000 agents each complain of 5,000 peers, all of them would be
-// gigabytes, and nobody reads them.
+// Kept is how many entries of a list a Row keeps. 5,000 agents that each report 5,000 peers would
+// take gigabytes.
 const Kept = 32
 
 // Agent is the pod of an agent.
@@ -51,11 +53,11 @@ type Agent struct {
 	Container string    `json:"container"`
 	Image     string    `json:"image"`
 	Started   time.Time `json:"started,omitzero"`
-	// Port is where it listens, on its node's loopback.
+	// Port is the agent's on its node's loopback.
 	Port int `json:"port"`
 }
 
-// Count is how much there was in a Report.
+// Count has the lengths of a Report's lists.
 type Count struct {
 	Peers    int `json:"peers"`
 	OK       int `json:"ok"`
@@ -63,7 +65,7 @@ type Count struct {
 	Drift    int `json:"drift"`
 }
 
-// Version is the agent's, or nothing.
+// Version returns the agent's, or "".
 func (r *Row) Version() string {
 	if r.Report == nil {
 		return ""

@@ -8,11 +8,12 @@ import (
 	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// crossProblems compares all reports.
-func (d *digest) crossProblems() []problem.Group {
+// crossProblems returns the Problems that all reports together show.
+func (d *aggregator) crossProblems() []problem.Group {
 	list := slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.oversize(), d.cluster.versions())
 	if list == nil {
 		list = []problem.Group{}
@@ -22,7 +23,7 @@ func (d *digest) crossProblems() []problem.Group {
 
 // crossProblem returns a Group of at most Kept Nodes.
 func crossProblem(reason problem.Reason, nodes []string, format string, args ...any) problem.Group {
-	return problem.Group{Problem: problem.New(reason, problem.Subject{}, format, args...), Nodes: first(nodes)}
+	return problem.Group{Problem: problem.New(reason, problem.Subject{}, format, args...), Nodes: truncated(nodes)}
 }
 
 // asymmetries returns a Group for each Node that lacks routes back.
@@ -73,7 +74,7 @@ func (c *Cluster) versions() []problem.Group {
 	return []problem.Group{crossProblem(problem.Versions, others, "agents are of different versions: %s", strings.Join(counts, ", "))}
 }
 
-// some returns the first names, and how many more there are.
+// some joins the first names, and adds how many more there are.
 func some(names []string, count int) string {
 	if count > 3 {
 		return text.Some(names, count, 2)
@@ -84,4 +85,42 @@ func some(names []string, count int) string {
 // trimmed formats a message whose last part may be empty.
 func trimmed(format string, args ...any) string {
 	return strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")
+}
+
+// oversize returns a Group if pods of a Node send larger packets than the links of others take.
+// Such a link drops them, and no router between the Nodes sends "packet too big".
+func (c *Cluster) oversize() []problem.Group {
+	largest, smallest := 0, 0
+	for i := range c.Nodes {
+		sent, taken := c.Nodes[i].mtus()
+		largest = max(largest, sent)
+		if smallest == 0 || taken > 0 && taken < smallest {
+			smallest = taken
+		}
+	}
+	if smallest == 0 || largest <= smallest {
+		return nil
+	}
+	var from, to []string
+	for i := range c.Nodes {
+		sent, taken := c.Nodes[i].mtus()
+		if sent > smallest {
+			from = append(from, c.Nodes[i].Node)
+		}
+		if taken > 0 && taken < largest {
+			to = append(to, c.Nodes[i].Node)
+		}
+	}
+	return []problem.Group{crossProblem(problem.Oversize, to,
+		"pods of %s send packets of up to %d bytes, and %s can take but %d: connections there open, and hang when data flows",
+		some(from, len(from)), largest, some(to, len(to)), smallest)}
+}
+
+// mtus returns the largest packet that a Node's pods send, and that its links take; 0: unknown.
+func (r *Row) mtus() (sent, taken int) {
+	if r.Report == nil || len(r.Report.Host.Uplinks) == 0 {
+		return 0, 0
+	}
+	least := slices.MinFunc(r.Report.Host.Uplinks, func(a, b status.Uplink) int { return a.MTU - b.MTU })
+	return r.Report.Host.MTU, least.MTU
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // defaultNamespaces are searched for the agents' DaemonSet unless a namespace is given. Only the
@@ -20,19 +21,14 @@ import (
 // a namespace of its own.
 var defaultNamespaces = []string{metav1.NamespaceSystem, "plainroute-system"}
 
-// ChoiceError is returned when nothing shows which DaemonSet is the agents'.
+// ChoiceError is returned if nothing shows which DaemonSet is the agents'.
 type ChoiceError struct {
 	// Candidates are DaemonSets with the agents' label, as NAMESPACE/NAME.
 	Candidates []string
 }
 
 func (e *ChoiceError) Error() string {
-	const few = 5
-	shown := strings.Join(e.Candidates[:min(few, len(e.Candidates))], ", ")
-	if more := len(e.Candidates) - few; more > 0 {
-		shown += fmt.Sprintf(" and %d more", more)
-	}
-	return fmt.Sprintf("which agents are meant is not certain: DaemonSets with the label %s are %s, and any tenant can create one in its own namespace; give the agents' namespace: --namespace", agents, shown)
+	return fmt.Sprintf("which agents are meant is not certain: DaemonSets with the label %s are %s, and any tenant can create one in its own namespace; give the agents' namespace: --namespace", agents, text.Some(e.Candidates, len(e.Candidates), 5))
 }
 
 // DaemonSets returns the agents' DaemonSets, all of one namespace: the given one, else the default
@@ -59,7 +55,7 @@ func DaemonSets(ctx context.Context, client kubernetes.Interface, namespace stri
 		if len(elsewhere) > 0 {
 			return nil, choiceOf(elsewhere)
 		}
-		if apierrors.IsForbidden(err) { // then what the default namespaces say has to do
+		if apierrors.IsForbidden(err) { // the default namespaces have to do
 			err = nil
 		}
 		return nil, cmp.Or(err, refused)
@@ -78,8 +74,8 @@ func choiceOf(sets []appsv1.DaemonSet) *ChoiceError {
 	return e
 }
 
-// listSets keeps the DaemonSets whose pods have the agent's container: the label alone is also that
-// of what else is installed with the agents.
+// listSets returns the DaemonSets whose pods have the agent's container: other objects installed
+// with the agents have the label, too.
 func listSets(ctx context.Context, client kubernetes.Interface, namespace string) ([]appsv1.DaemonSet, error) {
 	var sets []appsv1.DaemonSet
 	err := Each(ctx, client.AppsV1().DaemonSets(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(s *appsv1.DaemonSet) {

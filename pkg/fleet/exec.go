@@ -18,9 +18,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Visit does something with each Row whose agent runs, as Run asks them: so many at a
-// time, each within the Timeout. Where it comes to nothing the Row says why.
-func (s *Survey) Visit(ctx context.Context, do func(context.Context, *Row) error) ([]Row, error) {
+// Visit calls a function for each Row whose agent runs, Parallel at a time, each within the
+// Timeout. A Row whose call fails has the reason.
+func (s *Collector) Visit(ctx context.Context, do func(context.Context, *Row) error) ([]Row, error) {
 	rows, pods, err := find(ctx, s.Client, s.Namespace)
 	if err != nil {
 		return nil, err
@@ -40,38 +40,38 @@ func (s *Survey) Visit(ctx context.Context, do func(context.Context, *Row) error
 	return rows, nil
 }
 
-// Exec runs commands in agents' pods, by way of the API server and the kubelet as kubectl exec does.
+// Exec runs commands in agents' pods, through the API server and the kubelet as kubectl exec does.
 type Exec struct {
 	Config *rest.Config
 	Client kubernetes.Interface
 }
 
-// maxSaid is far more than any command of ours says, and maxComplaint than what of its complaints is told.
+// maxOutput is far more than any command of ours writes; maxStderr bounds an error message.
 const (
-	maxSaid      = 4 << 20
-	maxComplaint = 1 << 10
+	maxOutput = 4 << 20
+	maxStderr = 1 << 10
 )
 
-// Run runs a command in the agent's container and returns what it wrote, also where it ended with another exit code
-// than 0; if it wrote nothing, that is the error, with its complaint.
+// Run runs a command in the agent's container and returns its output, even if its exit code is not
+// 0. Without output it returns an error with what it wrote to stderr.
 func (e *Exec) Run(ctx context.Context, agent *Agent, command ...string) ([]byte, error) {
-	said, complaint := &limited{left: maxSaid}, &limited{left: maxComplaint}
-	err := e.stream(ctx, agent, command, remotecommand.StreamOptions{Stdout: said, Stderr: complaint})
+	stdout, stderr := &limited{left: maxOutput}, &limited{left: maxStderr}
+	err := e.stream(ctx, agent, command, remotecommand.StreamOptions{Stdout: stdout, Stderr: stderr})
 	var exit exec.CodeExitError
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.As(err, &exit) && len(said.kept) == 0:
-		return nil, fmt.Errorf("%s ends with %d: %s", command[0], exit.Code, strings.TrimSpace(string(complaint.kept)))
+	case errors.As(err, &exit) && len(stdout.kept) == 0:
+		return nil, fmt.Errorf("%s ends with %d: %s", command[0], exit.Code, strings.TrimSpace(string(stderr.kept)))
 	case err != nil && !errors.As(err, &exit):
 		return nil, err
-	case said.left == 0:
-		return nil, fmt.Errorf("%s writes more than %d bytes", command[0], maxSaid)
+	case stdout.left == 0:
+		return nil, fmt.Errorf("%s writes more than %d bytes", command[0], maxOutput)
 	}
-	return said.kept, nil
+	return stdout.kept, nil
 }
 
-// stream goes by WebSocket, and by SPDY where that fails, for the reasons that Forward has.
+// stream uses WebSocket, and SPDY if that fails; see Forward.dial.
 func (e *Exec) stream(ctx context.Context, agent *Agent, command []string, streams remotecommand.StreamOptions) error {
 	to := e.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(agent.Namespace).Name(agent.Pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: agent.Container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
@@ -87,15 +87,15 @@ func (e *Exec) stream(ctx context.Context, agent *Agent, command []string, strea
 	if again != nil {
 		return fmt.Errorf("making a transport: %w", again)
 	}
-	_, again = within(ctx, func() (struct{}, error) { return struct{}{}, spdy.StreamWithContext(ctx, streams) }, func(struct{}) {})
+	_, again = withContext(ctx, func() (struct{}, error) { return struct{}{}, spdy.StreamWithContext(ctx, streams) }, func(struct{}) {})
 	var exit exec.CodeExitError
 	if again != nil && !errors.As(again, &exit) && apierrors.IsForbidden(cause(err)) {
-		return cause(err) // SPDY says the same, but as text alone
+		return cause(err) // SPDY's error is text only
 	}
 	return again
 }
 
-// limited keeps the first so many bytes that are written, and takes the rest for nothing.
+// limited keeps the first bytes that are written, and discards the rest.
 type limited struct {
 	kept []byte
 	left int
@@ -105,4 +105,26 @@ func (l *limited) Write(b []byte) (int, error) {
 	some := b[:min(len(b), l.left)]
 	l.kept, l.left = append(l.kept, some...), l.left-len(some)
 	return len(b), nil
+}
+
+// withContext returns when the context ends, even if the call doesn't: SPDY's round trip reads
+// without a deadline. A late result is passed to drop.
+func withContext[T any](ctx context.Context, call func() (T, error), drop func(T)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := call()
+		done <- outcome{value, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		go func() { drop((<-done).value) }()
+		var none T
+		return none, ctx.Err()
+	}
 }

@@ -12,6 +12,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // TestExec runs commands in agents' pods by way of a real API server and a stand-in for kubelets.
@@ -36,11 +38,11 @@ func TestExec(t *testing.T) {
 	for _, want := range []string{
 		"fine: all is well in agent\n",
 		"ill: this is wrong in agent\n",
-		"old: problem.NoAnswer: no answer from the agent: complains ends with 1: unknown command in agent\n",
-		"chatty: problem.NoAnswer: no answer from the agent: floods writes more than",
-		"hangs: problem.NoAnswer: no answer from the agent: it runs, and says nothing for 5s\n",
-		"unreached: problem.NoAnswer: no answer from the agent: ",
-		"none: problem.NoAgent: no agent runs here",
+		"old: NoAnswer: no answer from the agent: complains ends with 1: unknown command in agent\n",
+		"chatty: NoAnswer: no answer from the agent: floods writes more than",
+		"hangs: NoAnswer: no answer from the agent: it runs, but did not answer within 5s\n",
+		"unreached: NoAnswer: no answer from the agent: ",
+		"none: NoAgent: no agent runs here",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
@@ -53,20 +55,20 @@ func TestExec(t *testing.T) {
 
 	user := s.user(t, "user", "users")
 	s.grant(t, "list", rbacv1.PolicyRule{APIGroups: []string{"", "apps"}, Resources: []string{"nodes", "pods", "daemonsets"}, Verbs: []string{"list"}})
-	wait(t, func() string { return visited(user) }, "fine: problem.Forbidden: you lack the right to create pods/exec in the namespace plainroute-system")
+	wait(t, func() string { return visited(user) }, "fine: Forbidden: you lack the right to create pods/exec in the namespace plainroute-system")
 	s.grant(t, "create", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/exec"}, Verbs: []string{"create"}})
 	wait(t, func() string { return visited(user) }, "fine: all is well in agent\n")
 }
 
-// withoutWebSockets is the administrator behind a proxy that knows none.
+// withoutWebSockets is a user behind a proxy without WebSockets.
 func (s *server) withoutWebSockets(t *testing.T) *rest.Config {
 	t.Helper()
 	config := s.user(t, "proxy", "system:masters")
 	config.NextProtos = []string{"http/1.1"} // others have no upgrades
 	transport, err := rest.TransportFor(config)
-	must(t, err)
+	testutil.Must(t, err)
 	to, _, err := rest.DefaultServerUrlFor(config)
-	must(t, err)
+	testutil.Must(t, err)
 	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }}
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "websocket" {
@@ -79,18 +81,18 @@ func (s *server) withoutWebSockets(t *testing.T) *rest.Config {
 	return &rest.Config{Host: front.URL}
 }
 
-// visited is what each Node's command said, a line each.
+// visited returns the output of each Node's command, one a line.
 func (s *server) visited(t *testing.T, config *rest.Config, commands map[string][]string) string {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	testutil.Must(t, err)
 	exec := &Exec{Config: config, Client: client}
-	survey := Survey{Client: client, Parallel: 3, Timeout: 5 * time.Second}
-	said := make(chan string, len(commands))
+	survey := Collector{Client: client, Parallel: 3, Timeout: 5 * time.Second}
+	outputs := make(chan string, len(commands))
 	rows, err := survey.Visit(t.Context(), func(ctx context.Context, row *Row) error {
 		text, err := exec.Run(ctx, row.Agent, commands[row.Node]...)
 		if err == nil {
-			said <- row.Node + ": " + string(text[:min(len(text), 100)]) + "\n"
+			outputs <- row.Node + ": " + string(text[:min(len(text), 100)]) + "\n"
 		}
 		return err
 	})
@@ -103,8 +105,8 @@ func (s *server) visited(t *testing.T, config *rest.Config, commands map[string]
 			all.WriteString(row.Node + ": " + string(row.NoReport) + ": " + row.Message + "\n")
 		}
 	}
-	for close(said); ; {
-		text, more := <-said
+	for close(outputs); ; {
+		text, more := <-outputs
 		if !more {
 			return all.String()
 		}

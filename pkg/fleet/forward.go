@@ -27,49 +27,50 @@ import (
 	streamspdy "k8s.io/streaming/pkg/httpstream/spdy"
 )
 
-// Forward asks agents through port-forwards: by way of the API server and the kubelet to the loopback of the agent's
-// node, so that it works whatever becomes of the pod network. No port is opened on this machine.
+// Forward sends requests to agents through port-forwards: via the API server and the kubelet to the
+// loopback of the agent's node, so it does not need the pod network. No port is opened on this
+// machine.
 type Forward struct {
 	Config *rest.Config
 	Client kubernetes.Interface
 }
 
-// Ask is for Survey.
-func (f *Forward) Ask(ctx context.Context, agent *Agent, path string) (io.ReadCloser, error) {
+// Get requests a path of an agent. It is a Collector's Get.
+func (f *Forward) Get(ctx context.Context, agent *Agent, path string) (io.ReadCloser, error) {
 	return f.send(ctx, agent, http.MethodGet, path, http.NoBody)
 }
 
-// Post sends a body to what listens on a port of a pod, and gets its answer.
+// Post sends a body to a port of a pod, and returns the response.
 func (f *Forward) Post(ctx context.Context, to *Agent, path string, body []byte) (io.ReadCloser, error) {
 	return f.send(ctx, to, http.MethodPost, path, bytes.NewReader(body))
 }
 
-func (f *Forward) send(ctx context.Context, agent *Agent, method, path string, question io.Reader) (io.ReadCloser, error) {
+func (f *Forward) send(ctx context.Context, agent *Agent, method, path string, body io.Reader) (io.ReadCloser, error) {
 	conn, err := f.dial(ctx, agent)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
-	body, err := ask(ctx, conn, agent.Port, method, path, question)
+	stop := context.AfterFunc(ctx, func() { closeConn(conn) })
+	answer, err := request(ctx, conn, agent.Port, method, path, body)
 	if err != nil {
 		stop()
-		hangUp(conn)
+		closeConn(conn)
 		return nil, cmp.Or(ctx.Err(), err)
 	}
-	return &answer{body, func() error { stop(); return conn.Close() }}, nil
+	return &response{answer, func() error { stop(); return conn.Close() }}, nil
 }
 
-// answer is a body that has its connection closed.
-type answer struct {
+// response is a body that closes its connection.
+type response struct {
 	io.ReadCloser
-	hangUp func() error
+	closeConn func() error
 }
 
-func (a *answer) Close() error { return errors.Join(a.ReadCloser.Close(), a.hangUp()) }
+func (r *response) Close() error { return errors.Join(r.ReadCloser.Close(), r.closeConn()) }
 
-// dial opens a connection by WebSocket, and by SPDY where that fails as kubectl does: an API server or a proxy before it
-// may know no WebSockets (they came with Kubernetes 1.30), and a WebSocket needs the right to get pods/portforward, while
-// older roles have but create.
+// dial opens a connection by WebSocket, and by SPDY if that fails, as kubectl does: API servers
+// before Kubernetes 1.30 and some proxies lack WebSockets, and those need the right to get
+// pods/portforward, while older roles have only create.
 func (f *Forward) dial(ctx context.Context, agent *Agent) (httpstream.Connection, error) {
 	to := f.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(agent.Namespace).Name(agent.Pod).SubResource("portforward").URL()
 	conn, err := f.webSocket(ctx, to)
@@ -78,12 +79,12 @@ func (f *Forward) dial(ctx context.Context, agent *Agent) (httpstream.Connection
 	}
 	conn, again := f.spdy(ctx, to)
 	if again != nil && apierrors.IsForbidden(cause(err)) {
-		return nil, cause(err) // SPDY says the same, but as text alone
+		return nil, cause(err) // SPDY's error is text only
 	}
 	return conn, again
 }
 
-// cause is what the API server said against an upgrade.
+// cause returns the API server's error for a failed upgrade.
 func cause(err error) error {
 	var failure *httpstream.UpgradeFailureError
 	if errors.As(err, &failure) {
@@ -117,75 +118,75 @@ func (f *Forward) spdy(ctx context.Context, to *url.URL) (httpstream.Connection,
 	if err != nil {
 		return nil, err
 	}
-	return within(ctx, func() (httpstream.Connection, error) {
+	return withContext(ctx, func() (httpstream.Connection, error) {
 		conn, _, err := spdy.NegotiateStreaming(upgrader, &http.Client{Transport: transport}, request, portforward.PortForwardProtocolV1Name)
 		return conn, err
-	}, hangUp)
+	}, closeConn)
 }
 
-// hangUp ends a connection, if there is one.
-func hangUp(conn httpstream.Connection) {
+// closeConn closes a connection, if there is one.
+func closeConn(conn httpstream.Connection) {
 	if conn != nil {
 		_ = conn.Close()
 	}
 }
 
-// ask sends a request over a stream of the connection. What the kubelet has to complain of comes over another.
-func ask(ctx context.Context, conn httpstream.Connection, port int, method, path string, question io.Reader) (io.ReadCloser, error) {
+// request sends a request over a stream of the connection. The kubelet reports errors over another.
+func request(ctx context.Context, conn httpstream.Connection, port int, method, path string, body io.Reader) (io.ReadCloser, error) {
 	headers := http.Header{}
 	headers.Set(corev1.PortHeader, strconv.Itoa(port))
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
-	complaints, err := conn.CreateStream(headers)
+	errorStream, err := conn.CreateStream(headers)
 	if err != nil {
 		return nil, fmt.Errorf("opening a stream: %w", err)
 	}
-	_ = complaints.Close() // nothing goes that way
+	_ = errorStream.Close() // only the kubelet writes to it
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
 	data, err := conn.CreateStream(headers)
 	if err != nil {
 		return nil, fmt.Errorf("opening a stream: %w", err)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://127.0.0.1:"+strconv.Itoa(port)+path, question)
+	req, err := http.NewRequestWithContext(ctx, method, "http://127.0.0.1:"+strconv.Itoa(port)+path, body)
 	if err != nil {
 		return nil, err
 	}
-	request.Close = true
-	request.Header.Set("Accept", "application/json")
-	request.Header.Set("Accept-Encoding", "gzip")
-	if err := request.Write(data); err != nil {
-		return nil, fmt.Errorf("asking: %w", err)
+	req.Close = true
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", "gzip")
+	if err := req.Write(data); err != nil {
+		return nil, fmt.Errorf("sending the request: %w", err)
 	}
-	response, err := http.ReadResponse(bufio.NewReader(data), request)
+	resp, err := http.ReadResponse(bufio.NewReader(data), req)
 	if err != nil {
-		return nil, refusal(complaints, port, err)
+		return nil, streamError(errorStream, port, err)
 	}
-	if response.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-		_ = response.Body.Close()
-		return nil, fmt.Errorf("it answers %s: %s", response.Status, strings.TrimSpace(string(text)))
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("its response is %s: %s", resp.Status, strings.TrimSpace(string(text)))
 	}
-	if response.Header.Get("Content-Encoding") != "gzip" { // of an older agent
-		return response.Body, nil
+	if resp.Header.Get("Content-Encoding") != "gzip" { // of an older agent
+		return resp.Body, nil
 	}
-	unpacked, err := gzip.NewReader(response.Body)
+	unpacked, err := gzip.NewReader(resp.Body)
 	if err != nil {
-		_ = response.Body.Close()
-		return nil, fmt.Errorf("unpacking its answer: %w", err)
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("decompressing its response: %w", err)
 	}
-	return unpacked, nil // who closes it closes the connection too
+	return unpacked, nil // closing the response closes the connection
 }
 
-// refusal is what the kubelet says about a stream that broke, else err.
-func refusal(from io.Reader, port int, err error) error {
-	said := make(chan string, 1)
+// streamError returns the kubelet's error for a stream that broke, else err.
+func streamError(from io.Reader, port int, err error) error {
+	sent := make(chan string, 1)
 	go func() {
 		text, _ := io.ReadAll(io.LimitReader(from, 4<<10))
-		said <- strings.TrimSpace(string(text))
+		sent <- strings.TrimSpace(string(text))
 	}()
 	text := ""
 	select {
-	case text = <-said:
+	case text = <-sent:
 	case <-time.After(time.Second):
 	}
 	switch {
@@ -194,5 +195,5 @@ func refusal(from io.Reader, port int, err error) error {
 	case text != "":
 		return errors.New(text)
 	}
-	return fmt.Errorf("reading its answer: %w", err)
+	return fmt.Errorf("reading its response: %w", err)
 }

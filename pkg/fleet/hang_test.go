@@ -11,9 +11,12 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// A proxy that says nothing, at once or after it has refused WebSockets, holds nobody up for longer than an agent may take.
+// A proxy that never responds, at once or after it has refused WebSockets, delays a command no
+// longer than an agent may take.
 func TestProxyThatHangs(t *testing.T) {
 	var refuses atomic.Bool
 	ended := make(chan struct{})
@@ -28,11 +31,11 @@ func TestProxyThatHangs(t *testing.T) {
 	t.Cleanup(func() { close(ended) })
 	config := &rest.Config{Host: server.URL}
 	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	testutil.Must(t, err)
 	agent := &Agent{Namespace: namespace, Pod: "plainroute-1", Container: "agent", Port: 9472}
 	asks := map[string]func(context.Context) error{
 		"a port-forward": func(ctx context.Context) error {
-			_, err := (&Forward{Config: config, Client: client}).Ask(ctx, agent, "/status")
+			_, err := (&Forward{Config: config, Client: client}).Get(ctx, agent, "/status")
 			return err
 		},
 		"a command": func(ctx context.Context) error {

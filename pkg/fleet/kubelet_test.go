@@ -19,8 +19,8 @@ import (
 	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
-// kubelet is a stand-in that forwards ports of all pods to this machine's loopback, as one with pods on the host's
-// network does.
+// kubelet is a stand-in that forwards ports of all pods to this machine's loopback, as one with
+// pods on the host's network does.
 func kubelet(t *testing.T) (port int) {
 	t.Helper()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -45,7 +45,8 @@ func kubelet(t *testing.T) (port int) {
 	return port
 }
 
-// execute is exec of pods in which each command behaves as its first argument says; more arguments are said.
+// execute implements exec for pods: the first argument of a command selects how it behaves, and it
+// prints the others.
 func execute(w http.ResponseWriter, r *http.Request) {
 	if _, err := httpstream.Handshake(r, w, []string{remotecommand.StreamProtocolV4Name}); err != nil {
 		return
@@ -71,7 +72,7 @@ func execute(w http.ResponseWriter, r *http.Request) {
 		<-conn.CloseChan()
 		return
 	case "floods":
-		_, _ = io.Copy(by[corev1.StreamTypeStdout], io.LimitReader(endless{}, maxSaid+1))
+		_, _ = io.Copy(by[corev1.StreamTypeStdout], io.LimitReader(endless{}, maxOutput+1))
 	case "fails", "complains":
 		end = &metav1.Status{Status: metav1.StatusFailure, Reason: remotecommand.NonZeroExitCodeReason, Details: &metav1.StatusDetails{
 			Causes: []metav1.StatusCause{{Type: remotecommand.ExitCodeCauseType, Message: "1"}},
@@ -106,25 +107,25 @@ func forwardPorts(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	complaints, data := <-streams, <-streams // the error stream comes first
-	if complaints.Headers().Get(corev1.StreamType) != corev1.StreamTypeError {
+	errorStream, data := <-streams, <-streams // the error stream comes first
+	if errorStream.Headers().Get(corev1.StreamType) != corev1.StreamTypeError {
 		return
 	}
 	to, err := net.Dial("tcp", "127.0.0.1:"+data.Headers().Get(corev1.PortHeader))
 	if err != nil {
-		_, _ = io.WriteString(complaints, err.Error())
-		_ = complaints.Close()
+		_, _ = io.WriteString(errorStream, err.Error())
+		_ = errorStream.Close()
 		_ = data.Close()
 		<-conn.CloseChan()
 		return
 	}
-	go func() { // who asked may hang up before there is an answer
+	go func() { // the client may close the connection before there is a response
 		<-conn.CloseChan()
 		_ = to.Close()
 	}()
 	go func() { _, _ = io.Copy(to, data) }()
 	_, _ = io.Copy(data, to)
 	_ = data.Close()
-	_ = complaints.Close()
+	_ = errorStream.Close()
 	<-conn.CloseChan()
 }

@@ -8,8 +8,8 @@ import (
 	"k8s.io/client-go/tools/pager"
 )
 
-// Each lists objects page by page and passes each to use, which may change it and keeps what it needs: a Node has 10 KiB
-// and more, and a large cluster 5,000 of them.
+// Each lists objects page by page, because a large cluster has 5,000 Nodes of 10 KiB and more, and
+// passes each to use, which may change and keep it.
 func Each[L runtime.Object, O any](ctx context.Context, list func(context.Context, metav1.ListOptions) (L, error), options metav1.ListOptions, use func(*O)) error {
 	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return list(ctx, options)

@@ -11,13 +11,13 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// wholeMatrix is up to how many Nodes the matrix has all of them, and how many rows and columns it has at most: as many
-// as a screen has room for.
+// wholeMatrix is the largest number of Nodes whose whole matrix is printed, and of rows and columns
+// otherwise: a screen's size.
 const wholeMatrix = 40
 
-// matrix shows who has a route to whom.
+// matrix writes which Nodes have routes to which.
 func (c *Cluster) matrix(w io.Writer, f Format) {
-	rows, columns := c.extent(f)
+	rows, columns := c.selectNodes(f)
 	if len(rows) == 0 {
 		fmt.Fprintf(w, "All %d nodes have routes to each other.\n", len(c.Nodes))
 		return
@@ -44,7 +44,7 @@ func (c *Cluster) matrix(w io.Writer, f Format) {
 	c.legend(w, rows, columns, seen)
 }
 
-// legend says what the symbols mean, and which Nodes the columns are that have no row.
+// legend writes the symbols' meanings, and the Nodes of columns that have no row.
 func (c *Cluster) legend(w io.Writer, rows, columns []int, seen map[Cell]bool) {
 	for _, to := range columns {
 		if !slices.Contains(rows, to) {
@@ -58,19 +58,19 @@ func (c *Cluster) legend(w io.Writer, rows, columns []int, seen map[Cell]bool) {
 		}
 	}
 	if len(rows) < len(c.Nodes) || len(columns) < len(c.Nodes) {
-		fmt.Fprintf(w, "Shown are %d of %d rows and %d of %d columns: those with a fault, the most first to be shown.\n", len(rows), len(c.Nodes), len(columns), len(c.Nodes))
+		fmt.Fprintf(w, "Shown are %d of %d rows and %d of %d columns: those with the most problems.\n", len(rows), len(c.Nodes), len(columns), len(c.Nodes))
 	}
 }
 
-// extent picks rows and columns: in a small cluster all, else those with faults, the worst first if there are too many.
-func (c *Cluster) extent(f Format) (rows, columns []int) {
+// selectNodes returns rows and columns: in a small cluster all, else those with the most problems.
+func (c *Cluster) selectNodes(f Format) (rows, columns []int) {
 	from, to := make([]int, len(c.Nodes)), make([]int, len(c.Nodes))
 	for i := range c.Nodes {
 		for j := range c.Nodes {
 			switch cell := c.Cell(i, j); {
 			case cell.Bad():
 				from[i], to[j] = from[i]+1, to[j]+1
-			case cell == Silent: // its row tells; that of each column would be no news
+			case cell == NoReport: // affects each column alike
 				from[i]++
 			}
 		}
@@ -83,7 +83,7 @@ func (c *Cluster) extent(f Format) (rows, columns []int) {
 	return rows, columns
 }
 
-// worst are the indices of counts that are not 0, or of all: at most so many, in their order.
+// worst returns the indices of counts that are not 0, or all: at most wholeMatrix, in order.
 func worst(counts []int, whole bool) []int {
 	var list []int
 	for i, n := range counts {
@@ -101,7 +101,7 @@ func (c Cell) color() string {
 	switch {
 	case c.Bad():
 		return text.Red
-	case c == Silent:
+	case c == NoReport:
 		return text.Yellow
 	}
 	return ""

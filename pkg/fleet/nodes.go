@@ -20,15 +20,15 @@ import (
 )
 
 const (
-	// agents is the label that the manifests give them.
+	// agents selects them by the manifests' labels.
 	agents = "app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent"
 	// container is the agent's in its pod, by the manifests.
 	container = "agent"
-	// defaultPort is where agents listen unless they are told otherwise.
+	// defaultPort is that of agents without --listen.
 	defaultPort = 9472
 )
 
-// find lists the Nodes, each with its agent's pod: one that the agents' DaemonSet controls.
+// find lists the Nodes, and the agents' pods by node: those that the agents' DaemonSet controls.
 func find(ctx context.Context, client kubernetes.Interface, namespace string) ([]Row, map[string]*corev1.Pod, error) {
 	sets, err := DaemonSets(ctx, client, namespace)
 	if err != nil {
@@ -54,7 +54,7 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 		}
 		options := metav1.ListOptions{LabelSelector: agents}
 		err := Each(ctx, client.CoreV1().Pods(namespace).List, options, func(p *corev1.Pod) {
-			if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p, uids) && (old == nil || rather(p, old)) {
+			if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p, uids) && (old == nil || preferred(p, old)) {
 				pods[p.Spec.NodeName] = p
 			}
 		})
@@ -71,13 +71,14 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 		if rows[i].NoReport != problem.NoAgent {
 			continue
 		}
-		rows[i].Message = missing(namespace, len(sets), len(pods))
+		rows[i].Message = noAgent(namespace, len(sets), len(pods))
 	}
 	return rows, pods, nil
 }
 
-// missing says why a Node has no agent, of so many DaemonSets and pods of agents in a namespace.
-func missing(namespace string, sets, pods int) string {
+// noAgent explains why a Node has no agent, given the numbers of DaemonSets and pods in a
+// namespace.
+func noAgent(namespace string, sets, pods int) string {
 	switch {
 	case sets == 0:
 		return fmt.Sprintf("no agent runs on any node: plainroute is not installed, or its DaemonSet lacks the label %s; searched in: %s", agents, cmp.Or(namespace, strings.Join(defaultNamespaces, ", ")))
@@ -91,7 +92,7 @@ func rowOf(n *corev1.Node) Row {
 	row := Row{Node: n.Name, Subnets: append([]string{}, n.Spec.PodCIDRs...)}
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-			row.NotReady = cmp.Or(c.Message, c.Reason, "the kubelet does not say why")
+			row.NotReady = cmp.Or(c.Message, c.Reason, "the kubelet gives no reason")
 		}
 	}
 	row.NoReport = problem.NoAgent
@@ -101,13 +102,13 @@ func rowOf(n *corev1.Node) Row {
 	return row
 }
 
-// unmanaged says why no agent is meant to run on a Node; the manifests' affinity keeps them off those.
+// unmanaged returns why no agent is supposed to run on a Node, by the affinity of the manifests.
 func unmanaged(n *corev1.Node) string {
 	if os := n.Labels[corev1.LabelOSStable]; os != "" && os != "linux" {
-		return "no agent is meant to run here: the operating system is " + os
+		return "no agent is supposed to run here: the operating system is " + os
 	}
 	if label := topology.VirtualLabel(n.Labels); label != "" {
-		return "no agent is meant to run here: the Node is labelled " + label
+		return "no agent is supposed to run here: the Node has the label " + label
 	}
 	return ""
 }
@@ -125,10 +126,11 @@ func agentContainer(p *corev1.PodSpec) *corev1.Container {
 	return &p.Containers[i]
 }
 
-// rather tells which of two pods on a node is the one to ask: in an update the old one goes while the new one comes.
-func rather(p, q *corev1.Pod) bool {
-	if going := p.DeletionTimestamp != nil; going != (q.DeletionTimestamp != nil) {
-		return !going
+// preferred reports whether to query pod p of a node instead of q: during an update the old pod
+// ends while the new one starts.
+func preferred(p, q *corev1.Pod) bool {
+	if ending := p.DeletionTimestamp != nil; ending != (q.DeletionTimestamp != nil) {
+		return !ending
 	}
 	return q.CreationTimestamp.Before(&p.CreationTimestamp)
 }
@@ -142,7 +144,8 @@ func agentOf(p *corev1.Pod) *Agent {
 	return a
 }
 
-// portOf is where an agent listens: an argument goes before the environment, as in the agent.
+// portOf returns the agent's port: an argument takes precedence over the environment, as in the
+// agent.
 func portOf(c *corev1.Container) int {
 	listen := ""
 	for _, e := range c.Env {
@@ -177,8 +180,8 @@ func containerStatus(p *corev1.Pod) *corev1.ContainerStatus {
 	return &p.Status.ContainerStatuses[i]
 }
 
-// idle says why an agent doesn't run; nothing: it does.
-func idle(p *corev1.Pod) string {
+// notRunning returns why an agent doesn't run; "" if it does.
+func notRunning(p *corev1.Pod) string {
 	logs := fmt.Sprintf("kubectl -n %s logs %s", p.Namespace, p.Name)
 	s := containerStatus(p)
 	switch {
@@ -198,7 +201,7 @@ func idle(p *corev1.Pod) string {
 	return "no container was started yet"
 }
 
-// waiting names the init container that an agent waits for, if one fails.
+// waiting returns the failure of an init container that the agent waits for, else text.
 func waiting(p *corev1.Pod, text string) string {
 	for _, s := range p.Status.InitContainerStatuses {
 		switch w, t := s.State.Waiting, s.State.Terminated; {

@@ -50,7 +50,7 @@ func TestRather(t *testing.T) {
 		{pod(0, false), pod(time.Second, true)},
 		{pod(time.Second, true), pod(0, true)},
 	} {
-		if !rather(c.better, c.worse) || rather(c.worse, c.better) {
+		if !preferred(c.better, c.worse) || preferred(c.worse, c.better) {
 			t.Errorf("of %v and %v the wrong one is asked", c.better.ObjectMeta, c.worse.ObjectMeta)
 		}
 	}
@@ -91,7 +91,7 @@ func TestIdle(t *testing.T) {
 			InitContainerStatuses: initial(corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}),
 		}, "its init container install-cni waits: CrashLoopBackOff"},
 	} {
-		if got := idle(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}, Status: c.status}); got != c.want {
+		if got := notRunning(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}, Status: c.status}); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
@@ -101,17 +101,17 @@ func TestIdle(t *testing.T) {
 func TestCells(t *testing.T) {
 	w := newWorld(4)
 	w.rows[3].Subnets = nil
-	d := newDigest(&Cluster{Nodes: w.rows})
+	d := newAggregator(&Cluster{Nodes: w.rows})
 	for _, states := range [][]status.PeerState{{status.OK, status.OffLink, status.OK}, {status.OffLink, status.OK}, {status.OK, status.OffLink}} {
 		var peers []status.Peer
 		for _, s := range states {
 			peers = append(peers, status.Peer{Node: name(1), State: s})
 		}
-		if got := d.cells(&w.rows[0], peers).symbols(); got != ".g!-" {
+		if got := d.cells(&w.rows[0], peers).String(); got != ".g!-" {
 			t.Errorf("%q: got %q, want .g!-", states, got)
 		}
 	}
-	if got := d.cells(&w.rows[0], []status.Peer{{Node: name(1), State: "of a later version"}, {Node: "gone", State: status.Failed}}).symbols(); got != ".f!-" {
+	if got := d.cells(&w.rows[0], []status.Peer{{Node: name(1), State: "of a later version"}, {Node: "gone", State: status.Failed}}).String(); got != ".f!-" {
 		t.Errorf("got %q, want .f!-", got)
 	}
 }

@@ -23,7 +23,7 @@ func printed(t *testing.T, c *Cluster, f Format) []byte {
 }
 
 func TestPrint(t *testing.T) {
-	fine, bad := newWorld(3).survey(t), broken().survey(t)
+	fine, bad := newWorld(3).collect(t), broken().collect(t)
 	if !fine.OK() || bad.OK() {
 		t.Errorf("OK is %t of a cluster that is fine, and %t of one that is not", fine.OK(), bad.OK())
 	}
@@ -35,10 +35,11 @@ func TestPrint(t *testing.T) {
 			golden(t, "broken-"+file+".txt", printed(t, bad, f))
 		}
 	}
-	golden(t, "colour.txt", printed(t, bad, Format{Output: "wide", Color: true}))
+	golden(t, "color.txt", printed(t, bad, Format{Output: "wide", Color: true}))
 }
 
-// Of a large cluster the matrix has what is wrong, and what many complain of is said once.
+// The matrix of a large cluster has the Nodes with problems, and problems of many Nodes are printed
+// once.
 func TestPrintLarge(t *testing.T) {
 	w := newWorld(300)
 	for i := range 300 {
@@ -47,8 +48,8 @@ func TestPrintLarge(t *testing.T) {
 			w.lose(120, i, status.Failed, problem.RouteFailed, "no buffer space available")
 		}
 	}
-	w.silence(200, problem.NotRunning, "the agent does not run: ImagePullBackOff")
-	c := w.survey(t)
+	w.noReport(200, problem.NotRunning, "the agent does not run: ImagePullBackOff")
+	c := w.collect(t)
 	golden(t, "large-table.txt", printed(t, c, Format{Output: "table", Problems: true})[:4000])
 	golden(t, "large-matrix.txt", printed(t, c, Format{Output: "matrix"}))
 	if kept := len(c.Nodes[120].Report.Peers); kept != Kept {
@@ -59,24 +60,24 @@ func TestPrintLarge(t *testing.T) {
 	}
 }
 
-// What is around the Reports, whose own package has them in a golden file.
+// This test covers the JSON around the Reports; their own package has a golden file for those.
 func TestYAML(t *testing.T) {
-	c := broken().survey(t)
+	c := broken().collect(t)
 	for i := range c.Nodes {
 		c.Nodes[i].Report = nil
 	}
 	golden(t, "broken-yaml.txt", printed(t, c, Format{Output: "yaml"}))
 }
 
-// What is written as JSON can be read again, with the cells; of --problems there are but Nodes with problems.
+// JSON can be decoded again, with the cells; --problems leaves out Nodes without problems.
 func TestJSON(t *testing.T) {
-	c := broken().survey(t)
+	c := broken().collect(t)
 	var some Cluster
 	if err := json.Unmarshal(printed(t, c, Format{Output: "json", Problems: true}), &some); err != nil {
 		t.Fatal(err)
 	}
 	if len(some.Nodes) != 5 || some.Nodes[0].Routes != nil {
-		t.Errorf("got %d nodes with problems and routes %q of the first, want 5 and none", len(some.Nodes), some.Nodes[0].Routes.symbols())
+		t.Errorf("got %d nodes with problems and routes %q of the first, want 5 and none", len(some.Nodes), some.Nodes[0].Routes.String())
 	}
 	var again Cluster
 	if err := json.Unmarshal(printed(t, c, Format{Output: "json"}), &again); err != nil {
@@ -89,7 +90,7 @@ func TestJSON(t *testing.T) {
 			}
 		}
 	}
-	if err := json.Unmarshal([]byte(`{"nodes":[{"routes":"=x"}]}`), &again); err == nil || !strings.Contains(err.Error(), "'x' is none of") {
+	if err := json.Unmarshal([]byte(`{"nodes":[{"routes":"=x"}]}`), &again); err == nil || !strings.Contains(err.Error(), "'x' is not one of") {
 		t.Errorf("got %v for a symbol that is none", err)
 	}
 }
@@ -101,9 +102,9 @@ func TestFaults(t *testing.T) {
 		want []string
 	}{
 		{"nothing", func(*world) {}, nil},
-		{"one way", func(w *world) { w.lose(0, 1, status.Lost, "", "") }, []string{"Asymmetry [node-1 node-2]"}},
-		{"neither way", func(w *world) { w.lose(0, 1, status.Lost, "", ""); w.lose(1, 0, status.OffLink, "", "") }, nil},
-		{"one silent", func(w *world) { w.silence(1, problem.NoAnswer, "") }, nil},
+		{"one way", func(w *world) { w.lose(0, 1, status.Missing, "", "") }, []string{"Asymmetry [node-1 node-2]"}},
+		{"neither way", func(w *world) { w.lose(0, 1, status.Missing, "", ""); w.lose(1, 0, status.OffLink, "", "") }, nil},
+		{"one silent", func(w *world) { w.noReport(1, problem.NoAnswer, "") }, nil},
 		{"none to anybody", func(w *world) {
 			for i := 1; i < 4; i++ {
 				w.lose(0, i, status.Failed, "", "")
@@ -120,7 +121,7 @@ func TestFaults(t *testing.T) {
 		w := newWorld(4)
 		c.do(w)
 		var got []string
-		for _, f := range w.survey(t).Problems {
+		for _, f := range w.collect(t).Problems {
 			text := fmt.Sprint(f.Reason, " ", f.Nodes)
 			if f.Severity == problem.Info {
 				text += " note"
@@ -133,13 +134,13 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// What came over the network steers no terminal and begins no line.
+// Text from the network doesn't control the terminal, and doesn't begin lines.
 func TestPrintHostile(t *testing.T) {
 	w := newWorld(2)
 	w.reports[name(0)].Version = "v1\x1b[2J"
 	w.lose(0, 1, status.Failed, problem.RouteFailed, "bad\nnode-2:\x1b[31m\u202e")
-	w.silence(1, problem.NotRunning, "the agent does not run: \x1b]0;title\a")
-	c := w.survey(t)
+	w.noReport(1, problem.NotRunning, "the agent does not run: \x1b]0;title\a")
+	c := w.collect(t)
 	c.Problems = append(c.Problems, problem.Group{Problem: problem.New(problem.Disagreement, problem.Subject{}, "\x9b2J")})
 	for _, output := range Outputs {
 		for _, r := range string(printed(t, c, Format{Output: output})) {

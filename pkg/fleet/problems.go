@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// problems returns all that is wrong with a Row.
+// problems returns everything that is wrong with a Row.
 func (r *Row) problems() []problem.Problem {
 	if r.Report == nil {
 		return []problem.Problem{problem.New(r.NoReport, problem.Subject{}, "%s", cmp.Or(r.Message, string(r.NoReport)))}
@@ -23,7 +23,7 @@ func (r *Row) problems() []problem.Problem {
 	for _, p := range r.Report.Problems {
 		reported[p.Node] = true
 		if p.Node == r.Node && p.Reason.Scope() == problem.OfHost {
-			p.Node = "" // so that one Problem of many machines is one Group
+			p.Node = "" // the same Problem of many machines is one Group
 		}
 		list = append(list, p)
 	}
@@ -37,7 +37,7 @@ func (r *Row) problems() []problem.Problem {
 	})...)
 	more(r.Count.Drift, len(r.Report.Drift.Differences), "differences")
 	if r.Report.Ready && r.NotReady != "" {
-		list = append(list, problem.New(problem.NodeNotReady, problem.Subject{}, "the agent is ready, and the node is not: %s", r.NotReady))
+		list = append(list, problem.New(problem.NodeNotReady, problem.Subject{}, "the agent is ready, but the node is not: %s", r.NotReady))
 	}
 	if !r.Report.Ready && len(list) == 0 {
 		list = append(list, problem.New(problem.NotReady, problem.Subject{}, "the agent is not ready and reports no reason"))
@@ -45,7 +45,8 @@ func (r *Row) problems() []problem.Problem {
 	return list
 }
 
-// unreached returns a Problem for each peer without a good route that is not the subject of a reported one.
+// unreached returns a Problem for each peer without a good route, unless a reported Problem has the
+// peer as subject.
 func (r *Row) unreached(reported map[string]bool) []problem.Problem {
 	var list []problem.Problem
 	for i := range r.Report.Peers {
@@ -60,7 +61,7 @@ func (r *Row) unreached(reported map[string]bool) []problem.Problem {
 		for _, reason := range p.Reason {
 			found.Remediation = cmp.Or(found.Remediation, reason.Remediation())
 		}
-		if p.State == status.Lost {
+		if p.State == status.Missing {
 			found.Remediation = cmp.Or(found.Remediation, problem.Missing.Remediation())
 		}
 		list = append(list, found)
@@ -68,7 +69,7 @@ func (r *Row) unreached(reported map[string]bool) []problem.Problem {
 	return list
 }
 
-// Groups returns all Problems of the Nodes, those that Nodes share as one Group, and then those of the cluster.
+// Groups returns all Problems of the Nodes; one that Nodes share is one Group.
 func (c *Cluster) Groups() []problem.Group {
 	var groups problem.Groups
 	for i := range c.Nodes {

@@ -5,29 +5,22 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// Format is how a Cluster is shown.
-type Format struct {
-	// Output is one of Outputs.
-	Output string
-	// Problems leaves out Nodes with nothing to say against them.
-	Problems bool
-	// Color marks states and severities.
-	Color bool
-}
+// Format selects how a Cluster is printed. Problems leaves out Nodes without problems.
+type Format = status.Format
 
 // Outputs are the values of -o.
 var Outputs = []string{"table", "wide", "matrix", "json", "yaml", "name"}
 
-// Print shows the Cluster.
+// Print writes the Cluster.
 func (c *Cluster) Print(w io.Writer, f Format) error {
 	switch f.Output {
 	case "json", "yaml":
@@ -52,7 +45,7 @@ func (c *Cluster) Print(w io.Writer, f Format) error {
 	return err
 }
 
-// shown are the Nodes to show.
+// shown returns the Nodes to print.
 func (c *Cluster) shown(f Format) []*Row {
 	var rows []*Row
 	for i := range c.Nodes {
@@ -69,13 +62,13 @@ func (c *Cluster) encode(w io.Writer, f Format) error {
 		shown.Nodes = []Row{}
 		for _, row := range c.shown(f) {
 			bad := *row
-			bad.Routes = nil // it has a place for each Node, and here are but some
+			bad.Routes = nil // their positions are those of all Nodes
 			shown.Nodes = append(shown.Nodes, bad)
 		}
 	}
 	encoded, err := text.Encoded(shown, f.Output)
 	if err != nil {
-		return fmt.Errorf("encoding what the agents said: %w", err)
+		return fmt.Errorf("encoding the fleet status: %w", err)
 	}
 	_, err = w.Write(encoded)
 	return err
@@ -101,15 +94,15 @@ func (c *Cluster) table(w *bytes.Buffer, f Format) {
 	}
 	cells := make([][]string, len(rows))
 	for i, row := range rows {
-		cells[i] = row.fields(c.Time)
+		cells[i] = row.columns(c.Time)
 		if f.Output == "wide" {
-			cells[i] = append(cells[i], row.more()...)
+			cells[i] = append(cells[i], row.wideColumns()...)
 		}
 	}
 	text.Table(w, header, cells, func(i int, line string) string { return text.Paint(f.Color, rows[i].color(), line) })
 }
 
-func (r *Row) fields(now time.Time) []string {
+func (r *Row) columns(now time.Time) []string {
 	started := text.None
 	if r.Agent != nil && !r.Agent.Started.IsZero() {
 		started = text.Age(now, r.Agent.Started)
@@ -131,13 +124,13 @@ func (r *Row) fields(now time.Time) []string {
 	}
 }
 
-// more are the fields of the wide table.
-func (r *Row) more() []string {
+// wideColumns returns the additional columns of -o wide.
+func (r *Row) wideColumns() []string {
 	agent := text.None
 	if r.Agent != nil {
 		agent = r.Agent.Namespace + "/" + r.Agent.Pod
 	}
-	subnets := cmp.Or(strings.Join(r.Subnets, ","), text.None)
+	subnets := text.List(r.Subnets, ",")
 	if r.Report == nil {
 		return []string{subnets, text.None, text.None, text.None, agent}
 	}
@@ -146,19 +139,7 @@ func (r *Row) more() []string {
 	for _, u := range host.Uplinks {
 		uplinks = append(uplinks, fmt.Sprintf("%s(%d)", text.Printable(u.Name), u.MTU))
 	}
-	mtu := text.None
-	if host.MTU != 0 {
-		mtu = strconv.Itoa(host.MTU)
-	}
-	return []string{subnets, cmp.Or(join(host.Addresses), text.None), cmp.Or(strings.Join(uplinks, ","), text.None), mtu, agent}
-}
-
-func join(addresses []netip.Addr) string {
-	var list []string
-	for _, a := range addresses {
-		list = append(list, a.String())
-	}
-	return strings.Join(list, ",")
+	return []string{subnets, text.List(host.Addresses, ","), text.List(uplinks, ","), text.OrNone(host.MTU), agent}
 }
 
 // maxGroups is how many Groups are printed.
@@ -181,7 +162,7 @@ func (c *Cluster) printProblems(w io.Writer, f Format) {
 	}
 }
 
-// summary is the whole in a line.
+// summary summarizes the cluster on one line.
 func (c *Cluster) summary() string {
 	answers, bad, ok, routes := 0, 0, 0, 0
 	for i := range c.Nodes {

@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "write what is got into testdata as what is wanted")
 
-// now is when all is looked at.
+// now is the time of all reports.
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // world is a cluster whose Nodes all reach each other, to be broken by tests.
@@ -81,17 +81,17 @@ func (w *world) lose(from, to int, state status.PeerState, reason problem.Reason
 	}
 }
 
-func (w *world) silence(node int, why problem.Reason, detail string) {
+func (w *world) noReport(node int, why problem.Reason, detail string) {
 	delete(w.reports, name(node))
 	w.rows[node].NoReport, w.rows[node].Message = why, detail
 }
 
-// survey is what Survey makes of the world.
-func (w *world) survey(t *testing.T) *Cluster {
+// collect returns the Cluster of this world.
+func (w *world) collect(t *testing.T) *Cluster {
 	t.Helper()
 	c := &Cluster{Time: now, Nodes: w.rows}
-	d := newDigest(c)
-	s := &Survey{Parallel: 8, Timeout: time.Minute, Ask: func(_ context.Context, a *Agent, path string) (io.ReadCloser, error) {
+	d := newAggregator(c)
+	s := &Collector{Parallel: 8, Timeout: time.Minute, Get: func(_ context.Context, a *Agent, path string) (io.ReadCloser, error) {
 		if path != "/status?brief=true" {
 			return nil, errors.New("no such path")
 		}
@@ -105,7 +105,7 @@ func (w *world) survey(t *testing.T) *Cluster {
 			asked = append(asked, &c.Nodes[i])
 		}
 	}
-	if err := s.each(t.Context(), asked, func(ctx context.Context, row *Row) { s.ask(ctx, d, row) }); err != nil {
+	if err := s.each(t.Context(), asked, func(ctx context.Context, row *Row) { s.query(ctx, d, row) }); err != nil {
 		t.Fatal(err)
 	}
 	c.Problems = d.crossProblems()
@@ -117,9 +117,9 @@ func broken() *world {
 	w := newWorld(7)
 	w.lose(0, 1, status.Conflict, problem.RouteConflict, "the kernel prefers another")
 	w.lose(2, 1, status.Conflict, problem.RouteConflict, "the kernel prefers another")
-	w.lose(3, 4, status.Lost, "", "somebody deleted it")
-	w.silence(4, problem.NoAnswer, "no answer from the agent: none within 5s; the node is not ready: Kubelet stopped posting node status.")
-	w.silence(5, problem.NotManaged, "no agent is meant to run here: the operating system is windows")
+	w.lose(3, 4, status.Missing, "", "an operator deleted it")
+	w.noReport(4, problem.NoAnswer, "no answer from the agent: none within 5s; the node is not ready: Kubelet stopped posting node status.")
+	w.noReport(5, problem.NotManaged, "no agent is supposed to run here: the operating system is windows")
 	w.rows[5].Agent = nil
 	w.reports[name(6)].Version = "v2"
 	w.reports[name(6)].Ready = false
@@ -127,7 +127,6 @@ func broken() *world {
 	w.reports[name(6)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(1)}, "%s %s", plan.KindRoute, "10.128.1.0/24 via 192.168.0.1 dev eth0 proto 112 metric 2048")}
 	w.reports[name(6)].Peers[2].Node = name(0) // 10.128.2.0/24 is node-3's
 	w.reports[name(2)].API.Error = "connection refused"
-	// The route that node-4 lacks is said of the peer, and so not again.
 	w.reports[name(3)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(4)}, "%s %s", plan.KindRoute, "10.128.4.0/24 via 192.168.0.4 dev eth0 proto 112 metric 2048")}
 	return w
 }

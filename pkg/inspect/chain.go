@@ -7,8 +7,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// Chain is a base chain of nftables of type filter that forwarded packets pass. iptables-nft makes such
-// chains too, in tables named filter, raw and mangle.
+// Chain is a base chain of nftables of type filter that forwarded packets pass. iptables-nft makes
+// such chains too, in tables named filter, raw and mangle.
 type Chain struct {
 	Family, Table, Name string
 	// Hook is forward, prerouting or postrouting.
@@ -49,7 +49,8 @@ var hookNames = map[nftables.ChainHook]string{
 	*nftables.ChainHookPrerouting: hookPrerouting, *nftables.ChainHookForward: HookForward, *nftables.ChainHookPostrouting: "postrouting",
 }
 
-// ForwardChains returns the base chains that forwarded packets pass, each with the outcomes of the packets.
+// ForwardChains returns the base chains that forwarded packets pass, each with the outcomes of the
+// packets.
 func (i *Inspector) ForwardChains(packets []Packet) (found []Chain, err error) {
 	err = i.eachChain(func(conn *nftables.Conn, c *nftables.Chain) error {
 		family, routed := nftFamilies[c.Table.Family]
@@ -92,9 +93,9 @@ func (i *Inspector) Chains() (names []string, err error) {
 	return names, err
 }
 
-// eachChain calls f with each chain of nftables. The connection opens a socket for each request, because the
-// library matches answers by their order: on a shared socket, the unread rest of one answer would be
-// taken for the next.
+// eachChain calls f with each chain of nftables. The connection opens a socket for each request,
+// because the library matches answers by their order: on a shared socket, the unread rest of one
+// answer would be taken for the next.
 func (i *Inspector) eachChain(f func(*nftables.Conn, *nftables.Chain) error) error {
 	return i.conn.Do(func() error {
 		conn := &nftables.Conn{}

@@ -6,13 +6,14 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// Outcome is what a chain does with a packet. Accepted and Dropped are both set if that is uncertain.
+// Outcome is what a chain does with a packet. Accepted and Dropped are both set if that is
+// uncertain.
 type Outcome struct {
 	Accepted, Dropped bool
 	// DroppedBy is the rule that drops, or "its policy".
 	DroppedBy string
-	// UncertainRule is the first rule that may or may not match: packets of this kind differ in what it
-	// matches, or it has an expression that is not supported here.
+	// UncertainRule is the first rule that may or may not match: packets of this kind differ in
+	// what it matches, or it has an expression that is not supported here.
 	UncertainRule string
 }
 
@@ -38,7 +39,8 @@ type rule struct {
 	match func(Packet) (truth, expr.Verdict)
 }
 
-// An evaluation runs one packet through the chains of a table. It ends, because the kernel refuses loops of chains.
+// An evaluation runs one packet through the chains of a table. It ends, because the kernel refuses
+// loops of chains.
 type evaluation struct {
 	chains map[string][]rule
 	packet Packet

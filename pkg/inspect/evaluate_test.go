@@ -9,8 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// parseChains parses chains such as "base: yes jump a, some drop | a: no accept". A rule consists of its match, its verdict
-// and a chain. It is named after its chain and its number.
+// parseChains parses chains such as "base: yes jump a, some drop | a: no accept". A rule consists
+// of its match, its verdict and a chain. It is named after its chain and its number.
 func parseChains(text string) map[string][]rule {
 	fits := map[string]truth{"no": no, "yes": yes, "some": some, "unknown": unknown}
 	kinds := map[string]expr.VerdictKind{
@@ -44,8 +44,8 @@ func (o Outcome) text() string {
 	return text
 }
 
-// Packets pass chains as in nft_do_chain (net/netfilter/nf_tables_core.c) and ipt_do_table. After a rule that may match,
-// both continuations count.
+// Packets pass chains as in nft_do_chain (net/netfilter/nf_tables_core.c) and ipt_do_table. After a
+// rule that may match, both continuations count.
 func TestOutcomeInChains(t *testing.T) {
 	for text, want := range map[string]string{ // after the policy to accept, and to drop
 		"base: ":                                                                                "accepted; dropped by its policy",
@@ -89,8 +89,8 @@ func TestOutcomeInChains(t *testing.T) {
 	}
 }
 
-// A chain is evaluated once for each packet. Otherwise as many nested chains as the kernel permits (NFT_JUMP_STACK_SIZE) would
-// take years.
+// A chain is evaluated once for each packet. Otherwise as many nested chains as the kernel permits
+// (NFT_JUMP_STACK_SIZE) would take years.
 func TestOutcomeInManyChains(t *testing.T) {
 	chains := map[string][]rule{}
 	for level := range 16 {

@@ -1,5 +1,5 @@
-// Package inspect reads from the kernel what is not plainroute's own: firewall chains, neighbors, bridge
-// ports, policy rules and the network namespaces of pods. It changes nothing.
+// Package inspect reads from the kernel what is not plainroute's own: firewall chains, neighbors,
+// bridge ports, policy rules and the network namespaces of pods. It changes nothing.
 package inspect
 
 import (
@@ -53,7 +53,8 @@ func (i *Inspector) Devices() ([]Device, error) {
 	return devices, nil
 }
 
-// MACs returns the MAC addresses of this host's devices by their names, empty for devices that have none.
+// MACs returns the MAC addresses of this host's devices by their names, empty for devices that have
+// none.
 func (i *Inspector) MACs() (map[string]string, error) {
 	links, _, err := i.links()
 	if err != nil {

@@ -108,7 +108,8 @@ func TestForwardChains(t *testing.T) {
 	}
 }
 
-// A chain that can't be read is an error. Lookups in a set that can't be read are unknown. Each is read once.
+// A chain that can't be read is an error. Lookups in a set that can't be read are unknown. Each is
+// read once.
 func TestRefusedForwardChainsAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.firewall()
@@ -127,10 +128,10 @@ func TestRefusedForwardChainsAreReported(t *testing.T) {
 		if len(kind) == 0 {
 			break
 		}
-		told := map[uint16]string{nftables | getChain: "listing chains: ", nftables | getRule: "listing the rules of "}[kind[0]]
+		reported := map[uint16]string{nftables | getChain: "listing chains: ", nftables | getRule: "listing the rules of "}[kind[0]]
 		switch {
-		case told != "":
-			if err == nil || !strings.HasPrefix(err.Error(), told) || !strings.HasSuffix(err.Error(), unix.ENOMEM.Error()) {
+		case reported != "":
+			if err == nil || !strings.HasPrefix(err.Error(), reported) || !strings.HasSuffix(err.Error(), unix.ENOMEM.Error()) {
 				t.Errorf("without request %d, of kind %d: %v", n, kind, err)
 			}
 		case err != nil || chains[0].Outcomes[0].UncertainRule == "":

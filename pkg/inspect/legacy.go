@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// legacy is how to read the xtables of one family: the rules of iptables-legacy, which nftables does not
-// show. Reading them needs no program, and no capability but CAP_NET_ADMIN.
+// legacy is how to read the xtables of one family: the rules of iptables-legacy, which nftables
+// does not show. Reading them needs no program, and no capability but CAP_NET_ADMIN.
 type legacy struct {
 	family, tables string
 	socket, level  int
 	// ipSize is the size of the part of a rule that matches addresses, up to its field nfcache, and
-	// header that of all before the matches (struct ipt_entry of linux/netfilter_ipv4/ip_tables.h, ip6t_entry of
-	// linux/netfilter_ipv6/ip6_tables.h).
+	// header that of all before the matches (struct ipt_entry of linux/netfilter_ipv4/ip_tables.h,
+	// ip6t_entry of linux/netfilter_ipv6/ip6_tables.h).
 	ipSize, header int
 	// flagGoTo is IPT_F_GOTO, and flagsAt the offset of the flags.
 	flagGoTo byte
@@ -51,8 +51,8 @@ type xtInfo struct {
 	Entries, Size        uint32
 }
 
-// LegacyForwardChains returns the chains FORWARD of iptables-legacy and ip6tables-legacy. A table that does not
-// exist is not read, because reading would make the kernel create it.
+// LegacyForwardChains returns the chains FORWARD of iptables-legacy and ip6tables-legacy. A table
+// that does not exist is not read, because reading would make the kernel create it.
 func (*Inspector) LegacyForwardChains(packets []Packet) ([]Chain, error) {
 	var found []Chain
 	for _, l := range legacies {

@@ -1,7 +1,6 @@
 package inspect
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -10,7 +9,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/nftables"
@@ -20,37 +18,10 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/seccomp"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-const (
-	insideEnv = "PLAINROUTE_TEST_INSIDE"
-	skipEnv   = "PLAINROUTE_TEST_NO_NAMESPACES"
-)
-
-// TestMain runs the tests in a user namespace unless they are run by root, so that each can make network
-// namespaces.
-func TestMain(m *testing.M) {
-	if os.Geteuid() == 0 || os.Getenv(insideEnv) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		os.Setenv(skipEnv, err.Error()) // each test skips with this reason
-		os.Exit(m.Run())
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nil)) }
 
 // A machine is a network namespace of a test's own: eth0 is 192.168.1.11 with a default route.
 type machine struct {
@@ -63,9 +34,7 @@ type machine struct {
 // newMachine moves the test to a new namespace. Its thread ends with the test.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	if why := os.Getenv(skipEnv); why != "" {
-		t.Skipf("not root, and no user namespace to be root in: %s", why)
-	}
+	testutil.NeedSandbox(t)
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Skipf("can't make network namespaces here: %v", err)

@@ -20,7 +20,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// A pod's namespace is found, with its addresses, wherever its port is, and also without a port or an address.
+// A pod's namespace is found, with its addresses, wherever its port is, and also without a port or
+// an address.
 func TestPeerNamespaces(t *testing.T) {
 	for name, c := range map[string]struct {
 		do          func(*machine, *pod)
@@ -75,7 +76,8 @@ func TestPeerNamespaces(t *testing.T) {
 	}
 }
 
-// A namespace that seems to be gone by one answer is left out only if the kernel no longer lists it.
+// A namespace that seems to be gone by one answer is left out only if the kernel no longer lists
+// it.
 func TestPeerNamespaceThatSeemsToBeGone(t *testing.T) {
 	m := newMachine(t)
 	m.addBridge(topology.Bridge)
@@ -88,7 +90,7 @@ func TestPeerNamespaceThatSeemsToBeGone(t *testing.T) {
 	}
 	const never = 1 << 20
 	if _, err := inspector.addrsOf(never); !errors.Is(err, unix.EINVAL) {
-		t.Errorf("of a namespace that is not there, the kernel says: %v", err)
+		t.Errorf("of a namespace that is not there, the kernel returns: %v", err)
 	}
 	there, err := inspector.stillListed([]PeerNamespace{{ID: never}, {ID: peers[0].ID}})
 	m.must(err)
@@ -175,8 +177,8 @@ func (m *machine) withoutNetAdmin() {
 	m.t.Cleanup(func() { m.must(unix.Capset(&header, &all[0])) })
 }
 
-// A namespace is foreign to a bridge if a port that leads there has an address here, or if all its ports are in other
-// bridges. Other devices that lead to it don't count.
+// A namespace is foreign to a bridge if a port that leads there has an address here, or if all its
+// ports are in other bridges. Other devices that lead to it don't count.
 func TestForeignNamespaces(t *testing.T) {
 	veth := func(index, master, id int) rtnl.Link {
 		return &rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: "veth" + strconv.Itoa(index), MasterIndex: master, NetNsID: id}}
@@ -279,7 +281,8 @@ func TestHiddenAddresses(t *testing.T) {
 	}
 }
 
-// Each refused request is reported with what it reads. A namespace that still exists is returned without addresses.
+// Each refused request is reported with what it reads. A namespace that still exists is returned
+// without addresses.
 func TestRefusedPeerNamespacesAreReported(t *testing.T) {
 	m := newMachine(t)
 	m.addBridge(topology.Bridge)

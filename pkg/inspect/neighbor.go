@@ -51,8 +51,8 @@ func (n Neighbor) String() string {
 	return fmt.Sprintf("%s dev %s lladdr %s %s", n.Addr, n.Dev, n.MAC, n.State)
 }
 
-// Neighbors returns the neighbors of both families, without the kernel's own entries for multicast groups,
-// which are NOARP.
+// Neighbors returns the neighbors of both families, without the kernel's own entries for multicast
+// groups, which are NOARP.
 func (i *Inspector) Neighbors() ([]Neighbor, error) {
 	_, names, err := i.links()
 	if err != nil {
@@ -88,9 +88,9 @@ func (i *Inspector) ProbeNeighbor(n Neighbor) error {
 	return nil
 }
 
-// NeighborCount returns the number of entries of a family, 4 or 6, that count against the limits of the neighbor
-// table. The kernel counts the entries of all network namespaces together and shows that in the initial one
-// alone; in another the result is the number of entries in this namespace.
+// NeighborCount returns the number of entries of a family, 4 or 6, that count against the limits of
+// the neighbor table. The kernel counts the entries of all network namespaces together and shows
+// that in the initial one alone; in another the result is the number of entries in this namespace.
 func (i *Inspector) NeighborCount(family int) (int, error) {
 	name := map[int]string{4: "arp_cache", 6: "ndisc_cache"}[family]
 	if content, err := os.ReadFile("/proc/thread-self/net/stat/" + name); err == nil {
@@ -110,7 +110,7 @@ func (i *Inspector) NeighborCount(family int) (int, error) {
 }
 
 // parseCount reads the column "entries" of the table's statistics, which has a row for each CPU
-// (neigh_stat_seq_show of net/core/neighbour.c).
+// (neigh_stat_seq_show, `/proc/net/stat/arp_cache`).
 func parseCount(stat string) (n int, err error) {
 	header, row, _ := strings.Cut(stat, "\n")
 	if _, err := fmt.Sscanf(row, "%x", &n); err != nil || !strings.HasPrefix(header, "entries") {

@@ -107,7 +107,7 @@ func TestRefusedNeighborRequestsAreReported(t *testing.T) {
 	m.neighbor("192.168.1.14", unix.NUD_REACHABLE)
 	n := Neighbor{netip.MustParseAddr("192.168.1.14"), "eth0", "02:00:00:00:00:09", Reachable}
 	if err := i.ProbeNeighbor(Neighbor{Addr: netip.MustParseAddr("192.168.1.15"), Dev: "eth0"}); !errors.Is(err, unix.EINVAL) {
-		t.Errorf("one that the kernel has never heard of: %v", err)
+		t.Errorf("an unknown one: %v", err)
 	}
 	neighbors := func() error { _, err := i.Neighbors(); return err }
 	r := seccomp.NewRefuser(t)
@@ -194,7 +194,7 @@ func TestProbeNeighbor(t *testing.T) {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("nobody is there, and they are %v", s)
+			t.Fatalf("no host is there, and they are %v", s)
 		}
 	}
 }

@@ -139,15 +139,16 @@ func (m *nftVM) step(e expr.Any) (truth, expr.Verdict) {
 	return yes, pass
 }
 
-// consume reads a register and clears it. The library leaves out expressions that it does not support, so
-// a later read must not return what an expression before such a one loaded.
+// consume reads a register and clears it. The library leaves out expressions that it does not
+// support, so a later read must not return what an expression before such a one loaded.
 func (m *nftVM) consume(register uint32) bits {
 	b := m.registers[register]
 	delete(m.registers, register)
 	return b
 }
 
-// bitwise masks and flips. A shift, of which the library reads neither mask nor flip, makes all bits unknown.
+// bitwise masks and flips. A shift, of which the library reads neither mask nor flip, makes all
+// bits unknown.
 func (m *nftVM) bitwise(e *expr.Bitwise) {
 	b := m.consume(e.SourceRegister)
 	if len(e.Mask) != len(b.value) {
@@ -184,8 +185,8 @@ func (m *nftVM) lookup(e *expr.Lookup) (truth, expr.Verdict) {
 	return matches, v
 }
 
-// matches compares a key with one element. Of a concatenation it compares only the first field, which excludes
-// most: pods have no addresses of Services.
+// matches compares a key with one element. Of a concatenation it compares only the first field,
+// which excludes most: pods have no addresses of Services.
 func (s elementSet) matches(key bits, i int) truth {
 	e, n := s.elements[i], len(key.value)
 	switch {
@@ -212,8 +213,8 @@ func (s elementSet) matches(key bits, i int) truth {
 	return t
 }
 
-// verdictOf returns the verdict of a verdict map's element (NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN of
-// linux/netfilter/nf_tables.h), which is zero for an element of another set.
+// verdictOf returns the verdict of a verdict map's element (NFTA_VERDICT_CODE and
+// NFTA_VERDICT_CHAIN of linux/netfilter/nf_tables.h), which is zero for an element of another set.
 func verdictOf(e nftables.SetElement) (v expr.Verdict) {
 	eachAttribute(e.Val, func(attrs *netlink.AttributeDecoder) {
 		attrs.ByteOrder = binary.BigEndian

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The packets of these tests: from a pod to pods of a peer, with one unknown device; the reply; and one of IPv6.
+// The packets of these tests: from a pod to pods of a peer, with one unknown device; the reply; and
+// one of IPv6.
 var (
 	newPacket    = Packet{In: "lo", From: netip.MustParsePrefix("10.244.1.7/32"), To: netip.MustParsePrefix("10.244.2.0/24")}
 	answerPacket = Packet{In: "lo", Out: "lo", From: newPacket.To, To: newPacket.From, Reply: true}
@@ -20,7 +21,8 @@ var (
 
 var truthNames = map[truth]string{no: "no", yes: "yes", some: "some", unknown: "unknown"}
 
-// result prints whether a rule matches a packet, and its verdict and chain, unless the verdict is to continue.
+// result prints whether a rule matches a packet, and its verdict and chain, unless the verdict is
+// to continue.
 func result(matches truth, v expr.Verdict) string {
 	text := map[expr.VerdictKind]string{
 		expr.VerdictAccept: " accept", expr.VerdictDrop: " drop", expr.VerdictJump: " jump", expr.VerdictGoto: " goto",
@@ -167,7 +169,8 @@ var expressionCases = []struct {
 	{"unknown", newPacket, []expr.Any{ctField(expr.CtKeySTATUS), cmpIs(1, 0, 0, 0)}},
 }
 
-// Expressions are evaluated as by the nft_*_eval functions of net/netfilter, as far as the packet is known.
+// Expressions are evaluated as by the nft_*_eval functions of net/netfilter, as far as the packet
+// is known.
 func TestExpressions(t *testing.T) {
 	for _, c := range expressionCases {
 		got := result((&nftVM{c.p, nil, map[uint32]bits{}}).run(c.do))
@@ -192,7 +195,8 @@ func TestShiftIntoAnotherRegister(t *testing.T) {
 	}
 }
 
-// valJump is the verdict of a set element as the kernel encodes it: attributes NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN.
+// valJump is the verdict of a set element as the kernel encodes it: attributes NFTA_VERDICT_CODE
+// and NFTA_VERDICT_CHAIN.
 func valJump(chain string) []byte {
 	b := []byte{8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfd, byte(5 + len(chain)), 0, 2, 0}
 	return append(append(b, chain...), 0)

@@ -15,8 +15,9 @@ type Port struct {
 	State PortState
 	// Isolated reports whether it forwards nothing to other isolated ports.
 	Isolated bool
-	// BlockedBy is the option of bridge(8) that keeps ARP or neighbor discovery from working on the port, "" if
-	// there is none: locked on, bcast_flood off (ARP) or mcast_flood off (neighbor discovery).
+	// BlockedBy is the option of bridge(8) that keeps ARP or neighbor discovery from working on the
+	// port, "" if there is none: locked on, bcast_flood off (ARP) or mcast_flood off (neighbor
+	// discovery).
 	BlockedBy string
 	// NoHairpin reports whether it sends nothing back where that came from.
 	NoHairpin bool

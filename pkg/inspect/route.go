@@ -15,11 +15,13 @@ type Route struct {
 	Dev string
 	// Via is the gateway, the zero Addr if the destination is on link.
 	Via netip.Addr
-	// MTU is that of the route, 0 if the route sets none. It excludes path MTUs learned from routers.
+	// MTU is that of the route, 0 if the route sets none. It excludes path MTUs learned from
+	// routers.
 	MTU int
 }
 
-// RouteTo returns the route of this host's own packets to an address, with its MTU, as `ip route get` does.
+// RouteTo returns the route of this host's own packets to an address, with its MTU, as `ip route
+// get` does.
 func (i *Inspector) RouteTo(to netip.Addr) (Route, error) {
 	route, err := i.Lookup(to, "", netip.Addr{}, Selector{})
 	if err != nil {
@@ -31,9 +33,10 @@ func (i *Inspector) RouteTo(to netip.Addr) (Route, error) {
 	return route, nil
 }
 
-// Lookup returns the route of a packet (RTM_GETROUTE), without its MTU: of one of this host's own, or, with a
-// device and a source, of one that comes in there. The kernel accepts selectors of TCP, UDP and ICMP alone
-// (rtm_getroute_parse_ip_proto of net/ipv4/ip_output.c); for others the error is unix.EOPNOTSUPP.
+// Lookup returns the route of a packet (RTM_GETROUTE), without its MTU: of one of this host's own,
+// or, with a device and a source, of one that comes in there. The kernel accepts selectors of TCP,
+// UDP and ICMP alone (rtm_getroute_parse_ip_proto of net/ipv4/ip_output.c); for others the error is
+// unix.EOPNOTSUPP.
 func (i *Inspector) Lookup(to netip.Addr, dev string, from netip.Addr, selector Selector) (Route, error) {
 	request, err := i.routeRequest(to, dev, from, selector)
 	if err != nil {

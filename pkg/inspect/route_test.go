@@ -61,7 +61,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// A lookup follows the policy rules; with a device and a source it is that of a packet that comes in there.
+// A lookup follows the policy rules; with a device and a source it is that of a packet that comes
+// in there.
 func TestLookup(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()
@@ -100,7 +101,8 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// A rule that selects one kind of packet does not route others, and each selector is looked up by itself.
+// A rule that selects one kind of packet does not route others, and each selector is looked up by
+// itself.
 func TestLookupBySelector(t *testing.T) {
 	m := newMachine(t)
 	i := m.inspector()

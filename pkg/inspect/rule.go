@@ -41,8 +41,8 @@ func (i *Inspector) Rules(is4 bool) ([]Rule, error) {
 // maxDestinations bounds the result of Destinations.
 const maxDestinations = 1024
 
-// Destinations returns the destinations of routes in the tables of a family's rules for which wanted returns
-// true, maxDestinations at most.
+// Destinations returns the destinations of routes in the tables of a family's rules for which
+// wanted returns true, maxDestinations at most.
 func (i *Inspector) Destinations(is4 bool, rules []Rule, wanted func(netip.Prefix) bool) ([]netip.Prefix, error) {
 	var found []netip.Prefix
 	seen := map[int]bool{unix.RT_TABLE_UNSPEC: true} // that of rules which refuse
@@ -73,10 +73,11 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 	return netip.PrefixFrom(addr, bits)
 }
 
-// A Selector is what a rule may select packets by, besides addresses and device (ip-rule(8)). The zero value is
-// any packet.
+// A Selector is what a rule may select packets by, besides addresses and device (ip-rule(8)). The
+// zero value is any packet.
 type Selector struct {
-	// Protocol is the IANA number of TCP, UDP or ICMP of the packet's family; ports go with the first two.
+	// Protocol is the IANA number of TCP, UDP or ICMP of the packet's family; ports go with the
+	// first two.
 	Protocol            uint8
 	SourcePort, DstPort uint16
 	// TOS is IPv4's type of service or IPv6's traffic class.
@@ -84,8 +85,8 @@ type Selector struct {
 	Mark uint32
 }
 
-// masqueradeMark is set by kube-proxy, before routing, on packets that are to get the node's address, such as those to
-// node ports (masqueradeBit of its configuration is 14).
+// masqueradeMark is set by kube-proxy, before routing, on packets that are to get the node's
+// address, such as those to node ports (masqueradeBit of its configuration is 14).
 const masqueradeMark = 1 << 14
 
 func (s Selector) String() string {
@@ -104,8 +105,8 @@ func (s Selector) String() string {
 	return strings.Join(words, ", ")
 }
 
-// selectorOf returns a selector of packets that a rule selects and a cluster sends. The only mark in it is
-// kube-proxy's, because a packet with another mark was marked for that rule.
+// selectorOf returns a selector of packets that a rule selects and a cluster sends. The only mark
+// in it is kube-proxy's, because a packet with another mark was marked for that rule.
 func selectorOf(r rtnl.Rule) Selector {
 	if r.Invert {
 		return Selector{}

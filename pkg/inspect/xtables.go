@@ -13,8 +13,8 @@ import (
 // (struct xt_entry_match of linux/netfilter/x_tables.h).
 const xtHeader = 32
 
-// xtRule is a rule as the kernel stores it. The kernel validated all offsets and sizes in it when it accepted
-// the table (xt_check_entry_offsets, xt_check_target).
+// xtRule is a rule as the kernel stores it. The kernel validated all offsets and sizes in it when
+// it accepted the table (xt_check_entry_offsets, xt_check_target).
 type xtRule struct {
 	legacy
 	blob   []byte // the whole rule

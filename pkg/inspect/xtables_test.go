@@ -20,7 +20,8 @@ import (
 	"github.com/plainroute/plainroute/test/seccomp"
 )
 
-// An xtSpec is a rule of iptables: prefixes, devices ("eth+" matches a prefix of the name), and the flags of struct ipt_ip.
+// An xtSpec is a rule of iptables: prefixes, devices ("eth+" matches a prefix of the name), and the
+// flags of struct ipt_ip.
 type xtSpec struct {
 	from, to, in, out string
 	protocol          uint16
@@ -29,7 +30,8 @@ type xtSpec struct {
 	target            string // a verdict, a user-defined chain, or the name of a target; empty: none
 }
 
-// struct ipt_ip, ipt_entry, ip6t_ip6 and ip6t_entry (linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h).
+// struct ipt_ip, ipt_entry, ip6t_ip6 and ip6t_entry (linux/netfilter_ipv4/ip_tables.h,
+// linux/netfilter_ipv6/ip6_tables.h).
 type (
 	xtDevices struct{ In, Out, InMask, OutMask [unix.IFNAMSIZ]byte }
 	xtEntry4  struct {
@@ -72,7 +74,8 @@ func (s xtSpec) devices() (d xtDevices) {
 	return d
 }
 
-// xtPart is struct xt_entry_match or xt_entry_target: its size, its name, its revision and its data.
+// xtPart is struct xt_entry_match or xt_entry_target: its size, its name, its revision and its
+// data.
 func xtPart(name string, revision byte, info []byte) []byte {
 	b := make([]byte, 32+(len(info)+7)&^7)
 	binary.NativeEndian.PutUint16(b, uint16(len(b)))
@@ -129,7 +132,8 @@ func (s xtSpec) encode(l legacy, at int, chains map[string]int) []byte {
 	return b
 }
 
-// xtTable encodes the table filter with rules in FORWARD and user-defined chains, as iptables-restore does.
+// xtTable encodes the table filter with rules in FORWARD and user-defined chains, as
+// iptables-restore does.
 func xtTable(l legacy, policy string, forward []xtSpec, user map[string][]xtSpec) (info xtInfo, table []byte) {
 	chains := map[string]int{}
 	for range 2 { // the offsets of chains are known the second time
@@ -162,7 +166,8 @@ func xtTable(l legacy, policy string, forward []xtSpec, user map[string][]xtSpec
 	return info, table
 }
 
-// Flags of struct ipt_ip, as iptables sets them for "!", -f and -g. IPv6 has the same except for -g.
+// Flags of struct ipt_ip, as iptables sets them for "!", -f and -g. IPv6 has the same except for
+// -g.
 const (
 	invertFrom, invertTo, invertIn, invertOut = 0x08, 0x10, 0x01, 0x02
 	invertProtocol, invertFragment            = 0x40, 0x20
@@ -377,13 +382,13 @@ func TestRefusedLegacyChainsAreReported(t *testing.T) {
 	i := m.inspector()
 	info, table := xtTable(legacies[0], "ACCEPT", nil, nil)
 	m.replace(legacies[0], info, table)
-	fails := func(errno unix.Errno, say string) {
+	fails := func(errno unix.Errno, prefix string) {
 		t.Helper()
-		if chains, err := i.LegacyForwardChains(nil); len(chains) != 0 || !errors.Is(err, errno) || !strings.HasPrefix(err.Error(), say) {
-			t.Errorf("got %v, %v, want %q, %v", chains, err, say, errno)
+		if chains, err := i.LegacyForwardChains(nil); len(chains) != 0 || !errors.Is(err, errno) || !strings.HasPrefix(err.Error(), prefix) {
+			t.Errorf("got %v, %v, want %q, %v", chains, err, prefix, errno)
 		}
 	}
-	m.must(unix.Setfsgid(65534)) // who may not read the list of tables
+	m.must(unix.Setfsgid(65534)) // a user without access to the list of tables
 	m.must(unix.Setfsuid(65534))
 	fails(unix.EACCES, "reading the tables of iptables: ")
 	m.must(unix.Setfsuid(0))

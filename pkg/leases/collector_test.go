@@ -16,18 +16,18 @@ import (
 // A node has pods in network namespaces, and host-local's leases.
 type node struct {
 	*Collector
-	t       *testing.T
-	held    map[netip.Addr]cni.Holder
-	guests  map[int]inspect.PeerNamespace
-	port    int // the latest index
-	changes uint64
-	clock   time.Time
-	looks   int
-	broken  error
+	t          *testing.T
+	held       map[netip.Addr]cni.Holder
+	namespaces map[int]inspect.PeerNamespace
+	port       int // the latest index
+	changes    uint64
+	clock      time.Time
+	scans      int
+	broken     error
 }
 
 func newNode(t *testing.T) *node {
-	n := &node{t: t, held: map[netip.Addr]cni.Holder{}, guests: map[int]inspect.PeerNamespace{}, clock: time.Unix(1, 0)}
+	n := &node{t: t, held: map[netip.Addr]cni.Holder{}, namespaces: map[int]inspect.PeerNamespace{}, clock: time.Unix(1, 0)}
 	n.restart()
 	return n
 }
@@ -54,8 +54,8 @@ func (n *node) Release(_ context.Context, leases []cni.Lease) (released int, err
 }
 
 func (n *node) PeerNamespaces(string) (all []inspect.PeerNamespace, err error) {
-	n.looks++
-	for _, g := range n.guests {
+	n.scans++
+	for _, g := range n.namespaces {
 		all = append(all, g)
 	}
 	return all, n.broken
@@ -67,16 +67,16 @@ func (n *node) pod(id int, addrs ...string) {
 	for _, a := range addrs {
 		n.lease(a, fmt.Sprintf("pod%d-%d", id, n.port))
 	}
-	g := n.guests[id]
+	g := n.namespaces[id]
 	g.Addrs = parse(addrs...)
-	n.guests[id] = g
+	n.namespaces[id] = g
 }
 
 // empty makes a namespace with a port and no address.
 func (n *node) empty(id int) {
 	n.port++
 	n.changes++
-	n.guests[id] = inspect.PeerNamespace{ID: id, Ports: []int{n.port}}
+	n.namespaces[id] = inspect.PeerNamespace{ID: id, Ports: []int{n.port}}
 }
 
 func (n *node) lease(addr, container string) {
@@ -85,20 +85,20 @@ func (n *node) lease(addr, container string) {
 
 // die takes a pod's namespace away without DEL.
 func (n *node) die(id int) {
-	delete(n.guests, id)
+	delete(n.namespaces, id)
 	n.changes++
 }
 
 func (n *node) show(id int, addrs ...string) {
-	g := n.guests[id]
+	g := n.namespaces[id]
 	g.Addrs = parse(addrs...)
-	n.guests[id] = g
+	n.namespaces[id] = g
 }
 
 func (n *node) cut(id int) {
-	g := n.guests[id]
+	g := n.namespaces[id]
 	g.Ports, g.Addrs = nil, nil
-	n.guests[id] = g
+	n.namespaces[id] = g
 	n.changes++
 }
 
@@ -109,11 +109,11 @@ func parse(addrs ...string) (all []netip.Addr) {
 	return all
 }
 
-// pass lets time pass, with a look each period.
+// pass lets time pass, with a scan each period.
 func (n *node) pass(d time.Duration) {
 	n.t.Helper()
 	for end := n.clock.Add(d); ; n.clock = n.clock.Add(period) {
-		if err := n.look(n.t.Context()); err != nil {
+		if err := n.scan(n.t.Context()); err != nil {
 			n.t.Fatal(err)
 		}
 		if !n.clock.Before(end) {
@@ -137,7 +137,7 @@ func (n *node) leases(want ...string) {
 
 const long = time.Hour
 
-// leaseCases say which leases are left after what happened.
+// leaseCases are sequences of scans, with the leases that are left.
 var leaseCases = map[string]struct {
 	do   func(*node)
 	left []string
@@ -175,7 +175,7 @@ var leaseCases = map[string]struct {
 			n.pass(period)
 			n.cut(1)
 			n.pass(long)
-			delete(n.guests, 1)
+			delete(n.namespaces, 1)
 			n.pass(50 * time.Second)
 		}, nil,
 	},
@@ -190,7 +190,7 @@ var leaseCases = map[string]struct {
 		func(n *node) { n.pod(1, "10.0.0.2", "fd00::2"); n.show(1, "10.0.0.2"); n.pass(long) }, []string{"10.0.0.2", "fd00::2"},
 	},
 	"of a dead pod, beside one of another network": {func(n *node) {
-		n.guests[7] = inspect.PeerNamespace{ID: 7, Ports: []int{2}, Addrs: parse("172.17.0.2"), Foreign: true}
+		n.namespaces[7] = inspect.PeerNamespace{ID: 7, Ports: []int{2}, Addrs: parse("172.17.0.2"), Foreign: true}
 		n.lease("10.0.0.2", "gone")
 		n.lease("fd00::2", "")
 		n.pass(50 * time.Second)
@@ -201,7 +201,7 @@ var leaseCases = map[string]struct {
 		n.lease("10.0.0.2", "slow")
 		n.pass(long)
 	}, []string{"10.0.0.2"}},
-	"of a pod that was made during a look, and then took its address off its device": {func(n *node) {
+	"of a pod that was made during a scan, and then took its address off its device": {func(n *node) {
 		n.empty(1)
 		n.show(1, "10.0.0.2") // the leases had been read by then
 		n.pass(0)
@@ -238,12 +238,12 @@ var leaseCases = map[string]struct {
 		n.pass(period)
 		for id := range 5 {
 			n.clock = n.clock.Add(period)
-			n.empty(id + 1) // one at each look
+			n.empty(id + 1) // one at each scan
 			n.pass(0)
 		}
 	}, nil},
-	"of a dead pod, beside a node that this one is a guest of": {func(n *node) {
-		n.guests[7] = inspect.PeerNamespace{ID: 7, Ports: []int{2}, Foreign: true}
+	"of a dead pod, beside a node that runs this one": {func(n *node) {
+		n.namespaces[7] = inspect.PeerNamespace{ID: 7, Ports: []int{2}, Foreign: true}
 		n.lease("10.0.0.2", "gone")
 		n.pass(50 * time.Second)
 	}, nil},
@@ -266,14 +266,14 @@ func TestLeases(t *testing.T) {
 	}
 }
 
-// Where nothing comes or goes, no network namespace is looked into.
+// Where nothing was added or deleted, no network namespace is read.
 func TestNothingIsReadAtRest(t *testing.T) {
 	n := newNode(t)
 	n.pass(long)
 	n.pod(1, "10.0.0.2")
 	n.pass(long)
-	if n.looks != 2 {
-		t.Errorf("with a pod that came and stays, namespaces are looked into %d times", n.looks)
+	if n.scans != 2 {
+		t.Errorf("with a pod that came and stays, namespaces are read %d times", n.scans)
 	}
 }
 
@@ -287,8 +287,8 @@ func TestNothingIsReadAtRestBesideHiddenAddresses(t *testing.T) {
 	n.show(2) // it takes its address off
 	n.changes++
 	n.pass(long)
-	if n.looks != 2 {
-		t.Errorf("namespaces are looked into %d times", n.looks)
+	if n.scans != 2 {
+		t.Errorf("namespaces are read %d times", n.scans)
 	}
 	n.die(1)
 	n.die(2)
@@ -296,22 +296,22 @@ func TestNothingIsReadAtRestBesideHiddenAddresses(t *testing.T) {
 	n.leases()
 }
 
-// What can't be read takes nothing away, and is no sign of death either.
+// A failed read neither removes a lease nor counts as a scan without a pod.
 func TestAFailedLookCountsForNothing(t *testing.T) {
 	n := newNode(t)
 	n.pod(1, "10.0.0.2")
 	n.pass(period)
 	n.changes++
-	pod := n.guests[1]
-	delete(n.guests, 1)
+	pod := n.namespaces[1]
+	delete(n.namespaces, 1)
 	n.broken = errors.New("no answer")
 	for range 10 {
 		n.clock = n.clock.Add(period)
-		if err := n.look(t.Context()); err == nil {
+		if err := n.scan(t.Context()); err == nil {
 			t.Fatal("a failure is not returned")
 		}
 	}
-	n.guests[1], n.broken = pod, nil
+	n.namespaces[1], n.broken = pod, nil
 	n.pass(period)
 	n.leases("10.0.0.2")
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// credentials are those of the process that called listen. The kernel gives them for a connection
+// credentials returns those of the process that called listen. The kernel has them for a connection
 // that was not accepted yet, so a stopped agent is found too.
 func credentials(conn *net.UnixConn) (uid, pid int, err error) {
 	raw, err := conn.SyscallConn()

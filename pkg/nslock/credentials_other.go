@@ -7,5 +7,4 @@ import (
 	"net"
 )
 
-// credentials are not to be had where no agent runs.
 func credentials(*net.UnixConn) (uid, pid int, err error) { return 0, 0, errors.ErrUnsupported }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 	"unicode"
@@ -13,39 +14,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errSilent is returned when the name is taken, or was a moment ago, and no socket that listens
-// says whose it is.
+// errSilent is returned when the name is taken, or was a moment ago, and no socket listens by it.
 var errSilent = errors.New("the socket " + name + " is taken, and its holder does not listen")
 
-// longestAnswer bounds what is read of a holder, in bytes.
-const longestAnswer = 512
+const maxAnswer = 512
 
-// ask connects to the holder and returns who it is as an error: a HeldError, a ForeignError,
-// errSilent, or what keeps us from asking.
-func ask() error {
+// identifyHolder connects to the holder and returns an error that identifies it: a HeldError, a
+// ForeignError, errSilent, or why the connection failed.
+func identifyHolder() error {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: name, Net: "unix"})
 	// EAGAIN: more connections wait to be accepted than the socket has room for.
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EAGAIN) {
 		return fmt.Errorf("%w: %w", errSilent, err)
 	}
 	if err != nil {
-		return fmt.Errorf("asking who holds the lock of this network namespace: %w", err)
+		return fmt.Errorf("identifying the holder of the lock of this network namespace: %w", err)
 	}
 	defer conn.Close()
 	uid, pid, err := credentials(conn)
 	if err != nil {
-		return fmt.Errorf("asking who holds the lock of this network namespace: %w", err)
+		return fmt.Errorf("identifying the holder of the lock of this network namespace: %w", err)
 	}
-	if !ownUser(uid) {
+	if uid != 0 && uid != os.Geteuid() {
 		return &ForeignError{uid, pid}
 	}
 	return &HeldError{describe(answerOf(conn), pid)}
 }
 
-// answerOf reads the holder's line; it is empty if none comes in time.
+// answerOf returns the line that the holder sends; it is empty if none comes in time.
 func answerOf(conn net.Conn) string {
-	_ = conn.SetDeadline(time.Now().Add(talkLimit))
-	line, err := bufio.NewReader(io.LimitReader(conn, longestAnswer)).ReadString('\n')
+	_ = conn.SetDeadline(time.Now().Add(ioTimeout))
+	line, err := bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadString('\n')
 	if err != nil {
 		return ""
 	}
@@ -57,8 +56,8 @@ func answerOf(conn net.Conn) string {
 	}, line)
 }
 
-// describe adds the process id, which is 0 if the holder is in a PID namespace that we can't see
-// into, such as another container's.
+// describe adds the process id, which is 0 if the holder is in a PID namespace that isn't visible
+// to us, such as another container's.
 func describe(answer string, pid int) string {
 	if answer == "" {
 		answer = "it does not answer"

@@ -16,32 +16,31 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// name is that of the socket; the @ makes it abstract.
+// name is the socket's; the @ makes it abstract.
 const name = "@plainroute"
 
 const (
-	// patience is how long Take waits for a holder that is bound but not listening yet, which
+	// listenTimeout is how long Take waits for a holder that is bound but not listening yet, which
 	// takes an agent microseconds.
-	patience = 2 * time.Second
-	// attemptInterval is how often Take looks again meanwhile.
+	listenTimeout = 2 * time.Second
+	// attemptInterval is the time between Take's attempts meanwhile.
 	attemptInterval = 20 * time.Millisecond
-	// seekInterval is how often Seek tries to take a lock that something else keeps from us.
+	// seekInterval is the time between Seek's attempts while another process holds the name.
 	seekInterval = 5 * time.Second
-	// pause after each answer bounds what a process can cost the holder that connects in a loop.
+	// pause after each answer limits the cost of a process that connects in a loop.
 	pause = time.Millisecond
-	// talkLimit bounds one conversation on either side.
-	talkLimit = 500 * time.Millisecond
+	// ioTimeout bounds one exchange on either side.
+	ioTimeout = 500 * time.Millisecond
 )
 
 // A HeldError is returned when an agent, or a cleanup, holds the lock.
 type HeldError struct {
-	// Holder says who it is, as far as it answers.
+	// Holder is the line that the holder sent about itself, with its process id.
 	Holder string
 }
 
@@ -56,23 +55,25 @@ func (e *ForeignError) Error() string {
 	return fmt.Sprintf("a process of user %d (pid %d), which is not an agent, holds the socket %s", e.UID, e.PID, name)
 }
 
-// Take takes the lock of the calling thread's network namespace. While it is held, whoever asks for
-// the holder is told self, one line.
+// Take takes the lock of the calling thread's network namespace. While it is held, each process
+// that connects is sent self, one line.
 //
-// It returns a HeldError if an agent holds the lock. Any other error means that nothing is known of
-// another agent and that the lock can't be had: something else holds its name (ForeignError, or an
-// error of connecting if that does not listen), or the kernel refuses the socket.
+// It returns a HeldError if an agent holds the lock. Any other error means that no agent was found
+// and that the lock can't be had: another process holds its name (ForeignError, or an error of
+// connecting if that does not listen), or the kernel refuses the socket.
 func Take(ctx context.Context, self string) (*Lock, error) {
-	for deadline := time.Now().Add(patience); ; {
-		listener, err := listen(ctx)
+	for deadline := time.Now().Add(listenTimeout); ; {
+		listener, err := new(net.ListenConfig).Listen(ctx, "unix", name)
 		if err == nil {
-			return hold(listener, self), nil
+			l := &Lock{listener, self, make(chan struct{})}
+			go l.answer()
+			return l, nil
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return nil, fmt.Errorf("taking the lock of this network namespace: %w", err)
 		}
 		// The holder may be between bind and listen, or have ended since.
-		err = ask()
+		err = identifyHolder()
 		if !errors.Is(err, errSilent) || time.Now().After(deadline) {
 			return nil, err
 		}
@@ -85,8 +86,8 @@ func Take(ctx context.Context, self string) (*Lock, error) {
 }
 
 // Seek takes the lock as soon as it can be had and holds it until ctx ends. It is for an agent that
-// runs without the lock because something else holds its name: two such agents find each other when
-// the name is free again. It returns a HeldError if another agent was faster.
+// runs without the lock because another process holds its name: two such agents find each other
+// when the name is free again. It returns a HeldError if another agent was faster.
 func Seek(ctx context.Context, self string) error {
 	for {
 		lock, err := Take(ctx, self)
@@ -107,15 +108,11 @@ func Seek(ctx context.Context, self string) error {
 
 // Find returns a HeldError if an agent holds the lock, and takes nothing.
 func Find() error {
-	err := ask()
+	err := identifyHolder()
 	if errors.As(err, new(*HeldError)) {
 		return err
 	}
 	return nil
-}
-
-func listen(ctx context.Context) (net.Listener, error) {
-	return new(net.ListenConfig).Listen(ctx, "unix", name)
 }
 
 // A Lock is held until Close, or until its process ends.
@@ -125,21 +122,15 @@ type Lock struct {
 	ended    chan struct{}
 }
 
-func hold(listener net.Listener, self string) *Lock {
-	l := &Lock{listener, self, make(chan struct{})}
-	go l.answer()
-	return l
-}
-
-// Close lets go of the lock.
+// Close releases the lock.
 func (l *Lock) Close() error {
 	err := l.listener.Close()
 	<-l.ended
 	return err
 }
 
-// answer tells each that connects who we are, one after the other. A line fits into the socket's
-// buffer, so none of them can make it wait.
+// answer sends self to each process that connects, one after the other. A line fits into the
+// socket's buffer, so no process can make it wait.
 func (l *Lock) answer() {
 	defer close(l.ended)
 	for {
@@ -148,13 +139,10 @@ func (l *Lock) answer() {
 			return
 		}
 		if err == nil {
-			_ = conn.SetDeadline(time.Now().Add(talkLimit))
+			_ = conn.SetDeadline(time.Now().Add(ioTimeout))
 			_, _ = conn.Write([]byte(l.self + "\n"))
 			_ = conn.Close()
 		}
 		time.Sleep(pause)
 	}
 }
-
-// ownUser reports whether a process of that user can be an agent.
-func ownUser(uid int) bool { return uid == 0 || uid == os.Geteuid() }

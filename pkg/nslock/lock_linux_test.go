@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // holderVariable makes the test binary a process that holds the socket in a way of its own.
@@ -81,10 +83,10 @@ func startHolder(t *testing.T, way string, uid uint32) *exec.Cmd {
 	cmd.Env = append(os.Environ(), holderVariable+"="+way)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	input, err := cmd.StdinPipe()
-	must(t, err)
+	testutil.Must(t, err)
 	output, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	testutil.Must(t, err)
+	testutil.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = input.Close()
 		_ = cmd.Process.Kill()
@@ -107,37 +109,37 @@ func heldBy(t *testing.T, err error, want string) {
 
 func TestOneAtATime(t *testing.T) {
 	freshNamespace(t)
-	must(t, Find())
+	testutil.Must(t, Find())
 	first, err := Take(t.Context(), "node one, run folder /run/one")
-	must(t, err)
+	testutil.Must(t, err)
 	want := fmt.Sprintf("node one, run folder /run/one, pid %d", os.Getpid())
 	_, err = Take(t.Context(), "node two")
 	heldBy(t, err, want)
 	heldBy(t, Find(), want)
-	must(t, first.Close())
-	must(t, Find())
+	testutil.Must(t, first.Close())
+	testutil.Must(t, Find())
 	second, err := Take(t.Context(), "node two")
-	must(t, err)
-	must(t, second.Close())
+	testutil.Must(t, err)
+	testutil.Must(t, second.Close())
 }
 
 // Another network namespace has a lock of its own.
 func TestEachNamespaceHasItsOwn(t *testing.T) {
 	freshNamespace(t)
 	first, err := Take(t.Context(), "first")
-	must(t, err)
+	testutil.Must(t, err)
 	defer first.Close()
-	must(t, unix.Unshare(unix.CLONE_NEWNET))
+	testutil.Must(t, unix.Unshare(unix.CLONE_NEWNET))
 	second, err := Take(t.Context(), "second")
-	must(t, err)
-	must(t, second.Close())
+	testutil.Must(t, err)
+	testutil.Must(t, second.Close())
 }
 
 // Of many that start at once, one gets the lock, and each other learns of it.
 func TestManyAtOnce(t *testing.T) {
 	freshNamespace(t)
 	namespace, err := os.Open("/proc/thread-self/ns/net")
-	must(t, err)
+	testutil.Must(t, err)
 	defer namespace.Close()
 	const agents = 20
 	locks, errs := make([]*Lock, agents), make([]error, agents)
@@ -155,7 +157,7 @@ func TestManyAtOnce(t *testing.T) {
 	for i, lock := range locks {
 		if lock != nil {
 			holders++
-			must(t, lock.Close())
+			testutil.Must(t, lock.Close())
 			continue
 		}
 		heldBy(t, errs[i], fmt.Sprintf("one of many, pid %d", os.Getpid()))
@@ -171,29 +173,29 @@ func TestCrashFrees(t *testing.T) {
 	holder := startHolder(t, asAgent, 0)
 	_, err := Take(t.Context(), "us")
 	heldBy(t, err, fmt.Sprintf("holder, pid %d", holder.Process.Pid))
-	must(t, holder.Process.Kill())
+	testutil.Must(t, holder.Process.Kill())
 	_ = holder.Wait()
 	lock, err := Take(t.Context(), "us")
-	must(t, err)
-	must(t, lock.Close())
+	testutil.Must(t, err)
+	testutil.Must(t, lock.Close())
 }
 
-// A stopped agent answers nobody and is known by its process all the same.
+// A stopped agent does not answer and is identified by its process all the same.
 func TestStoppedHolderIsNamed(t *testing.T) {
 	freshNamespace(t)
 	holder := startHolder(t, asAgent, 0)
-	must(t, holder.Process.Signal(syscall.SIGSTOP))
+	testutil.Must(t, holder.Process.Signal(syscall.SIGSTOP))
 	var status syscall.WaitStatus
 	_, err := syscall.Wait4(holder.Process.Pid, &status, syscall.WUNTRACED, nil)
-	must(t, err)
+	testutil.Must(t, err)
 	for range 3 {
 		_, err = Take(t.Context(), "us")
 		heldBy(t, err, fmt.Sprintf("it does not answer, pid %d", holder.Process.Pid))
 	}
 }
 
-// Whoever is neither root nor our user can't be an agent, and keeps none from starting.
-func TestStrangersDoNotCount(t *testing.T) {
+// A process of another user than root or ours can't be an agent, and keeps none from starting.
+func TestOtherUsersDoNotCount(t *testing.T) {
 	const nobody = 65534
 	for way, want := range map[string]string{
 		asAgent:    "a process of user 65534",
@@ -207,7 +209,7 @@ func TestStrangersDoNotCount(t *testing.T) {
 			if lock != nil || errors.As(err, new(*HeldError)) || !strings.Contains(fmt.Sprint(err), want) {
 				t.Errorf("got %v, want %q", err, want)
 			}
-			must(t, Find())
+			testutil.Must(t, Find())
 		})
 	}
 }
@@ -218,7 +220,7 @@ func TestSeekersFindEachOther(t *testing.T) {
 	freshNamespace(t)
 	stranger := startHolder(t, asListener, 65534)
 	namespace, err := os.Open("/proc/thread-self/ns/net")
-	must(t, err)
+	testutil.Must(t, err)
 	defer namespace.Close()
 	ended := make(chan error, 2)
 	for i := range 2 {
@@ -231,11 +233,11 @@ func TestSeekersFindEachOther(t *testing.T) {
 			ended <- err
 		}()
 	}
-	must(t, stranger.Process.Kill())
+	testutil.Must(t, stranger.Process.Kill())
 	select {
 	case err := <-ended:
 		if !errors.As(err, new(*HeldError)) || !strings.Contains(err.Error(), "seeker") {
-			t.Errorf("the first to end says %v", err)
+			t.Errorf("the first to end returned %v", err)
 		}
 	case <-time.After(time.Minute):
 		t.Error("both go on")
@@ -244,16 +246,16 @@ func TestSeekersFindEachOther(t *testing.T) {
 
 // Connections that are never read, never closed, or as many as a process can make cost the holder
 // neither memory nor its answers.
-func TestHolderBearsIdlers(t *testing.T) {
+func TestIdleConnectionsCostNothing(t *testing.T) {
 	freshNamespace(t)
 	lock, err := Take(t.Context(), "us")
-	must(t, err)
+	testutil.Must(t, err)
 	defer lock.Close()
 	before := runtime.NumGoroutine()
 	var idle []net.Conn
 	for range 200 {
 		conn, err := net.Dial("unix", name)
-		must(t, err)
+		testutil.Must(t, err)
 		idle = append(idle, conn)
 	}
 	heldBy(t, Find(), fmt.Sprintf("us, pid %d", os.Getpid()))
@@ -261,13 +263,6 @@ func TestHolderBearsIdlers(t *testing.T) {
 		t.Errorf("%d goroutines were there and %d are", before, now)
 	}
 	for _, conn := range idle {
-		must(t, conn.Close())
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
+		testutil.Must(t, conn.Close())
 	}
 }

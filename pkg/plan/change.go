@@ -1,5 +1,5 @@
-// Package plan computes what has to change for a host to go from one State to
-// another, in the order in which the changes are made. It is pure.
+// Package plan computes the changes that lead a host from one State to another, in the order of
+// application. It is pure.
 package plan
 
 import (
@@ -13,8 +13,7 @@ import (
 // Op is what a Change does to its Object.
 type Op string
 
-// The operations. An Object is added where there is none of its Key, and replaced where there is
-// another.
+// The operations. An Object is added if none with its Key exists, and replaced if one does.
 const (
 	Add     Op = "add"
 	Replace Op = "replace"
@@ -23,36 +22,36 @@ const (
 
 // An Object is one thing on this host that plainroute makes.
 type Object interface {
-	// Kind and Name make its Key.
-	Kind() Kind
-	Name() string
-	// String describes it as far as it matters, in an operator's syntax.
+	// kind and name are its Key.
+	kind() Kind
+	name() string
+	// String describes it in an operator's syntax.
 	String() string
-	// command is what an operator would enter to do the same.
+	// command returns the operator's command for an operation.
 	command(Op) string
-	// same reports whether two States ask for the same of it.
+	// same reports whether two States have the same of it.
 	same(a, b topology.State) bool
 }
 
-// A Change is one thing to do. It is comparable.
+// A Change is an operation on an Object. It is comparable.
 type Change struct {
 	Op     Op
 	Object Object
 }
 
-// String returns the command by which an operator would do the same.
+// String returns the operator's command for the Change.
 func (c Change) String() string { return c.Object.command(c.Op) }
 
 // Kind is that of the Object.
-func (c Change) Kind() Kind { return c.Object.Kind() }
+func (c Change) Kind() Kind { return c.Object.kind() }
 
 // Key is that of the Object.
-func (c Change) Key() Key { return Key{c.Object.Kind(), c.Object.Name()} }
+func (c Change) Key() Key { return Key{c.Object.kind(), c.Object.name()} }
 
-// Changes lead from the actual State to the desired one, in the order in which they are made.
+// Changes lead from the actual State to the desired one, in the order of application.
 type Changes []Change
 
-// Of returns Changes that do one thing to each of some Objects.
+// Of returns Changes that do one operation to each Object.
 func Of(op Op, objects ...Object) Changes {
 	c := make(Changes, len(objects))
 	for i, o := range objects {
@@ -89,7 +88,8 @@ func (c Changes) Removes() bool {
 	return slices.ContainsFunc(c, func(x Change) bool { return x.Op == Delete })
 }
 
-// WithoutRemovals leaves out what a later, fuller view might want back.
+// WithoutRemovals leaves out deletions, of which a later, fuller view of the Nodes may need the
+// Objects.
 func (c Changes) WithoutRemovals() Changes {
 	return c.Filter(func(x Change) bool { return x.Op != Delete })
 }
@@ -109,9 +109,9 @@ func (c Changes) Minus(done Changes) Changes {
 	return c.Filter(func(x Change) bool { return !gone[x] })
 }
 
-// Without leaves out the Changes of all Keys that drop accepts. Where routes go in, the table goes
-// with them: a destination is in the sets before its route is there. Without the bridge nothing of
-// it is changed.
+// Without leaves out the Changes of all Keys that drop accepts. A Change of the table stays with
+// Changes of routes: a destination is in the sets before its route is added. Without the bridge
+// nothing on it is changed.
 func (c Changes) Without(drop func(Key) bool) Changes {
 	if i := slices.IndexFunc(c, Change.makesBridge); i >= 0 && drop(c[i].Key()) {
 		c = c.WithoutBridge()
@@ -125,7 +125,7 @@ func (c Changes) Without(drop func(Key) bool) Changes {
 
 func (c Change) putsRoute() bool { return c.Kind() == KindRoute && c.Op != Delete }
 
-// Distinct returns the first Change of each Key. Of routes each has its own.
+// Distinct returns the first Change of each Key. Each route has a Key of its own.
 func (c Changes) Distinct() Changes {
 	seen := map[Key]bool{}
 	return c.Filter(func(x Change) bool {
@@ -139,7 +139,7 @@ func (c Changes) Distinct() Changes {
 	})
 }
 
-// Keys names everything that the Changes make, replace or delete, each once.
+// Keys returns the Keys of the Changes, each once.
 func (c Changes) Keys() []Key {
 	distinct := c.Distinct()
 	keys := make([]Key, len(distinct))
@@ -149,13 +149,13 @@ func (c Changes) Keys() []Key {
 	return keys
 }
 
-// Repairs returns the Keys of Changes that only put back what desired asked for
-// before as well: had nobody undone it, there would be nothing to change.
+// Repairs returns the Keys of Changes that restore what the desired State before had as well, so
+// that another program must have undone it.
 func (c Changes) Repairs(before, desired topology.State) []Key {
 	return c.Filter(func(x Change) bool { return x.Object.same(before, desired) }).Keys()
 }
 
-// Steps yields the Changes that are made in one go: of one type of Object, and one operation.
+// Steps yields the Changes that are made together: of one type of Object, and one operation.
 func (c Changes) Steps() iter.Seq[Changes] {
 	return func(yield func(Changes) bool) {
 		for len(c) > 0 {
@@ -171,7 +171,7 @@ func (c Changes) Steps() iter.Seq[Changes] {
 	}
 }
 
-// Objects returns those of one type to which the operations are done.
+// Objects returns those of one type with one of the operations.
 func Objects[T Object](c Changes, ops ...Op) []T {
 	var all []T
 	for _, x := range c {
@@ -182,7 +182,7 @@ func Objects[T Object](c Changes, ops ...Op) []T {
 	return all
 }
 
-// With adds Changes, each in its place.
+// With adds Changes, each at its place in the order.
 func (c Changes) With(more ...Change) Changes {
 	c = append(slices.Clone(c), more...)
 	c.sort()

@@ -34,7 +34,7 @@ func some() Changes {
 
 var alike = []cmp.Option{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, topology.Route{}, topology.Address{}, topology.Device{})}
 
-// What is done is not to be done any more, and nothing else is lost.
+// Minus leaves out exactly the changes that are done.
 func TestMinus(t *testing.T) {
 	all := some()
 	for i := range all {

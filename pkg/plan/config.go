@@ -6,16 +6,12 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Config is the node's CNI config. To be deleted, it is that which is there.
+// Config is the node's CNI config. In a deletion it is the existing one.
 type Config struct{ *topology.CNI }
 
-// Kind is KindCNI.
-func (c Config) Kind() Kind { return KindCNI }
+func (c Config) kind() Kind   { return KindCNI }
+func (c Config) name() string { return topology.Conflist }
 
-// Name is that of its file.
-func (c Config) Name() string { return topology.Conflist }
-
-// String gives its file's name, and what it says of pods.
 func (c Config) String() string {
 	if c.CNI == nil {
 		return topology.Conflist

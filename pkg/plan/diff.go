@@ -8,8 +8,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Diff computes the Changes from actual to desired. Diff(s, s) is empty, and
-// both States' routes must be sorted, as Desired and Observe give them.
+// Diff computes the Changes from actual to desired. Diff(s, s) is empty. Both States' lists must be
+// sorted, as Desired and Observe return them.
 func Diff(desired, actual topology.State) Changes {
 	var c Changes
 	for _, diff := range diffs {
@@ -19,11 +19,11 @@ func Diff(desired, actual topology.State) Changes {
 	return c
 }
 
-// diffs are those of each type of Object.
+// diffs has one function for each kind of Object.
 var diffs = []func(desired, actual topology.State) Changes{diffSysctls, diffLinks, diffAddresses, diffTable, diffRoutes, diffConfig}
 
-// order is that of application: what others need comes first, what others need no more comes last,
-// and the CNI config, by which the kubelet sends pods, at the very end.
+// order is the order of application: what others need comes first, what others no longer need comes
+// last, and the CNI config, because of which the kubelet sends pods, at the very end.
 var order = []Change{
 	{Add, Bridge{}},     // before the settings, some of which are its own
 	{Replace, MTU{}},    // IPv6 leaves a device whose MTU is too small, and its settings go with it
@@ -37,21 +37,20 @@ var order = []Change{
 	{Replace, Route{}},
 	{Delete, Route{}},
 	{Delete, Address{}},
-	{Delete, Bridge{}}, // before the table, which names it for whoever finishes an interrupted cleanup
-	{Delete, Sets{}},   // and as long as its route is there
+	{Delete, Bridge{}}, // before the table, which names it for the next cleanup after an interrupted one
+	{Delete, Sets{}},   // and until its route is deleted
 	{Delete, Table{}},
 	{Add, Config{}},
 	{Replace, Config{}},
 	{Delete, Config{}},
 }
 
-// A step is a type of Object, and what is done to it.
 type step struct {
 	op     Op
 	object reflect.Type
 }
 
-// Kinds returns those of all Objects, each once, in the order in which the first of it is made.
+// Kinds returns those of all Objects, each once, in the order of application.
 func Kinds() []Kind {
 	var kinds []Kind
 	for _, c := range order {
@@ -74,7 +73,7 @@ func rankSteps() map[step]int {
 
 func (c Change) rank() int { return ranks[step{c.Op, reflect.TypeOf(c.Object)}] }
 
-// BeforeRoutes cuts the Changes in two: those that are made before any route is, and the rest.
+// BeforeRoutes splits the Changes into those before any change of a route, and the rest.
 func (c Changes) BeforeRoutes() (before, rest Changes) {
 	first := Change{Add, Route{}}.rank()
 	n := slices.IndexFunc(c, func(x Change) bool { return x.rank() >= first })
@@ -84,7 +83,7 @@ func (c Changes) BeforeRoutes() (before, rest Changes) {
 	return c[:n], c[n:]
 }
 
-// sort puts Changes into the order of application. Those of a step stay in theirs.
+// sort puts Changes into the order of application. It is stable within a step.
 func (c Changes) sort() {
 	slices.SortStableFunc(c, func(a, b Change) int { return cmp.Compare(a.rank(), b.rank()) })
 }

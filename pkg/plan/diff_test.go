@@ -84,7 +84,8 @@ func drawMasquerade(t *rapid.T) *topology.Masquerade {
 	return m
 }
 
-// apply makes the Changes as the kernel would, and calls watch before the first route is made, and then after each change.
+// apply makes the Changes as the kernel would, and calls watch before the first route is made, and
+// then after each change.
 func apply(t *rapid.T, s topology.State, c Changes, watch func(topology.State)) topology.State {
 	s.Sysctls = map[string]string{}
 	s.Devices, s.Addresses, s.Routes = slices.Clone(s.Devices), slices.Clone(s.Addresses), slices.Clone(s.Routes)
@@ -104,14 +105,14 @@ func apply(t *rapid.T, s topology.State, c Changes, watch func(topology.State)) 
 func applyOne(t *rapid.T, s *topology.State, c Change) {
 	switch o := c.Object.(type) {
 	case Bridge:
-		if (s.Bridge != "") != (c.Op == Delete) || c.Op == Delete && o.Name() != s.Bridge {
+		if (s.Bridge != "") != (c.Op == Delete) || c.Op == Delete && o.Device.Name != s.Bridge {
 			t.Fatalf("%s, and %q is there", c, s.Bridge)
 		}
 		if c.Op == Delete {
 			s.Devices, s.Bridge = slices.DeleteFunc(s.Devices, func(d topology.Device) bool { return d.Name == s.Bridge }), ""
 			return
 		}
-		s.Bridge = o.Name()
+		s.Bridge = o.Device.Name
 		s.Devices = slices.Insert(s.Devices, 0, topology.Device{Name: s.Bridge, MTU: o.Device.MTU})
 	case MTU:
 		i := slices.IndexFunc(s.Devices, func(d topology.Device) bool { return d.Name == o.Dev })
@@ -288,7 +289,7 @@ func TestAcceptRAComesBeforeForwarding(t *testing.T) {
 	}
 }
 
-// A port that has gone since it was desired, with its pod, is no change.
+// A port that was deleted with its pod since it was desired is not a change.
 func TestAPortThatIsGoneIsNoChange(t *testing.T) {
 	bridge := topology.Device{Name: "b", Up: true}
 	before := topology.State{Bridge: "b", Devices: []topology.Device{bridge, {Name: "veth1", Master: "b", Up: true}}}

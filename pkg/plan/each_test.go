@@ -13,7 +13,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A lone change is one of each step, and what is to be said of it.
+// A lone change is one of each step, with its expected texts.
 type lone struct {
 	change  Change
 	key     string // in the words of Key.String
@@ -30,8 +30,8 @@ var (
 	aTable   = &topology.Masquerade{Bridge: "plainroute0"}
 )
 
-// lones has a change of each step, in the order in which they are made. Each pair of them is in this order:
-// why, the comments of the table in diff.go say.
+// lones has a change of each step, in the order in which they are made. Each pair of them is in
+// this order: why, the comments of the table in diff.go say.
 var lones = []lone{
 	{Change{Add, Bridge{aDevice}}, "bridge plainroute0", "ip link add plainroute0 address 0a:58:00:00:00:01 mtu 1500 type bridge", false},
 	{Change{Replace, MTU{"plainroute0", 1500}}, "device plainroute0", "ip link set dev plainroute0 mtu 1500", false},
@@ -103,7 +103,8 @@ func TestEachChangeAlone(t *testing.T) {
 	}
 }
 
-// Whatever comes together is made in the order of the table, and changes of one step stay in theirs.
+// Changes that come together are made in the order of the table, and changes of one step stay in
+// theirs.
 func TestOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		drawn := rapid.SliceOfN(rapid.IntRange(0, len(lones)-1), 0, 30).Draw(t, "steps")
@@ -165,7 +166,8 @@ func TestEachSetChangeAlone(t *testing.T) {
 	}
 }
 
-// A repair of each sort is named by the key of what is repaired, and is none where another thing was asked for before.
+// A repair of each sort is named by the key of what is repaired, and is none where another thing
+// was asked for before.
 func TestEachRepairIsNamed(t *testing.T) {
 	table := &topology.Masquerade{Bridge: "plainroute0", Sources: []netip.Prefix{aPrefix}, Cluster: []netip.Prefix{aPrefix}, Nodes: []netip.Addr{anAddr}}
 	desired := topology.State{
@@ -211,7 +213,7 @@ func TestKeysAreInOrder(t *testing.T) {
 	}
 }
 
-// A table that is written anew has the rules that are desired and the elements of both.
+// A replaced table has the rules that are desired and the elements of both.
 func TestTableWrittenAnewIsWide(t *testing.T) {
 	egress := []topology.Egress{{Dev: "eth0", Addr: anAddr}}
 	desired := &topology.Masquerade{Bridge: "plainroute0", Sources: []netip.Prefix{aPrefix}, Egress: egress, Cluster: []netip.Prefix{aPrefix}}
@@ -231,7 +233,7 @@ func TestTableWrittenAnewIsWide(t *testing.T) {
 	}
 }
 
-// What is kept joins a table that has sets, and no other.
+// Kept elements join a table that has sets, and no other.
 func TestKeptElementsNeedATable(t *testing.T) {
 	kept := Of(Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}}}).Removed()
 	table := topology.Masquerade{Sources: []netip.Prefix{aPrefix}, Cluster: []netip.Prefix{aPrefix}}
@@ -301,7 +303,8 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// Routes that are added and replaced go in, and those that are deleted do not; Objects picks by type and operation.
+// Routes that are added and replaced go in, and those that are deleted do not; Objects picks by
+// type and operation.
 func TestObjects(t *testing.T) {
 	c := Of(Add, Route{aRoute}, Address{anOrigin}).With(Of(Delete, Route{aRoute})...)
 	if got := Objects[Route](c, Add); !slices.Equal(got, []Route{{aRoute}}) {

@@ -6,11 +6,11 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A keeper is an Object that somebody else could take away while its deletion is held back: a route, an
+// A keeper is an Object that another program could delete while our own deletion waits: a route, an
 // address, and elements of the sets.
 type keeper interface{ keep(*topology.State) }
 
-// Removed is what WithoutRemovals keeps, as far as it has to be desired meanwhile.
+// Removed returns the deleted Objects that are desired until the deletion is confirmed.
 func (c Changes) Removed() topology.State {
 	var kept topology.State
 	for _, x := range c {
@@ -21,8 +21,8 @@ func (c Changes) Removed() topology.State {
 	return kept
 }
 
-// Joined is a State and of another what it lacks. Where both have something of one
-// key, it is the former's. A table that is not there, or has no sets, gets none.
+// Joined returns a State with what kept has beyond it. If both have an Object of one key, it is
+// that of s. A table without sets, or none, gets none.
 func Joined(s, kept topology.State) topology.State {
 	if len(kept.Routes) > 0 {
 		s.Routes = union(s.Routes, kept.Routes, topology.Route.Compare)

@@ -9,7 +9,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// What is held, nothing takes away: neither the changes, nor their loss, for what is desired then makes it anew.
+// An Object whose deletion waits is not deleted, and if another program deletes it, it is restored,
+// because it is desired meanwhile.
 func TestWhatIsHeldIsDesired(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")

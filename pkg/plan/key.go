@@ -6,7 +6,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Kind is a kind of Object, as people read it.
+// Kind is a kind of Object, in an operator's words.
 type Kind string
 
 // The kinds of Objects.
@@ -20,7 +20,7 @@ const (
 	KindCNI     Kind = "CNI config"
 )
 
-// Label is the kind as metrics and logs have it: a word. The bridge is a device like its ports.
+// Label is the kind as a single word, for metrics and logs. The bridge is a device like its ports.
 func (k Kind) Label() string {
 	switch k {
 	case KindTable:
@@ -33,10 +33,10 @@ func (k Kind) Label() string {
 	return string(k)
 }
 
-// Key names one thing on this host.
+// Key identifies an Object on this host.
 type Key struct {
 	Kind Kind `json:"kind"`
-	// Name is a path, a prefix or a name, as operators write it.
+	// Name is a path, a prefix or a name, in an operator's syntax.
 	Name string `json:"name"`
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// What was asked for before and is missing now was taken away by somebody; what
-// Nodes ask for anew was not.
+// A missing Object that was desired before was deleted by another program; a newly desired one was
+// not.
 func TestRepairs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
@@ -63,7 +63,7 @@ func TestWithoutTheBridgeNothingOfItIsMade(t *testing.T) {
 	}
 }
 
-// Another Node's route is no repair of the one that had its key.
+// Another Node's route is not a repair of the one that had its key.
 func TestRouteOfAnotherNodeIsNoRepair(t *testing.T) {
 	route := topology.Route{Dst: subnet(1), Via: addr(1), Protocol: topology.Protocol, Metric: topology.MetricPeer}
 	other := route
@@ -74,7 +74,8 @@ func TestRouteOfAnotherNodeIsNoRepair(t *testing.T) {
 	}
 }
 
-// A destination is in the sets before its route is there, also while somebody fights over the table.
+// A destination is in the sets before its route is there, also while another program keeps changing
+// the table.
 func TestAContestedTableGoesWithNewRoutes(t *testing.T) {
 	contested := func(k Key) bool { return k == tableKey }
 	rapid.Check(t, func(t *rapid.T) {

@@ -7,65 +7,48 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Bridge is the pods' bridge itself. To be deleted, it has its name alone.
+// Bridge is the pods' bridge itself. In a deletion it has its name alone.
 type Bridge struct{ topology.Device }
 
-// Kind is KindBridge.
-func (b Bridge) Kind() Kind { return KindBridge }
+func (b Bridge) kind() Kind   { return KindBridge }
+func (b Bridge) name() string { return b.Name }
 
-// Name is that of the device.
-func (b Bridge) Name() string { return b.Device.Name }
-
-// String gives the bridge's name.
-func (b Bridge) String() string { return b.Device.Name }
+// String returns the bridge's name.
+func (b Bridge) String() string { return b.Name }
 
 func (b Bridge) command(op Op) string {
 	if op == Delete {
-		return "ip link delete " + b.Device.Name
+		return "ip link delete " + b.Name
 	}
-	return fmt.Sprintf("ip link add %s address %s mtu %d type bridge", b.Device.Name, b.MAC, b.Device.MTU)
+	return fmt.Sprintf("ip link add %s address %s mtu %d type bridge", b.Name, b.MAC, b.Device.MTU)
 }
 
 func (b Bridge) same(before, desired topology.State) bool { return before.Bridge == desired.Bridge }
 
-// MTU is the bridge's, in bytes.
+// MTU is the bridge's MTU, in bytes.
 type MTU struct {
 	Dev   string
 	Bytes int
 }
 
-// Kind is KindDevice.
-func (m MTU) Kind() Kind { return KindDevice }
+func (m MTU) kind() Kind                    { return KindDevice }
+func (m MTU) name() string                  { return m.Dev }
+func (m MTU) command(Op) string             { return "ip link set " + m.String() }
+func (m MTU) same(a, b topology.State) bool { return sameDevice(a, b, m.Dev) }
 
-// Name is that of the device.
-func (m MTU) Name() string { return m.Dev }
-
-// String gives the MTU as ip-link(8) takes it.
+// String returns the MTU in the syntax of ip-link(8).
 func (m MTU) String() string { return fmt.Sprintf("dev %s mtu %d", m.Dev, m.Bytes) }
 
-func (m MTU) command(Op) string { return "ip link set " + m.String() }
-
-func (m MTU) same(before, desired topology.State) bool {
-	return sameDevice(before, desired, m.Dev)
-}
-
-// Device is the bridge or a port of it, as it should be: up, and in the bridge.
+// Device is the bridge or one of its ports in its desired state: up, and in the bridge.
 type Device struct{ topology.Device }
 
-// Kind is KindDevice.
-func (d Device) Kind() Kind { return KindDevice }
+func (d Device) kind() Kind                    { return KindDevice }
+func (d Device) name() string                  { return d.Name }
+func (d Device) command(Op) string             { return "ip link set " + d.Device.String() }
+func (d Device) same(a, b topology.State) bool { return sameDevice(a, b, d.Name) }
 
-// Name is that of the device.
-func (d Device) Name() string { return d.Device.Name }
-
-func (d Device) command(Op) string { return "ip link set " + d.Device.String() }
-
-func (d Device) same(before, desired topology.State) bool {
-	return sameDevice(before, desired, d.Device.Name)
-}
-
-// sameDevice reports whether a device was desired before as it is now. A port that has come since
-// was in the bridge as well.
+// sameDevice reports whether both States have a device in the same state. A port that is new counts
+// as the same.
 func sameDevice(before, desired topology.State, name string) bool {
 	find := func(s topology.State) (int, bool) {
 		return slices.BinarySearchFunc(s.Devices, topology.Device{Name: name}, topology.Device.Compare)
@@ -75,8 +58,8 @@ func sameDevice(before, desired topology.State, name string) bool {
 	return before.Bridge == desired.Bridge && (!was || is && before.Devices[i].Like(desired.Devices[j]))
 }
 
-// diffLinks never takes a port out of the bridge. A port that is only in the desired
-// State has gone with its pod.
+// diffLinks never takes a port out of the bridge. A port in the desired State alone was deleted
+// with its pod.
 func diffLinks(desired, actual topology.State) Changes {
 	var c Changes
 	if desired.Bridge == "" && actual.Bridge != "" {
@@ -102,18 +85,16 @@ func diffLinks(desired, actual topology.State) Changes {
 
 func (c Change) makesBridge() bool { return c.Kind() == KindBridge && c.Op == Add }
 
-// WithoutBridge leaves out the making of the bridge, and what can't be done without it.
+// WithoutBridge leaves out the addition of the bridge, and what can't be done without it.
 func (c Changes) WithoutBridge() Changes {
 	i := slices.IndexFunc(c, Change.makesBridge)
 	if i < 0 {
 		return c
 	}
-	name := c[i].Object.Name()
+	name := c[i].Object.name()
 	return c.Filter(func(x Change) bool {
 		switch o := x.Object.(type) {
-		case Bridge, MTU, Device:
-			return x.Op == Delete
-		case Address:
+		case Bridge, MTU, Device, Address:
 			return x.Op == Delete
 		case Sysctl:
 			return !o.of(name)

@@ -1,7 +1,7 @@
 package plan
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,42 +11,26 @@ import (
 // Sysctl is a setting below /proc/sys.
 type Sysctl struct{ Path, Value string }
 
-// Kind is KindSysctl.
-func (s Sysctl) Kind() Kind { return KindSysctl }
-
-// Name is the path.
-func (s Sysctl) Name() string { return s.Path }
-
-// String gives the setting as sysctl(8) takes it.
-func (s Sysctl) String() string { return s.Path + "=" + s.Value }
-
+func (s Sysctl) kind() Kind        { return KindSysctl }
+func (s Sysctl) name() string      { return s.Path }
 func (s Sysctl) command(Op) string { return "sysctl -w " + s.String() }
 
+// String returns the setting in the syntax of sysctl(8).
+func (s Sysctl) String() string                { return s.Path + "=" + s.Value }
 func (s Sysctl) same(a, b topology.State) bool { return a.Sysctls[s.Path] == b.Sysctls[s.Path] }
+func (s Sysctl) of(dev string) bool            { return slices.Contains(strings.Split(s.Path, "/"), dev) }
 
-// of reports whether it is a setting of a device.
-func (s Sysctl) of(dev string) bool { return slices.Contains(strings.Split(s.Path, "/"), dev) }
-
-// diffSysctls puts accept_ra first: forwarding would drop what it keeps.
+// diffSysctls puts accept_ra first, because forwarding drops the routes that accept_ra keeps.
 func diffSysctls(desired, actual topology.State) Changes {
-	var settings []Sysctl
-	for path, value := range desired.Sysctls {
-		if actual.Sysctls[path] != value {
-			settings = append(settings, Sysctl{path, value})
+	var first, rest []Object
+	for _, path := range slices.Sorted(maps.Keys(desired.Sysctls)) {
+		switch value := desired.Sysctls[path]; {
+		case actual.Sysctls[path] == value:
+		case strings.HasSuffix(path, "/accept_ra"):
+			first = append(first, Sysctl{path, value})
+		default:
+			rest = append(rest, Sysctl{path, value})
 		}
 	}
-	slices.SortFunc(settings, func(a, b Sysctl) int {
-		rank := func(s Sysctl) int {
-			if strings.HasSuffix(s.Path, "/accept_ra") {
-				return 0
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Path, b.Path))
-	})
-	c := make(Changes, 0, len(settings))
-	for _, s := range settings {
-		c = append(c, Change{Replace, s})
-	}
-	return c
+	return Of(Replace, append(first, rest...)...)
 }

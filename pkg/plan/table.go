@@ -9,17 +9,15 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Table is our nftables table as a whole, which is written anew where its rules differ. To be deleted,
-// it is that which is there.
+// Table is our whole nftables table, which is replaced if its rules differ. In a deletion it is the
+// existing one.
 type Table struct{ *topology.Masquerade }
 
-// Kind is KindTable.
-func (t Table) Kind() Kind { return KindTable }
+func (t Table) kind() Kind                    { return KindTable }
+func (t Table) name() string                  { return topology.Table }
+func (t Table) same(a, b topology.State) bool { return sameTables(a.Masquerade, b.Masquerade) }
 
-// Name is that of the table.
-func (t Table) Name() string { return topology.Table }
-
-// String gives the table as nft(8) names it.
+// String returns the table in the syntax of nft(8).
 func (t Table) String() string { return "inet " + topology.Table }
 
 func (t Table) command(op Op) string {
@@ -29,64 +27,53 @@ func (t Table) command(op Op) string {
 	return fmt.Sprintf("nft -f - <<'EOF'\n%sEOF", t.Ruleset())
 }
 
-func (t Table) same(before, desired topology.State) bool {
-	return sameTables(before.Masquerade, desired.Masquerade)
-}
-
-// Sets are elements that our table's sets get and lose, as one transaction. They are added as
-// wide as both States need it, and deleted to what the desired one needs.
+// Sets are changes of the elements of our table's sets, as one transaction. First elements are
+// added until the sets have those of both States, later elements are deleted that the desired State
+// lacks.
 type Sets struct{ *SetChange }
 
-// SetChange is a change of the elements of our sets. Deletions come first, for intervals may not
-// overlap at any moment.
+// SetChange is a change of the elements of our sets. Deletions come first, because intervals must
+// not overlap at any moment.
 type SetChange struct {
 	DeleteCluster, AddCluster []netip.Prefix
 	DeleteNodes, AddNodes     []netip.Addr
 }
 
-// Kind is KindTable: the sets are the table's.
-func (s Sets) Kind() Kind { return KindTable }
+func (s Sets) kind() Kind                    { return KindTable } // the sets are part of the table
+func (s Sets) name() string                  { return topology.Table }
+func (s Sets) same(a, b topology.State) bool { return sameTables(a.Masquerade, b.Masquerade) }
 
-// Name is that of the table.
-func (s Sets) Name() string { return topology.Table }
-
-// String gives the table as nft(8) names it.
+// String returns the table in the syntax of nft(8).
 func (s Sets) String() string { return "inet " + topology.Table }
 
 func (s Sets) command(Op) string {
 	var commands []string
-	for _, change := range []struct {
-		verb   string
-		ranges []netip.Prefix
-		nodes  []netip.Addr
-	}{{"delete", s.DeleteCluster, s.DeleteNodes}, {"add", s.AddCluster, s.AddNodes}} {
+	for _, verb := range []string{"delete", "add"} {
+		ranges, nodes := s.DeleteCluster, s.DeleteNodes
+		if verb == "add" {
+			ranges, nodes = s.AddCluster, s.AddNodes
+		}
 		for _, is4 := range []bool{true, false} {
-			ranges := slices.DeleteFunc(slices.Clone(change.ranges), func(p netip.Prefix) bool { return p.Addr().Is4() != is4 })
-			nodes := slices.DeleteFunc(slices.Clone(change.nodes), func(a netip.Addr) bool { return a.Is4() != is4 })
-			commands = append(commands, elements(change.verb, "cluster", is4, ranges), elements(change.verb, "nodes", is4, nodes))
+			commands = append(commands, elements(verb, "cluster", is4, ranges, netip.Prefix.Addr))
+			commands = append(commands, elements(verb, "nodes", is4, nodes, netip.Addr.Unmap))
 		}
 	}
 	return "nft " + strings.Join(slices.DeleteFunc(commands, func(s string) bool { return s == "" }), "; ")
 }
 
-// elements is nft's command for some elements of a set.
-func elements[T fmt.Stringer](verb, set string, is4 bool, all []T) string {
-	if len(all) == 0 {
+// elements returns nft's command to add or delete those elements of a set that are of one family, or "".
+func elements[T fmt.Stringer](verb, set string, is4 bool, all []T, addr func(T) netip.Addr) string {
+	var names []string
+	for _, e := range all {
+		if addr(e).Is4() == is4 {
+			names = append(names, e.String())
+		}
+	}
+	if len(names) == 0 {
 		return ""
 	}
-	names := make([]string, len(all))
-	for i, e := range all {
-		names[i] = e.String()
-	}
-	family := 6
-	if is4 {
-		family = 4
-	}
+	family := map[bool]int{true: 4, false: 6}[is4]
 	return fmt.Sprintf("%s element inet %s %s%d { %s }", verb, topology.Table, set, family, strings.Join(names, ", "))
-}
-
-func (s Sets) same(before, desired topology.State) bool {
-	return sameTables(before.Masquerade, desired.Masquerade)
 }
 
 func (s Sets) keep(state *topology.State) {
@@ -105,8 +92,8 @@ func sameTables(a, b *topology.Masquerade) bool {
 	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes)
 }
 
-// diffTable goes over the union of both tables' sets: wide before the
-// routes change, narrow after.
+// diffTable uses the union of both tables' sets between its two steps: the sets are wide before
+// routes change, and narrow after.
 func diffTable(desiredState, actualState topology.State) Changes {
 	desired, actual := desiredState.Masquerade, actualState.Masquerade
 	switch {
@@ -130,7 +117,7 @@ func diffTable(desiredState, actualState topology.State) Changes {
 	return c
 }
 
-// widened is the desired table with the elements of both.
+// widened returns the desired table with the elements of both.
 func widened(desired, actual *topology.Masquerade) *topology.Masquerade {
 	wide := *desired
 	if more := leaving(desired, desired.Cluster, actual.Cluster, topology.ComparePrefix, netip.Prefix.Addr); len(more) > 0 {
@@ -142,8 +129,8 @@ func widened(desired, actual *topology.Masquerade) *topology.Masquerade {
 	return &wide
 }
 
-// leaving returns the elements that only the actual sets have, of the families for which the
-// desired table has sets at all.
+// leaving returns the elements that only the actual sets have, of the families that the desired
+// table has sets for.
 func leaving[T comparable](m *topology.Masquerade, desired, actual []T, compare func(T, T) int, addr func(T) netip.Addr) []T {
 	_, more := diffSorted(desired, actual, compare)
 	return slices.DeleteFunc(more, func(x T) bool { return !m.Serves(addr(x).Is4()) })

@@ -1,18 +1,8 @@
 package plan
 
-// walk goes over two sorted lists side by side.
 func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyActual func(T), both func(desired, actual T)) {
-	for len(desired) > 0 || len(actual) > 0 {
-		var order int
-		switch {
-		case len(actual) == 0:
-			order = -1
-		case len(desired) == 0:
-			order = 1
-		default:
-			order = compare(desired[0], actual[0])
-		}
-		switch {
+	for len(desired) > 0 && len(actual) > 0 {
+		switch order := compare(desired[0], actual[0]); {
 		case order < 0:
 			onlyDesired(desired[0])
 			desired = desired[1:]
@@ -24,10 +14,16 @@ func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyA
 			desired, actual = desired[1:], actual[1:]
 		}
 	}
+	for _, x := range desired {
+		onlyDesired(x)
+	}
+	for _, x := range actual {
+		onlyActual(x)
+	}
 }
 
-// differing cuts off what two lists begin with and what they end with alike: where
-// one Node of thousands changed, that is nearly all.
+// differing cuts off the common beginning and end of two lists, which is nearly all if one Node of
+// thousands changed.
 func differing[T comparable](a, b []T) (restA, restB []T) {
 	n := 0
 	for n < min(len(a), len(b)) && a[n] == b[n] {
@@ -40,7 +36,7 @@ func differing[T comparable](a, b []T) (restA, restB []T) {
 	return a, b
 }
 
-// union merges two sorted lists.
+// union merges two sorted lists; of equal elements it has a's.
 func union[T any](a, b []T, compare func(T, T) int) []T {
 	all := make([]T, 0, max(len(a), len(b)))
 	keep := func(x T) { all = append(all, x) }
@@ -53,4 +49,19 @@ func diffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add,
 	walk(desired, actual, compare,
 		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})
 	return add, remove
+}
+
+// diffList returns the Changes between two sorted lists; elements that compare as equal have one
+// key.
+func diffList[T comparable](desired, actual []T, compare func(T, T) int, object func(T) Object) Changes {
+	c := make(Changes, 0, max(len(desired), len(actual)))
+	walk(desired, actual, compare,
+		func(x T) { c = append(c, Change{Add, object(x)}) },
+		func(x T) { c = append(c, Change{Delete, object(x)}) },
+		func(want, have T) {
+			if want != have {
+				c = append(c, Change{Replace, object(want)})
+			}
+		})
+	return c
 }

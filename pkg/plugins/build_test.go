@@ -6,10 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// program stands in for a plugin: it says its version, and runs until its input
-// ends.
+// program stands in for a plugin: it prints its version, and runs until its input ends.
 const program = `package main
 
 import (
@@ -35,8 +36,8 @@ func checkout(t testing.TB, dir, mod string) {
 		"plugins/main/bridge/bridge.go":     strings.ReplaceAll(program, module, mod),
 		"plugins/ipam/host-local/main.go":   strings.ReplaceAll(program, module, mod),
 	} {
-		must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(path)), 0o755))
-		must(t, os.WriteFile(filepath.Join(dir, path), []byte(content), 0o644))
+		testutil.Must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(path)), 0o755))
+		testutil.Must(t, os.WriteFile(filepath.Join(dir, path), []byte(content), 0o644))
 	}
 }
 
@@ -51,7 +52,7 @@ func build(t testing.TB, dir, pkg string, env []string, flags ...string) []byte 
 		t.Fatalf("go build %s: %v\n%s", pkg, err, output)
 	}
 	content, err := os.ReadFile(out)
-	must(t, err)
+	testutil.Must(t, err)
 	return content
 }
 
@@ -71,18 +72,7 @@ func release(t testing.TB, pkg, version string) []byte {
 // published is the real bridge plugin, built from the published module.
 func published(t testing.TB) []byte {
 	t.Helper()
-	dir := os.Getenv("CNI_BIN")
-	if dir == "" {
-		t.Skip("CNI_BIN is not set: it is the folder of the stock plugins")
-	}
-	content, err := os.ReadFile(filepath.Join(dir, "bridge"))
-	must(t, err)
+	content, err := os.ReadFile(filepath.Join(testutil.NeedPlugins(t), "bridge"))
+	testutil.Must(t, err)
 	return content
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What this binary does instead of testing: install once, for ever, or into a file
-// system of its own.
+// The test binary can do this instead of testing: install once, forever, or into a file system of
+// its own.
 const (
 	onceVariable    = "PLUGINS_ONCE"
 	foreverVariable = "PLUGINS_FOREVER"
@@ -62,15 +64,16 @@ func installForever(i Install, other string) error {
 func TestRunKilled(t *testing.T) {
 	b := newBench(t)
 	other := filepath.Join(t.TempDir(), "other")
-	must(t, os.Mkdir(other, 0o755))
-	must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
+	testutil.Must(t, os.Mkdir(other, 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
 	b.file(b.older, 0o755)(t)
 	halves := 0
-	// On a slow machine the moments are drawn from longer and longer times, until one is in the midst.
+	// On a slow machine the moments are drawn from longer and longer times, until one is during a
+	// write.
 	for n := 0; n < 40 || halves == 0 && n < 400; n++ {
 		killed(t, b.Install, other, 8*time.Millisecond*time.Duration(1+n/20))
 		content, err := os.ReadFile(b.at())
-		must(t, err)
+		testutil.Must(t, err)
 		if !bytes.Equal(content, b.ours) && !bytes.Equal(content, b.older) {
 			t.Fatalf("after a crash it is neither the old one nor the new one: %d bytes", len(content))
 		}
@@ -94,14 +97,14 @@ func TestRunKilled(t *testing.T) {
 func TestRunWhileOthersExecute(t *testing.T) {
 	b := newBench(t)
 	other := filepath.Join(t.TempDir(), "other")
-	must(t, os.Mkdir(other, 0o755))
-	must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
+	testutil.Must(t, os.Mkdir(other, 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(other, "bridge"), b.older, 0o755))
 	end := installing(t, b.Install, other)
 	defer end()
 	seen := map[string]int{}
 	for range 200 {
 		out, err := exec.CommandContext(t.Context(), b.at()).Output()
-		must(t, err)
+		testutil.Must(t, err)
 		seen[string(out)]++
 	}
 	if len(seen) != 2 {
@@ -125,19 +128,19 @@ func installing(t *testing.T, i Install, other string) (end func()) {
 	cmd.Env = append(os.Environ(), foreverVariable+"="+other, "FROM="+i.From, "TO="+i.To)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	testutil.Must(t, err)
+	testutil.Must(t, cmd.Start())
 	if _, err := fmt.Fscanln(out, new(string)); err != nil {
 		t.Fatal("the program does not install:", err)
 	}
 	return func() {
-		must(t, cmd.Process.Kill())
-		_ = cmd.Wait() // says that it was killed
+		testutil.Must(t, cmd.Process.Kill())
+		_ = cmd.Wait() // it was killed
 	}
 }
 
-// installMounted mounts a tmpfs with options over the folder, and returns what
-// Run says, and what is in the folder then.
+// installMounted mounts a tmpfs with options over the folder, and returns Run's error, and what is
+// in the folder then.
 func installMounted(i Install, options string) string {
 	var flags uintptr
 	for _, o := range strings.Split(options, ",") {
@@ -155,7 +158,7 @@ func installMounted(i Install, options string) string {
 	return fmt.Sprint(lines(results), "\n", err, "\n", left, e)
 }
 
-// What is wrong with the host's folder is told, with what to do; and nothing is left.
+// A problem of the host's folder is returned with its remediation, and nothing is left.
 func TestRunOnUnfitFileSystems(t *testing.T) {
 	b := newBench(t)
 	for options, want := range map[string][]string{

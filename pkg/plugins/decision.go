@@ -11,24 +11,24 @@ import (
 // Action is what became of one plugin.
 type Action string
 
-// What can become of a plugin.
+// The actions.
 const (
 	Installed Action = "installed" // it was missing
 	Upgraded  Action = "upgraded"  // it was a stock plugin, older than ours
 	Repaired  Action = "repaired"  // nothing could run by its name
-	Replaced  Action = "replaced"  // it was something else, and we were told to force ours
+	Replaced  Action = "replaced"  // it was something else, and Force is set
 	Kept      Action = "kept"
 	Failed    Action = "failed"
 )
 
-// Result says what became of a plugin, and why.
+// Result is what became of a plugin, and why.
 type Result struct {
 	Plugin  string `json:"plugin"`
 	Action  Action `json:"action"`
 	Found   string `json:"found,omitempty"`   // version of what was there, where it is known
 	Offered string `json:"offered,omitempty"` // version of ours, where it is known
 	Reason  string `json:"reason,omitempty"`
-	// Doubtful: what was kept may not be what a pod network needs.
+	// Doubtful means that the plugin that was kept may not be what a pod network needs.
 	Doubtful bool `json:"doubtful,omitempty"`
 }
 
@@ -52,7 +52,7 @@ type found struct {
 	kind       kind
 	link       string // where a symlink leads to
 	content    []byte // of a file
-	executable bool   // by anybody; root may then too
+	executable bool   // by any user; root may then too
 }
 
 type kind int
@@ -65,8 +65,8 @@ const (
 	other    // a folder, a device...
 )
 
-// decide weighs what is there against ours. The action is Kept, or what putting
-// ours into place will have been.
+// decide compares what is there with ours. The action is Kept, or what installing ours will have
+// been.
 func decide(name string, ours []byte, have found, force bool) Result {
 	offer := identify(name, ours)
 	r := Result{Plugin: name, Offered: offer.version, Action: Kept}
@@ -95,29 +95,21 @@ func decide(name string, ours []byte, have found, force bool) Result {
 	case have.kind == other:
 		r.Reason, r.Doubtful = "not a file", true
 	default:
-		r.weigh(offer, identify(name, have.content), have.executable)
+		r.choose(offer, identify(name, have.content), have.executable)
 	}
 	return r
 }
 
-// weigh settles between two that differ, both of them files.
-func (r *Result) weigh(ours, theirs identity, executable bool) {
+func (r *Result) choose(ours, theirs identity, executable bool) {
 	r.Found = theirs.version
+	order := semver.Compare(core(ours.version), core(theirs.version))
 	switch {
 	case !theirs.stock:
 		r.Reason, r.Doubtful = "not a stock plugin", true
 	case theirs.version == "":
-		r.Reason, r.Doubtful = "a stock plugin that does not tell its version", true
+		r.Reason, r.Doubtful = "a stock plugin without a version", true
 	case ours.version == "":
 		r.Reason = "the version of the one offered is not known"
-	default:
-		r.compare(ours, theirs, executable)
-	}
-}
-
-// compare settles between two stock plugins whose versions are known.
-func (r *Result) compare(ours, theirs identity, executable bool) {
-	switch order := semver.Compare(core(ours.version), core(theirs.version)); {
 	case order > 0:
 		r.Action = Upgraded
 	case order < 0 && !executable:
@@ -127,7 +119,7 @@ func (r *Result) compare(ours, theirs identity, executable bool) {
 	case !executable:
 		r.Action, r.Reason = Repaired, "it was not executable"
 	case ours.sum != "" && ours.sum == theirs.sum && version.Compare(ours.toolchain, theirs.toolchain) > 0:
-		// The same source, so what a newer Go mends is all that there is between them.
+		// The same source, so the only difference is what a newer Go fixes.
 		r.Action, r.Reason = Upgraded, fmt.Sprintf("built with %s, not %s", ours.toolchain, theirs.toolchain)
 	default:
 		r.Reason = "same version " + theirs.version

@@ -2,7 +2,7 @@ package plugins
 
 import "testing"
 
-// What ours, v1.9.1, does to another file by its name.
+// The action when ours, v1.9.1, meets another file of its name.
 func TestWeigh(t *testing.T) {
 	ours := identity{stock: true, version: "v1.9.1", sum: "h1:x", toolchain: "go1.26.8"}
 	for name, c := range map[string]struct {
@@ -30,12 +30,12 @@ func TestWeigh(t *testing.T) {
 		"same source, newer Go":    {theirs: identity{stock: true, version: "v1.9.1", sum: "h1:x", toolchain: "go1.27.0"}, want: "bridge: kept: same version v1.9.1"},
 		"same source, same Go":     {theirs: identity{stock: true, version: "v1.9.1", sum: "h1:x", toolchain: "go1.26.8"}, want: "bridge: kept: same version v1.9.1"},
 		"same version, other code": {theirs: identity{stock: true, version: "v1.9.1", sum: "h1:y", toolchain: "go1.26.1"}, want: "bridge: kept: same version v1.9.1"},
-		"version not told":         {theirs: identity{stock: true}, want: "bridge: kept: a stock plugin that does not tell its version", doubtful: true},
+		"no version":               {theirs: identity{stock: true}, want: "bridge: kept: a stock plugin without a version", doubtful: true},
 		"not stock":                {theirs: identity{}, want: "bridge: kept: not a stock plugin", doubtful: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := Result{Plugin: "bridge", Action: Kept, Offered: ours.version}
-			r.weigh(ours, c.theirs, !c.notExecutable)
+			r.choose(ours, c.theirs, !c.notExecutable)
 			if got := r.String(); got != c.want || r.Doubtful != c.doubtful {
 				t.Errorf("got %q, doubtful: %t; want %q, %t", got, r.Doubtful, c.want, c.doubtful)
 			}

@@ -16,19 +16,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Folder is the container runtime's folder of plugins, which is only read. It remembers what
-// it found in files that have not changed since.
+// Folder is the container runtime's folder of plugins, which is only read. It remembers the results
+// for files that have not changed since.
 type Folder struct {
 	Path string
 
-	mu   sync.Mutex
-	seen map[string]verdict
+	mu    sync.Mutex
+	unfit cache[string] // why a file can't be executed, "" if it can
 }
 
-// verdict is why a file can't be executed, "" if it can, and the file by which that was found.
-type verdict struct {
-	of  fileID
-	why string
+// A cache has results by the names of the files, with the files that were examined.
+type cache[T any] map[string]struct {
+	of     fileID
+	result T
+}
+
+func (c *cache[T]) get(name string, info fs.FileInfo, examine func() T) T {
+	id := idOf(info)
+	known, ok := (*c)[name]
+	if !ok || known.of != id {
+		known.of, known.result = id, examine()
+		if *c == nil {
+			*c = cache[T]{}
+		}
+		(*c)[name] = known
+	}
+	return known.result
 }
 
 // fileID changes whenever a file or its mode does.
@@ -38,11 +51,11 @@ type fileID struct {
 	changed       time.Time
 }
 
-// Unfit returns by their names why the container runtime can't execute plugins. Fit ones are
-// left out. Nothing is executed to find that out: a plugin may need libraries that the host
-// has and this container has not. A symlink that leads out of the folder is believed, because
-// where it leads to on the host can't be seen from in a container, and so is what this process
-// may not read: the runtime may.
+// Unfit returns, by name, why the container runtime can't execute plugins. Plugins that it can
+// execute are left out, and so are those that can't be examined: a symlink that leads out of the
+// folder means another file on the host, and the runtime may read what this process may not.
+// Nothing is executed, because a plugin may need libraries that the host has and this container
+// lacks.
 func (f *Folder) Unfit(names []string) map[string]string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -67,41 +80,33 @@ func (f *Folder) Unfit(names []string) map[string]string {
 	if err := executable(root); err != nil {
 		return fail(err.Error())
 	}
-	if f.seen == nil {
-		f.seen = map[string]verdict{}
-	}
 	for _, name := range names {
-		if why := f.look(root, name); why != "" {
+		if why := f.examine(root, name); why != "" {
 			unfit[name] = why
 		}
 	}
 	return unfit
 }
 
-// look returns why one plugin can't be executed.
-func (f *Folder) look(root *os.Root, name string) string {
+func (f *Folder) examine(root *os.Root, name string) string {
 	path := filepath.Join(f.Path, name)
 	info, err := root.Stat(name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Sprintf("the CNI plugin %s is not in %s", name, f.Path)
 	case err != nil:
-		return "" // it leads out of the folder, or may not be looked at
+		return "" // it leads out of the folder, or access is denied
 	case !info.Mode().IsRegular():
 		return fmt.Sprintf("%s is not a file (%s)", path, info.Mode())
 	case info.Mode()&0o111 == 0:
 		return fmt.Sprintf("%s is not executable (%s); chmod 755 it", path, info.Mode())
 	}
-	id := idOf(info)
-	if known, ok := f.seen[name]; ok && known.of == id {
-		return known.why
-	}
-	why := ""
-	if err := runnable(root, name); err != nil && !errors.Is(err, fs.ErrPermission) {
-		why = fmt.Sprintf("%s can't be executed: %v", path, err)
-	}
-	f.seen[name] = verdict{id, why}
-	return why
+	return f.unfit.get(name, info, func() string {
+		if err := runnable(root, name); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return fmt.Sprintf("%s can't be executed: %v", path, err)
+		}
+		return ""
+	})
 }
 
 func idOf(info fs.FileInfo) fileID {
@@ -112,8 +117,8 @@ func idOf(info fs.FileInfo) fileID {
 	return id
 }
 
-// runnable returns why the kernel of this machine does not execute a file, whatever its mode:
-// it takes scripts and whole ELF programs for this processor.
+// runnable returns why this machine's kernel does not execute a file, whatever its mode: it
+// executes scripts and whole ELF programs for this processor.
 func runnable(root *os.Root, name string) error {
 	file, err := root.Open(name)
 	if err != nil {
@@ -135,13 +140,12 @@ func runnable(root *os.Root, name string) error {
 
 var shebang = []byte("#!")
 
-// isProgram reports whether the kernel takes what begins so for a program: a script, or ELF.
 func isProgram(content []byte) bool {
 	return bytes.HasPrefix(content, shebang) || bytes.HasPrefix(content, []byte(elf.ELFMAG))
 }
 
-// wholeProgram returns what is wrong with an ELF file. A copy that was cut short lacks its
-// last segments, or the table of sections behind them.
+// wholeProgram returns what is wrong with an ELF file. A truncated copy lacks its last segments, or
+// the table of sections behind them.
 func wholeProgram(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
@@ -167,7 +171,7 @@ func wholeProgram(file *os.File) error {
 	return nil
 }
 
-// foreign reports whether a program can't run where ours does. A script can.
+// foreign reports whether a program is for another processor than ours. A script isn't.
 func foreign(ours, theirs []byte) bool {
 	own, err := elf.NewFile(bytes.NewReader(ours))
 	if err != nil {
@@ -177,7 +181,7 @@ func foreign(ours, theirs []byte) bool {
 	return err == nil && !runs(own.Machine, program.Machine)
 }
 
-// runs reports whether a machine executes programs for another: those of 32 bits, too.
+// runs reports whether a machine executes programs for another one, such as those of 32 bits.
 func runs(machine, program elf.Machine) bool {
 	return machine == program ||
 		machine == elf.EM_X86_64 && program == elf.EM_386 ||
@@ -196,7 +200,8 @@ func executable(root *os.Root) error {
 		return &os.PathError{Op: "statfs", Path: root.Name(), Err: err}
 	}
 	if at.Flags&unix.ST_NOEXEC != 0 {
-		return errNoExec{root.Name()}
+		return fmt.Errorf("%s is on a file system that is mounted with noexec, so no plugin could run from there: "+
+			"remount it with exec, or use another folder, and set it in the container runtime's config (bin_dir)", root.Name())
 	}
 	return nil
 }

@@ -12,25 +12,27 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // ownProgram is one of this machine: the test itself.
 func ownProgram(t *testing.T) []byte {
 	t.Helper()
 	path, err := os.Executable()
-	must(t, err)
+	testutil.Must(t, err)
 	content, err := os.ReadFile(path)
-	must(t, err)
+	testutil.Must(t, err)
 	return content
 }
 
-// What can't be executed is named with its reason, and what can is left out.
+// Plugins that can't be executed are returned with the reason, others are left out.
 func TestUnfit(t *testing.T) {
 	whole := ownProgram(t)
 	foreign := append([]byte(nil), whole...)
 	binary.LittleEndian.PutUint16(foreign[18:], uint16(elf.EM_S390)) // e_machine of elf(5)
 	headless := append([]byte(nil), whole[:len(whole)/2]...)
-	clear(headless[40:48]) // e_shoff: an older linker's program is not told by its sections
+	clear(headless[40:48]) // e_shoff: an older linker's program is not identified by its sections
 	clear(headless[60:64]) // e_shnum and e_shstrndx
 	for name, c := range map[string]struct {
 		make func(path string) error
@@ -52,7 +54,7 @@ func TestUnfit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &Folder{Path: t.TempDir()}
-			must(t, c.make(filepath.Join(f.Path, "bridge")))
+			testutil.Must(t, c.make(filepath.Join(f.Path, "bridge")))
 			for range 2 { // the second answer is from memory
 				why, unfit := f.Unfit([]string{"bridge"})["bridge"]
 				if unfit != (c.want != "") || !strings.Contains(why, c.want) {
@@ -63,7 +65,7 @@ func TestUnfit(t *testing.T) {
 	}
 }
 
-// What is remembered of a file is forgotten when the file changes.
+// The result for a file is forgotten when the file changes.
 func TestUnfitSeesChanges(t *testing.T) {
 	f, whole := &Folder{Path: t.TempDir()}, ownProgram(t)
 	path := filepath.Join(f.Path, "bridge")
@@ -92,7 +94,7 @@ func TestUnfitSeesChanges(t *testing.T) {
 		{"made a program", func() error { return os.Chmod(path, 0o700) }, true},
 		{"removed", func() error { return os.Remove(path) }, false},
 	} {
-		must(t, step.do())
+		testutil.Must(t, step.do())
 		if unfit := f.Unfit([]string{"bridge"}); (len(unfit) == 0) != step.fit {
 			t.Errorf("%s: got %v", step.what, unfit)
 		}
@@ -108,7 +110,7 @@ func TestUnfitFolder(t *testing.T) {
 	}
 	f = &Folder{Path: t.TempDir()}
 	for _, name := range names {
-		must(t, os.WriteFile(filepath.Join(f.Path, name), []byte("#!/bin/sh\n"), 0o755))
+		testutil.Must(t, os.WriteFile(filepath.Join(f.Path, name), []byte("#!/bin/sh\n"), 0o755))
 	}
 	if unfit := f.Unfit(names); len(unfit) > 0 {
 		t.Errorf("got %v", unfit)
@@ -116,14 +118,15 @@ func TestUnfitFolder(t *testing.T) {
 	if err := unix.Mount(f.Path, f.Path, "", unix.MS_BIND, ""); err != nil {
 		t.Skipf("can't mount here: %v", err)
 	}
-	defer func() { must(t, unix.Unmount(f.Path, unix.MNT_DETACH)) }()
-	must(t, unix.Mount("", f.Path, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_NOEXEC, ""))
+	defer func() { testutil.Must(t, unix.Unmount(f.Path, unix.MNT_DETACH)) }()
+	testutil.Must(t, unix.Mount("", f.Path, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_NOEXEC, ""))
 	if unfit := f.Unfit(names); len(unfit) != 2 || !strings.Contains(unfit["bridge"], "noexec") {
 		t.Errorf("got %v", unfit)
 	}
 }
 
-// What root may not read without its capabilities, as in the agent's container, is believed: the runtime has them.
+// A plugin that root may not read without its capabilities, as in the agent's container, is left
+// out: the runtime has them.
 func TestUnreadableIsBelieved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files away")
@@ -138,9 +141,9 @@ func TestUnreadableIsBelieved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &Folder{Path: t.TempDir()}
-			must(t, os.Chmod(filepath.Dir(f.Path), 0o755))
-			must(t, os.WriteFile(filepath.Join(f.Path, "bridge"), ownProgram(t), 0o755))
-			must(t, spoil(f.Path))
+			testutil.Must(t, os.Chmod(filepath.Dir(f.Path), 0o755))
+			testutil.Must(t, os.WriteFile(filepath.Join(f.Path, "bridge"), ownProgram(t), 0o755))
+			testutil.Must(t, spoil(f.Path))
 			withoutDAC(t)
 			if _, err := os.ReadFile(filepath.Join(f.Path, "bridge")); name != "unlisted folder" && !errors.Is(err, os.ErrPermission) {
 				t.Fatalf("it can be read: %v", err)
@@ -158,23 +161,16 @@ func withoutDAC(t *testing.T) {
 	runtime.LockOSThread()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	must(t, unix.Capget(&header, &data[0]))
+	testutil.Must(t, unix.Capget(&header, &data[0]))
 	all := data
 	data[0].Effective &^= 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
-	must(t, unix.Capset(&header, &data[0]))
-	t.Cleanup(func() { must(t, unix.Capset(&header, &all[0])) })
+	testutil.Must(t, unix.Capset(&header, &data[0]))
+	t.Cleanup(func() { testutil.Must(t, unix.Capset(&header, &all[0])) })
 }
 
 // The stock plugins are fit.
 func TestStockPluginsAreFit(t *testing.T) {
-	dir := os.Getenv("CNI_BIN")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "bin", "cni")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "bridge")); err != nil {
-		t.Skipf("the stock plugins are not here, `make assets` gets them: %v", err)
-	}
-	f := &Folder{Path: dir}
+	f := &Folder{Path: testutil.NeedPlugins(t)}
 	if unfit := f.Unfit([]string{"bridge", "host-local", "loopback", "portmap", "firewall"}); len(unfit) > 0 {
 		t.Errorf("got %v", unfit)
 	}

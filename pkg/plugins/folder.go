@@ -14,24 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tempSuffix makes names that are written to and then renamed into place. They are
-// fixed, and only who holds the lock writes, so whatever has such a name when the
-// lock is taken was left by a crash.
+// tempSuffix is that of files before they are renamed into place. The names are fixed and written
+// under the lock only, so a file with one was left by a crash.
 const tempSuffix = ".plainroute-new"
 
-// lockWait is how long to sleep between tries at the lock. It is held for about a
-// second.
+// lockWait is the time between attempts at the lock. It is held for about a second.
 const lockWait = 50 * time.Millisecond
 
-// folder is a locked folder of plugins. Being an os.Root, it follows no symlink to
-// the outside: what such a one leads to in a container is not what it leads to on
-// the host.
+// folder is a locked folder of plugins. As an os.Root it follows no symlink to the outside, because
+// that would lead elsewhere in a container than on the host.
 type folder struct {
 	root *os.Root
 	self *os.File // holds the lock
 }
 
-// open makes the folder where it is missing, and locks it.
+// open makes the folder if it is missing, and locks it.
 func open(ctx context.Context, path string) (*folder, error) {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		if err := errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, 0o755)); err != nil {
@@ -54,14 +51,13 @@ func open(ctx context.Context, path string) (*folder, error) {
 	return f, nil
 }
 
-// close also gives up the lock.
 func (f *folder) close() {
 	_ = f.self.Close() // both were only read from
 	_ = f.root.Close()
 }
 
-// lock waits for others that install into the folder. The lock is on the folder
-// itself, so it leaves no file behind.
+// lock waits for other installations into the folder. The lock is on the folder itself, so it
+// leaves no file behind.
 func (f *folder) lock(ctx context.Context) error {
 	for {
 		err := unix.Flock(int(f.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -79,7 +75,7 @@ func (f *folder) lock(ctx context.Context) error {
 	}
 }
 
-// sweep takes away what a crash in the midst of put left.
+// sweep removes what a crash during put left.
 func (f *folder) sweep() error {
 	entries, err := f.self.ReadDir(-1)
 	if err != nil {
@@ -95,7 +91,6 @@ func (f *folder) sweep() error {
 	return nil
 }
 
-// look finds out what there is by a name.
 func (f *folder) look(name string) (found, error) {
 	at, err := f.root.Lstat(name)
 	switch {
@@ -112,8 +107,8 @@ func (f *folder) look(name string) (found, error) {
 	return found{kind: file, content: content, executable: at.Mode()&0o111 != 0}, err
 }
 
-// follow tells a symlink that leads to nothing from others. Only inside of the
-// folder can this be told; the error of one that leads out is not ErrNotExist.
+// follow distinguishes a symlink to nothing from others, which is possible inside of the folder
+// only: a symlink that leads out fails with another error than ErrNotExist.
 func (f *folder) follow(name string) (found, error) {
 	to, err := f.root.Readlink(name)
 	if err != nil {
@@ -125,10 +120,9 @@ func (f *folder) follow(name string) (found, error) {
 	return found{kind: link, link: to}, nil
 }
 
-// put writes a file beside its place, reads it back, and renames it into place.
-// What runs goes on running from the file that had the name before; what is
-// executed from then on is ours (no file that is open for writing ever has the
-// name, so there is no ETXTBSY).
+// put writes a file beside its place, reads it back, and renames it into place. A running plugin
+// keeps the file that had the name before; the next one that is executed is ours. (A file that is
+// open for writing never has the name, so there is no ETXTBSY.)
 func (f *folder) put(name string, content []byte) error {
 	temp := name + tempSuffix
 	file, err := f.root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
@@ -148,7 +142,7 @@ func (f *folder) put(name string, content []byte) error {
 	return f.self.Sync()
 }
 
-// fill writes to the disk what all may execute, whatever the umask.
+// fill writes a file to the disk that all may execute, whatever the umask.
 func fill(file *os.File, content []byte) error {
 	if _, err := file.Write(content); err != nil {
 		return err
@@ -156,15 +150,15 @@ func fill(file *os.File, content []byte) error {
 	return errors.Join(file.Chmod(0o755), file.Sync())
 }
 
-// verify reads back what was written, from the disk rather than from the kernel's
-// memory where the kernel follows the advice.
+// verify reads back what was written, from the disk rather than from the page cache where the
+// kernel follows the advice.
 func (f *folder) verify(name string, content []byte) error {
 	file, err := f.root.Open(name)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // advice: not all file systems take it
+	_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // not all file systems support it
 	sum, want := sha256.New(), sha256.Sum256(content)
 	if _, err := io.Copy(sum, file); err != nil {
 		return err

@@ -13,35 +13,28 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// module is that of the stock plugins, and buildVersion its variable that a
-// release's build sets to the version (its scripts/release.sh).
+// module is that of the stock plugins, and buildVersion its variable that a release's build sets to
+// the version (its scripts/release.sh).
 const (
 	module       = "github.com/containernetworking/plugins"
 	buildVersion = module + "/pkg/utils/buildversion.BuildVersion="
 )
 
-// identity is what a binary says of itself in its Go build info. Nothing is
-// executed to learn it.
+// identity is what the Go build info of a binary contains. Nothing is executed to read it.
 type identity struct {
-	// stock tells that it was built from the package of the stock plugin of
-	// this name.
-	stock bool
-	// version as in v1.9.1, or "" if the binary does not tell.
-	version string
-	// sum of the published module that it was built from; "" if it was built
-	// from a checkout, which may hold anything.
-	sum string
-	// toolchain is the version of Go, as in go1.26.8.
-	toolchain string
+	stock     bool   // it was built from the stock plugin of this name
+	version   string // as in v1.9.1, or "" if the binary has none
+	sum       string // of the published module; "" for a checkout, which may contain anything
+	toolchain string // the version of Go, as in go1.26.8
 }
 
-// identify reads the build info of the plugin called name. What has none, such as
-// a script, is not stock.
+// identify reads the build info of the plugin called name. A file without one, such as a script, is
+// not stock.
 //
-// Three kinds of stock plugin are about. Releases are built in a checkout: the
-// main module has no version, or what git says, and the linker's flags tell.
-// Ours, as those of `go install`, are built from the published module: it has a
-// version and a sum. Debian's are built without modules and tell no version.
+// There are three kinds of stock plugins. Releases are built in a checkout: the main module has no
+// version, or git's, and the linker's flags have the release's. Ours and those of `go install` are
+// built from the published module, with a version and a sum. Debian's are built without modules and
+// have no version.
 func identify(name string, content []byte) identity {
 	info, err := buildinfo.Read(bytes.NewReader(content))
 	if err != nil || !stock(name, info) {
@@ -54,8 +47,8 @@ func identify(name string, content []byte) identity {
 	return id
 }
 
-// stock tells whether the main package is .../plugins/KIND/NAME of the stock
-// module. Its module is that very one too, not a fork of the same name.
+// stock reports whether the main package is .../plugins/KIND/NAME of the stock module itself, not
+// of a fork with the same name.
 func stock(name string, info *debug.BuildInfo) bool {
 	kind, rest := path.Split(strings.TrimPrefix(info.Path, module+"/plugins/"))
 	if rest != name || (kind != "main/" && kind != "ipam/" && kind != "meta/") {
@@ -64,7 +57,7 @@ func stock(name string, info *debug.BuildInfo) bool {
 	return info.Main.Replace == nil && (info.Main.Path == "" || info.Main.Path == module)
 }
 
-// versionOf prefers what the release's build was told to what git said.
+// versionOf prefers the version in the linker's flags, of a release, to git's.
 func versionOf(info *debug.BuildInfo) string {
 	for _, setting := range info.Settings {
 		if setting.Key != "-ldflags" {
@@ -78,8 +71,8 @@ func versionOf(info *debug.BuildInfo) string {
 	return plain(info.Main.Version)
 }
 
-// plain returns a version that can be compared, else "". One with a +suffix was
-// changed by somebody, and v0.0.0 is git's word for a checkout without tags.
+// plain returns a version that can be compared, else "". A +suffix means that the source was
+// changed, and v0.0.0 a checkout without tags.
 func plain(version string) string {
 	if !semver.IsValid(version) || semver.Build(version) != "" || core(version) == "v0.0.0" {
 		return ""
@@ -87,16 +80,15 @@ func plain(version string) string {
 	return version
 }
 
-// core is a version without what follows a hyphen. Distributors add that to the
-// version that they patch (v1.7.1-k3s1), so it says neither newer nor older.
+// core is a version without what follows a hyphen. Distributors append that to the version that
+// they patch (v1.7.1-k3s1), so it means neither newer nor older.
 func core(version string) string {
 	before, _, _ := strings.Cut(semver.Canonical(version), "-")
 	return before
 }
 
-// short tells of an ELF binary of 64 bits whether a segment that is to be loaded
-// reaches beyond the file's end: such a one can't run, whosever it is. Half a copy
-// is like that. It is no longer whole enough for debug/elf or for build info.
+// short reports whether a 64-bit ELF binary lacks a part of a segment that is to be loaded, as a
+// truncated copy does. debug/elf and debug/buildinfo can't read such a file any more.
 func short(content []byte) bool {
 	if !bytes.HasPrefix(content, []byte(elf.ELFMAG)) || len(content) <= elf.EI_DATA {
 		return false

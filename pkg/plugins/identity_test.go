@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/mod/semver"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Binaries as they are found on nodes, made in the ways in which those are made.
@@ -49,7 +51,7 @@ func withoutModules(t *testing.T) []byte {
 	gopath := t.TempDir()
 	dir := filepath.Join(gopath, "src", module)
 	checkout(t, dir, module)
-	must(t, os.Remove(filepath.Join(dir, "go.mod")))
+	testutil.Must(t, os.Remove(filepath.Join(dir, "go.mod")))
 	return build(t, dir, module+"/plugins/main/bridge", []string{"GO111MODULE=off", "GOPATH=" + gopath}, "-trimpath")
 }
 
@@ -66,18 +68,18 @@ func replaced(t *testing.T) []byte {
 	dir := t.TempDir()
 	checkout(t, filepath.Join(dir, "fork"), module)
 	gomod := "module example.com/a\n\ngo 1.26\n\nrequire " + module + " v1.8.0\n\nreplace " + module + " => ./fork\n"
-	must(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte(gomod), 0o644))
+	testutil.Must(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte(gomod), 0o644))
 	return build(t, dir, module+"/plugins/main/bridge", nil, "-mod=mod")
 }
 
 func self(t *testing.T) []byte {
 	t.Helper()
 	content, err := os.ReadFile("/proc/self/exe")
-	must(t, err)
+	testutil.Must(t, err)
 	return content
 }
 
-// The plugins of our image are built from the published module, and say so.
+// The plugins of our image are built from the published module, by their build info.
 func TestIdentifyPublished(t *testing.T) {
 	got := identify("bridge", published(t))
 	if !got.stock || !semver.IsValid(got.version) || got.sum == "" || got.toolchain != runtime.Version() {

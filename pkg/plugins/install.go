@@ -1,5 +1,5 @@
-// Package plugins copies CNI plugins into the folder from which a node's container
-// runtime executes them, which other software puts plugins into as well.
+// Package plugins copies CNI plugins into the folder from which a node's container runtime executes
+// them, and in which other software installs plugins as well.
 package plugins
 
 import (
@@ -13,22 +13,18 @@ import (
 
 // Install is one installation.
 type Install struct {
-	// From is the folder of the plugins to install.
-	From string
-	// To is the container runtime's folder. It is made where it is missing.
-	To string
-	// Names of the plugins; none: all executable files in From.
-	Names []string
-	// Force puts ours in place of anything that differs, but for a folder.
-	Force bool
+	From  string   // the folder of the plugins to install
+	To    string   // the container runtime's folder; it is made if it is missing
+	Names []string // of the plugins; none: all executable files in From
+	Force bool     // replaces anything that differs, except a folder
 }
 
-// Run installs what is missing or older. One plugin that can't be installed does
-// not keep the others from it: Results tell of all of them, and the error joins what
-// went wrong. Where it went wrong before the first plugin, there are no Results.
+// Run installs what is missing or older. If one plugin can't be installed, the others are all the
+// same: there is a Result of each, and the error joins what went wrong. If it fails before the
+// first plugin, there are no Results.
 //
-// Whenever it is killed, each name in the folder has what it had before, or ours,
-// whole. Several that run at once on one folder take turns.
+// Whenever it is killed, each name in the folder has its former content, or ours, whole. Concurrent
+// runs on one folder take turns.
 func (i Install) Run(ctx context.Context) ([]Result, error) {
 	names, err := i.names()
 	if err != nil {
@@ -59,7 +55,6 @@ func (i Install) Run(ctx context.Context) ([]Result, error) {
 	return results, errors.Join(faults...)
 }
 
-// names are those of the plugins to install, in order.
 func (i Install) names() ([]string, error) {
 	if len(i.Names) > 0 {
 		names := slices.Clone(i.Names)
@@ -102,9 +97,8 @@ func (i Install) one(to *folder, name string) (Result, error) {
 	return r, to.put(name, ours)
 }
 
-// Missing are those names by which there is nothing in the folder that could be
-// executed. Of a symlink that leads out of the folder this can't be said from in a
-// container, so it is believed.
+// Missing returns the names that no file in the folder has. A symlink that leads out of the folder
+// counts as a file, because its target can't be seen from inside a container.
 func Missing(dir string, names []string) ([]string, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // bench is a node's folder and ours, in which bridge is a release, v1.9.1.
@@ -33,9 +35,9 @@ func newBench(t *testing.T) *bench {
 		Install: Install{From: filepath.Join(dir, "from"), To: filepath.Join(dir, "to")},
 		ours:    release(t, "main/bridge", "v1.9.1"), older: release(t, "main/bridge", "v1.8.0"), newer: release(t, "main/bridge", "v2.0.0"),
 	}
-	must(t, os.Mkdir(b.From, 0o755))
-	must(t, os.Mkdir(b.To, 0o755))
-	must(t, os.WriteFile(filepath.Join(b.From, "bridge"), b.ours, 0o755))
+	testutil.Must(t, os.Mkdir(b.From, 0o755))
+	testutil.Must(t, os.Mkdir(b.To, 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(b.From, "bridge"), b.ours, 0o755))
 	return b
 }
 
@@ -45,7 +47,7 @@ func (b *bench) at() string { return filepath.Join(b.To, "bridge") }
 func (b *bench) run(t *testing.T) string {
 	t.Helper()
 	results, err := b.Run(t.Context())
-	must(t, err)
+	testutil.Must(t, err)
 	return lines(results)
 }
 
@@ -61,24 +63,23 @@ func lines(results []Result) string {
 func (b *bench) has(t *testing.T, content []byte) {
 	t.Helper()
 	at, err := os.Lstat(b.at())
-	must(t, err)
+	testutil.Must(t, err)
 	if at.Mode() != 0o755 {
 		t.Errorf("its mode is %s", at.Mode())
 	}
 	got, err := os.ReadFile(b.at())
-	must(t, err)
+	testutil.Must(t, err)
 	if !bytes.Equal(got, content) {
 		t.Error("it holds something else")
 	}
 	left, err := filepath.Glob(filepath.Join(b.To, "*"+tempSuffix))
-	must(t, err)
+	testutil.Must(t, err)
 	if len(left) > 0 {
 		t.Errorf("left over: %v", left)
 	}
 }
 
-// What stands by our name, what is said of it, and what is there afterwards: ours,
-// or what was there.
+// Each case has a file of a plugin's name, the Result, and whether the file is ours afterwards.
 func TestRun(t *testing.T) {
 	b := newBench(t)
 	script := []byte("#!/bin/sh\n")
@@ -113,15 +114,15 @@ func TestRun(t *testing.T) {
 		"left by a crash": {
 			plant: func(t *testing.T) {
 				b.file(b.older, 0o755)(t)
-				must(t, os.WriteFile(b.at()+tempSuffix, b.ours[:1000], 0o644))
-				must(t, os.Symlink("/etc/passwd", filepath.Join(b.To, "portmap"+tempSuffix)))
+				testutil.Must(t, os.WriteFile(b.at()+tempSuffix, b.ours[:1000], 0o644))
+				testutil.Must(t, os.Symlink("/etc/passwd", filepath.Join(b.To, "portmap"+tempSuffix)))
 			},
 			want: "bridge: upgraded v1.8.0 -> v1.9.1", after: b.ours,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			must(t, os.RemoveAll(b.To))
-			must(t, os.Mkdir(b.To, 0o755))
+			testutil.Must(t, os.RemoveAll(b.To))
+			testutil.Must(t, os.Mkdir(b.To, 0o755))
 			c.plant(t)
 			if got := b.run(t); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
@@ -143,25 +144,24 @@ func TestRun(t *testing.T) {
 // file plants a file by our name.
 func (b *bench) file(content []byte, mode os.FileMode) func(*testing.T) {
 	return func(t *testing.T) {
-		must(t, os.WriteFile(b.at(), content, mode))
-		must(t, os.Chmod(b.at(), mode)) // whatever the umask
+		testutil.Must(t, os.WriteFile(b.at(), content, mode))
+		testutil.Must(t, os.Chmod(b.at(), mode)) // whatever the umask
 	}
 }
 
 // link plants a symlink by our name.
 func (b *bench) link(to string) func(*testing.T) {
-	return func(t *testing.T) { must(t, os.Symlink(to, b.at())) }
+	return func(t *testing.T) { testutil.Must(t, os.Symlink(to, b.at())) }
 }
 
-// A symlink is kept, also where it leads to what is not here, for it may be there on
-// the host. Forced, it gives way, and what it led to is untouched.
+// A symlink is kept, also where it leads to what is not here, because it may be there on the host.
 func TestRunKeepsSymlinks(t *testing.T) {
 	b := newBench(t)
 	outside := filepath.Join(t.TempDir(), "bridge")
-	must(t, os.WriteFile(outside, b.older, 0o755))
-	must(t, os.WriteFile(filepath.Join(b.To, "cni"), b.older, 0o755))
+	testutil.Must(t, os.WriteFile(outside, b.older, 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(b.To, "cni"), b.older, 0o755))
 	for _, to := range []string{"cni", "./cni", outside, "/nowhere/on/this/machine", "../hash/bin/cni", "bridge"} {
-		must(t, os.RemoveAll(b.at()))
+		testutil.Must(t, os.RemoveAll(b.at()))
 		b.link(to)(t)
 		if got, want := b.run(t), "bridge: kept: a symlink to "+to; got != want {
 			t.Errorf("got %q, want %q", got, want)
@@ -186,14 +186,14 @@ func TestRunKeepsSymlinks(t *testing.T) {
 // One plugin that can't be installed does not keep others from it.
 func TestRunGoesOn(t *testing.T) {
 	b := newBench(t)
-	must(t, os.WriteFile(filepath.Join(b.From, "alpha"), []byte("#!/bin/sh\n"), 0o755))
-	must(t, os.WriteFile(filepath.Join(b.From, "README"), nil, 0o644)) // no plugin
-	must(t, os.Mkdir(filepath.Join(b.To, "alpha"), 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(b.From, "alpha"), []byte("#!/bin/sh\n"), 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(b.From, "README"), nil, 0o644)) // no plugin
+	testutil.Must(t, os.Mkdir(filepath.Join(b.To, "alpha"), 0o755))
 	if got, want := b.run(t), "alpha: kept: not a file\nbridge: installed v1.9.1"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	b.Force = true
-	must(t, os.Remove(b.at()))
+	testutil.Must(t, os.Remove(b.at()))
 	results, err := b.Run(t.Context())
 	if !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EISDIR) {
 		t.Errorf("the error is %v", err)
@@ -228,30 +228,30 @@ func TestRunMakesTheFolder(t *testing.T) {
 	}
 }
 
-// What runs is not disturbed, and what is executed afterwards is ours.
+// A running plugin is not disturbed, and the next execution runs ours.
 func TestRunWhileTheOldOneExecutes(t *testing.T) {
 	b := newBench(t)
 	b.file(b.older, 0o755)(t)
 	cmd := exec.CommandContext(t.Context(), b.at())
 	in, err := cmd.StdinPipe()
-	must(t, err)
+	testutil.Must(t, err)
 	var out bytes.Buffer
 	cmd.Stdout = &out
-	must(t, cmd.Start())
+	testutil.Must(t, cmd.Start())
 	b.run(t)
 	b.has(t, b.ours)
 	now, err := exec.CommandContext(t.Context(), b.at()).Output()
 	if err != nil || string(now) != "version v1.9.1\n" {
 		t.Errorf("after it: %q, %v", now, err)
 	}
-	must(t, in.Close())
+	testutil.Must(t, in.Close())
 	if err := cmd.Wait(); err != nil || out.String() != "version v1.8.0\n" {
 		t.Errorf("what ran: %q, %v", &out, err)
 	}
 }
 
-// Many at once take turns: one upgrades, the others find it done; and whenever
-// somebody executes the plugin, it is there and whole.
+// Concurrent runs take turns: one upgrades, the others have nothing to do; and at each moment the
+// plugin can be executed.
 func TestRunAtOnce(t *testing.T) {
 	b := newBench(t)
 	b.file(b.older, 0o755)(t)
@@ -289,11 +289,11 @@ func TestRunAtOnce(t *testing.T) {
 	b.has(t, b.ours)
 }
 
-// Whoever waits for another one can be told to end.
+// Waiting for another run ends with the context.
 func TestRunEndsWhileItWaits(t *testing.T) {
 	b := newBench(t)
 	other, err := open(t.Context(), b.To)
-	must(t, err)
+	testutil.Must(t, err)
 	defer other.close()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -304,23 +304,23 @@ func TestRunEndsWhileItWaits(t *testing.T) {
 
 func TestMissing(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "bridge"), nil, 0o755))
-	must(t, os.Symlink("cni", filepath.Join(dir, "loopback")))
-	must(t, os.Symlink("../hash/bin/cni", filepath.Join(dir, "portmap")))
+	testutil.Must(t, os.WriteFile(filepath.Join(dir, "bridge"), nil, 0o755))
+	testutil.Must(t, os.Symlink("cni", filepath.Join(dir, "loopback")))
+	testutil.Must(t, os.Symlink("../hash/bin/cni", filepath.Join(dir, "portmap")))
 	got, err := Missing(dir, []string{"bridge", "host-local", "loopback", "portmap"})
 	if want := []string{"host-local", "loopback"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 }
 
-// What a disk gives back other than it was written is not put into place.
+// A file that the disk returns with another content is not put into place.
 func TestVerify(t *testing.T) {
 	dir := t.TempDir()
 	f, err := open(t.Context(), dir)
-	must(t, err)
+	testutil.Must(t, err)
 	defer f.close()
 	for _, bad := range []string{"", "half", "whole and more", "wHole"} {
-		must(t, os.WriteFile(filepath.Join(dir, "bridge"), []byte(bad), 0o755))
+		testutil.Must(t, os.WriteFile(filepath.Join(dir, "bridge"), []byte(bad), 0o755))
 		if err := f.verify("bridge", []byte("whole")); err == nil {
 			t.Errorf("%q is taken for what was written", bad)
 		}

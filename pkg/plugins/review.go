@@ -7,9 +7,8 @@ import (
 	"path/filepath"
 )
 
-// Review says of the named plugins that are there what Run would do with them. It
-// changes nothing, so what it says may be overtaken by a Run meanwhile. Where we have
-// none to offer, a plugin is looked at all the same; then it is Kept.
+// Review returns what Run would do with the named plugins that are there. It changes nothing. A
+// plugin that From lacks is Kept.
 func (i Install) Review() ([]Result, error) {
 	root, err := os.OpenRoot(i.To)
 	if err != nil {
@@ -21,14 +20,14 @@ func (i Install) Review() ([]Result, error) {
 	for _, name := range i.Names {
 		have, err := to.look(name)
 		if err != nil {
-			return nil, fmt.Errorf("looking at the plugin %s: %w", name, err)
+			return nil, fmt.Errorf("reading the plugin %s: %w", name, err)
 		}
 		if have.kind == nothing {
 			continue
 		}
 		ours, err := os.ReadFile(filepath.Join(i.From, name))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("looking at our own plugin: %w", err)
+			return nil, fmt.Errorf("reading our own plugin: %w", err)
 		}
 		results = append(results, decide(name, ours, have, i.Force))
 	}

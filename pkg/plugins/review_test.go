@@ -4,14 +4,16 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// A review says what an installation would do, and does nothing.
+// A review returns what an installation would do, and does nothing.
 func TestReview(t *testing.T) {
 	b := newBench(t)
 	b.Names = []string{"bridge", "host-local", "loopback"}
 	foreign := []byte("#!/bin/sh\n")
-	must(t, os.WriteFile(filepath.Join(b.To, "host-local"), foreign, 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(b.To, "host-local"), foreign, 0o755))
 	for name, c := range map[string]struct {
 		content []byte
 		want    string
@@ -23,10 +25,10 @@ func TestReview(t *testing.T) {
 		"cut":     {b.ours[:len(b.ours)/2], "bridge: repaired v1.9.1: its end was missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			must(t, os.WriteFile(b.at(), c.content, 0o755))
-			must(t, os.Chmod(b.at(), 0o755)) // whatever the umask
+			testutil.Must(t, os.WriteFile(b.at(), c.content, 0o755))
+			testutil.Must(t, os.Chmod(b.at(), 0o755)) // whatever the umask
 			results, err := b.Review()
-			must(t, err)
+			testutil.Must(t, err)
 			// Nothing is offered for host-local, and there is no loopback.
 			if got := lines(results); got != c.want+"\nhost-local: kept: not a stock plugin" {
 				t.Errorf("it is\n%s", got)

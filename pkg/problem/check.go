@@ -2,8 +2,9 @@ package problem
 
 import "strings"
 
-// Checks are the names of the checks of `plainroute doctor`, in the order in which it prints them; pkg/doctor has a
-// function for each, and docs/doctor.md a row. A workstation, which can't run them, validates --check by these names.
+// Checks returns the names of the checks of `plainroute doctor` in the order of its output.
+// pkg/doctor has a function for each, and docs/doctor.md a row. A workstation, which can't run
+// them, validates --check by these names.
 func Checks() []string {
 	return []string{
 		"agent", "capabilities", "forwarding", "rp-filter", "bridge-netfilter", "forward-policy", "foreign-routes", "policy-rules",
@@ -12,7 +13,7 @@ func Checks() []string {
 	}
 }
 
-// ReasonOf returns the Reason of the Problems that a check finds: its name as Kubernetes writes Reasons.
+// ReasonOf returns the Reason of the Problems that a check finds: its name in CamelCase.
 func ReasonOf(check string) Reason {
 	var b strings.Builder
 	for _, word := range strings.Split(check, "-") {
@@ -26,7 +27,8 @@ func ReasonOf(check string) Reason {
 	return Reason(b.String())
 }
 
-// CheckOf returns the name of the check that finds Problems of a Reason; the Reason itself if no check does.
+// CheckOf returns the name of the check that finds Problems of a Reason, or the Reason itself if no
+// check does.
 func CheckOf(r Reason) string {
 	for _, name := range Checks() {
 		if ReasonOf(name) == r {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// docs/events.md has a row for each Reason that can be told as an Event, with the advice that
-// the Event gives, and no other.
+// docs/events.md has a row for each Reason that becomes an Event, with its remediation, and no
+// other.
 func TestPageOfEvents(t *testing.T) {
 	content, err := os.ReadFile("../../docs/events.md")
 	if err != nil {
@@ -21,7 +21,7 @@ func TestPageOfEvents(t *testing.T) {
 		i := strings.Index(table, begin)
 		if r.Scope() == OfOthers {
 			if i >= 0 {
-				t.Errorf("the page has %s, which is not told as an Event", r)
+				t.Errorf("the page has %s, which does not become an Event", r)
 			}
 			continue
 		}
@@ -31,7 +31,7 @@ func TestPageOfEvents(t *testing.T) {
 			continue
 		}
 		if row, _, _ := strings.Cut(table[i+1:], "\n"); !strings.HasSuffix(row+"\n", end) {
-			t.Errorf("the page says\n%s\nof %s, and not what to do as the Event has it:\n%s", row, r, r.Remediation())
+			t.Errorf("the row of %s is\n%s\nwithout the remediation\n%s", r, row, r.Remediation())
 		}
 	}
 	if got := strings.Count(table, "\n| `"); got != rows || !strings.Contains(table, "\n| `"+string(PodNetworkReady)+"` |") {

@@ -9,19 +9,20 @@ import (
 type Group struct {
 	Problem
 	Nodes []string `json:"nodes,omitempty"`
-	// OwnEvidence and OwnRemediation report that evidence or remediation differ between the Nodes; the Problem has those of
-	// the first.
+	// OwnEvidence and OwnRemediation report that evidence or remediation differ between the Nodes;
+	// the Problem has those of the first.
 	OwnEvidence    bool `json:"-"`
 	OwnRemediation bool `json:"-"`
 }
 
-// Groups collects Problems, and puts together those that Nodes share: the same Reason, Subject and Message.
+// Groups collects Problems, and merges those that Nodes share: the same Reason, Subject and
+// Message.
 type Groups struct {
 	index map[Problem]*Group
 	order []*Group
 }
 
-// Add takes in a Problem that a Node reports; empty: no Node does.
+// Add adds a Problem that a Node reports; with an empty name it is not attributed to a Node.
 func (g *Groups) Add(node string, p Problem) {
 	p = p.Complete()
 	key := p
@@ -44,15 +45,15 @@ func (g *Groups) Add(node string, p Problem) {
 // rank is the order in which severities are printed.
 var rank = map[Severity]int{Error: 0, Warning: 1, Unknown: 2, Info: 3}
 
-// Sorted returns the groups: the most severe first, among equals those of most Nodes, then in the order in which they came.
-// Groups of one Reason stay together.
+// Sorted returns the groups: the most severe first, among equals those of most Nodes, then in order
+// of addition. Groups of one Reason stay together.
 func (g *Groups) Sorted() []Group {
-	type standing struct{ rank, nodes, first int }
-	best := map[Reason]standing{}
+	type position struct{ rank, nodes, first int }
+	best := map[Reason]position{}
 	for i, group := range g.order {
 		now, known := best[group.Reason]
 		if !known {
-			now = standing{rank[group.Severity], 0, i}
+			now = position{rank[group.Severity], 0, i}
 		}
 		now.rank, now.nodes = min(now.rank, rank[group.Severity]), max(now.nodes, len(group.Nodes))
 		best[group.Reason] = now

@@ -7,26 +7,29 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// Printer writes Problems for people. In place of a Reason that a check of doctor raises it prints the check's name.
+// Printer writes Problems for people. In place of a Reason that a check of doctor raises it prints
+// the check's name.
 type Printer struct {
 	// Color marks severities.
 	Color bool
-	// All prints each Problem; else of one Reason the first ten, and then More says how to see the rest.
+	// All prints each Problem; otherwise of one Reason the first ten, and a line with More, which
+	// names the option that prints the rest.
 	All  bool
 	More string
-	// Nodes is how many Nodes there are, of which a Group names some; 0: it is about one node.
+	// Nodes is the number of all Nodes, of which a Group names some; 0 for the Problems of one
+	// node.
 	Nodes int
 }
 
-// few is how many Problems of one Reason, and how many Nodes of a Group, are printed.
+// few is the number of Problems of one Reason, and of Nodes of a Group, that are printed.
 const few = 10
 
 var labels = map[Severity]struct{ name, color string }{
 	Error: {"error", text.Red}, Warning: {"warning", text.Yellow}, Info: {"info", ""}, Unknown: {"unknown", ""},
 }
 
-// Print writes groups in their order, those of one Reason next to each other. A remediation that consecutive groups share is
-// printed once.
+// Print writes groups in their order, with those of one Reason next to each other. A remediation
+// that consecutive groups share is printed once, after the last of them.
 func (p Printer) Print(w io.Writer, groups []Group) {
 	printed := 0
 	for i := range groups {
@@ -60,7 +63,7 @@ func (p Printer) group(w io.Writer, g *Group) {
 	}
 }
 
-// of names the Node that evidence or remediation is from, where others have their own.
+// of names the Node that evidence or remediation is from, if they differ between Nodes.
 func of(g *Group, own bool) string {
 	if !own {
 		return ""

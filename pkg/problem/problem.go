@@ -1,5 +1,6 @@
-// Package problem is the model of what is wrong: a Problem, the registry of Reasons, and how Problems are grouped and
-// printed. The agent's report, Events, /readyz, doctor, check and the fleet status all use it.
+// Package problem is the model of what is wrong: a Problem, the registry of Reasons, and how
+// Problems are grouped and printed. The agent's report, Events, /readyz, doctor, check and the
+// fleet status all use it.
 package problem
 
 import (
@@ -14,9 +15,9 @@ type Severity string
 
 // The severities.
 const (
-	Error   Severity = "Error"   // traffic of pods does not flow as it should, or will not
-	Warning Severity = "Warning" // a risk, or a fault of another node
-	Info    Severity = "Info"    // worth knowing; it fails nothing
+	Error   Severity = "Error"   // traffic of pods is broken, or will be
+	Warning Severity = "Warning" // a risk, or a problem of another node
+	Info    Severity = "Info"    // for information; no command fails
 	Unknown Severity = "Unknown" // it could not be checked
 	None    Severity = ""        // nothing is wrong
 )
@@ -32,13 +33,14 @@ func Worst(problems []Problem) Severity {
 	return worst
 }
 
-// Subject is what a Problem is about. Without a Node it is this host, without a Subnet all of the Node's.
+// Subject is the object that a Problem is about. Without a Node it is this host; without a Subnet
+// it is all subnets of the Node.
 type Subject struct {
 	Node   string       `json:"node,omitempty"`
 	Subnet netip.Prefix `json:"subnet,omitzero"`
 }
 
-// Node returns the Subject that is a Node as a whole.
+// Node returns the Subject of a whole Node.
 func Node(name string) Subject { return Subject{Node: name} }
 
 // Problem is one thing that is wrong.
@@ -46,11 +48,12 @@ type Problem struct {
 	Severity Severity `json:"severity"`
 	Subject  `json:"subject,omitzero"`
 	Reason   Reason `json:"reason"`
-	// Message is what is wrong, Evidence the output or file that shows it, Remediation what to do.
+	// Message describes the problem, Evidence is the output or file that shows it, Remediation
+	// describes how to solve it.
 	Message     string `json:"message"`
 	Evidence    string `json:"evidence,omitempty"`
 	Remediation string `json:"remediation,omitempty"`
-	// BlocksReady reports that pods of this node suffer from it, so the node is not ready.
+	// BlocksReady reports that pods of this node are affected, so the node is not ready.
 	BlocksReady bool `json:"blocksReady,omitempty"`
 }
 
@@ -59,8 +62,8 @@ func New(reason Reason, subject Subject, format string, args ...any) Problem {
 	return Problem{Subject: subject, Reason: reason, Message: fmt.Sprintf(format, args...)}.Complete()
 }
 
-// Complete fills in the registry's Severity and Remediation where the Problem has none of its own. A Problem that blocks
-// readiness is an Error.
+// Complete fills in the registry's Severity and Remediation where the Problem has none of its own.
+// A Problem that blocks readiness is an Error.
 func (p Problem) Complete() Problem {
 	severity := p.Reason.entry().severity
 	if p.BlocksReady {
@@ -87,7 +90,8 @@ func (p Problem) String() string {
 	return fmt.Sprintf("node %s: %s: %s", p.Node, p.Reason, p.Message)
 }
 
-// Compare orders Problems that block readiness first, then by Node, Reason, Message and Subnet.
+// Compare orders Problems: first those that block readiness, then by Node, Reason, Message and
+// Subnet.
 func (p Problem) Compare(q Problem) int {
 	if p.BlocksReady != q.BlocksReady {
 		if p.BlocksReady {
@@ -99,7 +103,7 @@ func (p Problem) Compare(q Problem) int {
 		p.Subnet.Addr().Compare(q.Subnet.Addr()), cmp.Compare(p.Subnet.Bits(), q.Subnet.Bits()))
 }
 
-// Concerns reports whether a Problem has to be solved on the node that has this name, and not at a peer.
+// Concerns reports whether a Problem has to be solved on the named node, and not at a peer.
 func (p Problem) Concerns(node string) bool {
 	switch p.Reason.Scope() {
 	case OfHost:

@@ -14,19 +14,19 @@ const (
 	AddressMalformed Reason = "AddressMalformed" // an InternalIP that is not a plain unicast address
 	AddressRefused   Reason = "AddressRefused"   // an InternalIP that can't be a next hop here
 	AddressShared    Reason = "AddressShared"    // two Nodes with one InternalIP; neither is refused
-	OffLink          Reason = "OffLink"          // the next hop is behind a gateway
-	RouteConflict    Reason = "RouteConflict"    // a foreign route goes before ours
+	OffLink          Reason = "OffLink"          // the next hop is not on link but behind a gateway
+	RouteConflict    Reason = "RouteConflict"    // a foreign route takes precedence over ours
 	RouteKept        Reason = "RouteKept"        // a next hop has stopped being on link; its route stays
 	RangeOverlap     Reason = "RangeOverlap"     // an address or route of this host is inside the pods' ranges; pods are served
 	RouteFailed      Reason = "RouteFailed"      // the kernel refused a route
 	SettingMissing   Reason = "SettingMissing"   // the kernel lacks a setting that we need
-	SettingFailed    Reason = "SettingFailed"    // a setting can't be made, or does not stay
+	SettingFailed    Reason = "SettingFailed"    // a setting can't be changed, or does not stay changed
 	HostUnseen       Reason = "HostUnseen"       // a part of this host can't be read or watched
 	KernelFailed     Reason = "KernelFailed"     // reading or changing the kernel failed
 	TableFailed      Reason = "TableFailed"      // the nftables table can't be read or written
 	BridgeFailed     Reason = "BridgeFailed"     // the bridge, a port or an address of it can't be made or set
 	CNIFailed        Reason = "CNIFailed"        // the CNI config can't be read or written
-	CNIConflict      Reason = "CNIConflict"      // the runtime takes another CNI config before ours
+	CNIConflict      Reason = "CNIConflict"      // another CNI config takes precedence over ours
 	CNIPluginRefused Reason = "CNIPluginRefused" // a drop-in CNI plugin is left out of the chain
 	CNIUnread        Reason = "CNIUnread"        // our CNI config is in place, and the runtime has not loaded it
 	PluginMissing    Reason = "PluginMissing"    // a CNI plugin that our config calls is missing or can't run
@@ -35,8 +35,8 @@ const (
 	PruneHeld        Reason = "PruneHeld"        // removals wait until the list of Nodes is confirmed
 	SubnetChanged    Reason = "SubnetChanged"    // pods still have addresses of a former pod subnet
 	NodeUpdateFailed Reason = "NodeUpdateFailed" // our own Node's condition or taint can't be set, or does not stay set
-	PodNetworkReady  Reason = "PodNetworkReady"  // an Event alone: all that Events reported is over
-	Contested        Reason = "Contested"        // another program keeps undoing our changes
+	PodNetworkReady  Reason = "PodNetworkReady"  // an Event only: all problems that Events reported are solved
+	Contested        Reason = "Contested"        // another program keeps reverting our changes
 )
 
 // The Reasons of differences between what is desired and the kernel or the CNI folder.
@@ -46,15 +46,16 @@ const (
 	Unwanted Reason = "Unwanted" // it is there and not desired
 )
 
-// The Reasons of the fleet status: why a Node has no report, and what only all reports together show.
+// The Reasons of the fleet status: why a Node has no report, and what only all reports together
+// show.
 const (
-	NotManaged   Reason = "NotManaged"   // no agent is meant to run there
+	NotManaged   Reason = "NotManaged"   // no agent is supposed to run there
 	NoAgent      Reason = "NoAgent"      // there is no pod of an agent
 	NotRunning   Reason = "NotRunning"   // the pod does not run
 	Forbidden    Reason = "Forbidden"    // the user lacks a right
-	NoAnswer     Reason = "NoAnswer"     // the agent runs and does not answer
+	NoAnswer     Reason = "NoAnswer"     // the agent runs, but does not answer
 	Unreadable   Reason = "Unreadable"   // this version can't read the answer
-	NodeNotReady Reason = "NodeNotReady" // the agent is ready, and the kubelet calls the Node not ready
+	NodeNotReady Reason = "NodeNotReady" // the agent is ready, but the Node's condition Ready is not True
 	NoRoute      Reason = "NoRoute"      // a peer without a route, for which the agent has no other Reason
 	NotReady     Reason = "NotReady"     // the agent is not ready and reports no Reason
 	MoreProblems Reason = "MoreProblems" // a report had more entries than are kept

@@ -14,21 +14,21 @@ import (
 // Condition is one requirement for this node to be ready, as /readyz?verbose lists it.
 type Condition struct {
 	Name string `json:"name"`
-	// Status is Unknown where it has not been checked, or could not be because of another Condition.
+	// Status is Unknown if it has not been checked, or can't be because another Condition fails.
 	Status metav1.ConditionStatus `json:"status"`
-	// Reason is that of the first Problem that speaks against it, Message that of all.
+	// Reason is that of the first Problem that fails it; Message joins those of all.
 	Reason  problem.Reason `json:"reason,omitempty"`
 	Message string         `json:"message,omitempty"`
 }
 
-// The name of the first condition.
+// apiList is the name of the first condition.
 const apiList = "api-list"
 
-// conditions are in the order in which they come true when a node starts. problem.Reason.Ready says which Reasons speak
-// against each.
+// conditions are in the order in which they come true when a node starts. problem.Reason.Ready
+// names the one that a Reason fails.
 var conditions = []struct {
 	name string
-	// node reports that a router, which is not a Node and has no pods, lacks it.
+	// node excludes a router, which has no Node and no pods.
 	node bool
 }{
 	{apiList, false},
@@ -78,7 +78,7 @@ func (c *Condition) fail(p problem.Problem) {
 	c.Message += "; " + p.Message
 }
 
-// String returns the condition in words, on one line.
+// String returns the status, with the reason of a failure, on one line.
 func (c Condition) String() string {
 	switch c.Status {
 	case metav1.ConditionTrue:
@@ -89,7 +89,7 @@ func (c Condition) String() string {
 	return "unknown"
 }
 
-// writeConditions lists them as kube-apiserver's /readyz?verbose does.
+// writeConditions writes them like /readyz?verbose of kube-apiserver.
 func writeConditions(w io.Writer, all []Condition, ready bool) {
 	marks := map[metav1.ConditionStatus]string{metav1.ConditionTrue: "[+]", metav1.ConditionFalse: "[-]"}
 	for _, c := range all {

@@ -14,8 +14,7 @@ import (
 // harmless are Reasons of this node that never keep it from being ready.
 var harmless = []problem.Reason{problem.HostUnseen, problem.NodeUpdateFailed, problem.RouteKept, problem.RangeOverlap, problem.SubnetFull, problem.CNIPluginRefused}
 
-// What can be wrong with this node speaks against exactly one condition, and what can
-// be wrong with peers against none.
+// Each Reason of this node fails at most one condition, and no Reason of a peer fails any.
 func TestReasonsHaveOneCondition(t *testing.T) {
 	for _, reason := range problem.Reasons() {
 		want := 1
@@ -29,7 +28,7 @@ func TestReasonsHaveOneCondition(t *testing.T) {
 			}
 		}
 		if found == 0 && reason.Ready() != "" {
-			t.Errorf("%s speaks against an unknown condition %q", reason, reason.Ready())
+			t.Errorf("%s fails an unknown condition %q", reason, reason.Ready())
 		}
 		if found != want {
 			t.Errorf("%s is in %d conditions, want %d", reason, found, want)
@@ -39,7 +38,7 @@ func TestReasonsHaveOneCondition(t *testing.T) {
 
 func TestVerboseReadyz(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(&Result{Seen: true, Problems: []problem.Problem{
+	s.Latest.Publish(&Result{Seen: true, Problems: []problem.Problem{
 		{Subject: problem.Node("node1"), Reason: problem.SettingMissing, Message: "no br_netfilter", BlocksReady: true},
 		{Subject: problem.Node("node1"), Reason: problem.SettingFailed, Message: "setting it:\nread-only", BlocksReady: true},
 		{Reason: problem.CNIConflict, Message: "05-other.conflist goes first", BlocksReady: true},
@@ -68,19 +67,19 @@ readyz check failed
 		t.Errorf("readyz?verbose is %d\n%s\nwant 503\n%s", code, body, want)
 	}
 	if _, _, body := ask(s, "GET", "/readyz"); strings.Count(body, "\n") != 3 { // a line each
-		t.Errorf("readyz says\n%s", body)
+		t.Errorf("readyz returns\n%s", body)
 	}
-	s.Board.Publish(example())
+	s.Latest.Publish(example())
 	code, _, body = ask(s, "GET", "/readyz?verbose=1")
 	if code != 200 || strings.Count(body, "[+]") != len(conditions) || !strings.HasSuffix(body, "readyz check passed\n") {
 		t.Errorf("readyz?verbose is %d\n%s", code, body)
 	}
 }
 
-// What was not looked at is neither well nor wrong.
+// Conditions that were not checked are Unknown.
 func TestUnknownConditions(t *testing.T) {
 	for _, r := range []*Result{
-		(&Board{}).Last(),
+		(&Latest{}).Last(),
 		{Problems: []problem.Problem{{Reason: problem.KernelFailed, Message: "reading routes", BlocksReady: true}}},
 	} {
 		for _, c := range r.Conditions() {
@@ -92,7 +91,7 @@ func TestUnknownConditions(t *testing.T) {
 	}
 }
 
-// A router is no Node: nothing of one is asked of it.
+// A router is not a Node, so the conditions of a Node are left out.
 func TestRoutersConditions(t *testing.T) {
 	var names []string
 	for _, c := range (&Result{Seen: true, Host: Host{Router: true}}).Conditions() {

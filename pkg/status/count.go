@@ -7,14 +7,14 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// PeerStates returns all there are.
-func PeerStates() []PeerState { return []PeerState{OK, Lost, Conflict, OffLink, Refused, Failed} }
+// PeerStates returns all states.
+func PeerStates() []PeerState { return []PeerState{OK, Missing, Conflict, OffLink, Refused, Failed} }
 
-// CountPeers counts the pod subnets of other Nodes by state, as they were after the
-// pass: what it could not put back is missing.
+// CountPeers counts the pod subnets of other Nodes by their state after the pass: a route that it
+// could not restore is missing.
 func (r *Result) CountPeers() map[PeerState]int {
 	counts := map[PeerState]int{}
-	plights := r.plights()
+	problemsByNode := r.problemsByNode()
 	lost := map[netip.Prefix]bool{}
 	for _, route := range plan.Objects[plan.Route](r.Undone, plan.Add, plan.Replace) {
 		lost[route.Dst] = route.Metric == topology.MetricPeer
@@ -24,9 +24,9 @@ func (r *Result) CountPeers() map[PeerState]int {
 			continue
 		}
 		for _, subnet := range n.PodCIDRs {
-			state := r.peer(n, subnet, plights[n.Name]).State
+			state := r.peer(n, subnet, problemsByNode[n.Name]).State
 			if state == OK && lost[subnet] {
-				state = Lost
+				state = Missing
 			}
 			counts[state]++
 		}

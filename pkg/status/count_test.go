@@ -29,7 +29,7 @@ func TestCountPeers(t *testing.T) {
 			break
 		}
 	}
-	if got := r.CountPeers(); got[OK] != ok-1 || got[Lost] != want[Lost]+1 {
+	if got := r.CountPeers(); got[OK] != ok-1 || got[Missing] != want[Missing]+1 {
 		t.Errorf("with one route that could not be put back, counted %v after %v", got, want)
 	}
 }

@@ -9,21 +9,21 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Look tells what of ours is in the kernel and in the CNI folder at this moment.
-type Look func() (topology.State, error)
+// Observe returns the State of the kernel and the CNI folder.
+type Observe func() (topology.State, error)
 
-// look looks at the host and tells how it differs from what is desired. What is
-// desired may change meanwhile, by a pass of which the next look sees the whole.
-func look(board *Board, at Look) (*Result, Drift, plan.Changes) {
-	last := board.Last()
+// observe compares the host with the desired State of the last Result. If a pass ends meanwhile, it
+// starts over.
+func observe(latest *Latest, actualState Observe) (*Result, Drift, plan.Changes) {
+	last := latest.Last()
 	var actual topology.State
 	var err error
 	for range 3 {
 		if !last.Known {
 			return last, Drift{Differences: []problem.Problem{}}, nil
 		}
-		actual, err = at()
-		next := board.Last()
+		actual, err = actualState()
+		next := latest.Last()
 		if next == last {
 			break
 		}
@@ -39,7 +39,8 @@ func look(board *Board, at Look) (*Result, Drift, plan.Changes) {
 	return last, d, changes
 }
 
-// Differences returns Changes from the actual State as Problems; config is the path of our CNI config.
+// Differences returns Changes from the actual State as Problems; config is the path of our CNI
+// config.
 func Differences(c plan.Changes, config string) []problem.Problem {
 	var all []problem.Problem
 	bridge := len(plan.Objects[plan.Bridge](c, plan.Add)) > 0
@@ -75,29 +76,29 @@ func nameOf(o plan.Object, config string) string {
 	return o.String()
 }
 
-// lose marks the peers whose routes the kernel lacks.
-func lose(peers []Peer, c plan.Changes) {
-	lost := map[netip.Prefix]string{}
+// markMissing changes the state of peers whose routes the kernel lacks.
+func markMissing(peers []Peer, c plan.Changes) {
+	reasons := map[netip.Prefix]string{}
 	for _, r := range plan.Objects[plan.Route](c, plan.Add) {
 		if r.Metric == topology.MetricPeer {
-			lost[r.Dst] = "the kernel lacks the route " + r.String()
+			reasons[r.Dst] = "the kernel lacks the route " + r.String()
 		}
 	}
 	for _, r := range plan.Objects[plan.Route](c, plan.Replace) {
 		if r.Metric == topology.MetricPeer {
-			lost[r.Dst] = "the kernel has another route instead of " + r.String()
+			reasons[r.Dst] = "the kernel has another route instead of " + r.String()
 		}
 	}
 	for i := range peers {
 		p := &peers[i]
-		why, gone := lost[p.Subnet]
-		if !gone || p.State != OK {
+		message, missing := reasons[p.Subnet]
+		if !missing || p.State != OK {
 			continue
 		}
-		p.State, p.Since = Lost, time.Time{} // since when, nobody saw
+		p.State, p.Since = Missing, time.Time{} // since an unknown time
 		if p.Message != "" {
-			why += "; " + p.Message
+			message += "; " + p.Message
 		}
-		p.Message = why
+		p.Message = message
 	}
 }

@@ -8,48 +8,45 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// keptPasses is how many passes a Result tells of: at 3 a.m., those that led to
-// where we are.
-const keptPasses = 32
+// maxKept is how many passes a Result has: those that led to the present state.
+const maxKept = 32
 
-// Recent returns the passes that end with p, the newest first. The list before stays
-// as it is, for others read it.
+// Recent returns the last passes, p first. It copies the list, because others read the old one.
 func Recent(before []Pass, p Pass) []Pass {
-	passes := make([]Pass, 1, min(len(before)+1, keptPasses))
+	passes := make([]Pass, 1, min(len(before)+1, maxKept))
 	passes[0] = p
 	return append(passes, before[:cap(passes)-1]...)
 }
 
-// History remembers since when peers are as they are. It holds those that changed
-// only, for they are few: all others have been so since the first pass.
+// History records since when each peer has its state, and when its route was repaired. It has only
+// those few that changed since the first pass.
 type History struct {
 	mu     sync.Mutex
 	first  time.Time
 	stamps map[row]stamp
 }
 
-// A row is a pod subnet as a Node claims it.
+// row is a pod subnet as a Node claims it.
 type row struct {
 	node   string
 	subnet netip.Prefix
 }
 
-// A stamp has nanoseconds since 1970, 0 for never: half of what a time.Time takes.
+// stamp has nanoseconds since 1970, 0 for never: half the size of two time.Times.
 type stamp struct{ since, repaired int64 }
 
-// Touched is what of the peers a pass may have changed.
+// Touched collects what a pass may have changed of the peers.
 type Touched struct {
-	// Nodes are those whose Problems came or went.
+	// Nodes have Problems that came or went.
 	Nodes map[string]bool
-	// Subnets are those whose routes were written, with true where that only put one
-	// back.
+	// Subnets have routes that were written; the value is true if that was only a repair.
 	Subnets map[netip.Prefix]bool
 }
 
-// Repair notes routes that were put back.
+// Repair adds routes that were restored.
 func (t *Touched) Repair(subnets ...netip.Prefix) { t.subnets(subnets, true) }
 
-// Route notes routes that were made, replaced or deleted.
+// Route adds routes that were added, replaced or deleted.
 func (t *Touched) Route(subnets ...netip.Prefix) { t.subnets(subnets, false) }
 
 func (t *Touched) subnets(all []netip.Prefix, repaired bool) {
@@ -61,7 +58,7 @@ func (t *Touched) subnets(all []netip.Prefix, repaired bool) {
 	}
 }
 
-// Node notes a Node of which something else is said now.
+// Node adds a Node whose Problems changed.
 func (t *Touched) Node(name string) {
 	if t.Nodes == nil {
 		t.Nodes = map[string]bool{}
@@ -71,8 +68,7 @@ func (t *Touched) Node(name string) {
 
 func (t *Touched) empty() bool { return len(t.Nodes) == 0 && len(t.Subnets) == 0 }
 
-// Note remembers what changed from one Result to the next. It costs nothing where
-// nothing was touched.
+// Note records what changed from one Result to the next. It does nothing if nothing was touched.
 func (h *History) Note(before, after *Result, t Touched) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -91,7 +87,7 @@ func (h *History) Note(before, after *Result, t Touched) {
 		s, changed := h.stamps[r]
 		if old, known := was[r]; !known || old != state {
 			if !known {
-				s = stamp{} // of a Node of this name that was there before
+				s = stamp{} // a former Node had this name
 			}
 			s.since, changed = at, true
 		}
@@ -102,11 +98,11 @@ func (h *History) Note(before, after *Result, t Touched) {
 			h.stamps[r] = s
 		}
 	}
-	h.sweep(after.Nodes)
+	h.prune(after.Nodes)
 }
 
-// sweep forgets Nodes that have left, now and then.
-func (h *History) sweep(nodes []*topology.Node) {
+// prune deletes the stamps of Nodes that have left, once there are many.
+func (h *History) prune(nodes []*topology.Node) {
 	const spare = 64
 	if len(h.stamps) <= 2*len(nodes)+spare {
 		return
@@ -123,8 +119,8 @@ func (h *History) sweep(nodes []*topology.Node) {
 	h.stamps = kept
 }
 
-// date says since when the peers are as they are, and when they were repaired.
-func (h *History) date(peers []Peer) {
+// setTimes sets Since and Repaired of the peers.
+func (h *History) setTimes(peers []Peer) {
 	if h == nil {
 		return
 	}

@@ -29,7 +29,7 @@ func passAt(second, peers int, problems ...problem.Problem) *Result {
 
 func subnetOf(i int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)) }
 
-// dates gives what a History says of each peer, in seconds: since/repaired.
+// dates returns the times of each peer by a History, in seconds: since/repaired.
 func dates(h *History, r *Result) string {
 	peers := (&Result{Nodes: r.Nodes, Desired: r.Desired, Problems: r.Problems, History: h}).peers()
 	var words []string
@@ -76,7 +76,7 @@ func TestHistory(t *testing.T) {
 	step(passAt(8, 1), passAt(9, 2), "1 9", route(1))
 }
 
-// What is kept of Nodes that left is bounded.
+// The stamps of Nodes that left are bounded.
 func TestHistoryForgets(t *testing.T) {
 	h := &History{}
 	before := passAt(1, 1)
@@ -108,46 +108,46 @@ func TestQuietPassesCostNothing(t *testing.T) {
 	}
 }
 
-// Many who ask have the kernel looked at once a second, and who asks later sees what
-// there is then.
+// However many clients there are, the kernel is read once a second, and a later client gets the
+// state of its own time.
 func TestKernelIsLookedAtOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()
 		r := example()
 		r.Known = true
-		s.Board.Publish(r)
-		looks, heard := 0, at(1)
-		s.API = func() API { return API{Heard: heard} }
+		s.Latest.Publish(r)
+		looks, lastEvent := 0, at(1)
+		s.API = func() API { return API{LastEvent: lastEvent} }
 		actual := r.Desired
-		s.Look = func() (topology.State, error) { looks++; return actual, nil }
+		s.Observe = func() (topology.State, error) { looks++; return actual, nil }
 		for range 20 {
-			if _, _, body := ask(s, "GET", "/status"); strings.Contains(body, `"missing"`) || !strings.Contains(body, `"heard": "2026-01-02T03:04:01Z"`) {
+			if _, _, body := ask(s, "GET", "/status"); strings.Contains(body, `"missing"`) || !strings.Contains(body, `"lastEvent": "2026-01-02T03:04:01Z"`) {
 				t.Fatal(body)
 			}
 		}
 		if looks != 1 {
 			t.Errorf("the kernel was looked at %d times", looks)
 		}
-		actual.Routes, heard = nil, at(2)
-		deadline := time.Now().Add(10 * fresh)
+		actual.Routes, lastEvent = nil, at(2)
+		deadline := time.Now().Add(10 * cacheTime)
 		for _, body := "", ""; !strings.Contains(body, `"missing"`); _, _, body = ask(s, "GET", "/status") {
 			if time.Now().After(deadline) {
 				t.Fatal("still what was there before:", body)
 			}
-			time.Sleep(fresh / 10)
+			time.Sleep(cacheTime / 10)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if !strings.Contains(string(s.sheets[false].body), `"heard": "2026-01-02T03:04:02Z"`) {
-			t.Error("what is heard meanwhile is not told")
+		if !strings.Contains(string(s.cache[false].body), `"lastEvent": "2026-01-02T03:04:02Z"`) {
+			t.Error("what is lastEvent meanwhile is not told")
 		}
 	})
 }
 
-// Who only shows a report gets it without what routes and settings should be like.
+// A brief report leaves out the desired routes and settings.
 func TestBriefReport(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(example())
+	s.Latest.Publish(example())
 	_, _, body := ask(s, "GET", "/status?brief=true")
 	var whole, brief Report
 	if err := json.Unmarshal([]byte(body), &brief); err != nil {
@@ -167,9 +167,9 @@ func TestProbesDontWaitForALook(t *testing.T) {
 	s := newServer()
 	r := example()
 	r.Known = true
-	s.Board.Publish(r)
+	s.Latest.Publish(r)
 	asked, release := make(chan struct{}), make(chan struct{})
-	s.Look = func() (topology.State, error) {
+	s.Observe = func() (topology.State, error) {
 		close(asked)
 		<-release
 		return topology.State{}, errors.New("no memory")

@@ -5,14 +5,13 @@ import (
 	"sync"
 )
 
-// maxConns is more than all who have business here need: the kubelet's probes, a
-// few Prometheuses and people. A connection costs some 10 KiB and a descriptor.
+// maxConns is more than the kubelet's probes, a few Prometheuses and people need. A connection
+// costs some 10 KiB and a descriptor.
 const maxConns = 256
 
-// Bounded bounds the connections of a listener. When there are too many, the oldest
-// is hung up on rather than the newest kept waiting: an honest request is done in
-// milliseconds, and those that sit there are slow on purpose or forgotten. So
-// however many do that, a probe is answered.
+// Bounded limits the connections of a listener. Above the limit it closes the oldest one instead of
+// delaying the newest: a well-behaved request takes milliseconds, so the oldest are slow on purpose
+// or forgotten. Probes are answered however many of those there are.
 func Bounded(l net.Listener) net.Listener { return &bounded{Listener: l, max: maxConns} }
 
 type bounded struct {
@@ -25,10 +24,10 @@ type bounded struct {
 
 type conn struct {
 	net.Conn
-	of *bounded
+	listener *bounded
 }
 
-// Accept takes a connection, and hangs up on the oldest where there is no room.
+// Accept returns the next connection, and closes the oldest if there are too many.
 func (b *bounded) Accept() (net.Conn, error) {
 	accepted, err := b.Listener.Accept()
 	if err != nil {
@@ -48,13 +47,13 @@ func (b *bounded) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Close makes room for another.
+// Close closes the connection and no longer counts it.
 func (c *conn) Close() error {
-	c.of.forget(c)
+	c.listener.remove(c)
 	return c.Conn.Close()
 }
 
-func (b *bounded) forget(c *conn) {
+func (b *bounded) remove(c *conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i := range b.conns {

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// A crowd that opens connections and does nothing with them takes neither the
-// agent's descriptors nor the probes' answers.
+// A crowd that opens connections and does nothing with them takes neither the agent's descriptors
+// nor the probes' answers.
 func TestCrowd(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(large())
-	addr := serve(t, patiently(s))
+	s.Latest.Publish(large())
+	addr := serve(t, withLongTimeouts(s))
 	before := descriptors(t)
 	var mine []net.Conn
 	for i := range 4 * maxConns {
@@ -42,10 +42,10 @@ func TestCrowd(t *testing.T) {
 	probe(t, addr)
 }
 
-// What comes at once, on one connection, is answered in order or hung up on.
+// Malformed requests are answered with an error, or their connections are closed.
 func TestMalformedClients(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(example())
+	s.Latest.Publish(example())
 	addr := serve(t, s.HTTP())
 	for name, sent := range map[string]string{
 		"no HTTP":          "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n",

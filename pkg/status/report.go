@@ -1,4 +1,4 @@
-// Package status says what a pass found: as JSON for machines, and in words.
+// Package status reports the result of a pass: as JSON, in words, and over HTTP.
 package status
 
 import (
@@ -14,7 +14,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// APIVersion is that of all JSON that commands and agents write; docs/api.md says what is stable.
+// APIVersion is the version of all JSON documents of commands and agents. docs/api.md describes
+// what is stable.
 const APIVersion = "plainroute.dev/v1alpha1"
 
 // TypeMeta returns the apiVersion and kind that begin a document.
@@ -27,49 +28,48 @@ type Report struct {
 	metav1.TypeMeta `json:",inline"`
 	Version         string `json:"version"`
 	Node            string `json:"node"`
-	// Ready tells that this node's pods are served as they should be.
+	// Ready reports that this node's pods are served.
 	Ready bool `json:"ready"`
-	// Conditions are what that depends on, as /readyz?verbose lists them.
+	// Conditions are the requirements for Ready, as /readyz?verbose lists them.
 	Conditions []Condition `json:"conditions"`
-	// Host is what this node is, as far as the network is concerned.
-	Host Host `json:"host"`
-	// API is how well the Nodes are known.
-	API API `json:"api"`
-	// Problems are sorted: those that keep the node from being ready come first.
+	Host       Host        `json:"host"`
+	API        API         `json:"api"`
+	// Problems begin with those that keep the node from being ready.
 	Problems []problem.Problem `json:"problems"`
 	// Peers has a row for each pod subnet of another Node.
 	Peers []Peer `json:"peers"`
-	// State is what the host should be like.
+	// State is the desired State of the host.
 	State topology.State `json:"state"`
-	// Drift is how the kernel and the CNI folder differ from State just now.
+	// Drift is the difference between the kernel and the CNI folder, and State, at the time of the
+	// request.
 	Drift Drift `json:"drift"`
-	// Pass says when the last pass was, and how long it took.
+	// Pass is the last pass.
 	Pass Pass `json:"pass"`
-	// Passes are the last ones, the newest first.
+	// Passes are the last passes, the newest first.
 	Passes []Pass `json:"passes"`
 }
 
-// Host is what this node is, as far as the network is concerned.
+// Host describes the node's network.
 type Host struct {
-	// Router tells that it is no Node, and has no pods.
+	// Router reports that the machine is not a Node and has no pods.
 	Router bool `json:"router,omitempty"`
 	// Addresses are the Node's InternalIPs, Subnets its pod subnets.
 	Addresses []netip.Addr   `json:"addresses"`
 	Subnets   []netip.Prefix `json:"subnets"`
 	// ClusterCIDRs are the ranges of --cluster-cidr.
 	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs,omitempty"`
-	// Uplinks are the links that bear the InternalIPs.
+	// Uplinks are the links with the InternalIPs.
 	Uplinks []Uplink `json:"uplinks"`
-	// MTU is that of the pods in bytes; 0: there is no CNI config yet.
+	// MTU is that of the pods in bytes; 0 without a CNI config.
 	MTU int `json:"mtu"`
-	// Encapsulation is never, for there is none.
+	// Encapsulation is always "never".
 	Encapsulation string `json:"encapsulation"`
-	// Bridge is the pods' device, and Ports how many of them are attached to it.
+	// Bridge is the pods' device, and Ports the number of pods attached to it.
 	Bridge string `json:"bridge"`
 	Ports  int    `json:"ports"`
 	// Config is the path of our CNI config.
 	Config string `json:"config"`
-	// ConfigsBefore are names of other CNI configs that the runtime takes before ours, and that are wanted.
+	// ConfigsBefore are names of other CNI configs that are allowed to precede ours.
 	ConfigsBefore []string `json:"configsBefore,omitempty"`
 }
 
@@ -79,24 +79,25 @@ type Uplink struct {
 	MTU  int    `json:"mtu"`
 }
 
-// API is how well the Nodes are known.
+// API is the state of the watch of Nodes.
 type API struct {
-	// Synced tells that there was a full list of Nodes.
+	// Synced reports that there was a full list of Nodes.
 	Synced bool `json:"synced"`
-	// Heard is when the API server last sent anything; zero: never.
-	Heard time.Time `json:"heard,omitzero"`
-	// Error is why it can't be asked just now.
+	// LastEvent is when the API server last sent anything; zero: never.
+	LastEvent time.Time `json:"lastEvent,omitzero"`
+	// Error is why the last request to the API server failed.
 	Error string `json:"error,omitempty"`
 }
 
-// Drift is how the kernel and the CNI folder differ from what is desired.
+// Drift is the difference between the kernel and the CNI folder, and the desired State.
 type Drift struct {
-	// Time is when they were looked at; zero: never.
+	// Time is when they were read; zero: never.
 	Time time.Time `json:"time,omitzero"`
-	// Differences have the Reason Missing, Altered or Unwanted, and the object as operators write it (ip-route(8),
-	// ip-address(8), a path) in their Message. That of a peer's route has its subnet as Subject.
+	// Differences have the Reason Missing, Altered or Unwanted, and as Message the object as
+	// operators write it (ip-route(8), ip-address(8), a path). The Subject of a peer's route is its
+	// subnet.
 	Differences []problem.Problem `json:"differences"`
-	// Error is why they can't be looked at.
+	// Error is why they can't be read.
 	Error string `json:"error,omitempty"`
 }
 
@@ -108,24 +109,24 @@ type Pass struct {
 	Changes  int           `json:"changes"`
 }
 
-// Peer is a pod subnet of another Node and how it is reached.
+// Peer is a pod subnet of another Node, with the state of its route.
 type Peer struct {
 	Node   string       `json:"node"`
 	Subnet netip.Prefix `json:"subnet"`
-	// Via and Dev are empty where there is no route of ours.
+	// Via and Dev are empty without a route of ours.
 	Via    netip.Addr       `json:"via"`
 	Dev    string           `json:"dev,omitempty"`
 	State  PeerState        `json:"state"`
 	Reason []problem.Reason `json:"reasons,omitempty"`
-	// Message says why it is in that state; empty where it is ok.
+	// Message explains the state; empty if it is ok.
 	Message string `json:"message,omitempty"`
-	// Since is when its state last changed, as far as this agent knows.
+	// Since is when this agent last saw the state change.
 	Since time.Time `json:"since,omitzero"`
-	// Repaired is when its route was last put back after somebody had taken it away.
+	// Repaired is when the agent last restored the route.
 	Repaired time.Time `json:"repaired,omitzero"`
 }
 
-// PeerState is how a peer is doing, in a word.
+// PeerState is the state of the route to a peer.
 type PeerState string
 
 // The states of a peer.
@@ -135,42 +136,42 @@ const (
 	OffLink  PeerState = "off link"
 	Refused  PeerState = "refused"
 	Failed   PeerState = "failed"
-	// Lost is a peer whose route should be in the kernel and is not.
-	Lost PeerState = "missing"
+	// Missing: the kernel lacks the desired route.
+	Missing PeerState = "missing"
 )
 
-// Result is what a pass hands over. Reports are made of it only when somebody
-// asks, for peers are many and questions few.
+// Result is the outcome of a pass. Reports are made of it on request, because peers are many and
+// requests few.
 type Result struct {
 	Version, Node string
 	Nodes         []*topology.Node
 	Desired       topology.State
 	Problems      []problem.Problem
 	Ready         bool
-	// Seen tells that the host was looked at, and Problems hold what was found.
+	// Seen reports that the host was read, and Problems has what was found.
 	Seen   bool
 	Host   Host
 	API    API
 	Pass   Pass
 	Passes []Pass
-	// Known tells that Desired has been computed, by this pass or one before.
+	// Known reports that Desired has been computed, by this pass or an earlier one.
 	Known bool
-	// Undone is what the pass left as it should not be: the kernel refused it, or somebody
-	// keeps undoing it.
+	// Undone are the changes that the pass could not make: the kernel refused them, or another
+	// program keeps reverting them.
 	Undone plan.Changes
-	// History dates what the peers are like; nil: nobody does.
+	// History provides the times of peers' states; nil: there are none.
 	History *History
 }
 
-// Board is where the last Result hangs for all to read.
-type Board struct{ last atomic.Pointer[Result] }
+// Latest holds the Result of the last pass. It is safe for concurrent use.
+type Latest struct{ result atomic.Pointer[Result] }
 
-// Publish replaces the Result; it must not be changed afterwards.
-func (b *Board) Publish(r *Result) { b.last.Store(r) }
+// Publish replaces the Result, which must not be changed afterwards.
+func (l *Latest) Publish(r *Result) { l.result.Store(r) }
 
-// Last returns the Result of the last pass, or one that says that there was none.
-func (b *Board) Last() *Result {
-	if r := b.last.Load(); r != nil {
+// Last returns the Result of the last pass; before the first one, a Result with a Problem.
+func (l *Latest) Last() *Result {
+	if r := l.result.Load(); r != nil {
 		return r
 	}
 	return &Result{Problems: []problem.Problem{{Reason: problem.APIUnavailable, Message: "starting: no pass has run yet", BlocksReady: true}}}
@@ -185,7 +186,7 @@ func (r *Result) Blocking() []problem.Problem {
 	return r.Problems[:i]
 }
 
-// Report makes the full report of a Result.
+// Report returns the full report of a Result.
 func (r *Result) Report() Report {
 	return Report{
 		TypeMeta: TypeMeta("NodeReport"), Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
@@ -207,13 +208,13 @@ func (r *Report) All() []problem.Problem {
 	return append(list, problem.Complete(r.Drift.Differences)...)
 }
 
-// lists makes empty lists of none.
+// lists replaces nil lists by empty ones.
 func (h Host) lists() Host {
 	h.Addresses, h.Subnets, h.Uplinks = nonNil(h.Addresses), nonNil(h.Subnets), nonNil(h.Uplinks)
 	return h
 }
 
-// nonNil makes an empty list of none, for JSON.
+// nonNil returns an empty list for nil, for JSON.
 func nonNil[T any](s []T) []T {
 	if s == nil {
 		return []T{}
@@ -221,8 +222,8 @@ func nonNil[T any](s []T) []T {
 	return s
 }
 
-// plights are the Problems of each Node.
-func (r *Result) plights() map[string][]problem.Problem {
+// problemsByNode returns the Problems of each Node.
+func (r *Result) problemsByNode() map[string][]problem.Problem {
 	all := map[string][]problem.Problem{}
 	for _, p := range r.Problems {
 		all[p.Node] = append(all[p.Node], p)
@@ -231,37 +232,37 @@ func (r *Result) plights() map[string][]problem.Problem {
 }
 
 func (r *Result) peers() []Peer {
-	plights := r.plights()
+	problemsByNode := r.problemsByNode()
 	var peers []Peer
 	for _, n := range r.Nodes {
 		if n.Name == r.Node {
 			continue
 		}
 		for _, subnet := range n.PodCIDRs {
-			peers = append(peers, r.peer(n, subnet, plights[n.Name]))
+			peers = append(peers, r.peer(n, subnet, problemsByNode[n.Name]))
 		}
 	}
 	slices.SortFunc(peers, func(a, b Peer) int { return topology.ComparePrefix(a.Subnet, b.Subnet) })
-	r.History.date(peers)
+	r.History.setTimes(peers)
 	return peers
 }
 
-// states returns the states of what was touched.
+// states returns the states of the touched peers.
 func (r *Result) states(t Touched) map[row]PeerState {
-	plights := r.plights()
+	problemsByNode := r.problemsByNode()
 	states := make(map[row]PeerState, len(t.Nodes)+len(t.Subnets))
 	for _, n := range r.Nodes {
 		for _, subnet := range n.PodCIDRs {
 			if _, routed := t.Subnets[subnet]; routed || t.Nodes[n.Name] {
-				states[row{n.Name, subnet}] = r.peer(n, subnet, plights[n.Name]).State
+				states[row{n.Name, subnet}] = r.peer(n, subnet, problemsByNode[n.Name]).State
 			}
 		}
 	}
 	return states
 }
 
-// peer tells how one subnet of a Node is reached, by those of the Node's Problems that
-// are about it: what is wrong in one family may be well in the other.
+// peer returns how one subnet of a Node is reached, considering the Node's Problems about this
+// subnet: the other family may be unaffected.
 func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.Problem) Peer {
 	peer := Peer{Node: n.Name, Subnet: subnet, State: Refused}
 	for _, p := range problems {
@@ -278,7 +279,7 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
 		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
 	}
-	for _, t := range troubles {
+	for _, t := range reasonStates {
 		if slices.Contains(peer.Reason, t.reason) && (t.state != OffLink || peer.State != OK) {
 			peer.State = t.state
 		}
@@ -286,8 +287,8 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 	return peer
 }
 
-// troubles are the states that a reason alone gives rise to; the last that applies counts.
-var troubles = []struct {
+// reasonStates are the states that a Reason alone determines; the last that applies counts.
+var reasonStates = []struct {
 	reason problem.Reason
 	state  PeerState
 }{

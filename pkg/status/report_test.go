@@ -48,7 +48,7 @@ func example() *Result {
 			Addresses: addrs("192.168.1.11"), Subnets: prefixes("10.244.1.0/24"), Uplinks: []Uplink{{"eth0", 1500}},
 			MTU: 1500, Encapsulation: "never", Bridge: "plainroute0", Ports: 3, Config: "/etc/cni/net.d/10-plainroute.conflist",
 		},
-		API: API{Synced: true, Heard: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
+		API: API{Synced: true, LastEvent: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 		Nodes: []*topology.Node{
 			{Name: "node1", PodCIDRs: prefixes("10.244.1.0/24"), Addrs: addrs("192.168.1.11")},
 			{Name: "node6", PodCIDRs: prefixes("10.244.6.0/24"), Addrs: addrs("192.168.1.16")},
@@ -150,7 +150,7 @@ func TestPeerStates(t *testing.T) {
 	}
 }
 
-// A Node with several troubles has the worst state, and the same at each look.
+// A Node with several problems has the worst state, the same each time.
 func TestPeerWithSeveralReasons(t *testing.T) {
 	for range 50 {
 		r := example()
@@ -177,7 +177,7 @@ func TestPeerHalfOffLink(t *testing.T) {
 	}
 }
 
-// Who lost a dispute has no row that looks like the winner's.
+// The loser of a dispute has no row like the winner's.
 func TestLoserOfADisputeIsRefused(t *testing.T) {
 	r := example()
 	r.Nodes = append(r.Nodes, &topology.Node{Name: "loser", PodCIDRs: prefixes("10.244.2.0/24"), Addrs: addrs("192.168.1.12", "192.168.1.99")})
@@ -205,8 +205,8 @@ func TestBlocking(t *testing.T) {
 	}
 }
 
-func TestBoard(t *testing.T) {
-	var b Board
+func TestLatest(t *testing.T) {
+	var b Latest
 	if first := b.Last(); first.Ready || len(first.Blocking()) != 1 {
 		t.Errorf("before the first pass: %+v", first)
 	}
@@ -236,7 +236,7 @@ func TestReportDoesNotChangeTheResult(t *testing.T) {
 	}
 }
 
-// What is wrong in one family is not told of the other.
+// A problem in one family is not reported for the other.
 func TestPeerOfTwoFamilies(t *testing.T) {
 	r := example()
 	four, six := netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("fd00:10:244:2::/64")

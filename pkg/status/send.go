@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// NotModified labels an answer with its ETag, and reports whether it has answered 304 because the client has what the
-// ETag names (RFC 9110, 13.1.2: a weak comparison).
+// NotModified sets the ETag of a response, and reports whether it has sent 304 because the client
+// has that version already (RFC 9110, 13.1.2: a weak comparison).
 func NotModified(w http.ResponseWriter, r *http.Request, etag string) bool {
 	w.Header().Set("ETag", etag)
 	for _, has := range strings.Split(r.Header.Get("If-None-Match"), ",") {
@@ -19,8 +19,8 @@ func NotModified(w http.ResponseWriter, r *http.Request, etag string) bool {
 	return false
 }
 
-// SendJSON sends a body of JSON. It compresses for clients that accept it, because a survey of thousands of agents would
-// otherwise bring gigabytes through the API server.
+// SendJSON sends a body of JSON. It compresses for clients that accept it: fleet status of
+// thousands of agents would otherwise transfer gigabytes through the API server.
 func SendJSON(w http.ResponseWriter, r *http.Request, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")

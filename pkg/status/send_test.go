@@ -24,21 +24,21 @@ func askWith(s *Server, path string, headers ...string) *httptest.ResponseRecord
 func TestStatusIsSentOnce(t *testing.T) {
 	s := newServer()
 	result := *example()
-	s.Board.Publish(&result)
-	heard := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s.API = func() API { return API{Synced: true, Heard: heard} }
+	s.Latest.Publish(&result)
+	lastEvent := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s.API = func() API { return API{Synced: true, LastEvent: lastEvent} }
 	kernel := result.Desired
-	s.Look = func() (topology.State, error) { return kernel, nil }
+	s.Observe = func() (topology.State, error) { return kernel, nil }
 	known := ""
 	again := func(what string, want int) {
 		t.Helper()
-		s.sheets = nil // a second has passed
+		s.cache = nil // a second has passed
 		w := askWith(s, "/status?brief=true", "If-None-Match", known)
 		if w.Code != want || (w.Body.Len() == 0) != (want == http.StatusNotModified) {
 			t.Errorf("%s: %d and %d bytes, want %d", what, w.Code, w.Body.Len(), want)
 		}
-		if got := w.Header().Get(heardHeader); got != heard.Format(time.RFC3339Nano) {
-			t.Errorf("%s: the API server was heard of at %q, want %s", what, got, heard)
+		if got := w.Header().Get(lastEventHeader); got != lastEvent.Format(time.RFC3339Nano) {
+			t.Errorf("%s: the last event was at %q, want %s", what, got, lastEvent)
 		}
 		if known = w.Header().Get("ETag"); !strings.HasPrefix(known, `W/"`) {
 			t.Errorf("%s: the ETag is %q", what, known)
@@ -46,14 +46,14 @@ func TestStatusIsSentOnce(t *testing.T) {
 	}
 	again("at first", 200)
 	again("as before", 304)
-	heard = heard.Add(time.Minute)
-	again("something was heard", 304)
-	s.API = func() API { return API{Synced: true, Heard: heard, Error: "connection refused"} }
+	lastEvent = lastEvent.Add(time.Minute)
+	again("after an event", 304)
+	s.API = func() API { return API{Synced: true, LastEvent: lastEvent, Error: "connection refused"} }
 	again("the API server is away", 200)
 	again("it is still away", 304)
 	next := result
 	next.Pass.Number++
-	s.Board.Publish(&next)
+	s.Latest.Publish(&next)
 	again("after another pass", 200)
 	next.Known = true
 	kernel.Routes = nil

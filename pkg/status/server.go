@@ -18,37 +18,37 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Server answers probes, Prometheus and people. It has no secrets to tell.
+// Server serves probes, metrics and reports. They contain no secrets.
 type Server struct {
-	Board   *Board
+	Latest  *Latest
 	Healthy func() error
 	Metrics prometheus.Gatherer
-	// Status says whether /healthz, /readyz and /status are served too.
+	// Status enables /healthz, /readyz and /status.
 	Status bool
-	// Look has /status tell what the kernel holds when it is asked; nil: it doesn't.
-	Look Look
-	// API tells how well the Nodes are known when /status is asked; nil: as well as at
-	// the last pass.
+	// Observe reads the kernel for /status; nil: /status has no drift.
+	Observe Observe
+	// API returns the present state of the watch of Nodes for /status; nil: that of the last pass
+	// is used.
 	API func() API
-	// Page shows browsers a page in place of the JSON of /status; nil: they get the JSON.
+	// Page serves browsers a page in place of the JSON of /status; nil: they get the JSON.
 	Page func(json http.HandlerFunc) http.HandlerFunc
 
-	mu     sync.Mutex
-	sheets map[bool]sheet // by whether they are brief
+	mu    sync.Mutex
+	cache map[bool]*rendered // by brief
 }
 
-// A sheet is a report as it is sent.
-type sheet struct {
+// rendered is an encoded report.
+type rendered struct {
 	of   *Result
 	body []byte
-	// etag names all that it says but the times at which that was so, and heard is the
-	// one of them that does not go without saying.
-	etag  string
-	heard time.Time
+	// etag identifies the content without the times at which it was read; lastEvent is the one of
+	// these that a client can't infer.
+	etag      string
+	lastEvent time.Time
 }
 
-// fresh is for how long a report serves all who ask.
-const fresh = time.Second
+// cacheTime is how long a rendered report is served.
+const cacheTime = time.Second
 
 // HTTP returns a server that slow or malformed clients can't exhaust.
 func (s *Server) HTTP() *http.Server {
@@ -81,10 +81,10 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// readyz says what keeps this node from being ready, a line each; with ?verbose all
-// that it depends on.
+// readyz lists the problems that keep this node from being ready, one a line; with ?verbose all
+// conditions.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	last := s.Board.Last()
+	last := s.Latest.Last()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if !last.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -101,10 +101,10 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// heardHeader dates the API server's last event, for clients that have the rest of the report.
-const heardHeader = "Plainroute-Heard"
+// lastEventHeader has the time of the API server's last event, for clients that get 304.
+const lastEventHeader = "Plainroute-Last-Event"
 
-// status sends the report indented and whole. ?brief=true leaves out the desired State and the indentation, which are
+// status sends the report. ?brief=true leaves out the desired State and the indentation, which are
 // most of it among thousands of peers.
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	made, err := s.report(r.URL.Query().Get("brief") == "true")
@@ -112,86 +112,79 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	if !made.heard.IsZero() {
-		w.Header().Set(heardHeader, made.heard.Format(time.RFC3339Nano))
+	if !made.lastEvent.IsZero() {
+		w.Header().Set(lastEventHeader, made.lastEvent.Format(time.RFC3339Nano))
 	}
 	if !NotModified(w, r, made.etag) {
 		SendJSON(w, r, made.body)
 	}
 }
 
-// etag names a report by what it depends on. It is a weak one (RFC 9110, 8.8.1): times
-// are left out, and the report is sent in more than one form.
+// etag returns a weak ETag (RFC 9110, 8.8.1), because times are left out, and the report is sent in
+// several forms.
 func etag(r *Report) string {
-	seen := struct {
+	content := struct {
 		Node, Version string
 		Ready         bool
 		Pass          Pass
 		API           API
 		Drift         Drift
 	}{r.Node, r.Version, r.Ready, r.Pass, r.API, r.Drift}
-	seen.API.Heard, seen.Drift.Time = time.Time{}, time.Time{}
-	text, _ := json.Marshal(seen) // there is nothing in it that has no JSON
+	content.API.LastEvent, content.Drift.Time = time.Time{}, time.Time{}
+	text, _ := json.Marshal(content) // all of its types can be encoded
 	return fmt.Sprintf(`W/"%x"`, sha256.Sum256(text))
 }
 
-// report gives the last Result as JSON. In a large cluster that is megabytes, and the
-// kernel tells as much: it is made once a Result and second at most, however many ask,
-// sent without the lock, and forgotten when it is old.
-func (s *Server) report(brief bool) (sheet, error) {
+// report returns the last Result as JSON. In a large cluster this takes megabytes and a read of as
+// many routes, so it is rendered at most once per Result and second, sent without the lock, and
+// dropped when it is old.
+func (s *Server) report(brief bool) (*rendered, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if made, ok := s.sheets[brief]; ok && made.of == s.Board.Last() {
+	if made, ok := s.cache[brief]; ok && made.of == s.Latest.Last() {
 		return made, nil
 	}
 	last, report := s.now()
 	if brief {
 		report.State = topology.State{CNI: report.State.CNI}
 	}
-	body, err := encode(&report, brief)
-	if err != nil {
-		return sheet{}, fmt.Errorf("encoding the report: %w", err)
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	if !brief {
+		encoder.SetIndent("", "  ")
 	}
-	if s.sheets == nil {
-		s.sheets = map[bool]sheet{}
+	if err := encoder.Encode(&report); err != nil {
+		return nil, fmt.Errorf("encoding the report: %w", err)
 	}
-	made := sheet{last, body, etag(&report), report.API.Heard}
-	s.sheets[brief] = made
-	time.AfterFunc(fresh, func() { s.forget(brief, body) })
+	if s.cache == nil {
+		s.cache = map[bool]*rendered{}
+	}
+	made := &rendered{last, body.Bytes(), etag(&report), report.API.LastEvent}
+	s.cache[brief] = made
+	time.AfterFunc(cacheTime, func() { s.evict(brief, made) })
 	return made, nil
 }
 
-// encode is for eyes unless it is brief.
-func encode(r *Report, brief bool) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	if !brief {
-		e.SetIndent("", "  ")
-	}
-	err := e.Encode(r)
-	return b.Bytes(), err
-}
-
-// now makes a report of the last Result and of what can be seen at this moment.
+// now returns a report of the last Result with the present drift.
 func (s *Server) now() (*Result, Report) {
-	last, drift, changes := s.Board.Last(), Drift{Differences: []problem.Problem{}}, plan.Changes(nil)
-	if s.Look != nil {
-		last, drift, changes = look(s.Board, s.Look)
+	last, drift, changes := s.Latest.Last(), Drift{Differences: []problem.Problem{}}, plan.Changes(nil)
+	if s.Observe != nil {
+		last, drift, changes = observe(s.Latest, s.Observe)
 	}
 	report := last.Report()
 	report.Drift = drift
-	lose(report.Peers, changes)
+	markMissing(report.Peers, changes)
 	if s.API != nil {
 		report.API = s.API()
 	}
 	return last, report
 }
 
-// forget drops a report, unless there is another by now.
-func (s *Server) forget(brief bool, body []byte) {
+// evict drops a rendered report, unless it has been replaced.
+func (s *Server) evict(brief bool, made *rendered) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if made := s.sheets[brief].body; len(made) > 0 && &made[0] == &body[0] {
-		delete(s.sheets, brief)
+	if s.cache[brief] == made {
+		delete(s.cache, brief)
 	}
 }

@@ -24,7 +24,7 @@ import (
 func newServer() *Server {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "answer"}))
-	return &Server{Board: &Board{}, Healthy: func() error { return nil }, Metrics: registry, Status: true}
+	return &Server{Latest: &Latest{}, Healthy: func() error { return nil }, Metrics: registry, Status: true}
 }
 
 func ask(s *Server, method, path string) (code int, header http.Header, body string) {
@@ -35,7 +35,7 @@ func ask(s *Server, method, path string) (code int, header http.Header, body str
 
 func TestEndpoints(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(example())
+	s.Latest.Publish(example())
 	for _, c := range []struct {
 		method, path string
 		code         int
@@ -59,7 +59,7 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// The port for Prometheus tells nothing else.
+// The port for Prometheus serves metrics only.
 func TestMetricsOnly(t *testing.T) {
 	s := &Server{Metrics: newServer().Metrics}
 	for path, want := range map[string]int{"/metrics": 200, "/healthz": 404, "/readyz": 404, "/status": 404} {
@@ -72,7 +72,7 @@ func TestMetricsOnly(t *testing.T) {
 func TestUnhealthy(t *testing.T) {
 	s := newServer()
 	s.Healthy = func() error { return errors.New("the pass is stuck") }
-	s.Board.Publish(example())
+	s.Latest.Publish(example())
 	if code, _, body := ask(s, "GET", "/healthz"); code != 503 || !strings.Contains(body, "the pass is stuck") {
 		t.Errorf("healthz is %d %q", code, body)
 	}
@@ -87,7 +87,7 @@ func TestNotReady(t *testing.T) {
 	if code, _, body := ask(s, "GET", "/readyz"); code != 503 || !strings.Contains(body, "no pass has run") {
 		t.Errorf("before the first pass readyz is %d %q", code, body)
 	}
-	s.Board.Publish(&Result{Problems: []problem.Problem{
+	s.Latest.Publish(&Result{Problems: []problem.Problem{
 		{Subject: problem.Node("node1"), Reason: problem.PodCIDRMissing, Message: "no podCIDR yet", BlocksReady: true},
 		{Reason: problem.CNIFailed, Message: "read-only file system", BlocksReady: true},
 		{Subject: problem.Node("node2"), Reason: problem.OffLink, Message: "behind a gateway"},
@@ -102,12 +102,12 @@ func TestNotReady(t *testing.T) {
 	}
 }
 
-// What is kept of a report goes with the Result that it is of.
+// A cached report is dropped with its Result.
 func TestStatusIsOfTheLastResult(t *testing.T) {
 	s := newServer()
 	for _, node := range []string{"", "node1", "node2", "node2"} {
 		if node != "" {
-			s.Board.Publish(&Result{Node: node})
+			s.Latest.Publish(&Result{Node: node})
 		}
 		for range 2 {
 			var got Report
@@ -122,13 +122,14 @@ func TestStatusIsOfTheLastResult(t *testing.T) {
 // In a large cluster a report is megabytes: many who ask share one.
 func TestReportIsMadeOnce(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(large())
+	s.Latest.Publish(large())
 	if n := allocations(20, func() { _, _ = s.report(false) }); n > 10 {
 		t.Errorf("each request costs %v allocations", n)
 	}
 }
 
-// allocations is how many a call makes at least, of five tries: what others make meanwhile counts as well.
+// allocations is how many a call makes at least, of five tries: what others make meanwhile counts
+// as well.
 func allocations(runs int, do func()) float64 {
 	least := testing.AllocsPerRun(runs, do)
 	for range 4 {
@@ -140,18 +141,18 @@ func allocations(runs int, do func()) float64 {
 // longer is more than any answer takes on a machine under load.
 const longer = time.Minute
 
-// patiently is our server, but it hangs up on nobody before those who ask have given up.
-func patiently(s *Server) *http.Server {
+// withLongTimeouts returns our server with timeouts longer than those of its clients.
+func withLongTimeouts(s *Server) *http.Server {
 	server := s.HTTP()
 	server.ReadHeaderTimeout, server.ReadTimeout, server.WriteTimeout = 2*longer, 2*longer, 2*longer
 	return server
 }
 
-// Clients that don't send, or don't read, hold up nobody else.
-func TestSlowClientsBlockNobody(t *testing.T) {
+// Clients that don't send, or don't read, don't block others.
+func TestSlowClientsBlockNoOthers(t *testing.T) {
 	s := newServer()
-	s.Board.Publish(large())
-	addr := serve(t, patiently(s))
+	s.Latest.Publish(large())
+	addr := serve(t, withLongTimeouts(s))
 	for i := range 200 {
 		c := dial(t, addr)
 		switch i % 3 {
@@ -241,10 +242,10 @@ func large() *Result {
 	return r
 }
 
-// Who can unpack gets it packed, and the same.
+// A client that accepts gzip gets the same report compressed.
 func TestStatusIsPacked(t *testing.T) {
-	s := &Server{Board: &Board{}, Metrics: prometheus.NewRegistry(), Status: true}
-	s.Board.Publish(&Result{Node: "node1", Ready: true})
+	s := &Server{Latest: &Latest{}, Metrics: prometheus.NewRegistry(), Status: true}
+	s.Latest.Publish(&Result{Node: "node1", Ready: true})
 	answer := func(encoding string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, "/status?brief=true", http.NoBody)

@@ -12,10 +12,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// table says who this node is, what is wrong and what to do, and then lists the peers.
+// table writes the node's identity, its problems with their remediation, and the peers.
 func (v *View) table(w *bytes.Buffer, f Format) {
-	if v.Silence != "" {
-		v.silent(w, f)
+	if v.NoReport != "" {
+		v.noReport(w, f)
 		return
 	}
 	v.identity(w, f)
@@ -27,7 +27,7 @@ func (v *View) table(w *bytes.Buffer, f Format) {
 	v.peerTable(w, f)
 }
 
-// fact writes a line of what is known.
+// fact writes a name and its value.
 func fact(w *bytes.Buffer, name, format string, args ...any) {
 	fmt.Fprintf(w, "  %-11s %s\n", name, text.Printable(fmt.Sprintf(format, args...)))
 }
@@ -44,14 +44,14 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 	fmt.Fprintf(w, "%s: %s (plainroute %s)\n", who, verdict, text.Printable(cmp.Or(v.Version, "of unknown version")))
 	h := &v.Host
 	if !h.Router {
-		fact(w, "addresses", "%s", list(h.Addresses))
-		fact(w, "subnets", "%s", list(h.Subnets))
+		fact(w, "addresses", "%s", text.List(h.Addresses, ", "))
+		fact(w, "subnets", "%s", text.List(h.Subnets, ", "))
 		uplinks := make([]string, len(h.Uplinks))
 		for i, u := range h.Uplinks {
 			uplinks[i] = fmt.Sprintf("%s (MTU %d)", u.Name, u.MTU)
 		}
-		fact(w, "uplinks", "%s", list(uplinks))
-		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", text.Counted(h.Ports, "port"), h.Bridge, orNone(h.MTU), h.Encapsulation)
+		fact(w, "uplinks", "%s", text.List(uplinks, ", "))
+		fact(w, "pods", "%s on %s, MTU %s, encapsulation: %s", text.Counted(h.Ports, "port"), h.Bridge, text.OrNone(h.MTU), h.Encapsulation)
 		fact(w, "CNI config", "%s", v.config())
 		if chained := v.chained(); chained != "" {
 			fact(w, "chained", "%s", chained)
@@ -65,10 +65,10 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 	fact(w, "kernel", "%s", v.kernel())
 }
 
-// config says what our CNI config is like.
+// config describes our CNI config.
 func (v *View) config() string {
 	if v.State.CNI == nil {
-		return "none yet: the node is not Ready in the cluster until there is one"
+		return "none yet: the node is not Ready in the cluster without one"
 	}
 	for _, d := range v.Drift.Differences {
 		if strings.HasSuffix(d.Message, " "+v.Host.Config) {
@@ -76,12 +76,12 @@ func (v *View) config() string {
 		}
 	}
 	if len(v.Host.ConfigsBefore) > 0 {
-		return fmt.Sprintf("%s, after %s, which is wanted", v.Host.Config, strings.Join(v.Host.ConfigsBefore, ", "))
+		return fmt.Sprintf("%s, after %s, which is allowed", v.Host.Config, strings.Join(v.Host.ConfigsBefore, ", "))
 	}
 	return v.Host.Config
 }
 
-// chained names the plugins after our own, and where each comes from.
+// chained lists the plugins after our own, and their sources.
 func (v *View) chained() string {
 	if v.State.CNI == nil {
 		return ""
@@ -94,30 +94,30 @@ func (v *View) chained() string {
 }
 
 func (v *View) api() string {
-	said := "has sent nothing yet"
-	if !v.API.Heard.IsZero() {
-		said = "heard of " + v.age(v.API.Heard) + " ago"
+	state := "no event yet"
+	if !v.API.LastEvent.IsZero() {
+		state = "last event " + v.age(v.API.LastEvent) + " ago"
 	}
 	if !v.API.Synced {
-		said += "; there was no list of Nodes yet"
+		state += "; no list of Nodes yet"
 	}
 	if v.API.Error != "" {
-		said += "; can't be asked just now: " + v.API.Error
+		state += "; requests fail: " + v.API.Error
 	}
-	return said
+	return state
 }
 
-// kernel says whether the host is as it should be.
+// kernel describes how the host differs from the desired State.
 func (v *View) kernel() string {
 	switch n := len(v.Drift.Differences); {
 	case v.Drift.Error != "":
-		return "can't be looked at: " + v.Drift.Error
+		return "can't be read: " + v.Drift.Error
 	case v.Drift.Time.IsZero():
-		return "what should be there is not known yet"
+		return "the desired state is not known yet"
 	case n > 0:
 		return text.Counted(n, "difference") + ", " + v.age(v.Drift.Time) + " ago"
 	}
-	return "as it should be, " + v.age(v.Drift.Time) + " ago"
+	return "as desired, " + v.age(v.Drift.Time) + " ago"
 }
 
 // printProblems writes Problems under a title.
@@ -133,10 +133,10 @@ func (v *View) printProblems(w *bytes.Buffer, f Format, title string, problems [
 	problem.Printer{Color: f.Color, All: f.Output == "wide", More: "-o wide lists them"}.Print(w, groups.Sorted())
 }
 
-// maxPasses is how many of the last passes -o wide lists.
+// maxPasses is how many passes -o wide lists.
 const maxPasses = 10
 
-// wide lists what this node needs, and how the last passes went.
+// wide writes the conditions and the last passes.
 func (v *View) wide(w *bytes.Buffer) {
 	if len(v.Conditions) > 0 {
 		fmt.Fprintln(w, "\nCONDITIONS")
@@ -175,7 +175,7 @@ func (v *View) cells(p *Peer, f Format) []string {
 		reasons[i] = string(r)
 	}
 	cells := []string{
-		text.Printable(p.Node), p.Subnet.String(), orNone(p.Via), cmp.Or(text.Printable(p.Dev), text.None), text.Printable(string(p.State)),
+		text.Printable(p.Node), p.Subnet.String(), text.OrNone(p.Via), cmp.Or(text.Printable(p.Dev), text.None), text.Printable(string(p.State)),
 		v.age(p.Since), v.age(p.Repaired), cmp.Or(text.Printable(strings.Join(reasons, ",")), text.None),
 	}
 	if f.Output == "wide" {
@@ -184,7 +184,7 @@ func (v *View) cells(p *Peer, f Format) []string {
 	return cells
 }
 
-// tally is the peers in a line.
+// tally summarizes the peers on one line.
 func (v *View) tally() string {
 	states := map[PeerState]int{}
 	for _, p := range v.Peers {
@@ -200,22 +200,6 @@ func (v *View) tally() string {
 }
 
 func (v *View) age(then time.Time) string { return text.Age(v.now, then) }
-
-func list[T any](all []T) string {
-	words := make([]string, len(all))
-	for i, x := range all {
-		words[i] = fmt.Sprint(x)
-	}
-	return cmp.Or(strings.Join(words, ", "), text.None)
-}
-
-func orNone[T comparable](x T) string {
-	var zero T
-	if x == zero {
-		return text.None
-	}
-	return fmt.Sprint(x)
-}
 
 func (p *Peer) color() string {
 	switch p.State {

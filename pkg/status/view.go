@@ -7,61 +7,65 @@ import (
 	"slices"
 	"time"
 
+	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// View is what somebody who asks on a node gets to see.
+// View is the output of `plainroute status` on a node.
 type View struct {
 	Report
-	// Silence is why the agent did not answer; empty: it did, and Report is what it said.
-	Silence string `json:"silence,omitempty"`
-	// Held is what bears our mark on the node, if there was no agent to tell.
-	Held *Held `json:"held,omitempty"`
+	// NoReport is the Reason for a missing report, and Message its explanation; empty if there is a
+	// report.
+	NoReport problem.Reason `json:"noReport,omitempty"`
+	Message  string         `json:"message,omitempty"`
+	// Leftover is what plainroute has left on a node whose agent does not answer.
+	Leftover *Leftover `json:"leftover,omitempty"`
 
 	now time.Time
 }
 
-// Held is what bears our mark on a node.
-type Held struct {
+// Leftover has the objects with plainroute's mark on a node.
+type Leftover struct {
 	State topology.State `json:"state"`
 	Ports int            `json:"ports"`
-	// Locked tells that an agent runs, though it doesn't answer.
+	// Locked reports that an agent runs, although it doesn't answer.
 	Locked bool `json:"locked"`
-	// Config is the path of our CNI config, whether it is there or not.
+	// Config is the path of our CNI config, whether it exists or not.
 	Config string `json:"config"`
-	// Error is why it can't be looked at.
+	// Error is why they can't be read.
 	Error string `json:"error,omitempty"`
 }
 
-// Bare tells that nothing on the node bears our mark, and no agent runs there: it may be no node at all.
-func (h *Held) Bare() bool {
+// Empty reports that nothing with our mark is on the node, and no agent runs there: the machine may
+// not be a node.
+func (h *Leftover) Empty() bool {
 	return !h.Locked && h.State.CNI == nil && h.State.Masquerade == nil && len(h.State.Routes) == 0 && len(h.State.Addresses) == 0
 }
 
-// Answered is the View of an agent's Report.
-func Answered(r Report, now time.Time) *View { return &View{Report: r, now: now} }
+// NewView returns the View of an agent's Report.
+func NewView(r Report, now time.Time) *View { return &View{Report: r, now: now} }
 
-// Silent is the View of a node whose agent does not answer.
-func Silent(why string, held Held, now time.Time) *View {
+// NoReportView returns the View of a node whose agent does not answer.
+func NoReportView(why string, leftover Leftover, now time.Time) *View {
 	nothing := (&Result{}).Report()
-	nothing.Conditions = []Condition{} // nobody has looked
-	return &View{Report: nothing, Silence: why, Held: &held, now: now}
+	nothing.Conditions = []Condition{} // none has been checked
+	return &View{Report: nothing, NoReport: problem.NoAnswer, Message: why, Leftover: &leftover, now: now}
 }
 
-// OK tells that there is nothing to say against this node and its peers.
+// OK reports whether the node and its peers have no problem.
 func (v *View) OK() bool {
-	return v.Silence == "" && v.Ready && len(v.Problems) == 0 && v.API.Error == "" &&
+	return v.NoReport == "" && v.Ready && len(v.Problems) == 0 && v.API.Error == "" &&
 		v.Drift.Error == "" && len(v.Drift.Differences) == 0 && !slices.ContainsFunc(v.Peers, bad)
 }
 
 func bad(p Peer) bool { return p.State != OK }
 
-// Format is how a View is shown.
+// Format selects how a View is printed.
 type Format struct {
 	// Output is one of Outputs.
 	Output string
-	// Problems leaves out peers that are well.
+	// Problems leaves out peers that are ok.
 	Problems bool
 	// Color marks states and severities.
 	Color bool
@@ -70,7 +74,7 @@ type Format struct {
 // Outputs are the values of -o.
 var Outputs = []string{"table", "wide", "json", "yaml", "name"}
 
-// Print shows the View.
+// Print writes the View.
 func (v *View) Print(w io.Writer, f Format) error {
 	var out bytes.Buffer
 	var err error
@@ -89,7 +93,7 @@ func (v *View) Print(w io.Writer, f Format) error {
 	return err
 }
 
-// peers are those to show.
+// peers returns the peers to print.
 func (v *View) peers(f Format) []Peer {
 	if !f.Problems {
 		return v.Peers
@@ -108,12 +112,12 @@ func (v *View) encode(w *bytes.Buffer, f Format) error {
 	return nil
 }
 
-// names gives Nodes as kubectl does, each once.
+// names writes Nodes as kubectl does, each once.
 func (v *View) names(w *bytes.Buffer, f Format) {
-	said := map[string]bool{}
+	printed := map[string]bool{}
 	for _, p := range v.peers(f) {
-		if !said[p.Node] {
-			said[p.Node] = true
+		if !printed[p.Node] {
+			printed[p.Node] = true
 			w.WriteString("node/" + text.Printable(p.Node) + "\n")
 		}
 	}

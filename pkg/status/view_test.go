@@ -20,8 +20,8 @@ import (
 // now is when the golden views are looked at.
 func now() time.Time { return at(5).Add(10 * time.Minute) }
 
-// busy is the View of a node with a peer in each state, one route that was lost, and
-// one that was put back.
+// busy is the View of a node with a peer in each state, one route that was lost, and one that was
+// put back.
 func busy() *View {
 	r := example()
 	r.Known, r.Seen = true, true
@@ -39,11 +39,11 @@ func busy() *View {
 	report := r.Report()
 	changes := plan.Diff(r.Desired, actual)
 	report.Drift = Drift{Time: now(), Differences: Differences(changes, r.Host.Config)}
-	lose(report.Peers, changes)
-	return Answered(report, now())
+	markMissing(report.Peers, changes)
+	return NewView(report, now())
 }
 
-// calm is the View of a node with nothing to complain of.
+// calm is the View of a node without problems.
 func calm() *View {
 	r := passAt(5, 4)
 	r.Version, r.Node, r.Ready, r.Seen, r.Host, r.API = "v1", "node1", true, true, example().Host, example().API
@@ -51,7 +51,7 @@ func calm() *View {
 	r.Desired.CNI = example().Desired.CNI
 	report := r.Report()
 	report.Drift.Time = now()
-	return Answered(report, now())
+	return NewView(report, now())
 }
 
 // unready is the View of a node that has no Nodes yet.
@@ -59,19 +59,19 @@ func unready() *View {
 	r := &Result{Version: "v1", Node: "node1", Problems: []problem.Problem{{
 		Reason: problem.APIUnavailable, BlocksReady: true, Message: "waiting for the first list of Nodes; routes stay as they are: dial tcp 10.0.0.1:6443: connection refused",
 	}}, API: API{Error: "dial tcp 10.0.0.1:6443: connection refused"}, Host: Host{Encapsulation: "never", Bridge: "plainroute0"}, Pass: Pass{Number: 1, Time: at(0)}}
-	return Answered(r.Report(), now())
+	return NewView(r.Report(), now())
 }
 
-// forsaken is the View of a node without an agent.
-func forsaken() *View {
-	held := Held{State: example().Desired, Ports: 1, Config: "/etc/cni/net.d/10-plainroute.conflist"}
-	held.State.Bridge = "plainroute0"
-	held.State.Addresses = []topology.Address{{Dev: "plainroute0", Prefix: netip.MustParsePrefix("10.244.1.1/24")}}
-	return Silent("dial tcp 127.0.0.1:9472: connect: connection refused", held, now())
+// noreport is the View of a node without an agent.
+func noreport() *View {
+	leftover := Leftover{State: example().Desired, Ports: 1, Config: "/etc/cni/net.d/10-plainroute.conflist"}
+	leftover.State.Bridge = "plainroute0"
+	leftover.State.Addresses = []topology.Address{{Dev: "plainroute0", Prefix: netip.MustParsePrefix("10.244.1.1/24")}}
+	return NoReportView("dial tcp 127.0.0.1:9472: connect: connection refused", leftover, now())
 }
 
 func TestViews(t *testing.T) {
-	views := map[string]func() *View{"busy": busy, "calm": calm, "unready": unready, "forsaken": forsaken}
+	views := map[string]func() *View{"busy": busy, "calm": calm, "unready": unready, "noreport": noreport}
 	for name, view := range views {
 		for _, output := range Outputs {
 			for _, problems := range []bool{false, true} {
@@ -92,13 +92,14 @@ func TestViews(t *testing.T) {
 	}
 }
 
-// Plugins after our own are named with where they come from, and so is a config that is wanted before ours.
+// Plugins after our own are named with where they come from, and so is a config that is wanted
+// before ours.
 func TestViewOfAChain(t *testing.T) {
 	v := calm()
 	v.State.CNI.Plugins = []topology.Plugin{{Type: "bandwidth", File: "10-bandwidth.json"}, {Type: "mesh-cni", Config: `{"secret":"x"}`}}
 	v.Host.ConfigsBefore = []string{"00-multus.conf"}
 	for output, want := range map[string][]string{
-		"table": {v.Host.Config + ", after 00-multus.conf, which is wanted\n", "bandwidth (10-bandwidth.json), mesh-cni (added by another program)\n"},
+		"table": {v.Host.Config + ", after 00-multus.conf, which is allowed\n", "bandwidth (10-bandwidth.json), mesh-cni (added by another program)\n"},
 		"json":  {`"file": "10-bandwidth.json"`, `"type": "mesh-cni"`},
 	} {
 		var got bytes.Buffer
@@ -129,17 +130,17 @@ func compare(t *testing.T, file string, got []byte) {
 	}
 }
 
-// Colours are put around lines, so that columns stay where they are.
-func TestColoursLeaveTheTextAlone(t *testing.T) {
+// Colors are put around lines, so that columns keep their positions.
+func TestColorsLeaveTheTextAlone(t *testing.T) {
 	for _, output := range []string{"table", "wide"} {
-		var plain, colour bytes.Buffer
+		var plain, colored bytes.Buffer
 		if err := busy().Print(&plain, Format{Output: output}); err != nil {
 			t.Fatal(err)
 		}
-		if err := busy().Print(&colour, Format{Output: output, Color: true}); err != nil {
+		if err := busy().Print(&colored, Format{Output: output, Color: true}); err != nil {
 			t.Fatal(err)
 		}
-		text := colour.String()
+		text := colored.String()
 		if !strings.Contains(text, "\x1b[31m  node2") && !strings.Contains(text, "\x1b[31mnode2") {
 			t.Errorf("a missing route isn't red:\n%s", text)
 		}
@@ -147,14 +148,14 @@ func TestColoursLeaveTheTextAlone(t *testing.T) {
 			text = strings.ReplaceAll(text, code, "")
 		}
 		if text != plain.String() {
-			t.Errorf("with colours:\n%s\nwithout:\n%s", text, plain.String())
+			t.Errorf("with colors:\n%s\nwithout:\n%s", text, plain.String())
 		}
 	}
 }
 
-// What an agent says, and so what anybody who can write a Node says, reaches no
-// terminal as a command, whichever the format.
-func TestHostileWords(t *testing.T) {
+// No text of an agent, and so none that a writer of Nodes controls, reaches a terminal as a
+// command, whichever the format.
+func TestHostileText(t *testing.T) {
 	const evil = "a\x1b[2J\x1b]0;x\a\u009b31m\u202ename\r\nfake\tline\x7f\u2028\U000e0001"
 	r := busy().Report
 	r.Node, r.Version, r.API.Error = evil, evil, evil
@@ -166,10 +167,10 @@ func TestHostileWords(t *testing.T) {
 		p := &r.Peers[i]
 		p.Node, p.Dev, p.State, p.Message, p.Reason = evil, evil, evil, evil, []problem.Reason{evil}
 	}
-	held := Held{State: example().Desired, Config: evil}
-	held.State.Bridge, held.State.CNI.Bridge = evil, evil
-	held.State.Routes[1].Dev = evil
-	for _, view := range []*View{Answered(r, now()), Silent(evil, held, now()), Silent(evil, Held{Error: evil}, now())} {
+	leftover := Leftover{State: example().Desired, Config: evil}
+	leftover.State.Bridge, leftover.State.CNI.Bridge = evil, evil
+	leftover.State.Routes[1].Dev = evil
+	for _, view := range []*View{NewView(r, now()), NoReportView(evil, leftover, now()), NoReportView(evil, Leftover{Error: evil}, now())} {
 		for _, output := range Outputs {
 			var got bytes.Buffer
 			if err := view.Print(&got, Format{Output: output}); err != nil {
@@ -187,14 +188,14 @@ func TestHostileWords(t *testing.T) {
 				}
 			}
 			var back View
-			if output == "json" && (json.Unmarshal(got.Bytes(), &back) != nil || back.Silence == "" && back.Node != evil) {
+			if output == "json" && (json.Unmarshal(got.Bytes(), &back) != nil || back.NoReport == "" && back.Node != evil) {
 				t.Errorf("JSON reads back as %q", back.Node)
 			}
 		}
 	}
 }
 
-// Of what thousands have in common, some lines are enough; wide has all.
+// Of a problem that thousands share, some lines are printed; wide prints all.
 func TestManyProblemsAreShort(t *testing.T) {
 	v := calm()
 	for i := range 5000 {
@@ -214,13 +215,13 @@ func TestManyProblemsAreShort(t *testing.T) {
 	}
 }
 
-// Whatever is wrong makes a View one that is not ok.
+// A View with any problem is not OK.
 func TestOK(t *testing.T) {
 	if !calm().OK() {
 		t.Fatal("nothing is wrong")
 	}
 	for name, spoil := range map[string]func(*View){
-		"no answer":      func(v *View) { v.Silence = "connection refused" },
+		"no answer":      func(v *View) { v.NoReport = problem.NoAnswer },
 		"not ready":      func(v *View) { v.Ready = false },
 		"a problem":      func(v *View) { v.Problems = []problem.Problem{{Reason: problem.PruneHeld}} },
 		"no API server":  func(v *View) { v.API.Error = "connection refused" },

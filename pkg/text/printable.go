@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Printable escapes characters that do not print: the name of a Node or a message of the kernel must not control a
-// terminal, reverse the order of letters, or begin a new line.
+// Printable escapes characters that do not print: the name of a Node or a message of the kernel
+// must not control a terminal, reverse the order of letters, or begin a new line.
 func Printable(s string) string {
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, unprintable) {
 		return s
@@ -36,21 +36,22 @@ func Printable(s string) string {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-// Encoded returns a value as -o json or -o yaml prints it, with characters that could control a terminal escaped.
-func Encoded(what any, output string) ([]byte, error) {
-	text, err := json.MarshalIndent(what, "", "  ")
+// Encoded returns a value as -o json or -o yaml prints it, with characters that could control a
+// terminal escaped.
+func Encoded(value any, output string) ([]byte, error) {
+	text, err := json.MarshalIndent(value, "", "  ")
 	switch {
 	case err != nil:
 		return nil, err
 	case output == "yaml":
-		return yaml.JSONToYAML(printableJSON(text, spelled))
+		return yaml.JSONToYAML(printableJSON(text, yamlEscape))
 	}
-	return append(printableJSON(text, escaped), '\n'), nil
+	return append(printableJSON(text, jsonEscape), '\n'), nil
 }
 
 // WriteJSON writes a value as -o json prints it.
-func WriteJSON(w io.Writer, what any) error {
-	text, err := Encoded(what, "json")
+func WriteJSON(w io.Writer, value any) error {
+	text, err := Encoded(value, "json")
 	if err != nil {
 		return fmt.Errorf("encoding JSON: %w", err)
 	}
@@ -58,8 +59,8 @@ func WriteJSON(w io.Writer, what any) error {
 	return err
 }
 
-// printableJSON does the same for JSON, where the lower control characters are escaped already (RFC 8259, 7). It writes
-// the others by escape.
+// printableJSON replaces such characters in JSON, where the lower control characters are escaped
+// already (RFC 8259, 7).
 func printableJSON(text []byte, escape func(rune) string) []byte {
 	if !bytes.ContainsFunc(text, unprintableInJSON) {
 		return text
@@ -77,8 +78,8 @@ func printableJSON(text []byte, escape func(rune) string) []byte {
 
 func unprintableInJSON(r rune) bool { return r != '\n' && unprintable(r) }
 
-// escaped returns a character as a JSON string has it.
-func escaped(r rune) string {
+// jsonEscape returns a character as a JSON string has it.
+func jsonEscape(r rune) string {
 	var b strings.Builder
 	for _, unit := range utf16.AppendRune(nil, r) {
 		fmt.Fprintf(&b, `\u%04x`, unit)
@@ -86,5 +87,6 @@ func escaped(r rune) string {
 	return b.String()
 }
 
-// spelled returns a character's code in a JSON string that becomes YAML, whose writer leaves more characters as they are.
-func spelled(r rune) string { return fmt.Sprintf(`\\u%04x`, r) }
+// yamlEscape returns a character's code for a JSON string that becomes YAML, whose writer leaves
+// more characters as they are.
+func yamlEscape(r rune) string { return fmt.Sprintf(`\\u%04x`, r) }

@@ -5,16 +5,16 @@ import (
 	"testing"
 )
 
-// A byte that is no character may be a command too: 0x9b begins one on a terminal of 8 bits.
+// A byte that is not a character may be a command too: 0x9b begins one on a terminal of 8 bits.
 func TestPrintable(t *testing.T) {
-	for said, want := range map[string]string{
+	for value, want := range map[string]string{
 		"Zürich, 10.244.0.0/16": "Zürich, 10.244.0.0/16",
 		"one\ntwo":              "one; two",
 		"\x1b[31m\u009b31m":     `\u001b[31m\u009b31m`,
 		"eth\x9b31m":            "eth\ufffd31m",
 	} {
-		if got := Printable(said); got != want {
-			t.Errorf("%q becomes %q, want %q", said, got, want)
+		if got := Printable(value); got != want {
+			t.Errorf("%q becomes %q, want %q", value, got, want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package text
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -49,7 +50,26 @@ func Some(names []string, count, few int) string {
 	}
 }
 
-// Age returns how long ago something was, as kubectl prints it. A time in the future, by another machine's clock, is now.
+// List joins values; without any it returns None.
+func List[T any](values []T, separator string) string {
+	words := make([]string, len(values))
+	for i, v := range values {
+		words[i] = fmt.Sprint(v)
+	}
+	return cmp.Or(strings.Join(words, separator), None)
+}
+
+// OrNone returns a value as text, or None for the zero value.
+func OrNone[T comparable](value T) string {
+	var zero T
+	if value == zero {
+		return None
+	}
+	return fmt.Sprint(value)
+}
+
+// Age returns how long ago something was, as kubectl prints it. A time in the future, by another
+// machine's clock, is now.
 func Age(now, then time.Time) string {
 	if then.IsZero() {
 		return None
@@ -57,8 +77,8 @@ func Age(now, then time.Time) string {
 	return duration.HumanDuration(max(now.Sub(then), 0))
 }
 
-// Table writes rows in aligned columns, and passes each line to paint. Of thousands of rows text/tabwriter takes five
-// times as long.
+// Table writes rows in aligned columns, and passes each line to paint. Of thousands of rows
+// text/tabwriter takes five times as long.
 func Table(w *bytes.Buffer, header []string, rows [][]string, paint func(row int, line string) string) {
 	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {

@@ -1,37 +1,41 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// cni describes our CNI config. It makes kubelet say Ready, so it changes only
-// while nothing is wrong with this node, and never goes away: while it is
-// missing, deleted pods stay Terminating.
+// cni computes our CNI config. It makes the Node Ready, so it changes only while this node has no
+// problem, and is never removed: without it, deleted pods stay Terminating.
 func (b *builder) cni() {
-	if b.opts.Router || !b.ownReady() {
+	blocks := func(p problem.Problem) bool { return p.BlocksReady && p.Reason != problem.SubnetChanged }
+	if b.opts.Router || slices.ContainsFunc(b.problems, blocks) {
 		b.desired.CNI = b.actual.CNI
 		return
 	}
 	conf := &CNI{
-		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.inhabited(), IPAMDir: b.opts.ipamDir(), Firewall: b.opts.Firewall,
-		Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
+		Bridge: b.opts.Bridge, MTU: b.mtu(), Subnets: b.configSubnets(), IPAMDir: filepath.Join(b.opts.RunDir, IPAMDir),
+		Firewall: b.opts.Firewall, Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
-	if least := leastMTUOf(conf.Subnets); conf.MTU != 0 && conf.MTU < least {
-		source, cure := "as the links to peers have", "raise the MTU of these links"
+	least := minMTU4
+	if slices.ContainsFunc(conf.Subnets, is6) {
+		least = minMTU6
+	}
+	if conf.MTU != 0 && conf.MTU < least {
+		source, remediation := "as the links to peers have", "raise the MTU of these links"
 		if b.opts.MTU != 0 {
-			source, cure = "as --mtu says", "give the agent a larger one"
+			source, remediation = "as set by --mtu", "give the agent a larger one"
 		}
-		b.ownProblem(problem.BridgeFailed, "pods would get an MTU of %d, %s, and their addresses take %d at least; %s", conf.MTU, source, least, cure)
+		b.ownProblem(problem.BridgeFailed, "pods would get an MTU of %d, %s, and their addresses take %d at least; %s", conf.MTU, source, least, remediation)
 		conf = b.actual.CNI
 	}
 	b.desired.CNI = conf
 }
 
-// chained returns the further plugins of our config; the firewall plugin is called once.
+// chained returns the further plugins of our config. The firewall plugin is called once.
 func (b *builder) chained() []Plugin {
 	if !b.opts.Firewall {
 		return b.host.Plugins
@@ -39,22 +43,18 @@ func (b *builder) chained() []Plugin {
 	return slices.DeleteFunc(slices.Clone(b.host.Plugins), func(p Plugin) bool { return p.Type == FirewallPlugin })
 }
 
-// acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. A runtime that picks it
-// would make no pod if one of them did not.
+// acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. If a runtime picked it
+// and one of them did not, no pod could start.
 func (b *builder) acceptCNI11() bool {
-	names := []string{"bridge", "host-local", "portmap"}
-	if b.opts.Firewall {
-		names = append(names, FirewallPlugin)
-	}
-	for _, p := range b.chained() {
-		names = append(names, p.Type)
-	}
-	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
+	accepts := func(name string) bool { return slices.Contains(b.host.CNI11, name) }
+	return accepts("bridge") && accepts("host-local") && accepts("portmap") &&
+		(!b.opts.Firewall || accepts(FirewallPlugin)) &&
+		!slices.ContainsFunc(b.chained(), func(p Plugin) bool { return !accepts(p.Type) })
 }
 
-// inhabited returns the subnets that the config is to have: our own, and in a family
-// in which pods live on a former one, that.
-func (b *builder) inhabited() []netip.Prefix {
+// configSubnets returns the subnets of the config: our own, or in a family in which pods use a
+// former one, that.
+func (b *builder) configSubnets() []netip.Prefix {
 	subnets := slices.DeleteFunc(slices.Clone(b.subnets), func(p netip.Prefix) bool {
 		return slices.ContainsFunc(b.former, func(f netip.Prefix) bool { return f.Addr().Is4() == p.Addr().Is4() })
 	})
@@ -63,49 +63,36 @@ func (b *builder) inhabited() []netip.Prefix {
 	return subnets
 }
 
-// rivalConfigs reports other CNI configs by which the runtime attaches pods instead
-// of ours, unless the operator wants them. Ours is written all the same: whoever moves from
-// one network to another has both for a while.
-func (b *builder) rivalConfigs() {
-	if b.opts.Router {
-		return
-	}
+// otherConfigs reports other CNI configs that the runtime takes instead of ours, unless the
+// operator wants them. Ours is written all the same, because during a migration a node has both.
+func (b *builder) otherConfigs() {
 	for _, name := range b.host.ConfigsBefore {
-		if slices.Contains(b.opts.ConfigsBefore, name) {
+		if b.opts.Router || slices.Contains(b.opts.ConfigsBefore, name) {
 			continue
 		}
 		b.ownProblem(problem.CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
 	}
 }
 
-// refusedPlugins reports drop-in plugins that are left out of the chain. Pods are attached
-// without them.
-func (b *builder) refusedPlugins() {
-	if b.opts.Router {
-		return
-	}
-	for _, why := range b.host.PluginFaults {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.CNIPluginRefused, Message: why})
-	}
-}
-
-// unseen reports what can't be seen of this host. It serves its pods all the same.
-func (b *builder) unseen() {
-	for _, what := range b.host.Unseen {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.HostUnseen, Message: what + "; until that is well, changes of it are found late or not at all"})
-	}
-}
-
-// tableUnread reports that our nftables table can't be read.
-func (b *builder) tableUnread() {
+// hostProblems reports problems of this host that do not end the service of its pods: drop-in
+// plugins that are left out of the chain, what can't be read or watched, and an unreadable table.
+func (b *builder) hostProblems() {
 	if b.host.TableUnread != "" {
 		b.report(b.opts.TableProblem(b.host.TableUnread))
 	}
+	for _, why := range b.host.PluginProblems {
+		if !b.opts.Router {
+			b.warn(problem.CNIPluginRefused, "%s", why)
+		}
+	}
+	for _, what := range b.host.Unseen {
+		b.warn(problem.HostUnseen, "%s; until that is repaired, changes of it are found late or not at all", what)
+	}
 }
 
-// TableProblem returns the problem.Problem of an nftables table that can't be read or written.
-// Without masquerading the table only guards the host's loopback addresses (dropLoopback
-// in pkg/dataplane), and pods are connected without it.
+// TableProblem returns the Problem of an nftables table that can't be read or written. Without
+// masquerading the table only guards the host's loopback addresses (dropLoopback in pkg/dataplane),
+// and pods are connected without it.
 func (o Options) TableProblem(detail string) problem.Problem {
 	p := problem.Problem{Reason: problem.TableFailed, Message: detail, BlocksReady: o.Masquerade}
 	if !o.Masquerade {
@@ -114,11 +101,10 @@ func (o Options) TableProblem(detail string) problem.Problem {
 	return p
 }
 
-// formerSubnets finds those that were ours, are not any more, and still have pods.
-// With a new config the next pod would cut them off: the plugin takes the old
-// gateway from the bridge in IPv4, and leaves it in IPv6, where it hides the
-// subnet's new owner. So the old config stays, and what it needs, until they are
-// gone. The bridge remembers a subnet whose config somebody took away.
+// formerSubnets finds our former subnets that still have pods. A new config would disconnect them
+// with the next pod: the bridge plugin removes the old gateway in IPv4, and keeps it in IPv6, where
+// it hides the subnet's new owner. So the old config stays, with what it needs, until these pods
+// are gone. If the config was removed, the bridge's addresses show the subnet.
 func (b *builder) formerSubnets() {
 	if len(b.subnets) == 0 || b.host.Ports == 0 {
 		return
@@ -133,19 +119,22 @@ func (b *builder) formerSubnets() {
 		}
 	}
 	for _, p := range candidates {
-		pods := 0
-		for _, addr := range b.host.Leases {
-			if p.Contains(addr) {
-				pods++
-			}
+		leased := b.leased(p)
+		if leased == 0 || slices.Contains(b.subnets, p) || slices.Contains(b.former, p) {
+			continue
 		}
-		if pods > 0 && !slices.Contains(b.subnets, p) && !slices.Contains(b.former, p) {
-			b.former = append(b.former, p)
-			if slices.Contains(b.own.PodCIDRs, p) { // refused, which is told, and not another Node's
-				continue
-			}
-			b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.SubnetChanged, BlocksReady: true, Message: fmt.Sprintf(
-				"pods still live on %s, which is this node's subnet no more, and no other node reaches them (addresses leased: %d); drain the node, and the CNI config follows", p, pods)})
+		b.former = append(b.former, p)
+		if !slices.Contains(b.own.PodCIDRs, p) { // otherwise it is refused and reported, and not another Node's
+			b.ownProblem(problem.SubnetChanged, "pods still live on %s, which is no longer this node's subnet, and no other node reaches them (addresses leased: %d); drain the node, and the CNI config follows", p, leased)
 		}
 	}
+}
+
+func (b *builder) leased(p netip.Prefix) (n int) {
+	for _, addr := range b.host.Leases {
+		if p.Contains(addr) {
+			n++
+		}
+	}
+	return n
 }

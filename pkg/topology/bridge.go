@@ -10,8 +10,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// bridgeName reports a device of the bridge's name that is something else. It is not
-// ours, and nothing of it is changed.
+// bridgeName reports a renamed bridge, and a foreign device with the bridge's name, of which
+// nothing is changed.
 func (b *builder) bridgeName() {
 	if b.renamed != "" {
 		b.ownProblem(problem.BridgeFailed, "the pods' bridge %s was renamed to %s, so the next pod would get another bridge, and cut off those on this one; give it its name back: ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)",
@@ -22,8 +22,7 @@ func (b *builder) bridgeName() {
 	}
 }
 
-// nameTaken returns the kind of the device that has the bridge's name, if it is not a
-// bridge.
+// nameTaken returns the kind of the device that has the bridge's name, if it is not a bridge.
 func (b *builder) nameTaken() (kind string, taken bool) {
 	if b.opts.Router {
 		return "", false
@@ -36,9 +35,9 @@ func (b *builder) nameTaken() (kind string, taken bool) {
 	return "", false
 }
 
-// bridge describes the bridge and what is on it, once the subnets of the CNI config are
-// known. The bridge is made before the first pod comes, because the stock plugin can't make
-// one where the host switches IPv6 off on new devices, and never looks at its state again.
+// bridge computes the bridge with its ports and addresses, once the subnets of the CNI config are
+// known. It is made before the first pod comes, because the stock plugin can't make one where the
+// host disables IPv6 on new devices, and never checks its state again.
 func (b *builder) bridge() {
 	b.desired.Bridge, b.desired.Devices, b.desired.Addresses = b.actual.Bridge, b.actual.Devices, b.actual.Addresses
 	b.desired.mac = b.actual.mac
@@ -46,8 +45,12 @@ func (b *builder) bridge() {
 	if _, taken := b.nameTaken(); taken || b.renamed != "" || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
 		return
 	}
-	if b.actual.Bridge == "" && b.gatewayElsewhere(conf) {
-		return
+	elsewhere := func(p netip.Prefix) bool {
+		link, found := b.host.linkWith(Gateway(p))
+		return found && link.Name != conf.Bridge
+	}
+	if b.actual.Bridge == "" && slices.ContainsFunc(conf.Subnets, elsewhere) {
+		return // a bridge of another network, which may have pods; a second one would divert their packets
 	}
 	b.desired.Bridge = conf.Bridge
 	b.devices(conf)
@@ -55,7 +58,6 @@ func (b *builder) bridge() {
 	b.addresses(conf)
 }
 
-// findRenamed returns the name of a link that is our bridge under another name, or "".
 func (b *builder) findRenamed() string {
 	if b.opts.Router {
 		return ""
@@ -70,9 +72,8 @@ func (b *builder) findRenamed() string {
 	return b.host.RenamedBridge(b.opts.Bridge, subnets, b.actual.mac)
 }
 
-// RenamedBridge returns the name that the pods' bridge has now if there is no device of its
-// old name, or "". It is known by its MAC address: the given one, or that which is derived
-// from one of the subnets.
+// RenamedBridge returns the name of the pods' bridge if no device has its old name, or "". It is
+// identified by its MAC address: the given one, or one that is derived from a subnet.
 func (h Host) RenamedBridge(old string, subnets []netip.Prefix, mac string) string {
 	name := ""
 	for _, link := range h.Links {
@@ -87,25 +88,15 @@ func (h Host) RenamedBridge(old string, subnets []netip.Prefix, mac string) stri
 	return name
 }
 
-// without leaves out a link and the routes by way of it, which are no one else's either.
 func (h Host) without(dev string) Host {
 	h.Links = slices.DeleteFunc(slices.Clone(h.Links), func(l Link) bool { return l.Name == dev })
 	h.Routes = slices.DeleteFunc(slices.Clone(h.Routes), func(r Route) bool { return r.Dev == dev })
 	return h
 }
 
-// gatewayElsewhere reports whether another device has one of the gateways, as a bridge of
-// another network, which may have pods. A second one would take their packets.
-func (b *builder) gatewayElsewhere(conf *CNI) bool {
-	return slices.ContainsFunc(conf.Subnets, func(p netip.Prefix) bool {
-		link, found := b.host.linkWith(Gateway(p))
-		return found && link.Name != conf.Bridge
-	})
-}
-
-// devices describes the bridge and its ports: all are up, and ports of pods are in the
-// bridge. The bridge keeps its MAC address, and its MTU unless that is too small for pods'
-// IPv6: the kernel takes IPv6 off such a device (addrconf_notify of net/ipv6/addrconf.c).
+// devices computes the bridge and its ports: all are up, and ports of pods are in the bridge. The
+// bridge keeps its MAC address, and its MTU unless it is too small for IPv6, which the kernel then
+// removes from the device (addrconf_notify of net/ipv6/addrconf.c).
 func (b *builder) devices(conf *CNI) {
 	own := Device{Name: conf.Bridge, MAC: bridgeMAC(conf.Subnets[0]), MTU: conf.MTU}
 	var ports []Device
@@ -124,36 +115,36 @@ func (b *builder) devices(conf *CNI) {
 	if has6 && own.MTU != 0 && own.MTU < minMTU6 {
 		own.MTU = max(conf.MTU, minMTU6)
 	}
-	own.MAC = cmp.Or(b.actual.mac, own.MAC, bridgeMAC(conf.Subnets[0])) // a bridge without ports may have none
+	own.MAC = cmp.Or(b.actual.mac, own.MAC, bridgeMAC(conf.Subnets[0])) // a bridge without ports may lack one
 	b.desired.mac = own.MAC
 	ports = append(ports, own)
 	b.desired.Devices = ports
 	slices.SortFunc(b.desired.Devices, Device.Compare)
 }
 
-// port describes a pod's port. One that is in another bridge was put there on purpose, so
-// it stays there. Only of one that the agent itself has seen in the bridge is it sure that
-// a pod of ours is behind it: a lease proves no more than that somebody has that address.
+// port computes a pod's port. If it is in another bridge, it stays there. Only if the agent itself
+// has seen it in our bridge, the pod behind it is certainly ours: a container of another network
+// may use a leased address.
 func (b *builder) port(d Device, bridge string) Device {
 	p := problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.BridgeFailed, BlocksReady: d.Known}
 	switch {
-	case d.Rival != "":
+	case d.Duplicate != "":
 		p.BlocksReady = false
-		p.Message = fmt.Sprintf("%s and %s both lead to a container with the address %s, which a pod leased, so neither is put into %s; take the address from the one that is no pod's", d.Name, d.Rival, d.Pod, bridge)
+		p.Message = fmt.Sprintf("%s and %s both lead to a container with the address %s, which a pod leased, so neither is put into %s; take the address from the one that is not a pod's", d.Name, d.Duplicate, d.Pod, bridge)
 	case d.Master == "" || d.Master == bridge:
 		return Device{Name: d.Name, Master: bridge, Up: true}
 	case d.Known:
 		p.Message = fmt.Sprintf("%s, the port of the pod %s, is in %s instead of %s, where no route leads to it; put it back: ip link set dev %s master %s; ip link set dev %s type bridge_slave hairpin on", d.Name, d.Pod, d.Master, bridge, d.Name, bridge, d.Name)
 	default:
-		p.Message = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, for another network's container may have given itself that address: look whose it is", d.Name, d.Pod, d.Master, bridge)
+		p.Message = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, because another network's container may have given itself that address: check which container it is", d.Name, d.Pod, d.Master, bridge)
 	}
 	b.report(p)
 	return d
 }
 
-// bridgeMAC derives the bridge's MAC address from a pod subnet. A bridge that is made anew
-// has the same one, so the neighbor tables of running pods stay right. It is unicast and
-// locally administered (IEEE 802, 48-bit universal LAN MAC addresses).
+// bridgeMAC derives the bridge's MAC address from a pod subnet, so that a new bridge has the same
+// one and the neighbor tables of running pods stay valid. It is unicast and locally administered
+// (IEEE 802, 48-bit universal LAN MAC addresses).
 func bridgeMAC(subnet netip.Prefix) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(subnet.String())) // a hash.Hash never fails
@@ -161,8 +152,8 @@ func bridgeMAC(subnet netip.Prefix) string {
 	return fmt.Sprintf("0a:58:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3])
 }
 
-// addresses describes the bridge's addresses: the gateway of each subnet of the config.
-// Gateways of former subnets are removed; all other addresses are left alone.
+// addresses computes the bridge's addresses: the gateway of each subnet of the config. Gateways of
+// former subnets are removed; all other addresses are left alone.
 func (b *builder) addresses(conf *CNI) {
 	addrs := make([]Address, 0, len(conf.Subnets)+len(b.actual.Addresses))
 	for _, p := range conf.Subnets {
@@ -181,9 +172,9 @@ func (b *builder) addresses(conf *CNI) {
 	b.desired.Addresses = addrs
 }
 
-// gateway tells whether an address is what the stock plugin gives a bridge for a
-// pod subnet of this cluster: of that shape, and inside --cluster-cidr, of the config
-// that is there, or of a subnet of which host-local leased addresses to our pods.
+// gateway reports whether an address is one that the stock plugin gives a bridge for a pod subnet
+// of this cluster: the first address of a subnet of the existing config, inside --cluster-cidr, or
+// with addresses that host-local leased.
 func (b *builder) gateway(p netip.Prefix) bool {
 	subnet := p.Masked()
 	switch {
@@ -192,11 +183,10 @@ func (b *builder) gateway(p netip.Prefix) bool {
 	case b.attached(subnet):
 		return true
 	}
-	lengths, inside := b.judge.lengths(subnet)
+	lengths, inside := b.validator.lengths(subnet)
 	return lengths.has(subnet.Bits()) &&
 		(inside && len(b.opts.ClusterCIDRs) > 0 || slices.ContainsFunc(b.host.Leases, subnet.Contains))
 }
 
-// Gateway returns the address that host-local keeps for the gateway of a subnet:
-// the first.
+// Gateway returns the address that host-local reserves for the gateway of a subnet: the first.
 func Gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }

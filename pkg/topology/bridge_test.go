@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// While no Node is known, nor how long pod subnets are, the bridge's gateways are desired once each: a second time
-// would be a change in every pass.
+// While no Node and no length of pod subnets is known, the bridge's gateways are desired once each:
+// a second time would be a change in every pass.
 func TestHeldAddressesAreDesiredOnce(t *testing.T) {
 	gateways := []Address{
 		{Bridge, netip.MustParsePrefix("10.244.1.1/24")}, {Bridge, netip.MustParsePrefix("fd00:10:244:1::1/64")},
@@ -22,9 +22,9 @@ func TestHeldAddressesAreDesiredOnce(t *testing.T) {
 	}
 }
 
-// The gateway of a former subnet goes once removals may, also where they were held when the config followed: by then
-// nothing but memory tells whose it was.
-func TestFormerGatewayIsKnownWhileItsRemovalIsHeld(t *testing.T) {
+// The gateway of a former subnet is deleted once deletions are confirmed, also if they were pending
+// when the config followed: from then on only the agent's memory identifies it.
+func TestFormerGatewayIsRememberedWhileItsRemovalWaits(t *testing.T) {
 	prefix := netip.MustParsePrefix
 	former, now := Address{Bridge, prefix("10.244.1.1/24")}, Address{Bridge, prefix("10.244.7.1/24")}
 	node := &Node{Name: "node1", PodCIDRs: []netip.Prefix{prefix("10.244.7.0/24")}, Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.11")}}

@@ -24,8 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "write what is computed as what is wanted; read the diff before you commit it")
 
-// TestCases runs testdata/*.txtar. A file holds cases one after another, each
-// with the sections
+// TestCases runs testdata/*.txtar. A file holds cases one after another, each with the sections
 //
 //	nodes    a line each: name, age, podCIDRs, InternalIPs; - for none
 //	options  flags, a line each; node1 is us
@@ -37,8 +36,7 @@ var update = flag.Bool("update", false, "write what is computed as what is wante
 //	         and addresses where the case mentions a bridge, and the settings that the
 //	         section actual names
 //
-// of which only nodes and want must be there. The comment before a case says
-// what it shows.
+// of which only nodes and want are mandatory. The comment before a case describes it.
 func TestCases(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -162,7 +160,7 @@ func parseNodes(t *testing.T, text string) []*Node {
 	return nodes
 }
 
-// expand lets a case say ADDRESS*NUMBER for very many of them.
+// expand replaces ADDRESS*NUMBER with that many addresses.
 func expand(field string) []string {
 	if first, times, ok := strings.Cut(field, "*"); ok {
 		addr := netip.MustParseAddr(first)
@@ -231,7 +229,7 @@ func parseHost(t *testing.T, text string) Host {
 	return h
 }
 
-// parseActual reads what is ours on a host with all settings in place.
+// parseActual reads the actual State on a host with all settings in place.
 func parseActual(t *testing.T, text string) State {
 	t.Helper()
 	s := allSysctls("lo", "eth0", "eth1", Bridge)
@@ -270,7 +268,7 @@ func parseActual(t *testing.T, text string) State {
 	return s
 }
 
-// parseDevice reads NAME [up] [in MASTER] [mac MAC] [pod ADDRESS [known] [rival NAME]].
+// parseDevice reads NAME [up] [in MASTER] [mac MAC] [pod ADDRESS [known] [duplicate NAME]].
 func parseDevice(f []string) Device {
 	d := Device{Name: f[0]}
 	for i, word := range f {
@@ -285,8 +283,8 @@ func parseDevice(f []string) Device {
 			d.Pod = netip.MustParseAddr(f[i+1])
 		case "known":
 			d.Known = true
-		case "rival":
-			d.Rival = f[i+1]
+		case "duplicate":
+			d.Duplicate = f[i+1]
 		}
 	}
 	return d

@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// chainOf computes the CNI config of a node that is well, and the Problems.
+// chainOf computes the CNI config of a ready node, and the Problems.
 func chainOf(opts Options, host Host) (*CNI, []problem.Problem) {
 	prefix := netip.MustParsePrefix
 	opts.NodeName, opts.Bridge, opts.RunDir = "node1", Bridge, "/run/plainroute"
@@ -36,7 +36,7 @@ func TestLayoutFollowsOptions(t *testing.T) {
 	}
 }
 
-// A config that is wanted before ours is no Problem; any other keeps the node from being ready.
+// A config that may go before ours is not a Problem; any other keeps the node from being ready.
 func TestWantedConfigsBefore(t *testing.T) {
 	host := Host{ConfigsBefore: []string{"00-a.conf", "05-b.conf"}}
 	for _, c := range []struct {
@@ -53,8 +53,8 @@ func TestWantedConfigsBefore(t *testing.T) {
 
 func TestChainedPlugins(t *testing.T) {
 	host := Host{
-		Plugins:      []Plugin{{Type: "bandwidth", File: "10.json", Config: "{}"}, {Type: "firewall", Config: "{}"}, {Type: "mesh", Config: "{}"}},
-		PluginFaults: []string{"20.json: empty"},
+		Plugins:        []Plugin{{Type: "bandwidth", File: "10.json", Config: "{}"}, {Type: "firewall", Config: "{}"}, {Type: "mesh", Config: "{}"}},
+		PluginProblems: []string{"20.json: empty"},
 	}
 	conf, problems := chainOf(Options{}, host)
 	if conf == nil || !slices.Equal(conf.Plugins, host.Plugins) {

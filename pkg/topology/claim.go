@@ -9,95 +9,94 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A claim is a pod subnet that a Node says is its own.
+// A claim is a pod subnet that a Node has in its podCIDRs.
 type claim struct {
-	subnet netip.Prefix
-	node   *Node
-	addr   netip.Addr       // the InternalIP that speaks for the Node: its next hop, if there is a link
-	dev    string           // the link that it is on; empty: off link, or no address at all
-	kept   *Route           // our route that stays as it is, whatever this host has against its next hop
-	led    bool             // there was a route to this address since the subnet was granted
-	why    *problem.Problem // why there is no link, or why the route is kept
+	subnet   netip.Prefix
+	node     *Node
+	addr     netip.Addr       // the InternalIP that counts: the next hop, if there is a link
+	dev      string           // the link that it is on; empty: off link, or without an address
+	kept     *Route           // our existing route that stays, although this host's routes to the next hop changed
+	hadRoute bool             // there was a route via this address since the subnet was granted
+	why      *problem.Problem // why there is no link, or why the route is kept
 }
 
-// A judge decides which claims are accepted.
-type judge struct {
-	opts   Options
-	own    *Node
-	peers  []*Node
-	ranges []podRange        // of --cluster-cidr, disjoint
-	others byFamily[Lengths] // the lengths of pod subnets elsewhere; zero: none can be told
-	never  takenIndex        // what no pod subnet may overlap, by the options and the standards
-	taken  takenIndex        // what of this host none may overlap that is not in place
-	nodes  []holder          // Nodes' InternalIPs that none of the above protects, sorted
-	needs  []netip.Addr      // the default gateways and nameservers of this host
+func (c *claim) problem(reason problem.Reason, format string, args ...any) problem.Problem {
+	return problemOf(c.node.Name, c.subnet, reason, format, args...)
 }
 
-// A holder is a Node with one of its InternalIPs.
-type holder struct {
+// A validator decides which claims are accepted.
+type validator struct {
+	opts      Options
+	own       *Node
+	peers     []*Node
+	ranges    []podRange        // of --cluster-cidr, disjoint
+	others    byFamily[Lengths] // the lengths of pod subnets elsewhere; zero: unknown
+	never     takenIndex        // what no pod subnet may overlap, because of options and standards
+	taken     takenIndex        // what of this host a new pod subnet may not overlap
+	nodes     []nodeAddr        // Nodes' InternalIPs that the above don't protect, sorted
+	essential []netip.Addr      // the default gateways and nameservers of this host
+}
+
+type nodeAddr struct {
 	addr netip.Addr
 	node *Node
 }
 
-func newJudge(opts Options, host Host, ranges *hostRanges, own *Node, peers []*Node, actual []Route) *judge {
-	j := &judge{opts: opts, own: own, peers: peers}
-	j.setLengths(ranges.cluster, actual)
-	j.never, j.taken = newTakenIndex(bounds(opts)), newTakenIndex(ranges.taken)
-	j.needs = slices.Clone(host.Nameservers)
+func newValidator(opts Options, host Host, ranges *hostRanges, own *Node, peers []*Node, actual []Route) *validator {
+	v := &validator{opts: opts, own: own, peers: peers}
+	v.setLengths(ranges.cluster, actual)
+	v.never, v.taken = newTakenIndex(bounds(opts)), newTakenIndex(ranges.taken)
+	v.essential = slices.Clone(host.Nameservers)
 	for _, r := range host.Routes {
 		if r.Via.IsValid() && wide(r.Dst) {
-			j.needs = append(j.needs, r.Via)
+			v.essential = append(v.essential, r.Via)
 		}
 	}
-	return j
+	return v
 }
 
-// protect keeps pod subnets off Nodes' InternalIPs, of each Node the one that
-// speaks for it, whether it has a pod subnet or not. Most are inside a connected
-// prefix, which is taken already. Where the operator says where pods live, an
-// InternalIP in there is a lie, not a claim.
-func (j *judge) protect(claims []claim) {
-	if len(j.opts.ClusterCIDRs) > 0 {
+// protect keeps pod subnets off Nodes' InternalIPs: of each Node and family the one that counts,
+// whether it has a pod subnet or not. Most are inside a connected prefix, which is taken already.
+// With --cluster-cidr there are none, because no InternalIP may be in it.
+func (v *validator) protect(claims []claim) {
+	if len(v.opts.ClusterCIDRs) > 0 {
 		return
 	}
-	spoken := make(map[holderKey]bool, len(claims))
+	type family struct {
+		node *Node
+		is4  bool
+	}
+	covered := make(map[family]bool, len(claims))
 	for i := range claims {
 		c := &claims[i]
-		j.protectAddr(c.node, c.addr)
-		spoken[holderKey{c.node, c.subnet.Addr().Is4()}] = true
+		v.protectAddr(c.node, c.addr)
+		covered[family{c.node, c.subnet.Addr().Is4()}] = true
 	}
-	for _, n := range j.peers {
+	for _, n := range v.peers {
 		for _, is4 := range []bool{true, false} {
-			if !spoken[holderKey{n, is4}] {
-				j.protectAddr(n, n.firstAddr(is4))
+			if !covered[family{n, is4}] {
+				v.protectAddr(n, n.firstAddr(is4))
 			}
 		}
 	}
-	slices.SortFunc(j.nodes, func(a, b holder) int {
+	slices.SortFunc(v.nodes, func(a, b nodeAddr) int {
 		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.node.Name, b.node.Name))
 	})
 }
 
-// A holderKey is a Node's part in one family.
-type holderKey struct {
-	node *Node
-	is4  bool
-}
-
-func (j *judge) protectAddr(n *Node, addr netip.Addr) {
-	if !addr.IsValid() || len(j.opts.NodeCIDRs) > 0 && !within(j.opts.NodeCIDRs, single(addr)) {
+func (v *validator) protectAddr(n *Node, addr netip.Addr) {
+	if !addr.IsValid() || len(v.opts.NodeCIDRs) > 0 && !within(v.opts.NodeCIDRs, single(addr)) {
 		return
 	}
-	_, service := j.never.overlap(single(addr))
-	if _, known := j.taken.overlap(single(addr)); !known && !service {
-		j.nodes = append(j.nodes, holder{addr, n})
+	_, service := v.never.overlap(single(addr))
+	if _, known := v.taken.overlap(single(addr)); !known && !service {
+		v.nodes = append(v.nodes, nodeAddr{addr, n})
 	}
 }
 
-// refuse returns why a subnet can't be a pod subnet, by what the operator and the
-// standards say, or "".
-func (j *judge) refuse(p netip.Prefix) string {
-	switch lengths, inside := j.lengths(p); {
+// refuse returns why a subnet can't be a pod subnet because of options and standards, or "".
+func (v *validator) refuse(p netip.Prefix) string {
+	switch lengths, inside := v.lengths(p); {
 	case !inside:
 		return fmt.Sprintf("podCIDR %s is outside --cluster-cidr", p)
 	case lengths == Lengths{}:
@@ -105,16 +104,16 @@ func (j *judge) refuse(p netip.Prefix) string {
 	case !lengths.has(p.Bits()):
 		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are %s", p, p.Bits(), lengths)
 	}
-	return j.never.clash(p)
+	return v.never.clash(p)
 }
 
-// hides returns the older Node whose InternalIP the claim would hide. A younger
-// Node's does not count: a kubelet may write any address at any time, and could
-// make us refuse another Node's subnet by it.
-func (j *judge) hides(c *claim) *Node {
-	i, _ := slices.BinarySearchFunc(j.nodes, c.subnet.Addr(), func(h holder, addr netip.Addr) int { return h.addr.Compare(addr) })
-	for ; i < len(j.nodes) && c.subnet.Contains(j.nodes[i].addr); i++ {
-		if n := j.nodes[i].node; n.older(c.node) {
+// hides returns an older Node whose InternalIP the claim would hide. A younger Node's does not
+// count: a kubelet may write any address at any time, and another Node's subnet must not be refused
+// because of it.
+func (v *validator) hides(c *claim) *Node {
+	i, _ := slices.BinarySearchFunc(v.nodes, c.subnet.Addr(), func(h nodeAddr, addr netip.Addr) int { return h.addr.Compare(addr) })
+	for ; i < len(v.nodes) && c.subnet.Contains(v.nodes[i].addr); i++ {
+		if n := v.nodes[i].node; n.older(c.node) {
 			return n
 		}
 	}

@@ -2,11 +2,12 @@ package topology
 
 import "net/netip"
 
-// Concerns returns the ranges in which foreign routes can matter to this cluster: --cluster-cidr, or
-// without it the /16 (IPv4) or /48 (IPv6) around each pod subnet, and the same around each InternalIP.
-// So they are few, and seldom change as Nodes come and go. They are disjoint, sorted and never nil.
+// Concerns returns the ranges in which foreign routes can matter to this cluster: --cluster-cidr,
+// or without it the /16 (IPv4) or /48 (IPv6) around each pod subnet, and the same around each
+// InternalIP. So they are few, and seldom change with the Nodes. They are disjoint, sorted and
+// never nil.
 func Concerns(opts Options, nodes []*Node) []netip.Prefix {
-	c := concerns{opts: opts, widest: byFamily[int]{wide4, wide6}, seen: map[netip.Prefix]bool{}, all: []netip.Prefix{}}
+	c := concerns{widest: byFamily[int]{wide4, wide6}, seen: map[netip.Prefix]bool{}, all: []netip.Prefix{}}
 	for _, is4 := range []bool{true, false} {
 		c.widen(opts.maskSizes(is4).Widest, is4)
 	}
@@ -21,13 +22,19 @@ func Concerns(opts Options, nodes []*Node) []netip.Prefix {
 		c.all = append(c.all, p.Masked())
 	}
 	for _, n := range nodes {
-		c.addNode(n)
+		for _, addr := range n.Addrs {
+			c.add(single(addr), &c.addrs)
+		}
+		for _, p := range n.PodCIDRs { // without wider ones, by which a single kubelet could make all foreign routes matter
+			if len(opts.ClusterCIDRs) == 0 && p.Bits() >= *c.widest.of(p.Addr().Is4()) {
+				c.add(p, &c.pods)
+			}
+		}
 	}
 	return Outermost(c.all)
 }
 
 type concerns struct {
-	opts   Options
 	widest byFamily[int] // bits of the widest pod subnet that can be accepted
 	seen   map[netip.Prefix]bool
 	all    []netip.Prefix
@@ -35,30 +42,13 @@ type concerns struct {
 	addrs, pods byFamily[netip.Prefix] // the last block of each
 }
 
-// widen admits a length that pod subnets have.
 func (c *concerns) widen(bits int, is4 bool) {
 	if widest := c.widest.of(is4); bits > 0 {
 		*widest = min(*widest, bits)
 	}
 }
 
-// addNode leaves out a subnet that is wider than any that can be accepted. Otherwise a single
-// kubelet could make all foreign routes matter.
-func (c *concerns) addNode(n *Node) {
-	for _, addr := range n.Addrs {
-		c.add(single(addr), &c.addrs)
-	}
-	if len(c.opts.ClusterCIDRs) > 0 {
-		return
-	}
-	for _, p := range n.PodCIDRs {
-		if p.Bits() >= *c.widest.of(p.Addr().Is4()) {
-			c.add(p, &c.pods)
-		}
-	}
-}
-
-// add skips what is in the last block of the same kind, as the next Node nearly always is.
+// add skips what is in the last block of the same kind, which is usual for the next Node.
 func (c *concerns) add(p netip.Prefix, kind *byFamily[netip.Prefix]) {
 	last := kind.of(p.Addr().Is4())
 	if last.Contains(p.Addr()) && last.Bits() <= p.Bits() {
@@ -75,7 +65,7 @@ func (c *concerns) add(p netip.Prefix, kind *byFamily[netip.Prefix]) {
 // --cluster-cidr.
 const wide4, wide6 = 16, 48
 
-// around returns the block that holds a prefix, or a wider prefix itself.
+// around returns the block that contains a prefix, or a wider prefix itself.
 func around(p netip.Prefix) netip.Prefix {
 	bits := byFamily[int]{wide4, wide6}
 	return netip.PrefixFrom(p.Addr(), min(p.Bits(), *bits.of(p.Addr().Is4()))).Masked()

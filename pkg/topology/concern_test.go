@@ -23,7 +23,8 @@ func concernNode(name string, subnets []netip.Prefix, addrs ...string) *Node {
 	return n
 }
 
-// What concerns a cluster is where its pods and its Nodes are, in few blocks, and no kubelet makes it the world.
+// Routes concern a cluster in the ranges of its pods and its Nodes, in few blocks, and no kubelet
+// can widen them to all addresses.
 func TestConcernsOfACluster(t *testing.T) {
 	own := concernNode("own", prefixes("10.244.0.0/24", "fd01:0:0:1::/64"), "192.168.1.11", "fd00:192:168:1::11")
 	peer := concernNode("peer", prefixes("10.245.7.0/24", "fd01:0:0:2::/64"), "192.168.200.12", "172.16.3.4")

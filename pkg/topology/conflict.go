@@ -8,19 +8,18 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// conflicts reports foreign routes that the kernel prefers to ours, or that have
-// our very key. Ours stand by at their own metric, and carry traffic the instant
-// the foreign one goes.
+// conflicts reports foreign routes that the kernel prefers to ours, or that have our key. Ours stay
+// at their own metric, and carry the packets as soon as the foreign one is gone.
 func (b *builder) conflicts() {
 	slices.SortFunc(b.desired.Routes, Route.Compare)
-	parts, moved := b.parts(), false
+	parts, moved := b.partConflicts(), false
 	for _, foreign := range b.host.Routes {
-		if foreign.Dev == b.opts.Bridge && b.lived(foreign.Dst) {
-			continue
+		if foreign.Dev == b.opts.Bridge && (len(b.subnets) == 0 || slices.Contains(b.subnets, foreign.Dst) || slices.Contains(b.former, foreign.Dst)) {
+			continue // the bridge's own route to a subnet that pods use, or may use
 		}
 		i, ok := slices.BinarySearchFunc(b.desired.Routes, foreign, func(r, foreign Route) int { return ComparePrefix(r.Dst, foreign.Dst) })
 		if !ok {
-			parts.look(b, foreign)
+			parts.check(b, foreign)
 		}
 		if !ok || foreign.TOS == 0 && foreign.Metric > b.desired.Routes[i].Metric || foreign.Dead && foreign.Metric != b.desired.Routes[i].Metric {
 			continue
@@ -29,26 +28,26 @@ func (b *builder) conflicts() {
 		verb := "the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it"
 		if foreign.TOS == 0 && foreign.Metric == ours.Metric {
 			verb = "%q, which is not ours, has the metric of %q; remove it, or give it another"
-			moved = b.standBy(i) || moved
+			moved = b.yieldKey(i) || moved
 		}
-		b.report(problem.Problem{Subject: problem.Subject{Node: b.holder(ours), Subnet: ours.Dst}, Reason: problem.RouteConflict, BlocksReady: ours.Metric == MetricOwn, Message: fmt.Sprintf(verb, foreign, ours)})
+		b.routeConflict(ours, fmt.Sprintf(verb, foreign, ours))
 	}
 	if moved {
 		b.hops = b.nextHops()
 	}
 }
 
-// parts finds foreign routes to a part of a pod subnet, which the kernel prefers to ours at any metric.
-// In our own subnet only those that lead nowhere or off this host are a fault, as the ones that Calico
-// leaves: other networks lead to a pod of theirs by a route.
-type parts struct {
-	lengths byFamily[[]int]       // of our routes, seldom more than a few a family
-	told    map[netip.Prefix]bool // one of each subnet is told: there may be a route for each pod
-	uplinks map[string]bool
+// partConflicts finds foreign routes to a part of a pod subnet, which the kernel prefers to ours at
+// any metric. In our own subnet only those matter that lead nowhere or off this host, such as
+// Calico's leftovers: other networks have a route to each of their pods.
+type partConflicts struct {
+	lengths  byFamily[[]int]       // of our routes, usually one or two in a family
+	reported map[netip.Prefix]bool // one route for each subnet is reported, because there may be one for each pod
+	uplinks  map[string]bool
 }
 
-func (b *builder) parts() *parts {
-	p := &parts{told: map[netip.Prefix]bool{}, uplinks: uplinksOf(b.host, b.own)}
+func (b *builder) partConflicts() *partConflicts {
+	p := &partConflicts{reported: map[netip.Prefix]bool{}, uplinks: uplinksOf(b.host, b.own)}
 	for _, r := range b.desired.Routes {
 		if lengths := p.lengths.of(r.Dst.Addr().Is4()); !slices.Contains(*lengths, r.Dst.Bits()) {
 			*lengths = append(*lengths, r.Dst.Bits())
@@ -57,17 +56,17 @@ func (b *builder) parts() *parts {
 	return p
 }
 
-func (p *parts) look(b *builder, foreign Route) {
+func (p *partConflicts) check(b *builder, foreign Route) {
 	for _, bits := range *p.lengths.of(foreign.Dst.Addr().Is4()) {
 		whole, err := foreign.Dst.Addr().Prefix(bits)
-		if err != nil || bits >= foreign.Dst.Bits() || p.told[whole] {
+		if err != nil || bits >= foreign.Dst.Bits() || p.reported[whole] {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(b.desired.Routes, whole, func(r Route, p netip.Prefix) int { return ComparePrefix(r.Dst, p) })
 		if !ok || b.desired.Routes[i].Metric == MetricOwn && !foreign.LeavesOwnSubnet(b.opts.Bridge, p.uplinks) {
 			continue
 		}
-		p.told[whole] = true
+		p.reported[whole] = true
 		ours := b.desired.Routes[i]
 		detail := fmt.Sprintf("the kernel prefers %q, which is not ours, to %q for a part of it; remove it if nothing needs it", foreign, ours)
 		if ours.Metric == MetricOwn {
@@ -77,22 +76,15 @@ func (p *parts) look(b *builder, foreign Route) {
 			}
 			detail = fmt.Sprintf("%q, which is not ours, leads %s, so pods with addresses in it are cut off; remove it if nothing needs it", foreign, where)
 		}
-		b.report(problem.Problem{Subject: problem.Subject{Node: b.holder(ours), Subnet: whole}, Reason: problem.RouteConflict, BlocksReady: ours.Metric == MetricOwn, Message: detail})
+		b.routeConflict(ours, detail)
 	}
 }
 
-// lived tells whether pods of this host live, or lived, on a subnet: the bridge's
-// own route to it is as it should be.
-func (b *builder) lived(p netip.Prefix) bool {
-	return slices.Contains(b.subnets, p) || slices.Contains(b.former, p) || len(b.subnets) == 0
-}
-
-// standBy settles route i, whose key a foreign one has too: where ours is in place and
-// still leads to its Node, it stays as it is; else it is not asked for, since an addition
-// would be refused, and a replacement takes the first in the kernel's list, whosever that
-// is (fib_table_insert of net/ipv4/fib_trie.c). It reports whether the claim has another next
-// hop by that.
-func (b *builder) standBy(i int) (moved bool) {
+// yieldKey handles route i, whose key a foreign route has as well. If ours exists and leads to its
+// Node, it stays as it is. Otherwise it is not desired, because an addition would be refused, and a
+// replacement hits the first in the kernel's list, which may be foreign (fib_table_insert of
+// net/ipv4/fib_trie.c). It reports whether the claim's next hop changed.
+func (b *builder) yieldKey(i int) (moved bool) {
 	want := &b.desired.Routes[i]
 	if at, ok := slices.BinarySearchFunc(b.actual.Routes, *want, Route.Compare); ok {
 		have, c := b.actual.Routes[at], b.claimTo(want.Dst)
@@ -107,7 +99,6 @@ func (b *builder) standBy(i int) (moved bool) {
 	return false
 }
 
-// claimTo returns the accepted claim to a subnet, nil if there is none.
 func (b *builder) claimTo(subnet netip.Prefix) *claim {
 	i, ok := slices.BinarySearchFunc(b.claims, subnet, func(c claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
 	if !ok {
@@ -116,11 +107,12 @@ func (b *builder) claimTo(subnet netip.Prefix) *claim {
 	return &b.claims[i]
 }
 
-// holder returns the Node that a route of ours leads to.
-func (b *builder) holder(r Route) string {
-	c := b.claimTo(r.Dst)
-	if c == nil {
-		return b.opts.NodeName
+func (b *builder) routeConflict(ours Route, detail string) {
+	owner := b.opts.NodeName
+	if c := b.claimTo(ours.Dst); c != nil {
+		owner = c.node.Name
 	}
-	return c.node.Name
+	p := problemOf(owner, ours.Dst, problem.RouteConflict, "%s", detail)
+	p.BlocksReady = ours.Metric == MetricOwn
+	b.report(p)
 }

@@ -10,12 +10,11 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Desired computes what this host should be like so that its pods and those of
-// all other Nodes reach each other. The actual State decides disputes, for the
-// incumbent keeps what it holds, and stands in for what is not known yet: as
-// long as our own pod subnets are unknown, what they gave rise to stays.
+// Desired computes the State in which this host's pods and those of all other Nodes reach each
+// other. The actual State decides disputes, because the incumbent keeps its subnet, and replaces
+// what is unknown: while our own pod subnets are unknown, the objects that depend on them stay.
 //
-// Routes come sorted, Problems too. The cost is O(n log n) in the Nodes.
+// Routes and Problems are sorted. The cost is O(n log n) in the Nodes.
 func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	b := newBuilder(opts, host, nodes, actual)
 	b.ownSubnets()
@@ -26,37 +25,34 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	b.sysctls()
 	b.conflicts()
 	b.bridgeName()
-	b.tableUnread()
+	b.hostProblems()
 	b.unfitPlugins()
 	b.cni()
-	b.rivalConfigs()
-	b.refusedPlugins()
-	b.unseen()
+	b.otherConfigs()
 	b.bridge()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)
 	return b.desired, b.problems
 }
 
-// A builder holds what the steps of Desired share.
 type builder struct {
-	opts     Options
-	host     Host
-	actual   State
-	own      *Node
-	peers    []*Node
-	resolver *resolver
-	ranges   *hostRanges
-	judge    *judge
+	opts      Options
+	host      Host
+	actual    State
+	own       *Node
+	peers     []*Node
+	resolver  *resolver
+	ranges    *hostRanges
+	validator *validator
 
-	stated   []netip.Prefix // our own podCIDRs that may be pod subnets
-	subnets  []netip.Prefix // those of them that are served
-	former   []netip.Prefix // those that pods of ours still live on
-	uplinks  []Link         // the links that bear our InternalIPs
-	renamed  string         // the name that the bridge has now, if it was renamed
-	off6     bool           // IPv6 is switched off here, which is told, and why no peer is reached by it
-	claims   []claim        // accepted, with or without a way to them; one a subnet
-	hops     []netip.Addr   // of all claims that have one, sorted, each once
+	stated   []netip.Prefix // our own valid podCIDRs
+	subnets  []netip.Prefix // those of them that this host serves
+	former   []netip.Prefix // former ones that pods still use
+	uplinks  []Link         // the links with our InternalIPs
+	renamed  string         // the bridge's name now, if it was renamed
+	off6     bool           // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
+	claims   []claim        // accepted, with or without a link; one a subnet
+	hops     []netip.Addr   // the next hops of claims, sorted, each once
 	desired  State
 	problems []problem.Problem
 }
@@ -80,25 +76,30 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 	}
 	b.resolver = newResolver(opts, host, addrs)
 	b.ranges = rangesOf(opts, host, b.own, b.resolver)
-	b.judge = newJudge(opts, host, b.ranges, b.own, b.peers, actual.Routes)
+	b.validator = newValidator(opts, host, b.ranges, b.own, b.peers, actual.Routes)
 	return b
 }
 
 func (b *builder) report(p problem.Problem) { b.problems = append(b.problems, p) }
 
-// ownProblem reports what keeps this node from being ready.
+// ownProblem reports a problem that keeps this node from being ready.
 func (b *builder) ownProblem(reason problem.Reason, format string, args ...any) {
-	b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: reason, Message: fmt.Sprintf(format, args...), BlocksReady: true})
+	p := problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...)
+	p.BlocksReady = true
+	b.report(p)
 }
 
-// ownReady tells whether nothing is wrong with this node itself, but for pods of a
-// former subnet, whose config is to stay.
-func (b *builder) ownReady() bool {
-	return !slices.ContainsFunc(b.problems, func(p problem.Problem) bool { return p.BlocksReady && p.Reason != problem.SubnetChanged })
+// warn reports a problem of this node that leaves it ready.
+func (b *builder) warn(reason problem.Reason, format string, args ...any) {
+	b.report(problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...))
 }
 
-// ownSubnets finds our own pod subnets, makes the kernel refuse packets to pods
-// that don't exist, and finds the links by which peers know us.
+func problemOf(node string, subnet netip.Prefix, reason problem.Reason, format string, args ...any) problem.Problem {
+	return problem.Problem{Subject: problem.Subject{Node: node, Subnet: subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// ownSubnets finds our own pod subnets, adds their unreachable routes, because of which the kernel
+// refuses packets to missing pods, and finds the uplinks.
 func (b *builder) ownSubnets() {
 	switch {
 	case b.opts.Router:
@@ -110,9 +111,10 @@ func (b *builder) ownSubnets() {
 	default:
 		b.acceptOwn()
 	}
-	if len(b.subnets) == 0 {
-		b.holdOwn()
-		return
+	for _, r := range b.actual.Routes {
+		if len(b.subnets) == 0 && r.Type == Unreachable && r.Metric == MetricOwn { // stays until a subnet of ours is known
+			b.desired.Routes = append(b.desired.Routes, r)
+		}
 	}
 	for _, p := range b.subnets {
 		b.desired.Routes = append(b.desired.Routes, Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn})
@@ -127,7 +129,7 @@ func (b *builder) acceptOwn() {
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
-		why, clash := cmp.Or(b.judge.refuse(p), lacksRoom(p)), b.judge.taken.clash(p)
+		why, clash := cmp.Or(b.validator.refuse(p), tooSmall(p)), b.validator.taken.clash(p)
 		if why == "" {
 			b.stated = append(b.stated, p)
 		}
@@ -139,7 +141,7 @@ func (b *builder) acceptOwn() {
 			continue
 		}
 		if clash != "" {
-			b.report(problem.Problem{Subject: problem.Node(b.own.Name), Reason: problem.RangeOverlap, Message: clash + "; it is in use and stays, but that and a pod can't both have one address"})
+			b.warn(problem.RangeOverlap, "%s; it is in use and stays, but that and a pod can't both have one address", clash)
 		}
 		accepted = append(accepted, p)
 	}
@@ -147,16 +149,7 @@ func (b *builder) acceptOwn() {
 	b.unroutable()
 }
 
-// holdOwn keeps our unreachable routes while our subnets are unknown.
-func (b *builder) holdOwn() {
-	for _, r := range b.actual.Routes {
-		if r.Type == Unreachable && r.Metric == MetricOwn {
-			b.desired.Routes = append(b.desired.Routes, r)
-		}
-	}
-}
-
-// uplink returns the link that bears our Node's InternalIP of a family.
+// uplink returns the link with our Node's InternalIP of a family.
 func (b *builder) uplink(is4 bool) (Link, bool) {
 	for _, addr := range b.own.Addrs {
 		if link, ok := b.host.linkWith(addr); ok && addr.Is4() == is4 {
@@ -173,21 +166,21 @@ func (b *builder) findUplink(is4 bool) {
 	}
 	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
 		b.off6 = true
-		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link bears the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
+		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link has the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
 		return
 	}
 	family := familyName(is4)
 	if b.own.firstAddr(is4).IsValid() {
-		b.ownProblem(problem.AddressMissing, "no link of this host bears the Node's %s InternalIP; peers route our pods' traffic to it", family)
+		b.ownProblem(problem.AddressMissing, "no link of this host has the Node's %s InternalIP; peers route our pods' traffic to it", family)
 		return
 	}
 	b.ownProblem(problem.AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", family)
 }
 
-// peerRoutes judges what the peers claim and makes a route for each subnet.
+// peerRoutes validates the peers' claims and adds a route to each accepted subnet.
 func (b *builder) peerRoutes() {
 	claims := b.collect()
-	b.judge.protect(claims)
+	b.validator.protect(claims)
 	b.settle(claims)
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
 	for i := range b.claims {
@@ -201,7 +194,7 @@ func (b *builder) peerRoutes() {
 	}
 }
 
-// collect gathers the claims that stand up on their own, sorted by subnet.
+// collect returns the claims that are valid by themselves, sorted by subnet.
 func (b *builder) collect() []claim {
 	claims := make([]claim, 0, len(b.peers))
 	unserved := 0
@@ -217,27 +210,27 @@ func (b *builder) collect() []claim {
 			}
 			c := claim{subnet: p, node: n}
 			if reason, why := b.refuse(&c); why != "" {
-				b.report(problem.Problem{Subject: problem.Subject{Node: n.Name, Subnet: p}, Reason: reason, Message: why})
+				b.report(c.problem(reason, "%s", why))
 				continue
 			}
-			c.addr, c.dev, c.why = b.resolver.hop(n, p)
+			c.addr, c.dev, c.why = b.resolver.nextHop(n, p)
 			claims = append(claims, c)
 		}
 	}
-	b.routerLacksIPv6(unserved)
+	if b.opts.Router && unserved > 0 { // a node reports its own
+		b.report(problemOf("", netip.Prefix{}, problem.SettingMissing, "IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", unserved))
+	}
 	slices.SortFunc(claims, func(a, c claim) int { return ComparePrefix(a.subnet, c.subnet) })
 	b.keepAll(claims)
 	return claims
 }
 
-// refuse is the judge's word on a peer's subnet, which must not be ours either:
-// at this point the desired routes are those of our own subnets, also of former
-// ones that are held because none is known. All Nodes should say the same of it,
-// so what only we have against it comes last; what only this host has is no reason to
-// take away a subnet that is in place.
+// refuse returns why a peer's subnet is refused. It must not be ours either: at this point the
+// desired routes are those to our own subnets, including held ones. Reasons that all Nodes share
+// come first. A reason of this host alone does not remove an existing route.
 func (b *builder) refuse(c *claim) (problem.Reason, string) {
 	p := c.subnet
-	if why := b.judge.refuse(p); why != "" {
+	if why := b.validator.refuse(p); why != "" {
 		return problem.PodCIDRRefused, why
 	}
 	if i := slices.IndexFunc(b.stated, p.Overlaps); i >= 0 {
@@ -248,21 +241,17 @@ func (b *builder) refuse(c *claim) (problem.Reason, string) {
 			return problem.PodCIDRRefused, fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
 		}
 	}
-	clash := b.judge.taken.clash(p)
-	if clash != "" && b.right(c) == 0 {
+	clash := b.validator.taken.clash(p)
+	if clash != "" && b.precedence(c) == 0 {
 		return problem.PodCIDRRefused, clash
 	}
 	if clash != "" {
-		b.report(problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: p}, Reason: problem.RangeOverlap, Message: clash + "; the Node had it before and keeps it"})
+		b.report(c.problem(problem.RangeOverlap, "%s; the Node had it before and keeps it", clash))
 	}
 	return "", ""
 }
 
-// granted tells whether this very Node had the subnet before, whatever became of
-// its address since.
-func (b *builder) granted(c *claim) bool { return b.grantOf(c) != nil }
-
-// grantOf returns the claim as it was granted in the pass before, nil if it was not.
+// grantOf returns the claim as the pass before granted it, or nil.
 func (b *builder) grantOf(c *claim) *claim {
 	i, ok := slices.BinarySearchFunc(b.actual.granted, c.subnet, func(g claim, p netip.Prefix) int { return ComparePrefix(g.subnet, p) })
 	if !ok || b.actual.granted[i].node.Name != c.node.Name || b.actual.granted[i].node.UID != c.node.UID {
@@ -271,8 +260,8 @@ func (b *builder) grantOf(c *claim) *claim {
 	return &b.actual.granted[i]
 }
 
-// shared reports Nodes with one InternalIP. Neither is refused: a Node can only
-// misdirect its own subnet, and refusing would let one kubelet cut off others.
+// shared reports Nodes with one InternalIP. Neither is refused: a Node can misdirect its own subnet
+// only, and a refusal would let one kubelet disconnect others.
 func (b *builder) shared() {
 	if b.hops = b.nextHops(); len(b.hops) == b.reachable() {
 		return
@@ -288,15 +277,11 @@ func (b *builder) shared() {
 		case !ok:
 			holder[c.addr] = c.node
 		case first != c.node:
-			b.report(problem.Problem{
-				Subject: problem.Node(c.node.Name), Reason: problem.AddressShared,
-				Message: fmt.Sprintf("InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name),
-			})
+			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
 		}
 	}
 }
 
-// reachable counts the claims that have a next hop.
 func (b *builder) reachable() int {
 	n := 0
 	for i := range b.claims {

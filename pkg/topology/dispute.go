@@ -9,10 +9,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// settle gives each address to one Node at most. Claims come sorted, so those that overlap stand
-// together, behind the widest of them.
+// settle grants each address to one Node at most. Claims are sorted, so claims that overlap follow
+// the widest of them.
 func (b *builder) settle(claims []claim) {
-	if len(b.judge.nodes) > 0 {
+	if len(b.validator.nodes) > 0 {
 		claims = slices.DeleteFunc(claims, b.hiding)
 	}
 	b.claims = claims[:0]
@@ -24,7 +24,7 @@ func (b *builder) settle(claims []claim) {
 		if n == 1 {
 			b.claims = append(b.claims, claims[0])
 		} else {
-			b.claims = append(b.claims, b.contest(claims[:n])...)
+			b.claims = append(b.claims, b.decide(claims[:n])...)
 		}
 		claims = claims[n:]
 	}
@@ -32,69 +32,65 @@ func (b *builder) settle(claims []claim) {
 	b.shared()
 }
 
-// hiding reports whether a claim is refused because it would hide another Node's InternalIP.
 func (b *builder) hiding(c claim) bool {
-	older := b.judge.hides(&c)
-	if older == nil || b.right(&c) > 0 {
+	older := b.validator.hides(&c)
+	if older == nil || b.precedence(&c) > 0 {
 		return false
 	}
-	b.report(problem.Problem{
-		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.PodCIDRRefused,
-		Message: fmt.Sprintf("podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name),
-	})
+	b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name))
 	return true
 }
 
-// contest returns the winners among claims that the first of them contains, sorted, and reports the
-// others. In the order of their right, each gets all of its subnet if no part of it is taken yet.
-func (b *builder) contest(claims []claim) []claim {
-	order := make([]contestant, len(claims))
-	plots := make([]plot, 0, len(claims))
+// decide returns the granted ones of claims that the first of them contains, sorted, and reports
+// the others. In the order of precedence, each gets its whole subnet if no part of it is granted
+// yet.
+func (b *builder) decide(claims []claim) []claim {
+	order := make([]candidate, len(claims))
+	blocks := make([]block, 0, len(claims))
 	at := -1
 	for i := range claims {
 		c := &claims[i]
-		for at >= 0 && !plots[at].subnet.Contains(c.subnet.Addr()) {
-			at = plots[at].outer
+		for at >= 0 && !blocks[at].subnet.Contains(c.subnet.Addr()) {
+			at = blocks[at].outer
 		}
-		if at < 0 || plots[at].subnet != c.subnet {
-			plots = append(plots, plot{subnet: c.subnet, outer: at})
-			at = len(plots) - 1
+		if at < 0 || blocks[at].subnet != c.subnet {
+			blocks = append(blocks, block{subnet: c.subnet, outer: at})
+			at = len(blocks) - 1
 		}
-		order[i] = contestant{c, b.right(c), at}
+		order[i] = candidate{c, b.precedence(c), at}
 	}
 	inOrder := slices.Clone(order)
-	slices.SortFunc(inOrder, contestant.compare)
+	slices.SortFunc(inOrder, candidate.compare)
 	for _, c := range inOrder {
-		take(plots, c)
+		grant(blocks, c)
 	}
 	var winners []claim
 	for _, c := range order {
-		if plots[c.plot].owner == c.claim {
+		if blocks[c.block].owner == c.claim {
 			winners = append(winners, *c.claim)
 			continue
 		}
-		b.report(problem.Problem{Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.PodCIDRDisputed, Message: lost(plots, c)})
+		b.report(c.problem(problem.PodCIDRDisputed, "%s", refusal(blocks, c)))
 	}
 	return winners
 }
 
-// A contestant is a claim to a plot that others claim too, or parts of it, or more.
-type contestant struct {
+// A candidate is a claim to a block that overlaps others.
+type candidate struct {
 	*claim
-	right int
-	plot  int
+	precedence int
+	block      int
 }
 
-// compare orders by who has the better right.
-func (c contestant) compare(o contestant) int {
-	return cmp.Or(cmp.Compare(o.right, c.right), c.node.compareAge(o.node))
+func (c candidate) compare(o candidate) int {
+	return cmp.Or(cmp.Compare(o.precedence, c.precedence), c.node.compareAge(o.node))
 }
 
-// right returns by what a claim goes before others, whatever their lengths; more is better: it was
-// granted in the pass before, our table sends the subnet to its Node, or to another InternalIP of
-// that Node, for a Node may get a better one.
-func (b *builder) right(c *claim) int {
-	if b.granted(c) {
+// precedence returns the precedence of a claim, whatever its length; more is better. It is highest if
+// the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
+// another InternalIP of its Node, because a Node may get a better one.
+func (b *builder) precedence(c *claim) int {
+	if b.grantOf(c) != nil {
 		return 3
 	}
 	switch r, ok := b.inPlace(c.subnet); {
@@ -106,44 +102,44 @@ func (b *builder) right(c *claim) int {
 	return 0
 }
 
-// A plot is a subnet that is claimed. Prefixes never cross, so plots are nested:
+// A block is a claimed subnet. Prefixes never cross, so blocks are nested:
 //
-//	|------------- /22 -------------|   a claim is free to be granted if its plot has no owner,
-//	|- /24 -|  |--- /23 ---|            none of those around it has one, and it has no part
-//	           |- /24 -|                with an owner
-type plot struct {
+//	|------------- /22 -------------|   a claim can be granted if its block has no owner, none of
+//	|- /24 -|  |--- /23 ---|            those around it has one, and none of its parts has one
+//	           |- /24 -|
+type block struct {
 	subnet netip.Prefix
-	outer  int    // the plot around this one; -1: none
-	owner  *claim // who has it
-	part   *claim // who was the first to get a part of it
-	parts  int    // how many have parts of it
+	outer  int    // the block around this one; -1: none
+	owner  *claim // the claim that it is granted to
+	part   *claim // the first claim that was granted a part of it
+	parts  int    // the number of claims with parts of it
 }
 
-// take grants a claim if its plot is free. Plots are nested as deep as there are lengths.
-func take(plots []plot, c contestant) {
-	if plots[c.plot].part != nil {
+// grant gives a claim its block if that is free. The nesting is at most as deep as there are
+// lengths.
+func grant(blocks []block, c candidate) {
+	if blocks[c.block].part != nil {
 		return
 	}
-	for i := c.plot; i >= 0; i = plots[i].outer {
-		if plots[i].owner != nil {
+	for i := c.block; i >= 0; i = blocks[i].outer {
+		if blocks[i].owner != nil {
 			return
 		}
 	}
-	plots[c.plot].owner = c.claim
-	for i := plots[c.plot].outer; i >= 0; i = plots[i].outer {
-		plots[i].parts++
-		plots[i].part = cmp.Or(plots[i].part, c.claim)
+	blocks[c.block].owner = c.claim
+	for i := blocks[c.block].outer; i >= 0; i = blocks[i].outer {
+		blocks[i].parts++
+		blocks[i].part = cmp.Or(blocks[i].part, c.claim)
 	}
 }
 
-// lost says who has what a claim was not granted.
-func lost(plots []plot, c contestant) string {
-	for i := c.plot; i >= 0; i = plots[i].outer {
-		if owner := plots[i].owner; owner != nil {
+func refusal(blocks []block, c candidate) string {
+	for i := c.block; i >= 0; i = blocks[i].outer {
+		if owner := blocks[i].owner; owner != nil {
 			return belongs(c.subnet, owner.subnet, owner.node.Name)
 		}
 	}
-	p := plots[c.plot]
+	p := blocks[c.block]
 	detail := belongs(c.subnet, p.part.subnet, p.part.node.Name)
 	if p.parts > 1 {
 		detail += fmt.Sprintf(", and subnets of other Nodes (%d)", p.parts-1)
@@ -151,7 +147,7 @@ func lost(plots []plot, c contestant) string {
 	return detail
 }
 
-// belongs is said of a subnet that another Node has, or one that overlaps it.
+// belongs returns the reason to refuse a subnet that equals or overlaps another Node's.
 func belongs(p, has netip.Prefix, node string) string {
 	if p == has {
 		return fmt.Sprintf("podCIDR %s belongs to node %s", p, node)

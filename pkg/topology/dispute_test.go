@@ -26,8 +26,8 @@ func crowd(t *rapid.T) []*Node {
 	return nodes
 }
 
-// greedy is what contest must come to, in as many steps as it takes: of claims in the order of their
-// right, those that overlap none before them.
+// greedy is the expected result of decide, in as many steps as it takes: of claims in the order of
+// precedence, those that overlap none before them.
 func greedy(nodes []*Node, had func(*Node) bool) []netip.Prefix {
 	nodes = slices.Clone(nodes)
 	first := func(n *Node) int {
@@ -47,10 +47,10 @@ func greedy(nodes []*Node, had func(*Node) bool) []netip.Prefix {
 	return granted
 }
 
-// Chains of claims that overlap are decided one after another: who has its subnet keeps it, then the
-// older comes first, and who loses takes nothing from the rest. Whether the agent goes on or is
-// started anew, and in whatever order Nodes come. Each loser is told who has what it claims.
-func TestOverlapsAreDecidedInTheOrderOfRight(t *testing.T) {
+// Chains of overlapping claims are decided one after another: an incumbent keeps its subnet, then
+// the older comes first, and a refused claim takes nothing from the rest. That holds for a running
+// agent and a restarted one, and in any order of Nodes. The reason of each refusal names the owner.
+func TestOverlapsAreDecidedInTheOrderOfPrecedence(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
 		opts := Options{NodeName: "none", Bridge: Bridge, ClusterCIDRs: prefixes("10.244.0.0/16")}
@@ -75,24 +75,24 @@ func TestOverlapsAreDecidedInTheOrderOfRight(t *testing.T) {
 	})
 }
 
-// checkLosers fails unless every Node without a route is told by the name of one that overlaps it.
+// checkLosers fails unless the Problem of every Node without a route names one that overlaps it.
 func checkLosers(t *rapid.T, nodes []*Node, after State, problems []problem.Problem) {
 	for _, n := range nodes {
 		i := slices.IndexFunc(after.Routes, func(r Route) bool { return r.Via == n.Addrs[0] })
-		told := slices.ContainsFunc(problems, func(p problem.Problem) bool {
+		reported := slices.ContainsFunc(problems, func(p problem.Problem) bool {
 			return p.Node == n.Name && p.Reason == problem.PodCIDRDisputed && slices.ContainsFunc(after.Routes, func(r Route) bool {
 				winner := nodes[slices.IndexFunc(nodes, func(o *Node) bool { return o.Addrs[0] == r.Via })]
 				return r.Dst.Overlaps(p.Subnet) && strings.HasPrefix(p.Message, belongs(p.Subnet, r.Dst, winner.Name))
 			})
 		})
-		if told == (i >= 0) {
-			t.Fatalf("%s has a route: %t, and is told of a loss: %t; problems %v", n.Name, i >= 0, told, problems)
+		if reported == (i >= 0) {
+			t.Fatalf("%s has a route: %t, and is reported of a loss: %t; problems %v", n.Name, i >= 0, reported, problems)
 		}
 	}
 }
 
-// BenchmarkContest has one Node claim what 5,000 have.
-func BenchmarkContest(b *testing.B) {
+// BenchmarkDispute has one Node claim what 5,000 have.
+func BenchmarkDispute(b *testing.B) {
 	host, nodes := largeHost(), scattered(manyNodes(5000))
 	nodes = append(nodes, &Node{Name: "wide", PodCIDRs: prefixes("10.128.0.0/11"), Addrs: []netip.Addr{netip.MustParseAddr("172.20.255.1")}})
 	opts := Options{Router: true, Bridge: Bridge, ClusterCIDRs: prefixes("10.0.0.0/8"), MaskSizes4: Lengths{11, 24}}

@@ -8,10 +8,11 @@ import (
 	"time"
 )
 
-// Two things are equal if all fields are, and not if one of them differs; fields that don't count are named.
+// Two values are equal if all fields are, and not if one of them differs; fields that don't count
+// are named.
 func TestEachFieldCountsForEquality(t *testing.T) {
 	addr, prefix := netip.MustParseAddr("192.168.1.11"), netip.MustParsePrefix("10.244.1.0/24")
-	eachField(t, Device{Name: "a", Pod: addr}, Device.Like, "Name", "Pod", "Known", "Rival")
+	eachField(t, Device{Name: "a", Pod: addr}, Device.Like, "Name", "Pod", "Known", "Duplicate")
 	eachField(t, Node{Name: "a", PodCIDRs: []netip.Prefix{prefix}}, func(a, b Node) bool { return a.Equal(&b) })
 	eachField(t, Masquerade{Bridge: "a"}, func(a, b Masquerade) bool { return a.SameRules(&b) }, "Cluster", "Nodes")
 	eachField(t, CNI{Bridge: "a"}, func(a, b CNI) bool { return a.Equal(&b) })

@@ -1,63 +1,43 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// serveFamilies takes over those of our accepted subnets whose family this host can serve.
-// A family that can't be served is reported once, and blocks readiness only if it leaves
-// the node without any: a dual-stack podCIDR on a host with IPv4 alone serves IPv4.
+// serveFamilies keeps those of our accepted subnets whose family this host can serve. Another
+// family is reported once, and blocks readiness only if the node is left without any: with a
+// dual-stack podCIDR a host with IPv4 alone serves IPv4.
 func (b *builder) serveFamilies(accepted []netip.Prefix) {
 	var left []problem.Problem
 	for _, p := range accepted {
-		if problem, unserved := b.unserved(p, accepted); unserved {
-			left = append(left, problem)
-			continue
+		if why, unserved := b.unserved(p, accepted); unserved {
+			left = append(left, why)
+		} else {
+			b.subnets = append(b.subnets, p)
 		}
-		b.subnets = append(b.subnets, p)
 	}
-	for _, problem := range left {
-		problem.BlocksReady = len(b.subnets) == 0
-		b.report(problem)
+	for _, why := range left {
+		why.BlocksReady = len(b.subnets) == 0
+		b.report(why)
 	}
 }
 
-// unserved reports whether the family of a pod subnet is left out, and why: the kernel has
-// no IPv6, or the Node states an InternalIP of the other family alone. While the CNI config
-// has the subnet, pods have addresses of it, so it stays, and findUplink reports the fault.
+// unserved reports whether the family of a pod subnet is left out, and why: the kernel lacks IPv6,
+// or the Node has an InternalIP of the other family alone. While the CNI config has the subnet,
+// pods have addresses of it, so it stays, and findUplink reports the problem.
 func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (problem.Problem, bool) {
 	is4 := p.Addr().Is4()
-	why := problem.Problem{Subject: problem.Subject{Node: b.opts.NodeName, Subnet: p}}
+	hasAddress := func(p netip.Prefix) bool { return b.own.firstAddr(p.Addr().Is4()).IsValid() }
 	switch {
 	case b.lacksFamily(is4):
-		why.Reason, why.Message = problem.SettingMissing, fmt.Sprintf(
-			"IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p)
-	case b.own.firstAddr(is4).IsValid(), b.attached(p), !b.hasAddress(accepted):
+		return problemOf(b.opts.NodeName, p, problem.SettingMissing, "IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p), true
+	case hasAddress(p), b.attached(p), !slices.ContainsFunc(accepted, hasAddress):
 		return problem.Problem{}, false
-	default:
-		why.Reason, why.Message = problem.AddressMissing, fmt.Sprintf(
-			"the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p)
 	}
-	return why, true
-}
-
-// routerLacksIPv6 reports once that a router without IPv6 leaves out so many pod subnets of
-// peers. A node reports its own.
-func (b *builder) routerLacksIPv6(subnets int) {
-	if !b.opts.Router || subnets == 0 {
-		return
-	}
-	b.report(problem.Problem{Reason: problem.SettingMissing, Message: fmt.Sprintf(
-		"IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", subnets)})
-}
-
-// hasAddress reports whether the Node states an InternalIP for one of the subnets at least.
-func (b *builder) hasAddress(subnets []netip.Prefix) bool {
-	return slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return b.own.firstAddr(p.Addr().Is4()).IsValid() })
+	return problemOf(b.opts.NodeName, p, problem.AddressMissing, "the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p), true
 }
 
 // attached reports whether the CNI config in place gives pods addresses of the subnet.
@@ -65,7 +45,6 @@ func (b *builder) attached(p netip.Prefix) bool {
 	return b.actual.CNI != nil && slices.Contains(b.actual.CNI.Subnets, p)
 }
 
-// lacksFamily reports whether this host's kernel has no such family at all.
 func (b *builder) lacksFamily(is4 bool) bool { return b.host.NoIPv6 && !is4 }
 
 func familyName(is4 bool) string {

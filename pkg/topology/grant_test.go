@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Who has a subnet keeps it while its address changes, whoever else claims it: an
-// older Node, or one that calls the former address its own.
+// A Node keeps its subnet while its address changes, whatever other Node claims it: an older one,
+// or one with the former address.
 func TestSubnetStaysWithItsNode(t *testing.T) {
 	subnet := netip.MustParsePrefix("10.244.2.0/24")
 	claimant := func(name string, age time.Duration, addrs ...string) *Node {

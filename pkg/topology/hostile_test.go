@@ -37,7 +37,7 @@ routes:
 - {dst: 0.0.0.0/0, via: 192.168.1.1, dev: eth0}
 `}
 
-// A siege is a cluster in which nobody lies, and what it is attacked with.
+// A siege is a cluster of honest Nodes, and the attackers.
 type siege struct {
 	opts   Options
 	host   Host
@@ -60,8 +60,8 @@ func drawSiege(t *rapid.T) siege {
 	return s
 }
 
-// attackers draws Nodes of compromised kubelets, who know the others' subnets and
-// addresses, and may have any name and any age.
+// attackers draws Nodes of compromised kubelets, with the others' subnets and addresses in reach,
+// and of any name and age.
 func (s siege) attackers(t *rapid.T) []*Node {
 	names := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "node0", "node10000", "zzz", "-"}), 1, 4, rapid.ID).Draw(t, "attackers")
 	nodes := make([]*Node, 0, len(names))
@@ -122,8 +122,8 @@ func (s siege) address() *rapid.Generator[string] {
 	return rapid.OneOf(copied, copied, inside, other, rapid.String())
 }
 
-// unharmed fails unless all that honest Nodes gave rise to is still there, and
-// nobody's lies keep this node from being ready.
+// unharmed fails unless all objects because of honest Nodes are still there, and no attacker keeps
+// this node from being ready.
 func unharmed(t *rapid.T, before, after State, problems []problem.Problem) {
 	for _, r := range before.Routes {
 		if !slices.Contains(after.Routes, r) {
@@ -151,13 +151,13 @@ func unharmed(t *rapid.T, before, after State, problems []problem.Problem) {
 	}
 	for _, p := range problems {
 		if p.BlocksReady {
-			t.Fatalf("somebody else's Node keeps us from being ready: %v", p)
+			t.Fatalf("another Node keeps us from being ready: %v", p)
 		}
 	}
 }
 
-// TestSiege lets attackers come, change their minds, and go, with routes in place:
-// nothing that is others' moves, and in the end all is as if they had never been.
+// TestSiege has attackers join, change their Nodes, and leave, with routes in place: no honest
+// Node's objects change, and in the end the State is as without them.
 func TestSiege(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSiege(t)
@@ -175,8 +175,8 @@ func TestSiege(t *testing.T) {
 	})
 }
 
-// TestSiegeFromWithin lets this node's own kubelet write what it likes into its
-// status: this node may be unfit for pods then, but its routes to others stay.
+// TestSiegeFromWithin has this node's own kubelet write any status: this node may then be unfit for
+// pods, but its routes to others stay.
 func TestSiegeFromWithin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSiege(t)
@@ -196,8 +196,8 @@ func TestSiegeFromWithin(t *testing.T) {
 	})
 }
 
-// list draws a Node list with liars in it, in which our own Node may be missing
-// or new, for an empty table or one from before they came.
+// list draws a Node list with attackers in it, in which our own Node may be missing or new, with an
+// empty table or one from before the attack.
 func (s siege) list(t *rapid.T) (nodes []*Node, actual State) {
 	if rapid.Bool().Draw(t, "routes in place") {
 		actual, _ = Desired(s.opts, s.host, s.honest, withKernel(State{}))
@@ -215,7 +215,7 @@ func (s siege) list(t *rapid.T) (nodes []*Node, actual State) {
 	return nodes, withKernel(actual)
 }
 
-// TestSiegeStaysInBounds looks at every route that comes of hostile lists.
+// TestSiegeStaysInBounds checks every route that hostile lists lead to.
 func TestSiegeStaysInBounds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSiege(t)
@@ -239,8 +239,8 @@ func TestSiegeStaysInBounds(t *testing.T) {
 	})
 }
 
-// checkLengths bounds the lengths of one pass. While our own Node is not known, nor a table, Nodes
-// can tell us of wide ones, but never of all the range.
+// checkLengths bounds the lengths of one pass. While neither our own Node nor a table is known,
+// Nodes may introduce wide ones, but never the whole range.
 func (s siege) checkLengths(t *rapid.T, is4, known bool, have Lengths) {
 	want := acceptable(s.opts, s.honest[0], is4)
 	switch {
@@ -297,8 +297,8 @@ func (s siege) inBounds(t *rapid.T, r Route) {
 	}
 }
 
-// TestSiegeInAnyOrder shuffles hostile lists: everything that comes of them, the
-// words of Problems too, is the same.
+// TestSiegeInAnyOrder shuffles hostile lists: the result is the same, including the messages of
+// Problems.
 func TestSiegeInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSiege(t)
@@ -314,8 +314,8 @@ func TestSiegeInAnyOrder(t *testing.T) {
 	})
 }
 
-// A kubelet that claims the address of what all pods need gets its own subnet
-// misdirected, and their packets to it masqueraded as before.
+// If a kubelet claims an address that all pods need, its own subnet is misdirected, and their
+// packets to the address are masqueraded as before.
 func TestWhatPodsNeedStaysMasqueraded(t *testing.T) {
 	host := parseHost(t, defaultHost)
 	host.Nameservers = []netip.Addr{netip.MustParseAddr("192.168.1.53")}

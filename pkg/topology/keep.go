@@ -1,19 +1,17 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// What is in place stays while Nodes and options say the same, whatever this host looks like:
-// addresses come up on devices of load balancers, network managers take routes away for a
-// moment, and the packets go on by the routes that the kernel has. It does not look at a next
-// hop again once a route is there.
+// Existing routes stay while Nodes and options are the same, whatever happens on this host:
+// addresses appear on load balancers' devices, network managers remove routes for a moment, and
+// packets still take the routes that the kernel has, because it does not check a next hop again
+// once a route exists.
 
-// keepAll goes over sorted claims and our table side by side.
 func (b *builder) keepAll(claims []claim) {
 	routes := b.actual.Routes
 	for i := range claims {
@@ -26,37 +24,35 @@ func (b *builder) keepAll(claims []claim) {
 			b.keep(c, routes[0])
 		}
 		if c.dev == "" {
-			b.regain(c)
+			b.restore(c)
 		}
-		c.led = c.led || c.dev != ""
+		c.hadRoute = c.hadRoute || c.dev != ""
 	}
 }
 
-// keep lets a claim stay with the route of ours that is in place, if its next hop is one that
-// the Node states, and this host alone has changed its view of that.
+// keep has a claim stay with its existing route, if the Node still has the next hop as an
+// InternalIP, and only this host's routes to it changed.
 func (b *builder) keep(c *claim, r Route) {
 	if r.Via == c.addr && r.Dev == c.dev || !slices.Contains(c.node.Addrs, r.Via) || b.resolver.excluded(r.Via) != "" {
 		return
 	}
-	detail := b.unseenBy(c, r)
+	detail := b.keepReason(c, r)
 	if detail == "" {
 		return
 	}
-	kept := r // a copy, so that only a route which is kept is allocated
+	kept := r // a copy, so that only kept routes are allocated
 	c.addr, c.dev, c.kept = r.Via, r.Dev, &kept
-	c.why = &problem.Problem{
-		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.RouteKept,
-		Message: fmt.Sprintf("%s; the route %q was there before and stays, because the Node still has that address", detail, r),
-	}
+	why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, r)
+	c.why = &why
 }
 
-// regain lets a claim that had a route before have it again, if nothing but an address
-// on another device of this host is in the way, as on kube-ipvs0: the kernel takes such a
-// route in IPv4, and goes by it. After a restart nobody knows that it was granted.
-func (b *builder) regain(c *claim) {
+// restore gives a claim its former route again if the only obstacle is that another device of this
+// host has the next hop's address, such as kube-ipvs0: the kernel accepts such a route in IPv4, and
+// uses it. After a restart the former route is unknown.
+func (b *builder) restore(c *claim) {
 	before := b.grantOf(c)
-	c.led = before != nil && before.led && before.addr == c.addr
-	if !c.led || b.resolver.excluded(c.addr) != "" || !b.resolver.singleElsewhere(c.addr) {
+	c.hadRoute = before != nil && before.hadRoute && before.addr == c.addr
+	if !c.hadRoute || b.resolver.excluded(c.addr) != "" || !b.resolver.singleElsewhere(c.addr) {
 		return
 	}
 	dev, reason, _ := b.resolver.reached(c.addr)
@@ -64,29 +60,28 @@ func (b *builder) regain(c *claim) {
 		return
 	}
 	c.dev = dev
-	c.why = &problem.Problem{
-		Subject: problem.Subject{Node: c.node.Name, Subnet: c.subnet}, Reason: problem.RouteKept,
-		Message: fmt.Sprintf("InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev),
-	}
+	why := c.problem(problem.RouteKept, "InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev)
+	c.why = &why
 }
 
-// unseenBy says what this host has against a route that is in place, if it is no reason to
-// leave it. Reasons to leave it are a better InternalIP of the Node, and a later one where
-// the link of the former is without carrier.
-func (b *builder) unseenBy(c *claim, r Route) string {
+// keepReason returns why an existing route is kept although the resolver chose differently, or "".
+// The route is replaced for a better InternalIP of the Node, or for a later one if the link of the
+// former lost its carrier.
+func (b *builder) keepReason(c *claim, r Route) string {
 	_, reason, detail := b.resolver.onLink(r.Via)
+	dead := func(foreign Route) bool { return foreign.Dev == r.Dev && foreign.Dead }
 	switch {
 	case c.dev == "":
 		return detail
-	case reason != "" && slices.Index(c.node.Addrs, r.Via) < slices.Index(c.node.Addrs, c.addr) && !b.resolver.lostCarrier(r.Dev):
+	case reason != "" && slices.Index(c.node.Addrs, r.Via) < slices.Index(c.node.Addrs, c.addr) && !slices.ContainsFunc(b.host.Routes, dead):
 		return detail
 	case r.Via == c.addr:
-		return b.resolver.eclipse(r.Via, r.Dev)
+		return b.resolver.shadowed(r.Via, r.Dev)
 	}
 	return ""
 }
 
-// inPlace returns our table's route to a peer's subnet.
+// inPlace returns the existing route to a peer's subnet.
 func (b *builder) inPlace(subnet netip.Prefix) (Route, bool) {
 	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: subnet, Metric: MetricPeer}, Route.Compare)
 	if !ok || !leadsTo(b.actual.Routes[i], subnet) {
@@ -95,19 +90,19 @@ func (b *builder) inPlace(subnet netip.Prefix) (Route, bool) {
 	return b.actual.Routes[i], true
 }
 
-// leadsTo reports whether a route of ours is one to a peer's subnet.
+// leadsTo reports whether a route of ours leads to a peer's subnet.
 func leadsTo(r Route, subnet netip.Prefix) bool {
 	return r.Dst == subnet && r.Metric == MetricPeer && r.Type == Unicast && r.Via.Is4() == subnet.Addr().Is4()
 }
 
-// inPlaceOwn reports whether a subnet of our own has its route.
+// inPlaceOwn reports whether the unreachable route to a subnet of ours exists.
 func (b *builder) inPlaceOwn(subnet netip.Prefix) bool {
 	i, ok := slices.BinarySearchFunc(b.actual.Routes, Route{Dst: subnet, Metric: MetricOwn}, Route.Compare)
 	return ok && b.actual.Routes[i].Type == Unreachable
 }
 
-// route returns the route that an accepted claim with a link gives rise to. While our own Node
-// is away, which of our addresses is its InternalIP is not known, so the source stays.
+// route returns the route for an accepted claim with a link. While our own Node is missing, its
+// InternalIP is unknown, so the preferred source stays.
 func (b *builder) route(c *claim) Route {
 	if c.kept != nil {
 		return *c.kept

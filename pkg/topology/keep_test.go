@@ -11,8 +11,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// changedHost draws what may become of a machine of a cluster: addresses on devices of
-// load balancers and of other networks, routes that come and go, nameservers anywhere.
+// changedHost draws a changed machine of a cluster: addresses on devices of load balancers and of
+// other networks, routes that appear and vanish, nameservers anywhere.
 func changedHost(t *rapid.T, nodes []*Node) Host {
 	var addrs []netip.Addr
 	for _, n := range nodes {
@@ -63,9 +63,9 @@ func changedRoute(t *rapid.T, prefix *rapid.Generator[netip.Prefix], addr *rapid
 	return r
 }
 
-// TestTheHostAloneRemovesNothing lets a machine change under a cluster that stays as it is, with
-// an agent that goes on or is started anew: no route of ours goes, none moves but to where
-// the machine, as it is now, would have it from the start, and nothing that pods need goes.
+// TestTheHostAloneRemovesNothing changes a machine in an unchanged cluster, with a running agent or
+// a restarted one: no route of ours is removed, none moves except to where it would be from the
+// start on that machine, and nothing that pods need is removed.
 func TestTheHostAloneRemovesNothing(t *testing.T) {
 	host := parseHost(t, defaultHost)
 	rapid.Check(t, func(t *rapid.T) {
@@ -118,13 +118,13 @@ func unremoved(t *rapid.T, host Host, before, after, fresh State, problems []pro
 	}
 }
 
-// needed reports whether an address is what all pods need: that stays masqueraded.
+// needed reports whether all pods need an address: packets to it stay masqueraded.
 func needed(host Host, addr netip.Addr) bool {
 	return slices.Contains(host.Nameservers, addr) ||
 		slices.ContainsFunc(host.Routes, func(r Route) bool { return r.Via == addr && wide(r.Dst) })
 }
 
-// While our own Node is away, its InternalIP is no longer known as the source, which stays.
+// While our own Node is missing, its InternalIP is unknown as the preferred source, which stays.
 func TestSourceStaysWhileOurNodeIsAway(t *testing.T) {
 	host := parseHost(t, defaultHost)
 	host.Links[1].Addrs = append(host.Links[1].Addrs, netip.MustParsePrefix("192.168.1.200/24"))
@@ -139,8 +139,8 @@ func TestSourceStaysWhileOurNodeIsAway(t *testing.T) {
 	}
 }
 
-// A route that went with its link comes back with it, though the Node's address is on kube-ipvs0 meanwhile. A Node that
-// states such an address for the first time gets none.
+// A route that was removed with its link is restored with it, even if the Node's address is on
+// kube-ipvs0 by then. A Node that has such an address for the first time gets none.
 func TestRouteComesBackBesideAnAddressElsewhere(t *testing.T) {
 	host := parseHost(t, defaultHost)
 	ipvs := Link{Name: ipvsDevice, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("192.168.1.12/32")}}

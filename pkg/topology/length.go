@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Lengths is a range of prefix lengths in bits, both ends included. The zero Lengths has none.
+// Lengths is a range of prefix lengths in bits, inclusive. The zero Lengths is empty.
 type Lengths struct{ Widest, Narrowest int }
 
 func (l Lengths) has(bits int) bool { return l.Widest <= bits && bits <= l.Narrowest }
@@ -18,37 +18,37 @@ func (l Lengths) String() string {
 	return fmt.Sprintf("/%d to /%d", l.Widest, l.Narrowest)
 }
 
-// The longest prefixes that have room for a network address, a gateway, a pod and, in IPv4, a
-// broadcast address.
+// The longest prefixes with room for a network address, a gateway, a pod and, in IPv4, a broadcast
+// address.
 const narrowest4, narrowest6 = 30, 126
 
-// shareBits bounds what one Node may take of a range of --cluster-cidr, unless the operator names
-// lengths: a sixteenth. A /16 then takes a /20, and one Node can't take much from those to come.
+// shareBits bounds the part of a range of --cluster-cidr that one Node can have, unless the
+// operator sets lengths: a sixteenth, such as a /20 of a /16.
 const shareBits = 4
 
-// A podRange is a range of --cluster-cidr with the lengths that pod subnets in there may have.
+// A podRange is a range of --cluster-cidr with the allowed lengths of pod subnets in it.
 type podRange struct {
 	netip.Prefix
 	lengths Lengths
 }
 
-// setLengths finds the lengths that pod subnets may have: the operator's; else, in a range of
-// --cluster-cidr, those that take no more than a share of it; else the usual ones. The usual ones
-// are accepted in a small range too.
-func (j *judge) setLengths(cluster []netip.Prefix, actual []Route) {
+// setLengths computes the allowed lengths of pod subnets: the operator's; else, in a range of
+// --cluster-cidr, those that take no more than a share of it, and the usual ones; else the usual
+// ones.
+func (v *validator) setLengths(cluster []netip.Prefix, actual []Route) {
 	for _, is4 := range []bool{true, false} {
-		lengths := j.others.of(is4)
-		if *lengths = j.opts.maskSizes(is4); *lengths == (Lengths{}) {
-			*lengths = j.usualLengths(cluster, actual, is4)
+		lengths := v.others.of(is4)
+		if *lengths = v.opts.maskSizes(is4); *lengths == (Lengths{}) {
+			*lengths = v.usualLengths(cluster, actual, is4)
 		}
 	}
 	for _, c := range cluster {
 		is4 := c.Addr().Is4()
-		r := podRange{c, *j.others.of(is4)}
-		if j.opts.maskSizes(is4) == (Lengths{}) {
+		r := podRange{c, *v.others.of(is4)}
+		if v.opts.maskSizes(is4) == (Lengths{}) {
 			r.lengths = widened(r.lengths, c)
 		}
-		j.ranges = append(j.ranges, r)
+		v.ranges = append(v.ranges, r)
 	}
 }
 
@@ -62,27 +62,26 @@ func widened(usual Lengths, c netip.Prefix) Lengths {
 	return l
 }
 
-// lengths returns the lengths that pod subnets may have where a prefix is, and whether that is
-// inside --cluster-cidr, if there is one.
-func (j *judge) lengths(p netip.Prefix) (lengths Lengths, inside bool) {
-	for i := range j.ranges {
-		if r := &j.ranges[i]; r.Contains(p.Addr()) {
+// lengths returns the allowed lengths of pod subnets around a prefix, and whether it is inside
+// --cluster-cidr, if there is one.
+func (v *validator) lengths(p netip.Prefix) (lengths Lengths, inside bool) {
+	for i := range v.ranges {
+		if r := &v.ranges[i]; r.Contains(p.Addr()) {
 			return r.lengths, r.Bits() <= p.Bits()
 		}
 	}
-	return *j.others.of(p.Addr().Is4()), len(j.ranges) == 0
+	return *v.others.of(p.Addr().Is4()), len(v.ranges) == 0
 }
 
-// usualLengths returns the lengths that pod subnets of a family seem to have: our own subnet's,
-// else, while our own are not known, from the widest to the narrowest of those which our table has,
-// else what most Nodes have.
-func (j *judge) usualLengths(cluster []netip.Prefix, actual []Route, is4 bool) Lengths {
-	if j.own != nil && j.own.podCIDR(is4).IsValid() {
-		bits := j.own.podCIDR(is4).Bits()
+// usualLengths returns the probable lengths of pod subnets in a family: that of our own subnet;
+// while that is unknown, those of our existing routes; else that of most Nodes.
+func (v *validator) usualLengths(cluster []netip.Prefix, actual []Route, is4 bool) Lengths {
+	if v.own != nil && v.own.podCIDR(is4).IsValid() {
+		bits := v.own.podCIDR(is4).Bits()
 		return Lengths{bits, bits}
 	}
 	var routed, claimed lengthCount
-	for _, n := range j.peers {
+	for _, n := range v.peers {
 		p := n.podCIDR(is4)
 		if !p.IsValid() || !plausible(cluster, p) {
 			continue
@@ -92,16 +91,16 @@ func (j *judge) usualLengths(cluster []netip.Prefix, actual []Route, is4 bool) L
 			routed[p.Bits()]++
 		}
 	}
-	if inPlace := routed.span(); inPlace != (Lengths{}) && (j.own == nil || len(j.own.PodCIDRs) == 0) {
+	if inPlace := routed.span(); inPlace != (Lengths{}) && (v.own == nil || len(v.own.PodCIDRs) == 0) {
 		return inPlace
 	}
 	most := claimed.most()
 	return Lengths{most, most}
 }
 
-// plausible keeps a single Node from telling us what all pod subnets are like, in
-// a family of which we know none: 2000::/3, say, or all of --cluster-cidr. A /16 or a /48 is
-// as much as kube-controller-manager gives a whole cluster by default, or more.
+// plausible reports whether a Node's subnet counts for the usual lengths. A single Node must not
+// define them with 2000::/3 or all of --cluster-cidr. A /16 or a /48 is at least what
+// kube-controller-manager gives a whole cluster by default.
 func plausible(cluster []netip.Prefix, p netip.Prefix) bool {
 	if len(cluster) > 0 {
 		return within(cluster, p) && !slices.Contains(cluster, p)
@@ -110,10 +109,9 @@ func plausible(cluster []netip.Prefix, p netip.Prefix) bool {
 	return p.Bits() >= *widest.of(p.Addr().Is4())
 }
 
-// lengthCount counts prefixes by their number of bits.
 type lengthCount [129]int
 
-// most returns the commonest length, the longer of two, or 0.
+// most returns the most frequent length, the longest of several, or 0.
 func (l *lengthCount) most() int {
 	most := 0
 	for bits, n := range l {
@@ -124,7 +122,6 @@ func (l *lengthCount) most() int {
 	return most
 }
 
-// span returns the range from the shortest length to the longest.
 func (l *lengthCount) span() Lengths {
 	var s Lengths
 	for bits, n := range l {

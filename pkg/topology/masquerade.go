@@ -3,13 +3,14 @@ package topology
 import (
 	"net/netip"
 	"slices"
+	"sort"
 )
 
-// masquerade describes our nftables table. Nodes without a route stay out of its
-// sets: who claims a foreign address must not change how pods reach it.
+// masquerade computes our nftables table. Nodes without a route are not in its sets, so that a Node
+// which claims a foreign address does not change how pods reach it.
 //
-// A table that can't be read stays what it was: it would else be written over and
-// over, and what it holds can't be compared with anything.
+// A table that can't be read stays as it was read last. Otherwise it would be written in every
+// pass.
 func (b *builder) masquerade() {
 	if b.host.TableUnread != "" {
 		b.desired.Masquerade = b.actual.Masquerade
@@ -33,7 +34,6 @@ func (b *builder) masquerade() {
 	b.desired.Masquerade = m
 }
 
-// masqueraded returns those of our subnets whose pods get the node's address.
 func (b *builder) masqueraded(subnets []netip.Prefix) []netip.Prefix {
 	if !b.opts.Masquerade {
 		return nil
@@ -54,14 +54,14 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 	return Outermost(ranges)
 }
 
-// egress lists the links that bear an InternalIP of this node beside other addresses of its
-// family: a floating or temporary address, or an older one, by which the kernel would
-// masquerade as well (inet_select_addr of net/ipv4/devinet.c, RFC 6724 in IPv6).
+// egress returns the links that have an InternalIP of this node beside other addresses of its
+// family, such as floating, temporary or older ones, which the kernel may choose for masquerading
+// (inet_select_addr of net/ipv4/devinet.c, RFC 6724 in IPv6).
 func (b *builder) egress(m *Masquerade) []Egress {
 	var all []Egress
 	for _, link := range b.host.Links {
 		if link.Loopback || link.Name == ipvsDevice {
-			continue // nothing leaves by it
+			continue // no packet leaves through it
 		}
 		for _, is4 := range []bool{true, false} {
 			src := b.resolver.src[link.Name]
@@ -74,14 +74,9 @@ func (b *builder) egress(m *Masquerade) []Egress {
 	return all
 }
 
-// served returns what of a sorted list, IPv4 first, is of the families that the table serves.
+// served returns the part of a sorted list, IPv4 first, of the families that the table serves.
 func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
-	split, _ := slices.BinarySearchFunc(sorted, false, func(x T, _ bool) int {
-		if addr(x).Is4() {
-			return -1
-		}
-		return 1
-	})
+	split := sort.Search(len(sorted), func(i int) bool { return !addr(sorted[i]).Is4() })
 	switch has4, has6 := m.Serves(true), m.Serves(false); {
 	case has4 && has6:
 		return sorted
@@ -91,13 +86,13 @@ func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
 	return sorted[split:]
 }
 
-// nextHops are the Nodes that see a pod's own address. A gateway or nameserver of
-// this host is none of them: it may not know the way back, and then a kubelet that
-// claims its address could cut off what all pods need.
+// nextHops returns the Nodes' addresses to which pods' packets are not masqueraded. They exclude
+// gateways and nameservers of this host, which may not have a route back, so that a kubelet can't
+// disconnect all pods from them by claiming their address.
 func (b *builder) nextHops() []netip.Addr {
 	hops := make([]netip.Addr, 0, len(b.claims))
 	for i := range b.claims {
-		if c := &b.claims[i]; c.dev != "" && !slices.Contains(b.judge.needs, c.addr) {
+		if c := &b.claims[i]; c.dev != "" && !slices.Contains(b.validator.essential, c.addr) {
 			hops = append(hops, c.addr)
 		}
 	}

@@ -7,26 +7,16 @@ import (
 )
 
 const (
-	// maxMTU is the most that the kernel gives a bridge or a veth device (ETH_MAX_MTU of
-	// linux/if_ether.h).
+	// maxMTU is the largest MTU of a bridge or a veth device (ETH_MAX_MTU of linux/if_ether.h).
 	maxMTU = 65535
-	// minMTU4 is the least that it gives them, and that IPv4 takes (ETH_MIN_MTU, RFC 791).
+	// minMTU4 is the smallest MTU of these devices, and of IPv4 (ETH_MIN_MTU, RFC 791).
 	minMTU4 = 68
-	// minMTU6 is the least MTU of a link that carries IPv6 (RFC 8200, section 5).
+	// minMTU6 is the smallest MTU of a link with IPv6 (RFC 8200, section 5).
 	minMTU6 = 1280
 )
 
-// leastMTUOf returns the least MTU with which pods can have addresses of the subnets.
-func leastMTUOf(subnets []netip.Prefix) int {
-	if slices.ContainsFunc(subnets, is6) {
-		return minMTU6
-	}
-	return minMTU4
-}
-
-// mtu returns the MTU of pods: the least of the links that lead to peers, in each family that
-// pods have, or else of those of the default routes. While there is none of them, it stays as it
-// is; 0: it is not known.
+// mtu returns the MTU of pods: the smallest one of the links to peers, in each family of pods, or
+// else of the links of default routes. Without such a link it stays as it is; 0: unknown.
 func (b *builder) mtu() int {
 	if b.opts.MTU != 0 {
 		return b.opts.MTU
@@ -47,9 +37,9 @@ func (b *builder) mtu() int {
 	return min(mtu, maxMTU)
 }
 
-// linksToPeers adds the links by which peers are reached in a family: the link that bears our
-// InternalIP, whatever other links peers' InternalIPs are on, because a peer may state any.
-// Where that one leads nowhere, it is the links of the peers' routes.
+// linksToPeers adds the links to peers in a family: the link with our InternalIP, whatever links
+// peers' InternalIPs are on, because a peer may have any. If that one leads nowhere, it adds the
+// links of the peers' routes.
 func (b *builder) linksToPeers(links map[string]bool, is4 bool) {
 	if uplink, ok := b.uplink(is4); ok && b.leadsSomewhere(uplink) {
 		links[uplink.Name] = true
@@ -62,8 +52,8 @@ func (b *builder) linksToPeers(links map[string]bool, is4 bool) {
 	}
 }
 
-// leadsSomewhere reports whether packets leave this host by a link. By lo and dummy devices
-// none does, nor by one that merely bears single addresses that are routed to this host.
+// leadsSomewhere reports whether packets leave this host through a link. That excludes lo, dummy
+// devices, and links with only single addresses that are routed to this host.
 func (b *builder) leadsSomewhere(link Link) bool {
 	if link.Loopback || link.Kind == KindDummy {
 		return false
@@ -72,7 +62,7 @@ func (b *builder) leadsSomewhere(link Link) bool {
 		slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == link.Name && r.Type == Unicast })
 }
 
-// leastMTU returns the least MTU of some links, lo left out; 0: there is none of them.
+// leastMTU returns the smallest MTU of some links, except lo; 0: none of them exists.
 func (b *builder) leastMTU(of map[string]bool) int {
 	mtu := 0
 	for _, link := range b.host.Links {

@@ -1,58 +1,42 @@
-// Package topology turns Nodes, the facts of this host and the operator's
-// options into the State that the kernel and the CNI folder should be in.
+// Package topology turns Nodes, facts about this host and the operator's options into the desired
+// State of the kernel and the CNI folder.
 //
-// It is pure: no I/O, no clock, no logging. The same input always gives the
-// same State, so that a pass can be repeated at any time.
+// It is pure: no I/O, no clock, no logging. The same input always gives the same State.
 package topology
 
-// The marks by which we know what is ours. Nothing that lacks its mark is ever
-// changed, and no other record of what was installed is kept on the host. What an
-// agent remembers beside it, for as long as it runs, only keeps things as they are:
-// who has which subnet, what removals wait for, which gateways are former ones.
+// The marks of our objects. An object without its mark is never changed, and the host has no other
+// record of what was installed. The memory of a running agent (the owners of subnets, pending
+// removals, former gateways) only keeps things as they are.
 const (
-	// Protocol is rtm_protocol of our routes (rtnetlink(7)): a number that no
-	// protocol in iproute2's rt_protos uses.
+	// Protocol is rtm_protocol of our routes (rtnetlink(7)), a number that is free in iproute2's
+	// rt_protos.
 	Protocol = 112
-
-	// MetricPeer is the metric of routes to peers' pod subnets. The kernel's key
-	// of a route is (table, prefix, tos, metric) and leaves the protocol out, so
-	// a metric of our own keeps a replace of ours from hitting a foreign route.
+	// MetricPeer is the metric of routes to peers' pod subnets. The kernel's key of a route is
+	// (table, prefix, tos, metric), without the protocol, so with a metric of our own we never
+	// replace a foreign route.
 	MetricPeer = 2048
-
-	// MetricOwn is the metric of the unreachable route to our own pod subnet. It
-	// is above that of the bridge's connected route (0, IPv6 256), which wins
-	// while it exists.
+	// MetricOwn is the metric of the unreachable route to our own pod subnet. It is above that of
+	// the bridge's connected route (0, IPv6 256), which takes precedence while it exists.
 	MetricOwn = 4096
-
 	// Table names our nftables table, of family inet.
 	Table = "plainroute"
-
-	// Bridge is the default name of the bridge that the stock plugin makes.
+	// Bridge is the default name of the pods' bridge.
 	Bridge = "plainroute0"
-
 	// Conflist names our CNI config in the CNI folder. Container runtimes take the
 	// first name in lexical order.
 	Conflist = "10-plainroute.conflist"
-
-	// Gate names the symlink that the runtime loads where Conflist is a regular file. It
-	// sorts directly before Conflist.
+	// Gate names the symlink that the runtime loads if Conflist is a regular file. It sorts
+	// directly before Conflist.
 	Gate = "10-plainroute-gate.conflist"
-
-	// ConditionReason is the reason of a Node's condition NetworkUnavailable that an
-	// agent keeps.
+	// ConditionReason is the reason of the agent's condition NetworkUnavailable on its Node.
 	ConditionReason = "PlainrouteReady"
-
-	// EventSource is what Events of an agent name as their source.
+	// EventSource is the source of the agent's Events.
 	EventSource = "plainroute"
-
-	// Network is the name of the CNI network that our config describes; host-local
-	// keeps its leases in a folder of that name.
+	// Network is the name of our CNI network, and of host-local's lease folder.
 	Network = "plainroute"
-
-	// FirewallPlugin is the stock plugin that lets pods' packets through iptables' chain FORWARD.
+	// FirewallPlugin is the stock plugin that accepts pods' packets in iptables' chain FORWARD.
 	FirewallPlugin = "firewall"
-
-	// IPAMDir is the folder in the run folder where those folders are. They go with
-	// a reboot, as the pods do.
+	// IPAMDir is the folder of host-local's lease folders, in the run folder. Like the pods it is
+	// gone after a reboot.
 	IPAMDir = "ipam"
 )

@@ -8,15 +8,14 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A resolver answers how this host reaches an address, from the main table's
-// foreign routes. Whether a link has an address of the same network is no answer:
-// a /32 address with an on-link gateway, noprefixroute and more specific routes all
-// break that.
+// A resolver finds out how this host reaches an address, from the main table's foreign routes. A
+// link's address of the same network does not suffice, because of /32 addresses with an on-link
+// gateway, noprefixroute and more specific routes.
 type resolver struct {
 	opts  Options
 	host  Host
-	local map[netip.Addr]string           // our own addresses, broadcast ones too, and what they are
-	ways  wayIndex                        // foreign routes, of one prefix the best
+	local map[netip.Addr]string           // our own addresses, including broadcast ones, and what they are
+	index routeIndex                      // foreign routes, the best one of each prefix
 	links map[string]Link                 // by name
 	src   map[string]byFamily[netip.Addr] // preferred sources, by link
 }
@@ -25,7 +24,7 @@ func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 	r := &resolver{
 		opts: opts, host: host,
 		local: map[netip.Addr]string{},
-		ways:  newWayIndex(host.Routes),
+		index: newRouteIndex(host.Routes),
 		links: map[string]Link{},
 		src:   map[string]byFamily[netip.Addr]{},
 	}
@@ -39,10 +38,16 @@ func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 	return r
 }
 
-// source picks our InternalIP as the preferred source where the kernel would
-// otherwise have a choice.
+// source returns our InternalIP as the preferred source, if the kernel would otherwise have a
+// choice.
 func source(link Link, own []netip.Addr, is4 bool) netip.Addr {
-	if link.globals(is4) < 2 {
+	choice := 0
+	for _, p := range link.Addrs {
+		if p.Addr().Is4() == is4 && !p.Addr().IsLinkLocalUnicast() {
+			choice++
+		}
+	}
+	if choice < 2 {
 		return netip.Addr{}
 	}
 	for _, addr := range own {
@@ -53,7 +58,6 @@ func source(link Link, own []netip.Addr, is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// source is the preferred source of routes to a next hop.
 func (r *resolver) source(via netip.Addr, dev string) netip.Addr {
 	sources := r.src[dev]
 	return *sources.of(via.Is4())
@@ -73,17 +77,17 @@ func (r *resolver) addLocal(link string, p netip.Prefix) {
 	r.local[p.Addr()] = what
 }
 
-// ipvsDevice bears the addresses of Services where kube-proxy uses IPVS
-// (defaultDummyDevice of pkg/proxy/ipvs/proxier.go).
+// ipvsDevice has the addresses of Services if kube-proxy uses IPVS (defaultDummyDevice of
+// pkg/proxy/ipvs/proxier.go).
 const ipvsDevice = "kube-ipvs0"
 
-// eclipse says that an address is still on the link of a device, and that the network which
-// another one has an address of is in front of it: Docker's, of a part of the LAN. That is
-// no word about the Node, as a route is that somebody has made.
-func (r *resolver) eclipse(addr netip.Addr, dev string) string {
-	front := r.ways.to(addr)
+// shadowed returns the reason, or "", if an address is still on the link of a device, and another
+// device's connected network, such as Docker's, contains it with a longer prefix. Unlike a route
+// that a program added, that is not a decision about the Node.
+func (r *resolver) shadowed(addr netip.Addr, dev string) string {
+	front := r.index.lookup(addr)
 	behind := func(s Route) bool {
-		return s.Dev == dev && s.Dst.Bits() < front.Dst.Bits() && s.Dst.Contains(addr) && !s.passedOver() && s.proof() == plain && !wide(s.Dst)
+		return s.Dev == dev && s.Dst.Bits() < front.Dst.Bits() && s.Dst.Contains(addr) && !s.passedOver() && s.proof() == provesOnLink && !wide(s.Dst)
 	}
 	if front.Protocol != protocolKernel || !slices.ContainsFunc(r.host.Routes, behind) {
 		return ""
@@ -91,15 +95,9 @@ func (r *resolver) eclipse(addr netip.Addr, dev string) string {
 	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
 }
 
-// lostCarrier reports whether the kernel uses no route by way of a device for now.
-func (r *resolver) lostCarrier(dev string) bool {
-	return slices.ContainsFunc(r.host.Routes, func(route Route) bool { return route.Dev == dev && route.Dead })
-}
-
-// hop picks a Node's next hop to one of its subnets, and the link that it is on: the first
-// InternalIP of that family that is on link, else the first of them without a link, if
-// there is any, with the reason why it is not.
-func (r *resolver) hop(node *Node, to netip.Prefix) (addr netip.Addr, dev string, why *problem.Problem) {
+// nextHop returns a Node's next hop to one of its subnets, and its link: the first InternalIP of
+// that family that is on link, else the first one without a link, with the reason.
+func (r *resolver) nextHop(node *Node, to netip.Prefix) (addr netip.Addr, dev string, why *problem.Problem) {
 	is4 := to.Addr().Is4()
 	var first netip.Addr
 	for _, addr := range node.Addrs {
@@ -111,17 +109,19 @@ func (r *resolver) hop(node *Node, to netip.Prefix) (addr netip.Addr, dev string
 			return addr, dev, nil
 		}
 		if !first.IsValid() {
-			first, why = addr, &problem.Problem{Subject: problem.Subject{Node: node.Name, Subnet: to}, Reason: reason, Message: detail}
+			p := problemOf(node.Name, to, reason, "%s", detail)
+			first, why = addr, &p
 		}
 	}
 	if why == nil {
-		why = &problem.Problem{Subject: problem.Subject{Node: node.Name, Subnet: to}, Reason: problem.AddressMissing, Message: "no " + familyName(is4) + " InternalIP to route its pod subnet to"}
+		p := problemOf(node.Name, to, problem.AddressMissing, "no %s InternalIP to route its pod subnet to", familyName(is4))
+		why = &p
 	}
 	return first, "", why
 }
 
-// onLink returns the device through which addr is reached without a gateway, or
-// why it can't be a next hop.
+// onLink returns the device through which addr is reached without a gateway, or why it can't be a
+// next hop.
 func (r *resolver) onLink(addr netip.Addr) (dev string, reason problem.Reason, detail string) {
 	if what, ok := r.local[addr]; ok {
 		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
@@ -132,8 +132,8 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason problem.Reason, d
 	return r.reached(addr)
 }
 
-// singleElsewhere reports whether this host has an address, and on each link that has it as a
-// single one, which brings no network.
+// singleElsewhere reports whether this host has an address, and on each link as a single one,
+// without a network.
 func (r *resolver) singleElsewhere(addr netip.Addr) bool {
 	has := false
 	for _, link := range r.host.Links {
@@ -147,18 +147,18 @@ func (r *resolver) singleElsewhere(addr netip.Addr) bool {
 	return has
 }
 
-// reached returns what onLink does, of an address that is not this host's.
+// reached does the same as onLink for an address that is not this host's.
 func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, detail string) {
-	route := r.ways.to(addr)
+	route := r.index.lookup(addr)
 	switch {
 	case route != nil && route.From.IsValid():
 		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
-		return "", problem.OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.cut(addr))
+		return "", problem.OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.linkHint(addr))
 	case route.Via.IsValid():
 		detail := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
 		if wide(route.Dst) {
-			detail += r.cut(addr)
+			detail += r.linkHint(addr)
 		}
 		return "", problem.OffLink, detail
 	case route.Type != Unicast || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
@@ -168,15 +168,15 @@ func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, 
 	case route.Dev == "":
 		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
 	case wide(route.Dst):
-		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.cut(addr))
+		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.linkHint(addr))
 	}
 	return route.Dev, "", ""
 }
 
-// throw is a route that ends the search in its table; nothing follows the main one.
+// throw is a route that ends the lookup in its table; no table follows the main one.
 const throw RouteType = "throw"
 
-// excluded returns why the operator's options rule an address out as a next hop, or "".
+// excluded returns why the operator's options exclude an address as a next hop, or "".
 func (r *resolver) excluded(addr netip.Addr) string {
 	switch {
 	case len(r.opts.NodeCIDRs) > 0 && !within(r.opts.NodeCIDRs, single(addr)):
@@ -187,9 +187,10 @@ func (r *resolver) excluded(addr netip.Addr) string {
 	return ""
 }
 
-// cut says that an address should be on a link of ours, by the address of which its network is known, if the kernel has
-// no route to that network: it goes when the link goes down, and network managers take it away for a moment.
-func (r *resolver) cut(addr netip.Addr) string {
+// linkHint returns the link with an address of the network of addr, for a problem because of a
+// missing route: that route is gone while the link is down, and network managers may remove it for
+// a moment.
+func (r *resolver) linkHint(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		if within(link.Addrs, single(addr)) {
 			return fmt.Sprintf(", though %s has an address of its network (is that link down, or its route gone?)", link.Name)

@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,30 +13,30 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// maxAddrs is how many InternalIPs of a Node are looked at. A kubelet may write
-// thousands; no machine has more than a few that peers could route to.
+// maxAddrs bounds the InternalIPs of a Node that are read. A kubelet may write thousands; a machine
+// has a few.
 const maxAddrs = 16
 
-// maxPodCIDRs is as many as an API server takes, one a family, and one more to
-// say that there are more.
+// maxPodCIDRs bounds the podCIDRs that are read: an API server accepts one a family, and one more
+// leads to a Problem.
 const maxPodCIDRs = 3
 
-// Node is what we keep of a Kubernetes Node.
+// Node is what the agent keeps of a Kubernetes Node.
 type Node struct {
 	Name     string
 	UID      string
 	Created  time.Time
 	PodCIDRs []netip.Prefix    // at most one a family
 	Addrs    []netip.Addr      // InternalIPs, unicast, without zones, 4-in-6 unmapped
-	Problems []problem.Problem // what was left out of the two above
+	Problems []problem.Problem // about invalid podCIDRs and addresses, which are left out
 }
 
 func (n *Node) leaveOut(reason problem.Reason, format string, args ...any) {
 	n.Problems = append(n.Problems, problem.Problem{Subject: problem.Node(n.Name), Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// NodeFrom converts a Kubernetes Node. It never fails, because a kubelet may write anything: what is invalid is left out
-// and becomes a Problem.
+// NodeFrom converts a Kubernetes Node. It never fails, because a kubelet may write anything: an
+// invalid value is left out and becomes a Problem.
 func NodeFrom(n *corev1.Node) *Node {
 	node := &Node{Name: n.Name, UID: string(n.UID), Created: n.CreationTimestamp.Time}
 	cidrs := n.Spec.PodCIDRs
@@ -62,7 +63,7 @@ func NodeFrom(n *corev1.Node) *Node {
 	return node
 }
 
-func (n *Node) addPodCIDR(s string) (fault string) {
+func (n *Node) addPodCIDR(s string) (why string) {
 	p, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
@@ -78,7 +79,7 @@ func (n *Node) addPodCIDR(s string) (fault string) {
 	return ""
 }
 
-func (n *Node) addAddr(s string) (fault string) {
+func (n *Node) addAddr(s string) (why string) {
 	addr, err := netip.ParseAddr(s)
 	if err != nil {
 		return "is not an IP address"
@@ -93,13 +94,12 @@ func (n *Node) addAddr(s string) (fault string) {
 	return ""
 }
 
-// Equal tells whether two Nodes give rise to the same State.
+// Equal reports whether two Nodes lead to the same State.
 func (n *Node) Equal(o *Node) bool {
 	return n.Name == o.Name && n.UID == o.UID && n.Created.Equal(o.Created) &&
 		slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.Addrs, o.Addrs) && slices.Equal(n.Problems, o.Problems)
 }
 
-// podCIDR returns the Node's pod subnet of a family, or the zero Prefix.
 func (n *Node) podCIDR(is4 bool) netip.Prefix {
 	for _, p := range n.PodCIDRs {
 		if p.Addr().Is4() == is4 {
@@ -109,13 +109,11 @@ func (n *Node) podCIDR(is4 bool) netip.Prefix {
 	return netip.Prefix{}
 }
 
-// lacksPodCIDR tells whether the Node was given no pod subnet yet, not even one
-// that can't be read.
+// lacksPodCIDR reports whether the Node has no podCIDR yet, not even an invalid one.
 func (n *Node) lacksPodCIDR() bool {
 	return len(n.PodCIDRs) == 0 && !slices.ContainsFunc(n.Problems, func(p problem.Problem) bool { return p.Reason == problem.PodCIDRMalformed })
 }
 
-// firstAddr returns the Node's first InternalIP of a family, or the zero Addr.
 func (n *Node) firstAddr(is4 bool) netip.Addr {
 	for _, addr := range n.Addrs {
 		if addr.Is4() == is4 {
@@ -125,15 +123,13 @@ func (n *Node) firstAddr(is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// older reports whether n has the better right than m when neither is incumbent.
+// older reports whether n takes precedence over m if neither is the incumbent.
 func (n *Node) older(m *Node) bool { return n.compareAge(m) < 0 }
 
-// compareAge orders by age, the oldest first, then by name.
 func (n *Node) compareAge(m *Node) int {
 	return cmp.Or(n.Created.Compare(m.Created), cmp.Compare(n.Name, m.Name))
 }
 
-// quote shortens what a kubelet wrote to what a log line can bear.
 func quote(s string) string {
 	const limit = 64
 	if len(s) > limit {
@@ -153,3 +149,25 @@ func CompareSubnets(a, b *Node) int {
 	}
 	return cmp.Or(ComparePrefix(p, q), cmp.Compare(a.Name, b.Name))
 }
+
+// VirtualLabels returns the labels, with their values, of Nodes without a kernel of their own,
+// which the manifests' affinity excludes: virtual kubelets, kwok's, Liqo's and Fargate's.
+func VirtualLabels() map[string][]string {
+	return map[string][]string{
+		"type": {"virtual-kubelet", "kwok"}, "liqo.io/type": {"virtual-node"}, "eks.amazonaws.com/compute-type": {"fargate"},
+	}
+}
+
+// VirtualLabel returns the one of a Node's labels, KEY=VALUE, that marks it as virtual, or "".
+func VirtualLabel(labels map[string]string) string {
+	all := VirtualLabels()
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if value := labels[key]; slices.Contains(all[key], value) {
+			return key + "=" + value
+		}
+	}
+	return ""
+}
+
+// Virtual reports whether a Node's labels mark it as virtual.
+func Virtual(labels map[string]string) bool { return VirtualLabel(labels) != "" }

@@ -1,49 +1,28 @@
 package topology
 
-import (
-	"net/netip"
-	"path/filepath"
-)
+import "net/netip"
 
-// Options are the operator's choices, already validated.
+// Options are the operator's validated options.
 type Options struct {
-	// NodeName is the name of our own Node.
-	NodeName string
-	// Router says that this host is no Node: it has routes to all Nodes' pods, and
-	// no pods of its own.
-	Router bool
-	// ClusterCIDRs bound the pod subnets; empty: no bound.
-	ClusterCIDRs []netip.Prefix
-	// MaskSizes4 and MaskSizes6 are the lengths that a pod subnet may have; the zero Lengths:
-	// see judge.setLengths.
-	MaskSizes4, MaskSizes6 Lengths
-	// ServiceCIDRs must not be overlapped by pod subnets.
-	ServiceCIDRs []netip.Prefix
-	// NodeCIDRs bound the next hops; empty: no bound.
-	NodeCIDRs []netip.Prefix
-	// Masquerade says whether pods reach the world with the node's address.
-	Masquerade bool
-	// Unmasqueraded4 and Unmasqueraded6 are families that Masquerade leaves out.
-	Unmasqueraded4, Unmasqueraded6 bool
-	// NonMasqueradeCIDRs are more destinations that see the pod's own address.
-	NonMasqueradeCIDRs []netip.Prefix
-	// MTU of the pods in bytes; 0: the uplink's.
-	MTU int
-	// Firewall has the stock firewall plugin accept each pod's packets.
-	Firewall bool
-	// ConfigFile makes our CNI config a regular file, which can be read from the CNI folder alone.
-	ConfigFile bool
-	// ConfigsBefore are names of other CNI configs that are wanted before ours.
-	ConfigsBefore []string
-	// Bridge is the name of the pods' bridge.
-	Bridge string
-	// RunDir is the folder of node-local state.
-	RunDir string
-	// APIServers are the API server's addresses, as far as they are known.
-	APIServers []netip.Addr
+	NodeName           string         // of our own Node
+	Router             bool           // this host is not a Node: it has routes to all pods, and no pods of its own
+	ClusterCIDRs       []netip.Prefix // bound the pod subnets; empty: no bound
+	ServiceCIDRs       []netip.Prefix // must not overlap with pod subnets
+	NodeCIDRs          []netip.Prefix // bound the next hops; empty: no bound
+	Masquerade         bool           // gives pods' packets to the world the node's address
+	NonMasqueradeCIDRs []netip.Prefix // more destinations to which pods' packets are not masqueraded
+	MTU                int            // of pods in bytes; 0: the uplink's
+	Firewall           bool           // has the stock firewall plugin accept each pod's packets
+	ConfigFile         bool           // makes our CNI config a regular file, readable through the CNI folder alone
+	ConfigsBefore      []string       // names of other CNI configs that may go before ours
+	Bridge             string         // the name of the pods' bridge
+	RunDir             string         // the folder of node-local state
+	APIServers         []netip.Addr   // the API server's known addresses
+
+	MaskSizes4, MaskSizes6         Lengths // the allowed lengths of pod subnets; the zero Lengths: see setLengths
+	Unmasqueraded4, Unmasqueraded6 bool    // exclude a family from Masquerade
 }
 
-// maskSizes returns the lengths that the operator asks for in a family.
 func (o Options) maskSizes(is4 bool) Lengths {
 	if is4 {
 		return o.MaskSizes4
@@ -51,8 +30,8 @@ func (o Options) maskSizes(is4 bool) Lengths {
 	return o.MaskSizes6
 }
 
-// layout returns which files hold our CNI config. Behind a config that is wanted before ours
-// there is no gate: a meta plugin would take it for the default network's config.
+// layout returns the files of our CNI config. Behind a config that may go before ours there is no
+// gate, which a meta plugin would take for the default network's config.
 func (o Options) layout() Layout {
 	switch {
 	case !o.ConfigFile:
@@ -62,6 +41,3 @@ func (o Options) layout() Layout {
 	}
 	return LayoutGate
 }
-
-// ipamDir is where host-local keeps its leases.
-func (o Options) ipamDir() string { return filepath.Join(o.RunDir, IPAMDir) }

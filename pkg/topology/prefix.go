@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// special are the ranges that hold neither pods nor next hops: "this network",
-// loopback, link-local, multicast and reserved (RFC 6890, RFC 4291).
+// special are the ranges without pods and next hops: "this network", loopback, link-local,
+// multicast and reserved (RFC 6890, RFC 4291).
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("127.0.0.0/8"),
@@ -21,12 +21,12 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("ff00::/8"),
 }
 
-// reserved is "for future use" (RFC 1112, section 4); Linux routes it, and clusters that
-// have run out of RFC 1918's addresses use it for pods.
+// reserved is "for future use" (RFC 1112, section 4); Linux routes it, and clusters that have used
+// up RFC 1918's addresses have pods in it.
 var reserved = netip.MustParsePrefix("240.0.0.0/4")
 
-// unicast reports whether an address can be a next hop at all. One of the reserved range can,
-// except for the limited broadcast address: whether it is on link, this host's routes show.
+// unicast reports whether an address can be a next hop at all. Addresses of the reserved range can,
+// except for the limited broadcast address.
 func unicast(addr netip.Addr) bool {
 	return addr != Last(reserved) && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p != reserved && p.Contains(addr) })
 }
@@ -46,16 +46,14 @@ func Last(p netip.Prefix) netip.Addr {
 	return addr
 }
 
-// single returns the prefix that holds one address.
 func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
-// within tells whether one of the ranges holds all of p.
 func within(ranges []netip.Prefix, p netip.Prefix) bool {
 	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) })
 }
 
-// Outermost sorts prefixes and drops those that another one holds, so that what
-// remains is disjoint, as an nftables interval set requires.
+// Outermost returns the sorted prefixes without those that another one contains. They are disjoint,
+// as an nftables interval set requires.
 func Outermost(prefixes []netip.Prefix) []netip.Prefix {
 	prefixes = slices.Clone(prefixes)
 	slices.SortFunc(prefixes, ComparePrefix)
@@ -68,7 +66,7 @@ func Outermost(prefixes []netip.Prefix) []netip.Prefix {
 	return outer
 }
 
-// ComparePrefix orders by address, then wider ones first.
+// ComparePrefix orders by address, then the widest first.
 func ComparePrefix(a, b netip.Prefix) int {
 	if c := a.Addr().Compare(b.Addr()); c != 0 {
 		return c
@@ -76,8 +74,8 @@ func ComparePrefix(a, b netip.Prefix) int {
 	return cmp.Compare(a.Bits(), b.Bits())
 }
 
-// sortAddrs sorts as netip.Addr.Compare does, IPv4 addresses by their digits: next hops
-// come in the order of the subnets behind them, which is any, and in every pass.
+// sortAddrs sorts as netip.Addr.Compare does, and IPv4 addresses faster, as numbers: next hops are
+// sorted in every pass, and their order, that of the subnets behind them, is arbitrary.
 func sortAddrs(addrs []netip.Addr) {
 	if slices.IsSortedFunc(addrs, netip.Addr.Compare) {
 		return
@@ -92,7 +90,7 @@ func sortAddrs(addrs []netip.Addr) {
 		}
 		others = append(others, a)
 	}
-	sortNumbers(numbers)
+	slices.Sort(numbers)
 	slices.SortFunc(others, netip.Addr.Compare)
 	copy(addrs[len(numbers):], others)
 	for i, n := range numbers {
@@ -102,37 +100,17 @@ func sortAddrs(addrs []netip.Addr) {
 	}
 }
 
-// sortNumbers is a radix sort, the lowest byte first.
-func sortNumbers(from []uint32) {
-	to := make([]uint32, len(from))
-	for shift := 0; shift < 32; shift += 8 { // an even number of times, so that they end where they were
-		var next [257]int // where the next number goes that has this byte
-		for _, n := range from {
-			next[n>>shift&0xff+1]++
-		}
-		for i := range 256 {
-			next[i+1] += next[i]
-		}
-		for _, n := range from {
-			at := &next[n>>shift&0xff]
-			to[*at] = n
-			*at++
-		}
-		from, to = to, from
-	}
-}
-
-// A taken is a range that pod subnets must keep off, and what it belongs to.
+// A taken is a range that pod subnets must not overlap, and a description of it.
 type taken struct {
 	netip.Prefix
 	what string
 }
 
-// A takenIndex finds what overlaps a prefix in O(log n), and O(n log n) to make.
+// A takenIndex finds a range that overlaps a prefix in O(log n); making it costs O(n log n).
 //
-// Ranges are sorted by their first address; reach[i] tells which of the first
-// i+1 ends last. A prefix overlaps one of those that begin before its end
-// exactly if the one that reaches furthest ends after its beginning:
+// Ranges are sorted by their first address; reach[i] is the one of the first i+1 that ends last. A
+// prefix overlaps one of the ranges that begin before its end exactly if the one of them that ends
+// last ends after its beginning:
 //
 //	|--- a ---|    |- c -|      sorted by beginning: a b c
 //	   |- b -|                  furthest reach:      a a c
@@ -142,7 +120,7 @@ type takenIndex struct {
 	reach  []int
 }
 
-// newTakenIndex sorts the ranges; of equal ones the first speaks for all.
+// newTakenIndex sorts the ranges; of equal ones it keeps the first description.
 func newTakenIndex(ranges []taken) takenIndex {
 	slices.SortStableFunc(ranges, func(a, b taken) int { return ComparePrefix(a.Prefix, b.Prefix) })
 	idx := takenIndex{ranges: ranges, reach: make([]int, len(ranges))}
@@ -155,7 +133,6 @@ func newTakenIndex(ranges []taken) takenIndex {
 	return idx
 }
 
-// overlap returns a range that overlaps p.
 func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
 	if len(x.ranges) == 0 {
 		return taken{}, false
@@ -173,7 +150,7 @@ func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
 	return t, t.Overlaps(p)
 }
 
-// clash says what a pod subnet overlaps, if anything.
+// clash returns the problem of a pod subnet that overlaps a range, or "".
 func (x takenIndex) clash(p netip.Prefix) string {
 	if t, ok := x.overlap(p); ok {
 		return fmt.Sprintf("podCIDR %s overlaps %s", p, t.what)
@@ -181,8 +158,8 @@ func (x takenIndex) clash(p netip.Prefix) string {
 	return ""
 }
 
-// byFamily has a value for each family of addresses. Unlike a map with two keys it
-// costs nothing to look at, which is done several times a Node.
+// byFamily has a value for each address family. Lookups are cheaper than those of a map, and there
+// are several for each Node.
 type byFamily[T any] struct{ v4, v6 T }
 
 func (f *byFamily[T]) of(is4 bool) *T {

@@ -12,8 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// goodCluster draws a cluster in which nobody lies. Where the options allow it, its pod subnets may
-// be of mixed lengths.
+// goodCluster draws a cluster of honest Nodes. If the options allow it, its pod subnets may be of
+// mixed lengths.
 func goodCluster(t *rapid.T, opts Options) []*Node {
 	n := rapid.IntRange(1, 12).Draw(t, "nodes")
 	nodes := make([]*Node, n)
@@ -113,13 +113,13 @@ func TestNobodysRouteMoves(t *testing.T) {
 		}
 		for _, p := range problems {
 			if p.BlocksReady {
-				t.Fatalf("somebody else's Node keeps us from being ready: %v", p)
+				t.Fatalf("another Node keeps us from being ready: %v", p)
 			}
 		}
 	})
 }
 
-// TestRoutesStayInBounds looks at every route that comes of hostile lists.
+// TestRoutesStayInBounds checks every route that hostile lists lead to.
 func TestRoutesStayInBounds(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -201,7 +201,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	})
 }
 
-// TestSteady computes twice: what is there already must be what is wanted.
+// TestSteady computes twice: the second time the desired State is the actual one.
 func TestSteady(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -215,7 +215,7 @@ func TestSteady(t *testing.T) {
 	})
 }
 
-// TestTakenIndex compares the index with looking at each range.
+// TestTakenIndex compares the index with a check of each range.
 func TestTakenIndex(t *testing.T) {
 	prefix := rapid.Custom(func(t *rapid.T) netip.Prefix {
 		if rapid.Bool().Draw(t, "v6") {
@@ -236,7 +236,7 @@ func TestTakenIndex(t *testing.T) {
 	})
 }
 
-// TestOutermost checks that what remains is disjoint and covers the same.
+// TestOutermost checks that the result is disjoint and covers the same addresses.
 func TestOutermost(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var all []netip.Prefix
@@ -317,8 +317,8 @@ func manyNodes(n int) []*Node {
 	return nodes
 }
 
-// scattered gives each Node the InternalIP of another, as in life: subnets and addresses
-// are given by different parties.
+// scattered gives each Node the InternalIP of another, as in real clusters: subnets and addresses
+// are allocated by different programs.
 func scattered(nodes []*Node) []*Node {
 	const step = 1009 // a prime, so that all are hit
 	for i := range nodes {

@@ -20,4 +20,11 @@ func TestCNI11TakesAllPlugins(t *testing.T) {
 			t.Errorf("plugins %v, firewall %t: %t", c.plugins, c.firewall, got)
 		}
 	}
+	b := &builder{host: Host{CNI11: []string{"bridge", "host-local", "portmap"}, Plugins: []Plugin{{Type: "mesh"}}}}
+	if b.acceptCNI11() {
+		t.Error("1.1.0 is offered with a chained plugin that may not accept it")
+	}
+	if b.host.CNI11 = append(b.host.CNI11, "mesh"); !b.acceptCNI11() {
+		t.Error("1.1.0 is not offered with a chained plugin that accepts it")
+	}
 }

@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -10,8 +9,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Paths of settings below /proc/sys. Those with a device take its name by
-// ConfSysctl: a name may hold dots, so dotted paths won't do.
+// Paths of settings below /proc/sys. They are not dotted, because a device's name may contain dots.
 const (
 	SysctlForward4  = "net/ipv4/ip_forward"
 	SysctlForward6  = "net/ipv6/conf/all/forwarding"
@@ -24,50 +22,45 @@ func ConfSysctl(family int, dev, name string) string {
 	return "net/ipv" + strconv.Itoa(family) + "/conf/" + dev + "/" + name
 }
 
-// NeighSysctl returns the path of one of the limits of a family's neighbour table,
-// 1 to 3 (arp(7), gc_thresh).
+// NeighSysctl returns the path of one of the limits of a family's neighbor table, 1 to 3 (arp(7),
+// gc_thresh).
 func NeighSysctl(family, limit int) string {
 	return "net/ipv" + strconv.Itoa(family) + "/neigh/default/gc_thresh" + strconv.Itoa(limit)
 }
 
-// sysctls asks for forwarding, on each device that pods' packets cross too, for
-// writing 1 over 1 into the global setting repairs no device; for bridged packets
-// to pass the firewall, without which replies from a Service's pod on the same
-// node bypass the NAT that they need; and for room in the neighbour table.
+// sysctls computes the settings: forwarding, also on each device with pods' packets, because
+// writing 1 over 1 into the global setting changes no device; the firewall for bridged packets,
+// without which replies from a Service's pod on the same node bypass NAT; and the limits of the
+// neighbor table.
 func (b *builder) sysctls() {
 	b.desired.Sysctls = map[string]string{}
 	if b.serves(true) {
-		b.need(SysctlForward4, "IPv4 is off in this kernel")
+		b.require(SysctlForward4, "IPv4 is off in this kernel")
 		b.forwardOn(4)
-		b.neighbours(4)
+		b.neighborLimits(4)
 	}
 	if b.serves(false) {
 		b.acceptRA()
-		b.need(SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets")
+		b.require(SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets")
 		b.forwardOn(6)
-		b.neighbours(6)
+		b.neighborLimits(6)
 	}
 	for _, p := range b.subnets {
 		path := SysctlBridgeNF6
 		if p.Addr().Is4() {
 			path = SysctlBridgeNF4
 		}
-		b.need(path, "load the module br_netfilter, or Services time out between pods of this node")
+		b.require(path, "load the module br_netfilter, or Services time out between pods of this node")
 	}
-	b.filterAdvertisements()
-}
-
-// filterAdvertisements has our table see the router advertisements between pods of this node, also
-// where pods have no IPv6 addresses of ours: they would listen to them.
-func (b *builder) filterAdvertisements() {
+	// Our table drops the router advertisements between pods of this node, even if they have no IPv6
+	// addresses of ours, because they would accept them.
 	_, there := b.actual.Sysctls[SysctlBridgeNF6]
-	_, has6 := b.actual.Sysctls[SysctlForward6]
-	if there && has6 && len(b.subnets) > 0 {
+	if _, has6 := b.actual.Sysctls[SysctlForward6]; there && has6 && len(b.subnets) > 0 {
 		b.desired.Sysctls[SysctlBridgeNF6] = "1"
 	}
 }
 
-// serves tells whether pods' packets of a family pass this host.
+// serves reports whether this host forwards pods' packets of a family.
 func (b *builder) serves(is4 bool) bool {
 	if b.opts.Router {
 		return slices.ContainsFunc(b.claims, func(c claim) bool { return c.subnet.Addr().Is4() == is4 })
@@ -76,22 +69,21 @@ func (b *builder) serves(is4 bool) bool {
 }
 
 const (
-	// podsPerNode is more than kubelet's --max-pods of 110, each a neighbour.
+	// podsPerNode is more than the kubelet's --max-pods of 110, each a neighbor.
 	podsPerNode = 256
-	// plentyOfNeighbours fit into the kernel's default limits (128, 512, 1024;
-	// neigh_table of net/ipv4/arp.c) with as much room again.
-	plentyOfNeighbours = 512
+	// defaultNeighbors fit twice into the kernel's default limits (128, 512, 1024; neigh_table of
+	// net/ipv4/arp.c).
+	defaultNeighbors = 512
 )
 
-// neighbours raises the limits of the neighbour table where peers and pods might
-// fill it; a full one cuts off whoever comes last. In steps of powers of two they
-// seldom change, and they are never lowered.
-func (b *builder) neighbours(family int) {
+// neighborLimits raises the limits of the neighbor table if peers and pods may fill it. In powers
+// of two they seldom change, and they are never lowered.
+func (b *builder) neighborLimits(family int) {
 	n := len(b.peers) + podsPerNode
-	if n <= plentyOfNeighbours {
+	if n <= defaultNeighbors {
 		return
 	}
-	limit := plentyOfNeighbours
+	limit := defaultNeighbors
 	for limit < n {
 		limit *= 2
 	}
@@ -100,17 +92,16 @@ func (b *builder) neighbours(family int) {
 		have, err := strconv.Atoi(b.actual.Sysctls[path])
 		switch {
 		case err != nil:
-			b.report(problem.Problem{Reason: problem.SettingMissing, Message: fmt.Sprintf("/proc/sys/%s can't be seen from here, and may be too low for this many nodes; on the host it should be %d at least", path, limit)})
+			b.report(problemOf("", netip.Prefix{}, problem.SettingMissing, "/proc/sys/%s can't be seen from here, and may be too low for this many nodes; on the host it should be %d at least", path, limit))
 		case have < limit:
 			b.desired.Sysctls[path] = strconv.Itoa(limit)
 		}
 	}
 }
 
-// need asks for the value 1.
-func (b *builder) need(path, cure string) {
+func (b *builder) require(path, remediation string) {
 	if _, ok := b.actual.Sysctls[path]; !ok {
-		b.ownProblem(problem.SettingMissing, "/proc/sys/%s does not exist: %s", path, cure)
+		b.ownProblem(problem.SettingMissing, "/proc/sys/%s does not exist: %s", path, remediation)
 		return
 	}
 	b.desired.Sysctls[path] = "1"
@@ -136,10 +127,10 @@ func (b *builder) forwardOn(family int) {
 	}
 }
 
-// acceptRA has this host listen to routers although it forwards: at accept_ra 1 the kernel
-// then ignores them, and drops what they have said, the default route too (ip-sysctl.rst,
-// accept_ra). A router may speak for the first time long after forwarding went on, so the
-// setting does not wait for it. 0 is the operator's choice.
+// acceptRA keeps this host accepting router advertisements although it forwards. With accept_ra=1
+// the kernel then ignores them and drops what it got from them, the default route too
+// (ip-sysctl.rst, accept_ra). The setting doesn't wait for the first advertisement, which may come
+// long after forwarding started. 0 is the operator's choice.
 func (b *builder) acceptRA() {
 	for _, link := range b.host.Links {
 		path := ConfSysctl(6, link.Name, "accept_ra")
@@ -149,9 +140,9 @@ func (b *builder) acceptRA() {
 	}
 }
 
-// hasRouters reports whether routers of this host may be on a link. A link that leads to
-// guests has none unless one was heard there or the Node is known by an address on it: a
-// container must not become the router of its host.
+// hasRouters reports whether routers of this host may be on a link. A link to guests counts only
+// after an advertisement, or if it has an InternalIP of the Node: a container must not become the
+// router of its host.
 func (b *builder) hasRouters(link Link) bool {
 	switch {
 	case link.Loopback, link.Name == b.opts.Bridge:
@@ -166,9 +157,9 @@ func (b *builder) hasRouters(link Link) bool {
 	})
 }
 
-// bridgeSysctls asks for settings of the bridge, also of one that is still to be made. It
-// ignores router advertisements, which could only come from a pod. IPv6 is on where pods
-// have it, whatever the host's default for new devices is.
+// bridgeSysctls computes the bridge's settings, also before it exists. It ignores router
+// advertisements, which can only come from a pod. IPv6 is enabled if pods have it, whatever the
+// host's default for new devices.
 func (b *builder) bridgeSysctls(conf *CNI) {
 	_, has6 := b.actual.Sysctls[SysctlForward6]
 	for _, s := range []struct {
@@ -188,7 +179,8 @@ func (b *builder) bridgeSysctls(conf *CNI) {
 	}
 }
 
-// getsIPv6 reports whether the bridge has its settings of IPv6 once it is made, or its MTU is raised, before them.
+// getsIPv6 reports whether the bridge will have IPv6 settings after an earlier change: it is made,
+// or its MTU is raised.
 func (b *builder) getsIPv6(conf *CNI) bool {
 	if b.actual.Bridge == "" {
 		return conf.MTU >= minMTU6
@@ -198,12 +190,14 @@ func (b *builder) getsIPv6(conf *CNI) bool {
 
 func is6(p netip.Prefix) bool { return p.Addr().Is6() }
 
-// switchedOff returns the settings by which IPv6 is off on the links that could bear an
-// InternalIP, as paths.
+// switchedOff returns the settings that disable IPv6 on the uplinks, or without one on all links
+// that may have routers, as paths.
 func (b *builder) switchedOff() []string {
 	var paths []string
-	for _, dev := range b.candidates() {
-		if path := ConfSysctl(6, dev, "disable_ipv6"); b.actual.Sysctls[path] == "1" {
+	for _, link := range b.host.Links {
+		same := func(uplink Link) bool { return uplink.Name == link.Name }
+		path := ConfSysctl(6, link.Name, "disable_ipv6")
+		if b.actual.Sysctls[path] == "1" && (slices.ContainsFunc(b.uplinks, same) || len(b.uplinks) == 0 && b.hasRouters(link)) {
 			paths = append(paths, path+"=1")
 		}
 	}
@@ -213,23 +207,8 @@ func (b *builder) switchedOff() []string {
 	return paths
 }
 
-// candidates returns the links that bear the Node's InternalIPs of the other family, or
-// else all links that routers may be on.
-func (b *builder) candidates() []string {
-	var devs []string
-	for _, link := range b.uplinks {
-		devs = append(devs, link.Name)
-	}
-	for _, link := range b.host.Links {
-		if len(b.uplinks) == 0 && b.hasRouters(link) {
-			devs = append(devs, link.Name)
-		}
-	}
-	return devs
-}
-
-// IsNeighSysctl reports whether the path is that of a limit of the neighbour table. Pods are
-// connected without it, up to that limit.
+// IsNeighSysctl reports whether the path is that of a limit of the neighbor table, without which
+// pods are connected all the same.
 func IsNeighSysctl(path string) bool {
 	return strings.HasPrefix(path, "net/") && strings.Contains(path, "/neigh/default/gc_thresh")
 }

@@ -10,9 +10,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Limits of the neighbour table are raised where a cluster might fill it, and
-// never lowered: what somebody made larger stays.
-func TestNeighbourLimits(t *testing.T) {
+// Limits of the neighbor table are raised if a cluster may fill it, and never lowered.
+func TestNeighborTableLimits(t *testing.T) {
 	for _, c := range []struct {
 		nodes            int
 		have             string
@@ -30,7 +29,7 @@ func TestNeighbourLimits(t *testing.T) {
 			for which := 1; which <= 3; which++ {
 				actual.Sysctls[NeighSysctl(4, which)] = c.have
 			}
-			state, problems := Desired(Options{NodeName: "node0", Bridge: Bridge}, parseHost(t, defaultHost), neighbours(c.nodes), actual)
+			state, problems := Desired(Options{NodeName: "node0", Bridge: Bridge}, parseHost(t, defaultHost), neighborNodes(c.nodes), actual)
 			for which, want := range []string{c.want1, c.want2, c.w3} {
 				if got := state.Sysctls[NeighSysctl(4, which+1)]; got != want {
 					t.Errorf("gc_thresh%d: got %q, want %q", which+1, got, want)
@@ -43,20 +42,20 @@ func TestNeighbourLimits(t *testing.T) {
 	}
 }
 
-// In a network namespace that is not the first the limits can't be seen. That is
-// said, but keeps no node from being ready.
-func TestNeighbourLimitsUnseen(t *testing.T) {
-	_, problems := Desired(Options{NodeName: "node0", Bridge: Bridge}, parseHost(t, defaultHost), neighbours(600), allSysctls("eth0"))
-	told := func(p problem.Problem) bool {
+// In a network namespace that is not the first the limits can't be read. That is reported, but
+// keeps no node from being ready.
+func TestNeighborTableLimitsUnseen(t *testing.T) {
+	_, problems := Desired(Options{NodeName: "node0", Bridge: Bridge}, parseHost(t, defaultHost), neighborNodes(600), allSysctls("eth0"))
+	reported := func(p problem.Problem) bool {
 		return p.Reason == problem.SettingMissing && !p.BlocksReady && strings.Contains(p.Message, "gc_thresh3") && strings.Contains(p.Message, "4096 at least")
 	}
-	if !slices.ContainsFunc(problems, told) {
+	if !slices.ContainsFunc(problems, reported) {
 		t.Errorf("got %v", problems)
 	}
 }
 
-// neighbours are us and peers on the LAN of defaultHost.
-func neighbours(n int) []*Node {
+// neighborNodes are our own Node and peers on the LAN of defaultHost.
+func neighborNodes(n int) []*Node {
 	nodes := make([]*Node, n)
 	for i := range nodes {
 		nodes[i] = &Node{

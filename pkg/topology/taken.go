@@ -10,24 +10,22 @@ import (
 
 // The table "who may hold an address or a route in a pod range" of docs/design.md, in code.
 
-// protocolKernel is RTPROT_KERNEL of linux/rtnetlink.h. Routes of it come with an
-// address, and lead to the prefix, or the peer, that the address is connected to.
-// Routes that somebody else made are no such sign: a tunnel's may be as wide as
-// 10.0.0.0/8, and pods may well live in there.
+// protocolKernel is RTPROT_KERNEL of linux/rtnetlink.h. Routes with it come with an address, and
+// lead to the prefix, or the peer, that the address is connected to. Routes of other programs don't
+// show that a range is in use: a tunnel's may be as wide as 10.0.0.0/8, and pods may be in there.
 const protocolKernel = 2
 
-// hostRanges is what of this host pod subnets overlap, or could.
+// hostRanges are the ranges of this host that pod subnets may overlap.
 type hostRanges struct {
 	opts     Options
 	own      []netip.Prefix // our Node's podCIDRs
 	cluster  []netip.Prefix // --cluster-cidr, disjoint
 	resolver *resolver
-	taken    []taken // what no pod subnet may hide
-	wider    []taken // networks that are wider than a range of --cluster-cidr, an address of each
-	leftover []taken // single addresses in our own subnets, of devices of other networks, each with its cure
+	taken    []taken // what a pod subnet must not hide
+	wider    []taken // networks around a range of --cluster-cidr, one address of each
+	leftover []taken // single addresses in our own subnets, on devices of other networks, with remediation
 }
 
-// rangesOf lists what a pod subnet would hide from this host.
 func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 	h := &hostRanges{opts: opts, resolver: r, cluster: Outermost(opts.ClusterCIDRs)}
 	if own != nil {
@@ -45,7 +43,7 @@ func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 	for _, route := range host.Routes {
 		switch {
 		case route.Via.IsValid():
-			if h.guards(route) {
+			if h.isNeeded(route) {
 				h.take(single(route.Via), "gateway "+route.Via.String())
 			}
 		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != opts.Bridge && !wide(route.Dst) && !h.isWider(route.Dst) && !ofAddress(host, route):
@@ -61,8 +59,8 @@ func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 	return h
 }
 
-// ofAddress reports whether a route leads to a single address that its link bears. The kernel
-// makes one in IPv6, and none in IPv4; the address says it all.
+// ofAddress reports whether a route leads to a single address that its link has. The kernel makes
+// such a route in IPv6 only; the address suffices.
 func ofAddress(host Host, r Route) bool {
 	if !r.Dst.IsSingleIP() {
 		return false
@@ -71,8 +69,8 @@ func ofAddress(host Host, r Route) bool {
 	return found && link.Name == r.Dev
 }
 
-// uplinksOf names the links by which this host is reached: those with an InternalIP of our
-// Node, and those of default routes.
+// uplinksOf returns the names of the links by which this host is reached: those with an InternalIP
+// of our Node, and those of default routes.
 func uplinksOf(host Host, own *Node) map[string]bool {
 	uplinks := map[string]bool{}
 	if own != nil {
@@ -96,9 +94,9 @@ func (h *hostRanges) take(p netip.Prefix, what string) {
 	}
 }
 
-// address takes the prefix of an address, or, where that is wider than the pods' range, the
-// address alone. One address of a device that other machines don't know, in our own subnet,
-// costs at most one pod its address.
+// address takes the prefix of an address, or, if that is around the pods' range, the address alone.
+// A single address in our own subnet, on a device that other machines don't use, costs at most one
+// pod its address.
 func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
 	what := fmt.Sprintf("%s on %s of this host", p, link)
 	switch {
@@ -110,26 +108,26 @@ func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
 		}
 		h.take(single(p.Addr()), what)
 	case p.IsSingleIP() && !reached && slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(p.Addr()) }):
-		cure := "delete the device if another pod network left it behind"
+		remediation := "delete the device if another pod network left it behind"
 		if link == ipvsDevice {
-			cure = "take it from the Service that has it (externalIPs, a load balancer's address)"
+			remediation = "take it from the Service that has it (externalIPs, a load balancer's address)"
 		}
-		h.leftover = append(h.leftover, taken{p, what + " is inside this node's podCIDR; " + cure})
+		h.leftover = append(h.leftover, taken{p, what + " is inside this node's podCIDR; " + remediation})
 	default:
 		h.take(p.Masked(), what)
 	}
 }
 
-// isWider reports whether a prefix holds a range of --cluster-cidr and more: a LAN of
-// 10.0.0.0/8 around 10.244.0.0/16. The operator has taken the more specific range for pods.
+// isWider reports whether a prefix contains a range of --cluster-cidr and more, such as a LAN of
+// 10.0.0.0/8 around 10.244.0.0/16. The operator has chosen the more specific range for pods.
 func (h *hostRanges) isWider(p netip.Prefix) bool {
 	return slices.ContainsFunc(h.cluster, func(c netip.Prefix) bool { return p.Bits() < c.Bits() && p.Contains(c.Addr()) })
 }
 
-// guards reports whether a route's gateway is a machine that this host needs. A local pod is
-// none, nor is a gateway to which nothing leads but the route itself: what an overlay network
-// calls so is an address of its own on a peer (10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink).
-func (h *hostRanges) guards(r Route) bool {
+// isNeeded reports whether this host needs a route's gateway. That excludes local pods, and
+// gateways that only the route itself leads to: an overlay network's is its address on a peer
+// (10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink).
+func (h *hostRanges) isNeeded(r Route) bool {
 	if r.Dev == h.opts.Bridge {
 		return false
 	}
@@ -139,12 +137,12 @@ func (h *hostRanges) guards(r Route) bool {
 	if slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(r.Via) }) {
 		return false
 	}
-	way := h.resolver.ways.to(r.Via)
+	way := h.resolver.index.lookup(r.Via)
 	alone := way == nil || way.Via == r.Via || way.Dst.Bits() < r.Dst.Bits()
 	return !alone || !r.Dst.Contains(r.Via)
 }
 
-// bounds lists what the operator and the standards keep pod subnets off, always.
+// bounds returns what pod subnets must never overlap because of options and standards.
 func bounds(opts Options) []taken {
 	var ranges []taken
 	for _, p := range opts.ServiceCIDRs {
@@ -159,33 +157,30 @@ func bounds(opts Options) []taken {
 	return slices.DeleteFunc(ranges, func(t taken) bool { return !overlapsCluster(opts, t.Prefix) })
 }
 
-// overlapsCluster tells whether a range can matter to any claim at all.
+// overlapsCluster reports whether a range can matter to any claim.
 func overlapsCluster(opts Options, p netip.Prefix) bool {
 	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
 }
 
-// overlaps reports what of this host is inside pods' ranges, or around them, and costs
-// nobody its subnet.
+// overlaps reports ranges of this host inside pods' ranges, or around them, that don't refuse a
+// subnet.
 func (b *builder) overlaps() {
 	for _, t := range b.ranges.wider {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.RangeOverlap, Message: fmt.Sprintf(
-			"%s is of a network around --cluster-cidr; in there, routes to pods go before that network, so none of its machines can have an address in --cluster-cidr", t.what)})
+		b.warn(problem.RangeOverlap, "%s belongs to a network around --cluster-cidr; there, routes to pods take precedence, so none of its machines can have an address in --cluster-cidr", t.what)
 	}
 	for _, t := range b.ranges.leftover {
-		b.report(problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.RangeOverlap, Message: fmt.Sprintf(
-			"%s, because a pod that is given that address is not reached", t.what)})
+		b.warn(problem.RangeOverlap, "%s, because a pod that is given that address is not reached", t.what)
 	}
 }
 
-// unroutable reports InternalIPs of our own Node that no other agent takes for a next hop, if it
-// has the same options.
+// unroutable reports InternalIPs of our own Node that agents with the same options refuse as a next
+// hop.
 func (b *builder) unroutable() {
 	for _, p := range b.own.PodCIDRs {
 		addr := b.own.firstAddr(p.Addr().Is4())
 		others := slices.ContainsFunc(b.own.Addrs, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() && b.resolver.excluded(a) == "" })
 		if addr.IsValid() && !others {
-			b.report(problem.Problem{Subject: problem.Node(b.own.Name), Reason: problem.AddressRefused, Message: fmt.Sprintf(
-				"InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))})
+			b.warn(problem.AddressRefused, "InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))
 		}
 	}
 }

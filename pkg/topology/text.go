@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// Ruleset gives the table as nft(8) takes it: the same table that the dataplane
-// makes by netlink.
+// Ruleset returns the table in the syntax of nft(8). The dataplane makes the same table by netlink.
 func (m *Masquerade) Ruleset() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", Table)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The table in the words of nft. That it is the one which the kernel has, pkg/dataplane tests.
+// The table in the syntax of nft. pkg/dataplane tests that the kernel has the same one.
 func TestRuleset(t *testing.T) {
 	whole := Masquerade{
 		Bridge: "cni0", Sources: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")},

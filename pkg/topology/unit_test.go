@@ -16,7 +16,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A problem.Problem of a subnet names it, in all cases: one of its Node's.
+// A Problem of a subnet names it, or one of its Node's.
 func TestProblemsNameSubnets(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -48,8 +48,8 @@ func TestProblemsNameSubnets(t *testing.T) {
 	}
 }
 
-// A bridge that is made anew, or whose MAC address was changed, gets the one that pods know, also after a time without
-// a config.
+// A new bridge, or one whose MAC address was changed, gets the one that pods have in their neighbor
+// tables, also after a time without a config.
 func TestMACAddressIsRemembered(t *testing.T) {
 	host, nodes := testHost(t), goodNodes()
 	opts := Options{NodeName: "node1", Bridge: Bridge, RunDir: "/run/plainroute"}
@@ -79,7 +79,7 @@ func goodNodes() []*Node {
 	}
 }
 
-// A Node is read with either form of its subnets, by its InternalIPs alone, and with a bound on what it says.
+// A Node is read with either form of its subnets, by its InternalIPs alone, and within bounds.
 func TestNodeIsRead(t *testing.T) {
 	created := metav1.NewTime(time.Unix(1e9, 0))
 	object := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "u", CreationTimestamp: created}}
@@ -117,7 +117,7 @@ func TestQuoteIsShort(t *testing.T) {
 	}
 }
 
-// Of an address that several links have, the one with its network counts; else any but kube-proxy's.
+// Of several links with an address, the one with its network counts; else any but kube-proxy's.
 func TestLinkWithAnAddress(t *testing.T) {
 	addr := netip.MustParseAddr("192.168.1.11")
 	link := func(name, prefix string) Link {
@@ -141,7 +141,8 @@ func TestLinkWithAnAddress(t *testing.T) {
 	}
 }
 
-// A route of ours leads to a peer's subnet only with that subnet, our metric, no type and a gateway of its family.
+// A route of ours leads to a peer's subnet only with that subnet, our metric, no type and a gateway
+// of its family.
 func TestLeadsTo(t *testing.T) {
 	subnet := netip.MustParsePrefix("10.244.2.0/24")
 	good := Route{Dst: subnet, Metric: MetricPeer, Via: netip.MustParseAddr("192.168.1.12")}
@@ -160,7 +161,8 @@ func TestLeadsTo(t *testing.T) {
 	}
 }
 
-// With --cluster-cidr, that and the nodes' networks concern a cluster; without it, what pod subnets can be.
+// With --cluster-cidr, that and the nodes' networks concern a cluster; without it, what pod subnets
+// can be.
 func TestConcernsOfOptions(t *testing.T) {
 	nodes := goodNodes()
 	nodes[1].PodCIDRs = append(nodes[1].PodCIDRs, netip.MustParsePrefix("fd00:4400::/40"))
@@ -183,8 +185,8 @@ func TestOutermostLeavesItsArgumentAlone(t *testing.T) {
 	}
 }
 
-// A Node whose address kube-proxy has put on a device of this host keeps its route, which is told; one whose address
-// brings a network there does not.
+// A Node whose address kube-proxy has put on a device of this host keeps its route, which is
+// reported; one whose address brings a network there does not.
 func TestAddressElsewhereKeepsTheRoute(t *testing.T) {
 	nodes, opts := goodNodes(), Options{NodeName: "node1", Bridge: Bridge, RunDir: "/run/plainroute"}
 	first, _ := Desired(opts, testHost(t), nodes, withKernel(State{}))
@@ -196,10 +198,10 @@ func TestAddressElsewhereKeepsTheRoute(t *testing.T) {
 		if got := slices.ContainsFunc(state.Routes, func(r Route) bool { return r.Dst == subnet }); got != kept {
 			t.Errorf("with %s the route is there: %v, want %v", prefix, got, kept)
 		}
-		told := slices.ContainsFunc(problems, func(p problem.Problem) bool {
+		reported := slices.ContainsFunc(problems, func(p problem.Problem) bool {
 			return p.Node == "node2" && p.Subnet == subnet && p.Reason == problem.RouteKept && strings.Contains(p.Message, "192.168.1.12 is an address of this host, on kube-ipvs0")
 		})
-		if told != kept {
+		if reported != kept {
 			t.Errorf("with %s the problems are %v", prefix, problems)
 		}
 	}

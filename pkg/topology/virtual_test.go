@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The manifests keep agents off the Nodes that everybody takes for virtual.
+// The manifests keep agents off the Nodes that VirtualLabels marks.
 func TestVirtualAsInTheManifests(t *testing.T) {
 	text, err := os.ReadFile("../../config/daemonset/daemonset.yaml")
 	if err != nil {

@@ -17,9 +17,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// TestWholeStates runs testdata/whole/*.txtar: cases as in TestCases, with all that is desired as what is wanted. The
-// sections options and actual are those types in YAML. Of settings, actual names those that differ
-// from a kernel's own; "" means that there is none.
+// TestWholeStates runs testdata/whole/*.txtar: cases as in TestCases, with the whole desired State.
+// The sections options and actual are those types in YAML. Of settings, actual has those that
+// differ from a kernel's own; "" means that there is none.
 func TestWholeStates(t *testing.T) {
 	files, err := filepath.Glob("testdata/whole/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -75,7 +75,7 @@ func wholeCase(t *testing.T, sections map[string]string) string {
 	return whole(Desired(opts, host, parseNodes(t, sections["nodes"]), actual))
 }
 
-// kernelSysctls are the settings of a kernel that nobody has changed.
+// kernelSysctls are a kernel's own settings.
 func kernelSysctls(host Host, bridge string) map[string]string {
 	all := map[string]string{
 		SysctlForward4: "0", SysctlForward6: "0", SysctlBridgeNF4: "0", SysctlBridgeNF6: "0", ConfSysctl(6, "all", "disable_ipv6"): "0",
@@ -130,7 +130,8 @@ func asJSON(v any) string {
 	return string(b)
 }
 
-// The limits of the neighbor table are raised once peers and pods come to more than 512, and only upwards.
+// The limits of the neighbor table are raised once there are more than 512 peers and pods, and only
+// upwards.
 func TestNeighborLimits(t *testing.T) {
 	host := testHost(t)
 	for _, c := range []struct {

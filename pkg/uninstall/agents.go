@@ -15,16 +15,17 @@ import (
 // agentLabels select the agents' DaemonSets and pods, whatever the chart's nameOverride is.
 const agentLabels = partOfLabel + "=plainroute," + componentLabel + "=agent"
 
-// agentDeletion bounds how long the garbage collector may take to find pods whose DaemonSet is gone.
+// agentDeletion bounds how long the garbage collector may take to find pods whose DaemonSet is
+// gone.
 const agentDeletion = time.Minute
 
-// awaitAgents returns once no DaemonSet makes agents in the namespace and each of their pods is
+// awaitAgents returns once the namespace has no DaemonSet of agents, and each of their pods is
 // being deleted: on each node cleanup then waits until the agent has ended. It returns
 // cleanup.ErrRefused at once for a DaemonSet that stays, because `kubectl apply` of a rendered
-// chart makes it and the hook's Job alike, and after within for a pod that stays.
+// chart creates it together with the hook's Job, and after within for a pod that stays.
 func (u *Uninstall) awaitAgents(ctx context.Context, within time.Duration) error {
 	deadline := time.Now().Add(within)
-	for said := false; ; said = true {
+	for notified := false; ; notified = true {
 		if err := u.refuseDaemonSets(ctx); err != nil {
 			return err
 		}
@@ -36,8 +37,8 @@ func (u *Uninstall) awaitAgents(ctx context.Context, within time.Duration) error
 			return fmt.Errorf("%w: agents run that no DaemonSet controls, such as pod %s in namespace %s on node %s: "+
 				"delete their pods, then run `plainroute uninstall` again", cleanup.ErrRefused, left.Name, u.Namespace, left.Spec.NodeName)
 		}
-		if !said {
-			u.Say("waiting until the agents' pods are deleted, such as %s on node %s", left.Name, left.Spec.NodeName)
+		if !notified {
+			u.Notify("waiting until the agents' pods are deleted, such as %s on node %s", left.Name, left.Spec.NodeName)
 		}
 		select {
 		case <-ctx.Done():
@@ -47,23 +48,23 @@ func (u *Uninstall) awaitAgents(ctx context.Context, within time.Duration) error
 	}
 }
 
-// refuseDaemonSets returns cleanup.ErrRefused if a DaemonSet of agents is there to stay.
+// refuseDaemonSets returns cleanup.ErrRefused if a DaemonSet of agents is not being deleted.
 func (u *Uninstall) refuseDaemonSets(ctx context.Context) error {
 	list, err := u.Client.AppsV1().DaemonSets(u.Namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
 	if err != nil {
-		return fmt.Errorf("looking for DaemonSets of agents: %w", err)
+		return fmt.Errorf("listing DaemonSets of agents: %w", err)
 	}
 	for i := range list.Items {
 		if set := &list.Items[i]; set.DeletionTimestamp == nil {
-			return fmt.Errorf("%w: DaemonSet %s in namespace %s runs agents, which put back what is removed. To uninstall, delete it first. "+
-				"If the Job of the chart's post-delete hook was made by `helm template | kubectl apply`, delete that Job and "+
+			return fmt.Errorf("%w: DaemonSet %s in namespace %s runs agents, which restore what is removed. To uninstall, delete it first. "+
+				"If the Job of the chart's post-delete hook was created by `helm template | kubectl apply`, delete that Job and "+
 				"render with --no-hooks", cleanup.ErrRefused, set.Name, set.Namespace)
 		}
 	}
 	return nil
 }
 
-// runningAgent returns an agent's pod that is not being deleted, nil: there is none.
+// runningAgent returns an agent's pod that is not being deleted, or nil.
 func (u *Uninstall) runningAgent(ctx context.Context) (*corev1.Pod, error) {
 	var left *corev1.Pod
 	err := fleet.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: agentLabels}, func(p *corev1.Pod) {
@@ -73,7 +74,7 @@ func (u *Uninstall) runningAgent(ctx context.Context) (*corev1.Pod, error) {
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("looking for pods of agents: %w", err)
+		return nil, fmt.Errorf("listing pods of agents: %w", err)
 	}
 	return left, nil
 }

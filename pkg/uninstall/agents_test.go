@@ -16,7 +16,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/cleanup"
 )
 
-// ofAgents is the metadata of an agents' object, whatever the release and its nameOverride are called.
+// ofAgents is the metadata of an agents' object, whatever the release and its nameOverride are
+// called.
 func ofAgents(name string, deleted bool) metav1.ObjectMeta {
 	meta := metav1.ObjectMeta{Name: name, Namespace: "ours", Labels: map[string]string{
 		nameLabel: "other", instanceLabel: "one", partOfLabel: "plainroute", componentLabel: "agent",
@@ -32,7 +33,7 @@ func agentPod(deleted bool, phase corev1.PodPhase) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: ofAgents("agent-1", deleted), Spec: corev1.PodSpec{NodeName: "node-1"}, Status: corev1.PodStatus{Phase: phase}}
 }
 
-// Whatever may run agents is a reason to refuse, with its name; what is ending is none.
+// Any object that runs agents is refused by name, unless it is being deleted.
 func TestRefusesWhileAgentsRun(t *testing.T) {
 	foreign := &appsv1.DaemonSet{ObjectMeta: ofAgents("plainroute", false)}
 	foreign.Labels[partOfLabel] = "another"
@@ -50,7 +51,7 @@ func TestRefusesWhileAgentsRun(t *testing.T) {
 		"another program's DaemonSet":      {[]runtime.Object{foreign}, ""},
 		"a DaemonSet of another namespace": {[]runtime.Object{elsewhere}, ""},
 	} {
-		u := &Uninstall{Client: fake.NewClientset(c.objects...), Options: Options{Namespace: "ours"}, Say: t.Logf}
+		u := &Uninstall{Client: fake.NewClientset(c.objects...), Options: Options{Namespace: "ours"}, Notify: t.Logf}
 		err := u.awaitAgents(t.Context(), 0)
 		if errors.Is(err, cleanup.ErrRefused) != (c.refused != "") || err != nil && !strings.Contains(err.Error(), c.refused) {
 			t.Errorf("%s: got %v, want it refused for %q", name, err, c.refused)
@@ -66,14 +67,14 @@ func TestWaitsForGarbageCollection(t *testing.T) {
 		lists++
 		return true, &corev1.PodList{Items: []corev1.Pod{*agentPod(lists > 2, corev1.PodRunning)}}, nil
 	})
-	u := &Uninstall{Client: client, Options: Options{Namespace: "ours"}, Say: t.Logf}
+	u := &Uninstall{Client: client, Options: Options{Namespace: "ours"}, Notify: t.Logf}
 	if err := u.awaitAgents(t.Context(), time.Hour); err != nil || lists != 3 {
 		t.Errorf("after %d looks: %v", lists, err)
 	}
 }
 
-// Agents that appear while nodes are cleaned end it: the DaemonSet that cleans goes, and what
-// those agents have set in Nodes stays.
+// Agents that appear while nodes are cleaned end it: the DaemonSet that cleans goes, and what those
+// agents have set in Nodes stays.
 func TestRefusesWhenAgentsAppear(t *testing.T) {
 	client := fake.NewClientset(node("node-1", corev1.ConditionTrue))
 	client.PrependReactor("create", "daemonsets", func(action clientgo.Action) (bool, runtime.Object, error) {
@@ -84,7 +85,7 @@ func TestRefusesWhenAgentsAppear(t *testing.T) {
 		set.Name = "cleaner"
 		return false, nil, client.Tracker().Add(&appsv1.DaemonSet{ObjectMeta: ofAgents("agents", false)})
 	})
-	u := &Uninstall{Client: client, Options: Options{Namespace: "ours", Timeout: time.Hour}, Say: t.Logf}
+	u := &Uninstall{Client: client, Options: Options{Namespace: "ours", Timeout: time.Hour}, Notify: t.Logf}
 	rows, err := u.Run(t.Context())
 	if !errors.Is(err, cleanup.ErrRefused) || len(rows) != 1 || rows[0].Clean {
 		t.Errorf("got %+v, %v; want it refused", rows, err)
@@ -100,7 +101,8 @@ func TestRefusesWhenAgentsAppear(t *testing.T) {
 	}
 }
 
-// Where agents run on all nodes that are left, that is the reason, and where other nodes are left too it is not.
+// Where agents run on all nodes that are left, that is the reason, and where other nodes are left
+// too it is not.
 func TestAllThatAreLeftRefuse(t *testing.T) {
 	rows := Rows{{Node: "a", Clean: true}, {Node: "b", Summary: cleanup.Summary{Refused: true}}}
 	if err := rows.err(""); !errors.Is(err, cleanup.ErrRefused) {

@@ -16,9 +16,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// deleteConditions takes away from all Nodes the condition that agents keep with
-// --node-condition. Left as it is it would speak for a network that is gone; True
-// would leave a NoSchedule taint that no other network takes off.
+// deleteConditions deletes from all Nodes the condition that agents set with --node-condition. It
+// would otherwise describe a network that is gone; set to True it would leave a NoSchedule taint
+// that no other network removes.
 func (u *Uninstall) deleteConditions(ctx context.Context) error {
 	var errs []error
 	count := 0
@@ -36,22 +36,23 @@ func (u *Uninstall) deleteConditions(ctx context.Context) error {
 	}
 	switch {
 	case u.DryRun && count > 0:
-		u.Say("the condition %s would be deleted (Nodes: %d)", corev1.NodeNetworkUnavailable, count)
+		u.Notify("the condition %s would be deleted (Nodes: %d)", corev1.NodeNetworkUnavailable, count)
 	case count > 0:
-		u.Say("deleting the condition %s (Nodes: %d)", corev1.NodeNetworkUnavailable, count)
+		u.Notify("deleting the condition %s (Nodes: %d)", corev1.NodeNetworkUnavailable, count)
 	}
 	return errors.Join(errs...)
 }
 
-// conditionOfOurs returns where it is, or -1. Another's reason makes it another's.
+// conditionOfOurs returns the condition's index, or -1 if it is missing or has the reason of
+// another program.
 func conditionOfOurs(n *corev1.Node) int {
 	return slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeNetworkUnavailable && c.Reason == topology.ConditionReason
 	})
 }
 
-// deleteCondition tests within one patch that the condition is still there and ours;
-// a Node that changed meanwhile is looked at again.
+// deleteCondition deletes a Node's condition by a patch that fails if the Node has changed; then it
+// reads the Node again.
 func (u *Uninstall) deleteCondition(ctx context.Context, n *corev1.Node) error {
 	const tries = 5
 	nodes := u.Client.CoreV1().Nodes()

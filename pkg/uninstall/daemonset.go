@@ -14,50 +14,50 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Options say what the pods that clean the nodes are made of. There is no API
-// server to ask any more: the agents' DaemonSet, which knew, may be gone.
+// Options describe the pods that clean the nodes. They can't be derived from the agents' DaemonSet,
+// which may be gone.
 type Options struct {
 	Namespace string
-	// Image is the agents'.
+	// Image is plainroute's.
 	Image       string
 	PullPolicy  string
 	PullSecrets []string
-	// ServiceAccount of the pods, which need no rights; empty: the namespace's.
+	// ServiceAccount is that of the pods, which need no rights; empty: the namespace's default.
 	ServiceAccount string
-	// PriorityClass lets them in where a node is full; empty: none.
+	// PriorityClass admits the pods to full nodes; empty: none.
 	PriorityClass string
 	// CNIConfDir, CNICacheDir and RunDir are folders of the hosts.
 	CNIConfDir, CNICacheDir, RunDir string
-	// Bridge is the pods' bridge; empty: cleanup finds it out.
+	// Bridge is the pods' bridge; empty: cleanup detects it.
 	Bridge string
-	// DACOverride gives the pods that capability, where those folders aren't root's.
+	// DACOverride adds that capability, for folders that don't belong to root.
 	DACOverride bool
 	SELinux     *corev1.SELinuxOptions
-	// DryRun shows what would be removed.
+	// DryRun reports what would be removed.
 	DryRun bool
-	// Timeout is how long to wait after the last node got on.
+	// Timeout is how long to wait after the last progress of a node.
 	Timeout time.Duration
-	// Owner takes the DaemonSet with it when it goes: the Pod that this runs in.
+	// Owner is the Pod that this runs in; the DaemonSet is deleted with it.
 	Owner *metav1.OwnerReference
 }
 
 const (
-	// Name is what the DaemonSet's own begins with, and the label that it is found by.
+	// Name is the prefix of the DaemonSet's name, and its label.
 	Name = "plainroute-cleanup"
 
 	nameLabel      = "app.kubernetes.io/name"
-	instanceLabel  = "app.kubernetes.io/instance" // the release, by Helm's custom
+	instanceLabel  = "app.kubernetes.io/instance" // the release, by Helm's convention
 	managedByLabel = "app.kubernetes.io/managed-by"
 	partOfLabel    = "app.kubernetes.io/part-of"
 	componentLabel = "app.kubernetes.io/component"
 	managedBy      = "plainroute-uninstall"
 	cleaner        = "cleanup"
 
-	// agentWait is longer than a DaemonSet's pod may take to end (30 s unless it says
-	// otherwise, terminationGracePeriodSeconds).
+	// agentWait is longer than a DaemonSet's pod takes to end (terminationGracePeriodSeconds, 30 s
+	// by default).
 	agentWait = "60s"
 
-	// Where the pod has the CNI folders, wherever the host has them.
+	// Where the pod mounts the host's CNI folders.
 	mountedConfDir  = "/etc/cni/net.d"
 	mountedCacheDir = "/var/lib/cni"
 
@@ -68,8 +68,8 @@ func labels() map[string]string { return map[string]string{nameLabel: Name, mana
 
 func selector() string { return apilabels.Set(labels()).String() }
 
-// daemonSet has an init container clean, whose termination message is the result,
-// and then stays: a container that ends is started again.
+// daemonSet cleans in an init container, whose termination message is the result, and then waits,
+// because a container that ends is restarted.
 func (o Options) daemonSet() *appsv1.DaemonSet {
 	set := &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: Name + "-", Namespace: o.Namespace, Labels: labels()},
@@ -129,7 +129,7 @@ func (o Options) cleaner() corev1.Container {
 	c.VolumeMounts = []corev1.VolumeMount{
 		{Name: "cni-conf", MountPath: mountedConfDir},
 		{Name: "cni-cache", MountPath: mountedCacheDir, ReadOnly: true},
-		{Name: "run", MountPath: o.RunDir}, // the CNI config points into it by this path
+		{Name: "run", MountPath: o.RunDir}, // the CNI config refers to it by this path
 	}
 	return c
 }
@@ -159,13 +159,13 @@ func realNodes() *corev1.Affinity {
 	}}
 }
 
-// isReal tells whether a Node gets a pod.
+// isReal reports whether a Node gets a pod.
 func isReal(n *corev1.Node) bool {
 	return n.Labels[corev1.LabelOSStable] == "linux" && !topology.Virtual(n.Labels)
 }
 
-// hostFolder is made where it is missing, or else the pod would not start on a node
-// that never had an agent.
+// hostFolder is created if missing, because the pod would not start on a node that never had an
+// agent.
 func hostFolder(name, path string) corev1.Volume {
 	kind := corev1.HostPathDirectoryOrCreate
 	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &kind}}}

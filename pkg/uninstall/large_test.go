@@ -35,7 +35,8 @@ func large(i int) (corev1.Node, corev1.Pod) {
 	return n, p
 }
 
-// server lists so many of both, in pages if it is asked for them; in protobuf, which takes it a tenth of the time of JSON.
+// server lists so many of both, in pages if it is asked for them; in protobuf, which takes it a
+// tenth of the time of JSON.
 func server(t *testing.T, count int) (client kubernetes.Interface, largest *int) {
 	t.Helper()
 	largest = new(int)
@@ -44,7 +45,7 @@ func server(t *testing.T, count int) (client kubernetes.Interface, largest *int)
 		query := r.URL.Query()
 		from, _ := strconv.Atoi(query.Get("continue"))
 		limit, _ := strconv.Atoi(query.Get("limit"))
-		if limit == 0 || query.Get("resourceVersion") == "0" { // the API server's cache knows no pages
+		if limit == 0 || query.Get("resourceVersion") == "0" { // the API server's cache ignores the limit
 			limit = count
 		}
 		more := metav1.ListMeta{}
@@ -72,7 +73,8 @@ func server(t *testing.T, count int) (client kubernetes.Interface, largest *int)
 	return client, largest
 }
 
-// inUse is the memory that is in use. What a sync.Pool keeps, the second collection frees.
+// inUse returns the memory in use. It collects twice, because the second collection empties
+// sync.Pools.
 func inUse() int {
 	var stats goruntime.MemStats
 	goruntime.GC()
@@ -85,7 +87,7 @@ func inUse() int {
 func TestLargeClusterTakesLittleMemory(t *testing.T) {
 	const count = 5000
 	client, largest := server(t, count)
-	u := &Uninstall{Client: client, Say: t.Logf}
+	u := &Uninstall{Client: client, Notify: t.Logf}
 	before := inUse()
 	nodes, err := u.nodes(t.Context())
 	if err != nil {
@@ -106,7 +108,7 @@ func TestLargeClusterTakesLittleMemory(t *testing.T) {
 		t.Errorf("%d bytes are kept of a Node and its pod", kept)
 	}
 	last := fmt.Sprintf("node-%04d", count-1)
-	if len(nodes) != count || len(pods) != count || !isReal(nodes[last]) || (&visit{}).look(pods[last]) != clean {
+	if len(nodes) != count || len(pods) != count || !isReal(nodes[last]) || (&nodeState{}).update(pods[last]) != clean {
 		t.Errorf("%d Nodes and %d pods, of which the last are %+v, %+v", len(nodes), len(pods), nodes[last], pods[last])
 	}
 }

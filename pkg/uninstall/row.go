@@ -7,41 +7,51 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Row tells how it went on a node.
+// Row is the result of a node.
 type Row struct {
 	Node string `json:"node"`
-	// Clean tells that nothing of ours is left but what is kept.
+	// Clean reports that nothing of plainroute is left except what is kept.
 	Clean bool `json:"clean"`
-	// Gone tells that the Node was deleted meanwhile.
+	// Gone reports that the Node was deleted meanwhile.
 	Gone bool `json:"gone,omitempty"`
-	// Error is why it is not clean.
+	// Error is why the node is not clean.
 	Error string `json:"error,omitempty"`
 	cleanup.Summary
 }
 
-// Rows are of all nodes, sorted by name.
+// Rows are the results of all nodes, sorted by name.
 type Rows []Row
 
-// rows makes them of what was seen; nodes are those that there are now.
-func (f *follower) rows(nodes map[string]*corev1.Node) Rows {
-	rows := make(Rows, 0, len(f.visits))
-	for name, v := range f.visits {
+// Report is the JSON document of Rows.
+type Report struct {
+	metav1.TypeMeta `json:",inline"`
+	Nodes           Rows `json:"nodes"`
+}
+
+// Report returns the JSON document.
+func (rows Rows) Report() Report { return Report{status.TypeMeta("UninstallReport"), rows} }
+
+// rows returns the results; nodes are those that exist now.
+func (f *tracker) rows(nodes map[string]*corev1.Node) Rows {
+	rows := make(Rows, 0, len(f.states))
+	for name, v := range f.states {
 		row := Row{Node: name, Clean: v.stage == clean, Summary: v.summary}
 		switch {
 		case !row.Clean && f.interrupted && v.ended == nil:
-			row.Error = "interrupted before it could say whether it is clean"
+			row.Error = "interrupted before it had reported a result"
 		case !row.Clean:
-			row.Error, row.Gone = v.why(nodes[name]), nodes[name] == nil
+			row.Error, row.Gone = v.reason(nodes[name]), nodes[name] == nil
 		case row.Refused: // in a dry run
 			row.Error = "it would be refused now: " + v.summary.Error
 		}
@@ -52,15 +62,15 @@ func (f *follower) rows(nodes map[string]*corev1.Node) Rows {
 	return rows
 }
 
-// manyNames are as many as an error names.
-const manyNames = 20
+// maxNames is how many nodes an error names.
+const maxNames = 20
 
-// refused tells that an agent runs on the node: a cleanup by force refuses for nothing else.
+// refused reports that an agent runs on the node, the only reason for which cleanup --force
+// refuses.
 func (r Row) refused() bool { return !r.Clean && !r.Gone && r.Refused }
 
-// err names the nodes that are left, nil: none. It is cleanup.ErrRefused if agents run on
-// all of them. Agents are whose those are that made
-// nodes refuse, if that is known.
+// err returns an error that names the nodes that are left. It is cleanup.ErrRefused if agents run
+// on all of them; agents names those, if known.
 func (rows Rows) err(agents string) error {
 	var names []string
 	refused := 0
@@ -76,8 +86,8 @@ func (rows Rows) err(agents string) error {
 	if n == 0 {
 		return nil
 	}
-	if n > manyNames {
-		names = append(names[:manyNames], fmt.Sprintf("and %d more", n-manyNames))
+	if n > maxNames {
+		names = append(names[:maxNames], fmt.Sprintf("and %d more", n-maxNames))
 	}
 	next := "once they can be, run `plainroute uninstall` again, or `plainroute cleanup --force` on each"
 	switch {
@@ -95,23 +105,15 @@ func (rows Rows) err(agents string) error {
 
 // Print writes the table.
 func (rows Rows) Print(w io.Writer) error {
-	var text bytes.Buffer
-	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "NODE\tRESULT\tROUTES\tTABLE\tCNI CONFIG\tBRIDGE\tNOTE")
-	for _, r := range rows {
-		fmt.Fprintln(table, strings.Join([]string{
-			r.Node, r.result(), r.count(plan.KindRoute), r.word(plan.KindTable), r.word(plan.KindCNI), r.word(plan.KindBridge), r.note(),
-		}, "\t"))
+	lines := make([][]string, len(rows))
+	for i, r := range rows {
+		lines[i] = []string{r.Node, r.result(), r.count(plan.KindRoute), r.outcome(plan.KindTable), r.outcome(plan.KindCNI), r.outcome(plan.KindBridge), r.note()}
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	for line := range strings.Lines(text.String()) { // most have no note
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
-			return err
-		}
-	}
-	return nil
+	var out bytes.Buffer
+	header := []string{"NODE", "RESULT", "ROUTES", "TABLE", "CNI CONFIG", "BRIDGE", "NOTE"}
+	text.Table(&out, header, lines, func(_ int, line string) string { return strings.TrimRight(line, " ") })
+	_, err := w.Write(out.Bytes())
+	return err
 }
 
 func (r Row) result() string {
@@ -133,8 +135,8 @@ func (r Row) count(kind plan.Kind) string {
 	return strconv.Itoa(r.Removed[kind])
 }
 
-// word says what became of the one thing of a kind.
-func (r Row) word(kind plan.Kind) string {
+// outcome returns what happened to the only object of a kind.
+func (r Row) outcome(kind plan.Kind) string {
 	switch {
 	case !r.Clean:
 		return "-"
@@ -154,7 +156,7 @@ func (r Row) note() string {
 		notes = append(notes, "pods are attached, so these stay: "+strings.Join(r.Kept, ", "))
 	}
 	if r.Clean && r.Undetached > 0 {
-		notes = append(notes, fmt.Sprintf("dead sandboxes are not detached (%d), and a late CNI DEL may make the folder %s of the run folder anew", r.Undetached, topology.IPAMDir))
+		notes = append(notes, fmt.Sprintf("dead sandboxes are not detached (%d), and a late CNI DEL may create the folder %s of the run folder again", r.Undetached, topology.IPAMDir))
 	}
 	if r.Error != "" {
 		notes = append(notes, r.Error)

@@ -1,5 +1,5 @@
-// Package uninstall takes plainroute off all nodes of a cluster: a DaemonSet has
-// `plainroute cleanup` run on each, and what each says becomes one table.
+// Package uninstall removes plainroute from all nodes of a cluster: a DaemonSet runs `plainroute
+// cleanup` on each, and the results become one table.
 package uninstall
 
 import (
@@ -20,17 +20,17 @@ import (
 	"github.com/plainroute/plainroute/pkg/fleet"
 )
 
-// Uninstall is one run of it.
+// Uninstall is one run.
 type Uninstall struct {
 	Client kubernetes.Interface
 	Options
-	// Say tells a person how it is getting on, a line at a time.
-	Say func(format string, args ...any)
+	// Notify reports the progress to the user, a line at a time.
+	Notify func(format string, args ...any)
 }
 
-// Run cleans all nodes and returns a row for each. The error, if rows came, says
-// what is left to do. The DaemonSet is removed whatever happens, when ctx ends too.
-// It returns cleanup.ErrRefused while agents run, also where they come back meanwhile.
+// Run cleans all nodes and returns a row for each. With rows, the error describes what is left to
+// do. The DaemonSet is always removed, even if ctx ends. It returns cleanup.ErrRefused while agents
+// run, or if they come back.
 func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
 	if !u.DryRun {
 		if err := u.awaitAgents(ctx, agentDeletion); err != nil {
@@ -51,12 +51,12 @@ func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
 	case ctx.Err() != nil:
 		return rows, errors.Join(fmt.Errorf("interrupted: %w", context.Cause(ctx)), err, rows.err(""))
 	case errors.Is(err, cleanup.ErrRefused):
-		return rows, err // agents are back, and keep the condition
+		return rows, err // agents are back, and set the condition
 	}
 	return rows, errors.Join(err, u.deleteConditions(ctx), rows.err(u.agents(ctx, rows)))
 }
 
-// nodes returns those that get a pod, as far as is needed to say why one is not clean.
+// nodes returns the Nodes that get a pod, reduced to the fields that reason uses.
 func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) {
 	nodes := map[string]*corev1.Node{}
 	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
@@ -73,8 +73,8 @@ func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) 
 	return nodes, nil
 }
 
-// agents names the releases whose agents made nodes refuse, as far as it may look: who
-// uninstalls need not have the right to see other namespaces.
+// agents names the releases whose agents made nodes refuse, as far as the rights of this program
+// allow.
 func (u *Uninstall) agents(ctx context.Context, rows Rows) string {
 	if !slices.ContainsFunc(rows, Row.refused) {
 		return ""
@@ -98,34 +98,34 @@ func (u *Uninstall) agents(ctx context.Context, rows Rows) string {
 	return ""
 }
 
-// create makes the DaemonSet. One that a killed run left goes; it has another name, for
-// it can't be gone before its pods on nodes that don't answer are.
+// create creates the DaemonSet, and deletes that of an earlier run that was killed. The new one has
+// another name, because the old one exists until its pods on unresponsive nodes are gone.
 func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 	sets := u.Client.AppsV1().DaemonSets(u.Namespace)
 	old, err := sets.List(ctx, metav1.ListOptions{LabelSelector: selector()})
 	if err != nil {
-		return nil, fmt.Errorf("looking for DaemonSets of runs that did not end: %w", err)
+		return nil, fmt.Errorf("listing DaemonSets of earlier runs: %w", err)
 	}
 	for i := range old.Items {
 		if old.Items[i].DeletionTimestamp != nil {
 			continue
 		}
-		u.Say("removing DaemonSet %s of a run that did not end", old.Items[i].Name)
+		u.Notify("removing DaemonSet %s of an earlier run", old.Items[i].Name)
 		if err := u.delete(ctx, &old.Items[i]); err != nil {
 			return nil, err
 		}
 	}
-	// Nobody would know whether a call that is cut off has made one.
+	// Without a timeout of its own, an interrupted call may leave a DaemonSet behind.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
 	defer cancel()
 	set, err := sets.Create(ctx, u.daemonSet(), metav1.CreateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("making DaemonSet %s: %w", Name, err)
+		return nil, fmt.Errorf("creating DaemonSet %s: %w", Name, err)
 	}
 	return set, nil
 }
 
-// delete has the DaemonSet go once its pods are gone.
+// delete deletes the DaemonSet once its pods are gone.
 func (u *Uninstall) delete(ctx context.Context, set *appsv1.DaemonSet) error {
 	foreground := metav1.DeletePropagationForeground
 	err := u.Client.AppsV1().DaemonSets(u.Namespace).Delete(ctx, set.Name, metav1.DeleteOptions{
@@ -138,16 +138,15 @@ func (u *Uninstall) delete(ctx context.Context, set *appsv1.DaemonSet) error {
 }
 
 const (
-	// removal is how long the DaemonSet may take to go, after ctx has ended too: a pod
-	// has 30 s then.
+	// removal bounds the deletion of the DaemonSet, even after ctx has ended: a pod has 30 s then.
 	removal      = 20 * time.Second
 	pollInterval = time.Second
-	// perNode makes polls rarer in large clusters: a list of all pods is megabytes.
+	// perNode slows polling down in large clusters, because a list of all pods takes megabytes.
 	perNode = time.Millisecond
 )
 
-// remove deletes the DaemonSet with its pods, and waits until they are gone. Those on
-// nodes that don't answer stay until their Node does, which is no fault.
+// remove deletes the DaemonSet with its pods, and waits until they are gone. Those on unresponsive
+// nodes stay with their Node, which is not an error.
 func (u *Uninstall) remove(ctx context.Context, set *appsv1.DaemonSet) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
 	defer cancel()
@@ -161,29 +160,29 @@ func (u *Uninstall) remove(ctx context.Context, set *appsv1.DaemonSet) error {
 		}
 		select {
 		case <-ctx.Done():
-			u.Say("DaemonSet %s goes as soon as its last pod does, on a node that does not answer", set.Name)
+			u.Notify("DaemonSet %s is deleted with its last pod, on a node that does not answer", set.Name)
 			return nil
 		case <-time.After(pollInterval / 4):
 		}
 	}
 }
 
-// follow looks at the pods until each node is clean, or none has got on for too long.
+// follow watches the pods until each node is clean, or there is no progress for too long.
 func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map[string]*corev1.Node) (Rows, error) {
-	f := newFollower(u, nodes)
-	u.Say("cleaning %d nodes", len(nodes))
+	f := newTracker(u, nodes)
+	u.Notify("cleaning %d nodes", len(nodes))
 	var failed error
 	for {
-		pods, err := u.look(ctx, set)
+		pods, err := u.listPods(ctx, set)
 		if errors.Is(err, cleanup.ErrRefused) {
 			f.interrupted = true
 			return f.rows(nodes), err
 		}
 		if err != nil && fmt.Sprint(err) != fmt.Sprint(failed) && ctx.Err() == nil {
-			u.Say("%v; trying again", err)
+			u.Notify("%v; trying again", err)
 		}
 		if failed = err; err == nil {
-			f.see(pods)
+			f.update(pods)
 		}
 		if f.left() == 0 {
 			return f.rows(nodes), nil
@@ -206,8 +205,8 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 	return f.rows(nodes), errors.Join(failed, err)
 }
 
-// look returns the pods that clean, and cleanup.ErrRefused if there are agents again.
-func (u *Uninstall) look(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
+// listPods returns the pods that clean, or cleanup.ErrRefused if there are agents again.
+func (u *Uninstall) listPods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
 	if !u.DryRun {
 		if err := u.refuseDaemonSets(ctx); err != nil {
 			return nil, err
@@ -216,7 +215,7 @@ func (u *Uninstall) look(ctx context.Context, set *appsv1.DaemonSet) (map[string
 	return u.pods(ctx, set)
 }
 
-// pods returns those of the DaemonSet by their node, as far as is needed to follow them.
+// pods returns those of the DaemonSet by node, reduced to the fields that tracker uses.
 func (u *Uninstall) pods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
 	pods := map[string]*corev1.Pod{}
 	err := fleet.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: selector()}, func(p *corev1.Pod) {
@@ -230,8 +229,8 @@ func (u *Uninstall) pods(ctx context.Context, set *appsv1.DaemonSet) (map[string
 	return pods, nil
 }
 
-// nodeOf returns the node that a pod is on or meant for: a DaemonSet's pod names it
-// before it is scheduled (ReplaceDaemonSetPodNodeNameNodeAffinity of
+// nodeOf returns the node that a pod is on or assigned to: a DaemonSet's pod names it before it is
+// scheduled (ReplaceDaemonSetPodNodeNameNodeAffinity of
 // k8s.io/kubernetes/pkg/controller/daemon/util).
 func nodeOf(p *corev1.Pod) string {
 	if p.Spec.NodeName != "" {

@@ -12,7 +12,7 @@ import (
 
 // A browser gets a page, and programs get JSON from the same address.
 func TestStatusForBrowsers(t *testing.T) {
-	s := &status.Server{Board: &status.Board{}, Metrics: prometheus.NewRegistry(), Status: true, Page: NodePage}
+	s := &status.Server{Latest: &status.Latest{}, Metrics: prometheus.NewRegistry(), Status: true, Page: NodePage}
 	for _, c := range []struct{ path, accept, kind string }{
 		{"/status", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html; charset=utf-8"},
 		{"/status", "*/*", "application/json"},

@@ -3,10 +3,9 @@ package web
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,34 +16,34 @@ import (
 
 // Dashboard serves the pages of a cluster and of its nodes. It only reads.
 type Dashboard struct {
-	// Survey asks all agents, and says how far it is.
-	Survey func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error)
-	// Ask gets one agent's answer to GET of a path.
-	Ask func(ctx context.Context, agent *fleet.Agent, path string) (io.ReadCloser, error)
-	// Every is how long there is between Surveys, Timeout how long one agent may take.
-	Every, Timeout time.Duration
+	// Collect returns the fleet status, and reports its progress.
+	Collect func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error)
+	// Get requests a path of one agent.
+	Get fleet.Get
+	// Interval is the time between calls of Collect; Timeout bounds the request to one agent.
+	Interval, Timeout time.Duration
 
 	once sync.Once
 	wake chan struct{}
 
-	mu      sync.Mutex
-	asked   time.Time // when a browser last did
-	view    view
-	cluster *fleet.Cluster
+	mu        sync.Mutex
+	requested time.Time // when a browser last requested data
+	view      view
+	cluster   *fleet.Cluster
 }
 
-// Run surveys while somebody looks, until the context ends. Each Survey is a port-forward to each agent: nobody looks, no
-// Survey.
+// Run collects the fleet status regularly until the context ends. It pauses while no browser
+// requests data, because each time takes a port-forward to every agent.
 func (d *Dashboard) Run(ctx context.Context) {
 	d.prepare()
 	for ctx.Err() == nil {
-		if d.watched() {
-			d.look(ctx)
+		if d.inUse() {
+			d.refresh(ctx)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(d.Every):
+		case <-time.After(d.Interval):
 		case <-d.wake:
 		}
 	}
@@ -52,15 +51,15 @@ func (d *Dashboard) Run(ctx context.Context) {
 
 func (d *Dashboard) prepare() { d.once.Do(func() { d.wake = make(chan struct{}, 1) }) }
 
-// watched tells whether a browser has asked since it should have at the latest.
-func (d *Dashboard) watched() bool {
+// inUse reports whether a browser has requested data recently.
+func (d *Dashboard) inUse() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return time.Since(d.asked) < 3*d.Every+time.Second
+	return time.Since(d.requested) < 3*d.Interval+time.Second
 }
 
-func (d *Dashboard) look(ctx context.Context) {
-	cluster, err := d.Survey(ctx, func(done, all int) {
+func (d *Dashboard) refresh(ctx context.Context) {
+	cluster, err := d.Collect(ctx, func(done, all int) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.view.Done, d.view.All = done, all
@@ -72,14 +71,15 @@ func (d *Dashboard) look(ctx context.Context) {
 	defer d.mu.Unlock()
 	d.view.Number++
 	if d.view.Error = ""; err != nil {
-		d.view.Error = err.Error() // what was seen before stays
+		d.view.Error = err.Error() // the previous status stays
 		return
 	}
 	d.cluster = cluster
 	d.view.Seen = seenOf(cluster)
 }
 
-// Handler answers the page of the cluster at /, and that of each node at /nodes/NAME; and their data as JSON.
+// Handler serves the page of the cluster at /, those of nodes at /nodes/NAME, and the data of both
+// as JSON.
 func (d *Dashboard) Handler() http.Handler {
 	d.prepare()
 	mux := http.NewServeMux()
@@ -95,28 +95,28 @@ func (d *Dashboard) all(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// now is what is known, and has Run look again soon if nobody has looked for long.
+// now returns the present data, and wakes Run if it has paused.
 func (d *Dashboard) now() view {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.asked) > d.Every {
+	if time.Since(d.requested) > d.Interval {
 		select {
 		case d.wake <- struct{}{}:
 		default:
 		}
 	}
-	d.asked = time.Now()
+	d.requested = time.Now()
 	now := d.view
-	now.Every = d.Every.Milliseconds()
+	now.Every = d.Interval.Milliseconds()
 	return now
 }
 
-// node shows what one agent says just now.
+// node sends the report of one agent, requested now.
 func (d *Dashboard) node(w http.ResponseWriter, r *http.Request) {
 	row := d.row(r.PathValue("name"))
 	switch {
 	case row == nil:
-		http.Error(w, "there is no such node, or nobody has looked yet", http.StatusNotFound)
+		http.Error(w, "there is no such node, or no fleet status yet", http.StatusNotFound)
 		return
 	case row.Agent == nil:
 		http.Error(w, text.Printable(row.Message), http.StatusBadGateway)
@@ -124,7 +124,7 @@ func (d *Dashboard) node(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), d.Timeout)
 	defer cancel()
-	report, err := d.report(ctx, row)
+	report, err := fleet.FetchReport(ctx, d.Get, row)
 	if err != nil {
 		http.Error(w, text.Printable(err.Error()), http.StatusBadGateway)
 		return
@@ -138,37 +138,16 @@ func (d *Dashboard) row(name string) *fleet.Row {
 	if d.cluster == nil {
 		return nil
 	}
-	for i := range d.cluster.Nodes {
-		if row := &d.cluster.Nodes[i]; row.Node == name {
-			return row
-		}
+	i := slices.IndexFunc(d.cluster.Nodes, func(r fleet.Row) bool { return r.Node == name })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return &d.cluster.Nodes[i]
 }
 
-// maxReport is far more than a report of 5,000 peers takes, which is 3 MiB.
-const maxReport = 64 << 20
-
-// report is what a node's agent says. It is read, so that nothing but a report comes through.
-func (d *Dashboard) report(ctx context.Context, row *fleet.Row) (*status.Report, error) {
-	body, err := d.Ask(ctx, row.Agent, "/status?brief=true")
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	var report status.Report
-	if err := json.NewDecoder(io.LimitReader(body, maxReport)).Decode(&report); err != nil {
-		return nil, fmt.Errorf("reading the agent's answer: %w", err)
-	}
-	if report.Node != row.Node {
-		return nil, errors.New("the answer is another node's")
-	}
-	return &report, nil
-}
-
-// sendJSON answers with what, which has a JSON form.
-func sendJSON(w http.ResponseWriter, r *http.Request, what any) {
-	body, err := json.Marshal(what)
+// sendJSON sends a value as JSON.
+func sendJSON(w http.ResponseWriter, r *http.Request, value any) {
+	body, err := json.Marshal(value)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -18,24 +18,24 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// two is a cluster of a node that is well and one whose agent says nothing.
+// two is a cluster of a node that is fine and one without an agent.
 func two() *fleet.Cluster {
 	return &fleet.Cluster{Nodes: []fleet.Row{
 		{
 			Node: "node-1", Subnets: []string{"10.244.1.0/24"}, Agent: &fleet.Agent{Pod: "plainroute-1"},
-			Report: &status.Report{Node: "node-1", Ready: true, Peers: []status.Peer{{Node: "node-2", State: status.Conflict, Message: "a route of somebody"}}},
+			Report: &status.Report{Node: "node-1", Ready: true, Peers: []status.Peer{{Node: "node-2", State: status.Conflict, Message: "a foreign route"}}},
 			Count:  fleet.Count{Peers: 1}, Routes: fleet.Cells{fleet.Self, fleet.Conflict},
 		},
 		{Node: "node-2", NoReport: problem.NoAgent, Message: "no agent runs here"},
 	}}
 }
 
-func looked(t *testing.T, ask func() (string, error)) *Dashboard {
+func refreshed(t *testing.T, ask func() (string, error)) *Dashboard {
 	t.Helper()
 	s := &Dashboard{
-		Every: time.Second, Timeout: time.Second,
-		Survey: func(context.Context, func(int, int)) (*fleet.Cluster, error) { return two(), nil },
-		Ask: func(_ context.Context, agent *fleet.Agent, path string) (io.ReadCloser, error) {
+		Interval: time.Second, Timeout: time.Second,
+		Collect: func(context.Context, func(int, int)) (*fleet.Cluster, error) { return two(), nil },
+		Get: func(_ context.Context, agent *fleet.Agent, path string) (io.ReadCloser, error) {
 			if agent.Pod != "plainroute-1" || path != "/status?brief=true" {
 				t.Errorf("%s of %s is asked for", path, agent.Pod)
 			}
@@ -43,7 +43,7 @@ func looked(t *testing.T, ask func() (string, error)) *Dashboard {
 			return io.NopCloser(strings.NewReader(text)), err
 		},
 	}
-	s.look(t.Context())
+	s.refresh(t.Context())
 	return s
 }
 
@@ -58,7 +58,7 @@ func getPath(s *Dashboard, path string, headers ...string) *httptest.ResponseRec
 }
 
 func TestHandler(t *testing.T) {
-	s := looked(t, func() (string, error) { return `{"node":"node-1","version":"v1"}`, nil })
+	s := refreshed(t, func() (string, error) { return `{"node":"node-1","version":"v1"}`, nil })
 	for _, c := range []struct {
 		path, accept string
 		code         int
@@ -66,9 +66,9 @@ func TestHandler(t *testing.T) {
 	}{
 		{"/", "text/html", 200, "text/html; charset=utf-8", "<title>plainroute</title>"},
 		{"/", "*/*", 200, "application/json", `"routes":".c"`},
-		{"/?format=json", "text/html", 200, "application/json", `"symbol":"c","words":"conflict: a foreign route goes before ours","bad":true`},
+		{"/?format=json", "text/html", 200, "application/json", `"symbol":"c","words":"conflict: a foreign route takes precedence","bad":true`},
 		{"/nodes/node-1", "text/html", 200, "text/html; charset=utf-8", "<title>plainroute</title>"},
-		{"/nodes/nobody", "text/html", 200, "text/html; charset=utf-8", "<title>plainroute</title>"}, // it asks, and says what comes of it
+		{"/nodes/nobody", "text/html", 200, "text/html; charset=utf-8", "<title>plainroute</title>"}, // its script requests the data and shows the error
 		{"/nodes/node-1?format=json&brief=true", "", 200, "application/json", `"version":"v1"`},
 		{"/nodes/node-2?format=json", "", 502, "text/plain; charset=utf-8", "no agent runs here\n"},
 		{"/nodes/nobody?format=json", "", 404, "text/plain; charset=utf-8", "no such node"},
@@ -92,54 +92,54 @@ func TestHandler(t *testing.T) {
 	}
 }
 
-// Nothing but the report of the node comes through.
-func TestAgentsThatLie(t *testing.T) {
-	for said, part := range map[string]string{
-		`{"node":"node-9"}`: "another node's",
-		`<script>`:          "reading the agent's answer",
-		``:                  "reading the agent's answer",
+// Only the report of the requested node is passed on.
+func TestInvalidReports(t *testing.T) {
+	for body, part := range map[string]string{
+		`{"node":"node-9"}`: "it is that of node node-9",
+		`<script>`:          "invalid character",
+		``:                  "EOF",
 	} {
-		s := looked(t, func() (string, error) { return said, nil })
+		s := refreshed(t, func() (string, error) { return body, nil })
 		if w := getPath(s, "/nodes/node-1?format=json"); w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), part) || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
-			t.Errorf("%q is answered by %d %v %s, want %s", said, w.Code, w.Header(), w.Body, part)
+			t.Errorf("%q is answered by %d %v %s, want %s", body, w.Code, w.Header(), w.Body, part)
 		}
 	}
-	s := looked(t, func() (string, error) { return "", errors.New("connection\x1b[31m refused") })
+	s := refreshed(t, func() (string, error) { return "", errors.New("connection\x1b[31m refused") })
 	if w := getPath(s, "/nodes/node-1?format=json"); w.Code != http.StatusBadGateway || w.Body.String() != "connection\\u001b[31m refused\n" {
-		t.Errorf("an agent that can't be asked is answered by %d %q", w.Code, w.Body)
+		t.Errorf("an agent that can't be reached is answered by %d %q", w.Code, w.Body)
 	}
 }
 
-// What is not new is not sent again, and what was seen stays when a survey fails.
-func TestSurveysThatFail(t *testing.T) {
-	s := looked(t, nil)
+// Unchanged data is not sent again, and the previous status stays if collecting fails.
+func TestCollectFails(t *testing.T) {
+	s := refreshed(t, nil)
 	first := getPath(s, "/?format=json")
 	etag := first.Header().Get("ETag")
 	if w := getPath(s, "/?format=json", "If-None-Match", etag); w.Code != http.StatusNotModified || w.Body.Len() > 0 {
 		t.Errorf("what is known is answered by %d and %d bytes", w.Code, w.Body.Len())
 	}
-	s.Survey = func(context.Context, func(int, int)) (*fleet.Cluster, error) {
+	s.Collect = func(context.Context, func(int, int)) (*fleet.Cluster, error) {
 		return nil, errors.New("no route to host")
 	}
-	s.look(t.Context())
+	s.refresh(t.Context())
 	w := getPath(s, "/?format=json", "If-None-Match", etag)
 	var got view
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got.Error != "no route to host" || got.Number != 2 || got.Seen == nil || len(got.Seen.Nodes) != 2 {
-		t.Errorf("after a survey that failed: %v %s", err, w.Body)
+		t.Errorf("after collecting failed: %v %s", err, w.Body)
 	}
-	s.Survey = func(context.Context, func(int, int)) (*fleet.Cluster, error) { return two(), nil }
-	s.look(t.Context())
+	s.Collect = func(context.Context, func(int, int)) (*fleet.Cluster, error) { return two(), nil }
+	s.refresh(t.Context())
 	if got := getPath(s, "/?format=json").Body.String(); strings.Contains(got, "no route to host") {
-		t.Errorf("the failure is still told of: %s", got)
+		t.Errorf("the failure is still reported: %s", got)
 	}
 }
 
-// Agents are asked while somebody looks, at once when somebody comes, and not when nobody does.
+// Agents are queried while a browser requests data, at once when one begins, and otherwise not.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var surveys atomic.Int64
-		s := &Dashboard{Every: 5 * time.Second, Survey: func(context.Context, func(int, int)) (*fleet.Cluster, error) {
-			surveys.Add(1)
+		var calls atomic.Int64
+		s := &Dashboard{Interval: 5 * time.Second, Collect: func(context.Context, func(int, int)) (*fleet.Cluster, error) {
+			calls.Add(1)
 			return two(), nil
 		}}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -151,23 +151,23 @@ func TestRun(t *testing.T) {
 		want := func(what string, n int64) {
 			t.Helper()
 			synctest.Wait()
-			if got := surveys.Load(); got != n {
-				t.Errorf("%s: %d surveys, want %d", what, got, n)
+			if got := calls.Load(); got != n {
+				t.Errorf("%s: %d calls, want %d", what, got, n)
 			}
 		}
 		time.Sleep(time.Minute)
-		want("nobody looks", 0)
+		want("no requests", 0)
 		getPath(s, "/?format=json")
-		want("somebody comes", 1)
+		want("first request", 1)
 		for range 3 {
 			time.Sleep(5 * time.Second)
 			getPath(s, "/?format=json")
 		}
-		want("somebody looks", 4)
+		want("more requests", 4)
 		time.Sleep(time.Minute)
-		n := surveys.Load()
+		n := calls.Load()
 		time.Sleep(10 * time.Minute)
-		want("nobody looks any more", n)
+		want("no more requests", n)
 		cancel()
 		<-ended
 	})

@@ -1,6 +1,6 @@
-// Package web is what a browser shows of plainroute: the page of one agent, and `plainroute dashboard`, which shows
-// a whole cluster. Each page is one document that holds its style and script, and reads its data as JSON from its own
-// address.
+// Package web is what a browser shows of plainroute: the page of one agent, and `plainroute
+// dashboard`, which shows a whole cluster. Each page is one document that holds its style and
+// script, and reads its data as JSON from its own address.
 package web
 
 import (
@@ -18,8 +18,8 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// page names the files that make up a document. It is assembled for each request and not kept: requests are rare, and
-// the files are part of the program.
+// page names the files that make up a document. It is assembled for each request and not kept:
+// requests are rare, and the files are part of the program.
 type page struct {
 	frame           string
 	styles, scripts []string
@@ -31,7 +31,8 @@ var (
 	clusterPage = page{"cluster.html", []string{"style.css", "cluster.css"}, []string{"parts.js", "feed.js", "table.js", "ring.js", "matrix.js", "cluster.js"}}
 )
 
-// NodePage shows a browser the page of one agent, and passes other requests to report, which answers with JSON.
+// NodePage shows a browser the page of one agent, and passes other requests to report, which
+// answers with JSON.
 func NodePage(report http.HandlerFunc) http.HandlerFunc { return nodePage.orJSON(report) }
 
 func (p page) orJSON(report http.HandlerFunc) http.HandlerFunc {
@@ -50,8 +51,8 @@ const (
 	scriptPlace = "/*script*/"
 )
 
-// ServeHTTP sends the page. Its policy (CSP Level 3) allows only the style and script that are part of it, and forbids
-// frames (6.4.2), so that no other site can have its visitors click on it.
+// ServeHTTP sends the page. Its policy (CSP Level 3) allows only the style and script that are part
+// of it, and forbids frames (6.4.2), so that no other site can have its visitors click on it.
 func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	style, script := join(p.styles), join(p.scripts)
 	h := w.Header()
@@ -69,8 +70,8 @@ func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 }
 
-// policy allows the page's own style and script by their digests, requests to its own origin, and nothing else.
-// Trusted Types keep a string, such as the name of a Node, from becoming markup.
+// policy allows the page's own style and script by their digests, requests to its own origin, and
+// nothing else. Trusted Types keep a string, such as the name of a Node, from becoming markup.
 func policy(style, script string) string {
 	return strings.Join([]string{
 		"default-src 'none'",

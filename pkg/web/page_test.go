@@ -28,7 +28,7 @@ func get(t *testing.T, h http.Handler, headers ...string) *httptest.ResponseReco
 
 var pages = map[string]page{"node": nodePage, "cluster": clusterPage}
 
-// What the policy allows is what is in the page, and nothing else; so there is nothing to load from elsewhere either.
+// The policy allows the content of the page and nothing else, so nothing is loaded from elsewhere.
 func TestPolicy(t *testing.T) {
 	for name, p := range pages {
 		w := get(t, p)
@@ -75,7 +75,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// limit is what a page may weigh: it is part of each agent.
+// limit is the largest size of a page, because it is part of each agent.
 const limit = 60 << 10
 
 func TestSize(t *testing.T) {
@@ -103,7 +103,8 @@ func TestUnchangedPage(t *testing.T) {
 	}
 }
 
-// What makes markup or code of strings has no place in a page that shows what anybody called a Node.
+// The pages show names that any writer of Nodes can choose, so no script makes markup or code from
+// strings.
 func TestNoMarkupOfStrings(t *testing.T) {
 	danger := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|\beval\b|new Function|srcdoc|setAttribute\("on`)
 	err := fs.WalkDir(assets, ".", func(path string, d fs.DirEntry, err error) error {
@@ -121,7 +122,7 @@ func TestNoMarkupOfStrings(t *testing.T) {
 	}
 }
 
-// All text can be read by people who see contrasts badly (WCAG 2.2, 1.4.3), in the light and in the dark.
+// All text has enough contrast (WCAG 2.2, 1.4.3), in the light and the dark theme.
 func TestContrast(t *testing.T) {
 	themes := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindAllStringSubmatch(read("style.css"), -1)
 	if len(themes) != 2 {
@@ -146,7 +147,7 @@ func TestContrast(t *testing.T) {
 	}
 }
 
-// luminance is that of a colour, relative to white (WCAG 2.2, relative luminance).
+// luminance returns that of a color, relative to white (WCAG 2.2, relative luminance).
 func luminance(t *testing.T, hex string) float64 {
 	t.Helper()
 	if len(hex) == 3 {

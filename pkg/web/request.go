@@ -1,6 +1,7 @@
 package web
 
 import (
+	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -8,8 +9,8 @@ import (
 	"strings"
 )
 
-// wantsHTML reports whether a browser requests a page, and not a program JSON. ?format=html or json decides; without it a
-// request that accepts anything, or has no Accept, gets JSON.
+// wantsHTML reports whether a browser requests a page, and not a program JSON. ?format=html or json
+// decides; without it a request that accepts anything, or has no Accept, gets JSON.
 func wantsHTML(r *http.Request) bool {
 	switch r.URL.Query().Get("format") {
 	case "html":
@@ -32,19 +33,15 @@ func wantsHTML(r *http.Request) bool {
 
 // acceptable splits an entry of Accept into its media type and quality (RFC 9110, 12.5.1).
 func acceptable(entry string) (kind string, quality float64) {
-	kind, parameters, _ := strings.Cut(entry, ";")
-	quality = 1
-	for _, p := range strings.Split(parameters, ";") {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(p), "q="); ok {
-			if q, err := strconv.ParseFloat(text, 64); err == nil && q >= 0 && q <= 1 {
-				quality = q
-			}
-		}
+	kind, parameters, _ := mime.ParseMediaType(entry) // no type if the entry is malformed
+	if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil && q >= 0 && q <= 1 {
+		return kind, q
 	}
-	return strings.ToLower(strings.TrimSpace(kind)), quality
+	return kind, 1
 }
 
-// guarded rejects requests that another site makes, and has browsers keep the answer to its own origin.
+// guarded rejects requests that another site makes, and has browsers keep the answer to its own
+// origin.
 func guarded(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		guard(w.Header())
@@ -64,9 +61,10 @@ func guard(h http.Header) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-// foreign returns why a request is another site's, or "". A site that the local browser visits may resolve its own name
-// to loopback (DNS rebinding) and then read the answers, so requests on loopback must name loopback. Addresses can't be
-// rebound, and an operator who listens elsewhere has chosen to be reachable.
+// foreign returns why a request is another site's, or "". A site that the local browser visits may
+// resolve its own name to loopback (DNS rebinding) and then read the answers, so requests on
+// loopback must name loopback. Addresses can't be rebound, and an operator who listens elsewhere
+// has chosen to be reachable.
 func foreign(r *http.Request) string {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "none", "same-origin":

@@ -37,7 +37,8 @@ func TestWantsHTML(t *testing.T) {
 	}
 }
 
-// On loopback, other sites' names are not answered: they may have been given our address a moment ago.
+// On loopback, other sites' names are not answered: they may have been given our address a moment
+// ago.
 func TestGuarded(t *testing.T) {
 	s := httptest.NewServer(guarded(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a secret") }))
 	defer s.Close()
@@ -82,7 +83,7 @@ func TestGuarded(t *testing.T) {
 	}
 }
 
-// Who listens elsewhere than on loopback has names of his own.
+// A listener on another address than loopback has names of its own.
 func TestNamesElsewhere(t *testing.T) {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, "http://node1.example/status", http.NoBody)

@@ -9,31 +9,32 @@ import (
 	"github.com/plainroute/plainroute/pkg/status"
 )
 
-// view is what the page of a cluster gets.
+// view is the data of the page of a cluster.
 type view struct {
-	// Number counts the Surveys; 0: there was none yet. Done of All agents have been asked by the one that runs.
+	// Number counts the calls of Collect that have ended. Of the present one, Done of All agents
+	// have been queried.
 	Number int `json:"number"`
 	Done   int `json:"done"`
 	All    int `json:"all"`
-	// Every is how often there is something new, in milliseconds.
+	// Every is the interval in milliseconds.
 	Every int64 `json:"every"`
-	// Error is why the last Survey failed; what is seen is then an older one's.
+	// Error is why the last call of Collect failed; Seen is then that of an earlier one.
 	Error string `json:"error,omitempty"`
 	Seen  *seen  `json:"seen,omitempty"`
 }
 
-// seen is a Cluster as the page needs it.
+// seen is a fleet.Cluster in the form that the page uses.
 type seen struct {
 	Time  time.Time `json:"time"`
 	Well  bool      `json:"well"`
 	Nodes []node    `json:"nodes"`
-	// Problems are those of the Nodes, Between those of all Nodes together.
+	// Problems are those of the Nodes, Between those that only all reports together show.
 	Problems []problem.Group `json:"problems"`
 	Between  []problem.Group `json:"between"`
 	Cells    []cell          `json:"cells"`
 }
 
-// node is a Row. Routes has a symbol for each node, and Bad says more about those that are not well.
+// node is a fleet.Row. Routes has a symbol for each node; Bad has the peers that are not ok.
 type node struct {
 	Name     string         `json:"name"`
 	Well     bool           `json:"well"`
@@ -50,14 +51,14 @@ type node struct {
 	Bad      []bad          `json:"bad,omitempty"`
 }
 
-// bad is a peer that a node doesn't reach as it should.
+// bad is a peer without a good route.
 type bad struct {
 	Node    string           `json:"node"`
 	State   status.PeerState `json:"state"`
 	Message string           `json:"message"`
 }
 
-// cell says what a symbol means.
+// cell explains a symbol.
 type cell struct {
 	Symbol string `json:"symbol"`
 	Words  string `json:"words"`
@@ -80,7 +81,7 @@ func nodeOf(c *fleet.Cluster, i int) node {
 	row := &c.Nodes[i]
 	n := node{
 		Name: row.Node, Well: row.OK(), NoReport: row.NoReport, Message: row.Message, Subnets: row.Subnets,
-		Version: row.Version(), Count: row.Count, Routes: routes(c, i),
+		Version: row.Version(), Count: row.Count, Routes: c.Row(i).String(),
 	}
 	if row.Agent != nil {
 		n.Started = row.Agent.Started
@@ -92,12 +93,4 @@ func nodeOf(c *fleet.Cluster, i int) node {
 		}
 	}
 	return n
-}
-
-func routes(c *fleet.Cluster, from int) string {
-	symbols := make([]byte, len(c.Nodes))
-	for to := range c.Nodes {
-		symbols[to] = fleet.Symbols[c.Cell(from, to)]
-	}
-	return string(symbols)
 }

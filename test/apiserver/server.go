@@ -1,21 +1,17 @@
-// Package apiserver has API servers for tests: a real one, and a Fake in this process.
 package apiserver
 
 import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
 // Server is a real kube-apiserver with its etcd. Tests of one process share it.
@@ -24,7 +20,7 @@ type Server struct {
 	Admin  *kubernetes.Clientset
 	Reader *rest.Config
 
-	plane *envtest.ControlPlane
+	plane *ControlPlane
 }
 
 var (
@@ -32,12 +28,11 @@ var (
 	running *Server
 	// start starts it, or returns why it can't.
 	start = sync.OnceValues(func() (skipReason string, err error) {
-		assets, err := findAssets()
-		if err != nil {
+		if err := Check(); err != nil {
 			fmt.Fprintln(os.Stderr, "SKIP: tests with a real API server:", err)
 			return err.Error(), nil
 		}
-		running, err = startServer(assets)
+		running, err = startServer()
 		return "", err
 	})
 )
@@ -46,7 +41,7 @@ var (
 func Run(m *testing.M) int {
 	code := m.Run()
 	if running != nil {
-		running.stop()
+		running.plane.Stop()
 	}
 	return code
 }
@@ -64,58 +59,21 @@ func Start(t testing.TB) *Server {
 	return running
 }
 
-// findAssets returns the folder of etcd and kube-apiserver.
-func findAssets() (string, error) {
-	dir := os.Getenv("KUBEBUILDER_ASSETS")
-	for up := ".."; dir == "" && len(up) < 20; up = filepath.Join(up, "..") {
-		if found := filepath.Join(up, "bin", "k8s"); exists(found) {
-			dir = found
-		}
-	}
-	for _, name := range []string{"etcd", "kube-apiserver"} {
-		if !exists(filepath.Join(dir, name)) {
-			return "", fmt.Errorf("no %s in %q; run `make assets`", name, dir)
-		}
-	}
-	return filepath.Abs(dir)
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-func startServer(assets string) (*Server, error) {
-	s := &Server{plane: &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
-	}}
-	// As on real clusters, a kubelet has rights to its own Node alone.
-	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction")
-	if err := s.plane.Start(); err != nil {
+func startServer() (*Server, error) {
+	plane, err := StartControlPlane(Options{RestrictNodes: true})
+	if err != nil {
 		return nil, err
 	}
+	s := &Server{Admin: plane.Client, plane: plane}
 	if err := s.prepare(); err != nil {
-		s.stop()
+		plane.Stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Server) stop() {
-	if err := s.plane.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
-	}
-}
-
 func (s *Server) prepare() error {
-	config, err := s.User("admin", "system:masters")
-	if err != nil {
-		return err
-	}
-	if s.Admin, err = kubernetes.NewForConfig(config); err != nil {
-		return err
-	}
+	var err error
 	if s.Reader, err = s.User("agent"); err != nil {
 		return err
 	}
@@ -124,22 +82,20 @@ func (s *Server) prepare() error {
 
 // User returns the config of a new user, who has the rights of the groups.
 func (s *Server) User(name string, groups ...string) (*rest.Config, error) {
-	user, err := s.plane.AddUser(envtest.User{Name: name, Groups: groups}, &rest.Config{QPS: -1})
+	user, err := s.plane.User(name, groups...)
 	if err != nil {
-		return nil, fmt.Errorf("making user %s: %w", name, err)
+		return nil, err
 	}
 	return user.Config(), nil
 }
 
-// Grant grants a user the right to read Nodes.
+// Grant grants a user the right to read Nodes, by a ClusterRole of the user's name, which Allow extends.
 func (s *Server) Grant(name string) error {
 	ctx, rbac := context.Background(), s.Admin.RbacV1()
-	role := &rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}},
-	}
+	meta := metav1.ObjectMeta{Name: name}
+	role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}}}
 	binding := &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
+		ObjectMeta: meta,
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}},
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // betweenQuestions is longer than a report serves all who ask.
@@ -22,7 +24,7 @@ func measureStatus(ctx context.Context, l *lab, r *report) error {
 	var took []time.Duration
 	var asking time.Duration // of CPU
 	for range min(l.opts.samples, 10) {
-		if err := pause(ctx, betweenQuestions); err != nil {
+		if err := testutil.Pause(ctx, betweenQuestions); err != nil {
 			return err
 		}
 		var out bytes.Buffer

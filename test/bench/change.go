@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // restBetween keeps a sample from meeting what the one before has left to do.
@@ -111,7 +113,7 @@ func (l *lab) timeChange(ctx context.Context, index int, kind watch.EventType, w
 	defer nodes.Stop()
 	seenAt := make(chan time.Time, 1)
 	go noticeNode(nodes, nodeName(index), kind, seenAt)
-	if err := pause(ctx, restBetween); err != nil {
+	if err := testutil.Pause(ctx, restBetween); err != nil {
 		return 0, 0, err
 	}
 	limited, cancel := context.WithTimeout(ctx, time.Minute)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // betweenHeartbeats makes each heartbeat an event of its own, as it is in life: in a burst the agent would read
@@ -21,11 +23,11 @@ func measureHeartbeat(ctx context.Context, l *lab, r *report) error {
 		if err := l.patchStatus(ctx, 1+i%(l.opts.nodes-1), types.StrategicMergePatchType, "conditions", conditions(time.Now())); err != nil {
 			return err
 		}
-		if err := pause(ctx, betweenHeartbeats); err != nil {
+		if err := testutil.Pause(ctx, betweenHeartbeats); err != nil {
 			return err
 		}
 	}
-	if err := pause(ctx, time.Second); err != nil {
+	if err := testutil.Pause(ctx, time.Second); err != nil {
 		return err
 	}
 	after, err := l.agent.cpu()
@@ -43,7 +45,7 @@ func measureIdle(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, l.opts.idle); err != nil {
+	if err := testutil.Pause(ctx, l.opts.idle); err != nil {
 		return err
 	}
 	after, err := l.agent.cpu()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // healLimit is above what the slowest of the field takes.
@@ -18,7 +20,7 @@ func measureDelete(ctx context.Context, l *lab, r *report) error {
 	var took []time.Duration
 	for i := range l.opts.samples {
 		route := routes[1+i*(len(routes)-1)/l.opts.samples]
-		if err := pause(ctx, restBetween); err != nil {
+		if err := testutil.Pause(ctx, restBetween); err != nil {
 			return err
 		}
 		limited, cancel := context.WithTimeout(ctx, healLimit)
@@ -75,7 +77,7 @@ func measureFlap(ctx context.Context, l *lab, r *report) error {
 		if err := l.link.LinkSetDown(eth0); err != nil {
 			return fmt.Errorf("taking the NIC down: %w", err)
 		}
-		if err := pause(ctx, restBetween); err != nil {
+		if err := testutil.Pause(ctx, restBetween); err != nil {
 			return err
 		}
 		up = time.Now()
@@ -93,7 +95,7 @@ func measureFlap(ctx context.Context, l *lab, r *report) error {
 
 // measureAway repeats the repairs while there is no API server.
 func measureAway(ctx context.Context, l *lab, r *report) error {
-	if err := l.cluster.KillAPIServer(); err != nil {
+	if err := l.cluster.API.Kill(); err != nil {
 		return err
 	}
 	l.during = " while the API server is away"
@@ -103,15 +105,15 @@ func measureAway(ctx context.Context, l *lab, r *report) error {
 		}
 	}
 	l.during = ""
-	if err := l.cluster.StartAPIServer(); err != nil {
+	if err := l.cluster.API.Restart(); err != nil {
 		return err
 	}
-	return l.cluster.AwaitAPIServer(ctx)
+	return l.cluster.API.Await(ctx)
 }
 
 // rested checks that all routes are there once the agent is done.
 func (l *lab) rested(ctx context.Context) error {
-	if err := pause(ctx, 2*time.Second); err != nil {
+	if err := testutil.Pause(ctx, 2*time.Second); err != nil {
 		return err
 	}
 	return l.complete()

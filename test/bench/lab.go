@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -14,28 +13,28 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // lab is the cluster and the one machine with an agent.
 type lab struct {
 	opts       options
-	cluster    *cluster.Cluster
+	cluster    *nodelab.Cluster
 	during     string // what the figures of repairs are taken during
 	client     *kubernetes.Clientset
 	kubeconfig string
-	machine    *cluster.Node
+	machine    *nodelab.Node
 	link       *netlink.Handle // in the machine's namespace
 	routes     *routeWatch
 	agent      *agent
 }
 
 func newLab(ctx context.Context, opts options) (*lab, error) {
-	c, err := cluster.Start(ctx, opts.Config)
+	c, err := nodelab.Start(ctx, opts.Config)
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{opts: opts, cluster: c, kubeconfig: kubeconfig(opts.Dir, cluster.AgentUser)}
+	l := &lab{opts: opts, cluster: c, kubeconfig: kubeconfig(opts.Dir, nodelab.AgentUser)}
 	if l.client, err = protobufClient(kubeconfig(opts.Dir, "admin")); err != nil {
 		return nil, err
 	}
@@ -46,7 +45,7 @@ func newLab(ctx context.Context, opts options) (*lab, error) {
 	return l, err
 }
 
-// kubeconfig is where package cluster writes that of a user.
+// kubeconfig is where package nodelab writes the kubeconfig of a user.
 func kubeconfig(dir, user string) string { return filepath.Join(dir, user+".kubeconfig") }
 
 // protobufClient doesn't throttle: thousands of Nodes are to be made in seconds.
@@ -87,7 +86,7 @@ func (l *lab) freshMachine() error {
 	return l.moveToLAN()
 }
 
-// moveToLAN takes the addresses that package cluster gave, and with them their routes, and gives ours.
+// moveToLAN replaces the addresses of package nodelab, and with them their routes, by ours.
 func (l *lab) moveToLAN() error {
 	eth0, err := l.link.LinkByName("eth0")
 	if err != nil {
@@ -138,14 +137,4 @@ func giveAddresses(device string, addresses []netip.Prefix) error {
 		}
 	}
 	return nil
-}
-
-// pause lets what was caused before come to rest, or ends early with ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

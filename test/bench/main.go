@@ -16,12 +16,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
-
-// clusterDir is inside the sandbox, where /run is empty and in memory.
-const clusterDir = "/run/cluster"
 
 const usage = `bench measures the agent in a cluster of many Nodes, in namespaces of its own.
 
@@ -34,7 +31,7 @@ Flags:
 `
 
 type options struct {
-	cluster.Config
+	nodelab.Config
 	nodes      int
 	dualStack  bool
 	only       string
@@ -75,11 +72,7 @@ func run(args []string) int {
 }
 
 func parse(args []string) (options, error) {
-	root, err := os.Getwd()
-	if err != nil {
-		return options{}, fmt.Errorf("finding the working directory: %w", err)
-	}
-	opts := options{Config: cluster.ConfigFromEnv(root, clusterDir)}
+	opts := options{Config: nodelab.DefaultConfig()}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&opts.Assets, "assets", opts.Assets, "folder of etcd and kube-apiserver ($KUBEBUILDER_ASSETS)")
 	flags.StringVar(&opts.Plugins, "cni-bin", opts.Plugins, "folder of the CNI plugins ($CNI_BIN)")
@@ -95,7 +88,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&opts.limit, "limit", 20*time.Minute, "give up after this long")
 	flags.BoolVar(&opts.must, "must", false, "exit with 1 if a figure misses its limit, which is meant for 5,000 Nodes and two quiet cores")
 	flags.StringVar(&opts.output, "o", "table", "table or json")
-	flags.StringVar(&opts.agentLog, "agent-log", filepath.Join(clusterDir, "bench.log"), "file that the agent's log is appended to")
+	flags.StringVar(&opts.agentLog, "agent-log", filepath.Join(opts.Dir, "bench.log"), "file that the agent's log is appended to")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()

@@ -10,7 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // routeEvent is the kernel's word that a route of the agent's came, changed or went.
@@ -53,7 +53,7 @@ func watchRoutes() (*routeWatch, error) {
 }
 
 func (w *routeWatch) learn(update netlink.RouteUpdate) {
-	if update.Protocol != cluster.Protocol || update.Dst == nil {
+	if update.Protocol != netlab.Protocol || update.Dst == nil {
 		return
 	}
 	event := routeEvent{at: time.Now(), added: update.Type == unix.RTM_NEWROUTE}
@@ -118,7 +118,7 @@ func peerRoute(subnet netip.Prefix) func(routeEvent) bool {
 
 // ours are the agent's routes in the kernel, that to our own subnet too.
 func (l *lab) ours() ([]netlink.Route, error) {
-	filter := &netlink.Route{Protocol: cluster.Protocol, Table: unix.RT_TABLE_MAIN}
+	filter := &netlink.Route{Protocol: netlab.Protocol, Table: unix.RT_TABLE_MAIN}
 	routes, err := l.link.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)

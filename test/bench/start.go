@@ -9,6 +9,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // lists is how often the list is measured; the first one also makes the API server and its connections warm.
@@ -53,7 +55,7 @@ func measureStart(ctx context.Context, l *lab, r *report) error {
 	r.add("start to last route, median", seconds(median(took)), "s", 1.3)
 	r.add("CPU to get there, median", seconds(median(used)), "s", 1.2)
 	r.add("peak resident memory until then, worst", worst(memory), "MiB", 45)
-	if err := pause(ctx, l.opts.settle); err != nil {
+	if err := testutil.Pause(ctx, l.opts.settle); err != nil {
 		return err
 	}
 	mib, err := l.agent.peakMemory()
@@ -80,7 +82,7 @@ func (l *lab) startOnce(ctx context.Context) (took, cpu time.Duration, mib float
 	}
 	mib, err = l.agent.peakMemory()
 	// What the agent does last, such as writing the CNI config, is part of no figure.
-	return at.Sub(l.agent.started), cpu, mib, errors.Join(err, pause(ctx, time.Second))
+	return at.Sub(l.agent.started), cpu, mib, errors.Join(err, testutil.Pause(ctx, time.Second))
 }
 
 // measureRestart restarts the agent twice: Nodes leave while it is down, and nothing changes at all.
@@ -123,13 +125,15 @@ func measureRestart(ctx context.Context, l *lab, r *report) error {
 // settled waits until the agent says that it found all routes in the kernel, and for what might come after that.
 func (l *lab) settled(ctx context.Context) error {
 	want := fmt.Sprintf("plainroute_routes_desired %d\n", l.peerRoutes()+len(l.subnets(ownIndex)))
-	for {
+	err := testutil.Poll(ctx, 100*time.Millisecond, func() error {
 		code, body, err := l.machine.Get(ctx, "/metrics")
-		if err == nil && code == http.StatusOK && strings.Contains(body, want) {
-			return pause(ctx, 2*time.Second)
+		if err == nil && (code != http.StatusOK || !strings.Contains(body, want)) {
+			err = fmt.Errorf("the metrics (status %d) have no %q", code, want)
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return fmt.Errorf("waiting for the agent's first pass: %w", err)
-		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for the agent's first pass: %w", err)
 	}
+	return testutil.Pause(ctx, 2*time.Second)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/connectivity"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // What a run leaves that was killed is found and removed, also while the API server starts again.
@@ -16,7 +17,7 @@ func TestLeftovers(t *testing.T) {
 	r := testRun(c.Client())
 	r.Keep = true // which leaves what a killed run leaves
 	_, err := r.Do(t.Context())
-	must(t, err)
+	testutil.Must(t, err)
 	r.Post = func(context.Context, string, string, string, []byte) (io.ReadCloser, error) {
 		return nil, errors.New("away")
 	}
@@ -24,17 +25,17 @@ func TestLeftovers(t *testing.T) {
 		t.Error("no pod answers, and nothing is said")
 	}
 	left, err := connectivity.Leftovers(t.Context(), p.client)
-	must(t, err)
+	testutil.Must(t, err)
 	if len(left) != 2 {
 		t.Fatalf("found %v; want two namespaces", left)
 	}
-	must(t, c.KillAPIServer())
-	time.AfterFunc(2*time.Second, func() { _ = c.StartAPIServer() })
+	testutil.Must(t, c.API.Kill())
+	time.AfterFunc(2*time.Second, func() { _ = c.API.Restart() })
 	for _, namespace := range left {
-		must(t, connectivity.Remove(t.Context(), p.client, namespace))
+		testutil.Must(t, connectivity.Remove(t.Context(), p.client, namespace))
 	}
 	left, err = connectivity.Leftovers(t.Context(), p.client)
-	must(t, err)
+	testutil.Must(t, err)
 	if len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}

@@ -6,64 +6,22 @@ package checks
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take on a machine under load, before it counts as hanging.
-const limit = time.Minute
-
-// skipReason is set once, before any test runs.
-var skipReason string
+// limit is what a single wait may take.
+const limit = testutil.Limit
 
 // shared is the one cluster of all tests, made by the first that needs it.
-var shared func() (*cluster.Cluster, error)
+var shared = sync.OnceValues(func() (*nodelab.Cluster, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+	defer cancel()
+	return nodelab.Start(ctx, nodelab.DefaultConfig())
+})
 
-func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "checks:", err)
-		return 1
-	}
-	config := cluster.ConfigFromEnv(root, "/run/cluster")
-	if err := config.Check(); err != nil {
-		skipReason = err.Error()
-		return m.Run()
-	}
-	box, code, err := sandbox.Enter(nil)
-	switch {
-	case errors.Is(err, sandbox.ErrNotPermitted):
-		skipReason = err.Error()
-		return m.Run()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "checks:", err)
-		return code
-	case box == nil:
-		return code
-	}
-	shared = sync.OnceValues(func() (*cluster.Cluster, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
-		defer cancel()
-		return cluster.Start(ctx, config)
-	})
-	return m.Run()
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check)) }

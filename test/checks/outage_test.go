@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/connectivity"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // An API server that starts again while pods are waited for changes nothing.
@@ -37,11 +38,11 @@ func TestAPIServerStartsAgain(t *testing.T) {
 		done <- result
 	}()
 	<-waits
-	must(t, c.KillAPIServer())
+	testutil.Must(t, c.API.Kill())
 	time.Sleep(3 * time.Second) // many a list is refused
 	healthy.Store(true)
-	must(t, c.StartAPIServer())
-	must(t, c.AwaitAPIServer(t.Context()))
+	testutil.Must(t, c.API.Restart())
+	testutil.Must(t, c.API.Await(t.Context()))
 	p.recover(t.Context())
 	if result := <-done; result == nil || !result.OK() || len(result.Nodes) != 3 {
 		t.Errorf("%+v: want three nodes and no fault", result)
@@ -53,18 +54,18 @@ func TestAPIServerStaysAway(t *testing.T) {
 	c, p := play(t, "node-1")
 	p.kubelet = func(pod *corev1.Pod) { pod.Status.Conditions = nil }
 	r := testRun(c.Client())
-	r.Patience = 2 * time.Second
+	r.RetryBudget = 2 * time.Second
 	var begin time.Time
 	r.Progress = func(string, int, int) {
 		if begin.IsZero() {
 			begin = time.Now()
-			must(t, c.KillAPIServer())
+			testutil.Must(t, c.API.Kill())
 		}
 	}
-	time.AfterFunc(10*time.Second, func() { _ = c.StartAPIServer() }) // for what removes the pods
+	time.AfterFunc(10*time.Second, func() { _ = c.API.Restart() }) // for what removes the pods
 	_, err := r.Do(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "the API server has failed for 2") || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("%v: want that the API server has failed, and how", err)
 	}
-	must(t, c.AwaitAPIServer(t.Context()))
+	testutil.Must(t, c.API.Await(t.Context()))
 }

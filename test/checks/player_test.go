@@ -13,7 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // player plays the controllers' part, and the kubelets', with the namespaces of the test.
@@ -28,13 +29,11 @@ type player struct {
 }
 
 // play begins, with nodes of these names and all labelled with one hostname, and ends with the test.
-func play(t *testing.T, names ...string) (*cluster.Cluster, *player) {
+func play(t *testing.T, names ...string) (*nodelab.Cluster, *player) {
 	t.Helper()
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
+	testutil.NeedSandbox(t)
 	c, err := shared()
-	must(t, err)
+	testutil.Must(t, err)
 	p := &player{client: c.Client()}
 	for _, name := range names {
 		p.addNode(t, name)
@@ -62,11 +61,11 @@ func (p *player) addNode(t *testing.T, name string) {
 	node, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: name, Labels: map[string]string{corev1.LabelOSStable: "linux", corev1.LabelHostname: "localhost"},
 	}}, metav1.CreateOptions{})
-	must(t, err)
-	t.Cleanup(func() { must(t, nodes.Delete(context.Background(), name, metav1.DeleteOptions{})) })
+	testutil.Must(t, err)
+	t.Cleanup(func() { testutil.Must(t, nodes.Delete(context.Background(), name, metav1.DeleteOptions{})) })
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	_, err = nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
-	must(t, err)
+	testutil.Must(t, err)
 }
 
 // nothingLeft sees that no namespace of the test is left; what is goes.

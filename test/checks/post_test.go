@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -20,8 +19,8 @@ type post func(ctx context.Context, namespace, pod, path string, body []byte) (i
 // testRun is a run whose pods say that all arrived.
 func testRun(client kubernetes.Interface) *connectivity.Run {
 	return &connectivity.Run{
-		Client: client, Image: "localhost/plainroute:1", Most: 10, Timeout: limit, Patience: limit, Settling: time.Second,
-		Say: func(string) {}, Post: arrived,
+		Client: client, Image: "localhost/plainroute:1", MaxNodes: 10, Timeout: limit, RetryBudget: limit, RefusalTimeout: time.Second,
+		Notify: func(string) {}, Post: arrived,
 	}
 }
 
@@ -45,15 +44,5 @@ func recorded(next post, into io.Writer) post {
 			return nil, err
 		}
 		return next(ctx, namespace, pod, path, body)
-	}
-}
-
-// await waits for something that comes sooner or later.
-func await(t *testing.T, what string, there func(context.Context) bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); !there(context.WithoutCancel(t.Context())); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
 	}
 }

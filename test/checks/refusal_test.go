@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/connectivity"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Who refuses pods is named soon, with what to do, and nothing is left.
@@ -26,9 +27,9 @@ func TestPodsRefused(t *testing.T) {
 	}{
 		{"by Pod Security, for what a webhook adds", func(_ *testing.T, p *player) {
 			p.webhook = func(pod *corev1.Pod) { pod.Spec.HostNetwork = true }
-		}, []string{"on node-1:", `violates PodSecurity "restricted:latest": host namespaces`, "let pods pass"}},
-		{"by a policy", policy, []string{"on node-1:", "ValidatingAdmissionPolicy 'known-images'", "no such image here", "let pods pass"}},
-		{"by a quota", quota, []string{"on node-1:", "exceeded quota: few", "let pods pass"}},
+		}, []string{"on node-1:", `violates PodSecurity "restricted:latest": host namespaces`, "admit pods"}},
+		{"by a policy", policy, []string{"on node-1:", "ValidatingAdmissionPolicy 'known-images'", "no such image here", "admit pods"}},
+		{"by a quota", quota, []string{"on node-1:", "exceeded quota: few", "admit pods"}},
 		{"by kubelets without the image", func(_ *testing.T, p *player) {
 			p.kubelet = func(pod *corev1.Pod) { noImage(pod) }
 		}, []string{"on node-1:", "ImagePullBackOff", "no such host", "bring localhost/plainroute:1", "--image"}},
@@ -70,17 +71,18 @@ func policy(t *testing.T, p *player) {
 		}}}},
 		Validations: []admissionv1.Validation{{Expression: `!object.spec.containers.exists(c, c.image.startsWith("localhost/"))`, Message: "no such image here"}},
 	}}, metav1.CreateOptions{})
-	must(t, err)
-	t.Cleanup(func() { must(t, policies.Delete(context.Background(), meta.Name, metav1.DeleteOptions{})) })
+	testutil.Must(t, err)
+	t.Cleanup(func() { testutil.Must(t, policies.Delete(context.Background(), meta.Name, metav1.DeleteOptions{})) })
 	_, err = bindings.Create(t.Context(), &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: meta, Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
 		PolicyName: meta.Name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
 	}}, metav1.CreateOptions{})
-	must(t, err)
+	testutil.Must(t, err)
 	t.Cleanup(func() {
-		must(t, bindings.Delete(context.Background(), meta.Name, metav1.DeleteOptions{}))
-		await(t, "the policy's end", func(context.Context) bool { return !p.refuses(context.Background()) })
+		testutil.Must(t, bindings.Delete(context.Background(), meta.Name, metav1.DeleteOptions{}))
+		testutil.AwaitTrue(t, "the policy has ended", func() bool { return !p.refuses(context.Background()) })
 	})
-	await(t, "the policy", p.refuses) // which is compiled some time after
+	// The server compiles the policy some time after.
+	testutil.AwaitTrue(t, "the policy refuses", func() bool { return p.refuses(context.WithoutCancel(t.Context())) })
 }
 
 // refuses tells whether the API server refuses a pod of an image such as ours.
@@ -115,10 +117,10 @@ func TestOneNodeWithoutImage(t *testing.T) {
 		}
 	}
 	result, err := testRun(p.client).Do(t.Context())
-	must(t, err)
+	testutil.Must(t, err)
 	text := printed(t, result)
-	if result.OK() || len(result.Nodes) != 2 || !strings.Contains(text, "Node node-2 could not take part: its pod is not ready: ImagePullBackOff") || !strings.Contains(text, "  cure: bring localhost/plainroute:1 to the node") {
-		t.Errorf("%s\nwant node-2 named, with the cure", text)
+	if result.OK() || len(result.Nodes) != 2 || !strings.Contains(text, "node node-2: NodeAbsent: its pod is not ready: ImagePullBackOff") || !strings.Contains(text, "  remediation: bring localhost/plainroute:1 to the node") {
+		t.Errorf("%s\nwant node-2 with the remediation", text)
 	}
 }
 
@@ -126,9 +128,9 @@ func TestOneNodeWithoutImage(t *testing.T) {
 func TestOneNode(t *testing.T) {
 	_, p := play(t, "node-1")
 	result, err := testRun(p.client).Do(t.Context())
-	must(t, err)
+	testutil.Must(t, err)
 	text := printed(t, result)
-	if !result.OK() || result.Probes == 0 || !strings.Contains(text, "Not tried: from node to node: node-1 alone took part.") || !strings.Contains(text, "\n1 node, ") {
+	if !result.OK() || result.Probes == 0 || !strings.Contains(text, "Not tested: from node to node: only node-1 took part.") || !strings.Contains(text, "\n1 node, ") {
 		t.Errorf("%s\nwant it to be well, and from node to node not tried", text)
 	}
 }
@@ -145,7 +147,7 @@ func TestIPv6Alone(t *testing.T) {
 	var asked bytes.Buffer
 	r.Post = recorded(r.Post, &asked)
 	result, err := r.Do(t.Context())
-	must(t, err)
+	testutil.Must(t, err)
 	if want := "192.0.2.1:80: no pod has an address of its family"; !result.OK() || !slices.Contains(result.Skipped, want) {
 		t.Errorf("%+v: want it to be well, and %q", result, want)
 	}
@@ -157,6 +159,6 @@ func TestIPv6Alone(t *testing.T) {
 func printed(t *testing.T, r *connectivity.Result) string {
 	t.Helper()
 	var b bytes.Buffer
-	must(t, r.Print(&b))
+	testutil.Must(t, r.Print(&b))
 	return b.String()
 }

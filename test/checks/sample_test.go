@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Nodes are drawn by their names: here all have one hostname, as clones of a machine may.
@@ -19,7 +21,7 @@ func TestDrawnByName(t *testing.T) {
 	}
 	c, _ := play(t, names...)
 	r := testRun(c.Client())
-	r.Most = 3
+	r.MaxNodes = 3
 	var telling sync.Mutex
 	var placed []string // as the API server knows, while the pods are asked
 	post := r.Post
@@ -37,10 +39,10 @@ func TestDrawnByName(t *testing.T) {
 		return post(ctx, namespace, pod, path, body)
 	}
 	result, err := r.Do(t.Context())
-	must(t, err)
+	testutil.Must(t, err)
 	slices.Sort(placed)
 	placed = slices.Compact(placed)
-	if !result.OK() || !result.Drawn || !slices.Equal(result.Nodes, placed) || len(placed) != 3 {
+	if !result.OK() || !result.Sampled || !slices.Equal(result.Nodes, placed) || len(placed) != 3 {
 		t.Errorf("%+v, with pods on %v; want three nodes drawn, which alone have pods", result, placed)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
 
 // pidFile is beside the demo's binary, so that `demo down` finds it from any folder.
@@ -21,7 +21,7 @@ func pidFile() (string, error) {
 }
 
 // keep notes a demo that stays up, and tells how to look around in it.
-func keep(pid int, config cluster.Config) error {
+func keep(pid int, config nodelab.Config) error {
 	path, err := pidFile()
 	if err != nil {
 		return err
@@ -34,7 +34,7 @@ func keep(pid int, config cluster.Config) error {
 }
 
 // hints are commands to look around with; those whose tool this machine lacks are left out.
-func hints(pid int, config cluster.Config) string {
+func hints(pid int, config nodelab.Config) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To look around:\n", pid)
 	enter := fmt.Sprintf("nsenter -t %d %s ", pid, namespaces())
@@ -45,10 +45,10 @@ func hints(pid int, config cluster.Config) string {
 		{"ping", "ip netns exec node1-a ping -c 3 10.244.2.2"},
 		{"nft", "ip netns exec node1 nft list table inet plainroute"},
 		{"curl", "ip netns exec node1 curl -s http://127.0.0.1:9472/status"},
-		{"cat", "cat " + clusterDir + "/node1/net.d/10-plainroute.conflist"},
-		{"tail", "tail " + clusterDir + "/node1/agent.log"},
-		{"kubectl", "kubectl --kubeconfig " + clusterDir + "/admin.kubeconfig get nodes"},
-		{"curl", "curl -s --cacert " + clusterDir + "/ca.crt --cert " + clusterDir + "/admin.crt --key " + clusterDir +
+		{"cat", "cat " + config.Dir + "/node1/net.d/10-plainroute.conflist"},
+		{"tail", "tail " + config.Dir + "/node1/agent.log"},
+		{"kubectl", "kubectl --kubeconfig " + config.Dir + "/admin.kubeconfig get nodes"},
+		{"curl", "curl -s --cacert " + config.Dir + "/ca.crt --cert " + config.Dir + "/admin.crt --key " + config.Dir +
 			"/admin.key https://192.168.1.1:6443/api/v1/nodes"},
 	} {
 		if path := find(hint.tool, config); path != "" {
@@ -68,7 +68,7 @@ func namespaces() string {
 }
 
 // find returns how to call a tool: by its name where it is in the path, by its path where it is among our own.
-func find(tool string, config cluster.Config) string {
+func find(tool string, config nodelab.Config) string {
 	if _, err := exec.LookPath(tool); err == nil {
 		return tool
 	}

@@ -13,12 +13,9 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
-
-// clusterDir is inside the sandbox, where /run is empty and in memory.
-const clusterDir = "/run/cluster"
 
 const usage = `demo shows plainroute's main job on a cluster made of network namespaces.
 
@@ -32,7 +29,7 @@ Flags:
 `
 
 type options struct {
-	cluster.Config
+	nodelab.Config
 	keep bool
 	down bool
 }
@@ -64,11 +61,7 @@ func run(args []string) int {
 }
 
 func parse(args []string) (options, error) {
-	root, err := os.Getwd()
-	if err != nil {
-		return options{}, fmt.Errorf("finding the working directory: %w", err)
-	}
-	opts := options{Config: cluster.ConfigFromEnv(root, clusterDir)}
+	opts := options{Config: nodelab.DefaultConfig()}
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.StringVar(&opts.Assets, "assets", opts.Assets, "folder of etcd and kube-apiserver ($KUBEBUILDER_ASSETS)")
 	flags.StringVar(&opts.Plugins, "cni-bin", opts.Plugins, "folder of the CNI plugins ($CNI_BIN)")
@@ -88,6 +81,7 @@ func parse(args []string) (options, error) {
 		return options{}, err
 	}
 	for _, path := range []*string{&opts.Assets, &opts.Plugins, &opts.Agent} {
+		var err error
 		if *path, err = filepath.Abs(*path); err != nil {
 			return options{}, fmt.Errorf("finding the binaries: %w", err)
 		}

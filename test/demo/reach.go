@@ -6,7 +6,8 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // seen is what three probes over one family found.
@@ -16,10 +17,10 @@ type seen struct {
 }
 
 // probe sends TCP, UDP and a ping and requires that the receiver sees the packets come from want.
-func probe(ctx context.Context, from *cluster.Host, to, want netip.Addr) (seen, error) {
+func probe(ctx context.Context, from *netlab.Host, to, want netip.Addr) (seen, error) {
 	for _, ask := range []struct {
 		protocol string
-		probe    func(context.Context, netip.Addr) (cluster.Sighting, error)
+		probe    func(context.Context, netip.Addr) (netlab.Reply, error)
 	}{{"TCP", from.TCP}, {"UDP", from.UDP}} {
 		sighting, err := ask.probe(ctx, to)
 		if err != nil {
@@ -35,7 +36,7 @@ func probe(ctx context.Context, from *cluster.Host, to, want netip.Addr) (seen, 
 }
 
 // reachPair probes over both families and requires that the source is from's own address.
-func (s *story) reachPair(ctx context.Context, from, to *cluster.Host) error {
+func (s *story) reachPair(ctx context.Context, from, to *netlab.Host) error {
 	var results []seen
 	for _, address := range to.Addrs() {
 		result, err := probe(ctx, from, address, from.Addr(address))
@@ -82,7 +83,7 @@ func (s *story) reachFromNodes(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) reachOwn(ctx context.Context, node *cluster.Node, pod *cluster.Pod) error {
+func (s *story) reachOwn(ctx context.Context, node *nodelab.Node, pod *nodelab.Pod) error {
 	var gateways []netip.Addr
 	for i, address := range pod.Addrs() {
 		gateway := node.Subnets[i].Addr().Next()

@@ -8,7 +8,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // storyLimit ends a demo that hangs, and stepLimit each single wait: a machine under load takes its time, but not
@@ -21,13 +22,13 @@ const (
 // story is the demo: its steps in the order in which they are told.
 type story struct {
 	*screen
-	config  cluster.Config
-	cluster *cluster.Cluster
-	nodes   []*cluster.Node
-	pods    []*cluster.Pod
+	config  nodelab.Config
+	cluster *nodelab.Cluster
+	nodes   []*nodelab.Node
+	pods    []*nodelab.Pod
 }
 
-func newStory(show *screen, config cluster.Config) *story {
+func newStory(show *screen, config nodelab.Config) *story {
 	return &story{screen: show, config: config}
 }
 
@@ -70,10 +71,10 @@ func (s *story) agentsThatEnded() error {
 
 func (s *story) startCluster(ctx context.Context) (err error) {
 	s.note("starting etcd and kube-apiserver")
-	if s.cluster, err = cluster.Start(ctx, s.config); err != nil {
+	if s.cluster, err = nodelab.Start(ctx, s.config); err != nil {
 		return err
 	}
-	s.passed("kube-apiserver answers at https://%s", netip.AddrPortFrom(cluster.Router4, 6443))
+	s.passed("kube-apiserver answers at https://%s", netip.AddrPortFrom(netlab.Router4, 6443))
 	for index := range 3 {
 		node, err := s.cluster.AddNode(ctx, index+1)
 		if err != nil {
@@ -89,7 +90,7 @@ func (s *story) startCluster(ctx context.Context) (err error) {
 	return nil
 }
 
-func (s *story) waitReady(ctx context.Context, node *cluster.Node) error {
+func (s *story) waitReady(ctx context.Context, node *nodelab.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	if err := node.WaitReady(ctx); err != nil {
@@ -129,7 +130,7 @@ func (s *story) showRoutes(ctx context.Context) error {
 
 // awaitPeers waits for the routes to all peers: ready speaks of the own node only, so a peer that registered last may
 // be a moment behind.
-func (s *story) awaitPeers(ctx context.Context, node *cluster.Node) error {
+func (s *story) awaitPeers(ctx context.Context, node *nodelab.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	for _, peer := range s.nodes {
@@ -150,12 +151,12 @@ func (s *story) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	delays, err := cluster.AwaitRoutes(ctx, s.nodes, true, node.Subnets, func() error { return node.Register(ctx) })
+	delays, err := nodelab.AwaitRoutes(ctx, s.nodes, true, node.Subnets, func() error { return node.Register(ctx) })
 	if err != nil {
 		return err
 	}
 	s.tellDelays("has the routes to node4 %s after the call that creates the Node", delays)
-	if err := node.StartAgent(cluster.AgentOptions{}); err != nil {
+	if err := node.StartAgent(nodelab.AgentOptions{}); err != nil {
 		return err
 	}
 	if err := s.waitReady(ctx, node); err != nil {
@@ -172,7 +173,7 @@ func (s *story) join(ctx context.Context) error {
 	return s.reachPair(ctx, pod.Host, s.pods[0].Host)
 }
 
-func (s *story) tellDelays(format string, delays []cluster.Delay) {
+func (s *story) tellDelays(format string, delays []nodelab.Delay) {
 	for _, delay := range delays {
 		s.passed("%s "+format, delay.Node, milliseconds(delay.Took))
 	}
@@ -183,7 +184,7 @@ func (s *story) leave(ctx context.Context) error {
 	defer cancel()
 	node := s.nodes[3]
 	s.nodes = s.nodes[:3]
-	delays, err := cluster.AwaitRoutes(ctx, s.nodes, false, node.Subnets, func() error { return node.Deregister(ctx) })
+	delays, err := nodelab.AwaitRoutes(ctx, s.nodes, false, node.Subnets, func() error { return node.Deregister(ctx) })
 	if err != nil {
 		return err
 	}

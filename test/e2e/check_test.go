@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/connectivity"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // check has the product test its network, as a user does: all arrives; then a node has a foreign route, and what did not
@@ -21,7 +22,7 @@ func (s *story) check(ctx context.Context, t *testing.T) {
 	plugin(t)
 	start := time.Now()
 	result, err := checked(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	if !result.OK() || result.Probes < 50 || len(result.Skipped) > 1 {
 		t.Errorf("%+v: want no faults, and names tried too", result)
 	}
@@ -32,14 +33,14 @@ func (s *story) check(ctx context.Context, t *testing.T) {
 	s.interrupted(ctx, t)
 	needsNodes(t)
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	from, to := nodes[0].name, nodes[1]
 	foreign := fmt.Sprintf("blackhole %s metric 5", to.subnets[0])
 	t.Cleanup(func() { _, _ = onNode(context.Background(), from, "ip route del "+foreign+" 2>/dev/null") })
 	_, err = onNode(ctx, from, "ip route add "+foreign)
-	must(t, err)
+	testutil.Must(t, err)
 	result, err = checked(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	if !slices.ContainsFunc(result.Failed, func(f connectivity.Failure) bool {
 		return f.From == from && f.Target == to.name && f.Kind == connectivity.TCP
 	}) {
@@ -65,7 +66,7 @@ func checked(ctx context.Context) (*connectivity.Result, error) {
 func (s *story) interrupted(ctx context.Context, t *testing.T) {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, filepath.Join(*root, "bin/plainroute"), "check")
-	must(t, cmd.Start())
+	testutil.Must(t, cmd.Start())
 	await(ctx, t, "the test's namespace", func(ctx context.Context) error {
 		left, err := connectivity.Leftovers(ctx, s.cluster.api)
 		if err == nil && len(left) == 0 {
@@ -73,7 +74,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 		}
 		return err
 	})
-	must(t, cmd.Process.Signal(os.Interrupt))
+	testutil.Must(t, cmd.Process.Signal(os.Interrupt))
 	if err := cmd.Wait(); err == nil {
 		t.Error("what was interrupted says that all is well")
 	}
@@ -83,7 +84,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 func (s *story) noCheckLeft(ctx context.Context, t *testing.T) {
 	t.Helper()
 	left, err := connectivity.Leftovers(ctx, s.cluster.api)
-	must(t, err)
+	testutil.Must(t, err)
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}

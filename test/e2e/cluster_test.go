@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // cluster is the one of KUBECONFIG.
@@ -26,10 +28,10 @@ type cluster struct {
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
-	must(t, err)
+	testutil.Must(t, err)
 	config.QPS = -1 // a test that polls is bounded by its polls
 	api, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	testutil.Must(t, err)
 	c := &cluster{config: config, api: api}
 	t.Cleanup(c.lines.close)
 	return c

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -87,7 +89,7 @@ func (s *story) cheap(ctx context.Context, t *testing.T) {
 		return nil
 	})
 	costs, err := s.costs(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	for name, now := range costs {
 		passed := now.at.Sub(s.idle[name].at)
 		share := float64(now.processor-s.idle[name].processor) / float64(passed)

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/finding"
+	"github.com/plainroute/plainroute/pkg/diagnosis"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // doctor has all nodes examined as a user does, `kubectl plainroute doctor`: no check fails; then a node has a foreign
@@ -17,10 +17,10 @@ import (
 func (s *story) doctor(ctx context.Context, t *testing.T) {
 	plugin(t)
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	start := time.Now()
 	c, err := examined(ctx, "")
-	must(t, err)
+	testutil.Must(t, err)
 	t.Logf("%d nodes examined in %.1f s", len(c.Nodes), time.Since(start).Seconds())
 	if !c.OK() || len(c.Nodes) != len(nodes) {
 		t.Errorf("all is well, and yet: %+v", c)
@@ -30,26 +30,26 @@ func (s *story) doctor(ctx context.Context, t *testing.T) {
 	foreign := fmt.Sprintf("%s dev lo metric 5", nodes[1].subnets[0])
 	t.Cleanup(func() { _, _ = onNode(context.Background(), broken, "ip route del "+foreign+" 2>/dev/null") })
 	_, err = onNode(ctx, broken, "ip route add "+foreign)
-	must(t, err)
+	testutil.Must(t, err)
 	c, err = examined(ctx, "foreign-routes")
-	must(t, err)
-	for _, n := range c.Nodes {
-		if ill := slices.ContainsFunc(n.Findings, func(f finding.Finding) bool { return f.Verdict == finding.Failure }); ill != (n.Node == broken) || len(n.Findings) == 0 {
+	testutil.Must(t, err)
+	for i := range c.Nodes {
+		if n := &c.Nodes[i]; n.OK() == (n.Node == broken) || !n.Examined {
 			t.Errorf("%s has the foreign route: %+v", broken, n)
 		}
 	}
 	_, err = onNode(ctx, broken, "ip route del "+foreign)
-	must(t, err)
+	testutil.Must(t, err)
 }
 
 // examined runs one check or all; the exit code goes with what was found.
-func examined(ctx context.Context, check string) (*finding.Cluster, error) {
+func examined(ctx context.Context, check string) (*diagnosis.Cluster, error) {
 	args := []string{"plainroute", "doctor", "--output=json"}
 	if check != "" {
 		args = append(args, "--check="+check)
 	}
 	text, failure := kubectl(ctx, args...)
-	c := &finding.Cluster{}
+	c := &diagnosis.Cluster{}
 	if err := json.Unmarshal([]byte(text), c); err != nil {
 		return nil, errors.Join(failure, err)
 	}

@@ -8,6 +8,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // events gives a node another network's CNI config, of which the agent tells its user where they look first: at the Events
@@ -15,15 +17,15 @@ import (
 func (s *story) events(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	const config = "/etc/cni/net.d/05-other.conflist"
 	node := nodes[0].name
 	t.Cleanup(func() { _, _ = onNode(context.Background(), node, "rm -f "+config) })
 	_, err = onNode(ctx, node, `echo '{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}' > `+config)
-	must(t, err)
+	testutil.Must(t, err)
 	await(ctx, t, "an Event of node "+node, func(ctx context.Context) error { return s.cluster.told(ctx, node, "CNIConflict") })
 	_, err = onNode(ctx, node, "rm "+config)
-	must(t, err)
+	testutil.Must(t, err)
 	await(ctx, t, "the agents", s.cluster.rolledOut)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/plainroute/plainroute/test/e2e/manifests"
 	"github.com/plainroute/plainroute/test/e2e/talk"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -87,7 +88,7 @@ func (c *cluster) makeIngress(ctx context.Context) error {
 func (s *story) ingress(ctx context.Context, t *testing.T) {
 	s.outside.needed(t)
 	now := s.scene(ctx, t)
-	must(t, s.cluster.makeIngress(ctx))
+	testutil.Must(t, s.cluster.makeIngress(ctx))
 	var questions, others []talk.Question
 	for _, at := range now.nodes {
 		for _, address := range at.addresses {

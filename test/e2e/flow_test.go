@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/test/e2e/talk"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // enoughPackets of each flow have been answered before anything is done to the agents, and after it.
@@ -44,7 +45,7 @@ func (s *story) startFlows(ctx context.Context, t *testing.T) *flows {
 		return targets
 	}
 	_, err := f.tell(ctx, http.MethodPost, targets)
-	must(t, err)
+	testutil.Must(t, err)
 	f.run(ctx, t)
 	return f
 }
@@ -53,7 +54,7 @@ func (s *story) startFlows(ctx context.Context, t *testing.T) *flows {
 func (f *flows) run(ctx context.Context, t *testing.T) {
 	t.Helper()
 	before, err := f.tell(ctx, http.MethodGet, nil)
-	must(t, err)
+	testutil.Must(t, err)
 	await(ctx, t, "answers of all flows", func(ctx context.Context) error {
 		reports, err := f.tell(ctx, http.MethodGet, nil)
 		if err != nil {
@@ -74,7 +75,7 @@ func (f *flows) stop(ctx context.Context, t *testing.T) {
 	var reports []talk.Report
 	var err error
 	f.stopped.Do(func() { reports, err = f.tell(ctx, http.MethodDelete, nil) })
-	must(t, err)
+	testutil.Must(t, err)
 	sent, lost, gap := 0, 0, time.Duration(0)
 	for _, report := range reports {
 		sent += report.Sent

@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -67,9 +69,9 @@ func (s *story) notReady(ctx context.Context, t *testing.T) {
 func (s *story) installed(ctx context.Context, t *testing.T) time.Duration {
 	t.Helper()
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	start := time.Now()
-	must(t, s.product.install(ctx))
+	testutil.Must(t, s.product.install(ctx))
 	await(ctx, t, "all nodes to be ready", func(ctx context.Context) error { return s.cluster.allReady(ctx, len(nodes)) })
 	return time.Since(start)
 }
@@ -108,10 +110,10 @@ func (c *cluster) conditions(ctx context.Context, want bool) error {
 // installAgain leaves the product installed, and nothing of the tests.
 func (s *story) installAgain(ctx context.Context, t *testing.T) {
 	t.Logf("second %s install to all nodes Ready: %.1f s", *install, s.installed(ctx, t).Seconds())
-	must(t, s.cluster.makeObjects(ctx))
+	testutil.Must(t, s.cluster.makeObjects(ctx))
 	s.awaitPods(ctx, t, nil)
 	s.reach(ctx, t)
-	must(t, s.cluster.removeNamespace(ctx, namespace))
+	testutil.Must(t, s.cluster.removeNamespace(ctx, namespace))
 	s.uproot(ctx, t)
 }
 

@@ -13,6 +13,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // cannotAdd is what `$E2E_NODES add` exits with on a cluster that can't grow.
@@ -27,7 +29,7 @@ func (s *story) join(ctx context.Context, t *testing.T) {
 	if errors.As(err, &exit) && exit.ExitCode() == cannotAdd {
 		t.Skip("no node can be added to a cluster of this kind")
 	}
-	must(t, err)
+	testutil.Must(t, err)
 	name = strings.TrimSpace(name)
 	s.awaitNode(ctx, t, name)
 	t.Logf("a new node is Ready after %.1f s", time.Since(start).Seconds())
@@ -44,7 +46,7 @@ func (s *story) awaitNode(ctx context.Context, t *testing.T, name string) {
 		}
 		return one.isReady()
 	})
-	must(t, s.hasRoutes(ctx, name))
+	testutil.Must(t, s.hasRoutes(ctx, name))
 }
 
 // hasRoutes is nil if a node has routes to all subnets of each other node that is Ready.
@@ -110,21 +112,21 @@ func areNew(pods, old []pod) error {
 func (s *story) replace(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	now := s.scene(ctx, t)
-	leaving, witness := now.nodes[len(now.nodes)-1], now.nodes[0]
-	must(t, s.cluster.api.CoreV1().Nodes().Delete(ctx, leaving.name, metav1.DeleteOptions{}))
+	leaving, observer := now.nodes[len(now.nodes)-1], now.nodes[0]
+	testutil.Must(t, s.cluster.api.CoreV1().Nodes().Delete(ctx, leaving.name, metav1.DeleteOptions{}))
 	start := time.Now()
 	await(ctx, t, "the routes of the Node that is gone to go", func(ctx context.Context) error {
-		routes, err := ourRoutes(ctx, witness.name)
+		routes, err := ourRoutes(ctx, observer.name)
 		for _, subnet := range leaving.subnets {
 			if err == nil && hasRoute(routes, subnet) {
-				err = fmt.Errorf("node %s still has a route to %s", witness.name, subnet)
+				err = fmt.Errorf("node %s still has a route to %s", observer.name, subnet)
 			}
 		}
 		return err
 	})
 	t.Logf("routes to the Node that is gone went after %.1f s", time.Since(start).Seconds())
 	// A kubelet registers when it starts, and only then.
-	must(t, rebootNode(ctx, leaving.name))
+	testutil.Must(t, rebootNode(ctx, leaving.name))
 	await(ctx, t, "the Node to be registered", func(ctx context.Context) error {
 		one, err := s.cluster.node(ctx, leaving.name)
 		if apierrors.IsNotFound(err) || err == nil && len(one.subnets) == 0 {
@@ -133,13 +135,13 @@ func (s *story) replace(ctx context.Context, t *testing.T) {
 		return err
 	})
 	back, err := s.cluster.node(ctx, leaving.name)
-	must(t, err)
+	testutil.Must(t, err)
 	if slices.ContainsFunc(back.subnets, func(p netip.Prefix) bool { return slices.Contains(leaving.subnets, p) }) {
 		t.Errorf("the Node was given %s again: want other subnets than %s, or this shows nothing", back.subnets, leaving.subnets)
 	}
 	s.awaitNode(ctx, t, leaving.name)
 	s.awaitPodsOn(ctx, t, leaving.name, on(now.pods, leaving.name))
-	await(ctx, t, "the routes of the Node that is back", func(ctx context.Context) error { return s.hasRoutes(ctx, witness.name) })
+	await(ctx, t, "the routes of the Node that is back", func(ctx context.Context) error { return s.hasRoutes(ctx, observer.name) })
 	t.Logf("deleted, and back with %s instead of %s after %.1f s", back.subnets, leaving.subnets, time.Since(start).Seconds())
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 var (
@@ -87,7 +89,7 @@ func TestStory(t *testing.T) {
 func begin(t *testing.T) *story {
 	t.Helper()
 	absolute, err := filepath.Abs(*root)
-	must(t, err)
+	testutil.Must(t, err)
 	*root = absolute
 	s := &story{cluster: newCluster(t)}
 	s.product = newInstaller(t, s.cluster)
@@ -146,33 +148,12 @@ func (s *story) watched(t *testing.T, run func(context.Context, *testing.T)) {
 	run(t.Context(), t)
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// await asks again and again until check has nothing to complain of; its last complaint is the failure.
+// await calls check until it returns nil. It fails the test with the last error.
 func await(ctx context.Context, t *testing.T, what string, check func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	var complaint error
-	for {
-		err := check(ctx)
-		if err == nil {
-			return
-		}
-		if complaint == nil || ctx.Err() == nil { // the last one is but that time is up
-			complaint = err
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("waiting %s for %s: %v", limit, what, complaint)
-		case <-tick.C:
-		}
+	if err := testutil.Poll(ctx, 100*time.Millisecond, func() error { return check(ctx) }); err != nil {
+		t.Fatalf("waiting %s for %s: %v", limit, what, err)
 	}
 }

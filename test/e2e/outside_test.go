@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/test/e2e/talk"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // outsidePort is where the host outside serves.
@@ -33,9 +34,9 @@ func newOutside(t *testing.T) *outside {
 		return o
 	}
 	text, err := o.run(t.Context(), "", "addresses")
-	must(t, err)
-	must(t, json.Unmarshal([]byte(text), &o.addresses))
-	must(t, o.serve(t))
+	testutil.Must(t, err)
+	testutil.Must(t, json.Unmarshal([]byte(text), &o.addresses))
+	testutil.Must(t, o.serve(t))
 	return o
 }
 
@@ -147,7 +148,7 @@ func (s *story) fromOutside(ctx context.Context, t *testing.T) {
 func (s *story) toOutside(ctx context.Context, t *testing.T) {
 	s.outside.needed(t)
 	now := s.scene(ctx, t)
-	must(t, s.ask(ctx, inquiry{
+	testutil.Must(t, s.ask(ctx, inquiry{
 		from: now.pods,
 		questions: func(pod) (questions []talk.Question) {
 			for _, address := range s.outside.of(now.families) {

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // pod is a running workload.
@@ -82,13 +84,13 @@ func (c *cluster) readyPods(ctx context.Context, old []pod) ([]pod, error) {
 }
 
 func (s *story) startPods(ctx context.Context, t *testing.T) {
-	must(t, s.startExtras(ctx))
-	must(t, s.cluster.makeObjects(ctx))
+	testutil.Must(t, s.startExtras(ctx))
+	testutil.Must(t, s.cluster.makeObjects(ctx))
 	s.awaitPods(ctx, t, nil)
 	if len(nodeCommand()) > 0 {
 		var err error
 		s.idle, err = s.costs(ctx)
-		must(t, err)
+		testutil.Must(t, err)
 	}
 }
 

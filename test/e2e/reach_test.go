@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/test/e2e/talk"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // scene is the cluster as a check finds it.
@@ -23,9 +24,9 @@ type scene struct {
 func (s *story) scene(ctx context.Context, t *testing.T) scene {
 	t.Helper()
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	pods, err := s.cluster.readyPods(ctx, nil)
-	must(t, err)
+	testutil.Must(t, err)
 	return scene{nodes: nodes, pods: pods, families: families(nodes)}
 }
 
@@ -70,7 +71,7 @@ func (s *story) reach(ctx context.Context, t *testing.T) {
 func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
 	t.Helper()
 	hosts, err := s.hostAddresses(ctx, now)
-	must(t, err)
+	testutil.Must(t, err)
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var faults []error

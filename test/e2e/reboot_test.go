@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/plainroute/plainroute/test/testutil"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -26,22 +28,22 @@ func (s *story) reboot(ctx context.Context, t *testing.T) {
 	now := s.scene(ctx, t)
 	name := now.nodes[1].name
 	old := on(now.pods, name)
-	must(t, s.cluster.label(ctx, name, virtualValue))
+	testutil.Must(t, s.cluster.label(ctx, name, virtualValue))
 	t.Cleanup(func() { _ = s.cluster.label(context.Background(), name, "") })
 	await(ctx, t, "the agent of node "+name+" to end", func(ctx context.Context) error { return s.cluster.hasNoAgent(ctx, name) })
-	must(t, s.hasRoutes(ctx, name)) // an agent that ends leaves them
+	testutil.Must(t, s.hasRoutes(ctx, name)) // an agent that ends leaves them
 	listing, err := onNode(ctx, name, "ls -l "+confFolder)
-	must(t, err)
+	testutil.Must(t, err)
 	if !strings.Contains(listing, "10-plainroute.conflist") {
 		t.Fatalf("node %s has no CNI config before the reboot, so this shows nothing:\n%s", name, listing)
 	}
 	before, err := s.cluster.node(ctx, name)
-	must(t, err)
-	must(t, before.isReady()) // so that what it says of its network is of after the reboot
+	testutil.Must(t, err)
+	testutil.Must(t, before.isReady()) // so that what it says of its network is of after the reboot
 	start := time.Now()
-	must(t, rebootNode(ctx, name))
+	testutil.Must(t, rebootNode(ctx, name))
 	s.staysUnready(ctx, t, name, start, in(old, groupHost)[0])
-	must(t, s.cluster.label(ctx, name, ""))
+	testutil.Must(t, s.cluster.label(ctx, name, ""))
 	freed := time.Now()
 	s.awaitNode(ctx, t, name)
 	t.Logf("Ready %.1f s after its agent was let start", time.Since(freed).Seconds())
@@ -78,7 +80,7 @@ func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, sin
 		return areNew(in(on(pods, name), groupHost), []pod{host})
 	})
 	routes, err := ourRoutes(ctx, name)
-	must(t, err)
+	testutil.Must(t, err)
 	if routes != "" {
 		t.Errorf("these routes outlived a reboot, so this shows nothing:\n%s", routes)
 	}

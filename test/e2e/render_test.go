@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const uninstallJob = productName + "-uninstall"
@@ -21,25 +23,25 @@ func (s *story) render(ctx context.Context, t *testing.T) {
 		t.Skip("kustomize has no hooks")
 	}
 	before, err := s.cluster.agents(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	flows := s.startFlows(ctx, t)
 	const pipe = `set -o pipefail; "$0" --namespace "$2" get values "$3" --output yaml |
 		"$0" --namespace "$2" template "$3" "$4" --values - | "$1" apply --filename -`
 	applied, err := output(ctx, "", "bash", "-c", pipe, tool("helm"), tool("kubectl"), productNamespace, productName, h.chart())
-	must(t, err)
+	testutil.Must(t, err)
 	t.Logf("%s", applied)
 	await(ctx, t, "the Job to refuse", s.cluster.refused)
 	flows.run(ctx, t)
 	flows.stop(ctx, t)
-	must(t, s.cluster.rolledOut(ctx))
+	testutil.Must(t, s.cluster.rolledOut(ctx))
 	after, err := s.cluster.agents(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	if names(before) != names(after) {
 		t.Errorf("agents were %s and are %s", names(before), names(after))
 	}
 	// The pod of `helm test` is on the pod network: before an uninstall no such pod may be left.
 	_, err = kubectl(ctx, "--namespace="+productNamespace, "delete", "pod", "--selector=app.kubernetes.io/component=test")
-	must(t, err)
+	testutil.Must(t, err)
 }
 
 func names(pods []corev1.Pod) string {

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/plainroute/plainroute/test/e2e/talk"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -28,11 +29,11 @@ type front struct {
 func (c *cluster) front(ctx context.Context, t *testing.T, name string) front {
 	t.Helper()
 	object, err := c.api.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
-	must(t, err)
+	testutil.Must(t, err)
 	var one front
 	for _, text := range object.Spec.ClusterIPs {
 		address, err := netip.ParseAddr(text)
-		must(t, err)
+		testutil.Must(t, err)
 		one.addresses = append(one.addresses, address)
 	}
 	one.port = uint16(object.Spec.Ports[0].NodePort)
@@ -55,7 +56,7 @@ func (f front) nodePorts(at node) []talk.Question {
 func (s *story) hostPorts(ctx context.Context, t *testing.T) {
 	now := s.scene(ctx, t)
 	loopback := netip.MustParseAddr("127.0.0.1")
-	must(t, s.ask(ctx, inquiry{
+	testutil.Must(t, s.ask(ctx, inquiry{
 		from: now.pods,
 		questions: func(from pod) (questions []talk.Question) {
 			for _, to := range now.nodes {

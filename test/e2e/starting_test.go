@@ -14,6 +14,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // startupTaint is what nodes have until their agent is ready, as a cloud or a cluster's installer would put it there.
@@ -76,13 +78,13 @@ func (c *cluster) apiServer(ctx context.Context) (host string, port int, err err
 func (s *story) direct(ctx context.Context, t *testing.T) {
 	t.Helper()
 	host, port, err := s.cluster.apiServer(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	want := net.JoinHostPort(host, strconv.Itoa(port))
 	for _, one := range nodes {
 		peers, err := onNode(ctx, one.name, `ss --no-header --tcp --numeric --processes state established | awk '/"plainroute"/ {print $4}'`)
-		must(t, err)
+		testutil.Must(t, err)
 		if all := strings.Fields(peers); !slices.Contains(all, want) || slices.ContainsFunc(all, func(peer string) bool { return strings.HasSuffix(peer, ":443") }) {
 			t.Errorf("the agent of node %s speaks to %q, want %s", one.name, all, want)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // survey asks for the whole cluster's status as a user does, `kubectl plainroute status`: all is well, then a node has a
@@ -22,25 +23,25 @@ import (
 func (s *story) survey(ctx context.Context, t *testing.T) {
 	plugin(t)
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	s.seen(ctx, t, "all to be well", allWell(len(nodes)))
 	needsNodes(t)
 	broken, peer := nodes[0].name, nodes[1]
 	foreign := fmt.Sprintf("%s dev lo metric 5", peer.subnets[0])
 	t.Cleanup(func() { _, _ = onNode(context.Background(), broken, "ip route del "+foreign+" 2>/dev/null") })
 	_, err = onNode(ctx, broken, "ip route add "+foreign)
-	must(t, err)
+	testutil.Must(t, err)
 	s.seen(ctx, t, "the foreign route to be seen", func(c *fleet.Cluster) error { return conflicting(c, broken, peer.name) })
 	_, err = onNode(ctx, broken, "ip route del "+foreign)
-	must(t, err)
+	testutil.Must(t, err)
 	s.seen(ctx, t, "all to be well again", allWell(len(nodes)))
 
 	t.Cleanup(func() { _, _ = onNode(context.Background(), broken, "kill -CONT $(pidof plainroute)") })
 	_, err = onNode(ctx, broken, "kill -STOP $(pidof plainroute)")
-	must(t, err)
+	testutil.Must(t, err)
 	s.seen(ctx, t, "the agent that hangs to be seen", func(c *fleet.Cluster) error { return silent(c, broken) })
 	_, err = onNode(ctx, broken, "kill -CONT $(pidof plainroute)")
-	must(t, err)
+	testutil.Must(t, err)
 	s.seen(ctx, t, "all to be well once it goes on", allWell(len(nodes)))
 }
 
@@ -48,7 +49,7 @@ func (s *story) survey(ctx context.Context, t *testing.T) {
 func plugin(t *testing.T) {
 	t.Helper()
 	folder := t.TempDir()
-	must(t, os.Symlink(filepath.Join(*root, "bin/plainroute"), filepath.Join(folder, "kubectl-plainroute")))
+	testutil.Must(t, os.Symlink(filepath.Join(*root, "bin/plainroute"), filepath.Join(folder, "kubectl-plainroute")))
 	t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -84,16 +86,16 @@ func (s *story) plant(ctx context.Context, t *testing.T) {
 		return
 	}
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	for _, one := range nodes {
 		for _, thing := range foreign() {
 			_, err := onNode(ctx, one.name, fmt.Sprintf("[ -n \"$(%s 2>/dev/null)\" ] || { %s; }", thing.command, thing.what))
-			must(t, err)
+			testutil.Must(t, err)
 		}
 	}
 	if s.before == "" {
 		s.before, err = inventory(ctx, nodes[0].name)
-		must(t, err)
+		testutil.Must(t, err)
 	}
 }
 
@@ -114,10 +116,10 @@ func (s *story) uproot(ctx context.Context, t *testing.T) {
 		return
 	}
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	for _, one := range nodes {
 		_, err := onNode(ctx, one.name, "ip link del foreign0; ip route del unreachable 10.99.2.0/24; nft delete table inet foreign; rm "+confFolder+"/foreign.txt")
-		must(t, err)
+		testutil.Must(t, err)
 	}
 }
 

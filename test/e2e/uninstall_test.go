@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // uninstall removes the pods, as docs/uninstall.md says, and then the product. Nothing of it stays on any node and in the
@@ -17,11 +19,11 @@ func (s *story) uninstall(ctx context.Context, t *testing.T) {
 		"daemonsets", "pods", "jobs", "serviceaccounts", "configmaps", "secrets", "clusterroles", "clusterrolebindings", "roles", "rolebindings",
 		"validatingadmissionpolicies", "validatingadmissionpolicybindings", "namespaces", "services",
 	}, ","))
-	must(t, err)
+	testutil.Must(t, err)
 	if found != "" {
 		t.Errorf("still in the API:\n%s", found)
 	}
-	must(t, s.cluster.conditions(ctx, false))
+	testutil.Must(t, s.cluster.conditions(ctx, false))
 	s.leftNodes(ctx, t)
 }
 
@@ -29,13 +31,13 @@ func (s *story) uninstall(ctx context.Context, t *testing.T) {
 func (s *story) leave(ctx context.Context, t *testing.T) {
 	t.Helper()
 	start := time.Now()
-	must(t, s.stopExtras(ctx))
-	must(t, s.cluster.removeNamespace(ctx, namespace))
+	testutil.Must(t, s.stopExtras(ctx))
+	testutil.Must(t, s.cluster.removeNamespace(ctx, namespace))
 	await(ctx, t, "the namespace to go", func(ctx context.Context) error { return s.cluster.namespaceGone(ctx, namespace) })
 	await(ctx, t, "all pods to go", s.cluster.bare)
 	t.Logf("pods gone after %.1f s", time.Since(start).Seconds())
 	start = time.Now()
-	must(t, s.product.uninstall(ctx))
+	testutil.Must(t, s.product.uninstall(ctx))
 	await(ctx, t, "the product's namespace to go", func(ctx context.Context) error { return s.cluster.namespaceGone(ctx, productNamespace) })
 	t.Logf("%s uninstall: %.1f s", *install, time.Since(start).Seconds())
 }
@@ -43,7 +45,7 @@ func (s *story) leave(ctx context.Context, t *testing.T) {
 func (s *story) leftNodes(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	nodes, err := s.cluster.nodes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	for _, one := range nodes {
 		if err := clean(ctx, one.name); err != nil {
 			t.Error(err)
@@ -53,7 +55,7 @@ func (s *story) leftNodes(ctx context.Context, t *testing.T) {
 		}
 	}
 	after, err := inventory(ctx, nodes[0].name)
-	must(t, err)
+	testutil.Must(t, err)
 	if changed := differences(s.before, after); changed != "" {
 		t.Errorf("node %s is not as it was before the install:\n%s", nodes[0].name, changed)
 	}

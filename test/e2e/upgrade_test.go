@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // upgrade changes the product and then restarts it, node by node, while packets flow between all pairs of nodes.
@@ -27,8 +29,8 @@ func (s *story) rolls(ctx context.Context, t *testing.T, name string, change fun
 	t.Helper()
 	start := time.Now()
 	old, err := s.cluster.agents(ctx)
-	must(t, err)
-	must(t, change(ctx))
+	testutil.Must(t, err)
+	testutil.Must(t, change(ctx))
 	await(ctx, t, name, func(ctx context.Context) error {
 		agents, err := s.cluster.agents(ctx)
 		if err != nil {

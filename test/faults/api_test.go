@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/apiserver"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 const (
@@ -26,7 +28,7 @@ func apiFaults() []fault {
 		{
 			name: "one route deleted while the API server is away", answer: "it is put back",
 			prepare: (*lab).useGate,
-			strike: func(l *lab) {
+			inject: func(l *lab) {
 				l.gate.Shut()
 				l.broken()
 				l.must(l.node.DeleteRoute(l.peer.Subnets[0]))
@@ -34,35 +36,35 @@ func apiFaults() []fault {
 			times: 10, within: healLimit, loses: untilRepaired,
 		},
 		startedWithout(),
-		misbehaving("answers 500", cluster.Refused(http.StatusInternalServerError, 0), 3),
-		misbehaving("answers 401, it does not know us any more", cluster.Refused(http.StatusUnauthorized, 0), 3),
-		misbehaving("answers 403, we may not read Nodes any more", cluster.Refused(http.StatusForbidden, 0), 3),
-		misbehaving("answers 429 and asks to come back in a second", cluster.Refused(http.StatusTooManyRequests, 1), 2),
-		misbehaving("answers 503", cluster.Refused(http.StatusServiceUnavailable, 0), 3),
-		misbehaving("answers 410, resource version too old", cluster.Refused(http.StatusGone, 0), 3),
-		misbehaving("ends watches with resource version too old", cluster.Expired, 3),
-		misbehaving("cuts streams off in the middle of an event", cluster.Truncated(700), 3),
-		misbehaving("cuts lists off in the middle", cluster.WithoutStreaming(cluster.Truncated(700)), 4),
-		misbehaving("sends garbage", cluster.Garbled, 3),
-		misbehaving("sends garbage for lists", cluster.WithoutStreaming(cluster.Garbled), 4),
-		misbehaving("begins a watch and sends nothing", cluster.Silent, 1),
-		misbehaving("takes requests and never answers", cluster.Hanging, 1),
+		misbehaving("answers 500", inject.Refused(http.StatusInternalServerError, 0), 3),
+		misbehaving("answers 401, it does not know us any more", inject.Refused(http.StatusUnauthorized, 0), 3),
+		misbehaving("answers 403, we may not read Nodes any more", inject.Refused(http.StatusForbidden, 0), 3),
+		misbehaving("answers 429 and asks to come back in a second", inject.Refused(http.StatusTooManyRequests, 1), 2),
+		misbehaving("answers 503", inject.Refused(http.StatusServiceUnavailable, 0), 3),
+		misbehaving("answers 410, resource version too old", inject.Refused(http.StatusGone, 0), 3),
+		misbehaving("ends watches with resource version too old", inject.Expired, 3),
+		misbehaving("cuts streams off in the middle of an event", inject.Truncated(700), 3),
+		misbehaving("cuts lists off in the middle", inject.WithoutStreaming(inject.Truncated(700)), 4),
+		misbehaving("sends garbage", inject.Garbled, 3),
+		misbehaving("sends garbage for lists", inject.WithoutStreaming(inject.Garbled), 4),
+		misbehaving("begins a watch and sends nothing", inject.Silent, 1),
+		misbehaving("takes requests and never answers", inject.Hanging, 1),
 		forgotten(),
 	}
 }
 
 // misbehaving is an API server that fails in one way for as long as some requests take.
-func misbehaving(how string, trouble cluster.Trouble, requests int) fault {
+func misbehaving(how string, injected inject.Fault, requests int) fault {
 	return fault{
 		name: "the API server " + how, answer: waits,
 		prepare: (*lab).useProxy,
-		strike: func(l *lab) {
-			l.proxy.Misbehave(trouble)
+		inject: func(l *lab) {
+			l.proxy.Inject(injected)
 			l.must(l.proxy.AwaitRequests(l.within(limit), requests))
 			l.run(after)
 			l.must(l.checkOurs())
 			l.join()
-			l.proxy.Misbehave(nil)
+			l.proxy.Inject(nil)
 			l.repairable()
 		},
 		repaired: (*lab).joinedRouted, within: returnLimit, loses: nothing,
@@ -80,12 +82,12 @@ func apiKilled() fault {
 		answer: "all stays, also over the restart; the route is put back",
 		prepare: func(l *lab) {
 			l.crowd = l.newcomers(1)
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			gone := l.crowd[0].subnets[0]
 			l.must(l.node.AwaitRoute(l.within(limit), gone))
-			l.must(l.site.KillAPIServer())
+			l.must(l.pool.API.Kill())
 			l.t.Cleanup(l.reviveAPIServer)
 			back := time.Now().Add(outage)
 			took, err := l.node.Heal(l.within(limit), gone)
@@ -95,15 +97,15 @@ func apiKilled() fault {
 			}
 			l.observe()
 			l.must(l.peer.StopAgent(syscall.SIGTERM))
-			l.must(l.peer.StartAgent(cluster.AgentOptions{}))
+			l.must(l.peer.StartAgent(nodelab.AgentOptions{}))
 			l.awaitReport(l.peer, "", problem.APIUnavailable)
 			time.Sleep(time.Until(back))
 			l.checkUnmoved()
 			l.must(l.checkOurs())
 			_, err = l.peer.CNIConfig()
 			l.must(err)
-			l.must(l.site.StartAPIServer())
-			l.must(l.site.AwaitAPIServer(l.within(limit)))
+			l.must(l.pool.API.Restart())
+			l.must(l.pool.API.Await(l.within(limit)))
 			l.repairable()
 			l.join()
 		},
@@ -113,12 +115,12 @@ func apiKilled() fault {
 
 // reviveAPIServer is for who comes after a fault that failed.
 func (l *lab) reviveAPIServer() {
-	if l.site.APIServerRunning() {
+	if apiserver.Running() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	if err := errors.Join(l.site.StartAPIServer(), l.site.AwaitAPIServer(ctx)); err != nil {
+	if err := errors.Join(l.pool.API.Restart(), l.pool.API.Await(ctx)); err != nil {
 		l.t.Error(err)
 	}
 }
@@ -127,14 +129,14 @@ func (l *lab) reviveAPIServer() {
 func apiPaused() fault {
 	return fault{
 		name: "the API server stopped for 20 s, its connections open", answer: waits,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			// Whatever fails here, those who come after need an API server.
-			l.t.Cleanup(func() { l.must(l.site.ResumeAPIServer()) })
-			l.must(l.site.PauseAPIServer())
+			l.t.Cleanup(func() { l.must(l.pool.API.Resume()) })
+			l.must(l.pool.API.Pause())
 			time.Sleep(20 * time.Second)
 			l.must(l.checkOurs())
-			l.must(l.site.ResumeAPIServer())
-			l.must(l.site.AwaitAPIServer(l.within(limit)))
+			l.must(l.pool.API.Resume())
+			l.must(l.pool.API.Await(l.within(limit)))
 			l.repairable()
 			l.join()
 		},
@@ -151,7 +153,7 @@ func startedWithout() fault {
 	return fault{
 		name: "an agent started while the API server is away", answer: "it changes nothing and waits",
 		prepare: (*lab).useGate,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.must(l.node.StopAgent(syscall.SIGKILL))
 			l.gate.Shut()
 			l.observe()
@@ -188,7 +190,7 @@ func forgotten() fault {
 		name:    "the connection to the API server is forgotten by what is in between",
 		answer:  "all stays; the agent notices within 10 s that nobody answers, and connects anew",
 		prepare: (*lab).useGate,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.gate.Forget()
 			l.join()
 			l.repairable()
@@ -202,24 +204,24 @@ func listFaults() []fault {
 	isOther := func(l *lab) func(string) bool { return func(name string) bool { return name != l.node.Name } }
 	everyone := func(*lab) func(string) bool { return func(string) bool { return true } }
 	isUs := func(l *lab) func(string) bool { return func(name string) bool { return name == l.node.Name } }
-	streamed := func(hidden cluster.Trouble) cluster.Trouble { return hidden }
+	streamed := func(hidden inject.Fault) inject.Fault { return hidden }
 	return []fault{
-		untrue("an empty list", true, 0, everyone, cluster.WithoutStreaming, problem.NodeMissing),
+		untrue("an empty list", true, 0, everyone, inject.WithoutStreaming, problem.NodeMissing),
 		untrue("an empty stream", true, 0, everyone, streamed, problem.NodeMissing),
-		untrue("a list without our own Node", true, 0, isUs, cluster.WithoutStreaming, problem.NodeMissing),
+		untrue("a list without our own Node", true, 0, isUs, inject.WithoutStreaming, problem.NodeMissing),
 		untrue("a stream without our own Node", true, 0, isUs, streamed, problem.NodeMissing),
-		untrue("a list that lost 13 of 13 peers", false, 12, isOther, cluster.WithoutStreaming, problem.PruneHeld),
+		untrue("a list that lost 13 of 13 peers", false, 12, isOther, inject.WithoutStreaming, problem.PruneHeld),
 		untrue("a stream that lost 13 of 13 peers", false, 12, isOther, streamed, problem.PruneHeld),
 		staleAfterRestart(isOther),
 		heldAndFlushed(isOther),
 		trulyGone("12 of 13 Nodes deleted while the API server does not answer", func(l *lab, leave func()) {
-			l.proxy.Misbehave(cluster.Hanging)
+			l.proxy.Inject(inject.Hanging)
 			leave()
-			l.proxy.Misbehave(nil)
+			l.proxy.Inject(nil)
 		}),
 		trulyGone("Nodes deleted while the agent was away, and a list from the cache of its API server", func(l *lab, leave func()) {
 			l.must(l.node.StopAgent(syscall.SIGTERM))
-			l.proxy.Misbehave(cluster.WithoutStreaming(nil))
+			l.proxy.Inject(inject.WithoutStreaming(nil))
 			leave()
 			l.must(l.node.StartAgent(l.options))
 		}),
@@ -229,24 +231,24 @@ func listFaults() []fault {
 // untrue is an API server that hides Nodes, with so many more than the peer there to hide, until the agent reports it.
 func untrue(
 	what string, everywhere bool, more int, hide func(*lab) func(string) bool,
-	transport func(cluster.Trouble) cluster.Trouble, reason problem.Reason,
+	transport func(inject.Fault) inject.Fault, reason problem.Reason,
 ) fault {
 	return fault{
 		name: "the API server sends " + what, answer: "nothing is pruned, " + string(reason) + " is reported",
 		prepare: func(l *lab) {
 			l.useProxy()
 			l.crowd = l.newcomers(more)
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.observe()
-			l.proxy.Misbehave(transport(cluster.Hidden(everywhere, hide(l))))
+			l.proxy.Inject(transport(inject.Hidden(everywhere, hide(l))))
 			l.awaitReport(l.node, "", reason)
 			l.run(after)
 			l.must(l.checkOurs())
 			l.checkUnmoved(subnetsOf(l.crowd)...)
 			l.join()
-			l.proxy.Misbehave(nil)
+			l.proxy.Inject(nil)
 			l.repairable()
 		},
 		repaired: (*lab).joinedRouted, within: returnLimit, loses: nothing,
@@ -255,28 +257,28 @@ func untrue(
 
 // staleAfterRestart is the worst of both: an agent that knows nothing yet is served an old list from the cache.
 func staleAfterRestart(hide func(*lab) func(string) bool) fault {
-	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, cluster.WithoutStreaming, problem.PruneHeld)
-	untilStart := f.strike
-	f.strike = func(l *lab) {
+	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, inject.WithoutStreaming, problem.PruneHeld)
+	untilStart := f.inject
+	f.inject = func(l *lab) {
 		l.must(l.node.StopAgent(syscall.SIGTERM))
-		l.proxy.Misbehave(cluster.WithoutStreaming(cluster.Hidden(false, hide(l))))
+		l.proxy.Inject(inject.WithoutStreaming(inject.Hidden(false, hide(l))))
 		l.must(l.node.StartAgent(l.options))
 		untilStart(l)
 	}
 	return f
 }
 
-// heldAndFlushed is a second fault that strikes what is held because of the first.
+// heldAndFlushed is a second fault, of routes that are held because of the first.
 func heldAndFlushed(hide func(*lab) func(string) bool) fault {
 	return fault{
 		name: "the API server sends a list that lost 13 of 13 peers, and then all of plainroute's routes are deleted", answer: "they are put back",
 		prepare: func(l *lab) {
 			l.useProxy()
 			l.crowd = l.newcomers(12)
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
-			l.proxy.Misbehave(cluster.WithoutStreaming(cluster.Hidden(false, hide(l))))
+		inject: func(l *lab) {
+			l.proxy.Inject(inject.WithoutStreaming(inject.Hidden(false, hide(l))))
 			l.awaitReport(l.node, "", problem.PruneHeld)
 			l.broken()
 			l.flush(isOurs)
@@ -293,12 +295,12 @@ func trulyGone(name string, unseen func(l *lab, leave func())) fault {
 		prepare: func(l *lab) {
 			l.useProxy()
 			l.crowd = l.newcomers(12)
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.await(func() error { return l.crowdHas(2 * len(l.crowd)) })
 			l.observe()
-			unseen(l, func() { l.must(l.site.UnforgeAll(l.within(limit), forgeriesOf(l.crowd))) })
+			unseen(l, func() { l.must(inject.DeleteNodesIfPresent(l.within(limit), l.pool.Client(), fakesOf(l.crowd)...)) })
 			l.repairable()
 		},
 		repaired: func(l *lab) error { return l.crowdHas(0) },

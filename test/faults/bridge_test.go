@@ -20,54 +20,54 @@ func bridgeFaults() []fault {
 	return []fault{
 		{
 			name: "the bridge set down", answer: "it is set up again",
-			strike: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.link(bridge))) },
+			inject: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.link(bridge))) },
 			times:  3, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port taken out of the bridge", answer: "it is put back",
-			strike: func(l *lab) { l.must(l.node.Handle().LinkSetNoMaster(l.port())) },
+			inject: func(l *lab) { l.must(l.node.Handle().LinkSetNoMaster(l.port())) },
 			times:  3, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port set down", answer: "it is set up again",
-			strike: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.port())) },
+			inject: func(l *lab) { l.must(l.node.Handle().LinkSetDown(l.port())) },
 			within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port taken out of the bridge while the agent is away", answer: "the next agent knows it by its lease, and puts it back",
-			strike: strayWhileAway, within: startLimit, loses: untilRepaired, lag: carrierLag,
+			inject: strayWhileAway, within: startLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a pod's port put into another bridge", answer: "it is reported and left there; put back by hand, the report is gone",
-			strike: portElsewhere, within: healLimit, loses: untilRepaired, lag: carrierLag,
+			inject: portElsewhere, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "the bridge renamed under its pods", answer: "it is reported by its new name, and no bridge is made beside it; with its old name all is as it was",
-			strike: renamedBridge, times: 2, within: healLimit, loses: untilRepaired,
+			inject: renamedBridge, times: 2, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the bridge deleted under its pods", answer: "it is made again with the same MAC address, and the ports are put back",
-			strike: func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
+			inject: func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
 			times:  3, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "IPv6 switched off on the bridge", answer: "it is switched on again, and the addresses are given back",
-			strike: func(l *lab) { l.must(l.node.Sysctl("net/ipv6/conf/"+bridge+"/disable_ipv6", "1")) },
+			inject: func(l *lab) { l.must(l.node.Sysctl("net/ipv6/conf/"+bridge+"/disable_ipv6", "1")) },
 			times:  3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "IPv6 switched off on the whole host", answer: "one problem names the settings; other devices are left alone, and all is well once the operator gives back what is theirs",
-			strike: withoutIPv6, within: healLimit, loses: untilRepaired,
+			inject: withoutIPv6, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the bridge deleted on a host that has IPv6 off on new devices", answer: "pods can be made from the first on; IPv6 is on on the bridge alone",
 			prepare: func(l *lab) { l.must(l.node.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")) },
-			strike:  func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
+			inject:  func(l *lab) { l.must(l.node.Handle().LinkDel(l.link(bridge))) },
 			times:   2, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
 			name: "a rival takes a pod's port out of the bridge every 100 ms, for 20 s", answer: "after 20 repairs it is put back every 2 s, which is reported",
-			strike: portRival, within: truceLimit, loses: untilRepaired, slow: true,
+			inject: portRival, within: truceLimit, loses: untilRepaired, slow: true,
 		},
 	}
 }
@@ -186,7 +186,7 @@ func (l *lab) onlyOneOwn() error {
 	}
 	var own []problem.Problem
 	for _, p := range problems {
-		if p.Own {
+		if p.BlocksReady {
 			own = append(own, p)
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // unmoved is the answer to every claim to what is another's.
@@ -21,50 +22,50 @@ const anAge = 1100 * time.Millisecond
 func claimFaults() []fault {
 	return []fault{
 		claimed("two Nodes claim one subnet, and the loser is deleted", nil, func(l *lab) {
-			twin := l.newcomers(1)[0].Forgery
+			twin := l.newcomers(1)[0].FakeNode
 			twin.PodCIDRs = l.claimOf(l.peer)
-			l.forge(twin)
+			l.createNodes(twin)
 			l.awaitReport(l.node, twin.Name, problem.PodCIDRDisputed)
 			l.run(after)
-			l.must(l.site.Unforge(l.within(limit), twin))
+			l.must(inject.DeleteNodes(l.within(limit), l.pool.Client(), twin))
 		}),
 		claimed("an older Node takes a younger one's subnet", func(l *lab) {
 			l.crowd = l.newcomers(1)
-			l.forge(cluster.Forgery{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
+			l.createNodes(inject.FakeNode{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
 			time.Sleep(anAge)
 		}, func(l *lab) {
-			l.must(l.site.Assign(l.within(limit), l.crowd[0].Name, l.peer.Subnets...))
+			l.must(l.pool.Assign(l.within(limit), l.crowd[0].Name, l.peer.Subnets...))
 			l.awaitReport(l.node, l.crowd[0].Name, problem.PodCIDRDisputed)
 		}),
 		claimed("an older Node takes a peer's address, then its subnet, then its own address again", func(l *lab) {
 			l.crowd = l.newcomers(1)
-			l.forge(cluster.Forgery{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
+			l.createNodes(inject.FakeNode{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
 			time.Sleep(anAge)
 		}, func(l *lab) {
 			thief := l.crowd[0]
-			l.must(l.site.Claim(l.within(limit), thief.Name, l.peer.Addrs()...))
-			l.must(l.site.Assign(l.within(limit), thief.Name, l.peer.Subnets...))
+			l.must(l.pool.Claim(l.within(limit), thief.Name, l.peer.Addrs()...))
+			l.must(l.pool.Assign(l.within(limit), thief.Name, l.peer.Subnets...))
 			l.run(after)
 			var own []netip.Addr
 			for _, address := range thief.Addresses {
 				own = append(own, netip.MustParseAddr(address))
 			}
-			l.must(l.site.Claim(l.within(limit), thief.Name, own...))
+			l.must(l.pool.Claim(l.within(limit), thief.Name, own...))
 			l.awaitReport(l.node, thief.Name, problem.PodCIDRDisputed)
 		}),
 		claimed("a cloned machine claims our address", nil, func(l *lab) {
-			clone := l.newcomers(1)[0].Forgery
+			clone := l.newcomers(1)[0].FakeNode
 			clone.Addresses = []string{l.node.V4.String(), l.node.V6.String()}
-			l.forge(clone)
+			l.createNodes(clone)
 			l.awaitReport(l.node, clone.Name, problem.AddressRefused)
 			l.awaitShared(l.peer, clone.Name)
 		}),
 		claimed("a compromised kubelet claims everybody's addresses", func(l *lab) {
 			l.crowd = l.newcomers(1)
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		}, func(l *lab) {
-			all := slices.Concat(l.node.Addrs(), l.peer.Addrs(), []netip.Addr{cluster.Router4, cluster.Router6})
-			l.must(l.site.Claim(l.within(limit), l.crowd[0].Name, all...))
+			all := slices.Concat(l.node.Addrs(), l.peer.Addrs(), []netip.Addr{netlab.Router4, netlab.Router6})
+			l.must(l.pool.Claim(l.within(limit), l.crowd[0].Name, all...))
 			l.awaitShared(l.node, l.crowd[0].Name)
 			l.awaitShared(l.peer, l.crowd[0].Name)
 		}),
@@ -74,12 +75,12 @@ func claimFaults() []fault {
 }
 
 // claimed is a claim that must not move any route.
-func claimed(name string, prepare, strike func(*lab)) fault {
+func claimed(name string, prepare, do func(*lab)) fault {
 	return fault{
 		name: name, answer: unmoved, prepare: prepare,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.observe()
-			strike(l)
+			do(l)
 			l.run(after)
 			l.repairable()
 		},
@@ -97,9 +98,9 @@ func (l *lab) awaitShared(m *machine, node string) {
 		if err != nil {
 			return err
 		}
-		for _, problem := range problems {
-			named := problem.Node == node || strings.Contains(problem.Detail, "node "+node+";")
-			if problem.Reason == problem.AddressShared && named {
+		for _, p := range problems {
+			named := p.Node == node || strings.Contains(p.Message, "node "+node+";")
+			if p.Reason == problem.AddressShared && named {
 				return nil
 			}
 		}
@@ -110,14 +111,14 @@ func (l *lab) awaitShared(m *machine, node string) {
 // claimedRange is a claim to the peer's subnets, longer or shorter by some bits.
 func claimedRange(name string, bits int, reason problem.Reason) fault {
 	return claimed(name, nil, func(l *lab) {
-		forged := l.newcomers(1)[0].Forgery
-		forged.PodCIDRs = nil
+		fake := l.newcomers(1)[0].FakeNode
+		fake.PodCIDRs = nil
 		for _, subnet := range l.peer.Subnets {
 			claim := netip.PrefixFrom(subnet.Addr(), subnet.Bits()+bits).Masked()
-			forged.PodCIDRs = append(forged.PodCIDRs, claim.String())
+			fake.PodCIDRs = append(fake.PodCIDRs, claim.String())
 		}
-		l.forge(forged)
-		l.awaitReport(l.node, forged.Name, reason)
+		l.createNodes(fake)
+		l.awaitReport(l.node, fake.Name, reason)
 	})
 }
 

@@ -16,15 +16,14 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/cni"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // cleanupLab is a lab for cleanups, which makes foreign devices too.
-func cleanupLab(t *testing.T, options cluster.AgentOptions) *lab {
+func cleanupLab(t *testing.T, options nodelab.AgentOptions) *lab {
 	t.Helper()
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
+	testutil.NeedSandbox(t)
 	s, err := shared()
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +35,7 @@ func cleanupLab(t *testing.T, options cluster.AgentOptions) *lab {
 }
 
 // cleanup runs it, and fails the test unless it ends with the code.
-func (l *lab) cleanup(code int, args ...string) cluster.Command {
+func (l *lab) cleanup(code int, args ...string) nodelab.Command {
 	l.t.Helper()
 	done, err := l.node.Cleanup(l.within(limit), args...)
 	l.must(err)
@@ -110,7 +109,7 @@ func (l *lab) comesBack() {
 }
 
 func TestCleanup(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	before := l.picture()
 	refused := l.cleanup(3)
 	if !strings.Contains(refused.Stderr, "pods are attached to bridge plainroute0 (ports: 1)") {
@@ -148,7 +147,7 @@ func words(table string) string { return strings.Join(strings.Fields(table), " "
 // Pods that live through a forced cleanup keep their bridge and their leases, so that an agent that comes back gives
 // their addresses to nobody else.
 func TestForcedCleanupUnderPods(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	other, err := l.node.AddPod(l.within(limit), "other")
 	l.must(err)
 	l.must(l.node.StopAgent(syscall.SIGTERM))
@@ -182,7 +181,7 @@ func TestForcedCleanupUnderPods(t *testing.T) {
 
 // A cleanup that is killed wherever it is can be repeated.
 func TestInterruptedCleanup(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{Args: []string{"--bridge", "pods1"}})
+	l := cleanupLab(t, nodelab.AgentOptions{Args: []string{"--bridge", "pods1"}})
 	l.must(l.pods[0].Remove(l.within(limit)))
 	for i := range 10 {
 		l.must(l.node.StopAgent(syscall.SIGKILL))
@@ -201,7 +200,7 @@ func TestInterruptedCleanup(t *testing.T) {
 
 // The agent's pod may still be terminating when the cleanup begins.
 func TestCleanupWaitsForTheAgent(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	l.must(l.pods[0].Remove(l.within(limit)))
 	stopped := make(chan error, 1)
 	time.AfterFunc(lapse, func() { stopped <- l.node.StopAgent(syscall.SIGTERM) })
@@ -215,7 +214,7 @@ func TestCleanupWaitsForTheAgent(t *testing.T) {
 
 // The agent is found whatever its run folder is, and a cleanup with another one changes nothing.
 func TestCleanupWithAnotherRunFolder(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	before := l.picture()
 	other := filepath.Join(t.TempDir(), "run")
 	args := []string{"--force", "--run-dir", other}
@@ -242,7 +241,7 @@ func TestCleanupWithAnotherRunFolder(t *testing.T) {
 }
 
 // die ends pods that nobody detaches. The kernel takes their ports away some time later.
-func (l *lab) die(pods ...*cluster.Pod) {
+func (l *lab) die(pods ...*nodelab.Pod) {
 	l.t.Helper()
 	for _, pod := range pods {
 		l.must(pod.End())
@@ -264,8 +263,8 @@ func (l *lab) die(pods ...*cluster.Pod) {
 
 // The kubelet has dead sandboxes detached while the cleanup runs, and host-local makes its folder anew for each.
 func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
-	pods := []*cluster.Pod{l.pods[0]}
+	l := cleanupLab(t, nodelab.AgentOptions{})
+	pods := []*nodelab.Pod{l.pods[0]}
 	for _, name := range []string{"second", "third"} {
 		pod, err := l.node.AddPod(l.within(limit), name)
 		l.must(err)
@@ -275,7 +274,7 @@ func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 	l.must(err)
 	l.die(pods...)
 	l.must(l.node.StopAgent(syscall.SIGTERM))
-	ended := make(chan cluster.Command, 1)
+	ended := make(chan nodelab.Command, 1)
 	go func() {
 		done, err := l.node.Cleanup(l.within(limit))
 		if err != nil {
@@ -302,7 +301,7 @@ func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 
 // Nobody can wait for a runtime that is off. What its late work may leave is told, and the next cleanup takes it.
 func TestCleanupTellsOfDeadSandboxes(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	list, err := l.node.CNIConfig()
 	l.must(err)
 	l.die(l.pods[0])
@@ -320,7 +319,7 @@ func TestCleanupTellsOfDeadSandboxes(t *testing.T) {
 
 // After a reboot there is but a symlink that leads nowhere.
 func TestCleanupAfterReboot(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	l.must(l.node.Reboot())
 	done := l.cleanup(0)
 	if !strings.Contains(done.Stdout, l.config()) {
@@ -333,7 +332,7 @@ func TestCleanupAfterReboot(t *testing.T) {
 
 // A device that only has the name is somebody else's, and so is a folder.
 func TestCleanupTakesNoNameForAMark(t *testing.T) {
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	l.must(l.pods[0].Remove(l.within(limit)))
 	l.must(l.node.StopAgent(syscall.SIGTERM))
 	l.cleanup(0)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/problem"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // retryLimit bounds what no notice tells of and is tried again, at intervals that double from 20 ms.
@@ -24,49 +24,49 @@ func configFaults() []fault {
 	return append(pluginFaults(), []fault{
 		{
 			name: "the CNI config deleted", answer: "it is written again",
-			strike: func(l *lab) { l.must(os.Remove(l.config())) }, times: 5, within: healLimit,
+			inject: func(l *lab) { l.must(os.Remove(l.config())) }, times: 5, within: healLimit,
 		},
 		{
 			name: "the CNI config truncated", answer: "it is written again",
-			strike: func(l *lab) { l.must(os.Truncate(l.config(), 0)) }, times: 5, within: healLimit,
+			inject: func(l *lab) { l.must(os.Truncate(l.config(), 0)) }, times: 5, within: healLimit,
 		},
 		{
 			name: "the CNI config overwritten", answer: "it is written again",
-			strike: overwriteConfig, times: 5, within: healLimit,
+			inject: overwriteConfig, times: 5, within: healLimit,
 		},
 		{
 			name: "the CNI config replaced by a folder", answer: "it is reported; written when the folder is gone",
-			strike: folderInTheWay, times: 2, within: healLimit,
+			inject: folderInTheWay, times: 2, within: healLimit,
 		},
 		{
 			name: "the run folder emptied, so that the CNI config dangles", answer: "it is written again",
-			strike: emptyRunFolder, times: 2, within: healLimit,
+			inject: emptyRunFolder, times: 2, within: healLimit,
 		},
 		{
 			name: "the run folder removed", answer: "it is made again, with the CNI config",
-			strike: removeRunFolder, within: retryLimit,
+			inject: removeRunFolder, within: retryLimit,
 		},
 		{
 			name:   "pods deleted while the CNI config is missing",
 			answer: "they terminate once it is back",
-			strike: deletePodMeanwhile, within: pluginLimit,
+			inject: deletePodMeanwhile, within: pluginLimit,
 		},
 		{
 			name: "another CNI's config appears that sorts before ours", answer: "it is reported and left alone, and ours stays",
-			strike: otherConfig, times: 2, within: healLimit,
+			inject: otherConfig, times: 2, within: healLimit,
 		},
 		{
 			name:    "the disk of the CNI folder full, and the config deleted",
 			answer:  "it is reported; written as soon as there is room",
 			prepare: func(l *lab) { l.mountSmall(l.node.ConfDir) },
-			strike:  func(l *lab) { fullDisk(l, l.node.ConfDir, l.config()) },
+			inject:  func(l *lab) { fullDisk(l, l.node.ConfDir, l.config()) },
 			within:  retryLimit,
 		},
 		{
 			name:    "the disk of the run folder full, and the config deleted",
 			answer:  "it is reported; written as soon as there is room",
 			prepare: func(l *lab) { l.mountSmall(l.node.RunDir) },
-			strike:  func(l *lab) { fullDisk(l, l.node.RunDir, filepath.Join(l.node.RunDir, conflist)) },
+			inject:  func(l *lab) { fullDisk(l, l.node.RunDir, filepath.Join(l.node.RunDir, conflist)) },
 			within:  retryLimit,
 		},
 	}...)
@@ -78,13 +78,13 @@ func pluginFaults() []fault {
 		{
 			name: "a CNI plugin deleted", answer: "it is reported, and the CNI config stays for pods that go; with the plugin all is well again",
 			prepare: ownPlugins,
-			strike:  func(l *lab) { l.withoutPlugin(os.Remove) },
+			inject:  func(l *lab) { l.withoutPlugin(os.Remove) },
 			times:   2, within: healLimit, repaired: allPlugins,
 		},
 		{
 			name: "a CNI plugin replaced by half of a copy of it", answer: "it is reported, and the CNI config stays; with the whole plugin all is well again",
 			prepare: ownPlugins,
-			strike:  func(l *lab) { l.withoutPlugin(halfCopy) },
+			inject:  func(l *lab) { l.withoutPlugin(halfCopy) },
 			within:  healLimit, repaired: allPlugins,
 		},
 	}
@@ -96,7 +96,7 @@ func (l *lab) config() string { return filepath.Join(l.node.ConfDir, conflist) }
 // ownPlugins gives the node's agent a folder of plugins of its own.
 func ownPlugins(l *lab) {
 	folder := l.t.TempDir()
-	l.must(os.CopyFS(folder, os.DirFS(l.site.Plugins())))
+	l.must(os.CopyFS(folder, os.DirFS(l.pool.Plugins())))
 	l.options.Args = append(l.options.Args, "--cni-bin-dir="+folder)
 	l.plugins = folder
 }
@@ -175,8 +175,8 @@ func deletePodMeanwhile(l *lab) {
 	l.must(os.Rename(other, aside))
 	l.must(l.node.PauseAgent())
 	l.must(os.Remove(l.config()))
-	if err := pod.Remove(l.within(limit)); !errors.Is(err, cluster.ErrNoCNIConfig) {
-		l.t.Errorf("removing a pod without a CNI config: %v; want %v", err, cluster.ErrNoCNIConfig)
+	if err := pod.Remove(l.within(limit)); !errors.Is(err, nodelab.ErrNoCNIConfig) {
+		l.t.Errorf("removing a pod without a CNI config: %v; want %v", err, nodelab.ErrNoCNIConfig)
 	}
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 	l.repairable()

@@ -14,7 +14,8 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 func conflictFaults() []fault {
@@ -22,44 +23,44 @@ func conflictFaults() []fault {
 		{
 			name:   "a foreign route to a peer's pods, preferred to ours, comes and goes",
 			answer: "it is reported and left alone; ours carries the traffic the instant it goes",
-			strike: func(l *lab) { l.foreignRoute(addForeign, cluster.Router4, 0) },
+			inject: func(l *lab) { l.foreignRoute(addForeign, netlab.Router4, 0) },
 			times:  2, within: healLimit, loses: untilRepaired, repaired: noConflict,
 		},
 		{
 			name:   "a foreign route at our own metric, before ours",
 			answer: "it is reported and left alone, and so is ours",
-			strike: func(l *lab) { l.foreignRoute(prependForeign, l.peer.V4, topology.MetricPeer) },
+			inject: func(l *lab) { l.foreignRoute(prependForeign, l.peer.V4, topology.MetricPeer) },
 			times:  2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:   "a foreign route at our own metric, after ours",
 			answer: "it is reported and left alone, and so is ours",
-			strike: func(l *lab) { l.foreignRoute(appendForeign, cluster.Router4, topology.MetricPeer) },
+			inject: func(l *lab) { l.foreignRoute(appendForeign, netlab.Router4, topology.MetricPeer) },
 			times:  2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:    "50,000 routes of a routing daemon, one of which comes and goes all the time, and one of ours deleted",
 			answer:  "ours is put back; what concerns neither Nodes nor pods is not looked at",
 			prepare: (*lab).fillTable,
-			strike:  deleteAmongFlaps, times: 3, within: healLimit, loses: untilRepaired, repaired: peerRouted,
+			inject:  deleteAmongFlaps, times: 3, within: healLimit, loses: untilRepaired, repaired: peerRouted,
 		},
 		{
 			name:    "a foreign next hop appended to an IPv6 route of ours",
 			answer:  "it is reported and left alone; after it ours is as it was",
 			prepare: (*lab).join,
-			strike:  appendNextHop, times: 2, within: healLimit, repaired: noConflict,
+			inject:  appendNextHop, times: 2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:    "a Node leaves whose IPv6 route has got a foreign next hop, and comes back when that is gone",
 			answer:  "our next hop goes and the foreign one stays; then there is a route of ours again",
 			prepare: (*lab).join,
-			strike:  leaveNextHop, within: healLimit, repaired: noConflict,
+			inject:  leaveNextHop, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:    "IPv6 forwarding switched on under a default route of a router's advertisement",
 			answer:  "the route stays: `accept_ra` is 2 before forwarding is on",
 			prepare: func(l *lab) { l.advertise() },
-			strike:  forwardAgain, within: startLimit, loses: untilRepaired, finally: acceptsAdvertisements,
+			inject:  forwardAgain, within: startLimit, loses: untilRepaired, finally: acceptsAdvertisements,
 		},
 	}
 }
@@ -107,7 +108,7 @@ func (l *lab) fillTable() {
 }
 
 func daemonRoute(to netip.Prefix) *netlink.Route {
-	return &netlink.Route{Dst: ipNet(to), Gw: cluster.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD}
+	return &netlink.Route{Dst: ipNet(to), Gw: netlab.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD}
 }
 
 // deleteAmongFlaps has one of these routes come and go until ours is back.
@@ -133,7 +134,7 @@ func deleteAmongFlaps(l *lab) {
 // ownRoute is ours to a peer's IPv4 subnet.
 func (l *lab) ownRoute(to netip.Prefix) *netlink.Route {
 	return &netlink.Route{
-		Dst: ipNet(to), Gw: l.peer.V4.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index, Priority: topology.MetricPeer, Protocol: cluster.Protocol,
+		Dst: ipNet(to), Gw: l.peer.V4.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index, Priority: topology.MetricPeer, Protocol: netlab.Protocol,
 	}
 }
 
@@ -154,17 +155,17 @@ func peerRouted(l *lab) error {
 func appendNextHop(l *lab) {
 	hop := l.appendHop()
 	time.Sleep(lapse)
-	l.must(l.checkHops(netip.MustParseAddr(l.joined[0].Addresses[1]), cluster.Router6))
+	l.must(l.checkHops(netip.MustParseAddr(l.joined[0].Addresses[1]), netlab.Router6))
 	l.must(l.node.Handle().RouteDel(hop))
 	l.repairable()
 }
 
 func leaveNextHop(l *lab) {
 	hop := l.appendHop()
-	l.must(l.site.Unforge(l.within(limit), l.joined[0].Forgery))
-	l.await(func() error { return l.checkHops(cluster.Router6) })
+	l.must(inject.DeleteNodes(l.within(limit), l.pool.Client(), l.joined[0].FakeNode))
+	l.await(func() error { return l.checkHops(netlab.Router6) })
 	l.must(l.node.Handle().RouteDel(hop))
-	l.must(l.site.Forge(l.within(limit), l.joined[0].Forgery))
+	l.must(inject.CreateNodes(l.within(limit), l.pool.Client(), l.joined[0].FakeNode))
 	l.repairable()
 }
 
@@ -174,7 +175,7 @@ func (l *lab) appendHop() *netlink.Route {
 	l.t.Helper()
 	subnet := l.joined[0].subnets[1]
 	hop := &netlink.Route{
-		Dst: ipNet(subnet), Gw: cluster.Router6.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index,
+		Dst: ipNet(subnet), Gw: netlab.Router6.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index,
 		Priority: topology.MetricPeer, Protocol: unix.RTPROT_BIRD,
 	}
 	l.await(l.joinedRouted)
@@ -216,7 +217,7 @@ func (l *lab) advertise() {
 	l.t.Helper()
 	l.must(l.node.Sysctl("net/ipv6/conf/"+uplink+"/accept_ra", "1"))
 	l.flush(func(route netlink.Route) bool { return route.Family == unix.AF_INET6 && route.Dst.String() == "::/0" })
-	l.must(l.site.LAN.Do(func() error { return sendAdvertisement(l.linkLocal()) }))
+	l.must(l.pool.LAN.Do(func() error { return sendAdvertisement(l.linkLocal()) }))
 	l.await(l.checkDefault)
 }
 

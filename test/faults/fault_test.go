@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // section is a group of faults with a heading.
@@ -38,11 +38,11 @@ type fault struct {
 	// name says what happens, in an operator's words, and answer what the agent does about it.
 	name, answer string
 	// options are those of the node's agent.
-	options cluster.AgentOptions
+	options nodelab.AgentOptions
 	// prepare, where it is given, changes the nodes, and the agent's options, before the agents start.
 	prepare func(*lab)
-	// strike does it, so many times: one if times is 0.
-	strike func(*lab)
+	// inject injects the fault, so many times: once if times is 0.
+	inject func(*lab)
 	times  int
 	// repaired tells what is not yet as it should be; nil: everything of ours has to be as it was.
 	repaired func(*lab) error
@@ -56,7 +56,7 @@ type fault struct {
 	lag time.Duration
 	// slow faults mostly wait.
 	slow bool
-	// alone are faults that strike the whole cluster: they come after all others.
+	// alone are faults of the whole cluster, which come after all others.
 	alone bool
 }
 
@@ -66,7 +66,7 @@ type losses int
 const (
 	// nothing: no packet is lost, as it has to be whatever the agent itself does or suffers.
 	nothing losses = iota
-	// untilRepaired: the fault itself cuts the traffic, from the strike until the repair and no longer.
+	// untilRepaired: the fault itself cuts the traffic, from the injection until the repair and no longer.
 	untilRepaired
 )
 
@@ -89,17 +89,17 @@ type measurement struct {
 }
 
 // run calls underWay when the lab is set up.
-func (f fault) run(t *testing.T, s *site, underWay func()) *measurement {
+func (f fault) run(t *testing.T, p *pool, underWay func()) *measurement {
 	if f.slow && testing.Short() {
 		t.Skip("left out by -short: it takes long")
 	}
-	l := newLab(t, s, f)
+	l := newLab(t, p, f)
 	l.startTraffic()
 	underWay()
 	var m measurement
 	for range max(1, f.times) {
 		l.run(before)
-		f.strikeOnce(l, &m)
+		f.injectOnce(l, &m)
 	}
 	l.run(after)
 	l.await(func() error { return l.node.ready(l) })
@@ -111,9 +111,9 @@ func (f fault) run(t *testing.T, s *site, underWay func()) *measurement {
 	return &m
 }
 
-func (f fault) strikeOnce(l *lab, m *measurement) {
+func (f fault) injectOnce(l *lab, m *measurement) {
 	l.broken()
-	f.strike(l)
+	f.inject(l)
 	repaired := l.checkOurs
 	if f.repaired != nil {
 		repaired = func() error { return f.repaired(l) }

@@ -12,7 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/plainroute/plainroute/pkg/problem"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // joinLimit bounds what follows from a Node object alone.
@@ -26,14 +28,14 @@ func identityFaults() []fault {
 		{
 			name: "a peer's address changes", answer: "the route is replaced in place",
 			prepare:  func(l *lab) { l.giveSpare(l.peer) },
-			strike:   func(l *lab) { l.claim(l.peer, l.spare...) },
+			inject:   func(l *lab) { l.claim(l.peer, l.spare...) },
 			repaired: func(l *lab) error { return l.node.goesVia(l.peer, l.spare...) },
 			within:   joinLimit, loses: nothing,
 		},
 		{
 			name: "our own address changes", answer: "the others' routes to us, and our preferred source, are replaced in place",
 			prepare: func(l *lab) { l.giveSpare(l.node) },
-			strike:  func(l *lab) { l.claim(l.node, l.spare...) },
+			inject:  func(l *lab) { l.claim(l.node, l.spare...) },
 			repaired: func(l *lab) error {
 				return errors.Join(l.peer.goesVia(l.node, l.spare...), l.node.comesFrom(l.peer, l.spare...))
 			},
@@ -42,8 +44,8 @@ func identityFaults() []fault {
 		ownSubnetChanges(),
 		leftWhileAway(),
 		restarted(),
-		begunEarly("a flow begun before its destination's Node was known", cluster.AgentOptions{}),
-		begunEarly("the same without --cluster-cidr, where it begins masqueraded", cluster.AgentOptions{WithoutClusterCIDR: true}),
+		begunEarly("a flow begun before its destination's Node was known", nodelab.AgentOptions{}),
+		begunEarly("the same without --cluster-cidr, where it begins masqueraded", nodelab.AgentOptions{WithoutClusterCIDR: true}),
 		clockStepped(),
 		crowdJoins(),
 		crowdLeaves(),
@@ -62,7 +64,7 @@ func (l *lab) giveSpare(m *machine) {
 // claim rewrites a Node's addresses.
 func (l *lab) claim(m *machine, addresses ...netip.Addr) {
 	l.t.Helper()
-	l.must(l.site.Claim(l.within(limit), m.Name, addresses...))
+	l.must(l.pool.Claim(l.within(limit), m.Name, addresses...))
 }
 
 // absence is how long a Node object stays deleted.
@@ -71,7 +73,7 @@ const absence = 300 * time.Millisecond
 func peerRecreated() fault {
 	return fault{
 		name: "a peer's Node object deleted and created again", answer: "its routes go and come with it",
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.must(l.peer.Deregister(l.within(limit)))
 			l.must(l.node.AwaitNoRoute(l.within(limit), l.peer.Subnets...))
 			time.Sleep(absence)
@@ -86,7 +88,7 @@ func ownNodeRecreated() fault {
 	return fault{
 		name:   "our own Node object deleted and created again",
 		answer: "nothing of ours is touched; the others' routes to us go and come with it",
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.observe()
 			l.must(l.node.Deregister(l.within(limit)))
 			l.awaitReport(l.node, l.node.Name, problem.NodeMissing)
@@ -118,7 +120,7 @@ func addressFlaps() fault {
 		name:    "a peer's address flapping every 100 ms between two that it has",
 		answer:  "the route is replaced in place, each time",
 		prepare: func(l *lab) { l.giveSpare(l.peer) },
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.observe()
 			tick := time.NewTicker(100 * time.Millisecond)
 			defer tick.Stop()
@@ -144,7 +146,7 @@ func ownSubnetChanges() fault {
 	return fault{
 		name:   "our own podCIDR changed under running pods, which then go",
 		answer: "SubnetChanged while they are there, and their config stays; then the config follows, within a second",
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.stopTraffic()
 			config := l.node.ours["CNI config"]
 			l.must(l.node.Deregister(l.within(limit)))
@@ -192,12 +194,12 @@ func leftWhileAway() fault {
 		answer: "the first pass takes their routes away, and nothing else",
 		prepare: func(l *lab) {
 			l.crowd = l.newcomers(3)
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.must(l.node.AwaitRoute(l.within(limit), subnetsOf(l.crowd)...))
 			l.must(l.node.StopAgent(syscall.SIGKILL))
-			l.must(l.site.UnforgeAll(l.within(limit), forgeriesOf(l.crowd)))
+			l.must(inject.DeleteNodesIfPresent(l.within(limit), l.pool.Client(), fakesOf(l.crowd)...))
 			l.observe()
 			l.must(l.node.StartAgent(l.options))
 			l.repairable()
@@ -228,7 +230,7 @@ func restarted() fault {
 	return fault{
 		name:   "the agent restarted over a correct table",
 		answer: "the first pass changes nothing: no notification of a route, none of nftables",
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.must(l.node.StopAgent(syscall.SIGTERM))
 			l.observe()
 			var err error
@@ -256,7 +258,7 @@ func clockStepped() fault {
 	return fault{
 		name: "the agent's clock stepped a day ahead, and back", answer: "nothing; the next change is made at once",
 		prepare: (*lab).useClock,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.clock.Step(24 * time.Hour * time.Duration(1-2*len(l.joined)))
 			took, err := l.node.Heal(l.within(limit), l.node.Subnets[0])
 			l.must(err)
@@ -304,9 +306,9 @@ func crowdJoins() fault {
 	return fault{
 		name: fmt.Sprintf("%d Nodes added at once", many), answer: "their routes are added, in as many passes as it takes",
 		prepare: (*lab).useCrowd,
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.observe()
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 			l.repairable()
 		},
 		repaired: func(l *lab) error { return l.crowdHas(2 * many) },
@@ -321,12 +323,12 @@ func crowdLeaves() fault {
 		answer: "their routes are removed, in as many passes as it takes",
 		prepare: func(l *lab) {
 			l.useCrowd()
-			l.forge(forgeriesOf(l.crowd)...)
+			l.createNodes(fakesOf(l.crowd)...)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			l.await(func() error { return l.crowdHas(2 * many) })
 			l.observe()
-			l.must(l.site.UnforgeAll(l.within(limit), forgeriesOf(l.crowd)))
+			l.must(inject.DeleteNodesIfPresent(l.within(limit), l.pool.Client(), fakesOf(l.crowd)...))
 			l.repairable()
 		},
 		repaired: func(l *lab) error { return l.crowdHas(0) },
@@ -348,7 +350,7 @@ func (l *lab) crowdHas(want int) error {
 			return err
 		}
 		for _, route := range routes {
-			if route.Protocol == cluster.Protocol && wanted[route.Dst.String()] {
+			if route.Protocol == netlab.Protocol && wanted[route.Dst.String()] {
 				have++
 			}
 		}

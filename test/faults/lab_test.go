@@ -6,30 +6,32 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// lab is what a fault strikes: node. Its peer has nothing to fear.
+// lab is where a fault is injected: into node, not into its peer.
 //
 //	pod 0 ── node ── LAN ── peer ── pod 1
 type lab struct {
 	t          *testing.T
-	site       *site
+	pool       *pool
 	node, peer *machine
-	pods       []*cluster.Pod
+	pods       []*nodelab.Pod
 	// options are those of the node's agent.
-	options cluster.AgentOptions
-	flows   []*cluster.Flow
+	options nodelab.AgentOptions
+	flows   []*netlab.Flow
 	// brokenAt is when the traffic was cut, repairableAt when the agent could first do something about it.
 	brokenAt, repairableAt time.Time
 
-	// What some faults strike with.
-	weapons
+	// What some faults use.
+	injectors
 }
 
-func newLab(t *testing.T, s *site, f fault) *lab {
+func newLab(t *testing.T, p *pool, f fault) *lab {
 	t.Helper()
-	l := &lab{t: t, site: s, options: f.options}
+	l := &lab{t: t, pool: p, options: f.options}
 	l.node, l.peer = l.newMachine(), l.newMachine()
 	if f.prepare != nil {
 		f.prepare(l)
@@ -41,7 +43,7 @@ func newLab(t *testing.T, s *site, f fault) *lab {
 		l.must(m.Register(l.within(limit)))
 	}
 	l.must(l.node.StartAgent(l.options))
-	l.must(l.peer.StartAgent(cluster.AgentOptions{}))
+	l.must(l.peer.StartAgent(nodelab.AgentOptions{}))
 	for _, m := range []*machine{l.node, l.peer} {
 		l.must(m.WaitReady(l.within(limit)))
 	}
@@ -58,8 +60,8 @@ func newLab(t *testing.T, s *site, f fault) *lab {
 // newMachine makes a node with things of others on it, which is retired with the test.
 func (l *lab) newMachine() *machine {
 	l.t.Helper()
-	number := <-l.site.numbers
-	node, err := l.site.NewNode(number)
+	number := <-l.pool.numbers
+	node, err := l.pool.NewNode(number)
 	l.must(err)
 	m := &machine{Node: node}
 	l.t.Cleanup(func() {
@@ -70,7 +72,7 @@ func (l *lab) newMachine() *machine {
 			l.t.Errorf("retiring %s: %v", m.Name, err)
 			return
 		}
-		l.site.numbers <- number
+		l.pool.numbers <- number
 	})
 	l.must(m.plantForeign())
 	return m
@@ -103,8 +105,8 @@ func (l *lab) run(packets int) {
 }
 
 // stopTraffic stops all flows at once, for each waits for what is still under way.
-func (l *lab) stopTraffic() []cluster.FlowReport {
-	reports := make([]cluster.FlowReport, len(l.flows))
+func (l *lab) stopTraffic() []netlab.FlowReport {
+	reports := make([]netlab.FlowReport, len(l.flows))
 	var stopping sync.WaitGroup
 	for i, flow := range l.flows {
 		stopping.Go(func() { reports[i] = flow.Stop() })
@@ -114,27 +116,18 @@ func (l *lab) stopTraffic() []cluster.FlowReport {
 	return reports
 }
 
-// broken notes that the traffic is cut from now on. It is called before a strike; one that prepares something first
+// broken notes that the traffic is cut from now on. It is called before an injection; one that prepares something first
 // calls it again.
 func (l *lab) broken() { l.brokenAt, l.repairableAt = time.Now(), time.Now() }
 
-// repairable notes that the agent can repair from now on: a strike calls it that has to give something back first, or
+// repairable notes that the agent can repair from now on: an injection calls it that has to give something back first, or
 // to wake the agent.
 func (l *lab) repairable() { l.repairableAt = time.Now() }
 
 // await looks every millisecond until wrong finds nothing wrong any more.
 func (l *lab) await(wrong func() error) {
 	l.t.Helper()
-	for deadline := time.Now().Add(limit); ; {
-		err := wrong()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.t.Fatalf("not repaired within %s: %v", limit, err)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	testutil.Await(l.t, wrong)
 }
 
 // checkOurs tells in what the node's things of ours are not as they were.
@@ -161,14 +154,10 @@ func (l *lab) checkUntouched() {
 
 // within limits what the test waits for.
 func (l *lab) within(duration time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(l.t.Context(), duration)
-	l.t.Cleanup(cancel)
-	return ctx
+	return testutil.Within(l.t, duration)
 }
 
 func (l *lab) must(err error) {
 	l.t.Helper()
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	testutil.Must(l.t, err)
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 
 // machine is a node with things of others on it.
 type machine struct {
-	*cluster.Node
+	*nodelab.Node
 	// foreign is all that is not ours, as it was before the agent first started, and ours what is, when all was well.
 	foreign, ours state
 }
@@ -38,8 +39,8 @@ func (m *machine) foreignRoutes() []*netlink.Route {
 	var routes []*netlink.Route
 	for _, table := range []int{unix.RT_TABLE_MAIN, foreignTable} {
 		for subnet, gateway := range map[string]netip.Addr{
-			"10.244.255.0/24": cluster.Router4, "10.244.128.0/17": cluster.Router4, "172.30.0.0/16": cluster.Router4,
-			"fd00:10:244:ff::/64": cluster.Router6, "fd00:172:30::/48": cluster.Router6,
+			"10.244.255.0/24": netlab.Router4, "10.244.128.0/17": netlab.Router4, "172.30.0.0/16": netlab.Router4,
+			"fd00:10:244:ff::/64": netlab.Router6, "fd00:172:30::/48": netlab.Router6,
 		} {
 			routes = append(routes, &netlink.Route{
 				Dst: ipNet(netip.MustParsePrefix(subnet)), Gw: gateway.AsSlice(), Table: table, Protocol: unix.RTPROT_STATIC,
@@ -116,7 +117,7 @@ func (m *machine) dump(family int) ([]netlink.Route, error) {
 func (m *machine) foreignState() (state, error) {
 	s := state{}
 	err := s.addRoutes(m, func(route netlink.Route) bool {
-		return route.Protocol != cluster.Protocol && route.Protocol != unix.RTPROT_KERNEL
+		return route.Protocol != netlab.Protocol && route.Protocol != unix.RTPROT_KERNEL
 	})
 	if err != nil {
 		return nil, err
@@ -180,7 +181,7 @@ func (m *machine) ownState(peer *machine) (state, error) {
 	s := state{}
 	subnets := slices.Concat(m.Subnets, peer.Subnets)
 	err := s.addRoutes(m, func(route netlink.Route) bool {
-		return route.Protocol == cluster.Protocol && slices.ContainsFunc(subnets, func(subnet netip.Prefix) bool {
+		return route.Protocol == netlab.Protocol && slices.ContainsFunc(subnets, func(subnet netip.Prefix) bool {
 			return route.Dst.String() == subnet.String()
 		})
 	})
@@ -224,7 +225,7 @@ func readConfig(path string) string {
 }
 
 // addSettings adds settings by their paths.
-func (s state) addSettings(n *cluster.Namespace, paths []string) error {
+func (s state) addSettings(n *netlab.Namespace, paths []string) error {
 	return n.Do(func() error {
 		for _, path := range paths {
 			value, err := os.ReadFile("/proc/sys/net/" + path)

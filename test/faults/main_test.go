@@ -10,88 +10,49 @@ package faults
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take on a machine under load, before it counts as hanging.
-const limit = time.Minute
+// limit is what a single wait may take.
+const limit = testutil.Limit
 
 var (
 	update = flag.Bool("update", false, "write what was measured to docs/faults.md")
 	table  = flag.String("table", "", "write what was measured to this file, a line each")
 )
 
-// skipReason is set once, before any test runs.
-var skipReason string
-
-func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	config, err := configuration()
-	if err != nil {
-		skipReason = err.Error()
-		return m.Run()
-	}
-	box, code, err := sandbox.Enter(nil)
-	switch {
-	case errors.Is(err, sandbox.ErrNotPermitted):
-		skipReason = err.Error()
-		return m.Run()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "faults:", err)
-		return code
-	case box == nil:
-		return code
-	}
-	shared = sync.OnceValues(func() (*site, error) { return build(config) })
-	return m.Run()
-}
-
-func configuration() (cluster.Config, error) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		return cluster.Config{}, fmt.Errorf("finding the module's folder: %w", err)
-	}
-	config := cluster.ConfigFromEnv(root, "/run/cluster")
-	return config, config.Check()
-}
+func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check)) }
 
 // shared is the one cluster in which all labs are, made by the first that needs it.
-var shared func() (*site, error)
+var shared = sync.OnceValues(build)
 
-// site is the cluster and the numbers of nodes that are free.
-type site struct {
-	*cluster.Cluster
+// pool is the cluster and the numbers of nodes that are free.
+type pool struct {
+	*nodelab.Cluster
 	numbers chan int
 }
 
-// mostNodes is how many nodes package cluster can address.
+// mostNodes is how many nodes package netlab can address.
 const mostNodes = 200
 
-func build(config cluster.Config) (*site, error) {
+func build() (*pool, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 	defer cancel()
-	c, err := cluster.Start(ctx, config)
+	c, err := nodelab.Start(ctx, nodelab.DefaultConfig())
 	if err != nil {
 		return nil, err
 	}
-	s := &site{Cluster: c, numbers: make(chan int, mostNodes)}
+	p := &pool{Cluster: c, numbers: make(chan int, mostNodes)}
 	for number := range mostNodes {
-		s.numbers <- number + 1
+		p.numbers <- number + 1
 	}
-	return s, nil
+	return p, nil
 }
 
 // quickLanes is how many quick faults go on at once: they wait more than they compute. What is to be published is measured
@@ -104,18 +65,16 @@ func quickLanes() int {
 }
 
 // TestFaults runs the quick faults in a few lanes. The slow ones, which mostly wait, go on beside them, all at once, and
-// are set up first. Those that strike the whole cluster come last.
+// are set up first. Those of the whole cluster come last.
 func TestFaults(t *testing.T) {
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
-	s, err := shared()
+	testutil.NeedSandbox(t)
+	p, err := shared()
 	if err != nil {
 		t.Fatal(err)
 	}
 	book := newLogbook(sections())
 	run := func(f fault, underWay func()) {
-		t.Run(f.name, func(t *testing.T) { book.note(f, f.run(t, s, underWay)) })
+		t.Run(f.name, func(t *testing.T) { book.note(f, f.run(t, p, underWay)) })
 	}
 	var starting, ending sync.WaitGroup
 	for _, f := range book.faults(func(f fault) bool { return f.slow && !f.alone }) {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/problem"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // What people and other programs do on a node, and what they look at.
@@ -67,7 +67,7 @@ func (l *lab) save() []netlink.Route {
 		l.must(err)
 		saved = append(saved, slices.DeleteFunc(routes, func(route netlink.Route) bool {
 			elsewhere := route.Table != unix.RT_TABLE_MAIN && route.Table != foreignTable
-			return elsewhere || route.Protocol == cluster.Protocol
+			return elsewhere || route.Protocol == netlab.Protocol
 		})...)
 	}
 	return saved
@@ -106,7 +106,7 @@ func (l *lab) flush(want func(netlink.Route) bool) {
 	}
 }
 
-func isOurs(route netlink.Route) bool { return route.Protocol == cluster.Protocol }
+func isOurs(route netlink.Route) bool { return route.Protocol == netlab.Protocol }
 
 func isAny(netlink.Route) bool { return true }
 
@@ -117,7 +117,7 @@ func (l *lab) checkProblem(reason problem.Reason, detail string) error {
 		return err
 	}
 	for _, problem := range problems {
-		if problem.Reason == reason && strings.Contains(problem.Detail, detail) {
+		if problem.Reason == reason && strings.Contains(problem.Message, detail) {
 			return nil
 		}
 	}

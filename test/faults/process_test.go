@@ -19,7 +19,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/plainroute/plainroute/pkg/nslock"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // startLimit bounds what an agent that starts has to do: reach the API server, list the Nodes, look at the kernel.
@@ -33,12 +33,12 @@ func processFaults() []fault {
 	return []fault{
 		{
 			name: "SIGTERM, and started again", answer: "nothing changes while it is away or when it comes back",
-			strike: func(l *lab) { l.restart(syscall.SIGTERM, func() {}) },
+			inject: func(l *lab) { l.restart(syscall.SIGTERM, func() {}) },
 			times:  3, within: startLimit,
 		},
 		{
 			name: "killed, and a route deleted before it starts again", answer: "the route is put back by the first pass",
-			strike: func(l *lab) {
+			inject: func(l *lab) {
 				l.restart(syscall.SIGKILL, func() {
 					l.broken()
 					l.must(l.node.DeleteRoute(l.peer.Subnets[0]))
@@ -50,31 +50,31 @@ func processFaults() []fault {
 			name:    "killed at a random moment of a pass, 50 times",
 			answer:  "started again, it finds all as it should be or makes it so",
 			prepare: (*lab).join,
-			strike:  killAtRandom, repaired: (*lab).joinedRouted, within: startLimit, slow: true,
+			inject:  killAtRandom, repaired: (*lab).joinedRouted, within: startLimit, slow: true,
 		},
 		{
 			name: "stopped for 30 s, a route deleted meanwhile", answer: "the route is put back when it goes on",
-			strike: stopForLong, within: wakeLimit, loses: untilRepaired, slow: true,
+			inject: stopForLong, within: wakeLimit, loses: untilRepaired, slow: true,
 		},
 		{
 			name:   "notifications lost: the socket overflows while the agent is stopped, a route deleted meanwhile",
 			answer: "everything is looked at anew, and the route put back",
-			strike: overflow, within: startLimit, loses: untilRepaired,
+			inject: overflow, within: startLimit, loses: untilRepaired,
 		},
 		{
 			name:   "a second agent is started with folders, a port and a cluster of its own",
 			answer: "it is refused at once, and told who runs here",
-			strike: secondAgent, times: 2, within: startLimit,
+			inject: secondAgent, times: 2, within: startLimit,
 		},
 		{
 			name:   "restarted while an unprivileged process holds the socket that keeps a second agent away",
 			answer: "it starts without, and takes the socket when it is free: a second agent is refused again",
-			strike: squat, within: startLimit,
+			inject: squat, within: startLimit,
 		},
 		{
 			name:   "a second agent is started while the first is stopped",
 			answer: "it is refused at once, and told the process id of the first",
-			strike: func(l *lab) {
+			inject: func(l *lab) {
 				l.must(l.node.PauseAgent())
 				defer func() { l.must(l.node.SignalAgent(syscall.SIGCONT)) }()
 				l.refusedAgent(fmt.Sprintf("it does not answer, pid %d", l.node.AgentPID()))
@@ -135,7 +135,7 @@ func squat(l *lab) {
 // unless it ends with an error that names the holder, and leaves nothing behind.
 func (l *lab) refusedAgent(holder string) {
 	l.t.Helper()
-	kubeconfig, err := l.site.Kubeconfig(l.node.Name+"-second", func(*clientcmdapi.Config) {})
+	kubeconfig, err := l.pool.Kubeconfig(l.node.Name+"-second", func(*clientcmdapi.Config) {})
 	l.must(err)
 	runDir := filepath.Join(l.t.TempDir(), "run")
 	ctx, cancel := context.WithTimeout(l.t.Context(), limit)
@@ -223,7 +223,7 @@ func (l *lab) changeRoutes(count int) {
 	for number := range count {
 		to := netip.AddrFrom4([4]byte{172, 29, byte(number >> 8), byte(number)})
 		route := &netlink.Route{
-			Dst: ipNet(netip.PrefixFrom(to, 32)), Gw: cluster.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD,
+			Dst: ipNet(netip.PrefixFrom(to, 32)), Gw: netlab.Router4.AsSlice(), Protocol: unix.RTPROT_BIRD,
 		}
 		l.must(l.node.Handle().RouteAdd(route))
 		l.must(l.node.Handle().RouteDel(route))

@@ -31,13 +31,13 @@ func rivalFaults() []fault {
 			name:    "a rival deletes a route of ours every 100 ms, for 20 s",
 			answer:  "after 20 repairs the route is put back every 2 s, which is reported; other routes never wait",
 			prepare: (*lab).join,
-			strike:  deletingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
+			inject:  deletingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
 		},
 		{
 			name:    "a rival overwrites a route of ours every 100 ms, for 20 s",
 			answer:  "it is reported and left alone; ours is back when the rival's is gone",
 			prepare: (*lab).join,
-			strike:  overwritingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
+			inject:  overwritingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
 		},
 	}
 }

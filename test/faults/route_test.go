@@ -10,49 +10,49 @@ func routeFaults() []fault {
 	return []fault{
 		{
 			name: "one route deleted", answer: "it is put back",
-			strike: func(l *lab) { l.must(l.node.DeleteRoute(l.peer.Subnets[0])) },
+			inject: func(l *lab) { l.must(l.node.DeleteRoute(l.peer.Subnets[0])) },
 			times:  5, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "one IPv6 route deleted", answer: "it is put back",
-			strike: func(l *lab) { l.must(l.node.DeleteRoute(l.peer.Subnets[1])) },
+			inject: func(l *lab) { l.must(l.node.DeleteRoute(l.peer.Subnets[1])) },
 			times:  5, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "all of plainroute's routes deleted", answer: "they are put back",
-			strike: func(l *lab) { l.flush(isOurs) },
+			inject: func(l *lab) { l.flush(isOurs) },
 			times:  3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "`ip route flush table main`",
 			answer: "connected, default and static routes are not plainroute's to restore: here `ip route restore` does; " +
 				"its own are put back then",
-			strike: flushMain, within: healLimit, loses: untilRepaired,
+			inject: flushMain, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name:   "uplink down and up",
 			answer: "IPv6 addresses and static routes are given back by whoever manages the host; plainroute's routes follow",
-			strike: linkFlap, within: healLimit, loses: untilRepaired,
+			inject: linkFlap, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the uplink's addresses removed and added again",
 			answer: "the kernel takes all routes by way of them; whoever manages the host gives back what is theirs, " +
 				"plainroute's follow",
-			strike: addressLoss, within: healLimit, loses: untilRepaired,
+			inject: addressLoss, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name:   "uplink down, its addresses removed, up, and added again",
 			answer: "both of the above",
-			strike: linkAndAddressLoss, within: healLimit, loses: untilRepaired,
+			inject: linkAndAddressLoss, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the bridge's IPv4 address deleted", answer: "it is given back",
-			strike: func(l *lab) { l.removeGateway(l.node.Subnets[0]) },
+			inject: func(l *lab) { l.removeGateway(l.node.Subnets[0]) },
 			times:  3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the bridge's IPv6 address deleted", answer: "it is given back",
-			strike: func(l *lab) { l.removeGateway(l.node.Subnets[1]) },
+			inject: func(l *lab) { l.removeGateway(l.node.Subnets[1]) },
 			times:  3, within: healLimit, loses: untilRepaired,
 		},
 	}

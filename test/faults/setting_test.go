@@ -22,48 +22,48 @@ func settingFaults() []fault {
 	return []fault{
 		{
 			name: "IPv4 forwarding switched off", answer: "it is switched on again",
-			strike: off("ipv4/ip_forward"), times: 3, within: healLimit, loses: untilRepaired,
+			inject: off("ipv4/ip_forward"), times: 3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "IPv6 forwarding switched off", answer: "it is switched on again",
-			strike: off("ipv6/conf/all/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
+			inject: off("ipv6/conf/all/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the uplink's own IPv4 forwarding switched off", answer: "it is switched on again",
-			strike: off("ipv4/conf/" + uplink + "/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
+			inject: off("ipv4/conf/" + uplink + "/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the uplink's own IPv6 forwarding switched off", answer: "it is switched on again",
-			strike: off("ipv6/conf/" + uplink + "/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
+			inject: off("ipv6/conf/" + uplink + "/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the bridge's own IPv4 forwarding switched off", answer: "it is switched on again",
-			strike: off("ipv4/conf/" + bridge + "/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
+			inject: off("ipv4/conf/" + bridge + "/forwarding"), times: 3, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the nftables table deleted", answer: "it is made again",
-			strike: func(l *lab) { l.changeTable(func(conn *nftables.Conn) { conn.DelTable(ourTable()) }) },
+			inject: func(l *lab) { l.changeTable(func(conn *nftables.Conn) { conn.DelTable(ourTable()) }) },
 			times:  3, within: commitLimit,
 		},
 		{
 			name: "a rule of the nftables table deleted", answer: "the table is made again in one step",
-			strike: deleteRule, times: 3, within: commitLimit,
+			inject: deleteRule, times: 3, within: commitLimit,
 		},
 		{
 			name: "a rule added to the nftables table", answer: "the table is made again in one step",
-			strike: addRule, times: 3, within: commitLimit,
+			inject: addRule, times: 3, within: commitLimit,
 		},
 		{
 			name: "a peer's address deleted from the nftables table", answer: "it is put back",
-			strike: deleteElement, times: 3, within: commitLimit,
+			inject: deleteElement, times: 3, within: commitLimit,
 		},
 		{
 			name: "the nftables table switched off (`flags dormant`)", answer: "the table is made again in one step",
-			strike: dormant, times: 3, within: commitLimit, repaired: notDormant,
+			inject: dormant, times: 3, within: commitLimit, repaired: notDormant,
 		},
 		{
 			name: "`nft flush ruleset`", answer: "plainroute's table is made again; here others give back theirs",
-			strike: flushRuleset, within: commitLimit,
+			inject: flushRuleset, within: commitLimit,
 		},
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
 )
 
 // state is a picture of things by name; it has all that is known of each.
@@ -121,7 +121,7 @@ func (s state) addFile(path string) error {
 }
 
 // addSysctls adds the node's settings that keep accepts.
-func (s state) addSysctls(n *cluster.Namespace, keep func(path string) bool) error {
+func (s state) addSysctls(n *netlab.Namespace, keep func(path string) bool) error {
 	const root = "/proc/sys/net"
 	return n.Do(func() error {
 		return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {

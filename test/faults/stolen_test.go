@@ -4,23 +4,23 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
 )
 
 // stolenFaults are claims that wait for the moment when the rightful Node's address changes.
 func stolenFaults() []fault {
 	return []fault{
 		movesUnderDispute("a peer's address changes while an older Node claims its subnet", func(l *lab) {
-			l.forge(cluster.Forgery{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
+			l.createNodes(inject.FakeNode{Name: l.crowd[0].Name, Addresses: l.crowd[0].Addresses})
 			time.Sleep(anAge)
 		}, func(l *lab) {
-			l.must(l.site.Assign(l.within(limit), l.crowd[0].Name, l.peer.Subnets...))
+			l.must(l.pool.Assign(l.within(limit), l.crowd[0].Name, l.peer.Subnets...))
 		}),
 		movesUnderDispute("a peer's address changes while a younger Node claims its subnet and its former address", nil, func(l *lab) {
-			thief := l.crowd[0].Forgery
+			thief := l.crowd[0].FakeNode
 			thief.PodCIDRs = l.claimOf(l.peer)
 			thief.Addresses = append(thief.Addresses, l.peer.V4.String(), l.peer.V6.String())
-			l.forge(thief)
+			l.createNodes(thief)
 		}),
 	}
 }
@@ -35,7 +35,7 @@ func movesUnderDispute(name string, prepare, claim func(*lab)) fault {
 			}
 			l.giveSpare(l.peer)
 		},
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			claim(l)
 			l.awaitReport(l.node, l.crowd[0].Name, problem.PodCIDRDisputed)
 			l.claim(l.peer, l.spare...)

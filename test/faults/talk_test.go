@@ -6,11 +6,11 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 const (
-	// echoPort is where a pod tells which source address it sees (package cluster), talkPort where we ask from.
+	// echoPort is where a pod answers with the source address that it sees (package netlab), talkPort is where we send from.
 	echoPort = 8080
 	talkPort = 5555
 )
@@ -24,7 +24,7 @@ type talk struct {
 }
 
 // startTalk asks every 20 ms, whoever hears it.
-func (l *lab) startTalk(from *cluster.Pod, to netip.Addr) {
+func (l *lab) startTalk(from *nodelab.Pod, to netip.Addr) {
 	l.t.Helper()
 	one := &talk{self: from.Addr(to), to: netip.AddrPortFrom(to, echoPort), stop: make(chan struct{})}
 	l.must(from.Do(func() (err error) {
@@ -66,20 +66,20 @@ func (t *talk) seenAs() (string, error) {
 
 // begunEarly is a flow to a pod of a Node that isn't known yet: it goes to the default route, and is masqueraded where
 // the agent does not know that pods can be there.
-func begunEarly(name string, options cluster.AgentOptions) fault {
+func begunEarly(name string, options nodelab.AgentOptions) fault {
 	return fault{
 		name:    name,
 		answer:  "once the Node is known the flow is not masqueraded",
 		options: options,
 		prepare: func(l *lab) { l.third = l.newMachine() },
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			for _, subnet := range l.third.Subnets {
 				// The bridge has a subnet's first address, the first pod the second.
 				l.startTalk(l.pods[0], subnet.Addr().Next().Next())
 			}
 			l.run(after)
 			l.must(l.third.Register(l.within(limit)))
-			l.must(l.third.StartAgent(cluster.AgentOptions{}))
+			l.must(l.third.StartAgent(nodelab.AgentOptions{}))
 			l.must(l.third.WaitReady(l.within(limit)))
 			l.must(l.third.AwaitRoute(l.within(limit), l.node.Subnets...))
 			l.must(l.node.AwaitRoute(l.within(limit), l.third.Subnets...))

@@ -17,7 +17,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/pkg/uninstall"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
 )
 
 // removal is a cluster from which plainroute is being taken away, by a user who has the rights of which the help speaks
@@ -28,24 +28,24 @@ type removal struct {
 }
 
 // newRemoval has kubelets on some nodes, which may be changed before they start.
-func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node, change ...func(*cluster.Kubelets)) *removal {
+func newRemoval(t *testing.T, nodes func(*lab) []*nodelab.Node, change ...func(*nodelab.Kubelets)) *removal {
 	t.Helper()
-	l := cleanupLab(t, cluster.AgentOptions{})
+	l := cleanupLab(t, nodelab.AgentOptions{})
 	name := strings.ToLower(t.Name())
 	r := &removal{lab: l, namespace: name}
-	kubelets := &cluster.Kubelets{Cluster: l.site.Cluster, Namespace: name, Nodes: nodes(l)}
+	kubelets := &nodelab.Kubelets{Cluster: l.pool.Cluster, Namespace: name, Nodes: nodes(l)}
 	for _, apply := range change {
 		apply(kubelets)
 	}
 	ctx := l.within(limit)
-	_, err := l.site.Client().CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	_, err := l.pool.Client().CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	l.must(err)
-	r.kubeconfig, err = l.site.AddUser(name)
+	r.kubeconfig, err = l.pool.AddUser(name)
 	l.must(err)
-	l.must(l.site.Allow(ctx, name, name,
+	l.must(l.pool.API.Grant(ctx, name, name,
 		rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"create", "get", "list", "delete"}},
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}}))
-	l.must(l.site.Allow(ctx, name, "",
+	l.must(l.pool.API.Grant(ctx, name, "",
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}},
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}}))
 	playing, stop := context.WithCancel(context.Background())
@@ -60,14 +60,14 @@ func newRemoval(t *testing.T, nodes func(*lab) []*cluster.Node, change ...func(*
 	return r
 }
 
-func both(l *lab) []*cluster.Node { return []*cluster.Node{l.node.Node, l.peer.Node} }
+func both(l *lab) []*nodelab.Node { return []*nodelab.Node{l.node.Node, l.peer.Node} }
 
 func (r *removal) args() []string {
 	return []string{"uninstall", "--kubeconfig", r.kubeconfig, "--namespace", r.namespace, "--image", "localhost/plainroute:1", "-o", "json"}
 }
 
 // uninstall runs it where the API server can be reached.
-func (r *removal) uninstall(ctx context.Context, code int, args ...string) (uninstall.Rows, cluster.Command) {
+func (r *removal) uninstall(ctx context.Context, code int, args ...string) (uninstall.Rows, nodelab.Command) {
 	r.t.Helper()
 	done, err := r.peer.Plainroute(ctx, append(r.args(), args...)...)
 	r.must(err)
@@ -75,19 +75,19 @@ func (r *removal) uninstall(ctx context.Context, code int, args ...string) (unin
 		r.t.Fatalf("uninstall %q ended with %d, want %d\n%s%s", args, done.Code, code, done.Stdout, done.Stderr)
 	}
 	r.t.Logf("%s", done.Stderr)
-	sets, err := r.site.Client().AppsV1().DaemonSets(r.namespace).List(r.within(limit), metav1.ListOptions{})
+	sets, err := r.pool.Client().AppsV1().DaemonSets(r.namespace).List(r.within(limit), metav1.ListOptions{})
 	r.must(err)
 	if len(sets.Items) > 0 {
 		r.t.Errorf("a DaemonSet is left: %v", sets.Items[0].Name)
 	}
-	var rows uninstall.Rows
+	var report uninstall.Report
 	if done.Stdout != "" {
-		r.must(json.Unmarshal([]byte(done.Stdout), &rows))
+		r.must(json.Unmarshal([]byte(done.Stdout), &report))
 		var table strings.Builder
-		r.must(rows.Print(&table))
+		r.must(report.Nodes.Print(&table))
 		r.t.Logf("\n%s", table.String())
 	}
-	return rows, done
+	return report.Nodes, done
 }
 
 // rowOf picks a node's row.
@@ -103,7 +103,7 @@ func rowOf(t *testing.T, rows uninstall.Rows, node *machine) uninstall.Row {
 // condition gives a Node the condition, as an agent or somebody else would.
 func (r *removal) condition(node *machine, reason string) {
 	r.t.Helper()
-	nodes := r.site.Client().CoreV1().Nodes()
+	nodes := r.pool.Client().CoreV1().Nodes()
 	object, err := nodes.Get(r.within(limit), node.Name, metav1.GetOptions{})
 	r.must(err)
 	object.Status.Conditions = append(object.Status.Conditions, corev1.NodeCondition{
@@ -115,7 +115,7 @@ func (r *removal) condition(node *machine, reason string) {
 
 func (r *removal) hasCondition(node *machine) bool {
 	r.t.Helper()
-	object, err := r.site.Client().CoreV1().Nodes().Get(r.within(limit), node.Name, metav1.GetOptions{})
+	object, err := r.pool.Client().CoreV1().Nodes().Get(r.within(limit), node.Name, metav1.GetOptions{})
 	r.must(err)
 	if len(object.Status.Conditions) == 0 {
 		r.t.Error("all conditions are gone")
@@ -163,15 +163,15 @@ func TestUninstall(t *testing.T) {
 
 // A node that can't be cleaned is a row, with the reason, and the others are clean.
 func TestUninstallLeavesNodes(t *testing.T) {
-	r := newRemoval(t, func(l *lab) []*cluster.Node { return []*cluster.Node{l.node.Node} }, func(k *cluster.Kubelets) {
-		k.Change = func(_ *cluster.Node, args []string) []string {
+	r := newRemoval(t, func(l *lab) []*nodelab.Node { return []*nodelab.Node{l.node.Node} }, func(k *nodelab.Kubelets) {
+		k.Change = func(_ *nodelab.Node, args []string) []string {
 			return slices.DeleteFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--wait=") })
 		}
 	})
-	dead, err := r.site.Client().CoreV1().Nodes().Get(r.within(limit), r.peer.Name, metav1.GetOptions{})
+	dead, err := r.pool.Client().CoreV1().Nodes().Get(r.within(limit), r.peer.Name, metav1.GetOptions{})
 	r.must(err)
 	dead.Status.Conditions[0].Status = corev1.ConditionUnknown
-	_, err = r.site.Client().CoreV1().Nodes().UpdateStatus(r.within(limit), dead, metav1.UpdateOptions{})
+	_, err = r.pool.Client().CoreV1().Nodes().UpdateStatus(r.within(limit), dead, metav1.UpdateOptions{})
 	r.must(err)
 	rows, done := r.uninstall(r.within(limit), 1, "--timeout", "2s")
 	if !strings.HasPrefix(rowOf(t, rows, r.node).Error, "refused: an agent runs on this node") || rowOf(t, rows, r.peer).Error != "the node does not answer" {
@@ -192,7 +192,7 @@ func TestUninstallRefusesBesideDaemonSet(t *testing.T) {
 	r := newRemoval(t, both)
 	before := r.picture()
 	labels := map[string]string{"app.kubernetes.io/part-of": "plainroute", "app.kubernetes.io/component": "agent"}
-	sets := r.site.Client().AppsV1().DaemonSets(r.namespace)
+	sets := r.pool.Client().AppsV1().DaemonSets(r.namespace)
 	_, err := sets.Create(r.within(limit), &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "agents", Labels: labels},
 		Spec: appsv1.DaemonSetSpec{
@@ -223,7 +223,7 @@ func (r *removal) untilUnderWay() context.Context {
 	go func() {
 		defer cancel()
 		for ctx.Err() == nil {
-			sets, err := r.site.Client().AppsV1().DaemonSets(r.namespace).List(ctx, metav1.ListOptions{})
+			sets, err := r.pool.Client().AppsV1().DaemonSets(r.namespace).List(ctx, metav1.ListOptions{})
 			if err == nil && len(sets.Items) > 0 {
 				return
 			}
@@ -235,10 +235,10 @@ func (r *removal) untilUnderWay() context.Context {
 
 // Whoever loses patience leaves nothing behind, and whoever is killed leaves what the next run takes away.
 func TestUninstallInterrupted(t *testing.T) {
-	r := newRemoval(t, func(*lab) []*cluster.Node { return nil })
+	r := newRemoval(t, func(*lab) []*nodelab.Node { return nil })
 	killed, err := r.peer.Plainroute(r.untilUnderWay(), r.args()...)
 	r.must(err)
-	sets := r.site.Client().AppsV1().DaemonSets(r.namespace)
+	sets := r.pool.Client().AppsV1().DaemonSets(r.namespace)
 	left, err := sets.List(r.within(limit), metav1.ListOptions{})
 	r.must(err)
 	if killed.Code != -1 || len(left.Items) != 1 {

@@ -23,14 +23,14 @@ func viewFaults() []fault {
 }
 
 // viewed is a change that must not move any route of ours.
-func viewed(name string, strike func(*lab)) fault {
+func viewed(name string, do func(*lab)) fault {
 	return fault{
 		name: name, answer: "no route moves, and what this host has against one is reported",
-		strike: func(l *lab) {
+		inject: func(l *lab) {
 			if l.watches == nil {
 				l.observe()
 			}
-			strike(l)
+			do(l)
 			l.repairable()
 		},
 		finally:  func(l *lab) { l.checkUnmoved() },

@@ -20,21 +20,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // netd is where installers of other projects have the node's CNI folder mounted, in containers of their own.
 const netd = "/host/etc/cni/net.d"
 
 // alone runs a function where nothing of the node is visible but its CNI folder, as in such a container.
-func alone(t *testing.T, node *cluster.Node) (run func(func() error) error) {
+func alone(t *testing.T, node *nodelab.Node) (run func(func() error) error) {
 	t.Helper()
 	root := t.TempDir()
 	folder := filepath.Join(root, netd)
-	must(t, os.MkdirAll(folder, 0o755))
-	must(t, os.MkdirAll(node.ConfDir, 0o755))
-	must(t, unix.Mount(node.ConfDir, folder, "", unix.MS_BIND, ""))
-	t.Cleanup(func() { must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
+	testutil.Must(t, os.MkdirAll(folder, 0o755))
+	testutil.Must(t, os.MkdirAll(node.ConfDir, 0o755))
+	testutil.Must(t, unix.Mount(node.ConfDir, folder, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { testutil.Must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
 	return func(fn func() error) error {
 		done := make(chan error)
 		go func() {
@@ -96,7 +97,7 @@ func startMesh(folder string, run func(func() error) error) *mesh {
 func (m *mesh) uninstall(t *testing.T) {
 	t.Helper()
 	close(m.stop)
-	must(t, <-m.stopped)
+	testutil.Must(t, <-m.stopped)
 }
 
 // first is the config that a mesh takes: the first one that it can load.
@@ -147,7 +148,7 @@ func (m *mesh) change(add func([]any) []any) error {
 }
 
 // chainOf is what the node's runtime calls for a pod.
-func chainOf(node *cluster.Node) []string {
+func chainOf(node *nodelab.Node) []string {
 	list, err := node.CNIConfig()
 	if err != nil {
 		return nil
@@ -159,9 +160,9 @@ func chainOf(node *cluster.Node) []string {
 	return types
 }
 
-func awaitChain(t *testing.T, node *cluster.Node, want ...string) {
+func awaitChain(t *testing.T, node *nodelab.Node, want ...string) {
 	t.Helper()
-	eventually(t, node.Name+" calls "+strings.Join(want, ", "), func() bool { return slices.Equal(chainOf(node), want) })
+	testutil.AwaitTrue(t, node.Name+" calls "+strings.Join(want, ", "), func() bool { return slices.Equal(chainOf(node), want) })
 }
 
 // TestMesh has a mesh put its plugin into our config: on the node itself, and from a container that sees the CNI folder alone. Both
@@ -180,67 +181,67 @@ func TestMesh(t *testing.T) {
 	})
 }
 
-func livesWithMesh(t *testing.T, f *fixture, node *cluster.Node, start func() *mesh, args ...string) {
+func livesWithMesh(t *testing.T, f *fixture, node *nodelab.Node, start func() *mesh, args ...string) {
 	t.Helper()
-	ctx := within(t, 2*limit)
+	ctx := testutil.Within(t, 2*limit)
 	dropIns := t.TempDir()
 	args = append(args, "--cni-plugins-dir="+dropIns, "--resync=1s")
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: args}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: args}))
+	testutil.Must(t, node.WaitReady(ctx))
 	before := addChained(ctx, t, f, node, "before", "64")
 	m := start()
 	awaitChain(t, node, "bridge", "portmap", meshType)
 	pod := addChained(ctx, t, f, node, "meshed", meshTTL)
-	must(t, before.Remove(ctx))
+	testutil.Must(t, before.Remove(ctx))
 
-	must(t, os.WriteFile(filepath.Join(dropIns, "bandwidth.json"), []byte(`{"type":"bandwidth","ingressRate":100000000,"ingressBurst":10000000}`), 0o644))
+	testutil.Must(t, os.WriteFile(filepath.Join(dropIns, "bandwidth.json"), []byte(`{"type":"bandwidth","ingressRate":100000000,"ingressBurst":10000000}`), 0o644))
 	awaitChain(t, node, "bridge", "portmap", "bandwidth", meshType)
 	limited := addChained(ctx, t, f, node, "limited", meshTTL)
 	if !shaped(t, node) {
 		t.Error("no port of the node is shaped, so the bandwidth plugin did nothing")
 	}
-	must(t, limited.Remove(ctx))
+	testutil.Must(t, limited.Remove(ctx))
 	if status := statusOf(ctx, t, node).Stdout; !strings.Contains(status, "bandwidth (bandwidth.json), "+meshType+" (added by another program)") {
 		t.Errorf("status does not name the plugins:\n%s", status)
 	}
 
 	for _, change := range []string{"--mtu=1500", "--mtu=1400"} { // a restart, and one that changes our own part
-		must(t, node.StopAgent(syscall.SIGTERM))
-		must(t, node.StartAgent(cluster.AgentOptions{Args: append(args, change)}))
-		must(t, node.WaitReady(ctx))
-		eventually(t, "the config follows "+change, func() bool {
+		testutil.Must(t, node.StopAgent(syscall.SIGTERM))
+		testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: append(args, change)}))
+		testutil.Must(t, node.WaitReady(ctx))
+		testutil.AwaitTrue(t, "the config follows "+change, func() bool {
 			list, err := node.CNIConfig()
 			return err == nil && strings.Contains(string(list.Plugins[0].Bytes), `"mtu":`+change[len("--mtu="):])
 		})
 		awaitChain(t, node, "bridge", "portmap", "bandwidth", meshType)
 	}
 	peace(ctx, t, node, m)
-	must(t, pod.Remove(ctx))
+	testutil.Must(t, pod.Remove(ctx))
 
-	must(t, node.Reboot())
+	testutil.Must(t, node.Reboot())
 	if len(args) > 2 {
 		hasNoConfig(t, node) // while the mesh goes on
 	}
-	must(t, node.StartAgent(cluster.AgentOptions{Args: args}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: args}))
+	testutil.Must(t, node.WaitReady(ctx))
 	awaitChain(t, node, "bridge", "portmap", "bandwidth", meshType)
 	pod = addChained(ctx, t, f, node, "rebooted", meshTTL)
 
-	must(t, os.Remove(filepath.Join(dropIns, "bandwidth.json")))
+	testutil.Must(t, os.Remove(filepath.Join(dropIns, "bandwidth.json")))
 	awaitChain(t, node, "bridge", "portmap", meshType)
 	m.uninstall(t)
 	awaitChain(t, node, "bridge", "portmap")
-	must(t, pod.Remove(ctx))
-	must(t, addChained(ctx, t, f, node, "after", "64").Remove(ctx))
+	testutil.Must(t, pod.Remove(ctx))
+	testutil.Must(t, addChained(ctx, t, f, node, "after", "64").Remove(ctx))
 	peace(ctx, t, node, m)
 	leavesNothing(ctx, t, node)
 }
 
 // peace checks that the mesh had to write no more often than the config changed for it, and that nothing is contested.
-func peace(ctx context.Context, t *testing.T, node *cluster.Node, m *mesh) {
+func peace(ctx context.Context, t *testing.T, node *nodelab.Node, m *mesh) {
 	t.Helper()
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.WaitReady(ctx))
 	if n := m.wrote.Load(); n > 10 {
 		t.Errorf("the mesh wrote %d times", n)
 	}
@@ -250,14 +251,14 @@ func peace(ctx context.Context, t *testing.T, node *cluster.Node, m *mesh) {
 }
 
 // leavesNothing cleans the node, and checks that nothing of ours is left in the CNI folder.
-func leavesNothing(ctx context.Context, t *testing.T, node *cluster.Node, stays ...string) {
+func leavesNothing(ctx context.Context, t *testing.T, node *nodelab.Node, stays ...string) {
 	t.Helper()
-	must(t, node.StopAgent(syscall.SIGTERM))
+	testutil.Must(t, node.StopAgent(syscall.SIGTERM))
 	if cmd, err := node.Cleanup(ctx); err != nil || cmd.Code != 0 {
 		t.Fatalf("cleanup: %v\n%+v", err, cmd)
 	}
 	entries, err := os.ReadDir(node.ConfDir)
-	must(t, err)
+	testutil.Must(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
@@ -268,17 +269,17 @@ func leavesNothing(ctx context.Context, t *testing.T, node *cluster.Node, stays 
 }
 
 // addChained attaches a pod, checks by its TTL whether the mesh's plugin was called, and that it reaches another node's pod.
-func addChained(ctx context.Context, t *testing.T, f *fixture, node *cluster.Node, name, ttl string) *cluster.Pod {
+func addChained(ctx context.Context, t *testing.T, f *fixture, node *nodelab.Node, name, ttl string) *nodelab.Pod {
 	t.Helper()
 	pod, err := node.AddPod(ctx, name)
-	must(t, err)
+	testutil.Must(t, err)
 	checkPod(ctx, t, f, node, pod, ttl)
 	return pod
 }
 
-func checkPod(ctx context.Context, t *testing.T, f *fixture, node *cluster.Node, pod *cluster.Pod, ttl string) {
+func checkPod(ctx context.Context, t *testing.T, f *fixture, node *nodelab.Node, pod *nodelab.Pod, ttl string) {
 	t.Helper()
-	must(t, pod.Do(func() error {
+	testutil.Must(t, pod.Do(func() error {
 		content, err := os.ReadFile("/proc/sys/" + ttlOption)
 		if got := strings.TrimSpace(string(content)); err == nil && got != ttl {
 			t.Errorf("pod %s has a TTL of %s, want %s", pod.Name, got, ttl)
@@ -291,13 +292,13 @@ func checkPod(ctx context.Context, t *testing.T, f *fixture, node *cluster.Node,
 }
 
 // shaped reports whether a device of the node has the bandwidth plugin's queue.
-func shaped(t *testing.T, node *cluster.Node) bool {
+func shaped(t *testing.T, node *nodelab.Node) bool {
 	t.Helper()
 	links, err := node.Handle().LinkList()
-	must(t, err)
+	testutil.Must(t, err)
 	for _, link := range links {
 		queues, err := node.Handle().QdiscList(link)
-		must(t, err)
+		testutil.Must(t, err)
 		if slices.ContainsFunc(queues, func(q rtnl.Qdisc) bool { return q.Type() == "tbf" }) {
 			return true
 		}
@@ -330,20 +331,20 @@ func metaInstaller() error {
 }
 
 // delegate is what its plugin does when the runtime calls it: it loads the default network's config, which it then calls.
-func delegate(t *testing.T, node *cluster.Node, run func(func() error) error) *libcni.NetworkConfigList {
+func delegate(t *testing.T, node *nodelab.Node, run func(func() error) error) *libcni.NetworkConfigList {
 	t.Helper()
 	files, err := libcni.ConfFiles(node.ConfDir, []string{".conf", ".conflist", ".json"})
-	must(t, err)
+	testutil.Must(t, err)
 	slices.Sort(files)
 	if filepath.Base(files[0]) != metaConfig {
 		t.Fatalf("the runtime takes %s", files[0])
 	}
 	var conf struct{ ClusterNetwork string }
 	content, err := os.ReadFile(files[0])
-	must(t, err)
-	must(t, json.Unmarshal(content, &conf))
+	testutil.Must(t, err)
+	testutil.Must(t, json.Unmarshal(content, &conf))
 	var list *libcni.NetworkConfigList
-	must(t, run(func() (err error) {
+	testutil.Must(t, run(func() (err error) {
 		list, err = libcni.ConfListFromFile(conf.ClusterNetwork)
 		return err
 	}))
@@ -353,18 +354,18 @@ func delegate(t *testing.T, node *cluster.Node, run func(func() error) error) *l
 // TestMetaPlugin has a meta plugin go before our config and call it.
 func TestMetaPlugin(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, 2*limit)
+	ctx := testutil.Within(t, 2*limit)
 	node := f.node(t)
 	run := alone(t, node)
-	options := cluster.AgentOptions{Args: []string{"--cni-config=file", "--cni-config-before=" + metaConfig}}
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(options))
-	must(t, node.WaitReady(ctx))
-	must(t, run(metaInstaller))
-	eventually(t, "status tells the meta plugin's config", func() bool {
-		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is wanted")
+	options := nodelab.AgentOptions{Args: []string{"--cni-config=file", "--cni-config-before=" + metaConfig}}
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(options))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, run(metaInstaller))
+	testutil.AwaitTrue(t, "status tells the meta plugin's config", func() bool {
+		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is allowed")
 	})
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.WaitReady(ctx))
 	doctor := []string{"doctor", "--check=cni-configs", "--cni-conf-dir", node.ConfDir, "--run-dir", node.RunDir}
 	for _, c := range []struct {
 		args []string
@@ -375,47 +376,47 @@ func TestMetaPlugin(t *testing.T) {
 		}
 	}
 	pod, err := node.Attach(ctx, "delegated", delegate(t, node, run))
-	must(t, err)
+	testutil.Must(t, err)
 	checkPod(ctx, t, f, node, pod, "64")
-	must(t, pod.Detach(ctx, delegate(t, node, run)))
-	must(t, pod.End())
+	testutil.Must(t, pod.Detach(ctx, delegate(t, node, run)))
+	testutil.Must(t, pod.End())
 
 	other := filepath.Join(node.ConfDir, "05-other.conflist")
-	must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
+	testutil.Must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
 	waitNotReady(t, node, "CNIConflict", "05-other.conflist")
-	must(t, os.Remove(other))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, os.Remove(other))
+	testutil.Must(t, node.WaitReady(ctx))
 
-	must(t, node.Reboot())
+	testutil.Must(t, node.Reboot())
 	if pod, err := node.Attach(ctx, "early", delegate(t, node, run)); err == nil || !strings.Contains(err.Error(), filepath.Join(node.RunDir, topology.Conflist)) {
 		t.Errorf("a pod was attached before the agent had run: %v, %v", pod, err)
 	}
-	must(t, node.StartAgent(options))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.StartAgent(options))
+	testutil.Must(t, node.WaitReady(ctx))
 	pod, err = node.Attach(ctx, "late", delegate(t, node, run))
-	must(t, err)
+	testutil.Must(t, err)
 	checkPod(ctx, t, f, node, pod, "64")
-	must(t, pod.Detach(ctx, delegate(t, node, run)))
-	must(t, pod.End())
+	testutil.Must(t, pod.Detach(ctx, delegate(t, node, run)))
+	testutil.Must(t, pod.End())
 	leavesNothing(ctx, t, node, metaConfig)
 }
 
 // TestBrokenDropIn has a broken file reported by name, while pods are attached without it.
 func TestBrokenDropIn(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node, dropIns := f.node(t), t.TempDir()
 	file := filepath.Join(dropIns, "10-tuning.json")
-	must(t, os.WriteFile(file, []byte(`{"type": "tuning", `), 0o644))
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--cni-plugins-dir=" + dropIns}}))
-	must(t, node.WaitReady(ctx))
-	eventually(t, "the file is reported", func() bool { return hasProblem(t, node, node.Name, "CNIPluginRefused", file) })
-	must(t, addChained(ctx, t, f, node, "without", "64").Remove(ctx))
+	testutil.Must(t, os.WriteFile(file, []byte(`{"type": "tuning", `), 0o644))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--cni-plugins-dir=" + dropIns}}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.AwaitTrue(t, "the file is reported", func() bool { return hasProblem(t, node, node.Name, "CNIPluginRefused", file) })
+	testutil.Must(t, addChained(ctx, t, f, node, "without", "64").Remove(ctx))
 	content, err := json.Marshal(meshPlugin())
-	must(t, err)
-	must(t, os.WriteFile(file, content, 0o644))
+	testutil.Must(t, err)
+	testutil.Must(t, os.WriteFile(file, content, 0o644))
 	awaitChain(t, node, "bridge", "portmap", "tuning")
-	eventually(t, "the file is no longer reported", func() bool { return !hasProblem(t, node, node.Name, "CNIPluginRefused", "") })
-	must(t, addChained(ctx, t, f, node, "with", meshTTL).Remove(ctx))
+	testutil.AwaitTrue(t, "the file is no longer reported", func() bool { return !hasProblem(t, node, node.Name, "CNIPluginRefused", "") })
+	testutil.Must(t, addChained(ctx, t, f, node, "with", meshTTL).Remove(ctx))
 }

@@ -10,14 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // A firewall that drops what it forwards, as Docker's does: with the firewall plugin pods reach others and get their
 // answers, and one rule more lets others begin.
 func TestFirewallPlugin(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	iptables := useIPTables(t)
 	node := f.node(t)
 	run := func(args ...string) string {
@@ -34,23 +35,23 @@ func TestFirewallPlugin(t *testing.T) {
 	for _, program := range []string{"iptables", "ip6tables"} {
 		run(program, "-P", "FORWARD", "DROP")
 	}
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	comesAlive(t, node)
 	knownToAll(ctx, t, f, node)
 	other := f.pods[0]
 	cut, err := node.AddPod(ctx, "cut")
-	must(t, err)
-	if _, err := cut.TCP(within(t, time.Second), other.V4); err == nil {
+	testutil.Must(t, err)
+	if _, err := cut.TCP(testutil.Within(t, time.Second), other.V4); err == nil {
 		t.Fatal("a pod reaches another past a firewall that drops")
 	}
-	must(t, node.StopAgent(syscall.SIGTERM))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--firewall-plugin"}}))
+	testutil.Must(t, node.StopAgent(syscall.SIGTERM))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--firewall-plugin"}}))
 	comesAlive(t, node)
 	let, err := node.AddPod(ctx, "let")
-	must(t, err)
+	testutil.Must(t, err)
 	reachesUnchanged(ctx, t, let.Host, other.Host)
-	if _, err := other.TCP(within(t, time.Second), let.V4); err == nil {
+	if _, err := other.TCP(testutil.Within(t, time.Second), let.V4); err == nil {
 		t.Fatal("the plugin lets others begin: the docs say that it takes a rule more")
 	}
 	run("iptables", "-A", "CNI-ADMIN", "-d", node.Subnets[0].String(), "-j", "ACCEPT")
@@ -59,20 +60,20 @@ func TestFirewallPlugin(t *testing.T) {
 	if rules := run("iptables", "-S", "CNI-FORWARD"); !strings.Contains(rules, let.V4.String()+"/32") {
 		t.Errorf("the rules are\n%s", rules)
 	}
-	must(t, let.Remove(ctx))
+	testutil.Must(t, let.Remove(ctx))
 	if rules := run("iptables", "-S", "CNI-FORWARD"); strings.Contains(rules, let.V4.String()+"/32") {
 		t.Errorf("the pod is gone, and its rules are\n%s", rules)
 	}
-	must(t, cut.Remove(ctx)) // attached without the plugin, detached with it
+	testutil.Must(t, cut.Remove(ctx)) // attached without the plugin, detached with it
 }
 
 // Where two nodes drop, the plugin lets out what pods begin at one and the other keeps it out, until CNI-ADMIN of both
 // lets it in. A pod that is deleted after the flag is gone leaves its rules: runtimes call the plugins of today's config.
 func TestFirewallPluginOfTwoNodes(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	iptables := useIPTables(t)
-	run := func(node *cluster.Node, args ...string) string {
+	run := func(node *nodelab.Node, args ...string) string {
 		t.Helper()
 		var out []byte
 		if err := node.Do(func() (err error) {
@@ -83,26 +84,26 @@ func TestFirewallPluginOfTwoNodes(t *testing.T) {
 		}
 		return string(out)
 	}
-	var nodes [2]*cluster.Node
-	var pods [2]*cluster.Pod
+	var nodes [2]*nodelab.Node
+	var pods [2]*nodelab.Pod
 	for i := range nodes {
 		nodes[i] = f.node(t)
 		run(nodes[i], "iptables", "-P", "FORWARD", "DROP")
 		run(nodes[i], "ip6tables", "-P", "FORWARD", "DROP")
-		must(t, nodes[i].Register(ctx))
-		must(t, nodes[i].StartAgent(cluster.AgentOptions{Args: []string{"--firewall-plugin"}}))
+		testutil.Must(t, nodes[i].Register(ctx))
+		testutil.Must(t, nodes[i].StartAgent(nodelab.AgentOptions{Args: []string{"--firewall-plugin"}}))
 		comesAlive(t, nodes[i])
 	}
 	knownToAll(ctx, t, f, nodes[:]...)
 	for i := range nodes {
 		var err error
 		pods[i], err = nodes[i].AddPod(ctx, "let")
-		must(t, err)
+		testutil.Must(t, err)
 		reachesUnchanged(ctx, t, pods[i].Host, f.pods[0].Host)
 	}
 	for i, pod := range pods {
 		for _, address := range pods[1-i].Addrs() {
-			if _, err := pod.TCP(within(t, time.Second), address); err == nil {
+			if _, err := pod.TCP(testutil.Within(t, time.Second), address); err == nil {
 				t.Errorf("%s reaches %s by the plugin alone: the docs say that it takes a rule more", pod.Name, address)
 			}
 		}
@@ -113,10 +114,10 @@ func TestFirewallPluginOfTwoNodes(t *testing.T) {
 	}
 	reachesUnchanged(ctx, t, pods[0].Host, pods[1].Host)
 	reachesUnchanged(ctx, t, pods[1].Host, pods[0].Host)
-	must(t, nodes[0].StopAgent(syscall.SIGTERM))
-	must(t, nodes[0].StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, nodes[0].StopAgent(syscall.SIGTERM))
+	testutil.Must(t, nodes[0].StartAgent(nodelab.AgentOptions{}))
 	comesAlive(t, nodes[0])
-	must(t, pods[0].Remove(ctx))
+	testutil.Must(t, pods[0].Remove(ctx))
 	for program, address := range map[string]string{"iptables": pods[0].V4.String() + "/32", "ip6tables": pods[0].V6.String() + "/128"} {
 		if rules := run(nodes[0], program, "-S", "CNI-FORWARD"); !strings.Contains(rules, address) {
 			t.Errorf("the docs say that rules stay of pods deleted without the flag; they are\n%s", rules)
@@ -132,7 +133,7 @@ func useIPTables(t *testing.T) string {
 		return filepath.Dir(program)
 	}
 	debian, err := filepath.Abs("../../bin/e2e/debian/usr")
-	must(t, err)
+	testutil.Must(t, err)
 	folder := filepath.Join(debian, "sbin")
 	if _, err := os.Stat(filepath.Join(folder, "xtables-nft-multi")); err != nil {
 		t.Skipf("iptables is neither on this machine (apt-get install iptables) nor in bin/e2e (make e2e-assets): %v", err)
@@ -140,7 +141,7 @@ func useIPTables(t *testing.T) string {
 	libraries := filepath.Join(debian, "lib", map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]+"-linux-gnu")
 	mine := t.TempDir()
 	for _, name := range []string{"iptables", "ip6tables"} {
-		must(t, os.Symlink(filepath.Join(folder, "xtables-nft-multi"), filepath.Join(mine, name)))
+		testutil.Must(t, os.Symlink(filepath.Join(folder, "xtables-nft-multi"), filepath.Join(mine, name)))
 	}
 	t.Setenv("PATH", mine+":"+os.Getenv("PATH"))
 	t.Setenv("LD_LIBRARY_PATH", libraries)

@@ -6,24 +6,26 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // foreignRoutes are an administrator's static routes on a node, inside and outside the pod range. They are there
 // before the agent first starts, and every test checks after itself that they are as they were.
 type foreignRoutes struct {
-	node   *cluster.Node
+	node   *nodelab.Node
 	before []string
-	watch  *cluster.RouteWatch
+	watch  *netlab.RouteWatch
 }
 
-func addForeignRoutes(node *cluster.Node) (*foreignRoutes, error) {
+func addForeignRoutes(node *nodelab.Node) (*foreignRoutes, error) {
 	for subnet, gateway := range map[string]netip.Addr{
-		"10.244.99.0/24":      cluster.Router4,
-		"10.244.128.0/17":     cluster.Router4,
-		"172.30.0.0/16":       cluster.Router4,
-		"fd00:10:244:99::/64": cluster.Router6,
-		"fd00:172:30::/48":    cluster.Router6,
+		"10.244.99.0/24":      netlab.Router4,
+		"10.244.128.0/17":     netlab.Router4,
+		"172.30.0.0/16":       netlab.Router4,
+		"fd00:10:244:99::/64": netlab.Router6,
+		"fd00:172:30::/48":    netlab.Router6,
 	} {
 		if err := node.AddStaticRoute(netip.MustParsePrefix(subnet), gateway); err != nil {
 			return nil, err
@@ -47,7 +49,7 @@ func (f *foreignRoutes) check(t *testing.T) {
 		t.Errorf("foreign routes of %s before:\n%q\nand after:\n%q", f.node.Name, f.before, after)
 	}
 	for _, event := range f.watch.Drain() {
-		if event.Protocol != cluster.Protocol && event.Protocol != kernelProtocol {
+		if event.Protocol != netlab.Protocol && event.Protocol != kernelProtocol {
 			t.Errorf("a foreign route of %s was touched: %+v", f.node.Name, event)
 		}
 	}
@@ -59,30 +61,30 @@ const kernelProtocol = 2
 // A foreign route to a peer's very subnet wins, since its metric is lower; ours stands by and takes over at once.
 func TestForeignRouteToPeerSubnetWinsAndStays(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
 	peer := f.nodes[0]
 	for i, subnet := range peer.Subnets {
-		must(t, node.AddStaticRoute(subnet, peer.Addrs()[i]))
+		testutil.Must(t, node.AddStaticRoute(subnet, peer.Addrs()[i]))
 	}
 	before, err := node.ForeignRoutes()
-	must(t, err)
+	testutil.Must(t, err)
 
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.WaitReady(ctx))
-	must(t, node.AwaitRoute(ctx, peer.Subnets...))
-	must(t, node.StopAgent(syscall.SIGTERM))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.AwaitRoute(ctx, peer.Subnets...))
+	testutil.Must(t, node.StopAgent(syscall.SIGTERM))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.WaitReady(ctx))
 
 	after, err := node.ForeignRoutes()
-	must(t, err)
+	testutil.Must(t, err)
 	if !slices.Equal(before, after) {
 		t.Errorf("foreign routes before:\n%q\nand after:\n%q", before, after)
 	}
 	for _, subnet := range peer.Subnets {
-		eventually(t, "/status tells of the conflict over "+subnet.String(), func() bool {
+		testutil.AwaitTrue(t, "/status tells of the conflict over "+subnet.String(), func() bool {
 			return hasProblem(t, node, peer.Name, "RouteConflict", subnet.String())
 		})
 	}

@@ -5,7 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // healLimit is ten times what it should take, for machines under load and for the race detector.
@@ -33,13 +34,13 @@ func quickOnce(t *testing.T, what string, measure func(try int) time.Duration) {
 
 func TestDeletedRouteComesBack(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.nodes[0]
 	for _, subnet := range subnetsOf(f.nodes[1], node) {
 		var took []time.Duration
 		for range 9 {
 			duration, err := node.Heal(ctx, subnet)
-			must(t, err)
+			testutil.Must(t, err)
 			took = append(took, duration)
 		}
 		slices.Sort(took)
@@ -54,15 +55,15 @@ func TestDeletedRouteComesBack(t *testing.T) {
 // A running flow survives the loss of its route: it is away for less than the time between two packets, or so.
 func TestFlowOverDeletedRoute(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	quickOnce(t, "the longest gap of a flow", func(try int) time.Duration {
 		to := f.pods[2*(1+try%2)] // another route each time: the agent's patience with who takes one away is limited
 		flow, err := f.pods[0].StartFlow(to.V4)
-		must(t, err)
+		testutil.Must(t, err)
 		for range 5 {
 			_, err := f.nodes[0].Heal(ctx, to.Node.Subnets[0])
-			must(t, err)
-			must(t, flow.Run(ctx, 5))
+			testutil.Must(t, err)
+			testutil.Must(t, flow.Run(ctx, 5))
 		}
 		count := flow.Stop()
 		t.Log(count)
@@ -76,11 +77,11 @@ func TestFlowOverDeletedRoute(t *testing.T) {
 // All at once: what a route daemon that flushes the table does.
 func TestAllRoutesDeleted(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.nodes[2]
 	all := subnetsOf(f.nodes...)
 	quickOnce(t, "having all routes back", func(int) time.Duration {
-		delays, err := cluster.AwaitRoutes(ctx, []*cluster.Node{node}, true, all, func() error {
+		delays, err := nodelab.AwaitRoutes(ctx, []*nodelab.Node{node}, true, all, func() error {
 			for _, subnet := range all {
 				if err := node.DeleteRoute(subnet); err != nil {
 					return err
@@ -88,7 +89,7 @@ func TestAllRoutesDeleted(t *testing.T) {
 			}
 			return nil
 		})
-		must(t, err)
+		testutil.Must(t, err)
 		return delays[0].Took
 	})
 }

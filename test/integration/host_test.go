@@ -7,38 +7,39 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 func TestWithoutNetAdmin(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{WithoutNetAdmin: true}))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{WithoutNetAdmin: true}))
 	waitNotReady(t, node, "KernelFailed", "NET_ADMIN")
 	<-time.After(2 * time.Second)
 	waitNotReady(t, node, "KernelFailed", "NET_ADMIN")
 	hasNoConfig(t, node)
 
-	must(t, node.StopAgent(syscall.SIGTERM))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.StopAgent(syscall.SIGTERM))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	comesAlive(t, node)
 }
 
 func TestReadOnlyCNIFolder(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, unix.Mount(node.ConfDir, node.ConfDir, "", unix.MS_BIND, ""))
-	must(t, unix.Mount("", node.ConfDir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, unix.Mount(node.ConfDir, node.ConfDir, "", unix.MS_BIND, ""))
+	testutil.Must(t, unix.Mount("", node.ConfDir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	waitNotReady(t, node, "CNIFailed", "read-only")
 	hasNoConfig(t, node)
 	for _, peer := range f.nodes {
-		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+		testutil.Must(t, node.AwaitRoute(ctx, peer.Subnets...))
 	}
-	must(t, unix.Unmount(node.ConfDir, 0))
+	testutil.Must(t, unix.Unmount(node.ConfDir, 0))
 	comesAlive(t, node)
 }

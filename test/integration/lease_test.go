@@ -11,41 +11,42 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // After 10,000 deaths without DEL, while other pods come and die, the leases of the dead are gone, and no live pod has
 // lost its own. (pkg/leases tests which pods count as live.)
 func TestAddressesOfDeadPodsAreGivenBack(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, 3*limit)
+	ctx := testutil.Within(t, 3*limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	comesAlive(t, node)
 	store := cni.Store{RunDir: node.RunDir}
-	var live []*cluster.Pod
+	var live []*nodelab.Pod
 	for i := range 3 {
 		pod, err := node.AddPod(ctx, fmt.Sprintf("live-%d", i))
-		must(t, err)
+		testutil.Must(t, err)
 		live = append(live, pod)
 	}
 	dead := leak(t, store, 10_000)
 	killed, err := node.AddPod(ctx, "killed")
-	must(t, err)
-	must(t, killed.End())
+	testutil.Must(t, err)
+	testutil.Must(t, killed.End())
 
 	start := time.Now()
 	for n := 0; leaked(t, store, dead) > 0; n++ { // at work like a node whose pods crash
-		must(t, ctx.Err())
+		testutil.Must(t, ctx.Err())
 		pod, err := node.AddPod(ctx, fmt.Sprintf("short-%d", n))
-		must(t, err)
+		testutil.Must(t, err)
 		for _, other := range live {
 			if pod.V4 == other.V4 || pod.V6 == other.V6 {
 				t.Fatalf("%s has an address of %s", pod.Name, other.Name)
 			}
 		}
-		must(t, pod.End())
+		testutil.Must(t, pod.End())
 	}
 	t.Logf("10,000 leases were given back in %s", time.Since(start))
 	onlyLive(ctx, t, store, live)
@@ -61,7 +62,7 @@ func leak(t *testing.T, store cni.Store, n int) map[netip.Addr]bool {
 	dead := make(map[netip.Addr]bool, n)
 	addr := netip.MustParseAddr("10.200.0.1")
 	for i := range n {
-		must(t, os.WriteFile(filepath.Join(dir, addr.String()), fmt.Appendf(nil, "gone-%d\r\neth0", i), 0o600))
+		testutil.Must(t, os.WriteFile(filepath.Join(dir, addr.String()), fmt.Appendf(nil, "gone-%d\r\neth0", i), 0o600))
 		dead[addr], addr = true, addr.Next()
 	}
 	return dead
@@ -80,12 +81,12 @@ func leaked(t *testing.T, store cni.Store, dead map[netip.Addr]bool) int {
 }
 
 // onlyLive waits until no other lease is left than those of live pods, which all must be there.
-func onlyLive(ctx context.Context, t *testing.T, store cni.Store, live []*cluster.Pod) {
+func onlyLive(ctx context.Context, t *testing.T, store cni.Store, live []*nodelab.Pod) {
 	t.Helper()
-	for {
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
 		held := map[netip.Addr]string{}
 		leases, err := store.HeldLeases()
-		must(t, err)
+		testutil.Must(t, err)
 		for _, l := range leases {
 			held[l.Addr] = l.Container
 		}
@@ -96,13 +97,9 @@ func onlyLive(ctx context.Context, t *testing.T, store cni.Store, live []*cluste
 				}
 			}
 		}
-		if len(held) == 2*len(live) {
-			return
+		if len(held) != 2*len(live) {
+			return fmt.Errorf("leases are left: %v", held)
 		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("leases are left: %v", held)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+		return nil
+	}))
 }

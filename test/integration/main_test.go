@@ -1,4 +1,4 @@
-// Package integration runs plainroute's agents on the embedded cluster of package cluster and asserts what
+// Package integration runs plainroute's agents on the cluster of package nodelab and asserts what
 // `make demo` shows, and more: what happens when things are missing, refused, killed or taken away.
 //
 // Everything runs in a sandbox, for which root isn't needed where users may make namespaces. Where none can be made, or
@@ -7,79 +7,41 @@ package integration
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take on a machine under load, before it counts as hanging.
-const limit = time.Minute
+// limit is what a single wait may take.
+const limit = testutil.Limit
 
-// skipReason is set once, before any test runs.
-var skipReason string
-
-func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	config, err := configuration()
-	if err != nil {
-		skipReason = err.Error()
-		return m.Run()
-	}
-	box, code, err := sandbox.Enter(nil)
-	switch {
-	case errors.Is(err, sandbox.ErrNotPermitted):
-		skipReason = err.Error()
-		return m.Run()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "integration:", err)
-		return code
-	case box == nil:
-		return code
-	}
-	shared = sync.OnceValues(func() (*fixture, error) { return build(config) })
-	return m.Run()
-}
-
-func configuration() (cluster.Config, error) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		return cluster.Config{}, fmt.Errorf("finding the module's folder: %w", err)
-	}
-	config := cluster.ConfigFromEnv(root, "/run/cluster")
-	return config, config.Check()
-}
+func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check)) }
 
 // shared is the one cluster of all tests, made by the first that needs it.
-var shared func() (*fixture, error)
+var shared = sync.OnceValues(build)
 
 // fixture is three nodes with two pods each, which stay as they are, so that each test finds them working. A test that
 // breaks something makes nodes of its own.
 type fixture struct {
-	*cluster.Cluster
-	nodes   []*cluster.Node
-	pods    []*cluster.Pod
+	*nodelab.Cluster
+	nodes   []*nodelab.Node
+	pods    []*nodelab.Pod
 	foreign []*foreignRoutes
 	// last is the number of the node made last: each test's nodes are new, also when it runs again (-count).
 	last int
 }
 
-func build(config cluster.Config) (*fixture, error) {
+func build() (*fixture, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 	defer cancel()
-	c, err := cluster.Start(ctx, config)
+	c, err := nodelab.Start(ctx, nodelab.DefaultConfig())
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +59,7 @@ func build(config cluster.Config) (*fixture, error) {
 	return f, nil
 }
 
-func (f *fixture) newNode() (*cluster.Node, error) {
+func (f *fixture) newNode() (*nodelab.Node, error) {
 	f.last++
 	return f.NewNode(f.last)
 }
@@ -117,10 +79,10 @@ func (f *fixture) addNode(ctx context.Context) error {
 	}
 	f.nodes = append(f.nodes, node)
 	f.foreign = append(f.foreign, foreign)
-	return node.StartAgent(cluster.AgentOptions{})
+	return node.StartAgent(nodelab.AgentOptions{})
 }
 
-func (f *fixture) addPods(ctx context.Context, node *cluster.Node) error {
+func (f *fixture) addPods(ctx context.Context, node *nodelab.Node) error {
 	if err := node.WaitReady(ctx); err != nil {
 		return err
 	}
@@ -145,9 +107,7 @@ func (f *fixture) addPods(ctx context.Context, node *cluster.Node) error {
 // setup gives a test the cluster, and checks after it that nobody touched a foreign route meanwhile.
 func setup(t *testing.T) *fixture {
 	t.Helper()
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
+	testutil.NeedSandbox(t)
 	f, err := shared()
 	if err != nil {
 		t.Fatal(err)
@@ -173,17 +133,17 @@ func (f *fixture) showLogs(t *testing.T) {
 }
 
 // node makes a node for one test, which is taken out of the cluster with it.
-func (f *fixture) node(t *testing.T) *cluster.Node {
+func (f *fixture) node(t *testing.T) *nodelab.Node {
 	t.Helper()
 	node, err := f.newNode()
-	must(t, err)
+	testutil.Must(t, err)
 	t.Cleanup(func() { f.retire(t, node) })
 	return node
 }
 
 // retire stops a node's agent and deletes its Node object, where they are, and waits until the others know: the next
 // test may count changes.
-func (f *fixture) retire(t *testing.T, node *cluster.Node) {
+func (f *fixture) retire(t *testing.T, node *nodelab.Node) {
 	if node.AgentRunning() {
 		if err := node.StopAgent(syscall.SIGKILL); err != nil {
 			t.Error(err)
@@ -201,22 +161,8 @@ func (f *fixture) retire(t *testing.T, node *cluster.Node) {
 	}
 }
 
-// within limits what the test waits for.
-func within(t *testing.T, duration time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), duration)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // stays fails the test if a route of ours came, went or was replaced since the watch was last looked at.
-func stays(t *testing.T, watch *cluster.RouteWatch) {
+func stays(t *testing.T, watch *netlab.RouteWatch) {
 	t.Helper()
 	events := watch.Drain()
 	if len(events) > 0 {

@@ -10,11 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // report logs how long each node took, and fails the test where it was over most.
-func report(t *testing.T, what string, delays []cluster.Delay, most time.Duration) {
+func report(t *testing.T, what string, delays []nodelab.Delay, most time.Duration) {
 	t.Helper()
 	for _, delay := range delays {
 		t.Logf("%s: %s after %s", delay.Node, what, delay.Took)
@@ -25,36 +26,36 @@ func report(t *testing.T, what string, delays []cluster.Delay, most time.Duratio
 }
 
 // hasNoConfig checks that a runtime on the node finds nothing that makes it Ready.
-func hasNoConfig(t *testing.T, node *cluster.Node) {
+func hasNoConfig(t *testing.T, node *nodelab.Node) {
 	t.Helper()
-	if _, err := node.CNIConfig(); !errors.Is(err, cluster.ErrNoCNIConfig) {
+	if _, err := node.CNIConfig(); !errors.Is(err, nodelab.ErrNoCNIConfig) {
 		t.Errorf("%s has a CNI config (or fails otherwise): %v", node.Name, err)
 	}
 }
 
 func TestNodeJoinsAndLeaves(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	delays, err := cluster.AwaitRoutes(ctx, f.nodes, true, node.Subnets, func() error { return node.Register(ctx) })
-	must(t, err)
+	delays, err := nodelab.AwaitRoutes(ctx, f.nodes, true, node.Subnets, func() error { return node.Register(ctx) })
+	testutil.Must(t, err)
 	report(t, "routes to the new node", delays, 2*time.Second)
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.WaitReady(ctx))
 	for _, peer := range f.nodes {
-		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+		testutil.Must(t, node.AwaitRoute(ctx, peer.Subnets...))
 	}
 	refusesUnknownPods(ctx, t, f.pods[0], node)
 
 	pod, err := node.AddPod(ctx, "a")
-	must(t, err)
+	testutil.Must(t, err)
 	reachesUnchanged(ctx, t, pod.Host, f.pods[0].Host)
 	reachesUnchanged(ctx, t, f.pods[0].Host, pod.Host)
 	reaches(ctx, t, pod.Host, f.Outside.V4, node.V4)
 	reaches(ctx, t, pod.Host, f.Outside.V6, node.V6)
 
-	delays, err = cluster.AwaitRoutes(ctx, f.nodes, false, node.Subnets, func() error { return node.Deregister(ctx) })
-	must(t, err)
+	delays, err = nodelab.AwaitRoutes(ctx, f.nodes, false, node.Subnets, func() error { return node.Deregister(ctx) })
+	testutil.Must(t, err)
 	report(t, "routes to the deleted node gone", delays, 2*time.Second)
 }
 
@@ -62,10 +63,10 @@ func TestNodeJoinsAndLeaves(t *testing.T) {
 // leave over the default route and come back, until its hops are used up. While the bridge is there it asks three times,
 // a second apart, who has the address (arp(7), mcast_solicit). TCP may send a second time, after 1 s, where the kernel's
 // limit on ICMP has held the first answer back.
-func refusesUnknownPods(ctx context.Context, t *testing.T, from *cluster.Pod, node *cluster.Node) {
+func refusesUnknownPods(ctx context.Context, t *testing.T, from *nodelab.Pod, node *nodelab.Node) {
 	t.Helper()
 	routes, err := node.Routes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	for _, subnet := range node.Subnets {
 		if !strings.Contains(routes, "unreachable "+subnet.String()) {
 			t.Errorf("%s has no unreachable route to its own subnet %s:\n%s", node.Name, subnet, routes)
@@ -84,41 +85,41 @@ func refusesUnknownPods(ctx context.Context, t *testing.T, from *cluster.Pod, no
 
 func TestOwnNodeMissing(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	waitNotReady(t, node, "NodeMissing")
 	hasNoConfig(t, node)
 	for _, peer := range f.nodes {
-		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+		testutil.Must(t, node.AwaitRoute(ctx, peer.Subnets...))
 	}
-	must(t, node.Register(ctx))
+	testutil.Must(t, node.Register(ctx))
 	comesAlive(t, node)
 }
 
 func TestOwnNodeWithoutSubnetsYet(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.RegisterWithoutSubnets(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.RegisterWithoutSubnets(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	waitNotReady(t, node, "PodCIDRMissing")
 	hasNoConfig(t, node)
 	for _, peer := range f.nodes {
-		must(t, node.AwaitRoute(ctx, peer.Subnets...))
+		testutil.Must(t, node.AwaitRoute(ctx, peer.Subnets...))
 	}
-	must(t, node.AssignSubnets(ctx))
+	testutil.Must(t, node.AssignSubnets(ctx))
 	comesAlive(t, node)
 	for _, peer := range f.nodes {
-		must(t, peer.AwaitRoute(ctx, node.Subnets...))
+		testutil.Must(t, peer.AwaitRoute(ctx, node.Subnets...))
 	}
 }
 
 // comesAlive waits until the node is ready and logs how long that took.
-func comesAlive(t *testing.T, node *cluster.Node) {
+func comesAlive(t *testing.T, node *nodelab.Node) {
 	t.Helper()
 	start := time.Now()
-	must(t, node.WaitReady(within(t, limit)))
+	testutil.Must(t, node.WaitReady(testutil.Within(t, limit)))
 	t.Logf("%s is ready after %s", node.Name, time.Since(start).Round(time.Millisecond))
 	if _, err := node.CNIConfig(); err != nil {
 		t.Errorf("%s is ready without a CNI config: %v", node.Name, err)
@@ -127,16 +128,16 @@ func comesAlive(t *testing.T, node *cluster.Node) {
 
 // knownToAll waits until there are routes both ways between nodes, and from each to the nodes that stay and back: that a
 // node is ready says nothing of what others know about it.
-func knownToAll(ctx context.Context, t *testing.T, f *fixture, nodes ...*cluster.Node) {
+func knownToAll(ctx context.Context, t *testing.T, f *fixture, nodes ...*nodelab.Node) {
 	t.Helper()
 	all := slices.Concat(f.nodes, nodes)
 	for _, node := range all {
-		must(t, node.AwaitRoute(ctx, subnetsOf(all...)...))
+		testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(all...)...))
 	}
 }
 
 // subnetsOf lists the pod subnets of nodes.
-func subnetsOf(nodes ...*cluster.Node) []netip.Prefix {
+func subnetsOf(nodes ...*nodelab.Node) []netip.Prefix {
 	var all []netip.Prefix
 	for _, node := range nodes {
 		all = append(all, node.Subnets...)

@@ -12,7 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -23,17 +25,17 @@ const (
 // flannel plants on a node what flannel's host-gw leaves there: routes to its peers' subnets without a mark, at metric 0,
 // and a config that attaches pods to cni0. Its plugin would only hand that on to the bridge plugin, so the config here
 // names the bridge plugin itself.
-func flannel(t *testing.T, node, peer *cluster.Node) {
+func flannel(t *testing.T, node, peer *nodelab.Node) {
 	t.Helper()
 	for i, subnet := range peer.Subnets {
 		gateway := peer.Addrs()[i]
-		must(t, node.Handle().RouteAdd(flannelRoute(subnet, gateway)))
+		testutil.Must(t, node.Handle().RouteAdd(flannelRoute(subnet, gateway)))
 	}
 	flannelConfig(t, node, 0)
 }
 
 // flannelConfig writes flannel's CNI config, with an MTU or with the plugin's own choice of it.
-func flannelConfig(t *testing.T, node *cluster.Node, mtu int) {
+func flannelConfig(t *testing.T, node *nodelab.Node, mtu int) {
 	t.Helper()
 	type settings = map[string]any
 	var ranges []any
@@ -50,8 +52,8 @@ func flannelConfig(t *testing.T, node *cluster.Node, mtu int) {
 			settings{"type": "portmap", "capabilities": settings{"portMappings": true}},
 		},
 	})
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(node.ConfDir, flannelConflist), content, 0o600))
+	testutil.Must(t, err)
+	testutil.Must(t, os.WriteFile(filepath.Join(node.ConfDir, flannelConflist), content, 0o600))
 }
 
 func flannelRoute(subnet netip.Prefix, gateway netip.Addr) *netlink.Route {
@@ -67,37 +69,37 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // under traffic.
 func TestMigrationFromFlannel(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, 2*limit)
-	nodes := []*cluster.Node{f.node(t), f.node(t)}
-	pods := make([]*cluster.Pod, len(nodes))
+	ctx := testutil.Within(t, 2*limit)
+	nodes := []*nodelab.Node{f.node(t), f.node(t)}
+	pods := make([]*nodelab.Pod, len(nodes))
 	for i, node := range nodes {
 		flannel(t, node, nodes[1-i])
-		must(t, node.Register(ctx))
-		must(t, node.Sysctl("net/ipv4/ip_forward", "1"))
-		must(t, node.Sysctl("net/ipv6/conf/all/forwarding", "1"))
+		testutil.Must(t, node.Register(ctx))
+		testutil.Must(t, node.Sysctl("net/ipv4/ip_forward", "1"))
+		testutil.Must(t, node.Sysctl("net/ipv6/conf/all/forwarding", "1"))
 		var err error
 		pods[i], err = node.AddPod(ctx, "flannel")
-		must(t, err)
+		testutil.Must(t, err)
 	}
 	meet(ctx, t, pods)
 
 	flows := startFlows(t, pods)
 	for i, node := range nodes {
-		must(t, node.StartAgent(cluster.AgentOptions{}))
-		must(t, node.AwaitRoute(ctx, nodes[1-i].Subnets...))
+		testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+		testutil.Must(t, node.AwaitRoute(ctx, nodes[1-i].Subnets...))
 		waitNotReady(t, node, "CNIConflict", flannelConflist)
-		must(t, flows[0].Run(ctx, 20))
+		testutil.Must(t, flows[0].Run(ctx, 20))
 	}
 	stopFlows(t, flows)
 
 	for i, node := range nodes {
-		must(t, pods[i].Remove(ctx))
-		must(t, os.Remove(filepath.Join(node.ConfDir, flannelConflist)))
+		testutil.Must(t, pods[i].Remove(ctx))
+		testutil.Must(t, os.Remove(filepath.Join(node.ConfDir, flannelConflist)))
 		removeLink(t, node, flannelBridge)
-		must(t, node.WaitReady(ctx))
+		testutil.Must(t, node.WaitReady(ctx))
 		var err error
 		pods[i], err = node.AddPod(ctx, "ours")
-		must(t, err)
+		testutil.Must(t, err)
 		meet(ctx, t, pods)
 	}
 
@@ -105,42 +107,42 @@ func TestMigrationFromFlannel(t *testing.T) {
 	for i, node := range nodes {
 		peer := nodes[1-i]
 		for j, subnet := range peer.Subnets {
-			eventually(t, node.Name+" reports flannel's route to "+subnet.String(), func() bool {
+			testutil.AwaitTrue(t, node.Name+" reports flannel's route to "+subnet.String(), func() bool {
 				return hasProblem(t, node, peer.Name, "RouteConflict", subnet.String())
 			})
-			must(t, flows[0].Run(ctx, 10))
-			must(t, node.Handle().RouteDel(flannelRoute(subnet, peer.Addrs()[j])))
-			must(t, flows[0].Run(ctx, 10))
+			testutil.Must(t, flows[0].Run(ctx, 10))
+			testutil.Must(t, node.Handle().RouteDel(flannelRoute(subnet, peer.Addrs()[j])))
+			testutil.Must(t, flows[0].Run(ctx, 10))
 		}
-		eventually(t, "no Problem is left on "+node.Name, func() bool { return !hasProblem(t, node, peer.Name, "RouteConflict", "") })
+		testutil.AwaitTrue(t, "no Problem is left on "+node.Name, func() bool { return !hasProblem(t, node, peer.Name, "RouteConflict", "") })
 	}
 	stopFlows(t, flows)
 }
 
 // meet checks that two pods see each other under their own addresses, both ways.
-func meet(ctx context.Context, t *testing.T, pods []*cluster.Pod) {
+func meet(ctx context.Context, t *testing.T, pods []*nodelab.Pod) {
 	t.Helper()
 	reachesUnchanged(ctx, t, pods[0].Host, pods[1].Host)
 	reachesUnchanged(ctx, t, pods[1].Host, pods[0].Host)
 }
 
 // startFlows pings from each pod to the other, over both families.
-func startFlows(t *testing.T, pods []*cluster.Pod) []*cluster.Flow {
+func startFlows(t *testing.T, pods []*nodelab.Pod) []*netlab.Flow {
 	t.Helper()
-	var flows []*cluster.Flow
+	var flows []*netlab.Flow
 	for i, from := range pods {
 		for _, to := range pods[1-i].Addrs() {
 			flow, err := from.StartFlow(to)
-			must(t, err)
+			testutil.Must(t, err)
 			flows = append(flows, flow)
 		}
 	}
 	return flows
 }
 
-func removeLink(t *testing.T, node *cluster.Node, name string) {
+func removeLink(t *testing.T, node *nodelab.Node, name string) {
 	t.Helper()
 	link, err := node.Handle().LinkByName(name)
-	must(t, err)
-	must(t, node.Handle().LinkDel(link))
+	testutil.Must(t, err)
+	testutil.Must(t, node.Handle().LinkDel(link))
 }

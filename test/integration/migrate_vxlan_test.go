@@ -16,7 +16,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Flannel's device for a family, its VNI and port (flannel's pkg/backend/vxlan).
@@ -30,7 +31,7 @@ var flannelDevices = map[bool]string{true: "flannel.1", false: "flannel-v6.1"}
 // flannelVXLAN plants on a node what flannel's vxlan mode leaves there, of each family: the device, with the subnet's first
 // address as a single one, and for each peer a route by way of the peer's address of that kind, its neighbor entry and its
 // entry in the forwarding database; the config that attaches pods to cni0; and a chain FLANNEL-POSTRTG that masquerades.
-func flannelVXLAN(t *testing.T, nodes []*cluster.Node) {
+func flannelVXLAN(t *testing.T, nodes []*nodelab.Node) {
 	t.Helper()
 	cards := map[string]net.HardwareAddr{}
 	for _, node := range nodes {
@@ -45,39 +46,39 @@ func flannelVXLAN(t *testing.T, nodes []*cluster.Node) {
 		for j, subnet := range peer.Subnets {
 			device := link(t, node, flannelDevices[subnet.Addr().Is4()])
 			gateway, card := subnet.Addr().AsSlice(), cards[subnet.String()]
-			must(t, node.Handle().NeighSet(&netlink.Neigh{
+			testutil.Must(t, node.Handle().NeighSet(&netlink.Neigh{
 				LinkIndex: device.Attrs().Index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST, IP: gateway, HardwareAddr: card,
 			}))
-			must(t, node.Handle().NeighSet(&netlink.Neigh{
+			testutil.Must(t, node.Handle().NeighSet(&netlink.Neigh{
 				LinkIndex: device.Attrs().Index, State: netlink.NUD_PERMANENT, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF,
 				IP: peer.Addrs()[j].AsSlice(), HardwareAddr: card,
 			}))
 			route := &netlink.Route{LinkIndex: device.Attrs().Index, Dst: ipNet(subnet), Gw: gateway, Protocol: unix.RTPROT_BOOT}
 			route.SetFlag(netlink.FLAG_ONLINK)
-			must(t, node.Handle().RouteAdd(route))
+			testutil.Must(t, node.Handle().RouteAdd(route))
 		}
 	}
 }
 
-func flannelDevice(t *testing.T, node *cluster.Node, local netip.Addr, subnet netip.Prefix) net.HardwareAddr {
+func flannelDevice(t *testing.T, node *nodelab.Node, local netip.Addr, subnet netip.Prefix) net.HardwareAddr {
 	t.Helper()
 	name := flannelDevices[subnet.Addr().Is4()]
-	must(t, node.Handle().LinkAdd(&netlink.Vxlan{
+	testutil.Must(t, node.Handle().LinkAdd(&netlink.Vxlan{
 		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: flannelMTU}, VxlanId: 1, VtepDevIndex: link(t, node, "eth0").Attrs().Index,
 		SrcAddr: local.AsSlice(), Port: flannelPort, Learning: false,
 	}))
 	device := link(t, node, name)
 	single := netip.PrefixFrom(subnet.Addr(), subnet.Addr().BitLen())
-	must(t, node.Handle().AddrAdd(device, &netlink.Addr{IPNet: ipNet(single)}))
-	must(t, node.Handle().LinkSetUp(device))
+	testutil.Must(t, node.Handle().AddrAdd(device, &netlink.Addr{IPNet: ipNet(single)}))
+	testutil.Must(t, node.Handle().LinkSetUp(device))
 	return device.Attrs().HardwareAddr
 }
 
 // flannelChain is what iptables' nftables backend makes of flannel's rules: pods of its range are masqueraded towards the rest.
-func flannelChain(t *testing.T, node *cluster.Node) {
+func flannelChain(t *testing.T, node *nodelab.Node) {
 	t.Helper()
 	conn, err := node.NFT()
-	must(t, err)
+	testutil.Must(t, err)
 	table := conn.AddTable(&nftables.Table{Name: "nat", Family: nftables.TableFamilyIPv4})
 	flannel := conn.AddChain(&nftables.Chain{Name: "FLANNEL-POSTRTG", Table: table})
 	base := conn.AddChain(&nftables.Chain{
@@ -87,7 +88,7 @@ func flannelChain(t *testing.T, node *cluster.Node) {
 	between := append(inside(16, expr.CmpOpEq), &expr.Verdict{Kind: expr.VerdictReturn})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: flannel, Exprs: append(inside(12, expr.CmpOpEq), between...)})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: flannel, Exprs: append(inside(12, expr.CmpOpEq), &expr.Masq{FullyRandom: true})})
-	must(t, conn.Flush())
+	testutil.Must(t, conn.Flush())
 }
 
 // inside compares the first two bytes of an address in the IPv4 header with those of 10.244.0.0/16.
@@ -98,19 +99,19 @@ func inside(offset uint32, op expr.CmpOp) []expr.Any {
 	}
 }
 
-func link(t *testing.T, node *cluster.Node, name string) netlink.Link {
+func link(t *testing.T, node *nodelab.Node, name string) netlink.Link {
 	t.Helper()
 	found, err := node.Handle().LinkByName(name)
-	must(t, err)
+	testutil.Must(t, err)
 	return found
 }
 
 // commands are those that docs/migrate-from-flannel.md has below a heading for the node itself, a line each, with the CNI folder
 // of a test's node.
-func commands(t *testing.T, heading string, node *cluster.Node, keep func(string) bool) []string {
+func commands(t *testing.T, heading string, node *nodelab.Node, keep func(string) bool) []string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("..", "..", "docs", "migrate-from-flannel.md"))
-	must(t, err)
+	testutil.Must(t, err)
 	_, text, found := strings.Cut(string(content), "\n## "+heading+"\n")
 	if !found {
 		t.Fatalf("the page has no heading %q", heading)
@@ -132,7 +133,7 @@ func commands(t *testing.T, heading string, node *cluster.Node, keep func(string
 }
 
 // types runs them on the node, as an operator there would.
-func types(ctx context.Context, t *testing.T, node *cluster.Node, lines []string) {
+func types(ctx context.Context, t *testing.T, node *nodelab.Node, lines []string) {
 	t.Helper()
 	for _, line := range lines {
 		t.Logf("%s: %s", node.Name, line)
@@ -164,38 +165,38 @@ func TestMigrationFromFlannelVXLAN(t *testing.T) {
 		t.Skip("there is no ip(8) here, which the page's commands take")
 	}
 	f := setup(t)
-	ctx := within(t, 2*limit)
-	nodes := []*cluster.Node{f.node(t), f.node(t)}
+	ctx := testutil.Within(t, 2*limit)
+	nodes := []*nodelab.Node{f.node(t), f.node(t)}
 	flannelVXLAN(t, nodes)
-	pods := make([]*cluster.Pod, len(nodes))
+	pods := make([]*nodelab.Pod, len(nodes))
 	for i, node := range nodes {
-		must(t, node.Register(ctx))
-		must(t, node.Sysctl("net/ipv4/ip_forward", "1"))
-		must(t, node.Sysctl("net/ipv6/conf/all/forwarding", "1"))
-		must(t, node.Sysctl("net/ipv4/conf/eth0/rp_filter", "1"))
-		must(t, node.Sysctl("net/ipv4/conf/flannel.1/rp_filter", "1"))
+		testutil.Must(t, node.Register(ctx))
+		testutil.Must(t, node.Sysctl("net/ipv4/ip_forward", "1"))
+		testutil.Must(t, node.Sysctl("net/ipv6/conf/all/forwarding", "1"))
+		testutil.Must(t, node.Sysctl("net/ipv4/conf/eth0/rp_filter", "1"))
+		testutil.Must(t, node.Sysctl("net/ipv4/conf/flannel.1/rp_filter", "1"))
 		var err error
 		pods[i], err = node.AddPod(ctx, "flannel")
-		must(t, err)
+		testutil.Must(t, err)
 	}
 	meet(ctx, t, pods)
 
 	flows := startFlows(t, pods)
 	for i, node := range nodes {
-		must(t, node.StartAgent(cluster.AgentOptions{}))
-		must(t, node.AwaitRoute(ctx, nodes[1-i].Subnets...))
+		testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+		testutil.Must(t, node.AwaitRoute(ctx, nodes[1-i].Subnets...))
 		waitNotReady(t, node, "CNIConflict", flannelConflist)
-		must(t, flows[0].Run(ctx, 20))
+		testutil.Must(t, flows[0].Run(ctx, 20))
 	}
 	stopFlows(t, flows)
 
 	for i, node := range nodes {
-		must(t, pods[i].Remove(ctx))
+		testutil.Must(t, pods[i].Remove(ctx))
 		types(ctx, t, node, commands(t, "2. Hand over one node after the other", node, starts("rm ", "ip ")))
-		must(t, node.WaitReady(ctx))
+		testutil.Must(t, node.WaitReady(ctx))
 		var err error
 		pods[i], err = node.AddPod(ctx, "ours")
-		must(t, err)
+		testutil.Must(t, err)
 		meet(ctx, t, pods)
 	}
 
@@ -203,12 +204,12 @@ func TestMigrationFromFlannelVXLAN(t *testing.T) {
 	for _, step := range [][]string{{"sysctl "}, {"ip route flush dev flannel.1", "ip -6 route flush "}, {"ip link del flannel"}} {
 		for _, node := range nodes {
 			types(ctx, t, node, commands(t, "3. Remove what flannel left", node, starts(step...)))
-			must(t, flows[0].Run(ctx, 20))
+			testutil.Must(t, flows[0].Run(ctx, 20))
 		}
 	}
 	for i, node := range nodes {
 		peer := nodes[1-i]
-		eventually(t, "no Problem is left on "+node.Name, func() bool {
+		testutil.AwaitTrue(t, "no Problem is left on "+node.Name, func() bool {
 			return !hasProblem(t, node, peer.Name, "RouteConflict", "") && !hasProblem(t, node, node.Name, "RangeOverlap", "")
 		})
 	}

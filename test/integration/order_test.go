@@ -8,19 +8,20 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// settleTime is how long a witness goes on after the config has appeared, for what would come too late.
+// settleTime is how long an observer goes on after the config has appeared, for events that come too late.
 const settleTime = 500 * time.Millisecond
 
 // The CNI config is what makes a node Ready: it may appear only when pods would work.
 func TestConfigAppearsLast(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	seen := watchStart(t, node, cluster.AgentOptions{})
+	testutil.Must(t, node.Register(ctx))
+	seen := watchStart(t, node, nodelab.AgentOptions{})
 	t.Logf("in the order of the kernel's notices: %s", seen)
 
 	config := slices.IndexFunc(seen, func(e occurrence) bool { return e.what == configAppeared })
@@ -48,16 +49,16 @@ func TestConfigAppearsLast(t *testing.T) {
 	}
 }
 
-// watchStart starts the node's agent under a witness's eyes and returns what it saw.
-func watchStart(t *testing.T, node *cluster.Node, options cluster.AgentOptions) occurrences {
+// watchStart starts the node's agent while an observer watches it, and returns what the observer saw.
+func watchStart(t *testing.T, node *nodelab.Node, options nodelab.AgentOptions) occurrences {
 	t.Helper()
-	w, err := newWitness(node)
-	must(t, err)
+	w, err := newObserver(node)
+	testutil.Must(t, err)
 	defer w.close()
-	must(t, node.StartAgent(options))
-	seen, err := w.watch(within(t, limit), settleTime)
-	must(t, err)
-	must(t, node.WaitReady(within(t, limit)))
+	testutil.Must(t, node.StartAgent(options))
+	seen, err := w.watch(testutil.Within(t, limit), settleTime)
+	testutil.Must(t, err)
+	testutil.Must(t, node.WaitReady(testutil.Within(t, limit)))
 	return seen
 }
 
@@ -67,7 +68,7 @@ func TestConfigContent(t *testing.T) {
 	node := f.nodes[0]
 	path := filepath.Join(node.ConfDir, "10-plainroute.conflist")
 	target, err := os.Readlink(path)
-	must(t, err)
+	testutil.Must(t, err)
 	if !filepath.IsAbs(target) {
 		target = filepath.Join(node.ConfDir, target)
 	}
@@ -75,17 +76,17 @@ func TestConfigContent(t *testing.T) {
 		t.Errorf("%s points to %s; want a file below %s", path, target, node.RunDir)
 	}
 	entries, err := os.ReadDir(node.ConfDir)
-	must(t, err)
+	testutil.Must(t, err)
 	if len(entries) != 1 {
 		t.Errorf("the CNI folder holds %v; want the config alone", entries)
 	}
 	content, err := os.ReadFile(path)
-	must(t, err)
+	testutil.Must(t, err)
 	if !json.Valid(content) {
 		t.Errorf("the CNI config is no JSON:\n%s", content)
 	}
 	list, err := node.CNIConfig()
-	must(t, err)
+	testutil.Must(t, err)
 	if list.Name != "plainroute" || len(list.Plugins) != 2 || list.Plugins[0].Network.Type != "bridge" {
 		t.Errorf("the CNI config is not of the shape that the design gives:\n%s", content)
 	}

@@ -5,14 +5,14 @@ import (
 	"net/netip"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // What users of other networks suffer from; docs/pains.md lists it all, with the tests of each.
@@ -20,19 +20,19 @@ import (
 // "already has an IP address different from": a bridge that an earlier cluster left, with that one's gateway.
 func TestBridgeOfAnEarlierCluster(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
 	bridge := &rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}}
-	must(t, node.Handle().LinkAdd(bridge))
-	must(t, node.Handle().LinkSetUp(bridge))
+	testutil.Must(t, node.Handle().LinkAdd(bridge))
+	testutil.Must(t, node.Handle().LinkSetUp(bridge))
 	address := netip.MustParsePrefix("10.99.7.1/24")
-	must(t, node.Handle().AddrAdd(bridge, &rtnl.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}))
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.Handle().AddrAdd(bridge, &rtnl.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	comesAlive(t, node)
 	knownToAll(ctx, t, f, node)
 	pod, err := node.AddPod(ctx, "a")
-	must(t, err)
+	testutil.Must(t, err)
 	reachesUnchanged(ctx, t, pod.Host, f.pods[0].Host)
 	reachesUnchanged(ctx, t, f.pods[0].Host, pod.Host)
 }
@@ -40,28 +40,22 @@ func TestBridgeOfAnEarlierCluster(t *testing.T) {
 // Whoever holds the lock of iptables holds up neither an agent's start nor its repairs: it never takes it.
 func TestFirewallLockHeld(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	lock, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)
-	must(t, err)
+	testutil.Must(t, err)
 	defer lock.Close()
-	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	testutil.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	comesAlive(t, node)
 	nft, err := node.NFT()
-	must(t, err)
+	testutil.Must(t, err)
 	nft.DelTable(&nftables.Table{Name: topology.Table, Family: nftables.TableFamilyINet})
-	must(t, nft.Flush())
-	for {
+	testutil.Must(t, nft.Flush())
+	testutil.AwaitTrue(t, "our table is back", func() bool {
 		tables, err := nft.ListTablesOfFamily(nftables.TableFamilyINet)
-		must(t, err)
-		if len(tables) == 1 {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("our table is not back: there are %d tables", len(tables))
-		}
-		time.Sleep(time.Millisecond)
-	}
+		testutil.Must(t, err)
+		return len(tables) == 1
+	})
 }

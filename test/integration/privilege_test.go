@@ -19,63 +19,64 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // With what the DaemonSet gives it, CAP_NET_ADMIN and a read-only root, the agent does all that it does otherwise.
 func TestConfinedAgent(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Confined: true}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Confined: true}))
+	testutil.Must(t, node.WaitReady(ctx))
 	confined(t, node)
 
-	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
 	for _, subnet := range f.nodes[0].Subnets {
 		took, err := node.Heal(ctx, subnet)
-		must(t, err)
+		testutil.Must(t, err)
 		t.Logf("route to %s back after %s", subnet, took)
 	}
 	const forward = "net/ipv4/ip_forward"
-	must(t, node.Sysctl(forward, "0"))
-	eventually(t, forward+" is 1 again", func() bool { return readSetting(t, node, forward) == "1" })
+	testutil.Must(t, node.Sysctl(forward, "0"))
+	testutil.AwaitTrue(t, forward+" is 1 again", func() bool { return readSetting(t, node, forward) == "1" })
 	conflist := filepath.Join(node.ConfDir, topology.Conflist)
-	must(t, os.Remove(conflist))
-	eventually(t, "the CNI config is back", func() bool { _, err := os.Stat(conflist); return err == nil })
+	testutil.Must(t, os.Remove(conflist))
+	testutil.AwaitTrue(t, "the CNI config is back", func() bool { _, err := os.Stat(conflist); return err == nil })
 
 	pod, err := node.AddPod(ctx, "a")
-	must(t, err)
+	testutil.Must(t, err)
 	knownToAll(ctx, t, f, node)
-	for _, to := range []*cluster.Pod{f.pods[0], f.pods[2]} {
+	for _, to := range []*nodelab.Pod{f.pods[0], f.pods[2]} {
 		_, err := pod.Ping(ctx, to.V4)
-		must(t, err)
+		testutil.Must(t, err)
 		_, err = pod.Ping(ctx, to.V6)
-		must(t, err)
+		testutil.Must(t, err)
 	}
-	must(t, pod.Remove(ctx))
+	testutil.Must(t, pod.Remove(ctx))
 
-	must(t, node.StopAgent(syscall.SIGKILL))
-	must(t, node.StartAgent(cluster.AgentOptions{Confined: true}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.StopAgent(syscall.SIGKILL))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Confined: true}))
+	testutil.Must(t, node.WaitReady(ctx))
 }
 
 // Whoever empties the run folder takes the CNI config's target and the lock's file with it: both come back at once, and no
 // second agent gets in meanwhile.
 func TestRunFolderRemoved(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.WaitReady(ctx))
 	for range 3 {
 		gone := node.RunDir + ".gone" // the agent is quick to write the first file again
-		must(t, os.Rename(node.RunDir, gone))
+		testutil.Must(t, os.Rename(node.RunDir, gone))
 		began := time.Now()
-		must(t, os.RemoveAll(gone))
-		eventually(t, "the CNI config is back", func() bool { _, err := node.CNIConfig(); return err == nil })
+		testutil.Must(t, os.RemoveAll(gone))
+		testutil.AwaitTrue(t, "the CNI config is back", func() bool { _, err := node.CNIConfig(); return err == nil })
 		took := time.Since(began)
 		t.Logf("the config was back after %s", took)
 		if took > 5*time.Second {
@@ -83,18 +84,18 @@ func TestRunFolderRemoved(t *testing.T) {
 		}
 		if lock, err := (cni.Store{RunDir: node.RunDir}).TakeLock(); err == nil {
 			t.Error("a second agent could start")
-			must(t, lock.Close())
+			testutil.Must(t, lock.Close())
 		}
 	}
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.WaitReady(ctx))
 }
 
 // confined checks that the agent has no more than it should have, as the kernel sees it.
-func confined(t *testing.T, node *cluster.Node) {
+func confined(t *testing.T, node *nodelab.Node) {
 	t.Helper()
 	proc := fmt.Sprintf("/proc/%d/", node.AgentPID())
 	content, err := os.ReadFile(proc + "status")
-	must(t, err)
+	testutil.Must(t, err)
 	none, netAdmin := fmt.Sprintf("%016x", 0), fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN)
 	for name, want := range map[string]string{
 		"CapInh": none, "CapPrm": netAdmin, "CapEff": netAdmin, "CapBnd": netAdmin, "CapAmb": none, "NoNewPrivs": "1",
@@ -114,20 +115,10 @@ func confined(t *testing.T, node *cluster.Node) {
 	}
 }
 
-// eventually waits for what the agent repairs.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for began := time.Now(); !done(); time.Sleep(time.Millisecond) {
-		if time.Since(began) > limit {
-			t.Fatalf("still not so: %s", what)
-		}
-	}
-}
-
-func readSetting(t *testing.T, node *cluster.Node, key string) string {
+func readSetting(t *testing.T, node *nodelab.Node, key string) string {
 	t.Helper()
 	var content []byte
-	must(t, node.Do(func() (err error) {
+	testutil.Must(t, node.Do(func() (err error) {
 		content, err = os.ReadFile("/proc/sys/" + key)
 		return err
 	}))
@@ -138,24 +129,24 @@ func readSetting(t *testing.T, node *cluster.Node, key string) string {
 // while the API server turns it away; nor does its log.
 func TestNothingTellsSecrets(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	const marked = "marked-secret-d41d8cd98f00b204"
 	env := []string{"PLAINROUTE_TEST_SECRET=" + marked, "AWS_SECRET_ACCESS_KEY=" + marked}
 	node := f.node(t)
-	must(t, node.Register(ctx))
+	testutil.Must(t, node.Register(ctx))
 
 	withToken, err := f.Kubeconfig("marked", func(config *clientcmdapi.Config) {
 		for name := range config.AuthInfos {
 			config.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: marked}
 		}
 	})
-	must(t, err)
-	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: withToken, Env: env}))
-	must(t, node.WaitReadyz(ctx, func(code int, body string) bool {
+	testutil.Must(t, err)
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Kubeconfig: withToken, Env: env}))
+	testutil.Must(t, node.WaitReadyz(ctx, func(code int, body string) bool {
 		return code == http.StatusServiceUnavailable && strings.Contains(body, "Unauthorized")
 	}))
 	tellsNone(t, node, []string{marked})
-	must(t, node.StopAgent(syscall.SIGTERM))
+	testutil.Must(t, node.StopAgent(syscall.SIGTERM))
 
 	var secrets []string
 	own, err := f.Kubeconfig("read", func(config *clientcmdapi.Config) {
@@ -167,12 +158,12 @@ func TestNothingTellsSecrets(t *testing.T) {
 			secrets = append(secrets, pieces(server.CertificateAuthorityData)...)
 		}
 	})
-	must(t, err)
+	testutil.Must(t, err)
 	if len(secrets) < 6 {
 		t.Fatalf("the kubeconfig holds no keys: %d pieces", len(secrets))
 	}
-	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: own, Env: env, Args: []string{"--log-level", "debug"}}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Kubeconfig: own, Env: env, Args: []string{"--log-level", "debug"}}))
+	testutil.Must(t, node.WaitReady(ctx))
 	tellsNone(t, node, append(secrets, marked))
 }
 
@@ -189,14 +180,14 @@ func pieces(data []byte) []string {
 	return all
 }
 
-func tellsNone(t *testing.T, node *cluster.Node, secrets []string) {
+func tellsNone(t *testing.T, node *nodelab.Node, secrets []string) {
 	t.Helper()
 	log, err := os.ReadFile(node.LogFile())
-	must(t, err)
+	testutil.Must(t, err)
 	said := map[string]string{"the log": string(log)}
 	for _, path := range []string{"/metrics", "/status", "/readyz", "/healthz", "/", "/debug/pprof/", "/debug/pprof/cmdline", "/configz"} {
 		_, body, err := node.Get(t.Context(), path)
-		must(t, err)
+		testutil.Must(t, err)
 		said[path] = body
 	}
 	if len(said["/metrics"]) < 1000 || len(said["/status"]) < 100 {
@@ -214,11 +205,11 @@ func tellsNone(t *testing.T, node *cluster.Node, secrets []string) {
 // An agent listens where it is told to, and on no other address of its node.
 func TestListensOnOneAddress(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--metrics-listen", fmt.Sprintf("%s:9473", node.V4)}}))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--metrics-listen", fmt.Sprintf("%s:9473", node.V4)}}))
+	testutil.Must(t, node.WaitReady(ctx))
 	for address, answers := range map[string]bool{
 		"127.0.0.1:9472": true, fmt.Sprintf("%s:9473", node.V4): true,
 		fmt.Sprintf("%s:9472", node.V4): false, fmt.Sprintf("[%s]:9472", node.V6): false, "[::1]:9472": false,
@@ -232,7 +223,7 @@ func TestListensOnOneAddress(t *testing.T) {
 			return err
 		}
 		if answers { // what is ready may not serve its metrics yet
-			eventually(t, address+" answers", func() bool { return dial() == nil })
+			testutil.AwaitTrue(t, address+" answers", func() bool { return dial() == nil })
 		} else if dial() == nil {
 			t.Errorf("%s answers; nobody should listen there", address)
 		}

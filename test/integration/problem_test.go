@@ -11,7 +11,8 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/problem"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // mostTold is how often a reason may stand in the log: once when it comes, and again when what is known about it
@@ -20,16 +21,16 @@ const mostTold = 3
 
 // waitNotReady waits until /readyz refuses for a reason, in words that hold all of words, and until /status, the metrics
 // and the log, which a pass writes one after the other, have the reason too.
-func waitNotReady(t *testing.T, node *cluster.Node, reason string, words ...string) {
+func waitNotReady(t *testing.T, node *nodelab.Node, reason string, words ...string) {
 	t.Helper()
 	var seen string
-	err := node.WaitReadyz(within(t, limit), func(code int, body string) bool {
+	err := node.WaitReadyz(testutil.Within(t, limit), func(code int, body string) bool {
 		seen = body
 		return code == http.StatusServiceUnavailable && holdsAll(body, append(words, reason)...)
 	})
-	must(t, err)
+	testutil.Must(t, err)
 	t.Logf("%s says: %s", node.Name, strings.TrimSpace(seen))
-	eventually(t, "/status of "+node.Name+" has the problem "+reason, func() bool {
+	testutil.AwaitTrue(t, "/status of "+node.Name+" has the problem "+reason, func() bool {
 		return hasProblem(t, node, "", reason, "") || hasProblem(t, node, node.Name, reason, "")
 	})
 	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"true\",reason=%q} 1\n", reason))
@@ -37,7 +38,7 @@ func waitNotReady(t *testing.T, node *cluster.Node, reason string, words ...stri
 }
 
 // hasMetric waits until an agent's metrics hold a text.
-func hasMetric(t *testing.T, node *cluster.Node, want string) {
+func hasMetric(t *testing.T, node *nodelab.Node, want string) {
 	t.Helper()
 	var metrics string
 	defer func() {
@@ -45,19 +46,19 @@ func hasMetric(t *testing.T, node *cluster.Node, want string) {
 			t.Logf("of problems the metrics of %s say %q", node.Name, regexp.MustCompile(`(?m)^plainroute_problems.*`).FindAllString(metrics, 20))
 		}
 	}()
-	eventually(t, "the metrics of "+node.Name+" have "+want, func() bool {
+	testutil.AwaitTrue(t, "the metrics of "+node.Name+" have "+want, func() bool {
 		var err error
 		metrics, err = node.Metrics(t.Context())
-		must(t, err)
+		testutil.Must(t, err)
 		return strings.Contains(metrics, want)
 	})
 }
 
 // toldOnce checks that the log names a reason, and doesn't repeat itself.
-func toldOnce(t *testing.T, node *cluster.Node, reason string) {
+func toldOnce(t *testing.T, node *nodelab.Node, reason string) {
 	t.Helper()
 	told := func() int { return countLog(t, node, 0, "msg=Problem ", "reason="+reason) }
-	eventually(t, "the log of "+node.Name+" tells "+reason, func() bool { return told() > 0 })
+	testutil.AwaitTrue(t, "the log of "+node.Name+" tells "+reason, func() bool { return told() > 0 })
 	if told := told(); told > mostTold {
 		t.Errorf("the log of %s tells %s %d times; want once, or %d times at most:\n%s",
 			node.Name, reason, told, mostTold, node.LogTail(6))
@@ -65,18 +66,18 @@ func toldOnce(t *testing.T, node *cluster.Node, reason string) {
 }
 
 // logSize is how much has been logged so far, in bytes.
-func logSize(t *testing.T, node *cluster.Node) int64 {
+func logSize(t *testing.T, node *nodelab.Node) int64 {
 	t.Helper()
 	info, err := os.Stat(node.LogFile())
-	must(t, err)
+	testutil.Must(t, err)
 	return info.Size()
 }
 
 // countLog counts the lines of a node's log, from an offset on, that hold all parts.
-func countLog(t *testing.T, node *cluster.Node, from int64, parts ...string) int {
+func countLog(t *testing.T, node *nodelab.Node, from int64, parts ...string) int {
 	t.Helper()
 	content, err := os.ReadFile(node.LogFile())
-	must(t, err)
+	testutil.Must(t, err)
 	count := 0
 	for line := range strings.Lines(string(content[from:])) {
 		if holdsAll(line, parts...) {
@@ -91,10 +92,10 @@ func holdsAll(text string, parts ...string) bool {
 }
 
 // hasProblem reports whether an agent's /status has a Problem about a Node (or the host: "") whose detail holds a text.
-func hasProblem(t *testing.T, on *cluster.Node, about, reason, detail string) bool {
+func hasProblem(t *testing.T, on *nodelab.Node, about, reason, detail string) bool {
 	t.Helper()
 	_, body, err := on.Get(t.Context(), "/status")
-	must(t, err)
+	testutil.Must(t, err)
 	var report struct {
 		Problems []problem.Problem `json:"problems"`
 	}
@@ -102,7 +103,7 @@ func hasProblem(t *testing.T, on *cluster.Node, about, reason, detail string) bo
 		t.Fatalf("reading /status of %s: %v\n%s", on.Name, err, body)
 	}
 	for _, problem := range report.Problems {
-		if problem.Node == about && string(problem.Reason) == reason && strings.Contains(problem.Detail, detail) {
+		if problem.Node == about && string(problem.Reason) == reason && strings.Contains(problem.Message, detail) {
 			return true
 		}
 	}

@@ -6,14 +6,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // reaches fails the test unless TCP, UDP and a ping from a host arrive at an address, TCP and UDP seen as coming from
 // want.
-func reaches(ctx context.Context, t *testing.T, from *cluster.Host, to, want netip.Addr) {
+func reaches(ctx context.Context, t *testing.T, from *netlab.Host, to, want netip.Addr) {
 	t.Helper()
-	for network, ask := range map[string]func(context.Context, netip.Addr) (cluster.Sighting, error){
+	for network, ask := range map[string]func(context.Context, netip.Addr) (netlab.Reply, error){
 		"tcp": from.TCP, "udp": from.UDP,
 	} {
 		sighting, err := ask(ctx, to)
@@ -29,7 +30,7 @@ func reaches(ctx context.Context, t *testing.T, from *cluster.Host, to, want net
 }
 
 // reachesUnchanged is reaches over both families, with from's own address as the source.
-func reachesUnchanged(ctx context.Context, t *testing.T, from, to *cluster.Host) {
+func reachesUnchanged(ctx context.Context, t *testing.T, from, to *netlab.Host) {
 	t.Helper()
 	for _, address := range to.Addrs() {
 		reaches(ctx, t, from, address, from.Addr(address))
@@ -38,7 +39,7 @@ func reachesUnchanged(ctx context.Context, t *testing.T, from, to *cluster.Host)
 
 func TestPodsReachEachOtherWithoutNAT(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	for _, from := range f.pods {
 		for _, to := range f.pods {
 			if from != to {
@@ -50,7 +51,7 @@ func TestPodsReachEachOtherWithoutNAT(t *testing.T) {
 
 func TestPodReachesOutsideMasqueraded(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	for _, pod := range f.pods {
 		for _, address := range f.Outside.Addrs() {
 			reaches(ctx, t, pod.Host, address, pod.Node.Addr(address))
@@ -61,7 +62,7 @@ func TestPodReachesOutsideMasqueraded(t *testing.T) {
 // A host-network pod is a pod too: other nodes see the pod's own address.
 func TestPodReachesNodesWithoutNAT(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	for _, pod := range f.pods {
 		for _, node := range f.nodes {
 			reachesUnchanged(ctx, t, pod.Host, node.Host)
@@ -72,7 +73,7 @@ func TestPodReachesNodesWithoutNAT(t *testing.T) {
 // Own pods see the bridge's address, which is the one nearest to them; all others the node's.
 func TestNodeReachesPods(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	for _, node := range f.nodes {
 		for _, pod := range f.pods {
 			if pod.Node != node {
@@ -89,13 +90,13 @@ func TestNodeReachesPods(t *testing.T) {
 // Pods come and go, and their addresses are free again.
 func TestPodIsDetached(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	pod, err := f.nodes[0].AddPod(ctx, "short-lived")
-	must(t, err)
+	testutil.Must(t, err)
 	reachesUnchanged(ctx, t, pod.Host, f.pods[3].Host)
 	gone := pod.V4
-	must(t, pod.Remove(ctx))
-	if _, err := f.pods[3].Ping(within(t, time.Second), gone); err == nil {
+	testutil.Must(t, pod.Remove(ctx))
+	if _, err := f.pods[3].Ping(testutil.Within(t, time.Second), gone); err == nil {
 		t.Errorf("%s still answers", gone)
 	}
 }

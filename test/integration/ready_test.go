@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // ownedTable is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h: nobody else may change the table, and it goes with the
@@ -26,8 +28,8 @@ const ownedTable = 2
 type drift struct {
 	condition, reason string
 	words             []string
-	// strike makes it and returns what ends it.
-	strike func(*testing.T, *cluster.Node) (mend func())
+	// inject injects it and returns a function that ends it.
+	inject func(*testing.T, *nodelab.Node) (mend func())
 }
 
 // TestReadinessFollowsDrift makes what can't be repaired happen to a node that is ready, one thing after the other: it is
@@ -37,59 +39,59 @@ func TestReadinessFollowsDrift(t *testing.T) {
 	node := f.node(t)
 	settings, config := shadow(t, "/proc/sys"), shadow(t, node.ConfDir)
 	plugins := linkPlugins(t, f.Plugins())
-	must(t, node.Register(within(t, limit)))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--cni-bin-dir=" + plugins, "--resync=1s"}}))
-	must(t, node.WaitReady(within(t, limit)))
+	testutil.Must(t, node.Register(testutil.Within(t, limit)))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--proc-sys=" + settings, "--cni-conf-dir=" + config, "--cni-bin-dir=" + plugins, "--resync=1s"}}))
+	testutil.Must(t, node.WaitReady(testutil.Within(t, limit)))
 	drifts := map[string]drift{
-		"settings that can't be written": {"settings", "SettingFailed", []string{"ip_forward", "read-only"}, func(t *testing.T, node *cluster.Node) func() {
+		"settings that can't be written": {"settings", "SettingFailed", []string{"ip_forward", "read-only"}, func(t *testing.T, node *nodelab.Node) func() {
 			readOnly(t, settings, unix.MS_RDONLY)
-			must(t, node.Sysctl("net/ipv4/ip_forward", "0"))
+			testutil.Must(t, node.Sysctl("net/ipv4/ip_forward", "0"))
 			return func() { readOnly(t, settings, 0) }
 		}},
-		"a setting that does not stay": {"settings", "SettingFailed", []string{"ip_forward", "still"}, func(t *testing.T, node *cluster.Node) func() {
+		"a setting that does not stay": {"settings", "SettingFailed", []string{"ip_forward", "still"}, func(t *testing.T, node *nodelab.Node) func() {
 			forward := filepath.Join(settings, "net/ipv4/ip_forward") // another file in each network namespace
-			must(t, node.Do(func() error { return unix.Mount("/dev/null", forward, "", unix.MS_BIND, "") }))
-			return func() { must(t, node.Do(func() error { return unix.Unmount(forward, 0) })) }
+			testutil.Must(t, node.Do(func() error { return unix.Mount("/dev/null", forward, "", unix.MS_BIND, "") }))
+			return func() { testutil.Must(t, node.Do(func() error { return unix.Unmount(forward, 0) })) }
 		}},
-		"a table that somebody holds": {"table", "TableFailed", []string{"not permitted"}, func(t *testing.T, node *cluster.Node) func() {
+		"a table that somebody holds": {"table", "TableFailed", []string{"not permitted"}, func(t *testing.T, node *nodelab.Node) func() {
 			conn := holdTable(t, node)
-			return func() { must(t, conn.Close()) }
+			return func() { testutil.Must(t, conn.Close()) }
 		}},
-		"a config that can't be written": {"cni-config", "CNIFailed", []string{"read-only"}, func(t *testing.T, node *cluster.Node) func() {
+		"a config that can't be written": {"cni-config", "CNIFailed", []string{"read-only"}, func(t *testing.T, node *nodelab.Node) func() {
 			readOnly(t, config, unix.MS_RDONLY)
-			must(t, os.Remove(filepath.Join(node.ConfDir, topology.Conflist)))
+			testutil.Must(t, os.Remove(filepath.Join(node.ConfDir, topology.Conflist)))
 			return func() { readOnly(t, config, 0) }
 		}},
-		"a foreign route to our own subnet": {"routes", "RouteConflict", []string{"not ours"}, func(t *testing.T, node *cluster.Node) func() {
+		"a foreign route to our own subnet": {"routes", "RouteConflict", []string{"not ours"}, func(t *testing.T, node *nodelab.Node) func() {
 			subnet := node.Subnets[0] // the bridge's own route has metric 0
 			route := &rtnl.Route{
-				Dst: &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), 32)}, Gw: cluster.Router4.AsSlice(), Priority: 100,
+				Dst: &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), 32)}, Gw: netlab.Router4.AsSlice(), Priority: 100,
 			}
-			must(t, node.Handle().RouteAdd(route))
-			return func() { must(t, node.Handle().RouteDel(route)) }
+			testutil.Must(t, node.Handle().RouteAdd(route))
+			return func() { testutil.Must(t, node.Handle().RouteDel(route)) }
 		}},
 	}
 	maps.Copy(drifts, podDrifts(plugins))
 	for name, d := range drifts {
 		t.Run(name, func(t *testing.T) {
-			mend := d.strike(t, node)
-			must(t, node.WaitReadyz(within(t, limit), func(code int, body string) bool {
+			mend := d.inject(t, node)
+			testutil.Must(t, node.WaitReadyz(testutil.Within(t, limit), func(code int, body string) bool {
 				return code == http.StatusServiceUnavailable && holdsAll(body, append(d.words, d.reason)...)
 			}))
 			// The pass after the first that failed may see more, or less.
 			var body string
 			defer func() { t.Log(body) }()
-			eventually(t, "no condition but "+d.condition+" fails", func() bool {
+			testutil.AwaitTrue(t, "no condition but "+d.condition+" fails", func() bool {
 				var err error
 				_, body, err = node.Get(t.Context(), "/readyz?verbose")
-				must(t, err)
+				testutil.Must(t, err)
 				return strings.Contains(body, "[-]"+d.condition+" failed: "+d.reason+": ") && strings.Count(body, "[-]") == 1
 			})
 			if code, body, err := node.Get(t.Context(), "/healthz"); err != nil || code != http.StatusOK {
 				t.Errorf("healthz is %d %s, %v; a restart would cure nothing", code, body, err)
 			}
 			mend()
-			must(t, node.WaitReady(within(t, limit)))
+			testutil.Must(t, node.WaitReady(testutil.Within(t, limit)))
 		})
 	}
 }
@@ -97,17 +99,17 @@ func TestReadinessFollowsDrift(t *testing.T) {
 // podDrifts keep the node from making pods.
 func podDrifts(plugins string) map[string]drift {
 	return map[string]drift{
-		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *cluster.Node) func() {
+		"a config that goes first": {"cni-first", "CNIConflict", []string{"05-other.conflist"}, func(t *testing.T, node *nodelab.Node) func() {
 			other := filepath.Join(node.ConfDir, "05-other.conflist")
-			must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
-			return func() { must(t, os.Remove(other)) }
+			testutil.Must(t, os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}`), 0o600))
+			return func() { testutil.Must(t, os.Remove(other)) }
 		}},
-		"a plugin that is not there": {"cni-plugins", "PluginMissing", []string{"the CNI plugin host-local is not in " + plugins}, func(t *testing.T, _ *cluster.Node) func() {
+		"a plugin that is not there": {"cni-plugins", "PluginMissing", []string{"the CNI plugin host-local is not in " + plugins}, func(t *testing.T, _ *nodelab.Node) func() {
 			path := filepath.Join(plugins, "host-local")
-			must(t, os.Rename(path, path+".aside"))
-			return func() { must(t, os.Rename(path+".aside", path)) }
+			testutil.Must(t, os.Rename(path, path+".aside"))
+			return func() { testutil.Must(t, os.Rename(path+".aside", path)) }
 		}},
-		"a bridge that was renamed": {"bridge", "BridgeFailed", []string{"ip link set dev br-renamed name " + topology.Bridge}, func(t *testing.T, node *cluster.Node) func() {
+		"a bridge that was renamed": {"bridge", "BridgeFailed", []string{"ip link set dev br-renamed name " + topology.Bridge}, func(t *testing.T, node *nodelab.Node) func() {
 			rename(t, node, topology.Bridge, "br-renamed")
 			return func() { rename(t, node, "br-renamed", topology.Bridge) }
 		}},
@@ -119,41 +121,41 @@ func linkPlugins(t *testing.T, folder string) string {
 	t.Helper()
 	path := t.TempDir()
 	files, err := os.ReadDir(folder)
-	must(t, err)
+	testutil.Must(t, err)
 	for _, file := range files {
-		must(t, os.Symlink(filepath.Join(folder, file.Name()), filepath.Join(path, file.Name())))
+		testutil.Must(t, os.Symlink(filepath.Join(folder, file.Name()), filepath.Join(path, file.Name())))
 	}
 	return path
 }
 
-func rename(t *testing.T, node *cluster.Node, from, to string) {
+func rename(t *testing.T, node *nodelab.Node, from, to string) {
 	t.Helper()
 	link, err := node.Handle().LinkByName(from)
-	must(t, err)
-	must(t, node.Handle().LinkSetName(link, to))
+	testutil.Must(t, err)
+	testutil.Must(t, node.Handle().LinkSetName(link, to))
 }
 
 // shadow is another path of a folder, by which it can be made read-only for the agent alone.
 func shadow(t *testing.T, folder string) string {
 	t.Helper()
 	path := t.TempDir()
-	must(t, os.MkdirAll(folder, 0o755))
-	must(t, unix.Mount(folder, path, "", unix.MS_BIND, ""))
-	t.Cleanup(func() { must(t, unix.Unmount(path, unix.MNT_DETACH)) })
+	testutil.Must(t, os.MkdirAll(folder, 0o755))
+	testutil.Must(t, unix.Mount(folder, path, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { testutil.Must(t, unix.Unmount(path, unix.MNT_DETACH)) })
 	return path
 }
 
 func readOnly(t *testing.T, path string, flag uintptr) {
 	t.Helper()
-	must(t, unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flag, ""))
+	testutil.Must(t, unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flag, ""))
 }
 
 // holdTable makes our table anew as one that nobody else may change, until the connection is closed. google/nftables
 // sends no flags of a table.
-func holdTable(t *testing.T, node *cluster.Node) *netlink.Conn {
+func holdTable(t *testing.T, node *nodelab.Node) *netlink.Conn {
 	t.Helper()
 	var conn *netlink.Conn
-	must(t, node.Do(func() (err error) {
+	testutil.Must(t, node.Do(func() (err error) {
 		conn, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
 		return err
 	}))
@@ -165,7 +167,7 @@ func holdTable(t *testing.T, node *cluster.Node) *netlink.Conn {
 		message(t, nfTables|unix.NFT_MSG_NEWTABLE, unix.NFPROTO_INET, 0, name, flags),
 		message(t, unix.NFNL_MSG_BATCH_END, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES),
 	})
-	must(t, err)
+	testutil.Must(t, err)
 	return conn
 }
 
@@ -175,7 +177,7 @@ const nfTables = unix.NFNL_SUBSYS_NFTABLES << 8
 func message(t *testing.T, kind, family, resource int, attributes ...netlink.Attribute) netlink.Message {
 	t.Helper()
 	data, err := netlink.MarshalAttributes(attributes)
-	must(t, err)
+	testutil.Must(t, err)
 	flags := netlink.Request
 	if kind == nfTables|unix.NFT_MSG_NEWTABLE {
 		flags |= netlink.Create
@@ -191,23 +193,23 @@ func message(t *testing.T, kind, family, resource int, attributes ...netlink.Att
 func TestPeersFaultsLeaveUsReady(t *testing.T) {
 	f := setup(t)
 	node, peer, liar := f.node(t), f.node(t), f.node(t)
-	ctx := within(t, limit)
-	must(t, node.AddStaticRoute(peer.Subnets[0], cluster.Router4))
-	must(t, peer.Register(ctx))
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.WaitReady(ctx))
+	ctx := testutil.Within(t, limit)
+	testutil.Must(t, node.AddStaticRoute(peer.Subnets[0], netlab.Router4))
+	testutil.Must(t, peer.Register(ctx))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.WaitReady(ctx))
 	liar.Subnets = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/24")}
-	must(t, liar.Register(ctx))
-	eventually(t, "the peers' faults are reported", func() bool {
+	testutil.Must(t, liar.Register(ctx))
+	testutil.AwaitTrue(t, "the peers' faults are reported", func() bool {
 		return hasProblem(t, node, peer.Name, "RouteConflict", "") && hasProblem(t, node, liar.Name, "PodCIDRRefused", "")
 	})
 	code, body, err := node.Get(ctx, "/readyz?verbose")
-	must(t, err)
+	testutil.Must(t, err)
 	if code != http.StatusOK || strings.Contains(body, "[-]") || strings.Contains(body, "[?]") {
 		t.Errorf("readyz is %d:\n%s", code, body)
 	}
-	must(t, node.DeleteStaticRoute(peer.Subnets[0], cluster.Router4))
-	must(t, liar.Deregister(ctx))
+	testutil.Must(t, node.DeleteStaticRoute(peer.Subnets[0], netlab.Router4))
+	testutil.Must(t, liar.Deregister(ctx))
 	liar.Subnets = nil
 }

@@ -5,20 +5,22 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // crossFlows pings between a pod of node1 and one of node2, both ways and over both families, and from the former to
 // the host outside, whose packets depend on the masquerade rules too.
-func crossFlows(t *testing.T, f *fixture) []*cluster.Flow {
+func crossFlows(t *testing.T, f *fixture) []*netlab.Flow {
 	t.Helper()
 	first, second := f.pods[0], f.pods[2]
-	var flows []*cluster.Flow
-	pairs := [][2]*cluster.Host{{first.Host, second.Host}, {second.Host, first.Host}, {first.Host, f.Outside}}
+	var flows []*netlab.Flow
+	pairs := [][2]*netlab.Host{{first.Host, second.Host}, {second.Host, first.Host}, {first.Host, f.Outside}}
 	for _, pair := range pairs {
 		for _, address := range pair[1].Addrs() {
 			flow, err := pair[0].StartFlow(address)
-			must(t, err)
+			testutil.Must(t, err)
 			flows = append(flows, flow)
 		}
 	}
@@ -26,7 +28,7 @@ func crossFlows(t *testing.T, f *fixture) []*cluster.Flow {
 }
 
 // stopFlows fails the test for every packet lost.
-func stopFlows(t *testing.T, flows []*cluster.Flow) {
+func stopFlows(t *testing.T, flows []*netlab.Flow) {
 	t.Helper()
 	for _, flow := range flows {
 		count := flow.Stop()
@@ -41,28 +43,28 @@ func stopFlows(t *testing.T, flows []*cluster.Flow) {
 const flowTime = 50
 
 // restart ends the agent with a signal, leaves it away for a while and starts it again, under a flow of its node's.
-func restart(ctx context.Context, t *testing.T, node *cluster.Node, flow *cluster.Flow, signal syscall.Signal) {
+func restart(ctx context.Context, t *testing.T, node *nodelab.Node, flow *netlab.Flow, signal syscall.Signal) {
 	t.Helper()
-	must(t, node.StopAgent(signal))
-	must(t, flow.Run(ctx, flowTime))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.WaitReady(ctx))
-	must(t, flow.Run(ctx, flowTime))
+	testutil.Must(t, node.StopAgent(signal))
+	testutil.Must(t, flow.Run(ctx, flowTime))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, flow.Run(ctx, flowTime))
 }
 
 func TestKilledAgentLosesNoPacket(t *testing.T) {
 	f := setup(t)
 	flows := crossFlows(t, f)
-	restart(within(t, limit), t, f.nodes[0], flows[0], syscall.SIGKILL)
-	restart(within(t, limit), t, f.nodes[1], flows[0], syscall.SIGKILL)
+	restart(testutil.Within(t, limit), t, f.nodes[0], flows[0], syscall.SIGKILL)
+	restart(testutil.Within(t, limit), t, f.nodes[1], flows[0], syscall.SIGKILL)
 	stopFlows(t, flows)
 }
 
 func TestRestartedAgentLosesNoPacket(t *testing.T) {
 	f := setup(t)
 	flows := crossFlows(t, f)
-	restart(within(t, limit), t, f.nodes[0], flows[0], syscall.SIGTERM)
-	restart(within(t, limit), t, f.nodes[1], flows[0], syscall.SIGTERM)
+	restart(testutil.Within(t, limit), t, f.nodes[0], flows[0], syscall.SIGTERM)
+	restart(testutil.Within(t, limit), t, f.nodes[1], flows[0], syscall.SIGTERM)
 	stopFlows(t, flows)
 }
 
@@ -71,9 +73,9 @@ func TestRestartChangesNothing(t *testing.T) {
 	f := setup(t)
 	node, flows := f.nodes[1], crossFlows(t, f)
 	watch, err := node.WatchRoutes()
-	must(t, err)
+	testutil.Must(t, err)
 	defer watch.Close()
-	restart(within(t, limit), t, node, flows[0], syscall.SIGTERM)
+	restart(testutil.Within(t, limit), t, node, flows[0], syscall.SIGTERM)
 	stays(t, watch)
 	stopFlows(t, flows)
 }
@@ -81,39 +83,39 @@ func TestRestartChangesNothing(t *testing.T) {
 // What changes while an agent is away is caught up with when it starts.
 func TestRestartCatchesUp(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node, comes, goes := f.nodes[0], f.node(t), f.node(t)
-	must(t, goes.Register(ctx))
-	must(t, node.AwaitRoute(ctx, goes.Subnets...))
-	must(t, node.StopAgent(syscall.SIGKILL))
-	must(t, goes.Deregister(ctx))
-	must(t, comes.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.AwaitRoute(ctx, comes.Subnets...))
-	must(t, node.AwaitNoRoute(ctx, goes.Subnets...))
-	must(t, node.WaitReady(ctx))
+	testutil.Must(t, goes.Register(ctx))
+	testutil.Must(t, node.AwaitRoute(ctx, goes.Subnets...))
+	testutil.Must(t, node.StopAgent(syscall.SIGKILL))
+	testutil.Must(t, goes.Deregister(ctx))
+	testutil.Must(t, comes.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.AwaitRoute(ctx, comes.Subnets...))
+	testutil.Must(t, node.AwaitNoRoute(ctx, goes.Subnets...))
+	testutil.Must(t, node.WaitReady(ctx))
 }
 
 // A reboot leaves the CNI folder, which is on disk, and nothing of /run or of the kernel. The old config must not make
 // the node Ready before the agent has run.
 func TestReboot(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{}))
-	must(t, node.WaitReady(ctx))
-	must(t, node.Reboot())
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.Reboot())
 	hasNoConfig(t, node)
 	routes, err := node.Routes(ctx)
-	must(t, err)
+	testutil.Must(t, err)
 	if routes != "" {
 		t.Fatalf("routes outlived a reboot:\n%s", routes)
 	}
-	must(t, node.StartAgent(cluster.AgentOptions{}))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{}))
 	comesAlive(t, node)
 	pod, err := node.AddPod(ctx, "a")
-	must(t, err)
+	testutil.Must(t, err)
 	knownToAll(ctx, t, f, node)
 	reachesUnchanged(ctx, t, pod.Host, f.pods[0].Host)
 }

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,22 +11,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // statusOf runs plainroute status on a node.
-func statusOf(ctx context.Context, t *testing.T, node *cluster.Node, args ...string) cluster.Command {
+func statusOf(ctx context.Context, t *testing.T, node *nodelab.Node, args ...string) nodelab.Command {
 	t.Helper()
 	cmd, err := node.Plainroute(ctx, append([]string{"status", "--run-dir", node.RunDir, "--cni-conf-dir", node.ConfDir}, args...)...)
-	must(t, err)
+	testutil.Must(t, err)
 	return cmd
 }
 
 // viewOf is what plainroute status has as JSON.
-func viewOf(ctx context.Context, t *testing.T, node *cluster.Node) (status.View, int) {
+func viewOf(ctx context.Context, t *testing.T, node *nodelab.Node) (status.View, int) {
 	t.Helper()
 	cmd := statusOf(ctx, t, node, "-o", "json")
 	var view status.View
@@ -36,19 +37,17 @@ func viewOf(ctx context.Context, t *testing.T, node *cluster.Node) (status.View,
 }
 
 // shows asks until the answer is as it should be. What changes from moment to moment has to be seen by one look.
-func shows(ctx context.Context, t *testing.T, node *cluster.Node, what string, is func(status.View, int) bool) status.View {
+func shows(ctx context.Context, t *testing.T, node *nodelab.Node, what string, is func(status.View, int) bool) status.View {
 	t.Helper()
-	for {
-		view, code := viewOf(ctx, t, node)
-		if is(view, code) {
-			return view
+	var view status.View
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
+		var code int
+		if view, code = viewOf(ctx, t, node); !is(view, code) {
+			return fmt.Errorf("%s: still exit code %d and %+v", what, code, view)
 		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatalf("%s: still exit code %d and %+v", what, code, view)
-		}
-	}
+		return nil
+	}))
+	return view
 }
 
 func peerTo(v status.View, subnet netip.Prefix) status.Peer {
@@ -64,16 +63,16 @@ func peerTo(v status.View, subnet netip.Prefix) status.Peer {
 // missing at this moment, and that the rest is fine; and when it is over, when it was last repaired.
 func TestStatusSeesAMissingRoute(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
 	gate, err := f.gate(node)
-	must(t, err)
-	must(t, gate.Open())
+	testutil.Must(t, err)
+	testutil.Must(t, gate.Open())
 	t.Cleanup(gate.Shut)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Kubeconfig: gate.Kubeconfig(), Confined: true}))
-	must(t, node.WaitReady(ctx))
-	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Kubeconfig: gate.Kubeconfig(), Confined: true}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
 	shows(ctx, t, node, "all is well", func(v status.View, code int) bool { return code == 0 && v.OK() && len(v.Peers) >= 6 })
 	gate.Shut()
 	shows(ctx, t, node, "the API server is away", func(v status.View, code int) bool { return code == 1 && v.API.Error != "" && v.Ready })
@@ -83,9 +82,9 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 	// It takes some repairs until it counts as a fight: before, the route is there at one look and away at the next.
 	lost := shows(ctx, t, node, "somebody fights", func(v status.View, code int) bool {
 		fight := func(p problem.Problem) bool { return p.Reason == problem.Contested && p.Node == f.nodes[1].Name }
-		return code == 1 && peerTo(v, subnet).State == status.Lost && slices.ContainsFunc(v.Problems, fight)
+		return code == 1 && peerTo(v, subnet).State == status.Missing && slices.ContainsFunc(v.Problems, fight)
 	})
-	if d := lost.Drift.Differences; len(d) != 1 || d[0].Kind != plan.KindRoute || d[0].Fault != status.Missing || !strings.HasPrefix(d[0].Name, subnet.String()+" via ") {
+	if d := lost.Drift.Differences; len(d) != 1 || d[0].Subnet != subnet || d[0].Reason != problem.Missing || !strings.HasPrefix(d[0].Message, "route "+subnet.String()+" via ") {
 		t.Errorf("the differences are %+v", d)
 	}
 	for _, p := range lost.Peers {
@@ -104,7 +103,7 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 }
 
 // undo deletes a route again and again, until the function that it returns is called.
-func undo(node *cluster.Node, subnet netip.Prefix) (stop func()) {
+func undo(node *nodelab.Node, subnet netip.Prefix) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -126,20 +125,20 @@ func undo(node *cluster.Node, subnet netip.Prefix) (stop func()) {
 // Without an agent status tells what the kernel and the CNI folder hold, and what they don't.
 func TestStatusWithoutAgent(t *testing.T) {
 	f := setup(t)
-	ctx := within(t, limit)
+	ctx := testutil.Within(t, limit)
 	node := f.node(t)
-	must(t, node.Register(ctx))
-	must(t, node.StartAgent(cluster.AgentOptions{Args: []string{"--bridge", "pods0"}}))
-	must(t, node.WaitReady(ctx))
-	must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
-	must(t, node.PauseAgent())
+	testutil.Must(t, node.Register(ctx))
+	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--bridge", "pods0"}}))
+	testutil.Must(t, node.WaitReady(ctx))
+	testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
+	testutil.Must(t, node.PauseAgent())
 	if cmd := statusOf(ctx, t, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
 		t.Errorf("of an agent that hangs it says %d %s", cmd.Code, cmd.Stdout)
 	}
-	must(t, node.SignalAgent(syscall.SIGCONT))
-	must(t, node.StopAgent(syscall.SIGKILL))
+	testutil.Must(t, node.SignalAgent(syscall.SIGCONT))
+	testutil.Must(t, node.StopAgent(syscall.SIGKILL))
 	gone, there := f.nodes[1].Subnets[0], f.nodes[2].Subnets[0]
-	must(t, node.DeleteRoute(gone))
+	testutil.Must(t, node.DeleteRoute(gone))
 	cmd := statusOf(ctx, t, node)
 	for _, want := range []string{
 		"The agent does not answer: ", "No agent runs on this node", "subnets     " + node.Subnets[0].String(), "table       inet plainroute",

@@ -10,16 +10,18 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // With what the chart gives it, an agent tells an Event and counts it up, and does nothing else to Events.
 func TestAgentTellsEvents(t *testing.T) {
 	needed(t)
-	ctx := within(t, time.Minute)
+	ctx := testutil.Within(t, time.Minute)
 	account(ctx, t, namespace, "plainroute")
 	for _, o := range helm(t, `clusterCIDR=["10.244.0.0/16"]`) {
 		if o.GetNamespace() == metav1.NamespaceDefault {
-			must(t, server.apply(ctx, o))
+			testutil.Must(t, server.apply(ctx, o))
 			t.Cleanup(func() { remove(t, o) })
 		}
 	}
@@ -37,11 +39,7 @@ func TestAgentTellsEvents(t *testing.T) {
 			[]byte(`{"series":{"count":2,"lastObservedTime":"2026-01-02T03:04:05.000000Z"}}`), metav1.PatchOptions{})
 		return err
 	}
-	err := create(ctx)
-	for ; apierrors.IsForbidden(err) && ctx.Err() == nil; err = create(ctx) { // rights take a moment
-		time.Sleep(50 * time.Millisecond)
-	}
-	must(t, err)
+	rightsTakeEffect(ctx, t, func() error { return create(ctx) })
 	allow(ctx, t, []attempt{{"count it up", patch}})
 	for _, a := range []attempt{
 		{"read Events", func(ctx context.Context) error {
@@ -60,5 +58,5 @@ func TestAgentTellsEvents(t *testing.T) {
 			t.Errorf("%s: %v; want it forbidden", a.name, err)
 		}
 	}
-	must(t, server.admin.EventsV1().Events("default").Delete(ctx, "own.1", metav1.DeleteOptions{}))
+	testutil.Must(t, server.Client.EventsV1().Events("default").Delete(ctx, "own.1", metav1.DeleteOptions{}))
 }

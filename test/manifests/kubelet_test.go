@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -21,9 +23,9 @@ type kubelet struct{ typedv1.NodeInterface }
 
 func newKubelet(t *testing.T) kubelet {
 	t.Helper()
-	config, err := server.user("system:node:"+claimer, "system:nodes")
-	must(t, err)
-	return kubelet{nodesOf(t, config).CoreV1().Nodes()}
+	user, err := server.User("system:node:"+claimer, "system:nodes")
+	testutil.Must(t, err)
+	return kubelet{nodesOf(t, user.Config()).CoreV1().Nodes()}
 }
 
 func (k kubelet) create(ctx context.Context, node *corev1.Node) error {
@@ -60,12 +62,12 @@ func (k kubelet) claims() []attempt {
 // A kubelet registers and describes itself, and claims no subnet, at no time; who gives subnets still does.
 func TestKubeletClaimsNoSubnet(t *testing.T) {
 	needed(t)
-	ctx := within(t, time.Minute)
-	kubelet, admin := newKubelet(t), server.admin.CoreV1().Nodes()
+	ctx := testutil.Within(t, time.Minute)
+	kubelet, admin := newKubelet(t), server.Client.CoreV1().Nodes()
 	t.Cleanup(func() { _ = admin.Delete(context.Background(), claimer, metav1.DeleteOptions{}) })
 	create := func(ctx context.Context) error { return kubelet.create(ctx, claiming(claimer, "10.244.9.0/24")) }
-	must(t, create(ctx)) // this is what it is about
-	must(t, admin.Delete(ctx, claimer, metav1.DeleteOptions{}))
+	testutil.Must(t, create(ctx)) // this is what it is about
+	testutil.Must(t, admin.Delete(ctx, claimer, metav1.DeleteOptions{}))
 
 	enforce(t, func(ctx context.Context) error {
 		if err := create(ctx); err != nil {
@@ -81,7 +83,7 @@ func TestKubeletClaimsNoSubnet(t *testing.T) {
 			return kubelet.create(ctx, node)
 		}},
 	})
-	must(t, kubelet.create(ctx, newNode(claimer)))
+	testutil.Must(t, kubelet.create(ctx, newNode(claimer)))
 	attack(ctx, t, kubelet.claims())
 	allow(ctx, t, []attempt{
 		{"label itself", kubelet.patch(types.StrategicMergePatchType, `{"metadata":{"labels":{"kubernetes.io/arch":"amd64"}}}`)},

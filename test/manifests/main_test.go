@@ -5,19 +5,20 @@ package manifests
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/test/apiserver"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // namespace is where both install to.
@@ -27,38 +28,31 @@ var (
 	root = filepath.Join("..", "..")
 	// namespaceFile is what an install by Helm begins with.
 	namespaceFile = filepath.Join(root, "charts", "plainroute", "namespace.yaml")
-	// skipReason tells why nothing can be tested here.
-	skipReason string
-	server     *apiServer
+	// missing is why nothing can be tested here.
+	missing error
+	server  *apiServer
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		assets = filepath.Join(root, "bin", "k8s")
+	if missing = errors.Join(apiserver.Check(), testutil.Present(tool("helm"), tool("kustomize"))); missing != nil {
+		return m.Run()
 	}
-	for _, path := range []string{filepath.Join(assets, "etcd"), filepath.Join(assets, "kube-apiserver"), tool("helm"), tool("kustomize")} {
-		if _, err := os.Stat(path); err != nil {
-			skipReason = fmt.Sprintf("%v; `hack/binaries.sh k8s helm kustomize` makes it", err)
-			return m.Run()
-		}
-	}
-	s, err := startServer(assets)
+	s, err := startServer()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "manifests:", err)
 		return 1
 	}
-	defer s.stop()
+	defer s.Stop()
 	server = s
 	return m.Run()
 }
 
 func needed(t *testing.T) {
 	t.Helper()
-	if skipReason != "" {
-		t.Skip(skipReason)
+	if missing != nil {
+		t.Skipf("%v; `hack/binaries.sh k8s helm kustomize` makes it", missing)
 	}
 }
 
@@ -78,17 +72,11 @@ plugins:
 
 // apiServer is a real one, with the authorizers and the admission of a real cluster that is strict about pods.
 type apiServer struct {
-	plane   *envtest.ControlPlane
-	config  *rest.Config
-	admin   *kubernetes.Clientset
+	*apiserver.ControlPlane
 	dynamic *dynamic.DynamicClient
 }
 
-func startServer(assets string) (*apiServer, error) {
-	s := &apiServer{plane: &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
-	}}
+func startServer() (*apiServer, error) {
 	dir, err := os.MkdirTemp("", "manifests")
 	if err != nil {
 		return nil, err
@@ -98,36 +86,26 @@ func startServer(assets string) (*apiServer, error) {
 	if err := os.WriteFile(admission, []byte(restricted), 0o600); err != nil {
 		return nil, err
 	}
-	s.plane.APIServer.Configure().Set("authorization-mode", "Node,RBAC").Append("enable-admission-plugins", "NodeRestriction").
-		Set("admission-control-config-file", admission)
-	if err := s.plane.Start(); err != nil {
+	s := &apiServer{}
+	s.ControlPlane, err = apiserver.StartControlPlane(apiserver.Options{
+		RestrictNodes: true, Flags: map[string]string{"admission-control-config-file": admission},
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := s.prepare(); err != nil {
-		s.stop()
+		s.Stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *apiServer) stop() {
-	if err := s.plane.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
-	}
-}
-
 func (s *apiServer) prepare() error {
 	var err error
-	if s.config, err = s.user("admin", "system:masters"); err != nil {
+	if s.dynamic, err = dynamic.NewForConfig(s.Config); err != nil {
 		return err
 	}
-	if s.admin, err = kubernetes.NewForConfig(s.config); err != nil {
-		return err
-	}
-	if s.dynamic, err = dynamic.NewForConfig(s.config); err != nil {
-		return err
-	}
-	if _, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{Paths: []string{"testdata/operator_crds.yaml"}}); err != nil {
+	if _, err = envtest.InstallCRDs(s.Config, envtest.CRDInstallOptions{Paths: []string{"testdata/operator_crds.yaml"}}); err != nil {
 		return err
 	}
 	content, err := os.ReadFile(namespaceFile)
@@ -138,30 +116,6 @@ func (s *apiServer) prepare() error {
 	if err := yaml.UnmarshalStrict(content, &made); err != nil {
 		return err
 	}
-	_, err = s.admin.CoreV1().Namespaces().Create(context.Background(), &made, metav1.CreateOptions{})
+	_, err = s.Client.CoreV1().Namespaces().Create(context.Background(), &made, metav1.CreateOptions{})
 	return err
-}
-
-func (s *apiServer) user(name string, groups ...string) (*rest.Config, error) {
-	user, err := s.plane.AddUser(envtest.User{Name: name, Groups: groups}, nil)
-	if err != nil {
-		return nil, err
-	}
-	config := user.Config()
-	config.QPS = -1
-	return config, nil
-}
-
-func within(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // relabeling is a rule of Prometheus for series (relabel_config).
@@ -32,7 +34,7 @@ func keep(t *testing.T, rules []relabeling, series map[string]string) bool {
 			values = append(values, series[label])
 		}
 		matches, err := regexp.MatchString("^(?:"+rule.Regex+")$", strings.Join(values, ";"))
-		must(t, err)
+		testutil.Must(t, err)
 		if matches != (rule.Action == "keep") {
 			return false
 		}
@@ -46,12 +48,12 @@ func TestPodMonitorKeepsWhatIsUsed(t *testing.T) {
 	rendered := command(t, tool("helm"), "template", "x", filepath.Join(root, "charts", "plainroute"), "--show-only=templates/pod_monitor.yaml",
 		"--set=acceptAnyPodCIDR=true,metrics.enabled=true,podMonitor.enabled=true")
 	var monitor podMonitor
-	must(t, yaml.Unmarshal(rendered, &monitor))
+	testutil.Must(t, yaml.Unmarshal(rendered, &monitor))
 	rules := monitor.Spec.Endpoints[0].MetricRelabelings
 	used := map[string]bool{}
 	for _, file := range []string{"alerts.yaml", "dashboards/plainroute.json"} {
 		content, err := os.ReadFile(filepath.Join(root, "charts", "plainroute", file))
-		must(t, err)
+		testutil.Must(t, err)
 		for _, name := range regexp.MustCompile(`\b(plainroute|process)_[a-z_]+`).FindAllString(string(content), -1) {
 			used[name] = true
 		}
@@ -106,10 +108,10 @@ func TestPodMonitorFindsAgents(t *testing.T) {
 				switch o.GetKind() {
 				case "PodMonitor":
 					content, err := json.Marshal(o.Object)
-					must(t, err)
-					must(t, json.Unmarshal(content, &monitor))
+					testutil.Must(t, err)
+					testutil.Must(t, json.Unmarshal(content, &monitor))
 				case "DaemonSet":
-					must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &agents))
+					testutil.Must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &agents))
 				}
 			}
 			checkMonitor(t, monitor, agents)

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // nameOverride stands in for the chart's name, and fullnameOverride for the objects', as in the chart that `helm create` makes.
@@ -56,7 +58,7 @@ func TestNames(t *testing.T) {
 func TestLabels(t *testing.T) {
 	needed(t)
 	agents, err := labels.Parse("app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent")
-	must(t, err)
+	testutil.Must(t, err)
 	for name, all := range map[string][]*unstructured.Unstructured{
 		"Helm":      helm(t, append(everything, `nameOverride="routes"`, `fullnameOverride="pods"`)...),
 		"kustomize": kustomize(t, choice{resources: []string{"default", "prometheus"}, components: []string{"node-condition", "startup-taint", "metrics"}}),
@@ -94,28 +96,28 @@ func TestLint(t *testing.T) {
 func TestVersionOfABuild(t *testing.T) {
 	needed(t)
 	dir := t.TempDir()
-	must(t, os.CopyFS(dir, os.DirFS(filepath.Join(root, "charts", "plainroute"))))
+	testutil.Must(t, os.CopyFS(dir, os.DirFS(filepath.Join(root, "charts", "plainroute"))))
 	path := filepath.Join(dir, "Chart.yaml")
 	content, err := os.ReadFile(path)
-	must(t, err)
+	testutil.Must(t, err)
 	content = regexp.MustCompile(`(?m)^(version|appVersion): .*`).ReplaceAll(content, []byte("$1: 1.2.3-rc.1+build.5"))
-	must(t, os.WriteFile(path, content, 0o600))
+	testutil.Must(t, os.WriteFile(path, content, 0o600))
 	all := objects(t, command(t, tool("helm"), "template", "plainroute", dir, "--namespace="+namespace, "--set=acceptAnyPodCIDR=true"))
 	for _, o := range all {
 		if chart := o.GetLabels()["helm.sh/chart"]; chart != "plainroute-1.2.3-rc.1_build.5" {
 			t.Errorf("%s %s: helm.sh/chart is %q", o.GetKind(), o.GetName(), chart)
 		}
 	}
-	server.takes(within(t, time.Minute), t, all)
+	server.takes(testutil.Within(t, time.Minute), t, all)
 }
 
 // The chart, the image that it runs, the image that `make image` makes, and the changelog are of one version.
 func TestVersion(t *testing.T) {
 	needed(t)
 	content, err := os.ReadFile(filepath.Join(root, "charts", "plainroute", "Chart.yaml"))
-	must(t, err)
+	testutil.Must(t, err)
 	var chart struct{ Version, AppVersion string }
-	must(t, yaml.Unmarshal(content, &chart))
+	testutil.Must(t, yaml.Unmarshal(content, &chart))
 	image := "localhost/plainroute:" + chart.AppVersion
 	for _, all := range [][]*unstructured.Unstructured{
 		helm(t, `clusterCIDR=["10.244.0.0/16"]`), kustomize(t, choice{resources: []string{"default"}}), kustomize(t, choice{resources: []string{"uninstall"}}),
@@ -127,12 +129,12 @@ func TestVersion(t *testing.T) {
 		}
 	}
 	made, err := exec.CommandContext(t.Context(), "make", "-C", root, "--no-print-directory", "--eval=print:;@echo $(IMAGE)", "print").Output()
-	must(t, err)
+	testutil.Must(t, err)
 	if got := strings.TrimSpace(string(made)); got != image {
 		t.Errorf("`make image` makes %s; want %s", got, image)
 	}
 	changes, err := os.ReadFile(filepath.Join(root, "CHANGELOG.md"))
-	must(t, err)
+	testutil.Must(t, err)
 	if chart.Version != chart.AppVersion || !strings.Contains(string(changes), "\n## ["+chart.Version+"] - ") {
 		t.Errorf("the chart is %s of %s; the changelog has to have that version", chart.Version, chart.AppVersion)
 	}

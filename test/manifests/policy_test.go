@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,13 +15,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // nodesOf is a client of an identity's.
 func nodesOf(t *testing.T, config *rest.Config) kubernetes.Interface {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	testutil.Must(t, err)
 	return client
 }
 
@@ -28,7 +31,7 @@ func nodesOf(t *testing.T, config *rest.Config) kubernetes.Interface {
 // them: it takes a policy up with a delay. Everything is taken away with the test.
 func enforce(t *testing.T, denied func(context.Context) error, values ...string) {
 	t.Helper()
-	ctx := within(t, time.Minute)
+	ctx := testutil.Within(t, time.Minute)
 	for _, o := range helm(t, append([]string{`clusterCIDR=["10.244.0.0/16"]`}, values...)...) {
 		switch o.GetKind() {
 		case "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole", "ClusterRoleBinding", "ServiceAccount":
@@ -38,21 +41,20 @@ func enforce(t *testing.T, denied func(context.Context) error, values ...string)
 		if o.GetAnnotations()["helm.sh/hook"] != "" {
 			continue
 		}
-		must(t, server.apply(ctx, o))
+		testutil.Must(t, server.apply(ctx, o))
 		t.Cleanup(func() { remove(t, o) })
 	}
-	for !forbidden(denied(ctx)) {
-		select {
-		case <-ctx.Done():
-			t.Fatal("the policy does not deny what it is there to deny")
-		case <-time.After(100 * time.Millisecond):
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
+		if err := denied(ctx); !forbidden(err) {
+			return fmt.Errorf("the policy does not deny what it is there to deny: %w", err)
 		}
-	}
+		return nil
+	}))
 }
 
 func remove(t *testing.T, o *unstructured.Unstructured) {
 	resource, err := server.resource(o)
-	must(t, err)
+	testutil.Must(t, err)
 	if err := resource.Delete(context.Background(), o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		t.Error(err)
 	}
@@ -105,25 +107,25 @@ func agentOf(ctx context.Context, t *testing.T, node string) kubernetes.Interfac
 	object.Spec.Taints = []corev1.Taint{
 		{Key: "plainroute/starting", Effect: corev1.TaintEffectNoSchedule}, {Key: "dedicated", Value: "db", Effect: corev1.TaintEffectNoExecute},
 	}
-	created, err := server.admin.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
-	must(t, err)
+	created, err := server.Client.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
+	testutil.Must(t, err)
 	t.Cleanup(func() {
-		must(t, server.admin.CoreV1().Nodes().Delete(context.Background(), node, metav1.DeleteOptions{}))
+		testutil.Must(t, server.Client.CoreV1().Nodes().Delete(context.Background(), node, metav1.DeleteOptions{}))
 	})
 	created.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}}
 	created.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.1.7"}}
-	_, err = server.admin.CoreV1().Nodes().UpdateStatus(ctx, created, metav1.UpdateOptions{})
-	must(t, err)
-	pods, immediately := server.admin.CoreV1().Pods(namespace), int64(0)
+	_, err = server.Client.CoreV1().Nodes().UpdateStatus(ctx, created, metav1.UpdateOptions{})
+	testutil.Must(t, err)
+	pods, immediately := server.Client.CoreV1().Pods(namespace), int64(0)
 	pod, err := pods.Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "agent-on-" + node},
 		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: "plainroute", Containers: []corev1.Container{
 			{Name: "agent", Image: "localhost/plainroute:0.1.0"},
 		}},
 	}, metav1.CreateOptions{})
-	must(t, err)
+	testutil.Must(t, err)
 	t.Cleanup(func() {
-		must(t, pods.Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &immediately}))
+		testutil.Must(t, pods.Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &immediately}))
 	})
 	return clientOf(ctx, t, namespace, "plainroute", &authenticationv1.BoundObjectReference{
 		Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID,
@@ -133,10 +135,10 @@ func agentOf(ctx context.Context, t *testing.T, node string) kubernetes.Interfac
 // clientOf is a client with a token of a service account's, bound to an object or to none.
 func clientOf(ctx context.Context, t *testing.T, namespace, account string, bound *authenticationv1.BoundObjectReference) kubernetes.Interface {
 	t.Helper()
-	token, err := server.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account,
+	token, err := server.Client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}, metav1.CreateOptions{})
-	must(t, err)
-	config := rest.AnonymousClientConfig(server.config)
+	testutil.Must(t, err)
+	config := rest.AnonymousClientConfig(server.Config)
 	config.BearerToken = token.Status.Token
 	config.QPS = -1
 	return nodesOf(t, config)
@@ -145,7 +147,7 @@ func clientOf(ctx context.Context, t *testing.T, namespace, account string, boun
 // An agent that may patch the status of Nodes changes one condition of one Node.
 func TestAgentChangesOneConditionOnly(t *testing.T) {
 	needed(t)
-	ctx := within(t, 2*time.Minute)
+	ctx := testutil.Within(t, 2*time.Minute)
 	account(ctx, t, namespace, "plainroute")
 	agent := agentOf(ctx, t, "own").CoreV1().Nodes()
 	agentOf(ctx, t, "other")
@@ -194,7 +196,7 @@ func TestAgentChangesOneConditionOnly(t *testing.T) {
 // An agent that may patch Nodes takes one taint off one Node.
 func TestAgentTakesOneTaintOnly(t *testing.T) {
 	needed(t)
-	ctx := within(t, 2*time.Minute)
+	ctx := testutil.Within(t, 2*time.Minute)
 	account(ctx, t, namespace, "plainroute")
 	agent := agentOf(ctx, t, "own").CoreV1().Nodes()
 	agentOf(ctx, t, "other")
@@ -229,34 +231,44 @@ func TestAgentTakesOneTaintOnly(t *testing.T) {
 // A right without its policy is what the policy is for: an attack that nothing stops must be an attack.
 func TestAttacksWorkWithoutPolicy(t *testing.T) {
 	needed(t)
-	ctx := within(t, time.Minute)
+	ctx := testutil.Within(t, time.Minute)
 	account(ctx, t, namespace, "plainroute")
 	agent := agentOf(ctx, t, "own").CoreV1().Nodes()
 	for _, o := range helm(t, `clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true") {
 		if strings.HasSuffix(o.GetName(), "node-condition") && strings.HasPrefix(o.GetKind(), "ClusterRole") {
-			must(t, server.apply(ctx, o))
+			testutil.Must(t, server.apply(ctx, o))
 			t.Cleanup(func() { remove(t, o) })
 		}
 	}
-	for { // RBAC is taken up with a delay
-		node, err := agent.Patch(ctx, "own", types.StrategicMergePatchType,
+	var node *corev1.Node
+	rightsTakeEffect(ctx, t, func() (err error) {
+		node, err = agent.Patch(ctx, "own", types.StrategicMergePatchType,
 			[]byte(`{"metadata":{"labels":{"evil":"yes"}},"status":{"capacity":{"example.com/gpu":"8"}}}`), metav1.PatchOptions{}, "status")
-		if err == nil {
-			if node.Labels["evil"] != "yes" || len(node.Status.Capacity) == 0 {
-				t.Errorf("a status patch set labels %v and capacity %v; want both set", node.Labels, node.Status.Capacity)
-			}
-			return
-		}
-		if !apierrors.IsForbidden(err) || ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(50 * time.Millisecond)
+		return err
+	})
+	if node.Labels["evil"] != "yes" || len(node.Status.Capacity) == 0 {
+		t.Errorf("a status patch set labels %v and capacity %v; want both set", node.Labels, node.Status.Capacity)
 	}
+}
+
+// rightsTakeEffect repeats a request for as long as it is forbidden: RBAC takes new rights up with a delay.
+func rightsTakeEffect(ctx context.Context, t *testing.T, request func() error) {
+	t.Helper()
+	var other error
+	testutil.Must(t, testutil.Poll(ctx, 50*time.Millisecond, func() error {
+		err := request()
+		if apierrors.IsForbidden(err) {
+			return err
+		}
+		other = err
+		return nil
+	}))
+	testutil.Must(t, other)
 }
 
 func account(ctx context.Context, t *testing.T, namespace, name string) {
 	t.Helper()
-	accounts := server.admin.CoreV1().ServiceAccounts(namespace)
+	accounts := server.Client.CoreV1().ServiceAccounts(namespace)
 	_, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)

@@ -9,17 +9,19 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // The chart's README has each value that there is, and none that there isn't.
 func TestReadmeHasAllValues(t *testing.T) {
 	chart := filepath.Join(root, "charts", "plainroute")
 	content, err := os.ReadFile(filepath.Join(chart, "values.yaml"))
-	must(t, err)
+	testutil.Must(t, err)
 	var values map[string]any
-	must(t, yaml.Unmarshal(content, &values))
+	testutil.Must(t, yaml.Unmarshal(content, &values))
 	readme, err := os.ReadFile(filepath.Join(chart, "README.md"))
-	must(t, err)
+	testutil.Must(t, err)
 	told := map[string]bool{}
 	for line := range strings.Lines(string(readme)) {
 		cells := strings.Split(line, "|")

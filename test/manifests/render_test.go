@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // choice is one way to install, told to both.
@@ -116,7 +118,7 @@ func sortEnvironment(t *testing.T, o *unstructured.Unstructured) {
 	t.Helper()
 	path := []string{"spec", "template", "spec", "containers"}
 	containers, there, err := unstructured.NestedSlice(o.Object, path...)
-	must(t, err)
+	testutil.Must(t, err)
 	if !there {
 		return
 	}
@@ -126,7 +128,7 @@ func sortEnvironment(t *testing.T, o *unstructured.Unstructured) {
 			slices.SortFunc(env, func(a, b any) int { return strings.Compare(variable(a), variable(b)) })
 		}
 	}
-	must(t, unstructured.SetNestedSlice(o.Object, containers, path...))
+	testutil.Must(t, unstructured.SetNestedSlice(o.Object, containers, path...))
 }
 
 func variable(entry any) string { return fmt.Sprint(entry.(map[string]any)["name"]) }
@@ -146,9 +148,9 @@ func kustomize(t *testing.T, c choice) []*unstructured.Unstructured {
 	t.Helper()
 	dir := t.TempDir()
 	config, err := filepath.Abs(filepath.Join(root, "config"))
-	must(t, err)
+	testutil.Must(t, err)
 	relative, err := filepath.Rel(dir, config)
-	must(t, err)
+	testutil.Must(t, err)
 	overlay := map[string]any{"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 	overlay["resources"] = below(relative, c.resources)
 	var components []string
@@ -164,8 +166,8 @@ func kustomize(t *testing.T, c choice) []*unstructured.Unstructured {
 		overlay["patches"] = []any{patch(t, env)}
 	}
 	content, err := json.Marshal(overlay)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), content, 0o600))
+	testutil.Must(t, err)
+	testutil.Must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), content, 0o600))
 	return objects(t, command(t, tool("kustomize"), "build", dir))
 }
 
@@ -184,7 +186,7 @@ func patch(t *testing.T, env []any) map[string]any {
 		"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": settings{"name": "plainroute"},
 		"spec": settings{"template": settings{"spec": settings{"containers": []any{settings{"name": "agent", "env": env}}}}},
 	})
-	must(t, err)
+	testutil.Must(t, err)
 	return settings{"patch": string(content), "target": settings{"kind": "DaemonSet", "name": "plainroute"}}
 }
 
@@ -209,7 +211,7 @@ func objects(t *testing.T, content []byte) []*unstructured.Unstructured {
 		if errors.Is(err, io.EOF) {
 			return all
 		}
-		must(t, err)
+		testutil.Must(t, err)
 		if len(o.Object) > 0 {
 			all = append(all, o)
 		}

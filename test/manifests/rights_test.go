@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // What each may do in the cluster is what docs/security.md says, and grows only with what is asked for.
@@ -85,7 +87,7 @@ func rightsOf(t *testing.T, all []*unstructured.Unstructured, account string) []
 func as[T any](t *testing.T, o *unstructured.Unstructured) *T {
 	t.Helper()
 	object := new(T)
-	must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, object))
+	testutil.Must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, object))
 	return object
 }
 
@@ -223,11 +225,11 @@ func TestInstallCNIHasNoToken(t *testing.T) {
 // cluster do not admit the agents, and the pod of `helm test` is admitted anywhere.
 func TestPodSecurity(t *testing.T) {
 	needed(t)
-	ctx := within(t, time.Minute)
+	ctx := testutil.Within(t, time.Minute)
 	all := pods(t, helm(t, `clusterCIDR=["10.244.0.0/16"]`))
 	labels := kustomize(t, choice{resources: []string{"namespace"}})[0].GetLabels()
-	made, err := server.admin.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
-	must(t, err)
+	made, err := server.Client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	testutil.Must(t, err)
 	delete(made.Labels, "kubernetes.io/metadata.name")
 	if diff := cmp.Diff(labels, made.Labels); diff != "" {
 		t.Errorf("labels of the namespace of config/namespace (-) and of the chart's (+):\n%s", diff)
@@ -242,10 +244,10 @@ func TestPodSecurity(t *testing.T) {
 		{"baseline", map[string]string{"pod-security.kubernetes.io/enforce": "baseline"}, []string{"Pod plainroute-test"}},
 		{"restricted", map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}, []string{"Pod plainroute-test"}},
 	} {
-		_, err := server.admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		_, err := server.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 			Name: test.level, Labels: test.labels,
 		}}, metav1.CreateOptions{})
-		must(t, err)
+		testutil.Must(t, err)
 		var admitted []string
 		for name, template := range all {
 			if err := admits(ctx, test.level, template); err == nil {
@@ -264,6 +266,6 @@ func TestPodSecurity(t *testing.T) {
 func admits(ctx context.Context, namespace string, template corev1.PodTemplateSpec) error {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "try", Labels: template.Labels}, Spec: template.Spec}
 	pod.Spec.ServiceAccountName = "any" // of which a projected token must be
-	_, err := server.admin.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	_, err := server.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	return err
 }

@@ -10,6 +10,8 @@ import (
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // everything turns on all that is off by default.
@@ -22,7 +24,7 @@ var everything = []string{
 // A real API server takes every object, knows every field, and has no doubts about any expression of a policy.
 func TestServerTakesAll(t *testing.T) {
 	needed(t)
-	ctx := within(t, time.Minute)
+	ctx := testutil.Within(t, time.Minute)
 	for name, all := range map[string][]*unstructured.Unstructured{
 		"Helm, default":      helm(t, `clusterCIDR=["10.244.0.0/16"]`),
 		"Helm, everything":   helm(t, everything...),
@@ -60,7 +62,7 @@ func (s *apiServer) apply(ctx context.Context, o *unstructured.Unstructured, dry
 }
 
 func (s *apiServer) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.admin.Discovery()))
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.Client.Discovery()))
 	mapping, err := mapper.RESTMapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
 	if err != nil {
 		return nil, err

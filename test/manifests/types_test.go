@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,22 +10,23 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What the types of Nodes say of an expression is found out by a controller, not by the API server, and told in the
-// policy's status only: a misspelled field is else noticed when somebody's request is refused for it.
+// A controller, not the API server, checks the types in an expression, and reports errors in the policy's status only:
+// without this test a misspelled field would show when the policy denies a request because of it.
 func TestExpressionsFitTypes(t *testing.T) {
 	needed(t)
 	manager := filepath.Join(root, "bin", "e2e", "kube-controller-manager")
 	if _, err := os.Stat(manager); err != nil {
 		t.Skipf("%v; `hack/binaries.sh kubelets` makes it", err)
 	}
-	ctx := within(t, 2*time.Minute)
+	ctx := testutil.Within(t, 2*time.Minute)
 	waiting := map[string]bool{}
 	for _, o := range helm(t, everything...) {
 		if o.GetKind() == "ValidatingAdmissionPolicy" {
-			must(t, server.apply(ctx, o))
+			testutil.Must(t, server.apply(ctx, o))
 			t.Cleanup(func() { remove(t, o) })
 			waiting[o.GetName()] = true
 		}
@@ -33,9 +35,9 @@ func TestExpressionsFitTypes(t *testing.T) {
 		t.Fatalf("there are policies %v; want three", waiting)
 	}
 	startManager(t, manager)
-	for len(waiting) > 0 {
-		policies, err := server.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies().List(ctx, metav1.ListOptions{})
-		must(t, err)
+	testutil.Must(t, testutil.Poll(ctx, 100*time.Millisecond, func() error {
+		policies, err := server.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().List(ctx, metav1.ListOptions{})
+		testutil.Must(t, err)
 		for _, policy := range policies.Items {
 			if !waiting[policy.Name] || policy.Status.TypeChecking == nil {
 				continue
@@ -45,23 +47,24 @@ func TestExpressionsFitTypes(t *testing.T) {
 				t.Errorf("policy %s, %s: %s", policy.Name, warning.FieldRef, warning.Warning)
 			}
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		if len(waiting) > 0 {
+			return fmt.Errorf("the types of policies %v are not checked yet", waiting)
+		}
+		return nil
+	}))
 }
 
 // startManager runs the one controller that looks at policies.
 func startManager(t *testing.T, path string) {
 	t.Helper()
-	user, err := server.plane.AddUser(envtest.User{Name: "manager", Groups: []string{"system:masters"}}, nil)
-	must(t, err)
-	content, err := user.KubeConfig()
-	must(t, err)
+	content, err := server.Admin().KubeConfig()
+	testutil.Must(t, err)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, os.WriteFile(kubeconfig, content, 0o600))
+	testutil.Must(t, os.WriteFile(kubeconfig, content, 0o600))
 	cmd := exec.CommandContext(t.Context(), path, "--kubeconfig="+kubeconfig, "--leader-elect=false",
 		"--secure-port=0", "--controllers=validatingadmissionpolicy-status-controller")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
-	must(t, cmd.Start())
+	testutil.Must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Wait() })
 }

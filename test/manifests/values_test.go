@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // others has for each value one that is not the default, as JSON.
@@ -110,11 +112,11 @@ var with = map[string][]string{
 // Each value does something, and a real API server takes what comes of it.
 func TestEachValueDoesSomething(t *testing.T) {
 	needed(t)
-	ctx := within(t, 2*time.Minute)
+	ctx := testutil.Within(t, 2*time.Minute)
 	content, err := os.ReadFile(filepath.Join(root, "charts", "plainroute", "values.yaml"))
-	must(t, err)
+	testutil.Must(t, err)
 	var values map[string]any
-	must(t, yaml.Unmarshal(content, &values))
+	testutil.Must(t, yaml.Unmarshal(content, &values))
 	if diff := cmp.Diff(names(values), slices.Sorted(maps.Keys(others))); diff != "" {
 		t.Errorf("values of the chart (-) and values tried here (+):\n%s", diff)
 	}
@@ -149,7 +151,7 @@ func difference(before, after []*unstructured.Unstructured) []*unstructured.Unst
 // All at once are taken too.
 func TestAllValuesAtOnce(t *testing.T) {
 	needed(t)
-	server.takes(within(t, time.Minute), t, helm(t, allValues()...))
+	server.takes(testutil.Within(t, time.Minute), t, helm(t, allValues()...))
 }
 
 // allValues are others, but those that take others away.
@@ -176,7 +178,7 @@ func (s *apiServer) takes(ctx context.Context, t *testing.T, all []*unstructured
 // answer, where Helm would wait for it in vain.
 func TestUninstallAvoidsDeadNodes(t *testing.T) {
 	needed(t)
-	ctx := within(t, time.Minute)
+	ctx := testutil.Within(t, time.Minute)
 	for name, all := range map[string][]*unstructured.Unstructured{
 		"Helm":      helm(t, `clusterCIDR=["10.244.0.0/16"]`, `startupTaint="plainroute/starting"`),
 		"kustomize": kustomize(t, choice{resources: []string{"uninstall"}}),
@@ -185,8 +187,8 @@ func TestUninstallAvoidsDeadNodes(t *testing.T) {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "job"}, Spec: template.Spec}
 		pod.Spec.ServiceAccountName = ""
 		// What is admitted has the tolerations that the API server adds.
-		pod, err := server.admin.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		must(t, err)
+		pod, err := server.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		testutil.Must(t, err)
 		for taint, want := range map[corev1.Taint]bool{
 			{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}:           true,
 			{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoExecute}:            true,

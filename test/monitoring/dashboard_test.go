@@ -3,6 +3,8 @@ package monitoring
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 type panel struct {
@@ -24,7 +26,7 @@ func TestDashboardIsWhole(t *testing.T) {
 		UID, Title string
 		Panels     []panel
 	}
-	must(t, json.Unmarshal(read(t, "charts", "plainroute", "dashboards", "plainroute.json"), &board))
+	testutil.Must(t, json.Unmarshal(read(t, "charts", "plainroute", "dashboards", "plainroute.json"), &board))
 	if board.UID == "" || board.Title == "" {
 		t.Error("it has no uid or no title")
 	}

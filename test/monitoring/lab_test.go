@@ -18,17 +18,22 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // limit is what all may take on a machine under load.
 const limit = 2 * time.Minute
 
+// askInterval is how often Prometheus is asked for what it hasn't scraped yet.
+const askInterval = 500 * time.Millisecond
+
 // scrapeInterval is short, so that there are rates soon.
 const scrapeInterval = "1s"
 
 // start makes the one cluster of this process; each lab has nodes of its own, also when a test runs again (-count).
-var start = sync.OnceValues(func() (*cluster.Cluster, error) { return cluster.Start(context.Background(), configuration()) })
+var start = sync.OnceValues(func() (*nodelab.Cluster, error) { return nodelab.Start(context.Background(), nodelab.DefaultConfig()) })
 
 // last is the number of the node made last.
 var last int
@@ -37,8 +42,8 @@ var last int
 type lab struct {
 	t       *testing.T
 	ctx     context.Context
-	cluster *cluster.Cluster
-	nodes   []*cluster.Node
+	cluster *nodelab.Cluster
+	nodes   []*nodelab.Node
 	// at is where Prometheus listens, on the loopback of the sandbox.
 	at string
 }
@@ -46,19 +51,17 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	prometheus := tool(t, "prometheus")
-	if skipReason != "" {
-		t.Skip(skipReason)
-	}
+	testutil.NeedSandbox(t)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	c, err := start()
-	must(t, err)
+	testutil.Must(t, err)
 	l := &lab{t: t, ctx: ctx, cluster: c, at: "127.0.0.1:9090"}
 	for range 3 {
 		l.addAgent()
 	}
 	for _, node := range l.nodes {
-		must(t, node.WaitReady(ctx))
+		testutil.Must(t, node.WaitReady(ctx))
 	}
 	l.startPrometheus(prometheus)
 	l.scraped()
@@ -66,13 +69,13 @@ func newLab(t *testing.T) *lab {
 }
 
 // addNode adds a Node without an agent, until the test ends.
-func (l *lab) addNode() *cluster.Node {
+func (l *lab) addNode() *nodelab.Node {
 	l.t.Helper()
 	last++
 	node, err := l.cluster.NewNode(last)
-	must(l.t, err)
-	l.t.Cleanup(func() { must(l.t, node.Retire(context.Background())) })
-	must(l.t, node.Register(l.ctx))
+	testutil.Must(l.t, err)
+	l.t.Cleanup(func() { testutil.Must(l.t, node.Retire(context.Background())) })
+	testutil.Must(l.t, node.Register(l.ctx))
 	return node
 }
 
@@ -80,11 +83,11 @@ func (l *lab) addNode() *cluster.Node {
 func (l *lab) addAgent() {
 	l.t.Helper()
 	node := l.addNode()
-	must(l.t, node.StartAgent(cluster.AgentOptions{Args: []string{"--metrics-listen", metricsOf(node)}}))
+	testutil.Must(l.t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--metrics-listen", metricsOf(node)}}))
 	l.nodes = append(l.nodes, node)
 }
 
-func metricsOf(n *cluster.Node) string { return netip.AddrPortFrom(n.V4, 9473).String() }
+func metricsOf(n *nodelab.Node) string { return netip.AddrPortFrom(n.V4, 9473).String() }
 
 // startPrometheus runs one that has the alerts, and scrapes the agents with the labels that the PodMonitor gives. It ends
 // with the test, or with the sandbox.
@@ -92,7 +95,7 @@ func (l *lab) startPrometheus(binary string) {
 	l.t.Helper()
 	dir := l.t.TempDir()
 	rules, err := filepath.Abs(path("charts", "plainroute", "alerts.yaml"))
-	must(l.t, err)
+	testutil.Must(l.t, err)
 	var targets []any
 	for _, node := range l.nodes {
 		targets = append(targets, map[string]any{
@@ -104,13 +107,13 @@ func (l *lab) startPrometheus(binary string) {
 		"rule_files":     []string{rules},
 		"scrape_configs": []any{map[string]any{"job_name": "plainroute", "static_configs": targets}},
 	})
-	must(l.t, err)
+	testutil.Must(l.t, err)
 	file := filepath.Join(dir, "prometheus.yaml")
-	must(l.t, os.WriteFile(file, config, 0o600))
+	testutil.Must(l.t, os.WriteFile(file, config, 0o600))
 	var log bytes.Buffer
 	cmd := exec.CommandContext(context.Background(), binary, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+l.at)
 	cmd.Stdout, cmd.Stderr = &log, &log
-	must(l.t, cmd.Start())
+	testutil.Must(l.t, cmd.Start())
 	l.t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended already
 		_ = cmd.Wait()
@@ -123,25 +126,20 @@ func (l *lab) startPrometheus(binary string) {
 // scraped waits until there is a first sample of each agent, for a rate is of what comes after it.
 func (l *lab) scraped() {
 	l.t.Helper()
-	for _, err := range l.eventually(limit/4, func() []error {
-		if err := l.query(fmt.Sprintf("count(up == 1) == %d", len(l.nodes))); err != nil {
-			return []error{err}
-		}
-		return nil
-	}) {
-		l.t.Fatal(err)
-	}
+	testutil.AwaitWithin(l.t, limit/4, askInterval, func() error {
+		return l.query(fmt.Sprintf("count(up == 1) == %d", len(l.nodes)))
+	})
 }
 
 // happen makes something of all that is drawn happen: a Node joins, one is refused, somebody takes a route away.
 func (l *lab) happen() {
 	l.t.Helper()
 	l.addNode()
-	bad := cluster.Forgery{Name: "bad", PodCIDRs: []string{"127.0.0.0/24"}, Addresses: []string{"192.168.1.200"}}
-	must(l.t, l.cluster.Forge(l.ctx, bad))
-	l.t.Cleanup(func() { must(l.t, l.cluster.Unforge(context.Background(), bad)) })
-	must(l.t, l.nodes[0].DeleteRoute(l.nodes[1].Subnets[0]))
-	must(l.t, l.nodes[0].AwaitRoute(l.ctx, l.nodes[1].Subnets[0]))
+	bad := inject.FakeNode{Name: "bad", PodCIDRs: []string{"127.0.0.0/24"}, Addresses: []string{"192.168.1.200"}}
+	testutil.Must(l.t, inject.CreateNodes(l.ctx, l.cluster.Client(), bad))
+	l.t.Cleanup(func() { testutil.Must(l.t, inject.DeleteNodes(context.Background(), l.cluster.Client(), bad)) })
+	testutil.Must(l.t, l.nodes[0].DeleteRoute(l.nodes[1].Subnets[0]))
+	testutil.Must(l.t, l.nodes[0].AwaitRoute(l.ctx, l.nodes[1].Subnets[0]))
 }
 
 // ask sends a request to Prometheus' API and returns the field data of its answer.
@@ -184,16 +182,4 @@ func (l *lab) query(expr string) error {
 		}
 	}
 	return fmt.Errorf("%s: no data", expr)
-}
-
-// eventually asks until nothing objects, or returns the last objections.
-func (l *lab) eventually(patience time.Duration, objections func() []error) []error {
-	deadline := time.Now().Add(patience)
-	for {
-		last := objections()
-		if len(last) == 0 || time.Now().After(deadline) {
-			return last
-		}
-		time.Sleep(500 * time.Millisecond)
-	}
 }

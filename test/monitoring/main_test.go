@@ -3,49 +3,17 @@
 package monitoring
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// skipReason tells why there can be no cluster here.
-var skipReason string
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if err := configuration().Check(); err != nil {
-		skipReason = err.Error()
-		return m.Run()
-	}
-	box, code, err := sandbox.Enter(nil)
-	switch {
-	case errors.Is(err, sandbox.ErrNotPermitted):
-		skipReason = err.Error()
-		return m.Run()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "monitoring:", err)
-		return code
-	case box == nil:
-		return code
-	}
-	return m.Run()
-}
-
-func configuration() cluster.Config {
-	root, err := filepath.Abs(path())
-	if err != nil {
-		root = path()
-	}
-	return cluster.ConfigFromEnv(root, "/run/cluster")
-}
+func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check)) }
 
 // path joins names to the module's folder.
 func path(names ...string) string { return filepath.Join(append([]string{"..", ".."}, names...)...) }
@@ -54,7 +22,7 @@ func path(names ...string) string { return filepath.Join(append([]string{"..", "
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	file, err := filepath.Abs(path("bin", "tools", name))
-	must(t, err)
+	testutil.Must(t, err)
 	if _, err := os.Stat(file); err != nil {
 		t.Skipf("%v; `hack/binaries.sh prometheus` makes it", err)
 	}
@@ -64,18 +32,11 @@ func tool(t *testing.T, name string) string {
 func read(t *testing.T, names ...string) []byte {
 	t.Helper()
 	content, err := os.ReadFile(path(names...))
-	must(t, err)
+	testutil.Must(t, err)
 	return content
 }
 
 func parse(t *testing.T, into any, names ...string) {
 	t.Helper()
-	must(t, yaml.Unmarshal(read(t, names...), into))
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testutil.Must(t, yaml.Unmarshal(read(t, names...), into))
 }

@@ -2,6 +2,7 @@ package monitoring
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // Each query of the dashboard has data, each alert can be evaluated, and each series that either names exists: a typo
@@ -29,7 +32,8 @@ func TestQueriesHaveData(t *testing.T) {
 	slices.Sort(all)
 	left := slices.Compact(all)
 	t.Logf("%d queries and series", len(left))
-	for _, err := range l.eventually(time.Minute, func() (faults []error) {
+	testutil.AwaitWithin(t, time.Minute, askInterval, func() error {
+		var faults []error
 		left = slices.DeleteFunc(left, func(q string) bool {
 			err := l.query(q)
 			if err != nil {
@@ -37,10 +41,8 @@ func TestQueriesHaveData(t *testing.T) {
 			}
 			return err == nil
 		})
-		return faults
-	}) {
-		t.Error(err)
-	}
+		return errors.Join(faults...)
+	})
 	for _, v := range variables {
 		if err := l.values(v); err != nil {
 			t.Error(err)
@@ -56,14 +58,15 @@ var pending = []string{"PlainrouteClaimRefused", "PlainrouteAgentMissing"}
 // no others.
 func (l *lab) checkAlerts() {
 	l.t.Helper()
-	for _, err := range l.eventually(30*time.Second, func() (faults []error) {
+	testutil.AwaitWithin(l.t, 30*time.Second, askInterval, func() error {
+		var faults []error
 		var data struct {
 			Groups []struct {
 				Rules []struct{ Name, Health, LastError, State string }
 			}
 		}
 		if err := l.ask("rules", nil, &data); err != nil {
-			return []error{err}
+			return err
 		}
 		loaded := 0
 		for _, group := range data.Groups {
@@ -81,10 +84,8 @@ func (l *lab) checkAlerts() {
 		if want := len(alerts(l.t)); loaded != want {
 			faults = append(faults, fmt.Errorf("%d rules are loaded, want %d", loaded, want))
 		}
-		return faults
-	}) {
-		l.t.Error(err)
-	}
+		return errors.Join(faults...)
+	})
 }
 
 // dashboard returns the queries of all panels and the queries of all variables, with the variables' values filled in.
@@ -99,7 +100,7 @@ func dashboard(t *testing.T) (queries, variables []string) {
 			List []struct{ Name, Type, Definition string }
 		}
 	}
-	must(t, json.Unmarshal(read(t, "charts", "plainroute", "dashboards", "plainroute.json"), &board))
+	testutil.Must(t, json.Unmarshal(read(t, "charts", "plainroute", "dashboards", "plainroute.json"), &board))
 	fill := []string{"$__rate_interval", "2m"}
 	for _, v := range board.Templating.List {
 		if v.Type == "query" {

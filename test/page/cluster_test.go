@@ -21,7 +21,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/web"
 )
 
-// cluster is what a survey finds among so many nodes, all of them well.
+// cluster returns the fleet status of a number of nodes, all of them fine.
 func cluster(nodes int) *fleet.Cluster {
 	now := time.Now().UTC()
 	c := &fleet.Cluster{Time: now}
@@ -49,7 +49,7 @@ func lose(c *fleet.Cluster, from, to int, cell fleet.Cell, state status.PeerStat
 	row := &c.Nodes[from]
 	row.Routes[to] = cell
 	row.Count.OK--
-	row.Report.Peers = append(row.Report.Peers, status.Peer{Node: c.Nodes[to].Node, Subnet: subnet(to + 1), State: state, Detail: detail})
+	row.Report.Peers = append(row.Report.Peers, status.Peer{Node: c.Nodes[to].Node, Subnet: subnet(to + 1), State: state, Message: detail})
 	if reason != "" {
 		row.Count.Problems++
 		row.Report.Problems = append(row.Report.Problems, problem.Problem{Subject: problem.Node(c.Nodes[to].Node), Reason: reason, Message: detail})
@@ -60,10 +60,10 @@ func lose(c *fleet.Cluster, from, to int, cell fleet.Cell, state status.PeerStat
 func brokenCluster(nodes int) *fleet.Cluster {
 	c := cluster(nodes)
 	lose(c, 0, 1, fleet.Conflict, status.Conflict, problem.RouteConflict, `the kernel prefers "10.128.2.0/24 dev lo proto 3", which is not ours`)
-	lose(c, 2, 1, fleet.Lost, status.Lost, "", "the kernel lacks the route 10.128.2.0/24 via 192.168.0.2 dev eth0")
+	lose(c, 2, 1, fleet.Missing, status.Missing, "", "the kernel lacks the route 10.128.2.0/24 via 192.168.0.2 dev eth0")
 	silent := &c.Nodes[3]
 	silent.Report, silent.Routes, silent.Count = nil, nil, fleet.Count{}
-	silent.NoReport, silent.Message = problem.NoAnswer, "no answer from the agent: it runs, and says nothing for 5s"
+	silent.NoReport, silent.Message = problem.NoAnswer, "no answer from the agent: it runs, but did not answer within 5s"
 	sick := c.Nodes[4].Report
 	sick.Ready = false
 	sick.Problems = []problem.Problem{{Reason: problem.SettingFailed, Message: "net/ipv4/ip_forward is 0", BlocksReady: true}}
@@ -79,7 +79,7 @@ func brokenCluster(nodes int) *fleet.Cluster {
 type world struct {
 	cluster atomic.Pointer[fleet.Cluster]
 	failure atomic.Pointer[string]
-	surveys atomic.Int64
+	calls   atomic.Int64
 	takes   time.Duration
 }
 
@@ -89,15 +89,15 @@ func show(t *testing.T, c *fleet.Cluster) (*world, string) {
 	return showSlowly(t, c, 0)
 }
 
-// showSlowly does so where a survey takes that long.
+// showSlowly is show with a Collect that takes a while.
 func showSlowly(t *testing.T, c *fleet.Cluster, takes time.Duration) (*world, string) {
 	t.Helper()
 	w := &world{takes: takes}
 	w.cluster.Store(c)
 	d := &web.Dashboard{
-		Every: time.Second, Timeout: 5 * time.Second,
-		Survey: func(_ context.Context, progress func(int, int)) (*fleet.Cluster, error) {
-			w.surveys.Add(1)
+		Interval: time.Second, Timeout: 5 * time.Second,
+		Collect: func(_ context.Context, progress func(int, int)) (*fleet.Cluster, error) {
+			w.calls.Add(1)
 			progress(1, len(c.Nodes))
 			time.Sleep(w.takes)
 			if why := w.failure.Load(); why != nil {
@@ -106,7 +106,7 @@ func showSlowly(t *testing.T, c *fleet.Cluster, takes time.Duration) (*world, st
 			next := *w.cluster.Load()
 			return &next, nil
 		},
-		Ask: func(_ context.Context, a *fleet.Agent, _ string) (io.ReadCloser, error) {
+		Get: func(_ context.Context, a *fleet.Agent, _ string) (io.ReadCloser, error) {
 			r, _ := broken(300)
 			report := r.Report()
 			for _, row := range w.cluster.Load().Nodes {
@@ -143,7 +143,7 @@ func TestCluster(t *testing.T) {
 	b := browse(t)
 	b.visit(url)
 	b.want(`document.querySelector("#verdict").textContent.includes("something is wrong on 4 nodes") && document.title.startsWith("! ")`)
-	b.want(`document.querySelector("#problems").textContent.includes("says nothing for 5s") && document.querySelector("#problems").textContent.includes("no route back")`)
+	b.want(`document.querySelector("#problems").textContent.includes("did not answer within 5s") && document.querySelector("#problems").textContent.includes("no route back")`)
 	b.want(`document.querySelectorAll("#matrix td").length === 25`)
 	b.want(`document.querySelectorAll("#matrix td")[1].textContent === "c"`)
 	b.want(`document.querySelectorAll("#ring circle").length === 5 && document.querySelectorAll("#ring .warn-wire").length === 1 && document.querySelectorAll("#ring .bad-wire").length === 1`)
@@ -158,12 +158,12 @@ func TestCluster(t *testing.T) {
 	b.calm()
 }
 
-// While the first survey lasts, it is said how far it is.
+// While Collect runs for the first time, the page shows its progress.
 func TestFirstSurvey(t *testing.T) {
 	_, url := showSlowly(t, cluster(3), 3*time.Second)
 	b := browse(t)
 	b.run(chromedp.Navigate(url + "/"))
-	b.until(`document.querySelector("#loading").textContent === "Asking all agents … 1 of 3"`)
+	b.until(`document.querySelector("#loading").textContent === "Querying all agents … 1 of 3"`)
 	time.Sleep(time.Second) // some answers later, none of which is news
 	b.want(`document.querySelector("#loading").checkVisibility()`)
 	b.until(`!document.querySelector("#loading").checkVisibility() && document.querySelector("#nodes").checkVisibility()`)
@@ -180,7 +180,8 @@ func TestClusterThatIsWell(t *testing.T) {
 	b.calm()
 }
 
-// The keys with arrows move through the matrix, Enter tells why, and from there one gets to a node's page.
+// The arrow keys move through the matrix, Enter opens the details, and they have a link to a node's
+// page.
 func TestMatrixByKeyboard(t *testing.T) {
 	for name, nodes := range map[string]int{"table": 5, "plane": 60} {
 		t.Run(name, func(t *testing.T) {
@@ -188,9 +189,9 @@ func TestMatrixByKeyboard(t *testing.T) {
 			b := browse(t)
 			b.visit(url)
 			b.run(chromedp.Focus(`#matrix [tabindex="0"]`, chromedp.ByQuery), chromedp.KeyEvent(kb.ArrowRight))
-			b.want(`document.querySelector("#matrix-cell").textContent.startsWith("node-1 to node-2: conflict: a foreign route goes before ours: the kernel prefers")`)
+			b.want(`document.querySelector("#matrix-cell").textContent.startsWith("node-1 to node-2: conflict: a foreign route takes precedence: the kernel prefers")`)
 			b.run(chromedp.KeyEvent(kb.Enter))
-			b.want(`document.querySelector("dialog").open && document.querySelector("dialog").textContent.includes("And backa route")`)
+			b.want(`document.querySelector("dialog").open && document.querySelector("dialog").textContent.includes("Route backa route")`)
 			b.shoot("cluster-cell-" + name)
 			b.run(chromedp.Click(`dialog a`, chromedp.ByQuery))
 			b.until(`location.pathname === "/nodes/node-1" && document.querySelector("#problems")?.textContent.includes("SettingFailed")`)
@@ -200,8 +201,7 @@ func TestMatrixByKeyboard(t *testing.T) {
 	}
 }
 
-// hover moves the mouse over the dot of a pair, and wants to be told of it. A page that is scrolled may have half a pixel,
-// so the dots around count.
+// hover moves the mouse over the dot of a pair, and expects its description.
 func (b *tab) hover(from, to, nodes int, want string) {
 	b.t.Helper()
 	b.want(fmt.Sprintf(`(() => {
@@ -213,7 +213,7 @@ func (b *tab) hover(from, to, nodes int, want string) {
 	})()`, from, to, nodes, want))
 }
 
-// Of many nodes the matrix is a plane of dots; what is under the mouse is told.
+// The matrix of many nodes is a plane of dots; the page describes the one under the mouse.
 func TestLargeCluster(t *testing.T) {
 	c := brokenCluster(500)
 	for i := 10; i < 500; i += 7 {
@@ -227,7 +227,7 @@ func TestLargeCluster(t *testing.T) {
 	b.want(`document.querySelector("#matrix canvas").width === 500`)
 	b.run(chromedp.ScrollIntoView(`#matrix`, chromedp.ByQuery))
 	b.hover(0, 1, 500, "node-1 to node-2: conflict")
-	b.want(`document.querySelector("#problems").textContent.indexOf("says nothing for 5s") > 0 && document.querySelectorAll("#problems .problem").length < 10`)
+	b.want(`document.querySelector("#problems").textContent.indexOf("did not answer within 5s") > 0 && document.querySelectorAll("#problems .problem").length < 10`)
 	b.want(`document.querySelector("#pairs [role=status]").textContent.includes("pairs")`)
 	b.shoot("cluster-500")
 	b.calm()
@@ -247,11 +247,12 @@ func TestHugeCluster(t *testing.T) {
 	b.calm()
 }
 
-// A survey that fails is told of, and what was seen before stays. Where nobody looks, nobody is asked.
+// If Collect fails the page shows the error, and the previous status stays. Without a visible page
+// no agent is queried.
 func TestClusterGoesAway(t *testing.T) {
 	w, url := show(t, cluster(3))
 	time.Sleep(1500 * time.Millisecond)
-	if n := w.surveys.Load(); n != 0 {
+	if n := w.calls.Load(); n != 0 {
 		t.Errorf("%d surveys, and nobody looks", n)
 	}
 	b := browse(t)
@@ -259,7 +260,7 @@ func TestClusterGoesAway(t *testing.T) {
 	why := "listing Nodes: connection refused"
 	w.failure.Store(&why)
 	b.until(`document.querySelector("#failure").checkVisibility()`)
-	b.want(`document.querySelector("#failure").textContent.startsWith("The cluster can't be asked: listing Nodes: connection refused What you see is of ")`)
+	b.want(`document.querySelector("#failure").textContent.startsWith("The fleet status is not available: listing Nodes: connection refused The data shown is of ")`)
 	b.want(`document.querySelector("#nodes tbody").textContent.includes("node-3")`)
 	b.shoot("cluster-away")
 	w.cluster.Store(brokenCluster(5))
@@ -267,15 +268,15 @@ func TestClusterGoesAway(t *testing.T) {
 	b.until(`!document.querySelector("#failure").checkVisibility() && document.querySelector("#verdict").textContent.includes("wrong on 4 nodes")`)
 	b.run(chromedp.Click(`#pause`, chromedp.ByQuery))
 	time.Sleep(5 * time.Second)
-	asked := w.surveys.Load()
+	asked := w.calls.Load()
 	time.Sleep(2 * time.Second)
-	if n := w.surveys.Load(); n != asked {
+	if n := w.calls.Load(); n != asked {
 		t.Errorf("%d surveys while it is paused", n-asked)
 	}
 	b.calm()
 }
 
-// A node whose agent says nothing has a page too, which says why.
+// A node without a report has a page too, which shows the reason.
 func TestSilentNode(t *testing.T) {
 	c := brokenCluster(5)
 	c.Nodes[3].Agent = nil
@@ -283,19 +284,19 @@ func TestSilentNode(t *testing.T) {
 	b := browse(t)
 	b.visit(url)
 	b.run(chromedp.Click(`#nodes tbody a`, chromedp.ByQuery))
-	b.until(`location.pathname === "/nodes/node-4" && document.querySelector("#loading")?.textContent.includes("says nothing for 5s")`)
+	b.until(`location.pathname === "/nodes/node-4" && document.querySelector("#loading")?.textContent.includes("did not answer within 5s")`)
 	b.want(`document.querySelector("#name").textContent === "node-4" && document.querySelector("#back").checkVisibility()`)
 	b.shoot("cluster-silent")
 }
 
-// Nothing that a Node is called, or an agent says, becomes a part of the page.
+// No name of a Node, and no text of an agent, becomes markup.
 func TestHostileCluster(t *testing.T) {
 	const markup = `<img src=x onerror="window.owned=1"><script>window.owned=1</script>`
 	c := brokenCluster(5)
 	c.Nodes[0].Node = markup
 	c.Nodes[0].Report.Version = markup
 	c.Nodes[1].Node = "../../x?y#z"
-	c.Nodes[2].Report.Peers[0].Detail = markup
+	c.Nodes[2].Report.Peers[0].Message = markup
 	c.Problems[0].Message = markup
 	_, url := show(t, c)
 	b := browse(t)

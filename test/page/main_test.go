@@ -1,5 +1,5 @@
 // Package page looks at the pages with a browser: Chromium without a window, driven by the DevTools protocol. It is a
-// module of its own, so that the product's go.mod knows of no browser.
+// module of its own, so that the product's go.mod has no dependency on a browser.
 package page
 
 import (
@@ -20,26 +20,26 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience is how long one test may take.
-const patience = 60 * time.Second
+// timeout bounds one test.
+const timeout = 60 * time.Second
 
-// tab is a browser's tab and what it complained of.
+// tab is a browser's tab and the errors of its console.
 type tab struct {
 	t   *testing.T
 	ctx context.Context
 
-	mu         sync.Mutex
-	complaints []string
+	mu     sync.Mutex
+	errors []string
 }
 
 // browse starts a browser of its own with one tab. Both end with the test, and the folder goes.
 func browse(t *testing.T) *tab {
 	t.Helper()
 	path := chromium(t)
-	quiet := func(string, ...any) {} // the library knows fewer events than the browser has
+	quiet := func(string, ...any) {} // the library lacks some of the browser's events
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1280, 900))
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // it is ended by what comes below
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), timeout) // it is ended by what comes below
 	t.Cleanup(cancel)
 	ctx, end := chromedp.NewExecAllocator(ctx, options...)
 	t.Cleanup(end)
@@ -56,7 +56,7 @@ func browse(t *testing.T) *tab {
 	return b
 }
 
-// chromium is the path of a browser. Where there is none, a test is skipped, and says so; CI installs one.
+// chromium returns the path of a browser. Without one the test is skipped; CI installs one.
 func chromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -77,24 +77,24 @@ func (b *tab) listen(event any) {
 	defer b.mu.Unlock()
 	switch e := event.(type) {
 	case *runtime.EventExceptionThrown:
-		b.complaints = append(b.complaints, e.ExceptionDetails.Error())
+		b.errors = append(b.errors, e.ExceptionDetails.Error())
 	case *runtime.EventConsoleAPICalled:
 		if e.Type == runtime.APITypeError || e.Type == runtime.APITypeWarning {
-			b.complaints = append(b.complaints, "the console says "+string(e.Args[0].Value)+e.Args[0].Description)
+			b.errors = append(b.errors, "the console says "+string(e.Args[0].Value)+e.Args[0].Description)
 		}
 	case *cdplog.EventEntryAdded:
 		if e.Entry.Level == cdplog.LevelError || e.Entry.Level == cdplog.LevelWarning {
-			b.complaints = append(b.complaints, e.Entry.Text)
+			b.errors = append(b.errors, e.Entry.Text)
 		}
 	}
 }
 
-// calm fails the test if the browser complained.
+// calm fails the test if the console has errors.
 func (b *tab) calm() {
 	b.t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, c := range b.complaints {
+	for _, c := range b.errors {
 		b.t.Errorf("the browser complains: %s", c)
 	}
 }

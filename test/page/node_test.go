@@ -106,14 +106,14 @@ func TestKeyboard(t *testing.T) {
 	b.shoot("node-detail")
 	b.run(chromedp.KeyEvent(kb.Escape))
 	b.want(`!document.querySelector("dialog").open && ` + focused + ` === "node-2"`)
-	// The focus stays where it is when rows are drawn anew.
+	// The focus stays where it is when rows are drawn again.
 	b.run(chromedp.Evaluate(`document.querySelector("#peers .scroll").scrollTop = 120`, nil))
 	b.until(`document.querySelector("#peers .scroll").scrollTop === 120`)
 	b.want(focused + ` === "node-2"`)
 	b.calm()
 }
 
-// Nothing of what somebody called his Node becomes a part of the page.
+// No name of a Node becomes markup.
 func TestHostileNames(t *testing.T) {
 	r, look := broken(20)
 	const markup = `<img src=x onerror="window.owned=1"><script>window.owned=1</script>"'><svg onload=window.owned=1>`
@@ -163,8 +163,8 @@ func (m *mortal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(record.Body.Bytes())
 }
 
-// An agent that goes away is told of, what it said last stays, and all goes on when it is back. Meanwhile what has not
-// changed is not sent again, and who pauses is left alone.
+// While an agent is away the page shows that, and keeps its last report; the page continues when it
+// is back. Unchanged data is not sent again, and a paused page sends no requests.
 func TestAgentGoesAway(t *testing.T) {
 	m := &mortal{Handler: agent(result(5), nil).HTTP().Handler}
 	b := browse(t)
@@ -178,7 +178,7 @@ func TestAgentGoesAway(t *testing.T) {
 	}
 	m.gone.Store(true)
 	b.until(`document.querySelector("#banner").checkVisibility()`)
-	b.want(`document.querySelector("#banner").textContent.includes("The agent does not answer: nothing answers. What you see is of ")`)
+	b.want(`document.querySelector("#banner").textContent.includes("The agent does not answer: no connection. The data shown is of ")`)
 	b.want(`document.querySelector("#peers tbody").textContent.includes("node-5")`)
 	b.shoot("node-away")
 	m.gone.Store(false)

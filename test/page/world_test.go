@@ -28,7 +28,7 @@ func result(nodes int) *status.Result {
 			Addresses: []netip.Addr{address(1)}, Subnets: []netip.Prefix{subnet(1)}, Uplinks: []status.Uplink{{Name: "eth0", MTU: 1500}},
 			MTU: 1500, Encapsulation: "never", Bridge: "plainroute0", Ports: 23, Config: "/etc/cni/net.d/10-plainroute.conflist",
 		},
-		API:     status.API{Synced: true, Heard: now.Add(-6 * time.Second)},
+		API:     status.API{Synced: true, LastEvent: now.Add(-6 * time.Second)},
 		Pass:    status.Pass{Number: 40, Time: now.Add(-8 * time.Second), Duration: 1500 * time.Microsecond},
 		History: &status.History{},
 	}
@@ -52,8 +52,8 @@ func blame(r *status.Result, node int, reason problem.Reason, detail string) {
 	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node(fmt.Sprintf("node-%d", node)), Reason: reason, Message: detail})
 }
 
-// broken is a cluster with a peer in each state, and a route that somebody took out of the kernel.
-func broken(nodes int) (*status.Result, status.Look) {
+// broken is a cluster with a peer in each state, and a route that the kernel has lost.
+func broken(nodes int) (*status.Result, status.Observe) {
 	r := result(nodes)
 	r.Ready = false
 	r.Problems = append(r.Problems, problem.Problem{Reason: problem.SettingFailed, Message: "net/ipv4/ip_forward is 0 and can't be set: read-only file system", BlocksReady: true})
@@ -77,8 +77,8 @@ func broken(nodes int) (*status.Result, status.Look) {
 }
 
 // agent serves a Result as an agent does.
-func agent(r *status.Result, look status.Look) *status.Server {
-	s := &status.Server{Board: &status.Board{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true, Look: look, Page: web.NodePage}
-	s.Board.Publish(r)
+func agent(r *status.Result, look status.Observe) *status.Server {
+	s := &status.Server{Latest: &status.Latest{}, Healthy: func() error { return nil }, Metrics: prometheus.NewRegistry(), Status: true, Observe: look, Page: web.NodePage}
+	s.Latest.Publish(r)
 	return s
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // fault is something that happens to a node.
@@ -80,9 +81,9 @@ func deleteAll(_ context.Context, v *victim, _ *rand.Rand) error {
 
 // rival is a foreign route to a peer's subnet, by the router.
 func (v *victim) rival(random *rand.Rand, metric int) *netlink.Route {
-	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], cluster.Router4
+	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], netlab.Router4
 	if subnet.Addr().Is6() {
-		gateway = cluster.Router6
+		gateway = netlab.Router6
 	}
 	return &netlink.Route{
 		Dst: &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen())},
@@ -100,7 +101,7 @@ func foreignInFront(ctx context.Context, v *victim, random *rand.Rand) error {
 	if err := gone(v.link.RouteAdd(r)); err != nil {
 		return err
 	}
-	return errors.Join(pause(ctx, between), gone(v.link.RouteDel(r)))
+	return errors.Join(testutil.Pause(ctx, between), gone(v.link.RouteDel(r)))
 }
 
 func appendHop(ctx context.Context, v *victim, random *rand.Rand) error {
@@ -108,14 +109,14 @@ func appendHop(ctx context.Context, v *victim, random *rand.Rand) error {
 	if err := gone(v.link.RouteAppend(r)); err != nil {
 		return err
 	}
-	return errors.Join(pause(ctx, between), gone(v.link.RouteDel(r)))
+	return errors.Join(testutil.Pause(ctx, between), gone(v.link.RouteDel(r)))
 }
 
 func flap(ctx context.Context, v *victim, _ *rand.Rand) error {
 	if err := v.link.LinkSetDown(v.eth0); err != nil {
 		return err
 	}
-	return errors.Join(pause(ctx, between), v.configure())
+	return errors.Join(testutil.Pause(ctx, between), v.configure())
 }
 
 func readdress(ctx context.Context, v *victim, random *rand.Rand) error {
@@ -125,7 +126,7 @@ func readdress(ctx context.Context, v *victim, random *rand.Rand) error {
 			err = errors.Join(err, gone(v.link.AddrDel(v.eth0, &a)))
 		}
 	}
-	return errors.Join(err, pause(ctx, between), v.configure())
+	return errors.Join(err, testutil.Pause(ctx, between), v.configure())
 }
 
 func strip(_ context.Context, v *victim, _ *rand.Rand) error {

@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
 
 const usage = `soak does random faults to a node and looks for leaks in its agent.
@@ -28,7 +28,7 @@ Flags:
 `
 
 type options struct {
-	cluster.Config
+	nodelab.Config
 	pace
 	seed uint64
 }
@@ -61,11 +61,7 @@ func run(args []string) int {
 }
 
 func parse(args []string) (options, error) {
-	root, err := os.Getwd()
-	if err != nil {
-		return options{}, fmt.Errorf("finding the working directory: %w", err)
-	}
-	opts := options{Config: cluster.ConfigFromEnv(root, "/run/cluster")}
+	opts := options{Config: nodelab.DefaultConfig()}
 	flags := flag.NewFlagSet("soak", flag.ContinueOnError)
 	flags.IntVar(&opts.faults, "faults", 3000, "how many faults at least")
 	flags.DurationVar(&opts.every, "every", 200*time.Millisecond, "how long one fault is after the other, on average; at much less they mostly meet the agent's back-off")
@@ -82,6 +78,7 @@ func parse(args []string) (options, error) {
 		return options{}, errors.New("-faults is 1 at least, -for is no negative time, -every is a time, and there are no arguments")
 	}
 	for _, path := range []*string{&opts.Assets, &opts.Plugins, &opts.Agent} {
+		var err error
 		if *path, err = filepath.Abs(*path); err != nil {
 			return options{}, err
 		}

@@ -8,7 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 const (
@@ -74,7 +75,7 @@ func (v *victim) torment(ctx context.Context, random *rand.Rand, p pace, counts 
 			told = time.Now()
 			say("%d faults done", n+1)
 		}
-		if err := pause(ctx, time.Duration(random.Int64N(int64(2*p.every)))); err != nil {
+		if err := testutil.Pause(ctx, time.Duration(random.Int64N(int64(2*p.every)))); err != nil {
 			return err
 		}
 	}
@@ -111,18 +112,9 @@ func say(format string, args ...any) {
 	fmt.Printf(time.Now().Format("15:04:05")+" "+format+"\n", args...)
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
-}
-
 // newVictim makes a node with an agent and a pod among peers, behind a gate to the API server.
-func newVictim(ctx context.Context, config cluster.Config) (*victim, error) {
-	c, err := cluster.Start(ctx, config)
+func newVictim(ctx context.Context, config nodelab.Config) (*victim, error) {
+	c, err := nodelab.Start(ctx, config)
 	if err != nil {
 		return nil, err
 	}

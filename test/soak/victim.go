@@ -14,7 +14,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/plainroute/plainroute/test/cluster"
+	"github.com/plainroute/plainroute/test/inject"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // peers is how many other Nodes there are.
@@ -22,10 +25,10 @@ const peers = 6
 
 // victim is the node that all is done to.
 type victim struct {
-	cluster *cluster.Cluster
-	node    *cluster.Node
-	peers   []*cluster.Node
-	gate    *cluster.Gate
+	cluster *nodelab.Cluster
+	node    *nodelab.Node
+	peers   []*nodelab.Node
+	gate    *inject.Gate
 	link    *netlink.Handle
 	eth0    netlink.Link
 	foreign []string
@@ -37,13 +40,13 @@ type victim struct {
 func (v *victim) start(ctx context.Context) error {
 	v.away = map[int]bool{}
 	var err error
-	if v.gate, err = v.cluster.NewGate(7001); err != nil {
+	if v.gate, err = inject.NewGate(v.cluster, 7001); err != nil {
 		return err
 	}
 	if err := v.gate.Open(); err != nil {
 		return err
 	}
-	if err := v.node.StartAgent(cluster.AgentOptions{Kubeconfig: v.gate.Kubeconfig()}); err != nil {
+	if err := v.node.StartAgent(nodelab.AgentOptions{Kubeconfig: v.gate.Kubeconfig()}); err != nil {
 		return err
 	}
 	if err := v.node.WaitReady(ctx); err != nil {
@@ -105,9 +108,9 @@ func (v *victim) configure() error {
 		return fmt.Errorf("bringing eth0 up: %w", err)
 	}
 	for _, addr := range v.node.Addrs() {
-		bits, gateway, all := 24, cluster.Router4, netip.MustParsePrefix("0.0.0.0/0")
+		bits, gateway, all := 24, netlab.Router4, netip.MustParsePrefix("0.0.0.0/0")
 		if addr.Is6() {
-			bits, gateway, all = 64, cluster.Router6, netip.MustParsePrefix("::/0")
+			bits, gateway, all = 64, netlab.Router6, netip.MustParsePrefix("::/0")
 		}
 		given := &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(bits, addr.BitLen())}}
 		if err := v.link.AddrAdd(v.eth0, given); err != nil && !errors.Is(err, syscall.EEXIST) {
@@ -123,7 +126,7 @@ func (v *victim) configure() error {
 // ours lists the agent's routes, in no special order.
 func (v *victim) ours() ([]netlink.Route, error) {
 	for {
-		routes, err := v.link.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: cluster.Protocol}, netlink.RT_FILTER_PROTOCOL)
+		routes, err := v.link.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: netlab.Protocol}, netlink.RT_FILTER_PROTOCOL)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return routes, err
 		}
@@ -155,7 +158,7 @@ func (v *victim) census(ctx context.Context) (census, error) {
 	least := census{}
 	say("leaving the agent alone for %s", rest)
 	for end := time.Now().Add(rest); time.Now().Before(end); {
-		if err := pause(ctx, time.Second); err != nil {
+		if err := testutil.Pause(ctx, time.Second); err != nil {
 			return nil, err
 		}
 		page, err := v.node.Metrics(ctx)

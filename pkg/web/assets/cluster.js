@@ -1,19 +1,19 @@
-// The page of a cluster: what all agents say.
+// The page of a cluster: the reports of all agents.
 
 let cellList = [];
 let seen = { nodes: [], problems: [], between: [] };
 let now = Date.now();
 
-// How bad each symbol is: by class, and by a number that picks the worst of many.
+// kinds has the class of each symbol, severity a number to compare them.
 const kinds = { "=": "ok", c: "warn", g: "warn", r: "warn", m: "bad", f: "bad", "!": "bad", "?": "dim", "-": "none", ".": "none" };
 const severity = { "-": 0, ".": 1, "=": 2, "?": 3, c: 4, g: 4, r: 4, m: 5, f: 5, "!": 5 };
 const cellKind = (symbol) => kinds[symbol] ?? "bad";
 const cellWords = (symbol) => cellList.find((c) => c.symbol === symbol)?.words ?? "unknown";
-// short is what a symbol means without the details.
+// short is the meaning of a symbol without details.
 const short = (symbol) => cellWords(symbol).split(":")[0];
 const nodePath = (name) => "/nodes/" + encodeURIComponent(name);
 
-// How a node is, in a word and a class. The worst come first.
+// conditions are the states of a node, the worst first.
 const conditions = ["no answer", "not ready", "problems", "fine", "not managed"];
 function wordOf(n) {
   if (n.noReport) return n.noReport === "NotManaged" ? "not managed" : "no answer";
@@ -22,7 +22,7 @@ function wordOf(n) {
 const conditionKind = (word) => ({ fine: "ok", problems: "warn", "not managed": "dim" }[word] ?? "bad");
 const kindOf = (n) => conditionKind(wordOf(n));
 
-// about is what a node says about its way to another, where that is not well.
+// about returns the rows of a node's report about a peer that is not ok.
 const about = (a, b) => list(a.bad).filter((p) => p.node === b.name);
 
 function pairWords(a, b) {
@@ -33,7 +33,7 @@ function pairWords(a, b) {
 }
 
 function pairTerms(a, b) {
-  const way = (from, to) => {
+  const route = (from, to) => {
     const symbol = from.routes[to.index];
     return [make("span", { class: "state " + (cellKind(symbol) === "none" ? "dim" : cellKind(symbol)) }, cellWords(symbol)),
       about(from, to).map((p) => make("div", {}, `${p.state}: ${p.message}`)), symbol === "?" && make("div", {}, from.message)];
@@ -41,9 +41,9 @@ function pairTerms(a, b) {
   return make("dl", {}, terms([
     ["From", make("a", { href: nodePath(a.name) }, a.name)],
     ["To", make("a", { href: nodePath(b.name) }, b.name)],
-    ["Pods of it", list(b.subnets).join(", ")],
-    ["There", way(a, b)],
-    ["And back", a.index !== b.index && way(b, a)],
+    ["Its pod subnets", list(b.subnets).join(", ")],
+    ["Route there", route(a, b)],
+    ["Route back", a.index !== b.index && route(b, a)],
   ]));
 }
 
@@ -80,7 +80,8 @@ const pairs = new Table(byId("pairs"), {
   ],
 });
 
-// faulty are the pairs for which it is known that there is no good route: at most so many, for a page can't hold 25 million.
+// faulty returns the pairs without a good route, limited in number because a page can't hold 25
+// million.
 function faulty(most = 20000) {
   const all = [];
   const bad = new Set(cellList.filter((c) => c.bad).map((c) => c.symbol));
@@ -107,7 +108,7 @@ function showProblems() {
   const line = (g) => (g.subject?.node ? `node ${g.subject.node}: ` : "") + `${g.reason}: ${g.message}`;
   const found = all.slice(0, most).map(({ groups, nodes: names, kind }) => problemBox(kind, some(names), groups,
     (g) => (list(g.nodes).length < names.length ? some(g.nodes) + ": " : "") + line(g), groups[0].remediation));
-  if (all.length > most) found.push(make("p", { class: "soft" }, `And ${count(all.length - most, "more", "more")}: the tables below have all.`));
+  if (all.length > most) found.push(make("p", { class: "soft" }, `And ${count(all.length - most, "more", "more")}, in the tables below.`));
   for (const [, groups] of grouped(list(seen.between), (g) => g.reason)) {
     const info = groups[0].severity === "Info";
     found.push(problemBox(info ? "dim" : "warn", info ? "For your notice" : "Between nodes", groups, (g) => g.message, groups[0].remediation));
@@ -128,13 +129,13 @@ function showHead() {
 function showAll() {
   seen.nodes.forEach((n, i) => { n.index = i; });
   cellList = list(seen.cells);
-  const ways = faulty();
+  const routes = faulty();
   showHead();
   showProblems();
-  ring.update(seen.nodes, ways);
+  ring.update(seen.nodes, routes);
   matrix.update(seen.nodes);
   nodes.update(seen.nodes);
-  pairs.update(ways);
+  pairs.update(routes);
 }
 
 let drawn = 0;
@@ -144,11 +145,11 @@ follow("/?format=json", 5000, "The dashboard", (data) => {
   if (!data) return drawn ? undefined : 300;
   const { number, done, all, every, error } = data;
   byId("failure").hidden = !error;
-  steady(byId("failure"), error ? `The cluster can't be asked: ${error}` + (data.seen ? ` What you see is of ${new Date(data.seen.time).toLocaleTimeString()}.` : "") : "");
+  steady(byId("failure"), error ? `The fleet status is not available: ${error}` + (data.seen ? ` The data shown is of ${new Date(data.seen.time).toLocaleTimeString()}.` : "") : "");
   for (const section of document.querySelectorAll("section")) section.hidden = !data.seen;
   if (!data.seen) {
     byId("loading").hidden = Boolean(error);
-    byId("loading").textContent = `Asking all agents …${all ? ` ${done} of ${all}` : ""}`;
+    byId("loading").textContent = `Querying all agents …${all ? ` ${done} of ${all}` : ""}`;
     return error ? every : 300;
   }
   if (number !== drawn) {

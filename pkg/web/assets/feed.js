@@ -1,24 +1,25 @@
-// Feed asks for JSON again and again, unless it is paused or nobody looks. What has not changed is not sent again.
+// Feed requests JSON regularly, unless it is paused or the page is hidden. Unchanged data is not
+// sent again.
 class Feed {
-  #url; #every; #handlers; #etag = ""; #timer = 0; #paused = false; #asking = false; #confirmed = 0; #failure = "";
+  #url; #every; #handlers; #etag = ""; #timer = 0; #paused = false; #pending = false; #confirmed = 0; #failure = "";
 
   constructor(url, every, handlers) {
     [this.#url, this.#every, this.#handlers] = [url, every, handlers];
-    document.addEventListener("visibilitychange", () => document.hidden || this.#ask());
-    setInterval(() => this.#tell(), 1000);
-    this.#ask();
+    document.addEventListener("visibilitychange", () => document.hidden || this.#request());
+    setInterval(() => this.#showAge(), 1000);
+    this.#request();
   }
 
   get paused() { return this.#paused; }
 
   set paused(yes) {
     this.#paused = yes;
-    yes ? this.#tell() : this.#ask();
+    yes ? this.#showAge() : this.#request();
   }
 
-  async #ask() {
-    if (this.#asking || this.#paused) return;
-    this.#asking = true;
+  async #request() {
+    if (this.#pending || this.#paused) return;
+    this.#pending = true;
     clearTimeout(this.#timer);
     let wait = this.#every;
     try {
@@ -26,37 +27,38 @@ class Feed {
       const answer = await fetch(this.#url, { headers, cache: "no-store", signal: AbortSignal.timeout(20000) });
       if (answer.status !== 200 && answer.status !== 304) {
         const why = (await answer.text()).trim().slice(0, 500);
-        throw new Error(why || `it answers ${answer.status}`);
+        throw new Error(why || `the response is ${answer.status}`);
       }
       const data = answer.status === 200 ? await answer.json() : undefined;
       this.#etag = answer.headers.get("ETag") ?? "";
       [this.#confirmed, this.#failure] = [performance.now(), ""];
       wait = this.#handlers.data(data, answer.headers) ?? wait;
     } catch (error) {
-      this.#failure = error instanceof TypeError ? "nothing answers" : error.name === "TimeoutError" ? "no answer for 20 s" : error.message;
+      this.#failure = error instanceof TypeError ? "no connection" : error.name === "TimeoutError" ? "no answer for 20 s" : error.message;
       if (!(error instanceof TypeError) && error.name !== "TimeoutError") console.error(error);
     }
-    this.#asking = false;
-    this.#tell();
-    this.#timer = setTimeout(() => document.hidden || this.#ask(), wait);
+    this.#pending = false;
+    this.#showAge();
+    this.#timer = setTimeout(() => document.hidden || this.#request(), wait);
   }
 
-  // tell says how old the data is, and whether more comes.
-  #tell() {
+  // tell shows the age of the data, and whether updates are expected.
+  #showAge() {
     const age = this.#confirmed ? (performance.now() - this.#confirmed) / 1000 : NaN;
     this.#handlers.state({ age, failure: this.#failure, paused: this.#paused });
   }
 }
 
-// follow runs a Feed with the button that pauses it, and says in the page's head how old what it shows is.
+// follow runs a Feed with the button that pauses it, and shows the age of the data in the page's
+// head.
 function follow(url, every, who, data) {
   const feed = new Feed(url, every, {
-    data(said, headers) {
-      if (said) {
+    data(values, headers) {
+      if (values) {
         byId("loading").hidden = true;
-        document.querySelector("main").hidden = false; // first, for what is not laid out has no width to draw for
+        document.querySelector("main").hidden = false; // first, because hidden elements have no width
       }
-      return data(said, headers);
+      return data(values, headers);
     },
     state({ age, failure, paused }) {
       const known = !Number.isNaN(age);
@@ -65,13 +67,13 @@ function follow(url, every, who, data) {
       if (!failure) return;
       byId("loading").textContent = `${who} does not answer: ${printable(failure)}. Trying again …`;
       const at = new Date(Date.now() - age * 1000);
-      // It is read out whenever it changes, so it has no seconds that count.
-      steady(byId("banner"), `${who} does not answer: ${failure}.` + (known ? ` What you see is of ${at.toLocaleTimeString()}.` : ""));
+      // Screen readers announce each change, so the text has no seconds.
+      steady(byId("banner"), `${who} does not answer: ${failure}.` + (known ? ` The data shown is of ${at.toLocaleTimeString()}.` : ""));
     },
   });
   byId("pause").addEventListener("click", (event) => {
     feed.paused = !feed.paused;
     event.currentTarget.setAttribute("aria-pressed", feed.paused);
-    event.currentTarget.textContent = feed.paused ? "Go on" : "Pause";
+    event.currentTarget.textContent = feed.paused ? "Resume" : "Pause";
   });
 }

@@ -1,5 +1,5 @@
-// Matrix shows how each node reaches each other: of a few nodes as a table with a symbol in each cell, of many as a plane
-// of coloured dots. The keys with arrows move through both, and Enter tells why.
+// Matrix shows how each node reaches each other: few nodes as a table with a symbol in each cell,
+// many as a plane of colored dots. The arrow keys move through both, and Enter opens the details.
 class Matrix {
   #box; #words; #nodes = []; #at = [0, 0]; #cells = []; #plane; #scale = 1; #block = 1; #data = "";
 
@@ -22,16 +22,16 @@ class Matrix {
 
   #symbol(from, to) { return this.#nodes[from].routes[to] ?? "?"; }
 
-  #say(from, to) {
+  #describe(from, to) {
     this.#words.textContent = printable(pairWords(this.#nodes[from], this.#nodes[to]));
   }
 
-  #tell(from, to) {
+  #open(from, to) {
     const [a, b] = [this.#nodes[from], this.#nodes[to]];
     show(`${a.name} to ${b.name}`, pairTerms(a, b));
   }
 
-  // key moves through the cells, or tells of the one that is reached.
+  // key moves through the cells, or opens the details of one.
   #key(event) {
     const last = this.#nodes.length - 1;
     let [from, to] = this.#at;
@@ -43,7 +43,7 @@ class Matrix {
       case "ArrowRight": to += step; break;
       case "Home": to = 0; break;
       case "End": to = last; break;
-      case "Enter": case " ": event.preventDefault(); this.#tell(from, to); return;
+      case "Enter": case " ": event.preventDefault(); this.#open(from, to); return;
       default: return;
     }
     event.preventDefault();
@@ -60,7 +60,7 @@ class Matrix {
       this.#cells[from][to].tabIndex = 0;
       if (focus) this.#cells[from][to].focus();
     }
-    this.#say(from, to);
+    this.#describe(from, to);
   }
 
   #drawTable() {
@@ -69,7 +69,7 @@ class Matrix {
     this.#cells = this.#nodes.map((_, from) => this.#nodes.map((_, to) => {
       const symbol = this.#symbol(from, to);
       return make("td", { role: "gridcell", tabindex: -1, class: "c-" + cellKind(symbol), "aria-label": pairWords(this.#nodes[from], this.#nodes[to]),
-        mouseenter: () => this.#say(from, to), focus: () => this.#at.join() !== `${from},${to}` && this.#go(from, to), click: () => this.#tell(from, to) }, symbol);
+        mouseenter: () => this.#describe(from, to), focus: () => this.#at.join() !== `${from},${to}` && this.#go(from, to), click: () => this.#open(from, to) }, symbol);
     }));
     this.#box.replaceChildren(make("table", { class: "grid", role: "grid", "aria-label": "From each row's node to each column's", keydown: (e) => this.#key(e) },
       make("thead", {}, make("tr", {}, make("th", { class: "soft" }, "from ↓ to →"), this.#nodes.map((n) => make("th", { scope: "col", title: n.name }, make("span", {}, n.name))))),
@@ -81,25 +81,25 @@ class Matrix {
 
   #drawPlane() {
     if (!this.#plane) {
-      const canvas = make("canvas", { tabindex: 0, role: "application", "aria-label": "Who has a route to whom: the keys with arrows move through it, with Shift by ten; Enter tells why", "aria-describedby": "matrix-cell",
+      const canvas = make("canvas", { tabindex: 0, role: "application", "aria-label": "Routes between nodes: the arrow keys move through the matrix, with Shift by ten; Enter opens the details", "aria-describedby": "matrix-cell",
         keydown: (e) => this.#key(e), focus: () => this.#go(...this.#at) });
       const cursor = make("div", { class: "cursor", hidden: "" });
       this.#plane = { canvas, cursor };
       canvas.addEventListener("mousemove", (e) => this.#under(e) && this.#go(...this.#under(e)));
-      canvas.addEventListener("click", (e) => this.#under(e) && this.#tell(...this.#under(e)));
+      canvas.addEventListener("click", (e) => this.#under(e) && this.#open(...this.#under(e)));
       this.#box.replaceChildren(make("div", { class: "plane" }, canvas, cursor));
     }
     this.#paint();
   }
 
-  // paint puts a dot for each pair, or the worst of a block of pairs where there are more than dots.
+  // paint draws a dot for each pair, or for a block of pairs the worst one if there are too many.
   #paint() {
     const n = this.#nodes.length;
     const room = Math.max(240, Math.min(this.#box.clientWidth - 4, 600));
     this.#block = Math.ceil(n / room);
     const dots = Math.ceil(n / this.#block);
     this.#scale = Math.max(1, Math.floor(room / dots));
-    const colours = Matrix.#colours();
+    const colors = Matrix.#colors();
     const { canvas } = this.#plane;
     canvas.width = canvas.height = dots;
     canvas.style.width = canvas.style.height = dots * this.#scale + "px";
@@ -114,12 +114,12 @@ class Matrix {
       }
     }
     const marked = this.#scale < 3 ? Matrix.#thick(worst, dots) : worst;
-    for (let i = 0; i < marked.length; i++) pixels[i] = colours[marked[i]];
+    for (let i = 0; i < marked.length; i++) pixels[i] = colors[marked[i]];
     canvas.getContext("2d").putImageData(image, 0, 0);
     this.#point();
   }
 
-  // thick has faults cover the dots around them, so that one among thousands is seen.
+  // thick extends faults over the dots around them, so that one among thousands is visible.
   static #thick(worst, dots) {
     const marked = worst.slice();
     for (let i = 0; i < worst.length; i++) {
@@ -134,8 +134,8 @@ class Matrix {
     return marked;
   }
 
-  // colours are those of severities, as a canvas has them.
-  static #colours() {
+  // colors returns the colors of the severities as a canvas has them.
+  static #colors() {
     const style = getComputedStyle(document.documentElement);
     const context = make("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
     return ["--card", "--line", "--ok-fill", "--soft", "--warn", "--bad"].map((name) => {
@@ -151,7 +151,7 @@ class Matrix {
     return from >= 0 && to >= 0 && from < this.#nodes.length && to < this.#nodes.length && this.#worst(from, to);
   }
 
-  // worst is the worst pair of a block.
+  // worst returns the worst pair of a block.
   #worst(from, to) {
     let found = [from, to];
     for (let i = from; i < Math.min(from + this.#block, this.#nodes.length); i++) {

@@ -1,4 +1,4 @@
-// The page of a node: what its agent reports.
+// The page of a node: its agent's report.
 
 const picture = new Picture(byId("picture"));
 let report = {};
@@ -13,7 +13,7 @@ const peers = new Table(byId("peers"), {
   text: (p) => [p.node, p.subnet, p.via, p.dev, p.state, p.message, ...list(p.reasons)].join(" "),
   columns: [
     { key: "state", label: "State", width: "110px", place: "side", value: (p) => rank(p.state), cell: (p) => badge(p.state) },
-    { key: "node", label: "Node", width: "150px", place: "top", value: (p) => p.node, cell: (p) => make("button", { type: "button", click: () => tell(p) }, p.node) },
+    { key: "node", label: "Node", width: "150px", place: "top", value: (p) => p.node, cell: (p) => make("button", { type: "button", click: () => details(p) }, p.node) },
     { key: "subnet", label: "Subnet", width: "165px", place: "under", value: (p) => p.subnet, cell: (p) => p.subnet },
     { key: "via", label: "Next hop", width: "205px", value: (p) => p.via, cell: (p) => (p.via ? p.via + (p.dev ? " " + p.dev : "") : "") },
     { key: "since", label: "Since", width: "115px", value: (p) => -Date.parse(p.since) || 0, cell: (p) => since(p.since, now) },
@@ -24,11 +24,11 @@ const peers = new Table(byId("peers"), {
 
 const why = (p) => (p.message ? [...list(p.reasons), p.message].join(": ") : "");
 
-// remediations are those of the problems that the peer's reasons name.
+// remediations returns those of the problems that the peer's reasons name.
 const remediations = (p) => [...new Set(list(report.problems).filter((q) => q.subject?.node === p.node && list(p.reasons).includes(q.reason)).map((q) => q.remediation))].join(" ");
 
-// tell shows all of a peer.
-function tell(p) {
+// details shows the details of a peer.
+function details(p) {
   show(p.node, make("dl", {}, terms([
     ["State", badge(p.state)],
     ["Subnet", p.subnet],
@@ -51,7 +51,7 @@ function showHead() {
     well ? "✓ Ready" : report.ready ? "! Ready, with problems" : "✕ Not ready"));
 }
 
-// problemGroups are the problems by their reason: those that keep the node from being ready come first.
+// problemGroups returns the problems by reason, first those that keep the node from being ready.
 function problemGroups() {
   const groups = [...grouped(list(report.problems), (p) => `${p.blocksReady ? 0 : 1} ${p.reason}`).values()];
   return groups.sort((a, b) => Boolean(b[0].blocksReady) - Boolean(a[0].blocksReady) || b.length - a.length);
@@ -60,16 +60,16 @@ function problemGroups() {
 function showProblems() {
   const groups = problemGroups();
   const found = groups.map((group) => problemBox(group[0].blocksReady ? "bad" : "warn",
-    group[0].reason + (group[0].blocksReady ? " – this node's pods suffer from it" : group.length > 1 ? ` – ${count(group.length, "time")}` : ""),
+    group[0].reason + (group[0].blocksReady ? " – this node's pods are affected" : group.length > 1 ? ` – ${count(group.length, "time")}` : ""),
     group, (p) => (p.subject?.node ? `${p.subject.node}: ` : "") + p.message, group[0].remediation));
   const lost = list(report.peers).filter((p) => p.state === "missing");
   if (lost.length > 0) {
     found.splice(groups.filter((g) => g[0].blocksReady).length, 0, problemBox("bad", `Missing routes – ${count(lost.length, "peer")}`, lost, (p) => `${p.node}: ${p.message ?? p.subnet}`,
-      "Wait a few seconds: the agent puts routes back. If they stay away, look for Contested or RouteFailed here, and at the agent's log."));
+      "Wait a few seconds: the agent restores routes. If they stay missing, look for Contested or RouteFailed here, and at the agent's log."));
   }
   if (report.api?.error) {
-    found.push(problemBox("warn", "The API server can't be asked", [report.api.error], (text) => text,
-      "All routes stay as they are meanwhile. Look at the API server, and at the way there from this node."));
+    found.push(problemBox("warn", "Requests to the API server fail", [report.api.error], (text) => text,
+      "All routes stay unchanged meanwhile. Check the API server, and the network between it and this node."));
   }
   steady(byId("problems"), found.length > 0 ? found : make("p", { class: "ok" }, "✓ No problems."));
 }
@@ -80,13 +80,13 @@ function showHost() {
   const holding = conditions.filter((c) => c.status === "True");
   steady(byId("host"), terms([
     ["Addresses", lines(host.addresses)],
-    ["Pod subnets", host.router ? "none: it is a router" : lines(host.subnets)],
+    ["Pod subnets", host.router ? "none (router)" : lines(host.subnets)],
     ["Uplinks", lines(list(host.uplinks).map((u) => `${u.name}, MTU ${u.mtu}`))],
     ["Bridge", host.bridge && `${host.bridge}, ${count(host.ports ?? 0, "port")}`],
     ["Pods' MTU", host.mtu ? String(host.mtu) : host.router ? "" : "no CNI config yet"],
     ["Encapsulation", host.encapsulation],
     ["CNI config", host.config && make("span", { class: "code" }, host.config)],
-    ["API server", api.heard ? `heard of ${since(api.heard, now)}` : api.synced ? "listed" : "never heard of"],
+    ["API server", api.lastEvent ? `last event ${since(api.lastEvent, now)}` : api.synced ? "listed" : "no event yet"],
     ["Conditions", [`${holding.length} of ${conditions.length} hold`, conditions.length > holding.length && make("ul", {},
       conditions.filter((c) => c.status !== "True").map((c) => make("li", { class: c.status === "False" ? "bad" : "dim" }, `${c.name}: ${c.message || c.status.toLowerCase()}`)))]],
   ]));
@@ -97,14 +97,15 @@ const lines = (values) => (list(values).length > 0 ? list(values).map((v) => mak
 function showDrift() {
   const drift = report.drift ?? {};
   const differences = list(drift.differences);
-  const looked = drift.time ? `looked at ${since(drift.time, now)}` : "not looked at yet";
-  steady(byId("drift"), drift.error ? make("p", { class: "bad" }, `They can't be looked at: ${drift.error}`)
-    : differences.length === 0 ? make("p", { class: drift.time ? "ok" : "soft" }, drift.time ? "✓ All is as it should be" : "", make("span", { class: "soft" }, (drift.time ? ", " : "") + looked + "."))
+  const compared = drift.time ? `compared ${since(drift.time, now)}` : "not compared yet";
+  steady(byId("drift"), drift.error ? make("p", { class: "bad" }, `They can't be read: ${drift.error}`)
+    : differences.length === 0 ? make("p", { class: drift.time ? "ok" : "soft" }, drift.time ? "✓ As desired" : "", make("span", { class: "soft" }, (drift.time ? ", " : "") + compared + "."))
       : [...grouped(differences, (d) => d.reason)].map(([reason, group]) => problemBox("bad", `${reason} – ${group.length}`, group, (d) => make("code", {}, d.message)))
-        .concat(make("p", { class: "soft" }, looked)));
+        .concat(make("p", { class: "soft" }, compared)));
 }
 
-// showPasses draws how long passes took, the newest to the right: filled those that changed something.
+// showPasses draws the durations of passes, the newest on the right. Passes that changed something
+// are filled.
 function showPasses() {
   const passes = list(report.passes).slice().reverse();
   const [width, height, base] = [Math.min(560, Math.max(240, byId("passes").clientWidth)), 110, 92];
@@ -140,14 +141,14 @@ follow(location.pathname + "?format=json&brief=true", 5000, "The agent", (data, 
     peers.update(list(report.peers));
     showHead();
   } else if (report.drift?.time) {
-    report.drift.time = new Date(now).toISOString(); // it was looked at, and is as it was
+    report.drift.time = new Date(now).toISOString(); // compared again, without a change
   }
-  const heard = headers.get("Plainroute-Heard");
-  if (heard && report.api) report.api.heard = heard;
+  const lastEvent = headers.get("Plainroute-Last-Event");
+  if (lastEvent && report.api) report.api.lastEvent = lastEvent;
   for (const part of [showProblems, showHost, showDrift, showPasses]) part();
 });
 
-// A dashboard shows many nodes, also those whose agents have said nothing.
+// In the dashboard a node may have no report.
 if (location.pathname.startsWith("/nodes/")) {
   byId("back").hidden = false;
   byId("name").textContent = printable(decodeURIComponent(location.pathname.slice("/nodes/".length)));

@@ -1,8 +1,9 @@
-// What comes from the cluster is whatever somebody called a Node. It becomes text and attributes here, and never markup.
+// Text from the cluster, such as names of Nodes, becomes text and attributes here, never markup.
 
 const byId = (id) => document.getElementById(id);
 
-// printable spells out what does not print, or turns the order of letters: a name must look like what it is.
+// printable escapes characters that do not print or change the order of letters, so that a name
+// looks like what it is.
 function printable(value) {
   const spell = (c) => (c === "\n" ? "; " : "\\u" + c.codePointAt(0).toString(16).padStart(4, "0"));
   return String(value ?? "").replace(/[\p{C}\p{Zl}\p{Zp}]/gu, spell);
@@ -31,7 +32,7 @@ const draw = (name, attributes, ...children) => fill(document.createElementNS("h
 const list = (value) => (Array.isArray(value) ? value : []);
 const count = (n, one, many = one + "s") => n.toLocaleString("en") + " " + (n === 1 ? one : many);
 
-// span is a duration in words, as kubectl's ages are.
+// span returns a duration in words, like kubectl's ages.
 function span(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 120) return s + " s";
@@ -40,28 +41,28 @@ function span(seconds) {
   return Math.round(s / 86400) + " d";
 }
 
-// since is how long ago a time was; nothing if there was none.
+// since returns how long ago a time was; "" without a time.
 function since(time, now) {
   const at = Date.parse(time);
   if (Number.isNaN(at)) return "";
   return now - at < 1500 ? "just now" : span((now - at) / 1000) + " ago";
 }
 
-// took is a duration in nanoseconds, in words.
+// took returns a duration in nanoseconds in words.
 function took(ns) {
   if (ns >= 1e9) return (ns / 1e9).toFixed(ns >= 1e10 ? 0 : 1) + " s";
   if (ns >= 1e6) return (ns / 1e6).toFixed(ns >= 1e7 ? 0 : 1) + " ms";
   return Math.round(ns / 1e3) + " µs";
 }
 
-// The states of a peer, the worst first, and how bad each is.
+// states are those of a peer, the worst first, with their classes.
 const states = { failed: "bad", missing: "bad", conflict: "warn", refused: "warn", "off link": "warn", ok: "ok" };
 const order = Object.keys(states);
-const badness = (state) => states[state] ?? "bad"; // one that a later version may have
+const badness = (state) => states[state] ?? "bad"; // a state of a later version
 const rank = (state) => (order.indexOf(state) + 1 || 1) - 1;
 const badge = (state, kind = badness(state)) => make("span", { class: "state " + kind }, state);
 
-// show opens a dialog that tells all of one thing. Escape closes it, and the focus goes back to where it was.
+// show opens a dialog. Escape closes it, and the focus returns to where it was.
 function show(title, ...children) {
   const dialog = byId("detail");
   dialog.replaceChildren(
@@ -70,11 +71,11 @@ function show(title, ...children) {
   dialog.showModal();
 }
 
-// terms are the names and values of a definition list; those without a value are left out.
+// terms returns names and values for a definition list, without those that lack a value.
 const terms = (pairs) => pairs.filter(([, value]) => value !== undefined && value !== "" && value !== null)
   .map(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
 
-// spread lists things, the first few openly and the others on demand, and never more than anybody reads.
+// spread lists the first items openly and the others on demand, up to a maximum.
 function spread(items, line, few = 5, most = 200) {
   const rows = items.slice(0, most).map((item) => make("li", {}, line(item)));
   const more = rows.splice(few);
@@ -89,8 +90,8 @@ function spread(items, line, few = 5, most = 200) {
 const problemBox = (kind, title, items, line, remediation) => make("div", { class: "problem " + kind },
   make("h3", {}, title), spread(items, line), remediation && make("p", { class: "remediation" }, make("b", {}, "Remediation: "), remediation));
 
-// steady replaces what is in an element, unless it is the same: who reads or has marked something keeps it, and what
-// somebody has opened stays open.
+// steady replaces the content of an element only if it differs, so that selections stay, and opened
+// details stay open.
 function steady(element, ...children) {
   const open = new Set([...element.querySelectorAll("details[open]")].map((d) => d.dataset.key));
   const box = fill(element.cloneNode(false), {}, children);
@@ -98,7 +99,7 @@ function steady(element, ...children) {
   if (!box.isEqualNode(element)) element.replaceChildren(...box.childNodes);
 }
 
-// grouped puts things together that have the same key, in the order in which they come.
+// grouped collects items by key, in order of appearance.
 function grouped(items, key) {
   const groups = new Map();
   for (const item of items) {
@@ -108,7 +109,7 @@ function grouped(items, key) {
   return groups;
 }
 
-// cut leaves as many characters of a text as there is room for.
+// cut shortens a text to a number of characters.
 function cut(text, room) {
   const all = [...printable(text)];
   const n = Math.max(0, Math.floor(room));

@@ -1,5 +1,5 @@
-// Picture draws a node, its bridge with the pods, its link, and the peers on it: those that are well in one, those with
-// which something is wrong each for itself.
+// Picture draws a node, its bridge with the pods, its link, and the peers on it. Peers that are ok
+// may share a box; others have one each.
 class Picture {
   #box; #report;
 
@@ -56,12 +56,12 @@ class Picture {
     const pods = Array.from({ length: Math.min(ports, fit) }, (_, i) => [
       draw("path", { class: "wire", d: `M${31 + i * 22} ${top + 14}v12` }),
       draw("rect", { class: "pod", x: 24 + i * 22, y: top, width: 14, height: 14, rx: 3 })]);
-    const said = ports === 0 ? "no pods attached" : ports > fit ? `+ ${ports - fit}` : count(ports, "pod");
+    const words = ports === 0 ? "no pods attached" : ports > fit ? `+ ${ports - fit}` : count(ports, "pod");
     return [pods,
-      draw("text", { class: "soft", x: 24 + Math.min(ports, fit) * 22 + (ports ? 4 : 0), y: top + 12 }, said),
+      draw("text", { class: "soft", x: 24 + Math.min(ports, fit) * 22 + (ports ? 4 : 0), y: top + 12 }, words),
       draw("rect", { class: "inner", x: 12, y: top + 26, width: w - 22, height: 32, rx: 5 }),
       draw("text", { x: 24, y: top + 46 }, cut(`${bridge} · ${list(subnets).join(", ") || "no subnet"}`, (w - 40) / 7)),
-      draw("path", { class: "wire", d: `M31 ${top + 58}v22` }), // the kernel routes between the two
+      draw("path", { class: "wire", d: `M31 ${top + 58}v22` }), // the kernel routes between bridge and link
     ];
   }
 
@@ -76,7 +76,7 @@ class Picture {
       draw("title", {}, `${label}: ${note}`));
   }
 
-  // targets are the peers as they are drawn: at most so many, the worst first, and the rest in one.
+  // targets returns the peers to draw, the worst first; those beyond the maximum share a box.
   static #targets(report, most) {
     const nodes = [...grouped(list(report.peers), (p) => p.node)].map(([node, rows]) => {
       const worst = rows.reduce((a, b) => (rank(b.state) < rank(a.state) ? b : a));
@@ -87,8 +87,8 @@ class Picture {
     const all = nodes.length <= most ? [...bad, ...well] : bad.slice(0, most - 1 - (bad.length > most - 1));
     if (nodes.length > most) {
       const more = bad.length - all.length;
-      if (more > 0) all.push({ label: `${count(more, "more", "more")} with faults`, note: "", kind: "bad" });
-      if (well.length > 0) all.push({ label: count(well.length, "peer"), note: "reached as they should be", kind: "ok" });
+      if (more > 0) all.push({ label: `${count(more, "more", "more")} with problems`, note: "", kind: "bad" });
+      if (well.length > 0) all.push({ label: count(well.length, "peer"), note: "ok", kind: "ok" });
     }
     return all;
   }

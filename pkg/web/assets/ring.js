@@ -1,4 +1,4 @@
-// Ring draws the nodes around a circle, and across it the routes that are not as they should be.
+// Ring draws the nodes around a circle, and the faulty routes between them.
 class Ring {
   #box; #words; #nodes = []; #pairs = [];
 
@@ -7,7 +7,8 @@ class Ring {
     new ResizeObserver(() => this.#draw()).observe(box);
   }
 
-  // As many nodes have names and a line for each route between them; as many are drawn at all, and as many faulty routes.
+  // The largest numbers of nodes that have names, that have a line for each route, and that are
+  // drawn at all; and of faulty routes.
   static #named = 40; static #meshed = 12; static #drawn = 600; static #lines = 600;
 
   update(nodes, pairs) {
@@ -33,11 +34,11 @@ class Ring {
       lines.map((p) => draw("path", { class: cellKind(p.symbol) + "-wire", d: Ring.#curve(place.get(p.from.index), place.get(p.to.index), width, height) },
         draw("title", {}, `${p.from.name} to ${p.to.name}: ${p.words}`))),
       shown.map((n) => Ring.#node(n, place.get(n.index), named, 2 * Math.PI * rx / shown.length, (width / 2 - rx - 14) / 6.6))));
-    const said = [];
-    if (shown.length < nodes.length) said.push(`${count(nodes.length - shown.length, "node")} with nothing to say against them are not drawn.`);
-    if (lines.length < pairs.length) said.push(`Drawn are ${lines.length.toLocaleString("en")} of ${count(pairs.length, "faulty route")}.`);
-    if (pairs.length === 0 && shown.length > Ring.#meshed) said.push("There would be a line for each route that is not as it should be.");
-    this.#words.textContent = said.join(" ");
+    const notes = [];
+    if (shown.length < nodes.length) notes.push(`${count(nodes.length - shown.length, "node")} without problems are not drawn.`);
+    if (lines.length < pairs.length) notes.push(`${lines.length.toLocaleString("en")} of ${count(pairs.length, "faulty route")} are drawn.`);
+    if (pairs.length === 0 && shown.length > Ring.#meshed) notes.push("There are no faulty routes.");
+    this.#words.textContent = notes.join(" ");
   }
 
   static #mesh(nodes, place, pairs) {
@@ -48,7 +49,7 @@ class Ring {
     }));
   }
 
-  // curve bends to the right as seen from where it begins, so that both directions of a pair are seen.
+  // curve bends to the right of its direction, so that both directions of a pair are visible.
   static #curve(p, q, width, height) {
     const [mx, my] = [(p.x + q.x) / 2, (p.y + q.y) / 2];
     const bend = 0.12;

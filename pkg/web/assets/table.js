@@ -1,11 +1,12 @@
-// Table shows thousands of rows, of which only those in sight are in the document. They can be sorted by each column,
-// filtered by text and by state.
+// Table shows thousands of rows; only the visible ones are in the document. Rows can be sorted by
+// column, and filtered by text and state.
 class Table {
   #options; #rows = []; #shown = []; #drawn = new Map(); #states = new Set(); #words = []; #sort; #frame = 0;
   #chips; #summary; #box; #table; #head; #body; #above; #below; #nothing;
 
-  // options: title, noun, placeholder, key(row), state(row), kind(state), text(row), sort (a column's key), and columns:
-  // key, label, width, place (in the narrow form), value(row), which is sorted by, and cell(row), which is shown.
+  // options: title, noun, placeholder, key(row), state(row), kind(state), text(row), sort (a
+  // column's key), and columns: key, label, width, place (in the narrow form), value(row) to sort
+  // by, and cell(row) to show.
   constructor(section, options) {
     this.#options = options;
     this.#sort = { column: options.columns.find((c) => c.key === options.sort), down: false };
@@ -36,7 +37,7 @@ class Table {
 
   get empty() { return this.#rows.length === 0; }
 
-  // update takes new rows, and keeps what is sorted, filtered and scrolled to.
+  // update replaces the rows, and keeps order, filters and scroll position.
   update(rows) {
     this.#rows = rows.map((row) => ({ row, text: this.#options.text(row).toLowerCase(), state: this.#options.state(row) }));
     this.#arrange();
@@ -116,7 +117,7 @@ class Table {
     });
   }
 
-  // draw puts the rows in sight into the document, and some around them.
+  // draw adds the visible rows to the document, and some around them.
   #draw() {
     const spare = 8;
     const height = parseFloat(getComputedStyle(this.#table).getPropertyValue("--row"));

@@ -3,11 +3,8 @@ package manifests
 import (
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,23 +13,22 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/plainroute/plainroute/test/apiserver"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// TestAccepted applies both manifests to an API server with the Service ranges of the tests' cluster; twice, as who
-// runs the tests again does.
+// TestAccepted applies both manifests to an API server with the Service ranges of the tests' cluster; twice, as on a
+// second run.
 func TestAccepted(t *testing.T) {
-	config := apiServer(t)
+	config := apiserver.ControlPlaneForTest(t, apiserver.Options{
+		Flags: map[string]string{"service-cluster-ip-range": "10.96.0.0/16,fd00:10:96::/112"},
+	}).Config
 	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testutil.Must(t, err)
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testutil.Must(t, err)
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kinds))
 	for range 2 {
 		for _, object := range append(objects(t, CoreDNS), objects(t, Ingress)...) {
@@ -41,32 +37,6 @@ func TestAccepted(t *testing.T) {
 			}
 		}
 	}
-}
-
-// apiServer starts one, or skips the test where there is none to start.
-func apiServer(t *testing.T) *rest.Config {
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		t.Skip("no API server: KUBEBUILDER_ASSETS is not set; `make test` sets it")
-	}
-	plane := &envtest.ControlPlane{
-		Etcd:      &envtest.Etcd{Path: filepath.Join(assets, "etcd"), StartTimeout: time.Minute},
-		APIServer: &envtest.APIServer{Path: filepath.Join(assets, "kube-apiserver"), StartTimeout: 2 * time.Minute},
-	}
-	plane.APIServer.Configure().Set("service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112")
-	if err := plane.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := plane.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	admin, err := plane.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return admin.Config()
 }
 
 func objects(t *testing.T, manifest string) (all []*unstructured.Unstructured) {

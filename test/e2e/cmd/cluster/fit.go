@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/plainroute/plainroute/test/e2e/cluster"
+	"github.com/plainroute/plainroute/test/e2e/kubelets"
 )
 
 func fitCommand(code *int) *cobra.Command {
@@ -18,7 +18,7 @@ func fitCommand(code *int) *cobra.Command {
 				*code = exit
 				return err
 			}
-			return cluster.TryCgroups(os.Getenv(cgroupVariable))
+			return kubelets.TryCgroups(os.Getenv(cgroupVariable))
 		},
 	}
 	cmd.Flags().IntVar(&nodes, "nodes", defaultNodes, "how many nodes it is to have")

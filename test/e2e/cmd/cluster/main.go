@@ -1,4 +1,4 @@
-// Command cluster makes a Kubernetes cluster of real kubelets on this machine, see package test/e2e/cluster.
+// Command cluster makes a Kubernetes cluster of real kubelets on this machine, see package test/e2e/kubelets.
 package main
 
 import (
@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
-	"github.com/plainroute/plainroute/test/e2e/cluster"
+	"github.com/plainroute/plainroute/test/e2e/kubelets"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
 
 // Exit codes beyond those of what is run.
@@ -26,12 +26,12 @@ const (
 
 func main() {
 	code := 0
-	played, err := cluster.Stage()
+	played, err := kubelets.Stage()
 	if !played {
 		err = root(&code).ExecuteContext(context.Background())
 	}
 	switch {
-	case errors.Is(err, cluster.ErrNotHere), errors.Is(err, sandbox.ErrNotPermitted):
+	case errors.Is(err, kubelets.ErrNotHere), errors.Is(err, sandbox.ErrNotPermitted):
 		code = notHere
 	case err != nil && code == 0:
 		code = failed
@@ -92,12 +92,12 @@ func socket() (string, error) {
 	return path, nil
 }
 
-func ask(code *int, request cluster.Request) error {
+func ask(code *int, request kubelets.Request) error {
 	path, err := socket()
 	if err != nil {
 		return err
 	}
-	*code, err = cluster.Ask(path, request)
+	*code, err = kubelets.Ask(path, request)
 	return err
 }
 
@@ -106,12 +106,12 @@ func nodeCommand(code *int) *cobra.Command {
 	node.AddCommand(&cobra.Command{
 		Use: "exec NODE -- COMMAND...", Short: "Run a command on a node", Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return ask(code, cluster.Request{Verb: "exec", Node: args[0], Args: args[1:]})
+			return ask(code, kubelets.Request{Verb: "exec", Node: args[0], Args: args[1:]})
 		},
 	}, &cobra.Command{
 		Use: "add [NODE]", Short: "Make one more node, and print its name", Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return ask(code, cluster.Request{Verb: "add", Node: strings.Join(args, "")})
+			return ask(code, kubelets.Request{Verb: "add", Node: strings.Join(args, "")})
 		},
 	})
 	for verb, short := range map[string]string{
@@ -120,7 +120,7 @@ func nodeCommand(code *int) *cobra.Command {
 		node.AddCommand(&cobra.Command{
 			Use: verb + " NODE", Short: short, Args: cobra.ExactArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error {
-				return ask(code, cluster.Request{Verb: verb, Node: args[0]})
+				return ask(code, kubelets.Request{Verb: verb, Node: args[0]})
 			},
 		})
 	}
@@ -132,7 +132,7 @@ func outsideCommand(code *int) *cobra.Command {
 		Use: "outside -- COMMAND...", Short: "Run a command on a host beyond the nodes' router, with no route to any pod",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return ask(code, cluster.Request{Verb: "outside", Args: args})
+			return ask(code, kubelets.Request{Verb: "outside", Args: args})
 		},
 	}
 }
@@ -146,7 +146,7 @@ func loadCommand(code *int) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := ask(code, cluster.Request{Verb: "load", Args: []string{archive}}); err != nil || *code != 0 {
+				if err := ask(code, kubelets.Request{Verb: "load", Args: []string{archive}}); err != nil || *code != 0 {
 					return err
 				}
 			}

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
-	"github.com/plainroute/plainroute/test/e2e/cluster"
+	"github.com/plainroute/plainroute/test/e2e/kubelets"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
 
 const defaultNodes = 3
@@ -30,8 +30,8 @@ func (o *options) register(cmd *cobra.Command) {
 }
 
 // config fills in the defaults.
-func (o *options) config(bin string) (cluster.Config, error) {
-	c := cluster.Config{
+func (o *options) config(bin string) (kubelets.Config, error) {
+	c := kubelets.Config{
 		Dir: inSandbox, Logs: o.logs, Bin: bin, Nodes: o.nodes, ProxyMode: o.proxyMode, Images: o.images,
 		Cgroup: os.Getenv(cgroupVariable),
 	}
@@ -79,10 +79,10 @@ func enter(nodes int, onKept func(first, janitor int) error, files ...*os.File) 
 	if !sandbox.Outside() {
 		return sandbox.Enter(nil)
 	}
-	if err := cluster.Fit(nodes); err != nil {
+	if err := kubelets.Fit(nodes); err != nil {
 		return nil, failed, err
 	}
-	janitor, err := cluster.StartJanitor()
+	janitor, err := kubelets.StartJanitor()
 	if err != nil {
 		return nil, failed, err
 	}

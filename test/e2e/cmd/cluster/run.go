@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/plainroute/plainroute/test/e2e/cluster"
+	"github.com/plainroute/plainroute/test/e2e/kubelets"
 )
 
 // inSandbox is where a cluster keeps its files: in memory, and gone with the sandbox.
@@ -51,7 +51,7 @@ the PATH, and takes everything down, also when it is interrupted or killed.`,
 }
 
 // up starts the cluster and listens on a socket. Errors name the folder of the logs.
-func up(ctx context.Context, config cluster.Config, socket string) (*cluster.Cluster, error) {
+func up(ctx context.Context, config kubelets.Config, socket string) (*kubelets.Cluster, error) {
 	journal, err := newLogs(config.Logs)
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func up(ctx context.Context, config cluster.Config, socket string) (*cluster.Clu
 		fmt.Fprintln(os.Stderr, line)
 		fmt.Fprintln(journal, line)
 	}
-	c, err := cluster.Up(ctx, config)
+	c, err := kubelets.Up(ctx, config)
 	if err == nil {
 		err = c.Serve(ctx, socket)
 	}
@@ -95,7 +95,7 @@ func newLogs(dir string) (*os.File, error) {
 const interruptLimit = 30 * time.Second
 
 // run is the life of a cluster for one command, whose exit code it returns: it only has to end for all to be taken down.
-func run(ctx context.Context, config cluster.Config, args []string) (int, error) {
+func run(ctx context.Context, config kubelets.Config, args []string) (int, error) {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	socket := filepath.Join(inSandbox, socketName)
@@ -127,7 +127,7 @@ func run(ctx context.Context, config cluster.Config, args []string) (int, error)
 }
 
 // command is what runs with a cluster, with the programs made here in its path.
-func command(ctx context.Context, config cluster.Config, args []string) (*exec.Cmd, error) {
+func command(ctx context.Context, config kubelets.Config, args []string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding our own binary: %w", err)

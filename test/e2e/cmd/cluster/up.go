@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/plainroute/plainroute/test/cluster/sandbox"
-	"github.com/plainroute/plainroute/test/e2e/cluster"
+	"github.com/plainroute/plainroute/test/e2e/kubelets"
+	"github.com/plainroute/plainroute/test/sandbox"
 )
 
 // Files of the folder of a cluster that stays up.
@@ -72,7 +72,7 @@ func upOutside(nodes int, dir string) (int, error) {
 	return code, err
 }
 
-func upInside(ctx context.Context, config cluster.Config, dir string) (int, error) {
+func upInside(ctx context.Context, config kubelets.Config, dir string) (int, error) {
 	box, code, err := sandbox.Enter(nil)
 	if err != nil || box == nil { // PID 1 has done its part
 		return code, err
@@ -85,7 +85,7 @@ func upInside(ctx context.Context, config cluster.Config, dir string) (int, erro
 	if err != nil {
 		return failed, fmt.Errorf("opening the port that was passed: %w", err)
 	}
-	go relay(port, net.TCPAddrFromAddrPort(cluster.APIServer()))
+	go relay(port, net.TCPAddrFromAddrPort(kubelets.APIServer()))
 	kubeconfig := filepath.Join(dir, kubeconfigName)
 	if err := writeKubeconfig(c.Kubeconfig(), kubeconfig, port.Addr().String()); err != nil {
 		return failed, err

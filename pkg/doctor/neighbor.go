@@ -1,0 +1,149 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/inspect"
+	"github.com/plainroute/plainroute/pkg/problem"
+)
+
+// resolving bounds the time of the kernel's neighbor resolution: 3 s for a probe by us. Without the
+// right to probe, the kernel trusts an old entry for 5 s more before it probes (arp(7):
+// delay_first_probe_time, retrans_time).
+const resolving = 9 * time.Second
+
+// neighbors looks for on-link peers that do not answer ARP or neighbor discovery, without which no
+// packet to their pods leaves this node.
+func neighbors(ctx context.Context, t *Target, s *sweep) []problem.Problem {
+	hops := t.onLink(s)
+	silent, err := t.silentHops(ctx, s, hops)
+	if err != nil {
+		return Skip(err.Error(), "")
+	}
+	return silentProblems(silent, len(hops))
+}
+
+// A nextHop is an on-link address of a peer, and its entry in the kernel's table.
+type nextHop struct {
+	peer  peer
+	entry inspect.Neighbor
+}
+
+func newNextHop(one peer, addr netip.Addr, dev string) nextHop {
+	return nextHop{one, inspect.Neighbor{Addr: addr, Dev: dev, State: inspect.Failed}}
+}
+
+func (t *Target) onLink(s *sweep) []nextHop {
+	var all []nextHop
+	for one, hop := range s.hops() {
+		if route, err := t.Kernel.RouteTo(hop); err == nil && !route.Via.IsValid() {
+			all = append(all, newNextHop(one, hop, route.Dev))
+		}
+	}
+	return all
+}
+
+// errOutputBlocked is returned if no probe left this host, so the kernel resolved no neighbor.
+var errOutputBlocked = fmt.Errorf("this node's own firewall (hook output) drops the probes, UDP to the port 9: %w", unix.EPERM)
+
+// silentHops waits until the kernel has resolved all next hops or given up, and returns those
+// without an answer.
+func (t *Target) silentHops(ctx context.Context, s *sweep, hops []nextHop) ([]nextHop, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolving)
+	defer cancel()
+	table, err := t.Kernel.Neighbors()
+	if err != nil {
+		return nil, err
+	}
+	probed := slices.DeleteFunc(slices.Clone(hops), func(h nextHop) bool { return h.unresolved(s, table) })
+	if len(probed) == 0 && len(hops) > 0 {
+		return nil, errOutputBlocked
+	}
+	t.reprobe(s, probed, table)
+	for {
+		if table, err = t.Kernel.Neighbors(); err != nil {
+			return nil, err
+		}
+		silent, pending := resolve(s, probed, table)
+		if !pending {
+			return silent, nil
+		}
+		select {
+		case <-ctx.Done():
+			return silent, nil
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// unresolved reports whether the kernel never resolved a next hop: our own firewall dropped the
+// probe, and no other program sent a packet.
+func (h nextHop) unresolved(s *sweep, table []inspect.Neighbor) bool {
+	return h.in(table) < 0 && errors.Is(s.small(h.entry.Addr).err, unix.EPERM)
+}
+
+// reprobe makes the kernel probe neighbors that it considers reachable and that answered nothing,
+// because it trusts an entry for half a minute (base_reachable_time of arp(7)). Live ones answer at
+// once.
+func (t *Target) reprobe(s *sweep, hops []nextHop, table []inspect.Neighbor) {
+	trusted := []inspect.NeighborState{inspect.Reachable, inspect.Stale, inspect.Delay}
+	for _, h := range hops {
+		if i := h.in(table); i >= 0 && !s.alive(h.entry.Addr) && slices.Contains(trusted, table[i].State) {
+			_ = t.Kernel.ProbeNeighbor(table[i]) // without CAP_NET_ADMIN the kernel's state has to do
+		}
+	}
+}
+
+// in returns the index of a next hop in the kernel's table, -1 if it is not there.
+func (h nextHop) in(table []inspect.Neighbor) int {
+	return slices.IndexFunc(table, func(n inspect.Neighbor) bool { return n.Addr == h.entry.Addr && n.Dev == h.entry.Dev })
+}
+
+// resolve returns the next hops that do not answer, and whether the kernel is still resolving some.
+func resolve(s *sweep, hops []nextHop, table []inspect.Neighbor) (silent []nextHop, pending bool) {
+	for _, h := range hops {
+		if i := h.in(table); i >= 0 {
+			h.entry = table[i]
+		}
+		switch alive := s.alive(h.entry.Addr); h.entry.State {
+		case inspect.Reachable, inspect.Permanent, inspect.NoARP:
+		case inspect.Stale, inspect.Delay, inspect.Probe:
+			pending = pending || !alive
+		case inspect.Incomplete:
+			silent, pending = append(silent, h), true
+		case inspect.Failed:
+			if !alive {
+				silent = append(silent, h)
+			}
+		}
+	}
+	return silent, pending
+}
+
+// silentProblems distinguishes silent peers that should answer from NotReady ones, and from a link
+// on which no peer answers.
+func silentProblems(silent []nextHop, probed int) []problem.Problem {
+	var lost, away group
+	for _, h := range silent {
+		g := &lost
+		if h.peer.away {
+			g = &away
+		}
+		g.add(h.peer.name, "ip neigh: %s", h.entry)
+	}
+	found := lost.problems(problem.Error, "peers that are ready do not answer ARP or neighbor discovery, so their pods can't be reached from here: ",
+		"check whether the node still has that address (`ip address` there, `kubectl get node -o wide`), and the switch, VLAN or security group between the two")
+	if len(lost.names) > 1 && len(silent) == probed {
+		found = Fail("no peer answers on the link, so no pod of another node can be reached from here", first(lost.evidence),
+			"look at this node's own link: cable, VLAN, the hypervisor's port group, `ip -s link`; and at a firewall that drops ARP or ICMPv6 neighbor discovery")
+	}
+	return append(found, away.problems(problem.Warning, "peers do not answer and are NotReady: ",
+		"repair them, or delete their Nodes and with them their routes: kubectl delete node NAME")...)
+}

@@ -1,0 +1,171 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
+)
+
+// Get requests a path of an agent. It ends with the context.
+type Get func(ctx context.Context, agent *Agent, path string) (io.ReadCloser, error)
+
+// Collector collects the reports of all agents.
+type Collector struct {
+	Client kubernetes.Interface
+	Get    Get
+	// Namespace has the agents; empty: the default namespaces are searched.
+	Namespace string
+	// Parallel is how many agents are queried at a time, Timeout bounds each of them.
+	Parallel int
+	Timeout  time.Duration
+	// Progress, unless nil, is called regularly by one goroutine with the number of agents done.
+	Progress func(done, all int)
+}
+
+// tick is the interval of calls of Progress.
+const tick = 100 * time.Millisecond
+
+// maxReport is far more than a Report of 5,000 peers takes, which is 3 MiB.
+const maxReport = 64 << 20
+
+// Collect queries all agents. An agent that doesn't answer has a Row without a Report; it returns
+// an error if Nodes or agents can't be listed.
+func (s *Collector) Collect(ctx context.Context) (*Cluster, error) {
+	rows, pods, err := find(ctx, s.Client, s.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{TypeMeta: status.TypeMeta("ClusterReport"), Time: time.Now().UTC().Truncate(time.Second), Nodes: rows}
+	a := newAggregator(c)
+	if err := s.each(ctx, running(rows, pods), func(ctx context.Context, row *Row) { s.query(ctx, a, row) }); err != nil {
+		return nil, err
+	}
+	c.Problems = a.crossProblems()
+	return c, nil
+}
+
+// query fills a Row with its agent's report, or the reason why there is none.
+func (s *Collector) query(ctx context.Context, a *aggregator, row *Row) {
+	report, err := FetchReport(ctx, s.Get, row)
+	if err != nil {
+		row.NoReport, row.Message = s.noReport(err, row)
+		return
+	}
+	a.add(row, report)
+}
+
+// running sets the agent of each Row, and returns the Rows whose agent runs.
+func running(rows []Row, pods map[string]*corev1.Pod) []*Row {
+	var list []*Row
+	for i := range rows {
+		row := &rows[i]
+		pod := pods[row.Node]
+		if pod == nil {
+			continue
+		}
+		row.Agent, row.NoReport, row.Message = agentOf(pod), "", ""
+		if reason := notRunning(pod); reason != "" {
+			row.NoReport, row.Message = problem.NotRunning, "the agent does not run: "+reason
+			continue
+		}
+		list = append(list, row)
+	}
+	return list
+}
+
+// each calls do for every Row, Parallel at a time. It returns at once when the context ends; calls
+// that still wait for an agent end by themselves.
+func (s *Collector) each(ctx context.Context, rows []*Row, do func(context.Context, *Row)) error {
+	finished := make(chan struct{}, len(rows))
+	go func() {
+		var g errgroup.Group
+		g.SetLimit(max(s.Parallel, 1))
+		for _, row := range rows {
+			g.Go(func() error {
+				defer func() { finished <- struct{}{} }()
+				ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+				defer cancel()
+				do(ctx, row)
+				return nil
+			})
+		}
+	}()
+	tick := time.NewTicker(tick)
+	defer tick.Stop()
+	for done := 0; done < len(rows); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-finished:
+			done++
+		case <-tick.C:
+			if s.Progress != nil {
+				s.Progress(done, len(rows))
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// unreadable is the error of a response that is not a Report.
+type unreadable struct{ error }
+
+// FetchReport returns the report of a Row's agent, without the desired state. It returns an error
+// for any response that is not the report of that Node.
+func FetchReport(ctx context.Context, get Get, row *Row) (*status.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	body, err := get(ctx, row.Agent, "/status?brief=true")
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	var decoded struct {
+		status.Report
+		State struct{} `json:"state"` // half of the report, and not kept
+	}
+	err = json.NewDecoder(io.LimitReader(body, maxReport)).Decode(&decoded)
+	report := &decoded.Report
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, unreadable{err}
+	case report.Node == "":
+		return nil, unreadable{errors.New("it lacks the node's name")}
+	case report.Node != row.Node:
+		return nil, unreadable{fmt.Errorf("it is that of node %s: two agents may share this host's network", report.Node)}
+	}
+	return report, nil
+}
+
+// noReport returns why there is no Report, and a message that names what to look at.
+func (s *Collector) noReport(err error, row *Row) (problem.Reason, string) {
+	var invalid unreadable
+	switch {
+	case apierrors.IsForbidden(err):
+		return problem.Forbidden, fmt.Sprintf("you lack the right to create pods/portforward in the namespace %s, by which agents are queried (config/samples/viewer has all rights)", row.Agent.Namespace)
+	case errors.As(err, &invalid):
+		return problem.Unreadable, fmt.Sprintf("this version can't read the report of the agent (%s): %v", row.Agent.Image, invalid.error)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded): // of the context, of a connection
+		err = fmt.Errorf("it runs, but did not answer within %s", s.Timeout)
+	}
+	text := fmt.Sprintf("no answer from the agent: %v", err)
+	if row.NotReady != "" {
+		text += "; the node is not ready: " + row.NotReady
+	}
+	return problem.NoAnswer, text
+}

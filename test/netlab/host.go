@@ -1,0 +1,41 @@
+package netlab
+
+import "net/netip"
+
+// Host is a machine or a pod: a namespace with one address a family, answering on both (see Serve).
+type Host struct {
+	*Namespace
+	V4, V6 netip.Addr
+
+	servers servers
+}
+
+// Addr is the host's address of the family of like.
+func (h *Host) Addr(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return h.V4
+	}
+	return h.V6
+}
+
+// Addrs are the host's addresses, IPv4 first.
+func (h *Host) Addrs() []netip.Addr { return []netip.Addr{h.V4, h.V6} }
+
+// Close ends the host's servers and releases its namespace.
+func (h *Host) Close() error {
+	h.servers.close()
+	return h.Namespace.Close()
+}
+
+// AddAddresses gives the host more addresses on the LAN, beside those that it has.
+func (h *Host) AddAddresses(addresses ...netip.Addr) error {
+	var prefixes []netip.Prefix
+	for _, address := range addresses {
+		lan := lan4
+		if address.Is6() {
+			lan = lan6
+		}
+		prefixes = append(prefixes, netip.PrefixFrom(address, lan.Bits()))
+	}
+	return h.addAddresses(Uplink, prefixes...)
+}
