@@ -245,7 +245,7 @@ func TestUninstallInterrupted(t *testing.T) {
 		t.Fatalf("the killed run ended with %d and left %d DaemonSets", killed.Code, len(left.Items))
 	}
 	_, done := r.uninstall(r.within(limit), 1, "--timeout", "1s")
-	if !strings.Contains(done.Stderr, " of a run that did not end") {
+	if !strings.Contains(done.Stderr, " of an earlier run") {
 		t.Errorf("said %q", done.Stderr)
 	}
 
