@@ -54,7 +54,7 @@ func measureStart(ctx context.Context, l *lab, r *report) error {
 	}
 	r.add("start to last route, median", seconds(median(took)), "s", 1.3)
 	r.add("CPU to get there, median", seconds(median(used)), "s", 1.2)
-	r.add("peak resident memory until then, worst", worst(memory), "MiB", 45)
+	r.add("peak resident memory until then, worst", worst(memory), "MiB", 50)
 	if err := testutil.Pause(ctx, l.opts.settle); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func measureStart(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add(fmt.Sprintf("peak resident memory %s later", l.opts.settle), mib, "MiB", 45)
+	r.add(fmt.Sprintf("peak resident memory %s later", l.opts.settle), mib, "MiB", 50)
 	return l.complete()
 }
 
