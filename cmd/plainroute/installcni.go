@@ -11,8 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plugins"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -77,9 +80,10 @@ may not be stock; the exit code is that of success.`,
 
 // installation is the command's output.
 type installation struct {
-	To       string           `json:"to"`
-	Plugins  []plugins.Result `json:"plugins"`
-	Warnings []string         `json:"warnings"`
+	metav1.TypeMeta `json:",inline"`
+	To              string           `json:"to"`
+	Plugins         []plugins.Result `json:"plugins"`
+	Warnings        []string         `json:"warnings"`
 }
 
 func (f *installFlags) run(cmd *cobra.Command, _ []string) error {
@@ -99,7 +103,7 @@ func (f *installFlags) run(cmd *cobra.Command, _ []string) error {
 	if results == nil {
 		return err
 	}
-	done := installation{To: f.To, Plugins: results}
+	done := installation{TypeMeta: status.TypeMeta("InstallReport"), To: f.To, Plugins: results}
 	if done.Warnings, err = f.warnings(results, err); f.output == "json" {
 		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), done))
 	}

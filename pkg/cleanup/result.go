@@ -9,8 +9,11 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -42,13 +45,14 @@ type Kept struct {
 	Why string `json:"why"`
 }
 
-// MarshalJSON renders no removals as an empty list.
+// MarshalJSON adds what identifies the document, and renders no removals as an empty list.
 func (r Result) MarshalJSON() ([]byte, error) {
 	type plain Result
-	if r.Removed == nil {
-		r.Removed = []plan.Key{}
-	}
-	return json.Marshal(plain(r))
+	r.Removed = append([]plan.Key{}, r.Removed...)
+	return json.Marshal(struct {
+		metav1.TypeMeta `json:",inline"`
+		plain
+	}{status.TypeMeta("CleanupReport"), plain(r)})
 }
 
 // inventory lists all of ours: kernel objects in an operator's syntax, and files.

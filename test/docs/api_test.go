@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/connectivity"
 	"github.com/plainroute/plainroute/pkg/diagnosis"
 	"github.com/plainroute/plainroute/pkg/fleet"
@@ -25,6 +26,7 @@ var documents = map[string]any{
 	"DoctorReport":        diagnosis.Report{},
 	"DoctorClusterReport": diagnosis.Cluster{},
 	"ConnectivityReport":  connectivity.Result{},
+	"CleanupReport":       cleanup.Result{},
 	"UninstallReport":     uninstall.Report{},
 	"Problems":            problem.Group{},
 }
@@ -40,8 +42,11 @@ func TestFieldsOfDocuments(t *testing.T) {
 			listed = append(listed, names(row[1])...)
 		}
 		want := fields(reflect.TypeOf(value))
-		if title == "ConnectivityReport" { // MarshalJSON adds it
+		switch title { // what MarshalJSON adds
+		case "ConnectivityReport":
 			want = append(want, "problems")
+		case "CleanupReport":
+			want = append(want, "apiVersion", "kind")
 		}
 		slices.Sort(listed)
 		slices.Sort(want)
