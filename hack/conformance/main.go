@@ -42,7 +42,7 @@ func main() {
 			framework.ExpectNoError(tabulate(report, *table))
 		}
 	})
-	// Ginkgo wants a testing.T to fail; as a program, this is built like all others.
+	// Ginkgo needs a testing.T to fail; as a program, this is built like all others.
 	all := func(string, string) (bool, error) { return true, nil }
 	testing.Main(all, []testing.InternalTest{{Name: "TestE2E", F: e2e.RunE2ETests}}, nil, nil)
 }

@@ -52,7 +52,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// made makes an image of the source, for platforms, and returns the archive's path and what was said.
+// made makes an image of the source, for platforms, and returns the archive's path and the output.
 func made(t *testing.T, src, platforms string, more ...string) (path, said string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "image.tar")
@@ -182,7 +182,7 @@ func checkImage(t *testing.T, img v1.Image, p v1.Platform) {
 	checkMaterials(t, dir)
 }
 
-// checkMaterials looks at what an image of the source says it is made of.
+// checkMaterials checks the bill of materials of an image of the source.
 func checkMaterials(t *testing.T, dir string) {
 	t.Helper()
 	f, err := os.Open(filepath.Join(dir, "sbom.json"))
@@ -293,7 +293,7 @@ func TestSourceDate(t *testing.T) {
 	}
 }
 
-// What could not run in the image is refused, and nothing is left.
+// A binary that could not run in the image is refused, and nothing is left.
 func TestRefused(t *testing.T) {
 	src := source(t)
 	dynamic := filepath.Join(src, "dynamic")

@@ -17,11 +17,13 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// licenceFile matches the names under which modules keep what must go along with binaries that are made of them.
+// licenseFile matches the names under which modules keep the texts that must go along with
+// binaries.
 var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patents)([-._].*)?$`)
 
-// licences gathers the texts of all modules that the binaries are made of, from Go's module cache and from GOROOT. A text
-// that several share is there once. Modules without a version are the checkout's own, whose licence is its maker's to add.
+// licenses gathers the texts of all modules that the binaries are made of, from Go's module cache
+// and from GOROOT. A text that several share is there once. Modules without a version are the
+// checkout's own, whose license its maker has to add.
 func licences(layers [][]content) ([]byte, error) {
 	holders := map[string][]string{} // by text
 	for _, m := range modulesOf(layers) {
@@ -74,7 +76,7 @@ func modulesOf(layers [][]content) []module.Version {
 	return slices.Compact(all)
 }
 
-// licencesIn reads the licences of a module.
+// licensesIn reads the licenses of a module.
 func licencesIn(m module.Version) ([]string, error) {
 	dir, err := folderOf(m)
 	if err != nil {

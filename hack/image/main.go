@@ -2,13 +2,14 @@
 //
 //	image -o pause.tar -tag localhost/pause:1 -entrypoint /pause bin/pause:/pause
 //
-// What it writes is an OCI image layout in a tar file, with the manifest.json of `docker save` beside it: `ctr images
-// import`, `kind load image-archive`, `docker load` and `podman load` all take it. Several platforms go into one archive:
+// The result is an OCI image layout in a tar file, with the manifest.json of `docker save` beside
+// it: `ctr images import`, `kind load image-archive`, `docker load` and `podman load` all take it.
+// Several platforms go into one archive:
 //
 //	image -o x.tar -tag localhost/x:1 -entrypoint /x -platform linux/amd64,linux/arm64 'bin/{os}-{arch}/x:/x'
 //
-// Same files, same archive: owners are root, modes are 0755 or 0644, files bear no time; the image was created at
-// $SOURCE_DATE_EPOCH, else in 1970.
+// Same files, same archive: owners are root, modes are 0755 or 0644, files have no time; the image
+// was created at $SOURCE_DATE_EPOCH, else in 1970.
 package main
 
 import (
@@ -143,7 +144,8 @@ func (f file) on(p v1.Platform) string {
 	return strings.NewReplacer("{os}", p.OS, "{arch}", p.Architecture).Replace(f.path)
 }
 
-// sourceDate is the time that everything in the image bears, see reproducible-builds.org/specs/source-date-epoch.
+// sourceDate is the time of everything in the image, see
+// reproducible-builds.org/specs/source-date-epoch.
 func sourceDate() (time.Time, error) {
 	s := os.Getenv("SOURCE_DATE_EPOCH")
 	if s == "" {

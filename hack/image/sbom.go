@@ -15,7 +15,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// materials lists what is in the image: each file, and for each Go binary the modules that it says it was built from.
+// materials lists what is in the image: each file, and for each Go binary the modules in its build
+// information.
 func (r *recipe) materials(p v1.Platform, layers [][]content) ([]byte, error) {
 	b := &bill{version: r.labels["org.opencontainers.image.version"], modules: map[string]cdx.Component{}}
 	for _, files := range layers {

@@ -57,7 +57,7 @@ func TestFates(t *testing.T) {
 	}
 }
 
-// What tests come by is kept for as long as the code stays.
+// Coverage is kept for as long as the code stays.
 func TestCoverageIsKept(t *testing.T) {
 	t.Chdir("testdata/example")
 	file := filepath.Join(t.TempDir(), "coverage.json")
@@ -147,7 +147,8 @@ func (i interrupting) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Each operator mutates what it is for, and leaves alone what only the race detector or nobody could see.
+// Each operator mutates its constructions, and leaves alone what no test or only the race detector
+// could see.
 func TestOperators(t *testing.T) {
 	const code = `package p
 

@@ -68,8 +68,8 @@ func (f *finder) block(list []ast.Stmt) {
 	}
 }
 
-// removable reports whether a statement can be left out, and whether a test could see it. What locks
-// is left alone: removed, only the race detector would see it.
+// removable reports whether a statement can be left out, and whether a test could see it. Locks are
+// left alone: if one is removed, only the race detector would see it.
 func (f *finder) removable(stmt ast.Stmt) bool {
 	switch stmt := stmt.(type) {
 	case *ast.ExprStmt:

@@ -43,7 +43,7 @@ type report struct {
 
 func (r *report) say(format string, args ...any) { fmt.Fprintf(r.out, format+"\n", args...) }
 
-// add notes what became of a mutant, and says it of one that is alive for no known reason.
+// add records the fate of a mutant, and prints one that is alive for no known reason.
 func (r *report) add(t *tally, m *mutant, f fate) {
 	key := m.key(t.dir)
 	reason, listed := r.known.reasons[key]

@@ -33,7 +33,7 @@ type suite struct {
 type binary struct {
 	of        string // the package that has the mutants
 	dir, file string
-	args      []string // those that it knows
+	args      []string // those that it accepts
 }
 
 // A test with how long it takes, and which mutants it comes by.

@@ -14,8 +14,8 @@ import (
 // betweenQuestions is longer than a report serves all who ask.
 const betweenQuestions = 1200 * time.Millisecond
 
-// measureStatus runs plainroute status as an operator does: the agent looks at the kernel anew each time, and every
-// peer is printed.
+// measureStatus runs plainroute status as an operator does: the agent reads the kernel again each
+// time, and every peer is printed.
 func measureStatus(ctx context.Context, l *lab, r *report) error {
 	before, err := l.agent.cpu()
 	if err != nil {

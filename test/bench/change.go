@@ -18,8 +18,8 @@ import (
 // restBetween keeps a sample from meeting what the one before has left to do.
 const restBetween = 100 * time.Millisecond
 
-// measureNew measures the way from a new Node to its route, and to a plain client's watch beside it: what the API
-// server takes is no agent's to save.
+// measureNew measures the time from a new Node to its route, and to a plain client's watch event:
+// the agent can't save the API server's share.
 func measureNew(ctx context.Context, l *lab, r *report) error {
 	var routed, seen []time.Duration
 	first := l.opts.nodes

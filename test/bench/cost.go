@@ -13,7 +13,7 @@ import (
 // several at a time.
 const betweenHeartbeats = 10 * time.Millisecond
 
-// measureHeartbeat measures what the agent uses when a kubelet says that it's alive: news that matters to no route.
+// measureHeartbeat measures what the agent uses for a kubelet's heartbeats, which change no route.
 func measureHeartbeat(ctx context.Context, l *lab, r *report) error {
 	before, err := l.agent.cpu()
 	if err != nil {

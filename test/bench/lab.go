@@ -64,7 +64,8 @@ func protobufClient(kubeconfig string) (*kubernetes.Clientset, error) {
 	return client, nil
 }
 
-// freshMachine makes the machine anew, with an empty table, and moves it to the LAN that is large enough.
+// freshMachine makes a new machine with an empty table, and moves it to the LAN that is large
+// enough.
 func (l *lab) freshMachine() error {
 	if l.link != nil {
 		l.link.Close()

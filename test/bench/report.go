@@ -34,8 +34,8 @@ func (r *report) add(name string, value float64, unit string, must float64) {
 	r.Results = append(r.Results, result{name, value, unit, must})
 }
 
-// addChange adds what a change took to its route, and to a plain client's watch beside it: what the API server and a
-// busy machine take is no agent's to save.
+// addChange adds the time from a change to its route, and to a plain client's watch event: the
+// agent can't save what the API server and a busy machine take.
 func (r *report) addChange(change, route string, routed, seen []time.Duration, must float64) {
 	r.add(change+" a plain client's watch, median (a yardstick)", milliseconds(median(seen)), "ms", 0)
 	r.add(change+" a plain client's watch, worst (a yardstick)", milliseconds(worst(seen)), "ms", 0)

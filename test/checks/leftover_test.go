@@ -11,7 +11,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What a run leaves that was killed is found and removed, also while the API server starts again.
+// The leftovers of a killed run are found and removed, even while the API server restarts.
 func TestLeftovers(t *testing.T) {
 	c, p := play(t, "node-1", "node-2")
 	r := testRun(c.Client())

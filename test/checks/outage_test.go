@@ -49,7 +49,7 @@ func TestAPIServerStartsAgain(t *testing.T) {
 	}
 }
 
-// An API server that stays away ends the run after the patience, and is named.
+// An API server that stays away ends the run after the retry budget, and the error names it.
 func TestAPIServerStaysAway(t *testing.T) {
 	c, p := play(t, "node-1")
 	p.kubelet = func(pod *corev1.Pod) { pod.Status.Conditions = nil }

@@ -23,7 +23,7 @@ func TestDrawnByName(t *testing.T) {
 	r := testRun(c.Client())
 	r.MaxNodes = 3
 	var telling sync.Mutex
-	var placed []string // as the API server knows, while the pods are asked
+	var placed []string // by the API server, while the pods are asked
 	post := r.Post
 	r.Post = func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
 		pods, err := c.Client().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})

@@ -19,7 +19,7 @@ const (
 	stepLimit  = time.Minute
 )
 
-// story is the demo: its steps in the order in which they are told.
+// story is the demo: its steps in order.
 type story struct {
 	*screen
 	config  nodelab.Config
@@ -128,8 +128,8 @@ func (s *story) showRoutes(ctx context.Context) error {
 	return nil
 }
 
-// awaitPeers waits for the routes to all peers: ready speaks of the own node only, so a peer that registered last may
-// be a moment behind.
+// awaitPeers waits for the routes to all peers: readiness covers only the node itself, so the route
+// to a peer that registered last may still be missing.
 func (s *story) awaitPeers(ctx context.Context, node *nodelab.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()

@@ -46,7 +46,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// A page that says that a test makes something happen names it.
+// A page that claims that a test makes something happen names the test.
 func TestNamedTestsExist(t *testing.T) {
 	exist := tests(t)
 	found := 0

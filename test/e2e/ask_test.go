@@ -18,7 +18,7 @@ type inquiry struct {
 	judge     func(from pod, answer talk.Answer) error
 }
 
-// ask lets all pods ask at the same time, and returns all that there is to complain of.
+// ask lets all pods ask at the same time, and returns all problems found.
 func (s *story) ask(ctx context.Context, what inquiry) error {
 	complaints := make([]error, len(what.from))
 	var all sync.WaitGroup

@@ -22,7 +22,7 @@ func tool(name string) string {
 	return name
 }
 
-// output runs a command and returns what it prints; what it says on standard error belongs to the error.
+// output runs a command and returns what it prints; the error includes its standard error.
 func output(ctx context.Context, stdin string, command ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	var stdout, stderr bytes.Buffer

@@ -12,8 +12,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// doctor has all nodes examined as a user does, `kubectl plainroute doctor`: no check fails; then a node has a foreign
-// route, and it alone is told to.
+// doctor has all nodes examined as a user does, `kubectl plainroute doctor`: no check fails; then a
+// node has a foreign route, and the check fails on that node only.
 func (s *story) doctor(ctx context.Context, t *testing.T) {
 	plugin(t)
 	nodes, err := s.cluster.nodes(ctx)

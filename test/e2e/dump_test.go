@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// dump shows what a failure may have to do with. What can't be had is said, and no failure of its own.
+// dump logs what may explain a failure. A part that can't be read is named, and does not fail the
+// test.
 func (c *cluster) dump(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -88,7 +88,7 @@ func (f *flows) stop(ctx context.Context, t *testing.T) {
 	t.Logf("%d flows, %d packets sent, %d lost, longest time between two answers %s", len(reports), sent, lost, gap.Round(time.Millisecond))
 }
 
-// tell says the same to each pod that has flows; the reports are in the pods' order.
+// send sends the same request to each pod that has flows; the reports are in the pods' order.
 func (f *flows) tell(ctx context.Context, method string, targets func(pod) []string) ([]talk.Report, error) {
 	var all []talk.Report
 	for _, from := range f.from {

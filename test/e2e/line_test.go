@@ -100,7 +100,7 @@ func (c *cluster) dial(ctx context.Context, to pod) (*line, error) {
 	return &line{port: ports[0].Local, ended: ended, hangUp: sync.OnceFunc(func() { close(stop) })}, nil
 }
 
-// tell sends a request over a line, with what as JSON in it, and reads the answer into answer.
+// send sends a request over a line, with what as JSON in it, and reads the answer into answer.
 func (c *cluster) tell(ctx context.Context, to pod, method, path string, what, answer any) error {
 	over, err := c.line(ctx, to)
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package e2e tells, on a real cluster, the story of a user who installs plainroute, uses it, upgrades it, loses and
-// gains nodes, and removes it. It works against any kubeconfig whose cluster has no pod network yet; see README.md.
+// Package e2e follows, on a real cluster, a user who installs plainroute, uses it, upgrades it,
+// loses and gains nodes, and removes it. It works against any kubeconfig whose cluster has no pod
+// network yet; see README.md.
 package e2e
 
 import (

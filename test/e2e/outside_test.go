@@ -48,8 +48,8 @@ func (o *outside) run(ctx context.Context, stdin string, args ...string) (string
 	return output(ctx, stdin, o.argv(args...)...)
 }
 
-// serve starts the server and waits until it says that it serves. It ends with its standard input: a signal would reach
-// only the first of the programs that lead there.
+// serve starts the server and waits until it prints that it serves. It ends with its standard
+// input: a signal would reach only the first of the programs that lead there.
 func (o *outside) serve(t *testing.T) error {
 	argv := o.argv("serve", fmt.Sprintf("-port=%d", outsidePort), "-until-eof")
 	server := exec.Command(argv[0], argv[1:]...)

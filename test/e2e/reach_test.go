@@ -118,7 +118,8 @@ func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]net
 	return len(answers), complaints
 }
 
-// judge says what is wrong with an answer: not given, not by whom was asked, or to another address than the asker's.
+// verify returns what is wrong with an answer: missing, from another pod than the target, or to
+// another address than the client's.
 func (s scene) judge(hosts map[string][]netip.Addr, from, to pod, answer talk.Answer) error {
 	if answer.Error != "" {
 		return fmt.Errorf("no answer: %s", answer.Error)
@@ -129,7 +130,7 @@ func (s scene) judge(hosts map[string][]netip.Addr, from, to pod, answer talk.An
 	}
 	allowed := from.addresses
 	if from.onHost() && from.node == to.node {
-		// To its own pods a node speaks from the bridge's address.
+		// A node's packets to its own pods have the bridge's address as source.
 		allowed = hosts[from.node]
 	}
 	if !slices.Contains(allowed, got.Seen) {

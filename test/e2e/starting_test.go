@@ -74,7 +74,8 @@ func (c *cluster) apiServer(ctx context.Context) (host string, port int, err err
 	return "", 0, errors.New("looking for the API server's address: the Service kubernetes has no endpoints")
 }
 
-// direct tells that agents ask the API server at its own address, and none by its Service, which takes kube-proxy.
+// direct checks that all agents use the API server's own address, and none its Service, which needs
+// kube-proxy.
 func (s *story) direct(ctx context.Context, t *testing.T) {
 	t.Helper()
 	host, port, err := s.cluster.apiServer(ctx)

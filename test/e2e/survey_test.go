@@ -18,8 +18,9 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// survey asks for the whole cluster's status as a user does, `kubectl plainroute status`: all is well, then a node has a
-// foreign route, then an agent hangs, and each time it is that node's row that says so.
+// fleetStatus asks for the whole cluster's status as a user does, `kubectl plainroute status`: all
+// is well, then a node has a foreign route, then an agent hangs, and each time that node's row
+// shows it.
 func (s *story) survey(ctx context.Context, t *testing.T) {
 	plugin(t)
 	nodes, err := s.cluster.nodes(ctx)

@@ -125,12 +125,12 @@ func (l *lab) reviveAPIServer() {
 	}
 }
 
-// apiPaused is an API server whose connections stay, and nobody answers on them.
+// apiPaused is an API server whose connections stay open, and get no answers.
 func apiPaused() fault {
 	return fault{
 		name: "the API server stopped for 20 s, its connections open", answer: waits,
 		inject: func(l *lab) {
-			// Whatever fails here, those who come after need an API server.
+			// The faults after this one need an API server, even if this one fails.
 			l.t.Cleanup(func() { l.must(l.pool.API.Resume()) })
 			l.must(l.pool.API.Pause())
 			time.Sleep(20 * time.Second)
@@ -144,8 +144,9 @@ func apiPaused() fault {
 	}
 }
 
-// longWait is how long the API server is away for an agent that starts. That the agent has no limit there is a test in
-// package controllers, where the manager's own is 2 s instead of 2 minutes (CacheSyncTimeout).
+// longWait is how long the API server is away for an agent that starts. A test in package
+// controllers checks that the agent has no limit there: the manager's own is 2 s instead of 2
+// minutes in that test (CacheSyncTimeout).
 const longWait = 30 * time.Second
 
 // startedWithout is an agent that starts while there is no API server.
@@ -175,7 +176,7 @@ func startedWithout() fault {
 	}
 }
 
-// ready tells why the node's agent is not.
+// ready returns why the node's agent is not ready.
 func (m *machine) ready(l *lab) error {
 	code, body, err := m.Get(l.t.Context(), "/readyz")
 	if err == nil && code != http.StatusOK {
@@ -255,7 +256,8 @@ func untrue(
 	}
 }
 
-// staleAfterRestart is the worst of both: an agent that knows nothing yet is served an old list from the cache.
+// staleAfterRestart is the worst of both: an agent without any state is served an old list from the
+// cache.
 func staleAfterRestart(hide func(*lab) func(string) bool) fault {
 	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, inject.WithoutStreaming, problem.PruneHeld)
 	untilStart := f.inject

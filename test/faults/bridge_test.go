@@ -163,7 +163,8 @@ func renamedBridge(l *lab) {
 	l.repairable()
 }
 
-// withoutIPv6 is `sysctl net.ipv6.conf.all.disable_ipv6=1`, and some time later its reversal by whoever manages the host.
+// withoutIPv6 is `sysctl net.ipv6.conf.all.disable_ipv6=1`, and some time later its reversal by the
+// host's network manager.
 func withoutIPv6(l *lab) {
 	saved := l.save()
 	l.broken()
@@ -178,7 +179,7 @@ func withoutIPv6(l *lab) {
 	l.repairable()
 }
 
-// onlyOneOwn tells if more than one problem keeps the node from being ready.
+// onlyOneOwn returns an error if more than one problem keeps the node from being ready.
 func (l *lab) onlyOneOwn() error {
 	problems, err := l.node.problems(l.t.Context())
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 // unmoved is the answer to every claim to what is another's.
 const unmoved = "nobody else's route moves"
 
-// anAge makes a Node object older than the next: the API server tells ages in seconds.
+// anAge makes a Node object older than the next: the API server stores creation times in seconds.
 const anAge = 1100 * time.Millisecond
 
-// claimFaults are Nodes that say what they have no business saying.
+// claimFaults are Nodes with addresses and subnets that they have no right to.
 func claimFaults() []fault {
 	return []fault{
 		claimed("two Nodes claim one subnet, and the loser is deleted", nil, func(l *lab) {

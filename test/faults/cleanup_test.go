@@ -144,8 +144,8 @@ func TestCleanup(t *testing.T) {
 // words takes the columns' widths out of a table.
 func words(table string) string { return strings.Join(strings.Fields(table), " ") }
 
-// Pods that live through a forced cleanup keep their bridge and their leases, so that an agent that comes back gives
-// their addresses to nobody else.
+// Pods that live through a forced cleanup keep their bridge and their leases, so that an agent that
+// comes back gives their addresses to no other pod.
 func TestForcedCleanupUnderPods(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	other, err := l.node.AddPod(l.within(limit), "other")
@@ -240,7 +240,7 @@ func TestCleanupWithAnotherRunFolder(t *testing.T) {
 	}
 }
 
-// die ends pods that nobody detaches. The kernel takes their ports away some time later.
+// die ends pods that are never detached. The kernel takes their ports away some time later.
 func (l *lab) die(pods ...*nodelab.Pod) {
 	l.t.Helper()
 	for _, pod := range pods {
@@ -261,7 +261,8 @@ func (l *lab) die(pods ...*nodelab.Pod) {
 	})
 }
 
-// The kubelet has dead sandboxes detached while the cleanup runs, and host-local makes its folder anew for each.
+// The kubelet has dead sandboxes detached while the cleanup runs, and host-local makes its folder
+// again for each.
 func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	pods := []*nodelab.Pod{l.pods[0]}
@@ -299,7 +300,8 @@ func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 	l.nothingLeft()
 }
 
-// Nobody can wait for a runtime that is off. What its late work may leave is told, and the next cleanup takes it.
+// A cleanup can't wait for a runtime that is off. It reports what the runtime may leave later, and
+// the next cleanup removes that.
 func TestCleanupTellsOfDeadSandboxes(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	list, err := l.node.CNIConfig()
@@ -330,7 +332,7 @@ func TestCleanupAfterReboot(t *testing.T) {
 	}
 }
 
-// A device that only has the name is somebody else's, and so is a folder.
+// A device that only has the name is foreign, and so is a folder.
 func TestCleanupTakesNoNameForAMark(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	l.must(l.pods[0].Remove(l.within(limit)))

@@ -65,7 +65,7 @@ func conflictFaults() []fault {
 	}
 }
 
-// noConflict tells whether anything of a conflict is left.
+// noConflict returns an error if anything of a conflict is left.
 func noConflict(l *lab) error {
 	if err := l.checkNoProblem(problem.RouteConflict); err != nil {
 		return err
@@ -84,7 +84,8 @@ func appendForeign(handle *netlink.Handle, route *netlink.Route) error {
 	return handle.RouteAppend(route)
 }
 
-// foreignRoute adds somebody's route to the peer's pods, waits until the agent has reported it, and takes it away.
+// foreignRoute adds a foreign route to the peer's pods, waits until the agent has reported it, and
+// deletes it.
 func (l *lab) foreignRoute(add func(*netlink.Handle, *netlink.Route) error, gateway netip.Addr, metric int) {
 	l.t.Helper()
 	route := &netlink.Route{
@@ -184,7 +185,8 @@ func (l *lab) appendHop() *netlink.Route {
 	return hop
 }
 
-// checkHops tells if the gateways to the pods of the Node that joined are not those wanted.
+// checkHops returns an error unless the gateways to the pods of the Node that joined are those
+// wanted.
 func (l *lab) checkHops(want ...netip.Addr) error {
 	routes, err := l.node.dump(unix.AF_INET6)
 	if err != nil {
@@ -260,7 +262,7 @@ func sendAdvertisement(to net.IP) error {
 	return nil
 }
 
-// checkDefault tells if the default route of the advertisement is missing.
+// checkDefault returns an error if the default route of the advertisement is missing.
 func (l *lab) checkDefault() error {
 	routes, err := l.node.dump(unix.AF_INET6)
 	if err != nil {

@@ -35,7 +35,7 @@ func sections() []section {
 
 // fault is what goes wrong, and what may come of it.
 type fault struct {
-	// name says what happens, in an operator's words, and answer what the agent does about it.
+	// name describes the fault, in an operator's words, and answer what the agent does about it.
 	name, answer string
 	// options are those of the node's agent.
 	options nodelab.AgentOptions
@@ -44,7 +44,8 @@ type fault struct {
 	// inject injects the fault, so many times: once if times is 0.
 	inject func(*lab)
 	times  int
-	// repaired tells what is not yet as it should be; nil: everything of ours has to be as it was.
+	// repaired returns what is not yet as it should be; nil: everything of ours has to be as it
+	// was.
 	repaired func(*lab) error
 	// finally, where it is given, checks what else has to be true in the end.
 	finally func(*lab)
@@ -125,8 +126,9 @@ func (f fault) injectOnce(l *lab, m *measurement) {
 	m.mayLose += f.mayLose(now.Sub(l.brokenAt))
 }
 
-// crowded is how much longer a repair may take when other faults and other packages share the processors: then it is
-// mostly the looking that is late. What is published is measured one by one, within the bounds as they are.
+// crowded is how much longer a repair may take when other faults and other packages share the
+// processors: then the observation is late more than the repair. Published figures are measured one
+// by one, within the bounds as they are.
 const crowded = 4
 
 func bound(limit time.Duration) time.Duration {

@@ -141,7 +141,8 @@ func addressFlaps() fault {
 	}
 }
 
-// ownSubnetChanges cuts the old pods off, for their subnet is nobody's any more; the traffic is over before.
+// ownSubnetChanges cuts the old pods off, because their subnet has no owner any more; the traffic
+// is over before.
 func ownSubnetChanges() fault {
 	return fault{
 		name:   "our own podCIDR changed under running pods, which then go",
@@ -337,7 +338,7 @@ func crowdLeaves() fault {
 	}
 }
 
-// crowdHas tells whether the node has another number of routes to the crowd.
+// crowdHas returns an error if the node has another number of routes to the crowd.
 func (l *lab) crowdHas(want int) error {
 	wanted := map[string]bool{}
 	for _, subnet := range subnetsOf(l.crowd) {

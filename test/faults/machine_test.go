@@ -147,9 +147,10 @@ func (m *machine) foreignState() (state, error) {
 	return s, nil
 }
 
-// notOurs tells whether a setting is to stay as it is. Not so those that the agent sets, and what the kernel itself
-// changes with them: forwarding of every device, and IPv4's accept_redirects (Documentation/networking/ip-sysctl.rst,
-// ip_forward), and accept_ra of the uplink. Nor those of devices that come with pods, nor counters.
+// notOurs reports whether a setting is to stay as it is. Exceptions are the settings of the agent,
+// and those that the kernel changes with them: forwarding of every device, and IPv4's
+// accept_redirects (Documentation/networking/ip-sysctl.rst, ip_forward), and accept_ra of the
+// uplink; devices that come with pods; counters.
 func notOurs(path string) bool {
 	parts := strings.Split(path, "/")
 	device, name := parts[len(parts)-2], parts[len(parts)-1]

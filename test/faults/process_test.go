@@ -202,7 +202,8 @@ func stopForLong(l *lab) {
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 }
 
-// overflow changes somebody's routes until the agent's notification socket has no room left, and then ours.
+// overflow changes foreign routes until the agent's notification socket has no room left, and then
+// ours.
 func overflow(l *lab) {
 	l.must(l.node.PauseAgent())
 	for number := 0; l.dropped() == 0; number++ {
@@ -217,7 +218,7 @@ func overflow(l *lab) {
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 }
 
-// changeRoutes adds and deletes somebody's routes.
+// changeRoutes adds and deletes foreign routes.
 func (l *lab) changeRoutes(count int) {
 	l.t.Helper()
 	for number := range count {

@@ -21,7 +21,8 @@ const (
 	rivalCPU = 0.05
 	// freeRepairs is how many times in a row the agent repairs a thing at once.
 	freeRepairs = 20
-	// truceLimit bounds the repair after a rival gave up: the next of the agent's tries, which it makes every two seconds.
+	// truceLimit bounds the repair after the other program gave up: the next of the agent's tries,
+	// which it makes every two seconds.
 	truceLimit = 3 * time.Second
 )
 
@@ -66,7 +67,8 @@ func overwritingRival(l *lab) {
 	l.repairable()
 }
 
-// fight makes a rival go on for a while, and fails the test if the agent works itself up over it.
+// flap lets another program revert something for a while, and fails the test if the agent uses too
+// much CPU meanwhile.
 func (l *lab) fight(blow func()) {
 	l.t.Helper()
 	used, end := l.cpuTime(), time.Now().Add(rivalTime)
@@ -81,7 +83,7 @@ func (l *lab) fight(blow func()) {
 	}
 }
 
-// checkRepairs tells if plainroute_repairs_total of a kind is less than it has to be.
+// checkRepairs returns an error if plainroute_repairs_total of a kind is less than it has to be.
 func (l *lab) checkRepairs(kind string, least float64) error {
 	page, err := l.node.Metrics(l.t.Context())
 	if err != nil {

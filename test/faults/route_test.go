@@ -58,7 +58,7 @@ func routeFaults() []fault {
 	}
 }
 
-// lapse is how long a host is left without what it needs, before somebody gives it back.
+// lapse is how long a host is left without what it needs, before that is restored.
 const lapse = 300 * time.Millisecond
 
 func flushMain(l *lab) {

@@ -146,7 +146,7 @@ func dormant(l *lab) {
 	}))
 }
 
-// notDormant tells if the table is switched off, or anything of ours is not as it was.
+// notDormant returns an error if the table is dormant, or anything of ours is not as it was.
 func notDormant(l *lab) error {
 	conn, err := l.node.NFT()
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 // state is a picture of things by name; it has all that is known of each.
 type state map[string]string
 
-// compare tells what is missing, new or different now.
+// compare returns what is missing, new or different now.
 func (s state) compare(now state) error {
 	var differences []error
 	for _, name := range slices.Sorted(maps.Keys(s)) {

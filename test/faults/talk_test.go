@@ -23,7 +23,7 @@ type talk struct {
 	stop chan struct{}
 }
 
-// startTalk asks every 20 ms, whoever hears it.
+// startTalk asks every 20 ms, whether or not an answer comes.
 func (l *lab) startTalk(from *nodelab.Pod, to netip.Addr) {
 	l.t.Helper()
 	one := &talk{self: from.Addr(to), to: netip.AddrPortFrom(to, echoPort), stop: make(chan struct{})}
@@ -45,7 +45,7 @@ func (t *talk) ask() {
 		case <-t.stop:
 			return
 		case <-tick.C:
-			// Nobody is there at first, and the router says so.
+			// There is no pod at first, and the router answers so.
 			_, _ = t.conn.WriteToUDPAddrPort([]byte("who am I?"), t.to)
 		}
 	}
@@ -99,7 +99,8 @@ func begunEarly(name string, options nodelab.AgentOptions) fault {
 			}
 			return nil
 		},
-		// Who was asked for before the pod was there is asked for again after a second (net/ipv4/neigh/default/retrans_time_ms).
+		// An address that was asked for before the pod was there is asked for again after a second
+		// (net/ipv4/neigh/default/retrans_time_ms).
 		within: 3 * time.Second, loses: nothing,
 	}
 }

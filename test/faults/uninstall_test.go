@@ -20,8 +20,8 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// removal is a cluster from which plainroute is being taken away, by a user who has the rights of which the help speaks
-// and no others.
+// removal is a cluster from which plainroute is being removed, by a user who has the rights that
+// the help lists and no others.
 type removal struct {
 	*lab
 	namespace, kubeconfig string
@@ -100,7 +100,7 @@ func rowOf(t *testing.T, rows uninstall.Rows, node *machine) uninstall.Row {
 	return rows[i]
 }
 
-// condition gives a Node the condition, as an agent or somebody else would.
+// condition gives a Node the condition, as an agent or another program would.
 func (r *removal) condition(node *machine, reason string) {
 	r.t.Helper()
 	nodes := r.pool.Client().CoreV1().Nodes()
@@ -233,7 +233,8 @@ func (r *removal) untilUnderWay() context.Context {
 	return ctx
 }
 
-// Whoever loses patience leaves nothing behind, and whoever is killed leaves what the next run takes away.
+// An uninstall that is interrupted leaves nothing behind. One that is killed leaves what the next
+// run removes.
 func TestUninstallInterrupted(t *testing.T) {
 	r := newRemoval(t, func(*lab) []*nodelab.Node { return nil })
 	killed, err := r.peer.Plainroute(r.untilUnderWay(), r.args()...)
@@ -259,7 +260,7 @@ func TestUninstallInterrupted(t *testing.T) {
 	}
 }
 
-// What is not allowed is said, and nothing is left of it.
+// An uninstall without the rights reports which ones are missing, and leaves nothing.
 func TestUninstallWithoutRights(t *testing.T) {
 	r := newRemoval(t, both)
 	r.namespace = metav1.NamespaceDefault

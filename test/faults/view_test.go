@@ -38,7 +38,7 @@ func viewed(name string, do func(*lab)) fault {
 	}
 }
 
-// clearView tells what the agent still has against this host.
+// clearView returns the problems that the agent still reports about this host.
 func clearView(l *lab) error {
 	return errors.Join(l.checkNoProblem(problem.RouteKept), l.checkNoProblem(problem.RangeOverlap), l.node.ready(l), l.checkOurs())
 }
@@ -74,7 +74,7 @@ func addressesOfThePeer(l *lab) {
 	l.must(l.node.Sysctl(ignore, "0"))
 }
 
-// connectedRoutesAway is what a network manager does that makes an address's routes anew.
+// connectedRoutesAway is what a network manager does that replaces an address's routes.
 func connectedRoutesAway(l *lab) {
 	var away []netlink.Route
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {

@@ -64,7 +64,7 @@ func TestAPIServerRefuses(t *testing.T) {
 	comesAlive(t, node)
 }
 
-// A kubeconfig whose credentials nobody knows: 401, where a stranger gets 403.
+// A kubeconfig with invalid credentials: 401, where a user without rights gets 403.
 func TestAPIServerDoesNotKnowUs(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

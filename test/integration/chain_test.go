@@ -238,7 +238,8 @@ func livesWithMesh(t *testing.T, f *fixture, node *nodelab.Node, start func() *m
 	leavesNothing(ctx, t, node)
 }
 
-// peace checks that the mesh had to write no more often than the config changed for it, and that nothing is contested.
+// settled checks that the mesh had to write no more often than the config changed for it, and that
+// the agent reports no flap.
 func peace(ctx context.Context, t *testing.T, node *nodelab.Node, m *mesh) {
 	t.Helper()
 	testutil.Must(t, node.WaitReady(ctx))

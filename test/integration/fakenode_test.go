@@ -81,7 +81,8 @@ func TestFakeNodesHarmNoOther(t *testing.T) {
 	}
 }
 
-// isRefused waits until an agent names the reason, and checks that its log, from an offset on, says it once.
+// isRefused waits until an agent reports the reason, and checks that its log, from an offset on,
+// has it once.
 func isRefused(t *testing.T, node *nodelab.Node, logged int64, fake fakeNode) {
 	t.Helper()
 	testutil.AwaitTrue(t, "/status of "+node.Name+" has "+fake.reason+" about "+fake.Name, func() bool {

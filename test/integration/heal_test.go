@@ -57,7 +57,7 @@ func TestFlowOverDeletedRoute(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
 	quickOnce(t, "the longest gap of a flow", func(try int) time.Duration {
-		to := f.pods[2*(1+try%2)] // another route each time: the agent's patience with who takes one away is limited
+		to := f.pods[2*(1+try%2)] // another route each time, so that the flap guard does not slow the repairs down
 		flow, err := f.pods[0].StartFlow(to.V4)
 		testutil.Must(t, err)
 		for range 5 {

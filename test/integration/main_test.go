@@ -104,7 +104,7 @@ func (f *fixture) addPods(ctx context.Context, node *nodelab.Node) error {
 	return nil
 }
 
-// setup gives a test the cluster, and checks after it that nobody touched a foreign route meanwhile.
+// setup gives a test the cluster, and checks after it that no foreign route was changed meanwhile.
 func setup(t *testing.T) *fixture {
 	t.Helper()
 	testutil.NeedSandbox(t)

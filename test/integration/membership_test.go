@@ -126,8 +126,8 @@ func comesAlive(t *testing.T, node *nodelab.Node) {
 	}
 }
 
-// knownToAll waits until there are routes both ways between nodes, and from each to the nodes that stay and back: that a
-// node is ready says nothing of what others know about it.
+// knownToAll waits until there are routes both ways between nodes, and from each to the nodes that
+// stay and back: a node's readiness does not cover the routes of other nodes.
 func knownToAll(ctx context.Context, t *testing.T, f *fixture, nodes ...*nodelab.Node) {
 	t.Helper()
 	all := slices.Concat(f.nodes, nodes)

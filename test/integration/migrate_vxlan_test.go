@@ -215,6 +215,6 @@ func TestMigrationFromFlannelVXLAN(t *testing.T) {
 	}
 	stopFlows(t, flows)
 	meet(ctx, t, pods)
-	// What flannel's chain still does, as the page says.
+	// Flannel's chain still does this, as the page describes.
 	reaches(ctx, t, pods[0].Host, nodes[1].V4, nodes[0].V4)
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Whoever removes a folder on the host leaves the agent's container with a mount of nothing, in which no file can be made
-// any more, though the folder be made anew. Only a new container sees that one: the agent says so and ends, its routes
-// and pods stay as they are, and the next agent writes the config.
+// After the removal of a folder on the host, the agent's container has a mount of the removed
+// folder, in which no file can be made, even once the folder exists again. Only a new container
+// sees the new one: the agent logs this and ends, its routes and pods stay as they are, and the
+// next agent writes the config.
 func TestMountedFolderRemoved(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -52,7 +53,7 @@ func TestMountedFolderRemoved(t *testing.T) {
 	}
 }
 
-// logSays tells whether a line of the agent's log has all of the words.
+// logSays reports whether a line of the agent's log has all of the words.
 func logSays(t *testing.T, node *nodelab.Node, words ...string) bool {
 	t.Helper()
 	content, err := os.ReadFile(node.LogFile())

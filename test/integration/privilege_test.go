@@ -62,8 +62,8 @@ func TestConfinedAgent(t *testing.T) {
 	testutil.Must(t, node.WaitReady(ctx))
 }
 
-// Whoever empties the run folder takes the CNI config's target and the lock's file with it: both come back at once, and no
-// second agent gets in meanwhile.
+// Emptying the run folder removes the CNI config's target and the lock's file: both come back at
+// once, and no second agent starts meanwhile.
 func TestRunFolderRemoved(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -125,8 +125,8 @@ func readSetting(t *testing.T, node *nodelab.Node, key string) string {
 	return strings.TrimSpace(string(content))
 }
 
-// What an agent says to whoever asks holds nothing of its credentials or its environment, neither while all is well nor
-// while the API server turns it away; nor does its log.
+// An agent's answers contain nothing of its credentials or its environment, neither while all is
+// well nor while the API server rejects it; nor does its log.
 func TestNothingTellsSecrets(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -202,7 +202,7 @@ func tellsNone(t *testing.T, node *nodelab.Node, secrets []string) {
 	}
 }
 
-// An agent listens where it is told to, and on no other address of its node.
+// An agent listens on the address of its flag, and on no other address of its node.
 func TestListensOnOneAddress(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

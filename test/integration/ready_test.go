@@ -20,8 +20,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// ownedTable is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h: nobody else may change the table, and it goes with the
-// socket of who made it.
+// ownedTable is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h: only its owner may change the
+// table, and it goes with the owner's socket.
 const ownedTable = 2
 
 // A drift is something that the agent can't repair.
@@ -32,8 +32,9 @@ type drift struct {
 	inject func(*testing.T, *nodelab.Node) (mend func())
 }
 
-// TestReadinessFollowsDrift makes what can't be repaired happen to a node that is ready, one thing after the other: it is
-// not ready by the one condition that says why, and then ready again.
+// TestReadinessFollowsDrift makes a ready node drift in ways that can't be repaired, one after the
+// other: each makes the node not ready by the one condition that names it, and then it is ready
+// again.
 func TestReadinessFollowsDrift(t *testing.T) {
 	f := setup(t)
 	node := f.node(t)
@@ -150,8 +151,8 @@ func readOnly(t *testing.T, path string, flag uintptr) {
 	testutil.Must(t, unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flag, ""))
 }
 
-// holdTable makes our table anew as one that nobody else may change, until the connection is closed. google/nftables
-// sends no flags of a table.
+// holdTable replaces our table by one that only its owner may change, until the connection is
+// closed. google/nftables sends no flags of a table.
 func holdTable(t *testing.T, node *nodelab.Node) *netlink.Conn {
 	t.Helper()
 	var conn *netlink.Conn

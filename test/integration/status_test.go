@@ -36,7 +36,8 @@ func viewOf(ctx context.Context, t *testing.T, node *nodelab.Node) (status.View,
 	return view, cmd.Code
 }
 
-// shows asks until the answer is as it should be. What changes from moment to moment has to be seen by one look.
+// shows asks until the answer is as it should be. One answer must have all of what changes from
+// moment to moment.
 func shows(ctx context.Context, t *testing.T, node *nodelab.Node, what string, is func(status.View, int) bool) status.View {
 	t.Helper()
 	var view status.View
@@ -59,8 +60,9 @@ func peerTo(v status.View, subnet netip.Prefix) status.Peer {
 	return status.Peer{}
 }
 
-// Somebody takes a route away as fast as it comes back, and the API server is away: status on the node says which one is
-// missing at this moment, and that the rest is fine; and when it is over, when it was last repaired.
+// Another program deletes a route as fast as it comes back, and the API server is away: status on
+// the node shows which one is missing at this moment, and that the rest is fine; and afterwards,
+// when it was last repaired.
 func TestStatusSeesAMissingRoute(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -122,7 +124,7 @@ func undo(node *nodelab.Node, subnet netip.Prefix) (stop func()) {
 	}
 }
 
-// Without an agent status tells what the kernel and the CNI folder hold, and what they don't.
+// Without an agent status shows what the kernel and the CNI folder contain, and what they lack.
 func TestStatusWithoutAgent(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

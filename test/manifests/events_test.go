@@ -14,7 +14,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// With what the chart gives it, an agent tells an Event and counts it up, and does nothing else to Events.
+// With the rights of the chart, an agent creates an Event and increases its count, and does nothing
+// else to Events.
 func TestAgentTellsEvents(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

@@ -59,7 +59,8 @@ func (k kubelet) claims() []attempt {
 	}
 }
 
-// A kubelet registers and describes itself, and claims no subnet, at no time; who gives subnets still does.
+// A kubelet registers and describes its Node, and can't claim a subnet at any time; a controller
+// that allocates subnets still can.
 func TestKubeletClaimsNoSubnet(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

@@ -54,7 +54,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// Commands find agents by labels that no value changes, and only agents; every object says what it is a part of.
+// Commands find agents by labels that no value changes, and only agents; every object has the label
+// of the product.
 func TestLabels(t *testing.T) {
 	needed(t)
 	agents, err := labels.Parse("app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent")
@@ -77,7 +78,7 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// The linter has nothing to say, whatever values are given.
+// The linter reports nothing, whatever values are given.
 func TestLint(t *testing.T) {
 	needed(t)
 	args := []string{"lint", "--strict", filepath.Join(root, "charts", "plainroute")}
@@ -92,7 +93,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// A version with build metadata is no value of a label: the chart has + replaced.
+// A version with build metadata is not valid as a label's value: the chart replaces its +.
 func TestVersionOfABuild(t *testing.T) {
 	needed(t)
 	dir := t.TempDir()

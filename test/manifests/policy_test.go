@@ -60,7 +60,7 @@ func remove(t *testing.T, o *unstructured.Unstructured) {
 	}
 }
 
-// forbidden tells whether a policy of ours has refused.
+// forbidden reports whether a policy of ours has refused.
 func forbidden(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'plainroute-")
 }
@@ -75,7 +75,7 @@ func claiming(name string, subnets ...string) *corev1.Node {
 	return node
 }
 
-// attempt is something that somebody tries.
+// attempt is a request that a policy must refuse.
 type attempt struct {
 	name string
 	do   func(context.Context) error

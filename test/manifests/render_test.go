@@ -20,7 +20,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// choice is one way to install, told to both.
+// choice is one way to install, as arguments of both.
 type choice struct {
 	name string
 	// values are Helm's.
@@ -58,7 +58,7 @@ func choices() []choice {
 	}
 }
 
-// Whoever installs with Helm gets what whoever installs with kustomize gets.
+// An installation by Helm has the same objects as one by kustomize.
 func TestSameObjects(t *testing.T) {
 	needed(t)
 	for _, choice := range choices() {
@@ -218,7 +218,7 @@ func objects(t *testing.T, content []byte) []*unstructured.Unstructured {
 	}
 }
 
-// The schema says no to what would go wrong later, in words that name the value.
+// The schema rejects what would fail later, with an error that names the value.
 func TestValuesAreChecked(t *testing.T) {
 	needed(t)
 	for _, test := range []struct{ value, says string }{

@@ -21,7 +21,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What each may do in the cluster is what docs/security.md says, and grows only with what is asked for.
+// The rights of each account in the cluster are those in docs/security.md, and grow only with
+// optional features.
 func TestRightsAreFew(t *testing.T) {
 	needed(t)
 	const events = "default: create patch events events.k8s.io"
@@ -110,7 +111,7 @@ func pods(t *testing.T, all []*unstructured.Unstructured) map[string]corev1.PodT
 	return found
 }
 
-// A container has no right on its node but those that this says.
+// A container has no right on its node but those listed here.
 func TestContainersAreConfined(t *testing.T) {
 	needed(t)
 	const agent, uninstall, test = "DaemonSet plainroute", "Job plainroute-uninstall", "Pod plainroute-test"

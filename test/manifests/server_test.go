@@ -21,7 +21,8 @@ var everything = []string{
 	"installCNI.force=true", `image.pullSecrets=["one"]`, `podAnnotations={"a":"b"}`, `podLabels={"c":"d"}`, `extraArgs=["--mtu=1450"]`, "healthPort=9999", `extraEnv=[{"name":"GOGC","value":"50"}]`,
 }
 
-// A real API server takes every object, knows every field, and has no doubts about any expression of a policy.
+// A real API server accepts every object without a warning about a field or about an expression of
+// a policy.
 func TestServerTakesAll(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

@@ -186,7 +186,7 @@ func TestUninstallAvoidsDeadNodes(t *testing.T) {
 		template := pods(t, all)["Job plainroute-uninstall"]
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "job"}, Spec: template.Spec}
 		pod.Spec.ServiceAccountName = ""
-		// What is admitted has the tolerations that the API server adds.
+		// An admitted pod has the tolerations that the API server adds.
 		pod, err := server.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		testutil.Must(t, err)
 		for taint, want := range map[corev1.Taint]bool{

@@ -29,7 +29,7 @@ func alerts(t *testing.T) []alert {
 	return all
 }
 
-// promtool understands the rules, and they do in time what testdata/alerts_test.yaml says.
+// promtool parses the rules, and they fire as testdata/alerts_test.yaml expects.
 func TestPromtool(t *testing.T) {
 	promtool := tool(t, "promtool")
 	for _, args := range [][]string{
@@ -76,7 +76,8 @@ func TestEachAlertIsTested(t *testing.T) {
 
 var runbook = regexp.MustCompile(`^https://github\.com/plainroute/plainroute/blob/main/docs/(troubleshooting\.md#([a-z-]+))$`)
 
-// Each alert says what is wrong, how bad that is and where to read on; the page lists all, and nothing else.
+// Each alert describes the problem, its severity and where to read on; the page lists all, and
+// nothing else.
 func TestAlertsPage(t *testing.T) {
 	told := map[string]string{}
 	row := regexp.MustCompile("^\\| `(Plainroute\\w+)` \\| (\\w+) \\|.*\\]\\((.*)\\) \\|$")

@@ -38,7 +38,7 @@ var start = sync.OnceValues(func() (*nodelab.Cluster, error) { return nodelab.St
 // last is the number of the node made last.
 var last int
 
-// lab is a cluster with something to tell, and a Prometheus.
+// lab is a cluster with something to report, and a Prometheus.
 type lab struct {
 	t       *testing.T
 	ctx     context.Context
@@ -123,7 +123,7 @@ func (l *lab) startPrometheus(binary string) {
 	})
 }
 
-// scraped waits until there is a first sample of each agent, for a rate is of what comes after it.
+// scraped waits until there is a first sample of each agent, because a rate needs two.
 func (l *lab) scraped() {
 	l.t.Helper()
 	testutil.AwaitWithin(l.t, limit/4, askInterval, func() error {
@@ -131,7 +131,8 @@ func (l *lab) scraped() {
 	})
 }
 
-// happen makes something of all that is drawn happen: a Node joins, one is refused, somebody takes a route away.
+// happen makes an event for each panel happen: a Node joins, one is refused, a route of ours is
+// deleted.
 func (l *lab) happen() {
 	l.t.Helper()
 	l.addNode()
@@ -166,7 +167,7 @@ func (l *lab) ask(endpoint string, args url.Values, into any) error {
 	return json.Unmarshal(answer.Data, into)
 }
 
-// query returns why an expression has no data; a value that is no number is none.
+// query returns why an expression has no data; NaN does not count.
 func (l *lab) query(expr string) error {
 	var data struct {
 		Result []struct {

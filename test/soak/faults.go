@@ -79,7 +79,7 @@ func deleteAll(_ context.Context, v *victim, _ *rand.Rand) error {
 	return err
 }
 
-// rival is a foreign route to a peer's subnet, by the router.
+// foreignRoute is a foreign route to a peer's subnet, by the router.
 func (v *victim) rival(random *rand.Rand, metric int) *netlink.Route {
 	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], netlab.Router4
 	if subnet.Addr().Is6() {

@@ -51,8 +51,9 @@ func soak(ctx context.Context, opts options) error {
 	return report(before, after, counts, took)
 }
 
-// A pace is how many faults there are at least, for how long at least, and how long one is after the other on average. What
-// is taken away again and again is put back every two seconds only: at a crowded pace most faults meet that back-off.
+// A pace is the minimum of faults, their minimal time, and their average interval. An object that
+// is deleted again and again is put back every two seconds only: at a crowded pace most faults meet
+// that back-off.
 type pace struct {
 	faults int
 	last   time.Duration

@@ -62,7 +62,7 @@ func (c *Cluster) answer(ctx context.Context, conn *net.UnixConn) {
 	if err == nil {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		go func() { // whoever asked has gone: end what was asked for
+		go func() { // the client has gone: end its command
 			_, _ = conn.Read(make([]byte, 1))
 			cancel()
 		}()

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Who asks for what can't be is told why.
+// A request that can't be served gets an error with the reason.
 func TestAskInVain(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "control.sock")
 	if err := (&Cluster{nodes: []*Node{{Name: "off"}}}).Serve(t.Context(), socket); err != nil {

@@ -13,7 +13,8 @@ import (
 // the product and a few pods may.
 const inotifyPerNode = 14
 
-// Fit tells what a machine lacks for a cluster of so many nodes, as ErrNotHere. What only a try can tell, Up does.
+// Fit returns what a machine lacks for a cluster of so many nodes, as ErrNotHere. Up finds the
+// rest, which takes a try.
 func Fit(nodes int) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: it takes root", ErrNotHere)

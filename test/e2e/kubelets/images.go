@@ -70,7 +70,7 @@ func (s *stock) fill(ctx context.Context, ctr, socket string, archives []string,
 	return nil
 }
 
-// answers tells whether somebody listens on a socket.
+// answers returns an error unless a server listens on a socket.
 func answers(socket string) error {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {

@@ -102,7 +102,8 @@ func enabledControllers() ([]string, error) {
 	return names, nil
 }
 
-// restoreControllers disables all others again. What another cluster still needs is busy, and stays.
+// restoreControllers disables all others again. Controllers that another cluster still needs are
+// busy, and stay.
 func restoreControllers(enabled []string) error {
 	now, err := enabledControllers()
 	if err != nil {
@@ -134,7 +135,7 @@ func sweep(above []string) error {
 	return nil
 }
 
-// attended tells whether the janitor of a cluster's cgroup lives.
+// attended reports whether the janitor of a cluster's cgroup lives.
 func attended(path string) bool {
 	pid := strings.TrimPrefix(filepath.Base(path), cgroupPrefix)
 	line, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
@@ -142,7 +143,7 @@ func attended(path string) bool {
 	return err == nil && name == janitorName
 }
 
-// inhabited tells whether there are processes in a cgroup or below it.
+// inhabited reports whether there are processes in a cgroup or below it.
 func inhabited(path string) bool {
 	all, err := tree(path)
 	return err != nil || slices.ContainsFunc(all, func(dir string) bool {

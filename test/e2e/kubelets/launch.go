@@ -24,7 +24,7 @@ const (
 	firstName  = "node-init"
 	// pidFile holds the number of a PID 1, as the sandbox sees it, when its root is made.
 	pidFile = "pid"
-	// startingFD is what PID 1 closes to say so.
+	// PID 1 closes startingFD once it runs.
 	startingFD = 3
 )
 

@@ -34,7 +34,7 @@ type Node struct {
 	machine  *netlab.Host
 	cgroups  []string
 	launcher *exec.Cmd
-	// done is closed when the node's processes have ended; stopping tells that they were to.
+	// done is closed when the node's processes have ended; stopping is set if they were asked to.
 	done     chan struct{}
 	stopping atomic.Bool
 }

@@ -16,7 +16,7 @@ func main() {
 	<-end
 }
 
-// reap is PID 1's duty in pods that share their process namespace.
+// reap waits for orphaned processes, as PID 1 must in pods that share their process namespace.
 func reap() {
 	child := make(chan os.Signal, 1)
 	signal.Notify(child, unix.SIGCHLD)

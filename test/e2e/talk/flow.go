@@ -12,7 +12,7 @@ import (
 const (
 	// flowInterval makes 100 packets a second.
 	flowInterval = 10 * time.Millisecond
-	// flowLimit ends a flow that nobody stops, after ten minutes.
+	// flowLimit ends a flow after ten minutes unless it is stopped before.
 	flowLimit = 60000
 	// flowGrace is what the last packets' answers are waited for.
 	flowGrace = time.Second
@@ -24,7 +24,7 @@ type Report struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	Sent int    `json:"sent"`
-	// Heard is how many arrived at the other side, as far as its answers told.
+	// Heard is how many arrived at the other side, by the answers received.
 	Heard int `json:"heard"`
 	// Answered is how many got an answer, Duplicates how many further answers there were.
 	Answered   int `json:"answered"`
@@ -106,7 +106,8 @@ func (f *flow) note(err error) {
 	}
 }
 
-// receive ends when stop closes the socket. Any other error is what the network said about a packet of ours.
+// receive ends when stop closes the socket. Any other error is the network's answer to one of our
+// packets.
 func (f *flow) receive() {
 	text := make([]byte, answerLimit)
 	for {

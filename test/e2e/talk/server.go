@@ -84,7 +84,7 @@ func (s *Server) serveTCP(listener net.Listener) {
 		if err != nil {
 			return
 		}
-		// What fails here is seen, and reported, by the one who asked.
+		// The client sees and reports a failure here.
 		_, _ = conn.Write(s.identity(conn.RemoteAddr()))
 		conn.Close()
 	}
@@ -139,7 +139,7 @@ func (s *Server) serveUDP(conn datagrams) {
 			one.had = had[one.flow]
 			answer = one.text()
 		}
-		// What gets lost here is counted by the one who asked.
+		// The client counts what gets lost here.
 		_ = conn.answer(answer, from, at)
 	}
 }

@@ -72,7 +72,8 @@ func TestAskReportsFailures(t *testing.T) {
 	}
 }
 
-// lossy answers packets of a flow, but neither hears those numbered in deaf nor answers those in dumb.
+// lossy answers packets of a flow, but does not receive those numbered in deaf, and does not answer
+// those in dumb.
 func lossy(t *testing.T, deaf, dumb []uint64) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

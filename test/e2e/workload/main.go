@@ -48,8 +48,8 @@ func run(args []string) error {
 	return fmt.Errorf("choosing what to do: want serve, ask or addresses, not %q", args[0])
 }
 
-// serve runs until a signal. With -until-eof it ends with its standard input too, that is with whoever started it,
-// however many programs are between them.
+// serve runs until a signal. With -until-eof it ends with its standard input too, that is with the
+// process that started it, however many programs are between them.
 func serve(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	port := flags.Uint("port", 8080, "port of HTTP and UDP; bare TCP is on the next one")

@@ -67,7 +67,8 @@ func TestNothingIsLeft(t *testing.T) {
 	})
 }
 
-// pods runs containers on nodes without a network, for as long as they are let, and says that they do.
+// pods runs containers on nodes without a network until it is stopped, and prints a line once they
+// run.
 const pods = `set -e
 kubectl apply -f - <<END
 apiVersion: apps/v1
@@ -127,7 +128,7 @@ func (r *running) said(t *testing.T) string {
 	return string(content)
 }
 
-// ended tells whether the program has ended and was not waited for yet.
+// ended reports whether the program has ended and was not waited for yet.
 func (r *running) ended() bool {
 	state, _, err := stat(r.cmd.Process.Pid)
 	return err == nil && state == "Z"
@@ -204,7 +205,7 @@ func (r *running) ends(t *testing.T, code int) {
 	r.gone(t)
 }
 
-// gone waits until nothing is left, and complains of what is.
+// gone waits until nothing is left, and fails the test with what is.
 func (r *running) gone(t *testing.T) {
 	t.Helper()
 	r.goneBut(t, "nothing")
@@ -263,7 +264,7 @@ type process struct {
 	name, start string
 }
 
-// processes are those of the machine. Some end while one looks, which is no fault.
+// processes are those of the machine. Some may end during the read, which is not an error.
 func processes(t *testing.T) []process {
 	t.Helper()
 	folders, err := filepath.Glob("/proc/[0-9]*")
@@ -293,7 +294,7 @@ func processes(t *testing.T) []process {
 
 var errShort = errors.New("a line of /proc/PID/stat is too short")
 
-// stat is what proc_pid_stat(5) tells from the state on.
+// stat returns the fields of proc_pid_stat(5) from the state on.
 func stat(pid int) (state string, fields []string, err error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -73,7 +73,7 @@ func binFolder() (string, error) {
 	return filepath.Dir(self), nil
 }
 
-// socketVariable tells commands that `cluster run` runs where their cluster is.
+// socketVariable gives commands that `cluster run` runs the socket of their cluster.
 const socketVariable = "CLUSTER_SOCKET"
 
 // socket is where the cluster listens: the one that we were started in, else the one of `cluster up`.
