@@ -47,7 +47,7 @@ files=(LICENSE:/LICENSE)
 for plugin in "$to"/cni/*; do
   files+=("$dir/{os}-{arch}/cni/${plugin##*/}:/cni/${plugin##*/}")
 done
-bin/tools/image -o "$out" -tag "$tag" -platform "$(IFS=, && echo "${platforms[*]}")" -entrypoint /plainroute -sbom /sbom.json -licences /licences.txt \
+bin/tools/image -o "$out" -tag "$tag" -platform "$(IFS=, && echo "${platforms[*]}")" -entrypoint /plainroute -sbom /sbom.json -licenses /licences.txt \
   -label org.opencontainers.image.title=plainroute \
   -label org.opencontainers.image.description="A pod network for Kubernetes made of plain kernel routes" \
   -label org.opencontainers.image.version="$version" \

@@ -60,12 +60,12 @@ func (r *recipe) build(p v1.Platform) (built, error) {
 		return built{}, err
 	}
 	last := len(layers) - 1
-	if r.licences != "" {
-		texts, err := licences(layers)
+	if r.licenses != "" {
+		texts, err := licenses(layers)
 		if err != nil {
 			return built{}, err
 		}
-		layers[last] = append(layers[last], content{as: r.licences, bytes: texts})
+		layers[last] = append(layers[last], content{as: r.licenses, bytes: texts})
 	}
 	var bom []byte
 	if r.sbom != "" {

@@ -49,7 +49,7 @@ type recipe struct {
 	platforms  []v1.Platform
 	labels     map[string]string
 	sbom       string // where in the image; "": none
-	licences   string // likewise
+	licenses   string // likewise
 	created    time.Time
 	layers     [][]file
 }
@@ -72,7 +72,7 @@ func parse(args []string) (*recipe, error) {
 	tag := fs.String("tag", "", "the image's `name`, as in localhost/pause:1")
 	platforms := fs.String("platform", "linux/amd64", "`platforms`, separated by commas")
 	fs.StringVar(&r.sbom, "sbom", "", "`path` in the image for its bill of materials (CycloneDX), which is written beside the archive too")
-	fs.StringVar(&r.licences, "licences", "", "`path` in the image for the licences of the modules that its binaries are made of")
+	fs.StringVar(&r.licenses, "licenses", "", "`path` in the image for the licenses of the modules that its binaries are made of")
 	fs.Func("entrypoint", "`path` of the program, and its first arguments if repeated", appendTo(&r.entrypoint))
 	fs.Func("cmd", "default `argument`; may be repeated", appendTo(&r.cmd))
 	fs.Func("label", "`key=value`, a label of the image and an annotation of its manifest; may be repeated", r.label)

@@ -22,7 +22,7 @@ func TestFates(t *testing.T) {
 	t.Chdir("testdata/example")
 	var out bytes.Buffer
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: &out}
-	if err := (options{sample: 1, jobs: 2, patience: 10 * time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
+	if err := (options{sample: 1, jobs: 2, grace: 10 * time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
 		t.Fatal(err)
 	}
 	r.finish()
@@ -64,7 +64,7 @@ func TestCoverageIsKept(t *testing.T) {
 	uncovered := func() int {
 		t.Helper()
 		r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
-		o := options{sample: 1, jobs: 2, patience: time.Minute, budget: time.Hour, match: "Sum: return", skip: "TestWait", coverage: file}
+		o := options{sample: 1, jobs: 2, grace: time.Minute, budget: time.Hour, match: "Sum: return", skip: "TestWait", coverage: file}
 		if err := o.mutate(t.Context(), ".", r); err != nil {
 			t.Fatal(err)
 		}
@@ -102,7 +102,7 @@ func TestCoverageIsKept(t *testing.T) {
 		}
 	})
 	if got := uncovered(); got != 2 {
-		t.Errorf("with a file that says that tests come by nothing, %d are not covered", got)
+		t.Errorf("with a file by which tests reach nothing, %d are not covered", got)
 	}
 	rewrite(func(c *coverages) { c.Code = "other" })
 	if got := uncovered(); got != 0 {
@@ -114,7 +114,7 @@ func TestCoverageIsKept(t *testing.T) {
 func TestFatesByTestsOfAnother(t *testing.T) {
 	t.Chdir("testdata/example")
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
-	if err := (options{sample: 1, jobs: 2, patience: time.Minute, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
+	if err := (options{sample: 1, jobs: 2, grace: time.Minute, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.results) != 3 || r.tallies[0].fates[killed] != 3 || r.tallies[0].tests != 3 || !r.good() {

@@ -25,8 +25,8 @@ type suite struct {
 	tests    []*test
 	broken   []string // tests that fail without any mutant
 
-	budget   time.Duration // for the tests of one mutant
-	patience time.Duration // beyond slower times what tests take without a mutant
+	budget time.Duration // for the tests of one mutant
+	grace  time.Duration // beyond slower times what tests take without a mutant
 }
 
 // A binary has the tests of one package: of the one with the mutants, or of another that uses it.
@@ -165,14 +165,14 @@ func (s *suite) measureOne(ctx context.Context, t *test, say func(string, ...any
 		return err
 	}
 	begin := time.Now()
-	result, said, err := t.binary.run(ctx, []*test{t}, slow, "MUTATE_HITS="+file)
+	result, output, err := t.binary.run(ctx, []*test{t}, slow, "MUTATE_HITS="+file)
 	if err != nil {
 		return err
 	}
 	t.took = time.Since(begin)
 	if result != passed {
 		s.broken = append(s.broken, t.name)
-		say("%s fails without any mutant, and is left out: %s", t.name, lastLines(said))
+		say("%s fails without any mutant, and is left out: %s", t.name, lastLines(output))
 		return nil
 	}
 	s.tests = append(s.tests, t)
@@ -274,7 +274,7 @@ func (s *suite) tryBatch(ctx context.Context, b *binary, batch []*test, m *mutan
 	for _, t := range mine {
 		took += t.took
 	}
-	result, _, err := b.run(ctx, mine, slower*took+s.patience, fmt.Sprintf("MUTATE_ON=%d", m.id))
+	result, _, err := b.run(ctx, mine, slower*took+s.grace, fmt.Sprintf("MUTATE_ON=%d", m.id))
 	return map[outcome]fate{passed: alive, failed: killed, timedOut: stuck}[result], err
 }
 

@@ -142,12 +142,12 @@ func inside(opts options) int {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, opts.limit)
 	defer cancel()
-	told := make(chan error, 1)
-	go func() { told <- measure(ctx, opts) }()
+	done := make(chan error, 1)
+	go func() { done <- measure(ctx, opts) }()
 	select {
 	case <-ctx.Done():
 		return failed(context.Cause(ctx))
-	case err := <-told:
+	case err := <-done:
 		return failed(err)
 	}
 }

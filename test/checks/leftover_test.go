@@ -22,7 +22,7 @@ func TestLeftovers(t *testing.T) {
 		return nil, errors.New("away")
 	}
 	if _, err := r.Do(t.Context()); err == nil {
-		t.Error("no pod answers, and nothing is said")
+		t.Error("no pod answers, and there is no error")
 	}
 	left, err := connectivity.Leftovers(t.Context(), p.client)
 	testutil.Must(t, err)

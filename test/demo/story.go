@@ -32,12 +32,12 @@ func newStory(show *screen, config nodelab.Config) *story {
 	return &story{screen: show, config: config}
 }
 
-func (s *story) tell(ctx context.Context) error {
+func (s *story) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storyLimit)
 	defer cancel()
 	for _, step := range []struct {
 		title string
-		tell  func(context.Context) error
+		run   func(context.Context) error
 	}{
 		{"A cluster of three nodes, each a network namespace on one LAN", s.startCluster},
 		{"Two pods on each node, attached by the stock bridge plugin with the config that the agent wrote", s.addPods},
@@ -50,7 +50,7 @@ func (s *story) tell(ctx context.Context) error {
 		{"A route deleted by hand comes back", s.heal},
 	} {
 		s.section(step.title)
-		if err := step.tell(ctx); err != nil {
+		if err := step.run(ctx); err != nil {
 			return errors.Join(err, s.agentsThatEnded())
 		}
 	}
@@ -155,7 +155,7 @@ func (s *story) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.tellDelays("has the routes to node4 %s after the call that creates the Node", delays)
+	s.noteDelays("has the routes to node4 %s after the call that creates the Node", delays)
 	if err := node.StartAgent(nodelab.AgentOptions{}); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (s *story) join(ctx context.Context) error {
 	return s.reachPair(ctx, pod.Host, s.pods[0].Host)
 }
 
-func (s *story) tellDelays(format string, delays []nodelab.Delay) {
+func (s *story) noteDelays(format string, delays []nodelab.Delay) {
 	for _, delay := range delays {
 		s.passed("%s "+format, delay.Node, milliseconds(delay.Took))
 	}
@@ -188,7 +188,7 @@ func (s *story) leave(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.tellDelays("is rid of the routes to node4 %s after the call that deletes the Node", delays)
+	s.noteDelays("is rid of the routes to node4 %s after the call that deletes the Node", delays)
 	return node.StopAgent(syscall.SIGTERM)
 }
 

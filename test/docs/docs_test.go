@@ -203,7 +203,7 @@ func TestMapOfPackages(t *testing.T) {
 				want := strings.Split(cell, ", ")
 				slices.Sort(want)
 				if got := strings.Join(ours, ", "); got != strings.TrimPrefix(strings.Join(want, ", "), "none") {
-					t.Errorf("%s imports %s, and the map says %s", name[1], got, cell)
+					t.Errorf("%s imports %s, and the map lists %s", name[1], got, cell)
 				}
 			}
 		}

@@ -76,7 +76,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 	})
 	testutil.Must(t, cmd.Process.Signal(os.Interrupt))
 	if err := cmd.Wait(); err == nil {
-		t.Error("what was interrupted says that all is well")
+		t.Error("the interrupted test reports that all is well")
 	}
 	s.noCheckLeft(ctx, t)
 }

@@ -24,7 +24,7 @@ func (s *story) events(ctx context.Context, t *testing.T) {
 	t.Cleanup(func() { _, _ = onNode(context.Background(), node, "rm -f "+config) })
 	_, err = onNode(ctx, node, `echo '{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}' > `+config)
 	testutil.Must(t, err)
-	await(ctx, t, "an Event of node "+node, func(ctx context.Context) error { return s.cluster.told(ctx, node, "CNIConflict") })
+	await(ctx, t, "an Event of node "+node, func(ctx context.Context) error { return s.cluster.reported(ctx, node, "CNIConflict") })
 	_, err = onNode(ctx, node, "rm "+config)
 	testutil.Must(t, err)
 	await(ctx, t, "the agents", s.cluster.rolledOut)
@@ -32,7 +32,7 @@ func (s *story) events(ctx context.Context, t *testing.T) {
 
 // reported returns nil if `kubectl describe node` shows an Event of plainroute's with this reason
 // and a remediation.
-func (c *cluster) told(ctx context.Context, node, reason string) error {
+func (c *cluster) reported(ctx context.Context, node, reason string) error {
 	list, err := c.api.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: fields.Set{
 		"involvedObject.kind": "Node", "involvedObject.name": node, "involvedObject.uid": node,
 		"reportingComponent": productName, "reason": reason,

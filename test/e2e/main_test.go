@@ -71,10 +71,10 @@ func TestStory(t *testing.T) {
 		{"Ingress", s.ingress},
 	})
 	s.step(t, "an idle agent is cheap", s.cheap)
-	s.step(t, "the whole cluster's status", s.survey)
+	s.step(t, "the whole cluster's status", s.fleetStatus)
 	s.step(t, "all nodes examined", s.doctor)
 	s.step(t, "the network tested by itself", s.check)
-	s.step(t, "an Event tells of a fault", s.events)
+	s.step(t, "an Event reports a fault", s.events)
 	s.step(t, "upgrade and restart under traffic", s.upgrade)
 	s.together(t, "nodes come and go", []part{
 		{"a node joins late", s.join},

@@ -78,11 +78,11 @@ func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
 	count := 0
 	for _, from := range now.pods {
 		all.Go(func() {
-			asked, complaints := s.reachFrom(ctx, now, hosts, from)
+			asked, problems := s.reachFrom(ctx, now, hosts, from)
 			mu.Lock()
 			defer mu.Unlock()
 			count += asked
-			faults = append(faults, complaints...)
+			faults = append(faults, problems...)
 		})
 	}
 	all.Wait()
@@ -92,7 +92,7 @@ func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
 	t.Logf("%d questions between %d pods on %d nodes", count, len(now.pods), len(now.nodes))
 }
 
-func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]netip.Addr, from pod) (asked int, complaints []error) {
+func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]netip.Addr, from pod) (asked int, problems []error) {
 	var questions []talk.Question
 	var targets []pod
 	for _, to := range now.pods {
@@ -111,16 +111,16 @@ func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]net
 		return 0, []error{err}
 	}
 	for i, answer := range answers {
-		if err := now.judge(hosts, from, targets[i], answer); err != nil {
-			complaints = append(complaints, fmt.Errorf("pod %s on node %s to pod %s on node %s: %w", from.name, from.node, targets[i].name, targets[i].node, err))
+		if err := now.verify(hosts, from, targets[i], answer); err != nil {
+			problems = append(problems, fmt.Errorf("pod %s on node %s to pod %s on node %s: %w", from.name, from.node, targets[i].name, targets[i].node, err))
 		}
 	}
-	return len(answers), complaints
+	return len(answers), problems
 }
 
 // verify returns what is wrong with an answer: missing, from another pod than the target, or to
 // another address than the client's.
-func (s scene) judge(hosts map[string][]netip.Addr, from, to pod, answer talk.Answer) error {
+func (s scene) verify(hosts map[string][]netip.Addr, from, to pod, answer talk.Answer) error {
 	if answer.Error != "" {
 		return fmt.Errorf("no answer: %s", answer.Error)
 	}
@@ -144,7 +144,7 @@ func (s *story) hostAddresses(ctx context.Context, now scene) (map[string][]neti
 	hosts := map[string][]netip.Addr{}
 	for _, one := range in(now.pods, groupHost) {
 		var addresses []netip.Addr
-		if err := s.cluster.tell(ctx, one, http.MethodGet, "/addresses", nil, &addresses); err != nil {
+		if err := s.cluster.send(ctx, one, http.MethodGet, "/addresses", nil, &addresses); err != nil {
 			return nil, err
 		}
 		hosts[one.node] = addresses

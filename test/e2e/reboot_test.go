@@ -59,15 +59,15 @@ func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, sin
 	t.Helper()
 	look := func(ctx context.Context) (node, error) {
 		one, err := s.cluster.node(ctx, name)
-		if err == nil && toldAfter(one, since) && one.isReady() == nil {
+		if err == nil && reportedAfter(one, since) && one.isReady() == nil {
 			t.Fatalf("node %s is Ready without an agent", name)
 		}
 		return one, err
 	}
-	await(ctx, t, "the kubelet to say that there is no network", func(ctx context.Context) error {
+	await(ctx, t, "the kubelet to report that there is no network", func(ctx context.Context) error {
 		one, err := look(ctx)
 		if err == nil && !strings.Contains(one.ready.Message, "cni plugin not initialized") {
-			err = fmt.Errorf("node %s said %q at %s", name, one.ready.Message, one.ready.LastHeartbeatTime)
+			err = fmt.Errorf("node %s reported %q at %s", name, one.ready.Message, one.ready.LastHeartbeatTime)
 		}
 		return err
 	})
@@ -91,7 +91,7 @@ func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, sin
 
 // reportedAfter reports whether the kubelet has surely reported since. Its times are in whole
 // seconds, so the first second is ambiguous.
-func toldAfter(one node, since time.Time) bool {
+func reportedAfter(one node, since time.Time) bool {
 	return one.ready.LastHeartbeatTime.After(since)
 }
 

@@ -71,12 +71,12 @@ func (c *cluster) refused(ctx context.Context) error {
 	if ended == nil || ended.ExitCode != 3 {
 		return fmt.Errorf("the Job's container is %+v; want it to end with 3", pod.Status.ContainerStatuses[0].State)
 	}
-	said, err := c.api.CoreV1().Pods(productNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+	output, err := c.api.CoreV1().Pods(productNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the log of %s: %w", pod.Name, err)
 	}
-	if want := fmt.Sprintf("refused: DaemonSet %s in namespace %s runs agents", productName, productNamespace); !strings.Contains(string(said), want) {
-		return fmt.Errorf("the Job says %q; want %q", said, want)
+	if want := fmt.Sprintf("refused: DaemonSet %s in namespace %s runs agents", productName, productNamespace); !strings.Contains(string(output), want) {
+		return fmt.Errorf("the Job logged %q; want %q", output, want)
 	}
 	return nil
 }

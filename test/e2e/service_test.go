@@ -69,7 +69,7 @@ func (s *story) hostPorts(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(from pod, answer talk.Answer) error {
+		verify: func(from pod, answer talk.Answer) error {
 			at := now.at(addressed(answer.Question))
 			if at == "" {
 				at = from.node
@@ -112,7 +112,7 @@ func (s *story) services(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(from pod, answer talk.Answer) error {
+		verify: func(from pod, answer talk.Answer) error {
 			got := answer.From
 			if len(got) == 1 && !now.has(groupA, got[0].Pod) {
 				return fmt.Errorf("pod %s answered, which the Service doesn't select", got[0].Pod)
@@ -144,7 +144,7 @@ func (s *story) affinity(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(_ pod, answer talk.Answer) error {
+		verify: func(_ pod, answer talk.Answer) error {
 			by := map[string]int{}
 			for _, got := range answer.From {
 				by[got.Pod]++
@@ -170,7 +170,7 @@ func (s *story) hairpin(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(from pod, answer talk.Answer) error {
+		verify: func(from pod, answer talk.Answer) error {
 			for _, got := range answer.From {
 				if got.Pod != from.name {
 					return fmt.Errorf("pod %s answered: want itself", got.Pod)

@@ -87,7 +87,7 @@ func (s *story) direct(ctx context.Context, t *testing.T) {
 		peers, err := onNode(ctx, one.name, `ss --no-header --tcp --numeric --processes state established | awk '/"plainroute"/ {print $4}'`)
 		testutil.Must(t, err)
 		if all := strings.Fields(peers); !slices.Contains(all, want) || slices.ContainsFunc(all, func(peer string) bool { return strings.HasSuffix(peer, ":443") }) {
-			t.Errorf("the agent of node %s speaks to %q, want %s", one.name, all, want)
+			t.Errorf("the agent of node %s uses %q, want %s", one.name, all, want)
 		}
 	}
 }

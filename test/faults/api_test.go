@@ -189,7 +189,7 @@ func (m *machine) ready(l *lab) error {
 func forgotten() fault {
 	return fault{
 		name:    "the connection to the API server is forgotten by what is in between",
-		answer:  "all stays; the agent notices within 10 s that nobody answers, and connects anew",
+		answer:  "all stays; within 10 s without an answer the agent reconnects",
 		prepare: (*lab).useGate,
 		inject: func(l *lab) {
 			l.gate.Forget()

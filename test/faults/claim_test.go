@@ -13,7 +13,7 @@ import (
 )
 
 // unmoved is the answer to every claim to what is another's.
-const unmoved = "nobody else's route moves"
+const unmoved = "the routes to other Nodes stay"
 
 // anAge makes a Node object older than the next: the API server stores creation times in seconds.
 const anAge = 1100 * time.Millisecond
@@ -60,7 +60,7 @@ func claimFaults() []fault {
 			l.awaitReport(l.node, clone.Name, problem.AddressRefused)
 			l.awaitShared(l.peer, clone.Name)
 		}),
-		claimed("a compromised kubelet claims everybody's addresses", func(l *lab) {
+		claimed("a compromised kubelet claims the addresses of all Nodes", func(l *lab) {
 			l.crowd = l.newcomers(1)
 			l.createNodes(fakesOf(l.crowd)...)
 		}, func(l *lab) {
@@ -104,7 +104,7 @@ func (l *lab) awaitShared(m *machine, node string) {
 				return nil
 			}
 		}
-		return fmt.Errorf("/status of %s does not say that %s shares an address: %v", m.Name, node, problems)
+		return fmt.Errorf("/status of %s does not report that %s shares an address: %v", m.Name, node, problems)
 	})
 }
 

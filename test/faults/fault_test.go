@@ -24,9 +24,9 @@ func sections() []section {
 		{"What the node looks like", viewFaults()},
 		{"The CNI config", configFaults()},
 		{"The agent", processFaults()},
-		{"Rivals on the host", rivalFaults()},
+		{"Other programs on the host", flapFaults()},
 		{"The API server", apiFaults()},
-		{"What the API server says", listFaults()},
+		{"Lists of the API server", listFaults()},
 		{"Nodes that come, go and change", identityFaults()},
 		{"Nodes that claim what is others'", claimFaults()},
 		{"Nodes that wait for a peer's address to change", stolenFaults()},
@@ -104,7 +104,7 @@ func (f fault) run(t *testing.T, p *pool, underWay func()) *measurement {
 	}
 	l.run(after)
 	l.await(func() error { return l.node.ready(l) })
-	f.judge(l, &m)
+	f.verify(l, &m)
 	if f.finally != nil {
 		f.finally(l)
 	}
@@ -145,8 +145,8 @@ func (f fault) mayLose(cut time.Duration) int {
 	return int((cut+f.lag)/packetInterval) + edge
 }
 
-// judge stops the traffic and compares what was measured with the bounds.
-func (f fault) judge(l *lab, m *measurement) {
+// verify stops the traffic and compares what was measured with the bounds.
+func (f fault) verify(l *lab, m *measurement) {
 	l.t.Helper()
 	longest := f.mayLose(m.longestCut)
 	for _, count := range l.stopTraffic() {

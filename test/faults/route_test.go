@@ -31,12 +31,12 @@ func routeFaults() []fault {
 		},
 		{
 			name:   "uplink down and up",
-			answer: "IPv6 addresses and static routes are given back by whoever manages the host; plainroute's routes follow",
+			answer: "the host's network manager restores IPv6 addresses and static routes; plainroute's routes follow",
 			inject: linkFlap, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the uplink's addresses removed and added again",
-			answer: "the kernel takes all routes by way of them; whoever manages the host gives back what is theirs, " +
+			answer: "the kernel removes all routes by way of them; the host's network manager restores its own, " +
 				"plainroute's follow",
 			inject: addressLoss, within: healLimit, loses: untilRepaired,
 		},

@@ -130,7 +130,7 @@ func TestUninstall(t *testing.T) {
 	before := r.picture()
 	rows, _ := r.uninstall(r.within(limit), 0, "--dry-run")
 	if len(rows) != 2 || !rows[0].DryRun || !rows[0].Clean || !strings.Contains(rows[0].Error, "it would be refused now: an agent runs") {
-		t.Errorf("the dry run says %+v", rows)
+		t.Errorf("the dry run shows %+v", rows)
 	}
 	r.same(before, "after a dry run")
 	if !r.hasCondition(r.node) {
@@ -180,7 +180,7 @@ func TestUninstallLeavesNodes(t *testing.T) {
 	names := []string{r.node.Name, r.peer.Name}
 	slices.Sort(names)
 	if want := fmt.Sprintf("2 of 2 nodes are not clean: %s; ", strings.Join(names, ", ")); !strings.Contains(done.Stderr, want) {
-		t.Errorf("said %q, want %q", done.Stderr, want)
+		t.Errorf("it printed %q, want %q", done.Stderr, want)
 	}
 	r.must(r.node.WaitReady(r.within(limit)))
 	r.must(r.node.AwaitRoute(r.within(limit), r.peer.Subnets...))
@@ -207,7 +207,7 @@ func TestUninstallRefusesBesideDaemonSet(t *testing.T) {
 	done, err := r.peer.Plainroute(r.within(limit), r.args()...)
 	r.must(err)
 	if want := "refused: DaemonSet agents in namespace " + r.namespace; done.Code != 3 || done.Stdout != "" || !strings.Contains(done.Stderr, want) {
-		t.Errorf("it ended with %d, printed %q and said %q; want 3 and %q", done.Code, done.Stdout, done.Stderr, want)
+		t.Errorf("it ended with %d, printed %q to stdout and %q to stderr; want 3 and %q", done.Code, done.Stdout, done.Stderr, want)
 	}
 	r.same(before, "after a refusal")
 	left, err := sets.List(r.within(limit), metav1.ListOptions{})
@@ -247,13 +247,13 @@ func TestUninstallInterrupted(t *testing.T) {
 	}
 	_, done := r.uninstall(r.within(limit), 1, "--timeout", "1s")
 	if !strings.Contains(done.Stderr, " of a run that did not end") {
-		t.Errorf("said %q", done.Stderr)
+		t.Errorf("it printed %q", done.Stderr)
 	}
 
 	interrupted, err := r.peer.PlainrouteUntil(r.untilUnderWay(), syscall.SIGTERM, r.args()...)
 	r.must(err)
 	if interrupted.Code != 1 || !strings.Contains(interrupted.Stderr, "interrupted: ") {
-		t.Errorf("the interrupted run ended with %d and said %q", interrupted.Code, interrupted.Stderr)
+		t.Errorf("the interrupted run ended with %d and printed %q", interrupted.Code, interrupted.Stderr)
 	}
 	if left, err = sets.List(r.within(limit), metav1.ListOptions{}); err != nil || len(left.Items) > 0 {
 		t.Errorf("the interrupted run left %v, %v", left, err)
@@ -266,6 +266,6 @@ func TestUninstallWithoutRights(t *testing.T) {
 	r.namespace = metav1.NamespaceDefault
 	_, done := r.uninstall(r.within(limit), 1)
 	if !strings.Contains(done.Stderr, `cannot list resource "daemonsets"`) {
-		t.Errorf("said %q", done.Stderr)
+		t.Errorf("it printed %q", done.Stderr)
 	}
 }

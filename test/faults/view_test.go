@@ -12,7 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// viewFaults change what a node looks like, and nothing that Nodes say: what is in place must stay.
+// viewFaults change what a node looks like, and nothing in Nodes: what is in place must stay.
 func viewFaults() []fault {
 	return []fault{
 		viewed("a peer's InternalIPs come up on kube-ipvs0, as a Service's externalIPs do", addressesOfThePeer),

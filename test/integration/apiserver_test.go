@@ -65,13 +65,13 @@ func TestAPIServerRefuses(t *testing.T) {
 }
 
 // A kubeconfig with invalid credentials: 401, where a user without rights gets 403.
-func TestAPIServerDoesNotKnowUs(t *testing.T) {
+func TestInvalidCredentials(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
 	node := f.node(t)
 	kubeconfig, err := f.Kubeconfig("unknown", func(config *clientcmdapi.Config) {
 		for _, user := range config.AuthInfos {
-			*user = clientcmdapi.AuthInfo{Token: "nobody's"}
+			*user = clientcmdapi.AuthInfo{Token: "invalid"}
 		}
 	})
 	testutil.Must(t, err)

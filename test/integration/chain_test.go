@@ -216,7 +216,7 @@ func livesWithMesh(t *testing.T, f *fixture, node *nodelab.Node, start func() *m
 		})
 		awaitChain(t, node, "bridge", "portmap", "bandwidth", meshType)
 	}
-	peace(ctx, t, node, m)
+	settled(ctx, t, node, m)
 	testutil.Must(t, pod.Remove(ctx))
 
 	testutil.Must(t, node.Reboot())
@@ -234,13 +234,13 @@ func livesWithMesh(t *testing.T, f *fixture, node *nodelab.Node, start func() *m
 	awaitChain(t, node, "bridge", "portmap")
 	testutil.Must(t, pod.Remove(ctx))
 	testutil.Must(t, addChained(ctx, t, f, node, "after", "64").Remove(ctx))
-	peace(ctx, t, node, m)
+	settled(ctx, t, node, m)
 	leavesNothing(ctx, t, node)
 }
 
 // settled checks that the mesh had to write no more often than the config changed for it, and that
 // the agent reports no flap.
-func peace(ctx context.Context, t *testing.T, node *nodelab.Node, m *mesh) {
+func settled(ctx context.Context, t *testing.T, node *nodelab.Node, m *mesh) {
 	t.Helper()
 	testutil.Must(t, node.WaitReady(ctx))
 	if n := m.wrote.Load(); n > 10 {
@@ -363,7 +363,7 @@ func TestMetaPlugin(t *testing.T) {
 	testutil.Must(t, node.StartAgent(options))
 	testutil.Must(t, node.WaitReady(ctx))
 	testutil.Must(t, run(metaInstaller))
-	testutil.AwaitTrue(t, "status tells the meta plugin's config", func() bool {
+	testutil.AwaitTrue(t, "status shows the meta plugin's config", func() bool {
 		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is allowed")
 	})
 	testutil.Must(t, node.WaitReady(ctx))

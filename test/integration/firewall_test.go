@@ -52,7 +52,7 @@ func TestFirewallPlugin(t *testing.T) {
 	testutil.Must(t, err)
 	reachesUnchanged(ctx, t, let.Host, other.Host)
 	if _, err := other.TCP(testutil.Within(t, time.Second), let.V4); err == nil {
-		t.Fatal("the plugin lets others begin: the docs say that it takes a rule more")
+		t.Fatal("the plugin lets others begin: by the docs it takes another rule")
 	}
 	run("iptables", "-A", "CNI-ADMIN", "-d", node.Subnets[0].String(), "-j", "ACCEPT")
 	run("ip6tables", "-A", "CNI-ADMIN", "-d", node.Subnets[1].String(), "-j", "ACCEPT")
@@ -104,7 +104,7 @@ func TestFirewallPluginOfTwoNodes(t *testing.T) {
 	for i, pod := range pods {
 		for _, address := range pods[1-i].Addrs() {
 			if _, err := pod.TCP(testutil.Within(t, time.Second), address); err == nil {
-				t.Errorf("%s reaches %s by the plugin alone: the docs say that it takes a rule more", pod.Name, address)
+				t.Errorf("%s reaches %s by the plugin alone: by the docs it takes another rule", pod.Name, address)
 			}
 		}
 	}

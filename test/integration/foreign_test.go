@@ -84,7 +84,7 @@ func TestForeignRouteToPeerSubnetWinsAndStays(t *testing.T) {
 		t.Errorf("foreign routes before:\n%q\nand after:\n%q", before, after)
 	}
 	for _, subnet := range peer.Subnets {
-		testutil.AwaitTrue(t, "/status tells of the conflict over "+subnet.String(), func() bool {
+		testutil.AwaitTrue(t, "/status reports the conflict over "+subnet.String(), func() bool {
 			return hasProblem(t, node, peer.Name, "RouteConflict", subnet.String())
 		})
 	}

@@ -75,7 +75,7 @@ func refusesUnknownPods(ctx context.Context, t *testing.T, from *nodelab.Pod, no
 		start := time.Now()
 		_, err := from.TCP(ctx, unknown)
 		if !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
-			t.Errorf("connecting to %s, which nobody has: %v; want it to be unreachable", unknown, err)
+			t.Errorf("connecting to %s, which is unused: %v; want it to be unreachable", unknown, err)
 		}
 		if took := time.Since(start); took > 5500*time.Millisecond {
 			t.Errorf("being refused by %s took %s", unknown, took)

@@ -43,7 +43,7 @@ func TestMountedFolderRemoved(t *testing.T) {
 			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || !exit.Exited() {
 				t.Fatalf("%v; want an end with an error\n%s", err, node.LogTail(10))
 			}
-			testutil.AwaitTrue(t, "the log says why", func() bool { return logSays(t, node, folder(node), "removed") })
+			testutil.AwaitTrue(t, "the log has the reason", func() bool { return logHas(t, node, folder(node), "removed") })
 			testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Confined: true}))
 			testutil.Must(t, node.WaitReady(ctx))
 			_, err = node.CNIConfig()
@@ -53,8 +53,8 @@ func TestMountedFolderRemoved(t *testing.T) {
 	}
 }
 
-// logSays reports whether a line of the agent's log has all of the words.
-func logSays(t *testing.T, node *nodelab.Node, words ...string) bool {
+// logHas reports whether a line of the agent's log has all of the words.
+func logHas(t *testing.T, node *nodelab.Node, words ...string) bool {
 	t.Helper()
 	content, err := os.ReadFile(node.LogFile())
 	testutil.Must(t, err)

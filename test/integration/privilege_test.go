@@ -127,7 +127,7 @@ func readSetting(t *testing.T, node *nodelab.Node, key string) string {
 
 // An agent's answers contain nothing of its credentials or its environment, neither while all is
 // well nor while the API server rejects it; nor does its log.
-func TestNothingTellsSecrets(t *testing.T) {
+func TestNoSecretsInAnswers(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
 	const marked = "marked-secret-d41d8cd98f00b204"
@@ -145,7 +145,7 @@ func TestNothingTellsSecrets(t *testing.T) {
 	testutil.Must(t, node.WaitReadyz(ctx, func(code int, body string) bool {
 		return code == http.StatusServiceUnavailable && strings.Contains(body, "Unauthorized")
 	}))
-	tellsNone(t, node, []string{marked})
+	hasNone(t, node, []string{marked})
 	testutil.Must(t, node.StopAgent(syscall.SIGTERM))
 
 	var secrets []string
@@ -164,7 +164,7 @@ func TestNothingTellsSecrets(t *testing.T) {
 	}
 	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Kubeconfig: own, Env: env, Args: []string{"--log-level", "debug"}}))
 	testutil.Must(t, node.WaitReady(ctx))
-	tellsNone(t, node, append(secrets, marked))
+	hasNone(t, node, append(secrets, marked))
 }
 
 // pieces are parts of a certificate or key by which it is known, as it is and as a kubeconfig has it.
@@ -180,23 +180,23 @@ func pieces(data []byte) []string {
 	return all
 }
 
-func tellsNone(t *testing.T, node *nodelab.Node, secrets []string) {
+func hasNone(t *testing.T, node *nodelab.Node, secrets []string) {
 	t.Helper()
 	log, err := os.ReadFile(node.LogFile())
 	testutil.Must(t, err)
-	said := map[string]string{"the log": string(log)}
+	answers := map[string]string{"the log": string(log)}
 	for _, path := range []string{"/metrics", "/status", "/readyz", "/healthz", "/", "/debug/pprof/", "/debug/pprof/cmdline", "/configz"} {
 		_, body, err := node.Get(t.Context(), path)
 		testutil.Must(t, err)
-		said[path] = body
+		answers[path] = body
 	}
-	if len(said["/metrics"]) < 1000 || len(said["/status"]) < 100 {
-		t.Fatalf("the pages are empty: %v", said)
+	if len(answers["/metrics"]) < 1000 || len(answers["/status"]) < 100 {
+		t.Fatalf("the pages are empty: %v", answers)
 	}
-	for where, text := range said {
+	for where, text := range answers {
 		for _, secret := range secrets {
 			if strings.Contains(text, secret) {
-				t.Errorf("%s tells %q", where, secret)
+				t.Errorf("%s contains %q", where, secret)
 			}
 		}
 	}
@@ -225,7 +225,7 @@ func TestListensOnOneAddress(t *testing.T) {
 		if answers { // what is ready may not serve its metrics yet
 			testutil.AwaitTrue(t, address+" answers", func() bool { return dial() == nil })
 		} else if dial() == nil {
-			t.Errorf("%s answers; nobody should listen there", address)
+			t.Errorf("%s answers; no process should listen there", address)
 		}
 	}
 }

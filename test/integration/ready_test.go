@@ -54,7 +54,7 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			testutil.Must(t, node.Do(func() error { return unix.Mount("/dev/null", forward, "", unix.MS_BIND, "") }))
 			return func() { testutil.Must(t, node.Do(func() error { return unix.Unmount(forward, 0) })) }
 		}},
-		"a table that somebody holds": {"table", "TableFailed", []string{"not permitted"}, func(t *testing.T, node *nodelab.Node) func() {
+		"a table with another owner": {"table", "TableFailed", []string{"not permitted"}, func(t *testing.T, node *nodelab.Node) func() {
 			conn := holdTable(t, node)
 			return func() { testutil.Must(t, conn.Close()) }
 		}},
@@ -89,7 +89,7 @@ func TestReadinessFollowsDrift(t *testing.T) {
 				return strings.Contains(body, "[-]"+d.condition+" failed: "+d.reason+": ") && strings.Count(body, "[-]") == 1
 			})
 			if code, body, err := node.Get(t.Context(), "/healthz"); err != nil || code != http.StatusOK {
-				t.Errorf("healthz is %d %s, %v; a restart would cure nothing", code, body, err)
+				t.Errorf("healthz is %d %s, %v; a restart would repair nothing", code, body, err)
 			}
 			mend()
 			testutil.Must(t, node.WaitReady(testutil.Within(t, limit)))

@@ -81,10 +81,10 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 
 	subnet := f.nodes[1].Subnets[0]
 	stop := undo(node, subnet)
-	// It takes some repairs until it counts as a fight: before, the route is there at one look and away at the next.
-	lost := shows(ctx, t, node, "somebody fights", func(v status.View, code int) bool {
-		fight := func(p problem.Problem) bool { return p.Reason == problem.Contested && p.Node == f.nodes[1].Name }
-		return code == 1 && peerTo(v, subnet).State == status.Missing && slices.ContainsFunc(v.Problems, fight)
+	// It takes some repairs until it counts as a flap: before, the route is there at one look and away at the next.
+	lost := shows(ctx, t, node, "the flap", func(v status.View, code int) bool {
+		flap := func(p problem.Problem) bool { return p.Reason == problem.Contested && p.Node == f.nodes[1].Name }
+		return code == 1 && peerTo(v, subnet).State == status.Missing && slices.ContainsFunc(v.Problems, flap)
 	})
 	if d := lost.Drift.Differences; len(d) != 1 || d[0].Subnet != subnet || d[0].Reason != problem.Missing || !strings.HasPrefix(d[0].Message, "route "+subnet.String()+" via ") {
 		t.Errorf("the differences are %+v", d)
@@ -135,7 +135,7 @@ func TestStatusWithoutAgent(t *testing.T) {
 	testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
 	testutil.Must(t, node.PauseAgent())
 	if cmd := statusOf(ctx, t, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
-		t.Errorf("of an agent that hangs it says %d %s", cmd.Code, cmd.Stdout)
+		t.Errorf("of an agent that hangs it prints %d %s", cmd.Code, cmd.Stdout)
 	}
 	testutil.Must(t, node.SignalAgent(syscall.SIGCONT))
 	testutil.Must(t, node.StopAgent(syscall.SIGKILL))

@@ -88,7 +88,7 @@ func TestKubeletClaimsNoSubnet(t *testing.T) {
 	attack(ctx, t, kubelet.claims())
 	allow(ctx, t, []attempt{
 		{"label itself", kubelet.patch(types.StrategicMergePatchType, `{"metadata":{"labels":{"kubernetes.io/arch":"amd64"}}}`)},
-		{"tell its state", kubelet.patch(types.StrategicMergePatchType,
+		{"update its status", kubelet.patch(types.StrategicMergePatchType,
 			`{"status":{"addresses":[{"type":"InternalIP","address":"192.168.1.9"}]}}`, "status")},
 		{"be given a subnet", subnetGiver(ctx, t)},
 		{"label itself once it has a subnet", kubelet.patch(types.StrategicMergePatchType, `{"metadata":{"labels":{"kubernetes.io/os":"linux"}}}`)},

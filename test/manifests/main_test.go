@@ -58,7 +58,7 @@ func needed(t *testing.T) {
 
 func tool(name string) string { return filepath.Join(root, "bin", "tools", name) }
 
-// restricted has a cluster enforce Pod Security where a namespace does not say otherwise.
+// restricted makes a cluster enforce Pod Security in namespaces without labels of it.
 const restricted = `
 apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration

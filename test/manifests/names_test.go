@@ -88,7 +88,7 @@ func TestLint(t *testing.T) {
 			given = append(given, "--set-json", value)
 		}
 		if out := string(command(t, tool("helm"), given...)); strings.Contains(out, "[") {
-			t.Errorf("helm lint %v says:\n%s", values, out)
+			t.Errorf("helm lint %v prints:\n%s", values, out)
 		}
 	}
 }

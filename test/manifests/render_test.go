@@ -221,7 +221,7 @@ func objects(t *testing.T, content []byte) []*unstructured.Unstructured {
 // The schema rejects what would fail later, with an error that names the value.
 func TestValuesAreChecked(t *testing.T) {
 	needed(t)
-	for _, test := range []struct{ value, says string }{
+	for _, test := range []struct{ value, want string }{
 		{`masquerade=true`, "at '/clusterCIDR': minItems: got 0, want 1"},
 		{`masquerade=true`, "at '/acceptAnyPodCIDR': value must be true"},
 		{`clusterCIDR=["10.244.0.0"]`, "/clusterCIDR/0"},
@@ -258,8 +258,8 @@ func TestValuesAreChecked(t *testing.T) {
 			args = append(args, "--set-json", `clusterCIDR=["10.244.0.0/16"]`)
 		}
 		out, err := exec.CommandContext(t.Context(), tool("helm"), args...).CombinedOutput()
-		if err == nil || !bytes.Contains(out, []byte(test.says)) {
-			t.Errorf("with %s Helm says %v, %s; want an error about %s", test.value, err, out, test.says)
+		if err == nil || !bytes.Contains(out, []byte(test.want)) {
+			t.Errorf("with %s Helm prints %v, %s; want an error about %s", test.value, err, out, test.want)
 		}
 	}
 	if _, err := exec.CommandContext(t.Context(), tool("helm"), "template", "x", filepath.Join(root, "charts", "plainroute"),

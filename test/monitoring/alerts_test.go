@@ -79,11 +79,11 @@ var runbook = regexp.MustCompile(`^https://github\.com/plainroute/plainroute/blo
 // Each alert describes the problem, its severity and where to read on; the page lists all, and
 // nothing else.
 func TestAlertsPage(t *testing.T) {
-	told := map[string]string{}
+	listed := map[string]string{}
 	row := regexp.MustCompile("^\\| `(Plainroute\\w+)` \\| (\\w+) \\|.*\\]\\((.*)\\) \\|$")
 	for line := range strings.Lines(string(read(t, "docs", "metrics.md"))) {
 		if m := row.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
-			told[m[1]] = m[2] + " " + m[3]
+			listed[m[1]] = m[2] + " " + m[3]
 		}
 	}
 	there := map[string]string{}
@@ -95,8 +95,8 @@ func TestAlertsPage(t *testing.T) {
 		}
 		there[a.Alert] = a.Labels["severity"] + " " + link[1]
 	}
-	if !maps.Equal(told, there) {
-		t.Errorf("docs/metrics.md tells of\n%s\nand there are\n%s", lines(told), lines(there))
+	if !maps.Equal(listed, there) {
+		t.Errorf("docs/metrics.md lists\n%s\nand there are\n%s", lines(listed), lines(there))
 	}
 }
 

@@ -118,7 +118,7 @@ func (l *lab) startPrometheus(binary string) {
 		_ = cmd.Process.Kill() // it may have ended already
 		_ = cmd.Wait()
 		if l.t.Failed() {
-			l.t.Log("Prometheus says:\n" + log.String())
+			l.t.Log("Prometheus reports:\n" + log.String())
 		}
 	})
 }
@@ -162,7 +162,7 @@ func (l *lab) ask(endpoint string, args url.Values, into any) error {
 		return err
 	}
 	if answer.Status != "success" {
-		return fmt.Errorf("Prometheus says %s", answer.Error)
+		return fmt.Errorf("Prometheus reports %s", answer.Error)
 	}
 	return json.Unmarshal(answer.Data, into)
 }

@@ -80,7 +80,7 @@ func (b *tab) listen(event any) {
 		b.errors = append(b.errors, e.ExceptionDetails.Error())
 	case *runtime.EventConsoleAPICalled:
 		if e.Type == runtime.APITypeError || e.Type == runtime.APITypeWarning {
-			b.errors = append(b.errors, "the console says "+string(e.Args[0].Value)+e.Args[0].Description)
+			b.errors = append(b.errors, "the console shows "+string(e.Args[0].Value)+e.Args[0].Description)
 		}
 	case *cdplog.EventEntryAdded:
 		if e.Entry.Level == cdplog.LevelError || e.Entry.Level == cdplog.LevelWarning {
@@ -95,7 +95,7 @@ func (b *tab) calm() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.errors {
-		b.t.Errorf("the browser complains: %s", c)
+		b.t.Errorf("the browser reports: %s", c)
 	}
 }
 

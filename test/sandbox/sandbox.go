@@ -101,7 +101,7 @@ func settle() (*Box, error) {
 // standard output any more, and ends only when it returns or PID 1 is killed.
 func (b *Box) Keep() error {
 	if _, err := b.status.Write([]byte{kept}); err != nil {
-		return fmt.Errorf("telling the host process that the sandbox stays: %w", err)
+		return fmt.Errorf("reporting to the host process that the sandbox stays: %w", err)
 	}
 	return silence()
 }

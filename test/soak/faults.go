@@ -42,7 +42,7 @@ var allFaults = []fault{
 	{"a Node deleted, or back", toggleNode},
 	{"a Node deleted, or back", toggleNode},
 	{"the API server away, or back", toggleGate},
-	{"somebody asks for the status", ask},
+	{"a client asks for the status", ask},
 }
 
 func (v *victim) conflist() string { return filepath.Join(v.node.ConfDir, "10-plainroute.conflist") }
@@ -80,7 +80,7 @@ func deleteAll(_ context.Context, v *victim, _ *rand.Rand) error {
 }
 
 // foreignRoute is a foreign route to a peer's subnet, by the router.
-func (v *victim) rival(random *rand.Rand, metric int) *netlink.Route {
+func (v *victim) foreignRoute(random *rand.Rand, metric int) *netlink.Route {
 	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], netlab.Router4
 	if subnet.Addr().Is6() {
 		gateway = netlab.Router6
@@ -92,12 +92,12 @@ func (v *victim) rival(random *rand.Rand, metric int) *netlink.Route {
 }
 
 func overwrite(_ context.Context, v *victim, random *rand.Rand) error {
-	r := v.rival(random, 2048)
+	r := v.foreignRoute(random, 2048)
 	return errors.Join(gone(v.link.RouteReplace(r)), gone(v.link.RouteDel(r)))
 }
 
 func foreignInFront(ctx context.Context, v *victim, random *rand.Rand) error {
-	r := v.rival(random, 10)
+	r := v.foreignRoute(random, 10)
 	if err := gone(v.link.RouteAdd(r)); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func foreignInFront(ctx context.Context, v *victim, random *rand.Rand) error {
 }
 
 func appendHop(ctx context.Context, v *victim, random *rand.Rand) error {
-	r := v.rival(random, 2048)
+	r := v.foreignRoute(random, 2048)
 	if err := gone(v.link.RouteAppend(r)); err != nil {
 		return err
 	}

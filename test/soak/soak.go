@@ -62,7 +62,7 @@ type pace struct {
 
 // torment does faults.
 func (v *victim) torment(ctx context.Context, random *rand.Rand, p pace, counts map[string]int) error {
-	start, told := time.Now(), time.Now()
+	start, reported := time.Now(), time.Now()
 	for n := 0; n < p.faults || time.Since(start) < p.last; n++ {
 		fault := allFaults[random.IntN(len(allFaults))]
 		if err := fault.do(ctx, v, random); err != nil {
@@ -72,8 +72,8 @@ func (v *victim) torment(ctx context.Context, random *rand.Rand, p pace, counts 
 		if !v.node.AgentRunning() {
 			return fmt.Errorf("after fault %d, %s: the agent ended\n%s", n, fault.name, v.node.LogTail(20))
 		}
-		if time.Since(told) > 10*time.Second {
-			told = time.Now()
+		if time.Since(reported) > 10*time.Second {
+			reported = time.Now()
 			say("%d faults done", n+1)
 		}
 		if err := testutil.Pause(ctx, time.Duration(random.Int64N(int64(2*p.every)))); err != nil {

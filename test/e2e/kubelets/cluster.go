@@ -147,13 +147,13 @@ func (c *Cluster) start(name, path string, args ...string) error {
 	}
 	go func() {
 		_ = cmd.Wait()
-		c.tellEnd(name)
+		c.reportEnd(name)
 	}()
 	return nil
 }
 
 // reportEnd reports a component that has ended too early: to Up while that waits, later by Say.
-func (c *Cluster) tellEnd(name string) {
+func (c *Cluster) reportEnd(name string) {
 	select {
 	case c.ended <- name:
 	case <-c.up:

@@ -26,7 +26,7 @@ func first(path string) error {
 		return fmt.Errorf("making the root of the node: %w", err)
 	}
 	if err := unix.Close(startingFD); err != nil {
-		return fmt.Errorf("telling that the root is made: %w", err)
+		return fmt.Errorf("reporting that the root is made: %w", err)
 	}
 	os.Clearenv() // the sandbox's TMPDIR, for one, is not here
 	for name, value := range map[string]string{"PATH": nodePath, "HOME": "/root"} {

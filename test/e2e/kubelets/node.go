@@ -147,7 +147,7 @@ func (c *Cluster) boot(node *Node) error {
 		_ = launcher.Wait()
 		close(done)
 		if !node.stopping.Load() {
-			c.tellEnd(node.Name)
+			c.reportEnd(node.Name)
 		}
 	}()
 	return nil

@@ -24,8 +24,8 @@ type Report struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	Sent int    `json:"sent"`
-	// Heard is how many arrived at the other side, by the answers received.
-	Heard int `json:"heard"`
+	// Received is how many arrived at the other side, by the answers received.
+	Received int `json:"received"`
 	// Answered is how many got an answer, Duplicates how many further answers there were.
 	Answered   int `json:"answered"`
 	Duplicates int `json:"duplicates"`
@@ -42,7 +42,7 @@ func (r Report) Lost() int { return r.Sent - r.Answered }
 
 func (r Report) String() string {
 	text := fmt.Sprintf("%s -> %s: %d sent, %d lost on the way there, %d on the way back, %d duplicates, %d lost in a row, longest gap %s",
-		r.From, r.To, r.Sent, r.Sent-r.Heard, r.Heard-r.Answered, r.Duplicates, r.LongestLoss, r.LongestGap.Round(time.Millisecond))
+		r.From, r.To, r.Sent, r.Sent-r.Received, r.Received-r.Answered, r.Duplicates, r.LongestLoss, r.LongestGap.Round(time.Millisecond))
 	if r.Fault != "" {
 		text += ", first fault: " + r.Fault
 	}
@@ -120,7 +120,7 @@ func (f *flow) receive() {
 			continue
 		}
 		if one, err := parsePacket(text[:size]); err == nil && one.flow == f.id {
-			f.hear(one)
+			f.record(one)
 		}
 	}
 }
@@ -134,13 +134,13 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-func (f *flow) hear(one packet) {
+func (f *flow) record(one packet) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
 	f.report.LongestGap = max(f.report.LongestGap, now.Sub(f.lastSeen))
 	f.lastSeen = now
-	f.report.Heard = max(f.report.Heard, int(one.had))
+	f.report.Received = max(f.report.Received, int(one.had))
 	if one.number < uint64(len(f.answers)) {
 		f.answers[one.number]++
 	}

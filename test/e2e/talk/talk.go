@@ -1,5 +1,6 @@
-// Package talk is what the pods of the e2e tests say to each other and to the tests: who are you, whom do you take me
-// for, reach that address, keep a flow going and count what gets lost.
+// Package talk is the protocol between the pods of the e2e tests, and between pods and tests. A request
+// asks for a pod's identity and the client's address as the pod sees it, has the pod send requests to an
+// address, or has it keep a flow going and count the lost packets.
 package talk
 
 import "net/netip"

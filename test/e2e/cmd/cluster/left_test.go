@@ -38,7 +38,7 @@ func TestNothingIsLeft(t *testing.T) {
 	for signal, code := range map[syscall.Signal]int{unix.SIGINT: interrupted, unix.SIGKILL: -1} {
 		t.Run(fmt.Sprintf("%s while containers run", signal), func(t *testing.T) {
 			r := start(t, "sh", "-c", pods)
-			r.until(t, func() bool { return strings.Contains(r.said(t), atWork) || r.ended() })
+			r.until(t, func() bool { return strings.Contains(r.printed(t), atWork) || r.ended() })
 			r.signal(t, signal)
 			r.ends(t, code)
 		})
@@ -119,7 +119,7 @@ func start(t *testing.T, command ...string) *running {
 	return r
 }
 
-func (r *running) said(t *testing.T) string {
+func (r *running) printed(t *testing.T) string {
 	t.Helper()
 	content, err := os.ReadFile(r.output)
 	if err != nil {
@@ -163,7 +163,7 @@ func (r *running) until(t *testing.T, done func() bool) {
 			return
 		}
 		if time.Since(began) > 5*time.Minute {
-			t.Fatalf("after %s it says:\n%s", time.Since(began), r.said(t))
+			t.Fatalf("output after %s:\n%s", time.Since(began), r.printed(t))
 		}
 	}
 }
@@ -197,10 +197,10 @@ func (r *running) ends(t *testing.T, code int) {
 	t.Helper()
 	err := r.cmd.Wait()
 	if r.cmd.ProcessState.ExitCode() == notHere {
-		t.Skip(r.said(t))
+		t.Skip(r.printed(t))
 	}
 	if got := r.cmd.ProcessState.ExitCode(); got != code {
-		t.Errorf("exit code %d (%v); want %d\n%s", got, err, code, r.said(t))
+		t.Errorf("exit code %d (%v); want %d\n%s", got, err, code, r.printed(t))
 	}
 	r.gone(t)
 }
