@@ -4,7 +4,7 @@
 #
 #   hack/make-image.sh OUT.tar NAME:TAG VERSION [PLATFORM,...]
 #
-# It is the same to the byte wherever it is made, from the same commit, with the same version of Go and the same VERSION.
+# The same commit, version of Go and VERSION give the same bytes on every machine.
 # Needs bin/tools/image (hack/binaries.sh image).
 set -euo pipefail
 

@@ -53,7 +53,7 @@ func (r *report) add(t *tally, m *mutant, f fate) {
 	switch {
 	case f != alive && f != notCovered:
 		if listed {
-			r.say("listed as alive, and a test fails with it: %s", key)
+			r.say("listed as alive, but a test fails with it: %s", key)
 		}
 	case listed:
 		t.reasoned++
@@ -72,7 +72,7 @@ func (r *report) finish() {
 	}
 	w.Flush()
 	for _, key := range r.stale() {
-		r.say("listed as alive, and there is no such mutant (any more): %s", key)
+		r.say("listed as alive, but there is no such mutant (any more): %s", key)
 	}
 	if !r.good() {
 		r.say("more than one mutant in %d is alive, a listed one is gone, or tests fail without any", limit)

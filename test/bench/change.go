@@ -135,7 +135,7 @@ func (l *lab) timeChange(ctx context.Context, index int, kind watch.EventType, w
 func (l *lab) watchNodes(ctx context.Context) (watch.Interface, error) {
 	one, err := l.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil {
-		return nil, fmt.Errorf("learning the resource version: %w", err)
+		return nil, fmt.Errorf("getting the resource version: %w", err)
 	}
 	nodes, err := l.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: one.ResourceVersion})
 	if err != nil {

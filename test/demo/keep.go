@@ -36,7 +36,7 @@ func keep(pid int, config nodelab.Config) error {
 // hints are commands to explore it with; those whose tool this machine lacks are left out.
 func hints(pid int, config nodelab.Config) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To look around:\n", pid)
+	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To explore it:\n", pid)
 	enter := fmt.Sprintf("nsenter -t %d %s ", pid, namespaces())
 	for _, hint := range []struct{ tool, command string }{
 		{"ip", "ip netns exec node1 ip route show proto 112"},

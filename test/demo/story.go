@@ -62,7 +62,7 @@ func (s *story) agentsThatEnded() error {
 	var failures []error
 	for _, node := range s.nodes {
 		if !node.AgentRunning() {
-			failures = append(failures, fmt.Errorf("the agent of %s has ended; its last words:\n%s",
+			failures = append(failures, fmt.Errorf("the agent of %s has ended; the end of its log:\n%s",
 				node.Name, node.LogTail(10)))
 		}
 	}
@@ -188,7 +188,7 @@ func (s *story) leave(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.noteDelays("is rid of the routes to node4 %s after the call that deletes the Node", delays)
+	s.noteDelays("removed the routes to node4 %s after the call that deletes the Node", delays)
 	return node.StopAgent(syscall.SIGTERM)
 }
 

@@ -28,8 +28,8 @@ type injectors struct {
 	tables  *netlab.TableWatch
 	// spare are unused addresses of the LAN.
 	spare []netip.Addr
-	// third is a machine that no agent has seen yet, and talks are request loops from the node's pod to one
-	// of its pods.
+	// third is a machine that no agent has seen yet, and talks are request loops from the node's pod
+	// to one of its pods.
 	third *machine
 	talks []*talk
 	// plugins is the folder of the node's own CNI plugins.

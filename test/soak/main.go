@@ -63,10 +63,10 @@ func run(args []string) int {
 func parse(args []string) (options, error) {
 	opts := options{Config: nodelab.DefaultConfig()}
 	flags := flag.NewFlagSet("soak", flag.ContinueOnError)
-	flags.IntVar(&opts.faults, "faults", 3000, "how many faults at least")
-	flags.DurationVar(&opts.every, "every", 200*time.Millisecond, "how long one fault is after the other, on average; at much less they mostly meet the agent's back-off")
-	flags.DurationVar(&opts.last, "for", 0, "how long at least")
-	flags.Uint64Var(&opts.seed, "seed", uint64(time.Now().UnixNano()), "what the faults are drawn from")
+	flags.IntVar(&opts.faults, "faults", 3000, "minimum number of faults")
+	flags.DurationVar(&opts.every, "every", 200*time.Millisecond, "average interval of faults; much less mostly meets the agent's back-off")
+	flags.DurationVar(&opts.last, "for", 0, "minimum duration")
+	flags.Uint64Var(&opts.seed, "seed", uint64(time.Now().UnixNano()), "seed of the random faults")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
@@ -75,7 +75,7 @@ func parse(args []string) (options, error) {
 		return options{}, err
 	}
 	if flags.NArg() > 0 || opts.faults < 1 || opts.last < 0 || opts.every <= 0 {
-		return options{}, errors.New("-faults is 1 at least, -for is no negative time, -every is a time, and there are no arguments")
+		return options{}, errors.New("-faults is 1 at least, -for is not negative, -every is above 0, and there are no arguments")
 	}
 	for _, path := range []*string{&opts.Assets, &opts.Plugins, &opts.Agent} {
 		var err error
