@@ -1,5 +1,5 @@
 // Command conformance is Kubernetes' own e2e.test with its network tests only; the whole of it takes far longer to
-// build. It takes e2e.test's flags, and -table FILE for what became of each test, in Markdown.
+// build. It takes e2e.test's flags, and -table FILE for the result of each test, in Markdown.
 package main
 
 import (

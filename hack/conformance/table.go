@@ -13,7 +13,7 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 )
 
-// tabulate writes what became of each test to a file, as a table in Markdown.
+// tabulate writes the result of each test to a file, as a table in Markdown.
 func tabulate(report ginkgo.Report, file string) error {
 	specs := slices.DeleteFunc(slices.Clone(report.SpecReports), notChosen)
 	slices.SortFunc(specs, func(a, b types.SpecReport) int { return cmp.Compare(a.FullText(), b.FullText()) })

@@ -199,7 +199,7 @@ func pack(w io.Writer, dir fs.FS, at time.Time) error {
 	return errors.Join(err, t.Close())
 }
 
-// report prints the digests and sizes. The digest is what a registry would know the image by.
+// report prints the digests and sizes. A registry would identify the image by this digest.
 func (r *recipe) report(w io.Writer, index v1.ImageIndex, images []built) error {
 	manifest, err := index.IndexManifest()
 	if err != nil {

@@ -40,7 +40,7 @@ func main() {
 	}
 }
 
-// recipe is what the image is to be.
+// recipe describes the image to build.
 type recipe struct {
 	out        string
 	tag        name.Tag

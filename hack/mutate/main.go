@@ -1,5 +1,5 @@
 // Command mutate puts small faults into the code, one at a time, and sees whether a test fails. Those
-// with which all tests pass are alive: they are what the tests can't see.
+// with which all tests pass are alive: the tests can't see them.
 //
 //	mutate ./pkg/plan ./pkg/topology
 //

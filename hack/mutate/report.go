@@ -13,7 +13,7 @@ import (
 // limit is how many mutants there must be for each that is alive.
 const limit = 20
 
-// A result is what became of a mutant.
+// A result is the fate of a mutant.
 type result struct {
 	Key    string `json:"key"`
 	Diff   string `json:"diff"`
@@ -94,7 +94,7 @@ func (r *report) good() bool {
 	return living*limit <= tried && broken == 0 && len(r.stale()) == 0
 }
 
-// stale returns what is listed of packages that were looked at, and is not there.
+// stale returns listed mutants of the tried packages that don't exist.
 func (r *report) stale() []string {
 	var gone []string
 	for _, key := range r.known.keys {
@@ -107,7 +107,7 @@ func (r *report) stale() []string {
 	return gone
 }
 
-// write writes what became of each mutant as JSON, if a file for it is named.
+// write writes the fate of each mutant as JSON, if a file for it is named.
 func (r *report) write(file string) error {
 	if file == "" {
 		return nil

@@ -26,7 +26,7 @@ type suite struct {
 	broken   []string // tests that fail without any mutant
 
 	budget time.Duration // for the tests of one mutant
-	grace  time.Duration // beyond slower times what tests take without a mutant
+	grace  time.Duration // beyond slower times the duration without a mutant
 }
 
 // A binary has the tests of one package: of the one with the mutants, or of another that uses it.
@@ -131,7 +131,7 @@ func (b *binary) list(ctx context.Context, args []string) ([]string, error) {
 // slow is how long one test may take where nothing is wrong.
 const slow = 5 * time.Minute
 
-// measure runs each test by itself, without a mutant, and notes what it comes by.
+// measure runs each test by itself, without a mutant, and records the mutants that it reaches.
 func (s *suite) measure(ctx context.Context, skip *regexp.Regexp, known *coverage, say func(string, ...any)) error {
 	for _, b := range s.binaries {
 		names, err := b.list(ctx, nil)
@@ -201,7 +201,7 @@ func lastLines(out []byte) string {
 // slower is how many times longer than without a mutant tests may take.
 const slower = 5
 
-// A fate is what became of a mutant.
+// A fate is the outcome of a mutant.
 type fate string
 
 const (
@@ -211,7 +211,7 @@ const (
 	notCovered fate = "not covered"
 )
 
-// tryAll tries mutants, a few at once, and hands over what became of each as it comes.
+// tryAll tries mutants, a few at once, and hands over the fate of each at once.
 func (s *suite) tryAll(ctx context.Context, mutants []*mutant, jobs int, done func(*mutant, fate)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -11,7 +11,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// betweenQuestions is longer than a report serves all who ask.
+// betweenQuestions is longer than the agent reuses a report.
 const betweenQuestions = 1200 * time.Millisecond
 
 // measureStatus runs plainroute status as an operator does: the agent reads the kernel again each

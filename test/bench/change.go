@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// restBetween keeps a sample from meeting what the one before has left to do.
+// restBetween lets the work of one sample end before the next.
 const restBetween = 100 * time.Millisecond
 
 // measureNew measures the time from a new Node to its route, and to a plain client's watch event:
@@ -76,7 +76,7 @@ func measureMove(ctx context.Context, l *lab, r *report) error {
 	return l.addCPU(r, "a change of address", before)
 }
 
-// addCPU adds what the agent used for one of the samples since before: a figure that a busy machine hardly moves.
+// addCPU adds the agent's CPU time for each sample since before: a busy machine hardly changes this figure.
 func (l *lab) addCPU(r *report, of string, before time.Duration) error {
 	after, err := l.agent.cpu()
 	if err != nil {

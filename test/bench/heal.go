@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// healLimit is above what the slowest of the field takes.
+// healLimit is above the time of the slowest comparable program.
 const healLimit = time.Minute
 
 // measureDelete deletes one route at a time and waits for it to be back.

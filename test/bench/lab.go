@@ -20,7 +20,7 @@ import (
 type lab struct {
 	opts       options
 	cluster    *nodelab.Cluster
-	during     string // what the figures of repairs are taken during
+	during     string // the condition during the repairs, for the figures' names
 	client     *kubernetes.Clientset
 	kubeconfig string
 	machine    *nodelab.Node
@@ -108,7 +108,7 @@ func (l *lab) moveToLAN() error {
 	return l.configure()
 }
 
-// configure is what a machine's network manager does when the link is up: addresses and the default route.
+// configure acts as a machine's network manager when the link is up: it adds addresses and the default route.
 func (l *lab) configure() error {
 	return l.machine.Do(func() error {
 		if err := giveAddresses("eth0", l.addresses(ownIndex)); err != nil {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// report is what was measured.
+// report contains the figures.
 type report struct {
 	Nodes     int      `json:"nodes"`
 	NodeBytes int      `json:"nodeBytes"` // of one Node in protobuf
@@ -19,7 +19,7 @@ type report struct {
 	Results   []result `json:"results"`
 }
 
-// result is one figure. Must is what it has to be below at 5,000 Nodes, on two cores; 0: no limit is set.
+// result is one figure. Must is its limit at 5,000 Nodes, on two cores; 0: no limit is set.
 type result struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
@@ -27,7 +27,7 @@ type result struct {
 	Must  float64 `json:"must,omitempty"`
 }
 
-// exactly0 is the limit of what must not happen at all.
+// exactly0 is the limit of events that must not happen.
 const exactly0 = math.SmallestNonzeroFloat64
 
 func (r *report) add(name string, value float64, unit string, must float64) {

@@ -126,7 +126,7 @@ func (l *lab) ours() ([]netlink.Route, error) {
 	return routes, nil
 }
 
-// complete checks that all routes are there, in the kernel's own words rather than by what was announced.
+// complete checks that all routes are there, by a dump of the kernel rather than by its notifications.
 func (l *lab) complete() error {
 	routes, err := l.ours()
 	if err != nil {

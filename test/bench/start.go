@@ -66,7 +66,7 @@ func measureStart(ctx context.Context, l *lab, r *report) error {
 	return l.complete()
 }
 
-// startOnce is one start on a new machine: the time to the last route, and what had been used by then.
+// startOnce is one start on a new machine: the time to the last route, and the CPU time and memory used until then.
 func (l *lab) startOnce(ctx context.Context) (took, cpu time.Duration, mib float64, err error) {
 	if err := l.freshMachine(); err != nil {
 		return 0, 0, 0, err

@@ -15,7 +15,7 @@ import (
 func TestLeftovers(t *testing.T) {
 	c, p := play(t, "node-1", "node-2")
 	r := testRun(c.Client())
-	r.Keep = true // which leaves what a killed run leaves
+	r.Keep = true // leaves the same as a killed run
 	_, err := r.Do(t.Context())
 	testutil.Must(t, err)
 	r.Post = func(context.Context, string, string, string, []byte) (io.ReadCloser, error) {

@@ -62,7 +62,7 @@ func TestAPIServerStaysAway(t *testing.T) {
 			testutil.Must(t, c.API.Kill())
 		}
 	}
-	time.AfterFunc(10*time.Second, func() { _ = c.API.Restart() }) // for what removes the pods
+	time.AfterFunc(10*time.Second, func() { _ = c.API.Restart() }) // for the removal of the pods
 	_, err := r.Do(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "the API server has failed for 2") || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("%v: want that the API server has failed, and how", err)

@@ -34,7 +34,7 @@ func arrived(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, err
 	return io.NopCloser(strings.NewReader(string(answer))), err
 }
 
-// recorded keeps what pods are asked.
+// recorded keeps the requests to pods.
 func recorded(next post, into io.Writer) post {
 	var writing sync.Mutex
 	return func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// screen is what the person watching sees: a line for each thing as it happens, with the time since the start.
+// screen prints a line for each event when it happens, with the time since the start.
 type screen struct {
 	out    io.Writer
 	start  time.Time
@@ -60,7 +60,7 @@ func (s *screen) passed(format string, args ...any) {
 	fmt.Fprintf(s.out, "%s  %s  %s\n", s.elapsed(), s.paint(green, "ok"), fmt.Sprintf(format, args...))
 }
 
-// text shows what a command printed.
+// text shows the output of a command.
 func (s *screen) text(command, output string) {
 	fmt.Fprintf(s.out, "%s      %s\n", s.elapsed(), s.paint(bold, command))
 	for line := range strings.Lines(output) {

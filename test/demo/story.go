@@ -57,7 +57,7 @@ func (s *story) run(ctx context.Context) error {
 	return nil
 }
 
-// agentsThatEnded names the agents that should run and don't: a likely reason for whatever failed.
+// agentsThatEnded names the agents that should run and don't: a likely reason for the failure.
 func (s *story) agentsThatEnded() error {
 	var failures []error
 	for _, node := range s.nodes {

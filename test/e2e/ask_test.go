@@ -51,7 +51,7 @@ func verifyAll(answers []talk.Answer, verify func(talk.Answer) error) error {
 	return errors.Join(problems...)
 }
 
-// askUntilRight is for what takes others a while: kube-proxy's rules, CoreDNS's start.
+// askUntilRight waits for other programs: kube-proxy's rules, CoreDNS's start.
 func (s *story) askUntilRight(ctx context.Context, t *testing.T, what inquiry) {
 	t.Helper()
 	await(ctx, t, "the right answers", func(ctx context.Context) error { return s.ask(ctx, what) })

@@ -42,7 +42,7 @@ func (s *story) doctor(ctx context.Context, t *testing.T) {
 	testutil.Must(t, err)
 }
 
-// examined runs one check or all; the exit code goes with what was found.
+// examined runs one check or all; the exit code has to match the result.
 func examined(ctx context.Context, check string) (*diagnosis.Cluster, error) {
 	args := []string{"plainroute", "doctor", "--output=json"}
 	if check != "" {

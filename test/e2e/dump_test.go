@@ -17,7 +17,7 @@ func (c *cluster) dump(t *testing.T) {
 		{"get", "pods", "--all-namespaces", "--output=wide"},
 		{"get", "services,endpointslices", "--namespace=" + namespace, "--output=wide"},
 		{"get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"},
-		// Of the agents, and of what uninstalls them.
+		// Of the agents, and of the uninstall Job.
 		{"logs", "--namespace=" + productNamespace, "--selector=app.kubernetes.io/instance=" + productName, "--prefix", "--tail=40", "--all-containers"},
 	} {
 		text, err := kubectl(ctx, args...)

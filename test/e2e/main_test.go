@@ -23,17 +23,17 @@ var (
 	upgradeTag  = flag.String("upgrade-tag", "", "tag of an image, loaded into every node, to upgrade to; none: only a value changes")
 )
 
-// limit is what a single wait may take on a machine under load, before it counts as hanging.
+// limit bounds a single wait on a machine under load, before it counts as hanging.
 const limit = 2 * time.Minute
 
-// story is what the steps share.
+// story is the state that the steps share.
 type story struct {
 	cluster *cluster
 	product installer
 	outside *outside
-	// before is what the first node was like before the install.
+	// before is the state of the first node before the install.
 	before string
-	extras string // YAML of what was installed beside the product
+	extras string // YAML of the objects installed beside the product
 	idle   idleness
 	times  []string
 }
@@ -104,7 +104,7 @@ type part struct {
 	run  func(context.Context, *testing.T)
 }
 
-// step runs what all later ones need: after a failure there are none.
+// step runs a step that all later ones need: after a failure there are none.
 func (s *story) step(t *testing.T, name string, run func(context.Context, *testing.T)) {
 	t.Helper()
 	start := time.Now()

@@ -117,7 +117,7 @@ func (s *story) services(ctx context.Context, t *testing.T) {
 			if len(got) == 1 && !now.has(groupA, got[0].Pod) {
 				return fmt.Errorf("pod %s answered, which the Service doesn't select", got[0].Pod)
 			}
-			// kube-proxy masquerades what a node sends, and what a pod sends to itself.
+			// kube-proxy masquerades packets of a node, and of a pod to itself.
 			byService := slices.Contains(service.addresses, addressed(answer.Question))
 			if byService && !from.onHost() && len(got) == 1 && got[0].Pod != from.name && !slices.Contains(from.addresses, got[0].Seen) {
 				return fmt.Errorf("it was taken for %s: want one of %s", got[0].Seen, from.addresses)

@@ -18,7 +18,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// startupTaint is what nodes have until their agent is ready, as a cloud or a cluster's installer would put it there.
+// startupTaint is the taint of nodes until their agent is ready, as a cloud or a cluster's installer would put it there.
 const startupTaint = "plainroute/starting"
 
 // taint puts the start-up taint on all nodes.

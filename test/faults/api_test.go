@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// returnLimit is what the first change may take after the API server's return, in a cluster of up to 1,000 Nodes.
+	// returnLimit bounds the first change after the API server's return, in a cluster of up to 1,000 Nodes.
 	returnLimit = 5 * time.Second
-	// waits is the answer to all that an API server can fail with.
+	// waits is the answer to every failure of an API server.
 	waits = "all stays; the next change is made when it answers again"
 )
 
@@ -113,7 +113,7 @@ func apiKilled() fault {
 	}
 }
 
-// reviveAPIServer is for who comes after a fault that failed.
+// reviveAPIServer restores the API server for the faults after one that failed.
 func (l *lab) reviveAPIServer() {
 	if apiserver.Running() {
 		return
@@ -290,7 +290,7 @@ func heldAndFlushed(hide func(*lab) func(string) bool) fault {
 	}
 }
 
-// trulyGone are many Nodes that leave while the agent doesn't see it: what it would not believe is true.
+// trulyGone are many Nodes that leave while the agent doesn't see it: the suspicious list is true.
 func trulyGone(name string, unseen func(l *lab, leave func())) fault {
 	return fault{
 		name: name, answer: "their routes go, once a list from etcd has confirmed it",

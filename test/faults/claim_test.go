@@ -12,7 +12,7 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// unmoved is the answer to every claim to what is another's.
+// unmoved is the answer to every claim to another Node's subnet or address.
 const unmoved = "the routes to other Nodes stay"
 
 // anAge makes a Node object older than the next: the API server stores creation times in seconds.

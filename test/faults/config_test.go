@@ -18,7 +18,7 @@ import (
 // intervals that double from 20 ms.
 const retryLimit = 3 * time.Second
 
-// pluginLimit bounds what the stock plugins, a process each, have a part in.
+// pluginLimit bounds repairs that run the stock plugins, a process each.
 const pluginLimit = 2 * time.Second
 
 func configFaults() []fault {
@@ -127,7 +127,7 @@ func allPlugins(l *lab) error {
 	return l.checkOurs()
 }
 
-// halfCopy is what a copy to a full disk leaves.
+// halfCopy is the remainder of a copy to a full disk.
 func halfCopy(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -73,7 +73,7 @@ func noConflict(l *lab) error {
 	return l.joinedRouted()
 }
 
-// The three ways to add a route that shares others' key, by what `ip route` calls them.
+// The three ways to add a route that shares others' key, by their names in `ip route`.
 func addForeign(handle *netlink.Handle, route *netlink.Route) error { return handle.RouteAdd(route) }
 
 func prependForeign(handle *netlink.Handle, route *netlink.Route) error {
@@ -152,7 +152,7 @@ func peerRouted(l *lab) error {
 	return nil
 }
 
-// appendNextHop makes one route of two next hops out of ours to the pods of who joined, and undoes it.
+// appendNextHop makes one route of two next hops out of ours to the new Node's pods, and reverts it.
 func appendNextHop(l *lab) {
 	hop := l.appendHop()
 	time.Sleep(lapse)
@@ -276,7 +276,7 @@ func (l *lab) checkDefault() error {
 	return fmt.Errorf("%s has no default route of a router's advertisement", l.node.Name)
 }
 
-// forwardAgain puts the settings to what they are after a boot and starts the agent.
+// forwardAgain sets the settings as after a boot, and starts the agent.
 func forwardAgain(l *lab) {
 	l.must(l.node.StopAgent(unix.SIGTERM))
 	l.broken()

@@ -33,7 +33,7 @@ func sections() []section {
 	}
 }
 
-// fault is what goes wrong, and what may come of it.
+// fault is one fault, with the bounds on repair and loss.
 type fault struct {
 	// name describes the fault, in an operator's words, and answer what the agent does about it.
 	name, answer string
@@ -47,7 +47,7 @@ type fault struct {
 	// repaired returns what is not yet as it should be; nil: everything of ours has to be as it
 	// was.
 	repaired func(*lab) error
-	// finally, where it is given, checks what else has to be true in the end.
+	// finally, where it is given, checks further conditions in the end.
 	finally func(*lab)
 	// within is the bound on repair, with headroom for machines under load.
 	within time.Duration
@@ -61,7 +61,7 @@ type fault struct {
 	alone bool
 }
 
-// losses is what a fault may cost the traffic.
+// losses is the packet loss that a fault may cause.
 type losses int
 
 const (
@@ -79,7 +79,7 @@ const (
 	before, after = 20, 20
 )
 
-// measurement is what came of a fault.
+// measurement is the result of a fault.
 type measurement struct {
 	// repair is the longest time that a repair took.
 	repair time.Duration
@@ -145,7 +145,7 @@ func (f fault) mayLose(cut time.Duration) int {
 	return int((cut+f.lag)/packetInterval) + edge
 }
 
-// verify stops the traffic and compares what was measured with the bounds.
+// verify stops the traffic and compares the measurement with the bounds.
 func (f fault) verify(l *lab, m *measurement) {
 	l.t.Helper()
 	longest := f.mayLose(m.longestCut)
@@ -165,7 +165,7 @@ func (m *measurement) String() string {
 	return fmt.Sprintf("repaired after %s; lost %d packets of at most %d", short(m.repair), m.lost, m.mayLose)
 }
 
-// short rounds to what is worth reading.
+// short rounds to a readable precision.
 func short(d time.Duration) time.Duration {
 	if d > time.Second {
 		return d.Round(10 * time.Millisecond)

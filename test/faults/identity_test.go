@@ -17,7 +17,7 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// joinLimit bounds what follows from a Node object alone.
+// joinLimit bounds changes that follow from a Node object alone.
 const joinLimit = time.Second
 
 func identityFaults() []fault {

@@ -16,7 +16,7 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// injectors are what the faults of the API server and of Nodes use; each fault has those that it prepared.
+// injectors are used by the faults of the API server and of Nodes; each fault has those that it prepared.
 type injectors struct {
 	proxy *inject.Proxy
 	gate  *inject.Gate
@@ -242,7 +242,7 @@ func (l *lab) checkUnmoved(others ...netip.Prefix) {
 	}
 }
 
-// moved is what happened to those routes since it was asked last.
+// moved returns the events of those routes since the last call.
 func (l *lab) moved(others ...netip.Prefix) []netlab.RouteEvent {
 	// The last action has to take effect first, if it has any effect.
 	time.Sleep(100 * time.Millisecond)

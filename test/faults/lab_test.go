@@ -152,7 +152,7 @@ func (l *lab) checkUntouched() {
 	}
 }
 
-// within limits what the test waits for.
+// within bounds a wait of the test.
 func (l *lab) within(duration time.Duration) context.Context {
 	return testutil.Within(l.t, duration)
 }

@@ -30,7 +30,7 @@ const (
 // machine is a node with things of others on it.
 type machine struct {
 	*nodelab.Node
-	// foreign is all that is not ours, as it was before the agent first started, and ours what is, when all was well.
+	// foreign are the objects that are not ours, as they were before the agent first started, and ours our own, when all was well.
 	foreign, ours state
 }
 
@@ -113,7 +113,7 @@ func (m *machine) dump(family int) ([]netlink.Route, error) {
 	}
 }
 
-// foreignState is a picture of all that is not ours.
+// foreignState is a picture of all objects that are not ours.
 func (m *machine) foreignState() (state, error) {
 	s := state{}
 	err := s.addRoutes(m, func(route netlink.Route) bool {
@@ -177,7 +177,7 @@ func ownSettings() []string {
 	return settings
 }
 
-// ownState is a picture of what is ours and has to do with the lab: nodes of other labs come and go.
+// ownState is a picture of our objects that belong to the lab: nodes of other labs come and go.
 func (m *machine) ownState(peer *machine) (state, error) {
 	s := state{}
 	subnets := slices.Concat(m.Subnets, peer.Subnets)

@@ -20,7 +20,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take.
+// limit bounds a single wait.
 const limit = testutil.Limit
 
 var (

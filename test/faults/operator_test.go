@@ -73,7 +73,7 @@ func (l *lab) save() []netlink.Route {
 	return saved
 }
 
-// restore is `ip route restore`: it adds what is missing of saved, first what others need to be reached by.
+// restore is `ip route restore`: it adds the missing routes of saved, those first that other routes need as gateways.
 func (l *lab) restore(saved []netlink.Route) {
 	l.t.Helper()
 	for _, withGateway := range []bool{false, true} {

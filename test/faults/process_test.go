@@ -22,10 +22,10 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// startLimit bounds what an agent that starts has to do: reach the API server, list the Nodes, look at the kernel.
+// startLimit bounds the work of an agent that starts: reach the API server, list the Nodes, look at the kernel.
 const startLimit = 5 * time.Second
 
-// wakeLimit bounds what an agent has to do that was stopped for long: its memory may have been put aside, and timers are
+// wakeLimit bounds the work of an agent that was stopped for long: its memory may have been put aside, and timers are
 // due all at once.
 const wakeLimit = time.Second
 
@@ -151,7 +151,7 @@ func (l *lab) refusedAgent(holder string) {
 	}
 }
 
-// killAtRandom keeps passes going by taking away what no traffic needs at that moment: routes to a Node that is there in
+// killAtRandom keeps passes going by removing objects that no traffic needs at that moment: routes to a Node that is there in
 // name only, and the CNI config. Every second agent is killed while it starts.
 func killAtRandom(l *lab) {
 	for life := range 50 {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logbook holds what was measured, by the faults' names.
+// logbook contains the measurements, by the faults' names.
 type logbook struct {
 	sections []section
 	mu       sync.Mutex

@@ -2,7 +2,7 @@ package faults
 
 import "time"
 
-// healLimit bounds what is repaired upon the kernel's word: ten times what it should take, and more, for machines under
+// healLimit bounds repairs that a notification of the kernel causes: ten times what it should take, and more, for machines under
 // load and for the race detector.
 const healLimit = 250 * time.Millisecond
 

@@ -15,7 +15,7 @@ const (
 	talkPort = 5555
 )
 
-// talk is one flow of UDP, always from the same port, that asks who the other one takes us for.
+// talk is one flow of UDP, always from the same port, that asks for our address as the other side sees it.
 type talk struct {
 	conn *net.UDPConn
 	self netip.Addr

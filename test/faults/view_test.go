@@ -58,7 +58,7 @@ func (l *lab) foreignDevice(name string, addresses ...netip.Addr) netlink.Link {
 	return device
 }
 
-// addressesOfThePeer (own-address-elsewhere) does what kube-proxy does in its IPVS mode; its ARP setting is among that.
+// addressesOfThePeer (own-address-elsewhere) acts as kube-proxy in its IPVS mode, including its ARP setting.
 func addressesOfThePeer(l *lab) {
 	const ignore = "net/ipv4/conf/" + uplink + "/arp_ignore"
 	l.must(l.node.Sysctl(ignore, "1"))
@@ -74,7 +74,7 @@ func addressesOfThePeer(l *lab) {
 	l.must(l.node.Sysctl(ignore, "0"))
 }
 
-// connectedRoutesAway is what a network manager does that replaces an address's routes.
+// connectedRoutesAway acts as a network manager that replaces an address's routes.
 func connectedRoutesAway(l *lab) {
 	var away []netlink.Route
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {

@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// wire encodes what an agent may be sent in protobuf: Nodes, their lists, and lists of their metadata.
+// wire encodes the objects of the API server's answers in protobuf: Nodes, their lists, and lists of their metadata.
 var wire = sync.OnceValue(func() serializer.CodecFactory {
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Node{}, &corev1.NodeList{}, &metav1.Status{})
@@ -42,7 +42,7 @@ func encode(object runtime.Object) ([]byte, error) {
 	return content, nil
 }
 
-// Hidden leaves Nodes out, by name, of whatever shows them: lists, and events. Lists that are a quorum read, for which
+// Hidden leaves Nodes out, by name, of every answer with them: lists, and events. Lists that are a quorum read, for which
 // the server asks etcd, are whole unless everywhere is set.
 func Hidden(everywhere bool, hide func(name string) bool) Fault {
 	return func(server http.RoundTripper, request *http.Request) (*http.Response, error) {

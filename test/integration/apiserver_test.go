@@ -17,7 +17,7 @@ func (f *fixture) gate(node *nodelab.Node) (*inject.Gate, error) {
 	return inject.NewGate(f.Cluster, 7000+node.Index)
 }
 
-// A lost API server changes nothing in the kernel; what happened meanwhile is seen when it is back.
+// A lost API server changes nothing in the kernel; the agent catches up when it is back.
 func TestAPIServerLost(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

@@ -53,7 +53,7 @@ func alone(t *testing.T, node *nodelab.Node) (run func(func() error) error) {
 	}
 }
 
-// meshPlugin is what the mesh appends: a stock plugin whose work shows in the pod.
+// meshPlugin is the plugin that the mesh appends: a stock plugin whose work shows in the pod.
 const (
 	meshType  = "tuning"
 	meshTTL   = "77"
@@ -128,7 +128,7 @@ func (m *mesh) insert() error {
 	return m.change(func(all []any) []any { return append(all, meshPlugin()) })
 }
 
-// change replaces what is the mesh's in the first config.
+// change replaces the mesh's part of the first config.
 func (m *mesh) change(add func([]any) []any) error {
 	path, plugins, whole := m.first()
 	if path == "" {
@@ -147,7 +147,7 @@ func (m *mesh) change(add func([]any) []any) error {
 	return errors.Join(os.WriteFile(temp, content, 0o644), os.Rename(temp, path))
 }
 
-// chainOf is what the node's runtime calls for a pod.
+// chainOf is the chain that the node's runtime calls for a pod.
 func chainOf(node *nodelab.Node) []string {
 	list, err := node.CNIConfig()
 	if err != nil {
@@ -309,7 +309,7 @@ func shaped(t *testing.T, node *nodelab.Node) bool {
 
 const metaConfig = "00-meta.conf"
 
-// metaInstaller is what Multus' daemon does in its container: it takes the first config by name that is not its own, and writes one of its
+// metaInstaller acts as Multus' daemon in its container: it takes the first config by name that is not its own, and writes one of its
 // own before it, which names that one as its default network.
 func metaInstaller() error {
 	files, err := libcni.ConfFiles(netd, []string{".conf", ".conflist"})
@@ -331,7 +331,7 @@ func metaInstaller() error {
 	return os.WriteFile(filepath.Join(netd, metaConfig), content, 0o600)
 }
 
-// delegate is what its plugin does when the runtime calls it: it loads the default network's config, which it then calls.
+// delegate acts as its plugin when the runtime calls it: it loads the default network's config, which it then calls.
 func delegate(t *testing.T, node *nodelab.Node, run func(func() error) error) *libcni.NetworkConfigList {
 	t.Helper()
 	files, err := libcni.ConfFiles(node.ConfDir, []string{".conf", ".conflist", ".json"})

@@ -11,7 +11,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// fakeNode is a Node object that claims what is not its own, and the Reason with which the claim is refused.
+// fakeNode is a Node object that claims another's subnet or address, and the Reason with which the claim is refused.
 type fakeNode struct {
 	inject.FakeNode
 	reason string

@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// A firewall that drops what it forwards, as Docker's does: with the firewall plugin pods reach others and get their
+// A firewall that drops forwarded packets, as Docker's does: with the firewall plugin pods reach others and get their
 // answers, and one rule more lets others begin.
 func TestFirewallPlugin(t *testing.T) {
 	f := setup(t)

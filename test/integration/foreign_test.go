@@ -39,7 +39,7 @@ func addForeignRoutes(node *nodelab.Node) (*foreignRoutes, error) {
 	return &foreignRoutes{node: node, before: before, watch: watch}, err
 }
 
-// check fails the test if a foreign route is not what it was, or was away or changed for a moment.
+// check fails the test if a foreign route differs from before, or was away or changed for a moment.
 func (f *foreignRoutes) check(t *testing.T) {
 	after, err := f.node.ForeignRoutes()
 	if err != nil {

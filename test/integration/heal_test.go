@@ -9,7 +9,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// healLimit is ten times what it should take, for machines under load and for the race detector.
+// healLimit is ten times the expected duration, for machines under load and for the race detector.
 const healLimit = 200 * time.Millisecond
 
 // tries is how often something is measured: a machine that is busy with other things is late now and then, an agent that
@@ -74,7 +74,7 @@ func TestFlowOverDeletedRoute(t *testing.T) {
 	})
 }
 
-// All at once: what a route daemon that flushes the table does.
+// All at once, as by a route daemon that flushes the table.
 func TestAllRoutesDeleted(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

@@ -19,7 +19,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take.
+// limit bounds a single wait.
 const limit = testutil.Limit
 
 func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check)) }

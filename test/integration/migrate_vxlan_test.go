@@ -28,7 +28,7 @@ const (
 
 var flannelDevices = map[bool]string{true: "flannel.1", false: "flannel-v6.1"}
 
-// flannelVXLAN plants on a node what flannel's vxlan mode leaves there, of each family: the device, with the subnet's first
+// flannelVXLAN adds to a node the leftovers of flannel's vxlan mode, of each family: the device, with the subnet's first
 // address as a single one, and for each peer a route by way of the peer's address of that kind, its neighbor entry and its
 // entry in the forwarding database; the config that attaches pods to cni0; and a chain FLANNEL-POSTRTG that masquerades.
 func flannelVXLAN(t *testing.T, nodes []*nodelab.Node) {
@@ -74,7 +74,7 @@ func flannelDevice(t *testing.T, node *nodelab.Node, local netip.Addr, subnet ne
 	return device.Attrs().HardwareAddr
 }
 
-// flannelChain is what iptables' nftables backend makes of flannel's rules: pods of its range are masqueraded towards the rest.
+// flannelChain are flannel's rules as iptables' nftables backend writes them: pods of its range are masqueraded towards the rest.
 func flannelChain(t *testing.T, node *nodelab.Node) {
 	t.Helper()
 	conn, err := node.NFT()

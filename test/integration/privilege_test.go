@@ -23,7 +23,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// With what the DaemonSet gives it, CAP_NET_ADMIN and a read-only root, the agent does all that it does otherwise.
+// With the rights of the DaemonSet, CAP_NET_ADMIN and a read-only root, every function of the agent works.
 func TestConfinedAgent(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -222,7 +222,7 @@ func TestListensOnOneAddress(t *testing.T) {
 			}
 			return err
 		}
-		if answers { // what is ready may not serve its metrics yet
+		if answers { // a ready agent may not serve its metrics yet
 			testutil.AwaitTrue(t, address+" answers", func() bool { return dial() == nil })
 		} else if dial() == nil {
 			t.Errorf("%s answers; no process should listen there", address)

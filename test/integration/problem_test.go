@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// maxLogged is how often a reason may stand in the log: once when it comes, and again when what is known about it
+// maxLogged is how often a reason may be in the log: once when it comes, and again when its message
 // changes, but not at every try.
 const maxLogged = 3
 

@@ -189,7 +189,7 @@ func message(t *testing.T, kind, family, resource int, attributes ...netlink.Att
 	}
 }
 
-// A peer that claims what it may not, one that can't be reached, and a foreign route in the way of a third keep no other
+// A peer with a refused claim, one that can't be reached, and a foreign route in the way of a third keep no other
 // node from being ready.
 func TestPeersFaultsLeaveUsReady(t *testing.T) {
 	f := setup(t)

@@ -25,7 +25,7 @@ func statusOf(ctx context.Context, t *testing.T, node *nodelab.Node, args ...str
 	return cmd
 }
 
-// viewOf is what plainroute status has as JSON.
+// viewOf is the JSON of plainroute status.
 func viewOf(ctx context.Context, t *testing.T, node *nodelab.Node) (status.View, int) {
 	t.Helper()
 	cmd := statusOf(ctx, t, node, "-o", "json")

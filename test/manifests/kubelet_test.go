@@ -67,7 +67,7 @@ func TestKubeletClaimsNoSubnet(t *testing.T) {
 	kubelet, admin := newKubelet(t), server.Client.CoreV1().Nodes()
 	t.Cleanup(func() { _ = admin.Delete(context.Background(), claimer, metav1.DeleteOptions{}) })
 	create := func(ctx context.Context) error { return kubelet.create(ctx, claiming(claimer, "10.244.9.0/24")) }
-	testutil.Must(t, create(ctx)) // this is what it is about
+	testutil.Must(t, create(ctx)) // the point of the test
 	testutil.Must(t, admin.Delete(ctx, claimer, metav1.DeleteOptions{}))
 
 	enforce(t, func(ctx context.Context) error {

@@ -78,7 +78,7 @@ func TestPodMonitorKeepsWhatIsUsed(t *testing.T) {
 	}
 }
 
-// podMonitor is what we look at of one (monitoring.coreos.com/v1).
+// podMonitor has the fields of one that the tests read (monitoring.coreos.com/v1).
 type podMonitor struct {
 	Spec struct {
 		JobLabel  string

@@ -27,7 +27,7 @@ func nodesOf(t *testing.T, config *rest.Config) kubernetes.Interface {
 	return client
 }
 
-// enforce applies what a chart with these values renders of policies and rights, and waits until the API server denies by
+// enforce applies the policies and rights of a chart with these values, and waits until the API server denies by
 // them: it takes a policy up with a delay. Everything is taken away with the test.
 func enforce(t *testing.T, denied func(context.Context) error, values ...string) {
 	t.Helper()
@@ -225,10 +225,10 @@ func TestAgentTakesOneTaintOnly(t *testing.T) {
 	}
 	attack(ctx, t, attacks)
 	allow(ctx, t, []attempt{{"take its taint", patch("own", good)}})
-	attack(ctx, t, attacks) // what was refused for the taint's sake is now refused for its own
+	attack(ctx, t, attacks) // refused before because of the taint, now by itself
 }
 
-// A right without its policy is what the policy is for: an attack that nothing stops must be an attack.
+// Without the policy each attack succeeds: otherwise its refusal would prove nothing.
 func TestAttacksWorkWithoutPolicy(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

@@ -25,7 +25,7 @@ type choice struct {
 	name string
 	// values are Helm's.
 	values []string
-	// resources and components are folders below config, env what an overlay sets for the agent.
+	// resources and components are folders below config, env the variables that an overlay sets for the agent.
 	resources, components []string
 	env                   map[string]string
 }
@@ -89,7 +89,7 @@ func compare(t *testing.T, byHelm, byKustomize []*unstructured.Unstructured) {
 	}
 }
 
-// byName takes away what may differ: the namespace, which Helm leaves to its user, labels and annotations of the tools, and
+// byName removes the fields that may differ: the namespace, which Helm leaves to its user, labels and annotations of the tools, and
 // the order of environment variables.
 func byName(t *testing.T, objects []*unstructured.Unstructured) map[string]any {
 	t.Helper()

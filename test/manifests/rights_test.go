@@ -54,7 +54,7 @@ func TestRightsAreFew(t *testing.T) {
 	}
 }
 
-// rightsOf lists what the bindings of a service account give it.
+// rightsOf lists the rights that the bindings of a service account give it.
 func rightsOf(t *testing.T, all []*unstructured.Unstructured, account string) []string {
 	t.Helper()
 	rules := map[string][]rbacv1.PolicyRule{}
@@ -174,7 +174,7 @@ func confinement(t *testing.T, pod *corev1.PodSpec, container *corev1.Container)
 	return text
 }
 
-// what is the folder of the node that a volume is, or else the credentials of the pod.
+// what returns the node's folder of a volume, "token" for the pod's credentials, else the volume's name.
 func what(volume *corev1.Volume) string {
 	if volume.HostPath != nil {
 		return volume.HostPath.Path

@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// everything turns on all that is off by default.
+// everything turns on all features that are off by default.
 var everything = []string{
 	`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
 	"podMonitor.enabled=true", `podMonitor.metricRelabelings=[{"action":"keep"}]`, "prometheusRule.enabled=true", "grafanaDashboard.enabled=true", "dacOverride=true", `seLinuxOptions={"type":"spc_t"}`, `k8sServiceHost="192.168.1.1"`,

@@ -109,7 +109,7 @@ var with = map[string][]string{
 	"prometheusRule.labels":        {"prometheusRule.enabled=true"},
 }
 
-// Each value does something, and a real API server takes what comes of it.
+// Each value does something, and a real API server accepts the result.
 func TestEachValueDoesSomething(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, 2*time.Minute)

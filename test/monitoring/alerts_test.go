@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// alert is what we look at of one.
+// alert has the fields of one that the tests read.
 type alert struct {
 	Alert, Expr, For    string
 	Labels, Annotations map[string]string
@@ -127,7 +127,7 @@ func TestRunbooksExist(t *testing.T) {
 	}
 }
 
-// anchor is what GitHub makes of a heading.
+// anchor is GitHub's anchor of a heading.
 func anchor(title string) string {
 	title = strings.ReplaceAll(strings.ToLower(strings.TrimSpace(title)), " ", "-")
 	return regexp.MustCompile(`[^a-z0-9_-]`).ReplaceAllString(title, "")

@@ -23,10 +23,10 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what all may take on a machine under load.
+// limit bounds the whole test on a machine under load.
 const limit = 2 * time.Minute
 
-// askInterval is how often Prometheus is asked for what it hasn't scraped yet.
+// askInterval is how often Prometheus is asked for samples that it hasn't scraped yet.
 const askInterval = 500 * time.Millisecond
 
 // scrapeInterval is short, so that there are rates soon.

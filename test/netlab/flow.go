@@ -16,7 +16,7 @@ const (
 	// flowLimit ends a flow after five minutes unless it is stopped before; sequence numbers end at
 	// 65,535.
 	flowLimit = 30000
-	// flowGrace is what the last packets' answers are waited for.
+	// flowGrace is how long to wait for the answers to the last packets.
 	flowGrace = time.Second
 )
 

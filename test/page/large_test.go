@@ -54,7 +54,7 @@ func TestLarge(t *testing.T) {
 		return document.elementFromPoint(box.left + 300, box.top + 300)?.closest("tr:not(.gap)") != null })()`)
 	t.Logf("5,000 peers: there after %s, a key takes %s, %.1f ms at most, sorting %.0f ms, %d rows in the document", took.Round(time.Millisecond), key.Round(100*time.Microsecond), latencies[len(latencies)-1], sort, rows)
 	shift := is[float64](b, `new Promise((done) => new PerformanceObserver((l) => done(l.getEntries().reduce((s, e) => s + e.value, 0))).observe({ type: "layout-shift", buffered: true }) || setTimeout(() => done(0), 300))`)
-	if shift > 0.1 { // what is good by web.dev/cls
+	if shift > 0.1 { // the limit of "good" by web.dev/cls
 		t.Errorf("the layout shifts by %v", shift)
 	}
 	b.shoot("node-5000")

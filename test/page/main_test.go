@@ -39,7 +39,7 @@ func browse(t *testing.T) *tab {
 	quiet := func(string, ...any) {} // the library lacks some of the browser's events
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1280, 900))
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), timeout) // it is ended by what comes below
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), timeout) // the cleanup below ends it
 	t.Cleanup(cancel)
 	ctx, end := chromedp.NewExecAllocator(ctx, options...)
 	t.Cleanup(end)
@@ -71,7 +71,7 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
-// listen notes what scripts throw and what the browser refuses.
+// listen records exceptions of scripts and refusals of the browser.
 func (b *tab) listen(event any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -121,7 +121,7 @@ func is[T any](b *tab, expression string) T {
 	return value
 }
 
-// awaited waits for what an expression promises.
+// awaited waits for an expression's promise.
 func awaited(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
 
 // until waits for an expression to be true.

@@ -5,7 +5,7 @@
 //	└── PID 1 of the sandbox ("first")   mounts, reaps, ends when the lifeline is cut
 //	    └── the program again (inside)   does the work
 //
-// Nothing has to be undone: when PID 1 ends, for whatever reason, the kernel ends every process of the sandbox, and
+// Nothing has to be undone: when PID 1 ends, for any reason, the kernel ends every process of the sandbox, and
 // with the last process go its mounts and its network namespaces. The lifeline is a pipe: kill -9 of the outermost
 // process closes it, which is the only notice that such an end gives.
 package sandbox
@@ -51,7 +51,7 @@ func Outside() bool { return os.Getenv(stageVariable) == "" }
 
 // Box is the sandbox as seen from inside.
 type Box struct {
-	// Files are what Enter was given in the host process.
+	// Files are those that were passed to Enter in the host process.
 	Files []*os.File
 
 	status *os.File
@@ -219,7 +219,7 @@ func passSignals(process *os.Process) (stop func()) {
 	return func() { signal.Stop(signals) }
 }
 
-// exitCode turns what Wait returned into what a shell would report: 128 and the signal's number after a signal.
+// exitCode returns the exit code that a shell would report for the result of Wait: 128 and the signal's number after a signal.
 func exitCode(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {

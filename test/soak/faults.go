@@ -47,7 +47,7 @@ var allFaults = []fault{
 
 func (v *victim) conflist() string { return filepath.Join(v.node.ConfDir, "10-plainroute.conflist") }
 
-// gone takes it that what is not there was taken away by the fault before.
+// gone ignores a missing object: the fault before has deleted it.
 func gone(err error) error {
 	for _, harmless := range []error{syscall.ESRCH, syscall.ENOENT, syscall.EADDRNOTAVAIL, syscall.EEXIST, syscall.ENETUNREACH, syscall.EHOSTUNREACH} {
 		if errors.Is(err, harmless) {

@@ -1,5 +1,5 @@
 // Command soak does thousands of random faults to one node of a small cluster (a real etcd and kube-apiserver, the real
-// agent, a real kernel in namespaces) and then looks for what a slow leak would show: goroutines, file descriptors, heap.
+// agent, a real kernel in namespaces) and then looks for signs of a slow leak: goroutines, file descriptors, heap.
 package main
 
 import (

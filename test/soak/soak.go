@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// limit is what the cluster may take to come to rest.
+	// limit bounds the time until the cluster rests.
 	limit = time.Minute
 	// warmUp is how many faults come before the first census: pools and caches have
 	// to fill once.

@@ -64,7 +64,7 @@ func reachAPI() error {
 	return conn.Close()
 }
 
-// supervisor starts processes and reaps all that the kernel hands to PID 1: an exec.Cmd's Wait and the reaping would
+// supervisor starts processes and reaps all processes that the kernel hands to PID 1: an exec.Cmd's Wait and the reaping would
 // take each other's children.
 type supervisor struct {
 	name   string

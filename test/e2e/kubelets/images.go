@@ -20,7 +20,7 @@ import (
 // is in memory once. A runtime never writes to them, for containers have an overlay of their own.
 type stock struct{ dir string }
 
-// stockConfig leaves out all but what images need.
+// stockConfig has only the plugins that images need.
 const stockConfig = `version = 2
 root = "%[1]s/root"
 state = "%[1]s/state"

@@ -30,7 +30,7 @@ type Janitor struct {
 	cmd  *exec.Cmd
 }
 
-// StartJanitor starts one, and removes what clusters have left whose janitors were killed. It has to be called outside of
+// StartJanitor starts one, and removes the cgroups of clusters whose janitors were killed. It has to be called outside of
 // the sandbox.
 func StartJanitor() (*Janitor, error) {
 	above, err := parents()
@@ -51,7 +51,7 @@ func StartJanitor() (*Janitor, error) {
 	defer end.Close()
 	cmd := exec.Command("/proc/self/exe", enabled...)
 	cmd.Args[0] = janitorName
-	cmd.ExtraFiles = []*os.File{end} // and no stream of ours: who reads that would wait for the cluster's end
+	cmd.ExtraFiles = []*os.File{end} // and no stream of ours: its reader would wait for the cluster's end
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the janitor: %w", err)

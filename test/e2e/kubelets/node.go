@@ -153,7 +153,7 @@ func (c *Cluster) boot(node *Node) error {
 	return nil
 }
 
-// plan is what a node's PID 1 has to know.
+// plan is the input of a node's PID 1.
 type plan struct {
 	Name, Dir, Bin, PKI, Logs, ProxyMode string
 	Addresses                            []netip.Addr
@@ -263,7 +263,7 @@ func (c *Cluster) readyPID(node *Node) (int, error) {
 
 func (c *Cluster) pidFile(node *Node) string { return filepath.Join(c.nodeDir(node), pidFile) }
 
-// Command is one that runs on the node, with all that a process there sees. It has a process group of its own.
+// Command returns a command that runs on the node, with the view of a process there. It has a process group of its own.
 func (c *Cluster) Command(ctx context.Context, node *Node, args ...string) (*exec.Cmd, error) {
 	node.mu.Lock()
 	defer node.mu.Unlock()

@@ -75,7 +75,7 @@ func (a *authority) writeKey(name string) error {
 	return keyutil.WriteKey(a.path(name+".key"), encoded)
 }
 
-// identity is who a certificate is for: a user and its group, or a server and its names and addresses.
+// identity is the subject of a certificate: a user and its group, or a server and its names and addresses.
 type identity struct {
 	name, group string
 	names       []string

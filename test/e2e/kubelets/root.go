@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
-// Where a node has what is the cluster's and no machine's.
+// Where a node has the files of the cluster, which no machine has.
 const (
 	nodeBin  = "/e2e/bin"
 	nodePKI  = "/e2e/pki"
@@ -32,7 +32,7 @@ func settings() map[string]string {
 	}
 }
 
-// makeRoot gives the node a root of its own and enters it: programs are this machine's, all else is the node's.
+// makeRoot gives the node a root of its own and enters it: programs are this machine's, all other files are the node's.
 func makeRoot(p plan) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
@@ -173,7 +173,7 @@ func (r root) etc(p plan) error {
 	return nil
 }
 
-// disk binds what survives a reboot.
+// disk mounts the folders that survive a reboot.
 func (r root) disk(p plan) error {
 	err := errors.Join(
 		r.bind(filepath.Join(p.Dir, diskVar), "/var"), r.bind(filepath.Join(p.Dir, diskOpt), "/opt"), r.bind(filepath.Join(p.Dir, diskCNI), "/etc/cni"),

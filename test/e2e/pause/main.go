@@ -1,4 +1,4 @@
-// Command pause keeps a pod's namespaces open: what container runtimes call the sandbox image.
+// Command pause keeps a pod's namespaces open: the sandbox image of container runtimes.
 package main
 
 import (

@@ -18,7 +18,7 @@ const (
 	askTimeout = 5 * time.Second
 	// askAtOnce bounds how many questions are under way.
 	askAtOnce = 16
-	// answerLimit is far above what an Identity takes, and fits one packet.
+	// answerLimit is far above the size of an Identity, and fits one packet.
 	answerLimit = 1024
 )
 

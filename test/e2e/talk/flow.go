@@ -14,7 +14,7 @@ const (
 	flowInterval = 10 * time.Millisecond
 	// flowLimit ends a flow after ten minutes unless it is stopped before.
 	flowLimit = 60000
-	// flowGrace is what the last packets' answers are waited for.
+	// flowGrace is how long to wait for the answers to the last packets.
 	flowGrace = time.Second
 )
 

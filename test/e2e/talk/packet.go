@@ -43,7 +43,7 @@ func parsePacket(text []byte) (packet, error) {
 }
 
 // datagrams is a UDP socket on all addresses of one family that answers from the very address that was asked: on a
-// node, the kernel would choose the bridge's towards a pod, and the pod would not know who that is.
+// node, the kernel would choose the bridge's towards a pod, and the pod could not identify the node.
 type datagrams interface {
 	receive(text []byte) (size int, from, at net.Addr, err error)
 	answer(text []byte, to, from net.Addr) error

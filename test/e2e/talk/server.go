@@ -15,7 +15,7 @@ import (
 )
 
 // Server answers who it is and whom it takes the asker for, on all addresses: over HTTP and UDP on Port, over bare TCP
-// on TCPPort(Port). Over HTTP it also does what tests ask of it: see handler.
+// on TCPPort(Port). Over HTTP it also serves the requests of tests: see handler.
 type Server struct {
 	Pod, Node string
 	Port      uint16
@@ -24,7 +24,7 @@ type Server struct {
 	flows flows
 }
 
-// Start listens; what arrives is served until Close.
+// Start listens, and serves until Close.
 func (s *Server) Start(ctx context.Context) error {
 	for _, listen := range []func(context.Context) error{s.listenHTTP, s.listenTCP, s.listenUDP4, s.listenUDP6} {
 		if err := listen(ctx); err != nil {
@@ -35,7 +35,7 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close ends all that Start began.
+// Close ends everything that Start began.
 func (s *Server) Close() {
 	s.flows.stop()
 	for _, one := range s.open {

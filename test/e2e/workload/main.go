@@ -1,4 +1,4 @@
-// Command workload is what the pods of the e2e tests run, and what asks and answers outside the cluster:
+// Command workload runs in the pods of the e2e tests, and as client and server outside the cluster:
 //
 //	workload serve [-port 8080] [-until-eof]   answer who we are (see package talk)
 //	workload ask                               ask the Questions on standard input; the Answers

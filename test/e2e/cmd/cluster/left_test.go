@@ -24,7 +24,7 @@ var (
 	kills  = flag.Int("kills", 3, "how many times to interrupt, and to kill, at a random moment")
 )
 
-// TestNothingIsLeft ends clusters in all ways and compares the machine with what it was: processes, namespaces, mounts,
+// TestNothingIsLeft ends clusters in all ways and compares the machine with its earlier state: processes, namespaces, mounts,
 // cgroups.
 func TestNothingIsLeft(t *testing.T) {
 	if os.Getenv("E2E") == "" {
@@ -89,7 +89,7 @@ sleep 600`
 
 const atWork = "containers are at work"
 
-// running is a cluster, and what was seen of it while it ran.
+// running is a cluster, and its traces on the machine while it ran.
 type running struct {
 	cmd            *exec.Cmd
 	output, mounts string
@@ -205,13 +205,13 @@ func (r *running) ends(t *testing.T, code int) {
 	r.gone(t)
 }
 
-// gone waits until nothing is left, and fails the test with what is.
+// gone waits until nothing is left, and fails the test with the remainder.
 func (r *running) gone(t *testing.T) {
 	t.Helper()
 	r.goneBut(t, "nothing")
 }
 
-// goneBut lets be left what begins so.
+// goneBut is gone, but allows entries with a prefix.
 func (r *running) goneBut(t *testing.T, prefix string) {
 	t.Helper()
 	began := time.Now()
