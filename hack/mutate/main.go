@@ -4,7 +4,7 @@
 //	mutate ./pkg/plan ./pkg/topology
 //
 // ./pkg/a+./pkg/b has the tests of b look as well. All mutants of a package are compiled into one test
-// binary, each behind a switch, so that a mutant costs one run of the tests that come by it. Its exit
+// binary, each behind a switch, so that a mutant costs one run of the tests that reach it. Its exit
 // code is 1 if more than one in twenty is alive, or if the list of those known to be alive is wrong. In
 // a sample, those on the list don't count.
 package main

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// A suite is a package with its mutants, and the tests that are to see them.
+// A suite is a package with its mutants, and the tests that should detect them.
 type suite struct {
 	*source
 	folder   string // of temporary files
@@ -36,7 +36,7 @@ type binary struct {
 	args      []string // those that it accepts
 }
 
-// A test with how long it takes, and which mutants it comes by.
+// A test with how long it takes, and the mutants that it reaches.
 type test struct {
 	binary *binary
 	name   string
@@ -248,7 +248,7 @@ func (s *suite) tryAll(ctx context.Context, mutants []*mutant, jobs int, done fu
 	return failed
 }
 
-// try runs the tests that come by a mutant, quick ones first, until one fails.
+// try runs the tests that reach a mutant, quick ones first, until one fails.
 func (s *suite) try(ctx context.Context, m *mutant) (fate, error) {
 	tests := slices.DeleteFunc(slices.Clone(s.tests), func(t *test) bool { return !t.hits[m.id] })
 	if len(tests) == 0 {

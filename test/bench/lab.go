@@ -48,7 +48,7 @@ func newLab(ctx context.Context, opts options) (*lab, error) {
 // kubeconfig is where package nodelab writes the kubeconfig of a user.
 func kubeconfig(dir, user string) string { return filepath.Join(dir, user+".kubeconfig") }
 
-// protobufClient doesn't throttle: thousands of Nodes are to be made in seconds.
+// protobufClient doesn't throttle: it has to make thousands of Nodes in seconds.
 func protobufClient(kubeconfig string) (*kubernetes.Clientset, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {

@@ -102,7 +102,7 @@ func parse(args []string) (options, error) {
 func (o *options) validate(rest []string) error {
 	var faults []error
 	if len(rest) > 0 {
-		faults = append(faults, fmt.Errorf("%q: there are no arguments", rest))
+		faults = append(faults, fmt.Errorf("%q: arguments are not allowed", rest))
 	}
 	if o.nodes < 2*fewNodes || o.nodes > maxNodes {
 		faults = append(faults, fmt.Errorf("-nodes: %d is not between %d and %d", o.nodes, 2*fewNodes, maxNodes))

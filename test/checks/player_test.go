@@ -28,7 +28,7 @@ type player struct {
 	webhook func(*corev1.Pod)
 }
 
-// play begins, with nodes of these names and all labelled with one hostname, and ends with the test.
+// play begins, with nodes of these names and all labeled with one hostname, and ends with the test.
 func play(t *testing.T, names ...string) (*nodelab.Cluster, *player) {
 	t.Helper()
 	testutil.NeedSandbox(t)

@@ -41,12 +41,12 @@ func (s *story) run(ctx context.Context) error {
 	}{
 		{"A cluster of three nodes, each a network namespace on one LAN", s.startCluster},
 		{"Two pods on each node, attached by the stock bridge plugin with the config that the agent wrote", s.addPods},
-		{"What the agents put into the kernels", s.showRoutes},
+		{"The routes that the agents added", s.showRoutes},
 		{"Every pod reaches every pod, and is seen under its own address", s.reachPods},
 		{"Nodes reach pods", s.reachFromNodes},
 		{"Pods reach a host outside the cluster, masqueraded", s.reachOutside},
 		{"A fourth node joins", s.join},
-		{"It leaves again", s.leave},
+		{"The fourth node leaves", s.leave},
 		{"A route deleted by hand comes back", s.heal},
 	} {
 		s.section(step.title)

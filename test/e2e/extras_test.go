@@ -83,8 +83,8 @@ func (c *cluster) makeIngress(ctx context.Context) error {
 	return nil
 }
 
-// ingress: a client outside that asks any node for the host is answered by a pod behind the Service, and for another host by
-// none.
+// ingress: a client outside that asks any node for the host is answered by a pod behind the
+// Service, and for another host by none.
 func (s *story) ingress(ctx context.Context, t *testing.T) {
 	s.outside.needed(t)
 	now := s.scene(ctx, t)

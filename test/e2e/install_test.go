@@ -117,8 +117,8 @@ func (s *story) installAgain(ctx context.Context, t *testing.T) {
 	s.uproot(ctx, t)
 }
 
-// helm installs the chart by the two commands of docs/install.md, in a cluster that taints its new nodes and on agents that can do without
-// kube-proxy.
+// helm installs the chart by the two commands of docs/install.md, in a cluster that taints its new
+// nodes and on agents that can do without kube-proxy.
 type helm struct{ cluster *cluster }
 
 func (h helm) install(ctx context.Context) error {

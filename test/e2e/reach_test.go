@@ -66,8 +66,8 @@ func (s *story) reach(ctx context.Context, t *testing.T) {
 	s.reachAll(ctx, t, s.scene(ctx, t))
 }
 
-// reachAll lets each pod ask each other one, on its network or the host's, over TCP and UDP and each family, who it is
-// and whom it takes the asker for. Nothing is asked twice: a pod that is ready on a node that is must answer.
+// reachAll lets each pod ask each other one, on its network or the host's, over TCP and UDP and each family, for its
+// identity and the client's address as it sees it. Nothing is asked twice: a ready pod on a ready node must answer.
 func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
 	t.Helper()
 	hosts, err := s.hostAddresses(ctx, now)

@@ -123,8 +123,9 @@ func (s *story) uproot(ctx context.Context, t *testing.T) {
 	}
 }
 
-// inventory lists the objects on a node, ours or not: devices, routes, tables, files. It leaves out the tables of kube-proxy, in
-// either mode, which makes them when it likes, and the host-port plugin's, which stays behind (see docs/uninstall.md).
+// inventory lists the objects on a node, ours or not: devices, routes, tables, files. It leaves out
+// the tables of kube-proxy, in either mode, which makes them when it likes, and the host-port
+// plugin's, which stays behind (see docs/uninstall.md).
 func inventory(ctx context.Context, name string) (string, error) {
 	return onNode(ctx, name, `
 		ip -o link | cut -d: -f2 | sed 's/^/link/' | sort

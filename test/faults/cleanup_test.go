@@ -319,7 +319,7 @@ func TestCleanupReportsDeadSandboxes(t *testing.T) {
 	l.nothingLeft()
 }
 
-// After a reboot there is but a symlink that leads nowhere.
+// After a reboot only a dangling symlink is left.
 func TestCleanupAfterReboot(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	l.must(l.node.Reboot())

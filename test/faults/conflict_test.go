@@ -139,8 +139,8 @@ func (l *lab) ownRoute(to netip.Prefix) *netlink.Route {
 	}
 }
 
-// peerRouted returns an error unless packets to the peer's pods go to the peer. To read the whole table would take longer
-// than a repair.
+// peerRouted returns an error unless packets to the peer's pods go to the peer. To read the whole
+// table would take longer than a repair.
 func peerRouted(l *lab) error {
 	routes, err := l.node.Handle().RouteGet(l.peer.Subnets[0].Addr().Next().AsSlice())
 	if err != nil {

@@ -102,7 +102,8 @@ func (l *lab) checkRepairs(kind string, least float64) error {
 	return fmt.Errorf("the metrics lack %s", name)
 }
 
-// cpuTime is what the agent has used so far: utime and stime of /proc/PID/stat, in clock ticks of 10 ms (proc_pid_stat(5)).
+// cpuTime is what the agent has used so far: utime and stime of /proc/PID/stat, in clock ticks of
+// 10 ms (proc_pid_stat(5)).
 func (l *lab) cpuTime() time.Duration {
 	l.t.Helper()
 	const utime, stime, tick = 11, 12, 10 * time.Millisecond // of the fields after the command's name

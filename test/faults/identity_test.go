@@ -226,7 +226,7 @@ func subnetsOf(all []newcomer) []netip.Prefix {
 	return subnets
 }
 
-// restarted is alone, for nodes of other labs that come and go are changes.
+// restarted runs alone, because nodes of other labs that come and go are changes.
 func restarted() fault {
 	return fault{
 		name:   "the agent restarted over a correct table",

@@ -120,7 +120,7 @@ func (l *lab) join() {
 	l.joined = append(l.joined, joined...)
 }
 
-// joinedRouted returns which routes the node lacks to those who joined, and what else is not as it
+// joinedRouted returns which routes the node lacks to the new Nodes, and what else is not as it
 // was.
 func (l *lab) joinedRouted() error {
 	for _, one := range l.joined {

@@ -120,8 +120,8 @@ func (l *lab) stopTraffic() []netlab.FlowReport {
 // calls it again.
 func (l *lab) broken() { l.brokenAt, l.repairableAt = time.Now(), time.Now() }
 
-// repairable notes that the agent can repair from now on: an injection calls it that has to give something back first, or
-// to wake the agent.
+// repairable notes that the agent can repair from now on: an injection calls it that has to give
+// something back first, or to wake the agent.
 func (l *lab) repairable() { l.repairableAt = time.Now() }
 
 // await looks every millisecond until wrong finds nothing wrong any more.

@@ -30,7 +30,8 @@ const (
 // machine is a node with things of others on it.
 type machine struct {
 	*nodelab.Node
-	// foreign are the objects that are not ours, as they were before the agent first started, and ours our own, when all was well.
+	// foreign are the objects that are not ours, as they were before the agent first started, and
+	// ours our own, when all was well.
 	foreign, ours state
 }
 
@@ -147,7 +148,7 @@ func (m *machine) foreignState() (state, error) {
 	return s, nil
 }
 
-// notOurs reports whether a setting is to stay as it is. Exceptions are the settings of the agent,
+// notOurs reports whether a setting must stay as it is. Exceptions are the settings of the agent,
 // and those that the kernel changes with them: forwarding of every device, and IPv4's
 // accept_redirects (Documentation/networking/ip-sysctl.rst, ip_forward), and accept_ra of the
 // uplink; devices that come with pods; counters.

@@ -151,8 +151,9 @@ func (l *lab) refusedAgent(holder string) {
 	}
 }
 
-// killAtRandom keeps passes going by removing objects that no traffic needs at that moment: routes to a Node that is there in
-// name only, and the CNI config. Every second agent is killed while it starts.
+// killAtRandom keeps passes going by removing objects that no traffic needs at that moment: routes
+// to a Node that is there in name only, and the CNI config. Every second agent is killed while it
+// starts.
 func killAtRandom(l *lab) {
 	for life := range 50 {
 		moment := rand.N(30 * time.Millisecond)

@@ -2,8 +2,8 @@ package faults
 
 import "time"
 
-// healLimit bounds repairs that a notification of the kernel causes: ten times what it should take, and more, for machines under
-// load and for the race detector.
+// healLimit bounds repairs that a notification of the kernel causes: ten times what it should take,
+// and more, for machines under load and for the race detector.
 const healLimit = 250 * time.Millisecond
 
 func routeFaults() []fault {

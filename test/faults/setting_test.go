@@ -114,8 +114,9 @@ func flushRuleset(l *lab) {
 	l.must(l.node.plantTable())
 }
 
-// dormant does `nft add table inet plainroute '{ flags dormant; }'`, which google/nftables has no words for: one change of
-// a table between the messages that begin and end a transaction (nfnetlink_rcv_batch of net/netfilter/nfnetlink.c).
+// dormant does `nft add table inet plainroute '{ flags dormant; }'`, which google/nftables has no
+// words for: one change of a table between the messages that begin and end a transaction
+// (nfnetlink_rcv_batch of net/netfilter/nfnetlink.c).
 func dormant(l *lab) {
 	header := func(family byte, resource uint16) []byte {
 		return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)

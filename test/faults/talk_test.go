@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// echoPort is where a pod answers with the source address that it sees (package netlab), talkPort is where we send from.
+	// echoPort is where a pod answers with the source address that it sees (package netlab),
+	// talkPort is where we send from.
 	echoPort = 8080
 	talkPort = 5555
 )
@@ -51,7 +52,7 @@ func (t *talk) ask() {
 	}
 }
 
-// seenAs waits for an answer and returns whom the other one takes us for.
+// seenAs waits for an answer and returns our address as the other side sees it.
 func (t *talk) seenAs() (string, error) {
 	answer := make([]byte, 128)
 	if err := t.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {

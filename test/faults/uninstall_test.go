@@ -186,8 +186,8 @@ func TestUninstallLeavesNodes(t *testing.T) {
 	r.must(r.node.AwaitRoute(r.within(limit), r.peer.Subnets...))
 }
 
-// While a DaemonSet makes agents, no node is touched. This is what comes of `helm template | kubectl apply`, which makes the
-// hook's Job beside them.
+// While a DaemonSet makes agents, no node is touched. This is what comes of `helm template |
+// kubectl apply`, which makes the hook's Job beside them.
 func TestUninstallRefusesBesideDaemonSet(t *testing.T) {
 	r := newRemoval(t, both)
 	before := r.picture()

@@ -76,8 +76,8 @@ func (g *Gate) Shut() {
 	}
 }
 
-// Forget swallows all data that is sent from now on over the connections that are open, and keeps them open: a load balancer
-// or a firewall that has forgotten them. New ones work.
+// Forget swallows all data that is sent from now on over the connections that are open, and keeps
+// them open: a load balancer or a firewall that has forgotten them. New ones work.
 func (g *Gate) Forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

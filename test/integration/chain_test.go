@@ -64,8 +64,9 @@ func meshPlugin() map[string]any {
 	return map[string]any{"type": meshType, "name": "mesh", "sysctl": map[string]any{"net.ipv4.ip_default_ttl": meshTTL}}
 }
 
-// A mesh keeps its plugin in the first config that it can load, as istio-cni does: it looks for that config, and where its plugin is
-// missing or another it writes the config beside its place, with the plugin at the end, and renames it.
+// A mesh keeps its plugin in the first config that it can load, as istio-cni does: it looks for
+// that config, and where its plugin is missing or another it writes the config beside its place,
+// with the plugin at the end, and renames it.
 type mesh struct {
 	folder  string
 	run     func(func() error) error
@@ -93,7 +94,7 @@ func startMesh(folder string, run func(func() error) error) *mesh {
 	return m
 }
 
-// uninstall ends the mesh and takes its plugin out.
+// uninstall ends the mesh and removes its plugin from the chain.
 func (m *mesh) uninstall(t *testing.T) {
 	t.Helper()
 	close(m.stop)
@@ -165,8 +166,8 @@ func awaitChain(t *testing.T, node *nodelab.Node, want ...string) {
 	testutil.AwaitTrue(t, node.Name+" calls "+strings.Join(want, ", "), func() bool { return slices.Equal(chainOf(node), want) })
 }
 
-// TestMesh has a mesh put its plugin into our config: on the node itself, and from a container that sees the CNI folder alone. Both
-// stay, through all that happens to either.
+// TestMesh has a mesh put its plugin into our config: on the node itself, and from a container that
+// sees the CNI folder alone. Both stay, through all that happens to either.
 func TestMesh(t *testing.T) {
 	here := func(fn func() error) error { return fn() }
 	t.Run("link", func(t *testing.T) {
@@ -269,7 +270,8 @@ func leavesNothing(ctx context.Context, t *testing.T, node *nodelab.Node, stays 
 	}
 }
 
-// addChained attaches a pod, checks by its TTL whether the mesh's plugin was called, and that it reaches another node's pod.
+// addChained attaches a pod, checks by its TTL whether the mesh's plugin was called, and that it
+// reaches another node's pod.
 func addChained(ctx context.Context, t *testing.T, f *fixture, node *nodelab.Node, name, ttl string) *nodelab.Pod {
 	t.Helper()
 	pod, err := node.AddPod(ctx, name)
@@ -309,8 +311,8 @@ func shaped(t *testing.T, node *nodelab.Node) bool {
 
 const metaConfig = "00-meta.conf"
 
-// metaInstaller acts as Multus' daemon in its container: it takes the first config by name that is not its own, and writes one of its
-// own before it, which names that one as its default network.
+// metaInstaller acts as Multus' daemon in its container: it takes the first config by name that is
+// not its own, and writes one of its own before it, which names that one as its default network.
 func metaInstaller() error {
 	files, err := libcni.ConfFiles(netd, []string{".conf", ".conflist"})
 	if err != nil {

@@ -67,8 +67,9 @@ func TestFirewallPlugin(t *testing.T) {
 	testutil.Must(t, cut.Remove(ctx)) // attached without the plugin, detached with it
 }
 
-// Where two nodes drop, the plugin lets out what pods begin at one and the other keeps it out, until CNI-ADMIN of both
-// lets it in. A pod that is deleted after the flag is gone leaves its rules: runtimes call the plugins of today's config.
+// Where two nodes drop, the plugin lets out what pods begin at one and the other keeps it out,
+// until CNI-ADMIN of both lets it in. A pod that is deleted after the flag is gone leaves its
+// rules: runtimes call the plugins of today's config.
 func TestFirewallPluginOfTwoNodes(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

@@ -1,7 +1,7 @@
 // Package integration runs plainroute's agents on the cluster of package nodelab and asserts what
 // `make demo` shows, and more: what happens when things are missing, refused, killed or taken away.
 //
-// Everything runs in a sandbox, for which root isn't needed where users may make namespaces. Where none can be made, or
+// Everything runs in a sandbox, without root if users may make namespaces. Where none can be made, or
 // binaries are missing, every test is skipped with the reason.
 package integration
 

@@ -95,7 +95,8 @@ func TestKubeletClaimsNoSubnet(t *testing.T) {
 	})
 }
 
-// subnetGiver does as the part of the controller-manager that hands out subnets, with the rights that the API server gives it.
+// subnetGiver does as the part of the controller-manager that hands out subnets, with the rights
+// that the API server gives it.
 func subnetGiver(ctx context.Context, t *testing.T) func(context.Context) error {
 	t.Helper()
 	account(ctx, t, metav1.NamespaceSystem, "node-controller")

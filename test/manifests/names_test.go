@@ -19,7 +19,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// nameOverride stands in for the chart's name, and fullnameOverride for the objects', as in the chart that `helm create` makes.
+// nameOverride stands in for the chart's name, and fullnameOverride for the objects', as in the
+// chart that `helm create` makes.
 func TestNames(t *testing.T) {
 	needed(t)
 	for _, test := range []struct{ release, set, object, name string }{

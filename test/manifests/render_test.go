@@ -89,8 +89,8 @@ func compare(t *testing.T, byHelm, byKustomize []*unstructured.Unstructured) {
 	}
 }
 
-// byName removes the fields that may differ: the namespace, which Helm leaves to its user, labels and annotations of the tools, and
-// the order of environment variables.
+// byName removes the fields that may differ: the namespace, which Helm leaves to its user, labels
+// and annotations of the tools, and the order of environment variables.
 func byName(t *testing.T, objects []*unstructured.Unstructured) map[string]any {
 	t.Helper()
 	all := map[string]any{}

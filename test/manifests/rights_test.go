@@ -185,8 +185,9 @@ func what(volume *corev1.Volume) string {
 	return volume.Name
 }
 
-// Of the agents' pods the agent alone has credentials, where client-go looks for them, and they are those that the API server
-// would give every container: a bound token that is renewed, the API server's CA, and the namespace.
+// Of the agents' pods the agent alone has credentials, where client-go looks for them, and they are
+// those that the API server would give every container: a bound token that is renewed, the API
+// server's CA, and the namespace.
 func TestInstallCNIHasNoToken(t *testing.T) {
 	needed(t)
 	for name, all := range map[string][]*unstructured.Unstructured{
@@ -222,8 +223,9 @@ func TestInstallCNIHasNoToken(t *testing.T) {
 	}
 }
 
-// The namespace of config/namespace and of the chart admits all, the level below it and a namespace without labels in a strict
-// cluster do not admit the agents, and the pod of `helm test` is admitted anywhere.
+// The namespace of config/namespace and of the chart admits all, the level below it and a namespace
+// without labels in a strict cluster do not admit the agents, and the pod of `helm test` is
+// admitted anywhere.
 func TestPodSecurity(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

@@ -174,8 +174,8 @@ func (s *apiServer) takes(ctx context.Context, t *testing.T, all []*unstructured
 	}
 }
 
-// The Job that cleans runs on nodes that the agents' end has left without a network, and is never bound to one that does not
-// answer, where Helm would wait for it in vain.
+// The Job that cleans runs on nodes that the agents' end has left without a network, and is never
+// bound to one that does not answer, where Helm would wait for it in vain.
 func TestUninstallAvoidsDeadNodes(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

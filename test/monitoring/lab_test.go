@@ -89,8 +89,8 @@ func (l *lab) addAgent() {
 
 func metricsOf(n *nodelab.Node) string { return netip.AddrPortFrom(n.V4, 9473).String() }
 
-// startPrometheus runs one that has the alerts, and scrapes the agents with the labels that the PodMonitor gives. It ends
-// with the test, or with the sandbox.
+// startPrometheus runs one that has the alerts, and scrapes the agents with the labels that the
+// PodMonitor gives. It ends with the test, or with the sandbox.
 func (l *lab) startPrometheus(binary string) {
 	l.t.Helper()
 	dir := l.t.TempDir()

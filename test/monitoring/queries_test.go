@@ -54,8 +54,8 @@ func TestQueriesHaveData(t *testing.T) {
 // pending are the alerts that would fire if the state of the lab lasted: a Node is refused, and two have no agent.
 var pending = []string{"PlainrouteClaimRefused", "PlainrouteAgentMissing"}
 
-// checkAlerts waits until Prometheus has evaluated each rule without an error, and those are pending which should be, and
-// no others.
+// checkAlerts waits until Prometheus has evaluated each rule without an error, and those are
+// pending which should be, and no others.
 func (l *lab) checkAlerts() {
 	l.t.Helper()
 	testutil.AwaitWithin(l.t, 30*time.Second, askInterval, func() error {

@@ -19,9 +19,9 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Kubelets play the controller-manager's and the kubelets' part for DaemonSets of a namespace whose pods do their work in
-// an init container: they run its arguments, on the node, as they stand, with the host's folders where they are mounted.
-// They ignore other DaemonSets.
+// Kubelets play the controller-manager's and the kubelets' part for DaemonSets of a namespace whose
+// pods do their work in an init container: they run its arguments, on the node, as they stand, with
+// the host's folders where they are mounted. They ignore other DaemonSets.
 type Kubelets struct {
 	Cluster   *Cluster
 	Namespace string
@@ -58,7 +58,7 @@ func (k *Kubelets) Run(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// play makes the pods that a DaemonSet lacks, or takes it away when it is to go.
+// play makes the pods that a DaemonSet lacks, or removes it when it is being deleted.
 func (k *Kubelets) play(ctx context.Context, set *appsv1.DaemonSet) ([]chan error, error) {
 	if set.DeletionTimestamp != nil {
 		return nil, k.bury(ctx, set)

@@ -90,8 +90,9 @@ func (n *Node) dialLiteral(ctx context.Context, network, address string) (net.Co
 	return n.Dial(ctx, network, to)
 }
 
-// Reboot removes from the node the same as a reboot: its processes, its pods, all of the kernel's state and what is below
-// /run. The CNI folder, which is on disk, stays. The agent isn't started again.
+// Reboot removes from the node the same as a reboot: its processes, its pods, all of the kernel's
+// state and what is below /run. The CNI folder, which is on disk, stays. The agent isn't started
+// again.
 func (n *Node) Reboot() error {
 	if n.AgentRunning() {
 		if err := n.StopAgent(syscall.SIGKILL); err != nil {

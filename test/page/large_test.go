@@ -8,7 +8,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Within what a page is to be there, and to answer a key, for people to take it for quick (web.dev/rail).
+// Limits for a page to appear, and to react to a key, so that people find it quick (web.dev/rail).
 const (
 	interactive = 5 * time.Second
 	keystroke   = 100 * time.Millisecond
@@ -27,7 +27,7 @@ func TestLarge(t *testing.T) {
 	if took > interactive || rows > 100 {
 		t.Errorf("it took %s, and %d rows are in the document", took, rows)
 	}
-	// From a key to the layout that shows its effect; the median, for other programs run here.
+	// From a key to the layout that shows its effect; the median, because other programs run here.
 	var latencies []float64
 	b.run(chromedp.Evaluate(`(async () => {
 		const input = document.querySelector("#peers input"), took = [];

@@ -122,7 +122,7 @@ func silence() error {
 	return nil
 }
 
-// host starts PID 1 and waits until it ends or the sandbox is to be kept.
+// host starts PID 1 and waits until it ends or the sandbox has to stay.
 func host(onKept func(pid int) error, files []*os.File) (int, error) {
 	lifelineEnd, lifeline, err := os.Pipe()
 	if err != nil {
@@ -219,7 +219,8 @@ func passSignals(process *os.Process) (stop func()) {
 	return func() { signal.Stop(signals) }
 }
 
-// exitCode returns the exit code that a shell would report for the result of Wait: 128 and the signal's number after a signal.
+// exitCode returns the exit code that a shell would report for the result of Wait: 128 and the
+// signal's number after a signal.
 func exitCode(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {

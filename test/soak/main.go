@@ -75,7 +75,7 @@ func parse(args []string) (options, error) {
 		return options{}, err
 	}
 	if flags.NArg() > 0 || opts.faults < 1 || opts.last < 0 || opts.every <= 0 {
-		return options{}, errors.New("-faults is 1 at least, -for is not negative, -every is above 0, and there are no arguments")
+		return options{}, errors.New("-faults must be 1 or more, -for not negative, -every above 0; arguments are not allowed")
 	}
 	for _, path := range []*string{&opts.Assets, &opts.Plugins, &opts.Agent} {
 		var err error

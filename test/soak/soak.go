@@ -88,7 +88,7 @@ func report(before, after census, counts map[string]int, took time.Duration) err
 	for _, n := range counts {
 		sum += n
 	}
-	say("%d faults of %d kinds in %s; the node is whole again, and what is foreign is as before", sum, len(counts), took.Round(time.Second))
+	say("%d faults of %d kinds in %s; the node is as it should be, and foreign objects are as before", sum, len(counts), took.Round(time.Second))
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "what\tafter warming up\tat the end\tmay be")
 	grown := ""

@@ -33,9 +33,9 @@ func unified() bool {
 	return unix.Statfs(cgroupRoot, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
-// parents are the folders of the cgroups below which clusters have theirs: in version 1 our own one in each hierarchy. In
-// version 2 a cgroup with processes can't have children with controllers, unless it is the root (cgroups(7)), so it is
-// the root.
+// parents are the folders of the cgroups below which clusters have theirs: in version 1 our own one
+// in each hierarchy. In version 2 a cgroup with processes can't have children with controllers,
+// unless it is the root (cgroups(7)), so it is the root.
 func parents() ([]string, error) {
 	if unified() {
 		return []string{cgroupRoot}, offered()

@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stock is a containerd's folder with all images, unpacked. Nodes get links to its files: each image is unpacked once, and
-// is in memory once. A runtime never writes to them, for containers have an overlay of their own.
+// stock is a containerd's folder with all images, unpacked. Nodes get links to its files: each
+// image is unpacked once, and is in memory once. A runtime never writes to them, because containers
+// have an overlay of their own.
 type stock struct{ dir string }
 
 // stockConfig has only the plugins that images need.

@@ -25,13 +25,13 @@ const cgroupPrefix = "plainroute-e2e-"
 
 // Janitor waits until all processes that hold the pipe's other end are gone, and then removes the cgroups of a cluster.
 type Janitor struct {
-	// Pipe is to be passed to the sandbox.
+	// Pipe has to be passed to the sandbox.
 	Pipe *os.File
 	cmd  *exec.Cmd
 }
 
-// StartJanitor starts one, and removes the cgroups of clusters whose janitors were killed. It has to be called outside of
-// the sandbox.
+// StartJanitor starts one, and removes the cgroups of clusters whose janitors were killed. It has
+// to be called outside of the sandbox.
 func StartJanitor() (*Janitor, error) {
 	above, err := parents()
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package manifests contains the objects that the e2e tests install beside the product: the cluster's DNS and an Ingress controller.
+// Package manifests contains the objects that the e2e tests install beside the product: the
+// cluster's DNS and an Ingress controller.
 package manifests
 
 import _ "embed"

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// Server answers who it is and whom it takes the asker for, on all addresses: over HTTP and UDP on Port, over bare TCP
-// on TCPPort(Port). Over HTTP it also serves the requests of tests: see handler.
+// Server answers with its identity and the client's address as it sees it, on all addresses: over
+// HTTP and UDP on Port, over bare TCP on TCPPort(Port). Over HTTP it also serves the requests of
+// tests: see handler.
 type Server struct {
 	Pod, Node string
 	Port      uint16
@@ -120,8 +121,8 @@ func (s *Server) listenUDP6(ctx context.Context) error {
 	return nil
 }
 
-// serveUDP answers packets of flows, each with how many its sender has got through so far, and the question who we
-// are.
+// serveUDP answers packets of flows, each with how many its sender has got through so far, and requests for our
+// identity.
 func (s *Server) serveUDP(conn datagrams) {
 	had := map[uint64]uint64{}
 	text := make([]byte, answerLimit)

@@ -24,8 +24,8 @@ var (
 	kills  = flag.Int("kills", 3, "how many times to interrupt, and to kill, at a random moment")
 )
 
-// TestNothingIsLeft ends clusters in all ways and compares the machine with its earlier state: processes, namespaces, mounts,
-// cgroups.
+// TestNothingIsLeft ends clusters in all ways and compares the machine with its earlier state:
+// processes, namespaces, mounts, cgroups.
 func TestNothingIsLeft(t *testing.T) {
 	if os.Getenv("E2E") == "" {
 		t.Skip("E2E is unset: this starts clusters, one after the other, for a minute or two")
