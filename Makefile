@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-# The release that is being made, and the tag of its image: the chart names both.
+# The release, which is the tag of its image too: the chart names both.
 RELEASE := $(shell awk '$$1 == "appVersion:" { print $$2 }' charts/plainroute/Chart.yaml)
 # Between two tags it is the last one with the commit; without a tag the release with the commit, and without git the release.
 COMMIT := $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
@@ -15,9 +15,9 @@ REVISION ?= $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
 # The version comes from above, so Go need not ask git, which refuses to answer where the clone is another user's.
 export GOFLAGS := $(strip $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-# What is built without cgo and with -trimpath shares the build cache with the API server's packages.
+# A build without cgo and with -trimpath shares the build cache with the API server's packages.
 GOBUILD := env CGO_ENABLED=0 go build -trimpath
-PATIENTLY := hack/patiently.sh
+PROGRESS := hack/progress.sh
 
 # Runs tests and prints a line for each package. At the end it lists skipped tests with the reason, and sums up.
 GOTESTSUM := $(CURDIR)/bin/tools/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
@@ -25,25 +25,25 @@ GOTESTSUM := $(CURDIR)/bin/tools/gotestsum --format pkgname-and-test-fails --for
 # The race detector needs a C compiler.
 RACE ?= $(if $(shell command -v "$$(go env CC 2>/dev/null)" 2>/dev/null),-race)
 
-# The image that is made, and for what. Nothing is published: the name says that it comes from here.
+# Name and platforms of the image. Nothing is published, hence localhost/.
 IMAGE ?= localhost/plainroute:$(RELEASE)
 PLATFORMS ?= linux/amd64,linux/arm64
 
-# Where tests find the binaries. KUBEBUILDER_ASSETS of the caller is where hack/binaries.sh takes them from.
+# Tests find the binaries by these variables. hack/binaries.sh takes them from the caller's KUBEBUILDER_ASSETS.
 TESTENV := KUBEBUILDER_ASSETS=$(CURDIR)/bin/k8s CNI_BIN=$(CURDIR)/bin/cni PLAINROUTE_BIN=$(CURDIR)/bin/plainroute
 
 PURE := ./cmd/... ./pkg/topology/... ./pkg/plan/... ./pkg/cni/... ./pkg/plugins/... ./pkg/web/... ./pkg/status/... ./pkg/leases/... \
-  ./pkg/finding/... ./hack/...
+  ./pkg/problem/... ./pkg/diagnosis/... ./pkg/text/... ./pkg/idle/... ./pkg/ratelog/... ./pkg/connectivity/... ./pkg/cleanup/... ./pkg/nslock/... ./hack/...
 
-# The packages that `make mutate` puts faults into, and of how many faults it tries one.
+# The packages that `make mutate` mutates, and the sample: one mutant in so many.
 MUTATE ?= ./pkg/plan ./pkg/topology ./pkg/cni ./pkg/dataplane+./pkg/doctor ./pkg/inspect+./pkg/doctor ./controllers ./pkg/nodes+./controllers ./pkg/nodestatus+./controllers ./pkg/idle ./pkg/ratelog+./controllers
 SAMPLE ?= 1
 
-# The greatest share, in percent, of sentences with constructions that plain technical English avoids (hack/prose/rules.go):
+# The maximum share, in percent, of sentences with constructions that plain technical English avoids (hack/prose/rules.go):
 # of comments of cmd, controllers and pkg, of their user-visible strings, of docs and READMEs. Lower them, never raise them.
 PROSE ?= -max 2 -max-strings 2 -max-docs 2
 
-# Where `make install` puts it.
+# The folder below which `make install` installs.
 PREFIX ?= /usr/local
 
 ##@ Use
@@ -55,8 +55,8 @@ help: ## List the targets.
 	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build assets ## Show the main job on a cluster made of network namespaces. KEEP=1 leaves it up.
-	@$(PATIENTLY) "compiling the demo" $(GOBUILD) -o bin/demo ./test/demo
+demo: build assets ## Show plainroute at work on a cluster of network namespaces. KEEP=1 leaves it up.
+	@$(PROGRESS) "compiling the demo" $(GOBUILD) -o bin/demo ./test/demo
 	@KEEP="$(KEEP)" bin/demo
 
 .PHONY: demo-down
@@ -65,10 +65,10 @@ demo-down: ## Take down a demo that was left up.
 
 .PHONY: build
 build: ## Build bin/plainroute.
-	@$(PATIENTLY) "compiling plainroute $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION) -X main.revision=$(REVISION)" -o bin/plainroute ./cmd/plainroute
+	@$(PROGRESS) "compiling plainroute $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION) -X main.revision=$(REVISION)" -o bin/plainroute ./cmd/plainroute
 
 .PHONY: man
-man: ## Write the man pages, docs/man, from what the commands say of themselves.
+man: ## Write the man pages, docs/man, from the commands' help.
 	@go test -count=1 -run TestManPages ./cmd/plainroute -update
 
 .PHONY: install
@@ -79,16 +79,16 @@ install: build ## Install bin/plainroute, as kubectl plugin too, and the man pag
 
 .PHONY: plugin
 plugin: ## Build the plugin of kubectl for a workstation, bin/kubectl-plainroute. GOOS=darwin GOARCH=arm64 for a Mac.
-	@$(PATIENTLY) "compiling the plugin $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION) -X main.revision=$(REVISION)" -o bin/kubectl-plainroute ./cmd/plainroute
+	@$(PROGRESS) "compiling the plugin $(VERSION)" $(GOBUILD) -ldflags "-X main.version=$(VERSION) -X main.revision=$(REVISION)" -o bin/kubectl-plainroute ./cmd/plainroute
 
 .PHONY: image
 image: ## Make the container image, bin/plainroute-image.tar. PLATFORMS=linux/amd64 is quicker.
 	@hack/binaries.sh image
-	@$(PATIENTLY) "making the image $(IMAGE), $(VERSION)" hack/make-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
+	@$(PROGRESS) "making the image $(IMAGE), $(VERSION)" hack/make-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
 
 .PHONY: image-check
 image-check: image ## Make the image again elsewhere, with an empty build cache; it must be the same to the byte.
-	@$(PATIENTLY) "making the image a second time" hack/check-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
+	@$(PROGRESS) "making the image a second time" hack/check-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
 
 .PHONY: assets
 assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
@@ -100,7 +100,7 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 test: assets build vet ## Run every test that this machine can run: pure, API server, kernel, packets.
 	@hack/binaries.sh helm kustomize prometheus gotestsum
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
-	@$(PATIENTLY) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
+	@$(PROGRESS) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
 	@cd hack/image && $(GOTESTSUM) -count=1 ./...
 	@cd test/page && $(GOTESTSUM) -count=1 -timeout=10m ./...
 	@# Two packages at a time: most wait more than they compute. test/faults and test/integration, which measure time, come
@@ -113,61 +113,61 @@ test-unit: ## Run the tests that need no kernel, no API server and no root.
 	@$(GOTESTSUM) $(PURE)
 
 .PHONY: mutate
-mutate: assets build bin/mutate ## Put faults into the code and see that tests fail. SAMPLE=50 tries one in 50; MUTATE="./pkg/plan" chooses packages.
+mutate: assets build bin/mutate ## Mutate the code and check that tests fail. SAMPLE=50 tries one mutant in 50; MUTATE="./pkg/plan" chooses packages.
 	@$(TESTENV) bin/mutate -sample $(SAMPLE) -known hack/mutate/alive.txt -json bin/mutants.json $(MUTATE)
 
-# Of packages whose tests are quick and pure, so that the same mutants die each time.
+# For packages with quick and pure tests only, so that the result is the same each time.
 .PHONY: mutate-sample
 mutate-sample: SAMPLE = 20
 mutate-sample: MUTATE = ./pkg/plan ./pkg/topology
-mutate-sample: bin/mutate ## The same with some mutants of the quick packages, as in CI.
+mutate-sample: bin/mutate ## Try some mutants of the quick packages, as in CI.
 	@bin/mutate -sample $(SAMPLE) -known hack/mutate/alive.txt $(MUTATE)
 
 .PHONY: test-page
-test-page: ## Look at the pages with Chromium. SCREENSHOTS=folder keeps pictures of them.
+test-page: ## Test the pages with Chromium. SCREENSHOTS=folder keeps pictures of them.
 	@hack/binaries.sh gotestsum
 	@cd test/page && $(GOTESTSUM) -count=1 -timeout=10m ./...
 
 .PHONY: test-faults
-test-faults: assets build ## Inject what goes wrong in operation into a cluster; measure repair and loss.
+test-faults: assets build ## Inject faults into a cluster; measure repair and loss.
 	@hack/binaries.sh gotestsum
-	@$(PATIENTLY) "compiling the fault suite" go list -test -deps -export -f '{{""}}' ./test/faults
+	@$(PROGRESS) "compiling the fault suite" go list -test -deps -export -f '{{""}}' ./test/faults
 	@$(TESTENV) $(GOTESTSUM) -vet=off -count=1 -timeout=10m ./test/faults -table $(CURDIR)/bin/faults.txt $(FAULTS)
 	@cat bin/faults.txt
 
 .PHONY: faults-doc
-faults-doc: ## Write what test-faults measures to docs/faults.md; wants a quiet machine.
+faults-doc: ## Write the figures of test-faults to docs/faults.md; needs a quiet machine.
 	@$(MAKE) test-faults FAULTS=-update
 
 .PHONY: e2e
 e2e: bin/cluster ## Install, use, upgrade and remove it on a cluster of real kubelets: by Helm, then by kustomize.
-	@# 75: this machine can't, and it has been said why. It is found out before minutes are spent on building.
+	@# 75: this machine can't, and the reason has been printed. `fit` finds it before a build of minutes.
 	@code=0; bin/cluster fit || code=$$?; \
 	if ((code == 75)); then echo "e2e: SKIPPED, see above"; exit; fi; \
 	((code == 0)) && $(MAKE) e2e-run
 
 .PHONY: e2e-run
 e2e-run: e2e-assets build
-	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
+	@$(PROGRESS) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
 	@hack/e2e.sh $(E2E) || [[ $$? == 75 ]]
 
 .PHONY: bin/cluster
 bin/cluster:
-	@$(PATIENTLY) "compiling the cluster" $(GOBUILD) -o $@ ./test/e2e/cmd/cluster
+	@$(PROGRESS) "compiling the cluster" $(GOBUILD) -o $@ ./test/e2e/cmd/cluster
 
 .PHONY: e2e-kind
-e2e-kind: e2e-images build ## The same on kind, for those who have Docker, kind and kubectl. It was run nowhere yet.
+e2e-kind: e2e-images build ## Run the e2e tests on kind, with Docker, kind and kubectl. This target has not been run yet.
 	@hack/binaries.sh helm coredns ingress
 	@$(MAKE) image PLATFORMS=linux/$(shell go env GOARCH)
-	@# What the e2e tests upgrade to: the same again, under another name and version.
-	@$(PATIENTLY) "making the image to upgrade to" hack/make-image.sh bin/e2e/images/upgrade.tar localhost/plainroute:upgrade \
+	@# The e2e tests upgrade to this: the same image, with another name and version.
+	@$(PROGRESS) "making the image to upgrade to" hack/make-image.sh bin/e2e/images/upgrade.tar localhost/plainroute:upgrade \
 	  "$(VERSION)-upgrade" linux/$(shell go env GOARCH) >/dev/null
-	@$(PATIENTLY) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
+	@$(PROGRESS) "compiling the e2e tests" $(GOBUILD:build=test) -c -o bin/e2e/e2e.test ./test/e2e
 	@hack/kind.sh
 
 # Not part of e2e: it takes six to ten minutes, and tests Kubernetes more than it tests us.
 .PHONY: conformance
-conformance: e2e-assets ## Run Kubernetes' own network conformance tests on such a cluster. CONFORMANCE="flags" of theirs.
+conformance: e2e-assets ## Run Kubernetes' network conformance tests on a cluster of real kubelets. CONFORMANCE="flags" passes flags.
 	@hack/binaries.sh conformance
 	@bin/cluster run --logs bin/e2e/logs/conformance \
 	  --image bin/e2e/images/pause.tar,bin/e2e/images/coredns.tar,bin/e2e/conformance/image.tar,bin/plainroute-image.tar \
@@ -175,27 +175,27 @@ conformance: e2e-assets ## Run Kubernetes' own network conformance tests on such
 	@cat bin/conformance.md
 
 .PHONY: conformance-doc
-conformance-doc: conformance ## Write what it finds to docs/conformance.md.
+conformance-doc: conformance ## Write the results of conformance to docs/conformance.md.
 	@sed -i '/^<!-- conformance -->$$/q' docs/conformance.md && cat bin/conformance.md >>docs/conformance.md
 
 .PHONY: e2e-assets
-e2e-assets: e2e-images bin/cluster ## Get or build all that a cluster of real kubelets needs.
+e2e-assets: e2e-images bin/cluster ## Get or build all binaries for a cluster of real kubelets.
 	@hack/binaries.sh e2e
 	@$(MAKE) image PLATFORMS=linux/$(shell go env GOARCH)
-	@# What the e2e tests upgrade to: the same again, under another name and version.
-	@$(PATIENTLY) "making the image to upgrade to" hack/make-image.sh bin/e2e/images/upgrade.tar localhost/plainroute:upgrade \
+	@# The e2e tests upgrade to this: the same image, with another name and version.
+	@$(PROGRESS) "making the image to upgrade to" hack/make-image.sh bin/e2e/images/upgrade.tar localhost/plainroute:upgrade \
 	  "$(VERSION)-upgrade" linux/$(shell go env GOARCH) >/dev/null
 
 .PHONY: e2e-left
-e2e-left: e2e-assets ## Interrupt and kill clusters of real kubelets; look for what is left. LEFT="-kills 20" for more.
+e2e-left: e2e-assets ## Interrupt and kill clusters of real kubelets; check that nothing is left. LEFT="-kills 20" for more.
 	@E2E=1 go test -count=1 -timeout=30m -v ./test/e2e/cmd/cluster -cluster $(CURDIR)/bin/cluster $(LEFT)
 
 .PHONY: cluster-up
-cluster-up: e2e-assets ## Start a cluster of real kubelets to play with. CLUSTER="--nodes 5" passes flags.
+cluster-up: e2e-assets ## Start a cluster of real kubelets that stays. CLUSTER="--nodes 5" passes flags.
 	@bin/cluster up $(CLUSTER)
 
 .PHONY: cluster-down
-cluster-down: ## Take it down.
+cluster-down: ## Take down the cluster of cluster-up.
 	@if [[ -x bin/cluster ]]; then bin/cluster down; else echo "there is no cluster to take down"; fi
 
 .PHONY: e2e-images
@@ -203,21 +203,21 @@ e2e-images: ## Make the images of the e2e tests.
 	@hack/binaries.sh image
 	@mkdir -p bin/e2e/images
 	@for program in pause workload; do \
-	  $(PATIENTLY) "compiling $$program" $(GOBUILD) -ldflags "-s -w" -o bin/e2e/$$program ./test/e2e/$$program; \
+	  $(PROGRESS) "compiling $$program" $(GOBUILD) -ldflags "-s -w" -o bin/e2e/$$program ./test/e2e/$$program; \
 	  bin/tools/image -o bin/e2e/images/$$program.tar -tag localhost/$$program:1 -entrypoint /$$program bin/e2e/$$program:/$$program >/dev/null; \
 	done
 
 .PHONY: vet
 vet:
-	@$(PATIENTLY) "vetting" env CGO_ENABLED=0 go vet -trimpath ./...
+	@$(PROGRESS) "vetting" env CGO_ENABLED=0 go vet -trimpath ./...
 
 .PHONY: lint
 lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
 	@hack/binaries.sh golangci-lint
-	@$(PATIENTLY) "linting" bin/tools/golangci-lint run ./...
+	@$(PROGRESS) "linting" bin/tools/golangci-lint run ./...
 	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@go run ./hack/prose -totals $(PROSE)
-	@$(PATIENTLY) "compiling the plugin of kubectl for macOS" env GOOS=darwin GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/plainroute
+	@$(PROGRESS) "compiling the plugin of kubectl for macOS" env GOOS=darwin GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/plainroute
 	@cd test/page && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@if git ls-files --eol 2>/dev/null | grep '^i/-text'; then echo "lint: remove these binary files from the repository: git rm --cached FILE"; false; fi
 	@go mod tidy -diff
@@ -231,22 +231,22 @@ fmt: ## Format the code.
 	@bin/tools/golangci-lint fmt ./...
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities in what is called. Needs the Go vulnerability database ($GOVULNDB).
+vuln: ## Look for known vulnerabilities in the code in use. Needs the Go vulnerability database ($GOVULNDB).
 	@hack/binaries.sh govulncheck
-	@bin/tools/govulncheck ./... || { echo "vuln: something was found, or could not be checked: see above"; exit 1; }
+	@bin/tools/govulncheck ./... || { echo "vuln: vulnerabilities found, or the check failed: see above"; exit 1; }
 
 .PHONY: bench
 bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes 1000" passes flags.
-	@$(PATIENTLY) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
+	@$(PROGRESS) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
 	@bin/bench $(BENCH)
 
 .PHONY: soak
-soak: build assets ## Do 3,000 random faults, in ten minutes, to a node and look for leaks in its agent. SOAK="-for 8h" passes flags.
-	@$(PATIENTLY) "compiling the soak test" $(GOBUILD) -o bin/soak ./test/soak
+soak: build assets ## Inject 3,000 random faults into a node, in ten minutes, and look for leaks in its agent. SOAK="-for 8h" passes flags.
+	@$(PROGRESS) "compiling the soak test" $(GOBUILD) -o bin/soak ./test/soak
 	@bin/soak $(SOAK)
 
 .PHONY: clean
-clean: demo-down ## Remove everything that was built or downloaded here.
+clean: demo-down ## Remove all files that were built or downloaded here.
 	rm -rf bin
 
 .PHONY: bin/mutate

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Sees to it that the binaries which the demo, the tests and the linter need are below bin/:
+# Gets or builds the binaries that the demo, the tests and the linter need, below bin/:
 #
 #   hack/binaries.sh                  etcd, kube-apiserver and the CNI plugins
 #   hack/binaries.sh golangci-lint    the linter
-#   hack/binaries.sh gotestsum        what runs the tests and sums up
+#   hack/binaries.sh gotestsum        the test runner, with a summary
 #   hack/binaries.sh govulncheck      the vulnerability scanner
-#   hack/binaries.sh image            what makes container images, from hack/image
-#   hack/binaries.sh helm kustomize   what renders the manifests
+#   hack/binaries.sh image            the builder of container images, from hack/image
+#   hack/binaries.sh helm kustomize   the renderers of the manifests
 #   hack/binaries.sh prometheus       Prometheus and promtool, for the tests of metrics, alerts and the dashboard
 #   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster, and
 #                                     their images
-#   hack/binaries.sh kubelets         all else that the nodes of that cluster are made of
+#   hack/binaries.sh kubelets         all other parts of that cluster's nodes
 #   hack/binaries.sh conformance      Kubernetes' own network tests, and the image of their pods
 #   hack/binaries.sh e2e              all that those tests need, from the API server to Helm
 #
 # etcd and kube-apiserver come from $KUBEBUILDER_ASSETS if it holds both; else from an earlier run; else from
 # setup-envtest, where its download works; else they are built from Go modules. The versions are those of the go.mod
-# files below hack/: a binary whose go.mod or go.sum has changed is made anew.
+# files below hack/: a binary whose go.mod or go.sum has changed is built again.
 #
 # Several runs at once wait for each other, and a run that is interrupted leaves nothing half done: each binary gets
 # its name only when it is complete.
@@ -42,11 +42,11 @@ sum() {
     echo "recipe 1"
     cat "$root/hack/$1/go.mod" "$root/hack/$1/go.sum"
     go env GOVERSION GOOS GOARCH
-    find "$root/hack/$1" -name '*.go' -print0 | sort -z | xargs -0r cat # of a module with code of its own
+    find "$root/hack/$1" -name '*.go' -print0 | sort -z | xargs -0r cat # of a module with its own code
   } | sha256sum | cut -d' ' -f1
 }
 
-# fresh tells whether the file $1 is there, and made from hack/$2 as it is now.
+# fresh reports whether the file $1 exists, and was built from the current hack/$2.
 fresh() {
   local stamp=${1%/*}/.${1##*/}.stamp
   [[ -x $1 && -f $stamp && $(<"$stamp") == "$(sum "$2")" ]]
@@ -167,7 +167,7 @@ control_plane() {
     -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(pinned kubernetes k8s.io/kubernetes)"
 }
 
-# plugins makes those that hack/cni lists as tools. They say their version, as official ones do.
+# plugins builds those that hack/cni lists as tools. They print their version, as official ones do.
 plugins() {
   local of=github.com/containernetworking/plugins package version
   version=$(pinned cni "$of")
@@ -176,7 +176,7 @@ plugins() {
   done
 }
 
-# served builds what a pod of the real cluster serves with, from the module hack/$1, and its image localhost/$1:1.
+# served builds a server for pods of the real cluster, from the module hack/$1, and its image localhost/$1:1.
 served() {
   local program=$e2e/$1 archive=$e2e/images/$1.tar
   build "$program" "$1" . -ldflags="-s -w"
@@ -188,7 +188,7 @@ served() {
   "$tools/image" -o "$archive" -tag "localhost/$1:1" -entrypoint "/$1" "$program:/$1"
 }
 
-# kubelets builds what runs on nodes and beside the API server.
+# kubelets builds the components of nodes and of the control plane.
 kubelets() {
   local name
   for name in kubelet kube-proxy kube-scheduler kube-controller-manager kubectl; do
@@ -232,7 +232,7 @@ fetch() {
   "${get[@]}" download "${packages[@]}" 2>/dev/null || { "${get[@]}" update && "${get[@]}" download "${packages[@]}"; }
 }
 
-# conformance builds Kubernetes' network tests, and the image that they want under several names. It is not among those
+# conformance builds Kubernetes' network tests, and the image that they use under several names. It is not among those
 # in images/, which all clusters load: it is large.
 conformance() {
   local to=$e2e/conformance names
@@ -249,7 +249,7 @@ conformance() {
   "$root/hack/conformance/image.sh" "$to/image.tar" "$to/agnhost" "${names[@]}"
 }
 
-# helm builds Helm. It takes the versions from the linker, and believes in a Kubernetes of years ago without them.
+# helm builds Helm. The linker sets its versions; without them it assumes a Kubernetes of years ago.
 helm() {
   local client
   client=$(pinned helm k8s.io/client-go)
@@ -260,8 +260,8 @@ helm() {
     -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=${client%%.*}"
 }
 
-# prometheus builds both without what finds targets by itself (no cloud's libraries, hundreds of them): the tests list
-# theirs. The web page is left out as well.
+# prometheus builds both without service discovery (and its hundreds of cloud libraries): the tests list their targets.
+# The web UI is left out as well.
 prometheus() {
   local name
   for name in promtool prometheus; do
@@ -292,7 +292,7 @@ make_all() {
   done
 }
 
-# interrupted ends what runs, which a shell without job control does not do by itself.
+# interrupted ends the running commands, which a shell without job control leaves running.
 interrupted() {
   if [[ -n $child ]]; then
     kill "$child" 2>/dev/null || true

@@ -21,7 +21,7 @@ umask 077
 "$dir/a copy/hack/binaries.sh" image
 "$dir/a copy/hack/make-image.sh" "$dir/second.tar" "${@:2}"
 if ! cmp "$made" "$dir/second.tar"; then
-  echo "check-image: the image made elsewhere differs; its bill of materials tells which file does:" >&2
+  echo "check-image: the image made elsewhere differs; its bill of materials shows which file does:" >&2
   for bill in "${made%.tar}"-*.cdx.json; do
     diff -U 6 "$bill" "$dir/second${bill#"${made%.tar}"}" >&2 || true
   done

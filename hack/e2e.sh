@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Tells the story of test/e2e on clusters of real kubelets, each of its own:
+# Runs test/e2e on clusters of real kubelets, a cluster for each run:
 #
 #   hack/e2e.sh [flags of the tests...]              by Helm with kube-proxy in nftables mode, then by kustomize with
 #                                                    iptables
 #   ONLY=helm|kustomize hack/e2e.sh [flags...]       one of them
 #
-# It ends with 75 where this machine can't run such a cluster, and says why. `make e2e` makes the binaries.
+# The exit code is 75 if this machine can't run such a cluster; the reason is printed. `make e2e` makes the binaries.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Of sysexits.h, and bin/cluster's.
+# As in sysexits.h, and as bin/cluster uses it.
 readonly not_here=75
 
 export E2E=1
 table=()
 
-# story installs by $1, with kube-proxy in mode $2. All further arguments are the tests'.
+# story runs the tests with install method $1 and kube-proxy in mode $2. Further arguments are the tests'.
 story() {
   local install=$1 mode=$2 start=$SECONDS code=0
   shift 2

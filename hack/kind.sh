@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the e2e tests on kind, for those who have Docker; and is the command by which they look into its nodes.
+# Runs the e2e tests on kind, with Docker; the tests use it as the command that reaches the nodes too.
 #
-#   hack/kind.sh                        both stories, each on a cluster of its own: helm with kube-proxy in nftables
+#   hack/kind.sh                        the tests twice, each on its own cluster: helm with kube-proxy in nftables
 #                                       mode, kustomize in iptables mode
 #   hack/kind.sh exec NODE -- CMD...    run CMD on a node
 #   hack/kind.sh reboot NODE            restart a node
@@ -37,14 +37,14 @@ YAML
 
 down() { kind delete cluster --name "$cluster" --kubeconfig "$KUBECONFIG"; }
 
-# story tells the story of the install method $1 with kube-proxy in mode $2.
+# story runs the tests with install method $1 and kube-proxy in mode $2.
 story() {
   config "$2" | kind create cluster --name "$cluster" --config - --kubeconfig "$KUBECONFIG"
   local image
   for image in "$root"/bin/plainroute-image.tar "$root"/bin/e2e/images/*.tar; do
     kind load image-archive "$image" --name "$cluster"
   done
-  # The tests bring a DNS server of their own, and an uninstall wants no other pods on the bridge.
+  # The tests bring a DNS server of their own, and an uninstall needs a bridge without other pods.
   kubectl --namespace kube-system delete deployment,service --selector k8s-app=kube-dns
   kubectl delete namespace local-path-storage
   "$root/bin/e2e/e2e.test" -test.v -test.timeout=30m -test.run '^TestStory$' -root "$root" -install "$1"

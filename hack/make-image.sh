@@ -4,7 +4,7 @@
 #
 #   hack/make-image.sh OUT.tar NAME:TAG VERSION [PLATFORM,...]
 #
-# It is the same to the byte wherever it is made, from the same commit, with the same version of Go and the same VERSION.
+# The same commit, version of Go and VERSION give the same bytes on every machine.
 # Needs bin/tools/image (hack/binaries.sh image).
 set -euo pipefail
 
@@ -47,7 +47,7 @@ files=(LICENSE:/LICENSE)
 for plugin in "$to"/cni/*; do
   files+=("$dir/{os}-{arch}/cni/${plugin##*/}:/cni/${plugin##*/}")
 done
-bin/tools/image -o "$out" -tag "$tag" -platform "$(IFS=, && echo "${platforms[*]}")" -entrypoint /plainroute -sbom /sbom.json -licences /licences.txt \
+bin/tools/image -o "$out" -tag "$tag" -platform "$(IFS=, && echo "${platforms[*]}")" -entrypoint /plainroute -sbom /sbom.json -licenses /licences.txt \
   -label org.opencontainers.image.title=plainroute \
   -label org.opencontainers.image.description="A pod network for Kubernetes made of plain kernel routes" \
   -label org.opencontainers.image.version="$version" \

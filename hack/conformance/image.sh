@@ -3,7 +3,7 @@
 #
 #   hack/conformance/image.sh OUT.tar AGNHOST NAME:TAG...
 #
-# It holds the program AGNHOST, and what tests run in its pods: dash, busybox, curl, dig, nc, getent. Those
+# It contains the program AGNHOST, and the commands of the tests: dash, busybox, curl, dig, nc, getent. Those
 # come from Debian packages, which are downloaded with all they depend on and unpacked; nothing is installed. The shell
 # is dash: busybox's own would run busybox's nc, which lacks flags, whatever nc there is. The image has several names:
 # tests take it for agnhost, for a dig with glibc, and for programs that only run (nginx, pause).
@@ -14,7 +14,7 @@ die() {
   exit 1
 }
 
-# download gets the packages into the folder $1, with all they depend on: to apt, nothing is installed here.
+# download gets the packages into the folder $1, with all dependencies: apt assumes that nothing is installed.
 download() {
   local dir=$1
   mkdir -p "$dir/partial"

@@ -1,5 +1,5 @@
 // Command conformance is Kubernetes' own e2e.test with its network tests only; the whole of it takes far longer to
-// build. It takes e2e.test's flags, and -table FILE for what became of each test, in Markdown.
+// build. It takes e2e.test's flags, and -table FILE for the result of each test, in Markdown.
 package main
 
 import (
@@ -42,7 +42,7 @@ func main() {
 			framework.ExpectNoError(tabulate(report, *table))
 		}
 	})
-	// Ginkgo wants a testing.T to fail; as a program, this is built like all others.
+	// Ginkgo needs a testing.T to fail; as a program, this is built like all others.
 	all := func(string, string) (bool, error) { return true, nil }
 	testing.Main(all, []testing.InternalTest{{Name: "TestE2E", F: e2e.RunE2ETests}}, nil, nil)
 }

@@ -3,12 +3,12 @@
 #
 #   bin/cluster run -- hack/conformance/run.sh TABLE [flags of the tests...]
 #
-# What became of each test is written to TABLE, in Markdown, and failures with all that is known to TABLE.log.
+# The result of each test is written to TABLE, in Markdown, and failures in full to TABLE.log.
 # `make conformance` makes the binaries.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# reachable gives the API server's host, where we are, a route to each node's pods: tests reach pods through the API
+# reachable gives the API server's host, where this script runs, a route to each node's pods: tests reach pods through the API
 # server, and this one is on no node. A router of that network would have the routes.
 reachable() {
   local node pods addresses family
@@ -43,6 +43,6 @@ while kill -0 "$tests" 2>/dev/null; do
 done
 trap - EXIT
 wait "$tests" || {
-  echo "conformance: tests failed; all that is known of them is in $table.log"
+  echo "conformance: tests failed; for details see $table.log"
   exit 1
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 )
 
-// tabulate writes what became of each test to a file, as a table in Markdown.
+// tabulate writes the result of each test to a file, as a table in Markdown.
 func tabulate(report ginkgo.Report, file string) error {
 	specs := slices.DeleteFunc(slices.Clone(report.SpecReports), notChosen)
 	slices.SortFunc(specs, func(a, b types.SpecReport) int { return cmp.Compare(a.FullText(), b.FullText()) })
@@ -34,13 +34,14 @@ func tabulate(report ginkgo.Report, file string) error {
 	return os.WriteFile(file, b.Bytes(), 0o644)
 }
 
-// notChosen tells the tests that were not to run, and what isn't one, from those that skipped themselves, with a reason.
+// notChosen separates the tests that were not to run, and nodes that aren't tests, from those that
+// skipped themselves, with a reason.
 func notChosen(spec types.SpecReport) bool {
 	return spec.LeafNodeType != types.NodeTypeIt || spec.State == types.SpecStatePending ||
 		spec.State == types.SpecStateSkipped && spec.Failure.Message == ""
 }
 
-// name leaves out what all have in common, and labels, which repeat what the text says.
+// name leaves out what all have in common, and labels, which repeat the text.
 func name(spec types.SpecReport) string {
 	return cell(strings.TrimPrefix(spec.FullText(), "[sig-network] "))
 }

@@ -20,8 +20,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// imageNameKey is the annotation in index.json by which containerd, and Docker since version 25, name what they import
-// (containerd, core/images/annotations.go). The tag alone is in org.opencontainers.image.ref.name, as the OCI layout wants.
+// imageNameKey is the annotation in index.json by which containerd, and Docker since version 25,
+// name what they import (containerd, core/images/annotations.go). The tag alone is in
+// org.opencontainers.image.ref.name, as the OCI layout specifies.
 const imageNameKey = "io.containerd.image.name"
 
 const refNameKey = "org.opencontainers.image.ref.name"
@@ -33,7 +34,7 @@ type built struct {
 	sbom     []byte
 }
 
-// make builds the image for each platform and writes the archive. It says what it made.
+// make builds the image for each platform, writes the archive, and prints what it made.
 func (r *recipe) make(w io.Writer) error {
 	var images []built
 	for _, p := range r.platforms {
@@ -59,12 +60,12 @@ func (r *recipe) build(p v1.Platform) (built, error) {
 		return built{}, err
 	}
 	last := len(layers) - 1
-	if r.licences != "" {
-		texts, err := licences(layers)
+	if r.licenses != "" {
+		texts, err := licenses(layers)
 		if err != nil {
 			return built{}, err
 		}
-		layers[last] = append(layers[last], content{as: r.licences, bytes: texts})
+		layers[last] = append(layers[last], content{as: r.licenses, bytes: texts})
 	}
 	var bom []byte
 	if r.sbom != "" {
@@ -145,8 +146,8 @@ func replace(path string, write func(io.Writer) error) error {
 	return os.Rename(f.Name(), path)
 }
 
-// dockerManifest is the manifest.json of `docker save`, which Docker before version 25 reads. It knows one platform
-// only: this machine's if the image is for it, else the first.
+// dockerManifest is the manifest.json of `docker save`, which Docker before version 25 reads. It
+// has one platform only: this machine's if the image is for it, else the first.
 func (r *recipe) dockerManifest(images []built) ([]byte, error) {
 	pick := images[0]
 	for _, b := range images {
@@ -170,7 +171,7 @@ func (r *recipe) dockerManifest(images []built) ([]byte, error) {
 	return json.Marshal([]any{entry})
 }
 
-// pack writes a folder as a tar file that tells nothing of where and when it was made.
+// pack writes a folder as a tar file without a trace of where and when it was made.
 func pack(w io.Writer, dir fs.FS, at time.Time) error {
 	t := tar.NewWriter(w)
 	err := fs.WalkDir(dir, ".", func(path string, d fs.DirEntry, err error) error {
@@ -198,7 +199,7 @@ func pack(w io.Writer, dir fs.FS, at time.Time) error {
 	return errors.Join(err, t.Close())
 }
 
-// report prints the digests and sizes. The digest is what a registry would know the image by.
+// report prints the digests and sizes. A registry would identify the image by this digest.
 func (r *recipe) report(w io.Writer, index v1.ImageIndex, images []built) error {
 	manifest, err := index.IndexManifest()
 	if err != nil {

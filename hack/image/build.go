@@ -65,8 +65,8 @@ var machines = map[string]elf.Machine{
 	"ppc64le": elf.EM_PPC64, "riscv64": elf.EM_RISCV, "s390x": elf.EM_S390,
 }
 
-// runnable refuses a binary that could not run in the image: one of another machine, or one that wants a loader and
-// libraries, which an image FROM scratch lacks.
+// runnable refuses a binary that could not run in the image: one of another machine, or one that
+// needs a loader and libraries, which an image FROM scratch lacks.
 func runnable(b []byte, p v1.Platform) error {
 	if !bytes.HasPrefix(b, []byte(elf.ELFMAG)) {
 		return nil

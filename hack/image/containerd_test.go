@@ -90,12 +90,12 @@ func (c *containerd) unpacked(t *testing.T, name string) int {
 	return n
 }
 
-// A real containerd takes the archive, for its own platform, and for all as `kind load image-archive` has it do.
+// A real containerd takes the archive, for its own platform, and for all as by `kind load image-archive`.
 func TestContainerd(t *testing.T) {
 	c := startContainerd(t)
 	path, _ := made(t, source(t), both)
 	outer, entry := open(t, path)
-	imports := []string{"images", "import", "--snapshotter", "native"} // overlayfs isn't to be had everywhere
+	imports := []string{"images", "import", "--snapshotter", "native"} // overlayfs isn't available everywhere
 	if strings.Contains(c.do(t, "images", "import", "--help"), "--local") {
 		imports = append(imports, "--local") // else containerd 2 unpacks with its default snapshotter only
 	}

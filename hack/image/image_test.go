@@ -52,13 +52,13 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// made makes an image of the source, for platforms, and returns the archive's path and what was said.
-func made(t *testing.T, src, platforms string, more ...string) (path, said string) {
+// made makes an image of the source, for platforms, and returns the archive's path and the output.
+func made(t *testing.T, src, platforms string, more ...string) (path, output string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "image.tar")
 	r, err := parse(append(append([]string{
 		"-o", path, "-tag", "localhost/hello:1", "-platform", platforms, "-entrypoint", "/bin/hello", "-cmd", "you",
-		"-label", "org.opencontainers.image.version=v1.2.3", "-sbom", "/sbom.json", "-licences", "/licences.txt",
+		"-label", "org.opencontainers.image.version=v1.2.3", "-sbom", "/sbom.json", "-licenses", "/licences.txt",
 	}, more...), src+"/LICENSE:/usr/share/LICENSE", "+", src+"/{os}-{arch}/hello:/bin/hello"))
 	must(t, err)
 	var out bytes.Buffer
@@ -109,7 +109,7 @@ func open(t *testing.T, path string) (v1.ImageIndex, v1.Descriptor) {
 
 // The archive is an OCI layout whose one entry has the image's name and both platforms.
 func TestPlatforms(t *testing.T) {
-	path, said := made(t, source(t), both)
+	path, output := made(t, source(t), both)
 	outer, entry := open(t, path)
 	if got := entry.Annotations; got[imageNameKey] != "localhost/hello:1" || got[refNameKey] != "1" {
 		t.Errorf("named %v", got)
@@ -125,8 +125,8 @@ func TestPlatforms(t *testing.T) {
 	var platforms []string
 	for _, m := range manifest.Manifests {
 		platforms = append(platforms, m.Platform.String())
-		if !strings.Contains(said, m.Digest.String()) {
-			t.Errorf("digest %s is not in %q", m.Digest, said)
+		if !strings.Contains(output, m.Digest.String()) {
+			t.Errorf("digest %s is not in %q", m.Digest, output)
 		}
 		img, err := index.Image(m.Digest)
 		must(t, err)
@@ -135,8 +135,8 @@ func TestPlatforms(t *testing.T) {
 	if got := strings.Join(platforms, ","); got != both {
 		t.Errorf("platforms are %s", got)
 	}
-	if !strings.Contains(said, entry.Digest.String()) {
-		t.Errorf("digest %s is not in %q", entry.Digest, said)
+	if !strings.Contains(output, entry.Digest.String()) {
+		t.Errorf("digest %s is not in %q", entry.Digest, output)
 	}
 }
 
@@ -182,7 +182,7 @@ func checkImage(t *testing.T, img v1.Image, p v1.Platform) {
 	checkMaterials(t, dir)
 }
 
-// checkMaterials looks at what an image of the source says it is made of.
+// checkMaterials checks the bill of materials of an image of the source.
 func checkMaterials(t *testing.T, dir string) {
 	t.Helper()
 	f, err := os.Open(filepath.Join(dir, "sbom.json"))
@@ -205,7 +205,7 @@ func checkMaterials(t *testing.T, dir string) {
 	texts, err := os.ReadFile(filepath.Join(dir, "licences.txt"))
 	must(t, err)
 	if !bytes.Contains(texts, []byte("stdlib@go1.")) || !bytes.Contains(texts, []byte("The Go Authors")) {
-		t.Errorf("licences are %s", texts)
+		t.Errorf("licenses are %s", texts)
 	}
 }
 
@@ -293,7 +293,7 @@ func TestSourceDate(t *testing.T) {
 	}
 }
 
-// What could not run in the image is refused, and nothing is left.
+// A binary that could not run in the image is refused, and nothing is left.
 func TestRefused(t *testing.T) {
 	src := source(t)
 	dynamic := filepath.Join(src, "dynamic")

@@ -2,13 +2,14 @@
 //
 //	image -o pause.tar -tag localhost/pause:1 -entrypoint /pause bin/pause:/pause
 //
-// What it writes is an OCI image layout in a tar file, with the manifest.json of `docker save` beside it: `ctr images
-// import`, `kind load image-archive`, `docker load` and `podman load` all take it. Several platforms go into one archive:
+// The result is an OCI image layout in a tar file, with the manifest.json of `docker save` beside
+// it: `ctr images import`, `kind load image-archive`, `docker load` and `podman load` all take it.
+// Several platforms go into one archive:
 //
 //	image -o x.tar -tag localhost/x:1 -entrypoint /x -platform linux/amd64,linux/arm64 'bin/{os}-{arch}/x:/x'
 //
-// Same files, same archive: owners are root, modes are 0755 or 0644, files bear no time; the image was created at
-// $SOURCE_DATE_EPOCH, else in 1970.
+// Same files, same archive: owners are root, modes are 0755 or 0644, files have no time; the image
+// was created at $SOURCE_DATE_EPOCH, else in 1970.
 package main
 
 import (
@@ -39,7 +40,7 @@ func main() {
 	}
 }
 
-// recipe is what the image is to be.
+// recipe describes the image to build.
 type recipe struct {
 	out        string
 	tag        name.Tag
@@ -48,7 +49,7 @@ type recipe struct {
 	platforms  []v1.Platform
 	labels     map[string]string
 	sbom       string // where in the image; "": none
-	licences   string // likewise
+	licenses   string // likewise
 	created    time.Time
 	layers     [][]file
 }
@@ -71,7 +72,7 @@ func parse(args []string) (*recipe, error) {
 	tag := fs.String("tag", "", "the image's `name`, as in localhost/pause:1")
 	platforms := fs.String("platform", "linux/amd64", "`platforms`, separated by commas")
 	fs.StringVar(&r.sbom, "sbom", "", "`path` in the image for its bill of materials (CycloneDX), which is written beside the archive too")
-	fs.StringVar(&r.licences, "licences", "", "`path` in the image for the licences of the modules that its binaries are made of")
+	fs.StringVar(&r.licenses, "licenses", "", "`path` in the image for the licenses of the modules that its binaries are made of")
 	fs.Func("entrypoint", "`path` of the program, and its first arguments if repeated", appendTo(&r.entrypoint))
 	fs.Func("cmd", "default `argument`; may be repeated", appendTo(&r.cmd))
 	fs.Func("label", "`key=value`, a label of the image and an annotation of its manifest; may be repeated", r.label)
@@ -143,7 +144,8 @@ func (f file) on(p v1.Platform) string {
 	return strings.NewReplacer("{os}", p.OS, "{arch}", p.Architecture).Replace(f.path)
 }
 
-// sourceDate is the time that everything in the image bears, see reproducible-builds.org/specs/source-date-epoch.
+// sourceDate is the time of everything in the image, see
+// reproducible-builds.org/specs/source-date-epoch.
 func sourceDate() (time.Time, error) {
 	s := os.Getenv("SOURCE_DATE_EPOCH")
 	if s == "" {

@@ -15,7 +15,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// materials lists what is in the image: each file, and for each Go binary the modules that it says it was built from.
+// materials lists what is in the image: each file, and for each Go binary the modules in its build
+// information.
 func (r *recipe) materials(p v1.Platform, layers [][]content) ([]byte, error) {
 	b := &bill{version: r.labels["org.opencontainers.image.version"], modules: map[string]cdx.Component{}}
 	for _, files := range layers {
@@ -55,7 +56,7 @@ func encode(bom *cdx.BOM) ([]byte, error) {
 
 // bill collects components: the files in the image's order, the modules by their package URL.
 type bill struct {
-	version string // of what was built from a checkout, which Go calls (devel)
+	version string // of modules built from a checkout, which Go calls (devel)
 	files   []cdx.Component
 	modules map[string]cdx.Component
 	depends []cdx.Dependency
@@ -108,7 +109,7 @@ func (b *bill) module(m *debug.Module) string {
 	return purl
 }
 
-// lists gives the files, then the modules in order; and what each is made of.
+// lists returns the files, then the modules in order, and the contents of each.
 func (b *bill) lists() (*[]cdx.Component, *[]cdx.Dependency) {
 	components := b.files
 	var parts, purls []string

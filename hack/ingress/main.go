@@ -27,7 +27,7 @@ func main() {
 	address := flag.String("address", ":8080", "answer HTTP here")
 	health := flag.String("health", ":8081", "answer /ready here")
 	flag.Parse()
-	zerolog.SetGlobalLevel(zerolog.InfoLevel) // Traefik's: it tells each event at the level below
+	zerolog.SetGlobalLevel(zerolog.InfoLevel) // Traefik's: it logs each event at the level below
 	if err := serve(*class, *address, *health); err != nil {
 		slog.Error("serving Ingresses", "error", err)
 		os.Exit(1)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A coverage remembers from one run to the next what was measured of tests, while the code that they
+// A coverage keeps, from one run to the next, the figures of tests, while the code that they
 // test, and with it the numbers of mutants, stays as it is.
 type coverage struct {
 	file string
@@ -42,7 +42,7 @@ func newCoverage(file string, s *suite) *coverage {
 	return c
 }
 
-// has fills in what is known of a test.
+// has fills in the figures of a test.
 func (c *coverage) has(t *test) bool {
 	known := c.all[t.binary.of]
 	seen, ok := known.Tests[t.key()]
@@ -56,7 +56,7 @@ func (c *coverage) has(t *test) bool {
 	return true
 }
 
-// write keeps what is known of tests, if a file is named.
+// write writes the figures of tests, if a file is named.
 func (c *coverage) write(tests []*test) error {
 	if c.file == "" || len(tests) == 0 {
 		return nil

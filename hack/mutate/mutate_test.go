@@ -22,7 +22,7 @@ func TestFates(t *testing.T) {
 	t.Chdir("testdata/example")
 	var out bytes.Buffer
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: &out}
-	if err := (options{sample: 1, jobs: 2, patience: 10 * time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
+	if err := (options{sample: 1, jobs: 2, grace: 10 * time.Second, budget: time.Hour, skip: "^$"}).mutate(t.Context(), ".", r); err != nil {
 		t.Fatal(err)
 	}
 	r.finish()
@@ -57,14 +57,14 @@ func TestFates(t *testing.T) {
 	}
 }
 
-// What tests come by is kept for as long as the code stays.
+// Coverage is kept for as long as the code stays.
 func TestCoverageIsKept(t *testing.T) {
 	t.Chdir("testdata/example")
 	file := filepath.Join(t.TempDir(), "coverage.json")
 	uncovered := func() int {
 		t.Helper()
 		r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
-		o := options{sample: 1, jobs: 2, patience: time.Minute, budget: time.Hour, match: "Sum: return", skip: "TestWait", coverage: file}
+		o := options{sample: 1, jobs: 2, grace: time.Minute, budget: time.Hour, match: "Sum: return", skip: "TestWait", coverage: file}
 		if err := o.mutate(t.Context(), ".", r); err != nil {
 			t.Fatal(err)
 		}
@@ -102,7 +102,7 @@ func TestCoverageIsKept(t *testing.T) {
 		}
 	})
 	if got := uncovered(); got != 2 {
-		t.Errorf("with a file that says that tests come by nothing, %d are not covered", got)
+		t.Errorf("with a file by which tests reach nothing, %d are not covered", got)
 	}
 	rewrite(func(c *coverages) { c.Code = "other" })
 	if got := uncovered(); got != 0 {
@@ -114,7 +114,7 @@ func TestCoverageIsKept(t *testing.T) {
 func TestFatesByTestsOfAnother(t *testing.T) {
 	t.Chdir("testdata/example")
 	r := &report{known: &knownList{reasons: map[string]string{}, found: map[string]bool{}}, out: io.Discard}
-	if err := (options{sample: 1, jobs: 2, patience: time.Minute, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
+	if err := (options{sample: 1, jobs: 2, grace: time.Minute, budget: time.Hour, match: "Unseen", skip: "TestWait"}).mutate(t.Context(), ".+./other", r); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.results) != 3 || r.tallies[0].fates[killed] != 3 || r.tallies[0].tests != 3 || !r.good() {
@@ -147,7 +147,8 @@ func (i interrupting) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Each operator mutates what it is for, and leaves alone what only the race detector or nobody could see.
+// Each operator mutates its constructions, and leaves alone what no test or only the race detector
+// could see.
 func TestOperators(t *testing.T) {
 	const code = `package p
 

@@ -49,7 +49,7 @@ func results(t types.Type) *types.Tuple {
 	return nil
 }
 
-// note adds a mutant of a node: the code before and after, and what makes it.
+// note adds a mutant of a node: the code before and after, and its operator.
 func (f *finder) note(node ast.Node, operator, after, prefix, suffix string) {
 	at := f.fset.Position(node.Pos())
 	f.found = append(f.found, &mutant{
@@ -68,8 +68,8 @@ func (f *finder) block(list []ast.Stmt) {
 	}
 }
 
-// removable reports whether a statement can be left out, and whether a test could see it. What locks
-// is left alone: removed, only the race detector would see it.
+// removable reports whether a statement can be left out, and whether a test could see it. Locks are
+// left alone: if one is removed, only the race detector would see it.
 func (f *finder) removable(stmt ast.Stmt) bool {
 	switch stmt := stmt.(type) {
 	case *ast.ExprStmt:
@@ -93,7 +93,7 @@ func (f *finder) locks(call *ast.CallExpr) bool {
 	return ok && slices.Contains([]string{"Lock", "Unlock", "RLock", "RUnlock"}, sel.Sel.Name)
 }
 
-// walk goes through what a node holds.
+// walk visits the children of a node.
 func (f *finder) walk(node ast.Node) {
 	ast.Inspect(node, func(n ast.Node) bool {
 		switch n := n.(type) {
@@ -147,7 +147,7 @@ func (f *finder) cases(c *ast.CaseClause) {
 	f.block(c.Body)
 }
 
-// condition negates what is neither a comparison nor made of several, both of which expression does.
+// condition negates conditions, except comparisons and compound ones: expression does those.
 func (f *finder) condition(e ast.Expr) {
 	switch e := e.(type) {
 	case *ast.CallExpr, *ast.SelectorExpr, *ast.IndexExpr, *ast.TypeAssertExpr, *ast.StarExpr:
@@ -240,7 +240,7 @@ func (f *finder) ident(e *ast.Ident) {
 	}
 }
 
-// returns replaces what is returned by nothing.
+// returns replaces returned values by zero values.
 func (f *finder) returns(stmt *ast.ReturnStmt) {
 	if len(stmt.Results) != f.results.Len() {
 		return
@@ -255,7 +255,7 @@ func (f *finder) returns(stmt *ast.ReturnStmt) {
 	}
 }
 
-// call leaves out what is appended.
+// call leaves out appended values.
 func (f *finder) call(call *ast.CallExpr) {
 	if oneLine(call.Fun) != "append" || len(call.Args) < 2 || call.Ellipsis.IsValid() {
 		return

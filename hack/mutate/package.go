@@ -38,7 +38,7 @@ func (o options) mutate(ctx context.Context, pkg string, r *report) error {
 	if err != nil {
 		return err
 	}
-	s.patience, s.budget = o.patience, o.budget
+	s.grace, s.budget = o.grace, o.budget
 	t.made = len(s.mutants)
 	for _, m := range s.mutants {
 		r.known.found[m.key(t.dir)] = true

@@ -13,7 +13,7 @@ import (
 // limit is how many mutants there must be for each that is alive.
 const limit = 20
 
-// A result is what became of a mutant.
+// A result is the fate of a mutant.
 type result struct {
 	Key    string `json:"key"`
 	Diff   string `json:"diff"`
@@ -43,7 +43,7 @@ type report struct {
 
 func (r *report) say(format string, args ...any) { fmt.Fprintf(r.out, format+"\n", args...) }
 
-// add notes what became of a mutant, and says it of one that is alive for no known reason.
+// add records the fate of a mutant, and prints one that is alive for no known reason.
 func (r *report) add(t *tally, m *mutant, f fate) {
 	key := m.key(t.dir)
 	reason, listed := r.known.reasons[key]
@@ -53,7 +53,7 @@ func (r *report) add(t *tally, m *mutant, f fate) {
 	switch {
 	case f != alive && f != notCovered:
 		if listed {
-			r.say("listed as alive, and a test fails with it: %s", key)
+			r.say("listed as alive, but a test fails with it: %s", key)
 		}
 	case listed:
 		t.reasoned++
@@ -72,7 +72,7 @@ func (r *report) finish() {
 	}
 	w.Flush()
 	for _, key := range r.stale() {
-		r.say("listed as alive, and there is no such mutant (any more): %s", key)
+		r.say("listed as alive, but there is no such mutant (any more): %s", key)
 	}
 	if !r.good() {
 		r.say("more than one mutant in %d is alive, a listed one is gone, or tests fail without any", limit)
@@ -94,7 +94,7 @@ func (r *report) good() bool {
 	return living*limit <= tried && broken == 0 && len(r.stale()) == 0
 }
 
-// stale returns what is listed of packages that were looked at, and is not there.
+// stale returns listed mutants of the tried packages that don't exist.
 func (r *report) stale() []string {
 	var gone []string
 	for _, key := range r.known.keys {
@@ -107,7 +107,7 @@ func (r *report) stale() []string {
 	return gone
 }
 
-// write writes what became of each mutant as JSON, if a file for it is named.
+// write writes the fate of each mutant as JSON, if a file for it is named.
 func (r *report) write(file string) error {
 	if file == "" {
 		return nil

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// A suite is a package with its mutants, and the tests that are to see them.
+// A suite is a package with its mutants, and the tests that should detect them.
 type suite struct {
 	*source
 	folder   string // of temporary files
@@ -25,18 +25,18 @@ type suite struct {
 	tests    []*test
 	broken   []string // tests that fail without any mutant
 
-	budget   time.Duration // for the tests of one mutant
-	patience time.Duration // beyond slower times what tests take without a mutant
+	budget time.Duration // for the tests of one mutant
+	grace  time.Duration // beyond slower times the duration without a mutant
 }
 
 // A binary has the tests of one package: of the one with the mutants, or of another that uses it.
 type binary struct {
 	of        string // the package that has the mutants
 	dir, file string
-	args      []string // those that it knows
+	args      []string // those that it accepts
 }
 
-// A test with how long it takes, and which mutants it comes by.
+// A test with how long it takes, and the mutants that it reaches.
 type test struct {
 	binary *binary
 	name   string
@@ -131,7 +131,7 @@ func (b *binary) list(ctx context.Context, args []string) ([]string, error) {
 // slow is how long one test may take where nothing is wrong.
 const slow = 5 * time.Minute
 
-// measure runs each test by itself, without a mutant, and notes what it comes by.
+// measure runs each test by itself, without a mutant, and records the mutants that it reaches.
 func (s *suite) measure(ctx context.Context, skip *regexp.Regexp, known *coverage, say func(string, ...any)) error {
 	for _, b := range s.binaries {
 		names, err := b.list(ctx, nil)
@@ -165,14 +165,14 @@ func (s *suite) measureOne(ctx context.Context, t *test, say func(string, ...any
 		return err
 	}
 	begin := time.Now()
-	result, said, err := t.binary.run(ctx, []*test{t}, slow, "MUTATE_HITS="+file)
+	result, output, err := t.binary.run(ctx, []*test{t}, slow, "MUTATE_HITS="+file)
 	if err != nil {
 		return err
 	}
 	t.took = time.Since(begin)
 	if result != passed {
 		s.broken = append(s.broken, t.name)
-		say("%s fails without any mutant, and is left out: %s", t.name, lastLines(said))
+		say("%s fails without any mutant, and is left out: %s", t.name, lastLines(output))
 		return nil
 	}
 	s.tests = append(s.tests, t)
@@ -201,7 +201,7 @@ func lastLines(out []byte) string {
 // slower is how many times longer than without a mutant tests may take.
 const slower = 5
 
-// A fate is what became of a mutant.
+// A fate is the outcome of a mutant.
 type fate string
 
 const (
@@ -211,7 +211,7 @@ const (
 	notCovered fate = "not covered"
 )
 
-// tryAll tries mutants, a few at once, and hands over what became of each as it comes.
+// tryAll tries mutants, a few at once, and hands over the fate of each at once.
 func (s *suite) tryAll(ctx context.Context, mutants []*mutant, jobs int, done func(*mutant, fate)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -248,7 +248,7 @@ func (s *suite) tryAll(ctx context.Context, mutants []*mutant, jobs int, done fu
 	return failed
 }
 
-// try runs the tests that come by a mutant, quick ones first, until one fails.
+// try runs the tests that reach a mutant, quick ones first, until one fails.
 func (s *suite) try(ctx context.Context, m *mutant) (fate, error) {
 	tests := slices.DeleteFunc(slices.Clone(s.tests), func(t *test) bool { return !t.hits[m.id] })
 	if len(tests) == 0 {
@@ -274,7 +274,7 @@ func (s *suite) tryBatch(ctx context.Context, b *binary, batch []*test, m *mutan
 	for _, t := range mine {
 		took += t.took
 	}
-	result, _, err := b.run(ctx, mine, slower*took+s.patience, fmt.Sprintf("MUTATE_ON=%d", m.id))
+	result, _, err := b.run(ctx, mine, slower*took+s.grace, fmt.Sprintf("MUTATE_ON=%d", m.id))
 	return map[outcome]fate{passed: alive, failed: killed, timedOut: stuck}[result], err
 }
 

@@ -32,7 +32,7 @@ type sourceFile struct {
 	ast  *ast.File
 }
 
-// listed is what go list prints of a package.
+// listed is the output of go list for a package.
 type listed struct {
 	Dir, ImportPath, Name, Export string
 	GoFiles                       []string

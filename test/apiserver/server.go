@@ -16,7 +16,7 @@ import (
 
 // Server is a real kube-apiserver with its etcd. Tests of one process share it.
 type Server struct {
-	// Admin may do anything; Reader is of a user who may read Nodes.
+	// Admin may do anything; Reader is a user who may read Nodes.
 	Admin  *kubernetes.Clientset
 	Reader *rest.Config
 

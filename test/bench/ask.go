@@ -11,11 +11,11 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// betweenQuestions is longer than a report serves all who ask.
+// betweenQuestions is longer than the agent reuses a report.
 const betweenQuestions = 1200 * time.Millisecond
 
-// measureStatus runs plainroute status as an operator does: the agent looks at the kernel anew each time, and every
-// peer is printed.
+// measureStatus runs plainroute status as an operator does: the agent reads the kernel again each
+// time, and every peer is printed.
 func measureStatus(ctx context.Context, l *lab, r *report) error {
 	before, err := l.agent.cpu()
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// restBetween keeps a sample from meeting what the one before has left to do.
+// restBetween lets the work of one sample end before the next.
 const restBetween = 100 * time.Millisecond
 
-// measureNew measures the way from a new Node to its route, and to a plain client's watch beside it: what the API
-// server takes is no agent's to save.
+// measureNew measures the time from a new Node to its route, and to a plain client's watch event:
+// the agent can't save the API server's share.
 func measureNew(ctx context.Context, l *lab, r *report) error {
 	var routed, seen []time.Duration
 	first := l.opts.nodes
@@ -76,7 +76,7 @@ func measureMove(ctx context.Context, l *lab, r *report) error {
 	return l.addCPU(r, "a change of address", before)
 }
 
-// addCPU adds what the agent used for one of the samples since before: a figure that a busy machine hardly moves.
+// addCPU adds the agent's CPU time for each sample since before: a busy machine hardly changes this figure.
 func (l *lab) addCPU(r *report, of string, before time.Duration) error {
 	after, err := l.agent.cpu()
 	if err != nil {
@@ -135,7 +135,7 @@ func (l *lab) timeChange(ctx context.Context, index int, kind watch.EventType, w
 func (l *lab) watchNodes(ctx context.Context) (watch.Interface, error) {
 	one, err := l.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil {
-		return nil, fmt.Errorf("learning the resource version: %w", err)
+		return nil, fmt.Errorf("getting the resource version: %w", err)
 	}
 	nodes, err := l.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: one.ResourceVersion})
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 // several at a time.
 const betweenHeartbeats = 10 * time.Millisecond
 
-// measureHeartbeat measures what the agent uses when a kubelet says that it's alive: news that matters to no route.
+// measureHeartbeat measures the agent's CPU time for a kubelet's heartbeats, which change no route.
 func measureHeartbeat(ctx context.Context, l *lab, r *report) error {
 	before, err := l.agent.cpu()
 	if err != nil {
@@ -39,7 +39,7 @@ func measureHeartbeat(ctx context.Context, l *lab, r *report) error {
 	return nil
 }
 
-// measureIdle measures what the agent uses when nothing happens.
+// measureIdle measures the agent's CPU time when nothing happens.
 func measureIdle(ctx context.Context, l *lab, r *report) error {
 	before, err := l.agent.cpu()
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// healLimit is above what the slowest of the field takes.
+// healLimit is above the time of the slowest comparable program.
 const healLimit = time.Minute
 
 // measureDelete deletes one route at a time and waits for it to be back.
@@ -63,8 +63,8 @@ func measureFlush(ctx context.Context, l *lab, r *report) error {
 	return l.rested(ctx)
 }
 
-// measureFlap takes the link down and up again, and gives it back what a network manager would. Of the IPv4 routes
-// that go with it the kernel says nothing.
+// measureFlap takes the link down and up again, and restores what a network manager would. The
+// kernel sends no notification about the IPv4 routes that it removes with the link.
 func measureFlap(ctx context.Context, l *lab, r *report) error {
 	eth0, err := l.link.LinkByName("eth0")
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 type lab struct {
 	opts       options
 	cluster    *nodelab.Cluster
-	during     string // what the figures of repairs are taken during
+	during     string // the condition during the repairs, for the figures' names
 	client     *kubernetes.Clientset
 	kubeconfig string
 	machine    *nodelab.Node
@@ -48,7 +48,7 @@ func newLab(ctx context.Context, opts options) (*lab, error) {
 // kubeconfig is where package nodelab writes the kubeconfig of a user.
 func kubeconfig(dir, user string) string { return filepath.Join(dir, user+".kubeconfig") }
 
-// protobufClient doesn't throttle: thousands of Nodes are to be made in seconds.
+// protobufClient doesn't throttle: it has to make thousands of Nodes in seconds.
 func protobufClient(kubeconfig string) (*kubernetes.Clientset, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
@@ -64,7 +64,8 @@ func protobufClient(kubeconfig string) (*kubernetes.Clientset, error) {
 	return client, nil
 }
 
-// freshMachine makes the machine anew, with an empty table, and moves it to the LAN that is large enough.
+// freshMachine makes a new machine with an empty table, and moves it to the LAN that is large
+// enough.
 func (l *lab) freshMachine() error {
 	if l.link != nil {
 		l.link.Close()
@@ -107,7 +108,7 @@ func (l *lab) moveToLAN() error {
 	return l.configure()
 }
 
-// configure is what a machine's network manager does when the link is up: addresses and the default route.
+// configure acts as a machine's network manager when the link is up: it adds addresses and the default route.
 func (l *lab) configure() error {
 	return l.machine.Do(func() error {
 		if err := giveAddresses("eth0", l.addresses(ownIndex)); err != nil {

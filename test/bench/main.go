@@ -77,14 +77,14 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&opts.Assets, "assets", opts.Assets, "folder of etcd and kube-apiserver ($KUBEBUILDER_ASSETS)")
 	flags.StringVar(&opts.Plugins, "cni-bin", opts.Plugins, "folder of the CNI plugins ($CNI_BIN)")
 	flags.StringVar(&opts.Agent, "plainroute", opts.Agent, "the plainroute binary ($PLAINROUTE_BIN)")
-	flags.IntVar(&opts.nodes, "nodes", 5000, "number of Nodes, the agent's own too")
-	flags.BoolVar(&opts.dualStack, "dual-stack", false, "give Nodes an IPv6 address and pod subnet too")
+	flags.IntVar(&opts.nodes, "nodes", 5000, "number of Nodes, including the agent's own")
+	flags.BoolVar(&opts.dualStack, "dual-stack", false, "give each Node an IPv6 address and pod subnet as well")
 	flags.StringVar(&opts.only, "only", "", "measure these after the start, separated by commas, instead of all of "+strings.Join(sectionNames(), ","))
 	flags.IntVar(&opts.starts, "starts", 3, "how often to start on an empty table")
-	flags.IntVar(&opts.samples, "samples", 30, "how often to repeat what concerns one route")
+	flags.IntVar(&opts.samples, "samples", 30, "how often to repeat a measurement of one route")
 	flags.IntVar(&opts.heartbeats, "heartbeats", 500, "number of status heartbeats")
 	flags.DurationVar(&opts.settle, "settle", time.Minute, "when to read the peak memory again")
-	flags.DurationVar(&opts.idle, "idle", time.Minute, "how long nothing happens; the agent's audit comes once a minute")
+	flags.DurationVar(&opts.idle, "idle", time.Minute, "length of the idle measurement; the agent's audit runs once a minute")
 	flags.DurationVar(&opts.limit, "limit", 20*time.Minute, "give up after this long")
 	flags.BoolVar(&opts.must, "must", false, "exit with 1 if a figure misses its limit, which is meant for 5,000 Nodes and two quiet cores")
 	flags.StringVar(&opts.output, "o", "table", "table or json")
@@ -102,7 +102,7 @@ func parse(args []string) (options, error) {
 func (o *options) validate(rest []string) error {
 	var faults []error
 	if len(rest) > 0 {
-		faults = append(faults, fmt.Errorf("%q: there are no arguments", rest))
+		faults = append(faults, fmt.Errorf("%q: arguments are not allowed", rest))
 	}
 	if o.nodes < 2*fewNodes || o.nodes > maxNodes {
 		faults = append(faults, fmt.Errorf("-nodes: %d is not between %d and %d", o.nodes, 2*fewNodes, maxNodes))
@@ -142,12 +142,12 @@ func inside(opts options) int {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, opts.limit)
 	defer cancel()
-	told := make(chan error, 1)
-	go func() { told <- measure(ctx, opts) }()
+	done := make(chan error, 1)
+	go func() { done <- measure(ctx, opts) }()
 	select {
 	case <-ctx.Done():
 		return failed(context.Cause(ctx))
-	case err := <-told:
+	case err := <-done:
 		return failed(err)
 	}
 }

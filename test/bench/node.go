@@ -15,7 +15,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// images is the most that a kubelet lists (its nodeStatusMaxImages), volumes what a busy machine has attached.
+// images is the most that a kubelet lists (its nodeStatusMaxImages), volumes the number that a busy
+// machine has attached.
 const (
 	images  = 50
 	volumes = 8

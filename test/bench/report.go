@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// report is what was measured.
+// report contains the figures.
 type report struct {
 	Nodes     int      `json:"nodes"`
 	NodeBytes int      `json:"nodeBytes"` // of one Node in protobuf
@@ -19,7 +19,7 @@ type report struct {
 	Results   []result `json:"results"`
 }
 
-// result is one figure. Must is what it has to be below at 5,000 Nodes, on two cores; 0: no limit is set.
+// result is one figure. Must is its limit at 5,000 Nodes, on two cores; 0: no limit is set.
 type result struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
@@ -27,15 +27,15 @@ type result struct {
 	Must  float64 `json:"must,omitempty"`
 }
 
-// exactly0 is the limit of what must not happen at all.
+// exactly0 is the limit of events that must not happen.
 const exactly0 = math.SmallestNonzeroFloat64
 
 func (r *report) add(name string, value float64, unit string, must float64) {
 	r.Results = append(r.Results, result{name, value, unit, must})
 }
 
-// addChange adds what a change took to its route, and to a plain client's watch beside it: what the API server and a
-// busy machine take is no agent's to save.
+// addChange adds the time from a change to its route, and to a plain client's watch event: the
+// agent can't save what the API server and a busy machine take.
 func (r *report) addChange(change, route string, routed, seen []time.Duration, must float64) {
 	r.add(change+" a plain client's watch, median (a yardstick)", milliseconds(median(seen)), "ms", 0)
 	r.add(change+" a plain client's watch, worst (a yardstick)", milliseconds(worst(seen)), "ms", 0)

@@ -70,8 +70,8 @@ func (w *routeWatch) learn(update netlink.RouteUpdate) {
 	}
 }
 
-// await calls cause and returns when the kernel announced the first event, from just before the call on, that want
-// accepts. Nobody else may wait meanwhile.
+// await calls cause and returns when the kernel announced the first event, from just before the
+// call on, that want accepts. It must not be called twice at the same time.
 func (w *routeWatch) await(ctx context.Context, cause func() error, want func(routeEvent) bool) (time.Time, error) {
 	matched := make(chan time.Time, 1)
 	w.expect(want, matched)
@@ -126,7 +126,7 @@ func (l *lab) ours() ([]netlink.Route, error) {
 	return routes, nil
 }
 
-// complete checks that all routes are there, in the kernel's own words rather than by what was announced.
+// complete checks that all routes are there, by a dump of the kernel rather than by its notifications.
 func (l *lab) complete() error {
 	routes, err := l.ours()
 	if err != nil {

@@ -15,7 +15,7 @@ type section struct {
 	run  func(context.Context, *lab, *report) error
 }
 
-// sections come in the order in which they run: what restarts the agent is last.
+// sections come in the order in which they run: those that restart the agent are last.
 func sections() []section {
 	return []section{
 		{"idle", measureIdle},
@@ -39,7 +39,7 @@ func sectionNames() []string {
 	return names
 }
 
-// measure sets the cluster up, measures what is wanted, and prints what it found.
+// measure sets the cluster up, runs the chosen sections, and prints the figures.
 func measure(ctx context.Context, opts options) error {
 	progress("starting the control plane")
 	l, err := newLab(ctx, opts)

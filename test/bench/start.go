@@ -66,7 +66,7 @@ func measureStart(ctx context.Context, l *lab, r *report) error {
 	return l.complete()
 }
 
-// startOnce is one start on a new machine: the time to the last route, and what had been used by then.
+// startOnce is one start on a new machine: the time to the last route, and the CPU time and memory used until then.
 func (l *lab) startOnce(ctx context.Context) (took, cpu time.Duration, mib float64, err error) {
 	if err := l.freshMachine(); err != nil {
 		return 0, 0, 0, err
@@ -81,7 +81,7 @@ func (l *lab) startOnce(ctx context.Context) (took, cpu time.Duration, mib float
 		return 0, 0, 0, err
 	}
 	mib, err = l.agent.peakMemory()
-	// What the agent does last, such as writing the CNI config, is part of no figure.
+	// The figures leave out the agent's last steps, such as writing the CNI config.
 	return at.Sub(l.agent.started), cpu, mib, errors.Join(err, testutil.Pause(ctx, time.Second))
 }
 
@@ -122,7 +122,8 @@ func measureRestart(ctx context.Context, l *lab, r *report) error {
 	return l.complete()
 }
 
-// settled waits until the agent says that it found all routes in the kernel, and for what might come after that.
+// settled waits until the agent reports that it found all routes in the kernel, and for work that
+// might follow.
 func (l *lab) settled(ctx context.Context) error {
 	want := fmt.Sprintf("plainroute_routes_desired %d\n", l.peerRoutes()+len(l.subnets(ownIndex)))
 	err := testutil.Poll(ctx, 100*time.Millisecond, func() error {

@@ -11,18 +11,18 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What a run leaves that was killed is found and removed, also while the API server starts again.
+// The leftovers of a killed run are found and removed, even while the API server restarts.
 func TestLeftovers(t *testing.T) {
 	c, p := play(t, "node-1", "node-2")
 	r := testRun(c.Client())
-	r.Keep = true // which leaves what a killed run leaves
+	r.Keep = true // leaves the same as a killed run
 	_, err := r.Do(t.Context())
 	testutil.Must(t, err)
 	r.Post = func(context.Context, string, string, string, []byte) (io.ReadCloser, error) {
 		return nil, errors.New("away")
 	}
 	if _, err := r.Do(t.Context()); err == nil {
-		t.Error("no pod answers, and nothing is said")
+		t.Error("no pod answers, and there is no error")
 	}
 	left, err := connectivity.Leftovers(t.Context(), p.client)
 	testutil.Must(t, err)

@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take.
+// limit bounds a single wait.
 const limit = testutil.Limit
 
 // shared is the one cluster of all tests, made by the first that needs it.

@@ -49,7 +49,7 @@ func TestAPIServerStartsAgain(t *testing.T) {
 	}
 }
 
-// An API server that stays away ends the run after the patience, and is named.
+// An API server that stays away ends the run after the retry budget, and the error names it.
 func TestAPIServerStaysAway(t *testing.T) {
 	c, p := play(t, "node-1")
 	p.kubelet = func(pod *corev1.Pod) { pod.Status.Conditions = nil }
@@ -62,7 +62,7 @@ func TestAPIServerStaysAway(t *testing.T) {
 			testutil.Must(t, c.API.Kill())
 		}
 	}
-	time.AfterFunc(10*time.Second, func() { _ = c.API.Restart() }) // for what removes the pods
+	time.AfterFunc(10*time.Second, func() { _ = c.API.Restart() }) // for the removal of the pods
 	_, err := r.Do(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "the API server has failed for 2") || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("%v: want that the API server has failed, and how", err)

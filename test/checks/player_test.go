@@ -20,15 +20,15 @@ import (
 // player plays the controllers' part, and the kubelets', with the namespaces of the test.
 type player struct {
 	client kubernetes.Interface
-	// kubelet changes what becomes of a pod, which is ready otherwise.
+	// kubelet changes the status of a pod, which is ready otherwise.
 	kubelet func(*corev1.Pod)
 	// tenancy puts things into a new namespace.
 	tenancy func(ctx context.Context, client kubernetes.Interface, namespace string)
-	// webhook changes what is sent to the API server, as a mutating webhook does.
+	// webhook changes requests to the API server, as a mutating webhook does.
 	webhook func(*corev1.Pod)
 }
 
-// play begins, with nodes of these names and all labelled with one hostname, and ends with the test.
+// play begins, with nodes of these names and all labeled with one hostname, and ends with the test.
 func play(t *testing.T, names ...string) (*nodelab.Cluster, *player) {
 	t.Helper()
 	testutil.NeedSandbox(t)
@@ -43,7 +43,7 @@ func play(t *testing.T, names ...string) (*nodelab.Cluster, *player) {
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			p.turn(ctx) // what fails now is done in the next one
+			p.turn(ctx) // the next turn repeats it after a failure
 			time.Sleep(20 * time.Millisecond)
 		}
 	}()
@@ -68,7 +68,7 @@ func (p *player) addNode(t *testing.T, name string) {
 	testutil.Must(t, err)
 }
 
-// nothingLeft sees that no namespace of the test is left; what is goes.
+// nothingLeft checks that no namespace of the test is left, and removes any.
 func (p *player) nothingLeft(t *testing.T) {
 	t.Helper()
 	for _, namespace := range p.namespaces(context.Background()) {
@@ -116,7 +116,7 @@ func (p *player) turn(ctx context.Context) {
 	}
 }
 
-// bury is what the namespaces' controller does with one that is to go.
+// bury removes a terminating namespace, as the namespace controller does.
 func (p *player) bury(ctx context.Context, namespace *corev1.Namespace) {
 	p.collect(ctx, namespace.Name, nil)
 	namespace.Spec.Finalizers = nil

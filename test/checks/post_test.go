@@ -16,7 +16,7 @@ import (
 // post asks a pod.
 type post func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error)
 
-// testRun is a run whose pods say that all arrived.
+// testRun is a run whose pods report that all probes arrived.
 func testRun(client kubernetes.Interface) *connectivity.Run {
 	return &connectivity.Run{
 		Client: client, Image: "localhost/plainroute:1", MaxNodes: 10, Timeout: limit, RetryBudget: limit, RefusalTimeout: time.Second,
@@ -34,7 +34,7 @@ func arrived(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, err
 	return io.NopCloser(strings.NewReader(string(answer))), err
 }
 
-// recorded keeps what pods are asked.
+// recorded keeps the requests to pods.
 func recorded(next post, into io.Writer) post {
 	var writing sync.Mutex
 	return func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {

@@ -18,7 +18,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Who refuses pods is named soon, with what to do, and nothing is left.
+// An API server or kubelet that refuses the pods is named soon, with a remediation, and nothing is
+// left.
 func TestPodsRefused(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -51,7 +52,7 @@ func TestPodsRefused(t *testing.T) {
 	}
 }
 
-// noImage is how a kubelet tells of an image that it can't get.
+// noImage sets the status that a kubelet reports for an image that it can't pull.
 func noImage(pod *corev1.Pod) {
 	pod.Status.Conditions = nil
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "responder", State: corev1.ContainerState{
@@ -85,7 +86,7 @@ func policy(t *testing.T, p *player) {
 	testutil.AwaitTrue(t, "the policy refuses", func() bool { return p.refuses(context.WithoutCancel(t.Context())) })
 }
 
-// refuses tells whether the API server refuses a pod of an image such as ours.
+// refuses reports whether the API server refuses a pod of an image such as ours.
 func (p *player) refuses(ctx context.Context) bool {
 	_, err := p.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "probe"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "localhost/c"}}},
@@ -124,7 +125,7 @@ func TestOneNodeWithoutImage(t *testing.T) {
 	}
 }
 
-// A cluster of one node is tested on it, and told what that leaves out.
+// A cluster of one node is tested on that node, and the result names what this leaves out.
 func TestOneNode(t *testing.T) {
 	_, p := play(t, "node-1")
 	result, err := testRun(p.client).Do(t.Context())

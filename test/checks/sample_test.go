@@ -22,16 +22,16 @@ func TestDrawnByName(t *testing.T) {
 	c, _ := play(t, names...)
 	r := testRun(c.Client())
 	r.MaxNodes = 3
-	var telling sync.Mutex
-	var placed []string // as the API server knows, while the pods are asked
+	var mu sync.Mutex
+	var placed []string // by the API server, while the pods are asked
 	post := r.Post
 	r.Post = func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
 		pods, err := c.Client().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return nil, err
 		}
-		telling.Lock()
-		defer telling.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		placed = nil
 		for i := range pods.Items {
 			placed = append(placed, pods.Items[i].Spec.NodeName)

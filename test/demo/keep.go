@@ -20,7 +20,7 @@ func pidFile() (string, error) {
 	return filepath.Join(filepath.Dir(self), "demo.pid"), nil
 }
 
-// keep notes a demo that stays up, and tells how to look around in it.
+// keep records a demo that stays up, and prints commands to explore it.
 func keep(pid int, config nodelab.Config) error {
 	path, err := pidFile()
 	if err != nil {
@@ -33,10 +33,10 @@ func keep(pid int, config nodelab.Config) error {
 	return nil
 }
 
-// hints are commands to look around with; those whose tool this machine lacks are left out.
+// hints are commands to explore it with; those whose tool this machine lacks are left out.
 func hints(pid int, config nodelab.Config) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To look around:\n", pid)
+	fmt.Fprintf(&text, "\nThe cluster stays up (process %d). To explore it:\n", pid)
 	enter := fmt.Sprintf("nsenter -t %d %s ", pid, namespaces())
 	for _, hint := range []struct{ tool, command string }{
 		{"ip", "ip netns exec node1 ip route show proto 112"},

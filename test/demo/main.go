@@ -76,7 +76,7 @@ func parse(args []string) (options, error) {
 	}
 	opts.down = flags.Arg(0) == "down"
 	if flags.NArg() > 1 || flags.NArg() == 1 && !opts.down {
-		err := fmt.Errorf("%q is no command of demo; see demo --help", flags.Args())
+		err := fmt.Errorf("%q is not a command of demo; see demo --help", flags.Args())
 		report(err)
 		return options{}, err
 	}
@@ -102,13 +102,13 @@ func inside(box *sandbox.Box, opts options) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	show := newScreen(os.Stdout)
-	told := make(chan error, 1)
-	go func() { told <- newStory(show, opts.Config).tell(ctx) }()
+	done := make(chan error, 1)
+	go func() { done <- newStory(show, opts.Config).run(ctx) }()
 	select {
 	case <-ctx.Done():
 		show.interrupted()
 		return 130
-	case err := <-told:
+	case err := <-done:
 		if err != nil {
 			show.failed(err)
 			return 1

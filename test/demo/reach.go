@@ -10,7 +10,7 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// seen is what three probes over one family found.
+// seen is the result of three probes over one family.
 type seen struct {
 	source netip.Addr
 	rtt    time.Duration

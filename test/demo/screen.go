@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// screen is what the person watching sees: a line for each thing as it happens, with the time since the start.
+// screen prints a line for each event when it happens, with the time since the start.
 type screen struct {
 	out    io.Writer
 	start  time.Time
@@ -18,7 +18,7 @@ type screen struct {
 	checks int
 }
 
-// newScreen uses colour on a terminal only, and not when NO_COLOUR is set (no-color.org).
+// newScreen uses color on a terminal only, and not when NO_COLOR is set (no-color.org).
 func newScreen(out *os.File) *screen {
 	_, err := unix.IoctlGetTermios(int(out.Fd()), unix.TCGETS)
 	return &screen{
@@ -49,18 +49,18 @@ func (s *screen) section(title string) {
 	fmt.Fprintf(s.out, "\n%s\n", s.paint(bold, title))
 }
 
-// note tells what was done.
+// note prints a step that was done.
 func (s *screen) note(format string, args ...any) {
 	fmt.Fprintf(s.out, "%s      %s\n", s.elapsed(), fmt.Sprintf(format, args...))
 }
 
-// passed tells what was checked and found so.
+// passed prints a check that passed.
 func (s *screen) passed(format string, args ...any) {
 	s.checks++
 	fmt.Fprintf(s.out, "%s  %s  %s\n", s.elapsed(), s.paint(green, "ok"), fmt.Sprintf(format, args...))
 }
 
-// text shows what a command printed.
+// text shows the output of a command.
 func (s *screen) text(command, output string) {
 	fmt.Fprintf(s.out, "%s      %s\n", s.elapsed(), s.paint(bold, command))
 	for line := range strings.Lines(output) {

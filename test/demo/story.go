@@ -19,7 +19,7 @@ const (
 	stepLimit  = time.Minute
 )
 
-// story is the demo: its steps in the order in which they are told.
+// story is the demo: its steps in order.
 type story struct {
 	*screen
 	config  nodelab.Config
@@ -32,37 +32,37 @@ func newStory(show *screen, config nodelab.Config) *story {
 	return &story{screen: show, config: config}
 }
 
-func (s *story) tell(ctx context.Context) error {
+func (s *story) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storyLimit)
 	defer cancel()
 	for _, step := range []struct {
 		title string
-		tell  func(context.Context) error
+		run   func(context.Context) error
 	}{
 		{"A cluster of three nodes, each a network namespace on one LAN", s.startCluster},
 		{"Two pods on each node, attached by the stock bridge plugin with the config that the agent wrote", s.addPods},
-		{"What the agents put into the kernels", s.showRoutes},
+		{"The routes that the agents added", s.showRoutes},
 		{"Every pod reaches every pod, and is seen under its own address", s.reachPods},
 		{"Nodes reach pods", s.reachFromNodes},
 		{"Pods reach a host outside the cluster, masqueraded", s.reachOutside},
 		{"A fourth node joins", s.join},
-		{"It leaves again", s.leave},
+		{"The fourth node leaves", s.leave},
 		{"A route deleted by hand comes back", s.heal},
 	} {
 		s.section(step.title)
-		if err := step.tell(ctx); err != nil {
+		if err := step.run(ctx); err != nil {
 			return errors.Join(err, s.agentsThatEnded())
 		}
 	}
 	return nil
 }
 
-// agentsThatEnded names the agents that should run and don't: a likely reason for whatever failed.
+// agentsThatEnded names the agents that should run and don't: a likely reason for the failure.
 func (s *story) agentsThatEnded() error {
 	var failures []error
 	for _, node := range s.nodes {
 		if !node.AgentRunning() {
-			failures = append(failures, fmt.Errorf("the agent of %s has ended; its last words:\n%s",
+			failures = append(failures, fmt.Errorf("the agent of %s has ended; the end of its log:\n%s",
 				node.Name, node.LogTail(10)))
 		}
 	}
@@ -128,8 +128,8 @@ func (s *story) showRoutes(ctx context.Context) error {
 	return nil
 }
 
-// awaitPeers waits for the routes to all peers: ready speaks of the own node only, so a peer that registered last may
-// be a moment behind.
+// awaitPeers waits for the routes to all peers: readiness covers only the node itself, so the route
+// to a peer that registered last may still be missing.
 func (s *story) awaitPeers(ctx context.Context, node *nodelab.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
@@ -155,7 +155,7 @@ func (s *story) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.tellDelays("has the routes to node4 %s after the call that creates the Node", delays)
+	s.noteDelays("has the routes to node4 %s after the call that creates the Node", delays)
 	if err := node.StartAgent(nodelab.AgentOptions{}); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (s *story) join(ctx context.Context) error {
 	return s.reachPair(ctx, pod.Host, s.pods[0].Host)
 }
 
-func (s *story) tellDelays(format string, delays []nodelab.Delay) {
+func (s *story) noteDelays(format string, delays []nodelab.Delay) {
 	for _, delay := range delays {
 		s.passed("%s "+format, delay.Node, milliseconds(delay.Took))
 	}
@@ -188,7 +188,7 @@ func (s *story) leave(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.tellDelays("is rid of the routes to node4 %s after the call that deletes the Node", delays)
+	s.noteDelays("removed the routes to node4 %s after the call that deletes the Node", delays)
 	return node.StopAgent(syscall.SIGTERM)
 }
 

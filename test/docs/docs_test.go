@@ -1,4 +1,4 @@
-// Package docs holds the pages of the project to what is there: links lead somewhere, and tests that a page names exist.
+// Package docs checks the pages of the project: links lead somewhere, and tests that a page names exist.
 package docs
 
 import (
@@ -46,7 +46,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// A page that says that a test makes something happen names it.
+// A page that claims that a test makes something happen names the test.
 func TestNamedTestsExist(t *testing.T) {
 	exist := tests(t)
 	found := 0
@@ -113,7 +113,7 @@ func tests(t *testing.T) map[string]bool {
 	return all
 }
 
-// walk goes over the files of the project, less what is built.
+// walk visits the files of the project, except built ones.
 func walk(t *testing.T, visit func(path string)) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -162,7 +162,7 @@ func anchors(page string) []string {
 	return all
 }
 
-// The map of packages in design.md has each one, and no other, with what it imports of ours.
+// The map of packages in design.md has each one, and no other, with its imports of ours.
 func TestMapOfPackages(t *testing.T) {
 	const module = "github.com/plainroute/plainroute/"
 	list := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
@@ -203,7 +203,7 @@ func TestMapOfPackages(t *testing.T) {
 				want := strings.Split(cell, ", ")
 				slices.Sort(want)
 				if got := strings.Join(ours, ", "); got != strings.TrimPrefix(strings.Join(want, ", "), "none") {
-					t.Errorf("%s imports %s, and the map says %s", name[1], got, cell)
+					t.Errorf("%s imports %s, and the map lists %s", name[1], got, cell)
 				}
 			}
 		}

@@ -11,47 +11,47 @@ import (
 	"github.com/plainroute/plainroute/test/e2e/talk"
 )
 
-// inquiry is what pods ask, and what there is to say against an answer.
+// inquiry is the questions of pods, and the verification of an answer.
 type inquiry struct {
 	from      []pod
 	questions func(from pod) []talk.Question
-	judge     func(from pod, answer talk.Answer) error
+	verify    func(from pod, answer talk.Answer) error
 }
 
-// ask lets all pods ask at the same time, and returns all that there is to complain of.
+// ask lets all pods ask at the same time, and returns all problems found.
 func (s *story) ask(ctx context.Context, what inquiry) error {
-	complaints := make([]error, len(what.from))
+	problems := make([]error, len(what.from))
 	var all sync.WaitGroup
 	for i, from := range what.from {
 		all.Go(func() {
 			answers, err := s.cluster.ask(ctx, from, what.questions(from))
 			if err == nil {
-				err = judgeAll(answers, func(answer talk.Answer) error { return what.judge(from, answer) })
+				err = verifyAll(answers, func(answer talk.Answer) error { return what.verify(from, answer) })
 			}
 			if err != nil {
-				complaints[i] = fmt.Errorf("pod %s on node %s:\n%w", from.name, from.node, err)
+				problems[i] = fmt.Errorf("pod %s on node %s:\n%w", from.name, from.node, err)
 			}
 		})
 	}
 	all.Wait()
-	return errors.Join(complaints...)
+	return errors.Join(problems...)
 }
 
-func judgeAll(answers []talk.Answer, judge func(talk.Answer) error) error {
-	var complaints []error
+func verifyAll(answers []talk.Answer, verify func(talk.Answer) error) error {
+	var problems []error
 	for _, answer := range answers {
-		err := judge(answer)
+		err := verify(answer)
 		if answer.Error != "" {
 			err = errors.New(answer.Error)
 		}
 		if err != nil {
-			complaints = append(complaints, fmt.Errorf("%s %s: %w", answer.Question.Network, answer.Question.Target, err))
+			problems = append(problems, fmt.Errorf("%s %s: %w", answer.Question.Network, answer.Question.Target, err))
 		}
 	}
-	return errors.Join(complaints...)
+	return errors.Join(problems...)
 }
 
-// askUntilRight is for what takes others a while: kube-proxy's rules, CoreDNS's start.
+// askUntilRight waits for other programs: kube-proxy's rules, CoreDNS's start.
 func (s *story) askUntilRight(ctx context.Context, t *testing.T, what inquiry) {
 	t.Helper()
 	await(ctx, t, "the right answers", func(ctx context.Context) error { return s.ask(ctx, what) })

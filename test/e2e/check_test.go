@@ -16,8 +16,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// check has the product test its network, as a user does: all arrives; then a node has a foreign route, and what did not
-// arrive is told; then the test is interrupted. It leaves nothing.
+// check runs the product's connectivity test as a user does: every probe arrives; then a node has a
+// foreign route, and the lost probes are reported; then the test is interrupted. It leaves nothing.
 func (s *story) check(ctx context.Context, t *testing.T) {
 	plugin(t)
 	start := time.Now()
@@ -76,7 +76,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 	})
 	testutil.Must(t, cmd.Process.Signal(os.Interrupt))
 	if err := cmd.Wait(); err == nil {
-		t.Error("what was interrupted says that all is well")
+		t.Error("the interrupted test reports that all is well")
 	}
 	s.noCheckLeft(ctx, t)
 }

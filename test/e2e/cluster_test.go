@@ -95,7 +95,7 @@ func nodeFrom(object *corev1.Node) (node, error) {
 	return one, nil
 }
 
-// isReady tells what is missing, as await wants it.
+// isReady returns what is missing as an error, for await.
 func (n node) isReady() error {
 	if n.ready.Status != corev1.ConditionTrue {
 		return fmt.Errorf("node %s is not ready: %s", n.name, n.ready.Message)

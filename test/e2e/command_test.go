@@ -22,7 +22,7 @@ func tool(name string) string {
 	return name
 }
 
-// output runs a command and returns what it prints; what it says on standard error belongs to the error.
+// output runs a command and returns what it prints; the error includes its standard error.
 func output(ctx context.Context, stdin string, command ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	var stdout, stderr bytes.Buffer
@@ -39,7 +39,7 @@ func kubectl(ctx context.Context, args ...string) (string, error) {
 }
 
 // nodeCommand is the prefix of commands that do something to a node: `$E2E_NODES exec NAME -- CMD...`, `reboot NAME`,
-// and `add`, which prints the new one's name. How, depends on what the cluster is made of.
+// and `add`, which prints the new one's name. The command depends on the kind of cluster.
 func nodeCommand() []string { return strings.Fields(os.Getenv("E2E_NODES")) }
 
 func needsNodes(t *testing.T) {

@@ -16,18 +16,18 @@ const (
 	// agent may cost.
 	memoryLimit    = 40 << 20
 	processorLimit = 0.005
-	// idleTime is what an agent is looked at, at least.
+	// idleTime is the minimum length of a measurement.
 	idleTime = 10 * time.Second
 )
 
-// cost is what an agent has used so far, and holds now.
+// cost is an agent's CPU time so far, and its memory now.
 type cost struct {
 	at        time.Time
 	processor time.Duration
 	resident  int
 }
 
-// idleness is when the agents had nothing more to do, and what they had cost by then.
+// idleness is when the agents had nothing more to do, and their cost until then.
 type idleness map[string]cost
 
 // costs looks at the agent's process on each node. The kernel counts a thread's time in nanoseconds in its schedstat.
@@ -77,7 +77,7 @@ func parseCost(text string) (cost, error) {
 	return sum, nil
 }
 
-// cheap compares with what the agents had cost when the pods had started; no Node has changed since.
+// cheap compares with the agents' cost when the pods had started; no Node has changed since.
 func (s *story) cheap(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	await(ctx, t, "time to pass", func(context.Context) error {

@@ -12,8 +12,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// doctor has all nodes examined as a user does, `kubectl plainroute doctor`: no check fails; then a node has a foreign
-// route, and it alone is told to.
+// doctor has all nodes examined as a user does, `kubectl plainroute doctor`: no check fails; then a
+// node has a foreign route, and the check fails on that node only.
 func (s *story) doctor(ctx context.Context, t *testing.T) {
 	plugin(t)
 	nodes, err := s.cluster.nodes(ctx)
@@ -42,7 +42,7 @@ func (s *story) doctor(ctx context.Context, t *testing.T) {
 	testutil.Must(t, err)
 }
 
-// examined runs one check or all; the exit code goes with what was found.
+// examined runs one check or all; the exit code has to match the result.
 func examined(ctx context.Context, check string) (*diagnosis.Cluster, error) {
 	args := []string{"plainroute", "doctor", "--output=json"}
 	if check != "" {

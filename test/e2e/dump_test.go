@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// dump shows what a failure may have to do with. What can't be had is said, and no failure of its own.
+// dump logs what may explain a failure. A part that can't be read is named, and does not fail the
+// test.
 func (c *cluster) dump(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -16,7 +17,7 @@ func (c *cluster) dump(t *testing.T) {
 		{"get", "pods", "--all-namespaces", "--output=wide"},
 		{"get", "services,endpointslices", "--namespace=" + namespace, "--output=wide"},
 		{"get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"},
-		// Of the agents, and of what uninstalls them.
+		// Of the agents, and of the uninstall Job.
 		{"logs", "--namespace=" + productNamespace, "--selector=app.kubernetes.io/instance=" + productName, "--prefix", "--tail=40", "--all-containers"},
 	} {
 		text, err := kubectl(ctx, args...)

@@ -12,8 +12,9 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// events gives a node another network's CNI config, of which the agent tells its user where they look first: at the Events
-// of the Node. It tells them as the service account that the installation made, with no more rights than that.
+// events gives a node another network's CNI config, which the agent reports where its user looks
+// first: in the Events of the Node. It creates them as the service account that the installation
+// made, with no more rights than that.
 func (s *story) events(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	nodes, err := s.cluster.nodes(ctx)
@@ -23,14 +24,15 @@ func (s *story) events(ctx context.Context, t *testing.T) {
 	t.Cleanup(func() { _, _ = onNode(context.Background(), node, "rm -f "+config) })
 	_, err = onNode(ctx, node, `echo '{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"ptp"}]}' > `+config)
 	testutil.Must(t, err)
-	await(ctx, t, "an Event of node "+node, func(ctx context.Context) error { return s.cluster.told(ctx, node, "CNIConflict") })
+	await(ctx, t, "an Event of node "+node, func(ctx context.Context) error { return s.cluster.reported(ctx, node, "CNIConflict") })
 	_, err = onNode(ctx, node, "rm "+config)
 	testutil.Must(t, err)
 	await(ctx, t, "the agents", s.cluster.rolledOut)
 }
 
-// told is nil if `kubectl describe node` shows an Event of plainroute's with this reason, and what to do.
-func (c *cluster) told(ctx context.Context, node, reason string) error {
+// reported returns nil if `kubectl describe node` shows an Event of plainroute's with this reason
+// and a remediation.
+func (c *cluster) reported(ctx context.Context, node, reason string) error {
 	list, err := c.api.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: fields.Set{
 		"involvedObject.kind": "Node", "involvedObject.name": node, "involvedObject.uid": node,
 		"reportingComponent": productName, "reason": reason,

@@ -22,7 +22,7 @@ const (
 	ingressHost  = "shop.example.test"
 )
 
-// extras is what makes a cluster usual: a DNS server, unless there is one, and an Ingress controller.
+// extras are usual parts of a cluster: a DNS server, unless there is one, and an Ingress controller.
 func (c *cluster) extras(ctx context.Context) (string, error) {
 	_, err := c.api.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, "kube-dns", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -83,8 +83,8 @@ func (c *cluster) makeIngress(ctx context.Context) error {
 	return nil
 }
 
-// ingress: a stranger who asks any node for the host is answered by a pod behind the Service, and for another host by
-// none.
+// ingress: a client outside that asks any node for the host is answered by a pod behind the
+// Service, and for another host by none.
 func (s *story) ingress(ctx context.Context, t *testing.T) {
 	s.outside.needed(t)
 	now := s.scene(ctx, t)

@@ -28,7 +28,7 @@ func (s *story) startFlows(ctx context.Context, t *testing.T) *flows {
 	t.Helper()
 	now := s.scene(ctx, t)
 	f := &flows{cluster: s.cluster, from: in(now.pods, groupA)}
-	t.Cleanup(func() { f.stopped.Do(func() { _, _ = f.tell(context.Background(), http.MethodDelete, nil) }) })
+	t.Cleanup(func() { f.stopped.Do(func() { _, _ = f.send(context.Background(), http.MethodDelete, nil) }) })
 	targets := func(from pod) []string {
 		var targets []string
 		for _, to := range f.from {
@@ -44,7 +44,7 @@ func (s *story) startFlows(ctx context.Context, t *testing.T) *flows {
 		}
 		return targets
 	}
-	_, err := f.tell(ctx, http.MethodPost, targets)
+	_, err := f.send(ctx, http.MethodPost, targets)
 	testutil.Must(t, err)
 	f.run(ctx, t)
 	return f
@@ -53,10 +53,10 @@ func (s *story) startFlows(ctx context.Context, t *testing.T) *flows {
 // run lets each flow have so many more answers.
 func (f *flows) run(ctx context.Context, t *testing.T) {
 	t.Helper()
-	before, err := f.tell(ctx, http.MethodGet, nil)
+	before, err := f.send(ctx, http.MethodGet, nil)
 	testutil.Must(t, err)
 	await(ctx, t, "answers of all flows", func(ctx context.Context) error {
-		reports, err := f.tell(ctx, http.MethodGet, nil)
+		reports, err := f.send(ctx, http.MethodGet, nil)
 		if err != nil {
 			return err
 		}
@@ -74,7 +74,7 @@ func (f *flows) stop(ctx context.Context, t *testing.T) {
 	t.Helper()
 	var reports []talk.Report
 	var err error
-	f.stopped.Do(func() { reports, err = f.tell(ctx, http.MethodDelete, nil) })
+	f.stopped.Do(func() { reports, err = f.send(ctx, http.MethodDelete, nil) })
 	testutil.Must(t, err)
 	sent, lost, gap := 0, 0, time.Duration(0)
 	for _, report := range reports {
@@ -88,8 +88,8 @@ func (f *flows) stop(ctx context.Context, t *testing.T) {
 	t.Logf("%d flows, %d packets sent, %d lost, longest time between two answers %s", len(reports), sent, lost, gap.Round(time.Millisecond))
 }
 
-// tell says the same to each pod that has flows; the reports are in the pods' order.
-func (f *flows) tell(ctx context.Context, method string, targets func(pod) []string) ([]talk.Report, error) {
+// send sends the same request to each pod that has flows; the reports are in the pods' order.
+func (f *flows) send(ctx context.Context, method string, targets func(pod) []string) ([]talk.Report, error) {
 	var all []talk.Report
 	for _, from := range f.from {
 		var what []string
@@ -97,7 +97,7 @@ func (f *flows) tell(ctx context.Context, method string, targets func(pod) []str
 			what = targets(from)
 		}
 		var reports []talk.Report
-		if err := f.cluster.tell(ctx, from, method, "/flows", what, &reports); err != nil {
+		if err := f.cluster.send(ctx, from, method, "/flows", what, &reports); err != nil {
 			return nil, err
 		}
 		all = append(all, reports...)

@@ -23,7 +23,7 @@ const (
 	productName      = "plainroute"
 )
 
-// installer does what a user would type.
+// installer runs the commands that a user would type.
 type installer interface {
 	install(context.Context) error
 	upgrade(context.Context) error
@@ -42,7 +42,7 @@ func newInstaller(t *testing.T, c *cluster) installer {
 	return nil
 }
 
-// notReady is what a cluster without a pod network is like.
+// notReady checks the state of a cluster without a pod network.
 func (s *story) notReady(ctx context.Context, t *testing.T) {
 	await(ctx, t, "nodes that only lack a network", func(ctx context.Context) error {
 		nodes, err := s.cluster.nodes(ctx)
@@ -117,8 +117,8 @@ func (s *story) installAgain(ctx context.Context, t *testing.T) {
 	s.uproot(ctx, t)
 }
 
-// helm installs the chart by the two commands of docs/install.md, in a cluster that taints its new nodes and on agents that can do without
-// kube-proxy.
+// helm installs the chart by the two commands of docs/install.md, in a cluster that taints its new
+// nodes and on agents that can do without kube-proxy.
 type helm struct{ cluster *cluster }
 
 func (h helm) install(ctx context.Context) error {
@@ -176,7 +176,7 @@ func (k kustomize) upgrade(ctx context.Context) error {
 	return k.apply(ctx, map[string]string{"PLAINROUTE_CLUSTER_CIDR": *clusterCIDR, "PLAINROUTE_RESYNC": "50s"}, *upgradeTag)
 }
 
-// uninstall removes the agents first, for they heal what is cleaned; then a Job cleans the nodes.
+// uninstall removes the agents first, because they repair what is cleaned; then a Job cleans the nodes.
 func (k kustomize) uninstall(ctx context.Context) error {
 	job := filepath.Join(*root, "config/uninstall")
 	if _, err := kubectl(ctx, "delete", "--namespace="+productNamespace, "daemonset", productName); err != nil {
@@ -195,7 +195,7 @@ func (k kustomize) uninstall(ctx context.Context) error {
 	return err
 }
 
-// jobDone waits for a Job's end, whatever that is.
+// jobDone waits until a Job succeeds or fails.
 func (c *cluster) jobDone(ctx context.Context, name string) error {
 	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 2*limit, true, func(ctx context.Context) (bool, error) {
 		job, err := c.api.BatchV1().Jobs(productNamespace).Get(ctx, name, metav1.GetOptions{})

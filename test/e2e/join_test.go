@@ -17,7 +17,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// cannotAdd is what `$E2E_NODES add` exits with on a cluster that can't grow.
+// cannotAdd is the exit code of `$E2E_NODES add` on a cluster that can't grow.
 const cannotAdd = 3
 
 // join adds a node to a cluster that has been at work for a while.

@@ -73,9 +73,9 @@ func (c *cluster) dial(ctx context.Context, to pod) (*line, error) {
 	url := c.api.CoreV1().RESTClient().Post().Resource("pods").Namespace(to.namespace).Name(to.name).SubResource("portforward").URL()
 	dialer := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
 	stop, ready, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	var said bytes.Buffer
+	var output bytes.Buffer
 	forwarder, err := portforward.NewOnAddressesForStreaming(dialer, []string{"127.0.0.1"},
-		[]string{fmt.Sprintf("0:%d", to.port)}, stop, ready, io.Discard, &said)
+		[]string{fmt.Sprintf("0:%d", to.port)}, stop, ready, io.Discard, &output)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +100,8 @@ func (c *cluster) dial(ctx context.Context, to pod) (*line, error) {
 	return &line{port: ports[0].Local, ended: ended, hangUp: sync.OnceFunc(func() { close(stop) })}, nil
 }
 
-// tell sends a request over a line, with what as JSON in it, and reads the answer into answer.
-func (c *cluster) tell(ctx context.Context, to pod, method, path string, what, answer any) error {
+// send sends a request over a line, with what as JSON in it, and reads the answer into answer.
+func (c *cluster) send(ctx context.Context, to pod, method, path string, what, answer any) error {
 	over, err := c.line(ctx, to)
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func (c *cluster) tell(ctx context.Context, to pod, method, path string, what, a
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(request)
 	if err != nil {
-		return fmt.Errorf("telling pod %s: %w", to.name, err)
+		return fmt.Errorf("asking pod %s: %w", to.name, err)
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
@@ -125,7 +125,7 @@ func (c *cluster) tell(ctx context.Context, to pod, method, path string, what, a
 		err = fmt.Errorf("%s: %s", response.Status, strings.TrimSpace(string(text)))
 	}
 	if err != nil {
-		return fmt.Errorf("telling pod %s: %w", to.name, err)
+		return fmt.Errorf("asking pod %s: %w", to.name, err)
 	}
 	return json.Unmarshal(text, answer)
 }
@@ -133,7 +133,7 @@ func (c *cluster) tell(ctx context.Context, to pod, method, path string, what, a
 // ask lets a pod ask questions.
 func (c *cluster) ask(ctx context.Context, from pod, questions []talk.Question) ([]talk.Answer, error) {
 	var answers []talk.Answer
-	if err := c.tell(ctx, from, http.MethodPost, "/ask", questions, &answers); err != nil {
+	if err := c.send(ctx, from, http.MethodPost, "/ask", questions, &answers); err != nil {
 		return nil, err
 	}
 	if len(answers) != len(questions) {

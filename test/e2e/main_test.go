@@ -1,5 +1,6 @@
-// Package e2e tells, on a real cluster, the story of a user who installs plainroute, uses it, upgrades it, loses and
-// gains nodes, and removes it. It works against any kubeconfig whose cluster has no pod network yet; see README.md.
+// Package e2e follows, on a real cluster, a user who installs plainroute, uses it, upgrades it,
+// loses and gains nodes, and removes it. It works against any kubeconfig whose cluster has no pod
+// network yet; see README.md.
 package e2e
 
 import (
@@ -22,17 +23,17 @@ var (
 	upgradeTag  = flag.String("upgrade-tag", "", "tag of an image, loaded into every node, to upgrade to; none: only a value changes")
 )
 
-// limit is what a single wait may take on a machine under load, before it counts as hanging.
+// limit bounds a single wait on a machine under load, before it counts as hanging.
 const limit = 2 * time.Minute
 
-// story is what the steps share.
+// story is the state that the steps share.
 type story struct {
 	cluster *cluster
 	product installer
 	outside *outside
-	// before is what the first node was like before the install.
+	// before is the state of the first node before the install.
 	before string
-	extras string // YAML of what was installed beside the product
+	extras string // YAML of the objects installed beside the product
 	idle   idleness
 	times  []string
 }
@@ -70,10 +71,10 @@ func TestStory(t *testing.T) {
 		{"Ingress", s.ingress},
 	})
 	s.step(t, "an idle agent is cheap", s.cheap)
-	s.step(t, "the whole cluster's status", s.survey)
+	s.step(t, "the whole cluster's status", s.fleetStatus)
 	s.step(t, "all nodes examined", s.doctor)
 	s.step(t, "the network tested by itself", s.check)
-	s.step(t, "an Event tells of a fault", s.events)
+	s.step(t, "an Event reports a fault", s.events)
 	s.step(t, "upgrade and restart under traffic", s.upgrade)
 	s.together(t, "nodes come and go", []part{
 		{"a node joins late", s.join},
@@ -103,7 +104,7 @@ type part struct {
 	run  func(context.Context, *testing.T)
 }
 
-// step runs what all later ones need: after a failure there are none.
+// step runs a step that all later ones need: after a failure there are none.
 func (s *story) step(t *testing.T, name string, run func(context.Context, *testing.T)) {
 	t.Helper()
 	start := time.Now()

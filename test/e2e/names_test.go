@@ -32,7 +32,7 @@ func (s *story) names(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(_ pod, answer talk.Answer) error {
+		verify: func(_ pod, answer talk.Answer) error {
 			want, got := expected[answer.Question.Target], answer.Addresses
 			if want != nil && !sameAddresses(want, got) {
 				return fmt.Errorf("it is %s: want %s", got, want)

@@ -48,8 +48,8 @@ func (o *outside) run(ctx context.Context, stdin string, args ...string) (string
 	return output(ctx, stdin, o.argv(args...)...)
 }
 
-// serve starts the server and waits until it says that it serves. It ends with its standard input: a signal would reach
-// only the first of the programs that lead there.
+// serve starts the server and waits until it prints that it serves. It ends with its standard
+// input: a signal would reach only the first of the programs that lead there.
 func (o *outside) serve(t *testing.T) error {
 	argv := o.argv("serve", fmt.Sprintf("-port=%d", outsidePort), "-until-eof")
 	server := exec.Command(argv[0], argv[1:]...)
@@ -78,25 +78,25 @@ func (o *outside) serve(t *testing.T) error {
 func (o *outside) needed(t *testing.T) {
 	t.Helper()
 	if len(o.command) == 0 {
-		t.Skip("E2E_OUTSIDE is unset: there is no host outside the cluster to speak to, see test/e2e/README.md")
+		t.Skip("E2E_OUTSIDE is unset: there is no host outside the cluster to use, see test/e2e/README.md")
 	}
 }
 
 // ask lets the host outside ask.
-func (o *outside) ask(ctx context.Context, questions []talk.Question, judge func(talk.Answer) error) error {
+func (o *outside) ask(ctx context.Context, questions []talk.Question, verify func(talk.Answer) error) error {
 	text, err := json.Marshal(questions)
 	if err != nil {
 		return err
 	}
-	said, err := o.run(ctx, string(text), "ask")
+	output, err := o.run(ctx, string(text), "ask")
 	if err != nil {
 		return err
 	}
 	var answers []talk.Answer
-	if err := json.Unmarshal([]byte(said), &answers); err != nil {
+	if err := json.Unmarshal([]byte(output), &answers); err != nil {
 		return fmt.Errorf("understanding the host outside: %w", err)
 	}
-	return judgeAll(answers, judge)
+	return verifyAll(answers, verify)
 }
 
 // of are the addresses outside of the cluster's families.
@@ -124,9 +124,9 @@ func (s *story) fromOutside(ctx context.Context, t *testing.T) {
 		}
 	}
 	shared := []uint16{anywhere.port, anywhere.portUDP}
-	judge := func(answer talk.Answer) error {
+	verify := func(answer talk.Answer) error {
 		if len(answer.From) != 1 {
-			return errors.New("nobody answered")
+			return errors.New("no answer")
 		}
 		target, got := netip.MustParseAddrPort(answer.Question.Target), answer.From[0]
 		if !now.has(groupA, got.Pod) {
@@ -140,7 +140,7 @@ func (s *story) fromOutside(ctx context.Context, t *testing.T) {
 		}
 		return nil
 	}
-	await(ctx, t, "the right answers", func(ctx context.Context) error { return s.outside.ask(ctx, questions, judge) })
+	await(ctx, t, "the right answers", func(ctx context.Context) error { return s.outside.ask(ctx, questions, verify) })
 	t.Logf("%d questions from outside", len(questions))
 }
 
@@ -156,7 +156,7 @@ func (s *story) toOutside(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(from pod, answer talk.Answer) error {
+		verify: func(from pod, answer talk.Answer) error {
 			for _, got := range answer.From {
 				if !slices.Contains(now.node(from.node).addresses, got.Seen) {
 					return fmt.Errorf("it was taken for %s: want one of its node's, %s", got.Seen, now.node(from.node).addresses)

@@ -66,8 +66,8 @@ func (s *story) reach(ctx context.Context, t *testing.T) {
 	s.reachAll(ctx, t, s.scene(ctx, t))
 }
 
-// reachAll lets each pod ask each other one, on its network or the host's, over TCP and UDP and each family, who it is
-// and whom it takes the asker for. Nothing is asked twice: a pod that is ready on a node that is must answer.
+// reachAll lets each pod ask each other one, on its network or the host's, over TCP and UDP and each family, for its
+// identity and the client's address as it sees it. Nothing is asked twice: a ready pod on a ready node must answer.
 func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
 	t.Helper()
 	hosts, err := s.hostAddresses(ctx, now)
@@ -78,11 +78,11 @@ func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
 	count := 0
 	for _, from := range now.pods {
 		all.Go(func() {
-			asked, complaints := s.reachFrom(ctx, now, hosts, from)
+			asked, problems := s.reachFrom(ctx, now, hosts, from)
 			mu.Lock()
 			defer mu.Unlock()
 			count += asked
-			faults = append(faults, complaints...)
+			faults = append(faults, problems...)
 		})
 	}
 	all.Wait()
@@ -92,7 +92,7 @@ func (s *story) reachAll(ctx context.Context, t *testing.T, now scene) {
 	t.Logf("%d questions between %d pods on %d nodes", count, len(now.pods), len(now.nodes))
 }
 
-func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]netip.Addr, from pod) (asked int, complaints []error) {
+func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]netip.Addr, from pod) (asked int, problems []error) {
 	var questions []talk.Question
 	var targets []pod
 	for _, to := range now.pods {
@@ -111,15 +111,16 @@ func (s *story) reachFrom(ctx context.Context, now scene, hosts map[string][]net
 		return 0, []error{err}
 	}
 	for i, answer := range answers {
-		if err := now.judge(hosts, from, targets[i], answer); err != nil {
-			complaints = append(complaints, fmt.Errorf("pod %s on node %s to pod %s on node %s: %w", from.name, from.node, targets[i].name, targets[i].node, err))
+		if err := now.verify(hosts, from, targets[i], answer); err != nil {
+			problems = append(problems, fmt.Errorf("pod %s on node %s to pod %s on node %s: %w", from.name, from.node, targets[i].name, targets[i].node, err))
 		}
 	}
-	return len(answers), complaints
+	return len(answers), problems
 }
 
-// judge says what is wrong with an answer: not given, not by whom was asked, or to another address than the asker's.
-func (s scene) judge(hosts map[string][]netip.Addr, from, to pod, answer talk.Answer) error {
+// verify returns what is wrong with an answer: missing, from another pod than the target, or to
+// another address than the client's.
+func (s scene) verify(hosts map[string][]netip.Addr, from, to pod, answer talk.Answer) error {
 	if answer.Error != "" {
 		return fmt.Errorf("no answer: %s", answer.Error)
 	}
@@ -129,7 +130,7 @@ func (s scene) judge(hosts map[string][]netip.Addr, from, to pod, answer talk.An
 	}
 	allowed := from.addresses
 	if from.onHost() && from.node == to.node {
-		// To its own pods a node speaks from the bridge's address.
+		// A node's packets to its own pods have the bridge's address as source.
 		allowed = hosts[from.node]
 	}
 	if !slices.Contains(allowed, got.Seen) {
@@ -143,7 +144,7 @@ func (s *story) hostAddresses(ctx context.Context, now scene) (map[string][]neti
 	hosts := map[string][]netip.Addr{}
 	for _, one := range in(now.pods, groupHost) {
 		var addresses []netip.Addr
-		if err := s.cluster.tell(ctx, one, http.MethodGet, "/addresses", nil, &addresses); err != nil {
+		if err := s.cluster.send(ctx, one, http.MethodGet, "/addresses", nil, &addresses); err != nil {
 			return nil, err
 		}
 		hosts[one.node] = addresses

@@ -21,8 +21,9 @@ const (
 	virtualValue = "virtual-kubelet"
 )
 
-// reboot starts a node anew whose agent is held back: the CNI config that was there before must not make it Ready, for it
-// has no routes. With the agent come the routes, then Ready, then the pods.
+// reboot restarts a node whose agent is held back: the CNI config from before the reboot must not
+// make it Ready, because it has no routes. With the agent come the routes, then Ready, then the
+// pods.
 func (s *story) reboot(ctx context.Context, t *testing.T) {
 	needsNodes(t)
 	now := s.scene(ctx, t)
@@ -39,7 +40,7 @@ func (s *story) reboot(ctx context.Context, t *testing.T) {
 	}
 	before, err := s.cluster.node(ctx, name)
 	testutil.Must(t, err)
-	testutil.Must(t, before.isReady()) // so that what it says of its network is of after the reboot
+	testutil.Must(t, before.isReady()) // so that a later status is from after the reboot
 	start := time.Now()
 	testutil.Must(t, rebootNode(ctx, name))
 	s.staysUnready(ctx, t, name, start, in(old, groupHost)[0])
@@ -51,21 +52,22 @@ func (s *story) reboot(ctx context.Context, t *testing.T) {
 	t.Logf("its pods are back %.1f s after the reboot began", time.Since(start).Seconds())
 }
 
-// staysUnready waits for two things after the reboot: that the kubelet says that there is no network, and that a pod on
-// the host's network runs again, which needs none. Until then the node must not have been Ready.
+// staysUnready waits for two things after the reboot: the kubelet reports that there is no network,
+// and a pod on the host's network, which needs none, runs again. Until then the node must not have
+// been Ready.
 func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, since time.Time, host pod) {
 	t.Helper()
 	look := func(ctx context.Context) (node, error) {
 		one, err := s.cluster.node(ctx, name)
-		if err == nil && toldAfter(one, since) && one.isReady() == nil {
+		if err == nil && reportedAfter(one, since) && one.isReady() == nil {
 			t.Fatalf("node %s is Ready without an agent", name)
 		}
 		return one, err
 	}
-	await(ctx, t, "the kubelet to say that there is no network", func(ctx context.Context) error {
+	await(ctx, t, "the kubelet to report that there is no network", func(ctx context.Context) error {
 		one, err := look(ctx)
 		if err == nil && !strings.Contains(one.ready.Message, "cni plugin not initialized") {
-			err = fmt.Errorf("node %s said %q at %s", name, one.ready.Message, one.ready.LastHeartbeatTime)
+			err = fmt.Errorf("node %s reported %q at %s", name, one.ready.Message, one.ready.LastHeartbeatTime)
 		}
 		return err
 	})
@@ -87,8 +89,9 @@ func (s *story) staysUnready(ctx context.Context, t *testing.T, name string, sin
 	t.Logf("%.1f s after the reboot began a pod on the host's network runs, and the node is not Ready", time.Since(since).Seconds())
 }
 
-// toldAfter tells whether the kubelet has surely spoken since. It gives whole seconds, so of the first one it can't be told.
-func toldAfter(one node, since time.Time) bool {
+// reportedAfter reports whether the kubelet has surely reported since. Its times are in whole
+// seconds, so the first second is ambiguous.
+func reportedAfter(one node, since time.Time) bool {
 	return one.ready.LastHeartbeatTime.After(since)
 }
 

@@ -14,9 +14,10 @@ import (
 
 const uninstallJob = productName + "-uninstall"
 
-// render does what users do who render charts and apply the result: `helm template | kubectl apply`, here over the release that is
-// installed, with its values. That makes the hook's Job beside the agents. The Job refuses and says why, no agent is restarted,
-// and nothing is taken from any node. `helm uninstall` goes over what is left of it.
+// render installs as users do who render charts and apply the result: `helm template | kubectl
+// apply`, here over the release that is installed, with its values. That makes the hook's Job
+// beside the agents. The Job refuses and logs why, no agent is restarted, and nothing is removed
+// from any node. `helm uninstall` removes what is left of it.
 func (s *story) render(ctx context.Context, t *testing.T) {
 	h, isHelm := s.product.(helm)
 	if !isHelm {
@@ -52,7 +53,7 @@ func names(pods []corev1.Pod) string {
 	return strings.Join(all, " ")
 }
 
-// refused is nil once the Job that cleans has ended with 3, once, and has said why.
+// refused returns nil once the Job that cleans has ended with 3, once, and has logged why.
 func (c *cluster) refused(ctx context.Context) error {
 	job, err := c.api.BatchV1().Jobs(productNamespace).Get(ctx, uninstallJob, metav1.GetOptions{})
 	if err != nil {
@@ -70,12 +71,12 @@ func (c *cluster) refused(ctx context.Context) error {
 	if ended == nil || ended.ExitCode != 3 {
 		return fmt.Errorf("the Job's container is %+v; want it to end with 3", pod.Status.ContainerStatuses[0].State)
 	}
-	said, err := c.api.CoreV1().Pods(productNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+	output, err := c.api.CoreV1().Pods(productNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the log of %s: %w", pod.Name, err)
 	}
-	if want := fmt.Sprintf("refused: DaemonSet %s in namespace %s runs agents", productName, productNamespace); !strings.Contains(string(said), want) {
-		return fmt.Errorf("the Job says %q; want %q", said, want)
+	if want := fmt.Sprintf("refused: DaemonSet %s in namespace %s runs agents", productName, productNamespace); !strings.Contains(string(output), want) {
+		return fmt.Errorf("the Job logged %q; want %q", output, want)
 	}
 	return nil
 }

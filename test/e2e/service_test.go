@@ -69,7 +69,7 @@ func (s *story) hostPorts(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(from pod, answer talk.Answer) error {
+		verify: func(from pod, answer talk.Answer) error {
 			at := now.at(addressed(answer.Question))
 			if at == "" {
 				at = from.node
@@ -112,12 +112,12 @@ func (s *story) services(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(from pod, answer talk.Answer) error {
+		verify: func(from pod, answer talk.Answer) error {
 			got := answer.From
 			if len(got) == 1 && !now.has(groupA, got[0].Pod) {
 				return fmt.Errorf("pod %s answered, which the Service doesn't select", got[0].Pod)
 			}
-			// kube-proxy masquerades what a node sends, and what a pod sends to itself.
+			// kube-proxy masquerades packets of a node, and of a pod to itself.
 			byService := slices.Contains(service.addresses, addressed(answer.Question))
 			if byService && !from.onHost() && len(got) == 1 && got[0].Pod != from.name && !slices.Contains(from.addresses, got[0].Seen) {
 				return fmt.Errorf("it was taken for %s: want one of %s", got[0].Seen, from.addresses)
@@ -144,7 +144,7 @@ func (s *story) affinity(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(_ pod, answer talk.Answer) error {
+		verify: func(_ pod, answer talk.Answer) error {
 			by := map[string]int{}
 			for _, got := range answer.From {
 				by[got.Pod]++
@@ -170,7 +170,7 @@ func (s *story) hairpin(ctx context.Context, t *testing.T) {
 			}
 			return questions
 		},
-		judge: func(from pod, answer talk.Answer) error {
+		verify: func(from pod, answer talk.Answer) error {
 			for _, got := range answer.From {
 				if got.Pod != from.name {
 					return fmt.Errorf("pod %s answered: want itself", got.Pod)

@@ -18,7 +18,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// startupTaint is what nodes have until their agent is ready, as a cloud or a cluster's installer would put it there.
+// startupTaint is the taint of nodes until their agent is ready, as a cloud or a cluster's installer would put it there.
 const startupTaint = "plainroute/starting"
 
 // taint puts the start-up taint on all nodes.
@@ -74,7 +74,8 @@ func (c *cluster) apiServer(ctx context.Context) (host string, port int, err err
 	return "", 0, errors.New("looking for the API server's address: the Service kubernetes has no endpoints")
 }
 
-// direct tells that agents ask the API server at its own address, and none by its Service, which takes kube-proxy.
+// direct checks that all agents use the API server's own address, and none its Service, which needs
+// kube-proxy.
 func (s *story) direct(ctx context.Context, t *testing.T) {
 	t.Helper()
 	host, port, err := s.cluster.apiServer(ctx)
@@ -86,7 +87,7 @@ func (s *story) direct(ctx context.Context, t *testing.T) {
 		peers, err := onNode(ctx, one.name, `ss --no-header --tcp --numeric --processes state established | awk '/"plainroute"/ {print $4}'`)
 		testutil.Must(t, err)
 		if all := strings.Fields(peers); !slices.Contains(all, want) || slices.ContainsFunc(all, func(peer string) bool { return strings.HasSuffix(peer, ":443") }) {
-			t.Errorf("the agent of node %s speaks to %q, want %s", one.name, all, want)
+			t.Errorf("the agent of node %s uses %q, want %s", one.name, all, want)
 		}
 	}
 }

@@ -36,7 +36,7 @@ func ourRoutes(ctx context.Context, name string) (string, error) {
 // trace is where something of ours may be, and the shell command that shows it, each thing on a line.
 type trace struct{ what, command string }
 
-// traces of ours are what an uninstall has to remove. Each command prints nothing once that is done.
+// traces are the objects that an uninstall has to remove. Each command prints nothing once that is done.
 func traces() []trace {
 	return []trace{
 		{"nftables table", "nft list tables | grep -w plainroute || true"},
@@ -66,7 +66,7 @@ func clean(ctx context.Context, name string) error {
 	return errors.Join(left...)
 }
 
-// foreign is what other programs have on a node, some of it much like ours: a route with our protocol but another
+// foreign are objects of other programs on a node, some of it much like ours: a route with our protocol but another
 // metric, one with our metric but another protocol, a bridge, a table, a file beside ours.
 func foreign() []trace {
 	return []trace{
@@ -80,7 +80,7 @@ func foreign() []trace {
 	}
 }
 
-// plant puts what is foreign on all nodes; the first one's other state is kept, to be compared.
+// plant adds foreign objects to all nodes; the first one's other state is kept, to be compared.
 func (s *story) plant(ctx context.Context, t *testing.T) {
 	if len(nodeCommand()) == 0 {
 		return
@@ -99,7 +99,7 @@ func (s *story) plant(ctx context.Context, t *testing.T) {
 	}
 }
 
-// untouched is nil if all that plant made is there.
+// untouched returns an error unless all objects of plant are there.
 func untouched(ctx context.Context, name string) error {
 	var gone []error
 	for _, thing := range foreign() {
@@ -110,7 +110,7 @@ func untouched(ctx context.Context, name string) error {
 	return errors.Join(gone...)
 }
 
-// uproot removes what plant made.
+// uproot removes the objects of plant.
 func (s *story) uproot(ctx context.Context, t *testing.T) {
 	if len(nodeCommand()) == 0 {
 		return
@@ -123,8 +123,9 @@ func (s *story) uproot(ctx context.Context, t *testing.T) {
 	}
 }
 
-// inventory lists what is on a node, ours or not: devices, routes, tables, files. It leaves out the tables of kube-proxy, in
-// either mode, which makes them when it likes, and the host-port plugin's, which stays behind (see docs/uninstall.md).
+// inventory lists the objects on a node, ours or not: devices, routes, tables, files. It leaves out
+// the tables of kube-proxy, in either mode, which makes them when it likes, and the host-port
+// plugin's, which stays behind (see docs/uninstall.md).
 func inventory(ctx context.Context, name string) (string, error) {
 	return onNode(ctx, name, `
 		ip -o link | cut -d: -f2 | sed 's/^/link/' | sort

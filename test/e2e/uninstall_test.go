@@ -10,8 +10,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// uninstall removes the pods, as docs/uninstall.md says, and then the product. Nothing of it stays on any node and in the
-// API, and everything else stays.
+// uninstall removes the pods, as docs/uninstall.md describes, and then the product. Nothing of it
+// stays on any node and in the API, and everything else stays.
 func (s *story) uninstall(ctx context.Context, t *testing.T) {
 	s.plant(ctx, t) // reboots took it away
 	s.leave(ctx, t)

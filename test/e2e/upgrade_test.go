@@ -24,7 +24,7 @@ func (s *story) upgrade(ctx context.Context, t *testing.T) {
 	flows.stop(ctx, t)
 }
 
-// rolls waits until what change sets off has replaced every agent.
+// rolls waits until the rollout that change starts has replaced every agent.
 func (s *story) rolls(ctx context.Context, t *testing.T, name string, change func(context.Context) error) {
 	t.Helper()
 	start := time.Now()
@@ -46,7 +46,7 @@ func (s *story) rolls(ctx context.Context, t *testing.T, name string, change fun
 	t.Logf("%s of %d agents: %.1f s", name, len(old), time.Since(start).Seconds())
 }
 
-// restartAgents is what `kubectl rollout restart` does.
+// restartAgents does the same as `kubectl rollout restart`.
 func (c *cluster) restartAgents(ctx context.Context) error {
 	set, err := c.agentSet(ctx)
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// returnLimit is what the first change may take after the API server's return, in a cluster of up to 1,000 Nodes.
+	// returnLimit bounds the first change after the API server's return, in a cluster of up to 1,000 Nodes.
 	returnLimit = 5 * time.Second
-	// waits is the answer to all that an API server can fail with.
+	// waits is the answer to every failure of an API server.
 	waits = "all stays; the next change is made when it answers again"
 )
 
@@ -113,7 +113,7 @@ func apiKilled() fault {
 	}
 }
 
-// reviveAPIServer is for who comes after a fault that failed.
+// reviveAPIServer restores the API server for the faults after one that failed.
 func (l *lab) reviveAPIServer() {
 	if apiserver.Running() {
 		return
@@ -125,12 +125,12 @@ func (l *lab) reviveAPIServer() {
 	}
 }
 
-// apiPaused is an API server whose connections stay, and nobody answers on them.
+// apiPaused is an API server whose connections stay open, and get no answers.
 func apiPaused() fault {
 	return fault{
 		name: "the API server stopped for 20 s, its connections open", answer: waits,
 		inject: func(l *lab) {
-			// Whatever fails here, those who come after need an API server.
+			// The faults after this one need an API server, even if this one fails.
 			l.t.Cleanup(func() { l.must(l.pool.API.Resume()) })
 			l.must(l.pool.API.Pause())
 			time.Sleep(20 * time.Second)
@@ -144,8 +144,9 @@ func apiPaused() fault {
 	}
 }
 
-// longWait is how long the API server is away for an agent that starts. That the agent has no limit there is a test in
-// package controllers, where the manager's own is 2 s instead of 2 minutes (CacheSyncTimeout).
+// longWait is how long the API server is away for an agent that starts. A test in package
+// controllers checks that the agent has no limit there: the manager's own is 2 s instead of 2
+// minutes in that test (CacheSyncTimeout).
 const longWait = 30 * time.Second
 
 // startedWithout is an agent that starts while there is no API server.
@@ -175,7 +176,7 @@ func startedWithout() fault {
 	}
 }
 
-// ready tells why the node's agent is not.
+// ready returns why the node's agent is not ready.
 func (m *machine) ready(l *lab) error {
 	code, body, err := m.Get(l.t.Context(), "/readyz")
 	if err == nil && code != http.StatusOK {
@@ -188,7 +189,7 @@ func (m *machine) ready(l *lab) error {
 func forgotten() fault {
 	return fault{
 		name:    "the connection to the API server is forgotten by what is in between",
-		answer:  "all stays; the agent notices within 10 s that nobody answers, and connects anew",
+		answer:  "all stays; within 10 s without an answer the agent reconnects",
 		prepare: (*lab).useGate,
 		inject: func(l *lab) {
 			l.gate.Forget()
@@ -255,7 +256,8 @@ func untrue(
 	}
 }
 
-// staleAfterRestart is the worst of both: an agent that knows nothing yet is served an old list from the cache.
+// staleAfterRestart is the worst of both: an agent without any state is served an old list from the
+// cache.
 func staleAfterRestart(hide func(*lab) func(string) bool) fault {
 	f := untrue("an agent that starts a stale list from its cache", false, 0, hide, inject.WithoutStreaming, problem.PruneHeld)
 	untilStart := f.inject
@@ -288,7 +290,7 @@ func heldAndFlushed(hide func(*lab) func(string) bool) fault {
 	}
 }
 
-// trulyGone are many Nodes that leave while the agent doesn't see it: what it would not believe is true.
+// trulyGone are many Nodes that leave while the agent doesn't see it: the suspicious list is true.
 func trulyGone(name string, unseen func(l *lab, leave func())) fault {
 	return fault{
 		name: name, answer: "their routes go, once a list from etcd has confirmed it",

@@ -34,7 +34,7 @@ func bridgeFaults() []fault {
 			within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
-			name: "a pod's port taken out of the bridge while the agent is away", answer: "the next agent knows it by its lease, and puts it back",
+			name: "a pod's port taken out of the bridge while the agent is away", answer: "the next agent recognizes it by its lease, and puts it back",
 			inject: strayWhileAway, within: startLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
@@ -66,8 +66,8 @@ func bridgeFaults() []fault {
 			times:   2, within: healLimit, loses: untilRepaired, lag: carrierLag,
 		},
 		{
-			name: "a rival takes a pod's port out of the bridge every 100 ms, for 20 s", answer: "after 20 repairs it is put back every 2 s, which is reported",
-			inject: portRival, within: truceLimit, loses: untilRepaired, slow: true,
+			name: "another program takes a pod's port out of the bridge every 100 ms, for 20 s", answer: "after 20 repairs it is put back every 2 s, which is reported",
+			inject: portTaken, within: truceLimit, loses: untilRepaired, slow: true,
 		},
 	}
 }
@@ -163,7 +163,8 @@ func renamedBridge(l *lab) {
 	l.repairable()
 }
 
-// withoutIPv6 is `sysctl net.ipv6.conf.all.disable_ipv6=1`, and some time later its reversal by whoever manages the host.
+// withoutIPv6 is `sysctl net.ipv6.conf.all.disable_ipv6=1`, and some time later its reversal by the
+// host's network manager.
 func withoutIPv6(l *lab) {
 	saved := l.save()
 	l.broken()
@@ -178,7 +179,7 @@ func withoutIPv6(l *lab) {
 	l.repairable()
 }
 
-// onlyOneOwn tells if more than one problem keeps the node from being ready.
+// onlyOneOwn returns an error if more than one problem keeps the node from being ready.
 func (l *lab) onlyOneOwn() error {
 	problems, err := l.node.problems(l.t.Context())
 	if err != nil {
@@ -196,9 +197,9 @@ func (l *lab) onlyOneOwn() error {
 	return nil
 }
 
-func portRival(l *lab) {
+func portTaken(l *lab) {
 	port := l.port()
-	l.fight(func() { l.must(l.node.Handle().LinkSetNoMaster(port)) })
+	l.flap(func() { l.must(l.node.Handle().LinkSetNoMaster(port)) })
 	l.must(l.checkProblem(problem.Contested, "device "+port.Attrs().Name))
 	if err := l.checkRepairs("device", freeRepairs); err != nil {
 		l.t.Error(err)

@@ -12,13 +12,13 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// unmoved is the answer to every claim to what is another's.
-const unmoved = "nobody else's route moves"
+// unmoved is the answer to every claim to another Node's subnet or address.
+const unmoved = "the routes to other Nodes stay"
 
-// anAge makes a Node object older than the next: the API server tells ages in seconds.
+// anAge makes a Node object older than the next: the API server stores creation times in seconds.
 const anAge = 1100 * time.Millisecond
 
-// claimFaults are Nodes that say what they have no business saying.
+// claimFaults are Nodes with addresses and subnets that they have no right to.
 func claimFaults() []fault {
 	return []fault{
 		claimed("two Nodes claim one subnet, and the loser is deleted", nil, func(l *lab) {
@@ -60,7 +60,7 @@ func claimFaults() []fault {
 			l.awaitReport(l.node, clone.Name, problem.AddressRefused)
 			l.awaitShared(l.peer, clone.Name)
 		}),
-		claimed("a compromised kubelet claims everybody's addresses", func(l *lab) {
+		claimed("a compromised kubelet claims the addresses of all Nodes", func(l *lab) {
 			l.crowd = l.newcomers(1)
 			l.createNodes(fakesOf(l.crowd)...)
 		}, func(l *lab) {
@@ -104,7 +104,7 @@ func (l *lab) awaitShared(m *machine, node string) {
 				return nil
 			}
 		}
-		return fmt.Errorf("/status of %s does not say that %s shares an address: %v", m.Name, node, problems)
+		return fmt.Errorf("/status of %s does not report that %s shares an address: %v", m.Name, node, problems)
 	})
 }
 

@@ -113,11 +113,11 @@ func TestCleanup(t *testing.T) {
 	before := l.picture()
 	refused := l.cleanup(3)
 	if !strings.Contains(refused.Stderr, "pods are attached to bridge plainroute0 (ports: 1)") {
-		t.Errorf("said %q", refused.Stderr)
+		t.Errorf("it printed %q", refused.Stderr)
 	}
 	refused = l.cleanup(3, "--force")
 	if !strings.Contains(refused.Stderr, "an agent runs on this node") {
-		t.Errorf("said %q", refused.Stderr)
+		t.Errorf("it printed %q", refused.Stderr)
 	}
 	plan := l.cleanup(0, "--dry-run", "--force")
 	t.Logf("\n%s", plan.Stdout)
@@ -144,8 +144,8 @@ func TestCleanup(t *testing.T) {
 // words takes the columns' widths out of a table.
 func words(table string) string { return strings.Join(strings.Fields(table), " ") }
 
-// Pods that live through a forced cleanup keep their bridge and their leases, so that an agent that comes back gives
-// their addresses to nobody else.
+// Pods that live through a forced cleanup keep their bridge and their leases, so that an agent that
+// comes back gives their addresses to no other pod.
 func TestForcedCleanupUnderPods(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	other, err := l.node.AddPod(l.within(limit), "other")
@@ -189,7 +189,7 @@ func TestInterruptedCleanup(t *testing.T) {
 		killed, err := l.node.Cleanup(ctx)
 		cancel()
 		l.must(err)
-		t.Logf("attempt %d ended with %d; the next one says\n%s", i, killed.Code, l.cleanup(0).Stdout)
+		t.Logf("attempt %d ended with %d; the next one prints\n%s", i, killed.Code, l.cleanup(0).Stdout)
 		l.nothingLeft()
 		l.comesBack()
 		pod, err := l.node.AddPod(l.within(limit), "again")
@@ -207,7 +207,7 @@ func TestCleanupWaitsForTheAgent(t *testing.T) {
 	done := l.cleanup(0, "--wait", "1m")
 	l.must(<-stopped)
 	if !strings.Contains(done.Stderr, "waiting up to 1m0s for the agent") {
-		t.Errorf("said %q", done.Stderr)
+		t.Errorf("it printed %q", done.Stderr)
 	}
 	l.nothingLeft()
 }
@@ -220,10 +220,10 @@ func TestCleanupWithAnotherRunFolder(t *testing.T) {
 	args := []string{"--force", "--run-dir", other}
 	holder := "an agent runs on this node (node " + l.node.Name + ", run folder " + l.node.RunDir
 	if refused := l.cleanup(3, args...); !strings.Contains(refused.Stderr, holder) {
-		t.Errorf("said %q, want %q", refused.Stderr, holder)
+		t.Errorf("it printed %q, want %q", refused.Stderr, holder)
 	}
 	if plan := l.cleanup(0, append(args, "--dry-run")...); !strings.Contains(plan.Stdout, "It would be refused now: "+holder) {
-		t.Errorf("said\n%s", plan.Stdout)
+		t.Errorf("it printed\n%s", plan.Stdout)
 	}
 	if _, err := os.Stat(other); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the other run folder: %v", err)
@@ -236,11 +236,11 @@ func TestCleanupWithAnotherRunFolder(t *testing.T) {
 	done := l.cleanup(0, append(args, "--wait", "1m")...)
 	l.must(<-stopped)
 	if !strings.Contains(done.Stderr, "waiting up to 1m0s for the agent") {
-		t.Errorf("said %q", done.Stderr)
+		t.Errorf("it printed %q", done.Stderr)
 	}
 }
 
-// die ends pods that nobody detaches. The kernel takes their ports away some time later.
+// die ends pods that are never detached. The kernel takes their ports away some time later.
 func (l *lab) die(pods ...*nodelab.Pod) {
 	l.t.Helper()
 	for _, pod := range pods {
@@ -261,7 +261,8 @@ func (l *lab) die(pods ...*nodelab.Pod) {
 	})
 }
 
-// The kubelet has dead sandboxes detached while the cleanup runs, and host-local makes its folder anew for each.
+// The kubelet has dead sandboxes detached while the cleanup runs, and host-local makes its folder
+// again for each.
 func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	pods := []*nodelab.Pod{l.pods[0]}
@@ -294,43 +295,44 @@ func TestCleanupWaitsForDeadSandboxes(t *testing.T) {
 	}
 	done := <-ended
 	if done.Code != 0 || !strings.Contains(done.Stderr, "detach dead sandboxes (3, among them ") || strings.Contains(done.Stdout, "has not detached") {
-		t.Errorf("it ended with %d and said\n%s%s", done.Code, done.Stdout, done.Stderr)
+		t.Errorf("it ended with %d and printed\n%s%s", done.Code, done.Stdout, done.Stderr)
 	}
 	l.nothingLeft()
 }
 
-// Nobody can wait for a runtime that is off. What its late work may leave is told, and the next cleanup takes it.
-func TestCleanupTellsOfDeadSandboxes(t *testing.T) {
+// A cleanup can't wait for a runtime that is off. It reports what the runtime may leave later, and
+// the next cleanup removes that.
+func TestCleanupReportsDeadSandboxes(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	list, err := l.node.CNIConfig()
 	l.must(err)
 	l.die(l.pods[0])
 	l.must(l.node.StopAgent(syscall.SIGTERM))
 	if done := l.cleanup(0, "--detach-timeout", "0s"); !strings.Contains(done.Stdout, "has not detached all dead sandboxes (1): when it does, the folder ipam") {
-		t.Errorf("said\n%s", done.Stdout)
+		t.Errorf("it printed\n%s", done.Stdout)
 	}
 	l.nothingLeft()
 	l.must(l.pods[0].Detach(l.within(limit), list))
 	if done := l.cleanup(0); !strings.Contains(done.Stdout, filepath.Join(l.node.RunDir, "ipam")) || strings.Contains(done.Stdout, "has not detached") {
-		t.Errorf("said\n%s", done.Stdout)
+		t.Errorf("it printed\n%s", done.Stdout)
 	}
 	l.nothingLeft()
 }
 
-// After a reboot there is but a symlink that leads nowhere.
+// After a reboot only a dangling symlink is left.
 func TestCleanupAfterReboot(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	l.must(l.node.Reboot())
 	done := l.cleanup(0)
 	if !strings.Contains(done.Stdout, l.config()) {
-		t.Errorf("said\n%s", done.Stdout)
+		t.Errorf("it printed\n%s", done.Stdout)
 	}
 	if _, err := os.Lstat(l.config()); !os.IsNotExist(err) {
 		t.Errorf("the CNI config: %v", err)
 	}
 }
 
-// A device that only has the name is somebody else's, and so is a folder.
+// A device that only has the name is foreign, and so is a folder.
 func TestCleanupTakesNoNameForAMark(t *testing.T) {
 	l := cleanupLab(t, nodelab.AgentOptions{})
 	l.must(l.pods[0].Remove(l.within(limit)))
@@ -343,7 +345,7 @@ func TestCleanupTakesNoNameForAMark(t *testing.T) {
 	l.must(os.MkdirAll(filepath.Join(l.config(), "work"), 0o755))
 	done := l.cleanup(0)
 	if !strings.HasPrefix(done.Stdout, "Nothing removed.") {
-		t.Errorf("said\n%s", done.Stdout)
+		t.Errorf("it printed\n%s", done.Stdout)
 	}
 	addresses, err := l.node.Handle().AddrList(link, netlink.FAMILY_V4)
 	l.must(err)

@@ -14,10 +14,11 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// retryLimit bounds what no notice tells of and is tried again, at intervals that double from 20 ms.
+// retryLimit bounds the repair of what no notification reports. The agent tries it again at
+// intervals that double from 20 ms.
 const retryLimit = 3 * time.Second
 
-// pluginLimit bounds what the stock plugins, a process each, have a part in.
+// pluginLimit bounds repairs that run the stock plugins, a process each.
 const pluginLimit = 2 * time.Second
 
 func configFaults() []fault {
@@ -118,7 +119,7 @@ func (l *lab) withoutPlugin(spoil func(path string) error) {
 	l.repairable()
 }
 
-// allPlugins tells if a plugin is still reported, or anything of ours is not as it was.
+// allPlugins returns an error if a plugin is still reported, or anything of ours is not as it was.
 func allPlugins(l *lab) error {
 	if err := l.checkNoProblem(problem.PluginMissing); err != nil {
 		return err
@@ -126,7 +127,7 @@ func allPlugins(l *lab) error {
 	return l.checkOurs()
 }
 
-// halfCopy is what a copy to a full disk leaves.
+// halfCopy is the remainder of a copy to a full disk.
 func halfCopy(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -207,7 +208,7 @@ func (l *lab) mountSmall(folder string) {
 	l.must(os.MkdirAll(folder, 0o755))
 	l.must(unix.Mount("tmpfs", folder, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=256k,nr_inodes=64"))
 	l.t.Cleanup(func() {
-		// Detached at once, whoever still has a file open.
+		// Detached at once, even if a process still has a file open.
 		if err := unix.Unmount(folder, unix.MNT_DETACH); err != nil {
 			l.t.Error(err)
 		}
@@ -217,7 +218,7 @@ func (l *lab) mountSmall(folder string) {
 	}
 }
 
-// fullDisk deletes a file of the agent's on a disk that is full, until somebody makes room.
+// fullDisk deletes a file of the agent's on a disk that is full, until space is freed.
 func fullDisk(l *lab, disk, file string) {
 	l.must(l.node.PauseAgent())
 	l.must(os.Remove(file))

@@ -65,7 +65,7 @@ func conflictFaults() []fault {
 	}
 }
 
-// noConflict tells whether anything of a conflict is left.
+// noConflict returns an error if anything of a conflict is left.
 func noConflict(l *lab) error {
 	if err := l.checkNoProblem(problem.RouteConflict); err != nil {
 		return err
@@ -73,7 +73,7 @@ func noConflict(l *lab) error {
 	return l.joinedRouted()
 }
 
-// The three ways to add a route that shares others' key, by what `ip route` calls them.
+// The three ways to add a route that shares others' key, by their names in `ip route`.
 func addForeign(handle *netlink.Handle, route *netlink.Route) error { return handle.RouteAdd(route) }
 
 func prependForeign(handle *netlink.Handle, route *netlink.Route) error {
@@ -84,7 +84,8 @@ func appendForeign(handle *netlink.Handle, route *netlink.Route) error {
 	return handle.RouteAppend(route)
 }
 
-// foreignRoute adds somebody's route to the peer's pods, waits until the agent has reported it, and takes it away.
+// foreignRoute adds a foreign route to the peer's pods, waits until the agent has reported it, and
+// deletes it.
 func (l *lab) foreignRoute(add func(*netlink.Handle, *netlink.Route) error, gateway netip.Addr, metric int) {
 	l.t.Helper()
 	route := &netlink.Route{
@@ -138,8 +139,8 @@ func (l *lab) ownRoute(to netip.Prefix) *netlink.Route {
 	}
 }
 
-// peerRouted returns an error unless packets to the peer's pods go to the peer. To read the whole table would take longer
-// than a repair.
+// peerRouted returns an error unless packets to the peer's pods go to the peer. To read the whole
+// table would take longer than a repair.
 func peerRouted(l *lab) error {
 	routes, err := l.node.Handle().RouteGet(l.peer.Subnets[0].Addr().Next().AsSlice())
 	if err != nil {
@@ -151,7 +152,7 @@ func peerRouted(l *lab) error {
 	return nil
 }
 
-// appendNextHop makes one route of two next hops out of ours to the pods of who joined, and undoes it.
+// appendNextHop makes one route of two next hops out of ours to the new Node's pods, and reverts it.
 func appendNextHop(l *lab) {
 	hop := l.appendHop()
 	time.Sleep(lapse)
@@ -184,7 +185,8 @@ func (l *lab) appendHop() *netlink.Route {
 	return hop
 }
 
-// checkHops tells if the gateways to the pods of the Node that joined are not those wanted.
+// checkHops returns an error unless the gateways to the pods of the Node that joined are those
+// wanted.
 func (l *lab) checkHops(want ...netip.Addr) error {
 	routes, err := l.node.dump(unix.AF_INET6)
 	if err != nil {
@@ -260,7 +262,7 @@ func sendAdvertisement(to net.IP) error {
 	return nil
 }
 
-// checkDefault tells if the default route of the advertisement is missing.
+// checkDefault returns an error if the default route of the advertisement is missing.
 func (l *lab) checkDefault() error {
 	routes, err := l.node.dump(unix.AF_INET6)
 	if err != nil {
@@ -274,7 +276,7 @@ func (l *lab) checkDefault() error {
 	return fmt.Errorf("%s has no default route of a router's advertisement", l.node.Name)
 }
 
-// forwardAgain puts the settings to what they are after a boot and starts the agent.
+// forwardAgain sets the settings as after a boot, and starts the agent.
 func forwardAgain(l *lab) {
 	l.must(l.node.StopAgent(unix.SIGTERM))
 	l.broken()

@@ -24,18 +24,18 @@ func sections() []section {
 		{"What the node looks like", viewFaults()},
 		{"The CNI config", configFaults()},
 		{"The agent", processFaults()},
-		{"Rivals on the host", rivalFaults()},
+		{"Other programs on the host", flapFaults()},
 		{"The API server", apiFaults()},
-		{"What the API server says", listFaults()},
+		{"Lists of the API server", listFaults()},
 		{"Nodes that come, go and change", identityFaults()},
 		{"Nodes that claim what is others'", claimFaults()},
 		{"Nodes that wait for a peer's address to change", stolenFaults()},
 	}
 }
 
-// fault is what goes wrong, and what may come of it.
+// fault is one fault, with the bounds on repair and loss.
 type fault struct {
-	// name says what happens, in an operator's words, and answer what the agent does about it.
+	// name describes the fault, in an operator's words, and answer what the agent does about it.
 	name, answer string
 	// options are those of the node's agent.
 	options nodelab.AgentOptions
@@ -44,9 +44,10 @@ type fault struct {
 	// inject injects the fault, so many times: once if times is 0.
 	inject func(*lab)
 	times  int
-	// repaired tells what is not yet as it should be; nil: everything of ours has to be as it was.
+	// repaired returns what is not yet as it should be; nil: everything of ours has to be as it
+	// was.
 	repaired func(*lab) error
-	// finally, where it is given, checks what else has to be true in the end.
+	// finally, where it is given, checks further conditions in the end.
 	finally func(*lab)
 	// within is the bound on repair, with headroom for machines under load.
 	within time.Duration
@@ -60,7 +61,7 @@ type fault struct {
 	alone bool
 }
 
-// losses is what a fault may cost the traffic.
+// losses is the packet loss that a fault may cause.
 type losses int
 
 const (
@@ -78,7 +79,7 @@ const (
 	before, after = 20, 20
 )
 
-// measurement is what came of a fault.
+// measurement is the result of a fault.
 type measurement struct {
 	// repair is the longest time that a repair took.
 	repair time.Duration
@@ -103,7 +104,7 @@ func (f fault) run(t *testing.T, p *pool, underWay func()) *measurement {
 	}
 	l.run(after)
 	l.await(func() error { return l.node.ready(l) })
-	f.judge(l, &m)
+	f.verify(l, &m)
 	if f.finally != nil {
 		f.finally(l)
 	}
@@ -125,8 +126,9 @@ func (f fault) injectOnce(l *lab, m *measurement) {
 	m.mayLose += f.mayLose(now.Sub(l.brokenAt))
 }
 
-// crowded is how much longer a repair may take when other faults and other packages share the processors: then it is
-// mostly the looking that is late. What is published is measured one by one, within the bounds as they are.
+// crowded is how much longer a repair may take when other faults and other packages share the
+// processors: then the observation is late more than the repair. Published figures are measured one
+// by one, within the bounds as they are.
 const crowded = 4
 
 func bound(limit time.Duration) time.Duration {
@@ -143,8 +145,8 @@ func (f fault) mayLose(cut time.Duration) int {
 	return int((cut+f.lag)/packetInterval) + edge
 }
 
-// judge stops the traffic and compares what was measured with the bounds.
-func (f fault) judge(l *lab, m *measurement) {
+// verify stops the traffic and compares the measurement with the bounds.
+func (f fault) verify(l *lab, m *measurement) {
 	l.t.Helper()
 	longest := f.mayLose(m.longestCut)
 	for _, count := range l.stopTraffic() {
@@ -163,7 +165,7 @@ func (m *measurement) String() string {
 	return fmt.Sprintf("repaired after %s; lost %d packets of at most %d", short(m.repair), m.lost, m.mayLose)
 }
 
-// short rounds to what is worth reading.
+// short rounds to a readable precision.
 func short(d time.Duration) time.Duration {
 	if d > time.Second {
 		return d.Round(10 * time.Millisecond)

@@ -17,7 +17,7 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// joinLimit bounds what follows from a Node object alone.
+// joinLimit bounds changes that follow from a Node object alone.
 const joinLimit = time.Second
 
 func identityFaults() []fault {
@@ -141,7 +141,8 @@ func addressFlaps() fault {
 	}
 }
 
-// ownSubnetChanges cuts the old pods off, for their subnet is nobody's any more; the traffic is over before.
+// ownSubnetChanges cuts the old pods off, because their subnet has no owner any more; the traffic
+// is over before.
 func ownSubnetChanges() fault {
 	return fault{
 		name:   "our own podCIDR changed under running pods, which then go",
@@ -225,7 +226,7 @@ func subnetsOf(all []newcomer) []netip.Prefix {
 	return subnets
 }
 
-// restarted is alone, for nodes of other labs that come and go are changes.
+// restarted runs alone, because nodes of other labs that come and go are changes.
 func restarted() fault {
 	return fault{
 		name:   "the agent restarted over a correct table",
@@ -337,7 +338,7 @@ func crowdLeaves() fault {
 	}
 }
 
-// crowdHas tells whether the node has another number of routes to the crowd.
+// crowdHas returns an error if the node has another number of routes to the crowd.
 func (l *lab) crowdHas(want int) error {
 	wanted := map[string]bool{}
 	for _, subnet := range subnetsOf(l.crowd) {

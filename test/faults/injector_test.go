@@ -16,7 +16,7 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// injectors are what the faults of the API server and of Nodes use; each fault has those that it prepared.
+// injectors are used by the faults of the API server and of Nodes; each fault has those that it prepared.
 type injectors struct {
 	proxy *inject.Proxy
 	gate  *inject.Gate
@@ -26,9 +26,10 @@ type injectors struct {
 	// watches see what happens to the routes of both nodes, tables what happens to the node's nftables.
 	watches []*netlab.RouteWatch
 	tables  *netlab.TableWatch
-	// spare are addresses of the LAN that nobody else has.
+	// spare are unused addresses of the LAN.
 	spare []netip.Addr
-	// third is a machine that nobody knows yet, and talks are what the node's pod says to one of its pods.
+	// third is a machine that no agent has seen yet, and talks are request loops from the node's pod
+	// to one of its pods.
 	third *machine
 	talks []*talk
 	// plugins is the folder of the node's own CNI plugins.
@@ -74,7 +75,7 @@ func (l *lab) useClock() {
 	l.options.Start = l.clock.Start
 }
 
-// newcomers are Nodes that nobody knows yet, with numbers of their own.
+// newcomers are Nodes that no agent has seen yet, with numbers of their own.
 func (l *lab) newcomers(count int) []newcomer {
 	var all []newcomer
 	for range count {
@@ -119,7 +120,8 @@ func (l *lab) join() {
 	l.joined = append(l.joined, joined...)
 }
 
-// joinedRouted tells what routes the node lacks to those who joined, and what else is not as it was.
+// joinedRouted returns which routes the node lacks to the new Nodes, and what else is not as it
+// was.
 func (l *lab) joinedRouted() error {
 	for _, one := range l.joined {
 		for _, subnet := range one.subnets {
@@ -149,14 +151,15 @@ func (m *machine) route(subnet netip.Prefix) (netlink.Route, error) {
 	return routes[0], nil
 }
 
-// via is the next hop of the node's route of ours to a subnet, or an error that says that there is none.
+// via is the next hop of the node's route of ours to a subnet, or an error if there is no such
+// route.
 func (m *machine) via(subnet netip.Prefix) (netip.Addr, error) {
 	route, err := m.route(subnet)
 	via, _ := netip.AddrFromSlice(route.Gw)
 	return via.Unmap(), err
 }
 
-// comesFrom tells whether the node's routes to a peer prefer other sources than these.
+// comesFrom returns an error if the node's routes to a peer prefer other sources than these.
 func (m *machine) comesFrom(peer *machine, sources ...netip.Addr) error {
 	for _, subnet := range peer.Subnets {
 		route, err := m.route(subnet)
@@ -170,7 +173,7 @@ func (m *machine) comesFrom(peer *machine, sources ...netip.Addr) error {
 	return nil
 }
 
-// goesVia tells whether the node's routes to a peer lead to other addresses than these.
+// goesVia returns an error if the node's routes to a peer lead to other addresses than these.
 func (m *machine) goesVia(peer *machine, addresses ...netip.Addr) error {
 	for _, subnet := range peer.Subnets {
 		via, err := m.via(subnet)
@@ -184,7 +187,7 @@ func (m *machine) goesVia(peer *machine, addresses ...netip.Addr) error {
 	return nil
 }
 
-// reports tells whether the agent's /status lacks a problem about a Node: "" is any.
+// reports returns an error if the agent's /status lacks a problem about a Node: "" is any.
 func (m *machine) reports(ctx context.Context, node string, reason problem.Reason) error {
 	problems, err := m.problems(ctx)
 	if err != nil {
@@ -239,9 +242,9 @@ func (l *lab) checkUnmoved(others ...netip.Prefix) {
 	}
 }
 
-// moved is what happened to those routes since it was asked last.
+// moved returns the events of those routes since the last call.
 func (l *lab) moved(others ...netip.Prefix) []netlab.RouteEvent {
-	// What was done last is to have an effect first, if it has any.
+	// The last action has to take effect first, if it has any effect.
 	time.Sleep(100 * time.Millisecond)
 	subnets := slices.Concat(l.node.Subnets, l.peer.Subnets, others)
 	var moved []netlab.RouteEvent

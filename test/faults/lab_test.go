@@ -25,7 +25,7 @@ type lab struct {
 	// brokenAt is when the traffic was cut, repairableAt when the agent could first do something about it.
 	brokenAt, repairableAt time.Time
 
-	// What some faults use.
+	// Some faults use these.
 	injectors
 }
 
@@ -104,7 +104,7 @@ func (l *lab) run(packets int) {
 	}
 }
 
-// stopTraffic stops all flows at once, for each waits for what is still under way.
+// stopTraffic stops all flows at once, because each waits for its packets under way.
 func (l *lab) stopTraffic() []netlab.FlowReport {
 	reports := make([]netlab.FlowReport, len(l.flows))
 	var stopping sync.WaitGroup
@@ -120,8 +120,8 @@ func (l *lab) stopTraffic() []netlab.FlowReport {
 // calls it again.
 func (l *lab) broken() { l.brokenAt, l.repairableAt = time.Now(), time.Now() }
 
-// repairable notes that the agent can repair from now on: an injection calls it that has to give something back first, or
-// to wake the agent.
+// repairable notes that the agent can repair from now on: an injection calls it that has to give
+// something back first, or to wake the agent.
 func (l *lab) repairable() { l.repairableAt = time.Now() }
 
 // await looks every millisecond until wrong finds nothing wrong any more.
@@ -130,7 +130,7 @@ func (l *lab) await(wrong func() error) {
 	testutil.Await(l.t, wrong)
 }
 
-// checkOurs tells in what the node's things of ours are not as they were.
+// checkOurs returns how the node's things of ours differ from before.
 func (l *lab) checkOurs() error {
 	now, err := l.node.ownState(l.peer)
 	if err != nil {
@@ -152,7 +152,7 @@ func (l *lab) checkUntouched() {
 	}
 }
 
-// within limits what the test waits for.
+// within bounds a wait of the test.
 func (l *lab) within(duration time.Duration) context.Context {
 	return testutil.Within(l.t, duration)
 }

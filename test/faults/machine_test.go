@@ -30,7 +30,8 @@ const (
 // machine is a node with things of others on it.
 type machine struct {
 	*nodelab.Node
-	// foreign is all that is not ours, as it was before the agent first started, and ours what is, when all was well.
+	// foreign are the objects that are not ours, as they were before the agent first started, and
+	// ours our own, when all was well.
 	foreign, ours state
 }
 
@@ -113,7 +114,7 @@ func (m *machine) dump(family int) ([]netlink.Route, error) {
 	}
 }
 
-// foreignState is a picture of all that is not ours.
+// foreignState is a picture of all objects that are not ours.
 func (m *machine) foreignState() (state, error) {
 	s := state{}
 	err := s.addRoutes(m, func(route netlink.Route) bool {
@@ -147,9 +148,10 @@ func (m *machine) foreignState() (state, error) {
 	return s, nil
 }
 
-// notOurs tells whether a setting is to stay as it is. Not so those that the agent sets, and what the kernel itself
-// changes with them: forwarding of every device, and IPv4's accept_redirects (Documentation/networking/ip-sysctl.rst,
-// ip_forward), and accept_ra of the uplink. Nor those of devices that come with pods, nor counters.
+// notOurs reports whether a setting must stay as it is. Exceptions are the settings of the agent,
+// and those that the kernel changes with them: forwarding of every device, and IPv4's
+// accept_redirects (Documentation/networking/ip-sysctl.rst, ip_forward), and accept_ra of the
+// uplink; devices that come with pods; counters.
 func notOurs(path string) bool {
 	parts := strings.Split(path, "/")
 	device, name := parts[len(parts)-2], parts[len(parts)-1]
@@ -176,7 +178,7 @@ func ownSettings() []string {
 	return settings
 }
 
-// ownState is a picture of what is ours and has to do with the lab: nodes of other labs come and go.
+// ownState is a picture of our objects that belong to the lab: nodes of other labs come and go.
 func (m *machine) ownState(peer *machine) (state, error) {
 	s := state{}
 	subnets := slices.Concat(m.Subnets, peer.Subnets)

@@ -1,9 +1,10 @@
-// Package faults does to a running cluster what goes wrong in operation, one fault after the other, and measures how
-// long it takes until all is as it was, and what the pods' traffic lost meanwhile.
+// Package faults injects into a running cluster what goes wrong in operation, one fault after the
+// other, and measures how long the repair takes, and what the pods' traffic lost meanwhile.
 //
-// A fault is an entry of a table (see fault and sections). Each gets a lab: two fresh nodes with an agent and a pod
-// each, and pings between the pods all the time, 100 a second each way, over IPv4 and IPv6. Whatever the fault, what
-// is not the agent's is compared before and after: routes, nftables, settings, files.
+// A fault is an entry of a table (see fault and sections). Each gets a lab: two fresh nodes with an
+// agent and a pod each, and pings between the pods all the time, 100 a second each way, over IPv4
+// and IPv6. Objects that are not the agent's are compared before and after every fault: routes,
+// nftables, settings, files.
 //
 // With -update the measurements are written to docs/faults.md.
 package faults
@@ -19,7 +20,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take.
+// limit bounds a single wait.
 const limit = testutil.Limit
 
 var (
@@ -55,8 +56,8 @@ func build() (*pool, error) {
 	return p, nil
 }
 
-// quickLanes is how many quick faults go on at once: they wait more than they compute. What is to be published is measured
-// one by one.
+// quickLanes is how many quick faults run at the same time: they wait more than they compute.
+// Figures to publish are measured one by one.
 func quickLanes() int {
 	if *update {
 		return 1

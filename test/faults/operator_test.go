@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// What people and other programs do on a node, and what they look at.
+// These methods act on a node as people and other programs do, and read what they read.
 
 func (l *lab) link(device string) netlink.Link {
 	l.t.Helper()
@@ -27,7 +27,7 @@ func (l *lab) linkDown() { l.must(l.node.Handle().LinkSetDown(l.link(uplink))) }
 
 func (l *lab) linkUp() { l.must(l.node.Handle().LinkSetUp(l.link(uplink))) }
 
-// uplinkAddress is one of the node's, as the LAN wants it.
+// uplinkAddress is one of the node's, with the LAN's prefix length.
 func (l *lab) uplinkAddress(of netip.Addr) *netlink.Addr {
 	bits := 24
 	if of.Is6() {
@@ -73,7 +73,7 @@ func (l *lab) save() []netlink.Route {
 	return saved
 }
 
-// restore is `ip route restore`: it adds what is missing of saved, first what others need to be reached by.
+// restore is `ip route restore`: it adds the missing routes of saved, those first that other routes need as gateways.
 func (l *lab) restore(saved []netlink.Route) {
 	l.t.Helper()
 	for _, withGateway := range []bool{false, true} {
@@ -110,7 +110,8 @@ func isOurs(route netlink.Route) bool { return route.Protocol == netlab.Protocol
 
 func isAny(netlink.Route) bool { return true }
 
-// checkProblem tells if the agent's /status lacks a Problem of a reason whose detail holds a text.
+// checkProblem returns an error if the agent's /status lacks a Problem of a reason whose detail
+// holds a text.
 func (l *lab) checkProblem(reason problem.Reason, detail string) error {
 	problems, err := l.node.problems(l.t.Context())
 	if err != nil {
@@ -124,7 +125,7 @@ func (l *lab) checkProblem(reason problem.Reason, detail string) error {
 	return fmt.Errorf("/status has no %s about %q: %v", reason, detail, problems)
 }
 
-// checkNoProblem tells if the agent's /status has a Problem of a reason.
+// checkNoProblem returns an error if the agent's /status has a Problem of a reason.
 func (l *lab) checkNoProblem(reason problem.Reason) error {
 	problems, err := l.node.problems(l.t.Context())
 	if err != nil {

@@ -22,10 +22,10 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// startLimit bounds what an agent that starts has to do: reach the API server, list the Nodes, look at the kernel.
+// startLimit bounds the work of an agent that starts: reach the API server, list the Nodes, look at the kernel.
 const startLimit = 5 * time.Second
 
-// wakeLimit bounds what an agent has to do that was stopped for long: its memory may have been put aside, and timers are
+// wakeLimit bounds the work of an agent that was stopped for long: its memory may have been put aside, and timers are
 // due all at once.
 const wakeLimit = time.Second
 
@@ -58,12 +58,12 @@ func processFaults() []fault {
 		},
 		{
 			name:   "notifications lost: the socket overflows while the agent is stopped, a route deleted meanwhile",
-			answer: "everything is looked at anew, and the route put back",
+			answer: "everything is read again, and the route put back",
 			inject: overflow, within: startLimit, loses: untilRepaired,
 		},
 		{
 			name:   "a second agent is started with folders, a port and a cluster of its own",
-			answer: "it is refused at once, and told who runs here",
+			answer: "it is refused at once, and its error names the running agent",
 			inject: secondAgent, times: 2, within: startLimit,
 		},
 		{
@@ -73,7 +73,7 @@ func processFaults() []fault {
 		},
 		{
 			name:   "a second agent is started while the first is stopped",
-			answer: "it is refused at once, and told the process id of the first",
+			answer: "it is refused at once, and its error has the first one's process id",
 			inject: func(l *lab) {
 				l.must(l.node.PauseAgent())
 				defer func() { l.must(l.node.SignalAgent(syscall.SIGCONT)) }()
@@ -116,7 +116,7 @@ func squat(l *lab) {
 	log, err := os.ReadFile(l.node.LogFile())
 	l.must(err)
 	if want := "a process of user 65534"; !strings.Contains(string(log), want) {
-		l.t.Errorf("the agent's log does not say %q", want)
+		l.t.Errorf("the agent's log lacks %q", want)
 	}
 	l.must(squatter.Close())
 	l.await(func() error {
@@ -144,15 +144,16 @@ func (l *lab) refusedAgent(holder string) {
 		"--cluster-cidr", "10.99.0.0/16", "--run-dir", runDir, "--listen", "127.0.0.1:19472")
 	l.must(err)
 	if done.Code != 1 || !strings.Contains(done.Stderr, "another agent runs in this network namespace: "+holder) {
-		l.t.Errorf("the second agent ended with %d and said %q; want that it names %q", done.Code, done.Stderr, holder)
+		l.t.Errorf("the second agent ended with %d and printed %q; want it to name %q", done.Code, done.Stderr, holder)
 	}
 	if _, err := os.Stat(runDir); !errors.Is(err, os.ErrNotExist) {
 		l.t.Errorf("the second agent left its run folder: %v", err)
 	}
 }
 
-// killAtRandom keeps passes going by taking away what no traffic needs at that moment: routes to a Node that is there in
-// name only, and the CNI config. Every second agent is killed while it starts.
+// killAtRandom keeps passes going by removing objects that no traffic needs at that moment: routes
+// to a Node that is there in name only, and the CNI config. Every second agent is killed while it
+// starts.
 func killAtRandom(l *lab) {
 	for life := range 50 {
 		moment := rand.N(30 * time.Millisecond)
@@ -202,7 +203,8 @@ func stopForLong(l *lab) {
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 }
 
-// overflow changes somebody's routes until the agent's notification socket has no room left, and then ours.
+// overflow changes foreign routes until the agent's notification socket has no room left, and then
+// ours.
 func overflow(l *lab) {
 	l.must(l.node.PauseAgent())
 	for number := 0; l.dropped() == 0; number++ {
@@ -217,7 +219,7 @@ func overflow(l *lab) {
 	l.must(l.node.SignalAgent(syscall.SIGCONT))
 }
 
-// changeRoutes adds and deletes somebody's routes.
+// changeRoutes adds and deletes foreign routes.
 func (l *lab) changeRoutes(count int) {
 	l.t.Helper()
 	for number := range count {

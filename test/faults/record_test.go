@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logbook holds what was measured, by the faults' names.
+// logbook contains the measurements, by the faults' names.
 type logbook struct {
 	sections []section
 	mu       sync.Mutex
@@ -55,9 +55,9 @@ func (b *logbook) isMeasured(f fault) bool { return b.measured[f.name] != nil }
 
 const header = `# Faults
 
-What goes wrong on a node, what plainroute does about it, and what it costs. The table is written by the suite that
-makes every one of these faults happen, test/faults, in network namespaces with real agents and a real API server,
-while pods of two nodes ping each other 100 times a second each way, over IPv4 and IPv6. This one was measured on
+Faults of a node, how plainroute repairs them, and their cost. The suite test/faults writes the table. It injects every
+one of these faults, in network namespaces with real agents and a real API server, while pods of two nodes ping each
+other 100 times a second each way, over IPv4 and IPv6. This one was measured on
 %s with %d cores; ` + "`make faults-doc`" + ` measures again.
 
 - *Repaired*: the time from the moment when the agent can do something about it until everything of the agent's is as

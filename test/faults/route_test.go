@@ -2,8 +2,8 @@ package faults
 
 import "time"
 
-// healLimit bounds what is repaired upon the kernel's word: ten times what it should take, and more, for machines under
-// load and for the race detector.
+// healLimit bounds repairs that a notification of the kernel causes: ten times what it should take,
+// and more, for machines under load and for the race detector.
 const healLimit = 250 * time.Millisecond
 
 func routeFaults() []fault {
@@ -31,12 +31,12 @@ func routeFaults() []fault {
 		},
 		{
 			name:   "uplink down and up",
-			answer: "IPv6 addresses and static routes are given back by whoever manages the host; plainroute's routes follow",
+			answer: "the host's network manager restores IPv6 addresses and static routes; plainroute's routes follow",
 			inject: linkFlap, within: healLimit, loses: untilRepaired,
 		},
 		{
 			name: "the uplink's addresses removed and added again",
-			answer: "the kernel takes all routes by way of them; whoever manages the host gives back what is theirs, " +
+			answer: "the kernel removes all routes by way of them; the host's network manager restores its own, " +
 				"plainroute's follow",
 			inject: addressLoss, within: healLimit, loses: untilRepaired,
 		},
@@ -58,7 +58,7 @@ func routeFaults() []fault {
 	}
 }
 
-// lapse is how long a host is left without what it needs, before somebody gives it back.
+// lapse is how long a host is left without what it needs, before that is restored.
 const lapse = 300 * time.Millisecond
 
 func flushMain(l *lab) {

@@ -114,8 +114,9 @@ func flushRuleset(l *lab) {
 	l.must(l.node.plantTable())
 }
 
-// dormant does `nft add table inet plainroute '{ flags dormant; }'`, which google/nftables has no words for: one change of
-// a table between the messages that begin and end a transaction (nfnetlink_rcv_batch of net/netfilter/nfnetlink.c).
+// dormant does `nft add table inet plainroute '{ flags dormant; }'`, which google/nftables has no
+// words for: one change of a table between the messages that begin and end a transaction
+// (nfnetlink_rcv_batch of net/netfilter/nfnetlink.c).
 func dormant(l *lab) {
 	header := func(family byte, resource uint16) []byte {
 		return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
@@ -146,7 +147,7 @@ func dormant(l *lab) {
 	}))
 }
 
-// notDormant tells if the table is switched off, or anything of ours is not as it was.
+// notDormant returns an error if the table is dormant, or anything of ours is not as it was.
 func notDormant(l *lab) error {
 	conn, err := l.node.NFT()
 	if err != nil {

@@ -18,10 +18,10 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// state is a picture of things by name; it has all that is known of each.
+// state is a picture of things by name; it has all attributes of each.
 type state map[string]string
 
-// compare tells what is missing, new or different now.
+// compare returns what is missing, new or different now.
 func (s state) compare(now state) error {
 	var differences []error
 	for _, name := range slices.Sorted(maps.Keys(s)) {
@@ -102,7 +102,7 @@ func (s state) addElements(conn *nftables.Conn, set string, peer *machine) error
 	return nil
 }
 
-// addFile adds all that is known of a file but when it was read.
+// addFile adds all attributes of a file except its access time.
 func (s state) addFile(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {

@@ -10,12 +10,13 @@ import (
 )
 
 const (
-	// echoPort is where a pod answers with the source address that it sees (package netlab), talkPort is where we send from.
+	// echoPort is where a pod answers with the source address that it sees (package netlab),
+	// talkPort is where we send from.
 	echoPort = 8080
 	talkPort = 5555
 )
 
-// talk is one flow of UDP, always from the same port, that asks who the other one takes us for.
+// talk is one flow of UDP, always from the same port, that asks for our address as the other side sees it.
 type talk struct {
 	conn *net.UDPConn
 	self netip.Addr
@@ -23,7 +24,7 @@ type talk struct {
 	stop chan struct{}
 }
 
-// startTalk asks every 20 ms, whoever hears it.
+// startTalk asks every 20 ms, whether or not an answer comes.
 func (l *lab) startTalk(from *nodelab.Pod, to netip.Addr) {
 	l.t.Helper()
 	one := &talk{self: from.Addr(to), to: netip.AddrPortFrom(to, echoPort), stop: make(chan struct{})}
@@ -45,13 +46,13 @@ func (t *talk) ask() {
 		case <-t.stop:
 			return
 		case <-tick.C:
-			// Nobody is there at first, and the router says so.
+			// There is no pod at first, and the router answers so.
 			_, _ = t.conn.WriteToUDPAddrPort([]byte("who am I?"), t.to)
 		}
 	}
 }
 
-// seenAs waits for an answer and returns whom the other one takes us for.
+// seenAs waits for an answer and returns our address as the other side sees it.
 func (t *talk) seenAs() (string, error) {
 	answer := make([]byte, 128)
 	if err := t.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
@@ -99,7 +100,8 @@ func begunEarly(name string, options nodelab.AgentOptions) fault {
 			}
 			return nil
 		},
-		// Who was asked for before the pod was there is asked for again after a second (net/ipv4/neigh/default/retrans_time_ms).
+		// An address that was asked for before the pod was there is asked for again after a second
+		// (net/ipv4/neigh/default/retrans_time_ms).
 		within: 3 * time.Second, loses: nothing,
 	}
 }

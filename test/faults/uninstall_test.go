@@ -20,8 +20,8 @@ import (
 	"github.com/plainroute/plainroute/test/nodelab"
 )
 
-// removal is a cluster from which plainroute is being taken away, by a user who has the rights of which the help speaks
-// and no others.
+// removal is a cluster from which plainroute is being removed, by a user who has the rights that
+// the help lists and no others.
 type removal struct {
 	*lab
 	namespace, kubeconfig string
@@ -100,7 +100,7 @@ func rowOf(t *testing.T, rows uninstall.Rows, node *machine) uninstall.Row {
 	return rows[i]
 }
 
-// condition gives a Node the condition, as an agent or somebody else would.
+// condition gives a Node the condition, as an agent or another program would.
 func (r *removal) condition(node *machine, reason string) {
 	r.t.Helper()
 	nodes := r.pool.Client().CoreV1().Nodes()
@@ -130,7 +130,7 @@ func TestUninstall(t *testing.T) {
 	before := r.picture()
 	rows, _ := r.uninstall(r.within(limit), 0, "--dry-run")
 	if len(rows) != 2 || !rows[0].DryRun || !rows[0].Clean || !strings.Contains(rows[0].Error, "it would be refused now: an agent runs") {
-		t.Errorf("the dry run says %+v", rows)
+		t.Errorf("the dry run shows %+v", rows)
 	}
 	r.same(before, "after a dry run")
 	if !r.hasCondition(r.node) {
@@ -180,14 +180,14 @@ func TestUninstallLeavesNodes(t *testing.T) {
 	names := []string{r.node.Name, r.peer.Name}
 	slices.Sort(names)
 	if want := fmt.Sprintf("2 of 2 nodes are not clean: %s; ", strings.Join(names, ", ")); !strings.Contains(done.Stderr, want) {
-		t.Errorf("said %q, want %q", done.Stderr, want)
+		t.Errorf("it printed %q, want %q", done.Stderr, want)
 	}
 	r.must(r.node.WaitReady(r.within(limit)))
 	r.must(r.node.AwaitRoute(r.within(limit), r.peer.Subnets...))
 }
 
-// While a DaemonSet makes agents, no node is touched. This is what comes of `helm template | kubectl apply`, which makes the
-// hook's Job beside them.
+// While a DaemonSet makes agents, no node is touched. This is what comes of `helm template |
+// kubectl apply`, which makes the hook's Job beside them.
 func TestUninstallRefusesBesideDaemonSet(t *testing.T) {
 	r := newRemoval(t, both)
 	before := r.picture()
@@ -207,7 +207,7 @@ func TestUninstallRefusesBesideDaemonSet(t *testing.T) {
 	done, err := r.peer.Plainroute(r.within(limit), r.args()...)
 	r.must(err)
 	if want := "refused: DaemonSet agents in namespace " + r.namespace; done.Code != 3 || done.Stdout != "" || !strings.Contains(done.Stderr, want) {
-		t.Errorf("it ended with %d, printed %q and said %q; want 3 and %q", done.Code, done.Stdout, done.Stderr, want)
+		t.Errorf("it ended with %d, printed %q to stdout and %q to stderr; want 3 and %q", done.Code, done.Stdout, done.Stderr, want)
 	}
 	r.same(before, "after a refusal")
 	left, err := sets.List(r.within(limit), metav1.ListOptions{})
@@ -233,7 +233,8 @@ func (r *removal) untilUnderWay() context.Context {
 	return ctx
 }
 
-// Whoever loses patience leaves nothing behind, and whoever is killed leaves what the next run takes away.
+// An uninstall that is interrupted leaves nothing behind. One that is killed leaves what the next
+// run removes.
 func TestUninstallInterrupted(t *testing.T) {
 	r := newRemoval(t, func(*lab) []*nodelab.Node { return nil })
 	killed, err := r.peer.Plainroute(r.untilUnderWay(), r.args()...)
@@ -246,25 +247,25 @@ func TestUninstallInterrupted(t *testing.T) {
 	}
 	_, done := r.uninstall(r.within(limit), 1, "--timeout", "1s")
 	if !strings.Contains(done.Stderr, " of an earlier run") {
-		t.Errorf("said %q", done.Stderr)
+		t.Errorf("it printed %q", done.Stderr)
 	}
 
 	interrupted, err := r.peer.PlainrouteUntil(r.untilUnderWay(), syscall.SIGTERM, r.args()...)
 	r.must(err)
 	if interrupted.Code != 1 || !strings.Contains(interrupted.Stderr, "interrupted: ") {
-		t.Errorf("the interrupted run ended with %d and said %q", interrupted.Code, interrupted.Stderr)
+		t.Errorf("the interrupted run ended with %d and printed %q", interrupted.Code, interrupted.Stderr)
 	}
 	if left, err = sets.List(r.within(limit), metav1.ListOptions{}); err != nil || len(left.Items) > 0 {
 		t.Errorf("the interrupted run left %v, %v", left, err)
 	}
 }
 
-// What is not allowed is said, and nothing is left of it.
+// An uninstall without the rights reports which ones are missing, and leaves nothing.
 func TestUninstallWithoutRights(t *testing.T) {
 	r := newRemoval(t, both)
 	r.namespace = metav1.NamespaceDefault
 	_, done := r.uninstall(r.within(limit), 1)
 	if !strings.Contains(done.Stderr, `cannot list resource "daemonsets"`) {
-		t.Errorf("said %q", done.Stderr)
+		t.Errorf("it printed %q", done.Stderr)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// viewFaults change what a node looks like, and nothing that Nodes say: what is in place must stay.
+// viewFaults change what a node looks like, and nothing in Nodes: what is in place must stay.
 func viewFaults() []fault {
 	return []fault{
 		viewed("a peer's InternalIPs come up on kube-ipvs0, as a Service's externalIPs do", addressesOfThePeer),
@@ -38,7 +38,7 @@ func viewed(name string, do func(*lab)) fault {
 	}
 }
 
-// clearView tells what the agent still has against this host.
+// clearView returns the problems that the agent still reports about this host.
 func clearView(l *lab) error {
 	return errors.Join(l.checkNoProblem(problem.RouteKept), l.checkNoProblem(problem.RangeOverlap), l.node.ready(l), l.checkOurs())
 }
@@ -58,7 +58,7 @@ func (l *lab) foreignDevice(name string, addresses ...netip.Addr) netlink.Link {
 	return device
 }
 
-// addressesOfThePeer (own-address-elsewhere) does what kube-proxy does in its IPVS mode; its ARP setting is among that.
+// addressesOfThePeer (own-address-elsewhere) acts as kube-proxy in its IPVS mode, including its ARP setting.
 func addressesOfThePeer(l *lab) {
 	const ignore = "net/ipv4/conf/" + uplink + "/arp_ignore"
 	l.must(l.node.Sysctl(ignore, "1"))
@@ -74,7 +74,7 @@ func addressesOfThePeer(l *lab) {
 	l.must(l.node.Sysctl(ignore, "0"))
 }
 
-// connectedRoutesAway is what a network manager does that makes an address's routes anew.
+// connectedRoutesAway acts as a network manager that replaces an address's routes.
 func connectedRoutesAway(l *lab) {
 	var away []netlink.Route
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {

@@ -17,7 +17,7 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// Clock is the wall clock of one process and what that starts. It can be stepped; the machine's own clock, and the
+// Clock is the wall clock of one process and its children. It can be stepped; the machine's own clock, and the
 // monotonic one, go on as they are.
 //
 // The process has to ask the kernel for the time, rather than a page that the kernel shares with it (the vDSO), and a

@@ -76,8 +76,8 @@ func (g *Gate) Shut() {
 	}
 }
 
-// Forget swallows all that is sent from now on over the connections that are open, and keeps them open: a load balancer
-// or a firewall that has forgotten them. New ones work.
+// Forget swallows all data that is sent from now on over the connections that are open, and keeps
+// them open: a load balancer or a firewall that has forgotten them. New ones work.
 func (g *Gate) Forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -86,7 +86,7 @@ func (g *Gate) Forget() {
 	}
 }
 
-// hole swallows what goes over a connection, once it is open.
+// hole swallows the data of a connection, once it is open.
 type hole struct{ open atomic.Bool }
 
 // copy is io.Copy until the hole is open.

@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// wire encodes what an agent may be sent in protobuf: Nodes, their lists, and lists of their metadata.
+// wire encodes the objects of the API server's answers in protobuf: Nodes, their lists, and lists of their metadata.
 var wire = sync.OnceValue(func() serializer.CodecFactory {
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Node{}, &corev1.NodeList{}, &metav1.Status{})
@@ -25,7 +25,8 @@ var wire = sync.OnceValue(func() serializer.CodecFactory {
 	return serializer.NewCodecFactory(scheme)
 })
 
-// encode renders an object in protobuf. Its kind is part of that, and is taken from the scheme where the object has none.
+// encode renders an object in protobuf. Its kind is part of that, and is taken from the scheme
+// where the object has none.
 func encode(object runtime.Object) ([]byte, error) {
 	info, known := runtime.SerializerInfoForMediaType(wire().SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 	if !known {
@@ -42,8 +43,8 @@ func encode(object runtime.Object) ([]byte, error) {
 	return content, nil
 }
 
-// Hidden leaves Nodes out, by name, of whatever shows them: lists, and events. Lists that are a quorum read, for which
-// the server asks etcd, are whole unless everywhere is set.
+// Hidden leaves Nodes out, by name, of every answer with them: lists, and events. Lists that are a
+// quorum read, for which the server asks etcd, are whole unless everywhere is set.
 func Hidden(everywhere bool, hide func(name string) bool) Fault {
 	return func(server http.RoundTripper, request *http.Request) (*http.Response, error) {
 		answer, err := server.RoundTrip(request)

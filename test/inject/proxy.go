@@ -22,8 +22,9 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Proxy is a proxy to the API server that injects faults into requests and answers. Unlike a Gate it reads what passes:
-// it ends TLS with a certificate of its own, and sends every request as the agents' user.
+// Proxy is a proxy to the API server that injects faults into requests and answers. Unlike a Gate
+// it reads requests and answers: it ends TLS with a certificate of its own, and sends every request
+// as the agents' user.
 type Proxy struct {
 	kubeconfig string
 	server     http.RoundTripper

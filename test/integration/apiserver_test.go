@@ -17,7 +17,7 @@ func (f *fixture) gate(node *nodelab.Node) (*inject.Gate, error) {
 	return inject.NewGate(f.Cluster, 7000+node.Index)
 }
 
-// A lost API server changes nothing in the kernel; what happened meanwhile is seen when it is back.
+// A lost API server changes nothing in the kernel; the agent catches up when it is back.
 func TestAPIServerLost(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -64,14 +64,14 @@ func TestAPIServerRefuses(t *testing.T) {
 	comesAlive(t, node)
 }
 
-// A kubeconfig whose credentials nobody knows: 401, where a stranger gets 403.
-func TestAPIServerDoesNotKnowUs(t *testing.T) {
+// A kubeconfig with invalid credentials: 401, where a user without rights gets 403.
+func TestInvalidCredentials(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
 	node := f.node(t)
 	kubeconfig, err := f.Kubeconfig("unknown", func(config *clientcmdapi.Config) {
 		for _, user := range config.AuthInfos {
-			*user = clientcmdapi.AuthInfo{Token: "nobody's"}
+			*user = clientcmdapi.AuthInfo{Token: "invalid"}
 		}
 	})
 	testutil.Must(t, err)

@@ -53,7 +53,7 @@ func alone(t *testing.T, node *nodelab.Node) (run func(func() error) error) {
 	}
 }
 
-// meshPlugin is what the mesh appends: a stock plugin whose work shows in the pod.
+// meshPlugin is the plugin that the mesh appends: a stock plugin whose work shows in the pod.
 const (
 	meshType  = "tuning"
 	meshTTL   = "77"
@@ -64,8 +64,9 @@ func meshPlugin() map[string]any {
 	return map[string]any{"type": meshType, "name": "mesh", "sysctl": map[string]any{"net.ipv4.ip_default_ttl": meshTTL}}
 }
 
-// A mesh keeps its plugin in the first config that it can load, as istio-cni does: it looks for that config, and where its plugin is
-// missing or another it writes the config beside its place, with the plugin at the end, and renames it.
+// A mesh keeps its plugin in the first config that it can load, as istio-cni does: it looks for
+// that config, and where its plugin is missing or another it writes the config beside its place,
+// with the plugin at the end, and renames it.
 type mesh struct {
 	folder  string
 	run     func(func() error) error
@@ -93,7 +94,7 @@ func startMesh(folder string, run func(func() error) error) *mesh {
 	return m
 }
 
-// uninstall ends the mesh and takes its plugin out.
+// uninstall ends the mesh and removes its plugin from the chain.
 func (m *mesh) uninstall(t *testing.T) {
 	t.Helper()
 	close(m.stop)
@@ -128,7 +129,7 @@ func (m *mesh) insert() error {
 	return m.change(func(all []any) []any { return append(all, meshPlugin()) })
 }
 
-// change replaces what is the mesh's in the first config.
+// change replaces the mesh's part of the first config.
 func (m *mesh) change(add func([]any) []any) error {
 	path, plugins, whole := m.first()
 	if path == "" {
@@ -147,7 +148,7 @@ func (m *mesh) change(add func([]any) []any) error {
 	return errors.Join(os.WriteFile(temp, content, 0o644), os.Rename(temp, path))
 }
 
-// chainOf is what the node's runtime calls for a pod.
+// chainOf is the chain that the node's runtime calls for a pod.
 func chainOf(node *nodelab.Node) []string {
 	list, err := node.CNIConfig()
 	if err != nil {
@@ -165,8 +166,8 @@ func awaitChain(t *testing.T, node *nodelab.Node, want ...string) {
 	testutil.AwaitTrue(t, node.Name+" calls "+strings.Join(want, ", "), func() bool { return slices.Equal(chainOf(node), want) })
 }
 
-// TestMesh has a mesh put its plugin into our config: on the node itself, and from a container that sees the CNI folder alone. Both
-// stay, through all that happens to either.
+// TestMesh has a mesh put its plugin into our config: on the node itself, and from a container that
+// sees the CNI folder alone. Both stay, through all that happens to either.
 func TestMesh(t *testing.T) {
 	here := func(fn func() error) error { return fn() }
 	t.Run("link", func(t *testing.T) {
@@ -216,7 +217,7 @@ func livesWithMesh(t *testing.T, f *fixture, node *nodelab.Node, start func() *m
 		})
 		awaitChain(t, node, "bridge", "portmap", "bandwidth", meshType)
 	}
-	peace(ctx, t, node, m)
+	settled(ctx, t, node, m)
 	testutil.Must(t, pod.Remove(ctx))
 
 	testutil.Must(t, node.Reboot())
@@ -234,12 +235,13 @@ func livesWithMesh(t *testing.T, f *fixture, node *nodelab.Node, start func() *m
 	awaitChain(t, node, "bridge", "portmap")
 	testutil.Must(t, pod.Remove(ctx))
 	testutil.Must(t, addChained(ctx, t, f, node, "after", "64").Remove(ctx))
-	peace(ctx, t, node, m)
+	settled(ctx, t, node, m)
 	leavesNothing(ctx, t, node)
 }
 
-// peace checks that the mesh had to write no more often than the config changed for it, and that nothing is contested.
-func peace(ctx context.Context, t *testing.T, node *nodelab.Node, m *mesh) {
+// settled checks that the mesh had to write no more often than the config changed for it, and that
+// the agent reports no flap.
+func settled(ctx context.Context, t *testing.T, node *nodelab.Node, m *mesh) {
 	t.Helper()
 	testutil.Must(t, node.WaitReady(ctx))
 	if n := m.wrote.Load(); n > 10 {
@@ -268,7 +270,8 @@ func leavesNothing(ctx context.Context, t *testing.T, node *nodelab.Node, stays 
 	}
 }
 
-// addChained attaches a pod, checks by its TTL whether the mesh's plugin was called, and that it reaches another node's pod.
+// addChained attaches a pod, checks by its TTL whether the mesh's plugin was called, and that it
+// reaches another node's pod.
 func addChained(ctx context.Context, t *testing.T, f *fixture, node *nodelab.Node, name, ttl string) *nodelab.Pod {
 	t.Helper()
 	pod, err := node.AddPod(ctx, name)
@@ -308,8 +311,8 @@ func shaped(t *testing.T, node *nodelab.Node) bool {
 
 const metaConfig = "00-meta.conf"
 
-// metaInstaller is what Multus' daemon does in its container: it takes the first config by name that is not its own, and writes one of its
-// own before it, which names that one as its default network.
+// metaInstaller acts as Multus' daemon in its container: it takes the first config by name that is
+// not its own, and writes one of its own before it, which names that one as its default network.
 func metaInstaller() error {
 	files, err := libcni.ConfFiles(netd, []string{".conf", ".conflist"})
 	if err != nil {
@@ -330,7 +333,7 @@ func metaInstaller() error {
 	return os.WriteFile(filepath.Join(netd, metaConfig), content, 0o600)
 }
 
-// delegate is what its plugin does when the runtime calls it: it loads the default network's config, which it then calls.
+// delegate acts as its plugin when the runtime calls it: it loads the default network's config, which it then calls.
 func delegate(t *testing.T, node *nodelab.Node, run func(func() error) error) *libcni.NetworkConfigList {
 	t.Helper()
 	files, err := libcni.ConfFiles(node.ConfDir, []string{".conf", ".conflist", ".json"})
@@ -362,7 +365,7 @@ func TestMetaPlugin(t *testing.T) {
 	testutil.Must(t, node.StartAgent(options))
 	testutil.Must(t, node.WaitReady(ctx))
 	testutil.Must(t, run(metaInstaller))
-	testutil.AwaitTrue(t, "status tells the meta plugin's config", func() bool {
+	testutil.AwaitTrue(t, "status shows the meta plugin's config", func() bool {
 		return strings.Contains(statusOf(ctx, t, node).Stdout, topology.Conflist+", after "+metaConfig+", which is allowed")
 	})
 	testutil.Must(t, node.WaitReady(ctx))

@@ -12,8 +12,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// The world sees a pod by its node's InternalIP, also where the uplink bears addresses that the kernel would rather
-// masquerade with: an older one of the LAN in IPv4, a floating one in IPv6.
+// Hosts outside see a pod by its node's InternalIP, even if the uplink has addresses that the
+// kernel would prefer for masquerading: an older one of the LAN in IPv4, a floating one in IPv6.
 func TestPodReachesOutsideByTheInternalIP(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

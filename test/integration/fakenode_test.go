@@ -11,7 +11,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// fakeNode is a Node object that claims what is not its own, and the Reason with which the claim is refused.
+// fakeNode is a Node object that claims another's subnet or address, and the Reason with which the claim is refused.
 type fakeNode struct {
 	inject.FakeNode
 	reason string
@@ -81,24 +81,25 @@ func TestFakeNodesHarmNoOther(t *testing.T) {
 	}
 }
 
-// isRefused waits until an agent names the reason, and checks that its log, from an offset on, says it once.
+// isRefused waits until an agent reports the reason, and checks that its log, from an offset on,
+// has it once.
 func isRefused(t *testing.T, node *nodelab.Node, logged int64, fake fakeNode) {
 	t.Helper()
 	testutil.AwaitTrue(t, "/status of "+node.Name+" has "+fake.reason+" about "+fake.Name, func() bool {
 		return hasProblem(t, node, fake.Name, fake.reason, "")
 	})
-	told := func() int {
+	count := func() int {
 		return countLog(t, node, logged, "msg=Problem ", "node="+fake.Name+" ", "reason="+fake.reason)
 	}
-	testutil.AwaitTrue(t, "the log tells "+fake.reason+" about "+fake.Name, func() bool { return told() > 0 })
+	testutil.AwaitTrue(t, "the log has "+fake.reason+" about "+fake.Name, func() bool { return count() > 0 })
 	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"false\",reason=%q}", fake.reason))
-	if told := told(); told != 1 {
-		t.Errorf("the log of %s tells %s about %s %d times; want once", node.Name, fake.reason, fake.Name, told)
+	if count := count(); count != 1 {
+		t.Errorf("the log of %s has %s about %s %d times; want once", node.Name, fake.reason, fake.Name, count)
 	}
 }
 
 // Two Nodes with one InternalIP: neither is refused for it, since one of them may be honest.
-func TestSharedAddressCutsNobody(t *testing.T) {
+func TestSharedAddressKeepsRoutes(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
 	node, honest := f.nodes[0], f.nodes[1]

@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// A firewall that drops what it forwards, as Docker's does: with the firewall plugin pods reach others and get their
+// A firewall that drops forwarded packets, as Docker's does: with the firewall plugin pods reach others and get their
 // answers, and one rule more lets others begin.
 func TestFirewallPlugin(t *testing.T) {
 	f := setup(t)
@@ -52,7 +52,7 @@ func TestFirewallPlugin(t *testing.T) {
 	testutil.Must(t, err)
 	reachesUnchanged(ctx, t, let.Host, other.Host)
 	if _, err := other.TCP(testutil.Within(t, time.Second), let.V4); err == nil {
-		t.Fatal("the plugin lets others begin: the docs say that it takes a rule more")
+		t.Fatal("the plugin lets others begin: by the docs it takes another rule")
 	}
 	run("iptables", "-A", "CNI-ADMIN", "-d", node.Subnets[0].String(), "-j", "ACCEPT")
 	run("ip6tables", "-A", "CNI-ADMIN", "-d", node.Subnets[1].String(), "-j", "ACCEPT")
@@ -67,8 +67,9 @@ func TestFirewallPlugin(t *testing.T) {
 	testutil.Must(t, cut.Remove(ctx)) // attached without the plugin, detached with it
 }
 
-// Where two nodes drop, the plugin lets out what pods begin at one and the other keeps it out, until CNI-ADMIN of both
-// lets it in. A pod that is deleted after the flag is gone leaves its rules: runtimes call the plugins of today's config.
+// Where two nodes drop, the plugin lets out what pods begin at one and the other keeps it out,
+// until CNI-ADMIN of both lets it in. A pod that is deleted after the flag is gone leaves its
+// rules: runtimes call the plugins of today's config.
 func TestFirewallPluginOfTwoNodes(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -104,7 +105,7 @@ func TestFirewallPluginOfTwoNodes(t *testing.T) {
 	for i, pod := range pods {
 		for _, address := range pods[1-i].Addrs() {
 			if _, err := pod.TCP(testutil.Within(t, time.Second), address); err == nil {
-				t.Errorf("%s reaches %s by the plugin alone: the docs say that it takes a rule more", pod.Name, address)
+				t.Errorf("%s reaches %s by the plugin alone: by the docs it takes another rule", pod.Name, address)
 			}
 		}
 	}

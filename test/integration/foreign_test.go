@@ -39,7 +39,7 @@ func addForeignRoutes(node *nodelab.Node) (*foreignRoutes, error) {
 	return &foreignRoutes{node: node, before: before, watch: watch}, err
 }
 
-// check fails the test if a foreign route is not what it was, or was away or changed for a moment.
+// check fails the test if a foreign route differs from before, or was away or changed for a moment.
 func (f *foreignRoutes) check(t *testing.T) {
 	after, err := f.node.ForeignRoutes()
 	if err != nil {
@@ -84,7 +84,7 @@ func TestForeignRouteToPeerSubnetWinsAndStays(t *testing.T) {
 		t.Errorf("foreign routes before:\n%q\nand after:\n%q", before, after)
 	}
 	for _, subnet := range peer.Subnets {
-		testutil.AwaitTrue(t, "/status tells of the conflict over "+subnet.String(), func() bool {
+		testutil.AwaitTrue(t, "/status reports the conflict over "+subnet.String(), func() bool {
 			return hasProblem(t, node, peer.Name, "RouteConflict", subnet.String())
 		})
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// healLimit is ten times what it should take, for machines under load and for the race detector.
+// healLimit is ten times the expected duration, for machines under load and for the race detector.
 const healLimit = 200 * time.Millisecond
 
 // tries is how often something is measured: a machine that is busy with other things is late now and then, an agent that
@@ -57,7 +57,7 @@ func TestFlowOverDeletedRoute(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
 	quickOnce(t, "the longest gap of a flow", func(try int) time.Duration {
-		to := f.pods[2*(1+try%2)] // another route each time: the agent's patience with who takes one away is limited
+		to := f.pods[2*(1+try%2)] // another route each time, so that the flap guard does not slow the repairs down
 		flow, err := f.pods[0].StartFlow(to.V4)
 		testutil.Must(t, err)
 		for range 5 {
@@ -74,7 +74,7 @@ func TestFlowOverDeletedRoute(t *testing.T) {
 	})
 }
 
-// All at once: what a route daemon that flushes the table does.
+// All at once, as by a route daemon that flushes the table.
 func TestAllRoutesDeleted(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

@@ -1,7 +1,7 @@
 // Package integration runs plainroute's agents on the cluster of package nodelab and asserts what
 // `make demo` shows, and more: what happens when things are missing, refused, killed or taken away.
 //
-// Everything runs in a sandbox, for which root isn't needed where users may make namespaces. Where none can be made, or
+// Everything runs in a sandbox, without root if users may make namespaces. Where none can be made, or
 // binaries are missing, every test is skipped with the reason.
 package integration
 
@@ -19,7 +19,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what a single wait may take.
+// limit bounds a single wait.
 const limit = testutil.Limit
 
 func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check)) }
@@ -104,7 +104,7 @@ func (f *fixture) addPods(ctx context.Context, node *nodelab.Node) error {
 	return nil
 }
 
-// setup gives a test the cluster, and checks after it that nobody touched a foreign route meanwhile.
+// setup gives a test the cluster, and checks after it that no foreign route was changed meanwhile.
 func setup(t *testing.T) *fixture {
 	t.Helper()
 	testutil.NeedSandbox(t)

@@ -75,7 +75,7 @@ func refusesUnknownPods(ctx context.Context, t *testing.T, from *nodelab.Pod, no
 		start := time.Now()
 		_, err := from.TCP(ctx, unknown)
 		if !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
-			t.Errorf("connecting to %s, which nobody has: %v; want it to be unreachable", unknown, err)
+			t.Errorf("connecting to %s, which is unused: %v; want it to be unreachable", unknown, err)
 		}
 		if took := time.Since(start); took > 5500*time.Millisecond {
 			t.Errorf("being refused by %s took %s", unknown, took)
@@ -126,8 +126,8 @@ func comesAlive(t *testing.T, node *nodelab.Node) {
 	}
 }
 
-// knownToAll waits until there are routes both ways between nodes, and from each to the nodes that stay and back: that a
-// node is ready says nothing of what others know about it.
+// knownToAll waits until there are routes both ways between nodes, and from each to the nodes that
+// stay and back: a node's readiness does not cover the routes of other nodes.
 func knownToAll(ctx context.Context, t *testing.T, f *fixture, nodes ...*nodelab.Node) {
 	t.Helper()
 	all := slices.Concat(f.nodes, nodes)

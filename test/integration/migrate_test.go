@@ -22,9 +22,9 @@ const (
 	flannelConflist = "10-flannel.conflist"
 )
 
-// flannel plants on a node what flannel's host-gw leaves there: routes to its peers' subnets without a mark, at metric 0,
-// and a config that attaches pods to cni0. Its plugin would only hand that on to the bridge plugin, so the config here
-// names the bridge plugin itself.
+// flannel adds to a node the leftovers of flannel's host-gw mode: routes to its peers' subnets
+// without a mark, at metric 0, and a config that attaches pods to cni0. Its plugin would only hand
+// that on to the bridge plugin, so the config here names the bridge plugin itself.
 func flannel(t *testing.T, node, peer *nodelab.Node) {
 	t.Helper()
 	for i, subnet := range peer.Subnets {

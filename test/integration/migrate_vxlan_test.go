@@ -28,9 +28,10 @@ const (
 
 var flannelDevices = map[bool]string{true: "flannel.1", false: "flannel-v6.1"}
 
-// flannelVXLAN plants on a node what flannel's vxlan mode leaves there, of each family: the device, with the subnet's first
-// address as a single one, and for each peer a route by way of the peer's address of that kind, its neighbor entry and its
-// entry in the forwarding database; the config that attaches pods to cni0; and a chain FLANNEL-POSTRTG that masquerades.
+// flannelVXLAN adds to a node the leftovers of flannel's vxlan mode, of each family: the device,
+// with the subnet's first address as a single one, and for each peer a route by way of the peer's
+// address of that kind, its neighbor entry and its entry in the forwarding database; the config
+// that attaches pods to cni0; and a chain FLANNEL-POSTRTG that masquerades.
 func flannelVXLAN(t *testing.T, nodes []*nodelab.Node) {
 	t.Helper()
 	cards := map[string]net.HardwareAddr{}
@@ -74,7 +75,8 @@ func flannelDevice(t *testing.T, node *nodelab.Node, local netip.Addr, subnet ne
 	return device.Attrs().HardwareAddr
 }
 
-// flannelChain is what iptables' nftables backend makes of flannel's rules: pods of its range are masqueraded towards the rest.
+// flannelChain are flannel's rules as iptables' nftables backend writes them: pods of its range are
+// masqueraded towards the rest.
 func flannelChain(t *testing.T, node *nodelab.Node) {
 	t.Helper()
 	conn, err := node.NFT()
@@ -106,8 +108,8 @@ func link(t *testing.T, node *nodelab.Node, name string) netlink.Link {
 	return found
 }
 
-// commands are those that docs/migrate-from-flannel.md has below a heading for the node itself, a line each, with the CNI folder
-// of a test's node.
+// commands are those that docs/migrate-from-flannel.md has below a heading for the node itself, a
+// line each, with the CNI folder of a test's node.
 func commands(t *testing.T, heading string, node *nodelab.Node, keep func(string) bool) []string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("..", "..", "docs", "migrate-from-flannel.md"))
@@ -158,8 +160,9 @@ func starts(prefixes ...string) func(string) bool {
 	}
 }
 
-// The steps of docs/migrate-from-flannel.md for vxlan, with the page's own commands, on nodes that filter by strict reverse paths as
-// some distributions have it: no packet is lost in steps 1 and 3, and in step 2 pods of both networks reach each other.
+// The steps of docs/migrate-from-flannel.md for vxlan, with the page's own commands, on nodes that
+// filter by strict reverse paths as some distributions have it: no packet is lost in steps 1 and 3,
+// and in step 2 pods of both networks reach each other.
 func TestMigrationFromFlannelVXLAN(t *testing.T) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("there is no ip(8) here, which the page's commands take")
@@ -215,6 +218,6 @@ func TestMigrationFromFlannelVXLAN(t *testing.T) {
 	}
 	stopFlows(t, flows)
 	meet(ctx, t, pods)
-	// What flannel's chain still does, as the page says.
+	// Flannel's chain still does this, as the page describes.
 	reaches(ctx, t, pods[0].Host, nodes[1].V4, nodes[0].V4)
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Whoever removes a folder on the host leaves the agent's container with a mount of nothing, in which no file can be made
-// any more, though the folder be made anew. Only a new container sees that one: the agent says so and ends, its routes
-// and pods stay as they are, and the next agent writes the config.
+// After the removal of a folder on the host, the agent's container has a mount of the removed
+// folder, in which no file can be made, even once the folder exists again. Only a new container
+// sees the new one: the agent logs this and ends, its routes and pods stay as they are, and the
+// next agent writes the config.
 func TestMountedFolderRemoved(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -42,7 +43,7 @@ func TestMountedFolderRemoved(t *testing.T) {
 			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || !exit.Exited() {
 				t.Fatalf("%v; want an end with an error\n%s", err, node.LogTail(10))
 			}
-			testutil.AwaitTrue(t, "the log says why", func() bool { return logSays(t, node, folder(node), "removed") })
+			testutil.AwaitTrue(t, "the log has the reason", func() bool { return logHas(t, node, folder(node), "removed") })
 			testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Confined: true}))
 			testutil.Must(t, node.WaitReady(ctx))
 			_, err = node.CNIConfig()
@@ -52,8 +53,8 @@ func TestMountedFolderRemoved(t *testing.T) {
 	}
 }
 
-// logSays tells whether a line of the agent's log has all of the words.
-func logSays(t *testing.T, node *nodelab.Node, words ...string) bool {
+// logHas reports whether a line of the agent's log has all of the words.
+func logHas(t *testing.T, node *nodelab.Node, words ...string) bool {
 	t.Helper()
 	content, err := os.ReadFile(node.LogFile())
 	testutil.Must(t, err)

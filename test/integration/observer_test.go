@@ -129,8 +129,9 @@ func (w *observer) watch(ctx context.Context, settle time.Duration) (occurrences
 	return seen, nil
 }
 
-// look reads all that is there now. The folder is read first, and told last: a notice that the kernel queued between
-// the two reads may be later than the config, and then it comes out as earlier; never the other way round.
+// look reads all that is there now. The folder is read first, and reported last: a notification
+// that the kernel queued between the two reads may be later than the config, and is then recorded
+// as earlier; never the other way round.
 func (w *observer) look() (occurrences, error) {
 	folder, err := drain(w.folder, folderNames)
 	if err != nil {
@@ -173,8 +174,9 @@ func routeNotices(data []byte) (occurrences, error) {
 	})
 }
 
-// tableNotices keeps new tables and rules, whose message types are NFT_MSG_NEWTABLE (0) and NFT_MSG_NEWRULE (6) of
-// subsystem 10 (linux/netfilter/nfnetlink.h). Nobody else makes any on a node of ours.
+// tableNotices keeps new tables and rules, whose message types are NFT_MSG_NEWTABLE (0) and
+// NFT_MSG_NEWRULE (6) of subsystem 10 (linux/netfilter/nfnetlink.h). The agent alone makes tables
+// on a node of ours.
 func tableNotices(data []byte) (occurrences, error) {
 	const subsystem = 10 << 8
 	kinds := map[uint16]happening{subsystem: tableAdded, subsystem | 6: ruleAdded}

@@ -15,7 +15,7 @@ import (
 // settleTime is how long an observer goes on after the config has appeared, for events that come too late.
 const settleTime = 500 * time.Millisecond
 
-// The CNI config is what makes a node Ready: it may appear only when pods would work.
+// The CNI config makes a node Ready: it may appear only when pods would work.
 func TestConfigAppearsLast(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -49,7 +49,7 @@ func TestConfigAppearsLast(t *testing.T) {
 	}
 }
 
-// watchStart starts the node's agent while an observer watches it, and returns what the observer saw.
+// watchStart starts the node's agent while an observer watches it, and returns the observer's events.
 func watchStart(t *testing.T, node *nodelab.Node, options nodelab.AgentOptions) occurrences {
 	t.Helper()
 	w, err := newObserver(node)
@@ -62,7 +62,7 @@ func watchStart(t *testing.T, node *nodelab.Node, options nodelab.AgentOptions) 
 	return seen
 }
 
-// The config is what the issue of a node's subnets makes it, and a symlink into the folder that a reboot empties.
+// The config follows from a node's subnets, and is a symlink into the folder that a reboot empties.
 func TestConfigContent(t *testing.T) {
 	f := setup(t)
 	node := f.nodes[0]

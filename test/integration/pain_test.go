@@ -15,7 +15,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What users of other networks suffer from; docs/pains.md lists it all, with the tests of each.
+// Problems that users of other networks have; docs/pains.md lists them all, with the tests of each.
 
 // "already has an IP address different from": a bridge that an earlier cluster left, with that one's gateway.
 func TestBridgeOfAnEarlierCluster(t *testing.T) {
@@ -37,7 +37,8 @@ func TestBridgeOfAnEarlierCluster(t *testing.T) {
 	reachesUnchanged(ctx, t, f.pods[0].Host, pod.Host)
 }
 
-// Whoever holds the lock of iptables holds up neither an agent's start nor its repairs: it never takes it.
+// A held lock of iptables delays neither an agent's start nor its repairs: the agent never takes
+// it.
 func TestFirewallLockHeld(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

@@ -23,7 +23,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// With what the DaemonSet gives it, CAP_NET_ADMIN and a read-only root, the agent does all that it does otherwise.
+// With the rights of the DaemonSet, CAP_NET_ADMIN and a read-only root, every function of the agent works.
 func TestConfinedAgent(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -62,8 +62,8 @@ func TestConfinedAgent(t *testing.T) {
 	testutil.Must(t, node.WaitReady(ctx))
 }
 
-// Whoever empties the run folder takes the CNI config's target and the lock's file with it: both come back at once, and no
-// second agent gets in meanwhile.
+// Emptying the run folder removes the CNI config's target and the lock's file: both come back at
+// once, and no second agent starts meanwhile.
 func TestRunFolderRemoved(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -125,9 +125,9 @@ func readSetting(t *testing.T, node *nodelab.Node, key string) string {
 	return strings.TrimSpace(string(content))
 }
 
-// What an agent says to whoever asks holds nothing of its credentials or its environment, neither while all is well nor
-// while the API server turns it away; nor does its log.
-func TestNothingTellsSecrets(t *testing.T) {
+// An agent's answers contain nothing of its credentials or its environment, neither while all is
+// well nor while the API server rejects it; nor does its log.
+func TestNoSecretsInAnswers(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
 	const marked = "marked-secret-d41d8cd98f00b204"
@@ -145,7 +145,7 @@ func TestNothingTellsSecrets(t *testing.T) {
 	testutil.Must(t, node.WaitReadyz(ctx, func(code int, body string) bool {
 		return code == http.StatusServiceUnavailable && strings.Contains(body, "Unauthorized")
 	}))
-	tellsNone(t, node, []string{marked})
+	hasNone(t, node, []string{marked})
 	testutil.Must(t, node.StopAgent(syscall.SIGTERM))
 
 	var secrets []string
@@ -164,7 +164,7 @@ func TestNothingTellsSecrets(t *testing.T) {
 	}
 	testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Kubeconfig: own, Env: env, Args: []string{"--log-level", "debug"}}))
 	testutil.Must(t, node.WaitReady(ctx))
-	tellsNone(t, node, append(secrets, marked))
+	hasNone(t, node, append(secrets, marked))
 }
 
 // pieces are parts of a certificate or key by which it is known, as it is and as a kubeconfig has it.
@@ -180,29 +180,29 @@ func pieces(data []byte) []string {
 	return all
 }
 
-func tellsNone(t *testing.T, node *nodelab.Node, secrets []string) {
+func hasNone(t *testing.T, node *nodelab.Node, secrets []string) {
 	t.Helper()
 	log, err := os.ReadFile(node.LogFile())
 	testutil.Must(t, err)
-	said := map[string]string{"the log": string(log)}
+	answers := map[string]string{"the log": string(log)}
 	for _, path := range []string{"/metrics", "/status", "/readyz", "/healthz", "/", "/debug/pprof/", "/debug/pprof/cmdline", "/configz"} {
 		_, body, err := node.Get(t.Context(), path)
 		testutil.Must(t, err)
-		said[path] = body
+		answers[path] = body
 	}
-	if len(said["/metrics"]) < 1000 || len(said["/status"]) < 100 {
-		t.Fatalf("the pages are empty: %v", said)
+	if len(answers["/metrics"]) < 1000 || len(answers["/status"]) < 100 {
+		t.Fatalf("the pages are empty: %v", answers)
 	}
-	for where, text := range said {
+	for where, text := range answers {
 		for _, secret := range secrets {
 			if strings.Contains(text, secret) {
-				t.Errorf("%s tells %q", where, secret)
+				t.Errorf("%s contains %q", where, secret)
 			}
 		}
 	}
 }
 
-// An agent listens where it is told to, and on no other address of its node.
+// An agent listens on the address of its flag, and on no other address of its node.
 func TestListensOnOneAddress(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -222,10 +222,10 @@ func TestListensOnOneAddress(t *testing.T) {
 			}
 			return err
 		}
-		if answers { // what is ready may not serve its metrics yet
+		if answers { // a ready agent may not serve its metrics yet
 			testutil.AwaitTrue(t, address+" answers", func() bool { return dial() == nil })
 		} else if dial() == nil {
-			t.Errorf("%s answers; nobody should listen there", address)
+			t.Errorf("%s answers; no process should listen there", address)
 		}
 	}
 }

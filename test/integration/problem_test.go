@@ -15,9 +15,9 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// mostTold is how often a reason may stand in the log: once when it comes, and again when what is known about it
+// maxLogged is how often a reason may be in the log: once when it comes, and again when its message
 // changes, but not at every try.
-const mostTold = 3
+const maxLogged = 3
 
 // waitNotReady waits until /readyz refuses for a reason, in words that hold all of words, and until /status, the metrics
 // and the log, which a pass writes one after the other, have the reason too.
@@ -29,12 +29,12 @@ func waitNotReady(t *testing.T, node *nodelab.Node, reason string, words ...stri
 		return code == http.StatusServiceUnavailable && holdsAll(body, append(words, reason)...)
 	})
 	testutil.Must(t, err)
-	t.Logf("%s says: %s", node.Name, strings.TrimSpace(seen))
+	t.Logf("%s reports: %s", node.Name, strings.TrimSpace(seen))
 	testutil.AwaitTrue(t, "/status of "+node.Name+" has the problem "+reason, func() bool {
 		return hasProblem(t, node, "", reason, "") || hasProblem(t, node, node.Name, reason, "")
 	})
 	hasMetric(t, node, fmt.Sprintf("plainroute_problems{own=\"true\",reason=%q} 1\n", reason))
-	toldOnce(t, node, reason)
+	loggedOnce(t, node, reason)
 }
 
 // hasMetric waits until an agent's metrics hold a text.
@@ -43,7 +43,7 @@ func hasMetric(t *testing.T, node *nodelab.Node, want string) {
 	var metrics string
 	defer func() {
 		if t.Failed() {
-			t.Logf("of problems the metrics of %s say %q", node.Name, regexp.MustCompile(`(?m)^plainroute_problems.*`).FindAllString(metrics, 20))
+			t.Logf("problems in the metrics of %s: %q", node.Name, regexp.MustCompile(`(?m)^plainroute_problems.*`).FindAllString(metrics, 20))
 		}
 	}()
 	testutil.AwaitTrue(t, "the metrics of "+node.Name+" have "+want, func() bool {
@@ -54,14 +54,14 @@ func hasMetric(t *testing.T, node *nodelab.Node, want string) {
 	})
 }
 
-// toldOnce checks that the log names a reason, and doesn't repeat itself.
-func toldOnce(t *testing.T, node *nodelab.Node, reason string) {
+// loggedOnce checks that the log names a reason, and doesn't repeat itself.
+func loggedOnce(t *testing.T, node *nodelab.Node, reason string) {
 	t.Helper()
-	told := func() int { return countLog(t, node, 0, "msg=Problem ", "reason="+reason) }
-	testutil.AwaitTrue(t, "the log of "+node.Name+" tells "+reason, func() bool { return told() > 0 })
-	if told := told(); told > mostTold {
-		t.Errorf("the log of %s tells %s %d times; want once, or %d times at most:\n%s",
-			node.Name, reason, told, mostTold, node.LogTail(6))
+	logged := func() int { return countLog(t, node, 0, "msg=Problem ", "reason="+reason) }
+	testutil.AwaitTrue(t, "the log of "+node.Name+" has "+reason, func() bool { return logged() > 0 })
+	if logged := logged(); logged > maxLogged {
+		t.Errorf("the log of %s has %s %d times; want once, or %d times at most:\n%s",
+			node.Name, reason, logged, maxLogged, node.LogTail(6))
 	}
 }
 

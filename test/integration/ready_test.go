@@ -20,8 +20,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// ownedTable is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h: nobody else may change the table, and it goes with the
-// socket of who made it.
+// ownedTable is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h: only its owner may change the
+// table, and it goes with the owner's socket.
 const ownedTable = 2
 
 // A drift is something that the agent can't repair.
@@ -32,8 +32,9 @@ type drift struct {
 	inject func(*testing.T, *nodelab.Node) (mend func())
 }
 
-// TestReadinessFollowsDrift makes what can't be repaired happen to a node that is ready, one thing after the other: it is
-// not ready by the one condition that says why, and then ready again.
+// TestReadinessFollowsDrift makes a ready node drift in ways that can't be repaired, one after the
+// other: each makes the node not ready by the one condition that names it, and then it is ready
+// again.
 func TestReadinessFollowsDrift(t *testing.T) {
 	f := setup(t)
 	node := f.node(t)
@@ -53,7 +54,7 @@ func TestReadinessFollowsDrift(t *testing.T) {
 			testutil.Must(t, node.Do(func() error { return unix.Mount("/dev/null", forward, "", unix.MS_BIND, "") }))
 			return func() { testutil.Must(t, node.Do(func() error { return unix.Unmount(forward, 0) })) }
 		}},
-		"a table that somebody holds": {"table", "TableFailed", []string{"not permitted"}, func(t *testing.T, node *nodelab.Node) func() {
+		"a table with another owner": {"table", "TableFailed", []string{"not permitted"}, func(t *testing.T, node *nodelab.Node) func() {
 			conn := holdTable(t, node)
 			return func() { testutil.Must(t, conn.Close()) }
 		}},
@@ -88,7 +89,7 @@ func TestReadinessFollowsDrift(t *testing.T) {
 				return strings.Contains(body, "[-]"+d.condition+" failed: "+d.reason+": ") && strings.Count(body, "[-]") == 1
 			})
 			if code, body, err := node.Get(t.Context(), "/healthz"); err != nil || code != http.StatusOK {
-				t.Errorf("healthz is %d %s, %v; a restart would cure nothing", code, body, err)
+				t.Errorf("healthz is %d %s, %v; a restart would repair nothing", code, body, err)
 			}
 			mend()
 			testutil.Must(t, node.WaitReady(testutil.Within(t, limit)))
@@ -150,8 +151,8 @@ func readOnly(t *testing.T, path string, flag uintptr) {
 	testutil.Must(t, unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flag, ""))
 }
 
-// holdTable makes our table anew as one that nobody else may change, until the connection is closed. google/nftables
-// sends no flags of a table.
+// holdTable replaces our table by one that only its owner may change, until the connection is
+// closed. google/nftables sends no flags of a table.
 func holdTable(t *testing.T, node *nodelab.Node) *netlink.Conn {
 	t.Helper()
 	var conn *netlink.Conn
@@ -188,7 +189,7 @@ func message(t *testing.T, kind, family, resource int, attributes ...netlink.Att
 	}
 }
 
-// A peer that claims what it may not, one that can't be reached, and a foreign route in the way of a third keep no other
+// A peer with a refused claim, one that can't be reached, and a foreign route in the way of a third keep no other
 // node from being ready.
 func TestPeersFaultsLeaveUsReady(t *testing.T) {
 	f := setup(t)

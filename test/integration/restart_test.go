@@ -80,7 +80,7 @@ func TestRestartChangesNothing(t *testing.T) {
 	stopFlows(t, flows)
 }
 
-// What changes while an agent is away is caught up with when it starts.
+// An agent that starts catches up with all changes since it was stopped.
 func TestRestartCatchesUp(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)

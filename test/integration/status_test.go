@@ -25,7 +25,7 @@ func statusOf(ctx context.Context, t *testing.T, node *nodelab.Node, args ...str
 	return cmd
 }
 
-// viewOf is what plainroute status has as JSON.
+// viewOf is the JSON of plainroute status.
 func viewOf(ctx context.Context, t *testing.T, node *nodelab.Node) (status.View, int) {
 	t.Helper()
 	cmd := statusOf(ctx, t, node, "-o", "json")
@@ -36,7 +36,8 @@ func viewOf(ctx context.Context, t *testing.T, node *nodelab.Node) (status.View,
 	return view, cmd.Code
 }
 
-// shows asks until the answer is as it should be. What changes from moment to moment has to be seen by one look.
+// shows asks until the answer is as it should be. One answer must have all of what changes from
+// moment to moment.
 func shows(ctx context.Context, t *testing.T, node *nodelab.Node, what string, is func(status.View, int) bool) status.View {
 	t.Helper()
 	var view status.View
@@ -59,8 +60,9 @@ func peerTo(v status.View, subnet netip.Prefix) status.Peer {
 	return status.Peer{}
 }
 
-// Somebody takes a route away as fast as it comes back, and the API server is away: status on the node says which one is
-// missing at this moment, and that the rest is fine; and when it is over, when it was last repaired.
+// Another program deletes a route as fast as it comes back, and the API server is away: status on
+// the node shows which one is missing at this moment, and that the rest is fine; and afterwards,
+// when it was last repaired.
 func TestStatusSeesAMissingRoute(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -79,10 +81,10 @@ func TestStatusSeesAMissingRoute(t *testing.T) {
 
 	subnet := f.nodes[1].Subnets[0]
 	stop := undo(node, subnet)
-	// It takes some repairs until it counts as a fight: before, the route is there at one look and away at the next.
-	lost := shows(ctx, t, node, "somebody fights", func(v status.View, code int) bool {
-		fight := func(p problem.Problem) bool { return p.Reason == problem.Contested && p.Node == f.nodes[1].Name }
-		return code == 1 && peerTo(v, subnet).State == status.Missing && slices.ContainsFunc(v.Problems, fight)
+	// It takes some repairs until it counts as a flap: before, the route is there at one look and away at the next.
+	lost := shows(ctx, t, node, "the flap", func(v status.View, code int) bool {
+		flap := func(p problem.Problem) bool { return p.Reason == problem.Contested && p.Node == f.nodes[1].Name }
+		return code == 1 && peerTo(v, subnet).State == status.Missing && slices.ContainsFunc(v.Problems, flap)
 	})
 	if d := lost.Drift.Differences; len(d) != 1 || d[0].Subnet != subnet || d[0].Reason != problem.Missing || !strings.HasPrefix(d[0].Message, "route "+subnet.String()+" via ") {
 		t.Errorf("the differences are %+v", d)
@@ -122,7 +124,7 @@ func undo(node *nodelab.Node, subnet netip.Prefix) (stop func()) {
 	}
 }
 
-// Without an agent status tells what the kernel and the CNI folder hold, and what they don't.
+// Without an agent status shows what the kernel and the CNI folder contain, and what they lack.
 func TestStatusWithoutAgent(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, limit)
@@ -133,7 +135,7 @@ func TestStatusWithoutAgent(t *testing.T) {
 	testutil.Must(t, node.AwaitRoute(ctx, subnetsOf(f.nodes...)...))
 	testutil.Must(t, node.PauseAgent())
 	if cmd := statusOf(ctx, t, node, "--timeout", "300ms"); cmd.Code != 1 || !strings.Contains(cmd.Stdout, "An agent runs on this node") {
-		t.Errorf("of an agent that hangs it says %d %s", cmd.Code, cmd.Stdout)
+		t.Errorf("of an agent that hangs it prints %d %s", cmd.Code, cmd.Stdout)
 	}
 	testutil.Must(t, node.SignalAgent(syscall.SIGCONT))
 	testutil.Must(t, node.StopAgent(syscall.SIGKILL))

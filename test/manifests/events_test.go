@@ -14,8 +14,9 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// With what the chart gives it, an agent tells an Event and counts it up, and does nothing else to Events.
-func TestAgentTellsEvents(t *testing.T) {
+// With the rights of the chart, an agent creates an Event and increases its count, and does nothing
+// else to Events.
+func TestAgentCreatesEvents(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)
 	account(ctx, t, namespace, "plainroute")
@@ -49,7 +50,7 @@ func TestAgentTellsEvents(t *testing.T) {
 		{"delete an Event", func(ctx context.Context) error {
 			return agent.Events("default").Delete(ctx, "own.1", metav1.DeleteOptions{})
 		}},
-		{"tell an Event elsewhere", func(ctx context.Context) error {
+		{"create an Event elsewhere", func(ctx context.Context) error {
 			_, err := agent.Events("kube-system").Create(ctx, &eventsv1.Event{ObjectMeta: metav1.ObjectMeta{Name: "own.1"}}, metav1.CreateOptions{})
 			return err
 		}},

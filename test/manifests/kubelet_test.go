@@ -59,14 +59,15 @@ func (k kubelet) claims() []attempt {
 	}
 }
 
-// A kubelet registers and describes itself, and claims no subnet, at no time; who gives subnets still does.
+// A kubelet registers and describes its Node, and can't claim a subnet at any time; a controller
+// that allocates subnets still can.
 func TestKubeletClaimsNoSubnet(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)
 	kubelet, admin := newKubelet(t), server.Client.CoreV1().Nodes()
 	t.Cleanup(func() { _ = admin.Delete(context.Background(), claimer, metav1.DeleteOptions{}) })
 	create := func(ctx context.Context) error { return kubelet.create(ctx, claiming(claimer, "10.244.9.0/24")) }
-	testutil.Must(t, create(ctx)) // this is what it is about
+	testutil.Must(t, create(ctx)) // the point of the test
 	testutil.Must(t, admin.Delete(ctx, claimer, metav1.DeleteOptions{}))
 
 	enforce(t, func(ctx context.Context) error {
@@ -87,14 +88,15 @@ func TestKubeletClaimsNoSubnet(t *testing.T) {
 	attack(ctx, t, kubelet.claims())
 	allow(ctx, t, []attempt{
 		{"label itself", kubelet.patch(types.StrategicMergePatchType, `{"metadata":{"labels":{"kubernetes.io/arch":"amd64"}}}`)},
-		{"tell its state", kubelet.patch(types.StrategicMergePatchType,
+		{"update its status", kubelet.patch(types.StrategicMergePatchType,
 			`{"status":{"addresses":[{"type":"InternalIP","address":"192.168.1.9"}]}}`, "status")},
 		{"be given a subnet", subnetGiver(ctx, t)},
 		{"label itself once it has a subnet", kubelet.patch(types.StrategicMergePatchType, `{"metadata":{"labels":{"kubernetes.io/os":"linux"}}}`)},
 	})
 }
 
-// subnetGiver does as the part of the controller-manager that hands out subnets, with the rights that the API server gives it.
+// subnetGiver does as the part of the controller-manager that hands out subnets, with the rights
+// that the API server gives it.
 func subnetGiver(ctx context.Context, t *testing.T) func(context.Context) error {
 	t.Helper()
 	account(ctx, t, metav1.NamespaceSystem, "node-controller")

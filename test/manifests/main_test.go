@@ -1,5 +1,5 @@
 // Package manifests holds the Helm chart and the kustomize files to each other and to a real API server: they render the
-// same objects, the server takes every one, and the admission policies stop what they are there to stop, and nothing
+// same objects, the server takes every one, and the admission policies stop the attacks that they describe, and nothing
 // else.
 package manifests
 
@@ -26,7 +26,7 @@ const namespace = "plainroute-system"
 
 var (
 	root = filepath.Join("..", "..")
-	// namespaceFile is what an install by Helm begins with.
+	// namespaceFile is the first file of an install by Helm.
 	namespaceFile = filepath.Join(root, "charts", "plainroute", "namespace.yaml")
 	// missing is why nothing can be tested here.
 	missing error
@@ -58,7 +58,7 @@ func needed(t *testing.T) {
 
 func tool(name string) string { return filepath.Join(root, "bin", "tools", name) }
 
-// restricted has a cluster enforce Pod Security where a namespace does not say otherwise.
+// restricted makes a cluster enforce Pod Security in namespaces without labels of it.
 const restricted = `
 apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration

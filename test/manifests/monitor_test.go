@@ -42,7 +42,8 @@ func keep(t *testing.T, rules []relabeling, series map[string]string) bool {
 	return true
 }
 
-// What alerts and the dashboard ask for is kept by default, the buckets among which an alert has its limit too.
+// All series that alerts and the dashboard use are kept by default, including the buckets with an
+// alert's limit.
 func TestPodMonitorKeepsWhatIsUsed(t *testing.T) {
 	needed(t)
 	rendered := command(t, tool("helm"), "template", "x", filepath.Join(root, "charts", "plainroute"), "--show-only=templates/pod_monitor.yaml",
@@ -77,7 +78,7 @@ func TestPodMonitorKeepsWhatIsUsed(t *testing.T) {
 	}
 }
 
-// podMonitor is what we look at of one (monitoring.coreos.com/v1).
+// podMonitor has the fields of one that the tests read (monitoring.coreos.com/v1).
 type podMonitor struct {
 	Spec struct {
 		JobLabel  string

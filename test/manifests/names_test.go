@@ -19,7 +19,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// nameOverride stands in for the chart's name, and fullnameOverride for the objects', as in the chart that `helm create` makes.
+// nameOverride stands in for the chart's name, and fullnameOverride for the objects', as in the
+// chart that `helm create` makes.
 func TestNames(t *testing.T) {
 	needed(t)
 	for _, test := range []struct{ release, set, object, name string }{
@@ -54,7 +55,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// Commands find agents by labels that no value changes, and only agents; every object says what it is a part of.
+// Commands find agents by labels that no value changes, and only agents; every object has the label
+// of the product.
 func TestLabels(t *testing.T) {
 	needed(t)
 	agents, err := labels.Parse("app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent")
@@ -77,7 +79,7 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// The linter has nothing to say, whatever values are given.
+// The linter reports nothing, whatever values are given.
 func TestLint(t *testing.T) {
 	needed(t)
 	args := []string{"lint", "--strict", filepath.Join(root, "charts", "plainroute")}
@@ -87,12 +89,12 @@ func TestLint(t *testing.T) {
 			given = append(given, "--set-json", value)
 		}
 		if out := string(command(t, tool("helm"), given...)); strings.Contains(out, "[") {
-			t.Errorf("helm lint %v says:\n%s", values, out)
+			t.Errorf("helm lint %v prints:\n%s", values, out)
 		}
 	}
 }
 
-// A version with build metadata is no value of a label: the chart has + replaced.
+// A version with build metadata is not valid as a label's value: the chart replaces its +.
 func TestVersionOfABuild(t *testing.T) {
 	needed(t)
 	dir := t.TempDir()

@@ -27,7 +27,7 @@ func nodesOf(t *testing.T, config *rest.Config) kubernetes.Interface {
 	return client
 }
 
-// enforce applies what a chart with these values renders of policies and rights, and waits until the API server denies by
+// enforce applies the policies and rights of a chart with these values, and waits until the API server denies by
 // them: it takes a policy up with a delay. Everything is taken away with the test.
 func enforce(t *testing.T, denied func(context.Context) error, values ...string) {
 	t.Helper()
@@ -60,7 +60,7 @@ func remove(t *testing.T, o *unstructured.Unstructured) {
 	}
 }
 
-// forbidden tells whether a policy of ours has refused.
+// forbidden reports whether a policy of ours has refused.
 func forbidden(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'plainroute-")
 }
@@ -75,7 +75,7 @@ func claiming(name string, subnets ...string) *corev1.Node {
 	return node
 }
 
-// attempt is something that somebody tries.
+// attempt is a request that a policy must refuse.
 type attempt struct {
 	name string
 	do   func(context.Context) error
@@ -176,11 +176,11 @@ func TestAgentChangesOneConditionOnly(t *testing.T) {
 		"call the Node ready":         `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`,
 		"take a condition away":       `{"status":{"conditions":[{"$patch":"delete","type":"Ready"}]}}`,
 		"add a condition":             `{"status":{"conditions":[{"type":"DiskPressure","status":"True"}]}}`,
-		"say that there is none":      `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`,
-		"say what images there are":   `{"status":{"images":[{"names":["evil:1"]}]}}`,
-		"say what volumes there are":  `{"status":{"volumesInUse":["a"]}}`,
-		"say where its kubelet is":    `{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":1}}}}`,
-		"say what the machine is":     `{"status":{"nodeInfo":{"machineID":"x"}}}`,
+		"set another condition":       `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`,
+		"set the images":              `{"status":{"images":[{"names":["evil:1"]}]}}`,
+		"set the volumes":             `{"status":{"volumesInUse":["a"]}}`,
+		"set the kubelet's port":      `{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":1}}}}`,
+		"set the machine id":          `{"status":{"nodeInfo":{"machineID":"x"}}}`,
 		"its condition, and a label":  `{"metadata":{"labels":{"a":"b"}},` + good[1:],
 		"its condition, and capacity": `{"status":{"capacity":{"example.com/gpu":"8"},` + good[len(`{"status":{`):],
 	}
@@ -225,10 +225,10 @@ func TestAgentTakesOneTaintOnly(t *testing.T) {
 	}
 	attack(ctx, t, attacks)
 	allow(ctx, t, []attempt{{"take its taint", patch("own", good)}})
-	attack(ctx, t, attacks) // what was refused for the taint's sake is now refused for its own
+	attack(ctx, t, attacks) // refused before because of the taint, now by itself
 }
 
-// A right without its policy is what the policy is for: an attack that nothing stops must be an attack.
+// Without the policy each attack succeeds: otherwise its refusal would prove nothing.
 func TestAttacksWorkWithoutPolicy(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

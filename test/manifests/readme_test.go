@@ -22,7 +22,7 @@ func TestReadmeHasAllValues(t *testing.T) {
 	testutil.Must(t, yaml.Unmarshal(content, &values))
 	readme, err := os.ReadFile(filepath.Join(chart, "README.md"))
 	testutil.Must(t, err)
-	told := map[string]bool{}
+	listed := map[string]bool{}
 	for line := range strings.Lines(string(readme)) {
 		cells := strings.Split(line, "|")
 		if len(cells) < 4 || !strings.Contains(cells[1], "`") {
@@ -30,12 +30,12 @@ func TestReadmeHasAllValues(t *testing.T) {
 		}
 		for i, name := range strings.Split(cells[1], "`") {
 			if i%2 == 1 {
-				told[name] = true
+				listed[name] = true
 			}
 		}
 	}
-	if there := names(values); !slices.Equal(there, slices.Sorted(maps.Keys(told))) {
-		t.Errorf("values.yaml has\n%s\nand README.md\n%s", there, slices.Sorted(maps.Keys(told)))
+	if there := names(values); !slices.Equal(there, slices.Sorted(maps.Keys(listed))) {
+		t.Errorf("values.yaml has\n%s\nand README.md\n%s", there, slices.Sorted(maps.Keys(listed)))
 	}
 }
 

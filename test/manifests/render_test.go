@@ -20,12 +20,12 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// choice is one way to install, told to both.
+// choice is one way to install, as arguments of both.
 type choice struct {
 	name string
 	// values are Helm's.
 	values []string
-	// resources and components are folders below config, env what an overlay sets for the agent.
+	// resources and components are folders below config, env the variables that an overlay sets for the agent.
 	resources, components []string
 	env                   map[string]string
 }
@@ -58,7 +58,7 @@ func choices() []choice {
 	}
 }
 
-// Whoever installs with Helm gets what whoever installs with kustomize gets.
+// An installation by Helm has the same objects as one by kustomize.
 func TestSameObjects(t *testing.T) {
 	needed(t)
 	for _, choice := range choices() {
@@ -89,8 +89,8 @@ func compare(t *testing.T, byHelm, byKustomize []*unstructured.Unstructured) {
 	}
 }
 
-// byName takes away what may differ: the namespace, which Helm leaves to its user, labels and annotations of the tools, and
-// the order of environment variables.
+// byName removes the fields that may differ: the namespace, which Helm leaves to its user, labels
+// and annotations of the tools, and the order of environment variables.
 func byName(t *testing.T, objects []*unstructured.Unstructured) map[string]any {
 	t.Helper()
 	all := map[string]any{}
@@ -218,10 +218,10 @@ func objects(t *testing.T, content []byte) []*unstructured.Unstructured {
 	}
 }
 
-// The schema says no to what would go wrong later, in words that name the value.
+// The schema rejects what would fail later, with an error that names the value.
 func TestValuesAreChecked(t *testing.T) {
 	needed(t)
-	for _, test := range []struct{ value, says string }{
+	for _, test := range []struct{ value, want string }{
 		{`masquerade=true`, "at '/clusterCIDR': minItems: got 0, want 1"},
 		{`masquerade=true`, "at '/acceptAnyPodCIDR': value must be true"},
 		{`clusterCIDR=["10.244.0.0"]`, "/clusterCIDR/0"},
@@ -258,8 +258,8 @@ func TestValuesAreChecked(t *testing.T) {
 			args = append(args, "--set-json", `clusterCIDR=["10.244.0.0/16"]`)
 		}
 		out, err := exec.CommandContext(t.Context(), tool("helm"), args...).CombinedOutput()
-		if err == nil || !bytes.Contains(out, []byte(test.says)) {
-			t.Errorf("with %s Helm says %v, %s; want an error about %s", test.value, err, out, test.says)
+		if err == nil || !bytes.Contains(out, []byte(test.want)) {
+			t.Errorf("with %s Helm prints %v, %s; want an error about %s", test.value, err, out, test.want)
 		}
 	}
 	if _, err := exec.CommandContext(t.Context(), tool("helm"), "template", "x", filepath.Join(root, "charts", "plainroute"),

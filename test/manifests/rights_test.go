@@ -21,7 +21,8 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// What each may do in the cluster is what docs/security.md says, and grows only with what is asked for.
+// The rights of each account in the cluster are those in docs/security.md, and grow only with
+// optional features.
 func TestRightsAreFew(t *testing.T) {
 	needed(t)
 	const events = "default: create patch events events.k8s.io"
@@ -53,7 +54,7 @@ func TestRightsAreFew(t *testing.T) {
 	}
 }
 
-// rightsOf lists what the bindings of a service account give it.
+// rightsOf lists the rights that the bindings of a service account give it.
 func rightsOf(t *testing.T, all []*unstructured.Unstructured, account string) []string {
 	t.Helper()
 	rules := map[string][]rbacv1.PolicyRule{}
@@ -110,7 +111,7 @@ func pods(t *testing.T, all []*unstructured.Unstructured) map[string]corev1.PodT
 	return found
 }
 
-// A container has no right on its node but those that this says.
+// A container has no right on its node but those listed here.
 func TestContainersAreConfined(t *testing.T) {
 	needed(t)
 	const agent, uninstall, test = "DaemonSet plainroute", "Job plainroute-uninstall", "Pod plainroute-test"
@@ -173,7 +174,7 @@ func confinement(t *testing.T, pod *corev1.PodSpec, container *corev1.Container)
 	return text
 }
 
-// what is the folder of the node that a volume is, or else the credentials of the pod.
+// what returns the node's folder of a volume, "token" for the pod's credentials, else the volume's name.
 func what(volume *corev1.Volume) string {
 	if volume.HostPath != nil {
 		return volume.HostPath.Path
@@ -184,8 +185,9 @@ func what(volume *corev1.Volume) string {
 	return volume.Name
 }
 
-// Of the agents' pods the agent alone has credentials, where client-go looks for them, and they are those that the API server
-// would give every container: a bound token that is renewed, the API server's CA, and the namespace.
+// Of the agents' pods the agent alone has credentials, where client-go looks for them, and they are
+// those that the API server would give every container: a bound token that is renewed, the API
+// server's CA, and the namespace.
 func TestInstallCNIHasNoToken(t *testing.T) {
 	needed(t)
 	for name, all := range map[string][]*unstructured.Unstructured{
@@ -221,8 +223,9 @@ func TestInstallCNIHasNoToken(t *testing.T) {
 	}
 }
 
-// The namespace of config/namespace and of the chart admits all, the level below it and a namespace without labels in a strict
-// cluster do not admit the agents, and the pod of `helm test` is admitted anywhere.
+// The namespace of config/namespace and of the chart admits all, the level below it and a namespace
+// without labels in a strict cluster do not admit the agents, and the pod of `helm test` is
+// admitted anywhere.
 func TestPodSecurity(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

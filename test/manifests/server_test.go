@@ -14,14 +14,15 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// everything turns on all that is off by default.
+// everything turns on all features that are off by default.
 var everything = []string{
 	`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
 	"podMonitor.enabled=true", `podMonitor.metricRelabelings=[{"action":"keep"}]`, "prometheusRule.enabled=true", "grafanaDashboard.enabled=true", "dacOverride=true", `seLinuxOptions={"type":"spc_t"}`, `k8sServiceHost="192.168.1.1"`,
 	"installCNI.force=true", `image.pullSecrets=["one"]`, `podAnnotations={"a":"b"}`, `podLabels={"c":"d"}`, `extraArgs=["--mtu=1450"]`, "healthPort=9999", `extraEnv=[{"name":"GOGC","value":"50"}]`,
 }
 
-// A real API server takes every object, knows every field, and has no doubts about any expression of a policy.
+// A real API server accepts every object without a warning about a field or about an expression of
+// a policy.
 func TestServerTakesAll(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)

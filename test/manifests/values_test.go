@@ -109,7 +109,7 @@ var with = map[string][]string{
 	"prometheusRule.labels":        {"prometheusRule.enabled=true"},
 }
 
-// Each value does something, and a real API server takes what comes of it.
+// Each value does something, and a real API server accepts the result.
 func TestEachValueDoesSomething(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, 2*time.Minute)
@@ -174,8 +174,8 @@ func (s *apiServer) takes(ctx context.Context, t *testing.T, all []*unstructured
 	}
 }
 
-// The Job that cleans runs on nodes that the agents' end has left without a network, and is never bound to one that does not
-// answer, where Helm would wait for it in vain.
+// The Job that cleans runs on nodes that the agents' end has left without a network, and is never
+// bound to one that does not answer, where Helm would wait for it in vain.
 func TestUninstallAvoidsDeadNodes(t *testing.T) {
 	needed(t)
 	ctx := testutil.Within(t, time.Minute)
@@ -186,7 +186,7 @@ func TestUninstallAvoidsDeadNodes(t *testing.T) {
 		template := pods(t, all)["Job plainroute-uninstall"]
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "job"}, Spec: template.Spec}
 		pod.Spec.ServiceAccountName = ""
-		// What is admitted has the tolerations that the API server adds.
+		// An admitted pod has the tolerations that the API server adds.
 		pod, err := server.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		testutil.Must(t, err)
 		for taint, want := range map[corev1.Taint]bool{

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// alert is what we look at of one.
+// alert has the fields of one that the tests read.
 type alert struct {
 	Alert, Expr, For    string
 	Labels, Annotations map[string]string
@@ -29,7 +29,7 @@ func alerts(t *testing.T) []alert {
 	return all
 }
 
-// promtool understands the rules, and they do in time what testdata/alerts_test.yaml says.
+// promtool parses the rules, and they fire as testdata/alerts_test.yaml expects.
 func TestPromtool(t *testing.T) {
 	promtool := tool(t, "promtool")
 	for _, args := range [][]string{
@@ -76,13 +76,14 @@ func TestEachAlertIsTested(t *testing.T) {
 
 var runbook = regexp.MustCompile(`^https://github\.com/plainroute/plainroute/blob/main/docs/(troubleshooting\.md#([a-z-]+))$`)
 
-// Each alert says what is wrong, how bad that is and where to read on; the page lists all, and nothing else.
+// Each alert describes the problem, its severity and where to read on; the page lists all, and
+// nothing else.
 func TestAlertsPage(t *testing.T) {
-	told := map[string]string{}
+	listed := map[string]string{}
 	row := regexp.MustCompile("^\\| `(Plainroute\\w+)` \\| (\\w+) \\|.*\\]\\((.*)\\) \\|$")
 	for line := range strings.Lines(string(read(t, "docs", "metrics.md"))) {
 		if m := row.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
-			told[m[1]] = m[2] + " " + m[3]
+			listed[m[1]] = m[2] + " " + m[3]
 		}
 	}
 	there := map[string]string{}
@@ -94,8 +95,8 @@ func TestAlertsPage(t *testing.T) {
 		}
 		there[a.Alert] = a.Labels["severity"] + " " + link[1]
 	}
-	if !maps.Equal(told, there) {
-		t.Errorf("docs/metrics.md tells of\n%s\nand there are\n%s", lines(told), lines(there))
+	if !maps.Equal(listed, there) {
+		t.Errorf("docs/metrics.md lists\n%s\nand there are\n%s", lines(listed), lines(there))
 	}
 }
 
@@ -126,7 +127,7 @@ func TestRunbooksExist(t *testing.T) {
 	}
 }
 
-// anchor is what GitHub makes of a heading.
+// anchor is GitHub's anchor of a heading.
 func anchor(title string) string {
 	title = strings.ReplaceAll(strings.ToLower(strings.TrimSpace(title)), " ", "-")
 	return regexp.MustCompile(`[^a-z0-9_-]`).ReplaceAllString(title, "")

@@ -23,10 +23,10 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// limit is what all may take on a machine under load.
+// limit bounds the whole test on a machine under load.
 const limit = 2 * time.Minute
 
-// askInterval is how often Prometheus is asked for what it hasn't scraped yet.
+// askInterval is how often Prometheus is asked for samples that it hasn't scraped yet.
 const askInterval = 500 * time.Millisecond
 
 // scrapeInterval is short, so that there are rates soon.
@@ -38,7 +38,7 @@ var start = sync.OnceValues(func() (*nodelab.Cluster, error) { return nodelab.St
 // last is the number of the node made last.
 var last int
 
-// lab is a cluster with something to tell, and a Prometheus.
+// lab is a cluster with something to report, and a Prometheus.
 type lab struct {
 	t       *testing.T
 	ctx     context.Context
@@ -89,8 +89,8 @@ func (l *lab) addAgent() {
 
 func metricsOf(n *nodelab.Node) string { return netip.AddrPortFrom(n.V4, 9473).String() }
 
-// startPrometheus runs one that has the alerts, and scrapes the agents with the labels that the PodMonitor gives. It ends
-// with the test, or with the sandbox.
+// startPrometheus runs one that has the alerts, and scrapes the agents with the labels that the
+// PodMonitor gives. It ends with the test, or with the sandbox.
 func (l *lab) startPrometheus(binary string) {
 	l.t.Helper()
 	dir := l.t.TempDir()
@@ -118,12 +118,12 @@ func (l *lab) startPrometheus(binary string) {
 		_ = cmd.Process.Kill() // it may have ended already
 		_ = cmd.Wait()
 		if l.t.Failed() {
-			l.t.Log("Prometheus says:\n" + log.String())
+			l.t.Log("Prometheus reports:\n" + log.String())
 		}
 	})
 }
 
-// scraped waits until there is a first sample of each agent, for a rate is of what comes after it.
+// scraped waits until there is a first sample of each agent, because a rate needs two.
 func (l *lab) scraped() {
 	l.t.Helper()
 	testutil.AwaitWithin(l.t, limit/4, askInterval, func() error {
@@ -131,7 +131,8 @@ func (l *lab) scraped() {
 	})
 }
 
-// happen makes something of all that is drawn happen: a Node joins, one is refused, somebody takes a route away.
+// happen makes an event for each panel happen: a Node joins, one is refused, a route of ours is
+// deleted.
 func (l *lab) happen() {
 	l.t.Helper()
 	l.addNode()
@@ -161,12 +162,12 @@ func (l *lab) ask(endpoint string, args url.Values, into any) error {
 		return err
 	}
 	if answer.Status != "success" {
-		return fmt.Errorf("Prometheus says %s", answer.Error)
+		return fmt.Errorf("Prometheus reports %s", answer.Error)
 	}
 	return json.Unmarshal(answer.Data, into)
 }
 
-// query returns why an expression has no data; a value that is no number is none.
+// query returns why an expression has no data; NaN does not count.
 func (l *lab) query(expr string) error {
 	var data struct {
 		Result []struct {

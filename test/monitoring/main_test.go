@@ -1,4 +1,4 @@
-// Package monitoring holds what is made for Prometheus and Grafana to a real Prometheus: promtool tests the alerts, and
+// Package monitoring tests the files for Prometheus and Grafana with a real Prometheus: promtool tests the alerts, and
 // each query of alerts and dashboard is asked of a Prometheus that scrapes real agents.
 package monitoring
 

@@ -51,11 +51,11 @@ func TestQueriesHaveData(t *testing.T) {
 	l.checkAlerts()
 }
 
-// pending are the alerts that what happened here would come to, were it to last: a Node is refused, and two have no agent.
+// pending are the alerts that would fire if the state of the lab lasted: a Node is refused, and two have no agent.
 var pending = []string{"PlainrouteClaimRefused", "PlainrouteAgentMissing"}
 
-// checkAlerts waits until Prometheus has evaluated each rule without an error, and those are pending which should be, and
-// no others.
+// checkAlerts waits until Prometheus has evaluated each rule without an error, and those are
+// pending which should be, and no others.
 func (l *lab) checkAlerts() {
 	l.t.Helper()
 	testutil.AwaitWithin(l.t, 30*time.Second, askInterval, func() error {
@@ -128,7 +128,7 @@ func dashboard(t *testing.T) (queries, variables []string) {
 
 var labelValues = regexp.MustCompile(`^label_values\((.+), (\w+)\)$`)
 
-// values asks what a variable of the dashboard offers.
+// values returns the values of a dashboard's variable.
 func (l *lab) values(definition string) error {
 	m := labelValues.FindStringSubmatch(definition)
 	if m == nil {

@@ -13,9 +13,10 @@ import (
 const (
 	// flowInterval makes 100 packets a second.
 	flowInterval = 10 * time.Millisecond
-	// flowLimit ends a flow that nobody stops after five minutes; sequence numbers end at 65,535.
+	// flowLimit ends a flow after five minutes unless it is stopped before; sequence numbers end at
+	// 65,535.
 	flowLimit = 30000
-	// flowGrace is what the last packets' answers are waited for.
+	// flowGrace is how long to wait for the answers to the last packets.
 	flowGrace = time.Second
 )
 

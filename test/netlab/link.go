@@ -106,7 +106,7 @@ func ipNet(prefix netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: prefix.Masked().Addr().AsSlice(), Mask: mask(prefix)}
 }
 
-// AddStaticRoute does what an administrator's `ip route add TO via GATEWAY proto static` does: it adds a route that is
+// AddStaticRoute is an administrator's `ip route add TO via GATEWAY proto static`: it adds a route that is
 // not the agent's.
 func (n *Namespace) AddStaticRoute(to netip.Prefix, gateway netip.Addr) error {
 	route := &netlink.Route{Dst: ipNet(to), Gw: gateway.AsSlice(), Protocol: unix.RTPROT_STATIC}

@@ -14,13 +14,13 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// Protocol numbers of ICMP and ICMPv6 (IANA), which icmp.ParseMessage tells its formats apart by.
+// Protocol numbers of ICMP and ICMPv6 (IANA), by which icmp.ParseMessage chooses the format.
 const (
 	protocolICMP   = 1
 	protocolICMPv6 = 58
 )
 
-// echo is a raw ICMP socket in a namespace that speaks to one address.
+// echo is a raw ICMP socket in a namespace, for packets to and from one address.
 type echo struct {
 	conn *icmp.PacketConn
 	to   netip.Addr
@@ -52,7 +52,7 @@ func (e *echo) send(seq int) error {
 		kind = ipv6.ICMPTypeEchoRequest
 	}
 	message := icmp.Message{Type: kind, Body: &icmp.Echo{ID: e.id, Seq: seq, Data: []byte("plainroute")}}
-	// ICMPv6's checksum covers addresses that only the kernel knows, and so the kernel fills it in.
+	// ICMPv6's checksum covers addresses that only the kernel has, and so the kernel fills it in.
 	packet, err := message.Marshal(nil)
 	if err != nil {
 		return fmt.Errorf("making an echo request: %w", err)

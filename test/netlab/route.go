@@ -16,8 +16,8 @@ import (
 // Protocol is the agent's mark on a route (see pkg/topology); repeated here, so that a changed mark is noticed.
 const Protocol = 112
 
-// Routes is what `ip -4 route show proto 112` and then `ip -6 …` print in the namespace, from ip itself where the
-// machine has it.
+// Routes returns the output of `ip -4 route show proto 112` and then `ip -6 …` in the namespace,
+// from ip itself where the machine has it.
 func (n *Namespace) Routes(ctx context.Context) (string, error) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		return n.renderRoutes()

@@ -54,7 +54,7 @@ func TestRoutesReadLikeIP(t *testing.T) {
 	}
 }
 
-// A flow has to see loss, or a test that wants none of it proves nothing.
+// A flow has to see loss, or a test that allows none of it proves nothing.
 func TestFlowCountsLoss(t *testing.T) {
 	machine := testLAN(t, "loss", 2)
 	flow, err := machine.StartFlow(Router4)

@@ -47,7 +47,7 @@ func (n *Namespace) WatchRoutes() (*RouteWatch, error) {
 	return watch, nil
 }
 
-// translate ends when the subscription does; what nobody reads any more is dropped.
+// translate ends when the subscription does; events without a reader are dropped.
 func (w *RouteWatch) translate(updates <-chan netlink.RouteUpdate) {
 	defer close(w.events)
 	for update := range updates {

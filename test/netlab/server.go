@@ -18,7 +18,7 @@ const echoPort = 8080
 // probeTimeout is above the 3 s after which the kernel gives up on a neighbor that doesn't answer.
 const probeTimeout = 5 * time.Second
 
-// servers are what answers on a host's addresses.
+// servers answer on a host's addresses.
 type servers struct {
 	mu   sync.Mutex
 	open []io.Closer
@@ -80,7 +80,7 @@ func serveTCP(listener net.Listener) {
 
 func answer(conn net.Conn) {
 	defer conn.Close()
-	// The client sees and reports what fails here.
+	// The client sees and reports a failure here.
 	_ = conn.SetDeadline(time.Now().Add(probeTimeout))
 	_, _ = io.WriteString(conn, seenSource(conn.RemoteAddr()))
 }

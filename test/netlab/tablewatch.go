@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TableWatch counts what a namespace's nftables announce, from the moment when it was made.
+// TableWatch counts the nftables notifications of a namespace, from its creation on.
 type TableWatch struct {
 	conn  *netlink.Conn
 	count atomic.Int64

@@ -82,7 +82,7 @@ func (n *Namespace) forward(value string) error {
 	return n.Sysctl("net/ipv6/conf/all/forwarding", value)
 }
 
-// newOutside makes the host behind the router. It knows the way to the LAN, and none to any pod.
+// newOutside makes the host behind the router. It has a route to the LAN, and none to any pod.
 func newOutside(lan *Namespace) (*Host, error) {
 	namespace, err := NewNamespace("outside")
 	if err != nil {

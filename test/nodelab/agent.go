@@ -37,9 +37,9 @@ type AgentOptions struct {
 	WithoutNetAdmin bool
 	// Start starts the agent's process in another way, such as under a clock of its own.
 	Start func(*netlab.Namespace, *exec.Cmd) error
-	// WithoutClusterCIDR leaves the agent to find out what pod subnets there are.
+	// WithoutClusterCIDR starts the agent without --cluster-cidr.
 	WithoutClusterCIDR bool
-	// Confined gives the agent what the DaemonSet gives it: CAP_NET_ADMIN alone and a read-only root.
+	// Confined gives the agent the rights of the DaemonSet: CAP_NET_ADMIN alone and a read-only root.
 	Confined bool
 	// Env is added to the agent's environment.
 	Env []string

@@ -19,15 +19,15 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// Kubelets play the controller-manager's and the kubelets' part for DaemonSets of a namespace whose pods do their work in
-// an init container: they run its arguments, on the node, as they stand, with the host's folders where they are mounted.
-// They ignore other DaemonSets.
+// Kubelets play the controller-manager's and the kubelets' part for DaemonSets of a namespace whose
+// pods do their work in an init container: they run its arguments, on the node, as they stand, with
+// the host's folders where they are mounted. They ignore other DaemonSets.
 type Kubelets struct {
 	Cluster   *Cluster
 	Namespace string
 	// Nodes are those that have a kubelet.
 	Nodes []*Node
-	// Change may change what is run.
+	// Change may change the arguments of an agent before it starts.
 	Change func(node *Node, args []string) []string
 }
 
@@ -58,7 +58,7 @@ func (k *Kubelets) Run(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// play makes the pods that a DaemonSet lacks, or takes it away when it is to go.
+// play makes the pods that a DaemonSet lacks, or removes it when it is being deleted.
 func (k *Kubelets) play(ctx context.Context, set *appsv1.DaemonSet) ([]chan error, error) {
 	if set.DeletionTimestamp != nil {
 		return nil, k.bury(ctx, set)
@@ -84,7 +84,7 @@ func (k *Kubelets) play(ctx context.Context, set *appsv1.DaemonSet) ([]chan erro
 
 func podName(set *appsv1.DaemonSet, node *Node) string { return set.Name + "-" + node.Name }
 
-// bury deletes the pods, then what the foreground deletion waits for.
+// bury deletes the pods, then the object whose foreground deletion waits for them.
 func (k *Kubelets) bury(ctx context.Context, set *appsv1.DaemonSet) error {
 	now := int64(0)
 	pods := k.Cluster.Client().CoreV1().Pods(k.Namespace)
@@ -102,7 +102,7 @@ func (k *Kubelets) bury(ctx context.Context, set *appsv1.DaemonSet) error {
 	return nil
 }
 
-// start runs the pod's init container and writes what came of it into the pod's status, as a kubelet does.
+// start runs the pod's init container and writes the result into the pod's status, as a kubelet does.
 func (k *Kubelets) start(ctx context.Context, node *Node, pod *corev1.Pod) error {
 	init := pod.Spec.InitContainers[0]
 	state := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
@@ -127,7 +127,7 @@ func (k *Kubelets) start(ctx context.Context, node *Node, pod *corev1.Pod) error
 	return err
 }
 
-// args puts the node's own folders in the place of what the pod mounts.
+// args replaces the pod's mounts by the node's own folders.
 func (k *Kubelets) args(node *Node, init corev1.Container, message string) []string {
 	args := slices.Clone(init.Args)
 	for i, arg := range args {

@@ -90,8 +90,9 @@ func (n *Node) dialLiteral(ctx context.Context, network, address string) (net.Co
 	return n.Dial(ctx, network, to)
 }
 
-// Reboot takes from the node what a reboot does: its processes, its pods, all of the kernel's state and what is below
-// /run. The CNI folder, which is on disk, stays. The agent isn't started again.
+// Reboot removes from the node the same as a reboot: its processes, its pods, all of the kernel's
+// state and what is below /run. The CNI folder, which is on disk, stays. The agent isn't started
+// again.
 func (n *Node) Reboot() error {
 	if n.AgentRunning() {
 		if err := n.StopAgent(syscall.SIGKILL); err != nil {
@@ -110,7 +111,7 @@ func (n *Node) Reboot() error {
 	return nil
 }
 
-// Retire takes the node out of the cluster for good, in whatever state it is: its agent, its Node object, its pods, its
+// Retire takes the node out of the cluster for good, in any state: its agent, its Node object, its pods, its
 // namespace and its folders. Another node may have its number afterwards.
 func (n *Node) Retire(ctx context.Context) error {
 	var faults []error

@@ -93,7 +93,7 @@ func (p *Pod) runtime() *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{ContainerID: p.Name, NetNS: p.Path(), IfName: netlab.Uplink}
 }
 
-// adopt takes the pod's addresses from what the plugins report.
+// adopt takes the pod's addresses from the plugins' result.
 func (p *Pod) adopt(result any) error {
 	current, ok := result.(*types.Result)
 	if !ok {
@@ -128,7 +128,7 @@ func (p *Pod) Remove(ctx context.Context) error {
 	return p.End()
 }
 
-// Detach has the plugins detach the pod, or what is left of it.
+// Detach has the plugins detach the pod, or its remainder.
 func (p *Pod) Detach(ctx context.Context, list *libcni.NetworkConfigList) error {
 	err := p.Node.Do(func() error { return p.Node.plugins().DelNetworkList(ctx, list, p.runtime()) })
 	if err != nil {

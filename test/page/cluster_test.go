@@ -159,7 +159,7 @@ func TestCluster(t *testing.T) {
 }
 
 // While Collect runs for the first time, the page shows its progress.
-func TestFirstSurvey(t *testing.T) {
+func TestFirstCollect(t *testing.T) {
 	_, url := showSlowly(t, cluster(3), 3*time.Second)
 	b := browse(t)
 	b.run(chromedp.Navigate(url + "/"))
@@ -253,7 +253,7 @@ func TestClusterGoesAway(t *testing.T) {
 	w, url := show(t, cluster(3))
 	time.Sleep(1500 * time.Millisecond)
 	if n := w.calls.Load(); n != 0 {
-		t.Errorf("%d surveys, and nobody looks", n)
+		t.Errorf("%d calls of Collect without a visible page", n)
 	}
 	b := browse(t)
 	b.visit(url)
@@ -271,7 +271,7 @@ func TestClusterGoesAway(t *testing.T) {
 	asked := w.calls.Load()
 	time.Sleep(2 * time.Second)
 	if n := w.calls.Load(); n != asked {
-		t.Errorf("%d surveys while it is paused", n-asked)
+		t.Errorf("%d calls of Collect while it is paused", n-asked)
 	}
 	b.calm()
 }

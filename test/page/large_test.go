@@ -8,7 +8,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Within what a page is to be there, and to answer a key, for people to take it for quick (web.dev/rail).
+// Limits for a page to appear, and to react to a key, so that people find it quick (web.dev/rail).
 const (
 	interactive = 5 * time.Second
 	keystroke   = 100 * time.Millisecond
@@ -27,7 +27,7 @@ func TestLarge(t *testing.T) {
 	if took > interactive || rows > 100 {
 		t.Errorf("it took %s, and %d rows are in the document", took, rows)
 	}
-	// From a key to the layout that shows its effect; the median, for other programs run here.
+	// From a key to the layout that shows its effect; the median, because other programs run here.
 	var latencies []float64
 	b.run(chromedp.Evaluate(`(async () => {
 		const input = document.querySelector("#peers input"), took = [];
@@ -54,7 +54,7 @@ func TestLarge(t *testing.T) {
 		return document.elementFromPoint(box.left + 300, box.top + 300)?.closest("tr:not(.gap)") != null })()`)
 	t.Logf("5,000 peers: there after %s, a key takes %s, %.1f ms at most, sorting %.0f ms, %d rows in the document", took.Round(time.Millisecond), key.Round(100*time.Microsecond), latencies[len(latencies)-1], sort, rows)
 	shift := is[float64](b, `new Promise((done) => new PerformanceObserver((l) => done(l.getEntries().reduce((s, e) => s + e.value, 0))).observe({ type: "layout-shift", buffered: true }) || setTimeout(() => done(0), 300))`)
-	if shift > 0.1 { // what is good by web.dev/cls
+	if shift > 0.1 { // the limit of "good" by web.dev/cls
 		t.Errorf("the layout shifts by %v", shift)
 	}
 	b.shoot("node-5000")

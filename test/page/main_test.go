@@ -39,7 +39,7 @@ func browse(t *testing.T) *tab {
 	quiet := func(string, ...any) {} // the library lacks some of the browser's events
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1280, 900))
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), timeout) // it is ended by what comes below
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), timeout) // the cleanup below ends it
 	t.Cleanup(cancel)
 	ctx, end := chromedp.NewExecAllocator(ctx, options...)
 	t.Cleanup(end)
@@ -71,7 +71,7 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
-// listen notes what scripts throw and what the browser refuses.
+// listen records exceptions of scripts and refusals of the browser.
 func (b *tab) listen(event any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -80,7 +80,7 @@ func (b *tab) listen(event any) {
 		b.errors = append(b.errors, e.ExceptionDetails.Error())
 	case *runtime.EventConsoleAPICalled:
 		if e.Type == runtime.APITypeError || e.Type == runtime.APITypeWarning {
-			b.errors = append(b.errors, "the console says "+string(e.Args[0].Value)+e.Args[0].Description)
+			b.errors = append(b.errors, "the console shows "+string(e.Args[0].Value)+e.Args[0].Description)
 		}
 	case *cdplog.EventEntryAdded:
 		if e.Entry.Level == cdplog.LevelError || e.Entry.Level == cdplog.LevelWarning {
@@ -95,7 +95,7 @@ func (b *tab) calm() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.errors {
-		b.t.Errorf("the browser complains: %s", c)
+		b.t.Errorf("the browser reports: %s", c)
 	}
 }
 
@@ -121,7 +121,7 @@ func is[T any](b *tab, expression string) T {
 	return value
 }
 
-// awaited waits for what an expression promises.
+// awaited waits for an expression's promise.
 func awaited(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
 
 // until waits for an expression to be true.

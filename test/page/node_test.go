@@ -184,7 +184,7 @@ func TestAgentGoesAway(t *testing.T) {
 	m.gone.Store(false)
 	b.until(`!document.querySelector("#banner").checkVisibility()`)
 	b.run(chromedp.Click(`#pause`, chromedp.ByQuery))
-	time.Sleep(time.Second) // what was under way arrives
+	time.Sleep(time.Second) // answers under way arrive
 	asked := m.asked.Load()
 	time.Sleep(6 * time.Second)
 	if m.asked.Load() != asked {

@@ -19,7 +19,7 @@ func subnet(i int) netip.Prefix {
 
 func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}) }
 
-// result is what the agent of node-1 finds among so many Nodes, all of them well.
+// result is the report of node-1's agent among so many Nodes, all of them well.
 func result(nodes int) *status.Result {
 	now := time.Now().UTC()
 	r := &status.Result{

@@ -17,7 +17,7 @@ import (
 // roleVariable makes the test binary a program that uses the sandbox; without it, it tests such programs.
 const roleVariable = "PLAINROUTE_SANDBOX_TEST_ROLE"
 
-// leftover is what the sandboxed programs start and leave behind: it has to go with the sandbox.
+// leftover is a process that the sandboxed programs leave behind: it has to end with the sandbox.
 var leftover = []string{"sleep", "86399"}
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	os.Exit(play(role, box))
 }
 
-// play is what the program does inside.
+// play runs the program's part inside.
 func play(role string, box *Box) int {
 	if err := exec.CommandContext(context.Background(), leftover[0], leftover[1:]...).Start(); err != nil {
 		return 99

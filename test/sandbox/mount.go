@@ -20,7 +20,8 @@ type mount struct {
 	why                    string
 }
 
-// mountAll gives the sandbox mounts of its own. They show nowhere else, since the first one cuts the propagation.
+// mountAll gives the sandbox mounts of its own. They are invisible elsewhere, because the first one
+// cuts the propagation.
 //
 // /etc becomes read-only because an agent inside adds its protocol's name to /etc/iproute2 where it may: it must not
 // touch the machine that the sandbox runs on.

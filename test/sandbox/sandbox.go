@@ -5,7 +5,7 @@
 //	└── PID 1 of the sandbox ("first")   mounts, reaps, ends when the lifeline is cut
 //	    └── the program again (inside)   does the work
 //
-// Nothing has to be undone: when PID 1 ends, for whatever reason, the kernel ends every process of the sandbox, and
+// Nothing has to be undone: when PID 1 ends, for any reason, the kernel ends every process of the sandbox, and
 // with the last process go its mounts and its network namespaces. The lifeline is a pipe: kill -9 of the outermost
 // process closes it, which is the only notice that such an end gives.
 package sandbox
@@ -24,13 +24,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotPermitted says that this machine or user may not make namespaces; tests skip on it.
+// ErrNotPermitted is returned when this machine or user may not make namespaces; tests skip on it.
 var ErrNotPermitted = errors.New("this machine allows making namespaces to root with CAP_SYS_ADMIN only")
 
-// stageVariable tells a copy of the program which of the three it is.
+// stageVariable contains which of the three stages a copy of the program is.
 const stageVariable = "PLAINROUTE_SANDBOX_STAGE"
 
-// filesVariable tells how many files are passed.
+// filesVariable contains how many files are passed.
 const filesVariable = "PLAINROUTE_SANDBOX_FILES"
 
 const (
@@ -40,9 +40,9 @@ const (
 
 // The messages of the two pipes, a byte each.
 const (
-	// kept says from inside that the sandbox shall stay, and to PID 1 that it may.
+	// kept reports, from inside, that the sandbox shall stay, and permits it to PID 1.
 	kept = 'k'
-	// refused says from PID 1 that the kernel has given it namespaces, and no rights in them.
+	// refused reports, from PID 1, that the kernel has given it namespaces, and no rights in them.
 	refused = 'r'
 )
 
@@ -51,7 +51,7 @@ func Outside() bool { return os.Getenv(stageVariable) == "" }
 
 // Box is the sandbox as seen from inside.
 type Box struct {
-	// Files are what Enter was given in the host process.
+	// Files are those that were passed to Enter in the host process.
 	Files []*os.File
 
 	status *os.File
@@ -64,8 +64,8 @@ type Box struct {
 // onKept is called in the host process, with PID 1's process id as the host sees it, when the program inside has
 // called Keep. It may be nil.
 //
-// files, of the host process, are open inside too, and in PID 1 for as long as it lives: sockets of the host's network,
-// and pipes that tell when the sandbox has ended.
+// files, of the host process, are open inside too, and in PID 1 for as long as it lives: sockets of
+// the host's network, and pipes by which another process sees the end of the sandbox.
 func Enter(onKept func(pid int) error, files ...*os.File) (box *Box, code int, err error) {
 	switch os.Getenv(stageVariable) {
 	case stageInside:
@@ -101,13 +101,13 @@ func settle() (*Box, error) {
 // standard output any more, and ends only when it returns or PID 1 is killed.
 func (b *Box) Keep() error {
 	if _, err := b.status.Write([]byte{kept}); err != nil {
-		return fmt.Errorf("telling the host process that the sandbox stays: %w", err)
+		return fmt.Errorf("reporting to the host process that the sandbox stays: %w", err)
 	}
 	return silence()
 }
 
-// silence lets go of the terminal or pipe that the host process was started with: `make demo | tee log` ends only
-// when nobody holds the pipe's other end.
+// silence lets go of the terminal or pipe that the host process was started with: `make demo | tee
+// log` ends only when no process holds the pipe's other end.
 func silence() error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -122,7 +122,7 @@ func silence() error {
 	return nil
 }
 
-// host starts PID 1 and waits until it ends or the sandbox is to be kept.
+// host starts PID 1 and waits until it ends or the sandbox has to stay.
 func host(onKept func(pid int) error, files []*os.File) (int, error) {
 	lifelineEnd, lifeline, err := os.Pipe()
 	if err != nil {
@@ -174,15 +174,16 @@ func command(lifeline, status *os.File, files []*os.File) *exec.Cmd {
 	return cmd
 }
 
-// becomeRoot adds a user namespace in which this user is root: where the machine allows that, nobody needs to be.
+// becomeRoot adds a user namespace in which this user is root: where the machine allows that, no
+// test needs root.
 func becomeRoot(attributes *syscall.SysProcAttr) {
 	attributes.Cloneflags |= unix.CLONE_NEWUSER
 	attributes.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
 	attributes.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
 }
 
-// startError tells refusals from faults. clone(2): EPERM comes from missing rights and from seccomp, ENOSPC and EUSERS
-// from user.max_*_namespaces, EINVAL from a kernel without them.
+// startError separates refusals from other errors. clone(2): EPERM comes from missing rights and
+// from seccomp, ENOSPC and EUSERS from user.max_*_namespaces, EINVAL from a kernel without them.
 func startError(err error) error {
 	for _, refusal := range []error{unix.EPERM, unix.ENOSPC, unix.EUSERS, unix.EINVAL} {
 		if errors.Is(err, refusal) {
@@ -211,14 +212,15 @@ func passSignals(process *os.Process) (stop func()) {
 			if seen > 0 {
 				received = unix.SIGKILL
 			}
-			// The process may have ended meanwhile, and then there is nobody to tell.
+			// The process may have ended meanwhile, and then no process is left to receive it.
 			_ = process.Signal(received)
 		}
 	}()
 	return func() { signal.Stop(signals) }
 }
 
-// exitCode turns what Wait returned into what a shell would report: 128 and the signal's number after a signal.
+// exitCode returns the exit code that a shell would report for the result of Wait: 128 and the
+// signal's number after a signal.
 func exitCode(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {

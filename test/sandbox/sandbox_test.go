@@ -110,7 +110,7 @@ func TestKeep(t *testing.T) {
 	gone(t)
 }
 
-// A number that was noted may be another program's by now, which nobody must end.
+// A recorded pid may be another program's by now, which must not be ended.
 func TestNotedIsOurOwn(t *testing.T) {
 	note := filepath.Join(t.TempDir(), "pid")
 	if err := Note(note, 1); err != nil {

@@ -42,12 +42,12 @@ var allFaults = []fault{
 	{"a Node deleted, or back", toggleNode},
 	{"a Node deleted, or back", toggleNode},
 	{"the API server away, or back", toggleGate},
-	{"somebody asks for the status", ask},
+	{"a client asks for the status", ask},
 }
 
 func (v *victim) conflist() string { return filepath.Join(v.node.ConfDir, "10-plainroute.conflist") }
 
-// gone takes it that what is not there was taken away by the fault before.
+// gone ignores a missing object: the fault before has deleted it.
 func gone(err error) error {
 	for _, harmless := range []error{syscall.ESRCH, syscall.ENOENT, syscall.EADDRNOTAVAIL, syscall.EEXIST, syscall.ENETUNREACH, syscall.EHOSTUNREACH} {
 		if errors.Is(err, harmless) {
@@ -79,8 +79,8 @@ func deleteAll(_ context.Context, v *victim, _ *rand.Rand) error {
 	return err
 }
 
-// rival is a foreign route to a peer's subnet, by the router.
-func (v *victim) rival(random *rand.Rand, metric int) *netlink.Route {
+// foreignRoute is a foreign route to a peer's subnet, by the router.
+func (v *victim) foreignRoute(random *rand.Rand, metric int) *netlink.Route {
 	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], netlab.Router4
 	if subnet.Addr().Is6() {
 		gateway = netlab.Router6
@@ -92,12 +92,12 @@ func (v *victim) rival(random *rand.Rand, metric int) *netlink.Route {
 }
 
 func overwrite(_ context.Context, v *victim, random *rand.Rand) error {
-	r := v.rival(random, 2048)
+	r := v.foreignRoute(random, 2048)
 	return errors.Join(gone(v.link.RouteReplace(r)), gone(v.link.RouteDel(r)))
 }
 
 func foreignInFront(ctx context.Context, v *victim, random *rand.Rand) error {
-	r := v.rival(random, 10)
+	r := v.foreignRoute(random, 10)
 	if err := gone(v.link.RouteAdd(r)); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func foreignInFront(ctx context.Context, v *victim, random *rand.Rand) error {
 }
 
 func appendHop(ctx context.Context, v *victim, random *rand.Rand) error {
-	r := v.rival(random, 2048)
+	r := v.foreignRoute(random, 2048)
 	if err := gone(v.link.RouteAppend(r)); err != nil {
 		return err
 	}

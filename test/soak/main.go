@@ -1,5 +1,5 @@
 // Command soak does thousands of random faults to one node of a small cluster (a real etcd and kube-apiserver, the real
-// agent, a real kernel in namespaces) and then looks for what a slow leak would show: goroutines, file descriptors, heap.
+// agent, a real kernel in namespaces) and then looks for signs of a slow leak: goroutines, file descriptors, heap.
 package main
 
 import (
@@ -63,10 +63,10 @@ func run(args []string) int {
 func parse(args []string) (options, error) {
 	opts := options{Config: nodelab.DefaultConfig()}
 	flags := flag.NewFlagSet("soak", flag.ContinueOnError)
-	flags.IntVar(&opts.faults, "faults", 3000, "how many faults at least")
-	flags.DurationVar(&opts.every, "every", 200*time.Millisecond, "how long one fault is after the other, on average; at much less they mostly meet the agent's back-off")
-	flags.DurationVar(&opts.last, "for", 0, "how long at least")
-	flags.Uint64Var(&opts.seed, "seed", uint64(time.Now().UnixNano()), "what the faults are drawn from")
+	flags.IntVar(&opts.faults, "faults", 3000, "minimum number of faults")
+	flags.DurationVar(&opts.every, "every", 200*time.Millisecond, "average interval of faults; much less mostly meets the agent's back-off")
+	flags.DurationVar(&opts.last, "for", 0, "minimum duration")
+	flags.Uint64Var(&opts.seed, "seed", uint64(time.Now().UnixNano()), "seed of the random faults")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
@@ -75,7 +75,7 @@ func parse(args []string) (options, error) {
 		return options{}, err
 	}
 	if flags.NArg() > 0 || opts.faults < 1 || opts.last < 0 || opts.every <= 0 {
-		return options{}, errors.New("-faults is 1 at least, -for is no negative time, -every is a time, and there are no arguments")
+		return options{}, errors.New("-faults must be 1 or more, -for not negative, -every above 0; arguments are not allowed")
 	}
 	for _, path := range []*string{&opts.Assets, &opts.Plugins, &opts.Agent} {
 		var err error

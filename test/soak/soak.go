@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// limit is what the cluster may take to come to rest.
+	// limit bounds the time until the cluster rests.
 	limit = time.Minute
 	// warmUp is how many faults come before the first census: pools and caches have
 	// to fill once.
@@ -51,8 +51,9 @@ func soak(ctx context.Context, opts options) error {
 	return report(before, after, counts, took)
 }
 
-// A pace is how many faults there are at least, for how long at least, and how long one is after the other on average. What
-// is taken away again and again is put back every two seconds only: at a crowded pace most faults meet that back-off.
+// A pace is the minimum of faults, their minimal time, and their average interval. An object that
+// is deleted again and again is put back every two seconds only: at a crowded pace most faults meet
+// that back-off.
 type pace struct {
 	faults int
 	last   time.Duration
@@ -61,7 +62,7 @@ type pace struct {
 
 // torment does faults.
 func (v *victim) torment(ctx context.Context, random *rand.Rand, p pace, counts map[string]int) error {
-	start, told := time.Now(), time.Now()
+	start, reported := time.Now(), time.Now()
 	for n := 0; n < p.faults || time.Since(start) < p.last; n++ {
 		fault := allFaults[random.IntN(len(allFaults))]
 		if err := fault.do(ctx, v, random); err != nil {
@@ -71,8 +72,8 @@ func (v *victim) torment(ctx context.Context, random *rand.Rand, p pace, counts 
 		if !v.node.AgentRunning() {
 			return fmt.Errorf("after fault %d, %s: the agent ended\n%s", n, fault.name, v.node.LogTail(20))
 		}
-		if time.Since(told) > 10*time.Second {
-			told = time.Now()
+		if time.Since(reported) > 10*time.Second {
+			reported = time.Now()
 			say("%d faults done", n+1)
 		}
 		if err := testutil.Pause(ctx, time.Duration(random.Int64N(int64(2*p.every)))); err != nil {
@@ -87,7 +88,7 @@ func report(before, after census, counts map[string]int, took time.Duration) err
 	for _, n := range counts {
 		sum += n
 	}
-	say("%d faults of %d kinds in %s; the node is whole again, and what is foreign is as before", sum, len(counts), took.Round(time.Second))
+	say("%d faults of %d kinds in %s; the node is as it should be, and foreign objects are as before", sum, len(counts), took.Round(time.Second))
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "what\tafter warming up\tat the end\tmay be")
 	grown := ""

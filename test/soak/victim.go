@@ -36,7 +36,7 @@ type victim struct {
 	shut    bool         // the way to the API server
 }
 
-// start runs the agent and makes what faults need.
+// start runs the agent and makes the objects that faults need.
 func (v *victim) start(ctx context.Context) error {
 	v.away = map[int]bool{}
 	var err error
@@ -69,7 +69,7 @@ func (v *victim) start(ctx context.Context) error {
 	return err
 }
 
-// recover gives back what a host's own services would, and waits until all is as it should be.
+// recover restores what a host's own services would, and waits until all is as it should be.
 func (v *victim) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -133,7 +133,7 @@ func (v *victim) ours() ([]netlink.Route, error) {
 	}
 }
 
-// census is what the agent uses, by the names of its metrics.
+// census is the agent's use of resources, by the names of its metrics.
 type census map[string]float64
 
 // gauges are compared: at the end each may be what it was, times a factor, plus a slack. Goroutines and descriptors

@@ -1,5 +1,5 @@
-// Package testutil is what the tests of several packages share: failing on an error, waiting for a state, finding
-// binaries, and running all tests of a package in a sandbox.
+// Package testutil contains helpers that several packages' tests share: failing on an error,
+// waiting for a state, finding binaries, and running all tests of a package in a sandbox.
 package testutil
 
 import (

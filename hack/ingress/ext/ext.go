@@ -2,8 +2,8 @@
 // configuration, and which no module proxy has. Both types are empty there, too.
 package ext
 
-// HTTP is what is added to the HTTP part of a configuration: nothing.
+// HTTP adds nothing to the HTTP part of a configuration.
 type HTTP struct{}
 
-// Router is what is added to a router: nothing.
+// Router adds nothing to a router.
 type Router struct{}

@@ -18,7 +18,7 @@ import (
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// ErrNotHere says that this machine lacks what nodes need; who runs the tests is told so, and it is no failure.
+// ErrNotHere is returned when this machine lacks what nodes need. Tests skip on it.
 var ErrNotHere = errors.New("a cluster of kubelets can't run here")
 
 // needed are the controllers without which a kubelet or runc does not work.
@@ -27,15 +27,15 @@ var needed = []string{"cpu", "cpuset", "memory", "pids"}
 // neededV1 are those that are not controllers, or not in need of being enabled, in version 2.
 var neededV1 = append([]string{"cpuacct", "devices", "freezer", "blkio"}, needed...)
 
-// unified tells whether the machine has cgroups of version 2 alone.
+// unified reports whether the machine has cgroups of version 2 only.
 func unified() bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(cgroupRoot, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
-// parents are the folders of the cgroups below which clusters have theirs: in version 1 our own one in each hierarchy. In
-// version 2 a cgroup with processes can't have children with controllers, unless it is the root (cgroups(7)), so it is
-// the root.
+// parents are the folders of the cgroups below which clusters have theirs: in version 1 our own one
+// in each hierarchy. In version 2 a cgroup with processes can't have children with controllers,
+// unless it is the root (cgroups(7)), so it is the root.
 func parents() ([]string, error) {
 	if unified() {
 		return []string{cgroupRoot}, offered()
@@ -51,7 +51,7 @@ func parents() ([]string, error) {
 	return dirs, nil
 }
 
-// offered tells whether the root of version 2 has all controllers to give.
+// offered returns an error unless the root of version 2 has all controllers to give.
 func offered() error {
 	have, err := words(filepath.Join(cgroupRoot, "cgroup.controllers"))
 	if err != nil {
@@ -218,7 +218,7 @@ func removeCgroup(dir string) error {
 	return err
 }
 
-// tree is a cgroup with all below it, parents first. Those that go meanwhile are no fault.
+// tree is a cgroup with all below it, parents first. Groups that vanish meanwhile are left out.
 func tree(dir string) ([]string, error) {
 	var all []string
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

@@ -24,7 +24,7 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// Config says what the cluster is to be.
+// Config describes the cluster to start.
 type Config struct {
 	// Dir is where everything of the cluster is kept, Logs where its components log.
 	Dir, Logs string
@@ -38,7 +38,7 @@ type Config struct {
 	Images []string
 	// Cgroup is the name below which nodes have their cgroups.
 	Cgroup string
-	// Say tells a person how far it is.
+	// Say prints a line about progress.
 	Say func(string)
 }
 
@@ -66,7 +66,7 @@ type Cluster struct {
 	topology *netlab.Topology
 	stock    *stock
 	api      *kubernetes.Clientset
-	// ended tells what component has ended, until the cluster is up.
+	// ended receives the name of a component that has ended, until the cluster is up.
 	ended chan string
 	up    chan struct{}
 
@@ -147,13 +147,13 @@ func (c *Cluster) start(name, path string, args ...string) error {
 	}
 	go func() {
 		_ = cmd.Wait()
-		c.tellEnd(name)
+		c.reportEnd(name)
 	}()
 	return nil
 }
 
-// tellEnd says that a component has ended which should not have, to whoever waits for something, or else to a person.
-func (c *Cluster) tellEnd(name string) {
+// reportEnd reports a component that has ended too early: to Up while that waits, later by Say.
+func (c *Cluster) reportEnd(name string) {
 	select {
 	case c.ended <- name:
 	case <-c.up:

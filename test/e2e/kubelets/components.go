@@ -2,7 +2,7 @@ package kubelets
 
 import "fmt"
 
-// containerdSocket is where containerd listens unless told otherwise.
+// containerdSocket is where containerd listens by default.
 const containerdSocket = "/run/containerd/containerd.sock"
 
 // containerdConfig is for containerd 1.6. Without CAP_SYS_RESOURCE no process may lower its score for the OOM killer,

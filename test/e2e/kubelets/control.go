@@ -22,13 +22,13 @@ type Request struct {
 	Args []string `json:"args,omitempty"`
 }
 
-// answer is what comes back.
+// answer is the response to a Request.
 type answer struct {
 	Code  int    `json:"code"`
 	Error string `json:"error,omitempty"`
 }
 
-// messageLimit is what fits into one packet of a socket with buffers of the usual size.
+// messageLimit is the size that fits into one packet of a socket with buffers of the usual size.
 const messageLimit = 128 << 10
 
 // Serve answers on a socket of that path until the context ends.
@@ -62,7 +62,7 @@ func (c *Cluster) answer(ctx context.Context, conn *net.UnixConn) {
 	if err == nil {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		go func() { // whoever asked has gone: end what was asked for
+		go func() { // the client has gone: end its command
 			_, _ = conn.Read(make([]byte, 1))
 			cancel()
 		}()
@@ -184,7 +184,7 @@ func attend(cmd *exec.Cmd, streams []*os.File, in func(start func() error) error
 	return 0, err
 }
 
-// Ask sends a request to the cluster that listens on a socket of that path, and returns the exit code of what it ran.
+// Ask sends a request to the cluster that listens on a socket of that path, and returns the exit code of its command.
 func Ask(path string, request Request) (int, error) {
 	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {

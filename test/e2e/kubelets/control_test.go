@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Who asks for what can't be is told why.
+// A request that can't be served gets an error with the reason.
 func TestAskInVain(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "control.sock")
 	if err := (&Cluster{nodes: []*Node{{Name: "off"}}}).Serve(t.Context(), socket); err != nil {
@@ -26,7 +26,7 @@ func TestAskInVain(t *testing.T) {
 			t.Errorf("%+v: %d, %v; want %q", request, code, err, want)
 		}
 	}
-	if _, err := Ask(filepath.Join(t.TempDir(), "nobody.sock"), Request{Verb: "add"}); err == nil {
-		t.Error("nobody has answered")
+	if _, err := Ask(filepath.Join(t.TempDir(), "missing.sock"), Request{Verb: "add"}); err == nil {
+		t.Error("a request without a server succeeds")
 	}
 }

@@ -26,7 +26,7 @@ func first(path string) error {
 		return fmt.Errorf("making the root of the node: %w", err)
 	}
 	if err := unix.Close(startingFD); err != nil {
-		return fmt.Errorf("telling that the root is made: %w", err)
+		return fmt.Errorf("reporting that the root is made: %w", err)
 	}
 	os.Clearenv() // the sandbox's TMPDIR, for one, is not here
 	for name, value := range map[string]string{"PATH": nodePath, "HOME": "/root"} {
@@ -64,8 +64,8 @@ func reachAPI() error {
 	return conn.Close()
 }
 
-// supervisor starts processes and reaps all that the kernel hands to PID 1: an exec.Cmd's Wait and the reaping would
-// take each other's children.
+// supervisor starts processes and reaps all processes that the kernel hands to PID 1: an exec.Cmd's
+// Wait and the reaping would take each other's children.
 type supervisor struct {
 	name   string
 	exited chan error
@@ -114,7 +114,7 @@ const (
 	startTries = 100
 )
 
-// serve starts a component that is to run as long as the node. One that ends is started again, as on any machine: a
+// serve starts a component that has to run as long as the node. One that ends is started again, as on any machine: a
 // kubelet doesn't wait for a container runtime that is still recovering from a reboot.
 func (s *supervisor) serve(name string, args ...string) error {
 	status, err := s.start(name, args...)
@@ -131,7 +131,7 @@ func (s *supervisor) serve(name string, args ...string) error {
 				return
 			}
 		}
-		s.exited <- fmt.Errorf("%s has ended again and again: %+v", name, ended)
+		s.exited <- fmt.Errorf("%s has ended repeatedly: %+v", name, ended)
 	}()
 	return nil
 }

@@ -13,7 +13,8 @@ import (
 // the product and a few pods may.
 const inotifyPerNode = 14
 
-// Fit tells what a machine lacks for a cluster of so many nodes, as ErrNotHere. What only a try can tell, Up does.
+// Fit returns what a machine lacks for a cluster of so many nodes, as ErrNotHere. Up finds the
+// rest, which takes a try.
 func Fit(nodes int) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: it takes root", ErrNotHere)
@@ -21,7 +22,7 @@ func Fit(nodes int) error {
 	if _, err := exec.LookPath("nsenter"); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotHere, err)
 	}
-	// Without it kube-proxy does not see what goes from pod to pod on one bridge, and they don't reach Services of each
+	// Without it kube-proxy does not see packets from pod to pod on one bridge, and they don't reach Services of each
 	// other's. Loading a module is this machine's business.
 	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
 		return fmt.Errorf("%w: the kernel module br_netfilter is not loaded (modprobe br_netfilter)", ErrNotHere)
@@ -38,7 +39,7 @@ func TryCgroups(name string) error {
 	return err
 }
 
-// inotify takes as many instances as will be needed, for a moment: what others hold counts too.
+// inotify takes as many instances as will be needed, for a moment, because other programs' instances count too.
 func inotify(count int) error {
 	var taken []int
 	defer func() {

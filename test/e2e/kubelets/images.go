@@ -16,11 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stock is a containerd's folder with all images, unpacked. Nodes get links to its files: each image is unpacked once, and
-// is in memory once. A runtime never writes to them, for containers have an overlay of their own.
+// stock is a containerd's folder with all images, unpacked. Nodes get links to its files: each
+// image is unpacked once, and is in memory once. A runtime never writes to them, because containers
+// have an overlay of their own.
 type stock struct{ dir string }
 
-// stockConfig leaves out all but what images need.
+// stockConfig has only the plugins that images need.
 const stockConfig = `version = 2
 root = "%[1]s/root"
 state = "%[1]s/state"
@@ -70,7 +71,7 @@ func (s *stock) fill(ctx context.Context, ctr, socket string, archives []string,
 	return nil
 }
 
-// answers tells whether somebody listens on a socket.
+// answers returns an error unless a server listens on a socket.
 func answers(socket string) error {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Images are shared by their nodes; what containerd writes to is not.
+// Nodes share the images, but not the folders that containerd writes to.
 func TestStockIsShared(t *testing.T) {
 	s := &stock{t.TempDir()}
 	const layer, database = "root/snapshots/1/fs/bin/program", "root/meta.db"

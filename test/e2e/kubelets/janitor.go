@@ -25,13 +25,13 @@ const cgroupPrefix = "plainroute-e2e-"
 
 // Janitor waits until all processes that hold the pipe's other end are gone, and then removes the cgroups of a cluster.
 type Janitor struct {
-	// Pipe is to be passed to the sandbox.
+	// Pipe has to be passed to the sandbox.
 	Pipe *os.File
 	cmd  *exec.Cmd
 }
 
-// StartJanitor starts one, and removes what clusters have left whose janitors were killed. It has to be called outside of
-// the sandbox.
+// StartJanitor starts one, and removes the cgroups of clusters whose janitors were killed. It has
+// to be called outside of the sandbox.
 func StartJanitor() (*Janitor, error) {
 	above, err := parents()
 	if err != nil {
@@ -51,7 +51,7 @@ func StartJanitor() (*Janitor, error) {
 	defer end.Close()
 	cmd := exec.Command("/proc/self/exe", enabled...)
 	cmd.Args[0] = janitorName
-	cmd.ExtraFiles = []*os.File{end} // and no stream of ours: who reads that would wait for the cluster's end
+	cmd.ExtraFiles = []*os.File{end} // and no stream of ours: its reader would wait for the cluster's end
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the janitor: %w", err)
@@ -102,7 +102,8 @@ func enabledControllers() ([]string, error) {
 	return names, nil
 }
 
-// restoreControllers disables all others again. What another cluster still needs is busy, and stays.
+// restoreControllers disables all others again. Controllers that another cluster still needs are
+// busy, and stay.
 func restoreControllers(enabled []string) error {
 	now, err := enabledControllers()
 	if err != nil {
@@ -134,7 +135,7 @@ func sweep(above []string) error {
 	return nil
 }
 
-// attended tells whether the janitor of a cluster's cgroup lives.
+// attended reports whether the janitor of a cluster's cgroup lives.
 func attended(path string) bool {
 	pid := strings.TrimPrefix(filepath.Base(path), cgroupPrefix)
 	line, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
@@ -142,7 +143,7 @@ func attended(path string) bool {
 	return err == nil && name == janitorName
 }
 
-// inhabited tells whether there are processes in a cgroup or below it.
+// inhabited reports whether there are processes in a cgroup or below it.
 func inhabited(path string) bool {
 	all, err := tree(path)
 	return err != nil || slices.ContainsFunc(all, func(dir string) bool {

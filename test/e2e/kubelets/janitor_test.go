@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// deadPID is a process id that is nobody's.
+// deadPID is a process id that is not in use.
 func deadPID(t *testing.T) int {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "true")

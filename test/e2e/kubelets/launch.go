@@ -24,7 +24,7 @@ const (
 	firstName  = "node-init"
 	// pidFile holds the number of a PID 1, as the sandbox sees it, when its root is made.
 	pidFile = "pid"
-	// startingFD is what PID 1 closes to say so.
+	// PID 1 closes startingFD once it runs.
 	startingFD = 3
 )
 
@@ -59,8 +59,8 @@ func readPlan(path string) (plan, error) {
 	return p, nil
 }
 
-// launch can't be done by who starts it: a cgroup namespace has its root where its maker is when it makes it
-// (cgroup_namespaces(7)).
+// launch runs as a program of its own, not in its caller: a cgroup namespace has its root where its
+// maker is when it makes it (cgroup_namespaces(7)).
 func launch(path string) error {
 	p, err := readPlan(path)
 	if err != nil {

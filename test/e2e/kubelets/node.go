@@ -34,7 +34,7 @@ type Node struct {
 	machine  *netlab.Host
 	cgroups  []string
 	launcher *exec.Cmd
-	// done is closed when the node's processes have ended; stopping tells that they were to.
+	// done is closed when the node's processes have ended; stopping is set if they were asked to.
 	done     chan struct{}
 	stopping atomic.Bool
 }
@@ -147,13 +147,13 @@ func (c *Cluster) boot(node *Node) error {
 		_ = launcher.Wait()
 		close(done)
 		if !node.stopping.Load() {
-			c.tellEnd(node.Name)
+			c.reportEnd(node.Name)
 		}
 	}()
 	return nil
 }
 
-// plan is what a node's PID 1 has to know.
+// plan is the input of a node's PID 1.
 type plan struct {
 	Name, Dir, Bin, PKI, Logs, ProxyMode string
 	Addresses                            []netip.Addr
@@ -263,7 +263,7 @@ func (c *Cluster) readyPID(node *Node) (int, error) {
 
 func (c *Cluster) pidFile(node *Node) string { return filepath.Join(c.nodeDir(node), pidFile) }
 
-// Command is one that runs on the node, with all that a process there sees. It has a process group of its own.
+// Command returns a command that runs on the node, with the view of a process there. It has a process group of its own.
 func (c *Cluster) Command(ctx context.Context, node *Node, args ...string) (*exec.Cmd, error) {
 	node.mu.Lock()
 	defer node.mu.Unlock()

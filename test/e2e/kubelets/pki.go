@@ -30,7 +30,7 @@ type authority struct {
 	key  crypto.Signer
 }
 
-// lifetime of a certificate: that of a cluster which somebody forgot.
+// lifetime of a certificate: that of a cluster left running by mistake.
 const lifetime = 30 * 24 * time.Hour
 
 func newAuthority(dir string) (*authority, error) {
@@ -62,7 +62,7 @@ func (a *authority) write(name string, cert *x509.Certificate, key crypto.Signer
 	return certutil.WriteCert(a.path(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: certutil.CertificateBlockType, Bytes: cert.Raw}))
 }
 
-// writeKey makes a pair of keys that nobody certifies.
+// writeKey makes a key pair without a certificate.
 func (a *authority) writeKey(name string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -75,7 +75,7 @@ func (a *authority) writeKey(name string) error {
 	return keyutil.WriteKey(a.path(name+".key"), encoded)
 }
 
-// identity is who a certificate is for: a user and its group, or a server and its names and addresses.
+// identity is the subject of a certificate: a user and its group, or a server and its names and addresses.
 type identity struct {
 	name, group string
 	names       []string

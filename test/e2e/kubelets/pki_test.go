@@ -44,7 +44,7 @@ func TestServingCertificate(t *testing.T) {
 	}
 }
 
-// The node authorizer knows a kubelet by user system:node:NAME of the group system:nodes.
+// The node authorizer identifies a kubelet by user system:node:NAME of the group system:nodes.
 func TestKubeconfig(t *testing.T) {
 	pki := newTestAuthority(t)
 	if err := pki.kubeconfig("node-1", "https://192.168.1.1:6443", identity{name: "system:node:node-1", group: "system:nodes"}); err != nil {

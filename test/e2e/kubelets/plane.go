@@ -49,7 +49,8 @@ func (c *Cluster) issueAll() error {
 	return nil
 }
 
-// startPlane starts the control plane and waits until the API server is ready. What needs it waits by itself.
+// startPlane starts the control plane and waits until the API server is ready. Components that need
+// it wait for it themselves.
 func (c *Cluster) startPlane(ctx context.Context) error {
 	if err := c.issueAll(); err != nil {
 		return err

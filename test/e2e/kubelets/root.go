@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
-// Where a node has what is the cluster's and no machine's.
+// Where a node has the files of the cluster, which no machine has.
 const (
 	nodeBin  = "/e2e/bin"
 	nodePKI  = "/e2e/pki"
@@ -21,8 +21,9 @@ const (
 	nodePath = nodeBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 )
 
-// settings are those of the kernel, not of a namespace, that a kubelet writes unless they are so already, and what it
-// knows a reboot by. Each is hidden behind a file, for they are this machine's.
+// settings are those of the kernel, not of a namespace, that a kubelet writes unless they have the
+// right value, and the file by which it detects a reboot. Each is hidden behind a file, because the
+// machine must keep its own.
 func settings() map[string]string {
 	return map[string]string{
 		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
@@ -31,7 +32,7 @@ func settings() map[string]string {
 	}
 }
 
-// makeRoot gives the node a root of its own and enters it: programs are this machine's, all else is the node's.
+// makeRoot gives the node a root of its own and enters it: programs are this machine's, all other files are the node's.
 func makeRoot(p plan) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
@@ -146,7 +147,8 @@ func (r root) etc(p plan) error {
 		"passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
 		"group":  "root:x:0:\nnogroup:x:65534:\n",
 		"hosts":  "127.0.0.1 localhost\n::1 localhost\n", "hostname": p.Name + "\n", "machine-id": hex.EncodeToString(id[:16]) + "\n",
-		// Nobody answers there; that is as good as no name server, which a kubelet and CoreDNS won't have.
+		// No server answers there. That is as good as no name server, which a kubelet and CoreDNS
+		// reject.
 		"resolv.conf":     "nameserver 192.0.2.53\n",
 		"nsswitch.conf":   "passwd: files\ngroup: files\nhosts: files dns\n",
 		"containerd.toml": containerdConfig, "kubelet.yaml": kubeletConfig(), "kube-proxy.yaml": proxyConfig(p),
@@ -171,7 +173,7 @@ func (r root) etc(p plan) error {
 	return nil
 }
 
-// disk binds what survives a reboot.
+// disk mounts the folders that survive a reboot.
 func (r root) disk(p plan) error {
 	err := errors.Join(
 		r.bind(filepath.Join(p.Dir, diskVar), "/var"), r.bind(filepath.Join(p.Dir, diskOpt), "/opt"), r.bind(filepath.Join(p.Dir, diskCNI), "/etc/cni"),

@@ -1,11 +1,12 @@
-// Package manifests holds what the e2e tests install beside the product: the cluster's DNS and an Ingress controller.
+// Package manifests contains the objects that the e2e tests install beside the product: the
+// cluster's DNS and an Ingress controller.
 package manifests
 
 import _ "embed"
 
-// CoreDNS is the cluster's DNS, as YAML for `kubectl apply -f -`: the Service kube-dns in kube-system, at 10.96.0.10 and
-// fd00:10:96::a, for a dual-stack cluster whose Services are in 10.96.0.0/16 and fd00:10:96::/112. Its image is
-// localhost/coredns:1.
+// CoreDNS is the cluster's DNS, as YAML for `kubectl apply -f -`: the Service kube-dns in
+// kube-system has the addresses 10.96.0.10 and fd00:10:96::a. The cluster must be dual-stack, with
+// its Services in 10.96.0.0/16 and fd00:10:96::/112. The image is localhost/coredns:1.
 //
 //go:embed coredns.yaml
 var CoreDNS string

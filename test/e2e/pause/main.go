@@ -1,4 +1,4 @@
-// Command pause keeps a pod's namespaces open: what container runtimes call the sandbox image.
+// Command pause keeps a pod's namespaces open: the sandbox image of container runtimes.
 package main
 
 import (
@@ -16,7 +16,7 @@ func main() {
 	<-end
 }
 
-// reap is PID 1's duty in pods that share their process namespace.
+// reap waits for orphaned processes, as PID 1 must in pods that share their process namespace.
 func reap() {
 	child := make(chan os.Signal, 1)
 	signal.Notify(child, unix.SIGCHLD)

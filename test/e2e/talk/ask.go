@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	// askTimeout is above the 3 s after which the kernel gives up on a neighbour that doesn't answer.
+	// askTimeout is above the 3 s after which the kernel gives up on a neighbor that doesn't
+	// answer.
 	askTimeout = 5 * time.Second
 	// askAtOnce bounds how many questions are under way.
 	askAtOnce = 16
-	// answerLimit is far above what an Identity takes, and fits one packet.
+	// answerLimit is far above the size of an Identity, and fits one packet.
 	answerLimit = 1024
 )
 

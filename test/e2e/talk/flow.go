@@ -12,9 +12,9 @@ import (
 const (
 	// flowInterval makes 100 packets a second.
 	flowInterval = 10 * time.Millisecond
-	// flowLimit ends a flow that nobody stops, after ten minutes.
+	// flowLimit ends a flow after ten minutes unless it is stopped before.
 	flowLimit = 60000
-	// flowGrace is what the last packets' answers are waited for.
+	// flowGrace is how long to wait for the answers to the last packets.
 	flowGrace = time.Second
 )
 
@@ -24,8 +24,8 @@ type Report struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	Sent int    `json:"sent"`
-	// Heard is how many arrived at the other side, as far as its answers told.
-	Heard int `json:"heard"`
+	// Received is how many arrived at the other side, by the answers received.
+	Received int `json:"received"`
 	// Answered is how many got an answer, Duplicates how many further answers there were.
 	Answered   int `json:"answered"`
 	Duplicates int `json:"duplicates"`
@@ -42,7 +42,7 @@ func (r Report) Lost() int { return r.Sent - r.Answered }
 
 func (r Report) String() string {
 	text := fmt.Sprintf("%s -> %s: %d sent, %d lost on the way there, %d on the way back, %d duplicates, %d lost in a row, longest gap %s",
-		r.From, r.To, r.Sent, r.Sent-r.Heard, r.Heard-r.Answered, r.Duplicates, r.LongestLoss, r.LongestGap.Round(time.Millisecond))
+		r.From, r.To, r.Sent, r.Sent-r.Received, r.Received-r.Answered, r.Duplicates, r.LongestLoss, r.LongestGap.Round(time.Millisecond))
 	if r.Fault != "" {
 		text += ", first fault: " + r.Fault
 	}
@@ -106,7 +106,8 @@ func (f *flow) note(err error) {
 	}
 }
 
-// receive ends when stop closes the socket. Any other error is what the network said about a packet of ours.
+// receive ends when stop closes the socket. Any other error is the network's answer to one of our
+// packets.
 func (f *flow) receive() {
 	text := make([]byte, answerLimit)
 	for {
@@ -119,7 +120,7 @@ func (f *flow) receive() {
 			continue
 		}
 		if one, err := parsePacket(text[:size]); err == nil && one.flow == f.id {
-			f.hear(one)
+			f.record(one)
 		}
 	}
 }
@@ -133,13 +134,13 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-func (f *flow) hear(one packet) {
+func (f *flow) record(one packet) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
 	f.report.LongestGap = max(f.report.LongestGap, now.Sub(f.lastSeen))
 	f.lastSeen = now
-	f.report.Heard = max(f.report.Heard, int(one.had))
+	f.report.Received = max(f.report.Received, int(one.had))
 	if one.number < uint64(len(f.answers)) {
 		f.answers[one.number]++
 	}

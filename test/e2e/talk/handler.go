@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// handler answers who we are, and does what tests ask for:
+// handler answers with our identity, and serves the requests of tests:
 //
 //	GET    /           an Identity
 //	GET    /addresses  the addresses of this host, but for loopback and link-local ones
@@ -67,7 +67,7 @@ func (s *Server) startFlows(w http.ResponseWriter, r *http.Request) {
 }
 
 func answer(w http.ResponseWriter, what any) {
-	// An asker who has gone away needs no answer.
+	// A client that has gone away needs no answer.
 	_ = json.NewEncoder(w).Encode(what)
 }
 

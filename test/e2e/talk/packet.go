@@ -12,10 +12,12 @@ import (
 // whoAreYou is the datagram that an Identity answers.
 const whoAreYou = "who are you?"
 
-// packet is one of a flow, in either direction. On the way back it says how many the other side has had of the flow, so
-// the sender knows in which direction the missing ones got lost.
+// packet is one of a flow, in either direction. On the way back it contains how many packets of the
+// flow the other side has received, so the sender can find the direction in which the missing ones
+// got lost.
 type packet struct {
-	// flow is a random number: addresses and ports don't tell flows apart, they may be used again or rewritten.
+	// flow is a random number: addresses and ports don't identify a flow, because they may be used
+	// again or rewritten.
 	flow, number, had uint64
 }
 
@@ -41,7 +43,7 @@ func parsePacket(text []byte) (packet, error) {
 }
 
 // datagrams is a UDP socket on all addresses of one family that answers from the very address that was asked: on a
-// node, the kernel would choose the bridge's towards a pod, and the pod would not know who that is.
+// node, the kernel would choose the bridge's towards a pod, and the pod could not identify the node.
 type datagrams interface {
 	receive(text []byte) (size int, from, at net.Addr, err error)
 	answer(text []byte, to, from net.Addr) error

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// Server answers who it is and whom it takes the asker for, on all addresses: over HTTP and UDP on Port, over bare TCP
-// on TCPPort(Port). Over HTTP it also does what tests ask of it: see handler.
+// Server answers with its identity and the client's address as it sees it, on all addresses: over
+// HTTP and UDP on Port, over bare TCP on TCPPort(Port). Over HTTP it also serves the requests of
+// tests: see handler.
 type Server struct {
 	Pod, Node string
 	Port      uint16
@@ -24,7 +25,7 @@ type Server struct {
 	flows flows
 }
 
-// Start listens; what arrives is served until Close.
+// Start listens, and serves until Close.
 func (s *Server) Start(ctx context.Context) error {
 	for _, listen := range []func(context.Context) error{s.listenHTTP, s.listenTCP, s.listenUDP4, s.listenUDP6} {
 		if err := listen(ctx); err != nil {
@@ -35,7 +36,7 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close ends all that Start began.
+// Close ends everything that Start began.
 func (s *Server) Close() {
 	s.flows.stop()
 	for _, one := range s.open {
@@ -84,7 +85,7 @@ func (s *Server) serveTCP(listener net.Listener) {
 		if err != nil {
 			return
 		}
-		// What fails here is seen, and reported, by the one who asked.
+		// The client sees and reports a failure here.
 		_, _ = conn.Write(s.identity(conn.RemoteAddr()))
 		conn.Close()
 	}
@@ -120,8 +121,8 @@ func (s *Server) listenUDP6(ctx context.Context) error {
 	return nil
 }
 
-// serveUDP answers packets of flows, each with how many its sender has got through so far, and the question who we
-// are.
+// serveUDP answers packets of flows, each with how many its sender has got through so far, and requests for our
+// identity.
 func (s *Server) serveUDP(conn datagrams) {
 	had := map[uint64]uint64{}
 	text := make([]byte, answerLimit)
@@ -139,7 +140,7 @@ func (s *Server) serveUDP(conn datagrams) {
 			one.had = had[one.flow]
 			answer = one.text()
 		}
-		// What gets lost here is counted by the one who asked.
+		// The client counts what gets lost here.
 		_ = conn.answer(answer, from, at)
 	}
 }

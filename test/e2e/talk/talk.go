@@ -1,15 +1,16 @@
-// Package talk is what the pods of the e2e tests say to each other and to the tests: who are you, whom do you take me
-// for, reach that address, keep a flow going and count what gets lost.
+// Package talk is the protocol between the pods of the e2e tests, and between pods and tests. A request
+// asks for a pod's identity and the client's address as the pod sees it, has the pod send requests to an
+// address, or has it keep a flow going and count the lost packets.
 package talk
 
 import "net/netip"
 
-// Identity is what a workload answers, over HTTP, TCP and UDP alike.
+// Identity is the answer of a workload, over HTTP, TCP and UDP alike.
 type Identity struct {
 	// Pod and Node are names; on a host outside the cluster, Pod is the host's and Node is empty.
 	Pod  string `json:"pod"`
 	Node string `json:"node,omitempty"`
-	// Seen is where the question came from, in the eyes of who was asked: with NAT on the way it isn't the asker's own.
+	// Seen is the client's address as the workload sees it: with NAT on the way it isn't the client's own.
 	Seen netip.Addr `json:"seen"`
 }
 
@@ -32,12 +33,12 @@ const (
 	DNS  = "dns"
 )
 
-// Answer is what became of a Question.
+// Answer is the result of a Question.
 type Answer struct {
 	Question Question `json:"question"`
-	// From are those who answered, one each time.
+	// From are the workloads that answered, one each time.
 	From []Identity `json:"from,omitempty"`
-	// Addresses are what a name resolves to.
+	// Addresses are those of a name.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	// Error is why the last time failed.
 	Error string `json:"error,omitempty"`

@@ -63,16 +63,17 @@ func TestAsk(t *testing.T) {
 }
 
 func TestAskReportsFailures(t *testing.T) {
-	nobody := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	unused := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	for _, network := range []string{HTTP, TCP, UDP, "carrier pigeon"} {
-		answer := Ask(t.Context(), []Question{{Network: network, Target: nobody}})[0]
+		answer := Ask(t.Context(), []Question{{Network: network, Target: unused}})[0]
 		if answer.Error == "" || len(answer.From) != 0 {
-			t.Errorf("nobody answered over %s: %+v", network, answer)
+			t.Errorf("an answer without a server over %s: %+v", network, answer)
 		}
 	}
 }
 
-// lossy answers packets of a flow, but neither hears those numbered in deaf nor answers those in dumb.
+// lossy answers packets of a flow, but does not receive those numbered in deaf, and does not answer
+// those in dumb.
 func lossy(t *testing.T, deaf, dumb []uint64) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -108,7 +109,7 @@ func TestFlowCountsWhatIsLostEachWay(t *testing.T) {
 	}
 	await(t, func() bool { return flow.count().Answered > 10 })
 	report := flow.stop()
-	if report.Sent-report.Heard != 3 || report.Heard-report.Answered != 2 || report.LongestLoss != 3 || report.Lost() != 5 {
+	if report.Sent-report.Received != 3 || report.Received-report.Answered != 2 || report.LongestLoss != 3 || report.Lost() != 5 {
 		t.Errorf("lost 3 there, 2 back and 3 in a row; counted: %s", report)
 	}
 	if report.LongestGap < 3*flowInterval {
@@ -127,7 +128,7 @@ func TestFlowLosesNothing(t *testing.T) {
 		return !slices.ContainsFunc(running.count(), func(r Report) bool { return r.Answered < 20 })
 	})
 	for _, report := range running.stop() {
-		if report.Lost() != 0 || report.Duplicates != 0 || report.Heard != report.Sent || report.Fault != "" {
+		if report.Lost() != 0 || report.Duplicates != 0 || report.Received != report.Sent || report.Fault != "" {
 			t.Error(report)
 		}
 	}

@@ -1,6 +1,6 @@
-// Command workload is what the pods of the e2e tests run, and what asks and answers outside the cluster:
+// Command workload runs in the pods of the e2e tests, and as client and server outside the cluster:
 //
-//	workload serve [-port 8080] [-until-eof]   answer who we are (see package talk)
+//	workload serve [-port 8080] [-until-eof]   answer with our identity (see package talk)
 //	workload ask                               ask the Questions on standard input; the Answers
 //	workload addresses                         the addresses of this host
 package main
@@ -31,7 +31,7 @@ func run(args []string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
 	if len(args) == 0 {
-		return errors.New("choosing what to do: want serve, ask or addresses")
+		return errors.New("reading arguments: want serve, ask or addresses")
 	}
 	switch args[0] {
 	case "serve":
@@ -45,11 +45,11 @@ func run(args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(addresses)
 	}
-	return fmt.Errorf("choosing what to do: want serve, ask or addresses, not %q", args[0])
+	return fmt.Errorf("reading arguments: want serve, ask or addresses, not %q", args[0])
 }
 
-// serve runs until a signal. With -until-eof it ends with its standard input too, that is with whoever started it,
-// however many programs are between them.
+// serve runs until a signal. With -until-eof it ends with its standard input too, that is with the
+// process that started it, however many programs are between them.
 func serve(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	port := flags.Uint("port", 8080, "port of HTTP and UDP; bare TCP is on the next one")

@@ -5,7 +5,7 @@ import "errors"
 
 var errNegative = errors.New("negative")
 
-// Sum adds up what is below a limit. Its tests see all of it but the boundary.
+// Sum adds up the numbers below a limit. Its tests see all of it but the boundary.
 func Sum(all []int, limit int) (int, error) {
 	sum := 0
 	for _, x := range all {

@@ -11,7 +11,7 @@ import (
 func fitCommand(code *int) *cobra.Command {
 	nodes := 0
 	cmd := &cobra.Command{
-		Use: "fit", Short: "Tell whether this machine can run a cluster, before all is built that it takes", Args: cobra.NoArgs,
+		Use: "fit", Short: "Check that this machine can run a cluster, before anything is built", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			box, exit, err := enter(nodes, nil)
 			if box == nil {

@@ -24,8 +24,8 @@ var (
 	kills  = flag.Int("kills", 3, "how many times to interrupt, and to kill, at a random moment")
 )
 
-// TestNothingIsLeft ends clusters in all ways and compares the machine with what it was: processes, namespaces, mounts,
-// cgroups.
+// TestNothingIsLeft ends clusters in all ways and compares the machine with its earlier state:
+// processes, namespaces, mounts, cgroups.
 func TestNothingIsLeft(t *testing.T) {
 	if os.Getenv("E2E") == "" {
 		t.Skip("E2E is unset: this starts clusters, one after the other, for a minute or two")
@@ -38,7 +38,7 @@ func TestNothingIsLeft(t *testing.T) {
 	for signal, code := range map[syscall.Signal]int{unix.SIGINT: interrupted, unix.SIGKILL: -1} {
 		t.Run(fmt.Sprintf("%s while containers run", signal), func(t *testing.T) {
 			r := start(t, "sh", "-c", pods)
-			r.until(t, func() bool { return strings.Contains(r.said(t), atWork) || r.ended() })
+			r.until(t, func() bool { return strings.Contains(r.printed(t), atWork) || r.ended() })
 			r.signal(t, signal)
 			r.ends(t, code)
 		})
@@ -67,7 +67,8 @@ func TestNothingIsLeft(t *testing.T) {
 	})
 }
 
-// pods runs containers on nodes without a network, for as long as they are let, and says that they do.
+// pods runs containers on nodes without a network until it is stopped, and prints a line once they
+// run.
 const pods = `set -e
 kubectl apply -f - <<END
 apiVersion: apps/v1
@@ -88,7 +89,7 @@ sleep 600`
 
 const atWork = "containers are at work"
 
-// running is a cluster, and what was seen of it while it ran.
+// running is a cluster, and its traces on the machine while it ran.
 type running struct {
 	cmd            *exec.Cmd
 	output, mounts string
@@ -118,7 +119,7 @@ func start(t *testing.T, command ...string) *running {
 	return r
 }
 
-func (r *running) said(t *testing.T) string {
+func (r *running) printed(t *testing.T) string {
 	t.Helper()
 	content, err := os.ReadFile(r.output)
 	if err != nil {
@@ -127,7 +128,7 @@ func (r *running) said(t *testing.T) string {
 	return string(content)
 }
 
-// ended tells whether the program has ended and was not waited for yet.
+// ended reports whether the program has ended and was not waited for yet.
 func (r *running) ended() bool {
 	state, _, err := stat(r.cmd.Process.Pid)
 	return err == nil && state == "Z"
@@ -162,7 +163,7 @@ func (r *running) until(t *testing.T, done func() bool) {
 			return
 		}
 		if time.Since(began) > 5*time.Minute {
-			t.Fatalf("after %s it says:\n%s", time.Since(began), r.said(t))
+			t.Fatalf("output after %s:\n%s", time.Since(began), r.printed(t))
 		}
 	}
 }
@@ -196,21 +197,21 @@ func (r *running) ends(t *testing.T, code int) {
 	t.Helper()
 	err := r.cmd.Wait()
 	if r.cmd.ProcessState.ExitCode() == notHere {
-		t.Skip(r.said(t))
+		t.Skip(r.printed(t))
 	}
 	if got := r.cmd.ProcessState.ExitCode(); got != code {
-		t.Errorf("exit code %d (%v); want %d\n%s", got, err, code, r.said(t))
+		t.Errorf("exit code %d (%v); want %d\n%s", got, err, code, r.printed(t))
 	}
 	r.gone(t)
 }
 
-// gone waits until nothing is left, and complains of what is.
+// gone waits until nothing is left, and fails the test with the remainder.
 func (r *running) gone(t *testing.T) {
 	t.Helper()
 	r.goneBut(t, "nothing")
 }
 
-// goneBut lets be left what begins so.
+// goneBut is gone, but allows entries with a prefix.
 func (r *running) goneBut(t *testing.T, prefix string) {
 	t.Helper()
 	began := time.Now()
@@ -263,7 +264,7 @@ type process struct {
 	name, start string
 }
 
-// processes are those of the machine. Some end while one looks, which is no fault.
+// processes are those of the machine. Some may end during the read, which is not an error.
 func processes(t *testing.T) []process {
 	t.Helper()
 	folders, err := filepath.Glob("/proc/[0-9]*")
@@ -293,7 +294,7 @@ func processes(t *testing.T) []process {
 
 var errShort = errors.New("a line of /proc/PID/stat is too short")
 
-// stat is what proc_pid_stat(5) tells from the state on.
+// stat returns the fields of proc_pid_stat(5) from the state on.
 func stat(pid int) (state string, fields []string, err error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

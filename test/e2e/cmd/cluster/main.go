@@ -15,12 +15,12 @@ import (
 	"github.com/plainroute/plainroute/test/sandbox"
 )
 
-// Exit codes beyond those of what is run.
+// Exit codes beyond those of the command that is run.
 const (
 	failed = 1
 	// notHere is EX_TEMPFAIL of sysexits.h: nothing is wrong, but this machine can't.
 	notHere = 75
-	// interrupted is what shells report of Ctrl-C.
+	// interrupted is a shell's exit code after Ctrl-C.
 	interrupted = 130
 )
 
@@ -73,7 +73,7 @@ func binFolder() (string, error) {
 	return filepath.Dir(self), nil
 }
 
-// socketVariable tells commands that `cluster run` runs where their cluster is.
+// socketVariable gives commands that `cluster run` runs the socket of their cluster.
 const socketVariable = "CLUSTER_SOCKET"
 
 // socket is where the cluster listens: the one that we were started in, else the one of `cluster up`.

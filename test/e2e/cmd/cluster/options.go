@@ -73,8 +73,8 @@ func defaultImages(bin string) []string {
 // cgroupVariable carries the name of the cluster's cgroups into the sandbox.
 const cgroupVariable = "PLAINROUTE_CLUSTER_CGROUP"
 
-// enter is sandbox.Enter with a janitor for what outlives a sandbox. onKept learns who has to end for all to be gone: PID 1
-// of the sandbox and then the janitor.
+// enter is sandbox.Enter with a janitor for the cgroups that outlive a sandbox. onKept receives the
+// processes that have to end: PID 1 of the sandbox and then the janitor.
 func enter(nodes int, onKept func(first, janitor int) error, files ...*os.File) (*sandbox.Box, int, error) {
 	if !sandbox.Outside() {
 		return sandbox.Enter(nil)

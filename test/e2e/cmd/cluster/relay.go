@@ -34,7 +34,7 @@ func relay(port net.Listener, to *net.TCPAddr) {
 	}
 }
 
-// carry ends when the server has said all. What fails is seen by the two who speak.
+// carry ends when the server closes its side. Both ends see a failure themselves.
 func carry(outer net.Conn, to *net.TCPAddr) {
 	defer outer.Close()
 	inner, err := net.DialTCP("tcp", nil, to)

@@ -91,7 +91,7 @@ func newLogs(dir string) (*os.File, error) {
 	return journal, nil
 }
 
-// interruptLimit is what a command is given to end after Ctrl-C.
+// interruptLimit is the time that a command has to end after Ctrl-C.
 const interruptLimit = 30 * time.Second
 
 // run is the life of a cluster for one command, whose exit code it returns: it only has to end for all to be taken down.
@@ -126,7 +126,7 @@ func run(ctx context.Context, config kubelets.Config, args []string) (int, error
 	return failed, fmt.Errorf("running %s: %w", args[0], err)
 }
 
-// command is what runs with a cluster, with the programs made here in its path.
+// command returns the command to run with a cluster, with the programs made here in its path.
 func command(ctx context.Context, config kubelets.Config, args []string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -15,38 +15,39 @@ import (
 )
 
 const (
-	rivalInterval = 100 * time.Millisecond
-	rivalTime     = 20 * time.Second
-	// rivalCPU is how much of a processor the agent may use meanwhile.
-	rivalCPU = 0.05
+	flapInterval = 100 * time.Millisecond
+	flapTime     = 20 * time.Second
+	// flapCPU is how much of a processor the agent may use meanwhile.
+	flapCPU = 0.05
 	// freeRepairs is how many times in a row the agent repairs a thing at once.
 	freeRepairs = 20
-	// truceLimit bounds the repair after a rival gave up: the next of the agent's tries, which it makes every two seconds.
+	// truceLimit bounds the repair after the other program gave up: the next of the agent's tries,
+	// which it makes every two seconds.
 	truceLimit = 3 * time.Second
 )
 
-func rivalFaults() []fault {
+func flapFaults() []fault {
 	return []fault{
 		{
-			name:    "a rival deletes a route of ours every 100 ms, for 20 s",
+			name:    "another program deletes a route of ours every 100 ms, for 20 s",
 			answer:  "after 20 repairs the route is put back every 2 s, which is reported; other routes never wait",
 			prepare: (*lab).join,
-			inject:  deletingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
+			inject:  routeDeleted, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
 		},
 		{
-			name:    "a rival overwrites a route of ours every 100 ms, for 20 s",
-			answer:  "it is reported and left alone; ours is back when the rival's is gone",
+			name:    "another program overwrites a route of ours every 100 ms, for 20 s",
+			answer:  "it is reported and left alone; ours is back when the other one is gone",
 			prepare: (*lab).join,
-			inject:  overwritingRival, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
+			inject:  routeOverwritten, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
 		},
 	}
 }
 
-func deletingRival(l *lab) {
-	l.fight(func() { l.deleteOurs(l.joined[0].subnets[0]) })
+func routeDeleted(l *lab) {
+	l.flap(func() { l.deleteOurs(l.joined[0].subnets[0]) })
 	l.must(l.checkProblem(problem.Contested, l.joined[0].subnets[0].String()))
-	if told := l.countLog("Repaired repeatedly"); told < 1 || told > 2 {
-		l.t.Errorf("the log tells of the rival %d times in %s; want once a minute", told, rivalTime)
+	if logged := l.countLog("Repaired repeatedly"); logged < 1 || logged > 2 {
+		l.t.Errorf("the log has the flap %d times in %s; want once a minute", logged, flapTime)
 	}
 	if err := l.checkRepairs("route", freeRepairs); err != nil {
 		l.t.Error(err)
@@ -54,34 +55,35 @@ func deletingRival(l *lab) {
 	l.repairable()
 }
 
-// overwritingRival is `ip route replace` with our own key, which deletes ours without a notice of it.
-func overwritingRival(l *lab) {
+// routeOverwritten is `ip route replace` with our own key, which deletes ours without a notice of it.
+func routeOverwritten(l *lab) {
 	route := &netlink.Route{
 		Dst: ipNet(l.joined[0].subnets[0]), Gw: l.peer.V4.AsSlice(), Priority: topology.MetricPeer,
 		Protocol: unix.RTPROT_BIRD,
 	}
-	l.fight(func() { l.must(l.node.Handle().RouteReplace(route)) })
+	l.flap(func() { l.must(l.node.Handle().RouteReplace(route)) })
 	l.must(l.checkProblem(problem.RouteConflict, l.joined[0].subnets[0].String()))
 	l.must(l.node.Handle().RouteDel(route))
 	l.repairable()
 }
 
-// fight makes a rival go on for a while, and fails the test if the agent works itself up over it.
-func (l *lab) fight(blow func()) {
+// flap lets another program revert something for a while, and fails the test if the agent uses too
+// much CPU meanwhile.
+func (l *lab) flap(revert func()) {
 	l.t.Helper()
-	used, end := l.cpuTime(), time.Now().Add(rivalTime)
+	used, end := l.cpuTime(), time.Now().Add(flapTime)
 	for time.Now().Before(end) {
-		blow()
-		time.Sleep(rivalInterval)
+		revert()
+		time.Sleep(flapInterval)
 	}
-	share := float64(l.cpuTime()-used) / float64(rivalTime)
+	share := float64(l.cpuTime()-used) / float64(flapTime)
 	l.t.Logf("the agent used %.1f %% of a processor", 100*share)
-	if share > rivalCPU {
-		l.t.Errorf("want at most %.0f %%", 100*rivalCPU)
+	if share > flapCPU {
+		l.t.Errorf("want at most %.0f %%", 100*flapCPU)
 	}
 }
 
-// checkRepairs tells if plainroute_repairs_total of a kind is less than it has to be.
+// checkRepairs returns an error if plainroute_repairs_total of a kind is less than it has to be.
 func (l *lab) checkRepairs(kind string, least float64) error {
 	page, err := l.node.Metrics(l.t.Context())
 	if err != nil {
@@ -100,7 +102,8 @@ func (l *lab) checkRepairs(kind string, least float64) error {
 	return fmt.Errorf("the metrics lack %s", name)
 }
 
-// cpuTime is what the agent has used so far: utime and stime of /proc/PID/stat, in clock ticks of 10 ms (proc_pid_stat(5)).
+// cpuTime is what the agent has used so far: utime and stime of /proc/PID/stat, in clock ticks of
+// 10 ms (proc_pid_stat(5)).
 func (l *lab) cpuTime() time.Duration {
 	l.t.Helper()
 	const utime, stime, tick = 11, 12, 10 * time.Millisecond // of the fields after the command's name

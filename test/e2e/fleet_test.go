@@ -18,9 +18,10 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// survey asks for the whole cluster's status as a user does, `kubectl plainroute status`: all is well, then a node has a
-// foreign route, then an agent hangs, and each time it is that node's row that says so.
-func (s *story) survey(ctx context.Context, t *testing.T) {
+// fleetStatus asks for the whole cluster's status as a user does, `kubectl plainroute status`: all
+// is well, then a node has a foreign route, then an agent hangs, and each time that node's row
+// shows it.
+func (s *story) fleetStatus(ctx context.Context, t *testing.T) {
 	plugin(t)
 	nodes, err := s.cluster.nodes(ctx)
 	testutil.Must(t, err)
@@ -54,7 +55,7 @@ func plugin(t *testing.T) {
 }
 
 // seen asks until the answer is right, and whether the exit code goes with it.
-func (s *story) seen(ctx context.Context, t *testing.T, what string, judge func(*fleet.Cluster) error) {
+func (s *story) seen(ctx context.Context, t *testing.T, what string, verify func(*fleet.Cluster) error) {
 	t.Helper()
 	await(ctx, t, what, func(ctx context.Context) error {
 		start := time.Now()
@@ -64,7 +65,7 @@ func (s *story) seen(ctx context.Context, t *testing.T, what string, judge func(
 		if err := json.Unmarshal([]byte(text), &c); err != nil {
 			return errors.Join(failure, err)
 		}
-		if err := judge(&c); err != nil {
+		if err := verify(&c); err != nil {
 			return fmt.Errorf("%w, in:\n%s", err, shown(&c))
 		}
 		var exit *exec.ExitError
@@ -110,7 +111,7 @@ func conflicting(c *fleet.Cluster, from, to string) error {
 	case c.Cell(index(to), index(from)) != fleet.Routed:
 		return fmt.Errorf("from %s to %s there is no route", to, from)
 	case !slices.ContainsFunc(c.Problems, func(g problem.Group) bool { return g.Reason == problem.Asymmetry && g.Nodes[0] == from }):
-		return errors.New("it is not told that the route is one way")
+		return errors.New("the one-way route is not reported")
 	}
 	return nil
 }

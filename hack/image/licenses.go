@@ -17,17 +17,19 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// licenceFile matches the names under which modules keep what must go along with binaries that are made of them.
-var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patents)([-._].*)?$`)
+// licenseFile matches the names under which modules keep the texts that must go along with
+// binaries.
+var licenseFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patents)([-._].*)?$`)
 
-// licences gathers the texts of all modules that the binaries are made of, from Go's module cache and from GOROOT. A text
-// that several share is there once. Modules without a version are the checkout's own, whose licence is its maker's to add.
-func licences(layers [][]content) ([]byte, error) {
+// licenses gathers the texts of all modules that the binaries are made of, from Go's module cache
+// and from GOROOT. A text that several share is there once. Modules without a version are the
+// checkout's own, whose license its maker has to add.
+func licenses(layers [][]content) ([]byte, error) {
 	holders := map[string][]string{} // by text
 	for _, m := range modulesOf(layers) {
-		texts, err := licencesIn(m)
+		texts, err := licensesIn(m)
 		if err != nil {
-			return nil, fmt.Errorf("gathering licences of %s: %w", m, err)
+			return nil, fmt.Errorf("gathering licenses of %s: %w", m, err)
 		}
 		for _, text := range texts {
 			holders[text] = append(holders[text], m.String())
@@ -39,14 +41,14 @@ func licences(layers [][]content) ([]byte, error) {
 	}
 	slices.SortFunc(texts, func(a, b string) int { return cmp.Or(slices.Compare(holders[a], holders[b]), cmp.Compare(a, b)) })
 	var b bytes.Buffer
-	b.WriteString("The programs in this image are made of the Go modules below, among others, under these licences.\n")
+	b.WriteString("The programs in this image are made of the Go modules below, among others, under these licenses.\n")
 	for _, text := range texts {
 		fmt.Fprintf(&b, "\n%s\n%s\n\n%s\n", strings.Repeat("=", 80), strings.Join(holders[text], "\n"), strings.TrimSpace(text))
 	}
 	return b.Bytes(), nil
 }
 
-// modulesOf are those that binaries say they are made of, in order; the standard library is one of them.
+// modulesOf are those that binaries have in their build information, in order; the standard library is one of them.
 func modulesOf(layers [][]content) []module.Version {
 	var all []module.Version
 	add := func(m *debug.Module) {
@@ -74,8 +76,8 @@ func modulesOf(layers [][]content) []module.Version {
 	return slices.Compact(all)
 }
 
-// licencesIn reads the licences of a module.
-func licencesIn(m module.Version) ([]string, error) {
+// licensesIn reads the licenses of a module.
+func licensesIn(m module.Version) ([]string, error) {
 	dir, err := folderOf(m)
 	if err != nil {
 		return nil, err
@@ -86,7 +88,7 @@ func licencesIn(m module.Version) ([]string, error) {
 	}
 	var texts []string
 	for _, entry := range entries {
-		if !entry.Type().IsRegular() || !licenceFile.MatchString(entry.Name()) || filepath.Ext(entry.Name()) == ".go" {
+		if !entry.Type().IsRegular() || !licenseFile.MatchString(entry.Name()) || filepath.Ext(entry.Name()) == ".go" {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join(dir, entry.Name()))
