@@ -142,8 +142,7 @@ func (g *flapGuard) problems(nodes []*topology.Node) []problem.Problem {
 	return problems
 }
 
-// log logs how often each object was repaired: when it begins to flap, and every
-// flapLogInterval.
+// log logs how often each object was repaired: when it begins to flap, and every flapLogInterval.
 func (g *flapGuard) log(ctx context.Context) {
 	now := g.now()
 	for _, k := range g.reported() {

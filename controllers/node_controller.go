@@ -74,8 +74,7 @@ type NodeSource interface {
 type NodeStatus interface {
 	// Run writes until ctx ends, and calls notify when Problems changes.
 	Run(ctx context.Context, notify func())
-	// Update passes on whether this node is ready, and the state of its own Node, which may
-	// be nil.
+	// Update passes on whether this node is ready, and the state of its own Node, which may be nil.
 	Update(ready bool, own *nodes.OwnState)
 	// Problems returns why writing fails.
 	Problems() []problem.Problem

@@ -76,8 +76,7 @@ type View struct {
 	Health
 	// Nodes must not be changed.
 	Nodes []*topology.Node
-	// Since is when the oldest change arrived that the previous View lacks; zero: nothing
-	// changed.
+	// Since is when the oldest change arrived that the previous View lacks; zero: nothing changed.
 	Since time.Time
 	// Cached reports whether the Nodes were listed from the server's cache, which may be of
 	// any age, and no quorum read has confirmed them since.
@@ -185,10 +184,9 @@ func (s *Source) listerWatcher() cache.ListerWatcher {
 	}
 }
 
-// began records where the next list comes from, by the first of its pages. Only version "0"
-// lets the server answer with something older than a view has shown (the Kubernetes API
-// concepts, semantics for get and list); a streamed list is as fresh as a quorum read
-// (KEP-3157).
+// began records where the next list comes from, by the first of its pages. Only version "0" lets
+// the server answer with something older than a view has shown (the Kubernetes API concepts,
+// semantics for get and list); a streamed list is as fresh as a quorum read (KEP-3157).
 func (s *Source) began(opts metav1.ListOptions) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -80,8 +80,7 @@ func (l *wireNodeList) Unmarshal(b []byte) error {
 	})
 }
 
-// readObjectMeta reads message ObjectMeta of
-// k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto.
+// readObjectMeta reads message ObjectMeta of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto.
 func readObjectMeta(b []byte, m *metav1.ObjectMeta) error {
 	return eachField(b, func(number protowire.Number, value []byte) error {
 		switch number {

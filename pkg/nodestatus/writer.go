@@ -87,8 +87,7 @@ func (w *Writer) Run(ctx context.Context, notify func()) {
 	repeat(ctx, w.news, w.sync)
 }
 
-// sync sends the patches that are due, and returns when to call it again, 0: after the next
-// Update.
+// sync sends the patches that are due, and returns when to call it again, 0: after the next Update.
 func (w *Writer) sync(ctx context.Context) time.Duration {
 	w.mu.Lock()
 	ready, own := w.ready, w.own
