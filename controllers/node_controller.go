@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,17 +97,14 @@ type NodeReconciler struct {
 	Nodes     NodeSource
 	Dataplane Dataplane
 	Watcher   Watcher
-	// Resync is the period after which the whole host is read again.
-	Resync  time.Duration
-	Board   *status.Latest
-	Metrics *Metrics
-	Version string
-	// ConfigPath is the path of our CNI config, as operators see it; empty on a router.
-	ConfigPath string
-	// NodeStatus may be nil.
-	NodeStatus NodeStatus
-	// Events may be nil.
-	Events EventWriter
+	Resync    time.Duration // the period after which the whole host is read again
+	Board     *status.Latest
+	Metrics   *Metrics
+	Version   string
+
+	ConfigPath string      // the path of our CNI config, as operators see it; empty on a router
+	NodeStatus NodeStatus  // may be nil
+	Events     EventWriter // may be nil
 
 	concerns []netip.Prefix // where foreign routes can matter to these Nodes
 
@@ -137,12 +135,7 @@ func (r *NodeReconciler) Healthy() error {
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
 	r.flaps, r.retries = newFlapGuard(time.Now), newRetries()
-	if r.unread == nil {
-		r.unread = &unreadConfig{now: time.Now}
-	}
-	if r.log == nil {
-		r.log = ratelog.New(time.Now)
-	}
+	r.unread, r.log = cmp.Or(r.unread, &unreadConfig{now: time.Now}), cmp.Or(r.log, ratelog.New(time.Now))
 	news := make(chan struct{}, 1)
 	runnables := []manager.Runnable{manager.RunnableFunc(func(ctx context.Context) error {
 		if err := r.Watcher.Watch(ctx, r.Resync, func() { idle.Signal(news) }); err != nil {

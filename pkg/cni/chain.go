@@ -177,10 +177,7 @@ func readRegular(path string, most int64) ([]byte, error) {
 	if err == nil && int64(len(content)) > most {
 		err = fmt.Errorf("larger than %d bytes", most)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return content, nil
+	return content, err
 }
 
 type entry map[string]any
@@ -215,16 +212,10 @@ func (e entry) plugin() (topology.Plugin, error) {
 	if err != nil {
 		return topology.Plugin{}, err
 	}
-	return topology.Plugin{Type: name, File: file, Config: string(content)}, loads(content)
-}
-
-// loads returns an error if a runtime can't load a config with an entry in it. Keys that
-// types.PluginConf lacks are the plugin's own.
-func loads(entry []byte) error {
-	if err := json.Unmarshal(entry, new(types.PluginConf)); err != nil {
-		return fmt.Errorf("no runtime can load it: %w", err)
+	if err = json.Unmarshal(content, new(types.PluginConf)); err != nil { // other keys are the plugin's own
+		err = fmt.Errorf("no runtime can load it: %w", err)
 	}
-	return nil
+	return topology.Plugin{Type: name, File: file, Config: string(content)}, err
 }
 
 // element returns the plugin as it stands in our config.

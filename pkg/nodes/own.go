@@ -11,15 +11,11 @@ import (
 // OwnState is the part of this node's own Node that leads to no routes: whether the cluster
 // regards its network as available. It is not read of other Nodes.
 type OwnState struct {
-	UID types.UID
-	// NetworkUnavailable is the status of that condition, and Reason its reason; both are
-	// empty if the Node lacks the condition.
-	NetworkUnavailable corev1.ConditionStatus
-	Reason             string
-	// NoNetwork reports whether the kubelet reports NetworkPluginNotReady.
-	NoNetwork bool
-	// Taints are all taints of the Node, in their order.
-	Taints []Taint
+	UID                types.UID
+	NetworkUnavailable corev1.ConditionStatus // of that condition; empty: the Node lacks it
+	Reason             string                 // of that condition; empty: the Node lacks it
+	NoNetwork          bool                   // the kubelet reports NetworkPluginNotReady
+	Taints             []Taint                // all taints of the Node, in their order
 }
 
 // Taint is a taint without its value.

@@ -129,10 +129,9 @@ func (f *folder) put(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(fill(file, content), file.Close()); err != nil {
-		return errors.Join(err, f.root.Remove(temp))
+	if err = errors.Join(fill(file, content), file.Close()); err == nil {
+		err = f.verify(temp, content)
 	}
-	err = f.verify(temp, content)
 	if err == nil {
 		err = f.root.Rename(temp, name)
 	}

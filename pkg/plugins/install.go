@@ -59,9 +59,7 @@ func (i Install) Run(ctx context.Context) ([]Result, error) {
 
 func (i Install) names() ([]string, error) {
 	if len(i.Names) > 0 {
-		names := slices.Clone(i.Names)
-		slices.Sort(names)
-		return slices.Compact(names), nil
+		return slices.Compact(slices.Sorted(slices.Values(i.Names))), nil
 	}
 	entries, err := os.ReadDir(i.From)
 	if err != nil {
@@ -161,10 +159,8 @@ var remediations = []struct {
 
 func explain(err error) error {
 	for _, a := range remediations {
-		for _, cause := range a.errs {
-			if errors.Is(err, cause) {
-				return fmt.Errorf("%w (%s)", err, a.text)
-			}
+		if slices.ContainsFunc(a.errs, func(cause error) bool { return errors.Is(err, cause) }) {
+			return fmt.Errorf("%w (%s)", err, a.text)
 		}
 	}
 	return err

@@ -49,22 +49,14 @@ func (b *builder) attached(p netip.Prefix) bool {
 
 func (b *builder) lacksFamily(is4 bool) bool { return b.host.NoIPv6 && !is4 }
 
-func familyName(is4 bool) string {
-	if is4 {
-		return "IPv4"
-	}
-	return "IPv6"
-}
+func familyName(is4 bool) string { return choose(is4, "IPv4", "IPv6") }
 
 // PodCapacity returns the number of addresses that host-local has for pods in a subnet. It reserves
 // the first two, the network's and the gateway's, and in IPv4 the last one, for broadcasts
 // (allocator.go of plugins/ipam/host-local). It is 1<<30 at most.
 func PodCapacity(subnet netip.Prefix) int {
-	bits, reserved := subnet.Addr().BitLen()-subnet.Bits(), 2
-	if subnet.Addr().Is4() {
-		reserved = 3
-	}
-	return max(0, 1<<min(bits, 30)-reserved)
+	bits := subnet.Addr().BitLen() - subnet.Bits()
+	return max(0, 1<<min(bits, 30)-choose(subnet.Addr().Is4(), 3, 2))
 }
 
 // tooSmall returns why no pod can get an address of a subnet, or "". host-local refuses IPv4

@@ -22,11 +22,8 @@ type resolver struct {
 
 func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 	r := &resolver{
-		opts: opts, host: host,
-		local: map[netip.Addr]string{},
-		index: newRouteIndex(host.Routes),
-		links: map[string]Link{},
-		src:   map[string]byFamily[netip.Addr]{},
+		opts: opts, host: host, local: map[netip.Addr]string{}, index: newRouteIndex(host.Routes),
+		links: map[string]Link{}, src: map[string]byFamily[netip.Addr]{},
 	}
 	for _, link := range host.Links {
 		r.links[link.Name] = link

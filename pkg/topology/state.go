@@ -115,11 +115,8 @@ func (r Route) String() string {
 		}
 	}
 	word(r.Type != Unicast, "%s ", r.Type)
-	if r.Dst.Bits() == 0 {
-		b.WriteString("default")
-	} else {
-		b.WriteString(r.Dst.String())
-	}
+	word(r.Dst.Bits() == 0, "%s", "default")
+	word(r.Dst.Bits() != 0, "%s", r.Dst)
 	word(r.From.IsValid(), " from %s", r.From)
 	word(r.TOS != 0, " tos %#x", r.TOS)
 	word(r.Via.IsValid(), " via %s", r.Via)

@@ -10,9 +10,7 @@ import "net/netip"
 // record of what was installed. The memory of a running agent (the owners of subnets, pending
 // removals, former gateways) only keeps things as they are.
 const (
-	// Protocol is rtm_protocol of our routes (rtnetlink(7)), a number that is free in iproute2's
-	// rt_protos.
-	Protocol = 112
+	Protocol = 112 // rtm_protocol of our routes (rtnetlink(7)), a number that is free in iproute2's rt_protos
 	// MetricPeer is the metric of routes to peers' pod subnets. The kernel's key of a route is
 	// (table, prefix, tos, metric), without the protocol, so with a metric of our own we never
 	// replace a foreign route.
@@ -20,24 +18,18 @@ const (
 	// MetricOwn is the metric of the unreachable route to our own pod subnet. It is above that of
 	// the bridge's connected route (0, IPv6 256), which takes precedence while it exists.
 	MetricOwn = 4096
-	// Table names our nftables table, of family inet.
-	Table = "plainroute"
-	// Bridge is the default name of the pods' bridge.
-	Bridge = "plainroute0"
-	// Conflist names our CNI config in the CNI folder. Container runtimes take the
-	// first name in lexical order.
+	Table     = "plainroute"  // our nftables table, of family inet
+	Bridge    = "plainroute0" // the default name of the pods' bridge
+	// Conflist names our CNI config in the CNI folder. Container runtimes take the first name in
+	// lexical order.
 	Conflist = "10-plainroute.conflist"
 	// Gate names the symlink that the runtime loads if Conflist is a regular file. It sorts
 	// directly before Conflist.
-	Gate = "10-plainroute-gate.conflist"
-	// ConditionReason is the reason of the agent's condition NetworkUnavailable on its Node.
-	ConditionReason = "PlainrouteReady"
-	// EventSource is the source of the agent's Events.
-	EventSource = "plainroute"
-	// Network is the name of our CNI network, and of host-local's lease folder.
-	Network = "plainroute"
-	// FirewallPlugin is the stock plugin that accepts pods' packets in iptables' chain FORWARD.
-	FirewallPlugin = "firewall"
+	Gate            = "10-plainroute-gate.conflist"
+	ConditionReason = "PlainrouteReady" // of the agent's condition NetworkUnavailable on its Node
+	EventSource     = "plainroute"      // the source of the agent's Events
+	Network         = "plainroute"      // our CNI network, and host-local's lease folder
+	FirewallPlugin  = "firewall"        // the stock plugin that accepts pods' packets in iptables' chain FORWARD
 	// IPAMDir is the folder of host-local's lease folders, in the run folder. Like the pods it is
 	// gone after a reboot.
 	IPAMDir = "ipam"
@@ -64,12 +56,7 @@ type Options struct {
 	Unmasqueraded4, Unmasqueraded6 bool    // exclude a family from Masquerade
 }
 
-func (o Options) maskSizes(is4 bool) Lengths {
-	if is4 {
-		return o.MaskSizes4
-	}
-	return o.MaskSizes6
-}
+func (o Options) maskSizes(is4 bool) Lengths { return choose(is4, o.MaskSizes4, o.MaskSizes6) }
 
 // layout returns the files of our CNI config. Behind a config that may go before ours there is no
 // gate, which a meta plugin would take for the default network's config.
