@@ -21,9 +21,8 @@ const (
 	immediateRepairs = 20
 	repairInterval   = 2 * time.Second
 	// An object flaps while fewer than flapThreshold immediate repairs are left.
-	flapThreshold = 5
-	// flapLogInterval is how often a flap is logged.
-	flapLogInterval = time.Minute
+	flapThreshold   = 5
+	flapLogInterval = time.Minute // how often a flap is logged
 )
 
 // flapGuard delays repairs of objects that flap: another process on this host keeps removing or

@@ -119,8 +119,7 @@ type NodeReconciler struct {
 	gc      idle.GC
 }
 
-// stuckAfter is longer than any pass takes that ends at all.
-const stuckAfter = time.Minute
+const stuckAfter = time.Minute // longer than any pass takes that ends at all
 
 // Healthy returns an error if the running pass takes too long.
 func (r *NodeReconciler) Healthy() error {

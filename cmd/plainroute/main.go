@@ -32,8 +32,7 @@ const (
 	exitUnanswered = 4 // a command that only reads could not read what it needs
 )
 
-// readOnly annotates the commands that only read: their errors end with exitUnanswered.
-const readOnly = "read-only"
+const readOnly = "read-only" // annotates the commands that only read: their errors end with exitUnanswered
 
 // usageError is a mistake in flags or arguments.
 type usageError struct{ error }
@@ -145,13 +144,10 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// pluginName is the name by which `kubectl plainroute` finds its plugin on the PATH.
-const pluginName = "kubectl-plainroute"
+const pluginName = "kubectl-plainroute" // the name by which `kubectl plainroute` finds its plugin on the PATH
 
 // isPlugin reports whether kubectl ran a program of this name.
-func isPlugin(name string) bool {
-	return strings.TrimSuffix(filepath.Base(name), ".exe") == pluginName
-}
+func isPlugin(name string) bool { return strings.TrimSuffix(filepath.Base(name), ".exe") == pluginName }
 
 // asPlugin turns the commands into those of `kubectl plainroute`, which is used on workstations:
 // --cluster is true by default.

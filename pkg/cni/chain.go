@@ -177,7 +177,10 @@ func readRegular(path string, most int64) ([]byte, error) {
 	if err == nil && int64(len(content)) > most {
 		err = fmt.Errorf("larger than %d bytes", most)
 	}
-	return content, err
+	if err != nil {
+		return nil, err
+	}
+	return content, nil
 }
 
 type entry map[string]any

@@ -32,9 +32,7 @@ func (s Store) Leases() []netip.Addr {
 	return addrs
 }
 
-func (s Store) leaseDir() string {
-	return filepath.Join(s.RunDir, topology.IPAMDir, topology.Network)
-}
+func (s Store) leaseDir() string { return filepath.Join(s.RunDir, topology.IPAMDir, topology.Network) }
 
 // A Holder is the container that an address is leased to, with the name of its device.
 type Holder struct {
@@ -95,8 +93,7 @@ func parseHolder(content []byte) Holder {
 	return Holder{strings.TrimSpace(container), strings.TrimSpace(device)}
 }
 
-// leasesPerLock bounds how long the plugins of pods that start or end wait for Release.
-const leasesPerLock = 500
+const leasesPerLock = 500 // bounds how long the plugins of pods that start or end wait for Release
 
 // Release removes leases as host-local does, under its lock. A lease with another holder by now
 // stays. It returns how many it removed.

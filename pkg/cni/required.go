@@ -11,9 +11,7 @@ import (
 
 // Required returns the plugins without which no pod starts: those of our config, and loopback,
 // which container runtimes call for each pod.
-func Required() []string {
-	return []string{"bridge", "host-local", "loopback", "portmap"}
-}
+func Required() []string { return []string{"bridge", "host-local", "loopback", "portmap"} }
 
 // RequiredBy returns those of our plugins that a config calls.
 func RequiredBy(c *topology.CNI) []string {

@@ -344,8 +344,7 @@ type (
 	}
 )
 
-// firewallBackend has the firewall plugin accept pods' packets in iptables' chain FORWARD.
-const firewallBackend = "iptables"
+const firewallBackend = "iptables" // has the firewall plugin accept pods' packets in iptables' chain FORWARD
 
 // Render returns the config as a file: the stock bridge plugin with host-local, portmap for
 // hostPorts, the firewall plugin if it is on, then further plugins.

@@ -81,13 +81,11 @@ func startupTaint(key string) nodePatch {
 }
 
 const (
-	// minRetryWait follows each attempt, whose outcome arrives with the watch.
-	minRetryWait = time.Second
+	minRetryWait = time.Second // follows each attempt, whose outcome arrives with the watch
 	// maxRetryWait limits a patch that is refused, or reverted by another writer, to one
 	// request a minute.
-	maxRetryWait = time.Minute
-	// maxSilentReverts is how often another writer may revert the patch before it is reported.
-	maxSilentReverts = 5
+	maxRetryWait     = time.Minute
+	maxSilentReverts = 5 // how often another writer may revert the patch before it is reported
 )
 
 // retryState is a nodePatch and the attempts at it.

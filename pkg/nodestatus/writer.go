@@ -18,8 +18,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// requestTimeout bounds one request.
-const requestTimeout = 10 * time.Second
+const requestTimeout = 10 * time.Second // bounds one request
 
 // Writer marks the network of this node's own Node as available: it sets the condition
 // NetworkUnavailable to False, and removes a taint. It never reverts that, because a short

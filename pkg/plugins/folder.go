@@ -18,8 +18,7 @@ import (
 // under the lock only, so a file with one was left by a crash.
 const tempSuffix = ".plainroute-new"
 
-// lockWait is the time between attempts at the lock. It is held for about a second.
-const lockWait = 50 * time.Millisecond
+const lockWait = 50 * time.Millisecond // between attempts at the lock, which is held for about a second
 
 // folder is a locked folder of plugins. As an os.Root it follows no symlink to the outside, because
 // that would lead elsewhere in a container than on the host.

@@ -170,8 +170,7 @@ func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, 
 	return route.Dev, "", ""
 }
 
-// throw is a route that ends the lookup in its table; no table follows the main one.
-const throw RouteType = "throw"
+const throw RouteType = "throw" // a route that ends the lookup in its table; no table follows the main one
 
 // excluded returns why the operator's options exclude an address as a next hop, or "".
 func (r *resolver) excluded(addr netip.Addr) string {

@@ -192,9 +192,8 @@ type Plugin struct {
 	Type string `json:"type"`
 	// File is the name of the drop-in file; empty: another program, such as a service mesh,
 	// appended the plugin to our config.
-	File string `json:"file,omitempty"`
-	// Config is the plugin's configuration: a JSON object with sorted keys. Reports leave it out.
-	Config string `json:"-"`
+	File   string `json:"file,omitempty"`
+	Config string `json:"-"` // the configuration: a JSON object with sorted keys; reports leave it out
 }
 
 // Layout is the set of files with our CNI config. Each includes a file in the run folder.
@@ -206,11 +205,9 @@ const (
 	LayoutLink Layout = ""
 	// LayoutGate has a regular file in the CNI folder, which other programs can read and append to,
 	// and the gate before it by name: a symlink to the run folder, which the runtime loads.
-	LayoutGate Layout = "gate"
-	// LayoutFile has the regular file alone, after another config that may go before it.
-	LayoutFile Layout = "file"
-	// LayoutMixed is none of these: a file is missing, or differs from what the agent wrote.
-	LayoutMixed Layout = "mixed"
+	LayoutGate  Layout = "gate"
+	LayoutFile  Layout = "file"  // has the regular file alone, after another config that may go before it
+	LayoutMixed Layout = "mixed" // none of these: a file is missing, or differs from what the agent wrote
 )
 
 // Equal reports whether two configs are the same; two nils are.
