@@ -61,7 +61,7 @@ func shown(ok bool, err error) error {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := rootCommand()
-	if isPlugin(os.Args[0]) {
+	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == pluginName {
 		asPlugin(root)
 	}
 	cmd, err := root.ExecuteContextC(ctx)
@@ -145,9 +145,6 @@ func noArgs(cmd *cobra.Command, args []string) error {
 }
 
 const pluginName = "kubectl-plainroute" // the name by which `kubectl plainroute` finds its plugin on the PATH
-
-// isPlugin reports whether kubectl ran a program of this name.
-func isPlugin(name string) bool { return strings.TrimSuffix(filepath.Base(name), ".exe") == pluginName }
 
 // asPlugin turns the commands into those of `kubectl plainroute`, which is used on workstations:
 // --cluster is true by default.

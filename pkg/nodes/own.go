@@ -41,7 +41,8 @@ func OwnStateFrom(n *corev1.Node) *OwnState {
 		case corev1.NodeNetworkUnavailable:
 			s.NetworkUnavailable, s.Reason = c.Status, c.Reason
 		case corev1.NodeReady:
-			s.NoNetwork = isNetworkNotReady(c)
+			// The status Unknown comes from the node lifecycle controller, not from the kubelet.
+			s.NoNetwork = c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:"+NetworkPluginNotReady)
 		}
 	}
 	for _, t := range n.Spec.Taints {
@@ -54,13 +55,6 @@ func OwnStateFrom(n *corev1.Node) *OwnState {
 // runtime has loaded no CNI config (networkNotReadyReason of containerd; CRI-O uses the
 // same). The kubelet copies it into the message of the Node's condition Ready.
 const NetworkPluginNotReady = "NetworkPluginNotReady"
-
-// isNetworkNotReady reports whether the condition Ready is False because the container runtime
-// has no pod network. The status Unknown comes from the node lifecycle controller, not from
-// the kubelet.
-func isNetworkNotReady(c corev1.NodeCondition) bool {
-	return c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:"+NetworkPluginNotReady)
-}
 
 // readTaint reads message Taint of k8s.io/api/core/v1/generated.proto.
 func readTaint(b []byte, s *corev1.NodeSpec) error {

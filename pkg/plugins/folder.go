@@ -128,7 +128,8 @@ func (f *folder) put(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(fill(file, content), file.Close()); err == nil {
+	_, err = file.Write(content)
+	if err = errors.Join(err, file.Chmod(0o755), file.Sync(), file.Close()); err == nil { // whatever the umask
 		err = f.verify(temp, content)
 	}
 	if err == nil {
@@ -138,14 +139,6 @@ func (f *folder) put(name string, content []byte) error {
 		return errors.Join(err, f.root.Remove(temp))
 	}
 	return f.self.Sync()
-}
-
-// fill writes a file to the disk that all may execute, whatever the umask.
-func fill(file *os.File, content []byte) error {
-	if _, err := file.Write(content); err != nil {
-		return err
-	}
-	return errors.Join(file.Chmod(0o755), file.Sync())
 }
 
 // verify reads back what was written, from the disk rather than from the page cache where the
