@@ -65,8 +65,7 @@ type screen struct {
 // Write adds to the page.
 func (s *screen) Write(p []byte) (int, error) { return s.page.Write(p) }
 
-// flip writes the page over the previous one. It clears only what it does not overwrite, so there is
-// no flicker.
+// flip writes the page over the previous one. It clears only the rest, so there is no flicker.
 func (s *screen) flip() {
 	f, ok := s.out.(*os.File)
 	if !ok || !s.terminal {

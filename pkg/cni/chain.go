@@ -260,8 +260,7 @@ func (s Store) latest() []topology.Plugin {
 }
 
 // further returns the plugins beside our own in a config that is or was ours, whatever their place:
-// they are called after our own, because a chained plugin needs an interface. Plugins that can't be
-// chained are left out.
+// they are called after our own, because a chained plugin needs an interface. Others are left out.
 func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	var l struct {
 		Name    string  `json:"name"`

@@ -40,8 +40,7 @@ type Holder struct {
 }
 
 // Holder returns the holder of a lease. host-local writes the container's ID and the device in one
-// line each, separated by "\r\n" (backend/disk of its sources). It returns false if one of them is
-// missing.
+// line each, separated by "\r\n" (backend/disk of its sources). It returns false if one is missing.
 func (s Store) Holder(addr netip.Addr) (Holder, bool) {
 	b, err := os.ReadFile(s.leaseFile(addr))
 	if err != nil {

@@ -124,8 +124,7 @@ func (s Store) Mounted() error {
 }
 
 // removed reports whether a folder can be opened and has no name, which needs a mount. The kernel
-// marks its path (d_path of fs/d_path.c). The link count does not suffice: with overlayfs it may be
-// 1 (ovl_getattr).
+// marks its path (d_path of fs/d_path.c). With overlayfs the link count may be 1 (ovl_getattr).
 func removed(folder string) bool {
 	const mark = " (deleted)"
 	file, err := os.Open(folder)

@@ -12,9 +12,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// wireNode is a Node that Unmarshal fills in part: with the fields that matter to routes. A
-// Node has some 12 KB of images and volumes, and each is sent every few minutes: skipping
-// those takes a third of the time and a tenth of the memory.
+// wireNode is a Node that Unmarshal fills in part: with the fields that matter to routes. Skipping
+// some 12 KB of images and volumes takes a third of the time and a tenth of the memory.
 type wireNode struct {
 	corev1.Node
 }

@@ -35,9 +35,8 @@ const (
 	eventInterval = 2 * time.Minute
 )
 
-// A schedule decides which problems of this node are written as Events, and when. It keeps the
-// current problems and what was written, and no queue: an Event that is late has the note of
-// its time.
+// A schedule decides which problems of this node are written as Events, and when. It has no queue:
+// an Event that is late has the note of its time.
 type schedule struct {
 	states map[problem.Reason]*eventState
 	budget *rate.Limiter

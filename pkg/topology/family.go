@@ -10,8 +10,7 @@ import (
 )
 
 // serveFamilies keeps those of our accepted subnets whose family this host can serve. Another
-// family is reported once, and blocks readiness only if the node is left without any: with a
-// dual-stack podCIDR a host with IPv4 alone serves IPv4.
+// family is reported once, and blocks readiness only if the node is left without any.
 func (b *builder) serveFamilies(accepted []netip.Prefix) {
 	var left []problem.Problem
 	for _, p := range accepted {

@@ -11,8 +11,7 @@ import (
 // masquerade computes our nftables table. Nodes without a route are not in its sets, so that a Node
 // which claims a foreign address does not change how pods reach it.
 //
-// A table that can't be read stays as it was read last. Otherwise it would be written in every
-// pass.
+// A table that can't be read stays as it was read last, and is not written in every pass.
 func (b *builder) masquerade() {
 	if b.host.TableUnread != "" {
 		b.desired.Masquerade = b.actual.Masquerade

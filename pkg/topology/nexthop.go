@@ -184,8 +184,7 @@ func (r *resolver) excluded(addr netip.Addr) string {
 }
 
 // linkHint returns the link with an address of the network of addr, for a problem because of a
-// missing route: that route is gone while the link is down, and network managers may remove it for
-// a moment.
+// missing route: the link may be down, or a network manager may have removed it.
 func (r *resolver) linkHint(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		if within(link.Addrs, single(addr)) {

@@ -153,8 +153,7 @@ func (b *builder) hasRouters(link Link) bool {
 }
 
 // bridgeSysctls computes the bridge's settings, also before it exists. It ignores router
-// advertisements, which can only come from a pod. IPv6 is enabled if pods have it, whatever the
-// host's default for new devices.
+// advertisements, which can only come from a pod. IPv6 is enabled if pods have it.
 func (b *builder) bridgeSysctls(conf *CNI) {
 	_, has6 := b.actual.Sysctls[SysctlForward6]
 	for _, s := range []struct {
