@@ -82,8 +82,8 @@ func checkFlags(fs *pflag.FlagSet) []error {
 func checkFlag(f *pflag.Flag, value string) error {
 	switch f.Name {
 	case "run-dir", "cni-conf-dir", "proc-sys", "resolv-conf", "root", "cni-cache-dir", "cni-bin-dir", "cni-plugins-dir":
-		optional := f.Name == "cni-bin-dir" || f.Name == "cni-plugins-dir"
-		if !filepath.IsAbs(value) && !(optional && value == "") {
+		required := f.Name != "cni-bin-dir" && f.Name != "cni-plugins-dir"
+		if !filepath.IsAbs(value) && (required || value != "") {
 			return fmt.Errorf("--%s: %q is not an absolute path", f.Name, value)
 		}
 	case "listen", "metrics-listen":

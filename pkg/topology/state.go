@@ -206,8 +206,10 @@ const (
 	// LayoutGate has a regular file in the CNI folder, which other programs can read and append to,
 	// and the gate before it by name: a symlink to the run folder, which the runtime loads.
 	LayoutGate  Layout = "gate"
-	LayoutFile  Layout = "file"  // has the regular file alone, after another config that may go before it
-	LayoutMixed Layout = "mixed" // none of these: a file is missing, or differs from what the agent wrote
+	// LayoutFile has the regular file alone, after another config that may go before it.
+	LayoutFile Layout = "file"
+	// LayoutMixed is none of these: a file is missing, or differs from what the agent wrote.
+	LayoutMixed Layout = "mixed"
 )
 
 // Equal reports whether two configs are the same; two nils are.
