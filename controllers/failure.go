@@ -25,8 +25,7 @@ var (
 	verifyKey = plan.Key{Kind: "what was written"}   // the kernel does not hold it
 	otherKey  = plan.Key{Kind: "a change to a host"} // the error names no object
 	configKey = plan.Change{Object: plan.Config{}}.Key()
-	// tableKey is the key of our nftables table in errors of Apply and Facts.
-	tableKey = plan.Key{Kind: plan.KindTable, Name: topology.Table}
+	tableKey  = plan.Key{Kind: plan.KindTable, Name: topology.Table} // in errors of Apply and Facts
 )
 
 // stepError is the error of a step of a pass: reading this host, writing the CNI config, or verifying

@@ -21,9 +21,8 @@ const (
 	immediateRepairs = 20
 	repairInterval   = 2 * time.Second
 	// An object flaps while fewer than flapThreshold immediate repairs are left.
-	flapThreshold = 5
-	// flapLogInterval is how often a flap is logged.
-	flapLogInterval = time.Minute
+	flapThreshold   = 5
+	flapLogInterval = time.Minute // how often a flap is logged
 )
 
 // flapGuard delays repairs of objects that flap: another process on this host keeps removing or
@@ -142,8 +141,7 @@ func (g *flapGuard) problems(nodes []*topology.Node) []problem.Problem {
 	return problems
 }
 
-// log logs how often each object was repaired: when it begins to flap, and every
-// flapLogInterval.
+// log logs how often each object was repaired: when it begins to flap, and every flapLogInterval.
 func (g *flapGuard) log(ctx context.Context) {
 	now := g.now()
 	for _, k := range g.reported() {

@@ -28,24 +28,18 @@ type ledger struct {
 
 // An entry is what one pass adds to the ledger.
 type entry struct {
-	nodesChanged bool
-	// saw reports whether the pass could read this host.
-	saw    bool
-	wanted topology.State
-	done   plan.Changes
-	left   plan.Changes // to do
-	// complete reports whether nothing failed, and held whether removals wait.
-	complete, held bool
+	nodesChanged, saw bool // saw: the pass could read this host
+	complete, held    bool // complete: nothing failed; held: removals wait
+	wanted            topology.State
+	done, left        plan.Changes // left: to do
 }
 
 // An outcome is what the ledger derives from an entry.
 type outcome struct {
-	// trigger is the trigger of all changes that triggers does not list.
-	trigger  string
+	trigger  string // of all changes that triggers does not list
 	triggers map[plan.Key]string
-	// repairs are the changes that an earlier pass had made, and another process reverted.
-	repairs []plan.Key
-	left    plan.Changes
+	repairs  []plan.Key // changes that an earlier pass had made, and another process reverted
+	left     plan.Changes
 }
 
 // triggerOf returns the trigger of one change.

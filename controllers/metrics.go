@@ -21,18 +21,13 @@ type Build struct{ Version, Revision string }
 // Metrics are the metrics of the loop; docs/metrics.md describes each. No label has a value that a Node
 // chooses. Each value that a label can have exists from the start, so that a rate or an alert starts at 0.
 type Metrics struct {
-	ready     prometheus.Gauge
-	nodes     prometheus.Gauge
-	desired   prometheus.Gauge
-	installed prometheus.Gauge
-	success   prometheus.Gauge
-	problems  map[problemLabels]prometheus.Gauge
-	drift     map[string]prometheus.Gauge
-	changes   *prometheus.CounterVec
-	repairs   *prometheus.CounterVec
-	failures  prometheus.Counter
-	passes    prometheus.Histogram
-	latency   prometheus.Histogram
+	ready, nodes, desired, installed, success prometheus.Gauge
+
+	problems         map[problemLabels]prometheus.Gauge
+	drift            map[string]prometheus.Gauge
+	changes, repairs *prometheus.CounterVec
+	failures         prometheus.Counter
+	passes, latency  prometheus.Histogram
 }
 
 // problemLabels are the labels of the gauge of Problems.

@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,8 +75,7 @@ type NodeSource interface {
 type NodeStatus interface {
 	// Run writes until ctx ends, and calls notify when Problems changes.
 	Run(ctx context.Context, notify func())
-	// Update passes on whether this node is ready, and the state of its own Node, which may
-	// be nil.
+	// Update passes on whether this node is ready, and the state of its own Node, which may be nil.
 	Update(ready bool, own *nodes.OwnState)
 	// Problems returns why writing fails.
 	Problems() []problem.Problem
@@ -97,17 +97,14 @@ type NodeReconciler struct {
 	Nodes     NodeSource
 	Dataplane Dataplane
 	Watcher   Watcher
-	// Resync is the period after which the whole host is read again.
-	Resync  time.Duration
-	Board   *status.Latest
-	Metrics *Metrics
-	Version string
-	// ConfigPath is the path of our CNI config, as operators see it; empty on a router.
-	ConfigPath string
-	// NodeStatus may be nil.
-	NodeStatus NodeStatus
-	// Events may be nil.
-	Events EventWriter
+	Resync    time.Duration // the period after which the whole host is read again
+	Board     *status.Latest
+	Metrics   *Metrics
+	Version   string
+
+	ConfigPath string      // the path of our CNI config, as operators see it; empty on a router
+	NodeStatus NodeStatus  // may be nil
+	Events     EventWriter // may be nil
 
 	concerns []netip.Prefix // where foreign routes can matter to these Nodes
 
@@ -122,8 +119,7 @@ type NodeReconciler struct {
 	gc      idle.GC
 }
 
-// stuckAfter is longer than any pass takes that ends at all.
-const stuckAfter = time.Minute
+const stuckAfter = time.Minute // longer than any pass takes that ends at all
 
 // Healthy returns an error if the running pass takes too long.
 func (r *NodeReconciler) Healthy() error {
@@ -138,12 +134,7 @@ func (r *NodeReconciler) Healthy() error {
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	type queue = workqueue.TypedRateLimitingInterface[Pass]
 	r.flaps, r.retries = newFlapGuard(time.Now), newRetries()
-	if r.unread == nil {
-		r.unread = &unreadConfig{now: time.Now}
-	}
-	if r.log == nil {
-		r.log = ratelog.New(time.Now)
-	}
+	r.unread, r.log = cmp.Or(r.unread, &unreadConfig{now: time.Now}), cmp.Or(r.log, ratelog.New(time.Now))
 	news := make(chan struct{}, 1)
 	runnables := []manager.Runnable{manager.RunnableFunc(func(ctx context.Context) error {
 		if err := r.Watcher.Watch(ctx, r.Resync, func() { idle.Signal(news) }); err != nil {

@@ -18,10 +18,7 @@ import (
 
 // waiting returns the Problem that the first list of Nodes has not arrived.
 func waiting(view nodes.View) problem.Problem {
-	p := problem.Problem{
-		Reason: problem.APIUnavailable, BlocksReady: true,
-		Message: "waiting for the first list of Nodes; routes stay as they are",
-	}
+	p := problem.Problem{Reason: problem.APIUnavailable, BlocksReady: true, Message: "waiting for the first list of Nodes; routes stay as they are"}
 	if view.Err != nil {
 		p.Message += ": " + view.Err.Error()
 	}
@@ -90,7 +87,7 @@ func blocksAllRoutes(err error) bool { return errors.Is(err, syscall.EPERM) }
 // detail returns the text of an error with its remediation, if there is one. The same errno has
 // different causes for files and for netlink.
 func detail(err error) string {
-	hint, file := "", concernsFile(err)
+	hint, file := "", errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError))
 	switch {
 	case errors.Is(err, syscall.EROFS):
 		hint = "mount it writable into the agent's pod"
@@ -106,11 +103,6 @@ func detail(err error) string {
 		return err.Error()
 	}
 	return err.Error() + " (" + hint + ")"
-}
-
-// concernsFile reports whether an error is about a file or folder.
-func concernsFile(err error) bool {
-	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError))
 }
 
 // routeDetail is detail for an error that concerns one route.

@@ -136,8 +136,7 @@ func APIStatus(h nodes.Health) status.API {
 	return api
 }
 
-// maxRouteLines is how many changed routes, or Problems of a Reason, are logged one by one.
-const maxRouteLines = 20
+const maxRouteLines = 20 // how many changed routes, or Problems of a Reason, are logged one by one
 
 // logProblems logs Problems. If a Reason has very many, as when a link goes down, it logs their number
 // and the first one.

@@ -133,8 +133,7 @@ func (f *agentFlags) hostConfig() dataplane.Config {
 	return config
 }
 
-// gcPercent trades a little CPU for memory in a program that is idle nearly always.
-const gcPercent = 35
+const gcPercent = 35 // trades a little CPU for memory in a program that is idle nearly always
 
 // validate returns one error for all invalid flags.
 func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
@@ -149,9 +148,7 @@ func (f *agentFlags) validate(cmd *cobra.Command) (topology.Options, error) {
 }
 
 // checkResync refuses an interval that loads the host, or that never comes.
-func checkResync(d time.Duration) error {
-	return inRange("resync", d, time.Second, 24*time.Hour)
-}
+func checkResync(d time.Duration) error { return inRange("resync", d, time.Second, 24*time.Hour) }
 
 // checkNodeStatus returns an error if a router is to write to a Node, or for an invalid taint key.
 func (f *agentFlags) checkNodeStatus() error {
@@ -168,23 +165,19 @@ func (f *agentFlags) checkNodeStatus() error {
 }
 
 const (
-	cniLink = "link"
-	cniFile = "file"
-
-	modeNode   = "node"
-	modeRouter = "router"
+	cniLink, cniFile     = "link", "file"
+	modeNode, modeRouter = "node", "router"
 )
 
 // checkMode sets the name of our Node, or the mode of a router.
 func (f *agentFlags) checkMode(opts *topology.Options) error {
-	if f.mode == modeRouter {
-		opts.Router = true
-		if f.nodeName != "" {
-			return errors.New("--node-name: a router has no Node; leave it out, or --mode router")
-		}
-		return nil
+	if opts.Router = f.mode == modeRouter; !opts.Router {
+		opts.NodeName = cmp.Or(f.nodeName, os.Getenv("NODE_NAME"))
 	}
-	if opts.NodeName = cmp.Or(f.nodeName, os.Getenv("NODE_NAME")); opts.NodeName == "" {
+	switch {
+	case opts.Router && f.nodeName != "":
+		return errors.New("--node-name: a router has no Node; leave it out, or --mode router")
+	case !opts.Router && opts.NodeName == "":
 		return errors.New("--node-name is missing, and $NODE_NAME is not set")
 	}
 	return nil
@@ -208,10 +201,8 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return err
 	}
-	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:  runtime.NewScheme(),
-		Metrics: metricsserver.Options{BindAddress: "0"}, // served by us, beside /status
-	})
+	noMetrics := metricsserver.Options{BindAddress: "0"} // we serve them, beside /status
+	mgr, err := ctrl.NewManager(config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: noMetrics})
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}

@@ -57,11 +57,9 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 // clusterFlags are the flags of commands that query all agents.
 type clusterFlags struct {
 	workstationFlags
-	// rights is the hint that follows a refusal; empty: the viewer's rights.
-	rights string
-	// parallel and timeout may have other defaults than 32 and 5 s before register.
-	parallel int
-	timeout  time.Duration
+	rights   string        // the hint that follows a refusal; empty: the viewer's rights
+	parallel int           // before register: another default than 32
+	timeout  time.Duration // before register: another default than 5 s
 }
 
 func (f *clusterFlags) register(fs *pflag.FlagSet) {
@@ -79,8 +77,7 @@ func (f *clusterFlags) collector(client kubernetes.Interface, progress func(done
 	return fleet.Collector{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: progress}
 }
 
-// errInterrupted ends a command that the user interrupted.
-var errInterrupted = errors.New("interrupted")
+var errInterrupted = errors.New("interrupted") // ends a command that the user interrupted
 
 // hinted adds the rights that the command needs to a refusal, and shortens the error of an
 // interruption.

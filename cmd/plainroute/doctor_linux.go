@@ -37,8 +37,7 @@ type nodeDoctor struct {
 	list bool
 }
 
-// imagePlugins is the folder of the stock CNI plugins in the image (hack/make-image.sh).
-const imagePlugins = "/cni"
+const imagePlugins = "/cni" // the folder of the stock CNI plugins in the image (hack/make-image.sh)
 
 func (f *doctorFlags) registerNode(cmd *cobra.Command) {
 	fs := pflag.NewFlagSet("node", pflag.ContinueOnError)

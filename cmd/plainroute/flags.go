@@ -106,15 +106,11 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		return parsed
 	}
 	opts := topology.Options{
-		ClusterCIDRs:       prefixes("cluster-cidr", f.clusterCIDRs),
-		ServiceCIDRs:       prefixes("service-cidr", f.serviceCIDRs),
-		NodeCIDRs:          prefixes("node-cidr", f.nodeCIDRs),
-		NonMasqueradeCIDRs: prefixes("non-masquerade-cidr", f.nonMasqueradeCIDRs),
-		Firewall:           f.firewall,
-		MaskSizes4:         lengths(maskSizeFlag4, f.maskSizes4, 8, 30),
-		MaskSizes6:         lengths(maskSizeFlag6, f.maskSizes6, 16, 126),
-		Masquerade:         f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
-		MTU: f.mtu, Bridge: f.bridge, RunDir: f.runDir,
+		ClusterCIDRs: prefixes("cluster-cidr", f.clusterCIDRs), ServiceCIDRs: prefixes("service-cidr", f.serviceCIDRs),
+		NodeCIDRs: prefixes("node-cidr", f.nodeCIDRs), NonMasqueradeCIDRs: prefixes("non-masquerade-cidr", f.nonMasqueradeCIDRs),
+		MaskSizes4: lengths(maskSizeFlag4, f.maskSizes4, 8, 30), MaskSizes6: lengths(maskSizeFlag6, f.maskSizes6, 16, 126),
+		Masquerade: f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
+		MTU: f.mtu, Firewall: f.firewall, Bridge: f.bridge, RunDir: f.runDir,
 	}
 	if f.mtu != 0 {
 		errs = append(errs, inRange("mtu", f.mtu, 576, 65535))
@@ -225,25 +221,21 @@ const dialLimit = 5 * time.Second
 // nothing, and client-go's defaults are 30 s and 15 s. client-go reads them from the environment
 // (net.ConfigureHTTP2Transport of k8s.io/apimachinery), where an operator's values stay.
 func noticeDeadConnections() {
-	const seconds = "5"
 	for _, name := range []string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS", "HTTP2_PING_TIMEOUT_SECONDS"} {
 		if _, set := os.LookupEnv(name); !set {
-			_ = os.Setenv(name, seconds)
+			_ = os.Setenv(name, "5")
 		}
 	}
 }
 
 // apiServers returns the API server's address, if the config has an address and not a name.
 func apiServers(config *rest.Config) []netip.Addr {
-	u, _, err := rest.DefaultServerUrlFor(config)
-	if err != nil {
-		return nil
+	if u, _, err := rest.DefaultServerUrlFor(config); err == nil {
+		if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+			return []netip.Addr{addr.WithZone("").Unmap()}
+		}
 	}
-	addr, err := netip.ParseAddr(u.Hostname())
-	if err != nil {
-		return nil
-	}
-	return []netip.Addr{addr.WithZone("").Unmap()}
+	return nil
 }
 
 // invalidFlags returns a usageError with a line for each error that is not nil, if there is one.

@@ -57,9 +57,7 @@ func (h host) read(ctx context.Context) (topology.Host, topology.State, error) {
 // operator does not have to remember the agent's flags.
 func openHost(ctx context.Context, config dataplane.Config) (host, error) {
 	given := config.Bridge != ""
-	if !given {
-		config.Bridge = topology.Bridge
-	}
+	config.Bridge = cmp.Or(config.Bridge, topology.Bridge)
 	for {
 		kernel, err := dataplane.New(config)
 		if err != nil {
@@ -82,10 +80,10 @@ func openHost(ctx context.Context, config dataplane.Config) (host, error) {
 
 // bridgeOf returns the bridge that our CNI config or our table names.
 func bridgeOf(s topology.State) string {
-	if s.CNI != nil && s.CNI.Bridge != "" {
+	switch {
+	case s.CNI != nil && s.CNI.Bridge != "":
 		return s.CNI.Bridge
-	}
-	if s.Masquerade != nil {
+	case s.Masquerade != nil:
 		return s.Masquerade.Bridge
 	}
 	return ""

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -31,8 +32,7 @@ const (
 	exitUnanswered = 4 // a command that only reads could not read what it needs
 )
 
-// readOnly annotates the commands that only read: their errors end with exitUnanswered.
-const readOnly = "read-only"
+const readOnly = "read-only" // annotates the commands that only read: their errors end with exitUnanswered
 
 // usageError is a mistake in flags or arguments.
 type usageError struct{ error }
@@ -61,7 +61,7 @@ func shown(ok bool, err error) error {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := rootCommand()
-	if isPlugin(os.Args[0]) {
+	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == pluginName {
 		asPlugin(root)
 	}
 	cmd, err := root.ExecuteContextC(ctx)
@@ -142,4 +142,33 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usageError{err}
 	}
 	return nil
+}
+
+const pluginName = "kubectl-plainroute" // the name by which `kubectl plainroute` finds its plugin on the PATH
+
+// asPlugin turns the commands into those of `kubectl plainroute`, which is used on workstations:
+// --cluster is true by default.
+func asPlugin(root *cobra.Command) {
+	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl plainroute"}
+	for _, cmd := range root.Commands() {
+		if flag := cmd.Flags().Lookup("cluster"); flag != nil && flag.Value.Type() == "bool" {
+			if err := flag.Value.Set("true"); err != nil {
+				panic(err) // the value is valid
+			}
+			flag.DefValue = "true"
+			cmd.Example = ofClusters(cmd.Example)
+		}
+		cmd.Example = strings.ReplaceAll("\n"+cmd.Example, "\n  plainroute ", "\n  kubectl plainroute ")[1:]
+	}
+}
+
+// ofClusters returns the examples with --cluster, without that flag.
+func ofClusters(examples string) string {
+	var list []string
+	for _, example := range strings.Split(examples, "\n\n") {
+		if strings.Contains(example, " --cluster") {
+			list = append(list, strings.ReplaceAll(example, " --cluster", ""))
+		}
+	}
+	return strings.Join(list, "\n\n")
 }

@@ -23,11 +23,9 @@ type nodeFlags struct {
 	cniBefore                                                        []string
 }
 
-// beforeFlag is the only one with several values.
-const beforeFlag = "cni-config-before"
+const beforeFlag = "cni-config-before" // the only one with several values
 
-// defaultResolvConf is the file of resolv.conf(5). A pod has a copy from its creation.
-const defaultResolvConf = "/etc/resolv.conf"
+const defaultResolvConf = "/etc/resolv.conf" // of resolv.conf(5); a pod has a copy from its creation
 
 // declare adds flags by name. A field that has a value already has that as its default.
 func (f *nodeFlags) declare(fs *pflag.FlagSet, names ...string) {
@@ -53,8 +51,7 @@ func (f *nodeFlags) declare(fs *pflag.FlagSet, names ...string) {
 	}
 }
 
-// valuesKey annotates a flag with the only values that it takes.
-const valuesKey = "values"
+const valuesKey = "values" // annotates a flag with the only values that it takes
 
 // choose declares a flag with a few values, of which the first one is the default.
 func choose(cmd *cobra.Command, value *string, name, short, help string, values ...string) {
@@ -84,11 +81,10 @@ func checkFlags(fs *pflag.FlagSet) []error {
 
 func checkFlag(f *pflag.Flag, value string) error {
 	switch f.Name {
-	case "run-dir", "cni-conf-dir", "proc-sys", "resolv-conf", "root", "cni-cache-dir":
-		return checkPath(f.Name, value)
-	case "cni-bin-dir", "cni-plugins-dir":
-		if value != "" {
-			return checkPath(f.Name, value)
+	case "run-dir", "cni-conf-dir", "proc-sys", "resolv-conf", "root", "cni-cache-dir", "cni-bin-dir", "cni-plugins-dir":
+		required := f.Name != "cni-bin-dir" && f.Name != "cni-plugins-dir"
+		if !filepath.IsAbs(value) && (required || value != "") {
+			return fmt.Errorf("--%s: %q is not an absolute path", f.Name, value)
 		}
 	case "listen", "metrics-listen":
 		return checkListen(f.Name, value)
@@ -129,14 +125,6 @@ func checkListen(flag, value string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("--%s: %q is not HOST:PORT such as 127.0.0.1:9472", flag, value)
-	}
-	return nil
-}
-
-// checkPath refuses relative paths.
-func checkPath(flag, value string) error {
-	if !filepath.IsAbs(value) {
-		return fmt.Errorf("--%s: %q is not an absolute path", flag, value)
 	}
 	return nil
 }

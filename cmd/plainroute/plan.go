@@ -262,18 +262,12 @@ func readHost(file string) (topology.Host, error) {
 func freshState(bridge string, host topology.Host) topology.State {
 	sysctls := map[string]string{
 		topology.SysctlForward4: "0", topology.SysctlForward6: "0", topology.SysctlBridgeNF4: "0", topology.SysctlBridgeNF6: "0",
+		topology.ConfSysctl(6, bridge, "disable_ipv6"): "0",
 	}
-	devices := []string{bridge}
-	sysctls[topology.ConfSysctl(6, bridge, "accept_ra")] = "1"
-	sysctls[topology.ConfSysctl(6, bridge, "disable_ipv6")] = "0"
-	for _, link := range host.Links {
-		devices = append(devices, link.Name)
+	for _, link := range append([]topology.Link{{Name: bridge}}, host.Links...) {
 		sysctls[topology.ConfSysctl(6, link.Name, "accept_ra")] = "1"
-	}
-	for _, dev := range devices {
-		for _, family := range []int{4, 6} {
-			sysctls[topology.ConfSysctl(family, dev, "forwarding")] = "0"
-		}
+		sysctls[topology.ConfSysctl(4, link.Name, "forwarding")] = "0"
+		sysctls[topology.ConfSysctl(6, link.Name, "forwarding")] = "0"
 	}
 	for _, family := range []int{4, 6} {
 		for i, limit := range []string{"128", "512", "1024"} { // neigh_table of net/ipv4/arp.c and net/ipv6/ndisc.c

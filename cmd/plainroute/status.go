@@ -132,8 +132,7 @@ func (f *statusFlags) view(ctx context.Context) *status.View {
 	return status.NewView(*report, time.Now())
 }
 
-// maxReport exceeds the size of any report: some 500 bytes a peer.
-const maxReport = 256 << 20
+const maxReport = 256 << 20 // exceeds the size of any report: some 500 bytes a peer
 
 // askAgent returns the report of the agent that listens there, whole or with the parts that are shown.
 func askAgent(ctx context.Context, listen string, timeout time.Duration, whole bool) (*status.Report, error) {

@@ -102,8 +102,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command, _ []string) error {
 	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
 }
 
-// imageOf returns the image of a pod's first container. It lists pods, because uninstall has that right
-// anyway.
+// imageOf returns the image of a pod's first container. It lists pods, a right that uninstall has.
 func imageOf(ctx context.Context, client kubernetes.Interface, namespace, name string) (string, error) {
 	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {

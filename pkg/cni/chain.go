@@ -215,16 +215,10 @@ func (e entry) plugin() (topology.Plugin, error) {
 	if err != nil {
 		return topology.Plugin{}, err
 	}
-	return topology.Plugin{Type: name, File: file, Config: string(content)}, loads(content)
-}
-
-// loads returns an error if a runtime can't load a config with an entry in it. Keys that
-// types.PluginConf lacks are the plugin's own.
-func loads(entry []byte) error {
-	if err := json.Unmarshal(entry, new(types.PluginConf)); err != nil {
-		return fmt.Errorf("no runtime can load it: %w", err)
+	if err = json.Unmarshal(content, new(types.PluginConf)); err != nil { // other keys are the plugin's own
+		err = fmt.Errorf("no runtime can load it: %w", err)
 	}
-	return nil
+	return topology.Plugin{Type: name, File: file, Config: string(content)}, err
 }
 
 // element returns the plugin as it stands in our config.
@@ -266,8 +260,7 @@ func (s Store) latest() []topology.Plugin {
 }
 
 // further returns the plugins beside our own in a config that is or was ours, whatever their place:
-// they are called after our own, because a chained plugin needs an interface. Plugins that can't be
-// chained are left out.
+// they are called after our own, because a chained plugin needs an interface. Others are left out.
 func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	var l struct {
 		Name    string  `json:"name"`

@@ -32,9 +32,7 @@ func (s Store) Leases() []netip.Addr {
 	return addrs
 }
 
-func (s Store) leaseDir() string {
-	return filepath.Join(s.RunDir, topology.IPAMDir, topology.Network)
-}
+func (s Store) leaseDir() string { return filepath.Join(s.RunDir, topology.IPAMDir, topology.Network) }
 
 // A Holder is the container that an address is leased to, with the name of its device.
 type Holder struct {
@@ -42,8 +40,7 @@ type Holder struct {
 }
 
 // Holder returns the holder of a lease. host-local writes the container's ID and the device in one
-// line each, separated by "\r\n" (backend/disk of its sources). It returns false if one of them is
-// missing.
+// line each, separated by "\r\n" (backend/disk of its sources). It returns false if one is missing.
 func (s Store) Holder(addr netip.Addr) (Holder, bool) {
 	b, err := os.ReadFile(s.leaseFile(addr))
 	if err != nil {
@@ -95,8 +92,7 @@ func parseHolder(content []byte) Holder {
 	return Holder{strings.TrimSpace(container), strings.TrimSpace(device)}
 }
 
-// leasesPerLock bounds how long the plugins of pods that start or end wait for Release.
-const leasesPerLock = 500
+const leasesPerLock = 500 // bounds how long the plugins of pods that start or end wait for Release
 
 // Release removes leases as host-local does, under its lock. A lease with another holder by now
 // stays. It returns how many it removed.

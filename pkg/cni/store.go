@@ -39,9 +39,8 @@ type Store struct {
 	Lock       *Lock  // must be held for Write; nil: none
 }
 
-// tempSuffix is that of files before they are renamed into place. Runtimes load .conf, .conflist
-// and .json only. The names are fixed, so that a file which a crash left is found; only one agent
-// writes.
+// tempSuffix is that of files before they are renamed into place. Runtimes don't load them. The
+// names are fixed, so that a file which a crash left is found.
 const tempSuffix = ".plainroute-new"
 
 func (s Store) link() string   { return filepath.Join(s.ConfDir, topology.Conflist) }
@@ -133,8 +132,7 @@ func (s Store) written(have []byte) bool {
 }
 
 // fields reads the variable parts of a config that looks like ours. Only the bridge plugin's entry
-// is decoded: other plugins may have keys of the same names with other values, such as "mtu":
-// "9001".
+// is decoded: other plugins may have other values of the same keys, such as "mtu": "9001".
 func fields(have []byte) topology.CNI {
 	var l struct {
 		CNIVersions []string          `json:"cniVersions"`
@@ -344,8 +342,7 @@ type (
 	}
 )
 
-// firewallBackend has the firewall plugin accept pods' packets in iptables' chain FORWARD.
-const firewallBackend = "iptables"
+const firewallBackend = "iptables" // has the firewall plugin accept pods' packets in iptables' chain FORWARD
 
 // Render returns the config as a file: the stock bridge plugin with host-local, portmap for
 // hostPorts, the firewall plugin if it is on, then further plugins.
@@ -381,8 +378,7 @@ func guarded(c topology.CNI, guard string) ([]byte, error) {
 	list := conflist{CNIVersion: "1.0.0", Name: topology.Network, Plugins: plugins}
 	if c.Spec11 {
 		// A runtime takes the latest version that it supports. One without support for this list
-		// (libcni before 1.2.0: containerd 1.6 and 1.7) takes cniVersion, and would refuse 1.1.0
-		// there.
+		// (libcni before 1.2.0: containerd 1.6 and 1.7) takes cniVersion, and refuses 1.1.0 there.
 		list.CNIVersions = []string{"1.0.0", "1.1.0"}
 	}
 	content, err := json.MarshalIndent(list, "", "  ")

@@ -26,8 +26,7 @@ const retryInterval = time.Second
 // from watching, and with nil when that is over.
 //
 // If a folder is removed under its mount, Watch returns a RemovedError: a new container gets a new
-// mount. If it was removed before Watch began, Watch goes on, because a new container would not
-// help.
+// mount. If it was removed before, Watch goes on, because a new container would not help.
 func (s Store) Watch(ctx context.Context, notify func(), blind func(error)) error {
 	w := &folderWatch{Store: s, notify: notify, dead: s.Mounted() != nil, seen: map[string]bool{}}
 	defer w.close()

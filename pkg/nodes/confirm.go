@@ -15,8 +15,7 @@ import (
 )
 
 const (
-	// namesPerPage keeps an answer small, however large the Nodes' labels are.
-	namesPerPage = 500
+	namesPerPage = 500 // keeps an answer small, however large the Nodes' labels are
 	// confirmJitter is the longest random wait before a quorum read, per Node: all 5,000
 	// agents of a cluster may need one at once, which then takes 30 s.
 	confirmJitter = 6 * time.Millisecond
@@ -44,10 +43,9 @@ func (s *Source) confirmations(ctx context.Context) {
 	for {
 		select {
 		case <-s.confirmRequests:
-			if s.satisfied() {
-				continue
+			if !s.satisfied() {
+				s.confirm(ctx)
 			}
-			s.confirm(ctx)
 		case <-ctx.Done():
 			return
 		}

@@ -13,14 +13,10 @@ import (
 
 // Health is the state of the connection to the API server.
 type Health struct {
-	// Synced reports whether a full list has arrived since the start.
-	Synced bool
-	// Watching reports whether a watch is open.
-	Watching bool
-	// Err is why the last request failed, or nil.
-	Err error
-	// LastContact is when the API server last sent anything; zero: never.
-	LastContact time.Time
+	Synced      bool      // a full list has arrived since the start
+	Watching    bool      // a watch is open
+	Err         error     // why the last request failed, or nil
+	LastContact time.Time // when the API server last sent anything; zero: never
 }
 
 // Health returns the current state of the connection to the API server.

@@ -11,15 +11,11 @@ import (
 // OwnState is the part of this node's own Node that leads to no routes: whether the cluster
 // regards its network as available. It is not read of other Nodes.
 type OwnState struct {
-	UID types.UID
-	// NetworkUnavailable is the status of that condition, and Reason its reason; both are
-	// empty if the Node lacks the condition.
-	NetworkUnavailable corev1.ConditionStatus
-	Reason             string
-	// NoNetwork reports whether the kubelet reports NetworkPluginNotReady.
-	NoNetwork bool
-	// Taints are all taints of the Node, in their order.
-	Taints []Taint
+	UID                types.UID
+	NetworkUnavailable corev1.ConditionStatus // of that condition; empty: the Node lacks it
+	Reason             string                 // of that condition; empty: the Node lacks it
+	NoNetwork          bool                   // the kubelet reports NetworkPluginNotReady
+	Taints             []Taint                // all taints of the Node, in their order
 }
 
 // Taint is a taint without its value.
@@ -45,7 +41,8 @@ func OwnStateFrom(n *corev1.Node) *OwnState {
 		case corev1.NodeNetworkUnavailable:
 			s.NetworkUnavailable, s.Reason = c.Status, c.Reason
 		case corev1.NodeReady:
-			s.NoNetwork = isNetworkNotReady(c)
+			// The status Unknown comes from the node lifecycle controller, not from the kubelet.
+			s.NoNetwork = c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:"+NetworkPluginNotReady)
 		}
 	}
 	for _, t := range n.Spec.Taints {
@@ -58,13 +55,6 @@ func OwnStateFrom(n *corev1.Node) *OwnState {
 // runtime has loaded no CNI config (networkNotReadyReason of containerd; CRI-O uses the
 // same). The kubelet copies it into the message of the Node's condition Ready.
 const NetworkPluginNotReady = "NetworkPluginNotReady"
-
-// isNetworkNotReady reports whether the condition Ready is False because the container runtime
-// has no pod network. The status Unknown comes from the node lifecycle controller, not from
-// the kubelet.
-func isNetworkNotReady(c corev1.NodeCondition) bool {
-	return c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:"+NetworkPluginNotReady)
-}
 
 // readTaint reads message Taint of k8s.io/api/core/v1/generated.proto.
 func readTaint(b []byte, s *corev1.NodeSpec) error {

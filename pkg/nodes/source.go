@@ -28,8 +28,7 @@ import (
 // informer of controller-runtime's cache backs off for up to a minute, and fails if the
 // API server is away for two.
 type Source struct {
-	// Own names the Node whose OwnState is kept; empty: none. Set it before Run.
-	Own string
+	Own string // the Node whose OwnState is kept; empty: none; set before Run
 
 	client          rest.Interface
 	ignore          labels.Selector
@@ -74,20 +73,14 @@ func New(config *rest.Config, ignore labels.Selector) (*Source, error) {
 // View is a snapshot of the Nodes.
 type View struct {
 	Health
-	// Nodes must not be changed.
-	Nodes []*topology.Node
-	// Since is when the oldest change arrived that the previous View lacks; zero: nothing
-	// changed.
-	Since time.Time
-	// Cached reports whether the Nodes were listed from the server's cache, which may be of
-	// any age, and no quorum read has confirmed them since.
-	Cached bool
-	// Confirmed is when the last quorum read that agreed began; ConfirmErr is why the last quorum
-	// read did not agree.
-	Confirmed  time.Time
-	ConfirmErr error
-	// Own is the state of the Node named Source.Own; nil: there is none.
-	Own *OwnState
+	Nodes []*topology.Node // must not be changed
+	Since time.Time        // when the oldest change arrived that the previous View lacks; zero: nothing changed
+	// Cached reports whether the Nodes were listed from the server's cache, which may be of any
+	// age, and no quorum read has confirmed them since.
+	Cached     bool
+	Confirmed  time.Time // when the last quorum read that agreed began
+	ConfirmErr error     // why the last quorum read did not agree
+	Own        *OwnState // of the Node named Source.Own; nil: there is none
 }
 
 // View returns the current Nodes. The next View's Since counts from here.
@@ -129,8 +122,7 @@ func newBackoff() wait.Backoff {
 }
 
 const (
-	// maxBackoff is the longest wait between attempts in a small cluster.
-	maxBackoff = 2500 * time.Millisecond
+	maxBackoff = 2500 * time.Millisecond // the longest wait between attempts in a small cluster
 	// From fewNodes to manyNodes the waits grow by maxScale, to 30 s: so many agents that
 	// list so many Nodes at once would move hundreds of gigabytes.
 	fewNodes  = 1000
@@ -146,9 +138,7 @@ type scaledClock struct {
 }
 
 // After is what the reflector waits with.
-func (c scaledClock) After(d time.Duration) <-chan time.Time {
-	return time.After(c.stretch(d))
-}
+func (c scaledClock) After(d time.Duration) <-chan time.Time { return time.After(c.stretch(d)) }
 
 func (c scaledClock) stretch(d time.Duration) time.Duration {
 	c.source.mu.Lock()
@@ -185,10 +175,9 @@ func (s *Source) listerWatcher() cache.ListerWatcher {
 	}
 }
 
-// began records where the next list comes from, by the first of its pages. Only version "0"
-// lets the server answer with something older than a view has shown (the Kubernetes API
-// concepts, semantics for get and list); a streamed list is as fresh as a quorum read
-// (KEP-3157).
+// began records where the next list comes from, by the first of its pages. Only version "0" lets
+// the server answer with something older than a view has shown (the Kubernetes API concepts,
+// semantics for get and list); a streamed list is as fresh as a quorum read (KEP-3157).
 func (s *Source) began(opts metav1.ListOptions) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,8 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// maxFrame is more than the size of any Node in bytes: etcd's limit is 1.5 MiB.
-const maxFrame = 16 << 20
+const maxFrame = 16 << 20 // more than the size of any Node in bytes: etcd's limit is 1.5 MiB
 
 // wireStream decodes the events of a watch, with one buffer for all of them: client-go's
 // decoder copies each object twice, which for 5,000 Nodes makes 128 MB of garbage.

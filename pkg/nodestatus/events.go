@@ -158,11 +158,9 @@ func (e *Events) create(ctx context.Context, event *eventsv1.Event) error {
 // patch sets an Event's series, unless that is nil, and returns its count. An agent may not get
 // Events, but the answer to a patch is one.
 func (e *Events) patch(ctx context.Context, name string, series *eventsv1.EventSeries) (int32, error) {
-	change := map[string]any{}
-	if series != nil {
-		change["series"] = series
-	}
-	body, err := json.Marshal(change)
+	body, err := json.Marshal(struct {
+		Series *eventsv1.EventSeries `json:"series,omitempty"`
+	}{series})
 	if err != nil {
 		return 0, fmt.Errorf("encoding a series: %w", err)
 	}

@@ -35,9 +35,8 @@ const (
 	eventInterval = 2 * time.Minute
 )
 
-// A schedule decides which problems of this node are written as Events, and when. It keeps the
-// current problems and what was written, and no queue: an Event that is late has the note of
-// its time.
+// A schedule decides which problems of this node are written as Events, and when. It has no queue:
+// an Event that is late has the note of its time.
 type schedule struct {
 	states map[problem.Reason]*eventState
 	budget *rate.Limiter
@@ -53,17 +52,13 @@ type eventState struct {
 	written string    // the note written last; empty once its end is written too
 	at      time.Time // when anything about it was written last
 	fails   int       // failed attempts since
-	// count is the series count of the Event with the note counted, as far as known.
-	count   int32
+	count   int32     // the series count of the Event with the note counted, as far as known
 	counted string
 }
 
 func newSchedule(random func() float64) *schedule {
-	return &schedule{
-		states: map[problem.Reason]*eventState{},
-		budget: rate.NewLimiter(rate.Every(eventInterval), eventBurst),
-		random: random,
-	}
+	budget := rate.NewLimiter(rate.Every(eventInterval), eventBurst)
+	return &schedule{states: map[problem.Reason]*eventState{}, budget: budget, random: random}
 }
 
 // joining are the Reasons that a node has for a while when it joins its cluster.

@@ -18,8 +18,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// requestTimeout bounds one request.
-const requestTimeout = 10 * time.Second
+const requestTimeout = 10 * time.Second // bounds one request
 
 // Writer marks the network of this node's own Node as available: it sets the condition
 // NetworkUnavailable to False, and removes a taint. It never reverts that, because a short
@@ -87,8 +86,7 @@ func (w *Writer) Run(ctx context.Context, notify func()) {
 	repeat(ctx, w.news, w.sync)
 }
 
-// sync sends the patches that are due, and returns when to call it again, 0: after the next
-// Update.
+// sync sends the patches that are due, and returns when to call it again, 0: after the next Update.
 func (w *Writer) sync(ctx context.Context) time.Duration {
 	w.mu.Lock()
 	ready, own := w.ready, w.own

@@ -67,13 +67,12 @@ func (f *Folder) Unfit(names []string) map[string]string {
 		return unfit
 	}
 	root, err := os.OpenRoot(f.Path)
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return fail(fmt.Sprintf("the folder of CNI plugins, %s, is not there", f.Path))
-	}
-	if errors.Is(err, fs.ErrPermission) {
+	case errors.Is(err, fs.ErrPermission):
 		return unfit
-	}
-	if err != nil {
+	case err != nil:
 		return fail(fmt.Sprintf("the folder of CNI plugins can't be read: %v", err))
 	}
 	defer root.Close()

@@ -18,8 +18,7 @@ import (
 // under the lock only, so a file with one was left by a crash.
 const tempSuffix = ".plainroute-new"
 
-// lockWait is the time between attempts at the lock. It is held for about a second.
-const lockWait = 50 * time.Millisecond
+const lockWait = 50 * time.Millisecond // between attempts at the lock, which is held for about a second
 
 // folder is a locked folder of plugins. As an os.Root it follows no symlink to the outside, because
 // that would lead elsewhere in a container than on the host.
@@ -129,10 +128,10 @@ func (f *folder) put(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(fill(file, content), file.Close()); err != nil {
-		return errors.Join(err, f.root.Remove(temp))
+	_, err = file.Write(content)
+	if err = errors.Join(err, file.Chmod(0o755), file.Sync(), file.Close()); err == nil { // whatever the umask
+		err = f.verify(temp, content)
 	}
-	err = f.verify(temp, content)
 	if err == nil {
 		err = f.root.Rename(temp, name)
 	}
@@ -140,14 +139,6 @@ func (f *folder) put(name string, content []byte) error {
 		return errors.Join(err, f.root.Remove(temp))
 	}
 	return f.self.Sync()
-}
-
-// fill writes a file to the disk that all may execute, whatever the umask.
-func fill(file *os.File, content []byte) error {
-	if _, err := file.Write(content); err != nil {
-		return err
-	}
-	return errors.Join(file.Chmod(0o755), file.Sync())
 }
 
 // verify reads back what was written, from the disk rather than from the page cache where the

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // Install is one installation.
@@ -57,9 +59,7 @@ func (i Install) Run(ctx context.Context) ([]Result, error) {
 
 func (i Install) names() ([]string, error) {
 	if len(i.Names) > 0 {
-		names := slices.Clone(i.Names)
-		slices.Sort(names)
-		return slices.Compact(names), nil
+		return slices.Compact(slices.Sorted(slices.Values(i.Names))), nil
 	}
 	entries, err := os.ReadDir(i.From)
 	if err != nil {
@@ -112,4 +112,56 @@ func Missing(dir string, names []string) ([]string, error) {
 		}
 	}
 	return missing, nil
+}
+
+// Review returns what Run would do with the named plugins that are there. It changes nothing. A
+// plugin that From lacks is Kept.
+func (i Install) Review() ([]Result, error) {
+	root, err := os.OpenRoot(i.To)
+	if err != nil {
+		return nil, fmt.Errorf("opening the plugins' folder: %w", err)
+	}
+	defer root.Close()
+	to := &folder{root: root}
+	var results []Result
+	for _, name := range i.Names {
+		have, err := to.look(name)
+		if err != nil {
+			return nil, fmt.Errorf("reading the plugin %s: %w", name, err)
+		}
+		if have.kind == nothing {
+			continue
+		}
+		ours, err := os.ReadFile(filepath.Join(i.From, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("reading our own plugin: %w", err)
+		}
+		results = append(results, decide(name, ours, have, i.Force))
+	}
+	return results, nil
+}
+
+// remediations are those of errors that the host's set-up causes.
+var remediations = []struct {
+	errs []error
+	text string
+}{
+	{
+		[]error{unix.EROFS},
+		"use the folder that your distribution has for plugins (the chart's cni.binDir), and set it in the container runtime's config (bin_dir)",
+	},
+	{[]error{unix.ENOSPC, unix.EDQUOT}, "make room: the plugins take 30 MB"},
+	{
+		[]error{unix.EACCES, unix.EPERM},
+		"be root; where the folder is another user's, have CAP_DAC_OVERRIDE too (the chart's dacOverride); under SELinux, a type that may write there (seLinuxOptions)",
+	},
+}
+
+func explain(err error) error {
+	for _, a := range remediations {
+		if slices.ContainsFunc(a.errs, func(cause error) bool { return errors.Is(err, cause) }) {
+			return fmt.Errorf("%w (%s)", err, a.text)
+		}
+	}
+	return err
 }

@@ -67,10 +67,9 @@ func (b *builder) configSubnets() []netip.Prefix {
 // operator wants them. Ours is written all the same, because during a migration a node has both.
 func (b *builder) otherConfigs() {
 	for _, name := range b.host.ConfigsBefore {
-		if b.opts.Router || slices.Contains(b.opts.ConfigsBefore, name) {
-			continue
+		if !b.opts.Router && !slices.Contains(b.opts.ConfigsBefore, name) {
+			b.ownProblem(problem.CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
 		}
-		b.ownProblem(problem.CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
 	}
 }
 

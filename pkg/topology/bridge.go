@@ -24,11 +24,8 @@ func (b *builder) bridgeName() {
 
 // nameTaken returns the kind of the device that has the bridge's name, if it is not a bridge.
 func (b *builder) nameTaken() (kind string, taken bool) {
-	if b.opts.Router {
-		return "", false
-	}
 	for _, link := range b.host.Links {
-		if link.Name == b.opts.Bridge && link.Kind != KindBridge && link.Kind != "" {
+		if !b.opts.Router && link.Name == b.opts.Bridge && link.Kind != KindBridge && link.Kind != "" {
 			return link.Kind, true
 		}
 	}
@@ -78,10 +75,10 @@ func (h Host) RenamedBridge(old string, subnets []netip.Prefix, mac string) stri
 	name := ""
 	for _, link := range h.Links {
 		ours := link.MAC == mac || slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return link.MAC == bridgeMAC(p) })
-		switch {
-		case link.Name == old:
+		if link.Name == old {
 			return ""
-		case link.Kind == KindBridge && link.MAC != "" && ours:
+		}
+		if link.Kind == KindBridge && link.MAC != "" && ours {
 			name = link.Name
 		}
 	}

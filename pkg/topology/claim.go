@@ -108,8 +108,7 @@ func (v *validator) refuse(p netip.Prefix) string {
 }
 
 // hides returns an older Node whose InternalIP the claim would hide. A younger Node's does not
-// count: a kubelet may write any address at any time, and another Node's subnet must not be refused
-// because of it.
+// count: a kubelet may write any address at any time.
 func (v *validator) hides(c *claim) *Node {
 	i, _ := slices.BinarySearchFunc(v.nodes, c.subnet.Addr(), func(h nodeAddr, addr netip.Addr) int { return h.addr.Compare(addr) })
 	for ; i < len(v.nodes) && c.subnet.Contains(v.nodes[i].addr); i++ {

@@ -67,6 +67,5 @@ const wide4, wide6 = 16, 48
 
 // around returns the block that contains a prefix, or a wider prefix itself.
 func around(p netip.Prefix) netip.Prefix {
-	bits := byFamily[int]{wide4, wide6}
-	return netip.PrefixFrom(p.Addr(), min(p.Bits(), *bits.of(p.Addr().Is4()))).Masked()
+	return netip.PrefixFrom(p.Addr(), min(p.Bits(), choose(p.Addr().Is4(), wide4, wide6))).Masked()
 }

@@ -42,8 +42,7 @@ func (b *builder) hiding(c claim) bool {
 }
 
 // decide returns the granted ones of claims that the first of them contains, sorted, and reports
-// the others. In the order of precedence, each gets its whole subnet if no part of it is granted
-// yet.
+// the others. In the order of precedence, each gets its subnet if no part of it is granted.
 func (b *builder) decide(claims []claim) []claim {
 	order := make([]candidate, len(claims))
 	blocks := make([]block, 0, len(claims))

@@ -54,8 +54,7 @@ func (v *validator) setLengths(cluster []netip.Prefix, actual []Route) {
 
 // widened adds to the usual lengths those that take no more than a share of a range.
 func widened(usual Lengths, c netip.Prefix) Lengths {
-	narrowest := byFamily[int]{narrowest4, narrowest6}
-	l := Lengths{c.Bits() + shareBits, *narrowest.of(c.Addr().Is4())}
+	l := Lengths{c.Bits() + shareBits, choose(c.Addr().Is4(), narrowest4, narrowest6)}
 	if usual != (Lengths{}) {
 		l = Lengths{min(l.Widest, usual.Widest), max(l.Narrowest, usual.Narrowest)}
 	}
@@ -105,8 +104,7 @@ func plausible(cluster []netip.Prefix, p netip.Prefix) bool {
 	if len(cluster) > 0 {
 		return within(cluster, p) && !slices.Contains(cluster, p)
 	}
-	widest := byFamily[int]{wide4, wide6}
-	return p.Bits() >= *widest.of(p.Addr().Is4())
+	return p.Bits() >= choose(p.Addr().Is4(), wide4, wide6)
 }
 
 type lengthCount [129]int

@@ -7,12 +7,9 @@ import (
 )
 
 const (
-	// maxMTU is the largest MTU of a bridge or a veth device (ETH_MAX_MTU of linux/if_ether.h).
-	maxMTU = 65535
-	// minMTU4 is the smallest MTU of these devices, and of IPv4 (ETH_MIN_MTU, RFC 791).
-	minMTU4 = 68
-	// minMTU6 is the smallest MTU of a link with IPv6 (RFC 8200, section 5).
-	minMTU6 = 1280
+	maxMTU  = 65535 // the largest one of a bridge or a veth device (ETH_MAX_MTU of linux/if_ether.h)
+	minMTU4 = 68    // the smallest one of these devices, and of IPv4 (ETH_MIN_MTU, RFC 791)
+	minMTU6 = 1280  // the smallest one of a link with IPv6 (RFC 8200, section 5)
 )
 
 // mtu returns the MTU of pods: the smallest one of the links to peers, in each family of pods, or

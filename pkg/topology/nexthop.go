@@ -22,11 +22,8 @@ type resolver struct {
 
 func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
 	r := &resolver{
-		opts: opts, host: host,
-		local: map[netip.Addr]string{},
-		index: newRouteIndex(host.Routes),
-		links: map[string]Link{},
-		src:   map[string]byFamily[netip.Addr]{},
+		opts: opts, host: host, local: map[netip.Addr]string{}, index: newRouteIndex(host.Routes),
+		links: map[string]Link{}, src: map[string]byFamily[netip.Addr]{},
 	}
 	for _, link := range host.Links {
 		r.links[link.Name] = link
@@ -173,8 +170,7 @@ func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, 
 	return route.Dev, "", ""
 }
 
-// throw is a route that ends the lookup in its table; no table follows the main one.
-const throw RouteType = "throw"
+const throw RouteType = "throw" // a route that ends the lookup in its table; no table follows the main one
 
 // excluded returns why the operator's options exclude an address as a next hop, or "".
 func (r *resolver) excluded(addr netip.Addr) string {
@@ -188,8 +184,7 @@ func (r *resolver) excluded(addr netip.Addr) string {
 }
 
 // linkHint returns the link with an address of the network of addr, for a problem because of a
-// missing route: that route is gone while the link is down, and network managers may remove it for
-// a moment.
+// missing route: the link may be down, or a network manager may have removed it.
 func (r *resolver) linkHint(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		if within(link.Addrs, single(addr)) {

@@ -13,13 +13,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// maxAddrs bounds the InternalIPs of a Node that are read. A kubelet may write thousands; a machine
-// has a few.
-const maxAddrs = 16
-
-// maxPodCIDRs bounds the podCIDRs that are read: an API server accepts one a family, and one more
-// leads to a Problem.
-const maxPodCIDRs = 3
+const (
+	maxAddrs    = 16 // InternalIPs of a Node that are read; a kubelet may write thousands, a machine has a few
+	maxPodCIDRs = 3  // podCIDRs that are read; an API server accepts one a family, one more leads to a Problem
+)
 
 // Node is what the agent keeps of a Kubernetes Node.
 type Node struct {
@@ -81,16 +78,15 @@ func (n *Node) addPodCIDR(s string) (why string) {
 
 func (n *Node) addAddr(s string) (why string) {
 	addr, err := netip.ParseAddr(s)
-	if err != nil {
+	switch {
+	case err != nil:
 		return "is not an IP address"
-	}
-	if addr.Zone() != "" {
+	case addr.Zone() != "":
 		return "has a zone"
-	}
-	if addr = addr.Unmap(); !unicast(addr) {
+	case !unicast(addr.Unmap()):
 		return "is not a unicast address that can be routed to"
 	}
-	n.Addrs = append(n.Addrs, addr)
+	n.Addrs = append(n.Addrs, addr.Unmap())
 	return ""
 }
 
@@ -138,16 +134,9 @@ func quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// CompareSubnets orders Nodes by their first pod subnet, then by name.
+// CompareSubnets orders Nodes by their pod subnets, then by name.
 func CompareSubnets(a, b *Node) int {
-	var p, q netip.Prefix
-	if len(a.PodCIDRs) > 0 {
-		p = a.PodCIDRs[0]
-	}
-	if len(b.PodCIDRs) > 0 {
-		q = b.PodCIDRs[0]
-	}
-	return cmp.Or(ComparePrefix(p, q), cmp.Compare(a.Name, b.Name))
+	return cmp.Or(slices.CompareFunc(a.PodCIDRs, b.PodCIDRs, ComparePrefix), cmp.Compare(a.Name, b.Name))
 }
 
 // VirtualLabels returns the labels, with their values, of Nodes without a kernel of their own,

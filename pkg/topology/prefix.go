@@ -162,9 +162,12 @@ func (x takenIndex) clash(p netip.Prefix) string {
 // are several for each Node.
 type byFamily[T any] struct{ v4, v6 T }
 
-func (f *byFamily[T]) of(is4 bool) *T {
+func (f *byFamily[T]) of(is4 bool) *T { return choose(is4, &f.v4, &f.v6) }
+
+// choose returns the value for a family.
+func choose[T any](is4 bool, v4, v6 T) T {
 	if is4 {
-		return &f.v4
+		return v4
 	}
-	return &f.v6
+	return v6
 }

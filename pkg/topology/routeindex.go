@@ -73,11 +73,7 @@ const provesOnLink = 2
 // assigned of IPv6 (RFC 4291, 2.4). Such a route without a gateway (PPP, a modem, a container's
 // venet0) defines where packets leave, but proves no neighbor.
 func wide(dst netip.Prefix) bool {
-	const net4, net6 = 8, 16 // the widest LAN: 10.0.0.0/8
-	if dst.Addr().Is4() {
-		return dst.Bits() < net4
-	}
-	return dst.Bits() < net6
+	return dst.Bits() < choose(dst.Addr().Is4(), 8, 16) // the widest LAN is 10.0.0.0/8
 }
 
 // holding returns the first of route i and those around it that contains the address.

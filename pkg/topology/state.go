@@ -115,11 +115,8 @@ func (r Route) String() string {
 		}
 	}
 	word(r.Type != Unicast, "%s ", r.Type)
-	if r.Dst.Bits() == 0 {
-		b.WriteString("default")
-	} else {
-		b.WriteString(r.Dst.String())
-	}
+	word(r.Dst.Bits() == 0, "%s", "default")
+	word(r.Dst.Bits() != 0, "%s", r.Dst)
 	word(r.From.IsValid(), " from %s", r.From)
 	word(r.TOS != 0, " tos %#x", r.TOS)
 	word(r.Via.IsValid(), " via %s", r.Via)
@@ -195,9 +192,8 @@ type Plugin struct {
 	Type string `json:"type"`
 	// File is the name of the drop-in file; empty: another program, such as a service mesh,
 	// appended the plugin to our config.
-	File string `json:"file,omitempty"`
-	// Config is the plugin's configuration: a JSON object with sorted keys. Reports leave it out.
-	Config string `json:"-"`
+	File   string `json:"file,omitempty"`
+	Config string `json:"-"` // the configuration: a JSON object with sorted keys; reports leave it out
 }
 
 // Layout is the set of files with our CNI config. Each includes a file in the run folder.
@@ -209,7 +205,7 @@ const (
 	LayoutLink Layout = ""
 	// LayoutGate has a regular file in the CNI folder, which other programs can read and append to,
 	// and the gate before it by name: a symlink to the run folder, which the runtime loads.
-	LayoutGate Layout = "gate"
+	LayoutGate  Layout = "gate"
 	// LayoutFile has the regular file alone, after another config that may go before it.
 	LayoutFile Layout = "file"
 	// LayoutMixed is none of these: a file is missing, or differs from what the agent wrote.

@@ -46,11 +46,7 @@ func (b *builder) sysctls() {
 		b.neighborLimits(6)
 	}
 	for _, p := range b.subnets {
-		path := SysctlBridgeNF6
-		if p.Addr().Is4() {
-			path = SysctlBridgeNF4
-		}
-		b.require(path, "load the module br_netfilter, or Services time out between pods of this node")
+		b.require(choose(p.Addr().Is4(), SysctlBridgeNF4, SysctlBridgeNF6), "load the module br_netfilter, or Services time out between pods of this node")
 	}
 	// Our table drops the router advertisements between pods of this node, even if they have no IPv6
 	// addresses of ours, because they would accept them.
@@ -69,8 +65,7 @@ func (b *builder) serves(is4 bool) bool {
 }
 
 const (
-	// podsPerNode is more than the kubelet's --max-pods of 110, each a neighbor.
-	podsPerNode = 256
+	podsPerNode = 256 // more than the kubelet's --max-pods of 110, each a neighbor
 	// defaultNeighbors fit twice into the kernel's default limits (128, 512, 1024; neigh_table of
 	// net/ipv4/arp.c).
 	defaultNeighbors = 512
@@ -158,8 +153,7 @@ func (b *builder) hasRouters(link Link) bool {
 }
 
 // bridgeSysctls computes the bridge's settings, also before it exists. It ignores router
-// advertisements, which can only come from a pod. IPv6 is enabled if pods have it, whatever the
-// host's default for new devices.
+// advertisements, which can only come from a pod. IPv6 is enabled if pods have it.
 func (b *builder) bridgeSysctls(conf *CNI) {
 	_, has6 := b.actual.Sysctls[SysctlForward6]
 	for _, s := range []struct {

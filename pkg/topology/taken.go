@@ -128,13 +128,12 @@ func (h *hostRanges) isWider(p netip.Prefix) bool {
 // gateways that only the route itself leads to: an overlay network's is its address on a peer
 // (10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink).
 func (h *hostRanges) isNeeded(r Route) bool {
-	if r.Dev == h.opts.Bridge {
+	switch {
+	case r.Dev == h.opts.Bridge:
 		return false
-	}
-	if wide(r.Dst) {
+	case wide(r.Dst):
 		return true
-	}
-	if slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(r.Via) }) {
+	case slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(r.Via) }):
 		return false
 	}
 	way := h.resolver.index.lookup(r.Via)
