@@ -9,12 +9,10 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// maxRemedies bounds how many of the agent's remediations are repeated. `plainroute status` prints
-// all.
+// maxRemedies bounds how many of the agent's remediations are repeated; `plainroute status` prints all.
 const maxRemedies = 3
 
-// agentProblems reports the agent's own problems, so that a node whose agent reports some does not
-// count as healthy.
+// agentProblems reports the agent's own problems, so that such a node does not count as healthy.
 func agentProblems(_ context.Context, t *Target) []problem.Problem {
 	switch {
 	case t.Report == nil && errors.Is(t.ReportErr, context.DeadlineExceeded):
@@ -43,8 +41,7 @@ func agentProblems(_ context.Context, t *Target) []problem.Problem {
 	return nil
 }
 
-// isLasting reports whether a Problem means that an object is missing from the kernel most of the
-// time. The node may be ready all the same, and the object may be there at this moment.
+// isLasting reports whether an object is missing from the kernel most of the time, if not right now.
 func isLasting(p problem.Problem) bool {
 	return p.Reason == problem.Contested || p.Reason == problem.RouteFailed
 }

@@ -15,8 +15,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cniConfigs looks for unwanted CNI configs that a container runtime takes instead of ours, and for
-// a runtime that reads another folder than ours.
+// cniConfigs looks for CNI configs that a container runtime takes instead of ours.
 func cniConfigs(_ context.Context, t *Target) []problem.Problem {
 	if _, err := os.ReadDir(t.Store.ConfDir); err != nil {
 		return Skip(err.Error(), "give the folder of CNI configs: --cni-conf-dir")
@@ -25,19 +24,12 @@ func cniConfigs(_ context.Context, t *Target) []problem.Problem {
 	if len(before) == 0 {
 		return t.unreadConfigs()
 	}
-	return Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: `"+t.disableCommand(before)+"`, and recreate the pods that it attached; if it is that of a meta plugin which calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")
-}
-
-// disableCommand returns the shell command that renames CNI configs, so that the container runtime
-// ignores them.
-func (t *Target) disableCommand(configs []string) string {
-	var all []string
-	for _, name := range configs {
+	disable := mapped(before, func(name string) string {
 		file := t.onHost(filepath.Join(t.Store.ConfDir, name))
-		all = append(all, "mv "+file+" "+file+".off")
-	}
-	return strings.Join(all, " && ")
+		return "mv " + file + " " + file + ".off" // a container runtime ignores that name
+	})
+	return Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
+		"if that network is not wanted: `"+strings.Join(disable, " && ")+"`, and recreate the pods that it attached; if it is that of a meta plugin which calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")
 }
 
 // cniPlugins looks for missing, broken and outdated plugins among those that our config calls.
@@ -55,8 +47,7 @@ func cniPlugins(_ context.Context, t *Target) []problem.Problem {
 	if len(missing) > 0 {
 		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", t.BinDir, strings.Join(missing, ", ")), remedy+"; a plugin that another program has added to the CNI config has to be installed by that program")...)
 	}
-	folder := plugins.Folder{Path: t.BinDir}
-	for name, why := range folder.Unfit(needed) {
+	for name, why := range (&plugins.Folder{Path: t.BinDir}).Unfit(needed) {
 		if !slices.Contains(missing, name) {
 			found = append(found, Fail("a CNI plugin can't run", why, remedy)...)
 		}
@@ -76,8 +67,7 @@ func cniPlugins(_ context.Context, t *Target) []problem.Problem {
 // comparePlugins compares the installed plugins with the image's. A symlink leads to the
 // distribution's plugins (k3s, MicroK8s), which are accepted as they are.
 func (t *Target) comparePlugins() []problem.Problem {
-	review := plugins.Install{From: t.Offered, To: t.BinDir, Names: cni.RequiredBy(t.State.CNI)}
-	results, err := review.Review()
+	results, err := (&plugins.Install{From: t.Offered, To: t.BinDir, Names: cni.RequiredBy(t.State.CNI)}).Review()
 	if err != nil {
 		return Skip(err.Error(), "")
 	}

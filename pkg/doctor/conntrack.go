@@ -40,9 +40,8 @@ func conntrack(_ context.Context, t *Target) []problem.Problem {
 	return conntrackProblems(count, most, early)
 }
 
-// conntrackProblems judges the table by its count of entries, their maximum (0: no limit), and
-// early, the number of entries that were dropped since boot to make room. The kernel drops those
-// without a reply first.
+// conntrackProblems judges the count of entries by their maximum (0: no limit) and by early, the
+// number of those that were dropped since boot to make room, which are those without a reply.
 func conntrackProblems(count, most, early int) []problem.Problem {
 	shown := fmt.Sprintf("%s is %d, %s is %d", conntrackCount, count, conntrackMax, most)
 	if early > 0 {

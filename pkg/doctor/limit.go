@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -12,8 +13,7 @@ import (
 // podsOfNode is a kubelet's default for the number of pods (--max-pods).
 const podsOfNode = 110
 
-// neighborLimits compares the limits of the neighbor tables with their size, and with what this
-// cluster may need: a full table has no room for another neighbor.
+// neighborLimits compares the neighbor tables' limits with their size and what a cluster may need.
 func neighborLimits(_ context.Context, t *Target) []problem.Problem {
 	families := t.families()
 	if _, err := t.Setting(topology.NeighSysctl(families[0], 3)); err != nil {
@@ -50,10 +50,4 @@ func (t *Target) neighborLimit(family int) []problem.Problem {
 }
 
 // roomFor returns twice as much as is needed, as a power of two.
-func roomFor(need int) int {
-	room := 1024
-	for room < 2*need {
-		room *= 2
-	}
-	return room
-}
+func roomFor(need int) int { return max(1024, 1<<bits.Len(uint(2*need-1))) }

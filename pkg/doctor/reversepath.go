@@ -36,8 +36,7 @@ func reversePath(_ context.Context, t *Target) []problem.Problem {
 	return nil
 }
 
-// hasInternalIP4 reports whether a link has an InternalIP of IPv4, to which peers send packets for
-// the pods.
+// hasInternalIP4 reports whether a link has an InternalIP of IPv4, where packets for pods arrive.
 func (t *Target) hasInternalIP4(dev string) bool {
 	return slices.ContainsFunc(t.Host.Links, func(l topology.Link) bool {
 		return l.Name == dev && slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool {
@@ -46,8 +45,7 @@ func (t *Target) hasInternalIP4(dev string) bool {
 	})
 }
 
-// strict reports whether a device has strict reverse path filtering, and the setting that causes
-// it.
+// strict reports whether a device has strict reverse path filtering, and the setting's path.
 func (t *Target) strict(dev string) (string, bool) {
 	worst, at := 0, ""
 	for _, name := range []string{"all", dev} {

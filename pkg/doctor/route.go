@@ -36,8 +36,7 @@ func (t *Target) takes(r, ours topology.Route) bool {
 	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, uplinks)
 }
 
-// kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: a route that belongs to an address of this
-// host. Its deletion may cut off the host.
+// kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: the route of an address of this host.
 const kernelMade = 2
 
 func routeRemedy(r topology.Route) string {
@@ -47,8 +46,7 @@ func routeRemedy(r topology.Route) string {
 	return "find the program that adds it (its protocol: /etc/iproute2/rt_protos), or if nothing needs it: `ip route del " + r.String() + "`"
 }
 
-// bridged reports whether the kernel made a route for an address of the bridge, under its present
-// name.
+// bridged reports whether a route is that of the bridge's address, under its present name.
 func (t *Target) bridged(r topology.Route, subnet netip.Prefix) bool {
 	return r.Dst == subnet && r.Dev != "" && (r.Dev == t.State.Bridge || r.Dev == t.renamedBridge())
 }

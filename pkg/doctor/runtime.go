@@ -15,8 +15,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// runtimes are the container runtimes of Kubernetes, with their sockets and config files (patterns
-// of filepath.Glob).
+// runtimes are those of Kubernetes, with their sockets and config files (for filepath.Glob).
 var runtimes = []struct {
 	name, socket string
 	files        []string
@@ -30,8 +29,7 @@ var folderSetting = regexp.MustCompile(`(?m)^[ \t]*(\w+)[ \t]*=[ \t]*("[^"\n]*"|
 
 var quoted = regexp.MustCompile(`"([^"]*)"|'([^']*)'`)
 
-// otherFolder reports a container runtime that is configured with another folder than ours. It
-// needs the host's files.
+// otherFolder reports a container runtime that uses another folder than ours, by the host's files.
 func (t *Target) otherFolder(ours string, settings ...string) []problem.Problem {
 	if !t.seesHost() {
 		return nil

@@ -82,8 +82,7 @@ func (t *Target) zeroSetting(path, message, likely string) []problem.Problem {
 	return nil
 }
 
-// bridgeNetfilter looks whether packets between pods of one node pass the firewall, where kube-proxy
-// translates the addresses of Services back.
+// bridgeNetfilter looks whether bridged packets pass the firewall, where Services are translated.
 func bridgeNetfilter(_ context.Context, t *Target) []problem.Problem {
 	const effect = ", so a Service times out if its pod is on the client's node"
 	var found []problem.Problem

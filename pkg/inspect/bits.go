@@ -16,10 +16,7 @@ func uncertain(n uint32) bits { return bits{value: make([]byte, n), known: make(
 
 // doubt is the result of a comparison that depends on unknown bits.
 func (b bits) doubt() truth {
-	if b.varies {
-		return some
-	}
-	return unknown
+	return choose(b.varies, some, unknown)
 }
 
 // equals compares as many bytes as are given: "eth*" is a comparison of three.
@@ -27,17 +24,16 @@ func (b bits) equals(with []byte) truth {
 	if len(with) > len(b.value) {
 		return unknown
 	}
-	all := true
+	result := yes
 	for i, w := range with {
 		if (b.value[i]^w)&b.known[i] != 0 {
 			return no
 		}
-		all = all && b.known[i] == 0xff
+		if b.known[i] != 0xff {
+			result = b.doubt()
+		}
 	}
-	if !all {
-		return b.doubt()
-	}
-	return yes
+	return result
 }
 
 // within compares with a range. It returns yes or no if all possible values are in it, or none.

@@ -6,12 +6,10 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// Outcome is what a chain does with a packet. Accepted and Dropped are both set if that is
-// uncertain.
+// Outcome is what a chain does with a packet. It is uncertain if Accepted and Dropped are both set.
 type Outcome struct {
 	Accepted, Dropped bool
-	// DroppedBy is the rule that drops, or "its policy".
-	DroppedBy string
+	DroppedBy         string // the rule that drops, or "its policy"
 	// UncertainRule is the first rule that may or may not match: packets of this kind differ in
 	// what it matches, or it has an expression that is not supported here.
 	UncertainRule string
@@ -39,8 +37,7 @@ type rule struct {
 	match func(Packet) (truth, expr.Verdict)
 }
 
-// An evaluation runs one packet through the chains of a table. It ends, because the kernel refuses
-// loops of chains.
+// An evaluation runs one packet through a table. It ends, because the kernel refuses loops of chains.
 type evaluation struct {
 	chains map[string][]rule
 	packet Packet

@@ -53,8 +53,7 @@ func (i *Inspector) Devices() ([]Device, error) {
 	return devices, nil
 }
 
-// MACs returns the MAC addresses of this host's devices by their names, empty for devices that have
-// none.
+// MACs returns the MAC addresses of this host's devices by their names, empty if there is none.
 func (i *Inspector) MACs() (map[string]string, error) {
 	links, _, err := i.links()
 	if err != nil {

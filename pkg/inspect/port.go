@@ -10,17 +10,13 @@ import (
 
 // A Port is a device in a bridge that is up and has a carrier.
 type Port struct {
-	Name string
-	// State is set by the spanning tree protocol or by bridge(8).
-	State PortState
-	// Isolated reports whether it forwards nothing to other isolated ports.
-	Isolated bool
-	// BlockedBy is the option of bridge(8) that keeps ARP or neighbor discovery from working on the
-	// port, "" if there is none: locked on, bcast_flood off (ARP) or mcast_flood off (neighbor
-	// discovery).
+	Name     string
+	State    PortState // set by the spanning tree protocol or by bridge(8)
+	Isolated bool      // it forwards nothing to other isolated ports
+	// BlockedBy is the option of bridge(8) that blocks ARP (locked on, bcast_flood off) or neighbor
+	// discovery (mcast_flood off), "" if there is none.
 	BlockedBy string
-	// NoHairpin reports whether it sends nothing back where that came from.
-	NoHairpin bool
+	NoHairpin bool // it sends nothing back where that came from
 }
 
 // PortState is BR_STATE_* of linux/if_bridge.h.
@@ -35,8 +31,7 @@ const (
 
 // String returns the state as bridge(8) prints it.
 func (s PortState) String() string {
-	names := []string{"disabled", "listening", "learning", "forwarding", "blocking"}
-	if int(s) < len(names) {
+	if names := []string{"disabled", "listening", "learning", "forwarding", "blocking"}; int(s) < len(names) {
 		return names[s]
 	}
 	return fmt.Sprintf("state %d", uint8(s))

@@ -13,11 +13,8 @@ import (
 // Route is where the kernel sends a packet, by all tables and rules.
 type Route struct {
 	Dev string
-	// Via is the gateway, the zero Addr if the destination is on link.
-	Via netip.Addr
-	// MTU is that of the route, 0 if the route sets none. It excludes path MTUs learned from
-	// routers.
-	MTU int
+	Via netip.Addr // the gateway, the zero Addr if the destination is on link
+	MTU int        // that of the route, without what routers report; 0 if it sets none
 }
 
 // RouteTo returns the route of this host's own packets to an address, with its MTU, as `ip route

@@ -16,11 +16,9 @@ import (
 // A Rule is a policy rule that leads packets to a table other than local and main (ip-rule(8)).
 type Rule struct {
 	Priority int
-	// From and To are the source and the destination that it selects, the zero Prefix: any.
-	From, To netip.Prefix
+	From, To netip.Prefix // the source and the destination that it selects, the zero Prefix: any
 	Table    int
-	// Selector has a value that it selects of each other field.
-	Selector Selector
+	Selector Selector // has a value that it selects of each other field
 }
 
 // Rules returns the rules of a family in the kernel's order, by priority.
@@ -76,13 +74,10 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 // A Selector is what a rule may select packets by, besides addresses and device (ip-rule(8)). The
 // zero value is any packet.
 type Selector struct {
-	// Protocol is the IANA number of TCP, UDP or ICMP of the packet's family; ports go with the
-	// first two.
-	Protocol            uint8
-	SourcePort, DstPort uint16
-	// TOS is IPv4's type of service or IPv6's traffic class.
-	TOS  uint8
-	Mark uint32
+	Protocol            uint8  // the IANA number of TCP, UDP or ICMP of the packet's family
+	SourcePort, DstPort uint16 // of TCP and UDP
+	TOS                 uint8  // IPv4's type of service or IPv6's traffic class
+	Mark                uint32
 }
 
 // masqueradeMark is set by kube-proxy, before routing, on packets that are to get the node's
