@@ -15,7 +15,7 @@ func (r *Result) hints() string {
 	if node := r.common(); node != "" && len(r.Nodes) > 2 {
 		lines = append(lines, "All failures have "+node+" in common: begin there.")
 	}
-	if from := r.translating(); len(from) > 0 {
+	if from := r.sources(func(f Failure) bool { return f.Translated }); len(from) > 0 {
 		lines = append(lines, "The source addresses of pods of "+strings.Join(from, ", ")+" are translated, usually on their node: nft list ruleset | grep -i masquerade, iptables-save -t nat | grep -i masquerade. "+
 			"Delete that rule, or exclude the pods' addresses from it; kube-proxy's --cluster-cidr must contain all of them.")
 	}
@@ -51,10 +51,10 @@ func (r *Result) common() string {
 	return all[0]
 }
 
-// translating returns the nodes whose pods' source addresses are translated.
-func (r *Result) translating() (from []string) {
+// sources returns the nodes of which some failure is selected.
+func (r *Result) sources(selected func(Failure) bool) (from []string) {
 	for _, f := range r.Failed {
-		if f.Translated && !slices.Contains(from, f.From) {
+		if selected(f) && !slices.Contains(from, f.From) {
 			from = append(from, f.From)
 		}
 	}
@@ -80,8 +80,7 @@ var beyond = []struct{ target, hint string }{
 	{Outside, "Pods reach each other, but not hosts outside: check that the nodes reach them, and that the agent masquerades (--masquerade)."},
 }
 
-// beyondPods returns the hints beyond pods. The cluster's DNS is a Service: its failures don't
-// count where no Service is reached.
+// beyondPods returns the hints beyond pods. DNS is a Service: it counts where another is reached.
 func (r *Result) beyondPods() (lines []string) {
 	noService := r.failing(Services)
 	for _, b := range beyond {
@@ -97,17 +96,14 @@ func (r *Result) beyondPods() (lines []string) {
 }
 
 // failing returns the nodes whose pods don't reach targets of a sort.
-func (r *Result) failing(sort string) (from []string) {
-	for _, f := range r.Failed {
+func (r *Result) failing(sort string) []string {
+	return r.sources(func(f Failure) bool {
 		target, node, _ := strings.Cut(f.Target, " ")
-		if target == sort && !f.Translated && !r.away(node) && !slices.Contains(from, f.From) {
-			from = append(from, f.From)
-		}
-	}
-	return from
+		return target == sort && !f.Translated && !r.away(node)
+	})
 }
 
-// isAbsent reports whether a node could not take part.
+// away reports whether a node could not take part.
 func (r *Result) away(node string) bool {
 	return slices.ContainsFunc(r.Absent, func(a problem.Problem) bool { return a.Node == node })
 }

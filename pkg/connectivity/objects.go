@@ -41,8 +41,7 @@ func objectLabels(group string) map[string]string {
 	return labels
 }
 
-// namespaceObject is restricted by Pod Security Standards, because the pods need nothing more. Its
-// name is chosen here, so that it is known if the response is lost.
+// namespaceObject chooses the name here, so that it is known if the response is lost.
 func namespaceObject() *corev1.Namespace {
 	labels := objectLabels("")
 	labels["pod-security.kubernetes.io/enforce"] = "restricted"
@@ -51,19 +50,17 @@ func namespaceObject() *corev1.Namespace {
 
 // daemonSet has a pod on each node that can have one, or on the named ones.
 func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *appsv1.DaemonSet {
-	set := &appsv1.DaemonSet{
+	pod := podSpec(image, pull)
+	pod.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: selection(nodes)},
+	}}
+	return &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Name: service + "-" + group, Labels: objectLabels(group)},
 		Spec: appsv1.DaemonSetSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: objectLabels(group)},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: objectLabels(group)}, Spec: podSpec(image, pull)},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: objectLabels(group)}, Spec: pod},
 		},
 	}
-	set.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-			NodeSelectorTerms: selection(nodes),
-		},
-	}}
-	return set
 }
 
 // selection excludes virtual nodes, or selects the sampled ones by the Node's name, one term each,
@@ -169,22 +166,16 @@ func Remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 	} // otherwise deleting the namespace ends them
 	err := poll(ctx, RetryBudget, func(ctx context.Context) (gone bool, err error) {
 		err = client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
-		if apierrors.IsNotFound(err) {
-			return true, nil
-		}
-		if apierrors.IsConflict(err) { // it is being deleted
+		if gone = apierrors.IsNotFound(err); gone || apierrors.IsConflict(err) { // it is gone, or being deleted
 			err = nil
 		}
-		return false, err
+		return gone, err
 	})
 	if err != nil {
 		return fmt.Errorf("removing the namespace %s: %w", namespace, err)
 	}
 	return nil
 }
-
-// podsTimeout is longer than pods take to end.
-const podsTimeout = 15 * time.Second
 
 // endPods deletes the pods, in the end by force: a kubelet that is away never confirms the
 // deletion, and the namespace would stay forever.
@@ -195,7 +186,7 @@ func endPods(ctx context.Context, client kubernetes.Interface, namespace string)
 	if err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, podsTimeout)
+	limited, cancel := context.WithTimeout(ctx, 15*time.Second) // longer than pods take to end
 	defer cancel()
 	err = poll(limited, RetryBudget, func(ctx context.Context) (bool, error) {
 		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})

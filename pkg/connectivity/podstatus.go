@@ -33,9 +33,8 @@ func (w *podWait) status(node *corev1.Node, pods []*corev1.Pod) podStatus {
 	case len(pods) >= len(groups):
 	case w.refusal != "":
 		found = podStatus{
-			message:     "the API server rejects the test's pods: " + w.refusal,
+			message: "the API server rejects the test's pods: " + w.refusal, blocked: true,
 			remediation: "admit pods in namespaces with the label " + managedByLabel + "=" + managedBy + ": the message names the quota, policy or webhook that does not",
-			blocked:     true,
 		}
 	default:
 		found = podStatus{message: "it has no pod of the test", remediation: "check that kube-controller-manager runs: kubectl -n kube-system get pods, kubectl describe node " + node.Name}
@@ -72,8 +71,7 @@ func readiness(n *corev1.Node) *corev1.NodeCondition {
 	return &n.Status.Conditions[i]
 }
 
-// imageReasons are the kubelet's for an image that it can't get (kubernetes:
-// pkg/kubelet/images/types.go).
+// imageReasons are a kubelet's for an image that it can't get (kubernetes: pkg/kubelet/images/types.go).
 var imageReasons = []string{"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed"}
 
 // notReady returns why a pod is not ready.
@@ -82,8 +80,7 @@ func (w *podWait) notReady(p *corev1.Pod) podStatus {
 	for _, c := range p.Status.ContainerStatuses {
 		if waiting := c.State.Waiting; waiting != nil {
 			s := podStatus{message: strings.TrimSuffix(waiting.Reason+": "+waiting.Message, ": "), remediation: describe}
-			if slices.Contains(imageReasons, waiting.Reason) {
-				s.blocked = true
+			if s.blocked = slices.Contains(imageReasons, waiting.Reason); s.blocked {
 				s.remediation = "bring " + w.Image + " to the node, or name an image that needs no pull secret: --image"
 			}
 			return s

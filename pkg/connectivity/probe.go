@@ -24,15 +24,13 @@ const (
 
 // Probe is one attempt to reach a target.
 type Probe struct {
-	Kind Kind `json:"kind"`
-	// To is ADDRESS:PORT, or a name.
-	To string `json:"to"`
+	Kind Kind   `json:"kind"`
+	To   string `json:"to"` // ADDRESS:PORT, or a name
 }
 
 // Outcome is the result of a probe.
 type Outcome struct {
-	// Error is why it failed; empty if it did not.
-	Error string `json:"error,omitempty"`
+	Error string `json:"error,omitempty"` // why it failed; empty if it did not
 	// Self is the address that the pod sent from, Seen the one that the other end received; only
 	// kind TCP sets them.
 	Self netip.Addr    `json:"self,omitzero"`
@@ -61,18 +59,12 @@ const (
 	FragmentPort = 9474
 )
 
-// Sizes of payloads in bytes.
 const (
-	smallSize = 64
-	bulkSize  = 256 << 10
-)
-
-const (
-	// maxProbes is how many probes a pod makes at a time.
-	maxProbes = 128
+	smallSize = 64        // bytes of payload
+	bulkSize  = 256 << 10 // bytes of payload
+	maxProbes = 128       // of a pod at a time
 	// attempts and probeTimeout bound a probe, because a single packet may get lost. A refusal is
-	// repeated after probeTimeout as well: new rules, such as a Service's, may not be everywhere
-	// yet.
+	// repeated as well, because a Service's rules may not be everywhere yet.
 	attempts     = 3
 	probeTimeout = time.Second
 )

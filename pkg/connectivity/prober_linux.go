@@ -99,23 +99,18 @@ func (p Probe) requestSource(ctx context.Context, o *Outcome) error {
 		return conn, err
 	}}
 	var answer whoResponse
-	if err := p.request(ctx, transport, http.MethodGet, "/who", http.NoBody, &answer); err != nil {
-		return err
-	}
+	err := p.request(ctx, transport, http.MethodGet, "/who", http.NoBody, &answer)
 	o.Seen = answer.Source
-	return nil
+	return err
 }
 
 func (p Probe) bulk(ctx context.Context) error {
 	var arrived int
-	transport := &http.Transport{DisableKeepAlives: true}
-	if err := p.request(ctx, transport, http.MethodPost, "/bulk", bytes.NewReader(make([]byte, bulkSize)), &arrived); err != nil {
-		return err
-	}
-	if arrived != bulkSize {
+	err := p.request(ctx, &http.Transport{DisableKeepAlives: true}, http.MethodPost, "/bulk", bytes.NewReader(make([]byte, bulkSize)), &arrived)
+	if err == nil && arrived != bulkSize {
 		return fmt.Errorf("%d of %d bytes arrived", arrived, bulkSize)
 	}
-	return nil
+	return err
 }
 
 func (p Probe) request(ctx context.Context, transport http.RoundTripper, method, path string, body io.Reader, into any) error {
@@ -176,10 +171,7 @@ func mtuOf(conn net.Conn) (mtu int, is4 bool, err error) {
 		return 0, false, fmt.Errorf("listing links: %w", err)
 	}
 	for _, link := range links {
-		addrs, err := link.Addrs()
-		if err != nil {
-			continue
-		}
+		addrs, _ := link.Addrs() // of a link that is gone: none
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == own {
 				return link.MTU, own.Is4(), nil

@@ -28,33 +28,23 @@ const (
 // Result is the outcome of a test.
 type Result struct {
 	metav1.TypeMeta `json:",inline"`
-	// Nodes are those that took part, sorted.
-	Nodes []string `json:"nodes"`
-	// Absent has a Problem for each node that should have taken part and could not.
-	Absent []problem.Problem `json:"-"`
-	// Sampled reports that there are more nodes than were tested.
-	Sampled bool `json:"sampled,omitempty"`
-	// Probes is how many were made, and Failed those that failed.
-	Probes int       `json:"probes"`
-	Failed []Failure `json:"failed"`
-	// Skipped lists the parts that were not tested, with the reason.
-	Skipped []string `json:"skipped,omitempty"`
-
-	// Program is the name by which the test was called, for its hints.
-	Program string `json:"-"`
-
-	tried map[[2]string]bool // by row and column of the matrix
+	Nodes           []string           `json:"nodes"`             // those that took part, sorted
+	Absent          []problem.Problem  `json:"-"`                 // one for each node that could not take part
+	Sampled         bool               `json:"sampled,omitempty"` // there are more nodes than were tested
+	Probes          int                `json:"probes"`            // how many were made
+	Failed          []Failure          `json:"failed"`            // the probes that failed
+	Skipped         []string           `json:"skipped,omitempty"` // the parts that were not tested, with the reason
+	Program         string             `json:"-"`                 // the name by which the test was called, for its hints
+	tried           map[[2]string]bool // by row and column of the matrix
 }
 
 // Failure is a probe that failed.
 type Failure struct {
-	// From is a node, Target a node or one of the constants above.
-	From   string `json:"from"`
-	Target string `json:"target"`
+	From   string `json:"from"`   // a node
+	Target string `json:"target"` // a node or one of the constants above
 	Probe
-	Error string `json:"error"`
-	// Translated reports that it arrived with another source address.
-	Translated bool `json:"translated,omitempty"`
+	Error      string `json:"error"`
+	Translated bool   `json:"translated,omitempty"` // it arrived with another source address
 }
 
 // OK reports whether all probes arrived from all nodes.
@@ -136,8 +126,7 @@ func (r *Result) Print(w io.Writer) error {
 // maxMatrix is the largest number of nodes in a matrix; of more it has those with failures.
 const maxMatrix = 40
 
-// matrix writes a row and a column for each node: . for success, a letter for a failure, - for no
-// probe.
+// matrix writes a row and a column for each node: . for success, a letter for a failure, else -.
 func (r *Result) matrix(b *strings.Builder) {
 	shown := r.Nodes
 	if len(shown) > maxMatrix {
@@ -166,9 +155,8 @@ func (r *Result) matrix(b *strings.Builder) {
 	for i, from := range shown {
 		fmt.Fprintf(table, "%d %s", i+1, from)
 		for _, to := range append(slices.Clone(shown), others...) {
-			at := [2]string{from, to}
 			cell := "-"
-			if r.tried[at] {
+			if at := [2]string{from, to}; r.tried[at] {
 				cell = cmp.Or(cells[at], ".")
 			}
 			fmt.Fprint(table, "\t"+cell)
@@ -181,10 +169,8 @@ func (r *Result) matrix(b *strings.Builder) {
 
 // column returns the column of a target; the nodes' own addresses share one.
 func column(target string) string {
-	if strings.HasPrefix(target, Nodes+" ") {
-		return Nodes
-	}
-	return target
+	sort, _, _ := strings.Cut(target, " ")
+	return sort
 }
 
 // letterOrder has the letters of a matrix, the most informative first.

@@ -12,14 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// RetryBudget is how long requests to the API server may fail: more than a restart or a failover
-// takes.
+// RetryBudget is how long requests to the API server may fail: more than a restart takes.
 const RetryBudget = 30 * time.Second
 
 const (
-	pollInterval = 200 * time.Millisecond
-	// requestTimeout is longer than a working API server takes.
-	requestTimeout = 10 * time.Second
+	pollInterval   = 200 * time.Millisecond
+	requestTimeout = 10 * time.Second // longer than a working API server takes
 )
 
 // outageError is returned when requests failed for longer than the budget, or until the end.

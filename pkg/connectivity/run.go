@@ -25,24 +25,18 @@ import (
 type Run struct {
 	Client kubernetes.Interface
 	// Post sends a body to a path of the responder in a pod, and returns the response.
-	Post func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error)
-	// Image is plainroute's own, which contains the responder.
-	Image string
+	Post  func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error)
+	Image string // plainroute's own, which contains the responder
 	Pull  corev1.PullPolicy
-	// MaxNodes is how many nodes take part; of more, a random sample does.
-	MaxNodes int
-	// Outside are ADDRESS:PORTs outside of the cluster that pods should reach.
-	Outside []string
-	// Timeout bounds the wait for the pods, and the response of a pod beyond the duration of its
-	// probes.
-	Timeout time.Duration
-	// RetryBudget is how long requests to the API server may fail.
-	RetryBudget time.Duration
-	// RefusalTimeout is how long a kubelet or the API server may refuse pods before the test goes
-	// on without them.
-	RefusalTimeout time.Duration
-	// Keep leaves the pods in place.
-	Keep bool
+
+	MaxNodes int      // how many nodes take part; of more, a random sample does
+	Outside  []string // ADDRESS:PORTs outside of the cluster that pods should reach
+	Keep     bool     // leaves the pods in place
+
+	// Timeout bounds the wait for the pods, and the response of a pod beyond its probes' duration.
+	Timeout        time.Duration
+	RetryBudget    time.Duration // how long requests to the API server may fail
+	RefusalTimeout time.Duration // how long a kubelet or the API server may refuse pods
 	// Progress is called with the progress of a step, Notify with a line for the user.
 	Progress func(what string, done, all int)
 	Notify   func(string)
@@ -189,9 +183,6 @@ func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Resu
 	return nil
 }
 
-// maxResponse is more than the outcomes of a pod's probes take.
-const maxResponse = 32 << 20
-
 // requestAgain repeats a request that was lost, once the API server responds.
 func (r *Run) requestAgain(ctx context.Context, namespace string, t *task) ([]Outcome, error) {
 	outcomes, err := r.request(ctx, namespace, t)
@@ -220,7 +211,7 @@ func (r *Run) request(ctx context.Context, namespace string, t *task) ([]Outcome
 		return nil, t.postError(err, timeout)
 	}
 	defer answer.Close()
-	encoded, err := io.ReadAll(io.LimitReader(answer, maxResponse))
+	encoded, err := io.ReadAll(io.LimitReader(answer, 32<<20)) // more than the outcomes take
 	if err != nil {
 		return nil, t.postError(err, timeout)
 	}

@@ -16,8 +16,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
-// RefusalTimeout is how long pods may be refused before it counts as final: a registry may fail for
-// a moment, and a quota may be updated late.
+// RefusalTimeout is how long pods may be refused, because a registry may fail for a moment.
 const RefusalTimeout = 15 * time.Second
 
 // refreshInterval is how often Nodes and Events are listed meanwhile.
@@ -97,8 +96,7 @@ func (w *podWait) refresh(ctx context.Context) error {
 	return nil
 }
 
-// refreshNode reads a Node again, unless it was deleted. It lists, because the test may lack the
-// right to get Nodes.
+// refreshNode reads a Node again. It lists, because the test may lack the right to get Nodes.
 func (w *podWait) refreshNode(ctx context.Context, node *corev1.Node) error {
 	list, err := w.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + node.Name, ResourceVersion: "0"})
 	if err != nil {
@@ -122,8 +120,7 @@ func (w *podWait) events(ctx context.Context) []corev1.Event {
 	return list.Items
 }
 
-// refusal returns why the API server rejected pods, such as a quota or an admission webhook, by the
-// Event of the DaemonSets' controller.
+// refusal returns why the API server rejected pods, by the Event of the DaemonSets' controller.
 func refusal(events []corev1.Event) string {
 	for i := range events {
 		if events[i].Reason == "FailedCreate" {

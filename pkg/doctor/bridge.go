@@ -12,8 +12,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// bridgeAddress compares the addresses of the pods' bridge, their gateways, with this node's pod
-// subnets, and looks for other devices with such addresses.
+// bridgeAddress compares the bridge's addresses, the pods' gateways, with this node's pod subnets.
 func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 	if name := t.renamedBridge(); name != "" {
 		return Fail("the pods' bridge was renamed, so the next pod is attached to a new one, without a connection to the others", "its name is "+name,
@@ -23,9 +22,8 @@ func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 	if t.State.Bridge == "" || t.subnetChanges() {
 		return found // no pod was attached yet, or the check old-subnet covers it
 	}
-	var have []string
+	have := append(mapped(t.State.Addresses, topology.Address.String), "nothing else")
 	for _, a := range t.State.Addresses {
-		have = append(have, a.String())
 		if !within(t.ownSubnets(), a.Prefix.Addr()) {
 			found = append(found, Fail("the pods' bridge has an address that is not of this node's pod subnets", a.String()+t.theSubnetsAre(),
 				"if the Node was recreated, delete the pods that are older than it, and the agent deletes the address; or: `ip address del "+a.String()+"`")...)
@@ -34,7 +32,7 @@ func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 	for _, s := range t.ownSubnets() {
 		want := topology.Address{Dev: t.State.Bridge, Prefix: netip.PrefixFrom(gateway(s), s.Bits())}
 		if !slices.Contains(t.State.Addresses, want) {
-			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nothing beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(append(have, "nothing else"), ", ")),
+			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nothing beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(have, ", ")),
 				restores+"`ip address add "+want.String()+"`")...)
 		}
 	}
@@ -71,8 +69,7 @@ func (t *Target) detachedPorts() []problem.Problem {
 	return found
 }
 
-// bridgeMTU reports a bridge with a smaller MTU than new pods have: when the agent is given a larger
-// one, the bridge keeps its MTU for the older pods.
+// bridgeMTU reports a smaller MTU than that of new pods: the bridge keeps its MTU for older pods.
 func (t *Target) bridgeMTU() []problem.Problem {
 	for _, d := range t.State.Devices {
 		if size := t.podMTU(); d.Name == t.State.Bridge && 0 < d.MTU && d.MTU < size {
@@ -83,8 +80,7 @@ func (t *Target) bridgeMTU() []problem.Problem {
 	return nil
 }
 
-// overlappingDevices reports other devices, such as another network's cni0, with addresses in our
-// pod subnets: the kernel sends our pods' packets there.
+// overlappingDevices reports devices, such as another network's cni0, that get our pods' packets.
 func (t *Target) overlappingDevices() []problem.Problem {
 	var found []problem.Problem
 	for _, link := range t.Host.Links {
@@ -97,8 +93,7 @@ func (t *Target) overlappingDevices() []problem.Problem {
 	return found
 }
 
-// deviceRemedy deletes only devices that a pod network is known to leave behind, because this node
-// may be reached by any other device.
+// deviceRemedy deletes only what a pod network leaves behind, because other devices may be needed.
 func deviceRemedy(dev string) string {
 	for _, n := range podNetworks {
 		if len(matching([]string{dev}, n.tunnels)) > 0 {
@@ -122,11 +117,8 @@ func (t *Target) nonForwardingPorts() []problem.Problem {
 		return Skip("the bridge's ports can't be read: "+err.Error(), "")
 	}
 	var found []problem.Problem
-	var isolated []inspect.Port
+	isolated := slices.DeleteFunc(slices.Clone(ports), func(p inspect.Port) bool { return !p.Isolated })
 	for _, port := range ports {
-		if port.Isolated {
-			isolated = append(isolated, port)
-		}
 		found = append(found, blockedPort(port)...)
 		if port.State == inspect.PortForwarding {
 			continue

@@ -64,15 +64,11 @@ func skew(ahead time.Duration) string {
 	return fmt.Sprintf("%s %s", ahead.Abs().Round(time.Second), side)
 }
 
-// clockOf returns by how much this host's clock is ahead of the server's, and the error bound of
-// that.
+// clockOf returns by how much this host's clock is ahead of the server's, and the error bound.
 func clockOf(ctx context.Context, config *rest.Config) (ahead, uncertainty time.Duration, err error) {
 	base, _, err := rest.DefaultServerUrlFor(config)
-	if err != nil {
-		return 0, 0, err
-	}
-	client, err := rest.HTTPClientFor(config)
-	if err != nil {
+	client, clientErr := rest.HTTPClientFor(config)
+	if err := errors.Join(err, clientErr); err != nil {
 		return 0, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -96,19 +92,15 @@ func clockOf(ctx context.Context, config *rest.Config) (ahead, uncertainty time.
 	return begin.Add(took / 2).Sub(date.Add(half)), half + took/2, nil
 }
 
-// A heartbeat is a time that a kubelet wrote by its own clock, and the API server's time of that
-// write.
+// A heartbeat is a time by a kubelet's clock, and the API server's time of its write.
 type heartbeat struct {
 	node             string
 	written, arrived time.Time
-	// old is set if the kubelet may have written the time minutes before the API server received
-	// it.
-	old bool
+	old              bool // it may have been written minutes before it arrived
 }
 
-// maxHeartbeatAge is the age of a heartbeat from a correct clock: a kubelet sends one at least
-// every 5 minutes (nodeStatusReportFrequency), and its other writes to the status repeat the last
-// one.
+// maxHeartbeatAge is more than the 5 minutes (nodeStatusReportFrequency) between two heartbeats, of
+// which a kubelet's other writes to the status repeat the last one.
 const maxHeartbeatAge = 6 * time.Minute
 
 // kubeletClocks judges clocks by heartbeats: the API server records, by its own clock, when a

@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plugins"
@@ -15,8 +19,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// cniConfigs looks for unwanted CNI configs that a container runtime takes instead of ours, and for
-// a runtime that reads another folder than ours.
+// cniConfigs looks for CNI configs that a container runtime takes instead of ours.
 func cniConfigs(_ context.Context, t *Target) []problem.Problem {
 	if _, err := os.ReadDir(t.Store.ConfDir); err != nil {
 		return Skip(err.Error(), "give the folder of CNI configs: --cni-conf-dir")
@@ -25,19 +28,12 @@ func cniConfigs(_ context.Context, t *Target) []problem.Problem {
 	if len(before) == 0 {
 		return t.unreadConfigs()
 	}
-	return Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
-		"if that network is not wanted: `"+t.disableCommand(before)+"`, and recreate the pods that it attached; if it is that of a meta plugin which calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")
-}
-
-// disableCommand returns the shell command that renames CNI configs, so that the container runtime
-// ignores them.
-func (t *Target) disableCommand(configs []string) string {
-	var all []string
-	for _, name := range configs {
+	disable := mapped(before, func(name string) string {
 		file := t.onHost(filepath.Join(t.Store.ConfDir, name))
-		all = append(all, "mv "+file+" "+file+".off")
-	}
-	return strings.Join(all, " && ")
+		return "mv " + file + " " + file + ".off" // a container runtime ignores that name
+	})
+	return Fail("the container runtime attaches pods by another CNI config than ours", fmt.Sprintf("in %s, before %s: %s", t.Store.ConfDir, topology.Conflist, strings.Join(before, ", ")),
+		"if that network is not wanted: `"+strings.Join(disable, " && ")+"`, and recreate the pods that it attached; if it is that of a meta plugin which calls plainroute, name it in the agents' --cni-config-before (the chart's cni.before)")
 }
 
 // cniPlugins looks for missing, broken and outdated plugins among those that our config calls.
@@ -55,8 +51,7 @@ func cniPlugins(_ context.Context, t *Target) []problem.Problem {
 	if len(missing) > 0 {
 		found = append(found, Fail("no pod can be attached: CNI plugins are missing", fmt.Sprintf("not in %s: %s", t.BinDir, strings.Join(missing, ", ")), remedy+"; a plugin that another program has added to the CNI config has to be installed by that program")...)
 	}
-	folder := plugins.Folder{Path: t.BinDir}
-	for name, why := range folder.Unfit(needed) {
+	for name, why := range (&plugins.Folder{Path: t.BinDir}).Unfit(needed) {
 		if !slices.Contains(missing, name) {
 			found = append(found, Fail("a CNI plugin can't run", why, remedy)...)
 		}
@@ -76,8 +71,7 @@ func cniPlugins(_ context.Context, t *Target) []problem.Problem {
 // comparePlugins compares the installed plugins with the image's. A symlink leads to the
 // distribution's plugins (k3s, MicroK8s), which are accepted as they are.
 func (t *Target) comparePlugins() []problem.Problem {
-	review := plugins.Install{From: t.Offered, To: t.BinDir, Names: cni.RequiredBy(t.State.CNI)}
-	results, err := review.Review()
+	results, err := (&plugins.Install{From: t.Offered, To: t.BinDir, Names: cni.RequiredBy(t.State.CNI)}).Review()
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
@@ -114,4 +108,77 @@ func older(r plugins.Result) string {
 		text += " (" + r.Reason + ")"
 	}
 	return text
+}
+
+// runtimes are those of Kubernetes, with their sockets and config files (for filepath.Glob).
+var runtimes = []struct {
+	name, socket string
+	files        []string
+}{
+	{"containerd", "/run/containerd/containerd.sock", []string{"/etc/containerd/config.toml", "/etc/containerd/conf.d/*.toml"}},
+	{"CRI-O", "/run/crio/crio.sock", []string{"/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*"}},
+}
+
+// folderSetting matches a TOML setting whose value is a string or a list of strings.
+var folderSetting = regexp.MustCompile(`(?m)^[ \t]*(\w+)[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*'|\[[^\]]*\])`)
+
+var quoted = regexp.MustCompile(`"([^"]*)"|'([^']*)'`)
+
+// otherFolder reports a container runtime that uses another folder than ours, by the host's files.
+func (t *Target) otherFolder(ours string, settings ...string) []problem.Problem {
+	if !t.seesHost() {
+		return nil
+	}
+	ours = t.onHost(ours)
+	for _, r := range runtimes {
+		if !t.exists(r.socket) {
+			continue
+		}
+		for _, file := range t.glob(r.files...) {
+			if others := foldersOf(file, settings); len(others) > 0 && !slices.Contains(others, ours) {
+				return Fail("the container runtime uses another folder than plainroute", fmt.Sprintf("%s has %s, and plainroute uses %s", t.onHost(file), strings.Join(others, ", "), ours),
+					"give plainroute that folder (the chart's cni.confDir and cni.binDir, --cni-conf-dir and --cni-bin-dir); or give "+r.name+" ours, and restart it")
+			}
+		}
+	}
+	return nil
+}
+
+// foldersOf returns the folders that a TOML file has in one of the settings.
+func foldersOf(file string, settings []string) []string {
+	content, _ := os.ReadFile(file)
+	var folders []string
+	for _, m := range folderSetting.FindAllStringSubmatch(string(content), -1) {
+		if !slices.Contains(settings, m[1]) {
+			continue
+		}
+		for _, q := range quoted.FindAllStringSubmatch(m[2], -1) {
+			if folder := q[1] + q[2]; folder != "" {
+				folders = append(folders, filepath.Clean(folder))
+			}
+		}
+	}
+	return folders
+}
+
+// unreadAfter is the time after which the Node's status reflects a new CNI config.
+const unreadAfter = 30 * time.Second
+
+// unreadConfigs reports a container runtime that does not load our config.
+func (t *Target) unreadConfigs() []problem.Problem {
+	if found := t.otherFolder(t.Store.ConfDir, "conf_dir", "network_dir"); len(found) > 0 {
+		return found
+	}
+	own, path := t.OwnNode(), filepath.Join(t.Store.ConfDir, topology.Conflist)
+	info, err := os.Lstat(path)
+	if own == nil || t.State.CNI == nil || err != nil || time.Since(info.ModTime()) < unreadAfter {
+		return nil
+	}
+	for _, c := range own.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "reason:NetworkPluginNotReady") {
+			return Fail("the container runtime does not load our CNI config, so no pod can be attached", fmt.Sprintf("%s is in place since %s, and the Node's condition Ready is: %s", t.onHost(path), info.ModTime().UTC().Format(time.RFC3339), c.Message),
+				problem.CNIUnread.Remediation()+" `crictl info` shows what the runtime reads and why it does not load a config.")
+		}
+	}
+	return nil
 }

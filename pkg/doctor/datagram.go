@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// discard is the port of RFC 863. Hardly any host listens there, so a datagram is answered with
-// "port unreachable" (RFC 1122, section 4.1.3.1).
+// discard is the port of RFC 863, where hosts answer "port unreachable" (RFC 1122, section 4.1.3.1).
 const discard = 9
 
 // A probe is one IP packet to a host.
@@ -25,21 +24,16 @@ type probe struct {
 
 // A result is what came back for a probe; the zero result: nothing.
 type result struct {
-	// reached is set if the host itself answered.
-	reached bool
-	// sender is the host or router that sent an ICMP error, and err is the error in it.
-	sender netip.Addr
-	err    error
-	// mtu is the path's MTU by the router that dropped the packet; local is set if the limit is
-	// that of this host's own link.
-	mtu   int
-	local bool
+	reached bool       // the host itself answered
+	sender  netip.Addr // of an ICMP error: a host or a router
+	err     error      // in that ICMP error
+	mtu     int        // of the path, by the router that dropped the packet
+	local   bool       // the limit is that of this host's own link
 }
 
 func (r result) answered() bool { return r.reached || r.err != nil }
 
-// resendAfter is the time until a probe is sent again: a host sends each other host one such answer
-// a second, after the first six (icmp(7), icmp_ratelimit).
+// resendAfter: after six, a host sends each other host one such answer a second (icmp_ratelimit).
 const resendAfter = time.Second
 
 // sendProbes sends UDP datagrams that may not be fragmented, and collects the ICMP errors of hosts
@@ -62,8 +56,7 @@ func sendProbes(ctx context.Context, probes []probe, timeout time.Duration) (map
 	return p.results, nil
 }
 
-// ownAddrs returns this host's addresses. Without them an ICMP error of our own firewall counts as
-// an answer.
+// ownAddrs returns this host's addresses, because an ICMP error of our own firewall is not an answer.
 func ownAddrs() []netip.Addr {
 	addrs, _ := net.InterfaceAddrs()
 	own := make([]netip.Addr, 0, len(addrs))
@@ -126,8 +119,7 @@ func (p *prober) sendAll(ctx context.Context) {
 	}
 }
 
-// send tries several times, because a socket reports the error of an earlier datagram at its next
-// call (udp(7)).
+// send retries, because a socket reports an earlier datagram's error at its next call (udp(7)).
 func (p *prober) send(number int, q probe) (err error) {
 	header, at := 28, 0 // IPv4's 20 bytes and UDP's 8
 	if q.to.Is6() {
@@ -234,8 +226,7 @@ func parseError(data []byte) result {
 	return got
 }
 
-// find returns the probe that an answer belongs to: by its number in the returned payload, or by
-// the address if a router returns only headers.
+// find returns the probe of an answer: by its number in the payload, or by the address without one.
 func (p *prober) find(payload []byte, to netip.Addr, large bool) (probe, bool) {
 	if len(payload) >= 4 {
 		if i := binary.BigEndian.Uint32(payload); i < uint32(len(p.probes)) && p.probes[i].to == to { // an int may have 32 bits

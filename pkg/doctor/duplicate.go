@@ -32,8 +32,7 @@ func duplicates(_ context.Context, t *Target) []problem.Problem {
 	return append(found, overlaps(t.Nodes)...)
 }
 
-// virtual reports whether a Node has no machine of its own, so that it may share addresses and IDs
-// with another. Virtual kubelets have the taint by default.
+// virtual reports whether a Node has no machine of its own: it may share addresses and IDs.
 func virtual(n *corev1.Node) bool {
 	return topology.Virtual(n.Labels) ||
 		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == "virtual-kubelet.io/provider" })
@@ -44,10 +43,8 @@ type uniqueValue struct {
 	name     string
 	severity problem.Severity
 	remedy   string
-	// of returns the Node's values.
-	of func(*corev1.Node) []string
-	// excused reports whether two Nodes may share a value; nil: never.
-	excused func(a, b *corev1.Node) bool
+	of       func(*corev1.Node) []string
+	excused  func(a, b *corev1.Node) bool // reports whether two Nodes may share a value; nil: never
 }
 
 const (
@@ -75,11 +72,7 @@ func sameMachine(a, b *corev1.Node) bool {
 }
 
 func internalIPs(n *corev1.Node) []string {
-	var all []string
-	for _, a := range topology.NodeFrom(n).Addrs {
-		all = append(all, a.String())
-	}
-	return all
+	return mapped(topology.NodeFrom(n).Addrs, netip.Addr.String)
 }
 
 func hostnames(n *corev1.Node) []string {
@@ -106,10 +99,7 @@ func (u uniqueValue) find(nodes []*corev1.Node) []problem.Problem {
 		if len(nodes) < 2 || u.excused != nil && !slices.ContainsFunc(nodes, func(n *corev1.Node) bool { return !u.excused(nodes[0], n) }) {
 			continue
 		}
-		var names []string
-		for _, n := range nodes {
-			names = append(names, n.Name)
-		}
+		names := mapped(nodes, func(n *corev1.Node) string { return n.Name })
 		shared.names, shared.evidence = append(shared.names, names...), append(shared.evidence, value+" of "+named(names))
 	}
 	return shared.problems(u.severity, "Nodes have the same "+u.name+": ", u.remedy)
@@ -138,9 +128,7 @@ func overlaps(nodes []corev1.Node) []problem.Problem {
 	for _, c := range claims {
 		if !widest.subnet.IsValid() || !widest.subnet.Overlaps(c.subnet) {
 			widest = c
-			continue
-		}
-		if !widest.virtual || !c.virtual {
+		} else if !widest.virtual || !c.virtual {
 			overlapping.add(widest.node, "%s of %s and %s of %s", widest.subnet, widest.node, c.subnet, c.node)
 			overlapping.names = append(overlapping.names, c.node)
 		}

@@ -11,21 +11,17 @@ import (
 type flow struct {
 	kind     string
 	to, from netip.Addr
-	// in is the input device, "" if this host sends the packet.
-	in  string
-	via netip.Addr
-	out string
+	in       string // the input device, "" if this host sends the packet
+	via      netip.Addr
+	out      string
 }
 
 // flows returns the packets to look up: from pods here to all peers' pods, and all other kinds to
 // and from a sample of the peers.
 func (t *Target) flows(rules rules) []flow {
-	var routes []topology.Route
-	for _, r := range t.State.Routes {
-		if r.Metric == topology.MetricPeer && r.Type == topology.Unicast && !t.takenByMain(r) {
-			routes = append(routes, r)
-		}
-	}
+	routes := slices.DeleteFunc(slices.Clone(t.State.Routes), func(r topology.Route) bool {
+		return r.Metric != topology.MetricPeer || r.Type != topology.Unicast || t.takenByMain(r)
+	})
 	var all []flow
 	for _, r := range routes {
 		bridge, pods := t.podsOf(r.Dst.Addr().Is4(), rules)
@@ -78,13 +74,7 @@ func (t *Target) nodeAddrs() []netip.Addr {
 	if t.Report == nil {
 		return nil
 	}
-	var all []netip.Addr
-	for _, addr := range t.Report.Host.Addresses {
-		if t.hasAddr(addr) {
-			all = append(all, addr)
-		}
-	}
-	return all
+	return slices.DeleteFunc(slices.Clone(t.Report.Host.Addresses), func(addr netip.Addr) bool { return !t.hasAddr(addr) })
 }
 
 func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }

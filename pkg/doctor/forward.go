@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -18,16 +19,12 @@ func forwardPolicy(_ context.Context, t *Target) []problem.Problem {
 	inside, outside := t.forwarded(), t.outside()
 	packets := slices.Concat(inside, outside)
 	chains, err := t.Kernel.ForwardChains(packets)
-	if err == nil {
-		var legacy []inspect.Chain
-		legacy, err = t.Kernel.LegacyForwardChains(packets)
-		chains = append(chains, legacy...)
-	}
-	if err != nil {
+	legacy, legacyErr := t.Kernel.LegacyForwardChains(packets)
+	if err := cmp.Or(err, legacyErr); err != nil {
 		return Skip(err.Error(), "run it with CAP_NET_ADMIN")
 	}
 	var found []problem.Problem
-	for _, c := range chains {
+	for _, c := range append(chains, legacy...) {
 		problems := t.insideProblem(c, inside)
 		if problems == nil {
 			problems = t.outsideProblem(c, outside, c.Outcomes[len(inside):])
@@ -71,8 +68,7 @@ func (t *Target) insideProblem(c inspect.Chain, packets []inspect.Packet) []prob
 	return nil
 }
 
-// outsideProblem reports packets between pods and the outside that a chain certainly drops. An
-// operator may intend that.
+// outsideProblem reports what a chain drops between pods and the outside. That may be intended.
 func (t *Target) outsideProblem(c inspect.Chain, packets []inspect.Packet, outcomes []inspect.Outcome) []problem.Problem {
 	i := slices.IndexFunc(outcomes, lost)
 	if i < 0 {
@@ -82,30 +78,26 @@ func (t *Target) outsideProblem(c inspect.Chain, packets []inspect.Packet, outco
 		"if that is not intended, accept what comes from and goes to them there, before it drops: "+acceptRules(c, t.ownSubnets()))
 }
 
-// unbounded reports whether an end of a packet is unknown. Every rule about addresses matches some
-// of such packets, such as kube-proxy's rules for Services, which proves nothing.
+// unbounded reports whether an end is unknown: each rule about addresses matches some such packets.
 func unbounded(p inspect.Packet) bool { return p.From.Bits() == 0 || p.To.Bits() == 0 }
 
 // maxPods is how many pods are examined one by one, because rules may be made for each.
 const maxPods = 64
 
-// pods returns addresses of pods here, at most maxPods, and each subnet without a known pod as a
-// whole.
+// pods returns up to maxPods addresses of pods here, and each subnet without a known pod as a whole.
 func (t *Target) pods() []netip.Prefix {
-	var pods, all []netip.Prefix
+	var pods []netip.Prefix
 	held, _ := t.leases() // the check leases reports the error
 	for _, l := range held {
 		if within(t.ownSubnets(), l.Addr) && len(pods) < maxPods {
 			pods = append(pods, single(l.Addr))
 		}
 	}
-	for _, s := range t.ownSubnets() {
-		if !slices.ContainsFunc(pods, func(pod netip.Prefix) bool { return s.Contains(pod.Addr()) }) {
-			all = append(all, s)
-		}
-	}
+	all := slices.DeleteFunc(slices.Clone(t.ownSubnets()), func(s netip.Prefix) bool {
+		return slices.ContainsFunc(pods, func(pod netip.Prefix) bool { return s.Contains(pod.Addr()) })
+	})
 	if all = append(all, pods...); len(all) == 0 {
-		all = []netip.Prefix{anywhere(true)}
+		return []netip.Prefix{anywhere(true)}
 	}
 	return all
 }

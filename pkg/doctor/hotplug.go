@@ -12,17 +12,12 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A manager is a program that configures each new device, by default pods' devices too: it requests
-// addresses for them, or adds routes through them.
+// A manager is a program that configures each new device, by default those of pods too.
 type manager struct {
-	name string
-	// runs are files, one of which exists while the program runs.
-	runs []string
-	// touches returns the setting by which the program configures pods' devices, "" if it ignores
-	// them.
-	touches func(*Target) string
-	// remedy has BRIDGE for the bridge's name. Without one dhcpcdRemedy is used.
-	remedy string
+	name    string
+	runs    []string             // files, one of which exists while the program runs
+	touches func(*Target) string // returns the setting that includes pods' devices, "" if none does
+	remedy  string               // with BRIDGE for the bridge's name; "": dhcpcdRemedy
 }
 
 var managers = []manager{
@@ -34,8 +29,7 @@ var managers = []manager{
 	{"cloud-init", []string{"/run/cloud-init"}, (*Target).cloudInit, "take hotplug out of updates.network.when in that file, unless network cards are added while the machine runs; else it applies the network's config again for each pod's device"},
 }
 
-// otherManagers covers the programs besides systemd-networkd and NetworkManager, which have more
-// settings.
+// otherManagers covers all besides systemd-networkd and NetworkManager, which have more settings.
 func (t *Target) otherManagers() []problem.Problem {
 	var found []problem.Problem
 	for _, m := range managers {
@@ -50,8 +44,7 @@ func (t *Target) otherManagers() []problem.Problem {
 	return found
 }
 
-// veth is the name of a pod's port, in the format of the stock plugin. These managers ignore
-// bridges unless a setting names them.
+// veth is a name as the stock plugin's of a pod's port. Bridges are ignored unless a setting names them.
 const veth = "veth0a1b2c3d"
 
 // words returns the lines of a file, split into words and without comments.
@@ -85,8 +78,7 @@ func (t *Target) dhcpcd() string {
 	return fmt.Sprintf("denyinterfaces of %s has no veth*, and allowinterfaces does not leave them out", dhcpcdConf)
 }
 
-// dhcpcdRemedy adds the line at the top, because below an interface it would apply to that one
-// only.
+// dhcpcdRemedy adds the line at the top, because below an interface it would apply to that alone.
 func (t *Target) dhcpcdRemedy() string {
 	line := "denyinterfaces veth* " + t.Bridge
 	if info, err := os.Stat(t.Path(dhcpcdConf)); err != nil || info.Size() == 0 {
@@ -121,8 +113,7 @@ func (t *Target) wicked() string {
 	return "it has " + t.onHost(files[0])
 }
 
-// ifupdown configures the devices of auto and allow-hotplug, where a pattern begins with a slash
-// (interfaces(5)).
+// ifupdown configures the devices of auto and allow-*; a slash begins a pattern (interfaces(5)).
 func (t *Target) ifupdown() string {
 	for _, file := range t.glob("/etc/network/interfaces", "/etc/network/interfaces.d/*") {
 		for _, line := range t.words(t.onHost(file)) {
@@ -152,18 +143,13 @@ func (t *Target) ifplugd() string {
 	return ""
 }
 
-// cloudInit applies the network configuration again for each new device if its network updates
-// include hotplug events.
+// cloudInit configures the network again for each new device if its updates include hotplug.
 func (t *Target) cloudInit() string {
 	last := ""
 	for _, file := range t.glob("/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*.cfg") {
 		content, err := os.ReadFile(file)
 		var config struct {
-			Updates struct {
-				Network *struct {
-					When []string `json:"when"`
-				} `json:"network"`
-			} `json:"updates"`
+			Updates struct{ Network *struct{ When []string } }
 		}
 		if err != nil || yaml.Unmarshal(content, &config) != nil || config.Updates.Network == nil {
 			continue

@@ -38,8 +38,8 @@ func readSettings(files []string) []setting {
 // matchesAny reports whether a name matches one of the shell patterns.
 func matchesAny(name string, patterns []string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, err := path.Match(pattern, name)
-		return err == nil && ok
+		ok, _ := path.Match(pattern, name) // a malformed one matches nothing
+		return ok
 	})
 }
 
@@ -62,9 +62,5 @@ func configFiles(suffix string, folders ...string) []string {
 			byName[filepath.Base(path)] = path
 		}
 	}
-	var files []string
-	for _, name := range slices.Sorted(maps.Keys(byName)) {
-		files = append(files, byName[name])
-	}
-	return files
+	return mapped(slices.Sorted(maps.Keys(byName)), func(name string) string { return byName[name] })
 }

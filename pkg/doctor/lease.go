@@ -46,8 +46,7 @@ const giveRunDir = "mount the run folder, or give its path: --run-dir"
 // minLeaseAge is the age of a lease below which its pod may not be attached yet.
 const minLeaseAge = time.Minute
 
-// leakedLeases finds leases whose addresses no container has. Killed plugins or a crash of the
-// container runtime leave them, until no address is left.
+// leakedLeases finds leases whose addresses no container has, as killed plugins leave them.
 func leakedLeases(ctx context.Context, t *Target) []problem.Problem {
 	if name := t.renamedBridge(); name != "" {
 		return Skip("the pods' bridge was renamed to "+name, "rename it, see the check bridge-address")
@@ -88,8 +87,7 @@ func leakedLeases(ctx context.Context, t *Target) []problem.Problem {
 	return nil
 }
 
-// unwritable returns why no file can be added to a folder's file system, "" if one can or that is
-// unknown. btrfs does not count inodes.
+// unwritable returns why no file can be added to a folder, or "". btrfs does not count inodes.
 func unwritable(dir string) string {
 	var at unix.Statfs_t
 	switch err := unix.Statfs(dir, &at); {
@@ -105,9 +103,8 @@ func unwritable(dir string) string {
 	return ""
 }
 
-// releaseCommand returns the remediation that frees the leases of containers, the first few of them
-// by name. The command selects files by container ID, because the address may be another pod's by
-// the time it runs.
+// releaseCommand frees the leases of the first few containers. The command selects files by container
+// ID, because the address may be another pod's by the time it runs.
 func releaseCommand(dir string, containers []string) string {
 	const few = 3
 	var all []string
@@ -126,8 +123,7 @@ func releaseCommand(dir string, containers []string) string {
 	return remedy
 }
 
-// containerID matches the IDs that a container runtime may choose (CNI specification,
-// CNI_CONTAINERID).
+// containerID matches what a container runtime may choose (CNI specification, CNI_CONTAINERID).
 var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // probeBatch is how many addresses are probed at a time: the neighbor table has to hold all of them.
@@ -160,8 +156,7 @@ func (t *Target) silentLeases(ctx context.Context, all []lease) (silent []lease,
 	return silent, max(0, ports-len(alive)), nil
 }
 
-// probeLeases probes the addresses of leases, and marks the containers that answer: a pod's kernel
-// answers ARP whatever the pod is doing.
+// probeLeases marks containers that answer: a pod's kernel answers ARP whatever the pod is doing.
 func (t *Target) probeLeases(ctx context.Context, leases []lease, alive map[string]bool) error {
 	var probes []probe
 	var hops []nextHop
@@ -182,8 +177,7 @@ func (t *Target) probeLeases(ctx context.Context, leases []lease, alive map[stri
 	return err
 }
 
-// portsOfPods counts the ports of pods: those of the bridge, and detached ones with a name in the
-// stock plugin's format.
+// portsOfPods counts the bridge's ports, and detached ones with a name in the stock plugin's format.
 func (t *Target) portsOfPods() (int, error) {
 	devices, err := t.Kernel.Devices()
 	ports := 0
@@ -195,12 +189,10 @@ func (t *Target) portsOfPods() (int, error) {
 	return ports, err
 }
 
-// podPort matches the plugin's names of pods' ports (RandomVethName of
-// containernetworking/plugins/pkg/ip).
+// podPort matches RandomVethName of containernetworking/plugins/pkg/ip.
 var podPort = regexp.MustCompile("^veth[0-9a-f]{8}$")
 
-// attached returns the containers with an address in some network namespace, with or without a port
-// to it. Without access to namespaces there are none.
+// attached returns the containers whose address is in some network namespace that can be read.
 func (t *Target) attached(all []lease) map[string]bool {
 	namespaces, _ := t.Kernel.PeerNamespaces(t.Bridge)
 	alive := map[string]bool{}
@@ -233,8 +225,7 @@ func (t *Target) nearlyFull(all []lease) string {
 	return ""
 }
 
-// oldSubnet finds pods that were attached while the Node had another pod subnet: other nodes' routes
-// to it lead elsewhere, or do not exist.
+// oldSubnet finds pods of a former pod subnet, to which other nodes have no route any more.
 func oldSubnet(_ context.Context, t *Target) []problem.Problem {
 	if t.KernelErr != nil || t.Host.Ports == 0 {
 		return nil // no pod is attached
@@ -257,8 +248,7 @@ func oldSubnet(_ context.Context, t *Target) []problem.Problem {
 		"delete those pods, so that the new ones get addresses of the present subnet: kubectl get pod -A -o wide --field-selector spec.nodeName=NODE, then kubectl delete pod")
 }
 
-// strayNeighbors are neighbors on the bridge with an address outside of our subnets and without a
-// lease, as after an agent with another run folder.
+// strayNeighbors are pods of a former subnet without a lease, as after a change of the run folder.
 func (t *Target) strayNeighbors() []string {
 	if t.Kernel == nil {
 		return nil

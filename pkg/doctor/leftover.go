@@ -6,23 +6,20 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A podNetwork is what another pod network leaves on a node, by its names. A name that ends in * is
-// a prefix.
+// A podNetwork is what another pod network leaves on a node, by its names; * ends a prefix.
 type podNetwork struct {
-	network string
-	devices []string
-	// tunnels are the devices into which other nodes may still send.
-	tunnels []string
-	configs []string // in the CNI folder
-	chains  []string // of nftables, iptables-nft's too
-	// protocol is that of its routes (rtm_protocol), 0 if it has none of its own.
-	protocol int
-	// idle is set if the objects are leftovers only while no pod is attached.
-	idle   bool
-	remedy string
+	network  string
+	devices  []string
+	tunnels  []string // devices into which other nodes may still send
+	configs  []string // in the CNI folder
+	chains   []string // of nftables, iptables-nft's too
+	protocol int      // of its routes (rtm_protocol), 0 if it has none of its own
+	idle     bool     // the objects are leftovers only while no pod is attached
+	remedy   string
 }
 
 var podNetworks = []podNetwork{
@@ -46,8 +43,7 @@ var podNetworks = []podNetwork{
 	},
 	{
 		network: "a host port of a pod that was never detached", chains: []string{"CNI-HOSTPORT-*", "CNI-DN-*", "CNI-SN-*"},
-		idle:   true,
-		remedy: "no pod is attached here, so it is unused: nft list ruleset shows it, and a reboot removes it",
+		idle: true, remedy: "no pod is attached here, so it is unused: nft list ruleset shows it, and a reboot removes it",
 	},
 }
 
@@ -61,12 +57,9 @@ func leftovers(_ context.Context, t *Target) []problem.Problem {
 	if err != nil {
 		return Skip(err.Error(), "run it with CAP_NET_ADMIN")
 	}
-	names := make([]string, 0, len(devices))
-	for _, d := range devices {
-		if d.Name != t.Bridge { // the agents' --bridge may be cni0
-			names = append(names, d.Name)
-		}
-	}
+	names := slices.DeleteFunc(mapped(devices, func(d inspect.Device) string { return d.Name }), func(name string) bool {
+		return name == t.Bridge // the agents' --bridge may be cni0
+	})
 	var found []problem.Problem
 	for _, n := range podNetworks {
 		if !n.idle || t.Host.Ports == 0 {
@@ -77,11 +70,9 @@ func leftovers(_ context.Context, t *Target) []problem.Problem {
 }
 
 func (n podNetwork) evidence(t *Target, devices, chains []string) []string {
-	var all, configs []string
+	var all []string
 	entries, _ := os.ReadDir(t.Store.ConfDir) // the check cni-configs reports the error
-	for _, e := range entries {
-		configs = append(configs, e.Name())
-	}
+	configs := mapped(entries, os.DirEntry.Name)
 	for _, kind := range []struct {
 		name           string
 		have, patterns []string

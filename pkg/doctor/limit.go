@@ -1,9 +1,17 @@
 package doctor
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -12,8 +20,7 @@ import (
 // podsOfNode is a kubelet's default for the number of pods (--max-pods).
 const podsOfNode = 110
 
-// neighborLimits compares the limits of the neighbor tables with their size, and with what this
-// cluster may need: a full table has no room for another neighbor.
+// neighborLimits compares the neighbor tables' limits with their size and what a cluster may need.
 func neighborLimits(_ context.Context, t *Target) []problem.Problem {
 	families := t.families()
 	if _, err := t.Setting(topology.NeighSysctl(families[0], 3)); err != nil {
@@ -50,10 +57,63 @@ func (t *Target) neighborLimit(family int) []problem.Problem {
 }
 
 // roomFor returns twice as much as is needed, as a power of two.
-func roomFor(need int) int {
-	room := 1024
-	for room < 2*need {
-		room *= 2
+func roomFor(need int) int { return max(1024, 1<<bits.Len(uint(2*need-1))) }
+
+const (
+	conntrackCount = "net/netfilter/nf_conntrack_count"
+	conntrackMax   = "net/netfilter/nf_conntrack_max"
+)
+
+// conntrack looks for a full table of tracked connections: the kernel then drops the first packet
+// of each new connection, and reports it only in its log.
+func conntrack(_ context.Context, t *Target) []problem.Problem {
+	count, err := t.number(conntrackCount)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing is tracked
 	}
-	return room
+	most, maxErr := t.number(conntrackMax)
+	if err := errors.Join(err, maxErr); err != nil {
+		return Skip("reading how many connections are tracked: "+err.Error(), "")
+	}
+	statistics, err := os.Open("/proc/thread-self/net/stat/nf_conntrack")
+	early := 0
+	if err == nil { // a kernel without CONFIG_NF_CONNTRACK_PROCFS has none
+		early = sumOf(statistics, "early_drop")
+		_ = statistics.Close()
+	}
+	return conntrackProblems(count, most, early)
+}
+
+// conntrackProblems judges the count of entries by their maximum (0: no limit) and by early, the
+// number of those that were dropped since boot to make room, which are those without a reply.
+func conntrackProblems(count, most, early int) []problem.Problem {
+	shown := fmt.Sprintf("%s is %d, %s is %d", conntrackCount, count, conntrackMax, most)
+	if early > 0 {
+		shown += fmt.Sprintf("; early_drop of /proc/net/stat/nf_conntrack is %d", early)
+	}
+	remedy := fmt.Sprintf("find what opens so many (conntrack -L), and raise kube-proxy's limit (conntrack.maxPerCore, conntrack.min of its config), because it resets the setting when it starts; until then: `sysctl -w %s=%d`", conntrackMax, 2*most)
+	switch {
+	case most > 0 && count >= most-most/10:
+		return Fail("the table of tracked connections is full or nearly full; then the kernel drops new connections, of pods and nodes, and logs \"nf_conntrack: table full, dropping packet\"", shown, remedy)
+	case most > 0 && early > 0 && count >= most-most/4:
+		return Warn("the table of tracked connections was full since the last boot, and has little room left", shown, remedy)
+	}
+	return nil
+}
+
+// sumOf adds up a column of all CPUs. Below the line of names there is a line per CPU, in
+// hexadecimal (ct_cpu_seq_show of net/netfilter/nf_conntrack_standalone.c).
+func sumOf(statistics io.Reader, name string) int {
+	lines := bufio.NewScanner(statistics)
+	if !lines.Scan() {
+		return 0
+	}
+	column, sum := slices.Index(strings.Fields(lines.Text()), name), 0
+	for lines.Scan() {
+		if fields := strings.Fields(lines.Text()); column >= 0 && column < len(fields) {
+			n, _ := strconv.ParseUint(fields[column], 16, 32) // an invalid number counts as 0
+			sum += int(n)
+		}
+	}
+	return sum
 }

@@ -11,8 +11,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// macAddresses looks for MAC addresses that several peers share: a switch delivers packets for
-// cloned machines to one of them.
+// macAddresses looks for shared ones: a switch delivers packets for cloned machines to one of them.
 func macAddresses(_ context.Context, t *Target, _ *sweep) []problem.Problem {
 	table, err := t.Kernel.Neighbors()
 	if err != nil {

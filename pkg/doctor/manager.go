@@ -10,8 +10,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// networkManagers looks for programs that configure this host's network and would change our routes
-// and devices. netplan only writes files for the first two.
+// networkManagers looks for programs that change our devices. netplan writes files for two of them.
 func networkManagers(_ context.Context, t *Target) []problem.Problem {
 	if !t.seesHost() {
 		return Skip("the host's files can't be seen from here", fromHost)
@@ -28,11 +27,7 @@ func networkManagers(_ context.Context, t *Target) []problem.Problem {
 
 // below returns the host's folders of that name, in systemd's order of rising precedence.
 func (t *Target) below(name string) []string {
-	var all []string
-	for _, folder := range []string{"/usr/lib/", "/usr/local/lib/", "/run/", "/etc/"} {
-		all = append(all, t.Path(folder+name))
-	}
-	return all
+	return mapped([]string{"/usr/lib/", "/usr/local/lib/", "/run/", "/etc/"}, func(folder string) string { return t.Path(folder + name) })
 }
 
 // dropIn returns the command that writes a config file.
@@ -71,8 +66,7 @@ func (t *Target) podDevices() []device {
 	return []device{{t.Bridge, "bridge", "bridge"}, {veth, "veth", "ether"}}
 }
 
-// networkFiles finds the .network file that networkd applies to each of our devices: the first one
-// by name that matches (systemd.network(5)).
+// networkFiles finds the file that networkd applies: the first that matches (systemd.network(5)).
 func (t *Target) networkFiles() []problem.Problem {
 	files := configFiles(".network", t.below("systemd/network")...)
 	var shown []string
@@ -82,7 +76,7 @@ func (t *Target) networkFiles() []problem.Problem {
 			if !d.matched(settings) {
 				continue
 			}
-			if !unmanaged(settings) {
+			if !slices.ContainsFunc(settings, func(s setting) bool { return s.section == "Link" && s.key == "Unmanaged" && isTrue(s.value) }) {
 				shown = append(shown, fmt.Sprintf("%s applies to %s", t.onHost(file), d.name))
 			}
 			break
@@ -92,15 +86,8 @@ func (t *Target) networkFiles() []problem.Problem {
 		dropIn("/etc/systemd/network/05-plainroute.network", "[Match]", "Name="+t.Bridge+" veth*", "[Link]", "Unmanaged=yes")+", then networkctl reload; or narrow the [Match] of that file, as by Kind=!*")
 }
 
-func unmanaged(settings []setting) bool {
-	return slices.ContainsFunc(settings, func(s setting) bool {
-		return s.section == "Link" && s.key == "Unmanaged" && isTrue(s.value)
-	})
-}
-
 // matched reports whether all of a [Match] section is true of the device. A file with other
-// conditions, such as Property or Virtualization, is for particular devices, and counts as not
-// matching.
+// conditions, such as Property, is for particular devices, and counts as not matching.
 func (d device) matched(settings []setting) bool {
 	conditions := 0
 	for _, s := range settings {
@@ -122,8 +109,7 @@ func matchesList(value string, patterns []string) bool {
 	return inverted != matchesAny(value, append([]string{first}, patterns[1:]...))
 }
 
-// networkManager configures all devices that its settings don't exclude (NetworkManager.conf(5),
-// unmanaged-devices).
+// networkManager configures all but its unmanaged-devices (NetworkManager.conf(5)).
 func (t *Target) networkManager() []problem.Problem {
 	files := []string{t.Path("/etc/NetworkManager/NetworkManager.conf")}
 	files = append(files, configFiles(".conf", t.Path("/usr/lib/NetworkManager/conf.d"), t.Path("/run/NetworkManager/conf.d"), t.Path("/etc/NetworkManager/conf.d"))...)

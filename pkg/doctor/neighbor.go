@@ -19,8 +19,7 @@ import (
 // delay_first_probe_time, retrans_time).
 const resolving = 9 * time.Second
 
-// neighbors looks for on-link peers that do not answer ARP or neighbor discovery, without which no
-// packet to their pods leaves this node.
+// neighbors looks for on-link peers that do not answer ARP or neighbor discovery.
 func neighbors(ctx context.Context, t *Target, s *sweep) []problem.Problem {
 	hops := t.onLink(s)
 	silent, err := t.silentHops(ctx, s, hops)
@@ -53,8 +52,7 @@ func (t *Target) onLink(s *sweep) []nextHop {
 // errOutputBlocked is returned if no probe left this host, so the kernel resolved no neighbor.
 var errOutputBlocked = fmt.Errorf("this node's own firewall (hook output) drops the probes, UDP to the port 9: %w", unix.EPERM)
 
-// silentHops waits until the kernel has resolved all next hops or given up, and returns those
-// without an answer.
+// silentHops waits until the kernel has resolved all next hops or given up, and returns the latter.
 func (t *Target) silentHops(ctx context.Context, s *sweep, hops []nextHop) ([]nextHop, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolving)
 	defer cancel()
@@ -83,8 +81,7 @@ func (t *Target) silentHops(ctx context.Context, s *sweep, hops []nextHop) ([]ne
 	}
 }
 
-// unresolved reports whether the kernel never resolved a next hop: our own firewall dropped the
-// probe, and no other program sent a packet.
+// unresolved reports whether the kernel never tried: our firewall dropped the only packet, a probe.
 func (h nextHop) unresolved(s *sweep, table []inspect.Neighbor) bool {
 	return h.in(table) < 0 && errors.Is(s.small(h.entry.Addr).err, unix.EPERM)
 }
@@ -127,8 +124,7 @@ func resolve(s *sweep, hops []nextHop, table []inspect.Neighbor) (silent []nextH
 	return silent, pending
 }
 
-// silentProblems distinguishes silent peers that should answer from NotReady ones, and from a link
-// on which no peer answers.
+// silentProblems distinguishes ready peers, NotReady ones, and a link on which no peer answers.
 func silentProblems(silent []nextHop, probed int) []problem.Problem {
 	var lost, away group
 	for _, h := range silent {

@@ -57,8 +57,7 @@ func (t *Target) routeMTU(hop netip.Addr) int {
 	return route.MTU
 }
 
-// exceedsPath reports paths on which a router answers that packets are too large. Pods learn that,
-// unless a firewall drops the ICMP messages.
+// exceedsPath reports paths with a smaller MTU, by a router's answer. A firewall may hide it from pods.
 func exceedsPath(s *sweep) []problem.Problem {
 	var small group
 	least := s.size
@@ -103,8 +102,7 @@ func blackHoles(ctx context.Context, s *sweep) []problem.Problem {
 		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (ping -M do -s SIZE finds it), and recreate the pods")
 }
 
-// podPackets looks for peers that packets for their pods do not reach: by default, clouds and
-// switches drop packets that are not addressed to the machine itself.
+// podPackets looks for peers that packets for their pods do not reach: many clouds drop those.
 func podPackets(ctx context.Context, t *Target, s *sweep) []problem.Problem {
 	suspects, alive := t.unarrived(s)
 	if alive == 0 && len(s.peers) > 0 {
@@ -175,18 +173,14 @@ func (t *Target) confirmSuspects(ctx context.Context, s *sweep, suspects []suspe
 	}), err
 }
 
-// arrived reports whether a packet for a pod reached its node.
-func (t *Target) arrived(r result) bool { return r.reached || t.sentByPeer(r) }
-
-// sentByPeer reports whether an ICMP error came neither from this host nor from one of its routers,
-// but from the peer's node, which has no such pod. It may send the error from any of its addresses.
-func (t *Target) sentByPeer(r result) bool {
-	return r.sender.IsValid() && !t.hasAddr(r.sender) &&
+// arrived reports whether a packet for a pod reached its node. An ICMP error that came neither from
+// this host nor from one of its routers is that node's, from any of its addresses.
+func (t *Target) arrived(r result) bool {
+	return r.reached || r.sender.IsValid() && !t.hasAddr(r.sender) &&
 		!slices.ContainsFunc(t.Host.Routes, func(route topology.Route) bool { return route.Via == r.sender })
 }
 
-// routed reports whether the kernel has a route of ours to the subnet and no foreign one that takes
-// precedence. Otherwise a missing answer proves nothing about the network.
+// routed reports whether our route leads to the subnet. If not, a missing answer proves nothing.
 func (t *Target) routed(subnet netip.Prefix) bool {
 	return slices.ContainsFunc(t.State.Routes, func(r topology.Route) bool {
 		return r.Dst == subnet && r.Type == topology.Unicast && !t.takenByMain(r)

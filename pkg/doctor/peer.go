@@ -11,16 +11,13 @@ import (
 
 // A peer is another Node, and how this one reaches it.
 type peer struct {
-	name string
-	// hops are the next hops to its pods, one per family.
-	hops    []netip.Addr
+	name    string
+	hops    []netip.Addr // the next hops to its pods, one per family
 	subnets []netip.Prefix
-	// away is set if the Node is not ready.
-	away bool
+	away    bool // the Node is not ready
 }
 
-// gateway returns the address of the peer's bridge in one of its subnets. The node answers for it,
-// even without a bridge while it has no pods.
+// gateway returns the bridge's address in a subnet. Its node answers for it even without a bridge.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
 
 // peers returns the other Nodes that are machines, from the API server or else from the agent's

@@ -13,8 +13,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// policyRules looks up the kernel's routes for the packets that a cluster needs. Policy rules may
-// make the kernel use other tables than main, which has our routes.
+// policyRules looks up routes, because rules may lead to other tables than main, which has ours.
 func policyRules(ctx context.Context, t *Target) []problem.Problem {
 	var found []problem.Problem
 	rules := t.rules()
@@ -74,8 +73,7 @@ func hopOf(via netip.Addr, dev string) string {
 	return "dev " + dev
 }
 
-// rules are the policy rules of both families that select other tables than main, and one more for
-// each route in these tables to a part of a pod subnet.
+// rules are the policy rules, and one more for each route in their tables to a part of a pod subnet.
 type rules []inspect.Rule
 
 func (t *Target) rules() rules {
@@ -108,8 +106,7 @@ func partOf(subnets map[netip.Prefix]bool, dst netip.Prefix) bool {
 	return false
 }
 
-// addrs returns addresses of a subnet to look up: the usual one, and one of each part of the subnet
-// that has a rule, such as that of a single pod.
+// addrs returns addresses to look up: the usual one, and one of each part that has a rule.
 func (r rules) addrs(subnet netip.Prefix, usual netip.Addr) []netip.Addr {
 	all := []netip.Addr{usual}
 	for _, rule := range r {
@@ -143,8 +140,7 @@ func (t *Target) rangeOf(to netip.Addr) netip.Prefix {
 	return single(to)
 }
 
-// ruleRemedy adds a rule that selects the main table before the first rule that selects another
-// one.
+// ruleRemedy adds a rule that selects the main table before the first one that selects another.
 func (t *Target) ruleRemedy(f flow) string {
 	option := map[int]string{4: "", 6: "-6 "}[familyOf(f.to)]
 	remedy := "find the program that adds the rule, and change it so that pods' packets use the main table: `ip " + option + "rule`"
@@ -162,6 +158,5 @@ func (t *Target) ruleRemedy(f flow) string {
 	return remedy
 }
 
-// mainPriority is the priority of the rule for the main table (fib_default_rules_init of
-// net/ipv4/fib_rules.c).
+// mainPriority is that of the main table's rule (fib_default_rules_init of net/ipv4/fib_rules.c).
 const mainPriority = 32766

@@ -26,8 +26,7 @@ import (
 // An endpoint is a TCP port that a cluster needs open from here.
 type endpoint struct {
 	node, service, addr string
-	// closed is the severity of a refused connection, blocked that of one without an answer.
-	closed, blocked problem.Severity
+	closed, blocked     problem.Severity // if the connection is refused, and if nothing answers
 }
 
 // A dialResult is the outcome of a connection attempt.
@@ -68,8 +67,7 @@ func (t *Target) apiServerEndpoint() []endpoint {
 	return []endpoint{{"the API server", "API server", net.JoinHostPort(url.Hostname(), port), problem.Error, problem.Error}}
 }
 
-// kubeletEndpoints returns those of a sample. The API server needs them for logs, exec and
-// webhooks; elsewhere they show a firewall between the nodes.
+// kubeletEndpoints returns those of a sample. The API server needs them for logs and exec.
 func (t *Target) kubeletEndpoints() []endpoint {
 	severity := problem.Warning
 	if own := t.OwnNode(); own != nil && controlPlane(own) {
@@ -104,8 +102,7 @@ func (t *Target) controlPlaneEndpoints() []endpoint {
 	return endpoints
 }
 
-// serverPort returns the port of the client configuration if it names this Node, else the usual
-// one.
+// serverPort returns the port of the client configuration if it names this Node, else the usual.
 func (t *Target) serverPort(n *corev1.Node) int32 {
 	for _, e := range t.apiServerEndpoint() {
 		host, port, err := net.SplitHostPort(e.addr)
@@ -122,8 +119,7 @@ func controlPlane(n *corev1.Node) bool {
 	return is
 }
 
-// others returns the Nodes with an InternalIP that are machines and selected, at most limit of
-// them.
+// others returns at most limit of the selected machines with an InternalIP.
 func (t *Target) others(limit int, which func(*corev1.Node) bool) []*corev1.Node {
 	var all []*corev1.Node
 	for i := range t.Nodes {
@@ -138,8 +134,7 @@ func addrOf(n *corev1.Node, port int32) string {
 	return net.JoinHostPort(topology.NodeFrom(n).Addrs[0].String(), strconv.Itoa(int(port)))
 }
 
-// dialAll connects to all endpoints, and returns one Problem for all nodes on which a service fails
-// in the same way.
+// dialAll connects to all endpoints. Nodes on which a service fails in the same way share a Problem.
 func dialAll(ctx context.Context, endpoints []endpoint) []problem.Problem {
 	results := make([]dialResult, len(endpoints))
 	dialer := net.Dialer{Timeout: dialTimeout}
@@ -205,8 +200,7 @@ func endpointProblems(endpoints []endpoint, results []dialResult) []problem.Prob
 	return found
 }
 
-// nodePorts connects to a Service's node port on other nodes: firewalls often omit the range 30000
-// to 32767.
+// nodePorts connects to a Service's node port: firewalls often omit the range 30000 to 32767.
 func nodePorts(ctx context.Context, t *Target) []problem.Problem {
 	if t.API == nil || t.Nodes == nil {
 		return Skip("the Services are not known: "+errorText(t.NodesErr), "run it with a kubeconfig that may list Services: --kubeconfig FILE")

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -36,8 +37,7 @@ func (t *Target) takes(r, ours topology.Route) bool {
 	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, uplinks)
 }
 
-// kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: a route that belongs to an address of this
-// host. Its deletion may cut off the host.
+// kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: the route of an address of this host.
 const kernelMade = 2
 
 func routeRemedy(r topology.Route) string {
@@ -47,8 +47,53 @@ func routeRemedy(r topology.Route) string {
 	return "find the program that adds it (its protocol: /etc/iproute2/rt_protos), or if nothing needs it: `ip route del " + r.String() + "`"
 }
 
-// bridged reports whether the kernel made a route for an address of the bridge, under its present
-// name.
+// bridged reports whether a route is that of the bridge's address, under its present name.
 func (t *Target) bridged(r topology.Route, subnet netip.Prefix) bool {
 	return r.Dst == subnet && r.Dev != "" && (r.Dev == t.State.Bridge || r.Dev == t.renamedBridge())
+}
+
+// reversePath looks for links that drop packets from peers' pods because replies would leave by
+// another link (strict mode of RFC 3704). The effective rp_filter is the maximum of the device's
+// and that of all (ip-sysctl.rst).
+func reversePath(_ context.Context, t *Target) []problem.Problem {
+	if t.Report == nil {
+		return Skip("the agent does not answer, so the uplinks are unknown", "for the reason: plainroute status")
+	}
+	strict := map[string]string{}
+	for _, name := range t.uplinks() {
+		if path, ok := t.strict(name); ok && t.hasInternalIP4(name) {
+			strict[name] = path
+		}
+	}
+	for _, r := range t.State.Routes {
+		if r.Metric != topology.MetricPeer || !r.Dst.Addr().Is4() || strict[r.Dev] != "" {
+			continue
+		}
+		for _, dev := range slices.Sorted(maps.Keys(strict)) {
+			return Fail("packets from peers' pods by "+dev+" are dropped, because replies leave by "+r.Dev,
+				fmt.Sprintf("%s=1, and the route is %s", strict[dev], r), "loosen it: `sysctl -w net/ipv4/conf/"+dev+"/rp_filter=2`")
+		}
+	}
+	return nil
+}
+
+// hasInternalIP4 reports whether a link has an InternalIP of IPv4, where packets for pods arrive.
+func (t *Target) hasInternalIP4(dev string) bool {
+	return slices.ContainsFunc(t.Host.Links, func(l topology.Link) bool {
+		return l.Name == dev && slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool {
+			return a.Addr().Is4() && slices.Contains(t.Report.Host.Addresses, a.Addr())
+		})
+	})
+}
+
+// strict reports whether a device has strict reverse path filtering, and the setting's path.
+func (t *Target) strict(dev string) (string, bool) {
+	worst, at := 0, ""
+	for _, name := range []string{"all", dev} {
+		path := topology.ConfSysctl(4, name, "rp_filter")
+		if n, err := t.number(path); err == nil && n > worst {
+			worst, at = n, path
+		}
+	}
+	return at, worst == 1
 }

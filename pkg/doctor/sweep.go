@@ -16,13 +16,10 @@ import (
 const (
 	maxPeers     = 64
 	sweepTimeout = 2500 * time.Millisecond
+	smallSize    = 64 // bytes, which fit any path
 )
 
-// smallSize is a packet size that fits any path, in bytes.
-const smallSize = 64
-
-// A sweep is the results of probing a sample of the peers. All checks share one, because a host
-// limits the rate at which it answers.
+// A sweep is the results of probing some peers. Checks share one, because hosts limit answers.
 type sweep struct {
 	once    sync.Once
 	peers   []peer
@@ -30,8 +27,7 @@ type sweep struct {
 	results map[probe]result
 	err     error
 
-	// confirmMutex is held while suspects are probed again, because the rate of answers is limited.
-	confirmMutex sync.Mutex
+	confirmMutex sync.Mutex // held while suspects are probed again, because answers are limited
 }
 
 // sweepPeers probes each peer of the sample with a small packet and with one as large as pods send,

@@ -20,34 +20,25 @@ import (
 // A Target is the node that the checks examine, and all that they read. A part that could not be
 // read is nil, and the error field next to it has the reason.
 type Target struct {
-	// Root is the folder with the host's files: /, or a mount point of it in a pod.
-	Root string
-	// ProcSys is the root of the kernel's settings.
-	ProcSys string
+	Root    string // the folder with the host's files: /, or a mount point of it in a pod
+	ProcSys string // the root of the kernel's settings
 	// Store has the folder of our CNI config, BinDir is the folder of the plugins, and Offered that
 	// of the image's plugins, which install-cni copies.
 	Store           cni.Store
 	BinDir, Offered string
-	// ConfigsBefore are names of CNI configs that may come before ours.
-	ConfigsBefore []string
-	// Bridge is the name of the pods' bridge.
-	Bridge string
-	// Node is the name of our own Node, "" if it is unknown.
-	Node string
-	// Kernel reads from the network namespace what is not plainroute's.
-	Kernel *inspect.Inspector
+	ConfigsBefore   []string           // names of CNI configs that may come before ours
+	Bridge          string             // the name of the pods' bridge
+	Node            string             // the name of our own Node, "" if it is unknown
+	Kernel          *inspect.Inspector // reads from the network namespace what is not plainroute's
 	// Host and State are what the dataplane reads from the kernel: foreign objects and ours.
 	Host      topology.Host
 	State     topology.State
 	KernelErr error
-	// Report is the agent's status.
-	Report    *status.Report
+	Report    *status.Report // the agent's
 	ReportErr error
-	// Nodes are all Nodes of the cluster, from the API server.
-	Nodes    []corev1.Node
-	NodesErr error
-	// API is the client configuration for the API server, nil if it is unknown.
-	API *rest.Config
+	Nodes     []corev1.Node // all of the cluster, from the API server
+	NodesErr  error
+	API       *rest.Config // for the API server, nil if it is unknown
 
 	sweep sweep // of the peers
 }
@@ -126,11 +117,7 @@ func (t *Target) ownSubnets() []netip.Prefix {
 
 // theSubnetsAre ends a piece of evidence with our own pod subnets.
 func (t *Target) theSubnetsAre() string {
-	var all []string
-	for _, s := range t.ownSubnets() {
-		all = append(all, s.String())
-	}
-	return "; the subnets are " + strings.Join(all, ", ")
+	return "; the subnets are " + strings.Join(mapped(t.ownSubnets(), netip.Prefix.String), ", ")
 }
 
 func within(subnets []netip.Prefix, addr netip.Addr) bool {
@@ -148,13 +135,19 @@ func hasAddr(l topology.Link, addr netip.Addr) bool {
 
 // uplinks returns the names of the links with the InternalIPs.
 func (t *Target) uplinks() []string {
-	var names []string
-	if t.Report != nil {
-		for _, u := range t.Report.Host.Uplinks {
-			names = append(names, u.Name)
-		}
+	if t.Report == nil {
+		return nil
 	}
-	return names
+	return mapped(t.Report.Host.Uplinks, func(u status.Uplink) string { return u.Name })
+}
+
+// mapped returns f of each item.
+func mapped[T, U any](items []T, f func(T) U) []U {
+	var all []U
+	for _, item := range items {
+		all = append(all, f(item))
+	}
+	return all
 }
 
 // families returns the families of the pods' addresses, IPv4 if they are unknown.

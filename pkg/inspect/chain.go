@@ -11,23 +11,16 @@ import (
 // such chains too, in tables named filter, raw and mangle.
 type Chain struct {
 	Family, Table, Name string
-	// Hook is forward, prerouting or postrouting.
-	Hook string
-	// Drops reports whether its policy is to drop.
-	Drops bool
-	// Rules is the number of rules in the chain itself.
-	Rules int
-	// Outcomes has an element for each packet that was passed in, in the same order.
-	Outcomes []Outcome
-	// Legacy is set for a chain of iptables-legacy, which nftables does not show.
-	Legacy bool
+
+	Hook     string    // forward, prerouting or postrouting
+	Drops    bool      // its policy is to drop
+	Rules    int       // the number of rules in the chain itself
+	Outcomes []Outcome // of the packets that were passed in, in the same order
+	Legacy   bool      // a chain of iptables-legacy, which nftables does not show
 }
 
 func (c Chain) String() string {
-	policy := "accept"
-	if c.Drops {
-		policy = "drop"
-	}
+	policy := choose(c.Drops, "drop", "accept")
 	if c.Legacy {
 		return fmt.Sprintf("%stables-legacy: chain %s (policy %s) with %d rules", c.Family, c.Name, strings.ToUpper(policy), c.Rules)
 	}
@@ -40,17 +33,17 @@ var nftFamilies = map[nftables.TableFamily]string{
 }
 
 // HookForward is the hook where firewalls filter forwarded packets.
-const HookForward = "forward"
-
-const hookPrerouting = "prerouting"
+const (
+	HookForward    = "forward"
+	hookPrerouting = "prerouting"
+)
 
 // hookNames are the hooks that a forwarded packet passes.
 var hookNames = map[nftables.ChainHook]string{
 	*nftables.ChainHookPrerouting: hookPrerouting, *nftables.ChainHookForward: HookForward, *nftables.ChainHookPostrouting: "postrouting",
 }
 
-// ForwardChains returns the base chains that forwarded packets pass, each with the outcomes of the
-// packets.
+// ForwardChains returns the base chains that forwarded packets pass, with the packets' outcomes.
 func (i *Inspector) ForwardChains(packets []Packet) (found []Chain, err error) {
 	err = i.eachChain(func(conn *nftables.Conn, c *nftables.Chain) error {
 		family, routed := nftFamilies[c.Table.Family]

@@ -3,9 +3,11 @@
 package inspect
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
+	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -53,8 +55,7 @@ func (i *Inspector) Devices() ([]Device, error) {
 	return devices, nil
 }
 
-// MACs returns the MAC addresses of this host's devices by their names, empty for devices that have
-// none.
+// MACs returns the MAC addresses of this host's devices by their names, empty if there is none.
 func (i *Inspector) MACs() (map[string]string, error) {
 	links, _, err := i.links()
 	if err != nil {
@@ -78,4 +79,109 @@ func (i *Inspector) links() ([]rtnl.Link, map[int]string, error) {
 		names[l.Attrs().Index] = l.Attrs().Name
 	}
 	return links, names, nil
+}
+
+// A Port is a device in a bridge that is up and has a carrier.
+type Port struct {
+	Name     string
+	State    PortState // set by the spanning tree protocol or by bridge(8)
+	Isolated bool      // it forwards nothing to other isolated ports
+	// BlockedBy is the option of bridge(8) that blocks ARP (locked on, bcast_flood off) or neighbor
+	// discovery (mcast_flood off), "" if there is none.
+	BlockedBy string
+	NoHairpin bool // it sends nothing back where that came from
+}
+
+// PortState is BR_STATE_* of linux/if_bridge.h.
+type PortState uint8
+
+// The states in which a port forwards, or will without further action.
+const (
+	PortListening  PortState = 1
+	PortLearning   PortState = 2
+	PortForwarding PortState = 3
+)
+
+// String returns the state as bridge(8) prints it.
+func (s PortState) String() string {
+	if names := []string{"disabled", "listening", "learning", "forwarding", "blocking"}; int(s) < len(names) {
+		return names[s]
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// Attributes of IFLA_PROTINFO for bridges (linux/if_link.h).
+const (
+	portState     = 1
+	portHairpin   = 4
+	portMulticast = 27
+	portBroadcast = 30
+	portIsolated  = 33
+	portLocked    = 39
+)
+
+// Ports returns the ports of a bridge that are up and have a carrier.
+func (i *Inspector) Ports(bridge string) ([]Port, error) {
+	link, err := i.handle.LinkByName(bridge)
+	if err != nil {
+		return nil, fmt.Errorf("looking for %s: %w", bridge, err)
+	}
+	var ports []Port
+	request := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
+	request[0] = unix.AF_BRIDGE
+	_, err = i.conn.Get(unix.RTM_GETLINK, unix.NLM_F_DUMP, request, func(_ uint16, data []byte) {
+		running := binary.NativeEndian.Uint32(data[8:])&unix.IFF_LOWER_UP != 0 // which needs IFF_UP
+		if port, master := parsePort(data[unix.SizeofIfInfomsg:]); running && master == link.Attrs().Index {
+			ports = append(ports, port)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the ports of %s: %w", bridge, err)
+	}
+	return ports, nil
+}
+
+// parsePort returns a port, and the index of its bridge.
+func parsePort(b []byte) (port Port, master int) {
+	eachAttribute(b, func(attrs *netlink.AttributeDecoder) {
+		switch attrs.Type() {
+		case unix.IFLA_IFNAME:
+			port.Name = attrs.String()
+		case unix.IFLA_MASTER:
+			master = int(attrs.Uint32())
+		case unix.IFLA_PROTINFO:
+			eachAttribute(attrs.Bytes(), port.setOption)
+		}
+	})
+	return port, master
+}
+
+// eachAttribute calls f at each netlink attribute.
+func eachAttribute(b []byte, f func(*netlink.AttributeDecoder)) {
+	attrs, err := netlink.NewAttributeDecoder(b)
+	for err == nil && attrs.Next() {
+		f(attrs)
+	}
+}
+
+func (p *Port) setOption(info *netlink.AttributeDecoder) {
+	blocked := func(is bool, option string) {
+		if is {
+			p.BlockedBy = option
+		}
+	}
+	switch info.Type() {
+	case portState:
+		p.State = PortState(info.Uint8())
+	case portHairpin:
+		p.NoHairpin = info.Uint8() == 0
+	case portMulticast:
+		blocked(info.Uint8() == 0, "mcast_flood off")
+	case portBroadcast:
+		blocked(info.Uint8() == 0, "bcast_flood off")
+	case portIsolated:
+		p.Isolated = info.Uint8() != 0
+	case portLocked:
+		blocked(info.Uint8() != 0, "locked on")
+	}
 }

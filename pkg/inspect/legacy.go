@@ -17,15 +17,14 @@ import (
 type legacy struct {
 	family, tables string
 	socket, level  int
-	// ipSize is the size of the part of a rule that matches addresses, up to its field nfcache, and
-	// header that of all before the matches (struct ipt_entry of linux/netfilter_ipv4/ip_tables.h,
-	// ip6t_entry of linux/netfilter_ipv6/ip6_tables.h).
+	// Of struct ipt_entry (linux/netfilter_ipv4/ip_tables.h, and ip6t_entry of ip6_tables.h): the
+	// size of the part that matches addresses, up to the field nfcache, and of all before the matches.
 	ipSize, header int
-	// flagGoTo is IPT_F_GOTO, and flagsAt the offset of the flags.
-	flagGoTo byte
-	flagsAt  int
-	// addrSize is the size of an address, and sourceAt the offset of the source in a packet.
-	addrSize, sourceAt int
+
+	flagGoTo byte // IPT_F_GOTO
+	flagsAt  int  // offset of the flags
+	addrSize int
+	sourceAt int // offset of the source address in a packet
 }
 
 var legacies = []legacy{
@@ -105,9 +104,7 @@ func (l legacy) read(fd int, packets []Packet) (Chain, error) {
 // getsockopt reads into a buffer that begins with the request.
 func getsockopt(fd, level, option int, buffer unsafe.Pointer, size int) error {
 	length := uint32(size)
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
-		uintptr(buffer), uintptr(unsafe.Pointer(&length)), 0)
-	if errno != 0 {
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option), uintptr(buffer), uintptr(unsafe.Pointer(&length)), 0); errno != 0 {
 		return errno
 	}
 	return nil

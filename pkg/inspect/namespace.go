@@ -14,24 +14,20 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A PeerNamespace is another network namespace that this one is or was connected with, such as a
-// pod's.
+// A PeerNamespace is a network namespace that this one is or was connected with, such as a pod's.
 type PeerNamespace struct {
 	// ID is the ID of the namespace in this one. The kernel reuses it once the namespace is gone.
 	ID int
-	// Ports are the indexes of the veths that lead to it, whatever bridge they are in. There are
-	// none if the veths were deleted.
+	// Ports are the indexes of the veths that lead to it, whatever bridge they are in.
 	Ports []int
-	// Addrs are the addresses of all its devices, without loopback and link-local ones. It is empty
-	// for a namespace that can't be read.
+	// Addrs are those of all its devices but loopback and link-local ones; none if it can't be read.
 	Addrs []netip.Addr
 	// Foreign is set if it is not a pod of the bridge: one of its ports has an address here, so
 	// that it leads to this host's neighbors (a node of kind), or all ports are in other bridges.
 	Foreign bool
 }
 
-// PeerNamespaces returns all such namespaces; Foreign is relative to the given bridge. Reading them
-// needs CAP_NET_ADMIN, and Linux 4.20.
+// PeerNamespaces returns all; Foreign is relative to the bridge. Reading them needs CAP_NET_ADMIN.
 func (i *Inspector) PeerNamespaces(bridge string) ([]PeerNamespace, error) {
 	// The kernel assigns a namespace its ID at the latest when it lists a port that leads there.
 	links, _, err := i.links()
@@ -51,21 +47,20 @@ func (i *Inspector) PeerNamespaces(bridge string) ([]PeerNamespace, error) {
 	for _, id := range ids {
 		n := PeerNamespace{ID: id, Ports: ports[id], Foreign: foreign[id]}
 		n.Addrs, err = i.addrsOf(id)
-		if errors.Is(err, unix.EINVAL) { // the answer for one that is gone (rtnl_get_net_ns_capable of net/core/rtnetlink.c)
+		switch {
+		case errors.Is(err, unix.EINVAL): // of one that is gone (rtnl_get_net_ns_capable of net/core/rtnetlink.c)
 			doubtful = append(doubtful, n)
-			continue
-		}
-		if err != nil {
+		case err != nil:
 			return nil, fmt.Errorf("listing addresses in network namespace %d: %w", id, err)
+		default:
+			found = append(found, n)
 		}
-		found = append(found, n)
 	}
 	listed, err := i.stillListed(doubtful)
 	return append(found, listed...), err
 }
 
-// peerPorts returns the veths that lead to each namespace, and which namespaces are foreign to a
-// bridge.
+// peerPorts returns the veths that lead to each namespace, and which ones are foreign to a bridge.
 func peerPorts(links []rtnl.Link, addrs []rtnl.Addr, bridge string) (ports map[int][]int, foreign map[int]bool) {
 	routed := map[int]bool{}
 	for _, a := range addrs {
@@ -90,8 +85,7 @@ func peerPorts(links []rtnl.Link, addrs []rtnl.Addr, bridge string) (ports map[i
 	return ports, foreign
 }
 
-// stillListed returns those of the namespaces that the kernel still lists. Their addresses could
-// not be read, but they may be in use.
+// stillListed returns those that the kernel still lists: unreadable namespaces may be in use.
 func (i *Inspector) stillListed(doubtful []PeerNamespace) ([]PeerNamespace, error) {
 	if len(doubtful) == 0 {
 		return nil, nil
@@ -103,8 +97,7 @@ func (i *Inspector) stillListed(doubtful []PeerNamespace) ([]PeerNamespace, erro
 	return slices.DeleteFunc(doubtful, func(n PeerNamespace) bool { return !slices.Contains(ids, n.ID) }), nil
 }
 
-// namespaceIDs returns the IDs of the namespaces that have one in this namespace (rtnl_net_dumpid
-// of net/core/net_namespace.c, which does not mark an interrupted dump).
+// namespaceIDs returns those of rtnl_net_dumpid (net/core/net_namespace.c: interruptions are not marked).
 func (i *Inspector) namespaceIDs() ([]int, error) {
 	var ids []int
 	_, err := i.conn.Get(unix.RTM_GETNSID, unix.NLM_F_DUMP, make([]byte, rtgenHeader), func(kind uint16, data []byte) {
@@ -140,8 +133,7 @@ func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {
 	})
 }
 
-// hides reports whether the kernel hides addresses: the namespace belongs to another user
-// namespace, or the kernel lacks a family.
+// hides reports whether the kernel hides addresses, as of another user namespace, or lacks a family.
 func hides(err error) bool {
 	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }

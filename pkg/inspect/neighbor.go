@@ -36,23 +36,18 @@ var neighborStates = map[int]NeighborState{
 
 // Neighbor is an entry of the kernel's neighbor table.
 type Neighbor struct {
-	Addr netip.Addr
-	Dev  string
-	// MAC is empty while it is not known.
-	MAC   string
+	Addr  netip.Addr
+	Dev   string
+	MAC   string // empty while it is not known
 	State NeighborState
 }
 
 // String returns the entry as ip-neighbour(8) prints it.
 func (n Neighbor) String() string {
-	if n.MAC == "" {
-		return fmt.Sprintf("%s dev %s %s", n.Addr, n.Dev, n.State)
-	}
-	return fmt.Sprintf("%s dev %s lladdr %s %s", n.Addr, n.Dev, n.MAC, n.State)
+	return fmt.Sprintf("%s dev %s %s%s", n.Addr, n.Dev, choose(n.MAC != "", "lladdr "+n.MAC+" ", ""), n.State)
 }
 
-// Neighbors returns the neighbors of both families, without the kernel's own entries for multicast
-// groups, which are NOARP.
+// Neighbors returns those of both families, without the kernel's entries for multicast groups.
 func (i *Inspector) Neighbors() ([]Neighbor, error) {
 	_, names, err := i.links()
 	if err != nil {
@@ -97,20 +92,10 @@ func (i *Inspector) NeighborCount(family int) (int, error) {
 		return parseCount(string(content))
 	}
 	all, err := i.Neighbors()
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, e := range all {
-		if e.Addr.Is4() == (family == 4) && e.State != Permanent {
-			n++
-		}
-	}
-	return n, nil
+	return len(slices.DeleteFunc(all, func(e Neighbor) bool { return e.Addr.Is4() != (family == 4) || e.State == Permanent })), err
 }
 
-// parseCount reads the column "entries" of the table's statistics, which has a row for each CPU
-// (neigh_stat_seq_show, `/proc/net/stat/arp_cache`).
+// parseCount reads the column "entries", which is the same in each CPU's row (neigh_stat_seq_show).
 func parseCount(stat string) (n int, err error) {
 	header, row, _ := strings.Cut(stat, "\n")
 	if _, err := fmt.Sscanf(row, "%x", &n); err != nil || !strings.HasPrefix(header, "entries") {

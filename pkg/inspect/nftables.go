@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -49,11 +50,9 @@ func (t *ruleset) read(name string) error {
 		}
 	}
 	for _, chain := range next {
-		if err := t.read(chain); err != nil {
-			return err
-		}
+		err = cmp.Or(err, t.read(chain))
 	}
-	return nil
+	return err
 }
 
 // readSet reads a set, and returns the chains that it leads to if it is a verdict map.
@@ -147,8 +146,7 @@ func (m *nftVM) consume(register uint32) bits {
 	return b
 }
 
-// bitwise masks and flips. A shift, of which the library reads neither mask nor flip, makes all
-// bits unknown.
+// bitwise masks and flips. A shift, of which the library reads no mask, makes all bits unknown.
 func (m *nftVM) bitwise(e *expr.Bitwise) {
 	b := m.consume(e.SourceRegister)
 	if len(e.Mask) != len(b.value) {
@@ -185,8 +183,7 @@ func (m *nftVM) lookup(e *expr.Lookup) (truth, expr.Verdict) {
 	return matches, v
 }
 
-// matches compares a key with one element. Of a concatenation it compares only the first field,
-// which excludes most: pods have no addresses of Services.
+// matches compares a key with one element. Of a concatenation only the first field counts.
 func (s elementSet) matches(key bits, i int) truth {
 	e, n := s.elements[i], len(key.value)
 	switch {

@@ -13,12 +13,9 @@ import (
 
 // Packet is a packet that this host forwards: a TCP segment or a UDP datagram with unknown ports.
 type Packet struct {
-	In, Out string // the devices; empty: not known
-	// From and To are its addresses, or prefixes that contain them.
-	From, To netip.Prefix
-	// Reply is set for a packet of an established connection, from the end that did not begin it.
-	Reply bool
-	UDP   bool
+	In, Out    string       // the devices; empty: not known
+	From, To   netip.Prefix // that contain its addresses
+	Reply, UDP bool         // a reply is from the end that did not begin the connection
 }
 
 func (p Packet) String() string {
@@ -26,7 +23,6 @@ func (p Packet) String() string {
 	return fmt.Sprintf("from %s (%s) to %s (%s), %s", addrOrPrefix(p.From), p.In, addrOrPrefix(p.To), p.Out, kind)
 }
 
-// addrOrPrefix prints a prefix of one address without its length.
 func addrOrPrefix(p netip.Prefix) string {
 	return choose(p.IsSingleIP(), p.Addr().String(), p.String())
 }
@@ -131,10 +127,7 @@ func (p Packet) xtMatch(e *expr.Match) truth {
 	case "multiport", "limit":
 		return some
 	case "tcp", "udp":
-		if p.UDP == (e.Name == "udp") {
-			return some
-		}
-		return no
+		return choose(p.UDP == (e.Name == "udp"), some, no)
 	case "icmp", "icmp6":
 		return no
 	case "conntrack":
