@@ -3,6 +3,7 @@ package controllers
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -24,6 +25,7 @@ type ledger struct {
 	left     plan.Changes        // the changes that that pass did not make
 	triggers map[plan.Key]string // of the changes that are left, without those that were reverted
 	moved    bool                // the Nodes have changed since the last complete pass
+	concerns []netip.Prefix      // the ranges in which foreign routes can matter to the Nodes
 }
 
 // An entry is what one pass adds to the ledger.

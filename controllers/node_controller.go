@@ -106,8 +106,6 @@ type NodeReconciler struct {
 	NodeStatus NodeStatus  // may be nil
 	Events     EventWriter // may be nil
 
-	concerns []netip.Prefix // where foreign routes can matter to these Nodes
-
 	running atomic.Pointer[time.Time] // start of the running pass
 	ledger  ledger
 	held    removals
@@ -115,7 +113,6 @@ type NodeReconciler struct {
 	flaps   *flapGuard
 	unread  *unreadConfig
 	log     *ratelog.Log
-	history status.History
 	gc      idle.GC
 }
 
@@ -224,10 +221,10 @@ func (r *NodeReconciler) begin() *pass {
 	last := r.Board.Last()
 	p.result = &status.Result{
 		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,
-		Desired: last.Desired, Known: last.Known, Host: last.Host, API: APIStatus(p.view.Health), History: &r.history,
+		Desired: last.Desired, Known: last.Known, Host: last.Host, API: APIStatus(p.view.Health), History: &r.Board.History,
 	}
 	if p.view.Synced && p.nodesChanged() {
-		r.concerns = topology.Concerns(r.Options, p.view.Nodes)
+		r.ledger.concerns = topology.Concerns(r.Options, p.view.Nodes)
 	}
 	return p
 }
@@ -266,7 +263,7 @@ func (r *NodeReconciler) converge(ctx context.Context, p *pass) error {
 // compute reads the host and returns the changes to the desired state, without removals that an
 // incomplete view can't justify, and without repairs that the flap guard delays.
 func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, error) {
-	host, err := r.Dataplane.Facts(ctx, r.concerns)
+	host, err := r.Dataplane.Facts(ctx, r.ledger.concerns)
 	if err != nil {
 		return nil, &stepError{hostKey, fmt.Errorf("reading this host: %w", err)}
 	}

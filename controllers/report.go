@@ -71,7 +71,7 @@ func (r *NodeReconciler) publish(logger logr.Logger, p *pass, by outcome) {
 	if before.Pass.Number > 0 {
 		was.Insert(before.Problems...)
 	}
-	r.history.Note(before, p.result, touchedBy(p.done, by.repairs, is.SymmetricDifference(was)))
+	r.Board.History.Note(before, p.result, touchedBy(p.done, by.repairs, is.SymmetricDifference(was)))
 	r.Board.Publish(p.result)
 	r.logProblems(logger, "Problem", is.Difference(was))
 	r.logProblems(logger, "Problem gone", was.Difference(is))

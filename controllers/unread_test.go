@@ -120,7 +120,7 @@ func TestResultStartsWithTheLast(t *testing.T) {
 	board := &status.Latest{}
 	board.Publish(&status.Result{Known: true})
 	r := &NodeReconciler{Version: "1", Board: board, Nodes: &memoryNodes{}}
-	if got := r.begin().result; got.History != &r.history || !got.Known || got.Version != "1" {
+	if got := r.begin().result; got.History != &r.Board.History || !got.Known || got.Version != "1" {
 		t.Errorf("got %+v", got)
 	}
 }

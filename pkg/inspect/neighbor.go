@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/dataplane"
 )
 
-// NeighborState is the state of a neighbor table entry, as ip-neighbour(8) prints it.
+// NeighborState is the state of a neighbor table entry, as ip-neigh(8) prints it.
 type NeighborState string
 
 // The states of a neighbor. In those from Stale to Probe its MAC address may be outdated.
@@ -42,7 +42,7 @@ type Neighbor struct {
 	State NeighborState
 }
 
-// String returns the entry as ip-neighbour(8) prints it.
+// String returns the entry as ip-neigh(8) prints it.
 func (n Neighbor) String() string {
 	return fmt.Sprintf("%s dev %s %s%s", n.Addr, n.Dev, choose(n.MAC != "", "lladdr "+n.MAC+" ", ""), n.State)
 }

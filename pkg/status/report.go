@@ -164,7 +164,12 @@ type Result struct {
 }
 
 // Latest holds the Result of the last pass. It is safe for concurrent use.
-type Latest struct{ result atomic.Pointer[Result] }
+type Latest struct {
+	// History has the times of peers' states. Only the loop changes it.
+	History History
+
+	result atomic.Pointer[Result]
+}
 
 // Publish replaces the Result, which must not be changed afterwards.
 func (l *Latest) Publish(r *Result) { l.result.Store(r) }
