@@ -205,7 +205,7 @@ const (
 	LayoutLink Layout = ""
 	// LayoutGate has a regular file in the CNI folder, which other programs can read and append to,
 	// and the gate before it by name: a symlink to the run folder, which the runtime loads.
-	LayoutGate  Layout = "gate"
+	LayoutGate Layout = "gate"
 	// LayoutFile has the regular file alone, after another config that may go before it.
 	LayoutFile Layout = "file"
 	// LayoutMixed is none of these: a file is missing, or differs from what the agent wrote.
