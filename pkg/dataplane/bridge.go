@@ -28,22 +28,21 @@ func (f *linkFacts) bridge(name string) string {
 func (k *Kernel) addBridge(b plan.Bridge) error {
 	k.fresh.routes = false
 	d := b.Device
-	failed := func(err error) error { return part(b, fmt.Errorf("adding bridge %s: %w", d.Name, err)) }
-	mac, err := net.ParseMAC(d.MAC)
-	if err != nil {
-		return failed(err)
-	}
 	attrs := rtnl.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU, mac
-	if err := k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return failed(err)
+	mac, err := net.ParseMAC(d.MAC)
+	if err == nil {
+		attrs.Name, attrs.MTU, attrs.HardwareAddr = d.Name, d.MTU, mac
+		err = k.handle.LinkAdd(&rtnl.Bridge{LinkAttrs: attrs})
 	}
-	link, err := k.handle.LinkByName(d.Name)
+	var link rtnl.Link
+	if err == nil || errors.Is(err, unix.EEXIST) {
+		link, err = k.handle.LinkByName(d.Name)
+	}
 	if err == nil && link.Type() != topology.KindBridge {
 		err = fmt.Errorf("a device of that name is there, and its kind is %s", kindOf(link))
 	}
 	if err != nil {
-		return failed(err)
+		return part(b, fmt.Errorf("adding bridge %s: %w", d.Name, err))
 	}
 	k.links.note(link.Attrs().Index, linkIdent{name: d.Name, mtu: d.MTU}, false)
 	k.links.kinds[d.Name], k.links.mac, k.links.local6 = topology.KindBridge, d.MAC, false

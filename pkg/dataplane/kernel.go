@@ -27,17 +27,11 @@ import (
 
 // Config has what a Kernel needs besides the network namespace.
 type Config struct {
-	// Bridge is the name of the pods' bridge.
-	Bridge string
-	// ProcSys is the root of settings: /proc/sys, or in a container another mount of it.
-	ProcSys string
-	// ResolvConf is the file of resolv.conf(5).
-	ResolvConf string
-	// ResolvConfNeeded makes a missing file an error. Otherwise it means that there are no
-	// nameservers.
-	ResolvConfNeeded bool
-	// CNI has the folders of our CNI config.
-	CNI cni.Store
+	Bridge           string    // the name of the pods' bridge
+	ProcSys          string    // the root of settings: /proc/sys, or in a container another mount of it
+	ResolvConf       string    // the file of resolv.conf(5)
+	ResolvConfNeeded bool      // a missing ResolvConf is an error; otherwise it means that there are no nameservers
+	CNI              cni.Store // the folders of our CNI config
 }
 
 // Kernel reads and changes the kernel in the network namespace of the thread that called New, and
@@ -395,7 +389,6 @@ func (k *Kernel) applyCNI(op plan.Op, c plan.Config) error {
 	return k.cfg.CNI.Write(*c.CNI)
 }
 
-// sysctlFile returns the file of a setting.
 func (k *Kernel) sysctlFile(path string) string {
 	return filepath.Join(k.cfg.ProcSys, filepath.FromSlash(path))
 }

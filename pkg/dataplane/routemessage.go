@@ -137,6 +137,16 @@ func eachAttribute(b []byte, f func(kind uint16, value []byte)) (whole bool) {
 	return true
 }
 
+// attribute returns the value of the last attribute of a kind, nil if there is none.
+func attribute(b []byte, kind uint16) (value []byte) {
+	eachAttribute(b, func(k uint16, v []byte) {
+		if k == kind {
+			value = v
+		}
+	})
+	return value
+}
+
 func number(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0
@@ -196,13 +206,7 @@ func (m *message) by(h hop, links *linkFacts) topology.Route {
 }
 
 var routeTypes = map[uint8]topology.RouteType{
-	unix.RTN_UNICAST:     topology.Unicast,
-	unix.RTN_LOCAL:       "local",
-	unix.RTN_BROADCAST:   "broadcast",
-	unix.RTN_ANYCAST:     "anycast",
-	unix.RTN_MULTICAST:   "multicast",
-	unix.RTN_BLACKHOLE:   "blackhole",
-	unix.RTN_UNREACHABLE: topology.Unreachable,
-	unix.RTN_PROHIBIT:    "prohibit",
-	unix.RTN_THROW:       "throw",
+	unix.RTN_UNICAST: topology.Unicast, unix.RTN_LOCAL: "local", unix.RTN_BROADCAST: "broadcast",
+	unix.RTN_ANYCAST: "anycast", unix.RTN_MULTICAST: "multicast", unix.RTN_BLACKHOLE: "blackhole",
+	unix.RTN_UNREACHABLE: topology.Unreachable, unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw",
 }

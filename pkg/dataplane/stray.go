@@ -76,18 +76,14 @@ func (k *Kernel) leasedAddrs(port *rtnl.LinkAttrs, leases []netip.Addr) []netip.
 
 // unattached leaves out claims to the addresses behind ports that serve a pod.
 func (k *Kernel) unattached(claims []claim, attached []*rtnl.LinkAttrs) []claim {
-	if len(claims) == 0 {
-		return nil
-	}
-	taken := map[netip.Addr]bool{}
 	for _, port := range attached {
-		for _, addr := range k.peerAddrs(port) {
-			taken[addr] = true
+		if len(claims) == 0 {
+			break
 		}
+		taken := k.peerAddrs(port)
+		claims = slices.DeleteFunc(claims, func(c claim) bool { return share(c.addrs, taken) })
 	}
-	return slices.DeleteFunc(claims, func(c claim) bool {
-		return slices.ContainsFunc(c.addrs, func(a netip.Addr) bool { return taken[a] })
-	})
+	return claims
 }
 
 // settle keeps the claims that take precedence, and which of them conflict.
@@ -95,24 +91,25 @@ func (f *linkFacts) settle(claims []claim) {
 	for _, c := range claims {
 		rival, lost := 0, false
 		for _, other := range claims {
-			if c.index == other.index || !slices.ContainsFunc(c.addrs, func(a netip.Addr) bool { return slices.Contains(other.addrs, a) }) {
-				continue
-			}
 			switch {
+			case c.index == other.index || !share(c.addrs, other.addrs):
 			case f.seen[c.index] == f.seen[other.index]:
 				rival = other.index
 			case f.seen[other.index]:
 				lost = true
 			}
 		}
-		if lost {
-			continue
+		if !lost {
+			f.pods[c.index] = c.addrs[0]
 		}
-		f.pods[c.index] = c.addrs[0]
-		if rival != 0 {
+		if !lost && rival != 0 {
 			f.conflicts[c.index] = rival
 		}
 	}
+}
+
+func share(a, b []netip.Addr) bool {
+	return slices.ContainsFunc(a, func(addr netip.Addr) bool { return slices.Contains(b, addr) })
 }
 
 // peerAddrs returns the addresses of the device at the other end of a port, in another network
