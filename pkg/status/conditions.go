@@ -21,31 +21,20 @@ type Condition struct {
 	Message string         `json:"message,omitempty"`
 }
 
-// apiList is the name of the first condition.
 const apiList = "api-list"
 
 // conditions are in the order in which they come true when a node starts. problem.Reason.Ready
 // names the one that a Reason fails.
 var conditions = []struct {
 	name string
-	// node excludes a router, which has no Node and no pods.
-	node bool
+	node bool // excludes a router, which has no Node and no pods
 }{
 	{apiList, false},
-	{"node", true},
-	{"podcidr", true},
-	{"former-podcidr", true},
-	{"addresses", true},
-	{"settings", false},
-	{"kernel", false},
-	{"routes", false},
-	{"table", true},
-	{"bridge", true},
+	{"node", true}, {"podcidr", true}, {"former-podcidr", true}, {"addresses", true},
+	{"settings", false}, {"kernel", false}, {"routes", false},
+	{"table", true}, {"bridge", true},
 	{"uncontested", false},
-	{"cni-plugins", true},
-	{"cni-config", true},
-	{"cni-first", true},
-	{"cni-read", true},
+	{"cni-plugins", true}, {"cni-config", true}, {"cni-first", true}, {"cni-read", true},
 }
 
 // Conditions returns all conditions. Problems of peers affect none of them.

@@ -66,19 +66,15 @@ func (t *Touched) Node(name string) {
 	t.Nodes[name] = true
 }
 
-func (t *Touched) empty() bool { return len(t.Nodes) == 0 && len(t.Subnets) == 0 }
-
 // Note records what changed from one Result to the next. It does nothing if nothing was touched.
 func (h *History) Note(before, after *Result, t Touched) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case !after.Known:
-		return
-	case h.first.IsZero():
+	if after.Known && h.first.IsZero() {
 		h.first, h.stamps = after.Pass.Time, map[row]stamp{}
 		return
-	case t.empty():
+	}
+	if !after.Known || len(t.Nodes) == 0 && len(t.Subnets) == 0 {
 		return
 	}
 	was, now := before.states(t), after.states(t)

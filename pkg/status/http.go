@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -52,19 +53,10 @@ func (b *bounded) Accept() (net.Conn, error) {
 
 // Close closes the connection and no longer counts it.
 func (c *conn) Close() error {
-	c.listener.remove(c)
+	c.listener.mu.Lock()
+	c.listener.conns = slices.DeleteFunc(c.listener.conns, func(other *conn) bool { return other == c })
+	c.listener.mu.Unlock()
 	return c.Conn.Close()
-}
-
-func (b *bounded) remove(c *conn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for i := range b.conns {
-		if b.conns[i] == c {
-			b.conns = append(b.conns[:i], b.conns[i+1:]...)
-			return
-		}
-	}
 }
 
 // NotModified sets the ETag of a response, and reports whether it has sent 304 because the client

@@ -4,6 +4,7 @@ package status
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -136,8 +137,7 @@ const (
 	OffLink  PeerState = "off link"
 	Refused  PeerState = "refused"
 	Failed   PeerState = "failed"
-	// Missing: the kernel lacks the desired route.
-	Missing PeerState = "missing"
+	Missing  PeerState = "missing" // the kernel lacks the desired route
 )
 
 // Result is the outcome of a pass. Reports are made of it on request, because peers are many and
@@ -188,9 +188,11 @@ func (r *Result) Blocking() []problem.Problem {
 
 // Report returns the full report of a Result.
 func (r *Result) Report() Report {
+	host := r.Host
+	host.Addresses, host.Subnets, host.Uplinks = nonNil(host.Addresses), nonNil(host.Subnets), nonNil(host.Uplinks)
 	return Report{
-		TypeMeta: TypeMeta("NodeReport"), Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
-		Problems: problem.Complete(r.Problems), Peers: nonNil(r.peers()), State: r.Desired,
+		TypeMeta: TypeMeta("NodeReport"), Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: host, API: r.API,
+		Problems: problem.Complete(r.Problems), Peers: r.peers(), State: r.Desired,
 		Drift: Drift{Differences: []problem.Problem{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
 	}
 }
@@ -206,12 +208,6 @@ func (r *Report) All() []problem.Problem {
 		list = append(list, problem.New(problem.KernelFailed, problem.Subject{}, "can't compare with the kernel: %s", r.Drift.Error))
 	}
 	return append(list, problem.Complete(r.Drift.Differences)...)
-}
-
-// lists replaces nil lists by empty ones.
-func (h Host) lists() Host {
-	h.Addresses, h.Subnets, h.Uplinks = nonNil(h.Addresses), nonNil(h.Subnets), nonNil(h.Uplinks)
-	return h
 }
 
 // nonNil returns an empty list for nil, for JSON.
@@ -231,17 +227,21 @@ func (r *Result) problemsByNode() map[string][]problem.Problem {
 	return all
 }
 
-func (r *Result) peers() []Peer {
+// eachPeer calls f with the peers in the order of their Nodes, without times.
+func (r *Result) eachPeer(f func(Peer)) {
 	problemsByNode := r.problemsByNode()
-	var peers []Peer
 	for _, n := range r.Nodes {
-		if n.Name == r.Node {
-			continue
-		}
 		for _, subnet := range n.PodCIDRs {
-			peers = append(peers, r.peer(n, subnet, problemsByNode[n.Name]))
+			if n.Name != r.Node {
+				f(r.peer(n, subnet, problemsByNode[n.Name]))
+			}
 		}
 	}
+}
+
+func (r *Result) peers() []Peer {
+	peers := []Peer{}
+	r.eachPeer(func(p Peer) { peers = append(peers, p) })
 	slices.SortFunc(peers, func(a, b Peer) int { return topology.ComparePrefix(a.Subnet, b.Subnet) })
 	r.History.setTimes(peers)
 	return peers
@@ -265,16 +265,14 @@ func (r *Result) states(t Touched) map[row]PeerState {
 // subnet: the other family may be unaffected.
 func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.Problem) Peer {
 	peer := Peer{Node: n.Name, Subnet: subnet, State: Refused}
+	var messages []string
 	for _, p := range problems {
-		if p.Subnet.IsValid() && p.Subnet != subnet {
-			continue
+		if !p.Subnet.IsValid() || p.Subnet == subnet {
+			peer.Reason = append(peer.Reason, p.Reason)
+			messages = append(messages, p.Message)
 		}
-		peer.Reason = append(peer.Reason, p.Reason)
-		if peer.Message != "" {
-			peer.Message += "; "
-		}
-		peer.Message += p.Message
 	}
+	peer.Message = strings.Join(messages, "; ")
 	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
 	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
 		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
@@ -292,7 +290,5 @@ var reasonStates = []struct {
 	reason problem.Reason
 	state  PeerState
 }{
-	{problem.OffLink, OffLink},
-	{problem.RouteConflict, Conflict},
-	{problem.RouteFailed, Failed},
+	{problem.OffLink, OffLink}, {problem.RouteConflict, Conflict}, {problem.RouteFailed, Failed},
 }

@@ -64,12 +64,9 @@ func bad(p Peer) bool { return p.State != OK }
 
 // Format selects how a View is printed.
 type Format struct {
-	// Output is one of Outputs.
-	Output string
-	// Problems leaves out peers that are ok.
-	Problems bool
-	// Color marks states and severities.
-	Color bool
+	Output   string // one of Outputs
+	Problems bool   // leaves out peers that are ok
+	Color    bool   // marks states and severities
 }
 
 // Outputs are the values of -o.
@@ -78,19 +75,21 @@ var Outputs = []string{"table", "wide", "json", "yaml", "name"}
 // Print writes the View.
 func (v *View) Print(w io.Writer, f Format) error {
 	var out bytes.Buffer
-	var err error
 	switch f.Output {
 	case "json", "yaml":
-		err = v.encode(&out, f)
+		shown := *v
+		shown.Peers = v.peers(f)
+		encoded, err := text.Encoded(shown, f.Output)
+		if err != nil {
+			return fmt.Errorf("encoding the report: %w", err)
+		}
+		out.Write(encoded)
 	case "name":
 		v.names(&out, f)
 	default:
 		v.table(&out, f)
 	}
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(out.Bytes())
+	_, err := w.Write(out.Bytes())
 	return err
 }
 
@@ -100,17 +99,6 @@ func (v *View) peers(f Format) []Peer {
 		return v.Peers
 	}
 	return nonNil(slices.DeleteFunc(slices.Clone(v.Peers), func(p Peer) bool { return !bad(p) }))
-}
-
-func (v *View) encode(w *bytes.Buffer, f Format) error {
-	shown := *v
-	shown.Peers = v.peers(f)
-	encoded, err := text.Encoded(shown, f.Output)
-	if err != nil {
-		return fmt.Errorf("encoding the report: %w", err)
-	}
-	_, _ = w.Write(encoded)
-	return nil
 }
 
 // names writes Nodes as kubectl does, each once.
