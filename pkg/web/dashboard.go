@@ -145,7 +145,6 @@ func (d *Dashboard) row(name string) *fleet.Row {
 	return &d.cluster.Nodes[i]
 }
 
-// sendJSON sends a value as JSON.
 func sendJSON(w http.ResponseWriter, r *http.Request, value any) {
 	body, err := json.Marshal(value)
 	if err != nil {
