@@ -138,12 +138,12 @@ func request(ctx context.Context, conn httpstream.Connection, port int, method, 
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
 	errorStream, err := conn.CreateStream(headers)
-	if err != nil {
-		return nil, fmt.Errorf("opening a stream: %w", err)
+	var data httpstream.Stream
+	if err == nil {
+		_ = errorStream.Close() // only the kubelet writes to it
+		headers.Set(corev1.StreamType, corev1.StreamTypeData)
+		data, err = conn.CreateStream(headers)
 	}
-	_ = errorStream.Close() // only the kubelet writes to it
-	headers.Set(corev1.StreamType, corev1.StreamTypeData)
-	data, err := conn.CreateStream(headers)
 	if err != nil {
 		return nil, fmt.Errorf("opening a stream: %w", err)
 	}

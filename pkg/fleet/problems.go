@@ -115,11 +115,10 @@ func (c *Cluster) asymmetries() []problem.Group {
 				names = append(names, c.Nodes[from].Node)
 			}
 		}
-		if count == 0 {
-			continue
+		if count > 0 {
+			groups = append(groups, crossProblem(problem.Asymmetry, append([]string{c.Nodes[to].Node}, names...),
+				"%s has no route back to %s, which can reach its pods but get no answer", c.Nodes[to].Node, some(names, count)))
 		}
-		groups = append(groups, crossProblem(problem.Asymmetry, append([]string{c.Nodes[to].Node}, names...),
-			"%s has no route back to %s, which can reach its pods but get no answer", c.Nodes[to].Node, some(names, count)))
 	}
 	return groups
 }
