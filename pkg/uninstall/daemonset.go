@@ -85,21 +85,17 @@ func (o Options) daemonSet() *appsv1.DaemonSet {
 }
 
 func (o Options) podSpec() corev1.PodSpec {
-	no, grace := false, int64(5)
 	spec := corev1.PodSpec{
-		ServiceAccountName:            o.ServiceAccount,
-		AutomountServiceAccountToken:  &no,
-		EnableServiceLinks:            &no,
-		HostNetwork:                   true,
-		PriorityClassName:             o.PriorityClass,
-		NodeSelector:                  map[string]string{corev1.LabelOSStable: "linux"},
-		Affinity:                      realNodes(),
-		Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-		TerminationGracePeriodSeconds: &grace,
-		SecurityContext:               &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}, SELinuxOptions: o.SELinux},
-		Volumes:                       []corev1.Volume{hostFolder("cni-conf", o.CNIConfDir), hostFolder("cni-cache", o.CNICacheDir), hostFolder("run", o.RunDir)},
-		InitContainers:                []corev1.Container{o.cleaner()},
-		Containers:                    []corev1.Container{o.container("stay", "stay")},
+		ServiceAccountName: o.ServiceAccount, AutomountServiceAccountToken: new(false), EnableServiceLinks: new(false),
+		HostNetwork: true, PriorityClassName: o.PriorityClass, TerminationGracePeriodSeconds: new(int64(5)),
+		NodeSelector: map[string]string{corev1.LabelOSStable: "linux"}, Affinity: realNodes(),
+		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		SecurityContext: &corev1.PodSecurityContext{
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}, SELinuxOptions: o.SELinux,
+		},
+		Volumes:        []corev1.Volume{hostFolder("cni-conf", o.CNIConfDir), hostFolder("cni-cache", o.CNICacheDir), hostFolder("run", o.RunDir)},
+		InitContainers: []corev1.Container{o.cleaner()},
+		Containers:     []corev1.Container{o.container("stay", "stay")},
 	}
 	for _, name := range o.PullSecrets {
 		spec.ImagePullSecrets = append(spec.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
@@ -135,11 +131,10 @@ func (o Options) cleaner() corev1.Container {
 }
 
 func (o Options) container(name string, args ...string) corev1.Container {
-	no, yes, root := false, true, int64(0)
 	return corev1.Container{
 		Name: name, Image: o.Image, ImagePullPolicy: corev1.PullPolicy(o.PullPolicy), Args: args,
 		SecurityContext: &corev1.SecurityContext{
-			RunAsUser: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+			RunAsUser: new(int64(0)), AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
 		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
@@ -167,6 +162,6 @@ func isReal(n *corev1.Node) bool {
 // hostFolder is created if missing, because the pod would not start on a node that never had an
 // agent.
 func hostFolder(name, path string) corev1.Volume {
-	kind := corev1.HostPathDirectoryOrCreate
-	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &kind}}}
+	source := &corev1.HostPathVolumeSource{Path: path, Type: new(corev1.HostPathDirectoryOrCreate)}
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: source}}
 }

@@ -107,12 +107,11 @@ func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 		return nil, fmt.Errorf("listing DaemonSets of earlier runs: %w", err)
 	}
 	for i := range old.Items {
-		if old.Items[i].DeletionTimestamp != nil {
-			continue
-		}
-		u.Notify("removing DaemonSet %s of an earlier run", old.Items[i].Name)
-		if err := u.delete(ctx, &old.Items[i]); err != nil {
-			return nil, err
+		if set := &old.Items[i]; set.DeletionTimestamp == nil {
+			u.Notify("removing DaemonSet %s of an earlier run", set.Name)
+			if err := u.delete(ctx, set); err != nil {
+				return nil, err
+			}
 		}
 	}
 	// Without a timeout of its own, an interrupted call may leave a DaemonSet behind.
@@ -127,9 +126,8 @@ func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 
 // delete deletes the DaemonSet once its pods are gone.
 func (u *Uninstall) delete(ctx context.Context, set *appsv1.DaemonSet) error {
-	foreground := metav1.DeletePropagationForeground
 	err := u.Client.AppsV1().DaemonSets(u.Namespace).Delete(ctx, set.Name, metav1.DeleteOptions{
-		PropagationPolicy: &foreground, Preconditions: &metav1.Preconditions{UID: &set.UID},
+		PropagationPolicy: new(metav1.DeletePropagationForeground), Preconditions: &metav1.Preconditions{UID: &set.UID},
 	})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("removing DaemonSet %s: %w; delete it by hand", set.Name, err)
