@@ -104,9 +104,11 @@ func (k *Kernel) open() (err error) {
 	if k.namespace, err = openNamespace(); err != nil {
 		return err
 	}
-	if err := k.subscribe(); err != nil {
+	events, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...) // before anything is read, so that no change is missed
+	if err != nil {
 		return err
 	}
+	k.events = append(k.events, events)
 	k.nfnetlink = newSocket(k.namespace, unix.NETLINK_NETFILTER)
 	// A kernel without nf_tables still routes. The next read or write of the table reports the
 	// error again.

@@ -36,12 +36,11 @@ func (n *namespace) close() error {
 func (n *namespace) do(f func() error) error {
 	runtime.LockOSThread()
 	here, err := openNamespace()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return err
+	if err == nil {
+		defer here.file.Close()
+		err = n.enter(here)
 	}
-	defer here.file.Close()
-	if err := n.enter(here); err != nil {
+	if err != nil {
 		runtime.UnlockOSThread()
 		return err
 	}

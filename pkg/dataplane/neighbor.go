@@ -32,12 +32,11 @@ func (k *Kernel) leaves(m netlink.Message) bool {
 // A neighbor is an entry of the neighbor table or of a bridge's forwarding table (struct ndmsg,
 // rtnetlink(7)).
 type neighbor struct {
-	family uint8
-	index  int
-	state  uint16
-	flags  uint8
-	addr   []byte
-	mac    string // its bytes
+	family, flags uint8
+	index         int
+	state         uint16
+	addr          []byte
+	mac           string // its bytes
 }
 
 const (

@@ -14,16 +14,14 @@ const routeObject = 30
 
 // A message is a route of the main table as rtnetlink(7) sends it.
 type message struct {
-	hop             // the first, which stands for all
-	others    []hop // of a multipath route
-	family    uint8
-	kind, tos uint8
-	dst, from netip.Prefix
-	src       netip.Addr
-	metric    int
-	protocol  int
-	expires   bool
-	object    uint32 // the id of its next hop, where the kernel keeps that as an object of its own
+	hop                     // the first, which stands for all
+	others            []hop // of a multipath route
+	family, kind, tos uint8
+	metric, protocol  int
+	dst, from         netip.Prefix
+	src               netip.Addr
+	expires           bool
+	object            uint32 // the id of its next hop, where the kernel keeps that as an object of its own
 }
 
 // A hop is one of a route's next hops.

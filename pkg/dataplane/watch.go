@@ -20,18 +20,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// subscribe opens the notification socket before anything is read, so that no change is missed.
-// Routes are not filtered by our protocol, because the notification of an overwritten route has
-// only the foreign one. RTM_NEWNETCONF announces forwarding.
-func (k *Kernel) subscribe() error {
-	c, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...)
-	if err == nil {
-		k.events = append(k.events, c)
-	}
-	return err
-}
-
-// routeGroups returns the notification groups of rtnetlink(7) that matter here.
+// routeGroups returns the notification groups of rtnetlink(7) that matter here. Routes are not
+// filtered by our protocol, because the notification of an overwritten route has only the foreign
+// one. RTM_NEWNETCONF announces forwarding.
 func routeGroups() []uint32 {
 	return []uint32{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
@@ -188,8 +179,7 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	if !k.fresh.routes {
 		return true
 	}
-	was := k.links.idents[index]
-	news := false
+	was, news := k.links.idents[index], false
 	switch {
 	case !deleted && now == was:
 	case k.links.matters(index), deleted && k.links.pods[index].IsValid():
@@ -200,12 +190,10 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	default:
 		news = k.cutOff(index, was, now)
 	}
-	if !news {
+	if k.fresh.routes = !news; !news {
 		k.links.note(index, now, deleted)
-		return false
 	}
-	k.fresh.routes = false
-	return true
+	return news
 }
 
 // cutOff reports whether a port of a pod was set down, taken out of the bridge or put into another.

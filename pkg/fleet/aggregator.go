@@ -76,15 +76,11 @@ func (d *aggregator) cells(row *Row, peers []status.Peer) Cells {
 	}
 	seen := make([]bool, len(cells))
 	for i := range peers {
-		to, ok := d.index[peers[i].Node]
-		if !ok || cells[to] == Self {
-			continue
-		}
-		cell, ok := cellOf[peers[i].State]
-		if !ok {
+		cell, known := cellOf[peers[i].State]
+		if !known {
 			cell = Failed // a state of a later version: not ok
 		}
-		if !seen[to] || cell > cells[to] {
+		if to, ok := d.index[peers[i].Node]; ok && cells[to] != Self && (!seen[to] || cell > cells[to]) {
 			cells[to], seen[to] = cell, true
 		}
 	}

@@ -70,8 +70,7 @@ func (s *Collector) query(ctx context.Context, a *aggregator, row *Row) {
 func running(rows []Row, pods map[string]*corev1.Pod) []*Row {
 	var list []*Row
 	for i := range rows {
-		row := &rows[i]
-		pod := pods[row.Node]
+		row, pod := &rows[i], pods[rows[i].Node]
 		if pod == nil {
 			continue
 		}

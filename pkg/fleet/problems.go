@@ -89,11 +89,7 @@ func (c *Cluster) Groups() []problem.Group {
 
 // crossProblems returns the Problems that all reports together show.
 func (d *aggregator) crossProblems() []problem.Group {
-	list := slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.oversize(), d.cluster.versions())
-	if list == nil {
-		list = []problem.Group{}
-	}
-	return list
+	return append([]problem.Group{}, slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.oversize(), d.cluster.versions())...)
 }
 
 // crossProblem returns a Group of at most Kept Nodes.

@@ -102,11 +102,11 @@ func (r *Row) columns(now time.Time) []string {
 	}
 	ready := map[bool]string{true: "yes", false: "no"}[r.Report.Ready]
 	drift := text.None
-	if !r.Report.Drift.Time.IsZero() {
-		drift = strconv.Itoa(r.Count.Drift)
-	}
-	if r.Report.Drift.Error != "" {
+	switch {
+	case r.Report.Drift.Error != "":
 		drift = "?"
+	case !r.Report.Drift.Time.IsZero():
+		drift = strconv.Itoa(r.Count.Drift)
 	}
 	return []string{
 		r.Node, ready, fmt.Sprintf("%d/%d", r.Count.OK, r.Count.Peers), strconv.Itoa(r.Count.Problems), drift,

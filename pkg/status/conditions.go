@@ -50,21 +50,17 @@ func (r *Result) Conditions() []Condition {
 			condition.Status = metav1.ConditionUnknown
 		}
 		for _, p := range blocking {
-			if p.Reason.Ready() == c.name {
-				condition.fail(p)
+			switch {
+			case p.Reason.Ready() != c.name:
+			case condition.Status == metav1.ConditionFalse:
+				condition.Message += "; " + p.Message
+			default:
+				condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, p.Reason, p.Message
 			}
 		}
 		all = append(all, condition)
 	}
 	return all
-}
-
-func (c *Condition) fail(p problem.Problem) {
-	if c.Status != metav1.ConditionFalse {
-		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.Reason, p.Message
-		return
-	}
-	c.Message += "; " + p.Message
 }
 
 // String returns the status, with the reason of a failure, on one line.

@@ -106,9 +106,8 @@ func (h *History) prune(nodes []*topology.Node) {
 	kept := make(map[row]stamp, len(nodes))
 	for _, n := range nodes {
 		for _, subnet := range n.PodCIDRs {
-			r := row{n.Name, subnet}
-			if s, ok := h.stamps[r]; ok {
-				kept[r] = s
+			if s, ok := h.stamps[row{n.Name, subnet}]; ok {
+				kept[row{n.Name, subnet}] = s
 			}
 		}
 	}
@@ -125,8 +124,8 @@ func (h *History) setTimes(peers []Peer) {
 	for i := range peers {
 		p := &peers[i]
 		p.Since = h.first
-		s, ok := h.stamps[row{p.Node, p.Subnet}]
-		if ok && s.since != 0 {
+		s := h.stamps[row{p.Node, p.Subnet}]
+		if s.since != 0 {
 			p.Since = time.Unix(0, s.since).UTC()
 		}
 		if s.repaired != 0 {

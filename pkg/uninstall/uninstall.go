@@ -61,10 +61,8 @@ func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) 
 	nodes := map[string]*corev1.Node{}
 	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
 		if isReal(n) {
-			nodes[n.Name] = &corev1.Node{
-				ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels},
-				Status:     corev1.NodeStatus{Conditions: n.Status.Conditions},
-			}
+			nodes[n.Name] = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels}}
+			nodes[n.Name].Status.Conditions = n.Status.Conditions
 		}
 	})
 	if err != nil {
@@ -171,7 +169,11 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 	u.Notify("cleaning %d nodes", len(nodes))
 	var failed error
 	for {
-		pods, err := u.listPods(ctx, set)
+		var pods map[string]*corev1.Pod
+		err := u.refuseDaemonSets(ctx)
+		if err == nil {
+			pods, err = u.pods(ctx, set)
+		}
 		if errors.Is(err, cleanup.ErrRefused) {
 			f.interrupted = true
 			return f.rows(nodes), err
@@ -201,16 +203,6 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 		nodes = now
 	}
 	return f.rows(nodes), errors.Join(failed, err)
-}
-
-// listPods returns the pods that clean, or cleanup.ErrRefused if there are agents again.
-func (u *Uninstall) listPods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
-	if !u.DryRun {
-		if err := u.refuseDaemonSets(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return u.pods(ctx, set)
 }
 
 // pods returns those of the DaemonSet by node, reduced to the fields that tracker uses.
