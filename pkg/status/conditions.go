@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -25,33 +26,29 @@ const apiList = "api-list"
 
 // conditions are in the order in which they come true when a node starts. problem.Reason.Ready
 // names the one that a Reason fails.
-var conditions = []struct {
-	name string
-	node bool // excludes a router, which has no Node and no pods
-}{
-	{apiList, false},
-	{"node", true}, {"podcidr", true}, {"former-podcidr", true}, {"addresses", true},
-	{"settings", false}, {"kernel", false}, {"routes", false},
-	{"table", true}, {"bridge", true},
-	{"uncontested", false},
-	{"cni-plugins", true}, {"cni-config", true}, {"cni-first", true}, {"cni-read", true},
+var conditions = []string{
+	apiList, "node", "podcidr", "former-podcidr", "addresses", "settings", "kernel", "routes", "table", "bridge", "uncontested",
+	"cni-plugins", "cni-config", "cni-first", "cni-read",
 }
+
+// ofRouter are the conditions of a router, which has no Node and no pods.
+var ofRouter = []string{apiList, "settings", "kernel", "routes", "uncontested"}
 
 // Conditions returns all conditions. Problems of peers affect none of them.
 func (r *Result) Conditions() []Condition {
 	blocking := r.Blocking()
 	all := make([]Condition, 0, len(conditions))
-	for _, c := range conditions {
-		if c.node && r.Host.Router {
+	for _, name := range conditions {
+		if r.Host.Router && !slices.Contains(ofRouter, name) {
 			continue
 		}
-		condition := Condition{Name: c.name, Status: metav1.ConditionTrue}
-		if !r.Seen && c.name != apiList {
+		condition := Condition{Name: name, Status: metav1.ConditionTrue}
+		if !r.Seen && name != apiList {
 			condition.Status = metav1.ConditionUnknown
 		}
 		for _, p := range blocking {
 			switch {
-			case p.Reason.Ready() != c.name:
+			case p.Reason.Ready() != name:
 			case condition.Status == metav1.ConditionFalse:
 				condition.Message += "; " + p.Message
 			default:
