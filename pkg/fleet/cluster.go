@@ -17,21 +17,17 @@ import (
 // Cluster is the fleet status: the reports of all Nodes.
 type Cluster struct {
 	metav1.TypeMeta `json:",inline"`
-	Time            time.Time `json:"time"`
-	// Nodes has a Row for each Node, by name.
-	Nodes []Row `json:"nodes"`
-	// Problems are those that only all reports together show.
-	Problems []problem.Group `json:"problems"`
+	Time            time.Time       `json:"time"`
+	Nodes           []Row           `json:"nodes"`    // a Row for each Node, by name
+	Problems        []problem.Group `json:"problems"` // those that only all reports together show
 }
 
 // Row is a Node and its agent's report.
 type Row struct {
-	Node string `json:"node"`
-	// Subnets are the Node's pod subnets by the API server.
-	Subnets []string `json:"subnets"`
-	// NotReady is the message of the Node's condition Ready, unless it is True.
-	NotReady string `json:"notReady,omitempty"`
-	Agent    *Agent `json:"agent,omitempty"`
+	Node     string   `json:"node"`
+	Subnets  []string `json:"subnets"`            // the Node's pod subnets by the API server
+	NotReady string   `json:"notReady,omitempty"` // the message of the Node's condition Ready, unless it is True
+	Agent    *Agent   `json:"agent,omitempty"`
 	// NoReport is the Reason for a missing Report, Message its explanation.
 	NoReport problem.Reason `json:"noReport,omitempty"`
 	Message  string         `json:"message,omitempty"`
@@ -55,8 +51,7 @@ type Agent struct {
 	Container string    `json:"container"`
 	Image     string    `json:"image"`
 	Started   time.Time `json:"started,omitzero"`
-	// Port is the agent's on its node's loopback.
-	Port int `json:"port"`
+	Port      int       `json:"port"` // on its node's loopback
 }
 
 // Count has the lengths of a Report's lists.

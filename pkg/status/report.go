@@ -43,35 +43,24 @@ type Report struct {
 	State topology.State `json:"state"`
 	// Drift is the difference between the kernel and the CNI folder, and State, at the time of the
 	// request.
-	Drift Drift `json:"drift"`
-	// Pass is the last pass.
-	Pass Pass `json:"pass"`
-	// Passes are the last passes, the newest first.
-	Passes []Pass `json:"passes"`
+	Drift  Drift  `json:"drift"`
+	Pass   Pass   `json:"pass"`   // the last pass
+	Passes []Pass `json:"passes"` // the last passes, the newest first
 }
 
 // Host describes the node's network.
 type Host struct {
-	// Router reports that the machine is not a Node and has no pods.
-	Router bool `json:"router,omitempty"`
-	// Addresses are the Node's InternalIPs, Subnets its pod subnets.
-	Addresses []netip.Addr   `json:"addresses"`
-	Subnets   []netip.Prefix `json:"subnets"`
-	// ClusterCIDRs are the ranges of --cluster-cidr.
-	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs,omitempty"`
-	// Uplinks are the links with the InternalIPs.
-	Uplinks []Uplink `json:"uplinks"`
-	// MTU is that of the pods in bytes; 0 without a CNI config.
-	MTU int `json:"mtu"`
-	// Encapsulation is always "never".
-	Encapsulation string `json:"encapsulation"`
-	// Bridge is the pods' device, and Ports the number of pods attached to it.
-	Bridge string `json:"bridge"`
-	Ports  int    `json:"ports"`
-	// Config is the path of our CNI config.
-	Config string `json:"config"`
-	// ConfigsBefore are names of other CNI configs that are allowed to precede ours.
-	ConfigsBefore []string `json:"configsBefore,omitempty"`
+	Router        bool           `json:"router,omitempty"`        // the machine is not a Node and has no pods
+	Addresses     []netip.Addr   `json:"addresses"`               // the Node's InternalIPs
+	Subnets       []netip.Prefix `json:"subnets"`                 // the Node's pod subnets
+	ClusterCIDRs  []netip.Prefix `json:"clusterCIDRs,omitempty"`  // the ranges of --cluster-cidr
+	Uplinks       []Uplink       `json:"uplinks"`                 // the links with the InternalIPs
+	MTU           int            `json:"mtu"`                     // of the pods in bytes; 0 without a CNI config
+	Encapsulation string         `json:"encapsulation"`           // always "never"
+	Bridge        string         `json:"bridge"`                  // the pods' device
+	Ports         int            `json:"ports"`                   // the number of pods attached to the bridge
+	Config        string         `json:"config"`                  // the path of our CNI config
+	ConfigsBefore []string       `json:"configsBefore,omitempty"` // other CNI configs that are allowed to precede ours
 }
 
 // Uplink is a link by which peers reach this node.
@@ -82,12 +71,9 @@ type Uplink struct {
 
 // API is the state of the watch of Nodes.
 type API struct {
-	// Synced reports that there was a full list of Nodes.
-	Synced bool `json:"synced"`
-	// LastEvent is when the API server last sent anything; zero: never.
-	LastEvent time.Time `json:"lastEvent,omitzero"`
-	// Error is why the last request to the API server failed.
-	Error string `json:"error,omitempty"`
+	Synced    bool      `json:"synced"`             // there was a full list of Nodes
+	LastEvent time.Time `json:"lastEvent,omitzero"` // when the API server last sent anything; zero: never
+	Error     string    `json:"error,omitempty"`    // why the last request to the API server failed
 }
 
 // Drift is the difference between the kernel and the CNI folder, and the desired State.
@@ -120,11 +106,9 @@ type Peer struct {
 	State  PeerState        `json:"state"`
 	Reason []problem.Reason `json:"reasons,omitempty"`
 	// Message explains the state; empty if it is ok.
-	Message string `json:"message,omitempty"`
-	// Since is when this agent last saw the state change.
-	Since time.Time `json:"since,omitzero"`
-	// Repaired is when the agent last restored the route.
-	Repaired time.Time `json:"repaired,omitzero"`
+	Message  string    `json:"message,omitempty"`
+	Since    time.Time `json:"since,omitzero"`    // when this agent last saw the state change
+	Repaired time.Time `json:"repaired,omitzero"` // when the agent last restored the route
 }
 
 // PeerState is the state of the route to a peer.

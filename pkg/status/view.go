@@ -28,14 +28,11 @@ type View struct {
 
 // Leftover has the objects with plainroute's mark on a node.
 type Leftover struct {
-	State topology.State `json:"state"`
-	Ports int            `json:"ports"`
-	// Locked reports that an agent runs, although it doesn't answer.
-	Locked bool `json:"locked"`
-	// Config is the path of our CNI config, whether it exists or not.
-	Config string `json:"config"`
-	// Error is why they can't be read.
-	Error string `json:"error,omitempty"`
+	State  topology.State `json:"state"`
+	Ports  int            `json:"ports"`
+	Locked bool           `json:"locked"`          // an agent runs, although it doesn't answer
+	Config string         `json:"config"`          // the path of our CNI config, whether it exists or not
+	Error  string         `json:"error,omitempty"` // why they can't be read
 }
 
 // Empty reports that nothing with our mark is on the node, and no agent runs there: the machine may

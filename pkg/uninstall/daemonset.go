@@ -17,28 +17,21 @@ import (
 // Options describe the pods that clean the nodes. They can't be derived from the agents' DaemonSet,
 // which may be gone.
 type Options struct {
-	Namespace string
-	// Image is plainroute's.
-	Image       string
-	PullPolicy  string
-	PullSecrets []string
-	// ServiceAccount is that of the pods, which need no rights; empty: the namespace's default.
-	ServiceAccount string
-	// PriorityClass admits the pods to full nodes; empty: none.
-	PriorityClass string
-	// CNIConfDir, CNICacheDir and RunDir are folders of the hosts.
-	CNIConfDir, CNICacheDir, RunDir string
-	// Bridge is the pods' bridge; empty: cleanup detects it.
-	Bridge string
-	// DACOverride adds that capability, for folders that don't belong to root.
-	DACOverride bool
+	Namespace      string
+	Image          string // plainroute's
+	PullPolicy     string
+	PullSecrets    []string
+	ServiceAccount string // of the pods, which need no rights; empty: the namespace's default
+	PriorityClass  string // admits the pods to full nodes; empty: none
+
+	CNIConfDir, CNICacheDir, RunDir string // folders of the hosts
+
+	Bridge      string // the pods' bridge; empty: cleanup detects it
+	DACOverride bool   // adds that capability, for folders that don't belong to root
 	SELinux     *corev1.SELinuxOptions
-	// DryRun reports what would be removed.
-	DryRun bool
-	// Timeout is how long to wait after the last progress of a node.
-	Timeout time.Duration
-	// Owner is the Pod that this runs in; the DaemonSet is deleted with it.
-	Owner *metav1.OwnerReference
+	DryRun      bool                   // reports what would be removed
+	Timeout     time.Duration          // how long to wait after the last progress of a node
+	Owner       *metav1.OwnerReference // the Pod that this runs in; the DaemonSet is deleted with it
 }
 
 const (
