@@ -69,11 +69,8 @@ func (f *routeFacts) egress(h hop) egress {
 // represents reports whether a route outside the blocks is the first by its egress. It is kept
 // for all of them, because their gateway and device still matter.
 func (f *routeFacts) represents(m *message, h hop, links *linkFacts) bool {
-	if m.kind != unix.RTN_UNICAST {
-		return false
-	}
 	e := f.egress(h)
-	if _, known := f.representatives[e]; known {
+	if _, known := f.representatives[e]; known || m.kind != unix.RTN_UNICAST {
 		return false
 	}
 	f.representatives[e] = m.other(h, links)
@@ -82,12 +79,9 @@ func (f *routeFacts) represents(m *message, h hop, links *linkFacts) bool {
 
 // outside returns the destinations of our own routes that the blocks leave out.
 func (f *routeFacts) outside() []netip.Prefix {
-	if f.blocks == nil {
-		return nil
-	}
 	var outside []netip.Prefix
 	for _, r := range f.ours {
-		if !within(f.blocks, r.Dst) {
+		if f.blocks != nil && !within(f.blocks, r.Dst) {
 			outside = append(outside, r.Dst)
 		}
 	}
@@ -107,10 +101,8 @@ func within(blocks []netip.Prefix, p netip.Prefix) bool {
 // routes of these, the table is read again.
 func (k *Kernel) concern(blocks []netip.Prefix) {
 	k.concerns = blocks
-	if k.routes == nil || k.routes.blocks == nil {
-		return
-	}
-	if blocks == nil || slices.ContainsFunc(blocks, func(p netip.Prefix) bool { return !within(k.routes.blocks, p) }) {
+	leftOut := func(p netip.Prefix) bool { return !within(k.routes.blocks, p) }
+	if k.routes != nil && k.routes.blocks != nil && (blocks == nil || slices.ContainsFunc(blocks, leftOut)) {
 		k.fresh.routes = false
 	}
 }

@@ -107,18 +107,13 @@ func parseFlow(b []byte) (f flow, ok bool) {
 }
 
 func parseTuple(tuple []byte) (src, dst netip.Addr) {
-	eachAttribute(tuple, func(kind uint16, ip []byte) {
-		if kind != ctaTupleIP {
-			return
+	eachAttribute(attribute(tuple, ctaTupleIP), func(kind uint16, value []byte) {
+		switch kind {
+		case ctaV4Src, ctaV6Src:
+			src, _ = netip.AddrFromSlice(value)
+		case ctaV4Dst, ctaV6Dst:
+			dst, _ = netip.AddrFromSlice(value)
 		}
-		eachAttribute(ip, func(kind uint16, value []byte) {
-			switch kind {
-			case ctaV4Src, ctaV6Src:
-				src, _ = netip.AddrFromSlice(value)
-			case ctaV4Dst, ctaV6Dst:
-				dst, _ = netip.AddrFromSlice(value)
-			}
-		})
 	})
 	return src, dst
 }

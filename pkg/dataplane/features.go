@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -11,8 +12,10 @@ import (
 
 // Constants of linux/netfilter/nf_tables.h that x/sys/unix lacks.
 const (
-	nftGetRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
-	nftGetSet  = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSET
+	nftGetRule       = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
+	nftGetSet        = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSET
+	nftNewGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+	nftGetGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
 )
 
 // A setShape has the properties of a set that google/nftables leaves out or interprets.
@@ -26,25 +29,11 @@ type setShape struct {
 func (k *Kernel) shapes() (map[string]setShape, error) {
 	all := map[string]setShape{}
 	err := k.dumpTable(nftGetSet, func(attributes []byte) {
-		var name string
-		var shape setShape
-		eachAttribute(attributes, func(kind uint16, value []byte) {
-			switch kind {
-			case unix.NFTA_SET_NAME:
-				name = unix.ByteSliceToString(value)
-			case unix.NFTA_SET_FLAGS:
-				shape.flags = bigEndian(value)
-			case unix.NFTA_SET_TIMEOUT:
-				shape.timeout = true
-			case unix.NFTA_SET_DESC:
-				eachAttribute(value, func(kind uint16, value []byte) {
-					if kind == unix.NFTA_SET_DESC_SIZE {
-						shape.size = bigEndian(value)
-					}
-				})
-			}
-		})
-		all[name] = shape
+		all[unix.ByteSliceToString(attribute(attributes, unix.NFTA_SET_NAME))] = setShape{
+			flags:   bigEndian(attribute(attributes, unix.NFTA_SET_FLAGS)),
+			size:    bigEndian(attribute(attribute(attributes, unix.NFTA_SET_DESC), unix.NFTA_SET_DESC_SIZE)),
+			timeout: attribute(attributes, unix.NFTA_SET_TIMEOUT) != nil,
+		}
 	})
 	return all, err
 }
@@ -53,10 +42,7 @@ func (k *Kernel) shapes() (map[string]setShape, error) {
 // and no timeouts.
 func sameShapes(m *topology.Masquerade, have map[string]setShape) bool {
 	for _, f := range families {
-		if !m.Serves(f.is4) {
-			continue
-		}
-		if have[f.cluster] != (setShape{flags: unix.NFT_SET_INTERVAL}) || have[f.nodes] != (setShape{}) {
+		if m.Serves(f.is4) && (have[f.cluster] != (setShape{flags: unix.NFT_SET_INTERVAL}) || have[f.nodes] != (setShape{})) {
 			return false
 		}
 	}
@@ -68,16 +54,11 @@ func sameShapes(m *topology.Masquerade, have map[string]setShape) bool {
 func (k *Kernel) expressions() (map[uint64]int, error) {
 	counts := map[uint64]int{}
 	err := k.dumpTable(nftGetRule, func(attributes []byte) {
-		handle, n := uint64(0), 0
-		eachAttribute(attributes, func(kind uint16, value []byte) {
-			switch {
-			case kind == unix.NFTA_RULE_HANDLE && len(value) == 8:
-				handle = binary.BigEndian.Uint64(value)
-			case kind == unix.NFTA_RULE_EXPRESSIONS:
-				eachAttribute(value, func(uint16, []byte) { n++ })
-			}
-		})
-		counts[handle] = n
+		n := 0
+		eachAttribute(attribute(attributes, unix.NFTA_RULE_EXPRESSIONS), func(uint16, []byte) { n++ })
+		if handle := attribute(attributes, unix.NFTA_RULE_HANDLE); len(handle) == 8 {
+			counts[binary.BigEndian.Uint64(handle)] = n
+		}
 	})
 	return counts, err
 }
@@ -104,4 +85,47 @@ func bigEndian(b []byte) uint32 {
 		return 0
 	}
 	return binary.BigEndian.Uint32(b)
+}
+
+// generation returns the number of nftables' ruleset in this network namespace, which each
+// transaction of any program increments.
+func (k *Kernel) generation() (uint32, error) {
+	generation := uint32(0)
+	ask := request{kind: nftGetGeneration, data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}}
+	_, err := k.nfnetlink.read(ask, func(kind uint16, data []byte) {
+		if kind == nftNewGeneration {
+			generation = parseGeneration(data)
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("asking for the ruleset's generation: %w", withoutNFT(err))
+	}
+	return generation, nil
+}
+
+// parseGeneration parses struct nfgenmsg and its attributes. For a broken message it returns 0.
+func parseGeneration(b []byte) uint32 {
+	return bigEndian(attribute(b[min(len(b), nfgenmsg):], unix.NFTA_GEN_ID))
+}
+
+// whole repeats a read of several dumps until no transaction came between them, because they would
+// belong to different rulesets. google/nftables ignores the kernel's flag for that
+// (NLM_F_DUMP_INTR).
+func whole(generation func() (uint32, error), read func() error) error {
+	const tries = 10
+	for range tries {
+		before, err := generation()
+		if err != nil {
+			return err
+		}
+		errRead := read()
+		after, err := generation()
+		if err != nil {
+			return err
+		}
+		if after == before {
+			return errRead
+		}
+	}
+	return fmt.Errorf("nftables: %w, %d times", rtnl.ErrDumpInterrupted, tries)
 }

@@ -27,17 +27,11 @@ import (
 
 // Config has what a Kernel needs besides the network namespace.
 type Config struct {
-	// Bridge is the name of the pods' bridge.
-	Bridge string
-	// ProcSys is the root of settings: /proc/sys, or in a container another mount of it.
-	ProcSys string
-	// ResolvConf is the file of resolv.conf(5).
-	ResolvConf string
-	// ResolvConfNeeded makes a missing file an error. Otherwise it means that there are no
-	// nameservers.
-	ResolvConfNeeded bool
-	// CNI has the folders of our CNI config.
-	CNI cni.Store
+	Bridge           string    // the name of the pods' bridge
+	ProcSys          string    // the root of settings: /proc/sys, or in a container another mount of it
+	ResolvConf       string    // the file of resolv.conf(5)
+	ResolvConfNeeded bool      // a missing ResolvConf is an error; otherwise it means that there are no nameservers
+	CNI              cni.Store // the folders of our CNI config
 }
 
 // Kernel reads and changes the kernel in the network namespace of the thread that called New, and
@@ -110,9 +104,11 @@ func (k *Kernel) open() (err error) {
 	if k.namespace, err = openNamespace(); err != nil {
 		return err
 	}
-	if err := k.subscribe(); err != nil {
+	events, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...) // before anything is read, so that no change is missed
+	if err != nil {
 		return err
 	}
+	k.events = append(k.events, events)
 	k.nfnetlink = newSocket(k.namespace, unix.NETLINK_NETFILTER)
 	// A kernel without nf_tables still routes. The next read or write of the table reports the
 	// error again.
@@ -395,7 +391,6 @@ func (k *Kernel) applyCNI(op plan.Op, c plan.Config) error {
 	return k.cfg.CNI.Write(*c.CNI)
 }
 
-// sysctlFile returns the file of a setting.
 func (k *Kernel) sysctlFile(path string) string {
 	return filepath.Join(k.cfg.ProcSys, filepath.FromSlash(path))
 }

@@ -125,12 +125,9 @@ func addAddr(link *topology.Link, a rtnl.Addr) {
 // RetryDump repeats a dump that a change interrupted, because its result is not whole.
 func RetryDump[T any](dump func() (T, error)) (T, error) {
 	const tries = 10
-	var last T
-	var err error
-	for range tries {
-		if last, err = dump(); !errors.Is(err, rtnl.ErrDumpInterrupted) {
-			break
-		}
+	last, err := dump()
+	for n := 1; n < tries && errors.Is(err, rtnl.ErrDumpInterrupted); n++ {
+		last, err = dump()
 	}
 	return last, err
 }
@@ -208,10 +205,10 @@ func (f *linkFacts) ports(bridge string) int {
 // nameservers reads resolv.conf(5). If the file is missing and not needed, there are none.
 func nameservers(path string, needed bool) ([]netip.Addr, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) && !needed {
+	switch {
+	case errors.Is(err, os.ErrNotExist) && !needed:
 		return nil, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("reading nameservers: %w", err)
 	}
 	defer f.Close()

@@ -55,14 +55,14 @@ type chain struct {
 func chains(m *topology.Masquerade) []chain {
 	pre := chain{&nftables.Chain{
 		Name: "prerouting", Table: nftTable, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw, Policy: ptr(nftables.ChainPolicyAccept),
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw, Policy: new(nftables.ChainPolicyAccept),
 	}, [][]expr.Any{dropLoopback(m.Bridge), dropAdvertisement(m.Bridge)}}
 	if len(m.Sources) == 0 {
 		return []chain{pre}
 	}
 	post := chain{&nftables.Chain{
 		Name: "postrouting", Table: nftTable, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource, Policy: ptr(nftables.ChainPolicyAccept),
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource, Policy: new(nftables.ChainPolicyAccept),
 	}, [][]expr.Any{skipBridged(m.Bridge)}}
 	for _, src := range m.Sources {
 		for _, e := range m.Egress {
@@ -74,8 +74,6 @@ func chains(m *topology.Masquerade) []chain {
 	}
 	return []chain{post, pre}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // skipBridged excludes packets between pods of this node from NAT, which br_netfilter passes to the
 // chain too.
@@ -180,8 +178,8 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 		}
 		cluster, nodes := f.clusterSet(), f.nodesSet()
 		err := errors.Join(
-			k.nft.AddSet(cluster, nil), k.eachChunk(cluster, intervals(f, m.Cluster), k.nft.SetAddElements),
-			k.nft.AddSet(nodes, nil), k.eachChunk(nodes, singles(f, m.Nodes), k.nft.SetAddElements),
+			k.nft.AddSet(cluster, nil), eachChunk(cluster, intervals(f, m.Cluster), k.nft.SetAddElements),
+			k.nft.AddSet(nodes, nil), eachChunk(nodes, singles(f, m.Nodes), k.nft.SetAddElements),
 		)
 		if err != nil {
 			return k.abandon(err)
@@ -233,7 +231,7 @@ func (k *Kernel) dialNFT() error {
 	return nil
 }
 
-func (k *Kernel) eachChunk(set *nftables.Set, elements []nftables.SetElement, call func(*nftables.Set, []nftables.SetElement) error) error {
+func eachChunk(set *nftables.Set, elements []nftables.SetElement, call func(*nftables.Set, []nftables.SetElement) error) error {
 	for chunk := range slices.Chunk(elements, perMessage) {
 		if err := call(set, chunk); err != nil {
 			return err
@@ -246,10 +244,10 @@ func (k *Kernel) eachChunk(set *nftables.Set, elements []nftables.SetElement, ca
 func (k *Kernel) changeSets(c plan.SetChange) error {
 	for _, f := range families {
 		err := errors.Join(
-			k.eachChunk(f.clusterSet(), intervals(f, c.DeleteCluster), k.nft.SetDeleteElements),
-			k.eachChunk(f.nodesSet(), singles(f, c.DeleteNodes), k.nft.SetDeleteElements),
-			k.eachChunk(f.clusterSet(), intervals(f, c.AddCluster), k.nft.SetAddElements),
-			k.eachChunk(f.nodesSet(), singles(f, c.AddNodes), k.nft.SetAddElements),
+			eachChunk(f.clusterSet(), intervals(f, c.DeleteCluster), k.nft.SetDeleteElements),
+			eachChunk(f.nodesSet(), singles(f, c.DeleteNodes), k.nft.SetDeleteElements),
+			eachChunk(f.clusterSet(), intervals(f, c.AddCluster), k.nft.SetAddElements),
+			eachChunk(f.nodesSet(), singles(f, c.AddNodes), k.nft.SetAddElements),
 		)
 		if err != nil {
 			return k.abandon(err)

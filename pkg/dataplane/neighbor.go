@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,12 +32,11 @@ func (k *Kernel) leaves(m netlink.Message) bool {
 // A neighbor is an entry of the neighbor table or of a bridge's forwarding table (struct ndmsg,
 // rtnetlink(7)).
 type neighbor struct {
-	family uint8
-	index  int
-	state  uint16
-	flags  uint8
-	addr   []byte
-	mac    string // its bytes
+	family, flags uint8
+	index         int
+	state         uint16
+	addr          []byte
+	mac           string // its bytes
 }
 
 const (
@@ -107,16 +107,9 @@ func neighborMessage(family uint8, index int) []byte {
 }
 
 func parseNeighbor(b []byte) neighbor {
-	n := neighbor{
-		family: b[0], index: int(int32(binary.NativeEndian.Uint32(b[4:]))), state: binary.NativeEndian.Uint16(b[8:]), flags: b[10],
+	attributes := b[unix.SizeofNdMsg:]
+	return neighbor{
+		family: b[0], index: int(int32(number(b[4:]))), state: binary.NativeEndian.Uint16(b[8:]), flags: b[10],
+		addr: bytes.Clone(attribute(attributes, unix.NDA_DST)), mac: string(attribute(attributes, unix.NDA_LLADDR)),
 	}
-	eachAttribute(b[unix.SizeofNdMsg:], func(kind uint16, value []byte) {
-		switch kind {
-		case unix.NDA_DST:
-			n.addr = append([]byte(nil), value...)
-		case unix.NDA_LLADDR:
-			n.mac = string(value)
-		}
-	})
-	return n
 }

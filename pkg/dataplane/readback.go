@@ -15,27 +15,16 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// readMasquerade returns our table, nil if there is none. After a failure it replaces the
-// connection, because that may have unread answers.
-func (k *Kernel) readMasquerade() (*topology.Masquerade, error) {
-	m, err := k.readTable()
-	if err != nil {
-		return nil, errors.Join(err, k.dialNFT())
-	}
-	return m, nil
-}
-
-// readTable returns an empty Masquerade for a table that differs from ours in anything but its
+// readTable returns our table, nil if there is none, and an empty Masquerade for a table that differs from ours in anything but its
 // parameters. No desired one is equal to that, so the table is replaced.
 func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	table, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
-	if errors.Is(err, unix.ENOENT) {
+	switch {
+	case errors.Is(err, unix.ENOENT):
 		return nil, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
-	}
-	if table.Flags != 0 { // dormant: no chain sees a packet; owned: it goes with a process
+	case table.Flags != 0: // dormant: no chain sees a packet; owned: it goes with a process
 		return &topology.Masquerade{}, nil
 	}
 	m, err := k.readRules()
@@ -220,11 +209,11 @@ func parseIntervals(elements []nftables.SetElement) ([]netip.Prefix, bool) {
 		return 1
 	})
 	var prefixes []netip.Prefix
-	for i := 0; i < len(elements); i++ {
-		if elements[i].IntervalEnd {
+	for i, e := range elements {
+		if e.IntervalEnd {
 			continue
 		}
-		start, _ := netip.AddrFromSlice(elements[i].Key)
+		start, _ := netip.AddrFromSlice(e.Key)
 		var end netip.Addr
 		if i+1 < len(elements) && elements[i+1].IntervalEnd {
 			end, _ = netip.AddrFromSlice(elements[i+1].Key)

@@ -40,7 +40,7 @@ func foreignFeatures() map[string]func(*machine) {
 			c := m.nft4test()
 			c.AddChain(&nftables.Chain{
 				Name: "prerouting", Table: nftTable, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting,
-				Priority: nftables.ChainPriorityRaw, Policy: ptr(nftables.ChainPolicyDrop),
+				Priority: nftables.ChainPriorityRaw, Policy: new(nftables.ChainPolicyDrop),
 			})
 			m.must(c.Flush())
 		},

@@ -14,18 +14,12 @@ import (
 
 // routeFacts is the main table: our routes, sorted, and the relevant foreign ones.
 type routeFacts struct {
-	ours, foreign []topology.Route
-	// blocks are the ranges for which foreign routes are kept, disjoint and sorted; nil: all are
-	// kept.
-	blocks []netip.Prefix
-	// representatives are foreign routes outside the blocks, one for each egress.
-	representatives map[egress]topology.Route
-	// objects are the nexthop objects by their ids, nil if they were not read.
-	objects map[uint32]object
-	// named are the ids to which kept routes refer, and those of members of such groups.
-	named map[uint32]bool
-	// unread is set if routes refer to objects that were not read.
-	unread bool
+	ours, foreign   []topology.Route
+	blocks          []netip.Prefix            // for which foreign routes are kept, disjoint and sorted; nil: all are kept
+	representatives map[egress]topology.Route // foreign routes outside the blocks, one for each egress
+	objects         map[uint32]object         // nexthop objects by their ids, nil if they were not read
+	named           map[uint32]bool           // the ids to which kept routes refer, and those of members of such groups
+	unread          bool                      // routes refer to objects that were not read
 }
 
 // loadRoutes reads links and routes together, because routes refer to links.
@@ -159,8 +153,5 @@ func absent(err error) bool {
 func (k *Kernel) holds(m *message, deleted bool) bool {
 	r := m.route(k.links)
 	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
-	if deleted {
-		return !found
-	}
-	return found && k.routes.ours[i] == r
+	return found != deleted && (deleted || k.routes.ours[i] == r)
 }

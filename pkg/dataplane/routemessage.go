@@ -14,16 +14,14 @@ const routeObject = 30
 
 // A message is a route of the main table as rtnetlink(7) sends it.
 type message struct {
-	hop             // the first, which stands for all
-	others    []hop // of a multipath route
-	family    uint8
-	kind, tos uint8
-	dst, from netip.Prefix
-	src       netip.Addr
-	metric    int
-	protocol  int
-	expires   bool
-	object    uint32 // the id of its next hop, where the kernel keeps that as an object of its own
+	hop                     // the first, which stands for all
+	others            []hop // of a multipath route
+	family, kind, tos uint8
+	metric, protocol  int
+	dst, from         netip.Prefix
+	src               netip.Addr
+	expires           bool
+	object            uint32 // the id of its next hop, where the kernel keeps that as an object of its own
 }
 
 // A hop is one of a route's next hops.
@@ -137,6 +135,16 @@ func eachAttribute(b []byte, f func(kind uint16, value []byte)) (whole bool) {
 	return true
 }
 
+// attribute returns the value of the last attribute of a kind, nil if there is none.
+func attribute(b []byte, kind uint16) (value []byte) {
+	eachAttribute(b, func(k uint16, v []byte) {
+		if k == kind {
+			value = v
+		}
+	})
+	return value
+}
+
 func number(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0
@@ -196,13 +204,7 @@ func (m *message) by(h hop, links *linkFacts) topology.Route {
 }
 
 var routeTypes = map[uint8]topology.RouteType{
-	unix.RTN_UNICAST:     topology.Unicast,
-	unix.RTN_LOCAL:       "local",
-	unix.RTN_BROADCAST:   "broadcast",
-	unix.RTN_ANYCAST:     "anycast",
-	unix.RTN_MULTICAST:   "multicast",
-	unix.RTN_BLACKHOLE:   "blackhole",
-	unix.RTN_UNREACHABLE: topology.Unreachable,
-	unix.RTN_PROHIBIT:    "prohibit",
-	unix.RTN_THROW:       "throw",
+	unix.RTN_UNICAST: topology.Unicast, unix.RTN_LOCAL: "local", unix.RTN_BROADCAST: "broadcast",
+	unix.RTN_ANYCAST: "anycast", unix.RTN_MULTICAST: "multicast", unix.RTN_BLACKHOLE: "blackhole",
+	unix.RTN_UNREACHABLE: topology.Unreachable, unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw",
 }

@@ -18,11 +18,10 @@ import (
 // key, in IPv6 all next hops. That takes another program with our metric within less than a
 // millisecond, and its notification makes the next pass read the routes.
 type operation struct {
-	name  string
-	kind  uint16
-	flags uint16
-	scope byte
-	done  unix.Errno // the error that means that it is done already, 0: none
+	name        string
+	kind, flags uint16
+	scope       byte
+	done        unix.Errno // the error that means that it is done already, 0: none
 }
 
 var (
@@ -68,8 +67,7 @@ var errNoDevice = errors.New("no such device any more")
 // send returns the kernel's answers to each of the routes.
 func (k *Kernel) send(op operation, routes []plan.Route) []error {
 	answers := make([]error, len(routes))
-	requests := make([]request, 0, len(routes))
-	sent := make([]int, 0, len(routes)) // which route a request is about
+	requests, sent := make([]request, 0, len(routes)), make([]int, 0, len(routes)) // sent: which route a request is about
 	for i, r := range routes {
 		index, ok := k.links.byName[r.Dev]
 		if r.Dev != "" && !ok {

@@ -132,7 +132,7 @@ func TestChainsAreCompared(t *testing.T) {
 		"no priority": func(c *nftables.Chain) { c.Priority = nil },
 		"priority":    func(c *nftables.Chain) { c.Priority = nftables.ChainPriorityFilter },
 		"no policy":   func(c *nftables.Chain) { c.Policy = nil },
-		"policy":      func(c *nftables.Chain) { c.Policy = ptr(nftables.ChainPolicyDrop) },
+		"policy":      func(c *nftables.Chain) { c.Policy = new(nftables.ChainPolicyDrop) },
 	} {
 		have := *ours.Chain
 		change(&have)

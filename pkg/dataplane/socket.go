@@ -231,16 +231,11 @@ func eachMessage(b []byte, f func(netlink.Message)) {
 		if length < unix.SizeofNlMsghdr || length > len(b) {
 			return
 		}
-		f(netlink.Message{Header: headerOf(b), Data: b[unix.SizeofNlMsghdr:length]})
+		f(netlink.Message{Data: b[unix.SizeofNlMsghdr:length], Header: netlink.Header{ // struct nlmsghdr (linux/netlink.h)
+			Length: uint32(length), Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])),
+			Flags:    netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
+			Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
+		}})
 		b = b[min(len(b), (length+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
-	}
-}
-
-// headerOf reads struct nlmsghdr (linux/netlink.h).
-func headerOf(b []byte) netlink.Header {
-	return netlink.Header{
-		Length: binary.NativeEndian.Uint32(b), Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])),
-		Flags:    netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
-		Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
 	}
 }

@@ -88,7 +88,9 @@ func (k *Kernel) wholeTable() (table *topology.Masquerade, err error) {
 		return nil, err
 	}
 	err = whole(k.generation, func() (err error) {
-		table, err = k.readMasquerade()
+		if table, err = k.readTable(); err != nil { // the connection may have unread answers
+			table, err = nil, errors.Join(err, k.dialNFT())
+		}
 		return err
 	})
 	return table, err

@@ -20,18 +20,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// subscribe opens the notification socket before anything is read, so that no change is missed.
-// Routes are not filtered by our protocol, because the notification of an overwritten route has
-// only the foreign one. RTM_NEWNETCONF announces forwarding.
-func (k *Kernel) subscribe() error {
-	c, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...)
-	if err == nil {
-		k.events = append(k.events, c)
-	}
-	return err
-}
-
-// routeGroups returns the notification groups of rtnetlink(7) that matter here.
+// routeGroups returns the notification groups of rtnetlink(7) that matter here. Routes are not
+// filtered by our protocol, because the notification of an overwritten route has only the foreign
+// one. RTM_NEWNETCONF announces forwarding.
 func routeGroups() []uint32 {
 	return []uint32{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
@@ -188,8 +179,7 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	if !k.fresh.routes {
 		return true
 	}
-	was := k.links.idents[index]
-	news := false
+	was, news := k.links.idents[index], false
 	switch {
 	case !deleted && now == was:
 	case k.links.matters(index), deleted && k.links.pods[index].IsValid():
@@ -200,12 +190,10 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	default:
 		news = k.cutOff(index, was, now)
 	}
-	if !news {
+	if k.fresh.routes = !news; !news {
 		k.links.note(index, now, deleted)
-		return false
 	}
-	k.fresh.routes = false
-	return true
+	return news
 }
 
 // cutOff reports whether a port of a pod was set down, taken out of the bridge or put into another.
@@ -226,24 +214,12 @@ func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	index, kind = int(int32(binary.NativeEndian.Uint32(b[4:]))), "device"
 	flags := binary.NativeEndian.Uint32(b[8:])
 	id.up, id.noARP = flags&unix.IFF_UP != 0, flags&unix.IFF_NOARP != 0
-	eachAttribute(b[unix.SizeofIfInfomsg:], func(attribute uint16, value []byte) {
-		switch attribute {
-		case unix.IFLA_IFNAME:
-			id.name = unix.ByteSliceToString(value)
-		case unix.IFLA_MTU:
-			id.mtu = int(number(value))
-		case unix.IFLA_ADDRESS:
-			id.mac = string(value)
-		case unix.IFLA_MASTER:
-			id.master = int(number(value))
-		case unix.IFLA_LINKINFO:
-			eachAttribute(value, func(attribute uint16, value []byte) {
-				if attribute == unix.IFLA_INFO_KIND {
-					kind = unix.ByteSliceToString(value)
-				}
-			})
-		}
-	})
+	b = b[unix.SizeofIfInfomsg:]
+	id.name, id.mac = unix.ByteSliceToString(attribute(b, unix.IFLA_IFNAME)), string(attribute(b, unix.IFLA_ADDRESS))
+	id.mtu, id.master = int(number(attribute(b, unix.IFLA_MTU))), int(number(attribute(b, unix.IFLA_MASTER)))
+	if value := attribute(attribute(b, unix.IFLA_LINKINFO), unix.IFLA_INFO_KIND); value != nil {
+		kind = unix.ByteSliceToString(value)
+	}
 	return index, id, kind
 }
 
@@ -252,13 +228,8 @@ func (k *Kernel) learnAddr(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return false
 	}
-	ofKernel := false
-	eachAttribute(m.Data[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) {
-		if addr, ok := netip.AddrFromSlice(value); ok && kind == unix.IFA_ADDRESS {
-			ofKernel = addr.Is6() && addr.IsLinkLocalUnicast()
-		}
-	})
-	if ofKernel && !k.ofBridge(m) {
+	addr, _ := netip.AddrFromSlice(attribute(m.Data[unix.SizeofIfAddrmsg:], unix.IFA_ADDRESS))
+	if addr.Is6() && addr.IsLinkLocalUnicast() && !k.ofBridge(m) {
 		return false
 	}
 	k.fresh.routes = false
@@ -267,11 +238,11 @@ func (k *Kernel) learnAddr(m netlink.Message) bool {
 
 // ofBridge reports whether a notification means that the bridge has lost an address.
 func (k *Kernel) ofBridge(m netlink.Message) bool {
-	index, there := 0, false
-	if k.links != nil {
-		index, there = k.links.byName[k.cfg.Bridge]
+	if k.links == nil || m.Header.Type != unix.RTM_DELADDR {
+		return false
 	}
-	return there && m.Header.Type == unix.RTM_DELADDR && int(binary.NativeEndian.Uint32(m.Data[4:])) == index
+	index, there := k.links.byName[k.cfg.Bridge]
+	return there && int(number(m.Data[4:])) == index
 }
 
 // Constants of linux/netconf.h, which x/sys/unix lacks.
@@ -288,17 +259,9 @@ func (k *Kernel) learnSysctl(m netlink.Message) bool {
 	if !k.fresh.routes || !k.fresh.sysctls || len(m.Data) < header {
 		return !k.fresh.sysctls
 	}
-	index, value := 0, ""
-	eachAttribute(m.Data[header:], func(kind uint16, b []byte) {
-		switch kind {
-		case netconfIndex:
-			index = int(int32(number(b)))
-		case netconfForwarding:
-			value = strconv.Itoa(int(int32(number(b))))
-		}
-	})
-	path := k.forwardingPath(m.Data[0], index)
-	if known, kept := k.sysctls[path]; !kept || value == "" || value == known {
+	index, forwarding := attribute(m.Data[header:], netconfIndex), attribute(m.Data[header:], netconfForwarding)
+	known, kept := k.sysctls[k.forwardingPath(m.Data[0], int(int32(number(index))))]
+	if !kept || forwarding == nil || strconv.Itoa(int(int32(number(forwarding)))) == known {
 		return false
 	}
 	k.fresh.sysctls = false
@@ -317,12 +280,6 @@ func (k *Kernel) forwardingPath(family uint8, index int) string {
 // ofOurTable reports whether a message has our table's name, attribute 1 of every message of
 // nf_tables but those of generations (linux/netfilter/nf_tables.h).
 func ofOurTable(data []byte) bool {
-	if len(data) < nfgenmsg || data[0] != unix.NFPROTO_INET {
-		return false
-	}
-	ours := false
-	eachAttribute(data[nfgenmsg:], func(kind uint16, value []byte) {
-		ours = ours || kind == unix.NFTA_TABLE_NAME && unix.ByteSliceToString(value) == topology.Table
-	})
-	return ours
+	return len(data) >= nfgenmsg && data[0] == unix.NFPROTO_INET &&
+		unix.ByteSliceToString(attribute(data[nfgenmsg:], unix.NFTA_TABLE_NAME)) == topology.Table
 }

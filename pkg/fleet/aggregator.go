@@ -19,9 +19,8 @@ type aggregator struct {
 	cluster *Cluster
 	index   map[string]int
 
-	mu sync.Mutex
-	// claims has the Nodes that own a subnet by some report, nearly always one.
-	claims map[netip.Prefix][]claim
+	mu     sync.Mutex
+	claims map[netip.Prefix][]claim // the Nodes that own a subnet by some report, nearly always one
 }
 
 // claim is a Node's ownership of a subnet, by a number of reports.
@@ -47,9 +46,7 @@ func (d *aggregator) add(row *Row, report *status.Report) {
 		Peers: len(report.Peers), OK: len(report.Peers) - len(bad),
 		Problems: len(report.Problems), Drift: len(report.Drift.Differences),
 	}
-	d.mu.Lock()
 	d.claim(report)
-	d.mu.Unlock()
 	report.State = topology.State{}
 	report.Peers = truncated(bad)
 	report.Problems = truncated(report.Problems)
@@ -61,9 +58,7 @@ func (d *aggregator) add(row *Row, report *status.Report) {
 // truncated returns the first Kept entries in memory of their own, so that the full list can be
 // freed.
 func truncated[T any](list []T) []T {
-	kept := make([]T, min(len(list), Kept))
-	copy(kept, list)
-	return kept
+	return append(make([]T, 0, min(len(list), Kept)), list[:min(len(list), Kept)]...)
 }
 
 // cells returns how a Row's Node reaches each other.
@@ -81,15 +76,11 @@ func (d *aggregator) cells(row *Row, peers []status.Peer) Cells {
 	}
 	seen := make([]bool, len(cells))
 	for i := range peers {
-		to, ok := d.index[peers[i].Node]
-		if !ok || cells[to] == Self {
-			continue
-		}
-		cell, ok := cellOf[peers[i].State]
-		if !ok {
+		cell, known := cellOf[peers[i].State]
+		if !known {
 			cell = Failed // a state of a later version: not ok
 		}
-		if !seen[to] || cell > cells[to] {
+		if to, ok := d.index[peers[i].Node]; ok && cells[to] != Self && (!seen[to] || cell > cells[to]) {
 			cells[to], seen[to] = cell, true
 		}
 	}
@@ -97,6 +88,8 @@ func (d *aggregator) cells(row *Row, peers []status.Peer) Cells {
 }
 
 func (d *aggregator) claim(report *status.Report) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, subnet := range report.Host.Subnets {
 		d.count(subnet, report.Node, report.Node)
 	}

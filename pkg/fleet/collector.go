@@ -23,22 +23,19 @@ type Get func(ctx context.Context, agent *Agent, path string) (io.ReadCloser, er
 
 // Collector collects the reports of all agents.
 type Collector struct {
-	Client kubernetes.Interface
-	Get    Get
-	// Namespace has the agents; empty: the default namespaces are searched.
-	Namespace string
-	// Parallel is how many agents are queried at a time, Timeout bounds each of them.
-	Parallel int
-	Timeout  time.Duration
+	Client    kubernetes.Interface
+	Get       Get
+	Namespace string        // has the agents; empty: the default namespaces are searched
+	Parallel  int           // how many agents are queried at a time
+	Timeout   time.Duration // bounds the query of each agent
 	// Progress, unless nil, is called regularly by one goroutine with the number of agents done.
 	Progress func(done, all int)
 }
 
-// tick is the interval of calls of Progress.
-const tick = 100 * time.Millisecond
-
-// maxReport is far more than a Report of 5,000 peers takes, which is 3 MiB.
-const maxReport = 64 << 20
+const (
+	tick      = 100 * time.Millisecond // the interval of calls of Progress
+	maxReport = 64 << 20               // far more than a Report of 5,000 peers takes, which is 3 MiB
+)
 
 // Collect queries all agents. An agent that doesn't answer has a Row without a Report; it returns
 // an error if Nodes or agents can't be listed.
@@ -70,8 +67,7 @@ func (s *Collector) query(ctx context.Context, a *aggregator, row *Row) {
 func running(rows []Row, pods map[string]*corev1.Pod) []*Row {
 	var list []*Row
 	for i := range rows {
-		row := &rows[i]
-		pod := pods[row.Node]
+		row, pod := &rows[i], pods[rows[i].Node]
 		if pod == nil {
 			continue
 		}

@@ -10,8 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/pager"
 
 	"github.com/plainroute/plainroute/pkg/text"
 )
@@ -21,11 +22,9 @@ import (
 // a namespace of its own.
 var defaultNamespaces = []string{metav1.NamespaceSystem, "plainroute-system"}
 
-// ChoiceError is returned if nothing shows which DaemonSet is the agents'.
-type ChoiceError struct {
-	// Candidates are DaemonSets with the agents' label, as NAMESPACE/NAME.
-	Candidates []string
-}
+// ChoiceError is returned if nothing shows which DaemonSet is the agents'. Candidates are those with
+// the agents' label, as NAMESPACE/NAME.
+type ChoiceError struct{ Candidates []string }
 
 func (e *ChoiceError) Error() string {
 	return fmt.Sprintf("which agents are meant is not certain: DaemonSets with the label %s are %s, and any tenant can create one in its own namespace; give the agents' namespace: --namespace", agents, text.Some(e.Candidates, len(e.Candidates), 5))
@@ -95,9 +94,17 @@ func AgentImage(set *appsv1.DaemonSet) (string, corev1.PullPolicy) {
 	return c.Image, c.ImagePullPolicy
 }
 
-// owned reports whether one of the DaemonSets controls a pod. The UID can't be guessed before the
-// DaemonSet exists, and an owner is in the namespace of what it owns.
-func owned(p *corev1.Pod, sets map[types.UID]bool) bool {
-	owner := metav1.GetControllerOf(p)
-	return owner != nil && owner.APIVersion == appsv1.SchemeGroupVersion.String() && owner.Kind == "DaemonSet" && sets[owner.UID]
+// Each lists objects page by page, because a large cluster has 5,000 Nodes of 10 KiB and more, and
+// passes each to use, which may change and keep it.
+func Each[L runtime.Object, O any](ctx context.Context, list func(context.Context, metav1.ListOptions) (L, error), options metav1.ListOptions, use func(*O)) error {
+	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return list(ctx, options)
+	})
+	pages.PageBufferSize = 0
+	return pages.EachListItem(ctx, options, func(o runtime.Object) error {
+		if one, ok := o.(any).(*O); ok {
+			use(one)
+		}
+		return nil
+	})
 }

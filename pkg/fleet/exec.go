@@ -46,10 +46,9 @@ type Exec struct {
 	Client kubernetes.Interface
 }
 
-// maxOutput is far more than any command of ours writes; maxStderr bounds an error message.
 const (
-	maxOutput = 4 << 20
-	maxStderr = 1 << 10
+	maxOutput = 4 << 20 // far more than any command of ours writes
+	maxStderr = 1 << 10 // bounds an error message
 )
 
 // Run runs a command in the agent's container and returns its output, even if its exit code is not

@@ -138,12 +138,12 @@ func request(ctx context.Context, conn httpstream.Connection, port int, method, 
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
 	errorStream, err := conn.CreateStream(headers)
-	if err != nil {
-		return nil, fmt.Errorf("opening a stream: %w", err)
+	var data httpstream.Stream
+	if err == nil {
+		_ = errorStream.Close() // only the kubelet writes to it
+		headers.Set(corev1.StreamType, corev1.StreamTypeData)
+		data, err = conn.CreateStream(headers)
 	}
-	_ = errorStream.Close() // only the kubelet writes to it
-	headers.Set(corev1.StreamType, corev1.StreamTypeData)
-	data, err := conn.CreateStream(headers)
 	if err != nil {
 		return nil, fmt.Errorf("opening a stream: %w", err)
 	}
@@ -184,16 +184,15 @@ func streamError(from io.Reader, port int, err error) error {
 		text, _ := io.ReadAll(io.LimitReader(from, 4<<10))
 		sent <- strings.TrimSpace(string(text))
 	}()
-	text := ""
 	select {
-	case text = <-sent:
+	case text := <-sent:
+		if strings.Contains(text, "connection refused") {
+			return fmt.Errorf("nothing listens on port %d of its node's loopback", port)
+		}
+		if text != "" {
+			return errors.New(text)
+		}
 	case <-time.After(time.Second):
-	}
-	switch {
-	case strings.Contains(text, "connection refused"):
-		return fmt.Errorf("nothing listens on port %d of its node's loopback", port)
-	case text != "":
-		return errors.New(text)
 	}
 	return fmt.Errorf("reading its response: %w", err)
 }

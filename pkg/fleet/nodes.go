@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -41,37 +42,34 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 	var rows []Row
 	pods := map[string]*corev1.Pod{}
 	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() error {
-		err := Each(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { rows = append(rows, rowOf(n)) })
-		if err != nil {
-			return fmt.Errorf("listing Nodes: %w", err)
-		}
-		return nil
-	})
-	both.Go(func() error {
-		if len(sets) == 0 {
-			return nil
-		}
-		options := metav1.ListOptions{LabelSelector: agents}
-		err := Each(ctx, client.CoreV1().Pods(namespace).List, options, func(p *corev1.Pod) {
-			if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p, uids) && (old == nil || preferred(p, old)) {
-				pods[p.Spec.NodeName] = p
+	list := func(what string, each func() error) {
+		both.Go(func() error {
+			if err := each(); err != nil {
+				return fmt.Errorf("listing %s: %w", what, err)
 			}
+			return nil
 		})
-		if err != nil {
-			return fmt.Errorf("listing the agents' pods: %w", err)
-		}
-		return nil
+	}
+	list("Nodes", func() error {
+		return Each(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { rows = append(rows, rowOf(n)) })
 	})
+	if len(sets) > 0 {
+		list("the agents' pods", func() error {
+			return Each(ctx, client.CoreV1().Pods(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(p *corev1.Pod) {
+				if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p, uids) && (old == nil || preferred(p, old)) {
+					pods[p.Spec.NodeName] = p
+				}
+			})
+		})
+	}
 	if err := both.Wait(); err != nil {
 		return nil, nil, err
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return cmp.Compare(a.Node, b.Node) })
 	for i := range rows {
-		if rows[i].NoReport != problem.NoAgent {
-			continue
+		if rows[i].NoReport == problem.NoAgent {
+			rows[i].Message = noAgent(namespace, len(sets), len(pods))
 		}
-		rows[i].Message = noAgent(namespace, len(sets), len(pods))
 	}
 	return rows, pods, nil
 }
@@ -89,33 +87,29 @@ func noAgent(namespace string, sets, pods int) string {
 }
 
 func rowOf(n *corev1.Node) Row {
-	row := Row{Node: n.Name, Subnets: append([]string{}, n.Spec.PodCIDRs...)}
+	row := Row{Node: n.Name, Subnets: append([]string{}, n.Spec.PodCIDRs...), NoReport: problem.NoAgent}
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
 			row.NotReady = cmp.Or(c.Message, c.Reason, "the kubelet gives no reason")
 		}
 	}
-	row.NoReport = problem.NoAgent
-	if why := unmanaged(n); why != "" {
-		row.NoReport, row.Message = problem.NotManaged, why
+	os, label := n.Labels[corev1.LabelOSStable], topology.VirtualLabel(n.Labels)
+	switch { // the affinity of the manifests
+	case os != "" && os != "linux":
+		row.NoReport, row.Message = problem.NotManaged, "no agent is supposed to run here: the operating system is "+os
+	case label != "":
+		row.NoReport, row.Message = problem.NotManaged, "no agent is supposed to run here: the Node has the label "+label
 	}
 	return row
 }
 
-// unmanaged returns why no agent is supposed to run on a Node, by the affinity of the manifests.
-func unmanaged(n *corev1.Node) string {
-	if os := n.Labels[corev1.LabelOSStable]; os != "" && os != "linux" {
-		return "no agent is supposed to run here: the operating system is " + os
-	}
-	if label := topology.VirtualLabel(n.Labels); label != "" {
-		return "no agent is supposed to run here: the Node has the label " + label
-	}
-	return ""
-}
-
-// isAgent reports whether a pod with the label is an agent's.
+// isAgent reports whether a pod with the label is an agent's: one of the DaemonSets controls it. The
+// UID can't be guessed before the DaemonSet exists, and an owner is in the namespace of what it
+// owns.
 func isAgent(p *corev1.Pod, sets map[types.UID]bool) bool {
-	return owned(p, sets) && agentContainer(&p.Spec) != nil
+	owner := metav1.GetControllerOf(p)
+	return owner != nil && owner.APIVersion == appsv1.SchemeGroupVersion.String() && owner.Kind == "DaemonSet" && sets[owner.UID] &&
+		agentContainer(&p.Spec) != nil
 }
 
 func agentContainer(p *corev1.PodSpec) *corev1.Container {
@@ -161,15 +155,11 @@ func portOf(c *corev1.Container) int {
 			listen = c.Args[i+1]
 		}
 	}
-	_, text, err := net.SplitHostPort(listen)
-	if err != nil {
-		return defaultPort
+	_, text, _ := net.SplitHostPort(listen)
+	if port, err := strconv.ParseUint(text, 10, 16); err == nil {
+		return int(port)
 	}
-	port, err := strconv.ParseUint(text, 10, 16)
-	if err != nil {
-		return defaultPort
-	}
-	return int(port)
+	return defaultPort
 }
 
 func containerStatus(p *corev1.Pod) *corev1.ContainerStatus {
@@ -190,7 +180,7 @@ func notRunning(p *corev1.Pod) string {
 	case s.State.Running != nil:
 		return ""
 	case s.State.Waiting != nil:
-		text := strings.TrimSuffix(s.State.Waiting.Reason+": "+s.State.Waiting.Message, ": ")
+		text := trimmed("%s: %s", s.State.Waiting.Reason, s.State.Waiting.Message)
 		if last := s.LastTerminationState.Terminated; last != nil {
 			text += fmt.Sprintf("; it last ended with exit code %d (%s -p)", last.ExitCode, logs)
 		}
@@ -206,7 +196,7 @@ func waiting(p *corev1.Pod, text string) string {
 	for _, s := range p.Status.InitContainerStatuses {
 		switch w, t := s.State.Waiting, s.State.Terminated; {
 		case w != nil && w.Reason != "PodInitializing":
-			return fmt.Sprintf("its init container %s waits: %s", s.Name, strings.TrimSuffix(w.Reason+": "+w.Message, ": "))
+			return fmt.Sprintf("its init container %s waits: %s", s.Name, trimmed("%s: %s", w.Reason, w.Message))
 		case t != nil && t.ExitCode != 0:
 			return fmt.Sprintf("its init container %s ended with exit code %d (kubectl -n %s logs %s -c %s)", s.Name, t.ExitCode, p.Namespace, p.Name, s.Name)
 		}

@@ -2,10 +2,14 @@ package fleet
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // problems returns everything that is wrong with a Row.
@@ -81,4 +85,112 @@ func (c *Cluster) Groups() []problem.Group {
 		}
 	}
 	return groups.Sorted()
+}
+
+// crossProblems returns the Problems that all reports together show.
+func (d *aggregator) crossProblems() []problem.Group {
+	return append([]problem.Group{}, slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.oversize(), d.cluster.versions())...)
+}
+
+// crossProblem returns a Group of at most Kept Nodes.
+func crossProblem(reason problem.Reason, nodes []string, format string, args ...any) problem.Group {
+	return problem.Group{Problem: problem.New(reason, problem.Subject{}, format, args...), Nodes: truncated(nodes)}
+}
+
+// asymmetries returns a Group for each Node that lacks routes back.
+func (c *Cluster) asymmetries() []problem.Group {
+	var groups []problem.Group
+	for to := range c.Nodes {
+		count := 0
+		var names []string
+		for from := range c.Nodes {
+			if c.Cell(from, to) != Routed || !c.Cell(to, from).Bad() {
+				continue
+			}
+			if count++; len(names) < Kept-1 {
+				names = append(names, c.Nodes[from].Node)
+			}
+		}
+		if count > 0 {
+			groups = append(groups, crossProblem(problem.Asymmetry, append([]string{c.Nodes[to].Node}, names...),
+				"%s has no route back to %s, which can reach its pods but get no answer", c.Nodes[to].Node, some(names, count)))
+		}
+	}
+	return groups
+}
+
+// versions returns a Group unless all agents are of one version.
+func (c *Cluster) versions() []problem.Group {
+	nodes := map[string][]string{}
+	for i := range c.Nodes {
+		if v := c.Nodes[i].Version(); v != "" {
+			nodes[v] = append(nodes[v], c.Nodes[i].Node)
+		}
+	}
+	if len(nodes) < 2 {
+		return nil
+	}
+	order := slices.SortedFunc(maps.Keys(nodes), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(nodes[b]), len(nodes[a])), cmp.Compare(a, b))
+	})
+	var counts, others []string
+	for i, v := range order {
+		counts = append(counts, fmt.Sprintf("%s on %s", v, some(nodes[v], len(nodes[v]))))
+		if i > 0 {
+			others = append(others, nodes[v]...)
+		}
+	}
+	slices.Sort(others)
+	return []problem.Group{crossProblem(problem.Versions, others, "agents are of different versions: %s", strings.Join(counts, ", "))}
+}
+
+// some joins the first names, and adds how many more there are.
+func some(names []string, count int) string {
+	if count > 3 {
+		return text.Some(names, count, 2)
+	}
+	return text.Some(names, count, count)
+}
+
+// trimmed formats a message whose last part may be empty.
+func trimmed(format string, args ...any) string {
+	return strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")
+}
+
+// oversize returns a Group if pods of a Node send larger packets than the links of others take.
+// Such a link drops them, and no router between the Nodes sends "packet too big".
+func (c *Cluster) oversize() []problem.Group {
+	largest, smallest := 0, 0
+	for i := range c.Nodes {
+		sent, taken := c.Nodes[i].mtus()
+		largest = max(largest, sent)
+		if smallest == 0 || taken > 0 && taken < smallest {
+			smallest = taken
+		}
+	}
+	if smallest == 0 || largest <= smallest {
+		return nil
+	}
+	var from, to []string
+	for i := range c.Nodes {
+		sent, taken := c.Nodes[i].mtus()
+		if sent > smallest {
+			from = append(from, c.Nodes[i].Node)
+		}
+		if taken > 0 && taken < largest {
+			to = append(to, c.Nodes[i].Node)
+		}
+	}
+	return []problem.Group{crossProblem(problem.Oversize, to,
+		"pods of %s send packets of up to %d bytes, and %s can take but %d: connections there open, and hang when data flows",
+		some(from, len(from)), largest, some(to, len(to)), smallest)}
+}
+
+// mtus returns the largest packet that a Node's pods send, and that its links take; 0: unknown.
+func (r *Row) mtus() (sent, taken int) {
+	if r.Report == nil || len(r.Report.Host.Uplinks) == 0 {
+		return 0, 0
+	}
+	least := slices.MinFunc(r.Report.Host.Uplinks, func(a, b status.Uplink) int { return a.MTU - b.MTU })
+	return r.Report.Host.MTU, least.MTU
 }

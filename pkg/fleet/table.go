@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -22,25 +21,25 @@ var Outputs = []string{"table", "wide", "matrix", "json", "yaml", "name"}
 
 // Print writes the Cluster.
 func (c *Cluster) Print(w io.Writer, f Format) error {
+	var out bytes.Buffer
 	switch f.Output {
 	case "json", "yaml":
 		return c.encode(w, f)
 	case "name":
-		return c.printNames(w, f)
-	}
-	var out bytes.Buffer
-	if f.Output == "matrix" {
+		for _, row := range c.shown(f) {
+			out.WriteString("node/" + row.Node + "\n")
+		}
+	case "matrix":
 		c.matrix(&out, f)
-		_, err := w.Write(out.Bytes())
-		return err
+	default:
+		c.table(&out, f)
+		if f.Output == "wide" && !f.Problems {
+			out.WriteByte('\n')
+			c.matrix(&out, f)
+		}
+		c.printProblems(&out, f)
+		fmt.Fprintf(&out, "\n%s\n", c.summary())
 	}
-	c.table(&out, f)
-	if f.Output == "wide" && !f.Problems {
-		out.WriteByte('\n')
-		c.matrix(&out, f)
-	}
-	c.printProblems(&out, f)
-	fmt.Fprintf(&out, "\n%s\n", c.summary())
 	_, err := w.Write(out.Bytes())
 	return err
 }
@@ -74,15 +73,6 @@ func (c *Cluster) encode(w io.Writer, f Format) error {
 	return err
 }
 
-func (c *Cluster) printNames(w io.Writer, f Format) error {
-	var names strings.Builder
-	for _, row := range c.shown(f) {
-		names.WriteString("node/" + row.Node + "\n")
-	}
-	_, err := io.WriteString(w, names.String())
-	return err
-}
-
 func (c *Cluster) table(w *bytes.Buffer, f Format) {
 	rows := c.shown(f)
 	if len(rows) == 0 {
@@ -112,11 +102,11 @@ func (r *Row) columns(now time.Time) []string {
 	}
 	ready := map[bool]string{true: "yes", false: "no"}[r.Report.Ready]
 	drift := text.None
-	if !r.Report.Drift.Time.IsZero() {
-		drift = strconv.Itoa(r.Count.Drift)
-	}
-	if r.Report.Drift.Error != "" {
+	switch {
+	case r.Report.Drift.Error != "":
 		drift = "?"
+	case !r.Report.Drift.Time.IsZero():
+		drift = strconv.Itoa(r.Count.Drift)
 	}
 	return []string{
 		r.Node, ready, fmt.Sprintf("%d/%d", r.Count.OK, r.Count.Peers), strconv.Itoa(r.Count.Problems), drift,
@@ -176,10 +166,8 @@ func (c *Cluster) summary() string {
 	}
 	verdict := "all is well"
 	switch {
-	case bad == 1:
-		verdict = "something is wrong on 1 node"
-	case bad > 1:
-		verdict = fmt.Sprintf("something is wrong on %d nodes", bad)
+	case bad > 0:
+		verdict = "something is wrong on " + text.Counted(bad, "node")
 	case !c.OK():
 		verdict = "something is wrong between nodes"
 	}

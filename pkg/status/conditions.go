@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -21,61 +22,42 @@ type Condition struct {
 	Message string         `json:"message,omitempty"`
 }
 
-// apiList is the name of the first condition.
 const apiList = "api-list"
 
 // conditions are in the order in which they come true when a node starts. problem.Reason.Ready
 // names the one that a Reason fails.
-var conditions = []struct {
-	name string
-	// node excludes a router, which has no Node and no pods.
-	node bool
-}{
-	{apiList, false},
-	{"node", true},
-	{"podcidr", true},
-	{"former-podcidr", true},
-	{"addresses", true},
-	{"settings", false},
-	{"kernel", false},
-	{"routes", false},
-	{"table", true},
-	{"bridge", true},
-	{"uncontested", false},
-	{"cni-plugins", true},
-	{"cni-config", true},
-	{"cni-first", true},
-	{"cni-read", true},
+var conditions = []string{
+	apiList, "node", "podcidr", "former-podcidr", "addresses", "settings", "kernel", "routes", "table", "bridge", "uncontested",
+	"cni-plugins", "cni-config", "cni-first", "cni-read",
 }
+
+// ofRouter are the conditions of a router, which has no Node and no pods.
+var ofRouter = []string{apiList, "settings", "kernel", "routes", "uncontested"}
 
 // Conditions returns all conditions. Problems of peers affect none of them.
 func (r *Result) Conditions() []Condition {
 	blocking := r.Blocking()
 	all := make([]Condition, 0, len(conditions))
-	for _, c := range conditions {
-		if c.node && r.Host.Router {
+	for _, name := range conditions {
+		if r.Host.Router && !slices.Contains(ofRouter, name) {
 			continue
 		}
-		condition := Condition{Name: c.name, Status: metav1.ConditionTrue}
-		if !r.Seen && c.name != apiList {
+		condition := Condition{Name: name, Status: metav1.ConditionTrue}
+		if !r.Seen && name != apiList {
 			condition.Status = metav1.ConditionUnknown
 		}
 		for _, p := range blocking {
-			if p.Reason.Ready() == c.name {
-				condition.fail(p)
+			switch {
+			case p.Reason.Ready() != name:
+			case condition.Status == metav1.ConditionFalse:
+				condition.Message += "; " + p.Message
+			default:
+				condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, p.Reason, p.Message
 			}
 		}
 		all = append(all, condition)
 	}
 	return all
-}
-
-func (c *Condition) fail(p problem.Problem) {
-	if c.Status != metav1.ConditionFalse {
-		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.Reason, p.Message
-		return
-	}
-	c.Message += "; " + p.Message
 }
 
 // String returns the status, with the reason of a failure, on one line.

@@ -23,7 +23,7 @@ func TestReasonsHaveOneCondition(t *testing.T) {
 		}
 		found := 0
 		for _, c := range conditions {
-			if reason.Ready() == c.name {
+			if reason.Ready() == c {
 				found++
 			}
 		}
@@ -112,11 +112,11 @@ func TestPageOfConditions(t *testing.T) {
 	for _, c := range conditions {
 		var reasons []string
 		for _, r := range problem.Reasons() {
-			if r.Ready() == c.name {
+			if r.Ready() == c {
 				reasons = append(reasons, "`"+string(r)+"`")
 			}
 		}
-		begin, end := "| `"+c.name+"` | ", " | "+strings.Join(reasons, ", ")+" |"
+		begin, end := "| `"+c+"` | ", " | "+strings.Join(reasons, ", ")+" |"
 		if !slices.ContainsFunc(strings.Split(table, "\n"), func(row string) bool {
 			return strings.HasPrefix(row, begin) && strings.HasSuffix(row, end)
 		}) {

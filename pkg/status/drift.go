@@ -23,11 +23,10 @@ func observe(latest *Latest, actualState Observe) (*Result, Drift, plan.Changes)
 			return last, Drift{Differences: []problem.Problem{}}, nil
 		}
 		actual, err = actualState()
-		next := latest.Last()
-		if next == last {
+		before := last
+		if last = latest.Last(); last == before {
 			break
 		}
-		last = next
 	}
 	d := Drift{Time: time.Now().UTC(), Differences: []problem.Problem{}}
 	if err != nil {
@@ -79,14 +78,11 @@ func nameOf(o plan.Object, config string) string {
 // markMissing changes the state of peers whose routes the kernel lacks.
 func markMissing(peers []Peer, c plan.Changes) {
 	reasons := map[netip.Prefix]string{}
-	for _, r := range plan.Objects[plan.Route](c, plan.Add) {
-		if r.Metric == topology.MetricPeer {
-			reasons[r.Dst] = "the kernel lacks the route " + r.String()
-		}
-	}
-	for _, r := range plan.Objects[plan.Route](c, plan.Replace) {
-		if r.Metric == topology.MetricPeer {
-			reasons[r.Dst] = "the kernel has another route instead of " + r.String()
+	for op, reason := range map[plan.Op]string{plan.Add: "the kernel lacks the route ", plan.Replace: "the kernel has another route instead of "} {
+		for _, r := range plan.Objects[plan.Route](c, op) {
+			if r.Metric == topology.MetricPeer {
+				reasons[r.Dst] = reason + r.String()
+			}
 		}
 	}
 	for i := range peers {
@@ -95,10 +91,29 @@ func markMissing(peers []Peer, c plan.Changes) {
 		if !missing || p.State != OK {
 			continue
 		}
-		p.State, p.Since = Missing, time.Time{} // since an unknown time
 		if p.Message != "" {
 			message += "; " + p.Message
 		}
-		p.Message = message
+		p.State, p.Message, p.Since = Missing, message, time.Time{} // since an unknown time
 	}
+}
+
+// PeerStates returns all states.
+func PeerStates() []PeerState { return []PeerState{OK, Missing, Conflict, OffLink, Refused, Failed} }
+
+// CountPeers counts the pod subnets of other Nodes by their state after the pass: a route that it
+// could not restore is missing.
+func (r *Result) CountPeers() map[PeerState]int {
+	counts := map[PeerState]int{}
+	lost := map[netip.Prefix]bool{}
+	for _, route := range plan.Objects[plan.Route](r.Undone, plan.Add, plan.Replace) {
+		lost[route.Dst] = route.Metric == topology.MetricPeer
+	}
+	r.eachPeer(func(p Peer) {
+		if p.State == OK && lost[p.Subnet] {
+			p.State = Missing
+		}
+		counts[p.State]++
+	})
+	return counts
 }

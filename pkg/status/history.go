@@ -66,19 +66,15 @@ func (t *Touched) Node(name string) {
 	t.Nodes[name] = true
 }
 
-func (t *Touched) empty() bool { return len(t.Nodes) == 0 && len(t.Subnets) == 0 }
-
 // Note records what changed from one Result to the next. It does nothing if nothing was touched.
 func (h *History) Note(before, after *Result, t Touched) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case !after.Known:
-		return
-	case h.first.IsZero():
+	if after.Known && h.first.IsZero() {
 		h.first, h.stamps = after.Pass.Time, map[row]stamp{}
 		return
-	case t.empty():
+	}
+	if !after.Known || len(t.Nodes) == 0 && len(t.Subnets) == 0 {
 		return
 	}
 	was, now := before.states(t), after.states(t)
@@ -110,9 +106,8 @@ func (h *History) prune(nodes []*topology.Node) {
 	kept := make(map[row]stamp, len(nodes))
 	for _, n := range nodes {
 		for _, subnet := range n.PodCIDRs {
-			r := row{n.Name, subnet}
-			if s, ok := h.stamps[r]; ok {
-				kept[r] = s
+			if s, ok := h.stamps[row{n.Name, subnet}]; ok {
+				kept[row{n.Name, subnet}] = s
 			}
 		}
 	}
@@ -129,8 +124,8 @@ func (h *History) setTimes(peers []Peer) {
 	for i := range peers {
 		p := &peers[i]
 		p.Since = h.first
-		s, ok := h.stamps[row{p.Node, p.Subnet}]
-		if ok && s.since != 0 {
+		s := h.stamps[row{p.Node, p.Subnet}]
+		if s.since != 0 {
 			p.Since = time.Unix(0, s.since).UTC()
 		}
 		if s.repaired != 0 {

@@ -4,6 +4,7 @@ package status
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -42,35 +43,24 @@ type Report struct {
 	State topology.State `json:"state"`
 	// Drift is the difference between the kernel and the CNI folder, and State, at the time of the
 	// request.
-	Drift Drift `json:"drift"`
-	// Pass is the last pass.
-	Pass Pass `json:"pass"`
-	// Passes are the last passes, the newest first.
-	Passes []Pass `json:"passes"`
+	Drift  Drift  `json:"drift"`
+	Pass   Pass   `json:"pass"`   // the last pass
+	Passes []Pass `json:"passes"` // the last passes, the newest first
 }
 
 // Host describes the node's network.
 type Host struct {
-	// Router reports that the machine is not a Node and has no pods.
-	Router bool `json:"router,omitempty"`
-	// Addresses are the Node's InternalIPs, Subnets its pod subnets.
-	Addresses []netip.Addr   `json:"addresses"`
-	Subnets   []netip.Prefix `json:"subnets"`
-	// ClusterCIDRs are the ranges of --cluster-cidr.
-	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs,omitempty"`
-	// Uplinks are the links with the InternalIPs.
-	Uplinks []Uplink `json:"uplinks"`
-	// MTU is that of the pods in bytes; 0 without a CNI config.
-	MTU int `json:"mtu"`
-	// Encapsulation is always "never".
-	Encapsulation string `json:"encapsulation"`
-	// Bridge is the pods' device, and Ports the number of pods attached to it.
-	Bridge string `json:"bridge"`
-	Ports  int    `json:"ports"`
-	// Config is the path of our CNI config.
-	Config string `json:"config"`
-	// ConfigsBefore are names of other CNI configs that are allowed to precede ours.
-	ConfigsBefore []string `json:"configsBefore,omitempty"`
+	Router        bool           `json:"router,omitempty"`        // the machine is not a Node and has no pods
+	Addresses     []netip.Addr   `json:"addresses"`               // the Node's InternalIPs
+	Subnets       []netip.Prefix `json:"subnets"`                 // the Node's pod subnets
+	ClusterCIDRs  []netip.Prefix `json:"clusterCIDRs,omitempty"`  // the ranges of --cluster-cidr
+	Uplinks       []Uplink       `json:"uplinks"`                 // the links with the InternalIPs
+	MTU           int            `json:"mtu"`                     // of the pods in bytes; 0 without a CNI config
+	Encapsulation string         `json:"encapsulation"`           // always "never"
+	Bridge        string         `json:"bridge"`                  // the pods' device
+	Ports         int            `json:"ports"`                   // the number of pods attached to the bridge
+	Config        string         `json:"config"`                  // the path of our CNI config
+	ConfigsBefore []string       `json:"configsBefore,omitempty"` // other CNI configs that are allowed to precede ours
 }
 
 // Uplink is a link by which peers reach this node.
@@ -81,12 +71,9 @@ type Uplink struct {
 
 // API is the state of the watch of Nodes.
 type API struct {
-	// Synced reports that there was a full list of Nodes.
-	Synced bool `json:"synced"`
-	// LastEvent is when the API server last sent anything; zero: never.
-	LastEvent time.Time `json:"lastEvent,omitzero"`
-	// Error is why the last request to the API server failed.
-	Error string `json:"error,omitempty"`
+	Synced    bool      `json:"synced"`             // there was a full list of Nodes
+	LastEvent time.Time `json:"lastEvent,omitzero"` // when the API server last sent anything; zero: never
+	Error     string    `json:"error,omitempty"`    // why the last request to the API server failed
 }
 
 // Drift is the difference between the kernel and the CNI folder, and the desired State.
@@ -119,11 +106,9 @@ type Peer struct {
 	State  PeerState        `json:"state"`
 	Reason []problem.Reason `json:"reasons,omitempty"`
 	// Message explains the state; empty if it is ok.
-	Message string `json:"message,omitempty"`
-	// Since is when this agent last saw the state change.
-	Since time.Time `json:"since,omitzero"`
-	// Repaired is when the agent last restored the route.
-	Repaired time.Time `json:"repaired,omitzero"`
+	Message  string    `json:"message,omitempty"`
+	Since    time.Time `json:"since,omitzero"`    // when this agent last saw the state change
+	Repaired time.Time `json:"repaired,omitzero"` // when the agent last restored the route
 }
 
 // PeerState is the state of the route to a peer.
@@ -136,8 +121,7 @@ const (
 	OffLink  PeerState = "off link"
 	Refused  PeerState = "refused"
 	Failed   PeerState = "failed"
-	// Missing: the kernel lacks the desired route.
-	Missing PeerState = "missing"
+	Missing  PeerState = "missing" // the kernel lacks the desired route
 )
 
 // Result is the outcome of a pass. Reports are made of it on request, because peers are many and
@@ -193,9 +177,11 @@ func (r *Result) Blocking() []problem.Problem {
 
 // Report returns the full report of a Result.
 func (r *Result) Report() Report {
+	host := r.Host
+	host.Addresses, host.Subnets, host.Uplinks = nonNil(host.Addresses), nonNil(host.Subnets), nonNil(host.Uplinks)
 	return Report{
-		TypeMeta: TypeMeta("NodeReport"), Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: r.Host.lists(), API: r.API,
-		Problems: problem.Complete(r.Problems), Peers: nonNil(r.peers()), State: r.Desired,
+		TypeMeta: TypeMeta("NodeReport"), Version: r.Version, Node: r.Node, Ready: r.Ready, Conditions: r.Conditions(), Host: host, API: r.API,
+		Problems: problem.Complete(r.Problems), Peers: r.peers(), State: r.Desired,
 		Drift: Drift{Differences: []problem.Problem{}}, Pass: r.Pass, Passes: nonNil(r.Passes),
 	}
 }
@@ -211,12 +197,6 @@ func (r *Report) All() []problem.Problem {
 		list = append(list, problem.New(problem.KernelFailed, problem.Subject{}, "can't compare with the kernel: %s", r.Drift.Error))
 	}
 	return append(list, problem.Complete(r.Drift.Differences)...)
-}
-
-// lists replaces nil lists by empty ones.
-func (h Host) lists() Host {
-	h.Addresses, h.Subnets, h.Uplinks = nonNil(h.Addresses), nonNil(h.Subnets), nonNil(h.Uplinks)
-	return h
 }
 
 // nonNil returns an empty list for nil, for JSON.
@@ -236,17 +216,21 @@ func (r *Result) problemsByNode() map[string][]problem.Problem {
 	return all
 }
 
-func (r *Result) peers() []Peer {
+// eachPeer calls f with the peers in the order of their Nodes, without times.
+func (r *Result) eachPeer(f func(Peer)) {
 	problemsByNode := r.problemsByNode()
-	var peers []Peer
 	for _, n := range r.Nodes {
-		if n.Name == r.Node {
-			continue
-		}
 		for _, subnet := range n.PodCIDRs {
-			peers = append(peers, r.peer(n, subnet, problemsByNode[n.Name]))
+			if n.Name != r.Node {
+				f(r.peer(n, subnet, problemsByNode[n.Name]))
+			}
 		}
 	}
+}
+
+func (r *Result) peers() []Peer {
+	peers := []Peer{}
+	r.eachPeer(func(p Peer) { peers = append(peers, p) })
 	slices.SortFunc(peers, func(a, b Peer) int { return topology.ComparePrefix(a.Subnet, b.Subnet) })
 	r.History.setTimes(peers)
 	return peers
@@ -270,16 +254,14 @@ func (r *Result) states(t Touched) map[row]PeerState {
 // subnet: the other family may be unaffected.
 func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.Problem) Peer {
 	peer := Peer{Node: n.Name, Subnet: subnet, State: Refused}
+	var messages []string
 	for _, p := range problems {
-		if p.Subnet.IsValid() && p.Subnet != subnet {
-			continue
+		if !p.Subnet.IsValid() || p.Subnet == subnet {
+			peer.Reason = append(peer.Reason, p.Reason)
+			messages = append(messages, p.Message)
 		}
-		peer.Reason = append(peer.Reason, p.Reason)
-		if peer.Message != "" {
-			peer.Message += "; "
-		}
-		peer.Message += p.Message
 	}
+	peer.Message = strings.Join(messages, "; ")
 	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
 	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
 		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
@@ -297,7 +279,5 @@ var reasonStates = []struct {
 	reason problem.Reason
 	state  PeerState
 }{
-	{problem.OffLink, OffLink},
-	{problem.RouteConflict, Conflict},
-	{problem.RouteFailed, Failed},
+	{problem.OffLink, OffLink}, {problem.RouteConflict, Conflict}, {problem.RouteFailed, Failed},
 }

@@ -39,12 +39,10 @@ type Server struct {
 
 // rendered is an encoded report.
 type rendered struct {
-	of   *Result
-	body []byte
-	// etag identifies the content without the times at which it was read; lastEvent is the one of
-	// these that a client can't infer.
-	etag      string
-	lastEvent time.Time
+	of        *Result
+	body      []byte
+	etag      string    // of the content without the times at which it was read
+	lastEvent time.Time // the one of these times that a client can't infer
 }
 
 // cacheTime is how long a rendered report is served.
@@ -64,12 +62,8 @@ func (s *Server) HTTP() *http.Server {
 		mux.Handle("GET /status", report)
 	}
 	return &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    16 << 10,
+		Handler: mux, MaxHeaderBytes: 16 << 10, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 	}
 }
 
@@ -161,7 +155,13 @@ func (s *Server) report(brief bool) (*rendered, error) {
 	}
 	made := &rendered{last, body.Bytes(), etag(&report), report.API.LastEvent}
 	s.cache[brief] = made
-	time.AfterFunc(cacheTime, func() { s.evict(brief, made) })
+	time.AfterFunc(cacheTime, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.cache[brief] == made {
+			delete(s.cache, brief)
+		}
+	})
 	return made, nil
 }
 
@@ -178,13 +178,4 @@ func (s *Server) now() (*Result, Report) {
 		report.API = s.API()
 	}
 	return last, report
-}
-
-// evict drops a rendered report, unless it has been replaced.
-func (s *Server) evict(brief bool, made *rendered) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cache[brief] == made {
-		delete(s.cache, brief)
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -27,14 +28,11 @@ type View struct {
 
 // Leftover has the objects with plainroute's mark on a node.
 type Leftover struct {
-	State topology.State `json:"state"`
-	Ports int            `json:"ports"`
-	// Locked reports that an agent runs, although it doesn't answer.
-	Locked bool `json:"locked"`
-	// Config is the path of our CNI config, whether it exists or not.
-	Config string `json:"config"`
-	// Error is why they can't be read.
-	Error string `json:"error,omitempty"`
+	State  topology.State `json:"state"`
+	Ports  int            `json:"ports"`
+	Locked bool           `json:"locked"`          // an agent runs, although it doesn't answer
+	Config string         `json:"config"`          // the path of our CNI config, whether it exists or not
+	Error  string         `json:"error,omitempty"` // why they can't be read
 }
 
 // Empty reports that nothing with our mark is on the node, and no agent runs there: the machine may
@@ -63,12 +61,9 @@ func bad(p Peer) bool { return p.State != OK }
 
 // Format selects how a View is printed.
 type Format struct {
-	// Output is one of Outputs.
-	Output string
-	// Problems leaves out peers that are ok.
-	Problems bool
-	// Color marks states and severities.
-	Color bool
+	Output   string // one of Outputs
+	Problems bool   // leaves out peers that are ok
+	Color    bool   // marks states and severities
 }
 
 // Outputs are the values of -o.
@@ -77,19 +72,21 @@ var Outputs = []string{"table", "wide", "json", "yaml", "name"}
 // Print writes the View.
 func (v *View) Print(w io.Writer, f Format) error {
 	var out bytes.Buffer
-	var err error
 	switch f.Output {
 	case "json", "yaml":
-		err = v.encode(&out, f)
+		shown := *v
+		shown.Peers = v.peers(f)
+		encoded, err := text.Encoded(shown, f.Output)
+		if err != nil {
+			return fmt.Errorf("encoding the report: %w", err)
+		}
+		out.Write(encoded)
 	case "name":
 		v.names(&out, f)
 	default:
 		v.table(&out, f)
 	}
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(out.Bytes())
+	_, err := w.Write(out.Bytes())
 	return err
 }
 
@@ -101,17 +98,6 @@ func (v *View) peers(f Format) []Peer {
 	return nonNil(slices.DeleteFunc(slices.Clone(v.Peers), func(p Peer) bool { return !bad(p) }))
 }
 
-func (v *View) encode(w *bytes.Buffer, f Format) error {
-	shown := *v
-	shown.Peers = v.peers(f)
-	encoded, err := text.Encoded(shown, f.Output)
-	if err != nil {
-		return fmt.Errorf("encoding the report: %w", err)
-	}
-	_, _ = w.Write(encoded)
-	return nil
-}
-
 // names writes Nodes as kubectl does, each once.
 func (v *View) names(w *bytes.Buffer, f Format) {
 	printed := map[string]bool{}
@@ -121,4 +107,56 @@ func (v *View) names(w *bytes.Buffer, f Format) {
 			w.WriteString("node/" + text.Printable(p.Node) + "\n")
 		}
 	}
+}
+
+// The remediation if no agent answers: startIt if none runs, findIt otherwise.
+const (
+	startIt = "No agent runs on this node: see its pod (kubectl get pods -A -l app.kubernetes.io/part-of=plainroute -o wide) and its log. " +
+		"Routes stay unchanged meanwhile, but changes of Nodes have no effect."
+	findIt = "An agent runs on this node, but not on that address (--listen, PLAINROUTE_LISTEN), or it hangs: see its log. " +
+		"Routes stay unchanged meanwhile."
+)
+
+// noReport writes why there is no report, and what plainroute has left on the node.
+func (v *View) noReport(w *bytes.Buffer, f Format) {
+	fmt.Fprintf(w, "%s\n", text.Paint(f.Color, text.Red, "The agent does not answer: "+text.Printable(v.Message)))
+	remediation := startIt
+	if v.Leftover.Locked {
+		remediation = findIt
+	}
+	fmt.Fprintf(w, "  -> %s\n\nObjects with plainroute's mark on this node:\n", remediation)
+	if v.Leftover.Error != "" {
+		fact(w, "kernel", "can't be read: %s", v.Leftover.Error)
+		return
+	}
+	s := &v.Leftover.State
+	var subnets []netip.Prefix
+	var rows [][]string
+	for _, r := range s.Routes {
+		if r.Metric == topology.MetricOwn {
+			subnets = append(subnets, r.Dst)
+			continue
+		}
+		rows = append(rows, []string{r.Dst.String(), text.OrNone(r.Via), text.Printable(text.OrNone(r.Dev))})
+	}
+	bridge, table, config := text.None, text.None, text.None
+	if s.Bridge != "" {
+		bridge = fmt.Sprintf("%s with %s, addresses: %s", s.Bridge, text.Counted(v.Leftover.Ports, "port"), text.List(s.Addresses, ", "))
+	}
+	if s.Masquerade != nil {
+		table = fmt.Sprintf("inet %s, masquerading %s", topology.Table, text.List(s.Masquerade.Sources, ", "))
+	}
+	if c := s.CNI; c != nil {
+		config = fmt.Sprintf("%s: subnets %s, MTU %d, bridge %s", v.Leftover.Config, text.List(c.Subnets, ", "), c.MTU, c.Bridge)
+	}
+	fact(w, "subnets", "%s", text.List(subnets, ", "))
+	fact(w, "bridge", "%s", bridge)
+	fact(w, "table", "%s", table)
+	fact(w, "CNI config", "%s", config)
+	fact(w, "routes", "%d to peers", len(rows))
+	if len(rows) == 0 || f.Problems {
+		return
+	}
+	w.WriteByte('\n')
+	text.Table(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
 }

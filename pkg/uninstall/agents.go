@@ -48,8 +48,12 @@ func (u *Uninstall) awaitAgents(ctx context.Context, within time.Duration) error
 	}
 }
 
-// refuseDaemonSets returns cleanup.ErrRefused if a DaemonSet of agents is not being deleted.
+// refuseDaemonSets returns cleanup.ErrRefused if a DaemonSet of agents is not being deleted. In a dry
+// run agents may stay.
 func (u *Uninstall) refuseDaemonSets(ctx context.Context) error {
+	if u.DryRun {
+		return nil
+	}
 	list, err := u.Client.AppsV1().DaemonSets(u.Namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
 	if err != nil {
 		return fmt.Errorf("listing DaemonSets of agents: %w", err)
@@ -68,8 +72,7 @@ func (u *Uninstall) refuseDaemonSets(ctx context.Context) error {
 func (u *Uninstall) runningAgent(ctx context.Context) (*corev1.Pod, error) {
 	var left *corev1.Pod
 	err := fleet.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: agentLabels}, func(p *corev1.Pod) {
-		ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-		if p.DeletionTimestamp == nil && !ended {
+		if p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 			left = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Spec: corev1.PodSpec{NodeName: p.Spec.NodeName}}
 		}
 	})

@@ -17,28 +17,21 @@ import (
 // Options describe the pods that clean the nodes. They can't be derived from the agents' DaemonSet,
 // which may be gone.
 type Options struct {
-	Namespace string
-	// Image is plainroute's.
-	Image       string
-	PullPolicy  string
-	PullSecrets []string
-	// ServiceAccount is that of the pods, which need no rights; empty: the namespace's default.
-	ServiceAccount string
-	// PriorityClass admits the pods to full nodes; empty: none.
-	PriorityClass string
-	// CNIConfDir, CNICacheDir and RunDir are folders of the hosts.
-	CNIConfDir, CNICacheDir, RunDir string
-	// Bridge is the pods' bridge; empty: cleanup detects it.
-	Bridge string
-	// DACOverride adds that capability, for folders that don't belong to root.
-	DACOverride bool
+	Namespace      string
+	Image          string // plainroute's
+	PullPolicy     string
+	PullSecrets    []string
+	ServiceAccount string // of the pods, which need no rights; empty: the namespace's default
+	PriorityClass  string // admits the pods to full nodes; empty: none
+
+	CNIConfDir, CNICacheDir, RunDir string // folders of the hosts
+
+	Bridge      string // the pods' bridge; empty: cleanup detects it
+	DACOverride bool   // adds that capability, for folders that don't belong to root
 	SELinux     *corev1.SELinuxOptions
-	// DryRun reports what would be removed.
-	DryRun bool
-	// Timeout is how long to wait after the last progress of a node.
-	Timeout time.Duration
-	// Owner is the Pod that this runs in; the DaemonSet is deleted with it.
-	Owner *metav1.OwnerReference
+	DryRun      bool                   // reports what would be removed
+	Timeout     time.Duration          // how long to wait after the last progress of a node
+	Owner       *metav1.OwnerReference // the Pod that this runs in; the DaemonSet is deleted with it
 }
 
 const (
@@ -85,21 +78,17 @@ func (o Options) daemonSet() *appsv1.DaemonSet {
 }
 
 func (o Options) podSpec() corev1.PodSpec {
-	no, grace := false, int64(5)
 	spec := corev1.PodSpec{
-		ServiceAccountName:            o.ServiceAccount,
-		AutomountServiceAccountToken:  &no,
-		EnableServiceLinks:            &no,
-		HostNetwork:                   true,
-		PriorityClassName:             o.PriorityClass,
-		NodeSelector:                  map[string]string{corev1.LabelOSStable: "linux"},
-		Affinity:                      realNodes(),
-		Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-		TerminationGracePeriodSeconds: &grace,
-		SecurityContext:               &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}, SELinuxOptions: o.SELinux},
-		Volumes:                       []corev1.Volume{hostFolder("cni-conf", o.CNIConfDir), hostFolder("cni-cache", o.CNICacheDir), hostFolder("run", o.RunDir)},
-		InitContainers:                []corev1.Container{o.cleaner()},
-		Containers:                    []corev1.Container{o.container("stay", "stay")},
+		ServiceAccountName: o.ServiceAccount, AutomountServiceAccountToken: new(false), EnableServiceLinks: new(false),
+		HostNetwork: true, PriorityClassName: o.PriorityClass, TerminationGracePeriodSeconds: new(int64(5)),
+		NodeSelector: map[string]string{corev1.LabelOSStable: "linux"}, Affinity: realNodes(),
+		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		SecurityContext: &corev1.PodSecurityContext{
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}, SELinuxOptions: o.SELinux,
+		},
+		Volumes:        []corev1.Volume{hostFolder("cni-conf", o.CNIConfDir), hostFolder("cni-cache", o.CNICacheDir), hostFolder("run", o.RunDir)},
+		InitContainers: []corev1.Container{o.cleaner()},
+		Containers:     []corev1.Container{o.container("stay", "stay")},
 	}
 	for _, name := range o.PullSecrets {
 		spec.ImagePullSecrets = append(spec.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
@@ -135,11 +124,10 @@ func (o Options) cleaner() corev1.Container {
 }
 
 func (o Options) container(name string, args ...string) corev1.Container {
-	no, yes, root := false, true, int64(0)
 	return corev1.Container{
 		Name: name, Image: o.Image, ImagePullPolicy: corev1.PullPolicy(o.PullPolicy), Args: args,
 		SecurityContext: &corev1.SecurityContext{
-			RunAsUser: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+			RunAsUser: new(int64(0)), AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
 		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
@@ -167,6 +155,6 @@ func isReal(n *corev1.Node) bool {
 // hostFolder is created if missing, because the pod would not start on a node that never had an
 // agent.
 func hostFolder(name, path string) corev1.Volume {
-	kind := corev1.HostPathDirectoryOrCreate
-	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &kind}}}
+	source := &corev1.HostPathVolumeSource{Path: path, Type: new(corev1.HostPathDirectoryOrCreate)}
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: source}}
 }

@@ -20,13 +20,10 @@ import (
 
 // Row is the result of a node.
 type Row struct {
-	Node string `json:"node"`
-	// Clean reports that nothing of plainroute is left except what is kept.
-	Clean bool `json:"clean"`
-	// Gone reports that the Node was deleted meanwhile.
-	Gone bool `json:"gone,omitempty"`
-	// Error is why the node is not clean.
-	Error string `json:"error,omitempty"`
+	Node  string `json:"node"`
+	Clean bool   `json:"clean"`           // nothing of plainroute is left except what is kept
+	Gone  bool   `json:"gone,omitempty"`  // the Node was deleted meanwhile
+	Error string `json:"error,omitempty"` // why the node is not clean
 	cleanup.Summary
 }
 

@@ -1,6 +1,7 @@
 package uninstall
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -33,13 +34,12 @@ type nodeState struct {
 
 // tracker tracks the progress of all nodes.
 type tracker struct {
-	notify   func(string, ...any)
-	states   map[string]*nodeState
-	progress time.Time // the last progress of any node
-	notified time.Time
-	done     int
-	// interrupted reports that the nodes that are left were not waited for.
-	interrupted bool
+	notify      func(string, ...any)
+	states      map[string]*nodeState
+	progress    time.Time // the last progress of any node
+	notified    time.Time
+	done        int
+	interrupted bool // the nodes that are left were not waited for
 }
 
 func newTracker(u *Uninstall, nodes map[string]*corev1.Node) *tracker {
@@ -75,8 +75,7 @@ func (f *tracker) update(pods map[string]*corev1.Pod) {
 }
 
 const (
-	// fewNodes is the largest number of nodes that are reported one by one.
-	fewNodes       = 100
+	fewNodes       = 100 // the largest number of nodes that are reported one by one
 	notifyInterval = 5 * time.Second
 )
 
@@ -98,14 +97,11 @@ func (v *nodeState) update(pod *corev1.Pod) stage {
 		return placed
 	}
 	now, last := pod.Status.InitContainerStatuses[i].State, pod.Status.InitContainerStatuses[i].LastTerminationState
-	ended := now.Terminated
-	if ended == nil {
-		ended = last.Terminated
-	}
-	if ended == nil {
-		if now.Running != nil {
-			return started
-		}
+	ended := cmp.Or(now.Terminated, last.Terminated)
+	switch {
+	case ended == nil && now.Running != nil:
+		return started
+	case ended == nil:
 		return placed
 	}
 	v.ended, v.summary = ended, cleanup.Summary{}

@@ -61,10 +61,8 @@ func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) 
 	nodes := map[string]*corev1.Node{}
 	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
 		if isReal(n) {
-			nodes[n.Name] = &corev1.Node{
-				ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels},
-				Status:     corev1.NodeStatus{Conditions: n.Status.Conditions},
-			}
+			nodes[n.Name] = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels}}
+			nodes[n.Name].Status.Conditions = n.Status.Conditions
 		}
 	})
 	if err != nil {
@@ -107,12 +105,11 @@ func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 		return nil, fmt.Errorf("listing DaemonSets of earlier runs: %w", err)
 	}
 	for i := range old.Items {
-		if old.Items[i].DeletionTimestamp != nil {
-			continue
-		}
-		u.Notify("removing DaemonSet %s of an earlier run", old.Items[i].Name)
-		if err := u.delete(ctx, &old.Items[i]); err != nil {
-			return nil, err
+		if set := &old.Items[i]; set.DeletionTimestamp == nil {
+			u.Notify("removing DaemonSet %s of an earlier run", set.Name)
+			if err := u.delete(ctx, set); err != nil {
+				return nil, err
+			}
 		}
 	}
 	// Without a timeout of its own, an interrupted call may leave a DaemonSet behind.
@@ -127,9 +124,8 @@ func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 
 // delete deletes the DaemonSet once its pods are gone.
 func (u *Uninstall) delete(ctx context.Context, set *appsv1.DaemonSet) error {
-	foreground := metav1.DeletePropagationForeground
 	err := u.Client.AppsV1().DaemonSets(u.Namespace).Delete(ctx, set.Name, metav1.DeleteOptions{
-		PropagationPolicy: &foreground, Preconditions: &metav1.Preconditions{UID: &set.UID},
+		PropagationPolicy: new(metav1.DeletePropagationForeground), Preconditions: &metav1.Preconditions{UID: &set.UID},
 	})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("removing DaemonSet %s: %w; delete it by hand", set.Name, err)
@@ -173,7 +169,11 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 	u.Notify("cleaning %d nodes", len(nodes))
 	var failed error
 	for {
-		pods, err := u.listPods(ctx, set)
+		var pods map[string]*corev1.Pod
+		err := u.refuseDaemonSets(ctx)
+		if err == nil {
+			pods, err = u.pods(ctx, set)
+		}
 		if errors.Is(err, cleanup.ErrRefused) {
 			f.interrupted = true
 			return f.rows(nodes), err
@@ -203,16 +203,6 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 		nodes = now
 	}
 	return f.rows(nodes), errors.Join(failed, err)
-}
-
-// listPods returns the pods that clean, or cleanup.ErrRefused if there are agents again.
-func (u *Uninstall) listPods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
-	if !u.DryRun {
-		if err := u.refuseDaemonSets(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return u.pods(ctx, set)
 }
 
 // pods returns those of the DaemonSet by node, reduced to the fields that tracker uses.

@@ -17,11 +17,10 @@ import (
 // Dashboard serves the pages of a cluster and of its nodes. It only reads.
 type Dashboard struct {
 	// Collect returns the fleet status, and reports its progress.
-	Collect func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error)
-	// Get requests a path of one agent.
-	Get fleet.Get
-	// Interval is the time between calls of Collect; Timeout bounds the request to one agent.
-	Interval, Timeout time.Duration
+	Collect  func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error)
+	Get      fleet.Get     // requests a path of one agent
+	Interval time.Duration // the time between calls of Collect
+	Timeout  time.Duration // bounds the request to one agent
 
 	once sync.Once
 	wake chan struct{}
@@ -145,7 +144,6 @@ func (d *Dashboard) row(name string) *fleet.Row {
 	return &d.cluster.Nodes[i]
 }
 
-// sendJSON sends a value as JSON.
 func sendJSON(w http.ResponseWriter, r *http.Request, value any) {
 	body, err := json.Marshal(value)
 	if err != nil {

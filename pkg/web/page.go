@@ -45,27 +45,25 @@ func (p page) orJSON(report http.HandlerFunc) http.HandlerFunc {
 	})
 }
 
-// The placeholders of style and script in a frame.
-const (
-	stylePlace  = "/*style*/"
-	scriptPlace = "/*script*/"
-)
-
 // ServeHTTP sends the page. Its policy (CSP Level 3) allows only the style and script that are part
 // of it, and forbids frames (6.4.2), so that no other site can have its visitors click on it.
 func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	style, script := join(p.styles), join(p.scripts)
+	style, script := read(p.styles...), read(p.scripts...)
 	h := w.Header()
 	guard(h)
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", policy(style, script))
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Cache-Control", "no-cache")
-	body := []byte(strings.NewReplacer(stylePlace, style, scriptPlace, script).Replace(read(p.frame)))
+	body := []byte(strings.NewReplacer("/*style*/", style, "/*script*/", script).Replace(read(p.frame)))
 	h.Set("ETag", `"`+digest(string(body))+`"`)
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		h.Set("Content-Encoding", "gzip")
-		body = pack(body)
+		var b bytes.Buffer
+		packed := gzip.NewWriter(&b)
+		_, _ = packed.Write(body) // to memory
+		_ = packed.Close()
+		body = b.Bytes()
 	}
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 }
@@ -74,16 +72,9 @@ func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // nothing else. Trusted Types keep a string, such as the name of a Node, from becoming markup.
 func policy(style, script string) string {
 	return strings.Join([]string{
-		"default-src 'none'",
-		"style-src 'sha256-" + digest(style) + "'",
-		"script-src 'sha256-" + digest(script) + "'",
-		"connect-src 'self'",
-		"img-src data:",
-		"base-uri 'none'",
-		"form-action 'none'",
-		"frame-ancestors 'none'",
-		"require-trusted-types-for 'script'",
-		"trusted-types 'none'",
+		"default-src 'none'", "style-src 'sha256-" + digest(style) + "'", "script-src 'sha256-" + digest(script) + "'",
+		"connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+		"require-trusted-types-for 'script'", "trusted-types 'none'",
 	}, "; ")
 }
 
@@ -92,27 +83,15 @@ func digest(text string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-func pack(body []byte) []byte {
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	_, _ = w.Write(body) // to memory
-	_ = w.Close()
-	return b.Bytes()
-}
-
-// join returns the text of the files, concatenated.
-func join(names []string) string {
+// read returns the text of the files, concatenated.
+func read(names ...string) string {
 	var b strings.Builder
 	for _, name := range names {
-		b.WriteString(read(name))
+		text, err := assets.ReadFile("assets/" + name)
+		if err != nil {
+			panic(fmt.Sprintf("reading an embedded file: %v", err)) // a test serves each page
+		}
+		b.Write(text)
 	}
 	return b.String()
-}
-
-func read(name string) string {
-	text, err := assets.ReadFile("assets/" + name)
-	if err != nil {
-		panic(fmt.Sprintf("reading an embedded file: %v", err)) // a test serves each page
-	}
-	return string(text)
 }

@@ -19,8 +19,12 @@ func wantsHTML(r *http.Request) bool {
 		return false
 	}
 	html, json := 0.0, 0.0
-	for _, accepted := range strings.Split(strings.Join(r.Header.Values("Accept"), ","), ",") {
-		kind, quality := acceptable(accepted)
+	for entry := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
+		kind, parameters, _ := mime.ParseMediaType(entry) // RFC 9110, 12.5.1; no type if the entry is malformed
+		quality := 1.0
+		if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil && q >= 0 && q <= 1 {
+			quality = q
+		}
 		switch kind {
 		case "text/html", "application/xhtml+xml":
 			html = max(html, quality)
@@ -29,15 +33,6 @@ func wantsHTML(r *http.Request) bool {
 		}
 	}
 	return html > json
-}
-
-// acceptable splits an entry of Accept into its media type and quality (RFC 9110, 12.5.1).
-func acceptable(entry string) (kind string, quality float64) {
-	kind, parameters, _ := mime.ParseMediaType(entry) // no type if the entry is malformed
-	if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil && q >= 0 && q <= 1 {
-		return kind, q
-	}
-	return kind, 1
 }
 
 // guarded rejects requests that another site makes, and has browsers keep the answer to its own

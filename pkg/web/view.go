@@ -11,26 +11,21 @@ import (
 
 // view is the data of the page of a cluster.
 type view struct {
-	// Number counts the calls of Collect that have ended. Of the present one, Done of All agents
-	// have been queried.
-	Number int `json:"number"`
-	Done   int `json:"done"`
-	All    int `json:"all"`
-	// Every is the interval in milliseconds.
-	Every int64 `json:"every"`
-	// Error is why the last call of Collect failed; Seen is then that of an earlier one.
-	Error string `json:"error,omitempty"`
-	Seen  *seen  `json:"seen,omitempty"`
+	Number int    `json:"number"` // of the calls of Collect that have ended
+	Done   int    `json:"done"`   // how many of All agents the present call has queried
+	All    int    `json:"all"`
+	Every  int64  `json:"every"`           // the interval in milliseconds
+	Error  string `json:"error,omitempty"` // why the last call of Collect failed; Seen is then that of an earlier one
+	Seen   *seen  `json:"seen,omitempty"`
 }
 
 // seen is a fleet.Cluster in the form that the page uses.
 type seen struct {
-	Time  time.Time `json:"time"`
-	Well  bool      `json:"well"`
-	Nodes []node    `json:"nodes"`
-	// Problems are those of the Nodes, Between those that only all reports together show.
-	Problems []problem.Group `json:"problems"`
-	Between  []problem.Group `json:"between"`
+	Time     time.Time       `json:"time"`
+	Well     bool            `json:"well"`
+	Nodes    []node          `json:"nodes"`
+	Problems []problem.Group `json:"problems"` // of the Nodes
+	Between  []problem.Group `json:"between"`  // which only all reports together show
 	Cells    []cell          `json:"cells"`
 }
 
