@@ -35,8 +35,9 @@ the routes between nodes, and each node. While a browser shows the page, dashboa
 queries all agents every --interval, as status --cluster does and with the same
 rights. It changes nothing, and listens on 127.0.0.1 only. Ctrl-C ends it.
 
-Exit codes: 0 interrupted; 1 there is no kubeconfig, or the port is taken;
-2 wrong flags or arguments.`,
+Exit codes: 0 interrupted; 2 wrong flags or arguments; 4 there is no kubeconfig,
+or the port is taken.`,
+		Annotations: map[string]string{readOnly: ""},
 		Example: `  # On a free port, which it prints
   plainroute dashboard
 

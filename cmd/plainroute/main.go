@@ -119,8 +119,8 @@ config with which the stock bridge plugin attaches pods.
 
 Exit codes: 0 success, or no problems found; 1 problems found, or failure;
 2 wrong flags or arguments; 3 refused, nothing was changed (cleanup, uninstall);
-4 the API server, an agent, the kernel or a file can't be read (status, doctor,
-check, plan).`,
+4 the API server, the kernel or a file can't be read (status, doctor, check,
+plan, dashboard).`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

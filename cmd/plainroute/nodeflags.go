@@ -29,11 +29,15 @@ const defaultResolvConf = "/etc/resolv.conf" // of resolv.conf(5); a pod has a c
 
 // declare adds flags by name. A field that has a value already has that as its default.
 func (f *nodeFlags) declare(fs *pflag.FlagSet, names ...string) {
+	bridge := "name of the pods' bridge"
+	if f.bridge == "" {
+		bridge += " (default: the name in the agent's report, our CNI config or our table, else " + topology.Bridge + ")"
+	}
 	all := map[string]struct {
 		value          *string
 		standard, help string
 	}{
-		"bridge":       {&f.bridge, "", "name of the pods' bridge (default: the name in the agent's report, our CNI config or our table, else " + topology.Bridge + ")"},
+		"bridge":       {&f.bridge, "", bridge},
 		"run-dir":      {&f.runDir, "/run/plainroute", "folder of node-local state, empty after a reboot"},
 		"cni-conf-dir": {&f.cniConfDir, "/etc/cni/net.d", "folder from which the container runtime reads CNI configs"},
 		"cni-bin-dir":  {&f.cniBinDir, "/opt/cni/bin", "folder from which the container runtime executes CNI plugins; without the plugins that pods need, the agent writes no CNI config (\"\": not checked)"},

@@ -20,7 +20,11 @@ func (b Bridge) command(op Op) string {
 	if op == Delete {
 		return "ip link delete " + b.Name
 	}
-	return fmt.Sprintf("ip link add %s address %s mtu %d type bridge", b.Name, b.MAC, b.Device.MTU)
+	mtu := ""
+	if b.Device.MTU > 0 { // 0: not known yet
+		mtu = fmt.Sprintf(" mtu %d", b.Device.MTU)
+	}
+	return fmt.Sprintf("ip link add %s address %s%s type bridge", b.Name, b.MAC, mtu)
 }
 
 func (b Bridge) same(before, desired topology.State) bool { return before.Bridge == desired.Bridge }

@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,6 +28,38 @@ func TestNamedTargetsExist(t *testing.T) {
 	}
 	if found == 0 {
 		t.Error("no target was found")
+	}
+}
+
+// Each Go file and each script of tests that a page names exists.
+func TestNamedFilesExist(t *testing.T) {
+	there := map[string]bool{}
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == ".git" || d.Name() == "bin"):
+			return filepath.SkipDir
+		}
+		there[d.Name()] = true
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for page, text := range pages(t) {
+		for _, match := range regexp.MustCompile(`[\w./-]+\.(?:go|txtar)\b`).FindAllString(code(text), -1) {
+			switch found++; {
+			case strings.Contains(match, "NAME"), strings.Contains(match, "github.com"), strings.Contains(match, "/vendor/"), strings.HasPrefix(match, "_"), there[filepath.Base(match)]:
+			default:
+				t.Errorf("%s names %s, which does not exist", page, match)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no file was found")
 	}
 }
 
