@@ -35,7 +35,7 @@ func TestNamedTargetsExist(t *testing.T) {
 func TestNamedFilesExist(t *testing.T) {
 	there := map[string]bool{}
 	root := filepath.Join("..", "..")
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
