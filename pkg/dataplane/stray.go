@@ -89,12 +89,12 @@ func (k *Kernel) unattached(claims []claim, attached []*rtnl.LinkAttrs) []claim 
 // settle keeps the claims that take precedence, and which of them conflict.
 func (f *linkFacts) settle(claims []claim) {
 	for _, c := range claims {
-		rival, lost := 0, false
+		conflict, lost := 0, false
 		for _, other := range claims {
 			switch {
 			case c.index == other.index || !share(c.addrs, other.addrs):
 			case f.seen[c.index] == f.seen[other.index]:
-				rival = other.index
+				conflict = other.index
 			case f.seen[other.index]:
 				lost = true
 			}
@@ -102,8 +102,8 @@ func (f *linkFacts) settle(claims []claim) {
 		if !lost {
 			f.pods[c.index] = c.addrs[0]
 		}
-		if !lost && rival != 0 {
-			f.conflicts[c.index] = rival
+		if !lost && conflict != 0 {
+			f.conflicts[c.index] = conflict
 		}
 	}
 }

@@ -23,7 +23,7 @@ type Device struct {
 	Known     bool       `json:"known,omitempty"` // this process itself has seen the port in the bridge
 	// Duplicate is another such port whose pod has the same address; empty: none. A container of
 	// another network may have given itself that address.
-	Duplicate string `json:"rival,omitempty"`
+	Duplicate string `json:"duplicate,omitempty"`
 }
 
 // Compare orders devices by name.

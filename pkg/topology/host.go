@@ -12,11 +12,11 @@ type Host struct {
 	// NoIPv6 reports that the kernel lacks IPv6 (ipv6.disable=1, or not compiled in), with its
 	// settings, addresses and sockets.
 	NoIPv6         bool         `json:"noIPv6,omitempty"`
-	Nameservers    []netip.Addr `json:"nameservers,omitempty"`   // of resolv.conf(5); a pod subnet must not hide them
-	ConfigsBefore  []string     `json:"configsBefore,omitempty"` // other CNI configs that the runtime takes before ours
-	Plugins        []Plugin     `json:"plugins,omitempty"`       // of drop-in files, then those appended to our config
-	PluginProblems []string     `json:"pluginFaults,omitempty"`  // the drop-in files that are left out, with the reason
-	CNI11          []string     `json:"cni11,omitempty"`         // the CNI plugins that accept version 1.1.0 of the spec
+	Nameservers    []netip.Addr `json:"nameservers,omitempty"`    // of resolv.conf(5); a pod subnet must not hide them
+	ConfigsBefore  []string     `json:"configsBefore,omitempty"`  // other CNI configs that the runtime takes before ours
+	Plugins        []Plugin     `json:"plugins,omitempty"`        // of drop-in files, then those appended to our config
+	PluginProblems []string     `json:"pluginProblems,omitempty"` // the drop-in files that are left out, with the reason
+	CNI11          []string     `json:"cni11,omitempty"`          // the CNI plugins that accept version 1.1.0 of the spec
 	// UnfitPlugins has, by name, why the container runtime can't execute CNI plugins that a config
 	// of ours may call.
 	UnfitPlugins map[string]string `json:"unfitPlugins,omitempty"`
