@@ -148,7 +148,7 @@ func (c *badNodeCase) harmless(name string) {
 	}
 	for _, p := range c.board.Last().Problems {
 		if p.Node != name || p.BlocksReady {
-			c.t.Errorf("somebody else has a problem: %s", p)
+			c.t.Errorf("another Node has a problem: %s", p)
 		}
 	}
 	if err := c.ready(); err != nil {

@@ -276,5 +276,5 @@ func (n clusterNodes) change(name string, edit func(*corev1.Node)) {
 			n.t.Fatal(err)
 		}
 	}
-	n.t.Fatal("somebody is always quicker")
+	n.t.Fatal("another writer changes the Node before each attempt")
 }

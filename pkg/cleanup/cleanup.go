@@ -64,8 +64,8 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 	}
 	release, err := c.lock(ctx)
 	if err != nil {
-		if why, refused := strings.CutPrefix(err.Error(), ErrRefused.Error()+": "); refused {
-			result.Refusals = []string{why}
+		if errors.Is(err, ErrRefused) {
+			result.Refusals = []string{strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")}
 		}
 		return result, err
 	}

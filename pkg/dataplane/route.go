@@ -153,5 +153,8 @@ func absent(err error) bool {
 func (k *Kernel) holds(m *message, deleted bool) bool {
 	r := m.route(k.links)
 	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
-	return found != deleted && (deleted || k.routes.ours[i] == r)
+	if deleted {
+		return !found
+	}
+	return found && k.routes.ours[i] == r
 }

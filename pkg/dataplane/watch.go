@@ -190,10 +190,12 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	default:
 		news = k.cutOff(index, was, now)
 	}
-	if k.fresh.routes = !news; !news {
+	if !news {
 		k.links.note(index, now, deleted)
+		return false
 	}
-	return news
+	k.fresh.routes = false
+	return true
 }
 
 // cutOff reports whether a port of a pod was set down, taken out of the bridge or put into another.
@@ -270,11 +272,15 @@ func (k *Kernel) learnSysctl(m netlink.Message) bool {
 
 // forwardingPath returns the setting that a notification of an index is about.
 func (k *Kernel) forwardingPath(family uint8, index int) string {
-	of := map[bool]int{true: 4, false: 6}[family == unix.AF_INET]
-	if index == netconfAll {
-		return map[int]string{4: topology.SysctlForward4, 6: topology.SysctlForward6}[of]
+	switch {
+	case family == unix.AF_INET && index == netconfAll:
+		return topology.SysctlForward4
+	case family == unix.AF_INET6 && index == netconfAll:
+		return topology.SysctlForward6
+	case family == unix.AF_INET:
+		return topology.ConfSysctl(4, k.links.name(index), "forwarding")
 	}
-	return topology.ConfSysctl(of, k.links.name(index), "forwarding")
+	return topology.ConfSysctl(6, k.links.name(index), "forwarding")
 }
 
 // ofOurTable reports whether a message has our table's name, attribute 1 of every message of
