@@ -88,8 +88,7 @@ func (v *validator) protectAddr(n *Node, addr netip.Addr) {
 	if !addr.IsValid() || len(v.opts.NodeCIDRs) > 0 && !within(v.opts.NodeCIDRs, single(addr)) {
 		return
 	}
-	_, service := v.never.overlap(single(addr))
-	if _, known := v.taken.overlap(single(addr)); !known && !service {
+	if v.taken.overlap(single(addr)) == nil && v.never.overlap(single(addr)) == nil {
 		v.nodes = append(v.nodes, nodeAddr{addr, n})
 	}
 }

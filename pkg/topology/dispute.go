@@ -45,31 +45,24 @@ func (b *builder) hiding(c claim) bool {
 // the others. In the order of precedence, each gets its subnet if no part of it is granted.
 func (b *builder) decide(claims []claim) []claim {
 	order := make([]candidate, len(claims))
-	blocks := make([]block, 0, len(claims))
-	at := -1
+	d := dispute{nest: newNest(len(claims))}
 	for i := range claims {
 		c := &claims[i]
-		for at >= 0 && !blocks[at].subnet.Contains(c.subnet.Addr()) {
-			at = blocks[at].outer
-		}
-		if at < 0 || blocks[at].subnet != c.subnet {
-			blocks = append(blocks, block{subnet: c.subnet, outer: at})
-			at = len(blocks) - 1
-		}
-		order[i] = candidate{c, b.precedence(c), at}
+		order[i] = candidate{c, b.precedence(c), d.add(c.subnet)}
 	}
+	d.blocks = make([]block, len(d.prefixes))
 	inOrder := slices.Clone(order)
 	slices.SortFunc(inOrder, candidate.compare)
 	for _, c := range inOrder {
-		grant(blocks, c)
+		d.grant(c)
 	}
 	var winners []claim
 	for _, c := range order {
-		if blocks[c.block].owner == c.claim {
+		if d.blocks[c.block].owner == c.claim {
 			winners = append(winners, *c.claim)
 			continue
 		}
-		b.report(c.problem(problem.PodCIDRDisputed, "%s", refusal(blocks, c)))
+		b.report(c.problem(problem.PodCIDRDisputed, "%s", d.refusal(c)))
 	}
 	return winners
 }
@@ -101,44 +94,50 @@ func (b *builder) precedence(c *claim) int {
 	return 0
 }
 
-// A block is a claimed subnet. Prefixes never cross, so blocks are nested:
+// A dispute is about claimed subnets, the blocks:
 //
 //	|------------- /22 -------------|   a claim can be granted if its block has no owner, none of
 //	|- /24 -|  |--- /23 ---|            those around it has one, and none of its parts has one
 //	           |- /24 -|
-type block struct {
-	subnet netip.Prefix
-	outer  int    // the block around this one; -1: none
-	owner  *claim // the claim that it is granted to
-	part   *claim // the first claim that was granted a part of it
-	parts  int    // the number of claims with parts of it
+type dispute struct {
+	nest
+	blocks []block
 }
 
-// grant gives a claim its block if that is free. The nesting is at most as deep as there are
-// lengths.
-func grant(blocks []block, c candidate) {
-	if blocks[c.block].part != nil {
+type block struct {
+	owner *claim // the claim that it is granted to
+	part  *claim // the first claim that was granted a part of it
+	parts int    // the number of claims with parts of it
+}
+
+// owner returns the claim that a block or one around it is granted to, or nil. The nesting is at
+// most as deep as there are lengths.
+func (d *dispute) owner(i int) *claim {
+	for ; i >= 0; i = d.outer[i] {
+		if owner := d.blocks[i].owner; owner != nil {
+			return owner
+		}
+	}
+	return nil
+}
+
+// grant gives a claim its block if that is free.
+func (d *dispute) grant(c candidate) {
+	if d.blocks[c.block].part != nil || d.owner(c.block) != nil {
 		return
 	}
-	for i := c.block; i >= 0; i = blocks[i].outer {
-		if blocks[i].owner != nil {
-			return
-		}
-	}
-	blocks[c.block].owner = c.claim
-	for i := blocks[c.block].outer; i >= 0; i = blocks[i].outer {
-		blocks[i].parts++
-		blocks[i].part = cmp.Or(blocks[i].part, c.claim)
+	d.blocks[c.block].owner = c.claim
+	for i := d.outer[c.block]; i >= 0; i = d.outer[i] {
+		d.blocks[i].parts++
+		d.blocks[i].part = cmp.Or(d.blocks[i].part, c.claim)
 	}
 }
 
-func refusal(blocks []block, c candidate) string {
-	for i := c.block; i >= 0; i = blocks[i].outer {
-		if owner := blocks[i].owner; owner != nil {
-			return belongs(c.subnet, owner.subnet, owner.node.Name)
-		}
+func (d *dispute) refusal(c candidate) string {
+	if owner := d.owner(c.block); owner != nil {
+		return belongs(c.subnet, owner.subnet, owner.node.Name)
 	}
-	p := blocks[c.block]
+	p := d.blocks[c.block]
 	detail := belongs(c.subnet, p.part.subnet, p.part.node.Name)
 	if p.parts > 1 {
 		detail += fmt.Sprintf(", and subnets of other Nodes (%d)", p.parts-1)
