@@ -43,8 +43,8 @@ func (b *builder) bridge() {
 		return
 	}
 	elsewhere := func(p netip.Prefix) bool {
-		link, found := b.host.linkWith(Gateway(p))
-		return found && link.Name != conf.Bridge
+		link, as := b.host.linkWith(Gateway(p))
+		return as.IsValid() && link.Name != conf.Bridge
 	}
 	if b.actual.Bridge == "" && slices.ContainsFunc(conf.Subnets, elsewhere) {
 		return // a bridge of another network, which may have pods; a second one would divert their packets
@@ -59,10 +59,7 @@ func (b *builder) findRenamed() string {
 	if b.opts.Router {
 		return ""
 	}
-	var subnets []netip.Prefix
-	if b.own != nil {
-		subnets = append(subnets, b.own.PodCIDRs...)
-	}
+	subnets := slices.Clone(b.ownCIDRs)
 	if b.actual.CNI != nil {
 		subnets = append(subnets, b.actual.CNI.Subnets...)
 	}

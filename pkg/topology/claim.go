@@ -11,30 +11,33 @@ import (
 
 // A claim is a pod subnet that a Node has in its podCIDRs.
 type claim struct {
-	subnet   netip.Prefix
-	node     *Node
-	addr     netip.Addr       // the InternalIP that counts: the next hop, if there is a link
-	dev      string           // the link that it is on; empty: off link, or without an address
-	kept     *Route           // our existing route that stays, although this host's routes to the next hop changed
-	hadRoute bool             // there was a route via this address since the subnet was granted
-	why      *problem.Problem // why there is no link, or why the route is kept
+	subnet netip.Prefix
+	node   *Node
+	reach
+	hadRoute bool // there was a route via this address since the subnet was granted
 }
 
 func (c *claim) problem(reason problem.Reason, format string, args ...any) problem.Problem {
 	return problemOf(c.node.Name, c.subnet, reason, format, args...)
 }
 
+// claimTo returns the claim to a subnet, or nil.
+func claimTo(sorted []claim, subnet netip.Prefix) *claim {
+	i, ok := slices.BinarySearchFunc(sorted, subnet, func(c claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
+	if !ok {
+		return nil
+	}
+	return &sorted[i]
+}
+
 // A validator decides which claims are accepted.
 type validator struct {
-	opts      Options
-	own       *Node
-	peers     []*Node
-	ranges    []podRange        // of --cluster-cidr, disjoint
-	others    byFamily[Lengths] // the lengths of pod subnets elsewhere; zero: unknown
-	never     takenIndex        // what no pod subnet may overlap, because of options and standards
-	taken     takenIndex        // what of this host a new pod subnet may not overlap
-	nodes     []nodeAddr        // Nodes' InternalIPs that the above don't protect, sorted
-	essential []netip.Addr      // the default gateways and nameservers of this host
+	*hostRanges
+	ranges []podRange        // of --cluster-cidr, disjoint
+	others byFamily[Lengths] // the lengths of pod subnets elsewhere; zero: unknown
+	never  takenIndex        // what no pod subnet may overlap, because of options and standards
+	taken  takenIndex        // what of this host a new pod subnet may not overlap
+	nodes  []nodeAddr        // Nodes' InternalIPs that the above don't protect, sorted
 }
 
 type nodeAddr struct {
@@ -42,16 +45,10 @@ type nodeAddr struct {
 	node *Node
 }
 
-func newValidator(opts Options, host Host, ranges *hostRanges, own *Node, peers []*Node, actual []Route) *validator {
-	v := &validator{opts: opts, own: own, peers: peers}
-	v.setLengths(ranges.cluster, actual)
-	v.never, v.taken = newTakenIndex(bounds(opts)), newTakenIndex(ranges.taken)
-	v.essential = slices.Clone(host.Nameservers)
-	for _, r := range host.Routes {
-		if r.Via.IsValid() && wide(r.Dst) {
-			v.essential = append(v.essential, r.Via)
-		}
-	}
+func newValidator(r *resolver) *validator {
+	h := rangesOf(r)
+	v := &validator{hostRanges: h, never: newTakenIndex(bounds(r.opts)), taken: newTakenIndex(h.held)}
+	v.setLengths()
 	return v
 }
 
@@ -85,10 +82,7 @@ func (v *validator) protect(claims []claim) {
 }
 
 func (v *validator) protectAddr(n *Node, addr netip.Addr) {
-	if !addr.IsValid() || len(v.opts.NodeCIDRs) > 0 && !within(v.opts.NodeCIDRs, single(addr)) {
-		return
-	}
-	if v.taken.overlap(single(addr)) == nil && v.never.overlap(single(addr)) == nil {
+	if addr.IsValid() && v.excluded(addr) == "" && v.taken.overlap(single(addr)) == nil && v.never.overlap(single(addr)) == nil {
 		v.nodes = append(v.nodes, nodeAddr{addr, n})
 	}
 }

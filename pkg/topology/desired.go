@@ -24,6 +24,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
+	b.nextHops()
 	b.bridgeName()
 	b.hostProblems()
 	b.unfitPlugins()
@@ -35,14 +36,20 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	return b.desired, b.problems
 }
 
+// input is what a pass starts from.
+type input struct {
+	opts     Options
+	host     Host
+	actual   State
+	own      *Node          // nil: unknown, or this host is not a Node
+	ownAddrs []netip.Addr   // its InternalIPs
+	ownCIDRs []netip.Prefix // its podCIDRs
+	peers    []*Node
+}
+
 type builder struct {
-	opts      Options
-	host      Host
-	actual    State
-	own       *Node
-	peers     []*Node
+	*input
 	resolver  *resolver
-	ranges    *hostRanges
 	validator *validator
 
 	stated   []netip.Prefix // our own valid podCIDRs
@@ -51,32 +58,27 @@ type builder struct {
 	uplinks  []Link         // the links with our InternalIPs
 	renamed  string         // the bridge's name now, if it was renamed
 	off6     bool           // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
-	claims   []claim        // accepted, with or without a link; one a subnet
-	hops     []netip.Addr   // the next hops of claims, sorted, each once
+	claims   []claim        // accepted, reached or not; one a subnet
+	hops     []netip.Addr   // the addresses by which they are reached, sorted, each once
 	desired  State
 	problems []problem.Problem
 }
 
 func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
-	b := &builder{opts: opts, host: host, actual: actual, peers: make([]*Node, 0, len(nodes))}
+	in := &input{opts: opts, host: host, actual: actual, peers: make([]*Node, 0, len(nodes))}
 	for _, n := range nodes {
 		if n.Name == opts.NodeName && !opts.Router {
-			b.own = n
+			in.own, in.ownAddrs, in.ownCIDRs = n, n.Addrs, n.PodCIDRs
 			continue
 		}
-		b.peers = append(b.peers, n)
+		in.peers = append(in.peers, n)
 	}
-	var addrs []netip.Addr
-	if b.own != nil {
-		addrs = b.own.Addrs
-	}
+	b := &builder{input: in}
 	if b.renamed = b.findRenamed(); b.renamed != "" {
-		host = host.without(b.renamed)
-		b.host = host
+		in.host = host.without(b.renamed)
 	}
-	b.resolver = newResolver(opts, host, addrs)
-	b.ranges = rangesOf(opts, host, b.own, b.resolver)
-	b.validator = newValidator(opts, host, b.ranges, b.own, b.peers, actual.Routes)
+	b.resolver = newResolver(in)
+	b.validator = newValidator(b.resolver)
 	return b
 }
 
@@ -133,7 +135,7 @@ func (b *builder) acceptOwn() {
 		if why == "" {
 			b.stated = append(b.stated, p)
 		}
-		if why == "" && !b.inPlaceOwn(p) {
+		if route := routeTo(b.actual.Routes, p, MetricOwn); why == "" && (route == nil || route.Type != Unreachable) {
 			why = clash
 		}
 		if why != "" {
@@ -152,7 +154,7 @@ func (b *builder) acceptOwn() {
 // uplink returns the link with our Node's InternalIP of a family.
 func (b *builder) uplink(is4 bool) (Link, bool) {
 	for _, addr := range b.own.Addrs {
-		if link, ok := b.host.linkWith(addr); ok && addr.Is4() == is4 {
+		if link, p := b.host.linkWith(addr); p.IsValid() && addr.Is4() == is4 {
 			return link, true
 		}
 	}
@@ -177,21 +179,37 @@ func (b *builder) findUplink(is4 bool) {
 	b.ownProblem(problem.AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", family)
 }
 
-// peerRoutes validates the peers' claims and adds a route to each accepted subnet.
+// peerRoutes validates the peers' claims and adds a route to each accepted subnet that is reached.
 func (b *builder) peerRoutes() {
 	claims := b.collect()
+	b.reachAll(claims)
 	b.validator.protect(claims)
 	b.settle(claims)
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
-		if c.why != nil && (c.dev != "" || !b.off6 || c.subnet.Addr().Is4()) {
+		if c.why != nil && (c.ok() || !b.off6 || c.subnet.Addr().Is4()) {
 			b.report(*c.why)
 		}
-		if c.dev != "" {
+		if c.ok() {
 			b.desired.Routes = append(b.desired.Routes, b.route(c))
 		}
 	}
+}
+
+// route returns the route to a subnet that is reached. While our own Node is missing, its
+// InternalIP is unknown, so the preferred source stays.
+func (b *builder) route(c *claim) Route {
+	if c.kept != nil {
+		return *c.kept
+	}
+	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.source(c.dev, c.addr.Is4()), Protocol: Protocol, Metric: MetricPeer}
+	if b.own == nil && !b.opts.Router {
+		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
+			r.Src = have.Src
+		}
+	}
+	return r
 }
 
 // collect returns the claims that are valid by themselves, sorted by subnet.
@@ -213,7 +231,6 @@ func (b *builder) collect() []claim {
 				b.report(c.problem(reason, "%s", why))
 				continue
 			}
-			c.addr, c.dev, c.why = b.resolver.nextHop(n, p)
 			claims = append(claims, c)
 		}
 	}
@@ -221,7 +238,6 @@ func (b *builder) collect() []claim {
 		b.report(problemOf("", netip.Prefix{}, problem.SettingMissing, "IPv6 is off in this host's kernel, so IPv6 pod subnets get no route here (%d of them)", unserved))
 	}
 	slices.SortFunc(claims, func(a, c claim) int { return ComparePrefix(a.subnet, c.subnet) })
-	b.keepAll(claims)
 	return claims
 }
 
@@ -253,41 +269,36 @@ func (b *builder) refuse(c *claim) (problem.Reason, string) {
 
 // grantOf returns the claim as the pass before granted it, or nil.
 func (b *builder) grantOf(c *claim) *claim {
-	i, ok := slices.BinarySearchFunc(b.actual.granted, c.subnet, func(g claim, p netip.Prefix) int { return ComparePrefix(g.subnet, p) })
-	if !ok || b.actual.granted[i].node.Name != c.node.Name || b.actual.granted[i].node.UID != c.node.UID {
+	g := claimTo(b.actual.granted, c.subnet)
+	if g == nil || g.node.Name != c.node.Name || g.node.UID != c.node.UID {
 		return nil
 	}
-	return &b.actual.granted[i]
+	return g
 }
 
-// shared reports Nodes with one InternalIP. Neither is refused: a Node can misdirect its own subnet
-// only, and a refusal would let one kubelet disconnect others.
-func (b *builder) shared() {
-	if b.hops = b.nextHops(); len(b.hops) == b.reachable() {
+// nextHops finds the addresses by which Nodes are reached, and reports Nodes with one InternalIP.
+// Neither is refused: a Node can misdirect its own subnet only, and a refusal would let one kubelet
+// disconnect others.
+func (b *builder) nextHops() {
+	hops := make([]netip.Addr, 0, len(b.claims))
+	for i := range b.claims {
+		if c := &b.claims[i]; c.ok() {
+			hops = append(hops, c.addr)
+		}
+	}
+	sortAddrs(hops)
+	b.hops = slices.Compact(hops)
+	shared := len(b.hops) < len(hops)
+	if b.hops = slices.DeleteFunc(b.hops, b.isEssential); !shared {
 		return
 	}
-	holder := make(map[netip.Addr]*Node, len(b.claims))
+	holder := make(map[netip.Addr]*Node, len(b.hops))
 	for i := range b.claims {
 		c := &b.claims[i]
-		if c.dev == "" {
-			continue
-		}
-		first, ok := holder[c.addr]
-		switch {
-		case !ok:
-			holder[c.addr] = c.node
-		case first != c.node:
+		if first := holder[c.addr]; first != nil && first != c.node && c.ok() {
 			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
+		} else if c.ok() {
+			holder[c.addr] = c.node
 		}
 	}
-}
-
-func (b *builder) reachable() int {
-	n := 0
-	for i := range b.claims {
-		if b.claims[i].dev != "" {
-			n++
-		}
-	}
-	return n
 }

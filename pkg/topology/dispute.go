@@ -29,7 +29,6 @@ func (b *builder) settle(claims []claim) {
 		claims = claims[n:]
 	}
 	b.desired.granted = b.claims
-	b.shared()
 }
 
 func (b *builder) hiding(c claim) bool {
@@ -85,10 +84,10 @@ func (b *builder) precedence(c *claim) int {
 	if b.grantOf(c) != nil {
 		return 3
 	}
-	switch r, ok := b.inPlace(c.subnet); {
-	case ok && c.dev != "" && r.Via == c.addr:
+	switch r := b.inPlace(c.subnet); {
+	case r != nil && c.ok() && r.Via == c.addr:
 		return 2
-	case ok && slices.Contains(c.node.Addrs, r.Via):
+	case r != nil && slices.Contains(c.node.Addrs, r.Via):
 		return 1
 	}
 	return 0

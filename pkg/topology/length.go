@@ -35,14 +35,14 @@ type podRange struct {
 // setLengths computes the allowed lengths of pod subnets: the operator's; else, in a range of
 // --cluster-cidr, those that take no more than a share of it, and the usual ones; else the usual
 // ones.
-func (v *validator) setLengths(cluster []netip.Prefix, actual []Route) {
+func (v *validator) setLengths() {
 	for _, is4 := range []bool{true, false} {
 		lengths := v.others.of(is4)
 		if *lengths = v.opts.maskSizes(is4); *lengths == (Lengths{}) {
-			*lengths = v.usualLengths(cluster, actual, is4)
+			*lengths = v.usualLengths(is4)
 		}
 	}
-	for _, c := range cluster {
+	for _, c := range v.cluster {
 		is4 := c.Addr().Is4()
 		r := podRange{c, *v.others.of(is4)}
 		if v.opts.maskSizes(is4) == (Lengths{}) {
@@ -74,23 +74,22 @@ func (v *validator) lengths(p netip.Prefix) (lengths Lengths, inside bool) {
 
 // usualLengths returns the probable lengths of pod subnets in a family: that of our own subnet;
 // while that is unknown, those of our existing routes; else that of most Nodes.
-func (v *validator) usualLengths(cluster []netip.Prefix, actual []Route, is4 bool) Lengths {
-	if v.own != nil && v.own.podCIDR(is4).IsValid() {
-		bits := v.own.podCIDR(is4).Bits()
-		return Lengths{bits, bits}
+func (v *validator) usualLengths(is4 bool) Lengths {
+	if p := firstOf(v.ownCIDRs, is4); p.IsValid() {
+		return Lengths{p.Bits(), p.Bits()}
 	}
 	var routed, claimed lengthCount
 	for _, n := range v.peers {
 		p := n.podCIDR(is4)
-		if !p.IsValid() || !plausible(cluster, p) {
+		if !p.IsValid() || !plausible(v.cluster, p) {
 			continue
 		}
 		claimed[p.Bits()]++
-		if _, ok := slices.BinarySearchFunc(actual, Route{Dst: p, Metric: MetricPeer}, Route.Compare); ok {
+		if routeTo(v.actual.Routes, p, MetricPeer) != nil {
 			routed[p.Bits()]++
 		}
 	}
-	if inPlace := routed.span(); inPlace != (Lengths{}) && (v.own == nil || len(v.own.PodCIDRs) == 0) {
+	if inPlace := routed.span(); inPlace != (Lengths{}) && len(v.ownCIDRs) == 0 {
 		return inPlace
 	}
 	most := claimed.most()

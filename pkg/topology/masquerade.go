@@ -65,8 +65,7 @@ func (b *builder) egress(m *Masquerade) []Egress {
 			continue // no packet leaves through it
 		}
 		for _, is4 := range []bool{true, false} {
-			src := b.resolver.src[link.Name]
-			if addr := *src.of(is4); addr.IsValid() && m.Serves(is4) {
+			if addr := b.resolver.source(link.Name, is4); addr.IsValid() && m.Serves(is4) {
 				all = append(all, Egress{link.Name, addr})
 			}
 		}
@@ -87,18 +86,11 @@ func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
 	return sorted[split:]
 }
 
-// nextHops returns the Nodes' addresses to which pods' packets are not masqueraded. They exclude
-// gateways and nameservers of this host, which may not have a route back, so that a kubelet can't
-// disconnect all pods from them by claiming their address.
-func (b *builder) nextHops() []netip.Addr {
-	hops := make([]netip.Addr, 0, len(b.claims))
-	for i := range b.claims {
-		if c := &b.claims[i]; c.dev != "" && !slices.Contains(b.validator.essential, c.addr) {
-			hops = append(hops, c.addr)
-		}
-	}
-	sortAddrs(hops)
-	return slices.Compact(hops)
+// isEssential reports whether an address is that of a gateway or nameserver of this host, which may
+// not have a route back. Pods' packets to it are masqueraded, so that a kubelet can't disconnect
+// all pods from it by claiming the address.
+func (b *builder) isEssential(addr netip.Addr) bool {
+	return slices.Contains(b.host.Nameservers, addr) || slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Via == addr && wide(r.Dst) })
 }
 
 // Ruleset returns the table in the syntax of nft(8). The dataplane makes the same table by netlink.

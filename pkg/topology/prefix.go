@@ -51,6 +51,16 @@ func within(ranges []netip.Prefix, p netip.Prefix) bool {
 	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) })
 }
 
+// firstOf returns the first prefix of a family, or the zero Prefix.
+func firstOf(prefixes []netip.Prefix, is4 bool) netip.Prefix {
+	for _, p := range prefixes {
+		if p.Addr().Is4() == is4 {
+			return p
+		}
+	}
+	return netip.Prefix{}
+}
+
 // Outermost returns the sorted prefixes without those that another one contains. They are disjoint,
 // as an nftables interval set requires.
 func Outermost(prefixes []netip.Prefix) []netip.Prefix {

@@ -106,6 +106,15 @@ func (r Route) Compare(s Route) int {
 	return cmp.Compare(r.Metric, s.Metric)
 }
 
+// routeTo returns the route to a prefix with a metric, or nil.
+func routeTo(sorted []Route, dst netip.Prefix, metric int) *Route {
+	i, ok := slices.BinarySearchFunc(sorted, Route{Dst: dst, Metric: metric}, Route.Compare)
+	if !ok {
+		return nil
+	}
+	return &sorted[i]
+}
+
 // String returns the route in the syntax of ip-route(8).
 func (r Route) String() string {
 	var b strings.Builder

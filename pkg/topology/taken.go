@@ -17,43 +17,38 @@ const protocolKernel = 2
 
 // hostRanges are the ranges of this host that pod subnets may overlap.
 type hostRanges struct {
-	opts     Options
-	own      []netip.Prefix // our Node's podCIDRs
-	cluster  []netip.Prefix // --cluster-cidr, disjoint
-	resolver *resolver
-	taken    []taken // what a pod subnet must not hide
-	wider    []taken // networks around a range of --cluster-cidr, one address of each
-	leftover []taken // single addresses in our own subnets, on devices of other networks, with remediation
+	*resolver
+	cluster  []netip.Prefix  // --cluster-cidr, disjoint
+	uplinked map[string]bool // the names of the links by which this host is reached
+	held     []taken         // what a pod subnet must not hide
+	wider    []taken         // networks around a range of --cluster-cidr, one address of each
+	leftover []taken         // single addresses in our own subnets, on devices of other networks, with remediation
 }
 
-func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
-	h := &hostRanges{opts: opts, resolver: r, cluster: Outermost(opts.ClusterCIDRs)}
-	if own != nil {
-		h.own = own.PodCIDRs
-	}
-	uplinks := uplinksOf(host, own)
-	for _, link := range host.Links {
-		if link.Name == opts.Bridge {
+func rangesOf(r *resolver) *hostRanges {
+	h := &hostRanges{resolver: r, cluster: Outermost(r.opts.ClusterCIDRs), uplinked: r.uplinkNames()}
+	for _, link := range h.host.Links {
+		if link.Name == h.opts.Bridge {
 			continue
 		}
 		for _, p := range link.Addrs {
-			h.address(p, link.Name, link.Loopback || uplinks[link.Name])
+			h.address(p, link)
 		}
 	}
-	for _, route := range host.Routes {
+	for _, route := range h.host.Routes {
 		switch {
 		case route.Via.IsValid():
 			if h.isNeeded(route) {
 				h.take(single(route.Via), "gateway "+route.Via.String())
 			}
-		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != opts.Bridge && !wide(route.Dst) && !h.isWider(route.Dst) && !ofAddress(host, route):
+		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != h.opts.Bridge && !wide(route.Dst) && !h.isWider(route.Dst) && !ofAddress(h.host, route):
 			h.take(route.Dst, fmt.Sprintf("%s, connected to %s of this host", route.Dst, route.Dev))
 		}
 	}
-	for _, addr := range host.Nameservers {
+	for _, addr := range h.host.Nameservers {
 		h.take(single(addr), "nameserver "+addr.String())
 	}
-	for _, addr := range opts.APIServers {
+	for _, addr := range h.opts.APIServers {
 		h.take(single(addr), "API server "+addr.String())
 	}
 	return h
@@ -62,43 +57,38 @@ func rangesOf(opts Options, host Host, own *Node, r *resolver) *hostRanges {
 // ofAddress reports whether a route leads to a single address that its link has. The kernel makes
 // such a route in IPv6 only; the address suffices.
 func ofAddress(host Host, r Route) bool {
-	if !r.Dst.IsSingleIP() {
-		return false
-	}
-	link, found := host.linkWith(r.Dst.Addr())
-	return found && link.Name == r.Dev
+	link, as := host.linkWith(r.Dst.Addr())
+	return r.Dst.IsSingleIP() && as.IsValid() && link.Name == r.Dev
 }
 
-// uplinksOf returns the names of the links by which this host is reached: those with an InternalIP
-// of our Node, and those of default routes.
-func uplinksOf(host Host, own *Node) map[string]bool {
-	uplinks := map[string]bool{}
-	if own != nil {
-		for _, addr := range own.Addrs {
-			if link, ok := host.linkWith(addr); ok {
-				uplinks[link.Name] = true
-			}
+// uplinkNames returns the names of the links by which this host is reached: those with an
+// InternalIP of our Node, and those of default routes.
+func (in *input) uplinkNames() map[string]bool {
+	names := map[string]bool{}
+	for _, addr := range in.ownAddrs {
+		if link, p := in.host.linkWith(addr); p.IsValid() {
+			names[link.Name] = true
 		}
 	}
-	for i := range host.Routes {
-		if wide(host.Routes[i].Dst) {
-			uplinks[host.Routes[i].Dev] = true
+	for i := range in.host.Routes {
+		if wide(in.host.Routes[i].Dst) {
+			names[in.host.Routes[i].Dev] = true
 		}
 	}
-	return uplinks
+	return names
 }
 
 func (h *hostRanges) take(p netip.Prefix, what string) {
 	if overlapsCluster(h.opts, p) {
-		h.taken = append(h.taken, taken{p, what})
+		h.held = append(h.held, taken{p, what})
 	}
 }
 
 // address takes the prefix of an address, or, if that is around the pods' range, the address alone.
 // A single address in our own subnet, on a device that other machines don't use, costs at most one
 // pod its address.
-func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
-	what := fmt.Sprintf("%s on %s of this host", p, link)
+func (h *hostRanges) address(p netip.Prefix, link Link) {
+	what := fmt.Sprintf("%s on %s of this host", p, link.Name)
 	switch {
 	case wide(p):
 		h.take(single(p.Addr()), what)
@@ -107,9 +97,9 @@ func (h *hostRanges) address(p netip.Prefix, link string, reached bool) {
 			h.wider = append(h.wider, taken{p.Masked(), what})
 		}
 		h.take(single(p.Addr()), what)
-	case p.IsSingleIP() && !reached && slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(p.Addr()) }):
+	case p.IsSingleIP() && !link.Loopback && !h.uplinked[link.Name] && within(h.ownCIDRs, p):
 		remediation := "delete the device if another pod network left it behind"
-		if link == ipvsDevice {
+		if link.Name == ipvsDevice {
 			remediation = "take it from the Service that has it (externalIPs, a load balancer's address)"
 		}
 		h.leftover = append(h.leftover, taken{p, what + " is inside this node's podCIDR; " + remediation})
@@ -133,10 +123,10 @@ func (h *hostRanges) isNeeded(r Route) bool {
 		return false
 	case wide(r.Dst):
 		return true
-	case slices.ContainsFunc(h.own, func(own netip.Prefix) bool { return own.Contains(r.Via) }):
+	case within(h.ownCIDRs, single(r.Via)):
 		return false
 	}
-	way := h.resolver.index.lookup(r.Via)
+	way := h.index.lookup(r.Via)
 	alone := way == nil || way.Via == r.Via || way.Dst.Bits() < r.Dst.Bits()
 	return !alone || !r.Dst.Contains(r.Via)
 }
@@ -164,10 +154,10 @@ func overlapsCluster(opts Options, p netip.Prefix) bool {
 // overlaps reports ranges of this host inside pods' ranges, or around them, that don't refuse a
 // subnet.
 func (b *builder) overlaps() {
-	for _, t := range b.ranges.wider {
+	for _, t := range b.validator.wider {
 		b.warn(problem.RangeOverlap, "%s belongs to a network around --cluster-cidr; there, routes to pods take precedence, so none of its machines can have an address in --cluster-cidr", t.what)
 	}
-	for _, t := range b.ranges.leftover {
+	for _, t := range b.validator.leftover {
 		b.warn(problem.RangeOverlap, "%s, because a pod that is given that address is not reached", t.what)
 	}
 }
