@@ -1,5 +1,6 @@
 // Command prose counts the sentences that use the constructions which plain technical English
-// avoids. It reads comments and user-visible strings of Go files, and the project's Markdown.
+// avoids. It reads comments and user-visible strings of Go files, the project's Markdown, and the
+// comments of its manifests and scripts.
 //
 //	prose                                       # a table of all packages
 //	prose -list pkg/plan                        # each hit in one of them
@@ -14,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -105,6 +107,32 @@ func readProject(root string) ([]sentence, error) {
 			return nil, err
 		}
 		all = append(all, markdown(relative(root, file), string(b))...)
+	}
+	scripts, err := readScripts(root)
+	return append(all, scripts...), err
+}
+
+// readScripts reads manifests, the Makefile, CI's script and those in hack.
+func readScripts(root string) ([]sentence, error) {
+	files := []string{"Makefile", "Dockerfile", ".golangci.yml", ".ci/run"}
+	for _, folder := range []string{"charts", "config", "hack"} {
+		err := filepath.WalkDir(filepath.Join(root, folder), func(path string, _ fs.DirEntry, err error) error {
+			if ext := filepath.Ext(path); ext == ".yaml" || ext == ".sh" {
+				files = append(files, relative(root, path))
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	var all []sentence
+	for _, file := range files {
+		b, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, script(file, string(b))...)
 	}
 	return all, nil
 }

@@ -154,6 +154,16 @@ func TestSentencesOfMarkdown(t *testing.T) {
 	})
 }
 
+const someManifest = "#!/bin/sh\n# A comment\n# goes on.\nkey: value # left out\n  # Another.\n  summary: 'It is down.'\n  description: >-\n"
+
+func TestSentencesOfManifests(t *testing.T) {
+	compare(t, script("a.yaml", someManifest), []sentence{
+		{page, "a.yaml", 2, "A comment goes on."},
+		{page, "a.yaml", 5, "Another."},
+		{page, "a.yaml", 6, "It is down."},
+	})
+}
+
 func TestMaximum(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "a", "a.go"), "// Nobody is here. An agent is.\npackage a\n")

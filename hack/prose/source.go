@@ -171,6 +171,32 @@ func markdown(file, content string) []sentence {
 	return p.done
 }
 
+// annotation is a value of a manifest that an operator reads.
+var annotation = regexp.MustCompile(`^(?:summary|description|message|messageExpression):\s*(?:[>|]-?$)?(.*)`)
+
+// script returns the sentences of the comments of a manifest, a Makefile or a shell script, and of a
+// manifest's descriptions.
+func script(file, content string) []sentence {
+	p := &paragraph{kind: page, file: file}
+	for i, s := range strings.Split(content, "\n") {
+		trimmed := strings.TrimSpace(s)
+		if said := annotation.FindStringSubmatch(trimmed); said != nil {
+			p.end()
+			p.add(i+1, strings.Trim(said[1], `"'`))
+			p.end()
+			continue
+		}
+		body, is := strings.CutPrefix(trimmed, "#")
+		if body = strings.TrimLeft(body, "#- "); !is || body == "" || strings.HasPrefix(body, "!") {
+			p.end()
+			continue
+		}
+		p.add(i+1, body)
+	}
+	p.end()
+	return p.done
+}
+
 func relative(root, path string) string {
 	if r, err := filepath.Rel(root, path); err == nil && filepath.IsLocal(r) {
 		return r

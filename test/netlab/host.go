@@ -31,11 +31,11 @@ func (h *Host) Close() error {
 func (h *Host) AddAddresses(addresses ...netip.Addr) error {
 	var prefixes []netip.Prefix
 	for _, address := range addresses {
-		lan := lan4
+		bits := lans[0].v4.Bits()
 		if address.Is6() {
-			lan = lan6
+			bits = lans[0].v6.Bits()
 		}
-		prefixes = append(prefixes, netip.PrefixFrom(address, lan.Bits()))
+		prefixes = append(prefixes, netip.PrefixFrom(address, bits))
 	}
 	return h.addAddresses(Uplink, prefixes...)
 }

@@ -15,8 +15,9 @@ import "net/netip"
 //	                |                        wan0 198.51.100.1/24, 2001:db8:51::1/64
 //	              eth0
 //	     outside 198.51.100.2                no route to any pod: its answers reach masqueraded senders only
+//
+// AddSecondLAN adds another LAN behind the same router, with lan1 192.168.2.1/24 and fd00:192:168:2::1/64.
 const (
-	lanBridge = "lan0"
 	wanDevice = "wan0"
 
 	// Uplink is the device of a host that leads to the LAN, or of a pod that leads to its node.
@@ -29,8 +30,10 @@ var (
 	// Router6 is the nodes' default gateway of IPv6.
 	Router6 = netip.MustParseAddr("fd00:192:168:1::1")
 
-	lan4     = netip.PrefixFrom(Router4, 24)
-	lan6     = netip.PrefixFrom(Router6, 64)
+	lans = [2]lan{
+		{"lan0", netip.PrefixFrom(Router4, 24), netip.PrefixFrom(Router6, 64)},
+		{"lan1", netip.MustParsePrefix("192.168.2.1/24"), netip.MustParsePrefix("fd00:192:168:2::1/64")},
+	}
 	wan4     = netip.MustParsePrefix("198.51.100.1/24")
 	wan6     = netip.MustParsePrefix("2001:db8:51::1/64")
 	outside4 = netip.MustParseAddr("198.51.100.2")
@@ -38,3 +41,9 @@ var (
 	default4 = netip.MustParsePrefix("0.0.0.0/0")
 	default6 = netip.MustParsePrefix("::/0")
 )
+
+// A lan is a switch with machines, and the router's addresses on it.
+type lan struct {
+	bridge string
+	v4, v6 netip.Prefix
+}

@@ -22,9 +22,9 @@ func (n *Namespace) up(device string) error {
 
 // addBridge makes the switch of the LAN. Left alone, a bridge takes the lowest of its ports' addresses, which changes
 // when machines come and go, and neighbors that cached the old one lose the router for half a minute.
-func (n *Namespace) addBridge(device string) error {
+func (n *Namespace) addBridge(device string, card net.HardwareAddr) error {
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
-	bridge.Name, bridge.HardwareAddr = device, net.HardwareAddr{0x02, 0, 192, 168, 1, 1}
+	bridge.Name, bridge.HardwareAddr = device, card
 	if err := n.link.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("making bridge %s in %s: %w", device, n.Name, err)
 	}
@@ -67,16 +67,21 @@ func (n *Namespace) plugIn(device, bridge string) error {
 }
 
 // lanPort is the end of a machine's cable at the switch.
-func lanPort(machine string) string { return "to-" + machine }
+func lanPort(machine, device string) string {
+	if device == Uplink {
+		return "to-" + machine
+	}
+	return "to-" + machine + "-" + device
+}
 
-// unplug takes a machine's cable away, both ends of it.
-func (n *Namespace) unplug(machine string) error {
-	port, err := n.link.LinkByName(lanPort(machine))
+// unplug takes a cable away, both ends of it.
+func (n *Namespace) unplug(name string) error {
+	port, err := n.link.LinkByName(name)
 	if err != nil {
-		return fmt.Errorf("finding the cable of %s: %w", machine, err)
+		return fmt.Errorf("finding cable %s: %w", name, err)
 	}
 	if err := n.link.LinkDel(port); err != nil {
-		return fmt.Errorf("taking the cable of %s away: %w", machine, err)
+		return fmt.Errorf("taking cable %s away: %w", name, err)
 	}
 	return nil
 }

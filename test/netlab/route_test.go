@@ -18,7 +18,7 @@ func testLAN(t *testing.T, name string, index int) *Host {
 	testutil.NeedSandbox(t)
 	lan, err := Own()
 	testutil.Must(t, err)
-	if _, err := lan.link.LinkByName(lanBridge); err != nil {
+	if _, err := lan.link.LinkByName(lans[0].bridge); err != nil {
 		lan, err = newLAN()
 		testutil.Must(t, err)
 	}

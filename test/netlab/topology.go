@@ -28,19 +28,47 @@ func New() (*Topology, error) {
 	return &Topology{LAN: lan, Outside: outside}, nil
 }
 
-// NewMachine makes machine number index (1 to 200): a namespace on the LAN with default routes and without forwarding,
+// AddSecondLAN adds another LAN behind the router. Its machines reach those of the first LAN by the router only.
+func (t *Topology) AddSecondLAN() error {
+	if err := t.LAN.addLAN(lans[1]); err != nil {
+		return err
+	}
+	return t.Outside.routeTo(lans[1])
+}
+
+// NewMachine makes machine number index (1 to 200) on the LAN: a namespace with default routes and without forwarding,
 // which the agent switches on. Nothing listens on it.
 func (t *Topology) NewMachine(name string, index int) (*Host, error) {
+	return t.NewMachineOn(0, name, index)
+}
+
+// NewMachineOn is NewMachine on the first LAN (0) or the second one (1).
+func (t *Topology) NewMachineOn(number int, name string, index int) (*Host, error) {
 	namespace, err := NewNamespace(name)
 	if err != nil {
 		return nil, err
 	}
-	return wireMachine(t.LAN, namespace, hostOf(lan4, index), hostOf(lan6, index))
+	l := lans[number]
+	machine, err := wireMachine(t.LAN, namespace, l, Uplink, index)
+	if err != nil {
+		return nil, err
+	}
+	return machine, namespace.addDefaults(l)
+}
+
+// AddLink connects a machine with another LAN as well, by a device of its own, and returns its addresses there. The
+// default routes stay.
+func (t *Topology) AddLink(machine *Host, number int, device string, index int) (v4, v6 netip.Addr, err error) {
+	there, err := wireMachine(t.LAN, machine.Namespace, lans[number], device, index)
+	if err != nil {
+		return v4, v6, err
+	}
+	return there.V4, there.V6, nil
 }
 
 // Remove takes a machine off the LAN, with all that is in its namespace, once no process is left in there.
 func (t *Topology) Remove(machine *Host) error {
-	if err := t.LAN.unplug(machine.Name); err != nil {
+	if err := t.LAN.unplug(lanPort(machine.Name, Uplink)); err != nil {
 		return err
 	}
 	return machine.Close()
@@ -58,20 +86,21 @@ func hostOf(lan netip.Prefix, index int) netip.Addr {
 
 // newLAN turns this process' own namespace into the LAN and its router.
 func newLAN() (*Namespace, error) {
-	lan, err := Own()
+	router, err := Own()
 	if err != nil {
 		return nil, err
 	}
-	if err := lan.addBridge(lanBridge); err != nil {
+	if err := router.addLAN(lans[0]); err != nil {
 		return nil, err
 	}
-	if err := lan.addAddresses(lanBridge, lan4, lan6); err != nil {
-		return nil, err
+	return router, router.forward("1")
+}
+
+func (n *Namespace) addLAN(l lan) error {
+	if err := n.addBridge(l.bridge, cardOf(l.v4.Addr())); err != nil {
+		return err
 	}
-	if err := lan.forward("1"); err != nil {
-		return nil, err
-	}
-	return lan, nil
+	return n.addAddresses(l.bridge, l.v4, l.v6)
 }
 
 // forward switches routing between devices on ("1") or off ("0").
@@ -98,10 +127,7 @@ func newOutside(lan *Namespace) (*Host, error) {
 	if err := namespace.addAddresses(Uplink, netip.PrefixFrom(outside4, 24), netip.PrefixFrom(outside6, 64)); err != nil {
 		return nil, err
 	}
-	if err := namespace.AddStaticRoute(lan4.Masked(), wan4.Addr()); err != nil {
-		return nil, err
-	}
-	if err := namespace.AddStaticRoute(lan6.Masked(), wan6.Addr()); err != nil {
+	if err := outside.routeTo(lans[0]); err != nil {
 		return nil, err
 	}
 	if err := outside.Serve(); err != nil {
@@ -110,32 +136,46 @@ func newOutside(lan *Namespace) (*Host, error) {
 	return outside, nil
 }
 
+// routeTo adds the routes of the host outside to a LAN.
+func (h *Host) routeTo(l lan) error {
+	if err := h.AddStaticRoute(l.v4.Masked(), wan4.Addr()); err != nil {
+		return err
+	}
+	return h.AddStaticRoute(l.v6.Masked(), wan6.Addr())
+}
+
 // cardOf is a locally administered MAC address with the IPv4 address in it.
 func cardOf(v4 netip.Addr) net.HardwareAddr {
 	return append(net.HardwareAddr{0x02, 0}, v4.AsSlice()...)
 }
 
-// wireMachine connects a namespace with the LAN. A machine of the same address has the same network card: others know it
-// for half a minute after it was switched off, and would look for the old one when it is back.
-func wireMachine(lan, namespace *Namespace, v4, v6 netip.Addr) (*Host, error) {
-	port := lanPort(namespace.Name)
-	if err := lan.addCable(port, namespace, Uplink, cardOf(v4)); err != nil {
+// wireMachine connects a namespace with a LAN, by a device. A machine of the same address has the same network card:
+// others know it for half a minute after it was switched off, and would look for the old one when it is back.
+func wireMachine(router, namespace *Namespace, l lan, device string, index int) (*Host, error) {
+	v4, v6 := hostOf(l.v4, index), hostOf(l.v6, index)
+	port := lanPort(namespace.Name, device)
+	if err := router.addCable(port, namespace, device, cardOf(v4)); err != nil {
 		return nil, err
 	}
-	if err := lan.plugIn(port, lanBridge); err != nil {
+	if err := router.plugIn(port, l.bridge); err != nil {
 		return nil, err
 	}
-	if err := namespace.addAddresses(Uplink, netip.PrefixFrom(v4, 24), netip.PrefixFrom(v6, 64)); err != nil {
+	if err := namespace.addAddresses(device, netip.PrefixFrom(v4, l.v4.Bits()), netip.PrefixFrom(v6, l.v6.Bits())); err != nil {
 		return nil, err
-	}
-	if err := namespace.forward("0"); err != nil {
-		return nil, err
-	}
-	if err := namespace.AddStaticRoute(default4, Router4); err != nil {
-		return nil, fmt.Errorf("wiring %s: %w", namespace.Name, err)
-	}
-	if err := namespace.AddStaticRoute(default6, Router6); err != nil {
-		return nil, fmt.Errorf("wiring %s: %w", namespace.Name, err)
 	}
 	return &Host{Namespace: namespace, V4: v4, V6: v6}, nil
+}
+
+// addDefaults makes a LAN's router the default gateway, and switches forwarding off.
+func (n *Namespace) addDefaults(l lan) error {
+	if err := n.forward("0"); err != nil {
+		return err
+	}
+	if err := n.AddStaticRoute(default4, l.v4.Addr()); err != nil {
+		return fmt.Errorf("wiring %s: %w", n.Name, err)
+	}
+	if err := n.AddStaticRoute(default6, l.v6.Addr()); err != nil {
+		return fmt.Errorf("wiring %s: %w", n.Name, err)
+	}
+	return nil
 }

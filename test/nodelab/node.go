@@ -38,6 +38,8 @@ type Node struct {
 	*netlab.Host
 	// Index is the node's number, from 1.
 	Index int
+	// LAN is the number of the LAN that the node is on: 0, or 1 for the second one.
+	LAN int
 	// Subnets are the node's pod subnets, IPv4 first.
 	Subnets []netip.Prefix
 	// ConfDir is the node's CNI folder, RunDir the agent's folder.
@@ -51,11 +53,14 @@ type Node struct {
 
 // NewNode makes the machine of node number index (1 to 200): its namespace on the LAN and its folders. Nothing runs on
 // it and the API server has no Node object of it yet.
-func (c *Cluster) NewNode(index int) (*Node, error) {
+func (c *Cluster) NewNode(index int) (*Node, error) { return c.NewNodeOn(0, index) }
+
+// NewNodeOn is NewNode on the first LAN (0) or the second one (1).
+func (c *Cluster) NewNodeOn(lan, index int) (*Node, error) {
 	name := fmt.Sprintf("node%d", index)
 	dir := filepath.Join(c.config.Dir, name)
 	node := &Node{
-		cluster: c, dir: dir, Index: index, Subnets: podSubnets(index),
+		cluster: c, dir: dir, Index: index, LAN: lan, Subnets: podSubnets(index),
 		ConfDir: filepath.Join(dir, "net.d"), RunDir: filepath.Join(dir, "run"),
 	}
 	if err := node.switchOn(); err != nil {
@@ -75,7 +80,7 @@ func (c *Cluster) NewNode(index int) (*Node, error) {
 
 // switchOn makes the node's machine, which answers probes.
 func (n *Node) switchOn() (err error) {
-	if n.Host, err = n.cluster.NewMachine(fmt.Sprintf("node%d", n.Index), n.Index); err != nil {
+	if n.Host, err = n.cluster.NewMachineOn(n.LAN, fmt.Sprintf("node%d", n.Index), n.Index); err != nil {
 		return err
 	}
 	return n.Serve()
