@@ -44,7 +44,11 @@ type Options struct {
 	NodeCIDRs          []netip.Prefix // bound the next hops; empty: no bound
 	Masquerade         bool           // gives pods' packets to the world the node's address
 	NonMasqueradeCIDRs []netip.Prefix // more destinations to which pods' packets are not masqueraded
-	MTU                int            // of pods in bytes; 0: the uplink's
+	MTU                int            // of pods in bytes; 0: the uplink's, less what the tunnel adds
+	Encapsulation      Encapsulation  // which peers are reached by VXLAN
+	OffLink            OffLink        // how peers are reached that are not on link
+	VNI                int            // of the tunnels
+	VXLANPort          int            // of the tunnels, UDP
 	Firewall           bool           // has the stock firewall plugin accept each pod's packets
 	ConfigFile         bool           // makes our CNI config a regular file, readable through the CNI folder alone
 	ConfigsBefore      []string       // names of other CNI configs that may go before ours
@@ -54,6 +58,32 @@ type Options struct {
 
 	MaskSizes4, MaskSizes6         Lengths // the allowed lengths of pod subnets; the zero Lengths: see setLengths
 	Unmasqueraded4, Unmasqueraded6 bool    // exclude a family from Masquerade
+}
+
+// Encapsulation is the option --encapsulation.
+type Encapsulation string
+
+// The values of --encapsulation. The empty one is EncapsulateNever.
+const (
+	EncapsulateNever       Encapsulation = "never"
+	EncapsulateCrossSubnet Encapsulation = "cross-subnet" // to peers that are not on link
+	EncapsulateAlways      Encapsulation = "always"       // to all peers
+)
+
+// OffLink is the option --off-link.
+type OffLink string
+
+// The values of --off-link. The empty one is OffLinkReport.
+const (
+	OffLinkReport   OffLink = "report"
+	OffLinkGateway  OffLink = "gateway"  // by the gateway through which this host reaches the InternalIP
+	OffLinkUnderlay OffLink = "underlay" // by this host's own routes
+	OffLinkTunnel   OffLink = "tunnel"   // by VXLAN
+)
+
+// Encapsulates reports whether any peer may be reached by a tunnel.
+func (o Options) Encapsulates() bool {
+	return o.Encapsulation == EncapsulateCrossSubnet || o.Encapsulation == EncapsulateAlways
 }
 
 func (o Options) maskSizes(is4 bool) Lengths { return choose(is4, o.MaskSizes4, o.MaskSizes6) }

@@ -1,0 +1,273 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// tunnelOf returns a link as a tunnel of ours, if it is one: a VXLAN device with our mark. A name of
+// ours alone is no mark.
+func tunnelOf(l rtnl.Link) (topology.Tunnel, bool) {
+	v, ok := l.(*rtnl.Vxlan)
+	if !ok || v.Alias != topology.TunnelAlias {
+		return topology.Tunnel{}, false
+	}
+	local, _ := netip.AddrFromSlice(v.SrcAddr)
+	t := topology.Tunnel{
+		Name: v.Name, VNI: v.VxlanId, Port: v.Port, Local: local.Unmap(), MTU: v.MTU, Up: v.Flags&net.FlagUp != 0, Odd: oddSettings(v),
+	}
+	copy(t.MAC[:], v.HardwareAddr)
+	return t, true
+}
+
+// oddSettings returns a setting that differs from those of addTunnel, in ip-link(8)'s syntax.
+func oddSettings(v *rtnl.Vxlan) string {
+	switch {
+	case v.Learning:
+		return "learning"
+	case len(v.Group) > 0 && !v.Group.IsUnspecified():
+		return "remote " + v.Group.String()
+	case v.VtepDevIndex != 0:
+		return fmt.Sprintf("dev if%d", v.VtepDevIndex)
+	case v.MasterIndex != 0:
+		return fmt.Sprintf("master if%d", v.MasterIndex)
+	case v.FlowBased:
+		return "external"
+	case v.Proxy:
+		return "proxy"
+	}
+	return ""
+}
+
+// changeTunnel adds, changes or deletes a tunnel. What is on a deleted one goes with it.
+func (k *Kernel) changeTunnel(op plan.Op, t plan.Tunnel) error {
+	k.fresh.routes, k.fresh.peers = false, false
+	var err error
+	switch {
+	case op == plan.Delete:
+		err = k.deleteTunnel(t.Name)
+	case op == plan.Replace && !t.Anew():
+		err = k.setTunnel(t.Tunnel)
+	default:
+		if t.Was.Name != "" {
+			err = k.deleteTunnel(t.Was.Name)
+		}
+		if err == nil {
+			err = k.addTunnel(t.Tunnel)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("changing tunnel %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// addTunnel adds a device with our mark, and sets it up. The port is bound only then, and a port of
+// another socket is an error of that step (vxlan_open of drivers/net/vxlan/vxlan_core.c). The
+// alias can't be given with the device, so one without it is deleted again.
+func (k *Kernel) addTunnel(t topology.Tunnel) error {
+	attrs := rtnl.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = t.Name, t.MTU, t.MAC[:]
+	err := k.handle.LinkAdd(&rtnl.Vxlan{LinkAttrs: attrs, VxlanId: t.VNI, SrcAddr: t.Local.AsSlice(), Port: t.Port, UDPCSum: true})
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%w: another VXLAN device has VNI %d and UDP port %d, or the name", err, t.VNI, t.Port)
+	}
+	if err != nil {
+		return err
+	}
+	link, err := k.handle.LinkByName(t.Name)
+	if err != nil {
+		return err
+	}
+	if err := k.handle.LinkSetAlias(link, topology.TunnelAlias); err != nil {
+		return errors.Join(err, k.handle.LinkDel(link))
+	}
+	k.links.note(link.Attrs().Index, linkIdent{name: t.Name, mtu: t.MTU}, false)
+	return k.setTunnelUp(link, t)
+}
+
+func (k *Kernel) setTunnelUp(link rtnl.Link, t topology.Tunnel) error {
+	err := k.handle.LinkSetUp(link)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("%w: another program or VXLAN device has UDP port %d; choose one with --vxlan-port on all nodes", err, t.Port)
+	}
+	return err
+}
+
+// setTunnel changes what the kernel can change in place.
+func (k *Kernel) setTunnel(t topology.Tunnel) error {
+	link, err := k.handle.LinkByName(t.Name)
+	if err != nil {
+		return err
+	}
+	index := link.Attrs().Index
+	if have, ok := tunnelOf(link); ok && have.Local != t.Local {
+		for _, err := range k.rtnetlink.acknowledge([]request{{kind: unix.RTM_NEWLINK, data: encodeLocal(index, t)}}) {
+			if err != nil {
+				return fmt.Errorf("setting the local address: %w", err)
+			}
+		}
+	}
+	if link.Attrs().HardwareAddr.String() != t.MAC.String() {
+		if err := k.handle.LinkSetHardwareAddr(link, t.MAC[:]); err != nil {
+			return err
+		}
+	}
+	if link.Attrs().MTU != t.MTU {
+		if err := k.handle.LinkSetMTU(link, t.MTU); err != nil {
+			return err
+		}
+	}
+	return k.setTunnelUp(link, t)
+}
+
+// encodeLocal returns struct ifinfomsg and the attributes that change a tunnel's own address. The
+// kernel refuses a change that names the port, even the same one (vxlan_nl2conf), so the netlink
+// library's LinkModify can't make it.
+func encodeLocal(index int, t topology.Tunnel) []byte {
+	kind := uint16(unix.IFLA_VXLAN_LOCAL)
+	if t.Local.Is6() {
+		kind = unix.IFLA_VXLAN_LOCAL6
+	}
+	data := appendAttribute(appendNumber(nil, unix.IFLA_VXLAN_ID, t.VNI), kind, t.Local.AsSlice())
+	info := appendAttribute(nil, unix.IFLA_INFO_KIND, []byte("vxlan\x00\x00\x00"))
+	info = appendAttribute(info, unix.IFLA_INFO_DATA|unix.NLA_F_NESTED, data)
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	return appendAttribute(b, unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info)
+}
+
+// deleteTunnel deletes a device that still has our mark.
+func (k *Kernel) deleteTunnel(name string) error {
+	link, err := k.handle.LinkByName(name)
+	switch {
+	case errors.As(err, new(rtnl.LinkNotFoundError)):
+		return nil
+	case err != nil:
+		return err
+	}
+	if _, ours := tunnelOf(link); !ours {
+		return nil
+	}
+	if err := k.handle.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}
+
+// peerFacts are the permanent neighbors and FDB entries of our tunnels, sorted.
+type peerFacts struct {
+	neighbors []topology.Neighbor
+	fdb       []topology.FDBEntry
+}
+
+// loadPeers reads what is on our tunnels.
+func (k *Kernel) loadPeers() error {
+	var facts peerFacts
+	for _, t := range k.links.tunnels {
+		index, family := k.links.byName[t.Name], uint8(unix.AF_INET)
+		if t.Local.Is6() {
+			family = unix.AF_INET6
+		}
+		err := k.neighbors(family, unix.NDA_IFINDEX, index, func(n neighbor) {
+			if entry, ok := n.permanent(t.Name); ok && n.family == family && n.index == index {
+				facts.neighbors = append(facts.neighbors, entry)
+			}
+		})
+		err = errors.Join(err, k.neighbors(unix.AF_BRIDGE, unix.NDA_IFINDEX, index, func(n neighbor) {
+			if entry, ok := n.fdbEntry(t.Name); ok && n.index == index {
+				facts.fdb = append(facts.fdb, entry)
+			}
+		}))
+		if err != nil {
+			return fmt.Errorf("listing the peers of %s: %w", t.Name, err)
+		}
+	}
+	slices.SortFunc(facts.neighbors, topology.Neighbor.Compare)
+	slices.SortFunc(facts.fdb, topology.FDBEntry.Compare)
+	k.peers, k.fresh.peers = facts, true
+	return nil
+}
+
+// permanent returns a permanent entry of the neighbor table. Others are the kernel's.
+func (n neighbor) permanent(dev string) (topology.Neighbor, bool) {
+	addr, ok := netip.AddrFromSlice(n.addr)
+	entry := topology.Neighbor{Dev: dev, Addr: addr}
+	copy(entry.MAC[:], n.mac)
+	return entry, ok && n.state&unix.NUD_PERMANENT != 0
+}
+
+// fdbEntry returns an entry of a VXLAN device's own table. One with a port, VNI or link of its own
+// has no Dst, so that it differs from each of ours.
+func (n neighbor) fdbEntry(dev string) (topology.FDBEntry, bool) {
+	entry := topology.FDBEntry{Dev: dev}
+	copy(entry.MAC[:], n.mac)
+	if !n.diverted {
+		entry.Dst, _ = netip.AddrFromSlice(n.addr)
+	}
+	return entry, n.family == unix.AF_BRIDGE && n.flags&unix.NTF_SELF != 0
+}
+
+// changePeers writes neighbors and FDB entries.
+func (k *Kernel) changePeers(op plan.Op, objects plan.Changes) error {
+	kind, flags := uint16(unix.RTM_NEWNEIGH), uint16(unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	if op == plan.Delete {
+		kind, flags = unix.RTM_DELNEIGH, 0
+	}
+	var errs []error
+	for batch := range slices.Chunk(objects, perSend) {
+		requests := make([]request, 0, len(batch))
+		for _, c := range batch {
+			data, err := k.encodePeer(c.Object)
+			if err != nil {
+				errs = append(errs, part(c.Object, err))
+				continue
+			}
+			requests = append(requests, request{kind, flags, data})
+		}
+		for i, err := range k.rtnetlink.acknowledge(requests) {
+			if err != nil && !(op == plan.Delete && errors.Is(err, unix.ENOENT)) {
+				errs = append(errs, part(batch[i].Object, fmt.Errorf("%s: %w", batch[i], err)))
+			}
+		}
+	}
+	k.fresh.peers = false
+	return errors.Join(errs...)
+}
+
+// encodePeer returns struct ndmsg and its attributes.
+func (k *Kernel) encodePeer(o plan.Object) ([]byte, error) {
+	var dev string
+	var mac topology.MAC
+	var dst netip.Addr
+	family, flags := uint8(unix.AF_BRIDGE), uint8(unix.NTF_SELF)
+	switch o := o.(type) {
+	case plan.FDBEntry:
+		dev, mac, dst = o.Dev, o.MAC, o.Dst
+	case plan.Neighbor:
+		dev, mac, dst, flags = o.Dev, o.MAC, o.Addr, 0
+		family = choose
+	}
+	index, ok := k.links.byName[dev]
+	if !ok {
+		return nil, errNoDevice
+	}
+	b := neighborMessage(family, index)
+	binary.NativeEndian.PutUint16(b[8:], unix.NUD_PERMANENT)
+	b[10] = flags
+	if dst.IsValid() {
+		b = appendAttribute(b, unix.NDA_DST, dst.AsSlice())
+	}
+	return appendAttribute(b, unix.NDA_LLADDR, mac[:]), nil
+}

@@ -1,0 +1,133 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+)
+
+// Tunnel is a VXLAN device to peers that are not on link. Its key is the name of its family's, so a
+// renamed one is replaced.
+type Tunnel struct {
+	topology.Tunnel
+	Was topology.Tunnel // what it replaces; the zero Tunnel in other changes
+}
+
+func (t Tunnel) kind() Kind { return KindTunnel }
+
+func (t Tunnel) name() string {
+	if t.Local.Is4() {
+		return topology.Tunnel4
+	}
+	return topology.Tunnel6
+}
+
+// Anew reports whether the device is deleted first, with all that is on it.
+func (t Tunnel) Anew() bool { return t.Was.Name != "" && !t.Was.ChangesInPlace(t.Tunnel) }
+
+func (t Tunnel) command(op Op) string {
+	add := fmt.Sprintf("ip link add %s && ip link set %s alias %s up", t.Tunnel, t.Name, topology.TunnelAlias)
+	switch {
+	case op == Delete:
+		return "ip link delete " + t.Name
+	case t.Anew():
+		return "ip link delete " + t.Was.Name + " && " + add
+	case op == Replace:
+		return fmt.Sprintf("ip link set %s address %s mtu %d up type vxlan id %d local %s", t.Name, t.MAC, t.MTU, t.VNI, t.Local)
+	}
+	return add
+}
+
+func (t Tunnel) same(before, desired topology.State) bool {
+	return sameIn(before.Tunnels, desired.Tunnels, t.Tunnel, topology.Tunnel.Compare)
+}
+
+// sameIn reports whether two sorted lists have the same element of a key, or none.
+func sameIn[T comparable](before, desired []T, key T, compare func(T, T) int) bool {
+	i, was := slices.BinarySearchFunc(before, key, compare)
+	j, is := slices.BinarySearchFunc(desired, key, compare)
+	return was == is && (!is || before[i] == desired[j])
+}
+
+// Neighbor has the MAC address of a peer's end of the tunnel.
+type Neighbor struct{ topology.Neighbor }
+
+func (n Neighbor) kind() Kind             { return KindNeighbor }
+func (n Neighbor) name() string           { return n.Addr.String() + " dev " + n.Dev }
+func (n Neighbor) keep(s *topology.State) { s.Neighbors = append(s.Neighbors, n.Neighbor) }
+
+func (n Neighbor) command(op Op) string {
+	if op == Delete {
+		return "ip neighbor delete " + n.name()
+	}
+	return "ip neighbor replace " + n.Neighbor.String()
+}
+
+func (n Neighbor) same(before, desired topology.State) bool {
+	return sameIn(before.Neighbors, desired.Neighbors, n.Neighbor, topology.Neighbor.Compare)
+}
+
+// FDBEntry has the node's address of a peer's end of the tunnel.
+type FDBEntry struct{ topology.FDBEntry }
+
+func (e FDBEntry) kind() Kind             { return KindFDB }
+func (e FDBEntry) name() string           { return e.MAC.String() + " dev " + e.Dev }
+func (e FDBEntry) keep(s *topology.State) { s.FDB = append(s.FDB, e.FDBEntry) }
+
+func (e FDBEntry) command(op Op) string {
+	if op == Delete {
+		return "bridge fdb delete " + e.FDBEntry.String()
+	}
+	return "bridge fdb replace " + e.FDBEntry.String()
+}
+
+func (e FDBEntry) same(before, desired topology.State) bool {
+	return sameIn(before.FDB, desired.FDB, e.FDBEntry, topology.FDBEntry.Compare)
+}
+
+// diffTunnels adds nothing on a tunnel that is deleted, because all goes with the device.
+func diffTunnels(desired, actual topology.State) Changes {
+	var c Changes
+	walk(desired.Tunnels, actual.Tunnels, topology.Tunnel.Compare,
+		func(t topology.Tunnel) { c = append(c, Change{Add, Tunnel{Tunnel: t}}) },
+		func(t topology.Tunnel) { c = append(c, Change{Delete, Tunnel{Tunnel: t}}) },
+		func(want, have topology.Tunnel) {
+			if want != have {
+				c = append(c, Change{Replace, Tunnel{want, have}})
+			}
+		})
+	return c
+}
+
+// diffPeers returns the Changes of what tunnels have for each peer.
+func diffPeers(desired, actual topology.State) Changes {
+	wantN, haveN := differing(desired.Neighbors, actual.Neighbors)
+	wantE, haveE := differing(desired.FDB, actual.FDB)
+	return append(diffList(wantN, haveN, topology.Neighbor.Compare, func(n topology.Neighbor) Object { return Neighbor{n} }),
+		diffList(wantE, haveE, topology.FDBEntry.Compare, func(e topology.FDBEntry) Object { return FDBEntry{e} })...)
+}
+
+// withoutLost returns the actual State without what goes with tunnels that are deleted, or made
+// anew: their addresses, neighbors, FDB entries and, of those made anew, the routes through them.
+func withoutLost(desired, actual topology.State) topology.State {
+	for _, change := range diffTunnels(desired, actual) {
+		t, _ := change.Object.(Tunnel)
+		gone := cmp.Or(t.Was.Name, t.Name)
+		if change.Op == Add || change.Op == Replace && !t.Anew() {
+			continue
+		}
+		actual.Addresses = without(actual.Addresses, func(a topology.Address) bool { return a.Dev == gone })
+		actual.Neighbors = without(actual.Neighbors, func(n topology.Neighbor) bool { return n.Dev == gone })
+		actual.FDB = without(actual.FDB, func(e topology.FDBEntry) bool { return e.Dev == gone })
+		if t.Anew() {
+			actual.Routes = without(actual.Routes, func(r topology.Route) bool { return r.Dev == gone })
+		}
+	}
+	return actual
+}
+
+func without[T any](all []T, drop func(T) bool) []T {
+	return slices.DeleteFunc(slices.Clone(all), drop)
+}
