@@ -14,6 +14,8 @@ const (
 	AddressMalformed Reason = "AddressMalformed" // an InternalIP that is not a plain unicast address
 	AddressRefused   Reason = "AddressRefused"   // an InternalIP that can't be a next hop here
 	AddressShared    Reason = "AddressShared"    // two Nodes with one InternalIP; neither is refused
+	TunnelFailed     Reason = "TunnelFailed"     // this host can't have its tunnel
+	TunnelConflict   Reason = "TunnelConflict"   // another device or Node has what a tunnel of ours has
 	OffLink          Reason = "OffLink"          // the next hop is not on link but behind a gateway
 	RouteConflict    Reason = "RouteConflict"    // a foreign route takes precedence over ours
 	RouteKept        Reason = "RouteKept"        // a next hop has stopped being on link; its route stays

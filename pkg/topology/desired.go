@@ -21,16 +21,19 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	b.overlaps()
 	b.formerSubnets()
 	b.fullSubnets()
+	b.findTunnels()
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
 	b.nextHops()
+	b.tunnelPeers()
 	b.bridgeName()
 	b.hostProblems()
 	b.unfitPlugins()
 	b.cni()
 	b.otherConfigs()
 	b.bridge()
+	b.tunnelAddresses()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)
 	return b.desired, b.problems
@@ -185,13 +188,14 @@ func (b *builder) peerRoutes() {
 	b.reachAll(claims)
 	b.validator.protect(claims)
 	b.settle(claims)
+	b.separateMACs()
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
 		if c.why != nil && (c.ok() || !b.off6 || c.subnet.Addr().Is4()) {
 			b.report(*c.why)
 		}
-		if c.ok() {
+		if c.dev != "" {
 			b.desired.Routes = append(b.desired.Routes, b.route(c))
 		}
 	}
@@ -203,7 +207,10 @@ func (b *builder) route(c *claim) Route {
 	if c.kept != nil {
 		return *c.kept
 	}
-	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.source(c.dev, c.addr.Is4()), Protocol: Protocol, Metric: MetricPeer}
+	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: b.resolver.source(c.dev, c.via.Is4()), OnLink: c.path != PathDirect, Protocol: Protocol, Metric: MetricPeer}
+	if c.path == PathTunnel {
+		r.Src = b.tunnelSource(c.via.Is4())
+	}
 	if b.own == nil && !b.opts.Router {
 		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
 			r.Src = have.Src
@@ -276,20 +283,34 @@ func (b *builder) grantOf(c *claim) *claim {
 	return g
 }
 
-// nextHops finds the addresses by which Nodes are reached, and reports Nodes with one InternalIP.
+// nextHops finds the addresses of Nodes to which pods' packets are not masqueraded, and reports Nodes
+// with one InternalIP. Behind a tunnel they are: the tunnel leads to pods only, so the packets to the
+// Node itself go through the underlay, which may know no pod.
 // Neither is refused: a Node can misdirect its own subnet only, and a refusal would let one kubelet
 // disconnect others.
 func (b *builder) nextHops() {
 	hops := make([]netip.Addr, 0, len(b.claims))
+	var tunneled []netip.Addr
 	for i := range b.claims {
 		if c := &b.claims[i]; c.ok() {
 			hops = append(hops, c.addr)
+			if c.path == PathTunnel {
+				tunneled = append(tunneled, c.addr)
+			}
 		}
 	}
 	sortAddrs(hops)
 	b.hops = slices.Compact(hops)
 	shared := len(b.hops) < len(hops)
-	if b.hops = slices.DeleteFunc(b.hops, b.isEssential); !shared {
+	if len(tunneled) > 0 {
+		sortAddrs(tunneled)
+		b.hops = slices.DeleteFunc(b.hops, func(addr netip.Addr) bool {
+			_, behind := slices.BinarySearchFunc(tunneled, addr, netip.Addr.Compare)
+			return behind
+		})
+	}
+	b.hops = slices.DeleteFunc(b.hops, b.isEssential)
+	if !shared {
 		return
 	}
 	holder := make(map[netip.Addr]*Node, len(b.hops))

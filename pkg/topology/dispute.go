@@ -85,9 +85,9 @@ func (b *builder) precedence(c *claim) int {
 		return 3
 	}
 	switch r := b.inPlace(c.subnet); {
-	case r != nil && c.ok() && r.Via == c.addr:
+	case r != nil && c.ok() && b.endpoint(*r) == c.addr:
 		return 2
-	case r != nil && slices.Contains(c.node.Addrs, r.Via):
+	case r != nil && slices.Contains(c.node.Addrs, b.endpoint(*r)):
 		return 1
 	}
 	return 0

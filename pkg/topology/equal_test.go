@@ -14,7 +14,7 @@ func TestEachFieldCountsForEquality(t *testing.T) {
 	addr, prefix := netip.MustParseAddr("192.168.1.11"), netip.MustParsePrefix("10.244.1.0/24")
 	eachField(t, Device{Name: "a", Pod: addr}, Device.Like, "Name", "Pod", "Known", "Duplicate")
 	eachField(t, Node{Name: "a", PodCIDRs: []netip.Prefix{prefix}}, func(a, b Node) bool { return a.Equal(&b) })
-	eachField(t, Masquerade{Bridge: "a"}, func(a, b Masquerade) bool { return a.SameRules(&b) }, "Cluster", "Nodes")
+	eachField(t, Masquerade{Bridge: "a"}, func(a, b Masquerade) bool { return a.SameRules(&b) }, "Cluster", "Nodes", "Endpoints")
 	eachField(t, CNI{Bridge: "a"}, func(a, b CNI) bool { return a.Equal(&b) })
 	conf := &CNI{Bridge: "a"}
 	if conf.Equal(nil) || (*CNI)(nil).Equal(conf) || !(*CNI)(nil).Equal(nil) {

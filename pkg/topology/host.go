@@ -40,6 +40,9 @@ type Link struct {
 	// (RFC 4861), which the kernel drops when forwarding starts unless accept_ra is 2.
 	RouterAdvertised bool `json:"routerAdvertised,omitempty"`
 	Loopback         bool `json:"loopback,omitempty"` // it is lo
+	// VNI and VXLANPort are those of a VXLAN device of another program; 0: it is none.
+	VNI       int `json:"vni,omitempty"`
+	VXLANPort int `json:"vxlanPort,omitempty"`
 }
 
 // Kinds of links (IFLA_INFO_KIND).

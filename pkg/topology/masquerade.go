@@ -29,8 +29,11 @@ func (b *builder) masquerade() {
 	if sources = b.masqueraded(sources); len(sources) > 0 {
 		m.Sources = sources
 		m.Egress = egress(m)
-		m.Cluster = served(m, b.clusterRanges(sources), netip.Prefix.Addr)
-		m.Nodes = served(m, b.hops, func(a netip.Addr) netip.Addr { return a })
+		m.Nodes = served(b.hops, m.Serves, netip.Addr.Unmap)
+	}
+	b.filterTunnels(m)
+	if len(m.Sources)+len(m.Tunnels) > 0 {
+		m.Cluster = served(b.clusterRanges(slices.Concat(b.subnets, b.former, m.Sources)), m.KnowsCluster, netip.Prefix.Addr)
 	}
 	b.desired.Masquerade = m
 }
@@ -74,10 +77,26 @@ func (b *builder) egress(m *Masquerade) []Egress {
 	return all
 }
 
-// served returns the part of a sorted list, IPv4 first, of the families that the table serves.
-func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
+// filterTunnels adds the filters of our tunnels. While our own subnets are unknown, those of the
+// table stay.
+func (b *builder) filterTunnels(m *Masquerade) {
+	for _, t := range b.desired.Tunnels {
+		if own := firstOf(b.subnets, t.Local.Is4()); own.IsValid() {
+			m.Tunnels = append(m.Tunnels, TunnelFilter{t.Name, t.VNI, t.Port, own})
+		}
+	}
+	if have := b.actual.Masquerade; len(b.subnets) == 0 && have != nil {
+		m.Tunnels = have.Tunnels
+	}
+	if len(m.Tunnels) > 0 {
+		m.Endpoints = b.endpoints()
+	}
+}
+
+// served returns the part of a sorted list, IPv4 first, of the families that the table has.
+func served[T any](sorted []T, has func(is4 bool) bool, addr func(T) netip.Addr) []T {
 	split := sort.Search(len(sorted), func(i int) bool { return !addr(sorted[i]).Is4() })
-	switch has4, has6 := m.Serves(true), m.Serves(false); {
+	switch has4, has6 := has(true), has(false); {
 	case has4 && has6:
 		return sorted
 	case has4:
@@ -98,8 +117,13 @@ func (m *Masquerade) Ruleset() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", Table)
 	for _, f := range families {
-		if m.Serves(f.is4) {
+		if m.KnowsCluster(f.is4) {
 			writeSet(&b, "cluster"+f.suffix, f.setType, true, pick(m.Cluster, f.is4, netip.Prefix.Addr))
+		}
+		if m.Filters(f.is4) {
+			writeSet(&b, "endpoints"+f.suffix, f.setType, false, pick(m.Endpoints, f.is4, netip.Addr.Unmap))
+		}
+		if m.Serves(f.is4) {
 			writeSet(&b, "nodes"+f.suffix, f.setType, false, pick(m.Nodes, f.is4, func(a netip.Addr) netip.Addr { return a }))
 		}
 	}
@@ -122,8 +146,32 @@ func (m *Masquerade) Ruleset() string {
 	}
 	b.WriteString("\tchain prerouting {\n\t\ttype filter hook prerouting priority raw; policy accept;\n")
 	fmt.Fprintf(&b, "\t\tiifname %q ip daddr 127.0.0.0/8 drop\n", m.Bridge)
-	fmt.Fprintf(&b, "\t\tiifname %q icmpv6 type nd-router-advert drop\n\t}\n}\n", m.Bridge)
+	fmt.Fprintf(&b, "\t\tiifname %q icmpv6 type nd-router-advert drop\n", m.Bridge)
+	for _, t := range m.Tunnels {
+		f := families[choose(t.Own.Addr().Is4(), 0, 1)]
+		fmt.Fprintf(&b, "\t\tiifname %q meta nfproto != ipv%s drop\n", t.Dev, f.suffix)
+		fmt.Fprintf(&b, "\t\tiifname %q %s saddr != @cluster%s drop\n", t.Dev, f.nft, f.suffix)
+		fmt.Fprintf(&b, "\t\tiifname %q %s saddr %s drop\n", t.Dev, f.nft, t.Own)
+	}
+	b.WriteString("\t}\n")
+	m.writeInput(&b)
+	b.WriteString("}\n")
 	return b.String()
+}
+
+// writeInput writes the chain that drops VXLAN packets of unknown senders. The VNI is at bit 32 of
+// the VXLAN header (RFC 7348, section 5), which follows UDP's 64 bits, so packets of other VXLAN
+// devices on the port pass.
+func (m *Masquerade) writeInput(b *strings.Builder) {
+	if len(m.Tunnels) == 0 {
+		return
+	}
+	b.WriteString("\tchain input {\n\t\ttype filter hook input priority raw; policy accept;\n")
+	for _, t := range m.Tunnels {
+		f := families[choose(t.Own.Addr().Is4(), 0, 1)]
+		fmt.Fprintf(b, "\t\t%s saddr != @endpoints%s udp dport %d @th,96,24 %d drop\n", f.nft, f.suffix, t.Port, t.VNI)
+	}
+	b.WriteString("\t}\n")
 }
 
 var families = []struct {

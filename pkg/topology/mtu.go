@@ -13,25 +13,35 @@ const (
 )
 
 // mtu returns the MTU of pods: the smallest one of the links to peers, in each family of pods, or
-// else of the links of default routes. Without such a link it stays as it is; 0: unknown.
+// else of the links of default routes; and of tunnels. Without such a link it stays as it is; 0:
+// unknown.
 func (b *builder) mtu() int {
 	if b.opts.MTU != 0 {
 		return b.opts.MTU
 	}
-	links, defaults := map[string]bool{}, map[string]bool{}
+	links := map[string]bool{}
 	for _, p := range b.subnets {
 		b.linksToPeers(links, p.Addr().Is4())
 	}
-	for _, r := range b.host.Routes {
-		if r.Dst.Bits() == 0 {
-			defaults[r.Dev] = true
-		}
+	mtu := min(cmp.Or(b.leastMTU(links), b.leastMTU(b.defaultLinks())), maxMTU)
+	for _, t := range b.desired.Tunnels {
+		mtu = min(mtu, t.MTU)
 	}
-	mtu := cmp.Or(b.leastMTU(links), b.leastMTU(defaults))
 	if mtu == 0 && b.actual.CNI != nil {
 		mtu = b.actual.CNI.MTU
 	}
-	return min(mtu, maxMTU)
+	return mtu
+}
+
+// defaultLinks returns the names of the links of default routes.
+func (b *builder) defaultLinks() map[string]bool {
+	names := map[string]bool{}
+	for _, r := range b.host.Routes {
+		if r.Dst.Bits() == 0 {
+			names[r.Dev] = true
+		}
+	}
+	return names
 }
 
 // linksToPeers adds the links to peers in a family: the link with our InternalIP, whatever links
@@ -43,7 +53,7 @@ func (b *builder) linksToPeers(links map[string]bool, is4 bool) {
 		return
 	}
 	for _, r := range b.desired.Routes {
-		if r.Dst.Addr().Is4() == is4 && r.Dev != "" {
+		if r.Dst.Addr().Is4() == is4 && r.Dev != "" && !isTunnel(r.Dev) {
 			links[r.Dev] = true
 		}
 	}

@@ -7,16 +7,55 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
+// Path is how packets get to a peer's subnet.
+type Path string
+
+// The Paths. The empty one leads nowhere.
+const (
+	PathDirect   Path = "direct"   // our route leads to the InternalIP, which is on a link of ours
+	PathGateway  Path = "gateway"  // our route leads to the gateway behind which the InternalIP is
+	PathTunnel   Path = "tunnel"   // our route leads into a tunnel to the InternalIP
+	PathUnderlay Path = "underlay" // this host's own routes lead to the subnet
+)
+
 // A reach is the decision how packets get to a peer's subnet. It is made here, from this host's
-// routes; our route, settings and nftables sets follow from it.
+// routes; our routes, tunnels, settings and nftables sets follow from it.
 type reach struct {
-	addr netip.Addr       // the InternalIP that counts: the next hop, if there is a link
-	dev  string           // the link that it is on; empty: the subnet is not reached
+	path Path
+	addr netip.Addr       // the InternalIP that counts
+	via  netip.Addr       // the next hop of our route
+	dev  string           // the link of our route; empty: there is no route of ours
 	kept *Route           // our existing route that stays, although this host's routes to the next hop changed
 	why  *problem.Problem // why the subnet is not reached, or why the route is kept
 }
 
-func (r *reach) ok() bool { return r.dev != "" }
+func (r *reach) ok() bool { return r.path != "" }
+
+// endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
+// does not show it, because the route leads to a gateway.
+func (b *builder) endpoint(r Route) netip.Addr {
+	switch {
+	case isTunnel(r.Dev):
+		key := FDBEntry{Dev: r.Dev, MAC: TunnelMAC(r.Dst)}
+		if i, ok := slices.BinarySearchFunc(b.actual.FDB, key, FDBEntry.Compare); ok {
+			return b.actual.FDB[i].Dst
+		}
+	case !r.OnLink:
+		return r.Via
+	}
+	return netip.Addr{}
+}
+
+// pathOf returns the Path of a route of ours.
+func pathOf(r Route) Path {
+	switch {
+	case isTunnel(r.Dev):
+		return PathTunnel
+	case r.OnLink:
+		return PathGateway
+	}
+	return PathDirect
+}
 
 // reachAll decides how each subnet of sorted claims is reached.
 //
@@ -43,13 +82,19 @@ func (b *builder) reachAll(claims []claim) {
 // InternalIP, and only this host's routes to it changed. The route is replaced for a better
 // InternalIP of the Node, or for a later one if the link of the former lost its carrier.
 func (b *builder) keep(c *claim, have Route) {
-	if have.Via == c.addr && have.Dev == c.dev || !slices.Contains(c.node.Addrs, have.Via) || b.resolver.excluded(have.Via) != "" {
+	to := b.endpoint(have)
+	if before := b.grantOf(c); pathOf(have) == PathGateway && before != nil && before.via == have.Via {
+		to = before.addr
+	}
+	if have.Via == c.via && have.Dev == c.dev || !slices.Contains(c.node.Addrs, to) || b.resolver.excluded(to) != "" || !b.opts.allows(pathOf(have)) {
 		return
 	}
 	dead := func(foreign Route) bool { return foreign.Dev == have.Dev && foreign.Dead }
-	_, reason, detail := b.resolver.onLink(have.Via)
+	_, reason, detail := b.resolver.onLink(to)
 	switch {
 	case !c.ok():
+	case pathOf(have) != PathDirect || c.path != PathDirect:
+		return
 	case reason != "" && slices.Index(c.node.Addrs, have.Via) < slices.Index(c.node.Addrs, c.addr) && !slices.ContainsFunc(b.host.Routes, dead):
 	case have.Via == c.addr:
 		detail = b.resolver.shadowed(have.Via, have.Dev)
@@ -59,7 +104,7 @@ func (b *builder) keep(c *claim, have Route) {
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated
 		why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, have)
-		c.reach = reach{have.Via, have.Dev, &kept, &why}
+		c.reach = reach{pathOf(have), to, have.Via, have.Dev, &kept, &why}
 	}
 }
 
@@ -76,7 +121,7 @@ func (b *builder) restore(c *claim) (had bool) {
 	}
 	if dev, reason, _ := b.resolver.reached(c.addr); reason == "" {
 		why := c.problem(problem.RouteKept, "InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev)
-		c.dev, c.why = dev, &why
+		c.path, c.via, c.dev, c.why = PathDirect, c.addr, dev, &why
 	}
 	return true
 }
@@ -87,11 +132,18 @@ func (b *builder) restore(c *claim) (had bool) {
 // (fib_table_insert of net/ipv4/fib_trie.c).
 func (b *builder) yield(want *Route) (stays bool) {
 	have, c := routeTo(b.actual.Routes, want.Dst, want.Metric), claimTo(b.claims, want.Dst)
-	if have == nil || have.Type != want.Type || have.Via != want.Via && (c == nil || !slices.Contains(c.node.Addrs, have.Via)) {
+	if have == nil || have.Type != want.Type {
+		return false
+	}
+	to := b.endpoint(*have)
+	if have.Via != want.Via && (c == nil || !slices.Contains(c.node.Addrs, to)) {
 		return false
 	}
 	if *want = *have; c != nil {
-		c.addr, c.dev = have.Via, have.Dev
+		c.path, c.via, c.dev = pathOf(*have), have.Via, have.Dev
+		if to.IsValid() {
+			c.addr = to
+		}
 	}
 	return true
 }

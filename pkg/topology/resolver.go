@@ -16,6 +16,9 @@ type resolver struct {
 	local map[netip.Addr]string // our own addresses, including broadcast ones, and what they are
 	index routeIndex            // foreign routes, the best one of each prefix
 	devs  map[string]resolverDev
+	// tunnels are those that this host has, or will have. Where there is none, noTunnel is why.
+	tunnels  byFamily[*Tunnel]
+	noTunnel byFamily[string]
 }
 
 type resolverDev struct {
@@ -89,28 +92,67 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
 }
 
-// nextHop returns how a Node's next hop to one of its subnets is reached: the first InternalIP of
-// that family that is on link, else the first one without a link, with the reason.
+// nextHop decides how a Node's subnet is reached: by its first InternalIP of that family that is on
+// link, else by the first one that is reached in another way, else not at all, because of the first
+// one's reason.
 func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 	is4 := to.Addr().Is4()
 	for _, addr := range node.Addrs {
 		if addr.Is4() != is4 {
 			continue
 		}
-		dev, reason, detail := r.onLink(addr)
-		if reason == "" {
-			return reach{addr: addr, dev: dev}
-		}
-		if found.why == nil {
+		way, onLink, reason, detail := r.way(addr, to)
+		switch {
+		case onLink && way.ok():
+			return way
+		case way.ok() && !found.ok():
+			found = way
+		case !found.ok() && found.why == nil:
 			why := problemOf(node.Name, to, reason, "%s", detail)
 			found = reach{addr: addr, why: &why}
 		}
 	}
-	if found.why == nil {
+	if !found.ok() && found.why == nil {
 		why := problemOf(node.Name, to, problem.AddressMissing, "no %s InternalIP to route its pod subnet to", familyName(is4))
 		found.why = &why
 	}
 	return found
+}
+
+// way decides how a subnet is reached by an InternalIP of its Node, or returns the reason why it is
+// not.
+func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool, reason problem.Reason, detail string) {
+	dev, reason, detail := r.onLink(addr)
+	if onLink = reason == ""; onLink && r.opts.Encapsulation != EncapsulateAlways {
+		return reach{path: PathDirect, addr: addr, via: addr, dev: dev}, true, "", ""
+	}
+	route := r.underlay(addr)
+	switch {
+	case !onLink && (reason != problem.OffLink || route == nil):
+	case r.opts.Encapsulates():
+		if t := *r.tunnels.of(addr.Is4()); t != nil {
+			return reach{path: PathTunnel, addr: addr, via: TunnelAddr(to), dev: t.Name}, onLink, "", ""
+		}
+		return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s would be reached by a tunnel, and there is none: %s", addr, *r.noTunnel.of(addr.Is4()))
+	case r.opts.OffLink == OffLinkUnderlay:
+		return reach{path: PathUnderlay, addr: addr}, false, "", ""
+	case r.opts.OffLink == OffLinkGateway && route.Via.IsValid():
+		if _, ours := r.local[route.Via]; ours || within(r.opts.ClusterCIDRs, single(route.Via)) {
+			return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, route.Via)
+		}
+		return reach{path: PathGateway, addr: addr, via: route.Via, dev: route.Dev}, false, "", ""
+	}
+	return reach{}, onLink, reason, detail
+}
+
+// underlay returns the route of this host by which packets to an InternalIP leave it, or nil.
+func (r *resolver) underlay(addr netip.Addr) *Route {
+	route := r.index.lookup(addr)
+	if route == nil || route.Type != Unicast || route.From.IsValid() || route.Dev == "" ||
+		r.devs[route.Dev].loopback || route.Dev == r.opts.Bridge || isTunnel(route.Dev) {
+		return nil
+	}
+	return route
 }
 
 // onLink returns the device through which addr is reached without a gateway, or why it can't be a
@@ -139,7 +181,7 @@ func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, 
 			detail += r.linkHint(addr)
 		}
 		return "", problem.OffLink, detail
-	case route.Type != Unicast || r.devs[route.Dev].loopback || route.Dev == r.opts.Bridge:
+	case route.Type != Unicast || r.devs[route.Dev].loopback || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
 		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)

@@ -19,9 +19,12 @@ type State struct {
 	// Devices are the bridge and the ports of pods, sorted by name. The actual State includes ports
 	// of pods outside of the bridge.
 	Devices []Device `json:"devices,omitempty"`
-	// Addresses are those of the bridge, sorted. Only the agent restores them: CNI's CHECK does not
+	// Addresses are those of the bridge and of tunnels, sorted. Only the agent restores them: CNI's CHECK does not
 	// fail after `ip addr del`.
 	Addresses  []Address   `json:"addresses,omitempty"`
+	Tunnels    []Tunnel    `json:"tunnels,omitempty"`    // sorted, at most one a family
+	Neighbors  []Neighbor  `json:"neighbors,omitempty"`  // permanent ones on tunnels, sorted
+	FDB        []FDBEntry  `json:"fdb,omitempty"`        // of tunnels, sorted
 	Routes     []Route     `json:"routes,omitempty"`     // sorted by Compare and unique by their key
 	Masquerade *Masquerade `json:"masquerade,omitempty"` // nil: none
 	CNI        *CNI        `json:"cni,omitempty"`        // nil: none
@@ -56,6 +59,9 @@ type Route struct {
 	Via  netip.Addr   `json:"via"`           // the gateway; the zero Addr: on link
 	Dev  string       `json:"dev,omitempty"` // empty for routes without a device
 	Src  netip.Addr   `json:"src"`           // preferred; the zero Addr: the kernel's choice
+	// OnLink has the kernel accept a gateway that no route of its own leads to (RTNH_F_ONLINK of
+	// linux/rtnetlink.h).
+	OnLink bool `json:"onLink,omitempty"`
 
 	Protocol int `json:"protocol,omitempty"`
 	Metric   int `json:"metric,omitempty"`
@@ -133,6 +139,7 @@ func (r Route) String() string {
 	word(r.Protocol != 0, " proto %d", r.Protocol)
 	word(r.Src.IsValid(), " src %s", r.Src)
 	word(r.Metric != 0, " metric %d", r.Metric)
+	word(r.OnLink, "%s", " onlink")
 	return b.String()
 }
 
@@ -151,7 +158,7 @@ func (a Address) Compare(b Address) int {
 func (a Address) String() string { return a.Prefix.String() + " dev " + a.Dev }
 
 // Masquerade is our nftables table: packets that leave the cluster from our pods get the node's
-// address, no others do.
+// address, no others do. It also filters what comes by tunnels.
 type Masquerade struct {
 	Bridge  string         `json:"bridge"`
 	Sources []netip.Prefix `json:"sources,omitempty"` // our own pod subnets; none without masquerading
@@ -160,11 +167,32 @@ type Masquerade struct {
 	Egress  []Egress       `json:"egress,omitempty"`
 	Cluster []netip.Prefix `json:"cluster,omitempty"` // to which pods' packets are not masqueraded; disjoint, sorted
 	Nodes   []netip.Addr   `json:"nodes,omitempty"`   // the next hops of peers, whose host-network pods are pods too, sorted
+	// Tunnels are those whose packets are filtered, sorted by family.
+	Tunnels   []TunnelFilter `json:"tunnels,omitempty"`
+	Endpoints []netip.Addr   `json:"endpoints,omitempty"` // from which tunnels accept packets, sorted
 }
+
+// A TunnelFilter drops what comes by a tunnel and can't be a peer's: packets from unknown senders
+// to the port and VNI, and in the device those from outside the cluster's ranges, from our own pod
+// subnet, or of the other family. VXLAN itself has no authentication (RFC 7348, section 7).
+type TunnelFilter struct {
+	Dev  string       `json:"dev"`
+	VNI  int          `json:"vni"`
+	Port int          `json:"port"`
+	Own  netip.Prefix `json:"own"`
+}
+
+// Filters reports whether the table filters a tunnel of a family.
+func (m *Masquerade) Filters(is4 bool) bool {
+	return slices.ContainsFunc(m.Tunnels, func(t TunnelFilter) bool { return t.Own.Addr().Is4() == is4 })
+}
+
+// KnowsCluster reports whether the table has the set of the cluster's ranges of a family.
+func (m *Masquerade) KnowsCluster(is4 bool) bool { return m.Serves(is4) || m.Filters(is4) }
 
 // SameRules reports whether two tables are equal except for the elements of their sets.
 func (m *Masquerade) SameRules(o *Masquerade) bool {
-	return m.Bridge == o.Bridge && slices.Equal(m.Sources, o.Sources) && slices.Equal(m.Egress, o.Egress)
+	return m.Bridge == o.Bridge && slices.Equal(m.Sources, o.Sources) && slices.Equal(m.Egress, o.Egress) && slices.Equal(m.Tunnels, o.Tunnels)
 }
 
 // Serves reports whether the table masquerades pods of a family; only then it has sets of that

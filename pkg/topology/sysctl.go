@@ -37,6 +37,7 @@ func (b *builder) sysctls() {
 	if b.serves(true) {
 		b.require(SysctlForward4, "IPv4 is off in this kernel")
 		b.forwardOn(4)
+		b.looseFilters()
 		b.neighborLimits(4)
 	}
 	if b.serves(false) {

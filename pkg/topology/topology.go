@@ -86,6 +86,19 @@ func (o Options) Encapsulates() bool {
 	return o.Encapsulation == EncapsulateCrossSubnet || o.Encapsulation == EncapsulateAlways
 }
 
+// allows reports whether the operator allows a Path to a peer.
+func (o Options) allows(p Path) bool {
+	switch p {
+	case PathTunnel:
+		return o.Encapsulates()
+	case PathGateway:
+		return o.OffLink == OffLinkGateway
+	case PathUnderlay:
+		return o.OffLink == OffLinkUnderlay
+	}
+	return o.Encapsulation != EncapsulateAlways
+}
+
 func (o Options) maskSizes(is4 bool) Lengths { return choose(is4, o.MaskSizes4, o.MaskSizes6) }
 
 // layout returns the files of our CNI config. Behind a config that may go before ours there is no

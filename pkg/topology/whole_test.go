@@ -57,7 +57,7 @@ func TestWholeStates(t *testing.T) {
 
 func wholeCase(t *testing.T, sections map[string]string) string {
 	t.Helper()
-	opts := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge, RunDir: "/run/plainroute"}
+	opts := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge, RunDir: "/run/plainroute", VNI: 112, VXLANPort: 4789}
 	var actual State
 	for section, into := range map[string]any{"options": &opts, "actual": &actual} {
 		if err := yaml.UnmarshalStrict([]byte(sections[section]), into); err != nil {
@@ -106,8 +106,17 @@ func whole(s State, problems []problem.Problem) string {
 	for _, d := range s.Devices {
 		fmt.Fprintln(&b, "device", asJSON(d))
 	}
+	for _, t := range s.Tunnels {
+		fmt.Fprintln(&b, "ip link add", t)
+	}
 	for _, a := range s.Addresses {
 		fmt.Fprintln(&b, "ip address add", a)
+	}
+	for _, n := range s.Neighbors {
+		fmt.Fprintln(&b, "ip neighbor add", n)
+	}
+	for _, e := range s.FDB {
+		fmt.Fprintln(&b, "bridge fdb add", e)
 	}
 	for _, r := range s.Routes {
 		fmt.Fprintln(&b, "ip route add", r)
