@@ -11,6 +11,7 @@ import (
 // Diff computes the Changes from actual to desired. Diff(s, s) is empty. Both States' lists must be
 // sorted, as Desired and Observe return them.
 func Diff(desired, actual topology.State) Changes {
+	actual = withoutLost(desired, actual)
 	var c Changes
 	for _, diff := range diffs {
 		c = append(c, diff(desired, actual)...)
@@ -20,23 +21,32 @@ func Diff(desired, actual topology.State) Changes {
 }
 
 // diffs has one function for each kind of Object.
-var diffs = []func(desired, actual topology.State) Changes{diffSysctls, diffLinks, diffAddresses, diffTable, diffRoutes, diffConfig}
+var diffs = []func(desired, actual topology.State) Changes{diffSysctls, diffLinks, diffTunnels, diffAddresses, diffNeighbors, diffFDB, diffTable, diffRoutes, diffConfig}
 
 // order is the order of application: what others need comes first, what others no longer need comes
 // last, and the CNI config, because of which the kubelet sends pods, at the very end.
 var order = []Change{
-	{Add, Bridge{}},     // before the settings, some of which are its own
+	{Add, Bridge{}}, // before the settings, some of which are its own
+	{Add, Tunnel{}},
+	{Replace, Tunnel{}},
 	{Replace, MTU{}},    // IPv6 leaves a device whose MTU is too small, and its settings go with it
 	{Replace, Sysctl{}}, // before the bridge is up
 	{Replace, Device{}},
 	{Add, Address{}},
+	{Add, Neighbor{}}, // and FDB entries, before the routes that need them
+	{Replace, Neighbor{}},
+	{Add, FDBEntry{}},
+	{Replace, FDBEntry{}},
 	{Add, Table{}},
 	{Replace, Table{}},
 	{Add, Sets{}}, // a NAT binding outlives the rule that made it, so a destination is in the sets before its route is there
 	{Add, Route{}},
 	{Replace, Route{}},
 	{Delete, Route{}},
+	{Delete, FDBEntry{}},
+	{Delete, Neighbor{}},
 	{Delete, Address{}},
+	{Delete, Tunnel{}},
 	{Delete, Bridge{}}, // before the table, which names it for the next cleanup after an interrupted one
 	{Delete, Sets{}},   // and until its route is deleted
 	{Delete, Table{}},

@@ -29,6 +29,7 @@ func drawState(t *rapid.T, label string) topology.State {
 			s.Addresses = append(s.Addresses, topology.Address{Dev: "b", Prefix: netip.PrefixFrom(topology.Gateway(subnet(i)), 24)})
 		}
 	}
+	drawTunnels(t, label, &s)
 	if rapid.Bool().Draw(t, label+" table") {
 		s.Masquerade = drawMasquerade(t)
 	}
@@ -59,6 +60,31 @@ func drawDevices(t *rapid.T, label, bridge string) []topology.Device {
 	return devices
 }
 
+// drawTunnels draws a tunnel, by its own name or another, with peers, and routes by it.
+func drawTunnels(t *rapid.T, label string, s *topology.State) {
+	if !rapid.Bool().Draw(t, label+" tunnel") {
+		return
+	}
+	name := rapid.SampledFrom([]string{topology.Tunnel4, "renamed"}).Draw(t, label+" name")
+	s.Tunnels = []topology.Tunnel{{
+		Name: name, VNI: rapid.IntRange(1, 2).Draw(t, label+" vni"), Port: 4789, Local: addr(rapid.IntRange(1, 2).Draw(t, label+" local")), MTU: 1450, Up: true,
+	}}
+	s.Addresses = append(s.Addresses, topology.Address{Dev: name, Prefix: netip.PrefixFrom(subnet(9).Addr(), 32)})
+	slices.SortFunc(s.Addresses, topology.Address.Compare)
+	for i := 6; i < 9; i++ {
+		mac := topology.TunnelMAC(subnet(i))
+		if rapid.Bool().Draw(t, label+" neighbor") {
+			s.Neighbors = append(s.Neighbors, topology.Neighbor{Dev: name, Addr: subnet(i).Addr(), MAC: topology.MAC{2, byte(rapid.IntRange(0, 1).Draw(t, label+" mac"))}})
+		}
+		if rapid.Bool().Draw(t, label+" FDB entry") {
+			s.FDB = append(s.FDB, topology.FDBEntry{Dev: name, MAC: mac, Dst: addr(rapid.IntRange(1, 3).Draw(t, label+" dst"))})
+		}
+		if rapid.Bool().Draw(t, label+" tunnel route") {
+			s.Routes = append(s.Routes, topology.Route{Dst: subnet(i), Via: subnet(i).Addr(), Dev: name, OnLink: true, Protocol: topology.Protocol, Metric: topology.MetricPeer})
+		}
+	}
+}
+
 func subnet(i int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)) }
 func addr(i int) netip.Addr     { return netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", i)) }
 
@@ -72,6 +98,7 @@ func drawRoute(t *rapid.T, i int) topology.Route {
 func drawMasquerade(t *rapid.T) *topology.Masquerade {
 	m := &topology.Masquerade{Bridge: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "bridge"), Sources: []netip.Prefix{subnet(rapid.IntRange(1, 2).Draw(t, "source"))}}
 	var ranges []netip.Prefix
+	var endpoints []netip.Addr
 	for i := range 6 {
 		if rapid.Bool().Draw(t, "range") {
 			ranges = append(ranges, netip.PrefixFrom(subnet(i).Addr(), rapid.IntRange(21, 24).Draw(t, "bits")).Masked())
@@ -79,8 +106,15 @@ func drawMasquerade(t *rapid.T) *topology.Masquerade {
 		if rapid.Bool().Draw(t, "node") {
 			m.Nodes = append(m.Nodes, addr(i))
 		}
+		if rapid.Bool().Draw(t, "endpoint") {
+			endpoints = append(endpoints, addr(i))
+		}
 	}
 	m.Cluster = topology.Outermost(ranges)
+	if rapid.Bool().Draw(t, "filter") {
+		m.Tunnels = []topology.TunnelFilter{{Dev: topology.Tunnel4, VNI: rapid.IntRange(1, 2).Draw(t, "vni"), Port: 4789, Own: subnet(9)}}
+		m.Endpoints = endpoints
+	}
 	return m
 }
 
@@ -89,6 +123,7 @@ func drawMasquerade(t *rapid.T) *topology.Masquerade {
 func apply(t *rapid.T, s topology.State, c Changes, watch func(topology.State)) topology.State {
 	s.Sysctls = map[string]string{}
 	s.Devices, s.Addresses, s.Routes = slices.Clone(s.Devices), slices.Clone(s.Addresses), slices.Clone(s.Routes)
+	s.Tunnels, s.Neighbors, s.FDB = slices.Clone(s.Tunnels), slices.Clone(s.Neighbors), slices.Clone(s.FDB)
 	before, rest := c.BeforeRoutes()
 	for _, x := range before {
 		applyOne(t, &s, x)
@@ -126,6 +161,18 @@ func applyOne(t *rapid.T, s *topology.State, c Change) {
 		s.Sysctls[o.Path] = o.Value
 	case Address:
 		s.Addresses = applySorted(t, c, s.Addresses, o.Address, topology.Address.Compare)
+	case Tunnel:
+		switch {
+		case c.Op == Delete:
+			takeDevice(t, c, s, o.Name)
+		case o.Anew():
+			takeDevice(t, c, s, o.Was.Name)
+		}
+		s.Tunnels = applySorted(t, c, s.Tunnels, o.Tunnel, topology.Tunnel.Compare)
+	case Neighbor:
+		s.Neighbors = applySorted(t, c, s.Neighbors, o.Neighbor, topology.Neighbor.Compare)
+	case FDBEntry:
+		s.FDB = applySorted(t, c, s.FDB, o.FDBEntry, topology.FDBEntry.Compare)
 	case Route:
 		s.Routes = applySorted(t, c, s.Routes, o.Route, topology.Route.Compare)
 	case Table:
@@ -141,6 +188,18 @@ func applyOne(t *rapid.T, s *topology.State, c Change) {
 	default:
 		t.Fatalf("what is %s?", c)
 	}
+}
+
+// takeDevice deletes a tunnel with all that is on it. Unless it is made anew, no route is left by then.
+func takeDevice(t *rapid.T, c Change, s *topology.State, dev string) {
+	s.Addresses = without(s.Addresses, func(a topology.Address) bool { return a.Dev == dev })
+	s.Neighbors = without(s.Neighbors, func(n topology.Neighbor) bool { return n.Dev == dev })
+	s.FDB = without(s.FDB, func(e topology.FDBEntry) bool { return e.Dev == dev })
+	routes := without(s.Routes, func(r topology.Route) bool { return r.Dev == dev })
+	if c.Op == Delete && len(routes) < len(s.Routes) {
+		t.Fatalf("%s, and routes lead by it: %v", c, s.Routes)
+	}
+	s.Routes = routes
 }
 
 func applySorted[T comparable](t *rapid.T, c Change, all []T, x T, compare func(T, T) int) []T {
@@ -183,6 +242,12 @@ func changeSets(t *rapid.T, m *topology.Masquerade, c SetChange) *topology.Masqu
 		}
 		after.Cluster = append(after.Cluster, p)
 	}
+	after.Endpoints = slices.DeleteFunc(slices.Clone(m.Endpoints), func(a netip.Addr) bool { return slices.Contains(c.DeleteEndpoints, a) })
+	if len(m.Endpoints)-len(after.Endpoints) != len(c.DeleteEndpoints) {
+		t.Fatalf("deleting what is not there: %+v from %+v", c, m)
+	}
+	after.Endpoints = append(after.Endpoints, c.AddEndpoints...)
+	slices.SortFunc(after.Endpoints, netip.Addr.Compare)
 	after.Nodes = append(after.Nodes, c.AddNodes...)
 	slices.SortFunc(after.Cluster, topology.ComparePrefix)
 	slices.SortFunc(after.Nodes, netip.Addr.Compare)
@@ -194,7 +259,8 @@ func TestApplyingTheDifferenceGivesTheDesired(t *testing.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		changes := Diff(desired, actual)
 		got := apply(t, actual, changes, func(topology.State) {})
-		if !slices.Equal(got.Routes, desired.Routes) || !slices.Equal(got.Addresses, desired.Addresses) || !got.CNI.Equal(desired.CNI) || !sameTable(got.Masquerade, desired.Masquerade) {
+		if !slices.Equal(got.Routes, desired.Routes) || !slices.Equal(got.Addresses, desired.Addresses) || !slices.Equal(got.Tunnels, desired.Tunnels) ||
+			!slices.Equal(got.Neighbors, desired.Neighbors) || !slices.Equal(got.FDB, desired.FDB) || !got.CNI.Equal(desired.CNI) || !sameTable(got.Masquerade, desired.Masquerade) {
 			t.Fatalf("got %+v\nwant %+v\nby %+v", got, desired, changes)
 		}
 		if want := desired.Bridge; got.Bridge != want {
@@ -217,7 +283,7 @@ func sameTable(a, b *topology.Masquerade) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes)
+	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes) && slices.Equal(a.Endpoints, b.Endpoints)
 }
 
 func TestDiffOfTheSameIsEmpty(t *testing.T) {
@@ -254,7 +320,7 @@ func TestZeroStateRemovesAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		actual := drawState(t, "actual")
 		got := apply(t, actual, Diff(topology.State{}, actual), func(topology.State) {})
-		if len(got.Routes)+len(got.Addresses) > 0 || got.Bridge != "" || got.Masquerade != nil || got.CNI != nil {
+		if len(got.Routes)+len(got.Addresses)+len(got.Tunnels)+len(got.Neighbors)+len(got.FDB) > 0 || got.Bridge != "" || got.Masquerade != nil || got.CNI != nil {
 			t.Fatalf("left: %+v", got)
 		}
 	})
@@ -268,8 +334,9 @@ func TestWithoutRemovalsTakesNothingAway(t *testing.T) {
 			t.Fatalf("%+v", c)
 		}
 		got := apply(t, actual, c, func(topology.State) {})
+		anew := slices.ContainsFunc(Objects[Tunnel](c, Replace), Tunnel.Anew)
 		for _, r := range actual.Routes {
-			if _, there := slices.BinarySearchFunc(got.Routes, r, topology.Route.Compare); !there {
+			if _, there := slices.BinarySearchFunc(got.Routes, r, topology.Route.Compare); !there && !(anew && r.OnLink) {
 				t.Fatalf("%v is gone", r)
 			}
 		}

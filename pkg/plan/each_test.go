@@ -27,17 +27,34 @@ var (
 	aRoute   = topology.Route{Dst: aPrefix, Via: anAddr, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
 	aDevice  = topology.Device{Name: "plainroute0", MAC: "0a:58:00:00:00:01", MTU: 1500, Up: true}
 	anOrigin = topology.Address{Dev: "plainroute0", Prefix: netip.MustParsePrefix("10.244.7.1/24")}
-	aTable   = &topology.Masquerade{Bridge: "plainroute0"}
+	aTunnel  = topology.Tunnel{Name: topology.Tunnel4, VNI: 112, Port: 4789, Local: anAddr, MAC: topology.TunnelMAC(aPrefix), MTU: 1450, Up: true}
+
+	aNeighbor = topology.Neighbor{Dev: topology.Tunnel4, Addr: subnet(8).Addr(), MAC: topology.TunnelMAC(subnet(8))}
+	anEntry   = topology.FDBEntry{Dev: topology.Tunnel4, MAC: topology.TunnelMAC(subnet(8)), Dst: anAddr}
+
+	aTable = &topology.Masquerade{Bridge: "plainroute0"}
 )
 
 // lones has a change of each step, in the order in which they are made. Each pair of them is in
 // this order: why, the comments of the table in diff.go say.
 var lones = []lone{
 	{Change{Add, Bridge{aDevice}}, "bridge plainroute0", "ip link add plainroute0 address 0a:58:00:00:00:01 mtu 1500 type bridge", false},
+	{
+		Change{Add, Tunnel{Tunnel: aTunnel}}, "tunnel plainroute-v4",
+		"ip link add plainroute-v4 address 02:18:0a:f4:07:00 mtu 1450 type vxlan id 112 local 192.168.1.7 dstport 4789 nolearning && ip link set plainroute-v4 alias plainroute up", false,
+	},
+	{
+		Change{Replace, Tunnel{aTunnel, aTunnel}}, "tunnel plainroute-v4",
+		"ip link set plainroute-v4 address 02:18:0a:f4:07:00 mtu 1450 up type vxlan id 112 local 192.168.1.7", false,
+	},
 	{Change{Replace, MTU{"plainroute0", 1500}}, "device plainroute0", "ip link set dev plainroute0 mtu 1500", false},
 	{Change{Replace, Sysctl{"net/ipv4/ip_forward", "1"}}, "sysctl net/ipv4/ip_forward", "sysctl -w net/ipv4/ip_forward=1", false},
 	{Change{Replace, Device{aDevice}}, "device plainroute0", "ip link set dev plainroute0 up", false},
 	{Change{Add, Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", "ip address add 10.244.7.1/24 dev plainroute0", false},
+	{Change{Add, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor replace 10.244.8.0 lladdr 02:18:0a:f4:08:00 dev plainroute-v4 nud permanent", false},
+	{Change{Replace, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor replace 10.244.8.0 lladdr 02:18:0a:f4:08:00 dev plainroute-v4 nud permanent", false},
+	{Change{Add, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
+	{Change{Replace, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
 	{Change{Add, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
 	{Change{Replace, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
 	{
@@ -48,7 +65,10 @@ var lones = []lone{
 	{Change{Add, Route{aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
 	{Change{Replace, Route{aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
 	{Change{Delete, Route{aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
+	{Change{Delete, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb delete 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", true},
+	{Change{Delete, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor delete 10.244.8.0 dev plainroute-v4", true},
 	{Change{Delete, Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", "ip address delete 10.244.7.1/24 dev plainroute0", true},
+	{Change{Delete, Tunnel{Tunnel: aTunnel}}, "tunnel plainroute-v4", "ip link delete plainroute-v4", true},
 	{Change{Delete, Bridge{topology.Device{Name: "plainroute0"}}}, "bridge plainroute0", "ip link delete plainroute0", true},
 	{
 		Change{Delete, Sets{&SetChange{DeleteCluster: []netip.Prefix{aPrefix, netip.MustParsePrefix("fd00::/64")}, AddCluster: []netip.Prefix{subnet(8)}}}},
@@ -151,6 +171,8 @@ func TestEachSetChangeAlone(t *testing.T) {
 		{AddCluster: []netip.Prefix{aPrefix}},
 		{DeleteCluster: []netip.Prefix{aPrefix}},
 		{AddNodes: []netip.Addr{anAddr}},
+		{AddEndpoints: []netip.Addr{anAddr}},
+		{DeleteEndpoints: []netip.Addr{anAddr}},
 		{DeleteNodes: []netip.Addr{anAddr}},
 		{AddCluster: []netip.Prefix{aPrefix}, DeleteCluster: []netip.Prefix{aPrefix}},
 		{AddCluster: []netip.Prefix{aPrefix}, DeleteNodes: []netip.Addr{anAddr}},
@@ -173,6 +195,7 @@ func TestEachRepairIsNamed(t *testing.T) {
 	desired := topology.State{
 		Sysctls: map[string]string{"net/ipv4/ip_forward": "1"}, Bridge: "plainroute0", Devices: []topology.Device{aDevice},
 		Addresses: []topology.Address{anOrigin}, Routes: []topology.Route{aRoute}, Masquerade: table, CNI: &topology.CNI{Bridge: "plainroute0"},
+		Tunnels: []topology.Tunnel{aTunnel}, Neighbors: []topology.Neighbor{aNeighbor}, FDB: []topology.FDBEntry{anEntry},
 	}
 	repairs := Diff(desired, topology.State{}).Repairs(desired, desired)
 	var names []string
@@ -181,8 +204,8 @@ func TestEachRepairIsNamed(t *testing.T) {
 	}
 	slices.Sort(names)
 	want := []string{
-		"CNI config 10-plainroute.conflist", "address 10.244.7.1/24 dev plainroute0", "bridge plainroute0", "device plainroute0",
-		"nftables table plainroute", "route 10.244.7.0/24", "sysctl net/ipv4/ip_forward",
+		"CNI config 10-plainroute.conflist", "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "address 10.244.7.1/24 dev plainroute0", "bridge plainroute0", "device plainroute0",
+		"neighbor 10.244.8.0 dev plainroute-v4", "nftables table plainroute", "route 10.244.7.0/24", "sysctl net/ipv4/ip_forward", "tunnel plainroute-v4",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("repairs (-want +got):\n%s", diff)

@@ -27,13 +27,23 @@ func Joined(s, kept topology.State) topology.State {
 	if len(kept.Routes) > 0 {
 		s.Routes = union(s.Routes, kept.Routes, topology.Route.Compare)
 	}
+	if len(kept.Tunnels) > 0 {
+		s.Tunnels = union(s.Tunnels, kept.Tunnels, topology.Tunnel.Compare)
+	}
+	if len(kept.Neighbors) > 0 {
+		s.Neighbors = union(s.Neighbors, kept.Neighbors, topology.Neighbor.Compare)
+	}
+	if len(kept.FDB) > 0 {
+		s.FDB = union(s.FDB, kept.FDB, topology.FDBEntry.Compare)
+	}
 	if len(kept.Addresses) > 0 {
 		s.Addresses = union(s.Addresses, kept.Addresses, topology.Address.Compare)
 	}
-	if k := kept.Masquerade; k != nil && s.Masquerade != nil && len(s.Masquerade.Sources) > 0 && len(k.Cluster)+len(k.Nodes) > 0 {
+	if k := kept.Masquerade; k != nil && s.Masquerade != nil && len(s.Masquerade.Sources)+len(s.Masquerade.Tunnels) > 0 && len(k.Cluster)+len(k.Nodes)+len(k.Endpoints) > 0 {
 		m := *s.Masquerade
 		m.Cluster = topology.Outermost(union(m.Cluster, k.Cluster, topology.ComparePrefix))
 		m.Nodes = union(m.Nodes, k.Nodes, netip.Addr.Compare)
+		m.Endpoints = union(m.Endpoints, k.Endpoints, netip.Addr.Compare)
 		s.Masquerade = &m
 	}
 	return s

@@ -11,13 +11,16 @@ type Kind string
 
 // The kinds of Objects.
 const (
-	KindSysctl  Kind = "sysctl"
-	KindAddress Kind = "address"
-	KindBridge  Kind = "bridge"
-	KindDevice  Kind = "device"
-	KindRoute   Kind = "route"
-	KindTable   Kind = "nftables table"
-	KindCNI     Kind = "CNI config"
+	KindSysctl   Kind = "sysctl"
+	KindAddress  Kind = "address"
+	KindBridge   Kind = "bridge"
+	KindDevice   Kind = "device"
+	KindTunnel   Kind = "tunnel"
+	KindNeighbor Kind = "neighbor"
+	KindFDB      Kind = "FDB entry"
+	KindRoute    Kind = "route"
+	KindTable    Kind = "nftables table"
+	KindCNI      Kind = "CNI config"
 )
 
 // Label is the kind as a single word, for metrics and logs. The bridge is a device like its ports.
@@ -27,6 +30,8 @@ func (k Kind) Label() string {
 		return "table"
 	case KindCNI:
 		return "cni"
+	case KindFDB:
+		return "fdb"
 	case KindBridge:
 		return string(KindDevice)
 	}

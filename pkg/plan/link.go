@@ -98,8 +98,10 @@ func (c Changes) WithoutBridge() Changes {
 	name := c[i].Object.name()
 	return c.Filter(func(x Change) bool {
 		switch o := x.Object.(type) {
-		case Bridge, MTU, Device, Address:
+		case Bridge, MTU, Device:
 			return x.Op == Delete
+		case Address:
+			return x.Op == Delete || o.Dev != name
 		case Sysctl:
 			return !o.of(name)
 		}

@@ -37,6 +37,8 @@ type Sets struct{ *SetChange }
 type SetChange struct {
 	DeleteCluster, AddCluster []netip.Prefix
 	DeleteNodes, AddNodes     []netip.Addr
+
+	DeleteEndpoints, AddEndpoints []netip.Addr
 }
 
 func (s Sets) kind() Kind                    { return KindTable } // the sets are part of the table
@@ -49,13 +51,14 @@ func (s Sets) String() string { return "inet " + topology.Table }
 func (s Sets) command(Op) string {
 	var commands []string
 	for _, verb := range []string{"delete", "add"} {
-		ranges, nodes := s.DeleteCluster, s.DeleteNodes
+		ranges, nodes, endpoints := s.DeleteCluster, s.DeleteNodes, s.DeleteEndpoints
 		if verb == "add" {
-			ranges, nodes = s.AddCluster, s.AddNodes
+			ranges, nodes, endpoints = s.AddCluster, s.AddNodes, s.AddEndpoints
 		}
 		for _, is4 := range []bool{true, false} {
 			commands = append(commands, elements(verb, "cluster", is4, ranges, netip.Prefix.Addr))
 			commands = append(commands, elements(verb, "nodes", is4, nodes, netip.Addr.Unmap))
+			commands = append(commands, elements(verb, "endpoints", is4, endpoints, netip.Addr.Unmap))
 		}
 	}
 	return "nft " + strings.Join(slices.DeleteFunc(commands, func(s string) bool { return s == "" }), "; ")
@@ -77,19 +80,19 @@ func elements[T fmt.Stringer](verb, set string, is4 bool, all []T, addr func(T) 
 }
 
 func (s Sets) keep(state *topology.State) {
-	state.Masquerade = &topology.Masquerade{Cluster: s.DeleteCluster, Nodes: s.DeleteNodes}
+	state.Masquerade = &topology.Masquerade{Cluster: s.DeleteCluster, Nodes: s.DeleteNodes, Endpoints: s.DeleteEndpoints}
 }
 
 // Empty reports whether no element changes.
 func (s SetChange) Empty() bool {
-	return len(s.DeleteCluster)+len(s.AddCluster)+len(s.DeleteNodes)+len(s.AddNodes) == 0
+	return len(s.DeleteCluster)+len(s.AddCluster)+len(s.DeleteNodes)+len(s.AddNodes)+len(s.DeleteEndpoints)+len(s.AddEndpoints) == 0
 }
 
 func sameTables(a, b *topology.Masquerade) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes)
+	return a.SameRules(b) && slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Nodes, b.Nodes) && slices.Equal(a.Endpoints, b.Endpoints)
 }
 
 // diffTable uses the union of both tables' sets between its two steps: the sets are wide before
@@ -120,25 +123,29 @@ func diffTable(desiredState, actualState topology.State) Changes {
 // widened returns the desired table with the elements of both.
 func widened(desired, actual *topology.Masquerade) *topology.Masquerade {
 	wide := *desired
-	if more := leaving(desired, desired.Cluster, actual.Cluster, topology.ComparePrefix, netip.Prefix.Addr); len(more) > 0 {
+	if more := leaving(desired.KnowsCluster, desired.Cluster, actual.Cluster, topology.ComparePrefix, netip.Prefix.Addr); len(more) > 0 {
 		wide.Cluster = topology.Outermost(union(desired.Cluster, more, topology.ComparePrefix))
 	}
-	if more := leaving(desired, desired.Nodes, actual.Nodes, netip.Addr.Compare, netip.Addr.Unmap); len(more) > 0 {
+	if more := leaving(desired.Serves, desired.Nodes, actual.Nodes, netip.Addr.Compare, netip.Addr.Unmap); len(more) > 0 {
 		wide.Nodes = union(desired.Nodes, more, netip.Addr.Compare)
+	}
+	if more := leaving(desired.Filters, desired.Endpoints, actual.Endpoints, netip.Addr.Compare, netip.Addr.Unmap); len(more) > 0 {
+		wide.Endpoints = union(desired.Endpoints, more, netip.Addr.Compare)
 	}
 	return &wide
 }
 
-// leaving returns the elements that only the actual sets have, of the families that the desired
-// table has sets for.
-func leaving[T comparable](m *topology.Masquerade, desired, actual []T, compare func(T, T) int, addr func(T) netip.Addr) []T {
+// leaving returns the elements that only the actual set has, of the families of which the desired
+// table has the set.
+func leaving[T comparable](has func(is4 bool) bool, desired, actual []T, compare func(T, T) int, addr func(T) netip.Addr) []T {
 	_, more := diffSorted(desired, actual, compare)
-	return slices.DeleteFunc(more, func(x T) bool { return !m.Serves(addr(x).Is4()) })
+	return slices.DeleteFunc(more, func(x T) bool { return !has(addr(x).Is4()) })
 }
 
 func diffSets(desired, actual *topology.Masquerade) SetChange {
 	var s SetChange
 	s.AddCluster, s.DeleteCluster = diffSorted(desired.Cluster, actual.Cluster, topology.ComparePrefix)
 	s.AddNodes, s.DeleteNodes = diffSorted(desired.Nodes, actual.Nodes, netip.Addr.Compare)
+	s.AddEndpoints, s.DeleteEndpoints = diffSorted(desired.Endpoints, actual.Endpoints, netip.Addr.Compare)
 	return s
 }

@@ -51,6 +51,8 @@ func sameIn[T comparable](before, desired []T, key T, compare func(T, T) int) bo
 	return was == is && (!is || before[i] == desired[j])
 }
 
+func (t Tunnel) keep(s *topology.State) { s.Tunnels = append(s.Tunnels, t.Tunnel) }
+
 // Neighbor has the MAC address of a peer's end of the tunnel.
 type Neighbor struct{ topology.Neighbor }
 
@@ -87,7 +89,6 @@ func (e FDBEntry) same(before, desired topology.State) bool {
 	return sameIn(before.FDB, desired.FDB, e.FDBEntry, topology.FDBEntry.Compare)
 }
 
-// diffTunnels adds nothing on a tunnel that is deleted, because all goes with the device.
 func diffTunnels(desired, actual topology.State) Changes {
 	var c Changes
 	walk(desired.Tunnels, actual.Tunnels, topology.Tunnel.Compare,
@@ -101,12 +102,14 @@ func diffTunnels(desired, actual topology.State) Changes {
 	return c
 }
 
-// diffPeers returns the Changes of what tunnels have for each peer.
-func diffPeers(desired, actual topology.State) Changes {
-	wantN, haveN := differing(desired.Neighbors, actual.Neighbors)
-	wantE, haveE := differing(desired.FDB, actual.FDB)
-	return append(diffList(wantN, haveN, topology.Neighbor.Compare, func(n topology.Neighbor) Object { return Neighbor{n} }),
-		diffList(wantE, haveE, topology.FDBEntry.Compare, func(e topology.FDBEntry) Object { return FDBEntry{e} })...)
+func diffNeighbors(desired, actual topology.State) Changes {
+	want, have := differing(desired.Neighbors, actual.Neighbors)
+	return diffList(want, have, topology.Neighbor.Compare, func(n topology.Neighbor) Object { return Neighbor{n} })
+}
+
+func diffFDB(desired, actual topology.State) Changes {
+	want, have := differing(desired.FDB, actual.FDB)
+	return diffList(want, have, topology.FDBEntry.Compare, func(e topology.FDBEntry) Object { return FDBEntry{e} })
 }
 
 // withoutLost returns the actual State without what goes with tunnels that are deleted, or made
