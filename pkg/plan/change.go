@@ -110,11 +110,13 @@ func (c Changes) Minus(done Changes) Changes {
 }
 
 // Without leaves out the Changes of all Keys that drop accepts. A Change of the table stays with
-// Changes of routes: a destination is in the sets before its route is added. Without the bridge
+// Changes of routes: a destination is in the sets before its route is added. Without a device
 // nothing on it is changed.
 func (c Changes) Without(drop func(Key) bool) Changes {
-	if i := slices.IndexFunc(c, Change.makesBridge); i >= 0 && drop(c[i].Key()) {
-		c = c.WithoutBridge()
+	for _, x := range c {
+		if dev := x.makes(); dev != "" && drop(x.Key()) {
+			c = c.WithoutDevice(dev)
+		}
 	}
 	left := c.Filter(func(x Change) bool { return x.Kind() == KindTable || !drop(x.Key()) })
 	if drop(tableKey) && !slices.ContainsFunc(left, Change.putsRoute) {

@@ -114,7 +114,7 @@ func TestEachChangeAlone(t *testing.T) {
 			"empty less nothing":              {c.Minus(nil).Empty(), false},
 			"empty without its key":           {c.Without(func(k Key) bool { return k == keys[0] }).Empty(), true},
 			"empty without other keys":        {c.Without(func(k Key) bool { return k != keys[0] }).Empty(), false},
-			"changed where no bridge is made": {slices.Equal(c, c.WithoutBridge()), !l.change.makesBridge()},
+			"changed where no device is made": {l.change.makes() == "" || c.WithoutDevice(l.change.makes()).Empty(), true},
 		} {
 			if is[0] != is[1] {
 				t.Errorf("%s is %s: %v, want %v", name, what, is[0], is[1])
@@ -321,7 +321,7 @@ func TestKinds(t *testing.T) {
 	for _, k := range Kinds() {
 		labels = append(labels, k.Label())
 	}
-	if want := []string{"device", "device", "sysctl", "address", "table", "route", "cni"}; !slices.Equal(labels, want) {
+	if want := []string{"device", "tunnel", "device", "sysctl", "address", "neighbor", "fdb", "table", "route", "cni"}; !slices.Equal(labels, want) {
 		t.Errorf("got %v", labels)
 	}
 }

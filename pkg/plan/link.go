@@ -87,24 +87,50 @@ func diffLinks(desired, actual topology.State) Changes {
 	return c
 }
 
-func (c Change) makesBridge() bool { return c.Kind() == KindBridge && c.Op == Add }
-
-// WithoutBridge leaves out the addition of the bridge, and what can't be done without it.
-func (c Changes) WithoutBridge() Changes {
-	i := slices.IndexFunc(c, Change.makesBridge)
-	if i < 0 {
-		return c
-	}
-	name := c[i].Object.name()
-	return c.Filter(func(x Change) bool {
-		switch o := x.Object.(type) {
-		case Bridge, MTU, Device:
-			return x.Op == Delete
-		case Address:
-			return x.Op == Delete || o.Dev != name
-		case Sysctl:
-			return !o.of(name)
+// makes returns the device that a Change adds, or makes anew, or "".
+func (c Change) makes() string {
+	switch o := c.Object.(type) {
+	case Bridge:
+		if c.Op == Add {
+			return o.Name
 		}
-		return true
-	})
+	case Tunnel:
+		if c.Op == Add || c.Op == Replace && o.Anew() {
+			return o.Name
+		}
+	}
+	return ""
+}
+
+// needs reports whether a Change can't be made without a device.
+func (c Change) needs(dev string) bool {
+	if c.Op == Delete {
+		return false
+	}
+	switch o := c.Object.(type) {
+	case Bridge:
+		return o.Name == dev
+	case Tunnel:
+		return o.Name == dev
+	case MTU:
+		return o.Dev == dev
+	case Device:
+		return o.Name == dev || o.Master == dev
+	case Address:
+		return o.Dev == dev
+	case Neighbor:
+		return o.Dev == dev
+	case FDBEntry:
+		return o.Dev == dev
+	case Route:
+		return o.Dev == dev
+	case Sysctl:
+		return o.of(dev)
+	}
+	return false
+}
+
+// WithoutDevice leaves out the addition of a device, and what can't be done without it.
+func (c Changes) WithoutDevice(dev string) Changes {
+	return c.Filter(func(x Change) bool { return !x.needs(dev) })
 }

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -112,19 +111,14 @@ func diffFDB(desired, actual topology.State) Changes {
 	return diffList(want, have, topology.FDBEntry.Compare, func(e topology.FDBEntry) Object { return FDBEntry{e} })
 }
 
-// withoutLost returns the actual State without what goes with tunnels that are deleted, or made
-// anew: their addresses, neighbors, FDB entries and, of those made anew, the routes through them.
+// withoutLost returns the actual State without what goes with tunnels that are made anew: their
+// addresses, neighbors, FDB entries and routes.
 func withoutLost(desired, actual topology.State) topology.State {
-	for _, change := range diffTunnels(desired, actual) {
-		t, _ := change.Object.(Tunnel)
-		gone := cmp.Or(t.Was.Name, t.Name)
-		if change.Op == Add || change.Op == Replace && !t.Anew() {
-			continue
-		}
-		actual.Addresses = without(actual.Addresses, func(a topology.Address) bool { return a.Dev == gone })
-		actual.Neighbors = without(actual.Neighbors, func(n topology.Neighbor) bool { return n.Dev == gone })
-		actual.FDB = without(actual.FDB, func(e topology.FDBEntry) bool { return e.Dev == gone })
-		if t.Anew() {
+	for _, t := range Objects[Tunnel](diffTunnels(desired, actual), Replace) {
+		if gone := t.Was.Name; t.Anew() {
+			actual.Addresses = without(actual.Addresses, func(a topology.Address) bool { return a.Dev == gone })
+			actual.Neighbors = without(actual.Neighbors, func(n topology.Neighbor) bool { return n.Dev == gone })
+			actual.FDB = without(actual.FDB, func(e topology.FDBEntry) bool { return e.Dev == gone })
 			actual.Routes = without(actual.Routes, func(r topology.Route) bool { return r.Dev == gone })
 		}
 	}
