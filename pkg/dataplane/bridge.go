@@ -113,13 +113,13 @@ func (k *Kernel) deleteBridge(name string) error {
 	return nil
 }
 
-// addresses returns those of the bridge, sorted. One without a route to its network by the bridge,
+// addresses returns those of the bridge and of tunnels, sorted. One without a route to its network by the bridge,
 // because that was deleted or the address was added with noprefixroute, connects no pod and counts
 // as missing. A bridge that is down has no IPv4 routes, and gets them when it is up.
 func (k *Kernel) addresses() []topology.Address {
 	dev := k.cfg.Bridge
 	up := k.links.idents[k.links.byName[dev]].up
-	var all []topology.Address
+	all := slices.Clone(k.links.ends)
 	for _, link := range k.links.list {
 		if link.Name != dev {
 			continue
@@ -141,7 +141,7 @@ func (f *routeFacts) connects(dev string, network netip.Prefix) bool {
 	})
 }
 
-// changeAddress adds or deletes an address of the bridge.
+// changeAddress adds or deletes an address of the bridge or of a tunnel.
 func (k *Kernel) changeAddress(op plan.Op, a plan.Address) error {
 	k.fresh.routes = false // a connected route comes or goes with it
 	doing, change, done := "adding", k.addAddress, unix.EEXIST
@@ -149,6 +149,9 @@ func (k *Kernel) changeAddress(op plan.Op, a plan.Address) error {
 		doing, change, done = "deleting", k.handle.AddrDel, unix.EADDRNOTAVAIL
 	}
 	index, ok := k.links.byName[a.Dev]
+	if !ok && op == plan.Delete {
+		return nil // it went with the device
+	}
 	err := errNoDevice
 	if ok {
 		err = change(&rtnl.Device{LinkAttrs: rtnl.LinkAttrs{Index: index, Name: a.Dev}}, &rtnl.Addr{IPNet: ipNet(a.Prefix)})

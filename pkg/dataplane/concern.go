@@ -17,6 +17,9 @@ type egress struct {
 
 // take keeps a route if it is ours, matters to the cluster, or is the first by its egress.
 func (f *routeFacts) take(m *message, links *linkFacts) {
+	if _, ours := links.tunnels[m.oif]; ours && m.protocol == unix.RTPROT_KERNEL {
+		return // it comes with an address of ours
+	}
 	resolved := m.resolve(f.objects)
 	kept := f.concerns(m)
 	switch {

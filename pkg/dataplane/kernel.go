@@ -62,6 +62,7 @@ type Kernel struct {
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
+	peers      peerFacts
 	concerns   []netip.Prefix  // the ranges for which foreign routes are kept; nil: all
 	seen       map[egress]bool // those that made routes stale since the last audit
 	objects    bool            // routes refer to nexthop objects
@@ -81,6 +82,7 @@ type Kernel struct {
 type freshness struct {
 	routes     bool // and links
 	ours       bool // our own routes
+	peers      bool // what is on our tunnels
 	sysctls    bool
 	masquerade bool
 }
@@ -207,6 +209,7 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	}
 	return topology.State{
 		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Devices: k.links.devices(k.cfg.Bridge),
+		Tunnels: k.links.tunnelList(), Neighbors: k.peers.neighbors, FDB: k.peers.fdb,
 		Addresses: k.addresses(), Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
 	}, nil
 }
@@ -217,7 +220,7 @@ func (k *Kernel) load() error {
 		fresh *bool
 		read  func() error
 	}{
-		{&k.fresh.routes, k.loadRoutes}, {&k.fresh.ours, k.loadOurs}, {&k.fresh.sysctls, k.loadSysctls}, {&k.fresh.masquerade, k.loadTable},
+		{&k.fresh.routes, k.loadRoutes}, {&k.fresh.ours, k.loadOurs}, {&k.fresh.peers, k.loadPeers}, {&k.fresh.sysctls, k.loadSysctls}, {&k.fresh.masquerade, k.loadTable},
 	} {
 		if *part.fresh {
 			continue
@@ -263,10 +266,14 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 	var f failures
 	all := c
 	for _, b := range plan.Objects[plan.Bridge](c, plan.Add) {
-		f.own = k.addBridge(b)
+		if f.own = k.addBridge(b); f.own != nil {
+			c = c.WithoutDevice(b.Name)
+		}
 	}
-	if f.own != nil {
-		c = c.WithoutBridge()
+	for _, t := range plan.Objects[plan.Tunnel](c, plan.Add, plan.Replace) {
+		if err := k.putTunnel(t); err != nil {
+			f.own, c = errors.Join(f.own, part(t, err)), c.WithoutDevice(t.Name)
+		}
 	}
 	before, rest := c.BeforeRoutes()
 	k.makeSteps(before, &f)
@@ -301,6 +308,8 @@ func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 			if op != plan.Delete || f.table == nil && f.staying == nil { // a destination is in the sets for as long as its route is there
 				f.table = errors.Join(f.table, k.changeTable(step[0]))
 			}
+		case plan.Neighbor, plan.FDBEntry:
+			f.own = errors.Join(f.own, k.changePeers(op, step))
 		case plan.Config:
 			if f.ownError() == nil {
 				f.config = k.applyCNI(op, o)
@@ -341,6 +350,10 @@ func (k *Kernel) makeOne(c plan.Change) error {
 		}
 	case plan.Address:
 		return k.changeAddress(c.Op, o)
+	case plan.Tunnel:
+		if c.Op == plan.Delete { // Apply puts the others before all steps
+			return k.deleteTunnel(o.Name)
+		}
 	case plan.Bridge:
 		if c.Op == plan.Delete { // Apply adds it before all steps
 			return k.deleteBridge(o.Name)

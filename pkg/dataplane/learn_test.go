@@ -61,7 +61,7 @@ type linksThere struct{ port, left, other int }
 func (m *machine) notified(there linksThere) *Kernel {
 	k := &Kernel{
 		cfg: Config{Bridge: topology.Bridge}, handle: m.nl, links: newLinkFacts(8), left: make(chan struct{}, 1),
-		advertised: map[string]bool{"heard0": true}, fresh: freshness{true, true, true, true},
+		advertised: map[string]bool{"heard0": true}, fresh: freshness{true, true, true, true, true},
 	}
 	for index, id := range map[int]linkIdent{
 		knownLan: {name: "lan0", mtu: 1500, up: true}, knownOther: {name: "other0", up: true}, knownBridge: {name: topology.Bridge, up: true},
@@ -293,7 +293,7 @@ func TestTableNotifications(t *testing.T) {
 			t.Errorf("%s: no news before we have a connection", name)
 		}
 	}
-	if k := m.notified(linksThere{7, 8, 9}); k.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNEIGH}}) || k.fresh != (freshness{true, true, true, true}) {
+	if k := m.notified(linksThere{7, 8, 9}); k.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWNEIGH}}) || k.fresh != (freshness{true, true, true, true, true}) {
 		t.Error("a neighbor is news")
 	}
 }

@@ -29,6 +29,8 @@ type linkFacts struct {
 	conflicts map[int]int        // ports with the same pod's address as another
 	seen      map[int]bool       // links that were seen in the bridge, now or before
 	mac       string             // of the bridge
+	tunnels   map[int]topology.Tunnel
+	ends      []topology.Address // of tunnels
 	local6    bool               // whether the bridge has a usable IPv6 link-local address
 }
 
@@ -61,8 +63,15 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		a := l.Attrs()
 		facts.note(a.Index, identOf(a), false)
 		facts.kinds[a.Name] = kindOf(l)
+		if t, ours := tunnelOf(l); ours {
+			facts.tunnels[a.Index] = t
+			continue
+		}
 		byIndex[a.Index] = &topology.Link{
 			Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0, Kind: kindOf(l), Enslaved: a.MasterIndex != 0,
+		}
+		if v, is := l.(*rtnl.Vxlan); is {
+			byIndex[a.Index].VNI, byIndex[a.Index].VXLANPort = v.VxlanId, v.Port
 		}
 		if kindOf(l) == topology.KindBridge {
 			byIndex[a.Index].MAC = a.HardwareAddr.String()
@@ -74,6 +83,7 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	facts.remember(k.links, k.cfg.Bridge)
 	k.findPods(links, facts)
 	for _, a := range addrs {
+		facts.addEnd(a)
 		if link := byIndex[a.LinkIndex]; link != nil {
 			addAddr(link, a)
 			facts.local6 = facts.local6 || link.Name == k.cfg.Bridge && usableLinkLocal(a)
@@ -92,7 +102,7 @@ func usableLinkLocal(a rtnl.Addr) bool {
 func newLinkFacts(n int) *linkFacts {
 	return &linkFacts{
 		idents: make(map[int]linkIdent, n), byName: make(map[string]int, n), kinds: make(map[string]string, n),
-		pods: map[int]netip.Addr{}, conflicts: map[int]int{}, seen: map[int]bool{},
+		tunnels: map[int]topology.Tunnel{}, pods: map[int]netip.Addr{}, conflicts: map[int]int{}, seen: map[int]bool{},
 	}
 }
 

@@ -35,6 +35,7 @@ type machine struct {
 	ipv6 bool // whether it has any
 	nl   *rtnl.Handle
 	eth0 rtnl.Link
+	tune func(*topology.Options) // changes the options of passes; nil: none
 }
 
 // newMachine moves the test to a fresh namespace. Its thread ends with the test.
@@ -140,7 +141,11 @@ func (m *machine) foreign(dst, via, dev string, metric, protocol int) *rtnl.Rout
 
 // options are those of node1 in the tests' cluster.
 func options(m *machine) topology.Options {
-	return topology.Options{NodeName: "node1", Masquerade: true, Bridge: topology.Bridge, RunDir: filepath.Join(m.dir, "run")}
+	o := topology.Options{NodeName: "node1", Masquerade: true, Bridge: topology.Bridge, RunDir: filepath.Join(m.dir, "run")}
+	if m.tune != nil {
+		m.tune(&o)
+	}
+	return o
 }
 
 // nodes are n Nodes, dual-stack; the first is us.

@@ -29,11 +29,12 @@ type family struct {
 	multicast          netip.Prefix
 	keyType            nftables.SetDatatype
 	cluster, nodes     string // names of the sets
+	endpoints          string
 }
 
 var families = []family{
-	{true, unix.NFPROTO_IPV4, 12, 16, 4, netip.MustParsePrefix("224.0.0.0/4"), nftables.TypeIPAddr, "cluster4", "nodes4"},
-	{false, unix.NFPROTO_IPV6, 8, 24, 16, netip.MustParsePrefix("ff00::/8"), nftables.TypeIP6Addr, "cluster6", "nodes6"},
+	{true, unix.NFPROTO_IPV4, 12, 16, 4, netip.MustParsePrefix("224.0.0.0/4"), nftables.TypeIPAddr, "cluster4", "nodes4", "endpoints4"},
+	{false, unix.NFPROTO_IPV6, 8, 24, 16, netip.MustParsePrefix("ff00::/8"), nftables.TypeIP6Addr, "cluster6", "nodes6", "endpoints6"},
 }
 
 func (f family) clusterSet() *nftables.Set {
@@ -42,6 +43,24 @@ func (f family) clusterSet() *nftables.Set {
 
 func (f family) nodesSet() *nftables.Set {
 	return &nftables.Set{Table: nftTable, Name: f.nodes, KeyType: f.keyType}
+}
+
+func (f family) endpointsSet() *nftables.Set {
+	return &nftables.Set{Table: nftTable, Name: f.endpoints, KeyType: f.keyType}
+}
+
+// sets returns those that a table has of a family.
+func (f family) sets(m *topology.Masquerade) (sets []*nftables.Set) {
+	if m.KnowsCluster(f.is4) {
+		sets = append(sets, f.clusterSet())
+	}
+	if m.Serves(f.is4) {
+		sets = append(sets, f.nodesSet())
+	}
+	if m.Filters(f.is4) {
+		sets = append(sets, f.endpointsSet())
+	}
+	return sets
 }
 
 // A chain is one of our chains, with its rules.
@@ -57,8 +76,20 @@ func chains(m *topology.Masquerade) []chain {
 		Name: "prerouting", Table: nftTable, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw, Policy: new(nftables.ChainPolicyAccept),
 	}, [][]expr.Any{dropLoopback(m.Bridge), dropAdvertisement(m.Bridge)}}
+	all := []chain{pre}
+	if len(m.Tunnels) > 0 {
+		input := chain{Chain: &nftables.Chain{
+			Name: "input", Table: nftTable, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRaw, Policy: new(nftables.ChainPolicyAccept),
+		}}
+		for _, t := range m.Tunnels {
+			all[0].rules = append(all[0].rules, dropInner(t)...)
+			input.rules = append(input.rules, dropOuter(t))
+		}
+		all = append([]chain{input}, all...)
+	}
 	if len(m.Sources) == 0 {
-		return []chain{pre}
+		return all
 	}
 	post := chain{&nftables.Chain{
 		Name: "postrouting", Table: nftTable, Type: nftables.ChainTypeNAT,
@@ -72,7 +103,7 @@ func chains(m *topology.Masquerade) []chain {
 		}
 		post.rules = append(post.rules, masquerade(src))
 	}
-	return []chain{post, pre}
+	return slices.Insert(all, len(all)-1, post) // sorted by name
 }
 
 // skipBridged excludes packets between pods of this node from NAT, which br_netfilter passes to the
@@ -106,7 +137,7 @@ func dropAdvertisement(bridge string) []expr.Any {
 // outside matches packets from a pod subnet to destinations that are masqueraded.
 func outside(f family, src netip.Prefix) []expr.Any {
 	return slices.Concat(isFamily(f), address(f.saddr, src, expr.CmpOpEq),
-		notIn(f, f.cluster), notIn(f, f.nodes), address(f.daddr, f.multicast, expr.CmpOpNeq))
+		notIn(f, f.daddr, f.cluster), notIn(f, f.daddr, f.nodes), address(f.daddr, f.multicast, expr.CmpOpNeq))
 }
 
 // masquerade lets the kernel select the source address, on a link with only one.
@@ -149,9 +180,10 @@ func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	}
 }
 
-func notIn(f family, set string) []expr.Any {
+// notIn matches addresses of the IP header that are not in a set.
+func notIn(f family, offset uint32, set string) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.daddr, Len: f.size},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size},
 		&expr.Lookup{SourceRegister: 1, SetName: set, Invert: true},
 	}
 }
@@ -173,14 +205,11 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 	k.nft.DelTable(nftTable)
 	k.nft.AddTable(nftTable)
 	for _, f := range families {
-		if !m.Serves(f.is4) {
-			continue
+		var err error
+		for _, set := range f.sets(m) {
+			err = errors.Join(err, k.nft.AddSet(set, nil))
 		}
-		err := errors.Join(
-			k.nft.AddSet(f.clusterSet(), nil), k.nft.AddSet(f.nodesSet(), nil),
-			eachElement(f, m.Cluster, m.Nodes, k.nft.SetAddElements),
-		)
-		if err != nil {
+		if err = errors.Join(err, eachElement(f, m.Cluster, m.Nodes, m.Endpoints, k.nft.SetAddElements)); err != nil {
 			return k.abandon(err)
 		}
 	}
@@ -231,12 +260,15 @@ func (k *Kernel) dialNFT() error {
 }
 
 // eachElement calls change with the elements of one family's sets, perMessage at a time.
-func eachElement(f family, cluster []netip.Prefix, nodes []netip.Addr, change func(*nftables.Set, []nftables.SetElement) error) (err error) {
+func eachElement(f family, cluster []netip.Prefix, nodes, endpoints []netip.Addr, change func(*nftables.Set, []nftables.SetElement) error) (err error) {
 	for chunk := range slices.Chunk(intervals(f, cluster), perMessage) {
 		err = errors.Join(err, change(f.clusterSet(), chunk))
 	}
 	for chunk := range slices.Chunk(singles(f, nodes), perMessage) {
 		err = errors.Join(err, change(f.nodesSet(), chunk))
+	}
+	for chunk := range slices.Chunk(singles(f, endpoints), perMessage) {
+		err = errors.Join(err, change(f.endpointsSet(), chunk))
 	}
 	return err
 }
@@ -245,8 +277,8 @@ func eachElement(f family, cluster []netip.Prefix, nodes []netip.Addr, change fu
 func (k *Kernel) changeSets(c plan.SetChange) error {
 	for _, f := range families {
 		err := errors.Join(
-			eachElement(f, c.DeleteCluster, c.DeleteNodes, k.nft.SetDeleteElements),
-			eachElement(f, c.AddCluster, c.AddNodes, k.nft.SetAddElements),
+			eachElement(f, c.DeleteCluster, c.DeleteNodes, c.DeleteEndpoints, k.nft.SetDeleteElements),
+			eachElement(f, c.AddCluster, c.AddNodes, c.AddEndpoints, k.nft.SetAddElements),
 		)
 		if err != nil {
 			return k.abandon(err)
@@ -261,6 +293,8 @@ func changed(m *topology.Masquerade, c plan.SetChange) *topology.Masquerade {
 	after.Cluster = topology.Outermost(append(without(m.Cluster, c.DeleteCluster), c.AddCluster...))
 	after.Nodes = append(without(m.Nodes, c.DeleteNodes), c.AddNodes...)
 	slices.SortFunc(after.Nodes, netip.Addr.Compare)
+	after.Endpoints = append(without(m.Endpoints, c.DeleteEndpoints), c.AddEndpoints...)
+	slices.SortFunc(after.Endpoints, netip.Addr.Compare)
 	return &after
 }
 

@@ -37,6 +37,7 @@ type neighbor struct {
 	state         uint16
 	addr          []byte
 	mac           string // its bytes
+	diverted      bool   // packets go to another UDP port, VNI or link than the VXLAN device's own
 }
 
 // learned reports whether the kernel itself learned the entry, and no operator or other program.
@@ -108,8 +109,13 @@ func neighborMessage(family uint8, index int) []byte {
 
 func parseNeighbor(b []byte) neighbor {
 	attributes := b[unix.SizeofNdMsg:]
+	diverted := false
+	eachAttribute(attributes, func(kind uint16, _ []byte) {
+		diverted = diverted || kind == unix.NDA_PORT || kind == unix.NDA_VNI || kind == unix.NDA_IFINDEX
+	})
 	return neighbor{
-		family: b[0], index: int(int32(number(b[4:]))), state: binary.NativeEndian.Uint16(b[8:]), flags: b[10],
+		diverted: diverted,
+		family:   b[0], index: int(int32(number(b[4:]))), state: binary.NativeEndian.Uint16(b[8:]), flags: b[10],
 		addr: bytes.Clone(attribute(attributes, unix.NDA_DST)), mac: string(attribute(attributes, unix.NDA_LLADDR)),
 	}
 }

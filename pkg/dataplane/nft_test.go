@@ -55,6 +55,18 @@ func masquerades() map[string]*topology.Masquerade {
 		"the whole address space": {
 			Bridge: topology.Bridge, Sources: prefixes("10.128.0.0/24", "fd01::/64"), Cluster: prefixes("0.0.0.0/0", "::/0"),
 		},
+		"tunnels": {
+			Bridge: topology.Bridge, Sources: prefixes("10.128.0.0/24", "fd01::/64"), Cluster: prefixes("10.128.0.0/16", "fd01::/48"),
+			Tunnels: []topology.TunnelFilter{
+				{Dev: topology.Tunnel4, VNI: 112, Port: 4789, Own: netip.MustParsePrefix("10.128.0.0/24")},
+				{Dev: topology.Tunnel6, VNI: 0xabcdef, Port: 8472, Own: netip.MustParsePrefix("fd01::/64")},
+			},
+			Endpoints: addrs("192.168.2.13", "192.168.2.14", "fd00:192:168:2::13"),
+		},
+		"a tunnel without masquerading": {
+			Bridge: topology.Bridge, Cluster: prefixes("10.128.0.0/16"), Endpoints: addrs("192.168.2.13"),
+			Tunnels: []topology.TunnelFilter{{Dev: topology.Tunnel4, VNI: 1, Port: 4789, Own: netip.MustParsePrefix("10.128.0.0/24")}},
+		},
 		"prefixes of odd lengths": {
 			Bridge: topology.Bridge, Sources: prefixes("10.128.0.64/27", "fd01:0:0:10::/61"), Cluster: prefixes("10.128.0.0/17", "fd01::/45"),
 		},
@@ -78,7 +90,7 @@ func TestTableIsWhatPlanPrints(t *testing.T) {
 			if diff := cmp.Diff(text, kernel); diff != "" || len(kernel) < 2 {
 				t.Errorf("the kernel has not what plan prints (-plan +kernel):\n%s\nplan prints\n%s", diff, want.Ruleset())
 			}
-			if got := m.table(); !got.SameRules(want) || !slices.Equal(got.Cluster, want.Cluster) || !slices.Equal(got.Nodes, want.Nodes) {
+			if got := m.table(); !got.SameRules(want) || !slices.Equal(got.Cluster, want.Cluster) || !slices.Equal(got.Nodes, want.Nodes) || !slices.Equal(got.Endpoints, want.Endpoints) {
 				t.Errorf("read back as %+v, want %+v", got, want)
 			}
 		})

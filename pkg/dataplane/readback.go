@@ -32,7 +32,7 @@ func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	case err == nil:
 		err = k.readChains(m)
 	}
-	if err == nil && len(m.Sources) > 0 {
+	if err == nil && len(m.Sources)+len(m.Tunnels) > 0 {
 		err = k.readSets(m)
 	}
 	switch {
@@ -99,6 +99,7 @@ func guess(m *topology.Masquerade, exprs []expr.Any) {
 		if mask, source := at[expr.Bitwise](exprs, 3), at[expr.Cmp](exprs, 4); mask != nil && source != nil {
 			m.Sources = append(m.Sources, prefixOf(source.Data, mask.Mask))
 		}
+	case guessFilter(m, exprs):
 	default:
 		if name := comparedName(exprs, 1); name != "" {
 			m.Bridge = name
@@ -137,22 +138,30 @@ func (k *Kernel) readSets(m *topology.Masquerade) error {
 		return err
 	}
 	for _, f := range families {
-		if !m.Serves(f.is4) {
-			continue
+		for _, set := range f.sets(m) {
+			if !hasSet(all, set) {
+				return errForeign
+			}
+			elements, err := k.nft.GetSetElements(set)
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(elements, foreignElement) {
+				return errForeign
+			}
+			switch set.Name {
+			case f.cluster:
+				ranges, ok := parseIntervals(elements)
+				if !ok {
+					return errForeign
+				}
+				m.Cluster = append(m.Cluster, ranges...)
+			case f.nodes:
+				m.Nodes = append(m.Nodes, parseSingles(elements)...)
+			case f.endpoints:
+				m.Endpoints = append(m.Endpoints, parseSingles(elements)...)
+			}
 		}
-		if !hasSet(all, f.clusterSet()) || !hasSet(all, f.nodesSet()) {
-			return errForeign
-		}
-		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
-		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
-		if err := errors.Join(errCluster, errNodes); err != nil {
-			return err
-		}
-		ranges, ok := parseIntervals(cluster)
-		if !ok || slices.ContainsFunc(nodes, foreignElement) {
-			return errForeign
-		}
-		m.Cluster, m.Nodes = append(m.Cluster, ranges...), append(m.Nodes, parseSingles(nodes)...)
 	}
 	return nil
 }

@@ -26,9 +26,9 @@ type message struct {
 
 // A hop is one of a route's next hops.
 type hop struct {
-	via         netip.Addr
-	oif         int
-	dead, encap bool
+	via                 netip.Addr
+	oif                 int
+	dead, encap, onLink bool
 }
 
 // parse parses struct rtmsg and its attributes (linux/rtnetlink.h) into the message, whose memory
@@ -49,7 +49,7 @@ func (m *message) parse(b []byte) (ok bool) {
 	if m.family == unix.AF_INET6 {
 		dst = netip.IPv6Unspecified()
 	}
-	m.dead = flags&unix.RTNH_F_DEAD != 0
+	m.dead, m.onLink = flags&unix.RTNH_F_DEAD != 0, flags&unix.RTNH_F_ONLINK != 0
 	whole := eachAttribute(b[unix.SizeofRtMsg:], func(kind uint16, value []byte) {
 		switch kind {
 		case unix.RTA_TABLE:
@@ -107,7 +107,7 @@ func (m *message) nextHops(b []byte) {
 		if length < unix.SizeofRtNexthop || length > len(b) {
 			return
 		}
-		h := hop{oif: int(binary.NativeEndian.Uint32(b[4:])), dead: b[2]&unix.RTNH_F_DEAD != 0}
+		h := hop{oif: int(binary.NativeEndian.Uint32(b[4:])), dead: b[2]&unix.RTNH_F_DEAD != 0, onLink: b[2]&unix.RTNH_F_ONLINK != 0}
 		eachAttribute(b[unix.SizeofRtNexthop:length], h.attribute)
 		m.add(h, first)
 		b = b[min(len(b), (length+3)&^3):]
@@ -195,7 +195,7 @@ func (m *message) other(h hop, links *linkFacts) topology.Route {
 // shows lo for it in IPv6.
 func (m *message) by(h hop, links *linkFacts) topology.Route {
 	r := topology.Route{
-		Type: routeTypes[m.kind], Dst: m.dst, From: m.from, Via: h.via, Metric: m.metric, TOS: int(m.tos), Dead: h.dead, Encap: h.encap,
+		Type: routeTypes[m.kind], Dst: m.dst, From: m.from, Via: h.via, Metric: m.metric, TOS: int(m.tos), Dead: h.dead, Encap: h.encap, OnLink: h.onLink,
 	}
 	if r.Type == topology.Unicast && h.oif != 0 {
 		r.Dev = links.name(h.oif)

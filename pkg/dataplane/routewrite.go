@@ -98,8 +98,13 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	if r.Type == topology.Unreachable {
 		kind = unix.RTN_UNREACHABLE
 	}
+	flags := uint32(0)
+	if r.OnLink {
+		flags = unix.RTNH_F_ONLINK
+	}
 	b := make([]byte, 0, 96)
-	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(r.Protocol), scope, kind, 0, 0, 0, 0)
+	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(r.Protocol), scope, kind)
+	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = appendAttribute(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
 	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
 	if r.Via.IsValid() {
@@ -114,11 +119,12 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	return b
 }
 
-// appendAttribute appends struct rtattr and its value, whose lengths are multiples of four here.
+// appendAttribute appends struct rtattr and its value, padded to a multiple of four bytes (RTA_ALIGN).
 func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
-	return append(b, value...)
+	b = append(b, value...)
+	return append(b, make([]byte, -len(value)&3)...)
 }
 
 func appendNumber(b []byte, kind uint16, value int) []byte {

@@ -20,14 +20,18 @@ func (k *Kernel) loadSysctls() error {
 	for limit := 1; limit <= 3; limit++ {
 		k.readSysctls(topology.NeighSysctl(4, limit), topology.NeighSysctl(6, limit))
 	}
-	k.readSysctls(topology.ConfSysctl(6, "all", "disable_ipv6"))
+	k.readSysctls(topology.ConfSysctl(6, "all", "disable_ipv6"), topology.ConfSysctl(4, "all", "rp_filter"))
 	for _, link := range k.links.list {
 		k.readSysctls(
 			topology.ConfSysctl(4, link.Name, "forwarding"),
+			topology.ConfSysctl(4, link.Name, "rp_filter"),
 			topology.ConfSysctl(6, link.Name, "forwarding"),
 			topology.ConfSysctl(6, link.Name, "accept_ra"),
 			topology.ConfSysctl(6, link.Name, "disable_ipv6"),
 		)
+	}
+	for _, t := range k.links.tunnels {
+		k.readSysctls(topology.ConfSysctl(4, t.Name, "forwarding"), topology.ConfSysctl(4, t.Name, "rp_filter"), topology.ConfSysctl(6, t.Name, "forwarding"))
 	}
 	// The link-local address, if it was still there when links were read, is gone by now, and the
 	// one that the kernel makes when IPv6 is back is not usable at first.

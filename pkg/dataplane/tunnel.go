@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -50,25 +51,36 @@ func oddSettings(v *rtnl.Vxlan) string {
 	return ""
 }
 
-// changeTunnel adds, changes or deletes a tunnel. What is on a deleted one goes with it.
-func (k *Kernel) changeTunnel(op plan.Op, t plan.Tunnel) error {
+// tunnelList returns our tunnels, sorted.
+func (f *linkFacts) tunnelList() []topology.Tunnel {
+	return slices.SortedFunc(maps.Values(f.tunnels), topology.Tunnel.Compare)
+}
+
+// addEnd keeps an address of a tunnel. The link-local ones are the kernel's.
+func (f *linkFacts) addEnd(a rtnl.Addr) {
+	t, ours := f.tunnels[a.LinkIndex]
+	ip, ok := netip.AddrFromSlice(a.IP)
+	if bits, _ := a.Mask.Size(); ours && ok && !ip.IsLinkLocalUnicast() {
+		f.ends = append(f.ends, topology.Address{Dev: t.Name, Prefix: netip.PrefixFrom(ip.Unmap(), bits)})
+	}
+}
+
+// putTunnel adds or changes a tunnel. What is on one that is made anew goes with it.
+func (k *Kernel) putTunnel(t plan.Tunnel) (err error) {
 	k.fresh.routes, k.fresh.peers = false, false
-	var err error
 	switch {
-	case op == plan.Delete:
-		err = k.deleteTunnel(t.Name)
-	case op == plan.Replace && !t.Anew():
+	case t.Was.Name != "" && !t.Anew():
 		err = k.setTunnel(t.Tunnel)
+	case t.Anew():
+		err = k.deleteTunnel(t.Was.Name)
+		fallthrough
 	default:
-		if t.Was.Name != "" {
-			err = k.deleteTunnel(t.Was.Name)
-		}
 		if err == nil {
 			err = k.addTunnel(t.Tunnel)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("changing tunnel %s: %w", t.Name, err)
+		return fmt.Errorf("making tunnel %s: %w", t.Name, err)
 	}
 	return nil
 }
@@ -175,23 +187,25 @@ type peerFacts struct {
 // loadPeers reads what is on our tunnels.
 func (k *Kernel) loadPeers() error {
 	var facts peerFacts
-	for _, t := range k.links.tunnels {
-		index, family := k.links.byName[t.Name], uint8(unix.AF_INET)
+	for index, t := range k.links.tunnels {
+		family := uint8(unix.AF_INET)
 		if t.Local.Is6() {
 			family = unix.AF_INET6
 		}
-		err := k.neighbors(family, unix.NDA_IFINDEX, index, func(n neighbor) {
-			if entry, ok := n.permanent(t.Name); ok && n.family == family && n.index == index {
+		known, err := k.neighbors(family, unix.NDA_IFINDEX, index)
+		entries, failure := k.neighbors(unix.AF_BRIDGE, unix.NDA_IFINDEX, index)
+		if err := errors.Join(err, failure); err != nil {
+			return fmt.Errorf("listing the peers of %s: %w", t.Name, err)
+		}
+		for _, n := range known {
+			if entry, ok := n.permanent(t.Name); ok {
 				facts.neighbors = append(facts.neighbors, entry)
 			}
-		})
-		err = errors.Join(err, k.neighbors(unix.AF_BRIDGE, unix.NDA_IFINDEX, index, func(n neighbor) {
-			if entry, ok := n.fdbEntry(t.Name); ok && n.index == index {
+		}
+		for _, n := range entries {
+			if entry, ok := n.fdbEntry(t.Name); ok {
 				facts.fdb = append(facts.fdb, entry)
 			}
-		}))
-		if err != nil {
-			return fmt.Errorf("listing the peers of %s: %w", t.Name, err)
 		}
 	}
 	slices.SortFunc(facts.neighbors, topology.Neighbor.Compare)
@@ -200,44 +214,74 @@ func (k *Kernel) loadPeers() error {
 	return nil
 }
 
-// permanent returns a permanent entry of the neighbor table. Others are the kernel's.
-func (n neighbor) permanent(dev string) (topology.Neighbor, bool) {
-	addr, ok := netip.AddrFromSlice(n.addr)
-	entry := topology.Neighbor{Dev: dev, Addr: addr}
+// permanent returns an entry of the neighbor table that the kernel did not make itself.
+func (n neighbor) permanent(dev string) (entry topology.Neighbor, ok bool) {
+	entry.Dev = dev
+	entry.Addr, ok = netip.AddrFromSlice(n.addr)
 	copy(entry.MAC[:], n.mac)
 	return entry, ok && n.state&unix.NUD_PERMANENT != 0
 }
 
 // fdbEntry returns an entry of a VXLAN device's own table. One with a port, VNI or link of its own
 // has no Dst, so that it differs from each of ours.
-func (n neighbor) fdbEntry(dev string) (topology.FDBEntry, bool) {
-	entry := topology.FDBEntry{Dev: dev}
+func (n neighbor) fdbEntry(dev string) (entry topology.FDBEntry, ok bool) {
+	entry.Dev = dev
 	copy(entry.MAC[:], n.mac)
 	if !n.diverted {
 		entry.Dst, _ = netip.AddrFromSlice(n.addr)
 	}
-	return entry, n.family == unix.AF_BRIDGE && n.flags&unix.NTF_SELF != 0
+	return entry, n.flags&unix.NTF_SELF != 0
 }
 
-// changePeers writes neighbors and FDB entries.
-func (k *Kernel) changePeers(op plan.Op, objects plan.Changes) error {
+// learnPeer reports whether a notification of a neighbor or FDB entry on a tunnel differs from what
+// is kept. Those of all other devices, of which there may be thousands, are ignored first.
+func (k *Kernel) learnPeer(m netlink.Message) bool {
+	if len(m.Data) < unix.SizeofNdMsg || k.links == nil {
+		return false
+	}
+	t, ours := k.links.tunnels[int(int32(number(m.Data[4:])))]
+	if !ours || !k.fresh.peers {
+		return ours
+	}
+	n, deleted := parseNeighbor(m.Data), m.Header.Type == unix.RTM_DELNEIGH
+	agrees := true
+	if n.family == unix.AF_BRIDGE {
+		if entry, ok := n.fdbEntry(t.Name); ok {
+			agrees = holds(k.peers.fdb, entry, deleted, topology.FDBEntry.Compare)
+		}
+	} else {
+		entry, permanent := n.permanent(t.Name)
+		agrees = holds(k.peers.neighbors, entry, deleted || !permanent, topology.Neighbor.Compare)
+	}
+	k.fresh.peers = agrees
+	return !agrees
+}
+
+// holds reports whether a sorted list agrees with a notification.
+func holds[T comparable](all []T, x T, deleted bool, compare func(T, T) int) bool {
+	i, found := slices.BinarySearchFunc(all, x, compare)
+	if deleted {
+		return !found
+	}
+	return found && all[i] == x
+}
+
+// changePeers writes neighbors or FDB entries, and updates what is kept.
+func (k *Kernel) changePeers(op plan.Op, step plan.Changes) error {
 	kind, flags := uint16(unix.RTM_NEWNEIGH), uint16(unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	if op == plan.Delete {
 		kind, flags = unix.RTM_DELNEIGH, 0
 	}
 	var errs []error
-	for batch := range slices.Chunk(objects, perSend) {
-		requests := make([]request, 0, len(batch))
-		for _, c := range batch {
-			data, err := k.encodePeer(c.Object)
-			if err != nil {
-				errs = append(errs, part(c.Object, err))
-				continue
-			}
-			requests = append(requests, request{kind, flags, data})
+	for batch := range slices.Chunk(step, perSend) {
+		requests := make([]request, len(batch))
+		for i, c := range batch {
+			requests[i] = request{kind, flags, k.encodePeer(c.Object)}
 		}
 		for i, err := range k.rtnetlink.acknowledge(requests) {
-			if err != nil && !(op == plan.Delete && errors.Is(err, unix.ENOENT)) {
+			switch {
+			case err == nil, op == plan.Delete && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)):
+			default:
 				errs = append(errs, part(batch[i].Object, fmt.Errorf("%s: %w", batch[i], err)))
 			}
 		}
@@ -246,8 +290,9 @@ func (k *Kernel) changePeers(op plan.Op, objects plan.Changes) error {
 	return errors.Join(errs...)
 }
 
-// encodePeer returns struct ndmsg and its attributes.
-func (k *Kernel) encodePeer(o plan.Object) ([]byte, error) {
+// encodePeer returns struct ndmsg and its attributes (rtnetlink(7)). The kernel refuses index 0, of
+// a device that is gone.
+func (k *Kernel) encodePeer(o plan.Object) []byte {
 	var dev string
 	var mac topology.MAC
 	var dst netip.Addr
@@ -256,18 +301,23 @@ func (k *Kernel) encodePeer(o plan.Object) ([]byte, error) {
 	case plan.FDBEntry:
 		dev, mac, dst = o.Dev, o.MAC, o.Dst
 	case plan.Neighbor:
-		dev, mac, dst, flags = o.Dev, o.MAC, o.Addr, 0
-		family = choose
+		dev, mac, dst, family, flags = o.Dev, o.MAC, o.Addr, unix.AF_INET, 0
+		if dst.Is6() {
+			family = unix.AF_INET6
+		}
 	}
-	index, ok := k.links.byName[dev]
-	if !ok {
-		return nil, errNoDevice
-	}
-	b := neighborMessage(family, index)
+	b := neighborMessage(family, k.links.byName[dev])
 	binary.NativeEndian.PutUint16(b[8:], unix.NUD_PERMANENT)
 	b[10] = flags
 	if dst.IsValid() {
 		b = appendAttribute(b, unix.NDA_DST, dst.AsSlice())
 	}
-	return appendAttribute(b, unix.NDA_LLADDR, mac[:]), nil
+	return appendAttribute(b, unix.NDA_LLADDR, mac[:])
+}
+
+// ofTunnel reports whether a device is a tunnel of ours. Each change of one is news: its settings are
+// not kept by link.
+func (k *Kernel) ofTunnel(index int) bool {
+	_, ours := k.links.tunnels[index]
+	return ours
 }

@@ -26,7 +26,7 @@ import (
 func routeGroups() []uint32 {
 	return []uint32{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-		unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NEXTHOP,
+		unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NEXTHOP,
 	}
 }
 
@@ -146,6 +146,8 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 		return k.learnRoute(m)
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return k.learnLink(m)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		return k.learnPeer(m)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return k.learnAddr(m)
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
@@ -170,6 +172,10 @@ func (k *Kernel) learnLink(m netlink.Message) bool {
 	}
 	index, now, kind := parseLink(m.Data)
 	deleted := m.Header.Type == unix.RTM_DELLINK
+	if k.links != nil && k.ofTunnel(index) {
+		k.fresh.routes, k.fresh.peers = false, false
+		return true
+	}
 	if deleted || k.links == nil || k.links.idents[index].name == "" {
 		k.linkChanges.Add(1)
 	}

@@ -207,7 +207,7 @@ func (b *builder) route(c *claim) Route {
 	if c.kept != nil {
 		return *c.kept
 	}
-	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: b.resolver.source(c.dev, c.via.Is4()), OnLink: c.path != PathDirect, Protocol: Protocol, Metric: MetricPeer}
+	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: b.resolver.source(c.dev, c.via.Is4()), OnLink: c.path != PathDirect && !c.via.IsLinkLocalUnicast(), Protocol: Protocol, Metric: MetricPeer}
 	if c.path == PathTunnel {
 		r.Src = b.tunnelSource(c.via.Is4())
 	}

@@ -120,13 +120,14 @@ func (m *Masquerade) Ruleset() string {
 		if m.KnowsCluster(f.is4) {
 			writeSet(&b, "cluster"+f.suffix, f.setType, true, pick(m.Cluster, f.is4, netip.Prefix.Addr))
 		}
-		if m.Filters(f.is4) {
-			writeSet(&b, "endpoints"+f.suffix, f.setType, false, pick(m.Endpoints, f.is4, netip.Addr.Unmap))
-		}
 		if m.Serves(f.is4) {
 			writeSet(&b, "nodes"+f.suffix, f.setType, false, pick(m.Nodes, f.is4, func(a netip.Addr) netip.Addr { return a }))
 		}
+		if m.Filters(f.is4) {
+			writeSet(&b, "endpoints"+f.suffix, f.setType, false, pick(m.Endpoints, f.is4, netip.Addr.Unmap))
+		}
 	}
+	m.writeInput(&b)
 	if len(m.Sources) > 0 {
 		b.WriteString("\tchain postrouting {\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n")
 		fmt.Fprintf(&b, "\t\toifname %q return\n", m.Bridge)
@@ -153,9 +154,7 @@ func (m *Masquerade) Ruleset() string {
 		fmt.Fprintf(&b, "\t\tiifname %q %s saddr != @cluster%s drop\n", t.Dev, f.nft, f.suffix)
 		fmt.Fprintf(&b, "\t\tiifname %q %s saddr %s drop\n", t.Dev, f.nft, t.Own)
 	}
-	b.WriteString("\t}\n")
-	m.writeInput(&b)
-	b.WriteString("}\n")
+	b.WriteString("\t}\n}\n")
 	return b.String()
 }
 

@@ -131,7 +131,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 	case !onLink && (reason != problem.OffLink || route == nil):
 	case r.opts.Encapsulates():
 		if t := *r.tunnels.of(addr.Is4()); t != nil {
-			return reach{path: PathTunnel, addr: addr, via: TunnelAddr(to), dev: t.Name}, onLink, "", ""
+			return reach{path: PathTunnel, addr: addr, via: TunnelGateway(to), dev: t.Name}, onLink, "", ""
 		}
 		return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s would be reached by a tunnel, and there is none: %s", addr, *r.noTunnel.of(addr.Is4()))
 	case r.opts.OffLink == OffLinkUnderlay:

@@ -78,6 +78,18 @@ func TunnelMAC(subnet netip.Prefix) MAC {
 // answers take the tunnel as well.
 func TunnelAddr(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr() }
 
+// TunnelGateway returns the next hop of a route into a tunnel to a pod subnet. In IPv4 it is the
+// address of the tunnel's other end. In IPv6 it is the link-local address of its MAC address (RFC
+// 4291, appendix A), because the kernel refuses an on-link gateway to which another device has a
+// route, such as the one that this route replaces (ip6_route_check_nh_onlink of net/ipv6/route.c).
+func TunnelGateway(subnet netip.Prefix) netip.Addr {
+	if subnet.Addr().Is4() {
+		return TunnelAddr(subnet)
+	}
+	m := TunnelMAC(subnet)
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
+}
+
 // Tunnel is a VXLAN device (RFC 7348) that carries packets to peers which are not on link. It is
 // comparable.
 type Tunnel struct {
