@@ -27,7 +27,8 @@ func (s *Source) Health() Health {
 }
 
 func (s *Source) health() Health {
-	h := Health{Synced: s.synced, Watching: s.watches.Load() > 0, Err: s.lastErr}
+	h := s.view.Health
+	h.Watching = s.watches.Load() > 0
 	if at := s.lastContact.Load(); at != 0 {
 		h.LastContact = time.Unix(0, at).UTC()
 	}
@@ -47,9 +48,9 @@ func (s *Source) recordError(err error) {
 	}
 	err = StableError(err)
 	s.mu.Lock()
-	news := !s.synced && err != nil && !sameCause(err, s.lastErr)
-	if s.synced || news {
-		s.lastErr = err
+	news := !s.view.Synced && err != nil && !sameCause(err, s.view.Err)
+	if s.view.Synced || news {
+		s.view.Err = err
 	}
 	s.mu.Unlock()
 	if news {

@@ -39,19 +39,12 @@ type Source struct {
 	watches     atomic.Int32 // open ones
 
 	mu           sync.Mutex
-	nodes        []*topology.Node // elements are replaced, never changed: views share them
-	index        map[string]int
+	view         View              // of the next call of View, except for Watching and LastContact
+	index        map[string]int    // of view.Nodes, whose elements are replaced, never changed: views share them
 	bare         map[string]string // resource versions of Nodes without pod subnets
-	synced       bool
-	lastErr      error
-	pending      time.Time // arrival of the oldest change that no View has returned
-	listing      bool      // the list under way comes from the server's cache
-	cached       bool      // the last list did, and no quorum read has confirmed it
-	lists        int       // number of full lists so far
-	confirmed    time.Time // begin of the last quorum read that agreed
-	confirmErr   error     // why the last quorum read did not
-	confirmAfter time.Time // the time after which a confirmation must begin
-	own          *OwnState // of the Node named Own; nil: there is none
+	listing      bool              // the list under way comes from the server's cache
+	lists        int               // number of full lists so far
+	confirmAfter time.Time         // the time after which a confirmation must begin
 }
 
 // New returns a Source that reads through config. Nodes that ignore selects are left out; a
@@ -87,11 +80,9 @@ type View struct {
 func (s *Source) View() View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := View{
-		Health: s.health(), Nodes: slices.Clone(s.nodes), Since: s.pending,
-		Cached: s.cached, Confirmed: s.confirmed, ConfirmErr: s.confirmErr, Own: s.own,
-	}
-	s.pending = time.Time{}
+	v := s.view
+	v.Health, v.Nodes = s.health(), slices.Clone(v.Nodes)
+	s.view.Since = time.Time{}
 	return v
 }
 
@@ -142,7 +133,7 @@ func (c scaledClock) After(d time.Duration) <-chan time.Time { return time.After
 
 func (c scaledClock) stretch(d time.Duration) time.Duration {
 	c.source.mu.Lock()
-	n := min(max(len(c.source.nodes), fewNodes), manyNodes) - fewNodes
+	n := min(max(len(c.source.view.Nodes), fewNodes), manyNodes) - fewNodes
 	c.source.mu.Unlock()
 	return d + d*time.Duration((maxScale-1)*n)/(manyNodes-fewNodes)
 }
