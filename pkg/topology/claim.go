@@ -33,11 +33,10 @@ func claimTo(sorted []claim, subnet netip.Prefix) *claim {
 // A validator decides which claims are accepted.
 type validator struct {
 	*hostRanges
-	ranges []podRange        // of --cluster-cidr, disjoint
-	others byFamily[Lengths] // the lengths of pod subnets elsewhere; zero: unknown
-	never  takenIndex        // what no pod subnet may overlap, because of options and standards
-	taken  takenIndex        // what of this host a new pod subnet may not overlap
-	nodes  []nodeAddr        // Nodes' InternalIPs that the above don't protect, sorted
+	usual byFamily[Lengths] // the lengths of pod subnets that --cluster-cidr does not define; zero: unknown
+	never takenIndex        // what no pod subnet may overlap, because of options and standards
+	taken takenIndex        // what of this host a new pod subnet may not overlap
+	nodes []nodeAddr        // Nodes' InternalIPs that the above don't protect, sorted
 }
 
 type nodeAddr struct {
@@ -48,7 +47,7 @@ type nodeAddr struct {
 func newValidator(r *resolver) *validator {
 	h := rangesOf(r)
 	v := &validator{hostRanges: h, never: newTakenIndex(bounds(r.opts)), taken: newTakenIndex(h.held)}
-	v.setLengths()
+	v.usual = byFamily[Lengths]{v.usualLengths(true), v.usualLengths(false)}
 	return v
 }
 
@@ -98,16 +97,4 @@ func (v *validator) refuse(p netip.Prefix) string {
 		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are %s", p, p.Bits(), lengths)
 	}
 	return v.never.clash(p)
-}
-
-// hides returns an older Node whose InternalIP the claim would hide. A younger Node's does not
-// count: a kubelet may write any address at any time.
-func (v *validator) hides(c *claim) *Node {
-	i, _ := slices.BinarySearchFunc(v.nodes, c.subnet.Addr(), func(h nodeAddr, addr netip.Addr) int { return h.addr.Compare(addr) })
-	for ; i < len(v.nodes) && c.subnet.Contains(v.nodes[i].addr); i++ {
-		if n := v.nodes[i].node; n.older(c.node) {
-			return n
-		}
-	}
-	return nil
 }

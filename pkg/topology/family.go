@@ -58,11 +58,10 @@ func PodCapacity(subnet netip.Prefix) int {
 	return max(0, 1<<min(bits, 30)-choose(subnet.Addr().Is4(), 3, 2))
 }
 
-// tooSmall returns why no pod can get an address of a subnet, or "". host-local refuses IPv4
-// subnets longer than /30, and IPv6 ones longer than /126.
+// tooSmall returns why no pod can get an address of a subnet, or "".
 func tooSmall(p netip.Prefix) string {
-	if longest := p.Addr().BitLen() - 2; p.Bits() > longest {
-		return fmt.Sprintf("podCIDR %s has no room for a pod, which takes a /%d at least (--node-cidr-mask-size of the controller manager)", p, longest)
+	if bits := longest(p.Addr().Is4()); p.Bits() > bits {
+		return fmt.Sprintf("podCIDR %s has no room for a pod, which takes a /%d at least (--node-cidr-mask-size of the controller manager)", p, bits)
 	}
 	return ""
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -17,20 +16,18 @@ func (b *builder) masquerade() {
 		b.desired.Masquerade = b.actual.Masquerade
 		return
 	}
-	m := &Masquerade{Bridge: b.opts.Bridge}
-	sources, egress := slices.Concat(b.subnets, b.former), b.egress
-	if len(sources) == 0 {
-		have := b.actual.Masquerade
-		if have == nil {
-			return
-		}
-		sources, egress = have.Sources, func(*Masquerade) []Egress { return have.Egress }
+	m := &Masquerade{Bridge: b.opts.Bridge, Sources: b.masqueraded(slices.Concat(b.subnets, b.former))}
+	if known := len(b.subnets)+len(b.former) > 0; known {
+		m.Egress = b.egress(m)
+	} else if have := b.actual.Masquerade; have == nil {
+		return
+	} else if m.Sources = b.masqueraded(have.Sources); len(m.Sources) > 0 {
+		m.Egress = have.Egress
 	}
-	if sources = b.masqueraded(sources); len(sources) > 0 {
-		m.Sources = sources
-		m.Egress = egress(m)
-		m.Cluster = served(m, b.clusterRanges(sources), netip.Prefix.Addr)
-		m.Nodes = served(m, b.hops, func(a netip.Addr) netip.Addr { return a })
+	if len(m.Sources) > 0 {
+		served := byFamily[bool]{m.Serves(true), m.Serves(false)}
+		m.Cluster = slices.DeleteFunc(b.clusterRanges(m.Sources), func(p netip.Prefix) bool { return !*served.of(p.Addr().Is4()) })
+		m.Nodes = slices.DeleteFunc(b.hops, func(a netip.Addr) bool { return !*served.of(a.Is4()) })
 	}
 	b.desired.Masquerade = m
 }
@@ -72,18 +69,6 @@ func (b *builder) egress(m *Masquerade) []Egress {
 	}
 	slices.SortFunc(all, Egress.Compare)
 	return all
-}
-
-// served returns the part of a sorted list, IPv4 first, of the families that the table serves.
-func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
-	split := sort.Search(len(sorted), func(i int) bool { return !addr(sorted[i]).Is4() })
-	switch has4, has6 := m.Serves(true), m.Serves(false); {
-	case has4 && has6:
-		return sorted
-	case has4:
-		return sorted[:split:split]
-	}
-	return sorted[split:]
 }
 
 // isEssential reports whether an address is that of a gateway or nameserver of this host, which may
