@@ -21,7 +21,7 @@ func (b *builder) cni() {
 		Firewall: b.opts.Firewall, Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
 	least := minMTU4
-	if slices.ContainsFunc(conf.Subnets, is6) {
+	if hasFamily(conf.Subnets, false) {
 		least = minMTU6
 	}
 	if conf.MTU != 0 && conf.MTU < least {
@@ -46,18 +46,20 @@ func (b *builder) chained() []Plugin {
 // acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. If a runtime picked it
 // and one of them did not, no pod could start.
 func (b *builder) acceptCNI11() bool {
-	accepts := func(name string) bool { return slices.Contains(b.host.CNI11, name) }
-	return accepts("bridge") && accepts("host-local") && accepts("portmap") &&
-		(!b.opts.Firewall || accepts(FirewallPlugin)) &&
-		!slices.ContainsFunc(b.chained(), func(p Plugin) bool { return !accepts(p.Type) })
+	names := []string{"bridge", "host-local", "portmap"}
+	if b.opts.Firewall {
+		names = append(names, FirewallPlugin)
+	}
+	for _, p := range b.chained() {
+		names = append(names, p.Type)
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
 }
 
 // configSubnets returns the subnets of the config: our own, or in a family in which pods use a
 // former one, that.
 func (b *builder) configSubnets() []netip.Prefix {
-	subnets := slices.DeleteFunc(slices.Clone(b.subnets), func(p netip.Prefix) bool {
-		return slices.ContainsFunc(b.former, func(f netip.Prefix) bool { return f.Addr().Is4() == p.Addr().Is4() })
-	})
+	subnets := slices.DeleteFunc(slices.Clone(b.subnets), func(p netip.Prefix) bool { return hasFamily(b.former, p.Addr().Is4()) })
 	subnets = append(subnets, b.former...)
 	slices.SortFunc(subnets, ComparePrefix)
 	return subnets

@@ -104,7 +104,7 @@ func (b *builder) devices(conf *CNI) {
 	if own.Master != "" {
 		b.ownProblem(problem.BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
 	}
-	has6 := slices.ContainsFunc(conf.Subnets, is6)
+	has6 := hasFamily(conf.Subnets, false)
 	own.Up, own.NoARP, own.LinkLocal = true, false, own.LinkLocal || has6
 	if has6 && own.MTU != 0 && own.MTU < minMTU6 {
 		own.MTU = max(conf.MTU, minMTU6)

@@ -9,6 +9,17 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
+// families are the address families with what differs between them.
+var families = []struct {
+	is4                             bool
+	number                          int // in paths of settings
+	forward, noForward, bridgeNF    string
+	suffix, nft, setType, multicast string // in our nftables table
+}{
+	{true, 4, SysctlForward4, "IPv4 is off in this kernel", SysctlBridgeNF4, "4", "ip", "ipv4_addr", "224.0.0.0/4"},
+	{false, 6, SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets", SysctlBridgeNF6, "6", "ip6", "ipv6_addr", "ff00::/8"},
+}
+
 // serveFamilies keeps those of our accepted subnets whose family this host can serve. Another
 // family is reported once, and blocks readiness only if the node is left without any.
 func (b *builder) serveFamilies(accepted []netip.Prefix) {

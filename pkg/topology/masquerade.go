@@ -111,14 +111,6 @@ func (m *Masquerade) Ruleset() string {
 	return b.String()
 }
 
-var families = []struct {
-	is4                             bool
-	suffix, nft, setType, multicast string
-}{
-	{true, "4", "ip", "ipv4_addr", "224.0.0.0/4"},
-	{false, "6", "ip6", "ipv6_addr", "ff00::/8"},
-}
-
 func pick[T fmt.Stringer](all []T, is4 bool, addr func(T) netip.Addr) []string {
 	var picked []string
 	for _, x := range all {

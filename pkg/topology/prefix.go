@@ -61,6 +61,8 @@ func firstOf(prefixes []netip.Prefix, is4 bool) netip.Prefix {
 	return netip.Prefix{}
 }
 
+func hasFamily(prefixes []netip.Prefix, is4 bool) bool { return firstOf(prefixes, is4).IsValid() }
+
 // Outermost returns the sorted prefixes without those that another one contains. They are disjoint,
 // as an nftables interval set requires.
 func Outermost(prefixes []netip.Prefix) []netip.Prefix {
