@@ -34,8 +34,8 @@ func claimTo(sorted []claim, subnet netip.Prefix) *claim {
 type validator struct {
 	*hostRanges
 	usual byFamily[Lengths] // the lengths of pod subnets that --cluster-cidr does not define; zero: unknown
-	never takenIndex        // what no pod subnet may overlap, because of options and standards
-	taken takenIndex        // what of this host a new pod subnet may not overlap
+	never index[taken]      // what no pod subnet may overlap, because of options and standards
+	taken index[taken]      // what of this host a new pod subnet may not overlap
 	nodes []nodeAddr        // Nodes' InternalIPs that the above don't protect, sorted
 }
 
@@ -58,32 +58,27 @@ func (v *validator) protect(claims []claim) {
 	if len(v.opts.ClusterCIDRs) > 0 {
 		return
 	}
-	type family struct {
+	type side struct {
 		node *Node
 		is4  bool
 	}
-	covered := make(map[family]bool, len(claims))
+	counts := map[side]netip.Addr{} // where it is not the first one
 	for i := range claims {
-		c := &claims[i]
-		v.protectAddr(c.node, c.addr)
-		covered[family{c.node, c.subnet.Addr().Is4()}] = true
+		if c, is4 := &claims[i], claims[i].subnet.Addr().Is4(); c.addr != c.node.firstAddr(is4) {
+			counts[side{c.node, is4}] = c.addr
+		}
 	}
 	for _, n := range v.peers {
-		for _, is4 := range []bool{true, false} {
-			if !covered[family{n, is4}] {
-				v.protectAddr(n, n.firstAddr(is4))
+		for _, f := range families {
+			addr := cmp.Or(counts[side{n, f.is4}], n.firstAddr(f.is4))
+			if addr.IsValid() && v.excluded(addr) == "" && v.taken.overlap(single(addr)) == nil && v.never.overlap(single(addr)) == nil {
+				v.nodes = append(v.nodes, nodeAddr{addr, n})
 			}
 		}
 	}
 	slices.SortFunc(v.nodes, func(a, b nodeAddr) int {
 		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.node.Name, b.node.Name))
 	})
-}
-
-func (v *validator) protectAddr(n *Node, addr netip.Addr) {
-	if addr.IsValid() && v.excluded(addr) == "" && v.taken.overlap(single(addr)) == nil && v.never.overlap(single(addr)) == nil {
-		v.nodes = append(v.nodes, nodeAddr{addr, n})
-	}
 }
 
 // refuse returns why a subnet can't be a pod subnet because of options and standards, or "".
@@ -96,5 +91,5 @@ func (v *validator) refuse(p netip.Prefix) string {
 	case !lengths.has(p.Bits()):
 		return fmt.Sprintf("podCIDR %s is a /%d, pod subnets here are %s", p, p.Bits(), lengths)
 	}
-	return v.never.clash(p)
+	return clashOf(&v.never, p)
 }

@@ -18,18 +18,14 @@ import (
 func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	b := newBuilder(opts, host, nodes, actual)
 	b.ownSubnets()
-	b.overlaps()
 	b.formerSubnets()
-	b.fullSubnets()
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
 	b.nextHops()
-	b.bridgeName()
 	b.hostProblems()
-	b.unfitPlugins()
+	b.pluginProblems()
 	b.cni()
-	b.otherConfigs()
 	b.bridge()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)
@@ -131,7 +127,7 @@ func (b *builder) acceptOwn() {
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
-		why, clash := cmp.Or(b.validator.refuse(p), tooSmall(p)), b.validator.taken.clash(p)
+		why, clash := cmp.Or(b.validator.refuse(p), tooSmall(p)), clashOf(&b.validator.taken, p)
 		if why == "" {
 			b.stated = append(b.stated, p)
 		}
@@ -162,21 +158,19 @@ func (b *builder) uplink(is4 bool) (Link, bool) {
 }
 
 func (b *builder) findUplink(is4 bool) {
-	if link, ok := b.uplink(is4); ok {
+	link, ok := b.uplink(is4)
+	off := b.switchedOff()
+	switch {
+	case ok:
 		b.uplinks = append(b.uplinks, link)
-		return
-	}
-	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
+	case !is4 && len(off) > 0:
 		b.off6 = true
-		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link has the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
-		return
+		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link has the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(off, ", "))
+	case b.own.firstAddr(is4).IsValid():
+		b.ownProblem(problem.AddressMissing, "no link of this host has the Node's %s InternalIP; peers route our pods' traffic to it", familyName(is4))
+	default:
+		b.ownProblem(problem.AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", familyName(is4))
 	}
-	family := familyName(is4)
-	if b.own.firstAddr(is4).IsValid() {
-		b.ownProblem(problem.AddressMissing, "no link of this host has the Node's %s InternalIP; peers route our pods' traffic to it", family)
-		return
-	}
-	b.ownProblem(problem.AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", family)
 }
 
 // peerRoutes validates the peers' claims and adds a route to each accepted subnet that is reached.
@@ -257,7 +251,7 @@ func (b *builder) refuse(c *claim) (problem.Reason, string) {
 			return problem.PodCIDRRefused, fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
 		}
 	}
-	clash := b.validator.taken.clash(p)
+	clash := clashOf(&b.validator.taken, p)
 	if clash != "" && b.precedence(c) == 0 {
 		return problem.PodCIDRRefused, clash
 	}

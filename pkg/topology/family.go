@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
@@ -75,29 +74,4 @@ func tooSmall(p netip.Prefix) string {
 		return fmt.Sprintf("podCIDR %s has no room for a pod, which takes a /%d at least (--node-cidr-mask-size of the controller manager)", p, bits)
 	}
 	return ""
-}
-
-// fullSubnets reports pod subnets with all addresses leased. The node stays ready, because its pods
-// are served, and a rollout of the agents must not wait until pods are deleted.
-func (b *builder) fullSubnets() {
-	for _, p := range b.subnets {
-		if room := PodCapacity(p); b.leased(p) >= room {
-			b.report(problemOf(b.opts.NodeName, p, problem.SubnetFull, "all %d addresses that %s has for pods are leased, so no pod can be made here until one is deleted", room, p))
-		}
-	}
-}
-
-// unfitPlugins reports missing or broken CNI plugins. Without them the config is not written. An
-// existing one stays, because pods are detached with it too.
-func (b *builder) unfitPlugins() {
-	var reasons []string
-	for name, why := range b.host.UnfitPlugins {
-		if !b.opts.Router && (name != FirewallPlugin || b.opts.Firewall) {
-			reasons = append(reasons, why)
-		}
-	}
-	if len(reasons) > 0 {
-		slices.Sort(reasons)
-		b.ownProblem(problem.PluginMissing, "no pod can be attached: %s", strings.Join(slices.Compact(reasons), "; "))
-	}
 }

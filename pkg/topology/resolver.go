@@ -14,7 +14,7 @@ import (
 type resolver struct {
 	*input
 	local map[netip.Addr]string // our own addresses, including broadcast ones, and what they are
-	index routeIndex            // foreign routes, the best one of each prefix
+	index index[Route]          // foreign routes, the best one of each prefix
 	devs  map[string]resolverDev
 }
 

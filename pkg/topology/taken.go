@@ -151,17 +151,6 @@ func overlapsCluster(opts Options, p netip.Prefix) bool {
 	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
 }
 
-// overlaps reports ranges of this host inside pods' ranges, or around them, that don't refuse a
-// subnet.
-func (b *builder) overlaps() {
-	for _, t := range b.validator.wider {
-		b.warn(problem.RangeOverlap, "%s belongs to a network around --cluster-cidr; there, routes to pods take precedence, so none of its machines can have an address in --cluster-cidr", t.what)
-	}
-	for _, t := range b.validator.leftover {
-		b.warn(problem.RangeOverlap, "%s, because a pod that is given that address is not reached", t.what)
-	}
-}
-
 // unroutable reports InternalIPs of our own Node that agents with the same options refuse as a next
 // hop.
 func (b *builder) unroutable() {
