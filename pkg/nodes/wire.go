@@ -117,8 +117,8 @@ func readEntry(b []byte) (key, value string, err error) {
 	return key, value, err
 }
 
-// readFields reads the fields 1, 2 and so on of a message, which are strings or parts of b; nil: not
-// this one.
+// readFields reads the fields 1, 2 and so on of a message, which are strings or parts of b; nil:
+// not this one.
 func readFields[T string | []byte](b []byte, fields ...*T) error {
 	return eachField(b, func(number protowire.Number, value []byte) error {
 		if i := int(number) - 1; i < len(fields) && fields[i] != nil {

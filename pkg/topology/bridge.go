@@ -51,14 +51,13 @@ func (d Device) String() string {
 	return s + " down"
 }
 
-// nameTaken returns the kind of the device that has the bridge's name, if it is not a bridge.
-func (b *builder) nameTaken() (kind string, taken bool) {
-	for _, link := range b.host.Links {
-		if !b.opts.Router && link.Name == b.opts.Bridge && link.Kind != KindBridge && link.Kind != "" {
-			return link.Kind, true
-		}
+// otherKind returns the kind of the device that has the bridge's name, if it is not a bridge, or "".
+func (b *builder) otherKind() string {
+	i := slices.IndexFunc(b.host.Links, func(l Link) bool { return l.Name == b.opts.Bridge && l.Kind != KindBridge && l.Kind != "" })
+	if i < 0 || b.opts.Router {
+		return ""
 	}
-	return "", false
+	return b.host.Links[i].Kind
 }
 
 // bridge computes the bridge with its ports and addresses, once the subnets of the CNI config are
@@ -68,7 +67,7 @@ func (b *builder) bridge() {
 	b.desired.Bridge, b.desired.Devices, b.desired.Addresses = b.actual.Bridge, b.actual.Devices, b.actual.Addresses
 	b.desired.mac = b.actual.mac
 	conf := b.desired.CNI
-	if _, taken := b.nameTaken(); taken || b.renamed != "" || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
+	if b.otherKind() != "" || b.renamed != "" || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
 		return
 	}
 	elsewhere := func(p netip.Prefix) bool {
@@ -82,17 +81,6 @@ func (b *builder) bridge() {
 	b.devices(conf)
 	b.bridgeSysctls(conf)
 	b.addresses(conf)
-}
-
-func (b *builder) findRenamed() string {
-	if b.opts.Router {
-		return ""
-	}
-	subnets := slices.Clone(b.ownCIDRs)
-	if b.actual.CNI != nil {
-		subnets = append(subnets, b.actual.CNI.Subnets...)
-	}
-	return b.host.RenamedBridge(b.opts.Bridge, subnets, b.actual.mac)
 }
 
 // RenamedBridge returns the name of the pods' bridge if no device has its old name, or "". It is

@@ -70,8 +70,12 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 		in.peers = append(in.peers, n)
 	}
 	b := &builder{input: in}
-	if b.renamed = b.findRenamed(); b.renamed != "" {
-		in.host = host.without(b.renamed)
+	subnets := slices.Clone(in.ownCIDRs)
+	if actual.CNI != nil {
+		subnets = append(subnets, actual.CNI.Subnets...)
+	}
+	if name := host.RenamedBridge(opts.Bridge, subnets, actual.mac); name != "" && !opts.Router {
+		b.renamed, in.host = name, host.without(name)
 	}
 	b.resolver = newResolver(in)
 	b.validator = newValidator(b.resolver)

@@ -84,8 +84,8 @@ func (c candidate) compare(o candidate) int {
 	return cmp.Or(cmp.Compare(o.precedence, c.precedence), c.node.compareAge(o.node))
 }
 
-// precedence returns the precedence of a claim, whatever its length; more is better. It is highest if
-// the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
+// precedence returns the precedence of a claim, whatever its length; more is better. It is highest
+// if the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
 // another InternalIP of its Node, because a Node may get a better one.
 func (b *builder) precedence(c *claim) int {
 	if b.grantOf(c) != nil {

@@ -19,36 +19,27 @@ var families = []struct {
 	{false, 6, SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets", SysctlBridgeNF6, "6", "ip6", "ipv6_addr", "ff00::/8"},
 }
 
-// serveFamilies keeps those of our accepted subnets whose family this host can serve. Another
-// family is reported once, and blocks readiness only if the node is left without any.
+// serveFamilies keeps those of our accepted subnets whose family this host can serve: not IPv6 if
+// the kernel lacks it, nor one of which the Node has no InternalIP, but one of the other. While the
+// CNI config has such a subnet, pods have addresses of it, so it stays, and findUplink reports the
+// problem. A family that is left out blocks readiness only if the node is left without any.
 func (b *builder) serveFamilies(accepted []netip.Prefix) {
+	hasAddress := func(p netip.Prefix) bool { return b.own.firstAddr(p.Addr().Is4()).IsValid() }
 	var left []problem.Problem
 	for _, p := range accepted {
-		if why, unserved := b.unserved(p, accepted); unserved {
-			left = append(left, why)
-		} else {
+		switch is4 := p.Addr().Is4(); {
+		case b.lacksFamily(is4):
+			left = append(left, problemOf(b.opts.NodeName, p, problem.SettingMissing, "IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p))
+		case hasAddress(p), b.attached(p), !slices.ContainsFunc(accepted, hasAddress):
 			b.subnets = append(b.subnets, p)
+		default:
+			left = append(left, problemOf(b.opts.NodeName, p, problem.AddressMissing, "the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p))
 		}
 	}
 	for _, why := range left {
 		why.BlocksReady = len(b.subnets) == 0
 		b.report(why)
 	}
-}
-
-// unserved reports whether the family of a pod subnet is left out, and why: the kernel lacks IPv6,
-// or the Node has an InternalIP of the other family alone. While the CNI config has the subnet,
-// pods have addresses of it, so it stays, and findUplink reports the problem.
-func (b *builder) unserved(p netip.Prefix, accepted []netip.Prefix) (problem.Problem, bool) {
-	is4 := p.Addr().Is4()
-	hasAddress := func(p netip.Prefix) bool { return b.own.firstAddr(p.Addr().Is4()).IsValid() }
-	switch {
-	case b.lacksFamily(is4):
-		return problemOf(b.opts.NodeName, p, problem.SettingMissing, "IPv6 is off in this host's kernel, so the Node's %s is not served; boot without ipv6.disable=1, or take IPv6 out of the cluster's ranges", p), true
-	case hasAddress(p), b.attached(p), !slices.ContainsFunc(accepted, hasAddress):
-		return problem.Problem{}, false
-	}
-	return problemOf(b.opts.NodeName, p, problem.AddressMissing, "the Node has no InternalIP of %s, so its %s is not served: pods get addresses of the other family alone; give kubelet --node-ip one of each", familyName(is4), p), true
 }
 
 // attached reports whether the CNI config in place gives pods addresses of the subnet.

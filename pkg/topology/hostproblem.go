@@ -17,7 +17,7 @@ func (b *builder) hostProblems() {
 		b.ownProblem(problem.BridgeFailed, "the pods' bridge %s was renamed to %s, so the next pod would get another bridge, and cut off those on this one; give it its name back: ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)",
 			b.opts.Bridge, b.renamed, b.renamed, b.opts.Bridge)
 	}
-	if kind, taken := b.nameTaken(); taken {
+	if kind := b.otherKind(); kind != "" {
 		b.ownProblem(problem.BridgeFailed, "the device %s is not a bridge (its kind is %s), so no pod can be attached; rename or delete it, or give the agent another name (--bridge)", b.opts.Bridge, kind)
 	}
 	for _, t := range b.validator.wider {

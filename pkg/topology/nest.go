@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// A nest finds the prefixes that contain or overlap another one in O(log n). Prefixes are disjoint or
-// nested. Sorted, wider ones first, the last one that begins before an address contains it, or one
-// of those around that one does:
+// A nest finds the prefixes that contain or overlap another one in O(log n). Prefixes are disjoint
+// or nested. Sorted, wider ones first, the last one that begins before an address contains it, or
+// one of those around that one does:
 //
 //	|----------- a -----------|      sorted: a b c d
 //	   |---- b ----|  |- d -|        outer: of b a, of c b, of d a
@@ -106,9 +106,9 @@ func clashOf(x *index[taken], p netip.Prefix) string {
 	return ""
 }
 
-// newRouteIndex returns an index to find the route that the kernel takes to an address, without a lookup for each
-// prefix length, because it is used for each InternalIP of all Nodes in every pass. The longest
-// prefix decides, then the lowest metric (fib_table_lookup of net/ipv4/fib_trie.c,
+// newRouteIndex returns an index to find the route that the kernel takes to an address, without a
+// lookup for each prefix length, because it is used for each InternalIP of all Nodes in every pass.
+// The longest prefix decides, then the lowest metric (fib_table_lookup of net/ipv4/fib_trie.c,
 // fib6_table_lookup of net/ipv6/route.c).
 func newRouteIndex(foreign []Route) index[Route] {
 	routes := make([]Route, 0, len(foreign))

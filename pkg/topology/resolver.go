@@ -34,8 +34,8 @@ func newResolver(in *input) *resolver {
 	return r
 }
 
-// preferredSource returns our InternalIP as the preferred source on a link, if the kernel would otherwise
-// have a choice.
+// preferredSource returns our InternalIP as the preferred source on a link, if the kernel would
+// otherwise have a choice.
 func (in *input) preferredSource(link Link, is4 bool) netip.Addr {
 	choice := 0
 	for _, p := range link.Addrs {

@@ -47,8 +47,8 @@ func (b *builder) sysctls() {
 	if b.serves(false) {
 		b.acceptRA()
 	}
-	// Our table drops the router advertisements between pods of this node, even if they have no IPv6
-	// addresses of ours, because they would accept them.
+	// Our table drops the router advertisements between pods of this node, even if they have no
+	// IPv6 addresses of ours, because they would accept them.
 	if b.has(SysctlBridgeNF6) && b.has(SysctlForward6) && len(b.subnets) > 0 {
 		b.desired.Sysctls[SysctlBridgeNF6] = "1"
 	}
