@@ -201,7 +201,7 @@ func (b *builder) route(c *claim) Route {
 	if c.kept != nil {
 		return *c.kept
 	}
-	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.source(c.dev, c.addr.Is4()), Protocol: Protocol, Metric: MetricPeer}
+	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.sources[outlet{c.dev, c.addr.Is4()}], Protocol: Protocol, Metric: MetricPeer}
 	if b.own == nil && !b.opts.Router {
 		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
 			r.Src = have.Src

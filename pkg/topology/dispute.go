@@ -55,7 +55,9 @@ func (b *builder) decide(claims []claim) []claim {
 		order[i] = candidate{c, b.precedence(c), d.add(c.subnet)}
 	}
 	d.blocks = make([]block, len(d.prefixes))
-	slices.SortFunc(order, candidate.compare)
+	slices.SortFunc(order, func(a, c candidate) int {
+		return cmp.Or(cmp.Compare(c.precedence, a.precedence), a.node.compareAge(c.node))
+	})
 	for _, c := range order {
 		d.grant(c)
 	}
@@ -78,10 +80,6 @@ type candidate struct {
 	*claim
 	precedence int
 	block      int
-}
-
-func (c candidate) compare(o candidate) int {
-	return cmp.Or(cmp.Compare(o.precedence, c.precedence), c.node.compareAge(o.node))
 }
 
 // precedence returns the precedence of a claim, whatever its length; more is better. It is highest

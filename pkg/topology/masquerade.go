@@ -57,14 +57,9 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 // (inet_select_addr of net/ipv4/devinet.c, RFC 6724 in IPv6).
 func (b *builder) egress(m *Masquerade) []Egress {
 	var all []Egress
-	for _, link := range b.host.Links {
-		if link.Loopback || link.Name == ipvsDevice {
-			continue // no packet leaves through it
-		}
-		for _, is4 := range []bool{true, false} {
-			if addr := b.resolver.source(link.Name, is4); addr.IsValid() && m.Serves(is4) {
-				all = append(all, Egress{link.Name, addr})
-			}
+	for on, addr := range b.resolver.sources {
+		if m.Serves(on.is4) && !b.resolver.loopback[on.dev] && on.dev != ipvsDevice { // no packet leaves through these two
+			all = append(all, Egress{on.dev, addr})
 		}
 	}
 	slices.SortFunc(all, Egress.Compare)
