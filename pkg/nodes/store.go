@@ -67,25 +67,32 @@ func (s *Source) Update(obj any) error {
 		s.forget(kept.Name)
 		return nil
 	}
-	s.change(func() bool {
-		s.recordVersion(kept)
-		i, known := s.index[kept.Name]
-		ownChanged := kept.own != nil && !kept.own.Equal(s.view.Own)
-		if ownChanged {
-			s.view.Own = kept.own
-		}
-		switch {
-		case !known:
-			s.index[kept.Name] = len(s.view.Nodes)
-			s.view.Nodes = append(s.view.Nodes, kept.node)
-		case s.view.Nodes[i].Equal(kept.node):
-			return ownChanged
-		default:
-			s.view.Nodes[i] = kept.node
-		}
-		return true
-	})
+	s.change(func() bool { return s.put(kept) })
 	return nil
+}
+
+// put stores a Node, with its resource version while it has no pod subnets, and reports whether
+// that changes the view.
+func (s *Source) put(kept *keptNode) bool {
+	delete(s.bare, kept.Name)
+	if len(kept.node.PodCIDRs) == 0 {
+		s.bare[kept.Name] = kept.ResourceVersion
+	}
+	ownChanged := kept.own != nil && !kept.own.Equal(s.view.Own)
+	if ownChanged {
+		s.view.Own = kept.own
+	}
+	i, known := s.index[kept.Name]
+	switch {
+	case !known:
+		s.index[kept.Name] = len(s.view.Nodes)
+		s.view.Nodes = append(s.view.Nodes, kept.node)
+	case s.view.Nodes[i].Equal(kept.node):
+		return ownChanged
+	default:
+		s.view.Nodes[i] = kept.node
+	}
+	return true
 }
 
 // Delete removes a Node.
@@ -132,15 +139,10 @@ func (s *Source) Replace(list []any, _ string) error {
 	}
 	slices.SortFunc(kept, func(a, b *keptNode) int { return topology.CompareSubnets(a.node, b.node) })
 	s.change(func() bool {
-		s.view.Nodes = make([]*topology.Node, len(kept))
-		s.view.Own = nil
+		s.view.Nodes, s.view.Own = make([]*topology.Node, 0, len(kept)), nil
 		s.index, s.bare = make(map[string]int, len(kept)), map[string]string{}
-		for i, k := range kept {
-			s.view.Nodes[i], s.index[k.Name] = k.node, i
-			if k.own != nil {
-				s.view.Own = k.own
-			}
-			s.recordVersion(k)
+		for _, k := range kept {
+			s.put(k)
 		}
 		s.view.Synced, s.view.Err, s.view.Cached = true, nil, s.listing
 		s.lists++
@@ -163,13 +165,4 @@ func (s *Source) change(f func() bool) {
 	if changed {
 		s.notify()
 	}
-}
-
-// recordVersion keeps the resource version of a Node that has no pod subnets yet.
-func (s *Source) recordVersion(kept *keptNode) {
-	if len(kept.node.PodCIDRs) == 0 {
-		s.bare[kept.Name] = kept.ResourceVersion
-		return
-	}
-	delete(s.bare, kept.Name)
 }

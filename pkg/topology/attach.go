@@ -76,10 +76,7 @@ func (b *builder) formerSubnets() {
 	if len(b.subnets) == 0 || b.host.Ports == 0 {
 		return
 	}
-	var candidates []netip.Prefix
-	if b.actual.CNI != nil {
-		candidates = append(candidates, b.actual.CNI.Subnets...)
-	}
+	candidates := slices.Clone(b.attached)
 	for _, a := range b.actual.Addresses {
 		if b.gateway(a.Prefix) {
 			candidates = append(candidates, a.Prefix.Masked())

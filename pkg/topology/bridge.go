@@ -191,7 +191,7 @@ func (b *builder) gateway(p netip.Prefix) bool {
 	switch {
 	case p.Addr() != Gateway(subnet):
 		return false
-	case b.attached(subnet):
+	case slices.Contains(b.attached, subnet):
 		return true
 	}
 	lengths, inside := b.validator.lengths(subnet)

@@ -1,11 +1,9 @@
 package topology
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
@@ -40,6 +38,7 @@ type input struct {
 	own      *Node          // nil: unknown, or this host is not a Node
 	ownAddrs []netip.Addr   // its InternalIPs
 	ownCIDRs []netip.Prefix // its podCIDRs
+	attached []netip.Prefix // those of the CNI config in place, of which pods have addresses
 	peers    []*Node
 }
 
@@ -70,11 +69,10 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 		in.peers = append(in.peers, n)
 	}
 	b := &builder{input: in}
-	subnets := slices.Clone(in.ownCIDRs)
 	if actual.CNI != nil {
-		subnets = append(subnets, actual.CNI.Subnets...)
+		in.attached = actual.CNI.Subnets
 	}
-	if name := host.RenamedBridge(opts.Bridge, subnets, actual.mac); name != "" && !opts.Router {
+	if name := host.RenamedBridge(opts.Bridge, slices.Concat(in.ownCIDRs, in.attached), actual.mac); name != "" && !opts.Router {
 		b.renamed, in.host = name, host.without(name)
 	}
 	b.resolver = newResolver(in)
@@ -100,83 +98,6 @@ func problemOf(node string, subnet netip.Prefix, reason problem.Reason, format s
 	return problem.Problem{Subject: problem.Subject{Node: node, Subnet: subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
-// ownSubnets finds our own pod subnets, adds their unreachable routes, because of which the kernel
-// refuses packets to missing pods, and finds the uplinks.
-func (b *builder) ownSubnets() {
-	switch {
-	case b.opts.Router:
-		return
-	case b.own == nil:
-		b.ownProblem(problem.NodeMissing, "the API server has no Node of this name; waiting for kubelet to register it (is --node-name right?)")
-	case b.own.lacksPodCIDR():
-		b.ownProblem(problem.PodCIDRMissing, "the Node has no podCIDR yet; kube-controller-manager gives it one when run with --allocate-node-cidrs and --cluster-cidr")
-	default:
-		b.acceptOwn()
-	}
-	for _, r := range b.actual.Routes {
-		if len(b.subnets) == 0 && r.Type == Unreachable && r.Metric == MetricOwn { // stays until a subnet of ours is known
-			b.desired.Routes = append(b.desired.Routes, r)
-		}
-	}
-	for _, p := range b.subnets {
-		b.desired.Routes = append(b.desired.Routes, Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn})
-		b.findUplink(p.Addr().Is4())
-	}
-}
-
-func (b *builder) acceptOwn() {
-	for _, p := range b.own.Problems {
-		p.BlocksReady = p.Reason == problem.PodCIDRMalformed
-		b.report(p)
-	}
-	var accepted []netip.Prefix
-	for _, p := range b.own.PodCIDRs {
-		why, clash := cmp.Or(b.validator.refuse(p), tooSmall(p)), clashOf(&b.validator.taken, p)
-		if why == "" {
-			b.stated = append(b.stated, p)
-		}
-		if route := routeTo(b.actual.Routes, p, MetricOwn); why == "" && (route == nil || route.Type != Unreachable) {
-			why = clash
-		}
-		if why != "" {
-			b.ownProblem(problem.PodCIDRRefused, "%s", why)
-			continue
-		}
-		if clash != "" {
-			b.warn(problem.RangeOverlap, "%s; it is in use and stays, but that and a pod can't both have one address", clash)
-		}
-		accepted = append(accepted, p)
-	}
-	b.serveFamilies(accepted)
-	b.unroutable()
-}
-
-// uplink returns the link with our Node's InternalIP of a family.
-func (b *builder) uplink(is4 bool) (Link, bool) {
-	for _, addr := range b.own.Addrs {
-		if link, p := b.host.linkWith(addr); p.IsValid() && addr.Is4() == is4 {
-			return link, true
-		}
-	}
-	return Link{}, false
-}
-
-func (b *builder) findUplink(is4 bool) {
-	link, ok := b.uplink(is4)
-	off := b.switchedOff()
-	switch {
-	case ok:
-		b.uplinks = append(b.uplinks, link)
-	case !is4 && len(off) > 0:
-		b.off6 = true
-		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link has the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(off, ", "))
-	case b.own.firstAddr(is4).IsValid():
-		b.ownProblem(problem.AddressMissing, "no link of this host has the Node's %s InternalIP; peers route our pods' traffic to it", familyName(is4))
-	default:
-		b.ownProblem(problem.AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", familyName(is4))
-	}
-}
-
 // peerRoutes validates the peers' claims and adds a route to each accepted subnet that is reached.
 func (b *builder) peerRoutes() {
 	claims := b.collect()
@@ -193,21 +114,6 @@ func (b *builder) peerRoutes() {
 			b.desired.Routes = append(b.desired.Routes, b.route(c))
 		}
 	}
-}
-
-// route returns the route to a subnet that is reached. While our own Node is missing, its
-// InternalIP is unknown, so the preferred source stays.
-func (b *builder) route(c *claim) Route {
-	if c.kept != nil {
-		return *c.kept
-	}
-	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.sources[outlet{c.dev, c.addr.Is4()}], Protocol: Protocol, Metric: MetricPeer}
-	if b.own == nil && !b.opts.Router {
-		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
-			r.Src = have.Src
-		}
-	}
-	return r
 }
 
 // collect returns the claims that are valid by themselves, sorted by subnet.
@@ -272,31 +178,4 @@ func (b *builder) grantOf(c *claim) *claim {
 		return nil
 	}
 	return g
-}
-
-// nextHops finds the addresses by which Nodes are reached, and reports Nodes with one InternalIP.
-// Neither is refused: a Node can misdirect its own subnet only, and a refusal would let one kubelet
-// disconnect others.
-func (b *builder) nextHops() {
-	hops := make([]netip.Addr, 0, len(b.claims))
-	for i := range b.claims {
-		if c := &b.claims[i]; c.ok() {
-			hops = append(hops, c.addr)
-		}
-	}
-	sortAddrs(hops)
-	b.hops = slices.Compact(hops)
-	shared := len(b.hops) < len(hops)
-	if b.hops = slices.DeleteFunc(b.hops, b.isEssential); !shared {
-		return
-	}
-	holder := make(map[netip.Addr]*Node, len(b.hops))
-	for i := range b.claims {
-		c := &b.claims[i]
-		if first := holder[c.addr]; first != nil && first != c.node && c.ok() {
-			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
-		} else if c.ok() {
-			holder[c.addr] = c.node
-		}
-	}
 }

@@ -66,13 +66,6 @@ func (b *builder) egress(m *Masquerade) []Egress {
 	return all
 }
 
-// isEssential reports whether an address is that of a gateway or nameserver of this host, which may
-// not have a route back. Pods' packets to it are masqueraded, so that a kubelet can't disconnect
-// all pods from it by claiming the address.
-func (b *builder) isEssential(addr netip.Addr) bool {
-	return slices.Contains(b.host.Nameservers, addr) || slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Via == addr && wide(r.Dst) })
-}
-
 // Ruleset returns the table in the syntax of nft(8). The dataplane makes the same table by netlink.
 func (m *Masquerade) Ruleset() string {
 	var b strings.Builder

@@ -111,6 +111,19 @@ func sortAddrs(addrs []netip.Addr) {
 	}
 }
 
+// families are the address families with what differs between them.
+var families = []struct {
+	is4                             bool
+	number                          int // in paths of settings
+	forward, noForward, bridgeNF    string
+	suffix, nft, setType, multicast string // in our nftables table
+}{
+	{true, 4, SysctlForward4, "IPv4 is off in this kernel", SysctlBridgeNF4, "4", "ip", "ipv4_addr", "224.0.0.0/4"},
+	{false, 6, SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets", SysctlBridgeNF6, "6", "ip6", "ipv6_addr", "ff00::/8"},
+}
+
+func familyName(is4 bool) string { return choose(is4, "IPv4", "IPv6") }
+
 // byFamily has a value for each address family. Lookups are cheaper than those of a map, and there
 // are several for each Node.
 type byFamily[T any] struct{ v4, v6 T }

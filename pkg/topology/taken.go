@@ -4,13 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // The table "who may hold an address or a route in a pod range" of docs/design.md, in code.
 
-// protocolKernel is RTPROT_KERNEL of linux/rtnetlink.v. Routes with it come with an address, and
+// protocolKernel is RTPROT_KERNEL of linux/rtnetlink.h. Routes with it come with an address, and
 // lead to the prefix, or the peer, that the address is connected to. Routes of other programs don't
 // show that a range is in use: a tunnel's may be as wide as 10.0.0.0/8, and pods may be in there.
 const protocolKernel = 2
@@ -139,16 +137,4 @@ func bounds(opts Options) []taken {
 // overlapsCluster reports whether a range can matter to any claim.
 func overlapsCluster(opts Options, p netip.Prefix) bool {
 	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
-}
-
-// unroutable reports InternalIPs of our own Node that agents with the same options refuse as a next
-// hop.
-func (b *builder) unroutable() {
-	for _, p := range b.own.PodCIDRs {
-		addr := b.own.firstAddr(p.Addr().Is4())
-		others := slices.ContainsFunc(b.own.Addrs, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() && b.resolver.excluded(a) == "" })
-		if addr.IsValid() && !others {
-			b.warn(problem.AddressRefused, "InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))
-		}
-	}
 }
