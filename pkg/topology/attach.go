@@ -133,7 +133,7 @@ func (b *builder) mtu() int {
 // peers' InternalIPs are on, because a peer may have any. If that one leads nowhere, it adds the
 // links of the peers' routes.
 func (b *builder) linksToPeers(links map[string]bool, is4 bool) {
-	if uplink, ok := b.uplink(is4); ok && b.leadsSomewhere(uplink) {
+	if uplink, ok := b.uplinks[is4]; ok && b.leadsSomewhere(uplink) {
 		links[uplink.Name] = true
 		return
 	}

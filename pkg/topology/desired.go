@@ -50,7 +50,7 @@ type builder struct {
 	stated   []netip.Prefix // our own valid podCIDRs
 	subnets  []netip.Prefix // those of them that this host serves
 	former   []netip.Prefix // former ones that pods still use
-	uplinks  []Link         // the links with our InternalIPs
+	uplinks  map[bool]Link  // the links with our InternalIPs, of IPv4 (true) and IPv6
 	renamed  string         // the bridge's name now, if it was renamed
 	off6     bool           // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
 	claims   []claim        // accepted, reached or not; one a subnet
@@ -68,7 +68,7 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 		}
 		in.peers = append(in.peers, n)
 	}
-	b := &builder{input: in}
+	b := &builder{input: in, uplinks: map[bool]Link{}}
 	if actual.CNI != nil {
 		in.attached = actual.CNI.Subnets
 	}

@@ -61,22 +61,15 @@ func (b *builder) acceptOwn() {
 	b.unroutable()
 }
 
-// uplink returns the link with our Node's InternalIP of a family.
-func (b *builder) uplink(is4 bool) (Link, bool) {
-	for _, addr := range b.own.Addrs {
-		if link, p := b.host.linkWith(addr); p.IsValid() && addr.Is4() == is4 {
-			return link, true
+// findUplink finds the link with our Node's InternalIP of a family.
+func (b *builder) findUplink(is4 bool) {
+	for _, addr := range b.ownAddrs {
+		if link, as := b.host.linkWith(addr); as.IsValid() && addr.Is4() == is4 {
+			b.uplinks[is4] = link
+			return
 		}
 	}
-	return Link{}, false
-}
-
-func (b *builder) findUplink(is4 bool) {
-	link, ok := b.uplink(is4)
-	off := b.switchedOff()
-	switch {
-	case ok:
-		b.uplinks = append(b.uplinks, link)
+	switch off := b.switchedOff(); {
 	case !is4 && len(off) > 0:
 		b.off6 = true
 		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link has the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(off, ", "))

@@ -183,9 +183,8 @@ func (b *builder) getsIPv6(conf *CNI) bool {
 func (b *builder) switchedOff() []string {
 	var paths []string
 	for _, link := range b.host.Links {
-		same := func(uplink Link) bool { return uplink.Name == link.Name }
-		path := ConfSysctl(6, link.Name, "disable_ipv6")
-		if b.actual.Sysctls[path] == "1" && (slices.ContainsFunc(b.uplinks, same) || len(b.uplinks) == 0 && b.hasRouters(link)) {
+		matters := link.Name == b.uplinks[true].Name || len(b.uplinks) == 0 && b.hasRouters(link)
+		if path := ConfSysctl(6, link.Name, "disable_ipv6"); matters && b.actual.Sysctls[path] == "1" {
 			paths = append(paths, path+"=1")
 		}
 	}
