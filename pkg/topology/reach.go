@@ -46,15 +46,14 @@ func (b *builder) keep(c *claim, have Route) {
 	if have.Via == c.addr && have.Dev == c.dev || !slices.Contains(c.node.Addrs, have.Via) || b.resolver.excluded(have.Via) != "" {
 		return
 	}
+	better := slices.Index(c.node.Addrs, have.Via) < slices.Index(c.node.Addrs, c.addr)
 	dead := func(foreign Route) bool { return foreign.Dev == have.Dev && foreign.Dead }
 	_, reason, detail := b.resolver.onLink(have.Via)
-	switch {
-	case !c.ok():
-	case reason != "" && slices.Index(c.node.Addrs, have.Via) < slices.Index(c.node.Addrs, c.addr) && !slices.ContainsFunc(b.host.Routes, dead):
-	case have.Via == c.addr:
-		detail = b.resolver.shadowed(have.Via, have.Dev)
-	default:
-		return
+	if stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Routes, dead); !stays {
+		detail = ""
+		if have.Via == c.addr {
+			detail = b.resolver.shadowed(have.Via, have.Dev)
+		}
 	}
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated

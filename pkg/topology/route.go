@@ -87,7 +87,7 @@ func (b *builder) conflicts() {
 			if !b.yield(&b.desired.Routes[i]) {
 				b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
 			}
-		case foreign.TOS != 0 && (!foreign.Dead || foreign.Metric == ours.Metric), foreign.Metric < ours.Metric && !foreign.Dead:
+		case !foreign.Dead && (foreign.TOS != 0 || foreign.Metric < ours.Metric):
 			b.routeConflict(ours, "the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it", foreign, ours)
 		}
 	}
