@@ -20,15 +20,15 @@ func Concerns(opts Options, nodes []*Node) []netip.Prefix {
 			}
 		}
 	}
-	ranges := map[netip.Prefix]bool{}
+	ranges := map[netip.Prefix]struct{}{}
 	for _, p := range opts.ClusterCIDRs {
-		ranges[p.Masked()] = true
+		ranges[p.Masked()] = struct{}{}
 	}
 	// add skips what is in the last block of the same kind, which is usual for the next Node.
 	add := func(p netip.Prefix, last *netip.Prefix) {
 		if !last.Contains(p.Addr()) || last.Bits() > p.Bits() {
 			*last = around(p)
-			ranges[*last] = true
+			ranges[*last] = struct{}{}
 		}
 	}
 	var addrs, pods byFamily[netip.Prefix]
