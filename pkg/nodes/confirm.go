@@ -167,7 +167,11 @@ func (s *Source) missing(items []wireNode) string {
 			continue
 		}
 		at, known := s.index[item.Name]
-		if !known || s.view.Nodes[at].UID != string(item.UID) || len(s.view.Nodes[at].PodCIDRs) == 0 && s.bare[item.Name] != item.ResourceVersion {
+		if !known {
+			return item.Name
+		}
+		n := s.view.Nodes[at]
+		if n.UID != string(item.UID) || len(n.PodCIDRs) == 0 && s.bare[item.Name] != item.ResourceVersion {
 			return item.Name
 		}
 	}

@@ -12,7 +12,8 @@ import (
 // InternalIP. So they are few, and seldom change with the Nodes. They are disjoint, sorted and
 // never nil.
 func Concerns(opts Options, nodes []*Node) []netip.Prefix {
-	widest := byFamily[int]{cmp.Or(opts.MaskSizes4.Widest, wide4), cmp.Or(opts.MaskSizes6.Widest, wide6)} // of the pod subnets that can be accepted
+	// widest are the bits of the widest pod subnets that can be accepted.
+	widest := byFamily[int]{cmp.Or(opts.MaskSizes4.Widest, wide4), cmp.Or(opts.MaskSizes6.Widest, wide6)}
 	for _, n := range nodes {
 		for _, p := range n.PodCIDRs {
 			if bits := widest.of(p.Addr().Is4()); n.Name == opts.NodeName && !opts.Router {

@@ -13,7 +13,8 @@ func (b *builder) route(c *claim) Route {
 	if c.kept != nil {
 		return *c.kept
 	}
-	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: b.resolver.sources[outlet{c.dev, c.addr.Is4()}], Protocol: Protocol, Metric: MetricPeer}
+	src := b.resolver.sources[outlet{c.dev, c.addr.Is4()}]
+	r := Route{Dst: c.subnet, Via: c.addr, Dev: c.dev, Src: src, Protocol: Protocol, Metric: MetricPeer}
 	if b.own == nil && !b.opts.Router {
 		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
 			r.Src = have.Src
