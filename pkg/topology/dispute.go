@@ -13,7 +13,7 @@ import (
 // the widest of them.
 func (b *builder) settle(claims []claim) {
 	if len(b.validator.nodes) > 0 {
-		claims = slices.DeleteFunc(claims, b.hiding)
+		claims = slices.DeleteFunc(claims, b.hides)
 	}
 	b.claims = claims[:0]
 	for len(claims) > 0 {
@@ -29,47 +29,48 @@ func (b *builder) settle(claims []claim) {
 		claims = claims[n:]
 	}
 	b.desired.granted = b.claims
-	b.shared()
 }
 
-func (b *builder) hiding(c claim) bool {
-	older := b.validator.hides(&c)
-	if older == nil || b.precedence(&c) > 0 {
-		return false
+// hides reports whether a claim would hide the InternalIP of an older Node, and adds the Problem. A
+// younger Node's does not count: a kubelet may write any address at any time.
+func (b *builder) hides(c claim) bool {
+	nodes := b.validator.nodes
+	i, _ := slices.BinarySearchFunc(nodes, c.subnet.Addr(), func(h nodeAddr, addr netip.Addr) int { return h.addr.Compare(addr) })
+	for ; i < len(nodes) && c.subnet.Contains(nodes[i].addr); i++ {
+		if older := nodes[i].node; older.compareAge(c.node) < 0 && b.precedence(&c) == 0 {
+			b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name))
+			return true
+		}
 	}
-	b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name))
-	return true
+	return false
 }
 
 // decide returns the granted ones of claims that the first of them contains, sorted, and reports
 // the others. In the order of precedence, each gets its subnet if no part of it is granted.
 func (b *builder) decide(claims []claim) []claim {
 	order := make([]candidate, len(claims))
-	blocks := make([]block, 0, len(claims))
-	at := -1
+	d := dispute{nest: newNest(len(claims))}
 	for i := range claims {
 		c := &claims[i]
-		for at >= 0 && !blocks[at].subnet.Contains(c.subnet.Addr()) {
-			at = blocks[at].outer
-		}
-		if at < 0 || blocks[at].subnet != c.subnet {
-			blocks = append(blocks, block{subnet: c.subnet, outer: at})
-			at = len(blocks) - 1
-		}
-		order[i] = candidate{c, b.precedence(c), at}
+		order[i] = candidate{c, b.precedence(c), d.add(c.subnet)}
 	}
-	inOrder := slices.Clone(order)
-	slices.SortFunc(inOrder, candidate.compare)
-	for _, c := range inOrder {
-		grant(blocks, c)
+	d.blocks = make([]block, len(d.prefixes))
+	slices.SortFunc(order, func(a, c candidate) int {
+		return cmp.Or(cmp.Compare(c.precedence, a.precedence), a.node.compareAge(c.node))
+	})
+	for _, c := range order {
+		d.grant(c)
+	}
+	for _, c := range order {
+		if d.blocks[c.block].owner != c.claim {
+			b.report(c.problem(problem.PodCIDRDisputed, "%s", d.refusal(c)))
+		}
 	}
 	var winners []claim
-	for _, c := range order {
-		if blocks[c.block].owner == c.claim {
-			winners = append(winners, *c.claim)
-			continue
+	for i := range d.blocks {
+		if owner := d.blocks[i].owner; owner != nil {
+			winners = append(winners, *owner)
 		}
-		b.report(c.problem(problem.PodCIDRDisputed, "%s", refusal(blocks, c)))
 	}
 	return winners
 }
@@ -81,64 +82,66 @@ type candidate struct {
 	block      int
 }
 
-func (c candidate) compare(o candidate) int {
-	return cmp.Or(cmp.Compare(o.precedence, c.precedence), c.node.compareAge(o.node))
-}
-
-// precedence returns the precedence of a claim, whatever its length; more is better. It is highest if
-// the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
+// precedence returns the precedence of a claim, whatever its length; more is better. It is highest
+// if the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
 // another InternalIP of its Node, because a Node may get a better one.
 func (b *builder) precedence(c *claim) int {
 	if b.grantOf(c) != nil {
 		return 3
 	}
-	switch r, ok := b.inPlace(c.subnet); {
-	case ok && c.dev != "" && r.Via == c.addr:
+	switch r := b.inPlace(c.subnet); {
+	case r != nil && c.ok() && r.Via == c.addr:
 		return 2
-	case ok && slices.Contains(c.node.Addrs, r.Via):
+	case r != nil && slices.Contains(c.node.Addrs, r.Via):
 		return 1
 	}
 	return 0
 }
 
-// A block is a claimed subnet. Prefixes never cross, so blocks are nested:
+// A dispute is about claimed subnets, the blocks:
 //
 //	|------------- /22 -------------|   a claim can be granted if its block has no owner, none of
 //	|- /24 -|  |--- /23 ---|            those around it has one, and none of its parts has one
 //	           |- /24 -|
-type block struct {
-	subnet netip.Prefix
-	outer  int    // the block around this one; -1: none
-	owner  *claim // the claim that it is granted to
-	part   *claim // the first claim that was granted a part of it
-	parts  int    // the number of claims with parts of it
+type dispute struct {
+	nest
+	blocks []block
 }
 
-// grant gives a claim its block if that is free. The nesting is at most as deep as there are
-// lengths.
-func grant(blocks []block, c candidate) {
-	if blocks[c.block].part != nil {
+type block struct {
+	owner *claim // the claim that it is granted to
+	part  *claim // the first claim that was granted a part of it
+	parts int    // the number of claims with parts of it
+}
+
+// owner returns the claim that a block or one around it is granted to, or nil. The nesting is at
+// most as deep as there are lengths.
+func (d *dispute) owner(i int) *claim {
+	for ; i >= 0; i = d.outer[i] {
+		if owner := d.blocks[i].owner; owner != nil {
+			return owner
+		}
+	}
+	return nil
+}
+
+// grant gives a claim its block if that is free.
+func (d *dispute) grant(c candidate) {
+	if d.blocks[c.block].part != nil || d.owner(c.block) != nil {
 		return
 	}
-	for i := c.block; i >= 0; i = blocks[i].outer {
-		if blocks[i].owner != nil {
-			return
-		}
-	}
-	blocks[c.block].owner = c.claim
-	for i := blocks[c.block].outer; i >= 0; i = blocks[i].outer {
-		blocks[i].parts++
-		blocks[i].part = cmp.Or(blocks[i].part, c.claim)
+	d.blocks[c.block].owner = c.claim
+	for i := d.outer[c.block]; i >= 0; i = d.outer[i] {
+		d.blocks[i].parts++
+		d.blocks[i].part = cmp.Or(d.blocks[i].part, c.claim)
 	}
 }
 
-func refusal(blocks []block, c candidate) string {
-	for i := c.block; i >= 0; i = blocks[i].outer {
-		if owner := blocks[i].owner; owner != nil {
-			return belongs(c.subnet, owner.subnet, owner.node.Name)
-		}
+func (d *dispute) refusal(c candidate) string {
+	if owner := d.owner(c.block); owner != nil {
+		return belongs(c.subnet, owner.subnet, owner.node.Name)
 	}
-	p := blocks[c.block]
+	p := d.blocks[c.block]
 	detail := belongs(c.subnet, p.part.subnet, p.part.node.Name)
 	if p.parts > 1 {
 		detail += fmt.Sprintf(", and subnets of other Nodes (%d)", p.parts-1)

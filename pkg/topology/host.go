@@ -55,19 +55,32 @@ func FacesGuests(kind string) bool {
 	return slices.Contains([]string{KindBridge, KindVeth, "netkit", "tun", "macvtap", "ipvtap"}, kind)
 }
 
-// linkWith returns the link with the address. If there are several, it is one that has it with its
-// network: kube-proxy's kube-ipvs0 may have an InternalIP too, as a single address.
-func (h Host) linkWith(addr netip.Addr) (found Link, ok bool) {
+// linkWith returns the link with the address, and the prefix that it has it with; the zero Prefix:
+// none. If there are several, it is one that has it with its network: kube-proxy's kube-ipvs0 may
+// have an InternalIP too, as a single address.
+func (h Host) linkWith(addr netip.Addr) (found Link, as netip.Prefix) {
 	for _, link := range h.Links {
 		for _, p := range link.Addrs {
 			switch {
 			case p.Addr() != addr:
 			case !p.IsSingleIP():
-				return link, true
-			case !ok || found.Name == ipvsDevice:
-				found, ok = link, true
+				return link, p
+			case found.Name == "" || found.Name == ipvsDevice:
+				found, as = link, p
 			}
 		}
 	}
-	return found, ok
+	return found, as
+}
+
+// hasBesideOthers reports whether the link has an address, and more of its family.
+func (l Link) hasBesideOthers(addr netip.Addr) (has bool) {
+	choice := 0
+	for _, p := range l.Addrs {
+		has = has || p.Addr() == addr
+		if p.Addr().Is4() == addr.Is4() && !p.Addr().IsLinkLocalUnicast() {
+			choice++
+		}
+	}
+	return has && choice > 1
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -17,20 +16,18 @@ func (b *builder) masquerade() {
 		b.desired.Masquerade = b.actual.Masquerade
 		return
 	}
-	m := &Masquerade{Bridge: b.opts.Bridge}
-	sources, egress := slices.Concat(b.subnets, b.former), b.egress
-	if len(sources) == 0 {
-		have := b.actual.Masquerade
-		if have == nil {
-			return
-		}
-		sources, egress = have.Sources, func(*Masquerade) []Egress { return have.Egress }
+	m := &Masquerade{Bridge: b.opts.Bridge, Sources: b.masqueraded(slices.Concat(b.subnets, b.former))}
+	if known := len(b.subnets)+len(b.former) > 0; known {
+		m.Egress = b.egress(m)
+	} else if have := b.actual.Masquerade; have == nil {
+		return
+	} else if m.Sources = b.masqueraded(have.Sources); len(m.Sources) > 0 {
+		m.Egress = have.Egress
 	}
-	if sources = b.masqueraded(sources); len(sources) > 0 {
-		m.Sources = sources
-		m.Egress = egress(m)
-		m.Cluster = served(m, b.clusterRanges(sources), netip.Prefix.Addr)
-		m.Nodes = served(m, b.hops, func(a netip.Addr) netip.Addr { return a })
+	if len(m.Sources) > 0 {
+		served := byFamily[bool]{m.Serves(true), m.Serves(false)}
+		m.Cluster = slices.DeleteFunc(b.clusterRanges(m.Sources), func(p netip.Prefix) bool { return !*served.of(p.Addr().Is4()) })
+		m.Nodes = slices.DeleteFunc(b.hops, func(a netip.Addr) bool { return !*served.of(a.Is4()) })
 	}
 	b.desired.Masquerade = m
 }
@@ -60,45 +57,13 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 // (inet_select_addr of net/ipv4/devinet.c, RFC 6724 in IPv6).
 func (b *builder) egress(m *Masquerade) []Egress {
 	var all []Egress
-	for _, link := range b.host.Links {
-		if link.Loopback || link.Name == ipvsDevice {
-			continue // no packet leaves through it
-		}
-		for _, is4 := range []bool{true, false} {
-			src := b.resolver.src[link.Name]
-			if addr := *src.of(is4); addr.IsValid() && m.Serves(is4) {
-				all = append(all, Egress{link.Name, addr})
-			}
+	for on, addr := range b.resolver.sources {
+		if m.Serves(on.is4) && !b.resolver.loopback[on.dev] && on.dev != ipvsDevice { // no packet leaves through these two
+			all = append(all, Egress{on.dev, addr})
 		}
 	}
 	slices.SortFunc(all, Egress.Compare)
 	return all
-}
-
-// served returns the part of a sorted list, IPv4 first, of the families that the table serves.
-func served[T any](m *Masquerade, sorted []T, addr func(T) netip.Addr) []T {
-	split := sort.Search(len(sorted), func(i int) bool { return !addr(sorted[i]).Is4() })
-	switch has4, has6 := m.Serves(true), m.Serves(false); {
-	case has4 && has6:
-		return sorted
-	case has4:
-		return sorted[:split:split]
-	}
-	return sorted[split:]
-}
-
-// nextHops returns the Nodes' addresses to which pods' packets are not masqueraded. They exclude
-// gateways and nameservers of this host, which may not have a route back, so that a kubelet can't
-// disconnect all pods from them by claiming their address.
-func (b *builder) nextHops() []netip.Addr {
-	hops := make([]netip.Addr, 0, len(b.claims))
-	for i := range b.claims {
-		if c := &b.claims[i]; c.dev != "" && !slices.Contains(b.validator.essential, c.addr) {
-			hops = append(hops, c.addr)
-		}
-	}
-	sortAddrs(hops)
-	return slices.Compact(hops)
 }
 
 // Ruleset returns the table in the syntax of nft(8). The dataplane makes the same table by netlink.
@@ -132,14 +97,6 @@ func (m *Masquerade) Ruleset() string {
 	fmt.Fprintf(&b, "\t\tiifname %q ip daddr 127.0.0.0/8 drop\n", m.Bridge)
 	fmt.Fprintf(&b, "\t\tiifname %q icmpv6 type nd-router-advert drop\n\t}\n}\n", m.Bridge)
 	return b.String()
-}
-
-var families = []struct {
-	is4                             bool
-	suffix, nft, setType, multicast string
-}{
-	{true, "4", "ip", "ipv4_addr", "224.0.0.0/4"},
-	{false, "6", "ip6", "ipv6_addr", "ff00::/8"},
 }
 
 func pick[T fmt.Stringer](all []T, is4 bool, addr func(T) netip.Addr) []string {

@@ -96,14 +96,7 @@ func (n *Node) Equal(o *Node) bool {
 		slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.Addrs, o.Addrs) && slices.Equal(n.Problems, o.Problems)
 }
 
-func (n *Node) podCIDR(is4 bool) netip.Prefix {
-	for _, p := range n.PodCIDRs {
-		if p.Addr().Is4() == is4 {
-			return p
-		}
-	}
-	return netip.Prefix{}
-}
+func (n *Node) podCIDR(is4 bool) netip.Prefix { return firstOf(n.PodCIDRs, is4) }
 
 // lacksPodCIDR reports whether the Node has no podCIDR yet, not even an invalid one.
 func (n *Node) lacksPodCIDR() bool {
@@ -119,9 +112,7 @@ func (n *Node) firstAddr(is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// older reports whether n takes precedence over m if neither is the incumbent.
-func (n *Node) older(m *Node) bool { return n.compareAge(m) < 0 }
-
+// compareAge is negative if n takes precedence over m while neither is the incumbent.
 func (n *Node) compareAge(m *Node) int {
 	return cmp.Or(n.Created.Compare(m.Created), cmp.Compare(n.Name, m.Name))
 }

@@ -3,7 +3,6 @@ package topology
 import (
 	"cmp"
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -51,6 +50,18 @@ func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.B
 func within(ranges []netip.Prefix, p netip.Prefix) bool {
 	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) })
 }
+
+// firstOf returns the first prefix of a family, or the zero Prefix.
+func firstOf(prefixes []netip.Prefix, is4 bool) netip.Prefix {
+	for _, p := range prefixes {
+		if p.Addr().Is4() == is4 {
+			return p
+		}
+	}
+	return netip.Prefix{}
+}
+
+func hasFamily(prefixes []netip.Prefix, is4 bool) bool { return firstOf(prefixes, is4).IsValid() }
 
 // Outermost returns the sorted prefixes without those that another one contains. They are disjoint,
 // as an nftables interval set requires.
@@ -100,63 +111,18 @@ func sortAddrs(addrs []netip.Addr) {
 	}
 }
 
-// A taken is a range that pod subnets must not overlap, and a description of it.
-type taken struct {
-	netip.Prefix
-	what string
+// families are the address families with what differs between them.
+var families = []struct {
+	is4                             bool
+	number                          int // in paths of settings
+	forward, noForward, bridgeNF    string
+	suffix, nft, setType, multicast string // in our nftables table
+}{
+	{true, 4, SysctlForward4, "IPv4 is off in this kernel", SysctlBridgeNF4, "4", "ip", "ipv4_addr", "224.0.0.0/4"},
+	{false, 6, SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets", SysctlBridgeNF6, "6", "ip6", "ipv6_addr", "ff00::/8"},
 }
 
-// A takenIndex finds a range that overlaps a prefix in O(log n); making it costs O(n log n).
-//
-// Ranges are sorted by their first address; reach[i] is the one of the first i+1 that ends last. A
-// prefix overlaps one of the ranges that begin before its end exactly if the one of them that ends
-// last ends after its beginning:
-//
-//	|--- a ---|    |- c -|      sorted by beginning: a b c
-//	   |- b -|                  furthest reach:      a a c
-//	           |p|              c begins after p, a ends before it: free
-type takenIndex struct {
-	ranges []taken
-	reach  []int
-}
-
-// newTakenIndex sorts the ranges; of equal ones it keeps the first description.
-func newTakenIndex(ranges []taken) takenIndex {
-	slices.SortStableFunc(ranges, func(a, b taken) int { return ComparePrefix(a.Prefix, b.Prefix) })
-	idx := takenIndex{ranges: ranges, reach: make([]int, len(ranges))}
-	for i := 1; i < len(ranges); i++ {
-		idx.reach[i] = i
-		if j := idx.reach[i-1]; Last(ranges[i].Prefix).Compare(Last(ranges[j].Prefix)) <= 0 {
-			idx.reach[i] = j
-		}
-	}
-	return idx
-}
-
-func (x takenIndex) overlap(p netip.Prefix) (taken, bool) {
-	if len(x.ranges) == 0 {
-		return taken{}, false
-	}
-	i, _ := slices.BinarySearchFunc(x.ranges, p, func(t taken, p netip.Prefix) int {
-		if t.Addr().Compare(p.Addr()) > 0 && !p.Contains(t.Addr()) { // it begins after the end of p
-			return 1
-		}
-		return -1
-	})
-	if i == 0 {
-		return taken{}, false
-	}
-	t := x.ranges[x.reach[i-1]]
-	return t, t.Overlaps(p)
-}
-
-// clash returns the problem of a pod subnet that overlaps a range, or "".
-func (x takenIndex) clash(p netip.Prefix) string {
-	if t, ok := x.overlap(p); ok {
-		return fmt.Sprintf("podCIDR %s overlaps %s", p, t.what)
-	}
-	return ""
-}
+func familyName(is4 bool) string { return choose(is4, "IPv4", "IPv6") }
 
 // byFamily has a value for each address family. Lookups are cheaper than those of a map, and there
 // are several for each Node.

@@ -15,12 +15,12 @@ func TestCNI11TakesAllPlugins(t *testing.T) {
 		{[]string{"bridge", "firewall", "host-local", "loopback", "portmap"}, true, true},
 		{[]string{"bridge", "portmap"}, false, false},
 	} {
-		b := &builder{opts: Options{Firewall: c.firewall}, host: Host{CNI11: c.plugins}}
+		b := &builder{input: &input{opts: Options{Firewall: c.firewall}, host: Host{CNI11: c.plugins}}}
 		if got := b.acceptCNI11(); got != c.want {
 			t.Errorf("plugins %v, firewall %t: %t", c.plugins, c.firewall, got)
 		}
 	}
-	b := &builder{host: Host{CNI11: []string{"bridge", "host-local", "portmap"}, Plugins: []Plugin{{Type: "mesh"}}}}
+	b := &builder{input: &input{host: Host{CNI11: []string{"bridge", "host-local", "portmap"}, Plugins: []Plugin{{Type: "mesh"}}}}}
 	if b.acceptCNI11() {
 		t.Error("1.1.0 is offered with a chained plugin that may not accept it")
 	}

@@ -106,6 +106,15 @@ func (r Route) Compare(s Route) int {
 	return cmp.Compare(r.Metric, s.Metric)
 }
 
+// routeTo returns the route to a prefix with a metric, or nil.
+func routeTo(sorted []Route, dst netip.Prefix, metric int) *Route {
+	i, ok := slices.BinarySearchFunc(sorted, Route{Dst: dst, Metric: metric}, Route.Compare)
+	if !ok {
+		return nil
+	}
+	return &sorted[i]
+}
+
 // String returns the route in the syntax of ip-route(8).
 func (r Route) String() string {
 	var b strings.Builder
@@ -161,7 +170,7 @@ func (m *Masquerade) SameRules(o *Masquerade) bool {
 // Serves reports whether the table masquerades pods of a family; only then it has sets of that
 // family.
 func (m *Masquerade) Serves(is4 bool) bool {
-	return slices.ContainsFunc(m.Sources, func(p netip.Prefix) bool { return p.Addr().Is4() == is4 })
+	return hasFamily(m.Sources, is4)
 }
 
 // Egress is a link with the source address that pods' packets to the world get on it.

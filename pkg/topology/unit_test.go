@@ -129,14 +129,13 @@ func TestLinkWithAnAddress(t *testing.T) {
 		"eth2": {link("eth1", "192.168.1.11/32"), link("eth2", "192.168.1.11/24"), link("eth3", "192.168.1.11/24")},
 		"eth5": {link("eth5", "192.168.1.11/32"), link("kube-ipvs0", "192.168.1.11/32")},
 	} {
-		got, ok := Host{Links: links}.linkWith(addr)
-		if got.Name != want || ok != (want != "") {
-			t.Errorf("of %v it is %q, %v", links, got.Name, ok)
+		got, as := Host{Links: links}.linkWith(addr)
+		if got.Name != want || as.IsValid() != (want != "") {
+			t.Errorf("of %v it is %q, %v", links, got.Name, as)
 		}
 		single := !slices.ContainsFunc(links, func(l Link) bool { return l.Addrs[0].Addr() == addr && !l.Addrs[0].IsSingleIP() })
-		r := &resolver{host: Host{Links: links}}
-		if got := r.singleElsewhere(addr); got != (single && want != "") {
-			t.Errorf("of %v it is a single one elsewhere: %v", links, got)
+		if got := as.IsValid() && as.IsSingleIP(); got != (single && want != "") {
+			t.Errorf("of %v it has it as %v", links, as)
 		}
 	}
 }

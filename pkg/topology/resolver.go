@@ -12,52 +12,35 @@ import (
 // link's address of the same network does not suffice, because of /32 addresses with an on-link
 // gateway, noprefixroute and more specific routes.
 type resolver struct {
-	opts  Options
-	host  Host
-	local map[netip.Addr]string           // our own addresses, including broadcast ones, and what they are
-	index routeIndex                      // foreign routes, the best one of each prefix
-	links map[string]Link                 // by name
-	src   map[string]byFamily[netip.Addr] // preferred sources, by link
+	*input
+	local    map[netip.Addr]string // our own addresses, including broadcast ones, and what they are
+	index    index[Route]          // foreign routes, the best one of each prefix
+	loopback map[string]bool       // by link
+	sources  map[outlet]netip.Addr // our InternalIPs as preferred sources, where the kernel would have a choice
 }
 
-func newResolver(opts Options, host Host, own []netip.Addr) *resolver {
+type outlet struct {
+	dev string
+	is4 bool
+}
+
+func newResolver(in *input) *resolver {
 	r := &resolver{
-		opts: opts, host: host, local: map[netip.Addr]string{}, index: newRouteIndex(host.Routes),
-		links: map[string]Link{}, src: map[string]byFamily[netip.Addr]{},
+		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Routes),
+		loopback: map[string]bool{}, sources: map[outlet]netip.Addr{},
 	}
-	for _, link := range host.Links {
-		r.links[link.Name] = link
-		r.src[link.Name] = byFamily[netip.Addr]{source(link, own, true), source(link, own, false)}
+	for _, link := range in.host.Links {
+		r.loopback[link.Name] = link.Loopback
 		for _, p := range link.Addrs {
 			r.addLocal(link.Name, p)
 		}
+		for _, addr := range in.ownAddrs {
+			if on := (outlet{link.Name, addr.Is4()}); !r.sources[on].IsValid() && link.hasBesideOthers(addr) {
+				r.sources[on] = addr
+			}
+		}
 	}
 	return r
-}
-
-// source returns our InternalIP as the preferred source, if the kernel would otherwise have a
-// choice.
-func source(link Link, own []netip.Addr, is4 bool) netip.Addr {
-	choice := 0
-	for _, p := range link.Addrs {
-		if p.Addr().Is4() == is4 && !p.Addr().IsLinkLocalUnicast() {
-			choice++
-		}
-	}
-	if choice < 2 {
-		return netip.Addr{}
-	}
-	for _, addr := range own {
-		if addr.Is4() == is4 && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr }) {
-			return addr
-		}
-	}
-	return netip.Addr{}
-}
-
-func (r *resolver) source(via netip.Addr, dev string) netip.Addr {
-	sources := r.src[dev]
-	return *sources.of(via.Is4())
 }
 
 func (r *resolver) addLocal(link string, p netip.Prefix) {
@@ -92,29 +75,28 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
 }
 
-// nextHop returns a Node's next hop to one of its subnets, and its link: the first InternalIP of
+// nextHop returns how a Node's next hop to one of its subnets is reached: the first InternalIP of
 // that family that is on link, else the first one without a link, with the reason.
-func (r *resolver) nextHop(node *Node, to netip.Prefix) (addr netip.Addr, dev string, why *problem.Problem) {
+func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 	is4 := to.Addr().Is4()
-	var first netip.Addr
 	for _, addr := range node.Addrs {
 		if addr.Is4() != is4 {
 			continue
 		}
 		dev, reason, detail := r.onLink(addr)
 		if reason == "" {
-			return addr, dev, nil
+			return reach{addr: addr, dev: dev}
 		}
-		if !first.IsValid() {
-			p := problemOf(node.Name, to, reason, "%s", detail)
-			first, why = addr, &p
+		if found.why == nil {
+			why := problemOf(node.Name, to, reason, "%s", detail)
+			found = reach{addr: addr, why: &why}
 		}
 	}
-	if why == nil {
-		p := problemOf(node.Name, to, problem.AddressMissing, "no %s InternalIP to route its pod subnet to", familyName(is4))
-		why = &p
+	if found.why == nil {
+		why := problemOf(node.Name, to, problem.AddressMissing, "no %s InternalIP to route its pod subnet to", familyName(is4))
+		found.why = &why
 	}
-	return first, "", why
+	return found
 }
 
 // onLink returns the device through which addr is reached without a gateway, or why it can't be a
@@ -127,21 +109,6 @@ func (r *resolver) onLink(addr netip.Addr) (dev string, reason problem.Reason, d
 		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
 	}
 	return r.reached(addr)
-}
-
-// singleElsewhere reports whether this host has an address, and on each link as a single one,
-// without a network.
-func (r *resolver) singleElsewhere(addr netip.Addr) bool {
-	has := false
-	for _, link := range r.host.Links {
-		for _, p := range link.Addrs {
-			if p.Addr() == addr && !p.IsSingleIP() {
-				return false
-			}
-			has = has || p.Addr() == addr
-		}
-	}
-	return has
 }
 
 // reached does the same as onLink for an address that is not this host's.
@@ -158,7 +125,7 @@ func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, 
 			detail += r.linkHint(addr)
 		}
 		return "", problem.OffLink, detail
-	case route.Type != Unicast || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge:
+	case route.Type != Unicast || r.loopback[route.Dev] || route.Dev == r.opts.Bridge:
 		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)

@@ -90,8 +90,8 @@ func TestTakenIndexFindsOverlaps(t *testing.T) {
 		idx := newTakenIndex(slices.Clone(ranges))
 		p := drawRoute(t).Dst
 		want := slices.ContainsFunc(ranges, func(r taken) bool { return r.Overlaps(p) })
-		if got, ok := idx.overlap(p); ok != want || ok && !got.Overlaps(p) {
-			t.Fatalf("%s overlaps %s: %t, not %t", p, got.Prefix, ok, want)
+		if got := idx.overlap(p); (got != nil) != want || want && !got.Overlaps(p) {
+			t.Fatalf("%s overlaps %v; it overlaps one: %t", p, got, want)
 		}
 	})
 }
