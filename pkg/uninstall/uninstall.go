@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
@@ -149,18 +150,14 @@ func (u *Uninstall) remove(ctx context.Context, set *appsv1.DaemonSet) error {
 	if err := u.delete(ctx, set); err != nil {
 		return err
 	}
-	for {
+	err := wait.PollUntilContextCancel(ctx, pollInterval/4, true, func(ctx context.Context) (bool, error) {
 		_, err := u.Client.AppsV1().DaemonSets(u.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			u.Notify("DaemonSet %s is deleted with its last pod, on a node that does not answer", set.Name)
-			return nil
-		case <-time.After(pollInterval / 4):
-		}
+		return apierrors.IsNotFound(err), nil
+	})
+	if err != nil {
+		u.Notify("DaemonSet %s is deleted with its last pod, on a node that does not answer", set.Name)
 	}
+	return nil
 }
 
 // follow watches the pods until each node is clean, or there is no progress for too long.
