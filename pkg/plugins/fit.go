@@ -128,7 +128,7 @@ func runnable(root *os.Root, name string) error {
 	return checkProgram(file, info.Size(), own)
 }
 
-// What keeps a kernel from executing a file.
+// The reasons for which a kernel does not execute a file.
 var (
 	errNoProgram = errors.New("it is not a program")
 	errTruncated = errors.New("it is not a whole program")
