@@ -251,7 +251,8 @@ func (s Store) latest() []topology.Plugin {
 			continue
 		}
 		chain, _, ours := further(content)
-		changed, others := time.Unix(at.Ctim.Unix()), !s.written(content)
+		written, guard := parse(content)
+		changed, others := time.Unix(at.Ctim.Unix()), written == nil || guard != "" && guard != s.target()
 		if ours && (others && !edited || others == edited && !changed.Before(last)) {
 			plugins, last, edited = chain, changed, others
 		}

@@ -62,7 +62,10 @@ func (s Store) Read() *topology.CNI {
 	case err != nil || link == foreign || gate == foreign:
 		return &topology.CNI{}
 	}
-	c := parse(have)
+	c, guard := parse(have)
+	if c == nil || guard != "" {
+		c = &topology.CNI{}
+	}
 	c.Layout = topology.LayoutMixed
 	switch {
 	case link == linked && gate == absent:
@@ -111,43 +114,27 @@ func (s Store) shares(c topology.CNI) bool {
 	return err == nil && sameJSON(have, want)
 }
 
-// parse reads the variable parts of a config; of a foreign one it returns the empty config.
-func parse(have []byte) *topology.CNI {
-	c := fields(have)
-	if want, err := Render(c); err != nil || !bytes.Equal(have, want) {
-		return &topology.CNI{}
-	}
-	return &c
-}
-
-// written reports whether a file is exactly as we write it.
-func (s Store) written(have []byte) bool {
-	c := fields(have)
-	for _, guard := range []string{"", s.target()} {
-		if want, err := guarded(c, guard); err == nil && bytes.Equal(have, want) {
-			return true
-		}
-	}
-	return false
-}
-
-// fields reads the variable parts of a config that looks like ours. Only the bridge plugin's entry
-// is decoded: other plugins may have other values of the same keys, such as "mtu": "9001".
-func fields(have []byte) topology.CNI {
+// parse reads the variable parts of a config and its guard (see guarded). It returns nil unless the
+// file is exactly as we write it. Only the bridge plugin's entry is decoded: other plugins may have
+// other values of the same keys, such as "mtu": "9001".
+func parse(have []byte) (c *topology.CNI, guard string) {
 	var l struct {
 		CNIVersions []string          `json:"cniVersions"`
 		Plugins     []json.RawMessage `json:"plugins"`
 	}
 	var bridge plugin
 	if json.Unmarshal(have, &l) != nil || len(l.Plugins) == 0 || json.Unmarshal(l.Plugins[0], &bridge) != nil || bridge.IPAM == nil {
-		return topology.CNI{}
+		return nil, ""
 	}
-	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
+	c = &topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
 	c.Plugins, c.Firewall, _ = further(have)
 	for _, r := range slices.Concat(bridge.IPAM.Ranges...) {
 		c.Subnets = append(c.Subnets, r.Subnet)
 	}
-	return c
+	if want, err := guarded(*c, bridge.IPAM.ResolvConf); err != nil || !bytes.Equal(have, want) {
+		return nil, ""
+	}
+	return c, bridge.IPAM.ResolvConf
 }
 
 // Write installs the config, and makes the run folder if it is missing. containerd notices a
