@@ -57,8 +57,6 @@ type Kernel struct {
 	left        chan struct{} // a port has left the bridge, or may have
 	linkChanges atomic.Uint64 // counts links that were added or deleted
 
-	specs plugins.SpecCache // which plugins accept what
-
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
@@ -186,7 +184,7 @@ func (k *Kernel) cni11(further []topology.Plugin) []string {
 		return nil
 	}
 	all := topology.CNI{Firewall: true, Plugins: further}
-	return k.specs.CNI11(k.cfg.CNI.BinDir, append(cni.RequiredBy(&all), cni.Chained(&all)...))
+	return k.plugins.CNI11(append(cni.RequiredBy(&all), cni.Chained(&all)...))
 }
 
 // texts returns the messages of errors that are not nil.
