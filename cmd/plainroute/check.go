@@ -21,11 +21,9 @@ import (
 
 type connectivityFlags struct {
 	workstationFlags
-	image, output string
-	nodes         int
-	outside       []string
-	timeout       time.Duration
-	keep, remove  bool
+	connectivity.Run
+	output string
+	remove bool
 }
 
 func checkCommand() *cobra.Command {
@@ -58,19 +56,19 @@ Exit codes: 0 all packets arrived; 1 some did not, or a node could not take part
 	}
 	fs := cmd.Flags()
 	f.workstationFlags.register(fs)
-	fs.StringVar(&f.image, "image", "", "image of the pods (default: the agents')")
-	fs.IntVar(&f.nodes, "nodes", 200, "maximum number of nodes; of more, as many are selected at random")
-	fs.StringSliceVar(&f.outside, "outside", nil, "ADDRESS:PORT of a host beyond the cluster that pods should reach")
-	fs.DurationVar(&f.timeout, "timeout", 2*time.Minute, "time limit for the pods to be ready, and for the answer of one beyond the time that its probes take")
-	fs.BoolVar(&f.keep, "keep", false, "keep the pods, to look at")
+	fs.StringVar(&f.Image, "image", "", "image of the pods (default: the agents')")
+	fs.IntVar(&f.MaxNodes, "nodes", 200, "maximum number of nodes; of more, as many are selected at random")
+	fs.StringSliceVar(&f.Outside, "outside", nil, "ADDRESS:PORT of a host beyond the cluster that pods should reach")
+	fs.DurationVar(&f.Timeout, "timeout", 2*time.Minute, "time limit for the pods to be ready, and for the answer of one beyond the time that its probes take")
+	fs.BoolVar(&f.Keep, "keep", false, "keep the pods, to look at")
 	fs.BoolVar(&f.remove, "remove", false, "remove the namespaces of earlier runs, and test nothing")
 	chooseOutput(cmd, &f.output, "table")
 	return cmd
 }
 
 func (f *connectivityFlags) validate() error {
-	errs := []error{atLeast("nodes", f.nodes, 1), atLeast("timeout", f.timeout, time.Millisecond), oneOf("output", f.output, "table", "json")}
-	for _, to := range f.outside {
+	errs := []error{atLeast("nodes", f.MaxNodes, 1), atLeast("timeout", f.Timeout, time.Millisecond), oneOf("output", f.output, "table", "json")}
+	for _, to := range f.Outside {
 		if host, port, err := net.SplitHostPort(to); err != nil || host == "" || port == "" {
 			errs = append(errs, fmt.Errorf("--outside: %q is not ADDRESS:PORT such as 192.0.2.10:443", to))
 		}
@@ -100,22 +98,20 @@ func (f *connectivityFlags) run(cmd *cobra.Command, _ []string) error {
 	if len(left) > 0 {
 		say(fmt.Sprintf("%d namespaces of other runs exist; if none of those runs is in progress, plainroute check --remove removes them.", len(left)))
 	}
-	r := &connectivity.Run{
-		Client: client, MaxNodes: f.nodes, Outside: f.outside, Timeout: f.timeout, RetryBudget: connectivity.RetryBudget, RefusalTimeout: connectivity.RefusalTimeout, Keep: f.keep, Notify: say,
-		Post: func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
-			forward := fleet.Forward{Config: config, Client: client}
-			return forward.Post(ctx, &fleet.Agent{Namespace: namespace, Pod: pod, Port: connectivity.Port}, path, body)
-		},
-	}
-	if r.Image, r.Pull, err = f.imageOf(ctx, client); err != nil {
+	if err := f.setImage(ctx, client); err != nil {
 		return err
 	}
+	f.Client, f.Notify, f.RetryBudget, f.RefusalTimeout = client, say, connectivity.RetryBudget, connectivity.RefusalTimeout
+	forward := fleet.Forward{Config: config, Client: client}
+	f.Post = func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
+		return forward.Post(ctx, &fleet.Agent{Namespace: namespace, Pod: pod, Port: connectivity.Port}, path, body)
+	}
 	bar := newProgress(cmd.ErrOrStderr(), "")
-	r.Progress = func(what string, done, all int) {
+	f.Progress = func(what string, done, all int) {
 		bar.what = what
 		bar.show(done, all)
 	}
-	result, err := r.Do(ctx)
+	result, err := f.Do(ctx)
 	bar.end()
 	return f.end(cmd, result, err)
 }
@@ -132,20 +128,21 @@ func (f *connectivityFlags) end(cmd *cobra.Command, result *connectivity.Result,
 	return err
 }
 
-// imageOf returns the image of the agents, unless --image names another.
-func (f *connectivityFlags) imageOf(ctx context.Context, client kubernetes.Interface) (string, corev1.PullPolicy, error) {
-	if f.image != "" {
-		return f.image, corev1.PullIfNotPresent, nil
+// setImage sets the image to that of the agents, unless --image names another.
+func (f *connectivityFlags) setImage(ctx context.Context, client kubernetes.Interface) error {
+	if f.Image != "" {
+		f.Pull = corev1.PullIfNotPresent
+		return nil
 	}
 	sets, err := fleet.DaemonSets(ctx, client, f.namespace)
 	if err != nil {
-		return "", "", asUsage(fmt.Errorf("looking for the agents' image: %w (or name it: --image)", err))
+		return asUsage(fmt.Errorf("looking for the agents' image: %w (or name it: --image)", err))
 	}
-	if len(sets) > 0 {
-		image, pull := fleet.AgentImage(&sets[0])
-		return image, pull, nil
+	if len(sets) == 0 {
+		return errors.New("the cluster has no agents whose image check could use; name it: --image")
 	}
-	return "", "", errors.New("the cluster has no agents whose image check could use; name it: --image")
+	f.Image, f.Pull = fleet.AgentImage(&sets[0])
+	return nil
 }
 
 // removeAll removes the namespaces of earlier runs.

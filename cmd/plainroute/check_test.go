@@ -57,7 +57,7 @@ func TestCheckKnowsItsName(t *testing.T) {
 
 func TestOutsideOfCheck(t *testing.T) {
 	for to, good := range map[string]bool{"192.0.2.1:443": true, "[2001:db8::1]:443": true, "www.example.com:443": true, ":443": false, "192.0.2.1": false, "192.0.2.1:": false} {
-		f := &connectivityFlags{nodes: 1, timeout: 1e9, output: "table", outside: []string{to}}
+		f := &connectivityFlags{output: "table", Run: connectivity.Run{MaxNodes: 1, Timeout: 1e9, Outside: []string{to}}}
 		if err := f.validate(); (err == nil) != good {
 			t.Errorf("--outside %s: %v", to, err)
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,9 +16,8 @@ import (
 
 type cleanupFlags struct {
 	nodeFlags
-	dryRun, force             bool
-	wait, detach              time.Duration
-	cacheDir, output, summary string
+	cleanup.Cleanup
+	output, summary string
 }
 
 func cleanupCommand() *cobra.Command {
@@ -48,11 +46,11 @@ Exit codes: 0 done, or nothing to remove; 1 failure, and it can be repeated;
 	}
 	fs := cmd.Flags()
 	f.declare(fs, "bridge", "run-dir", "cni-conf-dir", "proc-sys")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be removed, and change nothing")
-	fs.BoolVar(&f.force, "force", false, "go on while pods are attached, and keep the bridge")
-	fs.DurationVar(&f.wait, "wait", 0, "time limit for an agent on this node to end")
-	fs.DurationVar(&f.detach, "detach-timeout", cleanup.DetachTimeout, "time limit, from one detached sandbox to the next, for the container runtime to detach dead sandboxes; 0: do not wait")
-	fs.StringVar(&f.cacheDir, "cni-cache-dir", cni.CacheDir, "folder in which the container runtime records attached sandboxes")
+	fs.BoolVar(&f.DryRun, "dry-run", false, "show what would be removed, and change nothing")
+	fs.BoolVar(&f.Force, "force", false, "go on while pods are attached, and keep the bridge")
+	fs.DurationVar(&f.Wait, "wait", 0, "time limit for an agent on this node to end")
+	fs.DurationVar(&f.DetachTimeout, "detach-timeout", cleanup.DetachTimeout, "time limit, from one detached sandbox to the next, for the container runtime to detach dead sandboxes; 0: do not wait")
+	fs.StringVar(&f.CacheDir, "cni-cache-dir", cni.CacheDir, "folder in which the container runtime records attached sandboxes")
 	chooseOutput(cmd, &f.output, "table")
 	fs.StringVar(&f.summary, "summary", "", "file to write a summary to, in one line of JSON, such as a termination message")
 	return cmd
@@ -60,7 +58,7 @@ Exit codes: 0 done, or nothing to remove; 1 failure, and it can be repeated;
 
 func (f *cleanupFlags) run(cmd *cobra.Command, _ []string) error {
 	errs := append(environment(cmd.Flags()), checkFlags(cmd.Flags())...)
-	errs = append(errs, atLeast("wait", f.wait, 0), atLeast("detach-timeout", f.detach, 0))
+	errs = append(errs, atLeast("wait", f.Wait, 0), atLeast("detach-timeout", f.DetachTimeout, 0))
 	if err := invalidFlags(errs...); err != nil {
 		return err
 	}
@@ -78,14 +76,11 @@ func (f *cleanupFlags) clean(cmd *cobra.Command) (cleanup.Result, error) {
 	config := f.hostConfig()
 	host, err := openHost(cmd.Context(), config)
 	if err != nil {
-		return cleanup.Result{DryRun: f.dryRun}, err
+		return cleanup.Result{DryRun: f.DryRun}, err
 	}
 	defer host.Close()
-	return cleanup.Cleanup{
-		Dataplane: host, Store: config.CNI, Force: f.force, DryRun: f.dryRun, Wait: f.wait,
-		DetachTimeout: f.detach, CacheDir: f.cacheDir,
-		Notify: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) },
-	}.Run(cmd.Context())
+	f.Dataplane, f.Store, f.Notify = host, config.CNI, func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) }
+	return f.Run(cmd.Context())
 }
 
 func writeSummary(path string, s cleanup.Summary) error {

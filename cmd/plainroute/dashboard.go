@@ -20,9 +20,9 @@ import (
 
 type dashboardFlags struct {
 	clusterFlags
-	port     int
-	interval time.Duration
-	open     bool
+	web.Dashboard
+	port int
+	open bool
 }
 
 func dashboardCommand() *cobra.Command {
@@ -48,13 +48,13 @@ or the port is taken.`,
 	fs := cmd.Flags()
 	f.register(fs)
 	fs.IntVar(&f.port, "port", 0, "port on 127.0.0.1 (default: a free one)")
-	fs.DurationVar(&f.interval, "interval", 5*time.Second, "time between two queries of all agents")
+	fs.DurationVar(&f.Interval, "interval", 5*time.Second, "time between two queries of all agents")
 	fs.BoolVar(&f.open, "open", false, "open the page in a browser")
 	return cmd
 }
 
 func (f *dashboardFlags) run(cmd *cobra.Command, _ []string) error {
-	errs := append(f.check(), inRange("port", f.port, 0, 65535), atLeast("interval", f.interval, time.Second))
+	errs := append(f.check(), inRange("port", f.port, 0, 65535), atLeast("interval", f.Interval, time.Second))
 	if err := invalidFlags(errs...); err != nil {
 		return err
 	}
@@ -63,20 +63,18 @@ func (f *dashboardFlags) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	forward := &fleet.Forward{Config: config, Client: client}
-	d := &web.Dashboard{
-		Collect: func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
-			s := f.collector(client, progress)
-			s.Get = forward.Get
-			cluster, err := s.Collect(ctx)
-			return cluster, f.hinted(err)
-		},
-		Get: forward.Get, Interval: f.interval, Timeout: f.timeout,
+	f.Get, f.Timeout = forward.Get, f.timeout
+	f.Collect = func(ctx context.Context, progress func(done, all int)) (*fleet.Cluster, error) {
+		s := f.collector(client, progress)
+		s.Get = f.Get
+		cluster, err := s.Collect(ctx)
+		return cluster, f.hinted(err)
 	}
-	return f.serve(cmd, d)
+	return f.serve(cmd)
 }
 
 // serve serves until the context ends, which is not an error.
-func (f *dashboardFlags) serve(cmd *cobra.Command, d *web.Dashboard) error {
+func (f *dashboardFlags) serve(cmd *cobra.Command) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	var config net.ListenConfig
@@ -84,8 +82,8 @@ func (f *dashboardFlags) serve(cmd *cobra.Command, d *web.Dashboard) error {
 	if err != nil {
 		return fmt.Errorf("listening for browsers: %w", err)
 	}
-	server := &http.Server{Handler: d.Handler(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
-	go d.Run(ctx)
+	server := &http.Server{Handler: f.Handler(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
+	go f.Run(ctx)
 	url := "http://" + listener.Addr().String() + "/"
 	fmt.Fprintf(cmd.OutOrStdout(), "%s (Ctrl-C ends it)\n", url)
 	if f.open {

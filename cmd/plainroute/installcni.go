@@ -103,11 +103,14 @@ func (f *installFlags) run(cmd *cobra.Command, _ []string) error {
 	if results == nil {
 		return err
 	}
-	done := installation{TypeMeta: status.TypeMeta("InstallReport"), To: f.To, Plugins: results}
-	if done.Warnings, err = f.warnings(results, err); f.output == "json" {
-		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), done))
+	warnings, err := f.warnings(results, err)
+	if f.output != "json" {
+		for _, line := range warnings {
+			fmt.Fprintln(cmd.ErrOrStderr(), "warning:", line)
+		}
 	}
-	return errors.Join(err, done.print(cmd.OutOrStdout(), cmd.ErrOrStderr()))
+	done := installation{status.TypeMeta("InstallReport"), f.To, results, warnings}
+	return errors.Join(err, write(cmd.OutOrStdout(), f.output, done))
 }
 
 // warnings returns a line for each plugin that pods need and that may not work. It adds to err why the
@@ -127,16 +130,8 @@ func (f *installFlags) warnings(results []plugins.Result, err error) ([]string, 
 	return lines, errors.Join(err, e)
 }
 
-func (i installation) print(out, errOut io.Writer) error {
-	for _, r := range i.Plugins {
-		if _, err := fmt.Fprintln(out, r); err != nil {
-			return err
-		}
-	}
-	for _, line := range i.Warnings {
-		if _, err := fmt.Fprintln(errOut, "warning:", line); err != nil {
-			return err
-		}
-	}
-	return nil
+// Print prints a line for each plugin.
+func (i installation) Print(w io.Writer) error {
+	_, err := fmt.Fprintln(w, text.List(i.Plugins, "\n"))
+	return err
 }

@@ -96,10 +96,7 @@ func (f *uninstallFlags) run(cmd *cobra.Command, _ []string) error {
 	if rows == nil {
 		return err
 	}
-	if f.output == "json" {
-		return errors.Join(err, text.WriteJSON(cmd.OutOrStdout(), rows.Report()))
-	}
-	return errors.Join(err, rows.Print(cmd.OutOrStdout()))
+	return errors.Join(err, write(cmd.OutOrStdout(), f.output, rows.Report()))
 }
 
 // imageOf returns the image of a pod's first container. It lists pods, a right that uninstall has.

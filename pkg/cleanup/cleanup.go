@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/cni"
@@ -49,24 +48,17 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	result.Settings, result.Kept = settings(s.State), s.kept(c.Store)
-	if s.attached && !c.Force {
-		result.Refusals = append(result.Refusals, s.busy())
-	}
+	err = result.refuse(c.busy(s))
 	if c.DryRun {
-		if why := c.held(); why != "" {
-			result.Refusals = append(result.Refusals, why)
-		}
+		_ = result.refuse(c.held())
 		result.Removed = without(inventory(s.State, files), inventory(s.desired(), s.keptFiles(c.Store)))
 		return result, nil
 	}
-	if len(result.Refusals) > 0 {
-		return result, fmt.Errorf("%w: %s", ErrRefused, result.Refusals[0])
-	}
-	release, err := c.lock(ctx)
 	if err != nil {
-		if errors.Is(err, ErrRefused) {
-			result.Refusals = []string{strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")}
-		}
+		return result, err
+	}
+	release, why, err := c.lock(ctx)
+	if err = errors.Join(err, result.refuse(why)); err != nil {
 		return result, err
 	}
 	defer release()
@@ -82,12 +74,12 @@ func (c Cleanup) detachAndClean(ctx context.Context, attached bool, files []stri
 	if result.Undetached, err = c.awaitDetach(ctx); err != nil {
 		return err
 	}
-	switch s, err := c.observe(ctx); { // the config was there, so pods may have come
-	case err != nil:
+	s, err := c.observe(ctx) // the config was there, so pods may have come
+	if err != nil {
 		return err
-	case s.attached && !c.Force:
-		result.Refusals = append(result.Refusals, s.busy())
-		return fmt.Errorf("%w: %s", ErrRefused, s.busy())
+	}
+	if err := result.refuse(c.busy(s)); err != nil {
+		return err
 	}
 	hadConfig := c.Store.Read() != nil
 	if err := c.clean(ctx, files, result); err != nil || !hadConfig || len(result.Kept) > 0 {
@@ -102,7 +94,11 @@ type observation struct {
 	attached bool // pods, to our bridge
 }
 
-func (s observation) busy() string {
+// busy returns why pods keep this host from being cleaned, or "".
+func (c Cleanup) busy(s observation) string {
+	if !s.attached || c.Force {
+		return ""
+	}
 	return fmt.Sprintf("pods are attached to bridge %s (ports: %d); drain this node, or --force, which leaves the bridge", s.Bridge, s.ports)
 }
 
@@ -141,22 +137,20 @@ func (c Cleanup) notify(format string, args ...any) {
 }
 
 // lock waits for the agent's locks. Force needs them too: an agent would restore within
-// milliseconds what is removed, and an operator can stop any agent.
-func (c Cleanup) lock(ctx context.Context) (release func(), err error) {
+// milliseconds what is removed, and an operator can stop any agent. If one keeps a lock, it returns
+// why the cleanup is refused.
+func (c Cleanup) lock(ctx context.Context) (release func(), why string, err error) {
 	deadline := time.Now().Add(c.Wait)
 	for notified := false; ; notified = true {
 		release, why, err := c.tryLock(ctx)
-		if why == "" {
-			return release, err
-		}
-		if !time.Now().Before(deadline) {
-			return nil, fmt.Errorf("%w: %s", ErrRefused, why)
+		if why == "" || !time.Now().Before(deadline) {
+			return release, why, err
 		}
 		if !notified {
 			c.notify("waiting up to %s for the agent on this node to end", c.Wait)
 		}
 		if err := pause(ctx); err != nil {
-			return nil, fmt.Errorf("waiting for the agent to end: %w", err)
+			return nil, "", fmt.Errorf("waiting for the agent to end: %w", err)
 		}
 	}
 }

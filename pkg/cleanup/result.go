@@ -45,6 +45,15 @@ type Kept struct {
 	Why string `json:"why"`
 }
 
+// refuse adds why the cleanup is refused, and returns ErrRefused with it, or nil for "".
+func (r *Result) refuse(why string) error {
+	if why == "" {
+		return nil
+	}
+	r.Refusals = append(r.Refusals, why)
+	return fmt.Errorf("%w: %s", ErrRefused, why)
+}
+
 // MarshalJSON adds what identifies the document, and renders no removals as an empty list.
 func (r Result) MarshalJSON() ([]byte, error) {
 	type plain Result

@@ -250,8 +250,9 @@ func (s Store) latest() []topology.Plugin {
 		if err != nil {
 			continue
 		}
-		chain, ours := further(content)
-		changed, others := time.Unix(at.Ctim.Unix()), !s.written(content)
+		chain, _, ours := further(content)
+		written, guard := parse(content)
+		changed, others := time.Unix(at.Ctim.Unix()), written == nil || guard != "" && guard != s.target()
 		if ours && (others && !edited || others == edited && !changed.Before(last)) {
 			plugins, last, edited = chain, changed, others
 		}
@@ -261,7 +262,8 @@ func (s Store) latest() []topology.Plugin {
 
 // further returns the plugins beside our own in a config that is or was ours, whatever their place:
 // they are called after our own, because a chained plugin needs an interface. Others are left out.
-func further(content []byte) (plugins []topology.Plugin, ours bool) {
+// firewall reports whether the config has our own firewall plugin and no other one.
+func further(content []byte) (plugins []topology.Plugin, firewall, ours bool) {
 	var l struct {
 		Name    string  `json:"name"`
 		Plugins []entry `json:"plugins"`
@@ -269,17 +271,18 @@ func further(content []byte) (plugins []topology.Plugin, ours bool) {
 	d := json.NewDecoder(bytes.NewReader(content))
 	d.UseNumber()
 	if d.Decode(&l) != nil || l.Name != topology.Network || !slices.ContainsFunc(l.Plugins, func(e entry) bool { return e["type"] == "bridge" }) {
-		return nil, false
+		return nil, false, false
 	}
 	for _, e := range l.Plugins {
-		if reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend}) || len(plugins) == maxPlugins {
+		if reflect.DeepEqual(e, entry{"type": topology.FirewallPlugin, "backend": firewallBackend}) {
+			firewall = true
 			continue
 		}
-		if p, err := e.plugin(); err == nil {
+		if p, err := e.plugin(); err == nil && len(plugins) < maxPlugins {
 			plugins = append(plugins, p)
 		}
 	}
-	return plugins, true
+	return plugins, firewall && !hasType(plugins, topology.FirewallPlugin), true
 }
 
 func sameJSON(a, b []byte) bool {

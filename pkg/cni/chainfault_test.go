@@ -243,9 +243,12 @@ func TestShareErrors(t *testing.T) {
 	})
 	testutil.Must(t, os.Chmod(s.ConfDir, 0o755))
 	c.Plugins = []topology.Plugin{{Type: "tuning", Config: "{"}}
-	put := func(path string, _ func(string) error) error { t.Errorf("put %s", path); return nil }
-	if err := s.share(c, put); err == nil || !strings.Contains(err.Error(), "rendering plugin tuning: ") {
+	before := stampOf(s.link())
+	if err := s.share(c, s.stamps()); err == nil || !strings.Contains(err.Error(), "rendering plugin tuning: ") {
 		t.Errorf("got error %v", err)
+	}
+	if stampOf(s.link()) != before {
+		t.Errorf("%s was written", s.link())
 	}
 }
 

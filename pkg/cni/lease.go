@@ -9,27 +9,37 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Leases returns the addresses that host-local has given to pods of this host. It keeps a file for
-// each, named by the address (plugins/ipam/host-local of containernetworking). If the folder can't
+// Leases returns the addresses that host-local has given to pods of this host. If the folder can't
 // be read, there are none, because routes must not wait for it.
 func (s Store) Leases() []netip.Addr {
+	addrs, _ := s.leased()
+	return addrs
+}
+
+// leased returns the addresses for which host-local has a file, named by the address
+// (plugins/ipam/host-local of containernetworking).
+func (s Store) leased() ([]netip.Addr, error) {
 	entries, err := os.ReadDir(s.leaseDir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("reading the leases: %w", err)
 	}
 	var addrs []netip.Addr
-	for _, e := range entries {
-		if addr, err := netip.ParseAddr(e.Name()); err == nil {
+	for _, e := range entries { // besides host-local's lock, and the last address that it gave
+		if addr, err := netip.ParseAddr(e.Name()); err == nil && addr.String() == e.Name() {
 			addrs = append(addrs, addr)
 		}
 	}
-	return addrs
+	return addrs, nil
 }
 
 func (s Store) leaseDir() string { return filepath.Join(s.RunDir, topology.IPAMDir, topology.Network) }
@@ -60,19 +70,12 @@ type Lease struct {
 // HeldLeases returns all leases with their holders, in no order. A lease that is released meanwhile
 // is left out.
 func (s Store) HeldLeases() ([]Lease, error) {
-	entries, err := os.ReadDir(s.leaseDir())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
+	addrs, err := s.leased()
 	if err != nil {
-		return nil, fmt.Errorf("reading the leases: %w", err)
+		return nil, err
 	}
-	leases := make([]Lease, 0, len(entries))
-	for _, e := range entries {
-		addr, err := netip.ParseAddr(e.Name())
-		if err != nil || addr.String() != e.Name() {
-			continue // host-local's lock, and the last address that it gave
-		}
+	leases := make([]Lease, 0, len(addrs))
+	for _, addr := range addrs {
 		content, err := os.ReadFile(s.leaseFile(addr))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -130,6 +133,8 @@ func (s Store) release(ctx context.Context, leases []Lease) (released int, err e
 	return released, errors.Join(errs...)
 }
 
+const lockInterval = 10 * time.Millisecond // between attempts at host-local's lock, which it holds as long
+
 // lockFile waits for a lock of flock(2) until ctx ends. host-local creates the file with the first
 // lease.
 func lockFile(ctx context.Context, path string) (unlock func(), err error) {
@@ -137,30 +142,18 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	locked := make(chan error)
-	go func() {
-		err := flock(file)
+	for err = flock(file); errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR); err = flock(file) {
 		select {
-		case locked <- err:
-		case <-ctx.Done(): // lockFile has returned
-			_ = file.Close()
+		case <-time.After(lockInterval):
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("locking %s: %w", path, context.Cause(ctx)), file.Close())
 		}
-	}()
-	select {
-	case err := <-locked:
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), file.Close())
-		}
-		return func() { _ = file.Close() }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("locking %s: %w", path, context.Cause(ctx))
 	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), file.Close())
+	}
+	return func() { _ = file.Close() }, nil
 }
 
-func flock(file *os.File) error {
-	for {
-		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
+// flock takes the lock of a file, or returns EWOULDBLOCK if another process has it.
+func flock(file *os.File) error { return unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) }

@@ -74,7 +74,7 @@ func (l *Lock) Renew() error {
 	if err != nil {
 		return fmt.Errorf("opening the lock: %w", err)
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(file); err != nil {
 		return errors.Join(fmt.Errorf("locking %s: another agent runs on this node: %w", l.path, err), file.Close())
 	}
 	if l.file != nil {

@@ -29,7 +29,7 @@ func TestRequiredHoldsWhatTheConfigCalls(t *testing.T) {
 		if slices.Sort(want); !slices.Equal(got, want) || slices.Contains(got, "firewall") != withFirewall {
 			t.Errorf("required are %v, want %v", got, want)
 		}
-		if back := parse(content); !back.Equal(&conf) {
+		if back := parsed(content); !back.Equal(&conf) {
 			t.Errorf("read back as %+v", back)
 		}
 	}

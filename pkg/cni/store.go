@@ -62,7 +62,10 @@ func (s Store) Read() *topology.CNI {
 	case err != nil || link == foreign || gate == foreign:
 		return &topology.CNI{}
 	}
-	c := parse(have)
+	c, guard := parse(have)
+	if c == nil || guard != "" {
+		c = &topology.CNI{}
+	}
 	c.Layout = topology.LayoutMixed
 	switch {
 	case link == linked && gate == absent:
@@ -111,47 +114,27 @@ func (s Store) shares(c topology.CNI) bool {
 	return err == nil && sameJSON(have, want)
 }
 
-// parse reads the variable parts of a config; of a foreign one it returns the empty config.
-func parse(have []byte) *topology.CNI {
-	c := fields(have)
-	if want, err := Render(c); err != nil || !bytes.Equal(have, want) {
-		return &topology.CNI{}
-	}
-	return &c
-}
-
-// written reports whether a file is exactly as we write it.
-func (s Store) written(have []byte) bool {
-	c := fields(have)
-	for _, guard := range []string{"", s.target()} {
-		if want, err := guarded(c, guard); err == nil && bytes.Equal(have, want) {
-			return true
-		}
-	}
-	return false
-}
-
-// fields reads the variable parts of a config that looks like ours. Only the bridge plugin's entry
-// is decoded: other plugins may have other values of the same keys, such as "mtu": "9001".
-func fields(have []byte) topology.CNI {
+// parse reads the variable parts of a config and its guard (see guarded). It returns nil unless the
+// file is exactly as we write it. Only the bridge plugin's entry is decoded: other plugins may have
+// other values of the same keys, such as "mtu": "9001".
+func parse(have []byte) (c *topology.CNI, guard string) {
 	var l struct {
 		CNIVersions []string          `json:"cniVersions"`
 		Plugins     []json.RawMessage `json:"plugins"`
 	}
 	var bridge plugin
 	if json.Unmarshal(have, &l) != nil || len(l.Plugins) == 0 || json.Unmarshal(l.Plugins[0], &bridge) != nil || bridge.IPAM == nil {
-		return topology.CNI{}
+		return nil, ""
 	}
-	c := topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
-	c.Plugins, _ = further(have)
-	c.Firewall = slices.ContainsFunc(l.Plugins, func(content json.RawMessage) bool {
-		e, err := decodeEntry(content)
-		return err == nil && e["type"] == topology.FirewallPlugin
-	}) && !hasType(c.Plugins, topology.FirewallPlugin)
+	c = &topology.CNI{Bridge: bridge.Bridge, MTU: bridge.MTU, IPAMDir: bridge.IPAM.DataDir, Spec11: len(l.CNIVersions) > 0}
+	c.Plugins, c.Firewall, _ = further(have)
 	for _, r := range slices.Concat(bridge.IPAM.Ranges...) {
 		c.Subnets = append(c.Subnets, r.Subnet)
 	}
-	return c
+	if want, err := guarded(*c, bridge.IPAM.ResolvConf); err != nil || !bytes.Equal(have, want) {
+		return nil, ""
+	}
+	return c, bridge.IPAM.ResolvConf
 }
 
 // Write installs the config, and makes the run folder if it is missing. containerd notices a
@@ -174,7 +157,7 @@ func (s Store) Write(c topology.CNI) error {
 	if s.outdated(c) {
 		return nil // another program's change causes another pass
 	}
-	if err := replace(s.target(), func(temp string) error { return writeFile(temp, content) }); err != nil {
+	if err := replace(s.target(), seen, func(temp string) error { return writeFile(temp, content) }); err != nil {
 		return fmt.Errorf("writing the CNI config: %w", err)
 	}
 	if err := s.place(c, seen); err != nil && !errors.Is(err, errChanged) {
@@ -217,45 +200,41 @@ func (s Store) outdated(c topology.CNI) bool {
 // place installs the layout's files in the CNI folder. The gate is created before the regular file
 // and removed after it, so that with a gate no runtime sees the regular file alone.
 func (s Store) place(c topology.CNI, seen map[string]stamp) error {
-	put := func(path string, create func(temp string) error) error {
-		return replace(path, func(temp string) error {
-			err := create(temp)
-			if err == nil && stampOf(path) != seen[path] {
-				err = errChanged
-			}
-			return err
-		})
+	symlink := func(path string) error {
+		return replace(path, seen, func(temp string) error { return os.Symlink(s.target(), temp) })
 	}
-	symlink := func(temp string) error { return os.Symlink(s.target(), temp) }
 	switch c.Layout {
 	case topology.LayoutGate:
-		if err := put(s.gate(), symlink); err != nil {
+		if err := symlink(s.gate()); err != nil {
 			return err
 		}
-		return s.share(c, put)
+		return s.share(c, seen)
 	case topology.LayoutFile:
-		return errors.Join(s.share(c, put), unlink(s.gate()))
+		return errors.Join(s.share(c, seen), unlink(s.gate()))
 	}
-	return errors.Join(put(s.link(), symlink), unlink(s.gate()))
+	return errors.Join(symlink(s.link()), unlink(s.gate()))
 }
 
 // share writes the regular file, which other programs read.
-func (s Store) share(c topology.CNI, put func(string, func(string) error) error) error {
+func (s Store) share(c topology.CNI, seen map[string]stamp) error {
 	content, err := guarded(c, s.target())
 	if err != nil || s.shares(c) {
 		return err
 	}
-	return put(s.link(), func(temp string) error { return writeFile(temp, content) })
+	return replace(s.link(), seen, func(temp string) error { return writeFile(temp, content) })
 }
 
 // replace creates a file by a temporary name and renames it into place. It replaces anything but a
-// folder, which can't be ours.
-func replace(path string, create func(temp string) error) error {
+// folder, which can't be ours, and what has changed since it was seen.
+func replace(path string, seen map[string]stamp, create func(temp string) error) error {
 	temp := path + tempSuffix
 	if err := unlink(temp); err != nil {
 		return err
 	}
 	err := create(temp)
+	if was, ok := seen[path]; err == nil && ok && stampOf(path) != was {
+		err = errChanged
+	}
 	if at, e := os.Lstat(path); err == nil && e == nil && at.IsDir() {
 		err = fmt.Errorf("%s is a folder in the place of our file; remove it", path)
 	}

@@ -57,8 +57,6 @@ type Kernel struct {
 	left        chan struct{} // a port has left the bridge, or may have
 	linkChanges atomic.Uint64 // counts links that were added or deleted
 
-	specs plugins.SpecCache // which plugins accept what
-
 	mu         sync.Mutex
 	links      *linkFacts
 	routes     *routeFacts
@@ -179,14 +177,11 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 // which accept CNI 1.1.0.
 func (k *Kernel) examinePlugins(further []topology.Plugin) (unfit map[string]string, cni11 []string) {
 	all := topology.CNI{Firewall: true, Plugins: further}
+	if k.plugins.Path == "" {
+		return nil, nil
+	}
 	names := append(cni.RequiredBy(&all), cni.Chained(&all)...)
-	if k.plugins.Path != "" {
-		unfit = k.plugins.Unfit(names)
-	}
-	if k.cfg.CNI.BinDir != "" {
-		cni11 = k.specs.CNI11(k.cfg.CNI.BinDir, names)
-	}
-	return unfit, cni11
+	return k.plugins.Unfit(names), k.plugins.CNI11(names)
 }
 
 // texts returns the messages of errors that are not nil.

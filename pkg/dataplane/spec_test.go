@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -14,7 +16,7 @@ import (
 func TestCNI11(t *testing.T) {
 	m := newMachine(t)
 	runtime := m.stockPlugins()
-	m.cfg.CNI.BinDir = runtime.Path[0]
+	m.cfg.CNI.BinDir, m.plugins.Path = runtime.Path[0], runtime.Path[0]
 	m.settle(nodes(2))
 	if version := m.config().CNIVersion; version != "1.1.0" {
 		t.Fatalf("the runtime takes CNI %s", version)
@@ -47,6 +49,10 @@ func TestCNI11(t *testing.T) {
 func TestCNI10(t *testing.T) {
 	m := newMachine(t)
 	m.cfg.CNI.BinDir = t.TempDir()
+	m.plugins.Path = m.cfg.CNI.BinDir
+	for _, name := range cni.Required() {
+		m.must(os.WriteFile(filepath.Join(m.cfg.CNI.BinDir, name), []byte("#!/bin/sh\n"), 0o755))
+	}
 	m.settle(nodes(2))
 	if version := m.config().CNIVersion; version != "1.0.0" {
 		t.Fatalf("the runtime takes CNI %s", version)

@@ -65,23 +65,17 @@ type Format struct {
 }
 
 // Print writes what was found on one node.
-func (r *Report) Print(w io.Writer, f Format) error {
-	if f.Output == "json" {
-		return text.WriteJSON(w, r)
-	}
-	return f.print(w, 0, []Report{*r})
-}
+func (r *Report) Print(w io.Writer, f Format) error { return f.print(w, r, 0, []Report{*r}) }
 
 // Print writes what was found on all nodes. A Problem that nodes share is printed once.
-func (c *Cluster) Print(w io.Writer, f Format) error {
-	if f.Output == "json" {
-		return text.WriteJSON(w, c)
-	}
-	return f.print(w, len(c.Nodes), c.Nodes)
-}
+func (c *Cluster) Print(w io.Writer, f Format) error { return f.print(w, c, len(c.Nodes), c.Nodes) }
 
-// print writes the Problems of Reports. nodes is the number of nodes; 0: only this one.
-func (f Format) print(w io.Writer, nodes int, reports []Report) error {
+// print writes a document, or the Problems of its Reports. nodes is the number of nodes; 0: only
+// this one.
+func (f Format) print(w io.Writer, document any, nodes int, reports []Report) error {
+	if f.Output == "json" {
+		return text.WriteJSON(w, document)
+	}
 	var out bytes.Buffer
 	var groups problem.Groups
 	examined, passed, checks, count := 0, 0, map[string]int{}, map[problem.Severity]int{}

@@ -56,7 +56,7 @@ func (s *Source) confirmations(ctx context.Context) {
 func (s *Source) satisfied() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.confirmed.After(s.confirmAfter)
+	return s.view.Confirmed.After(s.confirmAfter)
 }
 
 // confirm retries until the view agrees.
@@ -91,7 +91,7 @@ func (s *Source) beginComparison() comparison {
 func (s *Source) confirmDelay() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Duration(rand.Int64N(int64(confirmJitter) * int64(1+len(s.nodes))))
+	return time.Duration(rand.Int64N(int64(confirmJitter) * int64(1+len(s.view.Nodes))))
 }
 
 // errReplaced is the outcome of a comparison during which another list arrived: the
@@ -105,11 +105,11 @@ func (s *Source) endComparison(c comparison, err error) (agreed bool) {
 	if err == nil && c.list != s.lists {
 		err = errReplaced
 	}
-	s.confirmErr = StableError(err)
+	s.view.ConfirmErr = StableError(err)
 	if err != nil {
 		return false
 	}
-	s.confirmed, s.cached = c.begin, false
+	s.view.Confirmed, s.view.Cached = c.begin, false
 	return true
 }
 
@@ -167,7 +167,11 @@ func (s *Source) missing(items []wireNode) string {
 			continue
 		}
 		at, known := s.index[item.Name]
-		if !known || s.nodes[at].UID != string(item.UID) || len(s.nodes[at].PodCIDRs) == 0 && s.bare[item.Name] != item.ResourceVersion {
+		if !known {
+			return item.Name
+		}
+		n := s.view.Nodes[at]
+		if n.UID != string(item.UID) || len(n.PodCIDRs) == 0 && s.bare[item.Name] != item.ResourceVersion {
 			return item.Name
 		}
 	}

@@ -142,7 +142,7 @@ func TestNonsenseIsNotAList(t *testing.T) {
 func TestComparisonsAreSpread(t *testing.T) {
 	s, _ := newSource(t)
 	for _, n := range []int{0, 1, 1000} {
-		s.nodes = make([]*topology.Node, n)
+		s.view.Nodes = make([]*topology.Node, n)
 		longest, most := time.Duration(0), 6*time.Millisecond*time.Duration(n+1)
 		for range 1000 {
 			longest = max(longest, s.confirmDelay())

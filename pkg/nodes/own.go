@@ -59,7 +59,7 @@ const NetworkPluginNotReady = "NetworkPluginNotReady"
 // readTaint reads message Taint of k8s.io/api/core/v1/generated.proto.
 func readTaint(b []byte, s *corev1.NodeSpec) error {
 	var key, effect string
-	err := readStrings(b, &key, nil, &effect)
+	err := readFields(b, &key, nil, &effect)
 	s.Taints = append(s.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffect(effect)})
 	return err
 }
@@ -68,7 +68,7 @@ func readTaint(b []byte, s *corev1.NodeSpec) error {
 // conditions that OwnStateFrom looks at.
 func readCondition(b []byte, s *corev1.NodeStatus) error {
 	var kind, state, reason, message string
-	err := readStrings(b, &kind, &state, nil, nil, &reason, &message)
+	err := readFields(b, &kind, &state, nil, nil, &reason, &message)
 	c := corev1.NodeCondition{Type: corev1.NodeConditionType(kind), Status: corev1.ConditionStatus(state), Reason: reason, Message: message}
 	if c.Type == corev1.NodeNetworkUnavailable || c.Type == corev1.NodeReady {
 		s.Conditions = append(s.Conditions, c)

@@ -3,8 +3,11 @@ package nodes
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -39,19 +42,12 @@ type Source struct {
 	watches     atomic.Int32 // open ones
 
 	mu           sync.Mutex
-	nodes        []*topology.Node // elements are replaced, never changed: views share them
-	index        map[string]int
+	view         View              // of the next call of View, except for Watching and LastContact
+	index        map[string]int    // of view.Nodes, whose elements are replaced, never changed: views share them
 	bare         map[string]string // resource versions of Nodes without pod subnets
-	synced       bool
-	lastErr      error
-	pending      time.Time // arrival of the oldest change that no View has returned
-	listing      bool      // the list under way comes from the server's cache
-	cached       bool      // the last list did, and no quorum read has confirmed it
-	lists        int       // number of full lists so far
-	confirmed    time.Time // begin of the last quorum read that agreed
-	confirmErr   error     // why the last quorum read did not
-	confirmAfter time.Time // the time after which a confirmation must begin
-	own          *OwnState // of the Node named Own; nil: there is none
+	listing      bool              // the list under way comes from the server's cache
+	lists        int               // number of full lists so far
+	confirmAfter time.Time         // the time after which a confirmation must begin
 }
 
 // New returns a Source that reads through config. Nodes that ignore selects are left out; a
@@ -87,11 +83,9 @@ type View struct {
 func (s *Source) View() View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := View{
-		Health: s.health(), Nodes: slices.Clone(s.nodes), Since: s.pending,
-		Cached: s.cached, Confirmed: s.confirmed, ConfirmErr: s.confirmErr, Own: s.own,
-	}
-	s.pending = time.Time{}
+	v := s.view
+	v.Health, v.Nodes = s.health(), slices.Clone(v.Nodes)
+	s.view.Since = time.Time{}
 	return v
 }
 
@@ -142,7 +136,7 @@ func (c scaledClock) After(d time.Duration) <-chan time.Time { return time.After
 
 func (c scaledClock) stretch(d time.Duration) time.Duration {
 	c.source.mu.Lock()
-	n := min(max(len(c.source.nodes), fewNodes), manyNodes) - fewNodes
+	n := min(max(len(c.source.view.Nodes), fewNodes), manyNodes) - fewNodes
 	c.source.mu.Unlock()
 	return d + d*time.Duration((maxScale-1)*n)/(manyNodes-fewNodes)
 }
@@ -184,4 +178,72 @@ func (s *Source) began(opts metav1.ListOptions) {
 	if opts.Continue == "" {
 		s.listing = opts.ResourceVersion == "0"
 	}
+}
+
+// Health is the state of the connection to the API server.
+type Health struct {
+	Synced      bool      // a full list has arrived since the start
+	Watching    bool      // a watch is open
+	Err         error     // why the last request failed, or nil
+	LastContact time.Time // when the API server last sent anything; zero: never
+}
+
+// Health returns the current state of the connection to the API server.
+func (s *Source) Health() Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health()
+}
+
+func (s *Source) health() Health {
+	h := s.view.Health
+	h.Watching = s.watches.Load() > 0
+	if at := s.lastContact.Load(); at != 0 {
+		h.LastContact = time.Unix(0, at).UTC()
+	}
+	return h
+}
+
+// recordContact records that the API server has sent something: an answer, an event, or a
+// bookmark, which a quiet watch brings about once a minute (defaultBookmarkFrequency of
+// k8s.io/apiserver/pkg/storage/cacher).
+func (s *Source) recordContact() { s.lastContact.Store(time.Now().UnixNano()) }
+
+// recordError records the outcome of a request. Before the first list, notify is called for
+// an error of another cause; later the last list still holds.
+func (s *Source) recordError(err error) {
+	if err == nil {
+		s.recordContact()
+	}
+	err = StableError(err)
+	s.mu.Lock()
+	news := !s.view.Synced && err != nil && !sameCause(err, s.view.Err)
+	if s.view.Synced || news {
+		s.view.Err = err
+	}
+	s.mu.Unlock()
+	if news {
+		s.notify()
+	}
+}
+
+// sameCause reports whether two errors have one cause: a user who may not watch may not list
+// either, and the reflector tries both in turn.
+func sameCause(a, b error) bool {
+	reason := apierrors.ReasonForError(a)
+	return fmt.Sprint(a) == fmt.Sprint(b) || reason != metav1.StatusReasonUnknown && reason == apierrors.ReasonForError(b)
+}
+
+// StableError removes from the error of a request what differs at each attempt, the random
+// parameters of a URL and the local port, so that one cause is one Problem.
+func StableError(err error) error {
+	var op *net.OpError
+	var request *url.Error
+	switch {
+	case errors.As(err, &op):
+		return fmt.Errorf("%s %s %v: %w", op.Op, op.Net, op.Addr, op.Err)
+	case errors.As(err, &request):
+		return request.Err
+	}
+	return err
 }

@@ -133,12 +133,12 @@ func TestBackoffIsBounded(t *testing.T) {
 	if longest > 2500*time.Millisecond || longest < 2*time.Second {
 		t.Errorf("the longest wait is %s, want nearly 2.5s", longest)
 	}
-	s.nodes = make([]*topology.Node, 1000)
+	s.view.Nodes = make([]*topology.Node, 1000)
 	if d := clock.stretch(2500 * time.Millisecond); d != 2500*time.Millisecond {
 		t.Errorf("with 1000 Nodes the longest wait is %s, want 2.5s", d)
 	}
 	for _, nodes := range []int{5000, 50000} {
-		s.nodes = make([]*topology.Node, nodes)
+		s.view.Nodes = make([]*topology.Node, nodes)
 		if d := clock.stretch(2500 * time.Millisecond); d != 30*time.Second {
 			t.Errorf("with %d Nodes the longest wait is %s, want 30s", nodes, d)
 		}

@@ -67,25 +67,32 @@ func (s *Source) Update(obj any) error {
 		s.forget(kept.Name)
 		return nil
 	}
-	s.change(func() bool {
-		s.recordVersion(kept)
-		i, known := s.index[kept.Name]
-		ownChanged := kept.own != nil && !kept.own.Equal(s.own)
-		if ownChanged {
-			s.own = kept.own
-		}
-		switch {
-		case !known:
-			s.index[kept.Name] = len(s.nodes)
-			s.nodes = append(s.nodes, kept.node)
-		case s.nodes[i].Equal(kept.node):
-			return ownChanged
-		default:
-			s.nodes[i] = kept.node
-		}
-		return true
-	})
+	s.change(func() bool { return s.put(kept) })
 	return nil
+}
+
+// put stores a Node, with its resource version while it has no pod subnets, and reports whether
+// that changes the view.
+func (s *Source) put(kept *keptNode) bool {
+	delete(s.bare, kept.Name)
+	if len(kept.node.PodCIDRs) == 0 {
+		s.bare[kept.Name] = kept.ResourceVersion
+	}
+	ownChanged := kept.own != nil && !kept.own.Equal(s.view.Own)
+	if ownChanged {
+		s.view.Own = kept.own
+	}
+	i, known := s.index[kept.Name]
+	switch {
+	case !known:
+		s.index[kept.Name] = len(s.view.Nodes)
+		s.view.Nodes = append(s.view.Nodes, kept.node)
+	case s.view.Nodes[i].Equal(kept.node):
+		return ownChanged
+	default:
+		s.view.Nodes[i] = kept.node
+	}
+	return true
 }
 
 // Delete removes a Node.
@@ -104,14 +111,14 @@ func (s *Source) forget(name string) {
 		if !known {
 			return false
 		}
-		last := len(s.nodes) - 1
-		s.nodes[i] = s.nodes[last]
-		s.index[s.nodes[i].Name] = i
-		s.nodes = s.nodes[:last]
+		last := len(s.view.Nodes) - 1
+		s.view.Nodes[i] = s.view.Nodes[last]
+		s.index[s.view.Nodes[i].Name] = i
+		s.view.Nodes = s.view.Nodes[:last]
 		delete(s.index, name)
 		delete(s.bare, name)
 		if name == s.Own {
-			s.own = nil
+			s.view.Own = nil
 		}
 		return true
 	})
@@ -132,17 +139,12 @@ func (s *Source) Replace(list []any, _ string) error {
 	}
 	slices.SortFunc(kept, func(a, b *keptNode) int { return topology.CompareSubnets(a.node, b.node) })
 	s.change(func() bool {
-		s.nodes = make([]*topology.Node, len(kept))
-		s.own = nil
+		s.view.Nodes, s.view.Own = make([]*topology.Node, 0, len(kept)), nil
 		s.index, s.bare = make(map[string]int, len(kept)), map[string]string{}
-		for i, k := range kept {
-			s.nodes[i], s.index[k.Name] = k.node, i
-			if k.own != nil {
-				s.own = k.own
-			}
-			s.recordVersion(k)
+		for _, k := range kept {
+			s.put(k)
 		}
-		s.synced, s.lastErr, s.cached = true, nil, s.listing
+		s.view.Synced, s.view.Err, s.view.Cached = true, nil, s.listing
 		s.lists++
 		return true
 	})
@@ -156,20 +158,11 @@ func (s *Source) Resync() error { return nil }
 func (s *Source) change(f func() bool) {
 	s.mu.Lock()
 	changed := f()
-	if changed && s.pending.IsZero() {
-		s.pending = time.Now()
+	if changed && s.view.Since.IsZero() {
+		s.view.Since = time.Now()
 	}
 	s.mu.Unlock()
 	if changed {
 		s.notify()
 	}
-}
-
-// recordVersion keeps the resource version of a Node that has no pod subnets yet.
-func (s *Source) recordVersion(kept *keptNode) {
-	if len(kept.node.PodCIDRs) == 0 {
-		s.bare[kept.Name] = kept.ResourceVersion
-		return
-	}
-	delete(s.bare, kept.Name)
 }

@@ -94,7 +94,7 @@ func TestDeletedNodeLeavesNothing(t *testing.T) {
 	if err := errors.Join(s.Update(without), s.Delete(without), s.Delete(wire(apiserver.Peer(3)))); err != nil {
 		t.Fatal(err)
 	}
-	if len(s.bare)+len(s.index)+len(s.nodes) > 0 {
-		t.Errorf("left are %v, %v, %v", s.bare, s.index, s.nodes)
+	if len(s.bare)+len(s.index)+len(s.view.Nodes) > 0 {
+		t.Errorf("left are %v, %v, %v", s.bare, s.index, s.view.Nodes)
 	}
 }

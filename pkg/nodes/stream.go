@@ -9,7 +9,6 @@ import (
 	"io"
 	"slices"
 
-	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -51,23 +50,11 @@ func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 	if s.onEvent != nil {
 		s.onEvent()
 	}
-	var kind string
-	var object []byte
-	err := eachField(s.frame, func(number protowire.Number, value []byte) error {
-		switch number { // message WatchEvent of k8s.io/apimachinery/pkg/apis/meta/v1
-		case 1:
-			kind = string(value)
-		case 2:
-			return eachField(value, func(number protowire.Number, raw []byte) error {
-				if number == 1 {
-					object = raw
-				}
-				return nil
-			})
-		}
-		return nil
-	})
-	if err != nil {
+	var kind, extension, object []byte
+	if err := readFields(s.frame, &kind, &extension); err != nil { // message WatchEvent of k8s.io/apimachinery/pkg/apis/meta/v1
+		return "", nil, err
+	}
+	if err := readFields(extension, &object); err != nil { // message RawExtension
 		return "", nil, err
 	}
 	decoded, err := decodeObject(object, s.own)
@@ -112,14 +99,10 @@ func unwrap(b []byte) (kind string, raw []byte, err error) {
 	if !found {
 		return "", nil, errNotProtobuf
 	}
-	err = eachField(b, func(number protowire.Number, value []byte) (err error) {
-		switch number {
-		case 1:
-			_, kind, err = readEntry(value) // message TypeMeta: apiVersion, kind
-		case 2:
-			raw = value
-		}
-		return err
-	})
+	var meta []byte
+	if err := readFields(b, &meta, &raw); err != nil {
+		return "", nil, err
+	}
+	_, kind, err = readEntry(meta) // message TypeMeta: apiVersion, kind
 	return kind, raw, err
 }

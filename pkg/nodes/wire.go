@@ -113,15 +113,16 @@ func readObjectMeta(b []byte, m *metav1.ObjectMeta) error {
 
 // readEntry reads an entry of a protobuf map.
 func readEntry(b []byte) (key, value string, err error) {
-	err = readStrings(b, &key, &value)
+	err = readFields(b, &key, &value)
 	return key, value, err
 }
 
-// readStrings reads the fields 1, 2 and so on of a message, which are strings; nil: not this one.
-func readStrings(b []byte, fields ...*string) error {
+// readFields reads the fields 1, 2 and so on of a message, which are strings or parts of b; nil:
+// not this one.
+func readFields[T string | []byte](b []byte, fields ...*T) error {
 	return eachField(b, func(number protowire.Number, value []byte) error {
 		if i := int(number) - 1; i < len(fields) && fields[i] != nil {
-			*fields[i] = string(value)
+			*fields[i] = T(value)
 		}
 		return nil
 	})

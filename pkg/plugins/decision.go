@@ -2,6 +2,8 @@ package plugins
 
 import (
 	"bytes"
+	"debug/elf"
+	"errors"
 	"fmt"
 	"go/version"
 
@@ -70,19 +72,14 @@ const (
 func decide(name string, ours []byte, have found, force bool) Result {
 	offer := identify(name, ours)
 	r := Result{Plugin: name, Offered: offer.version, Action: Kept}
+	broken := have.broken(ours)
 	switch {
 	case have.kind == nothing:
 		r.Action = Installed
 	case have.kind == deadLink:
 		r.Action, r.Reason = Repaired, "it was a symlink to "+have.link+", which is missing"
-	case have.kind == file && len(have.content) == 0:
-		r.Action, r.Reason = Repaired, "it was an empty file"
-	case have.kind == file && short(have.content):
-		r.Action, r.Reason = Repaired, "its end was missing"
-	case have.kind == file && !isProgram(have.content):
-		r.Action, r.Reason = Repaired, "it was not a program"
-	case have.kind == file && foreign(ours, have.content):
-		r.Action, r.Reason = Repaired, "it was for another processor"
+	case broken != "":
+		r.Action, r.Reason = Repaired, broken
 	case have.kind == file && bytes.Equal(have.content, ours):
 		r.Found, r.Reason = offer.version, "it is the same"
 		if !have.executable {
@@ -98,6 +95,30 @@ func decide(name string, ours []byte, have found, force bool) Result {
 		r.choose(offer, identify(name, have.content), have.executable)
 	}
 	return r
+}
+
+// broken returns why a machine that executes ours does not execute a file; "" if it does, or if this
+// is not a file.
+func (f found) broken(ours []byte) string {
+	if f.kind != file {
+		return ""
+	}
+	machine := elf.EM_NONE
+	if program, err := elf.NewFile(bytes.NewReader(ours)); err == nil {
+		machine = program.Machine
+	}
+	err := checkProgram(bytes.NewReader(f.content), int64(len(f.content)), machine)
+	switch {
+	case len(f.content) == 0:
+		return "it was an empty file"
+	case errors.Is(err, errTruncated):
+		return "its end was missing"
+	case errors.Is(err, errNoProgram):
+		return "it was not a program"
+	case errors.Is(err, errForeign):
+		return "it was for another processor"
+	}
+	return ""
 }
 
 func (r *Result) choose(ours, theirs identity, executable bool) {

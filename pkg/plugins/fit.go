@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +22,7 @@ type Folder struct {
 
 	mu    sync.Mutex
 	unfit cache[string] // why a file can't be executed, "" if it can
+	cni11 cache[bool]   // whether a file accepts CNI 1.1.0
 }
 
 // A cache has results by the names of the files, with the files that were examined.
@@ -32,7 +32,8 @@ type cache[T any] map[string]struct {
 }
 
 func (c *cache[T]) get(name string, info fs.FileInfo, examine func() T) T {
-	id := idOf(info)
+	at, _ := info.Sys().(*syscall.Stat_t)
+	id := fileID{at.Dev, at.Ino, at.Size, at.Ctim}
 	known, ok := (*c)[name]
 	if !ok || known.of != id {
 		known.of, known.result = id, examine()
@@ -48,7 +49,7 @@ func (c *cache[T]) get(name string, info fs.FileInfo, examine func() T) T {
 type fileID struct {
 	device, inode uint64
 	size          int64
-	changed       time.Time
+	changed       syscall.Timespec
 }
 
 // Unfit returns, by name, why the container runtime can't execute plugins. Plugins that it can
@@ -108,76 +109,59 @@ func (f *Folder) examine(root *os.Root, name string) string {
 	})
 }
 
-func idOf(info fs.FileInfo) fileID {
-	id := fileID{size: info.Size(), changed: info.ModTime()}
-	if at, ok := info.Sys().(*syscall.Stat_t); ok {
-		id.device, id.inode, id.changed = at.Dev, at.Ino, time.Unix(at.Ctim.Unix())
-	}
-	return id
-}
-
-// runnable returns why this machine's kernel does not execute a file, whatever its mode: it
-// executes scripts and whole ELF programs for this processor.
+// runnable returns why this machine's kernel does not execute a file, whatever its mode.
 func runnable(root *os.Root, name string) error {
 	file, err := root.Open(name)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	head := make([]byte, 4)
-	if n, err := io.ReadFull(file, head); err != nil {
-		return fmt.Errorf("it has only %d bytes", n)
-	}
-	switch {
-	case !isProgram(head):
-		return errors.New("it is not a program")
-	case bytes.HasPrefix(head, shebang):
-		return nil
-	}
-	return wholeProgram(file)
-}
-
-var shebang = []byte("#!")
-
-func isProgram(content []byte) bool {
-	return bytes.HasPrefix(content, shebang) || bytes.HasPrefix(content, []byte(elf.ELFMAG))
-}
-
-// wholeProgram returns what is wrong with an ELF file. A truncated copy lacks its last segments, or
-// the table of sections behind them.
-func wholeProgram(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
-	program, err := elf.NewFile(file)
-	if err != nil {
-		return fmt.Errorf("it is not a whole program: %w", err)
+	own := elf.EM_NONE
+	if self, err := elf.Open("/proc/self/exe"); err == nil {
+		defer self.Close()
+		own = self.Machine
 	}
-	for _, p := range program.Progs {
-		if size := uint64(info.Size()); p.Type == elf.PT_LOAD && (p.Off > size || p.Filesz > size-p.Off) {
-			return errors.New("it is not a whole program: its end is missing")
-		}
-	}
-	own, err := elf.Open("/proc/self/exe")
-	if err != nil {
-		return nil // nothing to compare with
-	}
-	defer own.Close()
-	if !runs(own.Machine, program.Machine) {
-		return fmt.Errorf("it is for %s, and this machine is %s", program.Machine, own.Machine)
-	}
-	return nil
+	return checkProgram(file, info.Size(), own)
 }
 
-// foreign reports whether a program is for another processor than ours. A script isn't.
-func foreign(ours, theirs []byte) bool {
-	own, err := elf.NewFile(bytes.NewReader(ours))
-	if err != nil {
-		return false
+// The reasons for which a kernel does not execute a file.
+var (
+	errNoProgram = errors.New("it is not a program")
+	errTruncated = errors.New("it is not a whole program")
+	errForeign   = errors.New("it is for")
+)
+
+// checkProgram returns why the kernel of a machine does not execute a file: it executes scripts, and
+// whole ELF programs for its processor. A truncated copy lacks its last segments, or the table of
+// sections behind them. A program for any machine passes if own is elf.EM_NONE.
+func checkProgram(file io.ReaderAt, size int64, own elf.Machine) error {
+	head := make([]byte, len(elf.ELFMAG))
+	if n, _ := file.ReadAt(head, 0); n < len(head) {
+		return fmt.Errorf("%w: it has only %d bytes", errNoProgram, n)
 	}
-	program, err := elf.NewFile(bytes.NewReader(theirs))
-	return err == nil && !runs(own.Machine, program.Machine)
+	switch {
+	case bytes.HasPrefix(head, []byte("#!")):
+		return nil
+	case string(head) != elf.ELFMAG:
+		return errNoProgram
+	}
+	program, err := elf.NewFile(file)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errTruncated, err)
+	}
+	for _, p := range program.Progs {
+		if p.Type == elf.PT_LOAD && (p.Off > uint64(size) || p.Filesz > uint64(size)-p.Off) {
+			return fmt.Errorf("%w: its end is missing", errTruncated)
+		}
+	}
+	if own != elf.EM_NONE && !runs(own, program.Machine) {
+		return fmt.Errorf("%w %s, and this machine is %s", errForeign, program.Machine, own)
+	}
+	return nil
 }
 
 // runs reports whether a machine executes programs for another one, such as those of 32 bits.

@@ -3,15 +3,12 @@ package plugins
 import (
 	"bytes"
 	"debug/buildinfo"
-	"debug/elf"
-	"encoding/binary"
 	"os"
 	"path"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/mod/semver"
 )
@@ -90,33 +87,6 @@ func core(version string) string {
 	return before
 }
 
-// short reports whether a 64-bit ELF binary lacks a part of a segment that is to be loaded, as a
-// truncated copy does. debug/elf and debug/buildinfo can't read such a file any more.
-func short(content []byte) bool {
-	if !bytes.HasPrefix(content, []byte(elf.ELFMAG)) || len(content) <= elf.EI_DATA {
-		return false
-	}
-	var order binary.ByteOrder = binary.LittleEndian
-	if elf.Data(content[elf.EI_DATA]) == elf.ELFDATA2MSB {
-		order = binary.BigEndian
-	}
-	if elf.Class(content[elf.EI_CLASS]) != elf.ELFCLASS64 {
-		return false
-	}
-	size := uint64(len(content))
-	var header elf.Header64
-	if _, err := binary.Decode(content, order, &header); err != nil || header.Phoff > size {
-		return true
-	}
-	segments := make([]elf.Prog64, header.Phnum)
-	if _, err := binary.Decode(content[header.Phoff:], order, segments); err != nil {
-		return true
-	}
-	return slices.ContainsFunc(segments, func(s elf.Prog64) bool {
-		return elf.ProgType(s.Type) == elf.PT_LOAD && (s.Off > size || s.Filesz > size-s.Off)
-	})
-}
-
 // A plugin accepts the versions of the CNI spec that the library it is built with supports. 1.1.0
 // came with version 1.2.0 of the library, and with version 1.6.0 of the stock plugins.
 const (
@@ -124,22 +94,15 @@ const (
 	libraryV = "v1.2.0"
 )
 
-// SpecCache remembers which plugins accept CNI 1.1.0. The zero SpecCache is ready for use.
-type SpecCache struct {
-	mu      sync.Mutex
-	accepts cache[bool]
-}
-
-// CNI11 returns which of the plugins in a folder are stock ones that accept CNI 1.1.0 according to
-// their build info; nothing is executed. A plugin without build info is left out, and so is one
-// that is missing.
-func (s *SpecCache) CNI11(dir string, names []string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// CNI11 returns which of the plugins are stock ones that accept CNI 1.1.0 according to their build
+// info; nothing is executed. A plugin without build info is left out, and so is one that is missing.
+func (f *Folder) CNI11(names []string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		path := filepath.Join(dir, name)
+		path := filepath.Join(f.Path, name)
 		info, err := os.Stat(path)
-		return err != nil || !s.accepts.get(path, info, func() bool { return acceptsCNI11(path, name) })
+		return err != nil || !f.cni11.get(name, info, func() bool { return acceptsCNI11(path, name) })
 	})
 }
 

@@ -1,6 +1,9 @@
 package plugins
 
 import (
+	"bytes"
+	"debug/elf"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -87,16 +90,20 @@ func TestIdentifyPublished(t *testing.T) {
 	}
 }
 
-func TestShort(t *testing.T) {
+func TestTruncated(t *testing.T) {
 	whole := release(t, "main/bridge", "v1.8.0")
 	for _, size := range []int{10, 100, len(whole) / 3, len(whole) / 2} {
-		if !short(whole[:size]) {
+		if !truncated(whole[:size]) {
 			t.Errorf("%d bytes of %d are taken for the whole", size, len(whole))
 		}
 	}
 	for name, content := range map[string][]byte{"the whole": whole, "a script": []byte("#!/bin/sh\n"), "nothing": nil} {
-		if short(content) {
+		if truncated(content) {
 			t.Errorf("the end of %s is missing", name)
 		}
 	}
+}
+
+func truncated(content []byte) bool {
+	return errors.Is(checkProgram(bytes.NewReader(content), int64(len(content)), elf.EM_NONE), errTruncated)
 }

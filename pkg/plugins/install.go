@@ -105,13 +105,10 @@ func Missing(dir string, names []string) ([]string, error) {
 		return nil, fmt.Errorf("opening the plugins' folder: %w", err)
 	}
 	defer root.Close()
-	var missing []string
-	for _, name := range names {
-		if _, err := root.Stat(name); errors.Is(err, os.ErrNotExist) {
-			missing = append(missing, name)
-		}
-	}
-	return missing, nil
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, err := root.Stat(name)
+		return !errors.Is(err, os.ErrNotExist)
+	}), nil
 }
 
 // Review returns what Run would do with the named plugins that are there. It changes nothing. A

@@ -18,18 +18,18 @@ func TestPluginsThatAcceptCNI11(t *testing.T) {
 	} {
 		testutil.Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o755))
 	}
-	var s SpecCache
+	f := &Folder{Path: dir}
 	names := []string{"bridge", "firewall", "host-local", "loopback", "portmap"}
 	for range 2 {
-		if got := s.CNI11(dir, names); !slices.Equal(got, []string{"bridge"}) {
+		if got := f.CNI11(names); !slices.Equal(got, []string{"bridge"}) {
 			t.Errorf("CNI 1.1.0 is accepted by %v", got)
 		}
 	}
 	testutil.Must(t, os.WriteFile(filepath.Join(dir, "bridge"), []byte("#!/bin/sh\n"), 0o755))
-	if got := s.CNI11(dir, names); len(got) > 0 {
+	if got := f.CNI11(names); len(got) > 0 {
 		t.Errorf("CNI 1.1.0 is accepted by %v, and bridge is a script now", got)
 	}
-	if got := s.CNI11(filepath.Join(dir, "none"), names); len(got) > 0 {
+	if got := (&Folder{Path: filepath.Join(dir, "none")}).CNI11(names); len(got) > 0 {
 		t.Errorf("CNI 1.1.0 is accepted by %v in a folder that is not there", got)
 	}
 }

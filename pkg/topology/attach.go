@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -11,7 +12,9 @@ import (
 // cni computes our CNI config. It makes the Node Ready, so it changes only while this node has no
 // problem, and is never removed: without it, deleted pods stay Terminating.
 func (b *builder) cni() {
-	blocks := func(p problem.Problem) bool { return p.BlocksReady && p.Reason != problem.SubnetChanged }
+	blocks := func(p problem.Problem) bool {
+		return p.BlocksReady && p.Reason != problem.SubnetChanged && p.Reason != problem.CNIConflict
+	}
 	if b.opts.Router || slices.ContainsFunc(b.problems, blocks) {
 		b.desired.CNI = b.actual.CNI
 		return
@@ -21,7 +24,7 @@ func (b *builder) cni() {
 		Firewall: b.opts.Firewall, Spec11: b.acceptCNI11(), Plugins: b.chained(), Layout: b.opts.layout(),
 	}
 	least := minMTU4
-	if slices.ContainsFunc(conf.Subnets, is6) {
+	if hasFamily(conf.Subnets, false) {
 		least = minMTU6
 	}
 	if conf.MTU != 0 && conf.MTU < least {
@@ -46,58 +49,23 @@ func (b *builder) chained() []Plugin {
 // acceptCNI11 reports whether all plugins of our config accept CNI 1.1.0. If a runtime picked it
 // and one of them did not, no pod could start.
 func (b *builder) acceptCNI11() bool {
-	accepts := func(name string) bool { return slices.Contains(b.host.CNI11, name) }
-	return accepts("bridge") && accepts("host-local") && accepts("portmap") &&
-		(!b.opts.Firewall || accepts(FirewallPlugin)) &&
-		!slices.ContainsFunc(b.chained(), func(p Plugin) bool { return !accepts(p.Type) })
+	names := []string{"bridge", "host-local", "portmap"}
+	if b.opts.Firewall {
+		names = append(names, FirewallPlugin)
+	}
+	for _, p := range b.chained() {
+		names = append(names, p.Type)
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(b.host.CNI11, name) })
 }
 
 // configSubnets returns the subnets of the config: our own, or in a family in which pods use a
 // former one, that.
 func (b *builder) configSubnets() []netip.Prefix {
-	subnets := slices.DeleteFunc(slices.Clone(b.subnets), func(p netip.Prefix) bool {
-		return slices.ContainsFunc(b.former, func(f netip.Prefix) bool { return f.Addr().Is4() == p.Addr().Is4() })
-	})
+	subnets := slices.DeleteFunc(slices.Clone(b.subnets), func(p netip.Prefix) bool { return hasFamily(b.former, p.Addr().Is4()) })
 	subnets = append(subnets, b.former...)
 	slices.SortFunc(subnets, ComparePrefix)
 	return subnets
-}
-
-// otherConfigs reports other CNI configs that the runtime takes instead of ours, unless the
-// operator wants them. Ours is written all the same, because during a migration a node has both.
-func (b *builder) otherConfigs() {
-	for _, name := range b.host.ConfigsBefore {
-		if !b.opts.Router && !slices.Contains(b.opts.ConfigsBefore, name) {
-			b.ownProblem(problem.CNIConflict, "the container runtime takes %s before our %s, so new pods do not get addresses of this node's subnet; remove that file if its network is not wanted", name, Conflist)
-		}
-	}
-}
-
-// hostProblems reports problems of this host that do not end the service of its pods: drop-in
-// plugins that are left out of the chain, what can't be read or watched, and an unreadable table.
-func (b *builder) hostProblems() {
-	if b.host.TableUnread != "" {
-		b.report(b.opts.TableProblem(b.host.TableUnread))
-	}
-	for _, why := range b.host.PluginProblems {
-		if !b.opts.Router {
-			b.warn(problem.CNIPluginRefused, "%s", why)
-		}
-	}
-	for _, what := range b.host.Unseen {
-		b.warn(problem.HostUnseen, "%s; until that is repaired, changes of it are found late or not at all", what)
-	}
-}
-
-// TableProblem returns the Problem of an nftables table that can't be read or written. Without
-// masquerading the table only guards the host's loopback addresses (dropLoopback in pkg/dataplane),
-// and pods are connected without it.
-func (o Options) TableProblem(detail string) problem.Problem {
-	p := problem.Problem{Reason: problem.TableFailed, Message: detail, BlocksReady: o.Masquerade}
-	if !o.Masquerade {
-		p.Message += "; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"
-	}
-	return p
 }
 
 // formerSubnets finds our former subnets that still have pods. A new config would disconnect them
@@ -108,10 +76,7 @@ func (b *builder) formerSubnets() {
 	if len(b.subnets) == 0 || b.host.Ports == 0 {
 		return
 	}
-	var candidates []netip.Prefix
-	if b.actual.CNI != nil {
-		candidates = append(candidates, b.actual.CNI.Subnets...)
-	}
+	candidates := slices.Clone(b.attached)
 	for _, a := range b.actual.Addresses {
 		if b.gateway(a.Prefix) {
 			candidates = append(candidates, a.Prefix.Masked())
@@ -136,4 +101,76 @@ func (b *builder) leased(p netip.Prefix) (n int) {
 		}
 	}
 	return n
+}
+
+const (
+	maxMTU  = 65535 // the largest one of a bridge or a veth device (ETH_MAX_MTU of linux/if_ether.h)
+	minMTU4 = 68    // the smallest one of these devices, and of IPv4 (ETH_MIN_MTU, RFC 791)
+	minMTU6 = 1280  // the smallest one of a link with IPv6 (RFC 8200, section 5)
+)
+
+// mtu returns the MTU of pods: the smallest one of the links to peers, in each family of pods, or
+// else of the links of default routes. Without such a link it stays as it is; 0: unknown.
+func (b *builder) mtu() int {
+	if b.opts.MTU != 0 {
+		return b.opts.MTU
+	}
+	links := map[string]bool{}
+	for _, p := range b.subnets {
+		b.linksToPeers(links, p.Addr().Is4())
+	}
+	mtu := cmp.Or(b.leastMTU(links), b.leastMTU(b.defaultLinks()))
+	if mtu == 0 && b.actual.CNI != nil {
+		mtu = b.actual.CNI.MTU
+	}
+	mtu = min(mtu, maxMTU)
+	for _, t := range b.desired.Tunnels {
+		mtu = min(mtu, t.MTU)
+	}
+	return mtu
+}
+
+// defaultLinks returns the names of the links of default routes.
+func (b *builder) defaultLinks() map[string]bool {
+	names := map[string]bool{}
+	for _, r := range b.host.Routes {
+		names[r.Dev] = names[r.Dev] || r.Dst.Bits() == 0
+	}
+	return names
+}
+
+// linksToPeers adds the links to peers in a family: the link with our InternalIP, whatever links
+// peers' InternalIPs are on, because a peer may have any. If that one leads nowhere, it adds the
+// links of the peers' routes.
+func (b *builder) linksToPeers(links map[string]bool, is4 bool) {
+	if uplink, ok := b.uplinks[is4]; ok && b.leadsSomewhere(uplink) {
+		links[uplink.Name] = true
+		return
+	}
+	for _, r := range b.desired.Routes {
+		if r.Dst.Addr().Is4() == is4 && r.Dev != "" && !isTunnel(r.Dev) {
+			links[r.Dev] = true
+		}
+	}
+}
+
+// leadsSomewhere reports whether packets leave this host through a link. That excludes lo, dummy
+// devices, and links with only single addresses that are routed to this host.
+func (b *builder) leadsSomewhere(link Link) bool {
+	if link.Loopback || link.Kind == KindDummy {
+		return false
+	}
+	return slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return !p.IsSingleIP() }) ||
+		slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == link.Name && r.Type == Unicast })
+}
+
+// leastMTU returns the smallest MTU of some links, except lo; 0: none of them exists.
+func (b *builder) leastMTU(of map[string]bool) int {
+	mtu := 0
+	for _, link := range b.host.Links {
+		if of[link.Name] && !link.Loopback && (mtu == 0 || link.MTU < mtu) {
+			mtu = link.MTU
+		}
+	}
+	return mtu
 }

@@ -10,26 +10,54 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// bridgeName reports a renamed bridge, and a foreign device with the bridge's name, of which
-// nothing is changed.
-func (b *builder) bridgeName() {
-	if b.renamed != "" {
-		b.ownProblem(problem.BridgeFailed, "the pods' bridge %s was renamed to %s, so the next pod would get another bridge, and cut off those on this one; give it its name back: ip link set dev %s name %s (before Linux 6.2 it has to be down for that; the agent sets it up again)",
-			b.opts.Bridge, b.renamed, b.renamed, b.opts.Bridge)
-	}
-	if kind, taken := b.nameTaken(); taken {
-		b.ownProblem(problem.BridgeFailed, "the device %s is not a bridge (its kind is %s), so no pod can be attached; rename or delete it, or give the agent another name (--bridge)", b.opts.Bridge, kind)
-	}
+// Device is the pods' bridge, or the port of a pod. It is comparable with ==.
+type Device struct {
+	Name   string `json:"name"`
+	Master string `json:"master,omitempty"` // the bridge that a port is in; empty: none
+	Up     bool   `json:"up"`               // IFF_UP
+	// MAC and MTU (in bytes) are the bridge's. A changed MAC address is restored, because running
+	// pods have it in their neighbor tables; a changed MTU only if it is too small for IPv6.
+	MAC   string `json:"mac,omitempty"`
+	MTU   int    `json:"mtu,omitempty"`
+	NoARP bool   `json:"noARP,omitempty"` // IFF_NOARP of the bridge: no neighbor discovery
+	// LinkLocal reports whether the bridge has an IPv6 link-local address that passed duplicate
+	// address detection. Without one the kernel can't resolve the MAC address of a pod
+	// (ndisc_send_ns of net/ipv6/ndisc.c).
+	LinkLocal bool       `json:"linkLocal,omitempty"`
+	Pod       netip.Addr `json:"pod,omitzero"`    // of the pod behind a port that is down or not in the bridge
+	Known     bool       `json:"known,omitempty"` // this process itself has seen the port in the bridge
+	// Duplicate is another such port whose pod has the same address; empty: none. A container of
+	// another network may have given itself that address.
+	Duplicate string `json:"duplicate,omitempty"`
 }
 
-// nameTaken returns the kind of the device that has the bridge's name, if it is not a bridge.
-func (b *builder) nameTaken() (kind string, taken bool) {
-	for _, link := range b.host.Links {
-		if !b.opts.Router && link.Name == b.opts.Bridge && link.Kind != KindBridge && link.Kind != "" {
-			return link.Kind, true
-		}
+// Compare orders devices by name.
+func (d Device) Compare(e Device) int { return cmp.Compare(d.Name, e.Name) }
+
+// Like reports whether a device needs no change to become another one of its name.
+func (d Device) Like(e Device) bool {
+	return d.Master == e.Master && d.Up == e.Up && d.LinkLocal == e.LinkLocal && d.NoARP == e.NoARP && d.MAC == e.MAC && d.MTU == e.MTU
+}
+
+// String returns the device in the syntax of ip-link(8).
+func (d Device) String() string {
+	s := "dev " + d.Name
+	if d.Master != "" {
+		s += " master " + d.Master
 	}
-	return "", false
+	if d.Up {
+		return s + " up"
+	}
+	return s + " down"
+}
+
+// otherKind returns the kind of the device that has the bridge's name, if it is not a bridge, or "".
+func (b *builder) otherKind() string {
+	i := slices.IndexFunc(b.host.Links, func(l Link) bool { return l.Name == b.opts.Bridge && l.Kind != KindBridge && l.Kind != "" })
+	if i < 0 || b.opts.Router {
+		return ""
+	}
+	return b.host.Links[i].Kind
 }
 
 // bridge computes the bridge with its ports and addresses, once the subnets of the CNI config are
@@ -39,7 +67,7 @@ func (b *builder) bridge() {
 	b.desired.Bridge, b.desired.Devices, b.desired.Addresses = b.actual.Bridge, b.actual.Devices, b.actual.Addresses
 	b.desired.mac = b.actual.mac
 	conf := b.desired.CNI
-	if _, taken := b.nameTaken(); taken || b.renamed != "" || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
+	if b.otherKind() != "" || b.renamed != "" || b.opts.Router || conf == nil || len(conf.Subnets) == 0 || conf.Bridge != b.opts.Bridge {
 		return
 	}
 	elsewhere := func(p netip.Prefix) bool {
@@ -53,17 +81,6 @@ func (b *builder) bridge() {
 	b.devices(conf)
 	b.bridgeSysctls(conf)
 	b.addresses(conf)
-}
-
-func (b *builder) findRenamed() string {
-	if b.opts.Router {
-		return ""
-	}
-	subnets := slices.Clone(b.ownCIDRs)
-	if b.actual.CNI != nil {
-		subnets = append(subnets, b.actual.CNI.Subnets...)
-	}
-	return b.host.RenamedBridge(b.opts.Bridge, subnets, b.actual.mac)
 }
 
 // RenamedBridge returns the name of the pods' bridge if no device has its old name, or "". It is
@@ -104,7 +121,7 @@ func (b *builder) devices(conf *CNI) {
 	if own.Master != "" {
 		b.ownProblem(problem.BridgeFailed, "the bridge %s is in %s, so pods are cut off; take it out: ip link set dev %s nomaster", own.Name, own.Master, own.Name)
 	}
-	has6 := slices.ContainsFunc(conf.Subnets, is6)
+	has6 := hasFamily(conf.Subnets, false)
 	own.Up, own.NoARP, own.LinkLocal = true, false, own.LinkLocal || has6
 	if has6 && own.MTU != 0 && own.MTU < minMTU6 {
 		own.MTU = max(conf.MTU, minMTU6)
@@ -174,7 +191,7 @@ func (b *builder) gateway(p netip.Prefix) bool {
 	switch {
 	case p.Addr() != Gateway(subnet):
 		return false
-	case b.attached(subnet):
+	case slices.Contains(b.attached, subnet):
 		return true
 	}
 	lengths, inside := b.validator.lengths(subnet)

@@ -1,11 +1,9 @@
 package topology
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
@@ -18,20 +16,16 @@ import (
 func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	b := newBuilder(opts, host, nodes, actual)
 	b.ownSubnets()
-	b.overlaps()
 	b.formerSubnets()
-	b.fullSubnets()
 	b.findTunnels()
 	b.peerRoutes()
 	b.sysctls()
 	b.conflicts()
 	b.nextHops()
 	b.tunnelPeers()
-	b.bridgeName()
 	b.hostProblems()
-	b.unfitPlugins()
+	b.pluginProblems()
 	b.cni()
-	b.otherConfigs()
 	b.bridge()
 	b.tunnelAddresses()
 	b.masquerade()
@@ -47,6 +41,7 @@ type input struct {
 	own      *Node          // nil: unknown, or this host is not a Node
 	ownAddrs []netip.Addr   // its InternalIPs
 	ownCIDRs []netip.Prefix // its podCIDRs
+	attached []netip.Prefix // those of the CNI config in place, of which pods have addresses
 	peers    []*Node
 }
 
@@ -58,7 +53,7 @@ type builder struct {
 	stated   []netip.Prefix // our own valid podCIDRs
 	subnets  []netip.Prefix // those of them that this host serves
 	former   []netip.Prefix // former ones that pods still use
-	uplinks  []Link         // the links with our InternalIPs
+	uplinks  map[bool]Link  // the links with our InternalIPs, of IPv4 (true) and IPv6
 	renamed  string         // the bridge's name now, if it was renamed
 	off6     bool           // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
 	claims   []claim        // accepted, reached or not; one a subnet
@@ -76,9 +71,12 @@ func newBuilder(opts Options, host Host, nodes []*Node, actual State) *builder {
 		}
 		in.peers = append(in.peers, n)
 	}
-	b := &builder{input: in}
-	if b.renamed = b.findRenamed(); b.renamed != "" {
-		in.host = host.without(b.renamed)
+	b := &builder{input: in, uplinks: map[bool]Link{}}
+	if actual.CNI != nil {
+		in.attached = actual.CNI.Subnets
+	}
+	if name := host.RenamedBridge(opts.Bridge, slices.Concat(in.ownCIDRs, in.attached), actual.mac); name != "" && !opts.Router {
+		b.renamed, in.host = name, host.without(name)
 	}
 	b.resolver = newResolver(in)
 	b.validator = newValidator(b.resolver)
@@ -103,85 +101,6 @@ func problemOf(node string, subnet netip.Prefix, reason problem.Reason, format s
 	return problem.Problem{Subject: problem.Subject{Node: node, Subnet: subnet}, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
-// ownSubnets finds our own pod subnets, adds their unreachable routes, because of which the kernel
-// refuses packets to missing pods, and finds the uplinks.
-func (b *builder) ownSubnets() {
-	switch {
-	case b.opts.Router:
-		return
-	case b.own == nil:
-		b.ownProblem(problem.NodeMissing, "the API server has no Node of this name; waiting for kubelet to register it (is --node-name right?)")
-	case b.own.lacksPodCIDR():
-		b.ownProblem(problem.PodCIDRMissing, "the Node has no podCIDR yet; kube-controller-manager gives it one when run with --allocate-node-cidrs and --cluster-cidr")
-	default:
-		b.acceptOwn()
-	}
-	for _, r := range b.actual.Routes {
-		if len(b.subnets) == 0 && r.Type == Unreachable && r.Metric == MetricOwn { // stays until a subnet of ours is known
-			b.desired.Routes = append(b.desired.Routes, r)
-		}
-	}
-	for _, p := range b.subnets {
-		b.desired.Routes = append(b.desired.Routes, Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn})
-		b.findUplink(p.Addr().Is4())
-	}
-}
-
-func (b *builder) acceptOwn() {
-	for _, p := range b.own.Problems {
-		p.BlocksReady = p.Reason == problem.PodCIDRMalformed
-		b.report(p)
-	}
-	var accepted []netip.Prefix
-	for _, p := range b.own.PodCIDRs {
-		why, clash := cmp.Or(b.validator.refuse(p), tooSmall(p)), b.validator.taken.clash(p)
-		if why == "" {
-			b.stated = append(b.stated, p)
-		}
-		if route := routeTo(b.actual.Routes, p, MetricOwn); why == "" && (route == nil || route.Type != Unreachable) {
-			why = clash
-		}
-		if why != "" {
-			b.ownProblem(problem.PodCIDRRefused, "%s", why)
-			continue
-		}
-		if clash != "" {
-			b.warn(problem.RangeOverlap, "%s; it is in use and stays, but that and a pod can't both have one address", clash)
-		}
-		accepted = append(accepted, p)
-	}
-	b.serveFamilies(accepted)
-	b.unroutable()
-}
-
-// uplink returns the link with our Node's InternalIP of a family.
-func (b *builder) uplink(is4 bool) (Link, bool) {
-	for _, addr := range b.own.Addrs {
-		if link, p := b.host.linkWith(addr); p.IsValid() && addr.Is4() == is4 {
-			return link, true
-		}
-	}
-	return Link{}, false
-}
-
-func (b *builder) findUplink(is4 bool) {
-	if link, ok := b.uplink(is4); ok {
-		b.uplinks = append(b.uplinks, link)
-		return
-	}
-	if paths := b.switchedOff(); !is4 && len(paths) > 0 {
-		b.off6 = true
-		b.ownProblem(problem.AddressMissing, "IPv6 is switched off on this host, so no link has the Node's IPv6 InternalIP (%s); set these to 0 and give the link its address back", strings.Join(paths, ", "))
-		return
-	}
-	family := familyName(is4)
-	if b.own.firstAddr(is4).IsValid() {
-		b.ownProblem(problem.AddressMissing, "no link of this host has the Node's %s InternalIP; peers route our pods' traffic to it", family)
-		return
-	}
-	b.ownProblem(problem.AddressMissing, "the Node has a pod subnet but no InternalIP of %s; give kubelet --node-ip", family)
-}
-
 // peerRoutes validates the peers' claims and adds a route to each accepted subnet that is reached.
 func (b *builder) peerRoutes() {
 	claims := b.collect()
@@ -199,24 +118,6 @@ func (b *builder) peerRoutes() {
 			b.desired.Routes = append(b.desired.Routes, b.route(c))
 		}
 	}
-}
-
-// route returns the route to a subnet that is reached. While our own Node is missing, its
-// InternalIP is unknown, so the preferred source stays.
-func (b *builder) route(c *claim) Route {
-	if c.kept != nil {
-		return *c.kept
-	}
-	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: b.resolver.source(c.dev, c.via.Is4()), OnLink: c.path != PathDirect && !c.via.IsLinkLocalUnicast(), Protocol: Protocol, Metric: MetricPeer}
-	if c.path == PathTunnel {
-		r.Src = b.tunnelSource(c.via.Is4())
-	}
-	if b.own == nil && !b.opts.Router {
-		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
-			r.Src = have.Src
-		}
-	}
-	return r
 }
 
 // collect returns the claims that are valid by themselves, sorted by subnet.
@@ -264,7 +165,7 @@ func (b *builder) refuse(c *claim) (problem.Reason, string) {
 			return problem.PodCIDRRefused, fmt.Sprintf("podCIDR %s overlaps %s, which is this node's own", p, own.Dst)
 		}
 	}
-	clash := b.validator.taken.clash(p)
+	clash := clashOf(&b.validator.taken, p)
 	if clash != "" && b.precedence(c) == 0 {
 		return problem.PodCIDRRefused, clash
 	}
@@ -281,45 +182,4 @@ func (b *builder) grantOf(c *claim) *claim {
 		return nil
 	}
 	return g
-}
-
-// nextHops finds the addresses of Nodes to which pods' packets are not masqueraded, and reports Nodes
-// with one InternalIP. Behind a tunnel they are: the tunnel leads to pods only, so the packets to the
-// Node itself go through the underlay, which may know no pod.
-// Neither is refused: a Node can misdirect its own subnet only, and a refusal would let one kubelet
-// disconnect others.
-func (b *builder) nextHops() {
-	hops := make([]netip.Addr, 0, len(b.claims))
-	var tunneled []netip.Addr
-	for i := range b.claims {
-		if c := &b.claims[i]; c.ok() {
-			hops = append(hops, c.addr)
-			if c.path == PathTunnel {
-				tunneled = append(tunneled, c.addr)
-			}
-		}
-	}
-	sortAddrs(hops)
-	b.hops = slices.Compact(hops)
-	shared := len(b.hops) < len(hops)
-	if len(tunneled) > 0 {
-		sortAddrs(tunneled)
-		b.hops = slices.DeleteFunc(b.hops, func(addr netip.Addr) bool {
-			_, behind := slices.BinarySearchFunc(tunneled, addr, netip.Addr.Compare)
-			return behind
-		})
-	}
-	b.hops = slices.DeleteFunc(b.hops, b.isEssential)
-	if !shared {
-		return
-	}
-	holder := make(map[netip.Addr]*Node, len(b.hops))
-	for i := range b.claims {
-		c := &b.claims[i]
-		if first := holder[c.addr]; first != nil && first != c.node && c.ok() {
-			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
-		} else if c.ok() {
-			holder[c.addr] = c.node
-		}
-	}
 }

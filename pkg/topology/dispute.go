@@ -13,7 +13,7 @@ import (
 // the widest of them.
 func (b *builder) settle(claims []claim) {
 	if len(b.validator.nodes) > 0 {
-		claims = slices.DeleteFunc(claims, b.hiding)
+		claims = slices.DeleteFunc(claims, b.hides)
 	}
 	b.claims = claims[:0]
 	for len(claims) > 0 {
@@ -31,13 +31,18 @@ func (b *builder) settle(claims []claim) {
 	b.desired.granted = b.claims
 }
 
-func (b *builder) hiding(c claim) bool {
-	older := b.validator.hides(&c)
-	if older == nil || b.precedence(&c) > 0 {
-		return false
+// hides reports whether a claim would hide the InternalIP of an older Node, and adds the Problem. A
+// younger Node's does not count: a kubelet may write any address at any time.
+func (b *builder) hides(c claim) bool {
+	nodes := b.validator.nodes
+	i, _ := slices.BinarySearchFunc(nodes, c.subnet.Addr(), func(h nodeAddr, addr netip.Addr) int { return h.addr.Compare(addr) })
+	for ; i < len(nodes) && c.subnet.Contains(nodes[i].addr); i++ {
+		if older := nodes[i].node; older.compareAge(c.node) < 0 && b.precedence(&c) == 0 {
+			b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name))
+			return true
+		}
 	}
-	b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name))
-	return true
+	return false
 }
 
 // decide returns the granted ones of claims that the first of them contains, sorted, and reports
@@ -50,18 +55,22 @@ func (b *builder) decide(claims []claim) []claim {
 		order[i] = candidate{c, b.precedence(c), d.add(c.subnet)}
 	}
 	d.blocks = make([]block, len(d.prefixes))
-	inOrder := slices.Clone(order)
-	slices.SortFunc(inOrder, candidate.compare)
-	for _, c := range inOrder {
+	slices.SortFunc(order, func(a, c candidate) int {
+		return cmp.Or(cmp.Compare(c.precedence, a.precedence), a.node.compareAge(c.node))
+	})
+	for _, c := range order {
 		d.grant(c)
 	}
-	var winners []claim
 	for _, c := range order {
-		if d.blocks[c.block].owner == c.claim {
-			winners = append(winners, *c.claim)
-			continue
+		if d.blocks[c.block].owner != c.claim {
+			b.report(c.problem(problem.PodCIDRDisputed, "%s", d.refusal(c)))
 		}
-		b.report(c.problem(problem.PodCIDRDisputed, "%s", d.refusal(c)))
+	}
+	var winners []claim
+	for i := range d.blocks {
+		if owner := d.blocks[i].owner; owner != nil {
+			winners = append(winners, *owner)
+		}
 	}
 	return winners
 }
@@ -73,12 +82,8 @@ type candidate struct {
 	block      int
 }
 
-func (c candidate) compare(o candidate) int {
-	return cmp.Or(cmp.Compare(o.precedence, c.precedence), c.node.compareAge(o.node))
-}
-
-// precedence returns the precedence of a claim, whatever its length; more is better. It is highest if
-// the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
+// precedence returns the precedence of a claim, whatever its length; more is better. It is highest
+// if the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
 // another InternalIP of its Node, because a Node may get a better one.
 func (b *builder) precedence(c *claim) int {
 	if b.grantOf(c) != nil {

@@ -75,3 +75,15 @@ func (h Host) linkWith(addr netip.Addr) (found Link, as netip.Prefix) {
 	}
 	return found, as
 }
+
+// hasBesideOthers reports whether the link has an address, and more of its family.
+func (l Link) hasBesideOthers(addr netip.Addr) (has bool) {
+	choice := 0
+	for _, p := range l.Addrs {
+		has = has || p.Addr() == addr
+		if p.Addr().Is4() == addr.Is4() && !p.Addr().IsLinkLocalUnicast() {
+			choice++
+		}
+	}
+	return has && choice > 1
+}

@@ -221,20 +221,19 @@ func TestSiegeStaysInBounds(t *testing.T) {
 		s := drawSiege(t)
 		nodes, actual := s.list(t)
 		state, _ := Desired(s.opts, s.host, nodes, actual)
-		lengths := map[bool]lengthCount{}
+		lengths := map[bool]Lengths{}
 		for i, r := range state.Routes {
 			if i > 0 && state.Routes[i-1].Dst.Overlaps(r.Dst) {
 				t.Fatalf("%v overlaps %v", r, state.Routes[i-1])
 			}
-			count := lengths[r.Dst.Addr().Is4()]
-			count[r.Dst.Bits()]++
-			lengths[r.Dst.Addr().Is4()] = count
+			is4, bits := r.Dst.Addr().Is4(), r.Dst.Bits()
+			lengths[is4] = lengths[is4].union(Lengths{bits, bits})
 			s.inBounds(t, r)
 		}
 		own := slices.IndexFunc(nodes, func(n *Node) bool { return n.Name == s.opts.NodeName })
 		known := own >= 0 && len(nodes[own].PodCIDRs) > 0
-		for is4, count := range lengths {
-			s.checkLengths(t, is4, known, count.span())
+		for is4, have := range lengths {
+			s.checkLengths(t, is4, known, have)
 		}
 	})
 }

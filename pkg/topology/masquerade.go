@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -17,25 +16,41 @@ func (b *builder) masquerade() {
 		b.desired.Masquerade = b.actual.Masquerade
 		return
 	}
-	m := &Masquerade{Bridge: b.opts.Bridge}
-	sources, egress := slices.Concat(b.subnets, b.former), b.egress
-	if len(sources) == 0 {
-		have := b.actual.Masquerade
-		if have == nil {
-			return
-		}
-		sources, egress = have.Sources, func(*Masquerade) []Egress { return have.Egress }
-	}
-	if sources = b.masqueraded(sources); len(sources) > 0 {
-		m.Sources = sources
-		m.Egress = egress(m)
-		m.Nodes = served(b.hops, m.Serves, netip.Addr.Unmap)
+	m := &Masquerade{Bridge: b.opts.Bridge, Sources: b.masqueraded(slices.Concat(b.subnets, b.former))}
+	if known := len(b.subnets)+len(b.former) > 0; known {
+		m.Egress = b.egress(m)
+	} else if have := b.actual.Masquerade; have == nil {
+		return
+	} else if m.Sources = b.masqueraded(have.Sources); len(m.Sources) > 0 {
+		m.Egress = have.Egress
 	}
 	b.filterTunnels(m)
+	if len(m.Sources) > 0 {
+		served := byFamily[bool]{m.Serves(true), m.Serves(false)}
+		m.Nodes = slices.DeleteFunc(b.hops, func(a netip.Addr) bool { return !*served.of(a.Is4()) })
+	}
 	if len(m.Sources)+len(m.Tunnels) > 0 {
-		m.Cluster = served(b.clusterRanges(slices.Concat(b.subnets, b.former, m.Sources)), m.KnowsCluster, netip.Prefix.Addr)
+		known := byFamily[bool]{m.KnowsCluster(true), m.KnowsCluster(false)}
+		ranges := b.clusterRanges(slices.Concat(b.subnets, b.former, m.Sources))
+		m.Cluster = slices.DeleteFunc(ranges, func(p netip.Prefix) bool { return !*known.of(p.Addr().Is4()) })
 	}
 	b.desired.Masquerade = m
+}
+
+// filterTunnels adds the filters of our tunnels. While our own subnets are unknown, those of the
+// table stay.
+func (b *builder) filterTunnels(m *Masquerade) {
+	for _, t := range b.desired.Tunnels {
+		if own := firstOf(b.subnets, t.Local.Is4()); own.IsValid() {
+			m.Tunnels = append(m.Tunnels, TunnelFilter{t.Name, t.VNI, t.Port, own})
+		}
+	}
+	if have := b.actual.Masquerade; len(b.subnets) == 0 && have != nil && len(b.desired.Tunnels) > 0 {
+		m.Tunnels = have.Tunnels
+	}
+	if len(m.Tunnels) > 0 {
+		m.Endpoints = b.endpoints()
+	}
 }
 
 func (b *builder) masqueraded(subnets []netip.Prefix) []netip.Prefix {
@@ -63,53 +78,13 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 // (inet_select_addr of net/ipv4/devinet.c, RFC 6724 in IPv6).
 func (b *builder) egress(m *Masquerade) []Egress {
 	var all []Egress
-	for _, link := range b.host.Links {
-		if link.Loopback || link.Name == ipvsDevice {
-			continue // no packet leaves through it
-		}
-		for _, is4 := range []bool{true, false} {
-			if addr := b.resolver.source(link.Name, is4); addr.IsValid() && m.Serves(is4) {
-				all = append(all, Egress{link.Name, addr})
-			}
+	for on, addr := range b.resolver.sources {
+		if m.Serves(on.is4) && !b.resolver.loopback[on.dev] && on.dev != ipvsDevice { // no packet leaves through these two
+			all = append(all, Egress{on.dev, addr})
 		}
 	}
 	slices.SortFunc(all, Egress.Compare)
 	return all
-}
-
-// filterTunnels adds the filters of our tunnels. While our own subnets are unknown, those of the
-// table stay.
-func (b *builder) filterTunnels(m *Masquerade) {
-	for _, t := range b.desired.Tunnels {
-		if own := firstOf(b.subnets, t.Local.Is4()); own.IsValid() {
-			m.Tunnels = append(m.Tunnels, TunnelFilter{t.Name, t.VNI, t.Port, own})
-		}
-	}
-	if have := b.actual.Masquerade; len(b.subnets) == 0 && have != nil {
-		m.Tunnels = have.Tunnels
-	}
-	if len(m.Tunnels) > 0 {
-		m.Endpoints = b.endpoints()
-	}
-}
-
-// served returns the part of a sorted list, IPv4 first, of the families that the table has.
-func served[T any](sorted []T, has func(is4 bool) bool, addr func(T) netip.Addr) []T {
-	split := sort.Search(len(sorted), func(i int) bool { return !addr(sorted[i]).Is4() })
-	switch has4, has6 := has(true), has(false); {
-	case has4 && has6:
-		return sorted
-	case has4:
-		return sorted[:split:split]
-	}
-	return sorted[split:]
-}
-
-// isEssential reports whether an address is that of a gateway or nameserver of this host, which may
-// not have a route back. Pods' packets to it are masqueraded, so that a kubelet can't disconnect
-// all pods from it by claiming the address.
-func (b *builder) isEssential(addr netip.Addr) bool {
-	return slices.Contains(b.host.Nameservers, addr) || slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Via == addr && wide(r.Dst) })
 }
 
 // Ruleset returns the table in the syntax of nft(8). The dataplane makes the same table by netlink.
@@ -121,7 +96,7 @@ func (m *Masquerade) Ruleset() string {
 			writeSet(&b, "cluster"+f.suffix, f.setType, true, pick(m.Cluster, f.is4, netip.Prefix.Addr))
 		}
 		if m.Serves(f.is4) {
-			writeSet(&b, "nodes"+f.suffix, f.setType, false, pick(m.Nodes, f.is4, func(a netip.Addr) netip.Addr { return a }))
+			writeSet(&b, "nodes"+f.suffix, f.setType, false, pick(m.Nodes, f.is4, netip.Addr.Unmap))
 		}
 		if m.Filters(f.is4) {
 			writeSet(&b, "endpoints"+f.suffix, f.setType, false, pick(m.Endpoints, f.is4, netip.Addr.Unmap))
@@ -171,14 +146,6 @@ func (m *Masquerade) writeInput(b *strings.Builder) {
 		fmt.Fprintf(b, "\t\t%s saddr != @endpoints%s udp dport %d @th,96,24 %d drop\n", f.nft, f.suffix, t.Port, t.VNI)
 	}
 	b.WriteString("\t}\n")
-}
-
-var families = []struct {
-	is4                             bool
-	suffix, nft, setType, multicast string
-}{
-	{true, "4", "ip", "ipv4_addr", "224.0.0.0/4"},
-	{false, "6", "ip6", "ipv6_addr", "ff00::/8"},
 }
 
 func pick[T fmt.Stringer](all []T, is4 bool, addr func(T) netip.Addr) []string {

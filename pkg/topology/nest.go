@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// A nest finds the prefixes that contain or overlap another one in O(log n). Prefixes are disjoint or
-// nested. Sorted, wider ones first, the last one that begins before an address contains it, or one
-// of those around that one does:
+// A nest finds the prefixes that contain or overlap another one in O(log n). Prefixes are disjoint
+// or nested. Sorted, wider ones first, the last one that begins before an address contains it, or
+// one of those around that one does:
 //
 //	|----------- a -----------|      sorted: a b c d
 //	   |---- b ----|  |- d -|        outer: of b a, of c b, of d a
@@ -86,9 +86,6 @@ func (x *index[T]) overlap(p netip.Prefix) (widest *T) {
 	return widest
 }
 
-// A takenIndex finds a range that pod subnets must not overlap.
-type takenIndex struct{ index[taken] }
-
 // A taken is a range that pod subnets must not overlap, and a description of it.
 type taken struct {
 	netip.Prefix
@@ -96,26 +93,24 @@ type taken struct {
 }
 
 // newTakenIndex sorts the ranges; of equal ones it keeps the first description.
-func newTakenIndex(ranges []taken) takenIndex {
+func newTakenIndex(ranges []taken) index[taken] {
 	slices.SortStableFunc(ranges, func(a, b taken) int { return ComparePrefix(a.Prefix, b.Prefix) })
-	return takenIndex{newIndex(ranges, func(t *taken) netip.Prefix { return t.Prefix })}
+	return newIndex(ranges, func(t *taken) netip.Prefix { return t.Prefix })
 }
 
-// clash returns the problem of a pod subnet that overlaps a range, or "".
-func (x *takenIndex) clash(p netip.Prefix) string {
+// clashOf returns the problem of a pod subnet that overlaps a range, or "".
+func clashOf(x *index[taken], p netip.Prefix) string {
 	if t := x.overlap(p); t != nil {
 		return fmt.Sprintf("podCIDR %s overlaps %s", p, t.what)
 	}
 	return ""
 }
 
-// A routeIndex finds the route that the kernel takes to an address, without a lookup for each
-// prefix length, because it is used for each InternalIP of all Nodes in every pass. The longest
-// prefix decides, then the lowest metric (fib_table_lookup of net/ipv4/fib_trie.c,
+// newRouteIndex returns an index to find the route that the kernel takes to an address, without a
+// lookup for each prefix length, because it is used for each InternalIP of all Nodes in every pass.
+// The longest prefix decides, then the lowest metric (fib_table_lookup of net/ipv4/fib_trie.c,
 // fib6_table_lookup of net/ipv6/route.c).
-type routeIndex = index[Route]
-
-func newRouteIndex(foreign []Route) routeIndex {
+func newRouteIndex(foreign []Route) index[Route] {
 	routes := make([]Route, 0, len(foreign))
 	sources := map[netip.Prefix]netip.Prefix{}
 	for i := range foreign {

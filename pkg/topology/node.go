@@ -112,9 +112,7 @@ func (n *Node) firstAddr(is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// older reports whether n takes precedence over m if neither is the incumbent.
-func (n *Node) older(m *Node) bool { return n.compareAge(m) < 0 }
-
+// compareAge is negative if n takes precedence over m while neither is the incumbent.
 func (n *Node) compareAge(m *Node) int {
 	return cmp.Or(n.Created.Compare(m.Created), cmp.Compare(n.Name, m.Name))
 }

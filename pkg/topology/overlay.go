@@ -200,13 +200,13 @@ func (b *builder) endpoints() []netip.Addr {
 }
 
 // looseFilters has the uplinks and tunnels accept packets whose source is reached by another link
-// (rp_filter of ip-sysctl.rst): a peer with another setting answers by the other way.
-func (b *builder) looseFilters() {
-	if *b.resolver.tunnels.of(true) == nil {
+// (rp_filter of ip-sysctl.rst, of IPv4 alone): a peer with another setting answers by the other way.
+func (b *builder) looseFilters(is4 bool) {
+	if !is4 || *b.resolver.tunnels.of(true) == nil {
 		return
 	}
 	devs := []string{Tunnel4}
-	for _, link := range b.uplinks {
+	if link, ok := b.uplinks[true]; ok {
 		devs = append(devs, link.Name)
 	}
 	for _, r := range b.desired.Routes {

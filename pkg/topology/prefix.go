@@ -61,6 +61,8 @@ func firstOf(prefixes []netip.Prefix, is4 bool) netip.Prefix {
 	return netip.Prefix{}
 }
 
+func hasFamily(prefixes []netip.Prefix, is4 bool) bool { return firstOf(prefixes, is4).IsValid() }
+
 // Outermost returns the sorted prefixes without those that another one contains. They are disjoint,
 // as an nftables interval set requires.
 func Outermost(prefixes []netip.Prefix) []netip.Prefix {
@@ -108,6 +110,19 @@ func sortAddrs(addrs []netip.Addr) {
 		addrs[i] = netip.AddrFrom4(b)
 	}
 }
+
+// families are the address families with what differs between them.
+var families = []struct {
+	is4                             bool
+	number                          int // in paths of settings
+	forward, noForward, bridgeNF    string
+	suffix, nft, setType, multicast string // in our nftables table
+}{
+	{true, 4, SysctlForward4, "IPv4 is off in this kernel", SysctlBridgeNF4, "4", "ip", "ipv4_addr", "224.0.0.0/4"},
+	{false, 6, SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets", SysctlBridgeNF6, "6", "ip6", "ipv6_addr", "ff00::/8"},
+}
+
+func familyName(is4 bool) string { return choose(is4, "IPv4", "IPv6") }
 
 // byFamily has a value for each address family. Lookups are cheaper than those of a map, and there
 // are several for each Node.

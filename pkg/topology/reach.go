@@ -34,13 +34,13 @@ func (r *reach) ok() bool { return r.path != "" }
 // endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
 // does not show it, because the route leads to a gateway.
 func (b *builder) endpoint(r Route) netip.Addr {
-	switch {
-	case isTunnel(r.Dev):
+	switch pathOf(r) {
+	case PathTunnel:
 		key := FDBEntry{Dev: r.Dev, MAC: TunnelMAC(r.Dst)}
 		if i, ok := slices.BinarySearchFunc(b.actual.FDB, key, FDBEntry.Compare); ok {
 			return b.actual.FDB[i].Dst
 		}
-	case !r.OnLink:
+	case PathDirect:
 		return r.Via
 	}
 	return netip.Addr{}
@@ -86,20 +86,21 @@ func (b *builder) keep(c *claim, have Route) {
 	if before := b.grantOf(c); pathOf(have) == PathGateway && before != nil && before.via == have.Via {
 		to = before.addr
 	}
-	if have.Via == c.via && have.Dev == c.dev || !slices.Contains(c.node.Addrs, to) || b.resolver.excluded(to) != "" || !b.opts.allows(pathOf(have)) {
+	moved := have.Via != c.via || have.Dev != c.dev
+	if !moved || !slices.Contains(c.node.Addrs, to) || b.resolver.excluded(to) != "" || !b.opts.allows(pathOf(have)) {
 		return
 	}
+	if c.ok() && (pathOf(have) != PathDirect || c.path != PathDirect) {
+		return // the Path changes without a gap
+	}
+	better := slices.Index(c.node.Addrs, to) < slices.Index(c.node.Addrs, c.addr)
 	dead := func(foreign Route) bool { return foreign.Dev == have.Dev && foreign.Dead }
 	_, reason, detail := b.resolver.onLink(to)
-	switch {
-	case !c.ok():
-	case pathOf(have) != PathDirect || c.path != PathDirect:
-		return
-	case reason != "" && slices.Index(c.node.Addrs, have.Via) < slices.Index(c.node.Addrs, c.addr) && !slices.ContainsFunc(b.host.Routes, dead):
-	case have.Via == c.addr:
-		detail = b.resolver.shadowed(have.Via, have.Dev)
-	default:
-		return
+	if stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Routes, dead); !stays {
+		detail = ""
+		if have.Via == c.addr {
+			detail = b.resolver.shadowed(have.Via, have.Dev)
+		}
 	}
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated

@@ -13,51 +13,36 @@ import (
 // gateway, noprefixroute and more specific routes.
 type resolver struct {
 	*input
-	local map[netip.Addr]string // our own addresses, including broadcast ones, and what they are
-	index routeIndex            // foreign routes, the best one of each prefix
-	devs  map[string]resolverDev
-	// tunnels are those that this host has, or will have. Where there is none, noTunnel is why.
-	tunnels  byFamily[*Tunnel]
-	noTunnel byFamily[string]
+	local    map[netip.Addr]string // our own addresses, including broadcast ones, and what they are
+	index    index[Route]          // foreign routes, the best one of each prefix
+	loopback map[string]bool       // by link
+	sources  map[outlet]netip.Addr // our InternalIPs as preferred sources, where the kernel would have a choice
+	tunnels  byFamily[*Tunnel]     // those that this host has, or will have
+	noTunnel byFamily[string]      // why there is none
 }
 
-type resolverDev struct {
-	loopback bool
-	source   byFamily[netip.Addr] // preferred
+type outlet struct {
+	dev string
+	is4 bool
 }
 
 func newResolver(in *input) *resolver {
-	r := &resolver{input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Routes), devs: map[string]resolverDev{}}
+	r := &resolver{
+		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Routes),
+		loopback: map[string]bool{}, sources: map[outlet]netip.Addr{},
+	}
 	for _, link := range in.host.Links {
-		r.devs[link.Name] = resolverDev{link.Loopback, byFamily[netip.Addr]{in.preferredSource(link, true), in.preferredSource(link, false)}}
+		r.loopback[link.Name] = link.Loopback
 		for _, p := range link.Addrs {
 			r.addLocal(link.Name, p)
 		}
-	}
-	return r
-}
-
-// preferredSource returns our InternalIP as the preferred source on a link, if the kernel would otherwise
-// have a choice.
-func (in *input) preferredSource(link Link, is4 bool) netip.Addr {
-	choice := 0
-	for _, p := range link.Addrs {
-		if p.Addr().Is4() == is4 && !p.Addr().IsLinkLocalUnicast() {
-			choice++
+		for _, addr := range in.ownAddrs {
+			if on := (outlet{link.Name, addr.Is4()}); !r.sources[on].IsValid() && link.hasBesideOthers(addr) {
+				r.sources[on] = addr
+			}
 		}
 	}
-	i := slices.IndexFunc(in.ownAddrs, func(addr netip.Addr) bool {
-		return addr.Is4() == is4 && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr })
-	})
-	if choice < 2 || i < 0 {
-		return netip.Addr{}
-	}
-	return in.ownAddrs[i]
-}
-
-func (r *resolver) source(dev string, is4 bool) netip.Addr {
-	sources := r.devs[dev].source
-	return *sources.of(is4)
+	return r
 }
 
 func (r *resolver) addLocal(link string, p netip.Prefix) {
@@ -149,7 +134,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 func (r *resolver) underlay(addr netip.Addr) *Route {
 	route := r.index.lookup(addr)
 	if route == nil || route.Type != Unicast || route.From.IsValid() || route.Dev == "" ||
-		r.devs[route.Dev].loopback || route.Dev == r.opts.Bridge || isTunnel(route.Dev) {
+		r.loopback[route.Dev] || route.Dev == r.opts.Bridge || isTunnel(route.Dev) {
 		return nil
 	}
 	return route
@@ -181,7 +166,7 @@ func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, 
 			detail += r.linkHint(addr)
 		}
 		return "", problem.OffLink, detail
-	case route.Type != Unicast || r.devs[route.Dev].loopback || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
+	case route.Type != Unicast || r.loopback[route.Dev] || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
 		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)

@@ -198,7 +198,7 @@ func (m *Masquerade) SameRules(o *Masquerade) bool {
 // Serves reports whether the table masquerades pods of a family; only then it has sets of that
 // family.
 func (m *Masquerade) Serves(is4 bool) bool {
-	return slices.ContainsFunc(m.Sources, func(p netip.Prefix) bool { return p.Addr().Is4() == is4 })
+	return hasFamily(m.Sources, is4)
 }
 
 // Egress is a link with the source address that pods' packets to the world get on it.

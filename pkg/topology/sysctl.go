@@ -34,27 +34,31 @@ func NeighSysctl(family, limit int) string {
 // neighbor table.
 func (b *builder) sysctls() {
 	b.desired.Sysctls = map[string]string{}
-	if b.serves(true) {
-		b.require(SysctlForward4, "IPv4 is off in this kernel")
-		b.forwardOn(4)
-		b.looseFilters()
-		b.neighborLimits(4)
+	for _, f := range families {
+		if b.serves(f.is4) {
+			b.require(f.forward, f.noForward)
+			b.forwardOn(f.number)
+			b.looseFilters(f.is4)
+			b.neighborLimits(f.number)
+		}
+		if hasFamily(b.subnets, f.is4) {
+			b.require(f.bridgeNF, "load the module br_netfilter, or Services time out between pods of this node")
+		}
 	}
 	if b.serves(false) {
 		b.acceptRA()
-		b.require(SysctlForward6, "IPv6 is off in this kernel, yet there are IPv6 pod subnets")
-		b.forwardOn(6)
-		b.neighborLimits(6)
 	}
-	for _, p := range b.subnets {
-		b.require(choose(p.Addr().Is4(), SysctlBridgeNF4, SysctlBridgeNF6), "load the module br_netfilter, or Services time out between pods of this node")
-	}
-	// Our table drops the router advertisements between pods of this node, even if they have no IPv6
-	// addresses of ours, because they would accept them.
-	_, there := b.actual.Sysctls[SysctlBridgeNF6]
-	if _, has6 := b.actual.Sysctls[SysctlForward6]; there && has6 && len(b.subnets) > 0 {
+	// Our table drops the router advertisements between pods of this node, even if they have no
+	// IPv6 addresses of ours, because they would accept them.
+	if b.has(SysctlBridgeNF6) && b.has(SysctlForward6) && len(b.subnets) > 0 {
 		b.desired.Sysctls[SysctlBridgeNF6] = "1"
 	}
+}
+
+// has reports whether the kernel has a setting.
+func (b *builder) has(path string) bool {
+	_, ok := b.actual.Sysctls[path]
+	return ok
 }
 
 // serves reports whether this host forwards pods' packets of a family.
@@ -62,7 +66,7 @@ func (b *builder) serves(is4 bool) bool {
 	if b.opts.Router {
 		return slices.ContainsFunc(b.claims, func(c claim) bool { return c.subnet.Addr().Is4() == is4 })
 	}
-	return slices.ContainsFunc(b.subnets, func(p netip.Prefix) bool { return p.Addr().Is4() == is4 })
+	return hasFamily(b.subnets, is4)
 }
 
 const (
@@ -96,7 +100,7 @@ func (b *builder) neighborLimits(family int) {
 }
 
 func (b *builder) require(path, remediation string) {
-	if _, ok := b.actual.Sysctls[path]; !ok {
+	if !b.has(path) {
 		b.ownProblem(problem.SettingMissing, "/proc/sys/%s does not exist: %s", path, remediation)
 		return
 	}
@@ -116,8 +120,7 @@ func (b *builder) forwardOn(family int) {
 		}
 	}
 	for dev, wanted := range devs {
-		path := ConfSysctl(family, dev, "forwarding")
-		if _, ok := b.actual.Sysctls[path]; ok && wanted {
+		if path := ConfSysctl(family, dev, "forwarding"); wanted && b.has(path) {
 			b.desired.Sysctls[path] = "1"
 		}
 	}
@@ -148,30 +151,23 @@ func (b *builder) hasRouters(link Link) bool {
 	case link.Enslaved:
 		return false
 	}
-	return !FacesGuests(link.Kind) || b.own != nil && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool {
-		return slices.Contains(b.own.Addrs, p.Addr())
-	})
+	return !FacesGuests(link.Kind) || slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return slices.Contains(b.ownAddrs, p.Addr()) })
 }
 
 // bridgeSysctls computes the bridge's settings, also before it exists. It ignores router
 // advertisements, which can only come from a pod. IPv6 is enabled if pods have it.
 func (b *builder) bridgeSysctls(conf *CNI) {
-	_, has6 := b.actual.Sysctls[SysctlForward6]
-	for _, s := range []struct {
-		path, value string
-		wanted      bool
-	}{
-		{ConfSysctl(4, conf.Bridge, "forwarding"), "1", b.serves(true)},
-		{ConfSysctl(6, conf.Bridge, "forwarding"), "1", b.serves(false)},
-		{ConfSysctl(6, conf.Bridge, "accept_ra"), "0", true},
-		{ConfSysctl(6, conf.Bridge, "disable_ipv6"), "0", slices.ContainsFunc(conf.Subnets, is6)},
-	} {
-		_, there := b.actual.Sysctls[s.path]
-		comes := b.actual.Bridge == "" && strings.HasPrefix(s.path, "net/ipv4/") || has6 && b.getsIPv6(conf)
-		if s.wanted && (there || comes) {
-			b.desired.Sysctls[s.path] = s.value
+	comes4, comes6 := b.actual.Bridge == "", b.has(SysctlForward6) && b.getsIPv6(conf)
+	set := func(family int, name, value string, wanted bool) {
+		path := ConfSysctl(family, conf.Bridge, name)
+		if wanted && (b.has(path) || comes6 || comes4 && family == 4) {
+			b.desired.Sysctls[path] = value
 		}
 	}
+	set(4, "forwarding", "1", b.serves(true))
+	set(6, "forwarding", "1", b.serves(false))
+	set(6, "accept_ra", "0", true)
+	set(6, "disable_ipv6", "0", hasFamily(conf.Subnets, false))
 }
 
 // getsIPv6 reports whether the bridge will have IPv6 settings after an earlier change: it is made,
@@ -183,16 +179,13 @@ func (b *builder) getsIPv6(conf *CNI) bool {
 	return slices.ContainsFunc(b.actual.Devices, func(d Device) bool { return d.Name == conf.Bridge && d.MTU != 0 && d.MTU < minMTU6 })
 }
 
-func is6(p netip.Prefix) bool { return p.Addr().Is6() }
-
 // switchedOff returns the settings that disable IPv6 on the uplinks, or without one on all links
 // that may have routers, as paths.
 func (b *builder) switchedOff() []string {
 	var paths []string
 	for _, link := range b.host.Links {
-		same := func(uplink Link) bool { return uplink.Name == link.Name }
-		path := ConfSysctl(6, link.Name, "disable_ipv6")
-		if b.actual.Sysctls[path] == "1" && (slices.ContainsFunc(b.uplinks, same) || len(b.uplinks) == 0 && b.hasRouters(link)) {
+		matters := link.Name == b.uplinks[true].Name || len(b.uplinks) == 0 && b.hasRouters(link)
+		if path := ConfSysctl(6, link.Name, "disable_ipv6"); matters && b.actual.Sysctls[path] == "1" {
 			paths = append(paths, path+"=1")
 		}
 	}

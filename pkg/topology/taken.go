@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // The table "who may hold an address or a route in a pod range" of docs/design.md, in code.
@@ -15,43 +13,33 @@ import (
 // show that a range is in use: a tunnel's may be as wide as 10.0.0.0/8, and pods may be in there.
 const protocolKernel = 2
 
-// hostRanges are the ranges of this host that pod subnets may overlap.
-type hostRanges struct {
-	*resolver
-	cluster  []netip.Prefix  // --cluster-cidr, disjoint
-	uplinked map[string]bool // the names of the links by which this host is reached
-	held     []taken         // what a pod subnet must not hide
-	wider    []taken         // networks around a range of --cluster-cidr, one address of each
-	leftover []taken         // single addresses in our own subnets, on devices of other networks, with remediation
-}
-
-func rangesOf(r *resolver) *hostRanges {
-	h := &hostRanges{resolver: r, cluster: Outermost(r.opts.ClusterCIDRs), uplinked: r.uplinkNames()}
-	for _, link := range h.host.Links {
-		if link.Name == h.opts.Bridge {
+// findTaken collects the ranges of this host that pod subnets may overlap.
+func (v *validator) findTaken() {
+	for _, link := range v.host.Links {
+		if link.Name == v.opts.Bridge {
 			continue
 		}
 		for _, p := range link.Addrs {
-			h.address(p, link)
+			v.address(p, link)
 		}
 	}
-	for _, route := range h.host.Routes {
+	for _, route := range v.host.Routes {
 		switch {
 		case route.Via.IsValid():
-			if h.isNeeded(route) {
-				h.take(single(route.Via), "gateway "+route.Via.String())
+			if v.isNeeded(route) {
+				v.take(single(route.Via), "gateway "+route.Via.String())
 			}
-		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != h.opts.Bridge && !wide(route.Dst) && !h.isWider(route.Dst) && !ofAddress(h.host, route):
-			h.take(route.Dst, fmt.Sprintf("%s, connected to %s of this host", route.Dst, route.Dev))
+		case route.Protocol == protocolKernel && route.Type == Unicast && route.Dev != v.opts.Bridge && !wide(route.Dst) && !v.isWider(route.Dst) && !ofAddress(v.host, route):
+			v.take(route.Dst, fmt.Sprintf("%s, connected to %s of this host", route.Dst, route.Dev))
 		}
 	}
-	for _, addr := range h.host.Nameservers {
-		h.take(single(addr), "nameserver "+addr.String())
+	for _, addr := range v.host.Nameservers {
+		v.take(single(addr), "nameserver "+addr.String())
 	}
-	for _, addr := range h.opts.APIServers {
-		h.take(single(addr), "API server "+addr.String())
+	for _, addr := range v.opts.APIServers {
+		v.take(single(addr), "API server "+addr.String())
 	}
-	return h
+	v.taken = newTakenIndex(v.held)
 }
 
 // ofAddress reports whether a route leads to a single address that its link has. The kernel makes
@@ -78,55 +66,55 @@ func (in *input) uplinkNames() map[string]bool {
 	return names
 }
 
-func (h *hostRanges) take(p netip.Prefix, what string) {
-	if overlapsCluster(h.opts, p) {
-		h.held = append(h.held, taken{p, what})
+func (v *validator) take(p netip.Prefix, what string) {
+	if overlapsCluster(v.opts, p) {
+		v.held = append(v.held, taken{p, what})
 	}
 }
 
 // address takes the prefix of an address, or, if that is around the pods' range, the address alone.
 // A single address in our own subnet, on a device that other machines don't use, costs at most one
 // pod its address.
-func (h *hostRanges) address(p netip.Prefix, link Link) {
+func (v *validator) address(p netip.Prefix, link Link) {
 	what := fmt.Sprintf("%s on %s of this host", p, link.Name)
 	switch {
 	case wide(p):
-		h.take(single(p.Addr()), what)
-	case h.isWider(p.Masked()):
-		if !slices.ContainsFunc(h.wider, func(t taken) bool { return t.Prefix == p.Masked() }) {
-			h.wider = append(h.wider, taken{p.Masked(), what})
+		v.take(single(p.Addr()), what)
+	case v.isWider(p.Masked()):
+		if !slices.ContainsFunc(v.wider, func(t taken) bool { return t.Prefix == p.Masked() }) {
+			v.wider = append(v.wider, taken{p.Masked(), what})
 		}
-		h.take(single(p.Addr()), what)
-	case p.IsSingleIP() && !link.Loopback && !h.uplinked[link.Name] && within(h.ownCIDRs, p):
+		v.take(single(p.Addr()), what)
+	case p.IsSingleIP() && !link.Loopback && !v.uplinked[link.Name] && within(v.ownCIDRs, p):
 		remediation := "delete the device if another pod network left it behind"
 		if link.Name == ipvsDevice {
 			remediation = "take it from the Service that has it (externalIPs, a load balancer's address)"
 		}
-		h.leftover = append(h.leftover, taken{p, what + " is inside this node's podCIDR; " + remediation})
+		v.leftover = append(v.leftover, taken{p, what + " is inside this node's podCIDR; " + remediation})
 	default:
-		h.take(p.Masked(), what)
+		v.take(p.Masked(), what)
 	}
 }
 
 // isWider reports whether a prefix contains a range of --cluster-cidr and more, such as a LAN of
 // 10.0.0.0/8 around 10.244.0.0/16. The operator has chosen the more specific range for pods.
-func (h *hostRanges) isWider(p netip.Prefix) bool {
-	return slices.ContainsFunc(h.cluster, func(c netip.Prefix) bool { return p.Bits() < c.Bits() && p.Contains(c.Addr()) })
+func (v *validator) isWider(p netip.Prefix) bool {
+	return slices.ContainsFunc(v.cluster, func(c netip.Prefix) bool { return p.Bits() < c.Bits() && p.Contains(c.Addr()) })
 }
 
 // isNeeded reports whether this host needs a route's gateway. That excludes local pods, and
 // gateways that only the route itself leads to: an overlay network's is its address on a peer
 // (10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink).
-func (h *hostRanges) isNeeded(r Route) bool {
+func (v *validator) isNeeded(r Route) bool {
 	switch {
-	case r.Dev == h.opts.Bridge:
+	case r.Dev == v.opts.Bridge:
 		return false
 	case wide(r.Dst):
 		return true
-	case within(h.ownCIDRs, single(r.Via)):
+	case within(v.ownCIDRs, single(r.Via)):
 		return false
 	}
-	way := h.index.lookup(r.Via)
+	way := v.index.lookup(r.Via)
 	alone := way == nil || way.Via == r.Via || way.Dst.Bits() < r.Dst.Bits()
 	return !alone || !r.Dst.Contains(r.Via)
 }
@@ -149,27 +137,4 @@ func bounds(opts Options) []taken {
 // overlapsCluster reports whether a range can matter to any claim.
 func overlapsCluster(opts Options, p netip.Prefix) bool {
 	return len(opts.ClusterCIDRs) == 0 || slices.ContainsFunc(opts.ClusterCIDRs, p.Overlaps)
-}
-
-// overlaps reports ranges of this host inside pods' ranges, or around them, that don't refuse a
-// subnet.
-func (b *builder) overlaps() {
-	for _, t := range b.validator.wider {
-		b.warn(problem.RangeOverlap, "%s belongs to a network around --cluster-cidr; there, routes to pods take precedence, so none of its machines can have an address in --cluster-cidr", t.what)
-	}
-	for _, t := range b.validator.leftover {
-		b.warn(problem.RangeOverlap, "%s, because a pod that is given that address is not reached", t.what)
-	}
-}
-
-// unroutable reports InternalIPs of our own Node that agents with the same options refuse as a next
-// hop.
-func (b *builder) unroutable() {
-	for _, p := range b.own.PodCIDRs {
-		addr := b.own.firstAddr(p.Addr().Is4())
-		others := slices.ContainsFunc(b.own.Addrs, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() && b.resolver.excluded(a) == "" })
-		if addr.IsValid() && !others {
-			b.warn(problem.AddressRefused, "InternalIP %s %s, so no other node routes to this node's pods", addr, b.resolver.excluded(addr))
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/fleet"
@@ -24,28 +25,25 @@ const agentDeletion = time.Minute
 // cleanup.ErrRefused at once for a DaemonSet that stays, because `kubectl apply` of a rendered
 // chart creates it together with the hook's Job, and after within for a pod that stays.
 func (u *Uninstall) awaitAgents(ctx context.Context, within time.Duration) error {
-	deadline := time.Now().Add(within)
-	for notified := false; ; notified = true {
+	var left *corev1.Pod
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, within, true, func(context.Context) (done bool, err error) {
 		if err := u.refuseDaemonSets(ctx); err != nil {
-			return err
+			return false, err
 		}
-		left, err := u.runningAgent(ctx)
-		if err != nil || left == nil {
-			return err
-		}
-		if !time.Now().Before(deadline) {
-			return fmt.Errorf("%w: agents run that no DaemonSet controls, such as pod %s in namespace %s on node %s: "+
-				"delete their pods, then run `plainroute uninstall` again", cleanup.ErrRefused, left.Name, u.Namespace, left.Spec.NodeName)
-		}
-		if !notified {
+		notified := left != nil
+		if left, err = u.runningAgent(ctx); left != nil && !notified {
 			u.Notify("waiting until the agents' pods are deleted, such as %s on node %s", left.Name, left.Spec.NodeName)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("interrupted: %w", context.Cause(ctx))
-		case <-time.After(pollInterval):
-		}
+		return left == nil, err
+	})
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+	case left != nil && wait.Interrupted(err):
+		return fmt.Errorf("%w: agents run that no DaemonSet controls, such as pod %s in namespace %s on node %s: "+
+			"delete their pods, then run `plainroute uninstall` again", cleanup.ErrRefused, left.Name, u.Namespace, left.Spec.NodeName)
 	}
+	return err
 }
 
 // refuseDaemonSets returns cleanup.ErrRefused if a DaemonSet of agents is not being deleted. In a dry

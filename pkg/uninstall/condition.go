@@ -2,7 +2,6 @@ package uninstall
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -23,7 +24,7 @@ func (u *Uninstall) deleteConditions(ctx context.Context) error {
 	var errs []error
 	count := 0
 	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
-		if conditionOfOurs(n) < 0 {
+		if !hasOurCondition(n) {
 			return
 		}
 		count++
@@ -43,45 +44,36 @@ func (u *Uninstall) deleteConditions(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// conditionOfOurs returns the condition's index, or -1 if it is missing or has the reason of
-// another program.
-func conditionOfOurs(n *corev1.Node) int {
-	return slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+// hasOurCondition reports whether a Node has the condition with an agent's reason.
+func hasOurCondition(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeNetworkUnavailable && c.Reason == topology.ConditionReason
 	})
 }
 
 // deleteCondition deletes a Node's condition by a patch that fails if the Node has changed; then it
-// reads the Node again.
+// reads the Node again, by a list, which needs no further right.
 func (u *Uninstall) deleteCondition(ctx context.Context, n *corev1.Node) error {
-	const tries = 5
 	nodes := u.Client.CoreV1().Nodes()
-	var err error
-	for range tries {
-		i := conditionOfOurs(n)
-		if i < 0 {
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		if !hasOurCondition(n) {
 			return nil
 		}
-		at := fmt.Sprintf("/status/conditions/%d", i)
-		patch, e := json.Marshal([]map[string]string{
-			{"op": "test", "path": at + "/type", "value": string(corev1.NodeNetworkUnavailable)},
-			{"op": "test", "path": at + "/reason", "value": topology.ConditionReason},
-			{"op": "remove", "path": at},
-		})
-		if e != nil {
-			return e
-		}
-		if _, err = nodes.Patch(ctx, n.Name, types.JSONPatchType, patch, metav1.PatchOptions{}, "status"); err == nil || apierrors.IsNotFound(err) {
-			return nil
-		}
-		if !apierrors.IsInvalid(err) && !apierrors.IsConflict(err) {
-			break
+		patch := fmt.Sprintf(`{"metadata":{"resourceVersion":%q},"status":{"conditions":[{"type":%q,"$patch":"delete"}]}}`,
+			n.ResourceVersion, corev1.NodeNetworkUnavailable)
+		_, err := nodes.Patch(ctx, n.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+		if !apierrors.IsConflict(err) {
+			return client.IgnoreNotFound(err)
 		}
 		list, e := nodes.List(ctx, metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + n.Name})
 		if e != nil || len(list.Items) == 0 {
 			return e
 		}
 		n = &list.Items[0]
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("deleting the condition %s of Node %s: %w", corev1.NodeNetworkUnavailable, n.Name, err)
 	}
-	return fmt.Errorf("deleting the condition %s of Node %s: %w", corev1.NodeNetworkUnavailable, n.Name, err)
+	return nil
 }

@@ -30,13 +30,13 @@ type Row struct {
 // Rows are the results of all nodes, sorted by name.
 type Rows []Row
 
-// Report is the JSON document of Rows.
+// Report is the document of Rows.
 type Report struct {
 	metav1.TypeMeta `json:",inline"`
 	Nodes           Rows `json:"nodes"`
 }
 
-// Report returns the JSON document.
+// Report returns the document.
 func (rows Rows) Report() Report { return Report{status.TypeMeta("UninstallReport"), rows} }
 
 // rows returns the results; nodes are those that exist now.
@@ -101,9 +101,9 @@ func (rows Rows) err(agents string) error {
 }
 
 // Print writes the table.
-func (rows Rows) Print(w io.Writer) error {
-	lines := make([][]string, len(rows))
-	for i, r := range rows {
+func (report Report) Print(w io.Writer) error {
+	lines := make([][]string, len(report.Nodes))
+	for i, r := range report.Nodes {
 		lines[i] = []string{r.Node, r.result(), r.count(plan.KindRoute), r.outcome(plan.KindTable), r.outcome(plan.KindCNI), r.outcome(plan.KindBridge), r.note()}
 	}
 	var out bytes.Buffer

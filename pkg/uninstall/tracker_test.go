@@ -90,7 +90,7 @@ func TestRows(t *testing.T) {
 			}
 			rows := f.rows(nodes)
 			var text strings.Builder
-			if err := rows.Print(&text); err != nil {
+			if err := rows.Report().Print(&text); err != nil {
 				t.Fatal(err)
 			}
 			lines := strings.Split(text.String(), "\n")

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
@@ -149,18 +150,14 @@ func (u *Uninstall) remove(ctx context.Context, set *appsv1.DaemonSet) error {
 	if err := u.delete(ctx, set); err != nil {
 		return err
 	}
-	for {
+	err := wait.PollUntilContextCancel(ctx, pollInterval/4, true, func(ctx context.Context) (bool, error) {
 		_, err := u.Client.AppsV1().DaemonSets(u.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			u.Notify("DaemonSet %s is deleted with its last pod, on a node that does not answer", set.Name)
-			return nil
-		case <-time.After(pollInterval / 4):
-		}
+		return apierrors.IsNotFound(err), nil
+	})
+	if err != nil {
+		u.Notify("DaemonSet %s is deleted with its last pod, on a node that does not answer", set.Name)
 	}
+	return nil
 }
 
 // follow watches the pods until each node is clean, or there is no progress for too long.
@@ -168,34 +165,28 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 	f := newTracker(u, nodes)
 	u.Notify("cleaning %d nodes", len(nodes))
 	var failed error
-	for {
+	interval := pollInterval + time.Duration(len(nodes))*perNode
+	err := wait.PollUntilContextCancel(ctx, interval, true, func(context.Context) (done bool, err error) {
 		var pods map[string]*corev1.Pod
-		err := u.refuseDaemonSets(ctx)
-		if err == nil {
+		if err = u.refuseDaemonSets(ctx); err == nil {
 			pods, err = u.pods(ctx, set)
 		}
-		if errors.Is(err, cleanup.ErrRefused) {
-			f.interrupted = true
-			return f.rows(nodes), err
-		}
-		if err != nil && fmt.Sprint(err) != fmt.Sprint(failed) && ctx.Err() == nil {
+		switch {
+		case errors.Is(err, cleanup.ErrRefused):
+			return false, err
+		case err == nil:
+			f.update(pods)
+		case fmt.Sprint(err) != fmt.Sprint(failed) && ctx.Err() == nil:
 			u.Notify("%v; trying again", err)
 		}
-		if failed = err; err == nil {
-			f.update(pods)
-		}
-		if f.left() == 0 {
-			return f.rows(nodes), nil
-		}
-		if time.Since(f.progress) > u.Timeout || ctx.Err() != nil {
-			break
-		}
-		select {
-		case <-time.After(pollInterval + time.Duration(len(nodes))*perNode):
-		case <-ctx.Done():
-		}
-	}
-	if f.interrupted = ctx.Err() != nil; f.interrupted {
+		failed = err
+		return f.left() == 0 || time.Since(f.progress) > u.Timeout, nil
+	})
+	f.interrupted = f.left() > 0 && (err != nil || ctx.Err() != nil)
+	switch {
+	case errors.Is(err, cleanup.ErrRefused):
+		return f.rows(nodes), err
+	case f.left() == 0 || f.interrupted:
 		return f.rows(nodes), nil
 	}
 	now, err := u.nodes(ctx)

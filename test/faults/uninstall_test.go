@@ -84,7 +84,7 @@ func (r *removal) uninstall(ctx context.Context, code int, args ...string) (unin
 	if done.Stdout != "" {
 		r.must(json.Unmarshal([]byte(done.Stdout), &report))
 		var table strings.Builder
-		r.must(report.Nodes.Print(&table))
+		r.must(report.Print(&table))
 		r.t.Logf("\n%s", table.String())
 	}
 	return report.Nodes, done

@@ -7,6 +7,77 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
+// route returns the route to a subnet that is reached. While our own Node is missing, its
+// InternalIP is unknown, so the preferred source stays.
+func (b *builder) route(c *claim) Route {
+	if c.kept != nil {
+		return *c.kept
+	}
+	src := b.resolver.sources[outlet{c.dev, c.via.Is4()}]
+	if c.path == PathTunnel {
+		src = b.tunnelSource(c.via.Is4())
+	}
+	onLink := c.path != PathDirect && !c.via.IsLinkLocalUnicast() // IPv6 takes those on any link
+	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: src, OnLink: onLink, Protocol: Protocol, Metric: MetricPeer}
+	if b.own == nil && !b.opts.Router {
+		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
+			r.Src = have.Src
+		}
+	}
+	return r
+}
+
+// nextHops finds the addresses of Nodes to which pods' packets are not masqueraded, and reports Nodes
+// with one InternalIP. A tunnel leads to pods only: packets to the Node itself go through the
+// underlay, which may know no pod, so they are masqueraded.
+//
+// Neither is refused: a Node can misdirect its own subnet only, and a refusal would let one kubelet
+// disconnect others.
+func (b *builder) nextHops() {
+	hops, left := make([]netip.Addr, 0, len(b.claims)), b.essential()
+	for i := range b.claims {
+		if c := &b.claims[i]; c.ok() {
+			hops = append(hops, c.addr)
+			if c.path == PathTunnel {
+				left = append(left, c.addr)
+			}
+		}
+	}
+	sortAddrs(hops)
+	b.hops = slices.Compact(hops)
+	shared := len(b.hops) < len(hops)
+	sortAddrs(left)
+	masqueraded := func(a netip.Addr) bool {
+		_, found := slices.BinarySearchFunc(left, a, netip.Addr.Compare)
+		return found
+	}
+	if b.hops = slices.DeleteFunc(b.hops, masqueraded); !shared {
+		return
+	}
+	holder := make(map[netip.Addr]*Node, len(b.hops))
+	for i := range b.claims {
+		c := &b.claims[i]
+		if first := holder[c.addr]; first != nil && first != c.node && c.ok() {
+			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
+		} else if c.ok() {
+			holder[c.addr] = c.node
+		}
+	}
+}
+
+// essential returns the gateways and nameservers of this host, which may not have a route back.
+// Pods' packets to them are masqueraded, so that a kubelet can't disconnect all pods from one by
+// claiming its address.
+func (b *builder) essential() []netip.Addr {
+	addrs := slices.Clone(b.host.Nameservers)
+	for _, r := range b.host.Routes {
+		if r.Via.IsValid() && wide(r.Dst) {
+			addrs = append(addrs, r.Via)
+		}
+	}
+	return addrs
+}
+
 // conflicts reports foreign routes that the kernel prefers to ours, or that have our key. Ours stay
 // at their own metric, and carry the packets as soon as the foreign one is gone.
 func (b *builder) conflicts() {
@@ -31,7 +102,7 @@ func (b *builder) conflicts() {
 			if !b.yield(&b.desired.Routes[i]) {
 				b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
 			}
-		case foreign.TOS != 0 && (!foreign.Dead || foreign.Metric == ours.Metric), foreign.Metric < ours.Metric && !foreign.Dead:
+		case !foreign.Dead && (foreign.TOS != 0 || foreign.Metric < ours.Metric):
 			b.routeConflict(ours, "the kernel prefers %q, which is not ours, to %q; remove it if nothing needs it", foreign, ours)
 		}
 	}
