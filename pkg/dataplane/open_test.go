@@ -76,6 +76,7 @@ func TestFactsAndStateAreWhole(t *testing.T) {
 	} {
 		m.must(os.WriteFile(file, []byte(content), 0o644))
 	}
+	m.addTunnelWithPeer()
 	m.Forget()
 	state := m.observe()
 	m.blind, m.unread = errors.New("too many watches"), errors.New("too many rules")

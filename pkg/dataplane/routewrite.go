@@ -119,12 +119,11 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	return b
 }
 
-// appendAttribute appends struct rtattr and its value, padded to a multiple of four bytes (RTA_ALIGN).
+// appendAttribute appends struct rtattr and its value, whose lengths are multiples of four here.
 func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
-	b = append(b, value...)
-	return append(b, make([]byte, -len(value)&3)...)
+	return append(b, value...)
 }
 
 func appendNumber(b []byte, kind uint16, value int) []byte {

@@ -33,6 +33,16 @@ func tunneled(t *testing.T) (*machine, []*topology.Node) {
 	return m, all
 }
 
+// addTunnelWithPeer makes a tunnel, a neighbor and an FDB entry.
+func (m *machine) addTunnelWithPeer() {
+	m.t.Helper()
+	tunnel := topology.Tunnel{Name: topology.Tunnel4, VNI: 7, Port: 4789, Local: netip.MustParseAddr("192.168.1.11"), MAC: topology.MAC{2}, MTU: 1450, Up: true}
+	subnet := netip.MustParsePrefix("10.128.9.0/24")
+	mac := topology.TunnelMAC(subnet)
+	m.must(m.Apply(m.t.Context(), plan.Of(plan.Add, plan.Tunnel{Tunnel: tunnel}, plan.Neighbor{Neighbor: topology.Neighbor{Dev: tunnel.Name, Addr: subnet.Addr(), MAC: mac}},
+		plan.FDBEntry{FDBEntry: topology.FDBEntry{Dev: tunnel.Name, MAC: mac, Dst: netip.MustParseAddr("192.168.2.13")}})))
+}
+
 func (m *machine) tunnel(name string) *rtnl.Vxlan {
 	m.t.Helper()
 	v, ok := m.link(name).(*rtnl.Vxlan)
