@@ -177,6 +177,8 @@ func (f *agentFlags) checkMode(opts *topology.Options) error {
 	switch {
 	case opts.Router && f.nodeName != "":
 		return errors.New("--node-name: a router has no Node; leave it out, or --mode router")
+	case opts.Router && opts.Encapsulates():
+		return errors.New("--encapsulation: a router has no pod subnet, of which a tunnel's address would be; nodes reach each other by tunnels without it")
 	case !opts.Router && opts.NodeName == "":
 		return errors.New("--node-name is missing, and $NODE_NAME is not set")
 	}

@@ -23,6 +23,7 @@ import (
 // networkFlags are the flags that agent and plan share.
 type networkFlags struct {
 	nodeFlags
+	reachFlags
 	kubeconfig, maskSizes4, maskSizes6, ignoreNodes           string
 	clusterCIDRs, serviceCIDRs, nodeCIDRs, nonMasqueradeCIDRs []string
 
@@ -45,7 +46,8 @@ func (f *networkFlags) register(cmd *cobra.Command) {
 	fs.Lookup("masquerade").NoOptDefVal = "true"
 	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see pods' own addresses")
-	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's)")
+	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's, less 50 with --encapsulation, or 70 with IPv6)")
+	f.reachFlags.register(cmd)
 	fs.BoolVar(&f.firewall, "firewall-plugin", false, "add the stock firewall plugin, which accepts what each pod sends and the answers, for a firewall that drops forwarded packets; needs iptables on the node")
 	f.bridge = topology.Bridge
 	f.declare(fs, "bridge", "run-dir")
@@ -112,6 +114,7 @@ func (f *networkFlags) options() (topology.Options, []error) {
 		Masquerade: f.masquerade != "false", Unmasqueraded4: f.masquerade == "ipv6", Unmasqueraded6: f.masquerade == "ipv4",
 		MTU: f.mtu, Firewall: f.firewall, Bridge: f.bridge, RunDir: f.runDir,
 	}
+	errs = append(errs, f.reachFlags.options(&opts)...)
 	if f.mtu != 0 {
 		errs = append(errs, inRange("mtu", f.mtu, 576, 65535))
 	}

@@ -112,6 +112,9 @@ func checkFlag(f *pflag.Flag, value string) error {
 
 // checkBridge refuses invalid names of devices (dev_valid_name of net/core/dev.c).
 func checkBridge(name string) error {
+	if name == topology.Tunnel4 || name == topology.Tunnel6 {
+		return fmt.Errorf("--bridge: %s is the name of a tunnel", name)
+	}
 	if name != "" && len(name) <= 15 && !strings.ContainsAny(name, "/ \t\n") && name != "." && name != ".." {
 		return nil
 	}
