@@ -1,0 +1,208 @@
+package integration
+
+import (
+	"context"
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
+)
+
+// nodesOnLANs makes two nodes on each of two LANs with a router between them, whose agents have more flags, and a pod on
+// each.
+func nodesOnLANs(ctx context.Context, t *testing.T, f *fixture, args ...string) (nodes []*nodelab.Node, pods []*nodelab.Pod) {
+	t.Helper()
+	testutil.Must(t, f.secondLAN())
+	for _, lan := range []int{0, 0, 1, 1} {
+		f.last++
+		node, err := f.NewNodeOn(lan, f.last)
+		testutil.Must(t, err)
+		t.Cleanup(func() { f.retire(t, node) })
+		testutil.Must(t, node.Register(ctx))
+		testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: args}))
+		nodes = append(nodes, node)
+	}
+	for _, node := range nodes {
+		testutil.Must(t, node.WaitReady(ctx))
+		pods = append(pods, addPod(ctx, t, node, "a"))
+	}
+	return nodes, pods
+}
+
+// routed waits until nodes have a route of ours to each other's pod subnets, by a device to those on their own LAN and by
+// another one to the others.
+func routed(ctx context.Context, t *testing.T, nodes []*nodelab.Node) {
+	t.Helper()
+	for _, node := range nodes {
+		for _, peer := range nodes {
+			if peer != node {
+				testutil.Must(t, node.AwaitRoute(ctx, peer.Subnets...))
+			}
+		}
+	}
+}
+
+// reachAll fails the test unless pods of all nodes reach each other without NAT, and nodes reach all pods and hear the
+// answers.
+func reachAll(ctx context.Context, t *testing.T, nodes []*nodelab.Node, pods []*nodelab.Pod) {
+	t.Helper()
+	for i, from := range pods {
+		for _, to := range pods {
+			if from != to {
+				reachesUnchanged(ctx, t, from.Host, to.Host)
+			}
+		}
+		for _, node := range nodes {
+			for _, address := range from.Addrs() {
+				if _, err := node.TCP(ctx, address); err != nil {
+					t.Errorf("%s to the pod of node %d: %v", node.Name, i, err)
+				}
+				if _, err := node.UDP(ctx, address); err != nil {
+					t.Errorf("%s to the pod of node %d: %v", node.Name, i, err)
+				}
+			}
+			for _, address := range node.Addrs() {
+				if _, err := from.TCP(ctx, address); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// onTunnel reports how many of a node's routes to peers lead into a tunnel.
+func onTunnel(t *testing.T, node *nodelab.Node, peers []*nodelab.Node) (n int) {
+	t.Helper()
+	for _, subnet := range subnetsOf(peers...) {
+		route, err := node.RouteTo(subnet)
+		testutil.Must(t, err)
+		if route == topology.Tunnel4 || route == topology.Tunnel6 {
+			n++
+		}
+	}
+	return n
+}
+
+func TestPodsBehindARouterReachEachOtherByTunnels(t *testing.T) {
+	f := setup(t)
+	ctx := testutil.Within(t, 2*limit)
+	for setting, tunnels := range map[string]int{"cross-subnet": 4, "always": 6} {
+		t.Run(setting, func(t *testing.T) {
+			nodes, pods := nodesOnLANs(ctx, t, f, "--encapsulation="+setting)
+			routed(ctx, t, nodes)
+			reachAll(ctx, t, nodes, pods)
+			for i, node := range nodes {
+				peers := append(append([]*nodelab.Node(nil), nodes[:i]...), nodes[i+1:]...)
+				if got := onTunnel(t, node, peers); got != tunnels {
+					t.Errorf("%s has %d routes by a tunnel; want %d", node.Name, got, tunnels)
+				}
+			}
+			for _, address := range f.Outside.Addrs() {
+				reaches(ctx, t, pods[2].Host, address, nodes[2].Addr(address))
+			}
+		})
+	}
+}
+
+// Each node's agent in turn gets the next setting, while packets flow: none is lost.
+func TestSettingChangesUnderTraffic(t *testing.T) {
+	f := setup(t)
+	ctx := testutil.Within(t, 3*limit)
+	nodes, pods := nodesOnLANs(ctx, t, f, "--encapsulation=cross-subnet")
+	routed(ctx, t, nodes)
+	flows := append(flowsBothWays(t, pods[0], pods[1]), flowsBothWays(t, pods[0], pods[2])...)
+	for _, setting := range []string{"always", "cross-subnet"} {
+		for _, node := range nodes {
+			testutil.Must(t, node.StopAgent(syscall.SIGTERM))
+			testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--encapsulation=" + setting}}))
+			testutil.Must(t, node.WaitReady(ctx))
+			testutil.Must(t, flows[0].Run(ctx, flowTime))
+		}
+	}
+	stopFlows(t, flows)
+}
+
+// A node gets a link to the other LAN, then its InternalIPs there, and loses the former link, while packets flow: none is
+// lost, and the peers' routes follow.
+func TestNodeChangesItsLANUnderTraffic(t *testing.T) {
+	f := setup(t)
+	ctx := testutil.Within(t, 3*limit)
+	nodes, pods := nodesOnLANs(ctx, t, f, "--encapsulation=cross-subnet")
+	routed(ctx, t, nodes)
+	moving, peer := nodes[2], nodes[0]
+	flows := append(flowsBothWays(t, pods[2], pods[0]), flowsBothWays(t, pods[2], pods[3])...)
+	v4, v6, err := f.AddLink(moving.Host, 0, "eth1", moving.Index)
+	testutil.Must(t, err)
+	former := moving.Addrs()
+	for _, addrs := range [][]netip.Addr{{former[0], former[1], v4, v6}, {v4, v6}} {
+		testutil.Must(t, moving.SetAddresses(ctx, addrs...))
+		testutil.AwaitTrue(t, peer.Name+" reaches "+moving.Name+" on link", func() bool { return onTunnel(t, peer, []*nodelab.Node{moving}) == 0 })
+		testutil.Must(t, flows[0].Run(ctx, flowTime))
+	}
+	testutil.AwaitTrue(t, nodes[3].Name+" reaches "+moving.Name+" by a tunnel", func() bool { return onTunnel(t, nodes[3], []*nodelab.Node{moving}) == 2 })
+	testutil.Must(t, flows[0].Run(ctx, flowTime))
+	stopFlows(t, flows)
+}
+
+// A router that knows all pod subnets is the gateway of nodes on both LANs.
+func TestRouterKnowsAllPodSubnets(t *testing.T) {
+	f := setup(t)
+	ctx := testutil.Within(t, 3*limit)
+	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=gateway")
+	router, err := f.StartRouter()
+	testutil.Must(t, err)
+	t.Cleanup(func() { router.Stop() })
+	testutil.Must(t, f.LAN.AwaitRoute(ctx, subnetsOf(nodes...)...))
+	routed(ctx, t, nodes)
+	reachAll(ctx, t, nodes, pods)
+	for _, pod := range pods {
+		for _, node := range nodes {
+			reachesUnchanged(ctx, t, pod.Host, node.Host)
+		}
+	}
+	machine, err := f.NewMachineOn(1, "machine", 99)
+	testutil.Must(t, err)
+	testutil.Must(t, machine.Serve())
+	t.Cleanup(func() { testutil.Must(t, f.Remove(machine)) })
+	for _, pod := range pods {
+		reachesUnchanged(ctx, t, machine, pod.Host)
+	}
+	flows := append(flowsBothWays(t, pods[0], pods[2]), flowsBothWays(t, pods[1], pods[3])...)
+	testutil.Must(t, router.Stop())
+	testutil.Must(t, flows[0].Run(ctx, flowTime))
+	again, err := f.StartRouter()
+	testutil.Must(t, err)
+	t.Cleanup(func() { again.Stop() })
+	testutil.Must(t, flows[0].Run(ctx, flowTime))
+	stopFlows(t, flows)
+}
+
+// The network has routes to all pod subnets by itself, so the agents add none for peers that are not on link.
+func TestUnderlayRoutesPodSubnets(t *testing.T) {
+	f := setup(t)
+	ctx := testutil.Within(t, 2*limit)
+	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=underlay")
+	for _, node := range nodes {
+		for _, subnet := range node.Subnets {
+			testutil.Must(t, f.LAN.AddStaticRoute(subnet, node.Addr(subnet.Addr())))
+			t.Cleanup(func() { testutil.Must(t, f.LAN.DeleteStaticRoute(subnet, node.Addr(subnet.Addr()))) })
+		}
+	}
+	testutil.Must(t, nodes[0].AwaitRoute(ctx, nodes[1].Subnets...))
+	for _, from := range pods {
+		for _, to := range pods {
+			if from != to {
+				reachesUnchanged(ctx, t, from.Host, to.Host)
+			}
+		}
+		for _, node := range nodes {
+			reachesUnchanged(ctx, t, from.Host, node.Host)
+		}
+	}
+}
+
+var _ *netlab.Host
