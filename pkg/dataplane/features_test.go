@@ -69,15 +69,6 @@ func TestSetsThatDifferFromOurs(t *testing.T) {
 	}
 }
 
-// A number of nf_tables is big-endian; what is shorter or longer is none.
-func TestNumbersOfNetfilter(t *testing.T) {
-	for n, want := range map[int]uint32{0: 0, 3: 0, 4: 0x01020304, 5: 0} {
-		if got := bigEndian([]byte{1, 2, 3, 4, 5}[:n]); got != want {
-			t.Errorf("%d bytes are %x, want %x", n, got, want)
-		}
-	}
-}
-
 // Expressions of rules are counted, of our table's alone: rules of another have the same handles.
 func TestExpressionsAreCounted(t *testing.T) {
 	m := newMachine(t)

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -27,31 +28,23 @@ func withoutNFT(err error) error {
 	return err
 }
 
-// openNFT opens the sockets for our table that are closed. Notifications come first, so that no
-// change is missed.
+// openNFT opens the sockets for our table that are closed. Notifications, which Watch reads even if
+// it runs already, come first, so that no change is missed.
 func (k *Kernel) openNFT() error {
 	if k.nftEvents == nil {
-		if err := k.subscribeNFT(); err != nil {
+		err := k.namespace.do(func() (err error) {
+			k.nftEvents, err = listenTo(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+			return err
+		})
+		if err != nil {
 			return withoutNFT(err)
 		}
+		k.newEvents <- k.nftEvents
 	}
 	if k.nft == nil {
 		return withoutNFT(k.dialNFT())
 	}
 	return nil
-}
-
-// subscribeNFT subscribes to notifications, which Watch reads even if it runs already.
-func (k *Kernel) subscribeNFT() error {
-	return k.namespace.do(func() error {
-		c, err := listenTo(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
-		if err != nil {
-			return err
-		}
-		k.nftEvents = c
-		k.newEvents <- c
-		return nil
-	})
 }
 
 // listenTo subscribes to groups of notifications.
@@ -169,13 +162,6 @@ func (k *Kernel) expressions() (map[uint64]int, error) {
 	return counts, nil
 }
 
-func bigEndian(b []byte) uint32 {
-	if len(b) != 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(b)
-}
-
 // generation returns the number of nftables' ruleset in this network namespace, which each
 // transaction of any program increments.
 func (k *Kernel) generation() (uint32, error) {
@@ -194,27 +180,26 @@ func (k *Kernel) generation() (uint32, error) {
 
 // parseGeneration parses struct nfgenmsg and its attributes. For a broken message it returns 0.
 func parseGeneration(b []byte) uint32 {
-	return bigEndian(attribute(b[min(len(b), nfgenmsg):], unix.NFTA_GEN_ID))
+	id := attribute(b[min(len(b), nfgenmsg):], unix.NFTA_GEN_ID)
+	if len(id) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(id)
 }
 
 // whole repeats a read of several dumps until no transaction came between them, because they would
 // belong to different rulesets. google/nftables ignores the kernel's flag for that
 // (NLM_F_DUMP_INTR).
 func whole(generation func() (uint32, error), read func() error) error {
-	const tries = 10
-	for range tries {
-		before, err := generation()
-		if err != nil {
-			return err
+	_, err := RetryDump(func() (before uint32, err error) {
+		if before, err = generation(); err != nil {
+			return before, err
 		}
 		errRead := read()
-		after, err := generation()
-		if err != nil {
-			return err
+		if after, err := generation(); err != nil || after != before {
+			return after, cmp.Or[error](err, rtnl.ErrDumpInterrupted)
 		}
-		if after == before {
-			return errRead
-		}
-	}
-	return fmt.Errorf("nftables: %w, %d times", rtnl.ErrDumpInterrupted, tries)
+		return before, errRead
+	})
+	return err
 }
