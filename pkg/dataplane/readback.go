@@ -132,16 +132,16 @@ func prefixOf(addr, mask []byte) netip.Prefix {
 
 // readSets reads the elements of our sets, which must be as we make them: no limits and no timeouts.
 func (k *Kernel) readSets(m *topology.Masquerade) error {
-	all, err := k.nft.GetSets(nftTable)
+	shapes, err := k.shapes()
 	if err != nil {
 		return err
+	}
+	if !sameShapes(m, shapes) {
+		return errForeign
 	}
 	for _, f := range families {
 		if !m.Serves(f.is4) {
 			continue
-		}
-		if !hasSet(all, f.clusterSet()) || !hasSet(all, f.nodesSet()) {
-			return errForeign
 		}
 		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
 		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
@@ -155,10 +155,6 @@ func (k *Kernel) readSets(m *topology.Masquerade) error {
 		m.Cluster, m.Nodes = append(m.Cluster, ranges...), append(m.Nodes, parseSingles(nodes)...)
 	}
 	return nil
-}
-
-func hasSet(all []*nftables.Set, want *nftables.Set) bool {
-	return slices.ContainsFunc(all, func(have *nftables.Set) bool { return reflect.DeepEqual(have, want) })
 }
 
 // foreignElement reports whether an element can't be one of ours: one without a key matches
