@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
+	rtnl "github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -43,8 +45,10 @@ func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 	conntrack := newSocket(k.namespace, unix.NETLINK_NETFILTER)
 	defer func() { err = errors.Join(err, conntrack.close()) }()
 	bindings, err := bindings(conntrack, sources, destinations)
-	// Without ctnetlink, bindings can't be seen.
-	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
+	switch {
+	case err == nil, errors.Is(err, rtnl.ErrDumpInterrupted): // changes during the dump are newer than the rule
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL): // without ctnetlink, bindings can't be seen
+	default:
 		return fmt.Errorf("reading NAT bindings: %w", err)
 	}
 	for batch := range slices.Chunk(bindings, perSend) {
@@ -57,27 +61,17 @@ func (k *Kernel) release(sources, destinations []netip.Prefix) (err error) {
 	return nil
 }
 
-// Constants of linux/netfilter/nfnetlink_conntrack.h.
 const (
-	conntrackGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
-	conntrackDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
-
-	ctaTupleOrig  = 1
-	ctaTupleReply = 2
-	ctaTupleIP    = 1
-	ctaV4Src      = 1
-	ctaV4Dst      = 2
-	ctaV6Src      = 3
-	ctaV6Dst      = 4
+	conntrackGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | nl.IPCTNL_MSG_CT_GET
+	conntrackDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | nl.IPCTNL_MSG_CT_DELETE
 )
 
 // bindings returns the requests that delete entries of both families. Their data is what the kernel
-// sent, which it accepts back. Of a table of a million, nothing else is kept. Changes during the
-// dump are newer than the rule, so the dump need not be whole.
+// sent, which it accepts back. Of a table of a million, nothing else is kept.
 func bindings(conntrack *socket, sources, destinations []netip.Prefix) ([]request, error) {
 	var found []request
 	header := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
-	_, err := conntrack.read(request{conntrackGet, unix.NLM_F_DUMP, header}, func(_ uint16, data []byte) {
+	err := conntrack.dump(conntrackGet, header, func(_ uint16, data []byte) {
 		f, ok := parseFlow(data)
 		if ok && f.masqueraded() && contains(sources, f.from) && contains(destinations, f.to) {
 			found = append(found, request{kind: conntrackDelete, data: bytes.Clone(data)})
@@ -97,9 +91,9 @@ func (f flow) masqueraded() bool { return f.replyTo != f.from && f.replyFrom == 
 func parseFlow(b []byte) (f flow, ok bool) {
 	whole := eachAttribute(b[min(len(b), nfgenmsg):], func(kind uint16, value []byte) {
 		switch kind {
-		case ctaTupleOrig:
+		case nl.CTA_TUPLE_ORIG:
 			f.from, f.to = parseTuple(value)
-		case ctaTupleReply:
+		case nl.CTA_TUPLE_REPLY:
 			f.replyFrom, f.replyTo = parseTuple(value)
 		}
 	})
@@ -107,11 +101,11 @@ func parseFlow(b []byte) (f flow, ok bool) {
 }
 
 func parseTuple(tuple []byte) (src, dst netip.Addr) {
-	eachAttribute(attribute(tuple, ctaTupleIP), func(kind uint16, value []byte) {
+	eachAttribute(attribute(tuple, nl.CTA_TUPLE_IP), func(kind uint16, value []byte) {
 		switch kind {
-		case ctaV4Src, ctaV6Src:
+		case nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC:
 			src, _ = netip.AddrFromSlice(value)
-		case ctaV4Dst, ctaV6Dst:
+		case nl.CTA_IP_V4_DST, nl.CTA_IP_V6_DST:
 			dst, _ = netip.AddrFromSlice(value)
 		}
 	})

@@ -162,29 +162,24 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 		k.servers = servers
 	}
 	plugins, faults := k.cfg.CNI.Plugins()
+	unfit, cni11 := k.examinePlugins(plugins)
 	return topology.Host{
 		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
-		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginProblems: faults, CNI11: k.cni11(plugins),
+		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginProblems: faults, CNI11: cni11,
 		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
-		UnfitPlugins: k.unfitPlugins(plugins), Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
+		UnfitPlugins: unfit, Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
 	}, nil
 }
 
-// unfitPlugins examines all plugins that a config of ours may call.
-func (k *Kernel) unfitPlugins(further []topology.Plugin) map[string]string {
-	if k.plugins.Path == "" {
-		return nil
-	}
-	return k.plugins.Unfit(slices.Concat(cni.Required(), []string{topology.FirewallPlugin}, cni.Chained(&topology.CNI{Plugins: further})))
-}
-
-// cni11 returns which plugins of our config accept CNI 1.1.0.
-func (k *Kernel) cni11(further []topology.Plugin) []string {
-	if k.cfg.CNI.BinDir == "" {
-		return nil
-	}
+// examinePlugins examines all plugins that a config of ours may call: why some can't be executed, and
+// which accept CNI 1.1.0.
+func (k *Kernel) examinePlugins(further []topology.Plugin) (unfit map[string]string, cni11 []string) {
 	all := topology.CNI{Firewall: true, Plugins: further}
-	return k.plugins.CNI11(append(cni.RequiredBy(&all), cni.Chained(&all)...))
+	if k.plugins.Path == "" {
+		return nil, nil
+	}
+	names := append(cni.RequiredBy(&all), cni.Chained(&all)...)
+	return k.plugins.Unfit(names), k.plugins.CNI11(names)
 }
 
 // texts returns the messages of errors that are not nil.
@@ -211,24 +206,20 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	}, nil
 }
 
-// load reads what is stale. An error of our table is kept and not returned, because routes don't
-// depend on it.
+// load reads what is stale, in this order: a reader may make what is read after it stale or fresh.
 func (k *Kernel) load() error {
-	if !k.fresh.routes {
-		if err := k.loadRoutes(); err != nil {
+	for _, part := range []struct {
+		fresh *bool
+		read  func() error
+	}{
+		{&k.fresh.routes, k.loadRoutes}, {&k.fresh.ours, k.loadOurs}, {&k.fresh.sysctls, k.loadSysctls}, {&k.fresh.masquerade, k.loadTable},
+	} {
+		if *part.fresh {
+			continue
+		}
+		if err := part.read(); err != nil {
 			return err
 		}
-	}
-	if !k.fresh.ours {
-		if err := k.loadOurs(); err != nil {
-			return err
-		}
-	}
-	if !k.fresh.sysctls {
-		k.loadSysctls()
-	}
-	if !k.fresh.masquerade {
-		k.loadTable()
 	}
 	return nil
 }

@@ -176,10 +176,9 @@ func (k *Kernel) writeTable(m *topology.Masquerade) error {
 		if !m.Serves(f.is4) {
 			continue
 		}
-		cluster, nodes := f.clusterSet(), f.nodesSet()
 		err := errors.Join(
-			k.nft.AddSet(cluster, nil), eachChunk(cluster, intervals(f, m.Cluster), k.nft.SetAddElements),
-			k.nft.AddSet(nodes, nil), eachChunk(nodes, singles(f, m.Nodes), k.nft.SetAddElements),
+			k.nft.AddSet(f.clusterSet(), nil), k.nft.AddSet(f.nodesSet(), nil),
+			eachElement(f, m.Cluster, m.Nodes, k.nft.SetAddElements),
 		)
 		if err != nil {
 			return k.abandon(err)
@@ -231,23 +230,23 @@ func (k *Kernel) dialNFT() error {
 	return nil
 }
 
-func eachChunk(set *nftables.Set, elements []nftables.SetElement, call func(*nftables.Set, []nftables.SetElement) error) error {
-	for chunk := range slices.Chunk(elements, perMessage) {
-		if err := call(set, chunk); err != nil {
-			return err
-		}
+// eachElement calls change with the elements of one family's sets, perMessage at a time.
+func eachElement(f family, cluster []netip.Prefix, nodes []netip.Addr, change func(*nftables.Set, []nftables.SetElement) error) (err error) {
+	for chunk := range slices.Chunk(intervals(f, cluster), perMessage) {
+		err = errors.Join(err, change(f.clusterSet(), chunk))
 	}
-	return nil
+	for chunk := range slices.Chunk(singles(f, nodes), perMessage) {
+		err = errors.Join(err, change(f.nodesSet(), chunk))
+	}
+	return err
 }
 
 // changeSets changes elements of our sets in one transaction, deletions first.
 func (k *Kernel) changeSets(c plan.SetChange) error {
 	for _, f := range families {
 		err := errors.Join(
-			eachChunk(f.clusterSet(), intervals(f, c.DeleteCluster), k.nft.SetDeleteElements),
-			eachChunk(f.nodesSet(), singles(f, c.DeleteNodes), k.nft.SetDeleteElements),
-			eachChunk(f.clusterSet(), intervals(f, c.AddCluster), k.nft.SetAddElements),
-			eachChunk(f.nodesSet(), singles(f, c.AddNodes), k.nft.SetAddElements),
+			eachElement(f, c.DeleteCluster, c.DeleteNodes, k.nft.SetDeleteElements),
+			eachElement(f, c.AddCluster, c.AddNodes, k.nft.SetAddElements),
 		)
 		if err != nil {
 			return k.abandon(err)

@@ -3,12 +3,14 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -37,6 +39,8 @@ func TestGenerationOfAMessage(t *testing.T) {
 		"too short":         {make([]byte, 3), 0},
 		"another attribute": {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_PROC_PID, Data: good.Data}), 0},
 		"a short attribute": {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_ID, Data: good.Data[:3]}), 0},
+		"a long attribute":  {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_ID, Data: make([]byte, 8)}), 0},
+		"an empty one":      {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_ID}), 0},
 	} {
 		if got := parseGeneration(c.message); got != c.want {
 			t.Errorf("%s: %#x, want %#x", name, got, c.want)
@@ -135,21 +139,21 @@ func TestAddressOfAMessage(t *testing.T) {
 func TestFlowOfAMessage(t *testing.T) {
 	addr := netip.MustParseAddr
 	tuple := func(src, dst string) []byte {
-		kinds := []uint16{ctaV4Src, ctaV4Dst}
+		kinds := []uint16{nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST}
 		if addr(src).Is6() {
-			kinds = []uint16{ctaV6Src, ctaV6Dst}
+			kinds = []uint16{nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST}
 		}
 		ip := attributes(nil, netlink.Attribute{Type: kinds[0], Data: addr(src).AsSlice()}, netlink.Attribute{Type: kinds[1], Data: addr(dst).AsSlice()})
 		proto := attributes(nil, netlink.Attribute{Type: 1, Data: ip[8:12]}, netlink.Attribute{Type: 2, Data: ip[8:12]})
-		return attributes(nil, netlink.Attribute{Type: ctaTupleIP, Data: ip}, netlink.Attribute{Type: 2, Data: proto})
+		return attributes(nil, netlink.Attribute{Type: nl.CTA_TUPLE_IP, Data: ip}, netlink.Attribute{Type: 2, Data: proto})
 	}
 	message := func(orig, reply []byte) []byte {
 		b := make([]byte, 4)
 		if orig != nil {
-			b = attributes(b, netlink.Attribute{Type: ctaTupleOrig, Data: orig})
+			b = attributes(b, netlink.Attribute{Type: nl.CTA_TUPLE_ORIG, Data: orig})
 		}
 		if reply != nil {
-			b = attributes(b, netlink.Attribute{Type: ctaTupleReply, Data: reply})
+			b = attributes(b, netlink.Attribute{Type: nl.CTA_TUPLE_REPLY, Data: reply})
 		}
 		return attributes(b, netlink.Attribute{Type: 3, Data: native(8)})
 	}
@@ -179,7 +183,7 @@ func TestFlowOfAMessage(t *testing.T) {
 // The kernel itself learns a neighbor by asking for it, and an entry of any other origin is not
 // learned.
 func TestLearnedNeighbors(t *testing.T) {
-	good := neighbor{family: unix.AF_INET, index: 7, state: unix.NUD_STALE}
+	good := neighbor{state: unix.NUD_STALE}
 	for name, c := range map[string]struct {
 		change func(*neighbor)
 		want   bool
@@ -191,13 +195,28 @@ func TestLearnedNeighbors(t *testing.T) {
 		"not found":          {func(n *neighbor) { n.state = unix.NUD_FAILED }, false},
 		"of another program": {func(n *neighbor) { n.flags = unix.NTF_EXT_LEARNED }, false},
 		"of a proxy":         {func(n *neighbor) { n.flags = unix.NTF_PROXY }, false},
-		"of another device":  {func(n *neighbor) { n.index = 8 }, false},
-		"of another family":  {func(n *neighbor) { n.family = unix.AF_BRIDGE }, false},
 	} {
 		n := good
-		if c.change(&n); n.learnedOn(7, unix.AF_INET) != c.want {
+		if c.change(&n); n.learned() != c.want {
 			t.Errorf("%s: %t", name, !c.want)
 		}
+	}
+}
+
+// Entries of another device or family, with which a kernel may answer, are left out.
+func TestNeighborsOfOneDeviceAndFamily(t *testing.T) {
+	m := newMachine(t)
+	index := m.eth0.Attrs().Index
+	given := &rtnl.Neigh{LinkIndex: index, IP: net.ParseIP("192.168.1.14"), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 7}, State: unix.NUD_PERMANENT}
+	m.must(m.nl.NeighSet(given))
+	if got, err := m.neighbors(unix.AF_INET, unix.NDA_IFINDEX, index); err != nil || len(got) != 1 || got[0].mac != string(given.HardwareAddr) || got[0].learned() {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if got, err := m.neighbors(unix.AF_INET, unix.NDA_IFINDEX, index+1000); err != nil || len(got) > 0 {
+		t.Errorf("of another device: %+v, %v", got, err)
+	}
+	if got, err := m.neighbors(unix.AF_X25, unix.NDA_IFINDEX, index); err != nil || len(got) > 0 {
+		t.Errorf("of a family that the kernel lacks: %+v, %v", got, err)
 	}
 }
 
@@ -226,15 +245,15 @@ func TestRefusedAddressesOfAPeerAreReported(t *testing.T) {
 	m.settle(nodes(2))
 	m.addPod("vethpod", "10.128.0.2/24", "fd01::2/64")
 	id, want := m.link("vethpod").Attrs().NetNsID, m.families()
-	if addrs, whole, err := addrsIn(m.rtnetlink, id, 0); len(addrs) != want || !whole || err != nil {
-		t.Errorf("got %v, whole %t, %v", addrs, whole, err)
+	if addrs, err := addrsIn(m.rtnetlink, id, 0); len(addrs) != want || err != nil {
+		t.Errorf("got %v, %v", addrs, err)
 	}
 	r := seccomp.NewRefuser(t)
 	for n := range 2 {
 		end := r.Nth(unix.ENOMEM, n+1)
-		addrs, whole, err := addrsIn(m.rtnetlink, id, 0)
+		addrs, err := addrsIn(m.rtnetlink, id, 0)
 		if end(); len(addrs) > 1 || !errors.Is(err, unix.ENOMEM) {
-			t.Errorf("without request %d: %v, whole %t, %v", n+1, addrs, whole, err)
+			t.Errorf("without request %d: %v, %v", n+1, addrs, err)
 		}
 	}
 }

@@ -90,21 +90,21 @@ func (c *Conn) Close() error {
 // Do calls f on a thread in the namespace.
 func (c *Conn) Do(f func() error) error { return c.namespace.do(f) }
 
-// Get sends a request of type RTM_GET* and calls f with each message of the answer. With
-// NLM_F_DUMP, whole is false if the kernel's table changed during the dump. The data is valid
-// during the call.
-func (c *Conn) Get(kind, flags uint16, data []byte, f func(kind uint16, data []byte)) (whole bool, err error) {
+// Get sends a request of type RTM_GET* and calls f with each message of the answer, whose data is
+// valid during the call. The error is rtnl.ErrDumpInterrupted if the kernel's table changed during
+// a dump (NLM_F_DUMP).
+func (c *Conn) Get(kind, flags uint16, data []byte, f func(kind uint16, data []byte)) error {
 	const get = 2 // RTNL_KIND_GET of linux/rtnetlink.h
 	if kind%4 != get {
-		return false, fmt.Errorf("sending a netlink message of type %d: only reads are allowed", kind)
+		return fmt.Errorf("sending a netlink message of type %d: only reads are allowed", kind)
 	}
 	return c.rtnetlink.read(request{kind, flags, data}, f)
 }
 
 // Addrs returns the addresses of all devices in the network namespace that this one refers to by an
-// ID, IPv4 ones first and without link-local ones. They are not whole if one changed during the
-// dump.
-func (c *Conn) Addrs(namespace int) (addrs []netip.Addr, whole bool, err error) {
+// ID, IPv4 ones first and without link-local ones. The error is rtnl.ErrDumpInterrupted if one
+// changed meanwhile.
+func (c *Conn) Addrs(namespace int) ([]netip.Addr, error) {
 	return addrsIn(c.rtnetlink, namespace, 0)
 }
 

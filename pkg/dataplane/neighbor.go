@@ -39,15 +39,10 @@ type neighbor struct {
 	mac           string // its bytes
 }
 
-const (
-	learned     = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
-	ofElsewhere = unix.NTF_EXT_LEARNED | unix.NTF_PROXY
-)
-
-// learnedOn reports whether the kernel itself learned the entry on a device. If the kernel lacks a
-// family, a request for it returns entries of others.
-func (n neighbor) learnedOn(device int, family uint8) bool {
-	return n.family == family && n.index == device && n.state&learned != 0 && n.flags&ofElsewhere == 0
+// learned reports whether the kernel itself learned the entry, and no operator or other program.
+func (n neighbor) learned() bool {
+	const states, ofElsewhere = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE, unix.NTF_EXT_LEARNED | unix.NTF_PROXY
+	return n.state&states != 0 && n.flags&ofElsewhere == 0
 }
 
 // dropNeighbors deletes the neighbors on the bridge whose MAC address is behind none of its ports.
@@ -64,20 +59,20 @@ func (k *Kernel) dropNeighbors() error {
 	bridge := link.Attrs().Index
 	var known []neighbor
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err = errors.Join(err, k.neighbors(family, unix.NDA_IFINDEX, bridge, func(n neighbor) {
-			if n.learnedOn(bridge, family) {
-				known = append(known, n)
-			}
-		}))
+		all, failure := k.neighbors(family, unix.NDA_IFINDEX, bridge)
+		known, err = append(known, all...), errors.Join(err, failure)
+	}
+	entries, failure := k.neighbors(unix.AF_BRIDGE, unix.NDA_MASTER, bridge)
+	if err := errors.Join(err, failure); err != nil {
+		return fmt.Errorf("listing neighbors of %s: %w", k.cfg.Bridge, err)
 	}
 	behind := map[string]bool{}
-	err = errors.Join(err, k.neighbors(unix.AF_BRIDGE, unix.NDA_MASTER, bridge, func(n neighbor) { behind[n.mac] = true }))
-	if err != nil {
-		return fmt.Errorf("listing neighbors of %s: %w", k.cfg.Bridge, err)
+	for _, e := range entries {
+		behind[e.mac] = true
 	}
 	var gone []request
 	for _, n := range known {
-		if !behind[n.mac] {
+		if n.learned() && !behind[n.mac] {
 			gone = append(gone, request{kind: unix.RTM_DELNEIGH, data: appendAttribute(neighborMessage(n.family, bridge), unix.NDA_DST, n.addr)})
 		}
 	}
@@ -89,13 +84,18 @@ func (k *Kernel) dropNeighbors() error {
 	return nil
 }
 
-// neighbors calls f with the entries of a family that the kernel filters by an attribute.
-func (k *Kernel) neighbors(family uint8, filter uint16, index int, f func(neighbor)) error {
-	data := appendNumber(neighborMessage(family, 0), filter, index)
-	_, err := k.rtnetlink.read(request{kind: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP, data: data}, func(_ uint16, data []byte) {
-		f(parseNeighbor(data))
+// neighbors returns the entries of a family that the kernel filters by an attribute. If the kernel
+// lacks the family, it returns entries of others, which are left out.
+func (k *Kernel) neighbors(family uint8, filter uint16, index int) ([]neighbor, error) {
+	ask := appendNumber(neighborMessage(family, 0), filter, index)
+	return RetryDump(func() (all []neighbor, err error) {
+		err = k.rtnetlink.dump(unix.RTM_GETNEIGH, ask, func(_ uint16, data []byte) {
+			if n := parseNeighbor(data); n.family == family && (filter != unix.NDA_IFINDEX || n.index == index) {
+				all = append(all, n)
+			}
+		})
+		return all, err
 	})
-	return err
 }
 
 // neighborMessage returns a struct ndmsg.

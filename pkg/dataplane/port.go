@@ -50,13 +50,8 @@ func (k *Kernel) setDevice(d topology.Device) error {
 		if !ok {
 			return errNoDevice
 		}
-		// Hairpin mode, in which a pod reaches itself by a Service, ends with the membership.
-		if err := k.handle.LinkSetMasterByIndex(link, master); err != nil {
+		if err := k.attach(link, master); err != nil {
 			return err
-		}
-		if err := k.handle.LinkSetHairpin(link, true); err != nil {
-			// A port that is in the bridge is left as it is by later passes.
-			return errors.Join(err, k.handle.LinkSetNoMaster(link))
 		}
 	}
 	if err := k.setAddress(link, d); err != nil {
@@ -66,6 +61,19 @@ func (k *Kernel) setDevice(d topology.Device) error {
 		return err
 	}
 	return k.addLinkLocal(link, d)
+}
+
+// attach puts a port into the bridge of an index. Hairpin mode, in which a pod reaches itself by a
+// Service, ends with the membership.
+func (k *Kernel) attach(port rtnl.Link, bridge int) error {
+	if err := k.handle.LinkSetMasterByIndex(port, bridge); err != nil {
+		return err
+	}
+	if err := k.handle.LinkSetHairpin(port, true); err != nil {
+		// A port that is in the bridge is left as it is by later passes.
+		return errors.Join(err, k.handle.LinkSetNoMaster(port))
+	}
+	return nil
 }
 
 // addLinkLocal adds the IPv6 link-local address that the kernel would make of the bridge's MAC
@@ -78,12 +86,7 @@ func (k *Kernel) addLinkLocal(link rtnl.Link, d topology.Device) error {
 		return nil
 	}
 	ip := [16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
-	addr := &rtnl.Addr{IPNet: ipNet(netip.PrefixFrom(netip.AddrFrom16(ip), 64)), Flags: unix.IFA_F_NODAD}
-	err := k.handle.AddrAdd(link, addr)
-	if errors.Is(err, unix.EEXIST) {
-		err = errors.Join(k.handle.AddrDel(link, addr), k.handle.AddrAdd(link, addr))
-	}
-	if err != nil {
+	if err := k.addAddress(link, &rtnl.Addr{IPNet: ipNet(netip.PrefixFrom(netip.AddrFrom16(ip), 64))}); err != nil {
 		return err
 	}
 	return k.awaitLocal(link, ip[:])
@@ -134,26 +137,15 @@ func (k *Kernel) tryPort(conf topology.CNI) error {
 	}
 	attrs := rtnl.NewLinkAttrs()
 	attrs.Name, attrs.MTU = trialPort, conf.MTU
-	if err := k.handle.LinkAdd(&rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}); err != nil {
+	port := &rtnl.Veth{LinkAttrs: attrs, PeerName: trialPod}
+	if err := k.handle.LinkAdd(port); err != nil { // which sets its index
 		return failed(fmt.Sprintf("adding a veth device with an MTU of %d", conf.MTU), err)
 	}
-	if err := errors.Join(k.attach(index), k.removeTrial()); err != nil {
+	if err := errors.Join(k.attach(port, index), k.removeTrial()); err != nil {
 		return failed("putting a veth device into "+conf.Bridge, err)
 	}
 	k.tried = trial{index, conf.MTU}
 	return nil
-}
-
-// attach puts the trial's port into the bridge of that index.
-func (k *Kernel) attach(bridge int) error {
-	port, err := k.handle.LinkByName(trialPort)
-	if err != nil {
-		return err
-	}
-	if err := k.handle.LinkSetMasterByIndex(port, bridge); err != nil {
-		return err
-	}
-	return k.handle.LinkSetHairpin(port, true)
 }
 
 // removeTrial deletes the veth pair of a trial, if there is one.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -15,153 +16,112 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// readTable returns our table, nil if there is none, and an empty Masquerade for a table that differs from ours in anything but its
-// parameters. No desired one is equal to that, so the table is replaced.
+// errForeign is returned for a table that differs from ours in anything but its parameters.
+var errForeign = errors.New("the table is not as plainroute makes it")
+
+// readTable returns our table, nil if there is none, and an empty Masquerade for a foreign one. No
+// desired table is equal to that, so the table is replaced.
 func (k *Kernel) readTable() (*topology.Masquerade, error) {
 	table, err := k.nft.ListTableOfFamily(topology.Table, nftables.TableFamilyINet)
+	m := &topology.Masquerade{}
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, nil
+	case err == nil && table.Flags != 0: // dormant: no chain sees a packet; owned: it goes with a process
+		err = errForeign
+	case err == nil:
+		err = k.readChains(m)
+	}
+	if err == nil && len(m.Sources) > 0 {
+		err = k.readSets(m)
+	}
+	switch {
+	case errors.Is(err, errForeign):
+		return &topology.Masquerade{}, nil
 	case err != nil:
 		return nil, err
-	case table.Flags != 0: // dormant: no chain sees a packet; owned: it goes with a process
-		return &topology.Masquerade{}, nil
-	}
-	m, err := k.readRules()
-	if err != nil || len(m.Sources) == 0 {
-		return m, err
-	}
-	shapes, err := k.shapes()
-	if err != nil {
-		return nil, err
-	}
-	if !sameShapes(m, shapes) {
-		return &topology.Masquerade{}, nil
-	}
-	for _, f := range families {
-		if !m.Serves(f.is4) {
-			continue
-		}
-		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
-		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
-		if err := errors.Join(errCluster, errNodes); err != nil {
-			return nil, err
-		}
-		ranges, ok := parseIntervals(cluster)
-		if !ok || slices.ContainsFunc(nodes, foreignElement) {
-			return &topology.Masquerade{}, nil
-		}
-		m.Cluster = append(m.Cluster, ranges...)
-		m.Nodes = append(m.Nodes, parseSingles(nodes)...)
 	}
 	return m, nil
 }
 
-// readRules returns the bridge, pod subnets and egress links for which our chains were made, or an
-// empty Masquerade if the chains differ from those that we would make.
-func (k *Kernel) readRules() (*topology.Masquerade, error) {
+// readChains reads the bridge, pod subnets and egress links for which our chains were made. The
+// chains that we would make for them must be those that are there.
+func (k *Kernel) readChains(m *topology.Masquerade) error {
 	all, err := k.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	counts, err := k.expressions()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m := &topology.Masquerade{}
-	rules := map[string][]*nftables.Rule{}
-	found := map[string]*nftables.Chain{}
+	var have []chain
 	for _, c := range all {
 		if c.Table.Name != topology.Table {
 			continue
 		}
-		found[c.Name] = c
-		if rules[c.Name], err = k.nft.GetRules(nftTable, c); err != nil {
-			return nil, err
+		rules, err := k.nft.GetRules(nftTable, c)
+		if err != nil {
+			return err
 		}
-		for _, r := range rules[c.Name] {
+		found := chain{Chain: c}
+		for _, r := range rules {
 			if counts[r.Handle] != len(r.Exprs) {
-				return &topology.Masquerade{}, nil
+				return errForeign
 			}
 			guess(m, r.Exprs)
+			found.rules = append(found.rules, r.Exprs)
 		}
+		have = append(have, found)
 	}
 	slices.SortFunc(m.Egress, topology.Egress.Compare)
-	want := chains(m)
-	if len(found) != len(want) {
-		return &topology.Masquerade{}, nil
+	slices.SortFunc(have, func(a, b chain) int { return strings.Compare(a.Name, b.Name) })
+	if !reflect.DeepEqual(have, chains(m)) {
+		return errForeign
 	}
-	for _, c := range want {
-		if !sameChain(c, found[c.Name], rules[c.Name]) {
-			return &topology.Masquerade{}, nil
-		}
-	}
-	return m, nil
+	return nil
 }
 
-// guess reads the parameters of a rule. The comparison with rules made from them shows whether the
-// rest is ours too.
+// guess reads the parameters of a rule of ours, by their places in it. The comparison with rules
+// made from them shows whether it is one.
 func guess(m *topology.Masquerade, exprs []expr.Any) {
-	if e, ok := egressOf(exprs); ok {
-		if !slices.Contains(m.Egress, e) {
+	last := len(exprs) - 1
+	switch {
+	case at[expr.NAT](exprs, last) != nil: // see translate
+		e := topology.Egress{Dev: comparedName(exprs, last-2)}
+		if value := at[expr.Immediate](exprs, last-1); value != nil {
+			e.Addr, _ = netip.AddrFromSlice(value.Data)
+		}
+		if e.Addr.IsValid() && !slices.Contains(m.Egress, e) {
 			m.Egress = append(m.Egress, e)
 		}
-		return
-	}
-	for i, e := range exprs {
-		switch e := e.(type) {
-		case *expr.Meta:
-			if name, ok := nameOf(exprs, i); ok {
-				m.Bridge = name
-			}
-		case *expr.Bitwise:
-			cmp, ok := next[*expr.Cmp](exprs, i)
-			if ok && cmp.Op == expr.CmpOpEq && has[*expr.Masq](exprs) {
-				m.Sources = append(m.Sources, prefixOf(cmp.Data, e.Mask))
-			}
+	case at[expr.Masq](exprs, last) != nil: // see outside
+		if mask, source := at[expr.Bitwise](exprs, 3), at[expr.Cmp](exprs, 4); mask != nil && source != nil {
+			m.Sources = append(m.Sources, prefixOf(source.Data, mask.Mask))
+		}
+	default:
+		if name := comparedName(exprs, 1); name != "" {
+			m.Bridge = name
 		}
 	}
 }
 
-// egressOf returns the link and the address of a rule that sets the source address.
-func egressOf(exprs []expr.Any) (e topology.Egress, ok bool) {
-	if !has[*expr.NAT](exprs) {
-		return topology.Egress{}, false
+// at returns the expression at a place of a rule, nil if it is of another type.
+func at[T any](exprs []expr.Any, i int) *T {
+	if i < 0 || i >= len(exprs) {
+		return nil
 	}
-	for i, x := range exprs {
-		if name, is := nameOf(exprs, i); is {
-			e.Dev = name
-		}
-		if value, is := x.(*expr.Immediate); is {
-			e.Addr, ok = netip.AddrFromSlice(value.Data)
-		}
-	}
-	return e, ok
+	e, _ := any(exprs[i]).(*T)
+	return e
 }
 
-// nameOf returns the device's name with which expressions i and i+1 compare.
-func nameOf(exprs []expr.Any, i int) (string, bool) {
-	meta, is := exprs[i].(*expr.Meta)
-	if !is || meta.Key != expr.MetaKeyOIFNAME && meta.Key != expr.MetaKeyIIFNAME {
-		return "", false
+// comparedName returns the device's name with which expressions i-1 and i compare.
+func comparedName(exprs []expr.Any, i int) string {
+	meta, cmp := at[expr.Meta](exprs, i-1), at[expr.Cmp](exprs, i)
+	if meta == nil || cmp == nil || meta.Key != expr.MetaKeyOIFNAME && meta.Key != expr.MetaKeyIIFNAME {
+		return ""
 	}
-	cmp, is := next[*expr.Cmp](exprs, i)
-	if !is {
-		return "", false
-	}
-	return string(bytes.TrimRight(cmp.Data, "\x00")), true
-}
-
-func next[T expr.Any](exprs []expr.Any, i int) (e T, ok bool) {
-	if i+1 < len(exprs) {
-		e, ok = exprs[i+1].(T)
-	}
-	return e, ok
-}
-
-// has reports whether a rule has an expression of a type.
-func has[T expr.Any](exprs []expr.Any) bool {
-	return slices.ContainsFunc(exprs, func(e expr.Any) bool { _, ok := e.(T); return ok })
+	return unix.ByteSliceToString(cmp.Data)
 }
 
 func prefixOf(addr, mask []byte) netip.Prefix {
@@ -170,23 +130,32 @@ func prefixOf(addr, mask []byte) netip.Prefix {
 	return netip.PrefixFrom(a, bits)
 }
 
-func sameChain(want chain, have *nftables.Chain, rules []*nftables.Rule) bool {
-	if have == nil || have.Type != want.Type || have.Hooknum == nil || *have.Hooknum != *want.Hooknum ||
-		have.Priority == nil || *have.Priority != *want.Priority || have.Policy == nil || *have.Policy != *want.Policy ||
-		len(rules) != len(want.rules) {
-		return false
+// readSets reads the elements of our sets, which must be as we make them: no limits and no timeouts.
+func (k *Kernel) readSets(m *topology.Masquerade) error {
+	shapes, err := k.shapes()
+	if err != nil {
+		return err
 	}
-	for i, r := range rules {
-		if !sameExprs(want.rules[i], r.Exprs) {
-			return false
+	if !sameShapes(m, shapes) {
+		return errForeign
+	}
+	for _, f := range families {
+		if !m.Serves(f.is4) {
+			continue
 		}
+		cluster, errCluster := k.nft.GetSetElements(f.clusterSet())
+		nodes, errNodes := k.nft.GetSetElements(f.nodesSet())
+		if err := errors.Join(errCluster, errNodes); err != nil {
+			return err
+		}
+		ranges, ok := parseIntervals(cluster)
+		if !ok || slices.ContainsFunc(nodes, foreignElement) {
+			return errForeign
+		}
+		m.Cluster, m.Nodes = append(m.Cluster, ranges...), append(m.Nodes, parseSingles(nodes)...)
 	}
-	return true
+	return nil
 }
-
-// sameExprs compares rules. For a lookup the kernel returns the set's name, but not its number in
-// the transaction.
-func sameExprs(want, have []expr.Any) bool { return reflect.DeepEqual(want, have) }
 
 // foreignElement reports whether an element can't be one of ours: one without a key matches
 // everything (NFT_SET_ELEM_CATCHALL).

@@ -24,11 +24,11 @@ type operation struct {
 	done        unix.Errno // the error that means that it is done already, 0: none
 }
 
-var (
-	adding   = operation{"adding", unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_EXCL, unix.RT_SCOPE_UNIVERSE, 0}
-	changing = operation{"changing", unix.RTM_NEWROUTE, unix.NLM_F_REPLACE, unix.RT_SCOPE_UNIVERSE, 0}
-	deleting = operation{"deleting", unix.RTM_DELROUTE, 0, unix.RT_SCOPE_NOWHERE, unix.ESRCH}
-)
+var operations = map[plan.Op]operation{
+	plan.Add:     {"adding", unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_EXCL, unix.RT_SCOPE_UNIVERSE, 0},
+	plan.Replace: {"changing", unix.RTM_NEWROUTE, unix.NLM_F_REPLACE, unix.RT_SCOPE_UNIVERSE, 0},
+	plan.Delete:  {"deleting", unix.RTM_DELROUTE, 0, unix.RT_SCOPE_NOWHERE, unix.ESRCH},
+}
 
 // perSend is how many routes are sent at once: their answers fit into a socket's buffer of the
 // usual size, and larger batches are hardly faster.
@@ -48,7 +48,7 @@ func (k *Kernel) applyRoutes(op plan.Op, routes []plan.Route) error {
 	case op == plan.Delete:
 		done = k.drop
 	}
-	how := map[plan.Op]operation{plan.Add: adding, plan.Replace: changing, plan.Delete: deleting}[op]
+	how := operations[op]
 	var errs []error
 	for batch := range slices.Chunk(routes, perSend) {
 		for i, err := range k.send(how, batch) {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -115,31 +116,28 @@ func (s *socket) acknowledge(requests []request) []error {
 	return answers
 }
 
-// read sends a request and calls f with each message of its answer. It is not whole if the kernel's
-// table changed during the dump. The data is valid during the call.
-func (s *socket) read(r request, f func(kind uint16, data []byte)) (whole bool, err error) {
+// read sends a request and calls f with each message of its answer. The data is valid during the
+// call. If the kernel's table changed during a dump, the error is rtnl.ErrDumpInterrupted.
+func (s *socket) read(r request, f func(kind uint16, data []byte)) error {
 	if r.flags&unix.NLM_F_DUMP == 0 {
 		r.flags |= unix.NLM_F_ACK // the acknowledgment marks the end, as NLMSG_DONE does for a dump
 	}
-	whole = true
-	var refusal error
+	var refusal, interrupted error
 	lost := s.ask([]request{r}, func(_ int, m netlink.Message) (ended bool) {
-		whole = whole && m.Header.Flags&netlink.DumpInterrupted == 0
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			interrupted = rtnl.ErrDumpInterrupted
+		}
 		if ended, refusal = end(m); !ended {
 			f(uint16(m.Header.Type), m.Data)
 		}
 		return ended
 	})
-	return whole, errors.Join(lost, refusal)
+	return cmp.Or(lost, refusal, interrupted)
 }
 
-// dump asks for a whole table, and fails with rtnl.ErrDumpInterrupted if that changed meanwhile.
+// dump asks for a whole table.
 func (s *socket) dump(kind uint16, data []byte, f func(kind uint16, data []byte)) error {
-	whole, err := s.read(request{kind, unix.NLM_F_DUMP, data}, f)
-	if err == nil && !whole {
-		return rtnl.ErrDumpInterrupted
-	}
-	return err
+	return s.read(request{kind, unix.NLM_F_DUMP, data}, f)
 }
 
 // end reports whether a message is the last one of an answer, and returns the error in it.

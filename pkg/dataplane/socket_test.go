@@ -69,7 +69,7 @@ func TestLostAnswers(t *testing.T) {
 	m.settle(all[:1])
 	m.must(unix.SetsockoptInt(m.rtnetlink.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 2048)) // a few answers of a hundred
 	routes := plan.Objects[plan.Route](m.diff(all), plan.Add)
-	answers, lost := m.send(adding, routes[:perSend]), 0
+	answers, lost := m.send(operations[plan.Add], routes[:perSend]), 0
 	for i, err := range answers {
 		if errors.Is(err, errLost) {
 			lost++
@@ -83,7 +83,7 @@ func TestLostAnswers(t *testing.T) {
 	if m.rtnetlink.fd != closed {
 		t.Error("the socket is still used")
 	}
-	for i, err := range m.send(adding, routes[:perSend]) {
+	for i, err := range m.send(operations[plan.Add], routes[:perSend]) {
 		if !errors.Is(err, unix.EEXIST) {
 			t.Errorf("adding %v again: %v", routes[i], err)
 		}
@@ -180,8 +180,7 @@ func TestForeignAnswer(t *testing.T) {
 func TestUnreadableAnswers(t *testing.T) {
 	m := newMachine(t)
 	links := func() error {
-		_, err := m.rtnetlink.read(request{unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg)}, func(uint16, []byte) {})
-		return err
+		return m.rtnetlink.dump(unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg), func(uint16, []byte) {})
 	}
 	m.must(links())
 	m.rtnetlink.in = make([]byte, 100)

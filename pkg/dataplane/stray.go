@@ -116,25 +116,22 @@ func share(a, b []netip.Addr) bool {
 // namespace, IPv4 ones first and without link-local ones. There are none if the device has gone, or
 // without CAP_NET_ADMIN over there.
 func (k *Kernel) peerAddrs(port *rtnl.LinkAttrs) []netip.Addr {
-	addrs, _, _ := addrsIn(k.rtnetlink, port.NetNsID, port.ParentIndex)
+	addrs, _ := addrsIn(k.rtnetlink, port.NetNsID, port.ParentIndex)
 	return addrs
 }
 
 // addrsIn returns the addresses of a device in the network namespace of an ID, IPv4 ones first and
-// without link-local ones; with index 0 those of all devices. They are not whole if one changed
-// meanwhile.
-func addrsIn(s *socket, namespace, index int) (addrs []netip.Addr, whole bool, err error) {
-	whole = true
+// without link-local ones; with index 0 those of all devices.
+func addrsIn(s *socket, namespace, index int) (addrs []netip.Addr, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		ask := request{kind: unix.RTM_GETADDR, flags: unix.NLM_F_DUMP, data: encodeAddrRequest(family, namespace, index)}
-		all, failure := s.read(ask, func(kind uint16, data []byte) {
+		failure := s.dump(unix.RTM_GETADDR, encodeAddrRequest(family, namespace, index), func(kind uint16, data []byte) {
 			if addr, ok := parsePeerAddr(kind, data, family, namespace, index); ok && !addr.IsLinkLocalUnicast() {
 				addrs = append(addrs, addr)
 			}
 		})
-		whole, err = whole && all, errors.Join(err, failure)
+		err = errors.Join(err, failure)
 	}
-	return addrs, whole, err
+	return addrs, err
 }
 
 // peerName returns the name of the device at the other end of a port, "" if it is unknown. The
@@ -144,7 +141,7 @@ func (k *Kernel) peerName(port *rtnl.LinkAttrs) (name string) {
 	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
 	binary.NativeEndian.PutUint32(data[4:], uint32(port.ParentIndex))
 	data = appendNumber(data, unix.IFLA_TARGET_NETNSID, port.NetNsID)
-	_, _ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(_ uint16, data []byte) {
+	_ = k.rtnetlink.read(request{kind: unix.RTM_GETLINK, data: data}, func(_ uint16, data []byte) {
 		if index, id, _ := parseLink(data); index == port.ParentIndex {
 			name = id.name
 		}

@@ -14,7 +14,7 @@ import (
 
 // loadSysctls reads all settings that could matter on this host. Missing ones are left out: IPv6 or
 // br_netfilter may be absent.
-func (k *Kernel) loadSysctls() {
+func (k *Kernel) loadSysctls() error {
 	k.sysctls, k.fresh.sysctls = map[string]string{}, true
 	k.readSysctls(topology.SysctlForward4, topology.SysctlForward6, topology.SysctlBridgeNF4, topology.SysctlBridgeNF6)
 	for limit := 1; limit <= 3; limit++ {
@@ -34,6 +34,7 @@ func (k *Kernel) loadSysctls() {
 	if k.sysctls[topology.ConfSysctl(6, k.cfg.Bridge, "disable_ipv6")] == "1" {
 		k.links.local6 = false
 	}
+	return nil
 }
 
 func (k *Kernel) readSysctls(paths ...string) {

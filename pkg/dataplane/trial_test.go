@@ -204,7 +204,7 @@ func TestRefusedTrialIsReported(t *testing.T) {
 	const begin = "trying to make a pod's port: "
 	for n, want := range []string{
 		"removing what an earlier agent left: ", "adding a veth device with an MTU of 1500: ", "", "putting a veth device into plainroute0: ",
-		"putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ",
+		"putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ", "putting a veth device into plainroute0: ",
 	} {
 		end := r.Nth(unix.ENOMEM, n+1)
 		err := m.Apply(t.Context(), change)

@@ -17,9 +17,13 @@ func macAddresses(_ context.Context, t *Target, _ *sweep) []problem.Problem {
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
-	own, err := t.Kernel.MACs()
+	devices, err := t.Kernel.Devices()
 	if err != nil {
 		return Skip(err.Error(), "")
+	}
+	own := map[string]string{}
+	for _, d := range devices {
+		own[d.Name] = d.MAC
 	}
 	return t.sharedMACs(table, own)
 }

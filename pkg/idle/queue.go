@@ -29,3 +29,22 @@ type slowTicker struct{ clock.RealClock }
 func (c slowTicker) NewTicker(d time.Duration) clock.Ticker {
 	return c.RealClock.NewTicker(max(d, metricsInterval))
 }
+
+// Signal sends to a channel with a buffer of one, unless it is full.
+func Signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Soonest returns the shortest wait that is not 0, or 0.
+func Soonest(waits ...time.Duration) time.Duration {
+	least := time.Duration(0)
+	for _, w := range waits {
+		if w > 0 && (least == 0 || w < least) {
+			least = w
+		}
+	}
+	return least
+}

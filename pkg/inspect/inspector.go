@@ -39,8 +39,8 @@ func (i *Inspector) Close() error {
 	return i.conn.Close()
 }
 
-// Device is a network device of any kind.
-type Device struct{ Name, Kind, Master string }
+// Device is a network device of any kind. Its MAC address is empty if it has none.
+type Device struct{ Name, Kind, Master, MAC string }
 
 // Devices lists all devices.
 func (i *Inspector) Devices() ([]Device, error) {
@@ -50,22 +50,9 @@ func (i *Inspector) Devices() ([]Device, error) {
 	}
 	var devices []Device
 	for _, l := range links {
-		devices = append(devices, Device{l.Attrs().Name, l.Type(), names[l.Attrs().MasterIndex]})
+		devices = append(devices, Device{l.Attrs().Name, l.Type(), names[l.Attrs().MasterIndex], l.Attrs().HardwareAddr.String()})
 	}
 	return devices, nil
-}
-
-// MACs returns the MAC addresses of this host's devices by their names, empty if there is none.
-func (i *Inspector) MACs() (map[string]string, error) {
-	links, _, err := i.links()
-	if err != nil {
-		return nil, err
-	}
-	macs := map[string]string{}
-	for _, l := range links {
-		macs[l.Attrs().Name] = l.Attrs().HardwareAddr.String()
-	}
-	return macs, nil
 }
 
 // links returns all devices, and their names by index.
@@ -126,14 +113,16 @@ func (i *Inspector) Ports(bridge string) ([]Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for %s: %w", bridge, err)
 	}
-	var ports []Port
 	request := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg
 	request[0] = unix.AF_BRIDGE
-	_, err = i.conn.Get(unix.RTM_GETLINK, unix.NLM_F_DUMP, request, func(_ uint16, data []byte) {
-		running := binary.NativeEndian.Uint32(data[8:])&unix.IFF_LOWER_UP != 0 // which needs IFF_UP
-		if port, master := parsePort(data[unix.SizeofIfInfomsg:]); running && master == link.Attrs().Index {
-			ports = append(ports, port)
-		}
+	ports, err := dataplane.RetryDump(func() (ports []Port, err error) {
+		err = i.conn.Get(unix.RTM_GETLINK, unix.NLM_F_DUMP, request, func(_ uint16, data []byte) {
+			running := binary.NativeEndian.Uint32(data[8:])&unix.IFF_LOWER_UP != 0 // which needs IFF_UP
+			if port, master := parsePort(data[unix.SizeofIfInfomsg:]); running && master == link.Attrs().Index {
+				ports = append(ports, port)
+			}
+		})
+		return ports, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the ports of %s: %w", bridge, err)

@@ -149,10 +149,11 @@ func TestDevices(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: "br7"}}))
 	m.must(m.nl.LinkSetMaster(m.eth0, m.link("br7")))
+	mac := func(name string) string { return m.link(name).Attrs().HardwareAddr.String() }
 	i := m.inspector()
 	devices, err := i.Devices()
 	m.must(err)
-	for _, want := range []Device{{"lo", "device", ""}, {"eth0", "veth", "br7"}, {"eth0-peer", "veth", ""}, {"br7", "bridge", ""}} {
+	for _, want := range []Device{{"lo", "device", "", ""}, {"eth0", "veth", "br7", mac("eth0")}, {"eth0-peer", "veth", "", mac("eth0-peer")}, {"br7", "bridge", "", mac("br7")}} {
 		if !slices.Contains(devices, want) {
 			t.Errorf("%v is not among %v", want, devices)
 		}

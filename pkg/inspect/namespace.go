@@ -30,7 +30,7 @@ type PeerNamespace struct {
 // PeerNamespaces returns all; Foreign is relative to the bridge. Reading them needs CAP_NET_ADMIN.
 func (i *Inspector) PeerNamespaces(bridge string) ([]PeerNamespace, error) {
 	// The kernel assigns a namespace its ID at the latest when it lists a port that leads there.
-	links, _, err := i.links()
+	links, names, err := i.links()
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (i *Inspector) PeerNamespaces(bridge string) ([]PeerNamespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing network namespaces: %w", err)
 	}
-	ports, foreign := peerPorts(links, addrs, bridge)
+	ports, foreign := peerPorts(links, names, addrs, bridge)
 	var found, doubtful []PeerNamespace
 	for _, id := range ids {
 		n := PeerNamespace{ID: id, Ports: ports[id], Foreign: foreign[id]}
@@ -61,14 +61,10 @@ func (i *Inspector) PeerNamespaces(bridge string) ([]PeerNamespace, error) {
 }
 
 // peerPorts returns the veths that lead to each namespace, and which ones are foreign to a bridge.
-func peerPorts(links []rtnl.Link, addrs []rtnl.Addr, bridge string) (ports map[int][]int, foreign map[int]bool) {
+func peerPorts(links []rtnl.Link, names map[int]string, addrs []rtnl.Addr, bridge string) (ports map[int][]int, foreign map[int]bool) {
 	routed := map[int]bool{}
 	for _, a := range addrs {
 		routed[a.LinkIndex] = routed[a.LinkIndex] || !a.IP.IsLinkLocalUnicast()
-	}
-	names := map[int]string{}
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
 	}
 	ports, foreign = map[int][]int{}, map[int]bool{}
 	uplink, near := map[int]bool{}, map[int]bool{}
@@ -100,7 +96,7 @@ func (i *Inspector) stillListed(doubtful []PeerNamespace) ([]PeerNamespace, erro
 // namespaceIDs returns those of rtnl_net_dumpid (net/core/net_namespace.c: interruptions are not marked).
 func (i *Inspector) namespaceIDs() ([]int, error) {
 	var ids []int
-	_, err := i.conn.Get(unix.RTM_GETNSID, unix.NLM_F_DUMP, make([]byte, rtgenHeader), func(kind uint16, data []byte) {
+	err := i.conn.Get(unix.RTM_GETNSID, unix.NLM_F_DUMP, make([]byte, rtgenHeader), func(kind uint16, data []byte) {
 		if id, ok := parseNamespaceID(kind, data); ok {
 			ids = append(ids, id)
 		}
@@ -125,8 +121,8 @@ func parseNamespaceID(kind uint16, b []byte) (id int, ok bool) {
 
 func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {
 	return dataplane.RetryDump(func() ([]netip.Addr, error) {
-		all, whole, err := i.conn.Addrs(namespace)
-		if err := interrupted(whole, err); err != nil && !hides(err) {
+		all, err := i.conn.Addrs(namespace)
+		if err != nil && !hides(err) {
 			return nil, err
 		}
 		return slices.DeleteFunc(all, netip.Addr.IsLoopback), nil
@@ -136,12 +132,4 @@ func (i *Inspector) addrsOf(namespace int) ([]netip.Addr, error) {
 // hides reports whether the kernel hides addresses, as of another user namespace, or lacks a family.
 func hides(err error) bool {
 	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
-}
-
-// interrupted returns the error of a dump, which is rtnl.ErrDumpInterrupted if it is not whole.
-func interrupted(whole bool, err error) error {
-	if err == nil && !whole {
-		return rtnl.ErrDumpInterrupted
-	}
-	return err
 }

@@ -119,7 +119,7 @@ func TestRefusedNeighborRequestsAreReported(t *testing.T) {
 		{unix.RTM_GETLINK, neighbors, "listing links: "},
 		{unix.RTM_GETNEIGH, neighbors, "listing neighbors: "},
 		{unix.RTM_GETNEIGH, func() error { _, err := i.NeighborCount(4); return err }, "listing neighbors: "},
-		{unix.RTM_GETLINK, func() error { _, err := i.MACs(); return err }, "listing links: "},
+		{unix.RTM_GETLINK, func() error { _, err := i.Devices(); return err }, "listing links: "},
 		{unix.RTM_GETLINK, func() error { return i.ProbeNeighbor(n) }, "asking 192.168.1.14: "},
 		{unix.RTM_NEWNEIGH, func() error { return i.ProbeNeighbor(n) }, "asking 192.168.1.14: "},
 	} {

@@ -46,7 +46,7 @@ func (i *Inspector) Lookup(to netip.Addr, dev string, from netip.Addr, selector 
 	}
 	var route Route
 	index := 0
-	_, err = i.conn.Get(unix.RTM_GETROUTE, 0, request, func(_ uint16, data []byte) {
+	err = i.conn.Get(unix.RTM_GETROUTE, 0, request, func(_ uint16, data []byte) {
 		eachAttribute(data[min(unix.SizeofRtMsg, len(data)):], func(attrs *netlink.AttributeDecoder) {
 			switch attrs.Type() {
 			case unix.RTA_GATEWAY:
