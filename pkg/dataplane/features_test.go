@@ -1,21 +1,23 @@
 package dataplane
 
 import (
-	"errors"
-	"reflect"
+	"maps"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// The sets of each family that is masqueraded have to be as we make them, both of them. Those of
-// another table, and further ones of ours, are of no concern.
-func TestSetsThatDifferFromOurs(t *testing.T) {
+// Properties of sets that google/nftables leaves out are read, only those of our table.
+func TestShapesOfSets(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
+	if shapes, err := m.shapes(); err != nil || !sameShapes(m.masquerade, shapes) {
+		t.Fatalf("ours have %+v, %v", shapes, err)
+	}
 	c := m.nft4test()
 	add := func(table, name string, change func(*nftables.Set)) {
 		t.Helper()
@@ -30,41 +32,40 @@ func TestSetsThatDifferFromOurs(t *testing.T) {
 	add(topology.Table, "interval", func(s *nftables.Set) { s.Interval = true })
 	add(topology.Table, "timeout", func(s *nftables.Set) { s.HasTimeout, s.Timeout = true, time.Hour })
 	m.must(c.Flush())
-	got := *m.masquerade
-	got.Cluster, got.Nodes = nil, nil
-	if err := m.readSets(&got); err != nil || !reflect.DeepEqual(&got, m.masquerade) {
-		t.Errorf("got %+v, %v, want %+v", got, err, m.masquerade)
+	shapes, err := m.shapes()
+	m.must(err)
+	want := map[string]setShape{
+		"cluster4": {flags: unix.NFT_SET_INTERVAL}, "nodes4": {}, "sized": {size: 100},
+		"interval": {flags: unix.NFT_SET_INTERVAL}, "timeout": {flags: unix.NFT_SET_TIMEOUT, timeout: true},
 	}
-	for _, f := range families {
-		for _, ours := range []*nftables.Set{f.clusterSet(), f.nodesSet()} {
-			if !hasSet([]*nftables.Set{f.nodesSet(), f.clusterSet()}, ours) {
-				t.Errorf("%s is not as we make it", ours.Name)
-			}
-			for change, other := range map[string]func(*nftables.Set){
-				"name": func(s *nftables.Set) { s.Name = "theirs" }, "limit": func(s *nftables.Set) { s.Size = 5 },
-				"interval": func(s *nftables.Set) { s.Interval = !s.Interval }, "timeout": func(s *nftables.Set) { s.HasTimeout = true },
-				"expiry": func(s *nftables.Set) { s.Timeout = time.Hour }, "rules add": func(s *nftables.Set) { s.Dynamic = true },
-				"constant": func(s *nftables.Set) { s.Constant = true },
-			} {
-				have := *ours
-				if other(&have); hasSet([]*nftables.Set{&have}, ours) {
-					t.Errorf("%s with another %s is as we make it", ours.Name, change)
-				}
-			}
-		}
+	if m.ipv6 {
+		want["cluster6"], want["nodes6"] = want["cluster4"], want["nodes4"]
 	}
-	for name, missing := range map[string]string{"cluster4": "cluster", "nodes4": "nodes"} {
-		c.DelTable(nftTable)
-		c.AddTable(nftTable)
-		other := families[0].clusterSet()
-		if missing == "cluster" {
-			other = families[0].nodesSet()
+	if !maps.Equal(shapes, want) {
+		t.Errorf("shapes are %+v, want %+v", shapes, want)
+	}
+	if !sameShapes(m.masquerade, shapes) {
+		t.Error("ours are not as we make them")
+	}
+}
+
+// The sets of each family that is masqueraded have to be as we make them, both of them.
+func TestSetsThatDifferFromOurs(t *testing.T) {
+	both := &topology.Masquerade{Sources: prefixes("10.128.0.0/24", "fd01::/64")}
+	ranges, addrs := setShape{flags: unix.NFT_SET_INTERVAL}, setShape{}
+	good := map[string]setShape{"cluster4": ranges, "nodes4": addrs, "cluster6": ranges, "nodes6": addrs}
+	if !sameShapes(both, good) {
+		t.Error("ours are not as we make them")
+	}
+	for name := range good {
+		other := maps.Clone(good)
+		other[name] = setShape{flags: ranges.flags, size: 5}
+		if sameShapes(both, other) {
+			t.Errorf("%s is as we make it, with a limit", name)
 		}
-		m.must(c.AddSet(other, nil))
-		m.must(c.Flush())
-		four := &topology.Masquerade{Sources: prefixes("10.128.0.0/24")}
-		if err := m.readSets(four); !errors.Is(err, errForeign) {
-			t.Errorf("without %s: %v", name, err)
+		four := &topology.Masquerade{Sources: both.Sources[:1]}
+		if of4 := name == "cluster4" || name == "nodes4"; sameShapes(four, other) == of4 {
+			t.Errorf("%s matters to IPv4: %t", name, !of4)
 		}
 	}
 }

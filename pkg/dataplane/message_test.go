@@ -39,6 +39,8 @@ func TestGenerationOfAMessage(t *testing.T) {
 		"too short":         {make([]byte, 3), 0},
 		"another attribute": {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_PROC_PID, Data: good.Data}), 0},
 		"a short attribute": {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_ID, Data: good.Data[:3]}), 0},
+		"a long attribute":  {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_ID, Data: make([]byte, 8)}), 0},
+		"an empty one":      {attributes(make([]byte, 4), netlink.Attribute{Type: unix.NFTA_GEN_ID}), 0},
 	} {
 		if got := parseGeneration(c.message); got != c.want {
 			t.Errorf("%s: %#x, want %#x", name, got, c.want)

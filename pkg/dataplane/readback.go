@@ -133,15 +133,15 @@ func prefixOf(addr, mask []byte) netip.Prefix {
 
 // readSets reads the elements of our sets, which must be as we make them: no limits and no timeouts.
 func (k *Kernel) readSets(m *topology.Masquerade) error {
-	all, err := k.nft.GetSets(nftTable)
+	shapes, err := k.shapes()
 	if err != nil {
 		return err
 	}
+	if !sameShapes(m, shapes) {
+		return errForeign
+	}
 	for _, f := range families {
 		for _, set := range f.sets(m) {
-			if !hasSet(all, set) {
-				return errForeign
-			}
 			elements, err := k.nft.GetSetElements(set)
 			if err != nil {
 				return err
@@ -164,10 +164,6 @@ func (k *Kernel) readSets(m *topology.Masquerade) error {
 		}
 	}
 	return nil
-}
-
-func hasSet(all []*nftables.Set, want *nftables.Set) bool {
-	return slices.ContainsFunc(all, func(have *nftables.Set) bool { return reflect.DeepEqual(have, want) })
 }
 
 // foreignElement reports whether an element can't be one of ours: one without a key matches

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -27,31 +28,23 @@ func withoutNFT(err error) error {
 	return err
 }
 
-// openNFT opens the sockets for our table that are closed. Notifications come first, so that no
-// change is missed.
+// openNFT opens the sockets for our table that are closed. Notifications, which Watch reads even if
+// it runs already, come first, so that no change is missed.
 func (k *Kernel) openNFT() error {
 	if k.nftEvents == nil {
-		if err := k.subscribeNFT(); err != nil {
+		err := k.namespace.do(func() (err error) {
+			k.nftEvents, err = listenTo(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+			return err
+		})
+		if err != nil {
 			return withoutNFT(err)
 		}
+		k.newEvents <- k.nftEvents
 	}
 	if k.nft == nil {
 		return withoutNFT(k.dialNFT())
 	}
 	return nil
-}
-
-// subscribeNFT subscribes to notifications, which Watch reads even if it runs already.
-func (k *Kernel) subscribeNFT() error {
-	return k.namespace.do(func() error {
-		c, err := listenTo(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
-		if err != nil {
-			return err
-		}
-		k.nftEvents = c
-		k.newEvents <- c
-		return nil
-	})
 }
 
 // listenTo subscribes to groups of notifications.
@@ -143,30 +136,77 @@ func permission(err error) string {
 // Constants of linux/netfilter/nf_tables.h that x/sys/unix lacks.
 const (
 	nftGetRule       = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
+	nftGetSet        = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSET
 	nftNewGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 	nftGetGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
 )
 
-// nfgenmsg is the size of struct nfgenmsg, which precedes the attributes of netfilter's messages.
-const nfgenmsg = 4
+// A setShape has the properties of a set that google/nftables leaves out or interprets.
+type setShape struct {
+	flags   uint32 // NFT_SET_*
+	size    uint32 // the most elements, 0: no limit
+	timeout bool   // elements expire
+}
+
+// shapes reads the properties of our table's sets, by name.
+func (k *Kernel) shapes() (map[string]setShape, error) {
+	all := map[string]setShape{}
+	err := k.dumpTable(nftGetSet, func(attributes []byte) {
+		all[unix.ByteSliceToString(attribute(attributes, unix.NFTA_SET_NAME))] = setShape{
+			flags:   bigEndian(attribute(attributes, unix.NFTA_SET_FLAGS)),
+			size:    bigEndian(attribute(attribute(attributes, unix.NFTA_SET_DESC), unix.NFTA_SET_DESC_SIZE)),
+			timeout: attribute(attributes, unix.NFTA_SET_TIMEOUT) != nil,
+		}
+	})
+	return all, err
+}
+
+// sameShapes reports whether the sets that the table needs have the properties of ours: no limits
+// and no timeouts.
+func sameShapes(m *topology.Masquerade, have map[string]setShape) bool {
+	for _, f := range families {
+		for _, set := range f.sets(m) {
+			want := setShape{}
+			if set.Interval {
+				want.flags = unix.NFT_SET_INTERVAL
+			}
+			if have[set.Name] != want {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // expressions counts the expressions of our table's rules, by the rules' handles. google/nftables
 // leaves out those that it does not support, so a rule with such a condition would count as ours.
 func (k *Kernel) expressions() (map[uint64]int, error) {
 	counts := map[uint64]int{}
-	ask := []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}
-	ask = appendAttribute(ask, unix.NFTA_RULE_TABLE, append([]byte(topology.Table), make([]byte, 4-len(topology.Table)%4)...))
-	err := k.nfnetlink.dump(nftGetRule, ask, func(_ uint16, data []byte) {
-		n, attributes := 0, data[min(len(data), nfgenmsg):]
+	err := k.dumpTable(nftGetRule, func(attributes []byte) {
+		n := 0
 		eachAttribute(attribute(attributes, unix.NFTA_RULE_EXPRESSIONS), func(uint16, []byte) { n++ })
 		if handle := attribute(attributes, unix.NFTA_RULE_HANDLE); len(handle) == 8 {
 			counts[binary.BigEndian.Uint64(handle)] = n
 		}
 	})
+	return counts, err
+}
+
+// nfgenmsg is the size of struct nfgenmsg, which precedes the attributes of netfilter's messages.
+const nfgenmsg = 4
+
+// dumpTable calls f with the attributes of each rule or set of our table. Attribute 1 of all of
+// them is the table's name.
+func (k *Kernel) dumpTable(ask uint16, f func(attributes []byte)) error {
+	data := []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}
+	data = appendAttribute(data, unix.NFTA_TABLE_NAME, append([]byte(topology.Table), make([]byte, 4-len(topology.Table)%4)...))
+	err := k.nfnetlink.dump(ask, data, func(_ uint16, data []byte) {
+		f(data[min(len(data), nfgenmsg):])
+	})
 	if err != nil {
-		return nil, fmt.Errorf("dumping its rules: %w", err)
+		return fmt.Errorf("dumping it: %w", err)
 	}
-	return counts, nil
+	return nil
 }
 
 func bigEndian(b []byte) uint32 {
@@ -201,20 +241,15 @@ func parseGeneration(b []byte) uint32 {
 // belong to different rulesets. google/nftables ignores the kernel's flag for that
 // (NLM_F_DUMP_INTR).
 func whole(generation func() (uint32, error), read func() error) error {
-	const tries = 10
-	for range tries {
-		before, err := generation()
-		if err != nil {
-			return err
+	_, err := RetryDump(func() (before uint32, err error) {
+		if before, err = generation(); err != nil {
+			return before, err
 		}
 		errRead := read()
-		after, err := generation()
-		if err != nil {
-			return err
+		if after, err := generation(); err != nil || after != before {
+			return after, cmp.Or[error](err, rtnl.ErrDumpInterrupted)
 		}
-		if after == before {
-			return errRead
-		}
-	}
-	return fmt.Errorf("nftables: %w, %d times", rtnl.ErrDumpInterrupted, tries)
+		return before, errRead
+	})
+	return err
 }

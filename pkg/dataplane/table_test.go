@@ -263,9 +263,14 @@ func TestRefusedPartsOfTheTableAreReported(t *testing.T) {
 			t.Errorf("without requests of kind %d: unread for %q, and known is %+v", kind, host.TableUnread, m.masquerade)
 		}
 	}
-	r.Requests(unix.ENOMEM, nftGetRule)
-	if _, err := m.expressions(); !errors.Is(err, unix.ENOMEM) {
-		t.Errorf("without an answer about rules: %v", err)
+	for name, refused := range map[string]func() error{
+		"sets":  func() error { _, err := m.shapes(); return err },
+		"rules": func() error { _, err := m.expressions(); return err },
+	} {
+		r.Requests(unix.ENOMEM, nftGetSet, nftGetRule)
+		if err := refused(); !errors.Is(err, unix.ENOMEM) {
+			t.Errorf("without an answer about %s: %v", name, err)
+		}
 	}
 	r.Nothing()
 	m.settle(nodes(2))
