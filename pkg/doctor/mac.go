@@ -12,7 +12,7 @@ import (
 )
 
 // macAddresses looks for shared ones: a switch delivers packets for cloned machines to one of them.
-func macAddresses(_ context.Context, t *Target, _ *sweep) []problem.Problem {
+func macAddresses(_ context.Context, t *Target) []problem.Problem {
 	table, err := t.Kernel.Neighbors()
 	if err != nil {
 		return Skip(err.Error(), "")

@@ -20,7 +20,8 @@ import (
 const resolving = 9 * time.Second
 
 // neighbors looks for on-link peers that do not answer ARP or neighbor discovery.
-func neighbors(ctx context.Context, t *Target, s *sweep) []problem.Problem {
+func neighbors(ctx context.Context, t *Target) []problem.Problem {
+	s := &t.sweep
 	hops := t.onLink(s)
 	silent, err := t.silentHops(ctx, s, hops)
 	if err != nil {

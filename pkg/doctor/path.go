@@ -13,7 +13,8 @@ import (
 )
 
 // pathMTU looks for peers that packets of the pods' MTU do not reach.
-func pathMTU(ctx context.Context, t *Target, s *sweep) []problem.Problem {
+func pathMTU(ctx context.Context, t *Target) []problem.Problem {
+	s := &t.sweep
 	switch {
 	case s.size == 0:
 		return Skip("the MTU of the pods is unknown: there is no CNI config of ours yet", "")
@@ -103,7 +104,8 @@ func blackHoles(ctx context.Context, s *sweep) []problem.Problem {
 }
 
 // podPackets looks for peers that packets for their pods do not reach: many clouds drop those.
-func podPackets(ctx context.Context, t *Target, s *sweep) []problem.Problem {
+func podPackets(ctx context.Context, t *Target) []problem.Problem {
+	s := &t.sweep
 	suspects, alive := t.unarrived(s)
 	if alive == 0 && len(s.peers) > 0 {
 		return Skip("no peer answers datagrams by a route of ours, so it is unknown whether those for pods arrive", allowProbes)
