@@ -30,7 +30,7 @@ func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 		}
 	}
 	for _, s := range t.ownSubnets() {
-		want := topology.Address{Dev: t.State.Bridge, Prefix: netip.PrefixFrom(gateway(s), s.Bits())}
+		want := topology.Address{Dev: t.State.Bridge, Prefix: netip.PrefixFrom(topology.Gateway(s), s.Bits())}
 		if !slices.Contains(t.State.Addresses, want) {
 			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nothing beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(have, ", ")),
 				restores+"`ip address add "+want.String()+"`")...)

@@ -25,13 +25,13 @@ func (t *Target) flows(rules rules) []flow {
 	var all []flow
 	for _, r := range routes {
 		bridge, pods := t.podsOf(r.Dst.Addr().Is4(), rules)
-		for _, there := range rules.addrs(r.Dst, gateway(r.Dst)) {
+		for _, there := range rules.addrs(r.Dst, topology.Gateway(r.Dst)) {
 			for _, pod := range pods {
 				all = append(all, flow{"a pod here to a peer's pod", there, pod, bridge, r.Via, r.Dev})
 			}
 		}
 	}
-	for _, r := range spread(routes, maxPeers, func(r topology.Route) bool { return len(rules.addrs(r.Dst, gateway(r.Dst))) > 1 }) {
+	for _, r := range spread(routes, maxPeers, func(r topology.Route) bool { return len(rules.addrs(r.Dst, topology.Gateway(r.Dst))) > 1 }) {
 		all = append(all, t.peerFlows(r, rules)...)
 	}
 	for _, node := range t.nodeAddrs() {
@@ -51,7 +51,7 @@ func (t *Target) peerFlows(r topology.Route, rules rules) []flow {
 	if bridge == "" {
 		pods = nil
 	}
-	for _, there := range rules.addrs(r.Dst, gateway(r.Dst)) {
+	for _, there := range rules.addrs(r.Dst, topology.Gateway(r.Dst)) {
 		for _, node := range t.nodeAddrs() {
 			if node.Is4() == r.Dst.Addr().Is4() {
 				all = append(all, flow{"this node to a peer's pod", there, node, "", r.Via, r.Dev})

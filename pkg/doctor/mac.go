@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -24,10 +25,10 @@ func macAddresses(_ context.Context, t *Target) []problem.Problem {
 	return t.sharedMACs(table, own)
 }
 
-// A macOwner is a MAC address on a link, and the peers that have it.
+// A macOwner is the peers that have one MAC address on a link.
 type macOwner struct {
-	dev, mac     string
-	peers, addrs []string
+	inspect.Neighbor // the first entry with it
+	peers, addrs     []string
 }
 
 const cloneRemedy = "give each machine a MAC address of its own in its hypervisor, and a machine ID: rm /etc/machine-id && systemd-machine-id-setup, then reboot it (if one machine answers for the other on purpose, switch off its proxy_arp)"
@@ -40,12 +41,12 @@ func (t *Target) sharedMACs(table []inspect.Neighbor, own map[string]string) []p
 	}
 	var found []problem.Problem
 	for _, o := range owners {
-		shown := fmt.Sprintf("ip neigh show dev %s: lladdr %s of %s", o.dev, o.mac, named(o.addrs))
+		shown := fmt.Sprintf("ip neigh show dev %s: lladdr %s of %s", o.Dev, o.MAC, named(o.addrs))
 		switch {
-		case own[o.dev] == o.mac:
+		case own[o.Dev] == o.MAC:
 			found = append(found, Fail("a peer has the MAC address of this node, as a cloned machine does: "+named(o.peers), shown, cloneRemedy)...)
 		case len(o.peers) < 2:
-		case o.mac == t.routerMAC(o.dev, table) || len(o.peers) > 2 && len(o.peers) == known:
+		case o.MAC == t.routerMAC(o.Dev, table) || len(o.peers) > 2 && len(o.peers) == known:
 			found = append(found, Warn("a router answers for the peers with its own MAC address (proxy ARP, as clouds do), so it receives the packets for their pods", shown,
 				"give that router or cloud network a route for each pod subnet, and switch its source and destination checks off; where it drops them, pods of other nodes can't be reached")...)
 		default:
@@ -55,34 +56,33 @@ func (t *Target) sharedMACs(table []inspect.Neighbor, own map[string]string) []p
 	return found
 }
 
-// macOwners groups the peers by their MAC addresses in the kernel's table.
-func (t *Target) macOwners(table []inspect.Neighbor) []macOwner {
+// macOwners groups the peers by their MAC addresses in the kernel's table, sorted.
+func (t *Target) macOwners(table []inspect.Neighbor) []*macOwner {
 	names := map[netip.Addr]string{}
 	for _, one := range t.peers() {
-		for _, hop := range one.hops {
+		for _, hop := range one.hops() {
 			names[hop] = one.name
 		}
 	}
-	var all []macOwner
-	index := map[[2]string]int{}
+	byMAC := map[[2]string]*macOwner{}
 	for _, n := range table {
 		name, isPeer := names[n.Addr]
 		if !isPeer || n.MAC == "" || n.State == inspect.Failed {
 			continue
 		}
 		key := [2]string{n.Dev, n.MAC}
-		i, known := index[key]
-		if !known {
-			i, all = len(all), append(all, macOwner{dev: n.Dev, mac: n.MAC})
-			index[key] = i
+		if byMAC[key] == nil {
+			byMAC[key] = &macOwner{Neighbor: n}
 		}
-		all[i].addrs = append(all[i].addrs, n.Addr.String())
-		if !slices.Contains(all[i].peers, name) {
-			all[i].peers = append(all[i].peers, name)
+		o := byMAC[key]
+		o.addrs = append(o.addrs, n.Addr.String())
+		if !slices.Contains(o.peers, name) {
+			o.peers = append(o.peers, name)
 		}
 	}
-	slices.SortFunc(all, func(a, b macOwner) int { return cmp.Or(cmp.Compare(a.dev, b.dev), cmp.Compare(a.mac, b.mac)) })
-	return all
+	return slices.SortedFunc(maps.Values(byMAC), func(a, b *macOwner) int {
+		return cmp.Or(cmp.Compare(a.Dev, b.Dev), cmp.Compare(a.MAC, b.MAC))
+	})
 }
 
 // routerMAC returns the MAC address of the default gateway behind a device, "" if it is unknown.

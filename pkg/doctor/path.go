@@ -134,14 +134,13 @@ type suspect struct {
 // unarrived returns the suspects, and the number of subnets whose nodes answered.
 func (t *Target) unarrived(s *sweep) (suspects []suspect, alive int) {
 	for _, one := range s.peers {
-		for _, subnet := range one.subnets {
-			hop, ok := one.hop(subnet)
-			if !ok || !s.alive(hop) || !t.routed(subnet) {
+		for _, path := range one.paths {
+			if !path.hop.IsValid() || !s.alive(path.hop) || !t.routed(path.subnet) {
 				continue
 			}
 			alive++
-			if !t.arrived(s.small(gateway(subnet))) {
-				suspects = append(suspects, suspect{one.name, hop, gateway(subnet)})
+			if !t.arrived(s.small(topology.Gateway(path.subnet))) {
+				suspects = append(suspects, suspect{one.name, path.hop, topology.Gateway(path.subnet)})
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/inspect"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Limits of the probes of peers, so that a sweep takes seconds among 5,000 Nodes too. Checks that
@@ -38,19 +39,19 @@ func (t *Target) sweepPeers(ctx context.Context) *sweep {
 	s.once.Do(func() {
 		failed := t.failedNeighbors()
 		s.peers = spread(t.peers(), maxPeers, func(one peer) bool {
-			return slices.ContainsFunc(one.hops, func(hop netip.Addr) bool { return failed[hop] })
+			return slices.ContainsFunc(one.hops(), func(hop netip.Addr) bool { return failed[hop] })
 		})
 		s.size = t.podMTU()
 		var probes []probe
 		for _, one := range s.peers {
-			for _, hop := range one.hops {
+			for _, hop := range one.hops() {
 				if s.size > smallSize {
 					probes = append(probes, probe{hop, s.size})
 				}
 				probes = append(probes, probe{hop, smallSize})
 			}
-			for _, subnet := range one.subnets {
-				probes = append(probes, probe{gateway(subnet), smallSize})
+			for _, path := range one.paths {
+				probes = append(probes, probe{topology.Gateway(path.subnet), smallSize})
 			}
 		}
 		s.results, s.err = sendProbes(ctx, probes, sweepTimeout)
@@ -62,7 +63,7 @@ func (t *Target) sweepPeers(ctx context.Context) *sweep {
 func (s *sweep) hops() iter.Seq2[peer, netip.Addr] {
 	return func(yield func(peer, netip.Addr) bool) {
 		for _, one := range s.peers {
-			for _, hop := range one.hops {
+			for _, hop := range one.hops() {
 				if !yield(one, hop) {
 					return
 				}
