@@ -46,32 +46,37 @@ const resendAfter = time.Second
 // after the timeout.
 func sendProbes(ctx context.Context, probes []probe, timeout time.Duration) (map[probe]result, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
-	results := make([]result, len(probes))
+	pending := make(map[probe]*result, len(probes))
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
-	for i, q := range probes {
+	for _, q := range probes {
+		if pending[q] != nil {
+			continue // peers behind one router have the same next hop
+		}
+		r := new(result)
+		pending[q] = r
 		conn, err := q.dial(ctx)
 		switch call := (*os.SyscallError)(nil); {
-		case ctx.Err() != nil:
 		case err == nil:
 			err = q.send(conn) // here, because the order matters for rate limits
-			all.Go(func() { results[i] = q.await(ctx, conn, err) })
+			all.Go(func() { *r = q.await(ctx, conn, err) })
+		case ctx.Err() != nil:
 		case errors.As(err, &call) && call.Syscall == "connect", errors.Is(err, unix.EAFNOSUPPORT):
-			results[i] = localError(err)
+			*r = localError(err)
 		default:
 			return nil, fmt.Errorf("opening sockets to probe peers: %w", err)
 		}
 	}
 	all.Wait()
-	own, byProbe := ownAddrs(), make(map[probe]result, len(probes))
-	for i, q := range probes {
-		byProbe[q] = results[i]
-		if results[i].reached && slices.Contains(own, results[i].sender) { // by a firewall of ours, before it left
-			byProbe[q] = localError(unix.EPERM)
+	own, results := ownAddrs(), make(map[probe]result, len(pending))
+	for q, r := range pending {
+		results[q] = *r
+		if r.reached && slices.Contains(own, r.sender) { // by a firewall of ours, before it left
+			results[q] = localError(unix.EPERM)
 		}
 	}
-	return byProbe, nil
+	return results, nil
 }
 
 // ownAddrs returns this host's addresses, because an ICMP error of our own firewall is not an answer.
