@@ -96,10 +96,10 @@ func (t *Target) overlappingDevices() []problem.Problem {
 // deviceRemedy deletes only what a pod network leaves behind, because other devices may be needed.
 func deviceRemedy(dev string) string {
 	for _, n := range podNetworks {
-		if len(matching([]string{dev}, n.tunnels)) > 0 {
+		if matchesAny(dev, n.tunnels) {
 			return "it is left of " + n.network + ", and other nodes may still send into it: " + n.remedy
 		}
-		if len(matching([]string{dev}, n.devices)) > 0 {
+		if matchesAny(dev, n.devices) {
 			return "it is left of " + n.network + "; once no pod uses it: `ip link del " + dev + "`"
 		}
 	}
