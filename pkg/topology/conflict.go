@@ -112,7 +112,5 @@ func (b *builder) routeConflict(ours Route, detail string) {
 	if c := b.claimTo(ours.Dst); c != nil {
 		owner = c.node.Name
 	}
-	p := problemOf(owner, ours.Dst, problem.RouteConflict, "%s", detail)
-	p.BlocksReady = ours.Metric == MetricOwn
-	b.report(p)
+	b.report(problemOf(owner, ours.Dst, problem.RouteConflict, "%s", detail).Blocking(ours.Metric == MetricOwn))
 }

@@ -84,9 +84,7 @@ func (b *builder) report(p problem.Problem) { b.problems = append(b.problems, p)
 
 // ownProblem reports a problem that keeps this node from being ready.
 func (b *builder) ownProblem(reason problem.Reason, format string, args ...any) {
-	p := problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...)
-	p.BlocksReady = true
-	b.report(p)
+	b.report(problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...).Blocking(true))
 }
 
 // warn reports a problem of this node that leaves it ready.
@@ -124,8 +122,7 @@ func (b *builder) ownSubnets() {
 
 func (b *builder) acceptOwn() {
 	for _, p := range b.own.Problems {
-		p.BlocksReady = p.Reason == problem.PodCIDRMalformed
-		b.report(p)
+		b.report(p.Blocking(p.Reason == problem.PodCIDRMalformed))
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {

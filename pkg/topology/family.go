@@ -21,8 +21,7 @@ func (b *builder) serveFamilies(accepted []netip.Prefix) {
 		}
 	}
 	for _, why := range left {
-		why.BlocksReady = len(b.subnets) == 0
-		b.report(why)
+		b.report(why.Blocking(len(b.subnets) == 0))
 	}
 }
 
