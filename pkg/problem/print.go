@@ -1,8 +1,10 @@
 package problem
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"regexp"
 
 	"github.com/plainroute/plainroute/pkg/text"
 )
@@ -23,7 +25,12 @@ type Printer struct {
 	Nodes int
 	// Prefix begins each line.
 	Prefix string
+	// Program replaces plainroute in the commands of remediations, such as kubectl plainroute; empty:
+	// it does not.
+	Program string
 }
+
+var commands = regexp.MustCompile(`\bplainroute (status|doctor|check|plan|cleanup|uninstall)\b`)
 
 // few is the number of Problems of one Reason, and of Nodes of a Group, that are printed.
 const few = 10
@@ -61,7 +68,7 @@ func (p Printer) Print(w io.Writer, groups []Group) {
 		}
 		shared := i < len(groups)-1 && groups[i+1].Remediation == g.Remediation
 		if g.Remediation != "" && !shared && (last || p.All || printed <= few) {
-			p.line(w, "  remediation%s: %s", of(g, g.OwnRemediation), g.Remediation)
+			p.line(w, "  remediation%s: %s", of(g, g.OwnRemediation), commands.ReplaceAllString(g.Remediation, cmp.Or(p.Program, "plainroute")+" $1"))
 		}
 	}
 	if rest > 0 {
