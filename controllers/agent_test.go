@@ -39,7 +39,7 @@ const limit = 20 * time.Second
 type agent struct {
 	t        *testing.T
 	host     *memoryHost
-	board    *status.Latest
+	latest   *status.Latest
 	registry *prometheus.Registry
 	log      *logBook
 	nodes    *peekedSource   // nil: its Nodes are in memory
@@ -80,7 +80,7 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{t: t, host: host, board: &status.Latest{}, registry: prometheus.NewRegistry(), log: &logBook{}}
+	a := &agent{t: t, host: host, latest: &status.Latest{}, registry: prometheus.NewRegistry(), log: &logBook{}}
 	book.Store(a.log)
 	opts := topology.Options{
 		NodeName: "node1", Masquerade: true, Bridge: "plainroute0", RunDir: "/run/plainroute",
@@ -95,7 +95,7 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	source := a.source(o, opts.NodeName)
 	r := &NodeReconciler{
 		Options: opts, Nodes: source, Dataplane: host, Watcher: host, Resync: time.Hour,
-		Board: a.board, Metrics: NewMetrics(a.registry, Build{"test", "abc"}, a.board, source.Health), Version: "test", log: o.log,
+		Latest: a.latest, Metrics: NewMetrics(a.registry, Build{"test", "abc"}, a.latest, source.Health), Version: "test", log: o.log,
 		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
 	if o.events != nil {
@@ -114,7 +114,7 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	}
 	a.loop = r
 	a.server = (&status.Server{
-		Latest: a.board, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: func() status.API { return APIStatus(source.Health()) },
+		Latest: a.latest, Healthy: r.Healthy, Metrics: a.registry, Status: true, API: func() status.API { return APIStatus(source.Health()) },
 		Observe: func() (topology.State, error) { return host.Observe(context.Background()) },
 	}).HTTP().Handler
 	return a
@@ -226,7 +226,7 @@ func (a *agent) within(d time.Duration, f func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			a.t.Fatalf("after %s still: %v\nproblems: %v", d, err, a.board.Last().Problems)
+			a.t.Fatalf("after %s still: %v\nproblems: %v", d, err, a.latest.Last().Problems)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -292,9 +292,9 @@ func (a *agent) get(path string) (int, string) {
 	return w.Code, w.Body.String()
 }
 
-// problems returns the Problems of a Node as Board has them.
+// problems returns the Problems of a Node as the latest Result has them.
 func (a *agent) problems(node string) []problem.Problem {
-	return slices.DeleteFunc(slices.Clone(a.board.Last().Problems), func(p problem.Problem) bool { return p.Node != node })
+	return slices.DeleteFunc(slices.Clone(a.latest.Last().Problems), func(p problem.Problem) bool { return p.Node != node })
 }
 
 // metric returns the sum of a metric's values whose labels are these.
@@ -338,7 +338,7 @@ func (a *agent) sees(want ...string) func() error {
 	}
 }
 
-func (a *agent) passes() int64 { return a.board.Last().Pass.Number }
+func (a *agent) passes() int64 { return a.latest.Last().Pass.Number }
 
 // metricIs returns an error unless the metric has the value; a pass may be about to set it.
 func (a *agent) metricIs(want float64, name string, labels map[string]string) func() error {

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write the results into testdata")
 
 // Each case of testdata/badnodes is a Node that no route should be made of, or
 // one that looks odd and is fine. None of them affects another Node, and the Reason
-// is on the Board, in the metric and once in the log.
+// is in the latest Result, in the metric and once in the log.
 func TestBadNodes(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), newNode("node2", "10.244.2.0/24", "fd00:10:244:2::/64", "192.168.1.12", "fd00:192:168:1::12"))
@@ -127,7 +127,7 @@ func (c *badNodeCase) leave(name string) {
 // passed returns an error unless a pass has ended that saw a Node of this UID beside the
 // good ones; empty: that saw only those.
 func (c *badNodeCase) passed(uid types.UID) error {
-	all := c.board.Last().Nodes
+	all := c.latest.Last().Nodes
 	if uid == "" && len(all) == 2 {
 		return nil
 	}
@@ -146,7 +146,7 @@ func (c *badNodeCase) harmless(name string) {
 			c.t.Errorf("lost %q", route)
 		}
 	}
-	for _, p := range c.board.Last().Problems {
+	for _, p := range c.latest.Last().Problems {
 		if p.Node != name || p.BlocksReady {
 			c.t.Errorf("another Node has a problem: %s", p)
 		}
@@ -207,7 +207,7 @@ func TestTwentyThousandInternalIPs(t *testing.T) {
 	least := time.Hour
 	for range 5 { // others may have had the machine meanwhile
 		a.onePassMore()
-		least = min(least, a.board.Last().Pass.Duration)
+		least = min(least, a.latest.Last().Pass.Duration)
 	}
 	if least > time.Second {
 		t.Errorf("a pass with it takes %s", least)

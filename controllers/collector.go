@@ -65,7 +65,7 @@ func number(b bool) float64 {
 // peerCollector counts peers by state when Prometheus scrapes, because no pass needs the numbers, and
 // once for each pass. It keeps no Result, which among thousands of Nodes takes a megabyte.
 type peerCollector struct {
-	board *status.Latest
+	latest *status.Latest
 
 	mu     sync.Mutex
 	pass   int64 // number of the pass that counts belong to
@@ -91,7 +91,7 @@ func (c *peerCollector) Collect(metrics chan<- prometheus.Metric) {
 func (c *peerCollector) count() map[status.PeerState]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last := c.board.Last(); last.Pass.Number != c.pass {
+	if last := c.latest.Last(); last.Pass.Number != c.pass {
 		c.pass, c.counts = last.Pass.Number, last.CountPeers()
 	}
 	return c.counts

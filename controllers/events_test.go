@@ -72,14 +72,14 @@ func (e *steppedEvents) has(reason problem.Reason) func() error {
 	return func() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if !slices.ContainsFunc(e.problems, func(p problem.Problem) bool { return p.Reason == reason && p.Concerns("node1") }) {
+		if !slices.ContainsFunc(e.problems, func(p problem.Problem) bool { return p.Reason == reason && p.IsEvent("node1") }) {
 			return fmt.Errorf("the Events have the Problems %q", e.problems)
 		}
 		return nil
 	}
 }
 
-// lacks returns an error while the Problem is there. A board may show a node as ready a moment before its Events do.
+// lacks returns an error while the Problem is there. The latest Result may show a node as ready a moment before its Events do.
 func (e *steppedEvents) lacks(reason problem.Reason) func() error {
 	return func() error {
 		if e.has(reason)() == nil {
@@ -106,7 +106,7 @@ func TestEvents(t *testing.T) {
 	a.eventually(events.has(problem.KernelFailed))
 	events.step(time.Minute)
 	a.eventually(api.hasEvents("Warning KernelFailed x1"))
-	api.wellFormed("no such device. What to do: " + problem.KernelFailed.Remediation())
+	api.wellFormed("no such device. Remediation: " + problem.KernelFailed.Remediation())
 	events.step(2 * repeatInterval)
 	a.eventually(api.hasEvents("Warning KernelFailed x2"))
 
@@ -177,10 +177,10 @@ func TestNodeStatusByAFakeServer(t *testing.T) {
 		return 0
 	})
 	a.eventually(func() error {
-		return a.hasDetail(problem.NodeUpdateFailed, "removing the taint", "leave out --startup-taint")
+		return a.hasDetail(problem.NodeUpdateFailed, "removing the taint", "leave --node-condition and --startup-taint out")
 	})
 	a.eventually(func() error {
-		return a.hasDetail(problem.NodeUpdateFailed, "NetworkUnavailable", "leave out --node-condition")
+		return a.hasDetail(problem.NodeUpdateFailed, "NetworkUnavailable", "leave --node-condition and --startup-taint out")
 	})
 	well := node1()
 	well.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse}}

@@ -1,15 +1,19 @@
 package controllers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -75,23 +79,59 @@ func (r *retries) after(failed map[plan.Key]bool, triedAll bool) time.Duration {
 // failedKeys returns the keys of the objects that failed with the error of a pass.
 func failedKeys(err error) map[plan.Key]bool {
 	keys := map[plan.Key]bool{}
+	for _, f := range failuresOf(err) {
+		keys[f.key] = true
+	}
+	return keys
+}
+
+// A failure is one of the errors of a pass.
+type failure struct {
+	err    error
+	key    plan.Key // of the object
+	reason problem.Reason
+	route  topology.Route // that alone failed, if the Reason is RouteFailed
+}
+
+// partReasons are the Reasons of failed objects by their kind. The CNI config fails as a part if the
+// bridge that it names can't be made.
+var partReasons = map[plan.Kind]problem.Reason{
+	plan.KindSysctl: problem.SettingFailed, plan.KindTable: problem.TableFailed, plan.KindCNI: problem.BridgeFailed,
+	plan.KindAddress: problem.BridgeFailed, plan.KindBridge: problem.BridgeFailed, plan.KindDevice: problem.BridgeFailed,
+}
+
+// failuresOf returns the failures of the error of a pass. Errors that meet every route have one text.
+func failuresOf(err error) []failure {
+	var all []failure
 	for _, e := range flatten(err) {
+		f := failure{err: e, key: otherKey, reason: problem.KernelFailed}
 		var route RouteFailure
 		var part PartFailure
 		var step *stepError
 		switch {
 		case errors.As(e, &route):
-			keys[plan.Change{Object: plan.Route{Route: route.FailedRoute()}}.Key()] = true
+			f.route = route.FailedRoute()
+			f.key = plan.Change{Object: plan.Route{Route: f.route}}.Key()
+			if f.reason = problem.RouteFailed; blocksAllRoutes(e) {
+				f.err, f.reason = fmt.Errorf("changing routes: %w", errors.Unwrap(route)), problem.KernelFailed
+			}
 		case errors.As(e, &part):
-			keys[part.FailedKey()] = true
+			f.key = part.FailedKey()
+			f.reason = cmp.Or(partReasons[f.key.Kind], problem.KernelFailed)
 		case errors.As(e, &step):
-			keys[step.key] = true
-		default:
-			keys[otherKey] = true
+			if f.key = step.key; f.key == configKey {
+				f.reason = problem.CNIFailed
+			}
 		}
+		all = append(all, f)
 	}
-	return keys
+	return all
 }
+
+// blocksAllRoutes reports whether the error of one route meets all of them: without CAP_NET_ADMIN no
+// route can be changed. The error EACCES is not of that kind: the kernel returns it if IPv6 is
+// disabled on the route's device.
+func blocksAllRoutes(err error) bool { return errors.Is(err, syscall.EPERM) }
 
 // flatten returns the errors that were joined.
 func flatten(err error) []error {
@@ -137,28 +177,24 @@ func verify(rest plan.Changes, err error) error {
 	}
 	what := keys[0].String()
 	if more := len(keys) - 1; more > 0 {
-		what += fmt.Sprintf(", and %d more", more)
+		what += ", " + text.More(more, "")
 	}
 	return &stepError{verifyKey, fmt.Errorf("the kernel does not have what was written (%s); trying again", what)}
 }
 
-// blocks reports whether the error of a pass blocks readiness. The route to a peer does not, nor do the
-// limits of the neighbor table, which few clusters reach, nor the nftables table without masquerading.
+// blocks reports whether the error of a pass blocks readiness.
 func blocks(err error, opts topology.Options) bool {
-	return slices.ContainsFunc(flatten(err), func(e error) bool { return blocksOne(e, opts) })
+	return slices.ContainsFunc(failuresOf(err), func(f failure) bool { return f.blocks(opts) })
 }
 
-func blocksOne(e error, opts topology.Options) bool {
-	var route RouteFailure
-	var part PartFailure
-	switch {
-	case errors.As(e, &route):
-		return blocksAllRoutes(e)
-	case !errors.As(e, &part):
-		return true
-	case part.FailedKey() == tableKey:
+// blocks reports whether a failure blocks readiness. The route to a peer does not, nor do the limits of
+// the neighbor table, which few clusters reach, nor the nftables table without masquerading.
+func (f failure) blocks(opts topology.Options) bool {
+	switch f.reason {
+	case problem.RouteFailed:
+		return false
+	case problem.TableFailed:
 		return opts.Masquerade
 	}
-	key := part.FailedKey()
-	return key.Kind != plan.KindSysctl || !topology.IsNeighSysctl(key.Name)
+	return f.key.Kind != plan.KindSysctl || !topology.IsNeighSysctl(f.key.Name)
 }

@@ -111,7 +111,7 @@ func TestFailedTableStopsNothing(t *testing.T) {
 				a.eventually(a.notReady("TableFailed", c.detail))
 			} else {
 				a.eventually(func() error {
-					last := a.board.Last()
+					last := a.latest.Last()
 					if p := last.Problems; !last.Ready || len(p) != 1 || p[0].Reason != problem.TableFailed || p[0].BlocksReady || !strings.Contains(p[0].Message, c.detail) {
 						return fmt.Errorf("ready: %t, problems: %v", last.Ready, p)
 					}
@@ -141,7 +141,8 @@ func TestNoPermissionBlocks(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2), peer(3))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refusedApply = syscall.EPERM }})
-	a.eventually(a.notReady("KernelFailed", "operation not permitted (the agent needs CAP_NET_ADMIN)"))
+	a.eventually(a.notReady("KernelFailed", "operation not permitted"))
+	a.eventually(a.remedied(problem.KernelFailed, "CAP_NET_ADMIN"))
 	a.settleFailing()
 	if got := a.log.with("msg=Problem", "CAP_NET_ADMIN", "route"); len(got) != 1 {
 		t.Errorf("want one line in the log for all routes, got %q", got)
@@ -159,12 +160,25 @@ func TestNoPermissionBlocks(t *testing.T) {
 	a.eventually(a.noProblems)
 }
 
+// remedied returns an error unless each Problem of a Reason, of which there is one, has a remediation of its
+// own with these words.
+func (a *agent) remedied(reason problem.Reason, words string) func() error {
+	return func() error {
+		found := slices.DeleteFunc(slices.Clone(a.latest.Last().Problems), func(p problem.Problem) bool { return p.Reason != reason })
+		if len(found) == 0 || slices.ContainsFunc(found, func(p problem.Problem) bool { return !strings.Contains(p.Remediation, words) }) {
+			return fmt.Errorf("want %q in the remediation of %+v", words, found)
+		}
+		return nil
+	}
+}
+
 // EPERM for a single route leads to the same Problem as for all.
 func TestNoPermissionForARouteBlocks(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) { h.refuse("10.244.2.0/24", syscall.EPERM) }})
-	a.eventually(a.notReady("KernelFailed", "CAP_NET_ADMIN"))
+	a.eventually(a.notReady("KernelFailed"))
+	a.eventually(a.remedied(problem.KernelFailed, "CAP_NET_ADMIN"))
 	a.settleFailing()
 	a.host.with(func() {
 		if a.host.state.CNI != nil {
@@ -181,7 +195,8 @@ func TestUnwritableCNIFolder(t *testing.T) {
 	a := startAgent(t, agentOptions{host: func(h *memoryHost) {
 		h.refusedCNI = fmt.Errorf("putting the CNI config into /etc/cni/net.d: %w", syscall.EROFS)
 	}})
-	a.eventually(a.notReady("CNIFailed", "read-only file system", "mount it writable"))
+	a.eventually(a.notReady("CNIFailed", "read-only file system"))
+	a.eventually(a.remedied(problem.CNIFailed, "Mount it writable"))
 	a.eventually(a.hasRoutes(peerRoute(2)))
 	a.settleFailing()
 	if got := a.log.with("msg=Problem", "read-only"); len(got) != 1 {
@@ -320,7 +335,7 @@ func (a *agent) settleFailing() {
 }
 
 func (a *agent) noProblems() error {
-	if p := a.board.Last().Problems; len(p) > 0 {
+	if p := a.latest.Last().Problems; len(p) > 0 {
 		return fmt.Errorf("problems: %v", p)
 	}
 	return nil

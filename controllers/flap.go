@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -104,17 +105,17 @@ func (g *flapGuard) reported() []plan.Key {
 	})
 }
 
-// monitorHint returns how an operator finds the other process.
+// monitorHint returns how to find the other process.
 func monitorHint(k plan.Kind) string {
 	switch k {
 	case plan.KindSysctl:
-		return "no monitor shows it: look for programs that write sysctls, such as scripts of a firewall or a network manager"
+		return "No monitor shows it: look for programs that write sysctls, such as scripts of a firewall or a network manager."
 	case plan.KindTable:
-		return "`nft monitor` shows its changes"
+		return "`nft monitor` shows its changes."
 	case plan.KindCNI:
-		return "`auditctl -w` on the file shows which program"
+		return "`auditctl -w` on the file shows which program it is."
 	}
-	return "`ip monitor` shows its changes"
+	return "`ip monitor` shows its changes."
 }
 
 // problems returns a Problem for each flap, whose text stays the same while the flap lasts.
@@ -127,16 +128,17 @@ func (g *flapGuard) problems(nodes []*topology.Node) []problem.Problem {
 	var problems []problem.Problem
 	for _, k := range reported {
 		p := problem.Problem{
-			Reason: problem.Contested, BlocksReady: k.Kind != plan.KindRoute,
-			Message: fmt.Sprintf("another program on this host keeps removing or changing %s; it is repaired every %s until that stops (%s)", k, repairInterval, monitorHint(k.Kind)),
-		}
+			Reason:      problem.Contested,
+			Message:     fmt.Sprintf("another program on this host keeps removing or changing %s; it is repaired every %s until that stops", k, repairInterval),
+			Remediation: monitorHint(k.Kind) + " Configure that program to leave plainroute's objects alone.",
+		}.Blocking(k.Kind != plan.KindRoute)
 		if k.Kind == plan.KindRoute {
 			p.Node = owners[k.Name]
 		}
 		problems = append(problems, p)
 	}
 	if more := len(g.flaps) - len(reported); more > 0 {
-		problems = append(problems, problem.Problem{Reason: problem.Contested, Message: fmt.Sprintf("the same happens to %d more routes", more)})
+		problems = append(problems, problem.Problem{Reason: problem.Contested, Message: text.More(more, "routes that another program keeps removing or changing")})
 	}
 	return problems
 }

@@ -137,13 +137,13 @@ func TestFiveThousandFlaps(t *testing.T) {
 	}
 }
 
-// The Problem of a flap names the tool that shows the other process.
+// The remediation of a flap names the tool that shows the other process.
 func TestMonitorHint(t *testing.T) {
 	for kind, want := range map[plan.Kind]string{
 		plan.KindSysctl: "programs that write sysctls", plan.KindTable: "nft monitor", plan.KindCNI: "auditctl", plan.KindRoute: "ip monitor", plan.KindAddress: "ip monitor",
 	} {
 		r := flapGuard{flaps: []plan.Key{{Kind: kind, Name: "it"}}}
-		if got := r.problems(nil)[0].Message; !strings.Contains(got, want) {
+		if got := r.problems(nil)[0].Remediation; !strings.Contains(got, want) {
 			t.Errorf("of a %s: %q does not name %s", kind, got, want)
 		}
 	}

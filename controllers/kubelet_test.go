@@ -282,7 +282,7 @@ func (c attack) harmless(a *agent, good []string, mark int) {
 	if err := a.ready(); err != nil {
 		a.t.Error(err)
 	}
-	for _, p := range a.board.Last().Problems {
+	for _, p := range a.latest.Last().Problems {
 		if p.BlocksReady {
 			a.t.Errorf("it keeps us from being ready: %s", p)
 		}

@@ -37,8 +37,8 @@ type problemLabels struct {
 }
 
 // NewMetrics returns metrics that are registered. Those of the connection to the API server and of
-// peers are collected when Prometheus scrapes, from health and board.
-func NewMetrics(registry prometheus.Registerer, build Build, board *status.Latest, health func() nodes.Health) *Metrics {
+// peers are collected when Prometheus scrapes, from health and the latest result.
+func NewMetrics(registry prometheus.Registerer, build Build, latest *status.Latest, health func() nodes.Health) *Metrics {
 	f := promauto.With(registry)
 	m := &Metrics{
 		ready:     f.NewGauge(gauge("ready", "1 if this node is ready to serve its pods.")),
@@ -66,7 +66,7 @@ func NewMetrics(registry prometheus.Registerer, build Build, board *status.Lates
 	m.problems = problemGauges(f)
 	info := f.NewGaugeVec(gauge("build_info", "1, with the sources of this binary as labels."), []string{"version", "revision", "goversion"})
 	info.WithLabelValues(cmp.Or(build.Version, "unknown"), cmp.Or(build.Revision, "unknown"), runtime.Version()).Set(1)
-	registry.MustRegister(&peerCollector{board: board})
+	registry.MustRegister(&peerCollector{latest: latest})
 	registerLive(f, health)
 	return m
 }

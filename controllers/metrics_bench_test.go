@@ -22,8 +22,8 @@ func BenchmarkMetrics(b *testing.B) {
 		result.Nodes = append(result.Nodes, &topology.Node{Name: fmt.Sprintf("node%d", i+1), PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{via}})
 		result.Desired.Routes = append(result.Desired.Routes, topology.Route{Dst: subnet, Via: via, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
 	}
-	board := &status.Latest{}
-	m := NewMetrics(prometheus.NewRegistry(), Build{}, board, (&memoryNodes{}).Health)
+	latest := &status.Latest{}
+	m := NewMetrics(prometheus.NewRegistry(), Build{}, latest, (&memoryNodes{}).Health)
 	l := ledger{wanted: &result.Desired}
 	one := plan.Of(plan.Add, plan.Route{Route: result.Desired.Routes[0]})
 	b.Run("pass", func(b *testing.B) {

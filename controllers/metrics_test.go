@@ -255,7 +255,7 @@ func TestMetricsOfPasses(t *testing.T) {
 // The collector of peers describes its metric, so that a second one can't be registered.
 func TestPeersAreCollectedOnce(t *testing.T) {
 	s := newSingle(t, agentOptions{})
-	if err := s.registry.Register(&peerCollector{board: s.board}); !errors.As(err, &prometheus.AlreadyRegisteredError{}) {
+	if err := s.registry.Register(&peerCollector{latest: s.latest}); !errors.As(err, &prometheus.AlreadyRegisteredError{}) {
 		t.Errorf("got %v", err)
 	}
 }

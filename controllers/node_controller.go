@@ -98,7 +98,7 @@ type NodeReconciler struct {
 	Dataplane Dataplane
 	Watcher   Watcher
 	Resync    time.Duration // the period after which the whole host is read again
-	Board     *status.Latest
+	Latest    *status.Latest
 	Metrics   *Metrics
 	Version   string
 
@@ -218,10 +218,10 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 func (r *NodeReconciler) begin() *pass {
 	p := &pass{begin: time.Now(), view: r.Nodes.View()}
 	r.running.Store(&p.begin)
-	last := r.Board.Last()
+	last := r.Latest.Last()
 	p.result = &status.Result{
 		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,
-		Desired: last.Desired, Known: last.Known, Host: last.Host, API: APIStatus(p.view.Health), History: &r.Board.History,
+		Desired: last.Desired, Known: last.Known, Host: last.Host, API: APIStatus(p.view.Health), History: &r.Latest.History,
 	}
 	if p.view.Synced && p.nodesChanged() {
 		r.ledger.concerns = topology.Concerns(r.Options, p.view.Nodes)

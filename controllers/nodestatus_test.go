@@ -140,7 +140,7 @@ func TestWriterKeepsWhatIsRight(t *testing.T) {
 		})
 	}
 	time.Sleep(time.Second)
-	if now := a.board.Last().Pass.Number; now != pass {
+	if now := a.latest.Last().Pass.Number; now != pass {
 		t.Errorf("heartbeats made %d passes", now-pass)
 	}
 	a.host.disturb(func() { a.host.refusedFacts = errors.New("broken") })
@@ -157,9 +157,9 @@ func TestWriterKeepsWhatIsRight(t *testing.T) {
 // settled waits until there are no more passes and returns the last one's number.
 func (a *agent) settled() int64 {
 	for {
-		n := a.board.Last().Pass.Number
+		n := a.latest.Last().Pass.Number
 		time.Sleep(300 * time.Millisecond)
-		if a.board.Last().Pass.Number == n {
+		if a.latest.Last().Pass.Number == n {
 			return n
 		}
 	}
@@ -194,8 +194,8 @@ func TestWriterIsRefused(t *testing.T) {
 	a := startAgent(t, agentOptions{config: counted, writer: true})
 	a.eventually(a.ready)
 	for _, want := range [][]string{
-		{"setting the condition NetworkUnavailable=False of our Node", "cannot patch resource", "nodes/status", "leave out --node-condition"},
-		{"removing the taint " + apiserver.StartupTaint, "cannot patch resource", "leave out --startup-taint"},
+		{"setting the condition NetworkUnavailable=False of our Node", "cannot patch resource", "nodes/status", "leave --node-condition and --startup-taint out"},
+		{"removing the taint " + apiserver.StartupTaint, "cannot patch resource", "leave --node-condition and --startup-taint out"},
 	} {
 		a.eventually(func() error { return a.hasDetail(problem.NodeUpdateFailed, want...) })
 	}
@@ -218,11 +218,11 @@ func TestWriterIsRefused(t *testing.T) {
 	})
 }
 
-// hasDetail returns an error unless there is a Problem of the reason that contains all of the words
+// hasDetail returns an error unless there is a Problem of the reason that contains, or its remediation, all of the words
 // and does not block readiness.
 func (a *agent) hasDetail(reason problem.Reason, words ...string) error {
-	for _, p := range a.board.Last().Problems {
-		if p.Reason == reason && !p.BlocksReady && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(p.Message, w) }) {
+	for _, p := range a.latest.Last().Problems {
+		if p.Reason == reason && !p.BlocksReady && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(p.Line(0, 1<<20), w) }) {
 			return nil
 		}
 	}

@@ -78,7 +78,7 @@ func (s *single) then(what string) {
 	next := s.pass()
 	fmt.Fprintf(&s.story, "# %s\n", what)
 	s.made()
-	last := s.board.Last()
+	last := s.latest.Last()
 	if n := last.Pass.Changes; n > 0 {
 		fmt.Fprintf(&s.story, "changes: %d\n", n)
 	}

@@ -30,7 +30,7 @@ func TestWordsFitTheCause(t *testing.T) {
 		return fmt.Errorf("writing: %w", &fs.PathError{Op: "open", Path: "/etc/cni/net.d", Err: err})
 	}
 	of := func(kind plan.Kind, err error) error { return partFailure{err, plan.Key{Kind: kind, Name: "it"}} }
-	ofFile, ofKernel := "needs permission to write", "CAP_NET_ADMIN"
+	ofFile, ofKernel, mount := "permission to write", "CAP_NET_ADMIN", "Mount it writable"
 	for name, c := range map[string]struct {
 		err    error
 		reason problem.Reason
@@ -45,7 +45,7 @@ func TestWordsFitTheCause(t *testing.T) {
 		"a trial, wrong MTU":              {&stepError{configKey, of(plan.KindCNI, syscall.EINVAL)}, problem.BridgeFailed, ""},
 		"a device, no room in the kernel": {of(plan.KindDevice, syscall.ENOSPC), problem.BridgeFailed, ""},
 		"a setting, no right":             {of(plan.KindSysctl, file(syscall.EACCES)), problem.SettingFailed, ofFile},
-		"a setting, read-only":            {of(plan.KindSysctl, file(syscall.EROFS)), problem.SettingFailed, "mount it writable"},
+		"a setting, read-only":            {of(plan.KindSysctl, file(syscall.EROFS)), problem.SettingFailed, mount},
 		"the config, no right":            {&stepError{configKey, file(syscall.EACCES)}, problem.CNIFailed, ofFile},
 		"the config, immutable":           {&stepError{configKey, file(syscall.EPERM)}, problem.CNIFailed, ofFile},
 		"the config, disk full":           {&stepError{configKey, file(syscall.ENOSPC)}, problem.CNIFailed, "file system is full"},
@@ -53,17 +53,17 @@ func TestWordsFitTheCause(t *testing.T) {
 		"the config is a folder":          {&stepError{configKey, file(syscall.EISDIR)}, problem.CNIFailed, ""},
 		"the config's link, no right":     {&stepError{configKey, &os.LinkError{Op: "rename", Old: "a", New: "b", Err: syscall.EACCES}}, problem.CNIFailed, ofFile},
 	} {
-		p := ownProblem(c.err, topology.Options{})
+		p := problemsOf(c.err, nil, topology.Options{})[0]
 		if p.Reason != c.reason || !p.BlocksReady || !strings.Contains(p.Message, c.err.Error()) {
 			t.Errorf("%s: got %s, own %t", name, p.Reason, p.BlocksReady)
 		}
-		for _, words := range []string{ofFile, ofKernel, "module", "mount it writable", "file system is full"} {
-			if got := strings.Contains(p.Message, words); got != (words == c.words) {
-				t.Errorf("%s: it says %q", name, p.Message)
+		for _, words := range []string{ofFile, ofKernel, "module", mount, "file system is full"} {
+			if got := strings.Contains(p.Remediation, words); got != (words == c.words) {
+				t.Errorf("%s: it says %q", name, p.Remediation)
 			}
 		}
 	}
-	if p := ownProblem(errors.New("what"), topology.Options{}); p.Reason != problem.KernelFailed {
+	if p := problemsOf(errors.New("what"), nil, topology.Options{})[0]; p.Reason != problem.KernelFailed {
 		t.Errorf("got %s of an error that names nothing", p.Reason)
 	}
 }
@@ -89,11 +89,11 @@ func TestRouteFailuresAreOfTheirNodes(t *testing.T) {
 		{v4, syscall.EACCES, nodes, "node2", ""},
 		{v4, syscall.EINVAL, nodes[:2], "", ""},
 		{v6, syscall.EINVAL, nodes, "node6", ""},
-		{v6, syscall.EACCES, nodes, "node6", " (IPv6 is switched off on that device: net/ipv6/conf/eth0/disable_ipv6)"},
+		{v6, syscall.EACCES, nodes, "node6", "IPv6 is switched off on that device: set net/ipv6/conf/eth0/disable_ipv6 to 0."},
 	} {
 		err := &routeError{c.route, c.err}
 		got := problemsOf(err, c.nodes, topology.Options{})
-		want := problem.Problem{Subject: problem.Subject{Node: c.of, Subnet: c.route.Dst}, Reason: problem.RouteFailed, Message: err.Error() + c.advice}
+		want := problem.Problem{Subject: problem.Subject{Node: c.of, Subnet: c.route.Dst}, Reason: problem.RouteFailed, Message: err.Error(), Remediation: c.advice}
 		if len(got) != 1 || got[0] != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

@@ -32,8 +32,8 @@ func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
 	r.flaps.log(ctx)
 	p.result.Undone = outcome.left
 	wait := r.addProblems(p)
-	p.result.Pass = status.Pass{Number: r.Board.Last().Pass.Number + 1, Time: p.begin, Duration: time.Since(p.begin), Changes: changes}
-	p.result.Passes = status.Recent(r.Board.Last().Passes, p.result.Pass)
+	p.result.Pass = status.Pass{Number: r.Latest.Last().Pass.Number + 1, Time: p.begin, Duration: time.Since(p.begin), Changes: changes}
+	p.result.Passes = status.Recent(r.Latest.Last().Passes, p.result.Pass)
 	p.result.Ready = len(p.result.Blocking()) == 0
 	r.publish(log.FromContext(ctx), p, outcome)
 	r.Metrics.reported(p.result, blocks(p.err, r.Options))
@@ -64,15 +64,15 @@ func (r *NodeReconciler) addProblems(p *pass) time.Duration {
 	return wait
 }
 
-// publish publishes the result on the board, and logs what has changed.
+// publish publishes the result, and logs what has changed.
 func (r *NodeReconciler) publish(logger logr.Logger, p *pass, by outcome) {
-	before := r.Board.Last()
+	before := r.Latest.Last()
 	was, is := sets.New[problem.Problem](), sets.New(p.result.Problems...)
 	if before.Pass.Number > 0 {
 		was.Insert(before.Problems...)
 	}
-	r.Board.History.Note(before, p.result, touchedBy(p.done, by.repairs, is.SymmetricDifference(was)))
-	r.Board.Publish(p.result)
+	r.Latest.History.Note(before, p.result, touchedBy(p.done, by.repairs, is.SymmetricDifference(was)))
+	r.Latest.Publish(p.result)
 	r.logProblems(logger, "Problem", is.Difference(was))
 	r.logProblems(logger, "Problem gone", was.Difference(is))
 	if p.result.Ready != before.Ready {
@@ -152,8 +152,11 @@ func (r *NodeReconciler) logProblems(logger logr.Logger, message string, all set
 			continue
 		}
 		for _, p := range problems {
-			r.log.Info(logger, ratelog.Key{Kind: string(reason), Name: "of " + p.Node}, message,
-				"node", p.Node, "reason", p.Reason, "detail", p.Message, "blocksReadiness", p.BlocksReady)
+			details := []any{"node", p.Node, "reason", p.Reason, "detail", p.Message, "blocksReadiness", p.BlocksReady}
+			if p.Remediation != "" && p.Remediation != reason.Remediation() {
+				details = append(details, "remediation", p.Remediation)
+			}
+			r.log.Info(logger, ratelog.Key{Kind: string(reason), Name: "of " + p.Node}, message, details...)
 		}
 	}
 }

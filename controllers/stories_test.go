@@ -323,7 +323,7 @@ func TestStoryOfARouter(t *testing.T) {
 	s := newSingle(t, agentOptions{edit: func(o *topology.Options) { o.Router, o.NodeName = true, "" }})
 	s.list(peers(2, 3)...)
 	s.then("a list")
-	if got := s.board.Last().Host; !got.Router || got.Addresses != nil || got.Subnets != nil || got.Uplinks != nil {
+	if got := s.latest.Last().Host; !got.Router || got.Addresses != nil || got.Subnets != nil || got.Uplinks != nil {
 		t.Errorf("the host is %+v", got)
 	}
 	s.unset(peer(2))

@@ -117,10 +117,10 @@ func TestUnreadConfigAtTheEndOfItsWait(t *testing.T) {
 
 // A Result starts with the outcome of the last pass, and refers to the history of this agent.
 func TestResultStartsWithTheLast(t *testing.T) {
-	board := &status.Latest{}
-	board.Publish(&status.Result{Known: true})
-	r := &NodeReconciler{Version: "1", Board: board, Nodes: &memoryNodes{}}
-	if got := r.begin().result; got.History != &r.Board.History || !got.Known || got.Version != "1" {
+	latest := &status.Latest{}
+	latest.Publish(&status.Result{Known: true})
+	r := &NodeReconciler{Version: "1", Latest: latest, Nodes: &memoryNodes{}}
+	if got := r.begin().result; got.History != &r.Latest.History || !got.Known || got.Version != "1" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -209,10 +209,10 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		return fmt.Errorf("making the manager: %w", err)
 	}
 	source.Own = opts.NodeName
-	board, build := &status.Latest{}, controllers.Build{Version: version, Revision: revision}
+	latest, build := &status.Latest{}, controllers.Build{Version: version, Revision: revision}
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: source, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
-		Board: board, Metrics: controllers.NewMetrics(metrics.Registry, build, board, source.Health), Version: version,
+		Latest: latest, Metrics: controllers.NewMetrics(metrics.Registry, build, latest, source.Health), Version: version,
 	}
 	if err := f.addWriters(reconciler, config); err != nil {
 		return err
@@ -280,10 +280,10 @@ func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Conf
 func (f *agentFlags) servers(ctx context.Context, r *controllers.NodeReconciler, source *nodes.Source) ([]manager.Runnable, error) {
 	handlers := map[string]*status.Server{f.metricsListen: {Metrics: metrics.Registry}}
 	handlers[f.listen] = &status.Server{
-		Latest: r.Board, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, Page: web.NodePage,
+		Latest: r.Latest, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, Page: web.NodePage,
 		API: func() status.API { return controllers.APIStatus(source.Health()) },
 		// without the lock, which only writers need
-		Observe: func() (topology.State, error) { return look(f.hostConfig()) },
+		Observe: func() (topology.State, error) { return observe(f.hostConfig()) },
 	}
 	delete(handlers, "")
 	var servers []manager.Runnable

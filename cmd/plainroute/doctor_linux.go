@@ -103,7 +103,7 @@ func (f *doctorFlags) target(ctx context.Context) *doctor.Target {
 	if p.Bridge == "" && p.Report != nil {
 		p.Bridge = p.Report.Host.Bridge
 	}
-	p.Host, p.State, p.KernelErr = f.look(ctx, p)
+	p.Host, p.State, p.KernelErr = f.inspect(ctx, p)
 	p.Bridge = cmp.Or(p.Bridge, bridgeOf(p.State), topology.Bridge)
 	if inspector, err := inspect.New(); err == nil {
 		p.Kernel = inspector
@@ -113,7 +113,7 @@ func (f *doctorFlags) target(ctx context.Context) *doctor.Target {
 	return p
 }
 
-func (f *doctorFlags) look(ctx context.Context, p *doctor.Target) (topology.Host, topology.State, error) {
+func (f *doctorFlags) inspect(ctx context.Context, p *doctor.Target) (topology.Host, topology.State, error) {
 	config := f.hostConfig()
 	config.Bridge = p.Bridge
 	host, err := openHost(ctx, config)
@@ -125,7 +125,7 @@ func (f *doctorFlags) look(ctx context.Context, p *doctor.Target) (topology.Host
 		return topology.Host{}, topology.State{}, errors.Join(err, host.Close())
 	}
 	host.concerns = concerns(p, ours)
-	facts, state, err := host.Look(ctx)
+	facts, state, err := host.Inspect(ctx)
 	return facts, state, errors.Join(err, host.Close())
 }
 

@@ -27,7 +27,7 @@ func (f *nodeFlags) hostConfig() dataplane.Config {
 	}
 }
 
-// host reads everything at each Look, because no watch marks what has changed.
+// host reads everything at each Inspect, because no watch marks what has changed.
 type host struct {
 	*dataplane.Kernel
 	// concerns are the ranges for which foreign routes are read; nil: none are, because there may
@@ -35,7 +35,7 @@ type host struct {
 	concerns []netip.Prefix
 }
 
-func (h host) Look(ctx context.Context) (topology.Host, topology.State, error) {
+func (h host) Inspect(ctx context.Context) (topology.Host, topology.State, error) {
 	h.Forget()
 	facts, state, err := h.read(ctx)
 	if err == nil && facts.TableUnread != "" { // it may hold objects of ours
@@ -89,9 +89,9 @@ func bridgeOf(s topology.State) string {
 	return ""
 }
 
-// look reads our objects in the kernel and in the CNI folder. It opens a Kernel of its own, so that
+// observe reads our objects in the kernel and in the CNI folder. It opens a Kernel of its own, so that
 // the loop and a request for /status don't wait for each other.
-func look(config dataplane.Config) (topology.State, error) {
+func observe(config dataplane.Config) (topology.State, error) {
 	kernel, err := dataplane.New(config)
 	if err != nil {
 		return topology.State{}, err
@@ -107,7 +107,7 @@ func (f *statusFlags) leftover(ctx context.Context) status.Leftover {
 	host, err := openHost(ctx, config)
 	if err == nil {
 		var facts topology.Host
-		facts, found.State, err = host.Look(ctx)
+		facts, found.State, err = host.Inspect(ctx)
 		found.Ports = facts.Ports
 		err = errors.Join(err, host.Close())
 	}

@@ -284,9 +284,7 @@ func freshState(bridge string, host topology.Host) topology.State {
 func (p nodePlan) print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Node %s\n", p.Node)
-	for _, problem := range p.Problems {
-		fmt.Fprintf(&b, "# Problem: %s\n", text.Printable(problem.String()))
-	}
+	problem.Printer{All: true, Prefix: "# "}.Print(&b, problem.Grouped(p.Problems))
 	for _, change := range plan.Diff(p.State, topology.State{}) {
 		if conf, ok := change.Object.(plan.Config); ok {
 			text, err := cni.Render(*conf.CNI)

@@ -17,8 +17,8 @@ import (
 
 // Dataplane is the host that is to be cleaned.
 type Dataplane interface {
-	// Look reads the kernel's state again: the host, and what of ours is there.
-	Look(context.Context) (topology.Host, topology.State, error)
+	// Inspect reads the kernel's state again: the host, and what of ours is there.
+	Inspect(context.Context) (topology.Host, topology.State, error)
 	// Apply makes changes; to delete what is absent succeeds.
 	Apply(context.Context, plan.Changes) error
 }
@@ -58,7 +58,7 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	release, why, err := c.lock(ctx)
-	if err = errors.Join(err, result.refuse(why)); err != nil {
+	if err := errors.Join(err, result.refuse(why)); err != nil {
 		return result, err
 	}
 	defer release()
@@ -103,7 +103,7 @@ func (c Cleanup) busy(s observation) string {
 }
 
 func (c Cleanup) observe(ctx context.Context) (observation, error) {
-	host, state, err := c.Dataplane.Look(ctx)
+	host, state, err := c.Dataplane.Inspect(ctx)
 	if err != nil {
 		return observation{}, fmt.Errorf("reading the state of this host: %w", err)
 	}
@@ -216,9 +216,9 @@ func (c Cleanup) clean(ctx context.Context, files []string, result *Result) erro
 		c.Dataplane.Apply(ctx, plan.Diff(before.desired(), before.State).Except(plan.KindCNI)),
 		c.Store.Clear(!before.attached),
 	)
-	after, lookErr := c.observe(ctx)
-	if lookErr != nil {
-		return errors.Join(err, lookErr)
+	after, inspectErr := c.observe(ctx)
+	if inspectErr != nil {
+		return errors.Join(err, inspectErr)
 	}
 	result.Kept = after.kept(c.Store)
 	result.Removed = without(had, inventory(after.State, append(c.Store.Configs(), c.Store.Leftovers()...)))

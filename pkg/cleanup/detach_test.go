@@ -18,7 +18,7 @@ import (
 // A busyHost gets a pod as soon as it is looked at, while there is a CNI config.
 type busyHost struct{ store cni.Store }
 
-func (h busyHost) Look(context.Context) (topology.Host, topology.State, error) {
+func (h busyHost) Inspect(context.Context) (topology.Host, topology.State, error) {
 	return topology.Host{Ports: 1}, topology.State{Bridge: topology.Bridge}, nil
 }
 

@@ -6,14 +6,15 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -125,8 +126,8 @@ func (r Result) Print(w io.Writer) error {
 	verb := map[bool]string{false: "removed", true: "would be removed"}[r.DryRun]
 	if len(r.Removed) == 0 {
 		fmt.Fprintf(w, "Nothing %s.\n", verb)
-	} else if err := r.table(w, strings.ToUpper(verb)); err != nil {
-		return err
+	} else {
+		r.table(w, strings.ToUpper(verb))
 	}
 	for _, k := range r.Kept {
 		fmt.Fprintf(w, "%s %s stays: %s.\n", k.Kind, k.Name, k.Why)
@@ -148,18 +149,17 @@ func (r Result) Print(w io.Writer) error {
 // leftByOthers is what can't be distinguished from the objects of other networks.
 const leftByOthers = "Not ours to remove: the plugins' programs, and what portmap made for host ports of pods that were never detached (iptables chains CNI-*)."
 
-func (r Result) table(w io.Writer, title string) error {
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, title+"\tNAME\tCOUNT")
+func (r Result) table(w io.Writer, title string) {
+	var rows [][]string
 	for _, kind := range kinds() {
 		some := slices.DeleteFunc(slices.Clone(r.Removed), func(t plan.Key) bool { return t.Kind != kind })
 		if n := len(some); n > maxRows {
-			fmt.Fprintf(table, "%s\t%s, and %d more\t%d\n", kind, some[0].Name, n-1, n)
+			rows = append(rows, []string{string(kind), some[0].Name + ", " + text.More(n-1, ""), strconv.Itoa(n)})
 			continue
 		}
 		for _, t := range some {
-			fmt.Fprintf(table, "%s\t%s\t1\n", kind, t.Name)
+			rows = append(rows, []string{string(kind), t.Name, "1"})
 		}
 	}
-	return table.Flush()
+	text.Table(w, text.Gap, []string{title, "NAME", "COUNT"}, rows, nil)
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -34,7 +33,7 @@ type Result struct {
 	Probes          int                `json:"probes"`            // how many were made
 	Failed          []Failure          `json:"failed"`            // the probes that failed
 	Skipped         []string           `json:"skipped,omitempty"` // the parts that were not tested, with the reason
-	Program         string             `json:"-"`                 // the name by which the test was called, for its hints
+	Program         string             `json:"-"`                 // the name by which the test was called; empty: plainroute
 	tried           map[[2]string]bool // by row and column of the matrix
 }
 
@@ -62,7 +61,8 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(full)
 }
 
-// problems returns a Problem for each failed probe, and for each node that could not take part.
+// problems returns a Problem for each failed probe, for each node that could not take part, and for
+// what the failures have in common.
 func (r *Result) problems() []problem.Problem {
 	var list []problem.Problem
 	for _, f := range r.Failed {
@@ -72,7 +72,7 @@ func (r *Result) problems() []problem.Problem {
 		}
 		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, kinds[f.Kind].name, f.To, f.Error))
 	}
-	return append(list, r.Absent...)
+	return slices.Concat(list, r.Absent, r.inCommon())
 }
 
 // nodeAbsent returns the Problem of a node that could not take part.
@@ -145,25 +145,20 @@ func (r *Result) matrix(b *strings.Builder) {
 			cells[at] = letter
 		}
 	}
-	table := tabwriter.NewWriter(b, 0, 0, 1, ' ', 0)
-	fmt.Fprint(table, "FROM \\ TO")
-	for i := range shown {
-		fmt.Fprint(table, "\t"+strconv.Itoa(i+1))
-	}
 	others := []string{Nodes, Services, Names, Outside}
-	fmt.Fprintln(table, "\t"+strings.Join(others, "\t"))
+	header, rows := []string{"FROM \\ TO"}, make([][]string, len(shown))
 	for i, from := range shown {
-		fmt.Fprintf(table, "%d %s", i+1, from)
-		for _, to := range append(slices.Clone(shown), others...) {
-			cell := "-"
+		header = append(header, strconv.Itoa(i+1))
+		rows[i] = []string{fmt.Sprintf("%d %s", i+1, from)}
+		for _, to := range slices.Concat(shown, others) {
+			cell := text.None
 			if at := [2]string{from, to}; r.tried[at] {
 				cell = cmp.Or(cells[at], ".")
 			}
-			fmt.Fprint(table, "\t"+cell)
+			rows[i] = append(rows[i], cell)
 		}
-		fmt.Fprintln(table)
 	}
-	_ = table.Flush()
+	text.Table(b, 1, append(header, others...), rows, nil)
 	b.WriteString("\n")
 }
 
@@ -182,19 +177,12 @@ var kinds = map[Kind]struct{ letter, name string }{
 	Bulk: {"b", "bulk data by TCP"}, Reach: {"x", "a connection"}, Name: {"x", "a name"},
 }
 
-// printProblems writes the failures, and hints.
+// printProblems writes the Problems.
 func (r *Result) printProblems(b *strings.Builder) {
-	var groups problem.Groups
-	for _, p := range r.problems() {
-		groups.Add("", p)
-	}
 	if len(r.Failed) > 0 {
 		b.WriteString("t: TCP, u: UDP, m: as large as the MTU, f: fragments, b: bulk data by TCP, n: source translated, x: not reached\n\n")
 	}
-	problem.Printer{More: "-o json lists them"}.Print(b, groups.Sorted())
-	if len(r.Failed) > 0 {
-		fmt.Fprintf(b, "\n%s\n", r.hints())
-	}
+	problem.Printer{More: "-o json lists them", Program: r.Program}.Print(b, problem.Grouped(r.problems()))
 	if !r.OK() {
 		b.WriteString("\n")
 	}

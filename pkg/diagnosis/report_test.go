@@ -43,7 +43,7 @@ func TestPrintCluster(t *testing.T) {
   remediation: start it
 error: NoAnswer: it hangs
   on 1 of 4 nodes: node3
-  remediation: Check that the node's kubelet is up and the API server reaches it (port 10250). If so, the agent hangs: delete its pod, which interrupts no traffic. Routes stay unchanged meanwhile.
+  remediation: Check that the node's kubelet is up and the API server reaches it (port 10250), and that the agent listens there (--listen). If so, the agent hangs: delete its pod, which interrupts no traffic. Routes stay unchanged meanwhile.
 warning: neighbors: node9 is away
   on 2 of 4 nodes: node1 and node2
   evidence of node1: on eth0
@@ -56,7 +56,7 @@ warning: neighbors: node9 is away
   remediation: start it
 error: NoAnswer: it hangs
   on 1 of 4 nodes: node3
-  remediation: Check that the node's kubelet is up and the API server reaches it (port 10250). If so, the agent hangs: delete its pod, which interrupts no traffic. Routes stay unchanged meanwhile.
+  remediation: Check that the node's kubelet is up and the API server reaches it (port 10250), and that the agent listens there (--listen). If so, the agent hangs: delete its pod, which interrupts no traffic. Routes stay unchanged meanwhile.
 warning: neighbors: node9 is away
   on 2 of 4 nodes: node1 and node2
   evidence of node1: on eth0

@@ -34,7 +34,7 @@ func TestAgentProblems(t *testing.T) {
 	} {
 		p := &Target{Report: c.report, ReportErr: c.err}
 		found := agentProblems(t.Context(), p)
-		if problem.Worst(found) != c.want {
+		if worstOf(found) != c.want {
 			t.Errorf("%+v: got %v, want %s", c.report, found, c.want)
 			continue
 		}

@@ -30,7 +30,7 @@ func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 		}
 	}
 	for _, s := range t.ownSubnets() {
-		want := topology.Address{Dev: t.State.Bridge, Prefix: netip.PrefixFrom(gateway(s), s.Bits())}
+		want := topology.Address{Dev: t.State.Bridge, Prefix: netip.PrefixFrom(topology.Gateway(s), s.Bits())}
 		if !slices.Contains(t.State.Addresses, want) {
 			found = append(found, Fail("the pods' bridge lacks the address that is the pods' gateway, so they reach nothing beyond this node", fmt.Sprintf("%s is missing; there is %s", want, strings.Join(have, ", ")),
 				restores+"`ip address add "+want.String()+"`")...)
@@ -96,10 +96,10 @@ func (t *Target) overlappingDevices() []problem.Problem {
 // deviceRemedy deletes only what a pod network leaves behind, because other devices may be needed.
 func deviceRemedy(dev string) string {
 	for _, n := range podNetworks {
-		if len(matching([]string{dev}, n.tunnels)) > 0 {
+		if matchesAny(dev, n.tunnels) {
 			return "it is left of " + n.network + ", and other nodes may still send into it: " + n.remedy
 		}
-		if len(matching([]string{dev}, n.devices)) > 0 {
+		if matchesAny(dev, n.devices) {
 			return "it is left of " + n.network + "; once no pod uses it: `ip link del " + dev + "`"
 		}
 	}

@@ -6,7 +6,18 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Checks returns all checks, in the order in which their results are printed.
+// Check looks for one kind of problem.
+type Check struct {
+	// Name is the value for --check. docs/doctor.md has a row for each, with what the check looks at.
+	Name string
+	// Run returns the problems that it found, nil if there are none. It returns early when the
+	// context ends.
+	Run func(context.Context, *Target) []problem.Problem
+}
+
+// Checks returns all checks, in the order in which their results are printed. This is the only list
+// of them: pkg/problem/checks.txt, for workstations on which this package does not compile, is a copy
+// that `go test ./pkg/doctor -run TestNamesAreUnique -update` makes.
 func Checks() []Check {
 	return []Check{
 		{"agent", agentProblems},
@@ -14,76 +25,58 @@ func Checks() []Check {
 		{"forwarding", forwarding},
 		{"rp-filter", reversePath},
 		{"bridge-netfilter", bridgeNetfilter},
-		{"forward-policy", withInspector(forwardPolicy)},
-		{"foreign-routes", withState(foreignRoutes)},
-		{"policy-rules", withState(withInspector(policyRules))},
+		{"forward-policy", with(needInspector, forwardPolicy)},
+		{"foreign-routes", with(needState, foreignRoutes)},
+		{"policy-rules", with(needState|needInspector, policyRules)},
 		{"cni-configs", cniConfigs},
 		{"cni-plugins", cniPlugins},
-		{"leftovers", withState(withInspector(leftovers))},
-		{"neighbors", withInspector(withSweep(neighbors))},
-		{"mac-addresses", withInspector(withSweep(macAddresses))},
-		{"path-mtu", withSweep(pathMTU)},
-		{"pod-packets", withSweep(podPackets)},
-		{"neighbor-limits", withInspector(neighborLimits)},
+		{"leftovers", with(needState|needInspector, leftovers)},
+		{"neighbors", with(needInspector|needPeers, neighbors)},
+		{"mac-addresses", with(needInspector|needPeers, macAddresses)},
+		{"path-mtu", with(needPeers, pathMTU)},
+		{"pod-packets", with(needPeers, podPackets)},
+		{"neighbor-limits", with(needInspector, neighborLimits)},
 		{"conntrack", conntrack},
-		{"duplicates", duplicates},
+		{"duplicates", with(needNodes, duplicates)},
 		{"ports", ports},
 		{"node-ports", nodePorts},
 		{"clocks", clocks},
 		{"network-managers", networkManagers},
-		{"bridge-address", withState(withSubnets(bridgeAddress))},
-		{"leases", withState(withInspector(leakedLeases))},
-		{"old-subnet", withSubnets(oldSubnet)},
+		{"bridge-address", with(needState|needSubnets, bridgeAddress)},
+		{"leases", with(needState|needInspector, leakedLeases)},
+		{"old-subnet", with(needSubnets, oldSubnet)},
 	}
 }
 
-type run = func(context.Context, *Target) []problem.Problem
+// A need is a part of the Target without which a check is skipped.
+type need int
 
-// withInspector skips a check that reads foreign objects if the kernel can't be read.
-func withInspector(check run) run {
+const (
+	needInspector need = 1 << iota // foreign objects of the kernel
+	needState                      // Host and State
+	needSubnets                    // this node's pod subnets
+	needNodes                      // from the API server
+	needPeers                      // the sweep of them
+)
+
+// with returns a check's function that returns the reason if the Target lacks what it needs.
+func with(n need, run func(context.Context, *Target) []problem.Problem) func(context.Context, *Target) []problem.Problem {
 	return func(ctx context.Context, t *Target) []problem.Problem {
-		if t.Kernel == nil {
-			return unreadKernel(t)
-		}
-		return check(ctx, t)
-	}
-}
-
-// withState skips a check that compares Host and State if they could not be read.
-func withState(check run) run {
-	return func(ctx context.Context, t *Target) []problem.Problem {
-		if t.KernelErr != nil {
-			return unreadKernel(t)
-		}
-		return check(ctx, t)
-	}
-}
-
-func unreadKernel(t *Target) []problem.Problem {
-	return Skip("the kernel can't be read: "+errorText(t.KernelErr), "")
-}
-
-// withSubnets skips a check if this node's pod subnets are unknown.
-func withSubnets(check run) run {
-	return func(ctx context.Context, t *Target) []problem.Problem {
-		if len(t.ownSubnets()) == 0 {
+		switch {
+		case n&needInspector != 0 && t.Kernel == nil, n&needState != 0 && t.KernelErr != nil:
+			return Skip("the kernel can't be read: "+errorText(t.KernelErr), "")
+		case n&needSubnets != 0 && len(t.ownSubnets()) == 0:
 			return Skip("this node's pod subnets are not known: "+errorText(t.NodesErr), giveKubeconfig+" and --node-name NAME")
-		}
-		return check(ctx, t)
-	}
-}
-
-// withSweep probes the peers, and skips a check if they are unknown or can't be probed.
-func withSweep(check func(context.Context, *Target, *sweep) []problem.Problem) run {
-	return func(ctx context.Context, t *Target) []problem.Problem {
-		if t.Nodes == nil && t.Report == nil {
+		case n&needNodes != 0 && t.Nodes == nil:
+			return Skip("the Nodes are not known: "+errorText(t.NodesErr), giveKubeconfig)
+		case n&needPeers != 0 && t.Nodes == nil && t.Report == nil:
 			return Skip("the other Nodes are not known: "+errorText(t.NodesErr)+"; "+errorText(t.ReportErr), giveKubeconfig)
+		case n&needPeers != 0:
+			if err := t.sweepPeers(ctx).err; err != nil {
+				return Skip(err.Error(), "")
+			}
 		}
-		s := t.sweepPeers(ctx)
-		if s.err != nil {
-			return Skip(s.err.Error(), "")
-		}
-		return check(ctx, t, s)
+		return run(ctx, t)
 	}
 }
 

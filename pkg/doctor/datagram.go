@@ -1,13 +1,17 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,24 +40,43 @@ func (r result) answered() bool { return r.reached || r.err != nil }
 // resendAfter: after six, a host sends each other host one such answer a second (icmp_ratelimit).
 const resendAfter = time.Second
 
-// sendProbes sends UDP datagrams that may not be fragmented, and collects the ICMP errors of hosts
-// and routers. The kernel queues those at the socket that caused them (ip(7), IP_RECVERR), so no
-// capability is needed. It returns when all probes are answered, or after the timeout.
+// sendProbes sends UDP datagrams that may not be fragmented, each from a socket of its own, and
+// collects the ICMP errors of hosts and routers. The kernel queues those at the socket that caused
+// them (ip(7), IP_RECVERR), so no capability is needed. It returns when all probes are answered, or
+// after the timeout.
 func sendProbes(ctx context.Context, probes []probe, timeout time.Duration) (map[probe]result, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
+	pending := make(map[probe]*result, len(probes))
+	var all sync.WaitGroup
+	defer all.Wait()
 	defer cancel()
-	p := &prober{probes: probes, results: map[probe]result{}, own: ownAddrs()}
-	defer p.close()
-	if err := p.open(); err != nil {
-		return nil, fmt.Errorf("opening sockets to probe peers: %w", err)
-	}
-	for ctx.Err() == nil && !p.done() {
-		p.sendAll(ctx)
-		for next := time.Now().Add(resendAfter); ctx.Err() == nil && !p.done() && time.Now().Before(next); {
-			p.wait(pollMillis)
+	for _, q := range probes {
+		if pending[q] != nil {
+			continue // peers behind one router have the same next hop
+		}
+		r := new(result)
+		pending[q] = r
+		conn, err := q.dial(ctx)
+		switch call := (*os.SyscallError)(nil); {
+		case err == nil:
+			err = q.send(conn) // here, because the order matters for rate limits
+			all.Go(func() { *r = q.await(ctx, conn, err) })
+		case ctx.Err() != nil:
+		case errors.As(err, &call) && call.Syscall == "connect", errors.Is(err, unix.EAFNOSUPPORT):
+			*r = localError(err)
+		default:
+			return nil, fmt.Errorf("opening sockets to probe peers: %w", err)
 		}
 	}
-	return p.results, nil
+	all.Wait()
+	own, results := ownAddrs(), make(map[probe]result, len(pending))
+	for q, r := range pending {
+		results[q] = *r
+		if r.reached && slices.Contains(own, r.sender) { // by a firewall of ours, before it left
+			results[q] = localError(unix.EPERM)
+		}
+	}
+	return results, nil
 }
 
 // ownAddrs returns this host's addresses, because an ICMP error of our own firewall is not an answer.
@@ -68,143 +91,87 @@ func ownAddrs() []netip.Addr {
 	return own
 }
 
-// A prober has one socket per family.
-type prober struct {
-	probes  []probe
-	results map[probe]result
-	own     []netip.Addr
-	sockets []unix.PollFd
-}
-
-func (p *prober) open() error {
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-		if family == unix.AF_INET6 && errors.Is(err, unix.EAFNOSUPPORT) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		p.sockets = append(p.sockets, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-		// A size is tried even where a smaller one is known to be the path's.
-		level, receiveErrors, discover, mode := unix.SOL_IP, unix.IP_RECVERR, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
-		if family == unix.AF_INET6 {
-			level, receiveErrors, discover, mode = unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
-		}
-		if err := errors.Join(unix.SetsockoptInt(fd, level, receiveErrors, 1), unix.SetsockoptInt(fd, level, discover, mode)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p *prober) close() {
-	for _, s := range p.sockets {
-		_ = unix.Close(int(s.Fd))
-	}
-}
-
-func (p *prober) done() bool {
-	return !slices.ContainsFunc(p.probes, func(q probe) bool { return !p.results[q].answered() })
-}
-
-func (p *prober) sendAll(ctx context.Context) {
-	for i, q := range p.probes {
-		if p.results[q].answered() || ctx.Err() != nil {
-			continue
-		}
-		if err := p.send(i, q); err != nil && !p.results[q].answered() {
-			p.results[q] = result{err: err, local: true}
-		}
-	}
-}
-
-// send retries, because a socket reports an earlier datagram's error at its next call (udp(7)).
-func (p *prober) send(number int, q probe) (err error) {
-	header, at := 28, 0 // IPv4's 20 bytes and UDP's 8
+// dial returns a socket that gets the ICMP errors of its datagrams, and fragments none.
+func (q probe) dial(ctx context.Context) (*net.UDPConn, error) {
+	// A size is tried even where a smaller one is known to be the path's.
+	level, receiveErrors, discover, mode := unix.SOL_IP, unix.IP_RECVERR, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
 	if q.to.Is6() {
-		header, at = 48, 1
+		level, receiveErrors, discover, mode = unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
 	}
-	if at >= len(p.sockets) {
-		return unix.EAFNOSUPPORT
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		controlErr := raw.Control(func(fd uintptr) {
+			err = errors.Join(unix.SetsockoptInt(int(fd), level, receiveErrors, 1), unix.SetsockoptInt(int(fd), level, discover, mode))
+		})
+		return errors.Join(controlErr, err)
+	}}
+	conn, err := dialer.DialContext(ctx, "udp", netip.AddrPortFrom(q.to, discard).String())
+	udp, _ := conn.(*net.UDPConn)
+	return udp, err
+}
+
+func (q probe) send(conn *net.UDPConn) error {
+	header := 28 // IPv4's 20 bytes and UDP's 8
+	if q.to.Is6() {
+		header = 48
 	}
-	payload := make([]byte, max(q.size-header, 4))
-	binary.BigEndian.PutUint32(payload, uint32(number))
-	for range 5 {
-		err = unix.Sendto(int(p.sockets[at].Fd), payload, 0, sockaddr(q.to))
-		if errors.Is(err, unix.EAGAIN) { // large packets fill the socket's buffer
-			p.wait(pollMillis)
-		} else {
-			p.wait(0) // otherwise many answers overflow the socket's buffer
-		}
-		if err == nil || p.results[q].answered() {
-			return nil
-		}
-	}
+	_, err := conn.Write(make([]byte, q.size-header))
 	return err
 }
 
-func sockaddr(to netip.Addr) unix.Sockaddr {
-	if to.Is4() {
-		return &unix.SockaddrInet4{Port: discard, Addr: to.As4()}
-	}
-	return &unix.SockaddrInet6{Port: discard, Addr: to.As16()}
-}
-
-// pollMillis is the time to wait for an answer at once, in milliseconds.
-const pollMillis = 20
-
-// wait reads the answers that arrive within some milliseconds.
-func (p *prober) wait(milliseconds int) {
-	if n, err := unix.Poll(p.sockets, milliseconds); err != nil || n <= 0 {
-		return
-	}
-	for _, s := range p.sockets {
-		for p.readError(int(s.Fd)) {
+// await returns the answer to a probe that was sent with an error or nil. It sends it again until then.
+func (q probe) await(ctx context.Context, conn *net.UDPConn, err error) result {
+	defer conn.Close()
+	for end, _ := ctx.Deadline(); ; err = q.send(conn) {
+		if err == nil {
+			next := time.Now().Add(resendAfter)
+			if end.Before(next) {
+				next = end
+			}
+			_ = conn.SetReadDeadline(next)
+			if _, err = conn.Read(make([]byte, 1)); err == nil {
+				return result{reached: true} // a process listens on the port
+			}
 		}
-		for p.readReply(int(s.Fd)) {
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return cmp.Or(queuedError(conn), localError(err))
+		}
+		if ctx.Err() != nil || !time.Now().Before(end) {
+			return result{}
 		}
 	}
 }
 
-// readReply accepts a datagram as an answer too, because a process may listen on the port.
-func (p *prober) readReply(fd int) bool {
-	payload := make([]byte, 64)
-	n, from, err := unix.Recvfrom(fd, payload, unix.MSG_DONTWAIT)
-	if err != nil {
-		return false
+// localError is the result of a probe that did not leave this host.
+func localError(err error) result {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		err = errno // without the addresses
 	}
-	if q, ok := p.find(payload[:n], addressOf(from), false); ok {
-		p.results[q] = result{reached: true}
-	}
-	return true
+	return result{err: err, local: true}
 }
 
-func (p *prober) readError(fd int) bool {
-	payload, control := make([]byte, 64), make([]byte, 512)
-	n, size, _, to, err := unix.Recvmsg(fd, payload, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+// queuedError returns the first error in a socket's queue, the zero result if there is none.
+func queuedError(conn *net.UDPConn) result {
+	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return result{}
 	}
-	messages, err := unix.ParseSocketControlMessage(control[:size])
-	if err != nil {
-		return true
+	payload, control, size := make([]byte, 1), make([]byte, 512), 0
+	controlErr := raw.Control(func(fd uintptr) {
+		_, size, _, _, err = unix.Recvmsg(int(fd), payload, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	})
+	if errors.Join(controlErr, err) != nil {
+		return result{}
 	}
+	messages, _ := unix.ParseSocketControlMessage(control[:size]) // the kernel's are well-formed
 	for _, m := range messages {
 		isError := m.Header.Level == unix.SOL_IP && m.Header.Type == unix.IP_RECVERR || m.Header.Level == unix.SOL_IPV6 && m.Header.Type == unix.IPV6_RECVERR
-		if !isError || len(m.Data) < 16 {
-			continue
-		}
-		got := parseError(m.Data)
-		if got.reached && slices.Contains(p.own, got.sender) { // by a firewall of ours, before it left
-			got = result{err: unix.EPERM, local: true}
-		}
-		q, ok := p.find(payload[:n], addressOf(to), errors.Is(got.err, unix.EMSGSIZE))
-		if ok && !p.results[q].reached {
-			p.results[q] = got
+		if isError && len(m.Data) >= 16 {
+			return parseError(m.Data)
 		}
 	}
-	return true
+	return result{}
 }
 
 // parseError parses struct sock_extended_err and the sender's address (linux/errqueue.h).
@@ -224,30 +191,4 @@ func parseError(data []byte) result {
 		got.sender, _ = netip.AddrFromSlice(sender[8:24])
 	}
 	return got
-}
-
-// find returns the probe of an answer: by its number in the payload, or by the address without one.
-func (p *prober) find(payload []byte, to netip.Addr, large bool) (probe, bool) {
-	if len(payload) >= 4 {
-		if i := binary.BigEndian.Uint32(payload); i < uint32(len(p.probes)) && p.probes[i].to == to { // an int may have 32 bits
-			return p.probes[i], true
-		}
-	}
-	best, ok := probe{}, false
-	for _, q := range p.probes {
-		if q.to == to && (!ok || (q.size > best.size) == large) {
-			best, ok = q, true
-		}
-	}
-	return best, ok
-}
-
-func addressOf(from unix.Sockaddr) netip.Addr {
-	switch s := from.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(s.Addr)
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(s.Addr)
-	}
-	return netip.Addr{}
 }

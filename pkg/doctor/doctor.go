@@ -14,16 +14,6 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// Check looks for one kind of problem.
-type Check struct {
-	// Name is the value for --check; problem.Checks lists all names, and docs/doctor.md has a row
-	// for each.
-	Name string
-	// Run returns the problems that it found, nil if there are none. It returns early when the
-	// context ends.
-	Run func(context.Context, *Target) []problem.Problem
-}
-
 // Fail returns a Problem that disturbs traffic, or will.
 func Fail(message, evidence, remedy string) []problem.Problem {
 	return []problem.Problem{{Severity: problem.Error, Message: message, Evidence: evidence, Remediation: remedy}}

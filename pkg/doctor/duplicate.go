@@ -16,15 +16,7 @@ import (
 
 // duplicates looks for values that two Nodes share and that must be unique.
 func duplicates(_ context.Context, t *Target) []problem.Problem {
-	if t.Nodes == nil {
-		return Skip("the Nodes are not known: "+errorText(t.NodesErr), giveKubeconfig)
-	}
-	var machines []*corev1.Node
-	for i := range t.Nodes {
-		if !virtual(&t.Nodes[i]) {
-			machines = append(machines, &t.Nodes[i])
-		}
-	}
+	machines := t.machines()
 	var found []problem.Problem
 	for _, u := range uniqueValues {
 		found = append(found, u.find(machines)...)

@@ -91,10 +91,8 @@ func (t *Target) dhcpcdRemedy() string {
 func (t *Target) connman() string {
 	const key = "NetworkInterfaceBlacklist"
 	file, list := "its default", "vmnet,vboxnet,virbr,ifb,ve-,vb-"
-	for _, s := range readSettings([]string{t.Path("/etc/connman/main.conf")}) {
-		if s.section == "General" && s.key == key {
-			file, list = "/etc/connman/main.conf", s.value
-		}
+	if s, written := lastSetting(readSettings([]string{t.Path("/etc/connman/main.conf")}), "General", key); written {
+		file, list = "/etc/connman/main.conf", s.value
 	}
 	for _, start := range strings.Split(list, ",") {
 		if start = strings.TrimSpace(start); start != "" && strings.HasPrefix(veth, start) {

@@ -35,6 +35,16 @@ func readSettings(files []string) []setting {
 	return all
 }
 
+// lastSetting returns the last one of a key, which takes precedence.
+func lastSetting(settings []setting, section, key string) (last setting, found bool) {
+	for _, s := range settings {
+		if s.section == section && s.key == key {
+			last, found = s, true
+		}
+	}
+	return last, found
+}
+
 // matchesAny reports whether a name matches one of the shell patterns.
 func matchesAny(name string, patterns []string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool {

@@ -4,13 +4,12 @@ import (
 	"context"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A podNetwork is what another pod network leaves on a node, by its names; * ends a prefix.
+// A podNetwork is what another pod network leaves on a node, by shell patterns of their names.
 type podNetwork struct {
 	network  string
 	devices  []string
@@ -89,12 +88,7 @@ func (n podNetwork) evidence(t *Target, devices, chains []string) []string {
 	return all
 }
 
-// matching returns the names that are equal to a pattern, or that begin with one that ends in *.
+// matching returns the names that match one of the patterns.
 func matching(names, patterns []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		return !slices.ContainsFunc(patterns, func(p string) bool {
-			prefix, open := strings.CutSuffix(p, "*")
-			return name == p || open && strings.HasPrefix(name, prefix)
-		})
-	})
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !matchesAny(name, patterns) })
 }

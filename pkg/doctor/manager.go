@@ -39,19 +39,15 @@ func dropIn(file string, lines ...string) string {
 // again (networkd.conf(5)). The agent restores routes within milliseconds, so that is a warning.
 func (t *Target) networkd() []problem.Problem {
 	files := append(configFiles("networkd.conf", t.below("systemd")...), configFiles(".conf", t.below("systemd/networkd.conf.d")...)...)
-	manages := map[string]string{"ManageForeignRoutes": "its default", "ManageForeignRoutingPolicyRules": "its default"}
-	for _, s := range readSettings(files) {
-		if _, ours := manages[s.key]; ours && s.section == "Network" {
-			manages[s.key] = s.file + ": " + s.key + "=" + s.value
-			if isFalse(s.value) {
-				manages[s.key] = ""
-			}
-		}
-	}
+	settings := readSettings(files)
 	var shown []string
 	for _, key := range []string{"ManageForeignRoutes", "ManageForeignRoutingPolicyRules"} {
-		if manages[key] != "" {
-			shown = append(shown, key+" is yes ("+manages[key]+")")
+		s, written := lastSetting(settings, "Network", key)
+		switch {
+		case !written:
+			shown = append(shown, key+" is yes (its default)")
+		case !isFalse(s.value):
+			shown = append(shown, key+" is yes ("+s.file+": "+key+"="+s.value+")")
 		}
 	}
 	return warnIf("systemd-networkd runs, and deletes foreign routes or rules when it configures a link", shown,

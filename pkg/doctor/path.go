@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -13,14 +14,15 @@ import (
 )
 
 // pathMTU looks for peers that packets of the pods' MTU do not reach.
-func pathMTU(ctx context.Context, t *Target, s *sweep) []problem.Problem {
+func pathMTU(ctx context.Context, t *Target) []problem.Problem {
+	s := &t.sweep
 	switch {
 	case s.size == 0:
 		return Skip("the MTU of the pods is unknown: there is no CNI config of ours yet", "")
 	case s.noneAnswered():
 		return Skip("no peer answers datagrams, so the path MTU can't be measured", allowProbes)
 	}
-	return slices.Concat(t.exceedsLink(s), exceedsPath(s), blackHoles(ctx, s))
+	return append(t.smallerMTUs(s), blackHoles(ctx, s)...)
 }
 
 const allowProbes = "let UDP to the port 9 and ICMP \"port unreachable\" pass between nodes, or run plainroute check"
@@ -35,18 +37,28 @@ func (s *sweep) noneAnswered() bool {
 	return len(s.peers) > 0
 }
 
-// exceedsLink reports next hops whose local link or route has a smaller MTU than the pods.
-func (t *Target) exceedsLink(s *sweep) []problem.Problem {
-	var small group
+// smallerMTUs reports next hops whose local link or route has a smaller MTU than the pods, and paths
+// with one by a router's answer, which a firewall may hide from pods.
+func (t *Target) smallerMTUs(s *sweep) []problem.Problem {
+	var link, path group
+	least := s.size
 	for one, hop := range s.hops() {
-		if r := s.large(hop); r.local && r.mtu > 0 {
-			small.add(one.name, "the link towards %s has an MTU of %d", hop, r.mtu)
-		} else if mtu := t.routeMTU(hop); mtu > 0 && mtu < s.size {
-			small.add(one.name, "ip route get %s: mtu %d", hop, mtu)
+		r, mtu := s.large(hop), t.routeMTU(hop)
+		switch {
+		case r.local && r.mtu > 0:
+			link.add(one.name, "the link towards %s has an MTU of %d", hop, r.mtu)
+		case mtu > 0 && mtu < s.size:
+			link.add(one.name, "ip route get %s: mtu %d", hop, mtu)
+		}
+		if !r.local && r.mtu > 0 {
+			path.add(one.name, "%s reports for the path to %s: mtu %d", r.sender, hop, r.mtu)
+			least = min(least, r.mtu)
 		}
 	}
-	return small.problems(problem.Warning, fmt.Sprintf("pods may send packets of %d bytes, which exceeds the MTU of this node's own link or route: towards ", s.size),
+	found := link.problems(problem.Warning, fmt.Sprintf("pods may send packets of %d bytes, which exceeds the MTU of this node's own link or route: towards ", s.size),
 		"give the agent that --mtu (0: the uplink's), and recreate the pods of this node; or raise the link's MTU")
+	return append(found, path.problems(problem.Warning, fmt.Sprintf("the path's MTU is less than the %d bytes that pods send: to ", s.size),
+		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and recreate the pods; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))...)
 }
 
 func (t *Target) routeMTU(hop netip.Addr) int {
@@ -55,20 +67,6 @@ func (t *Target) routeMTU(hop netip.Addr) int {
 	}
 	route, _ := t.Kernel.RouteTo(hop) // without a route 0
 	return route.MTU
-}
-
-// exceedsPath reports paths with a smaller MTU, by a router's answer. A firewall may hide it from pods.
-func exceedsPath(s *sweep) []problem.Problem {
-	var small group
-	least := s.size
-	for one, hop := range s.hops() {
-		if r := s.large(hop); !r.local && r.mtu > 0 {
-			small.add(one.name, "%s reports for the path to %s: mtu %d", r.sender, hop, r.mtu)
-			least = min(least, r.mtu)
-		}
-	}
-	return small.problems(problem.Warning, fmt.Sprintf("the path's MTU is less than the %d bytes that pods send: to ", s.size),
-		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and recreate the pods; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))
 }
 
 // blackHoles finds paths that drop large packets silently: small ones are answered, large ones are
@@ -103,7 +101,8 @@ func blackHoles(ctx context.Context, s *sweep) []problem.Problem {
 }
 
 // podPackets looks for peers that packets for their pods do not reach: many clouds drop those.
-func podPackets(ctx context.Context, t *Target, s *sweep) []problem.Problem {
+func podPackets(ctx context.Context, t *Target) []problem.Problem {
+	s := &t.sweep
 	suspects, alive := t.unarrived(s)
 	if alive == 0 && len(s.peers) > 0 {
 		return Skip("no peer answers datagrams by a route of ours, so it is unknown whether those for pods arrive", allowProbes)
@@ -132,14 +131,13 @@ type suspect struct {
 // unarrived returns the suspects, and the number of subnets whose nodes answered.
 func (t *Target) unarrived(s *sweep) (suspects []suspect, alive int) {
 	for _, one := range s.peers {
-		for _, subnet := range one.subnets {
-			hop, ok := one.hop(subnet)
-			if !ok || !s.alive(hop) || !t.routed(subnet) {
+		for _, path := range one.paths {
+			if !path.hop.IsValid() || !s.alive(path.hop) || !t.routed(path.subnet) {
 				continue
 			}
 			alive++
-			if !t.arrived(s.small(gateway(subnet))) {
-				suspects = append(suspects, suspect{one.name, hop, gateway(subnet)})
+			if !t.arrived(s.small(topology.Gateway(path.subnet))) {
+				suspects = append(suspects, suspect{one.name, path.hop, topology.Gateway(path.subnet)})
 			}
 		}
 	}
@@ -185,4 +183,36 @@ func (t *Target) routed(subnet netip.Prefix) bool {
 	return slices.ContainsFunc(t.State.Routes, func(r topology.Route) bool {
 		return r.Dst == subnet && r.Type == topology.Unicast && !t.takenByMain(r)
 	})
+}
+
+// clouds are the providers that drop packets with other addresses than the machine's own, by the
+// scheme of the Nodes' providerID, and how to switch that off.
+var clouds = []struct{ scheme, name, remedy string }{
+	{"aws", "AWS", "switch the source/destination check off on each instance's interface: aws ec2 modify-instance-attribute --no-source-dest-check --instance-id ID; and allow the pod subnets in the security groups"},
+	{"gce", "Google Cloud", "make the instances with --can-ip-forward, and give the VPC a route for each pod subnet: it delivers by its routes alone, not by MAC address; and allow the pod subnets in its firewall"},
+	{"azure", "Azure", "enable IP forwarding on each network interface (az network nic update --ip-forwarding true), give the VNet a route table with each pod subnet, and allow them in the network security groups"},
+	{"openstack", "OpenStack", "allow the pod subnets on each server's port: openstack port set --allowed-address ip-address=SUBNET PORT, or --disable-port-security"},
+	{"hcloud", "Hetzner Cloud", "give the private network a route for each pod subnet with the server's private address as gateway: hcloud network add-route; its networks deliver by their routes alone"},
+	{"digitalocean", "DigitalOcean", "its VPC drops addresses that are not the droplet's: an overlay is needed there"},
+	{"oci", "Oracle Cloud", "tick \"skip source/destination check\" on each VNIC, and allow the pod subnets in the security lists"},
+	{"ibm", "IBM Cloud", "allow IP spoofing on each instance's interface (--allow-ip-spoofing true), and allow the pod subnets in the security groups"},
+	{"alicloud", "Alibaba Cloud", "give the VPC's route table an entry for each pod subnet with the instance as next hop"},
+	{"vsphere", "vSphere", "look at NSX's SpoofGuard and distributed firewall on the port group, which have to let the pod subnets pass"},
+}
+
+// cloudRemedy returns the remediation for packets to pods that do not arrive.
+func (t *Target) cloudRemedy() string {
+	own := t.OwnNode()
+	if own == nil && len(t.Nodes) > 0 {
+		own = &t.Nodes[0]
+	}
+	if own != nil {
+		scheme, _, _ := strings.Cut(own.Spec.ProviderID, "://")
+		for _, c := range clouds {
+			if c.scheme == scheme {
+				return "on " + c.name + " (providerID " + own.Spec.ProviderID + "): " + c.remedy
+			}
+		}
+	}
+	return "look for filters of addresses between the nodes: a cloud's source/destination check, a hypervisor's anti-spoofing, rp_filter and firewalls; on the peer, `plainroute status` shows its agent's state, and tcpdump the packets that arrive"
 }

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
@@ -138,6 +139,17 @@ func TestAnswersAreRateLimited(t *testing.T) {
 	}
 	well(t, runCheck(t, "pod-packets", p))
 	well(t, runCheck(t, "path-mtu", p))
+}
+
+// Peers behind one router have the same next hop, which limits the rate of its answers.
+func TestNextHopIsProbedOnce(t *testing.T) {
+	l := newLAN(t)
+	l.peer(2)
+	q := probe{netip.MustParseAddr("192.168.1.12"), smallSize}
+	results, err := sendProbes(t.Context(), slices.Repeat([]probe{q}, 64), resendAfter/2)
+	if err != nil || !results[q].reached {
+		t.Errorf("the result is %+v; %v", results[q], err)
+	}
 }
 
 // A node may send the error from another address than that of its Node.

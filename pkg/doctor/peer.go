@@ -1,96 +1,95 @@
 package doctor
 
 import (
+	"cmp"
+	"context"
+	"iter"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/plainroute/plainroute/pkg/inspect"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // A peer is another Node, and how this one reaches it.
 type peer struct {
-	name    string
-	hops    []netip.Addr // the next hops to its pods, one per family
-	subnets []netip.Prefix
-	away    bool // the Node is not ready
+	name  string
+	paths []podPath
+	away  bool // the Node is not ready
 }
 
-// gateway returns the bridge's address in a subnet. Its node answers for it even without a bridge.
-func gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
+// A podPath is a pod subnet of a peer and the next hop to it, which is invalid if it is unknown.
+type podPath struct {
+	subnet netip.Prefix
+	hop    netip.Addr
+}
+
+// hops returns the next hops to the peer's pods, usually one per family.
+func (p peer) hops() []netip.Addr {
+	var hops []netip.Addr
+	for _, path := range p.paths {
+		if path.hop.IsValid() && !slices.Contains(hops, path.hop) {
+			hops = append(hops, path.hop)
+		}
+	}
+	return hops
+}
 
 // peers returns the other Nodes that are machines, from the API server or else from the agent's
 // report. Their next hops are those of the kernel's routes, if there are any.
 func (t *Target) peers() []peer {
-	hops := map[netip.Prefix]netip.Addr{}
+	routed := map[netip.Prefix]netip.Addr{}
 	for _, r := range t.State.Routes {
 		if r.Type == topology.Unicast && r.Via.IsValid() {
-			hops[r.Dst] = r.Via
+			routed[r.Dst] = r.Via
 		}
 	}
-	if t.Nodes != nil {
-		return t.peersOfNodes(hops)
+	if t.Nodes == nil && t.Report != nil {
+		return peersOfReport(t.Report.Peers, routed)
 	}
-	return t.peersOfReport(hops)
-}
-
-func (t *Target) peersOfNodes(hops map[netip.Prefix]netip.Addr) []peer {
-	var all []peer
-	for i := range t.Nodes {
-		if t.isOwn(&t.Nodes[i]) || virtual(&t.Nodes[i]) {
-			continue
-		}
-		n := topology.NodeFrom(&t.Nodes[i])
-		one := peer{name: n.Name, subnets: n.PodCIDRs, away: !ready(&t.Nodes[i])}
-		for _, subnet := range n.PodCIDRs {
-			hop, routed := hops[subnet]
-			if j := slices.IndexFunc(n.Addrs, func(a netip.Addr) bool { return a.Is4() == subnet.Addr().Is4() }); !routed && j >= 0 {
-				hop = n.Addrs[j]
+	return mapped(t.otherMachines(), func(n *corev1.Node) peer {
+		node := topology.NodeFrom(n)
+		return peer{name: n.Name, away: !ready(n), paths: mapped(node.PodCIDRs, func(subnet netip.Prefix) podPath {
+			i := slices.IndexFunc(node.Addrs, func(a netip.Addr) bool { return a.Is4() == subnet.Addr().Is4() })
+			if i < 0 {
+				return podPath{subnet, routed[subnet]}
 			}
-			one.addHop(hop)
-		}
-		all = append(all, one)
-	}
-	return all
+			return podPath{subnet, cmp.Or(routed[subnet], node.Addrs[i])}
+		})}
+	})
 }
 
-func (t *Target) peersOfReport(hops map[netip.Prefix]netip.Addr) []peer {
-	if t.Report == nil {
-		return nil
-	}
+func peersOfReport(rows []status.Peer, routed map[netip.Prefix]netip.Addr) []peer {
 	var all []peer
 	index := map[string]int{}
-	for _, row := range t.Report.Peers {
+	for _, row := range rows {
 		i, known := index[row.Node]
 		if !known {
 			i, all = len(all), append(all, peer{name: row.Node})
 			index[row.Node] = i
 		}
-		hop, routed := hops[row.Subnet]
-		if !routed {
-			hop = row.Via
-		}
-		all[i].subnets = append(all[i].subnets, row.Subnet)
-		all[i].addHop(hop)
+		all[i].paths = append(all[i].paths, podPath{row.Subnet, cmp.Or(routed[row.Subnet], row.Via)})
 	}
 	return all
 }
 
-func (one *peer) addHop(hop netip.Addr) {
-	if hop.IsValid() && !slices.Contains(one.hops, hop) {
-		one.hops = append(one.hops, hop)
+// machines returns the Nodes that are not virtual.
+func (t *Target) machines() []*corev1.Node {
+	var all []*corev1.Node
+	for i := range t.Nodes {
+		if !virtual(&t.Nodes[i]) {
+			all = append(all, &t.Nodes[i])
+		}
 	}
+	return all
 }
 
-// hop returns the next hop to a subnet of the peer.
-func (one *peer) hop(subnet netip.Prefix) (netip.Addr, bool) {
-	i := slices.IndexFunc(one.hops, func(h netip.Addr) bool { return h.Is4() == subnet.Addr().Is4() })
-	if i < 0 {
-		return netip.Addr{}, false
-	}
-	return one.hops[i], true
-}
+func (t *Target) otherMachines() []*corev1.Node { return slices.DeleteFunc(t.machines(), t.isOwn) }
 
 // isOwn reports whether a Node is our own, by its name or else by its addresses.
 func (t *Target) isOwn(n *corev1.Node) bool {
@@ -130,4 +129,98 @@ func spread[T any](all []T, limit int, suspect func(T) bool) []T {
 		some = append(some, rest[i*len(rest)/left])
 	}
 	return some[:limit]
+}
+
+// Limits of the probes of peers, so that a sweep takes seconds among 5,000 Nodes too. Checks that
+// read tables of the kernel or of the API server cover all peers.
+const (
+	maxPeers     = 64
+	sweepTimeout = 2500 * time.Millisecond
+	smallSize    = 64 // bytes, which fit any path
+)
+
+// A sweep is the results of probing some peers. Checks share one, because hosts limit answers.
+type sweep struct {
+	once    sync.Once
+	peers   []peer
+	size    int // of the large packets, as pods send them
+	results map[probe]result
+	err     error
+
+	confirmMutex sync.Mutex // held while suspects are probed again, because answers are limited
+}
+
+// sweepPeers probes each peer of the sample with a small packet and with one as large as pods send,
+// and the gateways of its pod subnets with a small one. The large ones are sent first, so that rate
+// limits drop answers to small ones instead.
+func (t *Target) sweepPeers(ctx context.Context) *sweep {
+	s := &t.sweep
+	s.once.Do(func() {
+		failed := t.failedNeighbors()
+		s.peers = spread(t.peers(), maxPeers, func(one peer) bool {
+			return slices.ContainsFunc(one.hops(), func(hop netip.Addr) bool { return failed[hop] })
+		})
+		s.size = t.podMTU()
+		var probes []probe
+		for _, one := range s.peers {
+			for _, hop := range one.hops() {
+				if s.size > smallSize {
+					probes = append(probes, probe{hop, s.size})
+				}
+				probes = append(probes, probe{hop, smallSize})
+			}
+			for _, path := range one.paths {
+				probes = append(probes, probe{topology.Gateway(path.subnet), smallSize})
+			}
+		}
+		s.results, s.err = sendProbes(ctx, probes, sweepTimeout)
+	})
+	return s
+}
+
+// hops returns all next hops, each with its peer.
+func (s *sweep) hops() iter.Seq2[peer, netip.Addr] {
+	return func(yield func(peer, netip.Addr) bool) {
+		for _, one := range s.peers {
+			for _, hop := range one.hops() {
+				if !yield(one, hop) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *sweep) small(to netip.Addr) result { return s.results[probe{to, smallSize}] }
+
+func (s *sweep) large(to netip.Addr) result { return s.results[probe{to, s.size}] }
+
+// alive reports whether the host at a next hop answered a probe of any size.
+func (s *sweep) alive(hop netip.Addr) bool {
+	small, large := s.small(hop), s.large(hop)
+	return small.reached || small.sender == hop || large.reached || large.sender == hop
+}
+
+// podMTU returns the MTU of the pods, 0 if it is unknown.
+func (t *Target) podMTU() int {
+	switch {
+	case t.State.CNI != nil && t.State.CNI.MTU > 0:
+		return t.State.CNI.MTU
+	case t.Report != nil:
+		return t.Report.Host.MTU
+	}
+	return 0
+}
+
+// failedNeighbors returns the addresses that the kernel could not resolve lately.
+func (t *Target) failedNeighbors() map[netip.Addr]bool {
+	failed := map[netip.Addr]bool{}
+	if t.Kernel == nil {
+		return failed
+	}
+	table, _ := t.Kernel.Neighbors() // only a hint: without it the sample is different
+	for _, n := range table {
+		failed[n.Addr] = failed[n.Addr] || n.State == inspect.Failed
+	}
+	return failed
 }

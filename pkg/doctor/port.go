@@ -74,7 +74,7 @@ func (t *Target) kubeletEndpoints() []endpoint {
 		severity = problem.Error
 	}
 	var endpoints []endpoint
-	for _, n := range t.others(maxPeers, ready) {
+	for _, n := range t.others(ready) {
 		port := cmp.Or(n.Status.DaemonEndpoints.KubeletEndpoint.Port, 10250) // KubeletPort of k8s.io/kubernetes/pkg/cluster/ports
 		endpoints = append(endpoints, endpoint{n.Name, "kubelet", addrOf(n, port), severity, severity})
 	}
@@ -87,7 +87,7 @@ func (t *Target) kubeletEndpoints() []endpoint {
 func (t *Target) controlPlaneEndpoints() []endpoint {
 	own := t.OwnNode()
 	var endpoints []endpoint
-	for _, n := range t.others(maxPeers, func(n *corev1.Node) bool { return controlPlane(n) && ready(n) }) {
+	for _, n := range t.others(func(n *corev1.Node) bool { return controlPlane(n) && ready(n) }) {
 		endpoints = append(endpoints, endpoint{n.Name, "API server", addrOf(n, t.serverPort(n)), problem.Warning, problem.Warning})
 		if own == nil || !controlPlane(own) {
 			continue
@@ -119,15 +119,10 @@ func controlPlane(n *corev1.Node) bool {
 	return is
 }
 
-// others returns at most limit of the selected machines with an InternalIP.
-func (t *Target) others(limit int, which func(*corev1.Node) bool) []*corev1.Node {
-	var all []*corev1.Node
-	for i := range t.Nodes {
-		if n := &t.Nodes[i]; which(n) && !t.isOwn(n) && !virtual(n) && len(topology.NodeFrom(n).Addrs) > 0 {
-			all = append(all, n)
-		}
-	}
-	return spread(all, limit, func(*corev1.Node) bool { return false })
+// others returns a sample of the selected machines with an InternalIP.
+func (t *Target) others(which func(*corev1.Node) bool) []*corev1.Node {
+	all := slices.DeleteFunc(t.otherMachines(), func(n *corev1.Node) bool { return !which(n) || len(topology.NodeFrom(n).Addrs) == 0 })
+	return spread(all, maxPeers, func(*corev1.Node) bool { return false })
 }
 
 func addrOf(n *corev1.Node, port int32) string {
@@ -213,7 +208,7 @@ func nodePorts(ctx context.Context, t *Target) []problem.Problem {
 		return nil
 	}
 	var endpoints []endpoint
-	for _, n := range t.others(maxPeers, ready) {
+	for _, n := range t.others(ready) {
 		endpoints = append(endpoints, endpoint{n.Name, fmt.Sprintf("node port %d of Service %s", port, service), addrOf(n, port), problem.None, problem.Warning})
 	}
 	return dialAll(ctx, endpoints)

@@ -307,7 +307,7 @@ func TestRemedies(t *testing.T) {
 		}
 		c.serves("after all cures")
 		for check := range remedies {
-			if found := c.examine(check); problem.Worst(found) == problem.Error || problem.Worst(found) == problem.Warning {
+			if found := c.examine(check); worstOf(found) == problem.Error || worstOf(found) == problem.Warning {
 				t.Errorf("after all cures %s finds %+v", check, found)
 			}
 		}
@@ -320,7 +320,7 @@ func (f remedyCase) try(t *testing.T, check string) []string {
 	f.fault(c)
 	found := c.examine(check)
 	all := commands(found)
-	if worst := problem.Worst(found); worst != problem.Error && worst != problem.Warning || len(all) == 0 {
+	if worst := worstOf(found); worst != problem.Error && worst != problem.Warning || len(all) == 0 {
 		t.Fatalf("the fault is %+v, with the commands %q", found, all)
 	}
 	for _, command := range all {

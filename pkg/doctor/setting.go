@@ -1,15 +1,14 @@
 package doctor
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -20,30 +19,16 @@ const netAdmin = 12
 
 // capabilities reads this process's capabilities, which in the agent's pod are those of the agent.
 func capabilities(context.Context, *Target) []problem.Problem {
-	effective, err := effectiveCapabilities("/proc/thread-self/status")
-	switch {
-	case err != nil:
-		return Skip(err.Error(), "")
-	case effective&(1<<netAdmin) != 0:
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData // the lower and the upper 32
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return Skip("reading capabilities: "+err.Error(), "")
+	}
+	if data[0].Effective&(1<<netAdmin) != 0 {
 		return nil
 	}
-	return Fail("this process may not change routes", fmt.Sprintf("CapEff is %016x, without CAP_NET_ADMIN", effective),
+	return Fail("this process may not change routes", fmt.Sprintf("CapEff is %08x%08x, without CAP_NET_ADMIN", data[1].Effective, data[0].Effective),
 		"give the agent's container the capability NET_ADMIN (the manifests do); on a host, run this as root")
-}
-
-func effectiveCapabilities(path string) (uint64, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return 0, fmt.Errorf("reading capabilities: %w", err)
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "CapEff:"); ok {
-			return strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-		}
-	}
-	return 0, errors.New("reading capabilities: there is no line CapEff")
 }
 
 // forwarding reads the settings that make this host a router: the one of all, and those of each

@@ -56,7 +56,6 @@ func (t *Target) Setting(path string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// number returns the value of a numeric setting.
 func (t *Target) number(path string) (int, error) {
 	value, err := t.Setting(path)
 	if err != nil {
@@ -126,11 +125,9 @@ func within(subnets []netip.Prefix, addr netip.Addr) bool {
 
 // hasAddr reports whether a link of this host has an address.
 func (t *Target) hasAddr(addr netip.Addr) bool {
-	return slices.ContainsFunc(t.Host.Links, func(l topology.Link) bool { return hasAddr(l, addr) })
-}
-
-func hasAddr(l topology.Link, addr netip.Addr) bool {
-	return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr })
+	return slices.ContainsFunc(t.Host.Links, func(l topology.Link) bool {
+		return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr })
+	})
 }
 
 // uplinks returns the names of the links with the InternalIPs.
@@ -141,7 +138,6 @@ func (t *Target) uplinks() []string {
 	return mapped(t.Report.Host.Uplinks, func(u status.Uplink) string { return u.Name })
 }
 
-// mapped returns f of each item.
 func mapped[T, U any](items []T, f func(T) U) []U {
 	var all []U
 	for _, item := range items {

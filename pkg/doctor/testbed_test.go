@@ -171,7 +171,7 @@ func (w *testbed) finds(name string, want problem.Severity) problem.Problem {
 	if len(found) == 0 {
 		found = []problem.Problem{{Severity: problem.None}}
 	}
-	if problem.Worst(found) != want {
+	if worstOf(found) != want {
 		w.t.Fatalf("%s is %+v, want %s", name, found, want)
 	}
 	if f := found[0]; (want == problem.Error || want == problem.Warning) && (f.Message == "" || f.Evidence == "" || f.Remediation == "") {

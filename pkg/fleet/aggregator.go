@@ -11,6 +11,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -115,7 +116,7 @@ func (c claim) String() string {
 	if c.count == 1 {
 		return fmt.Sprintf("%s (by %s)", c.node, c.first)
 	}
-	return fmt.Sprintf("%s (by %s and %d more)", c.node, c.first, c.count-1)
+	return fmt.Sprintf("%s (by %s %s)", c.node, c.first, text.More(c.count-1, ""))
 }
 
 // disputes returns a Group for each subnet that reports attribute to different Nodes, as a whole or
@@ -144,11 +145,11 @@ func (d *aggregator) dispute(subnets []netip.Prefix) (problem.Group, bool) {
 		claims := d.claims[subnet]
 		slices.SortFunc(claims, func(a, b claim) int { return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.node, b.node)) })
 		for _, c := range claims {
-			text := c.String()
+			claimant := c.String()
 			if subnet != subnets[0] {
-				text = fmt.Sprintf("%s has %s", text, subnet)
+				claimant = fmt.Sprintf("%s has %s", claimant, subnet)
 			}
-			claimants = append(claimants, text)
+			claimants = append(claimants, claimant)
 			if !slices.Contains(nodes, c.node) {
 				nodes = append(nodes, c.node)
 			}

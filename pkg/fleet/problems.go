@@ -20,7 +20,7 @@ func (r *Row) problems() []problem.Problem {
 	var list []problem.Problem
 	more := func(count, kept int, what string) {
 		if count > kept {
-			list = append(list, problem.New(problem.MoreProblems, problem.Subject{}, "and %d %s more", count-kept, what))
+			list = append(list, problem.New(problem.MoreProblems, problem.Subject{}, "%s", text.More(count-kept, what)))
 		}
 	}
 	reported := map[string]bool{}

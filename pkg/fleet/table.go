@@ -89,7 +89,7 @@ func (c *Cluster) table(w *bytes.Buffer, f Format) {
 			cells[i] = append(cells[i], row.wideColumns()...)
 		}
 	}
-	text.Table(w, header, cells, func(i int, line string) string { return text.Paint(f.Color, rows[i].color(), line) })
+	text.Table(w, text.Gap, header, cells, func(i int, line string) string { return text.Paint(f.Color, rows[i].color(), line) })
 }
 
 func (r *Row) columns(now time.Time) []string {
@@ -137,19 +137,9 @@ const maxGroups = 60
 
 // printProblems writes the Problems of the Nodes and those of the cluster.
 func (c *Cluster) printProblems(w io.Writer, f Format) {
-	groups := c.Groups()
-	printer := problem.Printer{Color: f.Color, More: "-o json lists them", Nodes: len(c.Nodes)}
-	if len(groups) > 0 {
-		fmt.Fprintf(w, "\nPROBLEMS (%d)\n", len(groups))
-		printer.Print(w, groups[:min(len(groups), maxGroups)])
-	}
-	if left := len(groups) - maxGroups; left > 0 {
-		fmt.Fprintf(w, "and %d more: %s\n", left, printer.More)
-	}
-	if len(c.Problems) > 0 {
-		fmt.Fprintf(w, "\nBETWEEN NODES (%d)\n", len(c.Problems))
-		printer.Print(w, c.Problems)
-	}
+	printer := problem.Printer{Color: f.Color, More: "-o json lists them", Max: maxGroups, Nodes: len(c.Nodes)}
+	printer.Section(w, "PROBLEMS", c.Groups())
+	printer.Section(w, "BETWEEN NODES", c.Problems)
 }
 
 // summary summarizes the cluster on one line.

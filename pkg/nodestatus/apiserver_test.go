@@ -76,7 +76,7 @@ func TestLongestEvent(t *testing.T) {
 	label := strings.Repeat("n", 60)
 	events.node = strings.Join([]string{label, label, label, label}, ".") + ".nnnnnnnn"
 	for _, reason := range problem.Reasons() {
-		note := noteOf(strings.Repeat("ö", noteLimit), 4999, reason.Remediation())
+		note := problem.Problem{Reason: reason, Message: strings.Repeat("ö", noteLimit)}.Line(4999, noteLimit)
 		if err := events.write(context.Background(), reason, &eventState{note: note}); err != nil {
 			t.Errorf("%s of a note of %d bytes and a name of %d: %v", reason, len(note), len(events.node), err)
 		}

@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -28,48 +27,17 @@ const (
 // notesOf returns the notes of this node's Problems by Reason. It leaves out the Problems of
 // peers, about which 5,000 nodes would write the same.
 func notesOf(problems []problem.Problem, node string) map[problem.Reason]string {
-	var notes map[problem.Reason]string
-	more := map[problem.Reason]int{}
+	byReason := map[problem.Reason][]problem.Problem{}
 	for _, p := range problems {
-		if !p.Concerns(node) {
-			continue
+		if p.IsEvent(node) {
+			byReason[p.Reason] = append(byReason[p.Reason], p)
 		}
-		if _, found := notes[p.Reason]; found {
-			more[p.Reason]++
-			continue
-		}
-		if notes == nil {
-			notes = map[problem.Reason]string{}
-		}
-		notes[p.Reason] = text.Printable(p.Message)
 	}
-	for reason, detail := range notes {
-		notes[reason] = noteOf(detail, more[reason], reason.Remediation())
+	notes := make(map[problem.Reason]string, len(byReason))
+	for reason, all := range byReason {
+		notes[reason] = all[0].Line(len(all)-1, noteLimit)
 	}
 	return notes
-}
-
-// noteOf joins a Problem and its remediation. If both are too long, it shortens the Problem.
-func noteOf(detail string, more int, remediation string) string {
-	rest := ""
-	if more > 0 {
-		rest = fmt.Sprintf(" (and %d more of this kind)", more)
-	}
-	rest += ". What to do: " + remediation
-	return shorten(detail, noteLimit-len(rest)) + rest
-}
-
-// shorten shortens a text to limit bytes, between two characters.
-func shorten(text string, limit int) string {
-	const dots = "..."
-	if len(text) <= limit {
-		return text
-	}
-	end := limit - len(dots)
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + dots
 }
 
 // newEvent returns an Event about a Node. Its name is a hash of its content, so that a repetition,
@@ -83,7 +51,7 @@ func newEvent(node string, reason problem.Reason, note string, now time.Time) *e
 		TypeMeta:   metav1.TypeMeta{APIVersion: eventsv1.SchemeGroupVersion.String(), Kind: "Event"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: eventName(node, reason, note)},
 		EventTime:  metav1.NewMicroTime(now), Type: kind, Reason: string(reason), Note: note, Action: "ServePods",
-		ReportingController: topology.EventSource, ReportingInstance: shorten(node, instanceLimit),
+		ReportingController: topology.EventSource, ReportingInstance: text.Shorten(node, instanceLimit),
 		// `kubectl describe node` searches for the Node's UID and for its name in place of one
 		// (NodeDescriber of k8s.io/kubectl/pkg/describe). The name is valid as well while the
 		// Node is missing or after it was created again.

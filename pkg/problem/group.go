@@ -22,6 +22,15 @@ type Groups struct {
 	order []*Group
 }
 
+// Grouped returns the Problems of one node, sorted as Sorted does.
+func Grouped(problems []Problem) []Group {
+	var groups Groups
+	for _, p := range problems {
+		groups.Add("", p)
+	}
+	return groups.Sorted()
+}
+
 // Add adds a Problem that a Node reports; with an empty name it is not attributed to a Node.
 func (g *Groups) Add(node string, p Problem) {
 	p = p.Complete()

@@ -1,8 +1,10 @@
 package problem
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"regexp"
 
 	"github.com/plainroute/plainroute/pkg/text"
 )
@@ -16,10 +18,19 @@ type Printer struct {
 	// names the option that prints the rest.
 	All  bool
 	More string
+	// Max is the number of Groups that are printed at most; 0: all.
+	Max int
 	// Nodes is the number of all Nodes, of which a Group names some; 0 for the Problems of one
 	// node.
 	Nodes int
+	// Prefix begins each line.
+	Prefix string
+	// Program replaces plainroute in the commands of remediations, such as kubectl plainroute; empty:
+	// it does not.
+	Program string
 }
+
+var commands = regexp.MustCompile(`\bplainroute (status|doctor|check|plan|cleanup|uninstall)\b`)
 
 // few is the number of Problems of one Reason, and of Nodes of a Group, that are printed.
 const few = 10
@@ -28,9 +39,21 @@ var labels = map[Severity]struct{ name, color string }{
 	Error: {"error", text.Red}, Warning: {"warning", text.Yellow}, Info: {"info", ""}, Unknown: {"unknown", ""},
 }
 
+// Section writes groups under a title, after an empty line; without groups it writes nothing.
+func (p Printer) Section(w io.Writer, title string, groups []Group) {
+	if len(groups) > 0 {
+		fmt.Fprintf(w, "\n%s (%d)\n", title, len(groups))
+		p.Print(w, groups)
+	}
+}
+
 // Print writes groups in their order, with those of one Reason next to each other. A remediation
 // that consecutive groups share is printed once, after the last of them.
 func (p Printer) Print(w io.Writer, groups []Group) {
+	rest := 0
+	if p.Max > 0 && len(groups) > p.Max {
+		groups, rest = groups[:p.Max], len(groups)-p.Max
+	}
 	printed := 0
 	for i := range groups {
 		g := &groups[i]
@@ -41,12 +64,15 @@ func (p Printer) Print(w io.Writer, groups []Group) {
 		if printed++; p.All || printed <= few {
 			p.group(w, g)
 		} else if last {
-			fmt.Fprintf(w, "  and %d more of %s: %s\n", printed-few, text.Printable(string(g.Reason)), p.More)
+			p.line(w, "  %s: %s", text.More(printed-few, "of "+string(g.Reason)), p.More)
 		}
 		shared := i < len(groups)-1 && groups[i+1].Remediation == g.Remediation
 		if g.Remediation != "" && !shared && (last || p.All || printed <= few) {
-			fmt.Fprintf(w, "  remediation%s: %s\n", of(g, g.OwnRemediation), text.Printable(g.Remediation))
+			p.line(w, "  remediation%s: %s", of(g, g.OwnRemediation), commands.ReplaceAllString(g.Remediation, cmp.Or(p.Program, "plainroute")+" $1"))
 		}
+	}
+	if rest > 0 {
+		p.line(w, "%s: %s", text.More(rest, ""), p.More)
 	}
 }
 
@@ -54,13 +80,17 @@ func (p Printer) group(w io.Writer, g *Group) {
 	label := labels[g.Severity]
 	shown := g.Problem
 	shown.Reason = Reason(CheckOf(g.Reason))
-	fmt.Fprintf(w, "%s: %s\n", text.Paint(p.Color, label.color, label.name), text.Printable(shown.String()))
+	fmt.Fprintf(w, "%s%s: %s\n", p.Prefix, text.Paint(p.Color, label.color, label.name), text.Printable(shown.String()))
 	if p.Nodes > 0 && len(g.Nodes) > 0 {
-		fmt.Fprintf(w, "  on %d of %s: %s\n", len(g.Nodes), text.Counted(p.Nodes, "node"), text.Printable(text.Some(g.Nodes, len(g.Nodes), few)))
+		p.line(w, "  on %d of %s: %s", len(g.Nodes), text.Counted(p.Nodes, "node"), text.Some(g.Nodes, len(g.Nodes), few))
 	}
 	if g.Evidence != "" {
-		fmt.Fprintf(w, "  evidence%s: %s\n", of(g, g.OwnEvidence), text.Printable(g.Evidence))
+		p.line(w, "  evidence%s: %s", of(g, g.OwnEvidence), g.Evidence)
 	}
+}
+
+func (p Printer) line(w io.Writer, format string, args ...any) {
+	fmt.Fprintln(w, p.Prefix+text.Printable(fmt.Sprintf(format, args...)))
 }
 
 // of names the Node that evidence or remediation is from, if they differ between Nodes.
@@ -68,5 +98,19 @@ func of(g *Group, own bool) string {
 	if !own {
 		return ""
 	}
-	return " of " + text.Printable(g.Nodes[0])
+	return " of " + g.Nodes[0]
+}
+
+// Line returns a Problem and its remediation on one line of at most limit bytes, of which the message
+// is shortened. more is the number of further Problems of its Reason.
+func (p Problem) Line(more, limit int) string {
+	p = p.Complete()
+	rest := ""
+	if more > 0 {
+		rest = " (" + text.More(more, "of this kind") + ")"
+	}
+	if p.Remediation != "" {
+		rest += ". Remediation: " + text.Printable(p.Remediation)
+	}
+	return text.Shorten(text.Printable(p.Message), limit-len(rest)) + rest
 }

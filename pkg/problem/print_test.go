@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // found returns a Problem with evidence and a remediation of its own.
@@ -72,6 +73,11 @@ func TestPrinter(t *testing.T) {
 			printer: Printer{More: "-o json lists them"}, groups: slices.Concat(many("A", 12), many("B", 1)),
 			want: []string{"number 9\n  and 2 more of A: -o json lists them\nwarning: B: number 0\n  remediation: fix it\n"}, not: []string{"number 10"},
 		},
+		"at most some": {
+			printer: Printer{Max: 2, More: "-o json lists them"}, groups: slices.Concat(many("A", 1), many("B", 2)),
+			want: []string{"warning: A: number 0\nwarning: B: number 0\n  remediation: fix it\nand 1 more: -o json lists them\n"}, not: []string{"number 1"},
+		},
+		"a comment":             {Printer{Prefix: "# ", Nodes: 3}, []Group{own}, []string{"# error: rp-filter: strict\n#   on 2 of 3 nodes: a and b\n#   evidence of a: all: 1\n#   remediation of a: set it\n"}, nil},
 		"all":                   {Printer{All: true}, many("A", 12), []string{"number 11\n  remediation: fix it\n"}, []string{"more of"}},
 		"evidence of its own":   {Printer{Nodes: 3}, []Group{own}, []string{"error: rp-filter: strict\n  on 2 of 3 nodes: a and b\n  evidence of a: all: 1\n  remediation of a: set it\n"}, nil},
 		"one node":              {Printer{}, []Group{{Problem: own.Problem}}, []string{"error: rp-filter: strict\n  evidence: all: 1\n  remediation: set it\n"}, []string{"nodes"}},
@@ -89,5 +95,23 @@ func TestPrinter(t *testing.T) {
 				t.Errorf("%s: %q is in\n%s", name, not, b.String())
 			}
 		}
+	}
+}
+
+// A line uses all bytes up to the limit, and its message is cut between characters.
+func TestLine(t *testing.T) {
+	const limit, advice = 1024, "do it"
+	room := limit - len(". Remediation: "+advice)
+	for message, want := range map[string]int{
+		strings.Repeat("x", room): limit, strings.Repeat("x", room+1): limit,
+		strings.Repeat("é", room): limit - (room-3)%2, "x" + strings.Repeat("é", room): limit - (room-4)%2,
+	} {
+		line := found(Error, "A", message, "", advice).Line(0, limit)
+		if cut := strings.Contains(line, "..."); len(line) != want || !utf8.ValidString(line) || cut != (len(message) > room) {
+			t.Errorf("of %d bytes the line has %d, want %d: %q", len(message), len(line), want, line)
+		}
+	}
+	if got, want := found(Error, "A", "x\ny", "", "do it").Line(2, limit), "x; y (and 2 more of this kind). Remediation: do it"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 )
 
 // Severity is how bad a Problem is.
@@ -21,17 +20,6 @@ const (
 	Unknown Severity = "Unknown" // it could not be checked
 	None    Severity = ""        // nothing is wrong
 )
-
-// Worst returns the highest Severity of Problems; None if there are none.
-func Worst(problems []Problem) Severity {
-	worst := None
-	for _, s := range []Severity{Info, Unknown, Warning, Error} {
-		if slices.ContainsFunc(problems, func(p Problem) bool { return p.Severity == s }) {
-			worst = s
-		}
-	}
-	return worst
-}
 
 // Subject is the object that a Problem is about. Without a Node it is this host; without a Subnet
 // it is all subnets of the Node.
@@ -53,13 +41,30 @@ type Problem struct {
 	Message     string `json:"message"`
 	Evidence    string `json:"evidence,omitempty"`
 	Remediation string `json:"remediation,omitempty"`
-	// BlocksReady reports that pods of this node are affected, so the node is not ready.
+	// BlocksReady reports that pods of this node are affected, so the node is not ready. Only Blocking
+	// sets it.
 	BlocksReady bool `json:"blocksReady,omitempty"`
 }
 
-// New returns a Problem with the registry's Severity and Remediation of its Reason.
+// New returns a Problem with the registry's Severity and Remediation of its Reason. If the registry
+// leaves open whether it blocks readiness, it does not: see Blocking.
 func New(reason Reason, subject Subject, format string, args ...any) Problem {
-	return Problem{Subject: subject, Reason: reason, Message: fmt.Sprintf(format, args...)}.Complete()
+	return Problem{Subject: subject, Reason: reason, Message: fmt.Sprintf(format, args...)}.Blocking(false).Complete()
+}
+
+// Blocking returns a Problem that blocks readiness if the registry says so of its Reason, or leaves
+// it open and blocks is true.
+func (p Problem) Blocking(blocks bool) Problem {
+	switch p.Reason.Blocks() {
+	case always:
+		blocks = true
+	case never:
+		blocks = false
+	}
+	if p.BlocksReady = blocks; blocks && p.Severity != None {
+		p.Severity = Error
+	}
+	return p
 }
 
 // Complete fills in the registry's Severity and Remediation where the Problem has none of its own.
@@ -103,13 +108,8 @@ func (p Problem) Compare(q Problem) int {
 		p.Subnet.Addr().Compare(q.Subnet.Addr()), cmp.Compare(p.Subnet.Bits(), q.Subnet.Bits()))
 }
 
-// Concerns reports whether a Problem has to be solved on the named node, and not at a peer.
-func (p Problem) Concerns(node string) bool {
-	switch p.Reason.Scope() {
-	case OfHost:
-		return true
-	case OfNode:
-		return p.BlocksReady || p.Node == node
-	}
-	return false
+// IsEvent reports whether the named node records a Problem that it reports as an Event on its Node:
+// one that the registry makes an Event, and that has to be solved there and not at a peer.
+func (p Problem) IsEvent(node string) bool {
+	return p.Reason.Event() && (p.Reason.Scope() == OfHost || p.BlocksReady || p.Node == node)
 }

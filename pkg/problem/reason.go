@@ -73,3 +73,15 @@ const (
 	SourceTranslated Reason = "SourceTranslated" // it arrived with another source address
 	NodeAbsent       Reason = "NodeAbsent"       // a node could not take part
 )
+
+// The Reasons of what all failures of the connectivity test have in common.
+const (
+	CommonNode       Reason = "CommonNode"       // one node is the source or the target of all of them
+	TCPDropped       Reason = "TCPDropped"       // between pods datagrams arrive, and TCP does not
+	DatagramsDropped Reason = "DatagramsDropped" // TCP arrives, and datagrams do not
+	LargeDropped     Reason = "LargeDropped"     // small packets arrive, and large ones do not
+	ServiceUnreached Reason = "ServiceUnreached" // pods reach each other, and not a Service
+	NamesUnresolved  Reason = "NamesUnresolved"  // pods reach Services, and names are not resolved
+	NodeUnreached    Reason = "NodeUnreached"    // pods reach each other, and not a node's own address
+	OutsideUnreached Reason = "OutsideUnreached" // pods reach each other, and not hosts outside
+)

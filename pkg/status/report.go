@@ -163,7 +163,8 @@ func (l *Latest) Last() *Result {
 	if r := l.result.Load(); r != nil {
 		return r
 	}
-	return &Result{Problems: []problem.Problem{{Reason: problem.APIUnavailable, Message: "starting: no pass has run yet", BlocksReady: true}}}
+	starting := problem.New(problem.APIUnavailable, problem.Subject{}, "starting: no pass has run yet").Blocking(true)
+	return &Result{Problems: []problem.Problem{starting}}
 }
 
 // Blocking returns the Problems that keep the node from being ready.
@@ -186,17 +187,23 @@ func (r *Result) Report() Report {
 	}
 }
 
-// All returns all that is wrong with the node: its Problems, why the API server or the kernel can't be read, and the
-// differences.
+// All returns all that is wrong with the node: its Problems, why the API server or the kernel can't be
+// read, and the differences.
 func (r *Report) All() []problem.Problem {
+	return append(r.withUnread(), problem.Complete(r.Drift.Differences)...)
+}
+
+// withUnread returns the Problems, and why the API server or the kernel can't be read.
+func (r *Report) withUnread() []problem.Problem {
 	list := problem.Complete(r.Problems)
-	if r.API.Error != "" {
+	waits := func(p problem.Problem) bool { return p.Reason == problem.APIUnavailable } // the same error
+	if r.API.Error != "" && !slices.ContainsFunc(list, waits) {
 		list = append(list, problem.New(problem.APIUnavailable, problem.Subject{}, "can't ask the API server: %s", r.API.Error))
 	}
 	if r.Drift.Error != "" {
 		list = append(list, problem.New(problem.KernelFailed, problem.Subject{}, "can't compare with the kernel: %s", r.Drift.Error))
 	}
-	return append(list, problem.Complete(r.Drift.Differences)...)
+	return list
 }
 
 // nonNil returns an empty list for nil, for JSON.

@@ -14,13 +14,15 @@ import (
 
 // table writes the node's identity, its problems with their remediation, and the peers.
 func (v *View) table(w *bytes.Buffer, f Format) {
+	printer := problem.Printer{Color: f.Color, All: f.Output == "wide", More: "-o wide lists them"}
 	if v.NoReport != "" {
-		v.noReport(w, f)
+		printer.Print(w, problem.Grouped(v.Problems))
+		v.leftovers(w, f)
 		return
 	}
 	v.identity(w, f)
-	v.printProblems(w, f, "PROBLEMS", v.Problems)
-	v.printProblems(w, f, "DIFFERENCES", v.Drift.Differences)
+	printer.Section(w, "PROBLEMS", problem.Grouped(v.withUnread()))
+	printer.Section(w, "DIFFERENCES", problem.Grouped(v.Drift.Differences))
 	if f.Output == "wide" {
 		v.wide(w)
 	}
@@ -58,9 +60,6 @@ func (v *View) identity(w *bytes.Buffer, f Format) {
 		}
 	}
 	fact(w, "API server", "%s", v.api())
-	if v.API.Error != "" {
-		fmt.Fprintf(w, "    -> %s\n", problem.APIUnavailable.Remediation())
-	}
 	fact(w, "last pass", "%s ago in %s, %s", v.age(v.Pass.Time), v.Pass.Duration.Round(10*time.Microsecond), text.Counted(v.Pass.Changes, "change"))
 	fact(w, "kernel", "%s", v.kernel())
 }
@@ -120,19 +119,6 @@ func (v *View) kernel() string {
 	return "as desired, " + v.age(v.Drift.Time) + " ago"
 }
 
-// printProblems writes Problems under a title.
-func (v *View) printProblems(w *bytes.Buffer, f Format, title string, problems []problem.Problem) {
-	if len(problems) == 0 {
-		return
-	}
-	var groups problem.Groups
-	for _, p := range problems {
-		groups.Add("", p)
-	}
-	fmt.Fprintf(w, "\n%s (%d)\n", title, len(problems))
-	problem.Printer{Color: f.Color, All: f.Output == "wide", More: "-o wide lists them"}.Print(w, groups.Sorted())
-}
-
 // maxPasses is how many passes -o wide lists.
 const maxPasses = 10
 
@@ -166,7 +152,7 @@ func (v *View) peerTable(w *bytes.Buffer, f Format) {
 	for i := range peers {
 		rows[i] = v.cells(&peers[i], f)
 	}
-	text.Table(w, header, rows, func(i int, line string) string { return text.Paint(f.Color, peers[i].color(), line) })
+	text.Table(w, text.Gap, header, rows, func(i int, line string) string { return text.Paint(f.Color, peers[i].color(), line) })
 }
 
 func (v *View) cells(p *Peer, f Format) []string {

@@ -44,11 +44,18 @@ func (h *Leftover) Empty() bool {
 // NewView returns the View of an agent's Report.
 func NewView(r Report, now time.Time) *View { return &View{Report: r, now: now} }
 
-// NoReportView returns the View of a node whose agent does not answer.
+// NoReportView returns the View of a node whose agent does not answer, with a Problem of that.
 func NoReportView(why string, leftover Leftover, now time.Time) *View {
 	nothing := (&Result{}).Report()
 	nothing.Conditions = []Condition{} // none has been checked
-	return &View{Report: nothing, NoReport: problem.NoAnswer, Message: why, Leftover: &leftover, now: now}
+	reason, evidence := problem.NotRunning, "No agent runs on this node: no process holds its lock."
+	if leftover.Locked {
+		reason, evidence = problem.NoAnswer, "An agent runs on this node: a process holds its lock."
+	}
+	missing := problem.New(reason, problem.Subject{}, "The agent does not answer: %s", why)
+	missing.Evidence = evidence
+	nothing.Problems = append(nothing.Problems, missing)
+	return &View{Report: nothing, NoReport: reason, Message: why, Leftover: &leftover, now: now}
 }
 
 // OK reports whether the node and its peers have no problem.
@@ -109,22 +116,9 @@ func (v *View) names(w *bytes.Buffer, f Format) {
 	}
 }
 
-// The remediation if no agent answers: startIt if none runs, findIt otherwise.
-const (
-	startIt = "No agent runs on this node: see its pod (kubectl get pods -A -l app.kubernetes.io/part-of=plainroute -o wide) and its log. " +
-		"Routes stay unchanged meanwhile, but changes of Nodes have no effect."
-	findIt = "An agent runs on this node, but not on that address (--listen, PLAINROUTE_LISTEN), or it hangs: see its log. " +
-		"Routes stay unchanged meanwhile."
-)
-
-// noReport writes why there is no report, and what plainroute has left on the node.
-func (v *View) noReport(w *bytes.Buffer, f Format) {
-	fmt.Fprintf(w, "%s\n", text.Paint(f.Color, text.Red, "The agent does not answer: "+text.Printable(v.Message)))
-	remediation := startIt
-	if v.Leftover.Locked {
-		remediation = findIt
-	}
-	fmt.Fprintf(w, "  -> %s\n\nObjects with plainroute's mark on this node:\n", remediation)
+// leftovers writes what plainroute has left on the node.
+func (v *View) leftovers(w *bytes.Buffer, f Format) {
+	w.WriteString("\nObjects with plainroute's mark on this node:\n")
 	if v.Leftover.Error != "" {
 		fact(w, "kernel", "can't be read: %s", v.Leftover.Error)
 		return
@@ -158,5 +152,5 @@ func (v *View) noReport(w *bytes.Buffer, f Format) {
 		return
 	}
 	w.WriteByte('\n')
-	text.Table(w, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, func(_ int, line string) string { return line })
+	text.Table(w, text.Gap, []string{"SUBNET", "NEXT-HOP", "DEV"}, rows, nil)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -38,11 +39,29 @@ func Counted(n int, noun string) string {
 	return strconv.Itoa(n) + " " + noun + "s"
 }
 
+// More returns that there are n more, of what is named if anything is.
+func More(n int, what string) string {
+	return strings.TrimSpace(fmt.Sprintf("and %d more %s", n, what))
+}
+
+// Shorten shortens a text to at most limit bytes, between two characters.
+func Shorten(text string, limit int) string {
+	const dots = "..."
+	if len(text) <= limit {
+		return text
+	}
+	end := limit - len(dots)
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + dots
+}
+
 // Some joins the first few of the names, and adds how many more there are of count.
 func Some(names []string, count, few int) string {
 	switch shown := names[:min(few, len(names))]; {
 	case count > few:
-		return fmt.Sprintf("%s and %d more", strings.Join(shown, ", "), count-few)
+		return strings.Join(shown, ", ") + " " + More(count-few, "")
 	case len(shown) > 1:
 		return strings.Join(shown[:len(shown)-1], ", ") + " and " + shown[len(shown)-1]
 	default:
@@ -77,32 +96,36 @@ func Age(now, then time.Time) string {
 	return duration.HumanDuration(max(now.Sub(then), 0))
 }
 
-// Table writes rows in aligned columns, and passes each line to paint. Of thousands of rows
-// text/tabwriter takes five times as long.
-func Table(w *bytes.Buffer, header []string, rows [][]string, paint func(row int, line string) string) {
+// Gap is the usual number of characters between the columns of a table.
+const Gap = 3
+
+// Table writes rows in columns that are gap characters apart, without spaces at the end, and passes
+// each line to paint unless that is nil. Of thousands of rows text/tabwriter takes five times as long.
+func Table(w io.Writer, gap int, header []string, rows [][]string, paint func(row int, line string) string) {
 	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {
 		for i, cell := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	w.Write(padded(header, widths))
-	w.WriteByte('\n')
+	fmt.Fprintf(w, "%s\n", padded(header, widths, gap))
 	for i, row := range rows {
-		w.WriteString(paint(i, string(padded(row, widths))))
-		w.WriteByte('\n')
+		line := string(padded(row, widths, gap))
+		if paint != nil {
+			line = paint(i, line)
+		}
+		fmt.Fprintln(w, line)
 	}
 }
 
 // padded makes all cells but the last as wide as their columns.
-func padded(row []string, widths []int) []byte {
-	const between = 3
+func padded(row []string, widths []int, gap int) []byte {
 	line := make([]byte, 0, 128)
 	for i, cell := range row {
 		line = append(line, cell...)
-		for n := utf8.RuneCountInString(cell); i < len(row)-1 && n < widths[i]+between; n++ {
+		for n := utf8.RuneCountInString(cell); i < len(row)-1 && n < widths[i]+gap; n++ {
 			line = append(line, ' ')
 		}
 	}
-	return line
+	return bytes.TrimRight(line, " ")
 }

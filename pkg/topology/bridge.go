@@ -137,10 +137,9 @@ func (b *builder) devices(conf *CNI) {
 // has seen it in our bridge, the pod behind it is certainly ours: a container of another network
 // may use a leased address.
 func (b *builder) port(d Device, bridge string) Device {
-	p := problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.BridgeFailed, BlocksReady: d.Known}
+	p := problem.Problem{Subject: problem.Node(b.opts.NodeName), Reason: problem.BridgeFailed}
 	switch {
 	case d.Duplicate != "":
-		p.BlocksReady = false
 		p.Message = fmt.Sprintf("%s and %s both lead to a container with the address %s, which a pod leased, so neither is put into %s; take the address from the one that is not a pod's", d.Name, d.Duplicate, d.Pod, bridge)
 	case d.Master == "" || d.Master == bridge:
 		return Device{Name: d.Name, Master: bridge, Up: true}
@@ -149,7 +148,7 @@ func (b *builder) port(d Device, bridge string) Device {
 	default:
 		p.Message = fmt.Sprintf("%s leads to a container with the address %s, which a pod leased, and is in %s instead of %s; it is left there, because another network's container may have given itself that address: check which container it is", d.Name, d.Pod, d.Master, bridge)
 	}
-	b.report(p)
+	b.report(p.Blocking(d.Known && d.Duplicate == ""))
 	return d
 }
 

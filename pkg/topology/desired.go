@@ -87,9 +87,7 @@ func (b *builder) report(p problem.Problem) { b.problems = append(b.problems, p)
 
 // ownProblem reports a problem that keeps this node from being ready.
 func (b *builder) ownProblem(reason problem.Reason, format string, args ...any) {
-	p := problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...)
-	p.BlocksReady = true
-	b.report(p)
+	b.report(problemOf(b.opts.NodeName, netip.Prefix{}, reason, format, args...).Blocking(true))
 }
 
 // warn reports a problem of this node that leaves it ready.

@@ -70,9 +70,8 @@ func (b *builder) pluginProblems() {
 // masquerading the table only guards the host's loopback addresses (dropLoopback in pkg/dataplane),
 // and pods are connected without it.
 func (o Options) TableProblem(detail string) problem.Problem {
-	p := problem.Problem{Reason: problem.TableFailed, Message: detail, BlocksReady: o.Masquerade}
 	if !o.Masquerade {
-		p.Message += "; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"
+		detail += "; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"
 	}
-	return p
+	return problem.Problem{Reason: problem.TableFailed, Message: detail}.Blocking(o.Masquerade)
 }

@@ -36,8 +36,7 @@ func (b *builder) ownSubnets() {
 
 func (b *builder) acceptOwn() {
 	for _, p := range b.own.Problems {
-		p.BlocksReady = p.Reason == problem.PodCIDRMalformed
-		b.report(p)
+		b.report(p.Blocking(p.Reason == problem.PodCIDRMalformed))
 	}
 	var accepted []netip.Prefix
 	for _, p := range b.own.PodCIDRs {
@@ -98,8 +97,7 @@ func (b *builder) serveFamilies(accepted []netip.Prefix) {
 		}
 	}
 	for _, why := range left {
-		why.BlocksReady = len(b.subnets) == 0
-		b.report(why)
+		b.report(why.Blocking(len(b.subnets) == 0))
 	}
 }
 

@@ -135,7 +135,5 @@ func (b *builder) routeConflict(ours Route, format string, args ...any) {
 	if c := claimTo(b.claims, ours.Dst); c != nil {
 		owner = c.node.Name
 	}
-	p := problemOf(owner, ours.Dst, problem.RouteConflict, format, args...)
-	p.BlocksReady = ours.Metric == MetricOwn
-	b.report(p)
+	b.report(problemOf(owner, ours.Dst, problem.RouteConflict, format, args...).Blocking(ours.Metric == MetricOwn))
 }

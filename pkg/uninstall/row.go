@@ -83,9 +83,6 @@ func (rows Rows) err(agents string) error {
 	if n == 0 {
 		return nil
 	}
-	if n > maxNames {
-		names = append(names[:maxNames], fmt.Sprintf("and %d more", n-maxNames))
-	}
 	next := "once they can be, run `plainroute uninstall` again, or `plainroute cleanup --force` on each"
 	switch {
 	case refused > 0 && agents != "":
@@ -93,7 +90,7 @@ func (rows Rows) err(agents string) error {
 	case refused > 0:
 		next = fmt.Sprintf("agents run on %d of them: remove those first (kubectl get daemonsets -A -l %s), then run `plainroute uninstall` again", refused, agentLabels)
 	}
-	err := fmt.Errorf("%d of %d nodes are not clean: %s; %s", n, len(rows), strings.Join(names, ", "), next)
+	err := fmt.Errorf("%d of %d nodes are not clean: %s; %s", n, len(rows), text.Some(names, n, maxNames), next)
 	if refused == n {
 		err = fmt.Errorf("%w: %w", cleanup.ErrRefused, err)
 	}
@@ -108,7 +105,7 @@ func (report Report) Print(w io.Writer) error {
 	}
 	var out bytes.Buffer
 	header := []string{"NODE", "RESULT", "ROUTES", "TABLE", "CNI CONFIG", "BRIDGE", "NOTE"}
-	text.Table(&out, header, lines, func(_ int, line string) string { return strings.TrimRight(line, " ") })
+	text.Table(&out, text.Gap, header, lines, nil)
 	_, err := w.Write(out.Bytes())
 	return err
 }

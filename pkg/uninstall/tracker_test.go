@@ -151,7 +151,7 @@ func TestManyNodesAreLeft(t *testing.T) {
 	for i := range 1000 {
 		rows = append(rows, Row{Node: fmt.Sprintf("node-%d", i)})
 	}
-	if err := rows.err(""); err == nil || !strings.HasPrefix(err.Error(), "1000 of 1000 nodes are not clean: node-0, ") || !strings.Contains(err.Error(), "node-19, and 980 more;") {
+	if err := rows.err(""); err == nil || !strings.HasPrefix(err.Error(), "1000 of 1000 nodes are not clean: node-0, ") || !strings.Contains(err.Error(), "node-19 and 980 more;") {
 		t.Errorf("got %v", err)
 	}
 }

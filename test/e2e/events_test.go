@@ -40,7 +40,7 @@ func (c *cluster) reported(ctx context.Context, node, reason string) error {
 	if err != nil {
 		return fmt.Errorf("listing events: %w", err)
 	}
-	if len(list.Items) != 1 || !strings.Contains(list.Items[0].Message, "What to do: ") {
+	if len(list.Items) != 1 || !strings.Contains(list.Items[0].Message, "Remediation: ") {
 		return fmt.Errorf("there are %d Events of reason %s: %v", len(list.Items), reason, list.Items)
 	}
 	return nil

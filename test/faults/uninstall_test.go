@@ -179,7 +179,7 @@ func TestUninstallLeavesNodes(t *testing.T) {
 	}
 	names := []string{r.node.Name, r.peer.Name}
 	slices.Sort(names)
-	if want := fmt.Sprintf("2 of 2 nodes are not clean: %s; ", strings.Join(names, ", ")); !strings.Contains(done.Stderr, want) {
+	if want := fmt.Sprintf("2 of 2 nodes are not clean: %s; ", strings.Join(names, " and ")); !strings.Contains(done.Stderr, want) {
 		t.Errorf("it printed %q, want %q", done.Stderr, want)
 	}
 	r.must(r.node.WaitReady(r.within(limit)))
