@@ -97,6 +97,7 @@ type failure struct {
 // bridge that it names can't be made.
 var partReasons = map[plan.Kind]problem.Reason{
 	plan.KindSysctl: problem.SettingFailed, plan.KindTable: problem.TableFailed, plan.KindCNI: problem.BridgeFailed,
+	plan.KindTunnel: problem.TunnelFailed, plan.KindNeighbor: problem.TunnelFailed, plan.KindFDB: problem.TunnelFailed,
 	plan.KindAddress: problem.BridgeFailed, plan.KindBridge: problem.BridgeFailed, plan.KindDevice: problem.BridgeFailed,
 }
 

@@ -98,10 +98,10 @@ func (g *flapGuard) isFlapping(k plan.Key) bool {
 func (g *flapGuard) reported() []plan.Key {
 	routes := 0
 	return slices.DeleteFunc(slices.Clone(g.flaps), func(k plan.Key) bool {
-		if k.Kind == plan.KindRoute {
+		if k.Kind.OfPeers() {
 			routes++
 		}
-		return k.Kind == plan.KindRoute && routes > maxRouteLines
+		return k.Kind.OfPeers() && routes > maxRouteLines
 	})
 }
 
@@ -131,7 +131,7 @@ func (g *flapGuard) problems(nodes []*topology.Node) []problem.Problem {
 			Reason:      problem.Contested,
 			Message:     fmt.Sprintf("another program on this host keeps removing or changing %s; it is repaired every %s until that stops", k, repairInterval),
 			Remediation: monitorHint(k.Kind) + " Configure that program to leave plainroute's objects alone.",
-		}.Blocking(k.Kind != plan.KindRoute)
+		}.Blocking(!k.Kind.OfPeers())
 		if k.Kind == plan.KindRoute {
 			p.Node = owners[k.Name]
 		}

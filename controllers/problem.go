@@ -44,7 +44,7 @@ func problemsOf(err error, nodes []*topology.Node, opts topology.Options) []prob
 
 func nodeOf(route topology.Route, nodes []*topology.Node) string {
 	for _, n := range nodes {
-		if slices.Contains(n.PodCIDRs, route.Dst) && slices.Contains(n.Addrs, route.Via) {
+		if slices.Contains(n.PodCIDRs, route.Dst) && (route.OnLink || slices.Contains(n.Addrs, route.Via) || route.Via.IsLinkLocalUnicast()) {
 			return n.Name
 		}
 	}

@@ -161,15 +161,20 @@ func (r *NodeReconciler) logProblems(logger logr.Logger, message string, all set
 	}
 }
 
-// logChanges logs the changes that were made; of very many routes it logs their number.
+// logChanges logs the changes that were made; of very many routes, neighbors or FDB entries it logs
+// their number.
 func (r *NodeReconciler) logChanges(logger logr.Logger, c plan.Changes) {
-	if routes := c.Only(plan.KindRoute); len(routes) > maxRouteLines {
+	for kind, message := range map[plan.Kind]string{plan.KindRoute: "Changed routes", plan.KindNeighbor: "Changed neighbors", plan.KindFDB: "Changed FDB entries"} {
+		many := c.Only(kind)
+		if len(many) <= maxRouteLines {
+			continue
+		}
 		counts := map[plan.Op]int{}
-		for _, x := range routes {
+		for _, x := range many {
 			counts[x.Op]++
 		}
-		r.log.Info(logger, ratelog.Key{Kind: "route", Name: "many"}, "Changed routes", "added", counts[plan.Add], "replaced", counts[plan.Replace], "deleted", counts[plan.Delete])
-		c = c.Except(plan.KindRoute)
+		r.log.Info(logger, ratelog.Key{Kind: kind.Label(), Name: "many"}, message, "added", counts[plan.Add], "replaced", counts[plan.Replace], "deleted", counts[plan.Delete])
+		c = c.Except(kind)
 	}
 	for _, x := range c {
 		if _, sets := x.Object.(plan.Sets); !sets { // which follow the routes

@@ -37,7 +37,7 @@ const KindFile plan.Kind = "file"
 
 // kinds are those of marked objects, in the order in which they are printed.
 func kinds() []plan.Kind {
-	return []plan.Kind{plan.KindCNI, plan.KindRoute, plan.KindAddress, plan.KindBridge, plan.KindTable, KindFile}
+	return []plan.Kind{plan.KindCNI, plan.KindRoute, plan.KindFDB, plan.KindNeighbor, plan.KindAddress, plan.KindTunnel, plan.KindBridge, plan.KindTable, KindFile}
 }
 
 // Kept is something of ours that stays.

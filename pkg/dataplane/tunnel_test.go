@@ -130,10 +130,12 @@ func (m *machine) tunnelFaults() map[string]func(name string) error {
 	}
 	family := map[string]int{topology.Tunnel4: unix.AF_INET, topology.Tunnel6: unix.AF_INET6}
 	return map[string]func(name string) error{
-		"deleted":   func(name string) error { return m.nl.LinkDel(m.link(name)) },
-		"set down":  func(name string) error { return m.nl.LinkSetDown(m.link(name)) },
-		"its MTU":   func(name string) error { return m.nl.LinkSetMTU(m.link(name), 1300) },
-		"its MAC":   func(name string) error { return m.nl.LinkSetHardwareAddr(m.link(name), net.HardwareAddr{2, 1, 1, 1, 1, 1}) },
+		"deleted":  func(name string) error { return m.nl.LinkDel(m.link(name)) },
+		"set down": func(name string) error { return m.nl.LinkSetDown(m.link(name)) },
+		"its MTU":  func(name string) error { return m.nl.LinkSetMTU(m.link(name), 1300) },
+		"its MAC": func(name string) error {
+			return m.nl.LinkSetHardwareAddr(m.link(name), net.HardwareAddr{2, 1, 1, 1, 1, 1})
+		},
 		"FDB entry": func(name string) error { return m.nl.NeighDel(peer(name, unix.AF_BRIDGE)) },
 		"FDB entry changed": func(name string) error {
 			entry := peer(name, unix.AF_BRIDGE)

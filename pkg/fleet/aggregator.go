@@ -95,7 +95,7 @@ func (d *aggregator) claim(report *status.Report) {
 		d.count(subnet, report.Node, report.Node)
 	}
 	for i := range report.Peers {
-		if p := &report.Peers[i]; p.Via.IsValid() {
+		if p := &report.Peers[i]; p.Via.IsValid() || p.Path != "" {
 			d.count(p.Subnet, p.Node, report.Node)
 		}
 	}

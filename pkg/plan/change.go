@@ -209,6 +209,9 @@ const (
 	KindCNI      Kind = "CNI config"
 )
 
+// OfPeers reports whether there is an Object of the Kind for each peer.
+func (k Kind) OfPeers() bool { return k == KindRoute || k == KindNeighbor || k == KindFDB }
+
 // Label is the kind as a single word, for metrics and logs. The bridge is a device like its ports.
 func (k Kind) Label() string {
 	switch k {

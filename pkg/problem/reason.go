@@ -15,7 +15,8 @@ const (
 	AddressRefused   Reason = "AddressRefused"   // an InternalIP that can't be a next hop here
 	AddressShared    Reason = "AddressShared"    // two Nodes with one InternalIP; neither is refused
 	TunnelFailed     Reason = "TunnelFailed"     // this host can't have its tunnel
-	TunnelConflict   Reason = "TunnelConflict"   // another device or Node has what a tunnel of ours has
+	TunnelConflict   Reason = "TunnelConflict"   // another device receives on the UDP port of our tunnels
+	MACShared        Reason = "MACShared"        // two Nodes' tunnels have one MAC address
 	OffLink          Reason = "OffLink"          // the next hop is not on link but behind a gateway
 	RouteConflict    Reason = "RouteConflict"    // a foreign route takes precedence over ours
 	RouteKept        Reason = "RouteKept"        // a next hop has stopped being on link; its route stays

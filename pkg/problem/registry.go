@@ -102,9 +102,21 @@ var registry = map[Reason]entry{
 	},
 	OffLink: {
 		scope: OfOthers,
-		remediation: "Bring up this machine's link if it is down (ip link). Else put the Nodes on one network segment, or have the " +
-			"gateway between them route the pod subnets (plainroute agent --mode router).",
+		remediation: "Bring up this machine's link if it is down (ip link). Else put the Nodes on one network segment, reach them by " +
+			"VXLAN (--encapsulation=cross-subnet), or have the gateway between them route the pod subnets (plainroute agent " +
+			"--mode router, and --off-link=gateway on the nodes).",
 	},
+	TunnelFailed: {
+		scope: OfHost, blocks: may, ready: "tunnels", event: true,
+		remediation: "Remove the device, or stop the program, that the message names, or choose another --vxlan-port or --vxlan-id on " +
+			"all nodes; raise the uplink's MTU if that is named. The agent tries again by itself.",
+	},
+	TunnelConflict: {
+		scope: OfHost, event: true,
+		remediation: "Remove the other network's VXLAN device if that network is no longer used (ip link delete), or choose another " +
+			"--vxlan-port on all nodes.",
+	},
+	MACShared: {scope: OfOthers, remediation: "Two podCIDRs have one MAC address, which is derived from them: delete one of the Nodes, and restart its kubelet, so that it gets another podCIDR."},
 	RouteConflict: {
 		scope: OfHost, blocks: may, ready: "routes", event: true,
 		remediation: "Find the program that added the route (by its protocol: ip route show table all), and remove it there if nothing " +

@@ -101,10 +101,15 @@ type Peer struct {
 	Node   string       `json:"node"`
 	Subnet netip.Prefix `json:"subnet"`
 	// Via and Dev are empty without a route of ours.
-	Via    netip.Addr       `json:"via"`
-	Dev    string           `json:"dev,omitempty"`
-	State  PeerState        `json:"state"`
-	Reason []problem.Reason `json:"reasons,omitempty"`
+	Via netip.Addr `json:"via"`
+	Dev string     `json:"dev,omitempty"`
+	// Path is how packets get there; empty: they don't. InternalIP is the address of the Node that
+	// counts, and By the route of this host to it.
+	Path       topology.Path    `json:"path,omitempty"`
+	InternalIP netip.Addr       `json:"internalIP,omitzero"`
+	By         string           `json:"by,omitempty"`
+	State      PeerState        `json:"state"`
+	Reason     []problem.Reason `json:"reasons,omitempty"`
 	// Message explains the state; empty if it is ok.
 	Message  string    `json:"message,omitempty"`
 	Since    time.Time `json:"since,omitzero"`    // when this agent last saw the state change
@@ -270,8 +275,13 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 	}
 	peer.Message = strings.Join(messages, "; ")
 	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
-	if ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
-		peer.Via, peer.Dev, peer.State = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev, OK
+	reach := r.Desired.Reach(subnet)
+	ours := reach.Node == n.Name || ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via)
+	if ours && (ok || reach.Path == topology.PathUnderlay) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
+		peer.Path, peer.InternalIP, peer.By, peer.State = reach.Path, reach.InternalIP, reach.By, OK
+	}
+	if ok && peer.State == OK {
+		peer.Via, peer.Dev = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev
 	}
 	for _, t := range reasonStates {
 		if slices.Contains(peer.Reason, t.reason) && (t.state != OffLink || peer.State != OK) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/text"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // table writes the node's identity, its problems with their remediation, and the peers.
@@ -146,7 +147,7 @@ func (v *View) peerTable(w *bytes.Buffer, f Format) {
 	}
 	header := []string{"NODE", "SUBNET", "NEXT-HOP", "DEV", "STATE", "SINCE", "LAST-REPAIR", "REASON"}
 	if f.Output == "wide" {
-		header = append(header, "DETAIL")
+		header = append(header, "PATH", "DETAIL")
 	}
 	rows := make([][]string, len(peers))
 	for i := range peers {
@@ -165,9 +166,22 @@ func (v *View) cells(p *Peer, f Format) []string {
 		v.age(p.Since), v.age(p.Repaired), cmp.Or(text.Printable(strings.Join(reasons, ",")), text.None),
 	}
 	if f.Output == "wide" {
-		cells = append(cells, cmp.Or(text.Printable(p.Message), text.None))
+		cells = append(cells, p.path(), cmp.Or(text.Printable(p.Message), text.None))
 	}
 	return cells
+}
+
+// path describes how packets get to a peer: "direct by 192.168.1.0/24 dev eth0", "tunnel to 192.168.2.13
+// by default via 192.168.1.1 dev eth0".
+func (p *Peer) path() string {
+	words := []string{cmp.Or(string(p.Path), text.None)}
+	if p.Path != "" && p.Path != topology.PathDirect {
+		words = append(words, "to", p.InternalIP.String())
+	}
+	if p.By != "" {
+		words = append(words, "by", p.By)
+	}
+	return text.Printable(strings.Join(words, " "))
 }
 
 // tally summarizes the peers on one line.

@@ -158,9 +158,9 @@ func (b *builder) shareMAC(loser, keeper *claim, mac MAC) {
 	owner := b.opts.NodeName
 	if keeper != nil {
 		owner = keeper.node.Name
-		b.report(keeper.problem(problem.TunnelConflict, "the MAC address of its tunnel, %s, is also that of node %s, whose pods are not reached by a tunnel; give one of them another podCIDR", mac, loser.node.Name))
+		b.report(keeper.problem(problem.MACShared, "the MAC address of its tunnel, %s, is also that of node %s, whose pods are not reached by a tunnel; give one of them another podCIDR", mac, loser.node.Name))
 	}
-	why := loser.problem(problem.TunnelConflict, "the MAC address of its tunnel, %s, is also that of node %s, so its pods are not reached; give one of them another podCIDR", mac, owner)
+	why := loser.problem(problem.MACShared, "the MAC address of its tunnel, %s, is also that of node %s, so its pods are not reached; give one of them another podCIDR", mac, owner)
 	loser.reach = reach{addr: loser.addr, why: &why}
 }
 

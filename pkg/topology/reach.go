@@ -25,11 +25,35 @@ type reach struct {
 	addr netip.Addr       // the InternalIP that counts
 	via  netip.Addr       // the next hop of our route
 	dev  string           // the link of our route; empty: there is no route of ours
+	by   *Route           // the foreign route to the InternalIP; nil: unknown
 	kept *Route           // our existing route that stays, although this host's routes to the next hop changed
 	why  *problem.Problem // why the subnet is not reached, or why the route is kept
 }
 
 func (r *reach) ok() bool { return r.path != "" }
+
+// Reach is how packets get to a peer's subnet. The zero Reach: they don't.
+type Reach struct {
+	Node       string     `json:"node"`
+	Path       Path       `json:"path"`
+	InternalIP netip.Addr `json:"internalIP"`
+	// By is the route of this host to the InternalIP, because of which the Path is that one; empty:
+	// our route was there before, and stays.
+	By string `json:"by,omitempty"`
+}
+
+// Reach returns how packets get to a subnet of the State that Desired has returned.
+func (s State) Reach(subnet netip.Prefix) Reach {
+	c := claimTo(s.granted, subnet)
+	if c == nil || !c.ok() {
+		return Reach{}
+	}
+	r := Reach{Node: c.node.Name, Path: c.path, InternalIP: c.addr}
+	if c.by != nil {
+		r.By = c.by.String()
+	}
+	return r
+}
 
 // endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
 // does not show it, because the route leads to a gateway.
@@ -105,7 +129,7 @@ func (b *builder) keep(c *claim, have Route) {
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated
 		why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, have)
-		c.reach = reach{pathOf(have), to, have.Via, have.Dev, &kept, &why}
+		c.reach = reach{pathOf(have), to, have.Via, have.Dev, nil, &kept, &why}
 	}
 }
 
@@ -120,9 +144,9 @@ func (b *builder) restore(c *claim) (had bool) {
 	if _, p := b.host.linkWith(c.addr); !p.IsValid() || !p.IsSingleIP() || b.resolver.excluded(c.addr) != "" {
 		return true
 	}
-	if dev, reason, _ := b.resolver.reached(c.addr); reason == "" {
-		why := c.problem(problem.RouteKept, "InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], dev)
-		c.path, c.via, c.dev, c.why = PathDirect, c.addr, dev, &why
+	if by, reason, _ := b.resolver.reached(c.addr); reason == "" {
+		why := c.problem(problem.RouteKept, "InternalIP %s is %s; the subnet keeps its route by %s, because the Node still has that address", c.addr, b.resolver.local[c.addr], by.Dev)
+		c.path, c.via, c.dev, c.why = PathDirect, c.addr, by.Dev, &why
 	}
 	return true
 }

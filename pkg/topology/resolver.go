@@ -107,75 +107,75 @@ func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 // way decides how a subnet is reached by an InternalIP of its Node, or returns the reason why it is
 // not.
 func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool, reason problem.Reason, detail string) {
-	dev, reason, detail := r.onLink(addr)
+	by, reason, detail := r.onLink(addr)
+	way = reach{addr: addr, by: by}
 	if onLink = reason == ""; onLink && r.opts.Encapsulation != EncapsulateAlways {
-		return reach{path: PathDirect, addr: addr, via: addr, dev: dev}, true, "", ""
+		way.path, way.via, way.dev = PathDirect, addr, by.Dev
+		return way, true, "", ""
 	}
-	route := r.underlay(addr)
 	switch {
-	case !onLink && (reason != problem.OffLink || route == nil):
+	case !onLink && (reason != problem.OffLink || !r.leaves(by)):
+		return reach{}, false, reason, detail
 	case r.opts.Encapsulates():
-		if t := *r.tunnels.of(addr.Is4()); t != nil {
-			return reach{path: PathTunnel, addr: addr, via: TunnelGateway(to), dev: t.Name}, onLink, "", ""
+		t := *r.tunnels.of(addr.Is4())
+		if t == nil {
+			return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s would be reached by a tunnel, and there is none: %s", addr, *r.noTunnel.of(addr.Is4()))
 		}
-		return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s would be reached by a tunnel, and there is none: %s", addr, *r.noTunnel.of(addr.Is4()))
+		way.path, way.via, way.dev = PathTunnel, TunnelGateway(to), t.Name
 	case r.opts.OffLink == OffLinkUnderlay:
-		return reach{path: PathUnderlay, addr: addr}, false, "", ""
-	case r.opts.OffLink == OffLinkGateway && route.Via.IsValid():
-		if _, ours := r.local[route.Via]; ours || within(r.opts.ClusterCIDRs, single(route.Via)) {
-			return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, route.Via)
+		way.path = PathUnderlay
+	case r.opts.OffLink == OffLinkGateway && by.Via.IsValid():
+		if _, ours := r.local[by.Via]; ours || within(r.opts.ClusterCIDRs, single(by.Via)) {
+			return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, by.Via)
 		}
-		return reach{path: PathGateway, addr: addr, via: route.Via, dev: route.Dev}, false, "", ""
+		way.path, way.via, way.dev = PathGateway, by.Via, by.Dev
+	default:
+		return reach{}, false, reason, detail
 	}
-	return reach{}, onLink, reason, detail
+	return way, onLink, "", ""
 }
 
-// underlay returns the route of this host by which packets to an InternalIP leave it, or nil.
-func (r *resolver) underlay(addr netip.Addr) *Route {
-	route := r.index.lookup(addr)
-	if route == nil || route.Type != Unicast || route.From.IsValid() || route.Dev == "" ||
-		r.loopback[route.Dev] || route.Dev == r.opts.Bridge || isTunnel(route.Dev) {
-		return nil
-	}
-	return route
+// leaves reports whether packets leave this host by a route, without a tunnel of ours.
+func (r *resolver) leaves(by *Route) bool {
+	return by != nil && by.Type == Unicast && !by.From.IsValid() && by.Dev != "" && !r.loopback[by.Dev] && by.Dev != r.opts.Bridge && !isTunnel(by.Dev)
 }
 
-// onLink returns the device through which addr is reached without a gateway, or why it can't be a
-// next hop.
-func (r *resolver) onLink(addr netip.Addr) (dev string, reason problem.Reason, detail string) {
+// onLink returns the route by which addr is reached without a gateway, or why it can't be a next
+// hop. If that is because it is not on link, the route, if there is one, leads there all the same.
+func (r *resolver) onLink(addr netip.Addr) (by *Route, reason problem.Reason, detail string) {
 	if what, ok := r.local[addr]; ok {
-		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
+		return nil, problem.AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
 	}
 	if why := r.excluded(addr); why != "" {
-		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
+		return nil, problem.AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
 	}
 	return r.reached(addr)
 }
 
 // reached does the same as onLink for an address that is not this host's.
-func (r *resolver) reached(addr netip.Addr) (dev string, reason problem.Reason, detail string) {
-	route := r.index.lookup(addr)
+func (r *resolver) reached(addr netip.Addr) (route *Route, reason problem.Reason, detail string) {
+	route = r.index.lookup(addr)
 	switch {
 	case route != nil && route.From.IsValid():
-		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
+		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
-		return "", problem.OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.linkHint(addr))
+		return route, problem.OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.linkHint(addr))
 	case route.Via.IsValid():
 		detail := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
 		if wide(route.Dst) {
 			detail += r.linkHint(addr)
 		}
-		return "", problem.OffLink, detail
+		return route, problem.OffLink, detail
 	case route.Type != Unicast || r.loopback[route.Dev] || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
-		return "", problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
+		return route, problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
-		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
+		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
 	case route.Dev == "":
-		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
+		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
 	case wide(route.Dst):
-		return "", problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.linkHint(addr))
+		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.linkHint(addr))
 	}
-	return route.Dev, "", ""
+	return route, "", ""
 }
 
 const throw RouteType = "throw" // a route that ends the lookup in its table; no table follows the main one
