@@ -121,6 +121,7 @@ func (f *connectivityFlags) end(cmd *cobra.Command, result *connectivity.Result,
 	if result == nil {
 		return err
 	}
+	result.Program = cmd.Root().DisplayName()
 	if shown := shown(result.OK(), write(cmd.OutOrStdout(), f.output, result)); err == nil {
 		return shown
 	}

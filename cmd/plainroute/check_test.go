@@ -49,7 +49,7 @@ func TestCheckKnowsItsName(t *testing.T) {
 		cmd.SetOut(&b)
 		result := &connectivity.Result{Nodes: []string{"node-1"}, Probes: 3, Failed: []connectivity.Failure{{From: "node-1", Target: connectivity.Names}}}
 		_ = (&connectivityFlags{output: "table"}).end(cmd, result, nil)
-		if line := "Next: " + want + " status --cluster --problems, and for the nodes above " + want + " doctor --cluster."; !strings.Contains(b.String(), line) {
+		if line := "remediation: Run " + want + " status --cluster --problems, and for the nodes that are named " + want + " doctor --cluster."; !strings.Contains(b.String(), line) {
 			t.Errorf("want %q in:\n%s", line, b.String())
 		}
 	}

@@ -33,6 +33,7 @@ type Result struct {
 	Probes          int                `json:"probes"`            // how many were made
 	Failed          []Failure          `json:"failed"`            // the probes that failed
 	Skipped         []string           `json:"skipped,omitempty"` // the parts that were not tested, with the reason
+	Program         string             `json:"-"`                 // the name by which the test was called, for remediations
 	tried           map[[2]string]bool // by row and column of the matrix
 }
 
@@ -71,7 +72,11 @@ func (r *Result) problems() []problem.Problem {
 		}
 		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, kinds[f.Kind].name, f.To, f.Error))
 	}
-	return slices.Concat(list, r.Absent, r.inCommon())
+	list = append(list, r.inCommon()...)
+	for i := range list {
+		list[i].Remediation = strings.ReplaceAll(list[i].Remediation, "plainroute ", cmp.Or(r.Program, "plainroute")+" ")
+	}
+	return append(list, r.Absent...)
 }
 
 // nodeAbsent returns the Problem of a node that could not take part.
