@@ -143,7 +143,7 @@ func TestMonitorHint(t *testing.T) {
 		plan.KindSysctl: "programs that write sysctls", plan.KindTable: "nft monitor", plan.KindCNI: "auditctl", plan.KindRoute: "ip monitor", plan.KindAddress: "ip monitor",
 	} {
 		r := flapGuard{flaps: []plan.Key{{Kind: kind, Name: "it"}}}
-		if got := r.problems(nil)[0].Message; !strings.Contains(got, want) {
+		if got := r.problems(nil)[0].Remediation; !strings.Contains(got, want) {
 			t.Errorf("of a %s: %q does not name %s", kind, got, want)
 		}
 	}

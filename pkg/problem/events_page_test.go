@@ -2,7 +2,6 @@ package problem
 
 import (
 	"cmp"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -20,7 +19,7 @@ func TestPageOfEvents(t *testing.T) {
 	rows := append(Reasons(), PodNetworkReady)
 	for _, r := range rows {
 		blocks, event := cmp.Or(string(r.Blocks()), "no"), map[bool]string{true: "yes", false: "no"}[r.Event()]
-		begin, end := fmt.Sprintf("\n| `%s` | %s | %s | ", r, blocks, event), " | "+cmp.Or(r.Remediation(), "Nothing.")+" |\n"
+		begin, end := "\n| `"+string(r)+"` | "+blocks+" | "+event+" | ", " | "+cmp.Or(r.Remediation(), "Nothing.")+" |\n"
 		i := strings.Index(table, begin)
 		if i < 0 {
 			t.Errorf("the page has no row that begins with %s", begin[1:])

@@ -66,9 +66,13 @@ func TestBlocking(t *testing.T) {
 		blocks   bool
 		severity Severity
 	}{
-		{CNIConflict, false, true, Error}, {CNIConflict, true, true, Error},
-		{KernelFailed, false, false, Warning}, {KernelFailed, true, true, Error},
-		{OffLink, true, false, Warning}, {NotManaged, true, false, Info}, {"Unregistered", true, false, Warning},
+		{CNIConflict, false, true, Error},
+		{CNIConflict, true, true, Error},
+		{KernelFailed, false, false, Warning},
+		{KernelFailed, true, true, Error},
+		{OffLink, true, false, Warning},
+		{NotManaged, true, false, Info},
+		{"Unregistered", true, false, Warning},
 	} {
 		if p := New(c.reason, Subject{}, "x").Blocking(c.ask); p.BlocksReady != c.blocks || p.Severity != c.severity {
 			t.Errorf("%s, asked %t: it is %+v", c.reason, c.ask, p)
