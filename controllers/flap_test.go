@@ -137,7 +137,7 @@ func TestFiveThousandFlaps(t *testing.T) {
 	}
 }
 
-// The Problem of a flap names the tool that shows the other process.
+// The remediation of a flap names the tool that shows the other process.
 func TestMonitorHint(t *testing.T) {
 	for kind, want := range map[plan.Kind]string{
 		plan.KindSysctl: "programs that write sysctls", plan.KindTable: "nft monitor", plan.KindCNI: "auditctl", plan.KindRoute: "ip monitor", plan.KindAddress: "ip monitor",

@@ -58,7 +58,7 @@ func (c Cleanup) Run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	release, why, err := c.lock(ctx)
-	if err = errors.Join(err, result.refuse(why)); err != nil {
+	if err := errors.Join(err, result.refuse(why)); err != nil {
 		return result, err
 	}
 	defer release()

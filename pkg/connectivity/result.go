@@ -33,7 +33,7 @@ type Result struct {
 	Probes          int                `json:"probes"`            // how many were made
 	Failed          []Failure          `json:"failed"`            // the probes that failed
 	Skipped         []string           `json:"skipped,omitempty"` // the parts that were not tested, with the reason
-	Program         string             `json:"-"`                 // the name by which the test was called, for remediations
+	Program         string             `json:"-"`                 // the name by which the test was called; empty: plainroute
 	tried           map[[2]string]bool // by row and column of the matrix
 }
 
@@ -72,11 +72,7 @@ func (r *Result) problems() []problem.Problem {
 		}
 		list = append(list, problem.New(reason, problem.Node(f.From), "to %s: %s to %s: %s", f.Target, kinds[f.Kind].name, f.To, f.Error))
 	}
-	list = append(list, r.inCommon()...)
-	for i := range list {
-		list[i].Remediation = strings.ReplaceAll(list[i].Remediation, "plainroute ", cmp.Or(r.Program, "plainroute")+" ")
-	}
-	return append(list, r.Absent...)
+	return slices.Concat(list, r.Absent, r.inCommon())
 }
 
 // nodeAbsent returns the Problem of a node that could not take part.
@@ -186,7 +182,7 @@ func (r *Result) printProblems(b *strings.Builder) {
 	if len(r.Failed) > 0 {
 		b.WriteString("t: TCP, u: UDP, m: as large as the MTU, f: fragments, b: bulk data by TCP, n: source translated, x: not reached\n\n")
 	}
-	problem.Printer{More: "-o json lists them"}.Print(b, problem.Grouped(r.problems()))
+	problem.Printer{More: "-o json lists them", Program: r.Program}.Print(b, problem.Grouped(r.problems()))
 	if !r.OK() {
 		b.WriteString("\n")
 	}

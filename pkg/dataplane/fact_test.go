@@ -64,7 +64,7 @@ func TestSettingsThatAreRead(t *testing.T) {
 		m.must(os.MkdirAll(filepath.Dir(m.sysctlFile(path)), 0o755))
 		m.must(os.WriteFile(m.sysctlFile(path), []byte(path+"\n"), 0o644))
 	}
-	m.loadSysctls()
+	m.must(m.loadSysctls())
 	for path := range want {
 		if got := m.sysctls[path]; got != path {
 			t.Errorf("%s is %q", path, got)
@@ -86,7 +86,7 @@ func TestLinkLocalAddressGoesWithIPv6(t *testing.T) {
 	for value, want := range map[string]bool{"0\n": true, "1\n": false} {
 		m.must(os.WriteFile(file, []byte(value), 0o644))
 		m.links.local6 = true
-		if m.loadSysctls(); m.links.local6 != want {
+		if m.must(m.loadSysctls()); m.links.local6 != want {
 			t.Errorf("with disable_ipv6=%q it is usable: %t", value, !want)
 		}
 	}
