@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // watch repeats show until it is interrupted: on a terminal in place, otherwise one block after the
@@ -93,7 +95,7 @@ func fit(page string, width, height int) []string {
 	}
 	if room := max(height-1, 1); len(lines) > room {
 		more := len(lines) - room + 1
-		lines = append(lines[:room-1:room-1], fmt.Sprintf("... %d more lines (--problems shows only problems)", more))
+		lines = append(lines[:room-1:room-1], "... "+text.More(more, "lines")+" (--problems shows only problems)")
 	}
 	for i, line := range lines {
 		lines[i] = cut(line, width)

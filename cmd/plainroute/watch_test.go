@@ -59,8 +59,8 @@ func TestPageFits(t *testing.T) {
 	}{
 		{"room enough", "one\ntwo\n", 80, 24, []string{"one", "two"}},
 		{"just enough", "one\ntwo\n", 3, 3, []string{"one", "two"}},
-		{"too many lines", "one\ntwo\nthree\n", 80, 3, []string{"one", "... 2 more lines (--problems shows only problems)"}},
-		{"one line", "one\ntwo\n", 10, 1, []string{"... 2 more"}},
+		{"too many lines", "one\ntwo\nthree\n", 80, 3, []string{"one", "... and 2 more lines (--problems shows only problems)"}},
+		{"one line", "one\ntwo\n", 10, 1, []string{"... and 2 "}},
 		{"words", "  -> ask who did it\n\x1b[33m  über dich und mich\x1b[0m\n", 12, 24, []string{"  -> ask who", "    did it", "\x1b[33m  über dich", "    und mich\x1b[0m"}},
 		{"a word too long", "  -> abcdefghijklm no\n", 10, 24, []string{"  ->", "    abcdef", "    no"}},
 		{"long lines", "äöüß\n\x1b[31mred and long\x1b[0m\n", 3, 24, []string{"äöü", "\x1b[31mred\x1b[0m"}},

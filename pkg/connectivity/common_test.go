@@ -1,6 +1,7 @@
 package connectivity
 
 import (
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
@@ -43,6 +44,12 @@ func TestInCommon(t *testing.T) {
 		}
 		var printed strings.Builder
 		problem.Printer{}.Print(&printed, problem.Grouped(r.problems()))
+		document, err := json.Marshal(r)
+		for _, p := range r.inCommon() {
+			if err != nil || !strings.Contains(string(document), `"reason":"`+string(p.Reason)+`"`) {
+				t.Errorf("%s: %v, the document lacks %s", c.name, err, p.Reason)
+			}
+		}
 		_, common, _ := strings.Cut(printed.String(), "info: ") // after the probes
 		for _, want := range strings.Split(c.want, "|") {
 			if !strings.Contains(printed.String(), want) {

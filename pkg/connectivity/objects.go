@@ -3,8 +3,6 @@ package connectivity
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -67,12 +65,7 @@ func daemonSet(group, image string, pull corev1.PullPolicy, nodes []string) *app
 // because the label kubernetes.io/hostname may not be unique.
 func selection(sampled []string) []corev1.NodeSelectorTerm {
 	if sampled == nil {
-		var own []corev1.NodeSelectorRequirement
-		virtuals := topology.VirtualLabels()
-		for _, key := range slices.Sorted(maps.Keys(virtuals)) {
-			own = append(own, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
-		}
-		return []corev1.NodeSelectorTerm{{MatchExpressions: own}}
+		return []corev1.NodeSelectorTerm{topology.RealNodes()}
 	}
 	var terms []corev1.NodeSelectorTerm
 	for _, name := range sampled {

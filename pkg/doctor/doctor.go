@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 )
 
 // Fail returns a Problem that disturbs traffic, or will.
@@ -55,17 +56,17 @@ func warnIf(message string, evidence []string, remedy string) []problem.Problem 
 // named lists the first few of many names.
 func named(names []string) string {
 	slices.Sort(names)
-	return shorten(slices.Compact(names), 5, ", ", " and ")
+	return shorten(slices.Compact(names), 5, ", ", " ")
 }
 
 // first returns the first few pieces of evidence, and how many more there are.
-func first(evidence []string) string { return shorten(evidence, 3, "; ", "; and ") }
+func first(evidence []string) string { return shorten(evidence, 3, "; ", "; ") }
 
 func shorten(items []string, few int, separator, last string) string {
 	if len(items) <= few {
 		return strings.Join(items, separator)
 	}
-	return fmt.Sprintf("%s%s%d more", strings.Join(items[:few], separator), last, len(items)-few)
+	return strings.Join(items[:few], separator) + last + text.More(len(items)-few, "")
 }
 
 // maxProblems bounds the problems of one kind that a check reports.
@@ -74,7 +75,7 @@ const maxProblems = 8
 // capped replaces the problems above that bound by one that counts them.
 func capped(found []problem.Problem, noun, command string) []problem.Problem {
 	if more := len(found) - maxProblems; more > 0 {
-		return append(found[:maxProblems], Fail(fmt.Sprintf("%d more %s", more, noun), "", "list all of them: "+command)...)
+		return append(found[:maxProblems], Fail(text.More(more, noun), "", "list all of them: "+command)...)
 	}
 	return found
 }

@@ -136,7 +136,7 @@ func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 		p.Host.Routes = append(p.Host.Routes, lan)
 	}
 	found = runCheck(t, "foreign-routes", p)
-	if last := found[len(found)-1]; len(found) != maxProblems+1 || !strings.HasPrefix(last.Message, "4993 more") {
+	if last := found[len(found)-1]; len(found) != maxProblems+1 || !strings.HasPrefix(last.Message, "and 4993 more foreign routes") {
 		t.Errorf("%d findings, the last is %+v", len(found), last)
 	}
 }

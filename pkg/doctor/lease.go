@@ -15,6 +15,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -118,7 +119,7 @@ func releaseCommand(dir string, containers []string) string {
 	}
 	remedy := "give the addresses back: `" + strings.Join(all, "; ") + "`"
 	if more := len(containers) - len(all); more > 0 {
-		remedy += fmt.Sprintf("; and so for %d containers more, whose IDs are in the first lines of the files there and not in `crictl pods --no-trunc`", more)
+		remedy += "; " + text.More(more, "containers likewise, whose IDs are in the first lines of the files there and not in `crictl pods --no-trunc`")
 	}
 	return remedy
 }

@@ -127,7 +127,7 @@ func TestRemedyOfManyLeases(t *testing.T) {
 	for n := range 253 {
 		ids = append(ids, fmt.Sprintf("c%d", n))
 	}
-	if remedy := releaseCommand("/run/leases", ids); !strings.Contains(remedy, "`grep -lr '^c0' /run/leases | xargs -r rm; grep -lr '^c1' ") || !strings.Contains(remedy, "for 250 containers more") {
+	if remedy := releaseCommand("/run/leases", ids); !strings.Contains(remedy, "`grep -lr '^c0' /run/leases | xargs -r rm; grep -lr '^c1' ") || !strings.Contains(remedy, "; and 250 more containers likewise") {
 		t.Errorf("of 253: %s", remedy)
 	}
 	if remedy := releaseCommand("/run/leases", ids[:3]); strings.Contains(remedy, "more") {

@@ -1,7 +1,6 @@
 package problem
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"regexp"
@@ -30,7 +29,7 @@ type Printer struct {
 	Program string
 }
 
-var commands = regexp.MustCompile(`\bplainroute (status|doctor|check|plan|cleanup|uninstall)\b`)
+var commands = regexp.MustCompile(`\b(?:kubectl )?plainroute (status|doctor|check|plan|cleanup|uninstall)\b`)
 
 // few is the number of Problems of one Reason, and of Nodes of a Group, that are printed.
 const few = 10
@@ -68,7 +67,7 @@ func (p Printer) Print(w io.Writer, groups []Group) {
 		}
 		shared := i < len(groups)-1 && groups[i+1].Remediation == g.Remediation
 		if g.Remediation != "" && !shared && (last || p.All || printed <= few) {
-			p.line(w, "  remediation%s: %s", of(g, g.OwnRemediation), commands.ReplaceAllString(g.Remediation, cmp.Or(p.Program, "plainroute")+" $1"))
+			p.line(w, "  remediation%s: %s", of(g, g.OwnRemediation), p.named(g.Remediation))
 		}
 	}
 	if rest > 0 {
@@ -91,6 +90,14 @@ func (p Printer) group(w io.Writer, g *Group) {
 
 func (p Printer) line(w io.Writer, format string, args ...any) {
 	fmt.Fprintln(w, p.Prefix+text.Printable(fmt.Sprintf(format, args...)))
+}
+
+// named returns a remediation whose commands have the name of the program.
+func (p Printer) named(remediation string) string {
+	if p.Program == "" {
+		return remediation
+	}
+	return commands.ReplaceAllString(remediation, p.Program+" $1")
 }
 
 // of names the Node that evidence or remediation is from, if they differ between Nodes.

@@ -77,7 +77,12 @@ func TestPrinter(t *testing.T) {
 			printer: Printer{Max: 2, More: "-o json lists them"}, groups: slices.Concat(many("A", 1), many("B", 2)),
 			want: []string{"warning: A: number 0\nwarning: B: number 0\n  remediation: fix it\nand 1 more: -o json lists them\n"}, not: []string{"number 1"},
 		},
-		"a comment":             {Printer{Prefix: "# ", Nodes: 3}, []Group{own}, []string{"# error: rp-filter: strict\n#   on 2 of 3 nodes: a and b\n#   evidence of a: all: 1\n#   remediation of a: set it\n"}, nil},
+		"a comment": {Printer{Prefix: "# ", Nodes: 3}, []Group{own}, []string{"# error: rp-filter: strict\n#   on 2 of 3 nodes: a and b\n#   evidence of a: all: 1\n#   remediation of a: set it\n"}, nil},
+		"a plugin's commands": {
+			printer: Printer{Program: "kubectl plainroute"}, groups: []Group{{Problem: found(Error, "A", "x", "", "plainroute doctor, kubectl plainroute status, the plainroute agent")}},
+			want: []string{"remediation: kubectl plainroute doctor, kubectl plainroute status, the plainroute agent\n"}, not: []string{"kubectl kubectl"},
+		},
+		"no name":               {Printer{}, []Group{{Problem: found(Error, "A", "x", "", "kubectl plainroute status")}}, []string{"remediation: kubectl plainroute status\n"}, nil},
 		"all":                   {Printer{All: true}, many("A", 12), []string{"number 11\n  remediation: fix it\n"}, []string{"more of"}},
 		"evidence of its own":   {Printer{Nodes: 3}, []Group{own}, []string{"error: rp-filter: strict\n  on 2 of 3 nodes: a and b\n  evidence of a: all: 1\n  remediation of a: set it\n"}, nil},
 		"one node":              {Printer{}, []Group{{Problem: own.Problem}}, []string{"error: rp-filter: strict\n  evidence: all: 1\n  remediation: set it\n"}, []string{"nodes"}},

@@ -138,6 +138,17 @@ func VirtualLabels() map[string][]string {
 	}
 }
 
+// RealNodes selects the Nodes that none of the VirtualLabels marks.
+func RealNodes() corev1.NodeSelectorTerm {
+	var own corev1.NodeSelectorTerm
+	all := VirtualLabels()
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		requirement := corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: all[key]}
+		own.MatchExpressions = append(own.MatchExpressions, requirement)
+	}
+	return own
+}
+
 // VirtualLabel returns the one of a Node's labels, KEY=VALUE, that marks it as virtual, or "".
 func VirtualLabel(labels map[string]string) string {
 	all := VirtualLabels()

@@ -1,8 +1,6 @@
 package uninstall
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -137,13 +135,8 @@ func (o Options) container(name string, args ...string) corev1.Container {
 }
 
 func realNodes() *corev1.Affinity {
-	var own []corev1.NodeSelectorRequirement
-	virtuals := topology.VirtualLabels()
-	for _, key := range slices.Sorted(maps.Keys(virtuals)) {
-		own = append(own, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpNotIn, Values: virtuals[key]})
-	}
 	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: own}}},
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{topology.RealNodes()}},
 	}}
 }
 
