@@ -27,7 +27,7 @@ const apiList = "api-list"
 // conditions are in the order in which they come true when a node starts. problem.Reason.Ready
 // names the one that a Reason fails.
 var conditions = []string{
-	apiList, "node", "podcidr", "former-podcidr", "addresses", "settings", "kernel", "routes", "table", "bridge", "uncontested",
+	apiList, "node", "podcidr", "former-podcidr", "addresses", "settings", "kernel", "routes", "table", "tunnels", "bridge", "uncontested",
 	"cni-plugins", "cni-config", "cni-first", "cni-read",
 }
 

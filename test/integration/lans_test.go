@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/test/netlab"
 	"github.com/plainroute/plainroute/test/nodelab"
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -16,7 +15,7 @@ import (
 // each.
 func nodesOnLANs(ctx context.Context, t *testing.T, f *fixture, args ...string) (nodes []*nodelab.Node, pods []*nodelab.Pod) {
 	t.Helper()
-	testutil.Must(t, f.secondLAN())
+	testutil.Must(t, f.second())
 	for _, lan := range []int{0, 0, 1, 1} {
 		f.last++
 		node, err := f.NewNodeOn(lan, f.last)
@@ -78,7 +77,7 @@ func reachAll(ctx context.Context, t *testing.T, nodes []*nodelab.Node, pods []*
 func onTunnel(t *testing.T, node *nodelab.Node, peers []*nodelab.Node) (n int) {
 	t.Helper()
 	for _, subnet := range subnetsOf(peers...) {
-		route, err := node.RouteTo(subnet)
+		route, err := node.RouteDevice(subnet)
 		testutil.Must(t, err)
 		if route == topology.Tunnel4 || route == topology.Tunnel6 {
 			n++
@@ -155,7 +154,7 @@ func TestRouterKnowsAllPodSubnets(t *testing.T) {
 	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=gateway")
 	router, err := f.StartRouter()
 	testutil.Must(t, err)
-	t.Cleanup(func() { router.Stop() })
+	t.Cleanup(func() { testutil.Must(t, router.Stop(syscall.SIGKILL)) })
 	testutil.Must(t, f.LAN.AwaitRoute(ctx, subnetsOf(nodes...)...))
 	routed(ctx, t, nodes)
 	reachAll(ctx, t, nodes, pods)
@@ -172,11 +171,11 @@ func TestRouterKnowsAllPodSubnets(t *testing.T) {
 		reachesUnchanged(ctx, t, machine, pod.Host)
 	}
 	flows := append(flowsBothWays(t, pods[0], pods[2]), flowsBothWays(t, pods[1], pods[3])...)
-	testutil.Must(t, router.Stop())
+	testutil.Must(t, router.Stop(syscall.SIGKILL))
 	testutil.Must(t, flows[0].Run(ctx, flowTime))
 	again, err := f.StartRouter()
 	testutil.Must(t, err)
-	t.Cleanup(func() { again.Stop() })
+	t.Cleanup(func() { testutil.Must(t, again.Stop(syscall.SIGKILL)) })
 	testutil.Must(t, flows[0].Run(ctx, flowTime))
 	stopFlows(t, flows)
 }
@@ -204,5 +203,3 @@ func TestUnderlayRoutesPodSubnets(t *testing.T) {
 		}
 	}
 }
-
-var _ *netlab.Host

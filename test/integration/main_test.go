@@ -34,6 +34,8 @@ type fixture struct {
 	nodes   []*nodelab.Node
 	pods    []*nodelab.Pod
 	foreign []*foreignRoutes
+	// second makes the second LAN, for the tests that need it.
+	second func() error
 	// last is the number of the node made last: each test's nodes are new, also when it runs again (-count).
 	last int
 }
@@ -45,7 +47,7 @@ func build() (*fixture, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fixture{Cluster: c}
+	f := &fixture{Cluster: c, second: sync.OnceValue(c.AddSecondLAN)}
 	for range 3 {
 		if err := f.addNode(ctx); err != nil {
 			return nil, err

@@ -151,3 +151,16 @@ func (n *Namespace) ownRoutes(to netip.Prefix) ([]netlink.Route, error) {
 		return route.Protocol == Protocol && route.Dst.String() == to.String()
 	})
 }
+
+// RouteDevice is the device of the agent's route to a subnet, or "" if there is none.
+func (n *Namespace) RouteDevice(to netip.Prefix) (string, error) {
+	routes, err := n.ownRoutes(to)
+	if err != nil || len(routes) == 0 {
+		return "", err
+	}
+	link, err := n.link.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("finding the device of the route to %s in %s: %w", to, n.Name, err)
+	}
+	return link.Attrs().Name, nil
+}

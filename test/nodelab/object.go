@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 )
 
 // object is the Node as a kubelet would have registered it, with the pod subnets that a controller-manager would have
@@ -76,6 +77,27 @@ func (n *Node) AssignSubnets(ctx context.Context) error {
 func (n *Node) Deregister(ctx context.Context) error {
 	if err := n.cluster.Client().CoreV1().Nodes().Delete(ctx, n.Name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("deleting Node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// SetAddresses replaces the InternalIPs in the Node object's status, as a kubelet does.
+func (n *Node) SetAddresses(ctx context.Context, addresses ...netip.Addr) error {
+	nodes := n.cluster.Client().CoreV1().Nodes()
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		node, err := nodes.Get(ctx, n.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node.Status.Addresses = node.Status.Addresses[:0]
+		for _, address := range addresses {
+			node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address.String()})
+		}
+		_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("setting the addresses of Node %s: %w", n.Name, err)
 	}
 	return nil
 }
