@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -84,7 +85,7 @@ func (r *NodeReconciler) publish(logger logr.Logger, p *pass, by outcome) {
 // hostOf returns the part of a report that describes this node.
 func (r *NodeReconciler) hostOf(all []*topology.Node, facts topology.Host, desired topology.State) status.Host {
 	h := status.Host{
-		Router: r.Options.Router, Encapsulation: "never",
+		Router: r.Options.Router, Encapsulation: cmp.Or(r.Options.Encapsulation, topology.EncapsulateNever),
 		Bridge: r.Options.Bridge, Ports: facts.Ports, Config: r.ConfigPath, ClusterCIDRs: r.Options.ClusterCIDRs,
 	}
 	if desired.CNI != nil {

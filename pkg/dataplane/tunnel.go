@@ -65,13 +65,13 @@ func (f *linkFacts) addEnd(a rtnl.Addr) {
 	}
 }
 
-// putTunnel adds or changes a tunnel. What is on one that is made anew goes with it.
+// putTunnel adds or changes a tunnel. All that is on it is lost if it is recreated.
 func (k *Kernel) putTunnel(t plan.Tunnel) (err error) {
 	k.fresh.routes, k.fresh.peers = false, false
 	switch {
-	case t.Was.Name != "" && !t.Anew():
+	case t.Was.Name != "" && !t.Recreates():
 		err = k.setTunnel(t.Tunnel)
-	case t.Anew():
+	case t.Recreates():
 		err = k.deleteTunnel(t.Was.Name)
 		fallthrough
 	default:

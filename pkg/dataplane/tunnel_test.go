@@ -228,8 +228,8 @@ func TestPeerMovesBetweenTunnelAndLink(t *testing.T) {
 	}
 }
 
-// Another VNI or port takes another device; everything is on it again after one pass.
-func TestTunnelIsMadeAnew(t *testing.T) {
+// A tunnel with another VNI or port is recreated; everything is on it again after one pass.
+func TestTunnelIsRecreated(t *testing.T) {
 	m, all := tunneled(t)
 	m.settle(all)
 	before := m.onTunnel(topology.Tunnel4)
@@ -263,7 +263,7 @@ func TestForeignTunnelStays(t *testing.T) {
 	m.tunnel(topology.Tunnel4)
 }
 
-// A VNI and port that another device has can't be ours too; the error says so.
+// The error names a VNI and port that another device has.
 func TestTunnelOfAnotherProgram(t *testing.T) {
 	m, all := tunneled(t)
 	attrs := rtnl.NewLinkAttrs()

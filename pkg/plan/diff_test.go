@@ -165,7 +165,7 @@ func applyOne(t *rapid.T, s *topology.State, c Change) {
 		switch {
 		case c.Op == Delete && onDevice(s, o.Name) > 0:
 			t.Fatalf("%s, and something is on it: %+v", c, s)
-		case o.Anew():
+		case o.Recreates():
 			takeDevice(s, o.Was.Name)
 		}
 		s.Tunnels = applySorted(t, c, s.Tunnels, o.Tunnel, topology.Tunnel.Compare)
@@ -337,9 +337,9 @@ func TestWithoutRemovalsTakesNothingAway(t *testing.T) {
 			t.Fatalf("%+v", c)
 		}
 		got := apply(t, actual, c, func(topology.State) {})
-		anew := slices.ContainsFunc(Objects[Tunnel](c, Replace), Tunnel.Anew)
+		recreated := slices.ContainsFunc(Objects[Tunnel](c, Replace), Tunnel.Recreates)
 		for _, r := range actual.Routes {
-			if _, there := slices.BinarySearchFunc(got.Routes, r, topology.Route.Compare); !there && !(anew && r.OnLink) {
+			if _, there := slices.BinarySearchFunc(got.Routes, r, topology.Route.Compare); !there && !(recreated && r.OnLink) {
 				t.Fatalf("%v is gone", r)
 			}
 		}

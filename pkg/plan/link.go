@@ -87,7 +87,7 @@ func diffLinks(desired, actual topology.State) Changes {
 	return c
 }
 
-// makes returns the device that a Change adds, or makes anew, or "".
+// makes returns the device that a Change adds or recreates, or "".
 func (c Change) makes() string {
 	switch o := c.Object.(type) {
 	case Bridge:
@@ -95,7 +95,7 @@ func (c Change) makes() string {
 			return o.Name
 		}
 	case Tunnel:
-		if c.Op == Add || c.Op == Replace && o.Anew() {
+		if c.Op == Add || c.Op == Replace && o.Recreates() {
 			return o.Name
 		}
 	}

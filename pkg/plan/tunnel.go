@@ -23,15 +23,15 @@ func (t Tunnel) name() string {
 	return topology.Tunnel6
 }
 
-// Anew reports whether the device is deleted first, with all that is on it.
-func (t Tunnel) Anew() bool { return t.Was.Name != "" && !t.Was.ChangesInPlace(t.Tunnel) }
+// Recreates reports whether the device is deleted first, with all that is on it.
+func (t Tunnel) Recreates() bool { return t.Was.Name != "" && !t.Was.ChangesInPlace(t.Tunnel) }
 
 func (t Tunnel) command(op Op) string {
 	add := fmt.Sprintf("ip link add %s && ip link set %s alias %s up", t.Tunnel, t.Name, topology.TunnelAlias)
 	switch {
 	case op == Delete:
 		return "ip link delete " + t.Name
-	case t.Anew():
+	case t.Recreates():
 		return "ip link delete " + t.Was.Name + " && " + add
 	case op == Replace:
 		return fmt.Sprintf("ip link set %s address %s mtu %d up type vxlan id %d local %s", t.Name, t.MAC, t.MTU, t.VNI, t.Local)
@@ -111,11 +111,11 @@ func diffFDB(desired, actual topology.State) Changes {
 	return diffList(want, have, topology.FDBEntry.Compare, func(e topology.FDBEntry) Object { return FDBEntry{e} })
 }
 
-// withoutLost returns the actual State without what goes with tunnels that are made anew: their
+// withoutLost returns the actual State without what goes with tunnels that are recreated: their
 // addresses, neighbors, FDB entries and routes.
 func withoutLost(desired, actual topology.State) topology.State {
 	for _, t := range Objects[Tunnel](diffTunnels(desired, actual), Replace) {
-		if gone := t.Was.Name; t.Anew() {
+		if gone := t.Was.Name; t.Recreates() {
 			actual.Addresses = without(actual.Addresses, func(a topology.Address) bool { return a.Dev == gone })
 			actual.Neighbors = without(actual.Neighbors, func(n topology.Neighbor) bool { return n.Dev == gone })
 			actual.FDB = without(actual.FDB, func(e topology.FDBEntry) bool { return e.Dev == gone })

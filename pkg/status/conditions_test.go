@@ -12,7 +12,7 @@ import (
 )
 
 // harmless are Reasons of this node that never keep it from being ready.
-var harmless = []problem.Reason{problem.HostUnseen, problem.NodeUpdateFailed, problem.RouteKept, problem.RangeOverlap, problem.SubnetFull, problem.CNIPluginRefused}
+var harmless = []problem.Reason{problem.HostUnseen, problem.NodeUpdateFailed, problem.RouteKept, problem.RangeOverlap, problem.SubnetFull, problem.CNIPluginRefused, problem.TunnelConflict}
 
 // Each Reason of this node fails at most one condition, and no Reason of a peer fails any.
 func TestReasonsHaveOneCondition(t *testing.T) {
@@ -55,6 +55,7 @@ func TestVerboseReadyz(t *testing.T) {
 [+]kernel ok
 [+]routes ok
 [+]table ok
+[+]tunnels ok
 [+]bridge ok
 [+]uncontested ok
 [+]cni-plugins ok

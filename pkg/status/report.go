@@ -50,17 +50,17 @@ type Report struct {
 
 // Host describes the node's network.
 type Host struct {
-	Router        bool           `json:"router,omitempty"`        // the machine is not a Node and has no pods
-	Addresses     []netip.Addr   `json:"addresses"`               // the Node's InternalIPs
-	Subnets       []netip.Prefix `json:"subnets"`                 // the Node's pod subnets
-	ClusterCIDRs  []netip.Prefix `json:"clusterCIDRs,omitempty"`  // the ranges of --cluster-cidr
-	Uplinks       []Uplink       `json:"uplinks"`                 // the links with the InternalIPs
-	MTU           int            `json:"mtu"`                     // of the pods in bytes; 0 without a CNI config
-	Encapsulation string         `json:"encapsulation"`           // always "never"
-	Bridge        string         `json:"bridge"`                  // the pods' device
-	Ports         int            `json:"ports"`                   // the number of pods attached to the bridge
-	Config        string         `json:"config"`                  // the path of our CNI config
-	ConfigsBefore []string       `json:"configsBefore,omitempty"` // other CNI configs that are allowed to precede ours
+	Router        bool                   `json:"router,omitempty"`       // the machine is not a Node and has no pods
+	Addresses     []netip.Addr           `json:"addresses"`              // the Node's InternalIPs
+	Subnets       []netip.Prefix         `json:"subnets"`                // the Node's pod subnets
+	ClusterCIDRs  []netip.Prefix         `json:"clusterCIDRs,omitempty"` // the ranges of --cluster-cidr
+	Uplinks       []Uplink               `json:"uplinks"`                // the links with the InternalIPs
+	MTU           int                    `json:"mtu"`                    // of the pods in bytes; 0 without a CNI config
+	Encapsulation topology.Encapsulation `json:"encapsulation"`
+	Bridge        string                 `json:"bridge"`                  // the pods' device
+	Ports         int                    `json:"ports"`                   // the number of pods attached to the bridge
+	Config        string                 `json:"config"`                  // the path of our CNI config
+	ConfigsBefore []string               `json:"configsBefore,omitempty"` // other CNI configs that are allowed to precede ours
 }
 
 // Uplink is a link by which peers reach this node.
