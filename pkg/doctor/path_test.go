@@ -2,7 +2,10 @@ package doctor
 
 import (
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
@@ -146,10 +149,34 @@ func TestNextHopIsProbedOnce(t *testing.T) {
 	l := newLAN(t)
 	l.peer(2)
 	q := probe{netip.MustParseAddr("192.168.1.12"), smallSize}
-	results, err := sendProbes(t.Context(), slices.Repeat([]probe{q}, 64), resendAfter/2)
+	before := packetsSent(t, "lan0")
+	results, err := sendProbes(t.Context(), slices.Repeat([]probe{q}, 64), 30*resendAfter)
 	if err != nil || !results[q].reached {
 		t.Errorf("the result is %+v; %v", results[q], err)
 	}
+	if sent := packetsSent(t, "lan0") - before; sent > 32 { // with neighbor discovery, and repetitions on a busy machine
+		t.Errorf("%d packets were sent for one next hop", sent)
+	}
+}
+
+// packetsSent counts the packets that a device of this thread's network namespace has sent.
+func packetsSent(t *testing.T, dev string) int {
+	t.Helper()
+	table, err := os.ReadFile("/proc/thread-self/net/dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		if name, counters, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name == dev {
+			sent, err := strconv.Atoi(strings.Fields(counters)[9])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return sent
+		}
+	}
+	t.Fatalf("there is no %s", dev)
+	return 0
 }
 
 // A node may send the error from another address than that of its Node.

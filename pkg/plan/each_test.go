@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -173,6 +174,8 @@ func TestEachSetChangeAlone(t *testing.T) {
 		{AddNodes: []netip.Addr{anAddr}},
 		{AddEndpoints: []netip.Addr{anAddr}},
 		{DeleteEndpoints: []netip.Addr{anAddr}},
+		{DeleteEndpoints: []netip.Addr{anAddr}, AddEndpoints: []netip.Addr{anAddr}},
+		{AddNodes: []netip.Addr{anAddr}, DeleteEndpoints: []netip.Addr{anAddr}},
 		{DeleteNodes: []netip.Addr{anAddr}},
 		{AddCluster: []netip.Prefix{aPrefix}, DeleteCluster: []netip.Prefix{aPrefix}},
 		{AddCluster: []netip.Prefix{aPrefix}, DeleteNodes: []netip.Addr{anAddr}},
@@ -338,5 +341,33 @@ func TestObjects(t *testing.T) {
 	}
 	if !c[1].putsRoute() || c[0].putsRoute() || c[2].putsRoute() {
 		t.Errorf("of %v some put a route", c)
+	}
+}
+
+// A tunnel is changed in place, or recreated, of which its command and what it loses with it follow.
+func TestTunnelIsRecreated(t *testing.T) {
+	for name, c := range map[string]struct {
+		change   func(*topology.Tunnel)
+		recreate bool
+	}{
+		"MTU":     {func(t *topology.Tunnel) { t.MTU = 1400 }, false},
+		"MAC":     {func(t *topology.Tunnel) { t.MAC = topology.MAC{2} }, false},
+		"down":    {func(t *topology.Tunnel) { t.Up = false }, false},
+		"local":   {func(t *topology.Tunnel) { t.Local = netip.MustParseAddr("192.168.1.8") }, false},
+		"VNI":     {func(t *topology.Tunnel) { t.VNI = 7 }, true},
+		"port":    {func(t *topology.Tunnel) { t.Port = 8472 }, true},
+		"name":    {func(t *topology.Tunnel) { t.Name = "other" }, true},
+		"setting": {func(t *topology.Tunnel) { t.Odd = "learning" }, true},
+	} {
+		was := aTunnel
+		c.change(&was)
+		changes := Diff(topology.State{Tunnels: []topology.Tunnel{aTunnel}}, topology.State{Tunnels: []topology.Tunnel{was}})
+		want := Change{Replace, Tunnel{aTunnel, was}}
+		if len(changes) != 1 || changes[0] != want || (want.makes() != "") != c.recreate {
+			t.Errorf("%s: %v, which makes %q", name, changes, want.makes())
+		}
+		if recreates := strings.HasPrefix(want.String(), "ip link delete "+was.Name+" && ip link add "); recreates != c.recreate {
+			t.Errorf("%s: %s", name, want)
+		}
 	}
 }

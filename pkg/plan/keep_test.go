@@ -19,7 +19,8 @@ func TestWhatIsHeldIsDesired(t *testing.T) {
 		c := Diff(kept, actual)
 		sets := kept.Masquerade != nil && len(kept.Masquerade.Sources) > 0
 		narrowed := slices.ContainsFunc(Objects[Sets](c, Delete), func(s Sets) bool { return len(s.DeleteNodes) > 0 })
-		if len(Objects[Route](c, Delete))+len(Objects[Address](c, Delete)) > 0 || sets && narrowed {
+		tunnels := len(Objects[Tunnel](c, Delete)) + len(Objects[Neighbor](c, Delete)) + len(Objects[FDBEntry](c, Delete))
+		if tunnels+len(Objects[Route](c, Delete))+len(Objects[Address](c, Delete)) > 0 || sets && narrowed {
 			t.Fatalf("%+v", c)
 		}
 		flushed := apply(t, topology.State{}, Diff(kept, topology.State{}), func(topology.State) {})
