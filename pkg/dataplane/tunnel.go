@@ -17,8 +17,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// tunnelOf returns a link as a tunnel of ours, if it is one: a VXLAN device with our mark. A name of
-// ours alone is no mark.
+// tunnelOf returns a link as a tunnel of ours, if it is one: a VXLAN device with our mark. The
+// name alone is not a mark.
 func tunnelOf(l rtnl.Link) (topology.Tunnel, bool) {
 	v, ok := l.(*rtnl.Vxlan)
 	if !ok || v.Alias != topology.TunnelAlias {

@@ -41,11 +41,13 @@ var (
 var lones = []lone{
 	{Change{Add, Bridge{aDevice}}, "bridge plainroute0", "ip link add plainroute0 address 0a:58:00:00:00:01 mtu 1500 type bridge", false},
 	{
-		Change{Add, Tunnel{Tunnel: aTunnel}}, "tunnel plainroute-v4",
+		Change{Add, Tunnel{Tunnel: aTunnel}},
+		"tunnel plainroute-v4",
 		"ip link add plainroute-v4 address 02:18:0a:f4:07:00 mtu 1450 type vxlan id 112 local 192.168.1.7 dstport 4789 nolearning && ip link set plainroute-v4 alias plainroute up", false,
 	},
 	{
-		Change{Replace, Tunnel{aTunnel, aTunnel}}, "tunnel plainroute-v4",
+		Change{Replace, Tunnel{aTunnel, aTunnel}},
+		"tunnel plainroute-v4",
 		"ip link set plainroute-v4 address 02:18:0a:f4:07:00 mtu 1450 up type vxlan id 112 local 192.168.1.7", false,
 	},
 	{Change{Replace, MTU{"plainroute0", 1500}}, "device plainroute0", "ip link set dev plainroute0 mtu 1500", false},

@@ -136,7 +136,7 @@ func (n Neighbor) Compare(o Neighbor) int {
 	return cmp.Or(n.Addr.Compare(o.Addr), cmp.Compare(n.Dev, o.Dev))
 }
 
-// String returns the neighbor in the syntax of ip-neighbour(8).
+// String returns the neighbor in the syntax of `ip neighbor`.
 func (n Neighbor) String() string {
 	return fmt.Sprintf("%s lladdr %s dev %s nud permanent", n.Addr, n.MAC, n.Dev)
 }

@@ -45,8 +45,8 @@ func routed(ctx context.Context, t *testing.T, nodes []*nodelab.Node) {
 	}
 }
 
-// reachAll fails the test unless pods of all nodes reach each other without NAT, and nodes reach all pods and hear the
-// answers.
+// reachAll fails the test unless pods of all nodes reach each other without NAT, and nodes get answers from all
+// pods.
 func reachAll(ctx context.Context, t *testing.T, nodes []*nodelab.Node, pods []*nodelab.Pod) {
 	t.Helper()
 	for i, from := range pods {
@@ -147,7 +147,7 @@ func TestNodeChangesItsLANUnderTraffic(t *testing.T) {
 	stopFlows(t, flows)
 }
 
-// A router that knows all pod subnets is the gateway of nodes on both LANs.
+// A router with routes to all pod subnets is the gateway of nodes on both LANs.
 func TestRouterKnowsAllPodSubnets(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, 3*limit)
