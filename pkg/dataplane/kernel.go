@@ -61,6 +61,7 @@ type Kernel struct {
 	links      *linkFacts
 	routes     *routeFacts
 	peers      peerFacts
+	watched    bool            // notifications of neighbors are subscribed to
 	concerns   []netip.Prefix  // the ranges for which foreign routes are kept; nil: all
 	seen       map[egress]bool // those that made routes stale since the last audit
 	objects    bool            // routes refer to nexthop objects

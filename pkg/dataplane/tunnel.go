@@ -184,8 +184,15 @@ type peerFacts struct {
 	fdb       []topology.FDBEntry
 }
 
-// loadPeers reads what is on our tunnels.
+// loadPeers reads what is on our tunnels. Notifications of neighbors, of which a busy LAN causes many
+// that concern no tunnel, are subscribed to once there is a tunnel.
 func (k *Kernel) loadPeers() error {
+	if len(k.links.tunnels) > 0 && !k.watched {
+		if err := k.events[0].JoinGroup(unix.RTNLGRP_NEIGH); err != nil && !errors.Is(err, unix.EPERM) { // as in listenTo
+			return fmt.Errorf("joining notifications of neighbors: %w", err)
+		}
+		k.watched = true
+	}
 	var facts peerFacts
 	for index, t := range k.links.tunnels {
 		family := uint8(unix.AF_INET)
