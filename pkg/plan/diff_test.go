@@ -401,3 +401,16 @@ func TestTableLosesAFamily(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// Another program may have added its next hop after the host was read, and before our routes were.
+func TestSharedRouteIsNotReplaced(t *testing.T) {
+	want := topology.Route{Dst: netip.MustParsePrefix("fd00:10:244:2::/64"), Via: netip.MustParseAddr("fd00::12"), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	have := want
+	have.Shared = true
+	if c := Diff(topology.State{Routes: []topology.Route{want}}, topology.State{Routes: []topology.Route{have}}); !c.Empty() {
+		t.Errorf("%v", c)
+	}
+	if c := Diff(topology.State{}, topology.State{Routes: []topology.Route{have}}); len(c) != 1 || c[0].Op != Delete {
+		t.Errorf("%v", c)
+	}
+}

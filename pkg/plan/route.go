@@ -30,7 +30,17 @@ func (r Route) same(before, desired topology.State) bool {
 
 func (r Route) keep(s *topology.State) { s.Routes = append(s.Routes, r.Route) }
 
+// diffRoutes replaces no shared route, because that would delete the other program's next hop. Desired
+// keeps it as it is if it has been read together with the foreign next hop, which may have come since.
 func diffRoutes(desired, actual topology.State) Changes {
 	want, have := differing(desired.Routes, actual.Routes) // here, where == is not generic: there are thousands
-	return diffList(want, have, topology.Route.Compare, func(r topology.Route) Object { return Route{r} })
+	c := diffList(want, have, topology.Route.Compare, func(r topology.Route) Object { return Route{r} })
+	if !slices.ContainsFunc(have, func(r topology.Route) bool { return r.Shared }) {
+		return c
+	}
+	return c.Filter(func(x Change) bool {
+		r, _ := x.Object.(Route)
+		i, found := slices.BinarySearchFunc(have, r.Route, topology.Route.Compare)
+		return x.Op != Replace || !found || !have[i].Shared
+	})
 }

@@ -20,7 +20,7 @@ func nodesOnLANs(ctx context.Context, t *testing.T, f *fixture, args ...string) 
 		f.last++
 		node, err := f.NewNodeOn(lan, f.last)
 		testutil.Must(t, err)
-		t.Cleanup(func() { f.retire(t, node) })
+		t.Cleanup(func() { f.remove(t, node) })
 		testutil.Must(t, node.Register(ctx))
 		testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: args}))
 		nodes = append(nodes, node)
@@ -30,6 +30,22 @@ func nodesOnLANs(ctx context.Context, t *testing.T, f *fixture, args ...string) 
 		pods = append(pods, addPod(ctx, t, node, "a"))
 	}
 	return nodes, pods
+}
+
+// remove takes a node off its LAN with its pods, and waits until the others have no route to it. All namespaces of a
+// machine share the kernel's neighbor table, of 1,024 entries a family, and many nodes at once fill it.
+func (f *fixture) remove(t *testing.T, node *nodelab.Node) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if err := node.Retire(ctx); err != nil {
+		t.Error(err)
+	}
+	for _, peer := range f.nodes {
+		if err := peer.AwaitNoRoute(ctx, node.Subnets...); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // routed waits until nodes have a route of ours to each other's pod subnets, by a device to those on their own LAN and by
