@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -65,10 +66,11 @@ func (n *namespace) enter(from *namespace) error {
 	return nil
 }
 
-// A Conn reads from the kernel in one network namespace, for pkg/inspect. It can't be used by two
-// goroutines at once.
+// A Conn reads from the kernel in one network namespace, for pkg/inspect. It is safe for concurrent
+// use, because doctor runs its checks at the same time.
 type Conn struct {
 	namespace *namespace
+	mu        sync.Mutex // guards the socket
 	rtnetlink *socket
 }
 
@@ -79,7 +81,7 @@ func OpenConn() (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{namespace, newSocket(namespace, unix.NETLINK_ROUTE)}, nil
+	return &Conn{namespace: namespace, rtnetlink: newSocket(namespace, unix.NETLINK_ROUTE)}, nil
 }
 
 // Close closes the socket and the namespace.
@@ -92,12 +94,14 @@ func (c *Conn) Do(f func() error) error { return c.namespace.do(f) }
 
 // Get sends a request of type RTM_GET* and calls f with each message of the answer, whose data is
 // valid during the call. The error is rtnl.ErrDumpInterrupted if the kernel's table changed during
-// a dump (NLM_F_DUMP).
+// a dump (NLM_F_DUMP). f must not use the Conn.
 func (c *Conn) Get(kind, flags uint16, data []byte, f func(kind uint16, data []byte)) error {
 	const get = 2 // RTNL_KIND_GET of linux/rtnetlink.h
 	if kind%4 != get {
 		return fmt.Errorf("sending a netlink message of type %d: only reads are allowed", kind)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.rtnetlink.read(request{kind, flags, data}, f)
 }
 
@@ -105,6 +109,8 @@ func (c *Conn) Get(kind, flags uint16, data []byte, f func(kind uint16, data []b
 // ID, IPv4 ones first and without link-local ones. The error is rtnl.ErrDumpInterrupted if one
 // changed meanwhile.
 func (c *Conn) Addrs(namespace int) ([]netip.Addr, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return addrsIn(c.rtnetlink, namespace, 0)
 }
 
