@@ -63,8 +63,11 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		a := l.Attrs()
 		facts.note(a.Index, identOf(a), false)
 		facts.kinds[a.Name] = kindOf(l)
-		if t, ours := tunnelOf(l); ours {
+		t, ours := tunnelOf(l)
+		if ours {
 			facts.tunnels[a.Index] = t
+		}
+		if ours || a.Name == unmarkedTunnel { // the host's are those of other programs
 			continue
 		}
 		byIndex[a.Index] = &topology.Link{

@@ -167,4 +167,4 @@ func (k *Kernel) removeTrial() error {
 
 // Sweep deletes what an interrupted Apply left. The caller has the agent's lock. Apply reports what
 // can't be deleted.
-func (k *Kernel) Sweep() { _ = k.removeTrial() }
+func (k *Kernel) Sweep() { _ = errors.Join(k.removeTrial(), k.removeUnmarked()) }

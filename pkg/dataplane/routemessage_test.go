@@ -140,7 +140,7 @@ func TestRouteMessages(t *testing.T) {
 		{"type of service", "10.1.0.0/16 tos 0x8 proto 4", changedAt(unicast4(16, dst4), 3, 8)},
 		{"source", "fd01::/64 from fd02::/32 proto 4", changedAt(unicast6(64, dst6, addressAttribute(unix.RTA_SRC, "fd02::")), 2, 32)},
 		{"no carrier", "10.1.0.0/16 proto 4 dead", changedAt(unicast4(16, dst4), 8, unix.RTNH_F_DEAD)},
-		{"on a link, which is no fault", "10.1.0.0/16 proto 4 onlink", changedAt(unicast4(16, dst4), 8, unix.RTNH_F_ONLINK)},
+		{"on link", "10.1.0.0/16 proto 4 onlink", changedAt(unicast4(16, dst4), 8, unix.RTNH_F_ONLINK)},
 		{"encapsulation", "10.1.0.0/16 dev eth0 proto 4 encap", unicast4(16, dst4, byEth0, encap)},
 		{"link that came since", "10.1.0.0/16 dev if9 proto 4", unicast4(16, dst4, numberAttribute(unix.RTA_OIF, 9))},
 		{"number that is cut off", "10.1.0.0/16 proto 4", unicast4(16, dst4, appendAttribute(nil, unix.RTA_PRIORITY, []byte{1, 2, 3}))},

@@ -68,16 +68,15 @@ func (f *linkFacts) addEnd(a rtnl.Addr) {
 // putTunnel adds or changes a tunnel. All that is on it is lost if it is recreated.
 func (k *Kernel) putTunnel(t plan.Tunnel) (err error) {
 	k.fresh.routes, k.fresh.peers = false, false
+	if t.Recreates() {
+		err = k.deleteTunnel(t.Was.Name)
+	}
 	switch {
+	case err != nil:
 	case t.Was.Name != "" && !t.Recreates():
 		err = k.setTunnel(t.Tunnel)
-	case t.Recreates():
-		err = k.deleteTunnel(t.Was.Name)
-		fallthrough
 	default:
-		if err == nil {
-			err = k.addTunnel(t.Tunnel)
-		}
+		err = k.addTunnel(t.Tunnel)
 	}
 	if err != nil {
 		return fmt.Errorf("making tunnel %s: %w", t.Name, err)
@@ -85,25 +84,49 @@ func (k *Kernel) putTunnel(t plan.Tunnel) (err error) {
 	return nil
 }
 
-// addTunnel adds a device with our mark, and sets it up. The port is bound only then, and a port of
-// another socket is an error of that step (vxlan_open of drivers/net/vxlan/vxlan_core.c). The
-// alias can't be given with the device, so one without it is deleted again.
+// unmarkedTunnel names a tunnel until it has our mark. The kernel takes no alias together with a new
+// device, so without this an agent that is killed in between would leave a device with a tunnel's
+// name that looks like another program's.
+const unmarkedTunnel = "plainroute-try2"
+
+// removeUnmarked deletes what an interrupted addTunnel left.
+func (k *Kernel) removeUnmarked() error {
+	link, err := k.handle.LinkByName(unmarkedTunnel)
+	switch {
+	case errors.As(err, new(rtnl.LinkNotFoundError)):
+		return nil
+	case err == nil && link.Type() == topology.KindVXLAN:
+		err = k.handle.LinkDel(link)
+	case err == nil:
+		err = fmt.Errorf("the device %s is of another kind, %s", unmarkedTunnel, kindOf(link))
+	}
+	return err
+}
+
+// addTunnel adds a device, marks it, and sets it up. The port is bound only then, and a port of
+// another socket is an error of that step (vxlan_open of drivers/net/vxlan/vxlan_core.c).
 func (k *Kernel) addTunnel(t topology.Tunnel) error {
+	if err := k.removeUnmarked(); err != nil {
+		return err
+	}
 	attrs := rtnl.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = t.Name, t.MTU, t.MAC[:]
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = unmarkedTunnel, t.MTU, t.MAC[:]
 	err := k.handle.LinkAdd(&rtnl.Vxlan{LinkAttrs: attrs, VxlanId: t.VNI, SrcAddr: t.Local.AsSlice(), Port: t.Port, UDPCSum: true})
 	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%w: another VXLAN device has VNI %d and UDP port %d, or the name", err, t.VNI, t.Port)
+		return fmt.Errorf("%w: another VXLAN device has VNI %d and UDP port %d", err, t.VNI, t.Port)
 	}
 	if err != nil {
 		return err
 	}
-	link, err := k.handle.LinkByName(t.Name)
+	link, err := k.handle.LinkByName(unmarkedTunnel)
 	if err != nil {
 		return err
 	}
 	if err := k.handle.LinkSetAlias(link, topology.TunnelAlias); err != nil {
 		return errors.Join(err, k.handle.LinkDel(link))
+	}
+	if err := k.handle.LinkSetName(link, t.Name); err != nil {
+		return errors.Join(fmt.Errorf("naming it: %w", err), k.handle.LinkDel(link))
 	}
 	k.links.note(link.Attrs().Index, linkIdent{name: t.Name, mtu: t.MTU}, false)
 	return k.setTunnelUp(link, t)
@@ -273,7 +296,7 @@ func holds[T comparable](all []T, x T, deleted bool, compare func(T, T) int) boo
 	return found && all[i] == x
 }
 
-// changePeers writes neighbors or FDB entries, and updates what is kept.
+// changePeers writes neighbors or FDB entries, 128 at a time. The next pass reads them again.
 func (k *Kernel) changePeers(op plan.Op, step plan.Changes) error {
 	kind, flags := uint16(unix.RTM_NEWNEIGH), uint16(unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	if op == plan.Delete {

@@ -247,6 +247,34 @@ func TestTunnelIsRecreated(t *testing.T) {
 	}
 }
 
+// An agent that was killed before it had marked a new tunnel leaves a device with the tunnel's VNI and
+// port, which the next one, or a cleanup, removes.
+func TestInterruptedTunnel(t *testing.T) {
+	m, all := tunneled(t)
+	leave := func() {
+		attrs := rtnl.NewLinkAttrs()
+		attrs.Name = unmarkedTunnel
+		m.must(m.nl.LinkAdd(&rtnl.Vxlan{LinkAttrs: attrs, VxlanId: 112, Port: 4789, SrcAddr: net.ParseIP("192.168.1.11")}))
+	}
+	gone := func(after string) {
+		t.Helper()
+		if _, err := m.nl.LinkByName(unmarkedTunnel); err == nil {
+			t.Errorf("%s is left after %s", unmarkedTunnel, after)
+		}
+	}
+	leave()
+	m.settle(all)
+	gone("a pass")
+	if len(m.onTunnel(topology.Tunnel4)) == 0 {
+		t.Error("there is no tunnel")
+	}
+	m.tune = nil
+	m.settle(all)
+	leave()
+	m.Sweep()
+	gone("a sweep")
+}
+
 // A device of our name without our mark is reported, and stays as it is.
 func TestForeignTunnelStays(t *testing.T) {
 	m, all := tunneled(t)
