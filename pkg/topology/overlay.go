@@ -11,8 +11,8 @@ import (
 func isTunnel(dev string) bool { return dev == Tunnel4 || dev == Tunnel6 }
 
 // findTunnels decides which tunnels this host has: one for each family of its pod subnets, also
-// while all peers are on link, because a peer with another setting may send by it. While our own
-// subnets are unknown, existing ones stay.
+// while all peers are on link, because a peer with another setting may send by it. One that is there
+// stays as it is while our own subnets are unknown, and if this host could not have it any more.
 func (b *builder) findTunnels() {
 	if !b.opts.Encapsulates() || b.opts.Router {
 		return
@@ -29,9 +29,14 @@ func (b *builder) findTunnels() {
 	for _, p := range b.subnets {
 		is4 := p.Addr().Is4()
 		t, why := b.tunnel(p)
-		if why != "" {
+		there := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) })
+		if why != "" && there < 0 {
 			*b.resolver.noTunnel.of(is4) = why
 			continue
+		}
+		if why != "" {
+			t = b.actual.Tunnels[there]
+			t.Up = true
 		}
 		*b.resolver.tunnels.of(is4) = &t
 		b.desired.Tunnels = append(b.desired.Tunnels, t)
@@ -53,6 +58,9 @@ func (b *builder) tunnel(subnet netip.Prefix) (t Tunnel, why string) {
 	case t.MTU < least:
 		why = fmt.Sprintf("%s has an MTU of %d, which leaves %d for packets in %s, and %s takes %d at least; raise it", link.Name, link.MTU, t.MTU, t.Name, familyName(is4), least)
 	default:
+		if b.opts.MTU != 0 { // the path may take less than the links
+			t.MTU = min(t.MTU, max(b.opts.MTU, least))
+		}
 		return t, ""
 	}
 	b.ownProblem(problem.TunnelFailed, "peers are not reached by a tunnel: %s", why)
