@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/netlab"
@@ -167,6 +166,13 @@ func TestMTUFollowsTheUplink(t *testing.T) {
 	takes(t, newer.Host, older[0].Host, 1330, 1330)
 	takes(t, older[0].Host, newer.Host, 1330, 1330)
 
+	setAll(1300) // which leaves IPv6 too little
+	for _, node := range nodes[2:] {
+		testutil.Must(t, node.WaitReadyz(ctx, func(_ int, body string) bool { return strings.Contains(body, "leaves 1230 for packets in plainroute-v6") }))
+	}
+	reachesUnchanged(ctx, t, older[2].Host, older[0].Host)
+	reachesUnchanged(ctx, t, older[0].Host, older[3].Host)
+
 	setAll(1500)
 	for _, node := range nodes[2:] {
 		hasMTUs(t, node, 1430, 1450, 1430)
@@ -176,5 +182,3 @@ func TestMTUFollowsTheUplink(t *testing.T) {
 	testutil.Must(t, newer.Remove(ctx))
 	takes(t, older[3].Host, newest.Host, 1430, 1430)
 }
-
-var _ = time.Second
