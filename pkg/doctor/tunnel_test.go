@@ -8,9 +8,11 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // byTunnel has the node's routes to the pods of Node n lead into tunnels to its InternalIPs.
@@ -96,6 +98,25 @@ func TestBridgeWithoutPods(t *testing.T) {
 	w.look()
 	found := runCheck(t, "bridge-address", w.Target)
 	if !slices.ContainsFunc(found, func(p problem.Problem) bool { return p.Evidence == "plainroute0 has an MTU of 8000, and new pods have 9000" }) {
+		t.Errorf("got %+v", found)
+	}
+}
+
+// Pods keep the MTU that they were made with.
+func TestPodsOfTwoMTUs(t *testing.T) {
+	w := newTestbed(t)
+	w.sh(`for i in 1 2; do ip link add veth$i type veth peer name pod$i; ip link set veth$i master plainroute0 up; ip link set pod$i up
+		bridge link set dev veth$i hairpin on; done`)
+	testutil.AwaitTrue(t, "both ports forward", func() bool {
+		ports, err := w.Kernel.Ports(topology.Bridge)
+		w.must(err)
+		return len(ports) == 2 && ports[0].State == inspect.PortForwarding && ports[1].State == inspect.PortForwarding
+	})
+	w.look()
+	w.finds("bridge-address", problem.None)
+	w.Report.Host.MTU = 1430
+	w.sh("ip link set veth2 mtu 1430")
+	if found := w.finds("bridge-address", problem.Warning); found.Evidence != "new pods have an MTU of 1430; ip link shows veth1 mtu 1500" {
 		t.Errorf("got %+v", found)
 	}
 }

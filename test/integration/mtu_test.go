@@ -32,11 +32,10 @@ func takes(t *testing.T, from, to *netlab.Host, v4, v6 int) {
 		if address.Is6() {
 			want = v6
 		}
-		ctx := testutil.Within(t, limit)
-		if err := from.Transfer(ctx, to, address, 1<<20); err != nil {
+		if err := from.Transfer(testutil.Within(t, limit), to, address, 1<<20); err != nil {
 			t.Error(err)
 		}
-		if got, err := from.PathMTU(ctx, address); err != nil || got != want {
+		if got, err := from.PathMTU(testutil.Within(t, limit), address); err != nil || got != want {
 			t.Errorf("from %s to %s: packets of %d bytes (%v); want %d", from.Name, address, got, err, want)
 		}
 	}
@@ -137,6 +136,7 @@ func TestPathMTUByTunnel(t *testing.T) {
 	takes(t, newer[0].Host, newer[2].Host, 1430, 1330)
 	takes(t, newer[2].Host, newer[0].Host, 1430, 1430)
 	takes(t, older[1].Host, older[3].Host, 1430, 1330)
+	takes(t, nodes[0].Host, newer[3].Host, 1430, 1330)
 	doctorFinds(ctx, t, nodes[0], nodes[2].Name, "mtu 1400", "of which the tunnel adds 70", "--mtu=1330", "--mtu=1350")
 }
 
