@@ -98,7 +98,9 @@ func TestBridgeWithoutPods(t *testing.T) {
 	w.sh("ip link add veth1 mtu 8000 type veth peer name other; ip link set veth1 master plainroute0 up")
 	w.look()
 	found := runCheck(t, "bridge-address", w.Target)
-	if !slices.ContainsFunc(found, func(p problem.Problem) bool { return p.Evidence == "plainroute0 has an MTU of 8000, and new pods have 9000" }) {
+	if !slices.ContainsFunc(found, func(p problem.Problem) bool {
+		return p.Evidence == "plainroute0 has an MTU of 8000, and new pods have 9000"
+	}) {
 		t.Errorf("got %+v", found)
 	}
 }
