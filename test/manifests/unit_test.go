@@ -41,7 +41,12 @@ func TestRouterUnit(t *testing.T) {
 			}
 			unit := filepath.Join(t.TempDir(), "plainroute-router.service")
 			testutil.Must(t, os.WriteFile(unit, []byte(strings.ReplaceAll(string(content), installed, agent)), 0o644))
-			if out, err := exec.CommandContext(t.Context(), "systemd-analyze", append(args, unit)...).CombinedOutput(); err != nil {
+			out, err := exec.CommandContext(t.Context(), "systemd-analyze", append(args, unit)...).CombinedOutput()
+			if strings.Contains(string(out), "unrecognized option") {
+				t.Skipf("%s; systemd 250 has it", out)
+			}
+			// An unknown key or value is a message with its line, and no error.
+			if err != nil || strings.Contains(string(out), unit+":") {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
