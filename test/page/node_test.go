@@ -60,8 +60,8 @@ func TestNodeThatIsWell(t *testing.T) {
 func TestPaths(t *testing.T) {
 	b := browse(t)
 	b.open(serve(t, agent(tunneling(), nil).HTTP().Handler) + "/status")
-	const direct, tunnel = "direct by 192.168.0.0/24 dev eth0", "tunnel to 192.168.9.3 by default via 192.168.0.254 dev eth0"
-	b.want(`[...document.querySelectorAll("#peers tbody tr:not(.gap) td:nth-child(5)")].map((td) => td.textContent).join() === "` + direct + "," + tunnel + `"`)
+	const direct, tunnel = "direct by 192.168.0.0/24 dev eth0 proto 2", "tunnel to 192.168.9.3 by default via 192.168.0.254 dev eth0"
+	b.want(`[...document.querySelectorAll("#peers tbody span[title]")].map((span) => span.title).join() === "` + direct + "," + tunnel + `"`)
 	b.want(`document.querySelector("#picture svg").getAttribute("aria-label").endsWith("Peers: node-2 via 192.168.0.2; node-3 tunnel to 192.168.9.3")`)
 	b.filter("tunnel")
 	b.want(nodes + `.join() === "node-3"`)

@@ -16,7 +16,7 @@ const peers = new Table(byId("peers"), {
     { key: "node", label: "Node", width: "150px", place: "top", value: (p) => p.node, cell: (p) => make("button", { type: "button", click: () => details(p) }, p.node) },
     { key: "subnet", label: "Subnet", width: "165px", place: "under", value: (p) => p.subnet, cell: (p) => p.subnet },
     { key: "via", label: "Next hop", width: "205px", value: (p) => p.via, cell: (p) => (p.via ? p.via + (p.dev ? " " + p.dev : "") : "") },
-    { key: "path", label: "Path", width: "150px", value: pathWords, cell: pathWords },
+    { key: "path", label: "Path", width: "100px", value: (p) => pathWords(p), cell: (p) => make("span", { title: pathWords(p) }, p.path) },
     { key: "since", label: "Since", width: "115px", value: (p) => -Date.parse(p.since) || 0, cell: (p) => since(p.since, now) },
     { key: "repaired", label: "Repaired", width: "115px", value: (p) => -Date.parse(p.repaired) || 0, cell: (p) => since(p.repaired, now) },
     { key: "why", label: "Why", width: "auto", place: "last", value: (p) => p.message ?? "", cell: (p) => why(p) },
