@@ -3,7 +3,12 @@ package doctor
 import (
 	"testing"
 
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // newTunnelTestbed returns a dual testbed with another peer, node3, which is behind a router and reached by tunnels, and with
@@ -61,4 +66,23 @@ func TestRuleForTunnels(t *testing.T) {
 			t.Errorf("a rule for %s is not found", to)
 		}
 	}
+}
+
+// Where the network is to route pod subnets by itself, doctor tries whether it does.
+func TestUnderlayDropsPodPackets(t *testing.T) {
+	l := newLAN(t)
+	m := l.peer(2)
+	l.state.Routes = nil
+	subnet := prefixes(2)[0]
+	report := &status.Report{Peers: []status.Peer{{Node: "node2", Subnet: subnet, Path: topology.PathUnderlay}}}
+	target := func() *Target {
+		p := l.target()
+		p.Report = report
+		return p
+	}
+	well(t, runCheck(t, "pod-packets", target()))
+	dst, err := rtnl.ParseIPNet(subnet.String())
+	l.must(err)
+	l.must(m.nl.RouteReplace(&rtnl.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}))
+	finds(t, runCheck(t, "pod-packets", target()), problem.Warning, "node2", "10.244.2.1 behind it does not", "router")
 }
