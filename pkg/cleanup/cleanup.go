@@ -230,6 +230,6 @@ func remaining(changes plan.Changes, store cni.Store) error {
 	if len(rest) == 0 && len(files) == 0 {
 		return nil
 	}
-	return fmt.Errorf("some of it is still there, or back (%d routes, table %t, bridge %t, %d files); repeat the cleanup",
-		len(rest.Only(plan.KindRoute)), rest.Has(plan.KindTable), rest.Has(plan.KindBridge), len(files))
+	return fmt.Errorf("some of it is still there, or back (%d routes, %d tunnels, table %t, bridge %t, %d files); repeat the cleanup",
+		len(rest.Only(plan.KindRoute)), len(rest.Only(plan.KindTunnel)), rest.Has(plan.KindTable), rest.Has(plan.KindBridge), len(files))
 }

@@ -103,14 +103,16 @@ func (s observation) kept(store cni.Store) []Kept {
 
 // settings returns those with a value that the agent sets and that is not the kernel's default
 // (those of the neighbor tables: arp_tbl of net/ipv4/arp.c, nd_tbl of net/ipv6/ndisc.c). The
-// settings of a device follow from those of all.
+// settings of a device follow from those of all, except for the filters that tunnels need loose.
 func settings(s topology.State) []string {
 	made := map[string]string{topology.SysctlForward4: "1", topology.SysctlForward6: "1", topology.SysctlBridgeNF4: "1", topology.SysctlBridgeNF6: "1"}
+	ours := []string{topology.ConfSysctl(4, topology.Tunnel4, "rp_filter"), topology.ConfSysctl(4, topology.Tunnel6, "rp_filter")}
 	var all []string
 	for _, path := range slices.Sorted(maps.Keys(s.Sysctls)) {
 		value := s.Sysctls[path]
 		raised := strings.Contains(path, "/gc_thresh") && !slices.Contains([]string{"128", "512", "1024"}, value)
-		if value == made[path] || raised || strings.HasSuffix(path, "/accept_ra") && value == "2" {
+		loosened := len(s.Tunnels) > 0 && strings.HasSuffix(path, "/rp_filter") && value == "2" && !slices.Contains(ours, path)
+		if value == made[path] || raised || loosened || strings.HasSuffix(path, "/accept_ra") && value == "2" {
 			all = append(all, path+"="+value)
 		}
 	}

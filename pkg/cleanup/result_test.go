@@ -1,11 +1,28 @@
 package cleanup
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
+
+// Settings that the agent may have set are listed; a loose rp_filter only where there are tunnels.
+func TestSettings(t *testing.T) {
+	loose, tunnel := topology.ConfSysctl(4, "eth0", "rp_filter"), topology.ConfSysctl(4, topology.Tunnel4, "rp_filter")
+	s := topology.State{Sysctls: map[string]string{topology.SysctlForward4: "1", topology.SysctlForward6: "0", loose: "2", tunnel: "2"}}
+	want := []string{topology.SysctlForward4 + "=1"}
+	if got := settings(s); !slices.Equal(got, want) {
+		t.Errorf("without tunnels: %q, want %q", got, want)
+	}
+	s.Tunnels = []topology.Tunnel{{Name: topology.Tunnel4}}
+	want = append([]string{loose + "=2"}, want...)
+	if got := settings(s); !slices.Equal(got, want) {
+		t.Errorf("with tunnels: %q, want %q", got, want)
+	}
+}
 
 // A dry run also prints that the cleanup would be refused now.
 func TestPrintRefusals(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -200,9 +201,13 @@ func (t *Target) arrived(r result) bool {
 		!slices.ContainsFunc(t.Host.Routes, func(route topology.Route) bool { return route.Via == r.sender })
 }
 
-// routed reports whether our route leads to the subnet. If not, a missing answer proves nothing.
+// routed reports whether our route leads to the subnet, or the network's own routes are to. If not, a
+// missing answer proves nothing.
 func (t *Target) routed(subnet netip.Prefix) bool {
-	return slices.ContainsFunc(t.State.Routes, func(r topology.Route) bool {
+	byUnderlay := t.Report != nil && slices.ContainsFunc(t.Report.Peers, func(p status.Peer) bool {
+		return p.Subnet == subnet && p.Path == topology.PathUnderlay
+	})
+	return byUnderlay || slices.ContainsFunc(t.State.Routes, func(r topology.Route) bool {
 		return r.Dst == subnet && r.Type == topology.Unicast && !t.takenByMain(r)
 	})
 }
@@ -236,5 +241,5 @@ func (t *Target) cloudRemedy() string {
 			}
 		}
 	}
-	return "look for filters of addresses between the nodes: a cloud's source/destination check, a hypervisor's anti-spoofing, rp_filter and firewalls; on the peer, `plainroute status` shows its agent's state, and tcpdump the packets that arrive"
+	return "look for a router between the nodes that lacks routes to the pods' subnets (plainroute agent --mode router keeps them), and for filters of addresses: a cloud's source/destination check, a hypervisor's anti-spoofing, rp_filter and firewalls; on the peer, `plainroute status` shows its agent's state, and tcpdump the packets that arrive"
 }

@@ -42,6 +42,7 @@ func hints(pid int, config nodelab.Config) string {
 		{"ip", "ip netns exec node1 ip route show proto 112"},
 		{"ip", "ip netns exec node1 ip -6 route show proto 112"},
 		{"ip", "ip netns exec node1-a ip address"},
+		{"ip", "ip route show proto 112"},
 		{"ping", "ip netns exec node1-a ping -c 3 10.244.2.2"},
 		{"nft", "ip netns exec node1 nft list table inet plainroute"},
 		{"curl", "ip netns exec node1 curl -s http://127.0.0.1:9472/status"},

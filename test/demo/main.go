@@ -1,6 +1,6 @@
 // Command demo shows plainroute's main job on one machine: agents on three nodes watch a real kube-apiserver, program
 // routes into real kernels and write the CNI config, and pods attached by the stock plugins reach each other without
-// NAT. Each thing that it shows, it checks; it ends with an error at the first that isn't so.
+// NAT, one node being behind a router. Each thing that it shows, it checks; it ends with an error at the first that isn't so.
 package main
 
 import (

@@ -65,17 +65,21 @@ func (s *story) reachPods(ctx context.Context) error {
 	return nil
 }
 
-// reachFromNodes includes the node's own pods: there the source is the bridge's address, the gateway of its pods.
+// reachFromNodes includes the node's own pods: there the source is the bridge's address, the gateway of its pods. To pods
+// behind a tunnel it is the tunnel's address.
 func (s *story) reachFromNodes(ctx context.Context) error {
 	for _, node := range s.nodes {
 		for _, pod := range s.pods {
-			if pod.Node != node {
-				if err := s.reachPair(ctx, node.Host, pod.Host); err != nil {
-					return err
-				}
-				continue
+			var err error
+			switch {
+			case pod.Node == node:
+				err = s.reachFromDevice(ctx, node, pod, "bridge")
+			case pod.Node.LAN != node.LAN:
+				err = s.reachFromDevice(ctx, node, pod, "tunnel")
+			default:
+				err = s.reachPair(ctx, node.Host, pod.Host)
 			}
-			if err := s.reachOwn(ctx, node, pod); err != nil {
+			if err != nil {
 				return err
 			}
 		}
@@ -83,17 +87,21 @@ func (s *story) reachFromNodes(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) reachOwn(ctx context.Context, node *nodelab.Node, pod *nodelab.Pod) error {
-	var gateways []netip.Addr
+// reachFromDevice requires the address of a device of the node as source: the first of the pod subnet is the tunnel's, and
+// the next one the bridge's.
+func (s *story) reachFromDevice(ctx context.Context, node *nodelab.Node, pod *nodelab.Pod, device string) error {
+	var sources []netip.Addr
 	for i, address := range pod.Addrs() {
-		gateway := node.Subnets[i].Addr().Next()
-		if _, err := probe(ctx, node.Host, address, gateway); err != nil {
+		source := node.Subnets[i].Addr()
+		if device == "bridge" {
+			source = source.Next()
+		}
+		if _, err := probe(ctx, node.Host, address, source); err != nil {
 			return err
 		}
-		gateways = append(gateways, gateway)
+		sources = append(sources, source)
 	}
-	s.passed("%-7s -> %-7s  seen as %-12s and %-18s  tcp udp ping  (its bridge)",
-		node.Name, pod.Name, gateways[0], gateways[1])
+	s.passed("%-7s -> %-7s  seen as %-12s and %-18s  tcp udp ping  (its %s)", node.Name, pod.Name, sources[0], sources[1], device)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -26,6 +27,7 @@ type story struct {
 	cluster *nodelab.Cluster
 	nodes   []*nodelab.Node
 	pods    []*nodelab.Pod
+	router  *nodelab.Router
 }
 
 func newStory(show *screen, config nodelab.Config) *story {
@@ -39,15 +41,19 @@ func (s *story) run(ctx context.Context) error {
 		title string
 		run   func(context.Context) error
 	}{
-		{"A cluster of three nodes, each a network namespace on one LAN", s.startCluster},
+		{"A cluster of three nodes, each a network namespace: node1 and node2 on one LAN, node3 behind its router", s.startCluster},
 		{"Two pods on each node, attached by the stock bridge plugin with the config that the agent wrote", s.addPods},
 		{"The routes that the agents added", s.showRoutes},
+		{"The nodes on one LAN reach each other directly, node3 by VXLAN", s.showTunnels},
 		{"Every pod reaches every pod, and is seen under its own address", s.reachPods},
 		{"Nodes reach pods", s.reachFromNodes},
 		{"Pods reach a host outside the cluster, masqueraded", s.reachOutside},
 		{"A fourth node joins", s.join},
 		{"The fourth node leaves", s.leave},
 		{"A route deleted by hand comes back", s.heal},
+		{"The router runs an agent too, --mode router, and the nodes send by it instead of VXLAN: --off-link=gateway", s.route},
+		{"Pods reach pods on the other LAN by the router, as does a machine there that is not a Node", s.reachByRouter},
+		{"While the router's agent is away, its routes stay", s.killRouter},
 	} {
 		s.section(step.title)
 		if err := step.run(ctx); err != nil {
@@ -75,8 +81,11 @@ func (s *story) startCluster(ctx context.Context) (err error) {
 		return err
 	}
 	s.passed("kube-apiserver answers at https://%s", netip.AddrPortFrom(netlab.Router4, 6443))
-	for index := range 3 {
-		node, err := s.cluster.AddNode(ctx, index+1)
+	if err := s.cluster.AddSecondLAN(); err != nil {
+		return err
+	}
+	for i, lan := range []int{0, 0, 1} {
+		node, err := s.cluster.AddNode(ctx, lan, i+1, tunnels)
 		if err != nil {
 			return err
 		}
@@ -156,7 +165,7 @@ func (s *story) join(ctx context.Context) error {
 		return err
 	}
 	s.noteDelays("has the routes to node4 %s after the call that creates the Node", delays)
-	if err := node.StartAgent(nodelab.AgentOptions{}); err != nil {
+	if err := node.StartAgent(nodelab.AgentOptions{Args: []string{tunnels}}); err != nil {
 		return err
 	}
 	if err := s.waitReady(ctx, node); err != nil {
@@ -195,7 +204,7 @@ func (s *story) leave(ctx context.Context) error {
 func (s *story) heal(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
-	for _, subnet := range s.nodes[1].Subnets {
+	for _, subnet := range slices.Concat(s.nodes[1].Subnets, s.nodes[2].Subnets) {
 		took, err := s.nodes[0].Heal(ctx, subnet)
 		if err != nil {
 			return fmt.Errorf("deleting the route to %s on node1: %w", subnet, err)

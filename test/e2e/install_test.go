@@ -136,8 +136,14 @@ func (h helm) install(ctx context.Context) error {
 	if err := h.cluster.taint(ctx); err != nil {
 		return err
 	}
-	return h.run(ctx, "install", productName, h.chart(), "--set-json=clusterCIDR="+string(ranges), "--set=nodeCondition=true",
-		"--set=cni.config=file", "--set=startupTaint="+startupTaint, "--set=k8sServiceHost="+host, fmt.Sprintf("--set=k8sServicePort=%d", port))
+	args := []string{
+		"install", productName, h.chart(), "--set-json=clusterCIDR=" + string(ranges), "--set=nodeCondition=true",
+		"--set=cni.config=file", "--set=startupTaint=" + startupTaint, "--set=k8sServiceHost=" + host, fmt.Sprintf("--set=k8sServicePort=%d", port),
+	}
+	if *crossSubnet {
+		args = append(args, "--set=encapsulation=cross-subnet")
+	}
+	return h.run(ctx, args...)
 }
 
 func (h helm) upgrade(ctx context.Context) error {
@@ -207,7 +213,7 @@ func (c *cluster) jobDone(ctx context.Context, name string) error {
 }
 
 func (k kustomize) apply(ctx context.Context, environment map[string]string, tag string) error {
-	base, err := filepath.Rel(k.overlay, filepath.Join(*root, "config/default"))
+	config, err := filepath.Rel(k.overlay, filepath.Join(*root, "config"))
 	if err != nil {
 		return err
 	}
@@ -223,8 +229,11 @@ func (k kustomize) apply(ctx context.Context, environment map[string]string, tag
 	}
 	overlay := map[string]any{
 		"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-		"resources": []string{base},
+		"resources": []string{config + "/default"},
 		"patches":   []any{map[string]any{"patch": string(text), "target": map[string]string{"kind": "DaemonSet", "name": productName}}},
+	}
+	if *crossSubnet {
+		overlay["components"] = []string{config + "/components/cross-subnet"}
 	}
 	if tag != "" {
 		overlay["images"] = []any{map[string]string{"name": "localhost/plainroute", "newTag": tag}}

@@ -73,10 +73,16 @@ func (s *story) hasRoutes(ctx context.Context, name string) error {
 	return errors.Join(missing...)
 }
 
-func hasRoute(routes string, to netip.Prefix) bool {
-	return slices.ContainsFunc(strings.Split(routes, "\n"), func(line string) bool {
-		return strings.HasPrefix(line, to.String()+" via ")
-	})
+func hasRoute(routes string, to netip.Prefix) bool { return routeTo(routes, to) != "" }
+
+// routeTo is the line of the route to a subnet, or none.
+func routeTo(routes string, to netip.Prefix) string {
+	for line := range strings.Lines(routes) {
+		if strings.HasPrefix(line, to.String()+" via ") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
 }
 
 // awaitPodsOn waits for a node's pods, in other containers than old ones.

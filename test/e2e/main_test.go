@@ -20,6 +20,7 @@ var (
 	root        = flag.String("root", "../..", "the checkout, whose charts/, config/ and bin/ are used")
 	install     = flag.String("install", "helm", "how the product is installed: helm or kustomize")
 	clusterCIDR = flag.String("cluster-cidr", "10.244.0.0/16,fd00:10:244::/56", "where the cluster's pod subnets are from")
+	crossSubnet = flag.Bool("cross-subnet", false, "install with encapsulation=cross-subnet, for nodes with routers between them")
 	upgradeTag  = flag.String("upgrade-tag", "", "tag of an image, loaded into every node, to upgrade to; none: only a value changes")
 )
 
@@ -60,6 +61,7 @@ func TestStory(t *testing.T) {
 	s.step(t, "pods start", s.startPods)
 	s.together(t, "traffic", []part{
 		{"every pod has addresses of its own", s.addresses},
+		{"tunnels lead to nodes behind a router, and to no others", s.tunnels},
 		{"pods and nodes reach each other without NAT", s.reach},
 		{"host ports", s.hostPorts},
 		{"Services", s.services},

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/util/sets"
+
 	"github.com/plainroute/plainroute/test/e2e/talk"
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -19,6 +21,8 @@ type scene struct {
 	nodes    []node
 	pods     []pod
 	families []string
+	// routed has the pairs of nodes, from and to, with a router between them.
+	routed sets.Set[[2]string]
 }
 
 func (s *story) scene(ctx context.Context, t *testing.T) scene {
@@ -27,7 +31,9 @@ func (s *story) scene(ctx context.Context, t *testing.T) scene {
 	testutil.Must(t, err)
 	pods, err := s.cluster.readyPods(ctx, nil)
 	testutil.Must(t, err)
-	return scene{nodes: nodes, pods: pods, families: families(nodes)}
+	routed, err := routedPairs(ctx, nodes)
+	testutil.Must(t, err)
+	return scene{nodes: nodes, pods: pods, families: families(nodes), routed: routed}
 }
 
 // addresses: one of each family for each pod, from its own node's subnets, and no pod has another's.
@@ -128,15 +134,27 @@ func (s scene) verify(hosts map[string][]netip.Addr, from, to pod, answer talk.A
 	if got.Pod != to.name {
 		return fmt.Errorf("pod %s answered", got.Pod)
 	}
-	allowed := from.addresses
-	if from.onHost() && from.node == to.node {
-		// A node's packets to its own pods have the bridge's address as source.
+	allowed := s.seenByNode(from, to.node)
+	switch {
+	case !from.onHost() && !to.onHost():
+		allowed = from.addresses
+	case from.onHost() && (from.node == to.node || s.isRouted(from.node, to.node)):
+		// A node's packets to its own pods have the bridge's address as source, and those into a tunnel the tunnel's.
 		allowed = hosts[from.node]
 	}
 	if !slices.Contains(allowed, got.Seen) {
 		return fmt.Errorf("it was taken for %s: want one of %s", got.Seen, allowed)
 	}
 	return nil
+}
+
+// seenByNode are the addresses that a pod may have at a node's own address. Packets to a node behind a router go through
+// the network outside the tunnel, which may drop pods' addresses, so they get those of the pod's node.
+func (s scene) seenByNode(from pod, to string) []netip.Addr {
+	if s.isRouted(from.node, to) {
+		return s.node(from.node).addresses
+	}
+	return from.addresses
 }
 
 // hostAddresses are all that a node has, its bridge's included.

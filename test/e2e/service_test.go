@@ -78,8 +78,8 @@ func (s *story) hostPorts(ctx context.Context, t *testing.T) {
 				if got.Node != at || got.Pod != in(on(now.pods, at), groupA)[0].name {
 					return fmt.Errorf("pod %s on node %s answered: want that of node %s", got.Pod, got.Node, at)
 				}
-				if from.node != at && !slices.Contains(from.addresses, got.Seen) {
-					return fmt.Errorf("it was taken for %s: want one of %s", got.Seen, from.addresses)
+				if allowed := now.seenByNode(from, at); from.node != at && !slices.Contains(allowed, got.Seen) {
+					return fmt.Errorf("it was taken for %s: want one of %s", got.Seen, allowed)
 				}
 			}
 			return nil

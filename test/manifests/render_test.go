@@ -48,10 +48,11 @@ func choices() []choice {
 		},
 		{
 			name: "everything", resources: []string{"default", "prometheus"},
-			components: []string{"node-condition", "startup-taint", "metrics", "firewall-plugin", "resolv-conf"},
+			components: []string{"node-condition", "startup-taint", "metrics", "firewall-plugin", "resolv-conf", "cross-subnet"},
 			values: []string{
 				`clusterCIDR=["10.244.0.0/16","fd00:10:244::/48"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
-				"podMonitor.enabled=true", "prometheusRule.enabled=true", "masquerade=false", "firewallPlugin=true", `resolvConf={"hostDir":"/run/systemd/resolve"}`, `nodeCIDR=["192.168.1.0/24"]`, "uninstall.enabled=false",
+				"podMonitor.enabled=true", "prometheusRule.enabled=true", "masquerade=false", "firewallPlugin=true", `resolvConf={"hostDir":"/run/systemd/resolve"}`, `nodeCIDR=["192.168.1.0/24"]`,
+				`encapsulation="cross-subnet"`, "uninstall.enabled=false",
 			},
 			env: map[string]string{"PLAINROUTE_MASQUERADE": "false", "PLAINROUTE_NODE_CIDR": "192.168.1.0/24"},
 		},

@@ -22,7 +22,7 @@ func testLAN(t *testing.T, name string, index int) *Host {
 		lan, err = newLAN()
 		testutil.Must(t, err)
 	}
-	machine, err := (&Topology{LAN: lan}).NewMachine(name, index)
+	machine, err := (&Topology{LAN: lan}).NewMachineOn(0, name, index)
 	testutil.Must(t, err)
 	return machine
 }

@@ -36,13 +36,8 @@ func (t *Topology) AddSecondLAN() error {
 	return t.Outside.routeTo(lans[1])
 }
 
-// NewMachine makes machine number index (1 to 200) on the LAN: a namespace with default routes and without forwarding,
-// which the agent switches on. Nothing listens on it.
-func (t *Topology) NewMachine(name string, index int) (*Host, error) {
-	return t.NewMachineOn(0, name, index)
-}
-
-// NewMachineOn is NewMachine on the first LAN (0) or the second one (1).
+// NewMachineOn makes machine number index (1 to 200) on the first LAN (0) or the second one (1): a namespace with default
+// routes and without forwarding, which the agent switches on. Nothing listens on it.
 func (t *Topology) NewMachineOn(number int, name string, index int) (*Host, error) {
 	namespace, err := NewNamespace(name)
 	if err != nil {

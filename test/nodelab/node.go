@@ -157,16 +157,17 @@ func podSubnets(index int) []netip.Prefix {
 	}
 }
 
-// AddNode makes a node with its Node object and a running agent. WaitReady waits until pods can be attached.
-func (c *Cluster) AddNode(ctx context.Context, index int) (*Node, error) {
-	node, err := c.NewNode(index)
+// AddNode makes a node on a LAN with its Node object and a running agent, whose command line has more args. WaitReady
+// waits until pods can be attached.
+func (c *Cluster) AddNode(ctx context.Context, lan, index int, args ...string) (*Node, error) {
+	node, err := c.NewNodeOn(lan, index)
 	if err != nil {
 		return nil, err
 	}
 	if err := node.Register(ctx); err != nil {
 		return nil, err
 	}
-	if err := node.StartAgent(AgentOptions{}); err != nil {
+	if err := node.StartAgent(AgentOptions{Args: args}); err != nil {
 		return nil, err
 	}
 	return node, nil

@@ -16,7 +16,7 @@ type Router struct {
 	log   string
 }
 
-// StartRouter starts it, as its systemd unit would. It doesn't wait.
+// StartRouter starts it with the one capability that its systemd unit has. It doesn't wait.
 func (c *Cluster) StartRouter(args ...string) (*Router, error) {
 	router := &Router{log: filepath.Join(c.config.Dir, "router.log")}
 	log, err := os.OpenFile(router.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -32,7 +32,7 @@ func (c *Cluster) StartRouter(args ...string) (*Router, error) {
 	cmd := exec.CommandContext(context.Background(), c.config.Agent, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := c.LAN.Do(cmd.Start); err != nil {
+	if err := c.LAN.DoForever(confineRights, cmd.Start); err != nil {
 		return nil, fmt.Errorf("starting the router: %w", err)
 	}
 	router.agent = &process{cmd: cmd, ended: make(chan struct{})}

@@ -56,6 +56,21 @@ func TestNodeThatIsWell(t *testing.T) {
 	b.calm()
 }
 
+// Each peer has its path, and the route because of which it is that.
+func TestPaths(t *testing.T) {
+	b := browse(t)
+	b.open(serve(t, agent(tunneling(), nil).HTTP().Handler) + "/status")
+	const direct, tunnel = "direct by 192.168.0.0/24 dev eth0 proto 2", "tunnel to 192.168.9.3 by default via 192.168.0.254 dev eth0"
+	b.want(`[...document.querySelectorAll("#peers tbody span[title]")].map((span) => span.title).join() === "` + direct + "," + tunnel + `"`)
+	b.want(`document.querySelector("#picture svg").getAttribute("aria-label").endsWith("Peers: node-2 via 192.168.0.2; node-3 tunnel to 192.168.9.3")`)
+	b.filter("tunnel")
+	b.want(nodes + `.join() === "node-3"`)
+	b.run(chromedp.Click(`#peers tbody button`, chromedp.ByQuery))
+	b.want(`document.querySelector("dialog").textContent.includes("` + tunnel + `")`)
+	b.shoot("node-path")
+	b.calm()
+}
+
 // filter puts a text into the filter.
 func (b *tab) filter(text string) {
 	b.t.Helper()

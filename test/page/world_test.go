@@ -47,6 +47,21 @@ func result(nodes int) *status.Result {
 	return r
 }
 
+// tunneling is the report of node-1's agent among three Nodes, of which node-3 is behind a router.
+func tunneling() *status.Result {
+	r := result(3)
+	r.Nodes[2].Addrs = []netip.Addr{netip.MustParseAddr("192.168.9.3")}
+	r.Host.Encapsulation = topology.EncapsulateCrossSubnet
+	lan, all := netip.PrefixFrom(address(0), 24), netip.MustParsePrefix("0.0.0.0/0")
+	r.Desired, r.Problems = topology.Desired(
+		topology.Options{NodeName: "node-1", Bridge: topology.Bridge, Encapsulation: topology.EncapsulateCrossSubnet, VNI: 112, VXLANPort: 4789},
+		topology.Host{
+			Links:  []topology.Link{{Name: "eth0", MTU: 1500, Addrs: []netip.Prefix{netip.PrefixFrom(address(1), 24)}}},
+			Routes: []topology.Route{{Dst: lan, Dev: "eth0", Protocol: 2}, {Dst: all, Via: address(254), Dev: "eth0"}},
+		}, r.Nodes, topology.State{})
+	return r
+}
+
 // blame adds a Problem of a peer.
 func blame(r *status.Result, node int, reason problem.Reason, detail string) {
 	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node(fmt.Sprintf("node-%d", node)), Reason: reason, Message: detail})

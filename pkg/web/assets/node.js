@@ -10,17 +10,21 @@ const peers = new Table(byId("peers"), {
   state: (p) => p.state,
   kind: badness,
   order: rank,
-  text: (p) => [p.node, p.subnet, p.via, p.dev, p.state, p.message, ...list(p.reasons)].join(" "),
+  text: (p) => [p.node, p.subnet, p.via, p.dev, pathWords(p), p.state, p.message, ...list(p.reasons)].join(" "),
   columns: [
     { key: "state", label: "State", width: "110px", place: "side", value: (p) => rank(p.state), cell: (p) => badge(p.state) },
     { key: "node", label: "Node", width: "150px", place: "top", value: (p) => p.node, cell: (p) => make("button", { type: "button", click: () => details(p) }, p.node) },
     { key: "subnet", label: "Subnet", width: "165px", place: "under", value: (p) => p.subnet, cell: (p) => p.subnet },
     { key: "via", label: "Next hop", width: "205px", value: (p) => p.via, cell: (p) => (p.via ? p.via + (p.dev ? " " + p.dev : "") : "") },
+    { key: "path", label: "Path", width: "100px", value: (p) => pathWords(p), cell: (p) => make("span", { title: pathWords(p) }, p.path) },
     { key: "since", label: "Since", width: "115px", value: (p) => -Date.parse(p.since) || 0, cell: (p) => since(p.since, now) },
     { key: "repaired", label: "Repaired", width: "115px", value: (p) => -Date.parse(p.repaired) || 0, cell: (p) => since(p.repaired, now) },
     { key: "why", label: "Why", width: "auto", place: "last", value: (p) => p.message ?? "", cell: (p) => why(p) },
   ],
 });
+
+// pathWords describes how packets get to a peer: "tunnel to 192.168.2.13 by default via 192.168.1.1 dev eth0".
+const pathWords = (p) => [p.path, p.path !== "direct" && p.internalIP && `to ${p.internalIP}`, p.by && `by ${p.by}`].filter(Boolean).join(" ");
 
 const why = (p) => (p.message ? [...list(p.reasons), p.message].join(": ") : "");
 
@@ -33,6 +37,7 @@ function details(p) {
     ["State", badge(p.state)],
     ["Subnet", p.subnet],
     ["Next hop", p.via && `${p.via} dev ${p.dev}`],
+    ["Path", pathWords(p)],
     ["Why", why(p)],
     ["Remediation", remediations(p)],
     ["Since", when(p.since)],

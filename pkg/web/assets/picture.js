@@ -80,7 +80,7 @@ class Picture {
   static #targets(report, most) {
     const nodes = [...grouped(list(report.peers), (p) => p.node)].map(([node, rows]) => {
       const worst = rows.reduce((a, b) => (rank(b.state) < rank(a.state) ? b : a));
-      return { label: node, note: worst.state === "ok" ? `via ${rows.map((r) => r.via).filter(Boolean).join(", ")}` : worst.state, kind: badness(worst.state), rank: rank(worst.state) };
+      return { label: node, note: worst.state === "ok" ? Picture.#paths(rows) : worst.state, kind: badness(worst.state), rank: rank(worst.state) };
     });
     const bad = nodes.filter((n) => n.kind !== "ok").sort((a, b) => a.rank - b.rank);
     const well = nodes.filter((n) => n.kind === "ok");
@@ -93,9 +93,15 @@ class Picture {
     return all;
   }
 
+  // paths are those to the subnets of a peer: "via" next hops, or "tunnel to" InternalIPs.
+  static #paths(rows) {
+    return [...grouped(rows, (r) => r.path ?? "direct")].map(([path, some]) => (path === "direct" ? `via ${some.map((r) => r.via).join(", ")}`
+      : `${path} to ${some.map((r) => r.internalIP).join(", ")}`)).join("; ");
+  }
+
   static #words(report, targets) {
     const host = report.host ?? {};
     return `Node ${report.node}: ${count(host.ports ?? 0, "pod")} on bridge ${host.bridge}, uplink ${list(host.uplinks).map((u) => u.name).join(", ") || "none"}. `
-      + (targets.length ? "On the link: " + targets.map((t) => `${t.label} ${t.note}`).join("; ") : "No peers.");
+      + (targets.length ? "Peers: " + targets.map((t) => `${t.label} ${t.note}`).join("; ") : "No peers.");
   }
 }

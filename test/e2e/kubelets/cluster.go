@@ -32,6 +32,8 @@ type Config struct {
 	Bin string
 	// Nodes is how many there are at the start.
 	Nodes int
+	// LANs is 1, or 2 for nodes that are in turn on the first LAN and on another one behind the same router.
+	LANs int
 	// ProxyMode is kube-proxy's: nftables or iptables.
 	ProxyMode string
 	// Images are archives that every node gets before its kubelet starts.
@@ -93,6 +95,11 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	}
 	if c.topology, err = netlab.New(); err != nil {
 		return nil, err
+	}
+	if config.LANs == 2 {
+		if err := c.topology.AddSecondLAN(); err != nil {
+			return nil, err
+		}
 	}
 	say("starting etcd, kube-apiserver and %d nodes", config.Nodes)
 	group, planning := errgroup.WithContext(ctx)

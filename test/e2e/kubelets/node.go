@@ -115,7 +115,7 @@ func (c *Cluster) find(name string) (*Node, error) {
 func (c *Cluster) boot(node *Node) error {
 	var err error
 	node.stopping.Store(false)
-	if node.machine, err = c.topology.NewMachine(node.Name, node.index); err != nil {
+	if node.machine, err = c.topology.NewMachineOn((node.index-1)%c.config.LANs, node.Name, node.index); err != nil {
 		return err
 	}
 	addresses := node.machine.Addrs()

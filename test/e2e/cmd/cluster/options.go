@@ -16,6 +16,7 @@ const defaultNodes = 3
 
 type options struct {
 	nodes     int
+	lans      int
 	proxyMode string
 	images    []string
 	logs      string
@@ -24,6 +25,7 @@ type options struct {
 func (o *options) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.IntVar(&o.nodes, "nodes", defaultNodes, "how many nodes there are at the start")
+	flags.IntVar(&o.lans, "lans", 1, "1, or 2: nodes are in turn on one of two LANs with a router between them")
 	flags.StringVar(&o.proxyMode, "proxy-mode", "nftables", "kube-proxy's: nftables or iptables")
 	flags.StringSliceVar(&o.images, "image", nil, "image archives that all nodes have (default: bin/plainroute-image.tar and all in bin/e2e/images)")
 	flags.StringVar(&o.logs, "logs", "", "folder for the components' logs (default: bin/e2e/logs)")
@@ -32,7 +34,7 @@ func (o *options) register(cmd *cobra.Command) {
 // config fills in the defaults.
 func (o *options) config(bin string) (kubelets.Config, error) {
 	c := kubelets.Config{
-		Dir: inSandbox, Logs: o.logs, Bin: bin, Nodes: o.nodes, ProxyMode: o.proxyMode, Images: o.images,
+		Dir: inSandbox, Logs: o.logs, Bin: bin, Nodes: o.nodes, LANs: o.lans, ProxyMode: o.proxyMode, Images: o.images,
 		Cgroup: os.Getenv(cgroupVariable),
 	}
 	if o.proxyMode != "nftables" && o.proxyMode != "iptables" {
@@ -40,6 +42,9 @@ func (o *options) config(bin string) (kubelets.Config, error) {
 	}
 	if o.nodes < 1 || o.nodes > 100 {
 		return c, errors.New("--nodes: 1 to 100 are possible")
+	}
+	if o.lans != 1 && o.lans != 2 {
+		return c, errors.New("--lans: 1 or 2 are possible")
 	}
 	if c.Logs == "" {
 		c.Logs = filepath.Join(bin, "e2e", "logs")
