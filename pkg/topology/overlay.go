@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,8 +12,8 @@ import (
 func isTunnel(dev string) bool { return dev == Tunnel4 || dev == Tunnel6 }
 
 // findTunnels decides which tunnels this host has: one for each family of its pod subnets, also
-// while all peers are on link, because a peer with another setting may send by it. While our own
-// subnets are unknown, existing ones stay.
+// while all peers are on link, because a peer with another setting may send by it. Existing ones stay
+// while our own subnets are unknown, or while this host lacks what a new one needs.
 func (b *builder) findTunnels() {
 	if !b.opts.Encapsulates() || b.opts.Router {
 		return
@@ -29,6 +30,9 @@ func (b *builder) findTunnels() {
 	for _, p := range b.subnets {
 		is4 := p.Addr().Is4()
 		t, why := b.tunnel(p)
+		if have := b.tunnelInPlace(is4); why != "" && have != nil {
+			t, why = *have, ""
+		}
 		if why != "" {
 			*b.resolver.noTunnel.of(is4) = why
 			continue
@@ -36,6 +40,15 @@ func (b *builder) findTunnels() {
 		*b.resolver.tunnels.of(is4) = &t
 		b.desired.Tunnels = append(b.desired.Tunnels, t)
 	}
+}
+
+// tunnelInPlace returns the existing tunnel of a family, or nil.
+func (b *builder) tunnelInPlace(is4 bool) *Tunnel {
+	i := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) })
+	if i < 0 {
+		return nil
+	}
+	return &b.actual.Tunnels[i]
 }
 
 // tunnel returns the tunnel of a family of ours, or why there is none, which is reported.
@@ -55,7 +68,7 @@ func (b *builder) tunnel(subnet netip.Prefix) (t Tunnel, why string) {
 	default:
 		return t, ""
 	}
-	b.ownProblem(problem.TunnelFailed, "peers are not reached by a tunnel: %s", why)
+	b.ownProblem(problem.TunnelFailed, "the tunnel %s can't be set up: %s", t.Name, why)
 	return t, why
 }
 
@@ -122,8 +135,8 @@ func (b *builder) tunnelAddresses() {
 	b.desired.Addresses = addrs
 }
 
-// separateMACs has one Node of several with the same MAC address of their tunnel keep it, the
-// incumbent if there is one. IPv4 subnets have none in common.
+// separateMACs has one Node of several with the same MAC address of their tunnel keep it, as in a
+// dispute about a subnet: whoever writes a Node may have searched for it. IPv4 subnets have none in common.
 func (b *builder) separateMACs() {
 	holders := map[MAC]*claim{}
 	for i := range b.claims {
@@ -137,7 +150,7 @@ func (b *builder) separateMACs() {
 			holders[mac] = c
 			continue
 		}
-		if other != nil && b.precedence(c) > b.precedence(other) {
+		if other != nil && cmp.Or(cmp.Compare(b.precedence(other), b.precedence(c)), c.node.compareAge(other.node)) < 0 {
 			c, other = other, c
 			holders[mac] = other
 		}
@@ -190,7 +203,7 @@ func (b *builder) endpoints() []netip.Addr {
 			continue
 		}
 		for _, addr := range c.node.Addrs {
-			if _, ours := b.resolver.local[addr]; addr.Is4() == is4 && !ours && b.resolver.excluded(addr) == "" {
+			if _, ours := b.resolver.local[addr]; addr.Is4() == is4 && !ours && b.resolver.excluded(addr) == "" && !b.podSubnet(addr).IsValid() {
 				all = append(all, addr)
 			}
 		}
