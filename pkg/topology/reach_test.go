@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -67,8 +68,10 @@ func changedRoute(t *rapid.T, prefix *rapid.Generator[netip.Prefix], addr *rapid
 // a restarted one: no route of ours is removed, none moves except to where it would be from the
 // start on that machine, and nothing that pods need is removed.
 func TestTheHostAloneRemovesNothing(t *testing.T) {
-	host := parseHost(t, defaultHost)
+	static := parseHost(t, defaultHost)
+	advertised := parseHost(t, strings.Replace(defaultHost, `via: "fd00:192:168:1::1"`, `via: "fe80::1"`, 1))
 	rapid.Check(t, func(t *rapid.T) {
+		host := rapid.SampledFrom([]Host{static, advertised}).Draw(t, "host")
 		opts := drawOptions(t)
 		nodes := goodCluster(t, opts)
 		if rapid.Bool().Draw(t, "second addresses") {
