@@ -19,6 +19,7 @@ func sections() []section {
 	return []section{
 		{"Routes, links and addresses", routeFaults()},
 		{"The bridge and its ports", bridgeFaults()},
+		{"Tunnels", tunnelFaults()},
 		{"Settings and nftables", settingFaults()},
 		{"Foreign routes", conflictFaults()},
 		{"What the node looks like", viewFaults()},
