@@ -69,12 +69,13 @@ func (t *Target) detachedPorts() []problem.Problem {
 	return found
 }
 
-// bridgeMTU reports a smaller MTU than that of new pods: the bridge keeps its MTU for older pods.
+// bridgeMTU reports a smaller MTU than that of new pods. The kernel gives a bridge the least MTU of
+// its ports, unless it was set since, and without a port 1500 (br_mtu_auto_adjust of net/bridge/br_if.c).
 func (t *Target) bridgeMTU() []problem.Problem {
 	for _, d := range t.State.Devices {
-		if size := t.podMTU(); d.Name == t.State.Bridge && 0 < d.MTU && d.MTU < size {
+		if size := t.podMTU(); d.Name == t.State.Bridge && 0 < d.MTU && d.MTU < size && t.Host.Ports > 0 {
 			return Warn("the pods' bridge has a smaller MTU than new pods, so fragments and large datagrams to them are lost", fmt.Sprintf("%s has an MTU of %d, and new pods have %d", d.Name, d.MTU, size),
-				fmt.Sprintf("recreate the pods that are older than the change of the MTU, and then: `ip link set dev %s mtu %d`", d.Name, size))
+				fmt.Sprintf("recreate the pods that are older than the change of the MTU; if the bridge still has its own: `ip link set dev %s mtu %d`", d.Name, size))
 		}
 	}
 	return nil

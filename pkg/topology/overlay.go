@@ -12,8 +12,8 @@ import (
 func isTunnel(dev string) bool { return dev == Tunnel4 || dev == Tunnel6 }
 
 // findTunnels decides which tunnels this host has: one for each family of its pod subnets, also
-// while all peers are on link, because a peer with another setting may send by it. Existing ones stay
-// while our own subnets are unknown, or while this host lacks what a new one needs.
+// while all peers are on link, because a peer with another setting may send by it. One that is there
+// stays as it is while our own subnets are unknown, and if this host could not have it any more.
 func (b *builder) findTunnels() {
 	if !b.opts.Encapsulates() || b.opts.Router {
 		return
@@ -30,25 +30,18 @@ func (b *builder) findTunnels() {
 	for _, p := range b.subnets {
 		is4 := p.Addr().Is4()
 		t, why := b.tunnel(p)
-		if have := b.tunnelInPlace(is4); why != "" && have != nil {
-			t, why = *have, ""
-		}
-		if why != "" {
+		there := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) })
+		if why != "" && there < 0 {
 			*b.resolver.noTunnel.of(is4) = why
 			continue
+		}
+		if why != "" {
+			t = b.actual.Tunnels[there]
+			t.Up = true
 		}
 		*b.resolver.tunnels.of(is4) = &t
 		b.desired.Tunnels = append(b.desired.Tunnels, t)
 	}
-}
-
-// tunnelInPlace returns the existing tunnel of a family, or nil.
-func (b *builder) tunnelInPlace(is4 bool) *Tunnel {
-	i := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) })
-	if i < 0 {
-		return nil
-	}
-	return &b.actual.Tunnels[i]
 }
 
 // tunnel returns the tunnel of a family of ours, or why there is none, which is reported.
@@ -66,9 +59,12 @@ func (b *builder) tunnel(subnet netip.Prefix) (t Tunnel, why string) {
 	case t.MTU < least:
 		why = fmt.Sprintf("%s has an MTU of %d, which leaves %d for packets in %s, and %s takes %d at least; raise it", link.Name, link.MTU, t.MTU, t.Name, familyName(is4), least)
 	default:
+		if b.opts.MTU != 0 { // the path may take less than the links
+			t.MTU = min(t.MTU, max(b.opts.MTU, least))
+		}
 		return t, ""
 	}
-	b.ownProblem(problem.TunnelFailed, "the tunnel %s can't be set up: %s", t.Name, why)
+	b.ownProblem(problem.TunnelFailed, "peers are not reached by a tunnel: %s", why)
 	return t, why
 }
 

@@ -56,14 +56,14 @@ func (s State) Reach(subnet netip.Prefix) Reach {
 	return r
 }
 
-// endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
+// Endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
 // does not show it, because the route leads to a gateway.
-func (b *builder) endpoint(r Route) netip.Addr {
+func (s *State) Endpoint(r Route) netip.Addr {
 	switch pathOf(r) {
 	case PathTunnel:
 		key := FDBEntry{Dev: r.Dev, MAC: TunnelMAC(r.Dst)}
-		if i, ok := slices.BinarySearchFunc(b.actual.FDB, key, FDBEntry.Compare); ok {
-			return b.actual.FDB[i].Dst
+		if i, ok := slices.BinarySearchFunc(s.FDB, key, FDBEntry.Compare); ok {
+			return s.FDB[i].Dst
 		}
 	case PathDirect:
 		return r.Via
@@ -74,7 +74,7 @@ func (b *builder) endpoint(r Route) netip.Addr {
 // mayLeadTo reports whether a route of ours leads to an InternalIP of a Node, or to a gateway, which
 // does not show the Node.
 func (b *builder) mayLeadTo(r Route, n *Node) bool {
-	return pathOf(r) == PathGateway || slices.Contains(n.Addrs, b.endpoint(r))
+	return pathOf(r) == PathGateway || slices.Contains(n.Addrs, b.actual.Endpoint(r))
 }
 
 // pathOf returns the Path of a route of ours. No InternalIP is a link-local address.
@@ -113,7 +113,7 @@ func (b *builder) reachAll(claims []claim) {
 // InternalIP, and only this host's routes to it changed. The route is replaced for a better
 // InternalIP of the Node, or for a later one if the link of the former lost its carrier.
 func (b *builder) keep(c *claim, have Route) {
-	to := b.endpoint(have)
+	to := b.actual.Endpoint(have)
 	if pathOf(have) == PathGateway {
 		switch before := b.grantOf(c); {
 		case before == nil: // after a restart
@@ -202,7 +202,7 @@ func (b *builder) yield(want *Route) (stays bool) {
 	if have == nil || have.Type != want.Type {
 		return false
 	}
-	to := b.endpoint(*have)
+	to := b.actual.Endpoint(*have)
 	if have.Via != want.Via && (c == nil || !b.mayLeadTo(*have, c.node)) {
 		return false
 	}

@@ -3,6 +3,7 @@ package topology
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,5 +126,78 @@ func TestRulesetOfTunnels(t *testing.T) {
 	text := desired.Masquerade.Ruleset()
 	if strings.Count(text, "flags interval") != 2 || strings.Count(text, "set endpoints") != 2 || strings.Count(text, "@th,96,24 112 drop") != 2 {
 		t.Error(text)
+	}
+}
+
+// withMTU returns a host whose uplink has another MTU.
+func withMTU(host Host, mtu int) Host {
+	host.Links = slices.Clone(host.Links)
+	for i := range host.Links {
+		if !host.Links[i].Loopback {
+			host.Links[i].MTU = mtu
+		}
+	}
+	return host
+}
+
+// Pods get the uplink's MTU, less what the tunnels of their families add. What is too small for a family is reported, and
+// no tunnel and no CNI config is made.
+func TestMTUWithTunnels(t *testing.T) {
+	opts, host, both := tunneling(t)
+	alone := parseNodes(t, "node1 3h 10.244.1.0/24 192.168.1.11\n")
+	for _, c := range []struct {
+		nodes            []*Node
+		uplink, mtu      int // the uplink's, and --mtu
+		pods             int
+		tunnel4, tunnel6 int
+		problem          string
+	}{
+		{both, 1500, 0, 1430, 1450, 1430, ""},
+		{alone, 1500, 0, 1450, 1450, 0, ""},
+		{both, 9001, 0, 8931, 8951, 8931, ""},
+		{both, 70000, 0, 65465, 65485, 65465, ""},
+		{both, 1350, 0, 1280, 1300, 1280, ""},
+		{both, 1349, 0, 0, 1299, 0, "eth0 has an MTU of 1349, which leaves 1279 for packets in plainroute-v6, and IPv6 takes 1280 at least; raise it"},
+		{alone, 626, 0, 576, 576, 0, ""},
+		{alone, 117, 0, 0, 0, 0, "eth0 has an MTU of 117, which leaves 67 for packets in plainroute-v4, and IPv4 takes 68 at least; raise it"},
+		{both, 1500, 1400, 1400, 1400, 1400, ""},
+		{both, 1500, 1500, 1500, 1450, 1430, ""},
+		{both, 1500, 1440, 1440, 1440, 1430, ""},
+	} {
+		opts.MTU = c.mtu
+		desired, problems := Desired(opts, withMTU(host, c.uplink), c.nodes, allSysctls("lo", "eth0", Bridge))
+		got := map[string]int{}
+		for _, tunnel := range desired.Tunnels {
+			got[tunnel.Name] = tunnel.MTU
+		}
+		if desired.CNI != nil {
+			got["pods"] = desired.CNI.MTU
+		}
+		if got["pods"] != c.pods || got[Tunnel4] != c.tunnel4 || got[Tunnel6] != c.tunnel6 {
+			t.Errorf("an uplink of %d, --mtu=%d: got %v, want %d, %d and %d", c.uplink, c.mtu, got, c.pods, c.tunnel4, c.tunnel6)
+		}
+		failed := slices.DeleteFunc(problems, func(p problem.Problem) bool { return p.Reason != problem.TunnelFailed || !p.BlocksReady })
+		if (c.problem != "") != (len(failed) == 1) || len(failed) == 1 && !strings.Contains(failed[0].Message, c.problem) {
+			t.Errorf("an uplink of %d, --mtu=%d: the problems are %v", c.uplink, c.mtu, failed)
+		}
+	}
+}
+
+// A tunnel that carries packets stays, with all that is on it, when this host could not have it any more.
+func TestTunnelThatIsThereStays(t *testing.T) {
+	opts, host, nodes := tunneling(t)
+	before, _ := Desired(opts, host, nodes, allSysctls("lo", "eth0", Bridge))
+	withoutAddrs := withMTU(host, 1500)
+	for i := range withoutAddrs.Links {
+		withoutAddrs.Links[i].Addrs = nil
+	}
+	for name, now := range map[string]Host{"a small uplink": withMTU(host, 1300), "an uplink without addresses": withoutAddrs} {
+		after, problems := Desired(opts, now, nodes, before)
+		if !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) || !slices.Equal(after.Routes, before.Routes) || len(after.Tunnels) != 2 || !after.CNI.Equal(before.CNI) {
+			t.Errorf("%s: got\n%+v\nwant\n%+v", name, after, before)
+		}
+		if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.BlocksReady }) {
+			t.Errorf("%s: nothing is reported: %v", name, problems)
+		}
 	}
 }
