@@ -157,9 +157,9 @@ func TestMTUWithTunnels(t *testing.T) {
 		{both, 9001, 0, 8931, 8951, 8931, ""},
 		{both, 70000, 0, 65465, 65485, 65465, ""},
 		{both, 1350, 0, 1280, 1300, 1280, ""},
-		{both, 1349, 0, 0, 1299, 0, "eth0 has an MTU of 1349, which leaves 1279 for packets in plainroute-v6, and IPv6 takes 1280 at least; raise it"},
+		{both, 1349, 0, 0, 1299, 0, "the uplink's MTU of 1349 leaves 1279 for packets in plainroute-v6, and IPv6 takes 1280 at least; raise it"},
 		{alone, 626, 0, 576, 576, 0, ""},
-		{alone, 117, 0, 0, 0, 0, "eth0 has an MTU of 117, which leaves 67 for packets in plainroute-v4, and IPv4 takes 68 at least; raise it"},
+		{alone, 117, 0, 0, 0, 0, "the uplink's MTU of 117 leaves 67 for packets in plainroute-v4, and IPv4 takes 68 at least; raise it"},
 		{both, 1500, 1400, 1400, 1400, 1400, ""},
 		{both, 1500, 1500, 1500, 1450, 1430, ""},
 		{both, 1500, 1440, 1440, 1440, 1430, ""},
@@ -183,6 +183,37 @@ func TestMTUWithTunnels(t *testing.T) {
 	}
 }
 
+// If the InternalIP is on lo, packets of the tunnel leave by the links of the routes to peers' InternalIPs, or by those of
+// default routes if there is no such route.
+func TestMTUOfATunnelFromLo(t *testing.T) {
+	opts, _, _ := tunneling(t)
+	nodes := parseNodes(t, "node1 3h 10.244.1.0/24 192.168.50.1\nnode2 3h 10.244.2.0/24 192.168.50.2\n")
+	const links = `links:
+- {name: lo, mtu: 65536, addrs: [192.168.50.1/32], loopback: true}
+- {name: eth0, mtu: 9000, addrs: [192.168.1.11/24]}
+- {name: eth1, mtu: 1400, addrs: [192.168.2.11/24]}
+routes:
+- {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
+- {dst: 192.168.2.0/24, dev: eth1, protocol: 2}
+`
+	for routes, want := range map[string]int{
+		"": 1450,
+		"- {dst: 192.168.50.2/32, via: 192.168.2.1, dev: eth1}\n":                                                  1350,
+		"- {dst: 192.168.50.2/32, via: 192.168.1.1, dev: eth0}\n- {dst: 0.0.0.0/0, via: 192.168.2.1, dev: eth1}\n": 8950,
+		"- {dst: 0.0.0.0/0, via: 192.168.2.1, dev: eth1}\n":                                                        1350,
+		"- {dst: 192.168.50.2/32, dev: lo}\n- {dst: 0.0.0.0/0, via: 192.168.2.1, dev: eth1}\n":                     1350,
+	} {
+		desired, problems := Desired(opts, parseHost(t, links+routes), nodes, allSysctls("lo", "eth0", "eth1", Bridge))
+		if len(desired.Tunnels) != 1 || desired.Tunnels[0].MTU != want || desired.CNI == nil || desired.CNI.MTU != want {
+			t.Errorf("with\n%sgot %v and %+v, want %d; %v", routes, desired.Tunnels, desired.CNI, want, problems)
+		}
+		after, _ := Desired(opts, parseHost(t, links), nodes, desired)
+		if len(after.Tunnels) != 1 || after.Tunnels[0].MTU != want || !after.CNI.Equal(desired.CNI) {
+			t.Errorf("with\n%sand then without routes: got %v and %+v, want %d", routes, after.Tunnels, after.CNI, want)
+		}
+	}
+}
+
 // A tunnel that carries packets stays, with all that is on it, when this host could not have it any more.
 func TestTunnelThatIsThereStays(t *testing.T) {
 	opts, host, nodes := tunneling(t)
@@ -191,13 +222,13 @@ func TestTunnelThatIsThereStays(t *testing.T) {
 	for i := range withoutAddrs.Links {
 		withoutAddrs.Links[i].Addrs = nil
 	}
-	for name, now := range map[string]Host{"a small uplink": withMTU(host, 1300), "an uplink without addresses": withoutAddrs} {
+	for name, now := range map[string]Host{"the uplink's MTU of 1300 leaves 1230": withMTU(host, 1300), "no link of this host has": withoutAddrs} {
 		after, problems := Desired(opts, now, nodes, before)
 		if !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) || !slices.Equal(after.Routes, before.Routes) || len(after.Tunnels) != 2 || !after.CNI.Equal(before.CNI) {
 			t.Errorf("%s: got\n%+v\nwant\n%+v", name, after, before)
 		}
-		if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.BlocksReady }) {
-			t.Errorf("%s: nothing is reported: %v", name, problems)
+		if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.BlocksReady && strings.Contains(p.Message, name) }) {
+			t.Errorf("%s: it is not reported: %v", name, problems)
 		}
 	}
 }
