@@ -161,11 +161,12 @@ func (t *Target) outside() []inspect.Packet {
 	return packets
 }
 
-// somePeer returns the pod subnet of a peer, its InternalIP, and the uplink that leads there.
+// somePeer returns the pod subnet of a peer, its InternalIP if it is on link, and the device that leads
+// there.
 func (t *Target) somePeer(is4 bool) (subnet netip.Prefix, hop netip.Addr, dev string) {
 	for _, r := range t.State.Routes {
 		if r.Metric == topology.MetricPeer && r.Dst.Addr().Is4() == is4 {
-			return r.Dst, r.Via, r.Dev
+			return r.Dst, t.nextHop(r), r.Dev
 		}
 	}
 	if uplinks := t.uplinks(); len(uplinks) == 1 {

@@ -216,12 +216,25 @@ func (t *Target) peerFlows(r topology.Route, rules rules) []flow {
 			all = append(all, flow{"a peer's pod to a pod here", pod, there, r.Dev, netip.Addr{}, bridge})
 		}
 	}
+	peer := t.nextHop(r)
+	if !peer.IsValid() {
+		return all
+	}
 	for _, pod := range pods {
 		all = append(all,
-			flow{"a peer to a pod here", pod, r.Via, r.Dev, netip.Addr{}, bridge},
-			flow{"a pod here to a peer", r.Via, pod, bridge, netip.Addr{}, r.Dev})
+			flow{"a peer to a pod here", pod, peer, r.Dev, netip.Addr{}, bridge},
+			flow{"a pod here to a peer", peer, pod, bridge, netip.Addr{}, r.Dev})
 	}
 	return all
+}
+
+// nextHop returns the InternalIP that a route of ours has as next hop, or the zero Addr if it leads
+// into a tunnel or to a gateway.
+func (t *Target) nextHop(r topology.Route) netip.Addr {
+	if t.State.Endpoint(r) != r.Via {
+		return netip.Addr{}
+	}
+	return r.Via
 }
 
 // nodeAddrs returns the InternalIPs that this host has, because it can't send from others.

@@ -208,13 +208,15 @@ func TestSiegeOfARestartedAgent(t *testing.T) {
 	host := testHost(t)
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSiege(t)
-		s.host = host // on which all honest Nodes are reached
+		s.host = host                        // on which all honest Nodes are reached
 		if s.opts.OffLink != OffLinkReport { // a gateway does not show which Node is behind it
 			return
 		}
 		before, _ := Desired(s.opts, s.host, s.honest, withKernel(State{}))
 		attackers := slices.DeleteFunc(s.attackers(t), func(n *Node) bool {
-			return slices.ContainsFunc(s.honest, func(h *Node) bool { return slices.ContainsFunc(n.Addrs, func(a netip.Addr) bool { return slices.Contains(h.Addrs, a) }) })
+			return slices.ContainsFunc(s.honest, func(h *Node) bool {
+				return slices.ContainsFunc(n.Addrs, func(a netip.Addr) bool { return slices.Contains(h.Addrs, a) })
+			})
 		})
 		restarted := withKernel(before)
 		restarted.granted = nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -20,6 +21,8 @@ import (
 const vxlanPort = 4789
 
 func tunnelFaults() []fault {
+	blocked := tunneled("a firewall of the host drops the tunnels' packets", "doctor finds it; packets flow again once it is gone", 1, blockTunnels)
+	blocked.alone = true
 	return []fault{
 		tunneled("the tunnels deleted", "they are made again, with all that was on them", 3, (*lab).deleteTunnels),
 		tunneled("the tunnels set down", "they are set up again, with all that was on them", 3, func(l *lab) {
@@ -43,7 +46,7 @@ func tunnelFaults() []fault {
 				l.t.Errorf("the tunnel was made again: its index is %d and was %d", after, before)
 			}
 		}),
-		tunneled("a firewall of the host drops the tunnels' packets", "doctor finds it; packets flow again once it is gone", 1, blockTunnels),
+		blocked,
 	}
 }
 
@@ -144,23 +147,39 @@ func replaceTunnels(l *lab) {
 	l.repairable()
 }
 
-// blockTunnels lasts until doctor has found it.
+// blockTunnels lasts until doctor has found it. It is alone, because doctor looks at all nodes.
 func blockTunnels(l *lab) {
+	l.expectDoctor("ok: forward-policy", "ok: policy-rules", "ok: pod-packets")
+	l.broken()
 	firewall := &nftables.Table{Name: "firewall", Family: nftables.TableFamilyINet}
 	l.changeTable(func(conn *nftables.Conn) {
 		conn.AddTable(firewall)
-		input := conn.AddChain(&nftables.Chain{Name: "input", Table: firewall, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+		input := conn.AddChain(&nftables.Chain{
+			Name: "input", Table: firewall, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
+		})
 		conn.AddRule(&nftables.Rule{Table: firewall, Chain: input, Exprs: []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{vxlanPort >> 8, vxlanPort & 0xff}}, &expr.Verdict{Kind: expr.VerdictDrop},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{vxlanPort >> 8, vxlanPort & 0xff}},
+			&expr.Verdict{Kind: expr.VerdictDrop},
 		}})
 	})
-	found, err := l.node.Doctor(l.within(limit), "--verbose")
-	l.must(err)
-	l.t.Log(found.Stdout, found.Stderr)
+	l.expectDoctor("pod-packets: nodes answer, but packets to their pods by the tunnel do not arrive there, or the answers are lost: " + l.peer.Name)
 	l.changeTable(func(conn *nftables.Conn) { conn.DelTable(firewall) })
 	l.repairable()
+}
+
+// expectDoctor fails the test unless doctor prints all of this on the node.
+func (l *lab) expectDoctor(want ...string) {
+	l.t.Helper()
+	found, err := l.node.Doctor(l.within(limit), "--verbose")
+	l.must(err)
+	for _, text := range want {
+		if !strings.Contains(found.Stdout, text) {
+			l.t.Errorf("doctor does not print %q:\n%s", text, found.Stdout)
+		}
+	}
 }
 
 // plantVXLAN makes VXLAN devices of other programs, as flannel does, and one on our own UDP port, with what is on
