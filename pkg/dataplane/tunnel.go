@@ -264,16 +264,24 @@ func (n neighbor) fdbEntry(dev string) (entry topology.FDBEntry, ok bool) {
 }
 
 // learnPeer reports whether a notification of a neighbor or FDB entry on a tunnel differs from what
-// is kept. Those of all other devices, of which there may be thousands, are ignored first.
+// is kept. Those of all other devices, of which there may be thousands, are ignored first. Before it
+// deletes a device the kernel announces the deletion of all that is on it; the device's own
+// notification follows.
 func (k *Kernel) learnPeer(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofNdMsg || k.links == nil {
 		return false
 	}
-	t, ours := k.links.tunnels[int(int32(number(m.Data[4:])))]
+	index, deleted := int(int32(number(m.Data[4:]))), m.Header.Type == unix.RTM_DELNEIGH
+	t, ours := k.links.tunnels[index]
+	if ours && deleted && k.gone(index) {
+		delete(k.links.tunnels, index)
+		k.fresh.routes, k.fresh.peers = false, false
+		return false
+	}
 	if !ours || !k.fresh.peers {
 		return ours
 	}
-	n, deleted := parseNeighbor(m.Data), m.Header.Type == unix.RTM_DELNEIGH
+	n := parseNeighbor(m.Data)
 	agrees := true
 	if n.family == unix.AF_BRIDGE {
 		if entry, ok := n.fdbEntry(t.Name); ok {
