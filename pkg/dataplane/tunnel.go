@@ -148,10 +148,9 @@ func (k *Kernel) setTunnel(t topology.Tunnel) error {
 	}
 	index := link.Attrs().Index
 	if have, ok := tunnelOf(link); ok && have.Local != t.Local {
-		for _, err := range k.rtnetlink.acknowledge([]request{{kind: unix.RTM_NEWLINK, data: encodeLocal(index, t)}}) {
-			if err != nil {
-				return fmt.Errorf("setting the local address: %w", err)
-			}
+		local := request{kind: unix.RTM_NEWLINK, data: encodeLocal(index, t)}
+		if err := errors.Join(errors.Join(k.rtnetlink.acknowledge([]request{local})...), k.renewEntries(t.Name)); err != nil {
+			return fmt.Errorf("setting the local address: %w", err)
 		}
 	}
 	if link.Attrs().HardwareAddr.String() != t.MAC.String() {
@@ -165,6 +164,22 @@ func (k *Kernel) setTunnel(t topology.Tunnel) error {
 		}
 	}
 	return k.setTunnelUp(link, t)
+}
+
+// renewEntries deletes and adds each FDB entry of a tunnel, because the kernel keeps the former source
+// address of its packets as well (udp_tunnel6_dst_lookup of net/ipv6/ip6_udp_tunnel.c, by dst_cache).
+func (k *Kernel) renewEntries(dev string) (err error) {
+	var requests []request
+	for _, e := range k.peers.fdb {
+		if e.Dev == dev {
+			data := k.encodePeer(plan.FDBEntry{FDBEntry: e})
+			requests = append(requests, request{unix.RTM_DELNEIGH, 0, data}, request{unix.RTM_NEWNEIGH, unix.NLM_F_CREATE, data})
+		}
+	}
+	for batch := range slices.Chunk(requests, perSend) {
+		err = errors.Join(append(k.rtnetlink.acknowledge(batch), err)...)
+	}
+	return err
 }
 
 // encodeLocal returns struct ifinfomsg and the attributes that change a tunnel's own address. The

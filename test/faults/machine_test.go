@@ -200,9 +200,12 @@ func (m *machine) ownState(peer *machine) (state, error) {
 	if err := s.addTables(conn, func(table string) bool { return table == "plainroute" }); err != nil {
 		return nil, err
 	}
-	for _, set := range []string{"nodes4", "nodes6", "endpoints4", "endpoints6"} {
-		// A set that is gone lacks its elements.
-		if err := s.addElements(conn, set, peer); err != nil && !errors.Is(err, unix.ENOENT) {
+	sets, err := conn.GetSets(ourTable())
+	if err != nil {
+		return nil, fmt.Errorf("listing nftables' sets: %w", err)
+	}
+	for _, set := range sets {
+		if err := s.addElements(conn, set, peer); err != nil {
 			return nil, err
 		}
 	}

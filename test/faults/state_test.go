@@ -99,15 +99,15 @@ func (s state) addTables(conn *nftables.Conn, keep func(name string) bool) error
 }
 
 // addElements adds which of a peer's addresses an nftables set of ours holds.
-func (s state) addElements(conn *nftables.Conn, set string, peer *machine) error {
-	elements, err := conn.GetSetElements(&nftables.Set{Table: ourTable(), Name: set})
+func (s state) addElements(conn *nftables.Conn, set *nftables.Set, peer *machine) error {
+	elements, err := conn.GetSetElements(set)
 	if err != nil {
-		return fmt.Errorf("listing the elements of %s: %w", set, err)
+		return fmt.Errorf("listing the elements of %s: %w", set.Name, err)
 	}
 	for _, element := range elements {
 		for _, address := range peer.Addrs() {
 			if string(element.Key) == string(address.AsSlice()) {
-				s[fmt.Sprintf("%s in set %s", address, set)] = ""
+				s[fmt.Sprintf("%s in set %s", address, set.Name)] = ""
 			}
 		}
 	}

@@ -57,6 +57,24 @@ func tunneled(name, answer string, times int, inject func(*lab)) fault {
 	}
 }
 
+// byTunnels are the same faults between nodes that reach each other by tunnels. While an address is replaced, of which
+// the agents hear one after the other, the one drops what the other sends.
+func byTunnels(faults []fault, loses losses) []fault {
+	for i := range faults {
+		f := &faults[i]
+		prepare := f.prepare
+		f.name += ", by tunnels"
+		f.loses = loses
+		f.prepare = func(l *lab) {
+			l.encapsulate()
+			if prepare != nil {
+				prepare(l)
+			}
+		}
+	}
+	return faults
+}
+
 // encapsulate has both nodes reach all others by tunnels, beside other programs' VXLAN devices.
 func (l *lab) encapsulate() {
 	l.t.Helper()
@@ -74,6 +92,46 @@ func (l *lab) eachTunnel(do func(netlink.Link, netip.Prefix) error) {
 	for i, name := range []string{topology.Tunnel4, topology.Tunnel6} {
 		l.must(do(l.link(name), l.peer.Subnets[i]))
 	}
+}
+
+// sendsFrom returns an error if a tunnel's packets have another source than these addresses, IPv4 first.
+func (m *machine) sendsFrom(addresses []netip.Addr) error {
+	for i, name := range []string{topology.Tunnel4, topology.Tunnel6} {
+		link, err := m.Handle().LinkByName(name)
+		if err != nil {
+			continue // it has none
+		}
+		if v, ok := link.(*netlink.Vxlan); !ok || !v.SrcAddr.Equal(addresses[i].AsSlice()) {
+			return fmt.Errorf("%s of %s is %+v; want packets from %s", name, m.Name, v, addresses[i])
+		}
+	}
+	return nil
+}
+
+// acceptsFrom returns an error if tunnels of the node do not accept packets from these addresses.
+func (m *machine) acceptsFrom(addresses []netip.Addr) error {
+	conn, err := m.NFT()
+	if err != nil {
+		return err
+	}
+	sets, err := conn.GetSets(ourTable())
+	if err != nil {
+		return fmt.Errorf("listing nftables' sets: %w", err)
+	}
+	for i, name := range []string{"endpoints4", "endpoints6"} {
+		at := slices.IndexFunc(sets, func(set *nftables.Set) bool { return set.Name == name })
+		if at < 0 {
+			continue
+		}
+		elements, err := conn.GetSetElements(sets[at])
+		if err != nil {
+			return fmt.Errorf("listing the elements of %s: %w", name, err)
+		}
+		if !slices.ContainsFunc(elements, func(e nftables.SetElement) bool { return string(e.Key) == string(addresses[i].AsSlice()) }) {
+			return fmt.Errorf("%s of %s lacks %s", name, m.Name, addresses[i])
+		}
+	}
+	return nil
 }
 
 func (l *lab) deleteTunnels() {
