@@ -63,6 +63,38 @@ var rules = []ruleTest{
 	{
 		`iifname "plainroute0" icmpv6 type nd-router-advert drop`, datagram{src: pod6, dst: "fd01:0:0:1::7", icmp: 134}, "", "fd01::7 by eth0",
 	},
+	{
+		"ip saddr != @endpoints4 udp dport 4789 @th,96,24 112 drop",
+		datagram{src: "10.128.1.7", dst: pod4, outer: "192.168.1.66"}, "", "10.128.1.7 by plainroute0",
+	},
+	{
+		"ip6 saddr != @endpoints6 udp dport 4789 @th,96,24 112 drop",
+		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "fd00:192:168:1::66"}, "", "fd01:0:0:1::7 by plainroute0",
+	},
+	{
+		`iifname "plainroute-v4" meta nfproto != ipv4 drop`,
+		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "192.168.1.12"}, "", "fd01:0:0:1::7 by plainroute0",
+	},
+	{
+		`iifname "plainroute-v6" meta nfproto != ipv6 drop`,
+		datagram{src: "10.128.1.7", dst: pod4, outer: "fd00:192:168:1::12"}, "", "10.128.1.7 by plainroute0",
+	},
+	{
+		`iifname "plainroute-v4" ip saddr != @cluster4 drop`,
+		datagram{src: "203.0.113.66", dst: pod4, outer: "192.168.1.12"}, "", "203.0.113.66 by plainroute0",
+	},
+	{
+		`iifname "plainroute-v6" ip6 saddr != @cluster6 drop`,
+		datagram{src: "2001:db8::66", dst: pod6, outer: "fd00:192:168:1::12"}, "", "2001:db8::66 by plainroute0",
+	},
+	{
+		`iifname "plainroute-v4" ip saddr 10.128.0.0/24 drop`,
+		datagram{src: "10.128.0.66", dst: pod4, outer: "192.168.1.12"}, "", "10.128.0.66 by plainroute0",
+	},
+	{
+		`iifname "plainroute-v6" ip6 saddr fd01::/64 drop`,
+		datagram{src: "fd01::66", dst: pod6, outer: "fd00:192:168:1::12"}, "", "fd01::66 by plainroute0",
+	},
 }
 
 // untouched are packets that rules leave out, one for each condition of a rule.
@@ -82,8 +114,14 @@ var untouched = map[string]ruleTest{
 	"this host, IPv4":                  {send: datagram{src: pod4, dst: "10.128.0.1"}, with: "10.128.0.7 to this host"},
 	"this host, IPv6":                  {send: datagram{src: pod6, dst: "fd01::1"}, with: "fd01::7 to this host"},
 	"::1, which the kernel drops":      {send: datagram{src: pod6, dst: "::1"}},
+	"a peer's pod by a tunnel, IPv4":   {send: fromPeer(true), with: "10.128.1.9 by plainroute0"},
+	"a peer's pod by a tunnel, IPv6":   {send: fromPeer(false), with: "fd01:0:0:1::9 by plainroute0"},
+	"another peer's pod, by a peer":    {send: datagram{src: "10.128.2.7", dst: pod4, outer: "192.168.1.12"}, with: "10.128.2.7 by plainroute0"},
+	"another VXLAN device on our port": {send: datagram{src: "172.29.7.2", dst: "172.29.7.1", outer: "192.168.1.66", vni: 7}, with: "172.29.7.2 to this host"},
 	"what is beside 127.0.0.0/8, IPv4": {send: datagram{src: pod4, dst: "128.0.0.1"}, with: "192.168.1.11 by eth0, of another port"},
 }
+
+const otherVXLAN = "other.7" // a device of another program
 
 const pod4, pod6 = "10.128.0.7", "fd01::7"
 
@@ -144,6 +182,10 @@ func newPacketMachine(t *testing.T) *packetMachine {
 	t.Helper()
 	m := &packetMachine{machine: newMachine(t)}
 	m.needIPv6()
+	m.tune = func(o *topology.Options) {
+		o.Encapsulation, o.VNI, o.VXLANPort = topology.EncapsulateCrossSubnet, 112, 4789
+		o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.128.0.0/16"), netip.MustParsePrefix("fd01::/48")}
+	}
 	m.must(m.nl.AddrDel(m.eth0, &rtnl.Addr{IPNet: ipNet(netip.MustParsePrefix("192.168.1.11/24"))}))
 	for _, a := range []string{"192.168.1.200/24", "192.168.1.11/24", "fd00:192:168:1::200/64"} {
 		m.addr("eth0", a)
@@ -152,6 +194,10 @@ func newPacketMachine(t *testing.T) *packetMachine {
 	m.addr("eth1", "172.16.0.2/24")
 	m.addr("eth1", "fd00:172:16::2/64")
 	m.route("default", "192.168.1.1", "eth0", 0, 4)
+	other := &rtnl.Vxlan{LinkAttrs: rtnl.LinkAttrs{Name: otherVXLAN}, VxlanId: 7, Port: 4789}
+	m.must(m.nl.LinkAdd(other))
+	m.up(otherVXLAN)
+	m.addr(otherVXLAN, "172.29.7.1/24")
 	m.pass(nodes(2))
 	m.addVeth("pod", 1500)
 	m.must(m.nl.LinkSetMaster(m.link("pod"), m.link(topology.Bridge)))
@@ -163,12 +209,14 @@ func newPacketMachine(t *testing.T) *packetMachine {
 		{"eth0", "2001:db8:51::2"},
 		{"eth1", "198.51.101.2"},
 		{"eth1", "2001:db8:52::2"},
+		{topology.Bridge, pod4},
+		{topology.Bridge, pod6},
 		{topology.Bridge, "203.0.113.9"},
 		{topology.Bridge, "2001:db8:9::9"},
 	} {
 		m.neighborAt(n.dev, netip.MustParseAddr(n.addr))
 	}
-	for _, dev := range []string{"all", topology.Bridge} {
+	for _, dev := range []string{"all", topology.Bridge, topology.Tunnel4} {
 		m.sysctl("net/ipv4/conf/"+dev+"/rp_filter", "0")
 	}
 	m.sysctl("net/ipv4/conf/"+topology.Bridge+"/route_localnet", "1") // as portmap sets it
@@ -214,7 +262,7 @@ func (m *packetMachine) rules() []string {
 func (m *packetMachine) deleteRule(rule string) {
 	m.t.Helper()
 	var have []*nftables.Rule
-	for _, chain := range []string{"postrouting", "prerouting"} { // as in the text
+	for _, chain := range []string{"input", "postrouting", "prerouting"} { // as in the text
 		some, err := m.nft.GetRules(nftTable, &nftables.Chain{Name: chain, Table: nftTable})
 		m.must(err)
 		have = append(have, some...)
