@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -274,4 +275,33 @@ func (m *packetMachine) deleteRule(rule string) {
 	c := m.nft4test()
 	m.must(c.DelRule(have[slices.Index(all, rule)]))
 	m.must(c.Flush())
+}
+
+// A change of the InternalIP changes the source of a tunnel's packets, which the kernel keeps for each FDB entry.
+func TestSourceOfATunnelFollows(t *testing.T) {
+	m := newPacketMachine(t)
+	former := m.tune
+	m.tune = func(o *topology.Options) { former(o); o.Encapsulation = topology.EncapsulateAlways }
+	all := nodes(2)
+	for _, own := range []string{"fd00:192:168:1::11", "fd00:192:168:1::200", "fd00:192:168:1::11"} {
+		all[0].Addrs = []netip.Addr{all[0].Addrs[0], netip.MustParseAddr(own)}
+		m.settle(all)
+		if got := m.outerSource(datagram{src: pod6, dst: "fd01:0:0:1::7"}); got.String() != own {
+			t.Errorf("the source is %s, want %s", got, own)
+		}
+	}
+}
+
+// outerSource returns the source of the VXLAN packet in which a datagram leaves by eth0.
+func (m *packetMachine) outerSource(d datagram) netip.Addr {
+	m.t.Helper()
+	m.sent++
+	payload := fmt.Sprintf("tunneled %d", m.sent)
+	m.inject(d, firstPort, payload)
+	for {
+		packet, from := m.await()
+		if src, _, data, ok := parseDatagram(packet); ok && from.Pkttype == unix.PACKET_OUTGOING && m.links.name(from.Ifindex) == "eth0" && strings.HasSuffix(data, payload) {
+			return src
+		}
+	}
 }
