@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,8 @@ type datagram struct {
 	src, dst, by string
 	icmp         byte
 	outer        string
-	vni          int // 0: ours
+	vni          int  // 0: ours
+	fragmented   bool // the outer packet, of IPv6, is sent in two parts
 }
 
 const (
@@ -173,7 +175,27 @@ func (m *packetMachine) inject(d datagram, port int, payload string) {
 	frame := append(append([]byte{}, m.link(dev).Attrs().HardwareAddr...), 2, 0, 0, 0, 0, 2)
 	frame = append(binary.BigEndian.AppendUint16(frame, etherType(dst)), packet...)
 	header := binary.BigEndian.AppendUint32([]byte{8, 0, 0, 0}, vni<<8) // RFC 7348, section 5
-	m.sendFrame("eth0-peer", m.eth0, encodeUDP(outer, netip.MustParseAddr(local), port, 4789, string(append(header, frame...))))
+	whole := encodeUDP(outer, netip.MustParseAddr(local), port, 4789, string(append(header, frame...)))
+	if !d.fragmented {
+		m.sendFrame("eth0-peer", m.eth0, whole)
+		return
+	}
+	const ip, udp = 40, 8
+	for _, part := range [][]byte{fragment(whole, port, 0, whole[ip:][:udp], true), fragment(whole, port, udp, whole[ip+udp:], false)} {
+		m.sendFrame("eth0-peer", m.eth0, part)
+	}
+}
+
+// fragment makes a part of an IPv6 packet (RFC 8200, section 4.5).
+func fragment(whole []byte, id, offset int, part []byte, more bool) []byte {
+	b := slices.Clone(whole[:40])
+	b[5], b[6] = byte(8+len(part)), unix.IPPROTO_FRAGMENT
+	at := uint16(offset)
+	if more {
+		at |= 1
+	}
+	b = binary.BigEndian.AppendUint16(append(b, unix.IPPROTO_UDP, 0), at)
+	return append(binary.BigEndian.AppendUint32(b, uint32(id)), part...)
 }
 
 // fromPeer is what a peer's tunnel sends to the pod.
