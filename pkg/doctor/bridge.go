@@ -18,7 +18,7 @@ func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 		return Fail("the pods' bridge was renamed, so the next pod is attached to a new one, without a connection to the others", "its name is "+name,
 			fmt.Sprintf("`ip link set dev %s name %s` (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, t.Bridge))
 	}
-	found := slices.Concat(t.overlappingDevices(), t.detachedPorts(), t.nonForwardingPorts(), t.bridgeMTU())
+	found := slices.Concat(t.overlappingDevices(), t.detachedPorts(), t.nonForwardingPorts(), t.bridgeMTU(), t.largerPorts())
 	if t.State.Bridge == "" || t.subnetChanges() {
 		return found // no pod was attached yet, or the check old-subnet covers it
 	}
@@ -79,6 +79,27 @@ func (t *Target) bridgeMTU() []problem.Problem {
 		}
 	}
 	return nil
+}
+
+// largerPorts reports pods that are older than the change of the MTU. Packets between pods of one
+// node cross no router that could answer those that are too large.
+func (t *Target) largerPorts() []problem.Problem {
+	size := t.podMTU()
+	if t.Kernel == nil || t.State.Bridge == "" || size == 0 {
+		return nil
+	}
+	ports, _ := t.Kernel.Ports(t.State.Bridge) // nonForwardingPorts reports the error
+	var larger []string
+	for _, port := range ports {
+		if port.MTU > size {
+			larger = append(larger, fmt.Sprintf("%s mtu %d", port.Name, port.MTU))
+		}
+	}
+	if len(larger) == 0 {
+		return nil
+	}
+	return Warn("pods that are older than the change of the MTU lose large datagrams to newer pods of this node", fmt.Sprintf("new pods have an MTU of %d; ip link shows %s", size, first(larger)),
+		"recreate the older pods; TCP works meanwhile")
 }
 
 // overlappingDevices reports devices, such as another network's cni0, that get our pods' packets.
