@@ -235,7 +235,7 @@ func (a *agent) within(d time.Duration, f func() error) {
 // hasRoutes returns an error unless exactly these are our routes to peers.
 func (a *agent) hasRoutes(want ...string) func() error {
 	return func() error {
-		have := slices.DeleteFunc(a.host.routes(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
+		have := slices.DeleteFunc(a.host.reached(), func(r string) bool { return strings.HasPrefix(r, "unreachable") })
 		for i, r := range have {
 			have[i] = strings.TrimSuffix(r, " dev eth0 proto 112 metric 2048")
 		}

@@ -180,6 +180,11 @@ func (h *memoryHost) setUp(c plan.Changes) (errs []error) {
 		case plan.Address:
 			h.note("add address %s", o)
 			h.state.Addresses = change(h.state.Addresses, []topology.Address{o.Address}, nil, topology.Address.Compare)
+		case plan.Tunnel:
+			h.note("tunnel %s", o.Tunnel)
+			h.state.Tunnels = change(h.state.Tunnels, []topology.Tunnel{o.Tunnel}, []topology.Tunnel{o.Was}, topology.Tunnel.Compare)
+		case plan.Neighbor, plan.FDBEntry:
+			h.putPeer(x)
 		case plan.Table:
 			if h.refusedTable != nil {
 				return append(errs, partError{h.refusedTable, tableKey})
@@ -194,6 +199,19 @@ func (h *memoryHost) setUp(c plan.Changes) (errs []error) {
 	return errs
 }
 
+// putPeer puts a neighbor or FDB entry in its place.
+func (h *memoryHost) putPeer(c plan.Change) {
+	h.note("%s", c)
+	switch o := c.Object.(type) {
+	case plan.Neighbor:
+		others := slices.DeleteFunc(slices.Clone(h.state.Neighbors), func(n topology.Neighbor) bool { return n.Compare(o.Neighbor) == 0 })
+		h.state.Neighbors = change(others, []topology.Neighbor{o.Neighbor}, nil, topology.Neighbor.Compare)
+	case plan.FDBEntry:
+		others := slices.DeleteFunc(slices.Clone(h.state.FDB), func(e topology.FDBEntry) bool { return e.Compare(o.FDBEntry) == 0 })
+		h.state.FDB = change(others, []topology.FDBEntry{o.FDBEntry}, nil, topology.FDBEntry.Compare)
+	}
+}
+
 // named returns those of devices that have the name of d.
 func named(devices []topology.Device, d topology.Device) []topology.Device {
 	return slices.DeleteFunc(slices.Clone(devices), func(have topology.Device) bool { return have.Name != d.Name })
@@ -204,6 +222,7 @@ func (h *memoryHost) changeSets(what string, c plan.SetChange) {
 	m := h.state.Masquerade
 	m.Cluster = change(m.Cluster, c.AddCluster, c.DeleteCluster, topology.ComparePrefix)
 	m.Nodes = change(m.Nodes, c.AddNodes, c.DeleteNodes, netip.Addr.Compare)
+	m.Endpoints = change(m.Endpoints, c.AddEndpoints, c.DeleteEndpoints, netip.Addr.Compare)
 }
 
 func change[T comparable](have, add, remove []T, compare func(T, T) int) []T {
@@ -254,6 +273,12 @@ func (h *memoryHost) tearDown(c plan.Changes) {
 		switch o := x.Object.(type) {
 		case plan.Address:
 			h.state.Addresses = change(h.state.Addresses, nil, []topology.Address{o.Address}, topology.Address.Compare)
+		case plan.Neighbor:
+			h.note("%s", x)
+			h.state.Neighbors = change(h.state.Neighbors, nil, []topology.Neighbor{o.Neighbor}, topology.Neighbor.Compare)
+		case plan.FDBEntry:
+			h.note("%s", x)
+			h.state.FDB = change(h.state.FDB, nil, []topology.FDBEntry{o.FDBEntry}, topology.FDBEntry.Compare)
 		case plan.Sets:
 			h.changeSets("narrow", *o.SetChange)
 		case plan.Table:
@@ -323,6 +348,36 @@ func (h *memoryHost) routes() []string {
 		lines = append(lines, r.String())
 	}
 	return lines
+}
+
+// reached gives our routes as routes does; one into a tunnel leads to the tunnel's end.
+func (h *memoryHost) reached() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	lines := make([]string, 0, len(h.state.Routes))
+	for _, r := range h.state.Routes {
+		if r.Dev == topology.Tunnel4 || r.Dev == topology.Tunnel6 {
+			r.Via, r.Dev, r.Src, r.OnLink = h.state.Endpoint(r), "eth0", netip.Addr{}, false
+		}
+		lines = append(lines, r.String())
+	}
+	return lines
+}
+
+// fdb gives the entries of tunnels, and endpoints from whom they accept packets.
+func (h *memoryHost) fdb() []topology.FDBEntry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.state.FDB)
+}
+
+func (h *memoryHost) endpoints() []netip.Addr {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state.Masquerade == nil {
+		return nil
+	}
+	return slices.Clone(h.state.Masquerade.Endpoints)
 }
 
 // since returns the journal from an entry on.

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
@@ -215,18 +217,30 @@ var attacks = []attack{
 }
 
 // TestCompromisedKubelet tries what a kubelet's credentials allow on a real API
-// server: no request changes the route to another Node.
+// server: no request changes the route to another Node, nor the end of a tunnel to it, nor from whom
+// tunnels accept packets for it.
 func TestCompromisedKubelet(t *testing.T) {
+	for _, setting := range []topology.Encapsulation{topology.EncapsulateNever, topology.EncapsulateAlways} {
+		t.Run(string(setting), func(t *testing.T) { attackAll(t, setting) })
+	}
+}
+
+func attackAll(t *testing.T, setting topology.Encapsulation) {
 	api := useNodes(t)
 	api.Add(newNode("evil"))
 	time.Sleep(1100 * time.Millisecond) // creation times have seconds
 	api.Add(node1(), peer(2), peer(3))
 	time.Sleep(1100 * time.Millisecond) // or who comes next would count as old as these
-	a := startAgent(t, agentOptions{ignore: "example.com/ignored"})
+	a := startAgent(t, agentOptions{ignore: "example.com/ignored", edit: func(o *topology.Options) {
+		o.Encapsulation, o.VNI, o.VXLANPort = setting, 112, 4789
+	}})
 	a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))
 	a.eventually(a.ready)
 	evil := newKubelet(t, "evil")
 	good, mark := a.host.routes(), len(a.host.since(0))
+	for _, entry := range a.host.fdb() {
+		good = append(good, entry.MAC.String())
+	}
 	for _, c := range attacks {
 		t.Run(c.name, func(t *testing.T) {
 			a.t, api.t = t, t
@@ -279,12 +293,40 @@ func (c attack) harmless(a *agent, good []string, mark int) {
 			a.t.Errorf("another Node's route was touched: %s", done)
 		}
 	}
+	a.acceptsFrom(a.latest.Last().Nodes)
 	if err := a.ready(); err != nil {
 		a.t.Error(err)
 	}
 	for _, p := range a.latest.Last().Problems {
 		if p.BlocksReady {
 			a.t.Errorf("it keeps us from being ready: %s", p)
+		}
+	}
+}
+
+// acceptsFrom checks that tunnels accept packets of node2 and node3, and else of those Nodes alone that
+// have an end of a tunnel.
+func (a *agent) acceptsFrom(nodes []*topology.Node) {
+	a.t.Helper()
+	accepted := map[netip.Addr]bool{}
+	for _, e := range a.host.fdb() {
+		for _, n := range nodes {
+			if slices.Contains(n.Addrs, e.Dst) {
+				for _, addr := range n.Addrs {
+					accepted[addr] = true
+				}
+			}
+		}
+	}
+	for _, addr := range a.host.endpoints() {
+		if !accepted[addr] {
+			a.t.Errorf("tunnels accept packets of %s", addr)
+		}
+		delete(accepted, addr)
+	}
+	for _, addr := range []string{"192.168.1.12", "192.168.1.13"} {
+		if accepted[netip.MustParseAddr(addr)] {
+			a.t.Errorf("tunnels accept no packets of %s", addr)
 		}
 	}
 }

@@ -1,23 +1,30 @@
 package dataplane
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// A datagram is what the pod sends, or this host itself by one of its links. It is of UDP, or of
-// ICMPv6 with a type, and has the port in the four bytes that come after the checksum.
+// A datagram is what the pod sends, or this host itself by one of its links, or another machine in a
+// VXLAN packet from outer. It is of UDP, or of ICMPv6 with a type, and has the port in the four bytes
+// that come after the checksum.
 type datagram struct {
 	src, dst, by string
 	icmp         byte
+	outer        string
+	vni          int  // 0: ours
+	fragmented   bool // the outer packet, of IPv6, is sent in two parts
 }
 
 const (
@@ -74,9 +81,13 @@ func (m *packetMachine) once(d datagram) string {
 	payload, port := fmt.Sprintf("datagram %d", m.sent), firstPort+m.sent
 	m.sent++
 	m.inject(d, port, payload)
-	m.inject(datagram{src: pod4, dst: "10.128.1.9"}, port, "after "+payload)
+	after := datagram{src: pod4, dst: "10.128.1.9"}
+	if d.outer != "" {
+		after = fromPeer(netip.MustParseAddr(d.outer).Is4())
+	}
+	m.inject(after, port, "after "+payload)
 	var outs []string
-	for after := false; !after; {
+	for ended := false; !ended; {
 		packet, from := m.await()
 		name := m.links.name(from.Ifindex)
 		src, srcPort, data, ok := parseDatagram(packet)
@@ -86,7 +97,7 @@ func (m *packetMachine) once(d datagram) string {
 		if data == payload {
 			outs = append(outs, cameOut(src, srcPort == port, "by "+name))
 		}
-		after = data == "after "+payload
+		ended = data == "after "+payload
 	}
 	for _, fd := range m.here {
 		b := make([]byte, 2000)
@@ -148,13 +159,69 @@ func (m *packetMachine) inject(d datagram, port int, payload string) {
 		m.injectHere(d.by, netip.AddrPortFrom(src, uint16(port)), dst, payload)
 		return
 	}
-	protocol := uint16(unix.ETH_P_IP)
-	if dst.Is6() {
-		protocol = unix.ETH_P_IPV6
+	packet := encodeDatagram(src, dst, d.icmp, port, payload)
+	if d.outer == "" {
+		m.sendFrame("pod-peer", m.link(topology.Bridge), packet)
+		return
 	}
-	to := &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: m.link("pod-peer").Attrs().Index, Halen: 6}
-	copy(to.Addr[:], m.link(topology.Bridge).Attrs().HardwareAddr)
-	m.must(unix.Sendto(m.tap, encodeDatagram(src, dst, d.icmp, port, payload), 0, to))
+	outer, local, dev := netip.MustParseAddr(d.outer), "192.168.1.11", topology.Tunnel4
+	if outer.Is6() {
+		local, dev = "fd00:192:168:1::11", topology.Tunnel6
+	}
+	vni := uint32(cmp.Or(d.vni, 112))
+	if d.vni != 0 {
+		dev = otherVXLAN
+	}
+	frame := append(append([]byte{}, m.link(dev).Attrs().HardwareAddr...), 2, 0, 0, 0, 0, 2)
+	frame = append(binary.BigEndian.AppendUint16(frame, etherType(dst)), packet...)
+	header := binary.BigEndian.AppendUint32([]byte{8, 0, 0, 0}, vni<<8) // RFC 7348, section 5
+	whole := encodeUDP(outer, netip.MustParseAddr(local), port, 4789, string(append(header, frame...)))
+	if !d.fragmented {
+		m.sendFrame("eth0-peer", m.eth0, whole)
+		return
+	}
+	const ip, udp = 40, 8
+	for _, part := range [][]byte{fragment(whole, port, 0, whole[ip:][:udp], true), fragment(whole, port, udp, whole[ip+udp:], false)} {
+		m.sendFrame("eth0-peer", m.eth0, part)
+	}
+}
+
+// fragment makes a part of an IPv6 packet (RFC 8200, section 4.5).
+func fragment(whole []byte, id, offset int, part []byte, more bool) []byte {
+	b := slices.Clone(whole[:40])
+	b[5], b[6] = byte(8+len(part)), unix.IPPROTO_FRAGMENT
+	at := uint16(offset)
+	if more {
+		at |= 1
+	}
+	b = binary.BigEndian.AppendUint16(append(b, unix.IPPROTO_UDP, 0), at)
+	return append(binary.BigEndian.AppendUint32(b, uint32(id)), part...)
+}
+
+// fromPeer is what a peer's tunnel sends to the pod.
+func fromPeer(is4 bool) datagram {
+	if is4 {
+		return datagram{src: "10.128.1.9", dst: pod4, outer: "192.168.1.12"}
+	}
+	return datagram{src: "fd01:0:0:1::9", dst: pod6, outer: "fd00:192:168:1::12"}
+}
+
+// sendFrame sends a packet by one end of a veth to the address of the link behind the other.
+func (m *packetMachine) sendFrame(dev string, link rtnl.Link, packet []byte) {
+	m.t.Helper()
+	to := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: m.link(dev).Attrs().Index, Halen: 6}
+	if packet[0]>>4 == 6 {
+		to.Protocol = htons(unix.ETH_P_IPV6)
+	}
+	copy(to.Addr[:], link.Attrs().HardwareAddr)
+	m.must(unix.Sendto(m.tap, packet, 0, to))
+}
+
+func etherType(addr netip.Addr) uint16 {
+	if addr.Is6() {
+		return unix.ETH_P_IPV6
+	}
+	return unix.ETH_P_IP
 }
 
 func (m *packetMachine) injectHere(dev string, src netip.AddrPort, dst netip.Addr, payload string) {
@@ -178,8 +245,12 @@ func encodeDatagram(src, dst netip.Addr, icmp byte, port int, payload string) []
 	if icmp != 0 {
 		return encodeICMP(src, dst, icmp, port, payload)
 	}
-	udp := binary.BigEndian.AppendUint16(nil, uint16(port))
-	udp = binary.BigEndian.AppendUint16(udp, toPort)
+	return encodeUDP(src, dst, port, toPort, payload)
+}
+
+func encodeUDP(src, dst netip.Addr, from, to int, payload string) []byte {
+	udp := binary.BigEndian.AppendUint16(nil, uint16(from))
+	udp = binary.BigEndian.AppendUint16(udp, uint16(to))
 	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(payload)))
 	udp = append(udp, 0, 0)
 	udp = append(udp, payload...)

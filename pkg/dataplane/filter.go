@@ -20,18 +20,25 @@ const (
 )
 
 // dropOuter blocks VXLAN packets to our port and VNI from senders that are not endpoints of peers.
-// It is at input, where fragments are whole again. Packets to other VNIs belong to other devices.
-func dropOuter(t topology.TunnelFilter) []expr.Any {
+// Packets to other VNIs belong to other devices. It is at input, where fragments are whole again; those
+// of IPv6 only with connection tracking, so their first one, which may end before the VNI, is blocked.
+func dropOuter(t topology.TunnelFilter) [][]expr.Any {
 	f := familyOf(t.Own.Addr())
-	return slices.Concat(isFamily(f), notIn(f, f.saddr, f.endpoints), []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		equal([]byte{unix.IPPROTO_UDP}),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: destinationPort, Len: 2},
-		equal(binary.BigEndian.AppendUint16(nil, uint16(t.Port))),
+	drop := func(match ...expr.Any) []expr.Any {
+		return slices.Concat(isFamily(f), notIn(f, f.saddr, f.endpoints), []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			equal([]byte{unix.IPPROTO_UDP}),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: destinationPort, Len: 2},
+			equal(binary.BigEndian.AppendUint16(nil, uint16(t.Port))),
+		}, match, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
+	}
+	rules := [][]expr.Any{drop(
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: vniOffset, Len: vniSize},
-		equal(binary.BigEndian.AppendUint32(nil, uint32(t.VNI))[1:]),
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	})
+		equal(binary.BigEndian.AppendUint32(nil, uint32(t.VNI))[1:]))}
+	if !f.is4 {
+		rules = append(rules, drop(&expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_FRAGMENT, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, Op: expr.ExthdrOpIpv6}, equal([]byte{1})))
+	}
+	return rules
 }
 
 // dropInner blocks packets that come by a tunnel and can't be from a pod or a tunnel of a peer.

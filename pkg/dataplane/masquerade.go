@@ -84,7 +84,7 @@ func chains(m *topology.Masquerade) []chain {
 		}}
 		for _, t := range m.Tunnels {
 			all[0].rules = append(all[0].rules, dropInner(t)...)
-			input.rules = append(input.rules, dropOuter(t))
+			input.rules = append(input.rules, dropOuter(t)...)
 		}
 		all = append([]chain{input}, all...)
 	}

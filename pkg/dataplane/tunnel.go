@@ -148,10 +148,9 @@ func (k *Kernel) setTunnel(t topology.Tunnel) error {
 	}
 	index := link.Attrs().Index
 	if have, ok := tunnelOf(link); ok && have.Local != t.Local {
-		for _, err := range k.rtnetlink.acknowledge([]request{{kind: unix.RTM_NEWLINK, data: encodeLocal(index, t)}}) {
-			if err != nil {
-				return fmt.Errorf("setting the local address: %w", err)
-			}
+		local := request{kind: unix.RTM_NEWLINK, data: encodeLocal(index, t)}
+		if err := errors.Join(errors.Join(k.rtnetlink.acknowledge([]request{local})...), k.renewEntries(t.Name)); err != nil {
+			return fmt.Errorf("setting the local address: %w", err)
 		}
 	}
 	if link.Attrs().HardwareAddr.String() != t.MAC.String() {
@@ -165,6 +164,22 @@ func (k *Kernel) setTunnel(t topology.Tunnel) error {
 		}
 	}
 	return k.setTunnelUp(link, t)
+}
+
+// renewEntries deletes and adds each FDB entry of a tunnel, because the kernel keeps the former source
+// address of its packets as well (udp_tunnel6_dst_lookup of net/ipv6/ip6_udp_tunnel.c, by dst_cache).
+func (k *Kernel) renewEntries(dev string) (err error) {
+	var requests []request
+	for _, e := range k.peers.fdb {
+		if e.Dev == dev {
+			data := k.encodePeer(plan.FDBEntry{FDBEntry: e})
+			requests = append(requests, request{unix.RTM_DELNEIGH, 0, data}, request{unix.RTM_NEWNEIGH, unix.NLM_F_CREATE, data})
+		}
+	}
+	for batch := range slices.Chunk(requests, perSend) {
+		err = errors.Join(append(k.rtnetlink.acknowledge(batch), err)...)
+	}
+	return err
 }
 
 // encodeLocal returns struct ifinfomsg and the attributes that change a tunnel's own address. The
@@ -264,16 +279,24 @@ func (n neighbor) fdbEntry(dev string) (entry topology.FDBEntry, ok bool) {
 }
 
 // learnPeer reports whether a notification of a neighbor or FDB entry on a tunnel differs from what
-// is kept. Those of all other devices, of which there may be thousands, are ignored first.
+// is kept. Those of all other devices, of which there may be thousands, are ignored first. Before it
+// deletes a device the kernel announces the deletion of all that is on it; the device's own
+// notification follows.
 func (k *Kernel) learnPeer(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofNdMsg || k.links == nil {
 		return false
 	}
-	t, ours := k.links.tunnels[int(int32(number(m.Data[4:])))]
+	index, deleted := int(int32(number(m.Data[4:]))), m.Header.Type == unix.RTM_DELNEIGH
+	t, ours := k.links.tunnels[index]
+	if ours && deleted && k.gone(index) {
+		delete(k.links.tunnels, index)
+		k.fresh.routes, k.fresh.peers = false, false
+		return false
+	}
 	if !ours || !k.fresh.peers {
 		return ours
 	}
-	n, deleted := parseNeighbor(m.Data), m.Header.Type == unix.RTM_DELNEIGH
+	n := parseNeighbor(m.Data)
 	agrees := true
 	if n.family == unix.AF_BRIDGE {
 		if entry, ok := n.fdbEntry(t.Name); ok {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -192,6 +193,28 @@ func TestTunnelFaultsAreRepaired(t *testing.T) {
 			drain(news, shortly)
 		}
 	}
+}
+
+// Of a tunnel that is deleted only its own notification is news: before that the kernel announces the
+// deletion of all that is on it, which a pass could not add.
+func TestDeletedTunnelIsOneNotification(t *testing.T) {
+	m, all := tunneled(t)
+	m.settle(all)
+	on, index := m.observed(), m.link(topology.Tunnel4).Attrs().Index
+	messages := []netlink.Message{
+		{Header: netlink.Header{Type: unix.RTM_DELNEIGH}, Data: m.encodePeer(plan.FDBEntry{FDBEntry: on.FDB[0]})},
+		{Header: netlink.Header{Type: unix.RTM_DELNEIGH}, Data: m.encodePeer(plan.Neighbor{Neighbor: on.Neighbors[0]})},
+	}
+	m.must(m.nl.LinkDel(m.link(topology.Tunnel4)))
+	for _, message := range messages {
+		if m.learnOne(message) {
+			t.Errorf("it is news that there is no more %v", on.FDB[0])
+		}
+	}
+	if !m.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_DELLINK}, Data: linkMessage(index, topology.Tunnel4, 0)}) {
+		t.Error("it is no news that the tunnel is gone")
+	}
+	m.settle(all)
 }
 
 // awaitEmpty makes passes as notifications ask for them, without Forget, until nothing is left to do.

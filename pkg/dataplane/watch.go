@@ -213,8 +213,12 @@ func (k *Kernel) cutOff(index int, was, now linkIdent) bool {
 	if !port && !k.links.pods[index].IsValid() || port && now.master == was.master && now.up {
 		return false
 	}
+	return !k.gone(index)
+}
+
+func (k *Kernel) gone(index int) bool {
 	_, err := k.handle.LinkByIndex(index)
-	return !errors.As(err, new(rtnl.LinkNotFoundError)) && !errors.Is(err, unix.ENODEV)
+	return errors.As(err, new(rtnl.LinkNotFoundError)) || errors.Is(err, unix.ENODEV)
 }
 
 // parseLink parses struct ifinfomsg and its attributes (linux/if_link.h).

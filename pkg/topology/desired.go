@@ -105,6 +105,7 @@ func (b *builder) peerRoutes() {
 	b.reachAll(claims)
 	b.validator.protect(claims)
 	b.settle(claims)
+	b.avoidPods()
 	b.separateMACs()
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
 	for i := range b.claims {

@@ -31,18 +31,29 @@ func (b *builder) settle(claims []claim) {
 	b.desired.granted = b.claims
 }
 
-// hides reports whether a claim would hide the InternalIP of an older Node, and adds the Problem. A
-// younger Node's does not count: a kubelet may write any address at any time.
+// hides reports whether a claim would hide the InternalIP of an older Node, or of one that had it
+// before, and adds the Problem. Those of other younger Nodes do not count: a kubelet may write any
+// address at any time.
 func (b *builder) hides(c claim) bool {
 	nodes := b.validator.nodes
 	i, _ := slices.BinarySearchFunc(nodes, c.subnet.Addr(), func(h nodeAddr, addr netip.Addr) int { return h.addr.Compare(addr) })
 	for ; i < len(nodes) && c.subnet.Contains(nodes[i].addr); i++ {
-		if older := nodes[i].node; older.compareAge(c.node) < 0 && b.precedence(&c) == 0 {
-			b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, older.Name))
+		if h := nodes[i]; (h.node.compareAge(c.node) < 0 || b.hadBefore(h)) && b.precedence(&c) == 0 {
+			b.report(c.problem(problem.PodCIDRRefused, "podCIDR %s overlaps an InternalIP of node %s", c.subnet, h.node.Name))
 			return true
 		}
 	}
 	return false
+}
+
+// hadBefore reports whether a Node with a granted subnet had an InternalIP before.
+func (b *builder) hadBefore(h nodeAddr) bool {
+	subnet := h.node.podCIDR(h.addr.Is4())
+	if before := b.grantOf(&claim{subnet: subnet, node: h.node}); before != nil {
+		return before.addr == h.addr
+	}
+	r := b.inPlace(subnet)
+	return r != nil && b.actual.Endpoint(*r) == h.addr
 }
 
 // decide returns the granted ones of claims that the first of them contains, sorted, and reports
@@ -84,7 +95,7 @@ type candidate struct {
 
 // precedence returns the precedence of a claim, whatever its length; more is better. It is highest
 // if the pass before granted it, then if the kernel's route leads to its Node, then if it leads to
-// another InternalIP of its Node, because a Node may get a better one.
+// another InternalIP of its Node, because a Node may get a better one, or to a gateway.
 func (b *builder) precedence(c *claim) int {
 	if b.grantOf(c) != nil {
 		return 3
@@ -92,7 +103,7 @@ func (b *builder) precedence(c *claim) int {
 	switch r := b.inPlace(c.subnet); {
 	case r != nil && c.ok() && b.actual.Endpoint(*r) == c.addr:
 		return 2
-	case r != nil && slices.Contains(c.node.Addrs, b.actual.Endpoint(*r)):
+	case r != nil && b.mayLeadTo(*r, c.node):
 		return 1
 	}
 	return 0

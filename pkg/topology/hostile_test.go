@@ -37,6 +37,9 @@ routes:
 - {dst: 0.0.0.0/0, via: 192.168.1.1, dev: eth0}
 `}
 
+// oneMAC are two subnets whose tunnels have one MAC address.
+var oneMAC = [2]string{"fd00:0:99:e6f9::/64", "fd00:0:aa:7176::/64"}
+
 // A siege is a cluster of honest Nodes, and the attackers.
 type siege struct {
 	opts   Options
@@ -47,6 +50,9 @@ type siege struct {
 func drawSiege(t *rapid.T) siege {
 	s := siege{opts: drawOptions(t)}
 	s.honest = goodCluster(t, s.opts)
+	if len(s.opts.ClusterCIDRs) == 0 && len(s.honest) > 2 {
+		s.honest[2].PodCIDRs[1] = netip.MustParsePrefix(rapid.SampledFrom([]string{s.honest[2].PodCIDRs[1].String(), oneMAC[0], oneMAC[1]}).Draw(t, "node3's subnet"))
+	}
 	s.host = parseHost(&testing.T{}, rapid.SampledFrom(hostileHosts).Draw(t, "host"))
 	if rapid.Bool().Draw(t, "service-cidr") {
 		s.opts.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")}
@@ -55,7 +61,7 @@ func drawSiege(t *rapid.T) siege {
 		s.opts.APIServers = []netip.Addr{netip.MustParseAddr("10.20.30.40"), netip.MustParseAddr("10.244.77.1")}
 	}
 	if rapid.Bool().Draw(t, "node-cidr") {
-		s.opts.NodeCIDRs = []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24"), netip.MustParsePrefix("fd00:192:168:1::/64")}
+		s.opts.NodeCIDRs = []netip.Prefix{netip.MustParsePrefix("192.168.0.0/22"), netip.MustParsePrefix("fd00:192:168::/48")}
 	}
 	return s
 }
@@ -84,7 +90,8 @@ func (s siege) claim() *rapid.Generator[string] {
 	ours := rapid.SampledFrom([]string{
 		"192.168.1.0/24", "10.244.53.0/24", "10.20.30.0/24", "10.244.77.0/24", "10.96.7.0/24", "172.16.9.0/24", "10.9.0.0/24",
 		"fd00:192:168:1::/64", "fd00:10:96::/64", "127.0.0.0/24", "169.254.169.0/24", "224.0.0.0/24", "fe80::/64", "ff02::/64", "::/64",
-		"0.0.0.0/0", "::/0", "2000::/3", "::ffff:10.244.2.0/120",
+		"0.0.0.0/0", "::/0", "2000::/3", "::ffff:10.244.2.0/120", oneMAC[0], oneMAC[1],
+		"192.168.2.0/24", "fd00:192:168:2::/64",
 	})
 	free := rapid.Custom(func(t *rapid.T) string {
 		return fmt.Sprintf("10.244.%d.0/24", rapid.IntRange(100, 255).Draw(t, "free"))
@@ -118,6 +125,7 @@ func (s siege) address() *rapid.Generator[string] {
 	other := rapid.SampledFrom([]string{
 		"192.168.1.11", "192.168.1.1", "192.168.1.0", "192.168.1.255", "192.168.1.66", "192.168.1.211", "10.244.53.53", "10.20.30.40",
 		"fd00:192:168:1::11", "fd00:192:168:1::66", "fe80::1", "8.8.8.8", "172.16.9.9", "10.9.0.2", "127.0.0.1", "",
+		"192.168.2.66", "fd00:192:168:2::66", "224.0.0.9", "ff02::9", "255.255.255.255", "169.254.169.254", "10.96.0.1", "2001:db8::1",
 	})
 	return rapid.OneOf(copied, copied, inside, other, rapid.String())
 }
@@ -132,6 +140,10 @@ func unharmed(t *rapid.T, before, after State, problems []problem.Problem) {
 		if i := slices.IndexFunc(after.Routes, func(o Route) bool { return o.Dst != r.Dst && o.Dst.Overlaps(r.Dst) }); i >= 0 {
 			t.Fatalf("%v takes addresses of %v; problems %v", after.Routes[i], r, problems)
 		}
+		addr := before.Reach(r.Dst).InternalIP
+		if i := slices.IndexFunc(after.Routes, func(o Route) bool { return o.Dst.Contains(addr) }); i >= 0 {
+			t.Fatalf("%v takes the address %s of a Node; problems %v", after.Routes[i], addr, problems)
+		}
 	}
 	for _, p := range before.Masquerade.Cluster {
 		if !slices.Contains(after.Masquerade.Cluster, p) {
@@ -142,6 +154,19 @@ func unharmed(t *rapid.T, before, after State, problems []problem.Problem) {
 		if !slices.Contains(after.Masquerade.Nodes, a) {
 			t.Fatalf("lost set element %v of %v", a, after.Masquerade.Nodes)
 		}
+	}
+	for _, e := range before.FDB {
+		if !slices.Contains(after.FDB, e) {
+			t.Fatalf("lost %v; now %v; problems %v", e, after.FDB, problems)
+		}
+	}
+	for _, a := range before.Masquerade.Endpoints {
+		if !slices.Contains(after.Masquerade.Endpoints, a) {
+			t.Fatalf("packets of %v are dropped; now accepted are those of %v", a, after.Masquerade.Endpoints)
+		}
+	}
+	if !slices.Equal(before.Tunnels, after.Tunnels) || !slices.Equal(before.Addresses, after.Addresses) || !slices.Equal(before.Masquerade.Tunnels, after.Masquerade.Tunnels) {
+		t.Fatalf("tunnels became %v, %v, %v, were %v, %v, %v", after.Tunnels, after.Addresses, after.Masquerade.Tunnels, before.Tunnels, before.Addresses, before.Masquerade.Tunnels)
 	}
 	if !slices.Equal(before.Masquerade.Sources, after.Masquerade.Sources) || !before.CNI.Equal(after.CNI) {
 		t.Fatalf("masquerading or the CNI config became %v, %v", after.Masquerade, after.CNI)
@@ -167,11 +192,37 @@ func TestSiege(t *testing.T) {
 			var problems []problem.Problem
 			state, problems = Desired(s.opts, s.host, append(s.attackers(t), s.honest...), withKernel(state))
 			unharmed(t, before, state, problems)
+			s.grantsInBounds(t, state)
 		}
 		state, _ = Desired(s.opts, s.host, s.honest, withKernel(state))
 		if !slices.Equal(state.Routes, before.Routes) || !reflect.DeepEqual(state.Masquerade, before.Masquerade) {
 			t.Fatalf("they left %v, %v", state.Routes, state.Masquerade)
 		}
+	})
+}
+
+// TestSiegeOfARestartedAgent has an agent find attackers at its start, in a table of before: what tunnels
+// have for honest Nodes stays, as their routes do, because the table has the InternalIP of each. Attackers
+// that state that as well are left out: routes and tunnels lead to it, whichever Node has the subnet.
+func TestSiegeOfARestartedAgent(t *testing.T) {
+	host := testHost(t)
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSiege(t)
+		s.host = host                        // on which all honest Nodes are reached
+		if s.opts.OffLink != OffLinkReport { // a gateway does not show which Node is behind it
+			return
+		}
+		before, _ := Desired(s.opts, s.host, s.honest, withKernel(State{}))
+		attackers := slices.DeleteFunc(s.attackers(t), func(n *Node) bool {
+			return slices.ContainsFunc(s.honest, func(h *Node) bool {
+				return slices.ContainsFunc(n.Addrs, func(a netip.Addr) bool { return slices.Contains(h.Addrs, a) })
+			})
+		})
+		restarted := withKernel(before)
+		restarted.granted = nil
+		after, problems := Desired(s.opts, s.host, append(attackers, s.honest...), restarted)
+		unharmed(t, before, after, problems)
+		s.grantsInBounds(t, after)
 	})
 }
 
@@ -228,8 +279,9 @@ func TestSiegeStaysInBounds(t *testing.T) {
 			}
 			is4, bits := r.Dst.Addr().Is4(), r.Dst.Bits()
 			lengths[is4] = lengths[is4].union(Lengths{bits, bits})
-			s.inBounds(t, r)
+			s.inBounds(t, state, r)
 		}
+		s.grantsInBounds(t, state)
 		own := slices.IndexFunc(nodes, func(n *Node) bool { return n.Name == s.opts.NodeName })
 		known := own >= 0 && len(nodes[own].PodCIDRs) > 0
 		for is4, have := range lengths {
@@ -256,7 +308,7 @@ func (s siege) checkLengths(t *rapid.T, is4, known bool, have Lengths) {
 	}
 }
 
-func (s siege) inBounds(t *rapid.T, r Route) {
+func (s siege) inBounds(t *rapid.T, state State, r Route) {
 	if len(s.opts.ClusterCIDRs) > 0 && !within(s.opts.ClusterCIDRs, r.Dst) {
 		t.Fatalf("outside --cluster-cidr: %v", r)
 	}
@@ -267,9 +319,6 @@ func (s siege) inBounds(t *rapid.T, r Route) {
 	for _, link := range s.host.Links {
 		for _, p := range link.Addrs {
 			forbidden = append(forbidden, p.Masked())
-			if p.Addr() == r.Via || p.Bits() < 31 && r.Via.Is4() && (r.Via == p.Masked().Addr() || r.Via == Last(p.Masked())) {
-				t.Fatalf("leads to ourselves: %v", r)
-			}
 		}
 	}
 	for _, route := range s.host.Routes {
@@ -283,16 +332,81 @@ func (s siege) inBounds(t *rapid.T, r Route) {
 	for _, p := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"} {
 		forbidden = append(forbidden, netip.MustParsePrefix(p))
 	}
-	if r.Type == Unicast {
-		if !r.Via.IsValid() || r.Via.Zone() != "" || r.Via.Is4() != r.Dst.Addr().Is4() || !unicast(r.Via) {
-			t.Fatalf("no next hop: %v", r)
-		}
-		if len(s.opts.NodeCIDRs) > 0 && !within(s.opts.NodeCIDRs, single(r.Via)) {
-			t.Fatalf("next hop outside --node-cidr: %v", r)
-		}
-	}
 	if i := slices.IndexFunc(forbidden, r.Dst.Overlaps); i >= 0 {
 		t.Fatalf("covers %v: %v", forbidden[i], r)
+	}
+	if r.Type == Unicast {
+		s.nextHopInBounds(t, state, r)
+	}
+}
+
+// nextHopInBounds checks the next hop of a route, or the end of its tunnel.
+func (s siege) nextHopInBounds(t *rapid.T, state State, r Route) {
+	to := state.Reach(r.Dst)
+	ok := to.Path == PathDirect && r.Via == to.InternalIP && !isTunnel(r.Dev)
+	switch to.Path {
+	case PathTunnel:
+		mac := TunnelMAC(r.Dst)
+		ok = isTunnel(r.Dev) && slices.Contains(state.Neighbors, Neighbor{r.Dev, r.Via, mac}) && slices.Contains(state.FDB, FDBEntry{r.Dev, mac, to.InternalIP})
+	case PathGateway:
+		ok = slices.ContainsFunc(s.host.Routes, func(foreign Route) bool { return foreign.Via == r.Via && foreign.Dev == r.Dev })
+	}
+	if !ok || !s.opts.allows(to.Path) {
+		t.Fatalf("%v does not lead to %+v", r, to)
+	}
+	s.addrInBounds(t, state, to.InternalIP, to.Path == PathDirect)
+}
+
+// addrInBounds checks an address to which packets are sent, or from which a tunnel accepts them. Packets to
+// one that is not a next hop take routes of ours, if there is one to it.
+func (s siege) addrInBounds(t fataler, state State, addr netip.Addr, nextHop bool) {
+	for _, link := range s.host.Links {
+		for _, p := range link.Addrs {
+			if p.Addr() == addr || p.Bits() < 31 && addr.Is4() && (addr == p.Masked().Addr() || addr == Last(p.Masked())) {
+				t.Fatalf("%s is this host's", addr)
+			}
+		}
+	}
+	switch taken := slices.ContainsFunc(state.Routes, func(r Route) bool { return r.Dst.Contains(addr) }); {
+	case !unicast(addr) || addr.Zone() != "":
+		t.Fatalf("%s is not a unicast address", addr)
+	case len(s.opts.NodeCIDRs) > 0 && !within(s.opts.NodeCIDRs, single(addr)):
+		t.Fatalf("%s is outside --node-cidr", addr)
+	case taken && !nextHop || within(s.opts.ClusterCIDRs, single(addr)):
+		t.Fatalf("%s is inside a pod range", addr)
+	}
+}
+
+// A fataler is a *rapid.T or *testing.T.
+type fataler interface{ Fatalf(string, ...any) }
+
+// grantsInBounds checks that tunnels have nothing but what granted subnets need, and accept packets of
+// their Nodes alone, and that no Node changes how pods reach an address that is not on link.
+func (s siege) grantsInBounds(t fataler, state State) {
+	routes := 0
+	for _, r := range state.Routes {
+		if isTunnel(r.Dev) {
+			routes++
+		}
+	}
+	if len(state.FDB) != routes || len(state.Neighbors) != routes {
+		t.Fatalf("for %d routes there are %v and %v", routes, state.FDB, state.Neighbors)
+	}
+	if state.Masquerade == nil {
+		return
+	}
+	for _, addr := range state.Masquerade.Nodes {
+		onLink := func(c claim) bool { return c.path == PathDirect && c.addr == addr }
+		if !within(s.opts.NodeCIDRs, single(addr)) && !slices.ContainsFunc(state.granted, onLink) {
+			t.Fatalf("packets of pods to %s, of any machine, are not masqueraded", addr)
+		}
+	}
+	for _, addr := range state.Masquerade.Endpoints {
+		of := func(c claim) bool { return c.subnet.Addr().Is4() == addr.Is4() && slices.Contains(c.node.Addrs, addr) }
+		if !slices.ContainsFunc(state.granted, of) {
+			t.Fatalf("packets are accepted from %s, of no Node with a granted subnet", addr)
+		}
+		s.addrInBounds(t, state, addr, false)
 	}
 }
 

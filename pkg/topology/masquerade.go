@@ -135,7 +135,7 @@ func (m *Masquerade) Ruleset() string {
 
 // writeInput writes the chain that drops VXLAN packets of unknown senders. The VNI is at bit 32 of
 // the VXLAN header (RFC 7348, section 5), which follows UDP's 64 bits, so packets of other VXLAN
-// devices on the port pass.
+// devices on the port pass, except for fragments of IPv6, of which the first may end before the VNI.
 func (m *Masquerade) writeInput(b *strings.Builder) {
 	if len(m.Tunnels) == 0 {
 		return
@@ -143,7 +143,11 @@ func (m *Masquerade) writeInput(b *strings.Builder) {
 	b.WriteString("\tchain input {\n\t\ttype filter hook input priority raw; policy accept;\n")
 	for _, t := range m.Tunnels {
 		f := families[choose(t.Own.Addr().Is4(), 0, 1)]
-		fmt.Fprintf(b, "\t\t%s saddr != @endpoints%s udp dport %d @th,96,24 %d drop\n", f.nft, f.suffix, t.Port, t.VNI)
+		unknown := fmt.Sprintf("%s saddr != @endpoints%s udp dport %d", f.nft, f.suffix, t.Port)
+		fmt.Fprintf(b, "\t\t%s @th,96,24 %d drop\n", unknown, t.VNI)
+		if !f.is4 {
+			fmt.Fprintf(b, "\t\t%s exthdr frag exists drop\n", unknown)
+		}
 	}
 	b.WriteString("\t}\n")
 }

@@ -159,8 +159,8 @@ func (b *builder) tunnelAddresses() {
 	b.desired.Addresses = addrs
 }
 
-// separateMACs has one Node of several with the same MAC address of their tunnel keep it, the
-// incumbent if there is one. IPv4 subnets have none in common.
+// separateMACs has one Node of several with the same MAC address of their tunnel keep it, as in a
+// dispute about a subnet: whoever writes a Node may have searched for it. IPv4 subnets have none in common.
 func (b *builder) separateMACs() {
 	holders := map[MAC]*claim{}
 	for i := range b.claims {
@@ -174,7 +174,7 @@ func (b *builder) separateMACs() {
 			holders[mac] = c
 			continue
 		}
-		if other != nil && b.precedence(c) > b.precedence(other) {
+		if other != nil && cmp.Or(cmp.Compare(b.precedence(other), b.precedence(c)), c.node.compareAge(other.node)) < 0 {
 			c, other = other, c
 			holders[mac] = other
 		}
@@ -227,7 +227,7 @@ func (b *builder) endpoints() []netip.Addr {
 			continue
 		}
 		for _, addr := range c.node.Addrs {
-			if _, ours := b.resolver.local[addr]; addr.Is4() == is4 && !ours && b.resolver.excluded(addr) == "" {
+			if _, ours := b.resolver.local[addr]; addr.Is4() == is4 && !ours && b.resolver.excluded(addr) == "" && !b.podSubnet(addr).IsValid() {
 				all = append(all, addr)
 			}
 		}

@@ -13,10 +13,14 @@ import (
 )
 
 // goodCluster draws a cluster of honest Nodes. If the options allow it, its pod subnets may be of
-// mixed lengths.
+// mixed lengths, and Nodes not on link.
 func goodCluster(t *rapid.T, opts Options) []*Node {
 	n := rapid.IntRange(1, 12).Draw(t, "nodes")
 	nodes := make([]*Node, n)
+	lan := rapid.Just(1)
+	if opts.Encapsulates() || opts.OffLink != OffLinkReport {
+		lan = rapid.IntRange(1, 2)
+	}
 	mixed := (len(opts.ClusterCIDRs) > 0 || opts.MaskSizes4 != (Lengths{})) && rapid.Bool().Draw(t, "mixed lengths")
 	for i := range nodes {
 		subnets := []string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)}
@@ -25,8 +29,12 @@ func goodCluster(t *rapid.T, opts Options) []*Node {
 				subnetIn(t, fmt.Sprintf("10.244.%d.0/21", 104+8*i), 28), subnetIn(t, fmt.Sprintf("fd00:10:244:%d00::/56", i+1), 72),
 			}
 		}
+		at := 1
+		if i > 0 {
+			at = lan.Draw(t, "LAN")
+		}
 		nodes[i] = NodeFrom(kubeNode(fmt.Sprintf("node%d", i+1), rapid.IntRange(0, 50).Draw(t, "age"), subnets,
-			[]string{fmt.Sprintf("192.168.1.%d", i+11), fmt.Sprintf("fd00:192:168:1::%d", i+11)}))
+			[]string{fmt.Sprintf("192.168.%d.%d", at, i+11), fmt.Sprintf("fd00:192:168:%d::%d", at, i+11)}))
 	}
 	return nodes
 }
@@ -78,7 +86,14 @@ func hostileNode(t *rapid.T) *Node {
 }
 
 func drawOptions(t *rapid.T) Options {
-	o := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge, RunDir: "/run/plainroute"}
+	o := Options{
+		NodeName: "node1", Masquerade: true, Bridge: Bridge, RunDir: "/run/plainroute", VNI: 112, VXLANPort: 4789,
+		Encapsulation: rapid.SampledFrom([]Encapsulation{EncapsulateNever, EncapsulateCrossSubnet, EncapsulateAlways}).Draw(t, "encapsulation"),
+		OffLink:       OffLinkReport,
+	}
+	if !o.Encapsulates() {
+		o.OffLink = rapid.SampledFrom([]OffLink{OffLinkReport, OffLinkGateway, OffLinkUnderlay}).Draw(t, "off link")
+	}
 	if rapid.Bool().Draw(t, "cluster-cidr") {
 		o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}
 	}
@@ -165,7 +180,7 @@ func checkBounds(t *rapid.T, opts Options, host Host, own *Node, r Route) {
 			t.Fatalf("covers %v: %v", p, r)
 		}
 	}
-	if !unicast(r.Via) {
+	if !unicast(r.Via) && !isTunnel(r.Dev) {
 		t.Fatalf("next hop is no unicast address: %v", r)
 	}
 }
@@ -269,7 +284,10 @@ func FuzzNodeFrom(f *testing.F) {
 		n := NodeFrom(kubeNode("fuzzed", 1, []string{cidr1, cidr2}, []string{addr1, addr2}))
 		own := NodeFrom(kubeNode("node1", 1, []string{"10.244.1.0/24", "fd00:10:244:1::/64"}, []string{"192.168.1.11", "fd00:192:168:1::11"}))
 		bounded := Options{NodeName: "node1", Bridge: Bridge, ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48")}
-		for _, opts := range []Options{{NodeName: "node1", Bridge: Bridge}, bounded} {
+		behind := bounded
+		behind.Encapsulation, behind.VNI, behind.VXLANPort = EncapsulateAlways, 112, 4789
+		open := Options{NodeName: "node1", Bridge: Bridge, Encapsulation: EncapsulateCrossSubnet, VNI: 112, VXLANPort: 4789}
+		for _, opts := range []Options{{NodeName: "node1", Bridge: Bridge}, bounded, behind, open} {
 			state, _ := Desired(opts, host, []*Node{own, n}, withKernel(State{}))
 			for i, r := range state.Routes {
 				if want := acceptable(opts, own, r.Dst.Addr().Is4()); !want.has(r.Dst.Bits()) {
@@ -279,6 +297,7 @@ func FuzzNodeFrom(f *testing.F) {
 					t.Errorf("%v overlaps %v", r, state.Routes[i-1])
 				}
 			}
+			siege{opts: opts, host: host, honest: []*Node{own}}.grantsInBounds(t, state)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -70,12 +71,18 @@ func (s *State) Endpoint(r Route) netip.Addr {
 	return netip.Addr{}
 }
 
-// pathOf returns the Path of a route of ours.
+// mayLeadTo reports whether a route of ours leads to an InternalIP of a Node, or to a gateway, which
+// does not show the Node.
+func (b *builder) mayLeadTo(r Route, n *Node) bool {
+	return pathOf(r) == PathGateway || slices.Contains(n.Addrs, b.actual.Endpoint(r))
+}
+
+// pathOf returns the Path of a route of ours. No InternalIP is a link-local address.
 func pathOf(r Route) Path {
 	switch {
 	case isTunnel(r.Dev):
 		return PathTunnel
-	case r.OnLink:
+	case r.OnLink || r.Via.IsLinkLocalUnicast():
 		return PathGateway
 	}
 	return PathDirect
@@ -107,8 +114,13 @@ func (b *builder) reachAll(claims []claim) {
 // InternalIP of the Node, or for a later one if the link of the former lost its carrier.
 func (b *builder) keep(c *claim, have Route) {
 	to := b.actual.Endpoint(have)
-	if before := b.grantOf(c); pathOf(have) == PathGateway && before != nil && before.via == have.Via {
-		to = before.addr
+	if pathOf(have) == PathGateway {
+		switch before := b.grantOf(c); {
+		case before == nil: // after a restart
+			to = c.addr
+		case before.via == have.Via:
+			to = before.addr
+		}
 	}
 	moved := have.Via != c.via || have.Dev != c.dev
 	if !moved || !slices.Contains(c.node.Addrs, to) || b.resolver.excluded(to) != "" || !b.opts.allows(pathOf(have)) {
@@ -151,6 +163,36 @@ func (b *builder) restore(c *claim) (had bool) {
 	return true
 }
 
+// avoidPods refuses InternalIPs in pod subnets, where packets to them would take routes of ours. That
+// of a Node on link is a next hop, so none does. With --cluster-cidr no InternalIP may be in it.
+func (b *builder) avoidPods() {
+	if len(b.opts.ClusterCIDRs) > 0 {
+		return
+	}
+	for i := range b.claims {
+		c := &b.claims[i]
+		if p := b.podSubnet(c.addr); c.ok() && c.path != PathDirect && p.IsValid() {
+			why := c.problem(problem.AddressRefused, "InternalIP %s is inside %s, where pods live", c.addr, p)
+			c.reach = reach{addr: c.addr, why: &why}
+		}
+	}
+}
+
+// podSubnet returns the pod subnet that contains an address, one of ours or a granted one, or the
+// zero Prefix.
+func (b *builder) podSubnet(addr netip.Addr) netip.Prefix {
+	after, _ := slices.BinarySearchFunc(b.claims, addr, func(c claim, addr netip.Addr) int { return cmp.Or(c.subnet.Addr().Compare(addr), -1) })
+	if after > 0 && b.claims[after-1].subnet.Contains(addr) {
+		return b.claims[after-1].subnet
+	}
+	for _, own := range slices.Concat(b.subnets, b.attached) {
+		if own.Contains(addr) {
+			return own
+		}
+	}
+	return netip.Prefix{}
+}
+
 // yield decides about a desired route whose key a foreign route has as well. If ours exists and
 // leads to its Node, it stays as it is. Otherwise it is not desired, because an addition would be
 // refused, and a replacement hits the first in the kernel's list, which may be foreign
@@ -161,7 +203,7 @@ func (b *builder) yield(want *Route) (stays bool) {
 		return false
 	}
 	to := b.actual.Endpoint(*have)
-	if have.Via != want.Via && (c == nil || !slices.Contains(c.node.Addrs, to)) {
+	if have.Via != want.Via && (c == nil || !b.mayLeadTo(*have, c.node)) {
 		return false
 	}
 	if *want = *have; c != nil {

@@ -124,7 +124,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 		way.path, way.via, way.dev = PathTunnel, TunnelGateway(to), t.Name
 	case r.opts.OffLink == OffLinkUnderlay:
 		way.path = PathUnderlay
-	case r.opts.OffLink == OffLinkGateway && by.Via.IsValid():
+	case r.opts.OffLink == OffLinkGateway && by.Via.BitLen() == addr.BitLen(): // not an IPv6 gateway of an IPv4 route
 		if _, ours := r.local[by.Via]; ours || within(r.opts.ClusterCIDRs, single(by.Via)) {
 			return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, by.Via)
 		}

@@ -29,7 +29,8 @@ func (b *builder) route(c *claim) Route {
 
 // nextHops finds the addresses of Nodes to which pods' packets are not masqueraded, and reports Nodes
 // with one InternalIP. A tunnel leads to pods only: packets to the Node itself go through the
-// underlay, which may know no pod, so they are masqueraded.
+// underlay, which may know no pod, so they are masqueraded. So are those to another Node that is not on
+// link, unless --node-cidr bounds InternalIPs: a kubelet could cut all pods off from any address.
 //
 // Neither is refused: a Node can misdirect its own subnet only, and a refusal would let one kubelet
 // disconnect others.
@@ -38,7 +39,7 @@ func (b *builder) nextHops() {
 	for i := range b.claims {
 		if c := &b.claims[i]; c.ok() {
 			hops = append(hops, c.addr)
-			if c.path == PathTunnel {
+			if bounded := len(b.opts.NodeCIDRs) > 0; c.path == PathTunnel || c.path != PathDirect && !bounded {
 				left = append(left, c.addr)
 			}
 		}

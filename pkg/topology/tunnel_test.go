@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 )
@@ -42,11 +43,11 @@ func TestTunnelMAC(t *testing.T) {
 }
 
 // Two pod subnets with one MAC address, found by trying 13 million of them: both Nodes are reported, and the incumbent keeps
-// it, or else the first subnet.
+// it, or else the older Node.
 func TestNodesWithOneMAC(t *testing.T) {
 	opts, host, nodes := tunneling(t)
 	nodes[1].Addrs[1] = netip.MustParseAddr("fd00:192:168:2::12")
-	first, second := netip.MustParsePrefix("fd00:0:99:e6f9::/64"), netip.MustParsePrefix("fd00:0:aa:7176::/64")
+	first, second := netip.MustParsePrefix(oneMAC[0]), netip.MustParsePrefix(oneMAC[1])
 	nodes[1].PodCIDRs[1], nodes[2].PodCIDRs[1] = first, second
 	desired, problems := Desired(opts, host, nodes, State{})
 	check := func(reached, lost netip.Prefix) {
@@ -63,6 +64,10 @@ func TestNodesWithOneMAC(t *testing.T) {
 		}
 	}
 	check(first, second)
+	nodes[2].Created = nodes[1].Created.Add(-time.Hour)
+	desired, problems = Desired(opts, host, nodes, State{})
+	check(second, first)
+	nodes[2].Created = nodes[1].Created.Add(time.Hour)
 	incumbent := State{
 		FDB:    []FDBEntry{{Tunnel6, TunnelMAC(second), nodes[2].Addrs[1]}},
 		Routes: []Route{{Dst: second, Via: TunnelGateway(second), Dev: Tunnel6, Protocol: Protocol, Metric: MetricPeer}},

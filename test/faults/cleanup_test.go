@@ -16,12 +16,13 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/nodelab"
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // cleanupLab is a lab for cleanups, which makes foreign devices too.
-func cleanupLab(t *testing.T, options nodelab.AgentOptions) *lab {
+func cleanupLab(t *testing.T, options nodelab.AgentOptions, prepare ...func(*lab)) *lab {
 	t.Helper()
 	testutil.NeedSandbox(t)
 	s, err := shared()
@@ -31,6 +32,9 @@ func cleanupLab(t *testing.T, options nodelab.AgentOptions) *lab {
 	return newLab(t, s, fault{options: options, prepare: func(l *lab) {
 		attrs := netlink.LinkAttrs{Name: "br-other"}
 		l.must(l.node.Handle().LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+		for _, do := range prepare {
+			do(l)
+		}
 	}})
 }
 
@@ -77,7 +81,7 @@ func (l *lab) nothingLeft() {
 	for _, link := range links {
 		names = append(names, link.Attrs().Name)
 	}
-	if got := strings.Join(names, " "); !strings.Contains(got, "br-other") || strings.Contains(got, bridge) || strings.Contains(got, "pods1") {
+	if got := strings.Join(names, " "); !strings.Contains(got, "br-other") || strings.Contains(got, "plainroute") || strings.Contains(got, "pods1") {
 		l.t.Errorf("the devices are %s", got)
 	}
 	conn, err := l.node.NFT()
@@ -143,6 +147,25 @@ func TestCleanup(t *testing.T) {
 
 // words takes the columns' widths out of a table.
 func words(table string) string { return strings.Join(strings.Fields(table), " ") }
+
+// Tunnels go with all that is on them, beside other programs' VXLAN devices, which stay as they are.
+func TestCleanupOfTunnels(t *testing.T) {
+	l := cleanupLab(t, nodelab.AgentOptions{}, (*lab).encapsulate)
+	l.must(l.pods[0].Remove(l.within(limit)))
+	l.must(l.node.StopAgent(syscall.SIGTERM))
+	plan := l.cleanup(0, "--dry-run")
+	done := l.cleanup(0)
+	for _, name := range []string{topology.Tunnel4, topology.Tunnel6} {
+		if !strings.Contains(done.Stdout, name) {
+			t.Errorf("%s is not in what it printed:\n%s", name, done.Stdout)
+		}
+	}
+	if got := strings.Replace(plan.Stdout, "WOULD BE REMOVED", "REMOVED", 1); words(got) != words(done.Stdout) {
+		t.Errorf("planned:\n%s\ndone:\n%s", plan.Stdout, done.Stdout)
+	}
+	l.nothingLeft()
+	l.comesBack()
+}
 
 // Pods that live through a forced cleanup keep their bridge and their leases, so that an agent that
 // comes back gives their addresses to no other pod.

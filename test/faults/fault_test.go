@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ func sections() []section {
 	return []section{
 		{"Routes, links and addresses", routeFaults()},
 		{"The bridge and its ports", bridgeFaults()},
+		{"Tunnels", tunnelFaults()},
 		{"Settings and nftables", settingFaults()},
 		{"Foreign routes", conflictFaults()},
 		{"What the node looks like", viewFaults()},
@@ -28,8 +30,8 @@ func sections() []section {
 		{"The API server", apiFaults()},
 		{"Lists of the API server", listFaults()},
 		{"Nodes that come, go and change", identityFaults()},
-		{"Nodes that claim what is others'", claimFaults()},
-		{"Nodes that wait for a peer's address to change", stolenFaults()},
+		{"Nodes that claim what is others'", slices.Concat(claimFaults(), byTunnels(claimFaults(), nothing))},
+		{"Nodes that wait for a peer's address to change", slices.Concat(stolenFaults(), byTunnels(stolenFaults(), untilRepaired))},
 	}
 }
 

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -39,6 +41,37 @@ func flapFaults() []fault {
 			answer:  "it is reported and left alone; ours is back when the other one is gone",
 			prepare: (*lab).join,
 			inject:  routeOverwritten, repaired: (*lab).joinedRouted, within: truceLimit, slow: true,
+		},
+		tunnelFlap("another program deletes a peer's FDB entry every 100 ms, for 20 s", plan.KindFDB, func(l *lab, link netlink.Link) error {
+			return l.node.Handle().NeighDel(l.entry(link, l.peer.Subnets[0]))
+		}),
+		tunnelFlap("another program deletes a peer's neighbor on a tunnel every 100 ms, for 20 s", plan.KindNeighbor, func(l *lab, link netlink.Link) error {
+			return l.node.Handle().NeighDel(l.neighbor(link, l.peer.Subnets[0]))
+		}),
+		tunnelFlap("another program deletes a tunnel every 100 ms, for 20 s", plan.KindTunnel, func(l *lab, link netlink.Link) error {
+			return l.node.Handle().LinkDel(link)
+		}),
+	}
+}
+
+// tunnelFlap is another program that deletes a tunnel, or something on it.
+func tunnelFlap(name string, kind plan.Kind, revert func(*lab, netlink.Link) error) fault {
+	return fault{
+		name: name, answer: "after 20 repairs it is put back every 2 s, which is reported; what depends on it waits with it",
+		prepare: (*lab).encapsulate, within: truceLimit, loses: untilRepaired, slow: true,
+		inject: func(l *lab) {
+			l.flap(func() {
+				link, err := l.node.Handle().LinkByName(topology.Tunnel4)
+				if err == nil {
+					err = revert(l, link)
+				}
+				if err != nil && !errors.As(err, new(netlink.LinkNotFoundError)) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+					l.must(err)
+				}
+			})
+			l.must(l.checkProblem(problem.Contested, string(kind)+" "))
+			l.must(l.checkRepairs(kind.Label(), freeRepairs))
+			l.repairable()
 		},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/inject"
 	"github.com/plainroute/plainroute/test/netlab"
 )
@@ -151,12 +153,36 @@ func (m *machine) route(subnet netip.Prefix) (netlink.Route, error) {
 	return routes[0], nil
 }
 
-// via is the next hop of the node's route of ours to a subnet, or an error if there is no such
-// route.
+// via is the next hop of the node's route of ours to a subnet, or the end of the tunnel into which it leads, or an error
+// if there is no such route.
 func (m *machine) via(subnet netip.Prefix) (netip.Addr, error) {
 	route, err := m.route(subnet)
-	via, _ := netip.AddrFromSlice(route.Gw)
-	return via.Unmap(), err
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	to := route.Gw
+	if link, err := m.Handle().LinkByIndex(route.LinkIndex); err == nil && isTunnel(link.Attrs().Name) {
+		to, err = m.endOf(route.LinkIndex, subnet)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	via, _ := netip.AddrFromSlice(to)
+	return via.Unmap(), nil
+}
+
+// endOf is where a tunnel's FDB sends packets to the node with a subnet.
+func (m *machine) endOf(tunnel int, subnet netip.Prefix) (net.IP, error) {
+	entries, err := m.Handle().NeighList(tunnel, unix.AF_BRIDGE)
+	if err != nil {
+		return nil, fmt.Errorf("listing the FDB of %s: %w", m.Name, err)
+	}
+	for _, entry := range entries {
+		if entry.HardwareAddr.String() == topology.TunnelMAC(subnet).String() {
+			return entry.IP, nil
+		}
+	}
+	return nil, fmt.Errorf("%s has no FDB entry for %s", m.Name, subnet)
 }
 
 // comesFrom returns an error if the node's routes to a peer prefer other sources than these.

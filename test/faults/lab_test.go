@@ -19,9 +19,9 @@ type lab struct {
 	pool       *pool
 	node, peer *machine
 	pods       []*nodelab.Pod
-	// options are those of the node's agent.
-	options nodelab.AgentOptions
-	flows   []*netlab.Flow
+	// options are those of the node's agent, peerOptions of its peer's.
+	options, peerOptions nodelab.AgentOptions
+	flows                []*netlab.Flow
 	// brokenAt is when the traffic was cut, repairableAt when the agent could first do something about it.
 	brokenAt, repairableAt time.Time
 
@@ -43,7 +43,7 @@ func newLab(t *testing.T, p *pool, f fault) *lab {
 		l.must(m.Register(l.within(limit)))
 	}
 	l.must(l.node.StartAgent(l.options))
-	l.must(l.peer.StartAgent(nodelab.AgentOptions{}))
+	l.must(l.peer.StartAgent(l.peerOptions))
 	for _, m := range []*machine{l.node, l.peer} {
 		l.must(m.WaitReady(l.within(limit)))
 	}

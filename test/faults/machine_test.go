@@ -133,6 +133,9 @@ func (m *machine) foreignState() (state, error) {
 	if err := s.addSysctls(m.Namespace, notOurs); err != nil {
 		return nil, err
 	}
+	if err := s.addVXLAN(m, func(name string) bool { return !isTunnel(name) }, nil); err != nil {
+		return nil, err
+	}
 	files, err := os.ReadDir(m.ConfDir)
 	if err != nil {
 		return nil, fmt.Errorf("listing the CNI folder: %w", err)
@@ -197,9 +200,12 @@ func (m *machine) ownState(peer *machine) (state, error) {
 	if err := s.addTables(conn, func(table string) bool { return table == "plainroute" }); err != nil {
 		return nil, err
 	}
-	for _, set := range []string{"nodes4", "nodes6"} {
-		// A set that is gone lacks its elements.
-		if err := s.addElements(conn, set, peer); err != nil && !errors.Is(err, unix.ENOENT) {
+	sets, err := conn.GetSets(ourTable())
+	if err != nil {
+		return nil, fmt.Errorf("listing nftables' sets: %w", err)
+	}
+	for _, set := range sets {
+		if err := s.addElements(conn, set, peer); err != nil {
 			return nil, err
 		}
 	}
@@ -207,6 +213,9 @@ func (m *machine) ownState(peer *machine) (state, error) {
 		return nil, err
 	}
 	if err := s.addDevices(m); err != nil {
+		return nil, err
+	}
+	if err := s.addVXLAN(m, isTunnel, peer); err != nil {
 		return nil, err
 	}
 	s["CNI config"] = readConfig(filepath.Join(m.ConfDir, conflist))

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
@@ -39,8 +40,15 @@ func (s state) compare(now state) error {
 	return errors.Join(differences...)
 }
 
-// addRoutes adds the routes of both families, of all tables, that keep accepts.
+// addRoutes adds the routes of both families, of all tables, that keep accepts. Those into a tunnel of ours have its
+// name: one that was made again has another index.
 func (s state) addRoutes(m *machine, keep func(netlink.Route) bool) error {
+	tunnels := map[int]string{}
+	for _, name := range []string{topology.Tunnel4, topology.Tunnel6} {
+		if link, err := m.Handle().LinkByName(name); err == nil {
+			tunnels[link.Attrs().Index] = name + " "
+		}
+	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		routes, err := m.dump(family)
 		if err != nil {
@@ -50,11 +58,15 @@ func (s state) addRoutes(m *machine, keep func(netlink.Route) bool) error {
 			if !keep(route) {
 				continue
 			}
+			tunnel := tunnels[route.LinkIndex]
+			if tunnel != "" {
+				route.LinkIndex = 0
+			}
 			text, err := json.Marshal(route)
 			if err != nil {
 				return fmt.Errorf("describing a route: %w", err)
 			}
-			s["route "+string(text)] = ""
+			s["route "+tunnel+string(text)] = ""
 		}
 	}
 	return nil
@@ -87,15 +99,15 @@ func (s state) addTables(conn *nftables.Conn, keep func(name string) bool) error
 }
 
 // addElements adds which of a peer's addresses an nftables set of ours holds.
-func (s state) addElements(conn *nftables.Conn, set string, peer *machine) error {
-	elements, err := conn.GetSetElements(&nftables.Set{Table: ourTable(), Name: set})
+func (s state) addElements(conn *nftables.Conn, set *nftables.Set, peer *machine) error {
+	elements, err := conn.GetSetElements(set)
 	if err != nil {
-		return fmt.Errorf("listing the elements of %s: %w", set, err)
+		return fmt.Errorf("listing the elements of %s: %w", set.Name, err)
 	}
 	for _, element := range elements {
 		for _, address := range peer.Addrs() {
 			if string(element.Key) == string(address.AsSlice()) {
-				s[fmt.Sprintf("%s in set %s", address, set)] = ""
+				s[fmt.Sprintf("%s in set %s", address, set.Name)] = ""
 			}
 		}
 	}

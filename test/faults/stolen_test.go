@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -38,10 +39,13 @@ func movesUnderDispute(name string, prepare, claim func(*lab)) fault {
 		inject: func(l *lab) {
 			claim(l)
 			l.awaitReport(l.node, l.crowd[0].Name, problem.PodCIDRDisputed)
+			l.broken()
 			l.claim(l.peer, l.spare...)
 			l.repairable()
 		},
-		repaired: func(l *lab) error { return l.node.goesVia(l.peer, l.spare...) },
-		within:   joinLimit, loses: nothing,
+		repaired: func(l *lab) error {
+			return errors.Join(l.node.goesVia(l.peer, l.spare...), l.peer.sendsFrom(l.spare), l.node.acceptsFrom(l.spare))
+		},
+		within: joinLimit, loses: nothing,
 	}
 }

@@ -163,11 +163,14 @@ func TestNodeChangesItsLANUnderTraffic(t *testing.T) {
 	stopFlows(t, flows)
 }
 
+// nodeRanges are those of both LANs, without which pods' packets to nodes of the other LAN are masqueraded.
+const nodeRanges = "--node-cidr=192.168.0.0/16,fd00:192:168::/48"
+
 // A router with routes to all pod subnets is the gateway of nodes on both LANs.
 func TestRouterKnowsAllPodSubnets(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, 3*limit)
-	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=gateway")
+	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=gateway", nodeRanges)
 	router, err := f.StartRouter()
 	testutil.Must(t, err)
 	t.Cleanup(func() { testutil.Must(t, router.Stop(syscall.SIGKILL)) })
@@ -200,7 +203,7 @@ func TestRouterKnowsAllPodSubnets(t *testing.T) {
 func TestUnderlayRoutesPodSubnets(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, 2*limit)
-	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=underlay")
+	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=underlay", nodeRanges)
 	for _, node := range nodes {
 		for _, subnet := range node.Subnets {
 			testutil.Must(t, f.LAN.AddStaticRoute(subnet, node.Addr(subnet.Addr())))

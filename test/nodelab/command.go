@@ -41,3 +41,11 @@ func (n *Node) PlainrouteUntil(ctx context.Context, signal syscall.Signal, args 
 func (n *Node) Cleanup(ctx context.Context, args ...string) (Command, error) {
 	return n.Plainroute(ctx, append([]string{"cleanup", "--run-dir", n.RunDir, "--cni-conf-dir", n.ConfDir, "--cni-cache-dir", n.cacheDir()}, args...)...)
 }
+
+// Doctor runs plainroute doctor with the agent's identity and the node's folders.
+func (n *Node) Doctor(ctx context.Context, args ...string) (Command, error) {
+	return n.Plainroute(ctx, append([]string{
+		"doctor", "--node-name", n.Name, "--kubeconfig", n.cluster.kubeconfig(AgentUser), "--run-dir", n.RunDir, "--cni-conf-dir", n.ConfDir,
+		"--cni-bin-dir", n.cluster.config.Plugins, "--listen", fmt.Sprintf("127.0.0.1:%d", agentPort),
+	}, args...)...)
+}
