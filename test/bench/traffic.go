@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainroute/plainroute/test/testutil"
+)
+
+const (
+	// warmUp is the part of a measurement that does not count: windows of TCP are still small.
+	warmUp = 300 * time.Millisecond
+	// chunk is the size of one read or write of a stream, as large as iperf3's.
+	chunk = 128 << 10
+	// packetSize is the payload of small packets, and batch how many one system call sends or receives.
+	packetSize, batch = 64, 64
+	// receiveRoom holds some thousand packets, so that a receiver which waits for a core loses few.
+	receiveRoom = 4 << 20
+)
+
+// rate is how much of what is counted comes per second, once it flows.
+func rate(ctx context.Context, count *atomic.Int64, length time.Duration) (float64, error) {
+	if err := testutil.Pause(ctx, warmUp); err != nil {
+		return 0, err
+	}
+	before, start := count.Load(), time.Now()
+	if err := testutil.Pause(ctx, length); err != nil {
+		return 0, err
+	}
+	n, took := count.Load()-before, time.Since(start)
+	if n == 0 {
+		return 0, errors.New("nothing was received")
+	}
+	return float64(n) / took.Seconds(), nil
+}
+
+// throughput returns how many gigabits per second so many TCP connections carry together.
+func throughput(ctx context.Context, p path, streams int, length time.Duration) ([]float64, error) {
+	var received atomic.Int64
+	listener, err := p.serve(func(conn net.Conn) {
+		buffer := make([]byte, chunk)
+		for {
+			n, err := conn.Read(buffer)
+			received.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	for range streams {
+		conn, err := p.dial(ctx, listener.Addr())
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		go func() {
+			buffer := make([]byte, chunk)
+			for err := error(nil); err == nil; { // until it is closed
+				_, err = conn.Write(buffer)
+			}
+		}()
+	}
+	bytes, err := rate(ctx, &received, length)
+	return []float64{bytes * 8 / 1e9}, err
+}
+
+// latency returns the median and the 99th percentile of the time from a request of one byte to its
+// response, in microseconds.
+func latency(ctx context.Context, p path, length time.Duration) ([]float64, error) {
+	listener, err := p.serve(func(conn net.Conn) { _, _ = io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{conn}, make([]byte, 1)) })
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	conn, err := p.dial(ctx, listener.Addr())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var took []float64
+	for begin := time.Now(); time.Since(begin) < length && ctx.Err() == nil; {
+		start := time.Now()
+		if _, err := conn.Write([]byte{1}); err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			return nil, err
+		}
+		took = append(took, float64(time.Since(start).Nanoseconds())/1e3)
+	}
+	slices.Sort(took)
+	return []float64{took[len(took)/2], took[len(took)*99/100]}, ctx.Err()
+}
+
+// packets returns how many thousand small UDP packets per second arrive, of one sender that sends as
+// fast as it can.
+func packets(ctx context.Context, p path, length time.Duration) ([]float64, error) {
+	var receiver *net.UDPConn
+	err := p.to.Do(func() (err error) {
+		receiver, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.addr, 0)))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("receiving at %s: %w", p.addr, err)
+	}
+	defer receiver.Close()
+	if err := enlarge(receiver); err != nil {
+		return nil, err
+	}
+	sender, err := p.dial(ctx, receiver.LocalAddr())
+	if err != nil {
+		return nil, err
+	}
+	defer sender.Close()
+	var received atomic.Int64
+	go func() {
+		conn, messages := ipv4.NewPacketConn(receiver), messages()
+		for {
+			n, err := conn.ReadBatch(messages, 0)
+			if err != nil {
+				return
+			}
+			received.Add(int64(n))
+		}
+	}()
+	go func() {
+		conn, messages := ipv4.NewPacketConn(sender.(*net.UDPConn)), messages()
+		for err := error(nil); !errors.Is(err, net.ErrClosed); {
+			_, err = conn.WriteBatch(messages, 0)
+		}
+	}()
+	perSecond, err := rate(ctx, &received, length)
+	return []float64{perSecond / 1e3}, err
+}
+
+// messages returns a batch of packets. The batches of golang.org/x/net/ipv4 work for sockets of both
+// families.
+func messages() []ipv4.Message {
+	all := make([]ipv4.Message, batch)
+	for i := range all {
+		all[i].Buffers = [][]byte{make([]byte, packetSize)}
+	}
+	return all
+}
+
+// enlarge gives a socket a queue beyond the machine's limit.
+func enlarge(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	err = raw.Control(func(fd uintptr) {
+		failure = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveRoom)
+	})
+	return errors.Join(err, failure)
+}
+
+// serve listens on the receiving end, and has each connection handled until it is closed.
+func (p path) serve(handle func(net.Conn)) (listener net.Listener, err error) {
+	err = p.to.Do(func() (err error) {
+		listener, err = net.Listen("tcp", netip.AddrPortFrom(p.addr, 0).String())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listening at %s: %w", p.addr, err)
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				handle(conn)
+			}()
+		}
+	}()
+	return listener, nil
+}
+
+// dial connects from the sending end.
+func (p path) dial(ctx context.Context, to net.Addr) (net.Conn, error) {
+	at, err := netip.ParseAddrPort(to.String())
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", to, err)
+	}
+	return p.from.Dial(ctx, to.Network(), at)
+}
