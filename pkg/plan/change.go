@@ -128,11 +128,11 @@ func (c Changes) Without(drop func(Key) bool) Changes {
 
 func (c Change) putsRoute() bool { return c.Kind() == KindRoute && c.Op != Delete }
 
-// Distinct returns the first Change of each Key. Each route has a Key of its own.
+// Distinct returns the first Change of each Key. Each Object of a peer has a Key of its own.
 func (c Changes) Distinct() Changes {
 	seen := map[Key]bool{}
 	return c.Filter(func(x Change) bool {
-		if x.Kind() == KindRoute {
+		if x.Kind().OfPeers() {
 			return true
 		}
 		key := x.Key()

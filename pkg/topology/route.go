@@ -39,7 +39,7 @@ func (b *builder) nextHops() {
 		if c := &b.claims[i]; c.ok() {
 			hops = append(hops, c.addr)
 			if c.path == PathTunnel {
-				left = append(left, c.addr)
+				left = append(slices.Grow(left, len(b.claims)-i), c.addr)
 			}
 		}
 	}

@@ -21,7 +21,6 @@ const (
 	movedBy = 1 << 15
 	// maxNodes leaves room on the LAN for Nodes that come and that move, and for its broadcast address.
 	maxNodes = 30000
-
 )
 
 var podRange4, podRange6 = netip.MustParsePrefix("10.128.0.0/9"), netip.MustParsePrefix("fd00:10:128::/48")

@@ -81,7 +81,9 @@ func throughput(ctx context.Context, p path, streams int, length time.Duration) 
 // latency returns the median and the 99th percentile of the time from a request of one byte to its
 // response, in microseconds.
 func latency(ctx context.Context, p path, length time.Duration) ([]float64, error) {
-	listener, err := p.serve(func(conn net.Conn) { _, _ = io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{conn}, make([]byte, 1)) })
+	listener, err := p.serve(func(conn net.Conn) {
+		_, _ = io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{conn}, make([]byte, 1))
+	})
 	if err != nil {
 		return nil, err
 	}
