@@ -109,7 +109,7 @@ func (k *Kernel) eachNeighbor(family uint8, filter uint16, index int, f func(nei
 
 // neighborMessage returns a struct ndmsg.
 func neighborMessage(family uint8, index int) []byte {
-	data := make([]byte, unix.SizeofNdMsg)
+	data := make([]byte, unix.SizeofNdMsg, 48) // with an IPv6 and a MAC address
 	data[0] = family
 	binary.NativeEndian.PutUint32(data[4:], uint32(index))
 	return data

@@ -225,8 +225,10 @@ func (k *Kernel) loadPeers() error {
 }
 
 func (k *Kernel) readPeers() (facts peerFacts, err error) {
-	facts.neighbors = make([]topology.Neighbor, 0, len(k.peers.neighbors)+worthKeeping)
-	facts.fdb = make([]topology.FDBEntry, 0, len(k.peers.fdb)+worthKeeping)
+	if len(k.links.tunnels) > 0 {
+		facts.neighbors = make([]topology.Neighbor, 0, len(k.peers.neighbors)+max(worthKeeping, k.bulk))
+		facts.fdb = make([]topology.FDBEntry, 0, len(k.peers.fdb)+max(worthKeeping, k.bulk))
+	}
 	for index, t := range k.links.tunnels {
 		family := uint8(unix.AF_INET)
 		if t.Local.Is6() {
@@ -322,7 +324,9 @@ func (k *Kernel) changePeers(op plan.Op, step plan.Changes) error {
 			}
 		}
 	}
-	k.fresh.peers = k.fresh.peers && len(step) <= worthKeeping
+	if len(step) > worthKeeping {
+		k.fresh.peers, k.bulk = false, len(step)
+	}
 	return errors.Join(errs...)
 }
 
