@@ -37,12 +37,18 @@ type pair struct {
 	host, pod path
 }
 
-// A trait is a figure of a path, which is measured for a while.
+// A trait is what is measured of a path for a while. A measurement returns the figures of its parts.
 type trait struct {
+	name    string
+	parts   []part
+	measure func(context.Context, path, time.Duration) ([]float64, error)
+}
+
+// A part is one figure. That of pods to that of hosts must not be below the pair's limit if it is
+// bounded.
+type part struct {
 	name, unit string
-	measure    func(context.Context, path, time.Duration) ([]float64, error)
-	parts      []string // names of what measure returns, if there are several
-	throughput bool
+	bounded    bool
 }
 
 func traits() []trait {
@@ -51,11 +57,12 @@ func traits() []trait {
 			return throughput(ctx, p, n, length)
 		}
 	}
+	bits := []part{{"", "Gbit/s", true}, {" per core", "Gbit/s", false}}
 	return []trait{
-		{name: "TCP, one stream", unit: "Gbit/s", measure: streams(1), throughput: true},
-		{name: "TCP, four streams", unit: "Gbit/s", measure: streams(4), throughput: true},
-		{name: "TCP, request and response of one byte", unit: "us", measure: latency, parts: []string{", median", ", 99th percentile"}},
-		{name: "UDP, packets of 64 bytes received", unit: "k/s", measure: packets},
+		{"TCP, one stream", bits, streams(1)},
+		{"TCP, four streams", bits, streams(4)},
+		{"TCP, a byte there and back", []part{{", median", "us", false}, {", 99th percentile", "us", false}}, latency},
+		{"UDP, 64 bytes, received", []part{{"", "k/s", false}, {" per core", "k/s", false}}, packets},
 	}
 }
 
@@ -132,7 +139,7 @@ func measurePairs(ctx context.Context, opts options, r *report, pairs []pair, ad
 	for i := range pairs {
 		pairs[i].host.addr, pairs[i].pod.addr = address(pairs[i].host.to), address(pairs[i].pod.to)
 		for _, t := range traits() {
-			all[i] = append(all[i], make([]series, max(1, len(t.parts))))
+			all[i] = append(all[i], make([]series, len(t.parts)))
 		}
 	}
 	for round := range opts.rounds {
@@ -147,8 +154,8 @@ func measurePairs(ctx context.Context, opts options, r *report, pairs []pair, ad
 	}
 	for i, p := range pairs {
 		for at, t := range traits() {
-			for part, s := range all[i][at] {
-				r.addSeries("IPv"+familyOf(pairs), p, t, part, s)
+			for n, s := range all[i][at] {
+				r.addSeries("IPv"+familyOf(pairs)+", "+t.name+t.parts[n].name, p, t.parts[n], s)
 			}
 		}
 	}
@@ -178,20 +185,16 @@ func measureBeside(ctx context.Context, t trait, p pair, length time.Duration, p
 	return testutil.Pause(ctx, restBetween)
 }
 
-// addSeries adds the medians of a trait's part, and the median of the rounds' ratios.
-func (r *report) addSeries(family string, p pair, t trait, part int, s series) {
-	name := family + ", " + t.name
-	if len(t.parts) > 0 {
-		name += t.parts[part]
-	}
+// addSeries adds the medians of a part, and the median of the rounds' ratios.
+func (r *report) addSeries(name string, p pair, of part, s series) {
 	var ratios []float64
 	for i := range s.host {
 		ratios = append(ratios, s.pod[i]/s.host[i])
 	}
-	r.add(name+", host to host beside "+p.name, median(s.host), t.unit, 0)
-	r.add(name+", pod to pod by "+p.name, median(s.pod), t.unit, 0)
+	r.add(name+", host to host beside "+p.name, median(s.host), of.unit, 0)
+	r.add(name+", pod to pod by "+p.name, median(s.pod), of.unit, 0)
 	ratio := result{Name: name + ", pod to pod by " + p.name, Value: median(ratios), Unit: ofHosts}
-	if t.throughput {
+	if of.bounded {
 		ratio.Least = p.least
 	}
 	r.Results = append(r.Results, ratio)

@@ -96,8 +96,8 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&opts.limit, "limit", 20*time.Minute, "give up after this long")
 	flags.BoolVar(&opts.must, "must", false, "exit with 1 if a figure misses its limit, which is meant for 5,000 Nodes and two quiet cores")
 	flags.BoolVar(&opts.datapath, "datapath", false, "measure packets between pods of four nodes instead, by plain routes and by VXLAN beside host to host")
-	flags.IntVar(&opts.rounds, "rounds", 5, "how often -datapath measures each path")
-	flags.DurationVar(&opts.length, "length", 2*time.Second, "length of one measurement of -datapath")
+	flags.IntVar(&opts.rounds, "rounds", 15, "how often -datapath measures each path")
+	flags.DurationVar(&opts.length, "length", 500*time.Millisecond, "length of one measurement of -datapath")
 	flags.StringVar(&opts.output, "o", "table", "table or json")
 	flags.StringVar(&opts.agentLog, "agent-log", filepath.Join(opts.Dir, "bench.log"), "file that the agent's log is appended to")
 	flags.Usage = func() {

@@ -19,7 +19,7 @@ import (
 
 const (
 	// warmUp is the part of a measurement that does not count: windows of TCP are still small.
-	warmUp = 300 * time.Millisecond
+	warmUp = 200 * time.Millisecond
 	// chunk is the size of one read or write of a stream, as large as iperf3's.
 	chunk = 128 << 10
 	// packetSize is the payload of small packets, and batch how many one system call sends or receives.
@@ -28,23 +28,32 @@ const (
 	receiveRoom = 4 << 20
 )
 
-// rate is how much of what is counted comes per second, once it flows.
-func rate(ctx context.Context, count *atomic.Int64, length time.Duration) (float64, error) {
-	if err := testutil.Pause(ctx, warmUp); err != nil {
-		return 0, err
-	}
-	before, start := count.Load(), time.Now()
-	if err := testutil.Pause(ctx, length); err != nil {
-		return 0, err
-	}
-	n, took := count.Load()-before, time.Since(start)
-	if n == 0 {
-		return 0, errors.New("nothing was received")
-	}
-	return float64(n) / took.Seconds(), nil
+// cpuTime is what this process has used, which sends, receives, and runs most of the kernel's work for
+// its packets.
+func cpuTime() time.Duration {
+	var used unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &used)
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// throughput returns how many gigabits per second so many TCP connections carry together.
+// rates are how much of what is counted comes in a second, once it flows, and in a second of CPU time.
+func rates(ctx context.Context, count *atomic.Int64, length time.Duration, unit float64) ([]float64, error) {
+	if err := testutil.Pause(ctx, warmUp); err != nil {
+		return nil, err
+	}
+	before, start, used := count.Load(), time.Now(), cpuTime()
+	if err := testutil.Pause(ctx, length); err != nil {
+		return nil, err
+	}
+	n, took, busy := count.Load()-before, time.Since(start), cpuTime()-used
+	if n == 0 {
+		return nil, errors.New("nothing was received")
+	}
+	amount := float64(n) / unit
+	return []float64{amount / took.Seconds(), amount / busy.Seconds()}, nil
+}
+
+// throughput returns how many gigabits so many TCP connections carry together.
 func throughput(ctx context.Context, p path, streams int, length time.Duration) ([]float64, error) {
 	var received atomic.Int64
 	listener, err := p.serve(func(conn net.Conn) {
@@ -74,8 +83,8 @@ func throughput(ctx context.Context, p path, streams int, length time.Duration) 
 			}
 		}()
 	}
-	bytes, err := rate(ctx, &received, length)
-	return []float64{bytes * 8 / 1e9}, err
+	const gigabit = 1e9 / 8
+	return rates(ctx, &received, length, gigabit)
 }
 
 // latency returns the median and the 99th percentile of the time from a request of one byte to its
@@ -108,8 +117,8 @@ func latency(ctx context.Context, p path, length time.Duration) ([]float64, erro
 	return []float64{took[len(took)/2], took[len(took)*99/100]}, ctx.Err()
 }
 
-// packets returns how many thousand small UDP packets per second arrive, of one sender that sends as
-// fast as it can.
+// packets returns how many thousand small UDP packets arrive, of one sender that sends as fast as it
+// can.
 func packets(ctx context.Context, p path, length time.Duration) ([]float64, error) {
 	var receiver *net.UDPConn
 	err := p.to.Do(func() (err error) {
@@ -145,8 +154,7 @@ func packets(ctx context.Context, p path, length time.Duration) ([]float64, erro
 			_, err = conn.WriteBatch(messages, 0)
 		}
 	}()
-	perSecond, err := rate(ctx, &received, length)
-	return []float64{perSecond / 1e3}, err
+	return rates(ctx, &received, length, 1e3)
 }
 
 // messages returns a batch of packets. The batches of golang.org/x/net/ipv4 work for sockets of both
