@@ -33,6 +33,7 @@ type path struct {
 // A pair is two nodes with a pod each.
 type pair struct {
 	name      string
+	nodes     []*nodelab.Node
 	least     float64 // the least ratio of the throughput of pods to that of hosts
 	host, pod path
 }
@@ -40,6 +41,7 @@ type pair struct {
 // A trait is what is measured of a path for a while. A measurement returns the figures of its parts.
 type trait struct {
 	name    string
+	link    uint64 // the rate of the nodes' links in bits per second; 0: they are as fast as the CPU
 	parts   []part
 	measure func(context.Context, path, time.Duration) ([]float64, error)
 }
@@ -59,10 +61,11 @@ func traits() []trait {
 	}
 	bits := []part{{"", "Gbit/s", true}, {" per core", "Gbit/s", false}}
 	return []trait{
-		{"TCP, one stream", bits, streams(1)},
-		{"TCP, four streams", bits, streams(4)},
-		{"TCP, a byte there and back", []part{{", median", "us", false}, {", 99th percentile", "us", false}}, latency},
-		{"UDP, 64 bytes, received", []part{{"", "k/s", false}, {" per core", "k/s", false}}, packets},
+		{"TCP, one stream, on links of 1 Gbit/s", 1e9, bits[:1], streams(1)},
+		{"TCP, one stream", 0, bits, streams(1)},
+		{"TCP, four streams", 0, bits, streams(4)},
+		{"TCP, a byte there and back", 0, []part{{", median", "us", false}, {", 99th percentile", "us", false}}, latency},
+		{"UDP, 64 bytes, received", 0, []part{{"", "k/s", false}, {" per core", "k/s", false}}, packets},
 	}
 }
 
@@ -123,6 +126,7 @@ func newPairs(ctx context.Context, c *nodelab.Cluster) ([]pair, error) {
 			}
 			pods[j] = pod
 		}
+		pairs[i].nodes = ends
 		pairs[i].host = path{from: ends[0].Host, to: ends[1].Host}
 		pairs[i].pod = path{from: pods[0].Host, to: pods[1].Host}
 	}
@@ -171,6 +175,13 @@ func familyOf(pairs []pair) string {
 
 // measureBeside measures a trait of hosts and then of their pods.
 func measureBeside(ctx context.Context, t trait, p pair, length time.Duration, parts []series) error {
+	if t.link > 0 {
+		unlimit, err := limitLinks(p.nodes, t.link)
+		if err != nil {
+			return err
+		}
+		defer unlimit()
+	}
 	host, err := t.measure(ctx, p.host, length)
 	if err != nil {
 		return err

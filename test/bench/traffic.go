@@ -11,9 +11,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/nodelab"
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
@@ -211,4 +214,31 @@ func (p path) dial(ctx context.Context, to net.Addr) (net.Conn, error) {
 		return nil, fmt.Errorf("connecting to %s: %w", to, err)
 	}
 	return p.from.Dial(ctx, to.Network(), at)
+}
+
+// limitLinks makes the nodes' uplinks as slow as a network card of that many bits per second, until
+// unlimit is called.
+func limitLinks(nodes []*nodelab.Node, bits uint64) (unlimit func(), err error) {
+	const burst, queue = 256 << 10, 1 << 20 // bytes; a packet before its segmentation has 64 KiB
+	rate := bits / 8
+	unlimit = func() {}
+	for _, node := range nodes {
+		link, err := node.Handle().LinkByName(netlab.Uplink)
+		if err != nil {
+			return unlimit, fmt.Errorf("finding the uplink of %s: %w", node.Name, err)
+		}
+		shaper := &netlink.Tbf{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+			Rate:       rate, Limit: queue, Buffer: netlink.Xmittime(rate, burst),
+		}
+		if err := node.Handle().QdiscReplace(shaper); err != nil {
+			return unlimit, fmt.Errorf("limiting the uplink of %s: %w", node.Name, err)
+		}
+		others := unlimit
+		unlimit = func() {
+			others()
+			_ = node.Handle().QdiscDel(shaper) // the next measurement would show it
+		}
+	}
+	return unlimit, nil
 }
