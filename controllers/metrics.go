@@ -103,7 +103,12 @@ func (m *Metrics) applied(c plan.Changes, by outcome) int {
 
 // wrote adjusts the number of our routes in the kernel after a change.
 func (m *Metrics) wrote(c plan.Changes) {
-	m.installed.Add(float64(len(plan.Objects[plan.Route](c, plan.Add)) - len(plan.Objects[plan.Route](c, plan.Delete))))
+	for range plan.Each[plan.Route](c, plan.Add) {
+		m.installed.Inc()
+	}
+	for range plan.Each[plan.Route](c, plan.Delete) {
+		m.installed.Dec()
+	}
 }
 
 // changeLabel returns the label "kind" of a change. For routes it contains the operation.

@@ -114,7 +114,7 @@ func (r *NodeReconciler) hostOf(all []*topology.Node, facts topology.Host, desir
 // Problems that appeared or disappeared.
 func touchedBy(done plan.Changes, repairs []plan.Key, changed sets.Set[problem.Problem]) status.Touched {
 	var t status.Touched
-	for _, route := range plan.Objects[plan.Route](done, plan.Add, plan.Replace) {
+	for route := range plan.Each[plan.Route](done, plan.Add, plan.Replace) {
 		t.Route(route.Dst)
 	}
 	for _, k := range repairs {
@@ -165,20 +165,22 @@ func (r *NodeReconciler) logProblems(logger logr.Logger, message string, all set
 // logChanges logs the changes that were made; of very many routes, neighbors or FDB entries it logs
 // their number.
 func (r *NodeReconciler) logChanges(logger logr.Logger, c plan.Changes) {
+	counts := map[plan.Kind]map[plan.Op]int{plan.KindRoute: {}, plan.KindNeighbor: {}, plan.KindFDB: {}}
+	for _, x := range c {
+		if of := counts[x.Kind()]; of != nil {
+			of[x.Op]++
+		}
+	}
+	many := func(k plan.Kind) bool {
+		return counts[k][plan.Add]+counts[k][plan.Replace]+counts[k][plan.Delete] > maxRouteLines
+	}
 	for kind, message := range map[plan.Kind]string{plan.KindRoute: "Changed routes", plan.KindNeighbor: "Changed neighbors", plan.KindFDB: "Changed FDB entries"} {
-		many := c.Only(kind)
-		if len(many) <= maxRouteLines {
-			continue
+		if many(kind) {
+			r.log.Info(logger, ratelog.Key{Kind: kind.Label(), Name: "many"}, message, "added", counts[kind][plan.Add], "replaced", counts[kind][plan.Replace], "deleted", counts[kind][plan.Delete])
 		}
-		counts := map[plan.Op]int{}
-		for _, x := range many {
-			counts[x.Op]++
-		}
-		r.log.Info(logger, ratelog.Key{Kind: kind.Label(), Name: "many"}, message, "added", counts[plan.Add], "replaced", counts[plan.Replace], "deleted", counts[plan.Delete])
-		c = c.Except(kind)
 	}
 	for _, x := range c {
-		if _, sets := x.Object.(plan.Sets); !sets { // which follow the routes
+		if _, sets := x.Object.(plan.Sets); !sets && !many(x.Kind()) { // sets follow the routes
 			key := x.Key()
 			r.log.Info(logger, ratelog.Key{Kind: string(key.Kind), Name: key.Name}, verb(x)+" "+string(key.Kind), key.Kind.Label(), x.Object.String())
 		}

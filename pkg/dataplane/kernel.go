@@ -62,6 +62,7 @@ type Kernel struct {
 	routes     *routeFacts
 	peers      peerFacts
 	watched    bool            // notifications of neighbors are subscribed to
+	bulk       int             // how many routes, neighbors or FDB entries were added since they were read
 	concerns   []netip.Prefix  // the ranges for which foreign routes are kept; nil: all
 	seen       map[egress]bool // those that made routes stale since the last audit
 	objects    bool            // routes refer to nexthop objects
@@ -225,6 +226,7 @@ func (k *Kernel) load() error {
 			return err
 		}
 	}
+	k.bulk = 0
 	return nil
 }
 
@@ -374,7 +376,7 @@ func (f *failures) ownError() error {
 func (f *failures) end(k *Kernel, c plan.Changes) error {
 	routes := errors.Join(f.routes, f.staying)
 	others := errors.Join(f.own, routes)
-	onlyTable := len(c.Except(plan.KindTable).Except(plan.KindCNI)) == 0
+	onlyTable := !slices.ContainsFunc(c, func(x plan.Change) bool { return x.Kind() != plan.KindTable && x.Kind() != plan.KindCNI })
 	switch {
 	case others == nil && f.table != nil && onlyTable:
 		k.fresh.masquerade = false

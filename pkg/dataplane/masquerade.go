@@ -264,11 +264,12 @@ func eachElement(f family, cluster []netip.Prefix, nodes, endpoints []netip.Addr
 	for chunk := range slices.Chunk(intervals(f, cluster), perMessage) {
 		err = errors.Join(err, change(f.clusterSet(), chunk))
 	}
-	for chunk := range slices.Chunk(singles(f, nodes), perMessage) {
-		err = errors.Join(err, change(f.nodesSet(), chunk))
-	}
-	for chunk := range slices.Chunk(singles(f, endpoints), perMessage) {
-		err = errors.Join(err, change(f.endpointsSet(), chunk))
+	for set, addrs := range map[*nftables.Set][]netip.Addr{f.nodesSet(): nodes, f.endpointsSet(): endpoints} {
+		for chunk := range slices.Chunk(addrs, perMessage) {
+			if elements := singles(f, chunk); len(elements) > 0 {
+				err = errors.Join(err, change(set, elements))
+			}
+		}
 	}
 	return err
 }

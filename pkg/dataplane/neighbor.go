@@ -85,28 +85,37 @@ func (k *Kernel) dropNeighbors() error {
 	return nil
 }
 
-// neighbors returns the entries of a family that the kernel filters by an attribute. If the kernel
-// lacks the family, it returns entries of others, which are left out.
+// neighbors returns the entries of a family that the kernel filters by an attribute.
 func (k *Kernel) neighbors(family uint8, filter uint16, index int) ([]neighbor, error) {
-	ask := appendNumber(neighborMessage(family, 0), filter, index)
 	return RetryDump(func() (all []neighbor, err error) {
-		err = k.rtnetlink.dump(unix.RTM_GETNEIGH, ask, func(_ uint16, data []byte) {
-			if n := parseNeighbor(data); n.family == family && (filter != unix.NDA_IFINDEX || n.index == index) {
-				all = append(all, n)
-			}
+		err = k.eachNeighbor(family, filter, index, func(n neighbor) {
+			n.addr = bytes.Clone(n.addr)
+			all = append(all, n)
 		})
 		return all, err
 	})
 }
 
+// eachNeighbor calls f with each of these entries, which are valid during the call. If the kernel
+// lacks the family, it returns entries of others, which are left out.
+func (k *Kernel) eachNeighbor(family uint8, filter uint16, index int, f func(neighbor)) error {
+	ask := appendNumber(neighborMessage(family, 0), filter, index)
+	return k.rtnetlink.dump(unix.RTM_GETNEIGH, ask, func(_ uint16, data []byte) {
+		if n := parseNeighbor(data); n.family == family && (filter != unix.NDA_IFINDEX || n.index == index) {
+			f(n)
+		}
+	})
+}
+
 // neighborMessage returns a struct ndmsg.
 func neighborMessage(family uint8, index int) []byte {
-	data := make([]byte, unix.SizeofNdMsg)
+	data := make([]byte, unix.SizeofNdMsg, 48) // with an IPv6 and a MAC address
 	data[0] = family
 	binary.NativeEndian.PutUint32(data[4:], uint32(index))
 	return data
 }
 
+// parseNeighbor returns an entry whose address is a part of the message.
 func parseNeighbor(b []byte) neighbor {
 	attributes := b[unix.SizeofNdMsg:]
 	diverted := false
@@ -116,6 +125,6 @@ func parseNeighbor(b []byte) neighbor {
 	return neighbor{
 		diverted: diverted,
 		family:   b[0], index: int(int32(number(b[4:]))), state: binary.NativeEndian.Uint16(b[8:]), flags: b[10],
-		addr: bytes.Clone(attribute(attributes, unix.NDA_DST)), mac: string(attribute(attributes, unix.NDA_LLADDR)),
+		addr: attribute(attributes, unix.NDA_DST), mac: string(attribute(attributes, unix.NDA_LLADDR)),
 	}
 }

@@ -221,7 +221,7 @@ func rangePrefix(start, end netip.Addr) (netip.Prefix, bool) {
 }
 
 func parseSingles(elements []nftables.SetElement) []netip.Addr {
-	var addrs []netip.Addr
+	addrs := make([]netip.Addr, 0, len(elements))
 	for _, e := range elements {
 		if a, ok := netip.AddrFromSlice(e.Key); ok {
 			addrs = append(addrs, a)

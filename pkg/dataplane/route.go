@@ -76,7 +76,7 @@ func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*
 func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
 	facts := &routeFacts{blocks: blocks, representatives: map[egress]topology.Route{}, named: map[uint32]bool{}}
 	if k.routes != nil {
-		facts.ours = make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
+		facts.ours = make([]topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
 	}
 	if k.objects {
 		var err error
@@ -98,7 +98,7 @@ func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map
 // others that takes a fifth of the time of a full read.
 func (k *Kernel) loadOurs() error {
 	ours, err := RetryDump(func() ([]topology.Route, error) {
-		ours := make([]topology.Route, 0, len(k.routes.ours)+worthKeeping)
+		ours := make([]topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
 		err := k.dump(topology.Protocol, func(m *message) {
 			if m.mine() {
 				ours = append(ours, m.route(k.links))

@@ -44,7 +44,7 @@ func (k *Kernel) applyRoutes(op plan.Op, routes []plan.Route) error {
 	switch {
 	case len(routes) > worthKeeping:
 		done = func(topology.Route) {}
-		defer func() { k.fresh.ours = false }()
+		defer func() { k.fresh.ours, k.bulk = false, len(routes) }()
 	case op == plan.Delete:
 		done = k.drop
 	}

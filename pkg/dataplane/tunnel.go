@@ -231,32 +231,37 @@ func (k *Kernel) loadPeers() error {
 		}
 		k.watched = true
 	}
-	var facts peerFacts
+	facts, err := RetryDump(k.readPeers)
+	if err != nil {
+		return fmt.Errorf("listing the peers of tunnels: %w", err)
+	}
+	k.peers, k.fresh.peers = facts, true
+	return nil
+}
+
+func (k *Kernel) readPeers() (facts peerFacts, err error) {
+	if len(k.links.tunnels) > 0 {
+		facts.neighbors = make([]topology.Neighbor, 0, len(k.peers.neighbors)+max(worthKeeping, k.bulk))
+		facts.fdb = make([]topology.FDBEntry, 0, len(k.peers.fdb)+max(worthKeeping, k.bulk))
+	}
 	for index, t := range k.links.tunnels {
 		family := uint8(unix.AF_INET)
 		if t.Local.Is6() {
 			family = unix.AF_INET6
 		}
-		known, err := k.neighbors(family, unix.NDA_IFINDEX, index)
-		entries, failure := k.neighbors(unix.AF_BRIDGE, unix.NDA_IFINDEX, index)
-		if err := errors.Join(err, failure); err != nil {
-			return fmt.Errorf("listing the peers of %s: %w", t.Name, err)
-		}
-		for _, n := range known {
+		err = errors.Join(err, k.eachNeighbor(family, unix.NDA_IFINDEX, index, func(n neighbor) {
 			if entry, ok := n.permanent(t.Name); ok {
 				facts.neighbors = append(facts.neighbors, entry)
 			}
-		}
-		for _, n := range entries {
+		}), k.eachNeighbor(unix.AF_BRIDGE, unix.NDA_IFINDEX, index, func(n neighbor) {
 			if entry, ok := n.fdbEntry(t.Name); ok {
 				facts.fdb = append(facts.fdb, entry)
 			}
-		}
+		}))
 	}
 	slices.SortFunc(facts.neighbors, topology.Neighbor.Compare)
 	slices.SortFunc(facts.fdb, topology.FDBEntry.Compare)
-	k.peers, k.fresh.peers = facts, true
-	return nil
+	return facts, err
 }
 
 // permanent returns an entry of the neighbor table that the kernel did not make itself.
@@ -319,7 +324,7 @@ func holds[T comparable](all []T, x T, deleted bool, compare func(T, T) int) boo
 	return found && all[i] == x
 }
 
-// changePeers writes neighbors or FDB entries, 128 at a time. The next pass reads them again.
+// changePeers writes neighbors or FDB entries, 128 at a time, and updates what is kept.
 func (k *Kernel) changePeers(op plan.Op, step plan.Changes) error {
 	kind, flags := uint16(unix.RTM_NEWNEIGH), uint16(unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	if op == plan.Delete {
@@ -334,13 +339,41 @@ func (k *Kernel) changePeers(op plan.Op, step plan.Changes) error {
 		for i, err := range k.rtnetlink.acknowledge(requests) {
 			switch {
 			case err == nil, op == plan.Delete && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)):
+				if len(step) <= worthKeeping {
+					k.peers.note(batch[i])
+				}
 			default:
 				errs = append(errs, part(batch[i].Object, fmt.Errorf("%s: %w", batch[i], err)))
 			}
 		}
 	}
-	k.fresh.peers = false
+	if len(step) > worthKeeping {
+		k.fresh.peers, k.bulk = false, len(step)
+	}
 	return errors.Join(errs...)
+}
+
+// note updates what is kept after a change.
+func (f *peerFacts) note(c plan.Change) {
+	switch o := c.Object.(type) {
+	case plan.Neighbor:
+		f.neighbors = noted(f.neighbors, o.Neighbor, c.Op, topology.Neighbor.Compare)
+	case plan.FDBEntry:
+		f.fdb = noted(f.fdb, o.FDBEntry, c.Op, topology.FDBEntry.Compare)
+	}
+}
+
+func noted[T any](all []T, x T, op plan.Op, compare func(T, T) int) []T {
+	i, found := slices.BinarySearchFunc(all, x, compare)
+	switch {
+	case found && op == plan.Delete:
+		return slices.Delete(all, i, i+1)
+	case found:
+		all[i] = x
+	case op != plan.Delete:
+		return slices.Insert(all, i, x)
+	}
+	return all
 }
 
 // encodePeer returns struct ndmsg and its attributes (rtnetlink(7)). The kernel refuses index 0, of

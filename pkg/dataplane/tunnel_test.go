@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
@@ -215,6 +216,28 @@ func TestDeletedTunnelIsOneNotification(t *testing.T) {
 		t.Error("it is no news that the tunnel is gone")
 	}
 	m.settle(all)
+}
+
+// Neighbors and FDB entries that a pass added, changed or deleted are kept, and their notifications
+// ask for no other pass.
+func TestNotificationsOfOwnPeersAreIgnored(t *testing.T) {
+	m, all := tunneled(t)
+	time.Sleep(settleTime)
+	news := m.watchSettled(all)
+	for _, addr := range []string{"192.168.2.14", "192.168.1.13", "192.168.2.13"} {
+		moved := *all[2]
+		moved.Addrs = []netip.Addr{netip.MustParseAddr(addr), netip.MustParseAddr("fd00:192:168:2::13")}
+		all[2] = &moved
+		m.pass(all)
+		m.quiet(news, "our own changes for "+addr)
+		if c := m.diff(all); !c.Empty() {
+			t.Errorf("what is kept lacks %v", c)
+		}
+		m.Forget()
+		if c := m.diff(all); !c.Empty() {
+			t.Errorf("the kernel lacks %v", c)
+		}
+	}
 }
 
 // awaitEmpty makes passes as notifications ask for them, without Forget, until nothing is left to do.

@@ -84,15 +84,24 @@ func (i *Inspector) ProbeNeighbor(n Neighbor) error {
 }
 
 // NeighborCount returns the number of entries of a family, 4 or 6, that count against the limits of
-// the neighbor table. The kernel counts the entries of all network namespaces together and shows
-// that in the initial one alone; in another the result is the number of entries in this namespace.
+// the neighbor table. The kernel shows the number of those of all network namespaces together, in the
+// initial one alone; in another the result is the number in this namespace. Permanent entries, such
+// as a tunnel's for each peer, don't count (neigh_alloc of net/core/neighbour.c), but are in the
+// number that the kernel shows.
 func (i *Inspector) NeighborCount(family int) (int, error) {
-	name := map[int]string{4: "arp_cache", 6: "ndisc_cache"}[family]
-	if content, err := os.ReadFile("/proc/thread-self/net/stat/" + name); err == nil {
-		return parseCount(string(content))
-	}
 	all, err := i.Neighbors()
-	return len(slices.DeleteFunc(all, func(e Neighbor) bool { return e.Addr.Is4() != (family == 4) || e.State == Permanent })), err
+	if err != nil {
+		return 0, err
+	}
+	all = slices.DeleteFunc(all, func(e Neighbor) bool { return e.Addr.Is4() != (family == 4) })
+	counted := slices.DeleteFunc(slices.Clone(all), func(e Neighbor) bool { return e.State == Permanent })
+	name := map[int]string{4: "arp_cache", 6: "ndisc_cache"}[family]
+	content, err := os.ReadFile("/proc/thread-self/net/stat/" + name)
+	if err != nil {
+		return len(counted), nil
+	}
+	shown, err := parseCount(string(content))
+	return shown - (len(all) - len(counted)), err
 }
 
 // parseCount reads the column "entries", which is the same in each CPU's row (neigh_stat_seq_show).

@@ -64,9 +64,20 @@ func Of(op Op, objects ...Object) Changes {
 // Empty reports whether nothing changes.
 func (c Changes) Empty() bool { return len(c) == 0 }
 
-// Filter returns the Changes that keep accepts.
+// Filter returns the Changes that keep accepts. It copies only if one in their middle is left out:
+// a node that starts has thousands.
 func (c Changes) Filter(keep func(Change) bool) Changes {
-	return slices.DeleteFunc(slices.Clone(c), func(x Change) bool { return !keep(x) })
+	kept := 0
+	for kept < len(c) && keep(c[kept]) {
+		kept++
+	}
+	rest := slices.Clip(c[:kept])
+	for i := kept + 1; i < len(c); i++ {
+		if keep(c[i]) {
+			rest = append(rest, c[i])
+		}
+	}
+	return rest
 }
 
 // Only returns the Changes to Objects of one Kind.
@@ -97,11 +108,8 @@ func (c Changes) WithoutRemovals() Changes {
 
 // Minus returns what is left of the Changes once some of them are done.
 func (c Changes) Minus(done Changes) Changes {
-	switch len(done) {
-	case 0:
-		return c
-	case len(c):
-		return nil
+	if len(done) <= len(c) && slices.Equal(c[:len(done)], done) { // all that precedes the CNI config
+		return c[len(done):]
 	}
 	gone := make(map[Change]bool, len(done))
 	for _, x := range done {
@@ -128,11 +136,11 @@ func (c Changes) Without(drop func(Key) bool) Changes {
 
 func (c Change) putsRoute() bool { return c.Kind() == KindRoute && c.Op != Delete }
 
-// Distinct returns the first Change of each Key. Each route has a Key of its own.
+// Distinct returns the first Change of each Key. Each Object of a peer has a Key of its own.
 func (c Changes) Distinct() Changes {
 	seen := map[Key]bool{}
 	return c.Filter(func(x Change) bool {
-		if x.Kind() == KindRoute {
+		if x.Kind().OfPeers() {
 			return true
 		}
 		key := x.Key()
@@ -174,15 +182,25 @@ func (c Changes) Steps() iter.Seq[Changes] {
 	}
 }
 
-// Objects returns those of one type with one of the operations.
-func Objects[T Object](c Changes, ops ...Op) []T {
-	var all []T
-	for _, x := range c {
-		if o, ok := x.Object.(T); ok && slices.Contains(ops, x.Op) {
-			all = append(all, o)
+// Each yields the Objects of one type with one of the operations.
+func Each[T Object](c Changes, ops ...Op) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for _, x := range c {
+			if o, ok := x.Object.(T); ok && slices.Contains(ops, x.Op) && !yield(o) {
+				return
+			}
 		}
 	}
-	return all
+}
+
+// Objects returns what Each yields.
+func Objects[T Object](c Changes, ops ...Op) []T {
+	n := 0
+	for range Each[T](c, ops...) {
+		n++
+	}
+	all := make([]T, 0, n) // thousands of routes when a node starts
+	return slices.AppendSeq(all, Each[T](c, ops...))
 }
 
 // With adds Changes, each at its place in the order.

@@ -208,9 +208,9 @@ func (b *builder) tunnelPeers() {
 		if c.path != PathTunnel {
 			continue
 		}
-		mac := TunnelMAC(c.subnet)
-		b.desired.Neighbors = append(b.desired.Neighbors, Neighbor{c.dev, c.via, mac})
-		b.desired.FDB = append(b.desired.FDB, FDBEntry{c.dev, mac, c.addr})
+		mac, left := TunnelMAC(c.subnet), len(b.claims)-i
+		b.desired.Neighbors = append(slices.Grow(b.desired.Neighbors, left), Neighbor{c.dev, c.via, mac})
+		b.desired.FDB = append(slices.Grow(b.desired.FDB, left), FDBEntry{c.dev, mac, c.addr})
 	}
 	slices.SortFunc(b.desired.Neighbors, Neighbor.Compare)
 	slices.SortFunc(b.desired.FDB, FDBEntry.Compare)
@@ -219,7 +219,7 @@ func (b *builder) tunnelPeers() {
 // endpoints returns the addresses from which tunnels accept packets: the InternalIPs of peers, in
 // the families of our tunnels, sorted.
 func (b *builder) endpoints() []netip.Addr {
-	var all []netip.Addr
+	all := make([]netip.Addr, 0, len(b.claims))
 	for i := range b.claims {
 		c := &b.claims[i]
 		is4 := c.subnet.Addr().Is4()

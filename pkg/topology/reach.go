@@ -113,6 +113,9 @@ func (b *builder) reachAll(claims []claim) {
 // InternalIP, and only this host's routes to it changed. The route is replaced for a better
 // InternalIP of the Node, or for a later one if the link of the former lost its carrier.
 func (b *builder) keep(c *claim, have Route) {
+	if have.Via == c.via && have.Dev == c.dev {
+		return
+	}
 	to := b.actual.Endpoint(have)
 	if pathOf(have) == PathGateway {
 		switch before := b.grantOf(c); {
@@ -122,8 +125,7 @@ func (b *builder) keep(c *claim, have Route) {
 			to = before.addr
 		}
 	}
-	moved := have.Via != c.via || have.Dev != c.dev
-	if !moved || !slices.Contains(c.node.Addrs, to) || b.resolver.excluded(to) != "" || !b.opts.allows(pathOf(have)) {
+	if !slices.Contains(c.node.Addrs, to) || b.resolver.excluded(to) != "" || !b.opts.allows(pathOf(have)) {
 		return
 	}
 	if c.ok() && (pathOf(have) != PathDirect || c.path != PathDirect) {
@@ -131,12 +133,13 @@ func (b *builder) keep(c *claim, have Route) {
 	}
 	better := slices.Index(c.node.Addrs, to) < slices.Index(c.node.Addrs, c.addr)
 	dead := func(foreign Route) bool { return foreign.Dev == have.Dev && foreign.Dead }
-	_, reason, detail := b.resolver.onLink(to)
-	if stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Routes, dead); !stays {
-		detail = ""
-		if have.Via == c.addr {
-			detail = b.resolver.shadowed(have.Via, have.Dev)
-		}
+	_, reason, why := b.resolver.onLink(to)
+	var detail string
+	switch stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Routes, dead); {
+	case stays && reason != "":
+		detail = why()
+	case !stays && have.Via == c.addr:
+		detail = b.resolver.shadowed(have.Via, have.Dev)
 	}
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated

@@ -107,7 +107,7 @@ func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 // way decides how a subnet is reached by an InternalIP of its Node, or returns the reason why it is
 // not.
 func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool, reason problem.Reason, detail string) {
-	by, reason, detail := r.onLink(addr)
+	by, reason, why := r.onLink(addr)
 	way = reach{addr: addr, by: by}
 	if onLink = reason == ""; onLink && r.opts.Encapsulation != EncapsulateAlways {
 		way.path, way.via, way.dev = PathDirect, addr, by.Dev
@@ -115,7 +115,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 	}
 	switch {
 	case !onLink && (reason != problem.OffLink || !r.leaves(by)):
-		return reach{}, false, reason, detail
+		return reach{}, false, reason, why()
 	case r.opts.Encapsulates():
 		t := *r.tunnels.of(addr.Is4())
 		if t == nil {
@@ -130,7 +130,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 		}
 		way.path, way.via, way.dev = PathGateway, by.Via, by.Dev
 	default:
-		return reach{}, false, reason, detail
+		return reach{}, false, reason, why()
 	}
 	return way, onLink, "", ""
 }
@@ -142,40 +142,53 @@ func (r *resolver) leaves(by *Route) bool {
 
 // onLink returns the route by which addr is reached without a gateway, or why it can't be a next
 // hop. If that is because it is not on link, the route, if there is one, leads there all the same.
-func (r *resolver) onLink(addr netip.Addr) (by *Route, reason problem.Reason, detail string) {
+func (r *resolver) onLink(addr netip.Addr) (by *Route, reason problem.Reason, why detail) {
 	if what, ok := r.local[addr]; ok {
-		return nil, problem.AddressRefused, fmt.Sprintf("InternalIP %s is %s", addr, what)
+		return nil, problem.AddressRefused, say("InternalIP %s is %s", addr, what)
 	}
 	if why := r.excluded(addr); why != "" {
-		return nil, problem.AddressRefused, fmt.Sprintf("InternalIP %s %s", addr, why)
+		return nil, problem.AddressRefused, say("InternalIP %s %s", addr, why)
 	}
 	return r.reached(addr)
 }
 
+// A detail returns why an address is no next hop. That of thousands of peers behind a router would
+// be text that none reads, because a tunnel leads there.
+type detail func() string
+
+func say(format string, args ...any) detail {
+	return func() string { return fmt.Sprintf(format, args...) }
+}
+
 // reached does the same as onLink for an address that is not this host's.
-func (r *resolver) reached(addr netip.Addr) (route *Route, reason problem.Reason, detail string) {
+func (r *resolver) reached(addr netip.Addr) (route *Route, reason problem.Reason, why detail) {
 	route = r.index.lookup(addr)
 	switch {
 	case route != nil && route.From.IsValid():
-		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
+		return route, problem.OffLink, say("InternalIP %s is reached by %q, which packets of other sources may not take", addr, *route)
 	case route == nil || route.Type == throw || route.Type != Unicast && wide(route.Dst):
-		return route, problem.OffLink, fmt.Sprintf("InternalIP %s: this host has no route to it%s", addr, r.linkHint(addr))
+		return route, problem.OffLink, say("InternalIP %s: this host has no route to it%s", addr, r.linkHint(addr))
 	case route.Via.IsValid():
-		detail := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, route.Via, route.Dev)
-		if wide(route.Dst) {
-			detail += r.linkHint(addr)
-		}
-		return route, problem.OffLink, detail
+		by := route // the result is assigned later, and would be allocated for each address
+		return route, problem.OffLink, func() string { return r.behindGateway(addr, by) }
 	case route.Type != Unicast || r.loopback[route.Dev] || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
-		return route, problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
+		return route, problem.AddressRefused, say("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
-		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
+		return route, problem.OffLink, say("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
 	case route.Dev == "":
-		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which names no link", addr, *route)
+		return route, problem.OffLink, say("InternalIP %s is reached by %q, which names no link", addr, *route)
 	case wide(route.Dst):
-		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.linkHint(addr))
+		return route, problem.OffLink, say("InternalIP %s is reached by %q, which is as wide as a default route and shows no neighbor%s", addr, *route, r.linkHint(addr))
 	}
-	return route, "", ""
+	return route, "", nil
+}
+
+func (r *resolver) behindGateway(addr netip.Addr, by *Route) string {
+	text := fmt.Sprintf("InternalIP %s is behind gateway %s on %s, not on a link of ours", addr, by.Via, by.Dev)
+	if wide(by.Dst) {
+		text += r.linkHint(addr)
+	}
+	return text
 }
 
 const throw RouteType = "throw" // a route that ends the lookup in its table; no table follows the main one

@@ -40,7 +40,7 @@ func (b *builder) nextHops() {
 		if c := &b.claims[i]; c.ok() {
 			hops = append(hops, c.addr)
 			if bounded := len(b.opts.NodeCIDRs) > 0; c.path == PathTunnel || c.path != PathDirect && !bounded {
-				left = append(left, c.addr)
+				left = append(slices.Grow(left, len(b.claims)-i), c.addr)
 			}
 		}
 	}

@@ -5,13 +5,15 @@ import (
 	"net/netip"
 )
 
-// The address plan: Node number i has the i-th address of the LAN past the first 256, and the i-th pod subnet.
+// The address plan: Node number i has the i-th address of the LAN past the first 512, and the i-th pod subnet.
 //
 //	             LAN (/16)                      pod subnets (/24 of 10.128.0.0/9)
 //	router       172.20.0.1   fd00:172:20::1
 //	own Node 0   172.20.1.0   fd00:172:20::100  10.128.0.0/24   fd00:10:128:0::/64
-//	Node 1       172.20.1.1   fd00:172:20::101  10.128.1.0/24   fd00:10:128:1::/64
-//	…moved       172.20.129.1
+//	Node 1       172.20.2.1   fd00:172:20::201  10.128.1.0/24   fd00:10:128:1::/64
+//	…moved       172.20.130.1
+//
+// With -off-link the LAN ends before Node 1, and all other Nodes are behind the router.
 const (
 	routerIndex = -255
 	ownIndex    = 0
@@ -19,25 +21,37 @@ const (
 	movedBy = 1 << 15
 	// maxNodes leaves room on the LAN for Nodes that come and that move, and for its broadcast address.
 	maxNodes = 30000
-
-	podRange4, podRange6 = "10.128.0.0/9", "fd00:10:128::/48"
 )
+
+var podRange4, podRange6 = netip.MustParsePrefix("10.128.0.0/9"), netip.MustParsePrefix("fd00:10:128::/48")
+
+// hostNumber is the last part of a Node's addresses.
+func hostNumber(index int) int {
+	if index > ownIndex {
+		return 512 + index
+	}
+	return 256 + index
+}
 
 // address4 is the IPv4 address of Node number index.
 func address4(index int) netip.Addr {
-	n := 256 + index
+	n := hostNumber(index)
 	return netip.AddrFrom4([4]byte{172, 20, byte(n >> 8), byte(n)})
 }
 
 func address6(index int) netip.Addr {
-	return netip.MustParseAddr(fmt.Sprintf("fd00:172:20::%x", 256+index))
+	return netip.MustParseAddr(fmt.Sprintf("fd00:172:20::%x", hostNumber(index)))
 }
 
 // addresses are those of Node number index with the LAN's prefix length, of the families that are measured.
 func (l *lab) addresses(index int) []netip.Prefix {
-	all := []netip.Prefix{netip.PrefixFrom(address4(index), 16)}
+	bits4, bits6 := 16, 64
+	if l.opts.offLink {
+		bits4, bits6 = 23, 119
+	}
+	all := []netip.Prefix{netip.PrefixFrom(address4(index), bits4)}
 	if l.opts.dualStack {
-		all = append(all, netip.PrefixFrom(address6(index), 64))
+		all = append(all, netip.PrefixFrom(address6(index), bits6))
 	}
 	return all
 }
@@ -57,13 +71,22 @@ func subnet4(index int) netip.Prefix {
 
 func (l *lab) podRanges() string {
 	if l.opts.dualStack {
-		return podRange4 + "," + podRange6
+		return podRange4.String() + "," + podRange6.String()
 	}
-	return podRange4
+	return podRange4.String()
 }
 
 // peerRoutes is how many routes there are when all is well.
 func (l *lab) peerRoutes() int { return (l.opts.nodes - 1) * len(l.addresses(ownIndex)) }
+
+// perRoute is how many objects come with a route, itself among them: also a neighbor and an FDB entry, if it leads into a
+// tunnel.
+func (l *lab) perRoute() int {
+	if l.opts.offLink {
+		return 3
+	}
+	return 1
+}
 
 func nodeName(index int) string {
 	return fmt.Sprintf("ip-172-20-node-%05d.eu-central-1.compute.internal", index)

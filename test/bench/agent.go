@@ -33,7 +33,8 @@ func (l *lab) startAgent() error {
 		return fmt.Errorf("opening the agent's log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(l.opts.Agent, "agent",
+	args := []string{
+		"agent",
 		"--node-name", nodeName(ownIndex),
 		"--kubeconfig", l.kubeconfig,
 		"--cluster-cidr", l.podRanges(),
@@ -41,7 +42,11 @@ func (l *lab) startAgent() error {
 		"--cni-conf-dir", l.machine.ConfDir,
 		"--cni-bin-dir", l.opts.Plugins,
 		"--listen", "127.0.0.1:9472",
-	)
+	}
+	if l.opts.offLink {
+		args = append(args, "--encapsulation=cross-subnet")
+	}
+	cmd := exec.Command(l.opts.Agent, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	a := &agent{cmd: cmd, log: l.opts.agentLog, ended: make(chan error, 1)}
 	err = l.machine.Do(func() error {

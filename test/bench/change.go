@@ -39,7 +39,7 @@ func measureNew(ctx context.Context, l *lab, r *report) error {
 		return err
 	}
 
-	gone := l.opts.samples * len(l.subnets(ownIndex))
+	gone := l.opts.samples * len(l.subnets(ownIndex)) * l.perRoute()
 	_, err = l.routes.await(ctx, func() error {
 		for index := first; index < first+l.opts.samples; index++ {
 			if err := l.deleteNode(ctx, index); err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
@@ -36,6 +38,42 @@ func measureDelete(ctx context.Context, l *lab, r *report) error {
 	}
 	r.add("one deleted route back"+l.during+", median", milliseconds(median(took)), "ms", 0)
 	r.add("one deleted route back"+l.during+", worst", milliseconds(worst(took)), "ms", 20)
+	return l.complete()
+}
+
+// measureNeighbor and measureFDB delete one neighbor or FDB entry of a tunnel at a time and wait for it to be back.
+func measureNeighbor(ctx context.Context, l *lab, r *report) error {
+	return l.deleteEntries(ctx, r, "neighbor", unix.AF_INET)
+}
+
+func measureFDB(ctx context.Context, l *lab, r *report) error {
+	return l.deleteEntries(ctx, r, "FDB entry", unix.AF_BRIDGE)
+}
+
+func (l *lab) deleteEntries(ctx context.Context, r *report, kind string, family int) error {
+	entries, err := l.entries(family)
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	for i := range l.opts.samples {
+		entry := entries[i*len(entries)/l.opts.samples]
+		if err := testutil.Pause(ctx, restBetween); err != nil {
+			return err
+		}
+		limited, cancel := context.WithTimeout(ctx, healLimit)
+		start := time.Now()
+		at, err := l.routes.await(limited, func() error { return l.link.NeighDel(&entry) }, func(e routeEvent) bool {
+			return e.added && e.entry == entryOf(&entry)
+		})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("deleting %s %s: %w", kind, entry.String(), err)
+		}
+		took = append(took, at.Sub(start))
+	}
+	r.add("one deleted "+kind+" back, median", milliseconds(median(took)), "ms", 20)
+	r.add("one deleted "+kind+" back, worst", milliseconds(worst(took)), "ms", 0)
 	return l.complete()
 }
 

@@ -114,9 +114,10 @@ func (l *lab) configure() error {
 		if err := giveAddresses("eth0", l.addresses(ownIndex)); err != nil {
 			return err
 		}
-		gateway := l.addresses(routerIndex)[0].Addr()
-		if err := netlink.RouteReplace(&netlink.Route{Gw: gateway.AsSlice()}); err != nil {
-			return fmt.Errorf("adding the default route: %w", err)
+		for _, gateway := range l.addresses(routerIndex) {
+			if err := netlink.RouteReplace(&netlink.Route{Gw: gateway.Addr().AsSlice()}); err != nil {
+				return fmt.Errorf("adding the default route: %w", err)
+			}
 		}
 		return nil
 	})

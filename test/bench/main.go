@@ -1,6 +1,7 @@
 // Command bench measures the agent in a cluster of thousands of Nodes: a real etcd and kube-apiserver, Node objects as
 // big as busy kubelets make them, and the real agent in a network namespace with one NIC. Times are taken from the
-// kernel's own notifications, CPU time and memory from the agent's process.
+// kernel's own notifications, CPU time and memory from the agent's process. With -datapath it measures packets between
+// pods instead.
 package main
 
 import (
@@ -20,10 +21,11 @@ import (
 	"github.com/plainroute/plainroute/test/sandbox"
 )
 
-const usage = `bench measures the agent in a cluster of many Nodes, in namespaces of its own.
+const usage = `bench measures the agent in a cluster of many Nodes, or packets between pods, in namespaces of its own.
 
 Usage:
   bench [flags]
+  bench -datapath [flags]
 
 A short run: bench -nodes 1000 -starts 1 -samples 5 -settle 1s -only new,delete,flush
 
@@ -34,6 +36,7 @@ type options struct {
 	nodelab.Config
 	nodes      int
 	dualStack  bool
+	offLink    bool
 	only       string
 	starts     int
 	samples    int
@@ -44,6 +47,9 @@ type options struct {
 	output     string
 	agentLog   string
 	must       bool
+	datapath   bool
+	rounds     int
+	length     time.Duration
 }
 
 func main() {
@@ -79,7 +85,9 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&opts.Agent, "plainroute", opts.Agent, "the plainroute binary ($PLAINROUTE_BIN)")
 	flags.IntVar(&opts.nodes, "nodes", 5000, "number of Nodes, including the agent's own")
 	flags.BoolVar(&opts.dualStack, "dual-stack", false, "give each Node an IPv6 address and pod subnet as well")
-	flags.StringVar(&opts.only, "only", "", "measure these after the start, separated by commas, instead of all of "+strings.Join(sectionNames(), ","))
+	flags.BoolVar(&opts.offLink, "off-link", false, "put all other Nodes behind a router, and start the agent with --encapsulation=cross-subnet")
+	flags.StringVar(&opts.only, "only", "", "measure these after the start, separated by commas, instead of all: "+
+		strings.Join(sectionNames(options{}), ",")+"; with -off-link "+strings.Join(sectionNames(options{offLink: true}), ","))
 	flags.IntVar(&opts.starts, "starts", 3, "how often to start on an empty table")
 	flags.IntVar(&opts.samples, "samples", 30, "how often to repeat a measurement of one route")
 	flags.IntVar(&opts.heartbeats, "heartbeats", 500, "number of status heartbeats")
@@ -87,6 +95,9 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&opts.idle, "idle", time.Minute, "length of the idle measurement; the agent's audit runs once a minute")
 	flags.DurationVar(&opts.limit, "limit", 20*time.Minute, "give up after this long")
 	flags.BoolVar(&opts.must, "must", false, "exit with 1 if a figure misses its limit, which is meant for 5,000 Nodes and two quiet cores")
+	flags.BoolVar(&opts.datapath, "datapath", false, "measure packets between pods of four nodes instead, by plain routes and by VXLAN beside host to host")
+	flags.IntVar(&opts.rounds, "rounds", 15, "how often -datapath measures each path")
+	flags.DurationVar(&opts.length, "length", 500*time.Millisecond, "length of one measurement of -datapath")
 	flags.StringVar(&opts.output, "o", "table", "table or json")
 	flags.StringVar(&opts.agentLog, "agent-log", filepath.Join(opts.Dir, "bench.log"), "file that the agent's log is appended to")
 	flags.Usage = func() {
@@ -107,6 +118,9 @@ func (o *options) validate(rest []string) error {
 	if o.nodes < 2*fewNodes || o.nodes > maxNodes {
 		faults = append(faults, fmt.Errorf("-nodes: %d is not between %d and %d", o.nodes, 2*fewNodes, maxNodes))
 	}
+	if o.rounds < 1 || o.length <= 0 {
+		faults = append(faults, errors.New("-rounds, -length: above 0"))
+	}
 	if o.samples < 1 || o.samples > o.nodes/2 || o.starts < 1 || o.heartbeats < 1 {
 		faults = append(faults, errors.New("-starts, -samples, -heartbeats: at least 1, and no more samples than half the Nodes"))
 	}
@@ -114,8 +128,8 @@ func (o *options) validate(rest []string) error {
 		faults = append(faults, fmt.Errorf("-o: %q is neither table nor json", o.output))
 	}
 	for _, name := range o.wanted() {
-		if !slices.Contains(sectionNames(), name) {
-			faults = append(faults, fmt.Errorf("-only: %q is none of %s", name, strings.Join(sectionNames(), ",")))
+		if all := sectionNames(*o); !slices.Contains(all, name) {
+			faults = append(faults, fmt.Errorf("-only: %q is none of %s", name, strings.Join(all, ",")))
 		}
 	}
 	for _, path := range []*string{&o.Assets, &o.Plugins, &o.Agent, &o.agentLog} {
@@ -131,7 +145,7 @@ func (o *options) validate(rest []string) error {
 // wanted are the sections to run.
 func (o *options) wanted() []string {
 	if o.only == "" {
-		return sectionNames()
+		return sectionNames(*o)
 	}
 	return strings.Split(o.only, ",")
 }
@@ -143,6 +157,10 @@ func inside(opts options) int {
 	ctx, cancel := context.WithTimeout(ctx, opts.limit)
 	defer cancel()
 	done := make(chan error, 1)
+	measure := measureAgent
+	if opts.datapath {
+		measure = measureDatapath
+	}
 	go func() { done <- measure(ctx, opts) }()
 	select {
 	case <-ctx.Done():

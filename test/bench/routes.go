@@ -13,20 +13,26 @@ import (
 	"github.com/plainroute/plainroute/test/netlab"
 )
 
-// routeEvent is the kernel's word that a route of the agent's came, changed or went.
+// routeEvent is the kernel's word that a route of the agent's, or an entry of a tunnel, came, changed or went.
 type routeEvent struct {
-	at     time.Time
-	added  bool
-	subnet netip.Prefix
-	via    netip.Addr // none: the route to our own subnet
+	object
+	at    time.Time
+	added bool
+	via   netip.Addr // none: the route to our own subnet, or an entry
 }
 
-// routeWatch listens to the routes of a namespace.
+// object is one thing that the agent adds.
+type object struct {
+	subnet netip.Prefix // of a route
+	entry  string       // a neighbor's IP address or an FDB entry's MAC address; empty: a route
+}
+
+// routeWatch listens to the routes of a namespace, and to the neighbors and FDB entries of its tunnels.
 type routeWatch struct {
 	close func()
 
 	mu      sync.Mutex
-	count   int // notifications of the agent's routes
+	count   int // notifications of the agent's routes and entries
 	want    func(routeEvent) bool
 	matched chan time.Time
 }
@@ -34,7 +40,7 @@ type routeWatch struct {
 // receiveBuffer holds the notifications of a whole table.
 const receiveBuffer = 64 << 20
 
-// watchRoutes subscribes to the routes of the thread's namespace.
+// watchRoutes subscribes to the routes, neighbors and FDB entries of the thread's namespace.
 func watchRoutes() (*routeWatch, error) {
 	updates, done := make(chan netlink.RouteUpdate, 1024), make(chan struct{})
 	err := netlink.RouteSubscribeWithOptions(updates, done, netlink.RouteSubscribeOptions{
@@ -43,13 +49,48 @@ func watchRoutes() (*routeWatch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("subscribing to routes: %w", err)
 	}
+	entries := make(chan netlink.NeighUpdate, 1024)
+	err = netlink.NeighSubscribeWithOptions(entries, done, netlink.NeighSubscribeOptions{
+		ReceiveBufferSize: receiveBuffer, ReceiveBufferForceSize: true,
+	})
+	if err != nil {
+		close(done)
+		return nil, fmt.Errorf("subscribing to neighbors: %w", err)
+	}
 	w := &routeWatch{close: sync.OnceFunc(func() { close(done) })}
 	go func() {
 		for update := range updates {
 			w.learn(update)
 		}
 	}()
+	go func() {
+		for update := range entries {
+			w.learnEntry(update)
+		}
+	}()
 	return w, nil
+}
+
+// entryOf returns the name of an entry of a tunnel, empty for others: neighbors of no pod's range, and MAC addresses
+// without an IP address, which are those of bridges' ports and of multicast groups.
+func entryOf(n *netlink.Neigh) string {
+	addr, ok := netip.AddrFromSlice(n.IP)
+	addr = addr.Unmap()
+	switch {
+	case n.Family == unix.AF_BRIDGE && ok:
+		return n.HardwareAddr.String()
+	case n.Family != unix.AF_BRIDGE && (podRange4.Contains(addr) || podRange6.Contains(addr)):
+		return addr.String()
+	}
+	return ""
+}
+
+// learnEntry leaves out the state in which the kernel shows a neighbor before its deletion.
+func (w *routeWatch) learnEntry(update netlink.NeighUpdate) {
+	event := routeEvent{at: time.Now(), added: update.Type == unix.RTM_NEWNEIGH, object: object{entry: entryOf(&update.Neigh)}}
+	if event.entry != "" && (!event.added || update.State&unix.NUD_PERMANENT != 0) {
+		w.note(event)
+	}
 }
 
 func (w *routeWatch) learn(update netlink.RouteUpdate) {
@@ -61,6 +102,10 @@ func (w *routeWatch) learn(update netlink.RouteUpdate) {
 	addr, _ := netip.AddrFromSlice(update.Dst.IP)
 	bits, _ := update.Dst.Mask.Size()
 	event.via, event.subnet = event.via.Unmap(), netip.PrefixFrom(addr.Unmap(), bits)
+	w.note(event)
+}
+
+func (w *routeWatch) note(event routeEvent) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.count++
@@ -93,19 +138,19 @@ func (w *routeWatch) expect(want func(routeEvent) bool, matched chan time.Time) 
 	w.want, w.matched = want, matched
 }
 
-// notifications is how many there were of the agent's routes.
+// notifications is how many there were of the agent's routes and entries.
 func (w *routeWatch) notifications() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.count
 }
 
-// peers accepts the event that completes a number of peers' routes, each of which came, or went.
+// peers accepts the event that completes a number of peers' routes and entries, each of which came, or went.
 func peers(number int, added bool) func(routeEvent) bool {
-	seen := make(map[netip.Prefix]bool, number)
+	seen := make(map[object]bool, number)
 	return func(e routeEvent) bool {
-		if e.added == added && e.via.IsValid() {
-			seen[e.subnet] = true
+		if e.added == added && (e.via.IsValid() || e.entry != "") {
+			seen[e.object] = true
 		}
 		return len(seen) == number
 	}
@@ -126,7 +171,24 @@ func (l *lab) ours() ([]netlink.Route, error) {
 	return routes, nil
 }
 
-// complete checks that all routes are there, by a dump of the kernel rather than by its notifications.
+// entries are the permanent neighbors (AF_INET, AF_INET6) or FDB entries (AF_BRIDGE) of the agent's tunnels.
+func (l *lab) entries(families ...int) ([]netlink.Neigh, error) {
+	var all []netlink.Neigh
+	for _, family := range families {
+		found, err := l.link.NeighList(0, family)
+		if err != nil {
+			return nil, fmt.Errorf("listing neighbors: %w", err)
+		}
+		for _, n := range found {
+			if entryOf(&n) != "" && n.State&unix.NUD_PERMANENT != 0 {
+				all = append(all, n)
+			}
+		}
+	}
+	return all, nil
+}
+
+// complete checks that all routes and entries are there, by dumps of the kernel rather than by its notifications.
 func (l *lab) complete() error {
 	routes, err := l.ours()
 	if err != nil {
@@ -134,6 +196,13 @@ func (l *lab) complete() error {
 	}
 	if want := l.peerRoutes() + len(l.subnets(ownIndex)); len(routes) != want {
 		return fmt.Errorf("%d routes are there, not %d", len(routes), want)
+	}
+	entries, err := l.entries(unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE)
+	if err != nil {
+		return err
+	}
+	if want := l.peerRoutes() * (l.perRoute() - 1); len(entries) != want {
+		return fmt.Errorf("%d neighbors and FDB entries are there, not %d", len(entries), want)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -13,34 +12,54 @@ import (
 type section struct {
 	name string
 	run  func(context.Context, *lab, *report) error
+	of   reach
 }
+
+// reach is the state of peers for which a section is meant.
+type reach int
+
+const (
+	anyReach reach = iota
+	onLink
+	offLink
+)
 
 // sections come in the order in which they run: those that restart the agent are last.
 func sections() []section {
 	return []section{
-		{"idle", measureIdle},
-		{"new", measureNew},
-		{"move", measureMove},
-		{"delete", measureDelete},
-		{"heartbeat", measureHeartbeat},
-		{"status", measureStatus},
-		{"flush", measureFlush},
-		{"flap", measureFlap},
-		{"away", measureAway},
-		{"restart", measureRestart},
+		{"idle", measureIdle, anyReach},
+		{"new", measureNew, anyReach},
+		{"move", measureMove, onLink},
+		{"delete", measureDelete, anyReach},
+		{"neighbor", measureNeighbor, offLink},
+		{"fdb", measureFDB, offLink},
+		{"heartbeat", measureHeartbeat, anyReach},
+		{"status", measureStatus, anyReach},
+		{"flush", measureFlush, anyReach},
+		{"flap", measureFlap, onLink},
+		{"away", measureAway, onLink},
+		{"restart", measureRestart, anyReach},
 	}
 }
 
-func sectionNames() []string {
+// suits reports whether a section is meant for the state of peers that is measured.
+func (s section) suits(opts options) bool {
+	return s.of == anyReach || (s.of == offLink) == opts.offLink
+}
+
+// sectionNames are those that suit opts.
+func sectionNames(opts options) []string {
 	var names []string
 	for _, s := range sections() {
-		names = append(names, s.name)
+		if s.suits(opts) {
+			names = append(names, s.name)
+		}
 	}
 	return names
 }
 
-// measure sets the cluster up, runs the chosen sections, and prints the figures.
-func measure(ctx context.Context, opts options) error {
+// measureAgent sets the cluster up, runs the chosen sections, and prints the figures.
+func measureAgent(ctx context.Context, opts options) error {
 	progress("starting the control plane")
 	l, err := newLab(ctx, opts)
 	if err != nil {
@@ -66,13 +85,7 @@ func measure(ctx context.Context, opts options) error {
 			return fmt.Errorf("measuring %q: %w\nend of the agent's log:\n%s", s.name, err, l.agent.logTail())
 		}
 	}
-	if err := report.print(os.Stdout, opts.output); err != nil {
-		return err
-	}
-	if missed := report.missed(); opts.must && len(missed) > 0 {
-		return fmt.Errorf("missed: %s", strings.Join(missed, "; "))
-	}
-	return nil
+	return report.finish(os.Stdout, opts)
 }
 
 // progress goes to standard error, so that standard output holds the figures alone.

@@ -15,21 +15,36 @@ import (
 // each.
 func nodesOnLANs(ctx context.Context, t *testing.T, f *fixture, args ...string) (nodes []*nodelab.Node, pods []*nodelab.Pod) {
 	t.Helper()
+	nodes = machinesOnLANs(t, f)
+	return nodes, join(ctx, t, nodes, args...)
+}
+
+// machinesOnLANs makes the machines of two nodes on each of two LANs.
+func machinesOnLANs(t *testing.T, f *fixture) (nodes []*nodelab.Node) {
+	t.Helper()
 	testutil.Must(t, f.second())
 	for _, lan := range []int{0, 0, 1, 1} {
 		f.last++
 		node, err := f.NewNodeOn(lan, f.last)
 		testutil.Must(t, err)
 		t.Cleanup(func() { f.remove(t, node) })
+		nodes = append(nodes, node)
+	}
+	return nodes
+}
+
+// join makes Nodes of machines, starts their agents with more flags, and adds a pod to each.
+func join(ctx context.Context, t *testing.T, nodes []*nodelab.Node, args ...string) (pods []*nodelab.Pod) {
+	t.Helper()
+	for _, node := range nodes {
 		testutil.Must(t, node.Register(ctx))
 		testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: args}))
-		nodes = append(nodes, node)
 	}
 	for _, node := range nodes {
 		testutil.Must(t, node.WaitReady(ctx))
 		pods = append(pods, addPod(ctx, t, node, "a"))
 	}
-	return nodes, pods
+	return pods
 }
 
 // remove takes a node off its LAN with its pods, and waits until the others have no route to it. All namespaces of a
@@ -61,9 +76,24 @@ func routed(ctx context.Context, t *testing.T, nodes []*nodelab.Node) {
 	}
 }
 
-// reachAll fails the test unless pods of all nodes reach each other without NAT, and nodes get answers from all
-// pods.
+// reachAll is reachPods, and pods get answers from all nodes.
 func reachAll(ctx context.Context, t *testing.T, nodes []*nodelab.Node, pods []*nodelab.Pod) {
+	t.Helper()
+	reachPods(ctx, t, nodes, pods)
+	for _, from := range pods {
+		for _, node := range nodes {
+			for _, address := range node.Addrs() {
+				if _, err := from.TCP(ctx, address); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// reachPods fails the test unless pods of all nodes reach each other without NAT, and nodes get answers from all
+// pods.
+func reachPods(ctx context.Context, t *testing.T, nodes []*nodelab.Node, pods []*nodelab.Pod) {
 	t.Helper()
 	for i, from := range pods {
 		for _, to := range pods {
@@ -78,11 +108,6 @@ func reachAll(ctx context.Context, t *testing.T, nodes []*nodelab.Node, pods []*
 				}
 				if _, err := node.UDP(ctx, address); err != nil {
 					t.Errorf("%s to the pod of node %d: %v", node.Name, i, err)
-				}
-			}
-			for _, address := range node.Addrs() {
-				if _, err := from.TCP(ctx, address); err != nil {
-					t.Error(err)
 				}
 			}
 		}

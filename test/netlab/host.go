@@ -1,8 +1,12 @@
 package netlab
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
-// Host is a machine or a pod: a namespace with one address a family, answering on both (see Serve).
+// Host is a machine or a pod: a namespace with one address a family, answering on each (see Serve). A family that it does
+// not have is the zero Addr.
 type Host struct {
 	*Namespace
 	V4, V6 netip.Addr
@@ -19,7 +23,9 @@ func (h *Host) Addr(like netip.Addr) netip.Addr {
 }
 
 // Addrs are the host's addresses, IPv4 first.
-func (h *Host) Addrs() []netip.Addr { return []netip.Addr{h.V4, h.V6} }
+func (h *Host) Addrs() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{h.V4, h.V6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
 
 // Close ends the host's servers and releases its namespace.
 func (h *Host) Close() error {

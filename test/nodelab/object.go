@@ -15,16 +15,17 @@ import (
 // object is the Node as a kubelet would have registered it, with the pod subnets that a controller-manager would have
 // allocated.
 func (n *Node) object(subnets []netip.Prefix) *corev1.Node {
+	var addresses []corev1.NodeAddress
+	for _, address := range n.Addrs() {
+		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address.String()})
+	}
+	addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: n.Name})
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{
 			corev1.LabelHostname: n.Name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
 		}},
 		Status: corev1.NodeStatus{
-			Addresses: []corev1.NodeAddress{
-				{Type: corev1.NodeInternalIP, Address: n.V4.String()},
-				{Type: corev1.NodeInternalIP, Address: n.V6.String()},
-				{Type: corev1.NodeHostName, Address: n.Name},
-			},
+			Addresses: addresses,
 			Capacity: corev1.ResourceList{
 				corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"),
 				corev1.ResourcePods: resource.MustParse("110"),

@@ -110,7 +110,7 @@ func (p *Pod) adopt(result any) error {
 			p.V6 = address
 		}
 	}
-	if !p.V4.IsValid() || !p.V6.IsValid() {
+	if len(p.Addrs()) != len(p.Node.Subnets) {
 		return fmt.Errorf("reading the plugins' result: got %v; want an address of each family", current.IPs)
 	}
 	return nil
