@@ -107,7 +107,10 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = appendAttribute(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
 	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
-	if r.Via.IsValid() {
+	switch {
+	case r.Via.Is6() && r.Dst.Addr().Is4():
+		b = appendAttribute(b, unix.RTA_VIA, append(binary.NativeEndian.AppendUint16(nil, unix.AF_INET6), r.Via.AsSlice()...))
+	case r.Via.IsValid():
 		b = appendAttribute(b, unix.RTA_GATEWAY, r.Via.AsSlice())
 	}
 	if r.Src.IsValid() {
@@ -119,11 +122,11 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	return b
 }
 
-// appendAttribute appends struct rtattr and its value, whose lengths are multiples of four here.
+// appendAttribute appends struct rtattr and its value, padded to a multiple of four bytes.
 func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
-	return append(b, value...)
+	return append(append(b, value...), make([]byte, -len(value)&3)...)
 }
 
 func appendNumber(b []byte, kind uint16, value int) []byte {

@@ -40,6 +40,11 @@ type Link struct {
 	// (RFC 4861), which the kernel drops when forwarding starts unless accept_ra is 2.
 	RouterAdvertised bool `json:"routerAdvertised,omitempty"`
 	Loopback         bool `json:"loopback,omitempty"` // it is lo
+	// NoCarrier reports that the other end of the link is down or away. It is unknown of bridges.
+	NoCarrier bool `json:"noCarrier,omitempty"`
+	// PointToPoint reports that packets on the link have no address of the next hop
+	// (IFF_POINTOPOINT), as in PPP, WireGuard and Tailscale.
+	PointToPoint bool `json:"pointToPoint,omitempty"`
 	// VNI and VXLANPort are those of a VXLAN device of another program; 0: it is none.
 	VNI       int `json:"vni,omitempty"`
 	VXLANPort int `json:"vxlanPort,omitempty"`

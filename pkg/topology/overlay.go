@@ -199,23 +199,24 @@ func (b *builder) endpoints() []netip.Addr {
 	return slices.Compact(all)
 }
 
-// looseFilters has the uplinks and tunnels accept packets whose source is reached by another link
-// (rp_filter of ip-sysctl.rst, of IPv4 alone): a peer with another setting answers by the other way.
+// looseFilters has the uplinks and tunnels, if there are several, accept packets whose source is
+// reached by another one (rp_filter of ip-sysctl.rst, of IPv4 alone): a peer with another setting, or
+// one that has lost a link, answers by the other way.
 func (b *builder) looseFilters(is4 bool) {
-	if !is4 || *b.resolver.tunnels.of(true) == nil {
-		return
-	}
-	devs := []string{Tunnel4}
-	if link, ok := b.uplinks[true]; ok {
-		devs = append(devs, link.Name)
+	devs := b.ownLinks()
+	if *b.resolver.tunnels.of(true) != nil {
+		devs[Tunnel4] = true
 	}
 	for _, r := range b.desired.Routes {
-		if r.Dev != "" && r.Dst.Addr().Is4() && !slices.Contains(devs, r.Dev) {
-			devs = append(devs, r.Dev)
+		if r.Dev != "" && r.Dst.Addr().Is4() {
+			devs[r.Dev] = true
 		}
 	}
+	if !is4 || len(devs) < 2 {
+		return
+	}
 	all := b.actual.Sysctls[ConfSysctl(4, "all", "rp_filter")]
-	for _, dev := range devs {
+	for dev := range devs {
 		path := ConfSysctl(4, dev, "rp_filter")
 		if own, ok := b.actual.Sysctls[path]; ok && (own == "1" || own == "0" && all == "1" || own == "2") {
 			b.desired.Sysctls[path] = "2"

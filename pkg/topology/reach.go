@@ -75,7 +75,7 @@ func pathOf(r Route) Path {
 	switch {
 	case isTunnel(r.Dev):
 		return PathTunnel
-	case r.OnLink:
+	case r.OnLink, r.Via.IsLinkLocalUnicast():
 		return PathGateway
 	}
 	return PathDirect
@@ -183,5 +183,5 @@ func (b *builder) inPlace(subnet netip.Prefix) *Route {
 
 // leadsTo reports whether a route of ours leads to a peer's subnet.
 func leadsTo(r Route, subnet netip.Prefix) bool {
-	return r.Dst == subnet && r.Metric == MetricPeer && r.Type == Unicast && r.Via.Is4() == subnet.Addr().Is4()
+	return r.Dst == subnet && r.Metric == MetricPeer && r.Type == Unicast && r.Via.IsValid()
 }

@@ -15,7 +15,7 @@ type resolver struct {
 	*input
 	local    map[netip.Addr]string // our own addresses, including broadcast ones, and what they are
 	index    index[Route]          // foreign routes, the best one of each prefix
-	loopback map[string]bool       // by link
+	links    map[string]Link       // by name
 	sources  map[outlet]netip.Addr // our InternalIPs as preferred sources, where the kernel would have a choice
 	tunnels  byFamily[*Tunnel]     // those that this host has, or will have
 	noTunnel byFamily[string]      // why there is none
@@ -29,10 +29,10 @@ type outlet struct {
 func newResolver(in *input) *resolver {
 	r := &resolver{
 		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Routes),
-		loopback: map[string]bool{}, sources: map[outlet]netip.Addr{},
+		links: map[string]Link{}, sources: map[outlet]netip.Addr{},
 	}
 	for _, link := range in.host.Links {
-		r.loopback[link.Name] = link.Loopback
+		r.links[link.Name] = link
 		for _, p := range link.Addrs {
 			r.addLocal(link.Name, p)
 		}
@@ -78,8 +78,8 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 }
 
 // nextHop decides how a Node's subnet is reached: by its first InternalIP of that family that is on
-// link, else by the first one that is reached in another way, else not at all, because of the first
-// one's reason.
+// a link with a carrier, else by the first one that is on link or reached in another way, else not at
+// all, because of the first one's reason.
 func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 	is4 := to.Addr().Is4()
 	for _, addr := range node.Addrs {
@@ -88,7 +88,7 @@ func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 		}
 		way, onLink, reason, detail := r.way(addr, to)
 		switch {
-		case onLink && way.ok():
+		case onLink && way.ok() && !r.links[way.by.Dev].NoCarrier:
 			return way
 		case way.ok() && !found.ok():
 			found = way
@@ -109,7 +109,7 @@ func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool, reason problem.Reason, detail string) {
 	by, reason, detail := r.onLink(addr)
 	way = reach{addr: addr, by: by}
-	if onLink = reason == ""; onLink && r.opts.Encapsulation != EncapsulateAlways {
+	if onLink = reason == ""; onLink && !r.wraps(by) {
 		way.path, way.via, way.dev = PathDirect, addr, by.Dev
 		return way, true, "", ""
 	}
@@ -135,9 +135,16 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 	return way, onLink, "", ""
 }
 
+// wraps reports whether packets to a peer that is on link take a tunnel. In a network with tunnels
+// they do on a point-to-point link, where the route's next hop is not in the packet: WireGuard
+// chooses the peer by the destination, and may know the addresses of nodes alone.
+func (r *resolver) wraps(by *Route) bool {
+	return r.opts.Encapsulation == EncapsulateAlways || r.opts.Encapsulation == EncapsulateCrossSubnet && r.links[by.Dev].PointToPoint
+}
+
 // leaves reports whether packets leave this host by a route, without a tunnel of ours.
 func (r *resolver) leaves(by *Route) bool {
-	return by != nil && by.Type == Unicast && !by.From.IsValid() && by.Dev != "" && !r.loopback[by.Dev] && by.Dev != r.opts.Bridge && !isTunnel(by.Dev)
+	return by != nil && by.Type == Unicast && !by.From.IsValid() && by.Dev != "" && !r.links[by.Dev].Loopback && by.Dev != r.opts.Bridge && !isTunnel(by.Dev)
 }
 
 // onLink returns the route by which addr is reached without a gateway, or why it can't be a next
@@ -166,7 +173,7 @@ func (r *resolver) reached(addr netip.Addr) (route *Route, reason problem.Reason
 			detail += r.linkHint(addr)
 		}
 		return route, problem.OffLink, detail
-	case route.Type != Unicast || r.loopback[route.Dev] || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
+	case route.Type != Unicast || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
 		return route, problem.AddressRefused, fmt.Sprintf("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return route, problem.OffLink, fmt.Sprintf("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)

@@ -3,6 +3,7 @@ package topology
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,6 +88,14 @@ func TestReach(t *testing.T) {
 			t.Errorf("%s is reached by %+v, want %+v", subnet, got, want)
 		}
 	}
+	host.Links[1].PointToPoint = true
+	for setting, want := range map[Encapsulation]Path{EncapsulateNever: PathDirect, EncapsulateCrossSubnet: PathTunnel, EncapsulateAlways: PathTunnel} {
+		opts.Encapsulation = setting
+		desired, _ := Desired(opts, host, nodes, State{})
+		if got := desired.Reach(nodes[1].PodCIDRs[0]); got.Path != want {
+			t.Errorf("on a point-to-point link with --encapsulation=%s: %+v, want the path %s", setting, got, want)
+		}
+	}
 }
 
 // Strict filters become loose on the uplink and the tunnel, and others stay.
@@ -109,6 +118,16 @@ func TestReversePathFilters(t *testing.T) {
 		opts.Encapsulation = EncapsulateNever
 		if desired, _ := Desired(opts, host, nodes, actual); desired.Sysctls[ConfSysctl(4, "eth0", "rp_filter")] != "" {
 			t.Error("a filter is changed without encapsulation")
+		}
+		host := host
+		host.Links = append(slices.Clone(host.Links), Link{Name: "eth9", Addrs: []netip.Prefix{netip.MustParsePrefix("10.50.0.11/24")}})
+		own := *nodes[0]
+		own.Addrs = append([]netip.Addr{netip.MustParseAddr("10.50.0.11")}, own.Addrs...)
+		desired, _ = Desired(opts, host, append([]*Node{&own}, nodes[1:]...), actual)
+		for _, dev := range []string{"eth0", "eth9"} {
+			if got := desired.Sysctls[ConfSysctl(4, dev, "rp_filter")]; got != c.want {
+				t.Errorf("of two links, with all=%s and %s=%s: %q, want %q", c.all, dev, c.own, got, c.want)
+			}
 		}
 	}
 }
