@@ -109,7 +109,8 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
 	switch {
 	case r.Via.Is6() && r.Dst.Addr().Is4():
-		b = appendAttribute(b, unix.RTA_VIA, append(binary.NativeEndian.AppendUint16(nil, unix.AF_INET6), r.Via.AsSlice()...))
+		via := append(binary.NativeEndian.AppendUint16(nil, unix.AF_INET6), r.Via.AsSlice()...)
+		b = append(appendAttribute(b, unix.RTA_VIA, via), 0, 0) // RTA_ALIGN
 	case r.Via.IsValid():
 		b = appendAttribute(b, unix.RTA_GATEWAY, r.Via.AsSlice())
 	}
@@ -122,11 +123,11 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	return b
 }
 
-// appendAttribute appends struct rtattr and its value, padded to a multiple of four bytes.
+// appendAttribute appends struct rtattr and its value, whose lengths are multiples of four here.
 func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
-	return append(append(b, value...), make([]byte, -len(value)&3)...)
+	return append(b, value...)
 }
 
 func appendNumber(b []byte, kind uint16, value int) []byte {

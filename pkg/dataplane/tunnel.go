@@ -342,7 +342,7 @@ func (k *Kernel) encodePeer(o plan.Object) []byte {
 	if dst.IsValid() {
 		b = appendAttribute(b, unix.NDA_DST, dst.AsSlice())
 	}
-	return appendAttribute(b, unix.NDA_LLADDR, mac[:])
+	return append(appendAttribute(b, unix.NDA_LLADDR, mac[:]), 0, 0) // RTA_ALIGN
 }
 
 // ofTunnel reports whether a device is a tunnel of ours. Each change of one is news: its settings are

@@ -43,6 +43,11 @@ func (b *builder) tunnel(subnet netip.Prefix) (t Tunnel, why string) {
 	is4 := subnet.Addr().Is4()
 	local, link := b.tunnelEnd(is4)
 	if !local.IsValid() { // reported by findUplink
+		for _, t := range b.actual.Tunnels {
+			if t.Local.Is4() == is4 && slices.Contains(b.ownAddrs, t.Local) {
+				return t, "" // the address may be away for a moment
+			}
+		}
 		return t, fmt.Sprintf("no link of this host has an %s InternalIP of its Node", familyName(is4))
 	}
 	t = Tunnel{Name: tunnelName(is4), VNI: b.opts.VNI, Port: b.opts.VXLANPort, Local: local, MAC: TunnelMAC(subnet), MTU: b.tunnelMTU(link, is4), Up: true}

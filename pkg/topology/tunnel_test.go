@@ -98,6 +98,22 @@ func TestReach(t *testing.T) {
 	}
 }
 
+// A network manager removes the link's addresses for a moment: the tunnels stay, and what is in them.
+func TestTunnelsStayWithoutTheirAddress(t *testing.T) {
+	opts, host, nodes := tunneling(t)
+	before, _ := Desired(opts, host, nodes, State{})
+	host.Links[1].Addrs, host.Routes = nil, nil
+	after, _ := Desired(opts, host, nodes, before)
+	if len(before.Tunnels) != 2 || !slices.Equal(after.Tunnels, before.Tunnels) || !slices.Equal(after.Addresses, before.Addresses) ||
+		!slices.Equal(after.Routes, before.Routes) || !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) {
+		t.Errorf("before:\n%+v\nafter:\n%+v", before, after)
+	}
+	nodes[0].Addrs = []netip.Addr{netip.MustParseAddr("192.168.1.99")}
+	if gone, _ := Desired(opts, host, nodes, before); len(gone.Tunnels) != 0 {
+		t.Errorf("the Node has another address, and a tunnel stays: %+v", gone.Tunnels)
+	}
+}
+
 // Strict filters become loose on the uplink and the tunnel, and others stay.
 func TestReversePathFilters(t *testing.T) {
 	opts, host, nodes := tunneling(t)
