@@ -15,6 +15,9 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
+// tunnels are the devices of tunnels, by family.
+var tunnels = []string{"plainroute-v4", "plainroute-v6"}
+
 // The InternalIPs are on a WireGuard device. It chooses the peer by the destination of the inner packet, so it must know the pod
 // subnets (AllowedIPs), or see none.
 func TestWireGuard(t *testing.T) {
@@ -25,7 +28,8 @@ func TestWireGuard(t *testing.T) {
 		mtu     int
 	}{
 		"allowed pods":   {podsToo, "never", []string{under}, 1420},
-		"tunnels to all": {nodeOnly, "always", []string{"plainroute-v4", "plainroute-v6"}, 1420 - 70},
+		"tunnels to all":         {nodeOnly, "always", tunnels, 1420 - 70},
+		"tunnels across subnets": {nodeOnly, "cross-subnet", tunnels, 1420 - 70},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testutil.Within(t, limit)
@@ -63,7 +67,7 @@ func TestRoutesInAnotherTable(t *testing.T) {
 	}
 	f.on(t, underAddresses)
 	f.start(ctx, t, "--encapsulation=always")
-	awaitDevice(t, f.nodes[0], f.nodes[1], "plainroute-v4", "plainroute-v6")
+	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
 	f.reachEachOther(ctx, t)
 	f.encrypted(ctx, t)
 }

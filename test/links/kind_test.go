@@ -141,7 +141,7 @@ func TestKinds(t *testing.T) {
 			})
 			f.reachEachOther(ctx, t)
 			f.again(ctx, t, "--encapsulation=always")
-			awaitDevice(t, f.nodes[0], f.nodes[1], "plainroute-v4", "plainroute-v6")
+			awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
 			f.reachEachOther(ctx, t)
 		})
 	}

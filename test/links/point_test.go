@@ -30,7 +30,7 @@ func TestPointToPoint(t *testing.T) {
 	awaitDevice(t, f.nodes[0], f.nodes[1], under)
 	f.reachEachOther(ctx, t)
 	f.again(ctx, t, "--encapsulation=cross-subnet")
-	awaitDevice(t, f.nodes[0], f.nodes[1], "plainroute-v4", "plainroute-v6")
+	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
 	f.reachEachOther(ctx, t)
 }
 

@@ -41,7 +41,7 @@ func TestSingleAddresses(t *testing.T) {
 			})
 			f.reachEachOther(ctx, t)
 			f.again(ctx, t, "--encapsulation=cross-subnet")
-			awaitDevice(t, f.nodes[0], f.nodes[1], "plainroute-v4", "plainroute-v6")
+			awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
 			f.reachEachOther(ctx, t)
 		})
 	}

@@ -1,0 +1,55 @@
+package links
+
+import (
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/testutil"
+)
+
+const vrfTable = 10
+
+// The InternalIPs are in a VRF, whose routes are in a table of their own. The operator leads packets from the main table into it
+// and back, as docs/reach.md describes.
+func TestVRF(t *testing.T) {
+	ctx := testutil.Within(t, limit)
+	f := setup(t, 2)
+	for _, node := range f.nodes {
+		enslave(t, node)
+		f.leak(t, node)
+	}
+	f.on(t, underAddresses)
+	f.start(ctx, t)
+	awaitDevice(t, f.nodes[0], f.nodes[1], storage)
+	for _, node := range f.nodes {
+		for _, subnet := range node.Subnets { // the bridge is there by now
+			testutil.Must(t, node.Handle().RouteReplace(&netlink.Route{Dst: ipNet(subnet), LinkIndex: linkOf(t, node, "plainroute0").Attrs().Index, Table: vrfTable}))
+		}
+	}
+	f.reachEachOther(ctx, t)
+	f.again(ctx, t, "--encapsulation=always")
+	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
+	f.reachEachOther(ctx, t)
+}
+
+// enslave puts a node's storage link into a VRF, with the InternalIPs.
+func enslave(t *testing.T, node *nodelab.Node) {
+	t.Helper()
+	vrf := add(t, node, &netlink.Vrf{LinkAttrs: attrs("vrf0", nil), Table: vrfTable})
+	testutil.Must(t, node.Handle().LinkSetUp(vrf))
+	testutil.Must(t, node.Handle().LinkSetMaster(linkOf(t, node, storage), vrf))
+	address(t, node, storage, networks(node, false)...)
+}
+
+// leak adds routes to the nodes' networks to the main table, and has the node's sockets get packets of the VRF.
+func (f *fixture) leak(t *testing.T, node *nodelab.Node) {
+	t.Helper()
+	for _, p := range networks(node, false) {
+		testutil.Must(t, node.Handle().RouteAdd(&netlink.Route{Dst: ipNet(p.Masked()), LinkIndex: linkOf(t, node, storage).Attrs().Index, Scope: netlink.SCOPE_LINK}))
+	}
+	for _, protocol := range []string{"tcp", "udp"} {
+		testutil.Must(t, node.Sysctl("net/ipv4/"+protocol+"_l3mdev_accept", "1"))
+	}
+}
