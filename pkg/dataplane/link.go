@@ -39,7 +39,7 @@ type linkIdent struct {
 	name        string
 	mtu, master int
 	up, noARP   bool
-	carrier     bool // not of a bridge, which has one while one of its ports has
+	carrier     bool   // not of a bridge, which has one while one of its ports has
 	mac         string // its bytes
 }
 
@@ -92,6 +92,11 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		}
 		if a.Name == k.cfg.Bridge {
 			facts.mac = a.HardwareAddr.String()
+		}
+	}
+	for index, link := range byIndex {
+		if master := facts.name(facts.idents[index].master); facts.kinds[master] == "vrf" {
+			link.VRF = master
 		}
 	}
 	facts.remember(k.links, k.cfg.Bridge)

@@ -35,6 +35,7 @@ type Link struct {
 	Kind     string         `json:"kind,omitempty"`     // IFLA_INFO_KIND, or device for hardware; empty: unknown
 	MAC      string         `json:"mac,omitempty"`      // of a bridge; empty: unknown, or not a bridge
 	Enslaved bool           `json:"enslaved,omitempty"` // it has a master: a bridge, a bond or a VRF
+	VRF      string         `json:"vrf,omitempty"`      // that one, if it is a VRF, whose routes are in a table of its own
 	Addrs    []netip.Prefix `json:"addrs"`              // with their prefix lengths, including link-local ones
 	// RouterAdvertised reports whether it has an address or a route from a router advertisement
 	// (RFC 4861), which the kernel drops when forwarding starts unless accept_ra is 2.

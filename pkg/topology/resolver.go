@@ -199,10 +199,14 @@ func (r *resolver) excluded(addr netip.Addr) string {
 }
 
 // linkHint returns the link with an address of the network of addr, for a problem because of a
-// missing route: the link may be down, or a network manager may have removed it.
+// missing route: the link may be down, or in a VRF, or a network manager may have removed it.
 func (r *resolver) linkHint(addr netip.Addr) string {
 	for _, link := range r.host.Links {
-		if within(link.Addrs, single(addr)) {
+		switch {
+		case !within(link.Addrs, single(addr)):
+		case link.VRF != "":
+			return fmt.Sprintf(", though %s has an address of its network (it is in the VRF %s, so its routes are not in the main table)", link.Name, link.VRF)
+		default:
 			return fmt.Sprintf(", though %s has an address of its network (is that link down, or its route gone?)", link.Name)
 		}
 	}

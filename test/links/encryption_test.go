@@ -27,7 +27,7 @@ func TestWireGuard(t *testing.T) {
 		devices []string
 		mtu     int
 	}{
-		"allowed pods":   {podsToo, "never", []string{under}, 1420},
+		"allowed pods":           {podsToo, "never", []string{under}, 1420},
 		"tunnels to all":         {nodeOnly, "always", tunnels, 1420 - 70},
 		"tunnels across subnets": {nodeOnly, "cross-subnet", tunnels, 1420 - 70},
 	} {

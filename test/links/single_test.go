@@ -116,3 +116,40 @@ func (f *fixture) linkLocal(t *testing.T, node *nodelab.Node) (found netip.Addr)
 	}
 	return found
 }
+
+// A cloud's private network: each machine has single addresses, and all others are behind a gateway, which is on link by itself and
+// has routes to the pod subnets.
+func TestOnLinkGateway(t *testing.T) {
+	ctx := testutil.Within(t, limit)
+	f := setup(t, 2)
+	gateways := []netip.Prefix{netip.MustParsePrefix("10.50.0.254/32"), netip.MustParsePrefix("fd00:10:50::fe/128")}
+	cloud, err := f.LAN.Handle().LinkByName("lan1")
+	testutil.Must(t, err)
+	for _, p := range gateways {
+		addr := &netlink.Addr{IPNet: ipNet(p)}
+		testutil.Must(t, f.LAN.Handle().AddrAdd(cloud, addr))
+		t.Cleanup(func() { testutil.Must(t, f.LAN.Handle().AddrDel(cloud, addr)) })
+	}
+	for _, node := range f.nodes {
+		link := linkOf(t, node, storage)
+		address(t, node, storage, networks(node, true)...)
+		for i, p := range networks(node, true) {
+			to := ipNet(networks(node, false)[i].Masked())
+			testutil.Must(t, node.Handle().RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Gw: gateways[i].Addr().AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
+			for _, route := range []*netlink.Route{
+				{LinkIndex: cloud.Attrs().Index, Dst: ipNet(p)},
+				{LinkIndex: cloud.Attrs().Index, Dst: ipNet(node.Subnets[i]), Gw: p.Addr().AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
+			} {
+				testutil.Must(t, f.LAN.Handle().RouteAdd(route))
+				t.Cleanup(func() { testutil.Must(t, f.LAN.Handle().RouteDel(route)) })
+			}
+		}
+	}
+	f.on(t, underAddresses)
+	f.start(ctx, t, "--off-link=gateway")
+	awaitDevice(t, f.nodes[0], f.nodes[1], storage)
+	f.reachEachOther(ctx, t)
+	f.again(ctx, t, "--encapsulation=cross-subnet")
+	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
+	f.reachEachOther(ctx, t)
+}

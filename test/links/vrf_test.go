@@ -1,6 +1,8 @@
 package links
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -32,6 +34,17 @@ func TestVRF(t *testing.T) {
 	f.again(ctx, t, "--encapsulation=always")
 	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
 	f.reachEachOther(ctx, t)
+	for _, p := range networks(f.nodes[0], false) {
+		testutil.Must(t, f.nodes[0].Handle().RouteDel(&netlink.Route{Dst: ipNet(p.Masked()), LinkIndex: linkOf(t, f.nodes[0], storage).Attrs().Index}))
+	}
+	testutil.AwaitWithin(t, limit, 100*testutil.Interval, func() error {
+		for _, p := range viewOf(ctx, t, f.nodes[0]).Peers {
+			if !strings.Contains(p.Message, "in the VRF vrf0") {
+				return fmt.Errorf("status says of %s: %q", p.Subnet, p.Message)
+			}
+		}
+		return nil
+	})
 }
 
 // enslave puts a node's storage link into a VRF, with the InternalIPs.
