@@ -2,6 +2,7 @@ package links
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -20,9 +21,9 @@ func TestVRF(t *testing.T) {
 	f := setup(t, 2)
 	for _, node := range f.nodes {
 		enslave(t, node)
-		f.leak(t, node)
+		leak(t, node)
+		node.V4, node.V6 = underAddresses(node) // no socket outside of the VRF can be bound to them
 	}
-	f.on(t, underAddresses)
 	f.start(ctx, t)
 	awaitDevice(t, f.nodes[0], f.nodes[1], storage)
 	for _, node := range f.nodes {
@@ -35,7 +36,7 @@ func TestVRF(t *testing.T) {
 	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
 	f.reachEachOther(ctx, t)
 	for _, p := range networks(f.nodes[0], false) {
-		testutil.Must(t, f.nodes[0].Handle().RouteDel(&netlink.Route{Dst: ipNet(p.Masked()), LinkIndex: linkOf(t, f.nodes[0], storage).Attrs().Index}))
+		testutil.Must(t, f.nodes[0].Handle().RouteDel(leaked(t, f.nodes[0], p)))
 	}
 	testutil.AwaitWithin(t, limit, 100*testutil.Interval, func() error {
 		for _, p := range viewOf(ctx, t, f.nodes[0]).Peers {
@@ -52,17 +53,26 @@ func enslave(t *testing.T, node *nodelab.Node) {
 	t.Helper()
 	vrf := add(t, node, &netlink.Vrf{LinkAttrs: attrs("vrf0", nil), Table: vrfTable})
 	testutil.Must(t, node.Handle().LinkSetUp(vrf))
-	testutil.Must(t, node.Handle().LinkSetMaster(linkOf(t, node, storage), vrf))
+	link := linkOf(t, node, storage)
+	for i, addr := range storageAddrs(node) {
+		testutil.Must(t, node.Handle().AddrDel(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(addr, []int{24, 64}[i]))}))
+	}
+	testutil.Must(t, node.Handle().LinkSetMaster(link, vrf))
 	address(t, node, storage, networks(node, false)...)
 }
 
 // leak adds routes to the nodes' networks to the main table, and has the node's sockets get packets of the VRF.
-func (f *fixture) leak(t *testing.T, node *nodelab.Node) {
+func leak(t *testing.T, node *nodelab.Node) {
 	t.Helper()
 	for _, p := range networks(node, false) {
-		testutil.Must(t, node.Handle().RouteAdd(&netlink.Route{Dst: ipNet(p.Masked()), LinkIndex: linkOf(t, node, storage).Attrs().Index, Scope: netlink.SCOPE_LINK}))
+		testutil.Must(t, node.Handle().RouteAdd(leaked(t, node, p)))
 	}
 	for _, protocol := range []string{"tcp", "udp"} {
 		testutil.Must(t, node.Sysctl("net/ipv4/"+protocol+"_l3mdev_accept", "1"))
 	}
+}
+
+func leaked(t *testing.T, node *nodelab.Node, network netip.Prefix) *netlink.Route {
+	t.Helper()
+	return &netlink.Route{Dst: ipNet(network.Masked()), LinkIndex: linkOf(t, node, storage).Attrs().Index, Scope: netlink.SCOPE_LINK}
 }
