@@ -22,12 +22,14 @@ const (
 // routes; our routes, tunnels, settings and nftables sets follow from it.
 type reach struct {
 	path Path
-	addr netip.Addr       // the InternalIP that counts
-	via  netip.Addr       // the next hop of our route
-	dev  string           // the link of our route; empty: there is no route of ours
-	by   *Route           // the foreign route to the InternalIP; nil: unknown
-	kept *Route           // our existing route that stays, although this host's routes to the next hop changed
-	why  *problem.Problem // why the subnet is not reached, or why the route is kept
+	addr netip.Addr // the InternalIP that counts
+	via  netip.Addr // the next hop of our route
+	dev  string     // the link of our route; empty: there is no route of ours
+	by   *Route     // the foreign route to the InternalIP; nil: unknown
+	// before is why an InternalIP before that one in the Node does not count; empty: there is none.
+	before string
+	kept   *Route           // our existing route that stays, although this host's routes to the next hop changed
+	why    *problem.Problem // why the subnet is not reached, or why the route is kept
 }
 
 func (r *reach) ok() bool { return r.path != "" }
@@ -40,6 +42,8 @@ type Reach struct {
 	// By is the route of this host to the InternalIP, because of which the Path is that one; empty:
 	// our route was there before, and stays.
 	By string `json:"by,omitempty"`
+	// Before is why an InternalIP before that one in the Node does not count; empty: there is none.
+	Before string `json:"before,omitempty"`
 }
 
 // Reach returns how packets get to a subnet of the State that Desired has returned.
@@ -48,7 +52,7 @@ func (s State) Reach(subnet netip.Prefix) Reach {
 	if c == nil || !c.ok() {
 		return Reach{}
 	}
-	r := Reach{Node: c.node.Name, Path: c.path, InternalIP: c.addr}
+	r := Reach{Node: c.node.Name, Path: c.path, InternalIP: c.addr, Before: c.before}
 	if c.by != nil {
 		r.By = c.by.String()
 	}
@@ -129,7 +133,7 @@ func (b *builder) keep(c *claim, have Route) {
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated
 		why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, have)
-		c.reach = reach{pathOf(have), to, have.Via, have.Dev, nil, &kept, &why}
+		c.reach = reach{path: pathOf(have), addr: to, via: have.Via, dev: have.Dev, kept: &kept, why: &why}
 	}
 }
 

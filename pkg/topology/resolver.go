@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -81,15 +82,21 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 // a link with a carrier, else by the first one that is on link or reached in another way, else not at
 // all, because of the first one's reason.
 func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
-	is4 := to.Addr().Is4()
+	is4, first := to.Addr().Is4(), ""
 	for _, addr := range node.Addrs {
 		if addr.Is4() != is4 {
 			continue
 		}
 		way, onLink, reason, detail := r.way(addr, to)
+		way.before = first
+		if onLink && way.ok() {
+			if !r.links[way.by.Dev].NoCarrier {
+				return way
+			}
+			detail = fmt.Sprintf("InternalIP %s is on %s, which has no carrier", addr, way.by.Dev)
+		}
+		first = cmp.Or(first, detail)
 		switch {
-		case onLink && way.ok() && !r.links[way.by.Dev].NoCarrier:
-			return way
 		case way.ok() && !found.ok():
 			found = way
 		case !found.ok() && found.why == nil:
@@ -105,7 +112,7 @@ func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 }
 
 // way decides how a subnet is reached by an InternalIP of its Node, or returns the reason why it is
-// not.
+// not, and in each case the detail of why the InternalIP is not on link.
 func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool, reason problem.Reason, detail string) {
 	by, reason, detail := r.onLink(addr)
 	way = reach{addr: addr, by: by}
@@ -132,7 +139,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 	default:
 		return reach{}, false, reason, detail
 	}
-	return way, onLink, "", ""
+	return way, onLink, "", detail
 }
 
 // wraps reports whether packets to a peer that is on link take a tunnel. In a network with tunnels

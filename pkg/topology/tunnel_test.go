@@ -80,13 +80,18 @@ func TestReach(t *testing.T) {
 	opts, host, nodes := tunneling(t)
 	desired, _ := Desired(opts, host, nodes, State{})
 	for subnet, want := range map[string]Reach{
-		"10.244.2.0/24": {"node2", PathDirect, nodes[1].Addrs[0], "192.168.1.0/24 dev eth0 proto 2"},
-		"10.244.3.0/24": {"node3", PathTunnel, nodes[2].Addrs[0], "default via 192.168.1.1 dev eth0"},
+		"10.244.2.0/24": {"node2", PathDirect, nodes[1].Addrs[0], "192.168.1.0/24 dev eth0 proto 2", ""},
+		"10.244.3.0/24": {"node3", PathTunnel, nodes[2].Addrs[0], "default via 192.168.1.1 dev eth0", ""},
 		"10.244.1.0/24": {}, "10.244.9.0/24": {},
 	} {
 		if got := desired.Reach(netip.MustParsePrefix(subnet)); got != want {
 			t.Errorf("%s is reached by %+v, want %+v", subnet, got, want)
 		}
+	}
+	nodes[1].Addrs = append([]netip.Addr{netip.MustParseAddr("172.16.0.12")}, nodes[1].Addrs...)
+	desired, _ = Desired(opts, host, nodes, State{})
+	if got := desired.Reach(nodes[1].PodCIDRs[0]); got.InternalIP != nodes[1].Addrs[1] || got.Before != "InternalIP 172.16.0.12 is behind gateway 192.168.1.1 on eth0, not on a link of ours" {
+		t.Errorf("by its second InternalIP it is reached by %+v", got)
 	}
 	host.Links[1].PointToPoint = true
 	for setting, want := range map[Encapsulation]Path{EncapsulateNever: PathDirect, EncapsulateCrossSubnet: PathTunnel, EncapsulateAlways: PathTunnel} {

@@ -1,8 +1,11 @@
 package links
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -43,6 +46,7 @@ func TestLinkGoesAndComesBack(t *testing.T) {
 	for i, node := range f.nodes {
 		awaitDevice(t, node, f.nodes[1-i], netlab.Uplink)
 	}
+	f.explains(ctx, t, "is behind gateway")
 	f.reachEachOther(ctx, t)
 	for _, node := range f.nodes {
 		addrs := storageAddrs(node)
@@ -53,6 +57,19 @@ func TestLinkGoesAndComesBack(t *testing.T) {
 	}
 	testutil.Must(t, flows[0].Run(ctx, flowTime))
 	stop(t, flows, 20)
+}
+
+// explains waits until status of the first node shows why a peer's first InternalIP does not count.
+func (f *fixture) explains(ctx context.Context, t *testing.T, words string) {
+	t.Helper()
+	testutil.AwaitWithin(t, limit, 100*testutil.Interval, func() error {
+		for _, p := range viewOf(ctx, t, f.nodes[0]).Peers {
+			if !strings.Contains(p.Before, words) {
+				return fmt.Errorf("status shows %q for %s; want %q in it", p.Before, p.Subnet, words)
+			}
+		}
+		return nil
+	})
 }
 
 // A link is renamed under traffic: the kernel keeps its routes, and so does the agent.
@@ -90,6 +107,7 @@ func TestLinkLosesItsCarrier(t *testing.T) {
 	for i, node := range f.nodes {
 		awaitDevice(t, node, f.nodes[1-i], netlab.Uplink)
 	}
+	f.explains(ctx, t, "is on eth1, which has no carrier")
 	f.reachEachOther(ctx, t)
 	for _, node := range f.nodes {
 		testutil.Must(t, f.LAN.Handle().LinkSetUp(f.portOf(t, node)))
