@@ -43,6 +43,9 @@ SAMPLE ?= 1
 # of comments of cmd, controllers and pkg, of their user-visible strings, of docs and READMEs. Lower them, never raise them.
 PROSE ?= -max 2 -max-strings 2 -max-docs 2
 
+# The packages whose tests `make test-kernels` runs.
+KERNEL_TESTS ?= ./test/links
+
 # The folder below which `make install` installs.
 PREFIX ?= /usr/local
 
@@ -111,6 +114,10 @@ test: assets build vet ## Run every test that this machine can run: pure, API se
 test-unit: ## Run the tests that need no kernel, no API server and no root.
 	@hack/binaries.sh gotestsum
 	@$(GOTESTSUM) $(PURE)
+
+.PHONY: test-kernels
+test-kernels: assets build ## Run tests on Debian's kernels, emulated by QEMU. KERNELS="bookworm trixie" chooses releases, KERNEL_TESTS="./pkg/dataplane" packages.
+	@$(TESTENV) hack/kernels.sh $(KERNEL_TESTS)
 
 .PHONY: mutate
 mutate: assets build bin/mutate ## Mutate the code and check that tests fail. SAMPLE=50 tries one mutant in 50; MUTATE="./pkg/plan" chooses packages.

@@ -39,6 +39,8 @@ func TestLinkMessages(t *testing.T) {
 		"up":            {linkMessage(7, "eth7", 0, mtuAttribute(1400), masterAttribute(3), ofKind("veth")), linkIdent{name: "eth7", mtu: 1400, master: 3, up: true}, "veth"},
 		"down":          {linkMessage(7, "eth7", unix.IFF_UP), linkIdent{name: "eth7"}, "device"},
 		"no ARP":        {linkMessage(7, "eth7", unix.IFF_NOARP, appendAttribute(nil, unix.IFLA_ADDRESS, append(mac, 0, 0))), linkIdent{name: "eth7", up: true, noARP: true, mac: string(mac) + "\x00\x00"}, "device"},
+		"carrier":       {linkMessage(7, "eth7", unix.IFF_LOWER_UP), linkIdent{name: "eth7", up: true, carrier: true}, "device"},
+		"of a bridge":   {linkMessage(7, "br7", unix.IFF_LOWER_UP, ofKind("bridge")), linkIdent{name: "br7", up: true}, "bridge"},
 		"no name":       {linkMessage(7, "", 0)[:unix.SizeofIfInfomsg], linkIdent{up: true}, "device"},
 		"broken":        {append(linkMessage(7, "eth7", 0), 3, 0, 1, 0), linkIdent{name: "eth7", up: true}, "device"},
 		"of a bad kind": {linkMessage(7, "eth7", 0, appendAttribute(nil, unix.IFLA_LINKINFO|unix.NLA_F_NESTED, appendAttribute(nil, unix.IFLA_INFO_DATA, []byte("abc\x00")))), linkIdent{name: "eth7", up: true}, "device"},

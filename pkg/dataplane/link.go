@@ -39,11 +39,21 @@ type linkIdent struct {
 	name        string
 	mtu, master int
 	up, noARP   bool
+	carrier     bool   // not of a bridge, which has one while one of its ports has
 	mac         string // its bytes
 }
 
-func identOf(a *rtnl.LinkAttrs) linkIdent {
-	return linkIdent{a.Name, a.MTU, a.MasterIndex, a.Flags&net.FlagUp != 0, a.RawFlags&unix.IFF_NOARP != 0, string(a.HardwareAddr)}
+func identOf(l rtnl.Link) linkIdent {
+	a := l.Attrs()
+	id := linkIdent{name: a.Name, mtu: a.MTU, master: a.MasterIndex, mac: string(a.HardwareAddr)}
+	id.flags(a.RawFlags, kindOf(l))
+	return id
+}
+
+// flags takes over ifi_flags of struct ifinfomsg (linux/if.h).
+func (id *linkIdent) flags(flags uint32, kind string) {
+	id.up, id.noARP = flags&unix.IFF_UP != 0, flags&unix.IFF_NOARP != 0
+	id.carrier = flags&unix.IFF_LOWER_UP != 0 && kind != topology.KindBridge
 }
 
 // readLinks lists links and addresses. It returns all links by index; keepRouted selects the
@@ -61,7 +71,7 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 	byIndex := make(map[int]*topology.Link, len(links))
 	for _, l := range links {
 		a := l.Attrs()
-		facts.note(a.Index, identOf(a), false)
+		facts.note(a.Index, identOf(l), false)
 		facts.kinds[a.Name] = kindOf(l)
 		t, ours := tunnelOf(l)
 		if ours {
@@ -72,6 +82,7 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		}
 		byIndex[a.Index] = &topology.Link{
 			Name: a.Name, MTU: a.MTU, Loopback: a.Flags&net.FlagLoopback != 0, Kind: kindOf(l), Enslaved: a.MasterIndex != 0,
+			NoCarrier: !facts.idents[a.Index].carrier && kindOf(l) != topology.KindBridge, PointToPoint: a.RawFlags&unix.IFF_POINTOPOINT != 0,
 		}
 		if v, is := l.(*rtnl.Vxlan); is {
 			byIndex[a.Index].VNI, byIndex[a.Index].VXLANPort = v.VxlanId, v.Port
@@ -81,6 +92,11 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		}
 		if a.Name == k.cfg.Bridge {
 			facts.mac = a.HardwareAddr.String()
+		}
+	}
+	for index, link := range byIndex {
+		if master := facts.name(facts.idents[index].master); facts.kinds[master] == "vrf" {
+			link.VRF = master
 		}
 	}
 	facts.remember(k.links, k.cfg.Bridge)

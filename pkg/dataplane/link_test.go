@@ -199,6 +199,7 @@ func TestFactsOfLinks(t *testing.T) {
 	m := newMachine(t)
 	m.must(m.nl.LinkAdd(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge, MTU: 1400}}))
 	m.must(m.nl.LinkAdd(&rtnl.Tuntap{LinkAttrs: rtnl.LinkAttrs{Name: "tun7"}, Mode: rtnl.TUNTAP_MODE_TUN}))
+	m.addr("tun7", "10.8.0.1/32")
 	m.addVeth("veth7", 1300)
 	m.addr("veth7", "192.168.7.11/24")
 	m.must(m.nl.LinkSetMaster(m.link("veth7"), m.link(topology.Bridge)))
@@ -224,11 +225,14 @@ func TestFactsOfLinks(t *testing.T) {
 	if kind := m.links.kinds["tun7"]; kind != "tun" {
 		t.Errorf("tun7 is a %s", kind)
 	}
+	if l := got["tun7"]; !l.PointToPoint || !l.NoCarrier || got["veth7"].PointToPoint || got["veth7"].NoCarrier {
+		t.Errorf("tun7 is %+v, the port %+v", l, got["veth7"])
+	}
 	if m.links.mac != bridge.HardwareAddr.String() {
 		t.Errorf("the bridge's MAC address counts as %s", m.links.mac)
 	}
 	id := m.links.idents[m.link("veth7").Attrs().Index]
-	want := linkIdent{name: "veth7", mtu: 1300, master: bridge.Index, up: true, mac: string(m.link("veth7").Attrs().HardwareAddr)}
+	want := linkIdent{name: "veth7", mtu: 1300, master: bridge.Index, up: true, carrier: true, mac: string(m.link("veth7").Attrs().HardwareAddr)}
 	if id != want {
 		t.Errorf("the port is %+v, want %+v", id, want)
 	}

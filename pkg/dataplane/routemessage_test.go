@@ -136,7 +136,7 @@ func TestRouteMessages(t *testing.T) {
 		{"IPv6 default", "default via fd00::1 dev eth0 proto 4", unicast6(0, byEth0, gateway6)},
 		{"all attributes", "10.1.0.0/16 via 192.168.1.1 dev eth0 proto 4 src 192.168.1.11 metric 77", unicast4(16, dst4, byEth0, gateway4, src, numberAttribute(unix.RTA_PRIORITY, 77))},
 		{"nothing of the one before", "10.1.0.0/16 proto 4", unicast4(16, dst4)},
-		{"IPv6 gateway of IPv4", "10.1.0.0/16 via fd00::1 dev eth1 proto 4", unicast4(16, dst4, byEth1, appendAttribute(nil, unix.RTA_VIA, append([]byte{unix.AF_INET6, 0}, netip.MustParseAddr("fd00::1").AsSlice()...)))},
+		{"IPv6 gateway of IPv4", "10.1.0.0/16 via inet6 fd00::1 dev eth1 proto 4", unicast4(16, dst4, byEth1, appendAttribute(nil, unix.RTA_VIA, append([]byte{unix.AF_INET6, 0}, netip.MustParseAddr("fd00::1").AsSlice()...)))},
 		{"type of service", "10.1.0.0/16 tos 0x8 proto 4", changedAt(unicast4(16, dst4), 3, 8)},
 		{"source", "fd01::/64 from fd02::/32 proto 4", changedAt(unicast6(64, dst6, addressAttribute(unix.RTA_SRC, "fd02::")), 2, 32)},
 		{"no carrier", "10.1.0.0/16 proto 4 dead", changedAt(unicast4(16, dst4), 8, unix.RTNH_F_DEAD)},

@@ -107,7 +107,11 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = appendAttribute(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
 	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
-	if r.Via.IsValid() {
+	switch {
+	case r.Via.Is6() && r.Dst.Addr().Is4():
+		via := append(binary.NativeEndian.AppendUint16(nil, unix.AF_INET6), r.Via.AsSlice()...)
+		b = append(appendAttribute(b, unix.RTA_VIA, via), 0, 0) // RTA_ALIGN
+	case r.Via.IsValid():
 		b = appendAttribute(b, unix.RTA_GATEWAY, r.Via.AsSlice())
 	}
 	if r.Src.IsValid() {

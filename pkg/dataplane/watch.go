@@ -225,13 +225,13 @@ func (k *Kernel) gone(index int) bool {
 func parseLink(b []byte) (index int, id linkIdent, kind string) {
 	index, kind = int(int32(binary.NativeEndian.Uint32(b[4:]))), "device"
 	flags := binary.NativeEndian.Uint32(b[8:])
-	id.up, id.noARP = flags&unix.IFF_UP != 0, flags&unix.IFF_NOARP != 0
 	b = b[unix.SizeofIfInfomsg:]
 	id.name, id.mac = unix.ByteSliceToString(attribute(b, unix.IFLA_IFNAME)), string(attribute(b, unix.IFLA_ADDRESS))
 	id.mtu, id.master = int(number(attribute(b, unix.IFLA_MTU))), int(number(attribute(b, unix.IFLA_MASTER)))
 	if value := attribute(attribute(b, unix.IFLA_LINKINFO), unix.IFLA_INFO_KIND); value != nil {
 		kind = unix.ByteSliceToString(value)
 	}
+	id.flags(flags, kind)
 	return index, id, kind
 }
 

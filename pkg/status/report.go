@@ -104,10 +104,11 @@ type Peer struct {
 	Via netip.Addr `json:"via"`
 	Dev string     `json:"dev,omitempty"`
 	// Path is how packets get there; empty: they don't. InternalIP is the address of the Node that
-	// counts, and By the route of this host to it.
+	// counts, By the route of this host to it, and Before why an InternalIP before it does not count.
 	Path       topology.Path    `json:"path,omitempty"`
 	InternalIP netip.Addr       `json:"internalIP,omitzero"`
 	By         string           `json:"by,omitempty"`
+	Before     string           `json:"before,omitempty"`
 	State      PeerState        `json:"state"`
 	Reason     []problem.Reason `json:"reasons,omitempty"`
 	// Message explains the state; empty if it is ok.
@@ -278,7 +279,7 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 	reach := r.Desired.Reach(subnet)
 	ours := reach.Node == n.Name || ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via)
 	if ours && (ok || reach.Path == topology.PathUnderlay) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
-		peer.Path, peer.InternalIP, peer.By, peer.State = reach.Path, reach.InternalIP, reach.By, OK
+		peer.Path, peer.InternalIP, peer.By, peer.Before, peer.State = reach.Path, reach.InternalIP, reach.By, reach.Before, OK
 	}
 	if ok && peer.State == OK {
 		peer.Via, peer.Dev = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev

@@ -237,3 +237,17 @@ func TestOK(t *testing.T) {
 		}
 	}
 }
+
+// The column PATH has how a peer is reached, by which of this host's routes, and why not by an earlier InternalIP.
+func TestPaths(t *testing.T) {
+	for want, p := range map[string]Peer{
+		"-":                                 {},
+		"direct by 192.168.1.0/24 dev eth0": {Path: topology.PathDirect, By: "192.168.1.0/24 dev eth0"},
+		"tunnel to 192.168.2.13 by default dev eth0":   {Path: topology.PathTunnel, InternalIP: netip.MustParseAddr("192.168.2.13"), By: "default dev eth0"},
+		"direct by 192.168.1.0/24 dev eth0 because no": {Path: topology.PathDirect, By: "192.168.1.0/24 dev eth0", Before: "no"},
+	} {
+		if got := p.path(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

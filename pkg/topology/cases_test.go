@@ -194,6 +194,8 @@ func parseOptions(t *testing.T, text string) Options {
 			o.Firewall = true
 		case "--masquerade":
 			o.Masquerade = value == "true"
+		case "--off-link":
+			o.OffLink = OffLink(value)
 		case "--mode":
 			o.Router = value == "router"
 		case "api-server":

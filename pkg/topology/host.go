@@ -35,11 +35,17 @@ type Link struct {
 	Kind     string         `json:"kind,omitempty"`     // IFLA_INFO_KIND, or device for hardware; empty: unknown
 	MAC      string         `json:"mac,omitempty"`      // of a bridge; empty: unknown, or not a bridge
 	Enslaved bool           `json:"enslaved,omitempty"` // it has a master: a bridge, a bond or a VRF
+	VRF      string         `json:"vrf,omitempty"`      // that one, if it is a VRF, whose routes are in a table of its own
 	Addrs    []netip.Prefix `json:"addrs"`              // with their prefix lengths, including link-local ones
 	// RouterAdvertised reports whether it has an address or a route from a router advertisement
 	// (RFC 4861), which the kernel drops when forwarding starts unless accept_ra is 2.
 	RouterAdvertised bool `json:"routerAdvertised,omitempty"`
 	Loopback         bool `json:"loopback,omitempty"` // it is lo
+	// NoCarrier reports that the other end of the link is down or away. It is unknown of bridges.
+	NoCarrier bool `json:"noCarrier,omitempty"`
+	// PointToPoint reports that packets on the link have no address of the next hop
+	// (IFF_POINTOPOINT), as in PPP, WireGuard and Tailscale.
+	PointToPoint bool `json:"pointToPoint,omitempty"`
 	// VNI and VXLANPort are those of a VXLAN device of another program; 0: it is none.
 	VNI       int `json:"vni,omitempty"`
 	VXLANPort int `json:"vxlanPort,omitempty"`

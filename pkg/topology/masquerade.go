@@ -79,7 +79,7 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 func (b *builder) egress(m *Masquerade) []Egress {
 	var all []Egress
 	for on, addr := range b.resolver.sources {
-		if m.Serves(on.is4) && !b.resolver.loopback[on.dev] && on.dev != ipvsDevice { // no packet leaves through these two
+		if m.Serves(on.is4) && !b.resolver.links[on.dev].Loopback && on.dev != ipvsDevice { // no packet leaves through these two
 			all = append(all, Egress{on.dev, addr})
 		}
 	}

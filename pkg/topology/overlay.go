@@ -57,6 +57,11 @@ func (b *builder) tunnel(subnet netip.Prefix) (t Tunnel, why string) {
 	is4 := subnet.Addr().Is4()
 	local, link := b.tunnelEnd(is4)
 	if !local.IsValid() { // reported by findUplink
+		for _, t := range b.actual.Tunnels {
+			if t.Local.Is4() == is4 && slices.Contains(b.ownAddrs, t.Local) {
+				return t, "" // the address may be away for a moment
+			}
+		}
 		return t, fmt.Sprintf("no link of this host has an %s InternalIP of its Node", familyName(is4))
 	}
 	t = Tunnel{Name: tunnelName(is4), VNI: b.opts.VNI, Port: b.opts.VXLANPort, Local: local, MAC: TunnelMAC(subnet), MTU: b.tunnelMTU(link, is4), Up: true}
@@ -236,23 +241,24 @@ func (b *builder) endpoints() []netip.Addr {
 	return slices.Compact(all)
 }
 
-// looseFilters has the uplinks and tunnels accept packets whose source is reached by another link
-// (rp_filter of ip-sysctl.rst, of IPv4 alone): a peer with another setting answers by the other way.
+// looseFilters has the uplinks and tunnels, if there are several, accept packets whose source is
+// reached by another one (rp_filter of ip-sysctl.rst, of IPv4 alone): a peer with another setting, or
+// one that has lost a link, answers by the other way.
 func (b *builder) looseFilters(is4 bool) {
-	if !is4 || *b.resolver.tunnels.of(true) == nil {
-		return
-	}
-	devs := []string{Tunnel4}
-	if link, ok := b.uplinks[true]; ok {
-		devs = append(devs, link.Name)
+	devs := b.ownLinks()
+	if *b.resolver.tunnels.of(true) != nil {
+		devs[Tunnel4] = true
 	}
 	for _, r := range b.desired.Routes {
-		if r.Dev != "" && r.Dst.Addr().Is4() && !slices.Contains(devs, r.Dev) {
-			devs = append(devs, r.Dev)
+		if r.Dev != "" && r.Dst.Addr().Is4() {
+			devs[r.Dev] = true
 		}
 	}
+	if !is4 || len(devs) < 2 {
+		return
+	}
 	all := b.actual.Sysctls[ConfSysctl(4, "all", "rp_filter")]
-	for _, dev := range devs {
+	for dev := range devs {
 		path := ConfSysctl(4, dev, "rp_filter")
 		if own, ok := b.actual.Sysctls[path]; ok && (own == "1" || own == "0" && all == "1" || own == "2") {
 			b.desired.Sysctls[path] = "2"

@@ -79,6 +79,17 @@ func (b *builder) findUplink(is4 bool) {
 	}
 }
 
+// ownLinks returns the names of the links with our InternalIPs, except lo: peers may send by each.
+func (b *builder) ownLinks() map[string]bool {
+	names := map[string]bool{}
+	for _, addr := range b.ownAddrs {
+		if link, as := b.host.linkWith(addr); as.IsValid() && !link.Loopback {
+			names[link.Name] = true
+		}
+	}
+	return names
+}
+
 // serveFamilies keeps those of our accepted subnets whose family this host can serve: not IPv6 if
 // the kernel lacks it, nor one of which the Node has no InternalIP, but one of the other. While the
 // CNI config has such a subnet, pods have addresses of it, so it stays, and findUplink reports the

@@ -23,12 +23,14 @@ const (
 // routes; our routes, tunnels, settings and nftables sets follow from it.
 type reach struct {
 	path Path
-	addr netip.Addr       // the InternalIP that counts
-	via  netip.Addr       // the next hop of our route
-	dev  string           // the link of our route; empty: there is no route of ours
-	by   *Route           // the foreign route to the InternalIP; nil: unknown
-	kept *Route           // our existing route that stays, although this host's routes to the next hop changed
-	why  *problem.Problem // why the subnet is not reached, or why the route is kept
+	addr netip.Addr // the InternalIP that counts
+	via  netip.Addr // the next hop of our route
+	dev  string     // the link of our route; empty: there is no route of ours
+	by   *Route     // the foreign route to the InternalIP; nil: unknown
+	// before is why an InternalIP before that one in the Node does not count; empty: there is none.
+	before string
+	kept   *Route           // our existing route that stays, although this host's routes to the next hop changed
+	why    *problem.Problem // why the subnet is not reached, or why the route is kept
 }
 
 func (r *reach) ok() bool { return r.path != "" }
@@ -41,6 +43,8 @@ type Reach struct {
 	// By is the route of this host to the InternalIP, because of which the Path is that one; empty:
 	// our route was there before, and stays.
 	By string `json:"by,omitempty"`
+	// Before is why an InternalIP before that one in the Node does not count; empty: there is none.
+	Before string `json:"before,omitempty"`
 }
 
 // Reach returns how packets get to a subnet of the State that Desired has returned.
@@ -49,7 +53,7 @@ func (s State) Reach(subnet netip.Prefix) Reach {
 	if c == nil || !c.ok() {
 		return Reach{}
 	}
-	r := Reach{Node: c.node.Name, Path: c.path, InternalIP: c.addr}
+	r := Reach{Node: c.node.Name, Path: c.path, InternalIP: c.addr, Before: c.before}
 	if c.by != nil {
 		r.By = c.by.String()
 	}
@@ -82,7 +86,7 @@ func pathOf(r Route) Path {
 	switch {
 	case isTunnel(r.Dev):
 		return PathTunnel
-	case r.OnLink || r.Via.IsLinkLocalUnicast():
+	case r.OnLink, r.Via.IsLinkLocalUnicast():
 		return PathGateway
 	}
 	return PathDirect
@@ -144,7 +148,7 @@ func (b *builder) keep(c *claim, have Route) {
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated
 		why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, have)
-		c.reach = reach{pathOf(have), to, have.Via, have.Dev, nil, &kept, &why}
+		c.reach = reach{path: pathOf(have), addr: to, via: have.Via, dev: have.Dev, kept: &kept, why: &why}
 	}
 }
 
@@ -228,5 +232,5 @@ func (b *builder) inPlace(subnet netip.Prefix) *Route {
 
 // leadsTo reports whether a route of ours leads to a peer's subnet.
 func leadsTo(r Route, subnet netip.Prefix) bool {
-	return r.Dst == subnet && r.Metric == MetricPeer && r.Type == Unicast && r.Via.Is4() == subnet.Addr().Is4()
+	return r.Dst == subnet && r.Metric == MetricPeer && r.Type == Unicast && r.Via.IsValid()
 }

@@ -15,7 +15,7 @@ type resolver struct {
 	*input
 	local    map[netip.Addr]string // our own addresses, including broadcast ones, and what they are
 	index    index[Route]          // foreign routes, the best one of each prefix
-	loopback map[string]bool       // by link
+	links    map[string]Link       // by name
 	sources  map[outlet]netip.Addr // our InternalIPs as preferred sources, where the kernel would have a choice
 	tunnels  byFamily[*Tunnel]     // those that this host has, or will have
 	noTunnel byFamily[string]      // why there is none
@@ -29,10 +29,10 @@ type outlet struct {
 func newResolver(in *input) *resolver {
 	r := &resolver{
 		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Routes),
-		loopback: map[string]bool{}, sources: map[outlet]netip.Addr{},
+		links: map[string]Link{}, sources: map[outlet]netip.Addr{},
 	}
 	for _, link := range in.host.Links {
-		r.loopback[link.Name] = link.Loopback
+		r.links[link.Name] = link
 		for _, p := range link.Addrs {
 			r.addLocal(link.Name, p)
 		}
@@ -78,22 +78,33 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 }
 
 // nextHop decides how a Node's subnet is reached: by its first InternalIP of that family that is on
-// link, else by the first one that is reached in another way, else not at all, because of the first
-// one's reason.
+// a link with a carrier, else by the first one that is on link or reached in another way, else not at
+// all, because of the first one's reason.
 func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 	is4 := to.Addr().Is4()
+	var first detail
 	for _, addr := range node.Addrs {
 		if addr.Is4() != is4 {
 			continue
 		}
-		way, onLink, reason, detail := r.way(addr, to)
+		way, onLink, reason, why := r.way(addr, to)
+		if first != nil {
+			way.before = first()
+		}
+		if onLink && way.ok() {
+			if !r.links[way.by.Dev].NoCarrier {
+				return way
+			}
+			why = say("InternalIP %s is on %s, which has no carrier", addr, way.by.Dev)
+		}
+		if first == nil {
+			first = why
+		}
 		switch {
-		case onLink && way.ok():
-			return way
 		case way.ok() && !found.ok():
 			found = way
 		case !found.ok() && found.why == nil:
-			why := problemOf(node.Name, to, reason, "%s", detail)
+			why := problemOf(node.Name, to, reason, "%s", why())
 			found = reach{addr: addr, why: &why}
 		}
 	}
@@ -105,39 +116,46 @@ func (r *resolver) nextHop(node *Node, to netip.Prefix) (found reach) {
 }
 
 // way decides how a subnet is reached by an InternalIP of its Node, or returns the reason why it is
-// not.
-func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool, reason problem.Reason, detail string) {
+// not, and in each case the detail of why the InternalIP is not on link.
+func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool, reason problem.Reason, why detail) {
 	by, reason, why := r.onLink(addr)
 	way = reach{addr: addr, by: by}
-	if onLink = reason == ""; onLink && r.opts.Encapsulation != EncapsulateAlways {
+	if onLink = reason == ""; onLink && !r.wraps(by) {
 		way.path, way.via, way.dev = PathDirect, addr, by.Dev
-		return way, true, "", ""
+		return way, true, "", nil
 	}
 	switch {
 	case !onLink && (reason != problem.OffLink || !r.leaves(by)):
-		return reach{}, false, reason, why()
+		return reach{}, false, reason, why
 	case r.opts.Encapsulates():
 		t := *r.tunnels.of(addr.Is4())
 		if t == nil {
-			return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s would be reached by a tunnel, and there is none: %s", addr, *r.noTunnel.of(addr.Is4()))
+			return reach{}, false, problem.OffLink, say("InternalIP %s would be reached by a tunnel, and there is none: %s", addr, *r.noTunnel.of(addr.Is4()))
 		}
 		way.path, way.via, way.dev = PathTunnel, TunnelGateway(to), t.Name
 	case r.opts.OffLink == OffLinkUnderlay:
 		way.path = PathUnderlay
 	case r.opts.OffLink == OffLinkGateway && by.Via.BitLen() == addr.BitLen(): // not an IPv6 gateway of an IPv4 route
 		if _, ours := r.local[by.Via]; ours || within(r.opts.ClusterCIDRs, single(by.Via)) {
-			return reach{}, false, problem.OffLink, fmt.Sprintf("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, by.Via)
+			return reach{}, false, problem.OffLink, say("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, by.Via)
 		}
 		way.path, way.via, way.dev = PathGateway, by.Via, by.Dev
 	default:
-		return reach{}, false, reason, why()
+		return reach{}, false, reason, why
 	}
-	return way, onLink, "", ""
+	return way, onLink, "", why
+}
+
+// wraps reports whether packets to a peer that is on link take a tunnel. In a network with tunnels
+// they do on a point-to-point link, where the route's next hop is not in the packet: WireGuard
+// chooses the peer by the destination, and may know the addresses of nodes alone.
+func (r *resolver) wraps(by *Route) bool {
+	return r.opts.Encapsulation == EncapsulateAlways || r.opts.Encapsulation == EncapsulateCrossSubnet && r.links[by.Dev].PointToPoint
 }
 
 // leaves reports whether packets leave this host by a route, without a tunnel of ours.
 func (r *resolver) leaves(by *Route) bool {
-	return by != nil && by.Type == Unicast && !by.From.IsValid() && by.Dev != "" && !r.loopback[by.Dev] && by.Dev != r.opts.Bridge && !isTunnel(by.Dev)
+	return by != nil && by.Type == Unicast && !by.From.IsValid() && by.Dev != "" && !r.links[by.Dev].Loopback && by.Dev != r.opts.Bridge && !isTunnel(by.Dev)
 }
 
 // onLink returns the route by which addr is reached without a gateway, or why it can't be a next
@@ -171,7 +189,7 @@ func (r *resolver) reached(addr netip.Addr) (route *Route, reason problem.Reason
 	case route.Via.IsValid():
 		by := route // the result is assigned later, and would be allocated for each address
 		return route, problem.OffLink, func() string { return r.behindGateway(addr, by) }
-	case route.Type != Unicast || r.loopback[route.Dev] || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
+	case route.Type != Unicast || r.links[route.Dev].Loopback || route.Dev == r.opts.Bridge || isTunnel(route.Dev):
 		return route, problem.AddressRefused, say("InternalIP %s is reached by %q, which leads to no other machine", addr, *route)
 	case route.Encap:
 		return route, problem.OffLink, say("InternalIP %s is reached by %q with an encapsulation, not on a link of ours", addr, *route)
@@ -205,10 +223,14 @@ func (r *resolver) excluded(addr netip.Addr) string {
 }
 
 // linkHint returns the link with an address of the network of addr, for a problem because of a
-// missing route: the link may be down, or a network manager may have removed it.
+// missing route: the link may be down, or in a VRF, or a network manager may have removed it.
 func (r *resolver) linkHint(addr netip.Addr) string {
 	for _, link := range r.host.Links {
-		if within(link.Addrs, single(addr)) {
+		switch {
+		case !within(link.Addrs, single(addr)):
+		case link.VRF != "":
+			return fmt.Sprintf(", though %s has an address of its network (it is in the VRF %s, so its routes are not in the main table)", link.Name, link.VRF)
+		default:
 			return fmt.Sprintf(", though %s has an address of its network (is that link down, or its route gone?)", link.Name)
 		}
 	}

@@ -13,9 +13,10 @@ func (b *builder) route(c *claim) Route {
 	if c.kept != nil {
 		return *c.kept
 	}
-	src := b.resolver.sources[outlet{c.dev, c.via.Is4()}]
+	is4 := c.subnet.Addr().Is4()
+	src := b.resolver.sources[outlet{c.dev, is4}]
 	if c.path == PathTunnel {
-		src = b.tunnelSource(c.via.Is4())
+		src = b.tunnelSource(is4)
 	}
 	onLink := c.path != PathDirect && !c.via.IsLinkLocalUnicast() // IPv6 takes those on any link
 	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: src, OnLink: onLink, Protocol: Protocol, Metric: MetricPeer}

@@ -108,10 +108,8 @@ func (b *builder) require(path, remediation string) {
 }
 
 func (b *builder) forwardOn(family int) {
-	devs := map[string]bool{b.opts.Bridge: true}
-	for _, link := range b.uplinks {
-		devs[link.Name] = !link.Loopback
-	}
+	devs := b.ownLinks()
+	devs[b.opts.Bridge] = true
 	last := ""
 	for _, r := range b.desired.Routes {
 		if r.Dev != last && r.Dev != "" {

@@ -85,13 +85,42 @@ func TestReach(t *testing.T) {
 	opts, host, nodes := tunneling(t)
 	desired, _ := Desired(opts, host, nodes, State{})
 	for subnet, want := range map[string]Reach{
-		"10.244.2.0/24": {"node2", PathDirect, nodes[1].Addrs[0], "192.168.1.0/24 dev eth0 proto 2"},
-		"10.244.3.0/24": {"node3", PathTunnel, nodes[2].Addrs[0], "default via 192.168.1.1 dev eth0"},
+		"10.244.2.0/24": {"node2", PathDirect, nodes[1].Addrs[0], "192.168.1.0/24 dev eth0 proto 2", ""},
+		"10.244.3.0/24": {"node3", PathTunnel, nodes[2].Addrs[0], "default via 192.168.1.1 dev eth0", ""},
 		"10.244.1.0/24": {}, "10.244.9.0/24": {},
 	} {
 		if got := desired.Reach(netip.MustParsePrefix(subnet)); got != want {
 			t.Errorf("%s is reached by %+v, want %+v", subnet, got, want)
 		}
+	}
+	nodes[1].Addrs = append([]netip.Addr{netip.MustParseAddr("172.16.0.12")}, nodes[1].Addrs...)
+	desired, _ = Desired(opts, host, nodes, State{})
+	if got := desired.Reach(nodes[1].PodCIDRs[0]); got.InternalIP != nodes[1].Addrs[1] || got.Before != "InternalIP 172.16.0.12 is behind gateway 192.168.1.1 on eth0, not on a link of ours" {
+		t.Errorf("by its second InternalIP it is reached by %+v", got)
+	}
+	host.Links[1].PointToPoint = true
+	for setting, want := range map[Encapsulation]Path{EncapsulateNever: PathDirect, EncapsulateCrossSubnet: PathTunnel, EncapsulateAlways: PathTunnel} {
+		opts.Encapsulation = setting
+		desired, _ := Desired(opts, host, nodes, State{})
+		if got := desired.Reach(nodes[1].PodCIDRs[0]); got.Path != want {
+			t.Errorf("on a point-to-point link with --encapsulation=%s: %+v, want the path %s", setting, got, want)
+		}
+	}
+}
+
+// A network manager removes the link's addresses for a moment: the tunnels stay, and what is in them.
+func TestTunnelsStayWithoutTheirAddress(t *testing.T) {
+	opts, host, nodes := tunneling(t)
+	before, _ := Desired(opts, host, nodes, State{})
+	host.Links[1].Addrs, host.Routes = nil, nil
+	after, _ := Desired(opts, host, nodes, before)
+	if len(before.Tunnels) != 2 || !slices.Equal(after.Tunnels, before.Tunnels) || !slices.Equal(after.Addresses, before.Addresses) ||
+		!slices.Equal(after.Routes, before.Routes) || !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) {
+		t.Errorf("before:\n%+v\nafter:\n%+v", before, after)
+	}
+	nodes[0].Addrs = []netip.Addr{netip.MustParseAddr("192.168.1.99")}
+	if gone, _ := Desired(opts, host, nodes, before); len(gone.Tunnels) != 0 {
+		t.Errorf("the Node has another address, and a tunnel stays: %+v", gone.Tunnels)
 	}
 }
 
@@ -115,6 +144,16 @@ func TestReversePathFilters(t *testing.T) {
 		opts.Encapsulation = EncapsulateNever
 		if desired, _ := Desired(opts, host, nodes, actual); desired.Sysctls[ConfSysctl(4, "eth0", "rp_filter")] != "" {
 			t.Error("a filter is changed without encapsulation")
+		}
+		host := host
+		host.Links = append(slices.Clone(host.Links), Link{Name: "eth9", Addrs: []netip.Prefix{netip.MustParsePrefix("10.50.0.11/24")}})
+		own := *nodes[0]
+		own.Addrs = append([]netip.Addr{netip.MustParseAddr("10.50.0.11")}, own.Addrs...)
+		desired, _ = Desired(opts, host, append([]*Node{&own}, nodes[1:]...), actual)
+		for _, dev := range []string{"eth0", "eth9"} {
+			if got := desired.Sysctls[ConfSysctl(4, dev, "rp_filter")]; got != c.want {
+				t.Errorf("of two links, with all=%s and %s=%s: %q, want %q", c.all, dev, c.own, got, c.want)
+			}
 		}
 	}
 }

@@ -3,16 +3,20 @@ package apiserver
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -29,12 +33,12 @@ import (
 const Nonsense = 1
 
 // Fake is the part of an API server that the agent uses, in this process: it lists and watches Nodes in protobuf, accepts patches
-// of a Node without applying them, and stores Events. It can refuse any request. Tests with Use show that a real server behaves
-// the same.
+// of a Node without applying them, and stores Events. Clients can create, read, update and delete Nodes. It can refuse any request.
+// Tests with Use show that a real server behaves the same.
 type Fake struct {
 	Config *rest.Config
 
-	t *testing.T
+	fail func(error)
 
 	mu       sync.Mutex
 	version  int
@@ -54,7 +58,7 @@ type watcher struct {
 // NewFake returns a running Fake with Nodes.
 func NewFake(t *testing.T, nodes ...*corev1.Node) *Fake {
 	t.Helper()
-	f := &Fake{t: t, nodes: map[string]*corev1.Node{}, events: map[string]*eventsv1.Event{}}
+	f := newFake(func(err error) { t.Error(err) })
 	server := httptest.NewServer(f)
 	f.Config = &rest.Config{Host: server.URL, QPS: -1}
 	t.Cleanup(func() {
@@ -62,6 +66,18 @@ func NewFake(t *testing.T, nodes ...*corev1.Node) *Fake {
 		server.Close()
 	})
 	f.Create(nodes...)
+	return f
+}
+
+func newFake(fail func(error)) *Fake {
+	return &Fake{fail: fail, nodes: map[string]*corev1.Node{}, events: map[string]*eventsv1.Event{}}
+}
+
+// ServeFake runs a Fake on a listener until the process ends. A request that it can't answer makes it panic.
+func ServeFake(listener net.Listener) *Fake {
+	f := newFake(func(err error) { panic(err) })
+	f.Config = &rest.Config{Host: "http://" + listener.Addr().String(), QPS: -1, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf}}
+	go func() { f.fail((&http.Server{Handler: f, ReadHeaderTimeout: time.Minute}).Serve(listener)) }()
 	return f
 }
 
@@ -97,7 +113,7 @@ func (f *Fake) Remove(name string) {
 }
 
 func (f *Fake) send(kind watch.EventType, object runtime.Object) {
-	f.sendRaw(Frames(f.t, kind, object))
+	f.sendRaw(f.frames(kind, object))
 }
 
 func (f *Fake) sendRaw(frame []byte) {
@@ -157,7 +173,7 @@ func (f *Fake) Requests(words ...string) []string {
 func (f *Fake) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	body, err := io.ReadAll(q.Body)
 	if err != nil {
-		f.t.Error(err)
+		f.fail(err)
 	}
 	f.mu.Lock()
 	code := 0
@@ -182,25 +198,60 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	case q.Method == http.MethodPatch:
 		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 		f.encode(w, WithType(&corev1.Node{}))
+	case q.Method == http.MethodPost, q.Method == http.MethodPut:
+		f.write(w, body)
+	case strings.HasPrefix(q.URL.Path, "/api/v1/nodes/"):
+		f.read(w, q)
 	case q.URL.Query().Get("watch") == "true":
 		f.watch(w, q)
 	default:
 		f.list(w, q)
 	}
 	if accepted := q.Header.Get("Accept"); strings.Contains(q.URL.Path, "/nodes") && !strings.HasPrefix(accepted, runtime.ContentTypeProtobuf) {
-		f.t.Errorf("%s is asked for in %s", q.URL, accepted)
+		f.fail(fmt.Errorf("%s is asked for in %s", q.URL, accepted))
 	}
+}
+
+// write creates or updates a Node.
+func (f *Fake) write(w http.ResponseWriter, body []byte) {
+	object, _, err := clientscheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+	if err != nil {
+		f.fail(err)
+		return
+	}
+	n, _ := object.(*corev1.Node)
+	f.Create(n)
+	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+	f.encode(w, WithType(n))
+}
+
+// read sends a Node, which it deletes if asked to.
+func (f *Fake) read(w http.ResponseWriter, q *http.Request) {
+	f.mu.Lock()
+	n := f.nodes[path.Base(q.URL.Path)]
+	f.mu.Unlock()
+	if n == nil {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		f.answer(w, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonNotFound, Code: http.StatusNotFound})
+		return
+	}
+	if q.Method == http.MethodDelete {
+		f.Remove(n.Name)
+	}
+	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+	f.encode(w, n)
 }
 
 func (f *Fake) answer(w http.ResponseWriter, what any) {
 	if err := json.NewEncoder(w).Encode(what); err != nil {
-		f.t.Error(err)
+		f.fail(err)
 	}
 }
 
 func (f *Fake) encode(w io.Writer, object runtime.Object) {
 	if err := protobuf.NewSerializer(clientscheme.Scheme, clientscheme.Scheme).Encode(object, w); err != nil {
-		f.t.Error(err)
+		f.fail(err)
 	}
 }
 
@@ -250,7 +301,7 @@ func (f *Fake) list(w http.ResponseWriter, q *http.Request) {
 func (f *Fake) watch(w http.ResponseWriter, q *http.Request) {
 	flusher, ok := w.(http.Flusher)
 	if !ok {
-		f.t.Error("this server can't stream")
+		f.fail(errors.New("this server can't stream"))
 		return
 	}
 	var first bytes.Buffer
@@ -258,9 +309,9 @@ func (f *Fake) watch(w http.ResponseWriter, q *http.Request) {
 	if q.URL.Query().Get("sendInitialEvents") == "true" {
 		all, version := f.sorted()
 		for _, n := range all {
-			first.Write(Frames(f.t, watch.Added, n))
+			first.Write(f.frames(watch.Added, n))
 		}
-		first.Write(Frames(f.t, watch.Bookmark, bookmark(version)))
+		first.Write(f.frames(watch.Bookmark, bookmark(version)))
 	}
 	me := &watcher{make(chan []byte, 1000), make(chan struct{})}
 	f.watchers = append(f.watchers, me)
@@ -296,11 +347,11 @@ func (f *Fake) event(w http.ResponseWriter, q *http.Request, body []byte) {
 	defer f.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	if accepted := q.Header.Get("Accept"); accepted != "application/json" {
-		f.t.Errorf("an Event is asked for in %s", accepted)
+		f.fail(fmt.Errorf("an Event is asked for in %s", accepted))
 	}
 	var sent eventsv1.Event
 	if err := json.Unmarshal(body, &sent); err != nil {
-		f.t.Error(err)
+		f.fail(err)
 	}
 	name := q.URL.Path[strings.LastIndex(q.URL.Path, "/")+1:]
 	kept := f.events[name]
@@ -349,23 +400,39 @@ func (f *Fake) ForgetEvents() {
 // Frames returns events as an API server sends them, made by its own encoders.
 func Frames(t testing.TB, kind watch.EventType, objects ...runtime.Object) []byte {
 	t.Helper()
+	all, err := frames(kind, objects...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func (f *Fake) frames(kind watch.EventType, object runtime.Object) []byte {
+	all, err := frames(kind, object)
+	if err != nil {
+		f.fail(err)
+	}
+	return all
+}
+
+func frames(kind watch.EventType, objects ...runtime.Object) ([]byte, error) {
 	var all bytes.Buffer
 	framer := protobuf.LengthDelimitedFramer.NewFrameWriter(&all)
 	for _, object := range objects {
 		var raw bytes.Buffer
 		if err := protobuf.NewSerializer(clientscheme.Scheme, clientscheme.Scheme).Encode(object, &raw); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		event := metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: raw.Bytes()}}
 		frame, err := event.Marshal()
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		if _, err := framer.Write(frame); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	return all.Bytes()
+	return all.Bytes(), nil
 }
 
 // WithType sets the type of a Node, which API servers send.

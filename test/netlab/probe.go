@@ -16,6 +16,9 @@ type Reply struct {
 	RTT time.Duration
 }
 
+// Question is the datagram of UDP.
+const Question = "who am I?"
+
 // TCP connects to a host's echo server from inside the namespace.
 func (n *Namespace) TCP(ctx context.Context, to netip.Addr) (Reply, error) {
 	return n.ask(ctx, "tcp", to)
@@ -41,7 +44,7 @@ func (n *Namespace) ask(ctx context.Context, network string, to netip.Addr) (Rep
 		}
 	}
 	if network == "udp" {
-		if _, err := io.WriteString(conn, "who am I?"); err != nil {
+		if _, err := io.WriteString(conn, Question); err != nil {
 			return Reply{}, fmt.Errorf("sending to %s from %s: %w", to, n.Name, err)
 		}
 	}

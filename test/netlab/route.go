@@ -164,3 +164,12 @@ func (n *Namespace) RouteDevice(to netip.Prefix) (string, error) {
 	}
 	return link.Attrs().Name, nil
 }
+
+// LeadsTo returns an error unless the agent's route to a subnet leads to a device.
+func (n *Namespace) LeadsTo(to netip.Prefix, device string) error {
+	got, err := n.RouteDevice(to)
+	if err == nil && got != device {
+		err = fmt.Errorf("the route to %s in %s leads to %q; want %q", to, n.Name, got, device)
+	}
+	return err
+}

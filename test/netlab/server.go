@@ -51,6 +51,12 @@ func (h *Host) Serve() error {
 	return nil
 }
 
+// ServeAgain serves on the addresses that the host has now, and not on those that it had.
+func (h *Host) ServeAgain() error {
+	h.servers.close()
+	return h.Serve()
+}
+
 func (h *Host) listen(at netip.AddrPort) error {
 	var config net.ListenConfig
 	tcp, err := config.Listen(context.Background(), "tcp", at.String())

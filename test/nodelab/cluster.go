@@ -24,6 +24,8 @@ type Config struct {
 	Dir string
 	// Assets holds etcd and kube-apiserver, Plugins the CNI plugins, and Agent is the plainroute binary.
 	Assets, Plugins, Agent string
+	// Fake has a Fake in this process instead of etcd and kube-apiserver, which no emulated machine can run.
+	Fake bool
 }
 
 // DefaultConfig takes the binaries from KUBEBUILDER_ASSETS, CNI_BIN and PLAINROUTE_BIN, where set, and else from the
@@ -34,18 +36,22 @@ func DefaultConfig() Config {
 
 // Check returns an error that names the missing binaries, if any.
 func (c Config) Check() error {
-	return testutil.Present(append(testutil.ControlPlane(c.Assets),
-		filepath.Join(c.Plugins, "bridge"), filepath.Join(c.Plugins, "host-local"), filepath.Join(c.Plugins, "portmap"), c.Agent)...)
+	binaries := []string{filepath.Join(c.Plugins, "bridge"), filepath.Join(c.Plugins, "host-local"), filepath.Join(c.Plugins, "portmap"), c.Agent}
+	if !c.Fake {
+		binaries = append(binaries, testutil.ControlPlane(c.Assets)...)
+	}
+	return testutil.Present(binaries...)
 }
 
 // Cluster is a running cluster.
 type Cluster struct {
 	// Topology is the network: the nodes' LAN and a host outside.
 	*netlab.Topology
-	// API is the API server, which listens at the LAN's router.
+	// API is the API server, which listens at the LAN's router; nil: it is a Fake.
 	API *apiserver.ControlPlane
 
 	config Config
+	client kubernetes.Interface
 
 	mu    sync.Mutex
 	nodes []*Node
@@ -68,6 +74,9 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{Topology: topology, config: config}
+	if config.Fake {
+		return c, c.startFake()
+	}
 	return c, c.startControlPlane(ctx)
 }
 
@@ -79,4 +88,4 @@ func (c *Cluster) Nodes() []*Node {
 }
 
 // Client is the administrator's.
-func (c *Cluster) Client() kubernetes.Interface { return c.API.Client }
+func (c *Cluster) Client() kubernetes.Interface { return c.client }

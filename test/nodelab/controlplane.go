@@ -3,12 +3,14 @@ package nodelab
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -48,6 +50,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w (log: %s)", err, log.Name())
 	}
+	c.client = c.API.Client
 	if err := c.writeKubeconfig(c.API.Admin(), "admin"); err != nil {
 		return err
 	}
@@ -58,6 +61,26 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	return c.Grant(ctx, AgentUser)
+}
+
+// startFake starts a Fake at the router's address.
+func (c *Cluster) startFake() error {
+	var listen net.ListenConfig
+	listener, err := listen.Listen(context.Background(), "tcp", netip.AddrPortFrom(netlab.Router4, APIPort).String())
+	if err != nil {
+		return fmt.Errorf("starting the API server: %w", err)
+	}
+	fake := apiserver.ServeFake(listener)
+	if c.client, err = kubernetes.NewForConfig(fake.Config); err != nil {
+		return fmt.Errorf("making a client of the API server: %w", err)
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["fake"] = &clientcmdapi.Cluster{Server: fake.Config.Host}
+	config.Contexts["fake"], config.CurrentContext = &clientcmdapi.Context{Cluster: "fake"}, "fake"
+	if err := clientcmd.WriteToFile(*config, c.kubeconfig(AgentUser)); err != nil {
+		return fmt.Errorf("writing the agents' kubeconfig: %w", err)
+	}
+	return nil
 }
 
 // AddUser makes an API identity without any right and returns its kubeconfig's path; Grant gives it the agent's rights.
