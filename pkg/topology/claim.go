@@ -148,6 +148,14 @@ func (v *validator) lengths(p netip.Prefix) (lengths Lengths, inside bool) {
 	return lengths, len(v.cluster) == 0
 }
 
+// guesses reports whether the lengths of one of the subnets depend on what most Nodes have.
+func (v *validator) guesses(subnets []netip.Prefix) bool {
+	return slices.ContainsFunc(subnets, func(p netip.Prefix) bool {
+		is4 := p.Addr().Is4()
+		return v.opts.maskSizes(is4) == Lengths{} && !hasFamily(v.ownCIDRs, is4)
+	})
+}
+
 // usualLengths returns the operator's lengths of pod subnets in a family, or the probable ones:
 // that of our own subnet; while that is unknown, those of our existing routes; else that of most
 // Nodes.

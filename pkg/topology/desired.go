@@ -15,12 +15,18 @@ import (
 // Routes and Problems are sorted. The cost is O(n log n) in the Nodes.
 func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	b := newBuilder(opts, host, nodes, actual)
+	b.compute()
+	return b.desired, b.problems
+}
+
+func (b *builder) compute() {
 	b.ownSubnets()
 	b.formerSubnets()
 	b.findTunnels()
 	b.peerRoutes()
-	b.sysctls()
 	b.conflicts()
+	addDevs(&b.devs, b.desired.Routes)
+	b.sysctls()
 	b.nextHops()
 	b.tunnelPeers()
 	b.hostProblems()
@@ -30,7 +36,6 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	b.tunnelAddresses()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)
-	return b.desired, b.problems
 }
 
 // input is what a pass starts from.
@@ -50,14 +55,16 @@ type builder struct {
 	resolver  *resolver
 	validator *validator
 
-	stated   []netip.Prefix // our own valid podCIDRs
-	subnets  []netip.Prefix // those of them that this host serves
-	former   []netip.Prefix // former ones that pods still use
-	uplinks  map[bool]Link  // the links with our InternalIPs, of IPv4 (true) and IPv6
-	renamed  string         // the bridge's name now, if it was renamed
-	off6     bool           // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
-	claims   []claim        // accepted, reached or not; one a subnet
-	hops     []netip.Addr   // the addresses by which they are reached, sorted, each once
+	stated   []netip.Prefix     // our own valid podCIDRs
+	subnets  []netip.Prefix     // those of them that this host serves
+	former   []netip.Prefix     // former ones that pods still use
+	uplinks  map[bool]Link      // the links with our InternalIPs, of IPv4 (true) and IPv6
+	renamed  string             // the bridge's name now, if it was renamed
+	off6     bool               // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
+	claims   []claim            // accepted, reached or not; one a subnet
+	hops     []netip.Addr       // the addresses by which they are reached, sorted, each once
+	others   int                // the number of peers that this computation leaves out
+	devs     byFamily[[]string] // of the routes to all peers
 	desired  State
 	problems []problem.Problem
 }

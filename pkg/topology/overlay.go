@@ -209,11 +209,7 @@ func (b *builder) looseFilters(is4 bool) {
 	if link, ok := b.uplinks[true]; ok {
 		devs = append(devs, link.Name)
 	}
-	for _, r := range b.desired.Routes {
-		if r.Dev != "" && r.Dst.Addr().Is4() && !slices.Contains(devs, r.Dev) {
-			devs = append(devs, r.Dev)
-		}
-	}
+	devs = append(devs, b.devs.v4...)
 	all := b.actual.Sysctls[ConfSysctl(4, "all", "rp_filter")]
 	for _, dev := range devs {
 		path := ConfSysctl(4, dev, "rp_filter")

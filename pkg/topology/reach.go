@@ -92,14 +92,23 @@ func (b *builder) reachAll(claims []claim) {
 	for i := range claims {
 		c := &claims[i]
 		c.reach = b.resolver.nextHop(c.node, c.subnet)
-		for at := (Route{Dst: c.subnet, Metric: MetricPeer}); len(routes) > 0 && routes[0].Compare(at) < 0; {
-			routes = routes[1:]
-		}
+		routes = from(routes, Route{Dst: c.subnet, Metric: MetricPeer})
 		if len(routes) > 0 && leadsTo(routes[0], c.subnet) {
 			b.keep(c, routes[0])
 		}
 		c.hadRoute = c.ok() || b.restore(c)
 	}
+}
+
+// from returns the part of sorted routes that begins at a key. It takes few steps if that is near,
+// and never many.
+func from(sorted []Route, key Route) []Route {
+	end := 1
+	for end < len(sorted) && sorted[end-1].Compare(key) < 0 {
+		end *= 2
+	}
+	i, _ := slices.BinarySearchFunc(sorted[:min(end, len(sorted))], key, Route.Compare)
+	return sorted[i:]
 }
 
 // keep has a claim stay with its existing route, if the Node still has the next hop as an

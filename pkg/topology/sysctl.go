@@ -79,7 +79,7 @@ const (
 // neighborLimits raises the limits of the neighbor table if peers and pods may fill it. In powers
 // of two they seldom change, and they are never lowered.
 func (b *builder) neighborLimits(family int) {
-	n := len(b.peers) + podsPerNode
+	n := len(b.peers) + b.others + podsPerNode
 	if n <= defaultNeighbors {
 		return
 	}
@@ -112,12 +112,8 @@ func (b *builder) forwardOn(family int) {
 	for _, link := range b.uplinks {
 		devs[link.Name] = !link.Loopback
 	}
-	last := ""
-	for _, r := range b.desired.Routes {
-		if r.Dev != last && r.Dev != "" {
-			devs[r.Dev] = true
-			last = r.Dev
-		}
+	for _, dev := range slices.Concat(b.devs.v4, b.devs.v6) {
+		devs[dev] = true
 	}
 	for dev, wanted := range devs {
 		if path := ConfSysctl(family, dev, "forwarding"); wanted && b.has(path) {

@@ -1,0 +1,148 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// A walk is a sequence of inputs that differ by one event.
+type walk struct {
+	siege
+	nodes  []*Node
+	actual State
+}
+
+// step changes one thing.
+func (w *walk) step(t *rapid.T) {
+	switch rapid.SampledFrom([]string{"attackers", "leave", "join", "address", "route", "route", "fdb", "own", "host", "sysctl", "nothing", "swap"}).Draw(t, "event") {
+	case "attackers":
+		w.nodes = slices.DeleteFunc(w.nodes, func(n *Node) bool { return !slices.Contains(w.honest, n) })
+		w.nodes = append(w.nodes, w.attackers(t)...)
+	case "leave":
+		i := rapid.IntRange(0, len(w.nodes)-1).Draw(t, "who")
+		w.nodes[i] = w.nodes[len(w.nodes)-1]
+		w.nodes = w.nodes[:len(w.nodes)-1]
+	case "join":
+		if n := rapid.SampledFrom(w.honest).Draw(t, "who"); !slices.ContainsFunc(w.nodes, func(m *Node) bool { return m.Name == n.Name }) {
+			w.nodes = append(w.nodes, n)
+		}
+	case "address":
+		i := rapid.IntRange(0, len(w.nodes)-1).Draw(t, "who")
+		changed := *w.nodes[i]
+		changed.Addrs = NodeFrom(kubeNode("", 0, nil, rapid.SliceOfN(w.address(), 0, 3).Draw(t, "addresses"))).Addrs
+		w.nodes[i] = &changed
+	case "route":
+		w.changeRoute(t)
+	case "fdb":
+		if n := len(w.actual.FDB); n > 0 {
+			w.actual.FDB = slices.Clone(w.actual.FDB)
+			w.actual.FDB[rapid.IntRange(0, n-1).Draw(t, "which")].Dst = netip.MustParseAddr("192.168.1.99")
+		}
+	case "own":
+		if i := slices.IndexFunc(w.nodes, func(n *Node) bool { return n.Name == w.opts.NodeName }); i >= 0 {
+			own := *w.nodes[i]
+			own.PodCIDRs = own.PodCIDRs[:rapid.IntRange(0, len(own.PodCIDRs)).Draw(t, "podCIDRs left")]
+			w.nodes[i] = &own
+		}
+	case "host":
+		w.host = parseHost(&testing.T{}, rapid.SampledFrom(hostileHosts).Draw(t, "host"))
+	case "sysctl":
+		w.actual = withKernel(w.actual)
+		w.actual.Sysctls[SysctlForward4] = "0"
+	case "swap":
+		slices.Reverse(w.nodes)
+	}
+	if len(w.nodes) == 0 {
+		w.nodes = append(w.nodes, w.honest...)
+	}
+}
+
+// changeRoute removes a route from the kernel, or has another program lead it to another next hop.
+func (w *walk) changeRoute(t *rapid.T) {
+	n := len(w.actual.Routes)
+	if n == 0 {
+		return
+	}
+	i := rapid.IntRange(0, n-1).Draw(t, "which")
+	w.actual.Routes = slices.Clone(w.actual.Routes)
+	if rapid.Bool().Draw(t, "delete") {
+		w.actual.Routes = slices.Delete(w.actual.Routes, i, i+1)
+		return
+	}
+	if r := &w.actual.Routes[i]; r.Via.Is4() {
+		r.Via = netip.MustParseAddr(rapid.SampledFrom([]string{"192.168.1.12", "192.168.1.13", "192.168.1.99"}).Draw(t, "via"))
+	}
+}
+
+// TestIncremental compares each result of an Incremental with that of Desired.
+func TestIncremental(t *testing.T) {
+	steps, incremental := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := walk{siege: drawSiege(t), actual: withKernel(State{})}
+		w.opts.Encapsulation = rapid.SampledFrom([]Encapsulation{EncapsulateNever, EncapsulateNever, EncapsulateCrossSubnet, EncapsulateAlways}).Draw(t, "encapsulation")
+		w.opts.OffLink = rapid.SampledFrom([]OffLink{OffLinkReport, OffLinkGateway, OffLinkUnderlay}).Draw(t, "off-link")
+		w.nodes = slices.Clone(w.honest)
+		var x Incremental
+		for i := range rapid.IntRange(1, 20).Draw(t, "steps") {
+			want, problems := Desired(w.opts, w.host, w.nodes, w.actual)
+			got, others := x.Desired(w.opts, w.host, w.nodes, w.actual)
+			if diff := stateDiff(want, got); diff != "" {
+				t.Fatalf("step %d: %s", i, diff)
+			}
+			if !slices.Equal(problems, others) {
+				t.Fatalf("step %d: problems are\n%v\nwant\n%v", i, others, problems)
+			}
+			steps++
+			if x.index != nil {
+				incremental++
+			}
+			if rapid.IntRange(0, 3).Draw(t, "apply") > 0 {
+				w.actual = withKernel(got)
+			} else {
+				w.actual = w.actual.After(got)
+			}
+			w.step(t)
+		}
+	})
+	t.Logf("%d of %d", incremental, steps)
+	if incremental < steps/4 {
+		t.Errorf("%d of %d computations were incremental", incremental, steps)
+	}
+}
+
+// stateDiff returns the first difference of two States, or "".
+func stateDiff(want, got State) string {
+	a, b := reflect.ValueOf(want), reflect.ValueOf(got)
+	for i := range a.NumField() {
+		name, w, g := a.Type().Field(i).Name, fmt.Sprintf("%+v", flat(a.Field(i))), fmt.Sprintf("%+v", flat(b.Field(i)))
+		if name == "granted" {
+			w, g = grants(want), grants(got)
+		}
+		if w != g {
+			return fmt.Sprintf("%s is\n%s\nwant\n%s", name, g, w)
+		}
+	}
+	return ""
+}
+
+// flat returns what a pointer leads to.
+func flat(v reflect.Value) reflect.Value {
+	if v.Kind() == reflect.Pointer && !v.IsNil() {
+		return v.Elem()
+	}
+	return v
+}
+
+func grants(s State) string {
+	var all strings.Builder
+	for _, c := range s.granted {
+		fmt.Fprintf(&all, "%v %s %v %v %s %v %v\n", c.subnet, c.node.Name, s.Reach(c.subnet), c.via, c.dev, c.kept, c.hadRoute)
+	}
+	return all.String()
+}
