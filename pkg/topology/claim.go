@@ -22,12 +22,12 @@ func (c *claim) problem(reason problem.Reason, format string, args ...any) probl
 }
 
 // claimTo returns the claim to a subnet, or nil.
-func claimTo(sorted []claim, subnet netip.Prefix) *claim {
-	i, ok := slices.BinarySearchFunc(sorted, subnet, func(c claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
+func claimTo(sorted []*claim, subnet netip.Prefix) *claim {
+	i, ok := slices.BinarySearchFunc(sorted, subnet, func(c *claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
 	if !ok {
 		return nil
 	}
-	return &sorted[i]
+	return sorted[i]
 }
 
 // A validator decides which claims are accepted.

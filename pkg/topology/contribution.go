@@ -7,7 +7,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A footprint is what the contributions of some peers are identified by.
+// A footprint identifies the contributions of some peers. Its lists are sorted, but for the names.
 type footprint struct {
 	names   []string
 	subnets []netip.Prefix
@@ -20,87 +20,110 @@ func newFootprint(nodes []*Node) (f footprint) {
 		f.subnets = append(f.subnets, n.PodCIDRs...)
 		f.addrs = append(f.addrs, n.Addrs...)
 	}
+	slices.SortFunc(f.subnets, ComparePrefix)
+	slices.SortFunc(f.addrs, netip.Addr.Compare)
+	f.subnets, f.addrs = slices.Compact(f.subnets), slices.Compact(f.addrs)
 	return f
 }
 
-// without returns the contributions of all other peers to a State. Elements of the table's sets
-// that don't come from peers may be among them.
-func (f footprint) without(s State) (kept State) {
-	routes, claims := make([]Route, len(f.subnets)), make([]claim, len(f.subnets))
-	var neighbors []Neighbor
-	var entries []FDBEntry
-	for i, p := range f.subnets {
+// keys returns a State with the keys of all that the peers may contribute to one, but for the table.
+func (f *footprint) keys() (s State) {
+	for _, p := range f.subnets {
 		dev := tunnelName(p.Addr().Is4())
-		routes[i], claims[i] = Route{Dst: p, Metric: MetricPeer}, claim{subnet: p}
-		neighbors, entries = append(neighbors, Neighbor{Dev: dev, Addr: TunnelGateway(p)}), append(entries, FDBEntry{Dev: dev, MAC: TunnelMAC(p)})
+		s.Routes, s.granted = append(s.Routes, Route{Dst: p, Metric: MetricPeer}), append(s.granted, &claim{subnet: p})
+		s.Neighbors = append(s.Neighbors, Neighbor{Dev: dev, Addr: TunnelGateway(p)})
+		s.FDB = append(s.FDB, FDBEntry{Dev: dev, MAC: TunnelMAC(p)})
 	}
-	kept.Routes = slices.DeleteFunc(minus(s.Routes, routes, Route.Compare), func(r Route) bool { return r.Metric == MetricOwn })
-	kept.granted = minus(s.granted, claims, compareClaims)
-	kept.Neighbors, kept.FDB = minus(s.Neighbors, neighbors, Neighbor.Compare), minus(s.FDB, entries, FDBEntry.Compare)
-	if m := s.Masquerade; m != nil {
-		kept.Masquerade = &Masquerade{
-			Bridge: m.Bridge, Sources: m.Sources, Egress: m.Egress, Tunnels: m.Tunnels,
-			Cluster:   slices.DeleteFunc(slices.Clone(m.Cluster), func(p netip.Prefix) bool { return slices.ContainsFunc(f.subnets, p.Overlaps) }),
-			Nodes:     minus(m.Nodes, f.addrs, netip.Addr.Compare),
-			Endpoints: minus(m.Endpoints, f.addrs, netip.Addr.Compare),
-		}
-	}
-	return kept
+	slices.SortFunc(s.Neighbors, Neighbor.Compare)
+	slices.SortFunc(s.FDB, FDBEntry.Compare)
+	return s
 }
 
-func compareClaims(a, b claim) int { return ComparePrefix(a.subnet, b.subnet) }
+func compareClaims(a, b *claim) int { return ComparePrefix(a.subnet, b.subnet) }
 
-// minus returns a copy of a sorted list, with room for some more, without the elements of the keys.
-func minus[T any](sorted, keys []T, compare func(T, T) int) []T {
-	all := append(make([]T, 0, len(sorted)+maxChanged), sorted...)
-	for _, k := range keys {
-		if i, found := slices.BinarySearchFunc(all, k, compare); found {
-			all = slices.Delete(all, i, i+1)
-		}
+// replaced returns a State with the contributions of the footprint's peers from s, and those of the
+// others from last. It is not ok if both have an element of one key, or tables with different
+// rules.
+func (f *footprint) replaced(last, s State, own []netip.Prefix) (State, bool) {
+	gone := f.keys()
+	for _, p := range own {
+		gone.Routes = append(gone.Routes, Route{Dst: p, Metric: MetricOwn})
 	}
-	return all
-}
-
-// joined adds the contributions of the other peers to a State. It is not ok if both have an element
-// of the same key, or if their tables have different rules.
-func joined(s, kept State) (State, bool) {
+	slices.SortFunc(gone.Routes, Route.Compare)
 	var ok [4]bool
-	s.Routes, ok[0] = plus(kept.Routes, s.Routes, Route.Compare)
-	s.granted, ok[1] = plus(kept.granted, s.granted, compareClaims)
-	s.Neighbors, ok[2] = plus(kept.Neighbors, s.Neighbors, Neighbor.Compare)
-	s.FDB, ok[3] = plus(kept.FDB, s.FDB, FDBEntry.Compare)
-	if slices.Contains(ok[:], false) || (s.Masquerade == nil) != (kept.Masquerade == nil) {
+	s.Routes, ok[0] = splice(last.Routes, gone.Routes, s.Routes, Route.Compare)
+	s.granted, ok[1] = splice(last.granted, gone.granted, s.granted, compareClaims)
+	s.Neighbors, ok[2] = splice(last.Neighbors, gone.Neighbors, s.Neighbors, Neighbor.Compare)
+	s.FDB, ok[3] = splice(last.FDB, gone.FDB, s.FDB, FDBEntry.Compare)
+	if slices.Contains(ok[:], false) || (s.Masquerade == nil) != (last.Masquerade == nil) {
 		return s, false
 	}
 	if s.Masquerade == nil {
 		return s, true
 	}
 	m := *s.Masquerade
-	m.Nodes, _ = plus(kept.Masquerade.Nodes, m.Nodes, netip.Addr.Compare)
-	m.Endpoints, _ = plus(kept.Masquerade.Endpoints, m.Endpoints, netip.Addr.Compare)
-	m.Cluster = kept.Masquerade.Cluster
-	for _, p := range s.Masquerade.Cluster {
-		i, _ := slices.BinarySearchFunc(m.Cluster, p, ComparePrefix)
-		if covered := i > 0 && m.Cluster[i-1].Overlaps(p) || i < len(m.Cluster) && m.Cluster[i].Overlaps(p); !covered {
-			m.Cluster = slices.Insert(m.Cluster, i, p)
-		}
-	}
+	m.Nodes, _ = splice(last.Masquerade.Nodes, f.addrs, m.Nodes, netip.Addr.Compare)
+	m.Endpoints, _ = splice(last.Masquerade.Endpoints, f.addrs, m.Endpoints, netip.Addr.Compare)
+	m.Cluster = f.ranges(last.Masquerade.Cluster, m.Cluster)
 	s.Masquerade = &m
-	return s, m.SameRules(kept.Masquerade)
+	return s, m.SameRules(last.Masquerade)
 }
 
-// plus adds elements to a sorted list, which it changes. It is not ok if the list has one of them.
-func plus[T any](sorted, more []T, compare func(T, T) int) (all []T, ok bool) {
-	ok = true
-	for _, x := range more {
-		i, found := slices.BinarySearchFunc(sorted, x, compare)
-		if found {
-			ok = false
-			continue
-		}
-		sorted = slices.Insert(sorted, i, x)
+// ranges does the same for disjoint ranges, some of which may not come from peers.
+func (f *footprint) ranges(last, some []netip.Prefix) []netip.Prefix {
+	var gone []netip.Prefix
+	for _, p := range f.subnets {
+		gone = append(gone, overlapping(last, p)...)
 	}
-	return sorted, ok
+	gone = slices.Compact(gone)
+	covered := func(p netip.Prefix) bool {
+		return slices.ContainsFunc(overlapping(last, p), func(q netip.Prefix) bool { return !slices.Contains(gone, q) })
+	}
+	all, _ := splice(last, gone, slices.DeleteFunc(slices.Clone(some), covered), ComparePrefix)
+	return all
+}
+
+// overlapping returns the elements of disjoint, sorted ranges that overlap a prefix.
+func overlapping(ranges []netip.Prefix, p netip.Prefix) []netip.Prefix {
+	begin, _ := slices.BinarySearchFunc(ranges, p, ComparePrefix)
+	if begin > 0 && ranges[begin-1].Overlaps(p) {
+		begin--
+	}
+	end := begin
+	for end < len(ranges) && ranges[end].Overlaps(p) {
+		end++
+	}
+	return ranges[begin:end]
+}
+
+// splice returns a sorted list without the elements of some keys, and with others instead. All are
+// sorted. It is not ok if the list already has one of the others.
+func splice[T any](sorted, gone, put []T, compare func(T, T) int) (all []T, ok bool) {
+	if len(sorted)+len(put) == 0 {
+		return nil, true
+	}
+	all, ok = make([]T, 0, len(sorted)+len(put)), true
+	cut := func(key T) (found bool) {
+		i, found := slices.BinarySearchFunc(sorted, key, compare)
+		all = append(all, sorted[:i]...)
+		if sorted = sorted[i:]; found {
+			sorted = sorted[1:]
+		}
+		return found
+	}
+	for len(put) > 0 {
+		for len(gone) > 0 && compare(gone[0], put[0]) <= 0 {
+			cut(gone[0])
+			gone = gone[1:]
+		}
+		ok = !cut(put[0]) && ok
+		all = append(all, put[0])
+		put = put[1:]
+	}
+	for _, key := range gone {
+		cut(key)
+	}
+	return append(all, sorted...), ok
 }
 
 // unsettled returns the subnets of the footprint with other routes in the kernel than desired, or with other grants
@@ -122,8 +145,8 @@ func (c *claim) sameGrant(d *claim) bool {
 }
 
 // regranted returns the subnets whose grants differ.
-func regranted(now, before []claim) (all []netip.Prefix) {
-	uncommon(now, before, compareClaims, func(a, b claim) bool { return a.sameGrant(&b) }, func(c claim) { all = append(all, c.subnet) })
+func regranted(now, before []*claim) (all []netip.Prefix) {
+	uncommon(now, before, compareClaims, (*claim).sameGrant, func(c *claim) { all = append(all, c.subnet) })
 	return all
 }
 
@@ -159,11 +182,11 @@ func uncommon[T any](a, b []T, compare func(T, T) int, same func(T, T) bool, f f
 }
 
 // addDevs adds the devices of routes, each once a family.
-func addDevs(devs *byFamily[[]string], routes []Route) {
+func addDevs(devs *byFamily[[]string], routes []Route, leftOut []netip.Prefix) {
 	for i := range routes {
-		dev, of := routes[i].Dev, devs.of(routes[i].Dst.Addr().Is4())
-		if dev != "" && !slices.Contains(*of, dev) {
-			*of = append(*of, dev)
+		r := &routes[i]
+		if of := devs.of(r.Dst.Addr().Is4()); r.Dev != "" && !slices.Contains(*of, r.Dev) && !slices.Contains(leftOut, r.Dst) {
+			*of = append(*of, r.Dev)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (b *builder) compute() {
 	b.findTunnels()
 	b.peerRoutes()
 	b.conflicts()
-	addDevs(&b.devs, b.desired.Routes)
+	addDevs(&b.devs, b.desired.Routes, nil)
 	b.sysctls()
 	b.nextHops()
 	b.tunnelPeers()
@@ -61,7 +61,7 @@ type builder struct {
 	uplinks  map[bool]Link      // the links with our InternalIPs, of IPv4 (true) and IPv6
 	renamed  string             // the bridge's name now, if it was renamed
 	off6     bool               // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
-	claims   []claim            // accepted, reached or not; one a subnet
+	claims   []*claim           // accepted, reached or not; one a subnet
 	hops     []netip.Addr       // the addresses by which they are reached, sorted, each once
 	others   int                // the number of peers that this computation leaves out
 	devs     byFamily[[]string] // of the routes to all peers
@@ -114,8 +114,7 @@ func (b *builder) peerRoutes() {
 	b.settle(claims)
 	b.separateMACs()
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if c.why != nil && (c.ok() || !b.off6 || c.subnet.Addr().Is4()) {
 			b.report(*c.why)
 		}

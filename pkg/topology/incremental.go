@@ -14,8 +14,10 @@ import (
 // InternalIP. So Desired runs for the peers that changed and for those that they meet, and the
 // others keep their contributions. The zero Incremental is ready for use.
 type Incremental struct {
-	last  *computation // nil: none
-	index *peerIndex   // of the peers of last; nil: not built
+	last     *computation // nil: none
+	index    *peerIndex   // of the peers of last; nil: not built
+	concerns []netip.Prefix
+	nodes    []*Node // of concerns
 }
 
 // A computation is a result of Desired with the inputs that the peers' contributions depend on.
@@ -51,7 +53,7 @@ func (b *builder) basis() basis {
 const maxChanged = 64
 
 // Desired returns what the function Desired returns. A Node that changed is another element of nodes
-// than before.
+// than before. Neither nodes nor the host's lists may be changed afterwards.
 func (x *Incremental) Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	next, indexed := x.update(opts, host, nodes, actual)
 	if next == nil {
@@ -63,9 +65,23 @@ func (x *Incremental) Desired(opts Options, host Host, nodes []*Node, actual Sta
 			x.index = nil
 		}
 	}
-	next.opts, next.host, next.nodes = opts, host, slices.Clone(nodes)
+	next.opts, next.host, next.nodes = opts, host, nodes
 	x.last = next
 	return next.desired, next.problems
+}
+
+// Concerns returns what the function Concerns returns, and maybe ranges of Nodes that have left.
+func (x *Incremental) Concerns(opts Options, nodes []*Node) []netip.Prefix {
+	gone, come := changedNodes(x.nodes, nodes)
+	uncovered := func(n *Node) bool {
+		return slices.ContainsFunc(n.prefixes(), func(p netip.Prefix) bool { return !within(x.concerns, p) })
+	}
+	isOwn := func(n *Node) bool { return n.Name == opts.NodeName }
+	if len(come) > maxChanged || slices.ContainsFunc(slices.Concat(gone, come), isOwn) || slices.ContainsFunc(come, uncovered) {
+		x.concerns = Concerns(opts, nodes)
+	}
+	x.nodes = nodes
+	return x.concerns
 }
 
 // update continues from the last computation. It returns nil if a full one is needed, or cheaper, and whether
@@ -106,7 +122,7 @@ func (h Host) samePaths(o Host) bool {
 	return h.NoIPv6 == o.NoIPv6 && slices.Equal(h.Nameservers, o.Nameservers) && reflect.DeepEqual(h.Links, o.Links) && reflect.DeepEqual(h.Routes, o.Routes)
 }
 
-func sameGrants(a, b []claim) bool {
+func sameGrants(a, b []*claim) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
@@ -114,16 +130,15 @@ func sameGrants(a, b []claim) bool {
 // It returns nil if these are no longer true.
 func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State, changed footprint, peers []*Node, touched []netip.Prefix) *computation {
 	last := x.last
-	kept := changed.without(last.desired)
 	b := newBuilder(opts, host, append(slices.Clone(peers), last.basis.own), actual)
 	b.others = len(nodes) - 1 - len(peers)
-	addDevs(&b.devs, kept.Routes)
+	addDevs(&b.devs, last.desired.Routes, changed.subnets)
 	b.compute()
 	next := &computation{basis: b.basis()}
 	if len(b.subnets) == 0 || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) || slices.ContainsFunc(last.problems, isMACShared) {
 		return nil
 	}
-	desired, ok := joined(b.desired, kept)
+	desired, ok := changed.replaced(last.desired, b.desired, b.subnets)
 	if !ok {
 		return nil
 	}

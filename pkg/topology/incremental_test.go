@@ -91,7 +91,7 @@ func TestIncremental(t *testing.T) {
 		var x Incremental
 		for i := range rapid.IntRange(1, 20).Draw(t, "steps") {
 			want, problems := Desired(w.opts, w.host, w.nodes, w.actual)
-			got, others := x.Desired(w.opts, w.host, w.nodes, w.actual)
+			got, others := x.Desired(w.opts, w.host, slices.Clone(w.nodes), w.actual)
 			if diff := stateDiff(want, got); diff != "" {
 				t.Fatalf("step %d: %s", i, diff)
 			}
@@ -110,7 +110,6 @@ func TestIncremental(t *testing.T) {
 			w.step(t)
 		}
 	})
-	t.Logf("%d of %d", incremental, steps)
 	if incremental < steps/4 {
 		t.Errorf("%d of %d computations were incremental", incremental, steps)
 	}
@@ -145,4 +144,32 @@ func grants(s State) string {
 		fmt.Fprintf(&all, "%v %s %v %v %s %v %v\n", c.subnet, c.node.Name, s.Reach(c.subnet), c.via, c.dev, c.kept, c.hadRoute)
 	}
 	return all.String()
+}
+
+// BenchmarkIncremental has one Node of many leave and come back.
+func BenchmarkIncremental(b *testing.B) {
+	for _, n := range []int{500, 5000, 20000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			host := largeHost()
+			opts := Options{NodeName: fmt.Sprintf("node%d", n/2), Masquerade: true, Bridge: Bridge, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}}
+			all := scattered(manyNodes(n))
+			var x Incremental
+			actual := withKernel(State{})
+			compute := func(nodes []*Node) {
+				desired, _ := x.Desired(opts, host, nodes, actual)
+				desired.Sysctls = actual.Sysctls
+				actual = desired
+			}
+			compute(all)
+			compute(all)
+			b.ReportAllocs()
+			for b.Loop() {
+				compute(all[:n-1])
+				compute(all)
+			}
+			if x.index == nil {
+				b.Error("nothing was incremental")
+			}
+		})
+	}
 }

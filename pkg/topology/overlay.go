@@ -126,8 +126,7 @@ func (b *builder) tunnelAddresses() {
 // incumbent if there is one. IPv4 subnets have none in common.
 func (b *builder) separateMACs() {
 	holders := map[MAC]*claim{}
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if c.path != PathTunnel || c.subnet.Addr().Is4() {
 			continue
 		}
@@ -166,8 +165,7 @@ func (b *builder) shareMAC(loser, keeper *claim, mac MAC) {
 
 // tunnelPeers computes what the tunnels have for each peer.
 func (b *builder) tunnelPeers() {
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if c.path != PathTunnel {
 			continue
 		}
@@ -183,8 +181,7 @@ func (b *builder) tunnelPeers() {
 // the families of our tunnels, sorted.
 func (b *builder) endpoints() []netip.Addr {
 	var all []netip.Addr
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		is4 := c.subnet.Addr().Is4()
 		if *b.resolver.tunnels.of(is4) == nil {
 			continue

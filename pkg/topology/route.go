@@ -35,8 +35,8 @@ func (b *builder) route(c *claim) Route {
 // disconnect others.
 func (b *builder) nextHops() {
 	hops, left := make([]netip.Addr, 0, len(b.claims)), b.essential()
-	for i := range b.claims {
-		if c := &b.claims[i]; c.ok() {
+	for _, c := range b.claims {
+		if c.ok() {
 			hops = append(hops, c.addr)
 			if c.path == PathTunnel {
 				left = append(left, c.addr)
@@ -55,8 +55,7 @@ func (b *builder) nextHops() {
 		return
 	}
 	holder := make(map[netip.Addr]*Node, len(b.hops))
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if first := holder[c.addr]; first != nil && first != c.node && c.ok() {
 			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
 		} else if c.ok() {

@@ -64,7 +64,7 @@ func (b *builder) has(path string) bool {
 // serves reports whether this host forwards pods' packets of a family.
 func (b *builder) serves(is4 bool) bool {
 	if b.opts.Router {
-		return slices.ContainsFunc(b.claims, func(c claim) bool { return c.subnet.Addr().Is4() == is4 })
+		return slices.ContainsFunc(b.claims, func(c *claim) bool { return c.subnet.Addr().Is4() == is4 })
 	}
 	return hasFamily(b.subnets, is4)
 }
