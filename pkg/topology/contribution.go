@@ -3,8 +3,6 @@ package topology
 import (
 	"net/netip"
 	"slices"
-
-	"github.com/plainroute/plainroute/pkg/problem"
 )
 
 // A footprint identifies the contributions of some peers. Its lists are sorted, but for the names.
@@ -190,5 +188,3 @@ func addDevs(devs *byFamily[[]string], routes []Route, leftOut []netip.Prefix) {
 		}
 	}
 }
-
-func isMACShared(p problem.Problem) bool { return p.Reason == problem.MACShared }

@@ -10,14 +10,13 @@ import (
 
 // Incremental computes what Desired computes, for one input after another, at the cost of what has
 // changed. What a peer contributes depends on this host and on the peers that it meets: those with
-// an overlapping subnet, with an InternalIP inside a subnet of the other, or with the same
-// InternalIP. So Desired runs for the peers that changed and for those that they meet, and the
+// an overlapping subnet, with an InternalIP inside a subnet of the other, or with the same InternalIP
+// or MAC address of the tunnel. So Desired runs for the peers that changed and for those that they meet, and the
 // others keep their contributions. The zero Incremental is ready for use.
 type Incremental struct {
 	last     *computation // nil: none
 	index    *peerIndex   // of the peers of last; nil: not built
-	concerns []netip.Prefix
-	nodes    []*Node // of concerns
+	concerns concerns
 }
 
 // A computation is a result of Desired with the inputs that the peers' contributions depend on.
@@ -70,18 +69,9 @@ func (x *Incremental) Desired(opts Options, host Host, nodes []*Node, actual Sta
 	return next.desired, next.problems
 }
 
-// Concerns returns what the function Concerns returns, and maybe ranges of Nodes that have left.
+// Concerns returns what the function Concerns returns.
 func (x *Incremental) Concerns(opts Options, nodes []*Node) []netip.Prefix {
-	gone, come := changedNodes(x.nodes, nodes)
-	uncovered := func(n *Node) bool {
-		return slices.ContainsFunc(n.prefixes(), func(p netip.Prefix) bool { return !within(x.concerns, p) })
-	}
-	isOwn := func(n *Node) bool { return n.Name == opts.NodeName }
-	if len(come) > maxChanged || slices.ContainsFunc(slices.Concat(gone, come), isOwn) || slices.ContainsFunc(come, uncovered) {
-		x.concerns = Concerns(opts, nodes)
-	}
-	x.nodes = nodes
-	return x.concerns
+	return x.concerns.of(opts, nodes)
 }
 
 // update continues from the last computation. It returns nil if a full one is needed, or cheaper, and whether
@@ -135,7 +125,7 @@ func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State
 	addDevs(&b.devs, last.desired.Routes, changed.subnets)
 	b.compute()
 	next := &computation{basis: b.basis()}
-	if len(b.subnets) == 0 || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) || slices.ContainsFunc(last.problems, isMACShared) {
+	if len(b.subnets) == 0 || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
 		return nil
 	}
 	desired, ok := changed.replaced(last.desired, b.desired, b.subnets)

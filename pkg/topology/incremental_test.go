@@ -20,7 +20,7 @@ type walk struct {
 
 // step changes one thing.
 func (w *walk) step(t *rapid.T) {
-	switch rapid.SampledFrom([]string{"attackers", "leave", "join", "address", "route", "route", "fdb", "own", "host", "sysctl", "nothing", "swap"}).Draw(t, "event") {
+	switch rapid.SampledFrom([]string{"attackers", "leave", "join", "address", "route", "route", "fdb", "own", "host", "former", "former", "forget", "sysctl", "nothing", "swap"}).Draw(t, "event") {
 	case "attackers":
 		w.nodes = slices.DeleteFunc(w.nodes, func(n *Node) bool { return !slices.Contains(w.honest, n) })
 		w.nodes = append(w.nodes, w.attackers(t)...)
@@ -51,7 +51,11 @@ func (w *walk) step(t *rapid.T) {
 			w.nodes[i] = &own
 		}
 	case "host":
-		w.host = parseHost(&testing.T{}, rapid.SampledFrom(hostileHosts).Draw(t, "host"))
+		w.host = parseHost(&testing.T{}, rapid.SampledFrom(append(hostileHosts, ipvsHost)).Draw(t, "host"))
+	case "former":
+		w.formerSubnet()
+	case "forget":
+		w.actual.granted = nil
 	case "sysctl":
 		w.actual = withKernel(w.actual)
 		w.actual.Sysctls[SysctlForward4] = "0"
@@ -60,6 +64,27 @@ func (w *walk) step(t *rapid.T) {
 	}
 	if len(w.nodes) == 0 {
 		w.nodes = append(w.nodes, w.honest...)
+	}
+}
+
+// ipvsHost has a device of kube-proxy with an address of a Node.
+const ipvsHost = `
+links:
+- {name: eth0, mtu: 1500, addrs: [192.168.1.11/24, "fd00:192:168:1::11/64"]}
+- {name: kube-ipvs0, mtu: 1500, addrs: [192.168.1.12/32]}
+routes:
+- {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
+- {dst: "fd00:192:168:1::/64", dev: eth0, protocol: 2, metric: 256}
+- {dst: 0.0.0.0/0, via: 192.168.1.1, dev: eth0}
+`
+
+// formerSubnet has a pod with an address of a former subnet of ours come, or leave.
+func (w *walk) formerSubnet() {
+	w.host.Ports, w.host.Leases = 1-w.host.Ports, nil
+	if w.host.Ports > 0 && w.actual.CNI != nil {
+		conf := *w.actual.CNI
+		conf.Subnets = []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24")}
+		w.host.Leases, w.actual.CNI = []netip.Addr{netip.MustParseAddr("10.244.2.9")}, &conf
 	}
 }
 
@@ -87,6 +112,9 @@ func TestIncremental(t *testing.T) {
 		w := walk{siege: drawSiege(t), actual: withKernel(State{})}
 		w.opts.Encapsulation = rapid.SampledFrom([]Encapsulation{EncapsulateNever, EncapsulateNever, EncapsulateCrossSubnet, EncapsulateAlways}).Draw(t, "encapsulation")
 		w.opts.OffLink = rapid.SampledFrom([]OffLink{OffLinkReport, OffLinkGateway, OffLinkUnderlay}).Draw(t, "off-link")
+		if rapid.Bool().Draw(t, "non-masquerade-cidr") {
+			w.opts.NonMasqueradeCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.2.0/25"), netip.MustParsePrefix("10.244.4.0/22"), netip.MustParsePrefix("172.16.0.0/12")}
+		}
 		w.nodes = slices.Clone(w.honest)
 		var x Incremental
 		for i := range rapid.IntRange(1, 20).Draw(t, "steps") {
@@ -97,6 +125,9 @@ func TestIncremental(t *testing.T) {
 			}
 			if !slices.Equal(problems, others) {
 				t.Fatalf("step %d: problems are\n%v\nwant\n%v", i, others, problems)
+			}
+			if want, got := Concerns(w.opts, w.nodes), x.Concerns(w.opts, slices.Clone(w.nodes)); !slices.Equal(got, want) {
+				t.Fatalf("step %d: concerns are %v, want %v", i, got, want)
 			}
 			steps++
 			if x.index != nil {
@@ -113,6 +144,48 @@ func TestIncremental(t *testing.T) {
 	if incremental < steps/4 {
 		t.Errorf("%d of %d computations were incremental", incremental, steps)
 	}
+}
+
+// steps computes one list of Nodes after another, as TestIncremental does, each of them twice.
+func steps(t *testing.T, opts Options, host Host, lists ...[]*Node) {
+	t.Helper()
+	var x Incremental
+	actual := withKernel(State{})
+	for i, nodes := range lists {
+		for range 2 {
+			want, problems := Desired(opts, host, nodes, actual)
+			got, others := x.Desired(opts, host, nodes, actual)
+			if diff := stateDiff(want, got); diff != "" || !slices.Equal(problems, others) {
+				t.Errorf("list %d: %s; problems are\n%v\nwant\n%v", i, diff, others, problems)
+			}
+			actual = withKernel(got)
+		}
+	}
+}
+
+// The limits of the neighbor table count all peers.
+func TestIncrementalCountsAllPeers(t *testing.T) {
+	all := manyNodes(600)
+	opts := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge, ClusterCIDRs: prefixes("10.128.0.0/9")}
+	steps(t, opts, largeHost(), all[:599], all)
+}
+
+// While the lengths of pod subnets are unknown, they are those of most Nodes, whichever changed.
+func TestIncrementalGuessesLengths(t *testing.T) {
+	node := func(name, v6, addr string) *Node {
+		return NodeFrom(kubeNode(name, 0, []string{v6}, []string{addr}))
+	}
+	own := NodeFrom(kubeNode("node1", 0, []string{"10.244.1.0/24"}, []string{"192.168.1.11"}))
+	a, b, c := node("a", "fd00:10:244:1::/64", "fd00:192:168:1::12"), node("b", "fd00:10:244:2::/80", "fd00:192:168:1::13"), node("c", "fd00:10:244:3::/80", "fd00:192:168:1::14")
+	steps(t, Options{NodeName: "node1", Bridge: Bridge}, testHost(t), []*Node{own, a}, []*Node{own, a, b, c}, []*Node{own, a, b}, []*Node{own, a})
+}
+
+// Two Nodes with one MAC address of their tunnels have nothing else in common.
+func TestIncrementalMACs(t *testing.T) {
+	opts, host, nodes := tunneling(t)
+	nodes[1].Addrs[1] = netip.MustParseAddr("fd00:192:168:2::12")
+	nodes[1].PodCIDRs[1], nodes[2].PodCIDRs[1] = netip.MustParsePrefix("fd00:0:99:e6f9::/64"), netip.MustParsePrefix("fd00:0:aa:7176::/64")
+	steps(t, opts, host, nodes[:2], nodes, []*Node{nodes[0], nodes[2]}, nodes, nodes[:2])
 }
 
 // stateDiff returns the first difference of two States, or "".

@@ -9,12 +9,12 @@ import (
 // A peerIndex finds the peers that meet. Its cost is that of a few searches for each prefix of a
 // peer, and of moving the elements behind a new one.
 type peerIndex struct {
-	own     string      // the name of our own Node, which is not in it
+	opts    Options
 	entries []peerEntry // sorted
 	lengths byFamily[[129]int]
 }
 
-// A peerEntry is a subnet of a peer, or an InternalIP as a single address.
+// A peerEntry is one of the prefixes of a peer.
 type peerEntry struct {
 	netip.Prefix
 	node *Node
@@ -25,7 +25,7 @@ func compareEntries(a, b peerEntry) int {
 }
 
 func newPeerIndex(opts Options, nodes []*Node) *peerIndex {
-	x := &peerIndex{own: opts.NodeName, entries: make([]peerEntry, 0, 2*len(nodes)+maxChanged)}
+	x := &peerIndex{opts: opts, entries: make([]peerEntry, 0, 2*len(nodes)+maxChanged)}
 	for _, n := range nodes {
 		x.entries = append(x.entries, x.entriesOf(n)...)
 	}
@@ -38,20 +38,26 @@ func newPeerIndex(opts Options, nodes []*Node) *peerIndex {
 
 // entriesOf returns the entries of a Node; none of our own.
 func (x *peerIndex) entriesOf(n *Node) (all []peerEntry) {
-	if n.Name == x.own {
+	if n.Name == x.opts.NodeName {
 		return nil
 	}
-	for _, p := range n.prefixes() {
+	for _, p := range x.prefixes(n) {
 		all = append(all, peerEntry{p, n})
 	}
 	return all
 }
 
-// prefixes returns the subnets of a Node, and its InternalIPs as single addresses.
-func (n *Node) prefixes() []netip.Prefix {
+// prefixes returns the subnets of a Node, and its InternalIPs as single addresses. If there are tunnels,
+// it returns the gateways of IPv6 subnets too, which are the same if the MAC addresses are.
+func (x *peerIndex) prefixes(n *Node) []netip.Prefix {
 	all := slices.Clone(n.PodCIDRs)
 	for _, addr := range n.Addrs {
 		all = append(all, single(addr))
+	}
+	for _, p := range n.PodCIDRs {
+		if p.Addr().Is6() && x.opts.Encapsulates() {
+			all = append(all, single(TunnelGateway(p)))
+		}
 	}
 	return all
 }
@@ -86,7 +92,7 @@ func (x *peerIndex) meet(nodes []*Node, prefixes []netip.Prefix) []*Node {
 	var met []*Node
 	seen := map[*Node]bool{}
 	visit := func(n *Node) {
-		if !seen[n] && n.Name != x.own {
+		if !seen[n] && n.Name != x.opts.NodeName {
 			seen[n] = true
 			met = append(met, n)
 		}
@@ -98,7 +104,7 @@ func (x *peerIndex) meet(nodes []*Node, prefixes []netip.Prefix) []*Node {
 		x.each(p, visit)
 	}
 	for i := 0; i < len(met) && len(met) <= maxChanged; i++ {
-		for _, p := range met[i].prefixes() {
+		for _, p := range x.prefixes(met[i]) {
 			x.each(p, visit)
 		}
 	}
