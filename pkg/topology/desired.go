@@ -63,6 +63,7 @@ type builder struct {
 	off6     bool               // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
 	claims   []*claim           // accepted, reached or not; one a subnet
 	hops     []netip.Addr       // the addresses by which they are reached, sorted, each once
+	needsAll bool               // the result depends on the InternalIPs of all peers
 	others   int                // the number of peers that this computation leaves out
 	devs     byFamily[[]string] // of the routes to all peers
 	desired  State

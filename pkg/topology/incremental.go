@@ -125,7 +125,7 @@ func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State
 	addDevs(&b.devs, last.desired.Routes, changed.subnets)
 	b.compute()
 	next := &computation{basis: b.basis()}
-	if len(b.subnets) == 0 || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
+	if len(b.subnets) == 0 || b.needsAll || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
 		return nil
 	}
 	desired, ok := changed.replaced(last.desired, b.desired, b.subnets)

@@ -51,7 +51,7 @@ func (w *walk) step(t *rapid.T) {
 			w.nodes[i] = &own
 		}
 	case "host":
-		w.host = parseHost(&testing.T{}, rapid.SampledFrom(append(hostileHosts, ipvsHost)).Draw(t, "host"))
+		w.host = parseHost(&testing.T{}, rapid.SampledFrom(append(hostileHosts, ipvsHost, loHost)).Draw(t, "host"))
 	case "former":
 		w.formerSubnet()
 	case "forget":
@@ -76,6 +76,20 @@ routes:
 - {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
 - {dst: "fd00:192:168:1::/64", dev: eth0, protocol: 2, metric: 256}
 - {dst: 0.0.0.0/0, via: 192.168.1.1, dev: eth0}
+`
+
+// loHost has the InternalIP on lo.
+const loHost = `
+links:
+- {name: lo, mtu: 65536, addrs: [127.0.0.1/8, 192.168.1.11/32, "fd00:192:168:1::11/128"], loopback: true}
+- {name: eth0, mtu: 1500, addrs: [172.16.0.1/31]}
+- {name: eth1, mtu: 1400, addrs: [172.16.1.1/31]}
+routes:
+- {dst: 172.16.0.0/31, dev: eth0, protocol: 2}
+- {dst: 172.16.1.0/31, dev: eth1, protocol: 2}
+- {dst: 192.168.1.12/32, via: 172.16.1.0, dev: eth1}
+- {dst: 192.168.1.0/24, via: 172.16.0.0, dev: eth0}
+- {dst: "fd00:192:168:1::/64", via: "fd00::1", dev: eth0}
 `
 
 // formerSubnet has a pod with an address of a former subnet of ours come, or leave.

@@ -113,6 +113,7 @@ func (b *builder) tunnelMTU(link Link, is4 bool) int {
 
 // linksToNodes returns the names of the links by which packets to peers' InternalIPs leave.
 func (b *builder) linksToNodes(is4 bool) map[string]bool {
+	b.needsAll = true
 	names := map[string]bool{}
 	for _, n := range b.peers {
 		for _, addr := range n.Addrs {
