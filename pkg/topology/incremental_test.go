@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -121,43 +122,145 @@ func (w *walk) changeRoute(t *rapid.T) {
 
 // TestIncremental compares each result of an Incremental with that of Desired.
 func TestIncremental(t *testing.T) {
-	steps, incremental := 0, 0
+	for name, set := range map[string]func(*Options){
+		"never":        func(*Options) {},
+		"gateway":      func(o *Options) { o.OffLink = OffLinkGateway },
+		"underlay":     func(o *Options) { o.OffLink = OffLinkUnderlay },
+		"cross-subnet": func(o *Options) { o.Encapsulation = EncapsulateCrossSubnet },
+		"always":       func(o *Options) { o.Encapsulation = EncapsulateAlways },
+	} {
+		t.Run(name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				w := walk{siege: drawSiege(t), actual: withKernel(State{})}
+				set(&w.opts)
+				if rapid.Bool().Draw(t, "non-masquerade-cidr") {
+					w.opts.NonMasqueradeCIDRs = prefixes("10.244.2.0/25", "10.244.4.0/22", "172.16.0.0/12")
+				}
+				w.nodes = slices.Clone(w.honest)
+				var x Incremental
+				for range rapid.IntRange(1, 20).Draw(t, "steps") {
+					got := w.check(t, &x)
+					if rapid.IntRange(0, 3).Draw(t, "apply") > 0 {
+						w.actual = withKernel(got)
+					} else {
+						w.actual = w.actual.After(got)
+					}
+					w.step(t)
+				}
+			})
+		})
+	}
+}
+
+// check returns the result of an Incremental, which must be that of Desired.
+func (w *walk) check(t *rapid.T, x *Incremental) State {
+	want, problems := Desired(w.opts, w.host, w.nodes, w.actual)
+	got, others := x.Desired(w.opts, w.host, slices.Clone(w.nodes), w.actual)
+	if diff := stateDiff(want, got); diff != "" {
+		t.Fatal(diff)
+	}
+	if !slices.Equal(problems, others) {
+		t.Fatalf("problems are\n%v\nwant\n%v", others, problems)
+	}
+	if want, got := Concerns(w.opts, w.nodes), x.Concerns(w.opts, slices.Clone(w.nodes)); !slices.Equal(got, want) {
+		t.Fatalf("concerns are %v, want %v", got, want)
+	}
+	return got
+}
+
+// TestIncrementalUpdates has one thing change at a time in a large cluster: the result is right, and
+// no full computation was needed.
+func TestIncrementalUpdates(t *testing.T) {
+	const n = 500
+	opts := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge}
+	changed := func(n *Node, change func(*Node)) *Node {
+		c := *n
+		change(&c)
+		return &c
+	}
+	for name, c := range map[string]struct {
+		nodes  func([]*Node) []*Node
+		actual func(*State)
+	}{
+		"nothing":       {},
+		"a Node leaves": {nodes: func(all []*Node) []*Node { return all[:len(all)-1] }},
+		"a Node joins":  {nodes: func(all []*Node) []*Node { return append(all, manyNodes(n + 1)[n]) }},
+		"a Node moves": {nodes: func(all []*Node) []*Node {
+			all[7] = changed(all[7], func(m *Node) { m.Addrs = []netip.Addr{netip.MustParseAddr("172.20.200.1")} })
+			return all
+		}},
+		"a Node leaves, another takes its place in the list": {nodes: func(all []*Node) []*Node {
+			all[7] = all[len(all)-1]
+			return all[:len(all)-1]
+		}},
+		"a Node claims two subnets of others": {nodes: func(all []*Node) []*Node {
+			return append(all, &Node{Name: "wide", PodCIDRs: prefixes("10.128.6.0/23"), Addrs: all[9].Addrs})
+		}},
+		"a route is gone":         {actual: func(s *State) { s.Routes = slices.Delete(slices.Clone(s.Routes), 7, 8) }},
+		"a route leads elsewhere": {actual: func(s *State) { s.Routes = slices.Clone(s.Routes); s.Routes[7].Via = s.Routes[8].Via }},
+		"a route of nobody": {actual: func(s *State) {
+			s.Routes = append(slices.Clone(s.Routes), Route{Dst: netip.MustParsePrefix("10.255.0.0/24"), Metric: MetricPeer})
+		}},
+		"a setting": {actual: func(s *State) { s.Sysctls = map[string]string{SysctlForward4: "0"} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var x Incremental
+			nodes, actual := manyNodes(n), withKernel(State{})
+			for range 2 {
+				desired, _ := x.Desired(opts, largeHost(), nodes, actual)
+				actual = withKernel(desired)
+			}
+			if c.nodes != nil {
+				nodes = c.nodes(slices.Clone(nodes))
+			}
+			if c.actual != nil {
+				c.actual(&actual)
+			}
+			want, problems := Desired(opts, largeHost(), nodes, actual)
+			got, _ := x.update(opts, largeHost(), nodes, actual)
+			if got == nil {
+				t.Fatal("a full computation is needed")
+			}
+			if diff := stateDiff(want, got.desired); diff != "" || !slices.Equal(problems, got.problems) {
+				t.Errorf("%s; problems are\n%v\nwant\n%v", diff, got.problems, problems)
+			}
+			if len(got.unsettled) > 8 {
+				t.Errorf("unsettled are %v", got.unsettled)
+			}
+		})
+	}
+}
+
+// Concerns of Nodes that come and go in known ranges are not computed anew.
+func TestConcernsFollowNodes(t *testing.T) {
+	var c concerns
+	all := manyNodes(300)
+	before := c.of(Options{NodeName: "node1"}, all)
+	if now := c.of(Options{NodeName: "node1"}, all[:290]); &now[0] != &before[0] {
+		t.Error("ten Nodes that left changed the ranges")
+	}
+	if now := c.of(Options{NodeName: "node1"}, all); &now[0] != &before[0] {
+		t.Error("ten Nodes that came changed the ranges")
+	}
+}
+
+func TestSplice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := walk{siege: drawSiege(t), actual: withKernel(State{})}
-		w.opts.Encapsulation = rapid.SampledFrom([]Encapsulation{EncapsulateNever, EncapsulateNever, EncapsulateCrossSubnet, EncapsulateAlways}).Draw(t, "encapsulation")
-		w.opts.OffLink = rapid.SampledFrom([]OffLink{OffLinkReport, OffLinkGateway, OffLinkUnderlay}).Draw(t, "off-link")
-		if rapid.Bool().Draw(t, "non-masquerade-cidr") {
-			w.opts.NonMasqueradeCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.2.0/25"), netip.MustParsePrefix("10.244.4.0/22"), netip.MustParsePrefix("172.16.0.0/12")}
+		draw := func(what string) []int {
+			all := rapid.SliceOfNDistinct(rapid.IntRange(0, 20), 0, 12, rapid.ID).Draw(t, what)
+			slices.Sort(all)
+			return all
 		}
-		w.nodes = slices.Clone(w.honest)
-		var x Incremental
-		for i := range rapid.IntRange(1, 20).Draw(t, "steps") {
-			want, problems := Desired(w.opts, w.host, w.nodes, w.actual)
-			got, others := x.Desired(w.opts, w.host, slices.Clone(w.nodes), w.actual)
-			if diff := stateDiff(want, got); diff != "" {
-				t.Fatalf("step %d: %s", i, diff)
-			}
-			if !slices.Equal(problems, others) {
-				t.Fatalf("step %d: problems are\n%v\nwant\n%v", i, others, problems)
-			}
-			if want, got := Concerns(w.opts, w.nodes), x.Concerns(w.opts, slices.Clone(w.nodes)); !slices.Equal(got, want) {
-				t.Fatalf("step %d: concerns are %v, want %v", i, got, want)
-			}
-			steps++
-			if x.index != nil {
-				incremental++
-			}
-			if rapid.IntRange(0, 3).Draw(t, "apply") > 0 {
-				w.actual = withKernel(got)
-			} else {
-				w.actual = w.actual.After(got)
-			}
-			w.step(t)
+		sorted, gone, put := draw("sorted"), draw("gone"), draw("put")
+		before := slices.Clone(sorted)
+		kept := slices.DeleteFunc(slices.Clone(sorted), func(x int) bool { return slices.Contains(gone, x) })
+		doubled := slices.ContainsFunc(put, func(x int) bool { return slices.Contains(kept, x) })
+		want := slices.Compact(slices.Sorted(slices.Values(slices.Concat(kept, put))))
+		got, ok := splice(sorted, gone, put, cmp.Compare[int])
+		if ok == doubled || !slices.Equal(got, want) || !slices.Equal(sorted, before) {
+			t.Fatalf("got %v, %t, want %v, %t; the list became %v", got, ok, want, !doubled, sorted)
 		}
 	})
-	if incremental < steps/4 {
-		t.Errorf("%d of %d computations were incremental", incremental, steps)
-	}
 }
 
 // steps computes one list of Nodes after another, as TestIncremental does, each of them twice.
