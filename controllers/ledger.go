@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -26,6 +27,9 @@ type ledger struct {
 	triggers map[plan.Key]string // of the changes that are left, without those that were reverted
 	moved    bool                // the Nodes have changed since the last complete pass
 	concerns []netip.Prefix      // the ranges in which foreign routes can matter to the Nodes
+
+	incremental topology.Incremental
+	audited     time.Time // when incremental was compared with a full computation
 }
 
 // An entry is what one pass adds to the ledger.

@@ -27,6 +27,7 @@ type Metrics struct {
 	drift            map[string]prometheus.Gauge
 	changes, repairs *prometheus.CounterVec
 	failures         prometheus.Counter
+	disagreements    prometheus.Counter
 	passes, latency  prometheus.Histogram
 }
 
@@ -41,16 +42,17 @@ type problemLabels struct {
 func NewMetrics(registry prometheus.Registerer, build Build, latest *status.Latest, health func() nodes.Health) *Metrics {
 	f := promauto.With(registry)
 	m := &Metrics{
-		ready:     f.NewGauge(gauge("ready", "1 if this node is ready to serve its pods.")),
-		nodes:     f.NewGauge(gauge("nodes", "Nodes in the last view, including our own.")),
-		desired:   f.NewGauge(gauge("routes_desired", "Routes that should be in the kernel.")),
-		installed: f.NewGauge(gauge("routes_installed", "Routes of ours in the kernel after the last pass.")),
-		success:   f.NewGauge(gauge("last_success_timestamp_seconds", "When the last pass ended that failed at most in routes to single peers.")),
-		failures:  f.NewCounter(counter("pass_failures_total", "Passes that failed in more than routes to single peers.")),
-		changes:   f.NewCounterVec(counter("changes_total", "Changes made to the host, by kind and reason."), []string{"kind", "reason"}),
-		repairs:   f.NewCounterVec(counter("repairs_total", "Objects restored that another program had removed or changed."), []string{"kind"}),
-		passes:    f.NewHistogram(histogram("pass_duration_seconds", "Time that a pass took.")),
-		latency:   f.NewHistogram(histogram("node_event_to_kernel_seconds", "Time from a Node's change on the wire to the kernel.")),
+		ready:         f.NewGauge(gauge("ready", "1 if this node is ready to serve its pods.")),
+		nodes:         f.NewGauge(gauge("nodes", "Nodes in the last view, including our own.")),
+		desired:       f.NewGauge(gauge("routes_desired", "Routes that should be in the kernel.")),
+		installed:     f.NewGauge(gauge("routes_installed", "Routes of ours in the kernel after the last pass.")),
+		success:       f.NewGauge(gauge("last_success_timestamp_seconds", "When the last pass ended that failed at most in routes to single peers.")),
+		failures:      f.NewCounter(counter("pass_failures_total", "Passes that failed in more than routes to single peers.")),
+		disagreements: f.NewCounter(counter("incremental_disagreements_total", "Audits in which the incremental desired state was not the same as a full computation.")),
+		changes:       f.NewCounterVec(counter("changes_total", "Changes made to the host, by kind and reason."), []string{"kind", "reason"}),
+		repairs:       f.NewCounterVec(counter("repairs_total", "Objects restored that another program had removed or changed."), []string{"kind"}),
+		passes:        f.NewHistogram(histogram("pass_duration_seconds", "Time that a pass took.")),
+		latency:       f.NewHistogram(histogram("node_event_to_kernel_seconds", "Time from a Node's change on the wire to the kernel.")),
 	}
 	m.drift = map[string]prometheus.Gauge{}
 	drift := f.NewGaugeVec(gauge("drift", "Objects that are not as they should be after the last pass."), []string{"kind"})

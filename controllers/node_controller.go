@@ -17,6 +17,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -224,7 +225,7 @@ func (r *NodeReconciler) begin() *pass {
 		Desired: last.Desired, Known: last.Known, Host: last.Host, API: APIStatus(p.view.Health), History: &r.Latest.History,
 	}
 	if p.view.Synced && p.nodesChanged() {
-		r.ledger.concerns = topology.Concerns(r.Options, p.view.Nodes)
+		r.ledger.concerns = r.ledger.incremental.Concerns(r.Options, p.view.Nodes)
 	}
 	return p
 }
@@ -275,13 +276,31 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 	if r.ledger.wanted != nil {
 		actual = actual.After(*r.ledger.wanted)
 	}
-	desired, problems := topology.Desired(r.Options, host, p.view.Nodes, actual)
+	desired, problems := r.desired(ctx, host, p.view.Nodes, actual)
 	desired, changes, held := r.prune(p.view, desired, actual)
 	p.left = changes
 	p.result.Desired, p.result.Problems, p.result.Seen, p.result.Known = desired, slices.Concat(problems, held), true, true
 	p.result.Host = r.hostOf(p.view.Nodes, host, desired)
 	r.Metrics.found(len(actual.Routes), desired)
 	return r.flaps.filter(changes), nil
+}
+
+// desired computes the desired state. Once a Resync it does so from nothing, too. That must give the same, or
+// the incremental computation is at fault, and begins anew.
+func (r *NodeReconciler) desired(ctx context.Context, host topology.Host, all []*topology.Node, actual topology.State) (topology.State, []problem.Problem) {
+	desired, problems := r.ledger.incremental.Desired(r.Options, host, all, actual)
+	if time.Since(r.ledger.audited) < r.Resync {
+		return desired, problems
+	}
+	r.ledger.audited = time.Now()
+	full, found := topology.Desired(r.Options, host, all, actual)
+	if plan.Diff(full, desired).Empty() && slices.Equal(found, problems) {
+		return desired, problems
+	}
+	r.Metrics.disagreements.Inc()
+	log.FromContext(ctx).Info("The incremental desired state was wrong, which is a fault of plainroute; computed it anew")
+	r.ledger.incremental = topology.Incremental{}
+	return full, found
 }
 
 // apply makes the changes, and records which were made.

@@ -41,7 +41,7 @@ import (
 
 type agentFlags struct {
 	networkFlags
-	mode, cniPluginsDir, cniConfig, resolvConf, metricsListen, startupTaint, logFormat, logLevel string
+	mode, cniPluginsDir, cniConfig, resolvConf, metricsListen, pprofListen, startupTaint, logFormat, logLevel string
 
 	level                 slog.Level
 	resync                time.Duration
@@ -85,6 +85,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	choose(cmd, &f.cniConfig, "cni-config", "", "link: the CNI config is a symlink into the run folder; file: it is a regular file, which service meshes and meta plugins can read from the CNI folder alone", cniLink, cniFile)
 	fs.StringVar(&f.resolvConf, "resolv-conf", defaultResolvConf, "file with the node's nameservers, which no pod subnet may cover; in a pod, the host's mount, because the pod's own file is as old as the pod")
 	fs.StringVar(&f.metricsListen, "metrics-listen", "", "an additional address for /metrics, for Prometheus to reach")
+	fs.StringVar(&f.pprofListen, "pprof-listen", "", "a loopback address for /debug/pprof/, Go's profiles of the agent, such as 127.0.0.1:6060; empty: none")
 	fs.DurationVar(&f.resync, "resync", time.Minute, "interval of the full audit, which repairs what the kernel does not announce")
 	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of this agent's Node at False")
 	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint with this key from this agent's Node")
@@ -204,7 +205,7 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		return err
 	}
 	noMetrics := metricsserver.Options{BindAddress: "0"} // we serve them, beside /status
-	mgr, err := ctrl.NewManager(config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: noMetrics})
+	mgr, err := ctrl.NewManager(config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: noMetrics, PprofBindAddress: f.pprofListen})
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}

@@ -45,6 +45,17 @@ func TestCheckListen(t *testing.T) {
 	}
 }
 
+func TestCheckLoopback(t *testing.T) {
+	for value, good := range map[string]bool{
+		"": true, "127.0.0.1:6060": true, "[::1]:6060": true, "localhost:6060": true, "127.1.2.3:6060": true,
+		":6060": false, "0.0.0.0:6060": false, "192.168.1.11:6060": false, "node1:6060": false, "127.0.0.1": false, "127.0.0.1:http": false,
+	} {
+		if err := checkLoopback("pprof-listen", value); (err == nil) != good {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+}
+
 func TestCheckResync(t *testing.T) {
 	for d, good := range map[time.Duration]bool{
 		time.Second: true, time.Minute: true, 24 * time.Hour: true,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -92,6 +93,8 @@ func checkFlag(f *pflag.Flag, value string) error {
 		}
 	case "listen", "metrics-listen":
 		return checkListen(f.Name, value)
+	case "pprof-listen":
+		return checkLoopback(f.Name, value)
 	case beforeFlag:
 		names, _ := f.Value.(pflag.SliceValue)
 		for _, name := range names.GetSlice() {
@@ -134,6 +137,15 @@ func checkListen(flag, value string) error {
 		return fmt.Errorf("--%s: %q is not HOST:PORT such as 127.0.0.1:9472", flag, value)
 	}
 	return nil
+}
+
+// checkLoopback validates an address to listen on that other machines can't reach.
+func checkLoopback(flag, value string) error {
+	host, _, _ := net.SplitHostPort(value)
+	if addr, err := netip.ParseAddr(host); value != "" && host != "localhost" && (err != nil || !addr.IsLoopback()) {
+		return fmt.Errorf("--%s: %q is not a loopback address with a port, such as 127.0.0.1:6060", flag, value)
+	}
+	return checkListen(flag, value)
 }
 
 func oneOf(flag, value string, values ...string) error {

@@ -111,10 +111,10 @@ func (k *Kernel) concern(blocks []netip.Prefix) {
 }
 
 // learnRoute reports whether a notification differs from what is kept. A change of a route of ours
-// makes only our routes stale. A foreign route with our key, or a next hop that joined ours in
-// IPv6, makes both stale.
+// changes what is kept, or makes our routes stale. A foreign route with our key, or a next hop that
+// joined ours in IPv6, makes all routes stale.
 func (k *Kernel) learnRoute(received netlink.Message) bool {
-	var m message
+	m := &k.notified
 	if !m.parse(received.Data) {
 		return false
 	}
@@ -125,12 +125,13 @@ func (k *Kernel) learnRoute(received netlink.Message) bool {
 	deleted := received.Header.Type == unix.RTM_DELROUTE
 	switch {
 	case !m.mine():
-		if !k.matters(&m, deleted) {
+		if !k.matters(m, deleted) {
 			return false
 		}
 		k.fresh.routes = false
-	case k.fresh.routes && k.fresh.ours && k.holds(&m, deleted):
+	case k.fresh.routes && k.fresh.ours && k.holds(m, deleted):
 		return false
+	case k.fresh.routes && k.fresh.ours && k.follow(m, received.Header, deleted):
 	default:
 		k.fresh.ours = false
 		k.fresh.routes = k.fresh.routes && !m.shared()

@@ -58,6 +58,8 @@ type Kernel struct {
 	linkChanges atomic.Uint64 // counts links that were added or deleted
 
 	mu         sync.Mutex
+	buffer     []byte  // of catchUp
+	notified   message // of learnRoute
 	links      *linkFacts
 	routes     *routeFacts
 	peers      peerFacts
@@ -145,8 +147,10 @@ func (k *Kernel) Close() error {
 func (k *Kernel) Forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.fresh, k.seen = freshness{}, map[egress]bool{}
+	k.forget()
 }
+
+func (k *Kernel) forget() { k.fresh, k.seen = freshness{}, map[egress]bool{} }
 
 // Facts returns what this host has apart from our objects. It leaves out foreign routes that
 // overlap none of the given ranges, which are disjoint and sorted (topology.Concerns), unless the
@@ -158,6 +162,7 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.concern(concerns)
+	k.catchUp()
 	if err := k.load(); err != nil {
 		return topology.Host{}, err
 	}
@@ -204,6 +209,7 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	if err := k.load(); err != nil {
 		return topology.State{}, err
 	}
+	k.routes.shown = true
 	return topology.State{
 		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Devices: k.links.devices(k.cfg.Bridge),
 		Tunnels: k.links.tunnelList(), Neighbors: k.peers.neighbors, FDB: k.peers.fdb,

@@ -325,6 +325,10 @@ func TestOnlyPortsOfOurPodsArePutBack(t *testing.T) {
 	m.must(m.nl.LinkSetNoMaster(m.link("vethpod")))
 	m.must(m.nl.LinkSetMaster(m.link("vethleft"), m.link("br-lan")))
 	m.must(m.nl.LinkSetDown(m.link("vethother")))
+	m.must(m.Close())
+	var err error
+	m.Kernel, err = New(m.cfg)
+	m.must(err)
 	m.settleOwnFault(nodes(2), problem.BridgeFailed)
 	m.attached("vethpod")
 	for name, want := range map[string]string{"vethleft": "br-lan", "vethother": "", "vethdocker": "", "vethempty": "", "vethhere": ""} {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/mdlayher/netlink"
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,8 @@ type routeFacts struct {
 	objects         map[uint32]object         // nexthop objects by their ids, nil if they were not read
 	named           map[uint32]bool           // the ids to which kept routes refer, and those of members of such groups
 	unread          bool                      // routes refer to objects that were not read
+	followed        int                       // the number of changes of ours by notifications since they were read
+	shown           bool                      // ours are in a result of Observe
 }
 
 // loadRoutes reads links and routes together, because routes refer to links.
@@ -110,7 +113,7 @@ func (k *Kernel) loadOurs() error {
 		return fmt.Errorf("listing routes of ours: %w", err)
 	}
 	slices.SortFunc(ours, topology.Route.Compare)
-	k.routes.ours, k.fresh.ours = ours, true
+	k.routes.ours, k.routes.followed, k.fresh.ours = ours, 0, true
 	return nil
 }
 
@@ -157,4 +160,34 @@ func (k *Kernel) holds(m *message, deleted bool) bool {
 		return !found
 	}
 	return found && k.routes.ours[i] == r
+}
+
+// follow changes what is kept as a notification says, and reports whether that is certain: one
+// route of the key was added, replaced or deleted. Otherwise the key may have several, because
+// another program has appended or prepended one with our mark (fib_table_insert of
+// net/ipv4/fib_trie.c). After many changes a read is cheaper.
+func (k *Kernel) follow(m *message, header netlink.Header, deleted bool) bool {
+	r := m.route(k.links)
+	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
+	replaced := header.Flags&unix.NLM_F_REPLACE != 0
+	several := found && i+1 < len(k.routes.ours) && k.routes.ours[i+1].Compare(r) == 0
+	certain := !m.shared() && !several && header.Flags&unix.NLM_F_APPEND == 0
+	if deleted {
+		certain = certain && found && k.routes.ours[i] == r
+	} else {
+		certain = certain && found == replaced
+	}
+	if !certain || k.routes.followed == worthKeeping {
+		return false
+	}
+	k.routes.followed++
+	if k.routes.shown {
+		k.routes.ours, k.routes.shown = slices.Clone(k.routes.ours), false
+	}
+	if deleted {
+		k.drop(r)
+	} else {
+		k.remember(r)
+	}
+	return true
 }

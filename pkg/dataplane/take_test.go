@@ -229,9 +229,8 @@ func TestRouteNotifications(t *testing.T) {
 		left    freshness
 	}{
 		"our own, known":                      {kept[0], false, fresh},
-		"our own, new":                        {ours("10.128.3.0", "192.168.1.12"), false, oursStale},
 		"our own, by another gateway":         {ours("10.128.1.0", "192.168.1.99"), false, oursStale},
-		"our own, deleted":                    {kept[1], true, oursStale},
+		"another of our own, deleted":         {ours("10.128.1.0", "192.168.1.99"), true, oursStale},
 		"our own, which was gone":             {ours("10.128.3.0", "192.168.1.12"), true, fresh},
 		"our own, joined by another's":        {joined, false, allStale},
 		"foreign in a range":                  {unicast4(24, by("10.128.8.0", "", 2)...), false, stale},
@@ -267,6 +266,58 @@ func TestRouteNotifications(t *testing.T) {
 			t.Errorf("%s: news %t, fresh are %+v, want %+v", name, news, k.fresh, c.left)
 		}
 	}
+}
+
+// TestOwnRoutesFollowNotifications has other programs change routes of ours. What is kept follows
+// if the key has one route; otherwise it is read again.
+func TestOwnRoutesFollowNotifications(t *testing.T) {
+	route := func(dst, via string) []byte {
+		return routeHeader(unix.AF_INET, 24, 112, unix.RTN_UNICAST, append(by(dst, via, 2), numberAttribute(unix.RTA_PRIORITY, 2048))...)
+	}
+	const first, second = "10.128.1.0/24 via 192.168.1.12 dev eth0 proto 112 metric 2048", "10.128.2.0/24 via 192.168.1.13 dev eth0 proto 112 metric 2048"
+	for name, c := range map[string]struct {
+		bytes   []byte
+		deleted bool
+		flags   netlink.HeaderFlags
+		want    []string // nil: they are read again
+	}{
+		"deleted":             {route("10.128.2.0", "192.168.1.13"), true, 0, []string{first}},
+		"added":               {route("10.128.3.0", "192.168.1.14"), false, unix.NLM_F_CREATE, []string{first, second, "10.128.3.0/24 via 192.168.1.14 dev eth0 proto 112 metric 2048"}},
+		"replaced":            {route("10.128.2.0", "192.168.1.99"), false, unix.NLM_F_REPLACE, []string{first, "10.128.2.0/24 via 192.168.1.99 dev eth0 proto 112 metric 2048"}},
+		"prepended":           {route("10.128.2.0", "192.168.1.99"), false, unix.NLM_F_CREATE, nil},
+		"appended":            {route("10.128.2.0", "192.168.1.99"), false, unix.NLM_F_CREATE | unix.NLM_F_APPEND, nil},
+		"replaced, unknown":   {route("10.128.3.0", "192.168.1.14"), false, unix.NLM_F_REPLACE, nil},
+		"another one deleted": {route("10.128.2.0", "192.168.1.99"), true, 0, nil},
+	} {
+		k := &Kernel{links: testLinks(), routes: emptyFacts(), fresh: freshness{routes: true, ours: true}}
+		for _, b := range [][]byte{route("10.128.1.0", "192.168.1.12"), route("10.128.2.0", "192.168.1.13")} {
+			k.routes.takeBytes(t, b, k.links)
+		}
+		k.routes.shown = true
+		shown := k.routes.ours
+		kind := netlink.HeaderType(unix.RTM_NEWROUTE)
+		if c.deleted {
+			kind = unix.RTM_DELROUTE
+		}
+		news := k.learnOne(netlink.Message{Header: netlink.Header{Type: kind, Flags: c.flags}, Data: c.bytes})
+		if !news || k.fresh.ours == (c.want == nil) {
+			t.Errorf("%s: news %t, fresh %t", name, news, k.fresh.ours)
+		}
+		if got := lines(k.routes.ours); c.want != nil && !slices.Equal(got, c.want) {
+			t.Errorf("%s: kept are %q, want %q", name, got, c.want)
+		}
+		if got := lines(shown); !slices.Equal(got, []string{first, second}) {
+			t.Errorf("%s: what was shown became %q", name, got)
+		}
+	}
+}
+
+func lines(routes []topology.Route) []string {
+	all := make([]string, len(routes))
+	for i, r := range routes {
+		all[i] = r.String()
+	}
+	return all
 }
 
 // Before the first look everything is news, and while routes of ours are to be read, each of them.

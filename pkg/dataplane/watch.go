@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -99,38 +98,62 @@ func (k *Kernel) listen(c *netlink.Conn, notify func()) error {
 	}
 	buffer := make([]byte, readBuffer)
 	for {
-		n, err := receive(raw, buffer)
-		switch {
-		case errors.Is(err, unix.ENOBUFS), n > len(buffer):
-			// Notifications were lost, so all that is kept may be stale.
-			k.Forget()
-			k.portLeft()
-			k.linkChanges.Add(1)
-			notify()
-		case err != nil:
+		var news bool
+		ended := raw.Read(func(fd uintptr) (came bool) {
+			k.mu.Lock() // a notification is learned before anything later is read
+			defer k.mu.Unlock()
+			came, news, err = k.receive(int(fd), buffer)
+			return came || err != nil
+		})
+		if err := cmp.Or(ended, err); err != nil {
 			return fmt.Errorf("reading notifications: %w", err)
-		case k.learn(buffer[:n]):
+		}
+		if news {
 			notify()
 		}
 	}
 }
 
-// receive waits for the next datagram and returns its length, which may exceed the buffer's.
-func receive(raw syscall.RawConn, buffer []byte) (n int, err error) {
-	ended := raw.Read(func(fd uintptr) bool {
-		n, _, err = unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	return n, cmp.Or(ended, err)
+// perReceive is how many datagrams are read while others wait for the lock.
+const perReceive = 128
+
+// receive learns from queued notifications, and reports whether any came, and whether what is kept
+// has changed.
+func (k *Kernel) receive(fd int, buffer []byte) (came, news bool, err error) {
+	for range perReceive {
+		n, err := unix.Read(fd, buffer) // unlike Recvfrom it allocates nothing
+		switch {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+			return came, news, nil
+		case errors.Is(err, unix.ENOBUFS), n == len(buffer):
+			// Notifications were lost, so all that is kept may be stale.
+			k.forget()
+			k.portLeft()
+			k.linkChanges.Add(1)
+			news = true
+		case err != nil:
+			return came, news, err
+		default:
+			eachMessage(buffer[:n], func(m netlink.Message) { news = k.learnOne(m) || news })
+		}
+		came = true
+	}
+	return came, news, nil
 }
 
-// learn marks as stale what the messages contradict, and reports whether there was anything.
-func (k *Kernel) learn(messages []byte) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	news := false
-	eachMessage(messages, func(m netlink.Message) { news = k.learnOne(m) || news })
-	return news
+// catchUp learns from the notifications that have come, so that what is kept is as the kernel has
+// it now.
+func (k *Kernel) catchUp() {
+	if k.buffer == nil {
+		k.buffer = make([]byte, readBuffer)
+	}
+	for _, c := range k.events {
+		raw, err := c.SyscallConn()
+		for came := true; came && err == nil; {
+			// Unlike Read it does not wait for listen. An error of the socket ends that.
+			err = raw.Control(func(fd uintptr) { came, _, err = k.receive(int(fd), k.buffer) })
+		}
+	}
 }
 
 func (k *Kernel) learnOne(m netlink.Message) bool {

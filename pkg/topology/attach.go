@@ -148,9 +148,9 @@ func (b *builder) linksToPeers(links map[string]bool, is4 bool) {
 		links[uplink.Name] = true
 		return
 	}
-	for _, r := range b.desired.Routes {
-		if r.Dst.Addr().Is4() == is4 && r.Dev != "" && !isTunnel(r.Dev) {
-			links[r.Dev] = true
+	for _, dev := range *b.devs.of(is4) {
+		if !isTunnel(dev) {
+			links[dev] = true
 		}
 	}
 }

@@ -22,12 +22,12 @@ func (c *claim) problem(reason problem.Reason, format string, args ...any) probl
 }
 
 // claimTo returns the claim to a subnet, or nil.
-func claimTo(sorted []claim, subnet netip.Prefix) *claim {
-	i, ok := slices.BinarySearchFunc(sorted, subnet, func(c claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
+func claimTo(sorted []*claim, subnet netip.Prefix) *claim {
+	i, ok := slices.BinarySearchFunc(sorted, subnet, func(c *claim, p netip.Prefix) int { return ComparePrefix(c.subnet, p) })
 	if !ok {
 		return nil
 	}
-	return &sorted[i]
+	return sorted[i]
 }
 
 // A validator decides which claims are accepted.
@@ -146,6 +146,14 @@ func (v *validator) lengths(p netip.Prefix) (lengths Lengths, inside bool) {
 		return lengths, c.Bits() <= p.Bits()
 	}
 	return lengths, len(v.cluster) == 0
+}
+
+// guesses reports whether the lengths of one of the subnets depend on what most Nodes have.
+func (v *validator) guesses(subnets []netip.Prefix) bool {
+	return slices.ContainsFunc(subnets, func(p netip.Prefix) bool {
+		is4 := p.Addr().Is4()
+		return v.opts.maskSizes(is4) == Lengths{} && !hasFamily(v.ownCIDRs, is4)
+	})
 }
 
 // usualLengths returns the operator's lengths of pod subnets in a family, or the probable ones:

@@ -15,12 +15,18 @@ import (
 // Routes and Problems are sorted. The cost is O(n log n) in the Nodes.
 func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	b := newBuilder(opts, host, nodes, actual)
+	b.compute()
+	return b.desired, b.problems
+}
+
+func (b *builder) compute() {
 	b.ownSubnets()
 	b.formerSubnets()
 	b.findTunnels()
 	b.peerRoutes()
-	b.sysctls()
 	b.conflicts()
+	addDevs(&b.devs, b.desired.Routes, nil)
+	b.sysctls()
 	b.nextHops()
 	b.tunnelPeers()
 	b.hostProblems()
@@ -30,7 +36,6 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 	b.tunnelAddresses()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)
-	return b.desired, b.problems
 }
 
 // input is what a pass starts from.
@@ -50,14 +55,17 @@ type builder struct {
 	resolver  *resolver
 	validator *validator
 
-	stated   []netip.Prefix // our own valid podCIDRs
-	subnets  []netip.Prefix // those of them that this host serves
-	former   []netip.Prefix // former ones that pods still use
-	uplinks  map[bool]Link  // the links with our InternalIPs, of IPv4 (true) and IPv6
-	renamed  string         // the bridge's name now, if it was renamed
-	off6     bool           // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
-	claims   []claim        // accepted, reached or not; one a subnet
-	hops     []netip.Addr   // the addresses by which they are reached, sorted, each once
+	stated   []netip.Prefix     // our own valid podCIDRs
+	subnets  []netip.Prefix     // those of them that this host serves
+	former   []netip.Prefix     // former ones that pods still use
+	uplinks  map[bool]Link      // the links with our InternalIPs, of IPv4 (true) and IPv6
+	renamed  string             // the bridge's name now, if it was renamed
+	off6     bool               // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
+	claims   []*claim           // accepted, reached or not; one a subnet
+	hops     []netip.Addr       // the addresses by which they are reached, sorted, each once
+	needsAll bool               // the result depends on the InternalIPs of all peers
+	others   int                // the number of peers that this computation leaves out
+	devs     byFamily[[]string] // of the routes to all peers
 	desired  State
 	problems []problem.Problem
 }
@@ -108,8 +116,7 @@ func (b *builder) peerRoutes() {
 	b.avoidPods()
 	b.separateMACs()
 	b.desired.Routes = slices.Grow(b.desired.Routes, len(b.claims))
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if c.why != nil && (c.ok() || !b.off6 || c.subnet.Addr().Is4()) {
 			b.report(*c.why)
 		}

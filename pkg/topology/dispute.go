@@ -15,14 +15,14 @@ func (b *builder) settle(claims []claim) {
 	if len(b.validator.nodes) > 0 {
 		claims = slices.DeleteFunc(claims, b.hides)
 	}
-	b.claims = claims[:0]
+	b.claims = make([]*claim, 0, len(claims))
 	for len(claims) > 0 {
 		n := 1
 		for n < len(claims) && claims[0].subnet.Contains(claims[n].subnet.Addr()) {
 			n++
 		}
 		if n == 1 {
-			b.claims = append(b.claims, claims[0])
+			b.claims = append(b.claims, &claims[0])
 		} else {
 			b.claims = append(b.claims, b.decide(claims[:n])...)
 		}
@@ -58,7 +58,7 @@ func (b *builder) hadBefore(h nodeAddr) bool {
 
 // decide returns the granted ones of claims that the first of them contains, sorted, and reports
 // the others. In the order of precedence, each gets its subnet if no part of it is granted.
-func (b *builder) decide(claims []claim) []claim {
+func (b *builder) decide(claims []claim) []*claim {
 	order := make([]candidate, len(claims))
 	d := dispute{nest: newNest(len(claims))}
 	for i := range claims {
@@ -77,10 +77,10 @@ func (b *builder) decide(claims []claim) []claim {
 			b.report(c.problem(problem.PodCIDRDisputed, "%s", d.refusal(c)))
 		}
 	}
-	var winners []claim
+	var winners []*claim
 	for i := range d.blocks {
 		if owner := d.blocks[i].owner; owner != nil {
-			winners = append(winners, *owner)
+			winners = append(winners, owner)
 		}
 	}
 	return winners

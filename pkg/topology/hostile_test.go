@@ -396,13 +396,13 @@ func (s siege) grantsInBounds(t fataler, state State) {
 		return
 	}
 	for _, addr := range state.Masquerade.Nodes {
-		onLink := func(c claim) bool { return c.path == PathDirect && c.addr == addr }
+		onLink := func(c *claim) bool { return c.path == PathDirect && c.addr == addr }
 		if !within(s.opts.NodeCIDRs, single(addr)) && !slices.ContainsFunc(state.granted, onLink) {
 			t.Fatalf("packets of pods to %s, of any machine, are not masqueraded", addr)
 		}
 	}
 	for _, addr := range state.Masquerade.Endpoints {
-		of := func(c claim) bool { return c.subnet.Addr().Is4() == addr.Is4() && slices.Contains(c.node.Addrs, addr) }
+		of := func(c *claim) bool { return c.subnet.Addr().Is4() == addr.Is4() && slices.Contains(c.node.Addrs, addr) }
 		if !slices.ContainsFunc(state.granted, of) {
 			t.Fatalf("packets are accepted from %s, of no Node with a granted subnet", addr)
 		}

@@ -66,8 +66,8 @@ func (b *builder) clusterRanges(sources []netip.Prefix) []netip.Prefix {
 	ranges := slices.Concat(sources, b.opts.NonMasqueradeCIDRs, b.opts.ClusterCIDRs)
 	if len(b.opts.ClusterCIDRs) == 0 {
 		ranges = slices.Grow(ranges, len(b.claims))
-		for i := range b.claims {
-			ranges = append(ranges, b.claims[i].subnet)
+		for _, c := range b.claims {
+			ranges = append(ranges, c.subnet)
 		}
 	}
 	return Outermost(ranges)

@@ -43,9 +43,10 @@ func (b *builder) findTunnels() {
 	}
 }
 
-// existingTunnel returns the tunnel of a family that this host has, if it has its name.
+// existingTunnel returns the tunnel of a family that this host has, if it has its name, and an
+// InternalIP of our Node, which may be away for a moment.
 func (b *builder) existingTunnel(is4 bool) (have Tunnel, there bool) {
-	i := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) })
+	i := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) && slices.Contains(b.ownAddrs, t.Local) })
 	if i < 0 {
 		return Tunnel{}, false
 	}
@@ -57,11 +58,6 @@ func (b *builder) tunnel(subnet netip.Prefix) (t Tunnel, why string) {
 	is4 := subnet.Addr().Is4()
 	local, link := b.tunnelEnd(is4)
 	if !local.IsValid() { // reported by findUplink
-		for _, t := range b.actual.Tunnels {
-			if t.Local.Is4() == is4 && slices.Contains(b.ownAddrs, t.Local) {
-				return t, "" // the address may be away for a moment
-			}
-		}
 		return t, fmt.Sprintf("no link of this host has an %s InternalIP of its Node", familyName(is4))
 	}
 	t = Tunnel{Name: tunnelName(is4), VNI: b.opts.VNI, Port: b.opts.VXLANPort, Local: local, MAC: TunnelMAC(subnet), MTU: b.tunnelMTU(link, is4), Up: true}
@@ -118,6 +114,7 @@ func (b *builder) tunnelMTU(link Link, is4 bool) int {
 
 // linksToNodes returns the names of the links by which packets to peers' InternalIPs leave.
 func (b *builder) linksToNodes(is4 bool) map[string]bool {
+	b.needsAll = true
 	names := map[string]bool{}
 	for _, n := range b.peers {
 		for _, addr := range n.Addrs {
@@ -168,8 +165,7 @@ func (b *builder) tunnelAddresses() {
 // dispute about a subnet: whoever writes a Node may have searched for it. IPv4 subnets have none in common.
 func (b *builder) separateMACs() {
 	holders := map[MAC]*claim{}
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if c.path != PathTunnel || c.subnet.Addr().Is4() {
 			continue
 		}
@@ -208,8 +204,7 @@ func (b *builder) shareMAC(loser, keeper *claim, mac MAC) {
 
 // tunnelPeers computes what the tunnels have for each peer.
 func (b *builder) tunnelPeers() {
-	for i := range b.claims {
-		c := &b.claims[i]
+	for i, c := range b.claims {
 		if c.path != PathTunnel {
 			continue
 		}
@@ -225,8 +220,7 @@ func (b *builder) tunnelPeers() {
 // the families of our tunnels, sorted.
 func (b *builder) endpoints() []netip.Addr {
 	all := make([]netip.Addr, 0, len(b.claims))
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		is4 := c.subnet.Addr().Is4()
 		if *b.resolver.tunnels.of(is4) == nil {
 			continue
@@ -249,10 +243,8 @@ func (b *builder) looseFilters(is4 bool) {
 	if *b.resolver.tunnels.of(true) != nil {
 		devs[Tunnel4] = true
 	}
-	for _, r := range b.desired.Routes {
-		if r.Dev != "" && r.Dst.Addr().Is4() {
-			devs[r.Dev] = true
-		}
+	for _, dev := range b.devs.v4 {
+		devs[dev] = true
 	}
 	if !is4 || len(devs) < 2 {
 		return

@@ -23,10 +23,8 @@ func (b *builder) ownSubnets() {
 	default:
 		b.acceptOwn()
 	}
-	for _, r := range b.actual.Routes {
-		if len(b.subnets) == 0 && r.Type == Unreachable && r.Metric == MetricOwn { // stays until a subnet of ours is known
-			b.desired.Routes = append(b.desired.Routes, r)
-		}
+	if len(b.subnets) == 0 { // these stay until a subnet of ours is known
+		b.desired.Routes = slices.DeleteFunc(slices.Clone(b.actual.Routes), func(r Route) bool { return r.Type != Unreachable || r.Metric != MetricOwn })
 	}
 	for _, p := range b.subnets {
 		b.desired.Routes = append(b.desired.Routes, Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn})

@@ -103,14 +103,23 @@ func (b *builder) reachAll(claims []claim) {
 	for i := range claims {
 		c := &claims[i]
 		c.reach = b.resolver.nextHop(c.node, c.subnet)
-		for at := (Route{Dst: c.subnet, Metric: MetricPeer}); len(routes) > 0 && routes[0].Compare(at) < 0; {
-			routes = routes[1:]
-		}
+		routes = from(routes, Route{Dst: c.subnet, Metric: MetricPeer})
 		if len(routes) > 0 && leadsTo(routes[0], c.subnet) {
 			b.keep(c, routes[0])
 		}
 		c.hadRoute = c.ok() || b.restore(c)
 	}
+}
+
+// from returns the part of sorted routes that begins at a key. It takes few steps if that is near,
+// and never many.
+func from(sorted []Route, key Route) []Route {
+	end := 1
+	for end < len(sorted) && sorted[end-1].Compare(key) < 0 {
+		end *= 2
+	}
+	i, _ := slices.BinarySearchFunc(sorted[:min(end, len(sorted))], key, Route.Compare)
+	return sorted[i:]
 }
 
 // keep has a claim stay with its existing route, if the Node still has the next hop as an
@@ -176,8 +185,7 @@ func (b *builder) avoidPods() {
 	if len(b.opts.ClusterCIDRs) > 0 {
 		return
 	}
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if p := b.podSubnet(c.addr); c.ok() && c.path != PathDirect && p.IsValid() {
 			why := c.problem(problem.AddressRefused, "InternalIP %s is inside %s, where pods live", c.addr, p)
 			c.reach = reach{addr: c.addr, why: &why}
@@ -188,7 +196,7 @@ func (b *builder) avoidPods() {
 // podSubnet returns the pod subnet that contains an address, one of ours or a granted one, or the
 // zero Prefix.
 func (b *builder) podSubnet(addr netip.Addr) netip.Prefix {
-	after, _ := slices.BinarySearchFunc(b.claims, addr, func(c claim, addr netip.Addr) int { return cmp.Or(c.subnet.Addr().Compare(addr), -1) })
+	after, _ := slices.BinarySearchFunc(b.claims, addr, func(c *claim, addr netip.Addr) int { return cmp.Or(c.subnet.Addr().Compare(addr), -1) })
 	if after > 0 && b.claims[after-1].subnet.Contains(addr) {
 		return b.claims[after-1].subnet
 	}

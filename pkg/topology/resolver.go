@@ -135,7 +135,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 		way.path, way.via, way.dev = PathTunnel, TunnelGateway(to), t.Name
 	case r.opts.OffLink == OffLinkUnderlay:
 		way.path = PathUnderlay
-	case r.opts.OffLink == OffLinkGateway && by.Via.BitLen() == addr.BitLen(): // not an IPv6 gateway of an IPv4 route
+	case r.opts.OffLink == OffLinkGateway && by.Via.IsValid():
 		if _, ours := r.local[by.Via]; ours || within(r.opts.ClusterCIDRs, single(by.Via)) {
 			return reach{}, false, problem.OffLink, say("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, by.Via)
 		}

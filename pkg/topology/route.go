@@ -37,8 +37,8 @@ func (b *builder) route(c *claim) Route {
 // disconnect others.
 func (b *builder) nextHops() {
 	hops, left := make([]netip.Addr, 0, len(b.claims)), b.essential()
-	for i := range b.claims {
-		if c := &b.claims[i]; c.ok() {
+	for i, c := range b.claims {
+		if c.ok() {
 			hops = append(hops, c.addr)
 			if bounded := len(b.opts.NodeCIDRs) > 0; c.path == PathTunnel || c.path != PathDirect && !bounded {
 				left = append(slices.Grow(left, len(b.claims)-i), c.addr)
@@ -57,8 +57,7 @@ func (b *builder) nextHops() {
 		return
 	}
 	holder := make(map[netip.Addr]*Node, len(b.hops))
-	for i := range b.claims {
-		c := &b.claims[i]
+	for _, c := range b.claims {
 		if first := holder[c.addr]; first != nil && first != c.node && c.ok() {
 			b.report(problemOf(c.node.Name, netip.Prefix{}, problem.AddressShared, "InternalIP %s is also that of node %s; only one of them can have it", c.addr, first.Name))
 		} else if c.ok() {

@@ -29,7 +29,7 @@ type State struct {
 	Masquerade *Masquerade `json:"masquerade,omitempty"` // nil: none
 	CNI        *CNI        `json:"cni,omitempty"`        // nil: none
 
-	granted []claim   // the accepted claims, sorted by subnet
+	granted []*claim  // the accepted claims, sorted by subnet
 	retired []Address // gateways of former subnets, to be removed
 	mac     string    // the bridge's; running pods have it in their neighbor tables
 }

@@ -64,7 +64,7 @@ func (b *builder) has(path string) bool {
 // serves reports whether this host forwards pods' packets of a family.
 func (b *builder) serves(is4 bool) bool {
 	if b.opts.Router {
-		return slices.ContainsFunc(b.claims, func(c claim) bool { return c.subnet.Addr().Is4() == is4 })
+		return slices.ContainsFunc(b.claims, func(c *claim) bool { return c.subnet.Addr().Is4() == is4 })
 	}
 	return hasFamily(b.subnets, is4)
 }
@@ -79,7 +79,7 @@ const (
 // neighborLimits raises the limits of the neighbor table if peers and pods may fill it. In powers
 // of two they seldom change, and they are never lowered.
 func (b *builder) neighborLimits(family int) {
-	n := len(b.peers) + podsPerNode
+	n := len(b.peers) + b.others + podsPerNode
 	if n <= defaultNeighbors {
 		return
 	}
@@ -110,12 +110,8 @@ func (b *builder) require(path, remediation string) {
 func (b *builder) forwardOn(family int) {
 	devs := b.ownLinks()
 	devs[b.opts.Bridge] = true
-	last := ""
-	for _, r := range b.desired.Routes {
-		if r.Dev != last && r.Dev != "" {
-			devs[r.Dev] = true
-			last = r.Dev
-		}
+	for _, dev := range slices.Concat(b.devs.v4, b.devs.v6) {
+		devs[dev] = true
 	}
 	for dev, wanted := range devs {
 		if path := ConfSysctl(family, dev, "forwarding"); wanted && b.has(path) {
