@@ -67,9 +67,12 @@ func TestRoutesInAnotherTable(t *testing.T) {
 	}
 	f.on(t, underAddresses)
 	f.start(ctx, t, "--encapsulation=always")
-	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
-	f.reachEachOther(ctx, t)
-	f.encrypted(ctx, t)
+	for _, setting := range []string{"always", "cross-subnet"} {
+		f.again(ctx, t, "--encapsulation="+setting)
+		awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
+		f.reachEachOther(ctx, t)
+		f.encrypted(ctx, t)
+	}
 }
 
 // encrypted fails the test if a question from one pod to the other is to be read on the way, or no WireGuard packet is.

@@ -33,7 +33,7 @@ func TestPointToPoint(t *testing.T) {
 	f.reachEachOther(ctx, t)
 }
 
-// carry takes packets from one end to the other, until an end is closed. What comes to one that is down is lost.
+// carry takes packets from one end to the other, until an end is closed. A packet to an end that is down is lost.
 func carry(from, to *os.File) {
 	packet := make([]byte, 1<<16)
 	for {
