@@ -43,10 +43,9 @@ func (b *builder) findTunnels() {
 	}
 }
 
-// existingTunnel returns the tunnel of a family that this host has, if it has its name, and an
-// InternalIP of our Node, which may be away for a moment.
+// existingTunnel returns the tunnel of a family that this host has, if it has its name.
 func (b *builder) existingTunnel(is4 bool) (have Tunnel, there bool) {
-	i := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) && slices.Contains(b.ownAddrs, t.Local) })
+	i := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) })
 	if i < 0 {
 		return Tunnel{}, false
 	}

@@ -156,8 +156,11 @@ func (b *builder) keep(c *claim, have Route) {
 	}
 	if detail != "" {
 		kept := have // a copy, so that only kept routes are allocated
+		if pathOf(have) == PathTunnel {
+			kept.Via = TunnelGateway(c.subnet) // another program may have changed it
+		}
 		why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, have)
-		c.reach = reach{path: pathOf(have), addr: to, via: have.Via, dev: have.Dev, kept: &kept, why: &why}
+		c.reach = reach{path: pathOf(have), addr: to, via: kept.Via, dev: kept.Dev, kept: &kept, why: &why}
 	}
 }
 
