@@ -161,7 +161,8 @@ func (b *builder) tunnelAddresses() {
 }
 
 // separateMACs has one Node of several with the same MAC address of their tunnel keep it, as in a
-// dispute about a subnet: whoever writes a Node may have searched for it. IPv4 subnets have none in common.
+// dispute about a subnet, because a kubelet may have searched for such a subnet. IPv4 subnets have none
+// in common.
 func (b *builder) separateMACs() {
 	holders := map[MAC]*claim{}
 	for _, c := range b.claims {

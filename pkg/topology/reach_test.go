@@ -83,7 +83,7 @@ func TestTheHostAloneRemovesNothing(t *testing.T) {
 		before, _ = Desired(opts, host, nodes, withKernel(before))
 		for range rapid.IntRange(1, 4).Draw(t, "changes") {
 			changed := changedHost(t, nodes)
-			if rapid.Bool().Draw(t, "agent started anew") && opts.OffLink != OffLinkUnderlay { // whose routes are no record of the Nodes
+			if rapid.Bool().Draw(t, "agent started anew") && opts.OffLink != OffLinkUnderlay { // whose routes do not show the Nodes
 				before.granted, before.retired = nil, nil
 			}
 			after, problems := Desired(opts, changed, nodes, withKernel(before))

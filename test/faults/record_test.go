@@ -69,7 +69,8 @@ other 100 times a second each way, over IPv4 and IPv6. This one was measured on
   packets more for each repetition.
 
 After each fault the suite compares what is not plainroute's with what it was before: routes of the main table and of
-others, chains and rules of other nftables tables, settings, and files byte for byte. Left out are the routes that the
+others, chains and rules of other nftables tables, settings, files byte for byte, and, beside tunnels, other programs' VXLAN
+devices with their addresses, neighbors and FDB entries. Left out are the routes that the
 kernel makes by itself, ` + "`ip rule`" + `, which plainroute never touches, and the elements of others' nftables sets.
 `
 

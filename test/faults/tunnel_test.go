@@ -57,8 +57,8 @@ func tunneled(name, answer string, times int, inject func(*lab)) fault {
 	}
 }
 
-// byTunnels are the same faults between nodes that reach each other by tunnels. While an address is replaced, of which
-// the agents hear one after the other, the one drops what the other sends.
+// byTunnels are the same faults between nodes that reach each other by tunnels. While an address is replaced, the first
+// agent to see it drops the packets that the other node sends.
 func byTunnels(faults []fault, loses losses) []fault {
 	for i := range faults {
 		f := &faults[i]
