@@ -18,7 +18,7 @@ func bridgeAddress(_ context.Context, t *Target) []problem.Problem {
 		return Fail("the pods' bridge was renamed, so the next pod is attached to a new one, without a connection to the others", "its name is "+name,
 			fmt.Sprintf("`ip link set dev %s name %s` (before Linux 6.2 it has to be down for that; the agent sets it up again)", name, t.Bridge))
 	}
-	found := slices.Concat(t.overlappingDevices(), t.detachedPorts(), t.nonForwardingPorts(), t.bridgeMTU())
+	found := slices.Concat(t.overlappingDevices(), t.detachedPorts(), t.nonForwardingPorts(), t.bridgeMTU(), t.largerPorts())
 	if t.State.Bridge == "" || t.subnetChanges() {
 		return found // no pod was attached yet, or the check old-subnet covers it
 	}
@@ -69,15 +69,37 @@ func (t *Target) detachedPorts() []problem.Problem {
 	return found
 }
 
-// bridgeMTU reports a smaller MTU than that of new pods: the bridge keeps its MTU for older pods.
+// bridgeMTU reports a smaller MTU than that of new pods. The kernel gives a bridge the least MTU of
+// its ports, unless it was set since, and without a port 1500 (br_mtu_auto_adjust of net/bridge/br_if.c).
 func (t *Target) bridgeMTU() []problem.Problem {
 	for _, d := range t.State.Devices {
-		if size := t.podMTU(); d.Name == t.State.Bridge && 0 < d.MTU && d.MTU < size {
+		if size := t.podMTU(); d.Name == t.State.Bridge && 0 < d.MTU && d.MTU < size && t.Host.Ports > 0 {
 			return Warn("the pods' bridge has a smaller MTU than new pods, so fragments and large datagrams to them are lost", fmt.Sprintf("%s has an MTU of %d, and new pods have %d", d.Name, d.MTU, size),
-				fmt.Sprintf("recreate the pods that are older than the change of the MTU, and then: `ip link set dev %s mtu %d`", d.Name, size))
+				fmt.Sprintf("recreate the pods that are older than the change of the MTU; if the bridge still has its own: `ip link set dev %s mtu %d`", d.Name, size))
 		}
 	}
 	return nil
+}
+
+// largerPorts reports pods that are older than the change of the MTU. Packets between pods of one
+// node cross no router that could answer those that are too large.
+func (t *Target) largerPorts() []problem.Problem {
+	size := t.podMTU()
+	if t.Kernel == nil || t.State.Bridge == "" || size == 0 {
+		return nil
+	}
+	ports, _ := t.Kernel.Ports(t.State.Bridge) // nonForwardingPorts reports the error
+	var larger []string
+	for _, port := range ports {
+		if port.MTU > size {
+			larger = append(larger, fmt.Sprintf("%s mtu %d", port.Name, port.MTU))
+		}
+	}
+	if len(larger) == 0 {
+		return nil
+	}
+	return Warn("pods that are older than the change of the MTU lose large datagrams to newer pods of this node", fmt.Sprintf("new pods have an MTU of %d; ip link shows %s", size, first(larger)),
+		"recreate the older pods; TCP works meanwhile")
 }
 
 // overlappingDevices reports devices, such as another network's cni0, that get our pods' packets.

@@ -22,7 +22,19 @@ func pathMTU(ctx context.Context, t *Target) []problem.Problem {
 	case s.noneAnswered():
 		return Skip("no peer answers datagrams, so the path MTU can't be measured", allowProbes)
 	}
-	return append(t.smallerMTUs(s), blackHoles(ctx, s)...)
+	var found []problem.Problem
+	for _, added := range slices.Compact(slices.Sorted(maps.Values(s.added))) {
+		found = slices.Concat(found, t.smallerMTUs(s, added), blackHoles(ctx, s, added))
+	}
+	return found
+}
+
+// largest is the size of the largest packets to peers with a tunnel that adds that many bytes.
+func (s *sweep) largest(added int) string {
+	if added == 0 {
+		return fmt.Sprintf("%d bytes", s.size)
+	}
+	return fmt.Sprintf("%d bytes, of which the tunnel adds %d", s.size+added, added)
 }
 
 const allowProbes = "let UDP to the port 9 and ICMP \"port unreachable\" pass between nodes, or run plainroute check"
@@ -39,25 +51,30 @@ func (s *sweep) noneAnswered() bool {
 
 // smallerMTUs reports next hops whose local link or route has a smaller MTU than the pods, and paths
 // with one by a router's answer, which a firewall may hide from pods.
-func (t *Target) smallerMTUs(s *sweep) []problem.Problem {
+func (t *Target) smallerMTUs(s *sweep, added int) []problem.Problem {
 	var link, path group
-	least := s.size
+	least := s.size // what all paths leave for pods
 	for one, hop := range s.hops() {
 		r, mtu := s.large(hop), t.routeMTU(hop)
+		reported := !r.local && r.mtu > 0
+		if reported {
+			least = min(least, r.mtu-s.added[hop])
+		}
 		switch {
+		case s.added[hop] != added:
+			continue
 		case r.local && r.mtu > 0:
 			link.add(one.name, "the link towards %s has an MTU of %d", hop, r.mtu)
-		case mtu > 0 && mtu < s.size:
+		case mtu > 0 && mtu < s.size+added:
 			link.add(one.name, "ip route get %s: mtu %d", hop, mtu)
 		}
-		if !r.local && r.mtu > 0 {
+		if reported {
 			path.add(one.name, "%s reports for the path to %s: mtu %d", r.sender, hop, r.mtu)
-			least = min(least, r.mtu)
 		}
 	}
-	found := link.problems(problem.Warning, fmt.Sprintf("pods may send packets of %d bytes, which exceeds the MTU of this node's own link or route: towards ", s.size),
-		"give the agent that --mtu (0: the uplink's), and recreate the pods of this node; or raise the link's MTU")
-	return append(found, path.problems(problem.Warning, fmt.Sprintf("the path's MTU is less than the %d bytes that pods send: to ", s.size),
+	found := link.problems(problem.Warning, fmt.Sprintf("pods may send packets of %s, which exceeds the MTU of this node's own link or route: towards ", s.largest(added)),
+		"give the agent a --mtu that fits (0: the uplink's, less what the tunnel adds), and recreate the pods of this node; or raise the link's MTU")
+	return append(found, path.problems(problem.Warning, fmt.Sprintf("the path's MTU is less than what pods send, %s: to ", s.largest(added)),
 		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and recreate the pods; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))...)
 }
 
@@ -72,13 +89,13 @@ func (t *Target) routeMTU(hop netip.Addr) int {
 // blackHoles finds paths that drop large packets silently: small ones are answered, large ones are
 // not, without an ICMP error. Because the rate of answers is limited, suspects are probed again:
 // only a small packet that is answered after a large one was not counts.
-func blackHoles(ctx context.Context, s *sweep) []problem.Problem {
+func blackHoles(ctx context.Context, s *sweep, added int) []problem.Problem {
 	suspects := map[netip.Addr]string{}
 	var probes []probe
 	for one, hop := range s.hops() {
-		if s.small(hop).reached && !s.large(hop).answered() {
+		if s.added[hop] == added && s.small(hop).reached && !s.large(hop).answered() {
 			suspects[hop] = one.name
-			probes = append(probes, probe{hop, s.size}, probe{hop, smallSize})
+			probes = append(probes, s.largeProbe(hop), probe{hop, smallSize})
 		}
 	}
 	if len(suspects) == 0 {
@@ -92,12 +109,12 @@ func blackHoles(ctx context.Context, s *sweep) []problem.Problem {
 	}
 	var dropped group
 	for _, hop := range slices.SortedFunc(maps.Keys(suspects), netip.Addr.Compare) {
-		if results[probe{hop, smallSize}].reached && !results[probe{hop, s.size}].answered() {
-			dropped.add(suspects[hop], "%s answers packets of %d bytes, and none of %d with DF set", hop, smallSize, s.size)
+		if results[probe{hop, smallSize}].reached && !results[s.largeProbe(hop)].answered() {
+			dropped.add(suspects[hop], "%s answers packets of %d bytes, and none of %d with DF set", hop, smallSize, s.size+added)
 		}
 	}
-	return dropped.problems(problem.Error, fmt.Sprintf("the path silently drops packets as large as pods send, %d bytes, so connections open and hang when data flows: to ", s.size),
-		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (ping -M do -s SIZE finds it), and recreate the pods")
+	return dropped.problems(problem.Error, fmt.Sprintf("the path silently drops packets as large as pods send, %s, so connections open and hang when data flows: to ", s.largest(added)),
+		"find the switch, tunnel or virtual port whose MTU is less, and raise it; or give all agents the --mtu that fits (ping -M do -s SIZE finds it; less what the tunnel adds), and recreate the pods")
 }
 
 // podPackets looks for peers that packets for their pods do not reach: many clouds drop those.
@@ -111,15 +128,20 @@ func podPackets(ctx context.Context, t *Target) []problem.Problem {
 	if err != nil {
 		return Skip(err.Error(), "")
 	}
-	var lost group
+	var lost, tunneled group
 	for _, one := range suspects {
-		reason := ""
+		reason, g := "", &lost
 		if r := s.small(one.gateway); r.err != nil {
 			reason = fmt.Sprintf(" (%s answers: %s)", r.sender, r.err)
 		}
-		lost.add(one.name, "%s answers, %s behind it does not%s", one.hop, one.gateway, reason)
+		if s.added[one.hop] > 0 {
+			g = &tunneled
+		}
+		g.add(one.name, "%s answers, %s behind it does not%s", one.hop, one.gateway, reason)
 	}
-	return lost.problems(problem.Warning, "nodes answer, but packets to their pods' subnets do not arrive there, or the answers are lost: ", t.cloudRemedy())
+	found := lost.problems(problem.Warning, "nodes answer, but packets to their pods' subnets do not arrive there, or the answers are lost: ", t.cloudRemedy())
+	return append(found, tunneled.problems(problem.Warning, "nodes answer, but packets to their pods by the tunnel do not arrive there, or the answers are lost: ",
+		"let UDP to the port of --vxlan-port pass between all nodes in both directions; --vxlan-port and --vxlan-id must be the same on all, and --encapsulation other than never")...)
 }
 
 // A suspect is a subnet whose gateway did not answer although its node did.

@@ -23,13 +23,15 @@ type peer struct {
 	away  bool // the Node is not ready
 }
 
-// A podPath is a pod subnet of a peer and the next hop to it, which is invalid if it is unknown.
+// A podPath is a pod subnet of a peer, and the InternalIP by which it is reached, which is invalid if
+// it is unknown.
 type podPath struct {
 	subnet netip.Prefix
 	hop    netip.Addr
+	added  int // bytes, to each packet, by a tunnel
 }
 
-// hops returns the next hops to the peer's pods, usually one per family.
+// hops returns the InternalIPs by which the peer's pods are reached, usually one per family.
 func (p peer) hops() []netip.Addr {
 	var hops []netip.Addr
 	for _, path := range p.paths {
@@ -41,30 +43,33 @@ func (p peer) hops() []netip.Addr {
 }
 
 // peers returns the other Nodes that are machines, from the API server or else from the agent's
-// report. Their next hops are those of the kernel's routes, if there are any.
+// report. They are reached by the InternalIPs to which the kernel's routes lead, if there are any.
 func (t *Target) peers() []peer {
-	routed := map[netip.Prefix]netip.Addr{}
+	routed := map[netip.Prefix]podPath{}
 	for _, r := range t.State.Routes {
 		if r.Type == topology.Unicast && r.Via.IsValid() {
-			routed[r.Dst] = r.Via
+			routed[r.Dst] = podPath{r.Dst, t.State.Endpoint(r), r.Overhead()}
 		}
 	}
+	pathTo := func(subnet netip.Prefix, addr netip.Addr) podPath {
+		return podPath{subnet, cmp.Or(routed[subnet].hop, addr), routed[subnet].added}
+	}
 	if t.Nodes == nil && t.Report != nil {
-		return peersOfReport(t.Report.Peers, routed)
+		return peersOfReport(t.Report.Peers, pathTo)
 	}
 	return mapped(t.otherMachines(), func(n *corev1.Node) peer {
 		node := topology.NodeFrom(n)
 		return peer{name: n.Name, away: !ready(n), paths: mapped(node.PodCIDRs, func(subnet netip.Prefix) podPath {
 			i := slices.IndexFunc(node.Addrs, func(a netip.Addr) bool { return a.Is4() == subnet.Addr().Is4() })
 			if i < 0 {
-				return podPath{subnet, routed[subnet]}
+				return pathTo(subnet, netip.Addr{})
 			}
-			return podPath{subnet, cmp.Or(routed[subnet], node.Addrs[i])}
+			return pathTo(subnet, node.Addrs[i])
 		})}
 	})
 }
 
-func peersOfReport(rows []status.Peer, routed map[netip.Prefix]netip.Addr) []peer {
+func peersOfReport(rows []status.Peer, pathTo func(netip.Prefix, netip.Addr) podPath) []peer {
 	var all []peer
 	index := map[string]int{}
 	for _, row := range rows {
@@ -73,7 +78,7 @@ func peersOfReport(rows []status.Peer, routed map[netip.Prefix]netip.Addr) []pee
 			i, all = len(all), append(all, peer{name: row.Node})
 			index[row.Node] = i
 		}
-		all[i].paths = append(all[i].paths, podPath{row.Subnet, cmp.Or(routed[row.Subnet], row.Via)})
+		all[i].paths = append(all[i].paths, pathTo(row.Subnet, cmp.Or(row.InternalIP, row.Via)))
 	}
 	return all
 }
@@ -143,15 +148,16 @@ const (
 type sweep struct {
 	once    sync.Once
 	peers   []peer
-	size    int // of the large packets, as pods send them
+	size    int                // of the large packets, as pods send them
+	added   map[netip.Addr]int // bytes, to packets to pods by that InternalIP, by a tunnel
 	results map[probe]result
 	err     error
 
 	confirmMutex sync.Mutex // held while suspects are probed again, because answers are limited
 }
 
-// sweepPeers probes each peer of the sample with a small packet and with one as large as pods send,
-// and the gateways of its pod subnets with a small one. The large ones are sent first, so that rate
+// sweepPeers probes each peer of the sample with a small packet and with one as large as those that
+// carry what pods send, and the gateways of its pod subnets with a small one. The large ones are sent first, so that rate
 // limits drop answers to small ones instead.
 func (t *Target) sweepPeers(ctx context.Context) *sweep {
 	s := &t.sweep
@@ -160,12 +166,15 @@ func (t *Target) sweepPeers(ctx context.Context) *sweep {
 		s.peers = spread(t.peers(), maxPeers, func(one peer) bool {
 			return slices.ContainsFunc(one.hops(), func(hop netip.Addr) bool { return failed[hop] })
 		})
-		s.size = t.podMTU()
+		s.size, s.added = t.podMTU(), map[netip.Addr]int{}
 		var probes []probe
 		for _, one := range s.peers {
+			for _, path := range one.paths {
+				s.added[path.hop] = max(s.added[path.hop], path.added)
+			}
 			for _, hop := range one.hops() {
 				if s.size > smallSize {
-					probes = append(probes, probe{hop, s.size})
+					probes = append(probes, s.largeProbe(hop))
 				}
 				probes = append(probes, probe{hop, smallSize})
 			}
@@ -178,7 +187,7 @@ func (t *Target) sweepPeers(ctx context.Context) *sweep {
 	return s
 }
 
-// hops returns all next hops, each with its peer.
+// hops returns the InternalIPs of all peers, each with its peer.
 func (s *sweep) hops() iter.Seq2[peer, netip.Addr] {
 	return func(yield func(peer, netip.Addr) bool) {
 		for _, one := range s.peers {
@@ -193,9 +202,11 @@ func (s *sweep) hops() iter.Seq2[peer, netip.Addr] {
 
 func (s *sweep) small(to netip.Addr) result { return s.results[probe{to, smallSize}] }
 
-func (s *sweep) large(to netip.Addr) result { return s.results[probe{to, s.size}] }
+func (s *sweep) large(to netip.Addr) result { return s.results[s.largeProbe(to)] }
 
-// alive reports whether the host at a next hop answered a probe of any size.
+func (s *sweep) largeProbe(to netip.Addr) probe { return probe{to, s.size + s.added[to]} }
+
+// alive reports whether a peer's host answered a probe of any size.
 func (s *sweep) alive(hop netip.Addr) bool {
 	small, large := s.small(hop), s.large(hop)
 	return small.reached || small.sender == hop || large.reached || large.sender == hop

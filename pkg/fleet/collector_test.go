@@ -12,6 +12,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // At most Parallel agents are queried at a time, and Progress is called.
@@ -64,6 +65,24 @@ func TestOversize(t *testing.T) {
 	c := w.collect(t)
 	if len(c.Problems) != 1 || c.Problems[0].Message != "pods of node-1, node-3 and node-4 send packets of up to 1500 bytes, and node-2 can take but 1400: connections there open, and hang when data flows" {
 		t.Errorf("got %v", c.Problems)
+	}
+	// Tunnels add 50 bytes, and never exceed their own Node's link.
+	for encapsulation, problems := range map[topology.Encapsulation]int{topology.EncapsulateNever: 0, topology.EncapsulateCrossSubnet: 1, topology.EncapsulateAlways: 1} {
+		w = newWorld(4)
+		for i := range 4 {
+			w.reports[name(i)].Host.Encapsulation, w.reports[name(i)].Host.MTU = encapsulation, 1450
+		}
+		if c := w.collect(t); len(c.Problems) != 0 {
+			t.Errorf("with tunnels on equal links: %v", c.Problems)
+		}
+		w.reports["node-2"].Host.MTU = 1500
+		if c := w.collect(t); len(c.Problems) != 0 {
+			t.Errorf("with a larger --mtu: %v", c.Problems)
+		}
+		w.reports["node-2"].Host.MTU, w.reports["node-2"].Host.Uplinks[0].MTU = 1450, 1460
+		if c := w.collect(t); len(c.Problems) != problems {
+			t.Errorf("with encapsulation %s, and one link that takes less: %v", encapsulation, c.Problems)
+		}
 	}
 }
 

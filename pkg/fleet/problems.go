@@ -186,11 +186,13 @@ func (c *Cluster) oversize() []problem.Group {
 		some(from, len(from)), largest, some(to, len(to)), smallest)}
 }
 
-// mtus returns the largest packet that a Node's pods send, and that its links take; 0: unknown.
+// mtus returns the largest packet that a Node sends for its pods, with what a tunnel adds, and that
+// its links take; 0: unknown.
 func (r *Row) mtus() (sent, taken int) {
 	if r.Report == nil || len(r.Report.Host.Uplinks) == 0 {
 		return 0, 0
 	}
-	least := slices.MinFunc(r.Report.Host.Uplinks, func(a, b status.Uplink) int { return a.MTU - b.MTU })
-	return r.Report.Host.MTU, least.MTU
+	host := &r.Report.Host
+	taken = slices.MinFunc(host.Uplinks, func(a, b status.Uplink) int { return a.MTU - b.MTU }).MTU
+	return max(host.MTU, min(host.MTU+host.Encapsulation.Overhead(host.Subnets), taken)), taken
 }

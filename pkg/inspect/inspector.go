@@ -77,6 +77,7 @@ type Port struct {
 	// discovery (mcast_flood off), "" if there is none.
 	BlockedBy string
 	NoHairpin bool // it sends nothing back where that came from
+	MTU       int  // in bytes
 }
 
 // PortState is BR_STATE_* of linux/if_bridge.h.
@@ -138,6 +139,8 @@ func parsePort(b []byte) (port Port, master int) {
 			port.Name = attrs.String()
 		case unix.IFLA_MASTER:
 			master = int(attrs.Uint32())
+		case unix.IFLA_MTU:
+			port.MTU = int(attrs.Uint32())
 		case unix.IFLA_PROTINFO:
 			eachAttribute(attrs.Bytes(), port.setOption)
 		}

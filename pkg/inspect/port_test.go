@@ -47,6 +47,7 @@ func TestPorts(t *testing.T) {
 	m.must(m.nl.LinkSetDown(m.link("down")))
 	m.must(m.nl.LinkSetDown(m.link("cut-peer")))
 	m.must(m.nl.LinkSetIsolated(m.link("two"), true))
+	m.must(m.nl.LinkSetMTU(m.link("two"), 1400))
 	m.stateOfPort("two", 0)
 	m.portOption("two", portBroadcast, 0)
 	m.must(m.nl.LinkSetHairpin(m.link("one"), true))
@@ -54,7 +55,7 @@ func TestPorts(t *testing.T) {
 	ports, err := i.Ports("br7")
 	m.must(err)
 	slices.SortFunc(ports, func(a, b Port) int { return strings.Compare(a.Name, b.Name) })
-	if want := []Port{{Name: "one", State: PortForwarding}, {Name: "two", Isolated: true, BlockedBy: "bcast_flood off", NoHairpin: true}}; !slices.Equal(ports, want) {
+	if want := []Port{{Name: "one", State: PortForwarding, MTU: 1500}, {Name: "two", Isolated: true, BlockedBy: "bcast_flood off", NoHairpin: true, MTU: 1400}}; !slices.Equal(ports, want) {
 		t.Errorf("got %+v, want %+v", ports, want)
 	}
 	if ports, err := i.Ports("none"); ports != nil || err == nil || !strings.HasPrefix(err.Error(), "looking for none: ") {

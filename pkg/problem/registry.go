@@ -270,7 +270,7 @@ var registry = map[Reason]entry{
 	Oversize: {
 		by: fleet,
 		remediation: "Set one MTU on the links of all Nodes (ip link set DEV mtu SIZE, and in the link's configuration), or pass all " +
-			"agents the --mtu that fits the smallest; new pods have it.",
+			"agents the --mtu that fits the smallest, less what a tunnel adds; new pods have it.",
 	},
 	Versions: {
 		by: fleet, severity: Info,

@@ -109,8 +109,9 @@ const (
 	minMTU6 = 1280  // the smallest one of a link with IPv6 (RFC 8200, section 5)
 )
 
-// mtu returns the MTU of pods: the smallest one of the links to peers, in each family of pods, or
-// else of the links of default routes. Without such a link it stays as it is; 0: unknown.
+// mtu returns the MTU of pods: the smallest one of the links to peers, in each family of pods, and of
+// our tunnels, or else of the links of default routes. Without such a link it stays as it is; 0:
+// unknown.
 func (b *builder) mtu() int {
 	if b.opts.MTU != 0 {
 		return b.opts.MTU
@@ -119,15 +120,15 @@ func (b *builder) mtu() int {
 	for _, p := range b.subnets {
 		b.linksToPeers(links, p.Addr().Is4())
 	}
-	mtu := cmp.Or(b.leastMTU(links), b.leastMTU(b.defaultLinks()))
+	mtu := b.leastMTU(links)
+	for _, t := range b.desired.Tunnels {
+		mtu = min(cmp.Or(mtu, t.MTU), t.MTU)
+	}
+	mtu = cmp.Or(mtu, b.leastMTU(b.defaultLinks()))
 	if mtu == 0 && b.actual.CNI != nil {
 		mtu = b.actual.CNI.MTU
 	}
-	mtu = min(mtu, maxMTU)
-	for _, t := range b.desired.Tunnels {
-		mtu = min(mtu, t.MTU)
-	}
-	return mtu
+	return min(mtu, maxMTU)
 }
 
 // defaultLinks returns the names of the links of default routes.

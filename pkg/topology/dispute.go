@@ -90,9 +90,9 @@ func (b *builder) precedence(c *claim) int {
 		return 3
 	}
 	switch r := b.inPlace(c.subnet); {
-	case r != nil && c.ok() && b.endpoint(*r) == c.addr:
+	case r != nil && c.ok() && b.actual.Endpoint(*r) == c.addr:
 		return 2
-	case r != nil && slices.Contains(c.node.Addrs, b.endpoint(*r)):
+	case r != nil && slices.Contains(c.node.Addrs, b.actual.Endpoint(*r)):
 		return 1
 	}
 	return 0

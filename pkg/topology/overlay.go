@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,8 +12,8 @@ import (
 func isTunnel(dev string) bool { return dev == Tunnel4 || dev == Tunnel6 }
 
 // findTunnels decides which tunnels this host has: one for each family of its pod subnets, also
-// while all peers are on link, because a peer with another setting may send by it. While our own
-// subnets are unknown, existing ones stay.
+// while all peers are on link, because a peer with another setting may send by it. One that is there
+// stays as it is while our own subnets are unknown, and if this host could not have it any more.
 func (b *builder) findTunnels() {
 	if !b.opts.Encapsulates() || b.opts.Router {
 		return
@@ -29,13 +30,26 @@ func (b *builder) findTunnels() {
 	for _, p := range b.subnets {
 		is4 := p.Addr().Is4()
 		t, why := b.tunnel(p)
-		if why != "" {
+		have, there := b.existingTunnel(is4)
+		switch {
+		case why != "" && !there:
 			*b.resolver.noTunnel.of(is4) = why
 			continue
+		case why != "":
+			t, t.Up = have, true
 		}
 		*b.resolver.tunnels.of(is4) = &t
 		b.desired.Tunnels = append(b.desired.Tunnels, t)
 	}
+}
+
+// existingTunnel returns the tunnel of a family that this host has, if it has its name.
+func (b *builder) existingTunnel(is4 bool) (have Tunnel, there bool) {
+	i := slices.IndexFunc(b.actual.Tunnels, func(t Tunnel) bool { return t.Name == tunnelName(is4) })
+	if i < 0 {
+		return Tunnel{}, false
+	}
+	return b.actual.Tunnels[i], true
 }
 
 // tunnel returns the tunnel of a family of ours, or why there is none, which is reported.
@@ -51,11 +65,18 @@ func (b *builder) tunnel(subnet netip.Prefix) (t Tunnel, why string) {
 	case taken >= 0:
 		why = fmt.Sprintf("the device %s is not ours (its kind is %s, and it lacks the alias %q); rename or delete it", t.Name, b.host.Links[taken].Kind, TunnelAlias)
 	case t.MTU < least:
-		why = fmt.Sprintf("%s has an MTU of %d, which leaves %d for packets in %s, and %s takes %d at least; raise it", link.Name, link.MTU, t.MTU, t.Name, familyName(is4), least)
+		why = fmt.Sprintf("the uplink's MTU of %d leaves %d for packets in %s, and %s takes %d at least; raise it", t.MTU+tunnelOverhead(is4), t.MTU, t.Name, familyName(is4), least)
 	default:
+		if b.opts.MTU != 0 { // the path may take less than the links
+			t.MTU = min(t.MTU, max(b.opts.MTU, least))
+		}
 		return t, ""
 	}
-	b.ownProblem(problem.TunnelFailed, "peers are not reached by a tunnel: %s", why)
+	harm := "peers are not reached by a tunnel"
+	if _, there := b.existingTunnel(is4); there {
+		harm = "large packets to peers are lost in the tunnel, which stays as it is"
+	}
+	b.ownProblem(problem.TunnelFailed, "%s: %s", harm, why)
 	return t, why
 }
 
@@ -76,15 +97,31 @@ func (b *builder) tunnelEnd(is4 bool) (addr netip.Addr, on Link) {
 	return addr, on
 }
 
-// tunnelMTU returns what is left of the MTU of the links by which packets of the tunnel leave.
+// tunnelMTU returns what is left of the MTU of the links by which packets of the tunnel leave. While
+// they are unknown, it stays as it is, or is that of Ethernet.
 func (b *builder) tunnelMTU(link Link, is4 bool) int {
-	mtu := link.MTU
-	if !b.leadsSomewhere(link) {
-		if least := b.leastMTU(b.defaultLinks()); least != 0 {
-			mtu = least
+	added, before := tunnelOverhead(is4), 1500
+	if b.leadsSomewhere(link) {
+		return min(link.MTU, maxMTU) - added
+	}
+	if t, there := b.existingTunnel(is4); there {
+		before = t.MTU + added
+	}
+	mtu := cmp.Or(b.leastMTU(b.linksToNodes(is4)), b.leastMTU(b.defaultLinks()), before)
+	return min(mtu, maxMTU) - added
+}
+
+// linksToNodes returns the names of the links by which packets to peers' InternalIPs leave.
+func (b *builder) linksToNodes(is4 bool) map[string]bool {
+	names := map[string]bool{}
+	for _, n := range b.peers {
+		for _, addr := range n.Addrs {
+			if by := b.resolver.index.lookup(addr); addr.Is4() == is4 && b.resolver.excluded(addr) == "" && b.resolver.leaves(by) {
+				names[by.Dev] = true
+			}
 		}
 	}
-	return min(mtu, maxMTU) - tunnelOverhead(is4)
+	return names
 }
 
 // sharedPorts reports VXLAN devices of other programs on our UDP port.

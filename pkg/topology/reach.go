@@ -55,14 +55,14 @@ func (s State) Reach(subnet netip.Prefix) Reach {
 	return r
 }
 
-// endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
+// Endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
 // does not show it, because the route leads to a gateway.
-func (b *builder) endpoint(r Route) netip.Addr {
+func (s *State) Endpoint(r Route) netip.Addr {
 	switch pathOf(r) {
 	case PathTunnel:
 		key := FDBEntry{Dev: r.Dev, MAC: TunnelMAC(r.Dst)}
-		if i, ok := slices.BinarySearchFunc(b.actual.FDB, key, FDBEntry.Compare); ok {
-			return b.actual.FDB[i].Dst
+		if i, ok := slices.BinarySearchFunc(s.FDB, key, FDBEntry.Compare); ok {
+			return s.FDB[i].Dst
 		}
 	case PathDirect:
 		return r.Via
@@ -109,7 +109,7 @@ func (b *builder) keep(c *claim, have Route) {
 	if have.Via == c.via && have.Dev == c.dev {
 		return
 	}
-	to := b.endpoint(have)
+	to := b.actual.Endpoint(have)
 	if before := b.grantOf(c); pathOf(have) == PathGateway && before != nil && before.via == have.Via {
 		to = before.addr
 	}
@@ -163,7 +163,7 @@ func (b *builder) yield(want *Route) (stays bool) {
 	if have == nil || have.Type != want.Type {
 		return false
 	}
-	to := b.endpoint(*have)
+	to := b.actual.Endpoint(*have)
 	if have.Via != want.Via && (c == nil || !slices.Contains(c.node.Addrs, to)) {
 		return false
 	}

@@ -82,8 +82,10 @@ const (
 )
 
 // Encapsulates reports whether any peer may be reached by a tunnel.
-func (o Options) Encapsulates() bool {
-	return o.Encapsulation == EncapsulateCrossSubnet || o.Encapsulation == EncapsulateAlways
+func (o Options) Encapsulates() bool { return o.Encapsulation.encapsulates() }
+
+func (e Encapsulation) encapsulates() bool {
+	return e == EncapsulateCrossSubnet || e == EncapsulateAlways
 }
 
 // allows reports whether the operator allows a Path to a peer.

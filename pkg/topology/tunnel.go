@@ -30,6 +30,25 @@ const (
 
 func tunnelOverhead(is4 bool) int { return choose(is4, tunnelOverhead4, tunnelOverhead6) }
 
+// Overhead returns the number of bytes that a tunnel adds at most to packets of pods with addresses
+// of some subnets. It is 0 if no peer is reached by a tunnel.
+func (e Encapsulation) Overhead(subnets []netip.Prefix) (most int) {
+	for _, p := range subnets {
+		if e.encapsulates() {
+			most = max(most, tunnelOverhead(p.Addr().Is4()))
+		}
+	}
+	return most
+}
+
+// Overhead returns the number of bytes that are added to a packet by a route of ours.
+func (r Route) Overhead() int {
+	if !isTunnel(r.Dev) {
+		return 0
+	}
+	return tunnelOverhead(r.Dst.Addr().Is4())
+}
+
 // MAC is a hardware address of 48 bits. It is comparable.
 type MAC [6]byte
 

@@ -3,6 +3,7 @@ package topology
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,5 +121,124 @@ func TestRulesetOfTunnels(t *testing.T) {
 	text := desired.Masquerade.Ruleset()
 	if strings.Count(text, "flags interval") != 2 || strings.Count(text, "set endpoints") != 2 || strings.Count(text, "@th,96,24 112 drop") != 2 {
 		t.Error(text)
+	}
+}
+
+// withMTU returns a host whose uplink has another MTU.
+func withMTU(host Host, mtu int) Host {
+	host.Links = slices.Clone(host.Links)
+	for i := range host.Links {
+		if !host.Links[i].Loopback {
+			host.Links[i].MTU = mtu
+		}
+	}
+	return host
+}
+
+// Pods get the uplink's MTU, less what the tunnels of their families add. What is too small for a family is reported, and
+// no tunnel and no CNI config is made.
+func TestMTUWithTunnels(t *testing.T) {
+	opts, host, both := tunneling(t)
+	alone := parseNodes(t, "node1 3h 10.244.1.0/24 192.168.1.11\n")
+	for _, c := range []struct {
+		nodes            []*Node
+		uplink, mtu      int // the uplink's, and --mtu
+		pods             int
+		tunnel4, tunnel6 int
+		problem          string
+	}{
+		{both, 1500, 0, 1430, 1450, 1430, ""},
+		{alone, 1500, 0, 1450, 1450, 0, ""},
+		{both, 9001, 0, 8931, 8951, 8931, ""},
+		{both, 70000, 0, 65465, 65485, 65465, ""},
+		{both, 1350, 0, 1280, 1300, 1280, ""},
+		{both, 1349, 0, 0, 1299, 0, "the uplink's MTU of 1349 leaves 1279 for packets in plainroute-v6, and IPv6 takes 1280 at least; raise it"},
+		{alone, 626, 0, 576, 576, 0, ""},
+		{alone, 117, 0, 0, 0, 0, "the uplink's MTU of 117 leaves 67 for packets in plainroute-v4, and IPv4 takes 68 at least; raise it"},
+		{both, 1500, 1400, 1400, 1400, 1400, ""},
+		{both, 1500, 1500, 1500, 1450, 1430, ""},
+		{both, 1500, 1440, 1440, 1440, 1430, ""},
+	} {
+		opts.MTU = c.mtu
+		desired, problems := Desired(opts, withMTU(host, c.uplink), c.nodes, allSysctls("lo", "eth0", Bridge))
+		got := map[string]int{}
+		for _, tunnel := range desired.Tunnels {
+			got[tunnel.Name] = tunnel.MTU
+		}
+		if desired.CNI != nil {
+			got["pods"] = desired.CNI.MTU
+		}
+		if got["pods"] != c.pods || got[Tunnel4] != c.tunnel4 || got[Tunnel6] != c.tunnel6 {
+			t.Errorf("an uplink of %d, --mtu=%d: got %v, want %d, %d and %d", c.uplink, c.mtu, got, c.pods, c.tunnel4, c.tunnel6)
+		}
+		failed := slices.DeleteFunc(problems, func(p problem.Problem) bool { return p.Reason != problem.TunnelFailed || !p.BlocksReady })
+		if (c.problem != "") != (len(failed) == 1) || len(failed) == 1 && !strings.Contains(failed[0].Message, c.problem) {
+			t.Errorf("an uplink of %d, --mtu=%d: the problems are %v", c.uplink, c.mtu, failed)
+		}
+	}
+}
+
+// If the InternalIP is on lo, packets of the tunnel leave by the links of the routes to peers' InternalIPs, or by those of
+// default routes if there is no such route.
+func TestMTUOfATunnelFromLo(t *testing.T) {
+	opts, _, _ := tunneling(t)
+	opts.NodeCIDRs = []netip.Prefix{netip.MustParsePrefix("192.168.50.0/24"), netip.MustParsePrefix("fd00::/16")}
+	nodes := parseNodes(t, "node1 3h 10.244.1.0/24 192.168.50.1\nnode2 3h 10.244.2.0/24 192.168.50.2,192.168.60.2,fd00::2\n")
+	const links = `links:
+- {name: lo, mtu: 65536, addrs: [192.168.50.1/32], loopback: true}
+- {name: eth0, mtu: 9000, addrs: [192.168.1.11/24]}
+- {name: eth1, mtu: 1400, addrs: [192.168.2.11/24]}
+- {name: eth2, mtu: 1300}
+routes:
+- {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
+- {dst: 192.168.2.0/24, dev: eth1, protocol: 2}
+- {dst: 192.168.60.2/32, via: 192.168.1.1, dev: eth2}
+- {dst: "fd00::/16", dev: eth2}
+`
+	for routes, want := range map[string]int{
+		"": 1450,
+		"- {dst: 192.168.50.2/32, via: 192.168.2.1, dev: eth1}\n":                                                  1350,
+		"- {dst: 192.168.50.2/32, via: 192.168.1.1, dev: eth0}\n- {dst: 0.0.0.0/0, via: 192.168.2.1, dev: eth1}\n": 8950,
+		"- {dst: 0.0.0.0/0, via: 192.168.2.1, dev: eth1}\n":                                                        1350,
+		"- {dst: 192.168.50.2/32, dev: lo}\n- {dst: 0.0.0.0/0, via: 192.168.2.1, dev: eth1}\n":                     1350,
+	} {
+		desired, problems := Desired(opts, parseHost(t, links+routes), nodes, allSysctls("lo", "eth0", "eth1", Bridge))
+		if len(desired.Tunnels) != 1 || desired.Tunnels[0].MTU != want || desired.CNI == nil || desired.CNI.MTU != want {
+			t.Errorf("with\n%sgot %v and %+v, want %d; %v", routes, desired.Tunnels, desired.CNI, want, problems)
+		}
+		after, _ := Desired(opts, parseHost(t, links), nodes, desired)
+		if len(after.Tunnels) != 1 || after.Tunnels[0].MTU != want || !after.CNI.Equal(desired.CNI) {
+			t.Errorf("with\n%sand then without routes: got %v and %+v, want %d", routes, after.Tunnels, after.CNI, want)
+		}
+		never := opts
+		never.Encapsulation = EncapsulateNever
+		if after, _ := Desired(never, parseHost(t, links), nodes, desired); len(after.Tunnels) != 0 || !after.CNI.Equal(desired.CNI) {
+			t.Errorf("with\n%sand then without routes and tunnels: got %+v, want %d", routes, after.CNI, want)
+		}
+	}
+}
+
+// A tunnel that carries packets stays, with all that is on it, when this host could not have it any more.
+func TestTunnelThatIsThereStays(t *testing.T) {
+	opts, host, nodes := tunneling(t)
+	before, _ := Desired(opts, host, nodes, allSysctls("lo", "eth0", Bridge))
+	withoutAddrs := withMTU(host, 1500)
+	for i := range withoutAddrs.Links {
+		withoutAddrs.Links[i].Addrs = nil
+	}
+	down := before
+	down.Tunnels = slices.Clone(before.Tunnels)
+	down.Tunnels[1].Up = false
+	for name, now := range map[string]Host{
+		"large packets to peers are lost in the tunnel, which stays as it is: the uplink's MTU of 1300 leaves 1230": withMTU(host, 1300),
+		"no link of this host has": withoutAddrs,
+	} {
+		after, problems := Desired(opts, now, nodes, down)
+		if !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) || !slices.Equal(after.Routes, before.Routes) || len(after.Tunnels) != 2 || after.Tunnels[1] != before.Tunnels[1] || !after.CNI.Equal(before.CNI) {
+			t.Errorf("%s: got\n%+v\nwant\n%+v", name, after, before)
+		}
+		if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.BlocksReady && strings.Contains(p.Message, name) }) {
+			t.Errorf("%s: it is not reported: %v", name, problems)
+		}
 	}
 }
