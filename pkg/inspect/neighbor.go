@@ -86,8 +86,8 @@ func (i *Inspector) ProbeNeighbor(n Neighbor) error {
 // NeighborCount returns the number of entries of a family, 4 or 6, that count against the limits of
 // the neighbor table. The kernel shows the number of those of all network namespaces together, in the
 // initial one alone; in another the result is the number in this namespace. Permanent entries, such
-// as a tunnel's for each peer, don't count (neigh_alloc of net/core/neighbour.c), but are in the
-// number that the kernel shows.
+// as a tunnel's for each peer, don't count (neigh_alloc in the kernel), but are in the number that it
+// shows.
 func (i *Inspector) NeighborCount(family int) (int, error) {
 	all, err := i.Neighbors()
 	if err != nil {

@@ -109,7 +109,7 @@ func (c Changes) WithoutRemovals() Changes {
 // Minus returns what is left of the Changes once some of them are done.
 func (c Changes) Minus(done Changes) Changes {
 	if len(done) <= len(c) && slices.Equal(c[:len(done)], done) { // all that precedes the CNI config
-		return c[len(done):]
+		return slices.Clone(c[len(done):]) // which is kept until the next pass, without the rest
 	}
 	gone := make(map[Change]bool, len(done))
 	for _, x := range done {

@@ -53,7 +53,7 @@ func (b *builder) nextHops() {
 		_, found := slices.BinarySearchFunc(left, a, netip.Addr.Compare)
 		return found
 	}
-	if b.hops = slices.DeleteFunc(b.hops, masqueraded); !shared {
+	if b.hops = slices.Clone(slices.DeleteFunc(b.hops, masqueraded)); !shared { // which is kept, for tunnels without most of them
 		return
 	}
 	holder := make(map[netip.Addr]*Node, len(b.hops))

@@ -60,7 +60,7 @@ func (r *report) missed() []string {
 	return names
 }
 
-// finish prints the report. It fails if a limit is missed and opts say that none must be.
+// finish prints the report. With -must it fails if a limit is missed.
 func (r *report) finish(to io.Writer, opts options) error {
 	if err := r.print(to, opts.output); err != nil {
 		return err

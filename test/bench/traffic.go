@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -59,7 +60,7 @@ func rates(ctx context.Context, count *atomic.Int64, length time.Duration, unit 
 // throughput returns how many gigabits so many TCP connections carry together.
 func throughput(ctx context.Context, p path, streams int, length time.Duration) ([]float64, error) {
 	var received atomic.Int64
-	listener, err := p.serve(func(conn net.Conn) {
+	listener, err := p.serve(ctx, func(conn net.Conn) {
 		buffer := make([]byte, chunk)
 		for {
 			n, err := conn.Read(buffer)
@@ -73,12 +74,18 @@ func throughput(ctx context.Context, p path, streams int, length time.Duration) 
 		return nil, err
 	}
 	defer listener.Close()
+	var conns []net.Conn
+	defer func() {
+		for _, conn := range conns {
+			conn.Close()
+		}
+	}()
 	for range streams {
 		conn, err := p.dial(ctx, listener.Addr())
 		if err != nil {
 			return nil, err
 		}
-		defer conn.Close()
+		conns = append(conns, conn)
 		go func() {
 			buffer := make([]byte, chunk)
 			for err := error(nil); err == nil; { // until it is closed
@@ -93,7 +100,7 @@ func throughput(ctx context.Context, p path, streams int, length time.Duration) 
 // latency returns the median and the 99th percentile of the time from a request of one byte to its
 // response, in microseconds.
 func latency(ctx context.Context, p path, length time.Duration) ([]float64, error) {
-	listener, err := p.serve(func(conn net.Conn) {
+	listener, err := p.serve(ctx, func(conn net.Conn) {
 		_, _ = io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{conn}, make([]byte, 1))
 	})
 	if err != nil {
@@ -123,23 +130,25 @@ func latency(ctx context.Context, p path, length time.Duration) ([]float64, erro
 // packets returns how many thousand small UDP packets arrive, of one sender that sends as fast as it
 // can.
 func packets(ctx context.Context, p path, length time.Duration) ([]float64, error) {
-	var receiver *net.UDPConn
+	config := net.ListenConfig{Control: enlarge}
+	var receiver net.PacketConn
 	err := p.to.Do(func() (err error) {
-		receiver, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.addr, 0)))
+		receiver, err = config.ListenPacket(ctx, "udp", netip.AddrPortFrom(p.addr, 0).String())
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("receiving at %s: %w", p.addr, err)
 	}
 	defer receiver.Close()
-	if err := enlarge(receiver); err != nil {
-		return nil, err
-	}
 	sender, err := p.dial(ctx, receiver.LocalAddr())
 	if err != nil {
 		return nil, err
 	}
 	defer sender.Close()
+	packets, ok := sender.(net.PacketConn)
+	if !ok {
+		return nil, fmt.Errorf("sending to %s: a %T sends no packets", p.addr, sender)
+	}
 	var received atomic.Int64
 	go func() {
 		conn, messages := ipv4.NewPacketConn(receiver), messages()
@@ -152,7 +161,7 @@ func packets(ctx context.Context, p path, length time.Duration) ([]float64, erro
 		}
 	}()
 	go func() {
-		conn, messages := ipv4.NewPacketConn(sender.(*net.UDPConn)), messages()
+		conn, messages := ipv4.NewPacketConn(packets), messages()
 		for err := error(nil); !errors.Is(err, net.ErrClosed); {
 			_, err = conn.WriteBatch(messages, 0)
 		}
@@ -171,22 +180,18 @@ func messages() []ipv4.Message {
 }
 
 // enlarge gives a socket a queue beyond the machine's limit.
-func enlarge(conn *net.UDPConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
+func enlarge(_, _ string, raw syscall.RawConn) error {
 	var failure error
-	err = raw.Control(func(fd uintptr) {
+	err := raw.Control(func(fd uintptr) {
 		failure = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveRoom)
 	})
 	return errors.Join(err, failure)
 }
 
 // serve listens on the receiving end, and has each connection handled until it is closed.
-func (p path) serve(handle func(net.Conn)) (listener net.Listener, err error) {
+func (p path) serve(ctx context.Context, handle func(net.Conn)) (listener net.Listener, err error) {
 	err = p.to.Do(func() (err error) {
-		listener, err = net.Listen("tcp", netip.AddrPortFrom(p.addr, 0).String())
+		listener, err = new(net.ListenConfig).Listen(ctx, "tcp", netip.AddrPortFrom(p.addr, 0).String())
 		return err
 	})
 	if err != nil {
