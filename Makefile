@@ -243,7 +243,7 @@ vuln: ## Look for known vulnerabilities in the code in use. Needs the Go vulnera
 	@bin/tools/govulncheck ./... || { echo "vuln: vulnerabilities found, or the check failed: see above"; exit 1; }
 
 .PHONY: bench
-bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes 1000" passes flags.
+bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes 1000" passes flags; -datapath measures packets between pods.
 	@$(PROGRESS) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
 	@bin/bench $(BENCH)
 
