@@ -46,7 +46,7 @@ func (f *networkFlags) register(cmd *cobra.Command) {
 	fs.Lookup("masquerade").NoOptDefVal = "true"
 	offer(cmd, "masquerade", "true", "false", "ipv4", "ipv6")
 	fs.StringSliceVar(&f.nonMasqueradeCIDRs, "non-masquerade-cidr", nil, "more destinations that see pods' own addresses")
-	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes (default: the uplink's, less 50 with --encapsulation, or 70 with IPv6)")
+	fs.IntVar(&f.mtu, "mtu", 0, "MTU of the pods in bytes, which limits that of tunnels too (default: the uplink's, less 50 with --encapsulation, or 70 with IPv6)")
 	f.reachFlags.register(cmd)
 	fs.BoolVar(&f.firewall, "firewall-plugin", false, "add the stock firewall plugin, which accepts what each pod sends and the answers, for a firewall that drops forwarded packets; needs iptables on the node")
 	f.bridge = topology.Bridge

@@ -163,7 +163,7 @@ func (t *Target) probeLeases(ctx context.Context, leases []lease, alive map[stri
 	var hops []nextHop
 	for _, l := range leases {
 		probes = append(probes, probe{l.Addr, smallSize})
-		hops = append(hops, newNextHop(peer{}, l.Addr, t.Bridge))
+		hops = append(hops, newNextHop(peer{}, l.Addr, inspect.Route{Dev: t.Bridge}))
 	}
 	results, err := sendProbes(ctx, probes, resendAfter)
 	if err != nil {

@@ -21,10 +21,11 @@ import (
 // delay_first_probe_time, retrans_time).
 const resolving = 9 * time.Second
 
-// neighbors looks for on-link peers that do not answer ARP or neighbor discovery.
+// neighbors looks for on-link peers, and routers to the others, that do not answer ARP or neighbor
+// discovery.
 func neighbors(ctx context.Context, t *Target) []problem.Problem {
 	s := &t.sweep
-	hops := t.onLink(s)
+	hops := t.nextHops(s)
 	silent, err := t.silentHops(ctx, s, hops)
 	if err != nil {
 		return Skip(err.Error(), "")
@@ -32,21 +33,23 @@ func neighbors(ctx context.Context, t *Target) []problem.Problem {
 	return silentProblems(silent, len(hops))
 }
 
-// A nextHop is an on-link address of a peer, and its entry in the kernel's table.
+// A nextHop is an InternalIP of a peer, and the entry of the kernel's table by which packets go there:
+// its own, or that of a router.
 type nextHop struct {
 	peer  peer
+	addr  netip.Addr
 	entry inspect.Neighbor
 }
 
-func newNextHop(one peer, addr netip.Addr, dev string) nextHop {
-	return nextHop{one, inspect.Neighbor{Addr: addr, Dev: dev, State: inspect.Failed}}
+func newNextHop(one peer, addr netip.Addr, route inspect.Route) nextHop {
+	return nextHop{one, addr, inspect.Neighbor{Addr: cmp.Or(route.Via, addr), Dev: route.Dev, State: inspect.Failed}}
 }
 
-func (t *Target) onLink(s *sweep) []nextHop {
+func (t *Target) nextHops(s *sweep) []nextHop {
 	var all []nextHop
 	for one, hop := range s.hops() {
-		if route, err := t.Kernel.RouteTo(hop); err == nil && !route.Via.IsValid() {
-			all = append(all, newNextHop(one, hop, route.Dev))
+		if route, err := t.Kernel.RouteTo(hop); err == nil {
+			all = append(all, newNextHop(one, hop, route))
 		}
 	}
 	return all
@@ -86,7 +89,7 @@ func (t *Target) silentHops(ctx context.Context, s *sweep, hops []nextHop) ([]ne
 
 // unresolved reports whether the kernel never tried: our firewall dropped the only packet, a probe.
 func (h nextHop) unresolved(s *sweep, table []inspect.Neighbor) bool {
-	return h.in(table) < 0 && errors.Is(s.small(h.entry.Addr).err, unix.EPERM)
+	return h.in(table) < 0 && errors.Is(s.small(h.addr).err, unix.EPERM)
 }
 
 // reprobe makes the kernel probe neighbors that it considers reachable and that answered nothing,
@@ -95,7 +98,7 @@ func (h nextHop) unresolved(s *sweep, table []inspect.Neighbor) bool {
 func (t *Target) reprobe(s *sweep, hops []nextHop, table []inspect.Neighbor) {
 	trusted := []inspect.NeighborState{inspect.Reachable, inspect.Stale, inspect.Delay}
 	for _, h := range hops {
-		if i := h.in(table); i >= 0 && !s.alive(h.entry.Addr) && slices.Contains(trusted, table[i].State) {
+		if i := h.in(table); i >= 0 && !s.alive(h.addr) && slices.Contains(trusted, table[i].State) {
 			_ = t.Kernel.ProbeNeighbor(table[i]) // without CAP_NET_ADMIN the kernel's state has to do
 		}
 	}
@@ -112,7 +115,7 @@ func resolve(s *sweep, hops []nextHop, table []inspect.Neighbor) (silent []nextH
 		if i := h.in(table); i >= 0 {
 			h.entry = table[i]
 		}
-		switch alive := s.alive(h.entry.Addr); h.entry.State {
+		switch alive := s.alive(h.addr); h.entry.State {
 		case inspect.Reachable, inspect.Permanent, inspect.NoARP:
 		case inspect.Stale, inspect.Delay, inspect.Probe:
 			pending = pending || !alive

@@ -54,9 +54,13 @@ func (s *sweep) noneAnswered() bool {
 // with one by a router's answer, which a firewall may hide from pods.
 func (t *Target) smallerMTUs(s *sweep, added int) []problem.Problem {
 	var link, path group
-	least := s.size + added
+	least := s.size // what all paths leave for pods
 	for one, hop := range s.hops() {
 		r, mtu := s.large(hop), t.routeMTU(hop)
+		reported := !r.local && r.mtu > 0
+		if reported {
+			least = min(least, r.mtu-s.added[hop])
+		}
 		switch {
 		case s.added[hop] != added:
 			continue
@@ -65,15 +69,14 @@ func (t *Target) smallerMTUs(s *sweep, added int) []problem.Problem {
 		case mtu > 0 && mtu < s.size+added:
 			link.add(one.name, "ip route get %s: mtu %d", hop, mtu)
 		}
-		if !r.local && r.mtu > 0 {
+		if reported {
 			path.add(one.name, "%s reports for the path to %s: mtu %d", r.sender, hop, r.mtu)
-			least = min(least, r.mtu)
 		}
 	}
 	found := link.problems(problem.Warning, fmt.Sprintf("pods may send packets of %s, which exceeds the MTU of this node's own link or route: towards ", s.largest(added)),
 		"give the agent a --mtu that fits (0: the uplink's, less what the tunnel adds), and recreate the pods of this node; or raise the link's MTU")
 	return append(found, path.problems(problem.Warning, fmt.Sprintf("the path's MTU is less than what pods send, %s: to ", s.largest(added)),
-		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and recreate the pods; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least-added))...)
+		fmt.Sprintf("raise the MTU on the way, or give all agents --mtu=%d and recreate the pods; until then, let no firewall drop ICMP \"fragmentation needed\" and ICMPv6 \"packet too big\"", least))...)
 }
 
 func (t *Target) routeMTU(hop netip.Addr) int {

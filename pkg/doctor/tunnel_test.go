@@ -7,6 +7,7 @@ import (
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -97,7 +98,9 @@ func TestBridgeWithoutPods(t *testing.T) {
 	w.sh("ip link add veth1 mtu 8000 type veth peer name other; ip link set veth1 master plainroute0 up")
 	w.look()
 	found := runCheck(t, "bridge-address", w.Target)
-	if !slices.ContainsFunc(found, func(p problem.Problem) bool { return p.Evidence == "plainroute0 has an MTU of 8000, and new pods have 9000" }) {
+	if !slices.ContainsFunc(found, func(p problem.Problem) bool {
+		return p.Evidence == "plainroute0 has an MTU of 8000, and new pods have 9000"
+	}) {
 		t.Errorf("got %+v", found)
 	}
 }
@@ -119,4 +122,18 @@ func TestPodsOfTwoMTUs(t *testing.T) {
 	if found := w.finds("bridge-address", problem.Warning); found.Evidence != "new pods have an MTU of 1430; ip link shows veth1 mtu 1500" {
 		t.Errorf("got %+v", found)
 	}
+}
+
+// A router that does not answer is reported for the peers behind it, whatever path leads there.
+func TestRouterDoesNotAnswer(t *testing.T) {
+	l := newLAN(t)
+	l.addNode(2)
+	l.nodes[1].Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.2.12"}}
+	l.nodes[1].Spec.PodCIDRs = l.nodes[1].Spec.PodCIDRs[:1]
+	l.must(addRoute(l.nl, "192.168.2.0/24", "192.168.1.1", 4))
+	l.state.Routes = []topology.Route{{Dst: prefixes(2)[0], Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0", OnLink: true, Protocol: topology.Protocol, Metric: topology.MetricPeer}}
+	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node2", "192.168.1.1 dev lan0")
+	router := l.machine("router", mac(1))
+	addAddrs(t, router.nl, "eth0", "192.168.1.1/24")
+	well(t, runCheck(t, "neighbors", l.target()))
 }

@@ -182,14 +182,18 @@ func TestMTUWithTunnels(t *testing.T) {
 // default routes if there is no such route.
 func TestMTUOfATunnelFromLo(t *testing.T) {
 	opts, _, _ := tunneling(t)
-	nodes := parseNodes(t, "node1 3h 10.244.1.0/24 192.168.50.1\nnode2 3h 10.244.2.0/24 192.168.50.2\n")
+	opts.NodeCIDRs = []netip.Prefix{netip.MustParsePrefix("192.168.50.0/24"), netip.MustParsePrefix("fd00::/16")}
+	nodes := parseNodes(t, "node1 3h 10.244.1.0/24 192.168.50.1\nnode2 3h 10.244.2.0/24 192.168.50.2,192.168.60.2,fd00::2\n")
 	const links = `links:
 - {name: lo, mtu: 65536, addrs: [192.168.50.1/32], loopback: true}
 - {name: eth0, mtu: 9000, addrs: [192.168.1.11/24]}
 - {name: eth1, mtu: 1400, addrs: [192.168.2.11/24]}
+- {name: eth2, mtu: 1300}
 routes:
 - {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
 - {dst: 192.168.2.0/24, dev: eth1, protocol: 2}
+- {dst: 192.168.60.2/32, via: 192.168.1.1, dev: eth2}
+- {dst: "fd00::/16", dev: eth2}
 `
 	for routes, want := range map[string]int{
 		"": 1450,
@@ -206,6 +210,11 @@ routes:
 		if len(after.Tunnels) != 1 || after.Tunnels[0].MTU != want || !after.CNI.Equal(desired.CNI) {
 			t.Errorf("with\n%sand then without routes: got %v and %+v, want %d", routes, after.Tunnels, after.CNI, want)
 		}
+		never := opts
+		never.Encapsulation = EncapsulateNever
+		if after, _ := Desired(never, parseHost(t, links), nodes, desired); len(after.Tunnels) != 0 || !after.CNI.Equal(desired.CNI) {
+			t.Errorf("with\n%sand then without routes and tunnels: got %+v, want %d", routes, after.CNI, want)
+		}
 	}
 }
 
@@ -217,9 +226,15 @@ func TestTunnelThatIsThereStays(t *testing.T) {
 	for i := range withoutAddrs.Links {
 		withoutAddrs.Links[i].Addrs = nil
 	}
-	for name, now := range map[string]Host{"the uplink's MTU of 1300 leaves 1230": withMTU(host, 1300), "no link of this host has": withoutAddrs} {
-		after, problems := Desired(opts, now, nodes, before)
-		if !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) || !slices.Equal(after.Routes, before.Routes) || len(after.Tunnels) != 2 || !after.CNI.Equal(before.CNI) {
+	down := before
+	down.Tunnels = slices.Clone(before.Tunnels)
+	down.Tunnels[1].Up = false
+	for name, now := range map[string]Host{
+		"large packets to peers are lost in the tunnel, which stays as it is: the uplink's MTU of 1300 leaves 1230": withMTU(host, 1300),
+		"no link of this host has": withoutAddrs,
+	} {
+		after, problems := Desired(opts, now, nodes, down)
+		if !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) || !slices.Equal(after.Routes, before.Routes) || len(after.Tunnels) != 2 || after.Tunnels[1] != before.Tunnels[1] || !after.CNI.Equal(before.CNI) {
 			t.Errorf("%s: got\n%+v\nwant\n%+v", name, after, before)
 		}
 		if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.BlocksReady && strings.Contains(p.Message, name) }) {
