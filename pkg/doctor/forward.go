@@ -115,10 +115,11 @@ func (t *Target) forwarded() []inspect.Packet {
 		}
 	}
 	for _, pod := range t.pods() {
-		peer, hop, uplink := t.somePeer(pod.Addr().Is4())
-		between(pod, peer, uplink)
-		if hop.IsValid() {
-			between(pod, single(hop), uplink)
+		for _, p := range t.somePeers(pod.Addr().Is4()) {
+			between(pod, p.subnet, p.dev)
+			if p.addr.IsValid() {
+				between(pod, single(p.addr), p.dev)
+			}
 		}
 		for _, s := range t.ownSubnets() {
 			if s.Contains(pod.Addr()) {
@@ -161,18 +162,30 @@ func (t *Target) outside() []inspect.Packet {
 	return packets
 }
 
-// somePeer returns the pod subnet of a peer, its InternalIP if it is on link, and the device that leads
-// there.
-func (t *Target) somePeer(is4 bool) (subnet netip.Prefix, hop netip.Addr, dev string) {
+// A reached is a peer's pod subnet, its own address, and the device that leads to both.
+type reached struct {
+	subnet netip.Prefix
+	addr   netip.Addr // invalid if it is unknown
+	dev    string
+}
+
+// somePeers returns a peer for each device that leads to any.
+func (t *Target) somePeers(is4 bool) []reached {
+	var some []reached
 	for _, r := range t.State.Routes {
-		if r.Metric == topology.MetricPeer && r.Dst.Addr().Is4() == is4 {
-			return r.Dst, t.nextHop(r), r.Dev
+		if r.Metric == topology.MetricPeer && r.Dst.Addr().Is4() == is4 && !slices.ContainsFunc(some, func(p reached) bool { return p.dev == r.Dev }) {
+			addr, _ := t.peerAddr(r)
+			some = append(some, reached{r.Dst, addr, r.Dev})
 		}
 	}
+	if len(some) > 0 {
+		return some
+	}
+	dev := ""
 	if uplinks := t.uplinks(); len(uplinks) == 1 {
 		dev = uplinks[0]
 	}
-	return anywhere(is4), netip.Addr{}, dev
+	return []reached{{subnet: anywhere(is4), dev: dev}}
 }
 
 func anywhere(is4 bool) netip.Prefix {

@@ -216,25 +216,26 @@ func (t *Target) peerFlows(r topology.Route, rules rules) []flow {
 			all = append(all, flow{"a peer's pod to a pod here", pod, there, r.Dev, netip.Addr{}, bridge})
 		}
 	}
-	peer := t.nextHop(r)
+	peer, via := t.peerAddr(r)
 	if !peer.IsValid() {
 		return all
 	}
 	for _, pod := range pods {
 		all = append(all,
 			flow{"a peer to a pod here", pod, peer, r.Dev, netip.Addr{}, bridge},
-			flow{"a pod here to a peer", peer, pod, bridge, netip.Addr{}, r.Dev})
+			flow{"a pod here to a peer", peer, pod, bridge, via, r.Dev})
 	}
 	return all
 }
 
-// nextHop returns the InternalIP that a route of ours has as next hop, or the zero Addr if it leads
-// into a tunnel or to a gateway.
-func (t *Target) nextHop(r topology.Route) netip.Addr {
-	if t.State.Endpoint(r) != r.Via {
-		return netip.Addr{}
+// peerAddr returns the address that packets of a peer itself have on the device of a route to its
+// pods, and the gateway to it: its InternalIP on a link of ours, or that of its tunnel. The address
+// is invalid if the route leads to a gateway.
+func (t *Target) peerAddr(r topology.Route) (addr, via netip.Addr) {
+	if r.Overhead() > 0 {
+		return r.Dst.Addr(), r.Via
 	}
-	return r.Via
+	return t.State.Endpoint(r), netip.Addr{}
 }
 
 // nodeAddrs returns the InternalIPs that this host has, because it can't send from others.
