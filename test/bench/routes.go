@@ -71,15 +71,15 @@ func watchRoutes() (*routeWatch, error) {
 	return w, nil
 }
 
-// entryOf returns the name of an entry of a tunnel, empty for others: neighbors of no pod's range, and MAC addresses
-// without an IP address, which are those of bridges' ports and of multicast groups.
+// entryOf returns the name of an entry of a tunnel, empty for others: neighbors of no pod's range, which are link-local in
+// IPv6, and MAC addresses without an IP address, which are those of bridges' ports and of multicast groups.
 func entryOf(n *netlink.Neigh) string {
 	addr, ok := netip.AddrFromSlice(n.IP)
 	addr = addr.Unmap()
 	switch {
 	case n.Family == unix.AF_BRIDGE && ok:
 		return n.HardwareAddr.String()
-	case n.Family != unix.AF_BRIDGE && (podRange4.Contains(addr) || podRange6.Contains(addr)):
+	case n.Family != unix.AF_BRIDGE && (podRange4.Contains(addr) || addr.Is6() && addr.IsLinkLocalUnicast()):
 		return addr.String()
 	}
 	return ""
