@@ -177,6 +177,7 @@ func (k *Kernel) addAddress(link rtnl.Link, a *rtnl.Addr) error {
 	if a.IP.To4() == nil {
 		a.Flags = unix.IFA_F_NODAD
 	}
+	k.clearBroadcast(a)
 	err := k.handle.AddrAdd(link, a)
 	if !errors.Is(err, unix.EEXIST) {
 		return err
@@ -185,6 +186,17 @@ func (k *Kernel) addAddress(link rtnl.Link, a *rtnl.Addr) error {
 		return err
 	}
 	return k.handle.AddrAdd(link, a)
+}
+
+// clearBroadcast deletes the route by which the kernel takes the first address of the bridge's
+// network for a broadcast address (fib_add_ifaddr of net/ipv4/fib_frontend.c, before Linux 5.14).
+// That address is the tunnel's, and of two routes to it the older counts.
+func (k *Kernel) clearBroadcast(a *rtnl.Addr) {
+	if ones, bits := a.Mask.Size(); ones == bits && a.IP.To4() != nil {
+		_ = k.handle.RouteDel(&rtnl.Route{ // an error means that there is none
+			Dst: a.IPNet, LinkIndex: k.links.byName[k.cfg.Bridge], Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_BROADCAST, Scope: unix.RT_SCOPE_LINK,
+		})
+	}
 }
 
 // clearAddress deletes an address from a device, with its present length.

@@ -118,6 +118,23 @@ func TestTunnels(t *testing.T) {
 	}
 }
 
+// A bridge that is older than the tunnel makes the tunnel's address a broadcast address, before Linux 5.14.
+func TestTunnelBesideABroadcastAddress(t *testing.T) {
+	m, all := tunneled(t)
+	tunnels := m.tune
+	m.tune = nil
+	m.settle(all)
+	bridge := m.link(topology.Bridge).Attrs().Index
+	m.must(m.nl.RouteReplace(&rtnl.Route{
+		Dst: ipNet(netip.MustParsePrefix("10.128.0.0/32")), LinkIndex: bridge, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_BROADCAST, Scope: unix.RT_SCOPE_LINK, Protocol: unix.RTPROT_KERNEL,
+	}))
+	m.tune = tunnels
+	m.settle(all)
+	if got := m.onTunnel(topology.Tunnel4); !slices.Contains(got, "route 10.128.2.0/24 via 10.128.2.0 src 10.128.0.0") {
+		t.Errorf("on the tunnel there are %q", got)
+	}
+}
+
 // faults are what another program may do to a tunnel.
 func (m *machine) tunnelFaults() map[string]func(name string) error {
 	index := func(name string) int { return m.link(name).Attrs().Index }
