@@ -62,3 +62,29 @@ func TestDistinct(t *testing.T) {
 		t.Errorf("got %v with keys %v", got, all.Keys())
 	}
 }
+
+// What Filter and Minus return can be extended without a change of what they were given.
+func TestFilterKeepsItsInput(t *testing.T) {
+	address := func(s string) Object {
+		return Address{topology.Address{Dev: "eth0", Prefix: netip.MustParsePrefix(s)}}
+	}
+	c := Of(Add, address("10.0.0.1/32"), address("10.0.0.2/32"), address("10.0.0.3/32"))
+	before, other := slices.Clone(c), Change{Delete, address("10.0.0.9/32")}
+	for drop := range c {
+		left := c.Filter(func(x Change) bool { return x != c[drop] })
+		if want := slices.Delete(slices.Clone(before), drop, drop+1); !slices.Equal(left, want) {
+			t.Errorf("without the change %d there are left %v", drop, left)
+		}
+		_ = append(left, other)
+		for n := range len(c) + 1 {
+			if left := c.Minus(c[:n]); !slices.Equal(left, before[n:]) {
+				t.Errorf("without the first %d there are left %v", n, left)
+			}
+		}
+		_ = append(c.Minus(c[:drop]), other)
+		_ = append(c[:2].Filter(func(Change) bool { return true }), other)
+		if !slices.Equal(c, before) {
+			t.Fatalf("the changes are %v, and were %v", c, before)
+		}
+	}
+}
