@@ -66,39 +66,48 @@ var rules = []ruleTest{
 	},
 	{
 		"ip saddr != @endpoints4 udp dport 4789 @th,96,24 112 drop",
-		datagram{src: "10.128.1.7", dst: pod4, outer: "192.168.1.66"}, "", "10.128.1.7 by plainroute0",
+		datagram{src: "10.128.1.7", dst: pod4, outer: "192.168.1.66"},
+		"", "10.128.1.7 by plainroute0",
 	},
 	{
 		"ip6 saddr != @endpoints6 udp dport 4789 @th,96,24 112 drop",
-		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "fd00:192:168:1::66"}, "", "fd01:0:0:1::7 by plainroute0",
+		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "fd00:192:168:1::66"},
+		"", "fd01:0:0:1::7 by plainroute0",
 	},
 	{
 		"ip6 saddr != @endpoints6 udp dport 4789 exthdr frag exists drop",
-		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "fd00:192:168:1::66", fragmented: true}, "", "fd01:0:0:1::7 by plainroute0",
+		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "fd00:192:168:1::66", fragmented: true},
+		"", "fd01:0:0:1::7 by plainroute0",
 	},
 	{
 		`iifname "plainroute-v4" meta nfproto != ipv4 drop`,
-		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "192.168.1.12"}, "", "fd01:0:0:1::7 by plainroute0",
+		datagram{src: "fd01:0:0:1::7", dst: pod6, outer: "192.168.1.12"},
+		"", "fd01:0:0:1::7 by plainroute0",
 	},
 	{
 		`iifname "plainroute-v6" meta nfproto != ipv6 drop`,
-		datagram{src: "10.128.1.7", dst: pod4, outer: "fd00:192:168:1::12"}, "", "10.128.1.7 by plainroute0",
+		datagram{src: "10.128.1.7", dst: pod4, outer: "fd00:192:168:1::12"},
+		"", "10.128.1.7 by plainroute0",
 	},
 	{
 		`iifname "plainroute-v4" ip saddr != @cluster4 drop`,
-		datagram{src: "203.0.113.66", dst: pod4, outer: "192.168.1.12"}, "", "203.0.113.66 by plainroute0",
+		datagram{src: "203.0.113.66", dst: pod4, outer: "192.168.1.12"},
+		"", "203.0.113.66 by plainroute0",
 	},
 	{
 		`iifname "plainroute-v6" ip6 saddr != @cluster6 drop`,
-		datagram{src: "2001:db8::66", dst: pod6, outer: "fd00:192:168:1::12"}, "", "2001:db8::66 by plainroute0",
+		datagram{src: "2001:db8::66", dst: pod6, outer: "fd00:192:168:1::12"},
+		"", "2001:db8::66 by plainroute0",
 	},
 	{
 		`iifname "plainroute-v4" ip saddr 10.128.0.0/24 drop`,
-		datagram{src: "10.128.0.66", dst: pod4, outer: "192.168.1.12"}, "", "10.128.0.66 by plainroute0",
+		datagram{src: "10.128.0.66", dst: pod4, outer: "192.168.1.12"},
+		"", "10.128.0.66 by plainroute0",
 	},
 	{
 		`iifname "plainroute-v6" ip6 saddr fd01::/64 drop`,
-		datagram{src: "fd01::66", dst: pod6, outer: "fd00:192:168:1::12"}, "", "fd01::66 by plainroute0",
+		datagram{src: "fd01::66", dst: pod6, outer: "fd00:192:168:1::12"},
+		"", "fd01::66 by plainroute0",
 	},
 }
 
