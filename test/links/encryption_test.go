@@ -33,7 +33,7 @@ func TestWireGuard(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testutil.Within(t, limit)
-			f := setup(t, 2)
+			f := setup(t)
 			f.wireguard(t, c.allowed)
 			for _, node := range f.nodes {
 				address(t, node, under, networks(node, false)...)
@@ -52,7 +52,7 @@ func TestWireGuard(t *testing.T) {
 func TestRoutesInAnotherTable(t *testing.T) {
 	const table = 52 // Tailscale's
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
+	f := setup(t)
 	f.wireguard(t, nodeOnly)
 	for i, node := range f.nodes {
 		address(t, node, under, networks(node, true)...)

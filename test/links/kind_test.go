@@ -127,7 +127,7 @@ func TestKinds(t *testing.T) {
 	for kind, build := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			ctx := testutil.Within(t, limit)
-			f := setup(t, 2)
+			f := setup(t)
 			for _, node := range f.nodes {
 				build(t, node, linkOf(t, node, storage))
 				address(t, node, under, networks(node, false)...)

@@ -49,7 +49,7 @@ var shared = sync.OnceValues(func() (*nodelab.Cluster, error) {
 	return c, c.AddSecondLAN()
 })
 
-// A fixture is two or more nodes, each on both LANs: by eth0 on the first one, which is its default route, and by eth1 on the second.
+// A fixture is two nodes, each on both LANs: by eth0 on the first one, which is its default route, and by eth1 on the second.
 type fixture struct {
 	*nodelab.Cluster
 	nodes []*nodelab.Node
@@ -59,14 +59,14 @@ type fixture struct {
 // last is the number of the node made last. Each test's nodes are new.
 var last int
 
-// setup makes nodes without agents.
-func setup(t *testing.T, count int) *fixture {
+// setup makes two nodes without agents.
+func setup(t *testing.T) *fixture {
 	t.Helper()
 	testutil.NeedSandbox(t)
 	c, err := shared()
 	testutil.Must(t, err)
 	f := &fixture{Cluster: c}
-	for range count {
+	for range 2 {
 		last++
 		node, err := c.NewNode(last)
 		testutil.Must(t, err)

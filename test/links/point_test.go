@@ -16,7 +16,7 @@ import (
 // at the other.
 func TestPointToPoint(t *testing.T) {
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
+	f := setup(t)
 	one, other := tun(t, f.nodes[0]), tun(t, f.nodes[1])
 	go carry(one, other)
 	go carry(other, one)

@@ -17,11 +17,11 @@ import (
 )
 
 // twoLinks makes two nodes with an InternalIP of each family on each LAN, those of the storage network first.
-func twoLinks(t *testing.T, args ...string) *fixture {
+func twoLinks(t *testing.T) *fixture {
 	t.Helper()
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
-	f.start(ctx, t, args...)
+	f := setup(t)
+	f.start(ctx, t)
 	for _, node := range f.nodes {
 		testutil.Must(t, node.SetAddresses(ctx, append(storageAddrs(node), node.Addrs()...)...))
 	}
@@ -123,7 +123,7 @@ func TestLinkLosesItsCarrier(t *testing.T) {
 func TestBondLosesACable(t *testing.T) {
 	const spare = "eth2"
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
+	f := setup(t)
 	for _, node := range f.nodes {
 		_, _, err := f.AddLink(node.Host, 1, spare, 100+node.Index)
 		testutil.Must(t, err)

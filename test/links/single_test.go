@@ -26,7 +26,7 @@ func TestSingleAddresses(t *testing.T) {
 	for name, build := range singles {
 		t.Run(name, func(t *testing.T) {
 			ctx := testutil.Within(t, limit)
-			f := setup(t, 2)
+			f := setup(t)
 			for i, node := range f.nodes {
 				address(t, node, build(t, node), networks(node, true)...)
 				lead(t, node, f.nodes[1-i], storage, storageAddrs(f.nodes[1-i])...)
@@ -50,7 +50,7 @@ func TestSingleAddresses(t *testing.T) {
 // An IPv4 address on lo is a neighbor on each link, because the kernel answers ARP for all of its addresses on each of them.
 func TestSingleAddressOnLink(t *testing.T) {
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
+	f := setup(t)
 	for i, node := range f.nodes {
 		v4, _ := underAddresses(node)
 		address(t, node, "lo", netip.PrefixFrom(v4, 32))
@@ -71,10 +71,10 @@ func TestSingleAddressOnLink(t *testing.T) {
 // IPv4 by way of IPv6: the nodes reach each other's addresses on lo by link-local gateways, as with unnumbered BGP.
 func TestUnnumbered(t *testing.T) {
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
+	f := setup(t)
 	for i, node := range f.nodes {
 		address(t, node, "lo", networks(node, true)...)
-		f.unnumbered(t, node, f.nodes[1-i], unix.RTPROT_BGP)
+		unnumbered(t, node, f.nodes[1-i])
 	}
 	f.on(t, underAddresses)
 	f.start(ctx, t, "--off-link=gateway")
@@ -91,21 +91,21 @@ func TestUnnumbered(t *testing.T) {
 }
 
 // unnumbered adds routes on a node to a peer's addresses by the peer's link-local address on the storage network.
-func (f *fixture) unnumbered(t *testing.T, node, peer *nodelab.Node, protocol netlink.RouteProtocol) {
+func unnumbered(t *testing.T, node, peer *nodelab.Node) {
 	t.Helper()
-	gateway := f.linkLocal(t, peer)
+	gateway := linkLocal(t, peer)
 	v4, v6 := underAddresses(peer)
 	index := linkOf(t, node, storage).Attrs().Index
 	testutil.Must(t, node.Handle().RouteAdd(&netlink.Route{
-		LinkIndex: index, Protocol: protocol, Dst: ipNet(netip.PrefixFrom(v4, 32)), Via: &netlink.Via{AddrFamily: unix.AF_INET6, Addr: gateway.AsSlice()},
+		LinkIndex: index, Protocol: unix.RTPROT_BGP, Dst: ipNet(netip.PrefixFrom(v4, 32)), Via: &netlink.Via{AddrFamily: unix.AF_INET6, Addr: gateway.AsSlice()},
 	}))
 	testutil.Must(t, node.Handle().RouteAdd(&netlink.Route{
-		LinkIndex: index, Protocol: protocol, Dst: ipNet(netip.PrefixFrom(v6, 128)), Gw: gateway.AsSlice(),
+		LinkIndex: index, Protocol: unix.RTPROT_BGP, Dst: ipNet(netip.PrefixFrom(v6, 128)), Gw: gateway.AsSlice(),
 	}))
 }
 
 // linkLocal is a node's IPv6 link-local address on the storage network.
-func (f *fixture) linkLocal(t *testing.T, node *nodelab.Node) (found netip.Addr) {
+func linkLocal(t *testing.T, node *nodelab.Node) (found netip.Addr) {
 	t.Helper()
 	addrs, err := node.Handle().AddrList(linkOf(t, node, storage), unix.AF_INET6)
 	testutil.Must(t, err)
@@ -121,7 +121,7 @@ func (f *fixture) linkLocal(t *testing.T, node *nodelab.Node) (found netip.Addr)
 // has routes to the pod subnets.
 func TestOnLinkGateway(t *testing.T) {
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
+	f := setup(t)
 	gateways := []netip.Prefix{netip.MustParsePrefix("10.50.0.254/32"), netip.MustParsePrefix("fd00:10:50::fe/128")}
 	cloud, err := f.LAN.Handle().LinkByName("lan1")
 	testutil.Must(t, err)

@@ -18,7 +18,7 @@ const vrfTable = 10
 // and back, as docs/reach.md describes.
 func TestVRF(t *testing.T) {
 	ctx := testutil.Within(t, limit)
-	f := setup(t, 2)
+	f := setup(t)
 	for _, node := range f.nodes {
 		enslave(t, node)
 		leak(t, node)

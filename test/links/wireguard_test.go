@@ -57,7 +57,7 @@ func (f *fixture) allow(t *testing.T, node *nodelab.Node, keys map[*nodelab.Node
 				e.Nested(uint16(i), func(e *genl.AttributeEncoder) error {
 					e.Bytes(wgPeerPublicKey, keys[peer].PublicKey().Bytes())
 					e.Uint32(wgPeerFlags, wgReplaceAllowedIPs)
-					e.Bytes(wgPeerEndpoint, endpoint(f.addressOn(t, peer, storage)))
+					e.Bytes(wgPeerEndpoint, endpoint(storageAddrs(peer)[0]))
 					e.Nested(wgPeerAllowedIPs, allowedIPs(allowed(peer)))
 					return nil
 				})
@@ -111,15 +111,6 @@ func setDevice(attributes []byte) error {
 		Data:   append([]byte{wgSetDevice, 1, 0, 0}, attributes...),
 	})
 	return err
-}
-
-// addressOn is the IPv4 address of a node's device.
-func (f *fixture) addressOn(t *testing.T, node *nodelab.Node, device string) netip.Addr {
-	t.Helper()
-	addrs, err := node.Handle().AddrList(linkOf(t, node, device), unix.AF_INET)
-	testutil.Must(t, err)
-	addr, _ := netip.AddrFromSlice(addrs[0].IP.To4())
-	return addr
 }
 
 func podsToo(node *nodelab.Node) []netip.Prefix { return append(networks(node, true), node.Subnets...) }
