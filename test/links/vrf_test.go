@@ -35,6 +35,8 @@ func TestVRF(t *testing.T) {
 	f.again(ctx, t, "--encapsulation=always")
 	awaitDevice(t, f.nodes[0], f.nodes[1], tunnels...)
 	f.reachEachOther(ctx, t)
+	f.again(ctx, t)
+	awaitDevice(t, f.nodes[0], f.nodes[1], storage)
 	for _, p := range networks(f.nodes[0], false) {
 		testutil.Must(t, f.nodes[0].Handle().RouteDel(leaked(t, f.nodes[0], p)))
 	}
