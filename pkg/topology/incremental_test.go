@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -145,7 +146,9 @@ func TestIncremental(t *testing.T) {
 					} else {
 						w.actual = w.actual.After(got)
 					}
-					w.step(t)
+					for range rapid.IntRange(1, 2).Draw(t, "events") {
+						w.step(t)
+					}
 				}
 			})
 		})
@@ -284,7 +287,28 @@ func steps(t *testing.T, opts Options, host Host, lists ...[]*Node) {
 func TestIncrementalCountsAllPeers(t *testing.T) {
 	all := manyNodes(600)
 	opts := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge, ClusterCIDRs: prefixes("10.128.0.0/9")}
-	steps(t, opts, largeHost(), all[:599], all)
+	few := defaultNeighbors - podsPerNode + 1 // with our own Node
+	steps(t, opts, largeHost(), all[:few-2], all[:few], all[:few+1], all[:few], all[:599], all)
+}
+
+// After more changes than an update takes, all peers are known again.
+func TestIncrementalAfterManyChanges(t *testing.T) {
+	all := manyNodes(200)
+	opts := Options{NodeName: "node1", Masquerade: true, Bridge: Bridge}
+	rival := &Node{Name: "rival", Created: time.Unix(1, 0), PodCIDRs: all[150].PodCIDRs, Addrs: all[160].Addrs}
+	withRival := append(slices.Clone(all), rival)
+	steps(t, opts, largeHost(), all[:10], all[:11], all, withRival, all, all[:10], all[:11], withRival[10:])
+}
+
+// If the InternalIP is on lo, the routes to all peers decide about the tunnel's MTU.
+func TestIncrementalTunnelMTU(t *testing.T) {
+	opts, _, _ := tunneling(t)
+	nodes := parseNodes(t, `node1 3h 10.244.1.0/24 192.168.1.11
+node2 3h 10.244.2.0/24 192.168.1.12
+node3 3h 10.244.3.0/24 192.168.1.13
+node4 3h 10.244.4.0/24 192.168.1.14
+`)
+	steps(t, opts, parseHost(t, loHost), nodes[:3], nodes, nodes[:3], append(slices.Clone(nodes[:1]), nodes[2:]...))
 }
 
 // While the lengths of pod subnets are unknown, they are those of most Nodes, whichever changed.
