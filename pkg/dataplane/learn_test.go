@@ -213,7 +213,7 @@ func TestAddressNotifications(t *testing.T) {
 	}
 }
 
-// Forwarding is news where it differs from what is kept of a setting.
+// Forwarding and rp_filter are news where it differs from what is kept of a setting.
 func TestSettingNotifications(t *testing.T) {
 	m := newMachine(t)
 	message := func(family byte, attributes ...[]byte) []byte { // struct netconfmsg (linux/netconf.h)
@@ -223,7 +223,9 @@ func TestSettingNotifications(t *testing.T) {
 	index, value := func(n uint32) []byte { return numberAttribute(netconfIndex, n) }, func(n uint32) []byte { return numberAttribute(netconfForwarding, n) }
 	known := map[string]string{
 		topology.SysctlForward4: "1", topology.SysctlForward6: "0", "net/ipv4/conf/lan0/forwarding": "0", "net/ipv6/conf/lan0/forwarding": "1",
+		"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/lan0/rp_filter": "2",
 	}
+	filter := func(n uint32) []byte { return numberAttribute(netconfRPFilter, n) }
 	for name, c := range map[string]struct {
 		bytes []byte
 		news  bool
@@ -237,7 +239,12 @@ func TestSettingNotifications(t *testing.T) {
 		"a link's of IPv6, as before":    {message(unix.AF_INET6, index(knownLan), value(1)), false},
 		"a link's of IPv6 off":           {message(unix.AF_INET6, index(knownLan), value(0)), true},
 		"a link's of which none is kept": {message(unix.AF_INET, index(knownOther), value(1)), false},
-		"another setting":                {message(unix.AF_INET, index(all), numberAttribute(3, 7)), false},
+		"another setting":                {message(unix.AF_INET, index(all), numberAttribute(4, 7)), false},
+		"strict filters":                 {message(unix.AF_INET, index(all), filter(1)), true},
+		"no strict filters, as before":   {message(unix.AF_INET, index(all), filter(0)), false},
+		"a link's strict filter":         {message(unix.AF_INET, index(knownLan), filter(1)), true},
+		"a link's filter, as before":     {message(unix.AF_INET, index(knownLan), filter(2)), false},
+		"filters of IPv6":                {message(unix.AF_INET6, index(all), filter(1)), false},
 		"broken":                         {message(unix.AF_INET, index(all), value(0), []byte{3, 0, 1, 0}), true},
 		"cut off":                        {message(unix.AF_INET)[:3], false},
 		"header alone":                   {message(unix.AF_INET), false},

@@ -284,23 +284,37 @@ func (k *Kernel) ofBridge(m netlink.Message) bool {
 const (
 	netconfIndex      = 1
 	netconfForwarding = 2
+	netconfRPFilter   = 3
 	netconfAll        = -1
 )
 
-// learnSysctl compares forwarding, the one announced setting that is kept, with its kept value,
-// because most of these messages (struct netconfmsg, linux/netconf.h) come with a pod's port.
+// learnSysctl compares the announced settings that are kept, forwarding and rp_filter, with their kept
+// values, because most of these messages (struct netconfmsg, linux/netconf.h) come with a pod's port.
 func (k *Kernel) learnSysctl(m netlink.Message) bool {
 	const header = 4 // struct netconfmsg: the family, padded
 	if !k.fresh.routes || !k.fresh.sysctls || len(m.Data) < header {
 		return !k.fresh.sysctls
 	}
-	index, forwarding := attribute(m.Data[header:], netconfIndex), attribute(m.Data[header:], netconfForwarding)
-	known, kept := k.sysctls[k.forwardingPath(m.Data[0], int(int32(number(index))))]
-	if !kept || forwarding == nil || strconv.Itoa(int(int32(number(forwarding)))) == known {
+	family, attributes := m.Data[0], m.Data[header:]
+	index := int(int32(number(attribute(attributes, netconfIndex))))
+	differs := func(kind uint16, path string) bool {
+		value := attribute(attributes, kind)
+		known, kept := k.sysctls[path]
+		return kept && value != nil && strconv.Itoa(int(int32(number(value)))) != known
+	}
+	if !differs(netconfForwarding, k.forwardingPath(family, index)) && !(family == unix.AF_INET && differs(netconfRPFilter, k.filterPath(index))) {
 		return false
 	}
 	k.fresh.sysctls = false
 	return true
+}
+
+// filterPath returns the setting rp_filter of an index.
+func (k *Kernel) filterPath(index int) string {
+	if index == netconfAll {
+		return topology.ConfSysctl(4, "all", "rp_filter")
+	}
+	return topology.ConfSysctl(4, k.links.name(index), "rp_filter")
 }
 
 // forwardingPath returns the setting that a notification of an index is about.
