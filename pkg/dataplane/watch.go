@@ -302,11 +302,9 @@ func (k *Kernel) learnSysctl(m netlink.Message) bool {
 		known, kept := k.sysctls[path]
 		return kept && value != nil && strconv.Itoa(int(int32(number(value)))) != known
 	}
-	if !differs(netconfForwarding, k.forwardingPath(family, index)) && !(family == unix.AF_INET && differs(netconfRPFilter, k.filterPath(index))) {
-		return false
-	}
-	k.fresh.sysctls = false
-	return true
+	news := differs(netconfForwarding, k.forwardingPath(family, index)) || family == unix.AF_INET && differs(netconfRPFilter, k.filterPath(index))
+	k.fresh.sysctls = !news
+	return news
 }
 
 // filterPath returns the setting rp_filter of an index.
