@@ -189,13 +189,13 @@ func blocks(err error, opts topology.Options) bool {
 }
 
 // blocks reports whether a failure blocks readiness. The route to a peer does not, nor do the limits of
-// the neighbor table, which few clusters reach, nor the nftables table without masquerading.
+// the neighbor table, which few clusters reach, nor the nftables table without masquerading and tunnels.
 func (f failure) blocks(opts topology.Options) bool {
 	switch f.reason {
 	case problem.RouteFailed:
 		return false
 	case problem.TableFailed:
-		return opts.Masquerade
+		return opts.NeedsTable()
 	}
 	return f.key.Kind != plan.KindSysctl || !topology.IsNeighSysctl(f.key.Name)
 }

@@ -187,7 +187,8 @@ func (h *memoryHost) setUp(c plan.Changes) (errs []error) {
 			h.putPeer(x)
 		case plan.Table:
 			if h.refusedTable != nil {
-				return append(errs, partError{h.refusedTable, tableKey})
+				errs = append(errs, partError{h.refusedTable, tableKey})
+				continue
 			}
 			h.note("table")
 			m := *o.Masquerade

@@ -289,17 +289,21 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 // the incremental computation is at fault, and begins anew.
 func (r *NodeReconciler) desired(ctx context.Context, host topology.Host, all []*topology.Node, actual topology.State) (topology.State, []problem.Problem) {
 	desired, problems := r.ledger.incremental.Desired(r.Options, host, all, actual)
-	if time.Since(r.ledger.audited) < r.Resync {
+	first := r.ledger.audited.IsZero() // which is a full computation itself
+	if !first && time.Since(r.ledger.audited) < r.Resync {
 		return desired, problems
 	}
-	r.ledger.audited = time.Now()
+	if r.ledger.audited = time.Now(); first {
+		return desired, problems
+	}
 	full, found := topology.Desired(r.Options, host, all, actual)
-	if plan.Diff(full, desired).Empty() && slices.Equal(found, problems) {
+	if plan.Diff(full, desired).Empty() && slices.Equal(found, problems) && slices.Equal(topology.Concerns(r.Options, all), r.ledger.concerns) {
 		return desired, problems
 	}
 	r.Metrics.disagreements.Inc()
 	log.FromContext(ctx).Info("The incremental desired state was wrong, which is a fault of plainroute; computed it anew")
 	r.ledger.incremental = topology.Incremental{}
+	r.ledger.concerns = r.ledger.incremental.Concerns(r.Options, all)
 	return full, found
 }
 

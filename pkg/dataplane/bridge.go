@@ -192,9 +192,10 @@ func (k *Kernel) addAddress(link rtnl.Link, a *rtnl.Addr) error {
 // network for a broadcast address (fib_add_ifaddr of net/ipv4/fib_frontend.c, before Linux 5.14).
 // That address is the tunnel's, and of two routes to it the older counts.
 func (k *Kernel) clearBroadcast(a *rtnl.Addr) {
-	if ones, bits := a.Mask.Size(); ones == bits && a.IP.To4() != nil {
+	bridge, there := k.links.byName[k.cfg.Bridge]
+	if ones, bits := a.Mask.Size(); there && ones == bits && a.IP.To4() != nil {
 		_ = k.handle.RouteDel(&rtnl.Route{ // an error means that there is none
-			Dst: a.IPNet, LinkIndex: k.links.byName[k.cfg.Bridge], Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_BROADCAST, Scope: unix.RT_SCOPE_LINK,
+			Dst: a.IPNet, LinkIndex: bridge, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_BROADCAST, Scope: unix.RT_SCOPE_LINK,
 		})
 	}
 }

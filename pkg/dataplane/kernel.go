@@ -274,8 +274,14 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 			c = c.WithoutDevice(b.Name)
 		}
 	}
+	filter, c := c.BeforeTunnels()
+	k.makeSteps(filter, &f)
 	for _, t := range plan.Objects[plan.Tunnel](c, plan.Add, plan.Replace) {
-		if err := k.putTunnel(t); err != nil {
+		err := errUnfiltered
+		if f.table == nil || t.Was.Name != "" {
+			err = k.putTunnel(t)
+		}
+		if err != nil {
 			f.own, c = errors.Join(f.own, part(t, err)), c.WithoutDevice(t.Name)
 		}
 	}

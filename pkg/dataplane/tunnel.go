@@ -65,6 +65,9 @@ func (f *linkFacts) addEnd(a rtnl.Addr) {
 	}
 }
 
+// errUnfiltered is returned for a tunnel that is not added because the table that filters it failed.
+var errUnfiltered = errors.New("the tunnel is not made, because the nftables table that filters it can't be written")
+
 // putTunnel adds or changes a tunnel. All that is on it is lost if it is recreated.
 func (k *Kernel) putTunnel(t plan.Tunnel) (err error) {
 	k.fresh.routes, k.fresh.peers = false, false
@@ -87,7 +90,7 @@ func (k *Kernel) putTunnel(t plan.Tunnel) (err error) {
 // unmarkedTunnel names a tunnel until it has our mark. The kernel takes no alias together with a new
 // device, so without this an agent that is killed in between would leave a device with a tunnel's
 // name that looks like another program's.
-const unmarkedTunnel = "plainroute-try2"
+const unmarkedTunnel = "plainroute-new"
 
 // removeUnmarked deletes what an interrupted addTunnel left.
 func (k *Kernel) removeUnmarked() error {
@@ -293,26 +296,26 @@ func (k *Kernel) learnPeer(m netlink.Message) bool {
 	}
 	index, deleted := int(int32(number(m.Data[4:]))), m.Header.Type == unix.RTM_DELNEIGH
 	t, ours := k.links.tunnels[index]
-	if ours && deleted && k.gone(index) {
+	if !ours || k.fresh.peers && k.agrees(parseNeighbor(m.Data), t.Name, deleted) {
+		return false
+	}
+	if deleted && k.gone(index) {
 		delete(k.links.tunnels, index)
 		k.fresh.routes, k.fresh.peers = false, false
 		return false
 	}
-	if !ours || !k.fresh.peers {
-		return ours
-	}
-	n := parseNeighbor(m.Data)
-	agrees := true
+	k.fresh.peers = false
+	return true
+}
+
+// agrees reports whether what is kept of a tunnel's peers agrees with a notification.
+func (k *Kernel) agrees(n neighbor, dev string, deleted bool) bool {
 	if n.family == unix.AF_BRIDGE {
-		if entry, ok := n.fdbEntry(t.Name); ok {
-			agrees = holds(k.peers.fdb, entry, deleted, topology.FDBEntry.Compare)
-		}
-	} else {
-		entry, permanent := n.permanent(t.Name)
-		agrees = holds(k.peers.neighbors, entry, deleted || !permanent, topology.Neighbor.Compare)
+		entry, ok := n.fdbEntry(dev)
+		return !ok || holds(k.peers.fdb, entry, deleted, topology.FDBEntry.Compare)
 	}
-	k.fresh.peers = agrees
-	return !agrees
+	entry, permanent := n.permanent(dev)
+	return holds(k.peers.neighbors, entry, deleted || !permanent, topology.Neighbor.Compare)
 }
 
 // holds reports whether a sorted list agrees with a notification.

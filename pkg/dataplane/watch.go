@@ -151,7 +151,7 @@ func (k *Kernel) catchUp() {
 		raw, err := c.SyscallConn()
 		for came := true; came && err == nil; {
 			// Unlike Read it does not wait for listen. An error of the socket ends that.
-			err = raw.Control(func(fd uintptr) { came, _, err = k.receive(int(fd), k.buffer) })
+			err = raw.Control(func(fd uintptr) { came, _, _ = k.receive(int(fd), k.buffer) })
 		}
 	}
 }

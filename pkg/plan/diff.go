@@ -27,6 +27,9 @@ var diffs = []func(desired, actual topology.State) Changes{diffSysctls, diffLink
 // last, and the CNI config, because of which the kubelet sends pods, at the very end.
 var order = []Change{
 	{Add, Bridge{}}, // before the settings, some of which are its own
+	{Add, Table{}},  // before the tunnels that it filters
+	{Replace, Table{}},
+	{Add, Sets{}}, // a NAT binding outlives the rule that made it, so a destination is in the sets before its route is there
 	{Add, Tunnel{}},
 	{Replace, Tunnel{}},
 	{Replace, MTU{}},    // IPv6 leaves a device whose MTU is too small, and its settings go with it
@@ -37,9 +40,6 @@ var order = []Change{
 	{Replace, Neighbor{}},
 	{Add, FDBEntry{}},
 	{Replace, FDBEntry{}},
-	{Add, Table{}},
-	{Replace, Table{}},
-	{Add, Sets{}}, // a NAT binding outlives the rule that made it, so a destination is in the sets before its route is there
 	{Add, Route{}},
 	{Replace, Route{}},
 	{Delete, Route{}},
@@ -83,9 +83,13 @@ func rankSteps() map[step]int {
 
 func (c Change) rank() int { return ranks[step{c.Op, reflect.TypeOf(c.Object)}] }
 
+// BeforeTunnels splits the Changes into those before any change of a tunnel, and the rest.
+func (c Changes) BeforeTunnels() (before, rest Changes) { return c.split(Change{Add, Tunnel{}}.rank()) }
+
 // BeforeRoutes splits the Changes into those before any change of a route, and the rest.
-func (c Changes) BeforeRoutes() (before, rest Changes) {
-	first := Change{Add, Route{}}.rank()
+func (c Changes) BeforeRoutes() (before, rest Changes) { return c.split(Change{Add, Route{}}.rank()) }
+
+func (c Changes) split(first int) (before, rest Changes) {
 	n := slices.IndexFunc(c, func(x Change) bool { return x.rank() >= first })
 	if n < 0 {
 		return c, nil

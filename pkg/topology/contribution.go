@@ -152,7 +152,11 @@ func regranted(now, before []*claim) (all []netip.Prefix) {
 // are not the same in two States.
 func differences(a, b State) (all []netip.Prefix) {
 	uncommon(a.Routes, b.Routes, Route.Compare, func(r, s Route) bool { return r == s }, func(r Route) { all = append(all, r.Dst) })
-	uncommon(a.FDB, b.FDB, FDBEntry.Compare, func(e, f FDBEntry) bool { return e == f }, func(e FDBEntry) { all = append(all, single(e.Dst)) })
+	uncommon(a.FDB, b.FDB, FDBEntry.Compare, func(e, f FDBEntry) bool { return e == f }, func(e FDBEntry) {
+		if e.Dst.IsValid() { // else another program's entry, which leads elsewhere
+			all = append(all, single(e.Dst))
+		}
+	})
 	return all
 }
 

@@ -66,12 +66,15 @@ func (b *builder) pluginProblems() {
 	}
 }
 
-// TableProblem returns the Problem of an nftables table that can't be read or written. Without
-// masquerading the table only guards the host's loopback addresses (dropLoopback in pkg/dataplane),
-// and pods are connected without it.
+// NeedsTable reports whether this node is not ready without its nftables table. Without masquerading
+// and tunnels the table only guards the host's loopback addresses (dropLoopback in pkg/dataplane), and
+// pods are connected without it.
+func (o Options) NeedsTable() bool { return o.Masquerade || o.Encapsulates() }
+
+// TableProblem returns the Problem of an nftables table that can't be read or written.
 func (o Options) TableProblem(detail string) problem.Problem {
-	if !o.Masquerade {
+	if !o.NeedsTable() {
 		detail += "; pods are connected, and only what keeps them off the host's 127.0.0.0/8 is missing"
 	}
-	return problem.Problem{Reason: problem.TableFailed, Message: detail}.Blocking(o.Masquerade)
+	return problem.Problem{Reason: problem.TableFailed, Message: detail}.Blocking(o.NeedsTable())
 }

@@ -110,7 +110,7 @@ func (x *Incremental) continues(opts Options, host Host, actual State) bool {
 
 // samePaths reports whether two Hosts reach all addresses in the same way.
 func (h Host) samePaths(o Host) bool {
-	return h.NoIPv6 == o.NoIPv6 && slices.Equal(h.Nameservers, o.Nameservers) && reflect.DeepEqual(h.Links, o.Links) && reflect.DeepEqual(h.Routes, o.Routes)
+	return h.NoIPv6 == o.NoIPv6 && slices.Equal(h.Nameservers, o.Nameservers) && reflect.DeepEqual(h.Links, o.Links) && slices.Equal(h.Routes, o.Routes)
 }
 
 func sameGrants(a, b []*claim) bool {

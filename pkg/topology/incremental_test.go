@@ -44,7 +44,7 @@ func (w *walk) step(t *rapid.T) {
 	case "fdb":
 		if n := len(w.actual.FDB); n > 0 {
 			w.actual.FDB = slices.Clone(w.actual.FDB)
-			w.actual.FDB[rapid.IntRange(0, n-1).Draw(t, "which")].Dst = netip.MustParseAddr("192.168.1.99")
+			w.actual.FDB[rapid.IntRange(0, n-1).Draw(t, "which")].Dst = rapid.SampledFrom([]netip.Addr{{}, netip.MustParseAddr("192.168.1.99")}).Draw(t, "endpoint")
 		}
 	case "own":
 		if i := slices.IndexFunc(w.nodes, func(n *Node) bool { return n.Name == w.opts.NodeName }); i >= 0 {

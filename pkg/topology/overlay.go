@@ -31,6 +31,9 @@ func (b *builder) findTunnels() {
 		is4 := p.Addr().Is4()
 		t, why := b.tunnel(p)
 		have, there := b.existingTunnel(is4)
+		if why == "" && !there && b.host.TableUnread != "" {
+			why = "the nftables table that filters it can't be read"
+		}
 		switch {
 		case why != "" && !there:
 			*b.resolver.noTunnel.of(is4) = why
