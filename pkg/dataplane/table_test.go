@@ -128,6 +128,26 @@ func TestRefusedTableStopsNothing(t *testing.T) {
 	}
 }
 
+// Without the table that filters it no tunnel is made, and peers on link get their routes.
+func TestRefusedTableStopsTunnels(t *testing.T) {
+	m, all := tunneled(t)
+	refuse := func([]netlink.Message) ([]netlink.Message, error) { return nil, unix.EPERM }
+	var err error
+	m.nft, err = nftables.New(nftables.WithTestDial(refuse))
+	m.must(err)
+	m.fresh.masquerade = true // there is none
+	if err := m.Apply(t.Context(), m.diff(all)); !errors.Is(err, errUnfiltered) {
+		t.Errorf("error: %v", err)
+	}
+	if got := len(m.ours()); len(m.observed().Tunnels) > 0 || got != 2*m.families() {
+		t.Errorf("tunnels are %v, and there are %d routes", m.observed().Tunnels, got)
+	}
+	m.settle(all)
+	if len(m.observed().Tunnels) != m.families() {
+		t.Errorf("with the table the tunnels are %v", m.observed().Tunnels)
+	}
+}
+
 // An unreadable table is reported, counts as unchanged, and delays no route.
 func TestUnreadTableStopsNothing(t *testing.T) {
 	m := newMachine(t)

@@ -35,6 +35,7 @@ func tunnelFaults() []fault {
 		}),
 		tunneled("the tunnels replaced by another program's devices of their names", "they are reported and left alone; the tunnels are made again once they are gone", 1, replaceTunnels),
 		tunneled("a peer's FDB entries deleted", "they are put back", 5, (*lab).deleteEntries),
+		tunneled("a peer's FDB entries diverted to another VNI", "they are put right", 3, (*lab).divertEntries),
 		tunneled("a peer's neighbors on the tunnels deleted", "they are put back", 5, (*lab).deleteNeighbors),
 		tunneled("the tunnels' addresses deleted", "they are given back, and the routes that the kernel removed with them", 3, func(l *lab) {
 			l.eachTunnel(func(link netlink.Link, _ netip.Prefix) error { return l.deleteTunnelAddress(link) })
@@ -155,6 +156,15 @@ func (l *lab) deleteEntries() {
 	l.t.Helper()
 	l.eachTunnel(func(link netlink.Link, subnet netip.Prefix) error {
 		return l.node.Handle().NeighDel(l.entry(link, subnet))
+	})
+}
+
+func (l *lab) divertEntries() {
+	l.t.Helper()
+	l.eachTunnel(func(link netlink.Link, subnet netip.Prefix) error {
+		entry := l.entry(link, subnet)
+		entry.VNI = 99
+		return l.node.Handle().NeighSet(entry)
 	})
 }
 
