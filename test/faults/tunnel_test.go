@@ -163,7 +163,7 @@ func (l *lab) divertEntries() {
 	l.t.Helper()
 	l.eachTunnel(func(link netlink.Link, subnet netip.Prefix) error {
 		entry := l.entry(link, subnet)
-		entry.VNI = 99
+		entry.VNI, entry.State = 99, netlink.NUD_PERMANENT
 		return l.node.Handle().NeighSet(entry)
 	})
 }

@@ -152,18 +152,24 @@ func TestPodsBehindARouterReachEachOtherByTunnels(t *testing.T) {
 func TestSettingChangesUnderTraffic(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, 3*limit)
-	nodes, pods := nodesOnLANs(ctx, t, f, "--encapsulation=cross-subnet")
-	routed(ctx, t, nodes)
-	flows := append(flowsBothWays(t, pods[0], pods[1]), flowsBothWays(t, pods[0], pods[2])...)
-	for _, setting := range []string{"always", "cross-subnet"} {
+	nodes, pods := nodesOnLANs(ctx, t, f, "--encapsulation=never")
+	onLink := flowsBothWays(t, pods[0], pods[1])
+	change := func(setting string) {
 		for _, node := range nodes {
 			testutil.Must(t, node.StopAgent(syscall.SIGTERM))
 			testutil.Must(t, node.StartAgent(nodelab.AgentOptions{Args: []string{"--encapsulation=" + setting}}))
 			testutil.Must(t, node.WaitReady(ctx))
-			testutil.Must(t, flows[0].Run(ctx, flowTime))
+			testutil.Must(t, onLink[0].Run(ctx, flowTime))
 		}
 	}
-	stopFlows(t, flows)
+	change("cross-subnet")
+	routed(ctx, t, nodes)
+	apart := flowsBothWays(t, pods[0], pods[2]) // which never have a path with the setting never
+	change("always")
+	change("cross-subnet")
+	stopFlows(t, apart)
+	change("never")
+	stopFlows(t, onLink)
 }
 
 // A node gets a link to the other LAN, then its InternalIPs there, and loses the former link, while packets flow: none is
