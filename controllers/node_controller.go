@@ -285,8 +285,8 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 	return r.flaps.filter(changes), nil
 }
 
-// desired computes the desired state. Once a Resync it does so from nothing, too. That must give the same, or
-// the incremental computation is at fault, and begins anew.
+// desired computes the desired state. Once a Resync it does so from nothing, too. That must give
+// the same, or the incremental computation is at fault, and begins anew.
 func (r *NodeReconciler) desired(ctx context.Context, host topology.Host, all []*topology.Node, actual topology.State) (topology.State, []problem.Problem) {
 	desired, problems := r.ledger.incremental.Desired(r.Options, host, all, actual)
 	first := r.ledger.audited.IsZero() // which is a full computation itself

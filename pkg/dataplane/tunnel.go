@@ -65,7 +65,8 @@ func (f *linkFacts) addEnd(a rtnl.Addr) {
 	}
 }
 
-// errUnfiltered is returned for a tunnel that is not added because the table that filters it failed.
+// errUnfiltered is returned for a tunnel that is not added because the table that filters it
+// failed.
 var errUnfiltered = errors.New("the tunnel is not made, because the nftables table that filters it can't be written")
 
 // putTunnel adds or changes a tunnel. All that is on it is lost if it is recreated.
@@ -87,9 +88,9 @@ func (k *Kernel) putTunnel(t plan.Tunnel) (err error) {
 	return nil
 }
 
-// unmarkedTunnel names a tunnel until it has our mark. The kernel takes no alias together with a new
-// device, so without this an agent that is killed in between would leave a device with a tunnel's
-// name that looks like another program's.
+// unmarkedTunnel names a tunnel until it has our mark. The kernel takes no alias together with a
+// new device, so without this an agent that is killed in between would leave a device with a
+// tunnel's name that looks like another program's.
 const unmarkedTunnel = "plainroute-new"
 
 // removeUnmarked deletes what an interrupted addTunnel left.
@@ -169,8 +170,9 @@ func (k *Kernel) setTunnel(t topology.Tunnel) error {
 	return k.setTunnelUp(link, t)
 }
 
-// renewEntries deletes and adds each FDB entry of a tunnel, because the kernel keeps the former source
-// address of its packets as well (udp_tunnel6_dst_lookup of net/ipv6/ip6_udp_tunnel.c, by dst_cache).
+// renewEntries deletes and adds each FDB entry of a tunnel, because the kernel keeps the former
+// source address of its packets as well (udp_tunnel6_dst_lookup of net/ipv6/ip6_udp_tunnel.c, by
+// dst_cache).
 func (k *Kernel) renewEntries(dev string) (err error) {
 	var requests []request
 	for _, e := range k.peers.fdb {
@@ -225,8 +227,8 @@ type peerFacts struct {
 	fdb       []topology.FDBEntry
 }
 
-// loadPeers reads what is on our tunnels. Notifications of neighbors, of which a busy LAN causes many
-// that concern no tunnel, are subscribed to once there is a tunnel.
+// loadPeers reads what is on our tunnels. Notifications of neighbors, of which a busy LAN causes
+// many that concern no tunnel, are subscribed to once there is a tunnel.
 func (k *Kernel) loadPeers() error {
 	if len(k.links.tunnels) > 0 && !k.watched {
 		if err := k.events[0].JoinGroup(unix.RTNLGRP_NEIGH); err != nil && !errors.Is(err, unix.EPERM) { // as in listenTo
@@ -287,8 +289,8 @@ func (n neighbor) fdbEntry(dev string) (entry topology.FDBEntry, ok bool) {
 }
 
 // learnPeer reports whether a notification of a neighbor or FDB entry on a tunnel differs from what
-// is kept. Those of all other devices, of which there may be thousands, are ignored first. Before it
-// deletes a device the kernel announces the deletion of all that is on it; the device's own
+// is kept. Those of all other devices, of which there may be thousands, are ignored first. Before
+// it deletes a device the kernel announces the deletion of all that is on it; the device's own
 // notification follows.
 func (k *Kernel) learnPeer(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofNdMsg || k.links == nil {
@@ -404,8 +406,8 @@ func (k *Kernel) encodePeer(o plan.Object) []byte {
 	return append(appendAttribute(b, unix.NDA_LLADDR, mac[:]), 0, 0) // RTA_ALIGN
 }
 
-// ofTunnel reports whether a device is a tunnel of ours. Each change of one is news: its settings are
-// not kept by link.
+// ofTunnel reports whether a device is a tunnel of ours. Each change of one is news: its settings
+// are not kept by link.
 func (k *Kernel) ofTunnel(index int) bool {
 	_, ours := k.links.tunnels[index]
 	return ours

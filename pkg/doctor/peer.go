@@ -23,8 +23,8 @@ type peer struct {
 	away  bool // the Node is not ready
 }
 
-// A podPath is a pod subnet of a peer, and the InternalIP by which it is reached, which is invalid if
-// it is unknown.
+// A podPath is a pod subnet of a peer, and the InternalIP by which it is reached, which is invalid
+// if it is unknown.
 type podPath struct {
 	subnet netip.Prefix
 	hop    netip.Addr
@@ -157,8 +157,8 @@ type sweep struct {
 }
 
 // sweepPeers probes each peer of the sample with a small packet and with one as large as those that
-// carry what pods send, and the gateways of its pod subnets with a small one. The large ones are sent first, so that rate
-// limits drop answers to small ones instead.
+// carry what pods send, and the gateways of its pod subnets with a small one. The large ones are
+// sent first, so that rate limits drop answers to small ones instead.
 func (t *Target) sweepPeers(ctx context.Context) *sweep {
 	s := &t.sweep
 	s.once.Do(func() {

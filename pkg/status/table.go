@@ -171,8 +171,9 @@ func (v *View) cells(p *Peer, f Format) []string {
 	return cells
 }
 
-// path describes how packets get to a peer: "direct by 192.168.1.0/24 dev eth0", "tunnel to 192.168.2.13
-// by default via 192.168.1.1 dev eth0". If an earlier InternalIP of the Node does not count, the reason follows.
+// path describes how packets get to a peer: "direct by 192.168.1.0/24 dev eth0", "tunnel to
+// 192.168.2.13 by default via 192.168.1.1 dev eth0". If an earlier InternalIP of the Node does not
+// count, the reason follows.
 func (p *Peer) path() string {
 	words := []string{cmp.Or(string(p.Path), text.None)}
 	if p.Path != "" && p.Path != topology.PathDirect {

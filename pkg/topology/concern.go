@@ -25,18 +25,18 @@ type concerns struct {
 }
 
 func (c *concerns) of(opts Options, nodes []*Node) []netip.Prefix {
-	gone, come := changedNodes(c.nodes, nodes)
+	removed, added := changedNodes(c.nodes, nodes)
 	isOwn := func(n *Node) bool { return n.Name == opts.NodeName }
-	if c.ranges == nil || len(gone)+len(come) > maxChanged || slices.ContainsFunc(slices.Concat(gone, come), isOwn) {
-		gone, come = nil, nodes
+	if c.ranges == nil || len(removed)+len(added) > maxChanged || slices.ContainsFunc(slices.Concat(removed, added), isOwn) {
+		removed, added = nil, nodes
 		c.begin(opts, nodes)
 	}
 	before := len(c.blocks)
-	c.count(opts, come, 1)
-	added := len(c.blocks) > before
+	c.count(opts, added, 1)
+	grown := len(c.blocks) > before
 	before = len(c.blocks)
-	c.count(opts, gone, -1)
-	if c.nodes = nodes; c.ranges == nil || added || len(c.blocks) < before {
+	c.count(opts, removed, -1)
+	if c.nodes = nodes; c.ranges == nil || grown || len(c.blocks) < before {
 		ranges := slices.AppendSeq([]netip.Prefix{}, maps.Keys(c.blocks))
 		for _, p := range opts.ClusterCIDRs {
 			ranges = append(ranges, p.Masked())

@@ -24,7 +24,8 @@ func newFootprint(nodes []*Node) (f footprint) {
 	return f
 }
 
-// keys returns a State with the keys of all that the peers may contribute to one, but for the table.
+// keys returns a State with the keys of all that the peers may contribute to one, but for the
+// table.
 func (f *footprint) keys() (s State) {
 	for _, p := range f.subnets {
 		dev := tunnelName(p.Addr().Is4())
@@ -124,8 +125,8 @@ func splice[T any](sorted, gone, put []T, compare func(T, T) int) (all []T, ok b
 	return append(all, sorted...), ok
 }
 
-// unsettled returns the subnets of the footprint with other routes in the kernel than desired, or with other grants
-// than before.
+// unsettled returns the subnets of the footprint with other routes in the kernel than desired, or
+// with other grants than before.
 func (f footprint) unsettled(desired, actual State) (all []netip.Prefix) {
 	for _, p := range f.subnets {
 		want, have := routeTo(desired.Routes, p, MetricPeer), routeTo(actual.Routes, p, MetricPeer)
@@ -142,17 +143,17 @@ func (c *claim) sameGrant(d *claim) bool {
 	return c.node.Name == d.node.Name && c.node.UID == d.node.UID && c.addr == d.addr && c.via == d.via && c.hadRoute == d.hadRoute
 }
 
-// regranted returns the subnets whose grants differ.
-func regranted(now, before []*claim) (all []netip.Prefix) {
-	uncommon(now, before, compareClaims, (*claim).sameGrant, func(c *claim) { all = append(all, c.subnet) })
+// changedGrants returns the subnets whose grants differ.
+func changedGrants(now, before []*claim) (all []netip.Prefix) {
+	eachDifference(now, before, compareClaims, (*claim).sameGrant, func(c *claim) { all = append(all, c.subnet) })
 	return all
 }
 
 // differences returns the destinations of the routes, and the InternalIPs of the FDB entries, that
 // are not the same in two States.
 func differences(a, b State) (all []netip.Prefix) {
-	uncommon(a.Routes, b.Routes, Route.Compare, func(r, s Route) bool { return r == s }, func(r Route) { all = append(all, r.Dst) })
-	uncommon(a.FDB, b.FDB, FDBEntry.Compare, func(e, f FDBEntry) bool { return e == f }, func(e FDBEntry) {
+	eachDifference(a.Routes, b.Routes, Route.Compare, func(r, s Route) bool { return r == s }, func(r Route) { all = append(all, r.Dst) })
+	eachDifference(a.FDB, b.FDB, FDBEntry.Compare, func(e, f FDBEntry) bool { return e == f }, func(e FDBEntry) {
 		if e.Dst.IsValid() { // else another program's entry, which leads elsewhere
 			all = append(all, single(e.Dst))
 		}
@@ -160,8 +161,9 @@ func differences(a, b State) (all []netip.Prefix) {
 	return all
 }
 
-// uncommon calls f with each element of two sorted lists that the other one lacks or has otherwise.
-func uncommon[T any](a, b []T, compare func(T, T) int, same func(T, T) bool, f func(T)) {
+// eachDifference calls f with each element of two sorted lists that the other one lacks or has
+// otherwise.
+func eachDifference[T any](a, b []T, compare func(T, T) int, same func(T, T) bool, f func(T)) {
 	for len(a) > 0 && len(b) > 0 {
 		switch order := compare(a[0], b[0]); {
 		case order < 0:

@@ -9,10 +9,10 @@ import (
 )
 
 // Incremental computes what Desired computes, for one input after another, at the cost of what has
-// changed. What a peer contributes depends on this host and on the peers that it meets: those with
-// an overlapping subnet, with an InternalIP inside a subnet of the other, or with the same InternalIP
-// or MAC address of the tunnel. So Desired runs for the peers that changed and for those that they meet, and the
-// others keep their contributions. The zero Incremental is ready for use.
+// changed. What a peer contributes depends on this host and on related peers: those with an
+// overlapping subnet, with an InternalIP inside a subnet of the other, or with the same InternalIP
+// or MAC address of the tunnel. So Desired runs for the peers that changed and for their relatives,
+// and the others keep their contributions. The zero Incremental is ready for use.
 type Incremental struct {
 	last     *computation // nil: none
 	index    *peerIndex   // of the peers of last; nil: not built
@@ -52,15 +52,15 @@ func (b *builder) basis() basis {
 // maxChanged is the number of peers above which a full computation is cheaper.
 const maxChanged = 64
 
-// Desired returns what the function Desired returns. A Node that changed is another element of nodes
-// than before. Neither nodes nor the host's lists may be changed afterwards.
+// Desired returns what the function Desired returns. A Node that changed is another element of
+// nodes than before. Neither nodes nor the host's lists may be changed afterwards.
 func (x *Incremental) Desired(opts Options, host Host, nodes []*Node, actual State) (State, []problem.Problem) {
 	next, indexed := x.update(opts, host, nodes, actual)
 	if next == nil {
 		b := newBuilder(opts, host, nodes, actual)
 		b.compute()
 		next = &computation{basis: b.basis(), desired: b.desired, problems: b.problems}
-		next.unsettled = append(differences(next.desired, actual), regranted(next.desired.granted, actual.granted)...)
+		next.unsettled = append(differences(next.desired, actual), changedGrants(next.desired.granted, actual.granted)...)
 		if !indexed {
 			x.index = nil
 		}
@@ -75,29 +75,29 @@ func (x *Incremental) Concerns(opts Options, nodes []*Node) []netip.Prefix {
 	return x.concerns.of(opts, nodes)
 }
 
-// update continues from the last computation. It returns nil if a full one is needed, or cheaper, and whether
-// the index has the peers of nodes.
+// update continues from the last computation. It returns nil if a full one is needed, or cheaper,
+// and whether the index has the peers of nodes.
 func (x *Incremental) update(opts Options, host Host, nodes []*Node, actual State) (next *computation, indexed bool) {
 	if !x.continues(opts, host, actual) {
 		return nil, false
 	}
-	gone, come := changedNodes(x.last.nodes, nodes)
+	removed, added := changedNodes(x.last.nodes, nodes)
 	touched := differences(x.last.desired, actual)
 	isOwn := func(n *Node) bool { return n.Name == opts.NodeName }
-	if len(gone)+len(come)+len(touched) > maxChanged || slices.ContainsFunc(slices.Concat(gone, come), isOwn) {
+	if len(removed)+len(added)+len(touched) > maxChanged || slices.ContainsFunc(slices.Concat(removed, added), isOwn) {
 		return nil, false
 	}
 	if x.index == nil {
 		x.index = newPeerIndex(opts, x.last.nodes)
 	}
-	x.index.add(come...)
-	met := x.index.meet(slices.Concat(gone, come), slices.Concat(touched, x.last.unsettled))
-	x.index.remove(gone...)
-	if len(met) > maxChanged {
+	x.index.add(added...)
+	related := x.index.related(slices.Concat(removed, added), slices.Concat(touched, x.last.unsettled))
+	x.index.remove(removed...)
+	if len(related) > maxChanged {
 		return nil, true
 	}
-	changed := newFootprint(met)
-	peers := slices.DeleteFunc(met, func(n *Node) bool { return slices.Contains(gone, n) })
+	changed := newFootprint(related)
+	peers := slices.DeleteFunc(related, func(n *Node) bool { return slices.Contains(removed, n) })
 	return x.merge(opts, host, nodes, actual, changed, peers, touched), true
 }
 

@@ -12,8 +12,9 @@ import (
 func isTunnel(dev string) bool { return dev == Tunnel4 || dev == Tunnel6 }
 
 // findTunnels decides which tunnels this host has: one for each family of its pod subnets, also
-// while all peers are on link, because a peer with another setting may send by it. One that is there
-// stays as it is while our own subnets are unknown, and if this host could not have it any more.
+// while all peers are on link, because a peer with another setting may send by it. One that is
+// there stays as it is while our own subnets are unknown, and if this host could not have it any
+// more.
 func (b *builder) findTunnels() {
 	if !b.opts.Encapsulates() || b.opts.Router {
 		return
@@ -100,8 +101,8 @@ func (b *builder) tunnelEnd(is4 bool) (addr netip.Addr, on Link) {
 	return addr, on
 }
 
-// tunnelMTU returns what is left of the MTU of the links by which packets of the tunnel leave. While
-// they are unknown, it stays as it is, or is that of Ethernet.
+// tunnelMTU returns what is left of the MTU of the links by which packets of the tunnel leave.
+// While they are unknown, it stays as it is, or is that of Ethernet.
 func (b *builder) tunnelMTU(link Link, is4 bool) int {
 	added, before := tunnelOverhead(is4), 1500
 	if b.leadsSomewhere(link) {
@@ -137,8 +138,8 @@ func (b *builder) sharedPorts() {
 	}
 }
 
-// tunnelSource returns the address of the tunnel of a family, which is the source of this node's own
-// packets. While our own subnets are unknown, it is the one that is there.
+// tunnelSource returns the address of the tunnel of a family, which is the source of this node's
+// own packets. While our own subnets are unknown, it is the one that is there.
 func (b *builder) tunnelSource(is4 bool) netip.Addr {
 	if p := firstOf(b.subnets, is4); p.IsValid() {
 		return TunnelAddr(p)
@@ -164,8 +165,8 @@ func (b *builder) tunnelAddresses() {
 }
 
 // separateMACs has one Node of several with the same MAC address of their tunnel keep it, as in a
-// dispute about a subnet, because a kubelet may have searched for such a subnet. IPv4 subnets have none
-// in common.
+// dispute about a subnet, because a kubelet may have searched for such a subnet. IPv4 subnets have
+// none in common.
 func (b *builder) separateMACs() {
 	holders := map[MAC]*claim{}
 	for _, c := range b.claims {
@@ -239,8 +240,8 @@ func (b *builder) endpoints() []netip.Addr {
 }
 
 // looseFilters has the uplinks and tunnels, if there are several, accept packets whose source is
-// reached by another one (rp_filter of ip-sysctl.rst, of IPv4 alone): a peer with another setting, or
-// one that has lost a link, answers by the other way.
+// reached by another one (rp_filter of ip-sysctl.rst, of IPv4 alone): a peer with another setting,
+// or one that has lost a link, answers by the other way.
 func (b *builder) looseFilters(is4 bool) {
 	devs := b.ownLinks()
 	if *b.resolver.tunnels.of(true) != nil {

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// A peerIndex finds the peers that meet. Its cost is that of a few searches for each prefix of a
-// peer, and of moving the elements behind a new one.
+// A peerIndex finds related peers: those with overlapping prefixes. Its cost is that of a few
+// searches for each prefix of a peer, and of moving the elements behind a new one.
 type peerIndex struct {
 	opts    Options
 	entries []peerEntry // sorted
@@ -47,8 +47,9 @@ func (x *peerIndex) entriesOf(n *Node) (all []peerEntry) {
 	return all
 }
 
-// prefixes returns the subnets of a Node, and its InternalIPs as single addresses. If there are tunnels,
-// it returns the gateways of IPv6 subnets too, which are the same if the MAC addresses are.
+// prefixes returns the subnets of a Node, and its InternalIPs as single addresses. If there are
+// tunnels, it returns the gateways of IPv6 subnets too, which are the same if the MAC addresses
+// are.
 func (x *peerIndex) prefixes(n *Node) []netip.Prefix {
 	all := slices.Clone(n.PodCIDRs)
 	for _, addr := range n.Addrs {
@@ -86,15 +87,15 @@ func (x *peerIndex) remove(nodes ...*Node) {
 	}
 }
 
-// meet returns the given Nodes without our own, those that meet one of the prefixes, and all that these
-// meet in turn, each once. It stops at more than maxChanged.
-func (x *peerIndex) meet(nodes []*Node, prefixes []netip.Prefix) []*Node {
-	var met []*Node
+// related returns the given Nodes without our own, the peers with a prefix that overlaps one of the
+// prefixes, and all that are related to these, each once. It stops at more than maxChanged.
+func (x *peerIndex) related(nodes []*Node, prefixes []netip.Prefix) []*Node {
+	var related []*Node
 	seen := map[*Node]bool{}
 	visit := func(n *Node) {
 		if !seen[n] && n.Name != x.opts.NodeName {
 			seen[n] = true
-			met = append(met, n)
+			related = append(related, n)
 		}
 	}
 	for _, n := range nodes {
@@ -103,12 +104,12 @@ func (x *peerIndex) meet(nodes []*Node, prefixes []netip.Prefix) []*Node {
 	for _, p := range prefixes {
 		x.each(p, visit)
 	}
-	for i := 0; i < len(met) && len(met) <= maxChanged; i++ {
-		for _, p := range x.prefixes(met[i]) {
+	for i := 0; i < len(related) && len(related) <= maxChanged; i++ {
+		for _, p := range x.prefixes(related[i]) {
 			x.each(p, visit)
 		}
 	}
-	return met
+	return related
 }
 
 // each calls f with the peers of all entries that overlap a prefix.
@@ -135,19 +136,19 @@ func (x *peerIndex) search(p netip.Prefix) int {
 }
 
 // changedNodes returns the elements that only one of two lists has.
-func changedNodes(before, now []*Node) (gone, come []*Node) {
+func changedNodes(before, now []*Node) (removed, added []*Node) {
 	n := min(len(before), len(now))
 	for i := range n {
 		if before[i] != now[i] {
-			gone, come = append(gone, before[i]), append(come, now[i])
+			removed, added = append(removed, before[i]), append(added, now[i])
 		}
 	}
-	gone, come = append(gone, before[n:]...), append(come, now[n:]...)
-	if len(gone)+len(come) > 2*maxChanged {
-		return gone, come // no matter which of them have only moved
+	removed, added = append(removed, before[n:]...), append(added, now[n:]...)
+	if len(removed)+len(added) > 2*maxChanged {
+		return removed, added // no matter which of them have only moved
 	}
-	moved := func(n *Node) bool { return slices.Contains(gone, n) && slices.Contains(come, n) }
-	left := slices.DeleteFunc(slices.Clone(gone), moved)
-	come = slices.DeleteFunc(slices.Clone(come), moved)
-	return left, come
+	moved := func(n *Node) bool { return slices.Contains(removed, n) && slices.Contains(added, n) }
+	left := slices.DeleteFunc(slices.Clone(removed), moved)
+	added = slices.DeleteFunc(slices.Clone(added), moved)
+	return left, added
 }
