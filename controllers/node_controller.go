@@ -275,6 +275,8 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 	p.saw, p.unread = true, host.TableUnread != ""
 	if r.ledger.wanted != nil {
 		actual = actual.After(*r.ledger.wanted)
+	} else {
+		actual = actual.Granting(p.view.Grants)
 	}
 	desired, problems := r.desired(ctx, host, p.view.Nodes, actual)
 	desired, changes, held := r.prune(p.view, desired, actual)
