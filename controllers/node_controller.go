@@ -291,6 +291,9 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 // the incremental computation is at fault, and begins anew.
 func (r *NodeReconciler) desired(ctx context.Context, host topology.Host, all []*topology.Node, actual topology.State) (topology.State, []problem.Problem) {
 	desired, problems := r.ledger.incremental.Desired(r.Options, host, all, actual)
+	if r.ledger.wanted == nil {
+		r.ledger.audited = time.Now() // the first one is from nothing anyway
+	}
 	if time.Since(r.ledger.audited) < r.Resync {
 		return desired, problems
 	}
