@@ -160,11 +160,13 @@ func (l *lab) measureRepair(ctx context.Context, r *report, saved bool) error {
 	if err != nil {
 		return err
 	}
-	if err := l.settled(ctx); err != nil {
+	cpu, err := l.agent.cpu()
+	if err := errors.Join(err, l.settled(ctx)); err != nil {
 		return err
 	}
 	after, err := l.received()
 	r.add("restart to first repair "+how, milliseconds(at.Sub(l.agent.started)), "ms", 0)
+	r.add("CPU until then, "+how, milliseconds(cpu), "ms", 0)
 	r.add("received until 2 s after that, "+how, float64(after-before)/1024, "KiB", 0)
 	return err
 }
