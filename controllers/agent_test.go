@@ -47,6 +47,7 @@ type agent struct {
 	server   http.Handler
 	loop     *NodeReconciler
 	ended    chan error // the manager's last word
+	stop     func()     // ends the agent
 }
 
 // agentOptions are what tests vary; the zero value is node1 on the LAN.
@@ -55,6 +56,7 @@ type agentOptions struct {
 	ignore string
 	edit   func(*topology.Options)
 	host   func(*memoryHost) // changes it before the agent runs
+	on     *memoryHost       // a host that an earlier agent left; nil: a new one
 	memory *memoryNodes      // nil: Nodes come from the API server
 	writer bool              // it patches its Node in all ways
 	events *steppedEvents    // nil: it writes none
@@ -79,6 +81,10 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 	host, err := newMemoryHost()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.on != nil {
+		host = o.on
+		host.watched = make(chan struct{})
 	}
 	a := &agent{t: t, host: host, latest: &status.Latest{}, registry: prometheus.NewRegistry(), log: &logBook{}}
 	book.Store(a.log)
@@ -200,11 +206,14 @@ func (a *agent) run(r *NodeReconciler, api *rest.Config) {
 		a.ended <- mgr.Start(ctx)
 		close(a.ended)
 	}()
-	a.t.Cleanup(func() {
+	a.stop = func() {
 		cancel()
 		if err := <-a.ended; err != nil {
 			a.t.Error("the manager ended with", err)
 		}
+	}
+	a.t.Cleanup(func() {
+		a.stop()
 		if a.t.Failed() {
 			a.t.Log("the agent's log:\n" + strings.Join(a.log.with(), "\n"))
 		}

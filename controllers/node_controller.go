@@ -275,6 +275,8 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 	p.saw, p.unread = true, host.TableUnread != ""
 	if r.ledger.wanted != nil {
 		actual = actual.After(*r.ledger.wanted)
+	} else {
+		actual = actual.Granting(p.view.Grants)
 	}
 	desired, problems := r.desired(ctx, host, p.view.Nodes, actual)
 	desired, changes, held := r.prune(p.view, desired, actual)
@@ -289,13 +291,13 @@ func (r *NodeReconciler) compute(ctx context.Context, p *pass) (plan.Changes, er
 // the same, or the incremental computation is at fault, and begins anew.
 func (r *NodeReconciler) desired(ctx context.Context, host topology.Host, all []*topology.Node, actual topology.State) (topology.State, []problem.Problem) {
 	desired, problems := r.ledger.incremental.Desired(r.Options, host, all, actual)
-	first := r.ledger.audited.IsZero() // which is a full computation itself
-	if !first && time.Since(r.ledger.audited) < r.Resync {
+	if r.ledger.wanted == nil {
+		r.ledger.audited = time.Now() // the first one is from nothing anyway
+	}
+	if time.Since(r.ledger.audited) < r.Resync {
 		return desired, problems
 	}
-	if r.ledger.audited = time.Now(); first {
-		return desired, problems
-	}
+	r.ledger.audited = time.Now()
 	full, found := topology.Desired(r.Options, host, all, actual)
 	if plan.Diff(full, desired).Empty() && slices.Equal(found, problems) && slices.Equal(topology.Concerns(r.Options, all), r.ledger.concerns) {
 		return desired, problems

@@ -211,6 +211,11 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	}
 	source.Own = opts.NodeName
 	latest, build := &status.Latest{}, controllers.Build{Version: version, Revision: revision}
+	saved := &savedNodes{store: cni.Store{RunDir: f.runDir}, source: source, latest: latest, log: ctrl.Log.WithName("nodes")}
+	if saved.identity, err = f.identityOf(config, opts.NodeName); err != nil {
+		return err
+	}
+	saved.restore()
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: source, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
 		Latest: latest, Metrics: controllers.NewMetrics(metrics.Registry, build, latest, source.Health), Version: version,
@@ -234,12 +239,14 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if unlocked {
 		runnables = append(runnables, manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) }))
 	}
-	for _, r := range runnables {
+	for _, r := range append(runnables, saved) {
 		if err := mgr.Add(r); err != nil {
 			return err
 		}
 	}
-	return mgr.Start(ctx)
+	err = mgr.Start(ctx)
+	saved.save()
+	return err
 }
 
 // leaseCollector frees the addresses of pods that are gone.

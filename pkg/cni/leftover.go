@@ -14,6 +14,9 @@ import (
 
 func (s Store) lock() string { return filepath.Join(s.RunDir, "lock") }
 
+// others returns the paths of our files besides the config.
+func (s Store) others() []string { return []string{s.lock(), s.nodes(), s.nodes() + tempSuffix} }
+
 // Held reports whether TakeLock failed because an agent has the lock.
 func Held(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
 
@@ -42,7 +45,7 @@ func (s Store) Configs() []string {
 
 // Leftovers returns our other files in the run folder.
 func (s Store) Leftovers() []string {
-	files := existing(s.lock())
+	files := existing(s.others()...)
 	if at, err := os.Lstat(s.LeaseDir()); err == nil && at.IsDir() {
 		files = append(files, s.LeaseDir())
 	}
@@ -67,7 +70,7 @@ func (s Store) Clear(leases bool) error {
 	if leases {
 		errs = append(errs, os.RemoveAll(s.LeaseDir())) // does not follow symlinks
 	}
-	for _, path := range append(s.Configs(), existing(s.lock())...) {
+	for _, path := range append(s.Configs(), existing(s.others()...)...) {
 		errs = append(errs, unlink(path))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -21,11 +21,13 @@ func TestClear(t *testing.T) {
 			testutil.Must(t, os.MkdirAll(filepath.Join(s.LeaseDir(), "plainroute"), 0o755))
 			testutil.Must(t, os.WriteFile(filepath.Join(s.LeaseDir(), "plainroute", "10.244.1.2"), nil, 0o644))
 			testutil.Must(t, os.WriteFile(s.link()+tempSuffix, nil, 0o600))
+			testutil.Must(t, s.WriteNodes([]byte("nodes")))
+			testutil.Must(t, os.WriteFile(s.nodes()+tempSuffix, nil, 0o600))
 			testutil.Must(t, os.Symlink("/nowhere", s.target()+tempSuffix))
 			if foreign {
 				testutil.Must(t, os.WriteFile(filepath.Join(s.RunDir, "precious"), nil, 0o600))
 			}
-			if got := len(s.Configs()) + len(s.Leftovers()); got != 6 {
+			if got := len(s.Configs()) + len(s.Leftovers()); got != 8 {
 				t.Errorf("found %q, %q", s.Configs(), s.Leftovers())
 			}
 			testutil.Must(t, s.Clear(false))

@@ -157,7 +157,7 @@ func (s Store) Write(c topology.CNI) error {
 	if s.outdated(c) {
 		return nil // another program's change causes another pass
 	}
-	if err := replace(s.target(), seen, func(temp string) error { return writeFile(temp, content) }); err != nil {
+	if err := replace(s.target(), seen, func(temp string) error { return writeFile(temp, content, 0o644) }); err != nil {
 		return fmt.Errorf("writing the CNI config: %w", err)
 	}
 	if err := s.place(c, seen); err != nil && !errors.Is(err, errChanged) {
@@ -221,7 +221,7 @@ func (s Store) share(c topology.CNI, seen map[string]stamp) error {
 	if err != nil || s.shares(c) {
 		return err
 	}
-	return replace(s.link(), seen, func(temp string) error { return writeFile(temp, content) })
+	return replace(s.link(), seen, func(temp string) error { return writeFile(temp, content, 0o644) })
 }
 
 // replace creates a file by a temporary name and renames it into place. It replaces anything but a
@@ -247,15 +247,15 @@ func replace(path string, seen map[string]stamp, create func(temp string) error)
 	return nil
 }
 
-// writeFile creates a file that all may read, whatever the umask. It doesn't follow a symlink
-// (O_EXCL of open(2)).
-func writeFile(path string, content []byte) error {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+// writeFile creates a file with a mode, whatever the umask. It doesn't follow a symlink (O_EXCL of
+// open(2)).
+func writeFile(path string, content []byte, mode os.FileMode) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, mode)
 	if err != nil {
 		return err
 	}
 	_, err = file.Write(content)
-	return errors.Join(err, file.Chmod(0o644), file.Sync(), file.Close())
+	return errors.Join(err, file.Chmod(mode), file.Sync(), file.Close())
 }
 
 // unlink removes anything but a folder, even an empty one, if it exists.
@@ -270,7 +270,7 @@ func unlink(path string) error {
 // RemoveTemporary removes what a crash during Write left. Write returns the error of what can't be
 // removed.
 func (s Store) RemoveTemporary() {
-	for _, path := range s.paths() {
+	for _, path := range append(s.paths(), s.nodes()) {
 		_ = unlink(path + tempSuffix)
 	}
 }

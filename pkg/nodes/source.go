@@ -48,6 +48,8 @@ type Source struct {
 	listing      bool              // the list under way comes from the server's cache
 	lists        int               // number of full lists so far
 	confirmAfter time.Time         // the time after which a confirmation must begin
+	version      string            // resource version that the view is as new as; empty: unknown
+	restored     restored
 }
 
 // New returns a Source that reads through config. Nodes that ignore selects are left out; a
@@ -72,11 +74,13 @@ type View struct {
 	Nodes []*topology.Node // must not be changed
 	Since time.Time        // when the oldest change arrived that the previous View lacks; zero: nothing changed
 	// Cached reports whether the Nodes were listed from the server's cache, which may be of any
-	// age, and no quorum read has confirmed them since.
+	// age, or were restored and the watch has not caught up, and no quorum read has confirmed them since.
 	Cached     bool
 	Confirmed  time.Time // when the last quorum read that agreed began
 	ConfirmErr error     // why the last quorum read did not agree
 	Own        *OwnState // of the Node named Source.Own; nil: there is none
+	// Grants are those of the run that saved a restored view, until the watch has caught up.
+	Grants []topology.Grant
 }
 
 // View returns the current Nodes. The next View's Since counts from here.
@@ -145,13 +149,25 @@ func (c scaledClock) stretch(d time.Duration) time.Duration {
 func (s *Source) listerWatcher() cache.ListerWatcher {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
-			s.began(opts)
 			list := &wireNodeList{own: s.Own}
+			if list.ResourceVersion = s.resume(); list.ResourceVersion != "" {
+				return list, nil
+			}
+			s.began(opts)
 			err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Into(list)
 			s.recordError(err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+			if opts.SendInitialEvents != nil {
+				if version := s.resume(); version != "" {
+					return emptyStream(version), nil
+				}
+			}
+			if err := s.checkRestored(ctx); err != nil {
+				s.recordError(err)
+				return nil, err
+			}
 			opts.Watch = true
 			s.began(opts)
 			body, err := s.client.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Stream(ctx)
@@ -178,11 +194,12 @@ func (s *Source) began(opts metav1.ListOptions) {
 	if opts.Continue == "" {
 		s.listing = opts.ResourceVersion == "0"
 	}
+	s.restored.answering = false
 }
 
 // Health is the state of the connection to the API server.
 type Health struct {
-	Synced      bool      // a full list has arrived since the start
+	Synced      bool      // a full list has arrived since the start, or a saved view was restored
 	Watching    bool      // a watch is open
 	Err         error     // why the last request failed, or nil
 	LastContact time.Time // when the API server last sent anything; zero: never
@@ -220,6 +237,9 @@ func (s *Source) recordError(err error) {
 	news := !s.view.Synced && err != nil && !sameCause(err, s.view.Err)
 	if s.view.Synced || news {
 		s.view.Err = err
+	}
+	if answer := apierrors.APIStatus(nil); err == nil || errors.As(err, &answer) {
+		s.restored.version = "" // the server has answered, if only that it has forgotten the version
 	}
 	s.mu.Unlock()
 	if news {

@@ -124,9 +124,12 @@ func (s *Source) forget(name string) {
 	})
 }
 
-// Replace stores a full list. A list sorted by pod subnet is the cheapest to sort again in
-// each pass.
-func (s *Source) Replace(list []any, _ string) error {
+// Replace stores a full list, unless the restored view takes its place. A list sorted by pod subnet
+// is the cheapest to sort again in each pass.
+func (s *Source) Replace(list []any, version string) error {
+	if s.restored.answering {
+		return nil
+	}
 	kept := make([]*keptNode, 0, len(list))
 	for _, obj := range list {
 		k, err := s.keep(obj)
@@ -145,6 +148,7 @@ func (s *Source) Replace(list []any, _ string) error {
 			s.put(k)
 		}
 		s.view.Synced, s.view.Err, s.view.Cached = true, nil, s.listing
+		s.version, s.restored, s.view.Grants = version, restored{}, nil
 		s.lists++
 		return true
 	})

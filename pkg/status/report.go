@@ -71,7 +71,7 @@ type Uplink struct {
 
 // API is the state of the watch of Nodes.
 type API struct {
-	Synced    bool      `json:"synced"`             // there was a full list of Nodes
+	Synced    bool      `json:"synced"`             // there was a full list of Nodes, or a saved one
 	LastEvent time.Time `json:"lastEvent,omitzero"` // when the API server last sent anything; zero: never
 	Error     string    `json:"error,omitempty"`    // why the last request to the API server failed
 }

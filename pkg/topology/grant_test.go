@@ -2,6 +2,7 @@ package topology
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,5 +56,23 @@ func TestSubnetStaysWithItsNode(t *testing.T) {
 				t.Errorf("made again, and alone, the Node gets no route: %v", state.Routes)
 			}
 		})
+	}
+}
+
+// Grants that were saved count as those of the pass before, whatever their order.
+func TestSavedGrantsCount(t *testing.T) {
+	opts, host := parseOptions(t, ""), parseHost(t, defaultHost)
+	node := func(name, subnet, addr string) *Node {
+		return &Node{Name: name, UID: "uid of " + name, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(subnet)}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
+	}
+	nodes := []*Node{node("node1", "10.244.1.0/24", "192.168.1.11"), node("near", "10.244.2.0/24", "192.168.1.12"), node("far", "10.244.3.0/24", "172.16.0.1")}
+	state, _ := Desired(opts, host, nodes, allSysctls("eth0"))
+	saved := state.Grants()
+	if len(saved) != 2 || !saved[0].HadRoute || saved[1].HadRoute {
+		t.Fatalf("the grants are %+v", saved)
+	}
+	slices.Reverse(saved)
+	if different := changedGrants(state.Granting(saved).granted, state.granted); len(different) > 0 {
+		t.Errorf("the grants of %v are others", different)
 	}
 }

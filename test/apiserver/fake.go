@@ -286,7 +286,9 @@ func (f *Fake) list(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	const perPage = 2
-	list := &metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}}
+	list := &metav1.PartialObjectMetadataList{
+		TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}, ListMeta: metav1.ListMeta{ResourceVersion: version},
+	}
 	from, _ := strconv.Atoi(q.URL.Query().Get("continue"))
 	for i := from; i < len(all) && i < from+perPage; i++ {
 		list.Items = append(list.Items, metav1.PartialObjectMetadata{ObjectMeta: all[i].ObjectMeta})

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -18,6 +19,7 @@ type Gate struct {
 	t      *testing.T
 	addr   string
 	target string
+	sent   atomic.Int64
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -110,10 +112,26 @@ func (g *Gate) pass(client net.Conn) {
 		_, _ = io.Copy(server, client)
 		server.Close()
 	}()
-	_, _ = io.Copy(client, server)
+	_, _ = io.Copy(counted{client, &g.sent}, server)
 	g.mu.Lock()
 	delete(g.conns, client)
 	g.mu.Unlock()
+}
+
+// Sent returns the bytes that have come from the server.
+func (g *Gate) Sent() int64 { return g.sent.Load() }
+
+// counted counts the bytes of a writer.
+type counted struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+// Write writes and counts.
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 func (g *Gate) enter(client net.Conn) bool {

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -102,10 +105,14 @@ func measureRestart(ctx context.Context, l *lab, r *report) error {
 	l.opts.nodes -= fewNodes
 	gone := fewNodes * len(l.subnets(ownIndex)) * l.perRoute()
 	before := l.routes.notifications()
+	beating, stop := context.WithCancel(ctx)
+	defer stop()
+	go l.beat(beating)
 	at, err := l.routes.await(ctx, l.startAgent, peers(gone, false))
 	if err != nil {
 		return err
 	}
+	stop()
 	if err := l.settled(ctx); err != nil {
 		return err
 	}
@@ -123,7 +130,58 @@ func measureRestart(ctx context.Context, l *lab, r *report) error {
 		return err
 	}
 	r.add("route changes by a restart over a correct table", float64(l.routes.notifications()-before), "", exactly0)
-	return l.complete()
+	return errors.Join(l.measureRepair(ctx, r, true), l.measureRepair(ctx, r, false), l.complete())
+}
+
+// beat sends heartbeats as often as the kubelets of 5,000 Nodes do, every 5 minutes each.
+func (l *lab) beat(ctx context.Context) {
+	for testutil.Pause(ctx, 60*time.Millisecond) == nil {
+		_ = l.patchStatus(ctx, 1, types.StrategicMergePatchType, "conditions", conditions(time.Now()))
+	}
+}
+
+// measureRepair restarts the agent after a route was deleted, with or without the Nodes that it saved, and measures when
+// that route is back and what the API server has sent a while later.
+func (l *lab) measureRepair(ctx context.Context, r *report, saved bool) error {
+	how := map[bool]string{true: "with the saved Nodes", false: "without them"}[saved]
+	routes, err := l.ours()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(l.agent.stop(ctx), l.link.RouteDel(&routes[len(routes)/2])); err != nil {
+		return err
+	}
+	if !saved {
+		if err := os.Remove(filepath.Join(l.machine.RunDir, "nodes")); err != nil {
+			return err
+		}
+	}
+	before, err := l.received()
+	if err != nil {
+		return err
+	}
+	at, err := l.routes.await(ctx, l.startAgent, func(e routeEvent) bool { return e.added })
+	if err != nil {
+		return err
+	}
+	cpu, err := l.agent.cpu()
+	if err := errors.Join(err, l.settled(ctx)); err != nil {
+		return err
+	}
+	after, err := l.received()
+	r.add("restart to first repair "+how, milliseconds(at.Sub(l.agent.started)), "ms", 0)
+	r.add("CPU until then, "+how, milliseconds(cpu), "ms", 0)
+	r.add("received until 2 s after that, "+how, float64(after-before)/1024, "KiB", 0)
+	return err
+}
+
+// received returns the bytes that the machine has received on its NIC.
+func (l *lab) received() (uint64, error) {
+	eth0, err := l.link.LinkByName("eth0")
+	if err != nil {
+		return 0, fmt.Errorf("reading the counters of eth0: %w", err)
+	}
+	return eth0.Attrs().Statistics.RxBytes, nil
 }
 
 // settled waits until the agent reports that it found all routes in the kernel, and for work that

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -79,7 +81,7 @@ const outage = 60 * time.Second
 func apiKilled() fault {
 	return fault{
 		name:   "the API server killed for 60 s, an agent restarted and a route deleted meanwhile",
-		answer: "all stays, also over the restart; the route is put back",
+		answer: "all stays, also over the restart; the route is put back, by the restarted agent too",
 		prepare: func(l *lab) {
 			l.crowd = l.newcomers(1)
 			l.createNodes(fakesOf(l.crowd)...)
@@ -98,7 +100,9 @@ func apiKilled() fault {
 			l.observe()
 			l.must(l.peer.StopAgent(syscall.SIGTERM))
 			l.must(l.peer.StartAgent(nodelab.AgentOptions{}))
-			l.awaitReport(l.peer, "", problem.APIUnavailable)
+			l.must(l.peer.WaitReady(l.within(limit)))
+			_, err = l.peer.Heal(l.within(limit), gone)
+			l.must(err)
 			time.Sleep(time.Until(back))
 			l.checkUnmoved()
 			l.must(l.checkOurs())
@@ -263,6 +267,7 @@ func staleAfterRestart(hide func(*lab) func(string) bool) fault {
 	untilStart := f.inject
 	f.inject = func(l *lab) {
 		l.must(l.node.StopAgent(syscall.SIGTERM))
+		l.must(os.Remove(filepath.Join(l.node.RunDir, "nodes")))
 		l.proxy.Inject(inject.WithoutStreaming(inject.Hidden(false, hide(l))))
 		l.must(l.node.StartAgent(l.options))
 		untilStart(l)
