@@ -136,8 +136,8 @@ func TestAchieved(t *testing.T) {
 		err  error
 		want string
 	}{
-		"nothing":   {nil, "sysctl, nftables table, route, route, route, route"},
-		"a route":   {&routeError{route("10.244.2.0/24"), failed}, "sysctl, nftables table, route, route, route"},
+		"nothing":   {nil, "nftables table, sysctl, route, route, route, route"},
+		"a route":   {&routeError{route("10.244.2.0/24"), failed}, "nftables table, sysctl, route, route, route"},
 		"the table": {partError{failed, tableKey}, "sysctl, route, route, route, route"},
 		"a setting": {partError{failed, plan.Key{Kind: plan.KindSysctl, Name: setting.Path}}, "nftables table, route, route, route, route"},
 		"unknown":   {failed, "route, route, route, route"},
