@@ -40,6 +40,13 @@ var (
 // this order: why, the comments of the table in diff.go say.
 var lones = []lone{
 	{Change{Add, Bridge{aDevice}}, "bridge plainroute0", "ip link add plainroute0 address 0a:58:00:00:00:01 mtu 1500 type bridge", false},
+	{Change{Add, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
+	{Change{Replace, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
+	{
+		Change{Add, Sets{&SetChange{DeleteNodes: []netip.Addr{netip.MustParseAddr("fd00::7")}, AddNodes: []netip.Addr{anAddr}}}},
+		"nftables table plainroute",
+		"nft delete element inet plainroute nodes6 { fd00::7 }; add element inet plainroute nodes4 { 192.168.1.7 }", false,
+	},
 	{
 		Change{Add, Tunnel{Tunnel: aTunnel}},
 		"tunnel plainroute-v4",
@@ -58,13 +65,6 @@ var lones = []lone{
 	{Change{Replace, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor replace 10.244.8.0 lladdr 02:18:0a:f4:08:00 dev plainroute-v4 nud permanent", false},
 	{Change{Add, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
 	{Change{Replace, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
-	{Change{Add, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
-	{Change{Replace, Table{aTable}}, "nftables table plainroute", "nft -f - <<'EOF'\n" + aTable.Ruleset() + "EOF", false},
-	{
-		Change{Add, Sets{&SetChange{DeleteNodes: []netip.Addr{netip.MustParseAddr("fd00::7")}, AddNodes: []netip.Addr{anAddr}}}},
-		"nftables table plainroute",
-		"nft delete element inet plainroute nodes6 { fd00::7 }; add element inet plainroute nodes4 { 192.168.1.7 }", false,
-	},
 	{Change{Add, Route{aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
 	{Change{Replace, Route{aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
 	{Change{Delete, Route{aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
@@ -326,7 +326,7 @@ func TestKinds(t *testing.T) {
 	for _, k := range Kinds() {
 		labels = append(labels, k.Label())
 	}
-	if want := []string{"device", "tunnel", "device", "sysctl", "address", "neighbor", "fdb", "table", "route", "cni"}; !slices.Equal(labels, want) {
+	if want := []string{"device", "table", "tunnel", "device", "sysctl", "address", "neighbor", "fdb", "route", "cni"}; !slices.Equal(labels, want) {
 		t.Errorf("got %v", labels)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/inject"
 	"github.com/plainroute/plainroute/test/nodelab"
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -202,9 +203,17 @@ func TestRouterKnowsAllPodSubnets(t *testing.T) {
 	f := setup(t)
 	ctx := testutil.Within(t, 3*limit)
 	nodes, pods := nodesOnLANs(ctx, t, f, "--off-link=gateway", nodeRanges)
-	router, err := f.StartRouter()
+	gate, err := inject.NewGate(f.Cluster, 7999)
 	testutil.Must(t, err)
-	t.Cleanup(func() { testutil.Must(t, router.Stop(syscall.SIGKILL)) })
+	testutil.Must(t, gate.Open())
+	t.Cleanup(gate.Shut)
+	start := func() *nodelab.Router {
+		router, err := f.StartRouter("--kubeconfig", gate.Kubeconfig())
+		testutil.Must(t, err)
+		t.Cleanup(func() { testutil.Must(t, router.Stop(syscall.SIGKILL)) })
+		return router
+	}
+	router := start()
 	testutil.Must(t, f.LAN.AwaitRoute(ctx, subnetsOf(nodes...)...))
 	routed(ctx, t, nodes)
 	reachAll(ctx, t, nodes, pods)
@@ -221,12 +230,18 @@ func TestRouterKnowsAllPodSubnets(t *testing.T) {
 		reachesUnchanged(ctx, t, machine, pod.Host)
 	}
 	flows := append(flowsBothWays(t, pods[0], pods[2]), flowsBothWays(t, pods[1], pods[3])...)
-	testutil.Must(t, router.Stop(syscall.SIGKILL))
+	gate.Shut()
 	testutil.Must(t, flows[0].Run(ctx, flowTime))
-	again, err := f.StartRouter()
-	testutil.Must(t, err)
-	t.Cleanup(func() { testutil.Must(t, again.Stop(syscall.SIGKILL)) })
-	testutil.Must(t, flows[0].Run(ctx, flowTime))
+	// As by an upgrade and by a crash, and started again without the API server.
+	for _, end := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		testutil.Must(t, router.Stop(end))
+		testutil.Must(t, flows[0].Run(ctx, flowTime))
+		router = start()
+		testutil.Must(t, flows[0].Run(ctx, flowTime))
+		testutil.Must(t, gate.Open())
+		testutil.Must(t, flows[0].Run(ctx, flowTime))
+		gate.Shut()
+	}
 	stopFlows(t, flows)
 }
 
