@@ -56,7 +56,7 @@ func TestLinkGoesAndComesBack(t *testing.T) {
 		awaitDevice(t, node, f.nodes[1-i], storage)
 	}
 	testutil.Must(t, flows[0].Run(ctx, flowTime))
-	stop(t, flows, 20)
+	stop(t, flows, 300) // the kernel checks the link's new IPv6 addresses, and asks for its neighbors, for a second or more
 }
 
 // explains waits until status of the first node shows why a peer's first InternalIP does not count.
@@ -93,7 +93,7 @@ func TestLinkIsRenamed(t *testing.T) {
 		}
 		testutil.Must(t, flows[0].Run(ctx, flowTime))
 	}
-	stop(t, flows, 0)
+	stop(t, flows, 20)
 }
 
 // The storage network's switch loses power: no link of it has a carrier.
