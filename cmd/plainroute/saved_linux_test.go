@@ -48,7 +48,7 @@ func TestIdentity(t *testing.T) {
 	}
 	missing := &rest.Config{TLSClientConfig: rest.TLSClientConfig{CAFile: file + ".missing"}}
 	if _, err := (&agentFlags{}).identityOf(missing, ""); err == nil {
-		t.Error("a missing CA is no error")
+		t.Error("a missing CA returns no error")
 	}
 }
 

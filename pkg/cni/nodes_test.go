@@ -9,7 +9,7 @@ import (
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
-// The saved Nodes are replaced as a whole, and only root reads them. What a crash left is in nobody's way.
+// The saved Nodes are replaced as a whole, and only root reads them. A file that a crash left behind does not prevent that.
 func TestSavedNodes(t *testing.T) {
 	s := newStore(t)
 	testutil.Must(t, s.makeRunDir())

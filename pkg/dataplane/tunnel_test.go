@@ -226,11 +226,11 @@ func TestDeletedTunnelIsOneNotification(t *testing.T) {
 	m.must(m.nl.LinkDel(m.link(topology.Tunnel4)))
 	for _, message := range messages {
 		if m.learnOne(message) {
-			t.Errorf("it is news that there is no more %v", on.FDB[0])
+			t.Errorf("the deletion of %v before that of the tunnel counts as news", on.FDB[0])
 		}
 	}
 	if !m.learnOne(netlink.Message{Header: netlink.Header{Type: unix.RTM_DELLINK}, Data: linkMessage(index, topology.Tunnel4, 0)}) {
-		t.Error("it is no news that the tunnel is gone")
+		t.Error("the deletion of the tunnel does not count as news")
 	}
 	m.settle(all)
 }

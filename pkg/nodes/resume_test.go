@@ -119,8 +119,8 @@ func TestChangesWhileAway(t *testing.T) {
 	api.Edit("node4", func(n *corev1.Node) { n.Spec = apiserver.Peer(4).Spec })
 	api.Add(apiserver.Peer(5))
 	s, _ = run(t, config, saved)
-	time.Sleep(time.Second)
-	if v := s.View(); !v.Cached || !has("node1", "node2", "node3", "node4")(v) || v.Err == nil {
+	eventually(t, s, "the API server is missed", func(v View) bool { return v.Err != nil })
+	if v := s.View(); !v.Cached || !has("node1", "node2", "node3", "node4")(v) {
 		t.Errorf("without an API server there are %q, cached %t, error %v", names(v), v.Cached, v.Err)
 	}
 	gate.Open()

@@ -201,7 +201,7 @@ func TestIncrementalUpdates(t *testing.T) {
 		}},
 		"a route is gone":         {actual: func(s *State) { s.Routes = slices.Delete(slices.Clone(s.Routes), 7, 8) }},
 		"a route leads elsewhere": {actual: func(s *State) { s.Routes = slices.Clone(s.Routes); s.Routes[7].Via = s.Routes[8].Via }},
-		"a route of nobody": {actual: func(s *State) {
+		"a route to no Node's subnet": {actual: func(s *State) {
 			s.Routes = append(slices.Clone(s.Routes), Route{Dst: netip.MustParsePrefix("10.255.0.0/24"), Metric: MetricPeer})
 		}},
 		"a setting": {actual: func(s *State) { s.Sysctls = map[string]string{SysctlForward4: "0"} }},
