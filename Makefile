@@ -93,6 +93,11 @@ image: ## Make the container image, bin/plainroute-image.tar. PLATFORMS=linux/am
 image-check: image ## Make the image again elsewhere, with an empty build cache; it must be the same to the byte.
 	@$(PROGRESS) "making the image a second time" hack/check-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
 
+.PHONY: release
+release: ## Make the files of a release below bin/release: image, chart, manifests, kubectl plugin, checksums. IMAGE=, VERSION= choose names.
+	@hack/binaries.sh image helm kustomize krew
+	@$(PROGRESS) "making the release $(VERSION)" hack/release.sh bin/release "$(IMAGE)" "$(VERSION)"
+
 .PHONY: assets
 assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 	@hack/binaries.sh
@@ -220,7 +225,8 @@ vet:
 
 .PHONY: lint
 lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
-	@hack/binaries.sh golangci-lint
+	@hack/binaries.sh golangci-lint actionlint
+	@bin/tools/actionlint
 	@$(PROGRESS) "linting" bin/tools/golangci-lint run ./...
 	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@go run ./hack/prose -totals $(PROSE)

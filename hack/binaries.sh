@@ -7,6 +7,8 @@
 #   hack/binaries.sh govulncheck      the vulnerability scanner
 #   hack/binaries.sh image            the builder of container images, from hack/image
 #   hack/binaries.sh helm kustomize   the renderers of the manifests
+#   hack/binaries.sh actionlint       the linter of .github/workflows
+#   hack/binaries.sh krew             krew's check of the manifest of the kubectl plugin
 #   hack/binaries.sh prometheus       Prometheus and promtool, for the tests of metrics, alerts and the dashboard
 #   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster, and
 #                                     their images
@@ -280,6 +282,8 @@ make_all() {
       gotestsum) build "$tools/gotestsum" gotestsum gotest.tools/gotestsum -ldflags="-s -w" ;;
       image) build "$tools/image" image . -ldflags="-s -w" ;;
       govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
+      actionlint) build "$tools/actionlint" actionlint github.com/rhysd/actionlint/cmd/actionlint -ldflags="-s -w" ;;
+      krew) build "$tools/validate-krew-manifest" krew sigs.k8s.io/krew/cmd/validate-krew-manifest -ldflags="-s -w" ;;
       helm) helm ;;
       prometheus) prometheus ;;
       kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;
