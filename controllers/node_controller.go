@@ -142,7 +142,8 @@ func (r *NodeReconciler) Run(ctx context.Context) error {
 	if r.Events != nil {
 		run(r.Events.Run)
 	}
-	run(func(ctx context.Context) { r.Nodes.Run(ctx, func() { idle.Signal(nodeNews) }) })
+	// Nothing waits for its end: between two lists the reflector waits up to 30 s, also once ctx has ended.
+	go r.Nodes.Run(ctx, func() { idle.Signal(nodeNews) })
 	run(func(ctx context.Context) { forward(ctx, nodeNews, due) })
 	run(func(ctx context.Context) { forward(ctx, news, due) })
 	run(func(ctx context.Context) { idle.Repeat(ctx, due, r.guarded) })
