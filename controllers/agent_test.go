@@ -15,12 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/ptr"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/nodestatus"
@@ -34,8 +29,7 @@ import (
 // limit is what a wait may take on a machine under load.
 const limit = 20 * time.Second
 
-// agent is the real manager with the real reconciler and Node source in it, on a
-// host in memory.
+// agent is the real loop with the real Node source, on a host in memory.
 type agent struct {
 	t        *testing.T
 	host     *memoryHost
@@ -46,7 +40,7 @@ type agent struct {
 	writer   *recordedWriter // nil: none
 	server   http.Handler
 	loop     *NodeReconciler
-	ended    chan error // the manager's last word
+	ended    chan error // what the loop returns
 	stop     func()     // ends the agent
 }
 
@@ -71,7 +65,7 @@ func startAgent(t *testing.T, o agentOptions) *agent {
 		o.config = apiserver.Start(t).Reader
 	}
 	a := newAgent(t, o)
-	a.run(a.loop, o.config)
+	a.run()
 	return a
 }
 
@@ -87,7 +81,6 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 		host.watched = make(chan struct{})
 	}
 	a := &agent{t: t, host: host, latest: &status.Latest{}, registry: prometheus.NewRegistry(), log: &logBook{}}
-	book.Store(a.log)
 	opts := topology.Options{
 		NodeName: "node1", Masquerade: true, Bridge: "plainroute0", RunDir: "/run/plainroute",
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
@@ -105,7 +98,7 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 		ConfigPath: "/etc/cni/net.d/10-plainroute.conflist",
 	}
 	if o.events != nil {
-		r.Events = o.events
+		r.Events, o.events.log = o.events, a.log
 	}
 	if o.clock != nil {
 		r.unread = &unreadConfig{now: o.clock}
@@ -184,32 +177,18 @@ func (a *agent) source(o agentOptions, own string) testSource {
 	return a.nodes
 }
 
-func (a *agent) run(r *NodeReconciler, api *rest.Config) {
+func (a *agent) run() {
 	a.t.Helper()
-	mgr, err := ctrl.NewManager(api, ctrl.Options{
-		Scheme:  runtime.NewScheme(),
-		Metrics: metricsserver.Options{BindAddress: "0"},
-		Controller: config.Controller{
-			SkipNameValidation: ptr.To(true),    // one process runs many agents here
-			CacheSyncTimeout:   2 * time.Second, // 2 minutes by default: the agent must bear any wait
-		},
-	})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	if err := r.SetupWithManager(mgr); err != nil {
-		a.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(a.log.into(context.Background()))
 	a.ended = make(chan error, 1)
 	go func() {
-		a.ended <- mgr.Start(ctx)
+		a.ended <- a.loop.Run(ctx)
 		close(a.ended)
 	}()
 	a.stop = func() {
 		cancel()
 		if err := <-a.ended; err != nil {
-			a.t.Error("the manager ended with", err)
+			a.t.Error("the loop ended with", err)
 		}
 	}
 	a.t.Cleanup(func() {

@@ -28,6 +28,7 @@ const repeatInterval = 30 * time.Minute
 // steppedEvents is an Events that runs when the test steps its clock.
 type steppedEvents struct {
 	*nodestatus.Events
+	log   *logBook
 	t     *testing.T
 	ahead atomic.Int64
 
@@ -46,11 +47,8 @@ func newSteppedEvents(t *testing.T, config *rest.Config) *steppedEvents {
 	return e
 }
 
-// Start does nothing until ctx ends.
-func (e *steppedEvents) Start(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
-}
+// Run does nothing until ctx ends.
+func (e *steppedEvents) Run(ctx context.Context) { <-ctx.Done() }
 
 // Update records the Problems.
 func (e *steppedEvents) Update(r *status.Result) {
@@ -62,9 +60,10 @@ func (e *steppedEvents) Update(r *status.Result) {
 
 // step writes the Events that are due now, and those that are due once the clock is advanced.
 func (e *steppedEvents) step(d time.Duration) {
-	e.Sync(e.t.Context())
+	ctx := e.log.into(e.t.Context())
+	e.Sync(ctx)
 	e.ahead.Add(int64(d))
-	e.Sync(e.t.Context())
+	e.Sync(ctx)
 }
 
 // has returns an error until a pass has passed on a Problem of node1.

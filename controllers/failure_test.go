@@ -1,22 +1,18 @@
 package controllers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/utils/ptr"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -276,13 +272,46 @@ func TestWatchFailureEndsTheAgent(t *testing.T) {
 	select {
 	case err := <-a.ended:
 		if !errors.Is(err, syscall.ENOMEM) || !strings.Contains(err.Error(), "watching this host: ") {
-			t.Errorf("the manager ended with %v", err)
+			t.Errorf("the loop ended with %v", err)
 		}
 	case <-time.After(limit):
-		t.Fatal("the manager goes on")
+		t.Fatal("the loop goes on")
 	}
 	if got := a.host.routes(); !slices.Equal(got, before) {
 		t.Errorf("routes were %q and are %q", before, got)
+	}
+}
+
+// panickingHost panics in its first reads.
+type panickingHost struct {
+	*memoryHost
+	left atomic.Int32
+}
+
+func (h *panickingHost) Facts(ctx context.Context, concerns []netip.Prefix) (topology.Host, error) {
+	if h.left.Add(-1) >= 0 {
+		panic("a fault")
+	}
+	return h.memoryHost.Facts(ctx, concerns)
+}
+
+// A pass that panics is repeated, is a failure, and is logged with the stack.
+func TestPanickingPassIsRepeated(t *testing.T) {
+	a := newAgent(t, agentOptions{config: apiserver.NewFake(t, node1(), peer(2)).Config})
+	host := &panickingHost{memoryHost: a.host}
+	host.left.Store(3)
+	a.loop.Dataplane = host
+	a.run()
+	a.eventually(a.ready)
+	a.eventually(a.hasRoutes(peerRoute(2)))
+	if lines := a.log.with("A pass panicked", `panic="a fault"`, "panickingHost"); len(lines) != 3 {
+		t.Errorf("3 panics are logged as %q", lines)
+	}
+	if got := a.metric("plainroute_pass_failures_total", nil); got != 3 {
+		t.Errorf("3 panics are %v failures", got)
+	}
+	if err := a.loop.Healthy(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -339,38 +368,6 @@ func (a *agent) noProblems() error {
 		return fmt.Errorf("problems: %v", p)
 	}
 	return nil
-}
-
-// A manager that takes no more is an error.
-func TestManagerTakesNoMore(t *testing.T) {
-	for n := range 4 {
-		f := apiserver.NewFake(t)
-		events := newSteppedEvents(t, f.Config)
-		a := newAgent(t, agentOptions{config: f.Config, writer: true, events: events})
-		mgr, err := ctrl.NewManager(f.Config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: metricsserver.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: ptr.To(true)}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		full := errors.New("full")
-		if err := a.loop.SetupWithManager(&fullManager{mgr, n, full}); !errors.Is(err, full) {
-			t.Errorf("after %d the error is %v", n, err)
-		}
-	}
-}
-
-// fullManager takes so many more, and then gives an error.
-type fullManager struct {
-	ctrl.Manager
-	room int
-	err  error
-}
-
-func (m *fullManager) Add(r manager.Runnable) error {
-	if m.room == 0 {
-		return m.err
-	}
-	m.room--
-	return m.Manager.Add(r)
 }
 
 // The first pass does not wait, and reports that the list of Nodes is missing.

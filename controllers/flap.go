@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/time/rate"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -151,7 +151,7 @@ func (g *flapGuard) log(ctx context.Context) {
 		if f.logged && now.Sub(f.since) < flapLogInterval {
 			continue
 		}
-		log.FromContext(ctx).Info("Repaired repeatedly", "what", k.String(), "times", f.times, "in", now.Sub(f.since).Round(time.Second).String())
+		logr.FromContextOrDiscard(ctx).Info("Repaired repeatedly", "what", k.String(), "times", f.times, "in", now.Sub(f.since).Round(time.Second).String())
 		f.logged, f.times, f.since = true, 0, now
 	}
 }

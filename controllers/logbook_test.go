@@ -7,7 +7,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
+
+	"github.com/go-logr/logr"
 )
 
 // logBook keeps what was logged, a line each.
@@ -37,24 +38,7 @@ func (b *logBook) with(words ...string) []string {
 	return found
 }
 
-// book is the one that is being written.
-var book atomic.Pointer[logBook]
-
-// currentBook writes the log of all libraries to book, because their loggers can't be changed while
-// they run.
-type currentBook struct{ slog.Handler }
-
-func (h currentBook) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
-
-func (h currentBook) Handle(ctx context.Context, r slog.Record) error {
-	b := book.Load()
-	if b == nil {
-		return nil
-	}
-	return slog.NewTextHandler(b, nil).Handle(ctx, r)
+// into returns a context whose logger writes to the book.
+func (b *logBook) into(ctx context.Context) context.Context {
+	return logr.NewContext(ctx, logr.FromSlogHandler(slog.NewTextHandler(b, nil)))
 }
-
-// WithAttrs drops the values that controller-runtime adds to each line.
-func (h currentBook) WithAttrs([]slog.Attr) slog.Handler { return h }
-
-func (h currentBook) WithGroup(string) slog.Handler { return h }

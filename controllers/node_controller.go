@@ -8,18 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
-	"k8s.io/client-go/util/workqueue"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
@@ -84,13 +80,11 @@ type NodeStatus interface {
 
 // EventWriter records Problems as Events on the Node, beside the loop.
 type EventWriter interface {
-	manager.Runnable
+	// Run writes until ctx ends.
+	Run(ctx context.Context)
 	// Update passes on the result of a pass.
 	Update(*status.Result)
 }
-
-// Pass is the only request of the work queue, so that a burst of changes leads to one pass.
-type Pass struct{}
 
 // NodeReconciler applies to this host what follows from the Nodes.
 type NodeReconciler struct {
@@ -127,45 +121,46 @@ func (r *NodeReconciler) Healthy() error {
 	return nil
 }
 
-// SetupWithManager adds the loop to a manager, and what starts passes. The manager ends if
-// watching the host fails: a new agent reads the whole host, and in a container has new mounts.
-func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	type queue = workqueue.TypedRateLimitingInterface[Pass]
+// Run runs the loop, and what starts passes, until ctx ends. It returns an error if watching the host
+// fails: a new agent reads the whole host, and in a container has new mounts.
+func (r *NodeReconciler) Run(ctx context.Context) error {
 	r.flaps, r.retries = newFlapGuard(time.Now), newRetries()
 	r.unread, r.log = cmp.Or(r.unread, &unreadConfig{now: time.Now}), cmp.Or(r.log, ratelog.New(time.Now))
-	news := make(chan struct{}, 1)
-	runnables := []manager.Runnable{manager.RunnableFunc(func(ctx context.Context) error {
+	// A burst of changes leads to one pass, because each channel holds one value.
+	due, news, nodeNews := make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	all, ctx := errgroup.WithContext(ctx)
+	run := func(f func(context.Context)) { all.Go(func() error { f(ctx); return nil }) }
+	all.Go(func() error {
 		if err := r.Watcher.Watch(ctx, r.Resync, func() { idle.Signal(news) }); err != nil {
 			return fmt.Errorf("watching this host: %w", err)
 		}
 		return nil
-	})}
+	})
 	if r.NodeStatus != nil {
-		runnables = append(runnables, manager.RunnableFunc(func(ctx context.Context) error {
-			r.NodeStatus.Run(ctx, func() { idle.Signal(news) })
-			return nil
-		}))
+		run(func(ctx context.Context) { r.NodeStatus.Run(ctx, func() { idle.Signal(news) }) })
 	}
 	if r.Events != nil {
-		runnables = append(runnables, r.Events)
+		run(r.Events.Run)
 	}
-	for _, runnable := range runnables {
-		if err := mgr.Add(runnable); err != nil {
-			return err
+	// Nothing waits for its end: between two lists the reflector waits up to 30 s, also once ctx has ended.
+	go r.Nodes.Run(ctx, func() { idle.Signal(nodeNews) })
+	run(func(ctx context.Context) { forward(ctx, nodeNews, due) })
+	run(func(ctx context.Context) { forward(ctx, news, due) })
+	run(func(ctx context.Context) { idle.Repeat(ctx, due, r.guarded) })
+	return all.Wait()
+}
+
+// guarded is Reconcile, and retries after a panic, so that one Node can't end the agents of all nodes.
+func (r *NodeReconciler) guarded(ctx context.Context) (wait time.Duration) {
+	defer func() {
+		if p := recover(); p != nil {
+			logr.FromContextOrDiscard(ctx).Error(nil, "A pass panicked, which is a fault of plainroute; it is repeated", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			r.Metrics.failures.Inc()
+			r.ledger.incremental = topology.Incremental{} // the panic may have left a part of it
+			wait = r.retries.after(map[plan.Key]bool{otherKey: true}, false)
 		}
-	}
-	return builder.TypedControllerManagedBy[Pass](mgr).
-		Named("node").
-		WatchesRawSource(source.TypedFunc[Pass](func(ctx context.Context, q queue) error {
-			q.Add(Pass{})
-			nodeNews := make(chan struct{}, 1)
-			go r.Nodes.Run(ctx, func() { idle.Signal(nodeNews) })
-			go forward(ctx, nodeNews, q)
-			go forward(ctx, news, q)
-			return nil
-		})).
-		WithOptions(controller.TypedOptions[Pass]{MaxConcurrentReconciles: 1, NewQueue: idle.NewQueue[Pass]}).
-		Complete(r)
+	}()
+	return r.Reconcile(ctx)
 }
 
 // A routing daemon that changes routes all the time, or a kubelet that writes its Node as fast
@@ -175,7 +170,7 @@ const (
 	newsAtOnce    = 20
 )
 
-func forward(ctx context.Context, news <-chan struct{}, q workqueue.TypedInterface[Pass]) {
+func forward(ctx context.Context, news <-chan struct{}, due chan<- struct{}) {
 	budget := rate.NewLimiter(newsPerSecond, newsAtOnce)
 	for {
 		select {
@@ -184,7 +179,7 @@ func forward(ctx context.Context, news <-chan struct{}, q workqueue.TypedInterfa
 			return
 		}
 		if budget.Wait(ctx) == nil {
-			q.Add(Pass{})
+			idle.Signal(due)
 		}
 	}
 }
@@ -202,8 +197,9 @@ type pass struct {
 	err  error
 }
 
-// Reconcile is one pass: observe, compute, diff, apply, report.
-func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, error) {
+// Reconcile is one pass: observe, compute, diff, apply, report. It returns when the next one is due,
+// 0: after the next change. A failure is a Problem in the report.
+func (r *NodeReconciler) Reconcile(ctx context.Context) time.Duration {
 	p := r.begin()
 	defer r.running.Store(nil)
 	if p.view.Synced {
@@ -211,7 +207,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, _ Pass) (ctrl.Result, er
 	} else {
 		p.result.Problems = []problem.Problem{waiting(p.view)}
 	}
-	return ctrl.Result{RequeueAfter: r.report(ctx, p)}, nil
+	return r.report(ctx, p)
 }
 
 // begin starts a pass with the desired state of the last one, which holds if the host can't be
@@ -303,7 +299,7 @@ func (r *NodeReconciler) desired(ctx context.Context, host topology.Host, all []
 		return desired, problems
 	}
 	r.Metrics.disagreements.Inc()
-	log.FromContext(ctx).Info("The incremental desired state was wrong, which is a fault of plainroute; computed it anew")
+	logr.FromContextOrDiscard(ctx).Info("The incremental desired state was wrong, which is a fault of plainroute; computed it anew")
 	r.ledger.incremental = topology.Incremental{}
 	r.ledger.concerns = r.ledger.incremental.Concerns(r.Options, all)
 	return full, found
@@ -318,8 +314,7 @@ func (r *NodeReconciler) apply(ctx context.Context, p *pass, changes plan.Change
 	return err
 }
 
-// retry returns when to retry the changes that failed, 0: none did. Reconcile returns no error,
-// which would be logged at each retry: report turns it into Problems.
+// retry returns when to retry the changes that failed, 0: none did.
 func (r *NodeReconciler) retry(p *pass) time.Duration {
 	failed := failedKeys(p.err)
 	if p.unread {

@@ -7,15 +7,12 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 func TestMain(m *testing.M) {
-	logger := logr.FromSlogHandler(currentBook{})
-	ctrl.SetLogger(logger)
-	klog.SetLogger(logger)
+	klog.SetLogger(logr.Discard()) // agents log to the books of their contexts
 	os.Exit(apiserver.Run(m))
 }
 

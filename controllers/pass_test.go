@@ -65,11 +65,7 @@ func withUIDs(nodes []*corev1.Node) []*corev1.Node {
 // pass runs a pass, and returns when the next one is due.
 func (s *single) pass() time.Duration {
 	s.t.Helper()
-	result, err := s.loop.Reconcile(s.t.Context(), Pass{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return result.RequeueAfter
+	return s.loop.Reconcile(s.log.into(s.t.Context()))
 }
 
 // then runs a pass and records all that it shows.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
@@ -28,7 +27,7 @@ func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
 	})
 	changes := r.Metrics.applied(p.done, outcome)
 	r.flaps.repaired(outcome.repairs)
-	r.logChanges(log.FromContext(ctx), p.done.Without(r.flaps.isFlapping))
+	r.logChanges(logr.FromContextOrDiscard(ctx), p.done.Without(r.flaps.isFlapping))
 	r.flaps.settle()
 	r.flaps.log(ctx)
 	p.result.Undone = outcome.left
@@ -36,7 +35,7 @@ func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
 	p.result.Pass = status.Pass{Number: r.Latest.Last().Pass.Number + 1, Time: p.begin, Duration: time.Since(p.begin), Changes: changes}
 	p.result.Passes = status.Recent(r.Latest.Last().Passes, p.result.Pass)
 	p.result.Ready = len(p.result.Blocking()) == 0
-	r.publish(log.FromContext(ctx), p, outcome)
+	r.publish(logr.FromContextOrDiscard(ctx), p, outcome)
 	r.Metrics.reported(p.result, blocks(p.err, r.Options))
 	if r.NodeStatus != nil {
 		r.NodeStatus.Update(p.result.Ready, p.view.Own)

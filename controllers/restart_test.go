@@ -30,7 +30,7 @@ func (a *agent) restart(o agentOptions, meanwhile func(*nodes.Saved)) *agent {
 	o.on = a.host
 	b := newAgent(a.t, o)
 	b.nodes.Restore(saved)
-	b.run(b.loop, o.config)
+	b.run()
 	return b
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -17,14 +16,9 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/cni"
@@ -36,7 +30,6 @@ import (
 	"github.com/plainroute/plainroute/pkg/nslock"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
-	"github.com/plainroute/plainroute/pkg/web"
 )
 
 type agentFlags struct {
@@ -100,7 +93,7 @@ func (f *agentFlags) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	f.setUpLog()
+	ctx := f.withLog(cmd.Context())
 	config, err := restConfig(f.kubeconfig)
 	if err != nil {
 		return err
@@ -110,7 +103,7 @@ func (f *agentFlags) run(cmd *cobra.Command, _ []string) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	host := f.hostConfig()
-	lock, err := f.lock(cmd.Context(), &host.CNI)
+	lock, err := f.lock(ctx, &host.CNI)
 	if err != nil {
 		return err
 	}
@@ -124,7 +117,7 @@ func (f *agentFlags) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	kernel.Sweep()
-	return errors.Join(f.manage(cmd.Context(), config, opts, kernel, lock == nil), kernel.Close())
+	return errors.Join(f.manage(ctx, config, opts, kernel, lock == nil), kernel.Close())
 }
 
 func (f *agentFlags) hostConfig() dataplane.Config {
@@ -186,15 +179,15 @@ func (f *agentFlags) checkMode(opts *topology.Options) error {
 	return nil
 }
 
-// setUpLog sends the logs of all libraries to standard error in one format.
-func (f *agentFlags) setUpLog() {
+// withLog adds a logger to the context, which writes to standard error, and has libraries use it.
+func (f *agentFlags) withLog(ctx context.Context) context.Context {
 	options := &slog.HandlerOptions{Level: f.level}
 	logger := logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, options))
 	if f.logFormat == "json" {
 		logger = logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, options))
 	}
-	ctrl.SetLogger(logger)
 	klog.SetLogger(logger)
+	return logr.NewContext(ctx, logger)
 }
 
 // manage runs the loop and the servers until ctx ends. It removes nothing at the end, so a restart
@@ -204,21 +197,16 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if err != nil {
 		return err
 	}
-	noMetrics := metricsserver.Options{BindAddress: "0"} // we serve them, beside /status
-	mgr, err := ctrl.NewManager(config, ctrl.Options{Scheme: runtime.NewScheme(), Metrics: noMetrics, PprofBindAddress: f.pprofListen})
-	if err != nil {
-		return fmt.Errorf("making the manager: %w", err)
-	}
 	source.Own = opts.NodeName
-	latest, build := &status.Latest{}, controllers.Build{Version: version, Revision: revision}
-	saved := &savedNodes{store: cni.Store{RunDir: f.runDir}, source: source, latest: latest, log: ctrl.Log.WithName("nodes")}
+	latest, registry, build := &status.Latest{}, newRegistry(), controllers.Build{Version: version, Revision: revision}
+	saved := &savedNodes{store: cni.Store{RunDir: f.runDir}, source: source, latest: latest, log: logr.FromContextOrDiscard(ctx).WithName("nodes")}
 	if saved.identity, err = f.identityOf(config, opts.NodeName); err != nil {
 		return err
 	}
 	saved.restore()
 	reconciler := &controllers.NodeReconciler{
 		Options: opts, Nodes: source, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
-		Latest: latest, Metrics: controllers.NewMetrics(metrics.Registry, build, latest, source.Health), Version: version,
+		Latest: latest, Metrics: controllers.NewMetrics(registry, build, latest, source.Health), Version: version,
 	}
 	if err := f.addWriters(reconciler, config); err != nil {
 		return err
@@ -226,31 +214,23 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 	if !opts.Router {
 		reconciler.ConfigPath = filepath.Join(f.cniConfDir, topology.Conflist)
 	}
-	if err := reconciler.SetupWithManager(mgr); err != nil {
-		return fmt.Errorf("setting up the controller: %w", err)
-	}
-	runnables, err := f.servers(ctx, reconciler, source)
+	tasks, err := f.servers(ctx, reconciler, source, registry)
 	if err != nil {
 		return err
 	}
 	if !opts.Router { // which has no pods
-		runnables = append(runnables, f.leaseCollector(kernel))
+		tasks = append(tasks, f.leaseCollector(kernel))
 	}
 	if unlocked {
-		runnables = append(runnables, manager.RunnableFunc(func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) }))
+		tasks = append(tasks, func(ctx context.Context) error { return nslock.Seek(ctx, f.self()) })
 	}
-	for _, r := range append(runnables, saved) {
-		if err := mgr.Add(r); err != nil {
-			return err
-		}
-	}
-	err = mgr.Start(ctx)
+	err = run(ctx, append(tasks, reconciler.Run, saved.run)...)
 	saved.save()
 	return err
 }
 
 // leaseCollector frees the addresses of pods that are gone.
-func (f *agentFlags) leaseCollector(kernel *dataplane.Kernel) manager.RunnableFunc {
+func (f *agentFlags) leaseCollector(kernel *dataplane.Kernel) task {
 	return func(ctx context.Context) error {
 		host, err := inspect.New()
 		if err != nil {
@@ -258,7 +238,7 @@ func (f *agentFlags) leaseCollector(kernel *dataplane.Kernel) manager.RunnableFu
 		}
 		defer host.Close()
 		collector := &leases.Collector{
-			Store: cni.Store{RunDir: f.runDir}, Host: host, Bridge: f.bridge, LinkChanges: kernel.LinkChanges, Log: ctrl.Log.WithName("leases"),
+			Store: cni.Store{RunDir: f.runDir}, Host: host, Bridge: f.bridge, LinkChanges: kernel.LinkChanges, Log: logr.FromContextOrDiscard(ctx).WithName("leases"),
 		}
 		return collector.Run(ctx)
 	}
@@ -282,27 +262,6 @@ func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Conf
 		r.Events = events
 	}
 	return nil
-}
-
-// servers opens the listeners at once, so that a taken port is an error at start.
-func (f *agentFlags) servers(ctx context.Context, r *controllers.NodeReconciler, source *nodes.Source) ([]manager.Runnable, error) {
-	handlers := map[string]*status.Server{f.metricsListen: {Metrics: metrics.Registry}}
-	handlers[f.listen] = &status.Server{
-		Latest: r.Latest, Healthy: r.Healthy, Metrics: metrics.Registry, Status: true, Page: web.NodePage,
-		API: func() status.API { return controllers.APIStatus(source.Health()) },
-		// without the lock, which only writers need
-		Observe: func() (topology.State, error) { return observe(f.hostConfig()) },
-	}
-	delete(handlers, "")
-	var servers []manager.Runnable
-	for addr, s := range handlers {
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-		if err != nil {
-			return nil, fmt.Errorf("listening for probes and metrics: %w", err)
-		}
-		servers = append(servers, &manager.Server{Name: "http", Server: s.HTTP(), Listener: status.Bounded(listener)})
-	}
-	return servers, nil
 }
 
 // nodeCommands returns the commands that work on a node.

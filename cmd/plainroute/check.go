@@ -12,11 +12,11 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
 	"github.com/plainroute/plainroute/pkg/connectivity"
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/kube"
 )
 
 type connectivityFlags struct {
@@ -129,7 +129,7 @@ func (f *connectivityFlags) end(cmd *cobra.Command, result *connectivity.Result,
 }
 
 // setImage sets the image to that of the agents, unless --image names another.
-func (f *connectivityFlags) setImage(ctx context.Context, client kubernetes.Interface) error {
+func (f *connectivityFlags) setImage(ctx context.Context, client *kube.Client) error {
 	if f.Image != "" {
 		f.Pull = corev1.PullIfNotPresent
 		return nil
@@ -146,7 +146,7 @@ func (f *connectivityFlags) setImage(ctx context.Context, client kubernetes.Inte
 }
 
 // removeAll removes the namespaces of earlier runs.
-func removeAll(ctx context.Context, client kubernetes.Interface, namespaces []string, say func(string)) error {
+func removeAll(ctx context.Context, client *kube.Client, namespaces []string, say func(string)) error {
 	if len(namespaces) == 0 {
 		say("There was nothing to remove.")
 	}

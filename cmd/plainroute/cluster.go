@@ -11,12 +11,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubectl's ways to log in
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/kube"
 )
 
 // workstationFlags are the flags of commands that reach a cluster as kubectl does.
@@ -34,7 +34,7 @@ func (f *workstationFlags) register(fs *pflag.FlagSet) {
 }
 
 // connect reads the kubeconfig by kubectl's rules. Requests are not throttled: callers bound them.
-func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error) {
+func (f *workstationFlags) connect() (*rest.Config, *kube.Client, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: f.context}
@@ -50,7 +50,7 @@ func (f *workstationFlags) connect() (*rest.Config, *kubernetes.Clientset, error
 	}
 	config.QPS = -1
 	config.UserAgent = "plainroute/" + version
-	client, err := newClient(config)
+	client, err := kube.New(config)
 	return config, client, err
 }
 
@@ -73,7 +73,7 @@ func (f *clusterFlags) check() []error {
 }
 
 // collector returns a collector of the reports of all agents.
-func (f *clusterFlags) collector(client kubernetes.Interface, progress func(done, all int)) fleet.Collector {
+func (f *clusterFlags) collector(client *kube.Client, progress func(done, all int)) fleet.Collector {
 	return fleet.Collector{Client: client, Namespace: f.namespace, Parallel: f.parallel, Timeout: f.timeout, Progress: progress}
 }
 

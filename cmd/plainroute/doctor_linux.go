@@ -26,6 +26,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/doctor"
 	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/inspect"
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -164,14 +165,14 @@ func concerns(p *doctor.Target, ours topology.State) []netip.Prefix {
 func nodesOfCluster(ctx context.Context, config *rest.Config) ([]corev1.Node, error) {
 	config = rest.CopyConfig(config)
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON // half as large
-	client, err := newClient(config)
+	client, err := kube.New(config)
 	if err != nil {
 		return nil, err
 	}
 	page := func(ctx context.Context, options metav1.ListOptions) (*corev1.NodeList, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // a large cluster has many pages
 		defer cancel()
-		return client.CoreV1().Nodes().List(ctx, options)
+		return client.Nodes().List(ctx, options)
 	}
 	nodes := []corev1.Node{} // not nil: none is not unknown
 	err = fleet.Each(ctx, page, metav1.ListOptions{}, func(n *corev1.Node) { nodes = append(nodes, examined(n)) })

@@ -13,10 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -252,18 +252,10 @@ func invalidFlags(errs ...error) error {
 }
 
 // clientOf returns a client by a kubeconfig, or with the pod's credentials.
-func clientOf(kubeconfig string) (*kubernetes.Clientset, error) {
+func clientOf(kubeconfig string) (*kube.Client, error) {
 	config, err := restConfig(kubeconfig)
 	if err != nil {
 		return nil, err
 	}
-	return newClient(config)
-}
-
-func newClient(config *rest.Config) (*kubernetes.Clientset, error) {
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("making a client: %w", err)
-	}
-	return client, nil
+	return kube.New(config)
 }

@@ -11,7 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
-	ctrl "sigs.k8s.io/controller-runtime"
+	"github.com/go-logr/logr"
 
 	"github.com/plainroute/plainroute/pkg/cni"
 	"github.com/plainroute/plainroute/pkg/dataplane"
@@ -131,7 +131,7 @@ func (f *agentFlags) lock(ctx context.Context, store *cni.Store) (lock *nslock.L
 		return nil, errors.Join(oneAgent(err), store.Lock.Close())
 	}
 	if err != nil {
-		ctrl.Log.Info("Running without the lock that excludes a second agent, and retrying", "error", err.Error())
+		logr.FromContextOrDiscard(ctx).Info("Running without the lock that excludes a second agent, and retrying", "error", err.Error())
 	}
 	return lock, nil
 }

@@ -71,8 +71,8 @@ func (s *savedNodes) restore() {
 	s.log.Info("Restored the saved Nodes", "nodes", len(saved.Nodes), "saved", saved.Time.Format(time.RFC3339))
 }
 
-// Start saves the Nodes until ctx ends.
-func (s *savedNodes) Start(ctx context.Context) error {
+// run saves the Nodes until ctx ends.
+func (s *savedNodes) run(ctx context.Context) error {
 	for {
 		select {
 		case <-time.After(saveInterval):

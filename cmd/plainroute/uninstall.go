@@ -12,9 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/cni"
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/text"
 	"github.com/plainroute/plainroute/pkg/uninstall"
 )
@@ -100,8 +100,8 @@ func (f *uninstallFlags) run(cmd *cobra.Command, _ []string) error {
 }
 
 // imageOf returns the image of a pod's first container. It lists pods, a right that uninstall has.
-func imageOf(ctx context.Context, client kubernetes.Interface, namespace, name string) (string, error) {
-	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+func imageOf(ctx context.Context, client *kube.Client, namespace, name string) (string, error) {
+	pods, err := client.Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		return "", fmt.Errorf("looking for this pod's image: %w", err)
 	}

@@ -12,8 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/rand"
-	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -120,7 +120,7 @@ func serviceObject() *corev1.Service {
 // deploy creates all objects. It returns the namespace even if a later step fails.
 func (r *Run) deploy(ctx context.Context) (string, error) {
 	namespace := namespaceObject()
-	if err := create(ctx, r.RetryBudget, r.Client.CoreV1().Namespaces().Create, namespace); err != nil {
+	if err := create(ctx, r.RetryBudget, r.Client.Namespaces().Create, namespace); err != nil {
 		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 			namespace.Name = "" // without a response it may exist
 		}
@@ -128,19 +128,19 @@ func (r *Run) deploy(ctx context.Context) (string, error) {
 	}
 	for _, group := range groups {
 		set := daemonSet(group, r.Image, r.Pull, r.sampled)
-		if err := create(ctx, r.RetryBudget, r.Client.AppsV1().DaemonSets(namespace.Name).Create, set); err != nil {
+		if err := create(ctx, r.RetryBudget, r.Client.DaemonSets(namespace.Name).Create, set); err != nil {
 			return namespace.Name, fmt.Errorf("creating the test's pods: %w", err)
 		}
 	}
-	if err := create(ctx, r.RetryBudget, r.Client.CoreV1().Services(namespace.Name).Create, serviceObject()); err != nil {
+	if err := create(ctx, r.RetryBudget, r.Client.Services(namespace.Name).Create, serviceObject()); err != nil {
 		return namespace.Name, fmt.Errorf("creating the test's Service: %w", err)
 	}
 	return namespace.Name, nil
 }
 
 // Leftovers returns the namespaces of earlier runs that were not removed.
-func Leftovers(ctx context.Context, client kubernetes.Interface) ([]string, error) {
-	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: managedByLabel + "=" + managedBy})
+func Leftovers(ctx context.Context, client *kube.Client) ([]string, error) {
+	list, err := client.Namespaces().List(ctx, metav1.ListOptions{LabelSelector: managedByLabel + "=" + managedBy})
 	if err != nil {
 		return nil, fmt.Errorf("listing namespaces: %w", err)
 	}
@@ -153,12 +153,12 @@ func Leftovers(ctx context.Context, client kubernetes.Interface) ([]string, erro
 
 // Remove deletes a namespace with its content, and waits until it is gone. It deletes the pods
 // first, because a namespace with running pods takes many seconds.
-func Remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
+func Remove(ctx context.Context, client *kube.Client, namespace string) error {
 	if err := endPods(ctx, client, namespace); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("removing the namespace %s: %w", namespace, err)
 	} // otherwise deleting the namespace ends them
 	err := poll(ctx, RetryBudget, func(ctx context.Context) (gone bool, err error) {
-		err = client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+		err = client.Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
 		if gone = apierrors.IsNotFound(err); gone || apierrors.IsConflict(err) { // it is gone, or being deleted
 			err = nil
 		}
@@ -172,9 +172,9 @@ func Remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 
 // endPods deletes the pods, in the end by force: a kubelet that is away never confirms the
 // deletion, and the namespace would stay forever.
-func endPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
+func endPods(ctx context.Context, client *kube.Client, namespace string) error {
 	err := retry(ctx, RetryBudget, func(ctx context.Context) error {
-		return client.AppsV1().DaemonSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+		return client.DaemonSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
 	})
 	if err != nil {
 		return err
@@ -182,7 +182,7 @@ func endPods(ctx context.Context, client kubernetes.Interface, namespace string)
 	limited, cancel := context.WithTimeout(ctx, 15*time.Second) // longer than pods take to end
 	defer cancel()
 	err = poll(limited, RetryBudget, func(ctx context.Context) (bool, error) {
-		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		pods, err := client.Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
 		return err == nil && len(pods.Items) == 0, err
 	})
 	if err == nil {
@@ -190,6 +190,6 @@ func endPods(ctx context.Context, client kubernetes.Interface, namespace string)
 	}
 	return retry(ctx, RetryBudget, func(ctx context.Context) error {
 		now := int64(0)
-		return client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
+		return client.Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
 	})
 }

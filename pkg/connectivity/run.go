@@ -16,14 +16,14 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Run is one test of a cluster.
 type Run struct {
-	Client kubernetes.Interface
+	Client *kube.Client
 	// Post sends a body to a path of the responder in a pod, and returns the response.
 	Post  func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error)
 	Image string // plainroute's own, which contains the responder
@@ -83,7 +83,7 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 	}
 	var svc *corev1.Service
 	err = retry(ctx, r.RetryBudget, func(ctx context.Context) (err error) {
-		svc, err = r.Client.CoreV1().Services(namespace).Get(ctx, service, metav1.GetOptions{})
+		svc, err = r.Client.Services(namespace).Get(ctx, service, metav1.GetOptions{})
 		return err
 	})
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *Run) Do(ctx context.Context) (result *Result, err error) {
 // nodes returns those that should have pods, or a random sample. A Node without a status lacks the
 // label of its system, so it is included.
 func (r *Run) nodes(ctx context.Context) ([]corev1.Node, error) {
-	list, err := r.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	list, err := r.Client.Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("listing nodes: %w", err)
 	}
@@ -136,7 +136,7 @@ func (r *Run) nodes(ctx context.Context) ([]corev1.Node, error) {
 func (r *Run) names(ctx context.Context) (names, skipped []string, err error) {
 	var list *corev1.ServiceList
 	err = retry(ctx, r.RetryBudget, func(ctx context.Context) (err error) {
-		list, err = r.Client.CoreV1().Services(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+		list, err = r.Client.Services(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
 		return err
 	})
 	if err != nil {
@@ -190,7 +190,7 @@ func (r *Run) requestAgain(ctx context.Context, namespace string, t *task) ([]Ou
 		return outcomes, err
 	}
 	if err := retry(ctx, r.RetryBudget, func(ctx context.Context) error {
-		_, err := r.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		_, err := r.Client.Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
 		return err
 	}); err != nil {
 		return nil, err

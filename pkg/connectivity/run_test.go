@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,34 +13,31 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
-	clientgo "k8s.io/client-go/testing"
+
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // healthy is a run in a cluster of two nodes that makes pods, and in which all probes arrive.
-func healthy(t *testing.T) (*Run, *fake.Clientset) {
+func healthy(t *testing.T) (*Run, *apiserver.Objects) {
 	t.Helper()
 	pods, nodes := cluster(2)
-	client := fake.NewClientset()
+	server := apiserver.NewObjects(t)
 	for i := range nodes {
 		nodes[i].Labels = map[string]string{corev1.LabelOSStable: "linux"}
-		if err := client.Tracker().Add(&nodes[i]); err != nil {
-			t.Fatal(err)
-		}
+		server.Add(&nodes[i])
 	}
-	client.PrependReactor("create", "services", func(action clientgo.Action) (bool, runtime.Object, error) {
+	server.On = func(q *http.Request, at apiserver.Place) (any, error) {
 		for i := range pods {
-			pods[i].Namespace = action.GetNamespace()
-			pods[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-			if err := client.Tracker().Add(&pods[i]); err != nil {
-				t.Error(err)
+			if q.Method == http.MethodPost && at.Resource == "services" {
+				pods[i].Namespace = at.Namespace
+				pods[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+				server.Add(&pods[i])
 			}
 		}
-		return false, nil, nil
-	})
+		return nil, nil
+	}
 	return &Run{
-		Client: client, MaxNodes: 10, Timeout: time.Minute, RetryBudget: RetryBudget, RefusalTimeout: RefusalTimeout, Notify: func(string) {},
+		Client: server.Client(), MaxNodes: 10, Timeout: time.Minute, RetryBudget: RetryBudget, RefusalTimeout: RefusalTimeout, Notify: func(string) {},
 		Post: func(_ context.Context, _, _, _ string, body []byte) (io.ReadCloser, error) {
 			var probes []Probe
 			if err := json.Unmarshal(body, &probes); err != nil {
@@ -48,15 +46,21 @@ func healthy(t *testing.T) (*Run, *fake.Clientset) {
 			answer, err := json.Marshal(make([]Outcome, len(probes)))
 			return io.NopCloser(strings.NewReader(string(answer))), err
 		},
-	}, client
+	}, server
 }
 
 // If the namespace can't be deleted, such as without an aggregated API, the result is returned
 // anyway.
 func TestResultThoughTheNamespaceStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, client := healthy(t)
-		client.PrependReactor("delete", "namespaces", func(clientgo.Action) (bool, runtime.Object, error) { return true, nil, nil })
+		r, server := healthy(t)
+		works := server.On
+		server.On = func(q *http.Request, at apiserver.Place) (any, error) {
+			if q.Method == http.MethodDelete && at.Resource == "namespaces" {
+				return metav1.Status{Status: metav1.StatusSuccess}, nil
+			}
+			return works(q, at)
+		}
 		result, err := r.Do(t.Context())
 		if err == nil || !strings.Contains(err.Error(), "plainroute check --remove") {
 			t.Errorf("a namespace that stays is reported as %v", err)
@@ -70,7 +74,7 @@ func TestResultThoughTheNamespaceStays(t *testing.T) {
 // A test that was interrupted has no result, and leaves nothing.
 func TestInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, client := healthy(t)
+		r, _ := healthy(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		post := r.Post
 		r.Post = func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error) {
@@ -81,7 +85,7 @@ func TestInterrupted(t *testing.T) {
 		if result != nil || !errors.Is(err, errInterrupted) {
 			t.Errorf("%+v, %v", result, err)
 		}
-		if left, err := client.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil || len(left.Items) > 0 {
+		if left, err := r.Client.Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil || len(left.Items) > 0 {
 			t.Errorf("left are %v, %v", left, err)
 		}
 	})
@@ -111,25 +115,25 @@ func TestNothingArrivesAmong200Nodes(t *testing.T) {
 func TestWaitLooksAtFewNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pods, nodes := cluster(3)
-		client := fake.NewClientset()
+		server := apiserver.NewObjects(t)
 		for i := range pods {
 			pods[i].Namespace = testNamespace
 			if pods[i].Spec.NodeName != "node-2" {
 				pods[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 			}
-			if err := client.Tracker().Add(&pods[i]); err != nil {
-				t.Fatal(err)
-			}
+			server.Add(&pods[i])
 		}
 		var asked []string
-		client.PrependReactor("list", "nodes", func(action clientgo.Action) (bool, runtime.Object, error) {
-			list, _ := action.(clientgo.ListAction)
-			asked = append(asked, list.GetListRestrictions().Fields.String())
+		server.On = func(q *http.Request, at apiserver.Place) (any, error) {
+			if at.Resource != "nodes" {
+				return nil, nil
+			}
+			asked = append(asked, q.URL.Query().Get("fieldSelector"))
 			gone := nodes[1].DeepCopy()
 			gone.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown"}}
-			return true, &corev1.NodeList{Items: []corev1.Node{*gone}}, nil
-		})
-		r := &Run{Client: client, Timeout: time.Minute, RetryBudget: RetryBudget, RefusalTimeout: RefusalTimeout}
+			return &corev1.NodeList{Items: []corev1.Node{*gone}}, nil
+		}
+		r := &Run{Client: server.Client(), Timeout: time.Minute, RetryBudget: RetryBudget, RefusalTimeout: RefusalTimeout}
 		ready, absent, err := r.wait(t.Context(), testNamespace, nodes)
 		if err != nil || len(ready) != 4 || len(absent) != 1 || !strings.HasPrefix(absent[0].Message, "the node is NotReady") {
 			t.Errorf("%d pods, %v, %v", len(ready), absent, err)

@@ -49,7 +49,7 @@ func (r *Run) wait(ctx context.Context, namespace string, nodes []corev1.Node) (
 
 // done reports whether no more pods are worth waiting for.
 func (w *podWait) done(ctx context.Context) (bool, error) {
-	list, err := w.Client.CoreV1().Pods(w.namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel + "=" + managedBy})
+	list, err := w.Client.Pods(w.namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel + "=" + managedBy})
 	if err != nil {
 		return false, err
 	}
@@ -98,7 +98,7 @@ func (w *podWait) refresh(ctx context.Context) error {
 
 // refreshNode reads a Node again. It lists, because the test may lack the right to get Nodes.
 func (w *podWait) refreshNode(ctx context.Context, node *corev1.Node) error {
-	list, err := w.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + node.Name, ResourceVersion: "0"})
+	list, err := w.Client.Nodes().List(ctx, metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + node.Name, ResourceVersion: "0"})
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (w *podWait) refreshNode(ctx context.Context, node *corev1.Node) error {
 
 // events returns the namespace's Events, the newest first; none without the right to list them.
 func (w *podWait) events(ctx context.Context) []corev1.Event {
-	list, err := w.Client.CoreV1().Events(w.namespace).List(ctx, metav1.ListOptions{})
+	list, err := w.Client.Events(w.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -16,12 +17,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/kubernetes/fake"
-	clientgo "k8s.io/client-go/testing"
 
 	"github.com/plainroute/plainroute/pkg/problem"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 const testNamespace = "test"
@@ -35,17 +34,15 @@ func waiting(t *testing.T, timeout time.Duration, change func(pods []corev1.Pod,
 		all[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 	}
 	change(all, nodes)
-	client := fake.NewClientset(&corev1.Event{
+	server := apiserver.NewObjects(t, &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: "e"}, Reason: "FailedCreate", Message: "exceeded quota",
 	})
 	for i := range all {
 		if all[i].Name != "" {
-			if _, err := client.CoreV1().Pods(testNamespace).Create(t.Context(), &all[i], metav1.CreateOptions{}); err != nil {
-				t.Fatal(err)
-			}
+			server.Add(&all[i])
 		}
 	}
-	r := &Run{Client: client, Image: "plainroute:1", Timeout: timeout}
+	r := &Run{Client: server.Client(), Image: "plainroute:1", Timeout: timeout}
 	return r.wait(t.Context(), testNamespace, nodes)
 }
 
@@ -71,13 +68,9 @@ func TestNodeAway(t *testing.T) {
 func TestNodeWithoutKubelet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		r, client := healthy(t)
+		r, server := healthy(t)
 		windows := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "windows", Labels: map[string]string{corev1.LabelOSStable: "windows"}}}
-		for _, n := range []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "made"}}, windows} {
-			if err := client.Tracker().Add(n); err != nil {
-				t.Fatal(err)
-			}
-		}
+		server.Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "made"}}, windows)
 		result, err := r.Do(t.Context())
 		if err != nil || len(result.Nodes) != 2 || len(result.Absent) != 1 || result.Absent[0].Node != "made" || !strings.HasSuffix(result.Absent[0].Message, "no kubelet has ever updated its status") || time.Since(begin) > 30*time.Second {
 			t.Errorf("after %s: %+v, %v", time.Since(begin), result, err)
@@ -124,7 +117,7 @@ func TestPodWithoutResponse(t *testing.T) {
 	pods, nodes := cluster(2)
 	p := newPlan(pods, nodes, nil, []string{"responder"}, nil)
 	asked := 0
-	r := &Run{Client: fake.NewClientset(), Timeout: time.Minute, Post: func(context.Context, string, string, string, []byte) (io.ReadCloser, error) {
+	r := &Run{Client: apiserver.NewObjects(t).Client(), Timeout: time.Minute, Post: func(context.Context, string, string, string, []byte) (io.ReadCloser, error) {
 		asked++
 		return nil, fmt.Errorf("reading: %w", os.ErrDeadlineExceeded)
 	}}
@@ -138,7 +131,7 @@ func TestPodWithoutResponse(t *testing.T) {
 func TestNodeWithoutResponse(t *testing.T) {
 	pods, nodes := cluster(2)
 	p := newPlan(pods, nodes, nil, []string{"responder"}, nil)
-	r := &Run{Client: fake.NewClientset(), Timeout: time.Second, Post: func(_ context.Context, _, pod, _ string, _ []byte) (io.ReadCloser, error) {
+	r := &Run{Client: apiserver.NewObjects(t).Client(), Timeout: time.Second, Post: func(_ context.Context, _, pod, _ string, _ []byte) (io.ReadCloser, error) {
 		if pod == "node-2-a" {
 			return nil, errors.New("its kubelet is \x1b[31maway")
 		}
@@ -162,12 +155,16 @@ func TestNodeWithoutResponse(t *testing.T) {
 func TestNamespaceWithoutAnswer(t *testing.T) {
 	for _, c := range []struct {
 		err  error
+		is   func(error) bool
 		made bool
-	}{{context.Canceled, true}, {apierrors.NewForbidden(schema.GroupResource{}, "", nil), false}} {
-		client := fake.NewClientset()
-		client.PrependReactor("create", "namespaces", func(clientgo.Action) (bool, runtime.Object, error) { return true, nil, c.err })
-		namespace, err := (&Run{Client: client}).deploy(t.Context())
-		if (namespace != "") != c.made || !errors.Is(err, c.err) {
+	}{
+		{context.Canceled, func(err error) bool { return errors.Is(err, context.Canceled) }, true},
+		{apierrors.NewForbidden(schema.GroupResource{}, "", nil), apierrors.IsForbidden, false},
+	} {
+		server := apiserver.NewObjects(t)
+		server.On = func(*http.Request, apiserver.Place) (any, error) { return nil, c.err }
+		namespace, err := (&Run{Client: server.Client()}).deploy(t.Context())
+		if (namespace != "") != c.made || !c.is(err) {
 			t.Errorf("after %v: %q, %v", c.err, namespace, err)
 		}
 	}
@@ -175,10 +172,10 @@ func TestNamespaceWithoutAnswer(t *testing.T) {
 
 // A virtual node has no pod of the test, and none is waited for.
 func TestVirtualNodes(t *testing.T) {
-	r := &Run{MaxNodes: 10, Client: fake.NewClientset(
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Labels: map[string]string{corev1.LabelOSStable: "linux"}}},
+	r := &Run{MaxNodes: 10, Client: apiserver.NewObjects(
+		t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Labels: map[string]string{corev1.LabelOSStable: "linux"}}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "virtual", Labels: map[string]string{corev1.LabelOSStable: "linux", "type": "virtual-kubelet"}}},
-	)}
+	).Client()}
 	nodes, err := r.nodes(t.Context())
 	if err != nil || len(nodes) != 1 || nodes[0].Name != "node-1" {
 		t.Errorf("%v, %v; want node-1 alone", nodes, err)

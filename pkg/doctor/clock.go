@@ -10,9 +10,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
@@ -162,11 +162,11 @@ func (t *Target) nodeLeases(ctx context.Context) []heartbeat {
 	if t.API == nil {
 		return nil
 	}
-	client, err := kubernetes.NewForConfig(t.API)
+	client, err := kube.New(t.API)
 	if err != nil {
 		return nil
 	}
-	list, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	list, err := client.Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
 		return nil
 	}

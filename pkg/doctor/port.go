@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -216,11 +216,11 @@ func nodePorts(ctx context.Context, t *Target) []problem.Problem {
 
 // anyNodePort returns a node port that every node serves, 0 if there is none.
 func (t *Target) anyNodePort(ctx context.Context) (port int32, service string, err error) {
-	client, err := kubernetes.NewForConfig(t.API)
+	client, err := kube.New(t.API)
 	if err != nil {
-		return 0, "", fmt.Errorf("making a client: %w", err)
+		return 0, "", err
 	}
-	list, err := client.CoreV1().Services("").List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	list, err := client.Services("").List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
 		return 0, "", fmt.Errorf("listing Services: %w", err)
 	}

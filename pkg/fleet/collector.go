@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
 )
@@ -23,7 +23,7 @@ type Get func(ctx context.Context, agent *Agent, path string) (io.ReadCloser, er
 
 // Collector collects the reports of all agents.
 type Collector struct {
-	Client    kubernetes.Interface
+	Client    *kube.Client
 	Get       Get
 	Namespace string        // has the agents; empty: the default namespaces are searched
 	Parallel  int           // how many agents are queried at a time

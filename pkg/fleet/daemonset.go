@@ -11,9 +11,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/pager"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/text"
 )
 
@@ -33,7 +33,7 @@ func (e *ChoiceError) Error() string {
 // DaemonSets returns the agents' DaemonSets, all of one namespace: the given one, else the default
 // namespace that has any. It returns none if there are none in the cluster, and a ChoiceError if
 // both default namespaces have one, or only other namespaces do.
-func DaemonSets(ctx context.Context, client kubernetes.Interface, namespace string) ([]appsv1.DaemonSet, error) {
+func DaemonSets(ctx context.Context, client *kube.Client, namespace string) ([]appsv1.DaemonSet, error) {
 	if namespace != "" {
 		return listSets(ctx, client, namespace)
 	}
@@ -75,9 +75,9 @@ func choiceOf(sets []appsv1.DaemonSet) *ChoiceError {
 
 // listSets returns the DaemonSets whose pods have the agent's container: other objects installed
 // with the agents have the label, too.
-func listSets(ctx context.Context, client kubernetes.Interface, namespace string) ([]appsv1.DaemonSet, error) {
+func listSets(ctx context.Context, client *kube.Client, namespace string) ([]appsv1.DaemonSet, error) {
 	var sets []appsv1.DaemonSet
-	err := Each(ctx, client.AppsV1().DaemonSets(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(s *appsv1.DaemonSet) {
+	err := Each(ctx, client.DaemonSets(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(s *appsv1.DaemonSet) {
 		if agentContainer(&s.Spec.Template.Spec) != nil {
 			sets = append(sets, *s)
 		}

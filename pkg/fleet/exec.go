@@ -8,13 +8,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
 	"k8s.io/streaming/pkg/httpstream"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
@@ -43,7 +42,7 @@ func (s *Collector) Visit(ctx context.Context, do func(context.Context, *Row) er
 // Exec runs commands in agents' pods, through the API server and the kubelet as kubectl exec does.
 type Exec struct {
 	Config *rest.Config
-	Client kubernetes.Interface
+	Client *kube.Client
 }
 
 const (
@@ -72,8 +71,7 @@ func (e *Exec) Run(ctx context.Context, agent *Agent, command ...string) ([]byte
 
 // stream uses WebSocket, and SPDY if that fails; see Forward.dial.
 func (e *Exec) stream(ctx context.Context, agent *Agent, command []string, streams remotecommand.StreamOptions) error {
-	to := e.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(agent.Namespace).Name(agent.Pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: agent.Container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	to := e.Client.ExecURL(agent.Namespace, agent.Pod, &corev1.PodExecOptions{Container: agent.Container, Command: command, Stdout: true, Stderr: true})
 	socket, err := remotecommand.NewWebSocketExecutor(e.Config, "GET", to.String())
 	if err != nil {
 		return fmt.Errorf("making a transport: %w", err)

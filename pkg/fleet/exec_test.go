@@ -10,9 +10,9 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
@@ -84,7 +84,7 @@ func (s *server) withoutWebSockets(t *testing.T) *rest.Config {
 // visited returns the output of each Node's command, one a line.
 func (s *server) visited(t *testing.T, config *rest.Config, commands map[string][]string) string {
 	t.Helper()
-	client, err := kubernetes.NewForConfig(config)
+	client, err := kube.New(config)
 	testutil.Must(t, err)
 	exec := &Exec{Config: config, Client: client}
 	survey := Collector{Client: client, Parallel: 3, Timeout: 5 * time.Second}

@@ -18,13 +18,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	constants "k8s.io/apimachinery/pkg/util/portforward"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/client-go/transport/websocket"
 	"k8s.io/streaming/pkg/httpstream"
 	streamspdy "k8s.io/streaming/pkg/httpstream/spdy"
+
+	"github.com/plainroute/plainroute/pkg/kube"
 )
 
 // Forward sends requests to agents through port-forwards: via the API server and the kubelet to the
@@ -32,7 +33,7 @@ import (
 // machine.
 type Forward struct {
 	Config *rest.Config
-	Client kubernetes.Interface
+	Client *kube.Client
 }
 
 // Get requests a path of an agent. It is a Collector's Get.
@@ -72,7 +73,7 @@ func (r *response) Close() error { return errors.Join(r.ReadCloser.Close(), r.cl
 // before Kubernetes 1.30 and some proxies lack WebSockets, and those need the right to get
 // pods/portforward, while older roles have only create.
 func (f *Forward) dial(ctx context.Context, agent *Agent) (httpstream.Connection, error) {
-	to := f.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(agent.Namespace).Name(agent.Pod).SubResource("portforward").URL()
+	to := f.Client.PortForwardURL(agent.Namespace, agent.Pod)
 	conn, err := f.webSocket(ctx, to)
 	if !httpstream.IsUpgradeFailure(err) && !httpstream.IsHTTPSProxyError(err) {
 		return conn, err

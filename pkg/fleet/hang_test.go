@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
@@ -30,7 +30,7 @@ func TestProxyThatHangs(t *testing.T) {
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(ended) })
 	config := &rest.Config{Host: server.URL}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := kube.New(config)
 	testutil.Must(t, err)
 	agent := &Agent{Namespace: namespace, Pod: "plainroute-1", Container: "agent", Port: 9472}
 	asks := map[string]func(context.Context) error{

@@ -14,8 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -30,7 +30,7 @@ const (
 )
 
 // find lists the Nodes, and the agents' pods by node: those that the agents' DaemonSet controls.
-func find(ctx context.Context, client kubernetes.Interface, namespace string) ([]Row, map[string]*corev1.Pod, error) {
+func find(ctx context.Context, client *kube.Client, namespace string) ([]Row, map[string]*corev1.Pod, error) {
 	sets, err := DaemonSets(ctx, client, namespace)
 	if err != nil {
 		return nil, nil, err
@@ -51,11 +51,11 @@ func find(ctx context.Context, client kubernetes.Interface, namespace string) ([
 		})
 	}
 	list("Nodes", func() error {
-		return Each(ctx, client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { rows = append(rows, rowOf(n)) })
+		return Each(ctx, client.Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) { rows = append(rows, rowOf(n)) })
 	})
 	if len(sets) > 0 {
 		list("the agents' pods", func() error {
-			return Each(ctx, client.CoreV1().Pods(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(p *corev1.Pod) {
+			return Each(ctx, client.Pods(namespace).List, metav1.ListOptions{LabelSelector: agents}, func(p *corev1.Pod) {
 				if old := pods[p.Spec.NodeName]; p.Spec.NodeName != "" && isAgent(p, uids) && (old == nil || preferred(p, old)) {
 					pods[p.Spec.NodeName] = p
 				}

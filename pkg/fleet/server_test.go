@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/rest"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/test/apiserver"
 	"github.com/plainroute/plainroute/test/testutil"
@@ -207,7 +208,7 @@ func (s *server) populate(t *testing.T) {
 
 func (s *server) by(t *testing.T, config *rest.Config, namespace string, timeout time.Duration) *Collector {
 	t.Helper()
-	client, err := kubernetes.NewForConfig(config)
+	client, err := kube.New(config)
 	testutil.Must(t, err)
 	forward := &Forward{Config: config, Client: client}
 	return &Collector{Client: client, Get: forward.Get, Namespace: namespace, Parallel: 3, Timeout: timeout}

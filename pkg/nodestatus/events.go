@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
@@ -73,14 +73,11 @@ func (e *Events) Update(r *status.Result) {
 	idle.Signal(e.news)
 }
 
-// Start writes Events until ctx ends.
-func (e *Events) Start(ctx context.Context) error {
-	repeat(ctx, e.news, e.Sync)
-	return nil
-}
+// Run writes Events until ctx ends.
+func (e *Events) Run(ctx context.Context) { idle.Repeat(ctx, e.news, e.Sync) }
 
 // Sync writes the Events that are due, and returns when to call it again, 0: after the next
-// Update. Start calls it.
+// Update. Run calls it.
 func (e *Events) Sync(ctx context.Context) time.Duration {
 	for {
 		now := e.Now()
@@ -103,7 +100,7 @@ func (e *Events) Sync(ctx context.Context) time.Duration {
 
 // logLoss logs the first of the Events that are lost, and their number once one is written.
 func (e *Events) logLoss(ctx context.Context, reason problem.Reason, err error) {
-	logger := log.FromContext(ctx)
+	logger := logr.FromContextOrDiscard(ctx)
 	switch {
 	case err != nil && e.lost == 0:
 		logger.Info("Failed to write an Event", "reason", reason, "error", nodes.StableError(err).Error())

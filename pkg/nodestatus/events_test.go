@@ -17,7 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -52,7 +51,7 @@ func (s *eventStory) restart() {
 // then lets the time pass until an Event is due, and settleTime more.
 func (s *eventStory) then(what string) {
 	s.t.Helper()
-	ctx := log.IntoContext(s.t.Context(), logr.FromSlogHandler(slog.NewTextHandler(&s.logged, nil)))
+	ctx := logr.NewContext(s.t.Context(), logr.FromSlogHandler(slog.NewTextHandler(&s.logged, nil)))
 	s.events.Sync(ctx)
 	s.now = s.now.Add(settleTime)
 	wait := s.events.Sync(ctx)
@@ -246,8 +245,7 @@ func TestEventsAreWrittenWhenDue(t *testing.T) {
 	clock := e.Now
 	e.Now = func() time.Time { looks.Add(1); return clock() }
 	e.schedule = newSchedule(func() float64 { return 0 })
-	done := make(chan error)
-	go func() { done <- e.Start(t.Context()) }()
+	go e.Run(t.Context())
 	e.rest()
 	before := looks.Load()
 	time.Sleep(20 * time.Millisecond)

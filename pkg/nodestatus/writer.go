@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/idle"
 	"github.com/plainroute/plainroute/pkg/nodes"
@@ -83,7 +83,7 @@ func (w *Writer) Problems() []problem.Problem {
 // Run writes until ctx ends, and calls notify when Problems changes.
 func (w *Writer) Run(ctx context.Context, notify func()) {
 	w.notify = notify
-	repeat(ctx, w.news, w.sync)
+	idle.Repeat(ctx, w.news, w.sync)
 }
 
 // sync sends the patches that are due, and returns when to call it again, 0: after the next Update.
@@ -125,26 +125,9 @@ func (w *Writer) send(ctx context.Context, p nodePatch, own *nodes.OwnState) err
 	}
 	switch err = request.Do(ctx).Error(); {
 	case err == nil:
-		log.FromContext(ctx).Info("Patched our Node", "for", p.name)
+		logr.FromContextOrDiscard(ctx).Info("Patched our Node", "for", p.name)
 	case apierrors.IsNotFound(err):
 		return nil // the next Update follows: the Node comes back, or this node is not ready
 	}
 	return nodes.StableError(err)
-}
-
-// repeat calls f at once, whenever there is news, and after the wait that f returned, 0: none.
-// It returns when ctx ends.
-func repeat(ctx context.Context, news <-chan struct{}, f func(context.Context) time.Duration) {
-	for {
-		var again <-chan time.Time
-		if wait := f(ctx); wait > 0 {
-			again = time.After(wait)
-		}
-		select {
-		case <-news:
-		case <-again:
-		case <-ctx.Done():
-			return
-		}
-	}
 }

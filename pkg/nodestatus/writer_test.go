@@ -12,7 +12,6 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -69,7 +68,7 @@ func (c writerCase) try(t *testing.T) []string {
 	f := apiserver.NewFake(t)
 	f.Refuse(func(*http.Request) int { return c.code })
 	var logged bytes.Buffer
-	ctx := log.IntoContext(t.Context(), logr.FromSlogHandler(slog.NewTextHandler(&logged, nil)))
+	ctx := logr.NewContext(t.Context(), logr.FromSlogHandler(slog.NewTextHandler(&logged, nil)))
 	w, err := NewWriter(f.Config, "node1", true, apiserver.StartupTaint)
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func (u *Uninstall) refuseDaemonSets(ctx context.Context) error {
 	if u.DryRun {
 		return nil
 	}
-	list, err := u.Client.AppsV1().DaemonSets(u.Namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
+	list, err := u.Client.DaemonSets(u.Namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
 	if err != nil {
 		return fmt.Errorf("listing DaemonSets of agents: %w", err)
 	}
@@ -69,7 +69,7 @@ func (u *Uninstall) refuseDaemonSets(ctx context.Context) error {
 // runningAgent returns an agent's pod that is not being deleted, or nil.
 func (u *Uninstall) runningAgent(ctx context.Context) (*corev1.Pod, error) {
 	var left *corev1.Pod
-	err := fleet.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: agentLabels}, func(p *corev1.Pod) {
+	err := fleet.Each(ctx, u.Client.Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: agentLabels}, func(p *corev1.Pod) {
 		if p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 			left = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Spec: corev1.PodSpec{NodeName: p.Spec.NodeName}}
 		}

@@ -2,6 +2,7 @@ package uninstall
 
 import (
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -10,10 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
-	clientgo "k8s.io/client-go/testing"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 // ofAgents is the metadata of an agents' object, whatever the release and its nameOverride are
@@ -51,7 +51,7 @@ func TestRefusesWhileAgentsRun(t *testing.T) {
 		"another program's DaemonSet":      {[]runtime.Object{foreign}, ""},
 		"a DaemonSet of another namespace": {[]runtime.Object{elsewhere}, ""},
 	} {
-		u := &Uninstall{Client: fake.NewClientset(c.objects...), Options: Options{Namespace: "ours"}, Notify: t.Logf}
+		u := &Uninstall{Client: apiserver.NewObjects(t, c.objects...).Client(), Options: Options{Namespace: "ours"}, Notify: t.Logf}
 		err := u.awaitAgents(t.Context(), 0)
 		if errors.Is(err, cleanup.ErrRefused) != (c.refused != "") || err != nil && !strings.Contains(err.Error(), c.refused) {
 			t.Errorf("%s: got %v, want it refused for %q", name, err, c.refused)
@@ -61,13 +61,16 @@ func TestRefusesWhileAgentsRun(t *testing.T) {
 
 // The garbage collector takes a moment to delete pods whose DaemonSet is gone.
 func TestWaitsForGarbageCollection(t *testing.T) {
-	client := fake.NewClientset()
+	server := apiserver.NewObjects(t)
 	lists := 0
-	client.PrependReactor("list", "pods", func(clientgo.Action) (bool, runtime.Object, error) {
+	server.On = func(_ *http.Request, at apiserver.Place) (any, error) {
+		if at.Resource != "pods" {
+			return nil, nil
+		}
 		lists++
-		return true, &corev1.PodList{Items: []corev1.Pod{*agentPod(lists > 2, corev1.PodRunning)}}, nil
-	})
-	u := &Uninstall{Client: client, Options: Options{Namespace: "ours"}, Notify: t.Logf}
+		return &corev1.PodList{Items: []corev1.Pod{*agentPod(lists > 2, corev1.PodRunning)}}, nil
+	}
+	u := &Uninstall{Client: server.Client(), Options: Options{Namespace: "ours"}, Notify: t.Logf}
 	if err := u.awaitAgents(t.Context(), time.Hour); err != nil || lists != 3 {
 		t.Errorf("after %d looks: %v", lists, err)
 	}
@@ -76,28 +79,24 @@ func TestWaitsForGarbageCollection(t *testing.T) {
 // Agents that appear while nodes are cleaned end it: the DaemonSet that cleans goes, and what those
 // agents have set in Nodes stays.
 func TestRefusesWhenAgentsAppear(t *testing.T) {
-	client := fake.NewClientset(node("node-1", corev1.ConditionTrue))
-	client.PrependReactor("create", "daemonsets", func(action clientgo.Action) (bool, runtime.Object, error) {
-		set, ok := action.(clientgo.CreateAction).GetObject().(*appsv1.DaemonSet)
-		if !ok {
-			t.Fatal("that is no DaemonSet")
+	server := apiserver.NewObjects(t, node("node-1", corev1.ConditionTrue))
+	server.On = func(q *http.Request, at apiserver.Place) (any, error) {
+		switch {
+		case q.Method == http.MethodPatch:
+			t.Errorf("a Node was patched: %+v", at)
+		case q.Method == http.MethodPost && at.Resource == "daemonsets":
+			server.Add(&appsv1.DaemonSet{ObjectMeta: ofAgents("agents", false)})
 		}
-		set.Name = "cleaner"
-		return false, nil, client.Tracker().Add(&appsv1.DaemonSet{ObjectMeta: ofAgents("agents", false)})
-	})
-	u := &Uninstall{Client: client, Options: Options{Namespace: "ours", Timeout: time.Hour}, Notify: t.Logf}
+		return nil, nil
+	}
+	u := &Uninstall{Client: server.Client(), Options: Options{Namespace: "ours", Timeout: time.Hour}, Notify: t.Logf}
 	rows, err := u.Run(t.Context())
 	if !errors.Is(err, cleanup.ErrRefused) || len(rows) != 1 || rows[0].Clean {
 		t.Errorf("got %+v, %v; want it refused", rows, err)
 	}
-	sets, err := client.AppsV1().DaemonSets("ours").List(t.Context(), metav1.ListOptions{})
+	sets, err := u.Client.DaemonSets("ours").List(t.Context(), metav1.ListOptions{})
 	if err != nil || len(sets.Items) != 1 || sets.Items[0].Name != "agents" {
 		t.Errorf("there are DaemonSets %+v, %v; want those of the agents alone", sets.Items, err)
-	}
-	for _, action := range client.Actions() {
-		if action.GetVerb() == "patch" {
-			t.Errorf("a Node was patched: %+v", action)
-		}
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/plainroute/plainroute/pkg/fleet"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -23,7 +22,7 @@ import (
 func (u *Uninstall) deleteConditions(ctx context.Context) error {
 	var errs []error
 	count := 0
-	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
+	err := fleet.Each(ctx, u.Client.Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
 		if !hasOurCondition(n) {
 			return
 		}
@@ -54,7 +53,7 @@ func hasOurCondition(n *corev1.Node) bool {
 // deleteCondition deletes a Node's condition by a patch that fails if the Node has changed; then it
 // reads the Node again, by a list, which needs no further right.
 func (u *Uninstall) deleteCondition(ctx context.Context, n *corev1.Node) error {
-	nodes := u.Client.CoreV1().Nodes()
+	nodes := u.Client.Nodes()
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		if !hasOurCondition(n) {
 			return nil
@@ -62,8 +61,11 @@ func (u *Uninstall) deleteCondition(ctx context.Context, n *corev1.Node) error {
 		patch := fmt.Sprintf(`{"metadata":{"resourceVersion":%q},"status":{"conditions":[{"type":%q,"$patch":"delete"}]}}`,
 			n.ResourceVersion, corev1.NodeNetworkUnavailable)
 		_, err := nodes.Patch(ctx, n.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
-		if !apierrors.IsConflict(err) {
-			return client.IgnoreNotFound(err)
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case !apierrors.IsConflict(err):
+			return err
 		}
 		list, e := nodes.List(ctx, metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + n.Name})
 		if e != nil || len(list.Items) == 0 {

@@ -14,9 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+
+	"github.com/plainroute/plainroute/pkg/kube"
 )
 
 // large are a Node and a pod as clusters have them: most of it is of no use here.
@@ -37,7 +38,7 @@ func large(i int) (corev1.Node, corev1.Pod) {
 
 // server lists so many of both, in pages if it is asked for them; in protobuf, which takes it a
 // tenth of the time of JSON.
-func server(t *testing.T, count int) (client kubernetes.Interface, largest *int) {
+func server(t *testing.T, count int) (client *kube.Client, largest *int) {
 	t.Helper()
 	largest = new(int)
 	encoder := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
@@ -66,7 +67,7 @@ func server(t *testing.T, count int) (client kubernetes.Interface, largest *int)
 		_ = encoder.Encode(list, w)
 	}))
 	t.Cleanup(s.Close)
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: s.URL, QPS: -1, ContentConfig: rest.ContentConfig{AcceptContentTypes: runtime.ContentTypeProtobuf}})
+	client, err := kube.New(&rest.Config{Host: s.URL, QPS: -1, ContentConfig: rest.ContentConfig{AcceptContentTypes: runtime.ContentTypeProtobuf}})
 	if err != nil {
 		t.Fatal(err)
 	}

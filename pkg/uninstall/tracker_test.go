@@ -1,22 +1,22 @@
 package uninstall
 
 import (
-	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
-	clientgo "k8s.io/client-go/testing"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/topology"
+	"github.com/plainroute/plainroute/test/apiserver"
 )
 
 func node(name string, ready corev1.ConditionStatus) *corev1.Node {
@@ -169,13 +169,14 @@ func TestAnotherReleaseIsNamed(t *testing.T) {
 		{rows, false, "agents run on 1 of them: remove those first (kubectl get daemonsets -A -l app.kubernetes.io/part-of=plainroute,app.kubernetes.io/component=agent)"},
 		{rows[1:], true, "cleanup --force"},
 	} {
-		client := fake.NewClientset(set)
-		if !c.sees {
-			client.PrependReactor("list", "daemonsets", func(action clientgo.Action) (bool, runtime.Object, error) {
-				return action.GetNamespace() == "", nil, errors.New("forbidden")
-			})
+		server := apiserver.NewObjects(t, set)
+		server.On = func(_ *http.Request, at apiserver.Place) (any, error) {
+			if !c.sees && at.Namespace == "" {
+				return nil, apierrors.NewForbidden(schema.GroupResource{}, "", nil)
+			}
+			return nil, nil
 		}
-		u := &Uninstall{Client: client, Options: Options{Namespace: "ours"}}
+		u := &Uninstall{Client: server.Client(), Options: Options{Namespace: "ours"}}
 		if err := c.rows.err(u.agents(t.Context(), c.rows)); err == nil || !strings.Contains(err.Error(), c.wants) || (c.rows[0].Refused && strings.Contains(err.Error(), "--force")) {
 			t.Errorf("want %q in: %v", c.wants, err)
 		}

@@ -15,15 +15,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/plainroute/plainroute/pkg/cleanup"
 	"github.com/plainroute/plainroute/pkg/fleet"
+	"github.com/plainroute/plainroute/pkg/kube"
 )
 
 // Uninstall is one run.
 type Uninstall struct {
-	Client kubernetes.Interface
+	Client *kube.Client
 	Options
 	// Notify reports the progress to the user, a line at a time.
 	Notify func(format string, args ...any)
@@ -60,7 +60,7 @@ func (u *Uninstall) Run(ctx context.Context) (Rows, error) {
 // nodes returns the Nodes that get a pod, reduced to the fields that reason uses.
 func (u *Uninstall) nodes(ctx context.Context) (map[string]*corev1.Node, error) {
 	nodes := map[string]*corev1.Node{}
-	err := fleet.Each(ctx, u.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
+	err := fleet.Each(ctx, u.Client.Nodes().List, metav1.ListOptions{}, func(n *corev1.Node) {
 		if isReal(n) {
 			nodes[n.Name] = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels}}
 			nodes[n.Name].Status.Conditions = n.Status.Conditions
@@ -79,7 +79,7 @@ func (u *Uninstall) agents(ctx context.Context, rows Rows) string {
 		return ""
 	}
 	for _, namespace := range []string{metav1.NamespaceAll, u.Namespace} {
-		list, err := u.Client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
+		list, err := u.Client.DaemonSets(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentLabels})
 		if err != nil {
 			continue
 		}
@@ -100,7 +100,7 @@ func (u *Uninstall) agents(ctx context.Context, rows Rows) string {
 // create creates the DaemonSet, and deletes that of an earlier run that was killed. The new one has
 // another name, because the old one exists until its pods on unresponsive nodes are gone.
 func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
-	sets := u.Client.AppsV1().DaemonSets(u.Namespace)
+	sets := u.Client.DaemonSets(u.Namespace)
 	old, err := sets.List(ctx, metav1.ListOptions{LabelSelector: selector()})
 	if err != nil {
 		return nil, fmt.Errorf("listing DaemonSets of earlier runs: %w", err)
@@ -125,7 +125,7 @@ func (u *Uninstall) create(ctx context.Context) (*appsv1.DaemonSet, error) {
 
 // delete deletes the DaemonSet once its pods are gone.
 func (u *Uninstall) delete(ctx context.Context, set *appsv1.DaemonSet) error {
-	err := u.Client.AppsV1().DaemonSets(u.Namespace).Delete(ctx, set.Name, metav1.DeleteOptions{
+	err := u.Client.DaemonSets(u.Namespace).Delete(ctx, set.Name, metav1.DeleteOptions{
 		PropagationPolicy: new(metav1.DeletePropagationForeground), Preconditions: &metav1.Preconditions{UID: &set.UID},
 	})
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -151,7 +151,7 @@ func (u *Uninstall) remove(ctx context.Context, set *appsv1.DaemonSet) error {
 		return err
 	}
 	err := wait.PollUntilContextCancel(ctx, pollInterval/4, true, func(ctx context.Context) (bool, error) {
-		_, err := u.Client.AppsV1().DaemonSets(u.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
+		_, err := u.Client.DaemonSets(u.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
 		return apierrors.IsNotFound(err), nil
 	})
 	if err != nil {
@@ -199,7 +199,7 @@ func (u *Uninstall) follow(ctx context.Context, set *appsv1.DaemonSet, nodes map
 // pods returns those of the DaemonSet by node, reduced to the fields that tracker uses.
 func (u *Uninstall) pods(ctx context.Context, set *appsv1.DaemonSet) (map[string]*corev1.Pod, error) {
 	pods := map[string]*corev1.Pod{}
-	err := fleet.Each(ctx, u.Client.CoreV1().Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: selector()}, func(p *corev1.Pod) {
+	err := fleet.Each(ctx, u.Client.Pods(u.Namespace).List, metav1.ListOptions{LabelSelector: selector()}, func(p *corev1.Pod) {
 		if metav1.IsControlledBy(p, set) {
 			pods[nodeOf(p)] = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Status: p.Status}
 		}

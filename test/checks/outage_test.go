@@ -22,7 +22,7 @@ func TestAPIServerStartsAgain(t *testing.T) {
 		}
 	}
 	waits := make(chan struct{})
-	r := testRun(c.Client())
+	r := testRun(p)
 	r.Progress = func(string, int, int) {
 		select {
 		case waits <- struct{}{}:
@@ -53,7 +53,7 @@ func TestAPIServerStartsAgain(t *testing.T) {
 func TestAPIServerStaysAway(t *testing.T) {
 	c, p := play(t, "node-1")
 	p.kubelet = func(pod *corev1.Pod) { pod.Status.Conditions = nil }
-	r := testRun(c.Client())
+	r := testRun(p)
 	r.RetryBudget = 2 * time.Second
 	var begin time.Time
 	r.Progress = func(string, int, int) {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/test/nodelab"
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -20,6 +21,7 @@ import (
 // player plays the controllers' part, and the kubelets', with the namespaces of the test.
 type player struct {
 	client kubernetes.Interface
+	tested *kube.Client // of the run
 	// kubelet changes the status of a pod, which is ready otherwise.
 	kubelet func(*corev1.Pod)
 	// tenancy puts things into a new namespace.
@@ -34,7 +36,9 @@ func play(t *testing.T, names ...string) (*nodelab.Cluster, *player) {
 	testutil.NeedSandbox(t)
 	c, err := shared()
 	testutil.Must(t, err)
-	p := &player{client: c.Client()}
+	tested, err := kube.New(c.API.Config)
+	testutil.Must(t, err)
+	p := &player{client: c.Client(), tested: tested}
 	for _, name := range names {
 		p.addNode(t, name)
 	}

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
-
 	"github.com/plainroute/plainroute/pkg/connectivity"
 )
 
@@ -17,9 +15,9 @@ import (
 type post func(ctx context.Context, namespace, pod, path string, body []byte) (io.ReadCloser, error)
 
 // testRun is a run whose pods report that all probes arrived.
-func testRun(client kubernetes.Interface) *connectivity.Run {
+func testRun(p *player) *connectivity.Run {
 	return &connectivity.Run{
-		Client: client, Image: "localhost/plainroute:1", MaxNodes: 10, Timeout: limit, RetryBudget: limit, RefusalTimeout: time.Second,
+		Client: p.tested, Image: "localhost/plainroute:1", MaxNodes: 10, Timeout: limit, RetryBudget: limit, RefusalTimeout: time.Second,
 		Notify: func(string) {}, Post: arrived,
 	}
 }

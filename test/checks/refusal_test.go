@@ -39,7 +39,7 @@ func TestPodsRefused(t *testing.T) {
 			_, p := play(t, "node-1", "node-2")
 			c.setup(t, p)
 			begin := time.Now()
-			_, err := testRun(p.client).Do(t.Context())
+			_, err := testRun(p).Do(t.Context())
 			if took := time.Since(begin); err == nil || took > limit/2 {
 				t.Fatalf("%v after %s: want it refused, and soon", err, took)
 			}
@@ -117,7 +117,7 @@ func TestOneNodeWithoutImage(t *testing.T) {
 			noImage(pod)
 		}
 	}
-	result, err := testRun(p.client).Do(t.Context())
+	result, err := testRun(p).Do(t.Context())
 	testutil.Must(t, err)
 	text := printed(t, result)
 	if result.OK() || len(result.Nodes) != 2 || !strings.Contains(text, "node node-2: NodeAbsent: its pod is not ready: ImagePullBackOff") || !strings.Contains(text, "  remediation: bring localhost/plainroute:1 to the node") {
@@ -128,7 +128,7 @@ func TestOneNodeWithoutImage(t *testing.T) {
 // A cluster of one node is tested on that node, and the result names what this leaves out.
 func TestOneNode(t *testing.T) {
 	_, p := play(t, "node-1")
-	result, err := testRun(p.client).Do(t.Context())
+	result, err := testRun(p).Do(t.Context())
 	testutil.Must(t, err)
 	text := printed(t, result)
 	if !result.OK() || result.Probes == 0 || !strings.Contains(text, "Not tested: from node to node: only node-1 took part.") || !strings.Contains(text, "\n1 node, ") {
@@ -143,7 +143,7 @@ func TestIPv6Alone(t *testing.T) {
 		pod.Status.PodIP = "fd00:10:244::9"
 		pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
 	}
-	r := testRun(p.client)
+	r := testRun(p)
 	r.Outside = []string{"192.0.2.1:80", "[2001:db8::1]:80"}
 	var asked bytes.Buffer
 	r.Post = recorded(r.Post, &asked)

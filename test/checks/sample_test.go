@@ -19,8 +19,8 @@ func TestDrawnByName(t *testing.T) {
 	for i := range 6 {
 		names = append(names, fmt.Sprintf("node-%d", i+1))
 	}
-	c, _ := play(t, names...)
-	r := testRun(c.Client())
+	c, p := play(t, names...)
+	r := testRun(p)
 	r.MaxNodes = 3
 	var mu sync.Mutex
 	var placed []string // by the API server, while the pods are asked

@@ -68,7 +68,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 	cmd := exec.CommandContext(ctx, filepath.Join(*root, "bin/plainroute"), "check")
 	testutil.Must(t, cmd.Start())
 	await(ctx, t, "the test's namespace", func(ctx context.Context) error {
-		left, err := connectivity.Leftovers(ctx, s.cluster.api)
+		left, err := connectivity.Leftovers(ctx, s.cluster.tested)
 		if err == nil && len(left) == 0 {
 			err = errors.New("there is none")
 		}
@@ -83,7 +83,7 @@ func (s *story) interrupted(ctx context.Context, t *testing.T) {
 
 func (s *story) noCheckLeft(ctx context.Context, t *testing.T) {
 	t.Helper()
-	left, err := connectivity.Leftovers(ctx, s.cluster.api)
+	left, err := connectivity.Leftovers(ctx, s.cluster.tested)
 	testutil.Must(t, err)
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
@@ -22,6 +23,7 @@ import (
 type cluster struct {
 	config *rest.Config
 	api    *kubernetes.Clientset
+	tested *kube.Client // the product's
 	lines  lines
 }
 
@@ -32,7 +34,9 @@ func newCluster(t *testing.T) *cluster {
 	config.QPS = -1 // a test that polls is bounded by its polls
 	api, err := kubernetes.NewForConfig(config)
 	testutil.Must(t, err)
-	c := &cluster{config: config, api: api}
+	tested, err := kube.New(config)
+	testutil.Must(t, err)
+	c := &cluster{config: config, api: api, tested: tested}
 	t.Cleanup(c.lines.close)
 	return c
 }
