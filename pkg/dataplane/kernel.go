@@ -209,7 +209,7 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	if err := k.load(); err != nil {
 		return topology.State{}, err
 	}
-	k.routes.shown = true
+	k.routes.shown, k.peers.shown = true, true
 	return topology.State{
 		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Devices: k.links.devices(k.cfg.Bridge),
 		Tunnels: k.links.tunnelList(), Neighbors: k.peers.neighbors, FDB: k.peers.fdb,

@@ -56,7 +56,7 @@ func (m *machine) nextHop(id uint32, via string, members ...uint32) {
 // routeByObject adds a route that names its next hop.
 func (m *machine) routeByObject(dst string, id uint32) {
 	m.t.Helper()
-	b := encodeRoute(topology.Route{Dst: netip.MustParsePrefix(dst), Protocol: 186}, 0, unix.RT_SCOPE_UNIVERSE)
+	b := appendRoute(nil, topology.Route{Dst: netip.MustParsePrefix(dst), Protocol: 186}, 0, unix.RT_SCOPE_UNIVERSE)
 	b = appendAttribute(b, routeObject, binary.NativeEndian.AppendUint32(nil, id))
 	m.must(m.ask(unix.RTM_NEWROUTE, netlink.Create, b))
 }

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -68,17 +69,17 @@ var errNoDevice = errors.New("no such device any more")
 func (k *Kernel) send(op operation, routes []plan.Route) []error {
 	answers := make([]error, len(routes))
 	requests, sent := make([]request, 0, len(routes)), make([]int, 0, len(routes)) // sent: which route a request is about
+	content := make([]byte, 0, len(routes)*routeSize)                              // of all requests
 	for i, r := range routes {
 		index, ok := k.links.byName[r.Dev]
 		if r.Dev != "" && !ok {
 			answers[i] = errNoDevice
 			continue
 		}
-		requests = append(requests, request{op.kind, op.flags, encodeRoute(r.Route, index, op.scope)})
+		begin := len(content)
+		content = appendRoute(content, r.Route, index, op.scope)
+		requests = append(requests, request{op.kind, op.flags, content[begin:]})
 		sent = append(sent, i)
-	}
-	if len(requests) == 0 {
-		return answers
 	}
 	for i, err := range k.rtnetlink.acknowledge(requests) {
 		if op.done == 0 || !errors.Is(err, op.done) {
@@ -88,8 +89,11 @@ func (k *Kernel) send(op operation, routes []plan.Route) []error {
 	return answers
 }
 
-// encodeRoute returns struct rtmsg and its attributes (rtnetlink(7)).
-func encodeRoute(r topology.Route, index int, scope byte) []byte {
+// routeSize is the size of an encoded route of IPv6; those of IPv4 are smaller.
+const routeSize = 88
+
+// appendRoute appends struct rtmsg and its attributes (rtnetlink(7)).
+func appendRoute(b []byte, r topology.Route, index int, scope byte) []byte {
 	family := byte(unix.AF_INET)
 	if r.Dst.Addr().Is6() {
 		family = unix.AF_INET6
@@ -102,20 +106,19 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 	if r.OnLink {
 		flags = unix.RTNH_F_ONLINK
 	}
-	b := make([]byte, 0, 96)
 	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(r.Protocol), scope, kind)
 	b = binary.NativeEndian.AppendUint32(b, flags)
-	b = appendAttribute(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
+	b = appendAddr(b, unix.RTA_DST, r.Dst.Addr())
 	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
 	switch {
 	case r.Via.Is6() && r.Dst.Addr().Is4():
 		via := append(binary.NativeEndian.AppendUint16(nil, unix.AF_INET6), r.Via.AsSlice()...)
 		b = append(appendAttribute(b, unix.RTA_VIA, via), 0, 0) // RTA_ALIGN
 	case r.Via.IsValid():
-		b = appendAttribute(b, unix.RTA_GATEWAY, r.Via.AsSlice())
+		b = appendAddr(b, unix.RTA_GATEWAY, r.Via)
 	}
 	if r.Src.IsValid() {
-		b = appendAttribute(b, unix.RTA_PREFSRC, r.Src.AsSlice())
+		b = appendAddr(b, unix.RTA_PREFSRC, r.Src)
 	}
 	if index != 0 {
 		b = appendNumber(b, unix.RTA_OIF, index)
@@ -130,8 +133,20 @@ func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	return append(b, value...)
 }
 
+// appendAddr allocates no memory for the address, of which there are thousands.
+func appendAddr(b []byte, kind uint16, a netip.Addr) []byte {
+	if a.Is4() {
+		value := a.As4()
+		return appendAttribute(b, kind, value[:])
+	}
+	value := a.As16()
+	return appendAttribute(b, kind, value[:])
+}
+
 func appendNumber(b []byte, kind uint16, value int) []byte {
-	return appendAttribute(b, kind, binary.NativeEndian.AppendUint32(nil, uint32(value)))
+	var number [4]byte
+	binary.NativeEndian.PutUint32(number[:], uint32(value))
+	return appendAttribute(b, kind, number[:])
 }
 
 // remember and drop update what is kept after a change.

@@ -67,3 +67,38 @@ func (m *machine) countRefused(err error, want map[string]error) int {
 	}
 	return 1
 }
+
+// One route of a batch, at whatever place, is refused because it exists already; the others are
+// made. One that has gone already counts as deleted.
+func TestOneOfManyIsDoneAlready(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(perSend / 2)
+	m.settle(all[:1])
+	missing := plan.Objects[plan.Route](m.diff(all), plan.Add)
+	for _, i := range []int{0, len(missing) / 2, len(missing) - 1} {
+		m.must(errors.Join(m.send(operations[plan.Add], missing[i:i+1])...))
+		for n, err := range m.send(operations[plan.Add], missing) {
+			if want := n == i; errors.Is(err, unix.EEXIST) != want || (err != nil) != want {
+				t.Errorf("with route %d there, adding route %d: %v", i, n, err)
+			}
+		}
+		m.must(errors.Join(m.send(operations[plan.Delete], missing[i:i+1])...))
+		m.must(errors.Join(m.send(operations[plan.Delete], missing)...))
+		if n := len(m.ours()); n != len(m.observe().Routes) {
+			t.Errorf("%d routes are left", n)
+		}
+	}
+	m.settle(all)
+}
+
+// Sending many routes allocates no memory for each.
+func TestManyRoutesInLittleMemory(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(perSend / 2)
+	m.settle(all)
+	routes := plan.Objects[plan.Route](plan.Diff(m.observe(), topology.State{}), plan.Add)
+	refused := testing.AllocsPerRun(10, func() { _ = m.send(operations[plan.Replace], routes) })
+	if int(refused) >= len(routes)/2 {
+		t.Errorf("%v allocations for %d routes", refused, len(routes))
+	}
+}

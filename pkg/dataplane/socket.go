@@ -25,6 +25,7 @@ type socket struct {
 	protocol  int
 	fd        int
 	sequence  uint32 // of the last request
+	overrun   bool   // the queue was; acknowledge resets it
 	in, out   []byte
 }
 
@@ -95,21 +96,30 @@ func (s *socket) close() error {
 
 // acknowledge sends requests in one sendmsg. It returns the kernel's answer to each: nil, a
 // unix.Errno, or errLost.
+//
+// The kernel handles them in their order and answers each that it refuses, so only the last one
+// asks for an acknowledgment, and a request without an answer before that one's was successful
+// (netlink_rcv_skb), unless the queue was overrun.
 func (s *socket) acknowledge(requests []request) []error {
 	answers := make([]error, len(requests))
-	for i := range requests {
-		requests[i].flags |= unix.NLM_F_ACK
-		answers[i] = errLost
+	if len(requests) == 0 {
+		return answers
 	}
+	answered := make([]bool, len(requests))
+	requests[len(requests)-1].flags |= unix.NLM_F_ACK
+	s.overrun = false
 	err := s.ask(requests, func(i int, m netlink.Message) bool {
 		ended, refusal := end(m)
 		if ended {
-			answers[i] = refusal
+			answers[i], answered[i] = refusal, true
 		}
 		return ended
 	})
+	if err == nil && s.overrun {
+		err = errLost
+	}
 	for i := range answers {
-		if err != nil && errors.Is(answers[i], errLost) {
+		if !answered[i] {
 			answers[i] = err
 		}
 	}
@@ -154,7 +164,7 @@ func end(m netlink.Message) (ended bool, refusal error) {
 }
 
 // ask sends requests and calls f with each message of their answers, until f has returned true
-// for each request. If an answer is lost, it closes the socket.
+// for the last request. If that answer is lost, it closes the socket.
 func (s *socket) ask(requests []request, f func(i int, m netlink.Message) (ended bool)) error {
 	if err := s.open(); err != nil {
 		return err
@@ -169,18 +179,18 @@ func (s *socket) ask(requests []request, f func(i int, m netlink.Message) (ended
 	return nil
 }
 
-// collect reads until the last n requests are answered. Messages with another number belong to
-// earlier requests.
+// collect reads the answers to the last n requests, until the last one is answered. Messages with
+// another number belong to earlier requests.
 func (s *socket) collect(n int, f func(i int, m netlink.Message) (ended bool)) error {
 	first := s.sequence - uint32(n) + 1
-	for open := n; open > 0; {
+	for ended := false; !ended; {
 		size, err := s.receive()
 		if err != nil {
 			return err
 		}
 		eachMessage(s.in[:size], func(m netlink.Message) {
 			if i := m.Header.Sequence - first; i < uint32(n) && f(int(i), m) {
-				open--
+				ended = ended || i == uint32(n)-1
 			}
 		})
 	}
@@ -211,7 +221,9 @@ func (s *socket) receive() (int, error) {
 		n, from, err := unix.Recvfrom(s.fd, s.in, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 		sender, ok := from.(*unix.SockaddrNetlink)
 		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOBUFS):
+		case errors.Is(err, unix.ENOBUFS):
+			s.overrun = true
+		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN), n > len(s.in):
 			return 0, errLost
 		case err != nil:

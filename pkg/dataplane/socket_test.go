@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/pkg/plan"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // An unread answer is never taken for that of a later request.
@@ -69,12 +70,21 @@ func TestLostAnswers(t *testing.T) {
 	m.settle(all[:1])
 	m.must(unix.SetsockoptInt(m.rtnetlink.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 2048)) // a few answers of a hundred
 	routes := plan.Objects[plan.Route](m.diff(all), plan.Add)
-	answers, lost := m.send(operations[plan.Add], routes[:perSend]), 0
-	for i, err := range answers {
+	fd := m.rtnetlink.fd
+	for i, err := range m.send(operations[plan.Add], routes[:perSend]) { // there is one answer
+		if err != nil {
+			t.Errorf("adding %v: %v", routes[i], err)
+		}
+	}
+	if m.rtnetlink.fd != fd {
+		t.Error("another socket is used, although no answer was lost")
+	}
+	lost := 0
+	for i, err := range m.send(operations[plan.Add], routes[:perSend]) { // each is refused
 		if errors.Is(err, errLost) {
 			lost++
-		} else if err != nil {
-			t.Errorf("adding %v: %v", routes[i], err)
+		} else if !errors.Is(err, unix.EEXIST) {
+			t.Errorf("adding %v again: %v", routes[i], err)
 		}
 	}
 	if lost == 0 || lost == perSend {
@@ -85,11 +95,37 @@ func TestLostAnswers(t *testing.T) {
 	}
 	for i, err := range m.send(operations[plan.Add], routes[:perSend]) {
 		if !errors.Is(err, unix.EEXIST) {
-			t.Errorf("adding %v again: %v", routes[i], err)
+			t.Errorf("adding %v once more: %v", routes[i], err)
 		}
 	}
 	m.Forget()
 	m.applyMixed(all)
+	m.settle(all)
+}
+
+// If the queue is full of answers that nobody has read, no request without an answer counts as
+// successful.
+func TestQueueFullOfUnreadAnswers(t *testing.T) {
+	m := newMachine(t)
+	all := nodes(perSend)
+	m.settle(all)
+	there := plan.Objects[plan.Route](plan.Diff(m.observe(), topology.State{}), plan.Add)
+	var refused []request
+	for _, r := range there {
+		refused = append(refused, request{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_EXCL, appendRoute(nil, r.Route, m.links.byName[r.Dev], unix.RT_SCOPE_UNIVERSE)})
+	}
+	m.must(unix.SetsockoptInt(m.rtnetlink.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 2048))
+	m.must(m.rtnetlink.send(refused))
+	for i, err := range m.send(operations[plan.Add], there) {
+		if !errors.Is(err, errLost) {
+			t.Errorf("adding route %d, which is there: %v", i, err)
+		}
+	}
+	for i, err := range m.send(operations[plan.Add], there) { // by another socket
+		if !errors.Is(err, unix.EEXIST) {
+			t.Errorf("adding route %d once more: %v", i, err)
+		}
+	}
 	m.settle(all)
 }
 

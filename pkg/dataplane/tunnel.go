@@ -225,6 +225,8 @@ func (k *Kernel) deleteTunnel(name string) error {
 type peerFacts struct {
 	neighbors []topology.Neighbor
 	fdb       []topology.FDBEntry
+	followed  int  // the number of changes by notifications since they were read
+	shown     bool // they are in a result of Observe
 }
 
 // loadPeers reads what is on our tunnels. Notifications of neighbors, of which a busy LAN causes
@@ -289,16 +291,20 @@ func (n neighbor) fdbEntry(dev string) (entry topology.FDBEntry, ok bool) {
 }
 
 // learnPeer reports whether a notification of a neighbor or FDB entry on a tunnel differs from what
-// is kept. Those of all other devices, of which there may be thousands, are ignored first. Before
-// it deletes a device the kernel announces the deletion of all that is on it; the device's own
-// notification follows.
+// is kept, which then follows or becomes stale. Those of all other devices, of which there may be
+// thousands, are ignored first. Before it deletes a device the kernel announces the deletion of all
+// that is on it; the device's own notification follows.
 func (k *Kernel) learnPeer(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofNdMsg || k.links == nil {
 		return false
 	}
 	index, deleted := int(int32(number(m.Data[4:]))), m.Header.Type == unix.RTM_DELNEIGH
 	t, ours := k.links.tunnels[index]
-	if !ours || k.fresh.peers && k.agrees(parseNeighbor(m.Data), t.Name, deleted) {
+	if !ours {
+		return false
+	}
+	n := parseNeighbor(m.Data)
+	if k.fresh.peers && k.agrees(n, t.Name, deleted) {
 		return false
 	}
 	if deleted && k.gone(index) {
@@ -306,7 +312,34 @@ func (k *Kernel) learnPeer(m netlink.Message) bool {
 		k.fresh.routes, k.fresh.peers = false, false
 		return false
 	}
-	k.fresh.peers = false
+	k.fresh.peers = k.fresh.peers && k.peers.follow(n, t.Name, deleted)
+	return true
+}
+
+// follow changes what is kept as a notification says, and reports whether that is certain: the key
+// has one entry. A MAC address of a group, or the zero one, may have several in an FDB
+// (vxlan_fdb_update_existing of drivers/net/vxlan/vxlan_core.c). After many changes a read is cheaper.
+func (f *peerFacts) follow(n neighbor, dev string, deleted bool) bool {
+	c := plan.Change{Op: plan.Replace}
+	certain := true
+	if n.family == unix.AF_BRIDGE {
+		entry, _ := n.fdbEntry(dev)
+		c.Object, certain = plan.FDBEntry{FDBEntry: entry}, entry.MAC[0]&1 == 0 && entry.MAC != topology.MAC{}
+	} else {
+		entry, permanent := n.permanent(dev)
+		c.Object, deleted = plan.Neighbor{Neighbor: entry}, deleted || !permanent
+	}
+	if !certain || f.followed == worthKeeping {
+		return false
+	}
+	if deleted {
+		c.Op = plan.Delete
+	}
+	if f.shown {
+		f.neighbors, f.fdb, f.shown = slices.Clone(f.neighbors), slices.Clone(f.fdb), false
+	}
+	f.followed++
+	f.note(c)
 	return true
 }
 
@@ -358,7 +391,7 @@ func (k *Kernel) changePeers(op plan.Op, step plan.Changes) error {
 	return errors.Join(errs...)
 }
 
-// note updates what is kept after a change.
+// note updates what is kept by a change.
 func (f *peerFacts) note(c plan.Change) {
 	switch o := c.Object.(type) {
 	case plan.Neighbor:

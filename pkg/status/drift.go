@@ -109,7 +109,7 @@ func (r *Result) CountPeers() map[PeerState]int {
 	for _, route := range plan.Objects[plan.Route](r.Undone, plan.Add, plan.Replace) {
 		lost[route.Dst] = route.Metric == topology.MetricPeer
 	}
-	r.eachPeer(func(p Peer) {
+	r.eachPeer(func(p Peer, _ *topology.Route) {
 		if p.State == OK && lost[p.Subnet] {
 			p.State = Missing
 		}

@@ -229,8 +229,9 @@ func (r *Result) problemsByNode() map[string][]problem.Problem {
 	return all
 }
 
-// eachPeer calls f with the peers in the order of their Nodes, without times.
-func (r *Result) eachPeer(f func(Peer)) {
+// eachPeer calls f with the peers in the order of their Nodes, without times, and with the route of
+// this host because of which the Path is that one, or nil, in place of By.
+func (r *Result) eachPeer(f func(p Peer, by *topology.Route)) {
 	problemsByNode := r.problemsByNode()
 	for _, n := range r.Nodes {
 		for _, subnet := range n.PodCIDRs {
@@ -242,8 +243,15 @@ func (r *Result) eachPeer(f func(Peer)) {
 }
 
 func (r *Result) peers() []Peer {
-	peers := []Peer{}
-	r.eachPeer(func(p Peer) { peers = append(peers, p) })
+	peers := make([]Peer, 0, len(r.Nodes))
+	texts := map[*topology.Route]string{nil: ""} // this host has few routes, by which thousands of peers are reached
+	r.eachPeer(func(p Peer, by *topology.Route) {
+		if _, known := texts[by]; !known {
+			texts[by] = by.String()
+		}
+		p.By = texts[by]
+		peers = append(peers, p)
+	})
 	slices.SortFunc(peers, func(a, b Peer) int { return topology.ComparePrefix(a.Subnet, b.Subnet) })
 	r.History.setTimes(peers)
 	return peers
@@ -256,7 +264,8 @@ func (r *Result) states(t Touched) map[row]PeerState {
 	for _, n := range r.Nodes {
 		for _, subnet := range n.PodCIDRs {
 			if _, routed := t.Subnets[subnet]; routed || t.Nodes[n.Name] {
-				states[row{n.Name, subnet}] = r.peer(n, subnet, problemsByNode[n.Name]).State
+				peer, _ := r.peer(n, subnet, problemsByNode[n.Name])
+				states[row{n.Name, subnet}] = peer.State
 			}
 		}
 	}
@@ -265,8 +274,8 @@ func (r *Result) states(t Touched) map[row]PeerState {
 
 // peer returns how one subnet of a Node is reached, considering the Node's Problems about this
 // subnet: the other family may be unaffected.
-func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.Problem) Peer {
-	peer := Peer{Node: n.Name, Subnet: subnet, State: Refused}
+func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.Problem) (peer Peer, by *topology.Route) {
+	peer = Peer{Node: n.Name, Subnet: subnet, State: Refused}
 	var messages []string
 	for _, p := range problems {
 		if !p.Subnet.IsValid() || p.Subnet == subnet {
@@ -279,7 +288,7 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 	reach := r.Desired.Reach(subnet)
 	ours := reach.Node == n.Name || ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via)
 	if ours && (ok || reach.Path == topology.PathUnderlay) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
-		peer.Path, peer.InternalIP, peer.By, peer.Before, peer.State = reach.Path, reach.InternalIP, reach.By, reach.Before, OK
+		peer.Path, peer.InternalIP, peer.Before, peer.State, by = reach.Path, reach.InternalIP, reach.Before, OK, reach.By
 	}
 	if ok && peer.State == OK {
 		peer.Via, peer.Dev = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev
@@ -289,7 +298,7 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 			peer.State = t.state
 		}
 	}
-	return peer
+	return peer, by
 }
 
 // reasonStates are the states that a Reason alone determines; the last that applies counts.

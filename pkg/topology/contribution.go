@@ -96,10 +96,14 @@ func overlapping(ranges []netip.Prefix, p netip.Prefix) []netip.Prefix {
 }
 
 // splice returns a sorted list without the elements of some keys, and with others instead. All are
-// sorted. It is not ok if the list already has one of the others.
-func splice[T any](sorted, gone, put []T, compare func(T, T) int) (all []T, ok bool) {
-	if len(sorted)+len(put) == 0 {
+// sorted. It is not ok if the list already has one of the others. If nothing changes, it returns the
+// list itself, which may be long.
+func splice[T comparable](sorted, gone, put []T, compare func(T, T) int) (all []T, ok bool) {
+	switch {
+	case len(sorted)+len(put) == 0:
 		return nil, true
+	case slices.Equal(elements(sorted, gone, compare), put):
+		return sorted, true
 	}
 	all, ok = make([]T, 0, len(sorted)+len(put)), true
 	cut := func(key T) (found bool) {
@@ -123,6 +127,16 @@ func splice[T any](sorted, gone, put []T, compare func(T, T) int) (all []T, ok b
 		cut(key)
 	}
 	return append(all, sorted...), ok
+}
+
+// elements returns those of a sorted list that have one of some keys.
+func elements[T any](sorted, keys []T, compare func(T, T) int) (found []T) {
+	for _, key := range keys {
+		if i, ok := slices.BinarySearchFunc(sorted, key, compare); ok {
+			found = append(found, sorted[i])
+		}
+	}
+	return found
 }
 
 // unsettled returns the subnets of the footprint with other routes in the kernel than desired, or

@@ -355,7 +355,11 @@ func flat(v reflect.Value) reflect.Value {
 func grants(s State) string {
 	var all strings.Builder
 	for _, c := range s.granted {
-		fmt.Fprintf(&all, "%v %s %v %v %s %v %v\n", c.subnet, c.node.Name, s.Reach(c.subnet), c.via, c.dev, c.kept, c.hadRoute)
+		reach, by := s.Reach(c.subnet), Route{}
+		if reach.By != nil {
+			by, reach.By = *reach.By, nil
+		}
+		fmt.Fprintf(&all, "%v %s %v %v %v %s %v %v\n", c.subnet, c.node.Name, reach, by, c.via, c.dev, c.kept, c.hadRoute)
 	}
 	return all.String()
 }
@@ -385,5 +389,27 @@ func BenchmarkIncremental(b *testing.B) {
 				b.Error("nothing was incremental")
 			}
 		})
+	}
+}
+
+// BenchmarkRepair has one route of many deleted by another program.
+func BenchmarkRepair(b *testing.B) {
+	const n = 5000
+	host := largeHost()
+	opts := Options{NodeName: fmt.Sprintf("node%d", n/2), Masquerade: true, Bridge: Bridge, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}}
+	all := scattered(manyNodes(n))
+	var x Incremental
+	desired, _ := x.Desired(opts, host, all, withKernel(State{}))
+	whole := withKernel(desired).After(desired)
+	desired, _ = x.Desired(opts, host, all, whole)
+	lacking := whole
+	lacking.Routes = slices.Delete(slices.Clone(whole.Routes), n/2, n/2+1)
+	b.ReportAllocs()
+	for b.Loop() {
+		desired, _ = x.Desired(opts, host, all, lacking.After(desired))
+		desired, _ = x.Desired(opts, host, all, whole.After(desired))
+	}
+	if x.index == nil {
+		b.Error("nothing was incremental")
 	}
 }

@@ -37,14 +37,14 @@ func (r *reach) ok() bool { return r.path != "" }
 
 // Reach is how packets get to a peer's subnet. The zero Reach: they don't.
 type Reach struct {
-	Node       string     `json:"node"`
-	Path       Path       `json:"path"`
-	InternalIP netip.Addr `json:"internalIP"`
-	// By is the route of this host to the InternalIP, because of which the Path is that one; empty:
-	// our route was there before, and stays.
-	By string `json:"by,omitempty"`
+	Node       string
+	Path       Path
+	InternalIP netip.Addr
+	// By is the route of this host to the InternalIP, because of which the Path is that one; nil:
+	// our route was there before, and stays. Peers share it.
+	By *Route
 	// Before is why an InternalIP before that one in the Node does not count; empty: there is none.
-	Before string `json:"before,omitempty"`
+	Before string
 }
 
 // Reach returns how packets get to a subnet of the State that Desired has returned.
@@ -53,11 +53,7 @@ func (s State) Reach(subnet netip.Prefix) Reach {
 	if c == nil || !c.ok() {
 		return Reach{}
 	}
-	r := Reach{Node: c.node.Name, Path: c.path, InternalIP: c.addr, Before: c.before}
-	if c.by != nil {
-		r.By = c.by.String()
-	}
-	return r
+	return Reach{Node: c.node.Name, Path: c.path, InternalIP: c.addr, By: c.by, Before: c.before}
 }
 
 // Endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel

@@ -84,13 +84,20 @@ func TestNodesWithOneMAC(t *testing.T) {
 func TestReach(t *testing.T) {
 	opts, host, nodes := tunneling(t)
 	desired, _ := Desired(opts, host, nodes, State{})
-	for subnet, want := range map[string]Reach{
-		"10.244.2.0/24": {"node2", PathDirect, nodes[1].Addrs[0], "192.168.1.0/24 dev eth0 proto 2", ""},
-		"10.244.3.0/24": {"node3", PathTunnel, nodes[2].Addrs[0], "default via 192.168.1.1 dev eth0", ""},
+	for subnet, want := range map[string]struct {
+		reach Reach
+		by    string
+	}{
+		"10.244.2.0/24": {Reach{Node: "node2", Path: PathDirect, InternalIP: nodes[1].Addrs[0]}, "192.168.1.0/24 dev eth0 proto 2"},
+		"10.244.3.0/24": {Reach{Node: "node3", Path: PathTunnel, InternalIP: nodes[2].Addrs[0]}, "default via 192.168.1.1 dev eth0"},
 		"10.244.1.0/24": {}, "10.244.9.0/24": {},
 	} {
-		if got := desired.Reach(netip.MustParsePrefix(subnet)); got != want {
-			t.Errorf("%s is reached by %+v, want %+v", subnet, got, want)
+		got, by := desired.Reach(netip.MustParsePrefix(subnet)), ""
+		if got.By != nil {
+			by = got.By.String()
+		}
+		if got.By = nil; got != want.reach || by != want.by {
+			t.Errorf("%s is reached by %+v, by %q; want %+v", subnet, got, by, want)
 		}
 	}
 	nodes[1].Addrs = append([]netip.Addr{netip.MustParseAddr("172.16.0.12")}, nodes[1].Addrs...)

@@ -79,13 +79,16 @@ func (a *agent) stop(ctx context.Context) error {
 	}
 }
 
-// cpu is the CPU time that the process has used, user and system. Its clock counts nanoseconds, where /proc counts
+// cpu is the agent's CPU time.
+func (a *agent) cpu() (time.Duration, error) { return processTime(a.cmd.Process.Pid) }
+
+// processTime is the CPU time that a process has used, user and system. Its clock counts nanoseconds, where /proc counts
 // hundredths of a second: the id of another process' clock is made of its pid (linux/posix-timers.h).
-func (a *agent) cpu() (time.Duration, error) {
+func processTime(pid int) (time.Duration, error) {
 	const schedClock = 2
 	var used unix.Timespec
-	if err := unix.ClockGettime(int32(^a.cmd.Process.Pid<<3|schedClock), &used); err != nil {
-		return 0, fmt.Errorf("reading the agent's CPU time: %w", err)
+	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &used); err != nil {
+		return 0, fmt.Errorf("reading the CPU time of process %d: %w", pid, err)
 	}
 	return time.Duration(used.Nano()), nil
 }

@@ -57,6 +57,9 @@ func main() {
 }
 
 func run(args []string) int {
+	if len(args) == 3 && args[0] == readerCommand {
+		return failed(readWatch(args[1], args[2]))
+	}
 	opts, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plainroute/plainroute/test/netlab"
+	"github.com/plainroute/plainroute/test/testutil"
 )
 
 // routeEvent is the kernel's word that a route of the agent's, or an entry of a tunnel, came, changed or went.
@@ -115,6 +116,9 @@ func (w *routeWatch) note(event routeEvent) {
 	}
 }
 
+// quiet is the time without notifications after which no more are expected.
+const quiet = 500 * time.Millisecond
+
 // await calls cause and returns when the kernel announced the first event, from just before the
 // call on, that want accepts. It must not be called twice at the same time.
 func (w *routeWatch) await(ctx context.Context, cause func() error, want func(routeEvent) bool) (time.Time, error) {
@@ -136,6 +140,39 @@ func (w *routeWatch) expect(want func(routeEvent) bool, matched chan time.Time) 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.want, w.matched = want, matched
+}
+
+// allBack calls cause, which deletes a number of peers' routes, and returns when the last of them was added again. The agent
+// may add one while others are still being deleted.
+func (w *routeWatch) allBack(ctx context.Context, number int, cause func() error) (last time.Time, err error) {
+	deleted, missing := map[object]bool{}, map[object]bool{}
+	w.expect(func(e routeEvent) bool {
+		switch {
+		case !e.via.IsValid():
+		case e.added:
+			delete(missing, e.object)
+			last = e.at
+		default:
+			deleted[e.object], missing[e.object] = true, true
+		}
+		return false
+	}, nil)
+	defer w.expect(nil, nil)
+	if err := cause(); err != nil {
+		return last, err
+	}
+	for before := -1; ; {
+		if err := testutil.Pause(ctx, quiet); err != nil {
+			return last, fmt.Errorf("waiting for routes: %w", err)
+		}
+		w.mu.Lock()
+		complete, now := len(missing) == 0 && len(deleted) == number, w.count
+		w.mu.Unlock()
+		if complete && now == before {
+			return last, nil
+		}
+		before = now
+	}
 }
 
 // notifications is how many there were of the agent's routes and entries.

@@ -37,6 +37,7 @@ func sections() []section {
 		{"status", measureStatus, anyReach},
 		{"flush", measureFlush, anyReach},
 		{"flap", measureFlap, onLink},
+		{"feed", measureFeed, onLink},
 		{"away", measureAway, onLink},
 		{"restart", measureRestart, anyReach},
 	}
