@@ -112,7 +112,7 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 
 .PHONY: test
 test: assets build vet ## Run every test that this machine can run: pure, API server, kernel, packets.
-	@hack/binaries.sh helm kustomize prometheus gotestsum
+	@hack/binaries.sh test
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PROGRESS) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
 	@cd hack/image && $(GOTESTSUM) -count=1 ./...
