@@ -116,7 +116,7 @@ func newRegistry() *prometheus.Registry {
 	requests := requestCounter{prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rest_client_requests_total", Help: "Requests to API servers, by their answer's code, by method and host.",
 	}, []string{"code", "method", "host"})}
-	metrics.Register(metrics.RegisterOpts{RequestResult: requests})
+	metrics.RequestResult = requests
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsAll)),

@@ -27,9 +27,8 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Source lists and watches Nodes with client-go's reflector and a store of its own. The
-// informer of controller-runtime's cache backs off for up to a minute, and fails if the
-// API server is away for two.
+// Source lists and watches Nodes with client-go's reflector and a store of its own. An informer
+// backs off for up to a minute, and keeps whole Nodes.
 type Source struct {
 	Own string // the Node whose OwnState is kept; empty: none; set before Run
 
