@@ -22,7 +22,7 @@ func (k *Kernel) releaseNew() error {
 	if m == nil || len(m.Sources) == 0 {
 		return nil
 	}
-	destinations := without(m.Cluster, k.covered)
+	destinations := edited(m.Cluster, k.covered, nil, topology.ComparePrefix)
 	if len(destinations) == 0 {
 		return nil
 	}

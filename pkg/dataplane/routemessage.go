@@ -17,7 +17,8 @@ type message struct {
 	hop                     // the first, which stands for all
 	others            []hop // of a multipath route
 	family, kind, tos uint8
-	metric, protocol  int
+	protocol          uint8
+	metric            uint32
 	dst, from         netip.Prefix
 	src               netip.Addr
 	expires           bool
@@ -40,7 +41,7 @@ func (m *message) parse(b []byte) (ok bool) {
 	if len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
 		return false
 	}
-	m.family, m.tos, m.protocol, m.kind = b[0], b[3], int(b[5]), b[7]
+	m.family, m.tos, m.protocol, m.kind = b[0], b[3], b[5], b[7]
 	bits, fromBits, table, flags := int(b[1]), int(b[2]), uint32(b[4]), binary.NativeEndian.Uint32(b[8:])
 	if flags&unix.RTM_F_CLONED != 0 {
 		return false
@@ -71,7 +72,7 @@ func (m *message) parse(b []byte) (ok bool) {
 func (m *message) attribute(kind uint16, value []byte) {
 	switch kind {
 	case unix.RTA_PRIORITY:
-		m.metric = int(number(value))
+		m.metric = number(value)
 	case unix.RTA_PREFSRC:
 		m.src, _ = netip.AddrFromSlice(value)
 	case unix.RTA_CACHEINFO:
@@ -195,7 +196,7 @@ func (m *message) other(h hop, links *linkFacts) topology.Route {
 // shows lo for it in IPv6.
 func (m *message) by(h hop, links *linkFacts) topology.Route {
 	r := topology.Route{
-		Type: routeTypes[m.kind], Dst: m.dst, From: m.from, Via: h.via, Metric: m.metric, TOS: int(m.tos), Dead: h.dead, Encap: h.encap, OnLink: h.onLink,
+		Type: routeTypes[m.kind], Dst: m.dst, From: m.from, Via: h.via, Metric: m.metric, TOS: m.tos, Dead: h.dead, Encap: h.encap, OnLink: h.onLink,
 	}
 	if r.Type == topology.Unicast && h.oif != 0 {
 		r.Dev = links.name(h.oif)

@@ -106,10 +106,10 @@ func appendRoute(b []byte, r topology.Route, index int, scope byte) []byte {
 	if r.OnLink {
 		flags = unix.RTNH_F_ONLINK
 	}
-	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(r.Protocol), scope, kind)
+	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, r.Protocol, scope, kind)
 	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = appendAddr(b, unix.RTA_DST, r.Dst.Addr())
-	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
+	b = appendNumber(b, unix.RTA_PRIORITY, int(r.Metric))
 	switch {
 	case r.Via.Is6() && r.Dst.Addr().Is4():
 		via := append(binary.NativeEndian.AppendUint16(nil, unix.AF_INET6), r.Via.AsSlice()...)

@@ -55,7 +55,7 @@ func drawRoute(t *rapid.T) Route {
 	host := rapid.SampledFrom([]int{0, 1, 4, 8, 9, 12, 16, addr.BitLen()}).Draw(t, "host bits")
 	r := Route{
 		Dst:    netip.PrefixFrom(addr, addr.BitLen()-host).Masked(),
-		Metric: rapid.IntRange(0, 3).Draw(t, "metric"), TOS: rapid.SampledFrom([]int{0, 0, 0, 4}).Draw(t, "TOS"),
+		Metric: rapid.Uint32Range(0, 3).Draw(t, "metric"), TOS: rapid.SampledFrom([]uint8{0, 0, 0, 4}).Draw(t, "TOS"),
 		Dead: rapid.IntRange(0, 4).Draw(t, "dead") == 0, Encap: rapid.IntRange(0, 4).Draw(t, "encap") == 0,
 		Type: rapid.SampledFrom([]RouteType{Unicast, Unicast, Unreachable, throw}).Draw(t, "type"),
 	}

@@ -54,8 +54,8 @@ func changedRoute(t *rapid.T, prefix *rapid.Generator[netip.Prefix], addr *rapid
 	r := Route{
 		Dst: prefix.Draw(t, "destination").Masked(), Dev: rapid.SampledFrom([]string{"", "eth0", "eth1", "docker0", "flannel.1", Bridge}).Draw(t, "device"),
 		Type:     rapid.SampledFrom([]RouteType{Unicast, Unicast, Unicast, "blackhole", Unreachable, throw}).Draw(t, "type"),
-		Metric:   rapid.SampledFrom([]int{0, 100, MetricPeer, MetricOwn, 5000}).Draw(t, "metric"),
-		Protocol: rapid.SampledFrom([]int{protocolKernel, 4, 16}).Draw(t, "protocol"),
+		Metric:   rapid.SampledFrom([]uint32{0, 100, MetricPeer, MetricOwn, 5000}).Draw(t, "metric"),
+		Protocol: rapid.SampledFrom([]uint8{protocolKernel, 4, 16}).Draw(t, "protocol"),
 		Dead:     rapid.IntRange(0, 5).Draw(t, "dead") == 0, Encap: rapid.IntRange(0, 9).Draw(t, "encap") == 0,
 	}
 	if r.Type == Unicast && rapid.Bool().Draw(t, "by gateway") {

@@ -63,11 +63,11 @@ type Route struct {
 	// linux/rtnetlink.h).
 	OnLink bool `json:"onLink,omitempty"`
 
-	Protocol int `json:"protocol,omitempty"`
-	Metric   int `json:"metric,omitempty"`
+	Protocol uint8  `json:"protocol,omitempty"`
+	Metric   uint32 `json:"metric,omitempty"`
 	// TOS is the type of service that a packet must have for this IPv4 route, which then precedes
 	// those of any metric without one; ours have none.
-	TOS int `json:"tos,omitempty"`
+	TOS uint8 `json:"tos,omitempty"`
 	// Shared reports that another program has appended a next hop to this IPv6 route, which the
 	// kernel merges with ours (fib6_add_rt2node of net/ipv6/ip6_fib.c). It can be deleted hop by
 	// hop, but not replaced.
@@ -113,7 +113,7 @@ func (r Route) Compare(s Route) int {
 }
 
 // routeTo returns the route to a prefix with a metric, or nil.
-func routeTo(sorted []Route, dst netip.Prefix, metric int) *Route {
+func routeTo(sorted []Route, dst netip.Prefix, metric uint32) *Route {
 	i, ok := slices.BinarySearchFunc(sorted, Route{Dst: dst, Metric: metric}, Route.Compare)
 	if !ok {
 		return nil
