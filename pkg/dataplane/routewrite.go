@@ -74,7 +74,7 @@ func (k *Kernel) send(op operation, routes []plan.Route) []error {
 			answers[i] = errNoDevice
 			continue
 		}
-		requests = append(requests, request{op.kind, op.flags, encodeRoute(r.Route, index, op.scope)})
+		requests = append(requests, request{op.kind, op.flags, encodeRoute(r, index, op.scope)})
 		sent = append(sent, i)
 	}
 	if len(requests) == 0 {
@@ -89,7 +89,7 @@ func (k *Kernel) send(op operation, routes []plan.Route) []error {
 }
 
 // encodeRoute returns struct rtmsg and its attributes (rtnetlink(7)).
-func encodeRoute(r topology.Route, index int, scope byte) []byte {
+func encodeRoute(r plan.Route, index int, scope byte) []byte {
 	family := byte(unix.AF_INET)
 	if r.Dst.Addr().Is6() {
 		family = unix.AF_INET6
@@ -103,8 +103,9 @@ func encodeRoute(r topology.Route, index int, scope byte) []byte {
 		flags = unix.RTNH_F_ONLINK
 	}
 	b := make([]byte, 0, 96)
-	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(r.Protocol), scope, kind)
+	b = append(b, family, byte(r.Dst.Bits()), 0, 0, 0, byte(r.Protocol), scope, kind)
 	b = binary.NativeEndian.AppendUint32(b, flags)
+	b = putTable(b, 4, tableNumber(r.Table))
 	b = appendAttribute(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
 	b = appendNumber(b, unix.RTA_PRIORITY, r.Metric)
 	switch {

@@ -16,6 +16,7 @@ const (
 	AddressShared    Reason = "AddressShared"    // two Nodes with one InternalIP; neither is refused
 	TunnelFailed     Reason = "TunnelFailed"     // this host can't have its tunnel
 	TunnelConflict   Reason = "TunnelConflict"   // another device receives on the UDP port of our tunnels
+	RouteTableUnused Reason = "RouteTableUnused" // nothing leads to the table with our routes, or to the VRF of the uplink
 	MACShared        Reason = "MACShared"        // two Nodes' tunnels have one MAC address
 	OffLink          Reason = "OffLink"          // the next hop is not on link but behind a gateway
 	RouteConflict    Reason = "RouteConflict"    // a foreign route takes precedence over ours

@@ -116,6 +116,11 @@ var registry = map[Reason]entry{
 		remediation: "Remove the other network's VXLAN device if that network is no longer used (ip link delete), or choose another " +
 			"--vxlan-port on all nodes.",
 	},
+	RouteTableUnused: {
+		scope: OfHost, blocks: may, ready: "routes", event: true,
+		remediation: "Add policy rules for the pods' ranges that lead to the table of --table, before the main table: ip rule add to " +
+			"RANGE lookup TABLE, and with -6 for IPv6. If the InternalIP is in a VRF, --table is that VRF's table.",
+	},
 	MACShared: {scope: OfOthers, remediation: "Two podCIDRs have one MAC address, which is derived from them: delete one of the Nodes, and restart its kubelet, so that it gets another podCIDR."},
 	RouteConflict: {
 		scope: OfHost, blocks: may, ready: "routes", event: true,

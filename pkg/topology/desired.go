@@ -20,6 +20,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 }
 
 func (b *builder) compute() {
+	b.desired.RouteTable = b.opts.RouteTable
 	b.ownSubnets()
 	b.formerSubnets()
 	b.findTunnels()
@@ -30,9 +31,11 @@ func (b *builder) compute() {
 	b.nextHops()
 	b.tunnelPeers()
 	b.hostProblems()
+	b.checkRouteTable()
 	b.pluginProblems()
 	b.cni()
 	b.bridge()
+	b.elsewhere()
 	b.tunnelAddresses()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)

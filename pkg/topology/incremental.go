@@ -104,13 +104,14 @@ func (x *Incremental) update(opts Options, host Host, nodes []*Node, actual Stat
 // continues reports whether the peers' contributions depend on the same as in the last computation,
 // as far as that is known before the next one.
 func (x *Incremental) continues(opts Options, host Host, actual State) bool {
-	return x.last != nil && x.last.basis.own != nil && len(x.last.unsettled) <= maxChanged && sameGrants(x.last.desired.granted, actual.granted) &&
+	return x.last != nil && len(actual.Elsewhere) == 0 && x.last.basis.own != nil && len(x.last.unsettled) <= maxChanged && sameGrants(x.last.desired.granted, actual.granted) &&
 		reflect.DeepEqual(opts, x.last.opts) && host.samePaths(x.last.host)
 }
 
 // samePaths reports whether two Hosts reach all addresses in the same way.
 func (h Host) samePaths(o Host) bool {
-	return h.NoIPv6 == o.NoIPv6 && slices.Equal(h.Nameservers, o.Nameservers) && reflect.DeepEqual(h.Links, o.Links) && slices.Equal(h.Routes, o.Routes)
+	return h.NoIPv6 == o.NoIPv6 && slices.Equal(h.Nameservers, o.Nameservers) && reflect.DeepEqual(h.Links, o.Links) && slices.Equal(h.Routes, o.Routes) &&
+		reflect.DeepEqual(h.RouteTable, o.RouteTable)
 }
 
 func sameGrants(a, b []*claim) bool {
@@ -129,7 +130,7 @@ func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State
 	if len(b.subnets) == 0 || b.needsAll || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
 		return nil
 	}
-	desired, ok := changed.replaced(last.desired, b.desired, b.subnets)
+	desired, ok := changed.replaced(last.desired, b.desired, slices.Concat(b.subnets, b.former))
 	if !ok {
 		return nil
 	}

@@ -148,7 +148,7 @@ func (b *builder) keep(c *claim, have Route) {
 	dead := func(foreign Route) bool { return foreign.Dev == have.Dev && foreign.Dead }
 	_, reason, why := b.resolver.onLink(to)
 	var detail string
-	switch stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Routes, dead); {
+	switch stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Underlay(), dead); {
 	case stays && reason != "":
 		detail = why()
 	case !stays && have.Via == c.addr:

@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A resolver finds out how this host reaches an address, from the main table's foreign routes. A
+// A resolver finds out how this host reaches an address, from the foreign routes. A
 // link's address of the same network does not suffice, because of /32 addresses with an on-link
 // gateway, noprefixroute and more specific routes.
 type resolver struct {
@@ -28,7 +28,7 @@ type outlet struct {
 
 func newResolver(in *input) *resolver {
 	r := &resolver{
-		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Routes),
+		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Underlay()),
 		links: map[string]Link{}, sources: map[outlet]netip.Addr{},
 	}
 	for _, link := range in.host.Links {
@@ -71,7 +71,7 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 	behind := func(s Route) bool {
 		return s.Dev == dev && s.Dst.Bits() < front.Dst.Bits() && s.Dst.Contains(addr) && !s.passedOver() && s.proof() == provesOnLink && !wide(s.Dst)
 	}
-	if front.Protocol != protocolKernel || !slices.ContainsFunc(r.host.Routes, behind) {
+	if front.Protocol != protocolKernel || !slices.ContainsFunc(r.host.Underlay(), behind) {
 		return ""
 	}
 	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
@@ -228,7 +228,7 @@ func (r *resolver) linkHint(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		switch {
 		case !within(link.Addrs, single(addr)):
-		case link.VRF != "":
+		case link.VRF != "" && link.VRFTable != r.opts.RouteTable:
 			return fmt.Sprintf(", though %s has an address of its network (it is in the VRF %s, so its routes are not in the main table)", link.Name, link.VRF)
 		default:
 			return fmt.Sprintf(", though %s has an address of its network (is that link down, or its route gone?)", link.Name)
