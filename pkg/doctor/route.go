@@ -35,7 +35,7 @@ func (t *Target) takes(r, ours topology.Route) bool {
 	for _, name := range t.uplinks() {
 		uplinks[name] = true
 	}
-	return ours.Metric == topology.MetricPeer || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, uplinks)
+	return ours.Metric != topology.MetricOwn && ours.Metric != topology.MetricBridge || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, uplinks)
 }
 
 // kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: the route of an address of this host.
