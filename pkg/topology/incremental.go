@@ -42,11 +42,12 @@ type basis struct {
 	off6                    bool
 	tunnels                 byFamily[bool]
 	noTunnel                byFamily[string]
+	gatewayOfPod            bool
 }
 
 func (b *builder) basis() basis {
 	t := b.resolver.tunnels
-	return basis{b.own, b.stated, b.subnets, b.former, b.attached, b.renamed, b.off6, byFamily[bool]{t.v4 != nil, t.v6 != nil}, b.resolver.noTunnel}
+	return basis{b.own, b.stated, b.subnets, b.former, b.attached, b.renamed, b.off6, byFamily[bool]{t.v4 != nil, t.v6 != nil}, b.resolver.noTunnel, b.gatewayOfPod()}
 }
 
 // maxChanged is the number of peers above which a full computation is cheaper.
@@ -118,6 +119,14 @@ func sameGrants(a, b []*claim) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
+// gatewayOfPod reports whether a gateway of this host is in a peer's subnet: then those who are behind
+// it depend on that subnet's Node.
+func (b *builder) gatewayOfPod() bool {
+	return b.opts.OffLink == OffLinkGateway && slices.ContainsFunc(b.host.Underlay(), func(r Route) bool {
+		return r.Via.IsValid() && (b.actual.leadsToPods(r.Via) || claimAround(b.claims, r.Via) != nil)
+	})
+}
+
 // merge computes the State of this host with some peers, and adds the contributions of the others.
 // It returns nil if these are no longer true.
 func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State, changed footprint, peers []*Node, touched []netip.Prefix) *computation {
@@ -127,7 +136,7 @@ func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State
 	addDevs(&b.devs, last.desired.Routes, changed.subnets)
 	b.compute()
 	next := &computation{basis: b.basis()}
-	if len(b.subnets) == 0 || b.needsAll || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
+	if len(b.subnets) == 0 || b.needsAll || next.basis.gatewayOfPod || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
 		return nil
 	}
 	desired, ok := changed.replaced(last.desired, b.desired, slices.Concat(b.subnets, b.former))

@@ -136,7 +136,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 	case r.opts.OffLink == OffLinkUnderlay:
 		way.path = PathUnderlay
 	case r.opts.OffLink == OffLinkGateway && by.Via.IsValid():
-		if _, ours := r.local[by.Via]; ours || within(r.opts.ClusterCIDRs, single(by.Via)) {
+		if _, ours := r.local[by.Via]; ours || r.ofPod(by.Via) {
 			return reach{}, false, problem.OffLink, say("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, by.Via)
 		}
 		way.path, way.via, way.dev = PathGateway, by.Via, by.Dev
@@ -144,6 +144,12 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 		return reach{}, false, reason, why
 	}
 	return way, onLink, "", why
+}
+
+// ofPod reports whether an address is in pods' ranges, as far as they are known before this
+// computation. avoidPods knows the others.
+func (r *resolver) ofPod(addr netip.Addr) bool {
+	return within(r.opts.ClusterCIDRs, single(addr)) || within(r.ownCIDRs, single(addr)) || within(r.attached, single(addr)) || r.actual.leadsToPods(addr)
 }
 
 // wraps reports whether packets to a peer that is on link take a tunnel. In a network with tunnels
