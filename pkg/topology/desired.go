@@ -67,7 +67,7 @@ type builder struct {
 	claims   []*claim           // accepted, reached or not; one a subnet
 	hops     []netip.Addr       // the addresses by which they are reached, sorted, each once
 	needsAll bool               // the result depends on the InternalIPs of all peers
-	others   int                // the number of peers that this computation leaves out
+	others   byFamily[int]      // the number of neighbors that this computation leaves out
 	devs     byFamily[[]string] // of the routes to all peers
 	desired  State
 	problems []problem.Problem

@@ -132,7 +132,11 @@ func (b *builder) gatewayOfPod() bool {
 func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State, changed footprint, peers []*Node, touched []netip.Prefix) *computation {
 	last := x.last
 	b := newBuilder(opts, host, append(slices.Clone(peers), last.basis.own), actual)
-	b.others = len(nodes) - 1 - len(peers)
+	for _, c := range last.desired.granted {
+		if _, gone := slices.BinarySearchFunc(changed.subnets, c.subnet, ComparePrefix); !gone && c.isNeighbor() {
+			*b.others.of(c.subnet.Addr().Is4())++
+		}
+	}
 	addDevs(&b.devs, last.desired.Routes, changed.subnets)
 	b.compute()
 	next := &computation{basis: b.basis()}
