@@ -143,6 +143,7 @@ func asJSON(v any) string {
 // upwards.
 func TestNeighborLimits(t *testing.T) {
 	host := testHost(t)
+	host.Routes = append(host.Routes, Route{Dst: netip.MustParsePrefix("192.168.0.0/16"), Dev: "eth0"})
 	for _, c := range []struct {
 		peers int
 		have  string // the second limit
