@@ -67,6 +67,9 @@ const (
 	Disagreement Reason = "Disagreement" // agents attribute a subnet to different Nodes
 	Oversize     Reason = "Oversize"     // pods send larger packets than other Nodes' links take
 	Versions     Reason = "Versions"     // agents are of more than one version
+
+	TunnelMismatch     Reason = "TunnelMismatch"     // Nodes have tunnels of different ports or VNIs
+	MixedEncapsulation Reason = "MixedEncapsulation" // Nodes have different settings of --encapsulation
 )
 
 // The Reasons of the connectivity test.

@@ -277,6 +277,16 @@ var registry = map[Reason]entry{
 		remediation: "Set one MTU on the links of all Nodes (ip link set DEV mtu SIZE, and in the link's configuration), or pass all " +
 			"agents the --mtu that fits the smallest, less what a tunnel adds; new pods have it.",
 	},
+	TunnelMismatch: {
+		by: fleet, severity: Error,
+		remediation: "Give all agents the same --vxlan-port and --vxlan-id (the chart's vxlan.port and vxlan.id). While they change node by " +
+			"node, packets in tunnels between nodes with different values are lost.",
+	},
+	MixedEncapsulation: {
+		by: fleet, severity: Info,
+		remediation: "Nothing during a rollout. Otherwise give all agents the same --encapsulation; between never and always change all to " +
+			"cross-subnet first.",
+	},
 	Versions: {
 		by: fleet, severity: Info,
 		remediation: "Nothing during a rollout. Otherwise: kubectl rollout status daemonset, and an image of the same tag on each " +
