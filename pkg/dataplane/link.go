@@ -78,6 +78,9 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 			facts.vrfs[a.Name] = vrf.Table
 		}
 		t, ours := tunnelOf(l)
+		if !ours {
+			t, ours = k.lostMark(l)
+		}
 		if ours {
 			facts.tunnels[a.Index] = t
 		}
