@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"slices"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
@@ -28,7 +29,7 @@ func (r *NodeReconciler) prune(view nodes.View, desired, actual topology.State) 
 		before = plan.Joined(actual, *r.held.state)
 	}
 	changes := plan.Diff(desired, before)
-	why := r.waitReason(view, changes, before)
+	why := r.waitReason(view, changes, before, desired)
 	if why == "" {
 		if r.held.state != nil {
 			changes = plan.Diff(desired, actual)
@@ -43,7 +44,7 @@ func (r *NodeReconciler) prune(view nodes.View, desired, actual topology.State) 
 }
 
 // waitReason returns what removals wait for, "": the changes have none, or the view justifies them.
-func (r *NodeReconciler) waitReason(view nodes.View, changes plan.Changes, before topology.State) string {
+func (r *NodeReconciler) waitReason(view nodes.View, changes plan.Changes, before, desired topology.State) string {
 	switch {
 	case !changes.Removes():
 		return ""
@@ -51,7 +52,7 @@ func (r *NodeReconciler) waitReason(view nodes.View, changes plan.Changes, befor
 		return "until the list of Nodes is not empty"
 	case !r.Options.Router && r.ownNode(view.Nodes) == nil:
 		return "until our own Node is in the list"
-	case !r.Options.Router && !view.Cached && !massive(changes, before):
+	case !r.Options.Router && !view.Cached && !massive(changes, before, desired):
 		return ""
 	case r.confirmed(view):
 		return ""
@@ -73,8 +74,9 @@ func (r *NodeReconciler) ownNode(all []*topology.Node) *topology.Node {
 	return nil
 }
 
-// massive reports whether more than half of fewPeers or more peers would be cut off.
-func massive(c plan.Changes, before topology.State) bool {
+// massive reports whether more than half of fewPeers or more peers would be cut off. Routes in another
+// table count if none takes their place.
+func massive(c plan.Changes, before, desired topology.State) bool {
 	peers, gone := 0, 0
 	for _, route := range before.Routes {
 		if route.Metric == topology.MetricPeer {
@@ -84,6 +86,11 @@ func massive(c plan.Changes, before topology.State) bool {
 	for _, route := range plan.Objects[plan.Route](c, plan.Delete) {
 		if route.Metric == topology.MetricPeer {
 			gone++
+		}
+	}
+	for _, stray := range plan.Objects[plan.StrayRoute](c, plan.Delete) {
+		if _, moves := slices.BinarySearchFunc(desired.Routes, stray.Route, topology.Route.Compare); !moves && stray.Metric == topology.MetricPeer {
+			peers, gone = peers+1, gone+1
 		}
 	}
 	return peers >= fewPeers && 2*gone > peers

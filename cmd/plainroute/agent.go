@@ -122,6 +122,7 @@ func (f *agentFlags) run(cmd *cobra.Command, _ []string) error {
 
 func (f *agentFlags) hostConfig() dataplane.Config {
 	config := f.nodeFlags.hostConfig()
+	config.RouteTable = f.routeTable()
 	config.CNI.BinDir, config.CNI.PluginsDir = f.cniBinDir, f.cniPluginsDir
 	config.ResolvConf, config.ResolvConfNeeded = f.resolvConf, f.resolvConf != defaultResolvConf
 	return config

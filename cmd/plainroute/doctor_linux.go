@@ -117,6 +117,9 @@ func (f *doctorFlags) target(ctx context.Context) *doctor.Target {
 func (f *doctorFlags) inspect(ctx context.Context, p *doctor.Target) (topology.Host, topology.State, error) {
 	config := f.hostConfig()
 	config.Bridge = p.Bridge
+	if p.Report != nil {
+		config.RouteTable = p.Report.State.RouteTable
+	}
 	host, err := openHost(ctx, config)
 	if err != nil {
 		return topology.Host{}, topology.State{}, err

@@ -53,8 +53,8 @@ func (h host) read(ctx context.Context) (topology.Host, topology.State, error) {
 	return facts, state, err
 }
 
-// openHost takes the bridge's name from the objects with our mark if the config has none, so that an
-// operator does not have to remember the agent's flags.
+// openHost takes the bridge's name, if the config has none, and the routing table from the objects with
+// our mark, so that an operator does not have to remember the agent's flags.
 func openHost(ctx context.Context, config dataplane.Config) (host, error) {
 	given := config.Bridge != ""
 	config.Bridge = cmp.Or(config.Bridge, topology.Bridge)
@@ -67,15 +67,27 @@ func openHost(ctx context.Context, config dataplane.Config) (host, error) {
 		if err != nil {
 			return host{}, errors.Join(fmt.Errorf("observing the kernel: %w", err), kernel.Close())
 		}
-		found := bridgeOf(state)
-		if given || found == "" || found == config.Bridge {
+		found, table := bridgeOf(state), routeTableOf(state)
+		if given || found == "" {
+			found = config.Bridge
+		}
+		if found == config.Bridge && table == config.RouteTable {
 			return host{Kernel: kernel}, nil
 		}
 		if err := kernel.Close(); err != nil {
 			return host{}, err
 		}
-		config.Bridge = found
+		config.Bridge, config.RouteTable = found, table
 	}
+}
+
+// routeTableOf returns the table with our routes: the one that was read, or if that has none, the
+// first one that has.
+func routeTableOf(s topology.State) int {
+	if len(s.Routes) > 0 || len(s.Elsewhere) == 0 {
+		return s.RouteTable
+	}
+	return s.Elsewhere[0].Table
 }
 
 // bridgeOf returns the bridge that our CNI config or our table names.

@@ -22,15 +22,21 @@ func (f *routeFacts) take(m *message, links *linkFacts) {
 	}
 	resolved := m.resolve(f.objects)
 	kept := f.concerns(m)
+	foreign := &f.foreign
+	if m.table != unix.RT_TABLE_MAIN {
+		foreign = &f.beside
+	}
 	switch {
+	case m.mine() && m.table != f.table:
+		return // see findStrays
 	case m.mine():
 		f.ours = append(f.ours, m.route(links))
 	case kept || f.represents(m, m.hop, links):
-		f.foreign = append(f.foreign, m.route(links))
+		*foreign = append(*foreign, m.route(links))
 	}
 	for _, h := range m.others {
 		if kept || f.represents(m, h, links) {
-			f.foreign = append(f.foreign, m.other(h, links))
+			*foreign = append(*foreign, m.other(h, links))
 		}
 	}
 	f.unread = f.unread || f.objects == nil && (!resolved || kept && m.object != 0)
@@ -115,7 +121,7 @@ func (k *Kernel) concern(blocks []netip.Prefix) {
 // joined ours in IPv6, makes all routes stale.
 func (k *Kernel) learnRoute(received netlink.Message) bool {
 	m := &k.notified
-	if !m.parse(received.Data) {
+	if !m.parse(received.Data) || m.table != k.table() && (m.mine() || m.table != unix.RT_TABLE_MAIN) {
 		return false
 	}
 	if k.routes == nil {

@@ -23,7 +23,7 @@ func (m *machine) bulk(n int, via string) {
 	requests := make([]request, 0, perSend)
 	for i := range n {
 		r := topology.Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(20 + i>>16), byte(i >> 8), byte(i), 0}), 24), Via: netip.MustParseAddr(via), Protocol: 186}
-		requests = append(requests, request{unix.RTM_NEWROUTE, unix.NLM_F_CREATE, appendRoute(nil, r, index, unix.RT_SCOPE_UNIVERSE)})
+		requests = append(requests, request{unix.RTM_NEWROUTE, unix.NLM_F_CREATE, appendRoute(nil, plan.Route{Route: r}, index, unix.RT_SCOPE_UNIVERSE)})
 		if len(requests) < perSend && i < n-1 {
 			continue
 		}

@@ -27,6 +27,7 @@ import (
 
 // Config has what a Kernel needs besides the network namespace.
 type Config struct {
+	RouteTable       int       // the number of the table with our routes; 0: main
 	Bridge           string    // the name of the pods' bridge
 	ProcSys          string    // the root of settings: /proc/sys, or in a container another mount of it
 	ResolvConf       string    // the file of resolv.conf(5)
@@ -62,6 +63,9 @@ type Kernel struct {
 	notified   message // of learnRoute
 	links      *linkFacts
 	routes     *routeFacts
+	strays     []topology.TableRoute // routes of ours in other tables
+	searched   bool                  // for these
+	ruled      []int                 // the families of which a policy rule leads to our table
 	peers      peerFacts
 	watched    bool            // notifications of neighbors are subscribed to
 	bulk       int             // how many routes, neighbors or FDB entries were added since they were read
@@ -108,7 +112,7 @@ func (k *Kernel) open() (err error) {
 	if k.namespace, err = openNamespace(); err != nil {
 		return err
 	}
-	events, err := listenTo(unix.NETLINK_ROUTE, routeGroups()...) // before anything is read, so that no change is missed
+	events, err := listenTo(unix.NETLINK_ROUTE, routeGroups(k.cfg.RouteTable != 0)...) // before anything is read, so that no change is missed
 	if err != nil {
 		return err
 	}
@@ -173,7 +177,7 @@ func (k *Kernel) Facts(_ context.Context, concerns []netip.Prefix) (topology.Hos
 	plugins, faults := k.cfg.CNI.Plugins()
 	unfit, cni11 := k.examinePlugins(plugins)
 	return topology.Host{
-		Links: k.links.list, Routes: k.routes.foreign, NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
+		Links: k.links.list, Routes: k.routes.foreign, RouteTable: k.routeTable(), NoIPv6: k.lacksIPv6(), Nameservers: k.servers,
 		ConfigsBefore: k.cfg.CNI.Before(), Plugins: plugins, PluginProblems: faults, CNI11: cni11,
 		Ports: k.links.ports(k.cfg.Bridge), Leases: k.cfg.CNI.Leases(),
 		UnfitPlugins: unfit, Unseen: texts(err, k.blind), TableUnread: strings.Join(texts(k.unread), ""),
@@ -213,7 +217,7 @@ func (k *Kernel) Observe(context.Context) (topology.State, error) {
 	return topology.State{
 		Sysctls: k.sysctls, Bridge: k.links.bridge(k.cfg.Bridge), Devices: k.links.devices(k.cfg.Bridge),
 		Tunnels: k.links.tunnelList(), Neighbors: k.peers.neighbors, FDB: k.peers.fdb,
-		Addresses: k.addresses(), Routes: k.routes.ours, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
+		Addresses: k.addresses(), Routes: k.routes.ours, RouteTable: k.cfg.RouteTable, Elsewhere: k.strays, Masquerade: k.masquerade, CNI: k.cfg.CNI.Read(),
 	}, nil
 }
 
@@ -313,6 +317,10 @@ func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 				f.staying = errors.Join(f.staying, err)
 			} else {
 				f.routes = errors.Join(f.routes, err)
+			}
+		case plan.StrayRoute:
+			if f.routes == nil && f.own == nil { // others take their place
+				f.staying = errors.Join(f.staying, k.deleteStrays(plan.Objects[plan.StrayRoute](step, op)))
 			}
 		case plan.Table, plan.Sets:
 			if op != plan.Delete || f.table == nil && f.staying == nil { // a destination is in the sets for as long as its route is there

@@ -25,6 +25,7 @@ type linkFacts struct {
 	idents    map[int]linkIdent // of all links, by index
 	byName    map[string]int
 	kinds     map[string]string  // what each was when all were read, by name
+	vrfs      map[string]uint32  // the tables of VRFs, by name
 	pods      map[int]netip.Addr // an address of the pod behind a port that is down or out of the bridge
 	conflicts map[int]int        // ports with the same pod's address as another
 	seen      map[int]bool       // links that were seen in the bridge, now or before
@@ -73,7 +74,13 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		a := l.Attrs()
 		facts.note(a.Index, identOf(l), false)
 		facts.kinds[a.Name] = kindOf(l)
+		if vrf, is := l.(*rtnl.Vrf); is {
+			facts.vrfs[a.Name] = vrf.Table
+		}
 		t, ours := tunnelOf(l)
+		if !ours {
+			t, ours = k.lostMark(l)
+		}
 		if ours {
 			facts.tunnels[a.Index] = t
 		}
@@ -95,8 +102,9 @@ func (k *Kernel) readLinks() (*linkFacts, map[int]*topology.Link, error) {
 		}
 	}
 	for index, link := range byIndex {
-		if master := facts.name(facts.idents[index].master); facts.kinds[master] == "vrf" {
-			link.VRF = master
+		master := facts.name(facts.idents[index].master)
+		if table, is := facts.vrfs[master]; is {
+			link.VRF, link.VRFTable = master, int(table)
 		}
 	}
 	facts.remember(k.links, k.cfg.Bridge)
@@ -120,7 +128,7 @@ func usableLinkLocal(a rtnl.Addr) bool {
 
 func newLinkFacts(n int) *linkFacts {
 	return &linkFacts{
-		idents: make(map[int]linkIdent, n), byName: make(map[string]int, n), kinds: make(map[string]string, n),
+		idents: make(map[int]linkIdent, n), byName: make(map[string]int, n), kinds: make(map[string]string, n), vrfs: map[string]uint32{},
 		tunnels: map[int]topology.Tunnel{}, pods: map[int]netip.Addr{}, conflicts: map[int]int{}, seen: map[int]bool{},
 	}
 }

@@ -12,6 +12,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -56,7 +57,7 @@ func (m *machine) nextHop(id uint32, via string, members ...uint32) {
 // routeByObject adds a route that names its next hop.
 func (m *machine) routeByObject(dst string, id uint32) {
 	m.t.Helper()
-	b := appendRoute(nil, topology.Route{Dst: netip.MustParsePrefix(dst), Protocol: 186}, 0, unix.RT_SCOPE_UNIVERSE)
+	b := appendRoute(nil, plan.Route{Route: topology.Route{Dst: netip.MustParsePrefix(dst), Protocol: 186}}, 0, unix.RT_SCOPE_UNIVERSE)
 	b = appendAttribute(b, routeObject, binary.NativeEndian.AppendUint32(nil, id))
 	m.must(m.ask(unix.RTM_NEWROUTE, netlink.Create, b))
 }
@@ -135,7 +136,7 @@ func TestAnswersOfAnotherFamily(t *testing.T) {
 	if given == 0 {
 		t.Skip("this kernel has AF_X25, or answers otherwise")
 	}
-	m.must(m.dumpFamily(unix.AF_X25, unix.RTPROT_UNSPEC, func(r *message) { t.Errorf("%v was taken", r.dst) }))
+	m.must(m.dumpFamily(unix.AF_X25, unix.RT_TABLE_MAIN, unix.RTPROT_UNSPEC, func(r *message) { t.Errorf("%v was taken", r.dst) }))
 }
 
 // objectMessage makes struct nhmsg with attributes (linux/nexthop.h).

@@ -60,7 +60,7 @@ func (m *machine) awaitCarriers() {
 func (m *machine) monitors() []int {
 	m.t.Helper()
 	var sockets []int
-	for protocol, groups := range map[int][]uint32{unix.NETLINK_ROUTE: routeGroups(), unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES}} {
+	for protocol, groups := range map[int][]uint32{unix.NETLINK_ROUTE: routeGroups(true), unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES}} {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		m.must(err)
 		m.t.Cleanup(func() { m.must(unix.Close(fd)) })

@@ -13,9 +13,11 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// routeFacts is the main table: our routes, sorted, and the relevant foreign ones.
+// routeFacts are our routes, sorted, and the relevant foreign ones of their table and of main.
 type routeFacts struct {
-	ours, foreign   []topology.Route
+	ours, foreign   []topology.Route          // foreign are those of main
+	beside          []topology.Route          // the foreign ones of our table, if that is not main
+	table           uint32                    // the number of our table
 	blocks          []netip.Prefix            // for which foreign routes are kept, disjoint and sorted; nil: all are kept
 	representatives map[egress]topology.Route // foreign routes outside the blocks, one for each egress
 	objects         map[uint32]object         // nexthop objects by their ids, nil if they were not read
@@ -35,8 +37,11 @@ func (k *Kernel) loadRoutes() error {
 	if err != nil {
 		return fmt.Errorf("listing routes: %w", err)
 	}
+	if err := errors.Join(k.findStrays(links), k.loadRules()); err != nil {
+		return err
+	}
 	k.rememberAdvertised(byIndex)
-	links.keepRouted(byIndex, routes.foreign, k.cfg.Bridge)
+	links.keepRouted(byIndex, slices.Concat(routes.foreign, routes.beside), k.cfg.Bridge)
 	k.links, k.routes = links, routes
 	k.fresh.routes, k.fresh.ours, k.fresh.sysctls = true, true, false
 	return nil
@@ -77,7 +82,7 @@ func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*
 }
 
 func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
-	facts := &routeFacts{blocks: blocks, representatives: map[egress]topology.Route{}, named: map[uint32]bool{}}
+	facts := &routeFacts{table: k.table(), blocks: blocks, representatives: map[egress]topology.Route{}, named: map[uint32]bool{}}
 	if k.routes != nil {
 		facts.ours = make([]topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
 	}
@@ -87,12 +92,16 @@ func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map
 			return nil, err
 		}
 	}
-	err := k.dump(unix.RTPROT_UNSPEC, func(m *message) {
+	take := func(m *message) {
 		if link := byIndex[m.oif]; link != nil && m.advertised() {
 			link.RouterAdvertised = true
 		}
 		facts.take(m, links)
-	})
+	}
+	err := k.dump(unix.RT_TABLE_MAIN, unix.RTPROT_UNSPEC, take)
+	if err == nil && facts.table != unix.RT_TABLE_MAIN {
+		err = k.dump(facts.table, unix.RTPROT_UNSPEC, take)
+	}
 	slices.SortFunc(facts.ours, topology.Route.Compare)
 	return facts, err
 }
@@ -102,7 +111,7 @@ func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map
 func (k *Kernel) loadOurs() error {
 	ours, err := RetryDump(func() ([]topology.Route, error) {
 		ours := make([]topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
-		err := k.dump(topology.Protocol, func(m *message) {
+		err := k.dump(k.table(), topology.Protocol, func(m *message) {
 			if m.mine() {
 				ours = append(ours, m.route(k.links))
 			}
@@ -117,11 +126,11 @@ func (k *Kernel) loadOurs() error {
 	return nil
 }
 
-// dump calls f with each route of the main table that has the protocol; 0: any. The message is
-// valid during the call.
-func (k *Kernel) dump(protocol uint8, f func(*message)) error {
+// dump calls f with each route of a table that has the protocol; 0: any. The message is valid during
+// the call.
+func (k *Kernel) dump(table uint32, protocol uint8, f func(*message)) error {
 	for _, family := range k.families {
-		if err := k.dumpFamily(family, protocol, f); err != nil {
+		if err := k.dumpFamily(family, table, protocol, f); err != nil {
 			return fmt.Errorf("family %d: %w", family, err)
 		}
 	}
@@ -129,12 +138,13 @@ func (k *Kernel) dump(protocol uint8, f func(*message)) error {
 }
 
 // dumpFamily ignores routes of other families, which a kernel without this one returns.
-func (k *Kernel) dumpFamily(family, protocol uint8, f func(*message)) error {
+func (k *Kernel) dumpFamily(family uint8, table uint32, protocol uint8, f func(*message)) error {
 	header := make([]byte, unix.SizeofRtMsg)
-	header[0], header[4], header[5] = family, unix.RT_TABLE_MAIN, protocol
+	header[0], header[5] = family, protocol
+	header = putTable(header, 4, table)
 	var m message
 	err := k.rtnetlink.dump(unix.RTM_GETROUTE, header, func(kind uint16, data []byte) {
-		if kind == unix.RTM_NEWROUTE && m.parse(data) && m.family == family {
+		if kind == unix.RTM_NEWROUTE && m.parse(data) && m.family == family && (table == anyTable || m.table == table) {
 			f(&m)
 		}
 	})
@@ -145,7 +155,7 @@ func (k *Kernel) dumpFamily(family, protocol uint8, f func(*message)) error {
 }
 
 // absent reports whether an error means that there is nothing to read: the kernel lacks the address
-// family, or the main table does not exist because no route was ever added to it (fib_rules).
+// family, or the table does not exist because no route was ever added to it (fib_rules).
 func absent(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT)
 }

@@ -12,13 +12,14 @@ import (
 // routeObject is RTA_NH_ID of linux/rtnetlink.h, which x/sys/unix leaves out.
 const routeObject = 30
 
-// A message is a route of the main table as rtnetlink(7) sends it.
+// A message is a route as rtnetlink(7) sends it.
 type message struct {
 	hop                     // the first, which stands for all
 	others            []hop // of a multipath route
 	family, kind, tos uint8
 	protocol          uint8
 	metric            uint32
+	table             uint32
 	dst, from         netip.Prefix
 	src               netip.Addr
 	expires           bool
@@ -34,7 +35,7 @@ type hop struct {
 
 // parse parses struct rtmsg and its attributes (linux/rtnetlink.h) into the message, whose memory
 // it reuses. It is not ok for broken messages, cached routes, link-local and multicast routes, and
-// those of other tables and families: a kernel that lacks a family answers a dump of it with all
+// those of other families: a kernel that lacks a family answers a dump of it with all
 // families (rtnetlink_rcv_msg of net/core/rtnetlink.c).
 func (m *message) parse(b []byte) (ok bool) {
 	*m = message{others: m.others[:0]}
@@ -42,7 +43,8 @@ func (m *message) parse(b []byte) (ok bool) {
 		return false
 	}
 	m.family, m.tos, m.protocol, m.kind = b[0], b[3], b[5], b[7]
-	bits, fromBits, table, flags := int(b[1]), int(b[2]), uint32(b[4]), binary.NativeEndian.Uint32(b[8:])
+	m.table = uint32(b[4])
+	bits, fromBits, flags := int(b[1]), int(b[2]), binary.NativeEndian.Uint32(b[8:])
 	if flags&unix.RTM_F_CLONED != 0 {
 		return false
 	}
@@ -54,7 +56,7 @@ func (m *message) parse(b []byte) (ok bool) {
 	whole := eachAttribute(b[unix.SizeofRtMsg:], func(kind uint16, value []byte) {
 		switch kind {
 		case unix.RTA_TABLE:
-			table = number(value)
+			m.table = number(value)
 		case unix.RTA_DST:
 			dst, _ = netip.AddrFromSlice(value)
 		case unix.RTA_SRC:
@@ -65,7 +67,7 @@ func (m *message) parse(b []byte) (ok bool) {
 		}
 	})
 	m.dst = netip.PrefixFrom(dst, bits)
-	return whole && table == unix.RT_TABLE_MAIN && m.dst.IsValid() && dst.Is6() == (m.family == unix.AF_INET6) &&
+	return whole && m.dst.IsValid() && dst.Is6() == (m.family == unix.AF_INET6) &&
 		!dst.IsLinkLocalUnicast() && !dst.IsMulticast()
 }
 
@@ -162,7 +164,7 @@ func (m *message) shared() bool { return len(m.others) > 0 }
 // whole by another program.
 func (m *message) mine() bool {
 	return m.protocol == topology.Protocol && m.tos == 0 && !m.from.IsValid() && (!m.shared() || m.dst.Addr().Is6()) &&
-		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn)
+		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn || m.metric == topology.MetricBridge)
 }
 
 // advertised reports whether the route came by router advertisement: a default route has that

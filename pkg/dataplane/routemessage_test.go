@@ -93,7 +93,7 @@ func (m *message) text(links *linkFacts) string {
 	return text
 }
 
-// A messageCase is a message and its text; "" if it is not a route of the main table.
+// A messageCase is a message and its text; "" if it is not a route.
 type messageCase struct {
 	name, want string
 	bytes      []byte
@@ -196,11 +196,9 @@ func TestRouteMessagesOfAdvertisements(t *testing.T) {
 	})
 }
 
-// Broken routes and those of other tables are left out.
+// Broken routes are left out.
 func TestRouteMessagesThatAreLeftOut(t *testing.T) {
 	checkMessages(t, []messageCase{
-		{"of another table", "", changedAt(unicast4(16, dst4), 4, 100)},
-		{"of a table beyond 255", "", unicast4(16, dst4, numberAttribute(unix.RTA_TABLE, 1000))},
 		{"prefix longer than an address", "", unicast4(33, dst4)},
 		{"destination of another family", "", unicast4(16, dst6)},
 		{"destination of no family", "", unicast4(16, appendAttribute(nil, unix.RTA_DST, []byte{10, 1, 0}))},

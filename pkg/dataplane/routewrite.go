@@ -77,7 +77,7 @@ func (k *Kernel) send(op operation, routes []plan.Route) []error {
 			continue
 		}
 		begin := len(content)
-		content = appendRoute(content, r.Route, index, op.scope)
+		content = appendRoute(content, r, index, op.scope)
 		requests = append(requests, request{op.kind, op.flags, content[begin:]})
 		sent = append(sent, i)
 	}
@@ -90,10 +90,11 @@ func (k *Kernel) send(op operation, routes []plan.Route) []error {
 }
 
 // routeSize is the size of an encoded route of IPv6; those of IPv4 are smaller.
-const routeSize = 88
+const routeSize = 96
 
 // appendRoute appends struct rtmsg and its attributes (rtnetlink(7)).
-func appendRoute(b []byte, r topology.Route, index int, scope byte) []byte {
+func appendRoute(b []byte, r plan.Route, index int, scope byte) []byte {
+	begin := len(b)
 	family := byte(unix.AF_INET)
 	if r.Dst.Addr().Is6() {
 		family = unix.AF_INET6
@@ -106,8 +107,9 @@ func appendRoute(b []byte, r topology.Route, index int, scope byte) []byte {
 	if r.OnLink {
 		flags = unix.RTNH_F_ONLINK
 	}
-	b = append(b, family, byte(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, r.Protocol, scope, kind)
+	b = append(b, family, byte(r.Dst.Bits()), 0, 0, 0, r.Protocol, scope, kind)
 	b = binary.NativeEndian.AppendUint32(b, flags)
+	b = putTable(b, begin+4, tableNumber(r.Table))
 	b = appendAddr(b, unix.RTA_DST, r.Dst.Addr())
 	b = appendNumber(b, unix.RTA_PRIORITY, int(r.Metric))
 	switch {

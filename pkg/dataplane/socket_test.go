@@ -112,7 +112,7 @@ func TestQueueFullOfUnreadAnswers(t *testing.T) {
 	there := plan.Objects[plan.Route](plan.Diff(m.observe(), topology.State{}), plan.Add)
 	var refused []request
 	for _, r := range there {
-		refused = append(refused, request{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_EXCL, appendRoute(nil, r.Route, m.links.byName[r.Dev], unix.RT_SCOPE_UNIVERSE)})
+		refused = append(refused, request{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_EXCL, appendRoute(nil, r, m.links.byName[r.Dev], unix.RT_SCOPE_UNIVERSE)})
 	}
 	m.must(unix.SetsockoptInt(m.rtnetlink.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 2048))
 	m.must(m.rtnetlink.send(refused))

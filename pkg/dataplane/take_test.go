@@ -35,6 +35,7 @@ func by(dst, via string, oif uint32) [][]byte {
 // emptyFacts keeps foreign routes for two ranges of IPv4 and one of IPv6.
 func emptyFacts() *routeFacts {
 	return &routeFacts{
+		table:           topology.MainTable,
 		blocks:          prefixes("10.128.0.0/16", "192.168.0.0/16", "fd01::/48"),
 		representatives: map[egress]topology.Route{}, named: map[uint32]bool{},
 	}

@@ -47,8 +47,35 @@ func oddSettings(v *rtnl.Vxlan) string {
 		return "external"
 	case v.Proxy:
 		return "proxy"
+	case v.RSC:
+		return "rsc"
+	case v.GBP:
+		return "gbp"
+	case v.TTL != 0: // a router drops packets with a low one
+		return fmt.Sprintf("ttl %d", v.TTL)
+	case v.UDP6ZeroCSumTx: // peers drop such packets (RFC 6936)
+		return "udp6zerocsumtx"
+	case v.UDP6ZeroCSumRx:
+		return "udp6zerocsumrx"
+	case !v.UDPCSum:
+		return "noudpcsum"
 	}
 	return ""
+}
+
+// lostMark returns a link as a tunnel of ours that another program took the mark from: the same device
+// was one before.
+func (k *Kernel) lostMark(l rtnl.Link) (topology.Tunnel, bool) {
+	v, ok := l.(*rtnl.Vxlan)
+	if !ok || k.links == nil {
+		return topology.Tunnel{}, false
+	}
+	marked := *v
+	marked.Alias = topology.TunnelAlias
+	was, known := k.links.tunnels[v.Index]
+	t, _ := tunnelOf(&marked)
+	t.Unmarked = true
+	return t, known && t.VNI == was.VNI && t.MAC == was.MAC
 }
 
 // tunnelList returns our tunnels, sorted.
@@ -151,6 +178,11 @@ func (k *Kernel) setTunnel(t topology.Tunnel) error {
 		return err
 	}
 	index := link.Attrs().Index
+	if link.Attrs().Alias != topology.TunnelAlias {
+		if err := k.handle.LinkSetAlias(link, topology.TunnelAlias); err != nil {
+			return err
+		}
+	}
 	if have, ok := tunnelOf(link); ok && have.Local != t.Local {
 		local := request{kind: unix.RTM_NEWLINK, data: encodeLocal(index, t)}
 		if err := errors.Join(errors.Join(k.rtnetlink.acknowledge([]request{local})...), k.renewEntries(t.Name)); err != nil {

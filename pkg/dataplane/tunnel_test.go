@@ -2,6 +2,8 @@ package dataplane
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -183,11 +185,53 @@ func (m *machine) tunnelFaults() map[string]func(name string) error {
 			i := slices.IndexFunc(addrs, func(a rtnl.Addr) bool { return !a.IP.IsLinkLocalUnicast() })
 			return m.nl.AddrDel(m.link(name), &addrs[i])
 		},
+		"its mark": func(name string) error { return m.nl.LinkSetAlias(m.link(name), "mine") },
+		"learning": func(name string) error {
+			return m.changeTunnel(name, appendAttribute(nil, unix.IFLA_VXLAN_LEARNING, []byte{1, 0, 0, 0}))
+		},
+		"its TTL": func(name string) error {
+			return m.changeTunnel(name, appendAttribute(nil, unix.IFLA_VXLAN_TTL, []byte{1, 0, 0, 0}))
+		},
+		"made anew without checksums": func(name string) error {
+			return m.remakeTunnel(name, func(v *rtnl.Vxlan) { v.UDPCSum = false })
+		},
+		"made anew with IPv6 checksums of 0": func(name string) error {
+			return m.remakeTunnel(name, func(v *rtnl.Vxlan) { v.UDP6ZeroCSumTx = true })
+		},
 		"renamed": func(name string) error {
 			m.must(m.nl.LinkSetDown(m.link(name)))
 			return m.nl.LinkSetName(m.link(name), "other")
 		},
 	}
+}
+
+// changeTunnel changes settings of a tunnel in place, as `ip link set type vxlan` does.
+func (m *machine) changeTunnel(name string, settings []byte) error {
+	v := m.link(name).(*rtnl.Vxlan)
+	data := append(appendNumber(nil, unix.IFLA_VXLAN_ID, v.VxlanId), settings...)
+	info := appendAttribute(nil, unix.IFLA_INFO_KIND, []byte("vxlan\x00\x00\x00"))
+	info = appendAttribute(info, unix.IFLA_INFO_DATA|unix.NLA_F_NESTED, data)
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(v.Index))
+	other := newSocket(m.namespace, unix.NETLINK_ROUTE)
+	if err := other.open(); err != nil {
+		return err
+	}
+	defer other.close()
+	return errors.Join(other.acknowledge([]request{{kind: unix.RTM_NEWLINK, data: appendAttribute(b, unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info)}})...)
+}
+
+// remakeTunnel has another program make a device in place of a tunnel, with our mark and another setting.
+func (m *machine) remakeTunnel(name string, change func(*rtnl.Vxlan)) error {
+	v := *m.link(name).(*rtnl.Vxlan)
+	m.must(m.nl.LinkDel(&v))
+	attrs := rtnl.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Alias = name, v.MTU, v.HardwareAddr, v.Alias
+	v.LinkAttrs = attrs
+	change(&v)
+	m.must(m.nl.LinkAdd(&v))
+	m.must(m.nl.LinkSetAlias(&v, topology.TunnelAlias))
+	return m.nl.LinkSetUp(m.link(name))
 }
 
 // Each is noticed by a notification and repaired by one pass, or two if the kernel removes more with

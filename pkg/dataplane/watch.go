@@ -21,12 +21,16 @@ import (
 
 // routeGroups returns the notification groups of rtnetlink(7) that matter here. Routes are not
 // filtered by our protocol, because the notification of an overwritten route has only the foreign
-// one. RTM_NEWNETCONF announces forwarding.
-func routeGroups() []uint32 {
-	return []uint32{
+// one. RTM_NEWNETCONF announces forwarding. Policy rules matter to a table other than main.
+func routeGroups(rules bool) []uint32 {
+	groups := []uint32{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
 		unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NEXTHOP,
 	}
+	if rules {
+		groups = append(groups, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	}
+	return groups
 }
 
 // Watch calls notify when another program has changed anything that a pass depends on. Each resync
@@ -175,6 +179,9 @@ func (k *Kernel) learnOne(m netlink.Message) bool {
 		return k.learnAddr(m)
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
 		return k.learnObject(m)
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		k.fresh.routes = false
+		return true
 	case unix.RTM_NEWNETCONF:
 		return k.learnSysctl(m)
 	}

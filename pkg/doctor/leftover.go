@@ -80,7 +80,7 @@ func (n podNetwork) evidence(t *Target, devices, chains []string) []string {
 			all = append(all, kind.name+": "+named(names))
 		}
 	}
-	for _, r := range t.Host.Routes {
+	for _, r := range t.Host.AllRoutes() {
 		if n.protocol != 0 && r.Protocol == n.protocol {
 			return append(all, "a route: "+r.String())
 		}

@@ -2,17 +2,20 @@ package doctor
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math/bits"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/plainroute/plainroute/pkg/inspect"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -41,10 +44,10 @@ func (t *Target) neighborLimit(family int) []problem.Problem {
 	if err := errors.Join(errHard, errSoft, errCount); err != nil {
 		return Skip(err.Error(), "")
 	}
-	need := len(t.peers()) + podsOfNode
+	need := t.neighborsNeeded(family) + podsOfNode
 	room := max(hard, roomFor(max(need, have))) // never lower
 	remedy := fmt.Sprintf("the agent raises them; if they do not stay, find what resets them, and: `sysctl -w %s=%d %s=%d`", hardest, room, topology.NeighSysctl(family, 2), room/2)
-	shown := fmt.Sprintf("%d entries, room for about %d nodes and pods needed; %s is %d, gc_thresh2 %d", have, need, hardest, hard, soft)
+	shown := fmt.Sprintf("%d entries, room for about %d neighbors and pods needed; %s is %d, gc_thresh2 %d", have, need, hardest, hard, soft)
 	switch {
 	case have*10 >= hard*9:
 		return Fail(fmt.Sprintf("the neighbor table of IPv%d is full or nearly full; new neighbors can't be reached, and the kernel logs \"neighbour table overflow\"", family), shown, remedy)
@@ -54,6 +57,21 @@ func (t *Target) neighborLimit(family int) []problem.Problem {
 		return Warn(fmt.Sprintf("the kernel removes entries from the neighbor table of IPv%d that this cluster needs", family), shown, remedy)
 	}
 	return nil
+}
+
+// neighborsNeeded counts the addresses that packets to peers' InternalIPs are sent to on links of this host.
+// Peers behind a gateway share its entry, also those in a tunnel, whose own entries need no room.
+func (t *Target) neighborsNeeded(family int) int {
+	hops := map[netip.Addr]bool{}
+	for _, p := range t.peers() {
+		for _, addr := range p.hops() {
+			if familyOf(addr) == family {
+				route, _ := t.Kernel.Lookup(addr, "", netip.Addr{}, inspect.Selector{}) // without one the address counts
+				hops[cmp.Or(route.Via, addr)] = true
+			}
+		}
+	}
+	return len(hops)
 }
 
 // roomFor returns twice as much as is needed, as a power of two.

@@ -32,10 +32,8 @@ func (l *lan) limited(soft, hard int) *Target {
 func TestNeighborLimits(t *testing.T) {
 	l := newLAN(t)
 	well(t, runCheck(t, "neighbor-limits", l.limited(512, 1024)))
-	for n := range 120 {
-		l.nodes = append(l.nodes, *l.addNode(2))
-		l.nodes[len(l.nodes)-1].Name = fmt.Sprintf("more%d", n)
-		l.nodes[len(l.nodes)-1].Spec.PodCIDRs = nil
+	for n := range 160 {
+		l.addNode(60 + n).Spec.PodCIDRs = nil
 	}
 	for i := range l.nodes {
 		l.nodes[i].Spec.PodCIDRs = []string{"fd00:10:244:1::/64"}
@@ -47,6 +45,11 @@ func TestNeighborLimits(t *testing.T) {
 	finds(t, runCheck(t, "neighbor-limits", l.limited(256, 1024)), problem.Warning, "removes entries", "gc_thresh2 256")
 	finds(t, runCheck(t, "neighbor-limits", l.limited(128, 256)), problem.Error, "too small for this cluster", "gc_thresh3=1024")
 	finds(t, runCheck(t, "neighbor-limits", l.target()), problem.Unknown, "are not visible here")
+	l.must(addRoute(l.nl, "198.51.100.0/24", "192.168.1.12", 4))
+	for i := range l.nodes[1:] { // all behind one gateway
+		l.nodes[1+i].Status.Addresses[0].Address = fmt.Sprintf("198.51.100.%d", 1+i)
+	}
+	well(t, runCheck(t, "neighbor-limits", l.limited(128, 256)))
 }
 
 // The table of a real kernel, filled.

@@ -226,7 +226,7 @@ func (t *Target) macOwners(table []inspect.Neighbor) []*macOwner {
 
 // routerMAC returns the MAC address of the default gateway behind a device, "" if it is unknown.
 func (t *Target) routerMAC(dev string, table []inspect.Neighbor) string {
-	for _, r := range t.Host.Routes {
+	for _, r := range t.Host.AllRoutes() {
 		for _, n := range table {
 			if r.Dst.Bits() == 0 && r.Dev == dev && n.Addr == r.Via && n.Dev == dev {
 				return n.MAC

@@ -198,7 +198,7 @@ func (t *Target) confirmSuspects(ctx context.Context, s *sweep, suspects []suspe
 // this host nor from one of its routers is that node's, from any of its addresses.
 func (t *Target) arrived(r result) bool {
 	return r.reached || r.sender.IsValid() && !t.hasAddr(r.sender) &&
-		!slices.ContainsFunc(t.Host.Routes, func(route topology.Route) bool { return route.Via == r.sender })
+		!slices.ContainsFunc(t.Host.AllRoutes(), func(route topology.Route) bool { return route.Via == r.sender })
 }
 
 // routed reports whether our route leads to the subnet, or the network's own routes are to. If not, a
@@ -208,7 +208,7 @@ func (t *Target) routed(subnet netip.Prefix) bool {
 		return p.Subnet == subnet && p.Path == topology.PathUnderlay
 	})
 	return byUnderlay || slices.ContainsFunc(t.State.Routes, func(r topology.Route) bool {
-		return r.Dst == subnet && r.Type == topology.Unicast && !t.takenByMain(r)
+		return r.Dst == subnet && r.Type == topology.Unicast && !t.takenByForeign(r)
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// policyRules looks up routes, because rules may lead to other tables than main, which has ours.
+// policyRules looks up routes, because rules may lead to other tables than the one with ours.
 func policyRules(ctx context.Context, t *Target) []problem.Problem {
 	var found []problem.Problem
 	rules := t.rules()
@@ -33,7 +33,7 @@ func policyRules(ctx context.Context, t *Target) []problem.Problem {
 	return found
 }
 
-// misrouted reports a flow for which the kernel's route differs from that of the main table.
+// misrouted reports a flow for which the kernel's route differs from that of the table with ours.
 func (t *Target) misrouted(f flow, selector inspect.Selector) []problem.Problem {
 	route, err := t.Kernel.Lookup(f.to, f.in, f.from, selector)
 	source := "this node"
@@ -50,7 +50,7 @@ func (t *Target) misrouted(f flow, selector inspect.Selector) []problem.Problem 
 	case err != nil:
 		return Fail("the kernel has no route for "+what, err.Error(), t.ruleRemedy(f))
 	case route.Via != f.via || route.Dev != f.out:
-		return Fail("a policy rule bypasses the main table for "+what, fmt.Sprintf("routed %s, and by the main table %s", hopOf(route.Via, route.Dev), hopOf(f.via, f.out)), t.ruleRemedy(f))
+		return Fail("a policy rule bypasses the table "+t.table()+" for "+what, fmt.Sprintf("routed %s, and by the table %s %s", hopOf(route.Via, route.Dev), t.table(), hopOf(f.via, f.out)), t.ruleRemedy(f))
 	}
 	return nil
 }
@@ -141,10 +141,10 @@ func (t *Target) rangeOf(to netip.Addr) netip.Prefix {
 	return single(to)
 }
 
-// ruleRemedy adds a rule that selects the main table before the first one that selects another.
+// ruleRemedy adds a rule that selects the table with our routes before the first one that selects another.
 func (t *Target) ruleRemedy(f flow) string {
 	option := map[int]string{4: "", 6: "-6 "}[familyOf(f.to)]
-	remedy := "find the program that adds the rule, and change it so that pods' packets use the main table: `ip " + option + "rule`"
+	remedy := "find the program that adds the rule, and change it so that pods' packets use the table " + t.table() + ": `ip " + option + "rule`"
 	rules, err := t.Kernel.Rules(f.to.Is4())
 	if err != nil {
 		return remedy
@@ -154,7 +154,7 @@ func (t *Target) ruleRemedy(f flow) string {
 		priority = min(priority, rules[0].Priority)
 	}
 	if priority > 1 {
-		remedy += fmt.Sprintf("; until then: `ip %srule add to %s lookup main priority %d`", option, t.rangeOf(f.to), priority-1)
+		remedy += fmt.Sprintf("; until then: `ip %srule add to %s lookup %s priority %d`", option, t.rangeOf(f.to), t.table(), priority-1)
 	}
 	return remedy
 }
@@ -162,7 +162,7 @@ func (t *Target) ruleRemedy(f flow) string {
 // mainPriority is that of the main table's rule (fib_default_rules_init of net/ipv4/fib_rules.c).
 const mainPriority = 32766
 
-// A flow is one kind of packet, and where the main table routes it.
+// A flow is one kind of packet, and where the table with our routes leads it.
 type flow struct {
 	kind     string
 	to, from netip.Addr
@@ -175,7 +175,7 @@ type flow struct {
 // and from a sample of the peers.
 func (t *Target) flows(rules rules) []flow {
 	routes := slices.DeleteFunc(slices.Clone(t.State.Routes), func(r topology.Route) bool {
-		return r.Metric != topology.MetricPeer || r.Type != topology.Unicast || t.takenByMain(r)
+		return r.Metric != topology.MetricPeer || r.Type != topology.Unicast || t.takenByForeign(r)
 	})
 	var all []flow
 	for _, r := range routes {
@@ -248,9 +248,9 @@ func (t *Target) nodeAddrs() []netip.Addr {
 
 func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
-// takenByMain reports whether the check foreign-routes covers a route of ours.
-func (t *Target) takenByMain(ours topology.Route) bool {
-	return slices.ContainsFunc(t.Host.Routes, func(r topology.Route) bool {
+// takenByForeign reports whether the check foreign-routes covers a route of ours.
+func (t *Target) takenByForeign(ours topology.Route) bool {
+	return slices.ContainsFunc(t.Host.Beside(), func(r topology.Route) bool {
 		return r.Dst.Bits() >= ours.Dst.Bits() && ours.Dst.Overlaps(r.Dst)
 	})
 }
@@ -264,7 +264,7 @@ func (t *Target) podsOf(is4 bool, rules rules) (string, []netip.Addr) {
 	for _, s := range t.Report.Host.Subnets {
 		if s.Addr().Is4() == is4 && slices.ContainsFunc(t.State.Addresses, func(a topology.Address) bool { return s.Contains(a.Prefix.Addr()) }) {
 			pods := slices.DeleteFunc(rules.addrs(s, s.Addr().Next().Next()), func(pod netip.Addr) bool {
-				return slices.ContainsFunc(t.Host.Routes, func(r topology.Route) bool { return r.Dst.Bits() > s.Bits() && r.Dst.Contains(pod) })
+				return slices.ContainsFunc(t.Host.Beside(), func(r topology.Route) bool { return r.Dst.Bits() > s.Bits() && r.Dst.Contains(pod) })
 			})
 			if len(pods) > 0 {
 				return t.State.Bridge, pods

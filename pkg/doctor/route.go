@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
@@ -14,9 +15,9 @@ import (
 // foreignRoutes looks for foreign routes that overlap a pod subnet and take precedence over ours.
 func foreignRoutes(_ context.Context, t *Target) []problem.Problem {
 	var found []problem.Problem
-	for _, r := range t.Host.Routes {
+	for _, r := range t.Host.Beside() {
 		if i := slices.IndexFunc(t.State.Routes, func(ours topology.Route) bool { return t.takes(r, ours) }); i >= 0 {
-			found = append(found, Fail(fmt.Sprintf("a foreign route takes packets for the pods of %s", t.State.Routes[i].Dst), r.String(), routeRemedy(r))...)
+			found = append(found, Fail(fmt.Sprintf("a foreign route takes packets for the pods of %s", t.State.Routes[i].Dst), r.String(), t.routeRemedy(r))...)
 		}
 	}
 	return capped(found, "foreign routes take packets for pods", "`ip route; ip -6 route`")
@@ -34,17 +35,29 @@ func (t *Target) takes(r, ours topology.Route) bool {
 	for _, name := range t.uplinks() {
 		uplinks[name] = true
 	}
-	return ours.Metric != topology.MetricOwn || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, uplinks)
+	return ours.Metric != topology.MetricOwn && ours.Metric != topology.MetricBridge || r.Dst == ours.Dst || r.LeavesOwnSubnet(t.State.Bridge, uplinks)
 }
 
 // kernelMade is RTPROT_KERNEL of linux/rtnetlink.h: the route of an address of this host.
 const kernelMade = 2
 
-func routeRemedy(r topology.Route) string {
+func (t *Target) routeRemedy(r topology.Route) string {
 	if r.Protocol == kernelMade {
 		return "it belongs to an address of " + r.Dev + ": the pod subnets (--cluster-cidr of the controller manager) overlap a network of this host, and one of them has to be another; leave the route, or this node may be cut off"
 	}
-	return "find the program that adds it (its protocol: /etc/iproute2/rt_protos), or if nothing needs it: `ip route del " + r.String() + "`"
+	route := r.String()
+	if t.State.RouteTable != 0 {
+		route = topology.TableRoute{Route: r, Table: t.State.RouteTable}.String()
+	}
+	return "find the program that adds it (its protocol: /etc/iproute2/rt_protos), or if nothing needs it: `ip route del " + route + "`"
+}
+
+// table returns the name of the table with our routes for ip-route(8).
+func (t *Target) table() string {
+	if t.State.RouteTable == 0 {
+		return "main"
+	}
+	return strconv.Itoa(t.State.RouteTable)
 }
 
 // bridged reports whether a route is that of the bridge's address, under its present name.

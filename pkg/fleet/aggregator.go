@@ -45,15 +45,24 @@ func (d *aggregator) add(row *Row, report *status.Report) {
 	bad := slices.DeleteFunc(slices.Clone(report.Peers), func(p status.Peer) bool { return p.State == status.OK })
 	row.Count = Count{
 		Peers: len(report.Peers), OK: len(report.Peers) - len(bad),
-		Problems: len(report.Problems), Drift: len(report.Drift.Differences),
+		Problems: len(report.Problems), Drift: len(report.Drift.Differences), Tunnels: tunneled(report.Peers),
 	}
 	d.claim(report)
-	report.State = topology.State{}
 	report.Peers = truncated(bad)
 	report.Problems = truncated(report.Problems)
 	report.Drift.Differences = truncated(report.Drift.Differences)
 	report.Passes = truncated(report.Passes)
 	row.Report = report
+}
+
+// tunneled counts the peers that are reached by a tunnel.
+func tunneled(peers []status.Peer) (n int) {
+	for i := range peers {
+		if peers[i].Path == topology.PathTunnel {
+			n++
+		}
+	}
+	return n
 }
 
 // truncated returns the first Kept entries in memory of their own, so that the full list can be

@@ -31,7 +31,7 @@ type Row struct {
 	// NoReport is the Reason for a missing Report, Message its explanation.
 	NoReport problem.Reason `json:"noReport,omitempty"`
 	Message  string         `json:"message,omitempty"`
-	// Report is the agent's report without the desired state and the peers that are ok. Its lists
+	// Report is the agent's report without the desired state (but for the tunnels) and the peers that are ok. Its lists
 	// have at most Kept entries; Count has their true lengths.
 	Report *status.Report `json:"report,omitempty"`
 	Count  Count          `json:"count"`
@@ -54,12 +54,13 @@ type Agent struct {
 	Port      int       `json:"port"` // on its node's loopback
 }
 
-// Count has the lengths of a Report's lists.
+// Count has the lengths of a Report's lists, or of parts of them.
 type Count struct {
 	Peers    int `json:"peers"`
 	OK       int `json:"ok"`
 	Problems int `json:"problems"`
 	Drift    int `json:"drift"`
+	Tunnels  int `json:"tunnels,omitempty"` // of the peers: those that are reached by one
 }
 
 // Version returns the agent's, or "".

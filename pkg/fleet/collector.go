@@ -16,6 +16,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/kube"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // Get requests a path of an agent. It ends with the context.
@@ -118,7 +119,7 @@ func (s *Collector) each(ctx context.Context, rows []*Row, do func(context.Conte
 // unreadable is the error of a response that is not a Report.
 type unreadable struct{ error }
 
-// FetchReport returns the report of a Row's agent, without the desired state. It returns an error
+// FetchReport returns the report of a Row's agent, of the desired state only with the tunnels. It returns an error
 // for any response that is not the report of that Node.
 func FetchReport(ctx context.Context, get Get, row *Row) (*status.Report, error) {
 	if err := ctx.Err(); err != nil {
@@ -131,10 +132,13 @@ func FetchReport(ctx context.Context, get Get, row *Row) (*status.Report, error)
 	defer body.Close()
 	var decoded struct {
 		status.Report
-		State struct{} `json:"state"` // half of the report, and not kept
+		State struct { // half of the report, of which this is kept
+			Tunnels []topology.Tunnel `json:"tunnels"`
+		} `json:"state"`
 	}
 	err = json.NewDecoder(io.LimitReader(body, maxReport)).Decode(&decoded)
 	report := &decoded.Report
+	report.State.Tunnels = decoded.State.Tunnels
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()

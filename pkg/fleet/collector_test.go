@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -83,6 +84,48 @@ func TestOversize(t *testing.T) {
 		if c := w.collect(t); len(c.Problems) != problems {
 			t.Errorf("with encapsulation %s, and one link that takes less: %v", encapsulation, c.Problems)
 		}
+	}
+}
+
+// Tunnels of another port or VNI lose packets; different settings of --encapsulation don't, while nodes change from one to the other.
+func TestTunnelMismatch(t *testing.T) {
+	tunneling := func() *world {
+		w := newWorld(4)
+		for i := range 4 {
+			r := w.reports[name(i)]
+			r.Host.Encapsulation, r.Host.MTU = topology.EncapsulateAlways, 1450
+			r.State.Tunnels = []topology.Tunnel{{Name: topology.Tunnel4, Port: 4789, VNI: 112}}
+			for p := range r.Peers {
+				r.Peers[p].Path = topology.PathTunnel
+			}
+		}
+		return w
+	}
+	if c := tunneling().collect(t); len(c.Problems) != 0 {
+		t.Errorf("with tunnels that are all alike: %v", c.Problems)
+	}
+	const mismatch = "packets in tunnels between these nodes are lost, because the tunnels differ: UDP port 4789 and VNI 112 on node-1, node-3 and node-4, "
+	for want, change := range map[string]func(*status.Report){
+		mismatch + "UDP port 8472 and VNI 112 on node-2": func(r *status.Report) { r.State.Tunnels[0].Port = 8472 },
+		mismatch + "UDP port 4789 and VNI 7 on node-2":   func(r *status.Report) { r.State.Tunnels[0].VNI = 7 },
+		"nodes have different settings of --encapsulation: always on node-1, node-3 and node-4, cross-subnet on node-2": func(r *status.Report) {
+			r.Host.Encapsulation = topology.EncapsulateCrossSubnet
+		},
+	} {
+		w := tunneling()
+		change(w.reports["node-2"])
+		c := w.collect(t)
+		if len(c.Problems) != 1 || c.Problems[0].Message != want || (c.Problems[0].Severity == problem.Info) == strings.Contains(want, "lost") {
+			t.Errorf("want %q: %v", want, c.Problems)
+		}
+	}
+	w := tunneling()
+	w.reports["node-2"].State.Tunnels[0].Port = 8472
+	for p := range w.reports["node-2"].Peers {
+		w.reports["node-2"].Peers[p].Path = topology.PathDirect
+	}
+	if c := w.collect(t); len(c.Problems) != 0 {
+		t.Errorf("of a node that uses no tunnel: %v", c.Problems)
 	}
 }
 

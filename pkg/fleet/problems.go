@@ -89,7 +89,7 @@ func (c *Cluster) Groups() []problem.Group {
 
 // crossProblems returns the Problems that all reports together show.
 func (d *aggregator) crossProblems() []problem.Group {
-	return append([]problem.Group{}, slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.oversize(), d.cluster.versions())...)
+	return append([]problem.Group{}, slices.Concat(d.disputes(), d.cluster.asymmetries(), d.cluster.oversize(), d.cluster.tunnels(), d.cluster.versions())...)
 }
 
 // crossProblem returns a Group of at most Kept Nodes.
@@ -121,9 +121,33 @@ func (c *Cluster) asymmetries() []problem.Group {
 
 // versions returns a Group unless all agents are of one version.
 func (c *Cluster) versions() []problem.Group {
+	return c.different(problem.Versions, (*Row).Version, "agents are of different versions")
+}
+
+// tunnels returns a Group if nodes have different settings of --encapsulation, as during a change, and
+// one if those of which tunnels are used differ in port or VNI, so that packets between them are lost.
+func (c *Cluster) tunnels() []problem.Group {
+	encapsulation := func(r *Row) string {
+		if r.Report == nil || r.Report.Host.Router {
+			return ""
+		}
+		return string(r.Report.Host.Encapsulation)
+	}
+	port := func(r *Row) string {
+		if r.Report == nil || r.Count.Tunnels == 0 || len(r.Report.State.Tunnels) == 0 {
+			return ""
+		}
+		return fmt.Sprintf("UDP port %d and VNI %d", r.Report.State.Tunnels[0].Port, r.Report.State.Tunnels[0].VNI)
+	}
+	return append(c.different(problem.TunnelMismatch, port, "packets in tunnels between these nodes are lost, because the tunnels differ"),
+		c.different(problem.MixedEncapsulation, encapsulation, "nodes have different settings of --encapsulation")...)
+}
+
+// different returns a Group unless a property is the same for all Nodes of which it is known.
+func (c *Cluster) different(reason problem.Reason, property func(*Row) string, what string) []problem.Group {
 	nodes := map[string][]string{}
 	for i := range c.Nodes {
-		if v := c.Nodes[i].Version(); v != "" {
+		if v := property(&c.Nodes[i]); v != "" {
 			nodes[v] = append(nodes[v], c.Nodes[i].Node)
 		}
 	}
@@ -141,7 +165,7 @@ func (c *Cluster) versions() []problem.Group {
 		}
 	}
 	slices.Sort(others)
-	return []problem.Group{crossProblem(problem.Versions, others, "agents are of different versions: %s", strings.Join(counts, ", "))}
+	return []problem.Group{crossProblem(reason, others, "%s: %s", what, strings.Join(counts, ", "))}
 }
 
 // some joins the first names, and adds how many more there are.

@@ -120,12 +120,17 @@ func (c Changes) Minus(done Changes) Changes {
 
 // Without leaves out the Changes of all Keys that drop accepts. A Change of the table stays with
 // Changes of routes: a destination is in the sets before its route is added. Without a device
-// nothing on it is changed.
+// nothing on it is changed, and without one of our routes none that it replaces in another table is
+// deleted.
 func (c Changes) Without(drop func(Key) bool) Changes {
 	for _, x := range c {
 		if dev := x.makes(); dev != "" && drop(x.Key()) {
 			c = c.WithoutDevice(dev)
 		}
+	}
+	if isStray := func(x Change) bool { _, is := x.Object.(StrayRoute); return is }; slices.ContainsFunc(c, isStray) &&
+		slices.ContainsFunc(c, func(x Change) bool { return x.putsRoute() && drop(x.Key()) }) {
+		c = c.Filter(func(x Change) bool { return !isStray(x) })
 	}
 	left := c.Filter(func(x Change) bool { return x.Kind() == KindTable || !drop(x.Key()) })
 	if drop(tableKey) && !slices.ContainsFunc(left, Change.putsRoute) {

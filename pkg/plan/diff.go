@@ -21,7 +21,7 @@ func Diff(desired, actual topology.State) Changes {
 }
 
 // diffs has one function for each kind of Object.
-var diffs = []func(desired, actual topology.State) Changes{diffSysctls, diffLinks, diffTunnels, diffAddresses, diffNeighbors, diffFDB, diffTable, diffRoutes, diffConfig}
+var diffs = []func(desired, actual topology.State) Changes{diffSysctls, diffLinks, diffTunnels, diffAddresses, diffNeighbors, diffFDB, diffTable, diffRoutes, diffStrayRoutes, diffConfig}
 
 // order is the order of application: what others need comes first, what others no longer need comes
 // last, and the CNI config, because of which the kubelet sends pods, at the very end.
@@ -43,6 +43,7 @@ var order = []Change{
 	{Add, Route{}},
 	{Replace, Route{}},
 	{Delete, Route{}},
+	{Delete, StrayRoute{}}, // after those that take their place are there
 	{Delete, FDBEntry{}},
 	{Delete, Neighbor{}},
 	{Delete, Address{}},

@@ -30,6 +30,11 @@ func drawState(t *rapid.T, label string) topology.State {
 		}
 	}
 	drawTunnels(t, label, &s)
+	for i := range 3 {
+		if rapid.Bool().Draw(t, label+" elsewhere") {
+			s.Elsewhere = append(s.Elsewhere, topology.TableRoute{Route: drawRoute(t, i), Table: 100})
+		}
+	}
 	if rapid.Bool().Draw(t, label+" table") {
 		s.Masquerade = drawMasquerade(t)
 	}
@@ -124,6 +129,7 @@ func apply(t *rapid.T, s topology.State, c Changes, watch func(topology.State)) 
 	s.Sysctls = map[string]string{}
 	s.Devices, s.Addresses, s.Routes = slices.Clone(s.Devices), slices.Clone(s.Addresses), slices.Clone(s.Routes)
 	s.Tunnels, s.Neighbors, s.FDB = slices.Clone(s.Tunnels), slices.Clone(s.Neighbors), slices.Clone(s.FDB)
+	s.Elsewhere = slices.Clone(s.Elsewhere)
 	before, rest := c.BeforeRoutes()
 	for _, x := range before {
 		applyOne(t, &s, x)
@@ -175,6 +181,8 @@ func applyOne(t *rapid.T, s *topology.State, c Change) {
 		s.FDB = applySorted(t, c, s.FDB, o.FDBEntry, topology.FDBEntry.Compare)
 	case Route:
 		s.Routes = applySorted(t, c, s.Routes, o.Route, topology.Route.Compare)
+	case StrayRoute:
+		s.Elsewhere = applySorted(t, c, s.Elsewhere, o.TableRoute, topology.TableRoute.Compare)
 	case Table:
 		if s.Masquerade = o.Masquerade; c.Op == Delete {
 			s.Masquerade = nil
@@ -323,7 +331,7 @@ func TestZeroStateRemovesAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		actual := drawState(t, "actual")
 		got := apply(t, actual, Diff(topology.State{}, actual), func(topology.State) {})
-		if len(got.Routes)+len(got.Addresses)+len(got.Tunnels)+len(got.Neighbors)+len(got.FDB) > 0 || got.Bridge != "" || got.Masquerade != nil || got.CNI != nil {
+		if len(got.Routes)+len(got.Elsewhere)+len(got.Addresses)+len(got.Tunnels)+len(got.Neighbors)+len(got.FDB) > 0 || got.Bridge != "" || got.Masquerade != nil || got.CNI != nil {
 			t.Fatalf("left: %+v", got)
 		}
 	})

@@ -65,9 +65,13 @@ var lones = []lone{
 	{Change{Replace, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor replace 10.244.8.0 lladdr 02:18:0a:f4:08:00 dev plainroute-v4 nud permanent", false},
 	{Change{Add, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
 	{Change{Replace, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
-	{Change{Add, Route{aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
-	{Change{Replace, Route{aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
-	{Change{Delete, Route{aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
+	{Change{Add, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
+	{Change{Replace, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
+	{Change{Delete, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
+	{
+		Change{Delete, StrayRoute{topology.TableRoute{Route: aRoute, Table: 254}}}, "route 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048 table 254",
+		"ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048 table 254", true,
+	},
 	{Change{Delete, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb delete 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", true},
 	{Change{Delete, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor delete 10.244.8.0 dev plainroute-v4", true},
 	{Change{Delete, Address{anOrigin}}, "address 10.244.7.1/24 dev plainroute0", "ip address delete 10.244.7.1/24 dev plainroute0", true},
@@ -227,7 +231,7 @@ func TestEachRepairIsNamed(t *testing.T) {
 func TestOwnRouteHasAKeyOfItsOwn(t *testing.T) {
 	own := aRoute
 	own.Metric = topology.MetricOwn
-	if got := (Change{Add, Route{own}}).Key().String(); got != "route unreachable 10.244.7.0/24" {
+	if got := (Change{Add, Route{Route: own}}).Key().String(); got != "route unreachable 10.244.7.0/24" {
 		t.Errorf("the key is %q", got)
 	}
 }
@@ -302,7 +306,7 @@ func TestEachDiff(t *testing.T) {
 		"no table":           {topology.State{}, topology.State{Masquerade: aTable}, Changes{{Delete, Table{aTable}}}, "inet plainroute"},
 		"a bridge":           {devices(aDevice), topology.State{}, Changes{{Add, Bridge{aDevice}}, {Replace, Device{aDevice}}}, "plainroute0"},
 		"a bridge of an MTU": {devices(aDevice), devices(small), Changes{{Replace, MTU{"plainroute0", 1500}}, {Replace, Device{aDevice}}}, "dev plainroute0 mtu 1500"},
-		"another route":      {topology.State{Routes: []topology.Route{aRoute}}, topology.State{Routes: []topology.Route{far}}, Changes{{Replace, Route{aRoute}}}, aRoute.String()},
+		"another route":      {topology.State{Routes: []topology.Route{aRoute}}, topology.State{Routes: []topology.Route{far}}, Changes{{Replace, Route{Route: aRoute}}}, aRoute.String()},
 		"a setting":          {topology.State{Sysctls: map[string]string{"a": "1"}}, topology.State{Sysctls: map[string]string{"a": "0"}}, Changes{{Replace, Sysctl{"a", "1"}}}, "a=1"},
 	} {
 		got := Diff(c.desired, c.actual)
@@ -334,8 +338,8 @@ func TestKinds(t *testing.T) {
 // Routes that are added and replaced go in, and those that are deleted do not; Objects picks by
 // type and operation.
 func TestObjects(t *testing.T) {
-	c := Of(Add, Route{aRoute}, Address{anOrigin}).With(Of(Delete, Route{aRoute})...)
-	if got := Objects[Route](c, Add); !slices.Equal(got, []Route{{aRoute}}) {
+	c := Of(Add, Route{Route: aRoute}, Address{anOrigin}).With(Of(Delete, Route{Route: aRoute})...)
+	if got := Objects[Route](c, Add); !slices.Equal(got, []Route{{Route: aRoute}}) {
 		t.Errorf("added are %v", got)
 	}
 	if got := Objects[Route](c, Add, Delete); len(got) != 2 {

@@ -1,25 +1,41 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
-// Route is a route of ours: to a peer's pod subnet, or the unreachable one to our own.
-type Route struct{ topology.Route }
+// Route is a route of ours: to a peer's pod subnet, to our own by the bridge, or the unreachable one
+// to our own.
+type Route struct {
+	topology.Route
+	Table int // the number of its table; 0: main
+}
 
 func (r Route) kind() Kind { return KindRoute }
 
-// name distinguishes the unreachable route to our own subnet from a peer's to the same subnet.
+// name distinguishes the routes to our own subnet from a peer's to the same subnet.
 func (r Route) name() string {
-	if r.Metric == topology.MetricOwn {
+	switch r.Metric {
+	case topology.MetricOwn:
 		return string(topology.Unreachable) + " " + r.Dst.String()
+	case topology.MetricBridge:
+		return r.Dst.String() + " dev " + r.Dev
 	}
 	return r.Dst.String()
 }
 
-func (r Route) command(op Op) string { return "ip route " + string(op) + " " + r.Route.String() }
+// String returns the route in the syntax of ip-route(8).
+func (r Route) String() string {
+	if r.Table == 0 {
+		return r.Route.String()
+	}
+	return fmt.Sprintf("%s table %d", r.Route, r.Table)
+}
+
+func (r Route) command(op Op) string { return "ip route " + string(op) + " " + r.String() }
 
 // same reports whether both States have the same route of its key, or none.
 func (r Route) same(before, desired topology.State) bool {
@@ -30,11 +46,24 @@ func (r Route) same(before, desired topology.State) bool {
 
 func (r Route) keep(s *topology.State) { s.Routes = append(s.Routes, r.Route) }
 
+// StrayRoute is a route of ours in another table than --table's. It is only deleted, once the routes
+// in the right table are there.
+type StrayRoute struct{ topology.TableRoute }
+
+func (r StrayRoute) kind() Kind           { return KindRoute }
+func (r StrayRoute) name() string         { return r.String() }
+func (r StrayRoute) command(op Op) string { return "ip route " + string(op) + " " + r.String() }
+
+func (r StrayRoute) same(before, desired topology.State) bool {
+	return sameIn(before.Elsewhere, desired.Elsewhere, r.TableRoute, topology.TableRoute.Compare)
+}
+
 // diffRoutes replaces no shared route, because that would delete the other program's next hop. Desired
 // keeps it as it is if it has been read together with the foreign next hop, which may have come since.
 func diffRoutes(desired, actual topology.State) Changes {
 	want, have := differing(desired.Routes, actual.Routes) // here, where == is not generic: there are thousands
-	c := diffList(want, have, topology.Route.Compare, func(r topology.Route) Object { return Route{r} })
+	table := max(desired.RouteTable, actual.RouteTable)    // one of them may be empty
+	c := diffList(want, have, topology.Route.Compare, func(r topology.Route) Object { return Route{r, table} })
 	if !slices.ContainsFunc(have, func(r topology.Route) bool { return r.Shared }) {
 		return c
 	}
@@ -43,4 +72,13 @@ func diffRoutes(desired, actual topology.State) Changes {
 		i, found := slices.BinarySearchFunc(have, r.Route, topology.Route.Compare)
 		return x.Op != Replace || !found || !have[i].Shared
 	})
+}
+
+func diffStrayRoutes(desired, actual topology.State) Changes {
+	_, stray := diffSorted(desired.Elsewhere, actual.Elsewhere, topology.TableRoute.Compare)
+	c := make(Changes, len(stray))
+	for i, r := range stray {
+		c[i] = Change{Delete, StrayRoute{r}}
+	}
+	return c
 }

@@ -16,6 +16,7 @@ const (
 	AddressShared    Reason = "AddressShared"    // two Nodes with one InternalIP; neither is refused
 	TunnelFailed     Reason = "TunnelFailed"     // this host can't have its tunnel
 	TunnelConflict   Reason = "TunnelConflict"   // another device receives on the UDP port of our tunnels
+	RouteTableUnused Reason = "RouteTableUnused" // nothing leads to the table with our routes, or to the VRF of the uplink
 	MACShared        Reason = "MACShared"        // two Nodes' tunnels have one MAC address
 	OffLink          Reason = "OffLink"          // the next hop is not on link but behind a gateway
 	RouteConflict    Reason = "RouteConflict"    // a foreign route takes precedence over ours
@@ -66,6 +67,9 @@ const (
 	Disagreement Reason = "Disagreement" // agents attribute a subnet to different Nodes
 	Oversize     Reason = "Oversize"     // pods send larger packets than other Nodes' links take
 	Versions     Reason = "Versions"     // agents are of more than one version
+
+	TunnelMismatch     Reason = "TunnelMismatch"     // Nodes have tunnels of different ports or VNIs
+	MixedEncapsulation Reason = "MixedEncapsulation" // Nodes have different settings of --encapsulation
 )
 
 // The Reasons of the connectivity test.

@@ -116,6 +116,11 @@ var registry = map[Reason]entry{
 		remediation: "Remove the other network's VXLAN device if that network is no longer used (ip link delete), or choose another " +
 			"--vxlan-port on all nodes.",
 	},
+	RouteTableUnused: {
+		scope: OfHost, blocks: may, ready: "routes", event: true,
+		remediation: "Add policy rules for the pods' ranges that lead to the table of --table, before the main table: ip rule add to " +
+			"RANGE lookup TABLE, and with -6 for IPv6. If the InternalIP is in a VRF, --table is that VRF's table.",
+	},
 	MACShared: {scope: OfOthers, remediation: "Two podCIDRs have one MAC address, which is derived from them: delete one of the Nodes, and restart its kubelet, so that it gets another podCIDR."},
 	RouteConflict: {
 		scope: OfHost, blocks: may, ready: "routes", event: true,
@@ -271,6 +276,16 @@ var registry = map[Reason]entry{
 		by: fleet,
 		remediation: "Set one MTU on the links of all Nodes (ip link set DEV mtu SIZE, and in the link's configuration), or pass all " +
 			"agents the --mtu that fits the smallest, less what a tunnel adds; new pods have it.",
+	},
+	TunnelMismatch: {
+		by: fleet, severity: Error,
+		remediation: "Give all agents the same --vxlan-port and --vxlan-id (the chart's vxlan.port and vxlan.id). While they change node by " +
+			"node, packets in tunnels between nodes with different values are lost.",
+	},
+	MixedEncapsulation: {
+		by: fleet, severity: Info,
+		remediation: "Nothing during a rollout. Otherwise give all agents the same --encapsulation; between never and always change all to " +
+			"cross-subnet first.",
 	},
 	Versions: {
 		by: fleet, severity: Info,

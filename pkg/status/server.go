@@ -140,7 +140,7 @@ func (s *Server) report(brief bool) (*rendered, error) {
 	}
 	last, report := s.now()
 	if brief {
-		report.State = topology.State{CNI: report.State.CNI}
+		report.State = topology.State{CNI: report.State.CNI, Tunnels: report.State.Tunnels, RouteTable: report.State.RouteTable}
 	}
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)

@@ -134,7 +134,7 @@ func (b *builder) mtu() int {
 // defaultLinks returns the names of the links of default routes.
 func (b *builder) defaultLinks() map[string]bool {
 	names := map[string]bool{}
-	for _, r := range b.host.Routes {
+	for _, r := range b.host.Underlay() {
 		names[r.Dev] = names[r.Dev] || r.Dst.Bits() == 0
 	}
 	return names
@@ -162,7 +162,7 @@ func (b *builder) leadsSomewhere(link Link) bool {
 		return false
 	}
 	return slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return !p.IsSingleIP() }) ||
-		slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == link.Name && r.Type == Unicast })
+		slices.ContainsFunc(b.host.Underlay(), func(r Route) bool { return r.Dev == link.Name && r.Type == Unicast })
 }
 
 // leastMTU returns the smallest MTU of some links, except lo; 0: none of them exists.

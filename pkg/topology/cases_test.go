@@ -30,7 +30,7 @@ var update = flag.Bool("update", false, "write what is computed as what is wante
 //	options  flags, a line each; node1 is us
 //	host     a Host in YAML; without it, defaultHost
 //	actual   what is there: SUBNET via ADDRESS dev LINK [shared], unreachable
-//	         SUBNET, address PREFIX of the bridge, cni SUBNETS, sysctl PATH=VALUE,
+//	         SUBNET, elsewhere SUBNET via ADDRESS dev LINK in main, address PREFIX of the bridge, cni SUBNETS, sysctl PATH=VALUE,
 //	         bridge [up] [in MASTER] [mac MAC], port NAME [up] [in MASTER] [pod ADDRESS [known] [rival NAME]]
 //	want     the routes, raised limits and Problems that come of it; also the devices
 //	         and addresses where the case mentions a bridge, and the settings that the
@@ -104,6 +104,9 @@ func describe(state State, problems []problem.Problem) string {
 	var b strings.Builder
 	for _, r := range state.Routes {
 		fmt.Fprintln(&b, r)
+	}
+	for _, r := range state.Elsewhere {
+		fmt.Fprintln(&b, "stays:", r)
 	}
 	for _, d := range state.Devices {
 		fmt.Fprintln(&b, d)
@@ -188,6 +191,8 @@ func parseOptions(t *testing.T, text string) Options {
 			o.NodeCIDRs = append(o.NodeCIDRs, netip.MustParsePrefix(value))
 		case "--node-cidr-mask-size-ipv4":
 			o.MaskSizes4 = parseLengths(t, value)
+		case "--table":
+			o.RouteTable, _ = strconv.Atoi(value)
 		case "--mtu":
 			o.MTU, _ = strconv.Atoi(value)
 		case "--firewall-plugin":
@@ -254,6 +259,8 @@ func parseActual(t *testing.T, text string) State {
 			s.Devices = append(s.Devices, parseDevice(append([]string{Bridge}, f[1:]...)))
 		case f[0] == "port":
 			s.Devices = append(s.Devices, parseDevice(f[1:]))
+		case f[0] == "elsewhere":
+			s.Elsewhere = append(s.Elsewhere, TableRoute{Route{Dst: netip.MustParsePrefix(f[1]), Via: netip.MustParseAddr(f[3]), Dev: f[5], Protocol: Protocol, Metric: MetricPeer}, MainTable})
 		case f[0] == "gc_thresh":
 			for _, path := range []string{NeighSysctl(4, 1), NeighSysctl(4, 2), NeighSysctl(4, 3)} {
 				s.Sysctls[path] = f[1]

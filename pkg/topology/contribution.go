@@ -46,7 +46,7 @@ func compareClaims(a, b *claim) int { return ComparePrefix(a.subnet, b.subnet) }
 func (f *footprint) replaced(last, s State, own []netip.Prefix) (State, bool) {
 	gone := f.keys()
 	for _, p := range own {
-		gone.Routes = append(gone.Routes, Route{Dst: p, Metric: MetricOwn})
+		gone.Routes = append(gone.Routes, Route{Dst: p, Metric: MetricBridge}, Route{Dst: p, Metric: MetricOwn})
 	}
 	slices.SortFunc(gone.Routes, Route.Compare)
 	var ok [4]bool

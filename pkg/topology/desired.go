@@ -20,6 +20,7 @@ func Desired(opts Options, host Host, nodes []*Node, actual State) (State, []pro
 }
 
 func (b *builder) compute() {
+	b.desired.RouteTable = b.opts.RouteTable
 	b.ownSubnets()
 	b.formerSubnets()
 	b.findTunnels()
@@ -30,9 +31,11 @@ func (b *builder) compute() {
 	b.nextHops()
 	b.tunnelPeers()
 	b.hostProblems()
+	b.checkRouteTable()
 	b.pluginProblems()
 	b.cni()
 	b.bridge()
+	b.elsewhere()
 	b.tunnelAddresses()
 	b.masquerade()
 	slices.SortFunc(b.problems, problem.Problem.Compare)
@@ -64,7 +67,7 @@ type builder struct {
 	claims   []*claim           // accepted, reached or not; one a subnet
 	hops     []netip.Addr       // the addresses by which they are reached, sorted, each once
 	needsAll bool               // the result depends on the InternalIPs of all peers
-	others   int                // the number of peers that this computation leaves out
+	others   byFamily[int]      // the number of neighbors that this computation leaves out
 	devs     byFamily[[]string] // of the routes to all peers
 	desired  State
 	problems []problem.Problem

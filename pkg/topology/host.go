@@ -9,6 +9,8 @@ import (
 type Host struct {
 	Links  []Link  `json:"links"`
 	Routes []Route `json:"routes"` // the main table's foreign routes, with one entry for each next hop
+	// RouteTable is the table with our routes, if that is not main.
+	RouteTable *RouteTable `json:"routeTable,omitempty"`
 	// NoIPv6 reports that the kernel lacks IPv6 (ipv6.disable=1, or not compiled in), with its
 	// settings, addresses and sockets.
 	NoIPv6         bool         `json:"noIPv6,omitempty"`
@@ -36,6 +38,7 @@ type Link struct {
 	MAC      string         `json:"mac,omitempty"`      // of a bridge; empty: unknown, or not a bridge
 	Enslaved bool           `json:"enslaved,omitempty"` // it has a master: a bridge, a bond or a VRF
 	VRF      string         `json:"vrf,omitempty"`      // that one, if it is a VRF, whose routes are in a table of its own
+	VRFTable int            `json:"vrfTable,omitempty"` // the number of that table
 	Addrs    []netip.Prefix `json:"addrs"`              // with their prefix lengths, including link-local ones
 	// RouterAdvertised reports whether it has an address or a route from a router advertisement
 	// (RFC 4861), which the kernel drops when forwarding starts unless accept_ra is 2.

@@ -349,7 +349,8 @@ func (s siege) nextHopInBounds(t *rapid.T, state State, r Route) {
 		mac := TunnelMAC(r.Dst)
 		ok = isTunnel(r.Dev) && slices.Contains(state.Neighbors, Neighbor{r.Dev, r.Via, mac}) && slices.Contains(state.FDB, FDBEntry{r.Dev, mac, to.InternalIP})
 	case PathGateway:
-		ok = slices.ContainsFunc(s.host.Routes, func(foreign Route) bool { return foreign.Via == r.Via && foreign.Dev == r.Dev })
+		ok = slices.ContainsFunc(s.host.Routes, func(foreign Route) bool { return foreign.Via == r.Via && foreign.Dev == r.Dev }) &&
+			!slices.ContainsFunc(state.Routes, func(ours Route) bool { return ours.Dst.Contains(r.Via) })
 	}
 	if !ok || !s.opts.allows(to.Path) {
 		t.Fatalf("%v does not lead to %+v", r, to)

@@ -42,11 +42,12 @@ type basis struct {
 	off6                    bool
 	tunnels                 byFamily[bool]
 	noTunnel                byFamily[string]
+	gatewayOfPod            bool
 }
 
 func (b *builder) basis() basis {
 	t := b.resolver.tunnels
-	return basis{b.own, b.stated, b.subnets, b.former, b.attached, b.renamed, b.off6, byFamily[bool]{t.v4 != nil, t.v6 != nil}, b.resolver.noTunnel}
+	return basis{b.own, b.stated, b.subnets, b.former, b.attached, b.renamed, b.off6, byFamily[bool]{t.v4 != nil, t.v6 != nil}, b.resolver.noTunnel, b.gatewayOfPod()}
 }
 
 // maxChanged is the number of peers above which a full computation is cheaper.
@@ -104,17 +105,26 @@ func (x *Incremental) update(opts Options, host Host, nodes []*Node, actual Stat
 // continues reports whether the peers' contributions depend on the same as in the last computation,
 // as far as that is known before the next one.
 func (x *Incremental) continues(opts Options, host Host, actual State) bool {
-	return x.last != nil && x.last.basis.own != nil && len(x.last.unsettled) <= maxChanged && sameGrants(x.last.desired.granted, actual.granted) &&
+	return x.last != nil && len(actual.Elsewhere) == 0 && x.last.basis.own != nil && len(x.last.unsettled) <= maxChanged && sameGrants(x.last.desired.granted, actual.granted) &&
 		reflect.DeepEqual(opts, x.last.opts) && host.samePaths(x.last.host)
 }
 
 // samePaths reports whether two Hosts reach all addresses in the same way.
 func (h Host) samePaths(o Host) bool {
-	return h.NoIPv6 == o.NoIPv6 && slices.Equal(h.Nameservers, o.Nameservers) && reflect.DeepEqual(h.Links, o.Links) && slices.Equal(h.Routes, o.Routes)
+	return h.NoIPv6 == o.NoIPv6 && slices.Equal(h.Nameservers, o.Nameservers) && reflect.DeepEqual(h.Links, o.Links) && slices.Equal(h.Routes, o.Routes) &&
+		reflect.DeepEqual(h.RouteTable, o.RouteTable)
 }
 
 func sameGrants(a, b []*claim) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// gatewayOfPod reports whether a gateway of this host is in a peer's subnet: then those who are behind
+// it depend on that subnet's Node.
+func (b *builder) gatewayOfPod() bool {
+	return b.opts.OffLink == OffLinkGateway && slices.ContainsFunc(b.host.Underlay(), func(r Route) bool {
+		return r.Via.IsValid() && (b.actual.leadsToPods(r.Via) || claimAround(b.claims, r.Via) != nil)
+	})
 }
 
 // merge computes the State of this host with some peers, and adds the contributions of the others.
@@ -122,14 +132,18 @@ func sameGrants(a, b []*claim) bool {
 func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State, changed footprint, peers []*Node, touched []netip.Prefix) *computation {
 	last := x.last
 	b := newBuilder(opts, host, append(slices.Clone(peers), last.basis.own), actual)
-	b.others = len(nodes) - 1 - len(peers)
+	for _, c := range last.desired.granted {
+		if _, gone := slices.BinarySearchFunc(changed.subnets, c.subnet, ComparePrefix); !gone && c.isNeighbor() {
+			*b.others.of(c.subnet.Addr().Is4())++
+		}
+	}
 	addDevs(&b.devs, last.desired.Routes, changed.subnets)
 	b.compute()
 	next := &computation{basis: b.basis()}
-	if len(b.subnets) == 0 || b.needsAll || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
+	if len(b.subnets) == 0 || b.needsAll || next.basis.gatewayOfPod || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
 		return nil
 	}
-	desired, ok := changed.replaced(last.desired, b.desired, b.subnets)
+	desired, ok := changed.replaced(last.desired, b.desired, slices.Concat(b.subnets, b.former))
 	if !ok {
 		return nil
 	}

@@ -300,6 +300,30 @@ func TestIncrementalAfterManyChanges(t *testing.T) {
 	steps(t, opts, largeHost(), all[:10], all[:11], all, withRival, all, all[:10], all[:11], withRival[10:])
 }
 
+// A Node whose pod subnet has a gateway in it changes how others are reached, and none of its changes touches them.
+func TestIncrementalGatewayInAPodSubnet(t *testing.T) {
+	host := parseHost(t, `
+links:
+- {name: eth0, mtu: 1500, addrs: [192.168.1.11/24]}
+routes:
+- {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
+- {dst: 10.50.0.0/24, via: 10.50.0.1, dev: eth0}
+- {dst: 10.50.0.1/32, dev: eth0}
+- {dst: 10.0.0.0/9, via: 10.1.1.1, dev: eth0}
+`)
+	nodes := parseNodes(t, `node1 3h 10.244.1.0/24 192.168.1.11
+node3 3h 10.244.3.0/24 10.5.0.13
+node4 3h 10.244.4.0/24 10.50.0.14
+node2 3h 10.1.1.0/24 192.168.1.12
+`)
+	opts := Options{NodeName: "node1", Bridge: Bridge, OffLink: OffLinkGateway}
+	steps(t, opts, host, nodes[:3], nodes, nodes[:3])
+	state, _ := Desired(opts, host, nodes, withKernel(State{}))
+	if r := routeTo(state.Routes, nodes[1].PodCIDRs[0], MetricPeer); r != nil {
+		t.Errorf("a pod's address is the gateway of %q", r)
+	}
+}
+
 // If the InternalIP is on lo, the routes to all peers decide about the tunnel's MTU.
 func TestIncrementalTunnelMTU(t *testing.T) {
 	opts, _, _ := tunneling(t)

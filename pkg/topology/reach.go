@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -144,7 +145,7 @@ func (b *builder) keep(c *claim, have Route) {
 	dead := func(foreign Route) bool { return foreign.Dev == have.Dev && foreign.Dead }
 	_, reason, why := b.resolver.onLink(to)
 	var detail string
-	switch stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Routes, dead); {
+	switch stays := !c.ok() || reason != "" && better && !slices.ContainsFunc(b.host.Underlay(), dead); {
 	case stays && reason != "":
 		detail = why()
 	case !stays && have.Via == c.addr:
@@ -178,15 +179,23 @@ func (b *builder) restore(c *claim) (had bool) {
 	return true
 }
 
-// avoidPods refuses InternalIPs in pod subnets, where packets to them would take routes of ours. That
-// of a Node on link is a next hop, so none does. With --cluster-cidr no InternalIP may be in it.
+// avoidPods refuses InternalIPs and gateways in pod subnets, where packets to them would take routes of
+// ours. The InternalIP of a Node on link is a next hop, so none does. With --cluster-cidr none of them
+// may be in it.
 func (b *builder) avoidPods() {
 	if len(b.opts.ClusterCIDRs) > 0 {
 		return
 	}
 	for _, c := range b.claims {
-		if p := b.podSubnet(c.addr); c.ok() && c.path != PathDirect && p.IsValid() {
-			why := c.problem(problem.AddressRefused, "InternalIP %s is inside %s, where pods live", c.addr, p)
+		if !c.ok() || c.path == PathDirect {
+			continue
+		}
+		p, what := b.podSubnet(c.addr), fmt.Sprintf("InternalIP %s", c.addr)
+		if c.path == PathGateway && !p.IsValid() {
+			p, what = b.podSubnet(c.via), fmt.Sprintf("gateway %s of InternalIP %s", c.via, c.addr)
+		}
+		if p.IsValid() {
+			why := c.problem(problem.AddressRefused, "%s is inside %s, where pods live", what, p)
 			c.reach = reach{addr: c.addr, why: &why}
 		}
 	}
@@ -195,9 +204,8 @@ func (b *builder) avoidPods() {
 // podSubnet returns the pod subnet that contains an address, one of ours or a granted one, or the
 // zero Prefix.
 func (b *builder) podSubnet(addr netip.Addr) netip.Prefix {
-	after, _ := slices.BinarySearchFunc(b.claims, addr, func(c *claim, addr netip.Addr) int { return cmp.Or(c.subnet.Addr().Compare(addr), -1) })
-	if after > 0 && b.claims[after-1].subnet.Contains(addr) {
-		return b.claims[after-1].subnet
+	if c := claimAround(b.claims, addr); c != nil {
+		return c.subnet
 	}
 	for _, own := range slices.Concat(b.subnets, b.attached) {
 		if own.Contains(addr) {
@@ -205,6 +213,21 @@ func (b *builder) podSubnet(addr netip.Addr) netip.Prefix {
 		}
 	}
 	return netip.Prefix{}
+}
+
+// leadsToPods reports whether an address is in a peer's pod subnet, by a route of ours or a grant.
+func (s *State) leadsToPods(addr netip.Addr) bool {
+	after, _ := slices.BinarySearchFunc(s.Routes, addr, func(r Route, addr netip.Addr) int { return cmp.Or(r.Dst.Addr().Compare(addr), -1) })
+	return after > 0 && s.Routes[after-1].Metric == MetricPeer && s.Routes[after-1].Dst.Contains(addr) || claimAround(s.granted, addr) != nil
+}
+
+// claimAround returns the one of sorted, disjoint claims whose subnet contains an address, or nil.
+func claimAround(claims []*claim, addr netip.Addr) *claim {
+	after, _ := slices.BinarySearchFunc(claims, addr, func(c *claim, addr netip.Addr) int { return cmp.Or(c.subnet.Addr().Compare(addr), -1) })
+	if after > 0 && claims[after-1].subnet.Contains(addr) {
+		return claims[after-1]
+	}
+	return nil
 }
 
 // yield decides about a desired route whose key a foreign route has as well. If ours exists and

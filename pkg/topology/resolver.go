@@ -8,7 +8,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/problem"
 )
 
-// A resolver finds out how this host reaches an address, from the main table's foreign routes. A
+// A resolver finds out how this host reaches an address, from the foreign routes. A
 // link's address of the same network does not suffice, because of /32 addresses with an on-link
 // gateway, noprefixroute and more specific routes.
 type resolver struct {
@@ -28,7 +28,7 @@ type outlet struct {
 
 func newResolver(in *input) *resolver {
 	r := &resolver{
-		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Routes),
+		input: in, local: map[netip.Addr]string{}, index: newRouteIndex(in.host.Underlay()),
 		links: map[string]Link{}, sources: map[outlet]netip.Addr{},
 	}
 	for _, link := range in.host.Links {
@@ -71,7 +71,7 @@ func (r *resolver) shadowed(addr netip.Addr, dev string) string {
 	behind := func(s Route) bool {
 		return s.Dev == dev && s.Dst.Bits() < front.Dst.Bits() && s.Dst.Contains(addr) && !s.passedOver() && s.proof() == provesOnLink && !wide(s.Dst)
 	}
-	if front.Protocol != protocolKernel || !slices.ContainsFunc(r.host.Routes, behind) {
+	if front.Protocol != protocolKernel || !slices.ContainsFunc(r.host.Underlay(), behind) {
 		return ""
 	}
 	return fmt.Sprintf("InternalIP %s is on %s and, by %q, on %s", addr, dev, *front, front.Dev)
@@ -136,7 +136,7 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 	case r.opts.OffLink == OffLinkUnderlay:
 		way.path = PathUnderlay
 	case r.opts.OffLink == OffLinkGateway && by.Via.IsValid():
-		if _, ours := r.local[by.Via]; ours || within(r.opts.ClusterCIDRs, single(by.Via)) {
+		if _, ours := r.local[by.Via]; ours || r.ofPod(by.Via) {
 			return reach{}, false, problem.OffLink, say("InternalIP %s is behind gateway %s, which is an address of this host or of a pod", addr, by.Via)
 		}
 		way.path, way.via, way.dev = PathGateway, by.Via, by.Dev
@@ -144,6 +144,12 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 		return reach{}, false, reason, why
 	}
 	return way, onLink, "", why
+}
+
+// ofPod reports whether an address is in pods' ranges, as far as they are known before this
+// computation. avoidPods knows the others.
+func (r *resolver) ofPod(addr netip.Addr) bool {
+	return within(r.opts.ClusterCIDRs, single(addr)) || within(r.ownCIDRs, single(addr)) || within(r.attached, single(addr)) || r.actual.leadsToPods(addr)
 }
 
 // wraps reports whether packets to a peer that is on link take a tunnel. In a network with tunnels
@@ -228,7 +234,7 @@ func (r *resolver) linkHint(addr netip.Addr) string {
 	for _, link := range r.host.Links {
 		switch {
 		case !within(link.Addrs, single(addr)):
-		case link.VRF != "":
+		case link.VRF != "" && link.VRFTable != r.opts.RouteTable:
 			return fmt.Sprintf(", though %s has an address of its network (it is in the VRF %s, so its routes are not in the main table)", link.Name, link.VRF)
 		default:
 			return fmt.Sprintf(", though %s has an address of its network (is that link down, or its route gone?)", link.Name)

@@ -71,7 +71,7 @@ func (b *builder) nextHops() {
 // claiming its address.
 func (b *builder) essential() []netip.Addr {
 	addrs := slices.Clone(b.host.Nameservers)
-	for _, r := range b.host.Routes {
+	for _, r := range b.host.AllRoutes() {
 		if r.Via.IsValid() && wide(r.Dst) {
 			addrs = append(addrs, r.Via)
 		}
@@ -84,7 +84,7 @@ func (b *builder) essential() []netip.Addr {
 func (b *builder) conflicts() {
 	slices.SortFunc(b.desired.Routes, Route.Compare)
 	reported := map[netip.Prefix]bool{} // one route to a part of each subnet is, because there may be one for each pod
-	for _, foreign := range b.host.Routes {
+	for _, foreign := range b.host.Beside() {
 		if foreign.Dev == b.opts.Bridge && (len(b.subnets) == 0 || slices.Contains(b.subnets, foreign.Dst) || slices.Contains(b.former, foreign.Dst)) {
 			continue // the bridge's own route to a subnet that pods use, or may use
 		}

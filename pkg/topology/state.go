@@ -21,13 +21,16 @@ type State struct {
 	Devices []Device `json:"devices,omitempty"`
 	// Addresses are those of the bridge and of tunnels, sorted. Only the agent restores them: CNI's CHECK does not
 	// fail after `ip addr del`.
-	Addresses  []Address   `json:"addresses,omitempty"`
-	Tunnels    []Tunnel    `json:"tunnels,omitempty"`    // sorted, at most one a family
-	Neighbors  []Neighbor  `json:"neighbors,omitempty"`  // permanent ones on tunnels, sorted
-	FDB        []FDBEntry  `json:"fdb,omitempty"`        // of tunnels, sorted
-	Routes     []Route     `json:"routes,omitempty"`     // sorted by Compare and unique by their key
-	Masquerade *Masquerade `json:"masquerade,omitempty"` // nil: none
-	CNI        *CNI        `json:"cni,omitempty"`        // nil: none
+	Addresses  []Address  `json:"addresses,omitempty"`
+	Tunnels    []Tunnel   `json:"tunnels,omitempty"`    // sorted, at most one a family
+	Neighbors  []Neighbor `json:"neighbors,omitempty"`  // permanent ones on tunnels, sorted
+	FDB        []FDBEntry `json:"fdb,omitempty"`        // of tunnels, sorted
+	Routes     []Route    `json:"routes,omitempty"`     // sorted by Compare and unique by their key
+	RouteTable int        `json:"routeTable,omitempty"` // the number of the table with these; 0: main
+	// Elsewhere are routes of ours in other tables, sorted: --table was changed.
+	Elsewhere  []TableRoute `json:"elsewhere,omitempty"`
+	Masquerade *Masquerade  `json:"masquerade,omitempty"` // nil: none
+	CNI        *CNI         `json:"cni,omitempty"`        // nil: none
 
 	granted []*claim  // the accepted claims, sorted by subnet
 	retired []Address // gateways of former subnets, to be removed
@@ -52,7 +55,7 @@ const (
 	Unreachable RouteType = "unreachable"
 )
 
-// Route is a route of the main table. It is comparable with ==.
+// Route is a route of one table. It is comparable with ==.
 type Route struct {
 	Type RouteType    `json:"type,omitempty"`
 	Dst  netip.Prefix `json:"dst"`

@@ -76,10 +76,15 @@ const (
 	defaultNeighbors = 512
 )
 
-// neighborLimits raises the limits of the neighbor table if peers and pods may fill it. In powers
+// neighborLimits raises the limits of the neighbor table if neighbors and pods may fill it. In powers
 // of two they seldom change, and they are never lowered.
 func (b *builder) neighborLimits(family int) {
-	n := len(b.peers) + b.others + podsPerNode
+	n := *b.others.of(family == 4) + podsPerNode
+	for _, c := range b.claims {
+		if c.subnet.Addr().Is4() == (family == 4) && c.isNeighbor() {
+			n++
+		}
+	}
 	if n <= defaultNeighbors {
 		return
 	}
@@ -97,6 +102,13 @@ func (b *builder) neighborLimits(family int) {
 			b.desired.Sysctls[path] = strconv.Itoa(limit)
 		}
 	}
+}
+
+// isNeighbor reports whether packets to a peer take an entry of the neighbor table of their own. Those
+// to a gateway share one, also in a tunnel, whose own permanent entries are exempt from the limits
+// (neigh_alloc of net/core/neighbour.c).
+func (r *reach) isNeighbor() bool {
+	return r.path == PathDirect || r.path == PathTunnel && r.by != nil && !r.by.Via.IsValid()
 }
 
 func (b *builder) require(path, remediation string) {

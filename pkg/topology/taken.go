@@ -23,7 +23,7 @@ func (v *validator) findTaken() {
 			v.address(p, link)
 		}
 	}
-	for _, route := range v.host.Routes {
+	for _, route := range v.host.AllRoutes() {
 		switch {
 		case route.Via.IsValid():
 			if v.isNeeded(route) {
@@ -58,9 +58,10 @@ func (in *input) uplinkNames() map[string]bool {
 			names[link.Name] = true
 		}
 	}
-	for i := range in.host.Routes {
-		if wide(in.host.Routes[i].Dst) {
-			names[in.host.Routes[i].Dev] = true
+	routes := in.host.AllRoutes()
+	for i := range routes {
+		if wide(routes[i].Dst) {
+			names[routes[i].Dev] = true
 		}
 	}
 	return names

@@ -18,8 +18,11 @@ const (
 	// MetricOwn is the metric of the unreachable route to our own pod subnet. It is above that of
 	// the bridge's connected route (0, IPv6 256), which takes precedence while it exists.
 	MetricOwn = 4096
-	Table     = "plainroute"  // our nftables table, of family inet
-	Bridge    = "plainroute0" // the default name of the pods' bridge
+	// MetricBridge is the metric of the route by the bridge to our own pod subnet, in a table other
+	// than main.
+	MetricBridge = 3072
+	Table        = "plainroute"  // our nftables table, of family inet
+	Bridge       = "plainroute0" // the default name of the pods' bridge
 	// Conflist names our CNI config in the CNI folder. Container runtimes take the first name in
 	// lexical order.
 	Conflist = "10-plainroute.conflist"
@@ -44,6 +47,7 @@ type Options struct {
 	NodeCIDRs          []netip.Prefix // bound the next hops; empty: no bound
 	Masquerade         bool           // gives pods' packets to the world the node's address
 	NonMasqueradeCIDRs []netip.Prefix // more destinations to which pods' packets are not masqueraded
+	RouteTable         int            // the table with our routes; 0: main
 	MTU                int            // of pods in bytes; 0: the uplink's, less what the tunnel adds
 	Encapsulation      Encapsulation  // which peers are reached by VXLAN
 	OffLink            OffLink        // how peers are reached that are not on link

@@ -119,6 +119,8 @@ type Tunnel struct {
 	MAC   MAC        `json:"mac"`
 	MTU   int        `json:"mtu"` // in bytes
 	Up    bool       `json:"up"`
+	// Unmarked is set on a tunnel that lost its mark while the agent ran.
+	Unmarked bool `json:"unmarked,omitempty"`
 	// Odd has settings that differ from ours and can't be changed in place, in ip-link(8)'s syntax.
 	Odd string `json:"odd,omitempty"`
 }

@@ -143,6 +143,7 @@ func asJSON(v any) string {
 // upwards.
 func TestNeighborLimits(t *testing.T) {
 	host := testHost(t)
+	host.Routes = append(host.Routes, Route{Dst: netip.MustParsePrefix("192.168.0.0/16"), Dev: "eth0"})
 	for _, c := range []struct {
 		peers int
 		have  string // the second limit
@@ -161,7 +162,7 @@ func TestNeighborLimits(t *testing.T) {
 			nodes := make([]*Node, c.peers+1)
 			for i := range nodes {
 				high, low := byte(i>>8), byte(i)
-				nodes[i] = &Node{Name: fmt.Sprintf("node%d", i+1), Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 1 + high, 11 + low})}}
+				nodes[i] = &Node{Name: fmt.Sprintf("node%d", i+1), Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, byte(2 + i/250), byte(1 + i%250)})}}
 				nodes[i].PodCIDRs = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 128 + high, low, 0}), 24)}
 				if family == 6 {
 					nodes[i].Addrs = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("fd00:192:168:1::%x", 0x11+i))}

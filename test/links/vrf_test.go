@@ -69,6 +69,12 @@ func leak(t *testing.T, node *nodelab.Node) {
 	for _, p := range networks(node, false) {
 		testutil.Must(t, node.Handle().RouteAdd(leaked(t, node, p)))
 	}
+	acceptVRF(t, node)
+}
+
+// acceptVRF has the node's sockets get packets of the VRF.
+func acceptVRF(t *testing.T, node *nodelab.Node) {
+	t.Helper()
 	for _, protocol := range []string{"tcp", "udp"} {
 		testutil.Must(t, node.Sysctl("net/ipv4/"+protocol+"_l3mdev_accept", "1"))
 	}

@@ -69,6 +69,7 @@ var others = map[string]string{
 	"nodeCIDRMaskSizeIPv6":         `"64-72"`,
 	"nonMasqueradeCIDR":            `["172.16.0.0/12"]`,
 	"offLink":                      `"gateway"`,
+	"table":                        "100",
 	"vxlan.port":                   `8472`,
 	"vxlan.id":                     `7`,
 	"nodeCIDR":                     `"192.168.1.0/24"`,

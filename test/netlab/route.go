@@ -42,7 +42,7 @@ func (n *Namespace) Routes(ctx context.Context) (string, error) {
 
 // renderRoutes writes the routes of the agent's protocol the way ip does.
 func (n *Namespace) renderRoutes() (string, error) {
-	routes, err := n.list(func(route netlink.Route) bool { return route.Protocol == Protocol })
+	routes, err := n.list(unix.RT_TABLE_MAIN, func(route netlink.Route) bool { return route.Protocol == Protocol })
 	if err != nil {
 		return "", err
 	}
@@ -82,11 +82,11 @@ func (n *Namespace) renderRoute(route netlink.Route) (string, error) {
 	return line, nil
 }
 
-// list returns the main table's routes that keep accepts, IPv4 first.
-func (n *Namespace) list(keep func(netlink.Route) bool) ([]netlink.Route, error) {
+// list returns the routes of a table that keep accepts, IPv4 first; RT_TABLE_UNSPEC: of all tables.
+func (n *Namespace) list(table int, keep func(netlink.Route) bool) ([]netlink.Route, error) {
 	var kept []netlink.Route
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := n.dump(family)
+		routes, err := n.dump(family, table)
 		if err != nil {
 			return nil, err
 		}
@@ -96,9 +96,9 @@ func (n *Namespace) list(keep func(netlink.Route) bool) ([]netlink.Route, error)
 }
 
 // dump lists one family's routes, again for as long as a change interrupts it.
-func (n *Namespace) dump(family int) ([]netlink.Route, error) {
+func (n *Namespace) dump(family, table int) ([]netlink.Route, error) {
 	for range 20 {
-		routes, err := n.link.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		routes, err := n.link.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
 		if err == nil {
 			return routes, nil
 		}
@@ -112,7 +112,7 @@ func (n *Namespace) dump(family int) ([]netlink.Route, error) {
 // ForeignRoutes describes every route that neither the agent nor the kernel itself made, a line each, sorted: what has
 // to be the same before and after anything that the agent does.
 func (n *Namespace) ForeignRoutes() ([]string, error) {
-	routes, err := n.list(func(route netlink.Route) bool {
+	routes, err := n.list(unix.RT_TABLE_MAIN, func(route netlink.Route) bool {
 		return route.Protocol != Protocol && route.Protocol != unix.RTPROT_KERNEL
 	})
 	if err != nil {
@@ -145,9 +145,9 @@ func (n *Namespace) DeleteRoute(to netip.Prefix) error {
 	return nil
 }
 
-// ownRoutes are the agent's routes to a subnet.
+// ownRoutes are the agent's routes to a subnet, of all tables.
 func (n *Namespace) ownRoutes(to netip.Prefix) ([]netlink.Route, error) {
-	return n.list(func(route netlink.Route) bool {
+	return n.list(unix.RT_TABLE_UNSPEC, func(route netlink.Route) bool {
 		return route.Protocol == Protocol && route.Dst.String() == to.String()
 	})
 }

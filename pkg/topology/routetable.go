@@ -1,0 +1,107 @@
+package topology
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/plainroute/plainroute/pkg/problem"
+)
+
+// MainTable is the number of the main routing table (RT_TABLE_MAIN of linux/rtnetlink.h).
+const MainTable = 254
+
+// A RouteTable is a routing table other than main, with our routes.
+type RouteTable struct {
+	Routes []Route `json:"routes"`        // the foreign ones, with one entry for each next hop
+	VRF    string  `json:"vrf,omitempty"` // the VRF with this table; empty: none
+	// Ruled are the families, 4 and 6, of which a policy rule leads to this table before main.
+	Ruled []int `json:"ruled,omitempty"`
+}
+
+// A TableRoute is a route of ours in another table than --table's. It is comparable.
+type TableRoute struct {
+	Route
+	Table int `json:"table"`
+}
+
+// Compare orders routes by their key in the kernel.
+func (r TableRoute) Compare(s TableRoute) int {
+	return cmp.Or(cmp.Compare(r.Table, s.Table), r.Route.Compare(s.Route))
+}
+
+// String returns the route in the syntax of ip-route(8).
+func (r TableRoute) String() string { return fmt.Sprintf("%s table %d", r.Route, r.Table) }
+
+// Underlay returns the foreign routes by which this host reaches other nodes: those of the VRF, if
+// our routes are in its table, else those of main.
+func (h *Host) Underlay() []Route {
+	if h.RouteTable != nil && h.RouteTable.VRF != "" {
+		return h.RouteTable.Routes
+	}
+	return h.Routes
+}
+
+// Beside returns the foreign routes in the table with our own.
+func (h *Host) Beside() []Route {
+	if h.RouteTable != nil {
+		return h.RouteTable.Routes
+	}
+	return h.Routes
+}
+
+// AllRoutes returns the foreign routes of main and of the table with our own.
+func (h *Host) AllRoutes() []Route {
+	if h.RouteTable == nil {
+		return h.Routes
+	}
+	return slices.Concat(h.Routes, h.RouteTable.Routes)
+}
+
+// routeTableUsed reports whether packets of a family are looked up in the table with our routes: by
+// main, by a policy rule, or by a route of main into the VRF.
+func (b *builder) routeTableUsed(is4 bool) bool {
+	t := b.host.RouteTable
+	return t == nil || slices.Contains(t.Ruled, choose(is4, 4, 6)) ||
+		t.VRF != "" && slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == t.VRF && r.Dst.Addr().Is4() == is4 })
+}
+
+// checkRouteTable reports routes that the kernel never looks up, and peers in a VRF of another
+// table.
+func (b *builder) checkRouteTable() {
+	for _, is4 := range []bool{true, false} {
+		if b.serves(is4) && !b.routeTableUsed(is4) {
+			b.ownProblem(problem.RouteTableUnused, "no policy rule leads %s packets to table %d before the main table, so our routes there have no effect; add one for the range of the pods: ip %srule add to RANGE lookup %d",
+				familyName(is4), b.opts.RouteTable, choose(is4, "", "-6 "), b.opts.RouteTable)
+		}
+		uplink, ok := b.uplinks[is4]
+		leaked := slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == uplink.Name && r.Dst.Addr().Is4() == is4 })
+		if table := cmp.Or(b.opts.RouteTable, MainTable); ok && uplink.VRF != "" && uplink.VRFTable != table && !leaked {
+			b.warn(problem.RouteTableUnused, "%s has the %s InternalIP and is in the VRF %s, whose table is %d, and our routes are in table %d; give the agent --table %d, and a policy rule that leads to it",
+				uplink.Name, familyName(is4), uplink.VRF, uplink.VRFTable, table, uplink.VRFTable)
+		}
+	}
+}
+
+// bridgeRoutes adds the routes by the bridge to the subnets of pods on this node. The kernel makes
+// those of the bridge's addresses in main, after our table, where the unreachable routes to our own
+// subnets would hide them.
+func (b *builder) bridgeRoutes(conf *CNI) {
+	if b.opts.RouteTable == 0 {
+		return
+	}
+	for _, p := range conf.Subnets {
+		b.desired.Routes = append(b.desired.Routes, Route{Dst: p, Dev: conf.Bridge, Protocol: Protocol, Metric: MetricBridge})
+	}
+	slices.SortFunc(b.desired.Routes, Route.Compare)
+}
+
+// elsewhere keeps routes of ours in other tables, from before --table was changed, until those that
+// take their place are used.
+func (b *builder) elsewhere() {
+	for _, r := range b.actual.Elsewhere {
+		if !b.routeTableUsed(r.Dst.Addr().Is4()) && routeTo(b.desired.Routes, r.Dst, r.Metric) != nil {
+			b.desired.Elsewhere = append(b.desired.Elsewhere, r)
+		}
+	}
+}
