@@ -22,6 +22,7 @@ const (
 	anyReach reach = iota
 	onLink
 	offLink
+	claims // on link, and a Node has nothing but its claims
 )
 
 // sections come in the order in which they run: those that restart the agent are last.
@@ -39,11 +40,15 @@ func sections() []section {
 		{"flap", measureFlap, onLink},
 		{"away", measureAway, onLink},
 		{"restart", measureRestart, anyReach},
+		{"plan", measurePlan, claims},
 	}
 }
 
 // suits reports whether a section is meant for the state of peers that is measured.
 func (s section) suits(opts options) bool {
+	if opts.claims || s.of == claims {
+		return opts.claims && s.of == claims
+	}
 	return s.of == anyReach || (s.of == offLink) == opts.offLink
 }
 

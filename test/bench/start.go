@@ -55,13 +55,14 @@ func measureStart(ctx context.Context, l *lab, r *report) error {
 		took, used, memory = append(took, at), append(used, cpu), append(memory, mib)
 		progress("start %d: %.2f s, CPU %.2f s, %.1f MiB", i+1, at.Seconds(), cpu.Seconds(), mib)
 	}
+	most, mem := startLimits(l.opts.nodes)
 	if l.opts.offLink {
 		r.add("start to last route, neighbor and FDB entry, median", seconds(median(took)), "s", 2)
 	} else {
-		r.add("start to last route, median", seconds(median(took)), "s", 1.3)
+		r.add("start to last route, median", seconds(median(took)), "s", most)
 	}
 	r.add("CPU to get there, median", seconds(median(used)), "s", 1.2)
-	r.add("peak resident memory until then, worst", worst(memory), "MiB", 50)
+	r.add("peak resident memory until then, worst", worst(memory), "MiB", mem)
 	if err := testutil.Pause(ctx, l.opts.settle); err != nil {
 		return err
 	}
@@ -69,8 +70,19 @@ func measureStart(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add(fmt.Sprintf("peak resident memory %s later", l.opts.settle), mib, "MiB", 50)
+	r.add(fmt.Sprintf("peak resident memory %s later", l.opts.settle), mib, "MiB", mem)
 	return l.complete()
+}
+
+// startLimits are those of the time of a start, in seconds, and of the peak memory, in MiB.
+func startLimits(nodes int) (seconds, mib float64) {
+	switch {
+	case nodes <= 5000:
+		return 1.3, 50
+	case nodes <= 15000:
+		return 3, 90
+	}
+	return 6, 400 // 100,000
 }
 
 // startOnce is one start on a new machine: the time to the last route, and the CPU time and memory used until then.
