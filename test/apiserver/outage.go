@@ -42,6 +42,12 @@ func (p *ControlPlane) Kill() error {
 	})
 }
 
+// PID returns the process of "kube-apiserver" or "etcd".
+func PID(program string) (int, error) {
+	pid, _, err := findChild(program)
+	return pid, err
+}
+
 // Running reports whether this process has an API server.
 func Running() bool {
 	_, _, err := findChild(program)

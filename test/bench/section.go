@@ -54,6 +54,9 @@ func (s section) suits(opts options) bool {
 
 // sectionNames are those that suit opts.
 func sectionNames(opts options) []string {
+	if opts.agents > 0 {
+		return fleetSections
+	}
 	var names []string
 	for _, s := range sections() {
 		if s.suits(opts) {
