@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/test/apiserver"
@@ -43,10 +45,14 @@ func measureFleet(ctx context.Context, opts options) error {
 	}
 	config.QPS, config.DisableCompression = -1, true
 	for _, name := range []string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS", "HTTP2_PING_TIMEOUT_SECONDS"} {
-		if err := os.Setenv(name, "5"); err != nil { // as cmd/plainroute does
-			return err
+		if _, set := os.LookupEnv(name); !set { // as in cmd/plainroute
+			if err := os.Setenv(name, "5"); err != nil {
+				return err
+			}
 		}
 	}
+	klog.LogToStderr(false) // each retry of each agent is a line
+	klog.SetOutput(io.Discard)
 	f := &fleet{config: config, agents: make([]*fleetAgent, opts.agents)}
 	if err := l.measurePhases(ctx, f, r); err != nil {
 		return err
