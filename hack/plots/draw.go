@@ -110,11 +110,11 @@ func (p plot) draw(c costs) (string, error) {
 
 // note describes the run below the plot.
 func (c costs) note() string {
-	var loads []string
+	least, most := c.Sizes[0].Load, c.Sizes[0].Load
 	for _, s := range c.Sizes {
-		loads = append(loads, s.Load)
+		least, most = min(least, s.Load), max(most, s.Load)
 	}
-	return fmt.Sprintf("number of Nodes; %s, %s, load before each size %s", c.Date, c.Machine, strings.Join(loads, ", "))
+	return fmt.Sprintf("number of Nodes; %s, %s, load %g to %g", c.Date, c.Machine, least, most)
 }
 
 // x is the place of a number of Nodes on an axis of logarithms.

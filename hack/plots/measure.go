@@ -23,8 +23,8 @@ type costs struct {
 
 // sizeCost is a report of the benchmark (test/bench/report.go), as far as it is drawn.
 type sizeCost struct {
-	Nodes   int    `json:"nodes"`
-	Load    string `json:"load"` // of the machine, before
+	Nodes   int     `json:"nodes"`
+	Load    float64 `json:"load"` // of the machine in the minute before
 	Results []struct {
 		Name  string  `json:"name"`
 		Value float64 `json:"value"`
@@ -63,7 +63,12 @@ func measure(ctx context.Context, o options) (costs, error) {
 }
 
 func (o options) measureSize(ctx context.Context, nodes int) (sizeCost, error) {
-	load, err := os.ReadFile("/proc/loadavg")
+	content, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return sizeCost{}, fmt.Errorf("reading the load: %w", err)
+	}
+	text, _, _ := strings.Cut(string(content), " ")
+	load, err := strconv.ParseFloat(text, 64)
 	if err != nil {
 		return sizeCost{}, fmt.Errorf("reading the load: %w", err)
 	}
@@ -79,6 +84,6 @@ func (o options) measureSize(ctx context.Context, nodes int) (sizeCost, error) {
 	if err := json.Unmarshal(out.Bytes(), &size); err != nil {
 		return sizeCost{}, fmt.Errorf("reading the output of %s: %w", o.bench, err)
 	}
-	size.Load, _, _ = strings.Cut(string(load), " ")
+	size.Load = load
 	return size, nil
 }

@@ -36,7 +36,7 @@ func TestLabelsAreApart(t *testing.T) {
 func TestPicture(t *testing.T) {
 	c := costs{Date: "2026-01-02", Machine: "2 cores"}
 	for _, nodes := range []int{100, 5000, 20000} {
-		c.Sizes = append(c.Sizes, sizeCost{Nodes: nodes, Load: "0.5"})
+		c.Sizes = append(c.Sizes, sizeCost{Nodes: nodes, Load: float64(nodes) / 100})
 	}
 	p := plot{"a.svg", "A < B", "ms", []line{{"median", "a figure"}, {"worst", "another"}}}
 	if _, err := p.draw(c); err == nil {
@@ -65,7 +65,7 @@ func TestPicture(t *testing.T) {
 	if n := strings.Count(first, "<circle"); n != 6 {
 		t.Errorf("%d points, want 6", n)
 	}
-	for _, want := range []string{"A &lt; B, ms", "20,000", "prefers-color-scheme: dark", "load before each size 0.5, 0.5, 0.5"} {
+	for _, want := range []string{"A &lt; B, ms", "20,000", "prefers-color-scheme: dark", "load 1 to 200"} {
 		if !strings.Contains(first, want) {
 			t.Errorf("no %q in\n%s", want, first)
 		}
