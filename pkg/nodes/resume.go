@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// restored is the state of a restored view. It takes the place of the first list: when the reflector
+// restored is the state of a restored view, or of one whose connection broke. It takes the place of the first list: when the reflector
 // asks for one, it gets an empty list of the view's resource version, which Replace ignores, and so
 // it continues with a watch from there. If the server has forgotten that version (410), or refuses
 // for another reason, the reflector lists again, and then from the server.
@@ -52,6 +52,21 @@ func (s *Source) resume() string {
 	defer s.mu.Unlock()
 	s.restored.answering = s.restored.version != ""
 	return s.restored.version
+}
+
+// resumeHere makes the view take the place of the next list, because the connection failed or the server was busy: client-go's
+// reflector would list all Nodes again. The caller holds the lock.
+func (s *Source) resumeHere() {
+	if s.version != "" {
+		s.restored.version = s.version
+	}
+}
+
+// recordBreak records that the connection of a watch broke.
+func (s *Source) recordBreak() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resumeHere()
 }
 
 // emptyStream returns an empty list as a stream that ends. Its second event is for the reflector,

@@ -26,6 +26,7 @@ type wireStream struct {
 
 	onEvent func() // called for each event; may be nil
 	onClose func() // called by Close; may be nil
+	onBreak func() // called if the connection breaks; may be nil
 }
 
 // newWireStream returns a stream that reads a body of ContentTypeProtobuf with stream=watch.
@@ -64,7 +65,7 @@ func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 // readFrame reads a frame: its length in four bytes, big-endian, and its content.
 func (s *wireStream) readFrame() error {
 	var header [4]byte
-	if _, err := io.ReadFull(s.reads, header[:]); err != nil {
+	if err := s.readFull(header[:]); err != nil {
 		return err
 	}
 	size := int(binary.BigEndian.Uint32(header[:]))
@@ -72,7 +73,15 @@ func (s *wireStream) readFrame() error {
 		return fmt.Errorf("reading a watch: an event of %d bytes", size)
 	}
 	s.frame = slices.Grow(s.frame[:0], size)[:size]
-	_, err := io.ReadFull(s.reads, s.frame)
+	return s.readFull(s.frame)
+}
+
+// readFull fills b. The reflector opens a watch that has ended again, but lists again after other errors.
+func (s *wireStream) readFull(b []byte) error {
+	_, err := io.ReadFull(s.reads, b)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && s.onBreak != nil {
+		s.onBreak()
+	}
 	return err
 }
 
