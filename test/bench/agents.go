@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -54,10 +55,8 @@ func measureFleet(ctx context.Context, opts options) error {
 	klog.LogToStderr(false) // each retry of each agent is a line
 	klog.SetOutput(io.Discard)
 	f := &fleet{config: config, agents: make([]*fleetAgent, opts.agents)}
-	if err := l.measurePhases(ctx, f, r); err != nil {
-		return err
-	}
-	return r.finish(os.Stdout, opts)
+	err = l.measurePhases(ctx, f, r)
+	return errors.Join(err, r.finish(os.Stdout, opts))
 }
 
 // fleetSections are what -only selects from with -agents, in their order.

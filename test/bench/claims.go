@@ -57,3 +57,47 @@ func (l *lab) planOnce(ctx context.Context, path string) (time.Duration, float64
 	usage, _ := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	return took, float64(usage.Maxrss) / 1024, nil
 }
+
+// measureBatch has ip -batch add the same routes on a new machine, as a yardstick: with the next hop in each route, as the
+// agent has it, and with a nexthop object for each (ip-nexthop(8)), which the kernel finds without a search.
+func measureBatch(ctx context.Context, l *lab, r *report) error {
+	if err := l.agent.stop(ctx); err != nil {
+		return err
+	}
+	for _, how := range []struct{ name, objects, route string }{
+		{"with their next hops", "", "route add %[1]s via %[2]s dev eth0 proto 112 metric 2048\n"},
+		{"with nexthop objects", "nexthop add id %[3]d via %[2]s dev eth0 proto 112\n", "route add %[1]s nhid %[3]d proto 112 metric 2048\n"},
+	} {
+		if err := l.freshMachine(); err != nil {
+			return err
+		}
+		took, err := l.batchOnce(ctx, how.objects, how.route)
+		if err != nil {
+			return fmt.Errorf("adding routes %s: %w", how.name, err)
+		}
+		r.add("ip -batch, as many routes "+how.name+" (a yardstick)", seconds(took), "s", 0)
+	}
+	return nil
+}
+
+// batchOnce runs ip -batch with a line of each format for each peer.
+func (l *lab) batchOnce(ctx context.Context, formats ...string) (time.Duration, error) {
+	var lines bytes.Buffer
+	for _, format := range formats {
+		for index := 1; index < l.opts.nodes && format != ""; index++ {
+			fmt.Fprintf(&lines, format, l.subnets(index)[0], address4(index), index)
+		}
+	}
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, "ip", "-batch", "-")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = &lines, &out, &out
+	start := time.Now()
+	err := l.machine.Do(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("running ip -batch: %w\n%.2000s", err, out.String())
+	}
+	return time.Since(start), nil
+}

@@ -185,11 +185,19 @@ func inside(opts options) int {
 	go func() { done <- measure(ctx, opts) }()
 	select {
 	case <-ctx.Done():
-		return failed(context.Cause(ctx))
 	case err := <-done:
 		return failed(err)
 	}
+	select {
+	case err := <-done: // it has printed what it has
+		return failed(errors.Join(context.Cause(ctx), err))
+	case <-time.After(patience):
+		return failed(context.Cause(ctx))
+	}
 }
+
+// patience is how long a measurement that was interrupted may take to end.
+const patience = 5 * time.Second
 
 func failed(err error) int {
 	if err == nil {

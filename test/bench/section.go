@@ -41,6 +41,7 @@ func sections() []section {
 		{"away", measureAway, onLink},
 		{"restart", measureRestart, anyReach},
 		{"plan", measurePlan, claims},
+		{"batch", measureBatch, claims},
 	}
 }
 
