@@ -32,9 +32,7 @@ var plots = []plot{
 		{"median", "new Node to its route, beyond that watch, median"},
 	}},
 	{"cpu.svg", "CPU for a new Node", "ms", []line{{"mean", "CPU for a new Node"}}},
-	{"deleted-route.svg", "One deleted route back", "ms", []line{
-		{"median", "one deleted route back, median"}, {"worst of 30", "one deleted route back, worst"},
-	}},
+	{"deleted-route.svg", "One deleted route back", "ms", []line{{"median", "one deleted route back, median"}}},
 }
 
 // The picture, in pixels: the area of the plot has its left upper corner at (left, top).
