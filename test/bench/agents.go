@@ -23,6 +23,9 @@ import (
 // rolled is the part of the agents that a rollout restarts at a time.
 const rolled = 10
 
+// restLength has some PINGs of each agent, which come every 5 s, and half of the bookmarks of a minute.
+const restLength = 30 * time.Second
+
 // measureFleet measures what many agents cost the API server: at a start of all, in a rollout, after a restart of the server,
 // and for each change of a Node.
 func measureFleet(ctx context.Context, opts options) error {
@@ -60,7 +63,7 @@ func measureFleet(ctx context.Context, opts options) error {
 }
 
 // fleetSections are what -only selects from with -agents, in their order.
-var fleetSections = []string{"start", "roll", "roll-unsaved", "again", "change", "server"}
+var fleetSections = []string{"start", "roll", "roll-unsaved", "again", "change", "rest", "server"}
 
 func (l *lab) measurePhases(ctx context.Context, f *fleet, r *report) error {
 	chosen := func(name string) bool { return slices.Contains(l.opts.wanted(), name) }
@@ -75,6 +78,7 @@ func (l *lab) measurePhases(ctx context.Context, f *fleet, r *report) error {
 		{"roll-unsaved", "a rollout, 10 % at a time, without", func() error { return f.roll(ctx, false) }},
 		{"again", "all restart at once, with the saved view", func() error { return f.restart(ctx, 0, len(f.agents), true) }},
 		{"change", fmt.Sprintf("%d Nodes change", fewNodes), func() error { return l.changeNodes(ctx, fewNodes) }},
+		{"rest", fmt.Sprintf("all at rest for %s", restLength), func() error { return testutil.Pause(ctx, restLength) }},
 		{"server", "the API server restarts", func() error { return l.restartServer(ctx, f) }},
 	} {
 		if !chosen(p.section) {
@@ -97,7 +101,8 @@ func (l *lab) firstStart(ctx context.Context, f *fleet, r *report, unsaved bool)
 	if err != nil {
 		return err
 	}
-	view := one.stop(ownIndex)
+	view := one.agents[0].view()
+	one.agents[0].stop()
 	return l.phase(ctx, f, r, "all start at once, with the saved view", func() error { return f.startAll(ctx, view) })
 }
 

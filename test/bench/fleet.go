@@ -5,11 +5,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/workqueue"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/test/testutil"
@@ -30,12 +30,18 @@ type fleetAgent struct {
 	saved  *nodes.Saved // the view by which it started; nil: none
 	cancel context.CancelFunc
 	ended  chan struct{}
+
+	mu    sync.Mutex
+	conns []net.Conn // that it has opened
 }
 
 // start starts an agent, with the saved view if there is one.
 func (f *fleet) start(ctx context.Context, index int, saved *nodes.Saved) error {
+	a := &fleetAgent{saved: saved, ended: make(chan struct{})}
 	config := rest.CopyConfig(f.config)
-	config.Dial = f.dial // one of its own, or client-go shares connections
+	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) { // its own, or client-go shares connections
+		return f.dial(ctx, a, network, address)
+	}
 	source, err := nodes.New(config, nil)
 	if err != nil {
 		return err
@@ -44,8 +50,8 @@ func (f *fleet) start(ctx context.Context, index int, saved *nodes.Saved) error 
 	if saved != nil {
 		source.Restore(saved)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	a := &fleetAgent{source: source, saved: saved, cancel: cancel, ended: make(chan struct{})}
+	a.source = source
+	ctx, a.cancel = context.WithCancel(ctx)
 	go func() {
 		defer close(a.ended)
 		a.source.Run(ctx, func() {})
@@ -54,21 +60,29 @@ func (f *fleet) start(ctx context.Context, index int, saved *nodes.Saved) error 
 	return nil
 }
 
-// stop ends an agent, and returns the view that it would leave: the one by which it started, if the API server has sent
-// nothing since.
-func (f *fleet) stop(index int) *nodes.Saved {
-	a := f.agents[index]
-	saved := cmp.Or(a.source.Saved(), a.saved)
+// view returns what an agent would leave if it ended: the view by which it started, if the API server has sent nothing since.
+func (a *fleetAgent) view() *nodes.Saved { return cmp.Or(a.source.Saved(), a.saved) }
+
+// stop ends an agent and its connections, which client-go would keep open and a process that ends doesn't.
+func (a *fleetAgent) stop() {
 	a.cancel()
-	<-a.ended
-	f.agents[index] = nil
-	return saved
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.conns {
+		c.Close()
+	}
 }
 
 // restart ends some agents and starts them at once, each with the view that it saved or without.
 func (f *fleet) restart(ctx context.Context, from, to int, saved bool) error {
-	views := make([]*nodes.Saved, to-from)
-	workqueue.ParallelizeUntil(ctx, creators, to-from, func(i int) { views[i] = f.stop(from + i) })
+	var views []*nodes.Saved
+	for _, a := range f.agents[from:to] {
+		views = append(views, a.view())
+		a.stop()
+	}
+	for _, a := range f.agents[from:to] {
+		<-a.ended
+	}
 	for i, view := range views {
 		if !saved {
 			view = nil
@@ -83,12 +97,15 @@ func (f *fleet) restart(ctx context.Context, from, to int, saved bool) error {
 }
 
 // dial connects, and counts what arrives.
-func (f *fleet) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (f *fleet) dial(ctx context.Context, a *fleetAgent, network, address string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	f.dialed.Add(1)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.conns = append(a.conns, conn)
 	return &countedConn{conn, &f.received}, nil
 }
 
