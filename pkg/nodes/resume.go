@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ import (
 // it continues with a watch from there. If the server has forgotten that version (410), or refuses
 // for another reason, the reflector lists again, and then from the server.
 type restored struct {
+	from      string // version of the view until the server refuses it or sends another one
 	version   string // of the view; empty: lists come from the server
 	answering bool   // the last list was an empty one
 	current   string // the version in etcd after the start; empty: unknown, or the view is as new
@@ -32,7 +34,7 @@ func (s *Source) Restore(v *Saved) {
 		s.index[n.Name] = i
 	}
 	s.view.Synced, s.view.Cached, s.view.Since = true, true, time.Now()
-	s.restored.version = v.ResourceVersion
+	s.restored.from, s.restored.version = v.ResourceVersion, v.ResourceVersion
 }
 
 // Saved returns the view, without Identity and Grants, to be saved. It is nil if the API server has
@@ -57,8 +59,8 @@ func (s *Source) resume() string {
 // resumeHere makes the view take the place of the next list, because the connection failed or the server was busy: client-go's
 // reflector would list all Nodes again. The caller holds the lock.
 func (s *Source) resumeHere() {
-	if s.version != "" {
-		s.restored.version = s.version
+	if version := cmp.Or(s.version, s.restored.from); version != "" {
+		s.restored.version = version
 	}
 }
 

@@ -248,8 +248,16 @@ func TestBrokenConnectionLeadsToNoList(t *testing.T) {
 	if got := listedAgain(f); got != 0 {
 		t.Errorf("it listed %d times: %q", got, f.Requests())
 	}
-	if v := stop(); v == nil || len(v.Nodes) != 4 {
-		t.Errorf("saved is %+v", v)
+	saved := stop()
+	if saved == nil || len(saved.Nodes) != 4 {
+		t.Fatalf("saved is %+v", saved)
+	}
+	s, _ = run(t, config, saved) // and so does that of a restored view, of which the server has sent nothing
+	eventually(t, s, "the watch", func(v View) bool { return v.Watching && breaking.opened() == 4 })
+	breaking.breakAll(true)
+	eventually(t, s, "the next watch", func(v View) bool { return v.Watching && v.Err == nil && breaking.opened() == 5 })
+	if got := listedAgain(f); got != 0 {
+		t.Errorf("restored, it listed %d times: %q", got, f.Requests())
 	}
 }
 
@@ -315,13 +323,19 @@ func (b *breakingTransport) opened() int {
 // A server that sends the watch's answer and then that it has forgotten the version, as real ones do.
 func TestExpiredWatchLeadsToAList(t *testing.T) {
 	f, s := fakeSaved(t, nil)
-	eventually(t, s, "the watch", func(v View) bool { return v.Watching })
-	f.Send(watch.Error, &metav1.Status{
+	expired := &metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: http.StatusGone, Reason: metav1.StatusReasonExpired,
-	})
-	eventually(t, s, "a list", caughtUp)
-	if got := listedAgain(f); got != 1 {
-		t.Errorf("it listed %d times: %q", got, f.Requests())
+	}
+	for i, what := range []string{"of a restored view", "of a running one"} {
+		watches := len(f.Requests("watch=true"))
+		if i == 0 {
+			eventually(t, s, "the watch", func(v View) bool { return v.Watching })
+		}
+		f.Send(watch.Error, expired)
+		eventually(t, s, "a list "+what, func(v View) bool { return caughtUp(v) && v.Watching && len(f.Requests("watch=true")) > watches })
+		if got := listedAgain(f); got != i+1 {
+			t.Errorf("%s: it listed %d times: %q", what, got, f.Requests())
+		}
 	}
 }
 

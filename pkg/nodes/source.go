@@ -238,9 +238,12 @@ func (s *Source) recordError(err error) {
 	if s.view.Synced || news {
 		s.view.Err = err
 	}
-	if err == nil || refused(err) {
-		s.restored.version = "" // the server has answered, if only that it has forgotten the version
-	} else {
+	switch { // a server that has answered, if only that it has forgotten the version, is asked for a list if need be
+	case err == nil:
+		s.restored.version = ""
+	case refused(err):
+		s.restored.version, s.restored.from = "", ""
+	default:
 		s.resumeHere()
 	}
 	s.mu.Unlock()

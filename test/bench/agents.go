@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -55,8 +55,7 @@ func measureFleet(ctx context.Context, opts options) error {
 			}
 		}
 	}
-	klog.LogToStderr(false) // each retry of each agent is a line
-	klog.SetOutput(io.Discard)
+	klog.SetLogger(logr.Discard()) // each retry of each agent is a line
 	f := &fleet{config: config, agents: make([]*fleetAgent, opts.agents)}
 	err = l.measurePhases(ctx, f, r)
 	return errors.Join(err, r.finish(os.Stdout, opts))
