@@ -62,7 +62,7 @@ func measureFleet(ctx context.Context, opts options) error {
 }
 
 // fleetSections are what -only selects from with -agents, in their order.
-var fleetSections = []string{"start", "roll", "roll-unsaved", "again", "change", "rest", "server"}
+var fleetSections = []string{"start", "roll", "roll-unsaved", "change", "rest", "again", "server"}
 
 func (l *lab) measurePhases(ctx context.Context, f *fleet, r *report) error {
 	chosen := func(name string) bool { return slices.Contains(l.opts.wanted(), name) }
@@ -75,9 +75,9 @@ func (l *lab) measurePhases(ctx context.Context, f *fleet, r *report) error {
 	}{
 		{"roll", "a rollout, 10 % at a time, with the saved view", func() error { return f.roll(ctx, true) }},
 		{"roll-unsaved", "a rollout, 10 % at a time, without", func() error { return f.roll(ctx, false) }},
-		{"again", "all restart at once, with the saved view", func() error { return f.restart(ctx, 0, len(f.agents), true) }},
 		{"change", fmt.Sprintf("%d Nodes change", fewNodes), func() error { return l.changeNodes(ctx, fewNodes) }},
 		{"rest", fmt.Sprintf("all at rest for %s", restLength), func() error { return testutil.Pause(ctx, restLength) }},
+		{"again", "all restart at once, with the saved view", func() error { return f.restart(ctx, 0, len(f.agents), true) }},
 		{"server", "the API server restarts", func() error { return l.restartServer(ctx, f) }},
 	} {
 		if !chosen(p.section) {
